@@ -1,0 +1,107 @@
+"""Cuts a grid of scenarios into blocks that one pass of array arithmetic can evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, TypeVar, cast
+
+import numpy as np
+
+from costmodel.quantities import Array, Quantity
+from costmodel.workload.scenario import Scenario, Training
+
+T = TypeVar("T")
+
+POINTS = 8192  # of one axis in a block: its arrays stay in cache
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """A part of the grid: index[axis] are the positions taken on each axis."""
+
+    scenario: Scenario
+    index: tuple[Array, ...]
+
+
+def blocks(scenario: Scenario, shape: tuple[int, ...]) -> Iterator[Block]:
+    """Yield blocks that cover the grid; within one, what fixes a schedule's order (pp, micro-batches) is constant.
+
+    Points whose order cannot exist (a fractional count) are left out: they stay NaN.
+    """
+    whole = tuple(np.arange(size) for size in shape)
+    for index in _same_order(scenario, shape, whole):
+        long = max(range(len(shape)), key=lambda axis: len(index[axis]), default=None)
+        if long is None or len(index[long]) <= POINTS:
+            yield Block(take(scenario, index, shape), index)
+            continue
+        for part in np.array_split(index[long], -(-len(index[long]) // POINTS)):
+            smaller = tuple(part if axis == long else kept for axis, kept in enumerate(index))
+            yield Block(take(scenario, smaller, shape), smaller)
+
+
+def _same_order(scenario: Scenario, shape: tuple[int, ...], whole: tuple[Array, ...]) -> Iterator[tuple[Array, ...]]:
+    """Yield index sets on which (pp, virtual, micro-batches) are constant whole numbers."""
+    if not isinstance(scenario.plan, Training):
+        yield whole
+        return
+    parallel, plan = scenario.parallel, scenario.plan
+    keys = np.broadcast_arrays(
+        parallel.pp, parallel.virtual, plan.global_batch / (parallel.dp * plan.micro_batch)
+    )
+    if keys[0].ndim == 0 or keys[0].size == 1:
+        if all(float(key.reshape(-1)[0]).is_integer() for key in keys):
+            yield whole
+        return
+    varying = [axis for axis, size in enumerate(keys[0].shape) if size > 1]
+    *outer, last = sorted(varying, key=lambda axis: keys[0].shape[axis])
+    for fixed in np.ndindex(*(keys[0].shape[axis] for axis in outer)):
+        place: list[Any] = [0] * keys[0].ndim
+        for axis, position in zip(outer, fixed, strict=True):
+            place[axis] = position
+        place[last] = slice(None)
+        line = np.stack([key[tuple(place)] for key in keys])
+        distinct, member = np.unique(line, axis=1, return_inverse=True)
+        for number, key in enumerate(distinct.T):
+            if not np.all(key == np.floor(key)):
+                continue
+            chosen = {**{axis: np.array([position]) for axis, position in zip(outer, fixed, strict=True)}, last: np.flatnonzero(member == number)}
+            yield tuple(chosen.get(axis, full) for axis, full in enumerate(whole))
+
+
+def take(value: T, index: tuple[Array, ...], shape: tuple[int, ...]) -> T:
+    """Return a copy of a tree of dataclasses whose arrays keep only the indexed positions of each axis they vary on."""
+
+    def kept(array: Array) -> Array:
+        for axis, positions in enumerate(index):
+            if array.shape[axis] > 1 and len(positions) < shape[axis]:
+                array = array.take(positions, axis=axis)
+        return array
+
+    return cast(T, _map(value, kept))
+
+
+def single(value: T, index: tuple[int, ...]) -> T:
+    """Return a copy of a tree of dataclasses at one position: every array is a float."""
+
+    def element(array: Array) -> float:
+        return float(array[tuple(position if size > 1 else 0 for position, size in zip(index, array.shape, strict=True))])
+
+    return cast(T, _map(value, element))
+
+
+def _map(value: Any, change: Callable[[Array], Quantity]) -> Any:
+    """Return a tree of dataclasses, tuples and mappings with every array changed; parts without arrays are shared."""
+    if isinstance(value, np.ndarray):
+        return change(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = {part.name: getattr(value, part.name) for part in fields(value)}
+        changed = {name: _map(part, change) for name, part in parts.items()}
+        return value if all(changed[name] is part for name, part in parts.items()) else type(value)(**changed)
+    if isinstance(value, tuple):
+        items = tuple(_map(item, change) for item in value)
+        return value if all(new is old for new, old in zip(items, value, strict=True)) else items
+    if isinstance(value, Mapping):
+        entries = {key: _map(item, change) for key, item in value.items()}
+        return value if all(entries[key] is item for key, item in value.items()) else entries
+    return value

@@ -1,0 +1,35 @@
+"""The closed-form bound of expert-parallel decoding (arXiv 2505.09343, section 2.3.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from costmodel.network.paths import path
+from costmodel.quantities import Seconds
+from costmodel.workload.dtypes import ELEMENT_BYTES
+from costmodel.workload.operators import Group
+from costmodel.workload.scenario import ExpertBound, Scenario
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BoundTimes:
+    """Seconds of one all-to-all pair, of a layer and of a token."""
+
+    all_to_all: Seconds
+    layer: Seconds
+    tpot: Seconds
+
+
+def bound_times(scenario: Scenario, plan: ExpertBound) -> BoundTimes:
+    """Return the bound: computation takes no time, and two micro-batches share the wire.
+
+        all_to_all = (b_dispatch + b_combine) * tokens * sends * hidden / B
+        layer = 2 * all_to_all;   tpot = layers * layer
+
+    B: the slowest link that the expert-parallel group crosses [B/s]. Latency, scales and deduplication are left out, as
+    in the paper.
+    """
+    width = ELEMENT_BYTES[scenario.communication.dispatch] + ELEMENT_BYTES[scenario.communication.combine]
+    bandwidth = path(Group(scenario.parallel.ep), scenario.cluster).slowest
+    once = width * plan.tokens_per_device * plan.sends * plan.hidden / bandwidth
+    return BoundTimes(once, 2 * once, scenario.architecture.depth * 2 * once)

@@ -1,0 +1,101 @@
+"""Where the time of a single point goes, operator by operator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from costmodel.analytic.inference import COMPUTE, PricedPass
+from costmodel.analytic.pricing import Priced, PricedWork
+from costmodel.analytic.training import PricedStep
+from costmodel.result import Entry
+from costmodel.workload.memory import stage_work
+from costmodel.workload.operators import Exchange, base_name
+from costmodel.workload.schedules import Kind
+
+
+class _Lines:
+    """Adds priced operators up by base name."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Entry] = {}
+
+    def add(self, priced: Priced, count: float, exposed: float = 1.0) -> None:
+        """Add `count` runs of an operator, a share `exposed` of whose time nothing hides."""
+        name = base_name(priced.operator.name)
+        entry = self.entries.setdefault(name, Entry(name))
+        entry.add(float(priced.time.seconds) * count, exposed, priced.time.bound, priced.fit.basis)
+
+    def sorted(self) -> list[Entry]:
+        """Return the entries that take any time, the longest first."""
+        present = [entry for entry in self.entries.values() if entry.time > 0.0 or entry.hidden > 0.0]
+        return sorted(present, key=lambda entry: -entry.time)
+
+
+def step_breakdown(step: PricedStep) -> list[Entry]:
+    """Return the operators of a training step, means over pipeline ranks; with the bubble they sum to the step time."""
+    lines = _Lines()
+    for slot, count in zip(step.program.slots, step.program.mean_counts, strict=True):
+        exposed = _exposed_share(step, slot.kind, slot.forward, slot.backward)
+        for priced, repeats in _slot_operators(step, slot.kind, slot.forward, slot.backward):
+            share = exposed if isinstance(priced.operator, Exchange) else 1.0
+            lines.add(priced, float(count) * repeats, share)
+    slowest = max(step.tails, key=lambda tail: sum(float(item.time.seconds) for item in tail))
+    for priced in slowest:
+        lines.add(priced, 1.0)
+    return lines.sorted()
+
+
+def _slot_operators(
+    step: PricedStep, kind: Kind, forward: int | None, backward: int | None
+) -> Iterator[tuple[Priced, int]]:
+    """Yield (operator, repeats) of one action."""
+    if forward is not None:
+        for count, work in _stage(step, forward):
+            yield from ((priced, count) for priced in work.forward)
+    if backward is not None:
+        for count, work in _stage(step, backward):
+            if kind is not Kind.BACKWARD_WEIGHT:
+                yield from ((priced, count) for priced in work.input_gradient)
+            if kind is not Kind.BACKWARD_INPUT:
+                yield from ((priced, count) for priced in work.weight_gradient)
+
+
+def _stage(step: PricedStep, label: int) -> Iterator[tuple[int, PricedWork]]:
+    for count, part in stage_work(step.work, step.classes[label]):
+        yield count, step.priced[part.name]
+
+
+def _exposed_share(step: PricedStep, kind: Kind, forward: int | None, backward: int | None) -> float:
+    """Return the share of an action's exchanges that its computation does not hide."""
+    if kind is not Kind.FORWARD_BACKWARD:
+        return 1.0
+    compute = exchange = 0.0
+    for priced, repeats in _slot_operators(step, kind, forward, backward):
+        if isinstance(priced.operator, Exchange):
+            exchange += repeats * float(priced.time.seconds)
+        else:
+            compute += repeats * float(priced.time.seconds)
+    return 0.0 if exchange <= compute else (exchange - compute) / exchange
+
+
+def pass_breakdown(priced: PricedPass, total: float, busy: float) -> list[Entry]:
+    """Return the operators of a forward pass: the compute stream in full, and of the exchanges what it waits for."""
+    lines = _Lines()
+    exchanged = sum(_exchange_seconds(priced))
+    send = float(priced.hops) * float(priced.send.time.seconds)
+    exposed = 0.0 if exchanged == 0.0 else (total - busy - send) / exchanged
+    for segments, repeats in zip(priced.segments, priced.repeats, strict=True):
+        for segment in segments:
+            share = 1.0 if segment.stream == COMPUTE else exposed
+            for operator in segment.operators:
+                lines.add(operator, repeats * priced.micro_batches, share)
+    if send:
+        lines.add(priced.send, float(priced.hops))
+    return lines.sorted()
+
+
+def _exchange_seconds(priced: PricedPass) -> Iterable[float]:
+    for segments, repeats in zip(priced.segments, priced.repeats, strict=True):
+        for segment in segments:
+            if segment.stream != COMPUTE:
+                yield repeats * priced.micro_batches * sum(float(item.time.seconds) for item in segment.operators)

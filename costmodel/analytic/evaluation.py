@@ -1,0 +1,166 @@
+"""One block of scenarios evaluated in closed form: metrics under any scales, ledger, breakdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from costmodel.analytic.bound import bound_times
+from costmodel.analytic.breakdown import pass_breakdown, step_breakdown
+from costmodel.analytic.inference import inference_context, pass_ledger, pass_times, price_pass
+from costmodel.analytic.metrics import (
+    bound_metrics,
+    decode_metrics,
+    prefill_metrics,
+    schedule_times,
+    training_metrics,
+)
+from costmodel.analytic.pricing import Priced, Scales
+from costmodel.analytic.training import micro_batch_count, price_step, step_times, training_context, whole
+from costmodel.cost.calibration import Calibration
+from costmodel.quantities import Quantity
+from costmodel.result import Entry, Metrics
+from costmodel.workload.layers import model_work
+from costmodel.workload.memory import Ledger, training_ledger
+from costmodel.workload.scenario import Decode, ExpertBound, Prefill, Scenario, Training
+from costmodel.workload.schedules import folded_order
+from costmodel.workload.stages import stage_layout
+
+NO_SCALES: Scales = {}
+
+
+class Evaluation(Protocol):
+    """What every phase answers. `headline` names the metric that a breakdown sums to."""
+
+    headline: str
+    ledger: Ledger | None
+
+    def metrics(self, scales: Scales) -> Metrics:
+        """Return the metrics with every family's times multiplied by its scale."""
+
+    def families(self) -> frozenset[str]:
+        """Return the operator families that take time."""
+
+    def breakdown(self) -> list[Entry]:
+        """Return where the time of a single point goes."""
+
+    def schedule(self) -> Mapping[str, Quantity] | None:
+        """Return the parts of a training step, null for other phases."""
+
+
+class TrainingEvaluation:
+    """A training step."""
+
+    headline = "step_time"
+
+    def __init__(self, scenario: Scenario, plan: Training, calibration: Calibration) -> None:
+        self._scenario, self._plan = scenario, plan
+        self._priced = price_step(scenario, plan, calibration)
+        self.ledger: Ledger | None = self._priced.ledger
+
+    def metrics(self, scales: Scales) -> Metrics:
+        """Return the metrics of the step."""
+        return training_metrics(self._scenario, self._plan, self._priced, step_times(self._priced, scales))
+
+    def families(self) -> frozenset[str]:
+        """Return the families of the step's operators."""
+        works = self._priced.priced.values()
+        passes = (item for work in works for item in (*work.forward, *work.input_gradient, *work.weight_gradient))
+        return _families([*passes, *(item for tail in self._priced.tails for item in tail), self._priced.transfer])
+
+    def breakdown(self) -> list[Entry]:
+        """Return the operators of the step."""
+        return step_breakdown(self._priced)
+
+    def schedule(self) -> Mapping[str, Quantity] | None:
+        """Return the step's parts."""
+        return schedule_times(step_times(self._priced, NO_SCALES))
+
+
+class PassEvaluation:
+    """A prefill or a decoding step."""
+
+    def __init__(self, scenario: Scenario, plan: Prefill | Decode, calibration: Calibration) -> None:
+        self._scenario, self._plan = scenario, plan
+        self._priced = price_pass(scenario, plan, calibration)
+        self.ledger: Ledger | None = self._priced.ledger
+        self.headline = "ttft" if isinstance(plan, Prefill) else "tpot"
+
+    def metrics(self, scales: Scales) -> Metrics:
+        """Return the metrics of the pass."""
+        times = pass_times(self._priced, scales)
+        if isinstance(self._plan, Prefill):
+            return prefill_metrics(self._scenario, self._plan, times)
+        return decode_metrics(self._scenario, self._plan, self._priced, times)
+
+    def families(self) -> frozenset[str]:
+        """Return the families of the pass's operators."""
+        segments = (segment for parts in self._priced.segments for segment in parts)
+        return _families([*(item for segment in segments for item in segment.operators), self._priced.send])
+
+    def breakdown(self) -> list[Entry]:
+        """Return the operators of the pass."""
+        times = pass_times(self._priced, NO_SCALES)
+        return pass_breakdown(self._priced, float(times.total), float(times.busy))
+
+    def schedule(self) -> Mapping[str, Quantity] | None:
+        """Return nothing: a pass has no pipeline schedule."""
+        return None
+
+
+class BoundEvaluation:
+    """The closed-form bound: no kernels, no memory, nothing uncertain."""
+
+    headline = "tpot"
+    ledger: Ledger | None = None
+
+    def __init__(self, scenario: Scenario, plan: ExpertBound) -> None:
+        self._times = bound_times(scenario, plan)
+
+    def metrics(self, scales: Scales) -> Metrics:
+        """Return the bound's metrics; scales do not apply."""
+        return bound_metrics(self._times)
+
+    def families(self) -> frozenset[str]:
+        """Return nothing: a bound is exact."""
+        return frozenset()
+
+    def breakdown(self) -> list[Entry]:
+        """Return the wire as the only line."""
+        entry = Entry("all-to-all", float(self._times.tpot))
+        entry.by_bound["network"], entry.by_basis["roofline"] = entry.time, entry.time
+        return [entry]
+
+    def schedule(self) -> Mapping[str, Quantity] | None:
+        """Return nothing: a bound has no pipeline schedule."""
+        return None
+
+
+def evaluate(scenario: Scenario, calibration: Calibration) -> Evaluation:
+    """Return the evaluation of a scenario. Raises InfeasibleError where its devices cannot reach each other."""
+    plan = scenario.plan
+    if isinstance(plan, Training):
+        return TrainingEvaluation(scenario, plan, calibration)
+    if isinstance(plan, ExpertBound):
+        return BoundEvaluation(scenario, plan)
+    return PassEvaluation(scenario, plan, calibration)
+
+
+def ledger_of(scenario: Scenario) -> Ledger | None:
+    """Return what a device would hold, without asking how long anything takes; null for a bound."""
+    plan = scenario.plan
+    if isinstance(plan, ExpertBound):
+        return None
+    if isinstance(plan, Training):
+        context = training_context(scenario, plan)
+        parallel = scenario.parallel
+        count = whole(micro_batch_count(scenario, plan))
+        schedule = folded_order(plan.schedule, whole(parallel.pp), whole(parallel.virtual), count)
+        layout = stage_layout(scenario.architecture, schedule.stages, plan.stages)
+        return training_ledger(context, plan, model_work(context), schedule, layout)
+    inference = inference_context(scenario, plan)
+    return pass_ledger(scenario, plan, inference, model_work(inference))
+
+
+def _families(items: Iterable[Priced]) -> frozenset[str]:
+    return frozenset(item.operator.family for item in items)

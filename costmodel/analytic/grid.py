@@ -1,0 +1,147 @@
+"""The analytic engine over a grid: blocks in, metrics, masks and intervals out; and one point in full."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import numpy as np
+
+from costmodel.analytic.blocks import Block, blocks, single
+from costmodel.analytic.evaluation import NO_SCALES, Evaluation, evaluate, ledger_of
+from costmodel.analytic.intervals import intervals
+from costmodel.cost.calibration import Calibration
+from costmodel.errors import InfeasibleError, InputError, Problem
+from costmodel.quantities import Array, Mask, Quantity
+from costmodel.result import (
+    BAD_LAYOUT,
+    FITS,
+    NO_MEMORY,
+    NO_PATH,
+    PHASES,
+    REASONS,
+    Interval,
+    Metrics,
+    Point,
+    Result,
+    empty_grid,
+)
+from costmodel.workload.memory import Ledger
+from costmodel.workload.scenario import Scenario
+from costmodel.workload.validity import feasible_layout, rules
+
+
+def evaluate_point(scenario: Scenario, calibration: Calibration) -> Point:
+    """Return a single scenario in full. Raises InputError where a degree does not divide."""
+    broken = [rule for rule in rules(scenario) if not rule.holds]
+    if broken:
+        raise InputError([Problem(None, f"scenarios.{scenario.name}.{rule.field}", rule.message, rule.hint) for rule in broken])
+    ledger = ledger_of(scenario)
+    capacity = float(scenario.cluster.device.device_memory.capacity)
+    if ledger is not None and not ledger.total <= capacity:
+        return _point(scenario, calibration, ledger, None, REASONS[NO_MEMORY])
+    try:
+        evaluation = evaluate(scenario, calibration)
+    except InfeasibleError as error:
+        return _point(scenario, calibration, ledger, None, str(error))
+    return _point(scenario, calibration, ledger, evaluation, None)
+
+
+def _point(
+    scenario: Scenario, calibration: Calibration, ledger: Ledger | None, evaluation: Evaluation | None, reason: str | None
+) -> Point:
+    """Return a point, its numbers null where it cannot run."""
+    headline, metric_names = PHASES[scenario.plan.phase]
+    metrics: dict[str, float | None] = dict.fromkeys(metric_names)
+    spans: dict[str, tuple[float, float] | None] = dict.fromkeys(metric_names)
+    if evaluation is not None:
+        plain = evaluation.metrics(NO_SCALES)
+        moved = intervals(plain, evaluation.families(), calibration, 0, evaluation.metrics)
+        metrics = {name: None if value is None else float(value) for name, value in plain.items()}
+        spans = {name: None if pair is None else (float(pair[0]), float(pair[1])) for name, pair in moved.items()}
+    parts = evaluation.schedule() if evaluation is not None else None
+    return Point(
+        phase=scenario.plan.phase,
+        cluster=scenario.cluster.name,
+        devices=int(scenario.parallel.devices),
+        headline=headline,
+        metrics=metrics,
+        intervals=spans,
+        breakdown=[] if evaluation is None else evaluation.breakdown(),
+        memory=None if ledger is None else {part.name: float(getattr(ledger, part.name)) for part in fields(ledger)},
+        capacity=float(scenario.cluster.device.device_memory.capacity),
+        schedule=None if parts is None else {name: float(value) for name, value in parts.items()},
+        reason=reason,
+        notes=calibration.notes,
+    )
+
+
+def evaluate_grid(scenario: Scenario, calibration: Calibration, shape: tuple[int, ...]) -> Result:
+    """Return a scenario whose values vary over a grid of that shape, one axis for each dimension of its arrays."""
+    _, names = PHASES[scenario.plan.phase]
+    layout = np.broadcast_to(feasible_layout(scenario), shape)
+    reason = np.where(layout, FITS, BAD_LAYOUT).astype(np.int8)
+    metrics = {name: empty_grid(shape) for name in names}
+    absent: set[str] = set()  # metrics that a missing price or power limit leaves open
+    for block in blocks(scenario, shape):
+        place = np.ix_(*block.index)
+        mask, outcome = _evaluate_block(block, calibration)
+        reason[place] = np.where(reason[place] == FITS, mask, reason[place])
+        for name, value in outcome.items():
+            if value is None:
+                absent.add(name)
+            else:
+                metrics[name][place] = value
+    fits = reason == FITS
+    for grid in metrics.values():
+        grid[~fits] = np.nan
+    return Result(
+        scenario.name, {name: None if name in absent else grid for name, grid in metrics.items()}, fits, reason,
+        lambda: _grid_intervals(scenario, calibration, shape, fits),
+        lambda index: evaluate_point(_at(scenario, index, shape), calibration),
+    )
+
+
+def _evaluate_block(block: Block, calibration: Calibration) -> tuple[Quantity, Metrics]:
+    """Return (reason codes, metrics) of one block; no metrics where its devices cannot reach each other."""
+    try:
+        evaluation = evaluate(block.scenario, calibration)
+    except InfeasibleError:
+        return float(NO_PATH), {}
+    return _memory_reason(evaluation, block.scenario), evaluation.metrics(NO_SCALES)
+
+
+def _memory_reason(evaluation: Evaluation, scenario: Scenario) -> Quantity:
+    """Return the reason code of each point as far as memory decides it."""
+    if evaluation.ledger is None:
+        return float(FITS)
+    fits: Mask = evaluation.ledger.total <= scenario.cluster.device.device_memory.capacity
+    return np.where(fits, float(FITS), float(NO_MEMORY))
+
+
+def _grid_intervals(
+    scenario: Scenario, calibration: Calibration, shape: tuple[int, ...], fits: Mask
+) -> dict[str, Interval]:
+    """Return the interval of every metric over the grid."""
+    _, names = PHASES[scenario.plan.phase]
+    lows: dict[str, Array] = {name: empty_grid(shape) for name in names}
+    highs: dict[str, Array] = {name: empty_grid(shape) for name in names}
+    for block in blocks(scenario, shape):
+        place = np.ix_(*block.index)
+        try:
+            evaluation = evaluate(block.scenario, calibration)
+        except InfeasibleError:
+            continue
+        plain = evaluation.metrics(NO_SCALES)
+        found = intervals(plain, evaluation.families(), calibration, len(shape), evaluation.metrics)
+        for name, pair in found.items():
+            if pair is not None:
+                lows[name][place], highs[name][place] = pair
+    for grid in (*lows.values(), *highs.values()):
+        grid[~np.asarray(fits)] = np.nan
+    return {name: (lows[name], highs[name]) for name in names}
+
+
+def _at(scenario: Scenario, index: tuple[int, ...], shape: tuple[int, ...]) -> Scenario:
+    if len(index) != len(shape):
+        raise IndexError(f"{len(index)} indices for {len(shape)} axes")
+    return single(scenario, index)

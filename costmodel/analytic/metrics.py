@@ -1,0 +1,108 @@
+"""From times to the metrics of a result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from costmodel.analytic.bound import BoundTimes
+from costmodel.analytic.inference import PassTimes, PricedPass
+from costmodel.analytic.training import PricedStep, StepTimes
+from costmodel.cost.money import energy, rental_cost
+from costmodel.hardware import Device
+from costmodel.quantities import FlopPerSecond, Quantity, maximum
+from costmodel.result import Metrics
+from costmodel.workload.counting import parameter_count, training_flop_per_token
+from costmodel.workload.memory import Ledger
+from costmodel.workload.scenario import Decode, Prefill, Scenario, Training
+
+SECONDS_PER_HOUR, SECONDS_PER_DAY = 3600.0, 86400.0
+MILLION, TRILLION = 1e6, 1e12
+
+
+def training_metrics(scenario: Scenario, plan: Training, priced: PricedStep, times: StepTimes) -> Metrics:
+    """Return the metrics of a training step.
+
+    mfu = model FLOP of the step's tokens / (step * devices * 16-bit peak), causal attention, no recompute, no MTP.
+    """
+    devices, device = scenario.parallel.devices, scenario.cluster.device
+    tokens = plan.global_batch * plan.sequence
+    active = parameter_count(scenario.architecture, priced.work).active
+    offered = times.step * devices * sixteen_bit_peak(device)
+    causal = training_flop_per_token(scenario.architecture, active, plan.sequence)
+    full = training_flop_per_token(scenario.architecture, active, plan.sequence, causal=False)
+    per_token = times.step / tokens
+    rank_tokens = plan.micro_batch * plan.sequence
+    return {
+        "step_time": times.step,
+        "tokens_per_second": tokens / times.step,
+        "tokens_per_day": SECONDS_PER_DAY * tokens / times.step,
+        "tokens_per_second_per_device": tokens / times.step / devices,
+        "flop_per_token": priced.executed_flop * scenario.parallel.tp * scenario.parallel.cp / rank_tokens,
+        "mfu": causal * tokens / offered,
+        "mfu_noncausal": full * tokens / offered,
+        "bubble_time": times.bubble,
+        "exposed_communication_time": times.exposed_communication,
+        "device_hours_per_trillion_tokens": TRILLION * per_token * devices / SECONDS_PER_HOUR,
+        "cost_per_trillion_tokens": rental_cost(device, devices, TRILLION * per_token),
+        "energy_per_token": energy(device, devices, per_token),
+    }
+
+
+def schedule_times(times: StepTimes) -> Mapping[str, Quantity]:
+    """Return the step's parts, means over pipeline ranks that sum to it; a full backward counts in `backward_input`."""
+    kinds = times.by_kind
+    return {
+        "forward": kinds["forward"],
+        "backward_input": kinds["backward_input"] + kinds["backward"],
+        "backward_weight": kinds["backward_weight"],
+        "forward_backward": kinds["forward_backward"],
+        "bubble": times.bubble,
+        "optimizer": times.optimizer,
+    }
+
+
+def prefill_metrics(scenario: Scenario, plan: Prefill, times: PassTimes) -> Metrics:
+    """Return the metrics of a prefill; the time to first token is that of the device's whole batch."""
+    rate = plan.tokens_per_device / times.total
+    return {
+        "ttft": times.total,
+        "tokens_per_second_per_device": rate,
+        "cost_per_million_tokens": rental_cost(scenario.cluster.device, 1.0, MILLION / rate),
+    }
+
+
+def decode_metrics(scenario: Scenario, plan: Decode, priced: PricedPass, times: PassTimes) -> Metrics:
+    """Return the metrics of decoding; every request gets one token a pass."""
+    rate = plan.batch_per_device / times.total
+    return {
+        "tpot": times.total,
+        "tokens_per_second_per_device": rate,
+        "tokens_per_second_per_user": 1 / times.total,
+        "max_batch_per_device": max_batch(scenario, plan, priced.ledger),
+        "cost_per_million_tokens": rental_cost(scenario.cluster.device, 1.0, MILLION / rate),
+    }
+
+
+def bound_metrics(times: BoundTimes) -> Metrics:
+    """Return the metrics of the closed-form bound."""
+    return {
+        "all_to_all_time": times.all_to_all,
+        "layer_time": times.layer,
+        "tpot": times.tpot,
+        "tokens_per_second_per_user": 1 / times.tpot,
+    }
+
+
+def max_batch(scenario: Scenario, plan: Decode, ledger: Ledger) -> Quantity:
+    """Return the largest batch a device that memory allows, at the scenario's mean context.
+
+    (capacity - weights - reserve) / (bytes that grow with the batch, a request), rounded down.
+    """
+    fixed = ledger.weights + ledger.reserve
+    each = (ledger.total - fixed) / plan.batch_per_device
+    free = scenario.cluster.device.device_memory.capacity - fixed
+    return maximum(free // each, 0.0)
+
+
+def sixteen_bit_peak(device: Device) -> FlopPerSecond:
+    """Return the dense BF16 peak of a device, that of FP16 where it has no BF16 [FLOP/s]."""
+    return device.peak("bf16" if "bf16" in device.math else "fp16")

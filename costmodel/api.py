@@ -1,0 +1,180 @@
+"""The facade: load a workload, evaluate its scenarios at a point or over a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from costmodel import __version__
+from costmodel.analytic.grid import evaluate_grid, evaluate_point
+from costmodel.calibration.load import load_calibration
+from costmodel.cost.calibration import Calibration
+from costmodel.errors import InputError
+from costmodel.quantities import Array
+from costmodel.result import SCHEMA, Point, Result
+from costmodel.schema import SI, ResolvedWorkload, resolve
+from costmodel.workload.architecture import Architecture
+from costmodel.workload.context import Context
+from costmodel.workload.counting import kv_bytes_per_token, parameter_count, training_flop_per_token
+from costmodel.workload.layers import model_work
+from costmodel.workload.scenario import Parallelism, Scenario, Training
+
+AxisValues: TypeAlias = "npt.ArrayLike | Sequence[str]"
+Vary: TypeAlias = "Mapping[str | tuple[str, ...], Any]"
+
+ENGINES = ("analytic",)
+COUNTING_LENGTH = 4096.0  # tokens of a sequence where no scenario states one: the length DeepSeek's Table 2 counts at
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Workload:
+    """A workload with everything that its files and changes say. `scenarios` are its names in order."""
+
+    resolved: ResolvedWorkload
+    _source: str | Path
+    _changes: Mapping[str, object]
+    _cluster: str | None
+    _search_path: tuple[str | Path, ...]
+    _calibrations: dict[str, Calibration] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Return the workload's name."""
+        return self.resolved.name
+
+    @property
+    def scenarios(self) -> tuple[str, ...]:
+        """Return the names of the scenarios."""
+        return tuple(self.resolved.scenarios)
+
+    def evaluate(self, scenario: str, vary: Vary | None = None, engine: str = "analytic") -> Result:
+        """Return one scenario, over the grid that `vary` spans.
+
+        vary: path of the resolved document -> values, SI numbers or strings with units; each entry is one axis, in key
+        order. A tuple of paths with a tuple of value lists is one linked axis. Without it the grid is one point.
+        Raises InputError on an unknown scenario, path, unit or engine.
+        """
+        _check_engine(engine)
+        chosen = self._scenario(scenario)
+        if not vary:
+            point = evaluate_point(chosen, self.calibration(chosen))
+            return single_result(scenario, point)
+        axes = [self._axis(scenario, paths, values) for paths, values in vary.items()]
+        shape = tuple(len(next(iter(axis.values()))) for axis in axes)
+        changes = dict(self._changes)
+        for number, axis in enumerate(axes):
+            place = tuple(-1 if other == number else 1 for other in range(len(axes)))
+            changes |= {path: SI(values.reshape(place)) for path, values in axis.items()}
+        varied = resolve(
+            self._source, overrides=changes, cluster=self._cluster, search_path=self._search_path, scenarios=[scenario]
+        ).scenarios[scenario]
+        return evaluate_grid(varied, self.calibration(varied), shape)
+
+    def simulate(self, scenarios: Iterable[str] | None = None, engine: str = "analytic") -> dict[str, Any]:
+        """Return the result document of some scenarios (default: all) at their own values."""
+        points = self.points(scenarios, engine)
+        return {
+            "schema": SCHEMA, "version": __version__, "seed": None, "engine": engine, "workload": self.name,
+            "model": self.model(), "scenarios": {name: point.document() for name, point in points.items()},
+        }  # fmt: skip
+
+    def points(self, scenarios: Iterable[str] | None = None, engine: str = "analytic") -> dict[str, Point]:
+        """Return some scenarios (default: all) in full."""
+        _check_engine(engine)
+        chosen = [self._scenario(name) for name in (self.scenarios if scenarios is None else scenarios)]
+        return {each.name: evaluate_point(each, self.calibration(each)) for each in chosen}
+
+    def model(self) -> dict[str, Any]:
+        """Return what can be counted of the model; FLOP a token at the training scenario's length."""
+        plans = [each.plan for each in self.resolved.scenarios.values()]
+        lengths = [plan.sequence for plan in plans if isinstance(plan, Training)]
+        first = next(iter(self.resolved.scenarios.values()))
+        return model_facts(first, float(np.max(lengths[0])) if lengths else COUNTING_LENGTH)
+
+    def calibration(self, scenario: Scenario) -> Calibration:
+        """Return the calibration of the scenario's device and framework."""
+        key = f"{scenario.cluster.device.name} {scenario.framework.name}"
+        if key not in self._calibrations:
+            self._calibrations[key] = load_calibration(scenario.cluster.device, scenario.framework, self._search_path)
+        return self._calibrations[key]
+
+    def _scenario(self, name: str) -> Scenario:
+        if name not in self.resolved.scenarios:
+            raise InputError.single(f"no scenario `{name}`", hint=f"write one of {', '.join(self.scenarios)}")
+        return self.resolved.scenarios[name]
+
+    def _axis(self, scenario: str, paths: str | tuple[str, ...], values: Any) -> dict[str, Array]:
+        """Return the SI values of each path of one axis."""
+        if isinstance(paths, str):
+            paths, values = (paths,), (values,)
+        axis = {path: self._numbers(scenario, path, list(each)) for path, each in zip(paths, values, strict=True)}
+        if len({len(each) for each in axis.values()}) != 1 or not len(next(iter(axis.values()))):
+            raise InputError.single("a linked axis needs as many values for each path, at least one", field=", ".join(paths))
+        return axis
+
+    def _numbers(self, scenario: str, path: str, values: list[Any]) -> Array:
+        """Return values as SI numbers; strings are read as `--set` reads them."""
+        if not any(isinstance(value, str) for value in values):
+            return np.asarray(values, dtype=np.float64)
+        read = [
+            resolve(
+                self._source, overrides={**self._changes, path: value}, cluster=self._cluster,
+                search_path=self._search_path, scenarios=[scenario],
+            ).value(path)
+            for value in values
+        ]  # fmt: skip
+        return np.asarray(read, dtype=np.float64)
+
+
+def load(
+    path: str | Path,
+    set: Mapping[str, object] | None = None,  # noqa: A002  the name that the command line uses
+    *,
+    cluster: str | None = None,
+    search_path: Sequence[str | Path] = (),
+) -> Workload:
+    """Return the workload of a file or of a name under `workloads/`.
+
+    set: path of the resolved document -> value, a string with its unit or an SI number; cluster: stands for every
+    scenario's own; search_path: folders that are searched before $COSTMODEL_PATH and the package's data.
+    Raises InputError with every problem, each with its place and fix.
+    """
+    changes = {name: SI(value) if isinstance(value, float | int | np.ndarray) and not isinstance(value, bool) else value for name, value in (set or {}).items()}
+    resolved = resolve(path, overrides=changes, cluster=cluster, search_path=search_path)
+    return Workload(resolved, path, changes, cluster, tuple(search_path))
+
+
+def model_facts(scenario: Scenario, length: float) -> dict[str, Any]:
+    """Return the counted facts of a scenario's model: parameters, KV bytes a token at BF16, training FLOP a token."""
+    architecture: Architecture = scenario.architecture
+    context = Context(
+        architecture, Parallelism(), scenario.precision, scenario.communication, scenario.framework, "training", 1.0, length,
+        length,
+    )
+    count = parameter_count(architecture, model_work(context))
+    return {
+        "name": architecture.name,
+        "parameters": float(count.total),
+        "active_parameters": float(count.active),
+        "active_parameters_with_embedding": float(count.active_with_embedding),
+        "mtp_parameters": float(count.mtp),
+        "kv_cache_bytes_per_token": float(kv_bytes_per_token(architecture)),
+        "training_flop_per_token": float(training_flop_per_token(architecture, count.active, length)),
+    }
+
+
+def single_result(name: str, point: Point) -> Result:
+    """Return a result without axes."""
+    return Result(
+        name, dict(point.metrics), point.fits, 0 if point.fits else 2, lambda: dict(point.intervals), lambda index: point
+    )
+
+
+def _check_engine(engine: str) -> None:
+    if engine not in ENGINES:
+        raise InputError.single(f"unknown engine `{engine}`", hint=f"write one of {', '.join(ENGINES)}")

@@ -1,0 +1,40 @@
+"""A kernel's time and what limits it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from costmodel.quantities import Quantity, Seconds, maximum
+
+BOUNDS = ("compute", "memory", "network", "latency", "capacity")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Time:
+    """One operator's time [s] and its parts.
+
+    compute: the time that a kernel is busy, as long as `memory` where device memory is what keeps it busy; network: the
+    wire; fixed: launch or message latency, which adds to the slowest of the others.
+    """
+
+    seconds: Seconds
+    compute: Seconds = 0.0
+    memory: Seconds = 0.0
+    network: Seconds = 0.0
+    fixed: Seconds = 0.0
+
+    @property
+    def bound(self) -> str:
+        """Return what limits a single point: the largest part (`latency` is the fixed one); memory wins a tie."""
+        parts = {"memory": self.memory, "compute": self.compute, "network": self.network, "latency": self.fixed}
+        return max(parts, key=lambda name: float(parts[name]))
+
+
+def kernel(compute: Seconds, memory: Seconds, launch: Seconds) -> Time:
+    """Return launch + max(compute, memory)."""
+    return Time(launch + maximum(compute, memory), compute=compute, memory=memory, fixed=launch)
+
+
+def message(total: Seconds, latency: Quantity) -> Time:
+    """Return a communication of `total` seconds, of which `latency` are fixed."""
+    return Time(total, network=total - latency, fixed=latency)

@@ -1,0 +1,71 @@
+"""Every error that a user can cause or meet, each with its place and its fix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class CostModelError(Exception):
+    """Base of all errors that `costmodel` raises on purpose; `exit_code` is what the command line returns."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where a value was written: a file position, or a label such as `--set path=value`."""
+
+    source: str
+    line: int | None = None
+    column: int | None = None
+
+    def __str__(self) -> str:
+        parts = [self.source, self.line, self.column]
+        return ":".join(str(part) for part in parts if part is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with the input: `location: field: message; hint`."""
+
+    location: Location | None
+    field: str
+    message: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        head = [str(self.location)] if self.location else []
+        if self.field:
+            head.append(self.field)
+        text = ": ".join([*head, self.message])
+        return f"{text}; {self.hint}" if self.hint else text
+
+
+class InputError(CostModelError):
+    """The input is wrong: carries every problem that was found, not only the first."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+    @classmethod
+    def single(cls, message: str, *, field: str = "", hint: str = "", location: Location | None = None) -> InputError:
+        """Return an error with one problem."""
+        return cls([Problem(location, field, message, hint)])
+
+
+class InfeasibleError(CostModelError):
+    """The scenario is well formed but cannot run: it does not fit or no plan exists."""
+
+    exit_code = 3
+
+
+class UncalibratedError(CostModelError):
+    """A prediction outside the calibrated domain was asked for under `--strict`."""
+
+    exit_code = 4
+
+
+class MeasurementError(InputError):
+    """A measurement table cannot be read or holds impossible rows."""

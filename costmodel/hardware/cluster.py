@@ -1,0 +1,76 @@
+"""Nodes of devices, and clusters of nodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from costmodel.hardware.device import Device, Link
+from costmodel.quantities import Bytes, BytesPerSecond, Count, Seconds
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Nic:
+    """The way out of a node: bandwidth of one NIC in one direction, how many a device has, and latency."""
+
+    bandwidth: BytesPerSecond
+    per_device: Count
+    latency: Seconds | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Host:
+    """The node's CPU side: memory capacity, its bandwidth (all sockets together), and sockets. Null: no source."""
+
+    memory: Bytes | None
+    bandwidth: BytesPerSecond | None
+    sockets: Count | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Node:
+    """`count` devices joined by the link `intra`; without `peer_to_peer` their traffic goes through host memory."""
+
+    name: str
+    device: Device
+    count: Count
+    intra: Link
+    peer_to_peer: bool
+    nic: Nic | None
+    host: Host
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Network:
+    """The fabric between nodes.
+
+    bandwidth: one endpoint port in one direction, null where ports are as fast as the NIC; latencies: small message,
+    end to end, null where no source states one.
+    """
+
+    topology: str
+    planes: Count
+    radix: Count
+    bandwidth: BytesPerSecond | None
+    latency_same_leaf: Seconds | None
+    latency_cross_leaf: Seconds | None
+    routing: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cluster:
+    """`count` equal nodes on one network; a single node has none."""
+
+    name: str
+    node: Node
+    count: Count
+    network: Network | None
+
+    @property
+    def device(self) -> Device:
+        """Return the one kind of device in the cluster."""
+        return self.node.device
+
+    @property
+    def devices(self) -> Count:
+        """Return how many devices the cluster has."""
+        return self.count * self.node.count

@@ -1,0 +1,102 @@
+"""A device: processors with math units, a memory hierarchy, and links."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from costmodel.quantities import (
+    Bytes,
+    BytesPerSecond,
+    Count,
+    Dollars,
+    DollarsPerSecond,
+    FlopPerSecond,
+    Hertz,
+    Seconds,
+    Watts,
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MathUnit:
+    """The dense arithmetic of one number format on one processor.
+
+    flop_per_cycle: dense rate of one processor [FLOP/cycle]; clock: the clock its peak is stated at [Hz];
+    accumulate: format of the running sum (`fp32`, `fp22`, `fp16`); scaling: who applies block scales:
+    `none`, `software` (the kernel, on CUDA cores) or `native` (the math unit).
+    """
+
+    flop_per_cycle: Count
+    clock: Hertz
+    accumulate: str = "fp32"
+    scaling: str = "none"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MemoryLevel:
+    """One level of the hierarchy. Both figures are totals of the device, also where the level is per processor.
+
+    bandwidth is null where no source states it: such a level never bounds a kernel.
+    """
+
+    name: str
+    capacity: Bytes
+    bandwidth: BytesPerSecond | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Link:
+    """A connection: bandwidth in one direction per device, and the latency of a small message, null where unsourced."""
+
+    name: str
+    bandwidth: BytesPerSecond
+    latency: Seconds | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Power:
+    """Electrical power [W]; tdp is the board's limit."""
+
+    tdp: Watts | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Price:
+    """Money: rental [$/s] and purchase [$]; null where no source states one."""
+
+    rental: DollarsPerSecond | None
+    purchase: Dollars | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Device:
+    """One accelerator. `memory` runs from the nearest level to the farthest; the last one is device memory."""
+
+    name: str
+    architecture: str
+    processors: Count
+    clock: Hertz  # tensor reference clock
+    clock_max: Hertz
+    math: Mapping[str, MathUnit]
+    memory: tuple[MemoryLevel, ...]
+    links: Mapping[str, Link]
+    power: Power
+    price: Price
+
+    def peak(self, dtype: str, processors: Count | None = None) -> FlopPerSecond:
+        """Return the dense peak of `dtype` on `processors` (default: all) [FLOP/s].
+
+        peak = processors * flop_per_cycle * clock
+        """
+        unit = self.math[dtype]
+        return (self.processors if processors is None else processors) * unit.flop_per_cycle * unit.clock
+
+    def level(self, name: str) -> MemoryLevel | None:
+        """Return the memory level of that name, or None."""
+        return next((level for level in self.memory if level.name == name), None)
+
+    @property
+    def device_memory(self) -> MemoryLevel:
+        """Return the farthest level: the one whose capacity a ledger is held against."""
+        return self.memory[-1]

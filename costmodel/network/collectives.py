@@ -1,0 +1,85 @@
+"""Collectives in closed form: the fastest of ring, hierarchical and tree, each with its latency steps.
+
+Sizes are as nccl-tests counts them: the whole buffer. Ring and tree: Thakur et al., IJHPCA 2005.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from costmodel.network.paths import Path
+from costmodel.quantities import Bytes, Count, Quantity, Seconds, maximum, minimum, where
+
+
+def collective_time(kind: str, size: Bytes, path: Path) -> Seconds:
+    """Return the time of one collective [s]; zero in a group of one. Raises KeyError on an unknown kind."""
+    return where(path.size > 1, _TIMES[kind](size, path), 0.0)
+
+
+def _ring_bandwidth(path: Path) -> Quantity:
+    """Return the bandwidth of rings that cross nodes on every rank's own NIC, bounded by the inner link."""
+    return where(path.nodes > 1, minimum(path.inner, path.local * path.outer), path.inner)
+
+
+def all_gather_time(size: Bytes, path: Path) -> Seconds:
+    """Return the faster of a flat ring and a two-level one.
+
+    ring: (n-1)/n * S/B + (n-1)*a
+    two levels: (m-1)/m * S/n_l / B_out + (m-1)*a_out, then (l-1)/l * S / B_in + (l-1)*a_in
+    with n = l*m ranks, l on each of m nodes; the outer step moves each rank's 1/l of the buffer.
+    """
+    n, local, nodes = path.size, path.local, path.nodes
+    ring = (n - 1) / n * size / _ring_bandwidth(path) + (n - 1) * path.latency
+    outer = (nodes - 1) / nodes * size / local / path.outer + (nodes - 1) * path.outer_latency
+    inner = (local - 1) / local * size / path.inner + (local - 1) * path.inner_latency
+    return minimum(ring, outer + inner)
+
+
+def all_reduce_time(size: Bytes, path: Path) -> Seconds:
+    """Return the faster of reduce-scatter plus all-gather, and a tree.
+
+    tree: 2*log2(n)*a + 2*(n-1)/n * S/B, pipelined over the same rings' bandwidth
+    """
+    n = path.size
+    tree = 2 * _log2(n) * path.latency + 2 * (n - 1) / n * size / _ring_bandwidth(path)
+    return minimum(2 * all_gather_time(size, path), tree)
+
+
+def all_to_all_time(size: Bytes, path: Path) -> Seconds:
+    """Return the slower of the inner and the outer share, which move at the same time.
+
+    inner: (l-1)/n * S/B_in; outer: (n-l)/n * S/B_out; plus the farthest latency.
+    """
+    inner = (path.local - 1) / path.size * size / path.inner
+    outer = (path.size - path.local) / path.size * size / path.outer
+    return maximum(inner, outer) + path.latency
+
+
+def send_recv_time(size: Bytes, path: Path) -> Seconds:
+    """Return a message between neighbours of the group: S/B + a over the link between them.
+
+    Neighbours share a node where the group has more than one rank on each; the slowest pair sets the pace.
+    """
+    return size / path.slowest + path.latency
+
+
+def broadcast_time(size: Bytes, path: Path) -> Seconds:
+    """Return a pipelined ring broadcast: S/B + (n-1)*a, or a tree's log2(n)*a steps."""
+    return size / _ring_bandwidth(path) + minimum(path.size - 1, _log2(path.size)) * path.latency
+
+
+def _log2(value: Count) -> Count:
+    """Return the number of tree levels over `value` ranks."""
+    return np.ceil(np.log2(value)) if isinstance(value, np.ndarray) else float(math.ceil(math.log2(value)))
+
+
+_TIMES = {
+    "all_reduce": all_reduce_time,
+    "all_gather": all_gather_time,
+    "reduce_scatter": all_gather_time,  # the same volume and steps, backwards
+    "all_to_all": all_to_all_time,
+    "send_recv": send_recv_time,
+    "broadcast": broadcast_time,
+}

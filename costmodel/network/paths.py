@@ -1,0 +1,90 @@
+"""What a group of ranks meets on its way: how many share a node, and the two links they use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from costmodel.errors import InfeasibleError
+from costmodel.hardware import Cluster
+from costmodel.quantities import BytesPerSecond, Count, Seconds, maximum, minimum, where
+from costmodel.workload.operators import Group
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Path:
+    """A group of `size` ranks on `nodes` nodes, `local` on each.
+
+    inner, outer: bandwidth of one rank inside and between nodes, one direction [B/s]; inner_latency, outer_latency: of a
+    small message [s]. A latency that no source states counts as zero: the time stays a lower bound.
+    """
+
+    size: Count
+    local: Count
+    nodes: Count
+    inner: BytesPerSecond
+    outer: BytesPerSecond
+    inner_latency: Seconds
+    outer_latency: Seconds
+
+    @property
+    def slowest(self) -> BytesPerSecond:
+        """Return the bandwidth of the slowest link that the group crosses."""
+        return where(self.nodes > 1, minimum(self.inner, self.outer), self.inner)
+
+    @property
+    def latency(self) -> Seconds:
+        """Return the latency of the farthest pair."""
+        return where(self.nodes > 1, self.outer_latency, self.inner_latency)
+
+
+def path(group: Group, cluster: Cluster) -> Path:
+    """Return the path of a group whose ranks stand `stride` apart, nodes filled in rank order.
+
+    local = clip(devices a node / stride, 1, size); nodes = size / local.
+    """
+    node = cluster.node
+    local = minimum(maximum(node.count / group.stride, 1.0), group.size)
+    nodes = group.size / local
+    outer, outer_latency = _between_nodes(cluster, nodes)
+    inner, inner_latency = _inside_node(cluster)
+    return Path(group.size, local, nodes, inner, outer, inner_latency, outer_latency)
+
+
+def _inside_node(cluster: Cluster) -> tuple[BytesPerSecond, Seconds]:
+    """Return bandwidth and latency between two devices of a node.
+
+    Without peer-to-peer access a message goes through host memory: two hops, and all devices share the host's memory
+    bandwidth, which each byte uses twice (a write and a read).
+    """
+    node = cluster.node
+    latency = node.intra.latency if node.intra.latency is not None else 0.0
+    if node.peer_to_peer:
+        return node.intra.bandwidth, latency
+    shared = node.intra.bandwidth if node.host.bandwidth is None else node.host.bandwidth / (2 * node.count)
+    return minimum(node.intra.bandwidth, shared), 2 * latency
+
+
+def _between_nodes(cluster: Cluster, nodes: Count) -> tuple[BytesPerSecond, Seconds]:
+    """Return bandwidth and latency between two nodes, for one device.
+
+    The NIC and the fabric's port both bound; a fabric's latency is end to end and stands for the NIC's.
+    """
+    nic, network = cluster.node.nic, cluster.network
+    if nic is None:
+        if not _all(nodes <= 1):
+            raise InfeasibleError(f"{cluster.node.name} has no NIC: its devices cannot work together across nodes")
+        return cluster.node.intra.bandwidth, 0.0
+    bandwidth = nic.bandwidth
+    latency = nic.latency if nic.latency is not None else 0.0
+    if network is not None:
+        bandwidth = bandwidth if network.bandwidth is None else minimum(bandwidth, network.bandwidth)
+        same = network.latency_same_leaf if network.latency_same_leaf is not None else latency
+        cross = network.latency_cross_leaf if network.latency_cross_leaf is not None else same
+        # A leaf switch gives half its ports to endpoints; one plane has one port a node.
+        latency = where(nodes <= network.radix / 2, same, cross)
+    return bandwidth * nic.per_device, latency
+
+
+def _all(condition: object) -> bool:
+    """Tell whether a mask holds everywhere."""
+    return bool(condition.all()) if hasattr(condition, "all") else bool(condition)

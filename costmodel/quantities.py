@@ -1,0 +1,75 @@
+"""What a number is inside `costmodel`: an SI float, or a numpy array of them that broadcasts.
+
+The aliases only carry the unit to the reader. The functions below are the element-wise ones that the
+cost rooms need beyond `+ - * /`: each takes plain floats fast (a single point never pays for numpy) and
+arrays by broadcasting, so that one line serves a point and a sweep.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[np.float64]
+Mask: TypeAlias = "bool | npt.NDArray[np.bool_]"
+Quantity: TypeAlias = "float | Array"
+
+Count: TypeAlias = Quantity  # a number of things: tokens, ranks, processors
+Seconds: TypeAlias = Quantity
+Bytes: TypeAlias = Quantity
+BytesPerSecond: TypeAlias = Quantity
+Flop: TypeAlias = Quantity  # a multiply-add is two
+FlopPerSecond: TypeAlias = Quantity
+Hertz: TypeAlias = Quantity
+Watts: TypeAlias = Quantity
+Dollars: TypeAlias = Quantity
+DollarsPerSecond: TypeAlias = Quantity
+
+
+def maximum(first: Quantity, *others: Quantity) -> Quantity:
+    """Return the element-wise largest of the arguments."""
+    largest: Any = first
+    for other in others:
+        if isinstance(largest, np.ndarray) or isinstance(other, np.ndarray):
+            largest = np.maximum(largest, other)
+        elif other > largest:
+            largest = other
+    return largest  # type: ignore[no-any-return]
+
+
+def minimum(first: Quantity, *others: Quantity) -> Quantity:
+    """Return the element-wise smallest of the arguments."""
+    smallest: Any = first
+    for other in others:
+        if isinstance(smallest, np.ndarray) or isinstance(other, np.ndarray):
+            smallest = np.minimum(smallest, other)
+        elif other < smallest:
+            smallest = other
+    return smallest  # type: ignore[no-any-return]
+
+
+def ceil(value: Quantity) -> Quantity:
+    """Return the smallest whole number not below `value`, as a float."""
+    if isinstance(value, np.ndarray):
+        return np.ceil(value)
+    return float(math.ceil(value))
+
+
+def where(condition: Mask, yes: Quantity, no: Quantity) -> Quantity:
+    """Return `yes` where `condition` holds and `no` elsewhere."""
+    if isinstance(condition, np.ndarray):
+        return np.where(condition, yes, no)
+    return yes if condition else no
+
+
+def divides(divisor: Quantity, value: Quantity) -> Mask:
+    """Tell where `value` is a whole multiple of `divisor`."""
+    return value % divisor == 0
+
+
+def is_single(value: Quantity) -> bool:
+    """Tell whether `value` is one number rather than a grid."""
+    return not isinstance(value, np.ndarray)

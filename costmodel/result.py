@@ -1,0 +1,187 @@
+"""What an evaluation returns: metrics over a grid, and the document of one point."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from costmodel.cost.calibration import BASES
+from costmodel.quantities import Array, Mask, Quantity
+
+SCHEMA = "costmodel/result@1"
+
+Metrics: TypeAlias = "dict[str, Quantity | None]"
+Interval: TypeAlias = "tuple[Quantity, Quantity] | None"
+
+# Phase -> (the metric that a breakdown sums to, all metrics).
+PHASES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "training": ("step_time", (
+        "step_time", "tokens_per_second", "tokens_per_day", "tokens_per_second_per_device", "flop_per_token", "mfu",
+        "mfu_noncausal", "bubble_time", "exposed_communication_time", "device_hours_per_trillion_tokens",
+        "cost_per_trillion_tokens", "energy_per_token",
+    )),
+    "prefill": ("ttft", ("ttft", "tokens_per_second_per_device", "cost_per_million_tokens")),
+    "decode": ("tpot", (
+        "tpot", "tokens_per_second_per_device", "tokens_per_second_per_user", "max_batch_per_device",
+        "cost_per_million_tokens",
+    )),
+    "ep_bound": ("tpot", ("all_to_all_time", "layer_time", "tpot", "tokens_per_second_per_user")),
+}  # fmt: skip
+
+FITS, BAD_LAYOUT, NO_MEMORY, NO_PATH = 0, 1, 2, 3
+REASONS = ("fits", "a degree does not divide", "does not fit in memory", "devices cannot reach each other")
+
+
+@dataclass(slots=True)
+class Entry:
+    """One line of a breakdown: exposed seconds, and what is hidden under something slower."""
+
+    name: str
+    time: float = 0.0
+    hidden: float = 0.0
+    by_bound: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    by_basis: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def add(self, seconds: float, exposed: float, bound: str, basis: str) -> None:
+        """Add an operator of which a share `exposed` is not hidden."""
+        self.time += seconds * exposed
+        self.hidden += seconds * (1.0 - exposed)
+        self.by_bound[bound] += seconds
+        self.by_basis[basis] += seconds
+
+    @property
+    def bound(self) -> str:
+        """Return the bound of most of its time."""
+        return max(self.by_bound, key=lambda name: self.by_bound[name])
+
+    @property
+    def basis(self) -> str:
+        """Return the basis of most of its time."""
+        return max(self.by_basis, key=lambda name: self.by_basis[name])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Point:
+    """One scenario at one point, complete. headline: the metric that breakdown and bubble sum to; memory: bytes by part,
+    null for a bound; reason: why the point is infeasible, null where it is not."""
+
+    phase: str
+    cluster: str
+    devices: int
+    headline: str
+    metrics: Mapping[str, float | None]
+    intervals: Mapping[str, tuple[float, float] | None]
+    breakdown: Sequence[Entry]
+    memory: Mapping[str, float] | None
+    capacity: float
+    schedule: Mapping[str, float] | None = None
+    reason: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def fits(self) -> bool:
+        """Tell whether the scenario can run."""
+        return self.reason is None
+
+    @property
+    def bound(self) -> str:
+        """Return what limits most of the exposed time; `capacity` where the scenario cannot run."""
+        if not self.fits:
+            return "capacity"
+        totals: dict[str, float] = defaultdict(float)
+        for entry in self.breakdown:
+            totals[entry.bound] += entry.time
+        return max(totals, key=lambda name: totals[name])
+
+    def basis(self) -> dict[str, float]:
+        """Return the shares of the time that rest on each basis."""
+        totals = dict.fromkeys(BASES, 0.0)
+        for entry in self.breakdown:
+            for name, seconds in entry.by_basis.items():
+                totals[name] += seconds
+        whole = math.fsum(totals.values())
+        return {name: seconds / whole if whole else 0.0 for name, seconds in totals.items()}
+
+    def document(self) -> dict[str, Any]:
+        """Return the point as the documented JSON object: finite numbers or null."""
+        headline = self.metrics.get(self.headline)
+        memory = dict.fromkeys(_MEMORY_KEYS, 0.0) if self.memory is None else dict(self.memory)
+        document: dict[str, Any] = {
+            "phase": self.phase,
+            "cluster": self.cluster,
+            "devices": self.devices,
+            "metrics": {name: _finite(value) for name, value in self.metrics.items()},
+            "intervals": {
+                name: None if pair is None else [_finite(pair[0]), _finite(pair[1])] for name, pair in self.intervals.items()
+            },
+            "bound": self.bound,
+            "breakdown": [
+                {
+                    "name": entry.name, "time": entry.time, "share": entry.time / headline if headline else 0.0,
+                    "bound": entry.bound, "basis": entry.basis, "hidden": entry.hidden,
+                }
+                for entry in self.breakdown
+            ],
+            "memory": {**memory, "capacity": self.capacity, "fits": self.fits},
+            "basis": self.basis(),
+        }  # fmt: skip
+        if self.schedule is not None:
+            document["schedule"] = dict(self.schedule)
+        if self.reason is not None:
+            document["reason"] = self.reason
+        if self.notes:
+            document["notes"] = list(self.notes)
+        return document
+
+
+_MEMORY_KEYS = ("weights", "gradients", "optimizer", "activations", "kv_cache", "communication", "reserve")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """One scenario over a grid: an array of the grid's shape for every metric, a float where there are no axes.
+
+    metrics are NaN (None for a single point) where the scenario cannot run; fits is the mask and reason an index into
+    `REASONS`. Intervals and documents of points are computed when asked for.
+    """
+
+    scenario: str
+    metrics: Metrics
+    fits: Mask
+    reason: int | npt.NDArray[np.int8]
+    _intervals: Callable[[], dict[str, Interval]] = field(repr=False)
+    _point: Callable[[tuple[int, ...]], Point] = field(repr=False)
+
+    @property
+    def intervals(self) -> dict[str, Interval]:
+        """Return the 80 % interval (low, high) of every metric."""
+        return self._intervals()
+
+    @property
+    def breakdown(self) -> Sequence[Entry]:
+        """Return where the time goes, of a result without axes."""
+        return self.point().breakdown
+
+    def point(self, *index: int) -> Point:
+        """Return one point of the grid, complete; the index has one number for each axis."""
+        return self._point(index)
+
+    def at(self, *index: int) -> dict[str, Any]:
+        """Return the document of one point, the same that `simulate` prints for it."""
+        return self._point(index).document()
+
+
+def empty_grid(shape: tuple[int, ...]) -> Array:
+    """Return a grid of NaN."""
+    return np.full(shape, np.nan)
+
+
+def _finite(value: float | None) -> float | None:
+    """Return a number as JSON can hold it: null for none and for what is not finite."""
+    return float(value) if value is not None and math.isfinite(value) else None

@@ -1,0 +1,10 @@
+"""Files: parsing, checking, resolving. The only room that knows YAML and pydantic.
+
+`resolve` is what a command needs first. Single files are in `costmodel.schema.files`, published cases in
+`costmodel.schema.case`, the description of the formats in `costmodel.schema.export`; they load when imported.
+"""
+
+from costmodel.schema.quantity import SI
+from costmodel.schema.resolve import ResolvedWorkload, resolve
+
+__all__ = ["SI", "ResolvedWorkload", "resolve"]

@@ -1,0 +1,91 @@
+"""The documents of a scenario: read once, changed as the user asks, checked, every problem noted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from costmodel.errors import InputError, Problem
+from costmodel.schema.overrides import Override, edited
+from costmodel.schema.references import Library
+from costmodel.schema.strict import Strict, checked
+from costmodel.schema.tree import Tree
+
+File = TypeVar("File", bound=Strict)
+
+
+class Stop(Exception):
+    """Ends the work on one part whose problems are already noted."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part(Generic[File]):
+    """One document of a scenario as written, changes made. `stated` is the document before the changes."""
+
+    tree: Tree
+    stated: Tree
+    _file: File | None
+
+    @property
+    def file(self) -> File:
+        """Return the checked document; stop where it has problems."""
+        if self._file is None:
+            raise Stop
+        return self._file
+
+    def require(self) -> None:
+        """Stop where the document has problems."""
+        if self._file is None:
+            raise Stop
+
+
+class Assembly:
+    """Makes parts, once for all scenarios that share them, and notes every problem on the way."""
+
+    def __init__(self, library: Library, overrides: Sequence[Override] = ()) -> None:
+        self.library = library
+        self.problems: list[Problem] = []
+        self._overrides = overrides
+        self._used: set[Override] = set()
+        self._parts: dict[tuple[object, ...], Any] = {}
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Note the problems of what is done inside, and go on after it."""
+        try:
+            yield
+        except InputError as error:
+            self.problems.extend(error.problems)
+        except Stop:
+            pass
+
+    def changes(self, target: str, scenario: str | None) -> list[Override]:
+        """Return the changes that the user makes to one document of a scenario, in their order."""
+        return [
+            change for change in self._overrides
+            if change.place.target == target and change.place.scenario in (None, scenario)
+        ]  # fmt: skip
+
+    def part(self, model: type[File], stated: Tree, changes: Sequence[Override] = (), field: str = "") -> Part[File]:
+        """Return a document with `changes` made, checked as `model`."""
+        self._used.update(changes)
+        key = (model, stated, *changes)
+        if key not in self._parts:
+            tree = edited(stated, changes, field)
+            self._parts[key] = Part(tree, stated, checked(model, tree, self.problems, field))
+        return self._parts[key]  # type: ignore[no-any-return]
+
+    def inline_or_named(self, reference: Tree, schema: str, field: str) -> tuple[Tree, str]:
+        """Return the document that a reference names or holds, and the field below which its own fields stand."""
+        if reference.is_mapping:
+            return self.library.extend(reference, schema), field
+        return self.library.document(reference, f"{schema}s", schema, field), ""
+
+    def note_unused(self) -> None:
+        """Note the changes for all scenarios that changed nothing in any."""
+        for change in self._overrides:
+            if change.place.scenario is None and change not in self._used:
+                message = "changes nothing: no selected scenario has that part"
+                self.problems.append(Problem(change.value.location, "", message, "name a cluster that has it"))

@@ -1,0 +1,199 @@
+"""Checked documents to the frozen dataclasses that the other rooms compute with."""
+
+from __future__ import annotations
+
+from costmodel.hardware import Cluster, Device, Host, Link, MathUnit, MemoryLevel, Network, Nic, Node, Power, Price
+from costmodel.quantities import Count, Quantity, ceil, minimum
+from costmodel.schema.cluster import ClusterFile, NetworkFile, NodeFile
+from costmodel.schema.device import DeviceFile, MathFile
+from costmodel.schema.framework import FrameworkFile, PrecisionFile, TileFile
+from costmodel.schema.model import AttentionFile, DenseFile, LayerFile, MlaFile, ModelFile, MoeFile
+from costmodel.schema.workload import (
+    CommunicationFile,
+    DecodeFile,
+    ExpertBoundFile,
+    ParallelFile,
+    PlanFile,
+    PrefillFile,
+    TrainingFile,
+)
+from costmodel.workload.architecture import (
+    Architecture,
+    Attention,
+    DenseFfn,
+    Ffn,
+    HeadGroup,
+    Layer,
+    Mixer,
+    Mla,
+    MoeFfn,
+    Mtp,
+    Pattern,
+)
+from costmodel.workload.scenario import (
+    Communication,
+    Decode,
+    ExpertBound,
+    Framework,
+    Parallelism,
+    Plan,
+    Precision,
+    Prefill,
+    Tile,
+    Training,
+)
+
+
+def device(file: DeviceFile, stated: DeviceFile, restated: frozenset[str] = frozenset()) -> Device:
+    """Return the device. Peaks become a rate per processor and cycle, at the processors and clock they were stated with.
+
+        flop_per_cycle = peak / (processors * clock)
+
+    file: with all changes; stated: the device before them; restated: formats whose peak is itself a changed value and
+    therefore holds at the changed processors and clock.
+    """
+    return Device(
+        name=file.name, architecture=file.architecture, processors=file.processors,
+        clock=file.clock.tensor_reference, clock_max=file.clock.max,
+        math={name: _math_unit(unit, file, file if name in restated else stated) for name, unit in file.math.items()},
+        memory=tuple(
+            MemoryLevel(
+                level.name,
+                level.capacity * (file.processors if level.per == "processor" else 1.0),
+                None if level.bandwidth is None
+                else level.bandwidth * (file.processors if level.per == "processor" else 1.0),
+            )
+            for level in file.memory
+        ),
+        links={name: Link(name, link.bandwidth, link.latency) for name, link in file.links.items()},
+        power=Power(file.power.tdp), price=Price(file.price.rental, file.price.purchase),
+    )  # fmt: skip
+
+
+def _math_unit(unit: MathFile, file: DeviceFile, at: DeviceFile) -> MathUnit:
+    per_cycle = unit.peak / (at.processors * _clock(at, unit))
+    return MathUnit(per_cycle, _clock(file, unit), unit.accumulate, unit.scaling)
+
+
+def _clock(file: DeviceFile, unit: MathFile) -> Quantity:
+    return file.clock.max if unit.clock == "max" else file.clock.tensor_reference
+
+
+def node(file: NodeFile, inside: Device) -> Node:
+    """Return the node; its link `intra` must be one of the device's."""
+    nic, host = file.nic, file.host
+    return Node(
+        name=file.name, device=inside, count=file.count, intra=inside.links[file.intra],
+        peer_to_peer=file.peer_to_peer, nic=Nic(nic.bandwidth, nic.per_device, nic.latency) if nic else None,
+        host=Host(host.memory, host.bandwidth, host.sockets),
+    )  # fmt: skip
+
+
+def cluster(file: ClusterFile, of: Node) -> Cluster:
+    """Return the cluster."""
+    return Cluster(file.name, of, file.count, network(file.network) if file.network else None)
+
+
+def network(file: NetworkFile) -> Network:
+    """Return the fabric between nodes."""
+    return Network(
+        file.topology, file.planes, file.radix, file.bandwidth, file.latency.same_leaf, file.latency.cross_leaf,
+        file.routing,
+    )  # fmt: skip
+
+
+def nodes_for(devices: Count, per_node: Count) -> Count:
+    """Return the fewest nodes that hold `devices`."""
+    return ceil(devices / per_node)
+
+
+def first_devices(devices: Count, per_node: Count) -> tuple[Count, Count]:
+    """Return (nodes, devices used in each) for the first `devices` ranks; nodes are filled one after the other."""
+    used = minimum(devices, per_node)
+    return devices / used, used
+
+
+def architecture(file: ModelFile) -> Architecture:
+    """Return the model."""
+    return Architecture(
+        name=file.name, hidden=file.hidden, vocabulary=file.vocabulary,
+        layers=tuple(_layer(layer) for layer in file.layers), tied_embeddings=file.tied_embeddings,
+        positions=file.positions, mtp=Mtp(file.mtp.depth) if file.mtp else None,
+    )  # fmt: skip
+
+
+def _layer(file: LayerFile) -> Layer:
+    return Layer(file.repeat, _mixer(file.mixer), _ffn(file.ffn), file.norm, file.dropout)
+
+
+def _mixer(file: AttentionFile | MlaFile) -> Mixer:
+    if isinstance(file, MlaFile):
+        return Mla(
+            file.heads, file.q_lora, file.kv_lora, file.nope_dim, file.rope_dim, file.v_head_dim, file.causal
+        )  # fmt: skip
+    groups = tuple(
+        HeadGroup(float(group.share), Pattern(group.pattern.kind, group.pattern.window)) for group in file.head_groups
+    )
+    value_width = file.head_dim if file.v_head_dim is None else file.v_head_dim
+    return Attention(
+        file.q_heads, file.kv_heads, file.head_dim, value_width, file.causal, file.rotary, file.bias, groups
+    )  # fmt: skip
+
+
+def _ffn(file: DenseFile | MoeFile) -> Ffn:
+    if isinstance(file, DenseFile):
+        return DenseFfn(file.intermediate, gated=file.type == "glu", bias=file.bias)
+    return MoeFfn(
+        file.experts, file.intermediate, file.top_k, file.shared, file.shared_intermediate, file.groups,
+        file.group_top_k,
+    )  # fmt: skip
+
+
+def framework(file: FrameworkFile) -> Framework:
+    """Return what belongs to kernels and hosts."""
+    return Framework(
+        name=file.name, gemm_tiles=tuple(_tile(tile) for tile in file.gemm_tiles),
+        attention_tile=_tile(file.attention_tile), promotion_interval=file.promotion_interval, launch=file.launch,
+        reserve=file.reserve, implementations=dict(file.implementations),
+    )  # fmt: skip
+
+
+def _tile(file: TileFile) -> Tile:
+    return Tile(file.m, file.n, file.split)
+
+
+def precision(file: PrecisionFile) -> Precision:
+    """Return the number formats."""
+    return Precision(
+        linear=file.linear, attention=file.attention, router=file.router, head=file.head, residual=file.residual,
+        weights=file.weights, master=file.master, gradients=file.gradients, moments=file.moments,
+        kv_cache=file.kv_cache, activations=file.activations, attention_output=file.attention_output,
+        scale_block=file.scale_block,
+    )  # fmt: skip
+
+
+def parallelism(file: ParallelFile) -> Parallelism:
+    """Return the degrees of parallelism."""
+    return Parallelism(
+        file.tp, file.pp, file.dp, file.ep, file.cp, file.virtual, file.expert_tensor, file.sequence_parallel
+    )  # fmt: skip
+
+
+def communication(file: CommunicationFile) -> Communication:
+    """Return how ranks talk."""
+    return Communication(file.processors, file.dispatch, file.combine, file.mode, file.expert_load)
+
+
+def plan(file: PlanFile) -> Plan:
+    """Return what the scenario's phase asks."""
+    if isinstance(file, TrainingFile):
+        return Training(
+            file.schedule, file.global_batch, file.sequence, file.micro_batch, file.recompute, file.optimizer.zero,
+            tuple(file.stages) if file.stages else None,
+        )  # fmt: skip
+    if isinstance(file, PrefillFile):
+        return Prefill(file.input_tokens, file.tokens_per_device, file.micro_batches)
+    if isinstance(file, DecodeFile):
+        return Decode(file.batch_per_device, file.input_tokens, file.output_tokens, file.micro_batches)
+    assert isinstance(file, ExpertBoundFile)
+    return ExpertBound(file.tokens_per_device, file.sends, file.hidden)

@@ -1,0 +1,300 @@
+"""Published cases: what somebody measured or stated, of which scenario, and how to compare."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import Field
+from pydantic_core import PydanticCustomError
+
+from costmodel.errors import InputError, Location, Problem
+from costmodel.quantities import Quantity
+from costmodel.schema.assemble import Assembly
+from costmodel.schema.loader import parse_tree
+from costmodel.schema.metrics import dimension_of, metric_names
+from costmodel.schema.quantity import Measure, Named, Verbatim
+from costmodel.schema.references import Library, near, shown
+from costmodel.schema.resolve import ResolvedWorkload, in_order, resolve_model, resolve_tree
+from costmodel.schema.strict import Strict, checked
+from costmodel.schema.tree import Tree, merge, replaced
+
+_INLINE = "case"  # name of a scenario that stands in the case itself
+
+CaseClass: TypeAlias = Literal[
+    "training", "inference", "serving", "memory", "kernel", "communication", "topology", "counting"
+]
+Check: TypeAlias = Literal["value", "range", "lower", "upper", "ordering", "ratio"]
+
+
+class CaseSourceFile(Strict):
+    """Where the figures were published."""
+
+    cite: str = Field(description="title, table or figure, address")
+    verified: bool = Field(default=False, description="somebody read the figures at the source")
+    note: str | None = Field(default=None, description="how the figures were read")
+
+
+class ExpectFile(Strict):
+    """One published figure and how a prediction is held against it."""
+
+    metric: str = Field(description="name of the metric, as in results")
+    value: Annotated[Any, Verbatim()] = Field(default=None, description="quantity or number; [low, high] for a range")
+    tolerance: Annotated[Quantity, Measure("ratio")] | None = Field(default=None, description="largest relative error")
+    check: Check = Field(
+        default="value",
+        description="value: within tolerance; range, lower, upper: on that side; ratio: to the baseline's; ordering: "
+        "smaller than the baseline's",
+    )
+    baseline: str | None = Field(default=None, description="id of the case to compare with, for ratio and ordering")
+
+
+class EntryFile(Strict):
+    """One case."""
+
+    id: str = Field(description="name of the case, unique")
+    case_class: CaseClass | None = Field(default=None, alias="class", description="kind of case")
+    skip: str | None = Field(default=None, description="why the case cannot be computed; then it needs no more keys")
+    scenario: Annotated[Any, Named("workloads")] = Field(
+        default=None,
+        description="a scenario with its `model`, or {workload: NAME, scenario: NAME, set: {path: value}}",
+    )
+    conventions: dict[str, str] = Field(default={}, description="conventions of the figures, such as flop: model")
+    expect: list[ExpectFile] = Field(default=[], description="the published figures")
+    source: CaseSourceFile | None = Field(default=None, description="instead of the file's")
+
+
+class TableFile(Strict):
+    """Many cases from one table."""
+
+    table: str = Field(description="CSV file beside this one, one case a row")
+    columns: dict[str, Annotated[Any, Named("columns")]] = Field(
+        min_length=1,
+        description="header -> path: id, class, skip, conventions.NAME, expect.METRIC, or a path of the scenario; "
+        "or {path, unit} where the table leaves out the unit",
+    )
+    template: Annotated[Any, Named("template")] = Field(description="what all the cases share: keys of a case")
+
+
+class CaseFile(Strict):
+    """Published cases."""
+
+    source: CaseSourceFile = Field(description="where the figures were published")
+    cases: list[Annotated[Any, Verbatim()]] = Field(min_length=1, description="the cases, and tables of cases")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Expectation:
+    """One published figure in SI. value: a pair for check `range`, null for `ordering`."""
+
+    metric: str
+    dimension: str
+    value: float | tuple[float, float] | None
+    tolerance: float | None
+    check: Check
+    baseline: str | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Case:
+    """One published case. skip: why it cannot be computed, null where it can."""
+
+    id: str
+    case_class: str | None
+    skip: str | None
+    conventions: Mapping[str, str]
+    expect: tuple[Expectation, ...]
+    source: CaseSourceFile
+    location: Location | None
+    scenario: Tree | None
+    overrides: Mapping[str, object]
+
+
+class CaseReferenceFile(Strict):
+    """A case's scenario that is one of a workload's."""
+
+    workload: str = Field(description="the workload, as a WORKLOAD argument")
+    scenario: str = Field(description="name of its scenario")
+    set: dict[str, Annotated[Any, Verbatim()]] = Field(default={}, description="path -> value, as `--set`")
+
+
+def load_case_file(path: str | Path, search_path: Sequence[str | Path] = ()) -> tuple[Case, ...]:
+    """Return the cases of a file; raise InputError with every problem. A case's scenario is not yet resolved."""
+    library = Library(search_path)
+    assembly = Assembly(library)
+    cases: list[Case] = []
+    with assembly.noting():
+        cases = list(_cases(assembly, library.read(Path(path), "case"), Path(path)))
+    if assembly.problems:
+        raise InputError(in_order(assembly.problems))
+    return tuple(cases)
+
+
+def resolve_case(case: Case, search_path: Sequence[str | Path] = ()) -> ResolvedWorkload:
+    """Return the one scenario of a case; none, but the model, where the case states a model only.
+
+    A scenario that stands in the case itself is called `case`.
+    """
+    return _resolved(case, Library(search_path))
+
+
+def check_cases(assembly: Assembly, tree: Tree, path: Path) -> None:
+    """Note every problem of a case file and of the scenarios in it."""
+    for case in _cases(assembly, tree, path):
+        if case.skip is None and case.scenario is not None:
+            with assembly.noting():
+                _resolved(case, assembly.library)
+
+
+def _resolved(case: Case, library: Library) -> ResolvedWorkload:
+    stated = case.scenario
+    if stated is None:
+        raise InputError.single(f"case {case.id} has no scenario", location=case.location)
+    if stated.child("workload") is None:
+        rest = stated.without("model")
+        model = {"model": stated.value["model"]} if stated.child("model") else {}
+        if not rest.value and model:
+            return resolve_model(Tree(model, stated.location), case.id, library, case.overrides)
+        scenarios = Tree({_INLINE: rest}, stated.location, stated.key)
+        return resolve_tree(
+            Tree({**model, "scenarios": scenarios}, stated.location), case.id, library, overrides=case.overrides
+        )  # fmt: skip
+    problems: list[Problem] = []
+    reference = checked(CaseReferenceFile, stated, problems, "scenario")
+    if reference is None:
+        raise InputError(problems)
+    tree = library.read(library.find_workload(reference.workload), "workload")
+    overrides = {**reference.set, **case.overrides}
+    return resolve_tree(tree, case.id, library, overrides=overrides, scenarios=[reference.scenario])
+
+
+def _cases(assembly: Assembly, tree: Tree, path: Path) -> Iterator[Case]:
+    file = assembly.part(CaseFile, tree).file
+    seen: set[str] = set()
+    for item in tree.value["cases"].value:
+        entries = _rows(assembly, item, path) if item.child("table") else [(item, {})]
+        for entry, overrides in entries:
+            with assembly.noting():
+                case = _case(assembly, entry, overrides, file.source)
+                if case.id in seen:
+                    raise InputError.single(f"id {case.id!r} stands twice", hint="rename one", location=entry.location)
+                seen.add(case.id)
+                yield case
+
+
+def _case(assembly: Assembly, tree: Tree, overrides: Mapping[str, object], source: CaseSourceFile) -> Case:
+    name = f"cases.{tree.text('id') or '?'}"
+    file = assembly.part(EntryFile, tree, field=name).file
+    needed = () if file.skip else ("class", "scenario", "expect")
+    missing = [key for key in needed if tree.child(key) is None]
+    if missing:
+        raise InputError(
+            [Problem(tree.location, f"{name}.{key}", "is missing", "add it, or `skip: reason`") for key in missing]
+        )
+    stated = tree.child("expect")
+    trees = stated.value if stated is not None else []
+    return Case(
+        id=file.id, case_class=file.case_class, skip=file.skip, conventions=file.conventions,
+        expect=tuple(_expectation(one, at, name) for one, at in zip(file.expect, trees, strict=True)),
+        source=file.source or source, location=tree.location, scenario=tree.child("scenario"), overrides=overrides,
+    )  # fmt: skip
+
+
+def _expectation(file: ExpectFile, tree: Tree, name: str) -> Expectation:
+    field = f"{name}.expect.{file.metric}"
+    dimension = dimension_of(file.metric)
+    if dimension is None:
+        raise InputError.single(
+            f"{file.metric!r} is no known metric", hint=near(file.metric, metric_names()), field=field,
+            location=tree.value["metric"].location,
+        )  # fmt: skip
+    at = tree.child("value") or tree
+    if file.check in ("ratio", "ordering") and file.baseline is None:
+        raise InputError.single(
+            f"check {file.check} needs a `baseline`", hint="name the case to compare with", field=field,
+            location=tree.location,
+        )  # fmt: skip
+    if file.check == "ordering":
+        return Expectation(file.metric, dimension, None, None, file.check, file.baseline)
+    measure = Measure("ratio" if file.check == "ratio" else dimension, low=-math.inf)
+    wanted = file.value if file.check == "range" else [file.value]
+    if not isinstance(wanted, list) or len(wanted) != (2 if file.check == "range" else 1):
+        raise InputError.single(
+            "a range is two values", hint="write [low, high]", field=field, location=at.location
+        )  # fmt: skip
+    try:
+        values = [float(measure.check(value)) for value in wanted]
+    except PydanticCustomError as error:
+        context = error.context or {}
+        raise InputError.single(
+            str(context.get("message")), hint=str(context.get("hint")), field=field, location=at.location
+        ) from None
+    tolerance = None if file.tolerance is None else float(file.tolerance)
+    pair = (values[0], values[-1])
+    return Expectation(
+        file.metric, dimension, pair if file.check == "range" else values[0], tolerance, file.check, file.baseline
+    )  # fmt: skip
+
+
+def _rows(assembly: Assembly, tree: Tree, path: Path) -> Iterator[tuple[Tree, dict[str, object]]]:
+    """Yield the cases of a table: the template with the row's own values, and what the row changes in the scenario."""
+    table = assembly.part(TableFile, tree, field="cases").file
+    file = path.parent / table.table
+    if not file.is_file():
+        raise InputError.single(
+            f"{table.table} is no file beside this one", hint="check the name", field="cases.table",
+            location=tree.value["table"].location,
+        )  # fmt: skip
+    with file.open(encoding="utf-8", newline="") as stream:
+        reader = csv.DictReader(stream)
+        headers = list(reader.fieldnames or [])
+        for header, at in tree.value["columns"].value.items():
+            if header not in headers:
+                raise InputError.single(
+                    f"{table.table} has no column {header!r}", hint=near(header, headers), field="cases.columns",
+                    location=at.key,
+                )  # fmt: skip
+        for row in reader:
+            place = Location(shown(file), reader.line_num)
+            yield _row(tree.value["template"], table.columns, row, place)
+
+
+def _row(
+    template: Tree, columns: Mapping[str, Any], row: Mapping[str, str | None], place: Location
+) -> tuple[Tree, dict[str, object]]:
+    entry, overrides = replace(template, location=place), dict[str, object]()
+    prefix = f"scenarios.{template.value['scenario'].text('scenario') or _INLINE}" if template.child("scenario") else ""
+    for header, column in columns.items():
+        text = (row[header] or "").strip()
+        if not text:
+            continue
+        target = column if isinstance(column, str) else str(column.get("path"))
+        unit = "" if isinstance(column, str) else str(column.get("unit", ""))
+        written = f"{text} {unit}".strip()
+        head, _, rest = target.partition(".")
+        if head in ("id", "skip"):
+            entry = entry.having(**{head: Tree(written, place, place)})
+        elif head in ("class", "conventions"):
+            entry = replaced(entry, target.split("."), parse_tree(written, place.source, place=place))
+        elif head == "expect":
+            entry = _expecting(entry, rest, parse_tree(written, place.source, place=place))
+        else:
+            overrides[target if head in ("model", "hardware", "scenarios") else f"{prefix}.{target}"] = written
+    return entry, overrides
+
+
+def _expecting(entry: Tree, metric: str, value: Tree) -> Tree:
+    """Return a case that expects `value` of `metric`; how to compare comes from the template's entry of that metric."""
+    stated = entry.child("expect")
+    listed = list(stated.value) if stated is not None else []
+    own = Tree({"metric": Tree(metric, value.location), "value": value}, value.location)
+    same = [at for at, item in enumerate(listed) if item.text("metric") == metric]
+    if same:
+        listed[same[0]] = merge(listed[same[0]], own)
+    else:
+        listed.append(own)
+    return entry.having(expect=Tree(listed, value.location, value.location))

@@ -1,0 +1,70 @@
+"""The node file and the cluster file: how devices are put together."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from costmodel.schema.device import Source
+from costmodel.schema.quantity import Bandwidth, Latency, NicBandwidth, Number, Size
+from costmodel.schema.strict import Strict
+
+
+class NicFile(Strict):
+    """The network cards of a node."""
+
+    per_device: Number = Field(default=1.0, description="NICs that one device has for itself")
+    bandwidth: NicBandwidth = Field(description="one NIC, one direction")
+    latency: Latency | None = Field(description="time of a small message; null where no source states it")
+
+
+class HostFile(Strict):
+    """The CPU side of a node; null where no source states a value."""
+
+    memory: Size | None = Field(default=None, description="host memory")
+    bandwidth: Bandwidth | None = Field(default=None, description="host memory bandwidth, all sockets together")
+    sockets: Number | None = Field(default=None, description="CPU sockets")
+    cpu: str | None = Field(default=None, description="CPU model")
+
+
+class NodeFile(Strict):
+    """Devices in one box."""
+
+    name: str = Field(description="name by which other files call it")
+    device: str = Field(description="the device file, `devices/NAME`")
+    count: Number = Field(description="devices in the node")
+    intra: str = Field(description="name of the device's link that joins the devices")
+    peer_to_peer: bool = Field(default=True, description="false where traffic between devices goes through host memory")
+    nic: NicFile | None = Field(default=None, description="the way out of the node; null where it has none")
+    host: HostFile = Field(default_factory=HostFile, description="the CPU side")
+    aliases: list[str] = Field(default=[], description="other names of the node")
+    sources: list[Source] = Field(default=[], description="where the values come from")
+
+
+class FabricLatencyFile(Strict):
+    """End-to-end time of a small message; null where no source states it."""
+
+    same_leaf: Latency | None = Field(default=None, description="between endpoints on one leaf switch")
+    cross_leaf: Latency | None = Field(default=None, description="between endpoints on different leaf switches")
+
+
+class NetworkFile(Strict):
+    """The fabric between nodes."""
+
+    topology: str = Field(description="kind of fabric, such as mpft, mrft, fat-tree")
+    planes: Number = Field(default=1.0, description="independent fabrics side by side")
+    radix: Number = Field(description="ports of one switch")
+    bandwidth: NicBandwidth | None = Field(default=None, description="one port, one direction; null: as fast as the NIC")
+    latency: FabricLatencyFile = Field(default_factory=FabricLatencyFile, description="latencies")
+    routing: Literal["static", "ecmp", "adaptive", "spray"] = Field(default="static", description="how paths are chosen")
+
+
+class ClusterFile(Strict):
+    """Equal nodes on one network. Inline in a scenario, `name` may be left out."""
+
+    name: str = Field(default="inline", description="name by which other files call it")
+    node: str = Field(description="the node file, `nodes/NAME`")
+    count: Number = Field(description="nodes in the cluster")
+    network: NetworkFile | None = Field(default=None, description="the fabric; null where there is one node")
+    sources: list[Source] = Field(default=[], description="where the values come from")

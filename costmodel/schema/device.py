@@ -1,0 +1,103 @@
+"""The device file: one accelerator, as its datasheet states it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from costmodel.schema.quantity import (
+    Bandwidth,
+    Frequency,
+    Latency,
+    LinkBandwidth,
+    Money,
+    MoneyRate,
+    Number,
+    Peak,
+    Size,
+    Watts,
+)
+from costmodel.schema.strict import Strict
+
+DType = Literal["fp64", "fp32", "tf32", "bf16", "fp16", "e5m6", "fp8", "fp8_fp16", "fp4", "int8"]
+"""Number formats. `X_Y` is a math unit for format X that accumulates in Y, where a device has several."""
+
+
+class Source(Strict):
+    """Where values come from."""
+
+    fields: list[str] = Field(description="paths of the fields that this source covers")
+    cite: str = Field(description="title, version, page or address")
+    kind: Literal["datasheet", "paper", "measurement", "vendor-page", "derived"] = Field(description="kind of source")
+    note: str | None = Field(default=None, description="how the value was read or derived")
+
+
+class ClockFile(Strict):
+    """Clock frequencies."""
+
+    tensor_reference: Frequency = Field(description="clock at which the datasheet states tensor peaks")
+    max: Frequency = Field(description="highest boost clock")
+
+
+class MathFile(Strict):
+    """The dense arithmetic of one number format."""
+
+    peak: Peak = Field(description="dense peak of the device; a multiply-add is two FLOP")
+    accumulate: Literal["fp64", "fp32", "fp22", "fp16", "int32"] = Field(default="fp32", description="format of the running sum")
+    scaling: Literal["none", "software", "native"] = Field(default="none", description="who applies block scales")
+    clock: Literal["reference", "max"] = Field(default="reference", description="clock at which the peak is stated")
+
+
+class MemoryFile(Strict):
+    """One level of the memory hierarchy."""
+
+    name: str = Field(description="name of the level, such as smem, l2, hbm")
+    capacity: Size = Field(description="bytes it holds")
+    bandwidth: Bandwidth | None = Field(description="read bandwidth; null where no source states it")
+    per: Literal["processor", "device"] = Field(default="device", description="whose capacity and bandwidth these are")
+
+
+class LinkFile(Strict):
+    """A connection of the device to others."""
+
+    bandwidth: LinkBandwidth = Field(description="one direction, all lanes of one device together")
+    latency: Latency | None = Field(description="time of a small message; null where no source states it")
+
+
+class PowerFile(Strict):
+    """Electrical power."""
+
+    tdp: Watts | None = Field(default=None, description="board power limit; null where no source states it")
+
+
+class PriceFile(Strict):
+    """What the device costs; null where no source states it."""
+
+    rental: MoneyRate | None = Field(default=None, description="rent of one device")
+    purchase: Money | None = Field(default=None, description="price of one device")
+
+
+class CalibrationFile(Strict):
+    """Whose measured efficiencies stand in where this device has none."""
+
+    inherit: str = Field(description="name of the sibling device")
+
+
+class DeviceFile(Strict):
+    """One accelerator."""
+
+    name: str = Field(description="name by which other files call it")
+    architecture: str = Field(description="vendor's architecture name, in lower case")
+    processors: Number = Field(description="streaming multiprocessors that software can use")
+    clock: ClockFile = Field(description="clock frequencies")
+    math: dict[DType, MathFile] = Field(min_length=1, description="number format -> arithmetic; fp32 is the CUDA cores")
+    memory: list[MemoryFile] = Field(min_length=1, description="levels from the nearest to the device memory")
+    links: dict[str, LinkFile] = Field(default_factory=dict, description="link name -> link")
+    power: PowerFile = Field(default_factory=PowerFile, description="electrical power")
+    price: PriceFile = Field(default_factory=PriceFile, description="prices")
+    aliases: list[str] = Field(default=[], description="how measurement tables name the device")
+    calibration: CalibrationFile | None = Field(default=None, description="sibling whose efficiencies it may borrow")
+    sources: list[Source] = Field(default=[], description="where the values come from")
+
+

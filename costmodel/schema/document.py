@@ -1,0 +1,106 @@
+"""The resolved document: nested dicts in SI, by the paths that `--set`, sweeps and sensitivities use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from costmodel.errors import InputError
+from costmodel.schema.device import DeviceFile
+from costmodel.schema.framework import FrameworkFile, PrecisionFile
+from costmodel.schema.installation import Installation
+from costmodel.schema.model import ModelFile
+from costmodel.schema.overrides import Place
+from costmodel.schema.references import near
+from costmodel.schema.workload import PlanFile
+from costmodel.workload.scenario import Scenario
+
+_PROVENANCE = {"sources", "aliases", "calibration"}
+
+
+def model_document(file: ModelFile) -> dict[str, Any]:
+    """Return the document of a model."""
+    return file.model_dump(exclude=_PROVENANCE)
+
+
+def scenario_document(
+    plan: PlanFile, scenario: Scenario, hardware: Installation, formats: PrecisionFile, framework: FrameworkFile
+) -> dict[str, Any]:
+    """Return the document of a scenario, its hardware included."""
+    document = plan.model_dump(exclude={"cluster", "framework", "precision"})
+    if "recompute" in document:
+        document["recompute"] = sorted(document["recompute"])
+    chosen = {"compute": plan.precision.compute, "fallback": plan.precision.fallback}
+    built = scenario.cluster
+    return document | {
+        "cluster": {"name": built.name, "count": built.count, "devices": built.devices},
+        "precision": chosen | formats.model_dump(exclude={"name", "sources"}),
+        "framework": framework.model_dump(exclude=_PROVENANCE),
+        "hardware": {
+            "device": device_document(hardware, scenario),
+            "node": hardware.node.file.model_dump(exclude=_PROVENANCE) | {"count": built.node.count},
+            "network": _network(scenario),
+        },
+    }
+
+
+def device_document(hardware: Installation, scenario: Scenario) -> dict[str, Any]:
+    """Return the document of a device; its peaks are those at the processors and the clock it ends up with."""
+    file: DeviceFile = hardware.device.file
+    document = file.model_dump(exclude=_PROVENANCE)
+    changed = hardware.device.tree is not hardware.device.stated
+    for name, unit in document["math"].items() if changed else ():
+        unit["peak"] = scenario.cluster.device.peak(name)
+    return document
+
+
+def _network(scenario: Scenario) -> dict[str, Any] | None:
+    fabric = scenario.cluster.network
+    if fabric is None:
+        return None
+    return {
+        "topology": fabric.topology, "planes": fabric.planes, "radix": fabric.radix, "bandwidth": fabric.bandwidth,
+        "latency": {"same_leaf": fabric.latency_same_leaf, "cross_leaf": fabric.latency_cross_leaf},
+        "routing": fabric.routing,
+    }  # fmt: skip
+
+
+def find(document: Mapping[str, Any], place: Place, scenario: str, path: str) -> Any:
+    """Return the value at a place; raise InputError that names what is there instead."""
+    current: Any = document
+    for part in _route(place, scenario):
+        known = _keys(current)
+        if part not in known:
+            raise InputError.single(f"nothing here is named {part!r}", hint=near(part, list(known)), field=path)
+        current = known[part]
+    return current
+
+
+def _route(place: Place, scenario: str) -> Sequence[str]:
+    """Return where the document holds what a place of the files says."""
+    own = ("scenarios", scenario)
+    match place.target, place.path:
+        case "workload", _:
+            return ("model",)
+        case "model", path:
+            return ("model", *path)
+        case "scenario", path:
+            return (*own, *path)
+        case "node", ("device",):
+            return (*own, "hardware", "device")
+        case ("node" | "device") as target, path:
+            return (*own, "hardware", target, *path)
+        case "cluster", ("node" | "network", *_) as path:
+            return (*own, "hardware", *path)
+        case target, path:
+            return (*own, target, *path)
+
+
+def _keys(value: Any) -> dict[str, Any]:
+    """Return the entries of a mapping or list by the words that address them."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return {}
+    by_index = {str(at): item for at, item in enumerate(value)}
+    return by_index | {item["name"]: item for item in value if isinstance(item, Mapping) and "name" in item}

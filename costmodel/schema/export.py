@@ -1,0 +1,159 @@
+"""The file formats for other tools (JSON Schema) and for people (`docs/formats.md`)."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from costmodel.errors import InputError
+from costmodel.schema.case import CaseReferenceFile, EntryFile, TableFile
+from costmodel.schema.device import DType, Source
+from costmodel.schema.files import FILES
+from costmodel.schema.references import near
+from costmodel.schema.strict import Strict
+from costmodel.schema.workload import PHASES, ScenarioFile
+
+_HEADER = """# File formats
+
+Generated from the file models by `costmodel.schema.export.formats_markdown`; change the models, not this page.
+
+Every file begins with `schema: costmodel/KIND@1`. It may name one file to build on with `extends: kind/name`: mappings
+merge, lists whose entries have a `name` merge by that name, other lists and values replace. A quantity is text with a
+unit (`3.35 TB/s`, `80 GiB`, `400 Gbit/s`); `GB` is 10^9 and `GiB` 2^30 bytes, peaks are dense, bandwidths are one
+direction. A reference is `kind/name`, or `./path.yaml` beside the file that says it. Unknown keys are errors.
+
+Number formats (dtype) are {dtypes}.
+"""
+_SHARED = {"sources": Source}  # mappings that every file may have: described once
+
+
+def json_schema(kind: str) -> dict[str, Any]:
+    """Return the JSON Schema of a kind of file: device, node, cluster, framework, precision, model, workload or case."""
+    if kind not in FILES:
+        raise InputError.single(f"no kind of file is named {kind!r}", hint=near(kind, list(FILES)))
+    schema = FILES[kind].model_json_schema()
+    head = {"schema": {"const": f"costmodel/{kind}@1"}, "extends": {"type": "string"}}
+    properties = head | schema["properties"]
+    if kind == "workload":
+        scenarios, shared = _scenario_schema()
+        properties["scenarios"] = {"type": "object", "additionalProperties": scenarios}
+        schema["$defs"] = schema.get("$defs", {}) | shared
+    # what `extends` brings need not be written again, so only the schema line is required
+    return schema | {"properties": properties, "required": ["schema"], "title": f"costmodel {kind}"}
+
+
+def _scenario_schema() -> tuple[dict[str, Any], dict[str, Any]]:
+    shared: dict[str, Any] = {}
+    options = []
+    for model in PHASES.values():
+        schema = model.model_json_schema()
+        shared |= schema.pop("$defs", {})
+        schema["properties"]["precision"] = {"anyOf": [{"type": "string"}, schema["properties"]["precision"]]}
+        options.append(schema)
+    return {"oneOf": options}, shared
+
+
+def formats_markdown() -> str:
+    """Return the page that describes every kind of file: key, type or unit, default, meaning."""
+    sections = [_HEADER.format(dtypes=_spoken(DType, whole=True))]
+    sections.extend(f"## {key}\n\n{_summary(model)}\n\n{_table(model)}" for key, model in _SHARED.items())
+    for kind, file in FILES.items():
+        sections.append(f"## {kind}\n\n{_summary(file)}\n\n{_table(file)}")
+        if kind == "workload":
+            sections.append(f"### scenario, every phase\n\n{_summary(ScenarioFile)}\n\n{_table(ScenarioFile)}")
+            sections.extend(
+                f"### scenario, phase {phase}\n\n{_summary(scenario)}\n\n{_table(scenario, ScenarioFile)}"
+                for phase, scenario in PHASES.items()
+            )
+        if kind == "case":
+            named: dict[str, type[Strict]] = {"case": EntryFile, "case from a workload: `scenario`": CaseReferenceFile, "table": TableFile}
+            sections.extend(f"### {title}\n\n{_summary(part)}\n\n{_table(part)}" for title, part in named.items())
+    return "\n".join(sections)
+
+
+def _summary(model: type[BaseModel]) -> str:
+    return (model.__doc__ or "").split("\n\n")[0].strip()
+
+
+def _table(model: type[Strict], base: type[Strict] = Strict) -> str:
+    """Return a row for every field that `model` has beyond `base`."""
+    lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    lines.extend(
+        f"| `{key}` | {kind} | {default} | {meaning} |" for key, kind, default, meaning in _rows(model, "", base)
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _rows(model: type[Strict], prefix: str, base: type[Strict] = Strict) -> Iterator[tuple[str, str, str, str]]:
+    own = {name: field for name, field in model.model_fields.items() if name not in base.model_fields}
+    for name, field in own.items():
+        key = f"{prefix}{field.alias or name}"
+        nested, path = _nested(field.annotation, key)
+        yield path, _type(field), _default(field), field.description or ""
+        for part in nested if model in _SHARED.values() or name not in _SHARED else ():
+            if len(nested) > 1:
+                tag = next(iter(_literals(next(iter(part.model_fields.values())).annotation)))
+                yield f"{path}", f"with `type: {tag}`", "", _summary(part)
+            yield from _rows(part, f"{path}.")
+
+
+def _nested(annotation: Any, key: str) -> tuple[list[type[Strict]], str]:
+    """Return the mappings inside a type, and `key` as it is addressed: `key[]` for a list, `key.NAME` for names."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is list:
+        return _nested(arguments[0], f"{key}[]")
+    if origin is dict:
+        return _nested(arguments[1], f"{key}.NAME")
+    if origin is typing.Annotated:
+        return _nested(arguments[0], key)
+    if origin in (typing.Union, types.UnionType):
+        found = [part for argument in arguments for part in _nested(argument, key)[0]]
+        return found, next((path for a in arguments if (path := _nested(a, key)[1]) != key), key)
+    is_mapping = isinstance(annotation, type) and issubclass(annotation, Strict)
+    return ([annotation] if is_mapping else []), key
+
+
+def _type(field: FieldInfo) -> str:
+    notes = [note.describe() for note in field.metadata if hasattr(note, "describe")]
+    text = notes[0] if notes else _spoken(field.annotation)
+    optional = type(None) in typing.get_args(field.annotation)
+    return f"{text}, or null" if optional else text
+
+
+def _spoken(annotation: Any, *, whole: bool = False) -> str:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation == DType and not whole:
+        return "dtype"
+    if origin is typing.Literal:
+        return ", ".join(f"`{word}`" for word in arguments)
+    if origin is typing.Annotated:
+        notes = [note.describe() for note in arguments[1:] if hasattr(note, "describe")]
+        return notes[0] if notes else _spoken(arguments[0])
+    if origin is list:
+        return f"list of {_spoken(arguments[0])}"
+    if origin is dict:
+        return "mapping of names"
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(_spoken(one) for one in arguments if one is not type(None)))
+    return {str: "text", bool: "true or false", int: "whole number", float: "number"}.get(annotation, "mapping")
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    if field.default_factory is not None:
+        return "none" if field.default_factory is dict else "as below"
+    value = field.default
+    if isinstance(value, (list, dict, frozenset)):
+        return "none"
+    text = f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+    return "null" if value is None else f"`{text}`"
+
+
+def _literals(annotation: Any) -> tuple[Any, ...]:
+    return typing.get_args(annotation) if typing.get_origin(annotation) is typing.Literal else ("",)

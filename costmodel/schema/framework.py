@@ -1,0 +1,52 @@
+"""The framework file (kernels and hosts) and the precision file (number formats)."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from costmodel.schema.device import DType, Source
+from costmodel.schema.quantity import Integer, Number, Size, Time
+from costmodel.schema.strict import Strict
+
+
+class TileFile(Strict):
+    """A kernel's output tile."""
+
+    m: Integer = Field(description="rows")
+    n: Integer = Field(description="columns")
+    split: Integer = Field(default=1, description="blocks that share the K loop of one tile")
+
+
+class FrameworkFile(Strict):
+    """What belongs to kernels and hosts rather than to devices."""
+
+    name: str = Field(description="name by which scenarios call it")
+    gemm_tiles: list[TileFile] = Field(min_length=1, description="candidate tiles; the fastest is taken")
+    attention_tile: TileFile = Field(description="tile of the attention kernel: queries by keys")
+    promotion_interval: Number = Field(description="elements of K between promotions of an FP8 accumulator")
+    launch: Time = Field(description="time of an empty kernel on a stream")
+    reserve: Size = Field(description="device memory that context and libraries keep")
+    implementations: dict[str, str] = Field(default_factory=dict, description="operator family -> kernel library")
+    sources: list[Source] = Field(default=[], description="where the values come from")
+
+
+class PrecisionFile(Strict):
+    """The number format of each operator family and stored tensor."""
+
+    name: str = Field(description="name by which scenarios call it")
+    linear: DType = Field(description="projections and FFN matrix products")
+    attention: DType = Field(description="scores and their product with the values")
+    router: DType = Field(description="expert router")
+    head: DType = Field(description="LM head")
+    residual: DType = Field(description="residual stream, norms and embedding output")
+    weights: DType = Field(description="weights as the matrix products read them")
+    master: DType | None = Field(description="master copy of the optimizer; null where there is none")
+    gradients: DType = Field(description="accumulated gradients")
+    moments: DType = Field(description="optimizer moments")
+    kv_cache: DType = Field(description="cached keys and values")
+    activations: DType = Field(description="activations kept for the backward pass")
+    attention_output: DType | None = Field(
+        default=None, description="attention output kept for the backward pass; null: as `activations`"
+    )
+    scale_block: Number | None = Field(default=None, description="elements that share one FP32 scale; null: one a tensor")
+    sources: list[Source] = Field(default=[], description="where the values come from")

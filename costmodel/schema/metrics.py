@@ -1,0 +1,37 @@
+"""The metrics that a published case may state, each with the dimension of its value."""
+
+from __future__ import annotations
+
+_DIMENSIONS = {
+    "duration": (
+        "step_time", "bubble_time", "exposed_communication_time", "ttft", "tpot", "latency", "all_to_all_time",
+        "layer_time", "time",
+    ),
+    "ratio": ("mfu", "mfu_noncausal", "hfu"),
+    "size": ("kv_cache_bytes_per_token", "size"),
+    "bandwidth": ("algbw", "busbw", "bandwidth"),
+    "flop": ("flop_per_token", "training_flop_per_token", "flop"),
+    "flop_rate": ("flop_rate", "flop_rate_per_device"),
+    "energy": ("energy_per_token",),
+    "money": ("cost_per_trillion_tokens", "cost_per_million_tokens", "cost"),
+    "count": (
+        "tokens_per_second", "tokens_per_day", "tokens_per_second_per_device", "tokens_per_second_per_user",
+        "device_hours_per_trillion_tokens", "max_batch_per_device", "parameters", "active_parameters",
+        "active_parameters_with_embedding", "mtp_parameters", "devices", "endpoints", "switches", "links",
+    ),
+}  # fmt: skip
+_BY_METRIC = {metric: dimension for dimension, metrics in _DIMENSIONS.items() for metric in metrics}
+_BY_SECTION = {"memory": "size", "schedule": "duration", "breakdown": "duration", "share": "ratio"}
+
+
+def dimension_of(metric: str) -> str | None:
+    """Return the dimension of a metric, null for an unknown one. `memory.weights`, `schedule.forward` … are metrics too."""
+    section, _, rest = metric.partition(".")
+    if rest and section in _BY_SECTION:
+        return _BY_SECTION[section]
+    return _BY_METRIC.get(metric.removeprefix("model."))
+
+
+def metric_names() -> list[str]:
+    """Return the names of all metrics; sections as `memory.NAME`."""
+    return [*_BY_METRIC, *(f"{section}.NAME" for section in _BY_SECTION)]

@@ -1,0 +1,282 @@
+"""The value types of fields: quantities with a unit, counts, and whole numbers that fix a structure.
+
+Each checks a raw value once and returns it in SI. A value from Python may be `SI(number or array)`: it is already in
+SI units, and every element of an array is held to the field's bounds.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import PydanticCustomError, core_schema
+
+from costmodel import units
+from costmodel.errors import InputError
+from costmodel.quantities import Array, Quantity
+from costmodel.schema.loader import kind_of
+from costmodel.schema.references import near
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SI:
+    """A number or an array that already is in the SI unit of the field it is given to."""
+
+    value: float | npt.NDArray[Any]
+
+    def __str__(self) -> str:
+        return f"SI({'array' if isinstance(self.value, np.ndarray) else self.value})"
+
+
+def wrong(message: str, hint: str = "") -> PydanticCustomError:
+    """Return the error that a field's check raises: what is wrong, and what to write instead."""
+    return PydanticCustomError("costmodel", "{message}", {"message": message, "hint": hint})
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """Base of the field types: pydantic calls `check` and nothing else."""
+
+    def check(self, value: Any) -> Any:
+        """Return the value of the field, or raise what `wrong` makes."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """Return what to write, for the format's documentation."""
+        raise NotImplementedError
+
+    def json_schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of what may be written."""
+        raise NotImplementedError
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.check)
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return self.json_schema()
+
+
+@dataclass(frozen=True, slots=True)
+class Measure(_Checked):
+    """A quantity of one dimension, written as a string with its unit.
+
+    unit: what error messages suggest; low: the least value, itself allowed only where `zero` says so.
+    two_way: `{bidirectional: …}` may stand instead, and counts half.
+    """
+
+    dimension: str
+    unit: str = ""
+    low: float = 0.0
+    high: float = math.inf
+    zero: bool = False
+    two_way: bool = False
+
+    def check(self, value: Any) -> Quantity:
+        if self.two_way and isinstance(value, dict):
+            return self._half(value)
+        if isinstance(value, SI):
+            return self._bounded(value.value, str(value))
+        if isinstance(value, str):
+            try:
+                return self._bounded(units.parse(value, self.dimension), repr(value))
+            except InputError as error:
+                problem = error.problems[0]
+                raise wrong(problem.message, problem.hint) from None
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if number and self.dimension in ("ratio", "count"):
+            return self._bounded(float(value), str(value))
+        if isinstance(value, np.ndarray):
+            raise wrong("is an array without a unit", "pass SI(array), in SI units")
+        if number:
+            raise wrong(f"{value} has no unit", f'write "{self._suggest(value)}"')
+        raise wrong(f"must be a quantity, not {kind_of(value)}", f'write it like "10 {self._unit}"')
+
+    @property
+    def _unit(self) -> str:
+        return self.unit or units.example_unit(self.dimension)
+
+    def _suggest(self, value: float) -> str:
+        """Return `value` in the field's usual unit, or as the SI value that a very large or small number must be."""
+        if not math.isfinite(value):
+            return f"10 {self._unit}"
+        if 1e-3 <= abs(value) < 1e5 or value == 0:
+            return f"{value:g} {self._unit}"
+        return units.render(value, self.dimension)
+
+    def _half(self, value: dict[str, Any]) -> Quantity:
+        if list(value) != ["bidirectional"]:
+            raise wrong(
+                f"must be one direction or {{bidirectional: …}}, not a mapping with {', '.join(value) or 'no key'}",
+                f'write "{self._suggest(50)}" or {{bidirectional: {self._suggest(100)}}}',
+            )
+        return self.check(value["bidirectional"]) / 2
+
+    def _bounded(self, value: float | npt.NDArray[Any], written: str) -> Quantity:
+        checked = _finite(value, written)
+        low, high = _range(checked)
+        if low < self.low or (low == self.low and not self.zero):
+            bound = units.render(self.low, self.dimension) if self.low else "zero"
+            raise wrong(f"{written} is too small", f"write a value {'of at least' if self.zero else 'above'} {bound}")
+        if high > self.high:
+            raise wrong(f"{written} is too large", f"write at most {units.render(self.high, self.dimension)}")
+        return checked
+
+    def describe(self) -> str:
+        if self.dimension == "ratio":
+            return f"number, at least {self.low:g}" if self.low else "number, or percentage as `10 %`"
+        names = {"duration": "time", "flop_rate": "FLOP rate", "money_rate": "money rate"}
+        text = f"{names.get(self.dimension, self.dimension)}, as `{self._suggest(10)}`"
+        return f"{text} or `{{bidirectional: {self._suggest(20)}}}`" if self.two_way else text
+
+    def json_schema(self) -> dict[str, Any]:
+        text: dict[str, Any] = {"type": "string", "description": self.describe(), "examples": [self._suggest(10)]}
+        if self.dimension == "ratio":
+            return {"anyOf": [text, {"type": "number"}]}
+        if self.two_way:
+            both = {"type": "object", "properties": {"bidirectional": text}, "required": ["bidirectional"]}
+            return {"anyOf": [text, both | {"additionalProperties": False}]}
+        return text
+
+
+@dataclass(frozen=True, slots=True)
+class Whole(_Checked):
+    """A count of at least `low`. `single`: it fixes a structure, so it is one int and never an array."""
+
+    low: int = 1
+    high: int | None = None
+    single: bool = False
+
+    def check(self, value: Any) -> Any:
+        written = str(value)
+        if isinstance(value, SI):
+            value = value.value
+        if isinstance(value, np.ndarray) and not self.single and value.dtype.kind in "iuf":
+            return self._bounded(_finite(value, "the array"), "the array")
+        if isinstance(value, np.ndarray):
+            raise wrong("cannot be an array", "write one whole number")
+        if isinstance(value, np.generic):
+            value = value.item()
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            given = f"{value!r}" if isinstance(value, str) else kind_of(value)
+            raise wrong(f"must be a whole number, not {given}", f"write a number such as {max(self.low, 8)}")
+        checked = self._bounded(_finite(value, written), written)
+        return int(checked) if self.single else checked
+
+    def _bounded(self, value: Quantity, written: str) -> Quantity:
+        low, high = _range(value)
+        if low < self.low:
+            raise wrong(f"{written} is too small", f"write at least {self.low}")
+        if self.high is not None and high > self.high:
+            raise wrong(f"{written} is too large", f"write at most {self.high}")
+        if value % 1 != 0 if isinstance(value, float) else bool((value % 1).any()):
+            raise wrong(f"{written} is not a whole number", f"write {max(self.low, math.floor(low))}")
+        return value
+
+    def describe(self) -> str:
+        return f"whole number, {self.low} to {self.high}" if self.high else f"whole number, at least {self.low}"
+
+    def json_schema(self) -> dict[str, Any]:
+        bounds = {"minimum": self.low} | ({} if self.high is None else {"maximum": self.high})
+        return {"type": "integer", **bounds}
+
+
+@dataclass(frozen=True, slots=True)
+class Named(_Checked):
+    """A reference to a file of `folder`, or the same content inline as a mapping; kept as it is written."""
+
+    folder: str
+
+    def check(self, value: Any) -> Any:
+        if isinstance(value, (str, dict)) and value:
+            return value
+        raise wrong(f"must name a file or be a mapping, not {kind_of(value)}", f"write `{self.folder}/NAME`")
+
+    def describe(self) -> str:
+        return f"`{self.folder}/NAME`, or a mapping"
+
+    def json_schema(self) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string"}, {"type": "object"}]}
+
+
+@dataclass(frozen=True, slots=True)
+class Verbatim(_Checked):
+    """A value that is kept as it is written and checked by what uses it."""
+
+    def check(self, value: Any) -> Any:
+        return value
+
+    def describe(self) -> str:
+        return "any value"
+
+    def json_schema(self) -> dict[str, Any]:
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class NameSet(_Checked):
+    """One of the named sets, or a list of names; becomes a frozen set of names, empty for `none`."""
+
+    sets: tuple[str, ...]
+
+    def check(self, value: Any) -> frozenset[str]:
+        if isinstance(value, str) and value in self.sets:
+            return frozenset({value} - {"none"})
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return frozenset(value)
+        if isinstance(value, str):
+            raise wrong(f"{value!r} is no named set", near(value, self.sets) + " or write a list of operator names")
+        raise wrong(f"must be a named set or a list of names, not {kind_of(value)}", near("", self.sets))
+
+    def describe(self) -> str:
+        return f"{', '.join(self.sets)}, or a list of operator names"
+
+    def json_schema(self) -> dict[str, Any]:
+        return {"anyOf": [{"enum": list(self.sets)}, {"type": "array", "items": {"type": "string"}}]}
+
+
+def _finite(value: float | npt.NDArray[Any], written: str) -> Quantity:
+    """Return `value` as float or float array, every element finite."""
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind not in "iuf" or value.size == 0:
+            raise wrong("must be an array of numbers, with at least one")
+        array: Array = value.astype(np.float64)
+        if not np.isfinite(array).all():
+            raise wrong("has an element that is not finite", "remove NaN and infinity")
+        return array
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise wrong(f"{written} is not a number that fits") from None
+    if not math.isfinite(number):
+        raise wrong(f"{written} is not a finite number", "write a finite number")
+    return number
+
+
+def _range(value: Quantity) -> tuple[float, float]:
+    """Return the least and the largest element."""
+    return (value, value) if isinstance(value, float) else (float(value.min()), float(value.max()))
+
+
+Value: TypeAlias = float | Array  # `Quantity` spelt out: pydantic cannot look its name up from other modules
+Time: TypeAlias = Annotated[Value, Measure("time")]
+Latency: TypeAlias = Annotated[Value, Measure("time", zero=True)]
+Size: TypeAlias = Annotated[Value, Measure("size")]
+Bandwidth: TypeAlias = Annotated[Value, Measure("bandwidth")]
+LinkBandwidth: TypeAlias = Annotated[Value, Measure("bandwidth", two_way=True)]
+NicBandwidth: TypeAlias = Annotated[Value, Measure("bandwidth", unit="Gbit/s", two_way=True)]
+Peak: TypeAlias = Annotated[Value, Measure("flop_rate")]
+Frequency: TypeAlias = Annotated[Value, Measure("frequency")]
+Watts: TypeAlias = Annotated[Value, Measure("power")]
+Money: TypeAlias = Annotated[Value, Measure("money", zero=True)]
+MoneyRate: TypeAlias = Annotated[Value, Measure("money_rate", zero=True)]
+Share: TypeAlias = Annotated[Value, Measure("ratio", high=1.0)]
+LoadFactor: TypeAlias = Annotated[Value, Measure("ratio", low=1.0, zero=True)]
+Number: TypeAlias = Annotated[Value, Whole(1)]
+NumberOrZero: TypeAlias = Annotated[Value, Whole(0)]
+Integer: TypeAlias = Annotated[int, Whole(1, single=True)]

@@ -1,0 +1,183 @@
+"""Where files are found: `kind/name` references, the search path, and `extends`."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from costmodel.errors import InputError, Location
+from costmodel.schema.loader import kind_of, read_tree
+from costmodel.schema.tree import Tree, merge
+
+FOLDERS: dict[str, str] = {
+    **dict.fromkeys(("devices", "nodes", "clusters", "topologies", "frameworks", "calibrations"), "hardware"),
+    **dict.fromkeys(("models", "precisions", "systems", "published", "what_ifs", "studies"), "workloads"),
+}
+"""The folder of a search root under which the files of a kind stand."""
+
+_VERSIONS = {
+    kind: f"costmodel/{kind}@1"
+    for kind in ("device", "node", "cluster", "framework", "precision", "model", "workload", "case")
+}
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
+_WORKLOADS = "workloads"
+
+
+def package_root() -> Path:
+    """Return the folder that holds the shipped `hardware/` and `workloads/`: the wheel's data, else the checkout."""
+    package = Path(__file__).resolve().parents[1]
+    shipped = package / "data"
+    return shipped if shipped.is_dir() else package.parent
+
+
+def near(word: str, known: Sequence[str]) -> str:
+    """Return a hint that names what `word` may have been meant to be, and otherwise all that is known."""
+    close = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
+    if close:
+        return "did you mean " + " or ".join(f"`{name}`" for name in close) + "?"
+    return f"known: {', '.join(sorted(known))}" if known else "none is known"
+
+
+class Library:
+    """Finds files on the search path and reads each one once."""
+
+    def __init__(self, search_path: Sequence[str | Path] = ()) -> None:
+        from_environment = [part for part in os.environ.get("COSTMODEL_PATH", "").split(os.pathsep) if part]
+        self.roots = tuple(Path(part) for part in (*search_path, *from_environment)) + (package_root(),)
+        self._read: dict[Path, Tree] = {}
+        self._extended: dict[Path, Tree] = {}
+
+    def names(self, kind: str) -> list[str]:
+        """Return the names of all files of a kind (a key of FOLDERS, or `workloads`), sorted."""
+        found: set[str] = set()
+        for root in self.roots:
+            folder = self._folder(root, kind)
+            pattern = "*.yaml" if kind == _WORKLOADS else "**/*.yaml"
+            found.update(path.relative_to(folder).with_suffix("").as_posix() for path in folder.glob(pattern))
+        return sorted(found)
+
+    def find(self, reference: str, kind: str, *, origin: Location | None = None, field: str = "") -> Path:
+        """Return the file that `reference` means: `./path` beside the file that says it, `kind/name`, or a bare name."""
+        if reference.startswith("./"):
+            base = Path(origin.source).parent if origin and origin.line else Path()
+            return base / reference
+        name = reference.removeprefix(f"{kind}/")
+        for root in self.roots if _NAME.fullmatch(name) else ():
+            path = self._folder(root, kind) / f"{name}.yaml"
+            if path.is_file():
+                return path
+        known = self.names(kind)
+        hint = near(name, known)
+        if not hint.startswith("known") and len(known) < 30:
+            hint += f" available: {', '.join(known)}"
+        raise InputError.single(f"no file {kind}/{name} is on the search path", hint=hint, field=field, location=origin)
+
+    def find_workload(self, argument: str | Path) -> Path:
+        """Return the file of a WORKLOAD argument: an existing path, else a name under `workloads/`."""
+        text = os.fspath(argument)
+        if Path(text).exists():
+            return Path(text)
+        name = text.removeprefix("./").removeprefix(f"{_WORKLOADS}/").removesuffix(".yaml")
+        for root in self.roots:
+            path = root / _WORKLOADS / f"{name}.yaml"
+            if path.is_file():
+                return path
+        raise InputError.single(
+            f"{text!r} is neither a file nor a workload on the search path", hint=near(name, self.names(_WORKLOADS))
+        )
+
+    def document(self, reference: Tree, kind: str, schema: str, field: str) -> Tree:
+        """Return the whole document that a reference names, `extends` applied."""
+        if not isinstance(reference.value, str):
+            raise InputError.single(
+                f"must name a file of {kind}/, not {kind_of(reference.value)}",
+                hint=near("", self.names(kind)), field=field, location=reference.location,
+            )  # fmt: skip
+        path = self.find(reference.value, kind, origin=reference.location, field=field)
+        return self.read(path, schema)
+
+    def read(self, path: Path, schema: str) -> Tree:
+        """Return the document of a file of that schema (`device`, `node` …), `extends` applied."""
+        key = path.resolve()
+        if key not in self._extended:
+            self._extended[key] = self.extend(self._checked(path, schema), schema, (path,))
+        return self._extended[key]
+
+    def extend(self, tree: Tree, schema: str, chain: tuple[Path, ...] = ()) -> Tree:
+        """Return `tree` merged over the document that its `extends` names, and that one's in turn."""
+        base = tree.child("extends") if tree.is_mapping else None
+        if base is None:
+            return tree
+        kind = _WORKLOADS if schema == "workload" else f"{schema}s"
+        if not isinstance(base.value, str):
+            raise InputError.single(
+                f"must name one file, not {kind_of(base.value)}", field="extends", location=base.location
+            )
+        is_named_workload = schema == "workload" and not base.value.startswith("./")
+        path = (
+            self.find_workload(base.value)
+            if is_named_workload
+            else self.find(base.value, kind, origin=base.location, field="extends")
+        )
+        if path.resolve() in [link.resolve() for link in chain]:
+            cycle = " -> ".join(link.stem for link in (*chain, path))
+            raise InputError.single(
+                f"the files extend each other in a cycle: {cycle}", hint="remove one of these `extends`",
+                field="extends", location=base.location,
+            )  # fmt: skip
+        below = self.extend(self._checked(path, schema), schema, (*chain, path))
+        return merge(below, tree.without("extends"))
+
+    def schema_of(self, path: Path) -> str:
+        """Return the kind that a file's `schema:` line states; raise InputError where it is missing or unknown."""
+        tree = self._tree(path)
+        stated = tree.child("schema")
+        if stated is None:
+            misspelt = difflib.get_close_matches("schema", list(tree.value), n=1)
+            hint = f"rename `{misspelt[0]}`" if misspelt else "begin the file with its kind"
+            raise InputError.single(
+                "the file does not say what it is", hint=f"{hint}, as in `schema: {_VERSIONS['workload']}`",
+                field="schema", location=tree.location,
+            )  # fmt: skip
+        for kind, version in _VERSIONS.items():
+            if stated.value == version:
+                return kind
+        raise InputError.single(
+            f"{stated.value!r} is no known schema", hint=near(str(stated.value), list(_VERSIONS.values())),
+            field="schema", location=stated.location,
+        )  # fmt: skip
+
+    def _checked(self, path: Path, schema: str) -> Tree:
+        found = self.schema_of(path)
+        if found != schema:
+            raise InputError.single(
+                f"is a {found} file where a {schema} is expected", field="schema",
+                hint=f"name a file whose schema is {_VERSIONS[schema]}", location=Location(shown(path)),
+            )  # fmt: skip
+        return self._tree(path)
+
+    def _tree(self, path: Path) -> Tree:
+        key = path.resolve()
+        if key not in self._read:
+            self._read[key] = read_tree(path, shown(path))
+        return self._read[key]
+
+    @staticmethod
+    def _folder(root: Path, kind: str) -> Path:
+        return root / _WORKLOADS if kind == _WORKLOADS else root / FOLDERS[kind] / kind
+
+
+def shown(path: Path) -> str:
+    """Return how messages name a file: relative to the working folder where it lies inside it."""
+    try:
+        return path.resolve().relative_to(Path.cwd()).as_posix()
+    except ValueError:
+        return str(path)
+
+
+def as_reference(argument: str) -> str:
+    """Return the reference that a command-line argument means: an existing file, else a name."""
+    return f"./{os.path.relpath(argument)}" if os.path.isfile(argument) else argument

@@ -1,0 +1,123 @@
+"""A document as it was written: nested mappings, lists and scalars, every one with its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from costmodel.errors import Location
+
+Part: TypeAlias = "str | int"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tree:
+    """One value. `value` holds a dict or a list of further trees, or a scalar; `key` is where its key stands."""
+
+    value: Any
+    location: Location | None = None
+    key: Location | None = None
+
+    @property
+    def is_mapping(self) -> bool:
+        """Tell whether the value is a mapping."""
+        return isinstance(self.value, dict)
+
+    def child(self, part: Part) -> Tree | None:
+        """Return the entry under a key, or the list item at an index or with that name; None where there is none."""
+        if isinstance(self.value, dict):
+            found = self.value.get(part)
+            return found if isinstance(found, Tree) else None
+        if isinstance(self.value, list):
+            index = self.index(part)
+            return None if index is None else self.value[index]
+        return None
+
+    def index(self, part: Part) -> int | None:
+        """Return the position of a list item, addressed by number or by its `name`."""
+        if isinstance(part, int) or part.isdecimal():
+            return int(part) if int(part) < len(self.value) else None
+        return next((at for at, name in enumerate(self.names()) if name == part), None)
+
+    def names(self) -> Iterator[str | None]:
+        """Yield the `name` of every list item, None for an item without one."""
+        for item in self.value:
+            name = item.child("name") if item.is_mapping else None
+            yield name.value if name is not None and isinstance(name.value, str) else None
+
+    def at(self, path: Sequence[Part]) -> Tree | None:
+        """Return the tree at `path`, or None."""
+        current: Tree | None = self
+        for part in path:
+            current = current.child(part) if current is not None else None
+        return current
+
+    def text(self, key: str) -> str | None:
+        """Return the string under `key`, None where there is none or it is no string."""
+        found = self.child(key)
+        return found.value if found is not None and isinstance(found.value, str) else None
+
+    def without(self, *keys: str) -> Tree:
+        """Return the mapping without `keys`."""
+        return replace(self, value={key: item for key, item in self.value.items() if key not in keys})
+
+    def having(self, **entries: Tree) -> Tree:
+        """Return the mapping with `entries` added or replaced."""
+        return replace(self, value={**self.value, **entries})
+
+
+def mapping(entries: dict[str, Tree], location: Location | None) -> Tree:
+    """Return a mapping that no file states as such."""
+    return Tree(entries, location)
+
+
+def plain(tree: Tree) -> Any:
+    """Return the nested dicts, lists and scalars of `tree` without their places."""
+    if isinstance(tree.value, dict):
+        return {key: plain(item) for key, item in tree.value.items()}
+    if isinstance(tree.value, list):
+        return [plain(item) for item in tree.value]
+    return tree.value
+
+
+def merge(base: Tree, over: Tree) -> Tree:
+    """Return `base` extended by `over`: mappings merge, lists whose items all have names merge by name, others replace."""
+    if base.is_mapping and over.is_mapping:
+        merged = dict(base.value)
+        for key, item in over.value.items():
+            merged[key] = merge(merged[key], item) if key in merged else item
+        return replace(over, value=merged)
+    if isinstance(base.value, list) and isinstance(over.value, list) and _all_named(base) and _all_named(over):
+        items = dict(zip(base.names(), base.value, strict=True))
+        for name, item in zip(over.names(), over.value, strict=True):
+            items[name] = merge(items[name], item) if name in items else item
+        return replace(over, value=list(items.values()))
+    return over
+
+
+def replaced(tree: Tree, path: Sequence[Part], new: Tree) -> Tree:
+    """Return `tree` with `new` at `path`; mappings that are missing on the way are made, everything else is shared.
+
+    Raise LookupError(tree, part) where a list has no such item or a scalar stands in the way.
+    """
+    if not path:
+        return replace(new, key=new.key or tree.key)
+    part, rest = path[0], path[1:]
+    if isinstance(tree.value, list):
+        index = tree.index(part)
+        if index is None:
+            raise LookupError(tree, part)
+        items = list(tree.value)
+        items[index] = replaced(items[index], rest, new)
+        return replace(tree, value=items)
+    if tree.value is None:
+        tree = Tree({}, new.location, tree.key)
+    if not tree.is_mapping:
+        raise LookupError(tree, part)
+    below = tree.value.get(part, Tree(None, new.location, new.location))
+    return replace(tree, value={**tree.value, part: replaced(below, rest, new)})
+
+
+def _all_named(tree: Tree) -> bool:
+    return bool(tree.value) and all(tree.names())

@@ -1,0 +1,147 @@
+"""The workload file: one model, and named scenarios of it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import Field
+
+from costmodel.schema.device import DType, Source
+from costmodel.schema.quantity import Integer, LoadFactor, Named, NameSet, Number, NumberOrZero, Whole
+from costmodel.schema.strict import Strict
+
+
+class ParallelFile(Strict):
+    """Degrees of parallelism."""
+
+    tp: Number = Field(default=1.0, description="tensor parallel")
+    pp: Number = Field(default=1.0, description="pipeline parallel")
+    dp: Number = Field(default=1.0, description="data parallel")
+    ep: Number = Field(default=1.0, description="expert parallel; spans tp * cp * dp ranks")
+    cp: Number = Field(default=1.0, description="context parallel")
+    virtual: Number = Field(default=1.0, description="virtual stages of one pipeline rank")
+    expert_tensor: Number | None = Field(
+        default=None, description="tensor parallel inside an expert; null: tp where ep is 1, else 1"
+    )
+    sequence_parallel: bool = Field(default=False, description="split the remaining activations over tp as well")
+
+
+class CommunicationFile(Strict):
+    """How ranks talk."""
+
+    processors: NumberOrZero = Field(default=0.0, description="processors that communication takes from compute")
+    dispatch: DType = Field(default="bf16", description="format of dispatched tokens; a payload, needs no math unit")
+    combine: DType = Field(default="bf16", description="format of combined tokens; a payload, needs no math unit")
+    mode: Literal["normal", "low_latency"] = Field(default="normal", description="one copy a node, or one an expert")
+    expert_load: LoadFactor = Field(default=1.0, description="tokens of the fullest rank over the mean")
+
+
+class OptimizerFile(Strict):
+    """The optimizer."""
+
+    zero: Annotated[int, Whole(0, high=3, single=True)] = Field(default=0, description="ZeRO stage")
+
+
+class PrecisionChoiceFile(Strict):
+    """A precision set and changes to it. A name alone is short for `{compute: NAME}`."""
+
+    compute: str = Field(default="bf16", description="the precision set, `precisions/NAME`")
+    fallback: str | None = Field(default=None, description="the set whose formats replace those the device has no unit for")
+    linear: DType | None = Field(default=None, description="instead of the set's")
+    attention: DType | None = Field(default=None, description="instead of the set's")
+    router: DType | None = Field(default=None, description="instead of the set's")
+    head: DType | None = Field(default=None, description="instead of the set's")
+    residual: DType | None = Field(default=None, description="instead of the set's")
+    weights: DType | None = Field(default=None, description="instead of the set's")
+    master: DType | None = Field(default=None, description="instead of the set's; null: no master copy")
+    gradients: DType | None = Field(default=None, description="instead of the set's")
+    moments: DType | None = Field(default=None, description="instead of the set's")
+    kv_cache: DType | None = Field(default=None, description="instead of the set's")
+    activations: DType | None = Field(default=None, description="instead of the set's")
+    scale_block: Number | None = Field(default=None, description="instead of the set's; null: one scale a tensor")
+
+
+class ScenarioFile(Strict):
+    """What every scenario states."""
+
+    cluster: Annotated[Any, Named("clusters")] = Field(
+        description="the cluster, a node (as many as the layout needs), or {node, count, network}"
+    )
+    devices: Number | None = Field(default=None, description="take the first N devices only; null: all")
+    parallel: ParallelFile = Field(default_factory=ParallelFile, description="degrees of parallelism")
+    precision: PrecisionChoiceFile = Field(
+        default_factory=PrecisionChoiceFile,
+        description="NAME of a precision set (bf16 where left out), or a mapping that changes one",
+    )
+    communication: CommunicationFile = Field(default_factory=CommunicationFile, description="how ranks talk")
+    framework: Annotated[Any, Named("frameworks")] = Field(default="default", description="kernels and host")
+
+
+class TrainingFile(ScenarioFile):
+    """A training step."""
+
+    phase: Literal["training"] = Field(description="this phase")
+    schedule: Literal["1f1b", "dualpipe"] = Field(default="1f1b", description="order of work on a pipeline rank")
+    global_batch: Number = Field(description="sequences a step")
+    sequence: Number = Field(description="tokens of a sequence")
+    micro_batch: Number = Field(default=1.0, description="sequences of one micro-batch on one data-parallel rank")
+    recompute: Annotated[frozenset[str], NameSet(("none", "selective", "full", "deepseek_v3"))] = Field(
+        default=frozenset(), description="operators that the backward pass repeats"
+    )
+    optimizer: OptimizerFile = Field(default_factory=OptimizerFile, description="the optimizer")
+    stages: list[Integer] | None = Field(
+        default=None, min_length=1, description="layers of each pipeline stage in order; null: as even as possible"
+    )
+
+
+class PrefillFile(ScenarioFile):
+    """Prompts until the first token."""
+
+    phase: Literal["prefill"] = Field(description="this phase")
+    input_tokens: Number = Field(description="tokens of a prompt")
+    tokens_per_device: Number = Field(description="tokens in flight on one device, all micro-batches together")
+    micro_batches: Integer = Field(default=1, description="micro-batches that overlap")
+
+
+class DecodeFile(ScenarioFile):
+    """One more token for every request."""
+
+    phase: Literal["decode"] = Field(description="this phase")
+    batch_per_device: Number = Field(description="requests on one device, all micro-batches together")
+    input_tokens: Number = Field(description="tokens of a prompt")
+    output_tokens: NumberOrZero = Field(default=0.0, description="tokens that a request generates")
+    micro_batches: Integer = Field(default=1, description="micro-batches that overlap")
+
+
+class ExpertBoundFile(ScenarioFile):
+    """The closed-form bound of expert-parallel decoding."""
+
+    phase: Literal["ep_bound"] = Field(description="this phase")
+    tokens_per_device: Number = Field(description="tokens of one micro-batch on one device")
+    sends: Number = Field(description="copies of a token that leave a device")
+    hidden: Number = Field(description="width that a token is sent with")
+
+
+PlanFile: TypeAlias = TrainingFile | PrefillFile | DecodeFile | ExpertBoundFile
+
+PHASES: dict[str, type[PlanFile]] = {
+    "training": TrainingFile,
+    "prefill": PrefillFile,
+    "decode": DecodeFile,
+    "ep_bound": ExpertBoundFile,
+}
+
+
+class WorkloadFile(Strict):
+    """One model and named scenarios of it."""
+
+    title: str | None = Field(default=None, description="one line for people")
+    model: Annotated[Any, Named("models")] = Field(description="the model; a mapping may begin with `extends: models/NAME`")
+    scenarios: dict[str, Annotated[Any, Named("scenarios")]] = Field(min_length=1, description="name -> scenario")
+    sources: list[Source] = Field(default=[], description="where the values come from")
+
+
+def phases_of(key: str) -> list[str]:
+    """Return the phases whose scenarios have `key`, empty if all or none have it."""
+    having = [phase for phase, model in PHASES.items() if key in model.model_fields]
+    return having if len(having) < len(PHASES) else []

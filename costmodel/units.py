@@ -1,0 +1,180 @@
+"""Quantity strings to SI floats and back: one function each way.
+
+QuantiPhy reads the number and its prefix, but only after the unit's exact spelling was found in the table of its
+dimension: QuantiPhy alone would take `5 m` for metres or milli-nothing and `Gb/s` for a unit of its own.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from quantiphy import Quantity
+
+from costmodel.errors import InputError
+
+_SMALL = ("", "m", "u", "µ", "μ", "n", "p")  # both code points that keyboards give for micro
+_LARGE = ("", "k", "M", "G", "T", "P", "E")
+_BINARY = ("Ki", "Mi", "Gi", "Ti", "Pi")
+_NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))(?:[eE]([+-]?\d+))?\s*(\S.*)?")
+_NOT_FINITE = re.compile(r"[+-]?\.?(?:nan|inf|infinity)\b.*", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """The spellings of one dimension.
+
+    base: the SI unit of its values; prefixes: those the base unit takes; other: further units as
+    `spelling -> (unit that QuantiPhy reads, how many base units it is)`; shown: prefixes that `render` uses;
+    example: the unit that error messages suggest.
+    """
+
+    base: str
+    prefixes: tuple[str, ...]
+    example: str
+    shown: tuple[str, ...]
+    other: dict[str, tuple[str, float]] = field(default_factory=dict)
+
+
+def _bits(suffix: str) -> dict[str, tuple[str, float]]:
+    return {f"{prefix}bit{suffix}": (f"{prefix}bit{suffix}", 1 / 8) for prefix in _LARGE}
+
+
+_DIMENSIONS: dict[str, Dimension] = {
+    "time": Dimension("s", _SMALL, "us", ("", "m", "u", "n", "p")),
+    "duration": Dimension(
+        "s", _SMALL, "s", ("", "m", "u", "n", "p"), {"min": ("", 60.0), "h": ("", 3600.0), "day": ("", 86400.0)}
+    ),
+    "size": Dimension("B", _LARGE + _BINARY, "GiB", _LARGE + _BINARY),
+    "bandwidth": Dimension("B/s", _LARGE + _BINARY, "GB/s", _LARGE, _bits("/s")),
+    "flop": Dimension("FLOP", _LARGE, "GFLOP", _LARGE),
+    "flop_rate": Dimension("FLOP/s", _LARGE, "TFLOP/s", _LARGE),
+    "frequency": Dimension("Hz", ("", "k", "M", "G"), "MHz", ("", "k", "M", "G")),
+    "power": Dimension("W", ("m", "", "k", "M", "G"), "W", ("", "k", "M", "G")),
+    "energy": Dimension(
+        "J", ("", *_SMALL, *_LARGE), "J", ("", "m", "u", "n", "p", "k", "M", "G", "T"),
+        {f"{prefix}Wh": (f"{prefix}Wh", 3600.0) for prefix in ("", "k", "M", "G")},
+    ),
+    "money": Dimension("$", ("", "k", "M"), "$", ("",)),
+    "money_rate": Dimension("$/s", ("",), "$/h", (), {"$/h": ("", 1 / 3600)}),
+    "ratio": Dimension("", ("",), "%", (), {"%": ("", 0.01)}),
+    "count": Dimension("", ("",), "", ()),
+}  # fmt: skip
+
+DIMENSIONS = tuple(_DIMENSIONS)
+
+
+@functools.cache
+def spellings(dimension: str) -> dict[str, tuple[str, float]]:
+    """Return the accepted units of `dimension` as `spelling -> (what QuantiPhy reads, factor to the SI unit)`."""
+    known = _DIMENSIONS[dimension]
+    return {f"{prefix}{known.base}": (f"{prefix}{known.base}", 1.0) for prefix in known.prefixes} | known.other
+
+
+def example_unit(dimension: str) -> str:
+    """Return the unit that people usually write for `dimension`."""
+    return _DIMENSIONS[dimension].example
+
+
+@functools.lru_cache(maxsize=4096)
+def parse(text: str, dimension: str) -> float:
+    """Return the SI value of a quantity string such as `3.35 TB/s`; raise InputError that shows the fix."""
+    match = _NUMBER.fullmatch(text.strip())
+    if match is None:
+        raise _not_a_number(text, dimension)
+    mantissa, exponent, unit = match.groups()
+    known = spellings(dimension).get(unit or "")
+    if known is None:
+        raise _wrong_unit(text, mantissa + (f"e{exponent}" if exponent else ""), unit or "", dimension)
+    read, factor = known
+    # QuantiPhy reads a prefix or an exponent, not both
+    scale = float(f"1e{exponent}") if exponent else 1.0
+    value = float(Quantity(f"{mantissa} {read}", binary=True)) * scale * factor
+    if not math.isfinite(value):
+        raise InputError.single(f"{text!r} is too large for a number")
+    return value
+
+
+def render(value: float, dimension: str) -> str:
+    """Return `value` (SI) for people, in the unit that is shortest to read; `parse` gives it back to 1e-12."""
+    if not math.isfinite(value):
+        raise ValueError(f"{value} has no finite quantity to render")
+    known = _DIMENSIONS[dimension]
+    if not known.shown:
+        factor = spellings(dimension)[known.example][1]
+        return f"{value / factor:.15g} {known.example}".strip()
+    decimal = _scaled(value, known.base, [prefix for prefix in known.shown if prefix not in _BINARY])
+    if dimension != "size":
+        return decimal
+    binary = _scaled(value, known.base, ["", *_BINARY])
+    return binary if len(binary.rstrip("B")) < len(decimal) and value % 1024 == 0 else decimal
+
+
+def _scaled(value: float, base: str, prefixes: list[str]) -> str:
+    """Return `value` with the largest prefix that leaves at least one before the decimal point."""
+    scales = sorted((float(Quantity(f"1 {prefix}{base}", binary=True)), prefix) for prefix in prefixes)
+    fitting = [pair for pair in scales if abs(value) >= pair[0] * (1 - 1e-15)]
+    scale, prefix = fitting[-1] if fitting else (scales[0] if value else (1.0, ""))
+    return f"{value / scale:.15g} {prefix}{base}"
+
+
+def _not_a_number(text: str, dimension: str) -> InputError:
+    example = f'"10 {example_unit(dimension)}"'.replace(" %", "%").replace(' "', '"')
+    if _NOT_FINITE.fullmatch(text.strip()):
+        return InputError.single(f"{text!r} is not a finite number", hint=f"write a finite quantity such as {example}")
+    return InputError.single(f"{text!r} is not a quantity", hint=f"write a number and a unit such as {example}")
+
+
+def _wrong_unit(text: str, number: str, unit: str, dimension: str) -> InputError:
+    if not unit:
+        return InputError.single(f"{text!r} has no unit", hint=f'write "{number} {example_unit(dimension)}"')
+    if re.match(r"[,_\d]", unit):
+        plain = re.sub(r"(?<=\d)[,_ ]+(?=\d)", "", text.strip())
+        return InputError.single(f"{text!r} has separators between digits", hint=f'write "{plain}"')
+    fixes = list(dict.fromkeys(_fixes(float(number), unit, dimension)))
+    if fixes:
+        hint = "write " + " or ".join(f'"{fix}"' for fix in fixes)
+    elif other := [name for name in _DIMENSIONS if unit in spellings(name) and name not in ("count", dimension)]:
+        long = "duration" in other and dimension == "time"
+        reason = "only s, ms, us, ns and ps fit here" if long else f"that is a {other[0].replace('_', ' ')}"
+        return InputError.single(
+            f"{text!r} has the wrong unit: {reason}", hint=f"write {dimension.replace('_', ' ')} as {_known(dimension)}"
+        )
+    else:
+        hint = f"write one of {_known(dimension)}" if _known(dimension) else "write the number without a unit"
+    return InputError.single(f"{text!r} has an unknown unit {unit!r}", hint=hint)
+
+
+def _known(dimension: str) -> str:
+    shown = [unit for unit in spellings(dimension) if unit and not unit.startswith(("µ", "μ", "E", "P"))]
+    return ", ".join(shown[:9])
+
+
+def _fixes(number: float, unit: str, dimension: str) -> Iterator[str]:
+    """Yield what the writer of a misspelt unit may have meant."""
+    bits = re.fullmatch(r"([kKMGTP]?)i?b(?:it|its)?(ps|/s|/sec)", unit)
+    if dimension == "bandwidth" and bits:
+        prefix = bits[1].replace("K", "k")
+        yield f"{number:g} {prefix}bit/s"
+        yield f"{number / 8:g} {prefix}B/s"
+        return
+    octets = re.fullmatch(r"([kKmMgGtTpP]?)(i?)[bB](?:ytes?)?(ps|/s|/S|/sec)?", unit)
+    rate = {"size": "", "bandwidth": "/s"}.get(dimension)
+    if octets and rate is not None and bool(octets[3]) == bool(rate):
+        prefix = octets[1].upper()
+        if not octets[2]:
+            yield f"{number:g} {prefix.replace('K', 'k')}B{rate}"
+        if prefix and (octets[2] or not rate):
+            yield f"{number:g} {prefix}iB{rate}"
+        return
+    flops = re.fullmatch(r"([kKMGTPE]?)(?i:flops?)(/s|/sec)?", unit)
+    if dimension in ("flop", "flop_rate") and flops:
+        yield f"{number:g} {flops[1].replace('K', 'k')}FLOP{'/s' if dimension == 'flop_rate' else ''}"
+        return
+    known = [name for name in spellings(dimension) if name]
+    yield from (f"{number:g} {name}" for name in known if name.casefold() == unit.casefold())
+    yield from (f"{number:g} {name}" for name in difflib.get_close_matches(unit, known, n=1, cutoff=0.75))

@@ -1,0 +1,113 @@
+"""What every layer builder needs to know: the layout, the formats, and how many tokens this rank sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from costmodel.quantities import Bytes, Count, Quantity, maximum, minimum, where
+from costmodel.workload.architecture import Architecture, Pattern
+from costmodel.workload.dtypes import ELEMENT_BYTES, element_bytes
+from costmodel.workload.operators import Group
+from costmodel.workload.scenario import Communication, Framework, Parallelism, Precision
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Context:
+    """One rank's view of one micro-batch.
+
+    sequences: sequences of the micro-batch on this rank; length: new tokens of each, over all context-parallel ranks;
+    keys: tokens each can attend to; phase: `training`, `prefill` or `decode`; recompute: operator names (training).
+    """
+
+    architecture: Architecture
+    parallel: Parallelism
+    precision: Precision
+    communication: Communication
+    framework: Framework
+    phase: str
+    sequences: Count
+    length: Count
+    keys: Count
+    recompute: frozenset[str] = frozenset()
+
+    @property
+    def rows(self) -> Count:
+        """Return the new tokens of one sequence on this rank: length / cp."""
+        return self.length / self.parallel.cp
+
+    @property
+    def tokens(self) -> Count:
+        """Return the new tokens of this rank: sequences * length / cp."""
+        return self.sequences * self.rows
+
+    @property
+    def stream_tokens(self) -> Count:
+        """Return the tokens of the residual stream that this rank holds: split over tp under sequence parallelism."""
+        return self.tokens / self.parallel.tp if self.parallel.sequence_parallel else self.tokens
+
+    @property
+    def residual(self) -> Bytes:
+        """Return the bytes of one element of the residual stream."""
+        return ELEMENT_BYTES[self.precision.residual]
+
+    @property
+    def operand(self) -> Bytes:
+        """Return the bytes of one element as a linear layer's matrix product reads it, block scale included."""
+        return element_bytes(self.precision.linear, self.precision.scale_block)
+
+    @property
+    def kept(self) -> Bytes:
+        """Return the bytes of one element of a matrix product's input as the backward pass keeps it."""
+        return element_bytes(self.precision.activations, self.precision.scale_block)
+
+    @property
+    def casts(self) -> bool:
+        """Tell whether linear layers take a narrower format than the residual stream, so that inputs are cast."""
+        return ELEMENT_BYTES[self.precision.linear] < self.residual
+
+    @property
+    def tp_group(self) -> Group:
+        """Return the tensor-parallel group: neighbours."""
+        return Group(self.parallel.tp)
+
+    @property
+    def cp_group(self) -> Group:
+        """Return the context-parallel group: `tp` apart."""
+        return Group(self.parallel.cp, self.parallel.tp)
+
+    @property
+    def ep_group(self) -> Group:
+        """Return the expert-parallel group: neighbours, `expert_tensor` apart."""
+        return Group(self.parallel.ep, self.expert_tensor)
+
+    @property
+    def expert_tensor(self) -> Count:
+        """Return the tensor parallelism inside an expert: as stated, else tp without expert parallelism, else one."""
+        stated = self.parallel.expert_tensor
+        return where(self.parallel.ep == 1, self.parallel.tp, 1.0) if stated is None else stated
+
+    def pairs(self, pattern: Pattern, *, causal: bool) -> Count:
+        """Return the (query, key) pairs of one head and sequence on this rank.
+
+        causal: prefix*S + S*(S+1)/2 with prefix = keys - S; bidirectional: S*keys;
+        a window of w: no query sees more than w keys. Context-parallel ranks share the pairs evenly (zigzag order).
+        """
+        new, keys = self.length, self.keys
+        if pattern.kind == "full":
+            total = (keys - new) * new + new * (new + 1) / 2 if causal else new * keys
+        else:
+            window = minimum(keys if pattern.window is None else pattern.window, keys)
+            # Queries whose whole past is shorter than the window: the first `ramp` of the new ones.
+            prefix = keys - new
+            ramp = minimum(maximum(window - prefix, 0.0), new)
+            total = ramp * prefix + ramp * (ramp + 1) / 2 + (new - ramp) * window if causal else new * window
+        return total / self.parallel.cp
+
+    def kept_keys(self, pattern: Pattern) -> Count:
+        """Return the tokens whose keys and values a decoding step reads, and a cache must keep."""
+        return self.keys if pattern.window is None else minimum(self.keys, pattern.window)
+
+
+def per_rank(value: Quantity, degree: Quantity) -> Quantity:
+    """Return a count split over `degree` ranks, at least one each (more ranks than items: items are replicated)."""
+    return maximum(value / degree, 1.0)

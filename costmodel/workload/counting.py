@@ -1,0 +1,123 @@
+"""What can be counted exactly: parameters, active parameters, KV-cache bytes, FLOP of a token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from costmodel.quantities import Bytes, Count, Flop, Quantity, minimum
+from costmodel.workload.architecture import Architecture, Mla
+from costmodel.workload.dtypes import ELEMENT_BYTES
+from costmodel.workload.layers import ModelWork
+from costmodel.workload.work import Parameters
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ParameterCount:
+    """Parameters of a model. `total` and `active` leave MTP modules out; `active` leaves the input embedding out too."""
+
+    total: Count
+    active: Count
+    active_with_embedding: Count
+    mtp: Count
+
+
+def parameter_count(architecture: Architecture, work: ModelWork) -> ParameterCount:
+    """Return the parameters of a model, summed over the layers' own lists.
+
+    A tied output head works with the embedding's matrix, which is then active.
+    """
+    repeats = [float(layer.repeat) for layer in architecture.layers]
+    bodies = list(zip(repeats, work.layers, strict=True))
+    total = sum_of(times * item.total for times, body in bodies for item in body.parameters)
+    active = sum_of(times * item.active for times, body in bodies for item in body.parameters)
+    embedding = sum_of(item.total for item in work.embedding.parameters)
+    head = sum_of(item.total for item in work.head.parameters)
+    used_again = architecture.vocabulary * architecture.hidden if architecture.tied_embeddings else 0.0
+    mtp = 0.0 if work.mtp is None else work_depth(architecture) * sum_of(item.total for item in work.mtp.parameters)
+    return ParameterCount(
+        total + embedding + head, active + head + used_again, active + head + embedding, mtp
+    )
+
+
+def work_depth(architecture: Architecture) -> int:
+    """Return the number of MTP modules."""
+    return 0 if architecture.mtp is None else architecture.mtp.depth
+
+
+def sum_of(values: Iterable[Quantity]) -> Quantity:
+    """Return the sum of quantities that may be arrays of different shapes."""
+    total: Quantity = 0.0
+    for value in values:
+        total = total + value
+    return total
+
+
+def local_parameters(parameters: Iterable[Parameters], *, expert: bool) -> Count:
+    """Return the parameters of one rank that are (or are not) those of routed experts."""
+    return sum_of(item.local for item in parameters if item.expert == expert)
+
+
+def kv_bytes_per_token(architecture: Architecture, dtype: str = "bf16", tp: Count = 1.0) -> Bytes:
+    """Return the KV cache of one token over all layers on one tensor-parallel rank [B].
+
+    MHA/GQA: G*(q + v)*e a layer, split over tp down to one head; MLA: (c + r)*e, shared by all heads and never split.
+    Windows bound what is kept of a sequence, not what a token writes.
+    """
+    element = ELEMENT_BYTES[dtype]
+    total: Quantity = 0.0
+    for layer in architecture.layers:
+        mixer = layer.mixer
+        if isinstance(mixer, Mla):
+            total = total + layer.repeat * (mixer.kv_lora + mixer.rope_dim) * element
+        else:
+            ranks = minimum(tp, mixer.kv_heads)
+            total = total + layer.repeat * mixer.kv_heads * (mixer.head_dim + mixer.v_head_dim) * element / ranks
+    return total
+
+
+def kv_bytes_per_sequence(architecture: Architecture, keys: Count, dtype: str, tp: Count) -> Bytes:
+    """Return the KV cache of one sequence of `keys` tokens on one tensor-parallel rank, windows taken into account [B]."""
+    element = ELEMENT_BYTES[dtype]
+    total: Quantity = 0.0
+    for layer in architecture.layers:
+        mixer = layer.mixer
+        if isinstance(mixer, Mla):
+            total = total + layer.repeat * keys * (mixer.kv_lora + mixer.rope_dim) * element
+            continue
+        width = mixer.kv_heads * (mixer.head_dim + mixer.v_head_dim) * element / minimum(tp, mixer.kv_heads)
+        for group in mixer.head_groups:
+            window = group.pattern.window
+            kept = keys if window is None else minimum(keys, window)
+            total = total + layer.repeat * group.share * kept * width
+    return total
+
+
+def attention_flop_per_token(architecture: Architecture, sequence: Count, *, causal: bool) -> Flop:
+    """Return the attention FLOP of one token, forward, over all layers.
+
+    2*H*(q + v)*T a layer, with T = S/2 keys on average if causal, S if not; a window of w caps T at w.
+    """
+    total: Quantity = 0.0
+    for layer in architecture.layers:
+        mixer = layer.mixer
+        if isinstance(mixer, Mla):
+            width = mixer.heads * (mixer.nope_dim + mixer.rope_dim + mixer.v_head_dim)
+            total = total + 2 * layer.repeat * width * (sequence / 2 if causal else sequence)
+            continue
+        for group in mixer.head_groups:
+            width = group.share * mixer.q_heads * (mixer.head_dim + mixer.v_head_dim)
+            seen = sequence / 2 if causal and mixer.causal else sequence
+            keys = seen if group.pattern.window is None else minimum(seen, group.pattern.window)
+            total = total + 2 * layer.repeat * width * keys
+    return total
+
+
+def training_flop_per_token(architecture: Architecture, active: Count, sequence: Count, *, causal: bool = True) -> Flop:
+    """Return the model FLOP of one trained token: 6*active + 3*attention, no recompute, no MTP.
+
+    active: parameters a token visits without the input embedding. Source: the count that reproduces Table 2 of arXiv 2505.09343 for V2 and V3.
+    """
+    return 6 * active + 3 * attention_flop_per_token(architecture, sequence, causal=causal)
+
+

@@ -1,0 +1,140 @@
+"""Feed-forward parts: dense, and mixture of experts with its exchange."""
+
+from __future__ import annotations
+
+from costmodel.quantities import Bytes, Count
+from costmodel.workload.architecture import DenseFfn, MoeFfn
+from costmodel.workload.context import Context
+from costmodel.workload.dtypes import element_bytes
+from costmodel.workload.linear import Linear, add_linear, add_norm, enter_tensor_parallel, leave_tensor_parallel
+from costmodel.workload.operators import Elementwise, Exchange, Operator
+from costmodel.workload.work import WorkBuilder
+
+
+def add_dense_ffn(builder: WorkBuilder, context: Context, ffn: DenseFfn, *, norm: str) -> None:
+    """Add norm, up projection (with its gate), activation, down projection. Parameters: 2 or 3 * d * f."""
+    hidden, tp, tokens = context.architecture.hidden, context.parallel.tp, context.tokens
+    width = (2.0 if ffn.gated else 1.0) * ffn.intermediate
+    add_norm(builder, context, "ffn norm", norm, context.stream_tokens, hidden)
+    enter_tensor_parallel(builder, context, "ffn")
+    add_linear(builder, context, Linear(
+        "ffn up", "ffn_up", "norm", tokens, hidden, width / tp, hidden * width, bias=width if ffn.bias else 0.0,
+    ))
+    add_activation(builder, context, "ffn activation", tokens, ffn.intermediate / tp, gated=ffn.gated)
+    add_linear(builder, context, Linear(
+        "ffn down", "ffn_down", "activation", tokens, ffn.intermediate / tp, hidden, ffn.intermediate * hidden,
+        bias=hidden if ffn.bias else 0.0,
+    ))
+    leave_tensor_parallel(builder, context, "ffn")
+
+
+def add_activation(
+    builder: WorkBuilder, context: Context, name: str, rows: Count, width: Count, *, gated: bool
+) -> None:
+    """Add the activation between two products.
+
+    Forward reads its one or two inputs and writes one; backward reads them and dy and writes one or two gradients.
+    Saved: the inputs, in the format that the precision keeps products' inputs in.
+    """
+    element, inputs = context.residual, 2.0 if gated else 1.0
+    elements = rows * width
+    builder.step(
+        "activation",
+        [Elementwise(name, elements * (inputs + 1) * element)],
+        [Elementwise(f"{name} gradient", elements * (2 * inputs + 1) * element)],
+    )
+    builder.save(f"{name} input", "ffn_up", elements * inputs * context.kept)
+
+
+def add_moe(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, norm: str) -> None:
+    """Add norm, router, dispatch, routed and shared experts, combine.
+
+    Parameters: (E + n_s)*3*d*f + d*E; a token visits k routed and n_s shared experts.
+    """
+    hidden = context.architecture.hidden
+    add_norm(builder, context, "ffn norm", norm, context.stream_tokens, hidden)
+    enter_tensor_parallel(builder, context, "ffn")
+    add_linear(builder, context, Linear(
+        "router", "router", "norm", context.stream_tokens, hidden, ffn.experts, hidden * ffn.experts,
+        dtype=context.precision.router, kept=0.0,
+        replicas=1.0 if context.parallel.sequence_parallel else context.parallel.tp,
+    ))
+    if context.casts:
+        # One cast serves the dispatched tokens and the shared expert.
+        passes = context.residual + context.operand
+        builder.step("norm", [Elementwise("expert input cast", context.stream_tokens * hidden * passes)])
+    _add_shared(builder, context, ffn)
+    _add_routed(builder, context, ffn)
+    summed = 4 * context.stream_tokens * hidden * context.residual
+    builder.step("combine", [Elementwise("expert sum", summed)], [Elementwise("expert sum gradient", summed)])
+    leave_tensor_parallel(builder, context, "ffn")
+
+
+def _add_shared(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
+    """Add the shared experts as one dense gated FFN on every token; their input is cast with the dispatched tokens."""
+    one = ffn.intermediate if ffn.shared_intermediate is None else ffn.shared_intermediate
+    width, hidden, tp = ffn.shared * one, context.architecture.hidden, context.parallel.tp
+    add_linear(builder, context, Linear(
+        "shared expert up", "ffn_up", "norm", context.tokens, hidden, 2 * width / tp, 2 * hidden * width, cast=False,
+    ))
+    add_activation(builder, context, "shared expert activation", context.tokens, width / tp, gated=True)
+    add_linear(builder, context, Linear(
+        "shared expert down", "ffn_down", "activation", context.tokens, width / tp, hidden, width * hidden,
+    ))
+
+
+def _add_routed(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
+    """Add the routed experts between dispatch and combine.
+
+    Rows on the fullest rank: T*k*etp/tp * load, over E/ep experts of width f/etp each.
+    """
+    hidden, etp = context.architecture.hidden, context.expert_tensor
+    sent = context.tokens * etp / context.parallel.tp
+    local = ffn.experts / context.parallel.ep
+    rows = sent * ffn.top_k * context.communication.expert_load
+    width = ffn.intermediate / etp
+    active = ffn.top_k / ffn.experts
+    matrix = ffn.experts * hidden * ffn.intermediate
+    exchange = _exchanges(context, ffn, sent)
+    narrow, wide = context.operand if context.casts else context.residual, context.residual
+    builder.step("dispatch", [exchange[0]], [exchange[3]])
+    builder.step("permute", *_moves("expert permute", rows * hidden, 2 * narrow, 2 * wide))
+    add_linear(builder, context, Linear(
+        "expert up", "ffn_up", "dispatch", rows / local, hidden, 2 * width, 2 * matrix, 2 * matrix * active,
+        groups=local, cast=False, family="grouped_gemm",
+    ))
+    add_activation(builder, context, "expert activation", rows, width, gated=True)
+    add_linear(builder, context, Linear(
+        "expert down", "ffn_down", "activation", rows / local, width, hidden, matrix, matrix * active,
+        groups=local, family="grouped_gemm",
+    ))
+    builder.step("permute", *_moves("expert unpermute", rows * hidden, 2 * wide, 2 * narrow))
+    builder.step("combine", [exchange[1]], [exchange[2]])
+
+
+def _moves(name: str, elements: Count, forward: Bytes, backward: Bytes) -> tuple[list[Operator], list[Operator]]:
+    """Return a gather or scatter of rows, forward and backward, each reading and writing every row."""
+    return [Elementwise(name, elements * forward)], [Elementwise(f"{name} gradient", elements * backward)]
+
+
+def _exchanges(context: Context, ffn: MoeFfn, sent: Count) -> tuple[Exchange, Exchange, Exchange, Exchange]:
+    """Return dispatch, combine, the combine's gradient (a dispatch) and the dispatch's gradient (a combine)."""
+    plan, hidden = context.communication, context.architecture.hidden
+    if ffn.groups is None or ffn.group_top_k is None:
+        reachable = ffn.experts
+    else:
+        reachable = ffn.experts * ffn.group_top_k / ffn.groups
+
+    def one(name: str, dtype: str, family: str) -> Exchange:
+        width = element_bytes(dtype, context.precision.scale_block)
+        return Exchange(
+            name, sent, hidden * width, ffn.top_k, ffn.experts, reachable, context.ep_group, plan.mode,
+            plan.expert_load, family,
+        )
+
+    return (
+        one("dispatch", plan.dispatch, "moe_dispatch"),
+        one("combine", plan.combine, "moe_combine"),
+        one("combine gradient", plan.dispatch, "moe_dispatch"),
+        one("dispatch gradient", plan.combine, "moe_combine"),
+    )

@@ -1,0 +1,142 @@
+"""What every layer is built from: linear layers with their casts, norms, dropout, tensor-parallel boundaries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from costmodel.quantities import Bytes, Count, minimum
+from costmodel.workload.context import Context
+from costmodel.workload.dtypes import ELEMENT_BYTES
+from costmodel.workload.operators import Collective, Elementwise, Gemm, Operator
+from costmodel.workload.work import Parameters, WorkBuilder
+
+
+def add_norm(builder: WorkBuilder, context: Context, name: str, kind: str, rows: Count, width: Count) -> None:
+    """Add a norm fused with the residual add before it.
+
+    Forward reads x and the residual and writes both sums; backward reads dy, x and the residual gradient and writes dx.
+    """
+    size = rows * width * context.residual
+    builder.step("norm", [Elementwise(name, 4 * size)], [Elementwise(f"{name} gradient", 4 * size)])
+    builder.save(f"{name} input", "input", size)
+    vectors = 2.0 if kind == "layer" else 1.0
+    builder.parameter(Parameters(name, vectors * width, vectors * width, vectors * width))
+
+
+def add_dropout(builder: WorkBuilder, context: Context, name: str) -> None:
+    """Add a dropout on the residual branch: one pass that keeps a one-byte mask."""
+    elements = context.stream_tokens * context.architecture.hidden
+    streamed = elements * (2 * context.residual + 1.0)
+    builder.step("dropout", [Elementwise(name, streamed)], [Elementwise(f"{name} gradient", streamed)])
+    builder.save(f"{name} mask", "dropout", elements)
+
+
+def enter_tensor_parallel(builder: WorkBuilder, context: Context, name: str) -> None:
+    """Add the collectives before a column-split product.
+
+    Sequence parallel: all-gather, then reduce-scatter of the gradient; else nothing, then all-reduce.
+    """
+    size, group = context.tokens * context.architecture.hidden * context.residual, context.tp_group
+    if context.parallel.sequence_parallel:
+        builder.step(
+            "tensor_parallel",
+            [Collective(f"{name} all-gather", "all_gather", size, group)],
+            [Collective(f"{name} gradient reduce-scatter", "reduce_scatter", size, group)],
+        )
+    else:
+        builder.step("tensor_parallel", [], [Collective(f"{name} gradient all-reduce", "all_reduce", size, group)])
+
+
+def leave_tensor_parallel(builder: WorkBuilder, context: Context, name: str) -> None:
+    """Add the collectives after a row-split product: the mirror of entering."""
+    size, group = context.tokens * context.architecture.hidden * context.residual, context.tp_group
+    if context.parallel.sequence_parallel:
+        builder.step(
+            "tensor_parallel",
+            [Collective(f"{name} reduce-scatter", "reduce_scatter", size, group)],
+            [Collective(f"{name} gradient all-gather", "all_gather", size, group)],
+        )
+    else:
+        builder.step("tensor_parallel", [Collective(f"{name} all-reduce", "all_reduce", size, group)])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Linear:
+    """A matrix of `inputs` x `outputs` on this rank, applied to `rows` tokens.
+
+    total: its parameters in the whole model, and `active` those a token visits (null: all); operator: its own recompute
+    name; producer: the recompute name of what makes its input; dtype: null is the precision of linear layers; groups:
+    experts on this rank, each applied to `rows` tokens; replicas: ranks that repeat the work; cast: whether this layer
+    has to cast its input (false where an earlier kernel already did); kept: bytes of one input element as the backward
+    pass keeps it (null: the cached format); bias: bias elements in the whole model; stored: false where another layer owns
+    the matrix (tied embeddings).
+    """
+
+    name: str
+    operator: str
+    producer: str
+    rows: Count
+    inputs: Count
+    outputs: Count
+    total: Count
+    active: Count | None = None
+    dtype: str | None = None
+    groups: Count = 1.0
+    replicas: Count = 1.0
+    cast: bool = True
+    bias: Count = 0.0
+    family: str = "gemm"
+    kept: Bytes | None = None
+    stored: bool = True
+
+
+def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
+    """Add a linear layer: three products, the casts around them, its saved input and its parameters.
+
+    y = x W; dx = dy W^T; dW += x^T dy, accumulated in the gradient's format by a read and a write.
+    A narrow compute format casts x and dy before the products and re-quantises both along the other axis for dW.
+    """
+    dtype = linear.dtype or context.precision.linear
+    narrow = context.casts and linear.dtype is None
+    wide = context.residual
+    operand = context.operand if narrow else ELEMENT_BYTES[dtype]
+    taken = linear.groups * linear.rows * linear.inputs
+    given = linear.groups * linear.rows * linear.outputs
+    if narrow and linear.cast:
+        builder.step(linear.producer, [Elementwise(f"{linear.name} cast", taken * (wide + operand))])
+    back: list[Operator] = []
+    turned: list[Operator] = []
+    if narrow:
+        back.append(Elementwise(f"{linear.name} gradient cast", given * (wide + operand)))
+        turned.append(Elementwise(f"{linear.name} transposed casts", taken * 2 * operand + given * (wide + operand)))
+    rows, inputs, outputs = linear.rows, linear.inputs, linear.outputs
+    accumulated = 2.0 * ELEMENT_BYTES[context.precision.gradients]
+    builder.step(
+        linear.operator,
+        [_product(linear, "", dtype, (rows, outputs, inputs), operand, wide)],
+        [*back, _product(linear, " input gradient", dtype, (rows, inputs, outputs), operand, wide)],
+        [*turned, _product(linear, " weight gradient", dtype, (inputs, outputs, rows), operand, accumulated)],
+    )
+    usual = context.kept if linear.dtype is None else ELEMENT_BYTES[dtype]
+    builder.save(f"{linear.name} input", linear.producer, taken * (usual if linear.kept is None else linear.kept))
+    if not linear.stored:
+        return
+    total = linear.total + linear.bias
+    builder.parameter(Parameters(
+        linear.name,
+        total,
+        linear.groups * inputs * outputs + minimum(linear.bias, linear.groups * outputs),
+        total if linear.active is None else linear.active,
+        expert=linear.family == "grouped_gemm",
+        linear=linear.dtype is None,
+    ))
+
+
+def _product(
+    linear: Linear, suffix: str, dtype: str, shape: tuple[Count, Count, Count], operand: Bytes, out: Bytes
+) -> Gemm:
+    """Return one of the three products; both operands are read in the compute format."""
+    m, n, k = shape
+    return Gemm(
+        f"{linear.name}{suffix}", m, n, k, dtype, operand, operand, out, linear.groups, linear.replicas, linear.family
+    )

@@ -1,0 +1,176 @@
+"""The memory ledger: what one device holds, part by part, on the fullest rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import TypeAlias
+
+from costmodel.quantities import Bytes, Count, Quantity, maximum, where
+from costmodel.workload.context import Context
+from costmodel.workload.counting import kv_bytes_per_sequence, sum_of
+from costmodel.workload.dtypes import ELEMENT_BYTES, element_bytes
+from costmodel.workload.layers import ModelWork
+from costmodel.workload.operators import AttentionCore, Elementwise, Exchange, Gemm, Operator, distinct_targets
+from costmodel.workload.scenario import Training
+from costmodel.workload.schedules import Schedule
+from costmodel.workload.stages import Stage
+from costmodel.workload.work import Parameters, Work
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ledger:
+    """Bytes on one device by what they are for. communication: landing buffers; reserve: context and libraries."""
+
+    weights: Bytes = 0.0
+    gradients: Bytes = 0.0
+    optimizer: Bytes = 0.0
+    activations: Bytes = 0.0
+    kv_cache: Bytes = 0.0
+    communication: Bytes = 0.0
+    reserve: Bytes = 0.0
+
+    @property
+    def total(self) -> Bytes:
+        """Return the sum of all parts."""
+        return sum_of(getattr(self, part.name) for part in fields(self))
+
+
+def training_ledger(
+    context: Context, plan: Training, work: ModelWork, schedule: Schedule, layout: Sequence[Stage]
+) -> Ledger:
+    """Return the ledger of the fullest pipeline rank during a training step.
+
+    weights w*P; gradients g*P, over the data-parallel group from ZeRO-2; optimizer (master + 2 moments)*P, over the group
+    from ZeRO-1; weights too under ZeRO-3. Routed experts are shared by tp*cp*dp/(ep*etp) ranks, the rest by dp*cp, times
+    the copies that the schedule keeps of each stage. Activations: chunks in flight times what their layers save, plus
+    what one layer's backward pass rebuilds.
+    """
+    ledgers = []
+    for rank in range(len(schedule.ranks)):
+        chunks = zip(*in_flight(schedule, rank), strict=True)  # by stage: chunks held in each fullest state
+        held = [
+            (stage_work(work, layout[stage]), count)
+            for stage, count in zip(schedule.stages_of(rank), chunks, strict=True)
+        ]
+        ledgers.append(_rank_ledger(context, plan, schedule.parameter_copies, held))
+    return _fullest(ledgers)
+
+
+def stage_work(work: ModelWork, stage: Stage) -> list[tuple[int, Work]]:
+    """Return (how many, work) of each kind of layer on a stage."""
+    parts = [(stage.embedding, work.embedding), *zip(stage.layers, work.layers, strict=True), (stage.head, work.head)]
+    if work.mtp is not None:
+        parts.append((stage.mtp, work.mtp))
+    return [(count, part) for count, part in parts if count]
+
+
+@lru_cache(maxsize=4096)
+def in_flight(schedule: Schedule, rank: int) -> tuple[tuple[int, ...], ...]:
+    """Return the fullest states of a rank; replaying a schedule's order is worth doing once."""
+    return schedule.in_flight(rank)
+
+
+_Held: TypeAlias = "tuple[list[tuple[int, Work]], tuple[int, ...]]"
+
+
+def _rank_ledger(context: Context, plan: Training, copies: int, held: Sequence[_Held]) -> Ledger:
+    """Return the ledger of one rank. held: the work of each of its stages, and its chunks in flight in each fullest state."""
+    parts = [part for stage, _ in held for part in stage]
+    owned = [(float(count), parameters) for count, part in parts for parameters in part.parameters]
+    parallel, precision = context.parallel, context.precision
+    expert_ranks = parallel.tp * parallel.cp * parallel.dp / (parallel.ep * context.expert_tensor) * copies
+    dense_ranks = parallel.cp * parallel.dp * copies
+    states = (0.0 if precision.master is None else ELEMENT_BYTES[precision.master]) + 2 * ELEMENT_BYTES[precision.moments]
+
+    def shared(bytes_each: Bytes, *, from_stage: int) -> Bytes:
+        """Return bytes of the rank's parameters, over the ranks that share them where ZeRO says so."""
+        total: Quantity = 0.0
+        for count, parameters in owned:
+            ranks = (expert_ranks if parameters.expert else dense_ranks) if plan.zero >= from_stage else 1.0
+            total = total + count * parameters.local * bytes_each / ranks
+        return total
+
+    saved = [sum_of(count * item.size for count, part in stage for item in part.saved) for stage, _ in held]
+    states_held = zip(*(chunks for _, chunks in held), strict=True)
+    in_flight = [sum_of(chunks * size for chunks, size in zip(state, saved, strict=True)) for state in states_held]
+    rebuilt = maximum(0.0, *(part.rebuilt for _, part in parts))
+    return Ledger(
+        weights=_weight_bytes(context, owned) / (dense_ranks if plan.zero >= 3 else 1.0),
+        gradients=shared(ELEMENT_BYTES[precision.gradients], from_stage=2),
+        optimizer=shared(states, from_stage=1),
+        activations=maximum(*in_flight, 0.0) + rebuilt,
+        communication=_buffers(part for _, part in parts),
+        reserve=context.framework.reserve,
+    )
+
+
+def inference_ledger(context: Context, work: ModelWork, sequences: Count, micro_batches: int) -> Ledger:
+    """Return the ledger of an inference rank that serves `sequences` sequences of `context.keys` tokens.
+
+    Activations: two copies of every micro-batch's residual stream and the largest operator's operands.
+    """
+    architecture, parallel = context.architecture, context.parallel
+    parts = [
+        (1, work.embedding), (1, work.head), *zip((layer.repeat for layer in architecture.layers), work.layers, strict=True)
+    ]
+    owned = [(count / parallel.pp, parameters) for count, part in parts for parameters in part.parameters]
+    stream = 2 * context.stream_tokens * architecture.hidden * context.residual
+    working = maximum(0.0, *(_operands(operator) for _, part in parts for operator in part.forward))
+    cache = kv_bytes_per_sequence(architecture, context.keys, context.precision.kv_cache, parallel.tp)
+    return Ledger(
+        weights=_weight_bytes(context, owned),
+        activations=micro_batches * stream + working,
+        kv_cache=sequences * cache / (parallel.cp * parallel.pp),
+        communication=micro_batches * _buffers(part for _, part in parts),
+        reserve=context.framework.reserve,
+    )
+
+
+def _weight_bytes(context: Context, owned: Iterable[tuple[Quantity, Parameters]]) -> Bytes:
+    """Return the bytes of the weights that a rank computes with."""
+    narrow = element_bytes(context.precision.weights, _block_elements(context))
+    wide = maximum(ELEMENT_BYTES[context.precision.weights], context.residual)
+    return sum_of(count * item.local * (narrow if item.linear else wide) for count, item in owned)
+
+
+def _block_elements(context: Context) -> Count | None:
+    """Return the elements that share a weight scale: a square block of the activation's block length."""
+    block = context.precision.scale_block
+    return None if block is None else block * block
+
+
+def _operands(operator: Operator) -> Bytes:
+    """Return the activation bytes that an operator reads and writes."""
+    if isinstance(operator, Gemm):
+        return operator.groups * operator.m * (operator.k * operator.left + operator.n * operator.out)
+    return operator.traffic if isinstance(operator, Elementwise | AttentionCore) else 0.0
+
+
+def _buffers(parts: Iterable[Work]) -> Bytes:
+    """Return a rank's landing buffers: one for its largest dispatch, one for its largest combine. NCCL works in place."""
+    largest: dict[str, Quantity] = {}
+    for operator in (operator for part in parts for operator in part.forward):
+        if isinstance(operator, Exchange):
+            largest[operator.family] = maximum(largest.get(operator.family, 0.0), _arrival(operator))
+    return sum_of(largest.values())
+
+
+def _arrival(exchange: Exchange) -> Bytes:
+    """Return the bytes that land on a rank: each token once for all of the rank's experts."""
+    on_rank = exchange.experts / exchange.group.size
+    ranks = distinct_targets(exchange.top_k, exchange.reachable, on_rank)
+    return exchange.tokens * exchange.load * ranks * exchange.token_bytes
+
+
+def _fullest(ledgers: Sequence[Ledger]) -> Ledger:
+    """Return, element by element, the ledger with the largest total."""
+    fullest = ledgers[0]
+    for ledger in ledgers[1:]:
+        more = ledger.total > fullest.total
+        fullest = Ledger(*(
+            where(more, getattr(ledger, part.name), getattr(fullest, part.name)) for part in fields(Ledger)
+        ))
+    return fullest
+

@@ -1,0 +1,232 @@
+"""Attention in its forms: multi-head with grouped keys, and multi-head latent (expanded or absorbed)."""
+
+from __future__ import annotations
+
+from costmodel.quantities import Bytes, Count
+from costmodel.workload.architecture import Attention, HeadGroup, Mla, Pattern
+from costmodel.workload.context import Context, per_rank
+from costmodel.workload.dtypes import ELEMENT_BYTES
+from costmodel.workload.linear import Linear, add_linear, add_norm, enter_tensor_parallel, leave_tensor_parallel
+from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Gemm
+from costmodel.workload.work import Parameters, WorkBuilder
+
+
+def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, norm: str, dropout: bool) -> None:
+    """Add grouped-query attention: norm, fused QKV, rotary, core, output projection.
+
+    Parameters: d*(H*q + G*q + G*v) + H*v*d. Core: 2*P*(q + v) FLOP a head and sequence.
+    """
+    hidden, tp, tokens = context.architecture.hidden, context.parallel.tp, context.tokens
+    heads, kv_heads = mixer.q_heads / tp, per_rank(mixer.kv_heads, tp)
+    query, key_value = heads * mixer.head_dim, kv_heads * (mixer.head_dim + mixer.v_head_dim)
+    whole = mixer.q_heads * mixer.head_dim + mixer.kv_heads * (mixer.head_dim + mixer.v_head_dim)
+    inner = mixer.q_heads * mixer.v_head_dim
+    add_norm(builder, context, "attention norm", norm, context.stream_tokens, hidden)
+    enter_tensor_parallel(builder, context, "attention")
+    add_linear(builder, context, Linear(
+        "qkv projection", "qkv", "norm", tokens, hidden, query + key_value, hidden * whole,
+        replicas=tp * (query + key_value) / whole, bias=whole if mixer.bias else 0.0,
+    ))
+    if mixer.rotary:
+        rotated = tokens * (heads + kv_heads) * mixer.head_dim * context.residual
+        builder.step("rotary", [Elementwise("rotary", 2 * rotated)], [Elementwise("rotary gradient", 2 * rotated)])
+    element = ELEMENT_BYTES[context.precision.kv_cache]
+    if context.phase != "training":
+        written = tokens * key_value
+        builder.step("kv_write", [Elementwise("kv cache write", written * (context.residual + element))])
+    _gather_keys(builder, context, kv_heads * (mixer.head_dim + mixer.v_head_dim))
+    builder.save("query, key, value", "qkv", tokens * (query + key_value) * context.residual)
+    for group in mixer.head_groups:
+        _add_core(builder, context, mixer, group, dropout=dropout)
+    add_linear(builder, context, Linear(
+        "output projection", "output_projection", "attention_output", tokens, inner / tp, hidden, inner * hidden,
+        kept=_kept_output(context), bias=hidden if mixer.bias else 0.0,
+    ))
+    leave_tensor_parallel(builder, context, "attention")
+
+
+def _add_core(builder: WorkBuilder, context: Context, mixer: Attention, group: HeadGroup, *, dropout: bool) -> None:
+    """Add softmax(Q K^T) V of one group of heads, fused or with its scores in memory."""
+    heads = group.share * mixer.q_heads / context.parallel.tp
+    kv_heads = group.share * per_rank(mixer.kv_heads, context.parallel.tp)
+    if context.phase == "decode":
+        keys = context.kept_keys(group.pattern)
+        width = mixer.head_dim + mixer.v_head_dim
+        cache = context.sequences * kv_heads * keys * width * ELEMENT_BYTES[context.precision.kv_cache]
+        streamed = cache + context.tokens * heads * width * context.residual
+        builder.step("attention_core", [AttentionCore(
+            "attention core", context.sequences, heads, 1.0, keys, width, context.precision.attention,
+            streamed, "attention_decode",
+        )])
+        return
+    pairs = context.pairs(group.pattern, causal=mixer.causal)
+    if context.framework.implementations.get("attention_prefill") == "unfused":
+        _add_unfused(builder, context, mixer, heads, dropout=dropout)
+        return
+    _add_fused(builder, context, (mixer.head_dim, mixer.v_head_dim), heads, kv_heads, pairs, "attention")
+
+
+def _add_fused(
+    builder: WorkBuilder, context: Context, dims: tuple[Count, Count], heads: Count, kv_heads: Count, pairs: Count,
+    family: str,
+) -> None:
+    """Add a fused core. Forward 2*P*(q + v) FLOP a head; backward recomputes the scores: 2*P*(3*q + 2*v)."""
+    q, v = dims
+    rows, keys, sequences, element = context.rows, context.keys, context.sequences, context.residual
+    dtype = context.precision.attention
+    read = sequences * (heads * rows * (q + v) + kv_heads * keys * (q + v)) * element
+    # q, o, do in and dq out; k, v in and dk, dv out
+    back = sequences * (heads * rows * 2 * (q + v) + kv_heads * keys * 2 * (q + v)) * element
+    builder.step(
+        "attention_core",
+        [AttentionCore("attention core", sequences, heads, rows, pairs, q + v, dtype, read, f"{family}_prefill")],
+        [AttentionCore(
+            "attention core gradient", sequences, heads, rows, pairs, 3 * q + 2 * v, dtype, back, "attention_backward"
+        )],
+    )
+    builder.save("softmax statistics", "attention_core", sequences * heads * rows * ELEMENT_BYTES["fp32"])
+
+
+def _add_unfused(builder: WorkBuilder, context: Context, mixer: Attention, heads: Count, *, dropout: bool) -> None:
+    """Add a core whose scores go through memory: two batched products around a softmax, all S*T pairs.
+
+    Saved: softmax result, and with dropout its mask and result (5 bytes a pair with two-byte formats).
+    """
+    element, dtype = context.residual, context.precision.attention
+    rows, keys, batch = context.rows, context.keys, context.sequences * heads
+    scores = batch * rows * keys
+    passes = 4 * element + (2 * element + 1.0 if dropout else 0.0)
+
+    def product(name: str, n: Count, k: Count) -> Gemm:
+        return Gemm(name, rows, n, k, dtype, element, element, element, batch, family="bmm")
+
+    builder.step(
+        "attention_core",
+        [
+            product("attention scores", keys, mixer.head_dim),
+            Elementwise("softmax", scores * passes),
+            product("attention values", mixer.v_head_dim, keys),
+        ],
+        [
+            product("attention values gradient", keys, mixer.v_head_dim),
+            Gemm("value gradient", keys, mixer.v_head_dim, rows, dtype, element, element, element, batch, family="bmm"),
+            Elementwise("softmax gradient", scores * passes),
+            product("query gradient", mixer.head_dim, keys),
+            Gemm("key gradient", keys, mixer.head_dim, rows, dtype, element, element, element, batch, family="bmm"),
+        ],
+    )
+    builder.save("softmax", "attention_core", scores * element)
+    if dropout:
+        builder.save("attention dropout", "attention_core", scores * (element + 1.0))
+
+
+def add_mla(builder: WorkBuilder, context: Context, mixer: Mla, *, norm: str) -> None:
+    """Add multi-head latent attention: expanded in training and prefill, absorbed in decoding.
+
+    Parameters: d*(c_q + c + r) + c_q*H*(n + r) + c*H*(n + v) + H*v*d, with a norm on each latent.
+    """
+    hidden, tp, tokens = context.architecture.hidden, context.parallel.tp, context.tokens
+    query_latent = 0.0 if mixer.q_lora is None else mixer.q_lora
+    direct_query = mixer.heads * (mixer.nope_dim + mixer.rope_dim) if mixer.q_lora is None else 0.0
+    latent = query_latent + mixer.kv_lora + mixer.rope_dim
+    add_norm(builder, context, "attention norm", norm, context.stream_tokens, hidden)
+    enter_tensor_parallel(builder, context, "attention")
+    add_linear(builder, context, Linear(
+        "latent projection", "mla_down", "norm", tokens, hidden, latent, hidden * latent, replicas=tp,
+    ))
+    if mixer.q_lora is None:
+        add_linear(builder, context, Linear(
+            "query projection", "mla_down", "norm", tokens, hidden, direct_query / tp, hidden * direct_query, cast=False,
+            kept=0.0,
+        ))
+    else:
+        add_norm(builder, context, "query latent norm", norm, tokens, mixer.q_lora)
+        outputs = mixer.heads * (mixer.nope_dim + mixer.rope_dim)
+        add_linear(builder, context, Linear(
+            "query up", "mla_up", "norm", tokens, mixer.q_lora, outputs / tp, mixer.q_lora * outputs,
+        ))
+    add_norm(builder, context, "key-value latent norm", norm, tokens, mixer.kv_lora)
+    if context.phase == "decode":
+        _add_absorbed(builder, context, mixer)
+    else:
+        _add_expanded(builder, context, mixer)
+    inner = mixer.heads * mixer.v_head_dim
+    add_linear(builder, context, Linear(
+        "output projection", "output_projection", "attention_output", tokens, inner / tp, hidden, inner * hidden,
+        kept=_kept_output(context),
+    ))
+    leave_tensor_parallel(builder, context, "attention")
+
+
+def _add_expanded(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
+    """Add keys and values of every head from the latent, rotary with key assembly, and the fused core."""
+    heads, tokens, element = mixer.heads / context.parallel.tp, context.tokens, context.residual
+    outputs = mixer.heads * (mixer.nope_dim + mixer.v_head_dim)
+    add_linear(builder, context, Linear(
+        "key-value up", "mla_up", "norm", tokens, mixer.kv_lora, outputs / context.parallel.tp, mixer.kv_lora * outputs,
+    ))
+    key = mixer.nope_dim + mixer.rope_dim
+    # The rotated part of q in place; k from its latent part and the one rotated part that all heads share.
+    assembled = tokens * element * (2 * heads * mixer.rope_dim + heads * mixer.nope_dim + mixer.rope_dim + heads * key)
+    builder.step("rotary", [Elementwise("rotary", assembled)], [Elementwise("rotary gradient", assembled)])
+    _add_cache_write(builder, context, mixer)
+    _gather_keys(builder, context, heads * (key + mixer.v_head_dim))
+    builder.save("query, key, value", "mla_up", tokens * heads * (2 * key + mixer.v_head_dim) * element)
+    pairs = context.pairs(Pattern(), causal=mixer.causal)
+    _add_fused(builder, context, (key, mixer.v_head_dim), heads, heads, pairs, "mla")
+
+
+def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
+    """Add decoding in the latent space: W_uk folded into the query, W_uv into the output.
+
+    Core: 2*(c + r) + 2*c FLOP a pair; every head reads the same c + r cached elements, whatever tp is.
+    """
+    heads, tokens, dtype = mixer.heads / context.parallel.tp, context.tokens, context.precision.attention
+    element, width = ELEMENT_BYTES[dtype], mixer.kv_lora + mixer.rope_dim
+    total = mixer.kv_lora * mixer.heads * (mixer.nope_dim + mixer.v_head_dim)
+    builder.parameter(Parameters("key-value up", total, total / context.parallel.tp, total, linear=True))
+
+    def absorb(name: str, n: Count, k: Count) -> Gemm:
+        return Gemm(name, tokens, n, k, dtype, element, element, element, heads, family="bmm")
+
+    builder.step("mla_up", [absorb("query absorption", mixer.kv_lora, mixer.nope_dim)])
+    rotated = 2 * tokens * (heads + 1.0) * mixer.rope_dim * context.residual
+    builder.step("rotary", [Elementwise("rotary", rotated)])
+    _add_cache_write(builder, context, mixer)
+    cache = context.sequences * context.keys * width * ELEMENT_BYTES[context.precision.kv_cache]
+    streamed = cache + tokens * heads * (width + mixer.kv_lora) * element
+    builder.step("attention_core", [AttentionCore(
+        "attention core", context.sequences, heads, 1.0, context.keys, width + mixer.kv_lora, dtype, streamed, "mla_decode",
+    )])
+    builder.step("mla_up", [absorb("value absorption", mixer.v_head_dim, mixer.kv_lora)])
+
+
+def _add_cache_write(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
+    """Add the write of the new tokens' latents to the cache (inference)."""
+    if context.phase != "training":
+        written = context.tokens * (mixer.kv_lora + mixer.rope_dim)
+        passes = context.residual + ELEMENT_BYTES[context.precision.kv_cache]
+        builder.step("kv_write", [Elementwise("kv cache write", written * passes)])
+
+
+def _gather_keys(builder: WorkBuilder, context: Context, width: Count) -> None:
+    """Add the exchange of keys and values over the context-parallel group, `width` elements a token.
+
+    Ring: (c - 1)*(S/c)*G*(q + v)*e a rank forward and twice that backward: the volume of an all-gather, and of an
+    all-gather with a reduce-scatter.
+    """
+    size = context.sequences * context.length * width * context.residual
+    builder.step(
+        "attention_core",
+        [Collective("key-value ring", "all_gather", size, context.cp_group)],
+        [
+            Collective("key-value ring again", "all_gather", size, context.cp_group),
+            Collective("key-value gradient ring", "reduce_scatter", size, context.cp_group),
+        ],
+    )
+
+
+def _kept_output(context: Context) -> Bytes | None:
+    """Return the bytes of one element of the core's output as it is kept, null for the usual format."""
+    stated = context.precision.attention_output
+    return None if stated is None else ELEMENT_BYTES[stated]

@@ -1,0 +1,152 @@
+"""The operators that a workload is made of. Each knows its work (FLOP, bytes), none knows a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from costmodel.quantities import Bytes, Count, Flop, Quantity, maximum
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gemm:
+    """`groups` equal matrix products [m,k] x [k,n], or one product a group where `m` rows stand for each of them.
+
+    left, right, out: bytes of one element of the operands and of the result; `out` counts a read as well where the
+    result is accumulated in place. replicas: ranks that repeat this very product.
+    """
+
+    name: str
+    m: Count
+    n: Count
+    k: Count
+    dtype: str
+    left: Bytes
+    right: Bytes
+    out: Bytes
+    groups: Count = 1.0
+    replicas: Count = 1.0
+    family: str = "gemm"
+
+    @property
+    def flop(self) -> Flop:
+        """Return 2*m*n*k of every group [FLOP]."""
+        return 2.0 * self.groups * self.m * self.n * self.k
+
+    @property
+    def traffic(self) -> Bytes:
+        """Return the compulsory bytes to and from device memory: each operand once [B]."""
+        per_group = self.m * self.k * self.left + self.k * self.n * self.right + self.m * self.n * self.out
+        return self.groups * per_group
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttentionCore:
+    """Fused softmax(Q K^T) V of `sequences` sequences; no score leaves the chip.
+
+    pairs: (query, key) pairs of one head and sequence; products: matrix-product width per pair in multiply-adds
+    (qk_dim + v_dim forward, 3*qk_dim + 2*v_dim for a backward pass that recomputes the scores); rows: query rows of one
+    head and sequence; traffic: bytes of Q, K, V and results [B].
+    """
+
+    name: str
+    sequences: Count
+    heads: Count
+    rows: Count
+    pairs: Count
+    products: Count
+    dtype: str
+    traffic: Bytes
+    family: str
+    replicas: Count = 1.0
+
+    @property
+    def flop(self) -> Flop:
+        """Return 2 * sequences * heads * pairs * products [FLOP]."""
+        return 2.0 * self.sequences * self.heads * self.pairs * self.products
+
+    @property
+    def exponentials(self) -> Count:
+        """Return how many exponentials the softmax takes: one a pair."""
+        return self.sequences * self.heads * self.pairs
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Elementwise:
+    """A kernel that only streams: norms, activations, casts, permutations, rotary, the optimizer. traffic [B]."""
+
+    name: str
+    traffic: Bytes
+    family: str = "elementwise"
+
+    @property
+    def flop(self) -> Flop:
+        """Return zero: its arithmetic never binds and is not counted as model work."""
+        return 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """Ranks that communicate: `size` of them, `stride` apart in the rank order (1: neighbours)."""
+
+    size: Count
+    stride: Count = 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Collective:
+    """An NCCL-style operation. size: the whole buffer, as nccl-tests counts it [B]; group: who takes part."""
+
+    name: str
+    kind: str  # all_reduce | all_gather | reduce_scatter | all_to_all | broadcast | send_recv
+    size: Bytes
+    group: Group
+    family: str = "collective"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Exchange:
+    """One direction of the expert all-to-all: `dispatch` to the experts or `combine` back.
+
+    tokens: of one rank; token_bytes: of one copy [B]; top_k copies go to distinct experts out of `experts`, which stand
+    evenly on the group's ranks; a token may choose among `reachable` of them (fewer than all where routing is limited).
+    """
+
+    name: str
+    tokens: Count
+    token_bytes: Bytes
+    top_k: int
+    experts: Count
+    reachable: Count
+    group: Group
+    mode: str
+    load: Count
+    family: str
+
+
+Operator: TypeAlias = "Gemm | AttentionCore | Elementwise | Collective | Exchange"
+
+
+def distinct_targets(choices: int, reachable: Count, per_target: Count) -> Count:
+    """Return the expected number of distinct targets (nodes or ranks) that `choices` distinct experts stand on.
+
+        E = R/g * (1 - C(R-g, k) / C(R, k)),   C(R-g, k)/C(R, k) = prod_i (R-g-i)/(R-i)
+
+    reachable: R experts to choose from, uniformly; per_target: g experts a target. With V3's R = 128, k = 8:
+    3.63 nodes of 32 experts, 7.36 ranks of 4.
+    """
+    missed: Quantity = 1.0
+    for index in range(choices):
+        missed = missed * maximum(reachable - per_target - index, 0.0) / (reachable - index)
+    return reachable / per_target * (1 - missed)
+
+
+_SUFFIXES = (" gradient cast", " transposed casts", " cast", " input gradient", " weight gradient", " gradient", " again")
+
+
+def base_name(name: str) -> str:
+    """Return the operator that a name belongs to: passes of one operator share a line, and so do all casts."""
+    for suffix in _SUFFIXES:
+        if name.endswith(suffix):
+            return "casts" if "cast" in suffix else name.removesuffix(suffix)
+    return name

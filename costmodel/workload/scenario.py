@@ -1,0 +1,173 @@
+"""What is asked: a model on a cluster in one phase, and how the work is laid out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, TypeAlias
+
+from costmodel.hardware import Cluster
+from costmodel.quantities import Bytes, Count, Seconds
+from costmodel.workload.architecture import Architecture
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Parallelism:
+    """Degrees of parallelism. Ranks are laid out tp fastest, then cp, dp, pp; ep spans tp*cp*dp ranks in that order.
+
+    expert_tensor: tensor parallelism inside an expert; null: `tp` where `ep` is one, else one.
+    sequence_parallel: activations outside the tensor-parallel region are split over tp as well.
+    """
+
+    tp: Count = 1.0
+    pp: Count = 1.0
+    dp: Count = 1.0
+    ep: Count = 1.0
+    cp: Count = 1.0
+    virtual: Count = 1.0
+    expert_tensor: Count | None = None
+    sequence_parallel: bool = False
+
+    @property
+    def devices(self) -> Count:
+        """Return how many devices the layout takes: tp * cp * dp * pp."""
+        return self.tp * self.cp * self.dp * self.pp
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Precision:
+    """The number format of each operator family and of each kind of stored tensor.
+
+    activations: what the backward pass keeps of a matrix product's input; attention_output: of the core's output, which
+    is the next product's input too (null: as `activations`); scale_block: elements that share one FP32 scale in an FP8
+    activation, null: one scale a tensor.
+    """
+
+    linear: str  # projections and FFN matrix products
+    attention: str
+    router: str
+    head: str
+    residual: str
+    weights: str
+    master: str | None
+    gradients: str
+    moments: str
+    kv_cache: str
+    activations: str
+    attention_output: str | None = None
+    scale_block: Count | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Communication:
+    """How ranks talk: processors that communication kernels take from compute, and what all-to-alls carry.
+
+    mode: `normal` (deduplicated per node, forwarded over the intra-node link) or `low_latency` (one copy per expert).
+    expert_load: tokens of the fullest rank over the mean (1: balanced).
+    """
+
+    processors: Count = 0.0
+    dispatch: str = "bf16"
+    combine: str = "bf16"
+    mode: str = "normal"
+    expert_load: Count = 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tile:
+    """A kernel's output tile `m` x `n`, and over how many blocks its K loop is split."""
+
+    m: int
+    n: int
+    split: int = 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Framework:
+    """What belongs to kernels and hosts rather than to devices.
+
+    gemm_tiles: candidates of which the fastest is taken; promotion_interval: elements of K between two promotions of an
+    FP8 accumulator; launch: time of an empty kernel on a stream [s]; reserve: device memory that the context and
+    libraries keep [B]; implementations: operator family -> kernel library.
+    """
+
+    name: str
+    gemm_tiles: tuple[Tile, ...]
+    attention_tile: Tile
+    promotion_interval: Count
+    launch: Seconds
+    reserve: Bytes
+    implementations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Training:
+    """A training step. global_batch: sequences a step; recompute: names of the operators that the backward pass repeats.
+
+    stages: layers of each pipeline stage in order (all stages, virtual ones included), null: as even as possible with
+    the shorter stages last. zero: ZeRO stage.     """
+
+    phase: ClassVar[str] = "training"
+    schedule: str
+    global_batch: Count
+    sequence: Count
+    micro_batch: Count
+    recompute: frozenset[str]
+    zero: int = 1
+    stages: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prefill:
+    """Prompts of `input_tokens` until `tokens_per_device` are in flight, in `micro_batches` that overlap."""
+
+    phase: ClassVar[str] = "prefill"
+    input_tokens: Count
+    tokens_per_device: Count
+    micro_batches: int = 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decode:
+    """One token for each of `batch_per_device` requests, in `micro_batches` that overlap."""
+
+    phase: ClassVar[str] = "decode"
+    batch_per_device: Count
+    input_tokens: Count
+    output_tokens: Count
+    micro_batches: int = 1
+
+    @property
+    def mean_keys(self) -> Count:
+        """Return the mean context over a request's life: input_tokens + output_tokens / 2."""
+        return self.input_tokens + self.output_tokens / 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExpertBound:
+    """The closed-form bound of expert-parallel decoding: two micro-batches, `sends` copies of each token both ways.
+
+    hidden: width a token is sent with (the paper rounds 7168 to 7000).
+    """
+
+    phase: ClassVar[str] = "ep_bound"
+    tokens_per_device: Count
+    sends: Count
+    hidden: Count
+
+
+Plan: TypeAlias = "Training | Prefill | Decode | ExpertBound"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scenario:
+    """One question, complete: nothing below this reads a file."""
+
+    name: str
+    plan: Plan
+    architecture: Architecture
+    cluster: Cluster
+    parallel: Parallelism
+    precision: Precision
+    communication: Communication
+    framework: Framework

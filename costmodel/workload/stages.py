@@ -1,0 +1,53 @@
+"""Which layers stand on which pipeline stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from costmodel.errors import InputError
+from costmodel.workload.architecture import Architecture
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One pipeline stage: how many of each entry of the architecture's layer list, and whether it has the ends.
+
+    `ends` counts embedding, head and MTP modules. Equal stages compare equal, so that work is done once for each kind.
+    """
+
+    layers: tuple[int, ...]
+    embedding: int = 0
+    head: int = 0
+    mtp: int = 0
+
+
+def even_split(depth: int, stages: int) -> tuple[int, ...]:
+    """Return layers a stage, as even as possible, the shorter stages last (where the head stands)."""
+    base, longer = divmod(depth, stages)
+    return tuple(base + 1 if stage < longer else base for stage in range(stages))
+
+
+def stage_layout(architecture: Architecture, stages: int, sizes: tuple[int, ...] | None = None) -> tuple[Stage, ...]:
+    """Return the stages in order. sizes: layers of each (default: even). Raises InputError where they do not add up.
+
+    The embedding stands on the first stage, the head and the MTP modules on the last.
+    """
+    sizes = even_split(architecture.depth, stages) if sizes is None else sizes
+    if len(sizes) != stages or sum(sizes) != architecture.depth or min(sizes) < 0:
+        raise InputError.single(
+            f"{len(sizes)} stages with {sum(sizes)} layers for {stages} stages and {architecture.depth} layers",
+            field="stages", hint=f"give {stages} layer counts that add up to {architecture.depth}",
+        )
+    owner = [index for index, layer in enumerate(architecture.layers) for _ in range(layer.repeat)]
+    layout, first = [], 0
+    for position, size in enumerate(sizes):
+        held = owner[first : first + size]
+        first += size
+        last = position == stages - 1
+        layout.append(Stage(
+            tuple(held.count(index) for index in range(len(architecture.layers))),
+            embedding=int(position == 0),
+            head=int(last),
+            mtp=architecture.mtp.depth if last and architecture.mtp is not None else 0,
+        ))
+    return tuple(layout)

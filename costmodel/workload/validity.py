@@ -1,0 +1,103 @@
+"""When a layout can exist: degrees divide what they split. A point that breaks a rule is an error, a grid a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from costmodel.quantities import Mask, Quantity, divides
+from costmodel.workload.architecture import Attention, MoeFfn
+from costmodel.workload.scenario import Decode, ExpertBound, Prefill, Scenario, Training
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rule:
+    """One condition on a scenario. field: path below the scenario; holds: where it is met; hint: the fix."""
+
+    field: str
+    holds: Mask
+    message: str
+    hint: str
+
+
+def _divides(field: str, divisor: Quantity, value: Quantity, what: str) -> Rule:
+    return Rule(
+        field, divides(divisor, value), f"{_shown(divisor)} does not divide {what} ({_shown(value)})",
+        f"choose a divisor of {_shown(value)}",
+    )
+
+
+def _shown(value: Quantity) -> str:
+    """Return a count as a person writes it."""
+    return f"{value:g}" if isinstance(value, float | int) else "one of its values"
+
+
+def rules(scenario: Scenario) -> Iterator[Rule]:
+    """Yield every condition that the scenario's layout has to meet."""
+    plan, parallel = scenario.plan, scenario.parallel
+    if isinstance(plan, ExpertBound):
+        return
+    yield from _model_rules(scenario)
+    expert_ranks = parallel.tp * parallel.cp * parallel.dp
+    yield _divides("parallel.ep", parallel.ep, expert_ranks, "the tp*cp*dp ranks of a pipeline stage")
+    cluster = scenario.cluster.devices
+    yield Rule(
+        "parallel", parallel.devices <= cluster,
+        f"tp*cp*dp*pp = {_shown(parallel.devices)} devices, the cluster has {_shown(cluster)}", "lower a degree or name a larger cluster",
+    )
+    if isinstance(plan, Training):
+        yield from _training_rules(scenario, plan)
+    elif isinstance(plan, Decode):
+        yield _divides("micro_batches", float(plan.micro_batches), plan.batch_per_device, "batch_per_device")
+    elif isinstance(plan, Prefill):
+        sequences = plan.tokens_per_device / plan.input_tokens
+        yield Rule(
+            "tokens_per_device", divides(plan.micro_batches * plan.input_tokens, plan.tokens_per_device),
+            f"{_shown(plan.tokens_per_device)} tokens are {_shown(sequences)} prompts, not whole prompts for "
+            f"{plan.micro_batches} micro-batches", f"choose a multiple of {_shown(plan.micro_batches * plan.input_tokens)}",
+        )
+
+
+def _model_rules(scenario: Scenario) -> Iterator[Rule]:
+    """Yield what heads, widths, experts and groups ask of the degrees."""
+    architecture, parallel, node = scenario.architecture, scenario.parallel, scenario.cluster.node
+    yield _divides("parallel.tp", parallel.tp, architecture.vocabulary, "the vocabulary")
+    for layer in architecture.layers:
+        heads = layer.mixer.q_heads if isinstance(layer.mixer, Attention) else layer.mixer.heads
+        yield _divides("parallel.tp", parallel.tp, heads, "the attention heads")
+        yield _divides("parallel.tp", parallel.tp, layer.ffn.intermediate, "the FFN's intermediate width")
+        if not isinstance(layer.ffn, MoeFfn):
+            continue
+        yield _divides("parallel.ep", parallel.ep, layer.ffn.experts, "the experts")
+        if layer.ffn.groups is None:
+            continue
+        nodes = parallel.ep / node.count
+        yield Rule(
+            "parallel.ep", (nodes <= 1) | divides(nodes, layer.ffn.groups) | divides(layer.ffn.groups, nodes),
+            f"{_shown(layer.ffn.groups)} expert groups do not match the {_shown(nodes)} nodes of the expert-parallel group",
+            f"choose ep so that ep / {_shown(node.count)} devices a node divides {_shown(layer.ffn.groups)} or is a multiple of it",
+        )
+
+
+def _training_rules(scenario: Scenario, plan: Training) -> Iterator[Rule]:
+    """Yield what the batch, the sequence and the schedule ask."""
+    parallel = scenario.parallel
+    per_rank = parallel.dp * plan.micro_batch
+    yield _divides("global_batch", per_rank, plan.global_batch, "the global batch by dp * micro_batch:")
+    yield _divides("parallel.cp", parallel.cp, plan.sequence, "the sequence")
+    if plan.schedule == "dualpipe":
+        micro_batches = plan.global_batch / per_rank
+        yield Rule("parallel.pp", divides(2.0, parallel.pp), f"DualPipe needs an even pp, not {_shown(parallel.pp)}", "choose an even pp")
+        yield Rule(
+            "global_batch", divides(2.0, micro_batches) & (micro_batches >= 2 * parallel.pp),
+            f"DualPipe needs an even number of micro-batches, 2*pp or more, not {_shown(micro_batches)}",
+            "raise global_batch, or lower dp, micro_batch or pp",
+        )
+
+
+def feasible_layout(scenario: Scenario) -> Mask:
+    """Return where every rule holds."""
+    mask: Mask = True
+    for rule in rules(scenario):
+        mask = mask & rule.holds
+    return mask

@@ -1,0 +1,104 @@
+"""The work of one kind of layer on one rank and micro-batch: operators by pass, saved tensors, parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from costmodel.quantities import Bytes, Count
+from costmodel.workload.operators import Operator
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Saved:
+    """A tensor that the forward pass keeps for the backward pass; `producer` is the recompute name that drops it."""
+
+    name: str
+    producer: str
+    size: Bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Parameters:
+    """Trainable numbers: `total` in the whole model, `local` on one rank, `active` that one token visits.
+
+    expert: they belong to routed experts, which fewer ranks share; linear: they are kept in the weights' format, where
+    others (norms, router, embedding, head) stay at least as wide as the residual stream.
+    """
+
+    name: str
+    total: Count
+    local: Count
+    active: Count
+    expert: bool = False
+    linear: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Work:
+    """What one kind of layer asks of one rank for one micro-batch.
+
+    rebuilt: bytes of the tensors that the backward pass of one such layer makes again and holds meanwhile [B].
+    """
+
+    name: str
+    forward: tuple[Operator, ...]
+    input_gradient: tuple[Operator, ...]
+    weight_gradient: tuple[Operator, ...]
+    saved: tuple[Saved, ...]
+    rebuilt: Bytes
+    parameters: tuple[Parameters, ...]
+
+
+@dataclass(slots=True)
+class WorkBuilder:
+    """Collects the parts of a `Work` in the order of the forward pass; gradients are kept in the order of backward.
+
+    recompute: operator names whose forward pass the backward pass repeats; `layer` repeats all of it.
+    """
+
+    name: str
+    recompute: frozenset[str] = frozenset()
+    _forward: list[Operator] = field(default_factory=list)
+    _backward: list[tuple[Operator, ...]] = field(default_factory=list)
+    _weight: list[Operator] = field(default_factory=list)
+    _saved: list[Saved] = field(default_factory=list)
+    _rebuilt: Bytes = 0.0
+    _parameters: list[Parameters] = field(default_factory=list)
+
+    def step(
+        self,
+        producer: str,
+        forward: Iterable[Operator],
+        backward: Iterable[Operator] = (),
+        weight: Iterable[Operator] = (),
+    ) -> None:
+        """Add one step: its forward operators, and those of its input and weight gradients."""
+        forward = tuple(forward)
+        self._forward.extend(forward)
+        again = forward if producer in self.recompute and "layer" not in self.recompute else ()
+        self._backward.append((*again, *backward))
+        self._weight.extend(weight)
+
+    def save(self, name: str, producer: str, size: Bytes) -> None:
+        """Keep a tensor of `size` bytes unless the step that produces it is recomputed."""
+        if producer not in self.recompute and "layer" not in self.recompute:
+            self._saved.append(Saved(name, producer, size))
+        else:
+            self._rebuilt = self._rebuilt + size
+
+    def parameter(self, parameters: Parameters) -> None:
+        """Add trainable parameters."""
+        self._parameters.append(parameters)
+
+    def build(self, layer_input: Bytes = 0.0) -> Work:
+        """Return the finished work. layer_input: what a fully recomputed layer still keeps [B]."""
+        backward = [operator for step in reversed(self._backward) for operator in step]
+        saved = self._saved
+        if "layer" in self.recompute:
+            backward = [*self._forward, *backward]
+            saved = [Saved("layer input", "input", layer_input)]
+        return Work(
+            self.name, tuple(self._forward), tuple(backward), tuple(self._weight), tuple(saved), self._rebuilt,
+            tuple(self._parameters),
+        )

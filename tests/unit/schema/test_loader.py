@@ -1,0 +1,100 @@
+"""YAML text to trees: strict typing, places, and one clear error for what cannot be read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from costmodel.errors import InputError, Location
+from costmodel.schema.loader import parse_tree, read_tree
+from costmodel.schema.tree import plain
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e12", 1e12), ("0x10", 16), ("0o17", 15), ("017", 17), ("1.5", 1.5), ("+3", 3), ("~", None), ("null", None),
+        ("true", True), ("no", "no"), ("on", "on"), ("yes", "yes"), ("1:30", "1:30"), ("1_000", "1_000"),
+        ("'1'", "1"), ('"true"', "true"), ("80 GiB", "80 GiB"), ("4 %", "4 %"), ("2024-01-01", "2024-01-01"),
+    ],
+)  # fmt: skip
+def test_scalars_are_typed_by_the_core_rules_of_yaml_1_2(text: str, value: object) -> None:
+    read = plain(parse_tree(f"key: {text}", "f.yaml"))["key"]
+    assert read == value and type(read) is type(value)
+
+
+def test_every_value_knows_its_place() -> None:
+    tree = parse_tree("a:\n  - b: 1\n    c: two\n", "f.yaml")
+    found = tree.at(("a", 0, "c"))
+    assert found is not None
+    assert found.location == Location("f.yaml", 2 + 1, 8)
+    assert found.key == Location("f.yaml", 2 + 1, 5)
+
+
+def test_an_alias_repeats_its_anchor() -> None:
+    assert plain(parse_tree("a: &x {b: 1}\nc: *x\n", "f")) == {"a": {"b": 1}, "c": {"b": 1}}
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "message"),
+    [
+        ("a: 1\nb: 2\na: 3\n", "f.yaml:3:1", "key 'a' stands twice; keep one; the first is at line 1"),
+        ("a:\n\tb: 1\n", "f.yaml:2:1", "indent with spaces, not tabs"),
+        ("a: 1\n---\nb: 2\n", "f.yaml:2:1", "more than one document"),
+        ("a: [1, 2\n", "f.yaml:2:1", "is not valid YAML"),
+        ("a: {b: 1}}\n", "f.yaml:1:", "is not valid YAML"),
+        ("a: &x [*x]\n", "f.yaml:1:4", "an alias stands inside its own anchor"),
+        ("a: *x\n", "f.yaml:1:4", "define the anchor"),
+        ("b: &x {c: 1}\na:\n  <<: *x\n", "f.yaml:3:3", "merge keys"),
+        ("a: !!python/object:os.system ls\n", "f.yaml:1:4", "has the tag"),
+        ("? [1]\n: 2\n", "f.yaml:1:3", "a key must be one word"),
+        ("a: \x07\n", "f.yaml", "remove the invisible characters"),
+        ("a: " + "[" * 5000, "f.yaml", "nest"),
+    ],
+)
+def test_what_is_no_plain_yaml_is_one_error_with_its_place(text: str, place: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_tree(text, "f.yaml")
+    assert len(caught.value.problems) == 1
+    assert str(caught.value).startswith(place)
+    assert message in str(caught.value)
+
+
+def test_aliases_that_multiply_are_stopped() -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 30)]
+    with pytest.raises(InputError, match="expand to more than 100,000 values"):
+        parse_tree("\n".join(lines), "f.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"# only a comment\n", "is empty"),
+        (b"- a\n- b\n", "holds a list at top level"),
+        (b"just text\n", "holds text at top level"),
+        (b"a: \xff\xfe\n", "is not UTF-8 text"),
+        ("a: 1\n".encode("utf-16"), "is not UTF-8 text"),
+    ],
+)
+def test_a_file_that_is_no_mapping_in_utf_8_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "f.yaml"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        read_tree(path, "f.yaml")
+    assert str(caught.value).startswith("f.yaml")
+
+
+def test_a_directory_and_a_missing_file_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="here: is a directory"):
+        read_tree(tmp_path, "here")
+    with pytest.raises(InputError, match="gone: does not exist"):
+        read_tree(tmp_path / "gone.yaml", "gone")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
+    path = tmp_path / "f.yaml"
+    path.write_bytes(b"\xef\xbb\xbfa: 1\n")
+    assert plain(read_tree(path, "f.yaml")) == {"a": 1}

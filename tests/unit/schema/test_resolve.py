@@ -1,0 +1,302 @@
+"""`resolve`: the document, the scenarios, the origin of each value, and changes from outside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import FILES, edit, problems_of, write
+
+from costmodel.schema import SI, ResolvedWorkload, resolve
+from costmodel.workload.scenario import Decode, Training
+
+
+def small(world: Path, **overrides: object) -> ResolvedWorkload:
+    """Return the small workload; `__` in a name stands for a dot."""
+    return resolve("small", overrides={key.replace("__", "."): value for key, value in overrides.items()}, search_path=[world])
+
+
+def test_scenarios_and_document_hold_si_values(world: Path) -> None:
+    workload = small(world)
+    train = workload.scenarios["train"]
+    assert isinstance(train.plan, Training) and train.plan.global_batch == 16
+    assert isinstance(workload.scenarios["decode"].plan, Decode)
+    assert train.cluster.devices == 8
+    assert train.cluster.node.intra.bandwidth == 100e9
+    assert workload.document["model"]["hidden"] == 64
+    hardware = workload.document["scenarios"]["train"]["hardware"]
+    assert hardware["node"]["nic"]["bandwidth"] == 50e9
+    assert hardware["network"]["latency"] == {"same_leaf": 3e-6, "cross_leaf": None}
+    assert hardware["device"]["math"]["bf16"]["peak"] == 10e12
+    assert workload.value("hardware.memory.hbm.bandwidth") == 1e12
+    assert workload.value("scenarios.decode.parallel.tp") == 8
+    assert workload.value("model.layers.0.mixer.q_heads") == 8
+
+
+def test_levels_per_processor_are_totals_in_the_device(world: Path) -> None:
+    smem = small(world).scenarios["train"].cluster.device.level("smem")
+    assert smem is not None and smem.capacity == 10 * 100 * 1024 and smem.bandwidth == 1e12
+
+
+@pytest.mark.parametrize(
+    ("path", "origin"),
+    [
+        ("hardware.memory.hbm.bandwidth", "hardware/devices/chip.yaml:11:46"),
+        ("hardware.device.processors", "hardware/devices/chip.yaml:4:13"),
+        ("hardware.node.nic.latency", "hardware/nodes/box.yaml:6:58"),
+        ("scenarios.train.hardware.network.radix", "hardware/clusters/pair.yaml:5:39"),
+        ("scenarios.train.parallel.dp", "workloads/small.yaml:7:27"),
+        ("scenarios.train.parallel.pp", "default"),
+        ("scenarios.train.precision.router", "workloads/precisions/bf16.yaml:5:9"),
+        ("scenarios.train.framework.launch", "hardware/frameworks/default.yaml:6:9"),
+        ("model.layers.0.ffn.intermediate", "workloads/models/tiny.yaml:8:36"),
+    ],
+)
+def test_every_value_has_an_origin(world: Path, path: str, origin: str) -> None:
+    assert str(small(world).origin(path)) == origin
+
+
+def test_a_path_that_is_not_there_has_no_origin_and_no_value(world: Path) -> None:
+    workload = small(world)
+    assert workload.origin("hardware.memory.hbn.bandwidth") is None
+    (problem,) = problems_of(lambda: workload.value("hardware.memory.hbn.bandwidth"))
+    assert "did you mean `hbm`" in problem.hint
+
+
+def test_a_change_reaches_all_scenarios_or_one(world: Path) -> None:
+    workload = small(world, hardware__memory__hbm__bandwidth="2 TB/s")
+    assert {s.cluster.device.device_memory.bandwidth for s in workload.scenarios.values()} == {2e12}
+    assert str(workload.origin("hardware.memory.hbm.bandwidth")) == "--set hardware.memory.hbm.bandwidth=2 TB/s"
+    one = small(world, scenarios__decode__hardware__memory__hbm__bandwidth="2 TB/s")
+    assert one.scenarios["train"].cluster.device.device_memory.bandwidth == 1e12
+    assert one.scenarios["decode"].cluster.device.device_memory.bandwidth == 2e12
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "value"),
+    [
+        ("hardware.node.nic.bandwidth", "800 Gbit/s", 100e9),
+        ("hardware.node.count", "2", 2),
+        ("hardware.network.latency.cross_leaf", "5 us", 5e-6),
+        ("hardware.clock", "1.6 GHz", {"tensor_reference": 1.6e9, "max": 2e9}),
+        ("hardware.links.fast.bandwidth", "300 GB/s", 300e9),
+        ("hardware.links.fast.bandwidth", "{bidirectional: 300 GB/s}", 150e9),
+        ("model.layers.0.mixer.kv_heads", "4", 4),
+        ("model.layers.0.repeat", "3", 3),
+        ("scenarios.train.optimizer.zero", "1", 1),
+        ("scenarios.train.precision", "{compute: bf16, master: null}", None),
+        ("scenarios.train.precision.moments", "bf16", "bf16"),
+        ("scenarios.train.framework.launch", "3 us", 3e-6),
+        ("scenarios.train.cluster.count", "4", 4),
+        ("scenarios.train.recompute", "[ffn_up, attention_core]", ["attention_core", "ffn_up"]),
+    ],
+)
+def test_a_change_is_typed_and_unit_checked(world: Path, path: str, text: str, value: object) -> None:
+    overrides = {path: text}
+    if path == "hardware.node.count":
+        overrides |= {"scenarios.train.parallel.dp": "2", "scenarios.train.global_batch": "16"}
+    workload = resolve("small", overrides=overrides, search_path=[world])
+    if path == "scenarios.train.precision":
+        assert workload.value("scenarios.train.precision.master") is value
+    else:
+        assert workload.value(path) == value
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "problem"),
+    [
+        ("hardware.memory.hbn.bandwidth", "1 TB/s", "nothing here is named 'hbn'; did you mean `hbm`?"),
+        ("hardware.memory.hbm.bandwith", "1 TB/s", "memory.hbm.bandwith: unknown key; did you mean `bandwidth`?"),
+        ("hardware.memory.hbm.bandwidth", "1000", 'memory.hbm.bandwidth: 1000 has no unit; write "1000 GB/s"'),
+        ("hardware.memory.hbm.bandwidth", "1 Tb/s", 'write "1 Tbit/s" or "0.125 TB/s"'),
+        ("hardware.links.fats.bandwidth", "1 TB/s", "nothing here is named 'fats'; did you mean `fast`?"),
+        ("hardware.math.bf61.peak", "1 TFLOP/s", "nothing here is named 'bf61'; did you mean `bf16`?"),
+        ("hardware.processors.count", "1", "'count' is below a number that has no fields"),
+        ("model.layers.5.repeat", "1", "nothing here is named '5'; known: 0"),
+        ("scenarios.trian.parallel.tp", "1", "no scenario is named 'trian'; did you mean `train`?"),
+        ("scenario.train.parallel.tp", "1", "no path starts with 'scenario'; did you mean `scenarios`?"),
+        ("parallel.tp", "1", "did you mean `scenarios.NAME.parallel.tp`"),
+        ("hardware", "1", "names a whole section"),
+        ("scenarios.train.global_batch", "[", "is not valid YAML"),
+        ("scenarios.train.global_batch", "no", "must be a whole number, not 'no'"),
+    ],
+)
+def test_a_wrong_change_is_an_error_at_the_change(world: Path, path: str, text: str, problem: str) -> None:
+    problems = problems_of(lambda: resolve("small", overrides={path: text}, search_path=[world]))
+    assert any(problem in str(one) and str(one).startswith(f"--set {path}={text}") for one in problems), problems
+
+
+def test_peaks_scale_with_processors_and_clock(world: Path) -> None:
+    def peaks(**overrides: object) -> tuple[float, float]:
+        device = small(world, **overrides).scenarios["train"].cluster.device
+        return float(device.peak("bf16")), float(device.peak("fp32"))
+
+    assert peaks() == (10e12, 2e12)
+    assert peaks(hardware__processors="20") == (20e12, 4e12)
+    assert peaks(hardware__clock="2 GHz") == (20e12, 2e12)
+    assert peaks(hardware__clock__max="4 GHz") == (10e12, 4e12)
+    assert peaks(hardware__processors="20", hardware__math__bf16__peak="30 TFLOP/s") == (30e12, 4e12)
+    document = small(world, hardware__processors="20").document
+    assert document["scenarios"]["train"]["hardware"]["device"]["math"]["bf16"]["peak"] == 20e12
+
+
+def test_arrays_are_values_too(world: Path) -> None:
+    processors = np.array([[10.0], [20.0]])
+    bandwidth = np.array([[1e12, 2e12, 3e12]])
+    overrides = {
+        "hardware.processors": SI(processors), "hardware.memory.hbm.bandwidth": SI(bandwidth),
+        "scenarios.train.micro_batch": np.array([1, 2, 4]),
+    }  # fmt: skip
+    train = resolve("small", overrides=overrides, scenarios=["train"], search_path=[world]).scenarios["train"]
+    device = train.cluster.device
+    assert np.array_equal(device.peak("bf16"), processors * 1e12)
+    assert np.array_equal(np.asarray(device.device_memory.bandwidth), bandwidth)
+    smem = device.level("smem")
+    assert smem is not None and np.array_equal(np.asarray(smem.capacity), processors * 102400)
+    assert isinstance(train.plan, Training)
+    assert isinstance(train.plan.micro_batch, np.ndarray) and train.plan.micro_batch.dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "problem"),
+    [
+        ("hardware.memory.hbm.bandwidth", SI(np.array([1e12, -1.0])), "array) is too small"),
+        ("hardware.memory.hbm.bandwidth", SI(np.array([1e12, np.nan])), "has an element that is not finite"),
+        ("hardware.memory.hbm.bandwidth", np.array([1e12]), "is an array without a unit; pass SI(array)"),
+        ("hardware.memory.hbm.bandwidth", 1e12, "has no unit"),
+        ("scenarios.train.micro_batch", np.array([1.5]), "is not a whole number"),
+        ("scenarios.train.micro_batch", np.array([True]), "must be an array of numbers|cannot be an array"),
+        ("scenarios.train.optimizer.zero", np.array([1, 2]), "cannot be an array; write one whole number"),
+    ],
+)
+def test_every_element_of_an_array_is_checked(world: Path, path: str, value: object, problem: str) -> None:
+    with pytest.raises(Exception, match=problem.replace("(", r"\(").replace(")", r"\)")):
+        resolve("small", overrides={path: value}, search_path=[world])
+
+
+def test_numbers_from_python_are_taken_as_they_are(world: Path) -> None:
+    workload = resolve(
+        "small", overrides={"scenarios.train.global_batch": 32, "hardware.power.tdp": SI(500.0)}, search_path=[world]
+    )
+    assert workload.value("scenarios.train.global_batch") == 32
+    assert workload.value("hardware.power.tdp") == 500.0
+
+
+def test_another_cluster_replaces_every_scenarios_own(world: Path) -> None:
+    workload = resolve("small", cluster="box", search_path=[world])
+    assert {scenario.cluster.name for scenario in workload.scenarios.values()} == {"box"}
+    assert workload.scenarios["train"].cluster.count == 2
+
+
+def test_a_cluster_that_is_too_small_is_an_error_with_the_numbers(world: Path) -> None:
+    edit(world, "workloads/small.yaml", "dp: 4", "dp: 8")
+    problems = problems_of(lambda: resolve("small", cluster="clusters/pair", search_path=[world]))
+    assert any("16 devices, the cluster has 8" in problem.message for problem in problems)
+
+
+def test_a_node_stands_for_the_fewest_that_hold_the_layout(world: Path) -> None:
+    cluster = small(world).scenarios["decode"].cluster
+    assert (cluster.count, cluster.node.count, cluster.devices) == (2, 4, 8)
+    assert cluster.network is not None and cluster.network.topology == "unspecified"
+    assert cluster.network.radix == 8 and cluster.network.bandwidth is None
+
+
+def test_a_node_stands_for_arrays_of_layouts(world: Path) -> None:
+    workload = resolve(
+        "small", overrides={"scenarios.decode.parallel.tp": np.array([1, 4, 8])}, scenarios=["decode"], search_path=[world]
+    )
+    assert np.array_equal(np.asarray(workload.scenarios["decode"].cluster.count), [1, 1, 2])
+
+
+def test_one_node_has_no_network(world: Path) -> None:
+    assert small(world, scenarios__decode__parallel__tp="4").scenarios["decode"].cluster.network is None
+
+
+def test_a_node_without_a_nic_cannot_be_joined(world: Path) -> None:
+    edit(world, "workloads/small.yaml", "nodes/box", "nodes/lone")
+    (problem,) = problems_of(lambda: resolve("small", search_path=[world]))
+    assert "2 nodes of lone cannot be joined: it has no NIC" in problem.message
+    assert "at most 4 devices" in problem.hint
+
+
+def test_devices_takes_the_first_ranks(world: Path) -> None:
+    half = small(world, scenarios__train__devices="4", scenarios__train__parallel__dp="2")
+    assert half.scenarios["train"].cluster.devices == 4
+    part = small(world, scenarios__train__devices="2", scenarios__train__parallel__dp="1")
+    assert (part.scenarios["train"].cluster.count, part.scenarios["train"].cluster.node.count) == (1, 2)
+    problems = problems_of(lambda: small(world, scenarios__train__devices="6"))
+    assert any("6 devices cannot be the first of 2 nodes with 4 each" in problem.message for problem in problems)
+
+
+def test_a_cluster_may_stand_inline(world: Path) -> None:
+    edit(world, "workloads/small.yaml", "cluster: clusters/pair", "cluster: {node: nodes/box, count: 2}")
+    assert small(world).scenarios["train"].cluster.devices == 8
+    edit(world, "workloads/small.yaml", "count: 2}", "cuont: 2}")
+    (problem,) = problems_of(lambda: resolve("small", search_path=[world]))
+    assert str(problem).startswith("workloads/small.yaml:6:32: scenarios.train.cluster.cuont: unknown key")
+
+
+def test_a_model_may_stand_inline_and_extend_another(world: Path) -> None:
+    edit(world, "workloads/small.yaml", "model: models/tiny", "model: {extends: models/tiny, name: wide, hidden: 128}")
+    architecture = small(world).architecture
+    assert (architecture.name, architecture.hidden, architecture.vocabulary) == ("wide", 128, 512)
+
+
+def test_a_format_that_the_device_lacks_is_an_error_unless_a_fallback_is_named(world: Path) -> None:
+    edit(world, "workloads/small.yaml", "global_batch: 16", "global_batch: 16\n    precision: fp8")
+    (problem,) = problems_of(lambda: small(world))
+    assert str(problem) == (
+        "workloads/small.yaml:9:16: scenarios.train.precision: chip has no math unit for fp8; "
+        "write `precision: {compute: fp8, fallback: bf16}`, or name another device"
+    )
+    precision = small(world, scenarios__train__precision__fallback="bf16").scenarios["train"].precision
+    assert (precision.linear, precision.activations, precision.scale_block) == ("bf16", "bf16", None)
+
+
+def test_what_dispatch_carries_needs_no_math_unit(world: Path) -> None:
+    workload = small(world, scenarios__train__communication__dispatch="fp8")
+    assert workload.scenarios["train"].communication.dispatch == "fp8"
+
+
+def test_a_node_or_device_can_be_swapped(world: Path) -> None:
+    write(world, "hardware/devices/chip2.yaml", FILES["hardware/devices/chip.yaml"].replace("name: chip", "name: chip2"))
+    write(world, "hardware/nodes/box2.yaml", FILES["hardware/nodes/box.yaml"].replace("name: box", "name: box2"))
+    workload = small(world, hardware__device="devices/chip2", hardware__node="nodes/box2")
+    node = workload.scenarios["train"].cluster.node
+    assert (node.name, node.device.name) == ("box2", "chip2")
+    assert workload.value("hardware.device.name") == "chip2"
+
+
+def test_named_sets_of_recomputed_operators_stay_names(world: Path) -> None:
+    def recomputed(text: str) -> frozenset[str]:
+        plan = small(world, scenarios__train__recompute=text).scenarios["train"].plan
+        assert isinstance(plan, Training)
+        return plan.recompute
+
+    assert recomputed("none") == frozenset()
+    assert recomputed("selective") == {"selective"}
+    assert recomputed("[ffn_up]") == {"ffn_up"}
+
+
+def test_only_the_selected_scenarios_are_resolved(world: Path) -> None:
+    edit(world, "workloads/small.yaml", "nodes/box", "nodes/gone")
+    assert list(resolve("small", scenarios=["train"], search_path=[world]).scenarios) == ["train"]
+    (problem,) = problems_of(lambda: resolve("small", scenarios=["trains"], search_path=[world]))
+    assert "did you mean `train`" in problem.hint
+
+
+def test_the_same_input_resolves_to_the_same_document(world: Path) -> None:
+    assert small(world).document == small(world).document
+
+
+def test_a_change_of_the_fabric_passes_scenarios_without_one_by(world: Path) -> None:
+    overrides = {"hardware.network.latency.same_leaf": "9 us", "scenarios.decode.parallel.tp": "4"}
+    workload = resolve("small", overrides=overrides, search_path=[world])
+    network = workload.scenarios["train"].cluster.network
+    assert network is not None and network.latency_same_leaf == 9e-6
+    assert workload.scenarios["decode"].cluster.network is None
+    (problem,) = problems_of(
+        lambda: resolve("small", overrides=overrides, scenarios=["decode"], search_path=[world])
+    )
+    assert str(problem).startswith("--set hardware.network.latency.same_leaf=9 us: changes nothing")

@@ -1,0 +1,146 @@
+"""`validate`: every problem of a file at once, at its place, in words that show the fix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import edit, write
+
+from costmodel.schema.files import validate
+
+CHIP = "hardware/devices/chip.yaml"
+
+
+def found(root: Path, name: str) -> list[str]:
+    """Return the problems of a file as text."""
+    return [str(problem) for problem in validate(root / name, [root])]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        CHIP, "hardware/nodes/box.yaml", "hardware/nodes/lone.yaml", "hardware/clusters/pair.yaml",
+        "hardware/frameworks/default.yaml", "workloads/precisions/fp8.yaml", "workloads/models/tiny.yaml",
+        "workloads/small.yaml",
+    ],
+)  # fmt: skip
+def test_sound_files_have_no_problems(world: Path, name: str) -> None:
+    assert found(world, name) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("processors: 10", "procesors: 10", f"{CHIP}:4:1: procesors: unknown key; did you mean `processors`?"),
+        ("1 TB/s", "1 Tb/s", 'memory.hbm.bandwidth: \'1 Tb/s\' has an unknown unit \'Tb/s\'; write "1 Tbit/s"'),
+        ("1 TB/s", "1 TB", "memory.hbm.bandwidth: '1 TB' has the wrong unit: that is a size"),
+        ("1 TB/s", "1000", 'memory.hbm.bandwidth: 1000 has no unit; write "1000 GB/s"'),
+        ("1 TB/s", "1e12", 'memory.hbm.bandwidth: 1000000000000.0 has no unit; write "1 TB/s"'),
+        ("10 GiB", "10", 'memory.hbm.capacity: 10 has no unit; write "10 GiB"'),
+        ("latency: 1 us", "latency: 10 min", "only s, ms, us, ns and ps fit here"),
+        ("latency: 1 us", "latency: -1 us", "links.fast.latency: '-1 us' is too small; write a value of at least zero"),
+        ("10 TFLOP/s", "0 TFLOP/s", "math.bf16.peak: '0 TFLOP/s' is too small; write a value above zero"),
+        ("10 TFLOP/s", ".nan", "math.bf16.peak: nan has no unit"),
+        ("10 TFLOP/s", "inf TFLOP/s", "math.bf16.peak: 'inf TFLOP/s' is not a finite number"),
+        ("processors: 10", "processors: 1.5", "processors: 1.5 is not a whole number; write 1"),
+        ("processors: 10", "processors: true", "processors: must be a whole number, not true or false"),
+        ("processors: 10", 'processors: "10"', "processors: must be a whole number, not '10'"),
+        ("processors: 10", "processors: .inf", "processors: inf is not a finite number"),
+        ("processors: 10", "processors: 0", "processors: 0 is too small; write at least 1"),
+        ("bf16: {", "bf61: {", "math.bf61: 'bf61' is no known choice; did you mean `bf16`"),
+        ("name: chip", "name: 7", "name: must be text, not 7; put it in quotes"),
+        ("name: chip", "", f"{CHIP}:1:1: name: is missing; add it"),
+        ("{tensor_reference: 1 GHz, max: 2 GHz}", "1 GHz", "clock: must be a mapping, not '1 GHz'"),
+        ("bidirectional: 200", "both: 200", "links.fast.bandwidth: must be one direction or {bidirectional: …}"),
+        ("per: processor", "per: sm", "memory.smem.per: 'sm' is no known choice; known: device, processor"),
+    ],
+)
+def test_a_wrong_value_is_reported_with_its_fix(world: Path, old: str, new: str, problem: str) -> None:
+    edit(world, CHIP, old, new)
+    texts = found(world, CHIP)
+    assert len(texts) == 1
+    assert problem in texts[0]
+
+
+def test_all_problems_come_at_once_and_in_order(world: Path) -> None:
+    edit(world, CHIP, "processors: 10", "procesors: 10")
+    edit(world, CHIP, "1 TB/s", "1 Tb/s")
+    edit(world, "hardware/nodes/box.yaml", "count: 4", "count: 0")
+    edit(world, "workloads/models/tiny.yaml", "hidden: 64", "d_model: 64")
+    edit(world, "workloads/small.yaml", "sequence: 128", "sequence: many")
+    places = [text.split(": ")[0] for text in found(world, "workloads/small.yaml")]
+    assert places == [
+        f"{CHIP}:4:1", f"{CHIP}:11:46", "hardware/nodes/box.yaml:4:8", "workloads/models/tiny.yaml:3:1",
+        "workloads/small.yaml:9:15",
+    ]  # fmt: skip
+
+
+def test_a_name_that_other_tools_use_is_answered_with_ours(world: Path) -> None:
+    edit(world, "workloads/small.yaml", "{tp: 2, dp: 4}", "{tensor_parallel: 2, dp: 4}")
+    assert "scenarios.train.parallel.tensor_parallel: unknown key; write `tp`" in "\n".join(
+        found(world, "workloads/small.yaml")
+    )
+
+
+def test_a_key_of_another_phase_names_that_phase(world: Path) -> None:
+    edit(world, "workloads/small.yaml", "sequence: 128", "sequence: 128\n    output_tokens: 3")
+    (text,) = found(world, "workloads/small.yaml")
+    assert "scenarios.train.output_tokens: belongs to phase decode, this one is training" in text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("phase: training", "phase: trainig", "scenarios.train.phase: 'trainig' is no known phase; did you mean `training`"),
+        ("    phase: training\n", "", "scenarios.train.phase: is missing"),
+        ("tp: 2", "tp: 3", "scenarios.train.parallel.tp: 3 does not divide"),
+        ("dp: 4", "dp: 8", "scenarios.train.parallel: "),
+        ("clusters/pair", "clusters/pear", "no cluster or node 'clusters/pear' is on the search path; did you mean `clusters/pair`"),
+        ("models/tiny", "models/tinny", "model: no file models/tinny is on the search path; did you mean `tiny`"),
+        ("model: models/tiny", "model: [1]", "model: must name a file or be a mapping, not a list"),
+        ("global_batch: 16", "global_batch: 16\n    recompute: some", "'some' is no named set"),
+    ],
+)  # fmt: skip
+def test_a_workload_is_checked_down_to_its_layout(world: Path, old: str, new: str, problem: str) -> None:
+    edit(world, "workloads/small.yaml", old, new)
+    texts = found(world, "workloads/small.yaml")
+    assert any(problem in text for text in texts), texts
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("name: x\n", "x.yaml:1:1: schema: the file does not say what it is"),
+        ("shema: costmodel/device@1\n", "rename `shema`"),
+        ("schema: costmodel/devise@1\n", "did you mean `costmodel/device@1`"),
+        ("schema: costmodel/device@2\n", "is no known schema"),
+    ],
+)
+def test_a_file_must_say_what_it_is(world: Path, text: str, problem: str) -> None:
+    write(world, "x.yaml", text)
+    assert problem in found(world, "x.yaml")[0]
+
+
+def test_a_mixer_of_no_known_type_is_one_problem(world: Path) -> None:
+    edit(world, "workloads/models/tiny.yaml", "type: attention", "type: atention")
+    (text,) = found(world, "workloads/models/tiny.yaml")
+    assert "layers.0.mixer: type 'atention' is no known choice; did you mean `attention`" in text
+
+
+def test_a_misspelt_key_inside_a_mixer_is_found(world: Path) -> None:
+    edit(world, "workloads/models/tiny.yaml", "kv_heads: 8", "kv_head: 8")
+    (text,) = found(world, "workloads/models/tiny.yaml")
+    assert "layers.0.mixer.kv_head: unknown key; did you mean `kv_heads`" in text
+
+
+def test_shares_of_head_groups_must_sum_to_one(world: Path) -> None:
+    groups = "head_dim: 8, head_groups: [{share: 0.5, pattern: {kind: full}}]"
+    edit(world, "workloads/models/tiny.yaml", "head_dim: 8", groups)
+    (text,) = found(world, "workloads/models/tiny.yaml")
+    assert "layers.0.mixer: the shares of head_groups sum to 0.5; make them sum to 1" in text
+
+
+def test_a_node_names_a_link_that_its_device_has(world: Path) -> None:
+    edit(world, "hardware/nodes/box.yaml", "intra: fast", "intra: slow")
+    assert "box.yaml:5:8: intra: chip has no link 'slow'; known: fast" in found(world, "hardware/nodes/box.yaml")[0]

@@ -1,0 +1,116 @@
+"""Quantity strings: what is read, what is refused with which fix, and that rendering is undone by parsing."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from costmodel.errors import InputError
+from costmodel.units import DIMENSIONS, parse, render
+
+
+@pytest.mark.parametrize(
+    ("text", "dimension", "value"),
+    [
+        ("3.35 TB/s", "bandwidth", 3.35e12),
+        ("400 Gbit/s", "bandwidth", 50e9),
+        ("80 GiB", "size", 80 * 2**30),
+        ("80 GB", "size", 80e9),
+        ("989.4 TFLOP/s", "flop_rate", 989.4e12),
+        ("250 GFLOP", "flop", 250e9),
+        ("1.3 us", "time", 1.3e-6),
+        ("1.3 µs", "time", 1.3e-6),
+        ("1.3 μs", "time", 1.3e-6),
+        ("2 h", "duration", 7200.0),
+        ("1830 MHz", "frequency", 1.83e9),
+        ("700 W", "power", 700.0),
+        ("2 kWh", "energy", 7.2e6),
+        ("1599 $", "money", 1599.0),
+        ("3.6 $/h", "money_rate", 1e-3),
+        ("4 %", "ratio", 0.04),
+        ("0.5", "ratio", 0.5),
+        ("1.5e3 GB/s", "bandwidth", 1.5e12),
+        ("80GiB", "size", 80 * 2**30),
+    ],
+)
+def test_a_quantity_is_read_in_si(text: str, dimension: str, value: float) -> None:
+    assert parse(text, dimension) == pytest.approx(value, rel=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("text", "dimension", "fixes"),
+    [
+        ("400 Gb/s", "bandwidth", ["400 Gbit/s", "50 GB/s"]),
+        ("400 Gbps", "bandwidth", ["400 Gbit/s", "50 GB/s"]),
+        ("50 GBps", "bandwidth", ["50 GB/s"]),
+        ("80 gb", "size", ["80 GB", "80 GiB"]),
+        ("80 KB", "size", ["80 kB", "80 KiB"]),
+        ("989 TFLOPS", "flop_rate", ["989 TFLOP/s"]),
+        ("3 S", "time", ["3 s"]),
+        ("3", "size", ["3 GiB"]),
+        ("1,000 GB", "size", ["1000 GB"]),
+        ("2 mhz", "frequency", ["2 MHz"]),
+    ],
+)
+def test_a_misspelt_unit_is_refused_with_the_spelling_that_was_meant(
+    text: str, dimension: str, fixes: list[str]
+) -> None:
+    with pytest.raises(InputError) as caught:
+        parse(text, dimension)
+    hint = caught.value.problems[0].hint
+    assert all(f'"{fix}"' in hint for fix in fixes)
+
+
+@pytest.mark.parametrize("unit", ["min", "h", "day"])
+def test_long_times_fit_durations_only(unit: str) -> None:
+    assert parse(f"10 {unit}", "duration") > 0
+    with pytest.raises(InputError, match="only s, ms, us, ns and ps fit here"):
+        parse(f"10 {unit}", "time")
+
+
+@pytest.mark.parametrize("text", ["nan s", "inf s", ".inf", "-infinity s", "1e400 s"])
+def test_what_is_not_finite_is_refused(text: str) -> None:
+    with pytest.raises(InputError):
+        parse(text, "time")
+
+
+@pytest.mark.parametrize("text", ["", "fast", "s", "10 GB", "5 m", "0x10 s", "1 2 s", "10 s extra"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(InputError):
+        parse(text, "time")
+
+
+def test_a_unit_of_another_dimension_is_named() -> None:
+    with pytest.raises(InputError, match="that is a size; write bandwidth as"):
+        parse("10 GB", "bandwidth")
+
+
+@pytest.mark.parametrize(
+    ("value", "dimension", "text"),
+    [
+        (80 * 2**30, "size", "80 GiB"),
+        (70272, "size", "70.272 kB"),
+        (50e9, "bandwidth", "50 GB/s"),
+        (1.3e-6, "time", "1.3 us"),
+        (0.0, "time", "0 s"),
+        (2 / 3600, "money_rate", "2 $/h"),
+        (0.04, "ratio", "4 %"),
+        (15360, "count", "15360"),
+    ],
+)
+def test_a_value_is_rendered_for_people(value: float, dimension: str, text: str) -> None:
+    assert render(value, dimension) == text
+
+
+@given(st.sampled_from(DIMENSIONS), st.floats(-1e30, 1e30, allow_nan=False).filter(lambda v: v == 0 or abs(v) > 1e-30))
+def test_parsing_undoes_rendering(dimension: str, value: float) -> None:
+    assert math.isclose(parse(render(value, dimension), dimension), value, rel_tol=1e-12, abs_tol=0.0)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_nothing_is_rendered_that_could_not_be_read_again(value: float) -> None:
+    with pytest.raises(ValueError):
+        render(value, "time")
