@@ -114,7 +114,9 @@ class Workload:
             paths, values = (paths,), (values,)
         axis = {path: self._numbers(scenario, path, list(each)) for path, each in zip(paths, values, strict=True)}
         if len({len(each) for each in axis.values()}) != 1 or not len(next(iter(axis.values()))):
-            raise InputError.single("a linked axis needs as many values for each path, at least one", field=", ".join(paths))
+            raise InputError.single(
+                "a linked axis needs as many values for each path, at least one", field=", ".join(paths)
+            )
         return axis
 
     def _numbers(self, scenario: str, path: str, values: list[Any]) -> Array:
@@ -144,7 +146,10 @@ def load(
     scenario's own; search_path: folders that are searched before $COSTMODEL_PATH and the package's data.
     Raises InputError with every problem, each with its place and fix.
     """
-    changes = {name: SI(value) if isinstance(value, float | int | np.ndarray) and not isinstance(value, bool) else value for name, value in (set or {}).items()}
+    changes = {
+        name: SI(value) if isinstance(value, float | int | np.ndarray) and not isinstance(value, bool) else value
+        for name, value in (set or {}).items()
+    }
     resolved = resolve(path, overrides=changes, cluster=cluster, search_path=search_path)
     return Workload(resolved, path, changes, cluster, tuple(search_path))
 
@@ -153,7 +158,14 @@ def model_facts(scenario: Scenario, length: float) -> dict[str, Any]:
     """Return the counted facts of a scenario's model: parameters, KV bytes a token at BF16, training FLOP a token."""
     architecture: Architecture = scenario.architecture
     context = Context(
-        architecture, Parallelism(), scenario.precision, scenario.communication, scenario.framework, "training", 1.0, length,
+        architecture,
+        Parallelism(),
+        scenario.precision,
+        scenario.communication,
+        scenario.framework,
+        "training",
+        1.0,
+        length,
         length,
     )
     count = parameter_count(architecture, model_work(context))
@@ -171,7 +183,12 @@ def model_facts(scenario: Scenario, length: float) -> dict[str, Any]:
 def single_result(name: str, point: Point) -> Result:
     """Return a result without axes."""
     return Result(
-        name, dict(point.metrics), point.fits, 0 if point.fits else 2, lambda: dict(point.intervals), lambda index: point
+        name,
+        dict(point.metrics),
+        point.fits,
+        0 if point.fits else 2,
+        lambda: dict(point.intervals),
+        lambda _: point,
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array: TypeAlias = npt.NDArray[np.float64]
+Indices: TypeAlias = npt.NDArray[np.intp]
 Mask: TypeAlias = "bool | npt.NDArray[np.bool_]"
 Quantity: TypeAlias = "float | Array"
 

@@ -68,8 +68,11 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Point:
-    """One scenario at one point, complete. headline: the metric that breakdown and bubble sum to; memory: bytes by part,
-    null for a bound; reason: why the point is infeasible, null where it is not."""
+    """One scenario at one point, complete.
+
+    headline: the metric that breakdown and bubble sum to; memory: bytes by part, null for a bound; reason: why the
+    point is infeasible, null where it is not.
+    """
 
     phase: str
     cluster: str
@@ -118,7 +121,8 @@ class Point:
             "devices": self.devices,
             "metrics": {name: _finite(value) for name, value in self.metrics.items()},
             "intervals": {
-                name: None if pair is None else [_finite(pair[0]), _finite(pair[1])] for name, pair in self.intervals.items()
+                name: None if pair is None else [_finite(bound) for bound in pair]
+                for name, pair in self.intervals.items()
             },
             "bound": self.bound,
             "breakdown": [

@@ -123,7 +123,7 @@ def _scaled(value: float, base: str, prefixes: list[str]) -> str:
 
 
 def _not_a_number(text: str, dimension: str) -> InputError:
-    example = f'"10 {example_unit(dimension)}"'.replace(" %", "%").replace(' "', '"')
+    example = f'"{f"10 {example_unit(dimension)}".strip()}"'
     if _NOT_FINITE.fullmatch(text.strip()):
         return InputError.single(f"{text!r} is not a finite number", hint=f"write a finite quantity such as {example}")
     return InputError.single(f"{text!r} is not a quantity", hint=f"write a number and a unit such as {example}")

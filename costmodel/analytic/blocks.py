@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from costmodel.quantities import Array, Quantity
+from costmodel.quantities import Array, Indices, Quantity
 from costmodel.workload.scenario import Scenario, Training
 
 T = TypeVar("T")
@@ -21,7 +21,7 @@ class Block:
     """A part of the grid: index[axis] are the positions taken on each axis."""
 
     scenario: Scenario
-    index: tuple[Array, ...]
+    index: tuple[Indices, ...]
 
 
 def blocks(scenario: Scenario, shape: tuple[int, ...]) -> Iterator[Block]:
@@ -30,7 +30,7 @@ def blocks(scenario: Scenario, shape: tuple[int, ...]) -> Iterator[Block]:
     Points whose order cannot exist (a fractional count) are left out: they stay NaN.
     """
     whole = tuple(np.arange(size) for size in shape)
-    for index in _same_order(scenario, shape, whole):
+    for index in _same_order(scenario, whole):
         long = max(range(len(shape)), key=lambda axis: len(index[axis]), default=None)
         if long is None or len(index[long]) <= POINTS:
             yield Block(take(scenario, index, shape), index)
@@ -40,15 +40,13 @@ def blocks(scenario: Scenario, shape: tuple[int, ...]) -> Iterator[Block]:
             yield Block(take(scenario, smaller, shape), smaller)
 
 
-def _same_order(scenario: Scenario, shape: tuple[int, ...], whole: tuple[Array, ...]) -> Iterator[tuple[Array, ...]]:
+def _same_order(scenario: Scenario, whole: tuple[Indices, ...]) -> Iterator[tuple[Indices, ...]]:
     """Yield index sets on which (pp, virtual, micro-batches) are constant whole numbers."""
     if not isinstance(scenario.plan, Training):
         yield whole
         return
     parallel, plan = scenario.parallel, scenario.plan
-    keys = np.broadcast_arrays(
-        parallel.pp, parallel.virtual, plan.global_batch / (parallel.dp * plan.micro_batch)
-    )
+    keys = np.broadcast_arrays(parallel.pp, parallel.virtual, plan.global_batch / (parallel.dp * plan.micro_batch))
     if keys[0].ndim == 0 or keys[0].size == 1:
         if all(float(key.reshape(-1)[0]).is_integer() for key in keys):
             yield whole
@@ -65,11 +63,12 @@ def _same_order(scenario: Scenario, shape: tuple[int, ...], whole: tuple[Array, 
         for number, key in enumerate(distinct.T):
             if not np.all(key == np.floor(key)):
                 continue
-            chosen = {**{axis: np.array([position]) for axis, position in zip(outer, fixed, strict=True)}, last: np.flatnonzero(member == number)}
+            chosen = {axis: np.array([position]) for axis, position in zip(outer, fixed, strict=True)}
+            chosen[last] = np.flatnonzero(member == number)
             yield tuple(chosen.get(axis, full) for axis, full in enumerate(whole))
 
 
-def take(value: T, index: tuple[Array, ...], shape: tuple[int, ...]) -> T:
+def take(value: T, index: tuple[Indices, ...], shape: tuple[int, ...]) -> T:
     """Return a copy of a tree of dataclasses whose arrays keep only the indexed positions of each axis they vary on."""
 
     def kept(array: Array) -> Array:
@@ -85,7 +84,9 @@ def single(value: T, index: tuple[int, ...]) -> T:
     """Return a copy of a tree of dataclasses at one position: every array is a float."""
 
     def element(array: Array) -> float:
-        return float(array[tuple(position if size > 1 else 0 for position, size in zip(index, array.shape, strict=True))])
+        return float(
+            array[tuple(position if size > 1 else 0 for position, size in zip(index, array.shape, strict=True))]
+        )
 
     return cast(T, _map(value, element))
 

@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import numpy as np
 
-from costmodel.analytic.blocks import Block, blocks, single
+from costmodel.analytic.blocks import blocks, single
 from costmodel.analytic.evaluation import NO_SCALES, Evaluation, evaluate, ledger_of
 from costmodel.analytic.intervals import intervals
 from costmodel.cost.calibration import Calibration
@@ -20,7 +20,6 @@ from costmodel.result import (
     PHASES,
     REASONS,
     Interval,
-    Metrics,
     Point,
     Result,
     empty_grid,
@@ -34,7 +33,9 @@ def evaluate_point(scenario: Scenario, calibration: Calibration) -> Point:
     """Return a single scenario in full. Raises InputError where a degree does not divide."""
     broken = [rule for rule in rules(scenario) if not rule.holds]
     if broken:
-        raise InputError([Problem(None, f"scenarios.{scenario.name}.{rule.field}", rule.message, rule.hint) for rule in broken])
+        raise InputError(
+            [Problem(None, f"scenarios.{scenario.name}.{rule.field}", rule.message, rule.hint) for rule in broken]
+        )
     ledger = ledger_of(scenario)
     capacity = float(scenario.cluster.device.device_memory.capacity)
     if ledger is not None and not ledger.total <= capacity:
@@ -47,7 +48,11 @@ def evaluate_point(scenario: Scenario, calibration: Calibration) -> Point:
 
 
 def _point(
-    scenario: Scenario, calibration: Calibration, ledger: Ledger | None, evaluation: Evaluation | None, reason: str | None
+    scenario: Scenario,
+    calibration: Calibration,
+    ledger: Ledger | None,
+    evaluation: Evaluation | None,
+    reason: str | None,
 ) -> Point:
     """Return a point, its numbers null where it cannot run."""
     headline, metric_names = PHASES[scenario.plan.phase]
@@ -77,15 +82,19 @@ def _point(
 
 def evaluate_grid(scenario: Scenario, calibration: Calibration, shape: tuple[int, ...]) -> Result:
     """Return a scenario whose values vary over a grid of that shape, one axis for each dimension of its arrays."""
-    _, names = PHASES[scenario.plan.phase]
+    headline, names = PHASES[scenario.plan.phase]
     layout = np.broadcast_to(feasible_layout(scenario), shape)
     reason = np.where(layout, FITS, BAD_LAYOUT).astype(np.int8)
     metrics = {name: empty_grid(shape) for name in names}
     absent: set[str] = set()  # metrics that a missing price or power limit leaves open
     for block in blocks(scenario, shape):
         place = np.ix_(*block.index)
-        mask, outcome = _evaluate_block(block, calibration)
-        reason[place] = np.where(reason[place] == FITS, mask, reason[place])
+        if not layout[place].any():  # such an order does not exist
+            continue
+        evaluation = evaluate(block.scenario, calibration)
+        outcome = evaluation.metrics(NO_SCALES)
+        found = _reason(evaluation, block.scenario, outcome[headline])
+        reason[place] = np.where(reason[place] == FITS, found, reason[place])
         for name, value in outcome.items():
             if value is None:
                 absent.add(name)
@@ -95,27 +104,22 @@ def evaluate_grid(scenario: Scenario, calibration: Calibration, shape: tuple[int
     for grid in metrics.values():
         grid[~fits] = np.nan
     return Result(
-        scenario.name, {name: None if name in absent else grid for name, grid in metrics.items()}, fits, reason,
+        scenario.name,
+        {name: None if name in absent else grid for name, grid in metrics.items()},
+        fits,
+        reason,
         lambda: _grid_intervals(scenario, calibration, shape, fits),
         lambda index: evaluate_point(_at(scenario, index, shape), calibration),
     )
 
 
-def _evaluate_block(block: Block, calibration: Calibration) -> tuple[Quantity, Metrics]:
-    """Return (reason codes, metrics) of one block; no metrics where its devices cannot reach each other."""
-    try:
-        evaluation = evaluate(block.scenario, calibration)
-    except InfeasibleError:
-        return float(NO_PATH), {}
-    return _memory_reason(evaluation, block.scenario), evaluation.metrics(NO_SCALES)
-
-
-def _memory_reason(evaluation: Evaluation, scenario: Scenario) -> Quantity:
-    """Return the reason code of each point as far as memory decides it."""
+def _reason(evaluation: Evaluation, scenario: Scenario, headline: Quantity | None) -> Quantity:
+    """Return the reason code of each point as far as memory and the network decide it."""
+    reachable = ~np.isnan(np.asarray(headline, dtype=np.float64))
     if evaluation.ledger is None:
-        return float(FITS)
+        return np.where(reachable, float(FITS), float(NO_PATH))
     fits: Mask = evaluation.ledger.total <= scenario.cluster.device.device_memory.capacity
-    return np.where(fits, float(FITS), float(NO_MEMORY))
+    return np.where(fits, np.where(reachable, float(FITS), float(NO_PATH)), float(NO_MEMORY))
 
 
 def _grid_intervals(
@@ -127,10 +131,9 @@ def _grid_intervals(
     highs: dict[str, Array] = {name: empty_grid(shape) for name in names}
     for block in blocks(scenario, shape):
         place = np.ix_(*block.index)
-        try:
-            evaluation = evaluate(block.scenario, calibration)
-        except InfeasibleError:
+        if not np.asarray(fits)[place].any():
             continue
+        evaluation = evaluate(block.scenario, calibration)
         plain = evaluation.metrics(NO_SCALES)
         found = intervals(plain, evaluation.families(), calibration, len(shape), evaluation.metrics)
         for name, pair in found.items():

@@ -74,9 +74,13 @@ def price_pass(scenario: Scenario, plan: Prefill | Decode, calibration: Calibrat
     message = context.stream_tokens * scenario.architecture.hidden * context.residual
     neighbours = Group(parallel.pp, parallel.tp * parallel.cp * parallel.dp)
     return PricedPass(
-        segments, repeats, plan.micro_batches, _compile(shape, repeats, plan.micro_batches),
+        segments,
+        repeats,
+        plan.micro_batches,
+        _compile(shape, repeats, plan.micro_batches),
         pricing.price(Collective("pipeline send", "send_recv", message, neighbours, family="send_recv")),
-        parallel.pp - 1, pass_ledger(scenario, plan, context, work),
+        parallel.pp - 1,
+        pass_ledger(scenario, plan, context, work),
     )
 
 
@@ -85,14 +89,25 @@ def inference_context(scenario: Scenario, plan: Prefill | Decode) -> Context:
     parallel = scenario.parallel
     together = parallel.tp * parallel.cp / plan.micro_batches
     if isinstance(plan, Prefill):
-        sequences, length, keys = plan.tokens_per_device * together / plan.input_tokens, plan.input_tokens, plan.input_tokens
+        sequences, length, keys = (
+            plan.tokens_per_device * together / plan.input_tokens,
+            plan.input_tokens,
+            plan.input_tokens,
+        )
         phase = "prefill"
     else:
         sequences, length, keys = plan.batch_per_device * together, 1.0, plan.mean_keys
         phase = "decode"
     return Context(
-        scenario.architecture, parallel, scenario.precision, scenario.communication, scenario.framework, phase, sequences,
-        length, keys,
+        scenario.architecture,
+        parallel,
+        scenario.precision,
+        scenario.communication,
+        scenario.framework,
+        phase,
+        sequences,
+        length,
+        keys,
     )
 
 
@@ -146,7 +161,7 @@ def _segments(work: Work, pricing: Pricer) -> tuple[Segment, ...]:
 
 @lru_cache(maxsize=64)
 def _compile(shape: tuple[tuple[int, ...], ...], repeats: tuple[int, ...], micro_batches: int) -> Program[Key]:
-    """Return the program of a pass. shape: the stream of each segment, by kind of layer; repeats: layers of each kind."""
+    """Return the program of a pass. shape: stream of each segment, by kind of layer; repeats: layers of each kind."""
     events: list[Event[Key]] = []
     previous: list[int | None] = [None] * micro_batches
     for kind, streams in enumerate(shape):
@@ -157,5 +172,3 @@ def _compile(shape: tuple[tuple[int, ...], ...], repeats: tuple[int, ...], micro
                     previous[batch] = len(events)
                     events.append(Event(stream, (kind, part), () if before is None else (before,)))
     return compile_events(events, tuple(dict.fromkeys(event.slot for event in events)))
-
-

@@ -40,7 +40,11 @@ def _uncertain(calibration: Calibration, family: str) -> bool:
 
 
 def intervals(
-    point: Metrics, families: Iterable[str], calibration: Calibration, dimensions: int, evaluate: Callable[[Scales], Metrics]
+    point: Metrics,
+    families: Iterable[str],
+    calibration: Calibration,
+    dimensions: int,
+    evaluate: Callable[[Scales], Metrics],
 ) -> dict[str, Interval]:
     """Return [low, high] of every metric; it always contains the point.
 
@@ -56,9 +60,7 @@ def intervals(
     return {name: _interval(name, value, moved[name], 1 + 2 * len(scales), dimensions) for name, value in point.items()}
 
 
-def _interval(
-    name: str, point: Quantity | None, moved: Quantity | None, count: int, dimensions: int
-) -> Interval:
+def _interval(name: str, point: Quantity | None, moved: Quantity | None, count: int, dimensions: int) -> Interval:
     if point is None or moved is None:
         return None
     values = np.asarray(moved, dtype=np.float64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+
 from costmodel.analytic.bound import BoundTimes
 from costmodel.analytic.inference import PassTimes, PricedPass
 from costmodel.analytic.training import PricedStep, StepTimes

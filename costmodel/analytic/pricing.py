@@ -12,9 +12,9 @@ from costmodel.cost.time import Time, message
 from costmodel.hardware import Cluster
 from costmodel.network.collectives import collective_time
 from costmodel.network.exchange import exchange_time
-from costmodel.network.paths import Path, path
-from costmodel.quantities import Count, Quantity, Seconds
-from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Exchange, Gemm, Group, Operator
+from costmodel.network.paths import path
+from costmodel.quantities import Count, Quantity, Seconds, where
+from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Exchange, Gemm, Operator
 from costmodel.workload.scenario import Framework, Scenario
 from costmodel.workload.work import Work
 
@@ -111,10 +111,6 @@ class Pricer:
         passes = [self.price_all(each) for each in (work.forward, work.input_gradient, work.weight_gradient)]
         return PricedWork(work.name, passes[0], passes[1], passes[2], *map(sums_of, passes))
 
-    def path(self, group: Group) -> Path:
-        """Return what a group of ranks meets on its way."""
-        return path(group, self.cluster)
-
     def _time(self, operator: Operator, fit: FamilyFit) -> Time:
         machine = Machine(self.cluster.device, self.framework, self.processors)
         if isinstance(operator, Gemm):
@@ -123,10 +119,11 @@ class Pricer:
             return attention_time(operator, machine, fit)
         if isinstance(operator, Elementwise):
             return elementwise_time(operator, machine, fit)
-        way = self.path(operator.group)
+        way = path(operator.group, self.cluster)
+        latency = where(way.size > 1, way.latency, 0.0)
         if isinstance(operator, Collective):
-            return message(collective_time(operator.kind, operator.size, way) / fit.network, way.latency * (way.size > 1))
-        return message(exchange_time(operator, way) / fit.network, way.latency * (way.size > 1))
+            return message(collective_time(operator.kind, operator.size, way) / fit.network, latency)
+        return message(exchange_time(operator, way) / fit.network, latency)
 
 
 def pricer(scenario: Scenario, calibration: Calibration) -> Pricer:

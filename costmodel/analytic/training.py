@@ -45,7 +45,7 @@ class PricedStep:
 
 
 def price_step(scenario: Scenario, plan: Training, calibration: Calibration) -> PricedStep:
-    """Return a step with every operator priced. Values that fix an order (pp, micro-batches) are single numbers here."""
+    """Return a step with every operator priced. What fixes an order (pp, micro-batches) is one number here."""
     parallel = scenario.parallel
     pp, virtual, micro_batches = whole(parallel.pp), whole(parallel.virtual), whole(micro_batch_count(scenario, plan))
     context = training_context(scenario, plan)
@@ -56,7 +56,10 @@ def price_step(scenario: Scenario, plan: Training, calibration: Calibration) -> 
     classes = tuple(dict.fromkeys(layout))
     labels = tuple(classes.index(stage) for stage in layout)
     kinds = [work.embedding, *work.layers, work.head, *([] if work.mtp is None else [work.mtp])]
-    held = [[part for stage in schedule.stages_of(rank) for part in stage_work(work, layout[stage])] for rank in range(len(schedule.ranks))]
+    held = [
+        [part for stage in schedule.stages_of(rank) for part in stage_work(work, layout[stage])]
+        for rank in range(len(schedule.ranks))
+    ]
     message = context.stream_tokens * scenario.architecture.hidden * context.residual
     neighbours = Group(parallel.pp, parallel.tp * parallel.cp * parallel.dp)
     return PricedStep(
@@ -68,7 +71,8 @@ def price_step(scenario: Scenario, plan: Training, calibration: Calibration) -> 
         classes,
         pricing.price(Collective("pipeline send", "send_recv", message, neighbours, family="send_recv")),
         tuple(
-            pricing.price_all(step_operators(context, plan, parts, schedule.parameter_copies, micro_batches)) for parts in held
+            pricing.price_all(step_operators(context, plan, parts, schedule.parameter_copies, micro_batches))
+            for parts in held
         ),
         training_ledger(context, plan, work, schedule, layout),
         executed_flop(work, layout),
@@ -83,8 +87,16 @@ def micro_batch_count(scenario: Scenario, plan: Training) -> Quantity:
 def training_context(scenario: Scenario, plan: Training) -> Context:
     """Return one rank's view of one micro-batch."""
     return Context(
-        scenario.architecture, scenario.parallel, scenario.precision, scenario.communication, scenario.framework,
-        "training", plan.micro_batch, plan.sequence, plan.sequence, expand(plan.recompute),
+        scenario.architecture,
+        scenario.parallel,
+        scenario.precision,
+        scenario.communication,
+        scenario.framework,
+        "training",
+        plan.micro_batch,
+        plan.sequence,
+        plan.sequence,
+        expand(plan.recompute),
     )
 
 
@@ -106,8 +118,7 @@ def whole(value: Quantity) -> int:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepTimes:
-    """Seconds of a step. `by_kind` are means over pipeline ranks in the order of `KINDS`; with bubble and optimizer they
-    sum to the step."""
+    """Seconds of a step. `by_kind` are means over pipeline ranks; with bubble and optimizer they sum to the step."""
 
     step: Seconds
     by_kind: Mapping[str, Seconds]
@@ -131,8 +142,8 @@ def step_times(step: PricedStep, scales: Scales) -> StepTimes:
 
         step = makespan of the schedule + max over ranks of (gradient reduction + optimizer)
 
-    Lone chunks run one pass and then its exchanges; a DualPipe pair runs the computation of both and hides the exchanges
-    behind it: max(compute, exchange). Scales, like everything, may be arrays.
+    Lone chunks run one pass and then its exchanges; a DualPipe pair runs the computation of both and hides their
+    exchanges behind it: max(compute, exchange). Scales, like everything, may be arrays.
     """
     sums = [_stage_sums(step, stage) for stage in step.classes]
     slots = [_slot_times(slot, sums, scales) for slot in step.program.slots]
@@ -150,7 +161,9 @@ def step_times(step: PricedStep, scales: Scales) -> StepTimes:
 def _reported(step: PricedStep, span: Array, durations: Array, kernels: Array, scales: Scales) -> StepTimes:
     """Return the step from the schedule's makespan and what its slots sum to, as means over ranks."""
     counts, slots = step.program.mean_counts, step.program.slots
-    share = np.array([[count if slot.kind is kind else 0.0 for slot, count in zip(slots, counts, strict=True)] for kind in KINDS])
+    share = np.array(
+        [[count if slot.kind is kind else 0.0 for slot, count in zip(slots, counts, strict=True)] for kind in KINDS]
+    )
     by_kind = share @ durations
     busy = by_kind.sum(axis=0)
     tails = [sums_of(tail) for tail in step.tails]
@@ -172,15 +185,14 @@ def _stage_sums(step: PricedStep, stage: Stage) -> StageSums:
     forward = combine((count, part.forward_sums) for count, part in parts)
     input_gradient = combine((count, part.input_gradient_sums) for count, part in parts)
     weight_gradient = combine((count, part.weight_gradient_sums) for count, part in parts)
-    return StageSums(
-        forward, input_gradient, weight_gradient, combine([(1.0, input_gradient), (1.0, weight_gradient)])
-    )
+    return StageSums(forward, input_gradient, weight_gradient, combine([(1.0, input_gradient), (1.0, weight_gradient)]))
 
 
 def _slot_times(slot: Slot, sums: list[StageSums], scales: Scales) -> tuple[Seconds, Seconds]:
     """Return the (duration, kernel time) of one kind of action."""
     if slot.kind is Kind.FORWARD_BACKWARD:
-        assert slot.forward is not None and slot.backward is not None
+        assert slot.forward is not None
+        assert slot.backward is not None
         both = combine([(1.0, sums[slot.forward].forward), (1.0, sums[slot.backward].backward)])
         return maximum(both.compute_time(scales), both.exchange_time(scales)), both.kernel_time(scales)
     if slot.kind is Kind.FORWARD:

@@ -43,11 +43,11 @@ class Machine:
 def gemm_time(gemm: Gemm, machine: Machine, fit: FamilyFit) -> Time:
     """Return a matrix product's time: the fastest candidate tile.
 
-        t = launch + max(tensor, promotion, L2, memory)
-        tensor    = waves * 2*m_t*n_t*k/s / (peak a processor),       waves = ceil(g*ceil(m/m_t)*ceil(n/n_t)*s / P)
-        promotion = waves * 2*m_t*n_t*k/s / interval / (CUDA-core peak a processor)     FP8 with block scales in software
-        L2        = blocks * (m_t + n_t)*k/s * e / B_L2
-        memory    = (operands and result once + 2*4*m*n*(s-1) for split sums) / B_memory
+    t = launch + max(tensor, promotion, L2, memory)
+    tensor    = waves * 2*m_t*n_t*k/s / (peak a processor),       waves = ceil(g*ceil(m/m_t)*ceil(n/n_t)*s / P)
+    promotion = waves * 2*m_t*n_t*k/s / interval / (CUDA-core peak a processor)     FP8 with block scales in software
+    L2        = blocks * (m_t + n_t)*k/s * e / B_L2
+    memory    = (operands and result once + 2*4*m*n*(s-1) for split sums) / B_memory
     """
     device, framework = machine.device, machine.framework
     rate = machine.processor_peak(gemm.dtype)

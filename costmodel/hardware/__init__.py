@@ -4,5 +4,15 @@ from costmodel.hardware.cluster import Cluster, Host, Network, Nic, Node
 from costmodel.hardware.device import Device, Link, MathUnit, MemoryLevel, Power, Price
 
 __all__ = [
-    "Cluster", "Device", "Host", "Link", "MathUnit", "MemoryLevel", "Network", "Nic", "Node", "Power", "Price",
+    "Cluster",
+    "Device",
+    "Host",
+    "Link",
+    "MathUnit",
+    "MemoryLevel",
+    "Network",
+    "Nic",
+    "Node",
+    "Power",
+    "Price",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from costmodel.network.paths import Path
-from costmodel.quantities import Seconds, maximum, minimum
+from costmodel.quantities import Seconds, maximum, minimum, where
 from costmodel.workload.operators import Exchange, distinct_targets
 
 
@@ -26,5 +26,4 @@ def exchange_time(exchange: Exchange, path: Path) -> Seconds:
         ranks = distinct_targets(exchange.top_k, exchange.reachable, minimum(on_rank, exchange.reachable))
         outer = copies * nodes * (1 - 1 / path.nodes) / path.outer
         inner = copies * ranks * (1 - 1 / path.local) / path.inner
-    crosses = path.size > 1
-    return (maximum(outer, inner) + path.latency) * crosses
+    return where(path.size > 1, maximum(outer, inner) + path.latency, 0.0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from costmodel.errors import InfeasibleError
 from costmodel.hardware import Cluster
 from costmodel.quantities import BytesPerSecond, Count, Seconds, maximum, minimum, where
@@ -14,8 +16,8 @@ from costmodel.workload.operators import Group
 class Path:
     """A group of `size` ranks on `nodes` nodes, `local` on each.
 
-    inner, outer: bandwidth of one rank inside and between nodes, one direction [B/s]; inner_latency, outer_latency: of a
-    small message [s]. A latency that no source states counts as zero: the time stays a lower bound.
+    inner, outer: bandwidth of one rank inside and between nodes, one direction [B/s]; inner_latency, outer_latency: of
+    a small message [s]. A latency that no source states counts as zero: the time stays a lower bound.
     """
 
     size: Count
@@ -67,11 +69,14 @@ def _inside_node(cluster: Cluster) -> tuple[BytesPerSecond, Seconds]:
 def _between_nodes(cluster: Cluster, nodes: Count) -> tuple[BytesPerSecond, Seconds]:
     """Return bandwidth and latency between two nodes, for one device.
 
-    The NIC and the fabric's port both bound; a fabric's latency is end to end and stands for the NIC's.
+    The NIC and the fabric's port both bound; a fabric's latency is end to end and stands for the NIC's. Without a NIC
+    there is no path: an error at a single point, NaN on a grid.
     """
     nic, network = cluster.node.nic, cluster.network
     if nic is None:
-        if not _all(nodes <= 1):
+        if isinstance(nodes, np.ndarray):
+            return where(nodes > 1, np.nan, cluster.node.intra.bandwidth), 0.0
+        if nodes > 1:
             raise InfeasibleError(f"{cluster.node.name} has no NIC: its devices cannot work together across nodes")
         return cluster.node.intra.bandwidth, 0.0
     bandwidth = nic.bandwidth
@@ -83,8 +88,3 @@ def _between_nodes(cluster: Cluster, nodes: Count) -> tuple[BytesPerSecond, Seco
         # A leaf switch gives half its ports to endpoints; one plane has one port a node.
         latency = where(nodes <= network.radix / 2, same, cross)
     return bandwidth * nic.per_device, latency
-
-
-def _all(condition: object) -> bool:
-    """Tell whether a mask holds everywhere."""
-    return bool(condition.all()) if hasattr(condition, "all") else bool(condition)

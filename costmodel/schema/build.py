@@ -45,7 +45,7 @@ from costmodel.workload.scenario import (
 
 
 def device(file: DeviceFile, stated: DeviceFile, restated: frozenset[str] = frozenset()) -> Device:
-    """Return the device. Peaks become a rate per processor and cycle, at the processors and clock they were stated with.
+    """Return the device. Peaks become rates per processor and cycle, at the processors and clock they are stated with.
 
         flop_per_cycle = peak / (processors * clock)
 

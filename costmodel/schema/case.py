@@ -13,11 +13,10 @@ from pydantic import Field
 from pydantic_core import PydanticCustomError
 
 from costmodel.errors import InputError, Location, Problem
-from costmodel.quantities import Quantity
 from costmodel.schema.assemble import Assembly
 from costmodel.schema.loader import parse_tree
 from costmodel.schema.metrics import dimension_of, metric_names
-from costmodel.schema.quantity import Measure, Named, Verbatim
+from costmodel.schema.quantity import Measure, Named, Ratio, Verbatim
 from costmodel.schema.references import Library, near, shown
 from costmodel.schema.resolve import ResolvedWorkload, in_order, resolve_model, resolve_tree
 from costmodel.schema.strict import Strict, checked
@@ -44,7 +43,7 @@ class ExpectFile(Strict):
 
     metric: str = Field(description="name of the metric, as in results")
     value: Annotated[Any, Verbatim()] = Field(default=None, description="quantity or number; [low, high] for a range")
-    tolerance: Annotated[Quantity, Measure("ratio")] | None = Field(default=None, description="largest relative error")
+    tolerance: Ratio | None = Field(default=None, description="largest relative error")
     check: Check = Field(
         default="value",
         description="value: within tolerance; range, lower, upper: on that side; ratio: to the baseline's; ordering: "
@@ -199,7 +198,7 @@ def _case(assembly: Assembly, tree: Tree, overrides: Mapping[str, object], sourc
     trees = stated.value if stated is not None else []
     return Case(
         id=file.id, case_class=file.case_class, skip=file.skip, conventions=file.conventions,
-        expect=tuple(_expectation(one, at, name) for one, at in zip(file.expect, trees, strict=True)),
+        expect=tuple(_expectation(*pair, name) for pair in zip(file.expect, trees, strict=True) if not file.skip),
         source=file.source or source, location=tree.location, scenario=tree.child("scenario"), overrides=overrides,
     )  # fmt: skip
 

@@ -55,9 +55,9 @@ class NetworkFile(Strict):
     topology: str = Field(description="kind of fabric, such as mpft, mrft, fat-tree")
     planes: Number = Field(default=1.0, description="independent fabrics side by side")
     radix: Number = Field(description="ports of one switch")
-    bandwidth: NicBandwidth | None = Field(default=None, description="one port, one direction; null: as fast as the NIC")
+    bandwidth: NicBandwidth | None = Field(default=None, description="one port one way; null: as fast as the NIC")
     latency: FabricLatencyFile = Field(default_factory=FabricLatencyFile, description="latencies")
-    routing: Literal["static", "ecmp", "adaptive", "spray"] = Field(default="static", description="how paths are chosen")
+    routing: Literal["static", "ecmp", "adaptive", "spray"] = Field(default="static", description="choice of paths")
 
 
 class ClusterFile(Strict):

@@ -44,7 +44,9 @@ class MathFile(Strict):
     """The dense arithmetic of one number format."""
 
     peak: Peak = Field(description="dense peak of the device; a multiply-add is two FLOP")
-    accumulate: Literal["fp64", "fp32", "fp22", "fp16", "int32"] = Field(default="fp32", description="format of the running sum")
+    accumulate: Literal["fp64", "fp32", "fp22", "fp16", "int32"] = Field(
+        default="fp32", description="format of the running sum"
+    )
     scaling: Literal["none", "software", "native"] = Field(default="none", description="who applies block scales")
     clock: Literal["reference", "max"] = Field(default="reference", description="clock at which the peak is stated")
 

@@ -33,7 +33,7 @@ def scenario_document(
     chosen = {"compute": plan.precision.compute, "fallback": plan.precision.fallback}
     built = scenario.cluster
     return document | {
-        "cluster": {"name": built.name, "count": built.count, "devices": built.devices},
+        "cluster": {"name": built.name, "count": built.count},
         "precision": chosen | formats.model_dump(exclude={"name", "sources"}),
         "framework": framework.model_dump(exclude=_PROVENANCE),
         "hardware": {

@@ -29,11 +29,14 @@ direction. A reference is `kind/name`, or `./path.yaml` beside the file that say
 
 Number formats (dtype) are {dtypes}.
 """
+_CASES: dict[str, type[Strict]] = {
+    "case": EntryFile, "case from a workload: `scenario`": CaseReferenceFile, "table": TableFile,
+}  # fmt: skip
 _SHARED = {"sources": Source}  # mappings that every file may have: described once
 
 
 def json_schema(kind: str) -> dict[str, Any]:
-    """Return the JSON Schema of a kind of file: device, node, cluster, framework, precision, model, workload or case."""
+    """Return the JSON Schema of a kind of file: `device`, `workload`, `case` …"""
     if kind not in FILES:
         raise InputError.single(f"no kind of file is named {kind!r}", hint=near(kind, list(FILES)))
     schema = FILES[kind].model_json_schema()
@@ -71,8 +74,7 @@ def formats_markdown() -> str:
                 for phase, scenario in PHASES.items()
             )
         if kind == "case":
-            named: dict[str, type[Strict]] = {"case": EntryFile, "case from a workload: `scenario`": CaseReferenceFile, "table": TableFile}
-            sections.extend(f"### {title}\n\n{_summary(part)}\n\n{_table(part)}" for title, part in named.items())
+            sections.extend(f"### {title}\n\n{_summary(part)}\n\n{_table(part)}" for title, part in _CASES.items())
     return "\n".join(sections)
 
 

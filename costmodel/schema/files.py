@@ -10,6 +10,7 @@ from costmodel.errors import InputError, Problem
 from costmodel.hardware import Cluster, Device, Node
 from costmodel.schema import build
 from costmodel.schema.assemble import Assembly
+from costmodel.schema.calibration import FitsFile
 from costmodel.schema.case import CaseFile, check_cases
 from costmodel.schema.cluster import ClusterFile, NodeFile
 from costmodel.schema.device import DeviceFile
@@ -27,7 +28,7 @@ Made = TypeVar("Made")
 
 FILES: dict[str, type[Strict]] = {
     "device": DeviceFile, "node": NodeFile, "cluster": ClusterFile, "framework": FrameworkFile,
-    "precision": PrecisionFile, "model": ModelFile, "workload": WorkloadFile, "case": CaseFile,
+    "precision": PrecisionFile, "calibration": FitsFile, "model": ModelFile, "workload": WorkloadFile, "case": CaseFile,
 }  # fmt: skip
 """The model of every kind of file."""
 

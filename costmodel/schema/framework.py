@@ -48,5 +48,5 @@ class PrecisionFile(Strict):
     attention_output: DType | None = Field(
         default=None, description="attention output kept for the backward pass; null: as `activations`"
     )
-    scale_block: Number | None = Field(default=None, description="elements that share one FP32 scale; null: one a tensor")
+    scale_block: Number | None = Field(default=None, description="elements per FP32 scale; null: one scale a tensor")
     sources: list[Source] = Field(default=[], description="where the values come from")

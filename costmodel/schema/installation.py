@@ -58,12 +58,6 @@ def install(
     node, device, built_node = inside
     built = build.cluster(cluster.file, built_node)
     built = built if limit is None else _first(limit, built, scenario)
-    if built.network is None and is_single(built.count) and built.count > 1:
-        raise InputError.single(
-            f"{built.count:g} nodes of {built_node.name} cannot be joined: it has no NIC",
-            hint=f"use at most {built.node.count:g} devices, or name a node with a NIC",
-            field=place, location=reference.location,
-        )  # fmt: skip
     return Installation(device, node, cluster, built)
 
 
@@ -87,9 +81,12 @@ def _completed(document: Tree, node: Node, needed: Count | None, reference: Tree
     if needed is not None:
         document = document.having(name=Tree(node.name, at), count=Tree(SI(needed), at))
     stated, fabric = document.child("count"), document.child("network")
-    count = stated.value.value if stated and isinstance(stated.value, SI) else stated.value if stated else None
-    is_number = isinstance(count, (int, float, np.ndarray)) and not isinstance(count, bool)
-    if node.nic is None or not is_number or (fabric is not None and fabric.value is not None) or np.all(count <= 1):
+    count = stated.value if stated else None
+    count = count.value if isinstance(count, SI) else count
+    is_stated = fabric is not None and fabric.value is not None
+    if node.nic is None or is_stated or not isinstance(count, (int, float, np.ndarray)):
+        return document
+    if np.all(np.less_equal(count, 1)):
         return document
     radix = count * node.count * node.nic.per_device
     return document.having(network=Tree({"topology": Tree("unspecified"), "radix": Tree(SI(radix))}, at))
@@ -154,6 +151,7 @@ def _first(limit: Count, whole: Cluster, scenario: str | None) -> Cluster:
         per_node = whole.node.count
         raise InputError.single(
             f"{limit:g} devices cannot be the first of {whole.count:g} nodes with {per_node:g} each",
-            hint=f"write at most {whole.devices:g}, in whole nodes or inside one", field=f"scenarios.{scenario}.devices",
+            hint=f"write at most {whole.devices:g}, in whole nodes or inside one",
+            field=f"scenarios.{scenario}.devices",
         )  # fmt: skip
     return replace(whole, node=replace(whole.node, count=used), count=nodes)

@@ -61,7 +61,7 @@ def read_tree(path: Path, shown: str) -> Tree:
 
 
 def parse_tree(text: str, source: str, *, place: Location | None = None) -> Tree:
-    """Return the document in `text`. With `place`, every value is said to stand there instead of at a line of `source`."""
+    """Return the document in `text`; with `place`, every value is said to stand there, not at a line of `source`."""
     try:
         composer = _Composer(text)
         try:

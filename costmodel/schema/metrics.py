@@ -25,7 +25,7 @@ _BY_SECTION = {"memory": "size", "schedule": "duration", "breakdown": "duration"
 
 
 def dimension_of(metric: str) -> str | None:
-    """Return the dimension of a metric, null for an unknown one. `memory.weights`, `schedule.forward` … are metrics too."""
+    """Return the dimension of a metric such as `step_time` or `memory.weights`, null for an unknown one."""
     section, _, rest = metric.partition(".")
     if rest and section in _BY_SECTION:
         return _BY_SECTION[section]

@@ -123,7 +123,7 @@ class ModelFile(Strict):
     name: str = Field(description="name by which other files call it")
     hidden: Number = Field(description="width of the residual stream")
     vocabulary: Number = Field(description="rows of the embedding")
-    positions: Number | None = Field(default=None, description="rows of a learned position table; null where there is none")
+    positions: Number | None = Field(default=None, description="rows of a learned position table; null: none")
     tied_embeddings: bool = Field(default=False, description="the LM head is the embedding")
     mtp: MtpFile | None = Field(default=None, description="multi-token prediction; null where there is none")
     layers: list[LayerFile] = Field(min_length=1, description="the layers in order")

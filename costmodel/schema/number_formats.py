@@ -10,7 +10,9 @@ from costmodel.schema.tree import Tree, merge
 
 _PLAIN = "bf16"  # the set of a scenario that names none
 _COMPUTED = ("linear", "attention", "router", "head")  # what a math unit works in; the others are only stored
-_FORMATS = (*_COMPUTED, "residual", "weights", "master", "gradients", "moments", "kv_cache", "activations")
+_FORMATS = (
+    *_COMPUTED, "residual", "weights", "master", "gradients", "moments", "kv_cache", "activations", "attention_output",
+)  # fmt: skip
 
 
 def spelt_out(scenario: Tree) -> Tree:

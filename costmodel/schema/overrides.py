@@ -41,7 +41,7 @@ class Override:
 
 
 def read_overrides(values: Mapping[str, object], scenarios: Sequence[str]) -> list[Override]:
-    """Return the changes that `values` (path -> YAML text, number or SI) asks for; raise InputError for unknown paths."""
+    """Return the changes that `values` (path -> YAML text, number or SI) asks for, unknown paths raise InputError."""
     made: list[Override] = []
     problems: list[Problem] = []
     for path, value in values.items():

@@ -78,6 +78,7 @@ class Measure(_Checked):
     two_way: bool = False
 
     def check(self, value: Any) -> Quantity:
+        """Return the value of the field in SI, or raise what is wrong with it."""
         if self.two_way and isinstance(value, dict):
             return self._half(value)
         if isinstance(value, SI):
@@ -128,6 +129,7 @@ class Measure(_Checked):
         return checked
 
     def describe(self) -> str:
+        """Return what to write."""
         if self.dimension == "ratio":
             return f"number, at least {self.low:g}" if self.low else "number, or percentage as `10 %`"
         names = {"duration": "time", "flop_rate": "FLOP rate", "money_rate": "money rate"}
@@ -135,6 +137,7 @@ class Measure(_Checked):
         return f"{text} or `{{bidirectional: {self._suggest(20)}}}`" if self.two_way else text
 
     def json_schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of what may be written."""
         text: dict[str, Any] = {"type": "string", "description": self.describe(), "examples": [self._suggest(10)]}
         if self.dimension == "ratio":
             return {"anyOf": [text, {"type": "number"}]}
@@ -153,6 +156,7 @@ class Whole(_Checked):
     single: bool = False
 
     def check(self, value: Any) -> Any:
+        """Return the value of the field in SI, or raise what is wrong with it."""
         written = str(value)
         if isinstance(value, SI):
             value = value.value
@@ -179,9 +183,11 @@ class Whole(_Checked):
         return value
 
     def describe(self) -> str:
+        """Return what to write."""
         return f"whole number, {self.low} to {self.high}" if self.high else f"whole number, at least {self.low}"
 
     def json_schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of what may be written."""
         bounds = {"minimum": self.low} | ({} if self.high is None else {"maximum": self.high})
         return {"type": "integer", **bounds}
 
@@ -193,14 +199,17 @@ class Named(_Checked):
     folder: str
 
     def check(self, value: Any) -> Any:
+        """Return the value of the field in SI, or raise what is wrong with it."""
         if isinstance(value, (str, dict)) and value:
             return value
         raise wrong(f"must name a file or be a mapping, not {kind_of(value)}", f"write `{self.folder}/NAME`")
 
     def describe(self) -> str:
+        """Return what to write."""
         return f"`{self.folder}/NAME`, or a mapping"
 
     def json_schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of what may be written."""
         return {"anyOf": [{"type": "string"}, {"type": "object"}]}
 
 
@@ -209,35 +218,44 @@ class Verbatim(_Checked):
     """A value that is kept as it is written and checked by what uses it."""
 
     def check(self, value: Any) -> Any:
+        """Return the value of the field in SI, or raise what is wrong with it."""
         return value
 
     def describe(self) -> str:
+        """Return what to write."""
         return "any value"
 
     def json_schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of what may be written."""
         return {}
 
 
 @dataclass(frozen=True, slots=True)
 class NameSet(_Checked):
-    """One of the named sets, or a list of names; becomes a frozen set of names, empty for `none`."""
+    """A named set, or a list of members; becomes a frozen set of the names written, empty for `none`."""
 
     sets: tuple[str, ...]
+    members: tuple[str, ...]
 
     def check(self, value: Any) -> frozenset[str]:
-        if isinstance(value, str) and value in self.sets:
-            return frozenset({value} - {"none"})
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            return frozenset(value)
-        if isinstance(value, str):
-            raise wrong(f"{value!r} is no named set", near(value, self.sets) + " or write a list of operator names")
-        raise wrong(f"must be a named set or a list of names, not {kind_of(value)}", near("", self.sets))
+        """Return the value of the field in SI, or raise what is wrong with it."""
+        known = (*self.sets, *self.members)
+        if not isinstance(value, (str, list)):
+            raise wrong(f"must be a named set or a list of names, not {kind_of(value)}", near("", known))
+        names = [value] if isinstance(value, str) else value
+        for name in names:
+            if name not in known:
+                raise wrong(f"{name!r} is no known name", near(str(name), known))
+        return frozenset(names) - {"none"}
 
     def describe(self) -> str:
-        return f"{', '.join(self.sets)}, or a list of operator names"
+        """Return what to write."""
+        return f"{', '.join(self.sets)}, or a list of {', '.join(self.members)}"
 
     def json_schema(self) -> dict[str, Any]:
-        return {"anyOf": [{"enum": list(self.sets)}, {"type": "array", "items": {"type": "string"}}]}
+        """Return the JSON Schema of what may be written."""
+        known = {"enum": [*self.sets, *self.members]}
+        return {"anyOf": [known, {"type": "array", "items": known}]}
 
 
 def _finite(value: float | npt.NDArray[Any], written: str) -> Quantity:
@@ -276,6 +294,7 @@ Watts: TypeAlias = Annotated[Value, Measure("power")]
 Money: TypeAlias = Annotated[Value, Measure("money", zero=True)]
 MoneyRate: TypeAlias = Annotated[Value, Measure("money_rate", zero=True)]
 Share: TypeAlias = Annotated[Value, Measure("ratio", high=1.0)]
+Ratio: TypeAlias = Annotated[Value, Measure("ratio")]
 LoadFactor: TypeAlias = Annotated[Value, Measure("ratio", low=1.0, zero=True)]
 Number: TypeAlias = Annotated[Value, Whole(1)]
 NumberOrZero: TypeAlias = Annotated[Value, Whole(0)]

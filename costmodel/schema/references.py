@@ -20,7 +20,7 @@ FOLDERS: dict[str, str] = {
 
 _VERSIONS = {
     kind: f"costmodel/{kind}@1"
-    for kind in ("device", "node", "cluster", "framework", "precision", "model", "workload", "case")
+    for kind in ("device", "node", "cluster", "framework", "precision", "calibration", "model", "workload", "case", "what_if")
 }
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _WORKLOADS = "workloads"
@@ -46,7 +46,7 @@ class Library:
 
     def __init__(self, search_path: Sequence[str | Path] = ()) -> None:
         from_environment = [part for part in os.environ.get("COSTMODEL_PATH", "").split(os.pathsep) if part]
-        self.roots = tuple(Path(part) for part in (*search_path, *from_environment)) + (package_root(),)
+        self.roots = (*map(Path, (*search_path, *from_environment)), package_root())
         self._read: dict[Path, Tree] = {}
         self._extended: dict[Path, Tree] = {}
 
@@ -60,7 +60,7 @@ class Library:
         return sorted(found)
 
     def find(self, reference: str, kind: str, *, origin: Location | None = None, field: str = "") -> Path:
-        """Return the file that `reference` means: `./path` beside the file that says it, `kind/name`, or a bare name."""
+        """Return the file that `reference` means: `./path` beside the file that says it, `kind/name` or `name`."""
         if reference.startswith("./"):
             base = Path(origin.source).parent if origin and origin.line else Path()
             return base / reference

@@ -210,7 +210,7 @@ def _plan(assembly: Assembly, name: str, stated: Tree, cluster: str | None) -> t
         label = Location(f"--cluster {cluster}")
         tree = tree.having(cluster=Tree(as_reference(cluster), label, label))
     phase = tree.child("phase")
-    if phase is None or phase.value not in PHASES:
+    if phase is None or not isinstance(phase.value, str) or phase.value not in PHASES:
         message = "is missing" if phase is None else f"{phase.value!r} is no known phase"
         raise InputError.single(
             message, hint=near(str(phase.value if phase else ""), list(PHASES)), field=f"{field}.phase",

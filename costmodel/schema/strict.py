@@ -55,12 +55,13 @@ def checked(model: type[Model], tree: Tree, problems: list[Problem], prefix: str
 def _renamed(findings: list[dict[str, Any]]) -> set[tuple[str | int, ...]]:
     """Return the places of missing keys that stand there under another name: those need no problem of their own."""
     missing = [finding["loc"] for finding in findings if finding["type"] == "missing"]
-    renamed = set()
+    renamed: set[tuple[str | int, ...]] = set()
     for place in (finding["loc"] for finding in findings if finding["type"] == "extra_forbidden"):
         beside = [str(other[-1]) for other in missing if other[:-1] == place[:-1]]
         word = str(place[-1])
-        meant = [_OTHER_NAMES[word]] if _OTHER_NAMES.get(word) in beside else difflib.get_close_matches(word, beside, n=1)
-        renamed.update((*place[:-1], name) for name in meant)
+        ours = _OTHER_NAMES.get(word)
+        meant = [ours] if ours in beside else difflib.get_close_matches(word, beside, n=1)
+        renamed.update((*place[:-1], str(name)) for name in meant)
     return renamed
 
 
@@ -96,8 +97,8 @@ def _told(kind: str, finding: dict[str, Any]) -> tuple[str, str]:
     if kind == "union_tag_not_found":
         return f"{_key(context)} is missing", "add it to say which kind this is"
     wanted = {
-        "model_type": "a mapping", "model_attributes_type": "a mapping", "dict_type": "a mapping", "list_type": "a list",
-        "tuple_type": "a list", "string_type": "text", "bool_type": "true or false", "none_required": "null",
+        "model_type": "a mapping", "model_attributes_type": "a mapping", "dict_type": "a mapping",
+        "list_type": "a list", "string_type": "text", "bool_type": "true or false", "none_required": "null",
     }  # fmt: skip
     if kind in wanted:
         hint = "put it in quotes" if kind == "string_type" and not isinstance(value, (dict, list)) else ""

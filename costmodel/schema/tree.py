@@ -67,11 +67,6 @@ class Tree:
         return replace(self, value={**self.value, **entries})
 
 
-def mapping(entries: dict[str, Tree], location: Location | None) -> Tree:
-    """Return a mapping that no file states as such."""
-    return Tree(entries, location)
-
-
 def plain(tree: Tree) -> Any:
     """Return the nested dicts, lists and scalars of `tree` without their places."""
     if isinstance(tree.value, dict):
@@ -82,7 +77,7 @@ def plain(tree: Tree) -> Any:
 
 
 def merge(base: Tree, over: Tree) -> Tree:
-    """Return `base` extended by `over`: mappings merge, lists whose items all have names merge by name, others replace."""
+    """Return `base` extended by `over`: mappings merge, lists of named items merge by name, all else replaces."""
     if base.is_mapping and over.is_mapping:
         merged = dict(base.value)
         for key, item in over.value.items():

@@ -9,6 +9,7 @@ from pydantic import Field
 from costmodel.schema.device import DType, Source
 from costmodel.schema.quantity import Integer, LoadFactor, Named, NameSet, Number, NumberOrZero, Whole
 from costmodel.schema.strict import Strict
+from costmodel.workload.recompute import OPERATORS, SETS
 
 
 class ParallelFile(Strict):
@@ -46,7 +47,7 @@ class PrecisionChoiceFile(Strict):
     """A precision set and changes to it. A name alone is short for `{compute: NAME}`."""
 
     compute: str = Field(default="bf16", description="the precision set, `precisions/NAME`")
-    fallback: str | None = Field(default=None, description="the set whose formats replace those the device has no unit for")
+    fallback: str | None = Field(default=None, description="the set to use for formats without a math unit")
     linear: DType | None = Field(default=None, description="instead of the set's")
     attention: DType | None = Field(default=None, description="instead of the set's")
     router: DType | None = Field(default=None, description="instead of the set's")
@@ -58,6 +59,7 @@ class PrecisionChoiceFile(Strict):
     moments: DType | None = Field(default=None, description="instead of the set's")
     kv_cache: DType | None = Field(default=None, description="instead of the set's")
     activations: DType | None = Field(default=None, description="instead of the set's")
+    attention_output: DType | None = Field(default=None, description="instead of the set's; null: as `activations`")
     scale_block: Number | None = Field(default=None, description="instead of the set's; null: one scale a tensor")
 
 
@@ -85,7 +87,7 @@ class TrainingFile(ScenarioFile):
     global_batch: Number = Field(description="sequences a step")
     sequence: Number = Field(description="tokens of a sequence")
     micro_batch: Number = Field(default=1.0, description="sequences of one micro-batch on one data-parallel rank")
-    recompute: Annotated[frozenset[str], NameSet(("none", "selective", "full", "deepseek_v3"))] = Field(
+    recompute: Annotated[frozenset[str], NameSet(tuple(SETS), tuple(sorted(OPERATORS)))] = Field(
         default=frozenset(), description="operators that the backward pass repeats"
     )
     optimizer: OptimizerFile = Field(default_factory=OptimizerFile, description="the optimizer")
@@ -136,7 +138,7 @@ class WorkloadFile(Strict):
     """One model and named scenarios of it."""
 
     title: str | None = Field(default=None, description="one line for people")
-    model: Annotated[Any, Named("models")] = Field(description="the model; a mapping may begin with `extends: models/NAME`")
+    model: Annotated[Any, Named("models")] = Field(description="the model; a mapping may extend one with `extends`")
     scenarios: dict[str, Annotated[Any, Named("scenarios")]] = Field(min_length=1, description="name -> scenario")
     sources: list[Source] = Field(default=[], description="where the values come from")
 

@@ -97,7 +97,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mtp:
-    """Multi-token prediction: `depth` modules, each one more layer like the last plus a 2*hidden -> hidden projection."""
+    """Multi-token prediction: `depth` modules, each one more layer like the last plus a 2*hidden -> hidden product."""
 
     depth: int
 

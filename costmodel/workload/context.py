@@ -63,7 +63,7 @@ class Context:
     @property
     def casts(self) -> bool:
         """Tell whether linear layers take a narrower format than the residual stream, so that inputs are cast."""
-        return ELEMENT_BYTES[self.precision.linear] < self.residual
+        return ELEMENT_BYTES[self.precision.linear] < ELEMENT_BYTES[self.precision.residual]
 
     @property
     def tp_group(self) -> Group:

@@ -14,7 +14,7 @@ from costmodel.workload.work import Parameters
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ParameterCount:
-    """Parameters of a model. `total` and `active` leave MTP modules out; `active` leaves the input embedding out too."""
+    """Parameters of a model. `total` and `active` leave MTP modules out, `active` the input embedding too."""
 
     total: Count
     active: Count
@@ -35,9 +35,7 @@ def parameter_count(architecture: Architecture, work: ModelWork) -> ParameterCou
     head = sum_of(item.total for item in work.head.parameters)
     used_again = architecture.vocabulary * architecture.hidden if architecture.tied_embeddings else 0.0
     mtp = 0.0 if work.mtp is None else work_depth(architecture) * sum_of(item.total for item in work.mtp.parameters)
-    return ParameterCount(
-        total + embedding + head, active + head + used_again, active + head + embedding, mtp
-    )
+    return ParameterCount(total + embedding + head, active + head + used_again, active + head + embedding, mtp)
 
 
 def work_depth(architecture: Architecture) -> int:
@@ -77,7 +75,7 @@ def kv_bytes_per_token(architecture: Architecture, dtype: str = "bf16", tp: Coun
 
 
 def kv_bytes_per_sequence(architecture: Architecture, keys: Count, dtype: str, tp: Count) -> Bytes:
-    """Return the KV cache of one sequence of `keys` tokens on one tensor-parallel rank, windows taken into account [B]."""
+    """Return the KV cache of a sequence of `keys` tokens on one tensor-parallel rank, as far as windows keep it [B]."""
     element = ELEMENT_BYTES[dtype]
     total: Quantity = 0.0
     for layer in architecture.layers:
@@ -116,8 +114,7 @@ def attention_flop_per_token(architecture: Architecture, sequence: Count, *, cau
 def training_flop_per_token(architecture: Architecture, active: Count, sequence: Count, *, causal: bool = True) -> Flop:
     """Return the model FLOP of one trained token: 6*active + 3*attention, no recompute, no MTP.
 
-    active: parameters a token visits without the input embedding. Source: the count that reproduces Table 2 of arXiv 2505.09343 for V2 and V3.
+    active: parameters that a token visits, without the input embedding. So counts Table 2 of arXiv
+    2505.09343 for V2 and V3.
     """
     return 6 * active + 3 * attention_flop_per_token(architecture, sequence, causal=causal)
-
-

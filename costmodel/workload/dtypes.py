@@ -7,7 +7,15 @@ from costmodel.quantities import Bytes, Count
 # Widths by definition of the formats. E5M6 is the 12-bit format in which DeepSeek-V3 keeps the input of the linear
 # layer after attention (arXiv 2412.19437, section 3.3.3).
 ELEMENT_BYTES = {
-    "fp64": 8.0, "fp32": 4.0, "tf32": 4.0, "bf16": 2.0, "fp16": 2.0, "e5m6": 1.5, "fp8": 1.0, "int8": 1.0, "fp4": 0.5,
+    "fp64": 8.0,
+    "fp32": 4.0,
+    "tf32": 4.0,
+    "bf16": 2.0,
+    "fp16": 2.0,
+    "e5m6": 1.5,
+    "fp8": 1.0,
+    "int8": 1.0,
+    "fp4": 0.5,
 }
 SCALE_BYTES = 4.0  # a block scale is one FP32
 

@@ -17,14 +17,35 @@ def add_dense_ffn(builder: WorkBuilder, context: Context, ffn: DenseFfn, *, norm
     width = (2.0 if ffn.gated else 1.0) * ffn.intermediate
     add_norm(builder, context, "ffn norm", norm, context.stream_tokens, hidden)
     enter_tensor_parallel(builder, context, "ffn")
-    add_linear(builder, context, Linear(
-        "ffn up", "ffn_up", "norm", tokens, hidden, width / tp, hidden * width, bias=width if ffn.bias else 0.0,
-    ))
+    add_linear(
+        builder,
+        context,
+        Linear(
+            "ffn up",
+            "ffn_up",
+            "norm",
+            tokens,
+            hidden,
+            width / tp,
+            hidden * width,
+            bias=width if ffn.bias else 0.0,
+        ),
+    )
     add_activation(builder, context, "ffn activation", tokens, ffn.intermediate / tp, gated=ffn.gated)
-    add_linear(builder, context, Linear(
-        "ffn down", "ffn_down", "activation", tokens, ffn.intermediate / tp, hidden, ffn.intermediate * hidden,
-        bias=hidden if ffn.bias else 0.0,
-    ))
+    add_linear(
+        builder,
+        context,
+        Linear(
+            "ffn down",
+            "ffn_down",
+            "activation",
+            tokens,
+            ffn.intermediate / tp,
+            hidden,
+            ffn.intermediate * hidden,
+            bias=hidden if ffn.bias else 0.0,
+        ),
+    )
     leave_tensor_parallel(builder, context, "ffn")
 
 
@@ -54,11 +75,22 @@ def add_moe(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, norm: str) -
     hidden = context.architecture.hidden
     add_norm(builder, context, "ffn norm", norm, context.stream_tokens, hidden)
     enter_tensor_parallel(builder, context, "ffn")
-    add_linear(builder, context, Linear(
-        "router", "router", "norm", context.stream_tokens, hidden, ffn.experts, hidden * ffn.experts,
-        dtype=context.precision.router, kept=0.0,
-        replicas=1.0 if context.parallel.sequence_parallel else context.parallel.tp,
-    ))
+    add_linear(
+        builder,
+        context,
+        Linear(
+            "router",
+            "router",
+            "norm",
+            context.stream_tokens,
+            hidden,
+            ffn.experts,
+            hidden * ffn.experts,
+            dtype=context.precision.router,
+            kept=0.0,
+            replicas=1.0 if context.parallel.sequence_parallel else context.parallel.tp,
+        ),
+    )
     if context.casts:
         # One cast serves the dispatched tokens and the shared expert.
         passes = context.residual + context.operand
@@ -74,13 +106,34 @@ def _add_shared(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
     """Add the shared experts as one dense gated FFN on every token; their input is cast with the dispatched tokens."""
     one = ffn.intermediate if ffn.shared_intermediate is None else ffn.shared_intermediate
     width, hidden, tp = ffn.shared * one, context.architecture.hidden, context.parallel.tp
-    add_linear(builder, context, Linear(
-        "shared expert up", "ffn_up", "norm", context.tokens, hidden, 2 * width / tp, 2 * hidden * width, cast=False,
-    ))
+    add_linear(
+        builder,
+        context,
+        Linear(
+            "shared expert up",
+            "ffn_up",
+            "norm",
+            context.tokens,
+            hidden,
+            2 * width / tp,
+            2 * hidden * width,
+            cast=False,
+        ),
+    )
     add_activation(builder, context, "shared expert activation", context.tokens, width / tp, gated=True)
-    add_linear(builder, context, Linear(
-        "shared expert down", "ffn_down", "activation", context.tokens, width / tp, hidden, width * hidden,
-    ))
+    add_linear(
+        builder,
+        context,
+        Linear(
+            "shared expert down",
+            "ffn_down",
+            "activation",
+            context.tokens,
+            width / tp,
+            hidden,
+            width * hidden,
+        ),
+    )
 
 
 def _add_routed(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
@@ -99,15 +152,40 @@ def _add_routed(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
     narrow, wide = context.operand if context.casts else context.residual, context.residual
     builder.step("dispatch", [exchange[0]], [exchange[3]])
     builder.step("permute", *_moves("expert permute", rows * hidden, 2 * narrow, 2 * wide))
-    add_linear(builder, context, Linear(
-        "expert up", "ffn_up", "dispatch", rows / local, hidden, 2 * width, 2 * matrix, 2 * matrix * active,
-        groups=local, cast=False, family="grouped_gemm",
-    ))
+    add_linear(
+        builder,
+        context,
+        Linear(
+            "expert up",
+            "ffn_up",
+            "dispatch",
+            rows / local,
+            hidden,
+            2 * width,
+            2 * matrix,
+            2 * matrix * active,
+            groups=local,
+            cast=False,
+            family="grouped_gemm",
+        ),
+    )
     add_activation(builder, context, "expert activation", rows, width, gated=True)
-    add_linear(builder, context, Linear(
-        "expert down", "ffn_down", "activation", rows / local, width, hidden, matrix, matrix * active,
-        groups=local, family="grouped_gemm",
-    ))
+    add_linear(
+        builder,
+        context,
+        Linear(
+            "expert down",
+            "ffn_down",
+            "activation",
+            rows / local,
+            width,
+            hidden,
+            matrix,
+            matrix * active,
+            groups=local,
+            family="grouped_gemm",
+        ),
+    )
     builder.step("permute", *_moves("expert unpermute", rows * hidden, 2 * wide, 2 * narrow))
     builder.step("combine", [exchange[1]], [exchange[2]])
 
@@ -128,8 +206,16 @@ def _exchanges(context: Context, ffn: MoeFfn, sent: Count) -> tuple[Exchange, Ex
     def one(name: str, dtype: str, family: str) -> Exchange:
         width = element_bytes(dtype, context.precision.scale_block)
         return Exchange(
-            name, sent, hidden * width, ffn.top_k, ffn.experts, reachable, context.ep_group, plan.mode,
-            plan.expert_load, family,
+            name,
+            sent,
+            hidden * width,
+            ffn.top_k,
+            ffn.experts,
+            reachable,
+            context.ep_group,
+            plan.mode,
+            plan.expert_load,
+            family,
         )
 
     return (

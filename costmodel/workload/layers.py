@@ -104,10 +104,21 @@ def _head(context: Context) -> Work:
 def _add_vocabulary(builder: WorkBuilder, context: Context, tokens: Count, columns: Count, *, shared: bool) -> None:
     """Add the vocabulary projection and, in training, the cross-entropy that reads logits and writes their gradient."""
     hidden = context.architecture.hidden
-    add_linear(builder, context, Linear(
-        "vocabulary projection", "head", "final_norm", tokens, hidden, columns,
-        hidden * context.architecture.vocabulary, dtype=context.precision.head, stored=not shared,
-    ))
+    add_linear(
+        builder,
+        context,
+        Linear(
+            "vocabulary projection",
+            "head",
+            "final_norm",
+            tokens,
+            hidden,
+            columns,
+            hidden * context.architecture.vocabulary,
+            dtype=context.precision.head,
+            stored=not shared,
+        ),
+    )
     if context.phase == "training":
         logits = tokens * columns
         builder.step("loss", [Elementwise("loss", 2 * logits * context.residual)])
@@ -123,10 +134,20 @@ def _mtp(context: Context, last: Layer) -> Work:
     builder = WorkBuilder("mtp", context.recompute)
     add_norm(builder, context, "mtp hidden norm", last.norm, context.stream_tokens, hidden)
     add_norm(builder, context, "mtp embedding norm", last.norm, context.stream_tokens, hidden)
-    add_linear(builder, context, Linear(
-        "mtp projection", "mtp_projection", "norm", tokens, 2 * hidden, hidden, 2 * hidden * hidden,
-        replicas=context.parallel.tp,
-    ))
+    add_linear(
+        builder,
+        context,
+        Linear(
+            "mtp projection",
+            "mtp_projection",
+            "norm",
+            tokens,
+            2 * hidden,
+            hidden,
+            2 * hidden * hidden,
+            replicas=context.parallel.tp,
+        ),
+    )
     _add_layer(builder, context, last)
     add_norm(builder, context, "mtp final norm", last.norm, context.stream_tokens, hidden)
     _add_vocabulary(builder, context, tokens, context.architecture.vocabulary / context.parallel.tp, shared=True)

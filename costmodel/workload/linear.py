@@ -68,8 +68,8 @@ class Linear:
     name; producer: the recompute name of what makes its input; dtype: null is the precision of linear layers; groups:
     experts on this rank, each applied to `rows` tokens; replicas: ranks that repeat the work; cast: whether this layer
     has to cast its input (false where an earlier kernel already did); kept: bytes of one input element as the backward
-    pass keeps it (null: the cached format); bias: bias elements in the whole model; stored: false where another layer owns
-    the matrix (tied embeddings).
+    pass keeps it (null: the cached format); bias: bias elements in the whole model; stored: false where another layer
+    owns the matrix (tied embeddings).
     """
 
     name: str
@@ -122,14 +122,16 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
     if not linear.stored:
         return
     total = linear.total + linear.bias
-    builder.parameter(Parameters(
-        linear.name,
-        total,
-        linear.groups * inputs * outputs + minimum(linear.bias, linear.groups * outputs),
-        total if linear.active is None else linear.active,
-        expert=linear.family == "grouped_gemm",
-        linear=linear.dtype is None,
-    ))
+    builder.parameter(
+        Parameters(
+            linear.name,
+            total,
+            linear.groups * inputs * outputs + minimum(linear.bias, linear.groups * outputs),
+            total if linear.active is None else linear.active,
+            expert=linear.family == "grouped_gemm",
+            linear=linear.dtype is None,
+        )
+    )
 
 
 def _product(

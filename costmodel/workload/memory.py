@@ -42,10 +42,10 @@ def training_ledger(
 ) -> Ledger:
     """Return the ledger of the fullest pipeline rank during a training step.
 
-    weights w*P; gradients g*P, over the data-parallel group from ZeRO-2; optimizer (master + 2 moments)*P, over the group
-    from ZeRO-1; weights too under ZeRO-3. Routed experts are shared by tp*cp*dp/(ep*etp) ranks, the rest by dp*cp, times
-    the copies that the schedule keeps of each stage. Activations: chunks in flight times what their layers save, plus
-    what one layer's backward pass rebuilds.
+    weights w*P; gradients g*P, over the data-parallel group from ZeRO-2; optimizer (master + 2 moments)*P, over the
+    group from ZeRO-1; weights too under ZeRO-3. Routed experts are shared by tp*cp*dp/(ep*etp) ranks, the rest by
+    dp*cp, times the copies that the schedule keeps of each stage. Activations: chunks in flight times what their layers
+    save, plus what one layer's backward pass rebuilds.
     """
     ledgers = []
     for rank in range(len(schedule.ranks)):
@@ -76,13 +76,15 @@ _Held: TypeAlias = "tuple[list[tuple[int, Work]], tuple[int, ...]]"
 
 
 def _rank_ledger(context: Context, plan: Training, copies: int, held: Sequence[_Held]) -> Ledger:
-    """Return the ledger of one rank. held: the work of each of its stages, and its chunks in flight in each fullest state."""
+    """Return the ledger of one rank. held: by stage, its work and its chunks in flight in each fullest state."""
     parts = [part for stage, _ in held for part in stage]
     owned = [(float(count), parameters) for count, part in parts for parameters in part.parameters]
     parallel, precision = context.parallel, context.precision
     expert_ranks = parallel.tp * parallel.cp * parallel.dp / (parallel.ep * context.expert_tensor) * copies
     dense_ranks = parallel.cp * parallel.dp * copies
-    states = (0.0 if precision.master is None else ELEMENT_BYTES[precision.master]) + 2 * ELEMENT_BYTES[precision.moments]
+    states = (0.0 if precision.master is None else ELEMENT_BYTES[precision.master]) + 2 * ELEMENT_BYTES[
+        precision.moments
+    ]
 
     def shared(bytes_each: Bytes, *, from_stage: int) -> Bytes:
         """Return bytes of the rank's parameters, over the ranks that share them where ZeRO says so."""
@@ -113,7 +115,9 @@ def inference_ledger(context: Context, work: ModelWork, sequences: Count, micro_
     """
     architecture, parallel = context.architecture, context.parallel
     parts = [
-        (1, work.embedding), (1, work.head), *zip((layer.repeat for layer in architecture.layers), work.layers, strict=True)
+        (1, work.embedding),
+        (1, work.head),
+        *zip((layer.repeat for layer in architecture.layers), work.layers, strict=True),
     ]
     owned = [(count / parallel.pp, parameters) for count, part in parts for parameters in part.parameters]
     stream = 2 * context.stream_tokens * architecture.hidden * context.residual
@@ -149,7 +153,7 @@ def _operands(operator: Operator) -> Bytes:
 
 
 def _buffers(parts: Iterable[Work]) -> Bytes:
-    """Return a rank's landing buffers: one for its largest dispatch, one for its largest combine. NCCL works in place."""
+    """Return a rank's landing buffers: one for its largest dispatch and one for its largest combine."""
     largest: dict[str, Quantity] = {}
     for operator in (operator for part in parts for operator in part.forward):
         if isinstance(operator, Exchange):
@@ -169,8 +173,7 @@ def _fullest(ledgers: Sequence[Ledger]) -> Ledger:
     fullest = ledgers[0]
     for ledger in ledgers[1:]:
         more = ledger.total > fullest.total
-        fullest = Ledger(*(
-            where(more, getattr(ledger, part.name), getattr(fullest, part.name)) for part in fields(Ledger)
-        ))
+        fullest = Ledger(
+            *(where(more, getattr(ledger, part.name), getattr(fullest, part.name)) for part in fields(Ledger))
+        )
     return fullest
-

@@ -23,10 +23,21 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
     inner = mixer.q_heads * mixer.v_head_dim
     add_norm(builder, context, "attention norm", norm, context.stream_tokens, hidden)
     enter_tensor_parallel(builder, context, "attention")
-    add_linear(builder, context, Linear(
-        "qkv projection", "qkv", "norm", tokens, hidden, query + key_value, hidden * whole,
-        replicas=tp * (query + key_value) / whole, bias=whole if mixer.bias else 0.0,
-    ))
+    add_linear(
+        builder,
+        context,
+        Linear(
+            "qkv projection",
+            "qkv",
+            "norm",
+            tokens,
+            hidden,
+            query + key_value,
+            hidden * whole,
+            replicas=tp * (query + key_value) / whole,
+            bias=whole if mixer.bias else 0.0,
+        ),
+    )
     if mixer.rotary:
         rotated = tokens * (heads + kv_heads) * mixer.head_dim * context.residual
         builder.step("rotary", [Elementwise("rotary", 2 * rotated)], [Elementwise("rotary gradient", 2 * rotated)])
@@ -38,10 +49,21 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
     builder.save("query, key, value", "qkv", tokens * (query + key_value) * context.residual)
     for group in mixer.head_groups:
         _add_core(builder, context, mixer, group, dropout=dropout)
-    add_linear(builder, context, Linear(
-        "output projection", "output_projection", "attention_output", tokens, inner / tp, hidden, inner * hidden,
-        kept=_kept_output(context), bias=hidden if mixer.bias else 0.0,
-    ))
+    add_linear(
+        builder,
+        context,
+        Linear(
+            "output projection",
+            "output_projection",
+            "attention_output",
+            tokens,
+            inner / tp,
+            hidden,
+            inner * hidden,
+            kept=_kept_output(context),
+            bias=hidden if mixer.bias else 0.0,
+        ),
+    )
     leave_tensor_parallel(builder, context, "attention")
 
 
@@ -54,10 +76,22 @@ def _add_core(builder: WorkBuilder, context: Context, mixer: Attention, group: H
         width = mixer.head_dim + mixer.v_head_dim
         cache = context.sequences * kv_heads * keys * width * ELEMENT_BYTES[context.precision.kv_cache]
         streamed = cache + context.tokens * heads * width * context.residual
-        builder.step("attention_core", [AttentionCore(
-            "attention core", context.sequences, heads, 1.0, keys, width, context.precision.attention,
-            streamed, "attention_decode",
-        )])
+        builder.step(
+            "attention_core",
+            [
+                AttentionCore(
+                    "attention core",
+                    context.sequences,
+                    heads,
+                    1.0,
+                    keys,
+                    width,
+                    context.precision.attention,
+                    streamed,
+                    "attention_decode",
+                )
+            ],
+        )
         return
     pairs = context.pairs(group.pattern, causal=mixer.causal)
     if context.framework.implementations.get("attention_prefill") == "unfused":
@@ -67,7 +101,12 @@ def _add_core(builder: WorkBuilder, context: Context, mixer: Attention, group: H
 
 
 def _add_fused(
-    builder: WorkBuilder, context: Context, dims: tuple[Count, Count], heads: Count, kv_heads: Count, pairs: Count,
+    builder: WorkBuilder,
+    context: Context,
+    dims: tuple[Count, Count],
+    heads: Count,
+    kv_heads: Count,
+    pairs: Count,
     family: str,
 ) -> None:
     """Add a fused core. Forward 2*P*(q + v) FLOP a head; backward recomputes the scores: 2*P*(3*q + 2*v)."""
@@ -80,9 +119,19 @@ def _add_fused(
     builder.step(
         "attention_core",
         [AttentionCore("attention core", sequences, heads, rows, pairs, q + v, dtype, read, f"{family}_prefill")],
-        [AttentionCore(
-            "attention core gradient", sequences, heads, rows, pairs, 3 * q + 2 * v, dtype, back, "attention_backward"
-        )],
+        [
+            AttentionCore(
+                "attention core gradient",
+                sequences,
+                heads,
+                rows,
+                pairs,
+                3 * q + 2 * v,
+                dtype,
+                back,
+                "attention_backward",
+            )
+        ],
     )
     builder.save("softmax statistics", "attention_core", sequences * heads * rows * ELEMENT_BYTES["fp32"])
 
@@ -131,30 +180,72 @@ def add_mla(builder: WorkBuilder, context: Context, mixer: Mla, *, norm: str) ->
     latent = query_latent + mixer.kv_lora + mixer.rope_dim
     add_norm(builder, context, "attention norm", norm, context.stream_tokens, hidden)
     enter_tensor_parallel(builder, context, "attention")
-    add_linear(builder, context, Linear(
-        "latent projection", "mla_down", "norm", tokens, hidden, latent, hidden * latent, replicas=tp,
-    ))
+    add_linear(
+        builder,
+        context,
+        Linear(
+            "latent projection",
+            "mla_down",
+            "norm",
+            tokens,
+            hidden,
+            latent,
+            hidden * latent,
+            replicas=tp,
+        ),
+    )
     if mixer.q_lora is None:
-        add_linear(builder, context, Linear(
-            "query projection", "mla_down", "norm", tokens, hidden, direct_query / tp, hidden * direct_query, cast=False,
-            kept=0.0,
-        ))
+        add_linear(
+            builder,
+            context,
+            Linear(
+                "query projection",
+                "mla_down",
+                "norm",
+                tokens,
+                hidden,
+                direct_query / tp,
+                hidden * direct_query,
+                cast=False,
+                kept=0.0,
+            ),
+        )
     else:
         add_norm(builder, context, "query latent norm", norm, tokens, mixer.q_lora)
         outputs = mixer.heads * (mixer.nope_dim + mixer.rope_dim)
-        add_linear(builder, context, Linear(
-            "query up", "mla_up", "norm", tokens, mixer.q_lora, outputs / tp, mixer.q_lora * outputs,
-        ))
+        add_linear(
+            builder,
+            context,
+            Linear(
+                "query up",
+                "mla_up",
+                "norm",
+                tokens,
+                mixer.q_lora,
+                outputs / tp,
+                mixer.q_lora * outputs,
+            ),
+        )
     add_norm(builder, context, "key-value latent norm", norm, tokens, mixer.kv_lora)
     if context.phase == "decode":
         _add_absorbed(builder, context, mixer)
     else:
         _add_expanded(builder, context, mixer)
     inner = mixer.heads * mixer.v_head_dim
-    add_linear(builder, context, Linear(
-        "output projection", "output_projection", "attention_output", tokens, inner / tp, hidden, inner * hidden,
-        kept=_kept_output(context),
-    ))
+    add_linear(
+        builder,
+        context,
+        Linear(
+            "output projection",
+            "output_projection",
+            "attention_output",
+            tokens,
+            inner / tp,
+            hidden,
+            inner * hidden,
+            kept=_kept_output(context),
+        ),
+    )
     leave_tensor_parallel(builder, context, "attention")
 
 
@@ -162,9 +253,19 @@ def _add_expanded(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
     """Add keys and values of every head from the latent, rotary with key assembly, and the fused core."""
     heads, tokens, element = mixer.heads / context.parallel.tp, context.tokens, context.residual
     outputs = mixer.heads * (mixer.nope_dim + mixer.v_head_dim)
-    add_linear(builder, context, Linear(
-        "key-value up", "mla_up", "norm", tokens, mixer.kv_lora, outputs / context.parallel.tp, mixer.kv_lora * outputs,
-    ))
+    add_linear(
+        builder,
+        context,
+        Linear(
+            "key-value up",
+            "mla_up",
+            "norm",
+            tokens,
+            mixer.kv_lora,
+            outputs / context.parallel.tp,
+            mixer.kv_lora * outputs,
+        ),
+    )
     key = mixer.nope_dim + mixer.rope_dim
     # The rotated part of q in place; k from its latent part and the one rotated part that all heads share.
     assembled = tokens * element * (2 * heads * mixer.rope_dim + heads * mixer.nope_dim + mixer.rope_dim + heads * key)
@@ -195,9 +296,22 @@ def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
     _add_cache_write(builder, context, mixer)
     cache = context.sequences * context.keys * width * ELEMENT_BYTES[context.precision.kv_cache]
     streamed = cache + tokens * heads * (width + mixer.kv_lora) * element
-    builder.step("attention_core", [AttentionCore(
-        "attention core", context.sequences, heads, 1.0, context.keys, width + mixer.kv_lora, dtype, streamed, "mla_decode",
-    )])
+    builder.step(
+        "attention_core",
+        [
+            AttentionCore(
+                "attention core",
+                context.sequences,
+                heads,
+                1.0,
+                context.keys,
+                width + mixer.kv_lora,
+                dtype,
+                streamed,
+                "mla_decode",
+            )
+        ],
+    )
     builder.step("mla_up", [absorb("value absorption", mixer.v_head_dim, mixer.kv_lora)])
 
 

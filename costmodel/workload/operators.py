@@ -141,7 +141,15 @@ def distinct_targets(choices: int, reachable: Count, per_target: Count) -> Count
     return reachable / per_target * (1 - missed)
 
 
-_SUFFIXES = (" gradient cast", " transposed casts", " cast", " input gradient", " weight gradient", " gradient", " again")
+_SUFFIXES = (
+    " gradient cast",
+    " transposed casts",
+    " cast",
+    " input gradient",
+    " weight gradient",
+    " gradient",
+    " again",
+)
 
 
 def base_name(name: str) -> str:

@@ -19,8 +19,8 @@ def step_operators(
     """Return the operators of one pipeline rank after its last micro-batch.
 
     held: (how many, work) of each kind of layer on the rank; copies: ranks of a pipeline that hold each stage (2 under
-    DualPipe), which share gradients as data-parallel ranks do. Routed experts: groups of copies*tp*cp*dp/(ep*etp) ranks,
-    one expert-parallel group apart; everything else: groups of copies*cp*dp ranks, tp apart.
+    DualPipe), which share gradients as data-parallel ranks do. Routed experts: groups of copies*tp*cp*dp/(ep*etp)
+    ranks, one expert-parallel group apart; everything else: groups of copies*cp*dp ranks, tp apart.
     """
     parallel = context.parallel
     block = parallel.ep * context.expert_tensor
@@ -30,7 +30,9 @@ def step_operators(
     }
     operators: list[Operator] = []
     for expert, group in groups.items():
-        parameters = sum_of(count * item.local for count, part in held for item in part.parameters if item.expert == expert)
+        parameters = sum_of(
+            count * item.local for count, part in held for item in part.parameters if item.expert == expert
+        )
         name = "expert" if expert else "dense"
         operators.extend(_reduction(context, plan, name, parameters, group, micro_batches))
         shard = parameters / group.size if plan.zero >= 1 else parameters

@@ -7,10 +7,22 @@ from collections.abc import Iterable
 from costmodel.errors import InputError
 
 # What may be named: each drops the tensors that the operator produces. `layer` keeps a layer's input only.
-OPERATORS = frozenset({
-    "norm", "qkv", "mla_down", "mla_up", "rotary", "attention_core", "attention_output", "ffn_up", "activation", "dispatch",
-    "dropout", "layer",
-})
+OPERATORS = frozenset(
+    {
+        "norm",
+        "qkv",
+        "mla_down",
+        "mla_up",
+        "rotary",
+        "attention_core",
+        "attention_output",
+        "ffn_up",
+        "activation",
+        "dispatch",
+        "dropout",
+        "layer",
+    }
+)
 
 SETS = {
     "none": frozenset[str](),
@@ -26,7 +38,9 @@ def expand(names: Iterable[str]) -> frozenset[str]:
     for name in names:
         if name not in SETS and name not in OPERATORS:
             raise InputError.single(
-                f"unknown operator `{name}`", field="recompute", hint=f"write one of {', '.join([*SETS, *sorted(OPERATORS)])}"
+                f"unknown operator `{name}`",
+                field="recompute",
+                hint=f"write one of {', '.join([*SETS, *sorted(OPERATORS)])}",
             )
         operators |= SETS.get(name, frozenset({name}))
     return frozenset(operators)

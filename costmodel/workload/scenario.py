@@ -102,10 +102,10 @@ class Framework:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Training:
-    """A training step. global_batch: sequences a step; recompute: names of the operators that the backward pass repeats.
+    """A training step. global_batch: sequences a step; recompute: operators whose forward the backward pass repeats.
 
     stages: layers of each pipeline stage in order (all stages, virtual ones included), null: as even as possible with
-    the shorter stages last. zero: ZeRO stage.     """
+    the shorter stages last. zero: ZeRO stage."""
 
     phase: ClassVar[str] = "training"
     schedule: str

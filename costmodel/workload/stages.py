@@ -36,7 +36,8 @@ def stage_layout(architecture: Architecture, stages: int, sizes: tuple[int, ...]
     if len(sizes) != stages or sum(sizes) != architecture.depth or min(sizes) < 0:
         raise InputError.single(
             f"{len(sizes)} stages with {sum(sizes)} layers for {stages} stages and {architecture.depth} layers",
-            field="stages", hint=f"give {stages} layer counts that add up to {architecture.depth}",
+            field="stages",
+            hint=f"give {stages} layer counts that add up to {architecture.depth}",
         )
     owner = [index for index, layer in enumerate(architecture.layers) for _ in range(layer.repeat)]
     layout, first = [], 0
@@ -44,10 +45,12 @@ def stage_layout(architecture: Architecture, stages: int, sizes: tuple[int, ...]
         held = owner[first : first + size]
         first += size
         last = position == stages - 1
-        layout.append(Stage(
-            tuple(held.count(index) for index in range(len(architecture.layers))),
-            embedding=int(position == 0),
-            head=int(last),
-            mtp=architecture.mtp.depth if last and architecture.mtp is not None else 0,
-        ))
+        layout.append(
+            Stage(
+                tuple(held.count(index) for index in range(len(architecture.layers))),
+                embedding=int(position == 0),
+                head=int(last),
+                mtp=architecture.mtp.depth if last and architecture.mtp is not None else 0,
+            )
+        )
     return tuple(layout)

@@ -22,7 +22,9 @@ class Rule:
 
 def _divides(field: str, divisor: Quantity, value: Quantity, what: str) -> Rule:
     return Rule(
-        field, divides(divisor, value), f"{_shown(divisor)} does not divide {what} ({_shown(value)})",
+        field,
+        divides(divisor, value),
+        f"{_shown(divisor)} does not divide {what} ({_shown(value)})",
         f"choose a divisor of {_shown(value)}",
     )
 
@@ -42,8 +44,10 @@ def rules(scenario: Scenario) -> Iterator[Rule]:
     yield _divides("parallel.ep", parallel.ep, expert_ranks, "the tp*cp*dp ranks of a pipeline stage")
     cluster = scenario.cluster.devices
     yield Rule(
-        "parallel", parallel.devices <= cluster,
-        f"tp*cp*dp*pp = {_shown(parallel.devices)} devices, the cluster has {_shown(cluster)}", "lower a degree or name a larger cluster",
+        "parallel",
+        parallel.devices <= cluster,
+        f"tp*cp*dp*pp = {_shown(parallel.devices)} devices, the cluster has {_shown(cluster)}",
+        "lower a degree or name a larger cluster",
     )
     if isinstance(plan, Training):
         yield from _training_rules(scenario, plan)
@@ -52,9 +56,11 @@ def rules(scenario: Scenario) -> Iterator[Rule]:
     elif isinstance(plan, Prefill):
         sequences = plan.tokens_per_device / plan.input_tokens
         yield Rule(
-            "tokens_per_device", divides(plan.micro_batches * plan.input_tokens, plan.tokens_per_device),
+            "tokens_per_device",
+            divides(plan.micro_batches * plan.input_tokens, plan.tokens_per_device),
             f"{_shown(plan.tokens_per_device)} tokens are {_shown(sequences)} prompts, not whole prompts for "
-            f"{plan.micro_batches} micro-batches", f"choose a multiple of {_shown(plan.micro_batches * plan.input_tokens)}",
+            f"{plan.micro_batches} micro-batches",
+            f"choose a multiple of {_shown(plan.micro_batches * plan.input_tokens)}",
         )
 
 
@@ -69,13 +75,14 @@ def _model_rules(scenario: Scenario) -> Iterator[Rule]:
         if not isinstance(layer.ffn, MoeFfn):
             continue
         yield _divides("parallel.ep", parallel.ep, layer.ffn.experts, "the experts")
-        if layer.ffn.groups is None:
+        if layer.ffn.groups is None or scenario.communication.mode != "normal":
             continue
         nodes = parallel.ep / node.count
         yield Rule(
-            "parallel.ep", (nodes <= 1) | divides(nodes, layer.ffn.groups) | divides(layer.ffn.groups, nodes),
-            f"{_shown(layer.ffn.groups)} expert groups do not match the {_shown(nodes)} nodes of the expert-parallel group",
-            f"choose ep so that ep / {_shown(node.count)} devices a node divides {_shown(layer.ffn.groups)} or is a multiple of it",
+            "parallel.ep",
+            (nodes <= 1) | divides(nodes, layer.ffn.groups) | divides(layer.ffn.groups, nodes),
+            f"{_shown(layer.ffn.groups)} expert groups do not match the {_shown(nodes)} nodes that ep spans",
+            f"choose ep so that its nodes of {_shown(node.count)} devices divide the groups, or are a multiple of them",
         )
 
 
@@ -85,11 +92,26 @@ def _training_rules(scenario: Scenario, plan: Training) -> Iterator[Rule]:
     per_rank = parallel.dp * plan.micro_batch
     yield _divides("global_batch", per_rank, plan.global_batch, "the global batch by dp * micro_batch:")
     yield _divides("parallel.cp", parallel.cp, plan.sequence, "the sequence")
+    if plan.stages is not None:
+        depth = scenario.architecture.depth
+        yield Rule(
+            "stages",
+            (parallel.pp * parallel.virtual == len(plan.stages)) & (sum(plan.stages) == depth),
+            f"{len(plan.stages)} stages with {sum(plan.stages)} layers do not match pp * virtual = "
+            f"{_shown(parallel.pp * parallel.virtual)} and {depth} layers",
+            f"give one count a stage that add up to {depth}, or leave `stages` out",
+        )
     if plan.schedule == "dualpipe":
         micro_batches = plan.global_batch / per_rank
-        yield Rule("parallel.pp", divides(2.0, parallel.pp), f"DualPipe needs an even pp, not {_shown(parallel.pp)}", "choose an even pp")
         yield Rule(
-            "global_batch", divides(2.0, micro_batches) & (micro_batches >= 2 * parallel.pp),
+            "parallel.pp",
+            divides(2.0, parallel.pp),
+            f"DualPipe needs an even pp, not {_shown(parallel.pp)}",
+            "choose an even pp",
+        )
+        yield Rule(
+            "global_batch",
+            divides(2.0, micro_batches) & (micro_batches >= 2 * parallel.pp),
             f"DualPipe needs an even number of micro-batches, 2*pp or more, not {_shown(micro_batches)}",
             "raise global_batch, or lower dp, micro_batch or pp",
         )

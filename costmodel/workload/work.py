@@ -99,6 +99,11 @@ class WorkBuilder:
             backward = [*self._forward, *backward]
             saved = [Saved("layer input", "input", layer_input)]
         return Work(
-            self.name, tuple(self._forward), tuple(backward), tuple(self._weight), tuple(saved), self._rebuilt,
+            self.name,
+            tuple(self._forward),
+            tuple(backward),
+            tuple(self._weight),
+            tuple(saved),
+            self._rebuilt,
             tuple(self._parameters),
         )

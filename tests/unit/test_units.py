@@ -112,5 +112,5 @@ def test_parsing_undoes_rendering(dimension: str, value: float) -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_nothing_is_rendered_that_could_not_be_read_again(value: float) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="no finite quantity"):
         render(value, "time")

@@ -21,7 +21,8 @@ from costmodel.schema.tree import plain
 )  # fmt: skip
 def test_scalars_are_typed_by_the_core_rules_of_yaml_1_2(text: str, value: object) -> None:
     read = plain(parse_tree(f"key: {text}", "f.yaml"))["key"]
-    assert read == value and type(read) is type(value)
+    assert read == value
+    assert type(read) is type(value)
 
 
 def test_every_value_knows_its_place() -> None:

@@ -14,13 +14,15 @@ from costmodel.workload.scenario import Decode, Training
 
 def small(world: Path, **overrides: object) -> ResolvedWorkload:
     """Return the small workload; `__` in a name stands for a dot."""
-    return resolve("small", overrides={key.replace("__", "."): value for key, value in overrides.items()}, search_path=[world])
+    changes = {key.replace("__", "."): value for key, value in overrides.items()}
+    return resolve("small", overrides=changes, search_path=[world])
 
 
 def test_scenarios_and_document_hold_si_values(world: Path) -> None:
     workload = small(world)
     train = workload.scenarios["train"]
-    assert isinstance(train.plan, Training) and train.plan.global_batch == 16
+    assert isinstance(train.plan, Training)
+    assert train.plan.global_batch == 16
     assert isinstance(workload.scenarios["decode"].plan, Decode)
     assert train.cluster.devices == 8
     assert train.cluster.node.intra.bandwidth == 100e9
@@ -36,7 +38,9 @@ def test_scenarios_and_document_hold_si_values(world: Path) -> None:
 
 def test_levels_per_processor_are_totals_in_the_device(world: Path) -> None:
     smem = small(world).scenarios["train"].cluster.device.level("smem")
-    assert smem is not None and smem.capacity == 10 * 100 * 1024 and smem.bandwidth == 1e12
+    assert smem is not None
+    assert smem.capacity == 10 * 100 * 1024
+    assert smem.bandwidth == 1e12
 
 
 @pytest.mark.parametrize(
@@ -44,8 +48,8 @@ def test_levels_per_processor_are_totals_in_the_device(world: Path) -> None:
     [
         ("hardware.memory.hbm.bandwidth", "hardware/devices/chip.yaml:11:46"),
         ("hardware.device.processors", "hardware/devices/chip.yaml:4:13"),
-        ("hardware.node.nic.latency", "hardware/nodes/box.yaml:6:58"),
-        ("scenarios.train.hardware.network.radix", "hardware/clusters/pair.yaml:5:39"),
+        ("hardware.node.nic.latency", "hardware/nodes/box.yaml:6:54"),
+        ("scenarios.train.hardware.network.radix", "hardware/clusters/pair.yaml:5:38"),
         ("scenarios.train.parallel.dp", "workloads/small.yaml:7:27"),
         ("scenarios.train.parallel.pp", "default"),
         ("scenarios.train.precision.router", "workloads/precisions/bf16.yaml:5:9"),
@@ -153,9 +157,11 @@ def test_arrays_are_values_too(world: Path) -> None:
     assert np.array_equal(device.peak("bf16"), processors * 1e12)
     assert np.array_equal(np.asarray(device.device_memory.bandwidth), bandwidth)
     smem = device.level("smem")
-    assert smem is not None and np.array_equal(np.asarray(smem.capacity), processors * 102400)
+    assert smem is not None
+    assert np.array_equal(np.asarray(smem.capacity), processors * 102400)
     assert isinstance(train.plan, Training)
-    assert isinstance(train.plan.micro_batch, np.ndarray) and train.plan.micro_batch.dtype == np.float64
+    assert isinstance(train.plan.micro_batch, np.ndarray)
+    assert train.plan.micro_batch.dtype == np.float64
 
 
 @pytest.mark.parametrize(
@@ -198,14 +204,15 @@ def test_a_cluster_that_is_too_small_is_an_error_with_the_numbers(world: Path) -
 def test_a_node_stands_for_the_fewest_that_hold_the_layout(world: Path) -> None:
     cluster = small(world).scenarios["decode"].cluster
     assert (cluster.count, cluster.node.count, cluster.devices) == (2, 4, 8)
-    assert cluster.network is not None and cluster.network.topology == "unspecified"
-    assert cluster.network.radix == 8 and cluster.network.bandwidth is None
+    assert cluster.network is not None
+    assert cluster.network.topology == "unspecified"
+    assert cluster.network.radix == 8
+    assert cluster.network.bandwidth is None
 
 
 def test_a_node_stands_for_arrays_of_layouts(world: Path) -> None:
-    workload = resolve(
-        "small", overrides={"scenarios.decode.parallel.tp": np.array([1, 4, 8])}, scenarios=["decode"], search_path=[world]
-    )
+    degrees = {"scenarios.decode.parallel.tp": np.array([1, 4, 8])}
+    workload = resolve("small", overrides=degrees, scenarios=["decode"], search_path=[world])
     assert np.array_equal(np.asarray(workload.scenarios["decode"].cluster.count), [1, 1, 2])
 
 
@@ -213,11 +220,11 @@ def test_one_node_has_no_network(world: Path) -> None:
     assert small(world, scenarios__decode__parallel__tp="4").scenarios["decode"].cluster.network is None
 
 
-def test_a_node_without_a_nic_cannot_be_joined(world: Path) -> None:
+def test_nodes_without_a_nic_have_no_network(world: Path) -> None:
     edit(world, "workloads/small.yaml", "nodes/box", "nodes/lone")
-    (problem,) = problems_of(lambda: resolve("small", search_path=[world]))
-    assert "2 nodes of lone cannot be joined: it has no NIC" in problem.message
-    assert "at most 4 devices" in problem.hint
+    cluster = resolve("small", search_path=[world]).scenarios["decode"].cluster
+    assert cluster.count == 2
+    assert cluster.network is None
 
 
 def test_devices_takes_the_first_ranks(world: Path) -> None:
@@ -260,8 +267,9 @@ def test_what_dispatch_carries_needs_no_math_unit(world: Path) -> None:
 
 
 def test_a_node_or_device_can_be_swapped(world: Path) -> None:
-    write(world, "hardware/devices/chip2.yaml", FILES["hardware/devices/chip.yaml"].replace("name: chip", "name: chip2"))
-    write(world, "hardware/nodes/box2.yaml", FILES["hardware/nodes/box.yaml"].replace("name: box", "name: box2"))
+    for folder, name in (("devices", "chip"), ("nodes", "box")):
+        text = FILES[f"hardware/{folder}/{name}.yaml"].replace(f"name: {name}", f"name: {name}2")
+        write(world, f"hardware/{folder}/{name}2.yaml", text)
     workload = small(world, hardware__device="devices/chip2", hardware__node="nodes/box2")
     node = workload.scenarios["train"].cluster.node
     assert (node.name, node.device.name) == ("box2", "chip2")
@@ -294,7 +302,8 @@ def test_a_change_of_the_fabric_passes_scenarios_without_one_by(world: Path) -> 
     overrides = {"hardware.network.latency.same_leaf": "9 us", "scenarios.decode.parallel.tp": "4"}
     workload = resolve("small", overrides=overrides, search_path=[world])
     network = workload.scenarios["train"].cluster.network
-    assert network is not None and network.latency_same_leaf == 9e-6
+    assert network is not None
+    assert network.latency_same_leaf == 9e-6
     assert workload.scenarios["decode"].cluster.network is None
     (problem,) = problems_of(
         lambda: resolve("small", overrides=overrides, scenarios=["decode"], search_path=[world])

@@ -1,0 +1,130 @@
+"""Measured attention kernels as operators."""
+
+from __future__ import annotations
+
+from costmodel.calibration.batch import Batch
+from costmodel.quantities import Array, Bytes, minimum
+from costmodel.workload.operators import AttentionCore, Elementwise, Operator
+
+_LATENT = 576.0  # elements of a cached token in every measured MLA: 512 of the latent and 64 rotated (meta.csv)
+
+
+def attention(batch: Batch) -> list[Operator]:
+    """Return the core of `batch` sequences, and the write of their new keys where the timed call makes that as well."""
+    family = batch.text("op")
+    sequences, new = batch.number("batch"), batch.number("q_len")
+    core = _core(batch, family, sequences, new, batch.number("kv_len"))
+    return [core, *_cache_write(batch, sequences * new)]
+
+
+def mixed(batch: Batch) -> list[Operator]:
+    """Return the prefill part and the decoding part of one call: `batch` chunks and `batch2` single tokens."""
+    chunks, new = batch.number("batch"), batch.number("q_len")
+    others, more = batch.number("batch2"), batch.number("q2_len")
+    return [
+        _core(batch, "attention_prefill", chunks, new, batch.number("kv_len")),
+        _core(batch, "attention_decode", others, more, batch.number("kv2_len")),
+        *_cache_write(batch, chunks * new + others * more),
+    ]
+
+
+def skewed(batch: Batch) -> list[Operator]:
+    """Return two populations that decode in one call."""
+    return [
+        _core(batch, "attention_decode", batch.number("batch"), batch.number("q_len"), batch.number("kv_len")),
+        _core(batch, "attention_decode", batch.number("batch2"), batch.number("q2_len"), batch.number("kv2_len")),
+    ]
+
+
+def backward(batch: Batch) -> list[Operator]:
+    """Return the backward core, which recomputes the scores: 3*q + 2*v multiply-adds a pair.
+
+    Traffic: q, o, do in and dq out; k, v in and dk, dv out.
+    """
+    sequences, heads, rows = batch.number("batch"), batch.number("q_heads"), batch.number("q_len")
+    q, v = batch.number("head_dim"), batch.number("v_head_dim")
+    element = batch.compute_format()
+    keys = batch.number("kv_heads") * batch.number("kv_len")
+    traffic = sequences * (heads * rows + keys) * 2 * (q + v) * element.left
+    pairs = _pairs(batch, rows, batch.number("kv_len"))
+    return [
+        AttentionCore(
+            "attention gradient", sequences, heads, rows, pairs, 3 * q + 2 * v, element.unit, traffic,
+            "attention_backward",
+        )
+    ]  # fmt: skip
+
+
+def latent_prefill(batch: Batch) -> list[Operator]:
+    """Return MLA with keys and values of every head; the cache's format does not concern the core."""
+    sequences, new = batch.number("batch"), batch.number("q_len")
+    core = _core(batch, "mla_prefill", sequences, new, batch.number("kv_len"), cached=batch.format("dtype_in").left)
+    return [core, *_latent_write(batch, sequences * new)]
+
+
+def latent_decode(batch: Batch) -> list[Operator]:
+    """Return absorbed MLA: every head reads the same latents, whose first part serves as values as well."""
+    sequences, new, keys = batch.number("batch"), batch.number("q_len"), batch.number("kv_len")
+    pairs = _pairs(batch, new, keys)
+    return [_latent(batch, "mla_decode", pairs, sequences * keys), *_latent_write(batch, sequences * new)]
+
+
+def sparse_latent(batch: Batch) -> list[Operator]:
+    """Return absorbed MLA over the `sparse_topk` keys that a query picked.
+
+    Decoding reads the picked tokens of each sequence; in prefill the picks overlap, so each token is counted once.
+    """
+    sequences, new, keys = batch.number("batch"), batch.number("q_len"), batch.number("kv_len")
+    picked = minimum(batch.number("sparse_topk"), keys)
+    prefill = batch.text("op") == "sparse_mla_prefill"
+    read = sequences * keys if prefill else sequences * minimum(new * picked, keys)
+    return [_latent(batch, "mla_prefill" if prefill else "mla_decode", new * picked, read)]
+
+
+def _latent(batch: Batch, family: str, pairs: Array, read: Array) -> AttentionCore:
+    """Return an absorbed core that reads `read` cached tokens once."""
+    sequences, heads, rows = batch.number("batch"), batch.number("q_heads"), batch.number("q_len")
+    width, value = batch.number("head_dim"), batch.number("v_head_dim")
+    element = batch.compute_format()
+    traffic = read * width * _cached(batch) + sequences * rows * heads * (width + value) * element.left
+    return AttentionCore("mla", sequences, heads, rows, pairs, width + value, element.unit, traffic, family)
+
+
+def _core(
+    batch: Batch, family: str, sequences: Array, new: Array, keys: Array, *, cached: Bytes | None = None
+) -> AttentionCore:
+    """Return softmax(QK')V of `new` queries over `keys` keys of each sequence."""
+    heads, kv_heads = batch.number("q_heads"), batch.number("kv_heads")
+    q, v = batch.number("head_dim"), batch.number("v_head_dim")
+    element, out = batch.compute_format(), batch.format("dtype_out")
+    stored = _cached(batch) if cached is None else cached
+    traffic = sequences * (heads * new * (q * element.left + v * out.left) + kv_heads * keys * (q + v) * stored)
+    pairs = _pairs(batch, new, keys)
+    return AttentionCore("attention", sequences, heads, new, pairs, q + v, element.unit, traffic, family)
+
+
+def _pairs(batch: Batch, new: Array, keys: Array) -> Array:
+    """Return (query, key) pairs of one head and sequence; a new token sees all before it, and itself."""
+    if batch.text("causal") == "0":
+        return new * keys
+    return new * (keys - new) + new * (new + 1) / 2
+
+
+def _cached(batch: Batch) -> Bytes:
+    """Return the bytes of one cached element."""
+    return batch.format("kv_dtype", default=batch.text("dtype_in")).left
+
+
+def _cache_write(batch: Batch, tokens: Array) -> list[Operator]:
+    """Return the copy of new keys and values to the cache, where the tables say that the time holds it."""
+    if "KV write +" not in batch.says and "KV-cache write" not in batch.says:
+        return []
+    width = batch.number("kv_heads") * (batch.number("head_dim") + batch.number("v_head_dim"))
+    return [Elementwise("kv cache write", tokens * width * (batch.format("dtype_in").left + _cached(batch)))]
+
+
+def _latent_write(batch: Batch, tokens: Array) -> list[Operator]:
+    """Return the rotation and the copy of new latents to the cache, where the tables say that the time holds them."""
+    if "latent KV write" not in batch.says and "mla_rope_generation" not in batch.says:
+        return []
+    return [Elementwise("kv cache write", tokens * _LATENT * (batch.format("dtype_in").left + _cached(batch)))]

@@ -1,0 +1,72 @@
+"""Measured communication as operators, and the cluster that each ran on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from costmodel.calibration.batch import Batch, Unmapped
+from costmodel.hardware import Cluster, Host, Node
+from costmodel.workload.operators import Collective, Exchange, Group, Operator
+
+# The notes beside the tables call these fabrics slower than their hardware: A100 across two nodes (6-22 GB/s), and L40S
+# with more than two devices (2-5 GB/s, PCIe across sockets).
+_SLOW_ACROSS_NODES = ("A100_SXM4_80GB",)
+_SLOW_BEYOND_TWO = ("L40S",)
+_MODES = {"normal": "normal", "low_latency": "low_latency"}
+_LOW_LATENCY_HEADER = 16.0  # SCHEMA.md: bytes in front of a low-latency FP8 copy
+
+
+def collective(batch: Batch) -> list[Operator]:
+    """Return a collective of the size that nccl-tests states, or a message between neighbours."""
+    kind = batch.text("op")
+    family = "send_recv" if kind == "send_recv" else "collective"
+    return [Collective(kind, kind, batch.number("bytes"), Group(batch.number("world_size")), family)]
+
+
+def exchange(batch: Batch) -> list[Operator]:
+    """Return one direction of the expert all-to-all of `num_tokens` tokens a rank; `topk` is the same in all rows."""
+    mode = _MODES.get(batch.text("sub_op"))
+    if mode is None:
+        raise Unmapped(f"exchange mode {batch.text('sub_op') or 'without a name'} is unknown")
+    hidden, experts = batch.number("hidden"), batch.number("num_experts")
+    kind = batch.format("dtype_in")
+    copy = hidden * kind.left
+    if mode == "low_latency" and kind.unit == "fp8":
+        copy = copy + _LOW_LATENCY_HEADER
+    choices = int(batch.number("topk")[0])
+    return [
+        Exchange(
+            batch.text("op"), batch.number("num_tokens"), copy, choices, experts, experts,
+            Group(batch.number("world_size")), mode, 1.0, batch.text("op"),
+        )
+    ]  # fmt: skip
+
+
+def cluster(batch: Batch) -> Cluster:
+    """Return what the ranks of a batch ran on; raise Unmapped where no file describes it.
+
+    world_size and gpus_per_node are the same in all rows. The node file of the device says how devices are joined;
+    without one a box of them is taken, joined by NVLink where the device has it (beyond two devices not where bridges
+    join pairs only), else by PCIe through the host.
+    """
+    ranks, local = float(batch.number("world_size")[0]), float(batch.number("gpus_per_node")[0])
+    alias, nodes = batch.text("device"), float(np.ceil(ranks / local))
+    if nodes > 1 and alias in _SLOW_ACROSS_NODES:
+        raise Unmapped("a fabric that its notes call slower than the hardware (A100 across nodes)")
+    if ranks > 2 and alias in _SLOW_BEYOND_TWO:
+        raise Unmapped("a fabric that its notes call slower than the hardware (L40S, more than two devices)")
+    node = batch.node if batch.node is not None else _box(batch, ranks, local)
+    if nodes > 1 and node.nic is None:
+        raise Unmapped(f"no node file says how nodes of {batch.device.name} are joined")
+    return Cluster(node.name, replace(node, count=local), nodes, None)
+
+
+def _box(batch: Batch, ranks: float, local: float) -> Node:
+    """Return a node of a device that no node file describes."""
+    links = batch.device.links
+    bridged = "pairwise_nvlink" in batch.says
+    by_nvlink = "nvlink" in links and not (bridged and ranks > 2)
+    link = links["nvlink" if by_nvlink else "pcie"]
+    return Node(f"{batch.device.name} box", batch.device, local, link, by_nvlink, None, Host(None, None, None))

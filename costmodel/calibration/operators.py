@@ -1,0 +1,118 @@
+"""From rows of measurement tables to the operators that the package prices, columns as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from costmodel.calibration import cores, messages, products, streams
+from costmodel.calibration.batch import Batch, Catalogue, LeftOut, Mapped, Unmapped
+from costmodel.calibration.tables import Table
+from costmodel.quantities import Indices
+from costmodel.workload.operators import Operator
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """How an operation is mapped: the family that it counts under, and what makes its operators."""
+
+    family: str
+    operators: Callable[[Batch], list[Operator]]
+
+
+_COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
+_EXCHANGES = ("moe_dispatch", "moe_combine")
+_COMMUNICATION = frozenset((*_COLLECTIVES, "send_recv", *_EXCHANGES))
+_RULES = {
+    "gemm": _Rule("gemm", products.product),
+    "gemm_wgrad": _Rule("gemm", products.product),
+    "bmm": _Rule("bmm", products.batched),
+    "grouped_gemm": _Rule("grouped_gemm", products.grouped),
+    "moe_layer": _Rule("grouped_gemm", products.expert_layer),
+    "attention_prefill": _Rule("attention_prefill", cores.attention),
+    "attention_decode": _Rule("attention_decode", cores.attention),
+    "attention_mixed": _Rule("attention_prefill", cores.mixed),
+    "attention_decode_skewed": _Rule("attention_decode", cores.skewed),
+    "attention_backward": _Rule("attention_backward", cores.backward),
+    "mla_prefill": _Rule("mla_prefill", cores.latent_prefill),
+    "mla_decode": _Rule("mla_decode", cores.latent_decode),
+    "sparse_mla_prefill": _Rule("mla_prefill", cores.sparse_latent),
+    "sparse_mla_decode": _Rule("mla_decode", cores.sparse_latent),
+    "elementwise": _Rule("elementwise", streams.stream),
+    "quantize": _Rule("elementwise", streams.quantisation),
+    **dict.fromkeys(_COLLECTIVES, _Rule("collective", messages.collective)),
+    "send_recv": _Rule("send_recv", messages.collective),
+    **{name: _Rule(name, messages.exchange) for name in _EXCHANGES},
+}
+_ONE_CALL = frozenset(("attention_mixed", "attention_decode_skewed"))
+_HOST_FLAGS = ("host_overhead_included", "coarse_timer_3_samples")
+_GROUPED_BY = (
+    "device", "op", "sub_op", "dtype_in", "dtype_out", "kv_dtype", "causal", "meta_id", "kernel", "notes"
+)  # fmt: skip
+
+
+def map_rows(table: Table, catalogue: Catalogue) -> tuple[list[Mapped], list[LeftOut]]:
+    """Return the rows of a table with their operators, and the rows that are left out with the reason.
+
+    Left out: rows without a time; those whose time is the host's or a coarse timer's (such a flag in the secondary
+    tier, into which the tables put it where it dominates); decoding of sequences that share one set of cached pages
+    beyond what such rows say about memory (flag shared_kv_pages, secondary); whatever a rule raises Unmapped for.
+    """
+    mapped: list[Mapped] = []
+    left_out: list[LeftOut] = []
+    usable = np.ones(len(table), dtype=bool)
+    for reason, mask in _unusable(table):
+        left_out.extend(_by_operation(table, reason, np.flatnonzero(mask & usable)))
+        usable &= ~mask
+    kept = np.flatnonzero(usable)
+    for _, places in table.take(kept).groups(*_GROUPED_BY):
+        for rows in _same_layout(table, kept[places]):
+            try:
+                mapped.append(_map(table, rows, catalogue))
+            except Unmapped as why:
+                left_out.append(LeftOut(str(table.text("op")[rows[0]]), str(why), rows))
+    return mapped, left_out
+
+
+def _unusable(table: Table) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
+    """Yield the reasons for which rows are no measurement of a kernel, with a mask of the rows."""
+    flags, secondary = table.text("flag"), table.text("tier") == "secondary"
+    yield "no time was published, only a rate", np.isnan(table.seconds)
+    host = np.logical_or.reduce([np.char.find(flags, name) >= 0 for name in _HOST_FLAGS])
+    yield "the time is the host's or a coarse timer's", host & secondary
+    yield "all sequences share one set of cached pages", (np.char.find(flags, "shared_kv_pages") >= 0) & secondary
+
+
+def _by_operation(table: Table, reason: str, rows: Indices) -> Iterator[LeftOut]:
+    operations = table.text("op")[rows]
+    for name in np.unique(operations):
+        yield LeftOut(str(name), reason, rows[operations == name])
+
+
+def _same_layout(table: Table, rows: Indices) -> Iterator[Indices]:
+    """Yield rows that share the numbers which fix a structure: those of ranks, nodes and choices in communication."""
+    if str(table.text("op")[rows[0]]) not in _COMMUNICATION:
+        yield rows
+        return
+    layout = np.stack([np.nan_to_num(table.number(name)[rows]) for name in ("world_size", "gpus_per_node", "topk")])
+    for one in np.unique(layout, axis=1).T:
+        yield rows[(layout == one[:, None]).all(axis=0)]
+
+
+def _map(table: Table, rows: Indices, catalogue: Catalogue) -> Mapped:
+    operation = str(table.text("op")[rows[0]])
+    rule = _RULES.get(operation)
+    if rule is None:
+        raise Unmapped("the package has no such operator")
+    device = catalogue.device(str(table.text("device")[rows[0]]))
+    batch = Batch(table.take(rows), device, catalogue.node(device))
+    operators = tuple(rule.operators(batch))
+    found = Mapped(rule.family, rows, device, operators)
+    if operation in _COMMUNICATION:
+        return replace(found, cluster=messages.cluster(batch))
+    if operation in _ONE_CALL and "two kernels" not in batch.says:
+        return replace(found, fused=1)
+    return found

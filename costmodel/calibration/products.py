@@ -1,0 +1,78 @@
+"""Measured matrix products as operators: plain, batched, grouped, and whole layers of experts."""
+
+from __future__ import annotations
+
+from costmodel.calibration.batch import Batch, Unmapped
+from costmodel.calibration.routing import expected_routing
+from costmodel.quantities import Array
+from costmodel.workload.dtypes import ELEMENT_BYTES
+from costmodel.workload.operators import Elementwise, Gemm, Operator
+
+_WIDE = ELEMENT_BYTES["bf16"]  # what activations are before a quantisation kernel
+
+
+def product(batch: Batch) -> list[Operator]:
+    """Return [m,k] x [k,n], behind the quantisation of its left operand where the timed call makes that as well.
+
+    An FP32 result of narrower operands is accumulated in place: read and written.
+    """
+    m, n, k = batch.number("m"), batch.number("n"), batch.number("k")
+    kind = batch.compute_format()
+    operators: list[Operator] = []
+    if "quantisation kernel" in batch.says:
+        operators.append(Elementwise("cast", m * k * (_WIDE + kind.left)))
+    out = _out(batch)
+    if batch.text("dtype_out") == "fp32" and kind.unit != "fp32":
+        out = 2.0 * out
+    return [*operators, Gemm("gemm", m, n, k, kind.unit, kind.left, kind.right, out)]
+
+
+def batched(batch: Batch) -> list[Operator]:
+    """Return `batch` independent products [m,k] x [k,n]."""
+    m, n, k, groups = batch.number("m"), batch.number("n"), batch.number("k"), batch.number("batch")
+    kind = batch.compute_format()
+    return [Gemm("bmm", m, n, k, kind.unit, kind.left, kind.right, _out(batch), groups, family="bmm")]
+
+
+def grouped(batch: Batch) -> list[Operator]:
+    """Return one product a group; `m` is the total of their rows, and n, k are those of the forward product."""
+    groups, n, k = batch.number("num_groups"), batch.number("n"), batch.number("k")
+    m = batch.number("m") / groups
+    kind, out = batch.compute_format(), _out(batch)
+    shapes: dict[str, tuple[Array, Array, Array]] = {"bwd_grad_act": (m, k, n), "bwd_grad_w": (k, n, m)}
+    rows, columns, depth = shapes.get(batch.text("sub_op"), (m, n, k))
+    return [
+        Gemm("grouped gemm", rows, columns, depth, kind.unit, kind.left, kind.right, out, groups, family="grouped_gemm")
+    ]
+
+
+def expert_layer(batch: Batch) -> list[Operator]:
+    """Return the two grouped products of one rank's experts, and the activation between them where it is timed.
+
+    The table's `m` and `num_groups` are rows and active experts where it states them; else both are expected values.
+    """
+    hidden, inter = batch.number("hidden"), batch.number("inter") / batch.number("tp_size")
+    if batch.text("sub_op") == "fused_experts":
+        rows, active = batch.number("m"), batch.number("num_groups")
+    else:
+        rows, active = expected_routing(batch)
+    kind, out = batch.compute_format(), _out(batch)
+    inputs = 1.0 if "nongated" in batch.says else 2.0
+
+    def one(name: str, n: Array, k: Array) -> Gemm:
+        return Gemm(
+            name, rows / active, n, k, kind.unit, kind.left, kind.right, out, active, family="grouped_gemm"
+        )  # fmt: skip
+
+    up, down = one("expert up", inputs * inter, hidden), one("expert down", hidden, inter)
+    if batch.text("sub_op") == "fused_experts":
+        return [up, down]
+    return [up, Elementwise("expert activation", rows * inter * (inputs + 1) * _WIDE), down]
+
+
+def _out(batch: Batch) -> float:
+    """Return the bytes of one element of the result."""
+    name = batch.text("dtype_out") or batch.text("dtype_in")
+    if name not in ELEMENT_BYTES:
+        raise Unmapped(f"number format {name} of a result is unknown")
+    return ELEMENT_BYTES[name]

@@ -1,0 +1,176 @@
+"""How measured times scatter about the bare cost functions, per operator family: `hardware/calibrations/roofline.yaml`.
+
+    python -m costmodel.calibration.roofline MEASUREMENTS --output hardware/calibrations/roofline.yaml
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from costmodel.calibration.batch import Catalogue, LeftOut, Mapped
+from costmodel.calibration.load import read
+from costmodel.calibration.operators import map_rows
+from costmodel.calibration.tables import Table, read_tables
+from costmodel.cost.calibration import ROOFLINE
+from costmodel.cost.kernels import Machine, attention_time, elementwise_time, gemm_time
+from costmodel.network.collectives import collective_time
+from costmodel.network.exchange import exchange_time
+from costmodel.network.paths import path
+from costmodel.quantities import Array, Indices, Seconds
+from costmodel.schema import build
+from costmodel.schema.framework import FrameworkFile
+from costmodel.schema.references import Library
+from costmodel.workload.operators import AttentionCore, Elementwise, Exchange, Gemm, Operator
+from costmodel.workload.scenario import Framework
+
+FRAMEWORK = "default"
+POINTS = (10.0, 50.0, 90.0)  # per cent of the rows
+_COMMAND = "python -m costmodel.calibration.roofline MEASUREMENTS --output hardware/calibrations/roofline.yaml"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ratios:
+    """Measured over predicted time of some rows of one family on one device. rows: their positions in the table."""
+
+    family: str
+    device: str
+    rows: Indices
+    values: Array
+
+
+def measured_over_roofline(table: Table, framework: Framework, catalogue: Catalogue) -> tuple[list[Ratios], list[LeftOut]]:
+    """Return the ratios of all rows that the package can price, and the rows that it cannot with the reason."""
+    mapped, left_out = map_rows(table, catalogue)
+    ratios = [
+        Ratios(one.family, one.device.name, one.rows, table.seconds[one.rows] / predicted(one, framework))
+        for one in mapped
+    ]  # fmt: skip
+    return ratios, left_out
+
+
+def predicted(mapped: Mapped, framework: Framework) -> Seconds:
+    """Return the roofline time of some rows [s]: the sum over their operators, one launch a kernel."""
+    seconds: Seconds = -mapped.fused * framework.launch
+    for operator in mapped.operators:
+        seconds = seconds + _time(operator, mapped, framework)
+    return seconds
+
+
+def _time(operator: Operator, mapped: Mapped, framework: Framework) -> Seconds:
+    machine = Machine(mapped.device, framework, mapped.device.processors)
+    if isinstance(operator, Gemm):
+        return gemm_time(operator, machine, ROOFLINE).seconds
+    if isinstance(operator, AttentionCore):
+        return attention_time(operator, machine, ROOFLINE).seconds
+    if isinstance(operator, Elementwise):
+        return elementwise_time(operator, machine, ROOFLINE).seconds
+    assert mapped.cluster is not None
+    way = path(operator.group, mapped.cluster)
+    if isinstance(operator, Exchange):
+        return exchange_time(operator, way)
+    return collective_time(operator.kind, operator.size, way)
+
+
+def spread(values: Array) -> tuple[float, float, float]:
+    """Return the 10 %, 50 % and 90 % points, to three digits."""
+    low, median, high = (float(f"{point:.3g}") for point in np.percentile(values, POINTS))
+    return low, median, high
+
+
+def by_family(ratios: Iterable[Ratios]) -> dict[str, list[Ratios]]:
+    """Return the ratios of each family, by name."""
+    found: dict[str, list[Ratios]] = {}
+    for one in ratios:
+        found.setdefault(one.family, []).append(one)
+    return dict(sorted(found.items()))
+
+
+def render(ratios: Sequence[Ratios], left_out: Sequence[LeftOut]) -> str:
+    """Return the text of the calibration file; the same rows give the same bytes."""
+    lines = [
+        "schema: costmodel/calibration@1",
+        "name: roofline",
+        "device: null                                     # no device in particular",
+        "basis: roofline",
+        f"frameworks: [{FRAMEWORK}]",
+        "families:                                        # efficiencies are one: the bare cost functions",
+    ]
+    for family, parts in by_family(ratios).items():
+        values = np.concatenate([part.values for part in parts])
+        low, median, high = spread(values)
+        devices = sorted({part.device for part in parts})
+        lines += [
+            f"  {family}:",
+            f"    spread: {{low: {low:g}, median: {median:g}, high: {high:g}}}",
+            f"    rows: {len(values)}",
+            f"    note: {', '.join(devices)}",
+        ]
+    lines += [
+        "sources:",
+        "  - fields: [families]",
+        '    cite: "measured kernel times of public repositories, as listed in sources.csv beside the tables"',
+        "    kind: measurement",
+        "    note: >-",
+        "      10, 50 and 90 % points of measured over predicted time, every row with the same weight, both tiers.",
+        f"      Made by `{_COMMAND}`.",
+        *(f"      {line}" for line in _left_out_sentences(left_out)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _left_out_sentences(left_out: Sequence[LeftOut]) -> Iterator[str]:
+    total: Counter[str] = Counter()
+    for one in left_out:
+        total[one.reason] += len(one.rows)
+    if total:
+        yield "Rows left out:"
+    for position, (reason, rows) in enumerate(sorted(total.items()), start=1):
+        yield f"{rows} ({reason}){'.' if position == len(total) else ','}"
+
+
+def report(ratios: Sequence[Ratios], left_out: Sequence[LeftOut]) -> str:
+    """Return the table of points per family and device, and what was left out, as plain text."""
+    lines = [f"{'family':20} {'device':18} {'rows':>7} {'10 %':>9} {'50 %':>9} {'90 %':>9}"]
+    for family, parts in by_family(ratios).items():
+        lines.append(_line(family, "all", parts))
+        for device in sorted({part.device for part in parts}):
+            lines.append(_line("", device, [part for part in parts if part.device == device]))
+    lines += ["", f"{'left out':>8}  {'operation':24} reason"]
+    total: Counter[tuple[str, str]] = Counter()
+    for one in left_out:
+        total[one.op, one.reason] += len(one.rows)
+    lines += [f"{rows:8}  {operation:24} {reason}" for (operation, reason), rows in sorted(total.items())]
+    return "\n".join(lines)
+
+
+def _line(family: str, device: str, parts: Sequence[Ratios]) -> str:
+    values = np.concatenate([part.values for part in parts])
+    low, median, high = spread(values)
+    return f"{family:20} {device:18} {len(values):7} {low:9.3g} {median:9.3g} {high:9.3g}"
+
+
+def default_framework(search_path: Sequence[str | Path] = ()) -> Framework:
+    """Return the framework that names no library."""
+    return build.framework(read(Library(search_path), "frameworks", FRAMEWORK, FrameworkFile))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compare all rows of a folder of tables with the roofline; print the points, write the calibration file."""
+    parser = argparse.ArgumentParser(prog="python -m costmodel.calibration.roofline", description=main.__doc__)
+    parser.add_argument("measurements", type=Path, help="folder of measurement tables")
+    parser.add_argument("--output", type=Path, required=True, help="calibration file to write")
+    chosen = parser.parse_args(arguments)
+    ratios, left_out = measured_over_roofline(read_tables(chosen.measurements), default_framework(), Catalogue())
+    sys.stdout.write(report(ratios, left_out) + "\n")
+    chosen.output.write_text(render(ratios, left_out), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

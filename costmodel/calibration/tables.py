@@ -1,0 +1,232 @@
+"""Measurement tables: one CSV row is one timed kernel or communication; a table is its columns as arrays."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from costmodel.errors import InputError, Location, MeasurementError, Problem
+from costmodel.quantities import Array, Indices, Seconds
+from costmodel.schema.references import near, shown
+
+Texts: TypeAlias = "npt.NDArray[np.str_]"
+
+NUMBERS = (
+    "m", "n", "k", "batch", "num_groups", "num_experts", "topk", "ep_size", "tp_size", "num_tokens", "hidden", "inter",
+    "q_heads", "kv_heads", "head_dim", "v_head_dim", "q_len", "kv_len", "batch2", "q2_len", "kv2_len", "sparse_topk",
+    "bytes", "world_size", "gpus_per_node", "num_sms",
+)  # fmt: skip
+"""Columns of numbers above zero; blank (NaN) where an operation has none."""
+TEXTS = (
+    "row_id", "device", "op", "sub_op", "dtype_in", "dtype_out", "kv_dtype", "distribution", "causal", "flag", "tier",
+    "meta_id", "framework", "kernel", "timing", "notes",
+)  # fmt: skip
+"""Columns of text; blank where an operation has none."""
+REQUIRED = ("device", "op", "dtype_in", "time_us")
+
+_JOINED = ("framework", "kernel", "timing", "notes")  # what meta.csv says about a meta_id
+_SECONDS = 1e-6  # tables state microseconds
+_UNKNOWN_TIME = -1.0  # only a bandwidth or FLOP rate was published
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """Measured rows, column by column.
+
+    texts, numbers: the columns of TEXTS and NUMBERS, blank or NaN where a row has none; seconds: measured time [s], NaN
+    where the source states none.
+    """
+
+    texts: Mapping[str, Texts]
+    numbers: Mapping[str, Array]
+    seconds: Array
+
+    def __len__(self) -> int:
+        return len(self.seconds)
+
+    def text(self, name: str) -> Texts:
+        """Return a column of text."""
+        return self.texts[name]
+
+    def number(self, name: str) -> Array:
+        """Return a column of numbers."""
+        return self.numbers[name]
+
+    def take(self, rows: Indices | npt.NDArray[np.bool_]) -> Table:
+        """Return the rows at some positions, or where a mask holds."""
+        return Table(
+            {name: column[rows] for name, column in self.texts.items()},
+            {name: column[rows] for name, column in self.numbers.items()},
+            self.seconds[rows],
+        )
+
+    def groups(self, *names: str) -> Iterator[tuple[tuple[str, ...], Indices]]:
+        """Yield every combination of values of some text columns, in order, with the positions of its rows."""
+        keys = np.stack([self.texts[name] for name in names])
+        found, which = np.unique(keys, axis=1, return_inverse=True)
+        order = np.argsort(which.ravel(), kind="stable")
+        bounds = np.cumsum(np.bincount(which.ravel(), minlength=found.shape[1]))
+        for key, rows in zip(found.T, np.split(order, bounds[:-1]), strict=True):
+            yield tuple(str(part) for part in key), rows
+
+
+def read_tables(measurements: Path) -> Table:
+    """Return all rows of a file, or of a folder of tables (`calibration/*.csv` below it where there is such a folder).
+
+    Joins `meta.csv`, beside the tables or above them, on `meta_id`; a column that a table has itself is kept. Raises
+    MeasurementError with file and line: a missing column, a row that is cut off, a number that is none or not above zero.
+    """
+    files = _files(measurements)
+    folder = measurements if measurements.is_dir() else measurements.parent
+    meta = _meta(next((path for base in (folder, folder.parent) if (path := base / "meta.csv").is_file()), None))
+    tables = [_table(path, meta) for path in files]
+    return Table(
+        {name: np.concatenate([table.texts[name] for table in tables]) for name in TEXTS},
+        {name: np.concatenate([table.numbers[name] for table in tables]) for name in NUMBERS},
+        np.concatenate([table.seconds for table in tables]),
+    )
+
+
+def _files(measurements: Path) -> list[Path]:
+    if not measurements.is_dir():
+        return [measurements]
+    inside = measurements / "calibration"
+    folder = inside if inside.is_dir() else measurements
+    files = sorted(path for path in folder.glob("*.csv") if path.name not in ("meta.csv", "sources.csv"))
+    if not files:
+        raise _error(measurements, "holds no measurement table", hint="name a folder of CSV files")
+    return files
+
+
+def _table(path: Path, meta: Mapping[str, Mapping[str, str]]) -> Table:
+    columns = _columns(path)
+    for name in REQUIRED:
+        if name not in columns:
+            raise _error(path, "the column is missing", line=1, field=name, hint=near(name, list(columns)))
+    length = len(columns["time_us"])
+    _require_text(path, columns)
+    numbers = {name: _numbers(path, name, columns.get(name, [""] * length)) for name in NUMBERS}
+    joined = _join(path, columns, meta)
+    texts = {name: np.array(joined.get(name, [""] * length), dtype=np.str_) for name in TEXTS}
+    return Table(texts, numbers, _times(path, columns["time_us"]))
+
+
+def _columns(path: Path) -> dict[str, Sequence[str]]:
+    """Return the columns of a file as text."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _error(path, f"is not UTF-8 text (byte {error.start})", hint="save the file as UTF-8") from None
+    except OSError as error:
+        raise _error(path, f"cannot be read: {error.strerror}") from None
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = next(reader, [])
+        if len(set(header)) != len(header):
+            raise _error(path, "a column name stands twice", line=1, hint="rename or remove one of them")
+        rows = []
+        for row in reader:
+            if len(row) != len(header):
+                message = f"has {len(row)} values for {len(header)} columns"
+                raise _error(path, message, line=reader.line_num, hint="complete the row: the file may be cut off")
+            rows.append(row)
+    except csv.Error as error:
+        raise _error(path, f"is not valid CSV: {error}", line=reader.line_num) from None
+    if not rows:
+        raise _error(path, "holds no row", hint="write a header line and at least one row")
+    return dict(zip(header, zip(*rows, strict=True), strict=True))
+
+
+def _numbers(path: Path, name: str, values: Sequence[str]) -> Array:
+    """Return a column of numbers above zero, NaN where it is blank."""
+    numbers = _floats(path, name, values)
+    wrong = np.flatnonzero((numbers <= 0) | np.isinf(numbers))
+    if len(wrong):
+        raise _error(path, f"{values[wrong[0]]!r} is impossible", line=_line(wrong[0]), field=name,
+                     hint="write a finite number above zero, or leave it blank")  # fmt: skip
+    return numbers
+
+
+def _times(path: Path, values: Sequence[str]) -> Seconds:
+    """Return measured times [s]; NaN where the table says -1."""
+    numbers = _floats(path, "time_us", values)
+    unknown = numbers == _UNKNOWN_TIME
+    wrong = np.flatnonzero(~unknown & ~((numbers > 0) & np.isfinite(numbers)))
+    if len(wrong):
+        raise _error(path, f"{values[wrong[0]]!r} is no time", line=_line(wrong[0]), field="time_us",
+                     hint="write microseconds above zero, or -1 where only a rate is known")  # fmt: skip
+    return np.where(unknown, np.nan, numbers * _SECONDS)
+
+
+def _floats(path: Path, name: str, values: Sequence[str]) -> Array:
+    filled = ["nan" if not value or value.isspace() else value for value in values]
+    try:
+        numbers = np.array(filled, dtype=np.float64)
+    except ValueError:
+        first = next(index for index, value in enumerate(filled) if not _is_number(value))
+        raise _error(path, f"{values[first]!r} is not a number", line=_line(first), field=name) from None
+    stated = [index for index in np.flatnonzero(np.isnan(numbers)) if values[index].strip()]
+    if stated:
+        raise _error(path, f"{values[stated[0]]!r} is not a number", line=_line(stated[0]), field=name)
+    return numbers
+
+
+def _is_number(value: str) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _require_text(path: Path, columns: Mapping[str, Sequence[str]]) -> None:
+    for name in REQUIRED[:-1]:
+        if "" in columns[name]:
+            raise _error(path, "is blank", line=_line(columns[name].index("")), field=name, hint="every row needs it")
+
+
+def _join(
+    path: Path, columns: Mapping[str, Sequence[str]], meta: Mapping[str, Mapping[str, str]]
+) -> dict[str, Sequence[str]]:
+    """Return the columns with what meta.csv says of each row's meta_id."""
+    joined = dict(columns)
+    identifiers = columns.get("meta_id", ())
+    known = {"": dict.fromkeys(_JOINED, ""), **meta}
+    for index, identifier in enumerate(identifiers):
+        if meta and identifier not in known:
+            raise _error(path, f"meta.csv has no {identifier!r}", line=_line(index), field="meta_id")
+    for name in _JOINED if identifiers and meta else ():
+        if name not in columns:
+            joined[name] = [known[identifier][name] for identifier in identifiers]
+    return joined
+
+
+def _meta(path: Path | None) -> dict[str, dict[str, str]]:
+    """Return what meta.csv says of each meta_id; nothing where there is no such file."""
+    if path is None:
+        return {}
+    columns = _columns(path)
+    for name in ("meta_id", *_JOINED):
+        if name not in columns:
+            raise _error(path, "the column is missing", line=1, field=name, hint=near(name, list(columns)))
+    rows = zip(*(columns[name] for name in _JOINED), strict=True)
+    return {
+        identifier: dict(zip(_JOINED, row, strict=True))
+        for identifier, row in zip(columns["meta_id"], rows, strict=True)
+    }
+
+
+def _line(index: int | np.intp) -> int:
+    """Return the line of a row, the header being the first; quoted line breaks are not used in these tables."""
+    return int(index) + 2
+
+
+def _error(path: Path, message: str, *, line: int | None = None, field: str = "", hint: str = "") -> InputError:
+    return MeasurementError([Problem(Location(shown(path), line), field, message, hint)])

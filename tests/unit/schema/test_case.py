@@ -1,0 +1,162 @@
+"""Published cases: what a case file may say, tables of cases, and the scenarios that they resolve to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import problems_of, write
+
+from costmodel.schema.case import Case, load_case_file, resolve_case
+from costmodel.schema.files import validate
+from costmodel.workload.scenario import Decode, Training
+
+HEAD = """
+schema: costmodel/case@1
+source: {cite: "a paper, table 1", verified: true}
+cases:
+"""
+OWN = """
+  - id: own-1.5b
+    class: training
+    scenario: {model: models/tiny, phase: training, cluster: clusters/pair, parallel: {dp: 8}, global_batch: 16,
+               sequence: 128}
+    conventions: {flop: model}
+    expect:
+      - {metric: step_time, value: 2 min, tolerance: 4 %}
+      - {metric: memory.weights, value: [1 GiB, 2 GiB], check: range}
+      - {metric: tokens_per_second, value: 1.5, check: ratio, baseline: other}
+"""
+OF_WORKLOAD = """
+  - id: other
+    class: inference
+    scenario: {workload: small, scenario: decode, set: {scenarios.decode.batch_per_device: 8}}
+    expect: [{metric: tpot, value: 20 ms}]
+"""
+MODEL_ONLY = """
+  - id: counted
+    class: counting
+    scenario: {model: models/tiny}
+    expect: [{metric: parameters, value: 1000}]
+"""
+SKIPPED = """
+  - {id: unknown, skip: configuration not published}
+"""
+TABLE = """
+  - table: rows.csv
+    columns:
+      name: id
+      width: model.hidden
+      batch: global_batch
+      seconds: {path: expect.step_time, unit: s}
+      why not: skip
+    template:
+      class: training
+      scenario: {model: models/tiny, phase: training, cluster: clusters/pair, parallel: {dp: 8}, sequence: 128}
+      expect: [{metric: step_time, tolerance: 10 %}]
+"""
+ROWS = """name,width,batch,seconds,why not
+a,128,16,1.5,
+b,256,32,2.5,
+c,,,,not stated
+"""
+
+
+def cases(world: Path, *entries: str) -> dict[str, Case]:
+    """Return the cases of a file with these entries."""
+    path = write(world, "workloads/published/f.yaml", HEAD + "".join(entry.lstrip("\n") for entry in entries))
+    return {case.id: case for case in load_case_file(path, [world])}
+
+
+def test_a_case_states_figures_in_si(world: Path) -> None:
+    case = cases(world, OWN)["own-1.5b"]
+    step, weights, ratio = case.expect
+    assert (step.value, step.tolerance, step.dimension, step.check) == (120.0, 0.04, "duration", "value")
+    assert weights.value == (2**30, 2**31)
+    assert (ratio.value, ratio.baseline) == (1.5, "other")
+    assert (case.case_class, case.source.verified, case.conventions) == ("training", True, {"flop": "model"})
+
+
+def test_a_scenario_of_its_own_is_resolved(world: Path) -> None:
+    workload = resolve_case(cases(world, OWN)["own-1.5b"], [world])
+    (scenario,) = workload.scenarios.values()
+    assert isinstance(scenario.plan, Training)
+    assert scenario.parallel.dp == 8
+
+
+def test_a_scenario_of_a_workload_is_resolved_with_its_changes(world: Path) -> None:
+    workload = resolve_case(cases(world, OF_WORKLOAD)["other"], [world])
+    plan = workload.scenarios["decode"].plan
+    assert isinstance(plan, Decode)
+    assert plan.batch_per_device == 8
+
+
+def test_a_case_of_a_model_alone_has_no_scenario(world: Path) -> None:
+    workload = resolve_case(cases(world, MODEL_ONLY)["counted"], [world])
+    assert not workload.scenarios
+    assert workload.architecture.hidden == 64
+    assert workload.value("model.vocabulary") == 512
+
+
+def test_a_skipped_case_says_why(world: Path) -> None:
+    case = cases(world, SKIPPED)["unknown"]
+    assert case.skip == "configuration not published"
+    assert case.expect == ()
+
+
+def test_each_row_of_a_table_is_a_case(world: Path) -> None:
+    write(world, "workloads/published/rows.csv", ROWS)
+    found = cases(world, TABLE)
+    assert list(found) == ["a", "b", "c"]
+    assert found["c"].skip == "not stated"
+    assert [expectation.value for expectation in found["b"].expect] == [2.5]
+    assert found["b"].expect[0].tolerance == 0.1
+    workload = resolve_case(found["b"], [world])
+    assert workload.architecture.hidden == 256
+    assert workload.value("scenarios.case.global_batch") == 32
+    assert str(found["b"].location).endswith("rows.csv:3")
+
+
+@pytest.mark.parametrize(
+    ("entry", "old", "new", "problem"),
+    [
+        (OWN, "step_time", "steptime", "'steptime' is no known metric; did you mean `step_time`"),
+        (OWN, "2 min", "2 GB", "'2 GB' has the wrong unit"),
+        (OWN, "2 min", "2", 'step_time: 2 has no unit; write "2 s"'),
+        (OWN, "[1 GiB, 2 GiB]", "1 GiB", "a range is two values; write [low, high]"),
+        (OWN, ", baseline: other", "", "check ratio needs a `baseline`"),
+        (OWN, "    class: training\n", "", "cases.own-1.5b.class: is missing"),
+        (OWN, "class: training", "class: trainnig", "'trainnig' is no known choice; did you mean `training`"),
+        (OWN, "sequence: 128", "sequence: 0", "scenarios.case.sequence: 0 is too small"),
+        (OF_WORKLOAD, "scenario: decode,", "scenario: decoding,", "no scenario is named 'decoding'"),
+        (OF_WORKLOAD, "workload: small", "workload: smal", "did you mean `small`"),
+        (SKIPPED, "skip:", "skpi:", "unknown key; did you mean `skip`"),
+        (OWN, OWN, OWN + OWN, "id 'own-1.5b' stands twice"),
+    ],
+)
+def test_a_wrong_case_is_found(world: Path, entry: str, old: str, new: str, problem: str) -> None:
+    path = write(world, "workloads/published/f.yaml", HEAD + entry.replace(old, new).replace("\n\n", "\n"))
+    texts = [str(one) for one in validate(path, [world])]
+    assert any(problem in text for text in texts), texts
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "problem"),
+    [
+        ("row.csv", ROWS, "rows.csv is no file beside this one"),
+        ("rows.csv", ROWS.replace("width", "widht"), "rows.csv has no column 'width'; did you mean `widht`"),
+        ("rows.csv", ROWS.replace("1.5", "fast"), "'fast s' is not a quantity"),
+        ("rows.csv", ROWS.replace("128", "-1"), "-1 is too small"),
+    ],
+)
+def test_a_wrong_table_is_found(world: Path, name: str, rows: str, problem: str) -> None:
+    write(world, f"workloads/published/{name}", rows)
+    path = write(world, "workloads/published/f.yaml", HEAD + TABLE.lstrip("\n"))
+    texts = [str(one) for one in validate(path, [world])]
+    assert any(problem in text for text in texts), texts
+
+
+def test_a_file_with_problems_is_not_loaded(world: Path) -> None:
+    path = write(world, "workloads/published/f.yaml", HEAD + OWN.lstrip("\n").replace("step_time", "speed"))
+    (problem,) = problems_of(lambda: load_case_file(path, [world]))
+    assert "'speed' is no known metric" in problem.message

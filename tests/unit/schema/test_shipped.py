@@ -1,0 +1,36 @@
+"""Every file that ships with the package is sound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from costmodel.schema.files import validate
+from costmodel.schema.references import package_root
+
+ROOT = package_root()
+SHIPPED = sorted(
+    path.relative_to(ROOT)
+    for folder in ("hardware", "workloads")
+    for path in (ROOT / folder).rglob("*.yaml")
+    if "calibrations" not in path.parts  # read by the calibration room
+)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=str)
+def test_a_shipped_file_has_no_problems(path: Path) -> None:
+    assert [str(problem) for problem in validate(ROOT / path)] == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "hardware/nodes/hgx-h800.yaml", "hardware/nodes/dgx-a100.yaml", "hardware/nodes/rtx-4090-x8.yaml",
+        "hardware/nodes/dgx-h100.yaml", "hardware/nodes/gb200-nvl72.yaml", "hardware/clusters/h800-2048-mpft.yaml",
+        "hardware/frameworks/default.yaml", "workloads/precisions/fp8.yaml", "workloads/precisions/bf16.yaml",
+        "workloads/models/deepseek-v3.yaml",
+    ],
+)  # fmt: skip
+def test_the_names_that_are_promised_ship(name: str) -> None:
+    assert Path(name) in SHIPPED
