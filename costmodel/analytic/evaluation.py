@@ -1,4 +1,4 @@
-"""One block of scenarios evaluated in closed form: metrics under any scales, ledger, breakdown."""
+"""One block of scenarios evaluated in closed form: metrics, also with families moved, ledger, breakdown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from costmodel.analytic.metrics import (
     schedule_times,
     training_metrics,
 )
-from costmodel.analytic.pricing import Priced, Scales
+from costmodel.analytic.pricing import Priced
+from costmodel.analytic.sums import Moves
 from costmodel.analytic.training import micro_batch_count, price_step, step_times, training_context, whole
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Quantity
@@ -26,8 +27,6 @@ from costmodel.workload.scenario import Decode, ExpertBound, Prefill, Scenario, 
 from costmodel.workload.schedules import folded_order
 from costmodel.workload.stages import stage_layout
 
-NO_SCALES: Scales = {}
-
 
 class Evaluation(Protocol):
     """What every phase answers. `headline` names the metric that a breakdown sums to."""
@@ -35,8 +34,8 @@ class Evaluation(Protocol):
     headline: str
     ledger: Ledger | None
 
-    def metrics(self, scales: Scales) -> Metrics:
-        """Return the metrics with every family's times multiplied by its scale."""
+    def metrics(self, moves: Moves) -> Metrics:
+        """Return the metrics with families moved within their spread."""
 
     def families(self) -> frozenset[str]:
         """Return the operator families that take time."""
@@ -58,9 +57,9 @@ class TrainingEvaluation:
         self._priced = price_step(scenario, plan, calibration)
         self.ledger: Ledger | None = self._priced.ledger
 
-    def metrics(self, scales: Scales) -> Metrics:
+    def metrics(self, moves: Moves) -> Metrics:
         """Return the metrics of the step."""
-        return training_metrics(self._scenario, self._plan, self._priced, step_times(self._priced, scales))
+        return training_metrics(self._scenario, self._plan, self._priced, step_times(self._priced, moves))
 
     def families(self) -> frozenset[str]:
         """Return the families of the step's operators."""
@@ -74,7 +73,7 @@ class TrainingEvaluation:
 
     def schedule(self) -> Mapping[str, Quantity] | None:
         """Return the step's parts."""
-        return schedule_times(step_times(self._priced, NO_SCALES))
+        return schedule_times(step_times(self._priced, None))
 
 
 class PassEvaluation:
@@ -86,9 +85,9 @@ class PassEvaluation:
         self.ledger: Ledger | None = self._priced.ledger
         self.headline = "ttft" if isinstance(plan, Prefill) else "tpot"
 
-    def metrics(self, scales: Scales) -> Metrics:
+    def metrics(self, moves: Moves) -> Metrics:
         """Return the metrics of the pass."""
-        times = pass_times(self._priced, scales)
+        times = pass_times(self._priced, moves)
         if isinstance(self._plan, Prefill):
             return prefill_metrics(self._scenario, self._plan, times)
         return decode_metrics(self._scenario, self._plan, self._priced, times)
@@ -100,7 +99,7 @@ class PassEvaluation:
 
     def breakdown(self) -> list[Entry]:
         """Return the operators of the pass."""
-        times = pass_times(self._priced, NO_SCALES)
+        times = pass_times(self._priced, None)
         return pass_breakdown(self._priced, float(times.total), float(times.busy))
 
     def schedule(self) -> Mapping[str, Quantity] | None:
@@ -117,7 +116,7 @@ class BoundEvaluation:
     def __init__(self, scenario: Scenario, plan: ExpertBound) -> None:
         self._times = bound_times(scenario, plan)
 
-    def metrics(self, scales: Scales) -> Metrics:  # noqa: ARG002  a bound has no kernels to scale
+    def metrics(self, moves: Moves) -> Metrics:  # noqa: ARG002  a bound has no kernels to move
         """Return the bound's metrics."""
         return bound_metrics(self._times)
 

@@ -7,7 +7,7 @@ from dataclasses import fields
 import numpy as np
 
 from costmodel.analytic.blocks import blocks, single
-from costmodel.analytic.evaluation import NO_SCALES, Evaluation, evaluate, ledger_of
+from costmodel.analytic.evaluation import Evaluation, evaluate, ledger_of
 from costmodel.analytic.intervals import intervals
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError, InputError, Problem
@@ -59,7 +59,7 @@ def _point(
     metrics: dict[str, float | None] = dict.fromkeys(metric_names)
     spans: dict[str, tuple[float, float] | None] = dict.fromkeys(metric_names)
     if evaluation is not None:
-        plain = evaluation.metrics(NO_SCALES)
+        plain = evaluation.metrics(None)
         moved = intervals(plain, evaluation.families(), calibration, 0, evaluation.metrics)
         metrics = {name: None if value is None else float(value) for name, value in plain.items()}
         spans = {name: None if pair is None else (float(pair[0]), float(pair[1])) for name, pair in moved.items()}
@@ -92,7 +92,7 @@ def evaluate_grid(scenario: Scenario, calibration: Calibration, shape: tuple[int
         if not layout[place].any():  # such an order does not exist
             continue
         evaluation = evaluate(block.scenario, calibration)
-        outcome = evaluation.metrics(NO_SCALES)
+        outcome = evaluation.metrics(None)
         found = _reason(evaluation, block.scenario, outcome[headline])
         reason[place] = np.where(reason[place] == FITS, found, reason[place])
         for name, value in outcome.items():
@@ -134,7 +134,7 @@ def _grid_intervals(
         if not np.asarray(fits)[place].any():
             continue
         evaluation = evaluate(block.scenario, calibration)
-        plain = evaluation.metrics(NO_SCALES)
+        plain = evaluation.metrics(None)
         found = intervals(plain, evaluation.families(), calibration, len(shape), evaluation.metrics)
         for name, pair in found.items():
             if pair is not None:

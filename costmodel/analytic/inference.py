@@ -8,8 +8,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from costmodel.analytic.pricing import Priced, Pricer, Scales, Sums, pricer, sums_of
+from costmodel.analytic.pricing import Priced, Pricer, pricer
 from costmodel.analytic.recurrence import Event, Program, compile_events, makespan
+from costmodel.analytic.sums import Moves, seconds_of, sums_of
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Count, Seconds
 from costmodel.workload.context import Context
@@ -29,16 +30,11 @@ class Segment:
 
     stream: int
     operators: tuple[Priced, ...]
-    sums: Sums
-
-    def time(self, scales: Scales) -> Seconds:
-        """Return how long the segment holds its stream."""
-        return self.sums.compute_time(scales) + self.sums.exchange_time(scales)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PricedPass:
-    """A forward pass of all micro-batches, everything but scales applied.
+    """A forward pass of all micro-batches, all that no uncertainty changes.
 
     segments: by kind of layer; repeats: how often a kind stands in the model; sends: all hops between pipeline stages.
     """
@@ -117,7 +113,7 @@ def pass_ledger(scenario: Scenario, plan: Prefill | Decode, context: Context, wo
     return inference_ledger(context, work, sequences, plan.micro_batches)
 
 
-def pass_times(priced: PricedPass, scales: Scales) -> PassTimes:
+def pass_times(priced: PricedPass, moves: Moves) -> PassTimes:
     """Return how long the pass takes: the recurrence over segments of all layers and micro-batches on two streams.
 
     Micro-batches take turns on the compute stream, segment by segment; while one computes the other's exchange runs.
@@ -125,14 +121,14 @@ def pass_times(priced: PricedPass, scales: Scales) -> PassTimes:
     durations: list[Seconds] = []
     kernels: list[Seconds] = []
     for kind, part in priced.program.slots:
-        segment = priced.segments[kind][part]
-        durations.append(segment.time(scales))
-        kernels.append(segment.sums.kernel_time(scales))
+        sums = sums_of(priced.segments[kind][part].operators, moves)
+        durations.append(sums.total)
+        kernels.append(sums.kernels)
     shape = np.broadcast_shapes(*(np.shape(each) for each in (*durations, *kernels)))
     rows = np.stack([np.broadcast_to(each, shape).reshape(-1) for each in durations])
     kernel_rows = np.stack([np.broadcast_to(each, shape).reshape(-1) for each in kernels])
     counts = priced.program.counts
-    send = priced.hops * priced.send.time.seconds * scales.get(priced.send.operator.family, 1.0)
+    send = priced.hops * seconds_of(priced.send, moves)
     total = makespan(priced.program, rows).reshape(shape) + send
     busy = (counts[COMPUTE] @ rows).reshape(shape)
     return PassTimes(total, busy, (counts[COMPUTE] @ kernel_rows).reshape(shape))
@@ -145,7 +141,7 @@ def _segments(work: Work, pricing: Pricer) -> tuple[Segment, ...]:
 
     def flush(stream: int) -> None:
         if pending:
-            segments.append(Segment(stream, tuple(pending), sums_of(pending)))
+            segments.append(Segment(stream, tuple(pending)))
             pending.clear()
 
     for operator in work.forward:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from costmodel.analytic.pricing import Scales
+from costmodel.analytic.sums import Move, Moves
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Quantity, maximum, minimum
 from costmodel.result import Interval, Metrics
@@ -19,24 +19,17 @@ from costmodel.result import Interval, Metrics
 LINEAR = frozenset({"bubble_time", "exposed_communication_time"})
 
 
-def perturbations(families: Iterable[str], calibration: Calibration, dimensions: int) -> Scales:
-    """Return scales along a new leading axis: all at the median, then each family low and high in turn.
+def moves_of(families: Iterable[str], calibration: Calibration, dimensions: int) -> dict[str, Move]:
+    """Return moves along a new leading axis: all families at the median, then each one low and high in turn.
 
-    Families that nothing is known about (no spread) are left out. dimensions: of the grid that the scales meet.
+    Families whose times are taken as true are left out. dimensions: of the grid that the axis stands in front of.
     """
-    known = [name for name in sorted(families) if _uncertain(calibration, name)]
-    scales: dict[str, Quantity] = {}
-    for position, name in enumerate(known):
-        spread = calibration.family(name).spread
-        values = np.full(1 + 2 * len(known), float(spread.median))
-        values[1 + 2 * position], values[2 + 2 * position] = spread.low, spread.high
-        scales[name] = values.reshape(-1, *(1,) * dimensions)
-    return scales
-
-
-def _uncertain(calibration: Calibration, family: str) -> bool:
-    spread = calibration.family(family).spread
-    return (spread.low, spread.median, spread.high) != (1.0, 1.0, 1.0)
+    uncertain = [name for name in sorted(families) if not calibration.family(name).spread.is_exact]
+    positions = np.arange(1 + 2 * len(uncertain)).reshape(-1, *(1,) * dimensions)
+    return {
+        name: Move(low=1.0 * (positions == 1 + 2 * number), high=1.0 * (positions == 2 + 2 * number))
+        for number, name in enumerate(uncertain)
+    }
 
 
 def intervals(
@@ -44,7 +37,7 @@ def intervals(
     families: Iterable[str],
     calibration: Calibration,
     dimensions: int,
-    evaluate: Callable[[Scales], Metrics],
+    evaluate: Callable[[Moves], Metrics],
 ) -> dict[str, Interval]:
     """Return [low, high] of every metric; it always contains the point.
 
@@ -53,11 +46,11 @@ def intervals(
     with c the metric at all medians, down_f and up_f the largest moves that family f causes; on a logarithmic scale
     except for `LINEAR` metrics.
     """
-    scales = perturbations(families, calibration, dimensions)
-    if not scales:
+    moves = moves_of(families, calibration, dimensions)
+    if not moves:
         return {name: None if value is None else (value, value) for name, value in point.items()}
-    moved = evaluate(scales)
-    return {name: _interval(name, value, moved[name], 1 + 2 * len(scales), dimensions) for name, value in point.items()}
+    moved = evaluate(moves)
+    return {name: _interval(name, value, moved[name], 1 + 2 * len(moves), dimensions) for name, value in point.items()}
 
 
 def _interval(name: str, point: Quantity | None, moved: Quantity | None, count: int, dimensions: int) -> Interval:

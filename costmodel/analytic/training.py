@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costmodel.analytic.pricing import Priced, PricedWork, Scales, Sums, combine, pricer, sums_of
+from costmodel.analytic.pricing import Priced, PricedWork, pricer
 from costmodel.analytic.recurrence import Program, Slot, compile_schedule, makespan
+from costmodel.analytic.sums import NO_TIME, Moves, Sums, seconds_of, sums_of
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Flop, Quantity, Seconds, maximum
 from costmodel.workload.context import Context
 from costmodel.workload.layers import ModelWork, model_work
 from costmodel.workload.memory import Ledger, stage_work, training_ledger
-from costmodel.workload.operators import Collective, Group
+from costmodel.workload.operators import AttentionCore, Collective, Gemm, Group
 from costmodel.workload.optimizer import step_operators
 from costmodel.workload.recompute import expand
 from costmodel.workload.scenario import Scenario, Training
@@ -26,7 +27,7 @@ KINDS = tuple(Kind)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PricedStep:
-    """Everything of a step that no uncertain scale changes: structure, kernel times, ledger.
+    """Everything of a step that no uncertainty changes: structure, kernel times, ledger.
 
     classes: the distinct stages, in the order of their labels in the program's slots; tails: gradient reduction and
     optimizer of each (folded) rank.
@@ -106,7 +107,7 @@ def executed_flop(work: ModelWork, layout: tuple[Stage, ...]) -> Flop:
     for stage in layout:
         for count, part in stage_work(work, stage):
             for operator in (*part.forward, *part.input_gradient, *part.weight_gradient):
-                if not isinstance(operator, Collective) and hasattr(operator, "flop"):
+                if isinstance(operator, Gemm | AttentionCore):
                     total = total + count * operator.flop
     return total
 
@@ -128,26 +129,34 @@ class StepTimes:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class StageSums:
-    """Times of one kind of stage: forward, input gradient, weight gradient, and both gradients together."""
+class PassSums:
+    """Times of a layer or a stage: forward, input gradient, weight gradient."""
 
-    forward: Sums
-    input_gradient: Sums
-    weight_gradient: Sums
-    backward: Sums
+    forward: Sums = NO_TIME
+    input_gradient: Sums = NO_TIME
+    weight_gradient: Sums = NO_TIME
+
+    @property
+    def backward(self) -> Sums:
+        """Return both gradients together."""
+        return self.input_gradient + self.weight_gradient
 
 
-def step_times(step: PricedStep, scales: Scales) -> StepTimes:
-    """Return the step's time, every family's times multiplied by its scale.
+def step_times(step: PricedStep, moves: Moves) -> StepTimes:
+    """Return the step's time, families moved within their spread as `moves` says.
 
         step = makespan of the schedule + max over ranks of (gradient reduction + optimizer)
 
     Lone chunks run one pass and then its exchanges; a DualPipe pair runs the computation of both and hides their
-    exchanges behind it: max(compute, exchange). Scales, like everything, may be arrays.
+    exchanges behind it: max(compute, exchange).
     """
-    sums = [_stage_sums(step, stage) for stage in step.classes]
-    slots = [_slot_times(slot, sums, scales) for slot in step.program.slots]
-    send = step.transfer.time.seconds * scales.get(step.transfer.operator.family, 1.0)
+    layers = {
+        name: PassSums(*(sums_of(part, moves) for part in (work.forward, work.input_gradient, work.weight_gradient)))
+        for name, work in step.priced.items()
+    }
+    stages = [_stage_sums(step, stage, layers) for stage in step.classes]
+    slots = [_slot_times(slot, stages) for slot in step.program.slots]
+    send = seconds_of(step.transfer, moves)
     shape = np.broadcast_shapes(*(np.shape(part) for pair in slots for part in pair), np.shape(send))
     durations, kernels = np.empty((2, len(slots), *shape))
     for row, (duration, kernel) in enumerate(slots):
@@ -155,55 +164,54 @@ def step_times(step: PricedStep, scales: Scales) -> StepTimes:
     flat = durations.reshape(len(slots), -1)
     transfer = np.broadcast_to(send, shape).reshape(-1) if step.schedule.stages > 1 else 0.0
     span = makespan(step.program, flat, transfer).reshape(shape)
-    return _reported(step, span, flat, kernels.reshape(len(slots), -1), scales)
+    tails = [sums_of(tail, moves) for tail in step.tails]
+    return _reported(step.program, span, flat, kernels.reshape(len(slots), -1), tails)
 
 
-def _reported(step: PricedStep, span: Array, durations: Array, kernels: Array, scales: Scales) -> StepTimes:
+def _reported(program: Program[Slot], span: Array, durations: Array, kernels: Array, tails: list[Sums]) -> StepTimes:
     """Return the step from the schedule's makespan and what its slots sum to, as means over ranks."""
-    counts, slots = step.program.mean_counts, step.program.slots
+    counts, slots = program.mean_counts, program.slots
     share = np.array(
         [[count if slot.kind is kind else 0.0 for slot, count in zip(slots, counts, strict=True)] for kind in KINDS]
     )
     by_kind = share @ durations
     busy = by_kind.sum(axis=0)
-    tails = [sums_of(tail) for tail in step.tails]
-    tail = maximum(0.0, *(sums.compute_time(scales) for sums in tails))
-    waiting = maximum(0.0, *(sums.compute_time(scales) - sums.kernel_time(scales) for sums in tails))
-    exposed = (busy - counts @ kernels).reshape(span.shape) + waiting
+    tail = maximum(0.0, *(sums.compute for sums in tails))
+    waiting = maximum(0.0, *(sums.collectives for sums in tails))
     return StepTimes(
         span + tail,
         {kind.value: row.reshape(span.shape) for kind, row in zip(KINDS, by_kind, strict=True)},
         span - busy.reshape(span.shape),
         tail,
-        exposed,
+        (busy - counts @ kernels).reshape(span.shape) + waiting,
     )
 
 
-def _stage_sums(step: PricedStep, stage: Stage) -> StageSums:
-    """Return the times of the passes of one kind of stage."""
-    parts = [(float(count), step.priced[part.name]) for count, part in stage_work(step.work, stage)]
-    forward = combine((count, part.forward_sums) for count, part in parts)
-    input_gradient = combine((count, part.input_gradient_sums) for count, part in parts)
-    weight_gradient = combine((count, part.weight_gradient_sums) for count, part in parts)
-    return StageSums(forward, input_gradient, weight_gradient, combine([(1.0, input_gradient), (1.0, weight_gradient)]))
+def _stage_sums(step: PricedStep, stage: Stage, layers: Mapping[str, PassSums]) -> PassSums:
+    """Return the times of one kind of stage: those of its layers added up."""
+    total = PassSums()
+    for count, part in stage_work(step.work, stage):
+        layer = layers[part.name]
+        total = PassSums(
+            total.forward + layer.forward.times(count),
+            total.input_gradient + layer.input_gradient.times(count),
+            total.weight_gradient + layer.weight_gradient.times(count),
+        )
+    return total
 
 
-def _slot_times(slot: Slot, sums: list[StageSums], scales: Scales) -> tuple[Seconds, Seconds]:
+def _slot_times(slot: Slot, stages: list[PassSums]) -> tuple[Seconds, Seconds]:
     """Return the (duration, kernel time) of one kind of action."""
+    forward = NO_TIME if slot.forward is None else stages[slot.forward].forward
+    if slot.backward is None:
+        return forward.total, forward.kernels
+    stage = stages[slot.backward]
     if slot.kind is Kind.FORWARD_BACKWARD:
-        assert slot.forward is not None
-        assert slot.backward is not None
-        both = combine([(1.0, sums[slot.forward].forward), (1.0, sums[slot.backward].backward)])
-        return maximum(both.compute_time(scales), both.exchange_time(scales)), both.kernel_time(scales)
-    if slot.kind is Kind.FORWARD:
-        assert slot.forward is not None
-        part = sums[slot.forward].forward
-    else:
-        assert slot.backward is not None
-        stage = sums[slot.backward]
-        part = {
-            Kind.BACKWARD: stage.backward,
-            Kind.BACKWARD_INPUT: stage.input_gradient,
-            Kind.BACKWARD_WEIGHT: stage.weight_gradient,
-        }[slot.kind]
-    return part.compute_time(scales) + part.exchange_time(scales), part.kernel_time(scales)
+        both = forward + stage.backward
+        return maximum(both.compute, both.exchanges), both.kernels
+    lone = {
+        Kind.BACKWARD: stage.backward,
+        Kind.BACKWARD_INPUT: stage.input_gradient,
+        Kind.BACKWARD_WEIGHT: stage.weight_gradient,
+    }[slot.kind]
+    return lone.total, lone.kernels

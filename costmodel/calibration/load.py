@@ -110,5 +110,11 @@ def read(library: Library, kind: str, name: str, model: type[File]) -> File:
 
 def family_fit(file: FamilyFitFile, basis: str) -> FamilyFit:
     """Return the fit that a file states."""
-    spread = Spread(file.spread.low, file.spread.median, file.spread.high)
+    knots = sorted(file.spread, key=lambda knot: knot.time)
+    spread = Spread(
+        tuple(float(knot.time) for knot in knots),
+        tuple(float(knot.low) for knot in knots),
+        tuple(float(knot.median) for knot in knots),
+        tuple(float(knot.high) for knot in knots),
+    )
     return FamilyFit(file.compute, file.memory, file.network, file.launch, spread, basis)

@@ -79,11 +79,10 @@ def map_rows(table: Table, catalogue: Catalogue) -> tuple[list[Mapped], list[Lef
 
 def _unusable(table: Table) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
     """Yield the reasons for which rows are no measurement of a kernel, with a mask of the rows."""
-    flags, secondary = table.text("flag"), table.text("tier") == "secondary"
+    secondary = table.text("tier") == "secondary"
     yield "no time was published, only a rate", np.isnan(table.seconds)
-    host = np.logical_or.reduce([np.char.find(flags, name) >= 0 for name in _HOST_FLAGS])
-    yield "the time is the host's or a coarse timer's", host & secondary
-    yield "all sequences share one set of cached pages", (np.char.find(flags, "shared_kv_pages") >= 0) & secondary
+    yield "the time is the host's or a coarse timer's", table.marked(*_HOST_FLAGS) & secondary
+    yield "all sequences share one set of cached pages", table.marked("shared_kv_pages") & secondary
 
 
 def _by_operation(table: Table, reason: str, rows: Indices) -> Iterator[LeftOut]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from costmodel import units
 from costmodel.calibration.batch import Catalogue, LeftOut, Mapped
 from costmodel.calibration.load import read
 from costmodel.calibration.operators import map_rows
@@ -32,26 +34,32 @@ from costmodel.workload.scenario import Framework
 
 FRAMEWORK = "default"
 POINTS = (10.0, 50.0, 90.0)  # per cent of the rows
+EDGES = (0.0, 1e-5, 1e-4, 1e-3, np.inf)  # of predicted time [s]: short kernels miss more of their fixed time
+FEWEST = 30  # rows behind a point; fewer join the next shorter group of rows
 _COMMAND = "python -m costmodel.calibration.roofline MEASUREMENTS --output hardware/calibrations/roofline.yaml"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ratios:
-    """Measured over predicted time of some rows of one family on one device. rows: their positions in the table."""
+    """Measured over predicted time of some rows of one family on one device.
+
+    rows: their positions in the table; predicted: their predicted times [s].
+    """
 
     family: str
     device: str
     rows: Indices
     values: Array
+    predicted: Array
 
 
 def measured_over_roofline(table: Table, framework: Framework, catalogue: Catalogue) -> tuple[list[Ratios], list[LeftOut]]:
     """Return the ratios of all rows that the package can price, and the rows that it cannot with the reason."""
     mapped, left_out = map_rows(table, catalogue)
-    ratios = [
-        Ratios(one.family, one.device.name, one.rows, table.seconds[one.rows] / predicted(one, framework))
-        for one in mapped
-    ]  # fmt: skip
+    ratios = []
+    for one in mapped:
+        seconds = np.broadcast_to(predicted(one, framework), one.rows.shape)
+        ratios.append(Ratios(one.family, one.device.name, one.rows, table.seconds[one.rows] / seconds, seconds))
     return ratios, left_out
 
 
@@ -84,6 +92,18 @@ def spread(values: Array) -> tuple[float, float, float]:
     return low, median, high
 
 
+def groups(predicted_seconds: Array) -> list[Indices]:
+    """Return the rows of each group by predicted time; a group of fewer than `FEWEST` joins the one before it."""
+    found: list[Indices] = []
+    for shortest, longest in itertools.pairwise(EDGES):
+        rows = np.flatnonzero((predicted_seconds >= shortest) & (predicted_seconds < longest))
+        if found and min(len(found[-1]), len(rows)) < FEWEST:
+            found[-1] = np.concatenate([found[-1], rows])
+        else:
+            found.append(rows)
+    return [rows for rows in found if len(rows)]
+
+
 def by_family(ratios: Iterable[Ratios]) -> dict[str, list[Ratios]]:
     """Return the ratios of each family, by name."""
     found: dict[str, list[Ratios]] = {}
@@ -104,13 +124,19 @@ def render(ratios: Sequence[Ratios], left_out: Sequence[LeftOut]) -> str:
     ]
     for family, parts in by_family(ratios).items():
         values = np.concatenate([part.values for part in parts])
+        seconds = np.concatenate([part.predicted for part in parts])
+        lines += [f"  {family}:", "    spread:"]
+        for rows in groups(seconds):
+            low, median, high = spread(values[rows])
+            time = units.render(float(f"{np.median(seconds[rows]):.3g}"), "time")
+            points = f"low: {low:g}, median: {median:g}, high: {high:g}, rows: {len(rows)}"
+            lines.append(f"      - {{time: {time}, {points}}}")
         low, median, high = spread(values)
-        devices = sorted({part.device for part in parts})
+        devices = ", ".join(sorted({part.device for part in parts}))
         lines += [
-            f"  {family}:",
-            f"    spread: {{low: {low:g}, median: {median:g}, high: {high:g}}}",
             f"    rows: {len(values)}",
-            f"    note: {', '.join(devices)}",
+            "    note: >-",
+            f"      All rows together: low {low:g}, median {median:g}, high {high:g}. Devices: {devices}.",
         ]
     lines += [
         "sources:",
@@ -118,7 +144,8 @@ def render(ratios: Sequence[Ratios], left_out: Sequence[LeftOut]) -> str:
         '    cite: "measured kernel times of public repositories, as listed in sources.csv beside the tables"',
         "    kind: measurement",
         "    note: >-",
-        "      10, 50 and 90 % points of measured over predicted time, every row with the same weight, both tiers.",
+        "      10, 50 and 90 % points of measured over predicted time, each row with the same weight, both tiers, in groups",
+        "      by predicted time (below 10 us, 100 us, 1 ms, and above); `time` is the median of the group.",
         f"      Made by `{_COMMAND}`.",
         *(f"      {line}" for line in _left_out_sentences(left_out)),
     ]

@@ -16,7 +16,7 @@ from costmodel.errors import InputError, Location, MeasurementError, Problem
 from costmodel.quantities import Array, Indices, Seconds
 from costmodel.schema.references import near, shown
 
-Texts: TypeAlias = "npt.NDArray[np.str_]"
+Texts: TypeAlias = "npt.NDArray[np.object_]"  # of str: notes are long, and few are distinct
 
 NUMBERS = (
     "m", "n", "k", "batch", "num_groups", "num_experts", "topk", "ep_size", "tp_size", "num_tokens", "hidden", "inter",
@@ -69,12 +69,15 @@ class Table:
 
     def groups(self, *names: str) -> Iterator[tuple[tuple[str, ...], Indices]]:
         """Yield every combination of values of some text columns, in order, with the positions of its rows."""
-        keys = np.stack([self.texts[name] for name in names])
-        found, which = np.unique(keys, axis=1, return_inverse=True)
-        order = np.argsort(which.ravel(), kind="stable")
-        bounds = np.cumsum(np.bincount(which.ravel(), minlength=found.shape[1]))
-        for key, rows in zip(found.T, np.split(order, bounds[:-1]), strict=True):
-            yield tuple(str(part) for part in key), rows
+        found: dict[tuple[str, ...], list[int]] = {}
+        for row, key in enumerate(zip(*(self.texts[name] for name in names), strict=True)):
+            found.setdefault(key, []).append(row)
+        for key in sorted(found):
+            yield key, np.array(found[key], dtype=np.intp)
+
+    def marked(self, *flags: str) -> npt.NDArray[np.bool_]:
+        """Return where a row carries one of some flags; a row may have several, joined by semicolons."""
+        return np.array([not set(flags).isdisjoint(text.split(";")) for text in self.texts["flag"]], dtype=bool)
 
 
 def read_tables(measurements: Path) -> Table:
@@ -114,7 +117,7 @@ def _table(path: Path, meta: Mapping[str, Mapping[str, str]]) -> Table:
     _require_text(path, columns)
     numbers = {name: _numbers(path, name, columns.get(name, [""] * length)) for name in NUMBERS}
     joined = _join(path, columns, meta)
-    texts = {name: np.array(joined.get(name, [""] * length), dtype=np.str_) for name in TEXTS}
+    texts = {name: np.array(joined.get(name, [""] * length), dtype=np.object_) for name in TEXTS}
     return Table(texts, numbers, _times(path, columns["time_us"]))
 
 

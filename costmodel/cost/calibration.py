@@ -5,18 +5,46 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from costmodel.quantities import Quantity
+import numpy as np
 
+from costmodel.quantities import Quantity, Seconds
+
+SHORTEST = 1e-12  # a time of zero (a group of one rank) has no logarithm
 BASES = ("measured", "fitted", "transferred", "extrapolated", "roofline")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Spread:
-    """The 10 %, 50 % and 90 % points of measured time over predicted time."""
+    """The 10 %, 50 % and 90 % points of measured over predicted time, by predicted time.
 
-    low: Quantity
-    median: Quantity
-    high: Quantity
+    times: knots of predicted time, ascending [s]; low, median, high: the points there. Between knots they are linear in
+    the logarithm of time, beyond them as at the nearest: what a model leaves out of a kernel's fixed time weighs most
+    on short kernels.
+    """
+
+    times: tuple[float, ...] = (1.0,)
+    low: tuple[float, ...] = (1.0,)
+    median: tuple[float, ...] = (1.0,)
+    high: tuple[float, ...] = (1.0,)
+
+    def ratio(self, seconds: Seconds, low: Quantity, high: Quantity) -> Quantity:
+        """Return measured over predicted time of kernels predicted at `seconds`.
+
+            median(t) + low * (low(t) - median(t)) + high * (high(t) - median(t))
+
+        low, high: 1 where the family is taken at its low or high point, else 0.
+        """
+        place = np.log(np.maximum(seconds, SHORTEST))
+        knots = np.log(self.times)
+        median = np.interp(place, knots, self.median)
+        down = np.interp(place, knots, self.low) - median
+        up = np.interp(place, knots, self.high) - median
+        return median + low * down + high * up
+
+    @property
+    def is_exact(self) -> bool:
+        """Tell whether the spread says nothing: predicted times are taken as true."""
+        return {*self.low, *self.median, *self.high} == {1.0}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,7 +59,7 @@ class FamilyFit:
     memory: Quantity = 1.0
     network: Quantity = 1.0
     launch: Quantity = 1.0
-    spread: Spread = Spread(1.0, 1.0, 1.0)
+    spread: Spread = Spread()
     basis: str = "roofline"
 
 

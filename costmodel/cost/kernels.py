@@ -16,7 +16,6 @@ from costmodel.workload.operators import AttentionCore, Elementwise, Gemm
 from costmodel.workload.scenario import Framework
 
 VECTOR_DTYPE = "fp32"  # CUDA cores: activations, promotion of FP8 sums
-SPECIAL_UNIT = "special"  # exponentials and kin
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,7 +75,7 @@ def gemm_time(gemm: Gemm, machine: Machine, fit: FamilyFit) -> Time:
 def attention_time(core: AttentionCore, machine: Machine, fit: FamilyFit) -> Time:
     """Return a fused attention core's time.
 
-        t = launch + max(tensor, exponentials, memory)
+        t = launch + max(tensor, memory)
         tensor = FLOP / (peak of the processors in use), padded to whole query tiles, in whole waves of blocks
     One block handles one query tile of one head. Decoding splits the keys instead, so its grid has no waves.
     """
@@ -89,9 +88,6 @@ def attention_time(core: AttentionCore, machine: Machine, fit: FamilyFit) -> Tim
         padding = 1.0
     rate = machine.processors * machine.processor_peak(core.dtype)
     compute = padding * core.flop / rate
-    if SPECIAL_UNIT in machine.device.math:
-        special = machine.processors * machine.processor_peak(SPECIAL_UNIT)
-        compute = maximum(compute, padding * core.exponentials / special)
     memory = core.traffic / machine.memory_bandwidth
     return kernel(compute / fit.compute, memory / fit.memory, machine.framework.launch * fit.launch)
 

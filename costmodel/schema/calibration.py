@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from costmodel.schema.device import Source
-from costmodel.schema.quantity import Measure, NumberOrZero, Share, Value, wrong
+from costmodel.schema.quantity import Measure, NumberOrZero, Share, Time, Value, wrong
 from costmodel.schema.strict import Strict
 
 Ratio = Annotated[Value, Measure("ratio")]
@@ -15,11 +15,13 @@ RatioOrZero = Annotated[Value, Measure("ratio", zero=True)]
 
 
 class SpreadFile(Strict):
-    """How measured times scatter about predicted ones: points of measured over predicted."""
+    """How measured times scatter about predicted ones near one predicted time."""
 
-    low: Ratio = Field(description="10 % of the rows lie below")
+    time: Time = Field(description="predicted time that the points hold at; between two of them they are interpolated")
+    low: Ratio = Field(description="10 % of the rows lie below: measured over predicted")
     median: Ratio = Field(description="half of the rows lie below")
     high: Ratio = Field(description="90 % of the rows lie below")
+    rows: NumberOrZero = Field(description="measured rows behind the points")
 
     @model_validator(mode="after")
     def _points_are_in_order(self) -> Self:
@@ -38,7 +40,7 @@ class FamilyFitFile(Strict):
     memory: Share = Field(default=1.0, description="share of the device memory's bandwidth")
     network: Share = Field(default=1.0, description="share of the links' bandwidth")
     launch: RatioOrZero = Field(default=1.0, description="fixed time over the framework's `launch`")
-    spread: SpreadFile = Field(description="measured over predicted times")
+    spread: list[SpreadFile] = Field(min_length=1, description="measured over predicted times, by predicted time")
     rows: NumberOrZero = Field(description="measured rows behind it")
     note: str | None = Field(default=None, description="what the rows are, and which were left out")
 

@@ -21,6 +21,7 @@ from costmodel.schema.references import Library, as_reference
 from costmodel.schema.resolve import in_order, resolve_tree
 from costmodel.schema.strict import Strict
 from costmodel.schema.tree import Tree
+from costmodel.schema.what_if import WhatIfFile
 from costmodel.schema.workload import WorkloadFile
 from costmodel.workload.architecture import Architecture
 
@@ -29,6 +30,7 @@ Made = TypeVar("Made")
 FILES: dict[str, type[Strict]] = {
     "device": DeviceFile, "node": NodeFile, "cluster": ClusterFile, "framework": FrameworkFile,
     "precision": PrecisionFile, "calibration": FitsFile, "model": ModelFile, "workload": WorkloadFile, "case": CaseFile,
+    "what_if": WhatIfFile,
 }  # fmt: skip
 """The model of every kind of file."""
 

@@ -18,10 +18,10 @@ FOLDERS: dict[str, str] = {
 }
 """The folder of a search root under which the files of a kind stand."""
 
-_VERSIONS = {
-    kind: f"costmodel/{kind}@1"
-    for kind in ("device", "node", "cluster", "framework", "precision", "calibration", "model", "workload", "case", "what_if")
-}
+_KINDS = (
+    "device", "node", "cluster", "framework", "precision", "calibration", "model", "workload", "case", "what_if",
+)  # fmt: skip
+_VERSIONS = {kind: f"costmodel/{kind}@1" for kind in _KINDS}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _WORKLOADS = "workloads"
 

@@ -62,7 +62,8 @@ def load_what_if(name: str, search_path: tuple[str, ...] = ()) -> WhatIf:
     with assembly.noting():
         tree = assembly.library.document(Tree(name), "what_ifs", "what_if", "")
         file: WhatIfFile = assembly.part(WhatIfFile, tree).file
-        published = None if file.published is None else parse(file.published.value, dimension_of(file.metric) or "count")
+        dimension = dimension_of(file.metric) or "count"
+        published = None if file.published is None else parse(file.published.value, dimension)
         return WhatIf(
             file, {path: _text(value) for path, value in file.start.items()},
             tuple(_text(step.value) for step in file.steps), published,

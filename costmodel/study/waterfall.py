@@ -89,14 +89,15 @@ def markdown(result: Waterfall) -> str:
     lines = [
         f"# {file.title}",
         "",
-        f"`{file.metric}`. Each term is the difference of two evaluations that differ by one `--set`; the terms add up.",
+        f"`{file.metric}`. Each term is the difference of two evaluations, one `--set` apart; the terms add up.",
         "",
         "| term | change | difference | total | source |",
         "|---|---|---:|---:|---|",
         f"| start | {first} | | {shown(result.start)} | |",
     ]
     for number, term in enumerate(result.terms, start=1):
-        difference = f"{term.after - term.before:+.3f} s" if dimension == "duration" else shown(term.after - term.before)
+        moved = term.after - term.before
+        difference = f"{moved:+.3f} s" if dimension == "duration" else shown(moved)
         cite = term.cite or "the workload's own value"
         lines.append(f"| {term.name} | {term.change} | {difference} | {shown(term.after)} | {cite} |")
         if number == result.own:

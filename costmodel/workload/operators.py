@@ -65,11 +65,6 @@ class AttentionCore:
         """Return 2 * sequences * heads * pairs * products [FLOP]."""
         return 2.0 * self.sequences * self.heads * self.pairs * self.products
 
-    @property
-    def exponentials(self) -> Count:
-        """Return how many exponentials the softmax takes: one a pair."""
-        return self.sequences * self.heads * self.pairs
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Elementwise:

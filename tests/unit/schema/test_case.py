@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import problems_of, write
+from small_world import problems_of, write
 
 from costmodel.schema.case import Case, load_case_file, resolve_case
 from costmodel.schema.files import validate

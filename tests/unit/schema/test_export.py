@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import problems_of
+from small_world import problems_of
 
 from costmodel.schema.export import formats_markdown, json_schema
 from costmodel.schema.files import FILES

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import FILES, problems_of, write
+from small_world import FILES, problems_of, write
 
 from costmodel.schema.files import list_names, load_cluster, load_device, load_model, load_node
 from costmodel.schema.references import Library

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import FILES, edit, problems_of, write
+from small_world import FILES, edit, problems_of, write
 
 from costmodel.schema import SI, ResolvedWorkload, resolve
 from costmodel.workload.scenario import Decode, Training

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import FILES, write
+from small_world import FILES, write
 
 from costmodel.schema.files import validate
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import edit, write
+from small_world import edit, write
 
 from costmodel.schema.files import validate
 
