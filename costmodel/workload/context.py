@@ -46,6 +46,11 @@ class Context:
         return self.tokens / self.parallel.tp if self.parallel.sequence_parallel else self.tokens
 
     @property
+    def kept_share(self) -> Quantity:
+        """Return the share of a gathered activation that one rank keeps: 1/tp under sequence parallelism, else all."""
+        return 1.0 / self.parallel.tp if self.parallel.sequence_parallel else 1.0
+
+    @property
     def residual(self) -> Bytes:
         """Return the bytes of one element of the residual stream."""
         return ELEMENT_BYTES[self.precision.residual]

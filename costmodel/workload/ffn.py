@@ -28,6 +28,7 @@ def add_dense_ffn(builder: WorkBuilder, context: Context, ffn: DenseFfn, *, norm
             hidden,
             width / tp,
             hidden * width,
+            gathered=True,
             bias=width if ffn.bias else 0.0,
         ),
     )
@@ -117,6 +118,7 @@ def _add_shared(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
             hidden,
             2 * width / tp,
             2 * hidden * width,
+            gathered=True,
             cast=False,
         ),
     )

@@ -9,7 +9,14 @@ from costmodel.workload.architecture import Attention, DenseFfn, Layer
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.ffn import add_dense_ffn, add_moe
-from costmodel.workload.linear import Linear, add_dropout, add_linear, add_norm
+from costmodel.workload.linear import (
+    Linear,
+    add_dropout,
+    add_linear,
+    add_norm,
+    enter_tensor_parallel,
+    leave_tensor_parallel,
+)
 from costmodel.workload.mixers import add_attention, add_mla
 from costmodel.workload.operators import Elementwise
 from costmodel.workload.work import Parameters, Work, WorkBuilder
@@ -79,6 +86,7 @@ def _embedding(context: Context) -> Work:
         [Elementwise("embedding", 2 * elements * element)],
         weight=[Elementwise("embedding gradient", elements * (element + accumulated))],
     )
+    leave_tensor_parallel(builder, context, "embedding")
     table = architecture.vocabulary * architecture.hidden
     builder.parameter(Parameters("embedding", table, table / context.parallel.tp, table))
     if architecture.positions is not None:
@@ -104,6 +112,7 @@ def _head(context: Context) -> Work:
 def _add_vocabulary(builder: WorkBuilder, context: Context, tokens: Count, columns: Count, *, shared: bool) -> None:
     """Add the vocabulary projection and, in training, the cross-entropy that reads logits and writes their gradient."""
     hidden = context.architecture.hidden
+    enter_tensor_parallel(builder, context, "head")
     add_linear(
         builder,
         context,
@@ -116,6 +125,7 @@ def _add_vocabulary(builder: WorkBuilder, context: Context, tokens: Count, colum
             columns,
             hidden * context.architecture.vocabulary,
             dtype=context.precision.head,
+            gathered=True,
             stored=not shared,
         ),
     )

@@ -68,8 +68,9 @@ class Linear:
     name; producer: the recompute name of what makes its input; dtype: null is the precision of linear layers; groups:
     experts on this rank, each applied to `rows` tokens; replicas: ranks that repeat the work; cast: whether this layer
     has to cast its input (false where an earlier kernel already did); kept: bytes of one input element as the backward
-    pass keeps it (null: the cached format); bias: bias elements in the whole model; stored: false where another layer
-    owns the matrix (tied embeddings).
+    pass keeps it (null: the cached format); gathered: its input comes from an all-gather over tp, of which only this
+    rank's part is kept (the backward pass gathers again, behind the input gradient); bias: bias elements in the whole
+    model; stored: false where another layer owns the matrix (tied embeddings).
     """
 
     name: str
@@ -87,6 +88,7 @@ class Linear:
     bias: Count = 0.0
     family: str = "gemm"
     kept: Bytes | None = None
+    gathered: bool = False
     stored: bool = True
 
 
@@ -118,7 +120,8 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
         [*turned, _product(linear, " weight gradient", dtype, (inputs, outputs, rows), operand, accumulated)],
     )
     usual = context.kept if linear.dtype is None else ELEMENT_BYTES[dtype]
-    builder.save(f"{linear.name} input", linear.producer, taken * (usual if linear.kept is None else linear.kept))
+    kept = taken * (usual if linear.kept is None else linear.kept)
+    builder.save(f"{linear.name} input", linear.producer, kept * context.kept_share if linear.gathered else kept)
     if not linear.stored:
         return
     total = linear.total + linear.bias

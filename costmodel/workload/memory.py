@@ -21,7 +21,11 @@ from costmodel.workload.work import Parameters, Work
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ledger:
-    """Bytes on one device by what they are for. communication: landing buffers; reserve: context and libraries."""
+    """Bytes on one device by what they are for.
+
+    activations: what the backward pass waits for (training), or a pass works on (inference); communication: landing
+    buffers; reserve: context and libraries, and the tensors that the backward pass of one layer rebuilds.
+    """
 
     weights: Bytes = 0.0
     gradients: Bytes = 0.0
@@ -45,7 +49,7 @@ def training_ledger(
     weights w*P; gradients g*P, over the data-parallel group from ZeRO-2; optimizer (master + 2 moments)*P, over the
     group from ZeRO-1; weights too under ZeRO-3. Routed experts are shared by tp*cp*dp/(ep*etp) ranks, the rest by
     dp*cp, times the copies that the schedule keeps of each stage. Activations: chunks in flight times what their layers
-    save, plus what one layer's backward pass rebuilds.
+    save. Reserve: that of the framework, and what one layer's backward pass rebuilds.
     """
     ledgers = []
     for rank in range(len(schedule.ranks)):
@@ -102,9 +106,9 @@ def _rank_ledger(context: Context, plan: Training, copies: int, held: Sequence[_
         weights=_weight_bytes(context, owned) / (dense_ranks if plan.zero >= 3 else 1.0),
         gradients=shared(ELEMENT_BYTES[precision.gradients], from_stage=2),
         optimizer=shared(states, from_stage=1),
-        activations=maximum(*in_flight, 0.0) + rebuilt,
+        activations=maximum(*in_flight, 0.0),
         communication=_buffers(part for _, part in parts),
-        reserve=context.framework.reserve,
+        reserve=context.framework.reserve + rebuilt,
     )
 
 

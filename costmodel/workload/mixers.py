@@ -34,6 +34,7 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
             hidden,
             query + key_value,
             hidden * whole,
+            gathered=True,
             replicas=tp * (query + key_value) / whole,
             bias=whole if mixer.bias else 0.0,
         ),
@@ -191,6 +192,7 @@ def add_mla(builder: WorkBuilder, context: Context, mixer: Mla, *, norm: str) ->
             hidden,
             latent,
             hidden * latent,
+            gathered=True,
             replicas=tp,
         ),
     )
