@@ -19,10 +19,8 @@ from costmodel.quantities import Array
 from costmodel.result import SCHEMA, Point, Result
 from costmodel.schema import SI, ResolvedWorkload, resolve
 from costmodel.workload.architecture import Architecture
-from costmodel.workload.context import Context
 from costmodel.workload.counting import kv_bytes_per_token, parameter_count, training_flop_per_token
-from costmodel.workload.layers import model_work
-from costmodel.workload.scenario import Parallelism, Scenario, Training
+from costmodel.workload.scenario import Scenario, Training
 
 AxisValues: TypeAlias = "npt.ArrayLike | Sequence[str]"
 Vary: TypeAlias = "Mapping[str | tuple[str, ...], Any]"
@@ -60,7 +58,7 @@ class Workload:
         Raises InputError on an unknown scenario, path, unit or engine.
         """
         _check_engine(engine)
-        chosen = self._scenario(scenario)
+        chosen = self.scenario(scenario)
         if not vary:
             point = evaluate_point(chosen, self.calibration(chosen))
             return single_result(scenario, point)
@@ -86,15 +84,14 @@ class Workload:
     def points(self, scenarios: Iterable[str] | None = None, engine: str = "analytic") -> dict[str, Point]:
         """Return some scenarios (default: all) in full."""
         _check_engine(engine)
-        chosen = [self._scenario(name) for name in (self.scenarios if scenarios is None else scenarios)]
+        chosen = [self.scenario(name) for name in (self.scenarios if scenarios is None else scenarios)]
         return {each.name: evaluate_point(each, self.calibration(each)) for each in chosen}
 
     def model(self) -> dict[str, Any]:
         """Return what can be counted of the model; FLOP a token at the training scenario's length."""
         plans = [each.plan for each in self.resolved.scenarios.values()]
         lengths = [plan.sequence for plan in plans if isinstance(plan, Training)]
-        first = next(iter(self.resolved.scenarios.values()))
-        return model_facts(first, float(np.max(lengths[0])) if lengths else COUNTING_LENGTH)
+        return architecture_facts(self.resolved.architecture, float(np.max(lengths[0])) if lengths else COUNTING_LENGTH)
 
     def calibration(self, scenario: Scenario) -> Calibration:
         """Return the calibration of the scenario's device and framework."""
@@ -103,7 +100,8 @@ class Workload:
             self._calibrations[key] = load_calibration(scenario.cluster.device, scenario.framework, self._search_path)
         return self._calibrations[key]
 
-    def _scenario(self, name: str) -> Scenario:
+    def scenario(self, name: str) -> Scenario:
+        """Return one scenario as the engines take it; raise InputError on an unknown name."""
         if name not in self.resolved.scenarios:
             raise InputError.single(f"no scenario `{name}`", hint=f"write one of {', '.join(self.scenarios)}")
         return self.resolved.scenarios[name]
@@ -139,36 +137,26 @@ def load(
     *,
     cluster: str | None = None,
     search_path: Sequence[str | Path] = (),
+    scenarios: Iterable[str] | None = None,
 ) -> Workload:
     """Return the workload of a file or of a name under `workloads/`.
 
     set: path of the resolved document -> value, a string with its unit or an SI number; cluster: stands for every
-    scenario's own; search_path: folders that are searched before $COSTMODEL_PATH and the package's data.
+    scenario's own; search_path: folders that are searched before $COSTMODEL_PATH and the package's data; scenarios: those
+    to load (default: all).
     Raises InputError with every problem, each with its place and fix.
     """
     changes = {
         name: SI(value) if isinstance(value, float | int | np.ndarray) and not isinstance(value, bool) else value
         for name, value in (set or {}).items()
     }
-    resolved = resolve(path, overrides=changes, cluster=cluster, search_path=search_path)
+    resolved = resolve(path, overrides=changes, cluster=cluster, search_path=search_path, scenarios=scenarios)
     return Workload(resolved, path, changes, cluster, tuple(search_path))
 
 
-def model_facts(scenario: Scenario, length: float) -> dict[str, Any]:
-    """Return the counted facts of a scenario's model: parameters, KV bytes a token at BF16, training FLOP a token."""
-    architecture: Architecture = scenario.architecture
-    context = Context(
-        architecture,
-        Parallelism(),
-        scenario.precision,
-        scenario.communication,
-        scenario.framework,
-        "training",
-        1.0,
-        length,
-        length,
-    )
-    count = parameter_count(architecture, model_work(context))
+def architecture_facts(architecture: Architecture, length: float = COUNTING_LENGTH) -> dict[str, Any]:
+    """Return what can be counted of a model: parameters, KV bytes a token at BF16, training FLOP a token at a length."""
+    count = parameter_count(architecture)
     return {
         "name": architecture.name,
         "parameters": float(count.total),

@@ -43,6 +43,9 @@ class Evaluation(Protocol):
     def breakdown(self) -> list[Entry]:
         """Return where the time of a single point goes."""
 
+    def operators(self) -> list[Priced]:
+        """Return every distinct operator, priced, in the order of a pass."""
+
     def schedule(self) -> Mapping[str, Quantity] | None:
         """Return the parts of a training step, null for other phases."""
 
@@ -63,9 +66,13 @@ class TrainingEvaluation:
 
     def families(self) -> frozenset[str]:
         """Return the families of the step's operators."""
+        return _families(self.operators())
+
+    def operators(self) -> list[Priced]:
+        """Return the operators of all layers and passes, then those that end the step."""
         works = self._priced.priced.values()
-        passes = (item for work in works for item in (*work.forward, *work.input_gradient, *work.weight_gradient))
-        return _families([*passes, *(item for tail in self._priced.tails for item in tail), self._priced.transfer])
+        passes = [item for work in works for item in (*work.forward, *work.input_gradient, *work.weight_gradient)]
+        return [*passes, self._priced.transfer, *(item for tail in self._priced.tails for item in tail)]
 
     def breakdown(self) -> list[Entry]:
         """Return the operators of the step."""
@@ -94,8 +101,12 @@ class PassEvaluation:
 
     def families(self) -> frozenset[str]:
         """Return the families of the pass's operators."""
+        return _families(self.operators())
+
+    def operators(self) -> list[Priced]:
+        """Return the operators of all kinds of layers."""
         segments = (segment for parts in self._priced.segments for segment in parts)
-        return _families([*(item for segment in segments for item in segment.operators), self._priced.send])
+        return [*(item for segment in segments for item in segment.operators), self._priced.send]
 
     def breakdown(self) -> list[Entry]:
         """Return the operators of the pass."""
@@ -123,6 +134,10 @@ class BoundEvaluation:
     def families(self) -> frozenset[str]:
         """Return nothing: a bound is exact."""
         return frozenset()
+
+    def operators(self) -> list[Priced]:
+        """Return nothing: a bound has one formula and no operators."""
+        return []
 
     def breakdown(self) -> list[Entry]:
         """Return the wire as the only line."""

@@ -26,7 +26,7 @@ def training_metrics(scenario: Scenario, plan: Training, priced: PricedStep, tim
     """
     devices, device = scenario.parallel.devices, scenario.cluster.device
     tokens = plan.global_batch * plan.sequence
-    active = parameter_count(scenario.architecture, priced.work).active
+    active = parameter_count(scenario.architecture).active
     offered = times.step * devices * sixteen_bit_peak(device)
     causal = training_flop_per_token(scenario.architecture, active, plan.sequence)
     full = training_flop_per_token(scenario.architecture, active, plan.sequence, causal=False)

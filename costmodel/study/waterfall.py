@@ -1,6 +1,6 @@
 """A published figure taken apart: a chain of evaluations that differ by one change each.
 
-    python -m costmodel.study.waterfall deepseek_v3_gap --output reports/v3_gap.md
+python -m costmodel.study.waterfall deepseek_v3_gap --output reports/v3_gap.md
 """
 
 from __future__ import annotations

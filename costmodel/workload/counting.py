@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from costmodel.quantities import Bytes, Count, Flop, Quantity, minimum
 from costmodel.workload.architecture import Architecture, Mla
 from costmodel.workload.dtypes import ELEMENT_BYTES
-from costmodel.workload.layers import ModelWork
+from costmodel.workload.context import Context
+from costmodel.workload.layers import model_work
+from costmodel.workload.scenario import Communication, Framework, Parallelism, Precision, Tile
 from costmodel.workload.work import Parameters
 
 
@@ -22,11 +25,13 @@ class ParameterCount:
     mtp: Count
 
 
-def parameter_count(architecture: Architecture, work: ModelWork) -> ParameterCount:
+@lru_cache(maxsize=64)
+def parameter_count(architecture: Architecture) -> ParameterCount:
     """Return the parameters of a model, summed over the layers' own lists.
 
     A tied output head works with the embedding's matrix, which is then active.
     """
+    work = model_work(_unsplit(architecture))
     repeats = [float(layer.repeat) for layer in architecture.layers]
     bodies = list(zip(repeats, work.layers, strict=True))
     total = sum_of(times * item.total for times, body in bodies for item in body.parameters)
@@ -34,13 +39,19 @@ def parameter_count(architecture: Architecture, work: ModelWork) -> ParameterCou
     embedding = sum_of(item.total for item in work.embedding.parameters)
     head = sum_of(item.total for item in work.head.parameters)
     used_again = architecture.vocabulary * architecture.hidden if architecture.tied_embeddings else 0.0
-    mtp = 0.0 if work.mtp is None else work_depth(architecture) * sum_of(item.total for item in work.mtp.parameters)
+    mtp = 0.0
+    if work.mtp is not None and architecture.mtp is not None:
+        mtp = architecture.mtp.depth * sum_of(item.total for item in work.mtp.parameters)
     return ParameterCount(total + embedding + head, active + head + used_again, active + head + embedding, mtp)
 
 
-def work_depth(architecture: Architecture) -> int:
-    """Return the number of MTP modules."""
-    return 0 if architecture.mtp is None else architecture.mtp.depth
+def _unsplit(architecture: Architecture) -> Context:
+    """Return a context in which one rank holds the whole model; formats and batch do not enter a count."""
+    half = "bf16"
+    formats = Precision(half, half, half, half, half, half, None, half, half, half, half)
+    tile = Tile(1, 1)
+    framework = Framework("none", (tile,), tile, 1.0, 0.0, 0.0)
+    return Context(architecture, Parallelism(), formats, Communication(), framework, "training", 1.0, 1.0, 1.0)
 
 
 def sum_of(values: Iterable[Quantity]) -> Quantity:

@@ -1,0 +1,34 @@
+"""`costmodel init`: a file to start from."""
+
+from __future__ import annotations
+
+import click
+
+# Kind of file -> the shipped file that shows it: complete, commented, and valid as it stands.
+EXAMPLES = {
+    "device": ("devices", "h100-sxm"),
+    "node": ("nodes", "dgx-h100"),
+    "cluster": ("clusters", "h800-2048-mpft"),
+    "framework": ("frameworks", "default"),
+    "precision": ("precisions", "bf16"),
+    "calibration": ("calibrations", "roofline"),
+    "model": ("models", "llama-3-8b"),
+    "workload": ("workloads", "deepseek_v3"),
+    "case": ("published", "deepseek_profile"),
+    "what_if": ("what_ifs", "deepseek_v3_gap"),
+}
+
+
+@click.command("init")
+@click.argument("kind")
+def command(kind: str) -> int:
+    """Print a complete, valid file of a KIND to start from; `costmodel schema KIND` lists its keys."""
+    from costmodel.errors import InputError
+    from costmodel.schema.references import Library, near
+
+    if kind not in EXAMPLES:
+        raise InputError.single(f"no kind of file `{kind}`", hint=near(kind, list(EXAMPLES)))
+    folder, name = EXAMPLES[kind]
+    click.echo(f"# To start from: the shipped {folder}/{name}. All keys: `costmodel schema {kind}`.")
+    click.echo(Library().find(name, folder).read_text(encoding="utf-8"), nl=False)
+    return 0

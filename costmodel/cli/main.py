@@ -1,0 +1,94 @@
+"""The entry point. Imports nothing heavy: `costmodel --help` must not wait for numpy."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from costmodel import __version__
+from costmodel.errors import CostModelError, InputError
+
+# Command -> what `costmodel --help` says of it; each lives in the module of its name.
+COMMANDS = {
+    "simulate": "Predict time, memory and cost of a workload's scenarios.",
+    "explain": "Show the formula, inputs and numbers of one operator.",
+    "validate": "Report every problem of files, with its place and fix.",
+    "reproduce": "Hold predictions against published figures.",
+    "hardware": "List devices, nodes and clusters, or show one with its sources.",
+    "model": "List models, or show one with what can be counted of it.",
+    "schema": "Print the JSON Schema of a kind of file.",
+    "init": "Print a commented file of a kind to start from.",
+}
+
+INTERRUPTED = 130
+
+
+class Commands(click.Group):
+    """A group that imports a command only to run it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's signature
+        """Return the commands in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Return the command of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(f"costmodel.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the arguments name; an unknown name is told with the nearest ones."""
+        import difflib
+
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            close = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f"did you mean `{close[0]}`?" if close else f"write one of {', '.join(COMMANDS)}"
+            raise click.UsageError(f"no command `{args[0]}`; {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write the table without importing the commands."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def root() -> None:
+    """Predict how long a transformer workload takes on a GPU cluster, what it needs, and what limits it."""
+
+
+def main() -> None:
+    """Run the command line and exit with its code: 0 done, 1 our bug, 2 bad input, 3 infeasible, 130 interrupted."""
+    try:
+        code = root.main(standalone_mode=False)
+        sys.stdout.flush()
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        code = INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except InputError as error:
+        for problem in error.problems:
+            click.echo(problem, err=True)
+        code = error.exit_code
+    except CostModelError as error:
+        click.echo(error, err=True)
+        code = error.exit_code
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception as error:
+        if os.environ.get("COSTMODEL_DEBUG"):
+            raise
+        click.echo(f"this is a bug in costmodel: {type(error).__name__}: {error}", err=True)
+        click.echo("run it again with COSTMODEL_DEBUG=1 for the traceback, and report it", err=True)
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)

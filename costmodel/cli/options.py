@@ -1,0 +1,59 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from costmodel.errors import InputError, Location, Problem
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+ENGINES = ("analytic",)
+
+
+def set_option(function: F) -> F:
+    """Add `--set PATH=VALUE`, repeatable."""
+    return click.option(
+        "--set",
+        "changes",
+        multiple=True,
+        metavar="PATH=VALUE",
+        help="Change a field of the resolved workload; repeatable.",
+    )(function)
+
+
+def path_option(function: F) -> F:
+    """Add `--path FOLDER`, repeatable."""
+    return click.option(
+        "--path", "search_path", multiple=True, metavar="FOLDER", help="Folder to search first; repeatable."
+    )(function)
+
+
+def json_option(function: F) -> F:
+    """Add `--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")(function)
+
+
+def read_changes(changes: tuple[str, ...]) -> dict[str, object]:
+    """Return `PATH=VALUE` arguments as path -> text; raise InputError on one without `=` or given twice."""
+    found: dict[str, object] = {}
+    for change in changes:
+        path, separator, value = change.partition("=")
+        label = Location(f"--set {change}")
+        if not separator or not path.strip():
+            raise InputError(
+                [Problem(label, "", "is not PATH=VALUE", 'write --set hardware.memory.hbm.bandwidth="3 TB/s"')]
+            )
+        if path.strip() in found:
+            raise InputError([Problem(label, path.strip(), "is set twice", "keep one of them")])
+        found[path.strip()] = value.strip()
+    return found
+
+
+def print_json(document: object) -> None:
+    """Print a document as JSON: the same document gives the same bytes."""
+    click.echo(json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False))

@@ -1,0 +1,22 @@
+"""`costmodel schema`: the JSON Schema of a kind of file."""
+
+from __future__ import annotations
+
+import click
+
+from costmodel.cli.options import print_json
+
+
+@click.command("schema")
+@click.argument("kind")
+def command(kind: str) -> int:
+    """Print the JSON Schema of a KIND of file: device, node, cluster, framework, precision, model, workload, case ..."""
+    from costmodel.errors import InputError
+    from costmodel.schema.export import json_schema
+    from costmodel.schema.files import FILES
+    from costmodel.schema.references import near
+
+    if kind not in FILES:
+        raise InputError.single(f"no kind of file `{kind}`", hint=near(kind, list(FILES)))
+    print_json(json_schema(kind))
+    return 0

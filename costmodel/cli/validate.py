@@ -1,0 +1,24 @@
+"""`costmodel validate`: every problem of files."""
+
+from __future__ import annotations
+
+import click
+
+from costmodel.cli.options import path_option
+
+BAD_INPUT = 2
+
+
+@click.command("validate")
+@click.argument("files", nargs=-1, required=True)
+@path_option
+def command(files: tuple[str, ...], search_path: tuple[str, ...]) -> int:
+    """Report every problem of FILES and of the files they name, as file:line:column: field: problem; fix."""
+    from costmodel.schema.files import validate
+
+    problems = [problem for file in files for problem in validate(file, search_path)]
+    for problem in problems:
+        click.echo(problem)
+    if not problems:
+        click.echo(f"{len(files)} file{'s' if len(files) > 1 else ''} without problems")
+    return BAD_INPUT if problems else 0

@@ -1,0 +1,173 @@
+"""The terminal view of `simulate`: what was asked, how sure, what limits it, what next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+
+from costmodel.report.text import console, metric, quantity, share, table
+from costmodel.result import Point
+
+if TYPE_CHECKING:
+    from costmodel.api import Workload
+
+SHOWN_OPERATORS = 3  # in the overview
+LISTED_OPERATORS = 14  # in the detailed view
+NAMES = {
+    "training": "step time",
+    "prefill": "time to first token",
+    "decode": "time per token",
+    "ep_bound": "time per token",
+}
+
+
+def show_simulation(argument: str, workload: Workload, points: Mapping[str, Point], *, detailed: bool) -> None:
+    """Print the scenarios: one screen for all of them, or each in detail."""
+    out = console()
+    facts = workload.model()
+    out.print(
+        f"[bold]{escape(workload.resolved.title or workload.name)}[/bold]\n{escape(facts['name'])}: "
+        f"{_billions(facts['parameters'])} parameters, {_billions(facts['active_parameters'])} active, "
+        f"{quantity(facts['kv_cache_bytes_per_token'], 'size')} of KV cache a token, "
+        f"{quantity(facts['training_flop_per_token'], 'flop')} a trained token"
+    )
+    if detailed:
+        for name, point in points.items():
+            _show_detail(out, name, point)
+    else:
+        _show_overview(out, points)
+    for line in _next_steps(argument, points, detailed=detailed):
+        out.print(line, style="dim")
+
+
+def _billions(value: float) -> str:
+    return f"{value / 1e9:.4g} billion"
+
+
+def _show_overview(out: Console, points: Mapping[str, Point]) -> None:
+    """Print a table with a row for each scenario, and a line for each on where its time goes."""
+    rows = table("scenario", "cluster", ">predicted", ">80 % interval", ">tokens/s/device", "limit", ">memory")
+    for name, point in points.items():
+        rate = point.metrics.get("tokens_per_second_per_device")
+        rows.add_row(
+            name,
+            f"{point.devices:,} x {point.cluster}",
+            metric(point.headline, point.metrics[point.headline]),
+            _interval(point),
+            metric("tokens_per_second", rate),
+            point.bound,
+            _memory(point),
+        )
+    out.print(rows)
+    bases = sorted({_basis(point) for point in points.values() if point.fits})
+    if bases:
+        out.print(f"basis of the times: {'; '.join(bases)}")
+    out.print("[bold]Where the time goes[/bold]" if any(point.fits for point in points.values()) else "")
+    for name, point in points.items():
+        out.print(f"  {name}: {_limits(point)}" if point.fits else f"  {name}: [red]does not run[/red]: {point.reason}")
+        if not point.fits and point.memory is not None:
+            out.print(f"    {_ledger_line(point)}")
+
+
+def _show_detail(out: Console, name: str, point: Point) -> None:
+    """Print one scenario with its metrics, operators, schedule and ledger."""
+    out.print(f"\n[bold]{name}[/bold]: {point.phase} on {point.devices:,} devices of {point.cluster}")
+    if point.fits:
+        rows = table("metric", ">predicted", ">80 % interval")
+        for key, value in point.metrics.items():
+            rows.add_row(key.replace("_", " "), metric(key, value), _interval(point, key))
+        out.print(rows)
+        _show_operators(out, point)
+        if point.schedule is not None:
+            parts = ", ".join(
+                f"{key.replace('_', ' ')} {quantity(value, 'time')}" for key, value in point.schedule.items()
+            )
+            out.print(f"schedule, mean over pipeline ranks: {parts}")
+    else:
+        out.print(f"[red]does not run[/red]: {point.reason}")
+    if point.memory is not None:
+        out.print(f"memory of the fullest device: {_ledger_line(point)}")
+    out.print(f"limit: {point.bound}; basis: {_basis(point)}")
+    for note in point.notes:
+        out.print(f"note: {escape(note)}")
+
+
+def _show_operators(out: Console, point: Point) -> None:
+    """Print the longest operators, what is hidden of them, and the rest as one line."""
+    headline = point.metrics[point.headline] or 1.0
+    rows = table("operator", ">time", ">share", ">hidden", "limit", "basis")
+    for entry in point.breakdown[:LISTED_OPERATORS]:
+        hidden = quantity(entry.hidden, "time") if entry.hidden else ""
+        rows.add_row(
+            entry.name, quantity(entry.time, "time"), share(entry.time / headline), hidden, entry.bound, entry.basis
+        )
+    rest = sum(entry.time for entry in point.breakdown[LISTED_OPERATORS:])
+    if rest:
+        count = len(point.breakdown) - LISTED_OPERATORS
+        rows.add_row(f"{count} more", quantity(rest, "time"), share(rest / headline), "", "", "")
+    bubble = point.metrics.get("bubble_time")
+    if bubble:
+        rows.add_row("bubble", quantity(bubble, "time"), share(bubble / headline), "", "", "")
+    out.print(rows)
+
+
+def _interval(point: Point, name: str | None = None) -> str:
+    """Return an interval as text; one that holds a single value says so."""
+    name = name or point.headline
+    pair = point.intervals[name]
+    if pair is None:
+        return "-"
+    return "exact" if pair[0] == pair[1] else f"{metric(name, pair[0], 3)} .. {metric(name, pair[1], 3)}"
+
+
+def _basis(point: Point) -> str:
+    """Return the bases that the time rests on, the largest share first."""
+    shares = sorted(((value, name) for name, value in point.basis().items() if value > 0), reverse=True)
+    return ", ".join(name if value > 0.995 else f"{name} {value:.0%}" for value, name in shares) or "-"
+
+
+def _memory(point: Point) -> str:
+    """Return used of available memory."""
+    if point.memory is None:
+        return "-"
+    used = sum(point.memory.values())
+    return f"{quantity(used, 'size', 3)} / {quantity(point.capacity, 'size', 3)}"
+
+
+def _ledger_line(point: Point) -> str:
+    """Return the parts of the ledger, the largest first, and what they are held against."""
+    memory = point.memory or {}
+    parts = sorted(((value, name) for name, value in memory.items() if value), reverse=True)
+    listed = ", ".join(f"{name.replace('_', ' ')} {quantity(value, 'size', 3)}" for value, name in parts)
+    return f"{_memory(point)}: {listed}"
+
+
+def _limits(point: Point) -> str:
+    """Return the largest parts of the headline."""
+    headline = point.metrics[point.headline] or 1.0
+    parts = [
+        f"{entry.name} {share(entry.time / headline)} ({entry.bound})" for entry in point.breakdown[:SHOWN_OPERATORS]
+    ]
+    bubble, exposed = point.metrics.get("bubble_time"), point.metrics.get("exposed_communication_time")
+    if bubble:
+        parts.append(f"bubble {share(bubble / headline)}")
+    if exposed:
+        parts.append(f"exposed communication {share(exposed / headline)}")
+    return ", ".join(parts)
+
+
+def _next_steps(argument: str, points: Mapping[str, Point], *, detailed: bool) -> Iterator[str]:
+    """Yield commands that lead on from here."""
+    name, point = next(iter(points.items()))
+    feasible = next(((each, one) for each, one in points.items() if one.fits and one.breakdown), None)
+    if feasible is not None:
+        name, point = feasible
+        operator = point.breakdown[0].name
+        yield f'next: costmodel explain {argument} --scenario {name} --op "{operator}"'
+    if not detailed:
+        yield f"      costmodel simulate {argument} --scenario {name}"
+    if feasible is None:
+        yield f'next: costmodel simulate {argument} --scenario {name} --set hardware.memory.hbm.capacity="192 GB"'

@@ -1,0 +1,1 @@
+"""Many evaluations for one question: published figures held against predictions, chains of changes."""

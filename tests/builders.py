@@ -1,0 +1,219 @@
+"""Small scenarios made of dataclasses alone: round numbers, so that times can be worked out by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from costmodel.cost.calibration import Calibration, FamilyFit, Spread
+from costmodel.cost.kernels import Machine
+from costmodel.hardware import (
+    Cluster,
+    Device,
+    Host,
+    Link,
+    MathUnit,
+    MemoryLevel,
+    Network,
+    Nic,
+    Node,
+    Power,
+    Price,
+)
+from costmodel.network.paths import Path
+from costmodel.quantities import Quantity
+from costmodel.workload.architecture import (
+    Architecture,
+    Attention,
+    DenseFfn,
+    Layer,
+    Mla,
+    MoeFfn,
+    Mtp,
+)
+from costmodel.workload.context import Context
+from costmodel.workload.scenario import (
+    Communication,
+    Decode,
+    Framework,
+    Parallelism,
+    Plan,
+    Precision,
+    Prefill,
+    Scenario,
+    Tile,
+    Training,
+)
+
+FAMILIES = (
+    "gemm",
+    "grouped_gemm",
+    "bmm",
+    "attention_prefill",
+    "attention_decode",
+    "attention_backward",
+    "mla_prefill",
+    "mla_decode",
+    "elementwise",
+    "collective",
+    "send_recv",
+    "moe_dispatch",
+    "moe_combine",
+)
+
+CLOCK = 1e9
+DEVICE = Device(
+    name="test-device",
+    architecture="test",
+    processors=100.0,
+    clock=CLOCK,
+    clock_max=CLOCK,
+    math={
+        "fp32": MathUnit(500.0, CLOCK),
+        "bf16": MathUnit(10_000.0, CLOCK),
+        "fp16": MathUnit(10_000.0, CLOCK),
+        "fp8": MathUnit(20_000.0, CLOCK, "fp22", "software"),
+    },
+    memory=(MemoryLevel("smem", 2e7, 3e13), MemoryLevel("l2", 5e7, 1e13), MemoryLevel("hbm", 80e9, 2e12)),
+    links={"nvlink": Link("nvlink", 200e9, 1e-6)},
+    power=Power(500.0),
+    price=Price(2.0 / 3600, None),
+)
+NODE = Node(
+    name="test-node",
+    device=DEVICE,
+    count=8.0,
+    intra=DEVICE.links["nvlink"],
+    peer_to_peer=True,
+    nic=Nic(50e9, 1.0, 2e-6),
+    host=Host(None, None, None),
+)
+CLUSTER = Cluster("test-cluster", NODE, 64.0, Network("fat_tree", 1.0, 64.0, None, 2e-6, 3e-6, "adaptive"))
+ONE_NODE = Cluster("one-node", NODE, 1.0, None)
+
+FRAMEWORK = Framework(
+    name="test-framework",
+    gemm_tiles=(Tile(128, 128), Tile(64, 64), Tile(64, 64, 4)),
+    attention_tile=Tile(128, 128),
+    promotion_interval=128.0,
+    launch=1e-6,
+    reserve=3e8,
+)
+UNFUSED = replace(FRAMEWORK, implementations={"attention_prefill": "unfused"})
+
+BF16 = Precision(
+    linear="bf16",
+    attention="bf16",
+    router="bf16",
+    head="bf16",
+    residual="bf16",
+    weights="bf16",
+    master="fp32",
+    gradients="fp32",
+    moments="fp32",
+    kv_cache="bf16",
+    activations="bf16",
+)
+FP8 = replace(BF16, linear="fp8", router="fp32", activations="fp8", attention_output="e5m6", scale_block=128.0)
+
+GQA = Attention(q_heads=16.0, kv_heads=4.0, head_dim=64.0, v_head_dim=64.0)
+LATENT = Mla(heads=16.0, q_lora=256.0, kv_lora=128.0, nope_dim=64.0, rope_dim=32.0, v_head_dim=64.0)
+MOE = MoeFfn(experts=64.0, intermediate=512.0, top_k=4, shared=1.0, groups=8.0, group_top_k=4.0)
+
+DENSE_MODEL = Architecture("dense", 1024.0, 32_000.0, (Layer(8, GQA, DenseFfn(2816.0, gated=True)),))
+MOE_MODEL = Architecture(
+    "moe", 1024.0, 32_000.0, (Layer(2, LATENT, DenseFfn(2816.0, gated=True)), Layer(6, LATENT, MOE)), mtp=Mtp(1)
+)
+GPT_LAYER = Layer(
+    48,
+    Attention(64.0, 64.0, 96.0, 96.0, rotary=False, bias=True),
+    DenseFfn(24_576.0, gated=False, bias=True),
+    norm="layer",
+    dropout=True,
+)
+GPT_22B = Architecture("gpt-22b", 6144.0, 51_200.0, (GPT_LAYER,), tied_embeddings=True, positions=2048.0)
+
+STEP = Training("1f1b", global_batch=64.0, sequence=2048.0, micro_batch=1.0, recompute=frozenset(), zero=1)
+PREFILL = Prefill(input_tokens=1024.0, tokens_per_device=4096.0, micro_batches=2)
+DECODE = Decode(batch_per_device=32.0, input_tokens=1024.0, output_tokens=256.0, micro_batches=2)
+
+MACHINE = Machine(DEVICE, FRAMEWORK, 100.0)
+
+
+def scenario(
+    plan: Plan = STEP,
+    architecture: Architecture = DENSE_MODEL,
+    parallel: Parallelism | None = None,
+    precision: Precision = BF16,
+    communication: Communication | None = None,
+    cluster: Cluster = CLUSTER,
+    framework: Framework = FRAMEWORK,
+) -> Scenario:
+    """Return a scenario; what is not given is plain: no parallelism, BF16."""
+    return Scenario(
+        "test",
+        plan,
+        architecture,
+        cluster,
+        Parallelism() if parallel is None else parallel,
+        precision,
+        Communication() if communication is None else communication,
+        framework,
+    )
+
+
+def context(
+    architecture: Architecture = DENSE_MODEL,
+    parallel: Parallelism | None = None,
+    phase: str = "training",
+    sequences: Quantity = 1.0,
+    length: Quantity = 1024.0,
+    keys: Quantity | None = None,
+) -> Context:
+    """Return one rank's view; `replace` it for what else a test changes."""
+    return Context(
+        architecture,
+        Parallelism() if parallel is None else parallel,
+        BF16,
+        Communication(),
+        FRAMEWORK,
+        phase,
+        sequences,
+        length,
+        length if keys is None else keys,
+    )
+
+
+def with_device(cluster: Cluster, device: Device) -> Cluster:
+    """Return the cluster with other devices; the link inside nodes is the device's."""
+    return replace(cluster, node=replace(cluster.node, device=device, intra=device.links["nvlink"]))
+
+
+def with_math(device: Device, dtype: str, unit: MathUnit) -> Device:
+    """Return the device with one math unit changed."""
+    return replace(device, math={**device.math, dtype: unit})
+
+
+def with_level(device: Device, name: str, bandwidth: Quantity, capacity: Quantity | None = None) -> Device:
+    """Return the device with the bandwidth, and perhaps the capacity, of one memory level changed."""
+    return replace(
+        device,
+        memory=tuple(
+            MemoryLevel(name, level.capacity if capacity is None else capacity, bandwidth)
+            if level.name == name
+            else level
+            for level in device.memory
+        ),
+    )
+
+
+def way(
+    size: float, local: float, inner: float = 200e9, outer: float = 50e9, latencies: tuple[float, float] = (1e-6, 3e-6)
+) -> Path:
+    """Return a group's path with `local` ranks on each node. latencies: inside and between nodes."""
+    return Path(size, local, size / local, inner, outer, *latencies)
+
+
+def spreads(low: float, median: float, high: float, families: tuple[str, ...] = FAMILIES) -> Calibration:
+    """Return a calibration whose families all have one spread and no correction."""
+    fit = FamilyFit(spread=Spread(low, median, high))
+    return Calibration("test", dict.fromkeys(families, fit))
