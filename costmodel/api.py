@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from costmodel import __version__
-from costmodel.analytic.grid import evaluate_grid, evaluate_point
+from costmodel.analytic.grid import evaluate_grid, evaluate_point, evaluate_single
 from costmodel.calibration.load import load_calibration
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InputError
@@ -60,8 +60,7 @@ class Workload:
         _check_engine(engine)
         chosen = self.scenario(scenario)
         if not vary:
-            point = evaluate_point(chosen, self.calibration(chosen))
-            return single_result(scenario, point)
+            return evaluate_single(chosen, self.calibration(chosen))
         axes = [self._axis(scenario, paths, values) for paths, values in vary.items()]
         shape = tuple(len(next(iter(axis.values()))) for axis in axes)
         changes = dict(self._changes)
@@ -142,8 +141,8 @@ def load(
     """Return the workload of a file or of a name under `workloads/`.
 
     set: path of the resolved document -> value, a string with its unit or an SI number; cluster: stands for every
-    scenario's own; search_path: folders that are searched before $COSTMODEL_PATH and the package's data; scenarios: those
-    to load (default: all).
+    scenario's own; search_path: folders that are searched before $COSTMODEL_PATH and the package's data; scenarios:
+    those to load (default: all).
     Raises InputError with every problem, each with its place and fix.
     """
     changes = {
@@ -155,7 +154,7 @@ def load(
 
 
 def architecture_facts(architecture: Architecture, length: float = COUNTING_LENGTH) -> dict[str, Any]:
-    """Return what can be counted of a model: parameters, KV bytes a token at BF16, training FLOP a token at a length."""
+    """Return what can be counted of a model: parameters, KV bytes a token at BF16, training FLOP a token."""
     count = parameter_count(architecture)
     return {
         "name": architecture.name,
@@ -166,18 +165,6 @@ def architecture_facts(architecture: Architecture, length: float = COUNTING_LENG
         "kv_cache_bytes_per_token": float(kv_bytes_per_token(architecture)),
         "training_flop_per_token": float(training_flop_per_token(architecture, count.active, length)),
     }
-
-
-def single_result(name: str, point: Point) -> Result:
-    """Return a result without axes."""
-    return Result(
-        name,
-        dict(point.metrics),
-        point.fits,
-        0 if point.fits else 2,
-        lambda: dict(point.intervals),
-        lambda _: point,
-    )
 
 
 def _check_engine(engine: str) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Protocol
 
 from costmodel.analytic.bound import bound_times
 from costmodel.analytic.breakdown import pass_breakdown, step_breakdown
-from costmodel.analytic.inference import inference_context, pass_ledger, pass_times, price_pass
+from costmodel.analytic.inference import PassTimes, inference_context, pass_ledger, pass_times, price_pass
 from costmodel.analytic.metrics import (
     bound_metrics,
     decode_metrics,
@@ -17,7 +18,7 @@ from costmodel.analytic.metrics import (
 )
 from costmodel.analytic.pricing import Priced
 from costmodel.analytic.sums import Moves
-from costmodel.analytic.training import micro_batch_count, price_step, step_times, training_context, whole
+from costmodel.analytic.training import StepTimes, micro_batch_count, price_step, step_times, training_context, whole
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Quantity
 from costmodel.result import Entry, Metrics
@@ -62,7 +63,8 @@ class TrainingEvaluation:
 
     def metrics(self, moves: Moves) -> Metrics:
         """Return the metrics of the step."""
-        return training_metrics(self._scenario, self._plan, self._priced, step_times(self._priced, moves))
+        times = self._times if moves is None else step_times(self._priced, moves)
+        return training_metrics(self._scenario, self._plan, self._priced, times)
 
     def families(self) -> frozenset[str]:
         """Return the families of the step's operators."""
@@ -80,7 +82,11 @@ class TrainingEvaluation:
 
     def schedule(self) -> Mapping[str, Quantity] | None:
         """Return the step's parts."""
-        return schedule_times(step_times(self._priced, None))
+        return schedule_times(self._times)
+
+    @cached_property
+    def _times(self) -> StepTimes:
+        return step_times(self._priced, None)
 
 
 class PassEvaluation:
@@ -94,7 +100,7 @@ class PassEvaluation:
 
     def metrics(self, moves: Moves) -> Metrics:
         """Return the metrics of the pass."""
-        times = pass_times(self._priced, moves)
+        times = self._times if moves is None else pass_times(self._priced, moves)
         if isinstance(self._plan, Prefill):
             return prefill_metrics(self._scenario, self._plan, times)
         return decode_metrics(self._scenario, self._plan, self._priced, times)
@@ -110,8 +116,11 @@ class PassEvaluation:
 
     def breakdown(self) -> list[Entry]:
         """Return the operators of the pass."""
-        times = pass_times(self._priced, None)
-        return pass_breakdown(self._priced, float(times.total), float(times.busy))
+        return pass_breakdown(self._priced, float(self._times.total), float(self._times.busy))
+
+    @cached_property
+    def _times(self) -> PassTimes:
+        return pass_times(self._priced, None)
 
     def schedule(self) -> Mapping[str, Quantity] | None:
         """Return nothing: a pass has no pipeline schedule."""

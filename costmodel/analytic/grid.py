@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from costmodel.result import (
     PHASES,
     REASONS,
     Interval,
+    Metrics,
     Point,
     Result,
     empty_grid,
@@ -29,53 +30,80 @@ from costmodel.workload.scenario import Scenario
 from costmodel.workload.validity import feasible_layout, rules
 
 
-def evaluate_point(scenario: Scenario, calibration: Calibration) -> Point:
-    """Return a single scenario in full. Raises InputError where a degree does not divide."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Attempt:
+    """A single scenario tried: reason is an index into `REASONS`, said in full by `explanation` where it is not 0."""
+
+    ledger: Ledger | None
+    evaluation: Evaluation | None
+    reason: int
+    explanation: str | None
+
+
+def _attempt(scenario: Scenario, calibration: Calibration) -> _Attempt:
+    """Return the evaluation of a single scenario, or why there is none. Raises InputError on a broken rule."""
     broken = [rule for rule in rules(scenario) if not rule.holds]
     if broken:
-        raise InputError(
-            [Problem(None, f"scenarios.{scenario.name}.{rule.field}", rule.message, rule.hint) for rule in broken]
-        )
-    ledger = ledger_of(scenario)
-    capacity = float(scenario.cluster.device.device_memory.capacity)
-    if ledger is not None and not ledger.total <= capacity:
-        return _point(scenario, calibration, ledger, None, REASONS[NO_MEMORY])
+        prefix = f"scenarios.{scenario.name}"
+        raise InputError([Problem(None, f"{prefix}.{rule.field}", rule.message, rule.hint) for rule in broken])
+    evaluation: Evaluation | None = None
+    unreachable: str | None = None
     try:
         evaluation = evaluate(scenario, calibration)
+        ledger = evaluation.ledger
     except InfeasibleError as error:
-        return _point(scenario, calibration, ledger, None, str(error))
-    return _point(scenario, calibration, ledger, evaluation, None)
+        unreachable, ledger = str(error), ledger_of(scenario)
+    if ledger is not None and not ledger.total <= scenario.cluster.device.device_memory.capacity:
+        return _Attempt(ledger, None, NO_MEMORY, REASONS[NO_MEMORY])
+    return _Attempt(ledger, evaluation, FITS if unreachable is None else NO_PATH, unreachable)
 
 
-def _point(
-    scenario: Scenario,
-    calibration: Calibration,
-    ledger: Ledger | None,
-    evaluation: Evaluation | None,
-    reason: str | None,
-) -> Point:
-    """Return a point, its numbers null where it cannot run."""
-    headline, metric_names = PHASES[scenario.plan.phase]
-    metrics: dict[str, float | None] = dict.fromkeys(metric_names)
-    spans: dict[str, tuple[float, float] | None] = dict.fromkeys(metric_names)
+def evaluate_single(scenario: Scenario, calibration: Calibration) -> Result:
+    """Return a scenario without axes. Raises InputError where a degree does not divide."""
+    attempt = _attempt(scenario, calibration)
+    return Result(
+        scenario.name,
+        _plain_metrics(scenario, attempt),
+        attempt.reason == FITS,
+        attempt.reason,
+        lambda: dict(_point(scenario, calibration, attempt).intervals),
+        lambda _: _point(scenario, calibration, attempt),
+    )
+
+
+def evaluate_point(scenario: Scenario, calibration: Calibration) -> Point:
+    """Return a single scenario in full. Raises InputError where a degree does not divide."""
+    return _point(scenario, calibration, _attempt(scenario, calibration))
+
+
+def _plain_metrics(scenario: Scenario, attempt: _Attempt) -> Metrics:
+    """Return the metrics as floats, null where the scenario cannot run."""
+    if attempt.evaluation is None:
+        return dict.fromkeys(PHASES[scenario.plan.phase][1])
+    found = attempt.evaluation.metrics(None)
+    return {name: None if value is None else float(value) for name, value in found.items()}
+
+
+def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> Point:
+    """Return a single scenario's document, its numbers null where it cannot run."""
+    metrics, evaluation, ledger = _plain_metrics(scenario, attempt), attempt.evaluation, attempt.ledger
+    spans: dict[str, tuple[float, float] | None] = dict.fromkeys(metrics)
     if evaluation is not None:
-        plain = evaluation.metrics(None)
-        moved = intervals(plain, evaluation.families(), calibration, 0, evaluation.metrics)
-        metrics = {name: None if value is None else float(value) for name, value in plain.items()}
+        moved = intervals(metrics, evaluation.families(), calibration, 0, evaluation.metrics)
         spans = {name: None if pair is None else (float(pair[0]), float(pair[1])) for name, pair in moved.items()}
-    parts = evaluation.schedule() if evaluation is not None else None
+    parts = None if evaluation is None else evaluation.schedule()
     return Point(
         phase=scenario.plan.phase,
         cluster=scenario.cluster.name,
         devices=int(scenario.parallel.devices),
-        headline=headline,
-        metrics=metrics,
+        headline=PHASES[scenario.plan.phase][0],
+        metrics={name: None if value is None else float(value) for name, value in metrics.items()},
         intervals=spans,
         breakdown=[] if evaluation is None else evaluation.breakdown(),
         memory=None if ledger is None else {part.name: float(getattr(ledger, part.name)) for part in fields(ledger)},
         capacity=float(scenario.cluster.device.device_memory.capacity),
         schedule=None if parts is None else {name: float(value) for name, value in parts.items()},
-        reason=reason,
+        reason=attempt.explanation,
         notes=calibration.notes,
     )
 

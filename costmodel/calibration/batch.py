@@ -97,8 +97,8 @@ class Batch:
 class Mapped:
     """Rows of a table and what they ran, as the package's operators.
 
-    rows: positions in the table; fused: operators that are launched together with another one, so that their launch does
-    not count; cluster: where communication ran.
+    rows: positions in the table; fused: operators that are launched together with another one, so that their launch
+    does not count; cluster: where communication ran.
     """
 
     family: str

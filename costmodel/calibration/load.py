@@ -40,7 +40,9 @@ def load_calibration(
     else:
         chosen = dict(framework.implementations)
     name = device if isinstance(device, str) else device.name
-    return _loaded(name.removeprefix("devices/"), tuple(sorted(chosen.items())), tuple(map(Path.resolve, library.roots)))
+    return _loaded(
+        name.removeprefix("devices/"), tuple(sorted(chosen.items())), tuple(map(Path.resolve, library.roots))
+    )
 
 
 @functools.lru_cache(maxsize=256)

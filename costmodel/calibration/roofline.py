@@ -1,6 +1,6 @@
 """How measured times scatter about the bare cost functions, per operator family: `hardware/calibrations/roofline.yaml`.
 
-    python -m costmodel.calibration.roofline MEASUREMENTS --output hardware/calibrations/roofline.yaml
+python -m costmodel.calibration.roofline MEASUREMENTS --output hardware/calibrations/roofline.yaml
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ class Ratios:
     predicted: Array
 
 
-def measured_over_roofline(table: Table, framework: Framework, catalogue: Catalogue) -> tuple[list[Ratios], list[LeftOut]]:
+def measured_over_roofline(
+    table: Table, framework: Framework, catalogue: Catalogue
+) -> tuple[list[Ratios], list[LeftOut]]:
     """Return the ratios of all rows that the package can price, and the rows that it cannot with the reason."""
     mapped, left_out = map_rows(table, catalogue)
     ratios = []
@@ -144,8 +146,8 @@ def render(ratios: Sequence[Ratios], left_out: Sequence[LeftOut]) -> str:
         '    cite: "measured kernel times of public repositories, as listed in sources.csv beside the tables"',
         "    kind: measurement",
         "    note: >-",
-        "      10, 50 and 90 % points of measured over predicted time, each row with the same weight, both tiers, in groups",
-        "      by predicted time (below 10 us, 100 us, 1 ms, and above); `time` is the median of the group.",
+        "      10, 50 and 90 % points of measured over predicted time, each row with the same weight, both tiers, in",
+        "      groups by predicted time (below 10 us, 100 us, 1 ms, and above); `time` is the median of the group.",
         f"      Made by `{_COMMAND}`.",
         *(f"      {line}" for line in _left_out_sentences(left_out)),
     ]

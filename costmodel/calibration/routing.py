@@ -1,4 +1,4 @@
-"""How many rows the fullest rank of an expert-parallel group gets, as the benchmarks of moe_layer draw their routing."""
+"""How many rows the fullest rank of an expert-parallel group gets, as the benchmarks of moe_layer draw routing."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _BALANCED = ("balanced", "uniform_random")
 def expected_routing(batch: Batch) -> tuple[Array, Array]:
     """Return (rows of the timed rank, its experts that get any), expected over the draw.
 
-    balanced: T*k/ep rows, over all local experts as long as each gets one. power_law_a: weights of the experts come from
-    a power law with exponent a on [1, 0.8*T] where T*k > E, else on [0.01, 2]; they are scaled to T*k rows, capped at T
-    an expert and rounded; the fullest of the ep ranks is timed (SCHEMA.md, routing distributions).
+    balanced: T*k/ep rows, over all local experts as long as each gets one. power_law_a: weights of the experts come
+    from a power law with exponent a on [1, 0.8*T] where T*k > E, else on [0.01, 2]; they are scaled to T*k rows, capped
+    at T an expert and rounded; the fullest of the ep ranks is timed (SCHEMA.md, routing distributions).
     """
     columns = ("num_tokens", "topk", "num_experts", "ep_size")
     shapes = np.stack([*(batch.number(name) for name in columns), _exponents(batch)], axis=1)
@@ -73,4 +73,4 @@ def _whole(loads: npt.NDArray[np.float64], total: float) -> npt.NDArray[np.float
     floors = np.floor(loads)
     up = np.rint(total - floors.sum(axis=1)).astype(int)
     order = np.argsort(np.argsort(floors - loads, axis=1, kind="stable"), axis=1, kind="stable")
-    return floors + (order < up[:, None])
+    return np.asarray(floors + (order < up[:, None]), dtype=np.float64)

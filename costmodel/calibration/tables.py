@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from costmodel.errors import InputError, Location, MeasurementError, Problem
-from costmodel.quantities import Array, Indices, Seconds
+from costmodel.quantities import Array, Indices
 from costmodel.schema.references import near, shown
 
 Texts: TypeAlias = "npt.NDArray[np.object_]"  # of str: notes are long, and few are distinct
@@ -84,7 +84,8 @@ def read_tables(measurements: Path) -> Table:
     """Return all rows of a file, or of a folder of tables (`calibration/*.csv` below it where there is such a folder).
 
     Joins `meta.csv`, beside the tables or above them, on `meta_id`; a column that a table has itself is kept. Raises
-    MeasurementError with file and line: a missing column, a row that is cut off, a number that is none or not above zero.
+    MeasurementError with file and line: a missing column, a row that is cut off, a number that is none or not above
+    zero.
     """
     files = _files(measurements)
     folder = measurements if measurements.is_dir() else measurements.parent
@@ -157,7 +158,7 @@ def _numbers(path: Path, name: str, values: Sequence[str]) -> Array:
     return numbers
 
 
-def _times(path: Path, values: Sequence[str]) -> Seconds:
+def _times(path: Path, values: Sequence[str]) -> Array:
     """Return measured times [s]; NaN where the table says -1."""
     numbers = _floats(path, "time_us", values)
     unknown = numbers == _UNKNOWN_TIME
@@ -175,7 +176,7 @@ def _floats(path: Path, name: str, values: Sequence[str]) -> Array:
     except ValueError:
         first = next(index for index, value in enumerate(filled) if not _is_number(value))
         raise _error(path, f"{values[first]!r} is not a number", line=_line(first), field=name) from None
-    stated = [index for index in np.flatnonzero(np.isnan(numbers)) if values[index].strip()]
+    stated = [int(index) for index in np.flatnonzero(np.isnan(numbers)) if values[int(index)].strip()]
     if stated:
         raise _error(path, f"{values[stated[0]]!r} is not a number", line=_line(stated[0]), field=name)
     return numbers

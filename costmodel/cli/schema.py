@@ -10,7 +10,7 @@ from costmodel.cli.options import print_json
 @click.command("schema")
 @click.argument("kind")
 def command(kind: str) -> int:
-    """Print the JSON Schema of a KIND of file: device, node, cluster, framework, precision, model, workload, case ..."""
+    """Print the JSON Schema of a KIND of file: device, node, cluster, framework, model, workload, case ..."""
     from costmodel.errors import InputError
     from costmodel.schema.export import json_schema
     from costmodel.schema.files import FILES

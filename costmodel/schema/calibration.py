@@ -27,9 +27,7 @@ class SpreadFile(Strict):
     def _points_are_in_order(self) -> Self:
         points = (self.low, self.median, self.high)
         if all(isinstance(point, float) for point in points) and not self.low <= self.median <= self.high:
-            raise wrong(
-                f"{self.low:g}, {self.median:g}, {self.high:g} are not in order", "write low <= median <= high"
-            )
+            raise wrong(f"{self.low:g}, {self.median:g}, {self.high:g} are not in order", "write low <= median <= high")
         return self
 
 

@@ -101,5 +101,3 @@ class DeviceFile(Strict):
     aliases: list[str] = Field(default=[], description="how measurement tables name the device")
     calibration: CalibrationFile | None = Field(default=None, description="sibling whose efficiencies it may borrow")
     sources: list[Source] = Field(default=[], description="where the values come from")
-
-

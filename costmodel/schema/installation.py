@@ -131,9 +131,7 @@ def _cluster_document(assembly: Assembly, reference: Tree, place: str) -> tuple[
     return (*assembly.inline_or_named(reference, "cluster", place), False)
 
 
-def install_device(
-    assembly: Assembly, stated: Tree, scenario: str | None = None
-) -> tuple[Part[DeviceFile], Device]:
+def install_device(assembly: Assembly, stated: Tree, scenario: str | None = None) -> tuple[Part[DeviceFile], Device]:
     """Return a device's document and the device."""
     part = assembly.part(DeviceFile, stated, assembly.changes("device", scenario))
     before = assembly.part(DeviceFile, stated)

@@ -33,7 +33,6 @@ class _Composer(yaml.CSafeLoader):
     """The C parser without YAML 1.1's typing: every plain scalar stays text."""
 
 
-
 _Composer.yaml_implicit_resolvers = {}
 
 

@@ -8,8 +8,8 @@ from functools import lru_cache
 
 from costmodel.quantities import Bytes, Count, Flop, Quantity, minimum
 from costmodel.workload.architecture import Architecture, Mla
-from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.context import Context
+from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.layers import model_work
 from costmodel.workload.scenario import Communication, Framework, Parallelism, Precision, Tile
 from costmodel.workload.work import Parameters
@@ -39,7 +39,7 @@ def parameter_count(architecture: Architecture) -> ParameterCount:
     embedding = sum_of(item.total for item in work.embedding.parameters)
     head = sum_of(item.total for item in work.head.parameters)
     used_again = architecture.vocabulary * architecture.hidden if architecture.tied_embeddings else 0.0
-    mtp = 0.0
+    mtp: Quantity = 0.0
     if work.mtp is not None and architecture.mtp is not None:
         mtp = architecture.mtp.depth * sum_of(item.total for item in work.mtp.parameters)
     return ParameterCount(total + embedding + head, active + head + used_again, active + head + embedding, mtp)

@@ -13,13 +13,17 @@ from costmodel.schema.resolve import resolve
 
 
 def test_a_document_extends_another_by_mappings_and_named_lists(world: Path) -> None:
-    write(world, "hardware/devices/big.yaml", """
+    write(
+        world,
+        "hardware/devices/big.yaml",
+        """
 schema: costmodel/device@1
 extends: devices/chip
 name: big
 memory: [{name: hbm, capacity: 20 GiB}]
 clock: {max: 3 GHz}
-""")
+""",
+    )
     device = load_device("big", [world])
     assert [level.name for level in device.memory] == ["smem", "hbm"]
     assert device.device_memory.capacity == 20 * 2**30

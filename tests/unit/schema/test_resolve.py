@@ -305,7 +305,5 @@ def test_a_change_of_the_fabric_passes_scenarios_without_one_by(world: Path) -> 
     assert network is not None
     assert network.latency_same_leaf == 9e-6
     assert workload.scenarios["decode"].cluster.network is None
-    (problem,) = problems_of(
-        lambda: resolve("small", overrides=overrides, scenarios=["decode"], search_path=[world])
-    )
+    (problem,) = problems_of(lambda: resolve("small", overrides=overrides, scenarios=["decode"], search_path=[world]))
     assert str(problem).startswith("--set hardware.network.latency.same_leaf=9 us: changes nothing")

@@ -33,7 +33,7 @@ def test_sound_files_have_no_problems(world: Path, name: str) -> None:
     ("old", "new", "problem"),
     [
         ("processors: 10", "procesors: 10", f"{CHIP}:4:1: procesors: unknown key; did you mean `processors`?"),
-        ("1 TB/s", "1 Tb/s", 'memory.hbm.bandwidth: \'1 Tb/s\' has an unknown unit \'Tb/s\'; write "1 Tbit/s"'),
+        ("1 TB/s", "1 Tb/s", "memory.hbm.bandwidth: '1 Tb/s' has an unknown unit 'Tb/s'; write \"1 Tbit/s\""),
         ("1 TB/s", "1 TB", "memory.hbm.bandwidth: '1 TB' has the wrong unit: that is a size"),
         ("1 TB/s", "1000", 'memory.hbm.bandwidth: 1000 has no unit; write "1000 GB/s"'),
         ("1 TB/s", "1e12", 'memory.hbm.bandwidth: 1000000000000.0 has no unit; write "1 TB/s"'),

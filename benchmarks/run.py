@@ -1,0 +1,93 @@
+"""Prints every speed figure beside its target: `python -m benchmarks.run`, with one BLAS thread."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[name] = "1"
+
+import numpy as np  # noqa: E402  after the thread limits
+
+import costmodel  # noqa: E402
+
+REPEATS = 5
+POINTS = 100_000
+TRAINING = "scenarios.training"
+NVLINK, NIC = "hardware.links.nvlink.bandwidth", "hardware.node.nic.bandwidth"
+
+
+def best(action: Callable[[], object], repeats: int = REPEATS) -> float:
+    """Return the shortest wall time of several runs [s]."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def command(*arguments: str) -> float:
+    """Return the shortest wall time of the installed command [s]."""
+    executable = str(Path(sys.executable).with_name("costmodel"))
+    return best(lambda: subprocess.run([executable, *arguments], check=True, stdout=subprocess.DEVNULL))
+
+
+def report(what: str, measured: float, target: float, unit: str, *, at_most: bool) -> None:
+    """Print one figure with its target."""
+    met = measured <= target if at_most else measured >= target
+    sign = "<=" if at_most else ">="
+    print(f"{what:58} {measured:12,.4g} {unit:9} {sign} {target:10,.4g}  {'OK' if met else 'MISS'}")
+
+
+def main() -> None:
+    """Measure and print."""
+    report("costmodel --help, best of 5", command("--help"), 0.15, "s", at_most=True)
+    report("simulate deepseek_v3, best of 5", command("simulate", "deepseek_v3"), 0.5, "s", at_most=True)
+    workload = costmodel.load("deepseek_v3", set={"hardware.memory.hbm.capacity": "100 TiB"})
+    workload.evaluate("training")
+    report("one evaluation of training", 1e3 * best(lambda: workload.evaluate("training")), 10, "ms", at_most=True)
+
+    product = {
+        NVLINK: np.linspace(100e9, 900e9, 37),
+        NIC: np.linspace(20e9, 200e9, 37),
+        f"{TRAINING}.micro_batch": [1, 2, 3],
+        f"{TRAINING}.sequence": 1024 + 256 * np.arange(25),
+    }
+    grid = workload.evaluate("training", vary=product)
+    points = grid.metrics["step_time"].size
+    assert grid.fits.all()
+    seconds = best(lambda: workload.evaluate("training", vary=product))
+    report(f"product grid of {points:,} points", points / seconds, 300_000, "points/s", at_most=False)
+    seconds = best(lambda: grid.intervals, 2)
+    report("intervals of the product grid", points / seconds, 30_000, "points/s", at_most=False)
+
+    generator = np.random.default_rng(0)
+    scattered = {
+        (f"{TRAINING}.sequence", NVLINK, NIC): (
+            1024 + np.arange(POINTS),
+            generator.uniform(100e9, 900e9, POINTS),
+            generator.uniform(20e9, 200e9, POINTS),
+        )
+    }
+    cloud = workload.evaluate("training", vary=scattered)
+    assert cloud.fits.all()
+    seconds = best(lambda: workload.evaluate("training", vary=scattered), 2)
+    report("100,000 scattered points, all shapes distinct", POINTS / seconds, 50_000, "points/s", at_most=False)
+
+    worst = 0.0
+    for index in generator.integers(0, points, 20):
+        place = tuple(int(position) for position in np.unravel_index(index, grid.metrics["step_time"].shape))
+        worst = max(worst, abs(grid.at(*place)["metrics"]["step_time"] / grid.metrics["step_time"][place] - 1))
+    for index in generator.integers(0, POINTS, 20):
+        worst = max(worst, abs(cloud.at(int(index))["metrics"]["step_time"] / cloud.metrics["step_time"][index] - 1))
+    report("largest deviation of a grid from its single points", worst, 1e-9, "", at_most=True)
+
+
+if __name__ == "__main__":
+    main()

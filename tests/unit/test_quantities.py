@@ -1,0 +1,44 @@
+"""Element-wise functions on numbers and arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from costmodel.quantities import ceil, divides, is_single, maximum, minimum, where
+
+LEFT, RIGHT = np.array([[1.0], [5.0]]), np.array([2.0, 3.0, 4.0])
+
+
+def test_extremes_of_numbers_are_plain_numbers() -> None:
+    assert maximum(1.0, 3.0, 2.0) == 3.0
+    assert minimum(2.0, 1.0, 3.0) == 1.0
+    assert is_single(maximum(1.0, 2.0))
+
+
+def test_extremes_broadcast_over_axes() -> None:
+    np.testing.assert_array_equal(maximum(LEFT, RIGHT), [[2, 3, 4], [5, 5, 5]])
+    np.testing.assert_array_equal(minimum(3.5, LEFT, RIGHT), [[1, 1, 1], [2, 3, 3.5]])
+
+
+def test_extremes_keep_a_missing_value_missing() -> None:
+    assert np.isnan(maximum(np.array([np.nan]), 1.0))[0]
+    assert np.isnan(minimum(1.0, np.array([np.nan])))[0]
+
+
+@pytest.mark.parametrize(("value", "expected"), [(2.0, 2.0), (2.1, 3.0), (0.0, 0.0)])
+def test_ceil_of_a_number_equals_ceil_of_an_array(value: float, expected: float) -> None:
+    assert ceil(value) == expected
+    assert isinstance(ceil(value), float)
+    assert list(np.asarray(ceil(np.array([value])))) == [expected]
+
+
+def test_where_chooses_by_element_and_by_condition() -> None:
+    assert where(True, 1.0, 2.0) == 1.0
+    np.testing.assert_array_equal(where(LEFT > 2, RIGHT, 0.0), [[0, 0, 0], [2, 3, 4]])
+
+
+def test_a_fraction_is_no_multiple() -> None:
+    assert divides(4.0, 12.0)
+    assert not divides(5.0, 12.0)
+    np.testing.assert_array_equal(divides(np.array([3.0, 8.0]), 12.0), [True, False])
