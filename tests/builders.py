@@ -215,5 +215,5 @@ def way(
 
 def spreads(low: float, median: float, high: float, families: tuple[str, ...] = FAMILIES) -> Calibration:
     """Return a calibration whose families all have one spread and no correction."""
-    fit = FamilyFit(spread=Spread(low, median, high))
+    fit = FamilyFit(spread=Spread((1.0,), (low,), (median,), (high,)))
     return Calibration("test", dict.fromkeys(families, fit))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from costmodel.calibration.batch import Batch, Unmapped
 from costmodel.calibration.routing import expected_routing
-from costmodel.quantities import Array
+from costmodel.quantities import Array, minimum
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.operators import Elementwise, Gemm, Operator
 
@@ -35,9 +35,13 @@ def batched(batch: Batch) -> list[Operator]:
 
 
 def grouped(batch: Batch) -> list[Operator]:
-    """Return one product a group; `m` is the total of their rows, and n, k are those of the forward product."""
-    groups, n, k = batch.number("num_groups"), batch.number("n"), batch.number("k")
-    m = batch.number("m") / groups
+    """Return one product a group; `m` is the total of their rows, and n, k are those of the forward product.
+
+    Where rows are fewer than groups, groups without a row are not read.
+    """
+    total, n, k = batch.number("m"), batch.number("n"), batch.number("k")
+    groups = minimum(batch.number("num_groups"), total)
+    m = total / groups
     kind, out = batch.compute_format(), _out(batch)
     shapes: dict[str, tuple[Array, Array, Array]] = {"bwd_grad_act": (m, k, n), "bwd_grad_w": (k, n, m)}
     rows, columns, depth = shapes.get(batch.text("sub_op"), (m, n, k))

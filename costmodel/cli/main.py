@@ -67,6 +67,8 @@ def root() -> None:
 
 def main() -> None:
     """Run the command line and exit with its code: 0 done, 1 our bug, 2 bad input, 3 infeasible, 130 interrupted."""
+    # The command line uses no pydantic plugin; looking for some takes a twentieth of a second.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         code = root.main(standalone_mode=False)
         sys.stdout.flush()

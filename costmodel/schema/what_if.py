@@ -42,6 +42,7 @@ class WhatIfFile(Strict):
     scenario: str = Field(description="name of its scenario")
     metric: str = Field(description="metric that is followed")
     published: PublishedFile | None = Field(default=None, description="the figure that the chain leads to")
+    begin: str = Field(description="what the chain begins with, in a few words")
     start: dict[str, Annotated[Any, Verbatim()]] = Field(default={}, description="changes that the chain begins with")
     steps: list[StepFile] = Field(min_length=1, description="the changes, in order")
 
@@ -51,6 +52,7 @@ class WhatIf:
     """A chain of changes; published: the figure in SI with its source, null without one."""
 
     file: WhatIfFile
+    begin: str = Field(description="what the chain begins with, in a few words")
     start: dict[str, object]
     values: tuple[object, ...]
     published: float | None

@@ -85,7 +85,7 @@ def markdown(result: Waterfall) -> str:
     def shown(value: float) -> str:
         return f"{value:.3f} s" if dimension == "duration" else render(value, dimension)
 
-    first = f"`{file.scenario}` of `{file.workload}` with every change of `start` in the what-if file"
+    first = f"`{file.scenario}` of `{file.workload}` with all changes of `start` in the what-if file"
     lines = [
         f"# {file.title}",
         "",
@@ -93,7 +93,7 @@ def markdown(result: Waterfall) -> str:
         "",
         "| term | change | difference | total | source |",
         "|---|---|---:|---:|---|",
-        f"| start | {first} | | {shown(result.start)} | |",
+        f"| {file.begin} | {first} | | {shown(result.start)} | |",
     ]
     for number, term in enumerate(result.terms, start=1):
         moved = term.after - term.before

@@ -17,17 +17,12 @@ from costmodel.workload.counting import (
     parameter_count,
     training_flop_per_token,
 )
-from costmodel.workload.layers import model_work
 
 
 def published(model: str) -> Architecture:
     """Return a shipped model."""
     resolved = resolve("deepseek_v3", overrides={"model": f"models/{model}"}, scenarios=["decode_ep_bound"])
     return resolved.scenarios["decode_ep_bound"].architecture
-
-
-def active(architecture: Architecture) -> float:
-    return float(parameter_count(architecture, model_work(context(architecture))).active)
 
 
 def test_v3_counts_are_those_of_its_report(v3: costmodel.Workload) -> None:
@@ -59,7 +54,7 @@ def test_kv_cache_of_a_token_is_exact(model: str, kv_bytes: float) -> None:
 )
 def test_training_flop_of_a_token_is_as_published_at_4096(model: str, flop: float) -> None:
     architecture = published(model)
-    assert training_flop_per_token(architecture, active(architecture), 4096.0) == pytest.approx(flop, rel=0.015)
+    assert training_flop_per_token(architecture, parameter_count(architecture).active, 4096.0) == pytest.approx(flop, rel=0.015)
 
 
 @pytest.mark.parametrize(
@@ -67,14 +62,14 @@ def test_training_flop_of_a_token_is_as_published_at_4096(model: str, flop: floa
 )
 def test_parameters_are_as_published(model: str, parameters: float) -> None:
     architecture = published(model)
-    count = parameter_count(architecture, model_work(context(architecture)))
+    count = parameter_count(architecture)
     assert count.total == pytest.approx(parameters, rel=2e-3)
 
 
 def test_a_dense_model_has_the_parameters_of_its_matrices_and_norms() -> None:
     d, f, vocabulary = 1024, 2816, 32_000
     layer = d * (16 + 2 * 4) * 64 + 16 * 64 * d + 3 * d * f + 2 * d
-    count = parameter_count(DENSE_MODEL, model_work(context()))
+    count = parameter_count(DENSE_MODEL)
     assert count.total == 8 * layer + 2 * vocabulary * d + d
     assert count.active == count.total - vocabulary * d
     assert count.active_with_embedding == count.total
@@ -82,14 +77,14 @@ def test_a_dense_model_has_the_parameters_of_its_matrices_and_norms() -> None:
 
 
 def test_a_token_visits_only_its_experts() -> None:
-    count = parameter_count(MOE_MODEL, model_work(context(MOE_MODEL)))
+    count = parameter_count(MOE_MODEL)
     idle = 6 * (64 - 4) * 3 * 1024 * 512
     assert count.total - count.active_with_embedding == pytest.approx(idle)
 
 
 def test_a_tied_head_adds_no_parameters_but_works() -> None:
     tied = replace(DENSE_MODEL, tied_embeddings=True)
-    apart, together = (parameter_count(model, model_work(context(model))) for model in (DENSE_MODEL, tied))
+    apart, together = (parameter_count(model) for model in (DENSE_MODEL, tied))
     assert apart.total - together.total == 32_000 * 1024
     assert apart.active == together.active
 
@@ -97,7 +92,7 @@ def test_a_tied_head_adds_no_parameters_but_works() -> None:
 def test_biases_and_positions_are_counted() -> None:
     d = 6144
     layer = 12 * d * d + 13 * d  # four biases of 3d + d + 4d + d, two norms of 2d each
-    count = parameter_count(GPT_22B, model_work(context(GPT_22B)))
+    count = parameter_count(GPT_22B)
     assert count.total == 48 * layer + (51_200 + 2048) * d + 2 * d
 
 
