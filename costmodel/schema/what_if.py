@@ -52,7 +52,6 @@ class WhatIf:
     """A chain of changes; published: the figure in SI with its source, null without one."""
 
     file: WhatIfFile
-    begin: str = Field(description="what the chain begins with, in a few words")
     start: dict[str, object]
     values: tuple[object, ...]
     published: float | None
