@@ -93,7 +93,7 @@ ONE_NODE = Cluster("one-node", NODE, 1.0, None)
 FRAMEWORK = Framework(
     name="test-framework",
     gemm_tiles=(Tile(128, 128), Tile(64, 64), Tile(64, 64, 4)),
-    attention_tile=Tile(128, 128),
+    attention_tiles=(Tile(128, 128),),
     promotion_interval=128.0,
     launch=1e-6,
     reserve=3e8,
@@ -117,7 +117,7 @@ FP8 = replace(BF16, linear="fp8", router="fp32", activations="fp8", attention_ou
 
 GQA = Attention(q_heads=16.0, kv_heads=4.0, head_dim=64.0, v_head_dim=64.0)
 LATENT = Mla(heads=16.0, q_lora=256.0, kv_lora=128.0, nope_dim=64.0, rope_dim=32.0, v_head_dim=64.0)
-MOE = MoeFfn(experts=64.0, intermediate=512.0, top_k=4, shared=1.0, groups=8.0, group_top_k=4.0)
+MOE = MoeFfn(experts=64.0, intermediate=512.0, top_k=4, shared=1.0, groups=8.0, group_top_k=4)
 
 DENSE_MODEL = Architecture("dense", 1024.0, 32_000.0, (Layer(8, GQA, DenseFfn(2816.0, gated=True)),))
 MOE_MODEL = Architecture(

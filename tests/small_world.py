@@ -50,7 +50,7 @@ network: {topology: fat-tree, radix: 64, latency: {same_leaf: 3 us}}
 schema: costmodel/framework@1
 name: default
 gemm_tiles: [{m: 128, n: 128}]
-attention_tile: {m: 128, n: 64}
+attention_tiles: [{m: 128, n: 64}]
 promotion_interval: 128
 launch: 2 us
 reserve: 1 GiB

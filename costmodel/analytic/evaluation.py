@@ -47,8 +47,8 @@ class Evaluation(Protocol):
     def operators(self) -> list[Priced]:
         """Return every distinct operator, priced, in the order of a pass."""
 
-    def schedule(self) -> Mapping[str, Quantity] | None:
-        """Return the parts of a training step, null for other phases."""
+    def schedule(self, moves: Moves = None) -> Mapping[str, Quantity] | None:
+        """Return the parts of a training step with families moved within their spread, null for other phases."""
 
 
 class TrainingEvaluation:
@@ -80,9 +80,9 @@ class TrainingEvaluation:
         """Return the operators of the step."""
         return step_breakdown(self._priced)
 
-    def schedule(self) -> Mapping[str, Quantity] | None:
+    def schedule(self, moves: Moves = None) -> Mapping[str, Quantity] | None:
         """Return the step's parts."""
-        return schedule_times(self._times)
+        return schedule_times(self._times if moves is None else step_times(self._priced, moves))
 
     @cached_property
     def _times(self) -> StepTimes:
@@ -122,7 +122,7 @@ class PassEvaluation:
     def _times(self) -> PassTimes:
         return pass_times(self._priced, None)
 
-    def schedule(self) -> Mapping[str, Quantity] | None:
+    def schedule(self, moves: Moves = None) -> Mapping[str, Quantity] | None:  # noqa: ARG002  the protocol's signature
         """Return nothing: a pass has no pipeline schedule."""
         return None
 
@@ -154,7 +154,7 @@ class BoundEvaluation:
         entry.by_bound["network"], entry.by_basis["roofline"] = entry.time, entry.time
         return [entry]
 
-    def schedule(self) -> Mapping[str, Quantity] | None:
+    def schedule(self, moves: Moves = None) -> Mapping[str, Quantity] | None:  # noqa: ARG002  the protocol's signature
         """Return nothing: a bound has no pipeline schedule."""
         return None
 

@@ -157,6 +157,7 @@ def _grid_intervals(
     _, names = PHASES[scenario.plan.phase]
     lows: dict[str, Array] = {name: empty_grid(shape) for name in names}
     highs: dict[str, Array] = {name: empty_grid(shape) for name in names}
+    absent: set[str] = set()
     for block in blocks(scenario, shape):
         place = np.ix_(*block.index)
         if not np.asarray(fits)[place].any():
@@ -165,11 +166,13 @@ def _grid_intervals(
         plain = evaluation.metrics(None)
         found = intervals(plain, evaluation.families(), calibration, len(shape), evaluation.metrics)
         for name, pair in found.items():
-            if pair is not None:
+            if pair is None:
+                absent.add(name)
+            else:
                 lows[name][place], highs[name][place] = pair
     for grid in (*lows.values(), *highs.values()):
         grid[~np.asarray(fits)] = np.nan
-    return {name: (lows[name], highs[name]) for name in names}
+    return {name: None if name in absent else (lows[name], highs[name]) for name in names}
 
 
 def _at(scenario: Scenario, index: tuple[int, ...], shape: tuple[int, ...]) -> Scenario:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from costmodel.calibration.timing import operator_time
 from costmodel.cost.calibration import Calibration, FamilyFit
-from costmodel.cost.kernels import Machine, attention_time, elementwise_time, gemm_time
-from costmodel.cost.time import Time, message
+from costmodel.cost.kernels import Machine
+from costmodel.cost.time import Time
 from costmodel.hardware import Cluster
-from costmodel.network.collectives import collective_time
-from costmodel.network.exchange import exchange_time
-from costmodel.network.paths import path
-from costmodel.quantities import Count, where
-from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Gemm, Operator
+from costmodel.quantities import Count
+from costmodel.workload.operators import Operator
 from costmodel.workload.scenario import Framework, Scenario
 from costmodel.workload.work import Work
 
@@ -55,7 +53,9 @@ class Pricer:
         known = self._priced.get(id(operator))
         if known is None:
             fit = self.calibration.family(operator.family)
-            known = self._priced[id(operator)] = Priced(operator, self._time(operator, fit), fit)
+            machine = Machine(self.cluster.device, self.framework, self.processors)
+            time = operator_time(operator, machine, self.cluster, fit)
+            known = self._priced[id(operator)] = Priced(operator, time, fit)
         return known
 
     def price_all(self, operators: Iterable[Operator]) -> tuple[Priced, ...]:
@@ -66,20 +66,6 @@ class Pricer:
         """Return the three passes of one kind of layer."""
         passes = (work.forward, work.input_gradient, work.weight_gradient)
         return PricedWork(work.name, *(self.price_all(each) for each in passes))
-
-    def _time(self, operator: Operator, fit: FamilyFit) -> Time:
-        machine = Machine(self.cluster.device, self.framework, self.processors)
-        if isinstance(operator, Gemm):
-            return gemm_time(operator, machine, fit)
-        if isinstance(operator, AttentionCore):
-            return attention_time(operator, machine, fit)
-        if isinstance(operator, Elementwise):
-            return elementwise_time(operator, machine, fit)
-        way = path(operator.group, self.cluster)
-        latency = where(way.size > 1, way.latency, 0.0)
-        if isinstance(operator, Collective):
-            return message(collective_time(operator.kind, operator.size, way) / fit.network, latency)
-        return message(exchange_time(operator, way) / fit.network, latency)
 
 
 def pricer(scenario: Scenario, calibration: Calibration) -> Pricer:

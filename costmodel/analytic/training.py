@@ -11,7 +11,7 @@ from costmodel.analytic.pricing import Priced, PricedWork, pricer
 from costmodel.analytic.recurrence import Program, Slot, compile_schedule, makespan
 from costmodel.analytic.sums import NO_TIME, Moves, Sums, seconds_of, sums_of
 from costmodel.cost.calibration import Calibration
-from costmodel.quantities import Array, Flop, Quantity, Seconds, maximum
+from costmodel.quantities import Array, Flop, Quantity, Seconds, maximum, where
 from costmodel.workload.context import Context
 from costmodel.workload.layers import ModelWork, model_work
 from costmodel.workload.memory import Ledger, stage_work, training_ledger
@@ -176,8 +176,11 @@ def _reported(program: Program[Slot], span: Array, durations: Array, kernels: Ar
     )
     by_kind = share @ durations
     busy = by_kind.sum(axis=0)
-    tail = maximum(0.0, *(sums.compute for sums in tails))
-    waiting = maximum(0.0, *(sums.collectives for sums in tails))
+    tail: Quantity = 0.0
+    waiting: Quantity = 0.0
+    for sums in tails:
+        waiting = where(sums.compute > tail, sums.collectives, waiting)
+        tail = maximum(tail, sums.compute)
     return StepTimes(
         span + tail,
         {kind.value: row.reshape(span.shape) for kind, row in zip(KINDS, by_kind, strict=True)},

@@ -68,11 +68,6 @@ class Batch:
             raise MeasurementError([Problem(None, column, message, "fill the column")])
         return values
 
-    def optional(self, column: str, default: float | Array) -> Array:
-        """Return a column with `default` where it is blank."""
-        values = self.rows.number(column)
-        return np.where(np.isnan(values), default, values)
-
     def format(self, column: str, *, default: str = "bf16") -> Format:
         """Return a column's number format; raise Unmapped where the package has none."""
         name = self.text(column) or default

@@ -10,10 +10,10 @@ from costmodel.calibration.batch import Batch, Unmapped
 from costmodel.hardware import Cluster, Host, Node
 from costmodel.workload.operators import Collective, Exchange, Group, Operator
 
-# The notes beside the tables call these fabrics slower than their hardware: A100 across two nodes (6-22 GB/s), and L40S
-# with more than two devices (2-5 GB/s, PCIe across sockets).
-_SLOW_ACROSS_NODES = ("A100_SXM4_80GB",)
-_SLOW_BEYOND_TWO = ("L40S",)
+# Fabrics slower than any link of their devices. The notes beside the tables name two: A100 across two nodes (6-22 GB/s)
+# and L40S with more than two devices (2-5 GB/s, PCIe across sockets). A40 pairs move every size at 4 GB/s, where their
+# bridge has 56 and their PCIe 32. Keys: how a table names the device; values: devices, and nodes, that still work well.
+_SLOW_BEYOND = {"A100_SXM4_80GB": (8, 1), "L40S": (2, 1), "A40": (1, 1)}
 _MODES = {"normal": "normal", "low_latency": "low_latency"}
 _LOW_LATENCY_HEADER = 16.0  # SCHEMA.md: bytes in front of a low-latency FP8 copy
 
@@ -38,7 +38,7 @@ def exchange(batch: Batch) -> list[Operator]:
     choices = int(batch.number("topk")[0])
     return [
         Exchange(
-            batch.text("op"), batch.number("num_tokens"), copy, choices, experts, experts,
+            batch.text("op"), batch.number("num_tokens"), copy, choices, experts, 1.0, 1,
             Group(batch.number("world_size")), mode, 1.0, batch.text("op"),
         )
     ]  # fmt: skip
@@ -53,10 +53,9 @@ def cluster(batch: Batch) -> Cluster:
     """
     ranks, local = float(batch.number("world_size")[0]), float(batch.number("gpus_per_node")[0])
     alias, nodes = batch.text("device"), float(np.ceil(ranks / local))
-    if nodes > 1 and alias in _SLOW_ACROSS_NODES:
-        raise Unmapped("a fabric that its notes call slower than the hardware (A100 across nodes)")
-    if ranks > 2 and alias in _SLOW_BEYOND_TWO:
-        raise Unmapped("a fabric that its notes call slower than the hardware (L40S, more than two devices)")
+    most_ranks, most_nodes = _SLOW_BEYOND.get(alias, (ranks, nodes))
+    if ranks > most_ranks or nodes > most_nodes:
+        raise Unmapped("the fabric was slower than any link of its devices")
     node = batch.node if batch.node is not None else _box(batch, ranks, local)
     if nodes > 1 and node.nic is None:
         raise Unmapped(f"no node file says how nodes of {batch.device.name} are joined")

@@ -8,8 +8,9 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
+import textwrap
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,22 +21,23 @@ from costmodel.calibration.batch import Catalogue, LeftOut, Mapped
 from costmodel.calibration.load import read
 from costmodel.calibration.operators import map_rows
 from costmodel.calibration.tables import Table, read_tables
+from costmodel.calibration.timing import operator_time
 from costmodel.cost.calibration import ROOFLINE
-from costmodel.cost.kernels import Machine, attention_time, elementwise_time, gemm_time
-from costmodel.network.collectives import collective_time
-from costmodel.network.exchange import exchange_time
-from costmodel.network.paths import path
+from costmodel.cost.kernels import Machine
 from costmodel.quantities import Array, Indices, Seconds
 from costmodel.schema import build
 from costmodel.schema.framework import FrameworkFile
 from costmodel.schema.references import Library
-from costmodel.workload.operators import AttentionCore, Elementwise, Exchange, Gemm, Operator
 from costmodel.workload.scenario import Framework
 
 FRAMEWORK = "default"
 POINTS = (10.0, 50.0, 90.0)  # per cent of the rows
 EDGES = (0.0, 1e-5, 1e-4, 1e-3, np.inf)  # of predicted time [s]: short kernels miss more of their fixed time
 FEWEST = 30  # rows behind a point; fewer join the next shorter group of rows
+_METHOD = (
+    "10, 50 and 90 % points of measured over predicted time, each row with the same weight, both tiers, in groups by "
+    "predicted time (below 10 us, 100 us, 1 ms, and above); `time` is the median of the group."
+)
 _COMMAND = "python -m costmodel.calibration.roofline MEASUREMENTS --output hardware/calibrations/roofline.yaml"
 
 
@@ -69,23 +71,9 @@ def predicted(mapped: Mapped, framework: Framework) -> Seconds:
     """Return the roofline time of some rows [s]: the sum over their operators, one launch a kernel."""
     seconds: Seconds = -mapped.fused * framework.launch
     for operator in mapped.operators:
-        seconds = seconds + _time(operator, mapped, framework)
+        machine = Machine(mapped.device, framework, mapped.device.processors)
+        seconds = seconds + operator_time(operator, machine, mapped.cluster, ROOFLINE).seconds
     return seconds
-
-
-def _time(operator: Operator, mapped: Mapped, framework: Framework) -> Seconds:
-    machine = Machine(mapped.device, framework, mapped.device.processors)
-    if isinstance(operator, Gemm):
-        return gemm_time(operator, machine, ROOFLINE).seconds
-    if isinstance(operator, AttentionCore):
-        return attention_time(operator, machine, ROOFLINE).seconds
-    if isinstance(operator, Elementwise):
-        return elementwise_time(operator, machine, ROOFLINE).seconds
-    assert mapped.cluster is not None
-    way = path(operator.group, mapped.cluster)
-    if isinstance(operator, Exchange):
-        return exchange_time(operator, way)
-    return collective_time(operator.kind, operator.size, way)
 
 
 def spread(values: Array) -> tuple[float, float, float]:
@@ -138,7 +126,7 @@ def render(ratios: Sequence[Ratios], left_out: Sequence[LeftOut]) -> str:
         lines += [
             f"    rows: {len(values)}",
             "    note: >-",
-            f"      All rows together: low {low:g}, median {median:g}, high {high:g}. Devices: {devices}.",
+            *_wrapped(f"All rows together: low {low:g}, median {median:g}, high {high:g}. Devices: {devices}."),
         ]
     lines += [
         "sources:",
@@ -146,22 +134,23 @@ def render(ratios: Sequence[Ratios], left_out: Sequence[LeftOut]) -> str:
         '    cite: "measured kernel times of public repositories, as listed in sources.csv beside the tables"',
         "    kind: measurement",
         "    note: >-",
-        "      10, 50 and 90 % points of measured over predicted time, each row with the same weight, both tiers, in",
-        "      groups by predicted time (below 10 us, 100 us, 1 ms, and above); `time` is the median of the group.",
-        f"      Made by `{_COMMAND}`.",
-        *(f"      {line}" for line in _left_out_sentences(left_out)),
+        *_wrapped(f"{_METHOD} Made by `{_COMMAND}`. {_left_out_sentence(left_out)}"),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _left_out_sentences(left_out: Sequence[LeftOut]) -> Iterator[str]:
+def _wrapped(text: str) -> list[str]:
+    """Return the lines of a folded YAML text."""
+    return textwrap.wrap(text, 110, initial_indent=" " * 6, subsequent_indent=" " * 6, break_on_hyphens=False)
+
+
+def _left_out_sentence(left_out: Sequence[LeftOut]) -> str:
     total: Counter[str] = Counter()
     for one in left_out:
         total[one.reason] += len(one.rows)
-    if total:
-        yield "Rows left out:"
-    for position, (reason, rows) in enumerate(sorted(total.items()), start=1):
-        yield f"{rows} ({reason}){'.' if position == len(total) else ','}"
+    if not total:
+        return "No row is left out."
+    return "Rows left out: " + "; ".join(f"{rows}, {reason}" for reason, rows in sorted(total.items())) + "."
 
 
 def report(ratios: Sequence[Ratios], left_out: Sequence[LeftOut]) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from costmodel.cli.options import json_option, path_option, print_json, read_changes, set_option
+from costmodel.cli.options import asked, json_option, path_option, print_json, read_changes, set_option
 
 
 @click.command("explain")
 @click.argument("workload")
-@click.option("--op", "operator", metavar="NAME", help="The operator; without it all are listed.")
+@click.option("--op", "operator", metavar="NAME", help="An operator or a line of the list; without it all are listed.")
 @click.option("--scenario", metavar="NAME", help="The scenario (default: the first).")
 @click.option("--cluster", metavar="NAME", help="Stand in for the scenario's cluster.")
 @set_option
@@ -25,22 +25,30 @@ def command(
     search_path: tuple[str, ...],
 ) -> int:
     """Show formula, inputs, numbers, bound and basis of one operator of WORKLOAD, or list its operators."""
+    from dataclasses import asdict
+
     from costmodel.api import load
     from costmodel.report import explain
 
-    loaded = load(workload, set=read_changes(changes), cluster=cluster, search_path=search_path)
-    name = scenario or loaded.scenarios[0]
-    if operator is not None:
-        explanation = explain.explain(loaded, name, operator)
+    chosen = None if scenario is None else [scenario]
+    loaded = load(workload, set=read_changes(changes), cluster=cluster, search_path=search_path, scenarios=chosen)
+    name = loaded.scenarios[0]
+    head = {"workload": loaded.name, "scenario": name}
+    if operator is None:
+        lines = explain.lines(loaded, name)
         if as_json:
-            print_json(explanation.document())
+            print_json({**head, "operators": [asdict(line) for line in lines]})
         else:
-            explain.show_explanation(explanation)
-    elif as_json:
-        found = explain.operators(loaded, name)
-        print_json(
-            [{"name": each.operator.name, "time": float(each.time.seconds), "bound": each.time.bound} for each in found]
-        )
+            from costmodel.report.operators import show_lines
+
+            again = asked(workload, cluster, changes, search_path)
+            show_lines(lines, f"{again} --scenario {name}" if scenario else again)
+        return 0
+    found = explain.explain(loaded, name, operator)
+    if as_json:
+        print_json({**head, "operators": [each.document() for each in found]})
     else:
-        explain.show_operators(loaded, name)
+        from costmodel.report.operators import show_explanations
+
+        show_explanations(found)
     return 0

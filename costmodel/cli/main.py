@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
@@ -67,6 +68,8 @@ def root() -> None:
 
 def main() -> None:
     """Run the command line and exit with its code: 0 done, 1 our bug, 2 bad input, 3 infeasible, 130 interrupted."""
+    # A tenth of the time that imports take goes into looking for garbage that they do not make.
+    gc.disable()
     # The command line uses no pydantic plugin; looking for some takes a twentieth of a second.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
@@ -84,7 +87,7 @@ def main() -> None:
     except CostModelError as error:
         click.echo(error, err=True)
         code = error.exit_code
-    except BrokenPipeError:  # the reader of a pipe has seen enough
+    except (BrokenPipeError, SystemExit):  # the reader of a pipe has seen enough: click and rich leave, too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as error:

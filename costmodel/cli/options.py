@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -54,6 +56,14 @@ def read_changes(changes: tuple[str, ...]) -> dict[str, object]:
     return found
 
 
+def asked(workload: str, cluster: str | None, changes: tuple[str, ...], search_path: tuple[str, ...]) -> str:
+    """Return the arguments that ask for the same workload again, as a shell reads them."""
+    named = [("--cluster", cluster)] if cluster else []
+    options = [*named, *(("--set", change) for change in changes), *(("--path", folder) for folder in search_path)]
+    return shlex.join([workload, *(word for option in options for word in option)])
+
+
 def print_json(document: object) -> None:
-    """Print a document as JSON: the same document gives the same bytes."""
-    click.echo(json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False))
+    """Print a document as JSON: the same document gives the same bytes, in ASCII where the output takes no more."""
+    narrow = not (sys.stdout.encoding or "").lower().startswith("utf")
+    click.echo(json.dumps(document, indent=2, allow_nan=False, ensure_ascii=narrow))

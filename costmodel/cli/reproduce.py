@@ -17,13 +17,14 @@ def command(cases: tuple[str, ...], as_json: bool, search_path: tuple[str, ...])
     """Hold predictions against published figures: those of FILEs, of case IDs, or all that ship."""
     from costmodel.study.reproduce import load_cases, reproduce, summarise
 
-    comparisons, errors = reproduce(load_cases(cases, search_path), search_path)
+    chosen, unread = load_cases(cases, search_path)
+    comparisons, problems = reproduce(chosen, search_path)
     if as_json:
         print_json([one.document() for one in comparisons])
     else:
         from costmodel.report.comparisons import show_comparisons
 
         show_comparisons(comparisons, summarise(comparisons))
-    for error in errors:
-        click.echo(error, err=True)
-    return BAD_INPUT if errors else 0
+    for problem in (*unread, *problems):
+        click.echo(problem, err=True)
+    return BAD_INPUT if unread or problems else 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from costmodel.cli.options import ENGINES, json_option, path_option, print_json, read_changes, set_option
+from costmodel.cli.options import ENGINES, asked, json_option, path_option, print_json, read_changes, set_option
 
 INFEASIBLE = 3
 
@@ -40,5 +40,6 @@ def command(
     from costmodel.report.terminal import show_simulation
 
     points = loaded.points(engine=engine)
-    show_simulation(workload, loaded, points, detailed=bool(scenarios) or len(points) == 1)
+    again = asked(workload, cluster, changes, search_path)
+    show_simulation(again, loaded, points, detailed=bool(scenarios) or len(points) == 1)
     return 0 if all(point.fits for point in points.values()) else INFEASIBLE

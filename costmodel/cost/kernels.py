@@ -6,14 +6,15 @@ rounds, each as long as one block.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.time import Time, kernel
 from costmodel.hardware import Device
-from costmodel.quantities import BytesPerSecond, Count, FlopPerSecond, Seconds, ceil, maximum, minimum
+from costmodel.quantities import BytesPerSecond, Count, FlopPerSecond, Quantity, Seconds, ceil, maximum, minimum
 from costmodel.workload.operators import AttentionCore, Elementwise, Gemm
-from costmodel.workload.scenario import Framework
+from costmodel.workload.scenario import Framework, Tile
 
 VECTOR_DTYPE = "fp32"  # CUDA cores: activations, promotion of FP8 sums
 
@@ -40,13 +41,26 @@ class Machine:
 
 
 def gemm_time(gemm: Gemm, machine: Machine, fit: FamilyFit) -> Time:
-    """Return a matrix product's time: the fastest candidate tile.
+    """Return a matrix product's time: launch + the fastest candidate tile's max(on-chip, device memory)."""
+    busy: Seconds | None = None
+    for _, on_chip, memory in tile_times(gemm, machine, fit):
+        candidate = maximum(on_chip, memory)
+        busy = candidate if busy is None else minimum(busy, candidate)
+    assert busy is not None, "a framework names at least one tile"
+    launch = machine.framework.launch * fit.launch
+    compulsory = gemm.traffic / machine.memory_bandwidth / fit.memory
+    return Time(launch + busy, compute=busy, memory=compulsory, fixed=launch)
 
-    t = launch + max(tensor, promotion, L2, memory)
-    tensor    = waves * 2*m_t*n_t*k/s / (peak a processor),       waves = ceil(g*ceil(m/m_t)*ceil(n/n_t)*s / P)
-    promotion = waves * 2*m_t*n_t*k/s / interval / (CUDA-core peak a processor)     FP8 with block scales in software
-    L2        = blocks * (m_t + n_t)*k/s * e / B_L2
-    memory    = (operands and result once + 2*4*m*n*(s-1) for split sums) / B_memory
+
+def tile_times(gemm: Gemm, machine: Machine, fit: FamilyFit) -> Iterator[tuple[Tile, Seconds, Seconds]]:
+    """Yield (tile, on-chip time, device memory time) of every candidate tile.
+
+    on-chip   = max(tensor, promotion, L2)
+    tensor    = waves * 2*m_t*n_t*k/s / (peak a processor)
+    waves     = ceil(g * ceil(m/m_t) * ceil(n/n_t) * s / P)
+    promotion = waves * 2*m_t*n_t*k/s / interval / (CUDA-core peak a processor), FP8 with block scales in software
+    L2        = blocks * k/s * (m_t*e_left + n_t*e_right) / B_L2
+    memory    = (operands and result once + 2*4*g*m*n*(s-1) for the sums of a split K) / B_memory
     """
     device, framework = machine.device, machine.framework
     rate = machine.processor_peak(gemm.dtype)
@@ -54,22 +68,17 @@ def gemm_time(gemm: Gemm, machine: Machine, fit: FamilyFit) -> Time:
     promotes = unit.scaling == "software" or unit.accumulate == "fp22"
     promotion_rate = machine.processor_peak(VECTOR_DTYPE) * framework.promotion_interval
     traffic, bandwidth = gemm.traffic, machine.memory_bandwidth
-    busy: Seconds | None = None
     for tile in framework.gemm_tiles:
         depth = gemm.k / tile.split
         blocks = gemm.groups * ceil(gemm.m / tile.m) * ceil(gemm.n / tile.n) * tile.split
         products = ceil(blocks / machine.processors) * (2.0 * tile.m * tile.n) * depth
-        compute = products / rate
+        on_chip = products / rate
         if promotes:
-            compute = maximum(compute, products / promotion_rate)
+            on_chip = maximum(on_chip, products / promotion_rate)
         if cache is not None and cache.bandwidth is not None:
-            compute = maximum(compute, blocks * depth * (tile.m * gemm.left + tile.n * gemm.right) / cache.bandwidth)
+            on_chip = maximum(on_chip, blocks * depth * (tile.m * gemm.left + tile.n * gemm.right) / cache.bandwidth)
         moved = traffic + 8.0 * gemm.groups * gemm.m * gemm.n * (tile.split - 1) if tile.split > 1 else traffic
-        candidate = maximum(compute / fit.compute, moved / bandwidth / fit.memory)
-        busy = candidate if busy is None else minimum(busy, candidate)
-    assert busy is not None, "a framework names at least one tile"
-    launch = framework.launch * fit.launch
-    return Time(launch + busy, compute=busy, memory=traffic / bandwidth / fit.memory, fixed=launch)
+        yield tile, on_chip / fit.compute, moved / bandwidth / fit.memory
 
 
 def attention_time(core: AttentionCore, machine: Machine, fit: FamilyFit) -> Time:
@@ -77,19 +86,24 @@ def attention_time(core: AttentionCore, machine: Machine, fit: FamilyFit) -> Tim
 
         t = launch + max(tensor, memory)
         tensor = FLOP / (peak of the processors in use), padded to whole query tiles, in whole waves of blocks
-    One block handles one query tile of one head. Decoding splits the keys instead, so its grid has no waves.
+
+    One block handles one query tile of one head; the candidate tile that pads least is taken. Decoding splits the keys
+    instead, so its grid has no waves.
     """
-    tile = machine.framework.attention_tile
+    padding: Quantity = 1.0
+    if not core.family.endswith("decode"):
+        padding = minimum(*(_padding(core, tile, machine.processors) for tile in machine.framework.attention_tiles))
+    compute = padding * core.flop / (machine.processors * machine.processor_peak(core.dtype))
+    memory = core.traffic / machine.memory_bandwidth
+    return kernel(compute / fit.compute, memory / fit.memory, machine.framework.launch * fit.launch)
+
+
+def _padding(core: AttentionCore, tile: Tile, processors: Count) -> Quantity:
+    """Return how much longer whole tiles in whole waves take than an even share of the work on every processor."""
     filled = core.rows / tile.m
     tiles = ceil(filled)
     blocks = core.sequences * core.heads * tiles
-    padding = tiles / filled * ceil(blocks / machine.processors) * machine.processors / blocks
-    if core.family.endswith("decode"):
-        padding = 1.0
-    rate = machine.processors * machine.processor_peak(core.dtype)
-    compute = padding * core.flop / rate
-    memory = core.traffic / machine.memory_bandwidth
-    return kernel(compute / fit.compute, memory / fit.memory, machine.framework.launch * fit.launch)
+    return tiles / filled * ceil(blocks / processors) * processors / blocks
 
 
 def elementwise_time(operator: Elementwise, machine: Machine, fit: FamilyFit) -> Time:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from costmodel.network.paths import Path
-from costmodel.quantities import Seconds, maximum, minimum, where
-from costmodel.workload.operators import Exchange, distinct_targets
+from costmodel.quantities import Seconds, maximum, where
+from costmodel.workload.operators import Exchange
 
 
 def exchange_time(exchange: Exchange, path: Path) -> Seconds:
@@ -21,9 +21,6 @@ def exchange_time(exchange: Exchange, path: Path) -> Seconds:
         outer = copies * exchange.top_k * (1 - path.local / path.size) / path.outer
         inner = copies * exchange.top_k * (path.local - 1) / path.size / path.inner
     else:
-        on_node, on_rank = exchange.experts / path.nodes, exchange.experts / path.size
-        nodes = distinct_targets(exchange.top_k, maximum(exchange.reachable, on_node), on_node)
-        ranks = distinct_targets(exchange.top_k, exchange.reachable, minimum(on_rank, exchange.reachable))
-        outer = copies * nodes * (1 - 1 / path.nodes) / path.outer
-        inner = copies * ranks * (1 - 1 / path.local) / path.inner
+        outer = copies * exchange.targets(path.nodes) * (1 - 1 / path.nodes) / path.outer
+        inner = copies * exchange.targets(path.size) * (1 - 1 / path.local) / path.inner
     return where(path.size > 1, maximum(outer, inner) + path.latency, 0.0)

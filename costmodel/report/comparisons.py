@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from rich.markup import escape
 
-from costmodel.report.text import console, quantity, table
-from costmodel.schema.metrics import dimension_of
+from costmodel.report.text import console, metric, span, table
 from costmodel.study.reproduce import Comparison, Summary
 
 STYLES = {"pass": "green", "fail": "red", "skip": "dim", "infeasible": "yellow"}
@@ -18,14 +17,13 @@ def show_comparisons(comparisons: Sequence[Comparison], summaries: Sequence[Summ
     out = console()
     rows = table("case", "metric", ">published", ">predicted", ">80 % interval", ">error", "verdict")
     for one in comparisons:
-        dimension = dimension_of(one.metric or "") or "count"
-        exact = one.low is None or one.low == one.high
+        known = one.low is not None and one.high is not None and one.low != one.high
         rows.add_row(
             one.id,
             one.metric or "",
-            _shown(one.published, dimension),
-            _shown(one.predicted, dimension),
-            "" if exact else f"{_shown(one.low, dimension, 3)} .. {_shown(one.high, dimension, 3)}",
+            _shown(one.metric, one.published),
+            _shown(one.metric, one.predicted),
+            span(one.metric or "", one.low or 0.0, one.high or 0.0) if known else "",
             "" if one.error is None else f"{one.error:+.1%}",
             f"[{STYLES[one.verdict]}]{one.verdict}[/]",
         )
@@ -41,12 +39,6 @@ def show_comparisons(comparisons: Sequence[Comparison], summaries: Sequence[Summ
     out.print(totals)
 
 
-def _shown(value: float | None, dimension: str, digits: int = 4) -> str:
-    """Return a figure in its unit, to a few digits."""
-    if value is None:
-        return ""
-    if dimension == "ratio":
-        return f"{value:.{digits - 3}%}"
-    if dimension == "count":
-        return f"{value:.{digits}g}"
-    return quantity(value, "time" if dimension == "duration" else dimension, digits)
+def _shown(name: str | None, value: float | None) -> str:
+    """Return a figure in its unit, nothing for none."""
+    return "" if name is None or value is None else metric(name, value)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
-
-from costmodel.analytic.evaluation import evaluate
+from costmodel.analytic.bound import bound_times
+from costmodel.analytic.evaluation import Evaluation, evaluate
 from costmodel.analytic.pricing import Priced
-from costmodel.cost.kernels import VECTOR_DTYPE
+from costmodel.cost.kernels import VECTOR_DTYPE, Machine, tile_times
 from costmodel.errors import InputError
 from costmodel.network.paths import path
-from costmodel.report.text import console, quantity, table
-from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Gemm, distinct_targets
-from costmodel.workload.scenario import Scenario
+from costmodel.quantities import ceil
+from costmodel.schema.references import near
+from costmodel.workload.dtypes import ELEMENT_BYTES
+from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Gemm, Group, base_name
+from costmodel.workload.scenario import ExpertBound, Scenario
 
 if TYPE_CHECKING:
     from costmodel.api import Workload
@@ -30,6 +31,25 @@ EXCHANGE_FORMULAS = {
     "normal": "t = max(T * E_nodes * (1 - 1/N) * b / B_out, T * E_ranks * (1 - 1/l) * b / B_in) + latency",
     "low_latency": "t = max(T * k * (1 - l/n) * b / B_out, T * k * (l-1)/n * b / B_in) + latency",
 }
+
+
+BOUND = "all-to-all"  # the one line of a bound
+BOUND_FORMULA = (
+    "all_to_all = (b_dispatch + b_combine) * tokens * sends * hidden / B; layer = 2 * all_to_all; tpot = layers * layer"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a scenario's breakdown: exposed time, its share of the headline, and the operators it stands for."""
+
+    name: str
+    time: float
+    share: float
+    hidden: float
+    bound: str
+    basis: str
+    operators: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,44 +83,102 @@ class Explanation:
         }
 
 
-def operators(workload: Workload, scenario: str) -> list[Priced]:
-    """Return the distinct operators of a scenario, by name, priced."""
+def lines(workload: Workload, scenario: str) -> list[Line]:
+    """Return where a scenario's time goes, the longest first; as if memory sufficed where it does not."""
+    evaluation = _evaluated(workload, scenario)
+    headline = evaluation.metrics(None)[evaluation.headline]
+    whole = 0.0 if headline is None else float(headline)
+    names = dict.fromkeys(priced.operator.name for priced in evaluation.operators())
+    return [
+        Line(
+            entry.name,
+            entry.time,
+            entry.time / whole if whole else 0.0,
+            entry.hidden,
+            entry.bound,
+            entry.basis,
+            tuple(name for name in names if base_name(name) == entry.name),
+        )
+        for entry in evaluation.breakdown()
+    ]
+
+
+def explain(workload: Workload, scenario: str, name: str) -> list[Explanation]:
+    """Return an operator, or all those that a line of the breakdown stands for, explained.
+
+    Operators of one name that differ in size are explained one by one. Raises InputError on an unknown name, with the
+    nearest ones.
+    """
     chosen = workload.scenario(scenario)
-    found: dict[str, Priced] = {}
-    for priced in evaluate(chosen, workload.calibration(chosen)).operators():
-        found.setdefault(priced.operator.name, priced)
-    return list(found.values())
+    if isinstance(chosen.plan, ExpertBound):
+        known, found = {BOUND}, [_bound(workload, chosen, chosen.plan)] if name == BOUND else []
+    else:
+        distinct = {
+            (priced.operator.name, float(priced.time.seconds)): priced
+            for priced in _evaluated(workload, scenario).operators()
+            if float(priced.time.seconds)
+        }.values()
+        known = {each for priced in distinct for each in (priced.operator.name, base_name(priced.operator.name))}
+        named = [priced for priced in distinct if priced.operator.name == name]
+        found = [
+            _explained(workload, chosen, priced)
+            for priced in named or [each for each in distinct if base_name(each.operator.name) == name]
+        ]
+    if not found:
+        raise InputError.single(
+            f"scenario {scenario} has no operator {name!r}", hint=near(name, sorted(known)), field="--op"
+        )
+    return found
 
 
-def explain(workload: Workload, scenario: str, name: str) -> Explanation:
-    """Return one operator of a scenario explained. Raises InputError on an unknown name, with the nearest ones."""
-    known = {priced.operator.name: priced for priced in operators(workload, scenario)}
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=3)
-        hint = " or ".join(f"`{each}`" for each in close) or ", ".join(known)
-        raise InputError.single(f"scenario {scenario} has no operator `{name}`", hint=f"write {hint}", field="--op")
-    priced, chosen = known[name], workload.scenario(scenario)
+def _evaluated(workload: Workload, scenario: str) -> Evaluation:
+    chosen = workload.scenario(scenario)
+    return evaluate(chosen, workload.calibration(chosen))
+
+
+def _explained(workload: Workload, scenario: Scenario, priced: Priced) -> Explanation:
     operator, time = priced.operator, priced.time
     parts = {"compute": time.compute, "memory": time.memory, "network": time.network, "fixed": time.fixed}
-    formula = FORMULAS.get(type(operator)) or EXCHANGE_FORMULAS[getattr(operator, "mode", "normal")]
+    notes = workload.calibration(scenario).notes
     return Explanation(
-        name,
+        operator.name,
         operator.family,
-        formula,
-        _inputs(priced, chosen),
+        FORMULAS.get(type(operator)) or EXCHANGE_FORMULAS[getattr(operator, "mode", "normal")],
+        _inputs(priced, scenario),
         {part: float(value) for part, value in parts.items() if float(value)},
         float(time.seconds),
         time.bound,
         priced.fit.basis,
         _origins(workload, scenario, priced),
-        workload.calibration(chosen).notes,
+        tuple(note for note in notes if note.startswith(f"{operator.family}:")),
     )
+
+
+def _bound(workload: Workload, scenario: Scenario, plan: ExpertBound) -> Explanation:
+    """Return the closed-form bound explained: it has one formula and no operators."""
+    times, communication = bound_times(scenario, plan), scenario.communication
+    slowest = path(Group(scenario.parallel.ep), scenario.cluster)
+    inputs = {
+        "bytes of a dispatched element": (ELEMENT_BYTES[communication.dispatch], "size"),
+        "bytes of a combined element": (ELEMENT_BYTES[communication.combine], "size"),
+        "tokens": (float(plan.tokens_per_device), "count"),
+        "sends": (float(plan.sends), "count"),
+        "hidden": (float(plan.hidden), "count"),
+        "layers": (float(scenario.architecture.depth), "count"),
+        "bandwidth of the slowest link": (float(slowest.slowest), "bandwidth"),
+    }
+    parts = {"all_to_all": float(times.all_to_all), "layer": float(times.layer)}
+    link = "node.nic.bandwidth" if float(slowest.nodes) > 1 else f"device.links.{scenario.cluster.node.intra.name}.bandwidth"
+    origins = _places(workload, scenario, [f"hardware.{link}", "sends", "hidden", "tokens_per_device"])
+    return Explanation(BOUND, "bound", BOUND_FORMULA, inputs, parts, float(times.tpot), "network", "roofline", origins, ())
 
 
 def _inputs(priced: Priced, scenario: Scenario) -> dict[str, tuple[float, str]]:
     """Return what enters the formula."""
     operator = priced.operator
-    if isinstance(operator, Gemm | AttentionCore | Elementwise):
+    if isinstance(operator, Gemm):
+        return {**_work(operator), **_device(operator, scenario), **_tile(operator, priced, scenario)}
+    if isinstance(operator, AttentionCore | Elementwise):
         return {**_work(operator), **_device(operator, scenario)}
     way = path(operator.group, scenario.cluster)
     group = {
@@ -112,14 +190,13 @@ def _inputs(priced: Priced, scenario: Scenario) -> dict[str, tuple[float, str]]:
     }
     if isinstance(operator, Collective):
         return {"buffer": (float(operator.size), "size"), **group}
-    on_node, on_rank = operator.experts / way.nodes, operator.experts / way.size
     return {
         "tokens of a rank": (float(operator.tokens), "count"),
         "bytes of a copy": (float(operator.token_bytes), "size"),
         "experts a token": (float(operator.top_k), "count"),
         "load of the fullest rank": (float(operator.load), "count"),
-        "expected nodes a token": (float(distinct_targets(operator.top_k, operator.reachable, on_node)), "count"),
-        "expected ranks a token": (float(distinct_targets(operator.top_k, operator.reachable, on_rank)), "count"),
+        "expected nodes a token": (float(operator.targets(way.nodes)), "count"),
+        "expected ranks a token": (float(operator.targets(way.size)), "count"),
         **group,
     }
 
@@ -134,6 +211,21 @@ def _work(operator: Gemm | AttentionCore | Elementwise) -> dict[str, tuple[float
         shape["query-key pairs a head"] = operator.pairs
         return {**{name: (float(value), "count") for name, value in shape.items()}, **work}
     return {"traffic": work["traffic"]}
+
+
+def _tile(gemm: Gemm, priced: Priced, scenario: Scenario) -> dict[str, tuple[float, str]]:
+    """Return the tile that was fastest, and in how many waves its blocks run."""
+    processors = scenario.cluster.device.processors - scenario.communication.processors
+    machine = Machine(scenario.cluster.device, scenario.framework, processors)
+    tile, _, _ = min(tile_times(gemm, machine, priced.fit), key=lambda each: max(float(each[1]), float(each[2])))
+    blocks = gemm.groups * ceil(gemm.m / tile.m) * ceil(gemm.n / tile.n) * tile.split
+    return {
+        "tile m": (float(tile.m), "count"),
+        "tile n": (float(tile.n), "count"),
+        "K split": (float(tile.split), "count"),
+        "blocks": (float(blocks), "count"),
+        "waves": (float(ceil(blocks / processors)), "count"),
+    }
 
 
 def _device(operator: Gemm | AttentionCore | Elementwise, scenario: Scenario) -> dict[str, tuple[float, str]]:
@@ -155,42 +247,25 @@ def _device(operator: Gemm | AttentionCore | Elementwise, scenario: Scenario) ->
     return found
 
 
-def _origins(workload: Workload, scenario: str, priced: Priced) -> dict[str, str]:
-    """Return where the hardware values that enter were written."""
-    operator, hardware = priced.operator, f"scenarios.{scenario}.hardware"
-    if isinstance(operator, Gemm | AttentionCore | Elementwise):
-        wanted = ["device.memory.hbm.bandwidth"]
-        if not isinstance(operator, Elementwise):
-            wanted += [f"device.math.{operator.dtype}.peak", "device.processors"]
-    else:
-        link = workload.scenario(scenario).cluster.node.intra.name
-        wanted = [f"device.links.{link}.bandwidth", "node.nic.bandwidth", "network.latency.same_leaf"]
-    places = {each: workload.resolved.origin(f"{hardware}.{each}") for each in wanted}
+def _origins(workload: Workload, scenario: Scenario, priced: Priced) -> dict[str, str]:
+    """Return where the values that enter were written."""
+    operator = priced.operator
+    wanted = ["hardware.device.memory.hbm.bandwidth", "framework.launch"]
+    if isinstance(operator, Gemm | AttentionCore):
+        wanted += [f"hardware.device.math.{operator.dtype}.peak", "hardware.device.processors", "communication.processors"]
+    if isinstance(operator, Gemm):
+        wanted += ["hardware.device.memory.l2.bandwidth"]
+    if not isinstance(operator, Gemm | AttentionCore | Elementwise):
+        cluster = scenario.cluster
+        wanted = [f"hardware.device.links.{cluster.node.intra.name}.{field}" for field in ("bandwidth", "latency")]
+        if float(path(operator.group, cluster).nodes) > 1:
+            ends = ("same_leaf", "cross_leaf")
+            fabric = [f"hardware.network.latency.{end}" for end in ends] if cluster.network else ["hardware.node.nic.latency"]
+            wanted += ["hardware.node.nic.bandwidth", *fabric]
+    return _places(workload, scenario, wanted)
+
+
+def _places(workload: Workload, scenario: Scenario, paths: Sequence[str]) -> dict[str, str]:
+    """Return path -> where its value was written, for those that exist."""
+    places = {each: workload.resolved.origin(f"scenarios.{scenario.name}.{each}") for each in paths}
     return {each: str(place) for each, place in places.items() if place is not None}
-
-
-def show_operators(workload: Workload, scenario: str) -> None:
-    """Print the operators of a scenario: one run of each."""
-    rows = table("operator", ">one run", "limit", "basis", "family")
-    for priced in sorted(operators(workload, scenario), key=lambda each: -float(each.time.seconds)):
-        if float(priced.time.seconds):
-            time = quantity(float(priced.time.seconds), "time")
-            rows.add_row(priced.operator.name, time, priced.time.bound, priced.fit.basis, priced.operator.family)
-    console().print(rows)
-
-
-def show_explanation(explanation: Explanation) -> None:
-    """Print one operator explained."""
-    out = console()
-    out.print(f"[bold]{escape(explanation.name)}[/bold] ({explanation.family})\n{escape(explanation.formula)}")
-    rows = table("input", ">value")
-    for name, (value, dimension) in explanation.inputs.items():
-        rows.add_row(name, quantity(value, dimension, 6))
-    out.print(rows)
-    parts = ", ".join(f"{name} {quantity(value, 'time')}" for name, value in explanation.parts.items())
-    out.print(f"time of one run {quantity(explanation.time, 'time')}: {parts}")
-    out.print(f"limit: {explanation.bound}; basis: {explanation.basis}")
-    for name, place in explanation.origins.items():
-        out.print(f"  {name} is written at {escape(place)}", style="dim")
-    for note in explanation.notes:
-        out.print(f"note: {escape(note)}")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 
-from costmodel.report.text import console, metric, quantity, share, table
+from costmodel.report.text import console, count, metric, quantity, share, span, table, used_of
 from costmodel.result import Point
+from costmodel.units import parse
 
 if TYPE_CHECKING:
     from costmodel.api import Workload
@@ -30,7 +32,7 @@ def show_simulation(argument: str, workload: Workload, points: Mapping[str, Poin
     facts = workload.model()
     out.print(
         f"[bold]{escape(workload.resolved.title or workload.name)}[/bold]\n{escape(facts['name'])}: "
-        f"{_billions(facts['parameters'])} parameters, {_billions(facts['active_parameters'])} active, "
+        f"{count(facts['parameters'])} parameters, {count(facts['active_parameters'])} active, "
         f"{quantity(facts['kv_cache_bytes_per_token'], 'size')} of KV cache a token, "
         f"{quantity(facts['training_flop_per_token'], 'flop')} a trained token"
     )
@@ -41,10 +43,6 @@ def show_simulation(argument: str, workload: Workload, points: Mapping[str, Poin
         _show_overview(out, points)
     for line in _next_steps(argument, points, detailed=detailed):
         out.print(line, style="dim")
-
-
-def _billions(value: float) -> str:
-    return f"{value / 1e9:.4g} billion"
 
 
 def _show_overview(out: Console, points: Mapping[str, Point]) -> None:
@@ -120,7 +118,7 @@ def _interval(point: Point, name: str | None = None) -> str:
     pair = point.intervals[name]
     if pair is None:
         return "-"
-    return "exact" if pair[0] == pair[1] else f"{metric(name, pair[0], 3)} .. {metric(name, pair[1], 3)}"
+    return span(name, *pair)
 
 
 def _basis(point: Point) -> str:
@@ -133,8 +131,7 @@ def _memory(point: Point) -> str:
     """Return used of available memory."""
     if point.memory is None:
         return "-"
-    used = sum(point.memory.values())
-    return f"{quantity(used, 'size', 3)} / {quantity(point.capacity, 'size', 3)}"
+    return used_of(sum(point.memory.values()), point.capacity)
 
 
 def _ledger_line(point: Point) -> str:
@@ -161,13 +158,12 @@ def _limits(point: Point) -> str:
 
 def _next_steps(argument: str, points: Mapping[str, Point], *, detailed: bool) -> Iterator[str]:
     """Yield commands that lead on from here."""
-    name, point = next(iter(points.items()))
-    feasible = next(((each, one) for each, one in points.items() if one.fits and one.breakdown), None)
-    if feasible is not None:
-        name, point = feasible
-        operator = point.breakdown[0].name
-        yield f'next: costmodel explain {argument} --scenario {name} --op "{operator}"'
-    if not detailed:
-        yield f"      costmodel simulate {argument} --scenario {name}"
-    if feasible is None:
-        yield f'next: costmodel simulate {argument} --scenario {name} --set hardware.memory.hbm.capacity="192 GB"'
+    runs = {name: point for name, point in points.items() if point.fits}
+    name, point = next(iter((runs or points).items()))
+    if runs:
+        yield f'next: costmodel explain {argument} --scenario {name} --op "{point.breakdown[0].name}"'
+        if not detailed:
+            yield f"      costmodel simulate {argument} --scenario {name}"
+    elif point.memory is not None and sum(point.memory.values()) > point.capacity:
+        needed = math.ceil(sum(point.memory.values()) / parse("1 GiB", "size"))
+        yield f'next: costmodel simulate {argument} --scenario {name} --set hardware.memory.hbm.capacity="{needed} GiB"'

@@ -153,7 +153,8 @@ def framework(file: FrameworkFile) -> Framework:
     """Return what belongs to kernels and hosts."""
     return Framework(
         name=file.name, gemm_tiles=tuple(_tile(tile) for tile in file.gemm_tiles),
-        attention_tile=_tile(file.attention_tile), promotion_interval=file.promotion_interval, launch=file.launch,
+        attention_tiles=tuple(_tile(tile) for tile in file.attention_tiles),
+        promotion_interval=file.promotion_interval, launch=file.launch,
         reserve=file.reserve, implementations=dict(file.implementations),
     )  # fmt: skip
 

@@ -123,14 +123,23 @@ class CaseReferenceFile(Strict):
 
 def load_case_file(path: str | Path, search_path: Sequence[str | Path] = ()) -> tuple[Case, ...]:
     """Return the cases of a file; raise InputError with every problem. A case's scenario is not yet resolved."""
+    cases, problems = sound_cases(path, search_path)
+    if problems:
+        raise InputError(problems)
+    return cases
+
+
+def sound_cases(
+    path: str | Path, search_path: Sequence[str | Path] = ()
+) -> tuple[tuple[Case, ...], tuple[Problem, ...]]:
+    """Return the cases of a file that can be read, and the problems of those that cannot."""
     library = Library(search_path)
     assembly = Assembly(library)
     cases: list[Case] = []
     with assembly.noting():
-        cases = list(_cases(assembly, library.read(Path(path), "case"), Path(path)))
-    if assembly.problems:
-        raise InputError(in_order(assembly.problems))
-    return tuple(cases)
+        for case in _cases(assembly, library.read(Path(path), "case"), Path(path)):
+            cases.append(case)  # one by one: those before a problem are kept
+    return tuple(cases), tuple(in_order(assembly.problems))
 
 
 def resolve_case(case: Case, search_path: Sequence[str | Path] = ()) -> ResolvedWorkload:

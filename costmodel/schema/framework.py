@@ -22,7 +22,9 @@ class FrameworkFile(Strict):
 
     name: str = Field(description="name by which scenarios call it")
     gemm_tiles: list[TileFile] = Field(min_length=1, description="candidate tiles; the fastest is taken")
-    attention_tile: TileFile = Field(description="tile of the attention kernel: queries by keys")
+    attention_tiles: list[TileFile] = Field(
+        min_length=1, description="candidate tiles of attention kernels, queries by keys; the fastest is taken"
+    )
     promotion_interval: Number = Field(description="elements of K between promotions of an FP8 accumulator")
     launch: Time = Field(description="time of an empty kernel on a stream")
     reserve: Size = Field(description="device memory that context and libraries keep")

@@ -92,7 +92,7 @@ class MoeFile(Strict):
     shared: NumberOrZero = Field(default=0.0, description="experts that every token visits")
     shared_intermediate: Number | None = Field(default=None, description="inner width of one; null: as a routed expert")
     groups: Number | None = Field(default=None, description="equal groups of experts; null where routing is free")
-    group_top_k: Number | None = Field(default=None, description="groups that a token may choose from")
+    group_top_k: Integer | None = Field(default=None, description="groups that a token may choose from")
 
     @model_validator(mode="after")
     def _groups_are_whole(self) -> Self:

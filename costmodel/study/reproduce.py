@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from costmodel.analytic.metrics import sixteen_bit_peak
-from costmodel.api import Workload, architecture_facts
-from costmodel.errors import CostModelError, InputError
-from costmodel.result import Point
-from costmodel.schema.case import Case, Expectation, load_case_file, resolve_case
+from costmodel.errors import CostModelError, InputError, Problem
+from costmodel.schema.case import Case, Expectation, sound_cases
 from costmodel.schema.references import Library, near
+from costmodel.schema.tree import plain
+from costmodel.study.predictions import Prediction, Value, predict
 
 FOLDER = "published"
 UNITS = {
@@ -30,12 +30,11 @@ UNITS = {
 }
 PASS, FAIL, SKIP, INFEASIBLE = "pass", "fail", "skip", "infeasible"
 
-Interval = tuple[float, float] | None
-
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One published figure beside ours, in SI. error: relative, (predicted - published) / published."""
+    """One published figure beside ours, in SI. error: relative, (predicted - published) / published; null for checks of
+    a side or an order, which no error scores."""
 
     id: str
     case_class: str | None
@@ -69,163 +68,134 @@ class Summary:
     bias: float
 
 
-def load_cases(names: Sequence[str], search_path: Sequence[str] = ()) -> list[Case]:
+def load_cases(names: Sequence[str], search_path: Sequence[str] = ()) -> tuple[list[Case], list[Problem]]:
     """Return the cases of files, of names under `workloads/published`, or with given ids; all of them by default.
 
-    A case that others are compared with comes along. Raises InputError on an unknown name.
+    Cases that cannot be read come back as problems. Raises InputError on an unknown name.
     """
+    paths = [name for name in names if Path(name).exists()]
+    wanted = [name for name in names if name not in paths]
+    chosen, problems = _read(paths, search_path)
+    if names and not wanted:
+        return chosen, problems
     library = Library(search_path)
-    files = [name for name in names if Path(name).is_file()]
-    wanted = [name for name in names if name not in files]
-    if files and not wanted:
-        return [case for name in files for case in load_case_file(name, search_path)]
-    shipped = {name: library.find(name, FOLDER) for name in library.names(FOLDER)}
-    cases = {name: load_case_file(path, search_path) for name, path in shipped.items()}
-    everything = [case for found in cases.values() for case in found]
-    if not names:
-        return everything
-    chosen = [case for name in files for case in load_case_file(name, search_path)]
-    for name in wanted:
-        found = cases.get(name.removeprefix(f"{FOLDER}/")) or [case for case in everything if case.id == name]
-        if not found:
-            known = [*cases, *(case.id for case in everything)]
-            raise InputError.single(f"no case or case file `{name}`", hint=near(name, known))
+    shipped = {name: _read([library.find(name, FOLDER)], search_path) for name in library.names(FOLDER)}
+    everything = [case for cases, _ in shipped.values() for case in cases]
+    for name in wanted or shipped:
+        whole = shipped.get(name.removeprefix(f"{FOLDER}/"))
+        found = whole[0] if whole else [case for case in everything if case.id == name]
+        if whole:
+            problems.extend(whole[1])
+        elif not found:
+            known = [*shipped, *(case.id for case in everything)]
+            raise InputError.single(f"no case or case file {name!r}", hint=near(name, known))
         chosen.extend(found)
-    return chosen
+    return chosen, problems
 
 
-def reproduce(cases: Iterable[Case], search_path: Sequence[str] = ()) -> tuple[list[Comparison], list[CostModelError]]:
-    """Return every published figure compared, and the errors of cases that could not be resolved."""
+def _read(paths: Iterable[str | Path], search_path: Sequence[str]) -> tuple[list[Case], list[Problem]]:
+    read = [sound_cases(path, search_path) for path in paths]
+    return [case for cases, _ in read for case in cases], [problem for _, found in read for problem in found]
+
+
+def reproduce(cases: Iterable[Case], search_path: Sequence[str] = ()) -> tuple[list[Comparison], list[Problem]]:
+    """Return every published figure compared, and the problems of cases that predict nothing.
+
+    A problem of one case does not stop the others; scenarios that several cases share are evaluated once.
+    """
     cases = list(cases)
-    points: dict[str, _Predicted] = {}
-    errors: list[CostModelError] = []
+    predictions: dict[str, Prediction] = {}
+    shared: dict[str, Prediction] = {}
+    problems: list[Problem] = []
     comparisons: list[Comparison] = []
     for case in cases:
-        if case.skip is None:
-            try:
-                points[case.id] = _predict(case, search_path)
-            except CostModelError as error:
-                errors.append(error)
+        if case.skip is None and case.scenario is not None:
+            key = repr((plain(case.scenario), case.overrides))
+            with _noting(problems, case):
+                shared[key] = shared.get(key) or predict(case, search_path)
+                predictions[case.id] = shared[key]
     for case in cases:
         if case.skip is not None:
             comparisons.append(_uncompared(case, None, SKIP, case.skip))
-        elif case.id in points:
-            comparisons.extend(_compare(case, expected, points) for expected in case.expect)
-    return comparisons, errors
+        for expected in case.expect if case.id in predictions else ():
+            with _noting(problems, case):
+                comparisons.append(_compare(case, expected, predictions))
+    return comparisons, problems
 
 
-@dataclass(frozen=True, slots=True)
-class _Predicted:
-    """What a case predicts: facts of its model and, where it has a scenario, one point and what conventions need."""
-
-    facts: Mapping[str, Any]
-    point: Point | None
-    workload: Workload | None
-
-    def value(self, metric: str, conventions: Mapping[str, str]) -> tuple[float | None, Interval]:
-        """Return (value, interval) of a metric under the case's conventions; raise InputError if nothing gives it."""
-        section, _, name = metric.partition(".")
-        if metric in self.facts or section == "model":
-            return float(self.facts[name or metric]), None
-        if self.point is None:
-            raise InputError.single(f"metric `{metric}` needs a scenario", field="expect.metric")
-        if section == "memory" and name:
-            memory = self.point.memory or {}
-            return math.fsum(memory[part] for part in name.split("+")), None
-        if section == "schedule" and name:
-            return (self.point.schedule or {}).get(name), None
-        if metric in self.point.metrics:
-            return self.point.metrics[metric], self.point.intervals[metric]
-        return self._converted(metric, conventions)
-
-    def _converted(self, metric: str, conventions: Mapping[str, str]) -> tuple[float | None, Interval]:
-        """Return FLOP rates and utilisations as publications define them.
-
-        rate a device = FLOP of a token * tokens / (step * devices); the token's FLOP are the model's (`flop: model`) or
-        what is executed (`flop: hardware`), with causal or full attention.
-        """
-        assert self.point is not None
-        assert self.workload is not None
-        rates = self.point.metrics.get("tokens_per_second_per_device")
-        if metric not in ("hfu", "flop_rate_per_device") or rates is None:
-            raise InputError.single(f"no prediction has a metric `{metric}`", field="expect.metric")
-        peak = float(sixteen_bit_peak(self.workload.scenario(self.workload.scenarios[0]).cluster.device))
-        hardware = metric == "hfu" or conventions.get("flop") == "hardware"
-        used = self.point.metrics["mfu_noncausal" if conventions.get("attention") == "full" else "mfu"]
-        executed = self.point.metrics["flop_per_token"]
-        assert used is not None
-        assert executed is not None
-        rate = executed * rates if hardware else used * peak
-        return (rate / peak if metric == "hfu" else rate), None
+@contextmanager
+def _noting(problems: list[Problem], case: Case) -> Iterator[None]:
+    """Turn the error of one case into problems, at the case where they have no place of their own."""
+    try:
+        yield
+    except CostModelError as error:
+        found = error.problems if isinstance(error, InputError) else (Problem(None, "", str(error)),)
+        for problem in found:
+            field = problem.field if case.id in problem.field else f"{case.id}: {problem.field}".rstrip(": ")
+            problems.append(replace(problem, location=problem.location or case.location, field=field))
 
 
-def _predict(case: Case, search_path: Sequence[str]) -> _Predicted:
-    resolved = resolve_case(case, search_path)
-    facts = architecture_facts(resolved.architecture)
-    if not resolved.scenarios:
-        return _Predicted(facts, None, None)
-    workload = Workload(resolved, case.id, {}, None, tuple(search_path))
-    (point,) = workload.points().values()
-    return _Predicted(facts, point, workload)
-
-
-def _compare(case: Case, expected: Expectation, points: Mapping[str, _Predicted]) -> Comparison:
+def _compare(case: Case, expected: Expectation, predictions: Mapping[str, Prediction]) -> Comparison:
     """Return one figure compared as its check says."""
-    predicted = points[case.id]
-    if predicted.point is not None and not predicted.point.fits and not expected.metric.startswith("memory."):
-        return _uncompared(case, expected, INFEASIBLE, predicted.point.reason)
-    value, interval = predicted.value(expected.metric, case.conventions)
-    published: float | None
+    own = predictions[case.id]
+    if own.infeasible is not None and not expected.metric.startswith(("memory.", "model.")):
+        return _uncompared(case, expected, INFEASIBLE, own.infeasible)
+    found = own.value(expected.metric, case.conventions)
     if expected.check in ("ratio", "ordering"):
-        baseline = points.get(expected.baseline or "")
-        other = None if baseline is None else baseline.value(expected.metric, case.conventions)[0]
-        if value is None or not other:
-            return _uncompared(case, expected, INFEASIBLE, f"baseline {expected.baseline} gives no {expected.metric}")
-        value, interval = value / other, None
-        published = 1.0 if expected.check == "ordering" else float(_number(expected.value))
-    else:
-        published = None if isinstance(expected.value, tuple) else expected.value
-    if value is None:
-        return _uncompared(case, expected, INFEASIBLE, "no prediction")
-    error = (value - published) / published if published else None
+        found = _relative(found, case, expected, predictions)
+    if found.value is None:
+        return _uncompared(case, expected, INFEASIBLE, f"nothing to compare: no {expected.metric}")
+    published = 1.0 if expected.check == "ordering" else _single(expected)
+    scored = expected.check in ("value", "ratio") and published
+    error = (found.value - published) / published if scored and published else None
     return Comparison(
         case.id,
         case.case_class,
         expected.metric,
-        UNITS.get(expected.dimension, expected.dimension),
+        _unit(expected),
         published,
-        value,
-        value if interval is None else interval[0],
-        value if interval is None else interval[1],
+        found.value,
+        found.low,
+        found.high,
         error,
-        PASS if _holds(expected, value, error) else FAIL,
+        PASS if _holds(expected, found.value, error) else FAIL,
         case.source.cite,
     )
 
 
+def _relative(found: Value, case: Case, expected: Expectation, predictions: Mapping[str, Prediction]) -> Value:
+    """Return a prediction over that of the baseline; errors of the two are not independent, so without an interval."""
+    if expected.baseline not in predictions:
+        hint = near(str(expected.baseline), list(predictions))
+        raise InputError.single(f"no baseline case {expected.baseline!r} is compared here", hint=hint)
+    other = predictions[expected.baseline].value(expected.metric, case.conventions).value
+    return Value(None if found.value is None or not other else found.value / other, None, None)
+
+
 def _holds(expected: Expectation, value: float, error: float | None) -> bool:
     """Tell whether a prediction meets a published figure as the case's check asks."""
-    tolerance = expected.tolerance or 0.0
-    if expected.check == "range":
-        assert isinstance(expected.value, tuple)
-        return expected.value[0] * (1 - tolerance) <= value <= expected.value[1] * (1 + tolerance)
-    if expected.check == "lower":
-        return value >= _number(expected.value) * (1 - tolerance)
-    if expected.check == "upper":
-        return value <= _number(expected.value) * (1 + tolerance)
+    tolerance, stated = expected.tolerance or 0.0, expected.value
     if expected.check == "ordering":
         return value < 1.0
-    return error is not None and abs(error) <= tolerance
+    if expected.check in ("value", "ratio"):
+        return abs(error) <= tolerance if error is not None else value == stated
+    low, high = stated if isinstance(stated, tuple) else (stated or 0.0, stated or 0.0)
+    above = value >= low - tolerance * abs(low)
+    below = value <= high + tolerance * abs(high)
+    return (above or expected.check == "upper") and (below or expected.check == "lower")
 
 
-def _number(value: float | tuple[float, float] | None) -> float:
-    assert isinstance(value, float | int)
-    return float(value)
+def _single(expected: Expectation) -> float | None:
+    return None if isinstance(expected.value, tuple) else expected.value
+
+
+def _unit(expected: Expectation) -> str:
+    return "1" if expected.check in ("ratio", "ordering") else UNITS[expected.dimension]
 
 
 def _uncompared(case: Case, expected: Expectation | None, verdict: str, reason: str | None) -> Comparison:
-    published = None if expected is None or isinstance(expected.value, tuple) else expected.value
-    unit = None if expected is None else UNITS.get(expected.dimension, expected.dimension)
+    published = None if expected is None else _single(expected)
+    unit = None if expected is None else _unit(expected)
     metric = None if expected is None else expected.metric
     return Comparison(
         case.id, case.case_class, metric, unit, published, None, None, None, None, verdict, case.source.cite, reason

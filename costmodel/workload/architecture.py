@@ -77,7 +77,7 @@ class MoeFfn:
     shared: Count = 0.0
     shared_intermediate: Count | None = None  # of one shared expert; the routed width where null
     groups: Count | None = None
-    group_top_k: Count | None = None
+    group_top_k: int | None = None
 
 
 Mixer: TypeAlias = "Attention | Mla"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from costmodel.quantities import Bytes, Count, Quantity, maximum, minimum, where
+from costmodel.quantities import Bytes, Count, Quantity, maximum, minimum
 from costmodel.workload.architecture import Architecture, Pattern
 from costmodel.workload.dtypes import ELEMENT_BYTES, element_bytes
 from costmodel.workload.operators import Group
@@ -83,13 +83,7 @@ class Context:
     @property
     def ep_group(self) -> Group:
         """Return the expert-parallel group: neighbours, `expert_tensor` apart."""
-        return Group(self.parallel.ep, self.expert_tensor)
-
-    @property
-    def expert_tensor(self) -> Count:
-        """Return the tensor parallelism inside an expert: as stated, else tp without expert parallelism, else one."""
-        stated = self.parallel.expert_tensor
-        return where(self.parallel.ep == 1, self.parallel.tp, 1.0) if stated is None else stated
+        return Group(self.parallel.ep, self.parallel.tensor_of_expert)
 
     def pairs(self, pattern: Pattern, *, causal: bool) -> Count:
         """Return the (query, key) pairs of one head and sequence on this rank.
@@ -109,8 +103,8 @@ class Context:
         return total / self.parallel.cp
 
     def kept_keys(self, pattern: Pattern) -> Count:
-        """Return the tokens whose keys and values a decoding step reads, and a cache must keep."""
-        return self.keys if pattern.window is None else minimum(self.keys, pattern.window)
+        """Return the cached tokens of a sequence that a decoding step reads on this rank: its share over cp."""
+        return (self.keys if pattern.window is None else minimum(self.keys, pattern.window)) / self.parallel.cp
 
 
 def per_rank(value: Quantity, degree: Quantity) -> Quantity:

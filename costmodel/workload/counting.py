@@ -49,8 +49,8 @@ def _unsplit(architecture: Architecture) -> Context:
     """Return a context in which one rank holds the whole model; formats and batch do not enter a count."""
     half = "bf16"
     formats = Precision(half, half, half, half, half, half, None, half, half, half, half)
-    tile = Tile(1, 1)
-    framework = Framework("none", (tile,), tile, 1.0, 0.0, 0.0)
+    tiles = (Tile(1, 1),)
+    framework = Framework("none", tiles, tiles, 1.0, 0.0, 0.0)
     return Context(architecture, Parallelism(), formats, Communication(), framework, "training", 1.0, 1.0, 1.0)
 
 
@@ -105,7 +105,7 @@ def kv_bytes_per_sequence(architecture: Architecture, keys: Count, dtype: str, t
 def attention_flop_per_token(architecture: Architecture, sequence: Count, *, causal: bool) -> Flop:
     """Return the attention FLOP of one token, forward, over all layers.
 
-    2*H*(q + v)*T a layer, with T = S/2 keys on average if causal, S if not; a window of w caps T at w.
+    2*H*(q + v)*T a layer, with T = w - w^2/(2*S) keys on average if causal, w if not; w is the window, S without one.
     """
     total: Quantity = 0.0
     for layer in architecture.layers:
@@ -116,9 +116,9 @@ def attention_flop_per_token(architecture: Architecture, sequence: Count, *, cau
             continue
         for group in mixer.head_groups:
             width = group.share * mixer.q_heads * (mixer.head_dim + mixer.v_head_dim)
-            seen = sequence / 2 if causal and mixer.causal else sequence
-            keys = seen if group.pattern.window is None else minimum(seen, group.pattern.window)
-            total = total + 2 * layer.repeat * width * keys
+            window = sequence if group.pattern.window is None else minimum(sequence, group.pattern.window)
+            seen = window - window * window / (2 * sequence) if causal and mixer.causal else window
+            total = total + 2 * layer.repeat * width * seen
     return total
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from costmodel.quantities import Bytes, Count
+from costmodel.quantities import Bytes, Count, is_single
 from costmodel.workload.architecture import DenseFfn, MoeFfn
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import element_bytes
@@ -96,7 +96,8 @@ def add_moe(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, norm: str) -
         # One cast serves the dispatched tokens and the shared expert.
         passes = context.residual + context.operand
         builder.step("norm", [Elementwise("expert input cast", context.stream_tokens * hidden * passes)])
-    _add_shared(builder, context, ffn)
+    if not (is_single(ffn.shared) and ffn.shared == 0):
+        _add_shared(builder, context, ffn)
     _add_routed(builder, context, ffn)
     summed = 4 * context.stream_tokens * hidden * context.residual
     builder.step("combine", [Elementwise("expert sum", summed)], [Elementwise("expert sum gradient", summed)])
@@ -143,7 +144,7 @@ def _add_routed(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
 
     Rows on the fullest rank: T*k*etp/tp * load, over E/ep experts of width f/etp each.
     """
-    hidden, etp = context.architecture.hidden, context.expert_tensor
+    hidden, etp = context.architecture.hidden, context.parallel.tensor_of_expert
     sent = context.tokens * etp / context.parallel.tp
     local = ffn.experts / context.parallel.ep
     rows = sent * ffn.top_k * context.communication.expert_load
@@ -200,10 +201,8 @@ def _moves(name: str, elements: Count, forward: Bytes, backward: Bytes) -> tuple
 def _exchanges(context: Context, ffn: MoeFfn, sent: Count) -> tuple[Exchange, Exchange, Exchange, Exchange]:
     """Return dispatch, combine, the combine's gradient (a dispatch) and the dispatch's gradient (a combine)."""
     plan, hidden = context.communication, context.architecture.hidden
-    if ffn.groups is None or ffn.group_top_k is None:
-        reachable = ffn.experts
-    else:
-        reachable = ffn.experts * ffn.group_top_k / ffn.groups
+    groups = 1.0 if ffn.groups is None else ffn.groups
+    group_top_k = 1 if ffn.group_top_k is None else ffn.group_top_k
 
     def one(name: str, dtype: str, family: str) -> Exchange:
         width = element_bytes(dtype, context.precision.scale_block)
@@ -213,7 +212,8 @@ def _exchanges(context: Context, ffn: MoeFfn, sent: Count) -> tuple[Exchange, Ex
             hidden * width,
             ffn.top_k,
             ffn.experts,
-            reachable,
+            groups,
+            group_top_k,
             context.ep_group,
             plan.mode,
             plan.expert_load,

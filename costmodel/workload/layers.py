@@ -78,7 +78,7 @@ def _embedding(context: Context) -> Work:
     table, the usual way of counting, and callers leave the embedding out where the convention says so.
     """
     architecture, element = context.architecture, context.residual
-    builder = WorkBuilder("embedding", context.recompute)
+    builder = WorkBuilder("embedding")
     elements = context.tokens * architecture.hidden
     accumulated = 2 * ELEMENT_BYTES[context.precision.gradients]
     builder.step(
@@ -112,6 +112,8 @@ def _head(context: Context) -> Work:
 def _add_vocabulary(builder: WorkBuilder, context: Context, tokens: Count, columns: Count, *, shared: bool) -> None:
     """Add the vocabulary projection and, in training, the cross-entropy that reads logits and writes their gradient."""
     hidden = context.architecture.hidden
+    # In inference every context-parallel rank has the last tokens' rows and repeats the product.
+    replicas = 1.0 if context.phase == "training" else context.parallel.cp
     enter_tensor_parallel(builder, context, "head")
     add_linear(
         builder,
@@ -126,6 +128,7 @@ def _add_vocabulary(builder: WorkBuilder, context: Context, tokens: Count, colum
             hidden * context.architecture.vocabulary,
             dtype=context.precision.head,
             gathered=True,
+            replicas=replicas,
             stored=not shared,
         ),
     )

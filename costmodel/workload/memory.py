@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import TypeAlias
@@ -12,7 +12,8 @@ from costmodel.workload.context import Context
 from costmodel.workload.counting import kv_bytes_per_sequence, sum_of
 from costmodel.workload.dtypes import ELEMENT_BYTES, element_bytes
 from costmodel.workload.layers import ModelWork
-from costmodel.workload.operators import AttentionCore, Elementwise, Exchange, Gemm, Operator, distinct_targets
+from costmodel.workload.operators import AttentionCore, Elementwise, Exchange, Gemm, Operator
+from costmodel.workload.optimizer import held_parameters
 from costmodel.workload.scenario import Training
 from costmodel.workload.schedules import Schedule
 from costmodel.workload.stages import Stage
@@ -82,20 +83,20 @@ _Held: TypeAlias = "tuple[list[tuple[int, Work]], tuple[int, ...]]"
 def _rank_ledger(context: Context, plan: Training, copies: int, held: Sequence[_Held]) -> Ledger:
     """Return the ledger of one rank. held: by stage, its work and its chunks in flight in each fullest state."""
     parts = [part for stage, _ in held for part in stage]
-    owned = [(float(count), parameters) for count, part in parts for parameters in part.parameters]
+    owned = held_parameters(context, parts)
     parallel, precision = context.parallel, context.precision
-    expert_ranks = parallel.tp * parallel.cp * parallel.dp / (parallel.ep * context.expert_tensor) * copies
+    expert_ranks = parallel.tp * parallel.cp * parallel.dp / (parallel.ep * context.parallel.tensor_of_expert) * copies
     dense_ranks = parallel.cp * parallel.dp * copies
     states = (0.0 if precision.master is None else ELEMENT_BYTES[precision.master]) + 2 * ELEMENT_BYTES[
         precision.moments
     ]
 
-    def shared(bytes_each: Bytes, *, from_stage: int) -> Bytes:
+    def shared(bytes_of: Callable[[Parameters], Bytes], *, from_stage: int) -> Bytes:
         """Return bytes of the rank's parameters, over the ranks that share them where ZeRO says so."""
         total: Quantity = 0.0
         for count, parameters in owned:
             ranks = (expert_ranks if parameters.expert else dense_ranks) if plan.zero >= from_stage else 1.0
-            total = total + count * parameters.local * bytes_each / ranks
+            total = total + count * parameters.local * bytes_of(parameters) / ranks
         return total
 
     saved = [sum_of(count * item.size for count, part in stage for item in part.saved) for stage, _ in held]
@@ -103,9 +104,9 @@ def _rank_ledger(context: Context, plan: Training, copies: int, held: Sequence[_
     in_flight = [sum_of(chunks * size for chunks, size in zip(state, saved, strict=True)) for state in states_held]
     rebuilt = maximum(0.0, *(part.rebuilt for _, part in parts))
     return Ledger(
-        weights=_weight_bytes(context, owned) / (dense_ranks if plan.zero >= 3 else 1.0),
-        gradients=shared(ELEMENT_BYTES[precision.gradients], from_stage=2),
-        optimizer=shared(states, from_stage=1),
+        weights=shared(lambda item: _weight_bytes(context, item), from_stage=3),
+        gradients=shared(lambda _: ELEMENT_BYTES[precision.gradients], from_stage=2),
+        optimizer=shared(lambda _: states, from_stage=1),
         activations=maximum(*in_flight, 0.0),
         communication=_buffers(part for _, part in parts),
         reserve=context.framework.reserve + rebuilt,
@@ -128,7 +129,7 @@ def inference_ledger(context: Context, work: ModelWork, sequences: Count, micro_
     working = maximum(0.0, *(_operands(operator) for _, part in parts for operator in part.forward))
     cache = kv_bytes_per_sequence(architecture, context.keys, context.precision.kv_cache, parallel.tp)
     return Ledger(
-        weights=_weight_bytes(context, owned),
+        weights=sum_of(count * item.local * _weight_bytes(context, item) for count, item in owned),
         activations=micro_batches * stream + working,
         kv_cache=sequences * cache / (parallel.cp * parallel.pp),
         communication=micro_batches * _buffers(part for _, part in parts),
@@ -136,11 +137,11 @@ def inference_ledger(context: Context, work: ModelWork, sequences: Count, micro_
     )
 
 
-def _weight_bytes(context: Context, owned: Iterable[tuple[Quantity, Parameters]]) -> Bytes:
-    """Return the bytes of the weights that a rank computes with."""
-    narrow = element_bytes(context.precision.weights, _block_elements(context))
-    wide = maximum(ELEMENT_BYTES[context.precision.weights], context.residual)
-    return sum_of(count * item.local * (narrow if item.linear else wide) for count, item in owned)
+def _weight_bytes(context: Context, parameters: Parameters) -> Bytes:
+    """Return the bytes of one weight that a rank computes with."""
+    if parameters.linear:
+        return element_bytes(context.precision.weights, _block_elements(context))
+    return maximum(ELEMENT_BYTES[context.precision.weights], context.residual)
 
 
 def _block_elements(context: Context) -> Count | None:
@@ -151,6 +152,8 @@ def _block_elements(context: Context) -> Count | None:
 
 def _operands(operator: Operator) -> Bytes:
     """Return the activation bytes that an operator reads and writes."""
+    if isinstance(operator, AttentionCore) and operator.family.endswith("decode"):
+        return 0.0  # what it reads is the cache, which has a line of its own
     if isinstance(operator, Gemm):
         return operator.groups * operator.m * (operator.k * operator.left + operator.n * operator.out)
     return operator.traffic if isinstance(operator, Elementwise | AttentionCore) else 0.0
@@ -167,9 +170,8 @@ def _buffers(parts: Iterable[Work]) -> Bytes:
 
 def _arrival(exchange: Exchange) -> Bytes:
     """Return the bytes that land on a rank: each token once for all of the rank's experts."""
-    on_rank = exchange.experts / exchange.group.size
-    ranks = distinct_targets(exchange.top_k, exchange.reachable, on_rank)
-    return exchange.tokens * exchange.load * ranks * exchange.token_bytes
+    copies = exchange.tokens * exchange.load * exchange.targets(exchange.group.size)
+    return where(exchange.group.size > 1, copies * exchange.token_bytes, 0.0)
 
 
 def _fullest(ledgers: Sequence[Ledger]) -> Ledger:

@@ -41,12 +41,15 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
     )
     if mixer.rotary:
         rotated = tokens * (heads + kv_heads) * mixer.head_dim * context.residual
-        builder.step("rotary", [Elementwise("rotary", 2 * rotated)], [Elementwise("rotary gradient", 2 * rotated)])
+        builder.step("qkv", [Elementwise("rotary", 2 * rotated)], [Elementwise("rotary gradient", 2 * rotated)])
     element = ELEMENT_BYTES[context.precision.kv_cache]
     if context.phase != "training":
         written = tokens * key_value
         builder.step("kv_write", [Elementwise("kv cache write", written * (context.residual + element))])
-    _gather_keys(builder, context, kv_heads * (mixer.head_dim + mixer.v_head_dim))
+    if context.phase == "decode":
+        _merge_partial_results(builder, context, query, heads * mixer.v_head_dim)
+    else:
+        _gather_keys(builder, context, key_value)
     builder.save("query, key, value", "qkv", tokens * (query + key_value) * context.residual)
     for group in mixer.head_groups:
         _add_core(builder, context, mixer, group, dropout=dropout)
@@ -76,7 +79,7 @@ def _add_core(builder: WorkBuilder, context: Context, mixer: Attention, group: H
         keys = context.kept_keys(group.pattern)
         width = mixer.head_dim + mixer.v_head_dim
         cache = context.sequences * kv_heads * keys * width * ELEMENT_BYTES[context.precision.kv_cache]
-        streamed = cache + context.tokens * heads * width * context.residual
+        streamed = cache + context.sequences * heads * width * context.residual
         builder.step(
             "attention_core",
             [
@@ -110,7 +113,10 @@ def _add_fused(
     pairs: Count,
     family: str,
 ) -> None:
-    """Add a fused core. Forward 2*P*(q + v) FLOP a head; backward recomputes the scores: 2*P*(3*q + 2*v)."""
+    """Add a fused core. Forward 2*P*(q + v) FLOP a head; backward recomputes the scores: 2*P*(3*q + 2*v).
+
+    It keeps no scores, so selective recomputation (`attention_core`) finds nothing to drop here.
+    """
     q, v = dims
     rows, keys, sequences, element = context.rows, context.keys, context.sequences, context.residual
     dtype = context.precision.attention
@@ -118,7 +124,7 @@ def _add_fused(
     # q, o, do in and dq out; k, v in and dk, dv out
     back = sequences * (heads * rows * 2 * (q + v) + kv_heads * keys * 2 * (q + v)) * element
     builder.step(
-        "attention_core",
+        "fused_core",
         [AttentionCore("attention core", sequences, heads, rows, pairs, q + v, dtype, read, f"{family}_prefill")],
         [
             AttentionCore(
@@ -134,7 +140,7 @@ def _add_fused(
             )
         ],
     )
-    builder.save("softmax statistics", "attention_core", sequences * heads * rows * ELEMENT_BYTES["fp32"])
+    builder.save("softmax statistics", "fused_core", sequences * heads * rows * ELEMENT_BYTES["fp32"])
 
 
 def _add_unfused(builder: WorkBuilder, context: Context, mixer: Attention, heads: Count, *, dropout: bool) -> None:
@@ -271,7 +277,7 @@ def _add_expanded(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
     key = mixer.nope_dim + mixer.rope_dim
     # The rotated part of q in place; k from its latent part and the one rotated part that all heads share.
     assembled = tokens * element * (2 * heads * mixer.rope_dim + heads * mixer.nope_dim + mixer.rope_dim + heads * key)
-    builder.step("rotary", [Elementwise("rotary", assembled)], [Elementwise("rotary gradient", assembled)])
+    builder.step("mla_up", [Elementwise("rotary", assembled)], [Elementwise("rotary gradient", assembled)])
     _add_cache_write(builder, context, mixer)
     _gather_keys(builder, context, heads * (key + mixer.v_head_dim))
     builder.save("query, key, value", "mla_up", tokens * heads * (2 * key + mixer.v_head_dim) * element)
@@ -296,8 +302,9 @@ def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
     rotated = 2 * tokens * (heads + 1.0) * mixer.rope_dim * context.residual
     builder.step("rotary", [Elementwise("rotary", rotated)])
     _add_cache_write(builder, context, mixer)
-    cache = context.sequences * context.keys * width * ELEMENT_BYTES[context.precision.kv_cache]
-    streamed = cache + tokens * heads * (width + mixer.kv_lora) * element
+    keys = context.kept_keys(Pattern())
+    cache = context.sequences * keys * width * ELEMENT_BYTES[context.precision.kv_cache]
+    streamed = cache + context.sequences * heads * (width + mixer.kv_lora) * element
     builder.step(
         "attention_core",
         [
@@ -306,7 +313,7 @@ def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
                 context.sequences,
                 heads,
                 1.0,
-                context.keys,
+                keys,
                 width + mixer.kv_lora,
                 dtype,
                 streamed,
@@ -314,6 +321,7 @@ def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
             )
         ],
     )
+    _merge_partial_results(builder, context, heads * width, heads * mixer.kv_lora)
     builder.step("mla_up", [absorb("value absorption", mixer.v_head_dim, mixer.kv_lora)])
 
 
@@ -338,6 +346,21 @@ def _gather_keys(builder: WorkBuilder, context: Context, width: Count) -> None:
         [
             Collective("key-value ring again", "all_gather", size, context.cp_group),
             Collective("key-value gradient ring", "reduce_scatter", size, context.cp_group),
+        ],
+    )
+
+
+def _merge_partial_results(builder: WorkBuilder, context: Context, query: Count, result: Count) -> None:
+    """Add what decoding exchanges over the context-parallel group: queries to all, partial results back.
+
+    Each rank attends to its share of every sequence's keys; query, result: elements of one token.
+    """
+    element = context.sequences * context.residual
+    builder.step(
+        "attention_core",
+        [
+            Collective("query gather", "all_gather", query * element, context.cp_group),
+            Collective("partial result scatter", "reduce_scatter", result * element, context.cp_group),
         ],
     )
 

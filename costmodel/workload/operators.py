@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from costmodel.quantities import Bytes, Count, Flop, Quantity, maximum
+from costmodel.quantities import Bytes, Count, Flop, Quantity, maximum, minimum, where
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,7 +104,7 @@ class Exchange:
     """One direction of the expert all-to-all: `dispatch` to the experts or `combine` back.
 
     tokens: of one rank; token_bytes: of one copy [B]; top_k copies go to distinct experts out of `experts`, which stand
-    evenly on the group's ranks; a token may choose among `reachable` of them (fewer than all where routing is limited).
+    evenly on the group's ranks in `expert_groups` equal groups, of which a token may use `group_top_k` (all: 1 of 1).
     """
 
     name: str
@@ -112,11 +112,36 @@ class Exchange:
     token_bytes: Bytes
     top_k: int
     experts: Count
-    reachable: Count
+    expert_groups: Count
+    group_top_k: int
     group: Group
     mode: str
     load: Count
     family: str
+
+    @property
+    def reachable(self) -> Count:
+        """Return how many experts a token can choose from once its groups are chosen."""
+        return self.experts * self.group_top_k / self.expert_groups
+
+    def targets(self, places: Count) -> Count:
+        """Return on how many of `places` (nodes or ranks), which share the experts evenly, a token's experts stand.
+
+        A token first takes M of G groups, all alike, then k of their R experts, all alike. With q = G/places groups on
+        a place, j of them among the M (hypergeometric), each with R/M experts:
+
+            E = places * sum_j C(q, j) * C(G-q, M-j) / C(G, M) * (1 - prod_i (R - j*R/M - i) / (R - i))
+
+        A place with less than a group (q < 1) is hit as `distinct_targets` says.
+        """
+        groups, chosen, reachable = self.expert_groups, self.group_top_k, self.reachable
+        held = groups / places
+        hit: Quantity = 0.0
+        for used in range(1, chosen + 1):
+            share = _binomial(held, used) * _binomial(groups - held, chosen - used) / _binomial(groups, chosen)
+            hit = hit + share * (1 - _missed(self.top_k, reachable, used * reachable / chosen))
+        within = distinct_targets(self.top_k, reachable, minimum(self.experts / places, reachable))
+        return where(held >= 1, places * hit, within)
 
 
 Operator: TypeAlias = "Gemm | AttentionCore | Elementwise | Collective | Exchange"
@@ -130,10 +155,23 @@ def distinct_targets(choices: int, reachable: Count, per_target: Count) -> Count
     reachable: R experts to choose from, uniformly; per_target: g experts a target. With V3's R = 128, k = 8:
     3.63 nodes of 32 experts, 7.36 ranks of 4.
     """
+    return reachable / per_target * (1 - _missed(choices, reachable, per_target))
+
+
+def _missed(choices: int, reachable: Count, held: Count) -> Quantity:
+    """Return the chance that none of `choices` distinct experts is among `held` of the `reachable` ones."""
     missed: Quantity = 1.0
     for index in range(choices):
-        missed = missed * maximum(reachable - per_target - index, 0.0) / (reachable - index)
-    return reachable / per_target * (1 - missed)
+        missed = missed * maximum(reachable - held - index, 0.0) / (reachable - index)
+    return missed
+
+
+def _binomial(items: Count, choices: int) -> Quantity:
+    """Return items choose `choices`; zero where there are fewer items than choices."""
+    ways: Quantity = 1.0
+    for index in range(choices):
+        ways = ways * maximum(items - index, 0.0) / (index + 1)
+    return ways
 
 
 _SUFFIXES = (

@@ -10,7 +10,21 @@ from costmodel.workload.counting import sum_of
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.operators import Collective, Elementwise, Group, Operator
 from costmodel.workload.scenario import Training
-from costmodel.workload.work import Work
+from costmodel.workload.work import Parameters, Work
+
+
+def held_parameters(context: Context, held: Sequence[tuple[int, Work]]) -> list[tuple[int, Parameters]]:
+    """Return (how many, parameters) of one rank.
+
+    held: (how many, work) of each kind of layer on it. A tied head away from its embedding keeps a copy of the table.
+    """
+    owned = [(count, parameters) for count, part in held for parameters in part.parameters]
+    names = {part.name for _, part in held}
+    architecture = context.architecture
+    if architecture.tied_embeddings and "head" in names and "embedding" not in names:
+        table = architecture.vocabulary * architecture.hidden
+        owned.append((1, Parameters("tied head", 0.0, table / context.parallel.tp, 0.0)))
+    return owned
 
 
 def step_operators(
@@ -23,16 +37,17 @@ def step_operators(
     ranks, one expert-parallel group apart; everything else: groups of copies*cp*dp ranks, tp apart.
     """
     parallel = context.parallel
-    block = parallel.ep * context.expert_tensor
+    block = parallel.ep * context.parallel.tensor_of_expert
     groups = {
         False: Group(copies * parallel.cp * parallel.dp, parallel.tp),
         True: Group(copies * parallel.tp * parallel.cp * parallel.dp / block, block),
     }
     operators: list[Operator] = []
     for expert, group in groups.items():
-        parameters = sum_of(
-            count * item.local for count, part in held for item in part.parameters if item.expert == expert
-        )
+        owned = [(count, item) for count, item in held_parameters(context, held) if item.expert == expert]
+        if not owned:
+            continue
+        parameters = sum_of(count * item.local for count, item in owned)
         name = "expert" if expert else "dense"
         operators.extend(_reduction(context, plan, name, parameters, group, micro_batches))
         shard = parameters / group.size if plan.zero >= 1 else parameters
@@ -54,11 +69,12 @@ def _reduction(
     if plan.zero == 0:
         yield Collective(f"{name} gradient all-reduce", "all_reduce", gradients, group)
         return
-    passes = micro_batches if plan.zero == 3 else 1
-    for _ in range(passes):
-        yield Collective(f"{name} gradient reduce-scatter", "reduce_scatter", gradients, group)
-    for _ in range(2 * passes if plan.zero == 3 else 1):
-        yield Collective(f"{name} weight all-gather", "all_gather", weights, group)
+    scatter = Collective(f"{name} gradient reduce-scatter", "reduce_scatter", gradients, group)
+    gather = Collective(f"{name} weight all-gather", "all_gather", weights, group)
+    if plan.zero == 3:
+        yield from micro_batches * [gather, gather, scatter]
+    else:
+        yield from (scatter, gather)
 
 
 def _optimizer_bytes(context: Context) -> Bytes:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, TypeAlias
 
 from costmodel.hardware import Cluster
-from costmodel.quantities import Bytes, Count, Seconds
+from costmodel.quantities import Bytes, Count, Seconds, where
 from costmodel.workload.architecture import Architecture
 
 
@@ -27,6 +27,11 @@ class Parallelism:
     virtual: Count = 1.0
     expert_tensor: Count | None = None
     sequence_parallel: bool = False
+
+    @property
+    def tensor_of_expert(self) -> Count:
+        """Return the tensor parallelism inside an expert: as stated, else tp without expert parallelism, else one."""
+        return where(self.ep == 1, self.tp, 1.0) if self.expert_tensor is None else self.expert_tensor
 
     @property
     def devices(self) -> Count:
@@ -86,14 +91,14 @@ class Tile:
 class Framework:
     """What belongs to kernels and hosts rather than to devices.
 
-    gemm_tiles: candidates of which the fastest is taken; promotion_interval: elements of K between two promotions of an
-    FP8 accumulator; launch: time of an empty kernel on a stream [s]; reserve: device memory that the context and
-    libraries keep [B]; implementations: operator family -> kernel library.
+    gemm_tiles, attention_tiles: candidates of which the fastest is taken; promotion_interval: elements of K between two
+    promotions of an FP8 accumulator; launch: time of an empty kernel on a stream [s]; reserve: device memory that the
+    context and libraries keep [B]; implementations: operator family -> kernel library.
     """
 
     name: str
     gemm_tiles: tuple[Tile, ...]
-    attention_tile: Tile
+    attention_tiles: tuple[Tile, ...]
     promotion_interval: Count
     launch: Seconds
     reserve: Bytes

@@ -40,8 +40,16 @@ def rules(scenario: Scenario) -> Iterator[Rule]:
     if isinstance(plan, ExpertBound):
         return
     yield from _model_rules(scenario)
-    expert_ranks = parallel.tp * parallel.cp * parallel.dp
-    yield _divides("parallel.ep", parallel.ep, expert_ranks, "the tp*cp*dp ranks of a pipeline stage")
+    stage_ranks = parallel.tp * parallel.cp * parallel.dp
+    block = parallel.ep * parallel.tensor_of_expert
+    yield _divides("parallel.ep", block, stage_ranks, "the tp*cp*dp ranks of a pipeline stage by ep * expert_tensor:")
+    taken, processors = scenario.communication.processors, scenario.cluster.device.processors
+    yield Rule(
+        "communication.processors",
+        taken < processors,
+        f"communication takes {_shown(taken)} of {_shown(processors)} processors",
+        f"leave some for computation: less than {_shown(processors)}",
+    )
     cluster = scenario.cluster.devices
     yield Rule(
         "parallel",
@@ -54,6 +62,7 @@ def rules(scenario: Scenario) -> Iterator[Rule]:
     elif isinstance(plan, Decode):
         yield _divides("micro_batches", float(plan.micro_batches), plan.batch_per_device, "batch_per_device")
     elif isinstance(plan, Prefill):
+        yield _divides("parallel.cp", parallel.cp, plan.input_tokens, "the prompt")
         sequences = plan.tokens_per_device / plan.input_tokens
         yield Rule(
             "tokens_per_device",
@@ -67,12 +76,19 @@ def rules(scenario: Scenario) -> Iterator[Rule]:
 def _model_rules(scenario: Scenario) -> Iterator[Rule]:
     """Yield what heads, widths, experts and groups ask of the degrees."""
     architecture, parallel, node = scenario.architecture, scenario.parallel, scenario.cluster.node
-    yield _divides("parallel.tp", parallel.tp, architecture.vocabulary, "the vocabulary")
     for layer in architecture.layers:
         heads = layer.mixer.q_heads if isinstance(layer.mixer, Attention) else layer.mixer.heads
         yield _divides("parallel.tp", parallel.tp, heads, "the attention heads")
-        yield _divides("parallel.tp", parallel.tp, layer.ffn.intermediate, "the FFN's intermediate width")
+        if isinstance(layer.mixer, Attention):
+            kv_heads = layer.mixer.kv_heads
+            yield Rule(
+                "parallel.tp",
+                divides(parallel.tp, kv_heads) | divides(kv_heads, parallel.tp),
+                f"{_shown(parallel.tp)} ranks cut through {_shown(kv_heads)} key-value heads",
+                f"choose a divisor or a multiple of {_shown(kv_heads)}",
+            )
         if not isinstance(layer.ffn, MoeFfn):
+            yield _divides("parallel.tp", parallel.tp, layer.ffn.intermediate, "the FFN's intermediate width")
             continue
         yield _divides("parallel.ep", parallel.ep, layer.ffn.experts, "the experts")
         if layer.ffn.groups is None or scenario.communication.mode != "normal":

@@ -52,7 +52,9 @@ def mixers(draw: st.DrawFn) -> Mixer:
         )
     )
     kv_heads = draw(st.sampled_from([2.0, 8.0, 16.0]))
-    return Attention(16.0, kv_heads, 32.0, 48.0, causal=draw(st.booleans()), bias=draw(st.booleans()), head_groups=groups)
+    return Attention(
+        16.0, kv_heads, 32.0, 48.0, causal=draw(st.booleans()), bias=draw(st.booleans()), head_groups=groups
+    )
 
 
 @st.composite
@@ -65,7 +67,11 @@ def ffns(draw: st.DrawFn) -> Ffn:
 @st.composite
 def architectures(draw: st.DrawFn) -> Architecture:
     layers = draw(
-        st.lists(st.builds(Layer, st.integers(1, 5), mixers(), ffns(), st.sampled_from(["rms", "layer"])), min_size=1, max_size=3)
+        st.lists(
+            st.builds(Layer, st.integers(1, 5), mixers(), ffns(), st.sampled_from(["rms", "layer"])),
+            min_size=1,
+            max_size=3,
+        )
     )
     return Architecture(
         "random",

@@ -1,0 +1,183 @@
+"""What a published case predicts: any metric that a case may state, under the conventions that the case names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from costmodel.analytic.evaluation import evaluate
+from costmodel.analytic.intervals import intervals
+from costmodel.analytic.metrics import sixteen_bit_peak
+from costmodel.api import Workload, architecture_facts
+from costmodel.errors import InputError
+from costmodel.hardware import Device
+from costmodel.quantities import FlopPerSecond
+from costmodel.result import Point
+from costmodel.schema.case import Case, resolve_case
+from costmodel.schema.references import near
+from costmodel.workload.counting import attention_flop_per_token
+from costmodel.workload.recompute import expand
+from costmodel.workload.scenario import Scenario, Training
+
+CONVENTIONS = {"attention": ("causal", "full"), "flop": ("model", "hardware")}
+UTILISATIONS = ("mfu", "hfu", "flop_rate_per_device")
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A predicted value with its 80 % interval, in SI; null where the scenario has no such part."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+NOTHING = Value(None, None, None)
+Interval: TypeAlias = "tuple[float, float] | None"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """Facts of a case's model and, where it has a scenario, that scenario and its point."""
+
+    facts: Mapping[str, Any]
+    point: Point | None
+    workload: Workload | None
+
+    @property
+    def infeasible(self) -> str | None:
+        """Return why the scenario cannot run, null where it can or where there is none."""
+        return None if self.point is None else self.point.reason
+
+    def value(self, metric: str, conventions: Mapping[str, str]) -> Value:
+        """Return a metric: of `model`, `memory`, `schedule`, or of the result; raise InputError if nothing gives it."""
+        section, _, name = metric.partition(".")
+        if section == "model" or metric in self.facts:
+            return _exact(_entry(self.facts, name or metric, metric))
+        if self.point is None or self.workload is None:
+            raise InputError.single(f"{metric!r} needs a scenario", hint="add its phase, cluster and layout")
+        if section == "memory":
+            parts = {"total": math.fsum((self.point.memory or {}).values()), **(self.point.memory or {})}
+            return _exact(math.fsum(_entry(parts, part, metric) for part in name.split("+")))
+        if section == "schedule":
+            return self._part_of_step(name, metric)
+        if metric in UTILISATIONS and (conventions or metric not in self.point.metrics):
+            return self._utilisation(metric, conventions)
+        return _with(_entry(self.point.metrics, metric, metric), self.point.intervals[metric])
+
+    def _part_of_step(self, name: str, metric: str) -> Value:
+        """Return a part of a training step; null where the step is not known."""
+        assert self.point is not None
+        assert self.workload is not None
+        if self.point.schedule is None:
+            return NOTHING
+        value = _entry(self.point.schedule, name, metric)
+        if name == "bubble":
+            return _with(value, self.point.intervals["bubble_time"])
+        scenario = self.scenario
+        calibration = self.workload.calibration(scenario)
+        step = evaluate(scenario, calibration)
+        found = intervals(
+            {name: value}, step.families(), calibration, 0, lambda moves: dict(step.schedule(moves) or {})
+        )
+        pair = found[name]
+        return _with(value, None if pair is None else (float(pair[0]), float(pair[1])))
+
+    @property
+    def scenario(self) -> Scenario:
+        """Return the case's scenario."""
+        assert self.workload is not None
+        return self.workload.scenario(self.workload.scenarios[0])
+
+    def _utilisation(self, metric: str, conventions: Mapping[str, str]) -> Value:
+        """Return a FLOP rate of a device, or its share of the peak, as publications define them.
+
+            rate = FLOP of a token * tokens / (step * devices);   mfu, hfu = rate / peak
+
+        flop: `model` (forward and backward) or `hardware` (and what is recomputed; always so for `hfu`); attention:
+        `causal` or `full`; peak: a number format of the device, where left out its 16-bit one.
+        """
+        assert self.point is not None
+        for name, known in CONVENTIONS.items():
+            if conventions.get(name, known[0]) not in known:
+                hint = near(conventions[name], known)
+                raise InputError.single(f"unknown convention `{name}: {conventions[name]}`", hint=hint)
+        plan = self.scenario.plan
+        if not isinstance(plan, Training):
+            raise InputError.single(f"{metric!r} is a metric of training, this scenario is {plan.phase}")
+        if not self.point.fits:
+            return NOTHING
+        causal = conventions.get("attention", "causal") == "causal"
+        used = self.point.metrics["mfu" if causal else "mfu_noncausal"]
+        tokens = self.point.metrics["tokens_per_second_per_device"]
+        span = self.point.intervals["tokens_per_second_per_device"]
+        assert used is not None
+        assert tokens is not None
+        flop = used * sixteen_bit_peak_of(self.scenario.cluster.device) / tokens
+        if metric == "hfu" or conventions.get("flop") == "hardware":
+            flop += self._recomputed_flop(plan, causal=causal)
+        scale = flop / (1.0 if metric == "flop_rate_per_device" else self._peak(conventions))
+        return _with(scale * tokens, None if span is None else (scale * span[0], scale * span[1]))
+
+    def _recomputed_flop(self, plan: Training, *, causal: bool) -> float:
+        """Return the FLOP of a token that recomputation adds.
+
+        It is what is executed more than without recomputation, its attention counted as the convention says.
+        """
+        assert self.point is not None
+        assert self.workload is not None
+        scenario = self.scenario
+        plain = replace(scenario, plan=replace(plan, recompute=frozenset()))
+        once = evaluate(plain, self.workload.calibration(scenario)).metrics(None)["flop_per_token"]
+        executed = self.point.metrics["flop_per_token"]
+        assert once is not None
+        assert executed is not None
+        extra = executed - float(once)
+        if expand(plan.recompute) & {"layer", "attention_core"}:
+            unfused = scenario.framework.implementations.get("attention_prefill") == "unfused"
+            extra += _attention(scenario, plan, causal=causal) - _attention(scenario, plan, causal=not unfused)
+        return extra
+
+    def _peak(self, conventions: Mapping[str, str]) -> FlopPerSecond:
+        device, stated = self.scenario.cluster.device, conventions.get("peak")
+        if stated is None:
+            return sixteen_bit_peak_of(device)
+        if stated not in device.math:
+            raise InputError.single(f"{device.name} has no {stated} peak", hint=near(stated, list(device.math)))
+        return float(device.peak(stated))
+
+
+def predict(case: Case, search_path: Sequence[str] = ()) -> Prediction:
+    """Return what a case predicts; raise InputError with every problem of its scenario."""
+    resolved = resolve_case(case, search_path)
+    if not resolved.scenarios:
+        return Prediction(architecture_facts(resolved.architecture), None, None)
+    workload = Workload(resolved, case.id, {}, None, tuple(search_path))
+    (point,) = workload.points().values()
+    return Prediction(workload.model(), point, workload)
+
+
+def sixteen_bit_peak_of(device: Device) -> float:
+    """Return the peak that utilisations divide by unless a convention says otherwise [FLOP/s]."""
+    return float(sixteen_bit_peak(device))
+
+
+def _attention(scenario: Scenario, plan: Training, *, causal: bool) -> float:
+    return float(attention_flop_per_token(scenario.architecture, plan.sequence, causal=causal))
+
+
+def _entry(values: Mapping[str, Any], name: str, metric: str) -> Any:
+    """Return an entry; raise InputError with the nearest names where there is none."""
+    if name not in values:
+        raise InputError.single(f"no prediction has a metric {metric!r}", hint=near(name, list(values)))
+    return values[name]
+
+
+def _exact(value: Any) -> Value:
+    return Value(float(value), float(value), float(value))
+
+
+def _with(value: float | None, interval: Interval) -> Value:
+    return NOTHING if value is None else Value(value, *(interval or (None, None)))

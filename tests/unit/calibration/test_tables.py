@@ -1,0 +1,95 @@
+"""Reading measurement tables: units, joins, and every way in which a file can be wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from small_world import write
+
+from costmodel.calibration.tables import read_tables
+from costmodel.errors import MeasurementError
+
+HEADER = "row_id,device,op,dtype_in,m,n,k,time_us,flag,meta_id\n"
+
+
+def problem_of(path):
+    with pytest.raises(MeasurementError) as caught:
+        read_tables(path)
+    assert len(caught.value.problems) == 1
+    return caught.value.problems[0]
+
+
+def test_times_are_seconds_and_blanks_are_nan(tmp_path):
+    table = read_tables(
+        write(tmp_path, "t.csv", HEADER + "1,CHIP,gemm,bf16,8,,16,12.5,,\n2,CHIP,gemm,bf16,8,4,16,-1,,\n")
+    )
+    assert len(table) == 2
+    assert table.seconds[0] == pytest.approx(12.5e-6)
+    assert np.isnan(table.seconds[1])
+    assert table.number("k").tolist() == [16.0, 16.0]
+    assert np.isnan(table.number("n")[0])
+    assert np.isnan(table.number("kv_len")).all()
+    assert table.text("sub_op").tolist() == ["", ""]
+
+
+def test_a_folder_is_read_whole_and_joined_with_meta(tmp_path):
+    write(tmp_path, "meta.csv", 'meta_id,source_id,framework,kernel,timing,notes\n3,s,vllm,cublas,events,"a, b"\n')
+    write(tmp_path, "calibration/A__gemm.csv", HEADER + "1,CHIP,gemm,bf16,8,4,16,1,,3\n")
+    write(tmp_path, "calibration/B__gemm.csv", HEADER + "2,CHIP,gemm,bf16,8,4,16,1,,3\n")
+    table = read_tables(tmp_path)
+    assert table.text("row_id").tolist() == ["1", "2"]
+    assert table.text("kernel").tolist() == ["cublas", "cublas"]
+    assert table.text("notes")[0] == "a, b"
+
+
+def test_a_table_that_names_its_own_kernel_keeps_it(tmp_path):
+    write(tmp_path, "meta.csv", "meta_id,framework,kernel,timing,notes\n3,vllm,cublas,events,\n")
+    text = "device,op,dtype_in,time_us,meta_id,kernel\nCHIP,gemm,bf16,1,3,mine\n"
+    table = read_tables(write(tmp_path, "t.csv", text))
+    assert (table.text("kernel")[0], table.text("framework")[0]) == ("mine", "vllm")
+
+
+def test_a_missing_column_is_named_with_what_it_may_be_called(tmp_path):
+    path = write(tmp_path, "t.csv", "device,op,dtype_in,time_ms\nCHIP,gemm,bf16,1\n")
+    problem = problem_of(path)
+    assert (problem.field, problem.location.line) == ("time_us", 1)
+    assert "time_ms" in problem.hint
+
+
+@pytest.mark.parametrize(
+    ("row", "field", "said"),
+    [
+        ("2,CHIP,gemm,bf16,eight,4,16,1,,", "m", "'eight' is not a number"),
+        ("2,CHIP,gemm,bf16,nan,4,16,1,,", "m", "'nan' is not a number"),
+        ("2,CHIP,gemm,bf16,-8,4,16,1,,", "m", "'-8' is impossible"),
+        ("2,CHIP,gemm,bf16,inf,4,16,1,,", "m", "'inf' is impossible"),
+        ("2,CHIP,gemm,bf16,8,4,16,0,,", "time_us", "'0' is no time"),
+        ("2,CHIP,gemm,bf16,8,4,16,,,", "time_us", "'' is no time"),
+        ("2,,gemm,bf16,8,4,16,1,,", "device", "is blank"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_found_with_its_line(tmp_path, row, field, said):
+    problem = problem_of(write(tmp_path, "t.csv", f"{HEADER}1,CHIP,gemm,bf16,8,4,16,1,,\n{row}\n"))
+    assert (problem.location.line, problem.field, problem.message) == (3, field, said)
+
+
+def test_a_file_that_is_cut_off_in_a_row_is_refused(tmp_path):
+    problem = problem_of(write(tmp_path, "t.csv", HEADER + "1,CHIP,gemm,bf16,8,4,16,1,,\n2,CHIP,gemm,bf"))
+    assert problem.location.line == 3
+    assert problem.message == "has 4 values for 10 columns"
+
+
+@pytest.mark.parametrize("text", ["", HEADER])
+def test_a_file_without_rows_is_refused(tmp_path, text):
+    assert problem_of(write(tmp_path, "t.csv", text)).message == "holds no row"
+
+
+def test_a_row_whose_meta_id_is_unknown_is_refused(tmp_path):
+    write(tmp_path, "meta.csv", "meta_id,framework,kernel,timing,notes\n3,vllm,cublas,events,\n")
+    problem = problem_of(write(tmp_path, "t.csv", HEADER + "1,CHIP,gemm,bf16,8,4,16,1,,9\n"))
+    assert (problem.location.line, problem.field) == (2, "meta_id")
+
+
+def test_a_missing_file_and_an_empty_folder_are_measurement_errors(tmp_path):
+    assert problem_of(tmp_path / "none.csv").message.startswith("cannot be read")
+    assert problem_of(tmp_path).message == "holds no measurement table"

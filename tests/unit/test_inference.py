@@ -1,0 +1,146 @@
+"""Prefill and decode: one pass, two streams, exchanges under the other micro-batch's computation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from builders import CLUSTER, DECODE, DENSE_MODEL, FP8, MOE_MODEL, NODE, PREFILL, scenario
+
+import costmodel
+from costmodel.analytic.grid import evaluate_point
+from costmodel.analytic.inference import PricedPass, inference_context, pass_times, price_pass
+from costmodel.cost.calibration import Calibration
+from costmodel.hardware import Nic
+from costmodel.result import Point
+from costmodel.workload.scenario import Communication, Decode, Parallelism, Plan, Prefill, Scenario
+
+EXPERTS = Parallelism(dp=16.0, ep=16.0)
+LOW_LATENCY = Communication(mode="low_latency", dispatch="fp8")
+
+
+def of(plan: Plan, layout: Parallelism = EXPERTS, nic: float = 50e9) -> Scenario:
+    cluster = replace(CLUSTER, node=replace(NODE, nic=Nic(nic, 1.0, 2e-6)))
+    communication = LOW_LATENCY if isinstance(plan, Decode) else Communication(10.0, dispatch="fp8")
+    return scenario(plan, MOE_MODEL, layout, FP8, communication, cluster)
+
+
+def point(chosen: Scenario) -> Point:
+    return evaluate_point(chosen, Calibration())
+
+
+def headline(chosen: Scenario) -> float:
+    result = point(chosen)
+    value = result.metrics[result.headline]
+    assert value is not None
+    return value
+
+
+CASES = {
+    "prefill": of(PREFILL),
+    "decode": of(DECODE),
+    "one micro-batch": of(replace(DECODE, micro_batches=1)),
+    "four micro-batches": of(replace(DECODE, micro_batches=4)),
+    "slow network": of(DECODE, nic=1e8),
+    "tensor parallel": of(DECODE, Parallelism(tp=4.0, dp=4.0, ep=16.0)),
+    "pipeline": of(PREFILL, Parallelism(pp=2.0, dp=8.0, ep=8.0)),
+    "dense": scenario(DECODE, DENSE_MODEL, Parallelism(tp=4.0)),
+    "dense prefill": scenario(PREFILL, DENSE_MODEL, Parallelism(cp=2.0)),
+}
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_breakdown_sums_to_the_headline(name: str) -> None:
+    result = point(CASES[name])
+    assert sum(line.time for line in result.breakdown) == pytest.approx(headline(CASES[name]), rel=1e-12)
+    assert all(line.time >= -1e-15 and line.hidden >= -1e-15 for line in result.breakdown)
+
+
+@pytest.mark.parametrize("scenario_name", ["prefill", "decode", "decode_4k"])
+def test_the_flagship_s_breakdown_sums_to_its_headline(v3: costmodel.Workload, scenario_name: str) -> None:
+    result = v3.evaluate(scenario_name).point()
+    assert sum(line.time for line in result.breakdown) == pytest.approx(result.metrics[result.headline], rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["prefill", "decode", "slow network", "four micro-batches"])
+def test_hidden_and_exposed_exchanges_are_all_exchanges(name: str) -> None:
+    chosen = CASES[name]
+    assert isinstance(chosen.plan, Prefill | Decode)
+    lines = [line for line in point(chosen).breakdown if line.name in {"dispatch", "combine"}]
+    priced = price_pass(chosen, chosen.plan, Calibration())
+    layer = [
+        item
+        for segment in priced.segments[2]
+        for item in segment.operators
+        if item.operator.name in {"dispatch", "combine"}
+    ]
+    total = 6 * chosen.plan.micro_batches * sum(float(item.time.seconds) for item in layer)
+    assert sum(line.time + line.hidden for line in lines) == pytest.approx(total, rel=1e-12)
+
+
+def test_a_single_micro_batch_exposes_its_exchanges() -> None:
+    lines = point(CASES["one micro-batch"]).breakdown
+    assert sum(line.hidden for line in lines) == pytest.approx(0, abs=1e-15)
+
+
+def test_two_micro_batches_hide_exchanges_shorter_than_computation() -> None:
+    lines = [line for line in point(of(PREFILL, nic=1e13)).breakdown if line.name in {"dispatch", "combine"}]
+    assert sum(line.hidden for line in lines) > 0.6 * sum(line.hidden + line.time for line in lines)
+
+
+def test_a_pass_is_at_least_its_computation_and_at_least_its_exchanges() -> None:
+    for chosen in CASES.values():
+        assert isinstance(chosen.plan, Prefill | Decode)
+        priced = price_pass(chosen, chosen.plan, Calibration())
+        times = pass_times(priced, None)
+        exchanges = priced.program.counts[1:] @ _exchange_rows(priced)
+        assert times.total * (1 + 1e-12) >= times.busy >= times.kernels
+        assert times.total * (1 + 1e-12) >= max(map(float, exchanges), default=0.0)
+
+
+def _exchange_rows(priced: PricedPass) -> list[float]:
+    slots = (priced.segments[kind][part] for kind, part in priced.program.slots)
+    return [sum(float(item.time.seconds) for item in segment.operators) for segment in slots]
+
+
+def test_the_mean_context_decides_the_keys() -> None:
+    assert isinstance(DECODE, Decode)
+    assert inference_context(of(DECODE), DECODE).keys == 1024 + 128
+    longer = replace(DECODE, output_tokens=2048.0)
+    assert headline(of(longer)) > headline(of(DECODE))
+
+
+def test_ranks_of_a_tensor_parallel_group_serve_their_requests_together() -> None:
+    alone, together = (inference_context(of(DECODE, Parallelism(tp=tp)), DECODE) for tp in (1.0, 4.0))
+    assert together.sequences == 4 * alone.sequences == 4 * 16
+
+
+def test_rates_follow_from_the_headline() -> None:
+    prefill, decode = point(CASES["prefill"]).metrics, point(CASES["decode"]).metrics
+    ttft, tpot = prefill["ttft"], decode["tpot"]
+    assert ttft is not None
+    assert tpot is not None
+    assert prefill["tokens_per_second_per_device"] == pytest.approx(4096 / ttft)
+    assert prefill["cost_per_million_tokens"] == pytest.approx(2 / 3600 * 1e6 * ttft / 4096)
+    assert decode["tokens_per_second_per_device"] == pytest.approx(32 / tpot)
+    assert decode["tokens_per_second_per_user"] == pytest.approx(1 / tpot)
+    assert decode["cost_per_million_tokens"] == pytest.approx(2 / 3600 * 1e6 * tpot / 32)
+
+
+def test_a_pipeline_adds_a_message_a_hop() -> None:
+    one, two = (point(of(PREFILL, Parallelism(pp=pp, dp=8.0, ep=8.0))) for pp in (1.0, 2.0))
+    sends = [line.time for line in two.breakdown if line.name == "pipeline send"]
+    assert len(sends) == 1
+    assert sends[0] > 0
+    assert [line for line in one.breakdown if line.name == "pipeline send"] == []
+
+
+def test_decoding_does_not_depend_on_the_formats_of_training() -> None:
+    other = replace(FP8, master=None, gradients="bf16", moments="bf16", activations="bf16")
+    plain = of(DECODE)
+    assert headline(replace(plain, precision=other)) == headline(plain)
+
+
+def test_the_same_context_is_read_by_either_spelling() -> None:
+    split = replace(DECODE, input_tokens=512.0, output_tokens=1280.0)
+    assert headline(of(split)) == headline(of(DECODE))

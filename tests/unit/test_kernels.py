@@ -1,0 +1,188 @@
+"""Kernel times against times worked out by hand on a device of round numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from builders import DEVICE, FRAMEWORK, MACHINE, with_level, with_math
+
+from costmodel.cost.calibration import ROOFLINE, FamilyFit
+from costmodel.cost.kernels import Machine, attention_time, elementwise_time, gemm_time
+from costmodel.hardware import MathUnit
+from costmodel.quantities import Quantity
+from costmodel.workload.operators import AttentionCore, Elementwise, Gemm
+from costmodel.workload.scenario import Tile
+
+LAUNCH, PEAK, MEMORY = 1e-6, 1e15, 2e12  # of the test device in BF16
+WIDE = with_level(with_level(DEVICE, "hbm", 1e16), "l2", 1e16)  # only arithmetic binds
+
+
+def gemm(m: Quantity, n: float, k: float, dtype: str = "bf16", groups: float = 1.0) -> Gemm:
+    element = 1.0 if dtype == "fp8" else 2.0
+    return Gemm("product", m, n, k, dtype, element, element, 2.0, groups)
+
+
+def machine(tiles: tuple[Tile, ...] = (Tile(128, 128),), processors: Quantity = 100.0) -> Machine:
+    return Machine(WIDE, replace(FRAMEWORK, gemm_tiles=tiles), processors)
+
+
+def core(rows: float, heads: float, pairs: float, traffic: float, family: str = "attention_prefill") -> AttentionCore:
+    return AttentionCore("core", 1.0, heads, rows, pairs, 128.0, "bf16", traffic, family)
+
+
+# ---- matrix products ------------------------------------------------------------------------------------------------
+
+
+def test_whole_waves_of_whole_tiles_run_at_the_peak() -> None:
+    shape = gemm(10 * 128, 10 * 128, 32_768)  # a hundred tiles on a hundred processors
+    time = gemm_time(shape, machine(), ROOFLINE)
+    assert time.seconds == pytest.approx(LAUNCH + 2 * 1280**2 * 32_768 / PEAK)
+    assert time.bound == "compute"
+
+
+def test_one_tile_too_many_takes_a_second_wave() -> None:
+    full, over = (gemm_time(gemm(10 * 128, n, 32_768), machine(), ROOFLINE).seconds for n in (1280, 1281))
+    assert over - LAUNCH == pytest.approx(2 * (full - LAUNCH))
+
+
+def test_processors_held_by_communication_lengthen_a_product_by_whole_waves() -> None:
+    times = [
+        gemm_time(gemm(1280, 1280, 32_768), machine(processors=count), ROOFLINE).seconds for count in (100, 99, 51)
+    ]
+    assert times[1] == times[2] == pytest.approx(LAUNCH + 2 * (times[0] - LAUNCH))
+
+
+def test_a_thin_product_waits_for_memory() -> None:
+    shape = gemm(1, 8192, 8192)
+    time = gemm_time(shape, MACHINE, ROOFLINE)
+    assert time.seconds == pytest.approx(LAUNCH + shape.traffic / MEMORY, rel=1e-6)
+    assert time.bound == "memory"
+
+
+def test_a_serial_k_chain_bounds_a_product_with_few_tiles() -> None:
+    shape = gemm(128, 128, 65_536)
+    serial = gemm_time(shape, machine(), ROOFLINE)
+    assert serial.seconds == pytest.approx(LAUNCH + 2 * 128 * 128 * 65_536 / (PEAK / 100))
+    split = gemm_time(shape, machine((Tile(128, 128), Tile(128, 128, 8))), ROOFLINE)
+    assert split.seconds == pytest.approx(LAUNCH + (serial.seconds - LAUNCH) / 8, rel=0.01)
+
+
+def test_split_sums_pay_their_traffic() -> None:
+    slow = with_level(DEVICE, "hbm", 1e9)
+    shape = gemm(128, 128, 1024)
+    split = gemm_time(shape, Machine(slow, replace(FRAMEWORK, gemm_tiles=(Tile(128, 128, 4),)), 100.0), ROOFLINE)
+    assert split.seconds == pytest.approx(LAUNCH + (shape.traffic + 8 * 128 * 128 * 3) / 1e9)
+
+
+def test_groups_share_waves() -> None:
+    one = gemm_time(gemm(128, 1280, 32_768, groups=10), machine(), ROOFLINE)
+    assert one.seconds == pytest.approx(LAUNCH + 10 * 2 * 128 * 1280 * 32_768 / PEAK)
+
+
+def test_the_second_level_cache_feeds_tiles() -> None:
+    slow = with_level(WIDE, "l2", 1e11)
+    time = gemm_time(gemm(1280, 1280, 4096), Machine(slow, machine().framework, 100.0), ROOFLINE)
+    assert time.seconds == pytest.approx(LAUNCH + 100 * 4096 * 256 * 2 / 1e11)
+
+
+def test_a_cache_without_a_stated_bandwidth_never_binds() -> None:
+    levels = tuple(replace(each, bandwidth=None) if each.name == "l2" else each for each in WIDE.memory)
+    unknown = replace(WIDE, memory=levels)
+    time = gemm_time(gemm(1280, 1280, 32_768), Machine(unknown, machine().framework, 100.0), ROOFLINE)
+    assert time.seconds == pytest.approx(LAUNCH + 2 * 1280**2 * 32_768 / PEAK)
+
+
+def test_more_candidate_tiles_are_never_slower() -> None:
+    tiles = (Tile(128, 128), Tile(64, 64), Tile(64, 64, 4), Tile(256, 128))
+    for shape in (gemm(1, 4096, 4096), gemm(100, 7168, 2048), gemm(4096, 4096, 4096)):
+        times = [gemm_time(shape, machine(tiles[:count]), ROOFLINE).seconds for count in range(1, 5)]
+        assert times == sorted(times, reverse=True)
+
+
+def test_an_array_of_products_takes_what_each_takes() -> None:
+    rows = np.array([1.0, 77.0, 128.0, 129.0, 5000.0])
+    together = gemm_time(gemm(rows, 2048, 1024), MACHINE, ROOFLINE).seconds
+    apart = [gemm_time(gemm(float(row), 2048, 1024), MACHINE, ROOFLINE).seconds for row in rows]
+    np.testing.assert_allclose(together, apart, rtol=1e-14)
+
+
+# ---- the FP8 unit ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("accumulate", "scaling", "promotes"),
+    [("fp32", "native", False), ("fp32", "software", True), ("fp22", "native", True), ("fp22", "software", True)],
+)
+def test_promotions_go_only_with_full_accumulation_and_native_scaling(
+    accumulate: str, scaling: str, promotes: bool
+) -> None:
+    # CUDA cores so slow that promotions bind: 1 FLOP a cycle, against 20,000 / 128 that the tensor core would need.
+    device = with_math(WIDE, "fp32", MathUnit(1.0, 1e9))
+    device = with_math(device, "fp8", MathUnit(20_000.0, 1e9, accumulate, scaling))
+    shape = gemm(1280, 1280, 32_768, "fp8")
+    time = gemm_time(shape, Machine(device, machine().framework, 100.0), ROOFLINE)
+    tensor, promotion = shape.flop / 2e15, shape.flop / 128 / (1e9 * 100)
+    assert time.seconds == pytest.approx(LAUNCH + (promotion if promotes else tensor))
+
+
+def test_promotions_hide_behind_the_tensor_cores_of_a_balanced_device() -> None:
+    shape = gemm(1280, 1280, 32_768, "fp8")
+    assert gemm_time(shape, machine(), ROOFLINE).seconds == pytest.approx(LAUNCH + shape.flop / 2e15)
+
+
+def test_bf16_products_do_not_promote() -> None:
+    slow = with_math(WIDE, "fp32", MathUnit(1e-3, 1e9))
+    shape = gemm(1280, 1280, 32_768)
+    assert gemm_time(shape, Machine(slow, machine().framework, 100.0), ROOFLINE).seconds == pytest.approx(
+        LAUNCH + shape.flop / PEAK
+    )
+
+
+@pytest.mark.parametrize("interval", [16.0, 64.0, 128.0])
+def test_software_scaling_is_never_faster(interval: float) -> None:
+    for vector in (10.0, 100.0, 500.0):
+        times = []
+        for scaling in ("native", "software"):
+            device = with_math(WIDE, "fp32", MathUnit(vector, 1e9))
+            device = with_math(device, "fp8", MathUnit(20_000.0, 1e9, "fp32", scaling))
+            kernels = replace(FRAMEWORK, promotion_interval=interval)
+            times.append(gemm_time(gemm(4096, 4096, 7168, "fp8"), Machine(device, kernels, 100.0), ROOFLINE).seconds)
+        assert times[0] <= times[1]
+
+
+# ---- attention and streaming ----------------------------------------------------------------------------------------
+
+
+def test_attention_runs_whole_query_tiles_in_whole_waves() -> None:
+    full = attention_time(core(1280, 10, 1280 * 1280, 1e3), MACHINE, ROOFLINE)
+    flop = 2 * 10 * 1280 * 1280 * 128
+    assert full.seconds == pytest.approx(LAUNCH + flop / PEAK)
+    ragged = attention_time(core(1281, 10, 1280 * 1280, 1e3), MACHINE, ROOFLINE)  # 11 tiles a head: two waves
+    assert ragged.seconds == pytest.approx(LAUNCH + flop / PEAK * (11 / (1281 / 128)) * 200 / 110)
+
+
+def test_decoding_streams_its_cache_and_has_no_waves() -> None:
+    reading = attention_time(core(1, 8, 4096, 1e9, "attention_decode"), MACHINE, ROOFLINE)
+    assert reading.seconds == pytest.approx(LAUNCH + 1e9 / MEMORY)
+    assert reading.bound == "memory"
+    busy = attention_time(core(1, 1, 4096, 0.0, "attention_decode"), MACHINE, ROOFLINE)
+    assert busy.seconds == pytest.approx(LAUNCH + 2 * 4096 * 128 / PEAK)
+
+
+def test_streaming_takes_its_bytes_over_the_bandwidth() -> None:
+    time = elementwise_time(Elementwise("norm", 4e6), MACHINE, ROOFLINE)
+    assert time.seconds == pytest.approx(LAUNCH + 2e-6)
+    assert elementwise_time(Elementwise("norm", 1.0), MACHINE, ROOFLINE).bound == "latency"
+
+
+def test_an_efficiency_divides_its_own_resource_only() -> None:
+    fit = FamilyFit(compute=0.5, memory=0.25, launch=3.0)
+    busy, thin = gemm(1280, 1280, 32_768), gemm(1, 8192, 8192)
+    plain, slowed = (gemm_time(busy, machine(), each).seconds for each in (FamilyFit(), fit))
+    assert slowed - 3 * LAUNCH == pytest.approx(2 * (plain - LAUNCH))
+    plain, slowed = (gemm_time(thin, MACHINE, each).seconds for each in (FamilyFit(), fit))
+    assert slowed - 3 * LAUNCH == pytest.approx(4 * (plain - LAUNCH), rel=0.01)
+    streamed = elementwise_time(Elementwise("norm", 4e6), MACHINE, fit).seconds
+    assert streamed == pytest.approx(3 * LAUNCH + 8e-6)

@@ -1,0 +1,345 @@
+"""What a layer consists of: operators of each pass, tensors kept for the backward pass, recomputation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import pytest
+from builders import BF16, DENSE_MODEL, FP8, GPT_22B, GPT_LAYER, GQA, MOE, MOE_MODEL, UNFUSED, context
+
+from costmodel.workload.architecture import Architecture, DenseFfn, Layer, MoeFfn
+from costmodel.workload.context import Context
+from costmodel.workload.layers import model_work
+from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Exchange, Gemm, Operator
+from costmodel.workload.recompute import OPERATORS, SETS, expand
+from costmodel.workload.scenario import Communication, Parallelism
+from costmodel.workload.work import Work
+
+SEQUENCE, BATCH, HIDDEN, HEADS = 2048, 4, 6144, 64  # of Megatron's 22B
+
+
+def gpt(parallel: Parallelism, recompute: str = "none") -> Work:
+    """Return one layer of the 22B model of Korthikanti et al., unfused attention, 16 bits."""
+    seen = context(GPT_22B, parallel, sequences=float(BATCH), length=float(SEQUENCE))
+    return model_work(replace(seen, framework=UNFUSED, recompute=expand([recompute]))).layers[0]
+
+
+def kept(work: Work) -> float:
+    return float(sum(item.size for item in work.saved))
+
+
+def flop(operators: Iterable[Operator]) -> float:
+    return float(sum(item.flop for item in operators if isinstance(item, Gemm | AttentionCore)))
+
+
+def named(operators: Iterable[Operator], name: str) -> Operator:
+    return next(item for item in operators if item.name == name)
+
+
+def traffic(operator: Operator) -> float:
+    assert isinstance(operator, Elementwise | Gemm)
+    return float(operator.traffic)
+
+
+# ---- activations: Korthikanti et al., arXiv 2205.05198, equations 1 to 5 ----------------------------------------------
+
+
+@pytest.mark.parametrize("tp", [1, 2, 8])
+def test_activations_of_a_gpt_layer_follow_the_published_formula(tp: int) -> None:
+    formula = SEQUENCE * BATCH * HIDDEN * (10 + 24 / tp + 5 * HEADS * SEQUENCE / (HIDDEN * tp))
+    assert kept(gpt(Parallelism(tp=float(tp)))) == pytest.approx(formula, rel=1e-3)
+
+
+@pytest.mark.parametrize("tp", [1, 2, 8])
+def test_sequence_parallelism_splits_all_activations(tp: int) -> None:
+    parallel = Parallelism(tp=float(tp), sequence_parallel=True)
+    formula = SEQUENCE * BATCH * HIDDEN * 34 / tp
+    scores = SEQUENCE * BATCH * 5 * HEADS * SEQUENCE / tp
+    assert kept(gpt(parallel)) == pytest.approx(formula + scores, rel=1e-3)
+    assert kept(gpt(parallel, "selective")) == pytest.approx(formula, rel=1e-3)
+
+
+def test_selective_recomputation_without_sequence_parallelism_keeps_all_but_the_scores() -> None:
+    formula = SEQUENCE * BATCH * HIDDEN * (10 + 24 / 8)
+    assert kept(gpt(Parallelism(tp=8.0), "selective")) == pytest.approx(formula, rel=1e-3)
+
+
+def test_full_recomputation_keeps_the_input_of_a_layer() -> None:
+    assert kept(gpt(Parallelism(tp=8.0), "full")) == 2 * SEQUENCE * BATCH * HIDDEN
+    assert kept(gpt(Parallelism(tp=8.0, sequence_parallel=True), "full")) == 2 * SEQUENCE * BATCH * HIDDEN / 8
+
+
+def test_without_dropout_two_bytes_a_mask_less_are_kept() -> None:
+    plain = replace(GPT_22B, layers=(replace(GPT_LAYER, dropout=False),))
+    seen = replace(context(plain, sequences=float(BATCH), length=float(SEQUENCE)), framework=UNFUSED)
+    dropped = kept(gpt(Parallelism())) - kept(model_work(seen).layers[0])
+    scores = SEQUENCE * BATCH * HEADS * SEQUENCE
+    assert dropped == pytest.approx(2 * SEQUENCE * BATCH * HIDDEN + 3 * scores)
+
+
+def test_fused_attention_keeps_no_scores_but_a_statistic_a_row() -> None:
+    seen = context(GPT_22B, sequences=float(BATCH), length=float(SEQUENCE))
+    fused = model_work(seen).layers[0]
+    linear = SEQUENCE * BATCH * HIDDEN * 34
+    assert kept(fused) == pytest.approx(linear + 4 * SEQUENCE * BATCH * HEADS)
+
+
+# ---- recomputation --------------------------------------------------------------------------------------------------
+
+
+def moe_layer(recompute: Iterable[str] = (), architecture: Architecture = MOE_MODEL) -> Work:
+    seen = replace(context(architecture, Parallelism(dp=8.0, ep=8.0)), precision=FP8, recompute=frozenset(recompute))
+    return model_work(replace(seen, communication=Communication(dispatch="fp8"))).layers[-1]
+
+
+@pytest.mark.parametrize("operator", sorted(OPERATORS - {"layer"}))
+@pytest.mark.parametrize("layer", ["moe", "dense"])
+def test_recomputing_an_operator_drops_its_tensors_and_repeats_its_forward(operator: str, layer: str) -> None:
+    model = MOE_MODEL if layer == "moe" else replace(GPT_22B, layers=(replace(GPT_LAYER, mixer=GQA),))
+    plain, again = moe_layer((), model), moe_layer([operator], model)
+    dropped = [item for item in plain.saved if item.producer == operator]
+    assert [item.name for item in again.saved] == [item.name for item in plain.saved if item.producer != operator]
+    assert again.rebuilt == pytest.approx(sum(item.size for item in dropped))
+    repeated = [item.name for item in again.input_gradient]
+    for item in plain.input_gradient:
+        repeated.remove(item.name)
+    assert set(repeated) <= {item.name for item in plain.forward}
+    assert again.forward.__len__() == len(plain.forward)
+    assert [item.name for item in again.weight_gradient] == [item.name for item in plain.weight_gradient]
+    if dropped:
+        makers = [name for name in repeated if not name.endswith("cast")]
+        assert makers, f"{[item.name for item in dropped]} are dropped, but nothing makes them again"
+
+
+@pytest.mark.parametrize(
+    ("operator", "repeats"),
+    [
+        ("norm", {"attention norm", "query latent norm", "key-value latent norm", "ffn norm"}),
+        ("mla_up", {"query up", "key-value up"}),
+        ("activation", {"expert activation", "shared expert activation"}),
+        ("ffn_up", {"expert up", "shared expert up"}),
+        ("dispatch", {"dispatch"}),
+    ],
+)
+def test_a_recomputed_operator_runs_again_before_its_gradient(operator: str, repeats: set[str]) -> None:
+    again = [item.name for item in moe_layer([operator]).input_gradient]
+    for name in repeats:
+        assert name in again
+        gradients = [
+            place for place, other in enumerate(again) if other in {f"{name} gradient", f"{name} input gradient"}
+        ]
+        assert all(again.index(name) < place for place in gradients)
+
+
+def test_heads_that_are_recomputed_are_rotated_again() -> None:
+    """Queries and keys are kept rotated: making them again takes the rotation as well as the projection."""
+    assert "rotary" in [item.name for item in moe_layer(SETS["deepseek_v3"]).input_gradient]
+
+
+def test_full_recomputation_repeats_exactly_the_forward_pass() -> None:
+    plain, full = moe_layer(), moe_layer(SETS["full"])
+    assert [item.name for item in full.input_gradient] == [
+        *(item.name for item in plain.forward),
+        *(item.name for item in plain.input_gradient),
+    ]
+    assert flop(full.input_gradient) - flop(plain.input_gradient) == flop(plain.forward)
+
+
+def test_full_recomputation_repeats_layers_and_not_the_embedding() -> None:
+    seen = replace(context(), recompute=SETS["full"])
+    plain, full = model_work(context()).embedding, model_work(seen).embedding
+    assert [item.name for item in full.input_gradient] == [item.name for item in plain.input_gradient]
+
+
+def test_selective_recomputation_repeats_the_scores_that_go_through_memory() -> None:
+    plain, again = gpt(Parallelism()), gpt(Parallelism(), "selective")
+    repeated = [item.name for item in again.input_gradient if item.name not in {o.name for o in plain.input_gradient}]
+    assert [name for name in repeated if "ring" not in name] == ["attention scores", "softmax", "attention values"]
+
+
+def test_more_recomputation_keeps_less() -> None:
+    none, selective, full = (kept(gpt(Parallelism(tp=8.0), name)) for name in ("none", "selective", "full"))
+    assert full < selective < none
+    none, deepseek, full = (kept(moe_layer(SETS[name])) for name in ("none", "deepseek_v3", "full"))
+    assert full < deepseek < none
+
+
+# ---- passes ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_product_has_an_input_and_a_weight_gradient_as_large_as_itself() -> None:
+    work = moe_layer()
+    for item in work.forward:
+        if isinstance(item, Gemm):
+            assert flop([named(work.input_gradient, f"{item.name} input gradient")]) == pytest.approx(item.flop)
+            assert flop([named(work.weight_gradient, f"{item.name} weight gradient")]) == pytest.approx(item.flop)
+
+
+def test_attention_backward_recomputes_the_scores() -> None:
+    work = model_work(context(DENSE_MODEL)).layers[0]  # q = v: five products instead of two
+    assert flop([named(work.input_gradient, "attention core gradient")]) == pytest.approx(
+        2.5 * flop([named(work.forward, "attention core")])
+    )
+    latent = moe_layer()  # q = 96, v = 64
+    assert flop([named(latent.input_gradient, "attention core gradient")]) == pytest.approx(
+        (3 * 96 + 2 * 64) / (96 + 64) * flop([named(latent.forward, "attention core")])
+    )
+
+
+def test_unfused_attention_counts_all_pairs_four_times_backwards() -> None:
+    work = gpt(Parallelism())
+    pairs = BATCH * HEADS * SEQUENCE * SEQUENCE
+    core = [item for item in work.input_gradient if isinstance(item, Gemm) and item.family == "bmm"]
+    assert flop(core) == 2 * pairs * 4 * 96
+
+
+def test_causal_pairs_are_half_and_the_diagonal() -> None:
+    core = named(model_work(context(length=1000.0)).layers[0].forward, "attention core")
+    assert isinstance(core, AttentionCore)
+    assert core.pairs == 1000 * 1001 / 2
+
+
+def test_weight_gradients_read_and_write_their_sum() -> None:
+    product = named(moe_layer().weight_gradient, "query up weight gradient")
+    assert isinstance(product, Gemm)
+    assert product.out == 8.0  # a 4-byte read and a 4-byte write
+
+
+def test_narrow_products_cast_their_inputs_both_ways_and_turn_them_for_the_weight_gradient() -> None:
+    tokens, block = 1024, 1 + 4 / 128
+    narrow = moe_layer()
+    assert traffic(named(narrow.forward, "output projection cast")) == tokens * 1024 * (2 + block)
+    assert traffic(named(narrow.input_gradient, "output projection gradient cast")) == tokens * 1024 * (2 + block)
+    turned = tokens * 1024 * 2 * block + tokens * 1024 * (2 + block)
+    assert traffic(named(narrow.weight_gradient, "output projection transposed casts")) == turned
+    wide = model_work(context(MOE_MODEL)).layers[-1]
+    assert not [
+        item.name for item in (*wide.forward, *wide.input_gradient, *wide.weight_gradient) if "cast" in item.name
+    ]
+
+
+def test_absorbed_decoding_reads_the_latent_once_for_all_heads() -> None:
+    seen = context(MOE_MODEL, phase="decode", sequences=32.0, length=1.0, keys=1000.0)
+    core = named(model_work(seen).layers[0].forward, "attention core")
+    assert isinstance(core, AttentionCore)
+    width = 128 + 32
+    assert core.flop == 2 * 32 * 16 * 1000 * (width + 128)
+    assert core.traffic == 32 * 1000 * width * 2 + 32 * 16 * (width + 128) * 2
+    split = named(model_work(replace(seen, parallel=Parallelism(tp=4.0))).layers[0].forward, "attention core")
+    assert isinstance(split, AttentionCore)
+    assert split.flop == core.flop / 4
+    assert split.traffic > 32 * 1000 * width * 2
+
+
+def test_absorbed_decoding_has_the_parameters_of_the_expanded_form() -> None:
+    expanded = model_work(context(MOE_MODEL)).layers[-1]
+    absorbed = model_work(context(MOE_MODEL, phase="decode", length=1.0, keys=1000.0)).layers[-1]
+    assert sum(item.total for item in absorbed.parameters) == sum(item.total for item in expanded.parameters)
+
+
+def test_inference_writes_the_cache_and_training_does_not() -> None:
+    for model in (DENSE_MODEL, MOE_MODEL):
+        writes = [
+            "kv cache write" in [item.name for item in model_work(context(model, phase=phase)).layers[0].forward]
+            for phase in ("training", "prefill", "decode")
+        ]
+        assert writes == [False, True, True]
+
+
+def test_the_head_of_inference_sees_one_token_a_sequence() -> None:
+    def rows(phase: str) -> float:
+        product = named(model_work(context(phase=phase, sequences=3.0)).head.forward, "vocabulary projection")
+        assert isinstance(product, Gemm)
+        return float(product.m)
+
+    assert [rows("training"), rows("prefill")] == [3 * 1024, 3]
+
+
+# ---- communication --------------------------------------------------------------------------------------------------
+
+
+def collectives(parallel: Parallelism) -> list[tuple[str, float]]:
+    work = model_work(context(parallel=parallel)).layers[0]
+    found = [item for item in (*work.forward, *work.input_gradient) if isinstance(item, Collective)]
+    return [(item.kind, float(item.size)) for item in found if float(item.group.size) > 1]
+
+
+def test_tensor_parallelism_reduces_twice_forward_and_twice_backward() -> None:
+    size = 1024 * 1024 * 2
+    assert collectives(Parallelism(tp=4.0)) == [("all_reduce", size)] * 4
+
+
+def test_sequence_parallelism_gathers_and_scatters_instead() -> None:
+    found = collectives(Parallelism(tp=4.0, sequence_parallel=True))
+    assert sorted(kind for kind, _ in found) == ["all_gather"] * 4 + ["reduce_scatter"] * 4
+
+
+def test_context_parallelism_passes_keys_and_values_round_and_their_gradients_back() -> None:
+    whole = 1024 * 4 * 128 * 2  # keys and values of all tokens
+    assert collectives(Parallelism(cp=4.0)) == [("all_gather", whole)] * 2 + [("reduce_scatter", whole)]
+
+
+def exchange(name: str) -> Exchange:
+    work = moe_layer()
+    found = named([*work.forward, *work.input_gradient], name)
+    assert isinstance(found, Exchange)
+    return found
+
+
+def test_dispatch_is_narrow_and_combine_wide_and_their_gradients_the_other_way_round() -> None:
+    narrow, wide = 1024 * (1 + 4 / 128), 1024 * 2
+    widths = {
+        name: exchange(name).token_bytes for name in ("dispatch", "combine", "combine gradient", "dispatch gradient")
+    }
+    assert widths == {"dispatch": narrow, "combine": wide, "combine gradient": narrow, "dispatch gradient": wide}
+    assert exchange("dispatch").reachable == 32
+    assert exchange("dispatch").tokens == 1024
+
+
+def test_the_fullest_rank_s_load_multiplies_expert_rows_and_copies() -> None:
+    def loaded(load: float) -> tuple[float, float]:
+        seen = replace(context(MOE_MODEL, Parallelism(dp=8.0, ep=8.0)), communication=Communication(expert_load=load))
+        work = model_work(seen).layers[-1]
+        sent = named(work.forward, "dispatch")
+        assert isinstance(sent, Exchange)
+        return flop([named(work.forward, "expert up")]), float(sent.load)
+
+    assert loaded(1.5) == (1.5 * loaded(1.0)[0], 1.5)
+
+
+def test_a_mixture_without_shared_experts_runs_no_kernels_for_them() -> None:
+    layer = Layer(1, GQA, replace(MOE, shared=0.0))
+    work = model_work(context(replace(MOE_MODEL, layers=(layer,), mtp=None))).layers[0]
+    idle = [item.name for item in (*work.forward, *work.input_gradient, *work.weight_gradient) if "shared" in item.name]
+    assert idle == []
+
+
+def test_shared_experts_may_have_a_width_of_their_own() -> None:
+    def width(ffn: MoeFfn) -> float:
+        seen: Context = context(replace(MOE_MODEL, layers=(Layer(1, GQA, ffn),), mtp=None))
+        product = named(model_work(seen).layers[0].forward, "shared expert up")
+        assert isinstance(product, Gemm)
+        return float(product.n)
+
+    assert width(replace(MOE, shared=2.0)) == 2 * 2 * 512
+    assert width(replace(MOE, shared=1.0, shared_intermediate=4096.0)) == 2 * 4096
+
+
+def test_a_gate_doubles_the_up_projection() -> None:
+    gated, plain = (
+        model_work(context(replace(DENSE_MODEL, layers=(Layer(1, GQA, DenseFfn(4096.0, gated=gate)),)))).layers[0]
+        for gate in (True, False)
+    )
+    assert flop([named(gated.forward, "ffn up")]) == 2 * flop([named(plain.forward, "ffn up")])
+
+
+def test_precision_decides_what_is_kept_of_an_input() -> None:
+    def size(precision: object) -> float:
+        chosen = BF16 if precision is BF16 else FP8
+        seen = replace(context(MOE_MODEL), precision=chosen)
+        return sum(float(item.size) for item in model_work(seen).layers[-1].saved if item.name == "expert up input")
+
+    rows = 1024 * 4
+    assert size(BF16) == rows * 1024 * 2
+    assert size(FP8) == rows * 1024 * (1 + 4 / 128)

@@ -1,0 +1,107 @@
+"""Layouts that cannot exist: an error that names the field at a point, a mask on a grid."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from builders import (
+    CLUSTER,
+    DECODE,
+    DENSE_MODEL,
+    DEVICE,
+    MOE,
+    MOE_MODEL,
+    ONE_NODE,
+    PREFILL,
+    STEP,
+    scenario,
+    with_device,
+)
+
+from costmodel.analytic.grid import evaluate_point
+from costmodel.cost.calibration import Calibration
+from costmodel.errors import InputError
+from costmodel.workload.scenario import Communication, Parallelism, Plan, Scenario
+from costmodel.workload.validity import feasible_layout, rules
+
+DUALPIPE = replace(STEP, schedule="dualpipe")
+
+
+def broken(of: Scenario) -> set[str]:
+    return {rule.field for rule in rules(of) if not rule.holds}
+
+
+@pytest.mark.parametrize(
+    ("plan", "parallel", "field"),
+    [
+        (STEP, Parallelism(tp=3.0), "parallel.tp"),
+        (STEP, Parallelism(dp=3.0, ep=3.0), "parallel.ep"),
+        (STEP, Parallelism(dp=4.0, ep=8.0), "parallel.ep"),
+        (STEP, Parallelism(dp=1024.0), "parallel"),
+        (STEP, Parallelism(dp=5.0), "global_batch"),
+        (STEP, Parallelism(cp=3.0), "parallel.cp"),
+        (replace(STEP, stages=(4, 4)), Parallelism(pp=4.0), "stages"),
+        (replace(STEP, stages=(4, 3)), Parallelism(pp=2.0), "stages"),
+        (DUALPIPE, Parallelism(pp=3.0), "parallel.pp"),
+        (replace(DUALPIPE, global_batch=6.0), Parallelism(pp=4.0), "global_batch"),
+        (replace(DUALPIPE, global_batch=9.0), Parallelism(pp=4.0), "global_batch"),
+        (replace(DECODE, batch_per_device=33.0), Parallelism(), "micro_batches"),
+        (replace(PREFILL, tokens_per_device=5120.0), Parallelism(), "tokens_per_device"),
+    ],
+)
+def test_a_degree_that_does_not_divide_is_named(plan: Plan, parallel: Parallelism, field: str) -> None:
+    bad = scenario(plan, MOE_MODEL, parallel)
+    assert field in broken(bad)
+    assert not feasible_layout(bad)
+    with pytest.raises(InputError, match=rf"scenarios\.test\.{field}"):
+        evaluate_point(bad, Calibration())
+
+
+def test_a_sound_layout_breaks_nothing() -> None:
+    for plan in (STEP, DUALPIPE, PREFILL, DECODE):
+        layout = Parallelism(tp=2.0, dp=4.0, ep=8.0, pp=4.0)
+        assert broken(scenario(plan, MOE_MODEL, layout)) == set()
+
+
+def test_expert_groups_have_to_match_nodes() -> None:
+    uneven = replace(MOE_MODEL.layers[1], ffn=replace(MOE, experts=96.0, groups=6.0))
+    model = replace(MOE_MODEL, layers=(uneven,))
+    bad = scenario(STEP, model, Parallelism(dp=32.0, ep=32.0))  # four nodes, six groups
+    assert "expert groups do not match" in next(rule.message for rule in rules(bad) if not rule.holds)
+    assert broken(scenario(STEP, model, Parallelism(dp=16.0, ep=16.0))) == set()  # two nodes of three groups
+
+
+def test_all_problems_are_reported_at_once() -> None:
+    bad = scenario(STEP, DENSE_MODEL, Parallelism(tp=3.0, dp=5.0))
+    with pytest.raises(InputError) as caught:
+        evaluate_point(bad, Calibration())
+    assert {problem.field for problem in caught.value.problems} >= {
+        "scenarios.test.parallel.tp",
+        "scenarios.test.global_batch",
+    }
+
+
+def test_rules_are_masks_on_a_grid() -> None:
+    degrees = np.array([1.0, 2.0, 3.0, 16.0, 32.0])
+    grid = scenario(STEP, DENSE_MODEL, Parallelism(tp=degrees), cluster=ONE_NODE)
+    np.testing.assert_array_equal(feasible_layout(grid), [True, True, False, False, False])
+
+
+def test_experts_split_over_more_ranks_than_there_are_is_refused() -> None:
+    assert broken(scenario(STEP, MOE_MODEL, Parallelism(dp=8.0, ep=8.0, expert_tensor=4.0)))
+
+
+def test_key_value_heads_that_tensor_parallelism_cuts_through_are_refused() -> None:
+    layer = replace(DENSE_MODEL.layers[0], mixer=replace(DENSE_MODEL.layers[0].mixer, kv_heads=6.0, q_heads=24.0))
+    assert broken(scenario(STEP, replace(DENSE_MODEL, layers=(layer,)), Parallelism(tp=4.0)))
+
+
+def test_context_parallelism_has_to_divide_a_prompt() -> None:
+    assert broken(scenario(replace(PREFILL, input_tokens=1024.0), DENSE_MODEL, Parallelism(cp=3.0)))
+
+
+def test_communication_may_not_take_all_processors() -> None:
+    small = with_device(CLUSTER, replace(DEVICE, processors=20.0))
+    assert broken(scenario(STEP, DENSE_MODEL, cluster=small, communication=Communication(processors=20.0)))
