@@ -11,7 +11,7 @@ from costmodel.analytic.evaluation import Evaluation, evaluate
 from costmodel.analytic.pricing import Priced
 from costmodel.cost.kernels import VECTOR_DTYPE, Machine, tile_times
 from costmodel.errors import InputError
-from costmodel.network.paths import path
+from costmodel.network.paths import Path, path
 from costmodel.quantities import ceil
 from costmodel.schema.references import near
 from costmodel.workload.dtypes import ELEMENT_BYTES
@@ -168,9 +168,11 @@ def _bound(workload: Workload, scenario: Scenario, plan: ExpertBound) -> Explana
         "bandwidth of the slowest link": (float(slowest.slowest), "bandwidth"),
     }
     parts = {"all_to_all": float(times.all_to_all), "layer": float(times.layer)}
-    link = "node.nic.bandwidth" if float(slowest.nodes) > 1 else f"device.links.{scenario.cluster.node.intra.name}.bandwidth"
-    origins = _places(workload, scenario, [f"hardware.{link}", "sends", "hidden", "tokens_per_device"])
-    return Explanation(BOUND, "bound", BOUND_FORMULA, inputs, parts, float(times.tpot), "network", "roofline", origins, ())
+    wanted = [_link_fields(scenario, slowest)[-1], "sends", "hidden", "tokens_per_device"]
+    places = _places(workload, scenario, wanted)
+    return Explanation(
+        BOUND, "bound", BOUND_FORMULA, inputs, parts, float(times.tpot), "network", "roofline", places, ()
+    )
 
 
 def _inputs(priced: Priced, scenario: Scenario) -> dict[str, tuple[float, str]]:
@@ -250,19 +252,32 @@ def _device(operator: Gemm | AttentionCore | Elementwise, scenario: Scenario) ->
 def _origins(workload: Workload, scenario: Scenario, priced: Priced) -> dict[str, str]:
     """Return where the values that enter were written."""
     operator = priced.operator
+    if not isinstance(operator, Gemm | AttentionCore | Elementwise):
+        way = path(operator.group, scenario.cluster)
+        return _places(workload, scenario, [*_latency_fields(scenario, way), *_link_fields(scenario, way)])
     wanted = ["hardware.device.memory.hbm.bandwidth", "framework.launch"]
-    if isinstance(operator, Gemm | AttentionCore):
-        wanted += [f"hardware.device.math.{operator.dtype}.peak", "hardware.device.processors", "communication.processors"]
+    if not isinstance(operator, Elementwise):
+        peak = f"hardware.device.math.{operator.dtype}.peak"
+        wanted += [peak, "hardware.device.processors", "communication.processors"]
     if isinstance(operator, Gemm):
         wanted += ["hardware.device.memory.l2.bandwidth"]
-    if not isinstance(operator, Gemm | AttentionCore | Elementwise):
-        cluster = scenario.cluster
-        wanted = [f"hardware.device.links.{cluster.node.intra.name}.{field}" for field in ("bandwidth", "latency")]
-        if float(path(operator.group, cluster).nodes) > 1:
-            ends = ("same_leaf", "cross_leaf")
-            fabric = [f"hardware.network.latency.{end}" for end in ends] if cluster.network else ["hardware.node.nic.latency"]
-            wanted += ["hardware.node.nic.bandwidth", *fabric]
     return _places(workload, scenario, wanted)
+
+
+def _link_fields(scenario: Scenario, way: Path) -> list[str]:
+    """Return the fields that hold the bandwidths of a path, the one between nodes last."""
+    inner = f"hardware.device.links.{scenario.cluster.node.intra.name}.bandwidth"
+    return [inner, "hardware.node.nic.bandwidth"] if float(way.nodes) > 1 else [inner]
+
+
+def _latency_fields(scenario: Scenario, way: Path) -> list[str]:
+    """Return the fields that may hold the latency of a path: the fabric's where it states one, else the NIC's."""
+    network = scenario.cluster.network
+    if float(way.nodes) <= 1:
+        return [f"hardware.device.links.{scenario.cluster.node.intra.name}.latency"]
+    if network is None or network.latency_same_leaf is None:
+        return ["hardware.node.nic.latency"]
+    return ["hardware.network.latency.same_leaf", "hardware.network.latency.cross_leaf"]
 
 
 def _places(workload: Workload, scenario: Scenario, paths: Sequence[str]) -> dict[str, str]:

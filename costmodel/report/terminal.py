@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 
-from costmodel.report.text import console, count, metric, quantity, share, span, table, used_of
+from costmodel.report.text import console, count, gib, metric, quantity, share, span, table, used_of
 from costmodel.result import Point
 from costmodel.units import parse
 
@@ -138,7 +138,7 @@ def _ledger_line(point: Point) -> str:
     """Return the parts of the ledger, the largest first, and what they are held against."""
     memory = point.memory or {}
     parts = sorted(((value, name) for name, value in memory.items() if value), reverse=True)
-    listed = ", ".join(f"{name.replace('_', ' ')} {quantity(value, 'size', 3)}" for value, name in parts)
+    listed = ", ".join(f"{name.replace('_', ' ')} {gib(value)}" for value, name in parts)
     return f"{_memory(point)}: {listed}"
 
 

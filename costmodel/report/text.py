@@ -28,7 +28,7 @@ def console() -> Console:
 
 def table(*headings: str) -> Table:
     """Return a table; a heading that begins with `>` is right-aligned."""
-    made = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
+    made = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold", show_edge=False)
     for heading in headings:
         made.add_column(
             heading.removeprefix(">"), justify="right" if heading.startswith(">") else "left", overflow="fold"
@@ -43,7 +43,12 @@ def quantity(value: float | None, dimension: str, digits: int = SHOWN_DIGITS) ->
 
 def used_of(used: float, capacity: float) -> str:
     """Return used of available memory, both in GiB."""
-    return f"{used / _gib():.1f} / {capacity / _gib():.1f} GiB"
+    return f"{gib(used)} / {gib(capacity)} GiB"
+
+
+def gib(value: float, digits: int = 1) -> str:
+    """Return a size as a number of GiB."""
+    return f"{value / _gib():.{digits}f}"
 
 
 @cache
@@ -64,6 +69,8 @@ def metric(name: str, value: float | None, digits: int = SHOWN_DIGITS) -> str:
     """Return a metric as people read it: a share as per cent, a time or a size in its unit, a count with separators."""
     if value is None:
         return "-"
+    if name.startswith("memory."):
+        return f"{gib(value, 2)} GiB"
     dimension = dimension_of(name) or "count"
     if dimension == "ratio":
         return f"{value:.1%}"

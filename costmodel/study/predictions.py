@@ -13,7 +13,6 @@ from costmodel.analytic.metrics import sixteen_bit_peak
 from costmodel.api import Workload, architecture_facts
 from costmodel.errors import InputError
 from costmodel.hardware import Device
-from costmodel.quantities import FlopPerSecond
 from costmodel.result import Point
 from costmodel.schema.case import Case, resolve_case
 from costmodel.schema.references import near
@@ -53,6 +52,7 @@ class Prediction:
 
     def value(self, metric: str, conventions: Mapping[str, str]) -> Value:
         """Return a metric: of `model`, `memory`, `schedule`, or of the result; raise InputError if nothing gives it."""
+        _check(conventions)
         section, _, name = metric.partition(".")
         if section == "model" or metric in self.facts:
             return _exact(_entry(self.facts, name or metric, metric))
@@ -72,8 +72,12 @@ class Prediction:
         assert self.point is not None
         assert self.workload is not None
         if self.point.schedule is None:
-            return NOTHING
-        value = _entry(self.point.schedule, name, metric)
+            if not self.point.fits:
+                return NOTHING
+            raise InputError.single(f"{metric!r} is a part of a training step, this scenario is {self.point.phase}")
+        value: float = _entry(self.point.schedule, name, metric)
+        if not value:
+            return _exact(value)
         if name == "bubble":
             return _with(value, self.point.intervals["bubble_time"])
         scenario = self.scenario
@@ -100,10 +104,6 @@ class Prediction:
         `causal` or `full`; peak: a number format of the device, where left out its 16-bit one.
         """
         assert self.point is not None
-        for name, known in CONVENTIONS.items():
-            if conventions.get(name, known[0]) not in known:
-                hint = near(conventions[name], known)
-                raise InputError.single(f"unknown convention `{name}: {conventions[name]}`", hint=hint)
         plan = self.scenario.plan
         if not isinstance(plan, Training):
             raise InputError.single(f"{metric!r} is a metric of training, this scenario is {plan.phase}")
@@ -140,7 +140,7 @@ class Prediction:
             extra += _attention(scenario, plan, causal=causal) - _attention(scenario, plan, causal=not unfused)
         return extra
 
-    def _peak(self, conventions: Mapping[str, str]) -> FlopPerSecond:
+    def _peak(self, conventions: Mapping[str, str]) -> float:
         device, stated = self.scenario.cluster.device, conventions.get("peak")
         if stated is None:
             return sixteen_bit_peak_of(device)
@@ -157,6 +157,15 @@ def predict(case: Case, search_path: Sequence[str] = ()) -> Prediction:
     workload = Workload(resolved, case.id, {}, None, tuple(search_path))
     (point,) = workload.points().values()
     return Prediction(workload.model(), point, workload)
+
+
+def _check(conventions: Mapping[str, str]) -> None:
+    """Raise InputError on a convention that no prediction knows."""
+    for name, word in conventions.items():
+        if name not in (*CONVENTIONS, "peak"):
+            raise InputError.single(f"no convention is named {name!r}", hint=near(name, [*CONVENTIONS, "peak"]))
+        if name != "peak" and word not in CONVENTIONS[name]:
+            raise InputError.single(f"unknown convention {name}: {word}", hint=near(word, CONVENTIONS[name]))
 
 
 def sixteen_bit_peak_of(device: Device) -> float:

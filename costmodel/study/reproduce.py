@@ -165,7 +165,7 @@ def _compare(case: Case, expected: Expectation, predictions: Mapping[str, Predic
 
 def _relative(found: Value, case: Case, expected: Expectation, predictions: Mapping[str, Prediction]) -> Value:
     """Return a prediction over that of the baseline; errors of the two are not independent, so without an interval."""
-    if expected.baseline not in predictions:
+    if expected.baseline is None or expected.baseline not in predictions:
         hint = near(str(expected.baseline), list(predictions))
         raise InputError.single(f"no baseline case {expected.baseline!r} is compared here", hint=hint)
     other = predictions[expected.baseline].value(expected.metric, case.conventions).value

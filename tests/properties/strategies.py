@@ -1,0 +1,119 @@
+"""Random hardware, models, layouts and scenarios that can run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from builders import BF16, CLUSTER, DECODE, DEVICE, FP8, FRAMEWORK, NODE, PREFILL, STEP, UNFUSED, scenario
+from hypothesis import strategies as st
+
+from costmodel.hardware import Cluster, Link, MathUnit, MemoryLevel, Network, Nic
+from costmodel.workload.architecture import Architecture, Attention, DenseFfn, Layer, Mla, MoeFfn, Mtp
+from costmodel.workload.recompute import SETS
+from costmodel.workload.scenario import Communication, Parallelism, Plan, Scenario
+
+
+def rates(low: float, high: float) -> st.SearchStrategy[float]:
+    """Return positive numbers spread evenly over their magnitude."""
+    return st.integers(0, 100).map(lambda step: low * (high / low) ** (step / 100))
+
+
+@st.composite
+def clusters(draw: st.DrawFn) -> Cluster:
+    """Draw a cluster with enough memory for everything below."""
+    clock, maximum = draw(rates(8e8, 3e9)), draw(rates(1e9, 3e9))
+    native = draw(st.booleans())
+    dense = draw(rates(500, 20_000))
+    device = replace(
+        DEVICE,
+        processors=float(draw(st.integers(30, 200))),
+        clock=clock,
+        clock_max=maximum,
+        math={
+            "fp32": MathUnit(draw(rates(50, 600)), maximum),
+            "bf16": MathUnit(dense, clock),
+            "fp8": MathUnit(2 * dense, clock, "fp32" if native else "fp22", "native" if native else "software"),
+        },
+        memory=(
+            MemoryLevel("l2", 5e7, draw(st.one_of(st.none(), rates(1e12, 3e13)))),
+            MemoryLevel("hbm", 1e15, draw(rates(3e11, 1e13))),
+        ),
+        links={"nvlink": Link("nvlink", draw(rates(2e10, 2e12)), draw(st.one_of(st.none(), rates(1e-7, 1e-5))))},
+    )
+    nic = Nic(draw(rates(5e9, 2e11)), float(draw(st.integers(1, 4))), draw(st.one_of(st.none(), rates(1e-7, 1e-5))))
+    network = Network(
+        "fat_tree",
+        1.0,
+        float(draw(st.sampled_from([16, 64]))),
+        draw(st.one_of(st.none(), rates(5e9, 2e11))),
+        2e-6,
+        4e-6,
+        "adaptive",
+    )
+    node = replace(
+        NODE, device=device, count=float(draw(st.sampled_from([2, 4, 8]))), intra=device.links["nvlink"], nic=nic
+    )
+    return replace(CLUSTER, node=node, count=4096.0, network=draw(st.sampled_from([network, None])))
+
+
+@st.composite
+def models(draw: st.DrawFn) -> Architecture:
+    """Draw a small model of eight layers."""
+    mixer = draw(
+        st.sampled_from(
+            [
+                Attention(16.0, 16.0, 64.0, 64.0, bias=True),
+                Attention(16.0, 4.0, 64.0, 64.0),
+                Mla(16.0, 256.0, 128.0, 64.0, 32.0, 64.0),
+            ]
+        )
+    )
+    dense = DenseFfn(2048.0, gated=draw(st.booleans()))
+    experts = MoeFfn(64.0, 512.0, 4, 1.0, None, *draw(st.sampled_from([(None, None), (8.0, 4)])))
+    layers = draw(st.sampled_from([(Layer(8, mixer, dense),), (Layer(2, mixer, dense), Layer(6, mixer, experts))]))
+    return Architecture("random", 1024.0, 32_000.0, layers, mtp=draw(st.sampled_from([None, Mtp(1)])))
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> Parallelism:
+    """Draw degrees that divide the models."""
+    tp, dp, pp = (float(draw(st.sampled_from(choices))) for choices in ([1, 2, 4], [1, 2, 8], [1, 2, 4]))
+    ep = float(draw(st.sampled_from([degree for degree in (1, 2, 4, 8, 16, 32) if tp * dp % degree == 0])))
+    return Parallelism(tp, pp, dp, ep, sequence_parallel=draw(st.booleans()))
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    """Draw a phase with its sizes."""
+    training = replace(
+        STEP,
+        schedule=draw(st.sampled_from(["1f1b", "dualpipe"])),
+        sequence=float(draw(st.sampled_from([256, 1024, 4096]))),
+        micro_batch=float(draw(st.sampled_from([1, 2]))),
+        global_batch=128.0,
+        recompute=SETS[draw(st.sampled_from(sorted(SETS)))],
+        zero=draw(st.integers(0, 2)),
+    )
+    micro_batches = draw(st.sampled_from([1, 2]))
+    prefill = replace(PREFILL, micro_batches=micro_batches)
+    decode = replace(DECODE, micro_batches=micro_batches, batch_per_device=float(draw(st.sampled_from([2, 16, 64]))))
+    return draw(st.sampled_from([training, prefill, decode]))
+
+
+@st.composite
+def scenarios(draw: st.DrawFn) -> Scenario:
+    """Draw a scenario that can run; DualPipe only on an even pipeline."""
+    plan, layout = draw(plans()), draw(layouts())
+    if plan.phase == "training" and layout.pp == 1:
+        plan = replace(plan, schedule="1f1b")
+    communication = Communication(
+        float(draw(st.sampled_from([0, 8, 20]))),
+        "fp8",
+        "bf16",
+        draw(st.sampled_from(["normal", "low_latency"])),
+        draw(st.sampled_from([1.0, 1.3])),
+    )
+    framework = replace(draw(st.sampled_from([FRAMEWORK, UNFUSED])), launch=draw(rates(1e-7, 5e-6)))
+    return scenario(
+        plan, draw(models()), layout, draw(st.sampled_from([BF16, FP8])), communication, draw(clusters()), framework
+    )
