@@ -119,7 +119,11 @@ def evaluate_grid(scenario: Scenario, calibration: Calibration, shape: tuple[int
         place = np.ix_(*block.index)
         if not layout[place].any():  # such an order does not exist
             continue
-        evaluation = evaluate(block.scenario, calibration)
+        try:
+            evaluation = evaluate(block.scenario, calibration)
+        except InfeasibleError:
+            reason[place] = np.where(reason[place] == FITS, NO_PATH, reason[place])
+            continue
         outcome = evaluation.metrics(None)
         found = _reason(evaluation, block.scenario, outcome[headline])
         reason[place] = np.where(reason[place] == FITS, found, reason[place])

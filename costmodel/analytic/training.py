@@ -11,7 +11,7 @@ from costmodel.analytic.pricing import Priced, PricedWork, pricer
 from costmodel.analytic.recurrence import Program, Slot, compile_schedule, makespan
 from costmodel.analytic.sums import NO_TIME, Moves, Sums, seconds_of, sums_of
 from costmodel.cost.calibration import Calibration
-from costmodel.quantities import Array, Flop, Quantity, Seconds, maximum, where
+from costmodel.quantities import Array, Count, Flop, Quantity, Seconds, maximum, where
 from costmodel.workload.context import Context
 from costmodel.workload.layers import ModelWork, model_work
 from costmodel.workload.memory import Ledger, stage_work, training_ledger
@@ -76,7 +76,7 @@ def price_step(scenario: Scenario, plan: Training, calibration: Calibration) -> 
             for parts in held
         ),
         training_ledger(context, plan, work, schedule, layout),
-        executed_flop(work, layout),
+        executed_flop(work, layout, scenario.communication.expert_load),
     )
 
 
@@ -101,14 +101,18 @@ def training_context(scenario: Scenario, plan: Training) -> Context:
     )
 
 
-def executed_flop(work: ModelWork, layout: tuple[Stage, ...]) -> Flop:
-    """Return the FLOP that one rank of each stage executes for a micro-batch, recomputation and MTP included."""
+def executed_flop(work: ModelWork, layout: tuple[Stage, ...], expert_load: Count) -> Flop:
+    """Return the FLOP that one rank of each stage executes for a micro-batch, recomputation and MTP included.
+
+    Routed experts' work is that of the fullest rank; over its load it is that of the mean one.
+    """
     total: Quantity = 0.0
     for stage in layout:
         for count, part in stage_work(work, stage):
             for operator in (*part.forward, *part.input_gradient, *part.weight_gradient):
                 if isinstance(operator, Gemm | AttentionCore):
-                    total = total + count * operator.flop
+                    share = 1.0 / expert_load if operator.family == "grouped_gemm" else 1.0
+                    total = total + count * share * operator.flop
     return total
 
 
@@ -184,7 +188,7 @@ def _reported(program: Program[Slot], span: Array, durations: Array, kernels: Ar
     return StepTimes(
         span + tail,
         {kind.value: row.reshape(span.shape) for kind, row in zip(KINDS, by_kind, strict=True)},
-        span - busy.reshape(span.shape),
+        np.maximum(span - busy.reshape(span.shape), 0.0),  # rounding must not make idle time negative
         tail,
         (busy - counts @ kernels).reshape(span.shape) + waiting,
     )

@@ -8,7 +8,7 @@ import numpy as np
 
 from costmodel.calibration.batch import Batch, Unmapped
 from costmodel.hardware import Cluster, Host, Node
-from costmodel.workload.operators import Collective, Exchange, Group, Operator
+from costmodel.workload.operators import Collective, Exchange, Group, Operator, exchange_family
 
 # Fabrics slower than any link of their devices. The notes beside the tables name two: A100 across two nodes (6-22 GB/s)
 # and L40S with more than two devices (2-5 GB/s, PCIe across sockets). A40 pairs move every size at 4 GB/s, where their
@@ -39,7 +39,7 @@ def exchange(batch: Batch) -> list[Operator]:
     return [
         Exchange(
             batch.text("op"), batch.number("num_tokens"), copy, choices, experts, 1.0, 1,
-            Group(batch.number("world_size")), mode, 1.0, batch.text("op"),
+            Group(batch.number("world_size")), mode, 1.0, exchange_family(batch.text("op"), mode),
         )
     ]  # fmt: skip
 

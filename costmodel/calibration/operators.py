@@ -109,7 +109,8 @@ def _map(table: Table, rows: Indices, catalogue: Catalogue) -> Mapped:
     device = catalogue.device(str(table.text("device")[rows[0]]))
     batch = Batch(table.take(rows), device, catalogue.node(device))
     operators = tuple(rule.operators(batch))
-    found = Mapped(rule.family, rows, device, operators)
+    family = operators[0].family if operation in _EXCHANGES else rule.family  # the modes are families of their own
+    found = Mapped(family, rows, device, operators)
     if operation in _COMMUNICATION:
         return replace(found, cluster=messages.cluster(batch))
     if operation in _ONE_CALL and "two kernels" not in batch.says:

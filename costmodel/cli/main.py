@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import io
 import os
 import sys
 
@@ -72,6 +73,8 @@ def main() -> None:
     gc.disable()
     # The command line uses no pydantic plugin; looking for some takes a twentieth of a second.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a name in a source must not end a run on an ASCII terminal
     try:
         code = root.main(standalone_mode=False)
         sys.stdout.flush()
@@ -87,7 +90,7 @@ def main() -> None:
     except CostModelError as error:
         click.echo(error, err=True)
         code = error.exit_code
-    except (BrokenPipeError, SystemExit):  # the reader of a pipe has seen enough: click and rich leave, too
+    except (BrokenPipeError, SystemExit):  # the reader of a pipe has seen enough; click leaves, too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from costmodel.quantities import Quantity, Seconds
+from costmodel.quantities import Array, Quantity, Seconds
 
 SHORTEST = 1e-12  # a time of zero (a group of one rank) has no logarithm
 BASES = ("measured", "fitted", "transferred", "extrapolated", "roofline")
@@ -17,9 +17,9 @@ BASES = ("measured", "fitted", "transferred", "extrapolated", "roofline")
 class Spread:
     """The 10 %, 50 % and 90 % points of measured over predicted time, by predicted time.
 
-    times: knots of predicted time, ascending [s]; low, median, high: the points there. Between knots they are linear in
-    the logarithm of time, beyond them as at the nearest: what a model leaves out of a kernel's fixed time weighs most
-    on short kernels.
+    times: knots of predicted time, ascending [s]; low, median, high: the points there. Between knots log measured is
+    linear in log predicted time, beyond them the ratio is that of the nearest: what a model leaves out of a kernel's
+    fixed time weighs most on short kernels.
     """
 
     times: tuple[float, ...] = (1.0,)
@@ -35,11 +35,18 @@ class Spread:
         low, high: 1 where the family is taken at its low or high point, else 0.
         """
         place = np.log(np.maximum(seconds, SHORTEST))
+        median = self._ratio(place, self.median)
+        return median + low * (self._ratio(place, self.low) - median) + high * (self._ratio(place, self.high) - median)
+
+    def _ratio(self, place: Quantity, points: tuple[float, ...]) -> Array:
+        """Return the ratio at a logarithm of predicted time.
+
+        Straight lines between the knots' (log predicted, log measured); a measured time that falls below that of a
+        shorter knot is raised to it, so that a longer prediction never means a shorter time.
+        """
         knots = np.log(self.times)
-        median = np.interp(place, knots, self.median)
-        down = np.interp(place, knots, self.low) - median
-        up = np.interp(place, knots, self.high) - median
-        return median + low * down + high * up
+        measured = np.maximum.accumulate(knots + np.log(points))
+        return np.asarray(np.exp(np.interp(place, knots, measured - knots)))
 
     @property
     def is_exact(self) -> bool:

@@ -59,7 +59,7 @@ def tile_times(gemm: Gemm, machine: Machine, fit: FamilyFit) -> Iterator[tuple[T
     tensor    = waves * 2*m_t*n_t*k/s / (peak a processor)
     waves     = ceil(g * ceil(m/m_t) * ceil(n/n_t) * s / P)
     promotion = waves * 2*m_t*n_t*k/s / interval / (CUDA-core peak a processor), FP8 with block scales in software
-    L2        = blocks * k/s * (m_t*e_left + n_t*e_right) / B_L2
+    L2        = blocks * k/s * (min(m, m_t)*e_left + min(n, n_t)*e_right) / B_L2
     memory    = (operands and result once + 2*4*g*m*n*(s-1) for the sums of a split K) / B_memory
     """
     device, framework = machine.device, machine.framework
@@ -76,7 +76,8 @@ def tile_times(gemm: Gemm, machine: Machine, fit: FamilyFit) -> Iterator[tuple[T
         if promotes:
             on_chip = maximum(on_chip, products / promotion_rate)
         if cache is not None and cache.bandwidth is not None:
-            on_chip = maximum(on_chip, blocks * depth * (tile.m * gemm.left + tile.n * gemm.right) / cache.bandwidth)
+            rows, columns = minimum(gemm.m, tile.m), minimum(gemm.n, tile.n)
+            on_chip = maximum(on_chip, blocks * depth * (rows * gemm.left + columns * gemm.right) / cache.bandwidth)
         moved = traffic + 8.0 * gemm.groups * gemm.m * gemm.n * (tile.split - 1) if tile.split > 1 else traffic
         yield tile, on_chip / fit.compute, moved / bandwidth / fit.memory
 

@@ -1,6 +1,6 @@
-"""Collectives in closed form: the fastest of ring, hierarchical and tree, each with its latency steps.
+"""Collectives in closed form: the fastest of ring, two-level and halving-doubling, each with its latency steps.
 
-Sizes are as nccl-tests counts them: the whole buffer. Ring and tree: Thakur et al., IJHPCA 2005.
+Sizes are as nccl-tests counts them: the whole buffer. Ring, and halving and doubling: Thakur et al., IJHPCA 2005.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ def collective_time(kind: str, size: Bytes, path: Path) -> Seconds:
 
 def _ring_bandwidth(path: Path) -> Quantity:
     """Return the bandwidth of rings that cross nodes on every rank's own NIC, bounded by the inner link."""
-    return where(path.nodes > 1, minimum(path.inner, path.local * path.outer), path.inner)
+    crossing = where(path.local > 1, minimum(path.inner, path.local * path.outer), path.outer)
+    return where(path.nodes > 1, crossing, path.inner)
 
 
 def all_gather_time(size: Bytes, path: Path) -> Seconds:
@@ -38,13 +39,13 @@ def all_gather_time(size: Bytes, path: Path) -> Seconds:
 
 
 def all_reduce_time(size: Bytes, path: Path) -> Seconds:
-    """Return the faster of reduce-scatter plus all-gather, and a tree.
+    """Return the faster of reduce-scatter plus all-gather, and recursive halving and doubling.
 
-    tree: 2*log2(n)*a + 2*(n-1)/n * S/B, pipelined over the same rings' bandwidth
+    halving and doubling: 2*log2(n)*a + 2*(n-1)/n * S/B over the rings' bandwidth
     """
     n = path.size
-    tree = 2 * _log2(n) * path.latency + 2 * (n - 1) / n * size / _ring_bandwidth(path)
-    return minimum(2 * all_gather_time(size, path), tree)
+    doubling = 2 * _log2(n) * path.latency + 2 * (n - 1) / n * size / _ring_bandwidth(path)
+    return minimum(2 * all_gather_time(size, path), doubling)
 
 
 def all_to_all_time(size: Bytes, path: Path) -> Seconds:
@@ -66,12 +67,12 @@ def send_recv_time(size: Bytes, path: Path) -> Seconds:
 
 
 def broadcast_time(size: Bytes, path: Path) -> Seconds:
-    """Return a pipelined ring broadcast: S/B + (n-1)*a, or a tree's log2(n)*a steps."""
+    """Return the bound of a pipelined broadcast: S/B and the fewer of a chain's (n-1) and a tree's log2(n) steps."""
     return size / _ring_bandwidth(path) + minimum(path.size - 1, _log2(path.size)) * path.latency
 
 
 def _log2(value: Count) -> Count:
-    """Return the number of tree levels over `value` ranks."""
+    """Return the number of doublings that reach `value` ranks."""
     return np.ceil(np.log2(value)) if isinstance(value, np.ndarray) else float(math.ceil(math.log2(value)))
 
 

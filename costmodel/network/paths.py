@@ -31,7 +31,7 @@ class Path:
     @property
     def slowest(self) -> BytesPerSecond:
         """Return the bandwidth of the slowest link that the group crosses."""
-        return where(self.nodes > 1, minimum(self.inner, self.outer), self.inner)
+        return where(self.nodes > 1, where(self.local > 1, minimum(self.inner, self.outer), self.outer), self.inner)
 
     @property
     def latency(self) -> Seconds:
@@ -47,7 +47,8 @@ def path(group: Group, cluster: Cluster) -> Path:
     node = cluster.node
     local = minimum(maximum(node.count / group.stride, 1.0), group.size)
     nodes = group.size / local
-    outer, outer_latency = _between_nodes(cluster, nodes)
+    span = maximum(group.size * group.stride / node.count, nodes)
+    outer, outer_latency = _between_nodes(cluster, nodes, span)
     inner, inner_latency = _inside_node(cluster)
     return Path(group.size, local, nodes, inner, outer, inner_latency, outer_latency)
 
@@ -66,8 +67,8 @@ def _inside_node(cluster: Cluster) -> tuple[BytesPerSecond, Seconds]:
     return minimum(node.intra.bandwidth, shared), 2 * latency
 
 
-def _between_nodes(cluster: Cluster, nodes: Count) -> tuple[BytesPerSecond, Seconds]:
-    """Return bandwidth and latency between two nodes, for one device.
+def _between_nodes(cluster: Cluster, nodes: Count, span: Count) -> tuple[BytesPerSecond, Seconds]:
+    """Return bandwidth and latency between nodes, for one device. span: nodes from the group's first to its last.
 
     The NIC and the fabric's port both bound; a fabric's latency is end to end and stands for the NIC's. Without a NIC
     there is no path: an error at a single point, NaN on a grid.
@@ -86,5 +87,5 @@ def _between_nodes(cluster: Cluster, nodes: Count) -> tuple[BytesPerSecond, Seco
         same = network.latency_same_leaf if network.latency_same_leaf is not None else latency
         cross = network.latency_cross_leaf if network.latency_cross_leaf is not None else same
         # A leaf switch gives half its ports to endpoints; one plane has one port a node.
-        latency = where(nodes <= network.radix / 2, same, cross)
+        latency = where(span <= network.radix / 2, same, cross)
     return bandwidth * nic.per_device, latency

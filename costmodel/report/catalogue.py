@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.markup import escape
-
-from costmodel.report.text import console, quantity, table
+from costmodel.report.page import show, table
+from costmodel.report.text import quantity
+from costmodel.units import render
 
 # Keys whose values carry a unit, wherever they stand in a hardware file.
 DIMENSIONS = {
@@ -23,7 +23,6 @@ DIMENSIONS = {
     "tensor_reference": "frequency",
     "max": "frequency",
     "tdp": "power",
-    "rental": "money_rate",
     "purchase": "money",
 }
 DIGITS = 6
@@ -31,28 +30,26 @@ DIGITS = 6
 
 def show_document(document: Mapping[str, Any]) -> None:
     """Print a hardware file: its values, then what each source is for."""
-    out = console()
-    out.print(f"[bold]{escape(str(document['name']))}[/bold]")
+    show(str(document["name"]), "bold")
     rows = table("field", ">value")
     for field, value in _values(document, ""):
-        rows.add_row(field, value)
-    out.print(rows)
+        rows.add(field, value)
+    show(rows)
     _show_sources(document)
 
 
 def show_model(facts: Mapping[str, Any], document: Mapping[str, Any]) -> None:
     """Print a model: what can be counted, its layers, its sources."""
-    out = console()
-    out.print(f"[bold]{escape(str(facts['name']))}[/bold]")
+    show(str(facts["name"]), "bold")
     rows = table("count", ">value")
     for name in ("parameters", "active_parameters", "active_parameters_with_embedding", "mtp_parameters"):
-        rows.add_row(name.replace("_", " "), f"{facts[name]:,.0f}")
-    rows.add_row("KV cache a token, BF16", quantity(facts["kv_cache_bytes_per_token"], "size", DIGITS))
-    rows.add_row("training FLOP a token at 4,096", quantity(facts["training_flop_per_token"], "flop", DIGITS))
-    out.print(rows)
+        rows.add(name.replace("_", " "), f"{facts[name]:,.0f}")
+    rows.add("KV cache a token, BF16", quantity(facts["kv_cache_bytes_per_token"], "size", DIGITS))
+    rows.add("training FLOP a token at 4,096", quantity(facts["training_flop_per_token"], "flop", DIGITS))
+    show(rows)
     for layer in document["layers"]:
         parts = (f"{part}: {_flat(layer[part])}" for part in ("mixer", "ffn"))
-        out.print(escape(f"{layer['repeat']} layers, {', '.join(parts)}"))
+        show(f"{layer['repeat']} layers, {', '.join(parts)}")
     _show_sources(document)
 
 
@@ -73,6 +70,8 @@ def _leaf(key: str, value: Any) -> str:
     """Return a leaf in its unit; what has no source is said to be unknown."""
     if value is None:
         return "unknown"
+    if key == "rental":  # a round figure an hour is none a second
+        return render(value, "money_rate")
     if key in DIMENSIONS and isinstance(value, float | int):
         return quantity(float(value), DIMENSIONS[key], DIGITS)
     if isinstance(value, float):
@@ -90,7 +89,6 @@ def _flat(part: Mapping[str, Any]) -> str:
 
 def _show_sources(document: Mapping[str, Any]) -> None:
     """Print what each source is for."""
-    out = console()
     for source in document.get("sources") or ():
         note = f" ({source['note']})" if source.get("note") else ""
-        out.print(escape(f"{', '.join(source['fields'])}: {source['cite']}{note}"), style="dim")
+        show(f"{', '.join(source['fields'])}: {source['cite']}{note}", "dim")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.markup import escape
-
-from costmodel.report.text import console, metric, span, table
+from costmodel.report.page import show, table
+from costmodel.report.text import metric, span
 from costmodel.study.reproduce import Comparison, Summary
 
 STYLES = {"pass": "green", "fail": "red", "skip": "dim", "infeasible": "yellow"}
@@ -14,29 +13,28 @@ STYLES = {"pass": "green", "fail": "red", "skip": "dim", "infeasible": "yellow"}
 
 def show_comparisons(comparisons: Sequence[Comparison], summaries: Sequence[Summary]) -> None:
     """Print the figures and, for each class, how many, how far off, and which way."""
-    out = console()
     rows = table("case", "metric", ">published", ">predicted", ">80 % interval", ">error", "verdict")
     for one in comparisons:
         known = one.low is not None and one.high is not None and one.low != one.high
-        rows.add_row(
+        rows.add(
             one.id,
             one.metric or "",
             _shown(one.metric, one.published),
             _shown(one.metric, one.predicted),
             span(one.metric or "", one.low or 0.0, one.high or 0.0) if known else "",
             "" if one.error is None else f"{one.error:+.1%}",
-            f"[{STYLES[one.verdict]}]{one.verdict}[/]",
+            (one.verdict, STYLES[one.verdict]),
         )
-    out.print(rows)
+    show(rows)
     for one in comparisons:
         if one.reason:
-            out.print(escape(f"{one.id}: {one.verdict}: {one.reason}"), style="dim")
+            show(f"{one.id}: {one.verdict}: {one.reason}", "dim")
     totals = table("class", ">figures", ">passed", ">mean absolute error", ">bias")
     for summary in summaries:
-        totals.add_row(
+        totals.add(
             summary.case_class, str(summary.scored), str(summary.passed), f"{summary.error:.1%}", f"{summary.bias:+.1%}"
         )
-    out.print(totals)
+    show(totals)
 
 
 def _shown(name: str | None, value: float | None) -> str:

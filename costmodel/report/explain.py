@@ -25,7 +25,7 @@ FORMULAS = {
     Gemm: "t = launch + min over tiles of max(tensor, promotion, L2, memory)",
     AttentionCore: "t = launch + max(FLOP / peak in whole waves, traffic / memory bandwidth)",
     Elementwise: "t = launch + traffic / memory bandwidth",
-    Collective: "t = fastest of ring, two levels and tree, over the links that the group crosses",
+    Collective: "t = fastest of ring, two levels and halving-doubling, over the links that the group crosses",
 }
 EXCHANGE_FORMULAS = {
     "normal": "t = max(T * E_nodes * (1 - 1/N) * b / B_out, T * E_ranks * (1 - 1/l) * b / B_in) + latency",

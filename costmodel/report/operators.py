@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.markup import escape
-
 from costmodel.report.explain import Explanation, Line
-from costmodel.report.text import console, quantity, share, table
+from costmodel.report.page import show, table
+from costmodel.report.text import quantity, share
 
 
 def show_lines(found: Sequence[Line], argument: str) -> None:
@@ -15,32 +14,31 @@ def show_lines(found: Sequence[Line], argument: str) -> None:
     rows = table("operator", ">time", ">share", ">hidden", "limit", "basis")
     for line in found:
         hidden = quantity(line.hidden, "time") if line.hidden else ""
-        rows.add_row(line.name, quantity(line.time, "time"), share(line.share), hidden, line.bound, line.basis)
-    out = console()
-    out.print(rows)
+        rows.add(line.name, quantity(line.time, "time"), share(line.share), hidden, line.bound, line.basis)
+    show(rows)
     if found:
-        out.print(escape(f'next: costmodel explain {argument} --op "{found[0].name}"'), style="dim")
+        show(f'next: costmodel explain {argument} --op "{found[0].name}"', "dim")
 
 
 def show_explanations(found: Sequence[Explanation]) -> None:
     """Print operators explained, one after the other."""
     for position, explanation in enumerate(found):
         if position:
-            console().print()
+            show()
         _show(explanation)
 
 
 def _show(explanation: Explanation) -> None:
-    out = console()
-    out.print(f"[bold]{escape(explanation.name)}[/bold] ({explanation.family})\n{escape(explanation.formula)}")
+    show(f"{explanation.name} ({explanation.family})", "bold")
+    show(explanation.formula)
     rows = table("input", ">value")
     for name, (value, dimension) in explanation.inputs.items():
-        rows.add_row(name, quantity(value, dimension, 6))
-    out.print(rows)
+        rows.add(name, quantity(value, dimension, 6))
+    show(rows)
     parts = ", ".join(f"{name} {quantity(value, 'time')}" for name, value in explanation.parts.items())
-    out.print(f"time of one run {quantity(explanation.time, 'time')}: {parts}")
-    out.print(f"limit: {explanation.bound}; basis: {explanation.basis}")
+    show(f"time of one run {quantity(explanation.time, 'time')}: {parts}")
+    show(f"limit: {explanation.bound}; basis: {explanation.basis}")
     for name, place in explanation.origins.items():
-        out.print(escape(f"  {name} is written at {place}"), style="dim")
+        show(f"  {name} is written at {place}", "dim")
     for note in explanation.notes:
-        out.print(escape(f"note: {note}"))
+        show(f"note: {note}")

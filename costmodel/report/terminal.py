@@ -6,10 +6,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.markup import escape
-
-from costmodel.report.text import console, count, gib, metric, quantity, share, span, table, used_of
+from costmodel.report.page import show, table
+from costmodel.report.text import count, gib, metric, quantity, share, span, used_of
 from costmodel.result import Point
 from costmodel.units import parse
 
@@ -18,6 +16,7 @@ if TYPE_CHECKING:
 
 SHOWN_OPERATORS = 3  # in the overview
 LISTED_OPERATORS = 14  # in the detailed view
+ROOFLINE_ONLY = " (a lower bound; the interval is how far above it kernels were measured)"
 NAMES = {
     "training": "step time",
     "prefill": "time to first token",
@@ -28,29 +27,29 @@ NAMES = {
 
 def show_simulation(argument: str, workload: Workload, points: Mapping[str, Point], *, detailed: bool) -> None:
     """Print the scenarios: one screen for all of them, or each in detail."""
-    out = console()
     facts = workload.model()
-    out.print(
-        f"[bold]{escape(workload.resolved.title or workload.name)}[/bold]\n{escape(facts['name'])}: "
+    show(workload.resolved.title or workload.name, "bold")
+    show(
+        f"{facts['name']}: "
         f"{count(facts['parameters'])} parameters, {count(facts['active_parameters'])} active, "
         f"{quantity(facts['kv_cache_bytes_per_token'], 'size')} of KV cache a token, "
         f"{quantity(facts['training_flop_per_token'], 'flop')} a trained token"
     )
     if detailed:
         for name, point in points.items():
-            _show_detail(out, name, point)
+            _show_detail(name, point)
     else:
-        _show_overview(out, points)
+        _show_overview(points)
     for line in _next_steps(argument, points, detailed=detailed):
-        out.print(line, style="dim")
+        show(line, "dim")
 
 
-def _show_overview(out: Console, points: Mapping[str, Point]) -> None:
+def _show_overview(points: Mapping[str, Point]) -> None:
     """Print a table with a row for each scenario, and a line for each on where its time goes."""
     rows = table("scenario", "cluster", ">predicted", ">80 % interval", ">tokens/s/device", "limit", ">memory")
     for name, point in points.items():
         rate = point.metrics.get("tokens_per_second_per_device")
-        rows.add_row(
+        rows.add(
             name,
             f"{point.devices:,} x {point.cluster}",
             metric(point.headline, point.metrics[point.headline]),
@@ -59,57 +58,59 @@ def _show_overview(out: Console, points: Mapping[str, Point]) -> None:
             point.bound,
             _memory(point),
         )
-    out.print(rows)
+    show(rows)
     bases = sorted({_basis(point) for point in points.values() if point.fits})
     if bases:
-        out.print(f"basis of the times: {'; '.join(bases)}")
-    out.print("[bold]Where the time goes[/bold]" if any(point.fits for point in points.values()) else "")
+        show(f"basis of the times: {'; '.join(bases)}{ROOFLINE_ONLY if bases == ['roofline'] else ''}")
+    show("Where the time goes" if any(point.fits for point in points.values()) else "", "bold")
     for name, point in points.items():
-        out.print(f"  {name}: {_limits(point)}" if point.fits else f"  {name}: [red]does not run[/red]: {point.reason}")
+        line = _limits(point) if point.fits else f"does not run: {point.reason}"
+        show(f"  {name}: {line}", "" if point.fits else "red")
         if not point.fits and point.memory is not None:
-            out.print(f"    {_ledger_line(point)}")
+            show(f"    {_ledger_line(point)}")
 
 
-def _show_detail(out: Console, name: str, point: Point) -> None:
+def _show_detail(name: str, point: Point) -> None:
     """Print one scenario with its metrics, operators, schedule and ledger."""
-    out.print(f"\n[bold]{name}[/bold]: {point.phase} on {point.devices:,} devices of {point.cluster}")
+    show(f"\n{name}: {point.phase} on {point.devices:,} devices of {point.cluster}", "bold")
     if point.fits:
         rows = table("metric", ">predicted", ">80 % interval")
         for key, value in point.metrics.items():
-            rows.add_row(key.replace("_", " "), metric(key, value), _interval(point, key))
-        out.print(rows)
-        _show_operators(out, point)
+            rows.add(key.replace("_", " "), metric(key, value), _interval(point, key))
+        show(rows)
+        _show_operators(point)
         if point.schedule is not None:
             parts = ", ".join(
                 f"{key.replace('_', ' ')} {quantity(value, 'time')}" for key, value in point.schedule.items()
             )
-            out.print(f"schedule, mean over pipeline ranks: {parts}")
+            show(f"schedule, mean over pipeline ranks: {parts}")
     else:
-        out.print(f"[red]does not run[/red]: {point.reason}")
+        show(f"does not run: {point.reason}", "red")
     if point.memory is not None:
-        out.print(f"memory of the fullest device: {_ledger_line(point)}")
-    out.print(f"limit: {point.bound}; basis: {_basis(point)}")
+        show(f"memory of the fullest device: {_ledger_line(point)}")
+    basis = _basis(point)
+    show(f"limit: {point.bound}; basis: {basis}{ROOFLINE_ONLY if basis == 'roofline' else ''}")
     for note in point.notes:
-        out.print(f"note: {escape(note)}")
+        show(f"note: {note}")
 
 
-def _show_operators(out: Console, point: Point) -> None:
+def _show_operators(point: Point) -> None:
     """Print the longest operators, what is hidden of them, and the rest as one line."""
     headline = point.metrics[point.headline] or 1.0
     rows = table("operator", ">time", ">share", ">hidden", "limit", "basis")
     for entry in point.breakdown[:LISTED_OPERATORS]:
         hidden = quantity(entry.hidden, "time") if entry.hidden else ""
-        rows.add_row(
+        rows.add(
             entry.name, quantity(entry.time, "time"), share(entry.time / headline), hidden, entry.bound, entry.basis
         )
     rest = sum(entry.time for entry in point.breakdown[LISTED_OPERATORS:])
     if rest:
         count = len(point.breakdown) - LISTED_OPERATORS
-        rows.add_row(f"{count} more", quantity(rest, "time"), share(rest / headline), "", "", "")
+        rows.add(f"{count} more", quantity(rest, "time"), share(rest / headline), "", "", "")
     bubble = point.metrics.get("bubble_time")
     if bubble:
-        rows.add_row("bubble", quantity(bubble, "time"), share(bubble / headline), "", "", "")
-    out.print(rows)
+        rows.add("bubble", quantity(bubble, "time"), share(bubble / headline), "", "", "")
+    show(rows)
 
 
 def _interval(point: Point, name: str | None = None) -> str:
@@ -158,12 +159,16 @@ def _limits(point: Point) -> str:
 
 def _next_steps(argument: str, points: Mapping[str, Point], *, detailed: bool) -> Iterator[str]:
     """Yield commands that lead on from here."""
-    runs = {name: point for name, point in points.items() if point.fits}
-    name, point = next(iter((runs or points).items()))
-    if runs:
-        yield f'next: costmodel explain {argument} --scenario {name} --op "{point.breakdown[0].name}"'
-        if not detailed:
-            yield f"      costmodel simulate {argument} --scenario {name}"
-    elif point.memory is not None and sum(point.memory.values()) > point.capacity:
-        needed = math.ceil(sum(point.memory.values()) / parse("1 GiB", "size"))
-        yield f'next: costmodel simulate {argument} --scenario {name} --set hardware.memory.hbm.capacity="{needed} GiB"'
+    tight = ((name, point) for name, point in points.items() if point.memory and not point.fits)
+    for name, point in tight:
+        needed = sum((point.memory or {}).values())
+        if needed > point.capacity:
+            wanted = f"{math.ceil(needed / parse('1 GiB', 'size'))} GiB"
+            yield f'next: costmodel simulate {argument} --scenario {name} --set hardware.memory.hbm.capacity="{wanted}"'
+            break
+    for name, point in points.items():
+        if point.fits:
+            yield f'next: costmodel explain {argument} --scenario {name} --op "{point.breakdown[0].name}"'
+            if not detailed:
+                yield f"      costmodel simulate {argument} --scenario {name}"
+            break

@@ -1,39 +1,14 @@
-"""Numbers and tables as text for a terminal."""
+"""Numbers as text for people."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from functools import cache
-
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
 from costmodel.schema.metrics import dimension_of
 from costmodel.units import parse, render
 
-PIPE_WIDTH = 10_000  # columns of a pipe or a file: nothing is folded or cut there
 SHOWN_DIGITS = 4
 BILLION = 1e9
-
-
-def console() -> Console:
-    """Return a console: coloured on a terminal (unless NO_COLOR is set), plain text in a pipe."""
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPE_WIDTH
-    plain = bool(os.environ.get("NO_COLOR"))
-    return Console(width=width, highlight=False, soft_wrap=False, color_system=None if plain else "auto")
-
-
-def table(*headings: str) -> Table:
-    """Return a table; a heading that begins with `>` is right-aligned."""
-    made = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold", show_edge=False)
-    for heading in headings:
-        made.add_column(
-            heading.removeprefix(">"), justify="right" if heading.startswith(">") else "left", overflow="fold"
-        )
-    return made
 
 
 def quantity(value: float | None, dimension: str, digits: int = SHOWN_DIGITS) -> str:

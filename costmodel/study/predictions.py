@@ -59,7 +59,9 @@ class Prediction:
         if self.point is None or self.workload is None:
             raise InputError.single(f"{metric!r} needs a scenario", hint="add its phase, cluster and layout")
         if section == "memory":
-            parts = {"total": math.fsum((self.point.memory or {}).values()), **(self.point.memory or {})}
+            if self.point.memory is None:
+                raise InputError.single(f"{metric!r} is not counted: phase {self.point.phase} holds nothing in memory")
+            parts = {"total": math.fsum(self.point.memory.values()), **self.point.memory}
             return _exact(math.fsum(_entry(parts, part, metric) for part in name.split("+")))
         if section == "schedule":
             return self._part_of_step(name, metric)

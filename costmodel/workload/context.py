@@ -61,6 +61,17 @@ class Context:
         return element_bytes(self.precision.linear, self.precision.scale_block)
 
     @property
+    def weight_operand(self) -> Bytes:
+        """Return the bytes of one weight as a linear layer's matrix product reads it: square blocks share a scale."""
+        return element_bytes(self.precision.linear, self.weight_block)
+
+    @property
+    def weight_block(self) -> Count | None:
+        """Return the weights that share one scale: a square of the activation's block length."""
+        block = self.precision.scale_block
+        return None if block is None else block * block
+
+    @property
     def kept(self) -> Bytes:
         """Return the bytes of one element of a matrix product's input as the backward pass keeps it."""
         return element_bytes(self.precision.activations, self.precision.scale_block)

@@ -14,6 +14,7 @@ ELEMENT_BYTES = {
     "fp16": 2.0,
     "e5m6": 1.5,
     "fp8": 1.0,
+    "fp8_fp16": 1.0,  # FP8 products with FP16 accumulation: a unit of its own, the same operands
     "int8": 1.0,
     "fp4": 0.5,
 }

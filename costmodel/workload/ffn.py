@@ -6,8 +6,14 @@ from costmodel.quantities import Bytes, Count, is_single
 from costmodel.workload.architecture import DenseFfn, MoeFfn
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import element_bytes
-from costmodel.workload.linear import Linear, add_linear, add_norm, enter_tensor_parallel, leave_tensor_parallel
-from costmodel.workload.operators import Elementwise, Exchange, Operator
+from costmodel.workload.linear import (
+    Linear,
+    add_linear,
+    add_residual_norm,
+    enter_tensor_parallel,
+    leave_tensor_parallel,
+)
+from costmodel.workload.operators import Elementwise, Exchange, Operator, exchange_family
 from costmodel.workload.work import WorkBuilder
 
 
@@ -15,7 +21,7 @@ def add_dense_ffn(builder: WorkBuilder, context: Context, ffn: DenseFfn, *, norm
     """Add norm, up projection (with its gate), activation, down projection. Parameters: 2 or 3 * d * f."""
     hidden, tp, tokens = context.architecture.hidden, context.parallel.tp, context.tokens
     width = (2.0 if ffn.gated else 1.0) * ffn.intermediate
-    add_norm(builder, context, "ffn norm", norm, context.stream_tokens, hidden)
+    add_residual_norm(builder, context, "ffn norm", norm)
     enter_tensor_parallel(builder, context, "ffn")
     add_linear(
         builder,
@@ -74,7 +80,7 @@ def add_moe(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, norm: str) -
     Parameters: (E + n_s)*3*d*f + d*E; a token visits k routed and n_s shared experts.
     """
     hidden = context.architecture.hidden
-    add_norm(builder, context, "ffn norm", norm, context.stream_tokens, hidden)
+    add_residual_norm(builder, context, "ffn norm", norm)
     enter_tensor_parallel(builder, context, "ffn")
     add_linear(
         builder,
@@ -186,11 +192,16 @@ def _add_routed(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
             matrix,
             matrix * active,
             groups=local,
+            cast_gradient=False,
             family="grouped_gemm",
         ),
     )
     builder.step("permute", *_moves("expert unpermute", rows * hidden, 2 * wide, 2 * narrow))
-    builder.step("combine", [exchange[1]], [exchange[2]])
+    back: list[Operator] = [exchange[2]]
+    if context.casts:
+        # The gradient is cast before it is dispatched, and arrives in the format of the products.
+        back.insert(0, Elementwise("combine gradient cast", sent * hidden * (wide + narrow)))
+    builder.step("combine", [exchange[1]], back)
 
 
 def _moves(name: str, elements: Count, forward: Bytes, backward: Bytes) -> tuple[list[Operator], list[Operator]]:
@@ -220,9 +231,10 @@ def _exchanges(context: Context, ffn: MoeFfn, sent: Count) -> tuple[Exchange, Ex
             family,
         )
 
+    dispatch, combine = exchange_family("moe_dispatch", plan.mode), exchange_family("moe_combine", plan.mode)
     return (
-        one("dispatch", plan.dispatch, "moe_dispatch"),
-        one("combine", plan.combine, "moe_combine"),
-        one("combine gradient", plan.dispatch, "moe_dispatch"),
-        one("dispatch gradient", plan.combine, "moe_combine"),
+        one("dispatch", plan.dispatch, dispatch),
+        one("combine", plan.combine, combine),
+        one("combine gradient", plan.dispatch, dispatch),
+        one("dispatch gradient", plan.combine, combine),
     )

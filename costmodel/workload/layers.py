@@ -14,6 +14,7 @@ from costmodel.workload.linear import (
     add_dropout,
     add_linear,
     add_norm,
+    add_residual_norm,
     enter_tensor_parallel,
     leave_tensor_parallel,
 )
@@ -104,13 +105,16 @@ def _head(context: Context) -> Work:
     builder = WorkBuilder("head")
     tokens = context.tokens if context.phase == "training" else context.sequences
     norm = architecture.layers[-1].norm
-    add_norm(builder, context, "final norm", norm, context.stream_tokens, architecture.hidden)
+    add_residual_norm(builder, context, "final norm", norm)
     _add_vocabulary(builder, context, tokens, architecture.vocabulary / tp, shared=architecture.tied_embeddings)
     return builder.build()
 
 
 def _add_vocabulary(builder: WorkBuilder, context: Context, tokens: Count, columns: Count, *, shared: bool) -> None:
-    """Add the vocabulary projection and, in training, the cross-entropy that reads logits and writes their gradient."""
+    """Add the vocabulary projection and, in training, the cross-entropy.
+
+    Logits are read, kept in FP32, and replaced by their gradient.
+    """
     hidden = context.architecture.hidden
     # In inference every context-parallel rank has the last tokens' rows and repeats the product.
     replicas = 1.0 if context.phase == "training" else context.parallel.cp
@@ -134,7 +138,7 @@ def _add_vocabulary(builder: WorkBuilder, context: Context, tokens: Count, colum
     )
     if context.phase == "training":
         logits = tokens * columns
-        builder.step("loss", [Elementwise("loss", 2 * logits * context.residual)])
+        builder.step("loss", [Elementwise("loss", logits * (context.residual + 2 * ELEMENT_BYTES["fp32"]))])
         builder.save("logits", "head", logits * ELEMENT_BYTES["fp32"])
 
 
@@ -162,6 +166,6 @@ def _mtp(context: Context, last: Layer) -> Work:
         ),
     )
     _add_layer(builder, context, last)
-    add_norm(builder, context, "mtp final norm", last.norm, context.stream_tokens, hidden)
+    add_residual_norm(builder, context, "mtp final norm", last.norm)
     _add_vocabulary(builder, context, tokens, context.architecture.vocabulary / context.parallel.tp, shared=True)
     return builder.build(_layer_input(context))

@@ -12,12 +12,31 @@ from costmodel.workload.work import Parameters, WorkBuilder
 
 
 def add_norm(builder: WorkBuilder, context: Context, name: str, kind: str, rows: Count, width: Count) -> None:
-    """Add a norm fused with the residual add before it.
-
-    Forward reads x and the residual and writes both sums; backward reads dy, x and the residual gradient and writes dx.
-    """
+    """Add a norm by itself: forward reads x and writes y; backward reads dy and x and writes dx."""
     size = rows * width * context.residual
-    builder.step("norm", [Elementwise(name, 4 * size)], [Elementwise(f"{name} gradient", 4 * size)])
+    builder.step("norm", [Elementwise(name, 2 * size)], [Elementwise(f"{name} gradient", 3 * size)])
+    _own_norm(builder, name, kind, size, width)
+
+
+def add_residual_norm(builder: WorkBuilder, context: Context, name: str, kind: str) -> None:
+    """Add a norm fused with the residual add before it, on the whole stream.
+
+    Forward reads x and the residual and writes their sum and y; backward reads dy, the sum and the residual's gradient
+    and writes dx. Made again, it reads the kept sum and writes y.
+    """
+    width = context.architecture.hidden
+    size = context.stream_tokens * width * context.residual
+    builder.step(
+        "norm",
+        [Elementwise(name, 4 * size)],
+        [Elementwise(f"{name} gradient", 4 * size)],
+        again=[Elementwise(name, 2 * size)],
+    )
+    _own_norm(builder, name, kind, size, width)
+
+
+def _own_norm(builder: WorkBuilder, name: str, kind: str, size: Bytes, width: Count) -> None:
+    """Add what a norm keeps and its parameters: a scale, and a bias in a layer norm."""
     builder.save(f"{name} input", "input", size)
     vectors = 2.0 if kind == "layer" else 1.0
     builder.parameter(Parameters(name, vectors * width, vectors * width, vectors * width))
@@ -67,7 +86,8 @@ class Linear:
     total: its parameters in the whole model, and `active` those a token visits (null: all); operator: its own recompute
     name; producer: the recompute name of what makes its input; dtype: null is the precision of linear layers; groups:
     experts on this rank, each applied to `rows` tokens; replicas: ranks that repeat the work; cast: whether this layer
-    has to cast its input (false where an earlier kernel already did); kept: bytes of one input element as the backward
+    has to cast its input (false where an earlier kernel already did); cast_gradient: the same of its output's gradient;
+    kept: bytes of one input element as the backward
     pass keeps it (null: the cached format); gathered: its input comes from an all-gather over tp, of which only this
     rank's part is kept (the backward pass gathers again, behind the input gradient); bias: bias elements in the whole
     model; stored: false where another layer owns the matrix (tied embeddings).
@@ -85,6 +105,7 @@ class Linear:
     groups: Count = 1.0
     replicas: Count = 1.0
     cast: bool = True
+    cast_gradient: bool = True
     bias: Count = 0.0
     family: str = "gemm"
     kept: Bytes | None = None
@@ -102,22 +123,30 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
     narrow = context.casts and linear.dtype is None
     wide = context.residual
     operand = context.operand if narrow else ELEMENT_BYTES[dtype]
+    weight = context.weight_operand if narrow else ELEMENT_BYTES[dtype]
     taken = linear.groups * linear.rows * linear.inputs
     given = linear.groups * linear.rows * linear.outputs
     if narrow and linear.cast:
         builder.step(linear.producer, [Elementwise(f"{linear.name} cast", taken * (wide + operand))])
     back: list[Operator] = []
     turned: list[Operator] = []
-    if narrow:
+    if narrow and linear.cast_gradient:
         back.append(Elementwise(f"{linear.name} gradient cast", given * (wide + operand)))
-        turned.append(Elementwise(f"{linear.name} transposed casts", taken * 2 * operand + given * (wide + operand)))
+    if narrow:
+        gradient = wide if linear.cast_gradient else operand
+        turned.append(
+            Elementwise(f"{linear.name} transposed casts", taken * 2 * operand + given * (gradient + operand))
+        )
     rows, inputs, outputs = linear.rows, linear.inputs, linear.outputs
     accumulated = 2.0 * ELEMENT_BYTES[context.precision.gradients]
     builder.step(
         linear.operator,
-        [_product(linear, "", dtype, (rows, outputs, inputs), operand, wide)],
-        [*back, _product(linear, " input gradient", dtype, (rows, inputs, outputs), operand, wide)],
-        [*turned, _product(linear, " weight gradient", dtype, (inputs, outputs, rows), operand, accumulated)],
+        [_product(linear, "", dtype, (rows, outputs, inputs), (operand, weight, wide))],
+        [*back, _product(linear, " input gradient", dtype, (rows, inputs, outputs), (operand, weight, wide))],
+        [
+            *turned,
+            _product(linear, " weight gradient", dtype, (inputs, outputs, rows), (operand, operand, accumulated)),
+        ],
     )
     usual = context.kept if linear.dtype is None else ELEMENT_BYTES[dtype]
     kept = taken * (usual if linear.kept is None else linear.kept)
@@ -138,10 +167,15 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
 
 
 def _product(
-    linear: Linear, suffix: str, dtype: str, shape: tuple[Count, Count, Count], operand: Bytes, out: Bytes
+    linear: Linear,
+    suffix: str,
+    dtype: str,
+    shape: tuple[Count, Count, Count],
+    element: tuple[Bytes, Bytes, Bytes],
 ) -> Gemm:
-    """Return one of the three products; both operands are read in the compute format."""
+    """Return one of the three products. shape: m, n, k; element: bytes of one element of left, right and result."""
     m, n, k = shape
+    left, right, out = element
     return Gemm(
-        f"{linear.name}{suffix}", m, n, k, dtype, operand, operand, out, linear.groups, linear.replicas, linear.family
+        f"{linear.name}{suffix}", m, n, k, dtype, left, right, out, linear.groups, linear.replicas, linear.family
     )

@@ -140,14 +140,8 @@ def inference_ledger(context: Context, work: ModelWork, sequences: Count, micro_
 def _weight_bytes(context: Context, parameters: Parameters) -> Bytes:
     """Return the bytes of one weight that a rank computes with."""
     if parameters.linear:
-        return element_bytes(context.precision.weights, _block_elements(context))
+        return element_bytes(context.precision.weights, context.weight_block)
     return maximum(ELEMENT_BYTES[context.precision.weights], context.residual)
-
-
-def _block_elements(context: Context) -> Count | None:
-    """Return the elements that share a weight scale: a square block of the activation's block length."""
-    block = context.precision.scale_block
-    return None if block is None else block * block
 
 
 def _operands(operator: Operator) -> Bytes:

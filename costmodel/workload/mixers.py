@@ -6,7 +6,14 @@ from costmodel.quantities import Bytes, Count
 from costmodel.workload.architecture import Attention, HeadGroup, Mla, Pattern
 from costmodel.workload.context import Context, per_rank
 from costmodel.workload.dtypes import ELEMENT_BYTES
-from costmodel.workload.linear import Linear, add_linear, add_norm, enter_tensor_parallel, leave_tensor_parallel
+from costmodel.workload.linear import (
+    Linear,
+    add_linear,
+    add_norm,
+    add_residual_norm,
+    enter_tensor_parallel,
+    leave_tensor_parallel,
+)
 from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Gemm
 from costmodel.workload.work import Parameters, WorkBuilder
 
@@ -21,7 +28,7 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
     query, key_value = heads * mixer.head_dim, kv_heads * (mixer.head_dim + mixer.v_head_dim)
     whole = mixer.q_heads * mixer.head_dim + mixer.kv_heads * (mixer.head_dim + mixer.v_head_dim)
     inner = mixer.q_heads * mixer.v_head_dim
-    add_norm(builder, context, "attention norm", norm, context.stream_tokens, hidden)
+    add_residual_norm(builder, context, "attention norm", norm)
     enter_tensor_parallel(builder, context, "attention")
     add_linear(
         builder,
@@ -185,7 +192,7 @@ def add_mla(builder: WorkBuilder, context: Context, mixer: Mla, *, norm: str) ->
     query_latent = 0.0 if mixer.q_lora is None else mixer.q_lora
     direct_query = mixer.heads * (mixer.nope_dim + mixer.rope_dim) if mixer.q_lora is None else 0.0
     latent = query_latent + mixer.kv_lora + mixer.rope_dim
-    add_norm(builder, context, "attention norm", norm, context.stream_tokens, hidden)
+    add_residual_norm(builder, context, "attention norm", norm)
     enter_tensor_parallel(builder, context, "attention")
     add_linear(
         builder,
@@ -293,7 +300,7 @@ def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
     heads, tokens, dtype = mixer.heads / context.parallel.tp, context.tokens, context.precision.attention
     element, width = ELEMENT_BYTES[dtype], mixer.kv_lora + mixer.rope_dim
     total = mixer.kv_lora * mixer.heads * (mixer.nope_dim + mixer.v_head_dim)
-    builder.parameter(Parameters("key-value up", total, total / context.parallel.tp, total, linear=True))
+    builder.parameter(Parameters("key-value up", total, total / context.parallel.tp, total))
 
     def absorb(name: str, n: Count, k: Count) -> Gemm:
         return Gemm(name, tokens, n, k, dtype, element, element, element, heads, family="bmm")
@@ -341,7 +348,7 @@ def _gather_keys(builder: WorkBuilder, context: Context, width: Count) -> None:
     """
     size = context.sequences * context.length * width * context.residual
     builder.step(
-        "attention_core",
+        "fused_core",
         [Collective("key-value ring", "all_gather", size, context.cp_group)],
         [
             Collective("key-value ring again", "all_gather", size, context.cp_group),

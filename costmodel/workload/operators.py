@@ -174,6 +174,11 @@ def _binomial(items: Count, choices: int) -> Quantity:
     return ways
 
 
+def exchange_family(direction: str, mode: str) -> str:
+    """Return the operator family of an exchange: kernels of the two modes share no code, so they are fitted apart."""
+    return direction if mode == "normal" else f"{direction}_{mode}"
+
+
 _SUFFIXES = (
     " gradient cast",
     " transposed casts",

@@ -91,6 +91,10 @@ def _model_rules(scenario: Scenario) -> Iterator[Rule]:
             yield _divides("parallel.tp", parallel.tp, layer.ffn.intermediate, "the FFN's intermediate width")
             continue
         yield _divides("parallel.ep", parallel.ep, layer.ffn.experts, "the experts")
+        tensor = parallel.tensor_of_expert
+        yield _divides("parallel.tp", tensor, layer.ffn.intermediate, "the experts' intermediate width")
+        one = layer.ffn.intermediate if layer.ffn.shared_intermediate is None else layer.ffn.shared_intermediate
+        yield _divides("parallel.tp", parallel.tp, layer.ffn.shared * one, "the shared experts' intermediate width")
         if layer.ffn.groups is None or scenario.communication.mode != "normal":
             continue
         nodes = parallel.ep / node.count

@@ -72,12 +72,17 @@ class WorkBuilder:
         forward: Iterable[Operator],
         backward: Iterable[Operator] = (),
         weight: Iterable[Operator] = (),
+        again: Iterable[Operator] | None = None,
     ) -> None:
-        """Add one step: its forward operators, and those of its input and weight gradients."""
+        """Add one step: its forward operators, and those of its input and weight gradients.
+
+        again: what makes its results a second time, where that is not the forward operators themselves.
+        """
         forward = tuple(forward)
         self._forward.extend(forward)
-        again = forward if producer in self.recompute and "layer" not in self.recompute else ()
-        self._backward.append((*again, *backward))
+        repeats = producer in self.recompute and "layer" not in self.recompute
+        repeated = forward if again is None else tuple(again)
+        self._backward.append((*(repeated if repeats else ()), *backward))
         self._weight.extend(weight)
 
     def save(self, name: str, producer: str, size: Bytes) -> None:

@@ -10,6 +10,7 @@ from builders import FRAMEWORK, UNFUSED, context
 from hypothesis import given
 from hypothesis import strategies as st
 
+from costmodel.quantities import Quantity
 from costmodel.workload.architecture import (
     Architecture,
     Attention,
@@ -92,7 +93,7 @@ def layouts(draw: st.DrawFn) -> Parallelism:
     return Parallelism(tp, pp, dp, ep, cp, sequence_parallel=draw(st.booleans()))
 
 
-def view(architecture: Architecture, parallel: Parallelism, phase: str, dp: float) -> Context:
+def view(architecture: Architecture, parallel: Parallelism, phase: str, dp: Quantity) -> Context:
     """Return what one rank sees of eight sequences over `dp` data-parallel ranks."""
     length, keys = (1.0, 512.0) if phase == "decode" else (512.0, 512.0)
     return context(architecture, parallel, phase, 8.0 / dp, length, keys)
@@ -172,9 +173,9 @@ def _has_bias(layer: Layer | None, name: str) -> bool:
     return isinstance(layer.mixer, Attention) and layer.mixer.bias
 
 
-def _qkv_parameters(mixer: Attention, tp: float) -> float:
+def _qkv_parameters(mixer: Attention, tp: Quantity) -> float:
     """Return the query, key and value projection of one rank: at least one key-value head each."""
-    kv_heads = max(float(mixer.kv_heads) / tp, 1.0)
+    kv_heads = max(float(mixer.kv_heads / tp), 1.0)
     columns = float(mixer.q_heads / tp * mixer.head_dim + kv_heads * (mixer.head_dim + mixer.v_head_dim))
     return columns * (256.0 + mixer.bias)
 

@@ -130,8 +130,8 @@ def test_all_better_together_is_faster(of: Scenario) -> None:
 
 
 @given(of=scenarios(), factor=st.sampled_from([1.1, 3.0]))
-def test_slower_kernels_make_a_longer_interval_end(of: Scenario, factor: float) -> None:
-    """The high end of an interval falls with more bandwidth as the point does, at a spread that is the same for all times."""
+def test_the_high_end_of_an_interval_falls_with_more_bandwidth(of: Scenario, factor: float) -> None:
+    """At one spread for all times the high end of an interval falls with more bandwidth, as the point does."""
     better = replace(of, cluster=BETTER["memory bandwidth"](of.cluster, factor))
     highs = []
     for each in (of, better):

@@ -12,6 +12,7 @@ from builders import spreads
 
 import costmodel
 from costmodel.analytic.grid import evaluate_point
+from costmodel.api import Vary
 from costmodel.cost.calibration import Calibration, FamilyFit, Spread
 from costmodel.errors import InputError
 from costmodel.result import PHASES
@@ -133,7 +134,7 @@ def test_a_single_result_reads_like_a_point(v3: costmodel.Workload) -> None:
         ({NVLINK: ["200 Gb/s"]}, "Gb/s"),
     ],
 )
-def test_a_sweep_that_cannot_be_is_refused(v3: costmodel.Workload, vary: dict[str, object], message: str) -> None:
+def test_a_sweep_that_cannot_be_is_refused(v3: costmodel.Workload, vary: Vary, message: str) -> None:
     with pytest.raises(InputError) as caught:
         v3.evaluate("training", vary=vary)
     assert message in str(caught.value)

@@ -110,9 +110,11 @@ def test_the_mean_context_decides_the_keys() -> None:
     assert headline(of(longer)) > headline(of(DECODE))
 
 
-def test_ranks_of_a_tensor_parallel_group_serve_their_requests_together() -> None:
-    alone, together = (inference_context(of(DECODE, Parallelism(tp=tp)), DECODE) for tp in (1.0, 4.0))
-    assert together.sequences == 4 * alone.sequences == 4 * 16
+@pytest.mark.parametrize("layout", [Parallelism(tp=4.0), Parallelism(cp=4.0), Parallelism(tp=2.0, cp=2.0)])
+def test_ranks_of_a_tensor_and_context_parallel_group_serve_their_requests_together(layout: Parallelism) -> None:
+    decode, prefill = (inference_context(of(plan, layout), plan) for plan in (DECODE, PREFILL))
+    assert decode.sequences == 4 * 16
+    assert prefill.sequences == 4 * 2
 
 
 def test_rates_follow_from_the_headline() -> None:

@@ -13,6 +13,7 @@ from costmodel.analytic.intervals import intervals, moves_of
 from costmodel.analytic.sums import Move, Moves
 from costmodel.analytic.training import price_step, step_times
 from costmodel.cost.calibration import Calibration, FamilyFit, Spread
+from costmodel.quantities import Quantity
 from costmodel.result import Metrics
 from costmodel.workload.scenario import Communication, Parallelism, Scenario, Training
 
@@ -69,7 +70,7 @@ def test_one_family_s_spread_moves_only_what_it_is_part_of() -> None:
 
 def test_a_family_of_everything_scales_times_and_rates_alike() -> None:
     """One family alone in a scenario: the interval of a time is its spread, of a rate the inverse."""
-    moved = {"time": 10.0, "rate": 0.1, "bubble_time": 4.0, "exposed_communication_time": 0.0, "open": None}
+    moved: Metrics = {"time": 10.0, "rate": 0.1, "bubble_time": 4.0, "exposed_communication_time": 0.0, "open": None}
 
     def evaluate(moves: Moves) -> Metrics:
         assert moves is not None
@@ -91,7 +92,7 @@ def test_a_family_of_everything_scales_times_and_rates_alike() -> None:
 def test_independent_families_add_in_quadrature_on_a_logarithmic_scale() -> None:
     def evaluate(moves: Moves) -> Metrics:
         assert moves is not None
-        product = 1.0
+        product: Quantity = 1.0
         for move in moves.values():
             product = product * (1.0 - 0.5 * move.low + 1.0 * move.high)
         return {"time": product, "bubble_time": 3.0 + product}
@@ -157,7 +158,7 @@ def test_layers_of_one_family_do_not_average_its_error_away() -> None:
     short = replace(DENSE_MODEL, layers=(replace(DENSE_MODEL.layers[0], repeat=2),))
     long = replace(DENSE_MODEL, layers=(replace(DENSE_MODEL.layers[0], repeat=32),))
     calibration = spreads(0.5, 1.0, 2.0)
-    # The short model's head, of the same family, weighs more; were layers independent, 16 times as many would quarter it.
+    # The short model's head, of the same family, weighs more; independent layers, 16 times as many, would quarter it.
     ratio = width(span(scenario(PREFILL, long, precision=BF16), calibration)) / width(
         span(scenario(PREFILL, short, precision=BF16), calibration)
     )

@@ -103,8 +103,8 @@ def test_more_candidate_tiles_are_never_slower() -> None:
 
 def test_an_array_of_products_takes_what_each_takes() -> None:
     rows = np.array([1.0, 77.0, 128.0, 129.0, 5000.0])
-    together = gemm_time(gemm(rows, 2048, 1024), MACHINE, ROOFLINE).seconds
-    apart = [gemm_time(gemm(float(row), 2048, 1024), MACHINE, ROOFLINE).seconds for row in rows]
+    together = np.asarray(gemm_time(gemm(rows, 2048, 1024), MACHINE, ROOFLINE).seconds)
+    apart = [float(gemm_time(gemm(float(row), 2048, 1024), MACHINE, ROOFLINE).seconds) for row in rows]
     np.testing.assert_allclose(together, apart, rtol=1e-14)
 
 

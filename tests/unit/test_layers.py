@@ -42,7 +42,7 @@ def traffic(operator: Operator) -> float:
     return float(operator.traffic)
 
 
-# ---- activations: Korthikanti et al., arXiv 2205.05198, equations 1 to 5 ----------------------------------------------
+# ---- activations: Korthikanti et al., arXiv 2205.05198, equations 1 to 5 --------------------------------------------
 
 
 @pytest.mark.parametrize("tp", [1, 2, 8])
@@ -174,6 +174,13 @@ def test_every_product_has_an_input_and_a_weight_gradient_as_large_as_itself() -
         if isinstance(item, Gemm):
             assert flop([named(work.input_gradient, f"{item.name} input gradient")]) == pytest.approx(item.flop)
             assert flop([named(work.weight_gradient, f"{item.name} weight gradient")]) == pytest.approx(item.flop)
+
+
+def test_gradients_run_in_the_opposite_order_of_the_forward_pass() -> None:
+    work = moe_layer()
+    forward = [item.name for item in work.forward if isinstance(item, Gemm)]
+    backward = [item.name.removesuffix(" input gradient") for item in work.input_gradient if isinstance(item, Gemm)]
+    assert backward == forward[::-1]
 
 
 def test_attention_backward_recomputes_the_scores() -> None:

@@ -25,11 +25,14 @@ from builders import (
 import costmodel
 from costmodel.analytic.evaluation import ledger_of
 from costmodel.analytic.grid import evaluate_point
+from costmodel.analytic.training import training_context
 from costmodel.cost.calibration import Calibration
 from costmodel.workload.counting import kv_bytes_per_token
+from costmodel.workload.layers import model_work
 from costmodel.workload.memory import Ledger
 from costmodel.workload.recompute import SETS
 from costmodel.workload.scenario import Communication, Parallelism, Scenario
+from costmodel.workload.schedules import folded_order
 
 GIB = 2**30
 
@@ -137,6 +140,31 @@ def test_dualpipe_holds_every_stage_twice() -> None:
     ends = 32_000 * 1024 * 2
     assert once.weights == pytest.approx(layers / 4 + ends, rel=1e-3)  # a quarter of the layers, and one end
     assert twice.weights == pytest.approx(2 * layers / 4 + 2 * ends, rel=1e-3)
+
+
+def test_unequal_stages_of_dualpipe_are_weighed_at_the_rank_s_worst_moment() -> None:
+    """A rank holds chunks of two stages; the heavier one decides which of its fullest moments is the worst."""
+    step = replace(STEP, schedule="dualpipe", global_batch=16.0, stages=(1, 2, 2, 3))
+    even = replace(DENSE_MODEL, vocabulary=64.0)
+    of = scenario(step, even, Parallelism(pp=4.0))
+    work, schedule = model_work(training_context(of, step)), folded_order("dualpipe", 4, 1, 16)
+    layer = sum(float(item.size) for item in work.layers[0].saved)
+    ends = sum(float(item.size) for item in (*work.embedding.saved, *work.head.saved))
+    # Rank 0 holds stages 0 and 3 (one layer and three, and both ends), rank 1 the two in the middle.
+    outer = max(first * layer + last * (3 * layer + ends) for first, last in schedule.in_flight(0))
+    inner = max(2 * layer * sum(state) for state in schedule.in_flight(1))
+    assert len(schedule.in_flight(0)) > 1
+    assert held(of).activations == pytest.approx(max(outer, inner))
+
+
+def test_the_head_keeps_its_input_and_its_logits_in_fp32() -> None:
+    """After the final norm's input come the projection's input and one FP32 logit a token and word."""
+    saved = model_work(training_context(scenario(STEP, DENSE_MODEL, Parallelism(tp=2.0)), STEP)).head.saved
+    assert {item.name: item.size for item in saved} == {
+        "final norm input": 2048 * 1024 * 2,
+        "vocabulary projection input": 2048 * 1024 * 2,
+        "logits": 2048 * 32_000 / 2 * 4,
+    }
 
 
 def test_the_fullest_rank_is_reported() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
@@ -9,18 +10,32 @@ from builders import BF16, DENSE_MODEL, FP8, MOE_MODEL, STEP, scenario, spreads
 
 import costmodel
 from costmodel.analytic.grid import evaluate_point
+from costmodel.analytic.pricing import Priced
 from costmodel.analytic.sums import Move
 from costmodel.analytic.training import price_step, step_times, training_context
 from costmodel.cost.calibration import Calibration
+from costmodel.hardware import Cluster
 from costmodel.result import Point
 from costmodel.workload.layers import model_work
+from costmodel.workload.memory import stage_work
 from costmodel.workload.operators import Collective, Elementwise, Exchange
 from costmodel.workload.optimizer import step_operators
 from costmodel.workload.scenario import Communication, Parallelism, Scenario, Training
+from costmodel.workload.schedules import Kind
 
 DUALPIPE = replace(STEP, schedule="dualpipe")
 LAYOUT = Parallelism(pp=4.0, dp=8.0, ep=8.0)
 EXPERT = scenario(DUALPIPE, MOE_MODEL, LAYOUT, FP8, Communication(10.0, dispatch="fp8"))
+
+
+def _with_network(of: Scenario, bandwidth: float) -> Cluster:
+    """Return the scenario's cluster with links and NICs of one bandwidth."""
+    node = of.cluster.node
+    assert node.nic is not None
+    nic, link = replace(node.nic, bandwidth=bandwidth), replace(node.intra, bandwidth=bandwidth)
+    return replace(of.cluster, node=replace(node, nic=nic, intra=link))
+
+
 CASES = {
     "one rank": scenario(STEP, DENSE_MODEL),
     "data parallel": scenario(STEP, DENSE_MODEL, Parallelism(dp=8.0)),
@@ -29,6 +44,7 @@ CASES = {
     "pipeline": scenario(STEP, DENSE_MODEL, Parallelism(pp=4.0)),
     "experts": scenario(STEP, MOE_MODEL, LAYOUT),
     "dualpipe": EXPERT,
+    "slow dualpipe": replace(EXPERT, cluster=_with_network(EXPERT, 1e8)),
     "dense dualpipe": scenario(DUALPIPE, DENSE_MODEL, Parallelism(pp=4.0, tp=2.0)),
 }
 
@@ -93,21 +109,40 @@ def test_hidden_and_exposed_exchanges_are_all_exchanges() -> None:
 
 
 def test_a_pair_hides_exchanges_up_to_its_computation() -> None:
-    slow = replace(EXPERT, cluster=_with_nic(EXPERT, 1e8))
-    fast = replace(EXPERT, cluster=_with_nic(EXPERT, 1e15))
+    slow = replace(EXPERT, cluster=_with_network(EXPERT, 1e8))
+    fast = replace(EXPERT, cluster=_with_network(EXPERT, 1e15))
     assert all(line.hidden == 0 or line.name in {"dispatch", "combine"} for line in point(EXPERT).breakdown)
     exposed, hidden = (
         sum(getattr(line, part) for line in point(slow).breakdown if line.name in {"dispatch", "combine"})
         for part in ("time", "hidden")
     )
     assert exposed > hidden > 0
+    schedule = point(slow).schedule
+    pairs = _pair_exchanges(slow)
+    assert schedule is not None
+    assert schedule["forward_backward"] == pytest.approx(pairs, rel=1e-9)
     assert metric(point(fast), "step_time") < metric(point(EXPERT), "step_time") < metric(point(slow), "step_time")
 
 
-def _with_nic(of: Scenario, bandwidth: float) -> costmodel.hardware.Cluster:
-    node = of.cluster.node
-    assert node.nic is not None
-    return replace(of.cluster, node=replace(node, nic=replace(node.nic, bandwidth=bandwidth)))
+def _pair_exchanges(of: Scenario) -> float:
+    """Return the exchanges of all F&B pairs of a rank, mean over ranks [s]."""
+    assert isinstance(of.plan, Training)
+    step = price_step(of, of.plan, Calibration())
+    total = 0.0
+    for slot, count in zip(step.program.slots, step.program.mean_counts, strict=True):
+        if slot.kind is not Kind.FORWARD_BACKWARD:
+            continue
+        assert slot.forward is not None
+        assert slot.backward is not None
+        for repeats, part in stage_work(step.work, step.classes[slot.forward]):
+            total += count * repeats * _exchanged(step.priced[part.name].forward)
+        for repeats, part in stage_work(step.work, step.classes[slot.backward]):
+            total += count * repeats * _exchanged(step.priced[part.name].input_gradient)
+    return total
+
+
+def _exchanged(items: Iterable[Priced]) -> float:
+    return sum(float(item.time.seconds) for item in items if isinstance(item.operator, Exchange))
 
 
 def test_one_rank_has_no_bubble_and_nothing_exposed() -> None:
@@ -181,7 +216,7 @@ def test_recomputation_executes_more_and_takes_longer() -> None:
     assert metric(full, "mfu") < metric(plain, "mfu")
 
 
-# ---- the tail of a step -----------------------------------------------------------------------------------------------
+# ---- the tail of a step ---------------------------------------------------------------------------------------------
 
 
 def tail(zero: int, parallel: Parallelism, copies: int = 1, micro_batches: int = 4) -> list[Collective | Elementwise]:
@@ -252,7 +287,7 @@ def test_a_moved_family_moves_the_step(v3: costmodel.Workload) -> None:
 
 
 def test_pipeline_messages_are_hidden_only_where_nothing_waits_for_them() -> None:
-    """A message between stages delays the fill and the drain: the step grows with its time, and only the bubble does."""
+    """A message between stages delays the fill and the drain: the bubble grows, and nothing else."""
     of = CASES["pipeline"]
     slow = replace(
         of,

@@ -11,6 +11,7 @@ from builders import (
     DECODE,
     DENSE_MODEL,
     DEVICE,
+    GQA,
     MOE,
     MOE_MODEL,
     ONE_NODE,
@@ -94,7 +95,7 @@ def test_experts_split_over_more_ranks_than_there_are_is_refused() -> None:
 
 
 def test_key_value_heads_that_tensor_parallelism_cuts_through_are_refused() -> None:
-    layer = replace(DENSE_MODEL.layers[0], mixer=replace(DENSE_MODEL.layers[0].mixer, kv_heads=6.0, q_heads=24.0))
+    layer = replace(DENSE_MODEL.layers[0], mixer=replace(GQA, kv_heads=6.0, q_heads=24.0))
     assert broken(scenario(STEP, replace(DENSE_MODEL, layers=(layer,)), Parallelism(tp=4.0)))
 
 

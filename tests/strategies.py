@@ -8,7 +8,7 @@ from builders import BF16, CLUSTER, DECODE, DEVICE, FP8, FRAMEWORK, NODE, PREFIL
 from hypothesis import strategies as st
 
 from costmodel.hardware import Cluster, Link, MathUnit, MemoryLevel, Network, Nic
-from costmodel.workload.architecture import Architecture, Attention, DenseFfn, Layer, Mla, MoeFfn, Mtp
+from costmodel.workload.architecture import Architecture, Attention, DenseFfn, Layer, Mixer, Mla, MoeFfn, Mtp
 from costmodel.workload.recompute import SETS
 from costmodel.workload.scenario import Communication, Parallelism, Plan, Scenario
 
@@ -59,15 +59,12 @@ def clusters(draw: st.DrawFn) -> Cluster:
 @st.composite
 def models(draw: st.DrawFn) -> Architecture:
     """Draw a small model of eight layers."""
-    mixer = draw(
-        st.sampled_from(
-            [
-                Attention(16.0, 16.0, 64.0, 64.0, bias=True),
-                Attention(16.0, 4.0, 64.0, 64.0),
-                Mla(16.0, 256.0, 128.0, 64.0, 32.0, 64.0),
-            ]
-        )
-    )
+    mixers: list[Mixer] = [
+        Attention(16.0, 16.0, 64.0, 64.0, bias=True),
+        Attention(16.0, 4.0, 64.0, 64.0),
+        Mla(16.0, 256.0, 128.0, 64.0, 32.0, 64.0),
+    ]
+    mixer = draw(st.sampled_from(mixers))
     dense = DenseFfn(2048.0, gated=draw(st.booleans()))
     experts = MoeFfn(64.0, 512.0, 4, 1.0, None, *draw(st.sampled_from([(None, None), (8.0, 4)])))
     layers = draw(st.sampled_from([(Layer(8, mixer, dense),), (Layer(2, mixer, dense), Layer(6, mixer, experts))]))
@@ -83,11 +80,11 @@ def layouts(draw: st.DrawFn) -> Parallelism:
 
 
 @st.composite
-def plans(draw: st.DrawFn) -> Plan:
+def plans(draw: st.DrawFn, schedules: tuple[str, ...]) -> Plan:
     """Draw a phase with its sizes."""
     training = replace(
         STEP,
-        schedule=draw(st.sampled_from(["1f1b", "dualpipe"])),
+        schedule=draw(st.sampled_from(schedules)),
         sequence=float(draw(st.sampled_from([256, 1024, 4096]))),
         micro_batch=float(draw(st.sampled_from([1, 2]))),
         global_batch=128.0,
@@ -97,15 +94,15 @@ def plans(draw: st.DrawFn) -> Plan:
     micro_batches = draw(st.sampled_from([1, 2]))
     prefill = replace(PREFILL, micro_batches=micro_batches)
     decode = replace(DECODE, micro_batches=micro_batches, batch_per_device=float(draw(st.sampled_from([2, 16, 64]))))
-    return draw(st.sampled_from([training, prefill, decode]))
+    phases: list[Plan] = [training, prefill, decode]
+    return draw(st.sampled_from(phases))
 
 
 @st.composite
 def scenarios(draw: st.DrawFn) -> Scenario:
     """Draw a scenario that can run; DualPipe only on an even pipeline."""
-    plan, layout = draw(plans()), draw(layouts())
-    if plan.phase == "training" and layout.pp == 1:
-        plan = replace(plan, schedule="1f1b")
+    layout = draw(layouts())
+    plan = draw(plans(("1f1b",) if layout.pp == 1 else ("1f1b", "dualpipe")))
     communication = Communication(
         float(draw(st.sampled_from([0, 8, 20]))),
         "fp8",

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+
+import pytest
+from command_line import command
+
+FLAGSHIP = "deepseek_v3"
+
+
+def workload(tmp_path, text):
+    file = tmp_path / "bad.yaml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("simulate", FLAGSHIP, "--scenario", "trainin"), "did you mean `training`?"),
+        (("simulate", "deepseek_v33"), "did you mean `deepseek_v3`?"),
+        (("simulate", "no/such/file.yaml"), "neither a file nor a workload"),
+        (("simulate", "."), "is a directory"),
+        (("simulate", FLAGSHIP, "--set", "foo"), "is not PATH=VALUE"),
+        (("simulate", FLAGSHIP, "--set", "=1"), "is not PATH=VALUE"),
+        (("simulate", FLAGSHIP, "--set", "model.hiden=7168"), "did you mean `hidden`?"),
+        (("simulate", FLAGSHIP, "--set", "hardware.processors=1", "--set", "hardware.processors=2"), "is set twice"),
+        (("simulate", FLAGSHIP, "--set", "hardware.memory.hbm.bandwidth=4 Gb/s"), "Gbit/s"),
+        (("simulate", FLAGSHIP, "--set", "hardware.memory.hbm.bandwidth=4"), "has no unit"),
+        (("simulate", FLAGSHIP, "--cluster", "clusters/h800-2048-mpf"), "h800-2048-mpft"),
+        (("simulate", FLAGSHIP, "--engine", "event"), "analytic"),
+        (("simulate",), "WORKLOAD"),
+        (("simulat", FLAGSHIP), "did you mean `simulate`?"),
+        (("simulate", FLAGSHIP, "--sceario", "decode"), "--scenario"),
+        (("explain", FLAGSHIP, "--op", "expert upp"), "did you mean `expert up`"),
+        (("explain", FLAGSHIP, "--scenario", "decod"), "did you mean `decode`"),
+        (("validate",), "FILES"),
+        (("hardware", "show", "h80-sxm"), "`h800-sxm`"),
+        (("model", "show", "deepsek-v3"), "`deepseek-v3`"),
+        (("reproduce", "ins_t1_v"), "`ins_t1_v3`"),
+        (("schema", "workloa"), "`workload`"),
+        (("init", "devic"), "`device`"),
+    ],
+)
+def test_wrong_usage_is_told_with_its_fix_and_exits_2(run, arguments, told):
+    done = run(*arguments)
+    assert done.code == 2
+    assert done.out == ""
+    assert told in done.err
+    assert "Traceback" not in done.err
+
+
+def test_every_problem_of_a_file_is_one_line_with_its_place(run, tmp_path):
+    file = workload(
+        tmp_path,
+        "schema: costmodel/workload@1\n"
+        "model: models/deepseek-v3\n"
+        "scenarios:\n"
+        "  one:\n"
+        "    phase: decode\n"
+        "    cluster: nodes/hgx-h800\n"
+        "    batch_per_devic: 128\n"
+        "    input_tokens: -1\n",
+    )
+    done = run("simulate", file)
+    assert done.code == 2
+    lines = done.err.splitlines()
+    assert len(lines) == 2
+    assert "bad.yaml:7:5: scenarios.one.batch_per_devic" in lines[0]
+    assert "batch_per_device" in lines[0]
+    assert "bad.yaml:8:19: scenarios.one.input_tokens" in lines[1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "schema: costmodel/workload@1\nscenarios:\n  a: {phase: dec",
+        "",
+        "- a list",
+        "schema: costmodel/workload@1\nmodel: models/deepseek-v3\nmodel: models/llama-3-8b\n",
+    ],
+)
+def test_a_broken_file_is_told_by_name(run, tmp_path, text):
+    done = run("simulate", workload(tmp_path, text))
+    assert done.code == 2
+    assert "bad.yaml" in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+def test_a_degree_that_does_not_divide_is_bad_input(run):
+    done = run("simulate", FLAGSHIP, "--set", "scenarios.decode.parallel.ep=100", "--json")
+    assert done.code == 2
+    assert done.out == ""
+    assert "scenarios.decode.parallel" in done.err
+
+
+def test_a_reader_that_closes_its_pipe_is_no_error():
+    for arguments in (("schema", "workload"), ("simulate", FLAGSHIP)):
+        started = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert started.stdout is not None
+        assert started.stderr is not None
+        started.stdout.close()
+        assert (started.wait(timeout=60), started.stderr.read()) == (0, "")
+        started.stderr.close()
+
+
+def test_an_interrupt_exits_130_quietly(tmp_path):
+    pipe = tmp_path / "slow.yaml"
+    os.mkfifo(pipe)
+    started = subprocess.Popen(command("simulate", pipe), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with pipe.open("w"):  # opens once the command reads: it is then inside its work
+        started.send_signal(signal.SIGINT)
+        out, err = started.communicate(timeout=60)
+    assert started.returncode == 130
+    assert out == ""
+    assert "Traceback" not in err
+
+
+CRASH = """
+import sys, types, click
+from costmodel.cli import main
+module = types.ModuleType("costmodel.cli.crash")
+@click.command()
+def command():
+    {}["missing"]
+module.command = command
+sys.modules["costmodel.cli.crash"] = module
+main.COMMANDS["crash"] = "Fail."
+sys.argv = ["costmodel", "crash"]
+main.main()
+"""
+
+
+def crash(python, **environment):
+    return subprocess.run(
+        [python, "-c", CRASH], capture_output=True, text=True, env={**os.environ, **environment}, check=False
+    )
+
+
+def test_our_own_bug_is_one_line_with_a_way_to_the_traceback():
+    import sys
+
+    quiet, loud = crash(sys.executable), crash(sys.executable, COSTMODEL_DEBUG="1")
+    assert quiet.returncode == loud.returncode == 1
+    assert "this is a bug in costmodel: KeyError" in quiet.stderr
+    assert "COSTMODEL_DEBUG=1" in quiet.stderr
+    assert "Traceback" not in quiet.stderr
+    assert "Traceback" in loud.stderr

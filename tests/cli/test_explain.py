@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+FLAGSHIP = "deepseek_v3"
+
+
+def explained(run, *arguments):
+    done = run("explain", FLAGSHIP, *arguments, "--json")
+    assert done.code == 0, done.err
+    return json.loads(done.out)
+
+
+def test_the_list_accounts_for_the_whole_step(run):
+    listed = explained(run)
+    assert (listed["workload"], listed["scenario"]) == ("deepseek_v3", "training")
+    simulated = json.loads(run("simulate", FLAGSHIP, "--scenario", "training", "--json").out)["scenarios"]["training"]
+    bubble = simulated["metrics"]["bubble_time"] / simulated["metrics"]["step_time"]
+    assert math.fsum(line["share"] for line in listed["operators"]) + bubble == pytest.approx(1.0, rel=1e-9)
+    assert [line["time"] for line in listed["operators"]] == [entry["time"] for entry in simulated["breakdown"]]
+
+
+@pytest.mark.parametrize("scenario", ["training", "prefill", "decode", "decode_ep_bound"])
+def test_every_line_of_the_list_can_be_explained(run, scenario):
+    for line in explained(run, "--scenario", scenario)["operators"]:
+        found = explained(run, "--scenario", scenario, "--op", line["name"])["operators"]
+        assert found
+        assert all(one["time"] > 0 for one in found)
+
+
+def test_a_matrix_product_states_its_inputs_units_tile_and_sources(run):
+    (found,) = explained(run, "--op", "expert up")["operators"]
+    inputs = found["inputs"]
+    assert inputs["FLOP"] == pytest.approx(2 * inputs["groups"] * inputs["m"] * inputs["n"] * inputs["k"])
+    assert inputs["processors"] == 112  # 132, 20 of them taken by communication
+    assert inputs["blocks"] / inputs["processors"] <= inputs["waves"]
+    assert found["bound"] == "compute"
+    assert found["basis"] == "roofline"
+    assert found["time"] >= inputs["FLOP"] / inputs["fp8 peak of them"]
+    assert found["origins"]["hardware.device.math.fp8.peak"].startswith("hardware/devices/h100-sxm.yaml:") or (
+        "h100-sxm.yaml:" in found["origins"]["hardware.device.math.fp8.peak"]
+    )
+    shown = run("explain", FLAGSHIP, "--op", "expert up").out
+    assert "PFLOP/s" in shown
+    assert "us" in shown
+
+
+def test_an_exchange_states_its_path(run):
+    found = explained(run, "--scenario", "training", "--op", "dispatch")["operators"][0]
+    assert found["inputs"]["ranks"] == 64
+    assert found["inputs"]["ranks a node"] == 8
+    assert found["inputs"]["bandwidth between nodes"] == 50e9
+    assert found["inputs"]["expected nodes a token"] == pytest.approx(3.63, abs=0.01)
+    assert found["bound"] == "network"
+    assert "hgx-h800.yaml:" in found["origins"]["hardware.node.nic.bandwidth"]
+
+
+def test_a_changed_value_is_said_to_come_from_the_command_line(run):
+    found = explained(run, "--op", "expert up", "--set", "hardware.memory.hbm.bandwidth=4 TB/s")["operators"][0]
+    assert found["origins"]["hardware.device.memory.hbm.bandwidth"] == "--set hardware.memory.hbm.bandwidth=4 TB/s"
+    assert found["inputs"]["memory bandwidth"] == 4e12
+
+
+def test_the_closed_form_bound_is_explained_by_its_formula(run):
+    (found,) = explained(run, "--scenario", "decode_ep_bound", "--op", "all-to-all")["operators"]
+    inputs = found["inputs"]
+    width = inputs["bytes of a dispatched element"] + inputs["bytes of a combined element"]
+    once = width * inputs["tokens"] * inputs["sends"] * inputs["hidden"] / inputs["bandwidth of the slowest link"]
+    assert found["parts"]["all_to_all"] == pytest.approx(once)
+    assert found["time"] == pytest.approx(2 * inputs["layers"] * once)

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+KEYS = ["id", "class", "metric", "unit", "published", "predicted", "low", "high", "error", "verdict", "source"]
+HEAD = 'schema: costmodel/case@1\nsource: {cite: "a book", verified: true}\ncases:\n'
+KV = "  - {id: %s, class: counting, scenario: {model: models/deepseek-v3}, expect: [%s]}\n"
+BOUND = "  - {id: %s, class: %s, scenario: {workload: deepseek_v3, scenario: decode_ep_bound%s}, expect: [%s]}\n"
+STEP = "  - {id: %s, class: %s, scenario: {workload: deepseek_v3, scenario: training}, expect: [%s]}\n"
+
+
+@pytest.fixture
+def held(run, tmp_path):
+    """Return a function that runs `reproduce` on cases and returns the run and its rows."""
+
+    def ran(*cases, code=0):
+        file = tmp_path / "mine.yaml"
+        file.write_text(HEAD + "".join(cases), encoding="utf-8")
+        done = run("reproduce", file, "--json")
+        assert done.code == code, done.err
+        return json.loads(done.out), done.err
+
+    return ran
+
+
+def test_json_is_a_list_of_the_documented_rows(run):
+    done = run("reproduce", "ins_t1_v3", "ins_ep_ib", "--json")
+    assert (done.code, done.err) == (0, "")
+    rows = json.loads(done.out)
+    assert [list(row) for row in rows] == [KEYS, KEYS]
+    assert rows[0] == {
+        "id": "ins_t1_v3", "class": "counting", "metric": "kv_cache_bytes_per_token", "unit": "B", "published": 70272.0,
+        "predicted": 70272.0, "low": 70272.0, "high": 70272.0, "error": 0.0, "verdict": "pass",
+        "source": "Insights into DeepSeek-V3, arXiv 2505.09343 (ISCA 2025)",
+    }  # fmt: skip
+
+
+def test_a_failed_figure_is_information_not_an_error(held):
+    (row,), _ = held(KV % ("a", "{metric: kv_cache_bytes_per_token, value: 60 kB, tolerance: 1 %}"))
+    assert row["verdict"] == "fail"
+    assert row["error"] == pytest.approx(70.272 / 60 - 1)
+
+
+@pytest.mark.parametrize(
+    ("check", "verdict"),
+    [
+        ("value: 70 kB, check: lower", "pass"),
+        ("value: 71 kB, check: lower", "fail"),
+        ("value: 71 kB, check: upper", "pass"),
+        ("value: 70 kB, check: upper", "fail"),
+        ("value: 70 kB, check: upper, tolerance: 1 %", "pass"),
+        ("value: [69 kB, 71 kB], check: range", "pass"),
+        ("value: [71 kB, 72 kB], check: range", "fail"),
+    ],
+)
+def test_one_sided_checks_and_ranges_are_held_but_not_scored(held, check, verdict):
+    (row,), _ = held(KV % ("a", f"{{metric: kv_cache_bytes_per_token, {check}}}"))
+    assert (row["verdict"], row["error"]) == (verdict, None)
+
+
+def test_ratio_and_order_are_taken_to_a_baseline(held):
+    faster = ", set: {scenarios.decode_ep_bound.cluster: nodes/gb200-nvl72}"
+    rows, _ = held(
+        BOUND % ("slow", "communication", "", "{metric: tpot, value: 14.76 ms, tolerance: 1 %}"),
+        BOUND % ("fast", "communication", faster, "{metric: tpot, check: ordering, baseline: slow}"),
+        BOUND
+        % (
+            "how",
+            "communication",
+            faster,
+            "{metric: tpot, value: 0.0556, tolerance: 1 %, check: ratio, baseline: slow}",
+        ),
+    )
+    assert [row["verdict"] for row in rows] == ["pass", "pass", "pass"]
+    assert rows[2]["predicted"] == pytest.approx(50 / 900)
+
+
+def test_a_skipped_case_says_why(held):
+    (row,), _ = held("  - {id: later, skip: configuration not published}\n")
+    assert (row["verdict"], row["reason"]) == ("skip", "configuration not published")
+
+
+def test_what_does_not_fit_is_infeasible_but_its_memory_is_compared(held):
+    case = (
+        "  - {id: big, class: memory, scenario: {workload: deepseek_v3, scenario: training, set: "
+        "{scenarios.training.recompute: none}}, expect: [{metric: step_time, value: 20 s, tolerance: 10 %}, "
+        "{metric: memory.activations, value: 80 GB, tolerance: 20 %}]}\n"
+    )
+    (time, memory), _ = held(case)
+    assert (time["verdict"], time["predicted"]) == ("infeasible", None)
+    assert "memory" in time["reason"]
+    assert memory["verdict"] in ("pass", "fail")
+
+
+GOOD = KV % ("good", "{metric: kv_cache_bytes_per_token, value: 70.272 kB, tolerance: 0.5 %}")
+
+
+@pytest.mark.parametrize(
+    ("broken", "told"),
+    [
+        (KV % ("odd", "{metric: kv_cach_bytes_per_token, value: 1 kB}"), "kv_cache_bytes_per_token"),
+        (KV % ("odd", "{metric: step_time, value: 1 s}"), "needs a scenario"),
+        (KV % ("odd", "{metric: kv_cache_bytes_per_token, value: 2, check: ratio, baseline: god}"), "`good`"),
+        (GOOD.replace("id: good", "id: odd").replace("models/deepseek-v3", "models/deepsek-v3"), "deepseek-v3"),
+        (BOUND % ("odd", "memory", "", "{metric: memory.weights, value: 1 GB}"), "holds nothing in memory"),
+        (STEP % ("odd", "memory", "{metric: memory.weigths, value: 1 GB}"), "`weights`"),
+        (BOUND % ("odd", "training", "", "{metric: schedule.bubble, value: 1 s}"), "a part of a training step"),
+        (BOUND % ("odd", "training", "", "{metric: mfu, value: 40 %}"), "mfu"),
+        ("  - {id: odd, class: training}\n", "is missing"),
+    ],
+)  # fmt: skip
+def test_one_broken_case_is_told_and_stops_no_other(held, broken, told):
+    rows, err = held(broken, GOOD, code=2)
+    assert [row["id"] for row in rows] == ["good"]
+    assert "mine.yaml" in err
+    assert told in err
+
+
+def test_an_unknown_convention_is_told(held):
+    case = (
+        "  - {id: odd, class: training, scenario: {workload: deepseek_v3, scenario: training}, conventions: "
+        "{attention: caussal}, expect: [{metric: mfu, value: 40 %}]}\n"
+    )
+    rows, err = held(case, GOOD, code=2)
+    assert [row["id"] for row in rows] == ["good"]
+    assert "`causal`" in err
+
+
+def test_conventions_decide_what_a_utilisation_counts(held):
+    def figure(name, metric, conventions):
+        return (
+            f"  - {{id: {name}, class: training, scenario: {{workload: deepseek_v3, scenario: training}}, conventions: "
+            f"{{{conventions}}}, expect: [{{metric: {metric}, value: 1 {'TFLOP/s' if 'rate' in metric else ''}}}]}}\n"
+        )
+
+    rows, _ = held(
+        figure("causal", "mfu", "attention: causal, peak: bf16"),
+        figure("full", "mfu", "attention: full, peak: bf16"),
+        figure("fp8", "mfu", "attention: causal, peak: fp8"),
+        figure("rate", "flop_rate_per_device", "attention: causal, flop: model"),
+        figure("hardware", "hfu", "attention: causal, peak: bf16"),
+    )
+    value = {row["id"]: row["predicted"] for row in rows}
+    assert value["full"] / value["causal"] == pytest.approx(280.9 / 250.46, rel=1e-2)
+    assert value["causal"] / value["fp8"] == pytest.approx(1978.9 / 989.4)
+    assert value["rate"] == pytest.approx(value["causal"] * 989.4e12, rel=1e-3)
+    assert 1.0 < value["hardware"] / value["causal"] < 4 / 3
+    for row in rows:
+        assert row["low"] <= row["predicted"] <= row["high"]
+
+
+def test_parts_of_a_step_have_intervals_too(run):
+    rows = json.loads(run("reproduce", "insights_deepseek_v3", "--json").out)
+    parts = [row for row in rows if (row["metric"] or "").startswith("schedule.")]
+    assert len(parts) == 6
+    for row in parts:
+        assert row["low"] <= row["predicted"] <= row["high"]
+        assert row["low"] < row["high"]
+
+
+def test_the_terminal_shows_figures_and_a_summary_per_class(run):
+    done = run("reproduce")
+    assert done.code == 0
+    assert "class" in done.out
+    for name in ("counting", "communication", "memory", "training", "inference"):
+        assert name in done.out
+    assert "mean absolute error" in done.out
+    assert "bias" in done.out
+    assert "45.56 GiB" in done.out
+
+
+def test_cases_are_found_on_the_search_path_and_by_file_name(run, tmp_path):
+    folder = tmp_path / "workloads/published"
+    folder.mkdir(parents=True)
+    (folder / "own.yaml").write_text(HEAD + GOOD, encoding="utf-8")
+    for name in ("good", "own", "published/own"):
+        assert [row["id"] for row in json.loads(run("reproduce", name, "--path", tmp_path, "--json").out)] == ["good"]

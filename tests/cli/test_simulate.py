@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import json
+import math
+import re
+import shlex
+
+import pytest
+
+FLAGSHIP = "deepseek_v3"
+SCENARIOS = ["training", "prefill", "decode", "decode_4k", "decode_ep_bound"]
+NO_RECOMPUTE = "scenarios.training.recompute=none"  # does not fit 80 GB
+LEDGER = [
+    "weights",
+    "gradients",
+    "optimizer",
+    "activations",
+    "kv_cache",
+    "communication",
+    "reserve",
+    "capacity",
+    "fits",
+]
+
+
+def strict(text: str) -> dict:
+    def never(word: str) -> float:
+        raise AssertionError(f"{word} is no JSON")
+
+    return json.loads(text, parse_constant=never)
+
+
+def leaves(value: object):
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from leaves(item)
+    else:
+        yield value
+
+
+def test_all_scenarios_fit_one_screen_with_value_interval_limit_memory_and_next_step(run):
+    done = run("simulate", FLAGSHIP)
+    assert done.code == 0
+    assert done.err == ""
+    assert len(done.out.splitlines()) <= 24
+    for scenario in SCENARIOS:
+        assert re.search(rf"^{scenario} +[\d,]+ x ", done.out, re.MULTILINE)
+    assert "80 % interval" in done.out
+    assert "basis of the times" in done.out
+    assert re.search(r"training: expert up \d+% \(compute\)", done.out)
+    assert "GiB" in done.out
+    assert "next: costmodel explain" in done.out
+
+
+def test_one_scenario_is_shown_in_detail(run):
+    done = run("simulate", FLAGSHIP, "--scenario", "training")
+    for part in ("step time", "mfu", "hidden", "bubble", "schedule, mean over pipeline ranks", "optimizer", "weights"):
+        assert part in done.out
+    assert "prefill" not in done.out
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--scenario", "decode", "--set", "hardware.memory.hbm.bandwidth=4 TB/s"),
+        ("--scenario", "decode", "--cluster", "nodes/dgx-a100"),
+        ("--set", NO_RECOMPUTE),
+        ("--scenario", "decode_ep_bound"),
+    ],
+)
+def test_every_next_step_can_be_pasted(run, options):
+    lines = run("simulate", FLAGSHIP, *options).out.splitlines()
+    steps = [line.partition("costmodel ")[2] for line in lines if re.match(r"(next:|     ) costmodel ", line)]
+    assert steps
+    for step in steps:
+        assert run(*shlex.split(step)).code == 0, step
+
+
+def test_json_is_the_documented_document_and_nothing_else(run):
+    done = run("simulate", FLAGSHIP, "--json")
+    assert (done.code, done.err) == (0, "")
+    document = strict(done.out)
+    assert document["schema"] == "costmodel/result@1"
+    assert {"version", "seed", "engine", "model", "scenarios"} <= document.keys()
+    assert document["engine"] == "analytic"
+    assert {
+        "name",
+        "parameters",
+        "active_parameters",
+        "kv_cache_bytes_per_token",
+        "training_flop_per_token",
+    } <= document["model"].keys()
+    assert list(document["scenarios"]) == SCENARIOS
+    for scenario in document["scenarios"].values():
+        assert {"phase", "cluster", "devices", "metrics", "intervals", "bound", "breakdown", "memory", "basis"} <= (
+            scenario.keys()
+        )
+        assert {"name", "time", "share", "bound", "basis"} <= scenario["breakdown"][0].keys()
+        assert list(scenario["memory"]) == LEDGER
+        assert scenario["basis"].keys() == {"measured", "fitted", "transferred", "extrapolated", "roofline"}
+        assert isinstance(scenario["devices"], int)
+    assert all(math.isfinite(value) for value in leaves(document) if isinstance(value, float))
+
+
+def test_intervals_contain_their_values_and_breakdown_with_bubble_sums_to_the_headline(run):
+    document = strict(run("simulate", FLAGSHIP, "--json").out)
+    headline = {"training": "step_time", "prefill": "ttft", "decode": "tpot", "ep_bound": "tpot"}
+    for scenario in document["scenarios"].values():
+        for name, value in scenario["metrics"].items():
+            pair = scenario["intervals"][name]
+            assert value is None or pair[0] <= value <= pair[1], name
+        whole = scenario["metrics"][headline[scenario["phase"]]]
+        bubble = scenario["metrics"].get("bubble_time") or 0.0
+        assert math.fsum(entry["time"] for entry in scenario["breakdown"]) + bubble == pytest.approx(whole, rel=1e-9)
+
+
+def test_same_input_gives_the_same_bytes(process):
+    first = process("simulate", FLAGSHIP, "--json", PYTHONHASHSEED="1")
+    second = process("simulate", FLAGSHIP, "--json", PYTHONHASHSEED="2")
+    assert first.code == 0
+    assert first == second
+
+
+def test_what_does_not_fit_exits_3_after_the_whole_document(run):
+    done = run("simulate", FLAGSHIP, "--set", NO_RECOMPUTE, "--json")
+    assert done.code == 3
+    document = strict(done.out)
+    training = document["scenarios"]["training"]
+    assert training["memory"]["fits"] is False
+    assert training["bound"] == "capacity"
+    assert set(training["metrics"].values()) == {None}
+    parts = [value for name, value in training["memory"].items() if name not in ("capacity", "fits")]
+    assert math.fsum(parts) > training["memory"]["capacity"]
+    assert document["scenarios"]["decode"]["memory"]["fits"] is True
+
+
+def test_what_does_not_fit_is_told_with_its_ledger(run):
+    done = run("simulate", FLAGSHIP, "--set", NO_RECOMPUTE)
+    assert done.code == 3
+    assert "training: does not run: does not fit in memory" in done.out
+    assert re.search(r"activations [\d.]+, gradients [\d.]+", done.out)
+    assert "hardware.memory.hbm.capacity=" in done.out
+
+
+def test_another_cluster_answers_slower_or_says_why_it_does_not_fit(run):
+    slower = run("simulate", FLAGSHIP, "--scenario", "decode_ep_bound", "--cluster", "nodes/rtx-4090-x8", "--json")
+    tight = run("simulate", FLAGSHIP, "--scenario", "decode", "--cluster", "nodes/rtx-4090-x8")
+    if slower.code == 0:
+        assert strict(slower.out)["scenarios"]["decode_ep_bound"]["metrics"]["tpot"] > 0.01476
+    else:
+        assert slower.code == 3
+    assert tight.code == 3
+    assert "does not fit in memory" in tight.out
+
+
+def test_only_the_selected_scenarios_are_held_to_a_cluster(run):
+    """Training with eight nodes a pipeline stage cannot run on NVL72 racks, the bound can."""
+    done = run("simulate", FLAGSHIP, "--scenario", "decode_ep_bound", "--cluster", "nodes/gb200-nvl72", "--json")
+    assert done.code == 0
+    metrics = strict(done.out)["scenarios"]["decode_ep_bound"]["metrics"]
+    assert metrics["all_to_all_time"] == pytest.approx(6.72e-6, rel=5e-3)
+    assert metrics["tpot"] == pytest.approx(0.82e-3, rel=5e-3)
+
+
+def test_a_device_without_fp8_is_an_error_unless_a_fallback_allows_it(run):
+    refused = run(
+        "simulate", FLAGSHIP, "--scenario", "decode", "--cluster", "nodes/dgx-a100",
+        "--set", "scenarios.decode.precision={compute: fp8-inference}",
+    )  # fmt: skip
+    assert refused.code == 2
+    assert "fp8" in refused.err
+    assert run("simulate", FLAGSHIP, "--scenario", "decode", "--cluster", "nodes/dgx-a100").code in (0, 3)
+
+
+def test_set_changes_the_hardware_of_every_selected_scenario(run):
+    plain = strict(run("simulate", FLAGSHIP, "--json").out)["scenarios"]
+    changed = strict(run("simulate", FLAGSHIP, "--json", "--set", "hardware.node.nic.bandwidth=800 Gbit/s").out)[
+        "scenarios"
+    ]
+    for name in SCENARIOS:
+        assert changed[name]["metrics"] != plain[name]["metrics"], name
+    half = plain["decode_ep_bound"]["metrics"]["tpot"] / 2
+    assert changed["decode_ep_bound"]["metrics"]["tpot"] == pytest.approx(half)
+
+
+def test_a_file_anywhere_is_read_and_printed_in_the_encoding_of_the_output(process, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("schema: costmodel/workload@1\nextends: deepseek_v3\ntitle: mine → yours\n", encoding="utf-8")
+    for encoding, title in (("utf-8", "mine → yours"), ("latin-1", "mine ? yours")):
+        done = process("simulate", file, "--scenario", "decode", PYTHONIOENCODING=encoding)
+        assert done.code == 0
+        assert done.out.splitlines()[0] == title

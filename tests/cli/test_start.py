@@ -1,0 +1,98 @@
+"""What the command line imports, and how it looks on a terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+from command_line import command
+
+IMPORTS = """
+import sys
+sys.argv = ["costmodel", *sys.argv[1:]]
+from costmodel.cli.main import main
+try:
+    main()
+except SystemExit:
+    pass
+print(" ".join(sorted(sys.modules)), file=sys.stderr)
+"""
+
+
+def imported(*arguments):
+    done = subprocess.run([sys.executable, "-c", IMPORTS, *arguments], capture_output=True, text=True, check=True)
+    return set(done.stderr.split())
+
+
+def test_help_waits_for_nothing_heavy():
+    heavy = {"numpy", "pydantic", "yaml", "rich", "quantiphy", "scipy", "networkx", "matplotlib", "simpy"}
+    assert not heavy & imported("--help")
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_simulation_waits_for_no_library_that_it_does_not_need(options):
+    heavy = {"scipy", "networkx", "matplotlib", "simpy", "torch", "rich"}
+    assert not heavy & imported("simulate", "deepseek_v3", *options)
+
+
+def test_help_lists_the_commands_and_each_has_its_own(run):
+    listed = run("--help")
+    assert listed.code == 0
+    commands = [line.split()[0] for line in listed.out.partition("Commands:")[2].splitlines() if line.strip()]
+    assert commands == ["simulate", "explain", "validate", "reproduce", "hardware", "model", "schema", "init"]
+    for name in commands:
+        shown = run(name, "--help")
+        assert shown.code == 0
+        assert shown.out.count("\n  --") <= 8, f"{name} has more than eight flags"
+
+
+def test_the_version_is_that_of_the_package(run):
+    from importlib.metadata import version
+
+    assert version("costmodel") in run("--version").out
+
+
+def on_a_terminal(*arguments, **environment):
+    """Return what a terminal shows of a run."""
+    ours, theirs = pty.openpty()
+    plain = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR")}
+    started = subprocess.Popen(
+        command(*arguments), stdout=theirs, stderr=theirs, env={**plain, "TERM": "xterm-256color", **environment}
+    )
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:  # Linux tells the end of a terminal as an error
+            break
+        if not part:
+            break
+        shown += part
+    os.close(ours)
+    assert started.wait(timeout=60) == 0
+    return shown.decode()
+
+
+def test_a_terminal_is_styled_unless_no_color_is_set():
+    assert "\x1b[" in on_a_terminal("simulate", "deepseek_v3")
+    assert "\x1b[" not in on_a_terminal("simulate", "deepseek_v3", NO_COLOR="1")
+    assert "\x1b[" not in on_a_terminal("simulate", "deepseek_v3", TERM="dumb")
+
+
+def test_a_narrow_terminal_cuts_no_number():
+    wide, narrow = (on_a_terminal("reproduce", "ins_t4_mpft_time_step", COLUMNS=columns) for columns in ("200", "70"))
+    for figure in ("19.93", "fail"):
+        assert figure in wide
+        assert figure in narrow
+    assert "…" not in narrow
+
+
+def test_a_pipe_gets_plain_text_in_full(process):
+    done = process("reproduce", COLUMNS="40")
+    assert "\x1b[" not in done.out
+    assert "…" not in done.out
+    assert "memory.weights+gradients+optimizer" in done.out
