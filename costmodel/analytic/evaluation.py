@@ -179,7 +179,7 @@ def ledger_of(scenario: Scenario) -> Ledger | None:
         parallel = scenario.parallel
         count = whole(micro_batch_count(scenario, plan))
         schedule = folded_order(plan.schedule, whole(parallel.pp), whole(parallel.virtual), count)
-        layout = stage_layout(scenario.architecture, schedule.stages, plan.stages)
+        layout = stage_layout(scenario.architecture, schedule.stages, plan.stages, plan.placement)
         return training_ledger(context, plan, model_work(context), schedule, layout)
     inference = inference_context(scenario, plan)
     return pass_ledger(scenario, plan, inference, model_work(inference))

@@ -108,6 +108,7 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
     )
 
 
+@np.errstate(divide="ignore", invalid="ignore", over="ignore")  # points that are masked afterwards
 def evaluate_grid(scenario: Scenario, calibration: Calibration, shape: tuple[int, ...]) -> Result:
     """Return a scenario whose values vary over a grid of that shape, one axis for each dimension of its arrays."""
     headline, names = PHASES[scenario.plan.phase]
@@ -154,6 +155,7 @@ def _reason(evaluation: Evaluation, scenario: Scenario, headline: Quantity | Non
     return np.where(fits, np.where(reachable, float(FITS), float(NO_PATH)), float(NO_MEMORY))
 
 
+@np.errstate(divide="ignore", invalid="ignore", over="ignore")
 def _grid_intervals(
     scenario: Scenario, calibration: Calibration, shape: tuple[int, ...], fits: Mask
 ) -> dict[str, Interval]:

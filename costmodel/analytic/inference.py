@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
@@ -158,13 +159,20 @@ def _segments(work: Work, pricing: Pricer) -> tuple[Segment, ...]:
 @lru_cache(maxsize=64)
 def _compile(shape: tuple[tuple[int, ...], ...], repeats: tuple[int, ...], micro_batches: int) -> Program[Key]:
     """Return the program of a pass. shape: stream of each segment, by kind of layer; repeats: layers of each kind."""
+    chain = [
+        (stream, (kind, part))
+        for kind, streams in enumerate(shape)
+        for _ in range(repeats[kind])
+        for part, stream in enumerate(streams)
+    ]
     events: list[Event[Key]] = []
-    previous: list[int | None] = [None] * micro_batches
-    for kind, streams in enumerate(shape):
-        for _ in range(repeats[kind]):
-            for part, stream in enumerate(streams):
-                for batch in range(micro_batches):
-                    before = previous[batch]
-                    previous[batch] = len(events)
-                    events.append(Event(stream, (kind, part), () if before is None else (before,)))
+    previous: list[tuple[int, ...]] = [()] * micro_batches
+    # A turn lasts until the micro-batch has to change streams: what follows a combine and the next layer's attention
+    # are one turn, or the next micro-batch's combine would hold both up.
+    for stream, turn in itertools.groupby(chain, key=lambda segment: segment[0]):
+        keys = [key for _, key in turn]
+        for batch in range(micro_batches):
+            for key in keys:
+                events.append(Event(stream, key, previous[batch]))
+                previous[batch] = (len(events) - 1,)
     return compile_events(events, tuple(dict.fromkeys(event.slot for event in events)))

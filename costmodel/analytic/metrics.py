@@ -96,12 +96,12 @@ def bound_metrics(times: BoundTimes) -> Metrics:
 def max_batch(scenario: Scenario, plan: Decode, ledger: Ledger) -> Quantity:
     """Return the largest batch a device that memory allows, at the scenario's mean context.
 
-    (capacity - weights - reserve) / (bytes that grow with the batch, a request), rounded down.
+    (capacity - weights - reserve) / (bytes that grow with the batch, a request), rounded down to whole micro-batches.
     """
     fixed = ledger.weights + ledger.reserve
     each = (ledger.total - fixed) / plan.batch_per_device
     free = scenario.cluster.device.device_memory.capacity - fixed
-    return maximum(free // each, 0.0)
+    return maximum(free // (each * plan.micro_batches) * plan.micro_batches, 0.0)
 
 
 def sixteen_bit_peak(device: Device) -> FlopPerSecond:

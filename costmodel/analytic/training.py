@@ -53,7 +53,7 @@ def price_step(scenario: Scenario, plan: Training, calibration: Calibration) -> 
     work = model_work(context)
     pricing = pricer(scenario, calibration)
     schedule = folded_order(plan.schedule, pp, virtual, micro_batches)
-    layout = stage_layout(scenario.architecture, schedule.stages, plan.stages)
+    layout = stage_layout(scenario.architecture, schedule.stages, plan.stages, plan.placement)
     classes = tuple(dict.fromkeys(layout))
     labels = tuple(classes.index(stage) for stage in layout)
     kinds = [work.embedding, *work.layers, work.head, *([] if work.mtp is None else [work.mtp])]

@@ -36,6 +36,7 @@ from costmodel.workload.scenario import (
     ExpertBound,
     Framework,
     Parallelism,
+    Placement,
     Plan,
     Precision,
     Prefill,
@@ -191,6 +192,7 @@ def plan(file: PlanFile) -> Plan:
         return Training(
             file.schedule, file.global_batch, file.sequence, file.micro_batch, file.recompute, file.optimizer.zero,
             tuple(file.stages) if file.stages else None,
+            Placement(file.placement.embedding, file.placement.head, file.placement.mtp),
         )  # fmt: skip
     if isinstance(file, PrefillFile):
         return Prefill(file.input_tokens, file.tokens_per_device, file.micro_batches)

@@ -11,6 +11,8 @@ from costmodel.schema.quantity import Integer, LoadFactor, Named, NameSet, Numbe
 from costmodel.schema.strict import Strict
 from costmodel.workload.recompute import OPERATORS, SETS
 
+StageNumber: TypeAlias = Annotated[int, Whole(-(2**16), single=True)]
+
 
 class ParallelFile(Strict):
     """Degrees of parallelism."""
@@ -41,6 +43,14 @@ class OptimizerFile(Strict):
     """The optimizer."""
 
     zero: Annotated[int, Whole(0, high=3, single=True)] = Field(default=0, description="ZeRO stage")
+
+
+class PlacementFile(Strict):
+    """The pipeline stages of a model's ends; negative ones count from the last."""
+
+    embedding: StageNumber = Field(default=0, description="stage of the embedding")
+    head: StageNumber = Field(default=-1, description="stage of the output head")
+    mtp: StageNumber = Field(default=-1, description="stage of the MTP modules")
 
 
 class PrecisionChoiceFile(Strict):
@@ -91,8 +101,11 @@ class TrainingFile(ScenarioFile):
         default=frozenset(), description="operators that the backward pass repeats"
     )
     optimizer: OptimizerFile = Field(default_factory=OptimizerFile, description="the optimizer")
-    stages: list[Integer] | None = Field(
+    stages: list[Annotated[int, Whole(0, single=True)]] | None = Field(
         default=None, min_length=1, description="layers of each pipeline stage in order; null: as even as possible"
+    )
+    placement: PlacementFile = Field(
+        default_factory=lambda: PlacementFile(), description="where embedding, head and MTP modules stand"
     )
 
 

@@ -163,8 +163,9 @@ def _buffers(parts: Iterable[Work]) -> Bytes:
 
 
 def _arrival(exchange: Exchange) -> Bytes:
-    """Return the bytes that land on a rank: each token once for all of the rank's experts."""
-    copies = exchange.tokens * exchange.load * exchange.targets(exchange.group.size)
+    """Return the bytes that land on a rank: each token once for all of its experts, in low-latency mode for each."""
+    each = exchange.targets(exchange.group.size) if exchange.mode == "normal" else float(exchange.top_k)
+    copies = exchange.tokens * exchange.load * each
     return where(exchange.group.size > 1, copies * exchange.token_bytes, 0.0)
 
 

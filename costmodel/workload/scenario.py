@@ -105,6 +105,15 @@ class Framework:
     implementations: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The pipeline stages of embedding, head and MTP modules; negative ones count from the last, as in Python."""
+
+    embedding: int = 0
+    head: int = -1
+    mtp: int = -1
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Training:
     """A training step. global_batch: sequences a step; recompute: operators whose forward the backward pass repeats.
@@ -120,6 +129,7 @@ class Training:
     recompute: frozenset[str]
     zero: int = 1
     stages: tuple[int, ...] | None = None
+    placement: Placement = Placement()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from costmodel.errors import InputError
 from costmodel.workload.architecture import Architecture
+from costmodel.workload.scenario import Placement
+
+FIRST_AND_LAST = Placement()
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +30,12 @@ def even_split(depth: int, stages: int) -> tuple[int, ...]:
     return tuple(base + 1 if stage < longer else base for stage in range(stages))
 
 
-def stage_layout(architecture: Architecture, stages: int, sizes: tuple[int, ...] | None = None) -> tuple[Stage, ...]:
+def stage_layout(
+    architecture: Architecture, stages: int, sizes: tuple[int, ...] | None = None, placement: Placement = FIRST_AND_LAST
+) -> tuple[Stage, ...]:
     """Return the stages in order. sizes: layers of each (default: even). Raises InputError where they do not add up.
 
-    The embedding stands on the first stage, the head and the MTP modules on the last.
+    placement: where the ends stand; by default the embedding on the first stage, head and MTP modules on the last.
     """
     sizes = even_split(architecture.depth, stages) if sizes is None else sizes
     if len(sizes) != stages or sum(sizes) != architecture.depth or min(sizes) < 0:
@@ -40,17 +45,17 @@ def stage_layout(architecture: Architecture, stages: int, sizes: tuple[int, ...]
             hint=f"give {stages} layer counts that add up to {architecture.depth}",
         )
     owner = [index for index, layer in enumerate(architecture.layers) for _ in range(layer.repeat)]
+    modules = 0 if architecture.mtp is None else architecture.mtp.depth
     layout, first = [], 0
     for position, size in enumerate(sizes):
         held = owner[first : first + size]
         first += size
-        last = position == stages - 1
         layout.append(
             Stage(
                 tuple(held.count(index) for index in range(len(architecture.layers))),
-                embedding=int(position == 0),
-                head=int(last),
-                mtp=architecture.mtp.depth if last and architecture.mtp is not None else 0,
+                embedding=int(position == placement.embedding % stages),
+                head=int(position == placement.head % stages),
+                mtp=modules if position == placement.mtp % stages else 0,
             )
         )
     return tuple(layout)

@@ -121,6 +121,15 @@ def _training_rules(scenario: Scenario, plan: Training) -> Iterator[Rule]:
             f"{_shown(parallel.pp * parallel.virtual)} and {depth} layers",
             f"give one count a stage that add up to {depth}, or leave `stages` out",
         )
+    count = parallel.pp * parallel.virtual
+    for name in ("embedding", "head", "mtp"):
+        stage = getattr(plan.placement, name)
+        yield Rule(
+            f"placement.{name}",
+            (stage < count) & (stage >= -count),
+            f"there is no stage {stage} among {_shown(count)}",
+            f"count from 0, or from -1 backwards: -{_shown(count)} is the first again",
+        )
     if plan.schedule == "dualpipe":
         micro_batches = plan.global_batch / per_rank
         yield Rule(

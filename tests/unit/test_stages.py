@@ -6,6 +6,7 @@ import pytest
 from builders import DENSE_MODEL, MOE_MODEL
 
 from costmodel.errors import InputError
+from costmodel.workload.scenario import Placement
 from costmodel.workload.stages import even_split, stage_layout
 
 
@@ -38,3 +39,9 @@ def test_equal_stages_compare_equal() -> None:
 def test_sizes_that_do_not_add_up_are_refused(sizes: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match="add up to 8"):
         stage_layout(DENSE_MODEL, 2, sizes)
+
+
+def test_ends_stand_where_placement_says() -> None:
+    placed = stage_layout(DENSE_MODEL, 4, None, Placement(embedding=1, head=0, mtp=-2))
+    assert [stage.embedding for stage in placed] == [0, 1, 0, 0]
+    assert [stage.head for stage in placed] == [1, 0, 0, 0]
