@@ -33,12 +33,12 @@ COUNTING_LENGTH = 4096.0  # tokens of a sequence where no scenario states one: t
 class Workload:
     """A workload with everything that its files and changes say. `scenarios` are its names in order."""
 
-    resolved: ResolvedWorkload
-    _source: str | Path
-    _changes: Mapping[str, object]
-    _cluster: str | None
-    _search_path: tuple[str | Path, ...]
-    _calibrations: dict[str, Calibration] = field(default_factory=dict)
+    resolved: ResolvedWorkload = field(repr=False)
+    _source: str | Path = field(repr=False)
+    _changes: Mapping[str, object] = field(repr=False)
+    _cluster: str | None = field(repr=False)
+    _search_path: tuple[str | Path, ...] = field(repr=False)
+    _calibrations: dict[str, Calibration] = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str:
@@ -109,17 +109,19 @@ class Workload:
         """Return the SI values of each path of one axis."""
         if isinstance(paths, str):
             paths, values = (paths,), (values,)
+        if any(not isinstance(each, Iterable) or isinstance(each, str) for each in values):
+            raise InputError.single("an axis is a list of values", field=", ".join(paths), hint="write [value, …]")
         axis = {path: self._numbers(scenario, path, list(each)) for path, each in zip(paths, values, strict=True)}
         if len({len(each) for each in axis.values()}) != 1 or not len(next(iter(axis.values()))):
             raise InputError.single(
-                "a linked axis needs as many values for each path, at least one", field=", ".join(paths)
+                "an axis needs at least one value, a linked one as many for each path", field=", ".join(paths)
             )
         return axis
 
     def _numbers(self, scenario: str, path: str, values: list[Any]) -> Array:
         """Return values as SI numbers; strings are read as `--set` reads them."""
         if not any(isinstance(value, str) for value in values):
-            return np.asarray(values, dtype=np.float64)
+            return _as_numbers(path, values)
         read = [
             resolve(
                 self._source, overrides={**self._changes, path: value}, cluster=self._cluster,
@@ -127,7 +129,19 @@ class Workload:
             ).value(path)
             for value in values
         ]  # fmt: skip
-        return np.asarray(read, dtype=np.float64)
+        return _as_numbers(path, read)
+
+
+def _as_numbers(path: str, values: list[Any]) -> Array:
+    """Return the values of an axis as an array; raise InputError where they are not numbers."""
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError.single(
+            "an axis varies numbers; this one changes the structure",
+            field=path,
+            hint="load the workload once for each value, with `set`",
+        ) from None
 
 
 def load(

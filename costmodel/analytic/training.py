@@ -23,6 +23,7 @@ from costmodel.workload.schedules import Kind, Schedule, folded_order
 from costmodel.workload.stages import Stage, stage_layout
 
 KINDS = tuple(Kind)
+ROUNDING = 1e-12  # of a makespan: what adding up the same times in another order can leave over
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -188,10 +189,16 @@ def _reported(program: Program[Slot], span: Array, durations: Array, kernels: Ar
     return StepTimes(
         span + tail,
         {kind.value: row.reshape(span.shape) for kind, row in zip(KINDS, by_kind, strict=True)},
-        np.maximum(span - busy.reshape(span.shape), 0.0),  # rounding must not make idle time negative
+        _idle(span, busy.reshape(span.shape)),
         tail,
         (busy - counts @ kernels).reshape(span.shape) + waiting,
     )
+
+
+def _idle(span: Array, busy: Array) -> Array:
+    """Return the time that ranks wait, on average; what is below rounding is none."""
+    idle = span - busy
+    return np.where(idle > ROUNDING * span, idle, 0.0)
 
 
 def _stage_sums(step: PricedStep, stage: Stage, layers: Mapping[str, PassSums]) -> PassSums:

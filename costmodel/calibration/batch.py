@@ -33,8 +33,8 @@ class Format:
     right: Bytes
 
 
-_BLOCK = 128  # SCHEMA.md: 1 x 128 activation tiles and 128 x 128 weight blocks carry one scale
-_FLASHMLA_TOKEN = 656  # SCHEMA.md: bytes of a token in FlashMLA's FP8 cache …
+_BLOCK = 128  # the tables' schema: 1 x 128 activation tiles and 128 x 128 weight blocks carry one scale
+_FLASHMLA_TOKEN = 656  # the tables' schema: bytes of a token in FlashMLA's FP8 cache …
 _FLASHMLA_WIDTH = 576  # … which holds this many elements
 FORMATS = {
     **{name: Format(name, width, width) for name, width in ELEMENT_BYTES.items()},

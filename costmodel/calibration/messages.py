@@ -15,7 +15,7 @@ from costmodel.workload.operators import Collective, Exchange, Group, Operator, 
 # bridge has 56 and their PCIe 32. Keys: how a table names the device; values: devices, and nodes, that still work well.
 _SLOW_BEYOND = {"A100_SXM4_80GB": (8, 1), "L40S": (2, 1), "A40": (1, 1)}
 _MODES = {"normal": "normal", "low_latency": "low_latency"}
-_LOW_LATENCY_HEADER = 16.0  # SCHEMA.md: bytes in front of a low-latency FP8 copy
+_LOW_LATENCY_HEADER = 16.0  # the tables' schema: bytes in front of a low-latency FP8 copy
 
 
 def collective(batch: Batch) -> list[Operator]:

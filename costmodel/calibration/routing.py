@@ -19,7 +19,7 @@ def expected_routing(batch: Batch) -> tuple[Array, Array]:
 
     balanced: T*k/ep rows, over all local experts as long as each gets one. power_law_a: weights of the experts come
     from a power law with exponent a on [1, 0.8*T] where T*k > E, else on [0.01, 2]; they are scaled to T*k rows, capped
-    at T an expert and rounded; the fullest of the ep ranks is timed (SCHEMA.md, routing distributions).
+    at T an expert and rounded; the fullest of the ep ranks is timed (the schema of the tables, routing distributions).
     """
     columns = ("num_tokens", "topk", "num_experts", "ep_size")
     shapes = np.stack([*(batch.number(name) for name in columns), _exponents(batch)], axis=1)

@@ -56,15 +56,17 @@ def path(group: Group, cluster: Cluster) -> Path:
 def _inside_node(cluster: Cluster) -> tuple[BytesPerSecond, Seconds]:
     """Return bandwidth and latency between two devices of a node.
 
-    Without peer-to-peer access a message goes through host memory: two hops, and all devices share the host's memory
-    bandwidth, which each byte uses twice (a write and a read).
+    Without peer-to-peer access a message is stored in host memory and read from there: two hops one after the other, at
+    half the link's bandwidth and twice its latency; and all devices share the host's memory bandwidth, which each byte
+    uses twice.
     """
     node = cluster.node
     latency = node.intra.latency if node.intra.latency is not None else 0.0
     if node.peer_to_peer:
         return node.intra.bandwidth, latency
-    shared = node.intra.bandwidth if node.host.bandwidth is None else node.host.bandwidth / (2 * node.count)
-    return minimum(node.intra.bandwidth, shared), 2 * latency
+    staged = node.intra.bandwidth / 2
+    shared = staged if node.host.bandwidth is None else node.host.bandwidth / (2 * node.count)
+    return minimum(staged, shared), 2 * latency
 
 
 def _between_nodes(cluster: Cluster, nodes: Count, span: Count) -> tuple[BytesPerSecond, Seconds]:

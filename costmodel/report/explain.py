@@ -188,7 +188,7 @@ def _inputs(priced: Priced, scenario: Scenario) -> dict[str, tuple[float, str]]:
         "ranks a node": (float(way.local), "count"),
         "bandwidth inside a node": (float(way.inner), "bandwidth"),
         "bandwidth between nodes": (float(way.outer), "bandwidth"),
-        "latency": (float(way.latency), "time"),
+        "latency (0: no source states one)" if way.latency == 0 else "latency": (float(way.latency), "time"),
     }
     if isinstance(operator, Collective):
         return {"buffer": (float(operator.size), "size"), **group}

@@ -51,7 +51,7 @@ def _show_overview(points: Mapping[str, Point]) -> None:
         rate = point.metrics.get("tokens_per_second_per_device")
         rows.add(
             name,
-            f"{point.devices:,} x {point.cluster}",
+            f"{point.cluster}, {point.devices:,} devices",
             metric(point.headline, point.metrics[point.headline]),
             _interval(point),
             metric("tokens_per_second", rate),
@@ -164,7 +164,8 @@ def _next_steps(argument: str, points: Mapping[str, Point], *, detailed: bool) -
         needed = sum((point.memory or {}).values())
         if needed > point.capacity:
             wanted = f"{math.ceil(needed / parse('1 GiB', 'size'))} GiB"
-            yield f'next: costmodel simulate {argument} --scenario {name} --set hardware.memory.hbm.capacity="{wanted}"'
+            yield f"next: {name} needs {wanted} a device: split it further, or see what larger memory would give:"
+            yield f'      costmodel simulate {argument} --scenario {name} --set hardware.memory.hbm.capacity="{wanted}"'
             break
     for name, point in points.items():
         if point.fits:

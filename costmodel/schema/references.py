@@ -73,6 +73,10 @@ class Library:
         hint = near(name, known)
         if not hint.startswith("known") and len(known) < 30:
             hint += f" available: {', '.join(known)}"
+        folder = f"{FOLDERS.get(kind, '')}/{kind}".lstrip("/")
+        hint += (
+            f" (looked for {folder}/{name}.yaml in each folder of --path, of $COSTMODEL_PATH, and in the shipped data)"
+        )
         raise InputError.single(f"no file {kind}/{name} is on the search path", hint=hint, field=field, location=origin)
 
     def find_workload(self, argument: str | Path) -> Path:

@@ -42,7 +42,12 @@ def rules(scenario: Scenario) -> Iterator[Rule]:
     yield from _model_rules(scenario)
     stage_ranks = parallel.tp * parallel.cp * parallel.dp
     block = parallel.ep * parallel.tensor_of_expert
-    yield _divides("parallel.ep", block, stage_ranks, "the tp*cp*dp ranks of a pipeline stage by ep * expert_tensor:")
+    yield Rule(
+        "parallel.ep",
+        divides(block, stage_ranks),
+        f"ep * expert_tensor = {_shown(block)} does not divide the {_shown(stage_ranks)} ranks (tp*cp*dp) of a stage",
+        f"choose ep so that it divides {_shown(stage_ranks)}",
+    )
     taken, processors = scenario.communication.processors, scenario.cluster.device.processors
     yield Rule(
         "communication.processors",
@@ -110,7 +115,12 @@ def _training_rules(scenario: Scenario, plan: Training) -> Iterator[Rule]:
     """Yield what the batch, the sequence and the schedule ask."""
     parallel = scenario.parallel
     per_rank = parallel.dp * plan.micro_batch
-    yield _divides("global_batch", per_rank, plan.global_batch, "the global batch by dp * micro_batch:")
+    yield Rule(
+        "global_batch",
+        divides(per_rank, plan.global_batch),
+        f"dp * micro_batch = {_shown(per_rank)} does not divide the global batch of {_shown(plan.global_batch)}",
+        f"choose a multiple of {_shown(per_rank)}, or other dp and micro_batch",
+    )
     yield _divides("parallel.cp", parallel.cp, plan.sequence, "the sequence")
     if plan.stages is not None:
         depth = scenario.architecture.depth

@@ -46,7 +46,7 @@ def test_all_scenarios_fit_one_screen_with_value_interval_limit_memory_and_next_
     assert done.err == ""
     assert len(done.out.splitlines()) <= 24
     for scenario in SCENARIOS:
-        assert re.search(rf"^{scenario} +[\d,]+ x ", done.out, re.MULTILINE)
+        assert re.search(rf"^{scenario} +\S+, [\d,]+ devices ", done.out, re.MULTILINE)
     assert "80 % interval" in done.out
     assert "basis of the times" in done.out
     assert re.search(r"training: expert up \d+% \(compute\)", done.out)

@@ -129,7 +129,7 @@ def test_a_single_result_reads_like_a_point(v3: costmodel.Workload) -> None:
     ("vary", "message"),
     [
         ({"hardware.links.nvlinc.bandwidth": [1e11]}, "nvlin"),
-        ({(SEQUENCE, NVLINK): ([1, 2], [1e11])}, "as many values"),
+        ({(SEQUENCE, NVLINK): ([1, 2], [1e11])}, "one as many"),
         ({SEQUENCE: []}, "at least one"),
         ({NVLINK: ["200 Gb/s"]}, "Gb/s"),
     ],

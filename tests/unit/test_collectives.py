@@ -138,7 +138,7 @@ def test_without_peer_to_peer_messages_share_the_host_s_memory() -> None:
     assert group.inner == 160e9 / 16  # eight devices, each byte written and read
     assert group.inner_latency == 2e-6
     unstated = replace(box, node=replace(box.node, host=Host(None, None, None)))
-    assert path(Group(8.0), unstated).inner == 200e9
+    assert path(Group(8.0), unstated).inner == 100e9  # two hops over the link, one after the other
 
 
 def test_nodes_without_a_nic_cannot_work_together() -> None:
