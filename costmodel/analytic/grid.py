@@ -104,7 +104,7 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
         capacity=float(scenario.cluster.device.device_memory.capacity),
         schedule=None if parts is None else {name: float(value) for name, value in parts.items()},
         reason=attempt.explanation,
-        notes=calibration.notes,
+        notes=(*scenario.notes, *calibration.notes),
     )
 
 

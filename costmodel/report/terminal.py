@@ -62,12 +62,14 @@ def _show_overview(points: Mapping[str, Point]) -> None:
     bases = sorted({_basis(point) for point in points.values() if point.fits})
     if bases:
         show(f"basis of the times: {'; '.join(bases)}{ROOFLINE_ONLY if bases == ['roofline'] else ''}")
-    show("Where the time goes" if any(point.fits for point in points.values()) else "", "bold")
+    show("Where the time goes" if any(point.fits for point in points.values()) else "Why nothing runs", "bold")
     for name, point in points.items():
         line = _limits(point) if point.fits else f"does not run: {point.reason}"
         show(f"  {name}: {line}", "" if point.fits else "red")
         if not point.fits and point.memory is not None:
             show(f"    {_ledger_line(point)}")
+    for note in dict.fromkeys(note for point in points.values() for note in point.notes):
+        show(f"note: {note}")
 
 
 def _show_detail(name: str, point: Point) -> None:

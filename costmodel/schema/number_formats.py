@@ -24,15 +24,17 @@ def spelt_out(scenario: Tree) -> Tree:
     return scenario.having(precision=chosen)
 
 
-def choose_formats(assembly: Assembly, chosen: Tree, device: Device, field: str) -> Part[PrecisionFile]:
-    """Return the formats of a scenario on a device.
+def choose_formats(
+    assembly: Assembly, chosen: Tree, device: Device, field: str
+) -> tuple[Part[PrecisionFile], list[str]]:
+    """Return the formats of a scenario on a device, and those that the fallback set stands in for.
 
     Where the device has no unit for a format that is computed in, every field of that format takes the fallback set's.
     What dispatch and combine carry is a payload and stays as it is.
     """
     merged = merge(_named_set(assembly, chosen, "compute", field), chosen.without("compute", "fallback"))
     part = assembly.part(PrecisionFile, merged, field=field)
-    lacking = _lacking(part, device)
+    lacking = replaced = _lacking(part, device)
     if lacking and chosen.child("fallback") is not None:
         instead = assembly.part(PrecisionFile, _named_set(assembly, chosen, "fallback", field), field=field)
         entries = {
@@ -49,7 +51,7 @@ def choose_formats(assembly: Assembly, chosen: Tree, device: Device, field: str)
             hint=f"write `precision: {{compute: {compute}, fallback: {_PLAIN}}}`, or name another device",
             field=field, location=chosen.location,
         )  # fmt: skip
-    return part
+    return part, replaced
 
 
 def _named_set(assembly: Assembly, chosen: Tree, key: str, field: str) -> Tree:

@@ -184,13 +184,17 @@ def _scenario(
     framework = assembly.part(FrameworkFile, named, assembly.changes("framework", name), place)
     field = f"scenarios.{name}.precision"
     chosen = tree.child("precision") or Tree({}, tree.location)
-    formats = choose_formats(assembly, chosen, hardware.built.device, field)
+    formats, replaced = choose_formats(assembly, chosen, hardware.built.device, field)
     if architecture is None:
         raise Stop
     scenario = Scenario(
         name=name, plan=build.plan(plan), architecture=architecture, cluster=hardware.built,
         parallel=layout, precision=build.precision(formats.file),
         communication=build.communication(plan.communication), framework=build.framework(framework.file),
+        notes=tuple(
+            f"{hardware.built.device.name} has no unit for {each}: the fallback precision stands in"
+            for each in replaced
+        ),
     )  # fmt: skip
     trees = {
         "scenario": tree.having(precision=merge(formats.tree, chosen)), "cluster": hardware.cluster.tree,

@@ -176,7 +176,7 @@ Plan: TypeAlias = "Training | Prefill | Decode | ExpertBound"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scenario:
-    """One question, complete: nothing below this reads a file."""
+    """One question, complete: nothing below this reads a file. notes: what was replaced on the way, for people."""
 
     name: str
     plan: Plan
@@ -186,3 +186,4 @@ class Scenario:
     precision: Precision
     communication: Communication
     framework: Framework
+    notes: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from costmodel.schema import resolve
 from costmodel.schema.files import validate
 from costmodel.schema.references import package_root
 
@@ -34,3 +35,11 @@ def test_a_shipped_file_has_no_problems(path: Path) -> None:
 )  # fmt: skip
 def test_the_names_that_are_promised_ship(name: str) -> None:
     assert Path(name) in SHIPPED
+
+
+def test_a_fallback_that_stands_in_is_told() -> None:
+    plain, replaced = (
+        resolve("deepseek_v3", cluster=cluster).scenarios["decode"] for cluster in (None, "nodes/dgx-a100")
+    )
+    assert plain.notes == ()
+    assert replaced.notes == ("a100-sxm-80gb has no unit for fp8: the fallback precision stands in",)
