@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from costmodel.quantities import Bytes, Count
+from costmodel.quantities import Count
 from costmodel.workload.architecture import Attention, HeadGroup, Mla, Pattern
 from costmodel.workload.context import Context, per_rank
 from costmodel.workload.dtypes import ELEMENT_BYTES
@@ -60,22 +60,7 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
     builder.save("query, key, value", "qkv", tokens * (query + key_value) * context.residual)
     for group in mixer.head_groups:
         _add_core(builder, context, mixer, group, dropout=dropout)
-    add_linear(
-        builder,
-        context,
-        Linear(
-            "output projection",
-            "output_projection",
-            "attention_output",
-            tokens,
-            inner / tp,
-            hidden,
-            inner * hidden,
-            kept=_kept_output(context),
-            bias=hidden if mixer.bias else 0.0,
-        ),
-    )
-    leave_tensor_parallel(builder, context, "attention")
+    _add_output(builder, context, inner, bias=hidden if mixer.bias else 0.0)
 
 
 def _add_core(builder: WorkBuilder, context: Context, mixer: Attention, group: HeadGroup, *, dropout: bool) -> None:
@@ -247,21 +232,7 @@ def add_mla(builder: WorkBuilder, context: Context, mixer: Mla, *, norm: str) ->
     else:
         _add_expanded(builder, context, mixer)
     inner = mixer.heads * mixer.v_head_dim
-    add_linear(
-        builder,
-        context,
-        Linear(
-            "output projection",
-            "output_projection",
-            "attention_output",
-            tokens,
-            inner / tp,
-            hidden,
-            inner * hidden,
-            kept=_kept_output(context),
-        ),
-    )
-    leave_tensor_parallel(builder, context, "attention")
+    _add_output(builder, context, inner)
 
 
 def _add_expanded(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
@@ -372,7 +343,25 @@ def _merge_partial_results(builder: WorkBuilder, context: Context, query: Count,
     )
 
 
-def _kept_output(context: Context) -> Bytes | None:
-    """Return the bytes of one element of the core's output as it is kept, null for the usual format."""
-    stated = context.precision.attention_output
-    return None if stated is None else ELEMENT_BYTES[stated]
+def _add_output(builder: WorkBuilder, context: Context, inner: Count, bias: Count = 0.0) -> None:
+    """Add the output projection, `inner` x hidden, and the way out of the tensor-parallel region.
+
+    Its input is the core's output, which the precision may keep in a format of its own.
+    """
+    hidden, tp, stated = context.architecture.hidden, context.parallel.tp, context.precision.attention_output
+    add_linear(
+        builder,
+        context,
+        Linear(
+            "output projection",
+            "output_projection",
+            "attention_output",
+            context.tokens,
+            inner / tp,
+            hidden,
+            inner * hidden,
+            kept=None if stated is None else ELEMENT_BYTES[stated],
+            bias=bias,
+        ),
+    )
+    leave_tensor_parallel(builder, context, "attention")
