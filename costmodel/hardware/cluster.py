@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from costmodel.hardware.device import Device, Link
-from costmodel.quantities import Bytes, BytesPerSecond, Count, Seconds
+from costmodel.quantities import Bytes, BytesPerSecond, Count, FlopPerSecond, Seconds
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -19,11 +20,17 @@ class Nic:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Host:
-    """The node's CPU side: memory capacity, its bandwidth (all sockets together), and sockets. Null: no source."""
+    """The node's CPU side, all sockets together. Null, and a format that `peak` leaves out: no source.
+
+    memory: its capacity [B]; bandwidth: of that memory [B/s]; sockets: how many share both; peak: dense arithmetic by
+    number format [FLOP/s]; link: name of the link of each device that leads to the host.
+    """
 
     memory: Bytes | None
     bandwidth: BytesPerSecond | None
     sockets: Count | None
+    peak: Mapping[str, FlopPerSecond] = field(default_factory=dict)
+    link: str = "pcie"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -63,13 +63,15 @@ def _values(value: Any, field: str) -> Iterator[tuple[str, str]]:
         for position, inner in enumerate(value):
             yield from _values(inner, f"{field}.{inner.get('name', position)}")
     else:
-        yield field, _leaf(field.rsplit(".", 1)[-1], value)
+        yield field, _leaf(field, value)
 
 
-def _leaf(key: str, value: Any) -> str:
+def _leaf(field: str, value: Any) -> str:
     """Return a leaf in its unit; what has no source is said to be unknown."""
     if value is None:
         return "unknown"
+    *parents, key = field.split(".")
+    key = "peak" if parents[-1:] == ["peak"] else key  # a host's peaks stand under their format
     if key == "rental":  # a round figure an hour is none a second
         return render(value, "money_rate")
     if key in DIMENSIONS and isinstance(value, float | int):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from costmodel.hardware import Cluster, Device, Host, Link, MathUnit, MemoryLevel, Network, Nic, Node, Power, Price
 from costmodel.quantities import Count, Quantity, ceil, minimum
-from costmodel.schema.cluster import ClusterFile, NetworkFile, NodeFile
+from costmodel.schema.cluster import ClusterFile, HostFile, NetworkFile, NodeFile
 from costmodel.schema.device import DeviceFile, MathFile
 from costmodel.schema.framework import FrameworkFile, PrecisionFile, TileFile
 from costmodel.schema.model import AttentionFile, DenseFile, LayerFile, MlaFile, ModelFile, MoeFile
@@ -82,12 +84,17 @@ def _clock(file: DeviceFile, unit: MathFile) -> Quantity:
 
 def node(file: NodeFile, inside: Device) -> Node:
     """Return the node; its link `intra` must be one of the device's."""
-    nic, host = file.nic, file.host
+    nic = file.nic
     return Node(
         name=file.name, device=inside, count=file.count, intra=inside.links[file.intra],
         peer_to_peer=file.peer_to_peer, nic=Nic(nic.bandwidth, nic.per_device, nic.latency) if nic else None,
-        host=Host(host.memory, host.bandwidth, host.sockets),
+        host=_host(file.host),
     )  # fmt: skip
+
+
+def _host(file: HostFile) -> Host:
+    stated: Mapping[str, Quantity] = {str(dtype): peak for dtype, peak in (file.peak or {}).items()}
+    return Host(file.memory, file.bandwidth, file.sockets, stated, file.link)
 
 
 def cluster(file: ClusterFile, of: Node) -> Cluster:

@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from costmodel.schema.device import Source
-from costmodel.schema.quantity import Bandwidth, Latency, NicBandwidth, Number, Size
+from costmodel.schema.device import DType, Source
+from costmodel.schema.quantity import Bandwidth, Latency, NicBandwidth, Number, Peak, Size
 from costmodel.schema.strict import Strict
 
 
@@ -26,6 +26,10 @@ class HostFile(Strict):
     bandwidth: Bandwidth | None = Field(default=None, description="host memory bandwidth, all sockets together")
     sockets: Number | None = Field(default=None, description="CPU sockets")
     cpu: str | None = Field(default=None, description="CPU model")
+    peak: dict[DType, Peak] | None = Field(
+        default=None, description="number format -> dense peak of all sockets; null where no source states one"
+    )
+    link: str = Field(default="pcie", description="name of the device's link that leads to the host")
 
 
 class NodeFile(Strict):

@@ -101,12 +101,14 @@ def install_node(
     if named is None or not isinstance(named.value, str):
         raise Stop
     device, built = install_device(assembly, assembly.library.document(named, "devices", "device", "device"), scenario)
-    if node.file.intra not in built.links:
-        intra = node.tree.child("intra")
-        raise InputError.single(
-            f"{built.name} has no link {node.file.intra!r}", hint=near(node.file.intra, list(built.links)),
-            field="intra", location=intra.location if intra else None,
-        )  # fmt: skip
+    node.require()
+    for field in ("intra", "host.link"):
+        stated_link = node.tree.at(field.split("."))
+        if stated_link is not None and stated_link.value not in built.links:
+            raise InputError.single(
+                f"{built.name} has no link {stated_link.value!r}", hint=near(stated_link.value, list(built.links)),
+                field=field, location=stated_link.location,
+            )  # fmt: skip
     return node, device, build.node(node.file, built)
 
 

@@ -61,6 +61,22 @@ def test_every_value_has_an_origin(world: Path, path: str, origin: str) -> None:
     assert str(small(world).origin(path)) == origin
 
 
+def test_a_host_has_memory_arithmetic_and_a_link_to_each_device(world: Path) -> None:
+    host = small(world).scenarios["train"].cluster.node.host
+    assert (host.memory, host.bandwidth, host.sockets, host.peak, host.link) == (None, None, None, {}, "pcie")
+    stated = "host: {memory: 1 TB, bandwidth: 600 GB/s, sockets: 2, peak: {bf16: 40 TFLOP/s}, link: fast}"
+    edit(world, "hardware/nodes/box.yaml", "intra: fast", f"intra: fast\n{stated}")
+    workload = small(world)
+    host = workload.scenarios["train"].cluster.node.host
+    assert (host.memory, host.bandwidth, host.sockets, host.peak, host.link) == (
+        1e12, 600e9, 2, {"bf16": 40e12}, "fast",
+    )  # fmt: skip
+    assert workload.value("hardware.node.host.peak.bf16") == 40e12
+    faster = small(world, **{"hardware.node.host.peak.bf16": "80 TFLOP/s", "hardware.node.host.bandwidth": "1 TB/s"})
+    assert faster.scenarios["decode"].cluster.node.host.peak["bf16"] == 80e12
+    assert faster.scenarios["decode"].cluster.node.host.bandwidth == 1e12
+
+
 def test_a_path_that_is_not_there_has_no_origin_and_no_value(world: Path) -> None:
     workload = small(world)
     assert workload.origin("hardware.memory.hbn.bandwidth") is None

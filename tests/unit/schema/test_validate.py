@@ -144,3 +144,23 @@ def test_shares_of_head_groups_must_sum_to_one(world: Path) -> None:
 def test_a_node_names_a_link_that_its_device_has(world: Path) -> None:
     edit(world, "hardware/nodes/box.yaml", "intra: fast", "intra: slow")
     assert "box.yaml:5:8: intra: chip has no link 'slow'; known: fast" in found(world, "hardware/nodes/box.yaml")[0]
+
+
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [
+        ("{link: slow}", "host.link: chip has no link 'slow'; known: fast"),
+        ("{link: [fast]}", "host.link: must be text"),
+        ("{peak: {bf17: 1 TFLOP/s}}", "did you mean `bf16`"),
+        ("{peak: {bf16: 1 TB/s}}", "host.peak.bf16"),
+        ("{peak: {bf16: -1 TFLOP/s}}", "host.peak.bf16"),
+        ("{memory: 1 TB/s}", "host.memory"),
+        ("{sockets: 0}", "host.sockets"),
+        ("{cores: 64}", "host.cores: unknown key"),
+    ],
+)
+def test_a_host_is_held_to_its_units_and_to_the_links_of_the_device(world: Path, host: str, told: str) -> None:
+    edit(world, "hardware/nodes/box.yaml", "intra: fast", f"intra: fast\nhost: {host}")
+    (problem,) = found(world, "hardware/nodes/box.yaml")
+    assert "box.yaml:6:" in problem
+    assert told in problem
