@@ -31,7 +31,7 @@ class PricedStep:
     """Everything of a step that no uncertainty changes: structure, kernel times, ledger.
 
     classes: the distinct stages, in the order of their labels in the program's slots; tails: gradient reduction and
-    optimizer of each (folded) rank.
+    optimizer of each kind of rank, those with equal stages being one.
     """
 
     work: ModelWork
@@ -58,10 +58,8 @@ def price_step(scenario: Scenario, plan: Training, calibration: Calibration) -> 
     classes = tuple(dict.fromkeys(layout))
     labels = tuple(classes.index(stage) for stage in layout)
     kinds = [work.embedding, *work.layers, work.head, *([] if work.mtp is None else [work.mtp])]
-    held = [
-        [part for stage in schedule.stages_of(rank) for part in stage_work(work, layout[stage])]
-        for rank in range(len(schedule.ranks))
-    ]
+    on_ranks = dict.fromkeys(tuple(layout[stage] for stage in stages) for stages in schedule.placement)
+    held = [[part for stage in stages for part in stage_work(work, stage)] for stages in on_ranks]
     message = context.stream_tokens * scenario.architecture.hidden * context.residual
     neighbours = Group(parallel.pp, parallel.tp * parallel.cp * parallel.dp)
     return PricedStep(

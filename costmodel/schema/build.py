@@ -45,6 +45,7 @@ from costmodel.workload.scenario import (
     Tile,
     Training,
 )
+from costmodel.workload.schedules import implied_virtual
 
 
 def device(file: DeviceFile, stated: DeviceFile, restated: frozenset[str] = frozenset()) -> Device:
@@ -181,10 +182,12 @@ def precision(file: PrecisionFile) -> Precision:
     )  # fmt: skip
 
 
-def parallelism(file: ParallelFile) -> Parallelism:
-    """Return the degrees of parallelism."""
+def parallelism(file: ParallelFile, of: PlanFile) -> Parallelism:
+    """Return the degrees of parallelism; virtual stages that are not stated are those that the schedule implies."""
+    implied = float(implied_virtual(of.schedule)) if isinstance(of, TrainingFile) else 1.0
     return Parallelism(
-        file.tp, file.pp, file.dp, file.ep, file.cp, file.virtual, file.expert_tensor, file.sequence_parallel
+        file.tp, file.pp, file.dp, file.ep, file.cp, implied if file.virtual is None else file.virtual,
+        file.expert_tensor, file.sequence_parallel,
     )  # fmt: skip
 
 

@@ -231,6 +231,28 @@ class Verbatim(_Checked):
 
 
 @dataclass(frozen=True, slots=True)
+class OneOf(_Checked):
+    """One of the names that a table of the program has."""
+
+    names: tuple[str, ...]
+
+    def check(self, value: Any) -> str:
+        """Return the value of the field in SI, or raise what is wrong with it."""
+        if value in self.names:
+            return str(value)
+        given = repr(value) if isinstance(value, str) else kind_of(value)
+        raise wrong(f"{given} is no known choice", near(str(value), self.names))
+
+    def describe(self) -> str:
+        """Return what to write."""
+        return ", ".join(f"`{name}`" for name in self.names)
+
+    def json_schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of what may be written."""
+        return {"enum": [*self.names]}
+
+
+@dataclass(frozen=True, slots=True)
 class NameSet(_Checked):
     """A named set, or a list of members; becomes a frozen set of the names written, empty for `none`."""
 

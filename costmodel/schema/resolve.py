@@ -177,7 +177,7 @@ def _scenario(
     assembly: Assembly, name: str, stated: Tree, architecture: Architecture | None, cluster: str | None
 ) -> _Resolved:
     tree, plan = _plan(assembly, name, stated, cluster)
-    layout = build.parallelism(plan.parallel)
+    layout = build.parallelism(plan.parallel, plan)
     hardware = install(assembly, tree.value["cluster"], name, layout.devices, plan.devices)
     place = f"scenarios.{name}.framework"
     named, place = assembly.inline_or_named(tree.child("framework") or Tree("default"), "framework", place)

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import Field
 
 from costmodel.schema.device import DType, Source
-from costmodel.schema.quantity import Integer, LoadFactor, Named, NameSet, Number, NumberOrZero, Whole
+from costmodel.schema.quantity import Integer, LoadFactor, Named, NameSet, Number, NumberOrZero, OneOf, Whole
 from costmodel.schema.strict import Strict
 from costmodel.workload.recompute import OPERATORS, SETS
+from costmodel.workload.schedules import SCHEDULES
 
 StageNumber: TypeAlias = Annotated[int, Whole(-(2**16), single=True)]
 
@@ -22,7 +23,9 @@ class ParallelFile(Strict):
     dp: Number = Field(default=1.0, description="data parallel")
     ep: Number = Field(default=1.0, description="expert parallel; spans tp * cp * dp ranks")
     cp: Number = Field(default=1.0, description="context parallel")
-    virtual: Number = Field(default=1.0, description="virtual stages of one pipeline rank")
+    virtual: Number | None = Field(
+        default=None, description="stages of one pipeline rank; null: 2 for zb-v and dualpipe-v, else 1"
+    )
     expert_tensor: Number | None = Field(
         default=None, description="tensor parallel inside an expert; null: tp where ep is 1, else 1"
     )
@@ -93,7 +96,9 @@ class TrainingFile(ScenarioFile):
     """A training step."""
 
     phase: Literal["training"] = Field(description="this phase")
-    schedule: Literal["1f1b", "dualpipe"] = Field(default="1f1b", description="order of work on a pipeline rank")
+    schedule: Annotated[str, OneOf(tuple(SCHEDULES))] = Field(
+        default="1f1b", description="order of work on a pipeline rank"
+    )
     global_batch: Number = Field(description="sequences a step")
     sequence: Number = Field(description="tokens of a sequence")
     micro_batch: Number = Field(default=1.0, description="sequences of one micro-batch on one data-parallel rank")

@@ -15,7 +15,7 @@ from costmodel.workload.layers import ModelWork
 from costmodel.workload.operators import AttentionCore, Elementwise, Exchange, Gemm, Operator
 from costmodel.workload.optimizer import held_parameters
 from costmodel.workload.scenario import Training
-from costmodel.workload.schedules import Schedule
+from costmodel.workload.schedules import ORDERS, Schedule
 from costmodel.workload.stages import Stage
 from costmodel.workload.work import Parameters, Work
 
@@ -53,8 +53,8 @@ def training_ledger(
     save. Reserve: that of the framework, and what one layer's backward pass rebuilds.
     """
     ledgers = []
-    for rank in range(len(schedule.ranks)):
-        chunks = zip(*in_flight(schedule, rank), strict=True)  # by stage: chunks held in each fullest state
+    for rank, states in enumerate(in_flight(schedule)):
+        chunks = zip(*states, strict=True)  # by stage: chunks held in each fullest state
         held = [
             (stage_work(work, layout[stage]), count)
             for stage, count in zip(schedule.stages_of(rank), chunks, strict=True)
@@ -71,10 +71,10 @@ def stage_work(work: ModelWork, stage: Stage) -> list[tuple[int, Work]]:
     return [(count, part) for count, part in parts if count]
 
 
-@lru_cache(maxsize=4096)
-def in_flight(schedule: Schedule, rank: int) -> tuple[tuple[int, ...], ...]:
-    """Return the fullest states of a rank; replaying a schedule's order is worth doing once."""
-    return schedule.in_flight(rank)
+@lru_cache(maxsize=ORDERS)
+def in_flight(schedule: Schedule) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """Return the fullest states of each rank; replaying a schedule's order is worth doing once."""
+    return tuple(schedule.in_flight(rank) for rank in range(len(schedule.ranks)))
 
 
 _Held: TypeAlias = "tuple[list[tuple[int, Work]], tuple[int, ...]]"

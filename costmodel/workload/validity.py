@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from costmodel.quantities import Mask, Quantity, divides
 from costmodel.workload.architecture import Attention, MoeFfn
+from costmodel.workload.rule import Rule
+from costmodel.workload.rule import shown as _shown
 from costmodel.workload.scenario import Decode, ExpertBound, Prefill, Scenario, Training
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Rule:
-    """One condition on a scenario. field: path below the scenario; holds: where it is met; hint: the fix."""
-
-    field: str
-    holds: Mask
-    message: str
-    hint: str
+from costmodel.workload.schedules import rules_of
 
 
 def _divides(field: str, divisor: Quantity, value: Quantity, what: str) -> Rule:
@@ -27,11 +19,6 @@ def _divides(field: str, divisor: Quantity, value: Quantity, what: str) -> Rule:
         f"{_shown(divisor)} does not divide {what} ({_shown(value)})",
         f"choose a divisor of {_shown(value)}",
     )
-
-
-def _shown(value: Quantity) -> str:
-    """Return a count as a person writes it."""
-    return f"{value:g}" if isinstance(value, float | int) else "one of its values"
 
 
 def rules(scenario: Scenario) -> Iterator[Rule]:
@@ -122,16 +109,22 @@ def _training_rules(scenario: Scenario, plan: Training) -> Iterator[Rule]:
         f"choose a multiple of {_shown(per_rank)}, or other dp and micro_batch",
     )
     yield _divides("parallel.cp", parallel.cp, plan.sequence, "the sequence")
+    count, depth = parallel.pp * parallel.virtual, scenario.architecture.depth
     if plan.stages is not None:
-        depth = scenario.architecture.depth
         yield Rule(
             "stages",
-            (parallel.pp * parallel.virtual == len(plan.stages)) & (sum(plan.stages) == depth),
+            (count == len(plan.stages)) & (sum(plan.stages) == depth),
             f"{len(plan.stages)} stages with {sum(plan.stages)} layers do not match pp * virtual = "
-            f"{_shown(parallel.pp * parallel.virtual)} and {depth} layers",
+            f"{_shown(count)} and {depth} layers",
             f"give one count a stage that add up to {depth}, or leave `stages` out",
         )
-    count = parallel.pp * parallel.virtual
+    else:
+        yield Rule(
+            "parallel.pp",
+            count <= depth,
+            f"{depth} layers cannot fill {_shown(count)} stages (pp * virtual)",
+            "lower pp or virtual, or state `stages`, of which some may have no layer",
+        )
     for name in ("embedding", "head", "mtp"):
         stage = getattr(plan.placement, name)
         yield Rule(
@@ -140,20 +133,7 @@ def _training_rules(scenario: Scenario, plan: Training) -> Iterator[Rule]:
             f"there is no stage {stage} among {_shown(count)}",
             f"count from 0, or from -1 backwards: -{_shown(count)} is the first again",
         )
-    if plan.schedule == "dualpipe":
-        micro_batches = plan.global_batch / per_rank
-        yield Rule(
-            "parallel.pp",
-            divides(2.0, parallel.pp),
-            f"DualPipe needs an even pp, not {_shown(parallel.pp)}",
-            "choose an even pp",
-        )
-        yield Rule(
-            "global_batch",
-            divides(2.0, micro_batches) & (micro_batches >= 2 * parallel.pp),
-            f"DualPipe needs an even number of micro-batches, 2*pp or more, not {_shown(micro_batches)}",
-            "raise global_batch, or lower dp, micro_batch or pp",
-        )
+    yield from rules_of(plan.schedule, parallel.pp, parallel.virtual, plan.global_batch / per_rank)
 
 
 def feasible_layout(scenario: Scenario) -> Mask:

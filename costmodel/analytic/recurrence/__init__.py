@@ -1,0 +1,17 @@
+"""The max-plus recurrence: when a set of streams is done that each work in a fixed order and wait for each other.
+
+    start(e)  = max(finish(previous of the stream), finish(a): a in e.after, finish(r) + transfer: r in e.receives)
+    finish(e) = start(e) + duration(slot of e)
+    makespan  = max over e of finish(e)
+
+Pipeline schedules (`compile_schedule`) and overlapping micro-batches (`compile_events`) are such programs. A program
+is structure only, compiled once. Two ways evaluate it, with the same result: wave by wave at a few points, and from a
+tape at many.
+"""
+
+from costmodel.analytic.recurrence.evaluate import makespan
+from costmodel.analytic.recurrence.pipeline import Slot, compile_schedule, program_of
+from costmodel.analytic.recurrence.program import Event, Program, compile_events
+from costmodel.analytic.recurrence.tape import Workspace
+
+__all__ = ["Event", "Program", "Slot", "Workspace", "compile_events", "compile_schedule", "makespan", "program_of"]

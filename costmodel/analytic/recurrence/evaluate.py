@@ -1,0 +1,37 @@
+"""When the last event of a program is done, at any number of points."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from costmodel.analytic.recurrence.program import K, Program
+from costmodel.analytic.recurrence.tape import Workspace
+from costmodel.analytic.recurrence.waves import makespan_by_waves
+from costmodel.quantities import Array, Seconds
+
+CHUNK = 4096  # points evaluated together: enough to hide numpy's cost per call, few enough for a second-level cache
+FEW = 64  # points that are evaluated sooner wave by wave than a tape is recorded
+
+
+def makespan(program: Program[K], durations: Array, transfer: Seconds = 0.0, chunk: int = CHUNK) -> Array:
+    """Return when the last event of the program is done, at each point [s].
+
+    durations: a row for each of `program.slots`, a column for each point [s]; transfer: one for all or one a point [s].
+    """
+    if durations.ndim != 2 or len(durations) != len(program.slots):
+        raise ValueError(f"durations of shape {durations.shape} for {len(program.slots)} slots")
+    points = durations.shape[1]
+    transfers = np.broadcast_to(np.asarray(transfer, dtype=np.float64), (points,))
+    result = np.empty(points)
+    if not points:
+        return result
+    if program.waves is not None and points <= FEW:
+        return makespan_by_waves(program.waves, program.slot, durations, transfers)
+    width = -(-points // -(-points // chunk))  # chunks as equal as can be
+    workspace = Workspace(program, width, transfers=bool(transfers.any()))
+    for start in range(0, points, width):
+        size = min(width, points - start)  # the last chunk may be shorter: what it leaves of the one before is not read
+        workspace.durations[:, :size] = durations[:, start : start + size]
+        workspace.transfer[:size] = transfers[start : start + size]
+        result[start : start + size] = workspace.makespan()[:size]
+    return result

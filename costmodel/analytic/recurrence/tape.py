@@ -1,0 +1,159 @@
+"""The recurrence as a tape: in-place `maximum` and `add` over registers, each an array of points.
+
+Recorded once and replayed for every chunk of points. Waits that others imply are dropped, and registers are reused to
+stay in cache.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Generic, NamedTuple, TypeAlias
+
+import numpy as np
+
+from costmodel.analytic.recurrence.program import K, Program
+from costmodel.analytic.recurrence.waves import NOTHING
+from costmodel.quantities import Array, Indices
+
+_Step: TypeAlias = "tuple[np.ufunc, int, int, int]"  # register `out` becomes call(a, b): the maximum or the sum
+_ALIGNMENT = 8  # floats in a cache line
+
+
+class Workspace(Generic[K]):
+    """Memory to evaluate one program for `points` points at a time, again and again.
+
+    Fill `durations` (a row for each of `program.slots`, a column for each point) and `transfer` [s], call `makespan`.
+    Without `transfers` results arrive at once, and `transfer` is not read. One workspace serves one thread.
+    """
+
+    __slots__ = ("_calls", "_result", "durations", "transfer")
+
+    def __init__(self, program: Program[K], points: int, *, transfers: bool) -> None:
+        tape = _record(program, transfers)
+        width = -(-points // _ALIGNMENT) * _ALIGNMENT
+        memory = np.zeros(tape.registers * width + _ALIGNMENT)
+        first = -memory.ctypes.data // memory.itemsize % _ALIGNMENT
+        registers = memory[first : first + tape.registers * width].reshape(tape.registers, width)
+        row = list(registers)  # whole cache lines: numpy is slower on one element than on eight
+        self.durations: Array = registers[: len(program.slots), :points]
+        self.transfer: Array = registers[len(program.slots), :points]
+        self._calls = [(call, row[a], row[b], row[out]) for call, a, b, out in tape.steps]
+        self._result: Array = registers[tape.result, :points]
+
+    def makespan(self) -> Array:
+        """Return when the last event is done, at each point [s]; valid until the next call."""
+        for call, a, b, out in self._calls:
+            call(a, b, out=out)
+        return self._result
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Tape:
+    """Instructions over registers: a row for each slot, then the transfer time, then intermediate results."""
+
+    steps: tuple[_Step, ...]
+    registers: int
+    result: int
+
+
+class _Wait(NamedTuple):
+    """A value that an event waits for: when `event` finishes, or one transfer later."""
+
+    event: int
+    transferred: bool
+
+
+@lru_cache(maxsize=32)
+def _record(program: Program[K], transfers: bool) -> _Tape:
+    """Return the tape of the program, with transfer times or with none."""
+    waits = _necessary_waits(program, transfers)
+    readers = Counter(wait for needed in waits for wait in needed)
+    finished = {wait.event for wait in readers}
+    last = [_Wait(event, False) for event in range(len(waits)) if event not in finished]
+    readers.update(last)
+    recorder = _Recorder(len(program.slots) + 1, readers)
+    for index, slot in enumerate(program.slot.tolist()):
+        recorder.add_event(index, waits[index], slot)
+    result = recorder.reduce(last, None)  # this too may take a register
+    return _Tape(tuple(recorder.steps), recorder.registers, result)
+
+
+def _necessary_waits(program: Program[K], transfers: bool) -> list[list[_Wait]]:
+    """Return what each event has to wait for once what the rest implies, for any times >= 0, is left out.
+
+    A stream finishes its events in order, so of several on one stream only the latest matters; one that is waited for
+    plainly is implied by the transfer of a later one too, but not the other way round.
+    """
+    streams = program.stream.tolist()
+    after, receives = _listed(program.after, len(streams)), _listed(program.receives, len(streams))
+    previous: dict[int, int] = {}
+    waits: list[list[_Wait]] = []
+    for index, stream in enumerate(streams):
+        own = [previous[stream]] if stream in previous else []
+        plain = {streams[event]: event for event in sorted([*own, *after[index]])}
+        moved = {streams[event]: event for event in sorted(receives[index])}
+        if not transfers:
+            plain, moved = {streams[event]: event for event in sorted([*plain.values(), *moved.values()])}, {}
+        needed = [_Wait(last, False) for stream, last in plain.items() if last > moved.get(stream, NOTHING)]
+        waits.append(needed + [_Wait(last, True) for last in moved.values()])
+        previous[stream] = index
+    return waits
+
+
+def _listed(rows: Indices, events: int) -> list[list[int]]:
+    """Return what each event waits for."""
+    waits: list[list[int]] = [[] for _ in range(events)]
+    for row in rows.tolist():
+        for event, needed in enumerate(row):
+            if needed != NOTHING:
+                waits[event].append(needed)
+    return waits
+
+
+class _Recorder:
+    """Assigns registers and writes steps. A register is free again once its last reader has read it."""
+
+    __slots__ = ("_fixed", "_free", "_readers", "_register", "registers", "steps")
+
+    def __init__(self, fixed: int, readers: Counter[_Wait]) -> None:
+        self.steps: list[_Step] = []
+        self.registers = fixed  # durations and the transfer time come first and are never written
+        self._fixed = fixed
+        self._free: list[int] = []
+        self._readers = readers
+        self._register: dict[_Wait, int] = {}
+
+    def add_event(self, index: int, waits: list[_Wait], duration: int) -> None:
+        """Compute when the event finishes, and when its result arrives where somebody waits for that."""
+        done, arrived = _Wait(index, False), _Wait(index, True)
+        self._register[done] = self.reduce(waits, duration) if waits else duration
+        if self._readers[arrived]:
+            self._readers[done] += 1
+            self._register[arrived] = self.reduce([done], self._fixed - 1)
+
+    def reduce(self, waits: list[_Wait], addend: int | None) -> int:
+        """Return a register with the largest of the values, plus that of the register `addend`; each is read once."""
+        dying, lasting = list[int](), list[int]()
+        for wait in waits:
+            self._readers[wait] -= 1
+            register = self._register[wait]
+            dead = not self._readers[wait] and register >= self._fixed
+            (dying if dead else lasting).append(register)
+        target = dying[0] if dying else self._allocate()  # in place where possible: one array less in cache
+        first, *others = dying + lasting
+        for other in others:
+            self.steps.append((np.maximum, first, other, target))
+            first = target
+        if addend is not None:
+            self.steps.append((np.add, first, addend, target))
+            first = target
+        self._free.extend(dying[1:])
+        return first
+
+    def _allocate(self) -> int:
+        if not self._free:
+            self._free.append(self.registers)
+            self.registers += 1
+        return self._free.pop()  # the one used last is the likeliest to be in cache

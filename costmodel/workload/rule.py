@@ -1,0 +1,22 @@
+"""One condition on a layout, said once for a point (an error that shows the fix) and for a grid (a mask)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from costmodel.quantities import Mask, Quantity
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rule:
+    """One condition on a scenario. field: path below the scenario; holds: where it is met; hint: the fix."""
+
+    field: str
+    holds: Mask
+    message: str
+    hint: str
+
+
+def shown(value: Quantity) -> str:
+    """Return a count as a person writes it."""
+    return f"{value:g}" if isinstance(value, float | int) else "one of its values"

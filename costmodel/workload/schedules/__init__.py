@@ -1,0 +1,37 @@
+"""Pipeline schedules: in which order each rank works on which micro-batch of which stage. Structure only, no times.
+
+Both engines and the memory ledger read the same order. A schedule is data: one tuple of actions per pipeline rank.
+What an action needs from other ranks follows from the model's chain of stages (a forward needs the forward of the stage
+before it, a backward the backward of the stage after it), so `Schedule.dependencies` serves every schedule, and a new
+one is a function that returns per-rank orders and an entry in `SCHEDULES`.
+"""
+
+from costmodel.workload.schedules.actions import Action, Chunk, Dependency, Kind
+from costmodel.workload.schedules.catalogue import ORDERS, SCHEDULES, folded_order, implied_virtual, order, rules_of
+from costmodel.workload.schedules.dual import dualpipe, dualpipe_v
+from costmodel.workload.schedules.one_way import gpipe, interleaved, one_forward_one_backward
+from costmodel.workload.schedules.schedule import Schedule
+from costmodel.workload.schedules.table import Table
+from costmodel.workload.schedules.zero_bubble import zb_h1, zb_v
+
+__all__ = [
+    "ORDERS",
+    "SCHEDULES",
+    "Action",
+    "Chunk",
+    "Dependency",
+    "Kind",
+    "Schedule",
+    "Table",
+    "dualpipe",
+    "dualpipe_v",
+    "folded_order",
+    "gpipe",
+    "implied_virtual",
+    "interleaved",
+    "one_forward_one_backward",
+    "order",
+    "rules_of",
+    "zb_h1",
+    "zb_v",
+]

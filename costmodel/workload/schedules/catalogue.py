@@ -1,0 +1,118 @@
+"""All schedules by name: who builds them, how many stages a rank holds, how many ranks and micro-batches they take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from costmodel.errors import InputError, Problem
+from costmodel.quantities import Count, Mask, ceil, divides, maximum
+from costmodel.workload.rule import Rule, shown
+from costmodel.workload.schedules.dual import dualpipe, dualpipe_v
+from costmodel.workload.schedules.one_way import gpipe, interleaved, one_forward_one_backward
+from costmodel.workload.schedules.schedule import Schedule
+from costmodel.workload.schedules.zero_bubble import zb_h1, zb_v
+
+ORDERS = 16  # of schedules that are kept: those of long steps on many ranks are large
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A schedule's place in the catalogue. build: (pp, virtual, micro-batches) -> its orders.
+
+    virtual: stages of a rank, null where the scenario states any number from two on; conditions: on the three numbers.
+    """
+
+    build: Callable[[int, int, int], Schedule]
+    virtual: int | None = 1
+    conditions: Callable[[Count, Count], Iterator[Rule]] | None = None
+
+
+def rules_of(name: str, pp: Count, virtual: Count, micro_batches: Count) -> Iterator[Rule]:
+    """Yield what the schedule asks of (pp, virtual, micro-batches), which may be arrays.
+
+    A number of micro-batches that is no whole number is for others to refuse.
+    """
+    description = SCHEDULES[name]
+    yield _virtual_rule(name, description.virtual, virtual)
+    if description.conditions is not None:
+        yield from description.conditions(pp, micro_batches)
+
+
+def implied_virtual(name: str) -> int:
+    """Return the stages of a rank where a scenario does not state them."""
+    return SCHEDULES[name].virtual or 1
+
+
+@lru_cache(maxsize=ORDERS)
+def order(schedule: str, pp: int, virtual: int, micro_batches: int) -> Schedule:
+    """Return the schedule of that name for `pp` ranks of `virtual` stages each and `micro_batches` a step."""
+    if schedule not in SCHEDULES:
+        names = ", ".join(SCHEDULES)
+        raise InputError.single(f"unknown schedule `{schedule}`", field="schedule", hint=f"write one of {names}")
+    for field, value in (("parallel.pp", pp), ("parallel.virtual", virtual), ("micro-batches", micro_batches)):
+        if value < 1:
+            raise InputError.single(f"is {value}", field=field, hint="at least 1 is needed")
+    broken = [rule for rule in rules_of(schedule, pp, virtual, micro_batches) if not rule.holds]
+    if broken:
+        raise InputError([Problem(None, rule.field, rule.message, rule.hint) for rule in broken])
+    return SCHEDULES[schedule].build(pp, virtual, micro_batches)
+
+
+@lru_cache(maxsize=ORDERS)
+def folded_order(schedule: str, pp: int, virtual: int, micro_batches: int) -> Schedule:
+    """Return the schedule with one rank for each pair of mirrored ranks."""
+    return order(schedule, pp, virtual, micro_batches).fold()
+
+
+def _virtual_rule(name: str, needed: int | None, virtual: Count) -> Rule:
+    if needed is None:
+        message = f"schedule `{name}` needs two stages a rank or more, but virtual is {shown(virtual)}"
+        return Rule("parallel.virtual", virtual >= 2, message, "write 2 or more, or `schedule: 1f1b`")
+    stages = "one stage" if needed == 1 else f"{needed} stages"
+    message = f"schedule `{name}` gives each rank {stages}, but virtual is {shown(virtual)}"
+    hint = f"write {needed}, or leave it out" + ("; or `schedule: interleaved`" if needed == 1 else "")
+    return Rule("parallel.virtual", virtual == needed, message, hint)
+
+
+def _groups_of_pp(pp: Count, micro_batches: Count) -> Iterator[Rule]:
+    """Yield what interleaving asks: whole groups of PP micro-batches."""
+    message = f"interleaving takes groups of pp = {shown(pp)} micro-batches, but there are {shown(micro_batches)}"
+    holds = _fractional(micro_batches) | divides(pp, micro_batches)
+    yield Rule("global_batch", holds, message, _for(ceil(micro_batches / pp) * pp))
+
+
+def _both_ends(pp: Count, micro_batches: Count) -> Iterator[Rule]:
+    """Yield what DualPipe asks: pairs of ranks, and on either way as many micro-batches as there are ranks."""
+    message = f"DualPipe needs an even number of ranks, but pp is {shown(pp)}"
+    yield Rule("parallel.pp", divides(2.0, pp), message, f"write {shown(pp + 1)}, or `schedule: 1f1b`")
+    least, given = shown(2 * pp), shown(micro_batches)
+    message = f"DualPipe needs an even number of micro-batches, at least {least}, but there are {given}"
+    holds = _fractional(micro_batches) | (divides(2.0, micro_batches) & (micro_batches >= 2 * pp))
+    yield Rule("global_batch", holds, message, _for(maximum(2 * pp, ceil(micro_batches / 2) * 2)))
+
+
+def _twice_pp(pp: Count, micro_batches: Count) -> Iterator[Rule]:
+    """Yield what DualPipeV asks."""
+    message = f"DualPipeV needs at least {shown(2 * pp)} micro-batches, but there are {shown(micro_batches)}"
+    yield Rule("global_batch", _fractional(micro_batches) | (micro_batches >= 2 * pp), message, _for(2 * pp))
+
+
+def _fractional(micro_batches: Count) -> Mask:
+    return micro_batches % 1 != 0
+
+
+def _for(micro_batches: Count) -> str:
+    return f"choose global_batch, dp and micro_batch for {shown(micro_batches)} micro-batches, or `schedule: 1f1b`"
+
+
+SCHEDULES: Mapping[str, Description] = {
+    "gpipe": Description(gpipe),
+    "1f1b": Description(one_forward_one_backward),
+    "interleaved": Description(interleaved, None, _groups_of_pp),
+    "zb-h1": Description(zb_h1),
+    "zb-v": Description(zb_v, 2),
+    "dualpipe": Description(dualpipe, 1, _both_ends),
+    "dualpipe-v": Description(dualpipe_v, 2, _twice_pp),
+}
