@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from costmodel.hardware import Cluster, Link, MathUnit, MemoryLevel, Network, Nic
 from costmodel.workload.architecture import Architecture, Attention, DenseFfn, Layer, Mixer, Mla, MoeFfn, Mtp
 from costmodel.workload.recompute import SETS
-from costmodel.workload.scenario import Communication, Parallelism, Plan, Scenario
+from costmodel.workload.scenario import Communication, Parallelism, Plan, Scenario, Training
+from costmodel.workload.schedules import SCHEDULES
 
 
 def rates(low: float, high: float) -> st.SearchStrategy[float]:
@@ -80,11 +81,11 @@ def layouts(draw: st.DrawFn) -> Parallelism:
 
 
 @st.composite
-def plans(draw: st.DrawFn, schedules: tuple[str, ...]) -> Plan:
+def plans(draw: st.DrawFn, schedule: str) -> Plan:
     """Draw a phase with its sizes."""
     training = replace(
         STEP,
-        schedule=draw(st.sampled_from(schedules)),
+        schedule=schedule,
         sequence=float(draw(st.sampled_from([256, 1024, 4096]))),
         micro_batch=float(draw(st.sampled_from([1, 2]))),
         global_batch=128.0,
@@ -102,7 +103,10 @@ def plans(draw: st.DrawFn, schedules: tuple[str, ...]) -> Plan:
 def scenarios(draw: st.DrawFn) -> Scenario:
     """Draw a scenario that can run; DualPipe only on an even pipeline."""
     layout = draw(layouts())
-    plan = draw(plans(("1f1b",) if layout.pp == 1 else ("1f1b", "dualpipe")))
+    schedule = draw(st.sampled_from(sorted(set(SCHEDULES) - ({"dualpipe"} if layout.pp == 1 else set()))))
+    plan = draw(plans(schedule))
+    if isinstance(plan, Training):
+        layout = replace(layout, virtual=float(SCHEDULES[schedule].virtual or 2))
     communication = Communication(
         float(draw(st.sampled_from([0, 8, 20]))),
         "fp8",

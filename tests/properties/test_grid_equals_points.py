@@ -71,6 +71,14 @@ def test_dualpipe_with_pipelines_batches_and_replicas_that_may_not_exist() -> No
     assert 0 < np.asarray(result.fits).sum() < 27
 
 
+def test_virtual_stages_and_pipelines_that_may_not_exist() -> None:
+    for schedule, fitting in (("interleaved", 5), ("zb-v", 4)):
+        plan = replace(STEP, schedule=schedule, global_batch=axis([8.0, 12.0], 2, 3))
+        layout = Parallelism(pp=axis([2.0, 3.0], 0, 3), virtual=axis([1.0, 2.0, 4.0], 1, 3))
+        result = equal(scenario(plan, DENSE_MODEL, layout), (2, 3, 2))
+        assert np.asarray(result.fits).sum() == fitting
+
+
 def test_degrees_of_every_kind_on_one_linked_axis() -> None:
     layout = Parallelism(
         tp=np.array([1.0, 2.0, 4.0, 8.0, 3.0, 1.0]),

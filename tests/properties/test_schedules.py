@@ -8,17 +8,24 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costmodel.analytic.recurrence import Event, Slot, compile_events, makespan, program_of
-from costmodel.workload.schedules import Action, Chunk, Kind, Schedule, order
+from costmodel.analytic.recurrence import Event, Program, Slot, Workspace, compile_events, makespan, program_of
+from costmodel.quantities import Array
+from costmodel.workload.schedules import SCHEDULES, Action, Chunk, Kind, Schedule, order
 
 
 @st.composite
 def schedules(draw: st.DrawFn) -> Schedule:
     """Draw a schedule of any kind and size."""
-    if draw(st.booleans()):
-        return order("1f1b", draw(st.integers(1, 7)), 1, draw(st.integers(1, 12)))
-    pp = 2 * draw(st.integers(1, 5))
-    return order("dualpipe", pp, 1, 2 * pp + 2 * draw(st.integers(0, 7)))
+    name = draw(st.sampled_from(sorted(SCHEDULES)))
+    pp, virtual, micro_batches = draw(st.integers(1, 7)), SCHEDULES[name].virtual or 1, draw(st.integers(1, 12))
+    if name == "interleaved":
+        virtual, micro_batches = draw(st.integers(2, 4)), pp * draw(st.integers(1, 3))
+    elif name == "dualpipe":
+        pp += pp % 2
+        micro_batches = 2 * pp + 2 * draw(st.integers(0, 7))
+    elif name == "dualpipe-v":
+        micro_batches += 2 * pp - 1
+    return order(name, pp, virtual, micro_batches)
 
 
 def slot_of(action: Action) -> Slot:
@@ -57,6 +64,14 @@ def simulate(schedule: Schedule, duration: Mapping[Slot, float], transfer: float
     return max(clock)
 
 
+def from_tape(program: Program[Slot], durations: Array, transfer: float) -> Array:
+    """Return the makespan as many points are evaluated."""
+    workspace = Workspace(program, durations.shape[1], transfers=transfer > 0)
+    workspace.durations[:] = durations
+    workspace.transfer[:] = transfer
+    return workspace.makespan()
+
+
 @given(schedules())
 def test_every_micro_batch_passes_every_stage_once_each_way(schedule: Schedule) -> None:
     every = sorted(Chunk(s, m) for s in range(schedule.stages) for m in range(schedule.micro_batches))
@@ -88,6 +103,22 @@ def test_ranks_work_on_their_own_stages_forward_before_input_before_weight(sched
 
 
 @given(schedules())
+def test_what_a_rank_holds_is_counted_by_running_its_order(schedule: Schedule) -> None:
+    for rank, actions in enumerate(schedule.ranks):
+        held = dict.fromkeys(schedule.stages_of(rank), 0)
+        states = set()
+        for action in actions:
+            if action.forward:
+                held[action.forward.stage] += 1
+            states.add(tuple(held.values()))
+            if action.backward and action.kind is not Kind.BACKWARD_INPUT:
+                held[action.backward.stage] -= 1
+        fullest = schedule.in_flight(rank)
+        assert set(fullest) <= states
+        assert all(any(np.all(np.less_equal(state, most)) for most in fullest) for state in states)
+
+
+@given(schedules())
 def test_mirrored_ranks_run_the_same_order_with_directions_exchanged(schedule: Schedule) -> None:
     if schedule.directions == 1:
         return
@@ -111,6 +142,7 @@ def test_recurrence_folded_or_not_equals_an_independent_simulation(
     durations *= random.random(durations.shape) < 0.8  # some take no time at all
     expected = [simulate(schedule, dict(zip(program.slots, point, strict=True)), transfer) for point in durations.T]
     np.testing.assert_allclose(makespan(program, durations, transfer), expected, rtol=1e-12)
+    np.testing.assert_allclose(from_tape(program, durations, transfer), expected, rtol=1e-12)
     folded = program_of(schedule.fold())
     rows = [program.slots.index(slot) for slot in folded.slots]
     np.testing.assert_allclose(makespan(folded, durations[rows], transfer), expected, rtol=1e-12)

@@ -126,6 +126,20 @@ def test_an_order_that_no_schedule_has_is_left_out() -> None:
     ]
 
 
+def test_virtual_stages_vary_where_the_schedule_lets_them() -> None:
+    """Interleaving takes two or more, as many as there are layers for, and whole groups of micro-batches."""
+    plan = replace(STEP, schedule="interleaved", global_batch=axis([8.0, 10.0], 2, 3))
+    degrees = Parallelism(pp=axis([1.0, 2.0, 4.0], 0, 3), virtual=axis([1.0, 2.0, 4.0], 1, 3))
+    result = evaluate_grid(scenario(plan, DENSE_MODEL, degrees), CALIBRATION, (3, 3, 2))
+    assert np.asarray(result.fits).tolist() == [
+        [[False, False], [True, True], [True, True]],
+        [[False, False], [True, True], [True, True]],
+        [[False, False], [True, False], [False, False]],
+    ]
+    assert {reasons(result)[index] for index in np.flatnonzero(~np.asarray(result.fits).reshape(-1))} == {REASONS[1]}
+    assert np.array_equal(np.isnan(steps(result)), ~np.asarray(result.fits))
+
+
 # ---- blocks ---------------------------------------------------------------------------------------------------------
 
 

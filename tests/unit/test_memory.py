@@ -122,14 +122,23 @@ def test_the_first_rank_of_1f1b_keeps_a_chunk_for_every_stage() -> None:
     assert four == pytest.approx(one, rel=0.02)  # four chunks of a quarter of the layers
 
 
-def test_dualpipe_keeps_a_chunk_more_than_its_pipeline_is_deep() -> None:
-    even = replace(DENSE_MODEL, vocabulary=64.0)
-    step = replace(STEP, global_batch=16.0)
-    once, twice = (
-        held(scenario(replace(step, schedule=name), even, Parallelism(pp=4.0))).activations
-        for name in ("1f1b", "dualpipe")
-    )
-    assert twice / once == pytest.approx(5 / 4, rel=0.02)
+@pytest.mark.parametrize(
+    ("schedule", "virtual", "published"),
+    [
+        ("gpipe", 1.0, 16 / 4),  # every micro-batch
+        ("interleaved", 2.0, 1 + 3 / (4 * 2)),  # 1 + (p-1)/(p*v)
+        ("zb-h1", 1.0, 1.0),
+        ("zb-v", 2.0, 1.0),
+        ("dualpipe", 1.0, 5 / 4),  # PP + 1 chunks
+        ("dualpipe-v", 2.0, 9 / 8),  # 2*PP + 1 chunks of half a stage
+    ],
+)
+def test_activations_compare_with_those_of_1f1b_as_published(schedule: str, virtual: float, published: float) -> None:
+    even = replace(DENSE_MODEL, vocabulary=64.0, layers=(replace(DENSE_MODEL.layers[0], repeat=80),))
+    plain = replace(STEP, global_batch=16.0)
+    once = held(scenario(plain, even, Parallelism(pp=4.0))).activations
+    other = held(scenario(replace(plain, schedule=schedule), even, Parallelism(pp=4.0, virtual=virtual))).activations
+    assert other / once == pytest.approx(published, rel=0.02)  # the ends keep a little
 
 
 def test_dualpipe_holds_every_stage_twice() -> None:
@@ -140,6 +149,16 @@ def test_dualpipe_holds_every_stage_twice() -> None:
     ends = 32_000 * 1024 * 2
     assert once.weights == pytest.approx(layers / 4 + ends, rel=1e-3)  # a quarter of the layers, and one end
     assert twice.weights == pytest.approx(2 * layers / 4 + 2 * ends, rel=1e-3)
+
+
+@pytest.mark.parametrize(("schedule", "virtual"), [("interleaved", 2.0), ("zb-v", 2.0), ("dualpipe-v", 2.0)])
+def test_virtual_stages_hold_the_model_once(schedule: str, virtual: float) -> None:
+    """Four ranks of two stages with a layer each; the fullest has the embedding, under a V also the head."""
+    plan = replace(STEP, schedule=schedule, global_batch=16.0, zero=0)
+    layers = 8 * (1024 * 1536 + 1024 * 1024 + 3 * 1024 * 2816 + 2048) * 2
+    ends = (1 if schedule == "interleaved" else 2) * 32_000 * 1024 * 2
+    ledger = held(scenario(plan, DENSE_MODEL, Parallelism(pp=4.0, virtual=virtual)))
+    assert ledger.weights == pytest.approx(layers / 4 + ends, rel=1e-3)
 
 
 def test_chunks_of_unequal_stages_weigh_what_their_layers_keep() -> None:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
-from costmodel.analytic.recurrence import Event, Program, Slot, Workspace, compile_events, compile_schedule, makespan
+from costmodel.analytic.recurrence import (
+    Event,
+    Program,
+    Slot,
+    Workspace,
+    compile_events,
+    compile_schedule,
+    makespan,
+    program_of,
+)
 from costmodel.quantities import Array
-from costmodel.workload.schedules import Kind
+from costmodel.workload.schedules import SCHEDULES, Action, Chunk, Kind, Schedule, order, rules_of
 
 
 def by_kind(program: Program[Slot], forward: Array, backward_input: Array, weight: Array, overlapped: Array) -> Array:
@@ -75,6 +86,41 @@ def test_stage_classes_share_slots_and_change_nothing() -> None:
     together = np.array([time[slot] for slot in shared.slots])
     assert len(shared.slots) < len(apart.slots) / 2
     np.testing.assert_array_equal(makespan(shared, together, 0.1), makespan(apart, spread, 0.1))
+
+
+@pytest.mark.parametrize("name", list(SCHEDULES))
+def test_no_schedule_deadlocks_on_any_small_pipeline(name: str) -> None:
+    sizes = [
+        (pp, virtual, micro_batches)
+        for pp, virtual, micro_batches in itertools.product(range(1, 9), range(1, 5), range(1, 25))
+        if all(rule.holds for rule in rules_of(name, pp, virtual, micro_batches))
+    ]
+    assert len(sizes) > 20
+    for pp, virtual, micro_batches in sizes:
+        program = program_of(order(name, pp, virtual, micro_batches))
+        passes = sum(program.counts.sum(axis=0)[number] * _passes(slot) for number, slot in enumerate(program.slots))
+        assert passes == 3 * pp * virtual * micro_batches
+
+
+def _passes(slot: Slot) -> int:
+    """Return how many of forward, input gradient and weight gradient an action is."""
+    full = slot.kind in {Kind.BACKWARD, Kind.FORWARD_BACKWARD}
+    return (slot.forward is not None) + (slot.backward is not None) * (2 if full else 1)
+
+
+def test_ranks_that_wait_for_each_other_are_refused() -> None:
+    """The first waits for the backward of the second before its forward, which the second needs."""
+    chunks = Chunk(0, 0), Chunk(1, 0)
+    first = Action(Kind.BACKWARD, None, chunks[0]), Action(Kind.FORWARD, chunks[0])
+    second = Action(Kind.FORWARD, chunks[1]), Action(Kind.BACKWARD, None, chunks[1])
+    with pytest.raises(ValueError, match=r"schedule `circular` deadlocks: its ranks have finished \[0, 0\]"):
+        program_of(Schedule("circular", (first, second), ((0,), (1,)), 1))
+
+
+def test_an_order_that_leaves_a_chunk_out_is_refused() -> None:
+    alone = Schedule("alone", ((Action(Kind.FORWARD, Chunk(1, 0)),),), ((0, 1),), 1)
+    with pytest.raises(ValueError, match="no rank makes what stage 1 takes for micro-batch 0"):
+        program_of(alone)
 
 
 def test_stage_classes_must_cover_all_stages() -> None:

@@ -42,6 +42,11 @@ CASES = {
     "tensor parallel": scenario(STEP, DENSE_MODEL, Parallelism(tp=4.0, sequence_parallel=True)),
     "context parallel": scenario(STEP, DENSE_MODEL, Parallelism(cp=4.0)),
     "pipeline": scenario(STEP, DENSE_MODEL, Parallelism(pp=4.0)),
+    "gpipe": scenario(replace(STEP, schedule="gpipe"), DENSE_MODEL, Parallelism(pp=4.0)),
+    "interleaved": scenario(replace(STEP, schedule="interleaved"), DENSE_MODEL, Parallelism(pp=4.0, virtual=2.0)),
+    "zb-h1": scenario(replace(STEP, schedule="zb-h1"), MOE_MODEL, LAYOUT),
+    "zb-v": scenario(replace(STEP, schedule="zb-v"), DENSE_MODEL, Parallelism(pp=4.0, virtual=2.0)),
+    "dualpipe-v": scenario(replace(STEP, schedule="dualpipe-v"), MOE_MODEL, replace(LAYOUT, virtual=2.0)),
     "experts": scenario(STEP, MOE_MODEL, LAYOUT),
     "dualpipe": EXPERT,
     "slow dualpipe": replace(EXPERT, cluster=_with_network(EXPERT, 1e8)),
@@ -170,6 +175,36 @@ def test_an_idle_pipeline_waits_for_the_first_and_the_last_micro_batch() -> None
     )  # (pp - 1) chunks, however many micro-batches; the ends are not equal
 
 
+EVEN = replace(DENSE_MODEL, vocabulary=64.0, layers=(replace(DENSE_MODEL.layers[0], repeat=80),))
+
+
+def bubble(schedule: str, virtual: float = 1.0, bandwidth: float = 1e15) -> float:
+    """Return the mean idle time of four ranks with 20 layers each, 16 micro-batches [s]."""
+    plan = replace(STEP, schedule=schedule, global_batch=16.0)
+    of = scenario(plan, EVEN, Parallelism(pp=4.0, virtual=virtual))
+    return metric(point(replace(of, cluster=_with_network(of, bandwidth))), "bubble_time")
+
+
+def test_bubbles_order_as_the_papers_say() -> None:
+    gpipe, plain = bubble("gpipe"), bubble("1f1b")
+    assert gpipe == pytest.approx(plain, rel=1e-9)
+    assert bubble("interleaved", 2.0) == pytest.approx(plain / 2, rel=0.05)  # the ends are not quite equal
+    assert bubble("zb-v", 2.0) < bubble("zb-h1") < 0.6 * plain
+
+
+def test_interleaving_pays_for_more_messages() -> None:
+    """A message that takes time delays a micro-batch once a stage: on a slow link the smaller bubble is gone."""
+    assert bubble("interleaved", 2.0) < bubble("1f1b")
+    assert bubble("interleaved", 2.0, 1e8) > bubble("1f1b", 1.0, 1e8)
+
+
+def test_virtual_stages_of_one_rank_send_nothing() -> None:
+    """One rank with two stages takes as long as one with all layers in one."""
+    alone = scenario(replace(STEP, schedule="interleaved"), DENSE_MODEL, Parallelism(virtual=2.0))
+    assert metric(point(alone), "step_time") == pytest.approx(metric(point(CASES["one rank"]), "step_time"), rel=1e-9)
+    assert metric(point(alone), "bubble_time") == pytest.approx(0, abs=1e-12)
+
+
 def test_rates_follow_from_the_step() -> None:
     of = EXPERT
     result = point(of)
@@ -200,7 +235,9 @@ def test_utilisation_is_model_flop_over_the_bf16_peak() -> None:
     assert metric(result, "mfu_noncausal") == pytest.approx((model_flop + attention) * 64 * 2048 / offered)
 
 
-@pytest.mark.parametrize("name", ["tensor parallel", "context parallel", "pipeline", "data parallel"])
+@pytest.mark.parametrize(
+    "name", ["tensor parallel", "context parallel", "pipeline", "data parallel", "gpipe", "interleaved", "zb-v"]
+)
 def test_executed_flop_of_a_token_do_not_depend_on_the_layout(name: str) -> None:
     assert metric(point(CASES[name]), "flop_per_token") == pytest.approx(
         metric(point(CASES["one rank"]), "flop_per_token")

@@ -28,6 +28,7 @@ from costmodel.workload.scenario import Communication, Parallelism, Plan, Scenar
 from costmodel.workload.validity import feasible_layout, rules
 
 DUALPIPE = replace(STEP, schedule="dualpipe")
+INTERLEAVED = replace(STEP, schedule="interleaved")
 
 
 def broken(of: Scenario) -> set[str]:
@@ -48,6 +49,16 @@ def broken(of: Scenario) -> set[str]:
         (DUALPIPE, Parallelism(pp=3.0), "parallel.pp"),
         (replace(DUALPIPE, global_batch=6.0), Parallelism(pp=4.0), "global_batch"),
         (replace(DUALPIPE, global_batch=9.0), Parallelism(pp=4.0), "global_batch"),
+        (STEP, Parallelism(pp=2.0, virtual=2.0), "parallel.virtual"),
+        (replace(STEP, schedule="gpipe"), Parallelism(pp=2.0, virtual=2.0), "parallel.virtual"),
+        (replace(STEP, schedule="zb-h1"), Parallelism(pp=2.0, virtual=2.0), "parallel.virtual"),
+        (replace(STEP, schedule="zb-v"), Parallelism(pp=2.0), "parallel.virtual"),
+        (replace(STEP, schedule="zb-v"), Parallelism(pp=2.0, virtual=3.0), "parallel.virtual"),
+        (INTERLEAVED, Parallelism(pp=2.0), "parallel.virtual"),
+        (replace(INTERLEAVED, global_batch=62.0), Parallelism(pp=4.0, virtual=2.0), "global_batch"),
+        (replace(STEP, schedule="dualpipe-v", global_batch=3.0), Parallelism(pp=2.0, virtual=2.0), "global_batch"),
+        (STEP, Parallelism(pp=16.0), "parallel.pp"),
+        (INTERLEAVED, Parallelism(pp=4.0, virtual=4.0), "parallel.pp"),
         (replace(DECODE, batch_per_device=33.0), Parallelism(), "micro_batches"),
         (replace(PREFILL, tokens_per_device=5120.0), Parallelism(), "tokens_per_device"),
     ],
@@ -64,6 +75,30 @@ def test_a_sound_layout_breaks_nothing() -> None:
     for plan in (STEP, DUALPIPE, PREFILL, DECODE):
         layout = Parallelism(tp=2.0, dp=4.0, ep=8.0, pp=4.0)
         assert broken(scenario(plan, MOE_MODEL, layout)) == set()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "virtual"), [("interleaved", 2.0), ("zb-h1", 1.0), ("zb-v", 2.0), ("dualpipe-v", 2.0), ("gpipe", 1.0)]
+)
+def test_every_schedule_has_a_sound_layout(schedule: str, virtual: float) -> None:
+    layout = Parallelism(dp=4.0, pp=4.0, virtual=virtual)
+    assert broken(scenario(replace(STEP, schedule=schedule), MOE_MODEL, layout)) == set()
+
+
+def test_a_batch_that_does_not_divide_is_told_once() -> None:
+    """A fraction of a micro-batch is no fault of the schedule's."""
+    for plan, virtual in ((INTERLEAVED, 2.0), (DUALPIPE, 1.0), (replace(STEP, schedule="dualpipe-v"), 2.0)):
+        bad = scenario(replace(plan, global_batch=65.0), MOE_MODEL, Parallelism(pp=2.0, dp=2.0, virtual=virtual))
+        assert [rule.field for rule in rules(bad) if not rule.holds] == ["global_batch"]
+
+
+def test_stages_without_a_layer_have_to_be_stated() -> None:
+    layout = Parallelism(pp=3.0, virtual=3.0)
+    plan = replace(INTERLEAVED, global_batch=6.0)
+    (rule,) = (rule for rule in rules(scenario(plan, DENSE_MODEL, layout)) if not rule.holds)
+    assert "8 layers cannot fill 9 stages" in rule.message
+    stated = replace(plan, stages=(0, 1, 1, 1, 1, 1, 1, 1, 1))
+    assert broken(scenario(stated, DENSE_MODEL, layout)) == set()
 
 
 def test_expert_groups_have_to_match_nodes() -> None:

@@ -323,3 +323,27 @@ def test_a_change_of_the_fabric_passes_scenarios_without_one_by(world: Path) -> 
     assert workload.scenarios["decode"].cluster.network is None
     (problem,) = problems_of(lambda: resolve("small", overrides=overrides, scenarios=["decode"], search_path=[world]))
     assert str(problem).startswith("--set hardware.network.latency.same_leaf=9 us: changes nothing")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "stages"), [("1f1b", 1), ("gpipe", 1), ("zb-h1", 1), ("zb-v", 2), ("dualpipe-v", 2)]
+)
+def test_stages_of_a_rank_that_are_not_stated_are_those_of_the_schedule(
+    world: Path, schedule: str, stages: int
+) -> None:
+    workload = small(world, scenarios__train__schedule=schedule)
+    assert workload.scenarios["train"].parallel.virtual == stages
+    assert workload.scenarios["decode"].parallel.virtual == 1
+
+
+def test_a_schedule_that_needs_other_stages_says_so_at_the_value(world: Path) -> None:
+    edit(world, "workloads/small.yaml", "{tp: 2, dp: 4}", "{tp: 2, dp: 4, virtual: 2}")
+    (problem,) = problems_of(lambda: small(world))
+    assert problem.field == "scenarios.train.parallel.virtual"
+    assert str(problem.location).endswith("workloads/small.yaml:7:39")
+    assert "`schedule: interleaved`" in problem.hint
+
+
+def test_an_unknown_schedule_is_an_error_that_names_the_nearest(world: Path) -> None:
+    (problem,) = problems_of(lambda: small(world, scenarios__train__schedule="zbv"))
+    assert "'zbv' is no known choice; did you mean `zb-v`?" in str(problem)
