@@ -64,7 +64,7 @@ def test_interleaved_takes_groups_of_pp_micro_batches_through_each_stage_of_a_ra
 
 @pytest.mark.parametrize(("pp", "virtual"), [(2, 2), (4, 2), (4, 3), (8, 6)])
 def test_interleaved_holds_more_than_1f1b_by_the_published_factor(pp: int, virtual: int) -> None:
-    """1 + (p-1)/(p*v) on the first rank, whose 1F1B holds p chunks of v stages [arXiv 2205.05198, section 4.2.3]."""
+    """1 + (p-1)/(p*v) on the first rank, whose 1F1B holds p chunks of v stages [arXiv 2205.05198, section 4.2]."""
     schedule = order("interleaved", pp, virtual, 4 * pp)
     assert schedule.peak_chunks(0) / (pp * virtual) == 1 + (pp - 1) / (pp * virtual)
     assert [schedule.peak_chunks(rank) for rank in range(pp)] == [

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from typing import TypeAlias
+from collections.abc import Iterator
 
-from costmodel.workload.schedules.actions import Action, Chunk, Kind, forward, input_gradient, weight_gradient
+from costmodel.workload.schedules.actions import Action, Chunk, forward, input_gradient, weight_gradient
 from costmodel.workload.schedules.schedule import Schedule
-
-_Step: TypeAlias = "tuple[Kind, int]"  # the next micro-batch of a kind in a stage
 
 
 def zb_h1(pp: int, virtual: int, micro_batches: int) -> Schedule:  # noqa: ARG001  every schedule has this signature
@@ -43,43 +39,38 @@ def zb_v(pp: int, virtual: int, micro_batches: int) -> Schedule:  # noqa: ARG001
     many with those that do not exist left out.
     """
     placement = tuple((rank, 2 * pp - 1 - rank) for rank in range(pp))
-    full = max(micro_batches, 2 * pp - 1)
-    ranks = (_down_and_up(down, up, pp, full) for down, up in placement)
-    return Schedule("zb-v", tuple(_numbered(steps, micro_batches) for steps in ranks), placement, micro_batches)
+    ranks = tuple(_down_and_up(down, up, pp, micro_batches) for down, up in placement)
+    return Schedule("zb-v", ranks, placement, micro_batches)
 
 
-def _down_and_up(down: int, up: int, pp: int, micro_batches: int) -> Iterator[_Step]:
-    """Yield the order of the rank that holds stage `down` on the way down and `up` on the way back."""
-    last = pp - down  # ranks from this one to the one where the model turns
-    yield from (2 * last - 1) * [(Kind.FORWARD, down)]
-    yield from down * [(Kind.FORWARD, up), (Kind.FORWARD, down)]
-    yield from last * [(Kind.FORWARD, up), *_backward(up)]
-    for number in range(pp, micro_batches):  # forward passes of `up` done so far
-        if number <= micro_batches - last:
-            yield Kind.FORWARD, down
-        yield from (*_backward(down), (Kind.FORWARD, up), *_backward(up))
-    yield from down * [(Kind.BACKWARD_INPUT, down), (Kind.BACKWARD_INPUT, up)]
-    yield from last * _backward(down)
-    yield from down * [(Kind.BACKWARD_WEIGHT, up)]
-    yield from down * [(Kind.BACKWARD_WEIGHT, down)]
+def _down_and_up(down: int, up: int, pp: int, micro_batches: int) -> tuple[Action, ...]:
+    """Return the order of the rank that holds stage `down` on the way down and `up` on the way back up."""
+    there = pp - down  # ranks from this one to the one where the model turns
+    total = max(micro_batches, 2 * pp - 1)
+    forward_down, input_down, weight_down = _passes(down, total)
+    forward_up, input_up, weight_up = _passes(up, total)
+    steady = [input_down, weight_down, forward_up, input_up, weight_up]
+    turns = [
+        *(2 * there - 1) * [forward_down],
+        *down * [forward_up, forward_down],
+        *there * [forward_up, input_up, weight_up],
+        *(total - pp - there + 1) * [forward_down, *steady],
+        *(there - 1) * steady,
+        *down * [input_down, input_up],
+        *there * [input_down, weight_down],
+        *down * [weight_up],
+        *down * [weight_down],
+    ]
+    return tuple(action for action in map(next, turns) if _chunk(action).micro_batch < micro_batches)
 
 
-def _backward(stage: int) -> list[_Step]:
-    return [(Kind.BACKWARD_INPUT, stage), (Kind.BACKWARD_WEIGHT, stage)]
+def _passes(stage: int, micro_batches: int) -> tuple[Iterator[Action], Iterator[Action], Iterator[Action]]:
+    """Return the forwards, input gradients and weight gradients of a stage, micro-batch by micro-batch."""
+    chunks = [Chunk(stage, micro_batch) for micro_batch in range(micro_batches)]
+    return map(forward, chunks), map(input_gradient, chunks), map(weight_gradient, chunks)
 
 
-def _numbered(steps: Iterable[_Step], micro_batches: int) -> tuple[Action, ...]:
-    """Return the steps as actions: each kind takes the micro-batches of a stage in order, as far as they exist."""
-    make = {
-        Kind.FORWARD: forward,
-        Kind.BACKWARD_INPUT: input_gradient,
-        Kind.BACKWARD_WEIGHT: weight_gradient,
-    }
-    done: Counter[_Step] = Counter()
-    actions = []
-    for step in steps:
-        kind, stage = step
-        if done[step] < micro_batches:
-            actions.append(make[kind](Chunk(stage, done[step])))
-        done[step] += 1
-    return tuple(actions)
+def _chunk(action: Action) -> Chunk:
+    chunk = action.forward or action.backward
+    assert chunk is not None
+    return chunk
