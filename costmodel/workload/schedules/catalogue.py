@@ -21,7 +21,7 @@ ORDERS = 16  # of schedules that are kept: those of long steps on many ranks are
 class Description:
     """A schedule's place in the catalogue. build: (pp, virtual, micro-batches) -> its orders.
 
-    virtual: stages of a rank, null where the scenario states any number from two on; conditions: on the three numbers.
+    virtual: stages of a rank, null where the scenario states two or more; conditions: on (pp, micro-batches).
     """
 
     build: Callable[[int, int, int], Schedule]
