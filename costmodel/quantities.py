@@ -59,6 +59,11 @@ def ceil(value: Quantity) -> Quantity:
     return float(math.ceil(value))
 
 
+def log2(value: Quantity) -> Quantity:
+    """Return the binary logarithm."""
+    return np.log2(value) if isinstance(value, np.ndarray) else math.log2(value)
+
+
 def where(condition: Mask, yes: Quantity, no: Quantity) -> Quantity:
     """Return `yes` where `condition` holds and `no` elsewhere."""
     if isinstance(condition, np.ndarray):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from costmodel.cost.calibration import Calibration, FamilyFit, Spread
-from costmodel.cost.kernels import Machine
+from costmodel.cost.machine import Machine
 from costmodel.hardware import (
     Cluster,
     Device,

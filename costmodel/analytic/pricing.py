@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from costmodel.calibration.timing import operator_time
 from costmodel.cost.calibration import Calibration, FamilyFit
-from costmodel.cost.kernels import Machine
+from costmodel.cost.machine import Machine
 from costmodel.cost.time import Time
 from costmodel.hardware import Cluster
 from costmodel.quantities import Count

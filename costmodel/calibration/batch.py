@@ -25,12 +25,14 @@ class Unmapped(Exception):
 class Format:
     """How a table's number format is computed with and stored.
 
-    unit: the device's math unit; left, right: bytes of an element of activations and of weights, scales included.
+    unit: the device's math unit; left, right: bytes of an element of activations and of weights, scales included;
+    block_scaled: a scale for every block of elements.
     """
 
     unit: str
     left: Bytes
     right: Bytes
+    block_scaled: bool = False
 
 
 _BLOCK = 128  # the tables' schema: 1 x 128 activation tiles and 128 x 128 weight blocks carry one scale
@@ -39,7 +41,7 @@ _FLASHMLA_WIDTH = 576  # … which holds this many elements
 FORMATS = {
     **{name: Format(name, width, width) for name, width in ELEMENT_BYTES.items()},
     "fp8_e4m3": Format("fp8", 1.0, 1.0),
-    "fp8_e4m3_blk128": Format("fp8", element_bytes("fp8", _BLOCK), element_bytes("fp8", _BLOCK * _BLOCK)),
+    "fp8_e4m3_blk128": Format("fp8", element_bytes("fp8", _BLOCK), element_bytes("fp8", _BLOCK * _BLOCK), True),
     "int8_smoothquant": Format("int8", 1.0, 1.0),
     "fp8_656B": Format("fp8", _FLASHMLA_TOKEN / _FLASHMLA_WIDTH, 1.0),
 }

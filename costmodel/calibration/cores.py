@@ -50,7 +50,8 @@ def backward(batch: Batch) -> list[Operator]:
     return [
         AttentionCore(
             "attention gradient", sequences, heads, rows, pairs, 3 * q + 2 * v, element.unit, traffic,
-            "attention_backward",
+            "attention_backward", kv_heads=batch.number("kv_heads"), keys=batch.number("kv_len"),
+            cached=(q + v) * element.left,
         )
     ]  # fmt: skip
 
@@ -87,7 +88,10 @@ def _latent(batch: Batch, family: str, pairs: Array, read: Array) -> AttentionCo
     width, value = batch.number("head_dim"), batch.number("v_head_dim")
     element = batch.compute_format()
     traffic = read * width * _cached(batch) + sequences * rows * heads * (width + value) * element.left
-    return AttentionCore("mla", sequences, heads, rows, pairs, width + value, element.unit, traffic, family)
+    return AttentionCore(
+        "mla", sequences, heads, rows, pairs, width + value, element.unit, traffic, family,
+        kv_heads=1.0, keys=read / sequences, cached=width * _cached(batch),
+    )  # fmt: skip
 
 
 def _core(
@@ -100,7 +104,10 @@ def _core(
     stored = _cached(batch) if cached is None else cached
     traffic = sequences * (heads * new * (q * element.left + v * out.left) + kv_heads * keys * (q + v) * stored)
     pairs = _pairs(batch, new, keys)
-    return AttentionCore("attention", sequences, heads, new, pairs, q + v, element.unit, traffic, family)
+    return AttentionCore(
+        "attention", sequences, heads, new, pairs, q + v, element.unit, traffic, family,
+        kv_heads=kv_heads, keys=keys, cached=(q + v) * stored,
+    )  # fmt: skip
 
 
 def _pairs(batch: Batch, new: Array, keys: Array) -> Array:

@@ -24,14 +24,22 @@ def product(batch: Batch) -> list[Operator]:
     out = _out(batch)
     if batch.text("dtype_out") == "fp32" and kind.unit != "fp32":
         out = 2.0 * out
-    return [*operators, Gemm("gemm", m, n, k, kind.unit, kind.left, kind.right, out)]
+    return [
+        *operators,
+        Gemm("gemm", m, n, k, kind.unit, kind.left, kind.right, out, block_scaled=kind.block_scaled),
+    ]
 
 
 def batched(batch: Batch) -> list[Operator]:
     """Return `batch` independent products [m,k] x [k,n]."""
     m, n, k, groups = batch.number("m"), batch.number("n"), batch.number("k"), batch.number("batch")
     kind = batch.compute_format()
-    return [Gemm("bmm", m, n, k, kind.unit, kind.left, kind.right, _out(batch), groups, family="bmm")]
+    return [
+        Gemm(
+            "bmm", m, n, k, kind.unit, kind.left, kind.right, _out(batch), groups, family="bmm",
+            block_scaled=kind.block_scaled,
+        )
+    ]  # fmt: skip
 
 
 def grouped(batch: Batch) -> list[Operator]:
@@ -46,8 +54,11 @@ def grouped(batch: Batch) -> list[Operator]:
     shapes: dict[str, tuple[Array, Array, Array]] = {"bwd_grad_act": (m, k, n), "bwd_grad_w": (k, n, m)}
     rows, columns, depth = shapes.get(batch.text("sub_op"), (m, n, k))
     return [
-        Gemm("grouped gemm", rows, columns, depth, kind.unit, kind.left, kind.right, out, groups, family="grouped_gemm")
-    ]
+        Gemm(
+            "grouped gemm", rows, columns, depth, kind.unit, kind.left, kind.right, out, groups,
+            family="grouped_gemm", block_scaled=kind.block_scaled,
+        )
+    ]  # fmt: skip
 
 
 def expert_layer(batch: Batch) -> list[Operator]:
@@ -65,7 +76,8 @@ def expert_layer(batch: Batch) -> list[Operator]:
 
     def one(name: str, n: Array, k: Array) -> Gemm:
         return Gemm(
-            name, rows / active, n, k, kind.unit, kind.left, kind.right, out, active, family="grouped_gemm"
+            name, rows / active, n, k, kind.unit, kind.left, kind.right, out, active, family="grouped_gemm",
+            block_scaled=kind.block_scaled,
         )  # fmt: skip
 
     up, down = one("expert up", inputs * inter, hidden), one("expert down", hidden, inter)

@@ -23,7 +23,7 @@ from costmodel.calibration.operators import map_rows
 from costmodel.calibration.tables import Table, read_tables
 from costmodel.calibration.timing import operator_time
 from costmodel.cost.calibration import ROOFLINE
-from costmodel.cost.kernels import Machine
+from costmodel.cost.machine import Machine
 from costmodel.quantities import Array, Indices, Seconds
 from costmodel.schema import build
 from costmodel.schema.framework import FrameworkFile

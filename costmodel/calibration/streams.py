@@ -20,6 +20,20 @@ _PASSES = {
     **dict.fromkeys(("addu", "mulu", "divu", "powu", "gelu", "relu", "tanh"), (1.0, 1.0)),  # one input, or a scalar
 }
 
+_KINDS = {
+    "silu_and_mul": "activation",
+    "gelu": "activation",
+    "fused_add_rmsnorm": "norm",
+    "rmsnorm_or_layernorm": "norm",
+    "layernorm": "norm",
+    "softmax": "softmax",
+    "rope": "rotary",
+    "embedding": "embedding",
+    "kv_cache_write": "cache_write",
+    "add": "add",
+}
+"""What a kernel computes, as the workload names it."""
+
 
 def stream(batch: Batch) -> list[Operator]:
     """Return a kernel that streams `m` rows of `n` output elements."""
@@ -28,10 +42,11 @@ def stream(batch: Batch) -> list[Operator]:
         raise Unmapped(f"what element-wise kernel {name or 'without a name'} reads and writes is unknown")
     read, written = _PASSES[name]
     bytes_in, bytes_out = batch.format("dtype_in").left, batch.format("dtype_out", default=batch.text("dtype_in")).left
-    return [Elementwise(name, batch.number("m") * batch.number("n") * (read * bytes_in + written * bytes_out))]
+    traffic = batch.number("m") * batch.number("n") * (read * bytes_in + written * bytes_out)
+    return [Elementwise(name, traffic, kind=_KINDS.get(name, ""))]
 
 
 def quantisation(batch: Batch) -> list[Operator]:
     """Return a cast of `m` x `n` elements with the scales of the narrower format."""
     width = batch.format("dtype_in").left + batch.format("dtype_out").left
-    return [Elementwise("cast", batch.number("m") * batch.number("n") * width)]
+    return [Elementwise("cast", batch.number("m") * batch.number("n") * width, kind="cast")]

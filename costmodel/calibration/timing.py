@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from costmodel.cost.calibration import FamilyFit
-from costmodel.cost.kernels import Machine, attention_time, elementwise_time, gemm_time
+from costmodel.cost.kernels import attention_time, elementwise_time, gemm_time
+from costmodel.cost.machine import Machine
 from costmodel.cost.time import Time, message
 from costmodel.errors import InfeasibleError
 from costmodel.hardware import Cluster
@@ -20,6 +21,8 @@ def operator_time(operator: Operator, machine: Machine, cluster: Cluster | None,
     A message takes a launch, as a kernel does, and its time on the wire; nothing in a group of one. Raises
     InfeasibleError for a message where no cluster says how its ranks are joined.
     """
+    if fit.form is not None:
+        return fit.fitted_time(fit.form, operator, machine)
     if isinstance(operator, Gemm):
         return gemm_time(operator, machine, fit)
     if isinstance(operator, AttentionCore):

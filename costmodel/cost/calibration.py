@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 
+from costmodel.cost.machine import Machine
+from costmodel.cost.residual import Domain, Features, Residual
+from costmodel.cost.time import Time
 from costmodel.quantities import Array, Quantity, Seconds
+from costmodel.workload.operators import Operator
 
 SHORTEST = 1e-12  # a time of zero (a group of one rank) has no logarithm
 BASES = ("measured", "fitted", "transferred", "extrapolated", "roofline")
@@ -54,12 +59,24 @@ class Spread:
         return {*self.low, *self.median, *self.high} == {1.0}
 
 
+class Form(Protocol):
+    """The physical form of a family's kernels: few parameters, each with a unit, that measurements determine."""
+
+    def time(self, operator: Any, machine: Machine) -> Time:
+        """Return the time of one kernel."""
+
+    def features(self, operator: Any) -> Features:
+        """Return where a kernel lies in the family's log-shape space [octaves]."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class FamilyFit:
     """One operator family on one device.
 
     compute, memory, network: achieved share of each resource's peak (one: the roofline); launch: fixed time over the
-    framework's stated launch; spread: measured over predicted; basis: where the efficiencies come from.
+    framework's stated launch; spread: measured over predicted; basis: where the efficiencies come from. Where
+    measurements determined a `form`, it stands for the roofline and those shares; `residual` corrects it near measured
+    shapes, and `domain` says where they lie.
     """
 
     compute: Quantity = 1.0
@@ -68,6 +85,28 @@ class FamilyFit:
     launch: Quantity = 1.0
     spread: Spread = Spread()
     basis: str = "roofline"
+    form: Form | None = None
+    residual: Residual | None = None
+    domain: Domain | None = None
+
+    def basis_at(self, operator: Operator) -> str:
+        """Return on what the time of one operator of one size rests.
+
+        A fit is `measured` within its domain's radius of a support point, `fitted` between the smallest and largest
+        measured sizes, `extrapolated` outside.
+        """
+        if self.form is None or self.domain is None or self.basis != "fitted":
+            return self.basis
+        features = self.form.features(operator)
+        if not self.domain.holds(features):
+            return "extrapolated"
+        near = self.residual is not None and float(np.max(self.residual.distance(features))) <= self.domain.radius
+        return "measured" if near else "fitted"
+
+    def fitted_time(self, form: Form, operator: Operator, machine: Machine) -> Time:
+        """Return the time that the form and the residual give: t = form(operator) * exp(residual(shape))."""
+        time = form.time(operator, machine)
+        return time if self.residual is None else time.scaled(self.residual.factor(form.features(operator)))
 
 
 ROOFLINE = FamilyFit()
@@ -75,9 +114,10 @@ ROOFLINE = FamilyFit()
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
-    """Fits by operator family. A family without one is priced at the roofline, with the roofline's own spread.
+    """Fits by operator family, or by `family/variant` where kernels of one family are fitted apart.
 
-    notes: which fit stands in for which missing one, for `explain`.
+    A family without one is priced at the roofline, with the roofline's own spread. notes: which fit stands in for which
+    missing one, for `explain`.
     """
 
     name: str = "roofline"
@@ -87,3 +127,8 @@ class Calibration:
     def family(self, name: str) -> FamilyFit:
         """Return the fit of a family, the bare roofline where there is none."""
         return self.families.get(name, ROOFLINE)
+
+    def fit(self, operator: Operator) -> FamilyFit:
+        """Return the fit of an operator: that of its variant, else of its family, else the bare roofline."""
+        own = self.families.get(f"{operator.family}/{operator.variant}")
+        return self.family(operator.family) if own is None else own

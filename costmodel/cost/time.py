@@ -23,6 +23,13 @@ class Time:
     network: Seconds = 0.0
     fixed: Seconds = 0.0
 
+    def scaled(self, factor: Quantity) -> Time:
+        """Return a time and parts that are `factor` times as long."""
+        return Time(
+            self.seconds * factor, self.compute * factor, self.memory * factor, self.network * factor,
+            self.fixed * factor,
+        )  # fmt: skip
+
     @property
     def bound(self) -> str:
         """Return what limits a single point: the largest part (`latency` is the fixed one); memory wins a tie."""

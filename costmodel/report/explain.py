@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from costmodel.analytic.bound import bound_times
 from costmodel.analytic.evaluation import Evaluation, evaluate
 from costmodel.analytic.pricing import Priced
-from costmodel.cost.kernels import VECTOR_DTYPE, Machine, tile_times
+from costmodel.cost.kernels import tile_times
+from costmodel.cost.machine import VECTOR_DTYPE, Machine
 from costmodel.errors import InputError
 from costmodel.network.paths import Path, path
 from costmodel.quantities import ceil

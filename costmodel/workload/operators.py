@@ -13,7 +13,8 @@ class Gemm:
     """`groups` equal matrix products [m,k] x [k,n], or one product a group where `m` rows stand for each of them.
 
     left, right, out: bytes of one element of the operands and of the result; `out` counts a read as well where the
-    result is accumulated in place. replicas: ranks that repeat this very product.
+    result is accumulated in place. replicas: ranks that repeat this very product; block_scaled: FP8 operands carry a
+    scale for every block of elements, which the kernel applies.
     """
 
     name: str
@@ -27,6 +28,12 @@ class Gemm:
     groups: Count = 1.0
     replicas: Count = 1.0
     family: str = "gemm"
+    block_scaled: bool = False
+
+    @property
+    def variant(self) -> str:
+        """Return which kernels of the family run it: those of its number format."""
+        return f"{self.dtype}_block" if self.block_scaled else self.dtype
 
     @property
     def flop(self) -> Flop:
@@ -46,7 +53,8 @@ class AttentionCore:
 
     pairs: (query, key) pairs of one head and sequence; products: matrix-product width per pair in multiply-adds
     (qk_dim + v_dim forward, 3*qk_dim + 2*v_dim for a backward pass that recomputes the scores); rows: query rows of one
-    head and sequence; traffic: bytes of Q, K, V and results [B].
+    head and sequence; traffic: bytes of Q, K, V and results [B]; kv_heads, keys: key-value heads and tokens of one
+    sequence that they hold; cached: bytes of one token of one key-value head, keys and values [B].
     """
 
     name: str
@@ -59,6 +67,14 @@ class AttentionCore:
     traffic: Bytes
     family: str
     replicas: Count = 1.0
+    kv_heads: Count = 1.0
+    keys: Count = 1.0
+    cached: Bytes = 0.0
+
+    @property
+    def variant(self) -> str:
+        """Return which kernels of the family run it: those of its number format."""
+        return self.dtype
 
     @property
     def flop(self) -> Flop:
@@ -68,11 +84,20 @@ class AttentionCore:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Elementwise:
-    """A kernel that only streams: norms, activations, casts, permutations, rotary, the optimizer. traffic [B]."""
+    """A kernel that only streams: norms, activations, casts, permutations, rotary, the optimizer. traffic [B].
+
+    kind: what it computes, where kernels are fitted by that.
+    """
 
     name: str
     traffic: Bytes
     family: str = "elementwise"
+    kind: str = ""
+
+    @property
+    def variant(self) -> str:
+        """Return which kernels of the family run it: those of its kind."""
+        return self.kind
 
     @property
     def flop(self) -> Flop:
@@ -98,6 +123,11 @@ class Collective:
     group: Group
     family: str = "collective"
 
+    @property
+    def variant(self) -> str:
+        """Return which algorithms of the family run it: those of its kind."""
+        return self.kind
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Exchange:
@@ -118,6 +148,11 @@ class Exchange:
     mode: str
     load: Count
     family: str
+
+    @property
+    def variant(self) -> str:
+        """Return nothing: the modes are families of their own."""
+        return ""
 
     @property
     def reachable(self) -> Count:

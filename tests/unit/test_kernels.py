@@ -9,7 +9,8 @@ import pytest
 from builders import DEVICE, FRAMEWORK, MACHINE, with_level, with_math
 
 from costmodel.cost.calibration import ROOFLINE, FamilyFit
-from costmodel.cost.kernels import Machine, attention_time, elementwise_time, gemm_time
+from costmodel.cost.kernels import attention_time, elementwise_time, gemm_time
+from costmodel.cost.machine import Machine
 from costmodel.hardware import MathUnit
 from costmodel.quantities import Quantity
 from costmodel.workload.operators import AttentionCore, Elementwise, Gemm

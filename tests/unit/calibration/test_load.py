@@ -10,7 +10,8 @@ from small_world import write
 
 from costmodel.calibration.load import load_calibration
 from costmodel.cost.calibration import FamilyFit
-from costmodel.cost.kernels import Machine, gemm_time
+from costmodel.cost.kernels import gemm_time
+from costmodel.cost.machine import Machine
 from costmodel.errors import InputError
 from costmodel.schema.files import load_device
 from costmodel.workload.operators import Gemm

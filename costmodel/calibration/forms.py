@@ -1,0 +1,96 @@
+"""The physical forms by name: their parameters, where a search for them starts, and how far they may go.
+
+The limits are wide on purpose: they keep a search on numbers that mean something, and decide nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from costmodel.calibration.regression import Bounds
+from costmodel.cost.attention import DecodeForm, PrefillForm
+from costmodel.cost.calibration import Form
+from costmodel.cost.gemm import GemmForm
+from costmodel.cost.streaming import StreamForm
+
+_LAUNCH = Bounds(3e-6, 0.3e-6, 300e-6)
+_SHARE = Bounds(0.85, 0.05, 1.3)  # of a peak; above one where the clock exceeds the reference
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FormKind:
+    """A form: what makes one from its parameters and choices, and the bounds of its parameters.
+
+    lengths: of the residual's bumps along each axis before they are scaled [octaves].
+    """
+
+    make: Callable[..., Form]
+    bounds: Mapping[str, Bounds]
+    axes: tuple[str, ...]
+    lengths: tuple[float, ...]
+
+    def build(self, values: Mapping[str, float], choices: Mapping[str, Any]) -> Form:
+        """Return the form with these parameters; choices: what is stated, not fitted, such as candidate tiles."""
+        return self.make(**values, **choices)
+
+
+FORMS = {
+    "gemm": FormKind(
+        GemmForm,
+        {
+            "launch": _LAUNCH,
+            "compute": _SHARE,
+            "memory": _SHARE,
+            "load": Bounds(50.0, 8.0, 2000.0),
+            "cache": Bounds(40.0, 5.0, 1000.0),
+            "fill": Bounds(1000.0, 1.0, 3e4),
+            "edge": Bounds(0.5, 1e-3, 10.0),
+            "split": Bounds(8.0, 0.4, 160.0),
+            "sharpness": Bounds(3.0, 1.5, 12.0),
+        },
+        GemmForm.AXES,
+        (2.0, 3.0, 3.0, 3.0),
+    ),
+    "prefill": FormKind(
+        PrefillForm,
+        {
+            "launch": _LAUNCH,
+            "compute": _SHARE,
+            "memory": _SHARE,
+            "fill": Bounds(1000.0, 1.0, 3e4),
+            "turn": Bounds(50.0, 1.0, 3e3),
+            "tail": Bounds(0.5, 0.01, 10.0),
+        },
+        PrefillForm.AXES,
+        (2.0, 2.0, 2.0, 3.0, 2.0),
+    ),
+    "decode": FormKind(
+        DecodeForm,
+        {
+            "launch": _LAUNCH,
+            "compute": _SHARE,
+            "memory": _SHARE,
+            "load": Bounds(30.0, 2.0, 500.0),
+            "cache": Bounds(60.0, 5.0, 1000.0),
+            "fill": Bounds(2000.0, 1.0, 1e5),
+            "combine": Bounds(1e-6, 1e-9, 1e-4),
+            "shortest": Bounds(64.0, 8.0, 2048.0),
+            "sharpness": Bounds(3.0, 1.2, 12.0),
+        },
+        DecodeForm.AXES,
+        (2.0, 2.0, 2.0, 2.0, 2.0),
+    ),
+    "stream": FormKind(
+        StreamForm,
+        {
+            "launch": _LAUNCH,
+            "memory": _SHARE,
+            "cached": Bounds(1.2, 0.5, 10.0),
+            "resident": Bounds(0.5, 0.01, 1.0),
+        },
+        StreamForm.AXES,
+        (2.0,),
+    ),
+}

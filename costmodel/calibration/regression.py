@@ -1,0 +1,119 @@
+"""Fits a form's parameters to measured times, and the smooth residual on top of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from costmodel.cost.residual import Residual
+from costmodel.quantities import Array
+
+SUPPORTS = 64  # at most, of a residual
+ROBUST = 0.05  # relative error beyond which a row weighs less: what the same kernel repeats within
+RIDGE = 0.03  # of the residual's weights, against the rows' unit weights
+ROUNDS = 4  # of reweighting
+EVALUATIONS = 60
+STEP = 1e-3  # of a finite difference: forms have steps (whole waves), which a smaller one would not see across
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Where a search for a parameter starts, and between what it stays."""
+
+    start: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Estimate:
+    """Parameters by name, and the relative standard error of each; NaN where the rows do not determine it."""
+
+    values: Mapping[str, float]
+    errors: Mapping[str, float]
+
+
+def estimate(predict: Callable[[Mapping[str, float]], Array], seconds: Array, bounds: Mapping[str, Bounds]) -> Estimate:
+    """Return the parameters that make predicted times nearest to measured ones.
+
+    Minimises sum rho((log predicted - log measured)^2) with rho that of a soft absolute value beyond `ROBUST`, over the
+    logarithms of the parameters. predict: parameters -> predicted seconds of every row; seconds: measured.
+    """
+    from scipy.optimize import least_squares
+
+    names = list(bounds)
+    target = np.log(seconds)
+
+    def misfit(point: Array) -> Array:
+        times = predict(dict(zip(names, np.exp(point).tolist(), strict=True)))
+        misses: Array = np.log(times) - target
+        return misses
+
+    low, start, high = (np.log([getattr(bounds[name], side) for name in names]) for side in ("low", "start", "high"))
+    found = least_squares(
+        misfit, start, bounds=(low, high), loss="soft_l1", f_scale=ROBUST, diff_step=STEP, max_nfev=EVALUATIONS
+    )
+    return Estimate(
+        dict(zip(names, np.exp(found.x).tolist(), strict=True)),
+        dict(zip(names, _standard_errors(found.jac, found.fun, found.active_mask), strict=True)),
+    )
+
+
+def _standard_errors(jacobian: Array, misses: Array, active: npt.NDArray[np.int_]) -> list[float]:
+    """Return the standard errors of logarithmic parameters, NaN for those at a bound or without effect."""
+    free = (active == 0) & (np.abs(jacobian).max(axis=0) > 0)
+    errors = np.full(len(active), np.nan)
+    rows, parameters = len(misses), int(free.sum())
+    if rows > parameters > 0:
+        information = jacobian[:, free].T @ jacobian[:, free]
+        variance = float(misses @ misses) / (rows - parameters)
+        errors[free] = np.sqrt(np.maximum(np.diag(np.linalg.pinv(information)), 0.0) * variance)
+    return errors.tolist()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Share:
+    """How a row's time depends on one kernel in it: its features and its share of the row's predicted time."""
+
+    features: Array  # (rows, axes)
+    share: Array  # (rows,)
+
+
+def residual(shares: Sequence[Share], misses: Array, axes: tuple[str, ...], lengths: Array) -> Residual:
+    """Return the residual that explains log(measured / predicted) of rows.
+
+    A row of several kernels moves by the sum of their corrections, each times its share of the time. Support points are
+    the centres of clusters of the measured shapes. Ridge regression, reweighted against outliers. misses: (rows,).
+    """
+    points = np.concatenate([share.features for share in shares]) / lengths
+    centres = _centres(points)
+    matrix = sum(share.share[:, None] * _bumps(share.features / lengths, centres) for share in shares)
+    prior = RIDGE * _bumps(centres, centres) + 1e-6 * np.eye(len(centres))
+    weights = np.ones(len(misses))
+    solution = np.zeros(len(centres))
+    for _ in range(ROUNDS):
+        weighted = matrix * weights[:, None]
+        solution = np.linalg.solve(weighted.T @ matrix + prior, weighted.T @ misses)
+        weights = 1.0 / np.sqrt(1.0 + ((misses - matrix @ solution) / ROBUST) ** 2)
+    return Residual(axes, lengths, centres * lengths, solution)
+
+
+def _bumps(points: Array, centres: Array) -> Array:
+    """Return exp(-distance^2 / 2) of every point to every centre, both in lengths."""
+    squares = (points**2).sum(axis=1)[:, None] + (centres**2).sum(axis=1)[None] - 2.0 * points @ centres.T
+    bumps: Array = np.exp(-0.5 * np.maximum(squares, 0.0))
+    return bumps
+
+
+def _centres(points: Array) -> Array:
+    """Return at most `SUPPORTS` centres of clusters; the same points give the same centres."""
+    from scipy.cluster.vq import kmeans2
+
+    distinct = np.unique(points, axis=0)
+    if len(distinct) <= SUPPORTS:
+        return distinct
+    centres, _ = kmeans2(distinct, SUPPORTS, minit="++", seed=0)
+    return np.unique(centres, axis=0)

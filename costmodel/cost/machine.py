@@ -1,0 +1,32 @@
+"""The part of a device that a kernel runs on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from costmodel.hardware import Device
+from costmodel.quantities import BytesPerSecond, Count, FlopPerSecond
+from costmodel.workload.scenario import Framework
+
+VECTOR_DTYPE = "fp32"  # CUDA cores: activations, promotion of FP8 sums
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Machine:
+    """The part of a device that a kernel may use: `processors` of them (communication may hold the rest)."""
+
+    device: Device
+    framework: Framework
+    processors: Count
+
+    @property
+    def memory_bandwidth(self) -> BytesPerSecond:
+        """Return the bandwidth of device memory [B/s]; a device file always states it."""
+        bandwidth = self.device.device_memory.bandwidth
+        assert bandwidth is not None
+        return bandwidth
+
+    def processor_peak(self, unit: str) -> FlopPerSecond:
+        """Return the dense rate of one processor [FLOP/s]."""
+        math = self.device.math[unit]
+        return math.flop_per_cycle * math.clock

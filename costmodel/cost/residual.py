@@ -1,0 +1,86 @@
+"""The smooth correction that measurements add to a physical form: a function of a kernel's shape, never of hardware."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from costmodel.quantities import Array, Quantity, minimum
+
+Features: TypeAlias = "Sequence[Quantity]"  # binary logarithms of a kernel's sizes, one per axis of its shape space
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Residual:
+    """Log of measured over physical time, as bumps around support points in log-shape space.
+
+        r(x) = sum_i w_i * exp(-|(x - c_i) / l|^2 / 2),   factor = exp(r)
+
+    It interpolates between measured shapes and fades to a factor of one away from them. axes: names of the features;
+    lengths: l, one per axis [octaves]; centres: c, shape (supports, axes) [octaves]; weights: w, shape (supports,).
+    """
+
+    axes: tuple[str, ...]
+    lengths: Array
+    centres: Array
+    weights: Array
+
+    def factor(self, features: Features) -> Quantity:
+        """Return measured over physical time at a shape; features broadcast."""
+        if not any(isinstance(value, np.ndarray) for value in features):
+            return float(np.exp(self.weights @ np.exp(-0.5 * self._squares(features))))
+        correction: Quantity = 0.0
+        squares = [self._square(axis, value) for axis, value in enumerate(features)]
+        for support, weight in enumerate(self.weights):
+            total: Quantity = 0.0
+            for square in squares:
+                total = total + square[support]
+            correction = correction + weight * np.exp(-0.5 * total)
+        return np.exp(correction)
+
+    def distance(self, features: Features) -> Quantity:
+        """Return how far the nearest support point is, in lengths."""
+        if not any(isinstance(value, np.ndarray) for value in features):
+            return float(np.sqrt(self._squares(features).min()))
+        nearest: Quantity = np.inf
+        squares = [self._square(axis, value) for axis, value in enumerate(features)]
+        for support in range(len(self.weights)):
+            total: Quantity = 0.0
+            for square in squares:
+                total = total + square[support]
+            nearest = minimum(nearest, total)
+        return np.sqrt(nearest)
+
+    def _squares(self, features: Features) -> Array:
+        """Return the squared distances of one shape to all support points, in lengths."""
+        offsets = (self.centres - np.array(features, dtype=np.float64)) / self.lengths
+        squares: Array = (offsets * offsets).sum(axis=1)
+        return squares
+
+    def _square(self, axis: int, value: Quantity) -> Array:
+        """Return the squared distance along one axis, support points on a new leading axis."""
+        values = np.asarray(value, dtype=np.float64)
+        offsets = (values - self.centres[:, axis].reshape(-1, *(1,) * values.ndim)) / self.lengths[axis]
+        return offsets * offsets
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Domain:
+    """The shapes that were measured: smallest and largest feature per axis [octaves].
+
+    radius: a shape this near to a support point counts as measured [lengths].
+    """
+
+    low: Array
+    high: Array
+    radius: float
+
+    def holds(self, features: Features) -> bool:
+        """Tell whether one shape lies between the smallest and the largest measured sizes."""
+        return all(
+            low <= float(np.max(value)) and float(np.min(value)) <= high
+            for low, value, high in zip(self.low, features, self.high, strict=True)
+        )
