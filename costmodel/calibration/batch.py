@@ -133,6 +133,10 @@ class Catalogue:
             raise Unmapped(f"no device file is named or aliased {alias}")
         return self._devices[alias]
 
+    def name(self, alias: str) -> str:
+        """Return the name of the device file that a table calls `alias`; the alias itself where there is none."""
+        return self._devices[alias].name if alias in self._devices else alias
+
     def node(self, device: Device) -> Node | None:
         """Return a node of a device, None where no file describes one."""
         return self._nodes.get(device.name)

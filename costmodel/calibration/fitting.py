@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -111,11 +111,13 @@ def _taken(part: Mapped, rows: Indices) -> Mapped:
     def cut(value: object) -> object:
         return value[rows] if isinstance(value, np.ndarray) and value.shape == (count,) else value
 
-    operators = tuple(
-        replace(operator, **{name: cut(getattr(operator, name)) for name in operator.__dataclass_fields__})
-        for operator in part.operators
-    )
-    return replace(part, rows=part.rows[rows], operators=operators)
+    def some(operator: Any) -> Operator:
+        found: Operator = replace(
+            operator, **{each.name: cut(getattr(operator, each.name)) for each in fields(operator)}
+        )
+        return found
+
+    return replace(part, rows=part.rows[rows], operators=tuple(map(some, part.operators)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -229,7 +231,8 @@ class _Trained:
         others, count = some.others(), some.repeats
 
         def predict(values: Mapping[str, float]) -> Array:
-            return others + np.sum(some.form_times(kind.build(values, recipe.choices), count), axis=0)
+            total: Array = others + np.sum(some.form_times(kind.build(values, recipe.choices), count), axis=0)
+            return total
 
         found = estimate(predict, some.seconds, kind.bounds)
         return _Trained(recipe, found, kind.build(found.values, recipe.choices))

@@ -92,11 +92,11 @@ def residual(shares: Sequence[Share], misses: Array, axes: tuple[str, ...], leng
     centres = _centres(points)
     matrix = sum(share.share[:, None] * _bumps(share.features / lengths, centres) for share in shares)
     prior = RIDGE * _bumps(centres, centres) + 1e-6 * np.eye(len(centres))
-    weights = np.ones(len(misses))
-    solution = np.zeros(len(centres))
+    weights: Array = np.ones(len(misses))
+    solution: Array = np.zeros(len(centres))
     for _ in range(ROUNDS):
         weighted = matrix * weights[:, None]
-        solution = np.linalg.solve(weighted.T @ matrix + prior, weighted.T @ misses)
+        solution = np.asarray(np.linalg.solve(weighted.T @ matrix + prior, weighted.T @ misses), dtype=np.float64)
         weights = 1.0 / np.sqrt(1.0 + ((misses - matrix @ solution) / ROBUST) ** 2)
     return Residual(axes, lengths, centres * lengths, solution)
 

@@ -22,7 +22,7 @@ class PrefillForm:
         t = launch + (chip^4 + memory^4)^(1/4), the fastest candidate tile
         block  = fill + pairs of a block's rows / n_t * step;   last: the block of the last queries, which sees all keys
         chip   = max(last, whole waves of mean blocks with a `tail` of the last one) / clock
-        step   = 2*m_t*n_t*(q + v) / (compute * flop per cycle) + turn                             [cycles of a key tile]
+        step   = 2*m_t*n_t*(q + v) / (compute * flop per cycle) + turn                            [cycles of a key tile]
         memory = traffic / (memory * bandwidth)
 
     launch: fixed time [s]; compute, memory: shares of the peaks; fill: start and end of a block [cycles]; turn: what a
@@ -86,7 +86,8 @@ class DecodeForm:
     its keys again) over 1/s of the keys, at least `shortest` of them.
 
     launch, combine: fixed times [s]; compute, memory: shares of the peaks; load, cache: bytes a cycle of a processor,
-    from anywhere and from L2; fill: start and end of a block [cycles]; shortest: keys of a split; sharpness: p.
+    from anywhere and from L2; fill: start and end of a block [cycles]; shortest: keys of a split; sharpness: p;
+    splits: when keys are split: `always`, `shared` (where several queries share a key head) or `never`.
     """
 
     launch: float
@@ -99,14 +100,14 @@ class DecodeForm:
     shortest: float
     sharpness: float
     packed: bool
-    splits: bool
+    splits: str
 
     AXES = ("keys", "sequences", "heads", "sharing", "width")
 
     def time(self, core: AttentionCore, machine: Machine) -> Time:
         """Return the core's time."""
         busy: Any = np.inf
-        for mode in (0, 1, 2) if self.splits else (0,):
+        for mode in (0, 1, 2) if self.splits != "never" else (0,):
             busy = np.minimum(busy, self._candidate(core, machine, mode))
         memory = core.traffic / (self.memory * machine.memory_bandwidth)
         return Time(self.launch + busy, compute=busy, memory=minimum(memory, busy), fixed=self.launch)
@@ -126,9 +127,9 @@ class DecodeForm:
         whole = core.sequences * heads
         split: Any = 1.0
         if mode:
-            split = np.maximum(
-                np.minimum(np.floor(mode * processors / whole), np.floor(core.keys / self.shortest)), 1.0
-            )
+            filling = np.minimum(np.floor(mode * processors / whole), np.floor(core.keys / self.shortest))
+            allowed = self.splits == "always" or core.heads > core.kv_heads
+            split = np.where(allowed, np.maximum(filling, 1.0), 1.0)
         keys, blocks = core.keys / split, whole * split
         load = keys * core.cached / self.load
         tensor = 2.0 * np.ceil(queries / 16.0) * 16.0 * keys * core.products / (self.compute * unit.flop_per_cycle)

@@ -39,7 +39,8 @@ class Residual:
             for square in squares:
                 total = total + square[support]
             correction = correction + weight * np.exp(-0.5 * total)
-        return np.exp(correction)
+        factor: Array = np.exp(correction)
+        return factor
 
     def distance(self, features: Features) -> Quantity:
         """Return how far the nearest support point is, in lengths."""
@@ -52,7 +53,8 @@ class Residual:
             for square in squares:
                 total = total + square[support]
             nearest = minimum(nearest, total)
-        return np.sqrt(nearest)
+        distance: Array = np.sqrt(nearest)
+        return distance
 
     def _squares(self, features: Features) -> Array:
         """Return the squared distances of one shape to all support points, in lengths."""
@@ -63,8 +65,9 @@ class Residual:
     def _square(self, axis: int, value: Quantity) -> Array:
         """Return the squared distance along one axis, support points on a new leading axis."""
         values = np.asarray(value, dtype=np.float64)
-        offsets = (values - self.centres[:, axis].reshape(-1, *(1,) * values.ndim)) / self.lengths[axis]
-        return offsets * offsets
+        offsets: Array = (values - self.centres[:, axis].reshape(-1, *(1,) * values.ndim)) / self.lengths[axis]
+        square: Array = offsets * offsets
+        return square
 
 
 @dataclass(frozen=True, slots=True, eq=False)

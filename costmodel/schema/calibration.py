@@ -7,10 +7,11 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from costmodel.schema.device import Source
-from costmodel.schema.quantity import Measure, NumberOrZero, Share, Time, Value, wrong
+from costmodel.schema.forms import FormFile
+from costmodel.schema.quantity import Measure, NumberOrZero, Ratio, Share, Time, Value, wrong
 from costmodel.schema.strict import Strict
 
-Ratio = Annotated[Value, Measure("ratio")]
+Signed = Annotated[Value, Measure("ratio", low=-1.0)]
 RatioOrZero = Annotated[Value, Measure("ratio", zero=True)]
 
 
@@ -31,9 +32,34 @@ class SpreadFile(Strict):
         return self
 
 
-class FamilyFitFile(Strict):
-    """One operator family: the share of each peak that its kernels reach, and how far measured times scatter."""
+class AccuracyFile(Strict):
+    """Mean absolute relative errors on rows that the fit had not seen: whole groups of rows are held out together."""
 
+    held_out: str = Field(description="what the rows of a group share")
+    groups: NumberOrZero = Field(description="how many groups there are")
+    roofline: RatioOrZero = Field(description="of the bare roofline")
+    data: RatioOrZero = Field(description="of a smooth function of the shape alone")
+    form: RatioOrZero = Field(description="of the physical form")
+    residual: RatioOrZero = Field(description="of the form with its residual, which is what prices are made of")
+    median: RatioOrZero = Field(description="the median of these errors in place of the mean")
+    bias: Signed = Field(description="median of predicted over measured time, less one")
+
+
+class FamilyFitFile(Strict):
+    """One operator family, or `family/variant`: how its kernels use the device, and how far measured times scatter.
+
+    Either a `form` with its evidence, or shares of the roofline's peaks.
+    """
+
+    form: FormFile | None = Field(default=None, description="the fitted form; null: shares of the roofline's peaks")
+    errors: dict[str, RatioOrZero | None] = Field(
+        default={}, description="relative standard errors of the form's parameters; null: the rows do not determine it"
+    )
+    domain: dict[str, Annotated[list[Ratio], Field(min_length=2, max_length=2)]] = Field(
+        default={}, description="axis of the shape -> smallest and largest measured size"
+    )
+    radius: Ratio | None = Field(default=None, description="of `measured` shapes about a support point, in lengths")
+    accuracy: AccuracyFile | None = Field(default=None, description="cross-validated errors")
     compute: Share = Field(default=1.0, description="share of the arithmetic and cache peaks")
     memory: Share = Field(default=1.0, description="share of the device memory's bandwidth")
     network: Share = Field(default=1.0, description="share of the links' bandwidth")
@@ -50,6 +76,9 @@ class FitsFile(Strict):
     device: str | None = Field(description="the device file, `devices/NAME`; null: no device in particular")
     frameworks: list[str] = Field(default=[], description="frameworks and versions that the rows come from")
     kernels: list[str] = Field(default=[], description="kernels that it covers, as the tables name them")
+    timings: list[str] = Field(default=[], description="timing methods of the rows, as the tables name them")
+    library: str | None = Field(default=None, description="the kernel library, whatever its version or framework")
+    residuals: str | None = Field(default=None, description="JSON file beside this one with the families' residuals")
     families: dict[str, FamilyFitFile] = Field(min_length=1, description="operator family -> fit")
     basis: Literal["fitted", "measured", "roofline"] = Field(description="where the efficiencies come from")
     sources: list[Source] = Field(default=[], description="where the values come from")

@@ -81,9 +81,13 @@ class PriceFile(Strict):
 
 
 class CalibrationFile(Strict):
-    """Whose measured efficiencies stand in where this device has none."""
+    """Which measured efficiencies this device has, and whose stand in where it has none."""
 
-    inherit: str = Field(description="name of the sibling device")
+    default: list[str] = Field(
+        default=[],
+        description="implementations under `calibrations/DEVICE`, tried in turn where a framework names none",
+    )
+    inherit: str | None = Field(default=None, description="name of the sibling device; null: none")
 
 
 class DeviceFile(Strict):

@@ -14,6 +14,7 @@ from costmodel.schema.calibration import FitsFile
 from costmodel.schema.case import CaseFile, check_cases
 from costmodel.schema.cluster import ClusterFile, NodeFile
 from costmodel.schema.device import DeviceFile
+from costmodel.schema.fit_plan import FitPlanFile
 from costmodel.schema.framework import FrameworkFile, PrecisionFile
 from costmodel.schema.installation import install, install_device, install_node
 from costmodel.schema.model import ModelFile
@@ -30,7 +31,7 @@ Made = TypeVar("Made")
 FILES: dict[str, type[Strict]] = {
     "device": DeviceFile, "node": NodeFile, "cluster": ClusterFile, "framework": FrameworkFile,
     "precision": PrecisionFile, "calibration": FitsFile, "model": ModelFile, "workload": WorkloadFile, "case": CaseFile,
-    "what_if": WhatIfFile,
+    "what_if": WhatIfFile, "fit_plan": FitPlanFile,
 }  # fmt: skip
 """The model of every kind of file."""
 

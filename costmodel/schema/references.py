@@ -13,13 +13,16 @@ from costmodel.schema.loader import kind_of, read_tree
 from costmodel.schema.tree import Tree, merge
 
 FOLDERS: dict[str, str] = {
-    **dict.fromkeys(("devices", "nodes", "clusters", "topologies", "frameworks", "calibrations"), "hardware"),
+    **dict.fromkeys(
+        ("devices", "nodes", "clusters", "topologies", "frameworks", "calibrations", "fit_plans"), "hardware"
+    ),
     **dict.fromkeys(("models", "precisions", "systems", "published", "what_ifs", "studies"), "workloads"),
 }
 """The folder of a search root under which the files of a kind stand."""
 
 _KINDS = (
     "device", "node", "cluster", "framework", "precision", "calibration", "model", "workload", "case", "what_if",
+    "fit_plan",
 )  # fmt: skip
 _VERSIONS = {kind: f"costmodel/{kind}@1" for kind in _KINDS}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")

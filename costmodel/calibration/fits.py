@@ -1,0 +1,142 @@
+"""Makes the calibration files of a fit plan from measurement tables.
+
+python -m costmodel.calibration.fits MEASUREMENTS --output hardware/calibrations
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from costmodel.calibration.batch import Catalogue, LeftOut, Mapped
+from costmodel.calibration.fitting import Fitted, Groups, Recipe, Samples, fit_family
+from costmodel.calibration.load import read
+from costmodel.calibration.operators import map_rows
+from costmodel.calibration.roofline import default_framework
+from costmodel.calibration.tables import Table, read_tables
+from costmodel.calibration.writing import Evidence, write_calibration
+from costmodel.cost.calibration import Calibration, FamilyFit
+from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile, RecipeFile
+from costmodel.schema.references import Library
+
+PLAN = "public"
+FEWEST = 20  # rows of a family, below which nothing is fitted
+PRIMARY = "secondary"  # the tier that is left out: context, not truth
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """The fits of one implementation; skipped: families with too few rows."""
+
+    file: ImplementationFile
+    fitted: Mapping[str, Fitted]
+    samples: Mapping[str, Samples]
+    left_out: Sequence[LeftOut]
+    skipped: Mapping[str, int]
+
+
+def fit_implementation(file: ImplementationFile, plan: FitPlanFile, table: Table, catalogue: Catalogue) -> Outcome:
+    """Return the fits of the families that a plan asks for, in its order: a row's other kernels are priced by then."""
+    chosen = table.take(_rows_of(file, table))
+    mapped, left_out = map_rows(chosen, catalogue)
+    known = Calibration()
+    fitted: dict[str, Fitted] = {}
+    samples: dict[str, Samples] = {}
+    skipped: dict[str, int] = {}
+    for key, recipe in file.families.items():
+        rule = plan.recipes[recipe]
+        rows = samples_of(key, chosen, mapped, rule, known)
+        if rows is None or len(rows) < FEWEST:
+            skipped[key] = 0 if rows is None else len(rows)
+            continue
+        found = fit_family(rows, recipe_of(rule))
+        fitted[key], samples[key] = found, rows
+        fits: dict[str, FamilyFit] = {**known.families, key: found.fit()}
+        known = replace(known, families=fits)
+    return Outcome(file, fitted, samples, left_out, skipped)
+
+
+def samples_of(
+    key: str, table: Table, mapped: Sequence[Mapped], rule: RecipeFile, known: Calibration
+) -> Samples | None:
+    """Return the rows that measure a family; None where there are none."""
+    family, _, variant = key.partition("/")
+    parts = tuple(
+        part
+        for part in mapped
+        if part.family == family and (not variant or any(operator.variant == variant for operator in part.operators))
+    )
+    if not parts:
+        return None
+    rows = np.concatenate([part.rows for part in parts])
+    return Samples(key, parts, table.seconds[rows], _groups(table, rows, rule.held_out), known, default_framework())
+
+
+def recipe_of(rule: RecipeFile) -> Recipe:
+    """Return a recipe as the fit takes it."""
+    choices = dict(rule.choices)
+    if "tiles" in choices:
+        choices["tiles"] = tuple((int(rows), int(columns)) for rows, columns in choices["tiles"])
+    return Recipe(rule.form, choices)
+
+
+def _groups(table: Table, rows: npt.NDArray[np.intp], columns: Sequence[str]) -> Groups:
+    """Return the group of every row: the values of some columns, joined."""
+    values = [[f"{value:g}" for value in table.number(name)[rows]] for name in columns]
+    return np.array(["x".join(each) for each in zip(*values, strict=True)], dtype=np.object_)
+
+
+def _rows_of(file: ImplementationFile, table: Table) -> npt.NDArray[np.bool_]:
+    """Return the rows of an implementation: device by name or alias is checked by the mapping; tier primary."""
+    mask = np.array(table.text("tier") != PRIMARY, dtype=bool)
+    for column, wanted in (("framework", file.frameworks), ("kernel", file.kernels), ("timing", file.timings)):
+        if wanted:
+            mask &= np.isin(table.text(column).astype(str), wanted)
+    return mask
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Fit every implementation of a plan; print the cross-validated errors, write the calibration files."""
+    parser = argparse.ArgumentParser(prog="python -m costmodel.calibration.fits", description=main.__doc__)
+    parser.add_argument("measurements", type=Path, help="folder of measurement tables")
+    parser.add_argument("--output", type=Path, required=True, help="folder of calibration files")
+    parser.add_argument("--plan", default=PLAN, help="fit plan, by name")
+    parser.add_argument("--only", default="", help="implementations whose name contains this")
+    chosen = parser.parse_args(arguments)
+    plan = read(Library(()), "fit_plans", chosen.plan, FitPlanFile)
+    catalogue, table = Catalogue(), read_tables(chosen.measurements)
+    devices = {name: catalogue.name(name) for name in np.unique(table.text("device").astype(str))}
+    of_row = np.array([devices[name] for name in table.text("device")], dtype=np.object_)
+    for file in plan.implementations:
+        if chosen.only in file.name:
+            began = time.perf_counter()
+            rows = table.take(of_row == file.device.removeprefix("devices/"))
+            outcome = fit_implementation(file, plan, rows, catalogue)
+            write_calibration(chosen.output, Evidence(file, plan, outcome.fitted, outcome.samples))
+            report(outcome, time.perf_counter() - began, sys.stdout.write)
+
+
+def report(outcome: Outcome, seconds: float, write: Callable[[str], object]) -> None:
+    """Write the errors of an implementation's fits as plain text."""
+    write(f"{outcome.file.name}  ({seconds:.1f} s)\n")
+    for key, fit in outcome.fitted.items():
+        errors = {name: f"{100 * each.mean:5.1f}" for name, each in fit.errors.items()}
+        best = fit.errors["residual"]
+        write(
+            f"  {key:28} {fit.rows:6} rows {fit.groups:5} groups   roofline {errors['roofline']}  data {errors['data']}  "
+            f"form {errors['form']}  residual {errors['residual']} %  median {100 * best.median:5.1f} %  "
+            f"bias {100 * best.bias:+5.1f} %\n"
+        )
+    for key, rows in outcome.skipped.items():
+        write(f"  {key:28} {rows:6} rows: too few\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""The residuals of a calibration: a JSON file beside it, read only for the families that are asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from costmodel.cost.residual import Residual
+from costmodel.errors import InputError, Location, Problem
+from costmodel.quantities import Array
+from costmodel.schema.references import shown
+
+SCHEMA = "costmodel/residuals@1"
+DIGITS = 6  # of a stored number: far below what measurements repeat to
+
+
+def write_residuals(path: Path, residuals: Mapping[str, Residual]) -> None:
+    """Write the residuals of some families; the same residuals give the same bytes."""
+    families = {
+        name: {
+            "axes": list(residual.axes),
+            "lengths": _rounded(residual.lengths),
+            "centres": [_rounded(centre) for centre in residual.centres],
+            "weights": _rounded(residual.weights),
+        }
+        for name, residual in residuals.items()
+    }
+    body = ",\n".join(f" {json.dumps(name)}: {json.dumps(value)}" for name, value in families.items())
+    path.write_text(f'{{"schema": "{SCHEMA}", "families": {{\n{body}\n}}}}\n', encoding="utf-8")
+
+
+def read_residuals(path: Path) -> dict[str, Residual]:
+    """Return the residuals of a file; raise InputError where it is missing or not what it should be."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["schema"] != SCHEMA:
+            raise _broken(path, f"is not of schema {SCHEMA}")
+        return {name: _residual(path, name, value) for name, value in document["families"].items()}
+    except OSError as error:
+        raise _broken(path, f"cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise _broken(path, f"is damaged: {error}") from None
+
+
+def _residual(path: Path, name: str, value: Mapping[str, Any]) -> Residual:
+    lengths, centres, weights = (np.array(value[key], dtype=np.float64) for key in ("lengths", "centres", "weights"))
+    axes = tuple(map(str, value["axes"]))
+    right = centres.shape == (len(weights), len(axes)) and lengths.shape == (len(axes),) and bool((lengths > 0).all())
+    if not right or not (np.isfinite(centres).all() and np.isfinite(weights).all()):
+        raise _broken(path, f"has support points of {name} that do not fit its axes")
+    return Residual(axes, lengths, centres, weights)
+
+
+def _rounded(values: Array) -> list[float]:
+    return [float(f"{value:.{DIGITS}g}") for value in values]
+
+
+def _broken(path: Path, message: str) -> InputError:
+    return InputError([Problem(Location(shown(path)), "", message, "fit the calibration again")])

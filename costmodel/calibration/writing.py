@@ -1,0 +1,124 @@
+"""Writes what a fit found as a calibration file for people and the residuals beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from costmodel import units
+from costmodel.calibration.fitting import RADIUS, Fitted, Samples
+from costmodel.calibration.forms import FORMS
+from costmodel.calibration.residuals import DIGITS, write_residuals
+from costmodel.calibration.roofline import groups, spread
+from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
+
+_TIMES = ("launch", "combine")  # parameters that are times; the others are shares, bytes or cycles
+_COMMAND = "python -m costmodel.calibration.fits MEASUREMENTS --output hardware/calibrations"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """What goes into one calibration file."""
+
+    file: ImplementationFile
+    plan: FitPlanFile
+    fitted: Mapping[str, Fitted]
+    samples: Mapping[str, Samples]
+
+
+def write_calibration(folder: Path, evidence: Evidence) -> None:
+    """Write `DEVICE/IMPLEMENTATION.yaml` and its residuals; nothing where no family was fitted."""
+    if not evidence.fitted:
+        return
+    path = folder / f"{evidence.file.name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_residuals(path.with_suffix(".json"), {name: fit.residual for name, fit in evidence.fitted.items()})
+    path.write_text("\n".join(_lines(evidence, path.with_suffix(".json").name)) + "\n", encoding="utf-8")
+
+
+def _lines(evidence: Evidence, residuals: str) -> Iterator[str]:
+    file = evidence.file
+    yield "schema: costmodel/calibration@1"
+    yield f"name: {file.name}"
+    yield f"device: {file.device}"
+    yield f"library: {file.library}"
+    yield "basis: fitted"
+    for key in ("frameworks", "kernels", "timings"):
+        yield f"{key}: {_listed(_seen(evidence, key.removesuffix('s')))}"
+    yield f"residuals: {residuals}"
+    yield "families:"
+    for name, fit in evidence.fitted.items():
+        yield from _family(name, fit, evidence)
+    yield "sources:"
+    yield "  - fields: [families]"
+    yield '    cite: "measured kernel times of public repositories, as listed in sources.csv beside the tables"'
+    yield "    kind: measurement"
+    yield f"    note: Made by `{_COMMAND}`."
+
+
+def _seen(evidence: Evidence, column: str) -> list[str]:
+    """Return what the rows say in a column, as the plan states it."""
+    stated: list[str] = getattr(evidence.file, f"{column}s")
+    return list(stated)
+
+
+def _family(name: str, fit: Fitted, evidence: Evidence) -> Iterator[str]:
+    kind = FORMS[fit.recipe.form]
+    recipe = evidence.plan.recipes[evidence.file.families[name]]
+    yield f"  {name}:"
+    yield f"    form: {{kind: {fit.recipe.form}, {_joined(_parameters(fit))}}}"
+    yield f"    errors: {{{_joined({key: _percent(value) for key, value in fit.estimate.errors.items()})}}}"
+    sizes = zip(kind.axes, np.exp2(fit.domain.low), np.exp2(fit.domain.high), strict=True)
+    yield f"    domain: {{{', '.join(f'{axis}: [{low:.6g}, {high:.6g}]' for axis, low, high in sizes)}}}"
+    yield f"    radius: {RADIUS:g}"
+    means = {model: _percent(errors.mean) for model, errors in fit.errors.items()}
+    best = fit.errors["residual"]
+    yield (
+        f'    accuracy: {{held_out: "{" x ".join(recipe.held_out)}", groups: {fit.groups}, {_joined(means)}, '
+        f"median: {_percent(best.median)}, bias: {_percent(best.bias)}}}"
+    )
+    yield "    spread:"
+    seconds = evidence.samples[name].seconds
+    for rows in groups(fit.predictions):
+        low, median, high = spread(seconds[rows] / fit.predictions[rows])
+        time = units.render(float(f"{np.median(fit.predictions[rows]):.3g}"), "time")
+        yield f"      - {{time: {time}, low: {low:g}, median: {median:g}, high: {high:g}, rows: {len(rows)}}}"
+    yield f"    rows: {fit.rows}"
+
+
+def _parameters(fit: Fitted) -> dict[str, str]:
+    """Return the form's parameters and choices as they are written."""
+    found = {
+        name: units.render(float(f"{value:.{DIGITS}g}"), "time") if name in _TIMES else f"{value:.{DIGITS}g}"
+        for name, value in fit.estimate.values.items()
+    }
+    return found | {name: _plain(value) for name, value in fit.recipe.choices.items()}
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(_plain(each) for each in value)}]"
+    return str(value)
+
+
+def _percent(value: float) -> str:
+    return "null" if not math.isfinite(value) else f"{100 * value:.3g} %"
+
+
+def _joined(values: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in values.items())
+
+
+def _listed(values: list[str]) -> str:
+    return f"[{', '.join(_quoted(value) for value in values)}]"
+
+
+def _quoted(value: str) -> str:
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,0 +1,74 @@
+"""The physical forms of kernels as a calibration file states them: their fitted parameters and what was given."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field
+
+from costmodel.schema.quantity import Integer, Ratio, Time
+from costmodel.schema.strict import Strict
+
+Tile: TypeAlias = Annotated[list[Integer], Field(min_length=2, max_length=2)]
+
+
+class GemmFormFile(Strict):
+    """Matrix products: tiles in waves, loads, cache, memory."""
+
+    kind: Literal["gemm"] = Field(description="this form")
+    launch: Time = Field(description="fixed time")
+    compute: Ratio = Field(description="share of the dense peak")
+    memory: Ratio = Field(description="share of the memory bandwidth")
+    load: Ratio = Field(description="bytes that one processor loads a cycle")
+    cache: Ratio = Field(description="bytes that L2 gives one processor a cycle, all loading")
+    fill: Ratio = Field(description="cycles of a block's start and end")
+    edge: Ratio = Field(description="loss of small tiles, at 16 rows or columns")
+    split: Ratio = Field(description="bytes that one partial sum of a split K costs")
+    sharpness: Ratio = Field(description="exponent that joins times which overlap")
+    tiles: list[Tile] = Field(min_length=1, description="candidate tiles, rows by columns")
+    splits: bool = Field(description="the library splits K")
+
+
+class PrefillFormFile(Strict):
+    """Cores whose blocks take a tile of queries each."""
+
+    kind: Literal["prefill"] = Field(description="this form")
+    launch: Time = Field(description="fixed time")
+    compute: Ratio = Field(description="share of the dense peak")
+    memory: Ratio = Field(description="share of the memory bandwidth")
+    fill: Ratio = Field(description="cycles of a block's start and end")
+    turn: Ratio = Field(description="cycles of a key tile beside its products")
+    tail: Ratio = Field(description="share lost of a wave that is not full")
+    tiles: list[Tile] = Field(min_length=1, description="candidate tiles, queries by keys")
+
+
+class DecodeFormFile(Strict):
+    """Cores that read a cache for a few queries."""
+
+    kind: Literal["decode"] = Field(description="this form")
+    launch: Time = Field(description="fixed time")
+    compute: Ratio = Field(description="share of the dense peak")
+    memory: Ratio = Field(description="share of the memory bandwidth")
+    load: Ratio = Field(description="bytes that one processor loads a cycle")
+    cache: Ratio = Field(description="bytes that L2 gives one processor a cycle, all loading")
+    fill: Ratio = Field(description="cycles of a block's start and end")
+    combine: Time = Field(description="fixed time where keys are split")
+    shortest: Ratio = Field(description="keys of the smallest split")
+    sharpness: Ratio = Field(description="exponent that joins times which overlap")
+    packed: bool = Field(description="queries that share a key head are one block")
+    splits: Literal["always", "shared", "never"] = Field(description="when keys are split over blocks")
+
+
+class StreamFormFile(Strict):
+    """Kernels that only stream."""
+
+    kind: Literal["stream"] = Field(description="this form")
+    launch: Time = Field(description="fixed time")
+    memory: Ratio = Field(description="share of the memory bandwidth")
+    cached: Ratio = Field(description="the same for bytes that stay in L2")
+    resident: Ratio = Field(description="share of L2 that holds them")
+
+
+FormFile: TypeAlias = Annotated[
+    GemmFormFile | PrefillFormFile | DecodeFormFile | StreamFormFile, Field(discriminator="kind")
+]
