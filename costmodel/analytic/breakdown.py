@@ -23,7 +23,7 @@ class _Lines:
         """Add `count` runs of an operator, a share `exposed` of whose time nothing hides."""
         name = base_name(priced.operator.name)
         entry = self.entries.setdefault(name, Entry(name))
-        entry.add(float(priced.time.seconds) * count, exposed, priced.time.bound, priced.fit.basis)
+        entry.add(float(priced.time.seconds) * count, exposed, priced.time.bound, priced.fit.basis_at(priced.operator))
 
     def sorted(self) -> list[Entry]:
         """Return the entries that take any time, the longest first."""

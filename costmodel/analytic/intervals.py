@@ -24,7 +24,7 @@ def moves_of(families: Iterable[str], calibration: Calibration, dimensions: int)
 
     Families whose times are taken as true are left out. dimensions: of the grid that the axis stands in front of.
     """
-    uncertain = [name for name in sorted(families) if not calibration.family(name).spread.is_exact]
+    uncertain = [name for name in sorted(families) if calibration.is_uncertain(name)]
     positions = np.arange(1 + 2 * len(uncertain)).reshape(-1, *(1,) * dimensions)
     return {
         name: Move(low=1.0 * (positions == 1 + 2 * number), high=1.0 * (positions == 2 + 2 * number))

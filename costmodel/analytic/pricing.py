@@ -52,7 +52,7 @@ class Pricer:
         """Return the operator with its time."""
         known = self._priced.get(id(operator))
         if known is None:
-            fit = self.calibration.family(operator.family)
+            fit = self.calibration.fit(operator)
             machine = Machine(self.cluster.device, self.framework, self.processors)
             time = operator_time(operator, machine, self.cluster, fit)
             known = self._priced[id(operator)] = Priced(operator, time, fit)

@@ -28,7 +28,7 @@ from costmodel.schema.references import Library
 
 PLAN = "public"
 FEWEST = 20  # rows of a family, below which nothing is fitted
-PRIMARY = "secondary"  # the tier that is left out: context, not truth
+CONTEXT = "secondary"  # the tier that is left out
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,7 +95,7 @@ def _groups(table: Table, rows: npt.NDArray[np.intp], columns: Sequence[str]) ->
 
 def _rows_of(file: ImplementationFile, table: Table) -> npt.NDArray[np.bool_]:
     """Return the rows of an implementation: device by name or alias is checked by the mapping; tier primary."""
-    mask = np.array(table.text("tier") != PRIMARY, dtype=bool)
+    mask = np.array(table.text("tier") != CONTEXT, dtype=bool)
     for column, wanted in (("framework", file.frameworks), ("kernel", file.kernels), ("timing", file.timings)):
         if wanted:
             mask &= np.isin(table.text(column).astype(str), wanted)
@@ -130,9 +130,9 @@ def report(outcome: Outcome, seconds: float, write: Callable[[str], object]) -> 
         errors = {name: f"{100 * each.mean:5.1f}" for name, each in fit.errors.items()}
         best = fit.errors["residual"]
         write(
-            f"  {key:28} {fit.rows:6} rows {fit.groups:5} groups   roofline {errors['roofline']}  data {errors['data']}  "
-            f"form {errors['form']}  residual {errors['residual']} %  median {100 * best.median:5.1f} %  "
-            f"bias {100 * best.bias:+5.1f} %\n"
+            f"  {key:28} {fit.rows:6} rows {fit.groups:5} groups   roofline {errors['roofline']}  "
+            f"data {errors['data']}  form {errors['form']}  residual {errors['residual']} %  "
+            f"median {100 * best.median:5.1f} %  bias {100 * best.bias:+5.1f} %\n"
         )
     for key, rows in outcome.skipped.items():
         write(f"  {key:28} {rows:6} rows: too few\n")

@@ -1,4 +1,4 @@
-"""One family of one implementation on one device: form, residual, what it knows, and how well it predicts unseen rows."""
+"""One family of one implementation on one device: its form, its residual, and how well they predict unseen rows."""
 
 from __future__ import annotations
 

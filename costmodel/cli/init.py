@@ -16,6 +16,7 @@ EXAMPLES = {
     "workload": ("workloads", "deepseek_v3"),
     "case": ("published", "deepseek_profile"),
     "what_if": ("what_ifs", "deepseek_v3_gap"),
+    "fit_plan": ("fit_plans", "public"),
 }
 
 

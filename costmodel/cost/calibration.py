@@ -128,6 +128,11 @@ class Calibration:
         """Return the fit of a family, the bare roofline where there is none."""
         return self.families.get(name, ROOFLINE)
 
+    def is_uncertain(self, family: str) -> bool:
+        """Tell whether measured times of a family, or of a variant of it, scatter about predicted ones."""
+        own = [fit for name, fit in self.families.items() if name.partition("/")[0] == family]
+        return any(not fit.spread.is_exact for fit in own)
+
     def fit(self, operator: Operator) -> FamilyFit:
         """Return the fit of an operator: that of its variant, else of its family, else the bare roofline."""
         own = self.families.get(f"{operator.family}/{operator.variant}")
