@@ -11,8 +11,9 @@ _LATENT = 576.0  # elements of a cached token in every measured MLA: 512 of the 
 
 def attention(batch: Batch) -> list[Operator]:
     """Return the core of `batch` sequences, and the write of their new keys where the timed call makes that as well."""
-    family = batch.text("op")
     sequences, new = batch.number("batch"), batch.number("q_len")
+    # A single query a sequence is a decoding step, whatever the call is named: libraries take the same kernel for it.
+    family = "attention_decode" if bool((new == 1).all()) else batch.text("op")
     core = _core(batch, family, sequences, new, batch.number("kv_len"))
     return [core, *_cache_write(batch, sequences * new)]
 
@@ -91,6 +92,7 @@ def _latent(batch: Batch, family: str, pairs: Array, read: Array) -> AttentionCo
     return AttentionCore(
         "mla", sequences, heads, rows, pairs, width + value, element.unit, traffic, family,
         kv_heads=1.0, keys=read / sequences, cached=width * _cached(batch),
+        narrow_cache=_cached(batch) < element.left,
     )  # fmt: skip
 
 
@@ -106,7 +108,7 @@ def _core(
     pairs = _pairs(batch, new, keys)
     return AttentionCore(
         "attention", sequences, heads, new, pairs, q + v, element.unit, traffic, family,
-        kv_heads=kv_heads, keys=keys, cached=(q + v) * stored,
+        kv_heads=kv_heads, keys=keys, cached=(q + v) * stored, narrow_cache=stored < element.left,
     )  # fmt: skip
 
 

@@ -75,6 +75,7 @@ FORMS = {
             "load": Bounds(30.0, 2.0, 500.0),
             "cache": Bounds(60.0, 5.0, 1000.0),
             "fill": Bounds(2000.0, 1.0, 1e5),
+            "reach": Bounds(5.0, 0.01, 200.0),
             "combine": Bounds(1e-6, 1e-9, 1e-4),
             "shortest": Bounds(64.0, 8.0, 2048.0),
             "sharpness": Bounds(3.0, 1.2, 12.0),

@@ -93,7 +93,12 @@ def _by_operation(table: Table, reason: str, rows: Indices) -> Iterator[LeftOut]
 
 def _same_layout(table: Table, rows: Indices) -> Iterator[Indices]:
     """Yield rows that share the numbers which fix a structure: those of ranks, nodes and choices in communication."""
-    if str(table.text("op")[rows[0]]) not in _COMMUNICATION:
+    operation = str(table.text("op")[rows[0]])
+    if operation == "attention_prefill":
+        single = table.number("q_len")[rows] == 1
+        yield from (part for part in (rows[single], rows[~single]) if len(part))
+        return
+    if operation not in _COMMUNICATION:
         yield rows
         return
     layout = np.stack([np.nan_to_num(table.number(name)[rows]) for name in ("world_size", "gpus_per_node", "topk")])
@@ -109,7 +114,9 @@ def _map(table: Table, rows: Indices, catalogue: Catalogue) -> Mapped:
     device = catalogue.device(str(table.text("device")[rows[0]]))
     batch = Batch(table.take(rows), device, catalogue.node(device))
     operators = tuple(rule.operators(batch))
-    family = operators[0].family if operation in _EXCHANGES else rule.family  # the modes are families of their own
+    # The modes of an exchange are families of their own, and so is a prefill of single tokens.
+    own = operation in _EXCHANGES or operation == "attention_prefill"
+    family = operators[0].family if own else rule.family
     found = Mapped(family, rows, device, operators)
     if operation in _COMMUNICATION:
         return replace(found, cluster=messages.cluster(batch))

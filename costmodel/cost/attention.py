@@ -76,7 +76,7 @@ class DecodeForm:
     """The fitted form of cores that read a cache for a few queries, with the keys split over processors.
 
         t = launch + min over splits of ((chip^p + cache^p + memory^p)^(1/p) + combine where keys are split)
-        chip   = waves * (max(load, tensor) + fill) / clock
+        chip   = waves * (max(load, tensor) + fill + reach*(q + v)) / clock
         load   = keys/s * bytes of a token / load                                              [cycles of a block]
         tensor = 2*rows*keys/s*(q + v) / (compute * flop per cycle), rows: the queries of a key head, padded to 16
         cache  = all loads / (cache * processors * clock)
@@ -86,7 +86,8 @@ class DecodeForm:
     its keys again) over 1/s of the keys, at least `shortest` of them.
 
     launch, combine: fixed times [s]; compute, memory: shares of the peaks; load, cache: bytes a cycle of a processor,
-    from anywhere and from L2; fill: start and end of a block [cycles]; shortest: keys of a split; sharpness: p;
+    from anywhere and from L2; fill, reach: start and end of a block, by itself and for each element of a head
+    [cycles]; shortest: keys of a split; sharpness: p;
     splits: when keys are split: `always`, `shared` (where several queries share a key head) or `never`.
     """
 
@@ -96,6 +97,7 @@ class DecodeForm:
     load: float
     cache: float
     fill: float
+    reach: float
     combine: float
     shortest: float
     sharpness: float
@@ -133,7 +135,11 @@ class DecodeForm:
         keys, blocks = core.keys / split, whole * split
         load = keys * core.cached / self.load
         tensor = 2.0 * np.ceil(queries / 16.0) * 16.0 * keys * core.products / (self.compute * unit.flop_per_cycle)
-        chip = np.ceil(blocks / processors) * (np.maximum(load, tensor) + self.fill) / unit.clock
+        chip = (
+            np.ceil(blocks / processors)
+            * (np.maximum(load, tensor) + self.fill + self.reach * core.products)
+            / unit.clock
+        )
         cache = whole * core.keys * core.cached / (self.cache * machine.device.processors * unit.clock)
         memory = core.traffic / (self.memory * machine.memory_bandwidth)
         found: Seconds = together(self.sharpness, chip, cache, memory) + np.where(split > 1.0, self.combine, 0.0)

@@ -52,6 +52,7 @@ class DecodeFormFile(Strict):
     load: Ratio = Field(description="bytes that one processor loads a cycle")
     cache: Ratio = Field(description="bytes that L2 gives one processor a cycle, all loading")
     fill: Ratio = Field(description="cycles of a block's start and end")
+    reach: Ratio = Field(description="the same for each element of a head's key and value")
     combine: Time = Field(description="fixed time where keys are split")
     shortest: Ratio = Field(description="keys of the smallest split")
     sharpness: Ratio = Field(description="exponent that joins times which overlap")

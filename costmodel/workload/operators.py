@@ -54,7 +54,8 @@ class AttentionCore:
     pairs: (query, key) pairs of one head and sequence; products: matrix-product width per pair in multiply-adds
     (qk_dim + v_dim forward, 3*qk_dim + 2*v_dim for a backward pass that recomputes the scores); rows: query rows of one
     head and sequence; traffic: bytes of Q, K, V and results [B]; kv_heads, keys: key-value heads and tokens of one
-    sequence that they hold; cached: bytes of one token of one key-value head, keys and values [B].
+    sequence that they hold; cached: bytes of one token of one key-value head, keys and values [B]; narrow_cache: the
+    cache has a narrower format than the products.
     """
 
     name: str
@@ -70,11 +71,12 @@ class AttentionCore:
     kv_heads: Count = 1.0
     keys: Count = 1.0
     cached: Bytes = 0.0
+    narrow_cache: bool = False
 
     @property
     def variant(self) -> str:
-        """Return which kernels of the family run it: those of its number format."""
-        return self.dtype
+        """Return which kernels of the family run it: those of its number format, and of a narrower cache's."""
+        return f"{self.dtype}_narrow" if self.narrow_cache else self.dtype
 
     @property
     def flop(self) -> Flop:
