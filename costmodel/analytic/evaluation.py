@@ -39,7 +39,7 @@ class Evaluation(Protocol):
         """Return the metrics with families moved within their spread."""
 
     def families(self) -> frozenset[str]:
-        """Return the operator families that take time."""
+        """Return the operator families whose times are uncertain."""
 
     def breakdown(self) -> list[Entry]:
         """Return where the time of a single point goes."""
@@ -67,7 +67,7 @@ class TrainingEvaluation:
         return training_metrics(self._scenario, self._plan, self._priced, times)
 
     def families(self) -> frozenset[str]:
-        """Return the families of the step's operators."""
+        """Return the families of the step's operators whose times are uncertain."""
         return _families(self.operators())
 
     def operators(self) -> list[Priced]:
@@ -106,7 +106,7 @@ class PassEvaluation:
         return decode_metrics(self._scenario, self._plan, self._priced, times)
 
     def families(self) -> frozenset[str]:
-        """Return the families of the pass's operators."""
+        """Return the families of the pass's operators whose times are uncertain."""
         return _families(self.operators())
 
     def operators(self) -> list[Priced]:
@@ -186,4 +186,4 @@ def ledger_of(scenario: Scenario) -> Ledger | None:
 
 
 def _families(items: Iterable[Priced]) -> frozenset[str]:
-    return frozenset(item.operator.family for item in items)
+    return frozenset(item.operator.family for item in items if not item.fit.spread.is_exact)

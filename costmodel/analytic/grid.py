@@ -89,7 +89,7 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
     metrics, evaluation, ledger = _plain_metrics(scenario, attempt), attempt.evaluation, attempt.ledger
     spans: dict[str, tuple[float, float] | None] = dict.fromkeys(metrics)
     if evaluation is not None:
-        moved = intervals(metrics, evaluation.families(), calibration, 0, evaluation.metrics)
+        moved = intervals(metrics, evaluation.families(), 0, evaluation.metrics)
         spans = {name: None if pair is None else (float(pair[0]), float(pair[1])) for name, pair in moved.items()}
     parts = None if evaluation is None else evaluation.schedule()
     return Point(
@@ -170,7 +170,7 @@ def _grid_intervals(
             continue
         evaluation = evaluate(block.scenario, calibration)
         plain = evaluation.metrics(None)
-        found = intervals(plain, evaluation.families(), calibration, len(shape), evaluation.metrics)
+        found = intervals(plain, evaluation.families(), len(shape), evaluation.metrics)
         for name, pair in found.items():
             if pair is None:
                 absent.add(name)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from costmodel.analytic.sums import Move, Moves
-from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Quantity, maximum, minimum
 from costmodel.result import Interval, Metrics
 
@@ -19,12 +18,12 @@ from costmodel.result import Interval, Metrics
 LINEAR = frozenset({"bubble_time", "exposed_communication_time"})
 
 
-def moves_of(families: Iterable[str], calibration: Calibration, dimensions: int) -> dict[str, Move]:
+def moves_of(families: Iterable[str], dimensions: int) -> dict[str, Move]:
     """Return moves along a new leading axis: all families at the median, then each one low and high in turn.
 
-    Families whose times are taken as true are left out. dimensions: of the grid that the axis stands in front of.
+    dimensions: of the grid that the axis stands in front of.
     """
-    uncertain = [name for name in sorted(families) if calibration.is_uncertain(name)]
+    uncertain = sorted(families)
     positions = np.arange(1 + 2 * len(uncertain)).reshape(-1, *(1,) * dimensions)
     return {
         name: Move(low=1.0 * (positions == 1 + 2 * number), high=1.0 * (positions == 2 + 2 * number))
@@ -35,18 +34,17 @@ def moves_of(families: Iterable[str], calibration: Calibration, dimensions: int)
 def intervals(
     point: Metrics,
     families: Iterable[str],
-    calibration: Calibration,
     dimensions: int,
     evaluate: Callable[[Moves], Metrics],
 ) -> dict[str, Interval]:
-    """Return [low, high] of every metric; it always contains the point.
+    """Return [low, high] of every metric; it always contains the point. families: those whose times are uncertain.
 
         low = c - sqrt(sum_f down_f^2),   high = c + sqrt(sum_f up_f^2)
 
     with c the metric at all medians, down_f and up_f the largest moves that family f causes; on a logarithmic scale
     except for `LINEAR` metrics.
     """
-    moves = moves_of(families, calibration, dimensions)
+    moves = moves_of(families, dimensions)
     if not moves:
         return {name: None if value is None else (value, value) for name, value in point.items()}
     moved = evaluate(moves)

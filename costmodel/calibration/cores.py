@@ -92,7 +92,7 @@ def _latent(batch: Batch, family: str, pairs: Array, read: Array) -> AttentionCo
     return AttentionCore(
         "mla", sequences, heads, rows, pairs, width + value, element.unit, traffic, family,
         kv_heads=1.0, keys=read / sequences, cached=width * _cached(batch),
-        narrow_cache=_cached(batch) < element.left,
+        narrow_cache=bool(_cached(batch) < element.left),
     )  # fmt: skip
 
 
@@ -108,7 +108,7 @@ def _core(
     pairs = _pairs(batch, new, keys)
     return AttentionCore(
         "attention", sequences, heads, new, pairs, q + v, element.unit, traffic, family,
-        kv_heads=kv_heads, keys=keys, cached=(q + v) * stored, narrow_cache=stored < element.left,
+        kv_heads=kv_heads, keys=keys, cached=(q + v) * stored, narrow_cache=bool(stored < element.left),
     )  # fmt: skip
 
 

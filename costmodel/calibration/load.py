@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,6 +29,9 @@ File = TypeVar("File", bound=Strict)
 
 ROOFLINE = "roofline"  # calibrations/roofline: the spread of every family about the bare cost functions
 _KIND = "calibrations"
+# Kernels of a variant that nobody measured are nearest to those of another: the same products in the other 16-bit
+# format, the same cache in the products' format, FP8 with the other kind of scales.
+_NEAREST = {"fp16": "bf16", "bf16": "fp16", "fp8": "fp8_block", "fp8_block": "fp8"}
 
 
 def load_calibration(
@@ -36,10 +39,11 @@ def load_calibration(
 ) -> Calibration:
     """Return the fit of every operator family on `device` with the kernels that `framework` names.
 
-    A family starts from `calibrations/roofline`. Where the framework names an implementation of it, the first file of
-    `calibrations/DEVICE/IMPLEMENTATION`, `calibrations/SIBLING/IMPLEMENTATION` … that covers the family replaces this;
-    the siblings are those that the device file's `calibration: {inherit: …}` names, in turn, and lower the basis to
-    `transferred`. Raises InputError with the problems of a file that is found.
+    A family starts from `calibrations/roofline`. Over it stands the fit of the implementation that the framework names
+    for the family or its variant, else that of the device's own `calibration: {default: …}`, in
+    `calibrations/DEVICE/IMPLEMENTATION`; where the device has none, the same of the devices that it inherits from in
+    turn, which lowers the basis to `transferred`. Files are read when an operator first asks for them. Raises
+    InputError with the problems of a file that is found.
     """
     library = Library(search_path)
     if isinstance(framework, str):
@@ -54,62 +58,129 @@ def load_calibration(
 
 @functools.lru_cache(maxsize=256)
 def _loaded(device: str, implementations: tuple[tuple[str, str], ...], roots: tuple[Path, ...]) -> Calibration:
-    library = Library(roots)
-    base = read(library, _KIND, ROOFLINE, FitsFile)
-    fits = {family: family_fit(fit, base.basis) for family, fit in base.families.items()}
-    names, notes = [], []
-    chosen = dict(implementations)
-    for family in sorted({*fits, *chosen}):
-        found = _search(library, device, family, chosen.get(family))
-        if found is None:
-            if family in chosen:
-                notes.append(f"{family}: nothing is known of {chosen[family]} on {device}; priced at the roofline")
-            continue
-        fits |= _fits(found, family, borrowed=found.device != device)
-        names.append(found.file.name)
-        if found.device != device and family in chosen:
-            notes.append(
-                f"{family}: {found.file.name}, measured on {found.device}, stands in for {chosen[family]} on {device}"
-            )
-    return Calibration(", ".join(dict.fromkeys(names)) or base.name, fits, tuple(notes))
+    shelf = Shelf(Library(roots))
+    fits = Fits(shelf, device, dict(implementations))
+    return Calibration(ROOFLINE, fits, fits.notes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Found:
-    """A calibration file, where it stands, and the device that it is of."""
+class Held:
+    """A calibration file with its residuals, and the device that it is of."""
 
     file: FitsFile
-    path: Path
+    residuals: Mapping[str, Residual]
     device: str
 
+    def fit(self, key: str, asked: str) -> FamilyFit | None:
+        """Return the fit of a `family/variant` or family for the device `asked`; None where the file has none."""
+        stated = self.file.families.get(key)
+        if stated is None:
+            return None
+        basis = self.file.basis if self.device == asked else "transferred"
+        return family_fit(stated, basis, self.residuals.get(key))
 
-def _fits(found: _Found, family: str, *, borrowed: bool) -> dict[str, FamilyFit]:
-    """Return the fits of a family and its variants in a file."""
-    basis = "transferred" if borrowed else found.file.basis
-    own = {name: fit for name, fit in found.file.families.items() if name.partition("/")[0] == family}
-    stored = found.file.residuals
-    residuals = read_residuals(found.path.parent / stored) if stored is not None else {}
-    return {name: family_fit(fit, basis, residuals.get(name)) for name, fit in own.items()}
+
+class Shelf:
+    """Reads calibration files, each once, and the chain of devices that a device borrows from."""
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+        self._held: dict[str, Held | None] = {}
+
+    def held(self, device: str, implementation: str) -> Held | None:
+        """Return the file `calibrations/DEVICE/IMPLEMENTATION`; None where there is none."""
+        name = f"{device}/{implementation}"
+        if name not in self._held:
+            self._held[name] = self._read(device, name) if _exists(self._library, _KIND, name) else None
+        return self._held[name]
+
+    def names(self, device: str) -> list[str]:
+        """Return the implementations that any root of the search path has of a device."""
+        folders = [root / FOLDERS[_KIND] / _KIND / device for root in self._library.roots]
+        return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+
+    def roofline(self) -> FitsFile:
+        """Return the spread of the bare cost functions."""
+        return read(self._library, _KIND, ROOFLINE, FitsFile)
+
+    def chain(self, device: str) -> list[tuple[str, Mapping[str, str]]]:
+        """Return the device with its default implementations, then those that it inherits from in turn."""
+        return list(_chain(self._library, device))
+
+    def _read(self, device: str, name: str) -> Held:
+        file = read(self._library, _KIND, name, FitsFile)
+        stored = file.residuals
+        path = self._library.find(name, _KIND)
+        return Held(file, {} if stored is None else read_residuals(path.parent / stored), device)
 
 
-def _search(library: Library, device: str, family: str, implementation: str | None) -> _Found | None:
-    """Return the nearest file that covers a family; None where no device of the chain has one.
+class Fits(Mapping[str, FamilyFit]):
+    """The fits of a device by `family/variant` and by family, each looked up when it is first asked for.
 
-    Of each device in turn: the named implementation, or, where none is named, the first of the device's defaults.
+    chosen: implementations that stand before the device's defaults, by family or `family/variant`.
     """
-    for owner, defaults in _chain(library, device):
-        for each in defaults if implementation is None else (implementation,):
-            name = f"{owner}/{each}"
-            if not _exists(library, _KIND, name):
+
+    def __init__(self, shelf: Shelf, device: str, chosen: Mapping[str, str]) -> None:
+        self._shelf, self._device, self._chosen = shelf, device, chosen
+        self._chain = shelf.chain(device)
+        base = shelf.roofline()
+        self._base = {family: family_fit(fit, base.basis) for family, fit in base.families.items()}
+        self._known: dict[str, FamilyFit | None] = {}
+        self.notes: list[str] = []
+
+    def __getitem__(self, key: str) -> FamilyFit:
+        if key not in self._known:
+            self._known[key] = self._find(key)
+        found = self._known[key]
+        if found is None:
+            raise KeyError(key)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._base, **{key: None for key, fit in self._known.items() if fit is not None}})
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def _find(self, key: str) -> FamilyFit | None:
+        family, _, variant = key.partition("/")
+        wanted = self._chosen.get(key, self._chosen.get(family))
+        if wanted is not None:
+            for device, _ in self._chain:
+                fit = self._of(self._shelf.held(device, wanted), key)
+                if fit is not None:
+                    self._note(key, wanted, device)
+                    return fit
+            if variant == "":
+                self.notes.append(f"{family}: nothing is known of {wanted} on {self._device}; the nearest stands in")
+        for device, defaults in self._chain:
+            named = defaults.get(key, defaults.get(family))
+            fit = None if named is None else self._of(self._shelf.held(device, named), key)
+            if fit is not None:
+                return fit
+        return self._nearest(family, variant) if variant else self._base.get(family)
+
+    def _of(self, held: Held | None, key: str) -> FamilyFit | None:
+        return None if held is None else held.fit(key, self._device)
+
+    def _nearest(self, family: str, variant: str) -> FamilyFit | None:
+        """Return the fit of the variant whose kernels are most alike, its basis lowered to `transferred`."""
+        plain = variant.removesuffix("_narrow")
+        for other in (plain, _NEAREST.get(plain)):
+            if other is None or other == variant or (f"{family}/{other}" == f"{family}/{variant}"):
                 continue
-            path = library.find(name, _KIND)
-            file = read(library, _KIND, name, FitsFile)
-            if any(key.partition("/")[0] == family for key in file.families):
-                return _Found(file, path, owner)
-    return None
+            self._known.setdefault(f"{family}/{variant}", None)  # two variants that are nearest to each other end here
+            fit = self.get(f"{family}/{other}")
+            if fit is not None and fit.form is not None:
+                return replace(fit, basis="transferred")
+        return None
+
+    def _note(self, key: str, wanted: str, device: str) -> None:
+        if device != self._device:
+            self.notes.append(f"{key}: {wanted} of {device} stands in for {wanted} on {self._device}")
 
 
-def _chain(library: Library, device: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+def _chain(library: Library, device: str) -> Iterator[tuple[str, Mapping[str, str]]]:
     """Yield the device with its default implementations, then those that it inherits from in turn."""
     seen: list[str] = []
     following: str | None = device
@@ -122,10 +193,10 @@ def _chain(library: Library, device: str) -> Iterator[tuple[str, tuple[str, ...]
             )  # fmt: skip
         seen.append(following)
         if not _exists(library, "devices", following):
-            yield following, ()
+            yield following, {}
             return  # a device that was made in Python
         stated = read(library, "devices", following, DeviceFile).calibration
-        yield following, () if stated is None else tuple(stated.default)
+        yield following, {} if stated is None else dict(stated.default)
         inherited = None if stated is None else stated.inherit
         following = None if inherited is None else inherited.removeprefix("devices/")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -122,16 +122,11 @@ class Calibration:
 
     name: str = "roofline"
     families: Mapping[str, FamilyFit] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    notes: Sequence[str] = ()
 
     def family(self, name: str) -> FamilyFit:
         """Return the fit of a family, the bare roofline where there is none."""
         return self.families.get(name, ROOFLINE)
-
-    def is_uncertain(self, family: str) -> bool:
-        """Tell whether measured times of a family, or of a variant of it, scatter about predicted ones."""
-        own = [fit for name, fit in self.families.items() if name.partition("/")[0] == family]
-        return any(not fit.spread.is_exact for fit in own)
 
     def fit(self, operator: Operator) -> FamilyFit:
         """Return the fit of an operator: that of its variant, else of its family, else the bare roofline."""

@@ -83,9 +83,10 @@ class PriceFile(Strict):
 class CalibrationFile(Strict):
     """Which measured efficiencies this device has, and whose stand in where it has none."""
 
-    default: list[str] = Field(
-        default=[],
-        description="implementations under `calibrations/DEVICE`, tried in turn where a framework names none",
+    default: dict[str, str] = Field(
+        default={},
+        description="operator family or `family/variant` -> implementation under `calibrations/DEVICE`, for frameworks "
+        "that name none",
     )
     inherit: str | None = Field(default=None, description="name of the sibling device; null: none")
 

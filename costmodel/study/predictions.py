@@ -85,9 +85,7 @@ class Prediction:
         scenario = self.scenario
         calibration = self.workload.calibration(scenario)
         step = evaluate(scenario, calibration)
-        found = intervals(
-            {name: value}, step.families(), calibration, 0, lambda moves: dict(step.schedule(moves) or {})
-        )
+        found = intervals({name: value}, step.families(), 0, lambda moves: dict(step.schedule(moves) or {}))
         pair = found[name]
         return _with(value, None if pair is None else (float(pair[0]), float(pair[1])))
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from builders import BF16, DECODE, DENSE_MODEL, FAMILIES, FP8, MOE_MODEL, PREFILL, STEP, scenario, spreads
 
+from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.grid import evaluate_point
-from costmodel.analytic.intervals import intervals, moves_of
+from costmodel.analytic.intervals import intervals
 from costmodel.analytic.sums import Move, Moves
 from costmodel.analytic.training import price_step, step_times
 from costmodel.cost.calibration import Calibration, FamilyFit, Spread
@@ -81,7 +82,7 @@ def test_a_family_of_everything_scales_times_and_rates_alike() -> None:
             "exposed_communication_time": 0.0 * ratio, "open": None,
         }  # fmt: skip
 
-    found = intervals(moved, ["gemm"], spreads(0.5, 1.5, 3.0, ("gemm",)), 0, evaluate)
+    found = intervals(moved, ["gemm"], 0, evaluate)
     assert found["time"] == pytest.approx((5.0, 30.0))
     assert found["rate"] == pytest.approx((0.1 / 3, 0.1 / 0.5))
     assert found["bubble_time"] == pytest.approx((2.0, 12.0))
@@ -97,7 +98,7 @@ def test_independent_families_add_in_quadrature_on_a_logarithmic_scale() -> None
             product = product * (1.0 - 0.5 * move.low + 1.0 * move.high)
         return {"time": product, "bubble_time": 3.0 + product}
 
-    found = intervals({"time": 1.0, "bubble_time": 4.0}, ["a", "b"], spreads(0.5, 1.0, 2.0, ("a", "b")), 0, evaluate)
+    found = intervals({"time": 1.0, "bubble_time": 4.0}, ["a", "b"], 0, evaluate)
     both = np.sqrt(2) * np.log(2)
     assert found["time"] == pytest.approx((np.exp(-both), np.exp(both)))
     assert found["bubble_time"] == pytest.approx((4 - np.sqrt(2) * 0.5, 4 + np.sqrt(2)))
@@ -112,10 +113,9 @@ def test_a_zero_metric_stays_above_zero() -> None:
 
 
 def test_exact_families_are_not_moved() -> None:
-    calibration = Calibration(
-        "test", {"gemm": FamilyFit(), "bmm": FamilyFit(spread=Spread((1.0,), (0.5,), (1.0,), (2.0,)))}
-    )
-    assert set(moves_of(FAMILIES, calibration, 0)) == {"bmm"}
+    uncertain = FamilyFit(spread=Spread((1.0,), (0.5,), (1.0,), (2.0,)))
+    calibration = Calibration("test", {"gemm": FamilyFit(), "elementwise": uncertain})
+    assert evaluate(SCENARIOS["dense"], calibration).families() == {"elementwise"}
     assert (
         evaluate_point(SCENARIOS["training"], Calibration()).intervals["step_time"]
         == (evaluate_point(SCENARIOS["training"], Calibration()).metrics["step_time"],) * 2

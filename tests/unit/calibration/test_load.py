@@ -25,16 +25,15 @@ def busy_time(fit: FamilyFit, world: Path) -> float:
 
 
 def test_without_a_named_implementation_every_family_has_the_spread_of_the_roofline():
-    calibration = load_calibration("h800-sxm", "default")
+    calibration = load_calibration("l4", "default")
     gemm = calibration.family("gemm")
-    assert calibration.name == "roofline"
     assert (gemm.compute, gemm.memory, gemm.basis) == (1.0, 1.0, "roofline")
     assert all(
         low <= median <= high
         for low, median, high in zip(gemm.spread.low, gemm.spread.median, gemm.spread.high, strict=True)
     )
     assert not gemm.spread.is_exact
-    assert calibration.notes == ()
+    assert list(calibration.notes) == []
 
 
 def test_half_the_arithmetic_efficiency_doubles_the_busy_time(world):
@@ -46,7 +45,6 @@ def test_half_the_arithmetic_efficiency_doubles_the_busy_time(world):
 
 def test_families_that_a_fit_does_not_cover_stay_at_the_roofline(world):
     calibration = load_calibration("chip", "fast", [world])
-    assert calibration.name == "chip/library"
     assert calibration.family("elementwise").basis == "roofline"
 
 
@@ -54,7 +52,7 @@ def test_a_device_without_measurements_borrows_those_of_its_sibling(world):
     calibration = load_calibration("sibling", "fast", [world])
     assert calibration.family("gemm").basis == "transferred"
     assert calibration.family("gemm").compute == 0.5
-    assert calibration.notes == ("gemm: chip/library, measured on chip, stands in for library on sibling",)
+    assert list(calibration.notes) == ["gemm: library of chip stands in for library on sibling"]
 
 
 def test_an_unknown_implementation_is_priced_at_the_roofline_and_named(world):
@@ -66,7 +64,7 @@ implementations: {gemm: nobody}
 """)  # fmt: skip
     calibration = load_calibration("sibling", "fast", [world])
     assert calibration.family("gemm").basis == "roofline"
-    assert calibration.notes == ("gemm: nothing is known of nobody on sibling; priced at the roofline",)
+    assert list(calibration.notes) == ["gemm: nothing is known of nobody on sibling; the nearest stands in"]
 
 
 def test_devices_that_inherit_in_a_cycle_are_an_error(world):
@@ -87,7 +85,7 @@ families:
   gemm: {compute: 1.5, memry: 0.9, spread: [{time: 1 ms, low: 2, median: 1, high: 3, rows: 1}], rows: 1}
 """)  # fmt: skip
     with pytest.raises(InputError) as caught:
-        load_calibration("chip", "fast", [world])
+        load_calibration("chip", "fast", [world]).family("gemm")
     text = str(caught.value)
     assert len(caught.value.problems) == 3
     assert "families.gemm.compute" in text

@@ -1,0 +1,108 @@
+"""Which calibration file prices a kernel that a table names: the same kernel's, else the nearest that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from costmodel.calibration.load import Fits, Held, Shelf
+from costmodel.cost.calibration import Calibration
+from costmodel.schema.references import Library
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """How a row names what ran: framework, kernel and timing method, blank where it does not say."""
+
+    framework: str
+    kernel: str
+    timing: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """The fits that price a row, and why these."""
+
+    calibration: Calibration
+    why: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Candidate:
+    """A calibration file of the chain. distance: devices between its device and the one asked for."""
+
+    held: Held
+    implementation: str
+    distance: int
+
+    def covers(self, family: str, variant: str) -> bool:
+        """Tell whether the file has the very variant, or the family as a whole."""
+        return not {family, f"{family}/{variant}"}.isdisjoint(self.held.file.families)
+
+    def mismatch(self, kernel: Kernel) -> tuple[int, ...]:
+        """Return how far the file is from a kernel, the weightiest first; what a row does not say does not count."""
+        file = self.held.file
+        names = [framework.partition(" ")[0] for framework in file.frameworks]
+        return (
+            _differs(kernel.kernel, file.kernels), _differs(kernel.framework.partition(" ")[0], names),
+            _differs(kernel.framework, file.frameworks), _differs(kernel.timing, file.timings),
+        )  # fmt: skip
+
+
+class Chooser:
+    """Finds the fits for kernels on one device. Files are read once."""
+
+    def __init__(self, device: str, search_path: Sequence[str | Path] = ()) -> None:
+        self._device = device
+        self._shelf = Shelf(Library(search_path))
+        self._choices: dict[tuple[str, str, Kernel], Choice] = {}
+
+    def choose(self, family: str, variant: str, kernel: Kernel) -> Choice:
+        """Return the fits for a kernel of a family.
+
+        Order: the kernel itself on this device; another kernel, framework or version of it here; the same on the
+        devices that this one inherits from, in turn; the roofline. Every other family keeps the device's defaults.
+        """
+        key = (family, variant, kernel)
+        if key not in self._choices:
+            self._choices[key] = self._choose(family, variant, kernel)
+        return self._choices[key]
+
+    def _choose(self, family: str, variant: str, kernel: Kernel) -> Choice:
+        covering = [each for each in self._candidates if each.covers(family, variant)]
+        if not covering:
+            fits = Fits(self._shelf, self._device, {})
+            near = fits.get(f"{family}/{variant}", fits.get(family))
+            known = near is not None and near.form is not None
+            why = "the nearest variant stands in" if known else "roofline"
+            return Choice(Calibration(self._device, fits), f"no fit of {family}/{variant} for {self._device}: {why}")
+        best = min(covering, key=lambda each: (each.distance, *each.mismatch(kernel), each.implementation))
+        fits = Fits(self._shelf, self._device, {family: best.implementation})
+        return Choice(Calibration(self._device, fits), _why(best, kernel))
+
+    @cached_property
+    def _candidates(self) -> list[_Candidate]:
+        found = []
+        for distance, (device, _) in enumerate(self._shelf.chain(self._device)):
+            for implementation in self._shelf.names(device):
+                held = self._shelf.held(device, implementation)
+                if held is not None:
+                    found.append(_Candidate(held, implementation, distance))
+        return found
+
+
+def _why(best: _Candidate, kernel: Kernel) -> str:
+    name = best.held.file.name
+    if best.distance:
+        return f"{name}: stands in from {best.held.device}"
+    other = best.mismatch(kernel)
+    if not any(other):
+        return name
+    said = (f"kernel {kernel.kernel}", f"framework {kernel.framework}", kernel.framework, f"timing {kernel.timing}")
+    return f"{name}: nearest to {next(text for text, differs in zip(said, other, strict=True) if differs)}"
+
+
+def _differs(stated: str, known: Sequence[str]) -> int:
+    return int(bool(stated) and bool(known) and stated not in known)
