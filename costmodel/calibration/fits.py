@@ -9,7 +9,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from costmodel.calibration.batch import Catalogue, LeftOut, Mapped
 from costmodel.calibration.fitting import Fitted, Groups, Recipe, Samples, fit_family
-from costmodel.calibration.load import read
+from costmodel.calibration.load import Shelf, family_fit, nearest_variants, read
 from costmodel.calibration.operators import map_rows
 from costmodel.calibration.roofline import default_framework
 from costmodel.calibration.tables import Table, read_tables
@@ -42,11 +42,12 @@ class Outcome:
     skipped: Mapping[str, int]
 
 
-def fit_implementation(file: ImplementationFile, plan: FitPlanFile, table: Table, catalogue: Catalogue) -> Outcome:
-    """Return the fits of the families that a plan asks for, in its order: a row's other kernels are priced by then."""
+def fit_implementation(
+    file: ImplementationFile, plan: FitPlanFile, table: Table, catalogue: Catalogue, known: Calibration
+) -> Outcome:
+    """Return the fits of the families that a plan asks for, in its order. known: prices a row's other kernels."""
     chosen = table.take(_rows_of(file, table))
     mapped, left_out = map_rows(chosen, catalogue)
-    known = Calibration()
     fitted: dict[str, Fitted] = {}
     samples: dict[str, Samples] = {}
     skipped: dict[str, int] = {}
@@ -58,8 +59,6 @@ def fit_implementation(file: ImplementationFile, plan: FitPlanFile, table: Table
             continue
         found = fit_family(rows, recipe_of(rule))
         fitted[key], samples[key] = found, rows
-        fits: dict[str, FamilyFit] = {**known.families, key: found.fit()}
-        known = replace(known, families=fits)
     return Outcome(file, fitted, samples, left_out, skipped)
 
 
@@ -112,15 +111,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     plan = read(Library(()), "fit_plans", chosen.plan, FitPlanFile)
     catalogue, table = Catalogue(), read_tables(chosen.measurements)
+    base = Shelf(Library(())).roofline()
+    rooflines = {family: family_fit(fit, base.basis) for family, fit in base.families.items()}
+    known: dict[str, dict[str, FamilyFit]] = {}
     devices = {name: catalogue.name(name) for name in np.unique(table.text("device").astype(str))}
     of_row = np.array([devices[name] for name in table.text("device")], dtype=np.object_)
     for file in plan.implementations:
         if chosen.only in file.name:
             began = time.perf_counter()
             rows = table.take(of_row == file.device.removeprefix("devices/"))
-            outcome = fit_implementation(file, plan, rows, catalogue)
+            own = known.setdefault(file.device, {})
+            outcome = fit_implementation(
+                file, plan, rows, catalogue, Calibration(file.name, _with_nearest(rooflines, own))
+            )
+            for key, fit in outcome.fitted.items():
+                own.setdefault(key, fit.fit())
             write_calibration(chosen.output, Evidence(file, plan, outcome.fitted, outcome.samples))
             report(outcome, time.perf_counter() - began, sys.stdout.write)
+
+
+def _with_nearest(rooflines: Mapping[str, FamilyFit], fits: Mapping[str, FamilyFit]) -> dict[str, FamilyFit]:
+    """Return what is known of a device so far; streams that were not fitted are priced as their nearest kind."""
+    near = next(
+        (fits[key] for kind in nearest_variants("elementwise", "") if (key := f"elementwise/{kind}") in fits), None
+    )
+    return {**rooflines, **({} if near is None else {"elementwise": near}), **fits}
 
 
 def report(outcome: Outcome, seconds: float, write: Callable[[str], object]) -> None:

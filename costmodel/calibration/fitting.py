@@ -16,7 +16,8 @@ from costmodel.calibration.timing import operator_time
 from costmodel.cost.calibration import ROOFLINE, Calibration, FamilyFit, Form
 from costmodel.cost.machine import Machine
 from costmodel.cost.residual import Domain, Residual
-from costmodel.quantities import Array, Indices
+from costmodel.hardware import Cluster
+from costmodel.quantities import Array, Indices, Quantity
 from costmodel.workload.operators import Operator
 from costmodel.workload.scenario import Framework
 
@@ -74,7 +75,7 @@ class Samples:
             machine = Machine(part.device, self.framework, part.device.processors)
             total: Any = 0.0
             for operator in others:
-                total = total + operator_time(operator, machine, part.cluster, self.known.fit(operator)).seconds
+                total = total + likely_time(operator, machine, part.cluster, self.known.fit(operator))
             seconds.append(np.broadcast_to(total, part.rows.shape))
         return np.concatenate(seconds)
 
@@ -102,6 +103,12 @@ class Samples:
     def repeats(self) -> int:
         """Return how many operators of a row are fitted, at most."""
         return max(len(own) for _, own, _ in self.targets())
+
+
+def likely_time(operator: Operator, machine: Machine, cluster: Cluster | None, fit: FamilyFit) -> Quantity:
+    """Return the most likely time of an operator [s]: a bare roofline's times the median ratio measured to it."""
+    seconds = operator_time(operator, machine, cluster, fit).seconds
+    return seconds * fit.spread.ratio(seconds, 0.0, 0.0) if fit.basis == "roofline" else seconds
 
 
 def _taken(part: Mapped, rows: Indices) -> Mapped:

@@ -31,7 +31,8 @@ ROOFLINE = "roofline"  # calibrations/roofline: the spread of every family about
 _KIND = "calibrations"
 # Kernels of a variant that nobody measured are nearest to those of another: the same products in the other 16-bit
 # format, the same cache in the products' format, FP8 with the other kind of scales.
-_NEAREST = {"fp16": "bf16", "bf16": "fp16", "fp8": "fp8_block", "fp8_block": "fp8"}
+_NEAREST = {"fp16": ("bf16",), "bf16": ("fp16",), "fp8": ("fp8_block",), "fp8_block": ("fp8",)}
+_STREAMS = ("activation", "add", "norm", "rotary")  # a kernel of another kind streams as these do
 
 
 def load_calibration(
@@ -78,6 +79,15 @@ class Held:
             return None
         basis = self.file.basis if self.device == asked else "transferred"
         return family_fit(stated, basis, self.residuals.get(key))
+
+
+def nearest_variants(family: str, variant: str) -> tuple[str, ...]:
+    """Return the variants of a family whose kernels stand in for those of `variant`, the most alike first."""
+    if family == "elementwise":
+        return tuple(kind for kind in _STREAMS if kind != variant)
+    plain = variant.removesuffix("_narrow")
+    own = () if plain == variant else (plain,)
+    return own + _NEAREST.get(plain, ())
 
 
 class Shelf:
@@ -165,11 +175,8 @@ class Fits(Mapping[str, FamilyFit]):
 
     def _nearest(self, family: str, variant: str) -> FamilyFit | None:
         """Return the fit of the variant whose kernels are most alike, its basis lowered to `transferred`."""
-        plain = variant.removesuffix("_narrow")
-        for other in (plain, _NEAREST.get(plain)):
-            if other is None or other == variant or (f"{family}/{other}" == f"{family}/{variant}"):
-                continue
-            self._known.setdefault(f"{family}/{variant}", None)  # two variants that are nearest to each other end here
+        self._known[f"{family}/{variant}"] = None  # two variants that are nearest to each other end here
+        for other in nearest_variants(family, variant):
             fit = self.get(f"{family}/{other}")
             if fit is not None and fit.form is not None:
                 return replace(fit, basis="transferred")

@@ -61,13 +61,23 @@ def map_rows(table: Table, catalogue: Catalogue) -> tuple[list[Mapped], list[Lef
     tier, into which the tables put it where it dominates); decoding of sequences that share one set of cached pages
     beyond what such rows say about memory (flag shared_kv_pages, secondary); whatever a rule raises Unmapped for.
     """
-    mapped: list[Mapped] = []
     left_out: list[LeftOut] = []
     usable = np.ones(len(table), dtype=bool)
     for reason, mask in _unusable(table):
         left_out.extend(_by_operation(table, reason, np.flatnonzero(mask & usable)))
         usable &= ~mask
     kept = np.flatnonzero(usable)
+    mapped, unmapped = map_all(table, catalogue, kept)
+    return mapped, [*left_out, *unmapped]
+
+
+def map_all(
+    table: Table, catalogue: Catalogue, rows_of_interest: Indices | None = None
+) -> tuple[list[Mapped], list[LeftOut]]:
+    """Return rows (default: all) with their operators, measured or not, and those that no rule maps."""
+    mapped: list[Mapped] = []
+    left_out: list[LeftOut] = []
+    kept = np.arange(len(table)) if rows_of_interest is None else rows_of_interest
     for _, places in table.take(kept).groups(*_GROUPED_BY):
         for rows in _same_layout(table, kept[places]):
             try:

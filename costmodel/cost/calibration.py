@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from costmodel.cost.machine import Machine
 from costmodel.cost.residual import Domain, Features, Residual
@@ -89,19 +90,22 @@ class FamilyFit:
     residual: Residual | None = None
     domain: Domain | None = None
 
-    def basis_at(self, operator: Operator) -> str:
-        """Return on what the time of one operator of one size rests.
+    def bases(self, operator: Operator) -> npt.NDArray[np.str_]:
+        """Return on what the time of an operator rests, size by size.
 
         A fit is `measured` within its domain's radius of a support point, `fitted` between the smallest and largest
         measured sizes, `extrapolated` outside.
         """
         if self.form is None or self.domain is None or self.basis != "fitted":
-            return self.basis
+            return np.asarray(self.basis)
         features = self.form.features(operator)
-        if not self.domain.holds(features):
-            return "extrapolated"
-        near = self.residual is not None and float(np.max(self.residual.distance(features))) <= self.domain.radius
-        return "measured" if near else "fitted"
+        near = np.inf if self.residual is None else self.residual.distance(features)
+        inside = np.where(np.asarray(near) <= self.domain.radius, "measured", "fitted")
+        return np.where(self.domain.holds(features), inside, "extrapolated")
+
+    def basis_at(self, operator: Operator) -> str:
+        """Return on what the time of an operator of one size rests."""
+        return str(self.bases(operator))
 
     def fitted_time(self, form: Form, operator: Operator, machine: Machine) -> Time:
         """Return the time that the form and the residual give: t = form(operator) * exp(residual(shape))."""

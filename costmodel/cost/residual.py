@@ -8,9 +8,12 @@ from typing import TypeAlias
 
 import numpy as np
 
-from costmodel.quantities import Array, Quantity, minimum
+from costmodel.quantities import Array, Mask, Quantity, minimum
 
 Features: TypeAlias = "Sequence[Quantity]"  # binary logarithms of a kernel's sizes, one per axis of its shape space
+
+
+ROUNDING = 1e-4  # octaves: a stored limit has six digits
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,9 +84,9 @@ class Domain:
     high: Array
     radius: float
 
-    def holds(self, features: Features) -> bool:
-        """Tell whether one shape lies between the smallest and the largest measured sizes."""
-        return all(
-            low <= float(np.max(value)) and float(np.min(value)) <= high
-            for low, value, high in zip(self.low, features, self.high, strict=True)
-        )
+    def holds(self, features: Features) -> Mask:
+        """Tell where a shape lies between the smallest and the largest measured sizes."""
+        inside: Mask = True
+        for low, value, high in zip(self.low, features, self.high, strict=True):
+            inside = inside & (value >= low - ROUNDING) & (value <= high + ROUNDING)
+        return inside

@@ -1,0 +1,105 @@
+"""Predicts the rows of a measurement table: time, interval, basis, and which fit it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from costmodel.calibration.batch import Catalogue, Mapped
+from costmodel.calibration.choosing import Choice, Chooser, Kernel
+from costmodel.calibration.fitting import likely_time
+from costmodel.calibration.operators import map_all
+from costmodel.calibration.roofline import default_framework
+from costmodel.calibration.tables import Table, Texts
+from costmodel.calibration.timing import operator_time
+from costmodel.cost.calibration import FamilyFit
+from costmodel.cost.machine import Machine
+from costmodel.quantities import Array, Indices
+from costmodel.workload.operators import Operator
+from costmodel.workload.scenario import Framework
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Predictions:
+    """What is predicted of every row: seconds, NaN where nothing can be said, its 80 % interval, basis and reason."""
+
+    seconds: Array
+    low: Array
+    high: Array
+    basis: Texts
+    why: Texts
+
+
+def predict(table: Table, search_path: Sequence[str | Path] = ()) -> Predictions:
+    """Return the predictions for the rows of a table, in its order.
+
+    A kernel that no file covers is priced by the nearest one, which `why` names; a time from the bare roofline is
+    multiplied by the median ratio that measured times have to it. Rows that hold no operator of the package stay empty,
+    with the reason.
+    """
+    count = len(table)
+    seconds, low, high = (np.full(count, np.nan) for _ in range(3))
+    basis, why = (np.full(count, "", dtype=np.object_) for _ in range(2))
+    mapped, left_out = map_all(table, Catalogue(search_path))
+    framework = default_framework(search_path)
+    choosers: dict[str, Chooser] = {}
+    for part in mapped:
+        chooser = choosers.setdefault(part.device.name, Chooser(part.device.name, search_path))
+        choice = chooser.choose(part.family, _variant(part), _kernel(table, part.rows))
+        rows = part.rows
+        seconds[rows], low[rows], high[rows] = _times(part, choice, framework)
+        basis[rows] = _bases(part, choice)
+        why[rows] = choice.why
+    for left in left_out:
+        why[left.rows] = left.reason
+    return Predictions(seconds, low, high, basis, why)
+
+
+def _variant(part: Mapped) -> str:
+    """Return the variant of the operator that a row is named after."""
+    return next((each.variant for each in part.operators if each.family == part.family), part.operators[0].variant)
+
+
+def _kernel(table: Table, rows: Indices) -> Kernel:
+    first = rows[0]
+    return Kernel(*(str(table.text(column)[first]) for column in ("framework", "kernel", "timing")))
+
+
+def _times(part: Mapped, choice: Choice, framework: Framework) -> tuple[Array, Array, Array]:
+    """Return predicted times and their intervals [s].
+
+    The errors of one family's kernels in a row are the same, those of different families independent.
+    """
+    machine = Machine(part.device, framework, part.device.processors)
+    total, downs, ups = (np.zeros(part.rows.shape) for _ in range(3))
+    by_family: dict[str, list[Array]] = {}
+    for operator in part.operators:
+        fit = choice.calibration.fit(operator)
+        time = np.broadcast_to(operator_time(operator, machine, part.cluster, fit).seconds, part.rows.shape)
+        middle = np.broadcast_to(likely_time(operator, machine, part.cluster, fit), part.rows.shape)
+        spans = by_family.setdefault(operator.family, [np.zeros(part.rows.shape) for _ in range(2)])
+        spans[0] += np.maximum(middle - time * _ratio(fit, time, 1.0, 0.0), 0.0)
+        spans[1] += np.maximum(time * _ratio(fit, time, 0.0, 1.0) - middle, 0.0)
+        total += middle
+    total = np.maximum(total - part.fused * framework.launch, framework.launch)
+    for down, up in by_family.values():
+        downs, ups = np.hypot(downs, down), np.hypot(ups, up)
+    return total, np.maximum(total - downs, 0.0), total + ups
+
+
+def _ratio(fit: FamilyFit, seconds: Array, low: float, high: float) -> Array:
+    ratio: Array = np.asarray(fit.spread.ratio(seconds, low, high), dtype=np.float64)
+    return ratio
+
+
+def _bases(part: Mapped, choice: Choice) -> Texts:
+    """Return the basis of every row: that of the operator it is named after."""
+    operator = next((each for each in part.operators if each.family == part.family), part.operators[0])
+    return _bases_of(choice.calibration.fit(operator), operator, len(part.rows))
+
+
+def _bases_of(fit: FamilyFit, operator: Operator, count: int) -> Texts:
+    return np.broadcast_to(np.asarray(fit.bases(operator), dtype=np.object_), (count,))
