@@ -24,12 +24,14 @@ PHASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "training": ("step_time", (
         "step_time", "tokens_per_second", "tokens_per_day", "tokens_per_second_per_device", "flop_per_token", "mfu",
         "mfu_noncausal", "bubble_time", "exposed_communication_time", "device_hours_per_trillion_tokens",
-        "cost_per_trillion_tokens", "energy_per_token",
+        "cost_per_trillion_tokens", "energy_per_token", "energy_per_trillion_tokens", "capital_cost",
     )),
-    "prefill": ("ttft", ("ttft", "tokens_per_second_per_device", "cost_per_million_tokens")),
+    "prefill": ("ttft", (
+        "ttft", "tokens_per_second_per_device", "cost_per_million_tokens", "energy_per_token", "capital_cost",
+    )),
     "decode": ("tpot", (
         "tpot", "tokens_per_second_per_device", "tokens_per_second_per_user", "max_batch_per_device",
-        "cost_per_million_tokens",
+        "cost_per_million_tokens", "energy_per_token", "capital_cost",
     )),
     "ep_bound": ("tpot", ("all_to_all_time", "layer_time", "tpot", "tokens_per_second_per_user")),
 }  # fmt: skip
@@ -71,7 +73,7 @@ class Point:
     """One scenario at one point, complete.
 
     headline: the metric that breakdown and bubble sum to; memory: bytes by part, null for a bound; reason: why the
-    point is infeasible, null where it is not.
+    point is infeasible, null where it is not; reasons: why each null metric is null.
     """
 
     phase: str
@@ -86,6 +88,7 @@ class Point:
     schedule: Mapping[str, float] | None = None
     reason: str | None = None
     notes: tuple[str, ...] = ()
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def fits(self) -> bool:
@@ -120,6 +123,7 @@ class Point:
             "cluster": self.cluster,
             "devices": self.devices,
             "metrics": {name: _finite(value) for name, value in self.metrics.items()},
+            "reasons": dict(self.reasons),
             "intervals": {
                 name: None if pair is None else [_finite(bound) for bound in pair]
                 for name, pair in self.intervals.items()

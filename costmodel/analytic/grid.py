@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from costmodel.analytic.blocks import blocks, single
+from costmodel.analytic.capital import missing
 from costmodel.analytic.evaluation import Evaluation, evaluate, ledger_of
 from costmodel.analytic.intervals import intervals
 from costmodel.cost.calibration import Calibration
@@ -105,7 +106,15 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
         schedule=None if parts is None else {name: float(value) for name, value in parts.items()},
         reason=attempt.explanation,
         notes=(*scenario.notes, *calibration.notes),
+        reasons=_reasons(scenario, metrics, attempt.explanation),
     )
+
+
+def _reasons(scenario: Scenario, metrics: Metrics, infeasible: str | None) -> dict[str, str]:
+    """Return metric -> why it is null: the scenario cannot run, or a price or power limit is missing."""
+    unknown = [name for name, value in metrics.items() if value is None or not np.isfinite(value)]
+    why = {} if infeasible else missing(scenario)
+    return {name: infeasible or why.get(name, "not defined here") for name in unknown}
 
 
 @np.errstate(divide="ignore", invalid="ignore", over="ignore")  # points that are masked afterwards

@@ -65,6 +65,20 @@ def _loaded(device: str, implementations: tuple[tuple[str, str], ...], roots: tu
     return Calibration(", ".join(dict.fromkeys(names)) or base.name, fits, tuple(notes))
 
 
+def basis_of(device: str, search_path: Sequence[str | Path] = ()) -> str:
+    """Return the best basis that a device's times can rest on.
+
+    That of its own fits, `transferred` where a sibling has some that it inherits, `roofline` otherwise.
+    """
+    library = Library(search_path)
+    names = library.names(_KIND)
+    for owner in _chain(library, device):
+        own = [name for name in names if name.startswith(f"{owner}/")]
+        if own:
+            return read(library, _KIND, own[0], FitsFile).basis if owner == device else "transferred"
+    return ROOFLINE
+
+
 def _search(library: Library, device: str, family: str, implementation: str) -> tuple[FitsFile, str] | None:
     """Return the nearest fit of a family, and the device that it is of; None where no device of the chain has one."""
     for owner in _chain(library, device):

@@ -12,8 +12,8 @@ _DIMENSIONS = {
     "bandwidth": ("algbw", "busbw", "bandwidth"),
     "flop": ("flop_per_token", "training_flop_per_token", "flop"),
     "flop_rate": ("flop_rate", "flop_rate_per_device"),
-    "energy": ("energy_per_token",),
-    "money": ("cost_per_trillion_tokens", "cost_per_million_tokens", "cost"),
+    "energy": ("energy_per_token", "energy_per_trillion_tokens"),
+    "money": ("cost_per_trillion_tokens", "cost_per_million_tokens", "cost", "capital_cost"),
     "count": (
         "tokens_per_second", "tokens_per_day", "tokens_per_second_per_device", "tokens_per_second_per_user",
         "device_hours_per_trillion_tokens", "max_batch_per_device", "parameters", "active_parameters",
