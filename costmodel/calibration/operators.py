@@ -107,7 +107,7 @@ def _map(table: Table, rows: Indices, catalogue: Catalogue) -> Mapped:
     if rule is None:
         raise Unmapped("the package has no such operator")
     device = catalogue.device(str(table.text("device")[rows[0]]))
-    batch = Batch(table.take(rows), device, catalogue.node(device))
+    batch = Batch(table.take(rows), device, catalogue.nodes(device))
     operators = tuple(rule.operators(batch))
     family = operators[0].family if operation in _EXCHANGES else rule.family  # the modes are families of their own
     found = Mapped(family, rows, device, operators)
