@@ -73,7 +73,7 @@ def lacking(cluster: Cluster, devices: Count) -> Iterator[str]:
     whole, needed = full_fabric(network, endpoints(cluster, devices)), endpoints(cluster, devices)
     if whole is None:
         known = ", ".join(TOPOLOGIES)
-        yield f"no count of switches in a {network.topology} fabric: set hardware.network.topology to one of {known}"
+        yield f"topology {network.topology} has no count of switches: set hardware.network.topology to one of {known}"
     elif not np.all(np.less_equal(needed, whole.endpoints)):
         yield f"the fabric has {np.min(whole.endpoints):,.0f} ports, {np.max(needed):,.0f} are needed"
     price = network.price

@@ -48,8 +48,8 @@ def cluster(batch: Batch) -> Cluster:
     """Return what the ranks of a batch ran on; raise Unmapped where no file describes it.
 
     world_size and gpus_per_node are the same in all rows. The smallest node of the device that holds the ranks of one,
-    with a NIC where there are several, says how devices are joined; without one a box of them is taken, joined by
-    NVLink where the device has it (beyond two devices not where bridges join pairs only), else by PCIe through the host.
+    with a NIC where there are several, says how devices are joined; without one a box of them is taken: joined by
+    NVLink where the device has it (beyond two devices not where bridges join pairs only), else by PCIe over the host.
     """
     ranks, local = float(batch.number("world_size")[0]), float(batch.number("gpus_per_node")[0])
     alias, nodes = batch.text("device"), float(np.ceil(ranks / local))

@@ -76,7 +76,7 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a name in a source must not end a run on an ASCII terminal
     try:
-        code = root.main(standalone_mode=False)
+        code = root.main(prog_name="costmodel", standalone_mode=False)
         sys.stdout.flush()
     except (click.exceptions.Abort, KeyboardInterrupt):
         code = INTERRUPTED

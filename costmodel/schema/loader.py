@@ -44,9 +44,11 @@ def read_text(path: Path, shown: str, most: int) -> str:
     place = Location(shown)
     try:
         size = path.stat().st_size
+        if size > most:
+            raise _too_large(size, most, place)
         with path.open("rb") as file:
-            data = file.read(most + 1) if size <= most else b""
-        if max(size, len(data)) > most:  # what is no regular file does not know its size
+            data = file.read(most + 1)
+        if len(data) > most:  # what is no regular file does not know its size
             raise _too_large(size, most, place)
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
