@@ -94,7 +94,7 @@ def show_cost(facts: Mapping[str, Any]) -> None:
 
 def _in(value: float | None, unit: str, dimension: str, digits: int) -> str:
     """Return a value as a number of `unit`."""
-    return UNKNOWN if value is None else f"{value / _unit(unit, dimension):,.{digits}f}"
+    return UNKNOWN if value is None else f"{value / _unit(unit, dimension):.{digits}f}"
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 import sys
 
@@ -89,6 +90,15 @@ def test_a_narrow_terminal_cuts_no_number():
         assert figure in wide
         assert figure in narrow
     assert "…" not in narrow
+
+
+@pytest.mark.parametrize("columns", ["80", "160"])
+def test_the_list_of_hardware_folds_no_row(columns):
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", on_a_terminal("hardware", "list", COLUMNS=columns))
+    for device in ("h800-sxm", "a100-pcie-40gb", "rtx-pro-6000", "mi300x"):
+        (row,) = [line for line in shown.splitlines() if line.startswith(f"{device} ")]
+        assert row.rstrip().endswith("roofline")
+    assert "…" not in shown
 
 
 def test_a_pipe_gets_plain_text_in_full(process):
