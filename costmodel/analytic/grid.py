@@ -11,6 +11,7 @@ from costmodel.analytic.evaluation import Evaluation, evaluate, ledger_of
 from costmodel.analytic.intervals import intervals
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError, InputError, Problem
+from costmodel.hardware import Device
 from costmodel.quantities import Array, Mask, Quantity
 from costmodel.result import (
     BAD_LAYOUT,
@@ -23,6 +24,7 @@ from costmodel.result import (
     Metrics,
     Point,
     Result,
+    Roofs,
     empty_grid,
 )
 from costmodel.workload.memory import Ledger
@@ -105,6 +107,20 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
         schedule=None if parts is None else {name: float(value) for name, value in parts.items()},
         reason=attempt.explanation,
         notes=(*scenario.notes, *calibration.notes),
+        roofs=_roofs(scenario.cluster.device),
+    )
+
+
+def _roofs(device: Device) -> Roofs:
+    """Return what a single point's device offers."""
+    return Roofs(
+        device.name,
+        float(device.processors),
+        {dtype: float(device.peak(dtype)) for dtype in device.math},
+        {
+            level.name: (float(level.capacity), None if level.bandwidth is None else float(level.bandwidth))
+            for level in device.memory
+        },
     )
 
 

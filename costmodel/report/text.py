@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 from costmodel.schema.metrics import dimension_of
@@ -65,3 +66,17 @@ def count(value: float, digits: int = SHOWN_DIGITS) -> str:
 def share(value: float) -> str:
     """Return a share as per cent."""
     return f"{value:.0%}" if value >= 0.0995 else f"{value:.1%}"
+
+
+def short_paths(paths: Sequence[str]) -> dict[str, str]:
+    """Return for each path its last two words, or as many as tell it from the others."""
+    words = {path: path.split(".") for path in paths}
+
+    def short(path: str) -> str:
+        for length in range(2, len(words[path]) + 1):
+            found = ".".join(words[path][-length:])
+            if not any(other != path and f".{other}".endswith(f".{found}") for other in paths):
+                return found
+        return path
+
+    return {path: short(path) for path in paths}
