@@ -100,7 +100,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Roofs:
+class Offer:
     """What one device of a scenario offers.
 
     peaks: number format -> dense peak of all processors [FLOP/s]; memory: level -> (capacity [B], bandwidth [B/s], null
@@ -141,7 +141,7 @@ class Point:
     schedule: Mapping[str, float] | None = None
     reason: str | None = None
     notes: tuple[str, ...] = ()
-    roofs: Roofs | None = None
+    offer: Offer | None = None
 
     @property
     def fits(self) -> bool:
@@ -193,8 +193,8 @@ class Point:
             "memory": {**memory, "capacity": self.capacity, "fits": self.fits},
             "basis": self.basis(),
         }  # fmt: skip
-        if self.roofs is not None:
-            document["hardware"] = self.roofs.document()
+        if self.offer is not None:
+            document["hardware"] = self.offer.document()
         if self.schedule is not None:
             document["schedule"] = dict(self.schedule)
         if self.reason is not None:

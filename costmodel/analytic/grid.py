@@ -22,9 +22,9 @@ from costmodel.result import (
     REASONS,
     Interval,
     Metrics,
+    Offer,
     Point,
     Result,
-    Roofs,
     empty_grid,
 )
 from costmodel.workload.memory import Ledger
@@ -107,13 +107,13 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
         schedule=None if parts is None else {name: float(value) for name, value in parts.items()},
         reason=attempt.explanation,
         notes=(*scenario.notes, *calibration.notes),
-        roofs=_roofs(scenario.cluster.device),
+        offer=_offer(scenario.cluster.device),
     )
 
 
-def _roofs(device: Device) -> Roofs:
+def _offer(device: Device) -> Offer:
     """Return what a single point's device offers."""
-    return Roofs(
+    return Offer(
         device.name,
         float(device.processors),
         {dtype: float(device.peak(dtype)) for dtype in device.math},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -57,5 +58,5 @@ def command(
     else:
         from costmodel.report.sweeps import show_sweep
 
-        show_sweep(sweep.document(), found, str(output))
+        show_sweep(sweep.document(), found, shlex.quote(str(output)))
     return 0 if any(summary["fit"] for summary in found.values()) else INFEASIBLE

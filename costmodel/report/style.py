@@ -19,7 +19,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from costmodel.report.text import count
+from costmodel.report.text import setting
 from costmodel.units import parse, render
 
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
@@ -30,7 +30,7 @@ CYCLE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 BOUNDS = {"compute": BLUE, "memory": ORANGE, "network": GREEN, "latency": PURPLE, "capacity": BLACK}
 
 WIDTH = 5.2  # inches: at half of it, as in two columns, text of 9 points stays readable
-LONGEST_TICK = 10  # characters of a tick that is written in full: `80 GiB`, `3.35 TB/s`
+TICK_DIGITS = 3
 LONGEST_NAME = 28  # characters of a name that a figure shows
 
 _STYLE: dict[str, Any] = {
@@ -128,10 +128,7 @@ def marked_axis(
 @cache
 def tick(value: float, dimension: str) -> str:
     """Return a tick's value in its unit: `10 us`, `1 TFLOP/s`."""
-    if dimension in ("count", "ratio"):
-        return count(value)
-    exact = render(value, dimension)
-    return exact if len(exact) <= LONGEST_TICK else render(float(f"{value:.3g}"), dimension)
+    return setting(value, dimension, TICK_DIGITS)
 
 
 def _short(value: float) -> str:

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from costmodel.report.page import show, table
-from costmodel.report.text import count, metric, quantity, short_paths, span
+from costmodel.report.text import metric, setting, short_paths, span
 
 
 def show_sweep(document: Mapping[str, Any], summaries: Mapping[str, Mapping[str, Any]], output: str) -> None:
     """Print the axes, a line for each scenario, what cannot run and why, and what comes next.
 
-    document: what was asked, as `study.json` holds it.
+    document: what was asked, as `study.json` holds it; output: its folder, as a shell reads it.
     """
     show(f"{document['workload']}: {document['points']:,} points", "bold")
     dimensions = {axis["path"]: axis["dimension"] for axis in document["axes"]}
@@ -42,16 +42,9 @@ def show_sweep(document: Mapping[str, Any], summaries: Mapping[str, Mapping[str,
 
 
 def _place(at: Mapping[str, float], names: Mapping[str, str], dimensions: Mapping[str, str]) -> str:
-    return ", ".join(f"{names[path]} {shown(value, dimensions[path])}" for path, value in at.items())
-
-
-def shown(value: float, dimension: str) -> str:
-    """Return a value of an axis in its unit."""
-    if dimension == "ratio":
-        return f"{value:g}"
-    return count(value) if dimension == "count" else quantity(value, dimension)
+    return ", ".join(f"{names[path]} {setting(value, dimensions[path])}" for path, value in at.items())
 
 
 def _ends(values: list[float], dimension: str) -> str:
-    low, high = shown(min(values), dimension), shown(max(values), dimension)
+    low, high = setting(min(values), dimension), setting(max(values), dimension)
     return low if low == high else f"{low} .. {high}"

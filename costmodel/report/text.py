@@ -10,11 +10,20 @@ from costmodel.units import parse, render
 
 SHOWN_DIGITS = 4
 BILLION = 1e9
+SHORT = 10  # characters of a quantity
 
 
 def quantity(value: float | None, dimension: str, digits: int = SHOWN_DIGITS) -> str:
     """Return a value in its unit, to a few digits."""
     return "-" if value is None else render(float(f"{value:.{digits}g}"), dimension)
+
+
+def setting(value: float, dimension: str, digits: int = SHOWN_DIGITS) -> str:
+    """Return a value that somebody chose: in full where that is short, as `80 GiB`, else to a few digits."""
+    if dimension in ("count", "ratio"):
+        return count(value, digits)
+    exact = render(value, dimension)
+    return exact if len(exact) <= SHORT else quantity(value, dimension, digits)
 
 
 def used_of(used: float, capacity: float) -> str:

@@ -62,12 +62,11 @@ class ResolvedWorkload:
         Raises InputError for no such path.
         """
         self.value(path)
-        place = locate(path, list(self.scenarios))
-        name = place.scenario or next(iter(self.scenarios), "")
+        place = locate(path, list(self.scenarios)).of_number()
         if place.target == "scenario":
+            name = place.scenario or next(iter(self.scenarios))
             return number_at(PHASES[self.scenarios[name].plan.phase], place.path)
-        below = ("clock", "tensor_reference") if (place.target, place.path) == ("device", ("clock",)) else place.path
-        return number_at(_FILES[place.target], below)
+        return number_at(_FILES[place.target], place.path)
 
     def origin(self, path: str) -> Location | None:
         """Return where the value at `path` was written: a file position, `--set …` or `default`; None: no such path.

@@ -17,7 +17,7 @@ from costmodel.errors import InputError, Location
 from costmodel.quantities import Array
 from costmodel.schema.fields import NumberType, read_number
 from costmodel.schema.quantity import Measure, Whole
-from costmodel.units import base_unit
+from costmodel.units import base_unit, render
 
 MOST_POINTS = 100_000  # of a sweep, so of one axis, too: its arrays stay below 2 GB, its table below 50 MB
 DIGITS = 12  # of the values inside a range: 1e-06, not 1.0000000000000002e-06
@@ -93,7 +93,8 @@ def read_axis(request: Request, number: NumberType | None) -> Axis:
         raise _wrong(request, f"has {len(values):,} values, {MOST_POINTS:,} are the most", "write a coarser range")
     value, times = Counter(values).most_common(1)[0]
     if times > 1:
-        raise _wrong(request, f"holds {value:g} {_unit(number)}".rstrip() + " twice", "write every value once")
+        shown = render(value, number.dimension) if isinstance(number, Measure) else f"{value:g}"
+        raise _wrong(request, f"holds {shown} twice", "write every value once")
     whole = isinstance(number, Whole)
     return Axis(request.path, np.array(values), number.dimension if isinstance(number, Measure) else "count", whole)
 
@@ -136,11 +137,6 @@ def _spacing(request: Request, text: str | None) -> str:
     if spacing not in _SPACINGS:
         raise _wrong(request, f"{spacing!r} is no spacing", "write `:log` for equal ratios, nothing for equal steps")
     return spacing
-
-
-def _unit(number: NumberType) -> str:
-    unit = base_unit(number.dimension) if isinstance(number, Measure) else ""
-    return "" if unit == "1" else unit
 
 
 def _wrong(request: Request, message: str, hint: str) -> InputError:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from costmodel.report.style import GREY
@@ -25,8 +26,8 @@ def place_labels(axes: Axes, labels: Sequence[Marked]) -> None:
 
     A text that finds no free place is left out: the table beside the figure has it.
     """
-    figure = axes.get_figure(root=True)
-    assert figure is not None
+    figure = axes.figure
+    assert isinstance(figure, Figure)
     figure.draw_without_rendering()
     frame, dot = axes.get_window_extent(), figure.dpi / 72
     boxes = [_around(axes.transData.transform((x, y)), max(_radius(area) * 0.8, 3.0) * dot) for x, y, area, _ in labels]
