@@ -217,3 +217,16 @@ def test_a_sweep_without_its_points_is_told(run, tmp_path):
     done = run("report", swept)
     assert done.code == 2
     assert "points.csv: does not exist; run the sweep again" in done.err
+
+
+def test_what_is_not_drawn_is_told(run, tmp_path):
+    swept = tmp_path / "swept"
+    device = ("memory.hbm.bandwidth=3TB/s,4TB/s", "memory.l2.bandwidth=8TB/s,9TB/s", "processors=120,132")
+    others = ("links.nvlink.bandwidth=200GB/s,450GB/s", "node.nic.bandwidth=400Gbit/s,800Gbit/s")
+    varied = [word for axis in (*device, *others) for word in ("--vary", f"hardware.{axis}")]
+    varied += ["--vary", "scenarios.decode.batch_per_device=64,128"]
+    run("sweep", FLAGSHIP, *varied, "--output", swept)
+    done = run("report", swept)
+    assert done.code == 0
+    assert len(names(swept / "report", ".svg")) == 12
+    assert done.err == "4 more combinations of its axes are not drawn; points.csv holds them\n"
