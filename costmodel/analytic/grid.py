@@ -12,6 +12,7 @@ from costmodel.analytic.evaluation import Evaluation, evaluate, ledger_of
 from costmodel.analytic.intervals import intervals
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError, InputError, Problem
+from costmodel.hardware import Device
 from costmodel.quantities import Array, Mask, Quantity
 from costmodel.result import (
     BAD_LAYOUT,
@@ -22,6 +23,7 @@ from costmodel.result import (
     REASONS,
     Interval,
     Metrics,
+    Offer,
     Point,
     Result,
     empty_grid,
@@ -107,6 +109,20 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
         reason=attempt.explanation,
         notes=(*scenario.notes, *calibration.notes),
         reasons=_reasons(scenario, metrics, attempt.explanation),
+        offer=_offer(scenario.cluster.device),
+    )
+
+
+def _offer(device: Device) -> Offer:
+    """Return what a single point's device offers."""
+    return Offer(
+        device.name,
+        float(device.processors),
+        {dtype: float(device.peak(dtype)) for dtype in device.math},
+        {
+            level.name: (float(level.capacity), None if level.bandwidth is None else float(level.bandwidth))
+            for level in device.memory
+        },
     )
 
 

@@ -39,11 +39,22 @@ def test_a_simulation_waits_for_no_library_that_it_does_not_need(options):
     assert not heavy & imported("simulate", "deepseek_v3", *options)
 
 
+def test_a_sweep_draws_nothing_and_a_report_opens_no_window(tmp_path):
+    swept = str(tmp_path / "swept")
+    options = ("--vary", "hardware.processors=120,132", "--scenario", "decode", "--output", swept)
+    assert not {"matplotlib", "rich", "scipy", "polars", "dask"} & imported("sweep", "deepseek_v3", *options)
+    drawn = imported("report", swept)
+    assert "matplotlib" in drawn
+    assert "matplotlib.pyplot" not in drawn
+
+
 def test_help_lists_the_commands_and_each_has_its_own(run):
     listed = run("--help")
     assert listed.code == 0
     commands = [line.split()[0] for line in listed.out.partition("Commands:")[2].splitlines() if line.strip()]
-    assert commands == ["simulate", "explain", "validate", "reproduce", "hardware", "model", "schema", "init"]
+    assert commands == [
+        "simulate", "explain", "validate", "sweep", "reproduce", "report", "hardware", "model", "schema", "init",
+    ]  # fmt: skip
     for name in commands:
         shown = run(name, "--help")
         assert shown.code == 0
