@@ -50,6 +50,11 @@ class Workload:
         """Return the names of the scenarios."""
         return tuple(self.resolved.scenarios)
 
+    def asked(self) -> dict[str, Any]:
+        """Return what was asked for, as text: the workload, the cluster that stands in, and the changes."""
+        changes = {path: str(value) for path, value in self._changes.items()}
+        return {"workload": self.name, "cluster": self._cluster, "changes": changes}
+
     def evaluate(self, scenario: str, vary: Vary | None = None, engine: str = "analytic") -> Result:
         """Return one scenario, over the grid that `vary` spans.
 

@@ -24,12 +24,14 @@ PHASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "training": ("step_time", (
         "step_time", "tokens_per_second", "tokens_per_day", "tokens_per_second_per_device", "flop_per_token", "mfu",
         "mfu_noncausal", "bubble_time", "exposed_communication_time", "device_hours_per_trillion_tokens",
-        "cost_per_trillion_tokens", "energy_per_token",
+        "cost_per_trillion_tokens", "energy_per_token", "energy_per_trillion_tokens", "capital_cost",
     )),
-    "prefill": ("ttft", ("ttft", "tokens_per_second_per_device", "cost_per_million_tokens")),
+    "prefill": ("ttft", (
+        "ttft", "tokens_per_second_per_device", "cost_per_million_tokens", "energy_per_token", "capital_cost",
+    )),
     "decode": ("tpot", (
         "tpot", "tokens_per_second_per_device", "tokens_per_second_per_user", "max_batch_per_device",
-        "cost_per_million_tokens",
+        "cost_per_million_tokens", "energy_per_token", "capital_cost",
     )),
     "ep_bound": ("tpot", ("all_to_all_time", "layer_time", "tpot", "tokens_per_second_per_user")),
 }  # fmt: skip
@@ -40,13 +42,21 @@ REASONS = ("fits", "a degree does not divide", "does not fit in memory", "device
 
 @dataclass(slots=True)
 class Entry:
-    """One line of a breakdown: exposed seconds, and what is hidden under something slower."""
+    """One line of a breakdown: exposed seconds, what is hidden under something slower, and the work.
+
+    count: runs of its operators on a device; flop: work of all runs [FLOP]; traffic: compulsory bytes of all runs to
+    and from device memory [B], null for messages.
+    """
 
     name: str
     time: float = 0.0
     hidden: float = 0.0
+    count: float = 0.0
+    flop: float = 0.0
+    traffic: float | None = None
     by_bound: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     by_basis: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    by_dtype: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def add(self, seconds: float, exposed: float, bound: str, basis: str) -> None:
         """Add an operator of which a share `exposed` is not hidden."""
@@ -54,6 +64,31 @@ class Entry:
         self.hidden += seconds * (1.0 - exposed)
         self.by_bound[bound] += seconds
         self.by_basis[basis] += seconds
+
+    def add_work(self, count: float, flop: float, traffic: float | None, dtype: str | None) -> None:
+        """Add `count` runs of an operator. flop, traffic: of one run; dtype: of its products, null without any."""
+        self.count += count
+        self.flop += count * flop
+        if traffic is not None:
+            self.traffic = (self.traffic or 0.0) + count * traffic
+        if dtype is not None:
+            self.by_dtype[dtype] += count * flop
+
+    @property
+    def dtype(self) -> str | None:
+        """Return the number format of most of its products, null without any."""
+        return max(self.by_dtype, key=lambda name: self.by_dtype[name]) if self.by_dtype else None
+
+    @property
+    def arithmetic_intensity(self) -> float | None:
+        """Return FLOP over bytes of device memory [FLOP/B], null where FLOP or traffic are not counted."""
+        return self.flop / self.traffic if self.flop and self.traffic else None
+
+    @property
+    def flop_rate(self) -> float | None:
+        """Return the rate while it runs, FLOP over exposed and hidden time [FLOP/s], null without FLOP."""
+        busy = self.time + self.hidden
+        return self.flop / busy if self.flop and busy else None
 
     @property
     def bound(self) -> str:
@@ -67,11 +102,33 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Offer:
+    """What one device of a scenario offers.
+
+    peaks: number format -> dense peak of all processors [FLOP/s]; memory: level -> (capacity [B], bandwidth [B/s], null
+    where no source states it), from the nearest to the farthest.
+    """
+
+    device: str
+    processors: float
+    peaks: Mapping[str, float]
+    memory: Mapping[str, tuple[float, float | None]]
+
+    def document(self) -> dict[str, Any]:
+        """Return the device as the documented JSON object."""
+        levels = [
+            {"name": name, "capacity": capacity, "bandwidth": bandwidth}
+            for name, (capacity, bandwidth) in self.memory.items()
+        ]
+        return {"device": self.device, "processors": self.processors, "peaks": dict(self.peaks), "memory": levels}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Point:
     """One scenario at one point, complete.
 
     headline: the metric that breakdown and bubble sum to; memory: bytes by part, null for a bound; reason: why the
-    point is infeasible, null where it is not.
+    point is infeasible, null where it is not; reasons: why each null metric is null.
     """
 
     phase: str
@@ -86,6 +143,8 @@ class Point:
     schedule: Mapping[str, float] | None = None
     reason: str | None = None
     notes: tuple[str, ...] = ()
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    offer: Offer | None = None
 
     @property
     def fits(self) -> bool:
@@ -120,6 +179,7 @@ class Point:
             "cluster": self.cluster,
             "devices": self.devices,
             "metrics": {name: _finite(value) for name, value in self.metrics.items()},
+            "reasons": dict(self.reasons),
             "intervals": {
                 name: None if pair is None else [_finite(bound) for bound in pair]
                 for name, pair in self.intervals.items()
@@ -128,13 +188,17 @@ class Point:
             "breakdown": [
                 {
                     "name": entry.name, "time": entry.time, "share": entry.time / headline if headline else 0.0,
-                    "bound": entry.bound, "basis": entry.basis, "hidden": entry.hidden,
+                    "bound": entry.bound, "basis": entry.basis, "hidden": entry.hidden, "count": entry.count,
+                    "flop": entry.flop, "traffic": entry.traffic, "dtype": entry.dtype,
+                    "arithmetic_intensity": entry.arithmetic_intensity, "flop_rate": entry.flop_rate,
                 }
                 for entry in self.breakdown
             ],
             "memory": {**memory, "capacity": self.capacity, "fits": self.fits},
             "basis": self.basis(),
         }  # fmt: skip
+        if self.offer is not None:
+            document["hardware"] = self.offer.document()
         if self.schedule is not None:
             document["schedule"] = dict(self.schedule)
         if self.reason is not None:

@@ -80,6 +80,11 @@ def example_unit(dimension: str) -> str:
     return _DIMENSIONS[dimension].example
 
 
+def base_unit(dimension: str) -> str:
+    """Return the SI unit of a dimension's values; `1` for a ratio or a count."""
+    return _DIMENSIONS[dimension].base or "1"
+
+
 @functools.lru_cache(maxsize=4096)
 def parse(text: str, dimension: str) -> float:
     """Return the SI value of a quantity string such as `3.35 TB/s`; raise InputError that shows the fix."""

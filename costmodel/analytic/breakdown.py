@@ -9,7 +9,7 @@ from costmodel.analytic.pricing import Priced, PricedWork
 from costmodel.analytic.training import PricedStep
 from costmodel.result import Entry
 from costmodel.workload.memory import stage_work
-from costmodel.workload.operators import Exchange, base_name
+from costmodel.workload.operators import AttentionCore, Collective, Exchange, Gemm, Operator, base_name
 from costmodel.workload.schedules import Kind
 
 
@@ -24,11 +24,20 @@ class _Lines:
         name = base_name(priced.operator.name)
         entry = self.entries.setdefault(name, Entry(name))
         entry.add(float(priced.time.seconds) * count, exposed, priced.time.bound, priced.fit.basis_at(priced.operator))
+        entry.add_work(count, *_work(priced.operator))
 
     def sorted(self) -> list[Entry]:
         """Return the entries that take any time, the longest first."""
         present = [entry for entry in self.entries.values() if entry.time > 0.0 or entry.hidden > 0.0]
         return sorted(present, key=lambda entry: -entry.time)
+
+
+def _work(operator: Operator) -> tuple[float, float | None, str | None]:
+    """Return (FLOP, bytes of device memory, number format of the products) of one run; null: not counted, none."""
+    if isinstance(operator, Collective | Exchange):
+        return 0.0, None, None
+    dtype = operator.dtype if isinstance(operator, Gemm | AttentionCore) else None
+    return float(operator.flop), float(operator.traffic), dtype
 
 
 def step_breakdown(step: PricedStep) -> list[Entry]:

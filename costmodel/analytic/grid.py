@@ -7,10 +7,12 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from costmodel.analytic.blocks import blocks, single
+from costmodel.analytic.capital import missing
 from costmodel.analytic.evaluation import Evaluation, evaluate, ledger_of
 from costmodel.analytic.intervals import intervals
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError, InputError, Problem
+from costmodel.hardware import Device
 from costmodel.quantities import Array, Mask, Quantity
 from costmodel.result import (
     BAD_LAYOUT,
@@ -21,6 +23,7 @@ from costmodel.result import (
     REASONS,
     Interval,
     Metrics,
+    Offer,
     Point,
     Result,
     empty_grid,
@@ -105,7 +108,29 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
         schedule=None if parts is None else {name: float(value) for name, value in parts.items()},
         reason=attempt.explanation,
         notes=(*scenario.notes, *calibration.notes),
+        reasons=_reasons(scenario, metrics, attempt.explanation),
+        offer=_offer(scenario.cluster.device),
     )
+
+
+def _offer(device: Device) -> Offer:
+    """Return what a single point's device offers."""
+    return Offer(
+        device.name,
+        float(device.processors),
+        {dtype: float(device.peak(dtype)) for dtype in device.math},
+        {
+            level.name: (float(level.capacity), None if level.bandwidth is None else float(level.bandwidth))
+            for level in device.memory
+        },
+    )
+
+
+def _reasons(scenario: Scenario, metrics: Metrics, infeasible: str | None) -> dict[str, str]:
+    """Return metric -> why it is null: the scenario cannot run, or a price or power limit is missing."""
+    unknown = [name for name, value in metrics.items() if value is None or not np.isfinite(value)]
+    why = {} if infeasible else missing(scenario)
+    return {name: infeasible or why.get(name, "not defined here") for name in unknown}
 
 
 @np.errstate(divide="ignore", invalid="ignore", over="ignore")  # points that are masked afterwards

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from costmodel.analytic.bound import BoundTimes
+from costmodel.analytic.capital import capital
 from costmodel.analytic.inference import PassTimes, PricedPass
 from costmodel.analytic.training import PricedStep, StepTimes
 from costmodel.cost.money import energy, rental_cost
@@ -32,6 +33,7 @@ def training_metrics(scenario: Scenario, plan: Training, priced: PricedStep, tim
     full = training_flop_per_token(scenario.architecture, active, plan.sequence, causal=False)
     per_token = times.step / tokens
     rank_tokens = plan.micro_batch * plan.sequence
+    computing = 1 - (times.bubble + times.exposed_communication) / times.step
     return {
         "step_time": times.step,
         "tokens_per_second": tokens / times.step,
@@ -44,7 +46,9 @@ def training_metrics(scenario: Scenario, plan: Training, priced: PricedStep, tim
         "exposed_communication_time": times.exposed_communication,
         "device_hours_per_trillion_tokens": TRILLION * per_token * devices / SECONDS_PER_HOUR,
         "cost_per_trillion_tokens": rental_cost(device, devices, TRILLION * per_token),
-        "energy_per_token": energy(device, devices, per_token),
+        "energy_per_token": energy(device, devices, per_token, computing),
+        "energy_per_trillion_tokens": energy(device, devices, TRILLION * per_token, computing),
+        "capital_cost": capital(scenario.cluster, devices).total,
     }
 
 
@@ -64,11 +68,7 @@ def schedule_times(times: StepTimes) -> Mapping[str, Quantity]:
 def prefill_metrics(scenario: Scenario, plan: Prefill, times: PassTimes) -> Metrics:
     """Return the metrics of a prefill; the time to first token is that of the device's whole batch."""
     rate = plan.tokens_per_device / times.total
-    return {
-        "ttft": times.total,
-        "tokens_per_second_per_device": rate,
-        "cost_per_million_tokens": rental_cost(scenario.cluster.device, 1.0, MILLION / rate),
-    }
+    return {"ttft": times.total, "tokens_per_second_per_device": rate, **_spent(scenario, rate, times)}
 
 
 def decode_metrics(scenario: Scenario, plan: Decode, priced: PricedPass, times: PassTimes) -> Metrics:
@@ -79,7 +79,17 @@ def decode_metrics(scenario: Scenario, plan: Decode, priced: PricedPass, times: 
         "tokens_per_second_per_device": rate,
         "tokens_per_second_per_user": 1 / times.total,
         "max_batch_per_device": max_batch(scenario, plan, priced.ledger),
-        "cost_per_million_tokens": rental_cost(scenario.cluster.device, 1.0, MILLION / rate),
+        **_spent(scenario, rate, times),
+    }
+
+
+def _spent(scenario: Scenario, rate: Quantity, times: PassTimes) -> Metrics:
+    """Return money and energy of a pass that gives `rate` tokens a second on each device."""
+    device = scenario.cluster.device
+    return {
+        "cost_per_million_tokens": rental_cost(device, 1.0, MILLION / rate),
+        "energy_per_token": energy(device, 1.0, 1 / rate, times.kernels / times.total),
+        "capital_cost": capital(scenario.cluster, scenario.parallel.devices).total,
     }
 
 

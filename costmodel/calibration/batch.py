@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,11 +50,14 @@ FORMATS = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Rows of one device, operation, kernel and set of number formats; their sizes are arrays. rows: at least one."""
+    """Rows of one device, operation, kernel and set of number formats; their sizes are arrays.
+
+    rows: at least one; nodes: those that node files make of the device, the smallest first.
+    """
 
     rows: Table
     device: Device
-    node: Node | None
+    nodes: tuple[Node, ...]
 
     def text(self, column: str) -> str:
         """Return the text that all rows share in a column."""
@@ -116,7 +119,7 @@ class LeftOut:
 
 
 class Catalogue:
-    """The device files by the names that measurement tables use, and a node of each device."""
+    """The device files by the names that measurement tables use, and the nodes of each device."""
 
     def __init__(self, search_path: Sequence[str | Path] = ()) -> None:
         self._devices: dict[str, Device] = {}
@@ -125,7 +128,9 @@ class Catalogue:
             aliases: list[str] = load_document("devices", name, search_path)["aliases"]
             self._devices |= dict.fromkeys((name, *aliases), device)
         nodes = [load_node(name, search_path) for name in list_names("nodes", search_path)]
-        self._nodes: Mapping[str, Node] = {node.device.name: node for node in reversed(nodes)}
+        self._nodes: dict[str, list[Node]] = {}
+        for node in sorted(nodes, key=lambda node: float(node.count)):
+            self._nodes.setdefault(node.device.name, []).append(node)
 
     def device(self, alias: str) -> Device:
         """Return the device that a table calls `alias`; raise Unmapped where no file has that name."""
@@ -137,6 +142,6 @@ class Catalogue:
         """Return the name of the device file that a table calls `alias`; the alias itself where there is none."""
         return self._devices[alias].name if alias in self._devices else alias
 
-    def node(self, device: Device) -> Node | None:
-        """Return a node of a device, None where no file describes one."""
-        return self._nodes.get(device.name)
+    def nodes(self, device: Device) -> tuple[Node, ...]:
+        """Return the nodes of a device, the smallest first."""
+        return tuple(self._nodes.get(device.name, ()))

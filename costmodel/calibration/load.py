@@ -64,6 +64,20 @@ def _loaded(device: str, implementations: tuple[tuple[str, str], ...], roots: tu
     return Calibration(ROOFLINE, fits, fits.notes)
 
 
+def basis_of(device: str, search_path: Sequence[str | Path] = ()) -> str:
+    """Return the best basis that a device's times can rest on.
+
+    That of its own fits, `transferred` where a sibling has some that it inherits, `roofline` otherwise.
+    """
+    library = Library(search_path)
+    names = library.names(_KIND)
+    for owner, _ in _chain(library, device):
+        own = [name for name in names if name.startswith(f"{owner}/")]
+        if own:
+            return read(library, _KIND, own[0], FitsFile).basis if owner == device else "transferred"
+    return ROOFLINE
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Held:
     """A calibration file with its residuals, and the device that it is of."""

@@ -47,18 +47,19 @@ def exchange(batch: Batch) -> list[Operator]:
 def cluster(batch: Batch) -> Cluster:
     """Return what the ranks of a batch ran on; raise Unmapped where no file describes it.
 
-    world_size and gpus_per_node are the same in all rows. The node file of the device says how devices are joined;
-    without one a box of them is taken, joined by NVLink where the device has it (beyond two devices not where bridges
-    join pairs only), else by PCIe through the host.
+    world_size and gpus_per_node are the same in all rows. The smallest node of the device that holds the ranks of one,
+    with a NIC where there are several, says how devices are joined; without one a box of them is taken: joined by
+    NVLink where the device has it (beyond two devices not where bridges join pairs only), else by PCIe over the host.
     """
     ranks, local = float(batch.number("world_size")[0]), float(batch.number("gpus_per_node")[0])
     alias, nodes = batch.text("device"), float(np.ceil(ranks / local))
     most_ranks, most_nodes = _SLOW_BEYOND.get(alias, (ranks, nodes))
     if ranks > most_ranks or nodes > most_nodes:
         raise Unmapped("the fabric was slower than any link of its devices")
-    node = batch.node if batch.node is not None else _box(batch, ranks, local)
-    if nodes > 1 and node.nic is None:
+    fitting = [node for node in batch.nodes if node.count >= local and (nodes <= 1 or node.nic is not None)]
+    if nodes > 1 and not fitting:
         raise Unmapped(f"no node file says how nodes of {batch.device.name} are joined")
+    node = fitting[0] if fitting else _box(batch, ranks, local)
     return Cluster(node.name, replace(node, count=local), nodes, None)
 
 

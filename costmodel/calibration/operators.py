@@ -122,7 +122,7 @@ def _map(table: Table, rows: Indices, catalogue: Catalogue) -> Mapped:
     if rule is None:
         raise Unmapped("the package has no such operator")
     device = catalogue.device(str(table.text("device")[rows[0]]))
-    batch = Batch(table.take(rows), device, catalogue.node(device))
+    batch = Batch(table.take(rows), device, catalogue.nodes(device))
     operators = tuple(rule.operators(batch))
     # The modes of an exchange are families of their own, and so is a prefill of single tokens.
     own = operation in _EXCHANGES or operation == "attention_prefill"

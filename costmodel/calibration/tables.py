@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from costmodel.errors import InputError, Location, MeasurementError, Problem
 from costmodel.quantities import Array, Indices
+from costmodel.schema.loader import MOST_TABLE_BYTES, read_text
 from costmodel.schema.references import near, shown
 
 Texts: TypeAlias = "npt.NDArray[np.object_]"  # of str: notes are long, and few are distinct
@@ -125,11 +126,9 @@ def _table(path: Path, meta: Mapping[str, Mapping[str, str]]) -> Table:
 def _columns(path: Path) -> dict[str, Sequence[str]]:
     """Return the columns of a file as text."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _error(path, f"is not UTF-8 text (byte {error.start})", hint="save the file as UTF-8") from None
-    except OSError as error:
-        raise _error(path, f"cannot be read: {error.strerror}") from None
+        text = read_text(path, shown(path), MOST_TABLE_BYTES)
+    except InputError as error:
+        raise MeasurementError(error.problems) from None
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = next(reader, [])

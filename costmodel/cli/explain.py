@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import click
 
+from costmodel.cli.completion import names
 from costmodel.cli.options import asked, json_option, path_option, print_json, read_changes, set_option
 
 
 @click.command("explain")
-@click.argument("workload")
+@click.argument("workload", shell_complete=names("workloads", files=True))
 @click.option("--op", "operator", metavar="NAME", help="An operator or a line of the list; without it all are listed.")
 @click.option("--scenario", metavar="NAME", help="The scenario (default: the first).")
-@click.option("--cluster", metavar="NAME", help="Stand in for the scenario's cluster.")
+@click.option(
+    "--cluster",
+    metavar="NAME",
+    shell_complete=names("clusters", "nodes", qualified=True),
+    help="Stand in for the scenario's cluster.",
+)
 @set_option
 @json_option
 @path_option

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from costmodel.cli.completion import names
 from costmodel.cli.options import json_option, path_option, print_json
 
 KINDS = ("devices", "nodes", "clusters", "frameworks")
@@ -21,33 +22,45 @@ def list_command(as_json: bool, search_path: tuple[str, ...]) -> int:
     """List what is on the search path."""
     from costmodel.schema.files import list_names
 
-    names = {kind: list_names(kind, search_path) for kind in KINDS}
+    found = {kind: list_names(kind, search_path) for kind in KINDS}
     if as_json:
-        print_json(names)
-    else:
-        for kind, found in names.items():
-            click.echo(f"{kind}: {', '.join(found)}")
+        print_json(found)
+        return 0
+    from costmodel.calibration.load import basis_of
+    from costmodel.report.hardware import show_hardware
+    from costmodel.schema.files import load_document
+
+    documents = {kind: [load_document(kind, name, search_path) for name in found[kind]] for kind in KINDS}
+    show_hardware(documents, {name: basis_of(name, search_path) for name in found["devices"]})
     return 0
 
 
 @command.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=names(*KINDS))
 @json_option
 @path_option
 def show_command(name: str, as_json: bool, search_path: tuple[str, ...]) -> int:
-    """Show a device, node, cluster or framework: every value with its source."""
+    """Show a device, node, cluster or framework: every value with its source; of a cluster also what it costs."""
     from costmodel.errors import InputError
-    from costmodel.report.catalogue import show_document
-    from costmodel.schema.files import list_names, load_document
+    from costmodel.schema.files import list_names, load_cluster, load_document
     from costmodel.schema.references import near
 
     kinds = [kind for kind in KINDS if name.removeprefix(f"{kind}/") in list_names(kind, search_path)]
     if not kinds:
         known = [found for kind in KINDS for found in list_names(kind, search_path)]
         raise InputError.single(f"no device, node, cluster or framework `{name}`", hint=near(name, known))
-    document = load_document(kinds[0], name, search_path)
+    document, counted = load_document(kinds[0], name, search_path), {}
+    if kinds[0] == "clusters":
+        from costmodel.analytic.capital import facts
+
+        counted = facts(load_cluster(name, search_path))
     if as_json:
-        print_json(document)
-    else:
-        show_document(document)
+        print_json(document | counted)
+        return 0
+    from costmodel.report.catalogue import show_document
+    from costmodel.report.hardware import show_cost
+
+    show_document(document)
+    if counted:
+        show_cost(counted)
     return 0

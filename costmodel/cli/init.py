@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from costmodel.cli.completion import words
+
 # Kind of file -> the shipped file that shows it: complete, commented, and valid as it stands.
 EXAMPLES = {
     "device": ("devices", "h100-sxm"),
@@ -21,7 +23,7 @@ EXAMPLES = {
 
 
 @click.command("init")
-@click.argument("kind")
+@click.argument("kind", shell_complete=words(list(EXAMPLES)))
 def command(kind: str) -> int:
     """Print a complete, valid file of a KIND to start from; `costmodel schema KIND` lists its keys."""
     from costmodel.errors import InputError

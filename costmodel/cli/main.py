@@ -18,7 +18,9 @@ COMMANDS = {
     "simulate": "Predict time, memory and cost of a workload's scenarios.",
     "explain": "Show the formula, inputs and numbers of one operator.",
     "validate": "Report every problem of files, with its place and fix.",
+    "sweep": "Evaluate a workload over ranges of its numbers, into a table.",
     "reproduce": "Hold predictions against published figures.",
+    "report": "Draw a result or a sweep: figures, with the data beside each.",
     "hardware": "List devices, nodes and clusters, or show one with its sources.",
     "model": "List models, or show one with what can be counted of it.",
     "schema": "Print the JSON Schema of a kind of file.",
@@ -76,7 +78,7 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a name in a source must not end a run on an ASCII terminal
     try:
-        code = root.main(standalone_mode=False)
+        code = root.main(prog_name="costmodel", standalone_mode=False)
         sys.stdout.flush()
     except (click.exceptions.Abort, KeyboardInterrupt):
         code = INTERRUPTED

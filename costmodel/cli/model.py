@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from costmodel.cli.completion import names
 from costmodel.cli.options import json_option, path_option, print_json
 
 
@@ -28,7 +29,7 @@ def list_command(as_json: bool, search_path: tuple[str, ...]) -> int:
 
 
 @command.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=names("models", files=True))
 @json_option
 @path_option
 def show_command(name: str, as_json: bool, search_path: tuple[str, ...]) -> int:

@@ -31,7 +31,12 @@ def set_option(function: F) -> F:
 def path_option(function: F) -> F:
     """Add `--path FOLDER`, repeatable."""
     return click.option(
-        "--path", "search_path", multiple=True, metavar="FOLDER", help="Folder to search first; repeatable."
+        "--path",
+        "search_path",
+        multiple=True,
+        metavar="FOLDER",
+        type=click.Path(file_okay=False),
+        help="Folder to search first; repeatable.",
     )(function)
 
 

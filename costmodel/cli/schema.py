@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import click
 
+from costmodel.cli.completion import words
+from costmodel.cli.init import EXAMPLES
 from costmodel.cli.options import print_json
 
 
 @click.command("schema")
-@click.argument("kind")
+@click.argument("kind", shell_complete=words(list(EXAMPLES)))
 def command(kind: str) -> int:
     """Print the JSON Schema of a KIND of file: device, node, cluster, framework, model, workload, case ..."""
     from costmodel.errors import InputError

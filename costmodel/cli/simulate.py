@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import click
 
+from costmodel.cli.completion import names
 from costmodel.cli.options import ENGINES, asked, json_option, path_option, print_json, read_changes, set_option
 
 INFEASIBLE = 3
 
 
 @click.command("simulate")
-@click.argument("workload")
+@click.argument("workload", shell_complete=names("workloads", files=True))
 @click.option("--scenario", "scenarios", multiple=True, metavar="NAME", help="Only this scenario; repeatable.")
-@click.option("--cluster", metavar="NAME", help="Stand in for every scenario's cluster: clusters/NAME or nodes/NAME.")
+@click.option(
+    "--cluster",
+    metavar="NAME",
+    shell_complete=names("clusters", "nodes", qualified=True),
+    help="Stand in for every scenario's cluster: clusters/NAME or nodes/NAME.",
+)
 @click.option("--engine", type=click.Choice(ENGINES), default="analytic", show_default=True, help="Closed form.")
 @set_option
 @json_option

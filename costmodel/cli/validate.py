@@ -10,7 +10,7 @@ BAD_INPUT = 2
 
 
 @click.command("validate")
-@click.argument("files", nargs=-1, required=True)
+@click.argument("files", nargs=-1, required=True, type=click.Path())
 @path_option
 def command(files: tuple[str, ...], search_path: tuple[str, ...]) -> int:
     """Report every problem of FILES and of the files they name, as file:line:column: field: problem; fix."""

@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
-from costmodel.hardware import Device
-from costmodel.quantities import Count, Quantity, Seconds
+from costmodel.hardware import Device, Node
+from costmodel.quantities import Count, Dollars, Quantity, Seconds
 
 
-def rental_cost(device: Device, devices: Count, seconds: Seconds) -> Quantity | None:
+def rental_cost(device: Device, devices: Count, seconds: Seconds) -> Dollars | None:
     """Return rental * devices * time [$]; null where the device file states no rental price."""
     rental = device.price.rental
     return None if rental is None else rental * devices * seconds
 
 
-def energy(device: Device, devices: Count, seconds: Seconds) -> Quantity | None:
-    """Return TDP * devices * time [J], an upper bound: boards seldom exceed their limit. Null without a stated TDP."""
-    tdp = device.power.tdp
-    return None if tdp is None else tdp * devices * seconds
+def purchase_cost(device: Device, devices: Count) -> Dollars | None:
+    """Return purchase price * devices [$]; null where the device file states none."""
+    return None if device.price.purchase is None else device.price.purchase * devices
+
+
+def host_cost(node: Node, devices: Count) -> Dollars | None:
+    """Return the share of the nodes, without their devices, that goes with `devices`: price * devices / devices a node.
+
+    In US dollars; null where the node file states no price.
+    """
+    return None if node.host.price is None else node.host.price * devices / node.count
+
+
+def energy(device: Device, devices: Count, seconds: Seconds, utilisation: Quantity) -> Quantity | None:
+    """Return what the boards take in that time [J].
+
+        power = idle + utilisation * (TDP - idle)                 [Fan, Weber, Barroso, ISCA 2007, section 3.4: linear]
+        energy = power * devices * time
+
+    utilisation: share of the time in which the device runs kernels. TDP stands for the power where the device file
+    states no idle power: an upper bound, boards seldom exceed their limit. Null without a stated TDP.
+    """
+    tdp, idle = device.power.tdp, device.power.idle
+    if tdp is None:
+        return None
+    power = tdp if idle is None else idle + utilisation * (tdp - idle)
+    return power * devices * seconds

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from costmodel.hardware.device import Device, Link
-from costmodel.quantities import Bytes, BytesPerSecond, Count, FlopPerSecond, Seconds
+from costmodel.quantities import Bytes, BytesPerSecond, Count, Dollars, FlopPerSecond, Seconds
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,7 +23,8 @@ class Host:
     """The node's CPU side, all sockets together. Null, and a format that `peak` leaves out: no source.
 
     memory: its capacity [B]; bandwidth: of that memory [B/s]; sockets: how many share both; peak: dense arithmetic by
-    number format [FLOP/s]; link: name of the link of each device that leads to the host.
+    number format [FLOP/s]; link: name of the link of each device that leads to the host; price: the node without its
+    devices [$].
     """
 
     memory: Bytes | None
@@ -31,6 +32,7 @@ class Host:
     sockets: Count | None
     peak: Mapping[str, FlopPerSecond] = field(default_factory=dict)
     link: str = "pcie"
+    price: Dollars | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,6 +46,19 @@ class Node:
     peer_to_peer: bool
     nic: Nic | None
     host: Host
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FabricPrice:
+    """What the parts of a fabric cost [$], null where no source states it.
+
+    switch: one switch; link: a cable between two switches with its transceivers; endpoint_link: one between a NIC and
+    a switch.
+    """
+
+    switch: Dollars | None = None
+    link: Dollars | None = None
+    endpoint_link: Dollars | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,6 +76,7 @@ class Network:
     latency_same_leaf: Seconds | None
     latency_cross_leaf: Seconds | None
     routing: str
+    price: FabricPrice = field(default_factory=FabricPrice)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -56,9 +56,10 @@ class Link:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Power:
-    """Electrical power [W]; tdp is the board's limit."""
+    """Electrical power [W]: the board's limit, and what it draws with nothing to do; null where no source states it."""
 
     tdp: Watts | None
+    idle: Watts | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

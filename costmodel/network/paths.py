@@ -80,7 +80,10 @@ def _between_nodes(cluster: Cluster, nodes: Count, span: Count) -> tuple[BytesPe
         if isinstance(nodes, np.ndarray):
             return where(nodes > 1, np.nan, cluster.node.intra.bandwidth), 0.0
         if nodes > 1:
-            raise InfeasibleError(f"{cluster.node.name} has no NIC: its devices cannot work together across nodes")
+            raise InfeasibleError(
+                f"{cluster.node.name} has no NIC: its devices cannot work together across nodes; state one as "
+                f"hardware.node.nic, or lay out at most {cluster.node.count:g} devices"
+            )
         return cluster.node.intra.bandwidth, 0.0
     bandwidth = nic.bandwidth
     latency = nic.latency if nic.latency is not None else 0.0

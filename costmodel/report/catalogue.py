@@ -23,7 +23,12 @@ DIMENSIONS = {
     "tensor_reference": "frequency",
     "max": "frequency",
     "tdp": "power",
+    "idle": "power",
     "purchase": "money",
+    "price": "money",
+    "switch": "money",
+    "link": "money",
+    "endpoint_link": "money",
 }
 DIGITS = 6
 

@@ -80,6 +80,8 @@ def _show_detail(name: str, point: Point) -> None:
         for key, value in point.metrics.items():
             rows.add(key.replace("_", " "), metric(key, value), _interval(point, key))
         show(rows)
+        for key, reason in point.reasons.items():
+            show(f"no {key.replace('_', ' ')}: {reason}")
         _show_operators(point)
         if point.schedule is not None:
             parts = ", ".join(

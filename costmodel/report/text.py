@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 from costmodel.schema.metrics import dimension_of
@@ -9,11 +10,20 @@ from costmodel.units import parse, render
 
 SHOWN_DIGITS = 4
 BILLION = 1e9
+SHORT = 10  # characters of a quantity
 
 
 def quantity(value: float | None, dimension: str, digits: int = SHOWN_DIGITS) -> str:
     """Return a value in its unit, to a few digits."""
     return "-" if value is None else render(float(f"{value:.{digits}g}"), dimension)
+
+
+def setting(value: float, dimension: str, digits: int = SHOWN_DIGITS) -> str:
+    """Return a value that somebody chose: in full where that is short, as `80 GiB`, else to a few digits."""
+    if dimension in ("count", "ratio"):
+        return count(value, digits)
+    exact = render(value, dimension)
+    return exact if len(exact) <= SHORT else quantity(value, dimension, digits)
 
 
 def used_of(used: float, capacity: float) -> str:
@@ -65,3 +75,17 @@ def count(value: float, digits: int = SHOWN_DIGITS) -> str:
 def share(value: float) -> str:
     """Return a share as per cent."""
     return f"{value:.0%}" if value >= 0.0995 else f"{value:.1%}"
+
+
+def short_paths(paths: Sequence[str]) -> dict[str, str]:
+    """Return for each path its last two words, or as many as tell it from the others."""
+    words = {path: path.split(".") for path in paths}
+
+    def short(path: str) -> str:
+        for length in range(2, len(words[path]) + 1):
+            found = ".".join(words[path][-length:])
+            if not any(other != path and f".{other}".endswith(f".{found}") for other in paths):
+                return found
+        return path
+
+    return {path: short(path) for path in paths}

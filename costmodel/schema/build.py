@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from costmodel.hardware import Cluster, Device, Host, Link, MathUnit, MemoryLevel, Network, Nic, Node, Power, Price
+from costmodel.hardware import (
+    Cluster,
+    Device,
+    FabricPrice,
+    Host,
+    Link,
+    MathUnit,
+    MemoryLevel,
+    Network,
+    Nic,
+    Node,
+    Power,
+    Price,
+)
 from costmodel.quantities import Count, Quantity, ceil, minimum
 from costmodel.schema.cluster import ClusterFile, HostFile, NetworkFile, NodeFile
 from costmodel.schema.device import DeviceFile, MathFile
@@ -70,7 +83,7 @@ def device(file: DeviceFile, stated: DeviceFile, restated: frozenset[str] = froz
             for level in file.memory
         ),
         links={name: Link(name, link.bandwidth, link.latency) for name, link in file.links.items()},
-        power=Power(file.power.tdp), price=Price(file.price.rental, file.price.purchase),
+        power=Power(file.power.tdp, file.power.idle), price=Price(file.price.rental, file.price.purchase),
     )  # fmt: skip
 
 
@@ -95,7 +108,7 @@ def node(file: NodeFile, inside: Device) -> Node:
 
 def _host(file: HostFile) -> Host:
     stated: Mapping[str, Quantity] = {str(dtype): peak for dtype, peak in (file.peak or {}).items()}
-    return Host(file.memory, file.bandwidth, file.sockets, stated, file.link)
+    return Host(file.memory, file.bandwidth, file.sockets, stated, file.link, file.price)
 
 
 def cluster(file: ClusterFile, of: Node) -> Cluster:
@@ -107,7 +120,7 @@ def network(file: NetworkFile) -> Network:
     """Return the fabric between nodes."""
     return Network(
         file.topology, file.planes, file.radix, file.bandwidth, file.latency.same_leaf, file.latency.cross_leaf,
-        file.routing,
+        file.routing, FabricPrice(file.price.switch, file.price.link, file.price.endpoint_link),
     )  # fmt: skip
 
 

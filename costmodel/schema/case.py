@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from costmodel.errors import InputError, Location, Problem
 from costmodel.schema.assemble import Assembly
-from costmodel.schema.loader import parse_tree
+from costmodel.schema.loader import MOST_TABLE_BYTES, parse_tree, read_text
 from costmodel.schema.metrics import dimension_of, metric_names
 from costmodel.schema.quantity import Measure, Named, Ratio, Verbatim
 from costmodel.schema.references import Library, near, shown
@@ -257,18 +258,17 @@ def _rows(assembly: Assembly, tree: Tree, path: Path) -> Iterator[tuple[Tree, di
             f"{table.table} is no file beside this one", hint="check the name", field="cases.table",
             location=tree.value["table"].location,
         )  # fmt: skip
-    with file.open(encoding="utf-8", newline="") as stream:
-        reader = csv.DictReader(stream)
-        headers = list(reader.fieldnames or [])
-        for header, at in tree.value["columns"].value.items():
-            if header not in headers:
-                raise InputError.single(
-                    f"{table.table} has no column {header!r}", hint=near(header, headers), field="cases.columns",
-                    location=at.key,
-                )  # fmt: skip
-        for row in reader:
-            place = Location(shown(file), reader.line_num)
-            yield _row(tree.value["template"], table.columns, row, place)
+    reader = csv.DictReader(io.StringIO(read_text(file, shown(file), MOST_TABLE_BYTES), newline=""))
+    headers = list(reader.fieldnames or [])
+    for header, at in tree.value["columns"].value.items():
+        if header not in headers:
+            raise InputError.single(
+                f"{table.table} has no column {header!r}", hint=near(header, headers), field="cases.columns",
+                location=at.key,
+            )  # fmt: skip
+    for row in reader:
+        place = Location(shown(file), reader.line_num)
+        yield _row(tree.value["template"], table.columns, row, place)
 
 
 def _row(

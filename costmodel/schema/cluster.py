@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from costmodel.schema.device import DType, Source
-from costmodel.schema.quantity import Bandwidth, Latency, NicBandwidth, Number, Peak, Size
+from costmodel.schema.quantity import Bandwidth, Latency, Money, NicBandwidth, Number, Peak, Size
 from costmodel.schema.strict import Strict
 
 
@@ -30,6 +30,7 @@ class HostFile(Strict):
         default=None, description="number format -> dense peak of all sockets; null where no source states one"
     )
     link: str = Field(default="pcie", description="name of the device's link that leads to the host")
+    price: Money | None = Field(default=None, description="price of a node without its devices; null: no source")
 
 
 class NodeFile(Strict):
@@ -53,15 +54,26 @@ class FabricLatencyFile(Strict):
     cross_leaf: Latency | None = Field(default=None, description="between endpoints on different leaf switches")
 
 
+class FabricPriceFile(Strict):
+    """What the parts of a fabric cost; null where no source states it."""
+
+    switch: Money | None = Field(default=None, description="one switch")
+    link: Money | None = Field(default=None, description="one cable between switches, transceivers included")
+    endpoint_link: Money | None = Field(default=None, description="one cable between a NIC and a switch")
+
+
 class NetworkFile(Strict):
     """The fabric between nodes."""
 
-    topology: str = Field(description="kind of fabric, such as mpft, mrft, fat-tree")
+    topology: str = Field(
+        description="kind of fabric: ft2, mrft, ft3, mpft or fat-tree have counts of switches and links, others none"
+    )
     planes: Number = Field(default=1.0, description="independent fabrics side by side")
     radix: Number = Field(description="ports of one switch")
     bandwidth: NicBandwidth | None = Field(default=None, description="one port one way; null: as fast as the NIC")
     latency: FabricLatencyFile = Field(default_factory=FabricLatencyFile, description="latencies")
     routing: Literal["static", "ecmp", "adaptive", "spray"] = Field(default="static", description="choice of paths")
+    price: FabricPriceFile = Field(default_factory=FabricPriceFile, description="prices of the parts")
 
 
 class ClusterFile(Strict):
@@ -70,5 +82,7 @@ class ClusterFile(Strict):
     name: str = Field(default="inline", description="name by which other files call it")
     node: str = Field(description="the node file, `nodes/NAME`")
     count: Number = Field(description="nodes in the cluster")
-    network: NetworkFile | None = Field(default=None, description="the fabric; null where there is one node")
+    network: NetworkFile | None = Field(
+        default=None, description="the fabric; null: several nodes with NICs hang on one switch, at the NIC's latency"
+    )
     sources: list[Source] = Field(default=[], description="where the values come from")

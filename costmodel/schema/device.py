@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+import numpy as np
+from pydantic import Field, model_validator
 
 from costmodel.schema.quantity import (
     Bandwidth,
@@ -17,6 +18,7 @@ from costmodel.schema.quantity import (
     Peak,
     Size,
     Watts,
+    wrong,
 )
 from costmodel.schema.strict import Strict
 
@@ -71,6 +73,13 @@ class PowerFile(Strict):
     """Electrical power."""
 
     tdp: Watts | None = Field(default=None, description="board power limit; null where no source states it")
+    idle: Watts | None = Field(default=None, description="power of a board with nothing to do; null: no source")
+
+    @model_validator(mode="after")
+    def _idle_below_limit(self) -> Self:
+        if self.tdp is not None and self.idle is not None and not np.all(np.less_equal(self.idle, self.tdp)):
+            raise wrong("idle is above tdp", "write the power limit as tdp and the idle power as idle")
+        return self
 
 
 class PriceFile(Strict):

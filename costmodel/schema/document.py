@@ -62,6 +62,9 @@ def _network(scenario: Scenario) -> dict[str, Any] | None:
         "topology": fabric.topology, "planes": fabric.planes, "radix": fabric.radix, "bandwidth": fabric.bandwidth,
         "latency": {"same_leaf": fabric.latency_same_leaf, "cross_leaf": fabric.latency_cross_leaf},
         "routing": fabric.routing,
+        "price": {
+            "switch": fabric.price.switch, "link": fabric.price.link, "endpoint_link": fabric.price.endpoint_link
+        },
     }  # fmt: skip
 
 

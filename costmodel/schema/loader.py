@@ -12,9 +12,12 @@ from typing import Any
 
 import yaml
 
+from costmodel import units
 from costmodel.errors import InputError, Location
 from costmodel.schema.tree import Tree
 
+MOST_BYTES = 16 * 2**20  # of a YAML file; far above any real one
+MOST_TABLE_BYTES = 64 * 2**20  # of a CSV table, which Python holds at ten times its size
 _MOST_NODES = 100_000  # far above any real file; reached only by aliases that multiply
 _CORE_TAGS = {"tag:yaml.org,2002:str", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"}
 _CONSTANTS = (
@@ -36,13 +39,18 @@ class _Composer(yaml.CSafeLoader):
 _Composer.yaml_implicit_resolvers = {}
 
 
-def read_tree(path: Path, shown: str) -> Tree:
-    """Return the document of a file; `shown` names the file in messages."""
+def read_text(path: Path, shown: str, most: int) -> str:
+    """Return the text of a file; `shown` names it in messages. A file above `most` bytes is not read: InputError."""
     place = Location(shown)
-    if path.is_dir():
-        raise InputError.single("is a directory", hint="name a YAML file inside it", location=place)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        size = path.stat().st_size
+        if size > most:
+            raise _too_large(size, most, place)
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+        if len(data) > most:  # what is no regular file does not know its size
+            raise _too_large(size, most, place)
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError.single(
             f"is not UTF-8 text (byte {error.start})", hint="save the file as UTF-8", location=place
@@ -51,7 +59,22 @@ def read_tree(path: Path, shown: str) -> Tree:
         raise InputError.single("does not exist", hint="check the path", location=place) from None
     except OSError as error:
         raise InputError.single(f"cannot be read: {error.strerror}", location=place) from None
-    tree = parse_tree(text, shown)
+
+
+def _too_large(size: int, most: int, place: Location) -> InputError:
+    limit = units.render(most, "size")
+    found = f"has {units.render(size, 'size')}" if size > most else f"goes on after {limit}"
+    return InputError.single(
+        f"{found}, and at most {limit} are read", hint="name the right file, or split this one", location=place
+    )
+
+
+def read_tree(path: Path, shown: str) -> Tree:
+    """Return the document of a file; `shown` names the file in messages."""
+    place = Location(shown)
+    if path.is_dir():
+        raise InputError.single("is a directory", hint="name a YAML file inside it", location=place)
+    tree = parse_tree(read_text(path, shown, MOST_BYTES), shown)
     if not tree.is_mapping:
         found = "is empty" if tree.value is None else f"holds {kind_of(tree.value)} at top level"
         hint = "write a mapping that begins with its kind, as in `schema: costmodel/workload@1`"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from costmodel.units import base_unit
+
 _DIMENSIONS = {
     "duration": (
         "step_time", "bubble_time", "exposed_communication_time", "ttft", "tpot", "latency", "all_to_all_time",
@@ -12,14 +14,19 @@ _DIMENSIONS = {
     "bandwidth": ("algbw", "busbw", "bandwidth"),
     "flop": ("flop_per_token", "training_flop_per_token", "flop"),
     "flop_rate": ("flop_rate", "flop_rate_per_device"),
-    "energy": ("energy_per_token",),
-    "money": ("cost_per_trillion_tokens", "cost_per_million_tokens", "cost"),
+    "energy": ("energy_per_token", "energy_per_trillion_tokens"),
+    "money": ("cost_per_trillion_tokens", "cost_per_million_tokens", "cost", "capital_cost"),
     "count": (
         "tokens_per_second", "tokens_per_day", "tokens_per_second_per_device", "tokens_per_second_per_user",
         "device_hours_per_trillion_tokens", "max_batch_per_device", "parameters", "active_parameters",
         "active_parameters_with_embedding", "mtp_parameters", "devices", "endpoints", "switches", "links",
     ),
 }  # fmt: skip
+_RATES = {
+    **dict.fromkeys(("tokens_per_second", "tokens_per_second_per_device", "tokens_per_second_per_user"), "token/s"),
+    "tokens_per_day": "token/day",
+    "device_hours_per_trillion_tokens": "h",
+}
 _BY_METRIC = {metric: dimension for dimension, metrics in _DIMENSIONS.items() for metric in metrics}
 _BY_SECTION = {"memory": "size", "schedule": "duration", "breakdown": "duration", "share": "ratio"}
 
@@ -30,6 +37,11 @@ def dimension_of(metric: str) -> str | None:
     if rest and section in _BY_SECTION:
         return _BY_SECTION[section]
     return _BY_METRIC.get(metric.removeprefix("model."))
+
+
+def unit_of(metric: str) -> str:
+    """Return the unit of a metric's value in a result; `1` for a ratio, a count or an unknown metric."""
+    return _RATES.get(metric) or base_unit(dimension_of(metric) or "count")
 
 
 def metric_names() -> list[str]:

@@ -31,6 +31,11 @@ class Place:
     target: Target
     path: tuple[str, ...]
 
+    def of_number(self) -> Place:
+        """Return where a number for this place stands: one for `clock` is the tensor reference clock."""
+        short = (self.target, self.path) == ("device", ("clock",))
+        return Place(self.scenario, self.target, ("clock", "tensor_reference")) if short else self
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Override:
@@ -58,9 +63,7 @@ def _read(path: str, value: object, scenarios: Sequence[str]) -> Override:
     label = Location(f"--set {path}={_shown(value)}")
     tree = parse_tree(value, label.source, place=label) if isinstance(value, str) else _from_python(value, label)
     place = locate(path, scenarios, label)
-    if place.target == "device" and place.path == ("clock",) and not tree.is_mapping:
-        place = Place(place.scenario, place.target, ("clock", "tensor_reference"))
-    return Override(place, tree)
+    return Override(place if tree.is_mapping else place.of_number(), tree)
 
 
 def locate(path: str, scenarios: Sequence[str], label: Location | None = None) -> Place:

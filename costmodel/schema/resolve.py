@@ -12,14 +12,17 @@ import numpy as np
 from costmodel.errors import InputError, Location, Problem
 from costmodel.schema import build
 from costmodel.schema.assemble import Assembly, Part, Stop
+from costmodel.schema.cluster import ClusterFile, NodeFile
+from costmodel.schema.device import DeviceFile
 from costmodel.schema.document import find, model_document, scenario_document
+from costmodel.schema.fields import NumberType, number_at
 from costmodel.schema.framework import FrameworkFile
 from costmodel.schema.installation import install
 from costmodel.schema.model import ModelFile
 from costmodel.schema.number_formats import choose_formats, spelt_out
-from costmodel.schema.overrides import edited, locate, read_overrides
+from costmodel.schema.overrides import Target, edited, locate, read_overrides
 from costmodel.schema.references import Library, as_reference, near
-from costmodel.schema.strict import checked
+from costmodel.schema.strict import Strict, checked
 from costmodel.schema.tree import Tree, merge
 from costmodel.schema.workload import PHASES, PlanFile, WorkloadFile, phases_of
 from costmodel.workload.architecture import Architecture
@@ -27,6 +30,10 @@ from costmodel.workload.scenario import Scenario
 from costmodel.workload.validity import rules
 
 _DEFAULT = Location("default")
+_FILES: dict[Target, type[Strict]] = {
+    "workload": WorkloadFile, "model": ModelFile, "cluster": ClusterFile, "node": NodeFile, "device": DeviceFile,
+    "framework": FrameworkFile,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +55,18 @@ class ResolvedWorkload:
         """Return the value at a path of the document; raise InputError for no such path."""
         place = locate(path, list(self.scenarios))
         return find(self.document, place, place.scenario or next(iter(self._trees)), path)
+
+    def number(self, path: str) -> NumberType | None:
+        """Return what kind of number stands at a path, null where it is text, a switch, a list or a mapping.
+
+        Raises InputError for no such path.
+        """
+        self.value(path)
+        place = locate(path, list(self.scenarios)).of_number()
+        if place.target == "scenario":
+            name = place.scenario or next(iter(self.scenarios))
+            return number_at(PHASES[self.scenarios[name].plan.phase], place.path)
+        return number_at(_FILES[place.target], place.path)
 
     def origin(self, path: str) -> Location | None:
         """Return where the value at `path` was written: a file position, `--set …` or `default`; None: no such path.

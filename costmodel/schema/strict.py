@@ -116,7 +116,7 @@ def _what_to_add(model: type[Strict], place: Sequence[str | int]) -> str:
     parent: Any = model
     for part in place[:-1]:
         parent = _inside(parent, part)
-    for owner in _classes(parent):
+    for owner in classes_of(parent):
         for name, field in owner.model_fields.items():
             if (field.alias or name) == place[-1]:
                 notes = [note.describe() for note in field.metadata if hasattr(note, "describe")]
@@ -130,37 +130,39 @@ def keys_at(model: type[Strict], place: Sequence[str | int]) -> list[str]:
     current: Any = model
     for part in place:
         current = _inside(current, part)
-    return [field.alias or name for owner in _classes(current) for name, field in owner.model_fields.items()]
+    return [field.alias or name for owner in classes_of(current) for name, field in owner.model_fields.items()]
 
 
 def _inside(annotation: Any, part: str | int) -> Any:
     """Return the type found under `part`: a key, an index, or the tag by which pydantic chose one of a union."""
-    for owner in _classes(annotation):
+    for owner in classes_of(annotation):
         for name, field in owner.model_fields.items():
             if (field.alias or name) == part:
                 return field.annotation
-    members = _members(annotation)
+    members = members_of(annotation)
     for member in members:
         arguments = typing.get_args(member)
         if typing.get_origin(member) in (list, tuple) and isinstance(part, int):
             return arguments[0]
         if typing.get_origin(member) is dict:
             return arguments[1]
-    tagged = [owner for owner in _classes(annotation) if part in _tags(owner)]
+    tagged = [owner for owner in classes_of(annotation) if part in _tags(owner)]
     return tagged[0] if tagged else None
 
 
-def _members(annotation: Any) -> list[Any]:
+def members_of(annotation: Any) -> list[Any]:
+    """Return the types that a union may be, those of a plain type alone, without what they are annotated with."""
     origin = typing.get_origin(annotation)
     if origin is typing.Annotated:
-        return _members(typing.get_args(annotation)[0])
+        return members_of(typing.get_args(annotation)[0])
     if origin in (typing.Union, UnionType):
-        return [member for argument in typing.get_args(annotation) for member in _members(argument)]
+        return [member for argument in typing.get_args(annotation) for member in members_of(argument)]
     return [annotation]
 
 
-def _classes(annotation: Any) -> list[type[Strict]]:
-    return [one for one in _members(annotation) if isinstance(one, type) and issubclass(one, Strict)]
+def classes_of(annotation: Any) -> list[type[Strict]]:
+    """Return the file models that a type may be."""
+    return [one for one in members_of(annotation) if isinstance(one, type) and issubclass(one, Strict)]
 
 
 def _tags(owner: type[Strict]) -> list[Any]:

@@ -14,20 +14,9 @@ from costmodel.schema.case import Case, Expectation, sound_cases
 from costmodel.schema.references import Library, near
 from costmodel.schema.tree import plain
 from costmodel.study.predictions import Prediction, Value, predict
+from costmodel.units import base_unit
 
 FOLDER = "published"
-UNITS = {
-    "duration": "s",
-    "time": "s",
-    "size": "B",
-    "bandwidth": "B/s",
-    "flop": "FLOP",
-    "flop_rate": "FLOP/s",
-    "energy": "J",
-    "money": "$",
-    "ratio": "1",
-    "count": "1",
-}
 PASS, FAIL, SKIP, INFEASIBLE = "pass", "fail", "skip", "infeasible"
 
 
@@ -190,7 +179,7 @@ def _single(expected: Expectation) -> float | None:
 
 
 def _unit(expected: Expectation) -> str:
-    return "1" if expected.check in ("ratio", "ordering") else UNITS[expected.dimension]
+    return "1" if expected.check in ("ratio", "ordering") else base_unit(expected.dimension)
 
 
 def _uncompared(case: Case, expected: Expectation | None, verdict: str, reason: str | None) -> Comparison:

@@ -148,3 +148,13 @@ def test_our_own_bug_is_one_line_with_a_way_to_the_traceback():
     assert "COSTMODEL_DEBUG=1" in quiet.stderr
     assert "Traceback" not in quiet.stderr
     assert "Traceback" in loud.stderr
+
+
+def test_a_file_of_100_mb_is_refused_with_its_size(run, tmp_path):
+    path = tmp_path / "huge.yaml"
+    with path.open("wb") as file:
+        file.truncate(100 * 10**6)
+    for arguments in (("simulate", path), ("validate", path)):
+        done = run(*arguments)
+        assert done.code == 2
+        assert "has 100 MB, and at most 16 MiB are read" in done.out + done.err

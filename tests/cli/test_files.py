@@ -59,6 +59,52 @@ def test_hardware_lists_what_is_on_the_search_path(run, tmp_path):
     assert run("hardware", "show", "mine", "--path", tmp_path).code == 0
 
 
+def test_the_list_of_hardware_is_a_table_that_80_columns_hold(run):
+    out = run("hardware", "list").out
+    assert max(map(len, out.splitlines())) <= 80
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if line.split()}
+    assert rows["h800-sxm"][:8] == ["h800-sxm", "hopper", "80", "3.35", "989", "1979", "700", "2"]
+    assert rows["v100-pcie-32gb"][4:6] == ["-", "-"]  # no BF16, no FP8
+    assert rows["mi300x"][1:7] == ["cdna3", "192", "5.30", "1307", "2615", "750"]
+    assert rows["dgx-h100"][1:] == ["8", "x", "h100-sxm", "nvlink", "50", "GB/s", "2", "TB,", "614.4", "GB/s"]
+    assert rows["h800-2048-mpft"][1:] == ["256", "x", "hgx-h800", "mpft", "8", "64"]
+    assert "megatron" in out
+
+
+def test_the_list_says_what_the_times_of_a_device_rest_on(run, tmp_path):
+    calibration = tmp_path / "hardware/calibrations/gb200/cublas.yaml"
+    calibration.parent.mkdir(parents=True)
+    calibration.write_text(
+        "schema: costmodel/calibration@1\nname: gb200/cublas\ndevice: gb200\nbasis: fitted\n"
+        "families:\n  gemm:\n    spread: [{time: 1 us, low: 1, median: 1, high: 1, rows: 9}]\n    rows: 9\n",
+        encoding="utf-8",
+    )
+    before, after = run("hardware", "list").out, run("hardware", "list", "--path", tmp_path).out
+
+    def basis(out, name):
+        return next(line.split()[-1] for line in out.splitlines() if line.startswith(f"{name} "))
+
+    assert max(map(len, after.splitlines())) <= 80
+    assert [basis(before, name) for name in ("gb200", "h100-sxm", "a100-pcie-80gb")] == [
+        "roofline",
+        "fitted",
+        "transferred",
+    ]
+    assert [basis(after, name) for name in ("gb200", "mi300x")] == ["fitted", "roofline"]
+
+
+def test_a_cluster_is_shown_with_what_it_costs_and_what_keeps_it_from_being_known(run):
+    shown = run("hardware", "show", "h800-2048-mpft").out
+    assert "16,384 endpoints, 768 switches, 16,384 links" in shown
+    assert "9,005," in shown  # an eighth of the paper's 72 M$
+    assert "no purchase price of h800-sxm: set hardware.price.purchase" in shown
+    document = json.loads(run("hardware", "show", "h800-2048-mpft", "--json").out)
+    assert document["count"] == 256
+    assert document["fabric"]["used"] == 2048
+    assert document["cost"]["network"] == pytest.approx(9.005e6, rel=1e-3)
+    assert document["cost"]["total"] is None
+
+
 def test_hardware_shows_values_in_their_units_with_sources_and_what_is_unknown(run):
     shown = run("hardware", "show", "devices/h800-sxm").out
     for part in ("989.4 TFLOP/s", "3.35 TB/s", "200 GB/s", "2 $/h", "700 W", "1.83 GHz"):

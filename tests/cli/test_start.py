@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 import sys
 
@@ -38,11 +39,22 @@ def test_a_simulation_waits_for_no_library_that_it_does_not_need(options):
     assert not heavy & imported("simulate", "deepseek_v3", *options)
 
 
+def test_a_sweep_draws_nothing_and_a_report_opens_no_window(tmp_path):
+    swept = str(tmp_path / "swept")
+    options = ("--vary", "hardware.processors=120,132", "--scenario", "decode", "--output", swept)
+    assert not {"matplotlib", "rich", "scipy", "polars", "dask"} & imported("sweep", "deepseek_v3", *options)
+    drawn = imported("report", swept)
+    assert "matplotlib" in drawn
+    assert "matplotlib.pyplot" not in drawn
+
+
 def test_help_lists_the_commands_and_each_has_its_own(run):
     listed = run("--help")
     assert listed.code == 0
     commands = [line.split()[0] for line in listed.out.partition("Commands:")[2].splitlines() if line.strip()]
-    assert commands == ["simulate", "explain", "validate", "reproduce", "hardware", "model", "schema", "init"]
+    assert commands == [
+        "simulate", "explain", "validate", "sweep", "reproduce", "report", "hardware", "model", "schema", "init",
+    ]  # fmt: skip
     for name in commands:
         shown = run(name, "--help")
         assert shown.code == 0
@@ -89,6 +101,15 @@ def test_a_narrow_terminal_cuts_no_number():
         assert figure in wide
         assert figure in narrow
     assert "…" not in narrow
+
+
+@pytest.mark.parametrize("columns", ["80", "160"])
+def test_the_list_of_hardware_folds_no_row(columns):
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", on_a_terminal("hardware", "list", COLUMNS=columns))
+    for device in ("h800-sxm", "a100-pcie-40gb", "rtx-pro-6000", "mi300x"):
+        (row,) = [line for line in shown.splitlines() if line.startswith(f"{device} ")]
+        assert row.split()[-1] in ("fitted", "transferred", "roofline")
+    assert "…" not in shown
 
 
 def test_a_pipe_gets_plain_text_in_full(process):

@@ -91,5 +91,12 @@ def test_a_row_whose_meta_id_is_unknown_is_refused(tmp_path):
 
 
 def test_a_missing_file_and_an_empty_folder_are_measurement_errors(tmp_path):
-    assert problem_of(tmp_path / "none.csv").message.startswith("cannot be read")
+    assert problem_of(tmp_path / "none.csv").message == "does not exist"
     assert problem_of(tmp_path).message == "holds no measurement table"
+
+
+def test_a_huge_table_is_refused_with_its_size(tmp_path):
+    path = tmp_path / "huge.csv"
+    with path.open("wb") as file:
+        file.truncate(100 * 2**20)
+    assert "100 MiB" in problem_of(path).message

@@ -160,3 +160,11 @@ def test_a_file_with_problems_is_not_loaded(world: Path) -> None:
     path = write(world, "workloads/published/f.yaml", HEAD + OWN.lstrip("\n").replace("step_time", "speed"))
     (problem,) = problems_of(lambda: load_case_file(path, [world]))
     assert "'speed' is no known metric" in problem.message
+
+
+def test_a_huge_table_of_cases_is_refused_with_its_size(world: Path) -> None:
+    path = write(world, "workloads/published/f.yaml", HEAD + TABLE.lstrip("\n"))
+    with (world / "workloads/published/rows.csv").open("wb") as file:
+        file.truncate(100 * 2**20)
+    (problem,) = validate(path, [world])
+    assert "rows.csv: has 100 MiB, and at most 64 MiB are read" in str(problem)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from costmodel.errors import InputError, Location
-from costmodel.schema.loader import parse_tree, read_tree
+from costmodel.schema.loader import MOST_BYTES, parse_tree, read_text, read_tree
 from costmodel.schema.tree import plain
 
 
@@ -99,3 +99,32 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
     path = tmp_path / "f.yaml"
     path.write_bytes(b"\xef\xbb\xbfa: 1\n")
     assert plain(read_tree(path, "f.yaml")) == {"a": 1}
+
+
+def test_a_huge_file_is_refused_with_its_size_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "huge.yaml"
+    with path.open("wb") as file:
+        file.truncate(100 * 2**20)  # a hole: no disk is used
+    monkeypatch.setattr(Path, "open", lambda *_: pytest.fail("was opened for reading"))
+    with pytest.raises(InputError) as caught:
+        read_tree(path, "huge.yaml")
+    (problem,) = caught.value.problems
+    assert str(problem.location) == "huge.yaml"
+    assert "100 MiB" in problem.message
+    assert "16 MiB" in problem.message
+
+
+def test_what_does_not_know_its_size_is_read_up_to_the_limit() -> None:
+    with pytest.raises(InputError) as caught:
+        read_text(Path("/dev/zero"), "zero", MOST_BYTES)
+    assert "goes on after 16 MiB" in str(caught.value)
+
+
+def test_a_file_at_the_limit_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "full.yaml"
+    path.write_text("x" * 10, encoding="utf-8")
+    assert read_text(path, "full.yaml", 10) == "x" * 10
+    with pytest.raises(InputError):
+        read_text(path, "full.yaml", 9)

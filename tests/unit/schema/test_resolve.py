@@ -252,6 +252,27 @@ def test_devices_takes_the_first_ranks(world: Path) -> None:
     assert any("6 devices cannot be the first of 2 nodes with 4 each" in problem.message for problem in problems)
 
 
+def test_nodes_without_a_stated_network_hang_on_one_switch_also_inline(world: Path) -> None:
+    """`cluster: nodes/box` takes as many as the layout needs; an inline cluster that says no more is the same."""
+    edit(world, "workloads/small.yaml", "cluster: clusters/pair", "cluster: {node: nodes/box, count: 2}")
+    workload = small(world)
+    inline, named = (workload.scenarios[name].cluster for name in ("train", "decode"))
+    assert inline.count == named.count == 2
+    for cluster in (inline, named):
+        assert cluster.network is not None
+        assert (cluster.network.topology, cluster.network.radix) == ("unspecified", 8)
+        assert cluster.network.latency_same_leaf is None  # the NIC's counts
+
+
+def test_a_fabric_may_state_what_its_parts_cost(world: Path) -> None:
+    edit(world, "hardware/clusters/pair.yaml", "radix: 64", "radix: 64, price: {switch: 100 $, link: 10 $}")
+    network = small(world).scenarios["train"].cluster.network
+    assert network is not None
+    assert (network.price.switch, network.price.link, network.price.endpoint_link) == (100.0, 10.0, None)
+    changed = small(world, **{"hardware.network.price.endpoint_link": "5 $"})
+    assert changed.value("scenarios.train.hardware.network.price") == {"switch": 100, "link": 10, "endpoint_link": 5}
+
+
 def test_a_cluster_may_stand_inline(world: Path) -> None:
     edit(world, "workloads/small.yaml", "cluster: clusters/pair", "cluster: {node: nodes/box, count: 2}")
     assert small(world).scenarios["train"].cluster.devices == 8

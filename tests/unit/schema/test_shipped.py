@@ -28,7 +28,12 @@ def test_a_shipped_file_has_no_problems(path: Path) -> None:
     "name",
     [
         "hardware/nodes/hgx-h800.yaml", "hardware/nodes/dgx-a100.yaml", "hardware/nodes/rtx-4090-x8.yaml",
-        "hardware/nodes/dgx-h100.yaml", "hardware/nodes/gb200-nvl72.yaml", "hardware/clusters/h800-2048-mpft.yaml",
+        "hardware/nodes/dgx-h100.yaml", "hardware/nodes/gb200-nvl72.yaml", "hardware/nodes/hgx-h20.yaml",
+        "hardware/nodes/hgx-h200.yaml", "hardware/nodes/hgx-b200.yaml", "hardware/nodes/hgx-a800.yaml",
+        "hardware/nodes/mi300x-x8.yaml", "hardware/nodes/rtx-4090-x1.yaml", "hardware/nodes/a100-x1.yaml",
+        "hardware/nodes/a100-pcie-x1.yaml", "hardware/nodes/h100-x1.yaml", "hardware/nodes/l40s-x8.yaml",
+        "hardware/nodes/xeon-6454s-rtx-4090d.yaml", "hardware/clusters/h800-2048-mpft.yaml",
+        "hardware/clusters/h800-2048-mrft.yaml", "hardware/clusters/a100-superpod.yaml",
         "hardware/frameworks/default.yaml", "workloads/precisions/fp8.yaml", "workloads/precisions/bf16.yaml",
         "workloads/models/deepseek-v3.yaml",
     ],

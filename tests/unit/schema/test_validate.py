@@ -147,6 +147,21 @@ def test_a_node_names_a_link_that_its_device_has(world: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("power", "told"),
+    [
+        ("{tdp: 100 W, idle: 200 W}", "idle is above tdp"),
+        ("{idle: 20}", "20 W"),
+        ("{idle: -1 W}", "too small"),
+        ("{idel: 20 W}", "did you mean `idle`"),
+    ],
+)
+def test_idle_power_is_below_the_limit_and_has_a_unit(world: Path, power: str, told: str) -> None:
+    edit(world, CHIP, "architecture: test", f"architecture: test\npower: {power}")
+    (problem,) = found(world, CHIP)
+    assert told in problem
+
+
+@pytest.mark.parametrize(
     ("host", "told"),
     [
         ("{link: slow}", "host.link: chip has no link 'slow'; known: fast"),

@@ -1,0 +1,35 @@
+"""A figure with the data that it shows."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawn:
+    """A figure, and tables beside it. data: what follows the figure's name in the file's -> the table as CSV."""
+
+    figure: Figure
+    data: Mapping[str, bytes]
+
+
+def table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> bytes:
+    """Return a CSV table: numbers to full precision, nothing for none."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(headings)
+    writer.writerows([_cell(value) for value in row] for row in rows)
+    return text.getvalue().encode("utf-8", "replace")
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return repr(value) if isinstance(value, float) else str(value)

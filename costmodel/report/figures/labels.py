@@ -1,0 +1,64 @@
+"""Short texts in or beside round markers, where they cover neither one another nor other markers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
+
+from costmodel.report.style import GREY
+
+Marked: TypeAlias = "tuple[float, float, float, str]"  # x, y, area of the marker [square points], text
+
+GAPS = (2.0, 8.0, 15.0, 24.0, 35.0, 48.0, 64.0, 84.0)  # between a marker and its text [points]
+SIDES = tuple((math.cos(at * math.pi / 8), math.sin(at * math.pi / 8)) for at in range(16))
+ROOMY = 6.5  # radius of a marker that holds its text [points]
+AIR = 1.5  # around a text [points]
+LINE = {"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0}
+
+
+def place_labels(axes: Axes, labels: Sequence[Marked]) -> None:
+    """Write each text in its marker, or beside it with a line to it, the first ones nearest.
+
+    A text that finds no free place is left out: the table beside the figure has it.
+    """
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    figure.draw_without_rendering()
+    frame, dot = axes.get_window_extent(), figure.dpi / 72
+    boxes = [_around(axes.transData.transform((x, y)), max(_radius(area) * 0.8, 3.0) * dot) for x, y, area, _ in labels]
+    written: list[Bbox] = []
+    for number, (x, y, area, text) in enumerate(labels):
+        others = boxes[:number] + boxes[number + 1 :]
+        for gap, options in _places(_radius(area)):
+            note = axes.annotate(text, (x, y), **options)
+            box = note.get_window_extent().padded(AIR * dot)
+            note.remove()
+            fits = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+            if fits and not box.count_overlaps([*written, *(others if gap < 0 else boxes)]):
+                axes.annotate(text, (x, y), **options, arrowprops=LINE if gap > GAPS[0] else None)
+                written.append(box)
+                break
+
+
+def _places(radius: float) -> Iterator[tuple[float, dict[str, Any]]]:
+    """Yield (gap to the marker, how a text stands there), the nearest places first; a gap below zero is inside."""
+    common = {"textcoords": "offset points", "fontsize": 7, "zorder": 5, "ha": "center", "va": "center"}
+    if radius >= ROOMY:
+        yield -1.0, {**common, "xytext": (0, 0), "color": "white", "fontweight": "bold"}
+    for gap in GAPS:
+        away = radius + gap + 4.0
+        for right, up in SIDES:
+            yield gap, {**common, "xytext": (right * away, up * away)}
+
+
+def _radius(area: float) -> float:
+    return math.sqrt(area / math.pi)
+
+
+def _around(centre: Any, half: float) -> Bbox:
+    return Bbox.from_extents(centre[0] - half, centre[1] - half, centre[0] + half, centre[1] + half)

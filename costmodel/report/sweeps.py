@@ -1,0 +1,50 @@
+"""The terminal view of a sweep: how many points run, and where the headline is best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from costmodel.report.page import show, table
+from costmodel.report.text import metric, setting, short_paths, span
+
+
+def show_sweep(document: Mapping[str, Any], summaries: Mapping[str, Mapping[str, Any]], output: str) -> None:
+    """Print the axes, a line for each scenario, what cannot run and why, and what comes next.
+
+    document: what was asked, as `study.json` holds it; output: its folder, as a shell reads it.
+    """
+    show(f"{document['workload']}: {document['points']:,} points", "bold")
+    dimensions = {axis["path"]: axis["dimension"] for axis in document["axes"]}
+    for axis in document["axes"]:
+        values = axis["values"]
+        several = f"{len(values):,} values, " if len(values) > 1 else ""
+        show(f"{axis['path']}: {several}{_ends(values, axis['dimension'])}")
+    names = short_paths(list(dimensions))
+    rows = table("scenario", ">points", ">run", "metric", ">best", ">80 % interval", "at", ">worst")
+    for name, summary in summaries.items():
+        best, worst, headline = summary["best"], summary["worst"], summary["headline"]
+        rows.add(
+            name, f"{summary['points']:,}", f"{summary['fit']:,}", headline,
+            metric(headline, best and best["value"]), span(headline, best["low"], best["high"]) if best else "-",
+            _place(best["at"], names, dimensions) if best and best["value"] != worst["value"] else "-",
+            metric(headline, worst and worst["value"]),
+        )  # fmt: skip
+    show(rows)
+    for name, summary in summaries.items():
+        for reason, points in summary["infeasible"].items():
+            show(f"{name}: {points:,} of {summary['points']:,} points cannot run: {reason}", "yellow")
+    for name, reason in document["left_out"].items():
+        show(f"{name}: left out: {reason}", "dim")
+    for note in dict.fromkeys(note for one in document["scenarios"].values() for note in one["notes"]):
+        show(f"note: {note}")
+    show(f"next: costmodel report {output}", "dim")
+
+
+def _place(at: Mapping[str, float], names: Mapping[str, str], dimensions: Mapping[str, str]) -> str:
+    return ", ".join(f"{names[path]} {setting(value, dimensions[path])}" for path, value in at.items())
+
+
+def _ends(values: list[float], dimension: str) -> str:
+    low, high = setting(min(values), dimension), setting(max(values), dimension)
+    return low if low == high else f"{low} .. {high}"

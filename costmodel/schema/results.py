@@ -1,0 +1,170 @@
+"""The documents that `simulate --json` and `sweep` write, as other commands read them back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from costmodel.errors import InputError, Location
+from costmodel.units import DIMENSIONS
+
+RESULT, SWEEP = "costmodel/result@1", "costmodel/sweep@1"
+
+
+class Written(BaseModel):
+    """A part of a document that a program wrote: exact types, finite numbers; keys that are not read may be added."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class Line(Written):
+    """One line of a breakdown."""
+
+    name: str
+    time: float
+    share: float
+    bound: str
+    basis: str
+    hidden: float = 0.0
+    count: float = 0.0
+    flop: float = 0.0
+    traffic: float | None = None
+    dtype: str | None = None
+    arithmetic_intensity: float | None = Field(default=None, gt=0.0)
+    flop_rate: float | None = Field(default=None, gt=0.0)
+
+
+class Ledger(Written):
+    """What the fullest device holds, and whether the scenario runs."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+    kv_cache: float
+    communication: float
+    reserve: float
+    capacity: float
+    fits: bool
+
+
+class Level(Written):
+    """One level of a device's memory."""
+
+    name: str
+    capacity: float
+    bandwidth: float | None = Field(gt=0.0)
+
+
+class Offer(Written):
+    """What the device offers."""
+
+    device: str
+    processors: float
+    peaks: dict[str, float]
+    memory: list[Level]
+
+
+class ScenarioResult(Written):
+    """One scenario of a result."""
+
+    phase: str
+    cluster: str
+    devices: int
+    metrics: dict[str, float | None]
+    intervals: dict[str, list[float] | None]
+    bound: str
+    breakdown: list[Line]
+    memory: Ledger
+    hardware: Offer | None = None
+    reason: str | None = None
+
+
+class ModelFacts(Written):
+    """The model of a result."""
+
+    name: str
+
+
+class ResultFile(Written):
+    """A result as `simulate --json` prints it."""
+
+    version: str
+    workload: str = ""
+    model: ModelFacts
+    scenarios: dict[str, ScenarioResult] = Field(min_length=1)
+
+
+def _known(dimension: str) -> str:
+    if dimension not in DIMENSIONS:
+        raise ValueError(f"{dimension!r} is no dimension")
+    return dimension
+
+
+class AxisFile(Written):
+    """One axis of a sweep; its values in SI."""
+
+    path: str
+    dimension: Annotated[str, AfterValidator(_known)]
+    unit: str
+    values: list[float] = Field(min_length=1)
+
+
+class SweptScenario(Written):
+    """One scenario of a sweep. headline: the metric whose interval the table holds."""
+
+    phase: str
+    headline: str
+
+
+class SweepFile(Written):
+    """What a sweep asked, as its `study.json` holds it. columns: of the table, with their units."""
+
+    version: str
+    workload: str
+    axes: list[AxisFile] = Field(min_length=1)
+    scenarios: dict[str, SweptScenario] = Field(min_length=1)
+    points: int = Field(gt=0)
+    columns: dict[str, str | None]
+
+
+Document = TypeVar("Document", ResultFile, SweepFile)
+
+
+def read_result(path: Path) -> ResultFile:
+    """Return a result that `simulate --json` printed into a file; raise InputError where it is none, or not whole."""
+    return _read(path, ResultFile, RESULT, "make it with `costmodel simulate WORKLOAD --json > FILE`")
+
+
+def read_study(path: Path) -> SweepFile:
+    """Return what a sweep asked; raise InputError where the file is no sweep's, or not whole."""
+    return _read(path, SweepFile, SWEEP, "make it with `costmodel sweep WORKLOAD --vary … --output DIR`")
+
+
+def _read(path: Path, model: type[Document], schema: str, hint: str) -> Document:
+    """Return a JSON document of that schema."""
+    place = Location(str(path))
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError.single("does not exist", hint=hint, location=place) from None
+    except OSError as error:
+        raise InputError.single(f"cannot be read: {error.strerror}", location=place) from None
+    except (ValueError, RecursionError) as error:
+        message = f"is no complete JSON document: {error}" if isinstance(error, ValueError) else "is nested too deeply"
+        raise InputError.single(message, hint=hint, location=place) from None
+    found = document.get("schema") if isinstance(document, dict) else None
+    if found != schema:
+        told = "does not say what it is" if found is None else f"is {found!r}, not {schema}"
+        raise InputError.single(told, hint=hint, location=place)
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        raise InputError.single(
+            first["msg"][:1].lower() + first["msg"][1:], field=field, hint=hint, location=place
+        ) from None

@@ -1,0 +1,143 @@
+"""The axes of a sweep, as `--vary PATH=VALUES` writes them.
+
+VALUES are values and ranges, with commas between: `200GB/s,400GB/s`, `200GB/s..900GB/s:8` (evenly spaced, both ends
+included), `1..256:9:log` (equal ratios). Each value is read as `--set` reads it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from costmodel.errors import InputError, Location
+from costmodel.quantities import Array
+from costmodel.schema.fields import NumberType, read_number
+from costmodel.schema.quantity import Measure, Whole
+from costmodel.units import base_unit, render
+
+MOST_POINTS = 100_000  # of a sweep, so of one axis, too: its arrays stay below 2 GB, its table below 50 MB
+DIGITS = 12  # of the values inside a range: 1e-06, not 1.0000000000000002e-06
+_RANGE = re.compile(r"(?P<low>.*?\S)\s*\.\.\s*(?P<high>[^:]*[^:\s])\s*(?::(?P<count>[^:]*))?(?::(?P<scale>.*))?")
+_SPACINGS: dict[str, Callable[[float, float, int], Array]] = {"linear": np.linspace, "log": np.geomspace}
+_EXAMPLE = "--vary hardware.links.nvlink.bandwidth=200GB/s..900GB/s:8"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """One `--vary` argument: a path and the text of its values. label: how the user wrote it."""
+
+    path: str
+    values: str
+    label: Location
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Axis:
+    """One dimension of a sweep: distinct values in SI, in their order. whole: they are counts."""
+
+    path: str
+    values: Array
+    dimension: str
+    whole: bool
+
+    @property
+    def unit(self) -> str:
+        """Return the SI unit of the values, `1` for counts and ratios."""
+        return base_unit(self.dimension)
+
+    def plain(self) -> list[float | int]:
+        """Return the values as Python numbers, counts as ints."""
+        return [int(value) if self.whole else float(value) for value in self.values]
+
+
+def read_requests(arguments: tuple[str, ...]) -> list[Request]:
+    """Return `PATH=VALUES` arguments; raise InputError where there is none, on one without `=`, or on a path twice."""
+    if not arguments:
+        raise InputError.single("nothing varies", hint=f"add {_EXAMPLE}")
+    found: dict[str, Request] = {}
+    for argument in arguments:
+        path, separator, values = (part.strip() for part in argument.partition("="))
+        label = Location(f"--vary {argument}")
+        if not separator or not path:
+            raise InputError.single("is not PATH=VALUES", hint=f"write {_EXAMPLE}", location=label)
+        if path in found:
+            raise InputError.single(
+                "is varied twice", hint="write all its values in one --vary", field=path, location=label
+            )
+        found[path] = Request(path, values, label)
+    return list(found.values())
+
+
+def read_axis(request: Request, number: NumberType | None) -> Axis:
+    """Return the axis that a request asks for. number: what stands at its path, as the file model says.
+
+    Values of ranges over counts are rounded to whole numbers, and each is kept once. Raises InputError with the place
+    and the fix.
+    """
+    if number is None or (isinstance(number, Whole) and number.single):
+        raise InputError.single(
+            "an axis varies sizes; this field changes what there is to compute",
+            hint=f"run the sweep once for each value, with --set {request.path}=VALUE",
+            field=request.path, location=request.label,
+        )  # fmt: skip
+    if not request.values:
+        raise _wrong(request, "has no values", f"write {_EXAMPLE}")
+    values: list[float] = []
+    for item in request.values.split(","):
+        values.extend(_item(request, number, item.strip()))
+    if len(values) > MOST_POINTS:
+        raise _wrong(request, f"has {len(values):,} values, {MOST_POINTS:,} are the most", "write a coarser range")
+    value, times = Counter(values).most_common(1)[0]
+    if times > 1:
+        shown = render(value, number.dimension) if isinstance(number, Measure) else f"{value:g}"
+        raise _wrong(request, f"holds {shown} twice", "write every value once")
+    whole = isinstance(number, Whole)
+    return Axis(request.path, np.array(values), number.dimension if isinstance(number, Measure) else "count", whole)
+
+
+def _item(request: Request, number: NumberType, item: str) -> list[float]:
+    """Return the values of a single value or of a range."""
+    if not item:
+        raise _wrong(request, "has an empty value", "remove the comma, or write a value beside it")
+    match = _RANGE.fullmatch(item)
+    if match is None and ".." in item:
+        raise _wrong(request, f"{item} is no range", "write LOW..HIGH:COUNT, as in 200GB/s..900GB/s:8")
+    if match is None:
+        return [read_number(number, item, request.label, request.path)]
+    count, spacing = _count(request, item, match["count"]), _spacing(request, match["scale"])
+    low, high = (read_number(number, match[end], request.label, request.path) for end in ("low", "high"))
+    if low == high:
+        raise _wrong(request, f"{item} begins where it ends", f"write {match['low']}")
+    if spacing == "log" and min(low, high) <= 0.0:
+        raise _wrong(request, f"{item} reaches zero, which has no logarithm", "begin above zero, or leave out `:log`")
+    values = _SPACINGS[spacing](low, high, count)
+    if isinstance(number, Whole):
+        return list(dict.fromkeys(np.rint(values).tolist()))
+    return [low, *(float(f"{value:.{DIGITS}g}") for value in values[1:-1]), high]
+
+
+def _count(request: Request, item: str, text: str | None) -> int:
+    """Return how many values a range has."""
+    if text is None:
+        raise _wrong(request, f"{item} does not say how many values", f"write {item}:8")
+    if not re.fullmatch(r"\s*\d{1,18}\s*", text) or int(text) < 2:
+        raise _wrong(request, f"{text.strip()!r} is no number of values", "write a whole number of at least 2")
+    if int(text) > MOST_POINTS:
+        raise _wrong(request, f"has {int(text):,} values, {MOST_POINTS:,} are the most", "write a coarser range")
+    return int(text)
+
+
+def _spacing(request: Request, text: str | None) -> str:
+    """Return how the values of a range are spaced."""
+    spacing = "linear" if text is None else text.strip()
+    if spacing not in _SPACINGS:
+        raise _wrong(request, f"{spacing!r} is no spacing", "write `:log` for equal ratios, nothing for equal steps")
+    return spacing
+
+
+def _wrong(request: Request, message: str, hint: str) -> InputError:
+    return InputError.single(message, hint=hint, field=request.path, location=request.label)

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import resource
+import signal
+import subprocess
+import time
+
+import pytest
+from command_line import command
+
+FLAGSHIP = "deepseek_v3"
+NVLINK = "hardware.links.nvlink.bandwidth"
+BATCH = "scenarios.decode.batch_per_device"
+RANGE = f"{NVLINK}=200GB/s..900GB/s:8"
+LARGE = f"{NVLINK}=200GB/s..900GB/s:15000"  # of all scenarios: a table of 15 MB
+SMALL = (f"{BATCH}=64,128", "hardware.memory.hbm.capacity=10GB,80GiB")
+
+
+def sweep(*varied):
+    return ("sweep", FLAGSHIP, *(word for one in varied for word in ("--vary", one)))
+
+
+def test_a_sweep_prints_its_axes_range_best_point_and_what_cannot_run(run, tmp_path):
+    done = run(*sweep(*SMALL), "--output", tmp_path / "out")
+    assert (done.code, done.err) == (0, "")
+    assert "deepseek_v3: 4 points" in done.out
+    assert "scenarios.decode.batch_per_device: 2 values, 64 .. 128" in done.out
+    assert "decode.batch_per_device 64, hbm.capacity 80 GiB" in done.out
+    assert "2 of 4 points cannot run: does not fit in memory" in done.out
+    assert "training: left out" in done.out
+    assert sorted(os.listdir(tmp_path / "out")) == ["points.csv", "study.json"]
+
+
+def test_json_is_the_study_with_a_summary_and_nothing_else(run, tmp_path):
+    done = run(*sweep(RANGE), "--scenario", "prefill", "--output", tmp_path / "out", "--json")
+    document = json.loads(done.out)
+    summary = document.pop("summary")
+    assert document == json.loads((tmp_path / "out" / "study.json").read_text())
+    assert list(summary) == ["prefill"]
+    assert summary["prefill"]["fit"] == summary["prefill"]["points"] == 8
+
+
+def test_a_row_is_what_simulate_prints_with_the_same_set(run, tmp_path):
+    run(*sweep(RANGE), "--set", "hardware.processors=120", "--output", tmp_path / "out")
+    with (tmp_path / "out" / "points.csv").open() as file:
+        rows = {(row["scenario"], row[NVLINK]): row for row in csv.DictReader(file)}
+    printed = run("simulate", FLAGSHIP, "--set", "hardware.processors=120", "--set", f"{NVLINK}=500 GB/s", "--json")
+    for name, scenario in json.loads(printed.out)["scenarios"].items():
+        for metric, value in scenario["metrics"].items():
+            written = rows[name, "500000000000.0"][metric]
+            assert written == "" if value is None else float(written) == pytest.approx(value, rel=1e-9)
+
+
+def test_a_sweep_in_which_nothing_runs_exits_3_with_its_table(run, tmp_path):
+    done = run(*sweep("hardware.memory.hbm.capacity=1GB,2GB"), "--scenario", "decode", "--output", tmp_path / "out")
+    assert done.code == 3
+    assert (tmp_path / "out" / "points.csv").read_text().count("does not fit in memory") == 2
+
+
+def test_a_stand_in_for_a_number_format_is_told(run, tmp_path):
+    options = ("--cluster", "nodes/dgx-a100", "--scenario", "decode", "--output", tmp_path / "out")
+    done = run(*sweep(f"{BATCH}=8,16"), *options)
+    assert "note: a100-sxm-80gb has no unit for fp8" in done.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((), "nothing varies"),
+        (("--vary", "hardware.links.nvlink.bandwith=1GB/s"), "did you mean `bandwidth`?"),
+        (("--vary", f"{NVLINK}=200Gb/s,400GB/s"), 'write "200 Gbit/s" or "25 GB/s"'),
+        (("--vary", f"{NVLINK}="), "has no values"),
+        (("--vary", f"{NVLINK}=nan GB/s"), "is not a finite number"),
+        (("--vary", f"{NVLINK}=1GB/s..2GB/s:0"), "is no number of values"),
+        (("--vary", "hardware.links.nvlink.latency=0us..1us:3:log"), "has no logarithm"),
+        (("--vary", f"{NVLINK}=1GB/s..2GB/s:99999"), "points, 100,000 are the most"),
+        (("--vary", "scenarios.training.schedule=1f1b,dualpipe"), "--set scenarios.training.schedule=VALUE"),
+        (("--vary", RANGE, "--scenario", "decod"), "did you mean `decode` or"),
+        (("--vary", RANGE, "--set", f"{NVLINK}=1GB/s"), "the same field as --set"),
+    ],
+)
+def test_bad_input_is_told_with_its_fix_and_writes_nothing(run, tmp_path, arguments, told):
+    done = run("sweep", FLAGSHIP, *arguments, "--output", tmp_path / "out")
+    assert done.code == 2
+    assert done.out == ""
+    assert told in done.err
+    assert len(done.err.splitlines()) == 1
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_sweep_needs_a_folder(run):
+    done = run(*sweep(RANGE))
+    assert done.code == 2
+    assert "--output" in done.err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_is_not_writable_is_told_before_the_work(run, tmp_path):
+    tmp_path.chmod(0o500)
+    done = run(*sweep(RANGE), "--output", tmp_path / "out")
+    tmp_path.chmod(0o700)
+    assert done.code == 2
+    assert "is not writable" in done.err
+
+
+def test_a_folder_that_cannot_be_made_is_told(run):
+    done = run(*sweep(RANGE), "--output", "/proc/nowhere/out")
+    assert done.code == 2
+    assert len(done.err.splitlines()) == 1
+    assert "/proc" in done.err
+
+
+def test_a_full_disk_leaves_no_table_and_no_part_of_one(tmp_path):
+    """A limit on the size of files stands for the disk."""
+    started = subprocess.run(
+        command(*sweep(LARGE), "--output", tmp_path / "out"),
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000)),
+    )
+    assert started.returncode == 2
+    assert started.stderr.startswith(f"{tmp_path / 'out' / 'points.csv'}: cannot be written: ")
+    assert os.listdir(tmp_path / "out") == ["study.json"]
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_a_table_is_whole_or_absent_whenever_the_run_is_stopped(tmp_path, sent):
+    started = subprocess.Popen(
+        command(*sweep(LARGE), "--output", tmp_path / "out"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while started.poll() is None and not list((tmp_path / "out").glob(".points.csv.*")):
+        time.sleep(0.001)
+    started.send_signal(sent)
+    _, err = started.communicate(timeout=60)
+    assert "Traceback" not in err
+    table = tmp_path / "out" / "points.csv"
+    if started.returncode == 0:  # it was done before the signal came
+        assert len(table.read_text().splitlines()) == 1 + 5 * 15000
+        return
+    assert started.returncode == (130 if sent is signal.SIGINT else -sent)
+    assert not table.exists()
+    if sent is signal.SIGINT:
+        assert os.listdir(tmp_path / "out") == ["study.json"]
+    again = subprocess.run(command(*sweep(LARGE), "--output", tmp_path / "out"), capture_output=True, check=False)
+    assert again.returncode == 0
+    assert len(table.read_text().splitlines()) == 1 + 5 * 15000
+
+
+def test_an_interrupt_before_the_work_is_done_leaves_nothing(tmp_path):
+    pipe = tmp_path / "slow.yaml"
+    os.mkfifo(pipe)
+    arguments = ("sweep", pipe, "--vary", RANGE, "--output", tmp_path / "out")
+    started = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with pipe.open("w"):  # opens once the command reads: it is then inside its work
+        started.send_signal(signal.SIGINT)
+        out, err = started.communicate(timeout=60)
+    assert (started.returncode, out) == (130, "")
+    assert "Traceback" not in err
+    assert os.listdir(tmp_path) == ["slow.yaml"]

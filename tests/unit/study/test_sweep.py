@@ -1,0 +1,236 @@
+"""A sweep's plan, its table and its summary, against single evaluations."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import costmodel
+from costmodel.errors import InputError
+from costmodel.result import PHASES
+from costmodel.study.files import POINTS, STUDY
+from costmodel.study.points import read_sweep, write_sweep
+from costmodel.study.sweep import Sweep, Swept, plan_sweep, run_sweep, summaries
+
+NIC, HBM = "hardware.node.nic.bandwidth", "hardware.memory.hbm.bandwidth"
+BATCH, CAPACITY = "scenarios.decode.batch_per_device", "hardware.memory.hbm.capacity"
+TWO = (f"{BATCH}=63,64,128,512", f"{CAPACITY}=80GiB,141GB")  # half a micro-batch, two that fit, one that never does
+
+
+def run(workload: costmodel.Workload, *varied: str, every: bool = False) -> tuple[Sweep, list[Swept]]:
+    sweep = plan_sweep(workload, varied, every=every)
+    return sweep, run_sweep(sweep, lambda _: None)
+
+
+def written(folder: Path, workload: costmodel.Workload, *varied: str) -> list[dict[str, str]]:
+    write_sweep(*run(workload, *varied), folder)
+    with (folder / POINTS).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def decode() -> costmodel.Workload:
+    return costmodel.load("deepseek_v3", scenarios=["decode"])
+
+
+def test_the_table_is_the_grid_that_evaluate_gives(decode: costmodel.Workload, tmp_path: Path) -> None:
+    rows = written(tmp_path, decode, *TWO)
+    grid = decode.evaluate("decode", vary={BATCH: [63, 64, 128, 512], CAPACITY: ["80 GiB", "141 GB"]})
+    assert len(rows) == 8
+    for row, index in zip(rows, np.ndindex(4, 2), strict=True):
+        assert row["fits"] == str(bool(np.asarray(grid.fits)[index])).lower()
+        for name in PHASES["decode"][1]:
+            if grid.metrics[name] is None:
+                assert row[name] == ""
+                continue
+            expected = float(np.asarray(grid.metrics[name])[index])
+            assert (row[name] == "" and np.isnan(expected)) or float(row[name]) == expected
+
+
+def test_every_row_that_runs_is_what_simulate_gives_with_its_values_set(v3: costmodel.Workload, tmp_path: Path) -> None:
+    rows = written(tmp_path, v3, f"{NIC}=200Gbit/s,400Gbit/s", f"{HBM}=3TB/s,5TB/s")
+    assert [row["scenario"] for row in rows] == [name for name in v3.scenarios for _ in range(4)]
+    for row in rows:
+        changes = {NIC: float(row[NIC]), HBM: float(row[HBM])}
+        document = costmodel.load("deepseek_v3", set=changes).simulate([row["scenario"]])["scenarios"][row["scenario"]]
+        for name, value in document["metrics"].items():
+            assert row[name] == "" if value is None else float(row[name]) == pytest.approx(value, rel=1e-9)
+        headline = PHASES[document["phase"]][0]
+        assert [float(row[f"{headline}_{end}"]) for end in ("low", "high")] == pytest.approx(
+            document["intervals"][headline], rel=1e-9
+        )
+
+
+def test_points_that_cannot_run_stay_with_their_reason_and_without_numbers(
+    decode: costmodel.Workload, tmp_path: Path
+) -> None:
+    rows = written(tmp_path, decode, *TWO)
+    reasons = [row["reason"] for row in rows]
+    layout, memory = "a degree does not divide", "does not fit in memory"
+    assert reasons == [layout, layout, "", "", "", "", memory, memory]
+    for row in rows:
+        known = [name for name in PHASES["decode"][1] if name != "capital_cost"]  # no server of the cluster has a price
+        numbers = [row[name] for name in (*known, "tpot_low", "tpot_high")]
+        assert (row["reason"] == "") == (row["fits"] == "true") == all(numbers)
+        assert all(numbers) or not any(numbers)
+
+
+def test_a_count_is_written_as_one_and_the_last_axis_runs_fastest(decode: costmodel.Workload, tmp_path: Path) -> None:
+    rows = written(tmp_path, decode, *TWO)
+    assert [row[BATCH] for row in rows] == ["63", "63", "64", "64", "128", "128", "512", "512"]
+    assert [float(row[CAPACITY]) for row in rows] == [80 * 2**30, 141e9] * 4
+
+
+def test_the_study_says_what_was_asked_and_the_unit_of_every_column(tmp_path: Path) -> None:
+    workload = costmodel.load("deepseek_v3", set={"hardware.processors": "120"}, scenarios=["training", "decode"])
+    written(tmp_path, workload, f"{NIC}=200Gbit/s..800Gbit/s:3")
+    study = json.loads((tmp_path / STUDY).read_text())
+    assert (study["schema"], study["workload"], study["points"]) == ("costmodel/sweep@1", "deepseek_v3", 6)
+    assert study["changes"] == {"hardware.processors": "120"}
+    assert study["axes"] == [
+        {"path": NIC, "dimension": "bandwidth", "unit": "B/s", "values": [25e9, 62.5e9, 100e9]}
+    ]  # fmt: skip
+    assert {name: one["headline"] for name, one in study["scenarios"].items()} == {
+        "training": "step_time", "decode": "tpot",
+    }  # fmt: skip
+    with (tmp_path / POINTS).open() as file:
+        assert next(csv.reader(file)) == list(study["columns"])
+    units = study["columns"]
+    assert (units[NIC], units["step_time"], units["tpot_high"], units["mfu"]) == ("B/s", "s", "s", "1")
+    assert (units["tokens_per_second"], units["energy_per_token"], units["scenario"]) == ("token/s", "J", None)
+
+
+def test_the_same_question_gives_the_same_bytes(decode: costmodel.Workload, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        written(tmp_path / name, decode, *TWO)
+    for file in (STUDY, POINTS):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def test_scenarios_without_the_path_are_left_out_with_the_reason(v3: costmodel.Workload) -> None:
+    sweep = plan_sweep(v3, (f"{BATCH}=64,128",))
+    assert sweep.scenarios == ("decode",)
+    assert set(sweep.left_out) == {"training", "prefill", "decode_4k", "decode_ep_bound"}
+    assert sweep.left_out["training"] == f"{BATCH}: is not a field of scenario training"
+
+
+def test_an_axis_of_one_scenario_s_hardware_leaves_the_others_alone(v3: costmodel.Workload) -> None:
+    assert plan_sweep(v3, (f"scenarios.training.{NIC}=200Gbit/s",)).scenarios == ("training",)
+    assert plan_sweep(v3, ("model.layers.1.ffn.experts=256,512",)).scenarios == v3.scenarios
+
+
+@pytest.mark.parametrize(
+    ("varied", "told"),
+    [
+        (("hardware.links.nvlinc.bandwidth=1GB/s",), "did you mean `nvlink`?"),
+        (("scenarios.decod.batch_per_device=64",), "did you mean `decode`"),
+        (("scenarios.decode.batch_per_devic=64",), "did you mean `batch_per_device`?"),
+        (("batch_per_device=64",), "paths start with model, hardware or scenarios.NAME"),
+        ((f"{BATCH}=64", "scenarios.training.sequence=4096"), "no scenario has all of these paths"),
+        (("hardware.clock=1GHz", "hardware.device.clock.tensor_reference=1GHz"), "--vary hardware.device.clock"),
+        ((f"{HBM}=1TB/s", f"scenarios.decode.{HBM}=1TB/s"), "stands for the same field as --vary hardware.memory"),
+        (
+            (f"{HBM}=1TB/s..2TB/s:400", f"{NIC}=1GB/s..2GB/s:400"),
+            "400 x 400 values of 5 scenario(s) are 800,000",
+        ),
+        (("scenarios.training.schedule=1f1b,dualpipe",), "run the sweep once for each value, with --set"),
+    ],
+)
+def test_what_cannot_be_swept_is_told(v3: costmodel.Workload, varied: tuple[str, ...], told: str) -> None:
+    with pytest.raises(InputError) as caught:
+        plan_sweep(v3, varied)
+    assert told in str(caught.value)
+    assert len(caught.value.problems) == 1
+
+
+def test_a_named_scenario_has_to_have_the_path(v3: costmodel.Workload) -> None:
+    with pytest.raises(InputError, match="is not a field of scenario training"):
+        plan_sweep(v3, (f"{BATCH}=64",), every=True)
+
+
+def test_what_is_set_cannot_vary() -> None:
+    workload = costmodel.load("deepseek_v3", set={f"scenarios.decode.{HBM}": "3 TB/s"})
+    with pytest.raises(InputError, match=f"the same field as --set scenarios.decode.{HBM}"):
+        plan_sweep(workload, (f"{HBM}=1TB/s,2TB/s",))
+
+
+def test_the_summary_names_the_best_point_and_counts_the_reasons(decode: costmodel.Workload) -> None:
+    sweep, swept = run(decode, *TWO)
+    summary = summaries(sweep, swept)["decode"]
+    assert (summary["points"], summary["fit"]) == (8, 4)
+    assert summary["infeasible"] == {"a degree does not divide": 2, "does not fit in memory": 2}
+    alone = costmodel.load("deepseek_v3", set={BATCH: 64}, scenarios=["decode"]).evaluate("decode")
+    best: dict[str, Any] = summary["best"]
+    assert best["at"] == {BATCH: 64, CAPACITY: 80 * 2**30}
+    assert best["value"] == pytest.approx(alone.metrics["tpot"], rel=1e-9)
+    assert best["low"] <= best["value"] <= best["high"]
+    assert summary["worst"]["at"][BATCH] == 128
+
+
+def test_a_sweep_in_which_nothing_runs_has_no_best(decode: costmodel.Workload) -> None:
+    sweep, swept = run(decode, f"{CAPACITY}=1GB,2GB")
+    assert summaries(sweep, swept)["decode"]["best"] is None
+
+
+# ---- the folder -----------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_is_read_back_as_it_was(decode: costmodel.Workload, tmp_path: Path) -> None:
+    sweep, swept = run(decode, *TWO)
+    write_sweep(sweep, swept, tmp_path)
+    grid = read_sweep(tmp_path).grids["decode"]
+    np.testing.assert_array_equal(grid.value, swept[0].times)
+    np.testing.assert_array_equal(grid.high, swept[0].high)
+    assert (grid.reason == "").tolist() == np.asarray(swept[0].result.fits).tolist()
+
+
+def test_the_same_study_is_written_again_and_another_is_refused(decode: costmodel.Workload, tmp_path: Path) -> None:
+    first = run(decode, *TWO)
+    write_sweep(*first, tmp_path)
+    (tmp_path / POINTS).unlink()
+    write_sweep(*first, tmp_path)
+    assert (tmp_path / POINTS).exists()
+    before = (tmp_path / POINTS).read_bytes()
+    with pytest.raises(InputError, match="holds another study"):
+        write_sweep(*run(decode, f"{BATCH}=64,128"), tmp_path)
+    assert (tmp_path / POINTS).read_bytes() == before
+
+
+def test_a_folder_with_other_files_is_left_alone(decode: costmodel.Workload, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(InputError, match=r"holds other files: thesis\.tex"):
+        write_sweep(*run(decode, *TWO), tmp_path)
+    assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+def test_a_file_where_the_folder_should_be_is_told(decode: costmodel.Workload, tmp_path: Path) -> None:
+    file = tmp_path / "out"
+    file.write_text("")
+    for folder in (file, file / "below"):
+        with pytest.raises(InputError, match=r"is no folder|is not writable"):
+            write_sweep(*run(decode, *TWO), folder)
+
+
+@pytest.mark.parametrize("damage", ["shorter", "other axis", "no number", "other heading", "bytes"])
+def test_a_table_that_is_not_the_study_s_is_refused(decode: costmodel.Workload, tmp_path: Path, damage: str) -> None:
+    written(tmp_path, decode, *TWO)
+    table = tmp_path / POINTS
+    lines = table.read_text().splitlines()
+    match damage:
+        case "shorter":
+            lines = lines[:-1]
+        case "other axis":
+            lines[1] = lines[1].replace(",63,", ",62,")
+        case "no number":
+            lines[3] = lines[3].replace(",true,", ",true,").replace(lines[3].split(",")[3], "fast")
+        case "other heading":
+            lines[0] = lines[0].replace("tpot", "ttft")
+    table.write_bytes("\n".join(lines).encode() + (b"\xff\n" if damage == "bytes" else b"\n"))
+    with pytest.raises(InputError, match="run the sweep again"):
+        read_sweep(tmp_path)
