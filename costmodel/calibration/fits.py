@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,11 @@ from costmodel.calibration.fitting import Fitted, Groups, Recipe, Samples, fit_f
 from costmodel.calibration.load import Shelf, family_fit, nearest_variants, read
 from costmodel.calibration.operators import map_rows
 from costmodel.calibration.roofline import default_framework
-from costmodel.calibration.tables import Table, read_tables
+from costmodel.calibration.tables import Table, join, read_tables
 from costmodel.calibration.writing import Evidence, write_calibration
 from costmodel.cost.calibration import Calibration, FamilyFit
+from costmodel.errors import InputError
+from costmodel.schema.files import load_device
 from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile, RecipeFile
 from costmodel.schema.references import Library
 
@@ -101,6 +102,45 @@ def _rows_of(file: ImplementationFile, table: Table) -> npt.NDArray[np.bool_]:
     return mask
 
 
+def calibrate(
+    measurements: Sequence[Path], device: str, output: Path, search_path: Sequence[str | Path] = ()
+) -> Outcome:
+    """Fit every family that a device's rows measure, by the default recipes, and write the calibration file.
+
+    Raises InputError where the device is unknown, no row is of it, or no family has enough rows.
+    """
+    if output.suffix != ".yaml":
+        raise InputError.single(f"{output} is no .yaml file", hint="name one, such as torch.yaml", field="--output")
+    plan = read(Library(search_path), "fit_plans", PLAN, FitPlanFile)
+    catalogue = Catalogue(search_path)
+    known = load_device(device, search_path).name
+    table = join([read_tables(path) for path in measurements])
+    rows = table.take(np.array([catalogue.name(name) == known for name in table.text("device")], dtype=bool))
+    if not len(rows):
+        names = sorted(set(table.text("device").tolist()))
+        raise InputError.single(f"no row is of {known}", hint=f"the tables have {', '.join(names)}", field="--device")
+    file = ImplementationFile(
+        name=f"{known}/{output.stem}", library=output.stem, device=f"devices/{known}",
+        frameworks=sorted(set(rows.text("framework").tolist()) - {""}),
+        kernels=sorted(set(rows.text("kernel").tolist()) - {""}),
+        timings=sorted(set(rows.text("timing").tolist()) - {""}), families=plan.defaults,
+    )  # fmt: skip
+    rooflines = _rooflines(search_path)
+    outcome = fit_implementation(file, plan, rows, catalogue, Calibration(file.name, rooflines))
+    if not outcome.fitted:
+        raise InputError.single(
+            f"no kernel has the {FEWEST} rows that a fit needs",
+            hint="; ".join(f"{key}: {count} rows" for key, count in outcome.skipped.items()), field="measurements",
+        )  # fmt: skip
+    write_calibration(output, Evidence(file, plan, outcome.fitted, outcome.samples))
+    return outcome
+
+
+def _rooflines(search_path: Sequence[str | Path] = ()) -> dict[str, FamilyFit]:
+    base = Shelf(Library(search_path)).roofline()
+    return {family: family_fit(fit, base.basis) for family, fit in base.families.items()}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fit every implementation of a plan; print the cross-validated errors, write the calibration files."""
     parser = argparse.ArgumentParser(prog="python -m costmodel.calibration.fits", description=main.__doc__)
@@ -111,14 +151,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     plan = read(Library(()), "fit_plans", chosen.plan, FitPlanFile)
     catalogue, table = Catalogue(), read_tables(chosen.measurements)
-    base = Shelf(Library(())).roofline()
-    rooflines = {family: family_fit(fit, base.basis) for family, fit in base.families.items()}
+    rooflines = _rooflines()
     known: dict[str, dict[str, FamilyFit]] = {}
     devices = {name: catalogue.name(name) for name in np.unique(table.text("device").astype(str))}
     of_row = np.array([devices[name] for name in table.text("device")], dtype=np.object_)
     for file in plan.implementations:
         if chosen.only in file.name:
-            began = time.perf_counter()
             rows = table.take(of_row == file.device.removeprefix("devices/"))
             own = known.setdefault(file.device, {})
             outcome = fit_implementation(
@@ -126,8 +164,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
             for key, fit in outcome.fitted.items():
                 own.setdefault(key, fit.fit())
-            write_calibration(chosen.output, Evidence(file, plan, outcome.fitted, outcome.samples))
-            report(outcome, time.perf_counter() - began, sys.stdout.write)
+            write_calibration(
+                chosen.output / f"{file.name}.yaml", Evidence(file, plan, outcome.fitted, outcome.samples)
+            )
+            report(outcome, lambda line: sys.stdout.write(f"{line}\n"))
 
 
 def _with_nearest(rooflines: Mapping[str, FamilyFit], fits: Mapping[str, FamilyFit]) -> dict[str, FamilyFit]:
@@ -138,19 +178,20 @@ def _with_nearest(rooflines: Mapping[str, FamilyFit], fits: Mapping[str, FamilyF
     return {**rooflines, **({} if near is None else {"elementwise": near}), **fits}
 
 
-def report(outcome: Outcome, seconds: float, write: Callable[[str], object]) -> None:
-    """Write the errors of an implementation's fits as plain text."""
-    write(f"{outcome.file.name}  ({seconds:.1f} s)\n")
+def report(outcome: Outcome, write: Callable[[str], object]) -> None:
+    """Write the errors of an implementation's fits, line by line, as plain text."""
+    write(outcome.file.name)
     for key, fit in outcome.fitted.items():
         errors = {name: f"{100 * each.mean:5.1f}" for name, each in fit.errors.items()}
         best = fit.errors["residual"]
         write(
             f"  {key:28} {fit.rows:6} rows {fit.groups:5} groups   roofline {errors['roofline']}  "
             f"data {errors['data']}  form {errors['form']}  residual {errors['residual']} %  "
-            f"median {100 * best.median:5.1f} %  bias {100 * best.bias:+5.1f} %\n"
+            f"median {100 * best.median:5.1f} %  bias {100 * best.bias:+5.1f} %"
         )
     for key, rows in outcome.skipped.items():
-        write(f"  {key:28} {rows:6} rows: too few\n")
+        if rows:
+            write(f"  {key:28} {rows:6} rows: too few")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +19,13 @@ from costmodel.calibration.tables import Table, Texts
 from costmodel.calibration.timing import operator_time
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.machine import Machine
+from costmodel.errors import InputError, Problem
 from costmodel.quantities import Array, Indices
+from costmodel.schema.writing import write_whole
 from costmodel.workload.operators import Operator
 from costmodel.workload.scenario import Framework
+
+MICROSECONDS = 1e6  # tables state microseconds
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,6 +37,11 @@ class Predictions:
     high: Array
     basis: Texts
     why: Texts
+
+    def count_by_basis(self) -> dict[str, int]:
+        """Return how many rows rest on what, `none` where nothing is predicted."""
+        names, counts = np.unique(self.basis.astype(str), return_counts=True)
+        return {name or "none": int(count) for name, count in zip(names, counts, strict=True)}
 
 
 def predict(table: Table, search_path: Sequence[str | Path] = ()) -> Predictions:
@@ -56,6 +67,44 @@ def predict(table: Table, search_path: Sequence[str | Path] = ()) -> Predictions
     for left in left_out:
         why[left.rows] = left.reason
     return Predictions(seconds, low, high, basis, why)
+
+
+def write_predictions(path: Path, columns: Mapping[str, Sequence[str]], found: Predictions) -> None:
+    """Write a table's columns with the predictions as further ones; the file is whole or it is not there.
+
+    Times in microseconds, blank where nothing is predicted. Columns of earlier predictions are replaced.
+    """
+    added = {
+        "predicted_us": _written(found.seconds), "low_us": _written(found.low), "high_us": _written(found.high),
+        "basis": found.basis.tolist(), "why": found.why.tolist(),
+    }  # fmt: skip
+    whole = {**{name: column for name, column in columns.items() if name not in added}, **added}
+    if path.suffix == ".parquet":
+        _write_parquet(path, whole)
+        return
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(whole)
+    writer.writerows(zip(*whole.values(), strict=True))
+    write_whole(path, [text.getvalue().encode("utf-8")])
+
+
+def _write_parquet(path: Path, columns: Mapping[str, Sequence[str]]) -> None:
+    try:
+        import polars
+    except ImportError:
+        problem = Problem(
+            None, "--output", "writing Parquet needs polars, which is not installed",
+            "pip install 'costmodel[sweep]', or name a .csv file",
+        )  # fmt: skip
+        raise InputError([problem]) from None
+    content = io.BytesIO()
+    polars.DataFrame({name: list(column) for name, column in columns.items()}).write_parquet(content)
+    write_whole(path, [content.getvalue()])
+
+
+def _written(seconds: Array) -> list[str]:
+    return ["" if np.isnan(value) else f"{value * MICROSECONDS:.6g}" for value in seconds]
 
 
 def _variant(part: Mapped) -> str:

@@ -13,6 +13,7 @@ from costmodel.cost.residual import Residual
 from costmodel.errors import InputError, Location, Problem
 from costmodel.quantities import Array
 from costmodel.schema.references import shown
+from costmodel.schema.writing import write_whole
 
 SCHEMA = "costmodel/residuals@1"
 DIGITS = 6  # of a stored number: far below what measurements repeat to
@@ -30,7 +31,7 @@ def write_residuals(path: Path, residuals: Mapping[str, Residual]) -> None:
         for name, residual in residuals.items()
     }
     body = ",\n".join(f" {json.dumps(name)}: {json.dumps(value)}" for name, value in families.items())
-    path.write_text(f'{{"schema": "{SCHEMA}", "families": {{\n{body}\n}}}}\n', encoding="utf-8")
+    write_whole(path, [f'{{"schema": "{SCHEMA}", "families": {{\n{body}\n}}}}\n'.encode()])
 
 
 def read_residuals(path: Path) -> dict[str, Residual]:

@@ -30,6 +30,7 @@ TEXTS = (
     "meta_id", "framework", "kernel", "timing", "notes",
 )  # fmt: skip
 """Columns of text; blank where an operation has none."""
+SUFFIXES = (".csv", ".parquet")
 REQUIRED = ("device", "op", "dtype_in", "time_us")
 
 _JOINED = ("framework", "kernel", "timing", "notes")  # what meta.csv says about a meta_id
@@ -81,8 +82,10 @@ class Table:
         return np.array([not set(flags).isdisjoint(text.split(";")) for text in self.texts["flag"]], dtype=bool)
 
 
-def read_tables(measurements: Path) -> Table:
+def read_tables(measurements: Path, *, timed: bool = True, device: str | None = None) -> Table:
     """Return all rows of a file, or of a folder of tables (`calibration/*.csv` below it where there is such a folder).
+
+    timed: rows have to state a time; a table to predict need not. device: stands for the rows' own.
 
     Joins `meta.csv`, beside the tables or above them, on `meta_id`; a column that a table has itself is kept. Raises
     MeasurementError with file and line: a missing column, a row that is cut off, a number that is none or not above
@@ -91,7 +94,12 @@ def read_tables(measurements: Path) -> Table:
     files = _files(measurements)
     folder = measurements if measurements.is_dir() else measurements.parent
     meta = _meta(next((path for base in (folder, folder.parent) if (path := base / "meta.csv").is_file()), None))
-    tables = [_table(path, meta) for path in files]
+    tables = [_table(path, _columns(path), meta, _Wanted(timed, device)) for path in files]
+    return join(tables)
+
+
+def join(tables: Sequence[Table]) -> Table:
+    """Return the rows of several tables as one."""
     return Table(
         {name: np.concatenate([table.texts[name] for table in tables]) for name in TEXTS},
         {name: np.concatenate([table.numbers[name] for table in tables]) for name in NUMBERS},
@@ -104,18 +112,32 @@ def _files(measurements: Path) -> list[Path]:
         return [measurements]
     inside = measurements / "calibration"
     folder = inside if inside.is_dir() else measurements
-    files = sorted(path for path in folder.glob("*.csv") if path.name not in ("meta.csv", "sources.csv"))
+    found = (path for suffix in SUFFIXES for path in folder.glob(f"*{suffix}"))
+    files = sorted(path for path in found if path.name not in ("meta.csv", "sources.csv"))
     if not files:
         raise _error(measurements, "holds no measurement table", hint="name a folder of CSV files")
     return files
 
 
-def _table(path: Path, meta: Mapping[str, Mapping[str, str]]) -> Table:
-    columns = _columns(path)
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What rows have to state: a time, where `timed`; a device, where `device` is no stand-in for it."""
+
+    timed: bool
+    device: str | None
+
+
+def _table(
+    path: Path, columns: dict[str, Sequence[str]], meta: Mapping[str, Mapping[str, str]], wanted: _Wanted
+) -> Table:
+    length = len(next(iter(columns.values())))
+    if wanted.device is not None:
+        columns["device"] = [wanted.device] * length
+    if not wanted.timed:
+        columns["time_us"] = ["-1"] * length
     for name in REQUIRED:
         if name not in columns:
             raise _error(path, "the column is missing", line=1, field=name, hint=near(name, list(columns)))
-    length = len(columns["time_us"])
     _require_text(path, columns)
     numbers = {name: _numbers(path, name, columns.get(name, [""] * length)) for name in NUMBERS}
     joined = _join(path, columns, meta)
@@ -123,8 +145,15 @@ def _table(path: Path, meta: Mapping[str, Mapping[str, str]]) -> Table:
     return Table(texts, numbers, _times(path, columns["time_us"]))
 
 
+def read_columns(path: Path) -> dict[str, Sequence[str]]:
+    """Return the columns of a table file as text, in order, just as they are written."""
+    return _columns(path)
+
+
 def _columns(path: Path) -> dict[str, Sequence[str]]:
     """Return the columns of a file as text."""
+    if path.suffix == ".parquet":
+        return _parquet_columns(path)
     try:
         text = read_text(path, shown(path), MOST_TABLE_BYTES)
     except InputError as error:
@@ -145,6 +174,22 @@ def _columns(path: Path) -> dict[str, Sequence[str]]:
     if not rows:
         raise _error(path, "holds no row", hint="write a header line and at least one row")
     return dict(zip(header, zip(*rows, strict=True), strict=True))
+
+
+def _parquet_columns(path: Path) -> dict[str, Sequence[str]]:
+    """Return the columns of a Parquet file as the text that a CSV file would hold."""
+    try:
+        import polars
+    except ImportError:
+        message = "reading Parquet needs polars, which is not installed"
+        raise _error(path, message, hint="pip install 'costmodel[sweep]', or write the table as CSV") from None
+    try:
+        frame = polars.read_parquet(path)
+    except (OSError, polars.exceptions.PolarsError) as error:
+        raise _error(path, f"cannot be read: {error}") from None
+    if frame.is_empty():
+        raise _error(path, "holds no row", hint="write at least one row")
+    return {name: ["" if value is None else f"{value}" for value in frame[name].to_list()] for name in frame.columns}
 
 
 def _numbers(path: Path, name: str, values: Sequence[str]) -> Array:

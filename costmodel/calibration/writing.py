@@ -16,6 +16,7 @@ from costmodel.calibration.forms import FORMS
 from costmodel.calibration.residuals import DIGITS, write_residuals
 from costmodel.calibration.roofline import groups, spread
 from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
+from costmodel.schema.writing import make_folder, write_whole
 
 _TIMES = ("launch", "combine")  # parameters that are times; the others are shares, bytes or cycles
 _COMMAND = "python -m costmodel.calibration.fits MEASUREMENTS --output hardware/calibrations"
@@ -31,14 +32,14 @@ class Evidence:
     samples: Mapping[str, Samples]
 
 
-def write_calibration(folder: Path, evidence: Evidence) -> None:
-    """Write `DEVICE/IMPLEMENTATION.yaml` and its residuals; nothing where no family was fitted."""
+def write_calibration(path: Path, evidence: Evidence) -> None:
+    """Write a calibration file and, beside it as .json, its residuals; nothing where no family was fitted."""
     if not evidence.fitted:
         return
-    path = folder / f"{evidence.file.name}.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_residuals(path.with_suffix(".json"), {name: fit.residual for name, fit in evidence.fitted.items()})
-    path.write_text("\n".join(_lines(evidence, path.with_suffix(".json").name)) + "\n", encoding="utf-8")
+    text = "\n".join(_lines(evidence, path.with_suffix(".json").name)) + "\n"
+    write_whole(path, [text.encode("utf-8")])
 
 
 def _lines(evidence: Evidence, residuals: str) -> Iterator[str]:

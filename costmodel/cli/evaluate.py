@@ -1,0 +1,32 @@
+"""`costmodel evaluate`: the error of predictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from costmodel.cli.options import json_option, path_option, print_json
+
+
+@click.command("evaluate")
+@click.argument("measurements", type=click.Path(path_type=Path))
+@click.option("--device", metavar="NAME", help="Stand in for the rows' own device.")
+@json_option
+@path_option
+def command(measurements: Path, device: str | None, as_json: bool, search_path: tuple[str, ...]) -> int:
+    """Show the error of predictions for MEASUREMENTS, a table or a folder of them, per device, operator and format.
+
+    Rows that the shipped fits were made from are among them: `calibrate` prints errors of rows that a fit has not seen.
+    """
+    from costmodel.calibration.scoring import score
+    from costmodel.calibration.tables import read_tables
+
+    scores = score(read_tables(measurements, device=device), search_path)
+    if as_json:
+        print_json([one.document() for one in scores])
+    else:
+        from costmodel.report.scores import show_scores
+
+        show_scores(scores)
+    return 0
