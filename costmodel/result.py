@@ -128,7 +128,8 @@ class Point:
     """One scenario at one point, complete.
 
     headline: the metric that breakdown and bubble sum to; memory: bytes by part, null for a bound; reason: why the
-    point is infeasible, null where it is not; reasons: why each null metric is null.
+    point is infeasible, null where it is not; reasons: why each null metric is null; routing: what is known of expert
+    layers, null where there are none.
     """
 
     phase: str
@@ -145,6 +146,7 @@ class Point:
     notes: tuple[str, ...] = ()
     reasons: Mapping[str, str] = field(default_factory=dict)
     offer: Offer | None = None
+    routing: Mapping[str, float] | None = None
 
     @property
     def fits(self) -> bool:
@@ -201,6 +203,8 @@ class Point:
             document["hardware"] = self.offer.document()
         if self.schedule is not None:
             document["schedule"] = dict(self.schedule)
+        if self.routing is not None:
+            document["routing"] = {name: _finite(value) for name, value in self.routing.items()}
         if self.reason is not None:
             document["reason"] = self.reason
         if self.notes:
@@ -225,11 +229,17 @@ class Result:
     reason: int | npt.NDArray[np.int8]
     _intervals: Callable[[], dict[str, Interval]] = field(repr=False)
     _point: Callable[[tuple[int, ...]], Point] = field(repr=False)
+    _routing: Callable[[], Mapping[str, Quantity] | None] = field(repr=False)
 
     @property
     def intervals(self) -> dict[str, Interval]:
         """Return the 80 % interval (low, high) of every metric."""
         return self._intervals()
+
+    @property
+    def routing(self) -> Mapping[str, Quantity] | None:
+        """Return what is known of expert layers (load of the fullest rank, its experts, drops), null without such."""
+        return self._routing()
 
     @property
     def breakdown(self) -> Sequence[Entry]:

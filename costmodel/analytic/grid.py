@@ -10,6 +10,7 @@ from costmodel.analytic.blocks import blocks, single
 from costmodel.analytic.capital import missing
 from costmodel.analytic.evaluation import Evaluation, evaluate, ledger_of
 from costmodel.analytic.intervals import intervals
+from costmodel.analytic.routing import routing_facts, routing_grid
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError, InputError, Problem
 from costmodel.hardware import Device
@@ -71,6 +72,7 @@ def evaluate_single(scenario: Scenario, calibration: Calibration) -> Result:
         attempt.reason,
         lambda: dict(_point(scenario, calibration, attempt).intervals),
         lambda _: _point(scenario, calibration, attempt),
+        lambda: routing_facts(scenario),
     )
 
 
@@ -95,6 +97,7 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
         moved = intervals(metrics, evaluation.families(), calibration, 0, evaluation.metrics)
         spans = {name: None if pair is None else (float(pair[0]), float(pair[1])) for name, pair in moved.items()}
     parts = None if evaluation is None else evaluation.schedule()
+    routing = routing_facts(scenario)
     return Point(
         phase=scenario.plan.phase,
         cluster=scenario.cluster.name,
@@ -110,6 +113,7 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
         notes=(*scenario.notes, *calibration.notes),
         reasons=_reasons(scenario, metrics, attempt.explanation),
         offer=_offer(scenario.cluster.device),
+        routing=None if routing is None else {name: float(value) for name, value in routing.items()},
     )
 
 
@@ -168,6 +172,7 @@ def evaluate_grid(scenario: Scenario, calibration: Calibration, shape: tuple[int
         reason,
         lambda: _grid_intervals(scenario, calibration, shape, fits),
         lambda index: evaluate_point(_at(scenario, index, shape), calibration),
+        lambda: routing_grid(scenario, shape, layout),
     )
 
 

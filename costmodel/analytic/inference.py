@@ -105,6 +105,8 @@ def inference_context(scenario: Scenario, plan: Prefill | Decode) -> Context:
         sequences,
         length,
         keys,
+        routing=scenario.routing,
+        node_devices=scenario.cluster.node.count,
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from costmodel.report.page import show, table
+from costmodel.report.routing import is_even, routing_line
 from costmodel.report.text import count, gib, metric, quantity, share, span, used_of
 from costmodel.result import Point
 from costmodel.units import parse
@@ -66,6 +67,8 @@ def _show_overview(points: Mapping[str, Point]) -> None:
     for name, point in points.items():
         line = _limits(point) if point.fits else f"does not run: {point.reason}"
         show(f"  {name}: {line}", "" if point.fits else "red")
+        if point.fits and point.routing is not None and not is_even(point.routing):
+            show(f"    {routing_line(point.routing)}")
         if not point.fits and point.memory is not None:
             show(f"    {_ledger_line(point)}")
     for note in dict.fromkeys(note for point in points.values() for note in point.notes):
@@ -83,6 +86,8 @@ def _show_detail(name: str, point: Point) -> None:
         for key, reason in point.reasons.items():
             show(f"no {key.replace('_', ' ')}: {reason}")
         _show_operators(point)
+        if point.routing is not None:
+            show(routing_line(point.routing))
         if point.schedule is not None:
             parts = ", ".join(
                 f"{key.replace('_', ' ')} {quantity(value, 'time')}" for key, value in point.schedule.items()

@@ -30,6 +30,7 @@ from costmodel.schema.workload import (
     ParallelFile,
     PlanFile,
     PrefillFile,
+    RoutingFile,
     TrainingFile,
 )
 from costmodel.workload.architecture import (
@@ -55,6 +56,7 @@ from costmodel.workload.scenario import (
     Plan,
     Precision,
     Prefill,
+    Routing,
     Tile,
     Training,
 )
@@ -207,6 +209,12 @@ def parallelism(file: ParallelFile, of: PlanFile) -> Parallelism:
 def communication(file: CommunicationFile) -> Communication:
     """Return how ranks talk."""
     return Communication(file.processors, file.dispatch, file.combine, file.mode, file.expert_load)
+
+
+def routing(file: RoutingFile, counts: tuple[float, ...] | None) -> Routing:
+    """Return how tokens spread over experts. counts: what the file that `file` names holds."""
+    exponent = 0.0 if file.exponent is None else file.exponent
+    return Routing(file.load, exponent, counts, file.redundant, file.placement, file.capacity)
 
 
 def plan(file: PlanFile) -> Plan:

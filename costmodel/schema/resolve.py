@@ -22,6 +22,7 @@ from costmodel.schema.model import ModelFile
 from costmodel.schema.number_formats import choose_formats, spelt_out
 from costmodel.schema.overrides import Target, edited, locate, read_overrides
 from costmodel.schema.references import Library, as_reference, near
+from costmodel.schema.routing import expert_counts
 from costmodel.schema.strict import Strict, checked
 from costmodel.schema.tree import Tree, merge
 from costmodel.schema.workload import PHASES, PlanFile, WorkloadFile, phases_of
@@ -214,6 +215,7 @@ def _scenario(
             f"{hardware.built.device.name} has no unit for {each}: the fallback precision stands in"
             for each in replaced
         ),
+        routing=build.routing(plan.routing, expert_counts(plan.routing, tree, architecture, f"scenarios.{name}")),
     )  # fmt: skip
     trees = {
         "scenario": tree.having(precision=merge(formats.tree, chosen)), "cluster": hardware.cluster.tree,

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from costmodel.schema.device import DType, Source
-from costmodel.schema.quantity import Integer, LoadFactor, Named, NameSet, Number, NumberOrZero, OneOf, Whole
+from costmodel.schema.quantity import (
+    Exponent,
+    Integer,
+    LoadFactor,
+    Named,
+    NameSet,
+    Number,
+    NumberOrZero,
+    OneOf,
+    Ratio,
+    Whole,
+    wrong,
+)
 from costmodel.schema.strict import Strict
 from costmodel.workload.recompute import OPERATORS, SETS
 from costmodel.workload.schedules import SCHEDULES
@@ -39,7 +51,42 @@ class CommunicationFile(Strict):
     dispatch: DType = Field(default="bf16", description="format of dispatched tokens; a payload, needs no math unit")
     combine: DType = Field(default="bf16", description="format of combined tokens; a payload, needs no math unit")
     mode: Literal["normal", "low_latency"] = Field(default="normal", description="one copy a node, or one an expert")
-    expert_load: LoadFactor = Field(default=1.0, description="tokens of the fullest rank over the mean")
+    expert_load: LoadFactor | None = Field(
+        default=None, description="tokens of the fullest rank over the mean, whatever `routing` says; null: as it says"
+    )
+
+
+class RoutingFile(Strict):
+    """How tokens spread over experts, and where these stand."""
+
+    load: Literal["balanced", "uniform", "zipf", "counts"] = Field(
+        default="balanced",
+        description="all ranks alike; tokens drawn, experts equally likely or by Zipf's law; or tokens as counted",
+    )
+    exponent: Exponent | None = Field(
+        default=None, description="of Zipf's law: popularity rank ^ -exponent; only there"
+    )
+    counts: str | None = Field(
+        default=None, description="CSV file with columns `expert,tokens`, `./` relative to this file; only for counts"
+    )
+    redundant: NumberOrZero = Field(default=0.0, description="replicas of the most loaded experts, beside the experts")
+    placement: Literal["sequential", "balanced"] | None = Field(
+        default=None, description="experts in order or by load; null: by load where there are replicas"
+    )
+    capacity: Ratio | None = Field(
+        default=None, description="room of an expert over its mean share of a rank's tokens; null: nothing is dropped"
+    )
+
+    @model_validator(mode="after")
+    def _load_has_what_it_needs(self) -> Self:
+        if (self.load == "zipf") != (self.exponent is not None):
+            raise wrong("load zipf needs its `exponent`, and only that load has one", "write {load: zipf, exponent: 1}")
+        if (self.load == "counts") != (self.counts is not None):
+            raise wrong(
+                "load counts needs its file `counts`, and only that load has one",
+                "write {load: counts, counts: ./experts.csv}",
+            )
+        return self
 
 
 class OptimizerFile(Strict):
@@ -89,6 +136,9 @@ class ScenarioFile(Strict):
         description="NAME of a precision set (bf16 where left out), or a mapping that changes one",
     )
     communication: CommunicationFile = Field(default_factory=CommunicationFile, description="how ranks talk")
+    routing: RoutingFile = Field(
+        default_factory=lambda: RoutingFile(), description="how tokens spread over experts, and where these stand"
+    )
     framework: Annotated[Any, Named("frameworks")] = Field(default="default", description="kernels and host")
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from costmodel.quantities import Bytes, Count, Quantity, maximum, minimum
 from costmodel.workload.architecture import Architecture, Pattern
 from costmodel.workload.dtypes import ELEMENT_BYTES, element_bytes
 from costmodel.workload.operators import Group
-from costmodel.workload.scenario import Communication, Framework, Parallelism, Precision
+from costmodel.workload.scenario import Communication, Framework, Parallelism, Precision, Routing
+
+BALANCED = Routing()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -16,7 +19,8 @@ class Context:
     """One rank's view of one micro-batch.
 
     sequences: sequences of the micro-batch on this rank; length: new tokens of each, over all context-parallel ranks;
-    keys: tokens each can attend to; phase: `training`, `prefill` or `decode`; recompute: operator names (training).
+    keys: tokens each can attend to; phase: `training`, `prefill` or `decode`; recompute: operator names (training);
+    node_devices: devices of a node, which balanced placement of experts respects.
     """
 
     architecture: Architecture
@@ -29,6 +33,8 @@ class Context:
     length: Count
     keys: Count
     recompute: frozenset[str] = frozenset()
+    routing: Routing = BALANCED
+    node_devices: Count = math.inf
 
     @property
     def rows(self) -> Count:

@@ -14,6 +14,7 @@ from costmodel.workload.linear import (
     leave_tensor_parallel,
 )
 from costmodel.workload.operators import Elementwise, Exchange, Operator, exchange_family
+from costmodel.workload.routing import ExpertLoad, expert_load, sent_tokens
 from costmodel.workload.work import WorkBuilder
 
 
@@ -148,16 +149,15 @@ def _add_shared(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
 def _add_routed(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
     """Add the routed experts between dispatch and combine.
 
-    Rows on the fullest rank: T*k*etp/tp * load, over E/ep experts of width f/etp each.
+    Rows on the fullest rank: T*k*etp/tp * load, over those of its experts, of width f/etp each, that get any.
     """
     hidden, etp = context.architecture.hidden, context.parallel.tensor_of_expert
-    sent = context.tokens * etp / context.parallel.tp
-    local = ffn.experts / context.parallel.ep
-    rows = sent * ffn.top_k * context.communication.expert_load
+    sent, share = sent_tokens(context), expert_load(context, ffn)
+    rows = share.rows
     width = ffn.intermediate / etp
     active = ffn.top_k / ffn.experts
     matrix = ffn.experts * hidden * ffn.intermediate
-    exchange = _exchanges(context, ffn, sent)
+    exchange = _exchanges(context, ffn, share)
     narrow, wide = context.operand if context.casts else context.residual, context.residual
     builder.step("dispatch", [exchange[0]], [exchange[3]])
     builder.step("permute", *_moves("expert permute", rows * hidden, 2 * narrow, 2 * wide))
@@ -168,14 +168,17 @@ def _add_routed(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
             "expert up",
             "ffn_up",
             "dispatch",
-            rows / local,
+            rows / share.hit,
             hidden,
             2 * width,
             2 * matrix,
             2 * matrix * active,
-            groups=local,
+            groups=share.hit,
             cast=False,
             family="grouped_gemm",
+            held=share.held,
+            deviation=share.deviation,
+            load=share.executed,
         ),
     )
     add_activation(builder, context, "expert activation", rows, width, gated=True)
@@ -186,14 +189,17 @@ def _add_routed(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
             "expert down",
             "ffn_down",
             "activation",
-            rows / local,
+            rows / share.hit,
             width,
             hidden,
             matrix,
             matrix * active,
-            groups=local,
+            groups=share.hit,
             cast_gradient=False,
             family="grouped_gemm",
+            held=share.held,
+            deviation=share.deviation,
+            load=share.executed,
         ),
     )
     builder.step("permute", *_moves("expert unpermute", rows * hidden, 2 * wide, 2 * narrow))
@@ -209,7 +215,7 @@ def _moves(name: str, elements: Count, forward: Bytes, backward: Bytes) -> tuple
     return [Elementwise(name, elements * forward)], [Elementwise(f"{name} gradient", elements * backward)]
 
 
-def _exchanges(context: Context, ffn: MoeFfn, sent: Count) -> tuple[Exchange, Exchange, Exchange, Exchange]:
+def _exchanges(context: Context, ffn: MoeFfn, share: ExpertLoad) -> tuple[Exchange, Exchange, Exchange, Exchange]:
     """Return dispatch, combine, the combine's gradient (a dispatch) and the dispatch's gradient (a combine)."""
     plan, hidden = context.communication, context.architecture.hidden
     groups = 1.0 if ffn.groups is None else ffn.groups
@@ -219,7 +225,7 @@ def _exchanges(context: Context, ffn: MoeFfn, sent: Count) -> tuple[Exchange, Ex
         width = element_bytes(dtype, context.precision.scale_block)
         return Exchange(
             name,
-            sent,
+            sent_tokens(context),
             hidden * width,
             ffn.top_k,
             ffn.experts,
@@ -227,8 +233,10 @@ def _exchanges(context: Context, ffn: MoeFfn, sent: Count) -> tuple[Exchange, Ex
             group_top_k,
             context.ep_group,
             plan.mode,
-            plan.expert_load,
+            share.load,
             family,
+            share.popularity,
+            share.padded,
         )
 
     dispatch, combine = exchange_family("moe_dispatch", plan.mode), exchange_family("moe_combine", plan.mode)

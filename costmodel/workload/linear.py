@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from costmodel.quantities import Bytes, Count, minimum
+from costmodel.quantities import Bytes, Count, Quantity, minimum
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.operators import Collective, Elementwise, Gemm, Operator
@@ -85,12 +85,13 @@ class Linear:
 
     total: its parameters in the whole model, and `active` those a token visits (null: all); operator: its own recompute
     name; producer: the recompute name of what makes its input; dtype: null is the precision of linear layers; groups:
-    experts on this rank, each applied to `rows` tokens; replicas: ranks that repeat the work; cast: whether this layer
-    has to cast its input (false where an earlier kernel already did); cast_gradient: the same of its output's gradient;
-    kept: bytes of one input element as the backward
-    pass keeps it (null: the cached format); gathered: its input comes from an all-gather over tp, of which only this
-    rank's part is kept (the backward pass gathers again, behind the input gradient); bias: bias elements in the whole
-    model; stored: false where another layer owns the matrix (tied embeddings).
+    experts on this rank that get tokens, each `rows` with a standard deviation of `deviation`; held: experts on this
+    rank (null: `groups`); load: rows over those of the mean rank; replicas: ranks that repeat the work; cast: whether
+    this layer has to cast its input (false where an earlier kernel already did); cast_gradient: the same of its
+    output's gradient; kept: bytes of one input element as the backward pass keeps it (null: the cached format);
+    gathered: its input comes from an all-gather over tp, of which only this rank's part is kept (the backward pass
+    gathers again, behind the input gradient); bias: bias elements in the whole model; stored: false where another layer
+    owns the matrix (tied embeddings).
     """
 
     name: str
@@ -111,6 +112,9 @@ class Linear:
     kept: Bytes | None = None
     gathered: bool = False
     stored: bool = True
+    held: Count | None = None
+    deviation: Count = 0.0
+    load: Quantity = 1.0
 
 
 def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
@@ -145,7 +149,10 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
         [*back, _product(linear, " input gradient", dtype, (rows, inputs, outputs), (operand, weight, wide))],
         [
             *turned,
-            _product(linear, " weight gradient", dtype, (inputs, outputs, rows), (operand, operand, accumulated)),
+            replace(
+                _product(linear, " weight gradient", dtype, (inputs, outputs, rows), (operand, operand, accumulated)),
+                deviation=0.0,  # here the rows are the depth
+            ),
         ],
     )
     usual = context.kept if linear.dtype is None else ELEMENT_BYTES[dtype]
@@ -154,11 +161,12 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
     if not linear.stored:
         return
     total = linear.total + linear.bias
+    held = linear.groups if linear.held is None else linear.held
     builder.parameter(
         Parameters(
             linear.name,
             total,
-            linear.groups * inputs * outputs + minimum(linear.bias, linear.groups * outputs),
+            held * inputs * outputs + minimum(linear.bias, held * outputs),
             total if linear.active is None else linear.active,
             expert=linear.family == "grouped_gemm",
             linear=linear.dtype is None,
@@ -177,5 +185,17 @@ def _product(
     m, n, k = shape
     left, right, out = element
     return Gemm(
-        f"{linear.name}{suffix}", m, n, k, dtype, left, right, out, linear.groups, linear.replicas, linear.family
+        f"{linear.name}{suffix}",
+        m,
+        n,
+        k,
+        dtype,
+        left,
+        right,
+        out,
+        linear.groups,
+        linear.replicas,
+        linear.family,
+        linear.deviation,
+        linear.load,
     )

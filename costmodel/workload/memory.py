@@ -164,9 +164,9 @@ def _buffers(parts: Iterable[Work]) -> Bytes:
 
 def _arrival(exchange: Exchange) -> Bytes:
     """Return the bytes that land on a rank: each token once for all of its experts, in low-latency mode for each."""
-    each = exchange.targets(exchange.group.size) if exchange.mode == "normal" else float(exchange.top_k)
-    copies = exchange.tokens * exchange.load * each
-    return where(exchange.group.size > 1, copies * exchange.token_bytes, 0.0)
+    size = exchange.group.size
+    each = exchange.targets(size) * exchange.fullest(size) if exchange.deduplicates else exchange.top_k * exchange.load
+    return where(size > 1, exchange.tokens * each * exchange.token_bytes, 0.0)
 
 
 def _fullest(ledgers: Sequence[Ledger]) -> Ledger:

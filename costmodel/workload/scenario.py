@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, TypeAlias
 
 from costmodel.hardware import Cluster
-from costmodel.quantities import Bytes, Count, Seconds, where
+from costmodel.quantities import Bytes, Count, Quantity, Seconds, where
 from costmodel.workload.architecture import Architecture
 
 
@@ -68,14 +68,31 @@ class Communication:
     """How ranks talk: processors that communication kernels take from compute, and what all-to-alls carry.
 
     mode: `normal` (deduplicated per node, forwarded over the intra-node link) or `low_latency` (one copy per expert).
-    expert_load: tokens of the fullest rank over the mean (1: balanced).
+    expert_load: tokens of the fullest rank over the mean, whatever the routing; null: as the routing has it.
     """
 
     processors: Count = 0.0
     dispatch: str = "bf16"
     combine: str = "bf16"
     mode: str = "normal"
-    expert_load: Count = 1.0
+    expert_load: Count | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Routing:
+    """How tokens spread over experts, and where these stand.
+
+    load: `balanced` (all ranks alike), `uniform` (experts equally likely), `zipf` (popularity r^-exponent) or `counts`
+    (tokens of each expert as counted); redundant: replicas beside the experts; placement: `sequential` or `balanced`,
+    null: balanced where there are replicas; capacity: room of an expert over its mean share, null: nothing is dropped.
+    """
+
+    load: str = "balanced"
+    exponent: Count = 0.0
+    counts: tuple[float, ...] | None = None
+    redundant: Count = 0.0
+    placement: str | None = None
+    capacity: Quantity | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -187,3 +204,4 @@ class Scenario:
     communication: Communication
     framework: Framework
     notes: tuple[str, ...] = ()
+    routing: Routing = Routing()

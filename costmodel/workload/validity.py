@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from costmodel.quantities import Mask, Quantity, divides
+import numpy as np
+
+from costmodel.quantities import Mask, Quantity, divides, is_single
 from costmodel.workload.architecture import Attention, MoeFfn
 from costmodel.workload.rule import Rule
 from costmodel.workload.rule import shown as _shown
@@ -27,6 +29,7 @@ def rules(scenario: Scenario) -> Iterator[Rule]:
     if isinstance(plan, ExpertBound):
         return
     yield from _model_rules(scenario)
+    yield from _routing_rules(scenario)
     stage_ranks = parallel.tp * parallel.cp * parallel.dp
     block = parallel.ep * parallel.tensor_of_expert
     yield Rule(
@@ -82,7 +85,10 @@ def _model_rules(scenario: Scenario) -> Iterator[Rule]:
         if not isinstance(layer.ffn, MoeFfn):
             yield _divides("parallel.tp", parallel.tp, layer.ffn.intermediate, "the FFN's intermediate width")
             continue
-        yield _divides("parallel.ep", parallel.ep, layer.ffn.experts, "the experts")
+        slots = layer.ffn.experts + scenario.routing.redundant
+        replicated = not (is_single(scenario.routing.redundant) and scenario.routing.redundant == 0)
+        what = "the experts and their replicas" if replicated else "the experts"
+        yield _divides("parallel.ep", parallel.ep, slots, what)
         tensor = parallel.tensor_of_expert
         yield _divides("parallel.tp", tensor, layer.ffn.intermediate, "the experts' intermediate width")
         one = layer.ffn.intermediate if layer.ffn.shared_intermediate is None else layer.ffn.shared_intermediate
@@ -95,6 +101,40 @@ def _model_rules(scenario: Scenario) -> Iterator[Rule]:
             (nodes <= 1) | divides(nodes, layer.ffn.groups) | divides(layer.ffn.groups, nodes),
             f"{_shown(layer.ffn.groups)} expert groups do not match the {_shown(nodes)} nodes that ep spans",
             f"choose ep so that its nodes of {_shown(node.count)} devices divide the groups, or are a multiple of them",
+        )
+
+
+def _routing_rules(scenario: Scenario) -> Iterator[Rule]:
+    """Yield what replicas, placement and capacity ask; nothing where routing is left as it is."""
+    routing, plan = scenario.routing, scenario.plan
+    replicated = routing.redundant > 0
+    if routing.load != "balanced" or routing.capacity is not None or np.any(replicated):
+        yield Rule(
+            "routing",
+            any(isinstance(layer.ffn, MoeFfn) for layer in scenario.architecture.layers),
+            f"{scenario.architecture.name} has no routed experts",
+            "remove it, or name a model with experts",
+        )
+    alone = ~replicated if isinstance(replicated, np.ndarray) else not replicated
+    if isinstance(plan, Training):
+        yield Rule(
+            "routing.redundant", alone, "replicas are for serving: a training step has one copy of each expert",
+            "remove it, or set it to 0",
+        )  # fmt: skip
+    if routing.placement == "sequential":
+        yield Rule(
+            "routing.placement", alone, "replicas are placed by load, not in order",
+            "write `placement: balanced`, or leave it out",
+        )  # fmt: skip
+    if routing.capacity is not None:
+        yield Rule(
+            "routing.redundant", alone, "experts with a capacity have no replicas", "remove `redundant` or `capacity`"
+        )
+        yield Rule(
+            "communication.expert_load",
+            scenario.communication.expert_load is None,
+            "a capacity fixes the rows of every rank, so that no rank is fuller",
+            "remove `expert_load` or `routing.capacity`",
         )
 
 
