@@ -88,7 +88,8 @@ class Measure(_Checked):
                 return self._bounded(units.parse(value, self.dimension), repr(value))
             except InputError as error:
                 problem = error.problems[0]
-                raise wrong(problem.message, problem.hint) from None
+                plain = self.dimension == "count"
+                raise wrong(problem.message, "write a plain number" if plain else problem.hint) from None
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if number and self.dimension in ("ratio", "count"):
             return self._bounded(float(value), str(value))
@@ -132,12 +133,16 @@ class Measure(_Checked):
         """Return what to write."""
         if self.dimension == "ratio":
             return f"number, at least {self.low:g}" if self.low else "number, or percentage as `10 %`"
+        if self.dimension == "count":
+            return f"number, {self.low:g} to {self.high:g}"
         names = {"duration": "time", "flop_rate": "FLOP rate", "money_rate": "money rate"}
         text = f"{names.get(self.dimension, self.dimension)}, as `{self._suggest(10)}`"
         return f"{text} or `{{bidirectional: {self._suggest(20)}}}`" if self.two_way else text
 
     def json_schema(self) -> dict[str, Any]:
         """Return the JSON Schema of what may be written."""
+        if self.dimension == "count":
+            return {"type": "number", "minimum": self.low, "maximum": self.high}
         text: dict[str, Any] = {"type": "string", "description": self.describe(), "examples": [self._suggest(10)]}
         if self.dimension == "ratio":
             return {"anyOf": [text, {"type": "number"}]}
@@ -318,7 +323,7 @@ MoneyRate: TypeAlias = Annotated[Value, Measure("money_rate", zero=True)]
 Share: TypeAlias = Annotated[Value, Measure("ratio", high=1.0)]
 Ratio: TypeAlias = Annotated[Value, Measure("ratio")]
 LoadFactor: TypeAlias = Annotated[Value, Measure("ratio", low=1.0, zero=True)]
-Exponent: TypeAlias = Annotated[Value, Measure("ratio", high=10.0, zero=True)]
+Exponent: TypeAlias = Annotated[Value, Measure("count", high=10.0, zero=True)]
 Number: TypeAlias = Annotated[Value, Whole(1)]
 NumberOrZero: TypeAlias = Annotated[Value, Whole(0)]
 Integer: TypeAlias = Annotated[int, Whole(1, single=True)]

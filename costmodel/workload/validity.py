@@ -85,10 +85,7 @@ def _model_rules(scenario: Scenario) -> Iterator[Rule]:
         if not isinstance(layer.ffn, MoeFfn):
             yield _divides("parallel.tp", parallel.tp, layer.ffn.intermediate, "the FFN's intermediate width")
             continue
-        slots = layer.ffn.experts + scenario.routing.redundant
-        replicated = not (is_single(scenario.routing.redundant) and scenario.routing.redundant == 0)
-        what = "the experts and their replicas" if replicated else "the experts"
-        yield _divides("parallel.ep", parallel.ep, slots, what)
+        yield _expert_rule(scenario, layer.ffn)
         tensor = parallel.tensor_of_expert
         yield _divides("parallel.tp", tensor, layer.ffn.intermediate, "the experts' intermediate width")
         one = layer.ffn.intermediate if layer.ffn.shared_intermediate is None else layer.ffn.shared_intermediate
@@ -102,6 +99,19 @@ def _model_rules(scenario: Scenario) -> Iterator[Rule]:
             f"{_shown(layer.ffn.groups)} expert groups do not match the {_shown(nodes)} nodes that ep spans",
             f"choose ep so that its nodes of {_shown(node.count)} devices divide the groups, or are a multiple of them",
         )
+
+
+def _expert_rule(scenario: Scenario, ffn: MoeFfn) -> Rule:
+    """Return that every rank holds equally many experts, replicas included."""
+    ep, redundant = scenario.parallel.ep, scenario.routing.redundant
+    if is_single(redundant) and redundant == 0:
+        return _divides("parallel.ep", ep, ffn.experts, "the experts")
+    return Rule(
+        "routing.redundant",
+        divides(ep, ffn.experts + redundant),
+        f"{_shown(ffn.experts)} experts and {_shown(redundant)} replicas do not divide over {_shown(ep)} ranks",
+        f"choose `redundant` so that both together are a multiple of ep = {_shown(ep)}",
+    )
 
 
 def _routing_rules(scenario: Scenario) -> Iterator[Rule]:
