@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from costmodel.hardware import Cluster, Link, MathUnit, MemoryLevel, Network, Nic
 from costmodel.workload.architecture import Architecture, Attention, DenseFfn, Layer, Mixer, Mla, MoeFfn, Mtp
 from costmodel.workload.recompute import SETS
-from costmodel.workload.scenario import Communication, Parallelism, Plan, Scenario, Training
+from costmodel.workload.scenario import Communication, Parallelism, Plan, Routing, Scenario, Training
 from costmodel.workload.schedules import SCHEDULES
 
 
@@ -112,9 +112,29 @@ def scenarios(draw: st.DrawFn) -> Scenario:
         "fp8",
         "bf16",
         draw(st.sampled_from(["normal", "low_latency"])),
-        draw(st.sampled_from([1.0, 1.3])),
+        draw(st.sampled_from([None, None, 1.0, 1.3])),
     )
     framework = replace(draw(st.sampled_from([FRAMEWORK, UNFUSED])), launch=draw(rates(1e-7, 5e-6)))
-    return scenario(
+    found = scenario(
         plan, draw(models()), layout, draw(st.sampled_from([BF16, FP8])), communication, draw(clusters()), framework
     )
+    return replace(found, routing=draw(routings(found)))
+
+
+@st.composite
+def routings(draw: st.DrawFn, of: Scenario) -> Routing:
+    """Draw how tokens spread over the experts of a scenario; a model without any has only the default."""
+    if all(isinstance(layer.ffn, DenseFfn) for layer in of.architecture.layers):
+        return Routing()
+    kinds = [
+        Routing(),
+        Routing("uniform"),
+        Routing("zipf", exponent=draw(st.sampled_from([0.0, 0.5, 1.2]))),
+        Routing("counts", counts=tuple(float(1 + expert % 7) for expert in range(64))),
+    ]
+    chosen = draw(st.sampled_from(kinds))
+    if isinstance(of.plan, Training):
+        limits = [None, 1.25] if of.communication.expert_load is None else [None]
+        return replace(chosen, capacity=draw(st.sampled_from(limits)))
+    placement = draw(st.sampled_from([None, "balanced"]))
+    return replace(chosen, placement=placement, redundant=draw(st.sampled_from([0.0, 1.0])) * of.parallel.ep)
