@@ -28,7 +28,9 @@ _RATES = {
     "device_hours_per_trillion_tokens": "h",
 }
 _BY_METRIC = {metric: dimension for dimension, metrics in _DIMENSIONS.items() for metric in metrics}
-_BY_SECTION = {"memory": "size", "schedule": "duration", "breakdown": "duration", "share": "ratio"}
+_BY_SECTION = {
+    "memory": "size", "schedule": "duration", "breakdown": "duration", "share": "ratio", "routing": "count",
+}  # fmt: skip
 
 
 def dimension_of(metric: str) -> str | None:
