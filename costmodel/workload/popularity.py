@@ -126,15 +126,16 @@ def _variance_in_groups(choice: Choice, experts: float, groups: float, ranks: fl
     k, taken, held = choice.top_k, choice.group_top_k, experts / ranks
     reachable, q = experts * taken / groups, groups / ranks
     share = 1 / ranks
+    open_choices = max(reachable - k, 0.0) / max(reachable - 1, 1.0)  # none where a token takes all that it can reach
     free = k * share * (1 - share) * (experts - k) / (experts - 1)
     if q >= 1:
         mean = taken / ranks
         spread = mean * (1 - share) * (groups - taken) / (groups - 1)
         inside = mean / taken - (spread + mean**2) / taken**2
-        limited = (k / taken) ** 2 * spread + k * (reachable - k) / (reachable - 1) * inside
+        limited = (k / taken) ** 2 * spread + k * open_choices * inside
     else:
         chosen, part = taken / groups, held / reachable
-        inside = k * part * (1 - part) * (reachable - k) / (reachable - 1)
+        inside = k * part * (1 - part) * open_choices
         limited = chosen * inside + chosen * (1 - chosen) * (k * part) ** 2
     return limited / free if free > 0 else 1.0
 

@@ -12,6 +12,8 @@ from costmodel.workload.context import Context
 from costmodel.workload.order_statistics import expected_surplus
 from costmodel.workload.popularity import Choice, Popularity, chances
 
+ROUNDING = 1e-12  # 1.1 * 10 is 11 rows, not the 12 that its last digit would make of it
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExpertLoad:
@@ -89,7 +91,7 @@ def _at_capacity(context: Context, ffn: MoeFfn, factor: Quantity) -> ExpertLoad:
     """
     sent = sent_tokens(context)
     mean = sent * ffn.top_k
-    room = ceil(factor * mean / ffn.experts)
+    room = ceil(factor * mean / ffn.experts * (1 - ROUNDING))
     rows = ffn.experts * room
     held = ffn.experts / context.parallel.ep
     dropped = _dropped(context, ffn, sent, room) / mean

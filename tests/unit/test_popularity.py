@@ -104,6 +104,14 @@ def test_limited_groups_spread_the_loads_further(
     assert rows > free
 
 
+def test_groups_of_one_expert_are_experts() -> None:
+    """Taking one of eight groups of one expert is taking one of eight experts."""
+    grouped_choice = Popularity(Choice("uniform", 1, group_top_k=1), 8.0, 8.0, 4.0, 1.0, 0.0, 0.0, 100.0)
+    assert grouped_choice.fullest_rank() == pytest.approx(
+        popularity(Choice("uniform", 1), 8, 4, 0.0, 100.0).fullest_rank()
+    )
+
+
 @pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize(("experts", "ranks", "top_k", "places"), [(64, 8, 6, 8), (256, 32, 8, 32), (256, 32, 8, 4)])
 def test_the_fullest_place_gets_as_many_tokens_as_in_draws(

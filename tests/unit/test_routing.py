@@ -211,6 +211,12 @@ def test_what_is_kept_and_what_is_dropped_are_all_copies(routing: Routing, facto
     assert (found.hit, found.deviation, found.padded) == (2.0, 0.0, True)
 
 
+def test_room_is_no_row_more_than_the_factor_says() -> None:
+    """40 tokens, ten copies an expert: room for eleven."""
+    assert load(40.0, 8.0, Routing(capacity=1.1)).rows == 8 * 11
+    assert load(40.0, 8.0, Routing(capacity=1.11)).rows == 8 * 12
+
+
 def test_less_is_dropped_with_more_room_and_nothing_without_a_limit() -> None:
     drops = [float(load(64.0, 8.0, replace(ZIPF, capacity=factor)).dropped) for factor in (0.5, 1.0, 1.5, 2.0, 4.0)]
     assert drops == sorted(drops, reverse=True)
