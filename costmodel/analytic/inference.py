@@ -64,17 +64,20 @@ def price_pass(scenario: Scenario, plan: Prefill | Decode, calibration: Calibrat
     work = model_work(context)
     pricing = pricer(scenario, calibration)
     kinds = (work.embedding, *work.layers, work.head)
-    repeats = (1, *(layer.repeat for layer in scenario.architecture.layers), 1)
+    architecture = scenario.architecture
+    repeats = (1, *architecture.kinds.values(), 1)
+    place = {layer: at for at, layer in enumerate(architecture.kinds, start=1)}
+    runs = ((0, 1), *((place[layer], layer.repeat) for layer in architecture.layers), (len(kinds) - 1, 1))
     segments = tuple(_segments(kind, pricing) for kind in kinds)
     shape = tuple(tuple(segment.stream for segment in parts) for parts in segments)
     parallel = scenario.parallel
-    message = context.stream_tokens * scenario.architecture.hidden * context.residual
+    message = context.stream_tokens * architecture.hidden * context.residual
     neighbours = Group(parallel.pp, parallel.tp * parallel.cp * parallel.dp)
     return PricedPass(
         segments,
         repeats,
         plan.micro_batches,
-        _compile(shape, repeats, plan.micro_batches),
+        _compile(shape, runs, plan.micro_batches),
         pricing.price(Collective("pipeline send", "send_recv", message, neighbours, family="send_recv")),
         parallel.pp - 1,
         pass_ledger(scenario, plan, context, work),
@@ -159,13 +162,15 @@ def _segments(work: Work, pricing: Pricer) -> tuple[Segment, ...]:
 
 
 @lru_cache(maxsize=64)
-def _compile(shape: tuple[tuple[int, ...], ...], repeats: tuple[int, ...], micro_batches: int) -> Program[Key]:
-    """Return the program of a pass. shape: stream of each segment, by kind of layer; repeats: layers of each kind."""
+def _compile(
+    shape: tuple[tuple[int, ...], ...], runs: tuple[tuple[int, int], ...], micro_batches: int
+) -> Program[Key]:
+    """Return the program of a pass. shape: stream of each segment, by kind of layer; runs: (kind, layers) in order."""
     chain = [
         (stream, (kind, part))
-        for kind, streams in enumerate(shape)
-        for _ in range(repeats[kind])
-        for part, stream in enumerate(streams)
+        for kind, layers in runs
+        for _ in range(layers)
+        for part, stream in enumerate(shape[kind])
     ]
     events: list[Event[Key]] = []
     previous: list[tuple[int, ...]] = [()] * micro_batches

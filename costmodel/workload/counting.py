@@ -32,8 +32,7 @@ def parameter_count(architecture: Architecture) -> ParameterCount:
     A tied output head works with the embedding's matrix, which is then active.
     """
     work = model_work(_unsplit(architecture))
-    repeats = [float(layer.repeat) for layer in architecture.layers]
-    bodies = list(zip(repeats, work.layers, strict=True))
+    bodies = list(zip(map(float, architecture.kinds.values()), work.layers, strict=True))
     total = sum_of(times * item.total for times, body in bodies for item in body.parameters)
     active = sum_of(times * item.active for times, body in bodies for item in body.parameters)
     embedding = sum_of(item.total for item in work.embedding.parameters)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from costmodel.quantities import Bytes, Count, Quantity, minimum
+from costmodel.quantities import Bytes, Count, Quantity, is_single, minimum
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.operators import Collective, Elementwise, Gemm, Operator
@@ -18,28 +18,48 @@ def add_norm(builder: WorkBuilder, context: Context, name: str, kind: str, rows:
     _own_norm(builder, name, kind, size, width)
 
 
-def add_residual_norm(builder: WorkBuilder, context: Context, name: str, kind: str) -> None:
-    """Add a norm fused with the residual add before it, on the whole stream.
+def add_residual_norm(
+    builder: WorkBuilder, context: Context, name: str, kind: str, *, branches: int = 1, norms: int = 1
+) -> None:
+    """Add norms fused with the residual add before them, on the whole stream.
 
-    Forward reads x and the residual and writes their sum and y; backward reads dy, the sum and the residual's gradient
-    and writes dx. Made again, it reads the kept sum and writes y.
+    Forward reads the residual and what each branch adds to it and writes their sum and each norm's y; backward reads
+    each branch's dy, the sum and the residual's gradient and writes dx. Made again, it reads the kept sum and writes
+    each y. branches: 2 in a parallel block, whose `norms` may be one or two.
     """
     width = context.architecture.hidden
     size = context.stream_tokens * width * context.residual
     builder.step(
         "norm",
-        [Elementwise(name, 4 * size)],
-        [Elementwise(f"{name} gradient", 4 * size)],
-        again=[Elementwise(name, 2 * size)],
+        [Elementwise(name, (2 + branches + norms) * size)],
+        [Elementwise(f"{name} gradient", (3 + branches) * size)],
+        again=[Elementwise(name, (1 + norms) * size)],
     )
+    _own_norm(builder, name, kind, size, norms * width)
+
+
+def add_norm_after(builder: WorkBuilder, context: Context, name: str, kind: str) -> None:
+    """Add a norm of a branch's result z with the residual add behind it: x + N(z).
+
+    Forward reads x and z and writes the sum; backward reads the residual's gradient, that of the next branch and z and
+    writes the sum of the gradients and dz.
+    """
+    width = context.architecture.hidden
+    size = context.stream_tokens * width * context.residual
+    builder.step("norm", [Elementwise(name, 3 * size)], [Elementwise(f"{name} gradient", 5 * size)])
     _own_norm(builder, name, kind, size, width)
 
 
+def norm_vectors(kind: str) -> float:
+    """Return how many vectors a kind of norm has: a scale, and a bias in a layer norm."""
+    return 2.0 if kind == "layer" else 1.0
+
+
 def _own_norm(builder: WorkBuilder, name: str, kind: str, size: Bytes, width: Count) -> None:
-    """Add what a norm keeps and its parameters: a scale, and a bias in a layer norm."""
+    """Add what a norm keeps and its parameters. width: of all norms on that input."""
     builder.save(f"{name} input", "input", size)
-    vectors = 2.0 if kind == "layer" else 1.0
-    builder.parameter(Parameters(name, vectors * width, vectors * width, vectors * width))
+    own = norm_vectors(kind) * width
+    builder.parameter(Parameters(name, own, own, own))
 
 
 def add_dropout(builder: WorkBuilder, context: Context, name: str) -> None:
@@ -158,15 +178,16 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
     usual = context.kept if linear.dtype is None else ELEMENT_BYTES[dtype]
     kept = taken * (usual if linear.kept is None else linear.kept)
     builder.save(f"{linear.name} input", linear.producer, kept * context.kept_share if linear.gathered else kept)
-    if not linear.stored:
-        return
-    total = linear.total + linear.bias
     held = linear.groups if linear.held is None else linear.held
+    matrix = (linear.total, held * inputs * outputs) if linear.stored else (0.0, 0.0)
+    total = matrix[0] + linear.bias
+    if is_single(total) and total == 0:
+        return
     builder.parameter(
         Parameters(
             linear.name,
             total,
-            held * inputs * outputs + minimum(linear.bias, held * outputs),
+            matrix[1] + minimum(linear.bias, held * outputs),
             total if linear.active is None else linear.active,
             expert=linear.family == "grouped_gemm",
             linear=linear.dtype is None,

@@ -122,7 +122,7 @@ def inference_ledger(context: Context, work: ModelWork, sequences: Count, micro_
     parts = [
         (1, work.embedding),
         (1, work.head),
-        *zip((layer.repeat for layer in architecture.layers), work.layers, strict=True),
+        *zip(architecture.kinds.values(), work.layers, strict=True),
     ]
     owned = [(count / parallel.pp, parameters) for count, part in parts for parameters in part.parameters]
     stream = 2 * context.stream_tokens * architecture.hidden * context.residual

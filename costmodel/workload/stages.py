@@ -13,7 +13,7 @@ FIRST_AND_LAST = Placement()
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One pipeline stage: how many of each entry of the architecture's layer list, and whether it has the ends.
+    """One pipeline stage: how many layers of each of the architecture's kinds, and whether it has the ends.
 
     `ends` counts embedding, head and MTP modules. Equal stages compare equal, so that work is done once for each kind.
     """
@@ -44,7 +44,8 @@ def stage_layout(
             field="stages",
             hint=f"give {stages} layer counts that add up to {architecture.depth}",
         )
-    owner = [index for index, layer in enumerate(architecture.layers) for _ in range(layer.repeat)]
+    kinds = {layer: index for index, layer in enumerate(architecture.kinds)}
+    owner = [kinds[layer] for layer in architecture.layers for _ in range(layer.repeat)]
     modules = 0 if architecture.mtp is None else architecture.mtp.depth
     layout, first = [], 0
     for position, size in enumerate(sizes):
@@ -52,7 +53,7 @@ def stage_layout(
         first += size
         layout.append(
             Stage(
-                tuple(held.count(index) for index in range(len(architecture.layers))),
+                tuple(held.count(index) for index in range(len(kinds))),
                 embedding=int(position == placement.embedding % stages),
                 head=int(position == placement.head % stages),
                 mtp=modules if position == placement.mtp % stages else 0,
