@@ -22,7 +22,15 @@ from costmodel.quantities import Count, Quantity, ceil, minimum
 from costmodel.schema.cluster import ClusterFile, HostFile, NetworkFile, NodeFile
 from costmodel.schema.device import DeviceFile, MathFile
 from costmodel.schema.framework import FrameworkFile, PrecisionFile, TileFile
-from costmodel.schema.model import AttentionFile, DenseFile, LayerFile, MlaFile, ModelFile, MoeFile
+from costmodel.schema.model import (
+    AttentionFile,
+    DenseFile,
+    LayerFile,
+    LayerGroupFile,
+    MlaFile,
+    ModelFile,
+    MoeFile,
+)
 from costmodel.schema.workload import (
     CommunicationFile,
     DecodeFile,
@@ -141,13 +149,24 @@ def architecture(file: ModelFile) -> Architecture:
     """Return the model."""
     return Architecture(
         name=file.name, hidden=file.hidden, vocabulary=file.vocabulary,
-        layers=tuple(_layer(layer) for layer in file.layers), tied_embeddings=file.tied_embeddings,
-        positions=file.positions, mtp=Mtp(file.mtp.depth) if file.mtp else None,
+        layers=tuple(layer for each in file.layers for layer in _layers(each)), tied_embeddings=file.tied_embeddings,
+        positions=file.positions, mtp=Mtp(file.mtp.depth) if file.mtp else None, head_bias=file.head_bias,
+        final_norm=file.final_norm, embedding_norm=file.embedding_norm,
     )  # fmt: skip
 
 
+def _layers(file: LayerFile | LayerGroupFile) -> tuple[Layer, ...]:
+    """Return the runs that an entry of the list stands for; a run that comes back is the same object."""
+    if isinstance(file, LayerGroupFile):
+        return tuple(_layer(layer) for layer in file.layers) * file.repeat
+    return (_layer(file),)
+
+
 def _layer(file: LayerFile) -> Layer:
-    return Layer(file.repeat, _mixer(file.mixer), _ffn(file.ffn), file.norm, file.dropout)
+    return Layer(
+        file.repeat, _mixer(file.mixer), _ffn(file.ffn), file.norm, file.dropout, file.norm_position, file.block,
+        file.shared_norm,
+    )  # fmt: skip
 
 
 def _mixer(file: AttentionFile | MlaFile) -> Mixer:
@@ -160,7 +179,8 @@ def _mixer(file: AttentionFile | MlaFile) -> Mixer:
     )
     value_width = file.head_dim if file.v_head_dim is None else file.v_head_dim
     return Attention(
-        file.q_heads, file.kv_heads, file.head_dim, value_width, file.causal, file.rotary, file.bias, groups
+        file.q_heads, file.kv_heads, file.head_dim, value_width, file.causal, file.rotary, file.bias, groups,
+        file.output_bias, file.rotary_dim, file.alibi, file.qk_norm,
     )  # fmt: skip
 
 
@@ -169,7 +189,7 @@ def _ffn(file: DenseFile | MoeFile) -> Ffn:
         return DenseFfn(file.intermediate, gated=file.type == "glu", bias=file.bias)
     return MoeFfn(
         file.experts, file.intermediate, file.top_k, file.shared, file.shared_intermediate, file.groups,
-        file.group_top_k,
+        file.group_top_k, file.gated, file.bias, file.router_bias, file.shared_gate,
     )  # fmt: skip
 
 

@@ -303,6 +303,11 @@ def _finite(value: float | npt.NDArray[Any], written: str) -> Quantity:
     return number
 
 
+def exceeds(value: Quantity, limit: Quantity) -> bool:
+    """Tell whether a number is larger than another; of a grid, where no point is allowed."""
+    return bool(np.all(np.greater(value, limit)))
+
+
 def _range(value: Quantity) -> tuple[float, float]:
     """Return the least and the largest element."""
     return (value, value) if isinstance(value, float) else (float(value.min()), float(value.max()))

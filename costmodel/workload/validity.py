@@ -71,7 +71,7 @@ def rules(scenario: Scenario) -> Iterator[Rule]:
 def _model_rules(scenario: Scenario) -> Iterator[Rule]:
     """Yield what heads, widths, experts and groups ask of the degrees."""
     architecture, parallel, node = scenario.architecture, scenario.parallel, scenario.cluster.node
-    for layer in architecture.layers:
+    for layer in architecture.kinds:
         heads = layer.mixer.q_heads if isinstance(layer.mixer, Attention) else layer.mixer.heads
         yield _divides("parallel.tp", parallel.tp, heads, "the attention heads")
         if isinstance(layer.mixer, Attention):
@@ -82,10 +82,22 @@ def _model_rules(scenario: Scenario) -> Iterator[Rule]:
                 f"{_shown(parallel.tp)} ranks cut through {_shown(kv_heads)} key-value heads",
                 f"choose a divisor or a multiple of {_shown(kv_heads)}",
             )
+            yield Rule(
+                "model",
+                kv_heads <= heads,
+                f"{_shown(heads)} query heads cannot share {_shown(kv_heads)} key-value heads",
+                "choose at most as many key-value heads as query heads",
+            )
         if not isinstance(layer.ffn, MoeFfn):
             yield _divides("parallel.tp", parallel.tp, layer.ffn.intermediate, "the FFN's intermediate width")
             continue
         yield _expert_rule(scenario, layer.ffn)
+        yield Rule(
+            "model",
+            layer.ffn.top_k <= layer.ffn.experts,
+            f"a token cannot visit {layer.ffn.top_k} of {_shown(layer.ffn.experts)} experts",
+            "choose at least top_k experts",
+        )
         tensor = parallel.tensor_of_expert
         yield _divides("parallel.tp", tensor, layer.ffn.intermediate, "the experts' intermediate width")
         one = layer.ffn.intermediate if layer.ffn.shared_intermediate is None else layer.ffn.shared_intermediate
