@@ -162,9 +162,7 @@ def _segments(work: Work, pricing: Pricer) -> tuple[Segment, ...]:
 
 
 @lru_cache(maxsize=64)
-def _compile(
-    shape: tuple[tuple[int, ...], ...], runs: tuple[tuple[int, int], ...], micro_batches: int
-) -> Program[Key]:
+def _compile(shape: tuple[tuple[int, ...], ...], runs: tuple[tuple[int, int], ...], micro_batches: int) -> Program[Key]:
     """Return the program of a pass. shape: stream of each segment, by kind of layer; runs: (kind, layers) in order."""
     chain = [
         (stream, (kind, part))

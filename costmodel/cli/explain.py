@@ -38,6 +38,8 @@ def command(
 
     chosen = None if scenario is None else [scenario]
     loaded = load(workload, set=read_changes(changes), cluster=cluster, search_path=search_path, scenarios=chosen)
+    for note in loaded.resolved.notes:
+        click.echo(f"note: {note}", err=True)
     name = loaded.scenarios[0]
     head = {"workload": loaded.name, "scenario": name}
     if operator is None:

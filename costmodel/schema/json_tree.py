@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from json import JSONDecodeError
-from json.decoder import scanstring
+from json import JSONDecodeError, JSONDecoder
 from typing import Any
 
 from costmodel.errors import InputError, Location
@@ -13,11 +12,12 @@ from costmodel.schema.tree import Tree
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _WORD = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?|true|false|null|NaN|-?Infinity")
+_STRINGS = JSONDecoder()
 _CONSTANTS = {"true": True, "false": False, "null": None}
 
 
 def parse_json(text: str, source: str) -> Tree:
-    """Return the document in `text`; raise InputError at the place where it is no JSON. NaN and infinity are numbers."""
+    """Return the document in `text`; raise InputError where it is no JSON. NaN and infinity are numbers."""
     try:
         return _Scanner(text, source).document()
     except RecursionError:
@@ -87,9 +87,10 @@ class _Scanner:
         if self._text[at : at + 1] != '"':
             raise self._wrong(at, "no key", "write a key in double quotes; a comma before `}` has to go")
         try:
-            return scanstring(self._text, at + 1)
+            text, end = _STRINGS.raw_decode(self._text, at)
         except JSONDecodeError as error:
             raise self._wrong(error.pos, error.msg[0].lower() + error.msg[1:], "check the quotes") from None
+        return str(text), end
 
     def _word(self, found: re.Match[str]) -> Any:
         text = found.group()

@@ -42,7 +42,7 @@ class ResolvedWorkload:
     """A workload whose every value is known.
 
     document: `model`, and `scenarios.NAME` each with its `hardware`, as nested dicts in SI; scenarios: the same as the
-    other rooms take it.
+    other rooms take it; notes: what of the files that were read is left out, for people.
     """
 
     name: str
@@ -51,6 +51,7 @@ class ResolvedWorkload:
     scenarios: dict[str, Scenario]
     architecture: Architecture
     _trees: dict[str, dict[str, Tree]] = field(repr=False)
+    notes: tuple[str, ...] = ()
 
     def value(self, path: str) -> Any:
         """Return the value at a path of the document; raise InputError for no such path."""
@@ -148,6 +149,7 @@ def resolve_tree(
         scenarios={each: one.scenario for each, one in resolved.items()},
         architecture=architecture,
         _trees={each: one.trees | {"model": model.tree, "workload": head.tree} for each, one in resolved.items()},
+        notes=tuple(assembly.notes),
     )
 
 
@@ -160,7 +162,7 @@ def resolve_model(
         model = _model(assembly, edited(tree, assembly.changes("workload", None)))
         return ResolvedWorkload(
             name, None, {"model": model_document(model.file), "scenarios": {}}, {}, build.architecture(model.file),
-            {"": {"model": model.tree, "workload": tree}},
+            {"": {"model": model.tree, "workload": tree}}, tuple(assembly.notes),
         )  # fmt: skip
     raise InputError(in_order(assembly.problems))
 
@@ -187,7 +189,7 @@ def _model(assembly: Assembly, tree: Tree) -> Part[ModelFile]:
     reference = tree.child("model")
     if reference is None:
         raise Stop
-    document, place = assembly.inline_or_named(reference, "model", "model")
+    document, place = assembly.model(reference, "model")
     part = assembly.part(ModelFile, document, assembly.changes("model", None), place)
     part.require()
     return part

@@ -1,4 +1,4 @@
-"""A Hugging Face config.json as a model document: read by the table of its family, unmapped keys listed, none guessed."""
+"""A Hugging Face config.json as a model document: read by the table of its family; unmapped keys are listed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from costmodel.errors import InputError, Location
-from costmodel.schema.hugging_face.config import Config
+from costmodel.schema.hugging_face.config import BY_HAND, Config
 from costmodel.schema.hugging_face.families import FAMILIES, INERT, Family, keys_of
-from costmodel.schema.hugging_face.model import BY_HAND, model_tree
+from costmodel.schema.hugging_face.model import model_tree
 from costmodel.schema.json_tree import parse_json
 from costmodel.schema.loader import MOST_BYTES, kind_of, read_text
 from costmodel.schema.references import near, shown

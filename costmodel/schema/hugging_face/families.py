@@ -9,7 +9,7 @@ mosaicml/llm-foundry, for internlm the modeling files beside the weights (intern
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -28,7 +28,7 @@ class Key:
     or_name: str = ""
 
 
-Family: TypeAlias = "Mapping[str, Any]"
+Family: TypeAlias = dict[str, Any]
 
 _LLAMA: Family = {
     "hidden": Key("hidden_size"),
@@ -110,7 +110,13 @@ _GPT2: Family = {
     "rotary": False,
     "gated": False,
     "norm": "layer",
-    "inert": ("n_ctx", "embd_pdrop", "scale_attn_weights", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn"),
+    "inert": (
+        "n_ctx",
+        "embd_pdrop",
+        "scale_attn_weights",
+        "scale_attn_by_inverse_layer_idx",
+        "reorder_and_upcast_attn",
+    ),
 }
 
 FAMILIES: dict[str, Family] = {
@@ -178,7 +184,8 @@ FAMILIES: dict[str, Family] = {
     | {
         "rotary_share": Key("partial_rotary_factor", 1.0),
         "dropout": (Key("resid_pdrop", 0.0), Key("attention_dropout", 0.0)),
-        "inert": ("embd_pdrop", "original_max_position_embeddings", "attention_bias"),
+        "must": {"attention_bias": False, "mlp_bias": False, "lm_head_bias": False},
+        "inert": ("embd_pdrop", "original_max_position_embeddings"),
     },
     "starcoder2": _LLAMA
     | _WINDOW
@@ -380,7 +387,7 @@ INERT = frozenset(
         "pretraining_tp", "rms_norm_eps", "rope_interleave", "rope_parameters", "rope_scaling", "rope_theta",
         "rotary_emb_base", "routed_scaling_factor", "router_aux_loss_coef", "scoring_func", "seq_aux",
         "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj",
-        "task_specific_params", "tokenizer_class", "torch_dtype", "transformers_version", "use_cache",
+        "task_specific_params", "tokenizer_class", "tokenizer_name", "torch_dtype", "transformers_version", "use_cache",
     }
 )  # fmt: skip
 """Keys that no family's cost depends on: formats, tokens, seeds, scale factors, how positions turn or stretch."""

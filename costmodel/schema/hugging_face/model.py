@@ -126,7 +126,7 @@ def _layer(config: Config, *, windowed: bool, experts: bool) -> dict[str, Tree]:
         "norm": (None if kind == "rms" else kind, "norm"),
         "norm_position": (config.value("norm_position"), "norm_position"),
         "block": ("parallel" if parallel else None, "parallel"),
-        "shared_norm": (parallel and shared or None, "norms"),
+        "shared_norm": ((parallel and shared) or None, "norms"),
         "dropout": (config.drops_out() or None, "dropout"),
         "mixer": (mixer, "heads"),
         "ffn": (_moe(config) if experts else _dense(config), "intermediate"),

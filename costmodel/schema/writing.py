@@ -1,0 +1,43 @@
+"""A document as YAML text that people keep and edit."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from costmodel.schema.loader import parse_tree
+from costmodel.schema.tree import Tree, plain
+
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
+_FLOW = ("mixer", "ffn", "mtp", "sources")  # written on one line each
+
+
+def yaml_of(tree: Tree, schema: str) -> str:
+    """Return the YAML file of a document; what it says reads back as the same document."""
+    return "\n".join([f"schema: costmodel/{schema}@1", *_block(plain(tree), "")]) + "\n"
+
+
+def _block(value: Mapping[str, Any], indent: str) -> Iterator[str]:
+    """Yield the lines of a mapping, its lists of mappings an entry a paragraph."""
+    for key, item in value.items():
+        if isinstance(item, list) and item and isinstance(item[0], Mapping) and key not in _FLOW:
+            yield f"{indent}{key}:"
+            for entry in item:
+                first, *rest = _block(entry, f"{indent}    ")
+                yield f"{indent}  - {first.lstrip()}"
+                yield from rest
+        else:
+            yield f"{indent}{key}: {_flow(item)}"
+
+
+def _flow(value: Any) -> str:
+    """Return a value on one line."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    if isinstance(value, str) and _PLAIN.fullmatch(value) and parse_tree(value, "").value == value:
+        return value
+    return json.dumps(value, ensure_ascii=False)
