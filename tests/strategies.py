@@ -8,7 +8,18 @@ from builders import BF16, CLUSTER, DECODE, DEVICE, FP8, FRAMEWORK, NODE, PREFIL
 from hypothesis import strategies as st
 
 from costmodel.hardware import Cluster, Link, MathUnit, MemoryLevel, Network, Nic
-from costmodel.workload.architecture import Architecture, Attention, DenseFfn, Layer, Mixer, Mla, MoeFfn, Mtp
+from costmodel.workload.architecture import (
+    Architecture,
+    Attention,
+    DenseFfn,
+    HeadGroup,
+    Layer,
+    Mixer,
+    Mla,
+    MoeFfn,
+    Mtp,
+    Pattern,
+)
 from costmodel.workload.recompute import SETS
 from costmodel.workload.scenario import Communication, Parallelism, Plan, Routing, Scenario, Training
 from costmodel.workload.schedules import SCHEDULES
@@ -60,16 +71,40 @@ def clusters(draw: st.DrawFn) -> Cluster:
 @st.composite
 def models(draw: st.DrawFn) -> Architecture:
     """Draw a small model of eight layers."""
+    window = (HeadGroup(1.0, Pattern("window", 128.0)),)
     mixers: list[Mixer] = [
-        Attention(16.0, 16.0, 64.0, 64.0, bias=True),
+        Attention(16.0, 16.0, 64.0, 64.0, bias=True, rotary_dim=16.0),
         Attention(16.0, 4.0, 64.0, 64.0),
+        Attention(16.0, 4.0, 64.0, 64.0, bias=True, output_bias=False, qk_norm="head", head_groups=window),
         Mla(16.0, 256.0, 128.0, 64.0, 32.0, 64.0),
+        Mla(16.0, None, 128.0, 64.0, 32.0, 64.0),
     ]
     mixer = draw(st.sampled_from(mixers))
-    dense = DenseFfn(2048.0, gated=draw(st.booleans()))
-    experts = MoeFfn(64.0, 512.0, 4, 1.0, None, *draw(st.sampled_from([(None, None), (8.0, 4)])))
-    layers = draw(st.sampled_from([(Layer(8, mixer, dense),), (Layer(2, mixer, dense), Layer(6, mixer, experts))]))
-    return Architecture("random", 1024.0, 32_000.0, layers, mtp=draw(st.sampled_from([None, Mtp(1)])))
+    block = {"norm": draw(st.sampled_from(["rms", "layer"])), "dropout": draw(st.booleans())} | draw(
+        st.sampled_from(
+            [
+                {},
+                {"norm_position": "after"},
+                {"norm_position": "both"},
+                {"block": "parallel"},
+                {"block": "parallel", "shared_norm": True},
+            ]
+        )
+    )
+    dense = DenseFfn(2048.0, gated=draw(st.booleans()), bias=draw(st.booleans()))
+    groups = draw(st.sampled_from([(None, None), (8.0, 4)]))
+    experts = MoeFfn(64.0, 512.0, 4, 1.0, None, *groups, gated=draw(st.booleans()), shared_gate=draw(st.booleans()))
+    first, other = Layer(1, mixer, dense, **block), Layer(1, mixer, experts, **block)
+    runs = [(replace(first, repeat=8),), (replace(first, repeat=2), replace(other, repeat=6)), (first, other) * 4]
+    return Architecture(
+        "random",
+        1024.0,
+        32_000.0,
+        draw(st.sampled_from(runs)),
+        mtp=draw(st.sampled_from([None, Mtp(1)])),
+        final_norm=draw(st.sampled_from([None, "none"])),
+        embedding_norm=draw(st.sampled_from([None, "layer"])),
+    )
 
 
 @st.composite

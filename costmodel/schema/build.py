@@ -149,27 +149,29 @@ def architecture(file: ModelFile) -> Architecture:
     """Return the model."""
     return Architecture(
         name=file.name, hidden=file.hidden, vocabulary=file.vocabulary,
-        layers=tuple(layer for each in file.layers for layer in _layers(each)), tied_embeddings=file.tied_embeddings,
+        layers=tuple(layer for each in file.layers for layer in _layers(each, file.hidden)),
+        tied_embeddings=file.tied_embeddings,
         positions=file.positions, mtp=Mtp(file.mtp.depth) if file.mtp else None, head_bias=file.head_bias,
         final_norm=file.final_norm, embedding_norm=file.embedding_norm,
     )  # fmt: skip
 
 
-def _layers(file: LayerFile | LayerGroupFile) -> tuple[Layer, ...]:
+def _layers(file: LayerFile | LayerGroupFile, hidden: Count) -> tuple[Layer, ...]:
     """Return the runs that an entry of the list stands for; a run that comes back is the same object."""
     if isinstance(file, LayerGroupFile):
-        return tuple(_layer(layer) for layer in file.layers) * file.repeat
-    return (_layer(file),)
+        return tuple(_layer(layer, hidden) for layer in file.layers) * file.repeat
+    return (_layer(file, hidden),)
 
 
-def _layer(file: LayerFile) -> Layer:
+def _layer(file: LayerFile, hidden: Count) -> Layer:
     return Layer(
-        file.repeat, _mixer(file.mixer), _ffn(file.ffn), file.norm, file.dropout, file.norm_position, file.block,
-        file.shared_norm,
+        file.repeat, _mixer(file.mixer, hidden), _ffn(file.ffn, hidden), file.norm, file.dropout, file.norm_position,
+        file.block, file.shared_norm,
     )  # fmt: skip
 
 
-def _mixer(file: AttentionFile | MlaFile) -> Mixer:
+def _mixer(file: AttentionFile | MlaFile, hidden: Count) -> Mixer:
+    """Return the mixer; by default heads share the residual stream's width, and each has keys of its own."""
     if isinstance(file, MlaFile):
         return Mla(
             file.heads, file.q_lora, file.kv_lora, file.nope_dim, file.rope_dim, file.v_head_dim, file.causal
@@ -177,16 +179,18 @@ def _mixer(file: AttentionFile | MlaFile) -> Mixer:
     groups = tuple(
         HeadGroup(float(group.share), Pattern(group.pattern.kind, group.pattern.window)) for group in file.head_groups
     )
-    value_width = file.head_dim if file.v_head_dim is None else file.v_head_dim
+    head_dim = hidden / file.q_heads if file.head_dim is None else file.head_dim
     return Attention(
-        file.q_heads, file.kv_heads, file.head_dim, value_width, file.causal, file.rotary, file.bias, groups,
+        file.q_heads, file.q_heads if file.kv_heads is None else file.kv_heads, head_dim,
+        head_dim if file.v_head_dim is None else file.v_head_dim, file.causal, file.rotary, file.bias, groups,
         file.output_bias, file.rotary_dim, file.alibi, file.qk_norm,
     )  # fmt: skip
 
 
-def _ffn(file: DenseFile | MoeFile) -> Ffn:
+def _ffn(file: DenseFile | MoeFile, hidden: Count) -> Ffn:
     if isinstance(file, DenseFile):
-        return DenseFfn(file.intermediate, gated=file.type == "glu", bias=file.bias)
+        width = 4 * hidden if file.intermediate is None else file.intermediate
+        return DenseFfn(width, gated=file.type == "glu", bias=file.bias)
     return MoeFfn(
         file.experts, file.intermediate, file.top_k, file.shared, file.shared_intermediate, file.groups,
         file.group_top_k, file.gated, file.bias, file.router_bias, file.shared_gate,

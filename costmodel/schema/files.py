@@ -17,6 +17,7 @@ from costmodel.schema.calibration import FitsFile
 from costmodel.schema.case import CaseFile, check_cases
 from costmodel.schema.cluster import ClusterFile, NodeFile
 from costmodel.schema.device import DeviceFile
+from costmodel.schema.document import model_document
 from costmodel.schema.framework import FrameworkFile, PrecisionFile
 from costmodel.schema.hugging_face import import_config, is_config
 from costmodel.schema.installation import install, install_device, install_node
@@ -105,7 +106,6 @@ class ModelRead:
 
     architecture: Architecture
     document: dict[str, Any]
-    tree: Tree
     notes: tuple[str, ...]
 
 
@@ -115,7 +115,8 @@ def read_model(name: str, search_path: Sequence[str | Path] = ()) -> ModelRead:
     with assembly.noting():
         tree, _ = assembly.model(Tree(_model_reference(name)), "")
         file = assembly.part(ModelFile, tree).file
-        return ModelRead(build.architecture(file), file.model_dump(), tree, tuple(assembly.notes))
+        document = model_document(file) | file.model_dump(include={"aliases", "sources"})
+        return ModelRead(build.architecture(file), document, tuple(assembly.notes))
     raise InputError(in_order(assembly.problems))
 
 

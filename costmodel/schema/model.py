@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
+import numpy as np
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from costmodel.schema.device import Source
@@ -46,8 +48,8 @@ class AttentionFile(Strict):
 
     type: Literal["attention"] = Field(description="this mixer")
     q_heads: Number = Field(description="query heads")
-    kv_heads: Number = Field(description="key-value heads")
-    head_dim: Number = Field(description="width of a query and key head")
+    kv_heads: Number | None = Field(default=None, description="key-value heads; null: as q_heads")
+    head_dim: Number | None = Field(default=None, description="width of a query and key head; null: hidden / q_heads")
     v_head_dim: Number | None = Field(default=None, description="width of a value head; null: as head_dim")
     causal: bool = Field(default=True, description="queries see earlier keys only")
     rotary: bool = Field(default=True, description="rotary position embedding")
@@ -76,13 +78,13 @@ class AttentionFile(Strict):
             raise wrong("rotary and alibi are two kinds of positions", "write `rotary: false` beside `alibi: true`")
         if self.rotary_dim is not None and not self.rotary:
             raise wrong("rotary_dim without rotary rotates nothing", "remove it, or write `rotary: true`")
-        if self.rotary_dim is not None and exceeds(self.rotary_dim, self.head_dim):
+        if self.rotary_dim is not None and self.head_dim is not None and exceeds(self.rotary_dim, self.head_dim):
             raise wrong("rotary_dim is larger than head_dim", "write at most head_dim")
         return self
 
     @model_validator(mode="after")
     def _heads_share_keys(self) -> Self:
-        if exceeds(self.kv_heads, self.q_heads):
+        if self.kv_heads is not None and exceeds(self.kv_heads, self.q_heads):
             raise wrong("kv_heads is larger than q_heads", "write at most q_heads: query heads share key-value heads")
         return self
 
@@ -104,8 +106,14 @@ class DenseFile(Strict):
     """A feed-forward part that every token visits; `glu` has a gate, `mlp` has none."""
 
     type: Literal["glu", "mlp"] = Field(description="this feed-forward part")
-    intermediate: Number = Field(description="inner width")
+    intermediate: Number | None = Field(default=None, description="inner width; null: 4 * hidden, for mlp only")
     bias: bool = Field(default=False, description="matrices have biases")
+
+    @model_validator(mode="after")
+    def _gated_width_is_stated(self) -> Self:
+        if self.intermediate is None and self.type == "glu":
+            raise wrong("`intermediate` is missing", "add it: only an mlp is four times as wide as hidden by default")
+        return self
 
 
 class MoeFile(Strict):
@@ -206,12 +214,27 @@ class ModelFile(Strict):
     aliases: list[str] = Field(default=[], description="other names of the model")
     sources: list[Source] = Field(default=[], description="where the values come from")
 
+    def kinds(self) -> Iterator[tuple[int, LayerFile]]:
+        """Yield every run of layers with the number of layers in it."""
+        for each in self.layers:
+            inner = each.layers if isinstance(each, LayerGroupFile) else [each]
+            turns = each.repeat if isinstance(each, LayerGroupFile) else 1
+            yield from ((turns * one.repeat, one) for one in inner)
+
+    @model_validator(mode="after")
+    def _heads_divide_hidden(self) -> Self:
+        for _, layer in self.kinds():
+            mixer = layer.mixer
+            if isinstance(mixer, AttentionFile) and mixer.head_dim is None and np.all(self.hidden % mixer.q_heads):
+                raise wrong(
+                    f"hidden of {self.hidden:g} is no multiple of {mixer.q_heads:g} q_heads",
+                    "write `head_dim`, or correct one of them",
+                )
+        return self
+
     @model_validator(mode="after")
     def _depth_is_sane(self) -> Self:
-        depth = sum(
-            each.repeat * (sum(one.repeat for one in each.layers) if isinstance(each, LayerGroupFile) else 1)
-            for each in self.layers
-        )
+        depth = sum(count for count, _ in self.kinds())
         if depth > MOST_LAYERS:
             raise wrong(
                 f"the model has {depth:,} layers, more than the {MOST_LAYERS:,} that can be laid out on stages",

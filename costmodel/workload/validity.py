@@ -82,6 +82,7 @@ def _model_rules(scenario: Scenario) -> Iterator[Rule]:
                 f"{_shown(parallel.tp)} ranks cut through {_shown(kv_heads)} key-value heads",
                 f"choose a divisor or a multiple of {_shown(kv_heads)}",
             )
+            yield _divides("model", 1.0, layer.mixer.head_dim, "the width of a head")
             yield Rule(
                 "model",
                 kv_heads <= heads,
