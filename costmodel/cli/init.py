@@ -23,7 +23,13 @@ EXAMPLES = {
 
 @click.command("init")
 @click.argument("kind", shell_complete=words(list(EXAMPLES)))
-@click.option("--from", "source", metavar="PATH", help="For a model: a Hugging Face config.json, or its folder.")
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(),
+    metavar="PATH",
+    help="For a model: a Hugging Face config.json, or its folder.",
+)
 def command(kind: str, source: str | None) -> int:
     """Print a complete, valid file of a KIND to start from; `costmodel schema KIND` lists its keys."""
     from costmodel.errors import InputError

@@ -206,7 +206,9 @@ class WorkloadFile(Strict):
     """One model and named scenarios of it."""
 
     title: str | None = Field(default=None, description="one line for people")
-    model: Annotated[Any, Named("models")] = Field(description="the model; a mapping may extend one with `extends`")
+    model: Annotated[Any, Named("models")] = Field(
+        description="the model: a name, {hf: PATH} of a config.json, or a mapping that may extend one with `extends`"
+    )
     scenarios: dict[str, Annotated[Any, Named("scenarios")]] = Field(min_length=1, description="name -> scenario")
     sources: list[Source] = Field(default=[], description="where the values come from")
 

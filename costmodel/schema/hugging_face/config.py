@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 from costmodel.errors import InputError, Location, Problem
 from costmodel.schema.hugging_face.families import REQUIRED, Family, Key, keys_of
 from costmodel.schema.quantity import Measure, Whole
-from costmodel.schema.tree import Tree
+from costmodel.schema.tree import Tree, plain
 
 BY_HAND = "write the model as YAML: `costmodel init model` prints one to start from"
 
@@ -45,7 +45,7 @@ class Config:
         if not isinstance(source, Key):
             return source
         stated = self._stated(source)
-        return source.default if stated is None else stated.value
+        return source.default if stated is None else plain(stated)
 
     def count(self, fact: str, low: int = 1) -> int | None:
         """Return a fact that is a whole number, None where there is none."""
@@ -64,7 +64,7 @@ class Config:
         if value is None:
             return default
         if not isinstance(value, bool):
-            raise self.wrong(fact, f"must be true or false, not {value!r}", "write true or false")
+            raise self.wrong(fact, f"must be true or false, not {json.dumps(value)}", "write true or false")
         return value
 
     def share(self, fact: str) -> float | None:
@@ -79,7 +79,7 @@ class Config:
             return None
         if not isinstance(value, list):
             raise self.wrong(fact, "must be a list", "write a list in brackets")
-        return [item.value for item in value]
+        return value
 
     def drops_out(self) -> bool:
         """Tell whether any dropout rate is above zero."""
@@ -111,7 +111,7 @@ class Config:
 
     def _checked(self, fact: str, kind: _Kind, value: Any) -> Any:
         try:
-            return kind.check(value.value if isinstance(value, Tree) else value)
+            return kind.check(value)
         except PydanticCustomError as error:
             told = error.context or {}
             raise self.wrong(fact, str(told.get("message")), str(told.get("hint"))) from None
@@ -124,6 +124,6 @@ class Config:
             expected = other.value if other is not None else wanted
             if stated is not None and stated.value is not None and stated.value != expected:
                 raise InputError.single(
-                    f"{json.dumps(stated.value)} is a variant that cannot be imported", hint=BY_HAND, field=name,
+                    f"{json.dumps(plain(stated))} is a variant that cannot be imported", hint=BY_HAND, field=name,
                     location=stated.location,
                 )  # fmt: skip

@@ -94,7 +94,7 @@ def _named_windows(config: Config, types: list[Any], depth: int) -> list[bool]:
             f"write one a layer, or correct {config.name_of('depth')}",
         )  # fmt: skip
     kinds = {"full_attention": False, "sliding_attention": True}
-    unknown = next((name for name in types if name not in kinds), None)
+    unknown = next((name for name in types if not isinstance(name, str) or name not in kinds), None)
     if unknown is not None:
         raise config.wrong(
             "layer_types", f"{unknown!r} is no kind of layer that can be imported",

@@ -396,7 +396,7 @@ def test_the_yaml_of_an_imported_model_is_the_same_model(tmp_path: Path, name: s
         ("llama-2-7b", {"num_key_value_heads": 5}, "5 key-value heads do not divide 32 heads"),
         ("llama-2-7b", {"vocab_size": -32000}, "vocab_size: -32000 is too small; write at least 1"),
         ("llama-2-7b", {"num_hidden_layers": 10**9}, "1,000,000,000 layers are more than the 10,000"),
-        ("llama-2-7b", {"tie_word_embeddings": "no"}, "tie_word_embeddings: must be true or false, not 'no'"),
+        ("llama-2-7b", {"tie_word_embeddings": "no"}, 'tie_word_embeddings: must be true or false, not "no"'),
         ("mixtral-8x7b", {"num_experts_per_tok": 9},
          "num_experts_per_tok: a token cannot visit 9 of 8 experts (num_local_experts)"),
         ("deepseek-v3", {"n_group": 7}, "n_group: 7 groups do not divide 256 experts (n_routed_experts)"),
@@ -460,3 +460,17 @@ def test_every_family_tells_what_an_empty_file_lacks(tmp_path: Path, family: str
     problems = validate(file)
     assert problems
     assert all(problem.message == "is missing" for problem in problems)
+
+
+BAD = [None, "x", "", -1, 0, 1, 1.5, 10**40, float("inf"), [], [1], ["x"], {}, {"a": 1}, True, False]
+
+
+@pytest.mark.parametrize("name", ["llama-2-7b", "deepseek-v3", "gpt-oss-20b", "mpt-7b-instruct", "falcon-40b", "gpt2"])
+def test_whatever_a_key_holds_is_imported_or_told(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "config.json"
+    for key in config(name):
+        for value in BAD:
+            file.write_text(json.dumps(config(name, **{key: value})), encoding="utf-8")
+            for problem in validate(file):
+                assert problem.location is not None, (key, value, problem)
+                assert problem.field or "JSON" in problem.message, (key, value, problem)
