@@ -22,7 +22,8 @@ def routing_facts(scenario: Scenario) -> Mapping[str, Quantity] | None:
     experts_held: experts and replicas on a rank; dropped_share: copies of tokens that find no room, over all.
     """
     plan = scenario.plan
-    layers = [(layer.repeat, layer.ffn) for layer in scenario.architecture.layers if isinstance(layer.ffn, MoeFfn)]
+    kinds = scenario.architecture.kinds.items()
+    layers = [(count, layer.ffn) for layer, count in kinds if isinstance(layer.ffn, MoeFfn)]
     if not layers or isinstance(plan, ExpertBound):
         return None
     context = training_context(scenario, plan) if isinstance(plan, Training) else inference_context(scenario, plan)
