@@ -34,19 +34,19 @@ PHASES: dict[str, tuple[str, tuple[str, ...]]] = {
         "cost_per_million_tokens", "energy_per_token", "capital_cost",
     )),
     "generate": ("latency", (
-        "ttft", "tpot", "latency", "tokens_per_second", "tokens_per_second_per_device", "max_batch",
-        "cost_per_million_tokens", "energy_per_token", "capital_cost",
+        "ttft", "tpot", "latency", "tokens_per_second", "tokens_per_second_per_device", "tokens_per_second_per_user",
+        "max_batch", "cost_per_million_tokens", "energy_per_token", "capital_cost",
     )),
     "serving": ("latency", (
         "ttft", "tpot", "latency", "requests_per_second", "input_tokens_per_second", "tokens_per_second",
-        "tokens_per_second_per_device", "concurrency", "max_concurrency",
+        "tokens_per_second_per_device", "tokens_per_second_per_user", "concurrency", "max_concurrency",
         "cost_per_million_tokens", "energy_per_token", "capital_cost",
     )),
     "disaggregated": ("latency", (
         "ttft", "tpot", "latency", "kv_transfer_time", "requests_per_second", "input_tokens_per_second",
-        "tokens_per_second", "tokens_per_second_per_device", "prefill_tokens_per_second_per_device",
-        "decode_tokens_per_second_per_device", "prefill_nodes_per_decode_node", "max_batch_per_device",
-        "cost_per_million_tokens", "energy_per_token", "capital_cost",
+        "tokens_per_second", "tokens_per_second_per_device", "tokens_per_second_per_user",
+        "prefill_tokens_per_second_per_device", "decode_tokens_per_second_per_device", "prefill_nodes_per_decode_node",
+        "max_batch_per_device", "cost_per_million_tokens", "energy_per_token", "capital_cost",
     )),
     "ep_bound": ("tpot", ("all_to_all_time", "layer_time", "tpot", "tokens_per_second_per_user")),
 }  # fmt: skip

@@ -75,6 +75,7 @@ class DisaggregatedEvaluation:
             "input_tokens_per_second": rate * plan.input_tokens,
             "tokens_per_second": tokens,
             "tokens_per_second_per_device": tokens / devices,
+            "tokens_per_second_per_user": (plan.output_tokens - 1) / later,
             "prefill_tokens_per_second_per_device": per_prefill * plan.input_tokens,
             "decode_tokens_per_second_per_device": per_decode * (plan.output_tokens - 1),
             "prefill_nodes_per_decode_node": ratio,

@@ -53,9 +53,9 @@ class ServingEvaluation:
         self._state = steady_state(scenario, plan, self._admission.admitted)
         carrying, plain = engine_passes(scenario, plan, self._state)
         pricing = pricer(scenario, calibration)
-        work = pass_work(carrying)
-        self._carrying = priced_pass(scenario, carrying, work, pricing)
-        self._plain = priced_pass(scenario, plain, pass_work(plain, work.operators()), pricing)
+        self._carrying = priced_pass(scenario, carrying, pass_work(carrying), pricing)
+        self._plain = priced_pass(scenario, plain, pass_work(plain), pricing)
+        self._labels = carrying.label, plain.label
 
     def metrics(self, moves: Moves) -> Metrics:
         """Return the metrics of the steady state.
@@ -78,6 +78,7 @@ class ServingEvaluation:
             "input_tokens_per_second": rate * plan.input_tokens,
             "tokens_per_second": tokens,
             "tokens_per_second_per_device": tokens / parallel.devices,
+            "tokens_per_second_per_user": (plan.output_tokens - 1) / later,
             "concurrency": self._admission.running,
             "max_concurrency": self._admission.most,
             **spent(self._scenario.cluster.device, parallel.devices, tokens, computing),
@@ -110,7 +111,7 @@ class ServingEvaluation:
         seen = float(state.first + state.later_carrying), float(state.later_plain)
         steps = [each.round(sets) for each in self._times]
         for name, priced, times, count in zip(
-            ("prefill", "decode"), (self._carrying, self._plain), self._times, seen, strict=True
+            self._labels, (self._carrying, self._plain), self._times, seen, strict=True
         ):
             add_pass(lines, priced, times, count)
             lines.add_wait(
@@ -163,11 +164,10 @@ def engine_passes(scenario: Scenario, plan: Serving, state: SteadyState) -> tupl
     middle = plan.input_tokens - (demand(plan).computed - state.rows) / 2
     carried = prompts(scenario, state.prompts / split, state.rows, middle)
     passes = draft_passes(plan.speculative)
-    plain = requests(scenario, state.active / split, keys, drafts)
-    parts = (
-        (carried,) if plan.chunk_tokens is None else (requests(scenario, state.beside / split, keys, drafts), carried)
-    )
-    return Pass(parts, split, passes, "prefill"), Pass((plain,), split, passes, "decode")
+    plain = Pass((requests(scenario, state.active / split, keys, drafts),), split, passes, "decode")
+    if plan.chunk_tokens is None:
+        return Pass((carried,), split, passes, "prefill"), plain
+    return Pass((requests(scenario, state.beside / split, keys, drafts), carried), split, passes, "mixed"), plain
 
 
 def admission(scenario: Scenario, plan: Serving) -> Admission:

@@ -24,9 +24,14 @@ _DIMENSIONS = {
         "active_parameters_with_embedding", "mtp_parameters", "devices", "endpoints", "switches", "links",
     ),
 }  # fmt: skip
+_TOKEN_RATES = (
+    "tokens_per_second", "tokens_per_second_per_device", "tokens_per_second_per_user", "input_tokens_per_second",
+    "prefill_tokens_per_second_per_device", "decode_tokens_per_second_per_device",
+)  # fmt: skip
 _RATES = {
-    **dict.fromkeys(("tokens_per_second", "tokens_per_second_per_device", "tokens_per_second_per_user"), "token/s"),
+    **dict.fromkeys(_TOKEN_RATES, "token/s"),
     "tokens_per_day": "token/day",
+    "requests_per_second": "request/s",
     "device_hours_per_trillion_tokens": "h",
 }
 _BY_METRIC = {metric: dimension for dimension, metrics in _DIMENSIONS.items() for metric in metrics}

@@ -92,6 +92,52 @@ def test_prompts_of_their_own_stop_decoding_for_all_others() -> None:
     assert state.after_first(3.0, 1.0) == 49 * 3 + 99
 
 
+def simulated(
+    requests: int, computed: int, steps: int, chunk: int, seconds: tuple[float, float]
+) -> tuple[float, float]:
+    """Return (requests a second, mean time to first token) of an engine that is run step by step.
+
+    Prompts wait in line for chunks; each step decodes all that are past theirs. It begins with requests spread evenly
+    over their lives. seconds: of a step that carries prompt tokens, and of one that does not.
+    """
+    decoding = [1 + steps * (one + 1) // (requests + 1) for one in range(requests)]
+    line: list[list[float]] = []  # (tokens left, time of arrival) of each prompt
+    now, waits, ended = 0.0, list[float](), 0
+    measured = 0.0
+    for step in range(60 * steps):
+        if step == 20 * steps:
+            waits, ended, measured = [], 0, now
+        room, first = float(chunk), list[float]()
+        while line and room > 0:
+            taken = min(room, line[0][0])
+            room, line[0][0] = room - taken, line[0][0] - taken
+            if line[0][0] == 0:
+                first.append(line.pop(0)[1])
+        now += seconds[0] if room < chunk else seconds[1]
+        waits.extend(now - arrived for arrived in first)
+        decoding = [left - 1 for left in decoding]
+        gone = sum(left == 0 for left in decoding)
+        decoding = [left for left in decoding if left] + [steps] * len(first)
+        line.extend([float(computed), now] for _ in range(gone))
+        ended += gone
+    return ended / (now - measured), sum(waits) / len(waits)
+
+
+@pytest.mark.parametrize(
+    ("requests", "computed", "steps", "chunk"),
+    [(1, 1024, 100, 256), (8, 1024, 100, 512), (20, 512, 200, 128), (64, 512, 100, 128), (200, 1024, 100, 256)],
+)
+def test_an_engine_run_step_by_step_gives_the_same_rate_and_waiting(
+    requests: int, computed: int, steps: int, chunk: int
+) -> None:
+    """Whole chunks a prompt, at low load, near and beyond the rate at which chunks are full."""
+    seconds = (0.05, 0.02)
+    rate, first = simulated(requests, computed, steps, chunk, seconds)
+    state = chunked(float(requests), Demand(float(computed), float(steps)), float(chunk))
+    assert state.throughput(*seconds) == pytest.approx(rate, rel=0.02)
+    assert state.until_first(*seconds) == pytest.approx(first, rel=0.05)
+
+
 def test_a_grid_is_its_points() -> None:
     requests = np.array([1.0, 10.0, 200.0, 5000.0]).reshape(-1, 1)
     chunk = np.array([64.0, 1024.0])
