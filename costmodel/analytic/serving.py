@@ -173,17 +173,21 @@ def engine_passes(scenario: Scenario, plan: Serving, state: SteadyState) -> tupl
 def admission(scenario: Scenario, plan: Serving) -> Admission:
     """Return how many requests memory has room for, each with its mean context, in whole micro-batches.
 
-        most = A * (capacity - ledger(0)) / (ledger(A) - ledger(0)),   rounded down
+        room = (capacity - weights - reserve) / (KV cache of a request)
+        most = (capacity - all but the cache, with min(A, room) requests) / (KV cache of a request),   rounded down
 
-    with A the requests that steps would work on if memory did not matter: only those have a KV cache. The ledger is
-    convex in them: where it cuts, the requests admitted do fit.
+    with A the requests that steps would work on if memory did not matter: only those have a KV cache. What they work on
+    grows with their number, so those that are admitted do fit.
     """
     sets, unit = scenario.parallel.pp, plan.micro_batches * scenario.parallel.pp
+    capacity = scenario.cluster.device.device_memory.capacity
     state = steady_state(scenario, plan, plan.concurrency)
     wanted = state.active * sets
-    empty = _ledger(scenario, plan, state, 0.0).total
-    each = (_ledger(scenario, plan, state, wanted).total - empty) / wanted
-    free = scenario.cluster.device.device_memory.capacity - empty
+    full = _ledger(scenario, plan, state, wanted)
+    each = full.kv_cache / wanted
+    room = (capacity - full.weights - full.reserve) / each
+    bounded = _ledger(scenario, plan, state, maximum(minimum(wanted, room), unit))
+    free = capacity - (bounded.total - bounded.kv_cache)
     most = maximum(free // (each * unit) * unit, 0.0)
     running = minimum(wanted, maximum(most, unit))
     return Admission(

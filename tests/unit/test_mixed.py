@@ -13,7 +13,7 @@ from costmodel.workload.layers import model_work
 from costmodel.workload.mixed import labelled, merged_model, sharing
 from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Exchange, Gemm, Operator, base_name
 from costmodel.workload.passes import Pass, pass_work
-from costmodel.workload.scenario import Parallelism
+from costmodel.workload.scenario import Parallelism, Routing
 
 LAYOUT = Parallelism(tp=2.0, dp=8.0, ep=16.0)
 
@@ -26,6 +26,10 @@ def parts(model: Architecture) -> tuple[Context, Context]:
 
 def operators(*contexts: Context) -> list[Operator]:
     return list(pass_work(Pass(contexts, 1)).operators())
+
+
+def experts(found: list[Operator]) -> Gemm:
+    return next(one for one in found if isinstance(one, Gemm) and one.name == "expert up")
 
 
 @pytest.mark.parametrize("model", [DENSE_MODEL, MOE_MODEL], ids=["dense", "moe"])
@@ -47,14 +51,36 @@ def test_flop_exchanges_and_collectives_of_both_are_conserved(model: Architectur
 @pytest.mark.parametrize("model", [DENSE_MODEL, MOE_MODEL], ids=["dense", "moe"])
 def test_weights_are_read_once_for_both(model: Architecture) -> None:
     decode, chunk = parts(model)
+    alike = replace(decode, sequences=decode.tokens + chunk.tokens)
     weights = [
         sum(one.groups * one.k * one.n * one.right for one in found if isinstance(one, Gemm) and one.family != "bmm")
-        for found in (operators(decode, chunk), operators(decode))
+        for found in (operators(decode, chunk), operators(alike))
     ]
     # The chunk of a latent-attention model expands its keys and values, which decoding does not.
     expansion = [one for one in operators(chunk) if isinstance(one, Gemm) and one.name == "key-value up"]
     extra = sum(one.k * one.n * one.right for one in expansion)
     assert weights[0] == pytest.approx(weights[1] + extra, rel=1e-12)
+
+
+@pytest.mark.parametrize("load", ["balanced", "uniform", "zipf"])
+def test_experts_are_those_that_the_tokens_of_both_reach(load: str) -> None:
+    """As in a pass of one kind with as many tokens, whichever of them come from where."""
+    decode, chunk = (replace(part, routing=Routing(load, exponent=0.8)) for part in parts(MOE_MODEL))
+    together = experts(operators(decode, chunk))
+    alike = experts(operators(replace(decode, sequences=decode.tokens + chunk.tokens)))
+    for name in ("m", "groups", "deviation", "load"):
+        assert getattr(together, name) == pytest.approx(getattr(alike, name), rel=1e-12), name
+    alone = experts(operators(replace(decode, sequences=1.0)))
+    assert alone.groups < together.groups
+
+
+def test_a_step_without_decoding_requests_is_its_prompts() -> None:
+    decode, chunk = (replace(part, routing=Routing("uniform")) for part in parts(MOE_MODEL))
+    together = operators(replace(decode, sequences=0.0), chunk)
+    alone = operators(chunk)
+    assert sum(one.flop for one in together if isinstance(one, Gemm | AttentionCore)) == pytest.approx(
+        sum(one.flop for one in alone if isinstance(one, Gemm | AttentionCore))
+    )
 
 
 def test_each_part_keeps_its_attention_kernel() -> None:

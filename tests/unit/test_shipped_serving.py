@@ -6,6 +6,7 @@ import pytest
 
 import costmodel
 from costmodel.result import PHASES
+from costmodel.workload.scenario import Disaggregated
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +26,21 @@ def test_deepseek_s_published_rates_are_inside_the_intervals(online: costmodel.W
         assert span[0] <= published <= span[1]
 
 
+def test_deepseek_s_published_layout_is_the_scenario_s(online: costmodel.Workload) -> None:
+    """Four nodes that prefill and 18 that decode, nine and two experts a GPU with replicas."""
+    chosen = online.scenario("online")
+    assert isinstance(chosen.plan, Disaggregated)
+    slots = 256 + chosen.routing.redundant
+    assert (chosen.plan.prefill.parallel.devices, slots / chosen.plan.prefill.parallel.ep) == (4 * 8, 9)
+    assert (chosen.plan.decode.parallel.devices, slots / chosen.plan.decode.parallel.ep) == (18 * 8, 2)
+
+
 def test_deepseek_s_published_context_is_the_scenario_s(online: costmodel.Workload) -> None:
     """4,989 tokens of KV cache an output token, and 608 tokens in for 168 out."""
     plan = online.scenario("online").plan
-    assert plan.input_tokens + plan.output_tokens / 2 == pytest.approx(4989, abs=1)  # type: ignore[union-attr]
-    assert plan.input_tokens / plan.output_tokens == pytest.approx(608 / 168, rel=1e-3)  # type: ignore[union-attr]
+    assert isinstance(plan, Disaggregated)
+    assert plan.input_tokens + plan.output_tokens / 2 == pytest.approx(4989, abs=1)
+    assert plan.input_tokens / plan.output_tokens == pytest.approx(608 / 168, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["llama3_8b_rtx4090", "deepseek_v3_serving"])
