@@ -19,7 +19,7 @@ SCHEMA = "costmodel/result@1"
 Metrics: TypeAlias = "dict[str, Quantity | None]"
 Interval: TypeAlias = "tuple[Quantity, Quantity] | None"
 
-# Phase -> (the metric that a breakdown sums to, all metrics).
+# Phase, or `disaggregated` for serving from two pools -> (the metric that a breakdown sums to, all metrics).
 PHASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "training": ("step_time", (
         "step_time", "tokens_per_second", "tokens_per_day", "tokens_per_second_per_device", "flop_per_token", "mfu",
@@ -32,6 +32,21 @@ PHASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "decode": ("tpot", (
         "tpot", "tokens_per_second_per_device", "tokens_per_second_per_user", "max_batch_per_device",
         "cost_per_million_tokens", "energy_per_token", "capital_cost",
+    )),
+    "generate": ("latency", (
+        "ttft", "tpot", "latency", "tokens_per_second", "tokens_per_second_per_device", "tokens_per_second_per_user",
+        "max_batch", "cost_per_million_tokens", "energy_per_token", "capital_cost",
+    )),
+    "serving": ("latency", (
+        "ttft", "tpot", "latency", "requests_per_second", "input_tokens_per_second", "tokens_per_second",
+        "tokens_per_second_per_device", "tokens_per_second_per_user", "concurrency", "max_concurrency",
+        "cost_per_million_tokens", "energy_per_token", "capital_cost",
+    )),
+    "disaggregated": ("latency", (
+        "ttft", "tpot", "latency", "kv_transfer_time", "requests_per_second", "input_tokens_per_second",
+        "tokens_per_second", "tokens_per_second_per_device", "tokens_per_second_per_user",
+        "prefill_tokens_per_second_per_device", "decode_tokens_per_second_per_device", "prefill_nodes_per_decode_node",
+        "max_batch_per_device", "cost_per_million_tokens", "energy_per_token", "capital_cost",
     )),
     "ep_bound": ("tpot", ("all_to_all_time", "layer_time", "tpot", "tokens_per_second_per_user")),
 }  # fmt: skip

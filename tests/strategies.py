@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from builders import BF16, CLUSTER, DECODE, DEVICE, FP8, FRAMEWORK, NODE, PREFILL, STEP, UNFUSED, scenario
+from builders import (
+    BF16,
+    CLUSTER,
+    DECODE,
+    DEVICE,
+    FP8,
+    FRAMEWORK,
+    GENERATE,
+    NODE,
+    PREFILL,
+    SERVING,
+    STEP,
+    UNFUSED,
+    pools,
+    scenario,
+)
 from hypothesis import strategies as st
 
 from costmodel.hardware import Cluster, Link, MathUnit, MemoryLevel, Network, Nic
@@ -21,7 +36,16 @@ from costmodel.workload.architecture import (
     Pattern,
 )
 from costmodel.workload.recompute import SETS
-from costmodel.workload.scenario import Communication, Parallelism, Plan, Routing, Scenario, Training
+from costmodel.workload.scenario import (
+    Communication,
+    Disaggregated,
+    Parallelism,
+    Plan,
+    Routing,
+    Scenario,
+    Speculative,
+    Training,
+)
 from costmodel.workload.schedules import SCHEDULES
 
 
@@ -116,8 +140,8 @@ def layouts(draw: st.DrawFn) -> Parallelism:
 
 
 @st.composite
-def plans(draw: st.DrawFn, schedule: str) -> Plan:
-    """Draw a phase with its sizes."""
+def plans(draw: st.DrawFn, schedule: str, *, drafting: bool) -> Plan:
+    """Draw a phase with its sizes. drafting: the model has a module that can draft tokens."""
     training = replace(
         STEP,
         schedule=schedule,
@@ -129,8 +153,32 @@ def plans(draw: st.DrawFn, schedule: str) -> Plan:
     )
     micro_batches = draw(st.sampled_from([1, 2]))
     prefill = replace(PREFILL, micro_batches=micro_batches)
-    decode = replace(DECODE, micro_batches=micro_batches, batch_per_device=float(draw(st.sampled_from([2, 16, 64]))))
-    phases: list[Plan] = [training, prefill, decode]
+    drafts = Speculative(float(draw(st.sampled_from([1, 3]))), draw(st.sampled_from([0.0, 0.8, 1.0])))
+    drafted = drafts if drafting and draw(st.booleans()) else None
+    hits = draw(st.sampled_from([0.0, 0.563, 1.0]))
+    decode = replace(
+        DECODE,
+        micro_batches=micro_batches,
+        batch_per_device=float(draw(st.sampled_from([2, 16, 64]))),
+        speculative=drafted,
+    )
+    generate = replace(
+        GENERATE,
+        micro_batches=micro_batches,
+        output_tokens=float(draw(st.sampled_from([1, 256]))),
+        pipeline_batches=draw(st.sampled_from([None, 1.0])),
+        speculative=drafted,
+    )
+    serving = replace(
+        SERVING,
+        micro_batches=micro_batches,
+        concurrency=float(draw(st.sampled_from([8, 64, 512]))),
+        chunk_tokens=draw(st.sampled_from([None, 128.0, 4096.0])),
+        prefix_hit_rate=hits,
+        speculative=drafted,
+    )
+    two = pools(Parallelism(dp=4.0, ep=4.0), Parallelism(tp=2.0, dp=4.0, ep=8.0), hits, drafted)
+    phases: list[Plan] = [training, prefill, decode, generate, serving, two]
     return draw(st.sampled_from(phases))
 
 
@@ -138,8 +186,9 @@ def plans(draw: st.DrawFn, schedule: str) -> Plan:
 def scenarios(draw: st.DrawFn) -> Scenario:
     """Draw a scenario that can run; DualPipe only on an even pipeline."""
     layout = draw(layouts())
+    model = draw(models())
     schedule = draw(st.sampled_from(sorted(set(SCHEDULES) - ({"dualpipe"} if layout.pp == 1 else set()))))
-    plan = draw(plans(schedule))
+    plan = draw(plans(schedule, drafting=model.mtp is not None))
     if isinstance(plan, Training):
         layout = replace(layout, virtual=float(SCHEDULES[schedule].virtual or 2))
     communication = Communication(
@@ -151,7 +200,7 @@ def scenarios(draw: st.DrawFn) -> Scenario:
     )
     framework = replace(draw(st.sampled_from([FRAMEWORK, UNFUSED])), launch=draw(rates(1e-7, 5e-6)))
     found = scenario(
-        plan, draw(models()), layout, draw(st.sampled_from([BF16, FP8])), communication, draw(clusters()), framework
+        plan, model, layout, draw(st.sampled_from([BF16, FP8])), communication, draw(clusters()), framework
     )
     return replace(found, routing=draw(routings(found)))
 
@@ -172,4 +221,5 @@ def routings(draw: st.DrawFn, of: Scenario) -> Routing:
         limits = [None, 1.25] if of.communication.expert_load is None else [None]
         return replace(chosen, capacity=draw(st.sampled_from(limits)))
     placement = draw(st.sampled_from([None, "balanced"]))
-    return replace(chosen, placement=placement, redundant=draw(st.sampled_from([0.0, 1.0])) * of.parallel.ep)
+    ranks = 8.0 if isinstance(of.plan, Disaggregated) else of.parallel.ep
+    return replace(chosen, placement=placement, redundant=draw(st.sampled_from([0.0, 1.0])) * ranks)

@@ -84,7 +84,7 @@ def evaluate_point(scenario: Scenario, calibration: Calibration) -> Point:
 def _plain_metrics(scenario: Scenario, attempt: _Attempt) -> Metrics:
     """Return the metrics as floats, null where the scenario cannot run."""
     if attempt.evaluation is None:
-        return dict.fromkeys(PHASES[scenario.plan.phase][1])
+        return dict.fromkeys(PHASES[scenario.answers][1])
     found = attempt.evaluation.metrics(None)
     return {name: None if value is None else float(value) for name, value in found.items()}
 
@@ -101,8 +101,8 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
     return Point(
         phase=scenario.plan.phase,
         cluster=scenario.cluster.name,
-        devices=int(scenario.parallel.devices),
-        headline=PHASES[scenario.plan.phase][0],
+        devices=int(scenario.devices),
+        headline=PHASES[scenario.answers][0],
         metrics={name: None if value is None else float(value) for name, value in metrics.items()},
         intervals=spans,
         breakdown=[] if evaluation is None else evaluation.breakdown(),
@@ -110,7 +110,7 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
         capacity=float(scenario.cluster.device.device_memory.capacity),
         schedule=None if parts is None else {name: float(value) for name, value in parts.items()},
         reason=attempt.explanation,
-        notes=(*scenario.notes, *calibration.notes),
+        notes=(*scenario.notes, *(() if evaluation is None else evaluation.notes()), *calibration.notes),
         reasons=_reasons(scenario, metrics, attempt.explanation),
         offer=_offer(scenario.cluster.device),
         routing=None if routing is None else {name: float(value) for name, value in routing.items()},
@@ -140,7 +140,7 @@ def _reasons(scenario: Scenario, metrics: Metrics, infeasible: str | None) -> di
 @np.errstate(divide="ignore", invalid="ignore", over="ignore")  # points that are masked afterwards
 def evaluate_grid(scenario: Scenario, calibration: Calibration, shape: tuple[int, ...]) -> Result:
     """Return a scenario whose values vary over a grid of that shape, one axis for each dimension of its arrays."""
-    headline, names = PHASES[scenario.plan.phase]
+    headline, names = PHASES[scenario.answers]
     layout = np.broadcast_to(feasible_layout(scenario), shape)
     reason = np.where(layout, FITS, BAD_LAYOUT).astype(np.int8)
     metrics = {name: empty_grid(shape) for name in names}
@@ -190,7 +190,7 @@ def _grid_intervals(
     scenario: Scenario, calibration: Calibration, shape: tuple[int, ...], fits: Mask
 ) -> dict[str, Interval]:
     """Return the interval of every metric over the grid."""
-    _, names = PHASES[scenario.plan.phase]
+    _, names = PHASES[scenario.answers]
     lows: dict[str, Array] = {name: empty_grid(shape) for name in names}
     highs: dict[str, Array] = {name: empty_grid(shape) for name in names}
     absent: set[str] = set()

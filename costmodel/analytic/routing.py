@@ -6,17 +6,31 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from costmodel.analytic.generation import decode_pass
 from costmodel.analytic.inference import inference_context
+from costmodel.analytic.serving import admission, engine_passes, steady_state
 from costmodel.analytic.training import training_context
 from costmodel.quantities import Quantity
 from costmodel.workload.architecture import MoeFfn
+from costmodel.workload.context import Context
 from costmodel.workload.counting import sum_of
 from costmodel.workload.routing import expert_load
-from costmodel.workload.scenario import ExpertBound, Scenario, Training
+from costmodel.workload.scenario import (
+    Decode,
+    Disaggregated,
+    ExpertBound,
+    Generate,
+    Prefill,
+    Scenario,
+    Serving,
+    Training,
+)
 
 
 def routing_facts(scenario: Scenario) -> Mapping[str, Quantity] | None:
     """Return means over the model's expert layers, for one micro-batch; null without such layers and for a bound.
+
+    Where a phase has several kinds of passes it is one of decoding.
 
     expert_load: rows of the fullest rank over the mean; experts_hit: experts of such a rank that get a row;
     experts_held: experts and replicas on a rank; dropped_share: copies of tokens that find no room, over all.
@@ -26,7 +40,7 @@ def routing_facts(scenario: Scenario) -> Mapping[str, Quantity] | None:
     layers = [(count, layer.ffn) for layer, count in kinds if isinstance(layer.ffn, MoeFfn)]
     if not layers or isinstance(plan, ExpertBound):
         return None
-    context = training_context(scenario, plan) if isinstance(plan, Training) else inference_context(scenario, plan)
+    context = _context(scenario)
     loads = [(count, expert_load(context, ffn)) for count, ffn in layers]
     whole = sum(count for count, _ in loads)
     return {
@@ -35,6 +49,22 @@ def routing_facts(scenario: Scenario) -> Mapping[str, Quantity] | None:
         "experts_held": sum_of(count * each.held for count, each in loads) / whole,
         "dropped_share": sum_of(count * each.dropped for count, each in loads) / whole,
     }
+
+
+def _context(scenario: Scenario) -> Context:
+    """Return one rank's view of the micro-batch that the facts are about."""
+    plan = scenario.plan
+    if isinstance(plan, Training):
+        return training_context(scenario, plan)
+    if isinstance(plan, Generate):
+        return decode_pass(scenario, plan, plan.input_tokens + plan.output_tokens / 2).parts[0]
+    if isinstance(plan, Serving):
+        state = steady_state(scenario, plan, admission(scenario, plan).admitted)
+        return engine_passes(scenario, plan, state)[1].parts[0]
+    if isinstance(plan, Disaggregated):
+        return _context(scenario.of_pool(plan.decode))
+    assert isinstance(plan, Prefill | Decode)
+    return inference_context(scenario, plan)
 
 
 @np.errstate(divide="ignore", invalid="ignore", over="ignore")  # points that are masked afterwards

@@ -17,7 +17,7 @@ from costmodel.quantities import ceil
 from costmodel.schema.references import near
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Exchange, Gemm, Group, base_name
-from costmodel.workload.scenario import ExpertBound, Scenario
+from costmodel.workload.scenario import Disaggregated, ExpertBound, Pool, Scenario
 
 if TYPE_CHECKING:
     from costmodel.api import Workload
@@ -146,6 +146,8 @@ def _evaluated(workload: Workload, scenario: str) -> Evaluation:
 
 def _explained(workload: Workload, scenario: Scenario, priced: Priced) -> Explanation:
     operator, time = priced.operator, priced.time
+    pool = _pool(scenario, operator.name)
+    scenario = scenario if pool is None else scenario.of_pool(pool)
     parts = {"compute": time.compute, "memory": time.memory, "network": time.network, "fixed": time.fixed}
     notes = workload.calibration(scenario).notes
     return Explanation(
@@ -157,9 +159,22 @@ def _explained(workload: Workload, scenario: Scenario, priced: Priced) -> Explan
         float(time.seconds),
         time.bound,
         priced.fit.basis,
-        _origins(workload, scenario, priced),
+        _origins(workload, scenario, priced, None if pool is None else _part(operator.name)),
         tuple(note for note in notes if note.startswith(f"{operator.family}:")),
     )
+
+
+def _pool(scenario: Scenario, operator: str) -> Pool | None:
+    """Return the pool that an operator runs in, of two; null where there is one engine, or between the pools."""
+    plan = scenario.plan
+    if not isinstance(plan, Disaggregated):
+        return None
+    return {"prefill": plan.prefill, "decode": plan.decode}.get(_part(operator))
+
+
+def _part(operator: str) -> str:
+    """Return the part of a phase that an operator's name begins with."""
+    return operator.partition(":")[0].removesuffix(" draft")
 
 
 def _bound(workload: Workload, scenario: Scenario, plan: ExpertBound) -> Explanation:
@@ -268,8 +283,8 @@ def _device(operator: Gemm | AttentionCore | Elementwise, scenario: Scenario) ->
     return found
 
 
-def _origins(workload: Workload, scenario: Scenario, priced: Priced) -> dict[str, str]:
-    """Return where the values that enter were written."""
+def _origins(workload: Workload, scenario: Scenario, priced: Priced, pool: str | None) -> dict[str, str]:
+    """Return where the values that enter were written. pool: where the operator's layout stands, of two pools."""
     operator = priced.operator
     if not isinstance(operator, Gemm | AttentionCore | Elementwise):
         way = path(operator.group, scenario.cluster)
@@ -278,7 +293,8 @@ def _origins(workload: Workload, scenario: Scenario, priced: Priced) -> dict[str
     wanted = ["hardware.device.memory.hbm.bandwidth", "framework.launch"]
     if not isinstance(operator, Elementwise):
         peak = f"hardware.device.math.{operator.dtype}.peak"
-        wanted += [peak, "hardware.device.processors", "communication.processors"]
+        taken = "communication.processors" if pool is None else f"{pool}.communication.processors"
+        wanted += [peak, "hardware.device.processors", taken]
     if isinstance(operator, Gemm):
         wanted += ["hardware.device.memory.l2.bandwidth"]
         wanted += [_load_field(scenario)] if operator.family == EXPERTS else []

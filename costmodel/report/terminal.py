@@ -18,12 +18,6 @@ if TYPE_CHECKING:
 SHOWN_OPERATORS = 3  # in the overview
 LISTED_OPERATORS = 14  # in the detailed view
 ROOFLINE_ONLY = " (a lower bound; the interval is how far above it kernels were measured)"
-NAMES = {
-    "training": "step time",
-    "prefill": "time to first token",
-    "decode": "time per token",
-    "ep_bound": "time per token",
-}
 
 
 def show_simulation(argument: str, workload: Workload, points: Mapping[str, Point], *, detailed: bool) -> None:
@@ -52,7 +46,7 @@ def _show_overview(points: Mapping[str, Point]) -> None:
         rate = point.metrics.get("tokens_per_second_per_device")
         rows.add(
             name,
-            f"{point.cluster}, {point.devices:,} devices",
+            f"{point.cluster}, {_devices(point)}",
             metric(point.headline, point.metrics[point.headline]),
             _interval(point),
             metric("tokens_per_second", rate),
@@ -77,7 +71,7 @@ def _show_overview(points: Mapping[str, Point]) -> None:
 
 def _show_detail(name: str, point: Point) -> None:
     """Print one scenario with its metrics, operators, schedule and ledger."""
-    show(f"\n{name}: {point.phase} on {point.devices:,} devices of {point.cluster}", "bold")
+    show(f"\n{name}: {point.phase} on {_devices(point)} of {point.cluster}", "bold")
     if point.fits:
         rows = table("metric", ">predicted", ">80 % interval")
         for key, value in point.metrics.items():
@@ -120,6 +114,11 @@ def _show_operators(point: Point) -> None:
     if bubble:
         rows.add("bubble", quantity(bubble, "time"), share(bubble / headline), "", "", "")
     show(rows)
+
+
+def _devices(point: Point) -> str:
+    """Return how many devices a scenario takes."""
+    return "1 device" if point.devices == 1 else f"{point.devices:,} devices"
 
 
 def _interval(point: Point, name: str | None = None) -> str:
@@ -178,7 +177,8 @@ def _next_steps(argument: str, points: Mapping[str, Point], *, detailed: bool) -
             break
     for name, point in points.items():
         if point.fits:
-            yield f'next: costmodel explain {argument} --scenario {name} --op "{point.breakdown[0].name}"'
+            run = next((entry for entry in point.breakdown if entry.count), point.breakdown[0])  # not what only waits
+            yield f'next: costmodel explain {argument} --scenario {name} --op "{run.name}"'
             if not detailed:
                 yield f"      costmodel simulate {argument} --scenario {name}"
             break

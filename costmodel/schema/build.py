@@ -35,10 +35,13 @@ from costmodel.schema.workload import (
     CommunicationFile,
     DecodeFile,
     ExpertBoundFile,
+    GenerateFile,
     ParallelFile,
     PlanFile,
     PrefillFile,
     RoutingFile,
+    ServingFile,
+    SpeculativeFile,
     TrainingFile,
 )
 from costmodel.workload.architecture import (
@@ -57,14 +60,19 @@ from costmodel.workload.architecture import (
 from costmodel.workload.scenario import (
     Communication,
     Decode,
+    Disaggregated,
     ExpertBound,
     Framework,
+    Generate,
     Parallelism,
     Placement,
     Plan,
+    Pool,
     Precision,
     Prefill,
     Routing,
+    Serving,
+    Speculative,
     Tile,
     Training,
 )
@@ -221,9 +229,9 @@ def precision(file: PrecisionFile) -> Precision:
     )  # fmt: skip
 
 
-def parallelism(file: ParallelFile, of: PlanFile) -> Parallelism:
+def parallelism(file: ParallelFile, schedule: str | None = None) -> Parallelism:
     """Return the degrees of parallelism; virtual stages that are not stated are those that the schedule implies."""
-    implied = float(implied_virtual(of.schedule)) if isinstance(of, TrainingFile) else 1.0
+    implied = 1.0 if schedule is None else float(implied_virtual(schedule))
     return Parallelism(
         file.tp, file.pp, file.dp, file.ep, file.cp, implied if file.virtual is None else file.virtual,
         file.expert_tensor, file.sequence_parallel,
@@ -250,8 +258,60 @@ def plan(file: PlanFile) -> Plan:
             Placement(file.placement.embedding, file.placement.head, file.placement.mtp),
         )  # fmt: skip
     if isinstance(file, PrefillFile):
-        return Prefill(file.input_tokens, file.tokens_per_device, file.micro_batches)
+        return Prefill(file.input_tokens, file.tokens_per_device, file.micro_batches, file.prefix_hit_rate)
     if isinstance(file, DecodeFile):
-        return Decode(file.batch_per_device, file.input_tokens, file.output_tokens, file.micro_batches)
+        return Decode(
+            file.batch_per_device, file.input_tokens, file.output_tokens, file.micro_batches,
+            speculative(file.speculative),
+        )  # fmt: skip
+    if isinstance(file, GenerateFile):
+        return Generate(
+            file.batch, file.input_tokens, file.output_tokens, file.micro_batches, file.pipeline_batches,
+            speculative(file.speculative),
+        )  # fmt: skip
+    if isinstance(file, ServingFile):
+        return serving(file)
     assert isinstance(file, ExpertBoundFile)
     return ExpertBound(file.tokens_per_device, file.sends, file.hidden)
+
+
+def serving(file: ServingFile) -> Serving | Disaggregated:
+    """Return serving on one engine, or from two pools."""
+    drafts = speculative(file.speculative)
+    if file.prefill is None or file.decode is None:
+        assert file.concurrency is not None, "the file's own check"
+        return Serving(
+            file.input_tokens, file.output_tokens, file.concurrency, file.prefix_hit_rate, file.chunk_tokens,
+            file.micro_batches, drafts,
+        )  # fmt: skip
+    prompts = Prefill(
+        file.input_tokens, file.prefill.tokens_per_device, file.prefill.micro_batches, file.prefix_hit_rate, drafts
+    )
+    requests = Decode(
+        file.decode.batch_per_device, file.input_tokens, file.output_tokens, file.decode.micro_batches, drafts
+    )
+    return Disaggregated(
+        file.input_tokens, file.output_tokens,
+        Pool(parallelism(file.prefill.parallel), communication(file.prefill.communication), prompts),
+        Pool(parallelism(file.decode.parallel), communication(file.decode.communication), requests),
+    )  # fmt: skip
+
+
+def speculative(file: SpeculativeFile | None) -> Speculative | None:
+    """Return how tokens are drafted; null where they are not."""
+    return None if file is None else Speculative(file.depth, file.acceptance)
+
+
+def layout(file: PlanFile) -> Parallelism:
+    """Return the layout of a scenario; of two pools, that of the decoding one."""
+    pool = file.decode if isinstance(file, ServingFile) else None
+    if pool is not None:
+        return parallelism(pool.parallel)
+    return parallelism(file.parallel, file.schedule if isinstance(file, TrainingFile) else None)
+
+
+def devices(file: PlanFile) -> Count:
+    """Return how many devices a scenario's layout takes, both pools where it has two."""
+    if isinstance(file, ServingFile) and file.prefill is not None:
+        return parallelism(file.prefill.parallel).devices + layout(file).devices
+    return layout(file).devices

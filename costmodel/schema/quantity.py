@@ -198,6 +198,33 @@ class Whole(_Checked):
 
 
 @dataclass(frozen=True, slots=True)
+class Positive(_Checked):
+    """A positive number that need not be whole: how much of something shared falls to one device."""
+
+    def check(self, value: Any) -> Quantity:
+        """Return the value of the field, or raise what is wrong with it."""
+        written, stated = str(value), value.value if isinstance(value, SI) else value
+        if isinstance(value, np.ndarray):
+            raise wrong("is an array without a unit", "pass SI(array)")
+        stated = stated.item() if isinstance(stated, np.generic) else stated
+        if isinstance(stated, bool) or not isinstance(stated, (int, float, np.ndarray)):
+            given = f"{stated!r}" if isinstance(stated, str) else kind_of(stated)
+            raise wrong(f"must be a number, not {given}", "write a number such as 8 or 0.125")
+        checked = _finite(stated, "the array" if isinstance(stated, np.ndarray) else written)
+        if _range(checked)[0] <= 0:
+            raise wrong(f"{written} is too small", "write a number above zero")
+        return checked
+
+    def describe(self) -> str:
+        """Return what to write."""
+        return "number above 0"
+
+    def json_schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of what may be written."""
+        return {"type": "number", "exclusiveMinimum": 0}
+
+
+@dataclass(frozen=True, slots=True)
 class Named(_Checked):
     """A reference to a file of `folder`, or the same content inline as a mapping; kept as it is written."""
 
@@ -326,9 +353,11 @@ Watts: TypeAlias = Annotated[Value, Measure("power")]
 Money: TypeAlias = Annotated[Value, Measure("money", zero=True)]
 MoneyRate: TypeAlias = Annotated[Value, Measure("money_rate", zero=True)]
 Share: TypeAlias = Annotated[Value, Measure("ratio", high=1.0)]
+ShareOrZero: TypeAlias = Annotated[Value, Measure("ratio", high=1.0, zero=True)]
 Ratio: TypeAlias = Annotated[Value, Measure("ratio")]
 LoadFactor: TypeAlias = Annotated[Value, Measure("ratio", low=1.0, zero=True)]
 Exponent: TypeAlias = Annotated[Value, Measure("count", high=10.0, zero=True)]
 Number: TypeAlias = Annotated[Value, Whole(1)]
+PositiveNumber: TypeAlias = Annotated[Value, Positive()]
 NumberOrZero: TypeAlias = Annotated[Value, Whole(0)]
 Integer: TypeAlias = Annotated[int, Whole(1, single=True)]

@@ -199,8 +199,8 @@ def _scenario(
     assembly: Assembly, name: str, stated: Tree, architecture: Architecture | None, cluster: str | None
 ) -> _Resolved:
     tree, plan = _plan(assembly, name, stated, cluster)
-    layout = build.parallelism(plan.parallel, plan)
-    hardware = install(assembly, tree.value["cluster"], name, layout.devices, plan.devices)
+    layout = build.layout(plan)
+    hardware = install(assembly, tree.value["cluster"], name, build.devices(plan), plan.devices)
     place = f"scenarios.{name}.framework"
     named, place = assembly.inline_or_named(tree.child("framework") or Tree("default"), "framework", place)
     framework = assembly.part(FrameworkFile, named, assembly.changes("framework", name), place)
@@ -258,9 +258,11 @@ def _told_by_phase(problem: Problem, field: str, phase: str) -> Problem:
     others = [other for other in phases_of(key) if other != phase]
     if problem.message != "unknown key" or not others:
         return problem
+    *first, last = others
+    named = f"{', '.join(first)} and {last}" if first else last
     return replace(
         problem,
-        message=f"belongs to phase {' and '.join(others)}, this one is {phase}",
+        message=f"belongs to phase {named}, this one is {phase}",
         hint="remove it, or change the phase",
     )
 

@@ -22,8 +22,10 @@ _OTHER_NAMES = {
     "context_parallel": "cp", "virtual_stages": "virtual", "d_model": "hidden", "hidden_size": "hidden",
     "vocab": "vocabulary", "vocab_size": "vocabulary", "d_ff": "intermediate", "num_experts": "experts",
     "seq_len": "sequence", "sequence_length": "sequence", "micro_batch_size": "micro_batch", "sms": "processors",
-    "batch": "batch_per_device", "global_batch_size": "global_batch", "kv_lora_rank": "kv_lora",
-    "q_lora_rank": "q_lora", "num_nodes": "count", "gpu": "device", "gpus": "devices",
+    "batch": "batch_per_device", "max_num_seqs": "concurrency", "chunk_size": "chunk_tokens", "isl": "input_tokens",
+    "osl": "output_tokens", "input_len": "input_tokens", "output_len": "output_tokens",
+    "global_batch_size": "global_batch", "kv_lora_rank": "kv_lora", "q_lora_rank": "q_lora", "num_nodes": "count",
+    "gpu": "device", "gpus": "devices",
 }  # fmt: skip
 """Names that other tools use for a key -> ours."""
 

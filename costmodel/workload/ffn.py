@@ -11,7 +11,7 @@ from costmodel.workload.linear import (
     add_linear,
 )
 from costmodel.workload.operators import Elementwise, Exchange, Operator, exchange_family
-from costmodel.workload.routing import ExpertLoad, expert_load, sent_tokens
+from costmodel.workload.routing import ExpertLoad, expert_load, routed_tokens, sent_tokens
 from costmodel.workload.work import WorkBuilder
 
 
@@ -184,7 +184,7 @@ def _add_routed(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
     """
     hidden, etp = context.architecture.hidden, context.parallel.tensor_of_expert
     sent, share = sent_tokens(context), expert_load(context, ffn)
-    rows = share.rows
+    rows = share.rows * (sent / routed_tokens(context))  # of this work; the experts' weights are read once for all
     width = ffn.intermediate / etp
     active = ffn.top_k / ffn.experts
     matrices = 2.0 if ffn.gated else 1.0

@@ -41,8 +41,16 @@ def model_work(context: Context) -> ModelWork:
         _embedding(context),
         tuple(_layer(context, layer, f"layer {index}") for index, layer in enumerate(architecture.kinds)),
         _head(context),
-        None if architecture.mtp is None or context.phase != "training" else _mtp(context, architecture.layers[-1]),
+        None if architecture.mtp is None or context.phase != "training" else _mtp(context, context.tokens),
     )
+
+
+def draft_work(context: Context) -> Work:
+    """Return one MTP module that drafts: over all new tokens, with the logits of each sequence's last one.
+
+    It runs over all of them because its own layer has to keep their keys and values.
+    """
+    return _mtp(context, context.sequences)
 
 
 def _layer(context: Context, layer: Layer, name: str) -> Work:
@@ -146,15 +154,21 @@ def _embedding(context: Context) -> Work:
 
 
 def _head(context: Context) -> Work:
-    """Return final norm, vocabulary projection and loss (training) or the last token's logits (inference).
+    """Return final norm, vocabulary projection and loss (training) or logits (inference).
 
-    A tied head has no matrix of its own.
+    Logits are those of a prompt's last token, or of every token that a decoding step verifies. A tied head has no
+    matrix of its own.
     """
     architecture = context.architecture
     builder = WorkBuilder("head")
     _add_final_norm(builder, context)
+    logits = {
+        "training": context.tokens,
+        "prefill": context.sequences,
+        "decode": context.sequences * context.length,
+    }[context.phase]
     bias = architecture.vocabulary if architecture.head_bias else 0.0
-    _add_vocabulary(builder, context, shared=architecture.tied_embeddings, bias=bias)
+    _add_vocabulary(builder, context, logits, shared=architecture.tied_embeddings, bias=bias)
     return builder.build()
 
 
@@ -173,13 +187,12 @@ def _add_final_norm(builder: WorkBuilder, context: Context) -> None:
         add_residual_norm(builder, context, "final norm", kind, branches=branches)
 
 
-def _add_vocabulary(builder: WorkBuilder, context: Context, *, shared: bool, bias: Count = 0.0) -> None:
-    """Add the vocabulary projection and, in training, the cross-entropy.
+def _add_vocabulary(builder: WorkBuilder, context: Context, tokens: Count, *, shared: bool, bias: Count = 0.0) -> None:
+    """Add the vocabulary projection of `tokens` and, in training, the cross-entropy.
 
     Logits are read, kept in FP32, and replaced by their gradient. shared: the matrix is counted elsewhere.
     """
     hidden, columns = context.architecture.hidden, context.architecture.vocabulary / context.parallel.tp
-    tokens = context.tokens if context.phase == "training" else context.sequences
     # In inference every context-parallel rank has the last tokens' rows and repeats the product.
     replicas = 1.0 if context.phase == "training" else context.parallel.cp
     enter_tensor_parallel(builder, context, "head")
@@ -207,11 +220,12 @@ def _add_vocabulary(builder: WorkBuilder, context: Context, *, shared: bool, bia
         builder.save("logits", "head", logits * ELEMENT_BYTES["fp32"])
 
 
-def _mtp(context: Context, last: Layer) -> Work:
+def _mtp(context: Context, logits: Count) -> Work:
     """Return one multi-token-prediction module: two norms, a 2d -> d projection, a layer, and the shared head.
 
-    Source: DeepSeek-V3 report, arXiv 2412.19437, section 2.2.
+    logits: tokens that the head is applied to. Source: DeepSeek-V3 report, arXiv 2412.19437, section 2.2.
     """
+    last = context.architecture.layers[-1]
     hidden, tokens = context.architecture.hidden, context.tokens
     builder = WorkBuilder("mtp", context.recompute)
     add_norm(builder, context, "mtp hidden norm", last.norm, context.stream_tokens, hidden)
@@ -232,5 +246,5 @@ def _mtp(context: Context, last: Layer) -> Work:
     )
     _add_layer(builder, context, last)
     add_residual_norm(builder, context, "mtp final norm", last.norm)
-    _add_vocabulary(builder, context, shared=True)
+    _add_vocabulary(builder, context, logits, shared=True)
     return builder.build(_layer_input(context))

@@ -90,7 +90,7 @@ def _add_core(builder: WorkBuilder, context: Context, mixer: Attention, group: H
         keys = context.kept_keys(group.pattern)
         width = mixer.head_dim + mixer.v_head_dim
         cache = context.sequences * kv_heads * keys * width * ELEMENT_BYTES[context.precision.kv_cache]
-        streamed = cache + context.sequences * heads * width * context.residual
+        streamed = cache + context.sequences * context.length * heads * width * context.residual
         builder.step(
             "attention_core",
             [
@@ -98,8 +98,8 @@ def _add_core(builder: WorkBuilder, context: Context, mixer: Attention, group: H
                     "attention core",
                     context.sequences,
                     heads,
-                    1.0,
-                    keys,
+                    context.length,
+                    context.pairs(group.pattern, causal=mixer.causal),
                     width,
                     context.precision.attention,
                     streamed,
@@ -253,8 +253,12 @@ def add_mla(builder: WorkBuilder, context: Context, mixer: Mla, *, norm: str) ->
 
 
 def _add_expanded(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
-    """Add keys and values of every head from the latent, rotary with key assembly, and the fused core."""
+    """Add keys and values of every head from the latent, rotary with key assembly, and the fused core.
+
+    Latents of earlier tokens are expanded as well: the cache holds nothing else of them.
+    """
     heads, tokens, element = mixer.heads / context.parallel.tp, context.tokens, context.residual
+    cached = context.sequences * (context.keys / context.parallel.cp)
     outputs = mixer.heads * (mixer.nope_dim + mixer.v_head_dim)
     add_linear(
         builder,
@@ -263,7 +267,7 @@ def _add_expanded(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
             "key-value up",
             "mla_up",
             "norm",
-            tokens,
+            cached,
             mixer.kv_lora,
             outputs / context.parallel.tp,
             mixer.kv_lora * outputs,
@@ -271,7 +275,8 @@ def _add_expanded(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
     )
     key = mixer.nope_dim + mixer.rope_dim
     # The rotated part of q in place; k from its latent part and the one rotated part that all heads share.
-    assembled = tokens * element * (2 * heads * mixer.rope_dim + heads * mixer.nope_dim + mixer.rope_dim + heads * key)
+    keys_made = cached * (heads * mixer.nope_dim + mixer.rope_dim + heads * key)
+    assembled = element * (tokens * 2 * heads * mixer.rope_dim + keys_made)
     builder.step("mla_up", [Elementwise("rotary", assembled)], [Elementwise("rotary gradient", assembled)])
     _add_cache_write(builder, context, mixer)
     _gather_keys(builder, context, heads * (key + mixer.v_head_dim))
@@ -299,7 +304,7 @@ def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
     _add_cache_write(builder, context, mixer)
     keys = context.kept_keys(Pattern())
     cache = context.sequences * keys * width * ELEMENT_BYTES[context.precision.kv_cache]
-    streamed = cache + context.sequences * heads * (width + mixer.kv_lora) * element
+    streamed = cache + context.sequences * context.length * heads * (width + mixer.kv_lora) * element
     builder.step(
         "attention_core",
         [
@@ -307,8 +312,8 @@ def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
                 "attention core",
                 context.sequences,
                 heads,
-                1.0,
-                keys,
+                context.length,
+                context.pairs(Pattern(), causal=mixer.causal),
                 width + mixer.kv_lora,
                 dtype,
                 streamed,
@@ -332,9 +337,9 @@ def _gather_keys(builder: WorkBuilder, context: Context, width: Count) -> None:
     """Add the exchange of keys and values over the context-parallel group, `width` elements a token.
 
     Ring: (c - 1)*(S/c)*G*(q + v)*e a rank forward and twice that backward: the volume of an all-gather, and of an
-    all-gather with a reduce-scatter.
+    all-gather with a reduce-scatter. Keys of earlier tokens, which lie in the cache, pass every rank too.
     """
-    size = context.sequences * context.length * width * context.residual
+    size = context.sequences * context.keys * width * context.residual
     builder.step(
         "fused_core",
         [Collective("key-value ring", "all_gather", size, context.cp_group)],
@@ -350,7 +355,7 @@ def _merge_partial_results(builder: WorkBuilder, context: Context, query: Count,
 
     Each rank attends to its share of every sequence's keys; query, result: elements of one token.
     """
-    element = context.sequences * context.residual
+    element = context.sequences * context.length * context.residual
     builder.step(
         "attention_core",
         [

@@ -218,8 +218,12 @@ _SUFFIXES = (
 
 
 def base_name(name: str) -> str:
-    """Return the operator that a name belongs to: passes of one operator share a line, and so do all casts."""
+    """Return the operator that a name belongs to: passes of one operator share a line, and so do all casts.
+
+    What stands before a colon, the part of a phase that the operator runs in, is kept.
+    """
+    part, colon, own = name.rpartition(": ")
     for suffix in _SUFFIXES:
-        if name.endswith(suffix):
-            return "casts" if "cast" in suffix else name.removesuffix(suffix)
+        if own.endswith(suffix):
+            return part + colon + ("casts" if "cast" in suffix else own.removesuffix(suffix))
     return name

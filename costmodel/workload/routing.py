@@ -39,6 +39,8 @@ class ExpertLoad:
 def expert_load(context: Context, ffn: MoeFfn) -> ExpertLoad:
     """Return the load of the fullest rank, as the scenario's `routing` says or its explicit `expert_load`.
 
+    It is that of all tokens of a pass, `beside` included: which experts get a row depends on all of them.
+
     T tokens of each of R ranks, n = R*T, k experts a token, E experts and r replicas:
 
         held     (E + r)/R
@@ -46,7 +48,7 @@ def expert_load(context: Context, ffn: MoeFfn) -> ExpertLoad:
         hit      held * (1 - (1 - k/(E+r))^(load*n)), at least one, where experts are alike
     """
     plan, routing, parallel = context.communication, context.routing, context.parallel
-    sent = sent_tokens(context)
+    sent = routed_tokens(context)
     slots = ffn.experts + routing.redundant
     held, mean, tokens = slots / parallel.ep, sent * ffn.top_k, sent * parallel.ep
     if routing.capacity is not None:
@@ -66,6 +68,11 @@ def sent_tokens(context: Context) -> Count:
     return context.tokens * context.parallel.tensor_of_expert / context.parallel.tp
 
 
+def routed_tokens(context: Context) -> Count:
+    """Return the tokens that one rank dispatches in a pass, those of other work beside these included."""
+    return (context.tokens + context.beside) * context.parallel.tensor_of_expert / context.parallel.tp
+
+
 def popularity_of(context: Context, ffn: MoeFfn) -> Popularity:
     """Return which experts the tokens of an expert-parallel group choose, and where these stand."""
     routing, parallel = context.routing, context.parallel
@@ -77,7 +84,7 @@ def popularity_of(context: Context, ffn: MoeFfn) -> Popularity:
         parallel.ep / context.ep_group.on_one_node(context.node_devices),
         routing.redundant,
         routing.exponent,
-        sent_tokens(context) * parallel.ep,
+        routed_tokens(context) * parallel.ep,
     )
 
 
@@ -89,7 +96,7 @@ def _at_capacity(context: Context, ffn: MoeFfn, factor: Quantity) -> ExpertLoad:
     X: tokens of one rank that choose an expert. [Lepikhin et al., arXiv 2006.16668, section 3.2; rounded up as in
     Megatron-LM]
     """
-    sent = sent_tokens(context)
+    sent = routed_tokens(context)
     mean = sent * ffn.top_k
     room = ceil(factor * mean / ffn.experts * (1 - ROUNDING))
     rows = ffn.experts * room

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from costmodel.errors import InputError
 from costmodel.workload.architecture import Architecture
@@ -60,3 +62,11 @@ def stage_layout(
             )
         )
     return tuple(layout)
+
+
+def layer_runs(architecture: Architecture, layout: Sequence[Stage]) -> list[tuple[tuple[int, int], ...]]:
+    """Return for each stage its runs of equal layers in order: (kind, layers in a row)."""
+    kinds = {layer: index for index, layer in enumerate(architecture.kinds)}
+    owner = iter([kinds[layer] for layer in architecture.layers for _ in range(layer.repeat)])
+    stages = ([next(owner) for _ in range(sum(stage.layers))] for stage in layout)
+    return [tuple((kind, len(list(run))) for kind, run in groupby(stage)) for stage in stages]

@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
-from costmodel.quantities import Mask, Quantity, divides, is_single
+from costmodel.quantities import Mask, divides, is_single
 from costmodel.workload.architecture import Attention, MoeFfn
+from costmodel.workload.inference_rules import inference_rules
 from costmodel.workload.rule import Rule
+from costmodel.workload.rule import divides_rule as _divides
 from costmodel.workload.rule import shown as _shown
-from costmodel.workload.scenario import Decode, ExpertBound, Prefill, Scenario, Training
+from costmodel.workload.scenario import Disaggregated, ExpertBound, Scenario, Training
 from costmodel.workload.schedules import rules_of
 
-
-def _divides(field: str, divisor: Quantity, value: Quantity, what: str) -> Rule:
-    return Rule(
-        field,
-        divides(divisor, value),
-        f"{_shown(divisor)} does not divide {what} ({_shown(value)})",
-        f"choose a divisor of {_shown(value)}",
-    )
+__all__ = ["Rule", "feasible_layout", "rules"]
 
 
 def rules(scenario: Scenario) -> Iterator[Rule]:
     """Yield every condition that the scenario's layout has to meet."""
     plan, parallel = scenario.plan, scenario.parallel
     if isinstance(plan, ExpertBound):
+        return
+    if isinstance(plan, Disaggregated):
+        yield from _pool_rules(scenario, plan)
         return
     yield from _model_rules(scenario)
     yield from _routing_rules(scenario)
@@ -54,18 +53,8 @@ def rules(scenario: Scenario) -> Iterator[Rule]:
     )
     if isinstance(plan, Training):
         yield from _training_rules(scenario, plan)
-    elif isinstance(plan, Decode):
-        yield _divides("micro_batches", float(plan.micro_batches), plan.batch_per_device, "batch_per_device")
-    elif isinstance(plan, Prefill):
-        yield _divides("parallel.cp", parallel.cp, plan.input_tokens, "the prompt")
-        sequences = plan.tokens_per_device / plan.input_tokens
-        yield Rule(
-            "tokens_per_device",
-            divides(plan.micro_batches * plan.input_tokens, plan.tokens_per_device),
-            f"{_shown(plan.tokens_per_device)} tokens are {_shown(sequences)} prompts, not whole prompts for "
-            f"{plan.micro_batches} micro-batches",
-            f"choose a multiple of {_shown(plan.micro_batches * plan.input_tokens)}",
-        )
+    else:
+        yield from inference_rules(scenario, plan)
 
 
 def _model_rules(scenario: Scenario) -> Iterator[Rule]:
@@ -197,6 +186,21 @@ def _training_rules(scenario: Scenario, plan: Training) -> Iterator[Rule]:
             f"count from 0, or from -1 backwards: -{_shown(count)} is the first again",
         )
     yield from rules_of(plan.schedule, parallel.pp, parallel.virtual, plan.global_batch / per_rank)
+
+
+def _pool_rules(scenario: Scenario, plan: Disaggregated) -> Iterator[Rule]:
+    """Yield what each of two pools has to meet, and that both find room in the cluster."""
+    for name, pool in (("prefill", plan.prefill), ("decode", plan.decode)):
+        for rule in rules(scenario.of_pool(pool)):
+            own = "" if rule.field.startswith(("speculative", "routing")) else f"{name}."
+            yield replace(rule, field=f"{own}{rule.field}")
+    taken, cluster = scenario.devices, scenario.cluster.devices
+    yield Rule(
+        "cluster",
+        taken <= cluster,
+        f"one prefill and one decode instance take {_shown(taken)} devices, the cluster has {_shown(cluster)}",
+        "lower a degree of `prefill` or `decode`, or name a larger cluster",
+    )
 
 
 def feasible_layout(scenario: Scenario) -> Mask:
