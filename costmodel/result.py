@@ -19,7 +19,7 @@ SCHEMA = "costmodel/result@1"
 Metrics: TypeAlias = "dict[str, Quantity | None]"
 Interval: TypeAlias = "tuple[Quantity, Quantity] | None"
 
-# Phase -> (the metric that a breakdown sums to, all metrics).
+# Phase, or `disaggregated` for serving from two pools -> (the metric that a breakdown sums to, all metrics).
 PHASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "training": ("step_time", (
         "step_time", "tokens_per_second", "tokens_per_day", "tokens_per_second_per_device", "flop_per_token", "mfu",
@@ -32,6 +32,21 @@ PHASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "decode": ("tpot", (
         "tpot", "tokens_per_second_per_device", "tokens_per_second_per_user", "max_batch_per_device",
         "cost_per_million_tokens", "energy_per_token", "capital_cost",
+    )),
+    "generate": ("latency", (
+        "ttft", "tpot", "latency", "tokens_per_second", "tokens_per_second_per_device", "tokens_per_second_per_user",
+        "max_batch", "cost_per_million_tokens", "energy_per_token", "capital_cost",
+    )),
+    "serving": ("latency", (
+        "ttft", "tpot", "latency", "requests_per_second", "input_tokens_per_second", "tokens_per_second",
+        "tokens_per_second_per_device", "tokens_per_second_per_user", "concurrency", "max_concurrency",
+        "cost_per_million_tokens", "energy_per_token", "capital_cost",
+    )),
+    "disaggregated": ("latency", (
+        "ttft", "tpot", "latency", "kv_transfer_time", "requests_per_second", "input_tokens_per_second",
+        "tokens_per_second", "tokens_per_second_per_device", "tokens_per_second_per_user",
+        "prefill_tokens_per_second_per_device", "decode_tokens_per_second_per_device", "prefill_nodes_per_decode_node",
+        "max_batch_per_device", "cost_per_million_tokens", "energy_per_token", "capital_cost",
     )),
     "ep_bound": ("tpot", ("all_to_all_time", "layer_time", "tpot", "tokens_per_second_per_user")),
 }  # fmt: skip
@@ -128,7 +143,8 @@ class Point:
     """One scenario at one point, complete.
 
     headline: the metric that breakdown and bubble sum to; memory: bytes by part, null for a bound; reason: why the
-    point is infeasible, null where it is not; reasons: why each null metric is null.
+    point is infeasible, null where it is not; reasons: why each null metric is null; routing: what is known of expert
+    layers, null where there are none.
     """
 
     phase: str
@@ -145,6 +161,7 @@ class Point:
     notes: tuple[str, ...] = ()
     reasons: Mapping[str, str] = field(default_factory=dict)
     offer: Offer | None = None
+    routing: Mapping[str, float] | None = None
 
     @property
     def fits(self) -> bool:
@@ -201,6 +218,8 @@ class Point:
             document["hardware"] = self.offer.document()
         if self.schedule is not None:
             document["schedule"] = dict(self.schedule)
+        if self.routing is not None:
+            document["routing"] = {name: _finite(value) for name, value in self.routing.items()}
         if self.reason is not None:
             document["reason"] = self.reason
         if self.notes:
@@ -225,11 +244,17 @@ class Result:
     reason: int | npt.NDArray[np.int8]
     _intervals: Callable[[], dict[str, Interval]] = field(repr=False)
     _point: Callable[[tuple[int, ...]], Point] = field(repr=False)
+    _routing: Callable[[], Mapping[str, Quantity] | None] = field(repr=False)
 
     @property
     def intervals(self) -> dict[str, Interval]:
         """Return the 80 % interval (low, high) of every metric."""
         return self._intervals()
+
+    @property
+    def routing(self) -> Mapping[str, Quantity] | None:
+        """Return what is known of expert layers (load of the fullest rank, its experts, drops), null without such."""
+        return self._routing()
 
     @property
     def breakdown(self) -> Sequence[Entry]:

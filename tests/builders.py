@@ -34,12 +34,17 @@ from costmodel.workload.context import Context
 from costmodel.workload.scenario import (
     Communication,
     Decode,
+    Disaggregated,
     Framework,
+    Generate,
     Parallelism,
     Plan,
+    Pool,
     Precision,
     Prefill,
     Scenario,
+    Serving,
+    Speculative,
     Tile,
     Training,
 )
@@ -135,6 +140,28 @@ GPT_22B = Architecture("gpt-22b", 6144.0, 51_200.0, (GPT_LAYER,), tied_embedding
 STEP = Training("1f1b", global_batch=64.0, sequence=2048.0, micro_batch=1.0, recompute=frozenset(), zero=1)
 PREFILL = Prefill(input_tokens=1024.0, tokens_per_device=4096.0, micro_batches=2)
 DECODE = Decode(batch_per_device=32.0, input_tokens=1024.0, output_tokens=256.0, micro_batches=2)
+
+GENERATE = Generate(batch=64.0, input_tokens=1024.0, output_tokens=256.0)
+SERVING = Serving(input_tokens=1024.0, output_tokens=256.0, concurrency=32.0, chunk_tokens=512.0)
+DRAFTS = Speculative(depth=1.0, acceptance=0.8)
+
+
+def pools(
+    prefill: Parallelism | None = None,
+    decode: Parallelism | None = None,
+    hits: Quantity = 0.0,
+    drafts: Speculative | None = None,
+) -> Disaggregated:
+    """Return serving from two pools, each of one device where no layout is given."""
+    prompts = replace(PREFILL, prefix_hit_rate=hits, speculative=drafts)
+    requests = replace(DECODE, speculative=drafts)
+    return Disaggregated(
+        1024.0,
+        256.0,
+        Pool(Parallelism() if prefill is None else prefill, Communication(10.0, "fp8"), prompts),
+        Pool(Parallelism() if decode is None else decode, Communication(mode="low_latency"), requests),
+    )
+
 
 MACHINE = Machine(DEVICE, FRAMEWORK, 100.0)
 

@@ -4,13 +4,48 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from builders import BF16, CLUSTER, DECODE, DEVICE, FP8, FRAMEWORK, NODE, PREFILL, STEP, UNFUSED, scenario
+from builders import (
+    BF16,
+    CLUSTER,
+    DECODE,
+    DEVICE,
+    FP8,
+    FRAMEWORK,
+    GENERATE,
+    NODE,
+    PREFILL,
+    SERVING,
+    STEP,
+    UNFUSED,
+    pools,
+    scenario,
+)
 from hypothesis import strategies as st
 
 from costmodel.hardware import Cluster, Link, MathUnit, MemoryLevel, Network, Nic
-from costmodel.workload.architecture import Architecture, Attention, DenseFfn, Layer, Mixer, Mla, MoeFfn, Mtp
+from costmodel.workload.architecture import (
+    Architecture,
+    Attention,
+    DenseFfn,
+    HeadGroup,
+    Layer,
+    Mixer,
+    Mla,
+    MoeFfn,
+    Mtp,
+    Pattern,
+)
 from costmodel.workload.recompute import SETS
-from costmodel.workload.scenario import Communication, Parallelism, Plan, Scenario, Training
+from costmodel.workload.scenario import (
+    Communication,
+    Disaggregated,
+    Parallelism,
+    Plan,
+    Routing,
+    Scenario,
+    Speculative,
+    Training,
+)
 from costmodel.workload.schedules import SCHEDULES
 
 
@@ -60,16 +95,40 @@ def clusters(draw: st.DrawFn) -> Cluster:
 @st.composite
 def models(draw: st.DrawFn) -> Architecture:
     """Draw a small model of eight layers."""
+    window = (HeadGroup(1.0, Pattern("window", 128.0)),)
     mixers: list[Mixer] = [
-        Attention(16.0, 16.0, 64.0, 64.0, bias=True),
+        Attention(16.0, 16.0, 64.0, 64.0, bias=True, rotary_dim=16.0),
         Attention(16.0, 4.0, 64.0, 64.0),
+        Attention(16.0, 4.0, 64.0, 64.0, bias=True, output_bias=False, qk_norm="head", head_groups=window),
         Mla(16.0, 256.0, 128.0, 64.0, 32.0, 64.0),
+        Mla(16.0, None, 128.0, 64.0, 32.0, 64.0),
     ]
     mixer = draw(st.sampled_from(mixers))
-    dense = DenseFfn(2048.0, gated=draw(st.booleans()))
-    experts = MoeFfn(64.0, 512.0, 4, 1.0, None, *draw(st.sampled_from([(None, None), (8.0, 4)])))
-    layers = draw(st.sampled_from([(Layer(8, mixer, dense),), (Layer(2, mixer, dense), Layer(6, mixer, experts))]))
-    return Architecture("random", 1024.0, 32_000.0, layers, mtp=draw(st.sampled_from([None, Mtp(1)])))
+    block = {"norm": draw(st.sampled_from(["rms", "layer"])), "dropout": draw(st.booleans())} | draw(
+        st.sampled_from(
+            [
+                {},
+                {"norm_position": "after"},
+                {"norm_position": "both"},
+                {"block": "parallel"},
+                {"block": "parallel", "shared_norm": True},
+            ]
+        )
+    )
+    dense = DenseFfn(2048.0, gated=draw(st.booleans()), bias=draw(st.booleans()))
+    groups = draw(st.sampled_from([(None, None), (8.0, 4)]))
+    experts = MoeFfn(64.0, 512.0, 4, 1.0, None, *groups, gated=draw(st.booleans()), shared_gate=draw(st.booleans()))
+    first, other = Layer(1, mixer, dense, **block), Layer(1, mixer, experts, **block)
+    runs = [(replace(first, repeat=8),), (replace(first, repeat=2), replace(other, repeat=6)), (first, other) * 4]
+    return Architecture(
+        "random",
+        1024.0,
+        32_000.0,
+        draw(st.sampled_from(runs)),
+        mtp=draw(st.sampled_from([None, Mtp(1)])),
+        final_norm=draw(st.sampled_from([None, "none"])),
+        embedding_norm=draw(st.sampled_from([None, "layer"])),
+    )
 
 
 @st.composite
@@ -81,8 +140,8 @@ def layouts(draw: st.DrawFn) -> Parallelism:
 
 
 @st.composite
-def plans(draw: st.DrawFn, schedule: str) -> Plan:
-    """Draw a phase with its sizes."""
+def plans(draw: st.DrawFn, schedule: str, *, drafting: bool) -> Plan:
+    """Draw a phase with its sizes. drafting: the model has a module that can draft tokens."""
     training = replace(
         STEP,
         schedule=schedule,
@@ -94,8 +153,32 @@ def plans(draw: st.DrawFn, schedule: str) -> Plan:
     )
     micro_batches = draw(st.sampled_from([1, 2]))
     prefill = replace(PREFILL, micro_batches=micro_batches)
-    decode = replace(DECODE, micro_batches=micro_batches, batch_per_device=float(draw(st.sampled_from([2, 16, 64]))))
-    phases: list[Plan] = [training, prefill, decode]
+    drafts = Speculative(float(draw(st.sampled_from([1, 3]))), draw(st.sampled_from([0.0, 0.8, 1.0])))
+    drafted = drafts if drafting and draw(st.booleans()) else None
+    hits = draw(st.sampled_from([0.0, 0.563, 1.0]))
+    decode = replace(
+        DECODE,
+        micro_batches=micro_batches,
+        batch_per_device=float(draw(st.sampled_from([2, 16, 64]))),
+        speculative=drafted,
+    )
+    generate = replace(
+        GENERATE,
+        micro_batches=micro_batches,
+        output_tokens=float(draw(st.sampled_from([1, 256]))),
+        pipeline_batches=draw(st.sampled_from([None, 1.0])),
+        speculative=drafted,
+    )
+    serving = replace(
+        SERVING,
+        micro_batches=micro_batches,
+        concurrency=float(draw(st.sampled_from([8, 64, 512]))),
+        chunk_tokens=draw(st.sampled_from([None, 128.0, 4096.0])),
+        prefix_hit_rate=hits,
+        speculative=drafted,
+    )
+    two = pools(Parallelism(dp=4.0, ep=4.0), Parallelism(tp=2.0, dp=4.0, ep=8.0), hits, drafted)
+    phases: list[Plan] = [training, prefill, decode, generate, serving, two]
     return draw(st.sampled_from(phases))
 
 
@@ -103,8 +186,9 @@ def plans(draw: st.DrawFn, schedule: str) -> Plan:
 def scenarios(draw: st.DrawFn) -> Scenario:
     """Draw a scenario that can run; DualPipe only on an even pipeline."""
     layout = draw(layouts())
+    model = draw(models())
     schedule = draw(st.sampled_from(sorted(set(SCHEDULES) - ({"dualpipe"} if layout.pp == 1 else set()))))
-    plan = draw(plans(schedule))
+    plan = draw(plans(schedule, drafting=model.mtp is not None))
     if isinstance(plan, Training):
         layout = replace(layout, virtual=float(SCHEDULES[schedule].virtual or 2))
     communication = Communication(
@@ -112,9 +196,30 @@ def scenarios(draw: st.DrawFn) -> Scenario:
         "fp8",
         "bf16",
         draw(st.sampled_from(["normal", "low_latency"])),
-        draw(st.sampled_from([1.0, 1.3])),
+        draw(st.sampled_from([None, None, 1.0, 1.3])),
     )
     framework = replace(draw(st.sampled_from([FRAMEWORK, UNFUSED])), launch=draw(rates(1e-7, 5e-6)))
-    return scenario(
-        plan, draw(models()), layout, draw(st.sampled_from([BF16, FP8])), communication, draw(clusters()), framework
+    found = scenario(
+        plan, model, layout, draw(st.sampled_from([BF16, FP8])), communication, draw(clusters()), framework
     )
+    return replace(found, routing=draw(routings(found)))
+
+
+@st.composite
+def routings(draw: st.DrawFn, of: Scenario) -> Routing:
+    """Draw how tokens spread over the experts of a scenario; a model without any has only the default."""
+    if all(isinstance(layer.ffn, DenseFfn) for layer in of.architecture.layers):
+        return Routing()
+    kinds = [
+        Routing(),
+        Routing("uniform"),
+        Routing("zipf", exponent=draw(st.sampled_from([0.0, 0.5, 1.2]))),
+        Routing("counts", counts=tuple(float(1 + expert % 7) for expert in range(64))),
+    ]
+    chosen = draw(st.sampled_from(kinds))
+    if isinstance(of.plan, Training):
+        limits = [None, 1.25] if of.communication.expert_load is None else [None]
+        return replace(chosen, capacity=draw(st.sampled_from(limits)))
+    placement = draw(st.sampled_from([None, "balanced"]))
+    ranks = 8.0 if isinstance(of.plan, Disaggregated) else of.parallel.ep
+    return replace(chosen, placement=placement, redundant=draw(st.sampled_from([0.0, 1.0])) * ranks)

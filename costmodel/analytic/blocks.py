@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from costmodel.quantities import Array, Indices, Quantity
-from costmodel.workload.scenario import Scenario, Training
+from costmodel.workload.scenario import Disaggregated, ExpertBound, Scenario, Training, drafted_tokens
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ class Block:
 
 
 def blocks(scenario: Scenario, shape: tuple[int, ...]) -> Iterator[Block]:
-    """Yield blocks that cover the grid; within one, what fixes a schedule's order (pp, micro-batches) is constant.
+    """Yield blocks that cover the grid; within one, what fixes an order (pipeline stages, micro-batches) is constant.
 
     Points whose order cannot exist (a fractional count) are left out: they stay NaN.
     """
@@ -41,12 +41,8 @@ def blocks(scenario: Scenario, shape: tuple[int, ...]) -> Iterator[Block]:
 
 
 def _same_order(scenario: Scenario, whole: tuple[Indices, ...]) -> Iterator[tuple[Indices, ...]]:
-    """Yield index sets on which (pp, virtual, micro-batches) are constant whole numbers."""
-    if not isinstance(scenario.plan, Training):
-        yield whole
-        return
-    parallel, plan = scenario.parallel, scenario.plan
-    keys = np.broadcast_arrays(parallel.pp, parallel.virtual, plan.global_batch / (parallel.dp * plan.micro_batch))
+    """Yield index sets on which everything that fixes an order of work is a constant whole number."""
+    keys = np.broadcast_arrays(*_order(scenario))
     if keys[0].ndim == 0 or keys[0].size == 1:
         if all(float(key.reshape(-1)[0]).is_integer() for key in keys):
             yield whole
@@ -66,6 +62,19 @@ def _same_order(scenario: Scenario, whole: tuple[Indices, ...]) -> Iterator[tupl
             chosen = {axis: np.array([position]) for axis, position in zip(outer, fixed, strict=True)}
             chosen[last] = np.flatnonzero(member == number)
             yield tuple(chosen.get(axis, full) for axis, full in enumerate(whole))
+
+
+def _order(scenario: Scenario) -> tuple[Quantity, ...]:
+    """Return what fixes an order: pipeline stages; of training the chunks in them, of inference the draft passes."""
+    plan, parallel = scenario.plan, scenario.parallel
+    if isinstance(plan, Training):
+        return parallel.pp, parallel.virtual, plan.global_batch / (parallel.dp * plan.micro_batch)
+    if isinstance(plan, ExpertBound):
+        return (1.0,)
+    if isinstance(plan, Disaggregated):
+        drafted = drafted_tokens(plan.decode.plan.speculative)
+        return plan.prefill.parallel.pp, plan.decode.parallel.pp, drafted
+    return parallel.pp, drafted_tokens(plan.speculative)
 
 
 def take(value: T, index: tuple[Indices, ...], shape: tuple[int, ...]) -> T:

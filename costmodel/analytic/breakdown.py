@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterator
 
-from costmodel.analytic.inference import COMPUTE, PricedPass
+from costmodel.analytic.inference import COMPUTE, PassTimes, PricedPass
 from costmodel.analytic.pricing import Priced, PricedWork
 from costmodel.analytic.training import PricedStep
 from costmodel.result import Entry
@@ -13,7 +14,7 @@ from costmodel.workload.operators import AttentionCore, Collective, Exchange, Ge
 from costmodel.workload.schedules import Kind
 
 
-class _Lines:
+class Lines:
     """Adds priced operators up by base name."""
 
     def __init__(self) -> None:
@@ -25,6 +26,17 @@ class _Lines:
         entry = self.entries.setdefault(name, Entry(name))
         entry.add(float(priced.time.seconds) * count, exposed, priced.time.bound, priced.fit.basis_at(priced.operator))
         entry.add_work(count, *_work(priced.operator))
+
+    def add_wait(self, name: str, seconds: float, bound: str) -> None:
+        """Add time in which nothing of the scenario's own runs; it rests on what the rest so far rests on."""
+        known: dict[str, float] = defaultdict(float)
+        for entry in self.entries.values():
+            for basis, share in entry.by_basis.items():
+                known[basis] += share
+        whole = sum(known.values())
+        entry = self.entries.setdefault(name, Entry(name))
+        for basis, share in known.items():
+            entry.add(seconds * share / whole, 1.0, bound, basis)
 
     def sorted(self) -> list[Entry]:
         """Return the entries that take any time, the longest first."""
@@ -42,7 +54,7 @@ def _work(operator: Operator) -> tuple[float, float | None, str | None]:
 
 def step_breakdown(step: PricedStep) -> list[Entry]:
     """Return the operators of a training step, means over pipeline ranks; with the bubble they sum to the step time."""
-    lines = _Lines()
+    lines = Lines()
     for slot, count in zip(step.program.slots, step.program.mean_counts, strict=True):
         exposed = _exposed_share(step, slot.kind, slot.forward, slot.backward)
         for priced, repeats in _slot_operators(step, slot.kind, slot.forward, slot.backward):
@@ -87,24 +99,28 @@ def _exposed_share(step: PricedStep, kind: Kind, forward: int | None, backward: 
     return 0.0 if exchange <= compute else (exchange - compute) / exchange
 
 
-def pass_breakdown(priced: PricedPass, total: float, busy: float) -> list[Entry]:
-    """Return the operators of a forward pass: the compute stream in full, and of the exchanges what it waits for."""
-    lines = _Lines()
-    exchanged = sum(_exchange_seconds(priced))
+def add_pass(lines: Lines, priced: PricedPass, times: PassTimes, count: float = 1.0) -> None:
+    """Add `count` runs of a pass: the compute streams in full, and of the exchanges what they wait for.
+
+    The entries sum to count * latency.
+    """
+    busy, latency = float(times.busy), float(times.latency)
+    runs = [
+        (segment, repeats * stage.count * priced.micro_batches)
+        for stage in priced.stages
+        for segments, repeats in zip(priced.segments, stage.repeats, strict=True)
+        for segment in segments
+    ]
+    exchanged = sum(
+        number * sum(float(item.time.seconds) for item in segment.operators)
+        for segment, number in runs
+        if segment.stream != COMPUTE
+    )
     send = float(priced.hops) * float(priced.send.time.seconds)
-    exposed = 0.0 if exchanged == 0.0 else (total - busy - send) / exchanged
-    for segments, repeats in zip(priced.segments, priced.repeats, strict=True):
-        for segment in segments:
-            share = 1.0 if segment.stream == COMPUTE else exposed
-            for operator in segment.operators:
-                lines.add(operator, repeats * priced.micro_batches, share)
+    exposed = 0.0 if exchanged == 0.0 else (latency - busy - send) / exchanged
+    for segment, number in runs:
+        share = 1.0 if segment.stream == COMPUTE else exposed
+        for operator in segment.operators:
+            lines.add(operator, number * count, share)
     if send:
-        lines.add(priced.send, float(priced.hops))
-    return lines.sorted()
-
-
-def _exchange_seconds(priced: PricedPass) -> Iterable[float]:
-    for segments, repeats in zip(priced.segments, priced.repeats, strict=True):
-        for segment in segments:
-            if segment.stream != COMPUTE:
-                yield repeats * priced.micro_batches * sum(float(item.time.seconds) for item in segment.operators)
+        lines.add(priced.send, float(priced.hops) * count)

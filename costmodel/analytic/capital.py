@@ -57,7 +57,7 @@ def missing(scenario: Scenario) -> Mapping[str, str]:
         found |= dict.fromkeys(COST, f"no source states a rental price of {name}: set hardware.price.rental")
     if cluster.device.power.tdp is None:
         found |= dict.fromkeys(ENERGY, f"no source states a power limit of {name}: set hardware.power.tdp")
-    lacks = "; ".join(lacking(cluster, scenario.parallel.devices))
+    lacks = "; ".join(lacking(cluster, scenario.devices))
     return {**found, "capital_cost": lacks} if lacks else found
 
 

@@ -7,8 +7,10 @@ from functools import cached_property
 from typing import Protocol
 
 from costmodel.analytic.bound import bound_times
-from costmodel.analytic.breakdown import pass_breakdown, step_breakdown
-from costmodel.analytic.inference import PassTimes, inference_context, pass_ledger, pass_times, price_pass
+from costmodel.analytic.breakdown import Lines, add_pass, step_breakdown
+from costmodel.analytic.disaggregation import DisaggregatedEvaluation, pools_ledger
+from costmodel.analytic.generation import GenerateEvaluation, generate_ledger
+from costmodel.analytic.inference import PassTimes, pass_ledger, pass_times, price_pass
 from costmodel.analytic.metrics import (
     bound_metrics,
     decode_metrics,
@@ -17,6 +19,7 @@ from costmodel.analytic.metrics import (
     training_metrics,
 )
 from costmodel.analytic.pricing import Priced
+from costmodel.analytic.serving import ServingEvaluation, serving_ledger
 from costmodel.analytic.sums import Moves
 from costmodel.analytic.training import StepTimes, micro_batch_count, price_step, step_times, training_context, whole
 from costmodel.cost.calibration import Calibration
@@ -24,7 +27,17 @@ from costmodel.quantities import Quantity
 from costmodel.result import Entry, Metrics
 from costmodel.workload.layers import model_work
 from costmodel.workload.memory import Ledger, training_ledger
-from costmodel.workload.scenario import Decode, ExpertBound, Prefill, Scenario, Training
+from costmodel.workload.scenario import (
+    Decode,
+    Disaggregated,
+    ExpertBound,
+    Generate,
+    Prefill,
+    Scenario,
+    Serving,
+    Training,
+    tokens_per_step,
+)
 from costmodel.workload.schedules import folded_order
 from costmodel.workload.stages import stage_layout
 
@@ -49,6 +62,9 @@ class Evaluation(Protocol):
 
     def schedule(self, moves: Moves = None) -> Mapping[str, Quantity] | None:
         """Return the parts of a training step with families moved within their spread, null for other phases."""
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what a reader of a single point has to be told."""
 
 
 class TrainingEvaluation:
@@ -84,6 +100,10 @@ class TrainingEvaluation:
         """Return the step's parts."""
         return schedule_times(self._times if moves is None else step_times(self._priced, moves))
 
+    def notes(self) -> tuple[str, ...]:
+        """Return nothing that a reader has to be told."""
+        return ()
+
     @cached_property
     def _times(self) -> StepTimes:
         return step_times(self._priced, None)
@@ -95,7 +115,7 @@ class PassEvaluation:
     def __init__(self, scenario: Scenario, plan: Prefill | Decode, calibration: Calibration) -> None:
         self._scenario, self._plan = scenario, plan
         self._priced = price_pass(scenario, plan, calibration)
-        self.ledger: Ledger | None = self._priced.ledger
+        self.ledger: Ledger | None = pass_ledger(scenario, plan)
         self.headline = "ttft" if isinstance(plan, Prefill) else "tpot"
 
     def metrics(self, moves: Moves) -> Metrics:
@@ -103,7 +123,8 @@ class PassEvaluation:
         times = self._times if moves is None else pass_times(self._priced, moves)
         if isinstance(self._plan, Prefill):
             return prefill_metrics(self._scenario, self._plan, times)
-        return decode_metrics(self._scenario, self._plan, self._priced, times)
+        assert self.ledger is not None
+        return decode_metrics(self._scenario, self._plan, self.ledger, times)
 
     def families(self) -> frozenset[str]:
         """Return the families of the pass's operators whose times are uncertain."""
@@ -111,12 +132,19 @@ class PassEvaluation:
 
     def operators(self) -> list[Priced]:
         """Return the operators of all kinds of layers."""
-        segments = (segment for parts in self._priced.segments for segment in parts)
-        return [*(item for segment in segments for item in segment.operators), self._priced.send]
+        return self._priced.operators()
 
     def breakdown(self) -> list[Entry]:
         """Return the operators of the pass."""
-        return pass_breakdown(self._priced, float(self._times.total), float(self._times.busy))
+        lines, times = Lines(), self._times
+        if isinstance(self._plan, Prefill):
+            add_pass(lines, self._priced, times)
+            return lines.sorted()
+        tokens = float(tokens_per_step(self._plan.speculative))
+        add_pass(lines, self._priced, times, 1.0 / tokens)
+        waiting = float(times.round(self._scenario.parallel.pp)) - float(times.latency)
+        lines.add_wait("pipeline wait", waiting / tokens, "latency")
+        return lines.sorted()
 
     @cached_property
     def _times(self) -> PassTimes:
@@ -125,6 +153,10 @@ class PassEvaluation:
     def schedule(self, moves: Moves = None) -> Mapping[str, Quantity] | None:  # noqa: ARG002  the protocol's signature
         """Return nothing: a pass has no pipeline schedule."""
         return None
+
+    def notes(self) -> tuple[str, ...]:
+        """Return nothing that a reader has to be told."""
+        return ()
 
 
 class BoundEvaluation:
@@ -158,6 +190,10 @@ class BoundEvaluation:
         """Return nothing: a bound has no pipeline schedule."""
         return None
 
+    def notes(self) -> tuple[str, ...]:
+        """Return nothing that a reader has to be told."""
+        return ()
+
 
 def evaluate(scenario: Scenario, calibration: Calibration) -> Evaluation:
     """Return the evaluation of a scenario. Raises InfeasibleError where its devices cannot reach each other."""
@@ -166,6 +202,12 @@ def evaluate(scenario: Scenario, calibration: Calibration) -> Evaluation:
         return TrainingEvaluation(scenario, plan, calibration)
     if isinstance(plan, ExpertBound):
         return BoundEvaluation(scenario, plan)
+    if isinstance(plan, Generate):
+        return GenerateEvaluation(scenario, plan, calibration)
+    if isinstance(plan, Serving):
+        return ServingEvaluation(scenario, plan, calibration)
+    if isinstance(plan, Disaggregated):
+        return DisaggregatedEvaluation(scenario, plan, calibration)
     return PassEvaluation(scenario, plan, calibration)
 
 
@@ -181,8 +223,13 @@ def ledger_of(scenario: Scenario) -> Ledger | None:
         schedule = folded_order(plan.schedule, whole(parallel.pp), whole(parallel.virtual), count)
         layout = stage_layout(scenario.architecture, schedule.stages, plan.stages, plan.placement)
         return training_ledger(context, plan, model_work(context), schedule, layout)
-    inference = inference_context(scenario, plan)
-    return pass_ledger(scenario, plan, inference, model_work(inference))
+    if isinstance(plan, Generate):
+        return generate_ledger(scenario, plan)
+    if isinstance(plan, Serving):
+        return serving_ledger(scenario, plan)
+    if isinstance(plan, Disaggregated):
+        return pools_ledger(scenario, plan)
+    return pass_ledger(scenario, plan)
 
 
 def _families(items: Iterable[Priced]) -> frozenset[str]:

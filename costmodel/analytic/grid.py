@@ -10,6 +10,7 @@ from costmodel.analytic.blocks import blocks, single
 from costmodel.analytic.capital import missing
 from costmodel.analytic.evaluation import Evaluation, evaluate, ledger_of
 from costmodel.analytic.intervals import intervals
+from costmodel.analytic.routing import routing_facts, routing_grid
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError, InputError, Problem
 from costmodel.hardware import Device
@@ -71,6 +72,7 @@ def evaluate_single(scenario: Scenario, calibration: Calibration) -> Result:
         attempt.reason,
         lambda: dict(_point(scenario, calibration, attempt).intervals),
         lambda _: _point(scenario, calibration, attempt),
+        lambda: routing_facts(scenario),
     )
 
 
@@ -82,7 +84,7 @@ def evaluate_point(scenario: Scenario, calibration: Calibration) -> Point:
 def _plain_metrics(scenario: Scenario, attempt: _Attempt) -> Metrics:
     """Return the metrics as floats, null where the scenario cannot run."""
     if attempt.evaluation is None:
-        return dict.fromkeys(PHASES[scenario.plan.phase][1])
+        return dict.fromkeys(PHASES[scenario.answers][1])
     found = attempt.evaluation.metrics(None)
     return {name: None if value is None else float(value) for name, value in found.items()}
 
@@ -95,11 +97,12 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
         moved = intervals(metrics, evaluation.families(), 0, evaluation.metrics)
         spans = {name: None if pair is None else (float(pair[0]), float(pair[1])) for name, pair in moved.items()}
     parts = None if evaluation is None else evaluation.schedule()
+    routing = routing_facts(scenario)
     return Point(
         phase=scenario.plan.phase,
         cluster=scenario.cluster.name,
-        devices=int(scenario.parallel.devices),
-        headline=PHASES[scenario.plan.phase][0],
+        devices=int(scenario.devices),
+        headline=PHASES[scenario.answers][0],
         metrics={name: None if value is None else float(value) for name, value in metrics.items()},
         intervals=spans,
         breakdown=[] if evaluation is None else evaluation.breakdown(),
@@ -107,9 +110,10 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
         capacity=float(scenario.cluster.device.device_memory.capacity),
         schedule=None if parts is None else {name: float(value) for name, value in parts.items()},
         reason=attempt.explanation,
-        notes=(*scenario.notes, *calibration.notes),
+        notes=(*scenario.notes, *(() if evaluation is None else evaluation.notes()), *calibration.notes),
         reasons=_reasons(scenario, metrics, attempt.explanation),
         offer=_offer(scenario.cluster.device),
+        routing=None if routing is None else {name: float(value) for name, value in routing.items()},
     )
 
 
@@ -136,7 +140,7 @@ def _reasons(scenario: Scenario, metrics: Metrics, infeasible: str | None) -> di
 @np.errstate(divide="ignore", invalid="ignore", over="ignore")  # points that are masked afterwards
 def evaluate_grid(scenario: Scenario, calibration: Calibration, shape: tuple[int, ...]) -> Result:
     """Return a scenario whose values vary over a grid of that shape, one axis for each dimension of its arrays."""
-    headline, names = PHASES[scenario.plan.phase]
+    headline, names = PHASES[scenario.answers]
     layout = np.broadcast_to(feasible_layout(scenario), shape)
     reason = np.where(layout, FITS, BAD_LAYOUT).astype(np.int8)
     metrics = {name: empty_grid(shape) for name in names}
@@ -168,6 +172,7 @@ def evaluate_grid(scenario: Scenario, calibration: Calibration, shape: tuple[int
         reason,
         lambda: _grid_intervals(scenario, calibration, shape, fits),
         lambda index: evaluate_point(_at(scenario, index, shape), calibration),
+        lambda: routing_grid(scenario, shape, layout),
     )
 
 
@@ -185,7 +190,7 @@ def _grid_intervals(
     scenario: Scenario, calibration: Calibration, shape: tuple[int, ...], fits: Mask
 ) -> dict[str, Interval]:
     """Return the interval of every metric over the grid."""
-    _, names = PHASES[scenario.plan.phase]
+    _, names = PHASES[scenario.answers]
     lows: dict[str, Array] = {name: empty_grid(shape) for name in names}
     highs: dict[str, Array] = {name: empty_grid(shape) for name in names}
     absent: set[str] = set()

@@ -1,8 +1,10 @@
-"""Prefill and decode: one pass through the layers, micro-batches overlapping computation with expert exchanges."""
+"""One pass of inference through the pipeline; micro-batches overlap computation with expert exchanges."""
 
 from __future__ import annotations
 
 import itertools
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
@@ -12,13 +14,15 @@ import numpy as np
 from costmodel.analytic.pricing import Priced, Pricer, pricer
 from costmodel.analytic.recurrence import Event, Program, compile_events, makespan
 from costmodel.analytic.sums import Moves, seconds_of, sums_of
+from costmodel.analytic.training import whole
 from costmodel.cost.calibration import Calibration
-from costmodel.quantities import Count, Seconds
+from costmodel.quantities import Array, Count, Quantity, Seconds, maximum
 from costmodel.workload.context import Context
-from costmodel.workload.layers import ModelWork, model_work
-from costmodel.workload.memory import Ledger, inference_ledger
-from costmodel.workload.operators import Collective, Exchange, Group
-from costmodel.workload.scenario import Decode, Prefill, Scenario
+from costmodel.workload.memory import Cached, Ledger, inference_ledger
+from costmodel.workload.operators import Collective, Exchange, Group, Operator
+from costmodel.workload.passes import Pass, PassWork, computed_tokens, pass_work, prompts, requests
+from costmodel.workload.scenario import Decode, Prefill, Scenario, Speculative, drafted_tokens
+from costmodel.workload.stages import Stage, layer_runs, stage_layout
 from costmodel.workload.work import Work
 
 COMPUTE, EXCHANGE = 0, 1  # streams
@@ -34,105 +38,166 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class PricedStage:
+    """Pipeline stages that are alike: how many, how often each kind of layer runs on one, and in which order."""
+
+    count: int
+    repeats: tuple[int, ...]
+    program: Program[Key]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class PricedPass:
     """A forward pass of all micro-batches, all that no uncertainty changes.
 
-    segments: by kind of layer; repeats: how often a kind stands in the model; sends: all hops between pipeline stages.
+    segments: by kind of layer; send: one hop between pipeline stages, of which there are `hops`.
     """
 
     segments: tuple[tuple[Segment, ...], ...]
-    repeats: tuple[int, ...]
     micro_batches: int
-    program: Program[Key]
+    stages: tuple[PricedStage, ...]
     send: Priced
     hops: Count
-    ledger: Ledger
+
+    def operators(self) -> list[Priced]:
+        """Return the operators of all kinds of layers."""
+        segments = (segment for parts in self.segments for segment in parts)
+        return [*(item for segment in segments for item in segment.operators), self.send]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PassTimes:
-    """Seconds of a pass; `busy` is the compute stream's work, kernels and blocking collectives."""
+    """Seconds of a pass.
 
-    total: Seconds
+    latency: of one set of micro-batches through all stages and hops; slowest: of the stages; busy: the compute streams'
+    work in it, kernels and blocking collectives; kernels: without the collectives.
+    """
+
+    latency: Seconds
+    slowest: Seconds
     busy: Seconds
     kernels: Seconds
 
+    def round(self, sets: Count) -> Seconds:
+        """Return the time in which each of `sets` sets goes once through the pipeline, all of them in it.
+
+        max(latency, sets * slowest stage): the next token of a set needs its last one, a stage works on one set.
+        """
+        return maximum(self.latency, sets * self.slowest)
+
 
 def price_pass(scenario: Scenario, plan: Prefill | Decode, calibration: Calibration) -> PricedPass:
-    """Return one pass of the model with every operator priced."""
-    context = inference_context(scenario, plan)
-    work = model_work(context)
-    pricing = pricer(scenario, calibration)
-    kinds = (work.embedding, *work.layers, work.head)
-    repeats = (1, *(layer.repeat for layer in scenario.architecture.layers), 1)
-    segments = tuple(_segments(kind, pricing) for kind in kinds)
+    """Return one pass of a prefill or decode scenario with every operator priced."""
+    one = plan_pass(scenario, plan)
+    return priced_pass(scenario, one, pass_work(one), pricer(scenario, calibration))
+
+
+def priced_pass(scenario: Scenario, one: Pass, work: PassWork, pricing: Pricer) -> PricedPass:
+    """Return a pass with every operator priced."""
+    segments = tuple(_segments(kind, pricing) for kind in work.kinds)
     shape = tuple(tuple(segment.stream for segment in parts) for parts in segments)
-    parallel = scenario.parallel
-    message = context.stream_tokens * scenario.architecture.hidden * context.residual
-    neighbours = Group(parallel.pp, parallel.tp * parallel.cp * parallel.dp)
+    layout = inference_layout(scenario)
+    stages = Counter(zip(layout, layer_runs(scenario.architecture, layout), strict=True))
     return PricedPass(
         segments,
-        repeats,
-        plan.micro_batches,
-        _compile(shape, repeats, plan.micro_batches),
-        pricing.price(Collective("pipeline send", "send_recv", message, neighbours, family="send_recv")),
-        parallel.pp - 1,
-        pass_ledger(scenario, plan, context, work),
+        one.micro_batches,
+        tuple(
+            PricedStage(count, work.repeats(stage), _compile(shape, work.runs(stage, layers), one.micro_batches))
+            for (stage, layers), count in stages.items()
+        ),
+        pricing.price(_send(scenario, one)),
+        scenario.parallel.pp - 1,
     )
+
+
+def _send(scenario: Scenario, one: Pass) -> Operator:
+    """Return the message of one micro-batch from a stage to the next."""
+    parallel, context = scenario.parallel, one.parts[0]
+    size = one.stream_tokens * scenario.architecture.hidden * context.residual
+    neighbours = Group(parallel.pp, parallel.tp * parallel.cp * parallel.dp)
+    name = f"{one.label}: pipeline send" if one.label else "pipeline send"
+    return Collective(name, "send_recv", size, neighbours, family="send_recv")
+
+
+def inference_layout(scenario: Scenario) -> tuple[Stage, ...]:
+    """Return the pipeline stages of an inference engine: layers as even as possible, the head on the shorter last."""
+    return stage_layout(scenario.architecture, whole(scenario.parallel.pp))
+
+
+def plan_pass(scenario: Scenario, plan: Prefill | Decode) -> Pass:
+    """Return the pass that a prefill or decode scenario repeats."""
+    context = inference_context(scenario, plan)
+    return Pass((context,), plan.micro_batches, draft_passes(plan.speculative))
+
+
+def draft_passes(speculative: Speculative | None) -> int:
+    """Return how many passes of the MTP module follow one of the model."""
+    return whole(drafted_tokens(speculative))
 
 
 def inference_context(scenario: Scenario, plan: Prefill | Decode) -> Context:
     """Return one rank's view of one micro-batch; the ranks of a tp*cp group serve their sequences together."""
-    parallel = scenario.parallel
-    together = parallel.tp * parallel.cp / plan.micro_batches
+    together = scenario.parallel.tp * scenario.parallel.cp / plan.micro_batches
     if isinstance(plan, Prefill):
-        sequences, length, keys = (
-            plan.tokens_per_device * together / plan.input_tokens,
-            plan.input_tokens,
-            plan.input_tokens,
-        )
-        phase = "prefill"
-    else:
-        sequences, length, keys = plan.batch_per_device * together, 1.0, plan.mean_keys
-        phase = "decode"
-    return Context(
-        scenario.architecture,
-        parallel,
-        scenario.precision,
-        scenario.communication,
-        scenario.framework,
-        phase,
-        sequences,
-        length,
-        keys,
-    )
+        sequences = plan.tokens_per_device * together / plan.input_tokens
+        computed = computed_tokens(plan.input_tokens, plan.prefix_hit_rate)
+        return prompts(scenario, sequences, computed, plan.input_tokens)
+    sequences = plan.batch_per_device * together
+    return requests(scenario, sequences, plan.mean_keys, drafted_tokens(plan.speculative))
 
 
-def pass_ledger(scenario: Scenario, plan: Prefill | Decode, context: Context, work: ModelWork) -> Ledger:
-    """Return the ledger with the sequences of all micro-batches, and of all pipeline stages' turns, in the cache."""
-    sequences = context.sequences * plan.micro_batches * scenario.parallel.pp
-    return inference_ledger(context, work, sequences, plan.micro_batches)
+def pass_ledger(scenario: Scenario, plan: Prefill | Decode) -> Ledger:
+    """Return the ledger with the sequences of all micro-batches, and of a set for each pipeline stage, in the cache."""
+    one = plan_pass(scenario, plan)
+    context = one.parts[0]
+    cached = Cached(context.sequences * plan.micro_batches * scenario.parallel.pp, context.keys)
+    return inference_ledger([(one, pass_work(one))], inference_layout(scenario), cached)
 
 
 def pass_times(priced: PricedPass, moves: Moves) -> PassTimes:
-    """Return how long the pass takes: the recurrence over segments of all layers and micro-batches on two streams.
+    """Return how long the pass takes.
 
-    Micro-batches take turns on the compute stream, segment by segment; while one computes the other's exchange runs.
+    Of a stage it is the recurrence over segments of all its layers and micro-batches on two streams: micro-batches take
+    turns on the compute stream, segment by segment; while one computes the other's exchange runs. Stages follow one
+    another, a message apart.
     """
-    durations: list[Seconds] = []
-    kernels: list[Seconds] = []
-    for kind, part in priced.program.slots:
-        sums = sums_of(priced.segments[kind][part].operators, moves)
-        durations.append(sums.total)
-        kernels.append(sums.kernels)
-    shape = np.broadcast_shapes(*(np.shape(each) for each in (*durations, *kernels)))
-    rows = np.stack([np.broadcast_to(each, shape).reshape(-1) for each in durations])
-    kernel_rows = np.stack([np.broadcast_to(each, shape).reshape(-1) for each in kernels])
-    counts = priced.program.counts
-    send = priced.hops * seconds_of(priced.send, moves)
-    total = makespan(priced.program, rows).reshape(shape) + send
-    busy = (counts[COMPUTE] @ rows).reshape(shape)
-    return PassTimes(total, busy, (counts[COMPUTE] @ kernel_rows).reshape(shape))
+    latency: Quantity = priced.hops * seconds_of(priced.send, moves)
+    slowest: Quantity = 0.0
+    busy: Quantity = 0.0
+    kernels: Quantity = 0.0
+    known = _segment_sums(priced, moves)
+    for stage in priced.stages:
+        slots = [known[slot] for slot in stage.program.slots]
+        durations, shape = _stacked([total for total, _ in slots])
+        own, own_shape = _stacked([kernel for _, kernel in slots])
+        counts = stage.program.counts
+        span = makespan(stage.program, durations).reshape(shape)
+        latency = stage.count * span + latency
+        slowest = maximum(slowest, span)
+        busy = busy + stage.count * (counts[COMPUTE] @ durations).reshape(shape)
+        kernels = kernels + stage.count * (counts[COMPUTE] @ own).reshape(own_shape)
+    return PassTimes(latency, slowest, busy, kernels)
+
+
+def _segment_sums(priced: PricedPass, moves: Moves) -> dict[Key, tuple[Seconds, Seconds]]:
+    """Return (time, kernel time) of every segment."""
+    found: dict[Key, tuple[Seconds, Seconds]] = {}
+    for kind, parts in enumerate(priced.segments):
+        for part, segment in enumerate(parts):
+            sums = sums_of(segment.operators, moves)
+            found[kind, part] = sums.total, sums.kernels
+    return found
+
+
+def _stacked(values: Sequence[Quantity]) -> tuple[Array, tuple[int, ...]]:
+    """Return quantities as rows of points, and the shape of their grid."""
+    shape = np.broadcast_shapes(*(np.shape(each) for each in values))
+    return np.stack([np.broadcast_to(each, shape).reshape(-1) for each in values]), shape
+
+
+def operators_of(passes: Iterable[PricedPass]) -> list[Priced]:
+    """Return the operators of several passes, those that they share once."""
+    return list({id(item): item for one in passes for item in one.operators()}.values())
 
 
 def _segments(work: Work, pricing: Pricer) -> tuple[Segment, ...]:
@@ -156,14 +221,14 @@ def _segments(work: Work, pricing: Pricer) -> tuple[Segment, ...]:
     return tuple(segments)
 
 
-@lru_cache(maxsize=64)
-def _compile(shape: tuple[tuple[int, ...], ...], repeats: tuple[int, ...], micro_batches: int) -> Program[Key]:
-    """Return the program of a pass. shape: stream of each segment, by kind of layer; repeats: layers of each kind."""
+@lru_cache(maxsize=256)
+def _compile(shape: tuple[tuple[int, ...], ...], runs: tuple[tuple[int, int], ...], micro_batches: int) -> Program[Key]:
+    """Return the program of a stage. shape: stream of each segment, by kind of layer; runs: (kind, layers) in order."""
     chain = [
         (stream, (kind, part))
-        for kind, streams in enumerate(shape)
-        for _ in range(repeats[kind])
-        for part, stream in enumerate(streams)
+        for kind, layers in runs
+        for _ in range(layers)
+        for part, stream in enumerate(shape[kind])
     ]
     events: list[Event[Key]] = []
     previous: list[tuple[int, ...]] = [()] * micro_batches

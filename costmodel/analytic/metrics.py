@@ -6,15 +6,15 @@ from collections.abc import Mapping
 
 from costmodel.analytic.bound import BoundTimes
 from costmodel.analytic.capital import capital
-from costmodel.analytic.inference import PassTimes, PricedPass
+from costmodel.analytic.inference import PassTimes
 from costmodel.analytic.training import PricedStep, StepTimes
 from costmodel.cost.money import energy, rental_cost
 from costmodel.hardware import Device
-from costmodel.quantities import FlopPerSecond, Quantity, maximum
+from costmodel.quantities import Count, FlopPerSecond, Quantity, maximum
 from costmodel.result import Metrics
 from costmodel.workload.counting import parameter_count, training_flop_per_token
 from costmodel.workload.memory import Ledger
-from costmodel.workload.scenario import Decode, Prefill, Scenario, Training
+from costmodel.workload.scenario import Decode, Prefill, Scenario, Training, tokens_per_step
 
 SECONDS_PER_HOUR, SECONDS_PER_DAY = 3600.0, 86400.0
 MILLION, TRILLION = 1e6, 1e12
@@ -66,31 +66,53 @@ def schedule_times(times: StepTimes) -> Mapping[str, Quantity]:
 
 
 def prefill_metrics(scenario: Scenario, plan: Prefill, times: PassTimes) -> Metrics:
-    """Return the metrics of a prefill; the time to first token is that of the device's whole batch."""
-    rate = plan.tokens_per_device / times.total
-    return {"ttft": times.total, "tokens_per_second_per_device": rate, **_spent(scenario, rate, times)}
+    """Return the metrics of a prefill.
 
-
-def decode_metrics(scenario: Scenario, plan: Decode, priced: PricedPass, times: PassTimes) -> Metrics:
-    """Return the metrics of decoding; every request gets one token a pass."""
-    rate = plan.batch_per_device / times.total
+    ttft: latency of a device's whole batch through all stages; rate: tokens_per_device / (pp * slowest stage), cached
+    tokens of the prompts included.
+    """
+    period = scenario.parallel.pp * times.slowest
+    rate = plan.tokens_per_device / period
     return {
-        "tpot": times.total,
+        "ttft": times.latency,
         "tokens_per_second_per_device": rate,
-        "tokens_per_second_per_user": 1 / times.total,
-        "max_batch_per_device": max_batch(scenario, plan, priced.ledger),
-        **_spent(scenario, rate, times),
+        **_spent(scenario, rate, times.kernels / period),
     }
 
 
-def _spent(scenario: Scenario, rate: Quantity, times: PassTimes) -> Metrics:
-    """Return money and energy of a pass that gives `rate` tokens a second on each device."""
-    device = scenario.cluster.device
+def decode_metrics(scenario: Scenario, plan: Decode, ledger: Ledger, times: PassTimes) -> Metrics:
+    """Return the metrics of decoding; a round of the pipeline's pp sets gives every request its tokens of a step."""
+    step = times.round(scenario.parallel.pp)
+    tpot = step / tokens_per_step(plan.speculative)
+    rate = plan.batch_per_device / tpot
     return {
-        "cost_per_million_tokens": rental_cost(device, 1.0, MILLION / rate),
-        "energy_per_token": energy(device, 1.0, 1 / rate, times.kernels / times.total),
-        "capital_cost": capital(scenario.cluster, scenario.parallel.devices).total,
+        "tpot": tpot,
+        "tokens_per_second_per_device": rate,
+        "tokens_per_second_per_user": 1 / tpot,
+        "max_batch_per_device": max_batch_per_device(scenario, plan, ledger),
+        **_spent(scenario, rate, times.kernels / step),
     }
+
+
+def _spent(scenario: Scenario, rate: Quantity, computing: Quantity) -> Metrics:
+    """Return money and energy of a pass that gives `rate` tokens a second on each device."""
+    return {**spent(scenario.cluster.device, 1.0, rate, computing), **invested(scenario)}
+
+
+def spent(device: Device, devices: Count, rate: Quantity, computing: Quantity) -> Metrics:
+    """Return money and energy of `devices` that together give `rate` tokens a second.
+
+    computing: share of the time in which one of them runs kernels.
+    """
+    return {
+        "cost_per_million_tokens": rental_cost(device, devices, MILLION / rate),
+        "energy_per_token": energy(device, devices, 1 / rate, computing),
+    }
+
+
+def invested(scenario: Scenario) -> Metrics:
+    """Return what it costs to buy the devices that the layout takes."""
+    return {"capital_cost": capital(scenario.cluster, scenario.devices).total}
 
 
 def bound_metrics(times: BoundTimes) -> Metrics:
@@ -103,15 +125,24 @@ def bound_metrics(times: BoundTimes) -> Metrics:
     }
 
 
-def max_batch(scenario: Scenario, plan: Decode, ledger: Ledger) -> Quantity:
+def max_batch_per_device(scenario: Scenario, plan: Decode, ledger: Ledger) -> Quantity:
     """Return the largest batch a device that memory allows, at the scenario's mean context.
 
-    (capacity - weights - reserve) / (bytes that grow with the batch, a request), rounded down to whole micro-batches.
+    Rounded down to whole sequences of a tp*cp group in every micro-batch.
+    """
+    unit = plan.micro_batches / (scenario.parallel.tp * scenario.parallel.cp)
+    return largest_batch(scenario.cluster.device, ledger, plan.batch_per_device, unit)
+
+
+def largest_batch(device: Device, ledger: Ledger, batch: Count, unit: Count) -> Count:
+    """Return the largest batch that memory allows, a whole multiple of `unit`, where the ledger is that of `batch`.
+
+    (capacity - weights - reserve) / (bytes that grow with the batch, a request), rounded down
     """
     fixed = ledger.weights + ledger.reserve
-    each = (ledger.total - fixed) / plan.batch_per_device
-    free = scenario.cluster.device.device_memory.capacity - fixed
-    return maximum(free // (each * plan.micro_batches) * plan.micro_batches, 0.0)
+    each = (ledger.total - fixed) / batch
+    free = device.device_memory.capacity - fixed
+    return maximum(free // (each * unit) * unit, 0.0)
 
 
 def sixteen_bit_peak(device: Device) -> FlopPerSecond:

@@ -11,7 +11,7 @@ from costmodel.analytic.pricing import Priced, PricedWork, pricer
 from costmodel.analytic.recurrence import Program, Slot, compile_schedule, makespan
 from costmodel.analytic.sums import NO_TIME, Moves, Sums, seconds_of, sums_of
 from costmodel.cost.calibration import Calibration
-from costmodel.quantities import Array, Count, Flop, Quantity, Seconds, maximum, where
+from costmodel.quantities import Array, Flop, Quantity, Seconds, maximum, where
 from costmodel.workload.context import Context
 from costmodel.workload.layers import ModelWork, model_work
 from costmodel.workload.memory import Ledger, stage_work, training_ledger
@@ -75,7 +75,7 @@ def price_step(scenario: Scenario, plan: Training, calibration: Calibration) -> 
             for parts in held
         ),
         training_ledger(context, plan, work, schedule, layout),
-        executed_flop(work, layout, scenario.communication.expert_load),
+        executed_flop(work, layout),
     )
 
 
@@ -97,10 +97,12 @@ def training_context(scenario: Scenario, plan: Training) -> Context:
         plan.sequence,
         plan.sequence,
         expand(plan.recompute),
+        routing=scenario.routing,
+        node_devices=scenario.cluster.node.count,
     )
 
 
-def executed_flop(work: ModelWork, layout: tuple[Stage, ...], expert_load: Count) -> Flop:
+def executed_flop(work: ModelWork, layout: tuple[Stage, ...]) -> Flop:
     """Return the FLOP that one rank of each stage executes for a micro-batch, recomputation and MTP included.
 
     Routed experts' work is that of the fullest rank; over its load it is that of the mean one.
@@ -109,9 +111,10 @@ def executed_flop(work: ModelWork, layout: tuple[Stage, ...], expert_load: Count
     for stage in layout:
         for count, part in stage_work(work, stage):
             for operator in (*part.forward, *part.input_gradient, *part.weight_gradient):
-                if isinstance(operator, Gemm | AttentionCore):
-                    share = 1.0 / expert_load if operator.family == "grouped_gemm" else 1.0
-                    total = total + count * share * operator.flop
+                if isinstance(operator, Gemm):
+                    total = total + count * operator.flop / operator.load
+                elif isinstance(operator, AttentionCore):
+                    total = total + count * operator.flop
     return total
 
 

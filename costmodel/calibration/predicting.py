@@ -21,7 +21,7 @@ from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.machine import Machine
 from costmodel.errors import InputError, Problem
 from costmodel.quantities import Array, Indices
-from costmodel.schema.writing import write_whole
+from costmodel.schema.whole_files import write_whole
 from costmodel.workload.operators import Operator
 from costmodel.workload.scenario import Framework
 

@@ -13,7 +13,7 @@ from costmodel.cost.residual import Residual
 from costmodel.errors import InputError, Location, Problem
 from costmodel.quantities import Array
 from costmodel.schema.references import shown
-from costmodel.schema.writing import write_whole
+from costmodel.schema.whole_files import write_whole
 
 SCHEMA = "costmodel/residuals@1"
 DIGITS = 6  # of a stored number: far below what measurements repeat to

@@ -16,7 +16,7 @@ from costmodel.calibration.forms import FORMS
 from costmodel.calibration.residuals import DIGITS, write_residuals
 from costmodel.calibration.roofline import groups, spread
 from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
-from costmodel.schema.writing import make_folder, write_whole
+from costmodel.schema.whole_files import make_folder, write_whole
 
 _TIMES = ("launch", "combine")  # parameters that are times; the others are shares, bytes or cycles
 _COMMAND = "python -m costmodel.calibration.fits MEASUREMENTS --output hardware/calibrations"

@@ -38,17 +38,20 @@ def command(
 
     chosen = None if scenario is None else [scenario]
     loaded = load(workload, set=read_changes(changes), cluster=cluster, search_path=search_path, scenarios=chosen)
+    for note in loaded.resolved.notes:
+        click.echo(f"note: {note}", err=True)
     name = loaded.scenarios[0]
     head = {"workload": loaded.name, "scenario": name}
     if operator is None:
-        lines = explain.lines(loaded, name)
+        lines, routing = explain.lines(loaded, name), explain.routing(loaded, name)
         if as_json:
-            print_json({**head, "operators": [asdict(line) for line in lines]})
+            listed = {"operators": [asdict(line) for line in lines]}
+            print_json({**head, **({} if routing is None else {"routing": routing}), **listed})
         else:
             from costmodel.report.operators import show_lines
 
             again = asked(workload, cluster, changes, search_path)
-            show_lines(lines, f"{again} --scenario {name}" if scenario else again)
+            show_lines(lines, f"{again} --scenario {name}" if scenario else again, routing)
         return 0
     found = explain.explain(loaded, name, operator)
     if as_json:

@@ -24,13 +24,32 @@ EXAMPLES = {
 
 @click.command("init")
 @click.argument("kind", shell_complete=words(list(EXAMPLES)))
-def command(kind: str) -> int:
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(),
+    metavar="PATH",
+    help="For a model: a Hugging Face config.json, or its folder.",
+)
+def command(kind: str, source: str | None) -> int:
     """Print a complete, valid file of a KIND to start from; `costmodel schema KIND` lists its keys."""
     from costmodel.errors import InputError
     from costmodel.schema.references import Library, near
 
     if kind not in EXAMPLES:
         raise InputError.single(f"no kind of file `{kind}`", hint=near(kind, list(EXAMPLES)))
+    if source is not None and kind != "model":
+        raise InputError.single(
+            f"--from imports a model, not a {kind}", hint="write `costmodel init model --from PATH`"
+        )
+    if source is not None:
+        from costmodel.schema.files import imported_yaml
+
+        text, notes = imported_yaml(source)
+        for note in notes:
+            click.echo(f"note: {note}", err=True)
+        click.echo(text, nl=False)
+        return 0
     folder, name = EXAMPLES[kind]
     click.echo(f"# To start from: the shipped {folder}/{name}. All keys: `costmodel schema {kind}`.")
     click.echo(Library().find(name, folder).read_text(encoding="utf-8"), nl=False)

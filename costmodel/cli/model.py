@@ -7,6 +7,8 @@ import click
 from costmodel.cli.completion import names
 from costmodel.cli.options import json_option, path_option, print_json
 
+BAD_INPUT = 2
+
 
 @click.group("model")
 def command() -> None:
@@ -17,15 +19,19 @@ def command() -> None:
 @json_option
 @path_option
 def list_command(as_json: bool, search_path: tuple[str, ...]) -> int:
-    """List the models on the search path."""
-    from costmodel.schema.files import list_names
+    """List the models on the search path with their sizes; as JSON their names."""
+    from costmodel.schema.files import list_names, read_models
 
-    names = list_names("models", search_path)
     if as_json:
-        print_json(names)
-    else:
-        click.echo("\n".join(names))
-    return 0
+        print_json(list_names("models", search_path))
+        return 0
+    from costmodel.report.models import show_models
+
+    models, problems = read_models(search_path)
+    show_models(models)
+    for problem in problems:
+        click.echo(problem, err=True)
+    return BAD_INPUT if problems else 0
 
 
 @command.command("show")
@@ -33,15 +39,19 @@ def list_command(as_json: bool, search_path: tuple[str, ...]) -> int:
 @json_option
 @path_option
 def show_command(name: str, as_json: bool, search_path: tuple[str, ...]) -> int:
-    """Show a model: parameters, KV cache, FLOP a token, layers, sources."""
-    from costmodel.api import architecture_facts
-    from costmodel.report.catalogue import show_model
-    from costmodel.schema.files import load_document, load_model
+    """Show a model: parameters, KV cache, FLOP a token, layers, sources.
 
-    facts = architecture_facts(load_model(name, search_path))
-    document = load_document("models", name, search_path)
+    NAME is a model on the search path, a model file, a Hugging Face config.json, or the folder that holds one.
+    """
+    from costmodel.api import architecture_facts
+    from costmodel.schema.files import read_model
+
+    model = read_model(name, search_path)
+    facts = architecture_facts(model.architecture)
     if as_json:
-        print_json({**facts, "file": document})
-    else:
-        show_model(facts, document)
+        print_json({**facts, "file": model.document, **({"notes": list(model.notes)} if model.notes else {})})
+        return 0
+    from costmodel.report.models import show_model
+
+    show_model(facts, model)
     return 0

@@ -38,6 +38,8 @@ def command(
     loaded = load(
         workload, set=read_changes(changes), cluster=cluster, search_path=search_path, scenarios=scenarios or None
     )
+    for note in loaded.resolved.notes:
+        click.echo(f"note: {note}", err=True)
     if as_json:
         document = loaded.simulate(engine=engine)
         print_json(document)

@@ -13,6 +13,7 @@ from costmodel.cost.machine import VECTOR_DTYPE, Machine
 from costmodel.cost.time import Time, kernel
 from costmodel.quantities import Count, Quantity, Seconds, ceil, maximum, minimum
 from costmodel.workload.operators import AttentionCore, Elementwise, Gemm
+from costmodel.workload.order_statistics import expected_tiles
 from costmodel.workload.scenario import Tile
 
 
@@ -33,7 +34,7 @@ def tile_times(gemm: Gemm, machine: Machine, fit: FamilyFit) -> Iterator[tuple[T
 
     on-chip   = max(tensor, promotion, L2)
     tensor    = waves * 2*m_t*n_t*k/s / (peak a processor)
-    waves     = ceil(g * ceil(m/m_t) * ceil(n/n_t) * s / P)
+    waves     = ceil(g * ceil(m/m_t) * ceil(n/n_t) * s / P)      row tiles in expectation where groups differ in rows
     promotion = waves * 2*m_t*n_t*k/s / interval / (CUDA-core peak a processor), FP8 with block scales in software
     L2        = blocks * k/s * (min(m, m_t)*e_left + min(n, n_t)*e_right) / B_L2
     memory    = (operands and result once + 2*4*g*m*n*(s-1) for the sums of a split K) / B_memory
@@ -46,7 +47,7 @@ def tile_times(gemm: Gemm, machine: Machine, fit: FamilyFit) -> Iterator[tuple[T
     traffic, bandwidth = gemm.traffic, machine.memory_bandwidth
     for tile in framework.gemm_tiles:
         depth = gemm.k / tile.split
-        blocks = gemm.groups * ceil(gemm.m / tile.m) * ceil(gemm.n / tile.n) * tile.split
+        blocks = block_count(gemm, tile)
         products = ceil(blocks / machine.processors) * (2.0 * tile.m * tile.n) * depth
         on_chip = products / rate
         if promotes:
@@ -56,6 +57,12 @@ def tile_times(gemm: Gemm, machine: Machine, fit: FamilyFit) -> Iterator[tuple[T
             on_chip = maximum(on_chip, blocks * depth * (rows * gemm.left + columns * gemm.right) / cache.bandwidth)
         moved = traffic + 8.0 * gemm.groups * gemm.m * gemm.n * (tile.split - 1) if tile.split > 1 else traffic
         yield tile, on_chip / fit.compute, moved / bandwidth / fit.memory
+
+
+def block_count(gemm: Gemm, tile: Tile) -> Count:
+    """Return the blocks of a product: its tiles, expected ones where the rows of its groups vary, times the K split."""
+    rows = expected_tiles(gemm.m, gemm.deviation, tile.m)
+    return gemm.groups * rows * ceil(gemm.n / tile.n) * tile.split
 
 
 def attention_time(core: AttentionCore, machine: Machine, fit: FamilyFit) -> Time:

@@ -11,16 +11,20 @@ def exchange_time(exchange: Exchange, path: Path) -> Seconds:
     """Return the time of one direction of the all-to-all [s]; zero in a group of one.
 
     normal: one copy a node, forwarded inside it,
-        t = max(T*E_nodes*(1 - 1/N)*b / B_out, T*E_ranks*(1 - 1/l)*b / B_in) + a
-    low_latency: one copy an expert, straight to its rank,
-        t = max(T*k*(1 - l/n)*b / B_out, T*k*(l-1)/n*b / B_in) + a
-    T: tokens of a rank, times the fullest rank's load; b: bytes of a copy; N nodes of l ranks, n = N*l.
+        t = max(T*E_nodes*load_N*(1 - 1/N)*b / B_out, T*E_ranks*load_n*(1 - 1/l)*b / B_in) + a
+    low_latency, or buffers of fixed size: one copy an expert, straight to its rank,
+        t = max(T*k*load*(1 - l/n)*b / B_out, T*k*load*(l-1)/n*b / B_in) + a
+    T: tokens of a rank; b: bytes of a copy; N nodes of l ranks, n = N*l. All ranks send alike in a dispatch and receive
+    alike in a combine; the other side is that of the fullest place, which is never less: load_N of nodes, load_n of
+    ranks in deduplicated copies, load in copies an expert. A node's copies share its NICs evenly.
     """
-    copies = exchange.tokens * exchange.load * exchange.token_bytes
-    if exchange.mode == "low_latency":
-        outer = copies * exchange.top_k * (1 - path.local / path.size) / path.outer
-        inner = copies * exchange.top_k * (path.local - 1) / path.size / path.inner
+    copies = exchange.tokens * exchange.token_bytes
+    if exchange.deduplicates:
+        to_nodes = exchange.targets(path.nodes) * exchange.fullest(path.nodes)
+        to_ranks = exchange.targets(path.size) * exchange.fullest(path.size)
+        outer = copies * to_nodes * (1 - 1 / path.nodes) / path.outer
+        inner = copies * to_ranks * (1 - 1 / path.local) / path.inner
     else:
-        outer = copies * exchange.targets(path.nodes) * (1 - 1 / path.nodes) / path.outer
-        inner = copies * exchange.targets(path.size) * (1 - 1 / path.local) / path.inner
+        outer = copies * exchange.top_k * exchange.load * (1 - path.local / path.size) / path.outer
+        inner = copies * exchange.top_k * exchange.load * (path.local - 1) / path.size / path.inner
     return where(path.size > 1, maximum(outer, inner) + path.latency, 0.0)

@@ -45,7 +45,7 @@ def path(group: Group, cluster: Cluster) -> Path:
     local = clip(devices a node / stride, 1, size); nodes = size / local.
     """
     node = cluster.node
-    local = minimum(maximum(node.count / group.stride, 1.0), group.size)
+    local = group.on_one_node(node.count)
     nodes = group.size / local
     span = maximum(group.size * group.stride / node.count, nodes)
     outer, outer_latency = _between_nodes(cluster, nodes, span)

@@ -1,4 +1,4 @@
-"""Hardware and models for people: every value in its unit, with its source."""
+"""Hardware for people: every value in its unit, with its source."""
 
 from __future__ import annotations
 
@@ -40,22 +40,7 @@ def show_document(document: Mapping[str, Any]) -> None:
     for field, value in _values(document, ""):
         rows.add(field, value)
     show(rows)
-    _show_sources(document)
-
-
-def show_model(facts: Mapping[str, Any], document: Mapping[str, Any]) -> None:
-    """Print a model: what can be counted, its layers, its sources."""
-    show(str(facts["name"]), "bold")
-    rows = table("count", ">value")
-    for name in ("parameters", "active_parameters", "active_parameters_with_embedding", "mtp_parameters"):
-        rows.add(name.replace("_", " "), f"{facts[name]:,.0f}")
-    rows.add("KV cache a token, BF16", quantity(facts["kv_cache_bytes_per_token"], "size", DIGITS))
-    rows.add("training FLOP a token at 4,096", quantity(facts["training_flop_per_token"], "flop", DIGITS))
-    show(rows)
-    for layer in document["layers"]:
-        parts = (f"{part}: {_flat(layer[part])}" for part in ("mixer", "ffn"))
-        show(f"{layer['repeat']} layers, {', '.join(parts)}")
-    _show_sources(document)
+    show_sources(document)
 
 
 def _values(value: Any, field: str) -> Iterator[tuple[str, str]]:
@@ -86,15 +71,7 @@ def _leaf(field: str, value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _flat(part: Mapping[str, Any]) -> str:
-    """Return a mixer or FFN in one line; values at null are left out."""
-    plain = {key: value for key, value in part.items() if value is not None and not isinstance(value, list | Mapping)}
-    return ", ".join(
-        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in plain.items()
-    )
-
-
-def _show_sources(document: Mapping[str, Any]) -> None:
+def show_sources(document: Mapping[str, Any]) -> None:
     """Print what each source is for."""
     for source in document.get("sources") or ():
         note = f" ({source['note']})" if source.get("note") else ""

@@ -14,7 +14,7 @@ from costmodel.report.figures.roofline import roofline_figure
 from costmodel.report.figures.sweep import sweep_figures
 from costmodel.report.style import rendered, styled
 from costmodel.schema.results import ResultFile
-from costmodel.schema.writing import make_folder, write_whole
+from costmodel.schema.whole_files import make_folder, write_whole
 from costmodel.study.points import Table
 
 Form: TypeAlias = Literal["svg", "png"]

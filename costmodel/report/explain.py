@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 from costmodel.analytic.bound import bound_times
 from costmodel.analytic.evaluation import Evaluation, evaluate
 from costmodel.analytic.pricing import Priced
-from costmodel.cost.kernels import tile_times
+from costmodel.analytic.routing import routing_facts
+from costmodel.cost.kernels import block_count, tile_times
 from costmodel.cost.machine import VECTOR_DTYPE, Machine
 from costmodel.errors import InputError
 from costmodel.network.paths import Path, path
 from costmodel.quantities import ceil
 from costmodel.schema.references import near
 from costmodel.workload.dtypes import ELEMENT_BYTES
-from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Gemm, Group, base_name
-from costmodel.workload.scenario import ExpertBound, Scenario
+from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Exchange, Gemm, Group, base_name
+from costmodel.workload.scenario import Disaggregated, ExpertBound, Pool, Scenario
 
 if TYPE_CHECKING:
     from costmodel.api import Workload
@@ -29,11 +30,12 @@ FORMULAS = {
     Collective: "t = fastest of ring, two levels and halving-doubling, over the links that the group crosses",
 }
 EXCHANGE_FORMULAS = {
-    "normal": "t = max(T * E_nodes * (1 - 1/N) * b / B_out, T * E_ranks * (1 - 1/l) * b / B_in) + latency",
-    "low_latency": "t = max(T * k * (1 - l/n) * b / B_out, T * k * (l-1)/n * b / B_in) + latency",
-}
+    True: "t = max(T * E_nodes * load_N * (1-1/N) * b / B_out, T * E_ranks * load_n * (1-1/l) * b / B_in) + latency",
+    False: "t = max(T * k * load * (1-l/n) * b / B_out, T * k * load * (l-1)/n * b / B_in) + latency",
+}  # by whether a token goes once to each place
 
 
+EXPERTS = "grouped_gemm"  # the family of the experts' products
 BOUND = "all-to-all"  # the one line of a bound
 BOUND_FORMULA = (
     "all_to_all = (b_dispatch + b_combine) * tokens * sends * hidden / B; layer = 2 * all_to_all; tpot = layers * layer"
@@ -132,6 +134,12 @@ def explain(workload: Workload, scenario: str, name: str) -> list[Explanation]:
     return found
 
 
+def routing(workload: Workload, scenario: str) -> dict[str, float] | None:
+    """Return how full the fullest rank is and which experts it runs; null without expert layers."""
+    facts = routing_facts(workload.scenario(scenario))
+    return None if facts is None else {name: float(value) for name, value in facts.items()}
+
+
 def _evaluated(workload: Workload, scenario: str) -> Evaluation:
     chosen = workload.scenario(scenario)
     return evaluate(chosen, workload.calibration(chosen))
@@ -139,20 +147,35 @@ def _evaluated(workload: Workload, scenario: str) -> Evaluation:
 
 def _explained(workload: Workload, scenario: Scenario, priced: Priced) -> Explanation:
     operator, time = priced.operator, priced.time
+    pool = _pool(scenario, operator.name)
+    scenario = scenario if pool is None else scenario.of_pool(pool)
     parts = {"compute": time.compute, "memory": time.memory, "network": time.network, "fixed": time.fixed}
     notes = workload.calibration(scenario).notes
     return Explanation(
         operator.name,
         operator.family,
-        FORMULAS.get(type(operator)) or EXCHANGE_FORMULAS[getattr(operator, "mode", "normal")],
+        EXCHANGE_FORMULAS[operator.deduplicates] if isinstance(operator, Exchange) else FORMULAS[type(operator)],
         _inputs(priced, scenario),
         {part: float(value) for part, value in parts.items() if float(value)},
         float(time.seconds),
         time.bound,
         priced.fit.basis,
-        _origins(workload, scenario, priced),
+        _origins(workload, scenario, priced, None if pool is None else _part(operator.name)),
         tuple(note for note in notes if note.startswith(f"{operator.family}:")),
     )
+
+
+def _pool(scenario: Scenario, operator: str) -> Pool | None:
+    """Return the pool that an operator runs in, of two; null where there is one engine, or between the pools."""
+    plan = scenario.plan
+    if not isinstance(plan, Disaggregated):
+        return None
+    return {"prefill": plan.prefill, "decode": plan.decode}.get(_part(operator))
+
+
+def _part(operator: str) -> str:
+    """Return the part of a phase that an operator's name begins with."""
+    return operator.partition(":")[0].removesuffix(" draft")
 
 
 def _bound(workload: Workload, scenario: Scenario, plan: ExpertBound) -> Explanation:
@@ -197,17 +220,28 @@ def _inputs(priced: Priced, scenario: Scenario) -> dict[str, tuple[float, str]]:
         "tokens of a rank": (float(operator.tokens), "count"),
         "bytes of a copy": (float(operator.token_bytes), "size"),
         "experts a token": (float(operator.top_k), "count"),
-        "load of the fullest rank": (float(operator.load), "count"),
-        "expected nodes a token": (float(operator.targets(way.nodes)), "count"),
-        "expected ranks a token": (float(operator.targets(way.size)), "count"),
+        **_loads(operator, way),
         **group,
     }
+
+
+def _loads(exchange: Exchange, way: Path) -> dict[str, tuple[float, str]]:
+    """Return how many places a token goes to, and how much more the fullest one gets than the mean."""
+    if not exchange.deduplicates:
+        return {"load of the fullest rank": (float(exchange.load), "count")}
+    found: dict[str, tuple[float, str]] = {}
+    for name, places in (("node", way.nodes), ("rank", way.size)):
+        found[f"expected {name}s a token"] = (float(exchange.targets(places)), "count")
+        found[f"load of the fullest {name}, each token once"] = (float(exchange.fullest(places)), "count")
+    return found
 
 
 def _work(operator: Gemm | AttentionCore | Elementwise) -> dict[str, tuple[float, str]]:
     work = {"FLOP": (float(operator.flop), "flop"), "traffic": (float(operator.traffic), "size")}
     if isinstance(operator, Gemm):
         shape = {"m": operator.m, "n": operator.n, "k": operator.k, "groups": operator.groups}
+        if operator.family == EXPERTS:
+            shape |= {"standard deviation of m": operator.deviation, "load of the fullest rank": operator.load}
         return {**{name: (float(value), "count") for name, value in shape.items()}, **work}
     if isinstance(operator, AttentionCore):
         shape = {"sequences": operator.sequences, "heads": operator.heads, "query rows": operator.rows}
@@ -221,7 +255,7 @@ def _tile(gemm: Gemm, priced: Priced, scenario: Scenario) -> dict[str, tuple[flo
     processors = scenario.cluster.device.processors - scenario.communication.processors
     machine = Machine(scenario.cluster.device, scenario.framework, processors)
     tile, _, _ = min(tile_times(gemm, machine, priced.fit), key=lambda each: max(float(each[1]), float(each[2])))
-    blocks = gemm.groups * ceil(gemm.m / tile.m) * ceil(gemm.n / tile.n) * tile.split
+    blocks = block_count(gemm, tile)
     return {
         "tile m": (float(tile.m), "count"),
         "tile n": (float(tile.n), "count"),
@@ -250,19 +284,27 @@ def _device(operator: Gemm | AttentionCore | Elementwise, scenario: Scenario) ->
     return found
 
 
-def _origins(workload: Workload, scenario: Scenario, priced: Priced) -> dict[str, str]:
-    """Return where the values that enter were written."""
+def _origins(workload: Workload, scenario: Scenario, priced: Priced, pool: str | None) -> dict[str, str]:
+    """Return where the values that enter were written. pool: where the operator's layout stands, of two pools."""
     operator = priced.operator
     if not isinstance(operator, Gemm | AttentionCore | Elementwise):
         way = path(operator.group, scenario.cluster)
-        return _places(workload, scenario, [*_latency_fields(scenario, way), *_link_fields(scenario, way)])
+        loads = [_load_field(scenario)] if isinstance(operator, Exchange) else []
+        return _places(workload, scenario, [*loads, *_latency_fields(scenario, way), *_link_fields(scenario, way)])
     wanted = ["hardware.device.memory.hbm.bandwidth", "framework.launch"]
     if not isinstance(operator, Elementwise):
         peak = f"hardware.device.math.{operator.dtype}.peak"
-        wanted += [peak, "hardware.device.processors", "communication.processors"]
+        taken = "communication.processors" if pool is None else f"{pool}.communication.processors"
+        wanted += [peak, "hardware.device.processors", taken]
     if isinstance(operator, Gemm):
         wanted += ["hardware.device.memory.l2.bandwidth"]
+        wanted += [_load_field(scenario)] if operator.family == EXPERTS else []
     return _places(workload, scenario, wanted)
+
+
+def _load_field(scenario: Scenario) -> str:
+    """Return the field that says how full the fullest rank is."""
+    return "routing.load" if scenario.communication.expert_load is None else "communication.expert_load"
 
 
 def _link_fields(scenario: Scenario, way: Path) -> list[str]:

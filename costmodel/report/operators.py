@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from costmodel.report.explain import Explanation, Line
 from costmodel.report.page import show, table
+from costmodel.report.routing import routing_line
 from costmodel.report.text import quantity, share
 
 
-def show_lines(found: Sequence[Line], argument: str) -> None:
-    """Print where a scenario's time goes, and how to ask for more."""
+def show_lines(found: Sequence[Line], argument: str, routing: Mapping[str, float] | None = None) -> None:
+    """Print where a scenario's time goes, and how to ask for more. routing: of its expert layers."""
     rows = table("operator", ">time", ">share", ">hidden", "limit", "basis")
     for line in found:
         hidden = quantity(line.hidden, "time") if line.hidden else ""
         rows.add(line.name, quantity(line.time, "time"), share(line.share), hidden, line.bound, line.basis)
     show(rows)
+    if routing is not None:
+        show(routing_line(routing))
     if found:
         show(f'next: costmodel explain {argument} --op "{found[0].name}"', "dim")
 

@@ -15,7 +15,7 @@ import click
 from costmodel.api import Workload, load
 from costmodel.report.drawing import draw_result, draw_sweep
 from costmodel.schema.results import read_result
-from costmodel.schema.writing import make_folder, write_whole
+from costmodel.schema.whole_files import make_folder, write_whole
 from costmodel.study.files import as_json
 from costmodel.study.points import read_sweep, write_sweep
 from costmodel.study.sweep import plan_sweep, run_sweep

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from costmodel.report.page import show, table
+from costmodel.report.routing import is_even, routing_line
 from costmodel.report.text import count, gib, metric, quantity, share, span, used_of
 from costmodel.result import Point
 from costmodel.units import parse
@@ -17,12 +18,6 @@ if TYPE_CHECKING:
 SHOWN_OPERATORS = 3  # in the overview
 LISTED_OPERATORS = 14  # in the detailed view
 ROOFLINE_ONLY = " (a lower bound; the interval is how far above it kernels were measured)"
-NAMES = {
-    "training": "step time",
-    "prefill": "time to first token",
-    "decode": "time per token",
-    "ep_bound": "time per token",
-}
 
 
 def show_simulation(argument: str, workload: Workload, points: Mapping[str, Point], *, detailed: bool) -> None:
@@ -51,7 +46,7 @@ def _show_overview(points: Mapping[str, Point]) -> None:
         rate = point.metrics.get("tokens_per_second_per_device")
         rows.add(
             name,
-            f"{point.cluster}, {point.devices:,} devices",
+            f"{point.cluster}, {_devices(point)}",
             metric(point.headline, point.metrics[point.headline]),
             _interval(point),
             metric("tokens_per_second", rate),
@@ -66,6 +61,8 @@ def _show_overview(points: Mapping[str, Point]) -> None:
     for name, point in points.items():
         line = _limits(point) if point.fits else f"does not run: {point.reason}"
         show(f"  {name}: {line}", "" if point.fits else "red")
+        if point.fits and point.routing is not None and not is_even(point.routing):
+            show(f"    {routing_line(point.routing)}")
         if not point.fits and point.memory is not None:
             show(f"    {_ledger_line(point)}")
     for note in dict.fromkeys(note for point in points.values() for note in point.notes):
@@ -74,7 +71,7 @@ def _show_overview(points: Mapping[str, Point]) -> None:
 
 def _show_detail(name: str, point: Point) -> None:
     """Print one scenario with its metrics, operators, schedule and ledger."""
-    show(f"\n{name}: {point.phase} on {point.devices:,} devices of {point.cluster}", "bold")
+    show(f"\n{name}: {point.phase} on {_devices(point)} of {point.cluster}", "bold")
     if point.fits:
         rows = table("metric", ">predicted", ">80 % interval")
         for key, value in point.metrics.items():
@@ -83,6 +80,8 @@ def _show_detail(name: str, point: Point) -> None:
         for key, reason in point.reasons.items():
             show(f"no {key.replace('_', ' ')}: {reason}")
         _show_operators(point)
+        if point.routing is not None:
+            show(routing_line(point.routing))
         if point.schedule is not None:
             parts = ", ".join(
                 f"{key.replace('_', ' ')} {quantity(value, 'time')}" for key, value in point.schedule.items()
@@ -115,6 +114,11 @@ def _show_operators(point: Point) -> None:
     if bubble:
         rows.add("bubble", quantity(bubble, "time"), share(bubble / headline), "", "", "")
     show(rows)
+
+
+def _devices(point: Point) -> str:
+    """Return how many devices a scenario takes."""
+    return "1 device" if point.devices == 1 else f"{point.devices:,} devices"
 
 
 def _interval(point: Point, name: str | None = None) -> str:
@@ -173,7 +177,8 @@ def _next_steps(argument: str, points: Mapping[str, Point], *, detailed: bool) -
             break
     for name, point in points.items():
         if point.fits:
-            yield f'next: costmodel explain {argument} --scenario {name} --op "{point.breakdown[0].name}"'
+            run = next((entry for entry in point.breakdown if entry.count), point.breakdown[0])  # not what only waits
+            yield f'next: costmodel explain {argument} --scenario {name} --op "{run.name}"'
             if not detailed:
                 yield f"      costmodel simulate {argument} --scenario {name}"
             break

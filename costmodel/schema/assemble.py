@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from costmodel.errors import InputError, Problem
+from costmodel.schema.hugging_face import import_config, is_config
+from costmodel.schema.loader import kind_of
 from costmodel.schema.overrides import Override, edited
-from costmodel.schema.references import Library
+from costmodel.schema.references import Library, beside
 from costmodel.schema.strict import Strict, checked
-from costmodel.schema.tree import Tree
+from costmodel.schema.tree import Tree, merge
 
 File = TypeVar("File", bound=Strict)
 
@@ -42,11 +44,15 @@ class Part(Generic[File]):
 
 
 class Assembly:
-    """Makes parts, once for all scenarios that share them, and notes every problem on the way."""
+    """Makes parts, once for all scenarios that share them, and notes every problem on the way.
+
+    notes: what people should know of what was read, such as keys of a config.json that are not mapped.
+    """
 
     def __init__(self, library: Library, overrides: Sequence[Override] = ()) -> None:
         self.library = library
         self.problems: list[Problem] = []
+        self.notes: list[str] = []
         self._overrides = overrides
         self._used: set[Override] = set()
         self._parts: dict[tuple[object, ...], Any] = {}
@@ -82,6 +88,37 @@ class Assembly:
         if reference.is_mapping:
             return self.library.extend(reference, schema), field
         return self.library.document(reference, f"{schema}s", schema, field), ""
+
+    def model(self, reference: Tree, field: str) -> tuple[Tree, str]:
+        """Return the model that a reference means, and the field below which its own fields stand.
+
+        Beside a name and a mapping this may be a config.json or its folder: a path to it, or `{hf: PATH}`, whose other
+        keys replace what was imported.
+        """
+        stated = reference.child("hf") if reference.is_mapping else None
+        if stated is not None:
+            if not isinstance(stated.value, str) or not stated.value:
+                raise InputError.single(
+                    f"must be a path, not {kind_of(stated.value)}", hint="write the path of a config.json",
+                    field=f"{field}.hf".lstrip("."), location=stated.location,
+                )  # fmt: skip
+            base = reference.child("extends")
+            if base is not None:
+                raise InputError.single(
+                    "a model is imported or extends another, not both", hint="keep `hf` or `extends`",
+                    field=f"{field}.extends".lstrip("."), location=base.key,
+                )  # fmt: skip
+            return merge(self._imported(stated), reference.without("hf")), field
+        text = reference.value
+        if isinstance(text, str) and text.startswith("./") and is_config(beside(text, reference.location)):
+            return self._imported(reference), ""
+        return self.inline_or_named(reference, "model", field)
+
+    def _imported(self, path: Tree) -> Tree:
+        """Return the model of a config.json, and note what of it is not mapped."""
+        imported = import_config(beside(path.value, path.location), path.location)
+        self.notes.extend(imported.notes)
+        return imported.tree
 
     def note_unused(self) -> None:
         """Note the changes for all scenarios that changed nothing in any."""

@@ -22,14 +22,26 @@ from costmodel.quantities import Count, Quantity, ceil, minimum
 from costmodel.schema.cluster import ClusterFile, HostFile, NetworkFile, NodeFile
 from costmodel.schema.device import DeviceFile, MathFile
 from costmodel.schema.framework import FrameworkFile, PrecisionFile, TileFile
-from costmodel.schema.model import AttentionFile, DenseFile, LayerFile, MlaFile, ModelFile, MoeFile
+from costmodel.schema.model import (
+    AttentionFile,
+    DenseFile,
+    LayerFile,
+    LayerGroupFile,
+    MlaFile,
+    ModelFile,
+    MoeFile,
+)
 from costmodel.schema.workload import (
     CommunicationFile,
     DecodeFile,
     ExpertBoundFile,
+    GenerateFile,
     ParallelFile,
     PlanFile,
     PrefillFile,
+    RoutingFile,
+    ServingFile,
+    SpeculativeFile,
     TrainingFile,
 )
 from costmodel.workload.architecture import (
@@ -48,13 +60,19 @@ from costmodel.workload.architecture import (
 from costmodel.workload.scenario import (
     Communication,
     Decode,
+    Disaggregated,
     ExpertBound,
     Framework,
+    Generate,
     Parallelism,
     Placement,
     Plan,
+    Pool,
     Precision,
     Prefill,
+    Routing,
+    Serving,
+    Speculative,
     Tile,
     Training,
 )
@@ -139,16 +157,29 @@ def architecture(file: ModelFile) -> Architecture:
     """Return the model."""
     return Architecture(
         name=file.name, hidden=file.hidden, vocabulary=file.vocabulary,
-        layers=tuple(_layer(layer) for layer in file.layers), tied_embeddings=file.tied_embeddings,
-        positions=file.positions, mtp=Mtp(file.mtp.depth) if file.mtp else None,
+        layers=tuple(layer for each in file.layers for layer in _layers(each, file.hidden)),
+        tied_embeddings=file.tied_embeddings,
+        positions=file.positions, mtp=Mtp(file.mtp.depth) if file.mtp else None, head_bias=file.head_bias,
+        final_norm=file.final_norm, embedding_norm=file.embedding_norm,
     )  # fmt: skip
 
 
-def _layer(file: LayerFile) -> Layer:
-    return Layer(file.repeat, _mixer(file.mixer), _ffn(file.ffn), file.norm, file.dropout)
+def _layers(file: LayerFile | LayerGroupFile, hidden: Count) -> tuple[Layer, ...]:
+    """Return the runs that an entry of the list stands for; a run that comes back is the same object."""
+    if isinstance(file, LayerGroupFile):
+        return tuple(_layer(layer, hidden) for layer in file.layers) * file.repeat
+    return (_layer(file, hidden),)
 
 
-def _mixer(file: AttentionFile | MlaFile) -> Mixer:
+def _layer(file: LayerFile, hidden: Count) -> Layer:
+    return Layer(
+        file.repeat, _mixer(file.mixer, hidden), _ffn(file.ffn, hidden), file.norm, file.dropout, file.norm_position,
+        file.block, file.shared_norm,
+    )  # fmt: skip
+
+
+def _mixer(file: AttentionFile | MlaFile, hidden: Count) -> Mixer:
+    """Return the mixer; by default heads share the residual stream's width, and each has keys of its own."""
     if isinstance(file, MlaFile):
         return Mla(
             file.heads, file.q_lora, file.kv_lora, file.nope_dim, file.rope_dim, file.v_head_dim, file.causal
@@ -156,18 +187,21 @@ def _mixer(file: AttentionFile | MlaFile) -> Mixer:
     groups = tuple(
         HeadGroup(float(group.share), Pattern(group.pattern.kind, group.pattern.window)) for group in file.head_groups
     )
-    value_width = file.head_dim if file.v_head_dim is None else file.v_head_dim
+    head_dim = hidden / file.q_heads if file.head_dim is None else file.head_dim
     return Attention(
-        file.q_heads, file.kv_heads, file.head_dim, value_width, file.causal, file.rotary, file.bias, groups
+        file.q_heads, file.q_heads if file.kv_heads is None else file.kv_heads, head_dim,
+        head_dim if file.v_head_dim is None else file.v_head_dim, file.causal, file.rotary, file.bias, groups,
+        file.output_bias, file.rotary_dim, file.alibi, file.qk_norm,
     )  # fmt: skip
 
 
-def _ffn(file: DenseFile | MoeFile) -> Ffn:
+def _ffn(file: DenseFile | MoeFile, hidden: Count) -> Ffn:
     if isinstance(file, DenseFile):
-        return DenseFfn(file.intermediate, gated=file.type == "glu", bias=file.bias)
+        width = 4 * hidden if file.intermediate is None else file.intermediate
+        return DenseFfn(width, gated=file.type == "glu", bias=file.bias)
     return MoeFfn(
         file.experts, file.intermediate, file.top_k, file.shared, file.shared_intermediate, file.groups,
-        file.group_top_k,
+        file.group_top_k, file.gated, file.bias, file.router_bias, file.shared_gate,
     )  # fmt: skip
 
 
@@ -195,9 +229,9 @@ def precision(file: PrecisionFile) -> Precision:
     )  # fmt: skip
 
 
-def parallelism(file: ParallelFile, of: PlanFile) -> Parallelism:
+def parallelism(file: ParallelFile, schedule: str | None = None) -> Parallelism:
     """Return the degrees of parallelism; virtual stages that are not stated are those that the schedule implies."""
-    implied = float(implied_virtual(of.schedule)) if isinstance(of, TrainingFile) else 1.0
+    implied = 1.0 if schedule is None else float(implied_virtual(schedule))
     return Parallelism(
         file.tp, file.pp, file.dp, file.ep, file.cp, implied if file.virtual is None else file.virtual,
         file.expert_tensor, file.sequence_parallel,
@@ -209,6 +243,12 @@ def communication(file: CommunicationFile) -> Communication:
     return Communication(file.processors, file.dispatch, file.combine, file.mode, file.expert_load)
 
 
+def routing(file: RoutingFile, counts: tuple[float, ...] | None) -> Routing:
+    """Return how tokens spread over experts. counts: what the file that `file` names holds."""
+    exponent = 0.0 if file.exponent is None else file.exponent
+    return Routing(file.load, exponent, counts, file.redundant, file.placement, file.capacity)
+
+
 def plan(file: PlanFile) -> Plan:
     """Return what the scenario's phase asks."""
     if isinstance(file, TrainingFile):
@@ -218,8 +258,60 @@ def plan(file: PlanFile) -> Plan:
             Placement(file.placement.embedding, file.placement.head, file.placement.mtp),
         )  # fmt: skip
     if isinstance(file, PrefillFile):
-        return Prefill(file.input_tokens, file.tokens_per_device, file.micro_batches)
+        return Prefill(file.input_tokens, file.tokens_per_device, file.micro_batches, file.prefix_hit_rate)
     if isinstance(file, DecodeFile):
-        return Decode(file.batch_per_device, file.input_tokens, file.output_tokens, file.micro_batches)
+        return Decode(
+            file.batch_per_device, file.input_tokens, file.output_tokens, file.micro_batches,
+            speculative(file.speculative),
+        )  # fmt: skip
+    if isinstance(file, GenerateFile):
+        return Generate(
+            file.batch, file.input_tokens, file.output_tokens, file.micro_batches, file.pipeline_batches,
+            speculative(file.speculative),
+        )  # fmt: skip
+    if isinstance(file, ServingFile):
+        return serving(file)
     assert isinstance(file, ExpertBoundFile)
     return ExpertBound(file.tokens_per_device, file.sends, file.hidden)
+
+
+def serving(file: ServingFile) -> Serving | Disaggregated:
+    """Return serving on one engine, or from two pools."""
+    drafts = speculative(file.speculative)
+    if file.prefill is None or file.decode is None:
+        assert file.concurrency is not None, "the file's own check"
+        return Serving(
+            file.input_tokens, file.output_tokens, file.concurrency, file.prefix_hit_rate, file.chunk_tokens,
+            file.micro_batches, drafts,
+        )  # fmt: skip
+    prompts = Prefill(
+        file.input_tokens, file.prefill.tokens_per_device, file.prefill.micro_batches, file.prefix_hit_rate, drafts
+    )
+    requests = Decode(
+        file.decode.batch_per_device, file.input_tokens, file.output_tokens, file.decode.micro_batches, drafts
+    )
+    return Disaggregated(
+        file.input_tokens, file.output_tokens,
+        Pool(parallelism(file.prefill.parallel), communication(file.prefill.communication), prompts),
+        Pool(parallelism(file.decode.parallel), communication(file.decode.communication), requests),
+    )  # fmt: skip
+
+
+def speculative(file: SpeculativeFile | None) -> Speculative | None:
+    """Return how tokens are drafted; null where they are not."""
+    return None if file is None else Speculative(file.depth, file.acceptance)
+
+
+def layout(file: PlanFile) -> Parallelism:
+    """Return the layout of a scenario; of two pools, that of the decoding one."""
+    pool = file.decode if isinstance(file, ServingFile) else None
+    if pool is not None:
+        return parallelism(pool.parallel)
+    return parallelism(file.parallel, file.schedule if isinstance(file, TrainingFile) else None)
+
+
+def devices(file: PlanFile) -> Count:
+    """Return how many devices a scenario's layout takes, both pools where it has two."""
+    if isinstance(file, ServingFile) and file.prefill is not None:
+        return parallelism(file.prefill.parallel).devices + layout(file).devices
+    return layout(file).devices

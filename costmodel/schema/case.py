@@ -75,7 +75,7 @@ class TableFile(Strict):
     columns: dict[str, Annotated[Any, Named("columns")]] = Field(
         min_length=1,
         description="header -> path: id, class, skip, conventions.NAME, expect.METRIC, or a path of the scenario; "
-        "or {path, unit} where the table leaves out the unit",
+        "or {path, unit} where the table leaves out the unit; without an id, rows are numbered after the template's",
     )
     template: Annotated[Any, Named("template")] = Field(description="what all the cases share: keys of a case")
 
@@ -266,9 +266,13 @@ def _rows(assembly: Assembly, tree: Tree, path: Path) -> Iterator[tuple[Tree, di
                 f"{table.table} has no column {header!r}", hint=near(header, headers), field="cases.columns",
                 location=at.key,
             )  # fmt: skip
-    for row in reader:
+    numbered = "id" not in [column for column in table.columns.values() if isinstance(column, str)]
+    for number, row in enumerate(reader, start=1):
         place = Location(shown(file), reader.line_num)
-        yield _row(tree.value["template"], table.columns, row, place)
+        entry, overrides = _row(tree.value["template"], table.columns, row, place)
+        if numbered:
+            entry = entry.having(id=Tree(f"{entry.text('id') or Path(table.table).stem}-{number}", place, place))
+        yield entry, overrides
 
 
 def _row(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from costmodel.errors import InputError
+from costmodel.quantities import Quantity
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.framework import FrameworkFile, PrecisionFile
 from costmodel.schema.installation import Installation
@@ -19,8 +20,23 @@ _PROVENANCE = {"sources", "aliases", "calibration"}
 
 
 def model_document(file: ModelFile) -> dict[str, Any]:
-    """Return the document of a model."""
-    return file.model_dump(exclude=_PROVENANCE)
+    """Return the document of a model, with what its heads and FFNs have by default filled in."""
+    document = file.model_dump(exclude=_PROVENANCE)
+    for entry in document["layers"]:
+        for layer in entry.get("layers", [entry]):
+            _fill(layer, document["hidden"])
+    return document
+
+
+def _fill(layer: dict[str, Any], hidden: Quantity) -> None:
+    """Write what a layer's null stands for into its document."""
+    mixer, ffn = layer["mixer"], layer["ffn"]
+    if mixer["type"] == "attention":
+        defaults = {"kv_heads": mixer["q_heads"], "head_dim": hidden / mixer["q_heads"], "output_bias": mixer["bias"]}
+        mixer.update({key: value for key, value in defaults.items() if mixer[key] is None})
+        mixer["v_head_dim"] = mixer["head_dim"] if mixer["v_head_dim"] is None else mixer["v_head_dim"]
+    if ffn["type"] == "mlp" and ffn["intermediate"] is None:
+        ffn["intermediate"] = 4 * hidden
 
 
 def scenario_document(

@@ -91,17 +91,22 @@ def _table(model: type[Strict], base: type[Strict] = Strict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _rows(model: type[Strict], prefix: str, base: type[Strict] = Strict) -> Iterator[tuple[str, str, str, str]]:
+def _rows(
+    model: type[Strict], prefix: str, base: type[Strict] = Strict, above: tuple[type[Strict], ...] = ()
+) -> Iterator[tuple[str, str, str, str]]:
+    """Yield (key, type, default, meaning) of every field. above: mappings that the rows before describe."""
     own = {name: field for name, field in model.model_fields.items() if name not in base.model_fields}
     for name, field in own.items():
         key = f"{prefix}{field.alias or name}"
         nested, path = _nested(field.annotation, key)
         yield path, _type(field), _default(field), field.description or ""
         for part in nested if model in _SHARED.values() or name not in _SHARED else ():
+            if part in above:
+                continue
             if len(nested) > 1:
                 tag = next(iter(_literals(next(iter(part.model_fields.values())).annotation)))
-                yield f"{path}", f"with `type: {tag}`", "", _summary(part)
-            yield from _rows(part, f"{path}.")
+                yield f"{path}", f"with `type: {tag}`" if tag else "mapping", "", _summary(part)
+            yield from _rows(part, f"{path}.", above=(*above, *nested))
 
 
 def _nested(annotation: Any, key: str) -> tuple[list[type[Strict]], str]:

@@ -11,11 +11,11 @@ from pydantic_core import PydanticCustomError
 
 from costmodel.errors import InputError, Location
 from costmodel.schema.loader import parse_tree
-from costmodel.schema.quantity import Measure, Whole
+from costmodel.schema.quantity import Measure, Positive, Whole
 from costmodel.schema.strict import Strict, classes_of, members_of
 from costmodel.schema.tree import plain
 
-NumberType: TypeAlias = Measure | Whole
+NumberType: TypeAlias = Measure | Whole | Positive
 
 
 def number_at(root: type[Strict], path: Sequence[str]) -> NumberType | None:
@@ -39,7 +39,7 @@ def number_at(root: type[Strict], path: Sequence[str]) -> NumberType | None:
         if not arguments:
             return None
         current, notes = arguments[0][-1], ()
-    return next((note for note in (*notes, *_notes(current)) if isinstance(note, Measure | Whole)), None)
+    return next((note for note in (*notes, *_notes(current)) if isinstance(note, NumberType)), None)
 
 
 def read_number(number: NumberType, text: str, label: Location, field: str) -> float:

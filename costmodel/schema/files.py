@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,9 +17,12 @@ from costmodel.schema.calibration import FitsFile
 from costmodel.schema.case import CaseFile, check_cases
 from costmodel.schema.cluster import ClusterFile, NodeFile
 from costmodel.schema.device import DeviceFile
+from costmodel.schema.document import model_document
 from costmodel.schema.fit_plan import FitPlanFile
 from costmodel.schema.framework import FrameworkFile, PrecisionFile
+from costmodel.schema.hugging_face import import_config, is_config
 from costmodel.schema.installation import install, install_device, install_node
+from costmodel.schema.loader import parse_tree
 from costmodel.schema.model import ModelFile
 from costmodel.schema.references import Library, as_reference
 from costmodel.schema.resolve import in_order, resolve_tree
@@ -24,6 +30,7 @@ from costmodel.schema.strict import Strict
 from costmodel.schema.tree import Tree
 from costmodel.schema.what_if import WhatIfFile
 from costmodel.schema.workload import WorkloadFile
+from costmodel.schema.writing import yaml_of
 from costmodel.workload.architecture import Architecture
 
 Made = TypeVar("Made")
@@ -46,6 +53,9 @@ def validate(path: str | Path, search_path: Sequence[str | Path] = ()) -> list[P
 
 def _check(assembly: Assembly, path: Path) -> None:
     library = assembly.library
+    if is_config(path):
+        assembly.part(ModelFile, import_config(path).tree)
+        return
     schema = library.schema_of(path)
     tree = library.read(path, schema)
     if schema == "workload":
@@ -60,6 +70,7 @@ def _check(assembly: Assembly, path: Path) -> None:
         install_device(assembly, tree)
     else:
         assembly.part(FILES[schema], tree)
+        assembly.problems.extend(library.clashes(path, f"{schema}s"))
 
 
 def list_names(kind: str, search_path: Sequence[str | Path] = ()) -> list[str]:
@@ -86,10 +97,58 @@ def load_cluster(name: str, search_path: Sequence[str | Path] = (), *, devices: 
 
 
 def load_model(name: str, search_path: Sequence[str | Path] = ()) -> Architecture:
-    """Return the model of a name or a file."""
-    return _load(
-        name, "model", search_path, lambda assembly, tree: build.architecture(assembly.part(ModelFile, tree).file)
-    )  # fmt: skip
+    """Return the model of a name, a file, a config.json or the folder that holds one."""
+    return read_model(name, search_path).architecture
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelRead:
+    """A model as its file says it. document: checked, in SI, with its sources; notes: what was left out."""
+
+    architecture: Architecture
+    document: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def read_model(name: str, search_path: Sequence[str | Path] = ()) -> ModelRead:
+    """Return the model of a name, a file, a config.json or the folder that holds one, with what was left out of it."""
+    assembly = Assembly(Library(search_path))
+    with assembly.noting():
+        tree, _ = assembly.model(Tree(_model_reference(name)), "")
+        file = assembly.part(ModelFile, tree).file
+        document = model_document(file) | file.model_dump(include={"aliases", "sources"})
+        return ModelRead(build.architecture(file), document, tuple(assembly.notes))
+    raise InputError(in_order(assembly.problems))
+
+
+def read_models(search_path: Sequence[str | Path] = ()) -> tuple[dict[str, ModelRead], list[Problem]]:
+    """Return every model on the search path by its name, and the problems of those that cannot be read."""
+    found: dict[str, ModelRead] = {}
+    problems: list[Problem] = []
+    for name in list_names("models", search_path):
+        try:
+            found[name] = read_model(name, search_path)
+        except InputError as error:
+            problems.extend(error.problems)
+    return found, problems
+
+
+def imported_yaml(path: str | Path) -> tuple[str, tuple[str, ...]]:
+    """Return a config.json, or that of a folder, as the text of a model file, and what of it is not mapped."""
+    assembly = Assembly(Library())
+    with assembly.noting():
+        imported = import_config(Path(path))
+        assembly.part(ModelFile, imported.tree).require()
+        source = {"fields": ["hidden", "vocabulary", "layers"], "cite": f"imported from {path}", "kind": "derived"}
+        sources = parse_tree(json.dumps([source]), str(path))
+        return yaml_of(imported.tree.having(sources=sources), "model"), imported.notes
+    raise InputError(in_order(assembly.problems))
+
+
+def _model_reference(argument: str) -> str:
+    """Return the reference that an argument means: an existing file, a folder with a config.json, else a name."""
+    path = Path(argument)
+    return f"./{os.path.relpath(path)}" if path.is_file() or is_config(path) else argument
 
 
 def load_document(kind: str, name: str, search_path: Sequence[str | Path] = ()) -> dict[str, Any]:

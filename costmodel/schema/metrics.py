@@ -7,7 +7,7 @@ from costmodel.units import base_unit
 _DIMENSIONS = {
     "duration": (
         "step_time", "bubble_time", "exposed_communication_time", "ttft", "tpot", "latency", "all_to_all_time",
-        "layer_time", "time",
+        "layer_time", "kv_transfer_time", "time",
     ),
     "ratio": ("mfu", "mfu_noncausal", "hfu"),
     "size": ("kv_cache_bytes_per_token", "size"),
@@ -18,17 +18,26 @@ _DIMENSIONS = {
     "money": ("cost_per_trillion_tokens", "cost_per_million_tokens", "cost", "capital_cost"),
     "count": (
         "tokens_per_second", "tokens_per_day", "tokens_per_second_per_device", "tokens_per_second_per_user",
-        "device_hours_per_trillion_tokens", "max_batch_per_device", "parameters", "active_parameters",
+        "requests_per_second", "input_tokens_per_second", "prefill_tokens_per_second_per_device",
+        "decode_tokens_per_second_per_device", "prefill_nodes_per_decode_node", "concurrency", "max_concurrency",
+        "device_hours_per_trillion_tokens", "max_batch_per_device", "max_batch", "parameters", "active_parameters",
         "active_parameters_with_embedding", "mtp_parameters", "devices", "endpoints", "switches", "links",
     ),
 }  # fmt: skip
+_TOKEN_RATES = (
+    "tokens_per_second", "tokens_per_second_per_device", "tokens_per_second_per_user", "input_tokens_per_second",
+    "prefill_tokens_per_second_per_device", "decode_tokens_per_second_per_device",
+)  # fmt: skip
 _RATES = {
-    **dict.fromkeys(("tokens_per_second", "tokens_per_second_per_device", "tokens_per_second_per_user"), "token/s"),
+    **dict.fromkeys(_TOKEN_RATES, "token/s"),
     "tokens_per_day": "token/day",
+    "requests_per_second": "request/s",
     "device_hours_per_trillion_tokens": "h",
 }
 _BY_METRIC = {metric: dimension for dimension, metrics in _DIMENSIONS.items() for metric in metrics}
-_BY_SECTION = {"memory": "size", "schedule": "duration", "breakdown": "duration", "share": "ratio"}
+_BY_SECTION = {
+    "memory": "size", "schedule": "duration", "breakdown": "duration", "share": "ratio", "routing": "count",
+}  # fmt: skip
 
 
 def dimension_of(metric: str) -> str | None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import Field, model_validator
+import numpy as np
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from costmodel.schema.device import Source
-from costmodel.schema.quantity import Integer, Number, NumberOrZero, Share, wrong
+from costmodel.schema.quantity import Integer, Number, NumberOrZero, Share, exceeds, wrong
 from costmodel.schema.strict import Strict
+
+MOST_LAYERS = 10_000  # published transformers end at 1,000 (DeepNet, arXiv 2203.00555); each layer gets a stage
+NormKind: TypeAlias = Literal["rms", "layer", "layer_no_bias"]
 
 
 class PatternFile(Strict):
@@ -43,12 +48,19 @@ class AttentionFile(Strict):
 
     type: Literal["attention"] = Field(description="this mixer")
     q_heads: Number = Field(description="query heads")
-    kv_heads: Number = Field(description="key-value heads")
-    head_dim: Number = Field(description="width of a query and key head")
+    kv_heads: Number | None = Field(default=None, description="key-value heads; null: as q_heads")
+    head_dim: Number | None = Field(default=None, description="width of a query and key head; null: hidden / q_heads")
     v_head_dim: Number | None = Field(default=None, description="width of a value head; null: as head_dim")
     causal: bool = Field(default=True, description="queries see earlier keys only")
     rotary: bool = Field(default=True, description="rotary position embedding")
+    rotary_dim: Number | None = Field(default=None, description="elements of a head that are rotated; null: all")
+    alibi: bool = Field(default=False, description="position slopes on the scores; no parameters, no cost of their own")
     bias: bool = Field(default=False, description="projections have biases")
+    output_bias: bool | None = Field(default=None, description="the output projection has one; null: as `bias`")
+    qk_norm: Literal["head", "projection"] | None = Field(
+        default=None,
+        description="queries and keys are normalised: with one vector for all heads, or over the projection",
+    )
     head_groups: list[HeadGroupFile] = Field(
         default_factory=_one_full_group, min_length=1, description="groups of heads; shares sum to 1"
     )
@@ -58,6 +70,22 @@ class AttentionFile(Strict):
         total = sum(group.share for group in self.head_groups)
         if isinstance(total, float) and not math.isclose(total, 1.0, rel_tol=1e-9):
             raise wrong(f"the shares of head_groups sum to {total:g}", "make them sum to 1")
+        return self
+
+    @model_validator(mode="after")
+    def _positions_are_one(self) -> Self:
+        if self.rotary and self.alibi:
+            raise wrong("rotary and alibi are two kinds of positions", "write `rotary: false` beside `alibi: true`")
+        if self.rotary_dim is not None and not self.rotary:
+            raise wrong("rotary_dim without rotary rotates nothing", "remove it, or write `rotary: true`")
+        if self.rotary_dim is not None and self.head_dim is not None and exceeds(self.rotary_dim, self.head_dim):
+            raise wrong("rotary_dim is larger than head_dim", "write at most head_dim")
+        return self
+
+    @model_validator(mode="after")
+    def _heads_share_keys(self) -> Self:
+        if self.kv_heads is not None and exceeds(self.kv_heads, self.q_heads):
+            raise wrong("kv_heads is larger than q_heads", "write at most q_heads: query heads share key-value heads")
         return self
 
 
@@ -78,12 +106,18 @@ class DenseFile(Strict):
     """A feed-forward part that every token visits; `glu` has a gate, `mlp` has none."""
 
     type: Literal["glu", "mlp"] = Field(description="this feed-forward part")
-    intermediate: Number = Field(description="inner width")
+    intermediate: Number | None = Field(default=None, description="inner width; null: 4 * hidden, for mlp only")
     bias: bool = Field(default=False, description="matrices have biases")
+
+    @model_validator(mode="after")
+    def _gated_width_is_stated(self) -> Self:
+        if self.intermediate is None and self.type == "glu":
+            raise wrong("`intermediate` is missing", "add it: only an mlp is four times as wide as hidden by default")
+        return self
 
 
 class MoeFile(Strict):
-    """Routed experts, each gated, plus shared ones."""
+    """Routed experts, plus shared ones."""
 
     type: Literal["moe"] = Field(description="this feed-forward part")
     experts: Number = Field(description="routed experts")
@@ -93,6 +127,10 @@ class MoeFile(Strict):
     shared_intermediate: Number | None = Field(default=None, description="inner width of one; null: as a routed expert")
     groups: Number | None = Field(default=None, description="equal groups of experts; null where routing is free")
     group_top_k: Integer | None = Field(default=None, description="groups that a token may choose from")
+    gated: bool = Field(default=True, description="experts have a gate, as `glu` has")
+    bias: bool = Field(default=False, description="the experts' matrices have biases")
+    router_bias: bool = Field(default=False, description="the router has a bias")
+    shared_gate: bool = Field(default=False, description="a gate of its own weighs the shared experts")
 
     @model_validator(mode="after")
     def _groups_are_whole(self) -> Self:
@@ -100,15 +138,52 @@ class MoeFile(Strict):
             raise wrong("groups and group_top_k go together", "write both or neither")
         return self
 
+    @model_validator(mode="after")
+    def _choices_exist(self) -> Self:
+        if exceeds(self.top_k, self.experts):
+            raise wrong("top_k is larger than experts", "write at most the number of experts")
+        if self.groups is not None and self.group_top_k is not None and exceeds(self.group_top_k, self.groups):
+            raise wrong("group_top_k is larger than groups", "write at most the number of groups")
+        if self.shared_gate and isinstance(self.shared, float) and self.shared == 0:
+            raise wrong("shared_gate without shared experts gates nothing", "remove it, or write `shared`")
+        return self
+
 
 class LayerFile(Strict):
     """Equal layers in a row."""
 
     repeat: Integer = Field(default=1, description="how many of them")
-    norm: Literal["rms", "layer"] = Field(default="rms", description="kind of normalisation")
+    norm: NormKind = Field(default="rms", description="kind of normalisation; `layer` has a bias")
+    norm_position: Literal["before", "after", "both"] = Field(
+        default="before", description="norms stand before mixer and FFN, after them (before the residual add), or both"
+    )
+    block: Literal["sequential", "parallel"] = Field(
+        default="sequential", description="the FFN reads the mixer's result, or both read the same input"
+    )
+    shared_norm: bool = Field(default=False, description="the two branches of a parallel block share one norm")
     dropout: bool = Field(default=False, description="dropout masks are kept in training")
     mixer: Annotated[AttentionFile | MlaFile, Field(discriminator="type")] = Field(description="attention in some form")
     ffn: Annotated[DenseFile | MoeFile, Field(discriminator="type")] = Field(description="feed-forward part")
+
+    @model_validator(mode="after")
+    def _norms_fit_block(self) -> Self:
+        if self.shared_norm and self.block != "parallel":
+            raise wrong("shared_norm is for a parallel block", "remove it, or write `block: parallel`")
+        if self.block == "parallel" and self.norm_position != "before":
+            raise wrong("a parallel block has its norms before", "remove norm_position, or `block`")
+        return self
+
+
+class LayerGroupFile(Strict):
+    """Layers that repeat together, such as one with a window and one without."""
+
+    repeat: Integer = Field(description="how often the list below stands in the model")
+    layers: list[LayerFile] = Field(min_length=1, description="the layers of one turn, as above")
+
+
+def _layer_or_group(value: Any) -> str:
+    is_group = "layers" in value if isinstance(value, dict) else isinstance(value, LayerGroupFile)
+    return "group" if is_group else "layer"
 
 
 class MtpFile(Strict):
@@ -122,10 +197,47 @@ class ModelFile(Strict):
 
     name: str = Field(description="name by which other files call it")
     hidden: Number = Field(description="width of the residual stream")
-    vocabulary: Number = Field(description="rows of the embedding")
+    vocabulary: Number = Field(description="rows of the embedding as it is stored, padding included")
     positions: Number | None = Field(default=None, description="rows of a learned position table; null: none")
     tied_embeddings: bool = Field(default=False, description="the LM head is the embedding")
+    head_bias: bool = Field(default=False, description="the LM head has a bias")
+    embedding_norm: NormKind | None = Field(default=None, description="norm on the embedding's output; null: none")
+    final_norm: NormKind | Literal["none"] | None = Field(
+        default=None, description="norm before the LM head; null: as the last layer's"
+    )
     mtp: MtpFile | None = Field(default=None, description="multi-token prediction; null where there is none")
-    layers: list[LayerFile] = Field(min_length=1, description="the layers in order")
+    layers: list[
+        Annotated[
+            Annotated[LayerFile, Tag("layer")] | Annotated[LayerGroupFile, Tag("group")], Discriminator(_layer_or_group)
+        ]
+    ] = Field(min_length=1, description="the layers in order, each a layer or {repeat, layers}")
     aliases: list[str] = Field(default=[], description="other names of the model")
     sources: list[Source] = Field(default=[], description="where the values come from")
+
+    def kinds(self) -> Iterator[tuple[int, LayerFile]]:
+        """Yield every run of layers with the number of layers in it."""
+        for each in self.layers:
+            inner = each.layers if isinstance(each, LayerGroupFile) else [each]
+            turns = each.repeat if isinstance(each, LayerGroupFile) else 1
+            yield from ((turns * one.repeat, one) for one in inner)
+
+    @model_validator(mode="after")
+    def _heads_divide_hidden(self) -> Self:
+        for _, layer in self.kinds():
+            mixer = layer.mixer
+            if isinstance(mixer, AttentionFile) and mixer.head_dim is None and np.all(self.hidden % mixer.q_heads):
+                raise wrong(
+                    f"hidden of {self.hidden:g} is no multiple of {mixer.q_heads:g} q_heads",
+                    "write `head_dim`, or correct one of them",
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _depth_is_sane(self) -> Self:
+        depth = sum(count for count, _ in self.kinds())
+        if depth > MOST_LAYERS:
+            raise wrong(
+                f"the model has {depth:,} layers, more than the {MOST_LAYERS:,} that can be laid out on stages",
+                "check `repeat`",
+            )
+        return self

@@ -88,7 +88,8 @@ class Measure(_Checked):
                 return self._bounded(units.parse(value, self.dimension), repr(value))
             except InputError as error:
                 problem = error.problems[0]
-                raise wrong(problem.message, problem.hint) from None
+                plain = self.dimension == "count"
+                raise wrong(problem.message, "write a plain number" if plain else problem.hint) from None
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if number and self.dimension in ("ratio", "count"):
             return self._bounded(float(value), str(value))
@@ -132,12 +133,16 @@ class Measure(_Checked):
         """Return what to write."""
         if self.dimension == "ratio":
             return f"number, at least {self.low:g}" if self.low else "number, or percentage as `10 %`"
+        if self.dimension == "count":
+            return f"number, {self.low:g} to {self.high:g}"
         names = {"duration": "time", "flop_rate": "FLOP rate", "money_rate": "money rate"}
         text = f"{names.get(self.dimension, self.dimension)}, as `{self._suggest(10)}`"
         return f"{text} or `{{bidirectional: {self._suggest(20)}}}`" if self.two_way else text
 
     def json_schema(self) -> dict[str, Any]:
         """Return the JSON Schema of what may be written."""
+        if self.dimension == "count":
+            return {"type": "number", "minimum": self.low, "maximum": self.high}
         text: dict[str, Any] = {"type": "string", "description": self.describe(), "examples": [self._suggest(10)]}
         if self.dimension == "ratio":
             return {"anyOf": [text, {"type": "number"}]}
@@ -190,6 +195,33 @@ class Whole(_Checked):
         """Return the JSON Schema of what may be written."""
         bounds = {"minimum": self.low} | ({} if self.high is None else {"maximum": self.high})
         return {"type": "integer", **bounds}
+
+
+@dataclass(frozen=True, slots=True)
+class Positive(_Checked):
+    """A positive number that need not be whole: how much of something shared falls to one device."""
+
+    def check(self, value: Any) -> Quantity:
+        """Return the value of the field, or raise what is wrong with it."""
+        written, stated = str(value), value.value if isinstance(value, SI) else value
+        if isinstance(value, np.ndarray):
+            raise wrong("is an array without a unit", "pass SI(array)")
+        stated = stated.item() if isinstance(stated, np.generic) else stated
+        if isinstance(stated, bool) or not isinstance(stated, (int, float, np.ndarray)):
+            given = f"{stated!r}" if isinstance(stated, str) else kind_of(stated)
+            raise wrong(f"must be a number, not {given}", "write a number such as 8 or 0.125")
+        checked = _finite(stated, "the array" if isinstance(stated, np.ndarray) else written)
+        if _range(checked)[0] <= 0:
+            raise wrong(f"{written} is too small", "write a number above zero")
+        return checked
+
+    def describe(self) -> str:
+        """Return what to write."""
+        return "number above 0"
+
+    def json_schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of what may be written."""
+        return {"type": "number", "exclusiveMinimum": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +330,11 @@ def _finite(value: float | npt.NDArray[Any], written: str) -> Quantity:
     return number
 
 
+def exceeds(value: Quantity, limit: Quantity) -> bool:
+    """Tell whether a number is larger than another; of a grid, where no point is allowed."""
+    return bool(np.all(np.greater(value, limit)))
+
+
 def _range(value: Quantity) -> tuple[float, float]:
     """Return the least and the largest element."""
     return (value, value) if isinstance(value, float) else (float(value.min()), float(value.max()))
@@ -316,8 +353,11 @@ Watts: TypeAlias = Annotated[Value, Measure("power")]
 Money: TypeAlias = Annotated[Value, Measure("money", zero=True)]
 MoneyRate: TypeAlias = Annotated[Value, Measure("money_rate", zero=True)]
 Share: TypeAlias = Annotated[Value, Measure("ratio", high=1.0)]
+ShareOrZero: TypeAlias = Annotated[Value, Measure("ratio", high=1.0, zero=True)]
 Ratio: TypeAlias = Annotated[Value, Measure("ratio")]
 LoadFactor: TypeAlias = Annotated[Value, Measure("ratio", low=1.0, zero=True)]
+Exponent: TypeAlias = Annotated[Value, Measure("count", high=10.0, zero=True)]
 Number: TypeAlias = Annotated[Value, Whole(1)]
+PositiveNumber: TypeAlias = Annotated[Value, Positive()]
 NumberOrZero: TypeAlias = Annotated[Value, Whole(0)]
 Integer: TypeAlias = Annotated[int, Whole(1, single=True)]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from costmodel.errors import InputError, Location
+from costmodel.errors import InputError, Location, Problem
 from costmodel.schema.loader import kind_of, read_tree
 from costmodel.schema.tree import Tree, merge
 
@@ -19,6 +19,7 @@ FOLDERS: dict[str, str] = {
     **dict.fromkeys(("models", "precisions", "systems", "published", "what_ifs", "studies"), "workloads"),
 }
 """The folder of a search root under which the files of a kind stand."""
+ALIASED = ("models",)  # kinds whose aliases are names to refer to; those of devices are what measurement tables write
 
 _KINDS = (
     "device", "node", "cluster", "framework", "precision", "calibration", "model", "workload", "case", "what_if",
@@ -65,15 +66,17 @@ class Library:
     def find(self, reference: str, kind: str, *, origin: Location | None = None, field: str = "") -> Path:
         """Return the file that `reference` means: `./path` beside the file that says it, `kind/name` or `name`."""
         if reference.startswith("./"):
-            base = Path(origin.source).parent if origin and origin.line else Path()
-            return base / reference
+            return beside(reference, origin)
         name = reference.removeprefix(f"{kind}/")
         for root in self.roots if _NAME.fullmatch(name) else ():
             path = self._folder(root, kind) / f"{name}.yaml"
             if path.is_file():
                 return path
+        alias = self._aliased(name, kind, origin, field)
+        if alias is not None:
+            return alias
         known = self.names(kind)
-        hint = near(name, known)
+        hint = near(name, [*known, *self.aliases(kind)])
         if not hint.startswith("known") and len(known) < 30:
             hint += f" available: {', '.join(known)}"
         folder = f"{FOLDERS.get(kind, '')}/{kind}".lstrip("/")
@@ -81,6 +84,51 @@ class Library:
             f" (looked for {folder}/{name}.yaml in each folder of --path, of $COSTMODEL_PATH, and in the shipped data)"
         )
         raise InputError.single(f"no file {kind}/{name} is on the search path", hint=hint, field=field, location=origin)
+
+    def aliases(self, kind: str) -> dict[str, list[Path]]:
+        """Return other names of the files of a kind -> the files that claim them, those of the first root only."""
+        found: dict[str, list[Path]] = {}
+        for root in self.roots if kind in ALIASED else ():
+            own: dict[str, list[Path]] = {}
+            for path in sorted(self._folder(root, kind).glob("**/*.yaml")):
+                for alias in self._aliases_of(path):
+                    own.setdefault(alias, []).append(path)
+            found = own | found
+        return found
+
+    def clashes(self, path: Path, kind: str) -> Iterator[Problem]:
+        """Yield the aliases of a file that another file of its folder has, too, as its name or alias."""
+        folder = path.parent
+        others = [other for other in sorted(folder.glob("*.yaml")) if other.resolve() != path.resolve()]
+        taken = {other.stem: other for other in others}
+        for other in others if kind in ALIASED else ():
+            taken.update(dict.fromkeys(self._aliases_of(other), other))
+        stated = self._tree(path).child("aliases")
+        for item in stated.value if stated is not None and isinstance(stated.value, list) else ():
+            if item.value in taken:
+                yield Problem(
+                    item.location, "aliases", f"{item.value!r} is a name of {shown(taken[item.value])}, too",
+                    "remove it from one of them",
+                )  # fmt: skip
+
+    def _aliased(self, name: str, kind: str, origin: Location | None, field: str) -> Path | None:
+        """Return the file that has `name` as an alias; raise InputError where two files of a root do."""
+        claims = self.aliases(kind).get(name, [])
+        if len(claims) > 1:
+            raise InputError.single(
+                f"{name!r} is an alias of {' and of '.join(shown(path) for path in claims)}",
+                hint="remove it from one of them, or use another name", field=field, location=origin,
+            )  # fmt: skip
+        return claims[0] if claims else None
+
+    def _aliases_of(self, path: Path) -> list[str]:
+        """Return the aliases that a file states; none of a file that cannot be read, which is told where it is used."""
+        try:
+            stated = self._tree(path).child("aliases")
+        except InputError:
+            return []
+        listed = stated.value if stated is not None and isinstance(stated.value, list) else []
+        return [item.value for item in listed if isinstance(item.value, str)]
 
     def find_workload(self, argument: str | Path) -> Path:
         """Return the file of a WORKLOAD argument: an existing path, else a name under `workloads/`."""
@@ -175,6 +223,11 @@ class Library:
     @staticmethod
     def _folder(root: Path, kind: str) -> Path:
         return root / _WORKLOADS if kind == _WORKLOADS else root / FOLDERS[kind] / kind
+
+
+def beside(reference: str, origin: Location | None) -> Path:
+    """Return the path that a file says, relative to that file; what stands in no file is relative to where one is."""
+    return (Path(origin.source).parent if origin and origin.line else Path()) / reference
 
 
 def shown(path: Path) -> str:

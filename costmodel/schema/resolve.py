@@ -22,6 +22,7 @@ from costmodel.schema.model import ModelFile
 from costmodel.schema.number_formats import choose_formats, spelt_out
 from costmodel.schema.overrides import Target, edited, locate, read_overrides
 from costmodel.schema.references import Library, as_reference, near
+from costmodel.schema.routing import expert_counts
 from costmodel.schema.strict import Strict, checked
 from costmodel.schema.tree import Tree, merge
 from costmodel.schema.workload import PHASES, PlanFile, WorkloadFile, phases_of
@@ -41,7 +42,7 @@ class ResolvedWorkload:
     """A workload whose every value is known.
 
     document: `model`, and `scenarios.NAME` each with its `hardware`, as nested dicts in SI; scenarios: the same as the
-    other rooms take it.
+    other rooms take it; notes: what of the files that were read is left out, for people.
     """
 
     name: str
@@ -50,6 +51,7 @@ class ResolvedWorkload:
     scenarios: dict[str, Scenario]
     architecture: Architecture
     _trees: dict[str, dict[str, Tree]] = field(repr=False)
+    notes: tuple[str, ...] = ()
 
     def value(self, path: str) -> Any:
         """Return the value at a path of the document; raise InputError for no such path."""
@@ -147,6 +149,7 @@ def resolve_tree(
         scenarios={each: one.scenario for each, one in resolved.items()},
         architecture=architecture,
         _trees={each: one.trees | {"model": model.tree, "workload": head.tree} for each, one in resolved.items()},
+        notes=tuple(assembly.notes),
     )
 
 
@@ -159,7 +162,7 @@ def resolve_model(
         model = _model(assembly, edited(tree, assembly.changes("workload", None)))
         return ResolvedWorkload(
             name, None, {"model": model_document(model.file), "scenarios": {}}, {}, build.architecture(model.file),
-            {"": {"model": model.tree, "workload": tree}},
+            {"": {"model": model.tree, "workload": tree}}, tuple(assembly.notes),
         )  # fmt: skip
     raise InputError(in_order(assembly.problems))
 
@@ -186,7 +189,7 @@ def _model(assembly: Assembly, tree: Tree) -> Part[ModelFile]:
     reference = tree.child("model")
     if reference is None:
         raise Stop
-    document, place = assembly.inline_or_named(reference, "model", "model")
+    document, place = assembly.model(reference, "model")
     part = assembly.part(ModelFile, document, assembly.changes("model", None), place)
     part.require()
     return part
@@ -196,8 +199,8 @@ def _scenario(
     assembly: Assembly, name: str, stated: Tree, architecture: Architecture | None, cluster: str | None
 ) -> _Resolved:
     tree, plan = _plan(assembly, name, stated, cluster)
-    layout = build.parallelism(plan.parallel, plan)
-    hardware = install(assembly, tree.value["cluster"], name, layout.devices, plan.devices)
+    layout = build.layout(plan)
+    hardware = install(assembly, tree.value["cluster"], name, build.devices(plan), plan.devices)
     place = f"scenarios.{name}.framework"
     named, place = assembly.inline_or_named(tree.child("framework") or Tree("default"), "framework", place)
     framework = assembly.part(FrameworkFile, named, assembly.changes("framework", name), place)
@@ -214,6 +217,7 @@ def _scenario(
             f"{hardware.built.device.name} has no unit for {each}: the fallback precision stands in"
             for each in replaced
         ),
+        routing=build.routing(plan.routing, expert_counts(plan.routing, tree, architecture, f"scenarios.{name}")),
     )  # fmt: skip
     trees = {
         "scenario": tree.having(precision=merge(formats.tree, chosen)), "cluster": hardware.cluster.tree,
@@ -254,9 +258,11 @@ def _told_by_phase(problem: Problem, field: str, phase: str) -> Problem:
     others = [other for other in phases_of(key) if other != phase]
     if problem.message != "unknown key" or not others:
         return problem
+    *first, last = others
+    named = f"{', '.join(first)} and {last}" if first else last
     return replace(
         problem,
-        message=f"belongs to phase {' and '.join(others)}, this one is {phase}",
+        message=f"belongs to phase {named}, this one is {phase}",
         hint="remove it, or change the phase",
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from types import UnionType
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Tag, ValidationError
 
 from costmodel.errors import Location, Problem
 from costmodel.schema.loader import kind_of
@@ -22,8 +22,10 @@ _OTHER_NAMES = {
     "context_parallel": "cp", "virtual_stages": "virtual", "d_model": "hidden", "hidden_size": "hidden",
     "vocab": "vocabulary", "vocab_size": "vocabulary", "d_ff": "intermediate", "num_experts": "experts",
     "seq_len": "sequence", "sequence_length": "sequence", "micro_batch_size": "micro_batch", "sms": "processors",
-    "batch": "batch_per_device", "global_batch_size": "global_batch", "kv_lora_rank": "kv_lora",
-    "q_lora_rank": "q_lora", "num_nodes": "count", "gpu": "device", "gpus": "devices",
+    "batch": "batch_per_device", "max_num_seqs": "concurrency", "chunk_size": "chunk_tokens", "isl": "input_tokens",
+    "osl": "output_tokens", "input_len": "input_tokens", "output_len": "output_tokens",
+    "global_batch_size": "global_batch", "kv_lora_rank": "kv_lora", "q_lora_rank": "q_lora", "num_nodes": "count",
+    "gpu": "device", "gpus": "devices",
 }  # fmt: skip
 """Names that other tools use for a key -> ours."""
 
@@ -68,7 +70,7 @@ def _renamed(findings: list[dict[str, Any]]) -> set[tuple[str | int, ...]]:
 def _problem(finding: dict[str, Any], model: type[Strict], tree: Tree, prefix: str) -> Problem:
     kind: str = finding["type"]
     at_key = kind == "extra_forbidden" or finding["loc"][-1:] == ("[key]",)
-    place: tuple[str | int, ...] = tuple(part for part in finding["loc"] if part != "[key]")
+    place = _without_tags(model, [part for part in finding["loc"] if part != "[key]"])
     if kind == "extra_forbidden":
         known = keys_at(model, place[:-1])
         ours = _OTHER_NAMES.get(str(place[-1]))
@@ -148,6 +150,29 @@ def _inside(annotation: Any, part: str | int) -> Any:
             return arguments[1]
     tagged = [owner for owner in classes_of(annotation) if part in _tags(owner)]
     return tagged[0] if tagged else None
+
+
+def _without_tags(model: type[Strict], place: Sequence[str | int]) -> tuple[str | int, ...]:
+    """Return a finding's place without the names by which a union told its kinds apart where no key does."""
+    current: Any = model
+    kept: list[str | int] = []
+    for part in place:
+        if part in _kind_names(current):
+            continue
+        kept.append(part)
+        current = _inside(current, part)
+    return tuple(kept)
+
+
+def _kind_names(annotation: Any) -> list[str]:
+    """Return the names that a union gives its members itself (pydantic's `Tag`)."""
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) is typing.Annotated:
+        own = [note.tag for note in arguments[1:] if isinstance(note, Tag)]
+        return own or _kind_names(arguments[0])
+    if typing.get_origin(annotation) in (typing.Union, UnionType):
+        return [name for argument in arguments for name in _kind_names(argument)]
+    return []
 
 
 def members_of(annotation: Any) -> list[Any]:

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from costmodel.schema.device import DType, Source
-from costmodel.schema.quantity import Integer, LoadFactor, Named, NameSet, Number, NumberOrZero, OneOf, Whole
+from costmodel.schema.quantity import (
+    Exponent,
+    Integer,
+    LoadFactor,
+    Named,
+    NameSet,
+    Number,
+    NumberOrZero,
+    OneOf,
+    PositiveNumber,
+    Ratio,
+    ShareOrZero,
+    Value,
+    Whole,
+    wrong,
+)
 from costmodel.schema.strict import Strict
 from costmodel.workload.recompute import OPERATORS, SETS
 from costmodel.workload.schedules import SCHEDULES
@@ -39,7 +54,42 @@ class CommunicationFile(Strict):
     dispatch: DType = Field(default="bf16", description="format of dispatched tokens; a payload, needs no math unit")
     combine: DType = Field(default="bf16", description="format of combined tokens; a payload, needs no math unit")
     mode: Literal["normal", "low_latency"] = Field(default="normal", description="one copy a node, or one an expert")
-    expert_load: LoadFactor = Field(default=1.0, description="tokens of the fullest rank over the mean")
+    expert_load: LoadFactor | None = Field(
+        default=None, description="tokens of the fullest rank over the mean, whatever `routing` says; null: as it says"
+    )
+
+
+class RoutingFile(Strict):
+    """How tokens spread over experts, and where these stand."""
+
+    load: Literal["balanced", "uniform", "zipf", "counts"] = Field(
+        default="balanced",
+        description="all ranks alike; tokens drawn, experts equally likely or by Zipf's law; or tokens as counted",
+    )
+    exponent: Exponent | None = Field(
+        default=None, description="of Zipf's law: popularity rank ^ -exponent; only there"
+    )
+    counts: str | None = Field(
+        default=None, description="CSV file with columns `expert,tokens`, `./` relative to this file; only for counts"
+    )
+    redundant: NumberOrZero = Field(default=0.0, description="replicas of the most loaded experts, beside the experts")
+    placement: Literal["sequential", "balanced"] | None = Field(
+        default=None, description="experts in order or by load; null: by load where there are replicas"
+    )
+    capacity: Ratio | None = Field(
+        default=None, description="room of an expert over its mean share of a rank's tokens; null: nothing is dropped"
+    )
+
+    @model_validator(mode="after")
+    def _load_has_what_it_needs(self) -> Self:
+        if (self.load == "zipf") != (self.exponent is not None):
+            raise wrong("load zipf needs its `exponent`, and only that load has one", "write {load: zipf, exponent: 1}")
+        if (self.load == "counts") != (self.counts is not None):
+            raise wrong(
+                "load counts needs its file `counts`, and only that load has one",
+                "write {load: counts, counts: ./experts.csv}",
+            )
+        return self
 
 
 class OptimizerFile(Strict):
@@ -89,6 +139,9 @@ class ScenarioFile(Strict):
         description="NAME of a precision set (bf16 where left out), or a mapping that changes one",
     )
     communication: CommunicationFile = Field(default_factory=CommunicationFile, description="how ranks talk")
+    routing: RoutingFile = Field(
+        default_factory=lambda: RoutingFile(), description="how tokens spread over experts, and where these stand"
+    )
     framework: Annotated[Any, Named("frameworks")] = Field(default="default", description="kernels and host")
 
 
@@ -114,23 +167,115 @@ class TrainingFile(ScenarioFile):
     )
 
 
+class SpeculativeFile(Strict):
+    """Speculative decoding with the model's MTP modules."""
+
+    depth: Number = Field(description="tokens drafted a step, which the next pass verifies")
+    acceptance: ShareOrZero = Field(description="chance that a drafted token is kept, those before it being kept")
+
+
 class PrefillFile(ScenarioFile):
     """Prompts until the first token."""
 
     phase: Literal["prefill"] = Field(description="this phase")
     input_tokens: Number = Field(description="tokens of a prompt")
-    tokens_per_device: Number = Field(description="tokens in flight on one device, all micro-batches together")
+    tokens_per_device: PositiveNumber = Field(
+        description="prompt tokens in flight on one device, all micro-batches together; "
+        "whole prompts over the devices of a tp * cp group"
+    )
     micro_batches: Integer = Field(default=1, description="micro-batches that overlap")
+    prefix_hit_rate: ShareOrZero = Field(default=0.0, description="share of a prompt found in a cache, not computed")
 
 
 class DecodeFile(ScenarioFile):
     """One more token for every request."""
 
     phase: Literal["decode"] = Field(description="this phase")
-    batch_per_device: Number = Field(description="requests on one device, all micro-batches together")
+    batch_per_device: PositiveNumber = Field(
+        description="requests on one device, all micro-batches together; "
+        "whole requests over the devices of a tp * cp group"
+    )
     input_tokens: Number = Field(description="tokens of a prompt")
     output_tokens: NumberOrZero = Field(default=0.0, description="tokens that a request generates")
     micro_batches: Integer = Field(default=1, description="micro-batches that overlap")
+    speculative: SpeculativeFile | None = Field(default=None, description="speculative decoding; null: none")
+
+
+class GenerateFile(ScenarioFile):
+    """A static batch: all prompts at once, then all output tokens."""
+
+    phase: Literal["generate"] = Field(description="this phase")
+    batch: Number = Field(description="requests of the whole scenario, all data-parallel replicas together")
+    input_tokens: Number = Field(description="tokens of a prompt")
+    output_tokens: Number = Field(description="tokens that a request generates, the first among them")
+    micro_batches: Integer = Field(default=1, description="micro-batches that overlap")
+    pipeline_batches: Number | None = Field(
+        default=None,
+        description="parts of a replica's batch that follow one another through the pipeline; null: one a stage, or "
+        "fewer where there are fewer sequences",
+    )
+    speculative: SpeculativeFile | None = Field(default=None, description="speculative decoding; null: none")
+
+
+class PoolFile(Strict):
+    """What both pools of disaggregated serving state."""
+
+    parallel: ParallelFile = Field(default_factory=ParallelFile, description="degrees of parallelism of one instance")
+    communication: CommunicationFile = Field(default_factory=CommunicationFile, description="how its ranks talk")
+    micro_batches: Integer = Field(default=1, description="micro-batches that overlap")
+
+
+class PrefillPoolFile(PoolFile):
+    """The devices that prefill."""
+
+    tokens_per_device: PositiveNumber = Field(
+        description="prompt tokens in flight on one device, cached ones included; whole prompts over a tp * cp group"
+    )
+
+
+class DecodePoolFile(PoolFile):
+    """The devices that decode."""
+
+    batch_per_device: PositiveNumber = Field(description="requests on one device; whole requests over a tp * cp group")
+
+
+class ServingFile(ScenarioFile):
+    """Continuous batching in steady state, on one kind of engine or on a pool for prefill and one for decoding."""
+
+    phase: Literal["serving"] = Field(description="this phase")
+    input_tokens: Number = Field(description="tokens of a prompt")
+    output_tokens: Annotated[Value, Whole(2)] = Field(
+        description="tokens that a request generates, the first among them"
+    )
+    prefix_hit_rate: ShareOrZero = Field(default=0.0, description="share of a prompt found in a cache, not computed")
+    speculative: SpeculativeFile | None = Field(default=None, description="speculative decoding; null: none")
+    concurrency: Number | None = Field(
+        default=None, description="requests in flight in one data-parallel replica; not with pools"
+    )
+    chunk_tokens: Number | None = Field(
+        default=None,
+        description="prompt tokens that a step carries beside its decoding requests; null: prompts run in steps of "
+        "their own",
+    )
+    micro_batches: Integer = Field(default=1, description="micro-batches that overlap; of pools, each states its own")
+    prefill: PrefillPoolFile | None = Field(default=None, description="the pool that prefills; null: one engine")
+    decode: DecodePoolFile | None = Field(default=None, description="the pool that decodes; null: one engine")
+
+    @model_validator(mode="after")
+    def _one_engine_or_two_pools(self) -> Self:
+        pools = self.prefill is not None or self.decode is not None
+        if pools and (self.prefill is None or self.decode is None):
+            raise wrong("`prefill` and `decode` go together", "state both pools, or neither and `concurrency`")
+        if not pools and self.concurrency is None:
+            raise wrong("needs `concurrency`, or the pools `prefill` and `decode`", "write `concurrency: 64`")
+        one_engine = ("concurrency", "chunk_tokens", "micro_batches", "parallel", "communication", "devices")
+        stray = [key for key in one_engine if key in self.model_fields_set and getattr(self, key) is not None]
+        if pools and stray:
+            raise wrong(
+                f"`{stray[0]}` describes one engine, and `prefill` and `decode` are two pools",
+                f"remove `{stray[0]}`, or the pools",
+            )
+        return self
 
 
 class ExpertBoundFile(ScenarioFile):
@@ -142,12 +287,14 @@ class ExpertBoundFile(ScenarioFile):
     hidden: Number = Field(description="width that a token is sent with")
 
 
-PlanFile: TypeAlias = TrainingFile | PrefillFile | DecodeFile | ExpertBoundFile
+PlanFile: TypeAlias = TrainingFile | PrefillFile | DecodeFile | GenerateFile | ServingFile | ExpertBoundFile
 
 PHASES: dict[str, type[PlanFile]] = {
     "training": TrainingFile,
     "prefill": PrefillFile,
     "decode": DecodeFile,
+    "generate": GenerateFile,
+    "serving": ServingFile,
     "ep_bound": ExpertBoundFile,
 }
 
@@ -156,7 +303,9 @@ class WorkloadFile(Strict):
     """One model and named scenarios of it."""
 
     title: str | None = Field(default=None, description="one line for people")
-    model: Annotated[Any, Named("models")] = Field(description="the model; a mapping may extend one with `extends`")
+    model: Annotated[Any, Named("models")] = Field(
+        description="the model: a name, {hf: PATH} of a config.json, or a mapping that may extend one with `extends`"
+    )
     scenarios: dict[str, Annotated[Any, Named("scenarios")]] = Field(min_length=1, description="name -> scenario")
     sources: list[Source] = Field(default=[], description="where the values come from")
 

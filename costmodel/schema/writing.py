@@ -1,47 +1,43 @@
-"""Files that are there whole or not at all."""
+"""A document as YAML text that people keep and edit."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from costmodel.errors import InputError, Location
+from costmodel.schema.loader import parse_tree
+from costmodel.schema.tree import Tree, plain
 
-
-def write_whole(path: Path, parts: Iterable[bytes]) -> None:
-    """Write a file beside its place, flush it to the disk, and then give it its name: no reader sees half of it.
-
-    Raises InputError where the disk or the folder does not let it be written; nothing is left then.
-    """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with telling(path):
-        try:
-            with aside.open("wb") as file:
-                for part in parts:
-                    file.write(part)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(path)
-        except BaseException:  # an interrupt, too, leaves nothing half written
-            aside.unlink(missing_ok=True)
-            raise
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
+_FLOW = ("mixer", "ffn", "mtp", "sources")  # written on one line each
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder, and those above it, unless it is there; raise InputError where it cannot be."""
-    with telling(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+def yaml_of(tree: Tree, schema: str) -> str:
+    """Return the YAML file of a document; what it says reads back as the same document."""
+    return "\n".join([f"schema: costmodel/{schema}@1", *_block(plain(tree), "")]) + "\n"
 
 
-@contextmanager
-def telling(path: Path) -> Iterator[None]:
-    """Tell what the system does not allow as an error at the path."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError.single(
-            f"cannot be written: {reason}", hint="name another --output, or make room", location=Location(str(path))
-        ) from None
+def _block(value: Mapping[str, Any], indent: str) -> Iterator[str]:
+    """Yield the lines of a mapping, its lists of mappings an entry a paragraph."""
+    for key, item in value.items():
+        if isinstance(item, list) and item and isinstance(item[0], Mapping) and key not in _FLOW:
+            yield f"{indent}{key}:"
+            for entry in item:
+                first, *rest = _block(entry, f"{indent}    ")
+                yield f"{indent}  - {first.lstrip()}"
+                yield from rest
+        else:
+            yield f"{indent}{key}: {_flow(item)}"
+
+
+def _flow(value: Any) -> str:
+    """Return a value on one line."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    if isinstance(value, str) and _PLAIN.fullmatch(value) and parse_tree(value, "").value == value:
+        return value
+    return json.dumps(value, ensure_ascii=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from costmodel.errors import InputError, Location
 from costmodel.quantities import Array
 from costmodel.schema.fields import NumberType, read_number
-from costmodel.schema.quantity import Measure, Whole
+from costmodel.schema.quantity import Measure, Positive, Whole
 from costmodel.units import base_unit, render
 
 MOST_POINTS = 100_000  # of a sweep, so of one axis, too: its arrays stay below 2 GB, its table below 50 MB
@@ -75,8 +75,8 @@ def read_requests(arguments: tuple[str, ...]) -> list[Request]:
 def read_axis(request: Request, number: NumberType | None) -> Axis:
     """Return the axis that a request asks for. number: what stands at its path, as the file model says.
 
-    Values of ranges over counts are rounded to whole numbers, and each is kept once. Raises InputError with the place
-    and the fix.
+    Values of ranges over counts are rounded to whole numbers, and each is kept once; so are those between whole numbers
+    of what may be a part of one. Raises InputError with the place and the fix.
     """
     if number is None or (isinstance(number, Whole) and number.single):
         raise InputError.single(
@@ -95,7 +95,7 @@ def read_axis(request: Request, number: NumberType | None) -> Axis:
     if times > 1:
         shown = render(value, number.dimension) if isinstance(number, Measure) else f"{value:g}"
         raise _wrong(request, f"holds {shown} twice", "write every value once")
-    whole = isinstance(number, Whole)
+    whole = _counts(number, values)
     return Axis(request.path, np.array(values), number.dimension if isinstance(number, Measure) else "count", whole)
 
 
@@ -115,9 +115,16 @@ def _item(request: Request, number: NumberType, item: str) -> list[float]:
     if spacing == "log" and min(low, high) <= 0.0:
         raise _wrong(request, f"{item} reaches zero, which has no logarithm", "begin above zero, or leave out `:log`")
     values = _SPACINGS[spacing](low, high, count)
-    if isinstance(number, Whole):
+    if _counts(number, (low, high)):
         return list(dict.fromkeys(np.rint(values).tolist()))
     return [low, *(float(f"{value:.{DIGITS}g}") for value in values[1:-1]), high]
+
+
+def _counts(number: NumberType, values: Sequence[float]) -> bool:
+    """Tell whether values are counts: what stands there is one, or may be a part of one and is none here."""
+    return isinstance(number, Whole) or (
+        isinstance(number, Positive) and all(float(value).is_integer() for value in values)
+    )
 
 
 def _count(request: Request, item: str, text: str | None) -> int:

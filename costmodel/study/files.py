@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from costmodel.errors import InputError, Location
-from costmodel.schema.writing import telling
+from costmodel.schema.whole_files import telling
 
 STUDY, POINTS = "study.json", "points.csv"
 

@@ -18,7 +18,7 @@ from costmodel.errors import InputError, Location
 from costmodel.quantities import Array, Quantity
 from costmodel.result import FITS, REASONS
 from costmodel.schema.results import SweepFile, read_study
-from costmodel.schema.writing import make_folder, write_whole
+from costmodel.schema.whole_files import make_folder, write_whole
 from costmodel.study.files import POINTS, STUDY, as_json, check_folder
 from costmodel.study.sweep import INTERVAL, Sweep, Swept
 

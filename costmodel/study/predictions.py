@@ -51,7 +51,7 @@ class Prediction:
         return None if self.point is None else self.point.reason
 
     def value(self, metric: str, conventions: Mapping[str, str]) -> Value:
-        """Return a metric: of `model`, `memory`, `schedule`, or of the result; raise InputError if nothing gives it."""
+        """Return a metric, of a section such as `memory` or of the result; raise InputError if nothing gives it."""
         _check(conventions)
         section, _, name = metric.partition(".")
         if section == "model" or metric in self.facts:
@@ -65,6 +65,10 @@ class Prediction:
             return _exact(math.fsum(_entry(parts, part, metric) for part in name.split("+")))
         if section == "schedule":
             return self._part_of_step(name, metric)
+        if section == "routing":
+            if self.point.routing is None:
+                raise InputError.single(f"{metric!r} is of expert layers, which the scenario does not have")
+            return _exact(_entry(self.point.routing, name, metric))
         if metric in UTILISATIONS and (conventions or metric not in self.point.metrics):
             return self._utilisation(metric, conventions)
         return _with(_entry(self.point.metrics, metric, metric), self.point.intervals[metric])

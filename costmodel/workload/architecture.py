@@ -26,7 +26,13 @@ class HeadGroup:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Attention:
-    """Multi-head attention with `kv_heads` key-value heads (MHA, GQA and MQA)."""
+    """Multi-head attention with `kv_heads` key-value heads (MHA, GQA and MQA).
+
+    rotary_dim: elements of a query or key head that are rotated, null: all; alibi: slopes on the scores stand for
+    positions, which has no parameters and rides in the core; bias: of the query, key and value projections, and of the
+    output projection too unless `output_bias` says otherwise; qk_norm: queries and keys are normalised after their
+    projection, each head with one vector that all share (`head`), or over the whole projection (`projection`).
+    """
 
     q_heads: Count
     kv_heads: Count
@@ -36,6 +42,10 @@ class Attention:
     rotary: bool = True
     bias: bool = False
     head_groups: tuple[HeadGroup, ...] = (HeadGroup(1.0, Pattern()),)
+    output_bias: bool | None = None
+    rotary_dim: Count | None = None
+    alibi: bool = False
+    qk_norm: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,10 +75,11 @@ class DenseFfn:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MoeFfn:
-    """Routed experts, each a gated FFN, of which a token visits `top_k`, plus `shared` experts that it always visits.
+    """Routed experts, each an FFN, of which a token visits `top_k`, plus `shared` experts that it always visits.
 
     groups, group_top_k: the experts stand in equal groups and a token may choose from `group_top_k` of them
-    (node-limited routing); both null where routing is free.
+    (node-limited routing); both null where routing is free. gated, bias: as of a dense FFN; router_bias: a number for
+    each expert; shared_gate: one more output of the router's kind weighs the shared experts.
     """
 
     experts: Count
@@ -78,6 +89,10 @@ class MoeFfn:
     shared_intermediate: Count | None = None  # of one shared expert; the routed width where null
     groups: Count | None = None
     group_top_k: int | None = None
+    gated: bool = True
+    bias: bool = False
+    router_bias: bool = False
+    shared_gate: bool = False
 
 
 Mixer: TypeAlias = "Attention | Mla"
@@ -86,13 +101,21 @@ Ffn: TypeAlias = "DenseFfn | MoeFfn"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:
-    """`repeat` equal layers in a row. norm: `rms` (one vector) or `layer` (scale and bias)."""
+    """`repeat` equal layers in a row.
+
+    norm: `rms` (a scale), `layer` (scale and bias) or `layer_no_bias` (a scale); norm_position: `before` mixer and FFN,
+    `after` them, before the residual add, or `both`; block: `sequential`, or `parallel`, where mixer and FFN read the
+    same input; shared_norm: they read it through one norm, too.
+    """
 
     repeat: int
     mixer: Mixer
     ffn: Ffn
     norm: str = "rms"
     dropout: bool = False
+    norm_position: str = "before"
+    block: str = "sequential"
+    shared_norm: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,7 +127,12 @@ class Mtp:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Architecture:
-    """A transformer. positions: length of a learned position table, null for rotary or none."""
+    """A transformer. `layers` are its runs of equal layers in order; a run that comes back is the same object.
+
+    vocabulary: rows of the embedding as it is stored, padding included; positions: length of a learned position table,
+    null for rotary or none; final_norm: the norm before the head, `none` for none, null: as of the last layer;
+    embedding_norm: a norm on the embedding's output, null: none.
+    """
 
     name: str
     hidden: Count
@@ -113,8 +141,19 @@ class Architecture:
     tied_embeddings: bool = False
     positions: Count | None = None
     mtp: Mtp | None = None
+    head_bias: bool = False
+    final_norm: str | None = None
+    embedding_norm: str | None = None
 
     @property
     def depth(self) -> int:
         """Return the number of layers, MTP modules not counted."""
         return sum(layer.repeat for layer in self.layers)
+
+    @property
+    def kinds(self) -> dict[Layer, int]:
+        """Return the distinct runs in the order in which each comes first, and how many layers of each there are."""
+        counts: dict[Layer, int] = {}
+        for layer in self.layers:
+            counts[layer] = counts.get(layer, 0) + layer.repeat
+        return counts

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from costmodel.quantities import Bytes, Count, Quantity, maximum, minimum
 from costmodel.workload.architecture import Architecture, Pattern
 from costmodel.workload.dtypes import ELEMENT_BYTES, element_bytes
 from costmodel.workload.operators import Group
-from costmodel.workload.scenario import Communication, Framework, Parallelism, Precision
+from costmodel.workload.scenario import Communication, Framework, Parallelism, Precision, Routing
+
+BALANCED = Routing()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -16,7 +19,9 @@ class Context:
     """One rank's view of one micro-batch.
 
     sequences: sequences of the micro-batch on this rank; length: new tokens of each, over all context-parallel ranks;
-    keys: tokens each can attend to; phase: `training`, `prefill` or `decode`; recompute: operator names (training).
+    keys: tokens that the last of them can attend to, itself among them; phase: `training`, `prefill` or `decode`;
+    recompute: operator names (training); node_devices: devices of a node, which balanced placement of experts respects;
+    beside: tokens of other work on this rank that goes through the expert layers together with these.
     """
 
     architecture: Architecture
@@ -29,6 +34,9 @@ class Context:
     length: Count
     keys: Count
     recompute: frozenset[str] = frozenset()
+    routing: Routing = BALANCED
+    node_devices: Count = math.inf
+    beside: Count = 0.0
 
     @property
     def rows(self) -> Count:
@@ -114,8 +122,12 @@ class Context:
         return total / self.parallel.cp
 
     def kept_keys(self, pattern: Pattern) -> Count:
-        """Return the cached tokens of a sequence that a decoding step reads on this rank: its share over cp."""
-        return (self.keys if pattern.window is None else minimum(self.keys, pattern.window)) / self.parallel.cp
+        """Return the cached tokens of a sequence that a decoding step reads on this rank: its share over cp.
+
+        New tokens that are verified together see windows that are shifted against each other: w + S - 1 keys in all.
+        """
+        seen = self.keys if pattern.window is None else minimum(self.keys, pattern.window + self.length - 1)
+        return seen / self.parallel.cp
 
 
 def per_rank(value: Quantity, degree: Quantity) -> Quantity:

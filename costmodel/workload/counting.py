@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from costmodel.quantities import Bytes, Count, Flop, Quantity, minimum
+import numpy as np
+
+from costmodel.quantities import Bytes, Count, Flop, Quantity, maximum, minimum
 from costmodel.workload.architecture import Architecture, Mla
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
@@ -32,8 +34,7 @@ def parameter_count(architecture: Architecture) -> ParameterCount:
     A tied output head works with the embedding's matrix, which is then active.
     """
     work = model_work(_unsplit(architecture))
-    repeats = [float(layer.repeat) for layer in architecture.layers]
-    bodies = list(zip(repeats, work.layers, strict=True))
+    bodies = list(zip(map(float, architecture.kinds.values()), work.layers, strict=True))
     total = sum_of(times * item.total for times, body in bodies for item in body.parameters)
     active = sum_of(times * item.active for times, body in bodies for item in body.parameters)
     embedding = sum_of(item.total for item in work.embedding.parameters)
@@ -100,6 +101,21 @@ def kv_bytes_per_sequence(architecture: Architecture, keys: Count, dtype: str, t
             kept = keys if window is None else minimum(keys, window)
             total = total + layer.repeat * group.share * kept * width
     return total
+
+
+def attention_windows(architecture: Architecture) -> list[Count]:
+    """Return the distinct windows of a model's attention, at every point in ascending order."""
+    windows: list[Count] = []
+    for layer in architecture.layers:
+        for group in () if isinstance(layer.mixer, Mla) else layer.mixer.head_groups:
+            window = group.pattern.window
+            if window is not None and not any(np.array_equal(window, known) for known in windows):
+                windows.append(window)
+    for last in range(len(windows) - 1, 0, -1):
+        for place in range(last):
+            pair = windows[place : place + 2]
+            windows[place : place + 2] = [minimum(*pair), maximum(*pair)]
+    return windows
 
 
 def attention_flop_per_token(architecture: Architecture, sequence: Count, *, causal: bool) -> Flop:

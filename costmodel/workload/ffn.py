@@ -9,20 +9,19 @@ from costmodel.workload.dtypes import element_bytes
 from costmodel.workload.linear import (
     Linear,
     add_linear,
-    add_residual_norm,
-    enter_tensor_parallel,
-    leave_tensor_parallel,
 )
 from costmodel.workload.operators import Elementwise, Exchange, Operator, exchange_family
+from costmodel.workload.routing import ExpertLoad, expert_load, routed_tokens, sent_tokens
 from costmodel.workload.work import WorkBuilder
 
 
-def add_dense_ffn(builder: WorkBuilder, context: Context, ffn: DenseFfn, *, norm: str) -> None:
-    """Add norm, up projection (with its gate), activation, down projection. Parameters: 2 or 3 * d * f."""
+def add_dense_ffn(builder: WorkBuilder, context: Context, ffn: DenseFfn, *, fresh: bool = True) -> None:
+    """Add up projection (with its gate), activation, down projection. Parameters: 2 or 3 * d * f.
+
+    fresh: its input is its own; else the mixer beside it has cast and keeps that tensor.
+    """
     hidden, tp, tokens = context.architecture.hidden, context.parallel.tp, context.tokens
     width = (2.0 if ffn.gated else 1.0) * ffn.intermediate
-    add_residual_norm(builder, context, "ffn norm", norm)
-    enter_tensor_parallel(builder, context, "ffn")
     add_linear(
         builder,
         context,
@@ -36,6 +35,8 @@ def add_dense_ffn(builder: WorkBuilder, context: Context, ffn: DenseFfn, *, norm
             hidden * width,
             gathered=True,
             bias=width if ffn.bias else 0.0,
+            cast=fresh,
+            kept=None if fresh else 0.0,
         ),
     )
     add_activation(builder, context, "ffn activation", tokens, ffn.intermediate / tp, gated=ffn.gated)
@@ -53,7 +54,6 @@ def add_dense_ffn(builder: WorkBuilder, context: Context, ffn: DenseFfn, *, norm
             bias=hidden if ffn.bias else 0.0,
         ),
     )
-    leave_tensor_parallel(builder, context, "ffn")
 
 
 def add_activation(
@@ -74,14 +74,13 @@ def add_activation(
     builder.save(f"{name} input", "ffn_up", elements * inputs * context.kept)
 
 
-def add_moe(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, norm: str) -> None:
-    """Add norm, router, dispatch, routed and shared experts, combine.
+def add_moe(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, fresh: bool = True) -> None:
+    """Add router, dispatch, routed and shared experts, combine.
 
-    Parameters: (E + n_s)*3*d*f + d*E; a token visits k routed and n_s shared experts.
+    Parameters: (E + n_s)*3*d*f + d*E, 2 for 3 without gates; a token visits k routed and n_s shared experts.
+    fresh: as of a dense FFN.
     """
     hidden = context.architecture.hidden
-    add_residual_norm(builder, context, "ffn norm", norm)
-    enter_tensor_parallel(builder, context, "ffn")
     add_linear(
         builder,
         context,
@@ -96,24 +95,29 @@ def add_moe(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, norm: str) -
             dtype=context.precision.router,
             kept=0.0,
             replicas=1.0 if context.parallel.sequence_parallel else context.parallel.tp,
+            bias=ffn.experts if ffn.router_bias else 0.0,
         ),
     )
-    if context.casts:
+    if context.casts and fresh:
         # One cast serves the dispatched tokens and the shared expert.
         passes = context.residual + context.operand
         builder.step("norm", [Elementwise("expert input cast", context.stream_tokens * hidden * passes)])
     if not (is_single(ffn.shared) and ffn.shared == 0):
-        _add_shared(builder, context, ffn)
+        _add_shared(builder, context, ffn, fresh=fresh)
     _add_routed(builder, context, ffn)
     summed = 4 * context.stream_tokens * hidden * context.residual
     builder.step("combine", [Elementwise("expert sum", summed)], [Elementwise("expert sum gradient", summed)])
-    leave_tensor_parallel(builder, context, "ffn")
 
 
-def _add_shared(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
-    """Add the shared experts as one dense gated FFN on every token; their input is cast with the dispatched tokens."""
+def _add_shared(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, fresh: bool) -> None:
+    """Add the shared experts as one dense FFN on every token; their input is cast with the dispatched tokens.
+
+    A gate is a product with one column; its factor is applied in the sum of the experts, and its gradient needs their
+    result.
+    """
     one = ffn.intermediate if ffn.shared_intermediate is None else ffn.shared_intermediate
     width, hidden, tp = ffn.shared * one, context.architecture.hidden, context.parallel.tp
+    matrices = 2.0 if ffn.gated else 1.0
     add_linear(
         builder,
         context,
@@ -123,13 +127,15 @@ def _add_shared(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
             "norm",
             context.tokens,
             hidden,
-            2 * width / tp,
-            2 * hidden * width,
+            matrices * width / tp,
+            matrices * hidden * width,
             gathered=True,
             cast=False,
+            bias=matrices * width if ffn.bias else 0.0,
+            kept=None if fresh else 0.0,
         ),
     )
-    add_activation(builder, context, "shared expert activation", context.tokens, width / tp, gated=True)
+    add_activation(builder, context, "shared expert activation", context.tokens, width / tp, gated=ffn.gated)
     add_linear(
         builder,
         context,
@@ -141,23 +147,50 @@ def _add_shared(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
             width / tp,
             hidden,
             width * hidden,
+            bias=ffn.shared * hidden if ffn.bias else 0.0,
         ),
     )
+    if ffn.shared_gate:
+        _add_shared_gate(builder, context)
+
+
+def _add_shared_gate(builder: WorkBuilder, context: Context) -> None:
+    """Add the gate of the shared experts: a number for every token. Parameters: d."""
+    hidden, tokens = context.architecture.hidden, context.stream_tokens
+    replicas = 1.0 if context.parallel.sequence_parallel else context.parallel.tp
+    add_linear(
+        builder,
+        context,
+        Linear(
+            "shared expert gate",
+            "router",
+            "norm",
+            tokens,
+            hidden,
+            1.0,
+            hidden,
+            dtype=context.precision.router,
+            kept=0.0,
+            replicas=replicas,
+        ),
+    )
+    builder.save("shared expert output", "ffn_down", tokens * hidden * context.residual)
 
 
 def _add_routed(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
     """Add the routed experts between dispatch and combine.
 
-    Rows on the fullest rank: T*k*etp/tp * load, over E/ep experts of width f/etp each.
+    Rows on the fullest rank: T*k*etp/tp * load, over those of its experts, of width f/etp each, that get any.
     """
     hidden, etp = context.architecture.hidden, context.parallel.tensor_of_expert
-    sent = context.tokens * etp / context.parallel.tp
-    local = ffn.experts / context.parallel.ep
-    rows = sent * ffn.top_k * context.communication.expert_load
+    sent, share = sent_tokens(context), expert_load(context, ffn)
+    rows = share.rows * (sent / routed_tokens(context))  # of this work; the experts' weights are read once for all
     width = ffn.intermediate / etp
     active = ffn.top_k / ffn.experts
+    matrices = 2.0 if ffn.gated else 1.0
     matrix = ffn.experts * hidden * ffn.intermediate
-    exchange = _exchanges(context, ffn, sent)
+    up_bias, down_bias = (ffn.experts * each if ffn.bias else 0.0 for each in (matrices * ffn.intermediate, hidden))
+    exchange = _exchanges(context, ffn, share)
     narrow, wide = context.operand if context.casts else context.residual, context.residual
     builder.step("dispatch", [exchange[0]], [exchange[3]])
     builder.step("permute", *_moves("expert permute", rows * hidden, 2 * narrow, 2 * wide))
@@ -168,17 +201,21 @@ def _add_routed(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
             "expert up",
             "ffn_up",
             "dispatch",
-            rows / local,
+            rows / share.hit,
             hidden,
-            2 * width,
-            2 * matrix,
-            2 * matrix * active,
-            groups=local,
+            matrices * width,
+            matrices * matrix,
+            (matrices * matrix + up_bias) * active,
+            groups=share.hit,
             cast=False,
             family="grouped_gemm",
+            bias=up_bias,
+            held=share.held,
+            deviation=share.deviation,
+            load=share.executed,
         ),
     )
-    add_activation(builder, context, "expert activation", rows, width, gated=True)
+    add_activation(builder, context, "expert activation", rows, width, gated=ffn.gated)
     add_linear(
         builder,
         context,
@@ -186,14 +223,18 @@ def _add_routed(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
             "expert down",
             "ffn_down",
             "activation",
-            rows / local,
+            rows / share.hit,
             width,
             hidden,
             matrix,
-            matrix * active,
-            groups=local,
+            (matrix + down_bias) * active,
+            groups=share.hit,
             cast_gradient=False,
             family="grouped_gemm",
+            bias=down_bias,
+            held=share.held,
+            deviation=share.deviation,
+            load=share.executed,
         ),
     )
     builder.step("permute", *_moves("expert unpermute", rows * hidden, 2 * wide, 2 * narrow))
@@ -209,7 +250,7 @@ def _moves(name: str, elements: Count, forward: Bytes, backward: Bytes) -> tuple
     return [Elementwise(name, elements * forward)], [Elementwise(f"{name} gradient", elements * backward)]
 
 
-def _exchanges(context: Context, ffn: MoeFfn, sent: Count) -> tuple[Exchange, Exchange, Exchange, Exchange]:
+def _exchanges(context: Context, ffn: MoeFfn, share: ExpertLoad) -> tuple[Exchange, Exchange, Exchange, Exchange]:
     """Return dispatch, combine, the combine's gradient (a dispatch) and the dispatch's gradient (a combine)."""
     plan, hidden = context.communication, context.architecture.hidden
     groups = 1.0 if ffn.groups is None else ffn.groups
@@ -219,7 +260,7 @@ def _exchanges(context: Context, ffn: MoeFfn, sent: Count) -> tuple[Exchange, Ex
         width = element_bytes(dtype, context.precision.scale_block)
         return Exchange(
             name,
-            sent,
+            sent_tokens(context),
             hidden * width,
             ffn.top_k,
             ffn.experts,
@@ -227,8 +268,10 @@ def _exchanges(context: Context, ffn: MoeFfn, sent: Count) -> tuple[Exchange, Ex
             group_top_k,
             context.ep_group,
             plan.mode,
-            plan.expert_load,
+            share.load,
             family,
+            share.popularity,
+            share.padded,
         )
 
     dispatch, combine = exchange_family("moe_dispatch", plan.mode), exchange_family("moe_combine", plan.mode)

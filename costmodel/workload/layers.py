@@ -14,6 +14,7 @@ from costmodel.workload.linear import (
     add_dropout,
     add_linear,
     add_norm,
+    add_norm_after,
     add_residual_norm,
     enter_tensor_parallel,
     leave_tensor_parallel,
@@ -25,7 +26,7 @@ from costmodel.workload.work import Parameters, Work, WorkBuilder
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelWork:
-    """The work of every kind of layer; `layers` follows the architecture's layer list; `mtp` is null without one."""
+    """The work of every kind of layer; `layers` follows the architecture's `kinds`; `mtp` is null without one."""
 
     embedding: Work
     layers: tuple[Work, ...]
@@ -38,10 +39,18 @@ def model_work(context: Context) -> ModelWork:
     architecture = context.architecture
     return ModelWork(
         _embedding(context),
-        tuple(_layer(context, layer, f"layer {index}") for index, layer in enumerate(architecture.layers)),
+        tuple(_layer(context, layer, f"layer {index}") for index, layer in enumerate(architecture.kinds)),
         _head(context),
-        None if architecture.mtp is None or context.phase != "training" else _mtp(context, architecture.layers[-1]),
+        None if architecture.mtp is None or context.phase != "training" else _mtp(context, context.tokens),
     )
+
+
+def draft_work(context: Context) -> Work:
+    """Return one MTP module that drafts: over all new tokens, with the logits of each sequence's last one.
+
+    It runs over all of them because its own layer has to keep their keys and values.
+    """
+    return _mtp(context, context.sequences)
 
 
 def _layer(context: Context, layer: Layer, name: str) -> Work:
@@ -58,18 +67,63 @@ def _layer_input(context: Context) -> Count:
 
 def _add_layer(builder: WorkBuilder, context: Context, layer: Layer) -> None:
     """Add a layer's steps to a builder."""
+    if layer.block == "parallel":
+        _add_parallel(builder, context, layer)
+    else:
+        _add_half(builder, context, layer, "attention")
+        _add_half(builder, context, layer, "ffn")
+
+
+def _add_half(builder: WorkBuilder, context: Context, layer: Layer, name: str) -> None:
+    """Add mixer or FFN with the norms around it: x + F(N(x)), x + N(F(x)), or x + N(F(N(x)))."""
+    if layer.norm_position != "after":
+        add_residual_norm(builder, context, f"{name} norm", layer.norm)
+    enter_tensor_parallel(builder, context, name)
+    if name == "attention":
+        _add_mixer(builder, context, layer)
+    else:
+        _add_ffn(builder, context, layer)
+    leave_tensor_parallel(builder, context, name)
+    if layer.dropout:
+        add_dropout(builder, context, f"{name} dropout")
+    if layer.norm_position == "after":
+        add_norm_after(builder, context, f"{name} norm", layer.norm)
+    elif layer.norm_position == "both":
+        hidden = context.architecture.hidden
+        add_norm(builder, context, f"{name} output norm", layer.norm, context.stream_tokens, hidden)
+
+
+def _add_parallel(builder: WorkBuilder, context: Context, layer: Layer) -> None:
+    """Add mixer and FFN side by side: x + A(N(x)) + F(N'(x)), where N and N' may be one norm.
+
+    They enter a tensor-parallel region once for each norm, and leave it with one sum of both results.
+    """
+    add_residual_norm(builder, context, "block norm", layer.norm, branches=2, norms=1 if layer.shared_norm else 2)
+    enter_tensor_parallel(builder, context, "block" if layer.shared_norm else "attention")
+    _add_mixer(builder, context, layer)
+    if not layer.shared_norm:
+        enter_tensor_parallel(builder, context, "ffn")
+    _add_ffn(builder, context, layer, fresh=not layer.shared_norm)
+    leave_tensor_parallel(builder, context, "block")
+    if layer.dropout:
+        add_dropout(builder, context, "attention dropout")
+        add_dropout(builder, context, "ffn dropout")
+
+
+def _add_mixer(builder: WorkBuilder, context: Context, layer: Layer) -> None:
+    """Add a layer's mixer between norm and residual add."""
     if isinstance(layer.mixer, Attention):
         add_attention(builder, context, layer.mixer, norm=layer.norm, dropout=layer.dropout)
     else:
         add_mla(builder, context, layer.mixer, norm=layer.norm)
-    if layer.dropout:
-        add_dropout(builder, context, "attention dropout")
+
+
+def _add_ffn(builder: WorkBuilder, context: Context, layer: Layer, *, fresh: bool = True) -> None:
+    """Add a layer's feed-forward part between norm and residual add."""
     if isinstance(layer.ffn, DenseFfn):
-        add_dense_ffn(builder, context, layer.ffn, norm=layer.norm)
+        add_dense_ffn(builder, context, layer.ffn, fresh=fresh)
     else:
-        add_moe(builder, context, layer.ffn, norm=layer.norm)
-    if layer.dropout:
-        add_dropout(builder, context, "ffn dropout")
+        add_moe(builder, context, layer.ffn, fresh=fresh)
 
 
 def _embedding(context: Context) -> Work:
@@ -88,6 +142,9 @@ def _embedding(context: Context) -> Work:
         weight=[Elementwise("embedding gradient", elements * (element + accumulated))],
     )
     leave_tensor_parallel(builder, context, "embedding")
+    if architecture.embedding_norm is not None:
+        kind, width = architecture.embedding_norm, architecture.hidden
+        add_norm(builder, context, "embedding norm", kind, context.stream_tokens, width)
     table = architecture.vocabulary * architecture.hidden
     builder.parameter(Parameters("embedding", table, table / context.parallel.tp, table))
     if architecture.positions is not None:
@@ -97,25 +154,45 @@ def _embedding(context: Context) -> Work:
 
 
 def _head(context: Context) -> Work:
-    """Return final norm, vocabulary projection and loss (training) or the last token's logits (inference).
+    """Return final norm, vocabulary projection and loss (training) or logits (inference).
 
-    A tied head has no parameters of its own.
+    Logits are those of a prompt's last token, or of every token that a decoding step verifies. A tied head has no
+    matrix of its own.
     """
-    architecture, tp = context.architecture, context.parallel.tp
+    architecture = context.architecture
     builder = WorkBuilder("head")
-    tokens = context.tokens if context.phase == "training" else context.sequences
-    norm = architecture.layers[-1].norm
-    add_residual_norm(builder, context, "final norm", norm)
-    _add_vocabulary(builder, context, tokens, architecture.vocabulary / tp, shared=architecture.tied_embeddings)
+    _add_final_norm(builder, context)
+    logits = {
+        "training": context.tokens,
+        "prefill": context.sequences,
+        "decode": context.sequences * context.length,
+    }[context.phase]
+    bias = architecture.vocabulary if architecture.head_bias else 0.0
+    _add_vocabulary(builder, context, logits, shared=architecture.tied_embeddings, bias=bias)
     return builder.build()
 
 
-def _add_vocabulary(builder: WorkBuilder, context: Context, tokens: Count, columns: Count, *, shared: bool) -> None:
-    """Add the vocabulary projection and, in training, the cross-entropy.
+def _add_final_norm(builder: WorkBuilder, context: Context) -> None:
+    """Add the norm before the head, with the last residual add where the last layer has not done it."""
+    last, stated = context.architecture.layers[-1], context.architecture.final_norm
+    kind, branches = stated or last.norm, 2 if last.block == "parallel" else 1
+    rows, width = context.stream_tokens, context.architecture.hidden
+    if last.norm_position == "after":
+        if kind != "none":
+            add_norm(builder, context, "final norm", kind, rows, width)
+    elif kind == "none":
+        summed = (2 + branches) * rows * width * context.residual
+        builder.step("norm", [Elementwise("final residual add", summed)])
+    else:
+        add_residual_norm(builder, context, "final norm", kind, branches=branches)
 
-    Logits are read, kept in FP32, and replaced by their gradient.
+
+def _add_vocabulary(builder: WorkBuilder, context: Context, tokens: Count, *, shared: bool, bias: Count = 0.0) -> None:
+    """Add the vocabulary projection of `tokens` and, in training, the cross-entropy.
+
+    Logits are read, kept in FP32, and replaced by their gradient. shared: the matrix is counted elsewhere.
     """
-    hidden = context.architecture.hidden
+    hidden, columns = context.architecture.hidden, context.architecture.vocabulary / context.parallel.tp
     # In inference every context-parallel rank has the last tokens' rows and repeats the product.
     replicas = 1.0 if context.phase == "training" else context.parallel.cp
     enter_tensor_parallel(builder, context, "head")
@@ -134,6 +211,7 @@ def _add_vocabulary(builder: WorkBuilder, context: Context, tokens: Count, colum
             gathered=True,
             replicas=replicas,
             stored=not shared,
+            bias=bias,
         ),
     )
     if context.phase == "training":
@@ -142,11 +220,12 @@ def _add_vocabulary(builder: WorkBuilder, context: Context, tokens: Count, colum
         builder.save("logits", "head", logits * ELEMENT_BYTES["fp32"])
 
 
-def _mtp(context: Context, last: Layer) -> Work:
+def _mtp(context: Context, logits: Count) -> Work:
     """Return one multi-token-prediction module: two norms, a 2d -> d projection, a layer, and the shared head.
 
-    Source: DeepSeek-V3 report, arXiv 2412.19437, section 2.2.
+    logits: tokens that the head is applied to. Source: DeepSeek-V3 report, arXiv 2412.19437, section 2.2.
     """
+    last = context.architecture.layers[-1]
     hidden, tokens = context.architecture.hidden, context.tokens
     builder = WorkBuilder("mtp", context.recompute)
     add_norm(builder, context, "mtp hidden norm", last.norm, context.stream_tokens, hidden)
@@ -167,5 +246,5 @@ def _mtp(context: Context, last: Layer) -> Work:
     )
     _add_layer(builder, context, last)
     add_residual_norm(builder, context, "mtp final norm", last.norm)
-    _add_vocabulary(builder, context, tokens, context.architecture.vocabulary / context.parallel.tp, shared=True)
+    _add_vocabulary(builder, context, logits, shared=True)
     return builder.build(_layer_input(context))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from costmodel.quantities import Bytes, Count, minimum
+from costmodel.quantities import Bytes, Count, Quantity, is_single, minimum
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.operators import Collective, Elementwise, Gemm, Operator
@@ -18,28 +18,48 @@ def add_norm(builder: WorkBuilder, context: Context, name: str, kind: str, rows:
     _own_norm(builder, name, kind, size, width)
 
 
-def add_residual_norm(builder: WorkBuilder, context: Context, name: str, kind: str) -> None:
-    """Add a norm fused with the residual add before it, on the whole stream.
+def add_residual_norm(
+    builder: WorkBuilder, context: Context, name: str, kind: str, *, branches: int = 1, norms: int = 1
+) -> None:
+    """Add norms fused with the residual add before them, on the whole stream.
 
-    Forward reads x and the residual and writes their sum and y; backward reads dy, the sum and the residual's gradient
-    and writes dx. Made again, it reads the kept sum and writes y.
+    Forward reads the residual and what each branch adds to it and writes their sum and each norm's y; backward reads
+    each branch's dy, the sum and the residual's gradient and writes dx. Made again, it reads the kept sum and writes
+    each y. branches: 2 in a parallel block, whose `norms` may be one or two.
     """
     width = context.architecture.hidden
     size = context.stream_tokens * width * context.residual
     builder.step(
         "norm",
-        [Elementwise(name, 4 * size)],
-        [Elementwise(f"{name} gradient", 4 * size)],
-        again=[Elementwise(name, 2 * size)],
+        [Elementwise(name, (2 + branches + norms) * size)],
+        [Elementwise(f"{name} gradient", (3 + branches) * size)],
+        again=[Elementwise(name, (1 + norms) * size)],
     )
+    _own_norm(builder, name, kind, size, norms * width)
+
+
+def add_norm_after(builder: WorkBuilder, context: Context, name: str, kind: str) -> None:
+    """Add a norm of a branch's result z with the residual add behind it: x + N(z).
+
+    Forward reads x and z and writes the sum; backward reads the residual's gradient, that of the next branch and z and
+    writes the sum of the gradients and dz.
+    """
+    width = context.architecture.hidden
+    size = context.stream_tokens * width * context.residual
+    builder.step("norm", [Elementwise(name, 3 * size)], [Elementwise(f"{name} gradient", 5 * size)])
     _own_norm(builder, name, kind, size, width)
 
 
+def norm_vectors(kind: str) -> float:
+    """Return how many vectors a kind of norm has: a scale, and a bias in a layer norm."""
+    return 2.0 if kind == "layer" else 1.0
+
+
 def _own_norm(builder: WorkBuilder, name: str, kind: str, size: Bytes, width: Count) -> None:
-    """Add what a norm keeps and its parameters: a scale, and a bias in a layer norm."""
+    """Add what a norm keeps and its parameters. width: of all norms on that input."""
     builder.save(f"{name} input", "input", size)
-    vectors = 2.0 if kind == "layer" else 1.0
-    builder.parameter(Parameters(name, vectors * width, vectors * width, vectors * width))
+    own = norm_vectors(kind) * width
+    builder.parameter(Parameters(name, own, own, own))
 
 
 def add_dropout(builder: WorkBuilder, context: Context, name: str) -> None:
@@ -85,12 +105,13 @@ class Linear:
 
     total: its parameters in the whole model, and `active` those a token visits (null: all); operator: its own recompute
     name; producer: the recompute name of what makes its input; dtype: null is the precision of linear layers; groups:
-    experts on this rank, each applied to `rows` tokens; replicas: ranks that repeat the work; cast: whether this layer
-    has to cast its input (false where an earlier kernel already did); cast_gradient: the same of its output's gradient;
-    kept: bytes of one input element as the backward
-    pass keeps it (null: the cached format); gathered: its input comes from an all-gather over tp, of which only this
-    rank's part is kept (the backward pass gathers again, behind the input gradient); bias: bias elements in the whole
-    model; stored: false where another layer owns the matrix (tied embeddings).
+    experts on this rank that get tokens, each `rows` with a standard deviation of `deviation`; held: experts on this
+    rank (null: `groups`); load: rows over those of the mean rank; replicas: ranks that repeat the work; cast: whether
+    this layer has to cast its input (false where an earlier kernel already did); cast_gradient: the same of its
+    output's gradient; kept: bytes of one input element as the backward pass keeps it (null: the cached format);
+    gathered: its input comes from an all-gather over tp, of which only this rank's part is kept (the backward pass
+    gathers again, behind the input gradient); bias: bias elements in the whole model; stored: false where another layer
+    owns the matrix (tied embeddings).
     """
 
     name: str
@@ -111,6 +132,9 @@ class Linear:
     kept: Bytes | None = None
     gathered: bool = False
     stored: bool = True
+    held: Count | None = None
+    deviation: Count = 0.0
+    load: Quantity = 1.0
 
 
 def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
@@ -145,20 +169,25 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
         [*back, _product(linear, " input gradient", dtype, (rows, inputs, outputs), (operand, weight, wide))],
         [
             *turned,
-            _product(linear, " weight gradient", dtype, (inputs, outputs, rows), (operand, operand, accumulated)),
+            replace(
+                _product(linear, " weight gradient", dtype, (inputs, outputs, rows), (operand, operand, accumulated)),
+                deviation=0.0,  # here the rows are the depth
+            ),
         ],
     )
     usual = context.kept if linear.dtype is None else ELEMENT_BYTES[dtype]
     kept = taken * (usual if linear.kept is None else linear.kept)
     builder.save(f"{linear.name} input", linear.producer, kept * context.kept_share if linear.gathered else kept)
-    if not linear.stored:
+    held = linear.groups if linear.held is None else linear.held
+    matrix = (linear.total, held * inputs * outputs) if linear.stored else (0.0, 0.0)
+    total = matrix[0] + linear.bias
+    if is_single(total) and total == 0:
         return
-    total = linear.total + linear.bias
     builder.parameter(
         Parameters(
             linear.name,
             total,
-            linear.groups * inputs * outputs + minimum(linear.bias, linear.groups * outputs),
+            matrix[1] + minimum(linear.bias, held * outputs),
             total if linear.active is None else linear.active,
             expert=linear.family == "grouped_gemm",
             linear=linear.dtype is None,
@@ -177,5 +206,17 @@ def _product(
     m, n, k = shape
     left, right, out = element
     return Gemm(
-        f"{linear.name}{suffix}", m, n, k, dtype, left, right, out, linear.groups, linear.replicas, linear.family
+        f"{linear.name}{suffix}",
+        m,
+        n,
+        k,
+        dtype,
+        left,
+        right,
+        out,
+        linear.groups,
+        linear.replicas,
+        linear.family,
+        linear.deviation,
+        linear.load,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -14,6 +14,7 @@ from costmodel.workload.dtypes import ELEMENT_BYTES, element_bytes
 from costmodel.workload.layers import ModelWork
 from costmodel.workload.operators import AttentionCore, Elementwise, Exchange, Gemm, Operator
 from costmodel.workload.optimizer import held_parameters
+from costmodel.workload.passes import Pass, PassWork
 from costmodel.workload.scenario import Training
 from costmodel.workload.schedules import ORDERS, Schedule
 from costmodel.workload.stages import Stage
@@ -113,28 +114,75 @@ def _rank_ledger(context: Context, plan: Training, copies: int, held: Sequence[_
     )
 
 
-def inference_ledger(context: Context, work: ModelWork, sequences: Count, micro_batches: int) -> Ledger:
-    """Return the ledger of an inference rank that serves `sequences` sequences of `context.keys` tokens.
+@dataclass(frozen=True, slots=True, eq=False)
+class Cached:
+    """What the KV cache of one tp*cp*pp group holds: `sequences` of `keys` tokens each."""
 
-    Activations: two copies of every micro-batch's residual stream and the largest operator's operands.
+    sequences: Count
+    keys: Count
+
+
+def inference_ledger(passes: Sequence[tuple[Pass, PassWork]], layout: Sequence[Stage], cached: Cached) -> Ledger:
+    """Return the ledger of the fullest pipeline rank of an inference engine that runs these kinds of passes in turn.
+
+    Activations, of the pass that needs most: two copies of every micro-batch's residual stream, and the largest
+    operator's operands; communication: landing buffers of every micro-batch. A stage keeps the cache of its own layers.
     """
-    architecture, parallel = context.architecture, context.parallel
+    return _fullest([_stage_ledger(passes, stage, cached) for stage in dict.fromkeys(layout)])
+
+
+def _stage_ledger(passes: Sequence[tuple[Pass, PassWork]], stage: Stage, cached: Cached) -> Ledger:
+    """Return the ledger of a rank of one pipeline stage."""
+    (first, work), *_ = passes
+    context = first.parts[0]
+    parallel = context.parallel
+    modules = stage.head * draft_modules(first)
     parts = [
-        (1, work.embedding),
-        (1, work.head),
-        *zip((layer.repeat for layer in architecture.layers), work.layers, strict=True),
+        (stage.embedding, work.body.embedding),
+        (stage.head, work.body.head),
+        *zip(stage.layers, work.body.layers, strict=True),
+        *((modules, draft) for _, draft in work.drafts[:1]),
     ]
-    owned = [(count / parallel.pp, parameters) for count, part in parts for parameters in part.parameters]
-    stream = 2 * context.stream_tokens * architecture.hidden * context.residual
-    working = maximum(0.0, *(_operands(operator) for _, part in parts for operator in part.forward))
-    cache = kv_bytes_per_sequence(architecture, context.keys, context.precision.kv_cache, parallel.tp)
+    held = [(count, item) for count, part in parts if count for item in part.parameters]
+    working = [_working(one, of, stage) for one, of in passes]
     return Ledger(
-        weights=sum_of(count * item.local * _weight_bytes(context, item) for count, item in owned),
-        activations=micro_batches * stream + working,
-        kv_cache=sequences * cache / (parallel.cp * parallel.pp),
-        communication=micro_batches * _buffers(part for _, part in parts),
+        weights=sum_of(count * item.local * _weight_bytes(context, item) for count, item in held),
+        activations=maximum(0.0, *(activations for activations, _ in working)),
+        kv_cache=cached.sequences * _kept(context, (*stage.layers, modules), cached.keys) / parallel.cp,
+        communication=maximum(0.0, *(buffers for _, buffers in working)),
         reserve=context.framework.reserve,
     )
+
+
+def draft_modules(one: Pass) -> int:
+    """Return how many of the model's MTP modules a pass drafts with: the last one drafts again where they are few."""
+    mtp = one.parts[0].architecture.mtp
+    return 0 if mtp is None else min(one.drafts, mtp.depth)
+
+
+def cache_of_sequence(one: Pass, keys: Count) -> Bytes:
+    """Return the KV cache of a sequence over all pipeline stages, drafting modules too, on a tensor-parallel rank."""
+    context = one.parts[0]
+    return _kept(context, (*context.architecture.kinds.values(), draft_modules(one)), keys)
+
+
+def _kept(context: Context, repeats: Sequence[int], keys: Count) -> Bytes:
+    """Return the cache of `keys` tokens on one tensor-parallel rank. repeats: of each kind of layer, of MTP modules."""
+    architecture = context.architecture
+    held = zip((*architecture.kinds, architecture.layers[-1]), repeats, strict=True)
+    layers = tuple(replace(layer, repeat=count) for layer, count in held)
+    return kv_bytes_per_sequence(
+        replace(architecture, layers=layers), keys, context.precision.kv_cache, context.parallel.tp
+    )
+
+
+def _working(one: Pass, work: PassWork, stage: Stage) -> tuple[Bytes, Bytes]:
+    """Return the activations and the landing buffers of one kind of pass on a stage [B]."""
+    context = one.parts[0]
+    kinds = [kind for kind, count in zip(work.kinds, work.repeats(stage), strict=True) if count]
+    stream = 2 * one.stream_tokens * context.architecture.hidden * context.residual
+    largest = maximum(0.0, *(_operands(operator) for kind in kinds for operator in kind.forward))
+    return one.micro_batches * stream + largest, one.micro_batches * _buffers(kinds)
 
 
 def _weight_bytes(context: Context, parameters: Parameters) -> Bytes:
@@ -164,9 +212,9 @@ def _buffers(parts: Iterable[Work]) -> Bytes:
 
 def _arrival(exchange: Exchange) -> Bytes:
     """Return the bytes that land on a rank: each token once for all of its experts, in low-latency mode for each."""
-    each = exchange.targets(exchange.group.size) if exchange.mode == "normal" else float(exchange.top_k)
-    copies = exchange.tokens * exchange.load * each
-    return where(exchange.group.size > 1, copies * exchange.token_bytes, 0.0)
+    size = exchange.group.size
+    each = exchange.targets(size) * exchange.fullest(size) if exchange.deduplicates else exchange.top_k * exchange.load
+    return where(size > 1, exchange.tokens * each * exchange.token_bytes, 0.0)
 
 
 def _fullest(ledgers: Sequence[Ledger]) -> Ledger:

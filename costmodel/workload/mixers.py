@@ -10,26 +10,23 @@ from costmodel.workload.linear import (
     Linear,
     add_linear,
     add_norm,
-    add_residual_norm,
-    enter_tensor_parallel,
-    leave_tensor_parallel,
+    norm_vectors,
 )
 from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Gemm
 from costmodel.workload.work import Parameters, WorkBuilder
 
 
 def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, norm: str, dropout: bool) -> None:
-    """Add grouped-query attention: norm, fused QKV, rotary, core, output projection.
+    """Add grouped-query attention: fused QKV, norm and rotary of queries and keys, core, output projection.
 
-    Parameters: d*(H*q + G*q + G*v) + H*v*d. Core: 2*P*(q + v) FLOP a head and sequence.
+    Parameters: d*(H*q + G*q + G*v) + H*v*d. Core: 2*P*(q + v) FLOP a head and sequence. norm: kind of norm of queries
+    and keys.
     """
     hidden, tp, tokens = context.architecture.hidden, context.parallel.tp, context.tokens
     heads, kv_heads = mixer.q_heads / tp, per_rank(mixer.kv_heads, tp)
     query, key_value = heads * mixer.head_dim, kv_heads * (mixer.head_dim + mixer.v_head_dim)
     whole = mixer.q_heads * mixer.head_dim + mixer.kv_heads * (mixer.head_dim + mixer.v_head_dim)
     inner = mixer.q_heads * mixer.v_head_dim
-    add_residual_norm(builder, context, "attention norm", norm)
-    enter_tensor_parallel(builder, context, "attention")
     add_linear(
         builder,
         context,
@@ -46,8 +43,11 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
             bias=whole if mixer.bias else 0.0,
         ),
     )
+    if mixer.qk_norm is not None:
+        _add_qk_norm(builder, context, mixer, (heads, kv_heads), norm)
     if mixer.rotary:
-        rotated = tokens * (heads + kv_heads) * mixer.head_dim * context.residual
+        width = mixer.head_dim if mixer.rotary_dim is None else mixer.rotary_dim
+        rotated = tokens * (heads + kv_heads) * width * context.residual
         builder.step("qkv", [Elementwise("rotary", 2 * rotated)], [Elementwise("rotary gradient", 2 * rotated)])
     element = ELEMENT_BYTES[context.precision.kv_cache]
     if context.phase != "training":
@@ -60,7 +60,26 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
     builder.save("query, key, value", "qkv", tokens * (query + key_value) * context.residual)
     for group in mixer.head_groups:
         _add_core(builder, context, mixer, group, dropout=dropout)
-    _add_output(builder, context, inner, bias=hidden if mixer.bias else 0.0)
+    biased = mixer.bias if mixer.output_bias is None else mixer.output_bias
+    _add_output(builder, context, inner, bias=hidden if biased else 0.0)
+
+
+def _add_qk_norm(
+    builder: WorkBuilder, context: Context, mixer: Attention, heads: tuple[Count, Count], norm: str
+) -> None:
+    """Add the norms of queries and keys: one pass over both, which belongs to the projection as rotary does.
+
+    Parameters: 2*q where the heads share a vector, (H + G)*q over the whole projection. heads: of this rank.
+    """
+    element = (heads[0] + heads[1]) * mixer.head_dim
+    size = context.tokens * element * context.residual
+    builder.step("qkv", [Elementwise("query-key norm", 2 * size)], [Elementwise("query-key norm gradient", 3 * size)])
+    builder.save("query-key norm input", "qkv", size)
+    shared = mixer.qk_norm == "head"
+    total = 2 * mixer.head_dim if shared else (mixer.q_heads + mixer.kv_heads) * mixer.head_dim
+    local = 2 * mixer.head_dim if shared else element
+    vectors = norm_vectors(norm)
+    builder.parameter(Parameters("query-key norm", vectors * total, vectors * local, vectors * total))
 
 
 def _add_core(builder: WorkBuilder, context: Context, mixer: Attention, group: HeadGroup, *, dropout: bool) -> None:
@@ -71,7 +90,7 @@ def _add_core(builder: WorkBuilder, context: Context, mixer: Attention, group: H
         keys = context.kept_keys(group.pattern)
         width = mixer.head_dim + mixer.v_head_dim
         cache = context.sequences * kv_heads * keys * width * ELEMENT_BYTES[context.precision.kv_cache]
-        streamed = cache + context.sequences * heads * width * context.residual
+        streamed = cache + context.sequences * context.length * heads * width * context.residual
         builder.step(
             "attention_core",
             [
@@ -79,8 +98,8 @@ def _add_core(builder: WorkBuilder, context: Context, mixer: Attention, group: H
                     "attention core",
                     context.sequences,
                     heads,
-                    1.0,
-                    keys,
+                    context.length,
+                    context.pairs(group.pattern, causal=mixer.causal),
                     width,
                     context.precision.attention,
                     streamed,
@@ -177,8 +196,6 @@ def add_mla(builder: WorkBuilder, context: Context, mixer: Mla, *, norm: str) ->
     query_latent = 0.0 if mixer.q_lora is None else mixer.q_lora
     direct_query = mixer.heads * (mixer.nope_dim + mixer.rope_dim) if mixer.q_lora is None else 0.0
     latent = query_latent + mixer.kv_lora + mixer.rope_dim
-    add_residual_norm(builder, context, "attention norm", norm)
-    enter_tensor_parallel(builder, context, "attention")
     add_linear(
         builder,
         context,
@@ -236,8 +253,12 @@ def add_mla(builder: WorkBuilder, context: Context, mixer: Mla, *, norm: str) ->
 
 
 def _add_expanded(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
-    """Add keys and values of every head from the latent, rotary with key assembly, and the fused core."""
+    """Add keys and values of every head from the latent, rotary with key assembly, and the fused core.
+
+    Latents of earlier tokens are expanded as well: the cache holds nothing else of them.
+    """
     heads, tokens, element = mixer.heads / context.parallel.tp, context.tokens, context.residual
+    cached = context.sequences * (context.keys / context.parallel.cp)
     outputs = mixer.heads * (mixer.nope_dim + mixer.v_head_dim)
     add_linear(
         builder,
@@ -246,7 +267,7 @@ def _add_expanded(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
             "key-value up",
             "mla_up",
             "norm",
-            tokens,
+            cached,
             mixer.kv_lora,
             outputs / context.parallel.tp,
             mixer.kv_lora * outputs,
@@ -254,7 +275,8 @@ def _add_expanded(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
     )
     key = mixer.nope_dim + mixer.rope_dim
     # The rotated part of q in place; k from its latent part and the one rotated part that all heads share.
-    assembled = tokens * element * (2 * heads * mixer.rope_dim + heads * mixer.nope_dim + mixer.rope_dim + heads * key)
+    keys_made = cached * (heads * mixer.nope_dim + mixer.rope_dim + heads * key)
+    assembled = element * (tokens * 2 * heads * mixer.rope_dim + keys_made)
     builder.step("mla_up", [Elementwise("rotary", assembled)], [Elementwise("rotary gradient", assembled)])
     _add_cache_write(builder, context, mixer)
     _gather_keys(builder, context, heads * (key + mixer.v_head_dim))
@@ -282,7 +304,7 @@ def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
     _add_cache_write(builder, context, mixer)
     keys = context.kept_keys(Pattern())
     cache = context.sequences * keys * width * ELEMENT_BYTES[context.precision.kv_cache]
-    streamed = cache + context.sequences * heads * (width + mixer.kv_lora) * element
+    streamed = cache + context.sequences * context.length * heads * (width + mixer.kv_lora) * element
     builder.step(
         "attention_core",
         [
@@ -290,8 +312,8 @@ def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
                 "attention core",
                 context.sequences,
                 heads,
-                1.0,
-                keys,
+                context.length,
+                context.pairs(Pattern(), causal=mixer.causal),
                 width + mixer.kv_lora,
                 dtype,
                 streamed,
@@ -315,9 +337,9 @@ def _gather_keys(builder: WorkBuilder, context: Context, width: Count) -> None:
     """Add the exchange of keys and values over the context-parallel group, `width` elements a token.
 
     Ring: (c - 1)*(S/c)*G*(q + v)*e a rank forward and twice that backward: the volume of an all-gather, and of an
-    all-gather with a reduce-scatter.
+    all-gather with a reduce-scatter. Keys of earlier tokens, which lie in the cache, pass every rank too.
     """
-    size = context.sequences * context.length * width * context.residual
+    size = context.sequences * context.keys * width * context.residual
     builder.step(
         "fused_core",
         [Collective("key-value ring", "all_gather", size, context.cp_group)],
@@ -333,7 +355,7 @@ def _merge_partial_results(builder: WorkBuilder, context: Context, query: Count,
 
     Each rank attends to its share of every sequence's keys; query, result: elements of one token.
     """
-    element = context.sequences * context.residual
+    element = context.sequences * context.length * context.residual
     builder.step(
         "attention_core",
         [
@@ -344,7 +366,7 @@ def _merge_partial_results(builder: WorkBuilder, context: Context, query: Count,
 
 
 def _add_output(builder: WorkBuilder, context: Context, inner: Count, bias: Count = 0.0) -> None:
-    """Add the output projection, `inner` x hidden, and the way out of the tensor-parallel region.
+    """Add the output projection, `inner` x hidden.
 
     Its input is the core's output, which the precision may keep in a format of its own.
     """
@@ -364,4 +386,3 @@ def _add_output(builder: WorkBuilder, context: Context, inner: Count, bias: Coun
             bias=bias,
         ),
     )
-    leave_tensor_parallel(builder, context, "attention")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from costmodel.quantities import Bytes, Count, Flop, Quantity, maximum, minimum, where
+from costmodel.workload.popularity import Popularity
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -13,8 +14,9 @@ class Gemm:
     """`groups` equal matrix products [m,k] x [k,n], or one product a group where `m` rows stand for each of them.
 
     left, right, out: bytes of one element of the operands and of the result; `out` counts a read as well where the
-    result is accumulated in place. replicas: ranks that repeat this very product; block_scaled: FP8 operands carry a
-    scale for every block of elements, which the kernel applies.
+    result is accumulated in place. replicas: ranks that repeat this very product. deviation: standard deviation of the
+    rows of a group about their mean `m`; load: FLOP of this rank over those of the mean one; block_scaled: FP8 operands
+    carry a scale for every block of elements, which the kernel applies.
     """
 
     name: str
@@ -28,6 +30,8 @@ class Gemm:
     groups: Count = 1.0
     replicas: Count = 1.0
     family: str = "gemm"
+    deviation: Count = 0.0
+    load: Quantity = 1.0
     block_scaled: bool = False
 
     @property
@@ -114,6 +118,10 @@ class Group:
     size: Count
     stride: Count = 1.0
 
+    def on_one_node(self, devices: Count) -> Count:
+        """Return how many of the ranks share a node of `devices`: clip(devices / stride, 1, size)."""
+        return minimum(maximum(devices / self.stride, 1.0), self.size)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Collective:
@@ -137,6 +145,8 @@ class Exchange:
 
     tokens: of one rank; token_bytes: of one copy [B]; top_k copies go to distinct experts out of `experts`, which stand
     evenly on the group's ranks in `expert_groups` equal groups, of which a token may use `group_top_k` (all: 1 of 1).
+    load: rows of the fullest rank over the mean; popularity: null where experts are alike; padded: a buffer of fixed
+    size for every expert, sent full.
     """
 
     name: str
@@ -150,6 +160,23 @@ class Exchange:
     mode: str
     load: Count
     family: str
+    popularity: Popularity | None = None
+    padded: bool = False
+
+    @property
+    def deduplicates(self) -> bool:
+        """Tell whether a token goes once to a node and a rank, rather than once to each of its experts."""
+        return self.mode == "normal" and not self.padded
+
+    def fullest(self, places: Count) -> Quantity:
+        """Return the tokens, each once, that come to the fullest of `places` over those of the mean of equal experts.
+
+        Where only the load of the fullest rank is known it is taken for nodes too; no place gets more than all tokens.
+        """
+        share = self.targets(places) / places
+        if self.popularity is None:
+            return minimum(self.load, 1 / share)
+        return self.popularity.fullest_place(places, share)
 
     @property
     def variant(self) -> str:
@@ -228,8 +255,12 @@ _SUFFIXES = (
 
 
 def base_name(name: str) -> str:
-    """Return the operator that a name belongs to: passes of one operator share a line, and so do all casts."""
+    """Return the operator that a name belongs to: passes of one operator share a line, and so do all casts.
+
+    What stands before a colon, the part of a phase that the operator runs in, is kept.
+    """
+    part, colon, own = name.rpartition(": ")
     for suffix in _SUFFIXES:
-        if name.endswith(suffix):
-            return "casts" if "cast" in suffix else name.removesuffix(suffix)
+        if own.endswith(suffix):
+            return part + colon + ("casts" if "cast" in suffix else own.removesuffix(suffix))
     return name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from costmodel.quantities import Mask, Quantity
+from costmodel.quantities import Mask, Quantity, divides
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -15,6 +15,16 @@ class Rule:
     holds: Mask
     message: str
     hint: str
+
+
+def divides_rule(field: str, divisor: Quantity, value: Quantity, what: str) -> Rule:
+    """Return the rule that `divisor` divides `value`."""
+    return Rule(
+        field,
+        divides(divisor, value),
+        f"{shown(divisor)} does not divide {what} ({shown(value)})",
+        f"choose a divisor of {shown(value)}",
+    )
 
 
 def shown(value: Quantity) -> str:

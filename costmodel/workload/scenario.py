@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, TypeAlias
 
+import numpy as np
+
 from costmodel.hardware import Cluster
-from costmodel.quantities import Bytes, Count, Seconds, where
+from costmodel.quantities import Bytes, Count, Quantity, Seconds, where
 from costmodel.workload.architecture import Architecture
 
 
@@ -68,14 +70,31 @@ class Communication:
     """How ranks talk: processors that communication kernels take from compute, and what all-to-alls carry.
 
     mode: `normal` (deduplicated per node, forwarded over the intra-node link) or `low_latency` (one copy per expert).
-    expert_load: tokens of the fullest rank over the mean (1: balanced).
+    expert_load: tokens of the fullest rank over the mean, whatever the routing; null: as the routing has it.
     """
 
     processors: Count = 0.0
     dispatch: str = "bf16"
     combine: str = "bf16"
     mode: str = "normal"
-    expert_load: Count = 1.0
+    expert_load: Count | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Routing:
+    """How tokens spread over experts, and where these stand.
+
+    load: `balanced` (all ranks alike), `uniform` (experts equally likely), `zipf` (popularity r^-exponent) or `counts`
+    (tokens of each expert as counted); redundant: replicas beside the experts; placement: `sequential` or `balanced`,
+    null: balanced where there are replicas; capacity: room of an expert over its mean share, null: nothing is dropped.
+    """
+
+    load: str = "balanced"
+    exponent: Count = 0.0
+    counts: tuple[float, ...] | None = None
+    redundant: Count = 0.0
+    placement: str | None = None
+    capacity: Quantity | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,29 +152,129 @@ class Training:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Speculative:
+    """Tokens that MTP modules draft and that one pass of the model verifies.
+
+    depth: drafted a step; acceptance: chance that a drafted token is kept, those before it having been kept.
+    """
+
+    depth: Count
+    acceptance: Quantity
+
+    @property
+    def tokens_per_step(self) -> Count:
+        """Return the expected tokens of a request in a step: those kept, and the one that the pass itself adds.
+
+        1 + a + ... + a^depth = (1 - a^(depth + 1)) / (1 - a)      [Leviathan et al., arXiv 2211.17192, equation 1]
+        """
+        total: Quantity = 1.0
+        kept: Quantity = 1.0
+        for drafted in range(1, int(np.max(self.depth)) + 1):
+            kept = kept * self.acceptance
+            total = total + where(self.depth >= drafted, kept, 0.0)
+        return total
+
+
+def tokens_per_step(speculative: Speculative | None) -> Count:
+    """Return the expected tokens of a request in a step: one where nothing is drafted."""
+    return 1.0 if speculative is None else speculative.tokens_per_step
+
+
+def drafted_tokens(speculative: Speculative | None) -> Count:
+    """Return the tokens that are drafted for a request in a step."""
+    return 0.0 if speculative is None else speculative.depth
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Prefill:
-    """Prompts of `input_tokens` until `tokens_per_device` are in flight, in `micro_batches` that overlap."""
+    """Prompts of `input_tokens` until `tokens_per_device` are in flight, in `micro_batches` that overlap.
+
+    tokens_per_device: over all devices of a tp*cp group there are whole prompts; prefix_hit_rate: share of a prompt
+    that a cache holds: it is read and not computed.
+    """
 
     phase: ClassVar[str] = "prefill"
     input_tokens: Count
     tokens_per_device: Count
     micro_batches: int = 1
+    prefix_hit_rate: Quantity = 0.0
+    speculative: Speculative | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decode:
-    """One token for each of `batch_per_device` requests, in `micro_batches` that overlap."""
+    """One step for each of `batch_per_device` requests, in `micro_batches` that overlap.
+
+    batch_per_device: over all devices of a tp*cp group there are whole requests, on each pipeline stage as many.
+    """
 
     phase: ClassVar[str] = "decode"
     batch_per_device: Count
     input_tokens: Count
     output_tokens: Count
     micro_batches: int = 1
+    speculative: Speculative | None = None
 
     @property
     def mean_keys(self) -> Count:
         """Return the mean context over a request's life: input_tokens + output_tokens / 2."""
         return self.input_tokens + self.output_tokens / 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Generate:
+    """A static batch: `batch` prompts of `input_tokens` at once, then `output_tokens` for each of them.
+
+    batch: requests of the whole scenario, all data-parallel replicas together; pipeline_batches: parts of a replica's
+    batch that follow one another through the pipeline, null: one a stage, or fewer where there are fewer sequences.
+    """
+
+    phase: ClassVar[str] = "generate"
+    batch: Count
+    input_tokens: Count
+    output_tokens: Count
+    micro_batches: int = 1
+    pipeline_batches: Count | None = None
+    speculative: Speculative | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Serving:
+    """Continuous batching in steady state: a request that ends is replaced at once by the next one.
+
+    concurrency: requests in flight in one data-parallel replica (a tp*cp*pp group), being prefilled or decoded;
+    prefix_hit_rate: share of a prompt that a cache holds; chunk_tokens: prompt tokens that a step carries beside its
+    decoding requests, null: prompts are prefilled in steps of their own.
+    """
+
+    phase: ClassVar[str] = "serving"
+    input_tokens: Count
+    output_tokens: Count
+    concurrency: Count
+    prefix_hit_rate: Quantity = 0.0
+    chunk_tokens: Count | None = None
+    micro_batches: int = 1
+    speculative: Speculative | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pool:
+    """Devices that do one part of serving only: how they are laid out, how they talk, and what each of them does."""
+
+    parallel: Parallelism
+    communication: Communication
+    plan: Prefill | Decode
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Disaggregated:
+    """Serving from two pools: one prefills, sends the KV cache over the network, and the other decodes."""
+
+    phase: ClassVar[str] = "serving"
+    input_tokens: Count
+    output_tokens: Count
+    prefill: Pool
+    decode: Pool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -171,7 +290,7 @@ class ExpertBound:
     hidden: Count
 
 
-Plan: TypeAlias = "Training | Prefill | Decode | ExpertBound"
+Plan: TypeAlias = "Training | Prefill | Decode | Generate | Serving | Disaggregated | ExpertBound"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -187,3 +306,20 @@ class Scenario:
     communication: Communication
     framework: Framework
     notes: tuple[str, ...] = ()
+    routing: Routing = Routing()
+
+    @property
+    def devices(self) -> Count:
+        """Return how many devices the layout takes; of serving from two pools, both."""
+        if isinstance(self.plan, Disaggregated):
+            return self.plan.prefill.parallel.devices + self.plan.decode.parallel.devices
+        return self.parallel.devices
+
+    @property
+    def answers(self) -> str:
+        """Return the name of the set of metrics that answer the scenario: its phase, or `disaggregated`."""
+        return "disaggregated" if isinstance(self.plan, Disaggregated) else self.plan.phase
+
+    def of_pool(self, pool: Pool) -> Scenario:
+        """Return the part of the scenario that one pool runs."""
+        return replace(self, plan=pool.plan, parallel=pool.parallel, communication=pool.communication)

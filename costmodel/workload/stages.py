@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from costmodel.errors import InputError
 from costmodel.workload.architecture import Architecture
@@ -13,7 +15,7 @@ FIRST_AND_LAST = Placement()
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One pipeline stage: how many of each entry of the architecture's layer list, and whether it has the ends.
+    """One pipeline stage: how many layers of each of the architecture's kinds, and whether it has the ends.
 
     `ends` counts embedding, head and MTP modules. Equal stages compare equal, so that work is done once for each kind.
     """
@@ -44,7 +46,8 @@ def stage_layout(
             field="stages",
             hint=f"give {stages} layer counts that add up to {architecture.depth}",
         )
-    owner = [index for index, layer in enumerate(architecture.layers) for _ in range(layer.repeat)]
+    kinds = {layer: index for index, layer in enumerate(architecture.kinds)}
+    owner = [kinds[layer] for layer in architecture.layers for _ in range(layer.repeat)]
     modules = 0 if architecture.mtp is None else architecture.mtp.depth
     layout, first = [], 0
     for position, size in enumerate(sizes):
@@ -52,10 +55,18 @@ def stage_layout(
         first += size
         layout.append(
             Stage(
-                tuple(held.count(index) for index in range(len(architecture.layers))),
+                tuple(held.count(index) for index in range(len(kinds))),
                 embedding=int(position == placement.embedding % stages),
                 head=int(position == placement.head % stages),
                 mtp=modules if position == placement.mtp % stages else 0,
             )
         )
     return tuple(layout)
+
+
+def layer_runs(architecture: Architecture, layout: Sequence[Stage]) -> list[tuple[tuple[int, int], ...]]:
+    """Return for each stage its runs of equal layers in order: (kind, layers in a row)."""
+    kinds = {layer: index for index, layer in enumerate(architecture.kinds)}
+    owner = iter([kinds[layer] for layer in architecture.layers for _ in range(layer.repeat)])
+    stages = ([next(owner) for _ in range(sum(stage.layers))] for stage in layout)
+    return [tuple((kind, len(list(run))) for kind, run in groupby(stage)) for stage in stages]

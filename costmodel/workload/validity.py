@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
-from costmodel.quantities import Mask, Quantity, divides
+import numpy as np
+
+from costmodel.quantities import Mask, divides, is_single
 from costmodel.workload.architecture import Attention, MoeFfn
+from costmodel.workload.inference_rules import inference_rules
 from costmodel.workload.rule import Rule
+from costmodel.workload.rule import divides_rule as _divides
 from costmodel.workload.rule import shown as _shown
-from costmodel.workload.scenario import Decode, ExpertBound, Prefill, Scenario, Training
+from costmodel.workload.scenario import Disaggregated, ExpertBound, Scenario, Training
 from costmodel.workload.schedules import rules_of
 
-
-def _divides(field: str, divisor: Quantity, value: Quantity, what: str) -> Rule:
-    return Rule(
-        field,
-        divides(divisor, value),
-        f"{_shown(divisor)} does not divide {what} ({_shown(value)})",
-        f"choose a divisor of {_shown(value)}",
-    )
+__all__ = ["Rule", "feasible_layout", "rules"]
 
 
 def rules(scenario: Scenario) -> Iterator[Rule]:
@@ -26,7 +24,11 @@ def rules(scenario: Scenario) -> Iterator[Rule]:
     plan, parallel = scenario.plan, scenario.parallel
     if isinstance(plan, ExpertBound):
         return
+    if isinstance(plan, Disaggregated):
+        yield from _pool_rules(scenario, plan)
+        return
     yield from _model_rules(scenario)
+    yield from _routing_rules(scenario)
     stage_ranks = parallel.tp * parallel.cp * parallel.dp
     block = parallel.ep * parallel.tensor_of_expert
     yield Rule(
@@ -51,24 +53,14 @@ def rules(scenario: Scenario) -> Iterator[Rule]:
     )
     if isinstance(plan, Training):
         yield from _training_rules(scenario, plan)
-    elif isinstance(plan, Decode):
-        yield _divides("micro_batches", float(plan.micro_batches), plan.batch_per_device, "batch_per_device")
-    elif isinstance(plan, Prefill):
-        yield _divides("parallel.cp", parallel.cp, plan.input_tokens, "the prompt")
-        sequences = plan.tokens_per_device / plan.input_tokens
-        yield Rule(
-            "tokens_per_device",
-            divides(plan.micro_batches * plan.input_tokens, plan.tokens_per_device),
-            f"{_shown(plan.tokens_per_device)} tokens are {_shown(sequences)} prompts, not whole prompts for "
-            f"{plan.micro_batches} micro-batches",
-            f"choose a multiple of {_shown(plan.micro_batches * plan.input_tokens)}",
-        )
+    else:
+        yield from inference_rules(scenario, plan)
 
 
 def _model_rules(scenario: Scenario) -> Iterator[Rule]:
     """Yield what heads, widths, experts and groups ask of the degrees."""
     architecture, parallel, node = scenario.architecture, scenario.parallel, scenario.cluster.node
-    for layer in architecture.layers:
+    for layer in architecture.kinds:
         heads = layer.mixer.q_heads if isinstance(layer.mixer, Attention) else layer.mixer.heads
         yield _divides("parallel.tp", parallel.tp, heads, "the attention heads")
         if isinstance(layer.mixer, Attention):
@@ -79,10 +71,23 @@ def _model_rules(scenario: Scenario) -> Iterator[Rule]:
                 f"{_shown(parallel.tp)} ranks cut through {_shown(kv_heads)} key-value heads",
                 f"choose a divisor or a multiple of {_shown(kv_heads)}",
             )
+            yield _divides("model", 1.0, layer.mixer.head_dim, "the width of a head")
+            yield Rule(
+                "model",
+                kv_heads <= heads,
+                f"{_shown(heads)} query heads cannot share {_shown(kv_heads)} key-value heads",
+                "choose at most as many key-value heads as query heads",
+            )
         if not isinstance(layer.ffn, MoeFfn):
             yield _divides("parallel.tp", parallel.tp, layer.ffn.intermediate, "the FFN's intermediate width")
             continue
-        yield _divides("parallel.ep", parallel.ep, layer.ffn.experts, "the experts")
+        yield _expert_rule(scenario, layer.ffn)
+        yield Rule(
+            "model",
+            layer.ffn.top_k <= layer.ffn.experts,
+            f"a token cannot visit {layer.ffn.top_k} of {_shown(layer.ffn.experts)} experts",
+            "choose at least top_k experts",
+        )
         tensor = parallel.tensor_of_expert
         yield _divides("parallel.tp", tensor, layer.ffn.intermediate, "the experts' intermediate width")
         one = layer.ffn.intermediate if layer.ffn.shared_intermediate is None else layer.ffn.shared_intermediate
@@ -95,6 +100,53 @@ def _model_rules(scenario: Scenario) -> Iterator[Rule]:
             (nodes <= 1) | divides(nodes, layer.ffn.groups) | divides(layer.ffn.groups, nodes),
             f"{_shown(layer.ffn.groups)} expert groups do not match the {_shown(nodes)} nodes that ep spans",
             f"choose ep so that its nodes of {_shown(node.count)} devices divide the groups, or are a multiple of them",
+        )
+
+
+def _expert_rule(scenario: Scenario, ffn: MoeFfn) -> Rule:
+    """Return that every rank holds equally many experts, replicas included."""
+    ep, redundant = scenario.parallel.ep, scenario.routing.redundant
+    if is_single(redundant) and redundant == 0:
+        return _divides("parallel.ep", ep, ffn.experts, "the experts")
+    return Rule(
+        "routing.redundant",
+        divides(ep, ffn.experts + redundant),
+        f"{_shown(ffn.experts)} experts and {_shown(redundant)} replicas do not divide over {_shown(ep)} ranks",
+        f"choose `redundant` so that both together are a multiple of ep = {_shown(ep)}",
+    )
+
+
+def _routing_rules(scenario: Scenario) -> Iterator[Rule]:
+    """Yield what replicas, placement and capacity ask; nothing where routing is left as it is."""
+    routing, plan = scenario.routing, scenario.plan
+    replicated = routing.redundant > 0
+    if routing.load != "balanced" or routing.capacity is not None or np.any(replicated):
+        yield Rule(
+            "routing",
+            any(isinstance(layer.ffn, MoeFfn) for layer in scenario.architecture.layers),
+            f"{scenario.architecture.name} has no routed experts",
+            "remove it, or name a model with experts",
+        )
+    alone = ~replicated if isinstance(replicated, np.ndarray) else not replicated
+    if isinstance(plan, Training):
+        yield Rule(
+            "routing.redundant", alone, "replicas are for serving: a training step has one copy of each expert",
+            "remove it, or set it to 0",
+        )  # fmt: skip
+    if routing.placement == "sequential":
+        yield Rule(
+            "routing.placement", alone, "replicas are placed by load, not in order",
+            "write `placement: balanced`, or leave it out",
+        )  # fmt: skip
+    if routing.capacity is not None:
+        yield Rule(
+            "routing.redundant", alone, "experts with a capacity have no replicas", "remove `redundant` or `capacity`"
+        )
+        yield Rule(
+            "communication.expert_load",
+            scenario.communication.expert_load is None,
+            "a capacity fixes the rows of every rank, so that no rank is fuller",
+            "remove `expert_load` or `routing.capacity`",
         )
 
 
@@ -134,6 +186,21 @@ def _training_rules(scenario: Scenario, plan: Training) -> Iterator[Rule]:
             f"count from 0, or from -1 backwards: -{_shown(count)} is the first again",
         )
     yield from rules_of(plan.schedule, parallel.pp, parallel.virtual, plan.global_batch / per_rank)
+
+
+def _pool_rules(scenario: Scenario, plan: Disaggregated) -> Iterator[Rule]:
+    """Yield what each of two pools has to meet, and that both find room in the cluster."""
+    for name, pool in (("prefill", plan.prefill), ("decode", plan.decode)):
+        for rule in rules(scenario.of_pool(pool)):
+            own = "" if rule.field.startswith(("speculative", "routing")) else f"{name}."
+            yield replace(rule, field=f"{own}{rule.field}")
+    taken, cluster = scenario.devices, scenario.cluster.devices
+    yield Rule(
+        "cluster",
+        taken <= cluster,
+        f"one prefill and one decode instance take {_shown(taken)} devices, the cluster has {_shown(cluster)}",
+        "lower a degree of `prefill` or `decode`, or name a larger cluster",
+    )
 
 
 def feasible_layout(scenario: Scenario) -> Mask:

@@ -20,7 +20,7 @@ def workload(tmp_path, text):
     ("arguments", "told"),
     [
         (("simulate", FLAGSHIP, "--scenario", "trainin"), "did you mean `training`?"),
-        (("simulate", "deepseek_v33"), "did you mean `deepseek_v3`?"),
+        (("simulate", "deepseek_v33"), "did you mean `deepseek_v3` or"),
         (("simulate", "no/such/file.yaml"), "neither a file nor a workload"),
         (("simulate", "."), "is a directory"),
         (("simulate", FLAGSHIP, "--set", "foo"), "is not PATH=VALUE"),

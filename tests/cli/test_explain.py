@@ -71,3 +71,35 @@ def test_the_closed_form_bound_is_explained_by_its_formula(run):
     once = width * inputs["tokens"] * inputs["sends"] * inputs["hidden"] / inputs["bandwidth of the slowest link"]
     assert found["parts"]["all_to_all"] == pytest.approx(once)
     assert found["time"] == pytest.approx(2 * inputs["layers"] * once)
+
+
+SKEWED = ("--set", "scenarios.prefill.routing={load: zipf, exponent: 0.5, redundant: 32}")
+
+
+def test_expert_layers_state_how_full_the_fullest_rank_is(run):
+    listed = explained(run, "--scenario", "prefill", *SKEWED)
+    facts = listed["routing"]
+    assert facts["experts_held"] == 9  # (256 + 32) / 32
+    assert 1 < facts["expert_load"] < 1.2
+    assert (
+        facts
+        == json.loads(run("simulate", FLAGSHIP, "--scenario", "prefill", *SKEWED, "--json").out)["scenarios"][
+            "prefill"
+        ]["routing"]
+    )
+    (product,) = explained(run, "--scenario", "prefill", *SKEWED, "--op", "expert up")["operators"]
+    assert product["inputs"]["load of the fullest rank"] == pytest.approx(facts["expert_load"])
+    assert product["inputs"]["groups"] == pytest.approx(facts["experts_hit"])
+    assert product["inputs"]["standard deviation of m"] > 0
+    assert product["origins"]["routing.load"].startswith("--set scenarios.prefill.routing=")
+    (sent,) = explained(run, "--scenario", "prefill", *SKEWED, "--op", "dispatch")["operators"]
+    assert sent["inputs"]["load of the fullest node, each token once"] >= 1
+    assert 1 <= sent["inputs"]["load of the fullest rank, each token once"] < facts["expert_load"]
+    assert "experts: the fullest rank computes" in run("explain", FLAGSHIP, "--scenario", "prefill", *SKEWED).out
+
+
+def test_a_stated_load_is_where_the_load_comes_from(run):
+    stated = ("--scenario", "decode", "--set", "scenarios.decode.communication.expert_load=1.25")
+    (product,) = explained(run, *stated, "--op", "expert down")["operators"]
+    assert product["inputs"]["load of the fullest rank"] == 1.25
+    assert "communication.expert_load" in product["origins"]

@@ -122,8 +122,96 @@ def test_hardware_shows_nodes_clusters_and_frameworks(run, name):
     assert run("hardware", "show", name).code == 0
 
 
+def test_models_are_listed_in_a_table_that_fits_a_terminal_and_as_names_for_programs(run):
+    lines = run("model", "list").out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split() == ["model", "parameters", "active", "layers", "hidden", "attention", "KV", "B/token"]
+    row = next(line.split() for line in lines if line.startswith("deepseek-v3"))
+    assert row == ["deepseek-v3", "671.0", "B", "37.6", "B", "61", "7168", "MLA", "128", "70,272"]
+    assert any(line.startswith("gemma-2-9b") and "GQA 16/8~" in line for line in lines)
+    assert "deepseek-r1 = deepseek-v3" in " ".join(lines)
+    names = json.loads(run("model", "list", "--json").out)
+    assert names == sorted(names)
+    assert "deepseek-v3" in names
+
+
+def test_a_model_that_cannot_be_read_does_not_hide_the_others(run, tmp_path):
+    (tmp_path / "workloads/models").mkdir(parents=True)
+    (tmp_path / "workloads/models/bad.yaml").write_text("schema: costmodel/model@1\nname: bad\n", encoding="utf-8")
+    done = run("model", "list", "--path", tmp_path)
+    assert done.code == 2
+    assert "bad.yaml" in done.err
+    assert "deepseek-v3" in done.out
+
+
+@pytest.mark.parametrize("name", ["deepseek-r1", "models/deepseek-ai/DeepSeek-V3"])
+def test_a_model_is_shown_by_another_name(run, name):
+    shown = run("model", "show", name).out
+    assert shown.startswith("deepseek-v3\n")
+    assert "also: deepseek-r1" in shown
+
+
+CONFIG = {
+    "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+    "num_attention_heads": 8, "vocab_size": 512, "residual_scale": 0.5, "quantization_config": {"bits": 4},
+}  # fmt: skip
+
+
+@pytest.fixture
+def config(tmp_path):
+    folder = tmp_path / "small-llama"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("inside", ["", "config.json"])
+def test_an_imported_model_is_shown_with_what_is_not_mapped(run, config, inside):
+    done = run("model", "show", config / inside)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("small-llama\n")
+    assert "not mapped, and without effect here: residual_scale = 0.5" in done.out
+    assert "quantization_config is not mapped" in done.out
+    document = json.loads(run("model", "show", config / inside, "--json").out)
+    assert len(document["notes"]) == 2
+    assert document["file"]["hidden"] == 64
+
+
+def test_init_prints_an_imported_model_that_reads_back(run, config, tmp_path):
+    done = run("init", "model", "--from", config)
+    assert done.code == 0
+    assert "residual_scale" in done.err
+    file = tmp_path / "kept.yaml"
+    file.write_text(done.out, encoding="utf-8")
+    assert run("validate", file).code == 0
+    kept, imported = (json.loads(run("model", "show", path, "--json").out) for path in (file, config))
+    assert kept["parameters"] == imported["parameters"]
+
+
+def test_init_imports_models_only(run, config):
+    done = run("init", "device", "--from", config)
+    assert done.code == 2
+    assert "--from imports a model, not a device" in done.err
+
+
+def test_simulate_says_on_standard_error_what_is_not_mapped(run, config):
+    file = config.parent / "mine.yaml"
+    file.write_text(
+        "schema: costmodel/workload@1\n"
+        "model: {hf: small-llama}\n"
+        "scenarios:\n"
+        "  decode: {phase: decode, cluster: nodes/dgx-h100, batch_per_device: 8, input_tokens: 100}\n",
+        encoding="utf-8",
+    )
+    for command in (("simulate", file, "--json"), ("simulate", file), ("explain", file)):
+        done = run(*command)
+        assert done.code == 0
+        assert "residual_scale = 0.5" in done.err
+        assert "residual_scale" not in done.out
+    assert json.loads(run("simulate", file, "--json").out)["model"]["name"] == "small-llama"
+
+
 def test_models_are_shown_with_what_can_be_counted(run):
-    assert "deepseek-v3" in run("model", "list").out.split()
     facts = json.loads(run("model", "show", "deepseek-v3", "--json").out)
     assert facts["kv_cache_bytes_per_token"] == 70_272
     assert facts["parameters"] == pytest.approx(671.03e9, rel=1e-3)

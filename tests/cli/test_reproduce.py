@@ -177,3 +177,21 @@ def test_cases_are_found_on_the_search_path_and_by_file_name(run, tmp_path):
     (folder / "own.yaml").write_text(HEAD + GOOD, encoding="utf-8")
     for name in ("good", "own", "published/own"):
         assert [row["id"] for row in json.loads(run("reproduce", name, "--path", tmp_path, "--json").out)] == ["good"]
+
+
+def test_facts_of_expert_layers_are_figures_too(held):
+    """DeepSeek-V3's serving units: 32 replicas, nine experts a GPU at EP32 and two at EP144."""
+    served = "{workload: deepseek_v3, scenario: decode, set: {%s: '{dp: %d, ep: %d}', %s: 32}}"
+    parallel, redundant = "scenarios.decode.parallel", "scenarios.decode.routing.redundant"
+    cases = [
+        f"  - {{id: ep{ep}, class: serving, scenario: {served % (parallel, ep, ep, redundant)}, "
+        f"expect: [{{metric: routing.experts_held, value: {slots}, tolerance: 1 %}}]}}\n"
+        for ep, slots in ((32, 9), (144, 2))
+    ]
+    rows, _ = held(*cases)
+    assert [row["predicted"] for row in rows] == [9, 2]
+    assert {row["verdict"] for row in rows} == {"pass"}
+    _, told = held(STEP % ("b", "training", "{metric: routing.nothing, value: 1, tolerance: 1 %}"), code=2)
+    assert "routing.nothing" in told
+    _, told = held(BOUND % ("c", "inference", "", "{metric: routing.expert_load, value: 1, tolerance: 1 %}"), code=2)
+    assert "expert layers" in told

@@ -193,3 +193,21 @@ def test_a_file_anywhere_is_read_and_printed_in_the_encoding_of_the_output(proce
         done = process("simulate", file, "--scenario", "decode", PYTHONIOENCODING=encoding)
         assert done.code == 0
         assert done.out.splitlines()[0] == title
+
+
+def test_uneven_experts_are_told_and_even_ones_only_in_detail(run):
+    assert "experts:" not in run("simulate", FLAGSHIP).out
+    assert "2 of its 2 experts get any" in run("simulate", FLAGSHIP, "--scenario", "decode").out
+    uneven = run("simulate", FLAGSHIP, "--set", "scenarios.training.routing={load: uniform, capacity: 1}").out
+    assert "of the copies are dropped" in uneven
+
+
+def test_facts_of_expert_layers_stand_in_the_document(run):
+    scenarios = strict(run("simulate", FLAGSHIP, "--json").out)["scenarios"]
+    assert scenarios["training"]["routing"] == {
+        "expert_load": 1.0,
+        "experts_hit": 4.0,
+        "experts_held": 4.0,
+        "dropped_share": 0.0,
+    }
+    assert "routing" not in scenarios["decode_ep_bound"]

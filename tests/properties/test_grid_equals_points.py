@@ -6,7 +6,22 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import CLUSTER, DECODE, DENSE_MODEL, MOE_MODEL, PREFILL, STEP, scenario, spreads, with_device, with_level
+from builders import (
+    CLUSTER,
+    DECODE,
+    DENSE_MODEL,
+    GENERATE,
+    GQA,
+    MOE_MODEL,
+    PREFILL,
+    SERVING,
+    STEP,
+    pools,
+    scenario,
+    spreads,
+    with_device,
+    with_level,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import scenarios
@@ -18,7 +33,8 @@ from costmodel.cost.calibration import Calibration, FamilyFit, Spread
 from costmodel.errors import InputError
 from costmodel.quantities import Array
 from costmodel.result import BAD_LAYOUT, Result
-from costmodel.workload.scenario import Communication, Parallelism, Scenario
+from costmodel.workload.architecture import HeadGroup, Pattern
+from costmodel.workload.scenario import Communication, Parallelism, Scenario, Speculative
 
 # A spread that depends on time, so that an interval has to be taken kernel by kernel.
 FIT = FamilyFit(spread=Spread((1e-6, 1e-4, 1e-2), (0.5, 0.8, 0.9), (2.0, 1.5, 1.1), (6.0, 3.0, 1.3)))
@@ -106,6 +122,66 @@ def test_shapes_of_the_model() -> None:
     wide = replace(DENSE_MODEL, hidden=axis([512.0, 1024.0, 1536.0], 0, 2), vocabulary=axis([1000.0, 32_000.0], 1, 2))
     for plan in (STEP, PREFILL, DECODE):
         assert np.all(equal(scenario(plan, wide, Parallelism(tp=2.0)), (3, 2)).fits)
+
+
+def test_every_size_of_a_static_batch() -> None:
+    plan = replace(
+        GENERATE,
+        batch=axis([24.0, 64.0, 66.0], 0, 4),
+        input_tokens=axis([100.0, 1024.0], 1, 4),
+        output_tokens=axis([1.0, 2.0, 300.0], 2, 4),
+        pipeline_batches=axis([1.0, 2.0], 3, 4),
+        micro_batches=2,
+    )
+    result = equal(scenario(plan, DENSE_MODEL, Parallelism(dp=4.0, pp=2.0)), (3, 2, 3, 2))
+    assert 0 < np.asarray(result.fits).sum() < 36
+
+
+def test_every_size_of_continuous_batching() -> None:
+    for chunk in (None, axis([64.0, 2000.0], 3, 4)):
+        plan = replace(
+            SERVING,
+            input_tokens=axis([100.0, 1024.0], 0, 4),
+            output_tokens=axis([2.0, 300.0], 1, 4),
+            concurrency=axis([1.0, 64.0, 5000.0], 2, 4),
+            prefix_hit_rate=axis([0.0, 1.0], 3, 4),
+            chunk_tokens=chunk,
+        )
+        small = with_device(CLUSTER, with_level(CLUSTER.device, "hbm", 2e12, 4e9))
+        assert np.all(equal(scenario(plan, DENSE_MODEL, Parallelism(tp=2.0), cluster=small), (2, 2, 3, 2)).fits)
+
+
+def test_every_size_of_drafting_and_of_pipelines_on_linked_axes() -> None:
+    drafts = Speculative(np.array([1.0, 3.0, 2.0, 1.0]), np.array([0.0, 0.8, 1.0, 0.5]))
+    layout = Parallelism(pp=np.array([1.0, 2.0, 3.0, 16.0]))
+    plans = (
+        replace(DECODE, speculative=drafts, batch_per_device=np.array([2.0, 2.0, 3.0, 4.0])),
+        replace(GENERATE, speculative=drafts, batch=48.0),
+        replace(SERVING, speculative=drafts, concurrency=48.0),
+    )
+    for plan in plans:
+        result = equal(scenario(plan, MOE_MODEL, layout), (4,))
+        assert not np.asarray(result.fits)[3]  # sixteen stages for eight layers
+
+
+def test_every_size_of_two_pools() -> None:
+    two = pools(
+        Parallelism(dp=axis([4.0, 8.0], 0, 3), ep=4.0),
+        Parallelism(tp=2.0, dp=8.0, ep=axis([2.0, 16.0, 3.0], 1, 3)),
+        hits=axis([0.0, 0.9], 2, 3),
+    )
+    prefill = replace(two.prefill.plan, tokens_per_device=axis([2048.0, 1024.0], 0, 3))
+    decode = replace(two.decode.plan, batch_per_device=axis([2.0, 64.0], 0, 3))
+    two = replace(two, prefill=replace(two.prefill, plan=prefill), decode=replace(two.decode, plan=decode))
+    result = equal(scenario(two, MOE_MODEL), (2, 3, 2))
+    assert 0 < np.asarray(result.fits).sum() < 12
+
+
+def test_windows_that_change_places_along_an_axis() -> None:
+    windows = (axis([300.0, 1200.0], 0, 1), 1100.0)
+    groups = tuple(HeadGroup(0.5, Pattern("window", window)) for window in windows)
+    layer = replace(DENSE_MODEL.layers[0], mixer=replace(GQA, head_groups=groups))
+    assert np.all(equal(scenario(GENERATE, replace(DENSE_MODEL, layers=(layer,))), (2,)).fits)
 
 
 @settings(max_examples=15)

@@ -13,6 +13,8 @@ from costmodel.analytic.inference import PricedPass, Segment, inference_context,
 from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Nic
 from costmodel.result import Point
+from costmodel.workload.architecture import Architecture
+from costmodel.workload.counting import kv_bytes_per_token, parameter_count
 from costmodel.workload.scenario import Communication, Decode, Parallelism, Plan, Prefill, Scenario
 
 EXPERTS = Parallelism(dp=16.0, ep=16.0)
@@ -95,7 +97,7 @@ def test_two_micro_batches_hide_exchanges_shorter_than_computation_in_every_laye
         attention, dispatch, experts, combine, _ = (_seconds(segment) for segment in priced.segments[2])
         assert max(dispatch, combine) < min(attention, experts)
         times = pass_times(priced, None)
-        idle[depth] = float(times.total - times.busy)
+        idle[depth] = float(times.latency - times.busy)
     assert idle[24] == pytest.approx(idle[6])  # only the last layer's exchanges have nothing to hide under
 
 
@@ -104,13 +106,13 @@ def test_a_pass_is_at_least_its_computation_and_at_least_its_exchanges() -> None
         assert isinstance(chosen.plan, Prefill | Decode)
         priced = price_pass(chosen, chosen.plan, Calibration())
         times = pass_times(priced, None)
-        exchanges = priced.program.counts[1:] @ _exchange_rows(priced)
-        assert times.total * (1 + 1e-12) >= times.busy >= times.kernels
-        assert times.total * (1 + 1e-12) >= max(map(float, exchanges), default=0.0)
+        exchanges = priced.stages[0].program.counts[1:] @ _exchange_rows(priced)
+        assert times.latency * (1 + 1e-12) >= times.busy >= times.kernels
+        assert times.latency * (1 + 1e-12) >= max(map(float, exchanges), default=0.0)
 
 
 def _exchange_rows(priced: PricedPass) -> list[float]:
-    slots = (priced.segments[kind][part] for kind, part in priced.program.slots)
+    slots = (priced.segments[kind][part] for kind, part in priced.stages[0].program.slots)
     return [_seconds(segment) for segment in slots]
 
 
@@ -142,6 +144,69 @@ def test_rates_follow_from_the_headline() -> None:
     assert decode["tokens_per_second_per_device"] == pytest.approx(32 / tpot)
     assert decode["tokens_per_second_per_user"] == pytest.approx(1 / tpot)
     assert decode["cost_per_million_tokens"] == pytest.approx(2 / 3600 * 1e6 * tpot / 32)
+
+
+@pytest.mark.parametrize("pp", [2.0, 3.0, 8.0])
+def test_a_pipeline_s_latency_is_the_sum_of_its_stages_and_its_rate_the_slowest(pp: float) -> None:
+    """Eight layers on three stages are 3, 3 and 2: the head stands on the last."""
+    layout = Parallelism(pp=pp)
+    prefill = of(PREFILL, layout)
+    prefill = replace(prefill, architecture=DENSE_MODEL)
+    times = pass_times(price_pass(prefill, PREFILL, Calibration()), None)
+    alone = pass_times(price_pass(replace(prefill, parallel=Parallelism()), PREFILL, Calibration()), None)
+    hops = [line.time for line in point(prefill).breakdown if line.name == "pipeline send"]
+    assert times.latency == pytest.approx(float(alone.latency) + sum(hops), rel=1e-12)
+    assert pp * times.slowest > alone.latency  # no split of the layers, embedding and head is exactly even
+    found = point(prefill).metrics
+    assert found["ttft"] == pytest.approx(times.latency)
+    assert found["tokens_per_second_per_device"] == pytest.approx(4096 / (pp * float(times.slowest)))
+
+
+def test_a_round_of_decoding_waits_for_the_slowest_stage_or_for_its_own_last_token() -> None:
+    chosen = replace(of(DECODE, Parallelism(pp=3.0)), architecture=DENSE_MODEL)
+    times = pass_times(price_pass(chosen, DECODE, Calibration()), None)
+    assert point(chosen).metrics["tpot"] == pytest.approx(max(float(times.latency), 3 * float(times.slowest)))
+    assert times.round(1.0) == times.latency
+    result = point(chosen)
+    assert sum(line.time for line in result.breakdown) == pytest.approx(result.metrics["tpot"], rel=1e-12)
+
+
+def test_a_pipeline_keeps_the_caches_of_all_its_sets_for_a_part_of_the_layers() -> None:
+    one, four = (point(replace(of(DECODE, Parallelism(pp=pp)), architecture=DENSE_MODEL)).memory for pp in (1.0, 4.0))
+    assert one is not None
+    assert four is not None
+    assert four["kv_cache"] == pytest.approx(one["kv_cache"])  # four sets, each on a quarter of the layers
+    # The fullest stage has a quarter of the layers and the embedding or the head, here equally large.
+    table = 2 * 32_000 * 1024
+    assert four["weights"] == pytest.approx((one["weights"] - 2 * table) / 4 + table, rel=1e-3)
+
+
+@pytest.mark.parametrize("plan", [replace(PREFILL, tokens_per_device=128.0), replace(DECODE, batch_per_device=0.125)])
+def test_eight_ranks_together_serve_one_sequence(plan: Prefill | Decode) -> None:
+    chosen = scenario(replace(plan, micro_batches=1), DENSE_MODEL, Parallelism(tp=8.0))
+    assert inference_context(chosen, replace(plan, micro_batches=1)).sequences == 1
+    found = point(chosen).metrics
+    rate = found["tokens_per_second_per_device"]
+    assert rate is not None
+    assert 8 * rate == pytest.approx((1024 if isinstance(plan, Prefill) else 1) / headline(chosen))
+
+
+def test_the_largest_batch_is_whole_sequences_of_the_group() -> None:
+    most = point(scenario(replace(DECODE, micro_batches=2, batch_per_device=0.5), DENSE_MODEL, Parallelism(tp=4.0)))
+    value = most.metrics["max_batch_per_device"]
+    assert value is not None
+    assert value % 0.5 == 0
+    whole = point(scenario(replace(DECODE, micro_batches=2), DENSE_MODEL, Parallelism(tp=4.0)))
+    assert whole.metrics["max_batch_per_device"] == value
+
+
+@pytest.mark.parametrize("batch", [1.0, 32.0, 512.0])
+@pytest.mark.parametrize("model", [DENSE_MODEL, MOE_MODEL], ids=["dense", "moe"])
+def test_a_step_takes_at_least_as_long_as_reading_weights_and_caches(model: Architecture, batch: float) -> None:
+    chosen = scenario(replace(DECODE, batch_per_device=batch, micro_batches=1), model)
+    weights = 2 * parameter_count(model).active  # those that one token visits, without the embedding
+    caches = batch * kv_bytes_per_token(model) * (1024 + 128)
+    assert headline(chosen) >= (weights + caches) / 2e12 * 0.999  # norms' vectors are not counted as read
 
 
 def test_a_pipeline_adds_a_message_a_hop() -> None:

@@ -11,12 +11,16 @@ from builders import (
     DECODE,
     DENSE_MODEL,
     DEVICE,
+    DRAFTS,
+    GENERATE,
     GQA,
     MOE,
     MOE_MODEL,
     ONE_NODE,
     PREFILL,
+    SERVING,
     STEP,
+    pools,
     scenario,
     with_device,
 )
@@ -61,6 +65,16 @@ def broken(of: Scenario) -> set[str]:
         (INTERLEAVED, Parallelism(pp=4.0, virtual=4.0), "parallel.pp"),
         (replace(DECODE, batch_per_device=33.0), Parallelism(), "micro_batches"),
         (replace(PREFILL, tokens_per_device=5120.0), Parallelism(), "tokens_per_device"),
+        (replace(PREFILL, tokens_per_device=128.0, micro_batches=1), Parallelism(tp=4.0), "tokens_per_device"),
+        (replace(DECODE, batch_per_device=0.1, micro_batches=1), Parallelism(tp=8.0), "batch_per_device"),
+        (replace(DECODE, batch_per_device=0.125), Parallelism(tp=8.0), "micro_batches"),
+        (DECODE, Parallelism(virtual=2.0), "parallel.virtual"),
+        (PREFILL, Parallelism(pp=16.0), "parallel.pp"),
+        (replace(GENERATE, batch=12.0), Parallelism(dp=8.0), "batch"),
+        (replace(GENERATE, batch=6.0, pipeline_batches=4.0), Parallelism(), "batch"),
+        (replace(GENERATE, input_tokens=1000.0), Parallelism(cp=3.0), "parallel.cp"),
+        (replace(SERVING, concurrency=6.0, micro_batches=2), Parallelism(pp=2.0), "concurrency"),
+        (pools(Parallelism(tp=3.0)), Parallelism(), "prefill.parallel.tp"),
     ],
 )
 def test_a_degree_that_does_not_divide_is_named(plan: Plan, parallel: Parallelism, field: str) -> None:
@@ -72,7 +86,7 @@ def test_a_degree_that_does_not_divide_is_named(plan: Plan, parallel: Parallelis
 
 
 def test_a_sound_layout_breaks_nothing() -> None:
-    for plan in (STEP, DUALPIPE, PREFILL, DECODE):
+    for plan in (STEP, DUALPIPE, PREFILL, DECODE, GENERATE, SERVING, replace(SERVING, speculative=DRAFTS)):
         layout = Parallelism(tp=2.0, dp=4.0, ep=8.0, pp=4.0)
         assert broken(scenario(plan, MOE_MODEL, layout)) == set()
 
@@ -99,6 +113,19 @@ def test_stages_without_a_layer_have_to_be_stated() -> None:
     assert "8 layers cannot fill 9 stages" in rule.message
     stated = replace(plan, stages=(0, 1, 1, 1, 1, 1, 1, 1, 1))
     assert broken(scenario(stated, DENSE_MODEL, layout)) == set()
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        replace(PREFILL, tokens_per_device=128.0, micro_batches=1),
+        replace(DECODE, batch_per_device=0.125, micro_batches=1),
+        replace(GENERATE, batch=1.0),
+        replace(SERVING, concurrency=1.0),
+    ],
+)
+def test_one_sequence_on_a_tensor_parallel_group_is_sound(plan: Plan) -> None:
+    assert broken(scenario(plan, DENSE_MODEL, Parallelism(tp=8.0))) == set()
 
 
 def test_expert_groups_have_to_match_nodes() -> None:

@@ -98,6 +98,35 @@ def test_a_case_of_a_model_alone_has_no_scenario(world: Path) -> None:
     assert workload.value("model.vocabulary") == 512
 
 
+def test_a_case_s_model_may_be_a_config_beside_its_file(world: Path) -> None:
+    text = """{"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128,
+               "num_hidden_layers": 2, "vocab_size": 512, "odd": 1}"""
+    write(world, "workloads/published/own/config.json", text)
+    workload = resolve_case(cases(world, MODEL_ONLY.replace("models/tiny", "{hf: own}"))["counted"], [world])
+    assert workload.architecture.name == "own"
+    assert workload.architecture.depth == 2
+    assert "odd = 1" in workload.notes[0]
+
+
+def test_rows_without_an_id_are_numbered_after_the_template_s(world: Path) -> None:
+    write(world, "workloads/published/rows.csv", ROWS)
+    nameless = TABLE.replace("      name: id\n", "")
+    assert list(cases(world, nameless)) == ["rows-1", "rows-2", "rows-3"]
+    assert list(cases(world, nameless.replace("class: training", "id: step\n      class: training"))) == [
+        "step-1", "step-2", "step-3",
+    ]  # fmt: skip
+
+
+def test_a_row_gives_the_sizes_of_a_model_that_stands_in_the_template(world: Path) -> None:
+    write(world, "workloads/published/rows.csv", ROWS)
+    inline = (
+        "{name: own, hidden: 8, vocabulary: 64, layers: [{mixer: {type: attention, q_heads: 8}, ffn: {type: mlp}}]}"
+    )
+    found = cases(world, TABLE.replace("models/tiny", inline))["b"]
+    model = resolve_case(found, [world]).architecture
+    assert (model.hidden, model.layers[0].mixer.head_dim, model.layers[0].ffn.intermediate) == (256, 32, 1024)  # type: ignore[union-attr]
+
+
 def test_a_skipped_case_says_why(world: Path) -> None:
     case = cases(world, SKIPPED)["unknown"]
     assert case.skip == "configuration not published"

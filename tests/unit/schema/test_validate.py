@@ -86,7 +86,7 @@ def test_a_name_that_other_tools_use_is_answered_with_ours(world: Path) -> None:
 def test_a_key_of_another_phase_names_that_phase(world: Path) -> None:
     edit(world, "workloads/small.yaml", "sequence: 128", "sequence: 128\n    output_tokens: 3")
     (text,) = found(world, "workloads/small.yaml")
-    assert "scenarios.train.output_tokens: belongs to phase decode, this one is training" in text
+    assert "scenarios.train.output_tokens: belongs to phase decode, generate and serving, this one is training" in text
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 import costmodel
 from costmodel.errors import InputError
-from costmodel.schema.quantity import Measure, Whole
+from costmodel.schema.quantity import Measure, Positive, Whole
 from costmodel.study.axes import MOST_POINTS, Axis, read_axis, read_requests
 
 BANDWIDTH, COUNT = Measure("bandwidth"), Whole(1)
 NVLINK, BATCH = "hardware.links.nvlink.bandwidth", "scenarios.decode.batch_per_device"
 
 
-def axis(values: str, number: Measure | Whole = BANDWIDTH) -> Axis:
+def axis(values: str, number: Measure | Positive | Whole = BANDWIDTH) -> Axis:
     return read_axis(read_requests((f"a.b={values}",))[0], number)
 
 
@@ -40,6 +40,14 @@ def test_a_logarithmic_range_has_equal_ratios_and_counts_stay_whole() -> None:
 def test_counts_that_round_to_the_same_number_stand_once() -> None:
     assert axis("1..4:50", COUNT).plain() == [1, 2, 3, 4]
     assert axis("1..8:8:log", COUNT).plain() == [1, 2, 3, 4, 6, 8]
+
+
+def test_what_may_be_a_part_of_one_is_whole_between_whole_numbers_only() -> None:
+    found = axis("1..100:5", Positive())
+    assert found.plain() == [1, 26, 50, 75, 100]
+    assert found.whole
+    assert axis("0.125..0.5:4", Positive()).plain() == [0.125, 0.25, 0.375, 0.5]
+    assert not axis("0.125,1", Positive()).whole
 
 
 def test_values_and_ranges_may_be_mixed() -> None:

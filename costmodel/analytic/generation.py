@@ -1,0 +1,196 @@
+"""A static batch: one prefill, then a step for every output token while the KV cache grows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+from costmodel.analytic.breakdown import Lines, add_pass
+from costmodel.analytic.inference import (
+    PassTimes,
+    PricedPass,
+    draft_passes,
+    inference_layout,
+    operators_of,
+    pass_times,
+    priced_pass,
+)
+from costmodel.analytic.metrics import invested, largest_batch, spent
+from costmodel.analytic.pricing import Priced, pricer
+from costmodel.analytic.sums import Moves
+from costmodel.cost.calibration import Calibration
+from costmodel.quantities import Count, Quantity, Seconds, maximum, minimum, where
+from costmodel.result import Entry, Metrics
+from costmodel.workload.counting import attention_windows
+from costmodel.workload.memory import Cached, Ledger, inference_ledger
+from costmodel.workload.operators import Operator
+from costmodel.workload.passes import Pass, pass_work, pipeline_batches, prompts, requests
+from costmodel.workload.scenario import Generate, Scenario, drafted_tokens, tokens_per_step
+
+LENGTHS = 4  # KV lengths at which a decoding step is evaluated, between attention windows
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GenerationTimes:
+    """Seconds of a static batch.
+
+    first: until all of it has its first token; later: of one more token, on average; kernels: of one part of the batch
+    in all passes, on all stages.
+    """
+
+    prefill: PassTimes
+    decode: tuple[PassTimes, ...]
+    first: Seconds
+    later: Seconds
+    kernels: Seconds
+
+
+class GenerateEvaluation:
+    """A static batch."""
+
+    headline = "latency"
+
+    def __init__(self, scenario: Scenario, plan: Generate, calibration: Calibration) -> None:
+        self._scenario, self._plan = scenario, plan
+        self._sets = pipeline_batches(scenario, plan)
+        self.ledger: Ledger | None = generate_ledger(scenario, plan)
+        pricing = pricer(scenario, calibration)
+        known: list[Operator] = []
+        priced: list[PricedPass] = []
+        self._weights = [weight for _, weight in lengths(scenario, plan)]
+        decoding = (decode_pass(scenario, plan, keys) for keys, _ in lengths(scenario, plan))
+        for one in (prefill_pass(scenario, plan), *decoding):
+            work = pass_work(one, known)
+            known.extend(work.operators())
+            priced.append(priced_pass(scenario, one, work, pricing))
+        self._prefill, *self._decode = priced
+
+    def metrics(self, moves: Moves) -> Metrics:
+        """Return the metrics of the batch."""
+        plan, device, devices = self._plan, self._scenario.cluster.device, self._scenario.devices
+        times = self._times if moves is None else self._timed(moves)
+        latency = times.first + (plan.output_tokens - 1) * times.later
+        rate = plan.batch * plan.output_tokens / latency
+        computing = self._sets / self._scenario.parallel.pp * times.kernels / latency
+        unit = self._scenario.parallel.dp * plan.micro_batches
+        assert self.ledger is not None
+        return {
+            "ttft": times.first,
+            "tpot": times.later,
+            "latency": latency,
+            "tokens_per_second": rate,
+            "tokens_per_second_per_device": rate / devices,
+            "tokens_per_second_per_user": 1 / times.later,
+            "max_batch": largest_batch(device, self.ledger, plan.batch, unit),
+            **spent(device, devices, rate, computing),
+            **invested(self._scenario),
+        }
+
+    def _timed(self, moves: Moves) -> GenerationTimes:
+        """Return the batch's times.
+
+        first = latency + (sets - 1) * slowest stage of the prefill
+        later = mean over the steps of max(latency, sets * slowest stage) / (tokens a step)
+        """
+        prefill = pass_times(self._prefill, moves)
+        decode = tuple(pass_times(one, moves) for one in self._decode)
+        tokens = tokens_per_step(self._plan.speculative)
+        steps = (self._plan.output_tokens - 1) / tokens
+        step: Quantity = 0.0
+        kernels = prefill.kernels
+        for weight, times in zip(self._weights, decode, strict=True):
+            step = step + weight * times.round(self._sets)
+            kernels = kernels + steps * weight * times.kernels
+        first = prefill.latency + (self._sets - 1) * prefill.slowest
+        return GenerationTimes(prefill, decode, first, step / tokens, kernels)
+
+    @cached_property
+    def _times(self) -> GenerationTimes:
+        return self._timed(None)
+
+    def families(self) -> frozenset[str]:
+        """Return the families of the batch's operators."""
+        return frozenset(item.operator.family for item in self.operators())
+
+    def operators(self) -> list[Priced]:
+        """Return the operators of the prefill, then those of decoding, cores at every length that is evaluated."""
+        return operators_of((self._prefill, *self._decode))
+
+    def breakdown(self) -> list[Entry]:
+        """Return the operators of both parts; with what stages wait for, they sum to the latency."""
+        lines, times, sets = Lines(), self._times, float(self._sets)
+        steps = (float(self._plan.output_tokens) - 1.0) / float(tokens_per_step(self._plan.speculative))
+        add_pass(lines, self._prefill, times.prefill)
+        waiting = 0.0
+        for weight, priced, each in zip(map(float, self._weights), self._decode, times.decode, strict=True):
+            add_pass(lines, priced, each, steps * weight)
+            waiting += steps * weight * (float(each.round(sets)) - float(each.latency))
+        lines.add_wait("prefill: pipeline wait", (sets - 1.0) * float(times.prefill.slowest), "latency")
+        lines.add_wait("decode: pipeline wait", waiting, "latency")
+        return lines.sorted()
+
+    def schedule(self, moves: Moves = None) -> Mapping[str, Quantity] | None:  # noqa: ARG002  the protocol's signature
+        """Return nothing: inference has no pipeline schedule."""
+        return None
+
+    def notes(self) -> tuple[str, ...]:
+        """Return nothing that a reader has to be told."""
+        return ()
+
+
+def prefill_pass(scenario: Scenario, plan: Generate) -> Pass:
+    """Return the pass over the prompts of one part of the batch."""
+    context = prompts(scenario, _sequences(scenario, plan), plan.input_tokens, plan.input_tokens)
+    return Pass((context,), plan.micro_batches, draft_passes(plan.speculative), "prefill")
+
+
+def decode_pass(scenario: Scenario, plan: Generate, keys: Count) -> Pass:
+    """Return the step of one part of the batch when each request has `keys` tokens, the new one included."""
+    context = requests(scenario, _sequences(scenario, plan), keys, drafted_tokens(plan.speculative))
+    return Pass((context,), plan.micro_batches, draft_passes(plan.speculative), "decode")
+
+
+def _sequences(scenario: Scenario, plan: Generate) -> Count:
+    """Return the sequences of one micro-batch, shared by a tp*cp group."""
+    return plan.batch / (scenario.parallel.dp * pipeline_batches(scenario, plan) * plan.micro_batches)
+
+
+def lengths(scenario: Scenario, plan: Generate) -> list[tuple[Count, Quantity]]:
+    """Return (KV length, weight) at which a decoding step is evaluated; the weights sum to one.
+
+    The steps after the first token see input + 1 ... input + output - 1 tokens. Their mean is that of the integral over
+    [input + 1/2, input + output - 1/2] as far as the step time is linear in between. Gauss and Legendre's rule takes
+    it, apart on either side of each attention window: exact for polynomials up to degree 2*n - 1, and close where a
+    kernel turns from one bound to another or begins to hide an exchange.
+    """
+    low, steps = plan.input_tokens + 0.5, plan.output_tokens - 1
+    ends: list[Count] = [low]
+    for window in attention_windows(scenario.architecture):
+        ends.append(maximum(ends[-1], minimum(window, low + steps)))
+    ends.append(low + steps)
+    found: list[tuple[Count, Quantity]] = []
+    for begin, end in itertools.pairwise(ends):
+        share = where(steps > 0, (end - begin) / maximum(steps, 1.0), 1.0 / (len(ends) - 1))
+        found.extend(
+            ((begin + end) / 2 + place * (end - begin) / 2, weight * share) for place, weight in quadrature(LENGTHS)
+        )
+    return found
+
+
+@lru_cache(maxsize=8)
+def quadrature(points: int) -> tuple[tuple[float, float], ...]:
+    """Return (place in [-1, 1], weight) of Gauss and Legendre's rule; the weights sum to one."""
+    places, weights = np.polynomial.legendre.leggauss(points)
+    return tuple((float(place), float(weight) / 2) for place, weight in zip(places, weights, strict=True))
+
+
+def generate_ledger(scenario: Scenario, plan: Generate) -> Ledger:
+    """Return the ledger with the cache at its longest, input + output tokens, and the larger of both parts' buffers."""
+    longest = plan.input_tokens + plan.output_tokens + drafted_tokens(plan.speculative)
+    passes = [prefill_pass(scenario, plan), decode_pass(scenario, plan, plan.input_tokens + plan.output_tokens)]
+    cached = Cached(plan.batch / scenario.parallel.dp, longest)
+    return inference_ledger([(one, pass_work(one)) for one in passes], inference_layout(scenario), cached)

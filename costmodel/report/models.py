@@ -1,0 +1,127 @@
+"""Models for people: a table of all, or one with what can be counted of it."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from costmodel.report.catalogue import DIGITS, show_sources
+from costmodel.report.page import show, table
+from costmodel.report.text import quantity
+from costmodel.schema.files import ModelRead
+from costmodel.workload.architecture import Architecture, Attention
+from costmodel.workload.counting import kv_bytes_per_token, parameter_count
+
+WIDTH = 80  # columns of a terminal
+_SIZES = ((1e9, "B"), (1e6, "M"))
+
+
+def show_models(models: Mapping[str, ModelRead]) -> None:
+    """Print a line for every model, then the other names of those that have some."""
+    rows = table("model", ">parameters", ">active", ">layers", ">hidden", "attention", ">KV B/token")
+    for name, model in models.items():
+        architecture = model.architecture
+        count = parameter_count(architecture)
+        rows.add(
+            name,
+            _short(float(count.total)),
+            _short(float(count.active_with_embedding)),
+            str(architecture.depth),
+            f"{architecture.hidden:g}",
+            attention(architecture),
+            f"{float(kv_bytes_per_token(architecture)):,.0f}",
+        )
+    show(rows)
+    if any("~" in attention(model.architecture) for model in models.values()):
+        show("~: a sliding window in some or all layers")
+    others = {
+        name: [alias for alias in model.document["aliases"] if "/" not in alias] for name, model in models.items()
+    }
+    told = "; ".join(f"{', '.join(aliases)} = {name}" for name, aliases in others.items() if aliases)
+    if told:
+        show(textwrap.fill(f"also: {told}", WIDTH, subsequent_indent="      ", break_on_hyphens=False))
+
+
+def attention(architecture: Architecture) -> str:
+    """Return the kinds of attention of a model: MLA heads, or MHA, GQA, MQA with query and key-value heads."""
+    return ", ".join(dict.fromkeys(_kind(layer.mixer) for layer in _widest(architecture)))
+
+
+def _widest(architecture: Architecture) -> list[Any]:
+    """Return a layer for each kind of heads, one with a window where some have one."""
+    chosen: dict[str, Any] = {}
+    for layer in architecture.kinds:
+        name = _kind(layer.mixer).rstrip("~")
+        if name not in chosen or _kind(layer.mixer).endswith("~"):
+            chosen[name] = layer
+    return list(chosen.values())
+
+
+def _kind(mixer: Any) -> str:
+    if not isinstance(mixer, Attention):
+        return f"MLA {mixer.heads:g}"
+    window = "~" if any(group.pattern.window is not None for group in mixer.head_groups) else ""
+    if mixer.kv_heads == mixer.q_heads:
+        return f"MHA {mixer.q_heads:g}{window}"
+    return f"{'MQA' if mixer.kv_heads == 1 else 'GQA'} {mixer.q_heads:g}/{mixer.kv_heads:g}{window}"
+
+
+def _short(value: float) -> str:
+    """Return a number of parameters in billions or millions."""
+    size, unit = next(((size, unit) for size, unit in _SIZES if value >= size), _SIZES[-1])
+    return f"{value / size:,.1f} {unit}"
+
+
+def show_model(facts: Mapping[str, Any], model: ModelRead) -> None:
+    """Print a model: what can be counted, its layers, its sources, what was left out of its file."""
+    document = model.document
+    show(str(facts["name"]), "bold")
+    rows = table("count", ">value")
+    for name in ("parameters", "active_parameters", "active_parameters_with_embedding", "mtp_parameters"):
+        rows.add(name.replace("_", " "), f"{facts[name]:,.0f}")
+    rows.add("KV cache a token, BF16", quantity(facts["kv_cache_bytes_per_token"], "size", DIGITS))
+    rows.add("training FLOP a token at 4,096", quantity(facts["training_flop_per_token"], "flop", DIGITS))
+    show(rows)
+    for line in _layer_lines(document["layers"]):
+        show(line)
+    if document["aliases"]:
+        show(f"also: {', '.join(document['aliases'])}")
+    show_sources(document)
+    for note in model.notes:
+        show(f"note: {note}")
+
+
+def _layer_lines(layers: list[Mapping[str, Any]], indent: str = "") -> Iterator[str]:
+    """Yield a line for every run of layers; the layers of a group stand below it."""
+    for layer in layers:
+        if "layers" in layer:
+            yield f"{indent}{layer['repeat']} times"
+            yield from _layer_lines(layer["layers"], f"{indent}  ")
+            continue
+        parts = [f"{part}: {_flat(layer[part])}" for part in ("mixer", "ffn")]
+        number = layer["repeat"]
+        yield f"{indent}{number} layer{'' if number == 1 else 's'}, {_block(layer)}, {', '.join(parts)}"
+
+
+def _block(layer: Mapping[str, Any]) -> str:
+    """Return how a layer's halves and norms stand, in a few words."""
+    place = "" if layer["norm_position"] == "before" else f" {layer['norm_position']}"
+    shared = " (one norm)" if layer["shared_norm"] else ""
+    parallel = f", parallel{shared}" if layer["block"] == "parallel" else ""
+    return f"norm {layer['norm']}{place}{parallel}"
+
+
+def _flat(part: Mapping[str, Any]) -> str:
+    """Return a mixer or FFN in one line; values at null or false are left out."""
+    plain = {
+        key: value
+        for key, value in part.items()
+        if value is not None and value is not False and not isinstance(value, list | Mapping)
+    }
+    windows = [group["pattern"]["window"] for group in part.get("head_groups", ()) if group["pattern"]["window"]]
+    if windows:
+        plain["window"] = " and ".join(f"{window:g}" for window in windows)
+    return ", ".join(
+        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in plain.items()
+    )

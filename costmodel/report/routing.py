@@ -1,0 +1,25 @@
+"""Expert layers in one line for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from costmodel.report.text import share
+
+_EVEN = 1.0005  # a load that reads as 1 with three digits
+
+
+def is_even(facts: Mapping[str, float]) -> bool:
+    """Tell whether all ranks are alike, run all of their experts and drop nothing."""
+    all_hit = facts["experts_hit"] >= facts["experts_held"] * (2 - _EVEN)
+    return facts["expert_load"] < _EVEN and all_hit and facts["dropped_share"] == 0
+
+
+def routing_line(facts: Mapping[str, float]) -> str:
+    """Return how full the fullest rank is, which of its experts it runs, and what is dropped."""
+    text = (
+        f"experts: the fullest rank computes {facts['expert_load']:.3g} times the mean rows, "
+        f"{facts['experts_hit']:.3g} of its {facts['experts_held']:.3g} experts get any"
+    )
+    dropped = facts["dropped_share"]
+    return f"{text}, {share(dropped)} of the copies are dropped" if dropped else text

@@ -1,0 +1,117 @@
+"""A pass of prompts and decoding requests does the work of both, with one kernel for what they share."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from builders import DENSE_MODEL, FP8, MOE_MODEL, context
+
+from costmodel.workload.architecture import Architecture
+from costmodel.workload.context import Context
+from costmodel.workload.layers import model_work
+from costmodel.workload.mixed import labelled, merged_model, sharing
+from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Exchange, Gemm, Operator, base_name
+from costmodel.workload.passes import Pass, pass_work
+from costmodel.workload.scenario import Parallelism, Routing
+
+LAYOUT = Parallelism(tp=2.0, dp=8.0, ep=16.0)
+
+
+def parts(model: Architecture) -> tuple[Context, Context]:
+    decode = context(model, LAYOUT, "decode", sequences=24.0, length=1.0, keys=900.0)
+    chunk = context(model, LAYOUT, "prefill", sequences=1.0, length=256.0, keys=700.0)
+    return replace(decode, precision=FP8), replace(chunk, precision=FP8)
+
+
+def operators(*contexts: Context) -> list[Operator]:
+    return list(pass_work(Pass(contexts, 1)).operators())
+
+
+def experts(found: list[Operator]) -> Gemm:
+    return next(one for one in found if isinstance(one, Gemm) and one.name == "expert up")
+
+
+@pytest.mark.parametrize("model", [DENSE_MODEL, MOE_MODEL], ids=["dense", "moe"])
+def test_flop_exchanges_and_collectives_of_both_are_conserved(model: Architecture) -> None:
+    decode, chunk = parts(model)
+    alone, together = [*operators(decode), *operators(chunk)], operators(decode, chunk)
+    for kind, amount in (
+        (Gemm, lambda one: one.flop),
+        (AttentionCore, lambda one: one.flop),
+        (AttentionCore, lambda one: one.traffic),
+        (Elementwise, lambda one: one.traffic),
+        (Exchange, lambda one: one.tokens),
+        (Collective, lambda one: one.size),
+    ):
+        sums = [sum(amount(one) for one in found if isinstance(one, kind)) for found in (together, alone)]
+        assert sums[0] == pytest.approx(sums[1], rel=1e-12), kind
+
+
+@pytest.mark.parametrize("model", [DENSE_MODEL, MOE_MODEL], ids=["dense", "moe"])
+def test_weights_are_read_once_for_both(model: Architecture) -> None:
+    decode, chunk = parts(model)
+    alike = replace(decode, sequences=decode.tokens + chunk.tokens)
+    weights = [
+        sum(one.groups * one.k * one.n * one.right for one in found if isinstance(one, Gemm) and one.family != "bmm")
+        for found in (operators(decode, chunk), operators(alike))
+    ]
+    # The chunk of a latent-attention model expands its keys and values, which decoding does not.
+    expansion = [one for one in operators(chunk) if isinstance(one, Gemm) and one.name == "key-value up"]
+    extra = sum(one.k * one.n * one.right for one in expansion)
+    assert weights[0] == pytest.approx(weights[1] + extra, rel=1e-12)
+
+
+@pytest.mark.parametrize("load", ["balanced", "uniform", "zipf"])
+def test_experts_are_those_that_the_tokens_of_both_reach(load: str) -> None:
+    """As in a pass of one kind with as many tokens, whichever of them come from where."""
+    decode, chunk = (replace(part, routing=Routing(load, exponent=0.8)) for part in parts(MOE_MODEL))
+    together = experts(operators(decode, chunk))
+    alike = experts(operators(replace(decode, sequences=decode.tokens + chunk.tokens)))
+    for name in ("m", "groups", "deviation", "load"):
+        assert getattr(together, name) == pytest.approx(getattr(alike, name), rel=1e-12), name
+    alone = experts(operators(replace(decode, sequences=1.0)))
+    assert alone.groups < together.groups
+
+
+def test_a_step_without_decoding_requests_is_its_prompts() -> None:
+    decode, chunk = (replace(part, routing=Routing("uniform")) for part in parts(MOE_MODEL))
+    together = operators(replace(decode, sequences=0.0), chunk)
+    alone = operators(chunk)
+    assert sum(one.flop for one in together if isinstance(one, Gemm | AttentionCore)) == pytest.approx(
+        sum(one.flop for one in alone if isinstance(one, Gemm | AttentionCore))
+    )
+
+
+def test_each_part_keeps_its_attention_kernel() -> None:
+    cores = [one for one in operators(*parts(DENSE_MODEL)) if isinstance(one, AttentionCore)]
+    assert [core.family for core in cores] == ["attention_decode", "attention_prefill"]
+    assert [float(core.rows) for core in cores] == [1.0, 256.0]
+
+
+def test_the_order_of_a_layer_is_kept() -> None:
+    decode, chunk = parts(MOE_MODEL)
+    layer = merged_model(model_work(decode), model_work(chunk)).layers[1].forward
+    names = [one.name for one in layer]
+    ordered = ["attention norm", "query up", "attention core", "output projection", "dispatch", "expert up", "combine"]
+    assert [name for name in names if name in ordered if names.count(name) == 1] == [
+        name for name in ordered if names.count(name) == 1
+    ]
+    assert names.index("dispatch") < names.index("expert up") < names.index("expert down") < names.index("combine")
+    assert names.count("dispatch") == names.count("expert up") == 1
+
+
+def test_a_label_stands_before_every_name_and_casts_still_share_a_line() -> None:
+    work = labelled(model_work(parts(MOE_MODEL)[0]).layers[1], "decode")
+    assert {one.name.partition(": ")[0] for one in work.forward} == {"decode"}
+    assert base_name("decode: query up cast") == "decode: casts"
+    assert base_name("decode: attention core") == "decode: attention core"
+    assert base_name("attention core gradient") == "attention core"
+
+
+def test_only_what_the_length_changes_is_an_operator_of_its_own() -> None:
+    decode, _ = parts(DENSE_MODEL)
+    known = model_work(decode).layers[0]
+    longer = sharing(model_work(replace(decode, keys=901.0)).layers[0], known.forward)
+    new = [one for one in longer.forward if all(one is not other for other in known.forward)]
+    assert [one.name for one in new] == ["attention core"]

@@ -1,0 +1,150 @@
+"""Continuous batching as counts: requests and tokens are conserved, whatever a step takes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from costmodel.analytic.steady_state import Demand, SteadyState, chunked, separate
+
+COUNTS = st.integers(1, 3000).map(float)
+SECONDS = st.sampled_from([1e-3, 0.02, 0.5])
+
+
+def states(requests: float, demand: Demand, chunk: float) -> list[SteadyState]:
+    return [chunked(requests, demand, chunk), separate(requests, demand)]
+
+
+@given(requests=COUNTS, computed=COUNTS, steps=COUNTS, chunk=COUNTS, carrying=SECONDS, plain=SECONDS)
+def test_requests_in_flight_are_their_rate_times_their_latency(
+    requests: float, computed: float, steps: float, chunk: float, carrying: float, plain: float
+) -> None:
+    """Little's law, for steps of any length."""
+    for state in states(requests, Demand(computed, steps), chunk):
+        latency = state.until_first(carrying, plain) + state.after_first(carrying, plain)
+        assert state.throughput(carrying, plain) * latency == pytest.approx(requests, rel=1e-9)
+
+
+@given(requests=COUNTS, computed=COUNTS, steps=COUNTS, chunk=COUNTS)
+def test_tokens_are_conserved(requests: float, computed: float, steps: float, chunk: float) -> None:
+    """Prompt tokens that steps carry are those that requests bring, and so are tokens that are decoded."""
+    for state in states(requests, Demand(computed, steps), chunk):
+        assert state.carrying * state.prompts * state.rows * state.first == pytest.approx(
+            state.rate * computed * state.first, rel=1e-9
+        )
+        decoded = state.carrying * state.beside + state.plain * state.active
+        assert decoded == pytest.approx(state.rate * steps, rel=1e-9, abs=1e-9)
+        assert state.active + state.waiting == pytest.approx(requests, rel=1e-9)
+
+
+@given(requests=COUNTS, computed=COUNTS, steps=COUNTS, chunk=COUNTS)
+def test_counts_are_possible(requests: float, computed: float, steps: float, chunk: float) -> None:
+    state = chunked(requests, Demand(computed, steps), chunk)
+    assert 0 < state.carrying <= 1
+    assert state.plain == pytest.approx(1 - state.carrying)
+    assert state.prompts * state.rows <= chunk * (1 + 1e-9)
+    assert 0 <= state.beside <= state.active <= requests
+    for each in states(requests, Demand(computed, steps), chunk):
+        assert min(each.waiting, each.later_carrying, each.later_plain) >= 0
+
+
+@given(requests=COUNTS, computed=COUNTS, steps=COUNTS, chunk=COUNTS, carrying=SECONDS)
+def test_more_requests_never_lower_the_rate_at_given_step_times(
+    requests: float, computed: float, steps: float, chunk: float, carrying: float
+) -> None:
+    demand, plain = Demand(computed, steps), carrying / 2
+    for make in (lambda number: chunked(number, demand, chunk), lambda number: separate(number, demand)):
+        few, many = (make(number).throughput(carrying, plain) for number in (requests, 2 * requests))
+        assert many >= few * (1 - 1e-9)
+
+
+def test_a_request_alone_is_prefilled_and_then_decoded() -> None:
+    state = chunked(1.0, Demand(1000.0, 99.0), 250.0)
+    assert (state.first, state.prompts, state.rows, state.beside) == (4.0, 1.0, 250.0, 0.0)
+    assert state.rate == pytest.approx(1 / 103)
+    assert state.after_first(5.0, 1.0) == pytest.approx(99.0)
+    alone = separate(1.0, Demand(1000.0, 99.0))
+    assert alone.until_first(5.0, 1.0) == 5.0
+    assert alone.after_first(5.0, 1.0) == 99.0
+
+
+def test_full_chunks_bound_the_rate_and_the_rest_waits() -> None:
+    state = chunked(1000.0, Demand(1000.0, 99.0), 250.0)
+    assert state.rate == 0.25
+    assert state.carrying == 1.0
+    assert state.active == pytest.approx(0.25 * (4 + 99))
+    assert state.waiting == pytest.approx(1000 - 0.25 * 103)
+    assert state.until_first(2.0, 1.0) == pytest.approx(state.waiting * 4 * 2 + 4 * 2)
+
+
+def test_short_prompts_share_a_chunk_where_several_start_in_a_step() -> None:
+    state = chunked(300.0, Demand(10.0, 99.0), 256.0)
+    assert state.rate == 3.0
+    assert (state.prompts, state.rows, state.carrying) == (3.0, 10.0, 1.0)
+
+
+def test_prompts_of_their_own_stop_decoding_for_all_others() -> None:
+    state = separate(50.0, Demand(1000.0, 99.0))
+    assert state.later_carrying == 49.0
+    assert state.until_first(3.0, 1.0) == 3.0
+    assert state.after_first(3.0, 1.0) == 49 * 3 + 99
+
+
+def simulated(
+    requests: int, computed: int, steps: int, chunk: int, seconds: tuple[float, float]
+) -> tuple[float, float]:
+    """Return (requests a second, mean time to first token) of an engine that is run step by step.
+
+    Prompts wait in line for chunks; each step decodes all that are past theirs. It begins with requests spread evenly
+    over their lives. seconds: of a step that carries prompt tokens, and of one that does not.
+    """
+    decoding = [1 + steps * (one + 1) // (requests + 1) for one in range(requests)]
+    line: list[list[float]] = []  # (tokens left, time of arrival) of each prompt
+    now, waits, ended = 0.0, list[float](), 0
+    measured = 0.0
+    for step in range(60 * steps):
+        if step == 20 * steps:
+            waits, ended, measured = [], 0, now
+        room, first = float(chunk), list[float]()
+        while line and room > 0:
+            taken = min(room, line[0][0])
+            room, line[0][0] = room - taken, line[0][0] - taken
+            if line[0][0] == 0:
+                first.append(line.pop(0)[1])
+        now += seconds[0] if room < chunk else seconds[1]
+        waits.extend(now - arrived for arrived in first)
+        decoding = [left - 1 for left in decoding]
+        gone = sum(left == 0 for left in decoding)
+        decoding = [left for left in decoding if left] + [steps] * len(first)
+        line.extend([float(computed), now] for _ in range(gone))
+        ended += gone
+    return ended / (now - measured), sum(waits) / len(waits)
+
+
+@pytest.mark.parametrize(
+    ("requests", "computed", "steps", "chunk"),
+    [(1, 1024, 100, 256), (8, 1024, 100, 512), (20, 512, 200, 128), (64, 512, 100, 128), (200, 1024, 100, 256)],
+)
+def test_an_engine_run_step_by_step_gives_the_same_rate_and_waiting(
+    requests: int, computed: int, steps: int, chunk: int
+) -> None:
+    """Whole chunks a prompt, at low load, near and beyond the rate at which chunks are full."""
+    seconds = (0.05, 0.02)
+    rate, first = simulated(requests, computed, steps, chunk, seconds)
+    state = chunked(float(requests), Demand(float(computed), float(steps)), float(chunk))
+    assert state.throughput(*seconds) == pytest.approx(rate, rel=0.02)
+    assert state.until_first(*seconds) == pytest.approx(first, rel=0.05)
+
+
+def test_a_grid_is_its_points() -> None:
+    requests = np.array([1.0, 10.0, 200.0, 5000.0]).reshape(-1, 1)
+    chunk = np.array([64.0, 1024.0])
+    demand = Demand(700.0, 120.0)
+    grid = chunked(requests, demand, chunk)
+    for row, column in np.ndindex(4, 2):
+        single = chunked(float(requests[row, 0]), demand, float(chunk[column]))
+        for name in ("rate", "prompts", "rows", "beside", "active", "waiting", "later_carrying", "later_plain"):
+            found = np.broadcast_to(np.asarray(getattr(grid, name)), (4, 2))[row, column]
+            assert found == pytest.approx(getattr(single, name), rel=1e-12, abs=1e-12)
