@@ -1,4 +1,4 @@
-"""Every model on every device in every phase: an answer that physics allows, or one line that says why there is none."""
+"""Every model on every device in every phase: an answer that physics allows, or one line that says why not."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def half(precision: Precision) -> Precision:
 
 
 def least_time(of: Scenario, phase: str) -> Array:
-    """Return a bound that needs no operators: active parameters once through memory, and twice through the math units."""
+    """Return a bound that needs no operators: active parameters through memory once, through the math units twice."""
     device, architecture = of.cluster.device, of.architecture
     active = float(parameter_count(architecture).active)
     devices = float(of.parallel.devices)
