@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -68,9 +68,8 @@ class Batch:
         values = self.rows.number(column)
         blank = np.flatnonzero(np.isnan(values))
         if len(blank):
-            row = self.rows.text("row_id")[blank[0]]
-            message = f"{self.text('op')} of {self.text('device')}, row {row or '(without row_id)'}, needs a value"
-            raise MeasurementError([Problem(None, column, message, "fill the column")])
+            message = f"{self.text('op')} of {self.text('device')} needs a value"
+            raise MeasurementError([Problem(self.rows.place(blank[0]), column, message, "fill the column")])
         return values
 
     def format(self, column: str, *, default: str = "bf16") -> Format:
@@ -111,11 +110,12 @@ class Mapped:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LeftOut:
-    """Rows that a comparison does not use, and why."""
+    """Rows that a comparison does not use, and why. repeats: the earlier row that a row repeats."""
 
     op: str
     reason: str
     rows: Indices
+    repeats: Mapping[int, int] = field(default_factory=dict)
 
 
 class Catalogue:

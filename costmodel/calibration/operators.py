@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from costmodel.calibration import cores, messages, products, streams
 from costmodel.calibration.batch import Batch, Catalogue, LeftOut, Mapped, Unmapped
+from costmodel.calibration.screening import context, contradictory, impossible, repeated
 from costmodel.calibration.tables import Table
 from costmodel.quantities import Indices
 from costmodel.workload.operators import Operator
@@ -59,25 +60,39 @@ def map_rows(table: Table, catalogue: Catalogue) -> tuple[list[Mapped], list[Lef
 
     Left out: rows without a time; those whose time is the host's or a coarse timer's (such a flag in the secondary
     tier, into which the tables put it where it dominates); decoding of sequences that share one set of cached pages
-    beyond what such rows say about memory (flag shared_kv_pages, secondary); whatever a rule raises Unmapped for.
+    beyond what such rows say about memory (flag shared_kv_pages, secondary); rows that repeat another one; rows that
+    their device cannot run as fast; whatever `map_all` leaves out.
     """
     left_out: list[LeftOut] = []
     usable = np.ones(len(table), dtype=bool)
     for reason, mask in _unusable(table):
-        left_out.extend(_by_operation(table, reason, np.flatnonzero(mask & usable)))
+        left_out += by_operation(table, reason, np.flatnonzero(mask & usable))
         usable &= ~mask
-    kept = np.flatnonzero(usable)
-    mapped, unmapped = map_all(table, catalogue, kept)
+    twice = {row: first for row, first in repeated(table).items() if usable[row]}
+    left_out += by_operation(table, "the row stands twice", np.array(list(twice), dtype=np.intp), twice)
+    usable[list(twice)] = False
+    mapped, unmapped = map_all(table, catalogue, np.flatnonzero(usable))
+    for reason, rows in impossible(mapped, table):
+        left_out += by_operation(table, reason, rows[usable[rows]])
+        usable[rows] = False
+    if usable.sum() < sum(len(part.rows) for part in mapped) + sum(len(one.rows) for one in unmapped):
+        mapped, unmapped = map_all(table, catalogue, np.flatnonzero(usable))
     return mapped, [*left_out, *unmapped]
 
 
 def map_all(
     table: Table, catalogue: Catalogue, rows_of_interest: Indices | None = None
 ) -> tuple[list[Mapped], list[LeftOut]]:
-    """Return rows (default: all) with their operators, measured or not, and those that no rule maps."""
+    """Return rows (default: all) with their operators, measured or not, and those that are left out.
+
+    Left out: rows whose sizes exclude each other; those for which a rule raises Unmapped.
+    """
     mapped: list[Mapped] = []
     left_out: list[LeftOut] = []
     kept = np.arange(len(table)) if rows_of_interest is None else rows_of_interest
+    for reason, mask in contradictory(table):
+        left_out += by_operation(table, reason, kept[mask[kept]])
+        kept = kept[~mask[kept]]
     for _, places in table.take(kept).groups(*_GROUPED_BY):
         for rows in _same_layout(table, kept[places]):
             try:
@@ -87,18 +102,21 @@ def map_all(
     return mapped, left_out
 
 
+def by_operation(
+    table: Table, reason: str, rows: Indices, repeats: Mapping[int, int] | None = None
+) -> Iterator[LeftOut]:
+    """Yield rows that are left out for one reason, operation by operation."""
+    operations = table.text("op")[rows]
+    for name in np.unique(operations.astype(str)):
+        yield LeftOut(str(name), reason, rows[operations == name], repeats or {})
+
+
 def _unusable(table: Table) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
     """Yield the reasons for which rows are no measurement of a kernel, with a mask of the rows."""
-    secondary = table.text("tier") == "secondary"
+    secondary = context(table)
     yield "no time was published, only a rate", np.isnan(table.seconds)
     yield "the time is the host's or a coarse timer's", table.marked(*_HOST_FLAGS) & secondary
     yield "all sequences share one set of cached pages", table.marked("shared_kv_pages") & secondary
-
-
-def _by_operation(table: Table, reason: str, rows: Indices) -> Iterator[LeftOut]:
-    operations = table.text("op")[rows]
-    for name in np.unique(operations):
-        yield LeftOut(str(name), reason, rows[operations == name])
 
 
 def _same_layout(table: Table, rows: Indices) -> Iterator[Indices]:

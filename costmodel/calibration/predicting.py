@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from costmodel.calibration.batch import Catalogue, Mapped
+from costmodel.calibration.batch import Catalogue, LeftOut, Mapped
 from costmodel.calibration.choosing import Choice, Chooser, Kernel
 from costmodel.calibration.fitting import likely_time
 from costmodel.calibration.operators import map_all
@@ -51,10 +51,17 @@ def predict(table: Table, search_path: Sequence[str | Path] = ()) -> Predictions
     multiplied by the median ratio that measured times have to it. Rows that hold no operator of the package stay empty,
     with the reason.
     """
+    mapped, left_out = map_all(table, Catalogue(search_path))
+    return predict_mapped(table, mapped, left_out, search_path)
+
+
+def predict_mapped(
+    table: Table, mapped: Sequence[Mapped], left_out: Sequence[LeftOut], search_path: Sequence[str | Path] = ()
+) -> Predictions:
+    """Return the predictions for rows whose operators are known; those left out stay empty, with the reason."""
     count = len(table)
     seconds, low, high = (np.full(count, np.nan) for _ in range(3))
     basis, why = (np.full(count, "", dtype=np.object_) for _ in range(2))
-    mapped, left_out = map_all(table, Catalogue(search_path))
     framework = default_framework(search_path)
     choosers: dict[str, Chooser] = {}
     for part in mapped:

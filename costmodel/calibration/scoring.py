@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from costmodel.calibration.predicting import Predictions, predict
+from costmodel.calibration.batch import Catalogue
+from costmodel.calibration.omissions import Omission, omissions
+from costmodel.calibration.operators import by_operation, map_rows
+from costmodel.calibration.predicting import Predictions, predict_mapped
+from costmodel.calibration.screening import context
 from costmodel.calibration.tables import Table
 from costmodel.quantities import Indices
 
-CONTEXT = "secondary"  # the tier that is not scored
+SCHEMA = "costmodel/evaluation@1"
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
     """Errors of the rows of one device, operator and number format.
 
-    rows: those with a time and a prediction; unpredicted: those without a prediction; mean, median: of the absolute
-    relative error; bias: median of predicted over measured, less one; inside: share of rows that their 80 % interval
+    rows: those with a time and a prediction; left_out: of the primary tier, those that are not scored; mean, median: of
+    the absolute relative error; bias: median of predicted over measured, less one; inside: share of rows that their 80 % interval
     holds; half_width: median of half an interval over the prediction. Null where no row has both.
     """
 
@@ -29,7 +33,7 @@ class Score:
     op: str
     dtype: str
     rows: int
-    unpredicted: int
+    left_out: int
     mean: float | None
     median: float | None
     bias: float | None
@@ -41,12 +45,39 @@ class Score:
         return asdict(self)
 
 
-def score(table: Table, search_path: Sequence[str | Path] = ()) -> list[Score]:
-    """Return the scores of all groups of a table; rows without a time, or of the secondary tier, do not count."""
-    counted = np.isfinite(table.seconds) & (table.text("tier") != CONTEXT)
-    rows = table.take(np.asarray(counted, dtype=bool))
-    found = predict(rows, search_path)
-    return [_score(key, group, rows, found) for key, group in rows.groups("device", "op", "dtype_in")]
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluation:
+    """The scores of a table's groups, and which of its rows they leave out."""
+
+    scores: Sequence[Score]
+    left_out: Sequence[Omission]
+
+    def document(self) -> dict[str, Any]:
+        """Return the evaluation as JSON holds it."""
+        return {
+            "schema": SCHEMA,
+            "scores": [one.document() for one in self.scores],
+            "left_out": [one.document() for one in self.left_out],
+        }
+
+
+def score(table: Table, search_path: Sequence[str | Path] = ()) -> Evaluation:
+    """Return the scores of all groups of a table; every row is either scored or left out with the reason.
+
+    Left out are rows of the secondary tier, rows that measure no kernel and rows that no rule maps.
+    """
+    secondary = context(table)
+    kept = np.flatnonzero(~secondary)
+    rows = table.take(kept)
+    mapped, unmapped = map_rows(rows, Catalogue(search_path))
+    left_out = [*by_operation(table, "of the secondary tier: context", np.flatnonzero(secondary))]
+    left_out += [
+        replace(one, rows=kept[one.rows], repeats={int(kept[a]): int(kept[b]) for a, b in one.repeats.items()})
+        for one in unmapped
+    ]
+    found = predict_mapped(rows, mapped, unmapped, search_path)
+    scores = [_score(key, group, rows, found) for key, group in rows.groups("device", "op", "dtype_in")]
+    return Evaluation(scores, omissions(table, left_out))
 
 
 def _score(key: tuple[str, ...], group: Indices, table: Table, found: Predictions) -> Score:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,9 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from costmodel.errors import InputError, Location, MeasurementError, Problem
+from costmodel.calibration.sheets import Sheet, read_sheet, table_files
+from costmodel.errors import Location
 from costmodel.quantities import Array, Indices
-from costmodel.schema.loader import MOST_TABLE_BYTES, read_text
 from costmodel.schema.references import near, shown
 
 Texts: TypeAlias = "npt.NDArray[np.object_]"  # of str: notes are long, and few are distinct
@@ -30,12 +29,20 @@ TEXTS = (
     "meta_id", "framework", "kernel", "timing", "notes",
 )  # fmt: skip
 """Columns of text; blank where an operation has none."""
-SUFFIXES = (".csv", ".parquet")
 REQUIRED = ("device", "op", "dtype_in", "time_us")
 
 _JOINED = ("framework", "kernel", "timing", "notes")  # what meta.csv says about a meta_id
 _SECONDS = 1e-6  # tables state microseconds
 _UNKNOWN_TIME = -1.0  # only a bandwidth or FLOP rate was published
+_CAUSAL = {"": "", "0": "0", "1": "1", "0.0": "0", "1.0": "1", "false": "0", "true": "1"}
+# The schema's column -> its unit, and how columns are called that hold the same in some other unit.
+_OTHER_UNITS = {
+    "time_us": (
+        "microseconds",
+        re.compile(r"(time|latency|duration|elapsed|runtime)(_?(s|sec|ms|us|ns|seconds|milliseconds))?", re.IGNORECASE),
+    ),
+    "bytes": ("bytes", re.compile(r"(size|message_size|bytes)_?(kb|mb|gb|kib|mib|gib)", re.IGNORECASE)),
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,12 +50,14 @@ class Table:
     """Measured rows, column by column.
 
     texts, numbers: the columns of TEXTS and NUMBERS, blank or NaN where a row has none; seconds: measured time [s], NaN
-    where the source states none.
+    where the source states none; files, lines: where each row is written.
     """
 
     texts: Mapping[str, Texts]
     numbers: Mapping[str, Array]
     seconds: Array
+    files: Texts
+    lines: Indices
 
     def __len__(self) -> int:
         return len(self.seconds)
@@ -61,13 +70,17 @@ class Table:
         """Return a column of numbers."""
         return self.numbers[name]
 
+    def place(self, row: int | np.intp) -> Location:
+        """Return where a row is written."""
+        return Location(str(self.files[row]), int(self.lines[row]))
+
     def take(self, rows: Indices | npt.NDArray[np.bool_]) -> Table:
         """Return the rows at some positions, or where a mask holds."""
         return Table(
             {name: column[rows] for name, column in self.texts.items()},
             {name: column[rows] for name, column in self.numbers.items()},
-            self.seconds[rows],
-        )
+            self.seconds[rows], self.files[rows], self.lines[rows],
+        )  # fmt: skip
 
     def groups(self, *names: str) -> Iterator[tuple[tuple[str, ...], Indices]]:
         """Yield every combination of values of some text columns, in order, with the positions of its rows."""
@@ -88,14 +101,13 @@ def read_tables(measurements: Path, *, timed: bool = True, device: str | None = 
     timed: rows have to state a time; a table to predict need not. device: stands for the rows' own.
 
     Joins `meta.csv`, beside the tables or above them, on `meta_id`; a column that a table has itself is kept. Raises
-    MeasurementError with file and line: a missing column, a row that is cut off, a number that is none or not above
-    zero.
+    MeasurementError with file and line: a missing column, one in another unit, a row that is cut off, a number that is
+    none or not above zero.
     """
-    files = _files(measurements)
+    files = table_files(measurements)
     folder = measurements if measurements.is_dir() else measurements.parent
     meta = _meta(next((path for base in (folder, folder.parent) if (path := base / "meta.csv").is_file()), None))
-    tables = [_table(path, _columns(path), meta, _Wanted(timed, device)) for path in files]
-    return join(tables)
+    return join([_table(_asked(read_sheet(path), timed=timed, device=device), meta) for path in files])
 
 
 def join(tables: Sequence[Table]) -> Table:
@@ -103,126 +115,84 @@ def join(tables: Sequence[Table]) -> Table:
     return Table(
         {name: np.concatenate([table.texts[name] for table in tables]) for name in TEXTS},
         {name: np.concatenate([table.numbers[name] for table in tables]) for name in NUMBERS},
-        np.concatenate([table.seconds for table in tables]),
+        *(np.concatenate([getattr(table, name) for table in tables]) for name in ("seconds", "files", "lines")),
     )
 
 
-def _files(measurements: Path) -> list[Path]:
-    if not measurements.is_dir():
-        return [measurements]
-    inside = measurements / "calibration"
-    folder = inside if inside.is_dir() else measurements
-    found = (path for suffix in SUFFIXES for path in folder.glob(f"*{suffix}"))
-    files = sorted(path for path in found if path.name not in ("meta.csv", "sources.csv"))
-    if not files:
-        raise _error(measurements, "holds no measurement table", hint="name a folder of CSV files")
-    return files
+def _asked(sheet: Sheet, *, timed: bool, device: str | None) -> Sheet:
+    """Return a sheet with the device that stands in for its own, and with no times where none are asked for."""
+    if device is not None:
+        sheet = sheet.with_column("device", device)
+    if not timed:
+        return sheet.with_column("time_us", str(_UNKNOWN_TIME))
+    _refuse_other_units(sheet)
+    return sheet
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """What rows have to state: a time, where `timed`; a device, where `device` is no stand-in for it."""
+def _refuse_other_units(sheet: Sheet) -> None:
+    """Raise MeasurementError where a column states a time or a size in another unit than the schema's column."""
+    for ours, (unit, spelling) in _OTHER_UNITS.items():
+        for name in sheet.columns:
+            if name != ours and spelling.fullmatch(name.strip()):
+                hint = (
+                    f"keep `{ours}` alone" if ours in sheet.columns else f"convert `{name}` to {unit}, named `{ours}`"
+                )
+                raise sheet.error(f"`{name}` is no column of the measurement schema", field=ours, hint=hint)
 
-    timed: bool
-    device: str | None
 
-
-def _table(
-    path: Path, columns: dict[str, Sequence[str]], meta: Mapping[str, Mapping[str, str]], wanted: _Wanted
-) -> Table:
-    length = len(next(iter(columns.values())))
-    if wanted.device is not None:
-        columns["device"] = [wanted.device] * length
-    if not wanted.timed:
-        columns["time_us"] = ["-1"] * length
+def _table(sheet: Sheet, meta: Mapping[str, Mapping[str, str]]) -> Table:
     for name in REQUIRED:
-        if name not in columns:
-            raise _error(path, "the column is missing", line=1, field=name, hint=near(name, list(columns)))
-    _require_text(path, columns)
-    numbers = {name: _numbers(path, name, columns.get(name, [""] * length)) for name in NUMBERS}
-    joined = _join(path, columns, meta)
-    texts = {name: np.array(joined.get(name, [""] * length), dtype=np.object_) for name in TEXTS}
-    return Table(texts, numbers, _times(path, columns["time_us"]))
+        if name not in sheet.columns:
+            raise sheet.error("the column is missing", field=name, hint=near(name, list(sheet.columns)))
+    for name in REQUIRED[:-1]:
+        cells = sheet.column(name)
+        if "" in cells:
+            raise sheet.error("is blank", row=cells.index(""), field=name, hint="every row needs it")
+    numbers = {name: _numbers(sheet, name) for name in NUMBERS}
+    joined = {**_joined(sheet, meta), "causal": _causal(sheet)}
+    texts = {name: np.array(joined.get(name, sheet.column(name)), dtype=np.object_) for name in TEXTS}
+    files = np.full(len(sheet), shown(sheet.path), dtype=np.object_)
+    return Table(texts, numbers, _times(sheet), files, np.array(sheet.lines, dtype=np.intp))
 
 
-def read_columns(path: Path) -> dict[str, Sequence[str]]:
-    """Return the columns of a table file as text, in order, just as they are written."""
-    return _columns(path)
-
-
-def _columns(path: Path) -> dict[str, Sequence[str]]:
-    """Return the columns of a file as text."""
-    if path.suffix == ".parquet":
-        return _parquet_columns(path)
-    try:
-        text = read_text(path, shown(path), MOST_TABLE_BYTES)
-    except InputError as error:
-        raise MeasurementError(error.problems) from None
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        header = next(reader, [])
-        if len(set(header)) != len(header):
-            raise _error(path, "a column name stands twice", line=1, hint="rename or remove one of them")
-        rows = []
-        for row in reader:
-            if len(row) != len(header):
-                message = f"has {len(row)} values for {len(header)} columns"
-                raise _error(path, message, line=reader.line_num, hint="complete the row: the file may be cut off")
-            rows.append(row)
-    except csv.Error as error:
-        raise _error(path, f"is not valid CSV: {error}", line=reader.line_num) from None
-    if not rows:
-        raise _error(path, "holds no row", hint="write a header line and at least one row")
-    return dict(zip(header, zip(*rows, strict=True), strict=True))
-
-
-def _parquet_columns(path: Path) -> dict[str, Sequence[str]]:
-    """Return the columns of a Parquet file as the text that a CSV file would hold."""
-    try:
-        import polars
-    except ImportError:
-        message = "reading Parquet needs polars, which is not installed"
-        raise _error(path, message, hint="pip install 'costmodel[sweep]', or write the table as CSV") from None
-    try:
-        frame = polars.read_parquet(path)
-    except (OSError, polars.exceptions.PolarsError) as error:
-        raise _error(path, f"cannot be read: {error}") from None
-    if frame.is_empty():
-        raise _error(path, "holds no row", hint="write at least one row")
-    return {name: ["" if value is None else f"{value}" for value in frame[name].to_list()] for name in frame.columns}
-
-
-def _numbers(path: Path, name: str, values: Sequence[str]) -> Array:
+def _numbers(sheet: Sheet, name: str) -> Array:
     """Return a column of numbers above zero, NaN where it is blank."""
-    numbers = _floats(path, name, values)
+    numbers = _floats(sheet, name)
     wrong = np.flatnonzero((numbers <= 0) | np.isinf(numbers))
     if len(wrong):
-        raise _error(path, f"{values[wrong[0]]!r} is impossible", line=_line(wrong[0]), field=name,
-                     hint="write a finite number above zero, or leave it blank")  # fmt: skip
+        raise sheet.error(
+            f"{sheet.column(name)[wrong[0]]!r} is impossible", row=wrong[0], field=name,
+            hint="write a finite number above zero, or leave it blank",
+        )  # fmt: skip
     return numbers
 
 
-def _times(path: Path, values: Sequence[str]) -> Array:
+def _times(sheet: Sheet) -> Array:
     """Return measured times [s]; NaN where the table says -1."""
-    numbers = _floats(path, "time_us", values)
+    numbers = _floats(sheet, "time_us")
     unknown = numbers == _UNKNOWN_TIME
     wrong = np.flatnonzero(~unknown & ~((numbers > 0) & np.isfinite(numbers)))
     if len(wrong):
-        raise _error(path, f"{values[wrong[0]]!r} is no time", line=_line(wrong[0]), field="time_us",
-                     hint="write microseconds above zero, or -1 where only a rate is known")  # fmt: skip
+        raise sheet.error(
+            f"{sheet.column('time_us')[wrong[0]]!r} is no time", row=wrong[0], field="time_us",
+            hint="write microseconds above zero, or -1 where only a rate is known",
+        )  # fmt: skip
     return np.where(unknown, np.nan, numbers * _SECONDS)
 
 
-def _floats(path: Path, name: str, values: Sequence[str]) -> Array:
+def _floats(sheet: Sheet, name: str) -> Array:
+    if name not in sheet.columns:
+        return np.full(len(sheet), np.nan)
+    values = sheet.column(name)
     filled = ["nan" if not value or value.isspace() else value for value in values]
     try:
         numbers = np.array(filled, dtype=np.float64)
     except ValueError:
         first = next(index for index, value in enumerate(filled) if not _is_number(value))
-        raise _error(path, f"{values[first]!r} is not a number", line=_line(first), field=name) from None
+        raise sheet.error(f"{values[first]!r} is not a number", row=first, field=name) from None
     stated = [int(index) for index in np.flatnonzero(np.isnan(numbers)) if values[int(index)].strip()]
     if stated:
-        raise _error(path, f"{values[stated[0]]!r} is not a number", line=_line(stated[0]), field=name)
+        raise sheet.error(f"{values[stated[0]]!r} is not a number", row=stated[0], field=name)
     return numbers
 
 
@@ -234,47 +204,39 @@ def _is_number(value: str) -> bool:
     return True
 
 
-def _require_text(path: Path, columns: Mapping[str, Sequence[str]]) -> None:
-    for name in REQUIRED[:-1]:
-        if "" in columns[name]:
-            raise _error(path, "is blank", line=_line(columns[name].index("")), field=name, hint="every row needs it")
+def _causal(sheet: Sheet) -> list[str]:
+    """Return the column of causal masks as 0, 1 or blank."""
+    cells = sheet.column("causal")
+    known = {cell: _CAUSAL.get(cell.strip().lower()) for cell in set(cells)}
+    for row, cell in enumerate(cells):
+        if known[cell] is None:
+            raise sheet.error(f"{cell!r} is neither 0 nor 1", row=row, field="causal")
+    return [known[cell] or "" for cell in cells]
 
 
-def _join(
-    path: Path, columns: Mapping[str, Sequence[str]], meta: Mapping[str, Mapping[str, str]]
-) -> dict[str, Sequence[str]]:
-    """Return the columns with what meta.csv says of each row's meta_id."""
-    joined = dict(columns)
-    identifiers = columns.get("meta_id", ())
+def _joined(sheet: Sheet, meta: Mapping[str, Mapping[str, str]]) -> dict[str, Sequence[str]]:
+    """Return what meta.csv says of each row's meta_id, for the columns that the sheet does not have itself."""
+    if not meta or "meta_id" not in sheet.columns:
+        return {}
+    identifiers = sheet.column("meta_id")
     known = {"": dict.fromkeys(_JOINED, ""), **meta}
-    for index, identifier in enumerate(identifiers):
-        if meta and identifier not in known:
-            raise _error(path, f"meta.csv has no {identifier!r}", line=_line(index), field="meta_id")
-    for name in _JOINED if identifiers and meta else ():
-        if name not in columns:
-            joined[name] = [known[identifier][name] for identifier in identifiers]
-    return joined
+    for row, identifier in enumerate(identifiers):
+        if identifier not in known:
+            raise sheet.error(f"meta.csv has no {identifier!r}", row=row, field="meta_id")
+    wanted = [name for name in _JOINED if name not in sheet.columns]
+    return {name: [known[identifier][name] for identifier in identifiers] for name in wanted}
 
 
 def _meta(path: Path | None) -> dict[str, dict[str, str]]:
     """Return what meta.csv says of each meta_id; nothing where there is no such file."""
     if path is None:
         return {}
-    columns = _columns(path)
+    sheet = read_sheet(path)
     for name in ("meta_id", *_JOINED):
-        if name not in columns:
-            raise _error(path, "the column is missing", line=1, field=name, hint=near(name, list(columns)))
-    rows = zip(*(columns[name] for name in _JOINED), strict=True)
+        if name not in sheet.columns:
+            raise sheet.error("the column is missing", field=name, hint=near(name, list(sheet.columns)))
+    rows = zip(*(sheet.column(name) for name in _JOINED), strict=True)
     return {
         identifier: dict(zip(_JOINED, row, strict=True))
-        for identifier, row in zip(columns["meta_id"], rows, strict=True)
+        for identifier, row in zip(sheet.column("meta_id"), rows, strict=True)
     }
-
-
-def _line(index: int | np.intp) -> int:
-    """Return the line of a row, the header being the first; quoted line breaks are not used in these tables."""
-    return int(index) + 2
-
-
-def _error(path: Path, message: str, *, line: int | None = None, field: str = "", hint: str = "") -> InputError:
-    return MeasurementError([Problem(Location(shown(path), line), field, message, hint)])

@@ -17,16 +17,20 @@ from costmodel.cli.options import json_option, path_option, print_json
 def command(measurements: Path, device: str | None, as_json: bool, search_path: tuple[str, ...]) -> int:
     """Show the error of predictions for MEASUREMENTS, a table or a folder of them, per device, operator and format.
 
-    Rows that the shipped fits were made from are among them: `calibrate` prints errors of rows that a fit has not seen.
+    Rows that are left out are listed with the reason. Rows that the shipped fits were made from are among the scored
+    ones: `calibrate` prints errors of rows that a fit has not seen.
     """
     from costmodel.calibration.scoring import score
     from costmodel.calibration.tables import read_tables
 
-    scores = score(read_tables(measurements, device=device), search_path)
+    found = score(read_tables(measurements, device=device), search_path)
     if as_json:
-        print_json([one.document() for one in scores])
+        print_json(found.document())
     else:
-        from costmodel.report.scores import show_scores
+        from costmodel.report.page import show
+        from costmodel.report.scores import show_omissions, show_scores
 
-        show_scores(scores)
+        show_scores(found.scores)
+        show()
+        show_omissions(found.left_out)
     return 0

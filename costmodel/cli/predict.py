@@ -24,7 +24,8 @@ def command(measurements: Path, device: str | None, output: Path, strict: bool, 
     there is none.
     """
     from costmodel.calibration.predicting import predict, write_predictions
-    from costmodel.calibration.tables import read_columns, read_tables
+    from costmodel.calibration.sheets import read_columns
+    from costmodel.calibration.tables import read_tables
 
     table = read_tables(measurements, timed=False, device=device)
     found = predict(table, search_path)

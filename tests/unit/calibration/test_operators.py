@@ -239,7 +239,7 @@ def test_a_long_time_with_host_overhead_is_kept(table, catalogue):
 
 
 def test_a_row_without_its_shape_is_an_error_of_the_table(table, catalogue):
-    with pytest.raises(MeasurementError, match=r"k: gemm of CHIP, row 7, needs a value"):
+    with pytest.raises(MeasurementError, match=r"table.csv:2: k: gemm of CHIP needs a value"):
         map_rows(table(GEMM | {"k": ""}), catalogue)
 
 

@@ -1,0 +1,139 @@
+"""Measurement tables as they are written: the cells of CSV and Parquet files as text, with the line of each row."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from costmodel.errors import InputError, Location, MeasurementError, Problem
+from costmodel.schema.loader import MOST_TABLE_BYTES, read_text
+from costmodel.schema.references import shown
+
+SUFFIXES = (".csv", ".parquet")
+_BESIDE = ("meta.csv", "sources.csv")  # of a folder of tables, but no tables
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sheet:
+    """One file. columns: text, cell by cell; lines: where each row begins (Parquet: its number, the first being 1)."""
+
+    path: Path
+    columns: Mapping[str, Sequence[str]]
+    lines: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def column(self, name: str) -> Sequence[str]:
+        """Return a column, blank where the file has none of that name."""
+        return self.columns.get(name, [""] * len(self))
+
+    def with_column(self, name: str, value: str) -> Sheet:
+        """Return the sheet with one value in all rows of a column."""
+        return replace(self, columns={**self.columns, name: [value] * len(self)})
+
+    def error(self, message: str, *, row: int | None = None, field: str = "", hint: str = "") -> MeasurementError:
+        """Return an error at a row; without one, at the header."""
+        return sheet_error(self.path, message, line=1 if row is None else self.lines[row], field=field, hint=hint)
+
+
+def table_files(measurements: Path) -> list[Path]:
+    """Return a file itself, or the tables of a folder in order (`calibration/` below it where there is one)."""
+    if not measurements.is_dir():
+        return [measurements]
+    inside = measurements / "calibration"
+    folder = inside if inside.is_dir() else measurements
+    found = (path for suffix in SUFFIXES for path in folder.glob(f"*{suffix}"))
+    files = sorted(path for path in found if path.name not in _BESIDE)
+    if not files:
+        raise sheet_error(measurements, "holds no measurement table", hint="name a folder of CSV or Parquet files")
+    return files
+
+
+def read_sheet(path: Path) -> Sheet:
+    """Return the cells of a file; raise MeasurementError where it is missing, empty, cut off or no such file."""
+    return _parquet(path) if path.suffix == ".parquet" else _csv(path)
+
+
+def read_columns(measurements: Path) -> dict[str, Sequence[str]]:
+    """Return the columns of a file, or of all tables of a folder, just as they are written.
+
+    A column that some tables of a folder lack is blank there; columns stand in the order in which they first appear.
+    """
+    sheets = [read_sheet(path) for path in table_files(measurements)]
+    names = dict.fromkeys(name for sheet in sheets for name in sheet.columns)
+    return {name: [cell for sheet in sheets for cell in sheet.column(name)] for name in names}
+
+
+def sheet_error(
+    path: Path, message: str, *, line: int | None = None, field: str = "", hint: str = ""
+) -> MeasurementError:
+    """Return an error at a place in a file."""
+    return MeasurementError([Problem(Location(shown(path), line), field, message, hint)])
+
+
+def _csv(path: Path) -> Sheet:
+    try:
+        text = read_text(path, shown(path), MOST_TABLE_BYTES)
+    except InputError as error:
+        raise MeasurementError(error.problems) from None
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    lines: list[int] = []
+    try:
+        header = next(reader, [])
+        _check_header(path, header)
+        rows = list(_rows(path, reader, header, lines))
+    except csv.Error as error:
+        hint = "complete the file: it may be cut off" if "end of data" in str(error) else ""
+        raise sheet_error(path, f"is not valid CSV: {error}", line=reader.line_num, hint=hint) from None
+    if not rows:
+        raise sheet_error(path, "holds no row", hint="write a header line and at least one row")
+    return Sheet(path, dict(zip(header, zip(*rows, strict=True), strict=True)), lines)
+
+
+def _check_header(path: Path, header: Sequence[str]) -> None:
+    twice = [name for name in header if header.count(name) > 1]
+    if twice:
+        raise sheet_error(
+            path, "the column stands twice", line=1, field=twice[0], hint="rename or remove one of them"
+        )  # fmt: skip
+
+
+def _rows(path: Path, reader: Iterator[list[str]], header: Sequence[str], lines: list[int]) -> Iterator[list[str]]:
+    """Yield the rows; note in `lines` where each begins, which quoted line breaks move."""
+    first: int = reader.line_num + 1  # type: ignore[attr-defined]
+    for row in reader:
+        if len(row) != len(header):
+            message = f"has {len(row)} values for {len(header)} columns"
+            raise sheet_error(path, message, line=first, hint="complete the row: the file may be cut off")
+        lines.append(first)
+        first = reader.line_num + 1  # type: ignore[attr-defined]
+        yield row
+
+
+def _parquet(path: Path) -> Sheet:
+    try:
+        import polars
+    except ImportError:
+        message = "reading Parquet needs polars, which is not installed"
+        raise sheet_error(path, message, hint="pip install 'costmodel[sweep]', or write the table as CSV") from None
+    try:
+        frame = polars.read_parquet(path)
+    except (OSError, polars.exceptions.PolarsError) as error:
+        raise sheet_error(path, f"cannot be read: {error}") from None
+    if frame.is_empty():
+        raise sheet_error(path, "holds no row", hint="write at least one row")
+    columns = {name: [_cell(value) for value in frame[name].to_list()] for name in frame.columns}
+    return Sheet(path, columns, range(1, len(frame) + 1))
+
+
+def _cell(value: object) -> str:
+    """Return a value as a CSV file would hold it: nothing for none and NaN, whole numbers without a point."""
+    if value is None or (isinstance(value, float) and value != value):
+        return ""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return f"{value}"
