@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from costmodel.calibration.load import Fits, Held, Shelf
+from costmodel.calibration.load import Fits, Held, Shelf, nearest_variants
 from costmodel.cost.calibration import Calibration
 from costmodel.schema.references import Library
 
@@ -63,7 +63,9 @@ class Chooser:
         """Return the fits for a kernel of a family.
 
         Order: the kernel itself on this device; another kernel, framework or version of it here; the same on the
-        devices that this one inherits from, in turn; the roofline. Every other family keeps the device's defaults.
+        devices that this one inherits from, in turn; the nearest variant that any of these has; the roofline. The
+        file prices all families that it covers, such as the decoding part of a mixed call; the others keep the
+        device's defaults.
         """
         key = (family, variant, kernel)
         if key not in self._choices:
@@ -71,16 +73,16 @@ class Chooser:
         return self._choices[key]
 
     def _choose(self, family: str, variant: str, kernel: Kernel) -> Choice:
-        covering = [each for each in self._candidates if each.covers(family, variant)]
-        if not covering:
-            fits = Fits(self._shelf, self._device, {})
-            near = fits.get(f"{family}/{variant}", fits.get(family))
-            known = near is not None and near.form is not None
-            why = "the nearest variant stands in" if known else "roofline"
-            return Choice(Calibration(self._device, fits), f"no fit of {family}/{variant} for {self._device}: {why}")
-        best = min(covering, key=lambda each: (each.distance, *each.mismatch(kernel), each.implementation))
-        fits = Fits(self._shelf, self._device, {family: best.implementation})
-        return Choice(Calibration(self._device, fits), _why(best, kernel))
+        for alike in (variant, *nearest_variants(family, variant)):
+            covering = [each for each in self._candidates if each.covers(family, alike)]
+            if covering:
+                best = min(covering, key=lambda each: (each.distance, *each.mismatch(kernel), each.implementation))
+                own = {key.partition("/")[0]: best.implementation for key in best.held.file.families}
+                calibration = Calibration(self._device, Fits(self._shelf, self._device, own))
+                instead = "" if alike == variant else f", {family}/{alike} stands in for {family}/{variant}"
+                return Choice(calibration, _why(best, kernel) + instead)
+        fits = Fits(self._shelf, self._device, {})
+        return Choice(Calibration(self._device, fits), f"no fit of {family}/{variant} for {self._device}: roofline")
 
     @cached_property
     def _candidates(self) -> list[_Candidate]:

@@ -14,14 +14,14 @@ from costmodel.calibration.forms import FORMS
 from costmodel.calibration.residuals import read_residuals
 from costmodel.cost.calibration import Calibration, FamilyFit, Form, Spread
 from costmodel.cost.residual import Domain, Residual
-from costmodel.errors import InputError
+from costmodel.errors import InputError, Location, Problem
 from costmodel.hardware import Device
 from costmodel.schema.assemble import Assembly
 from costmodel.schema.calibration import FamilyFitFile, FitsFile
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.forms import FormFile
 from costmodel.schema.framework import FrameworkFile
-from costmodel.schema.references import FOLDERS, Library
+from costmodel.schema.references import FOLDERS, Library, near, shown
 from costmodel.schema.strict import Strict
 from costmodel.workload.scenario import Framework
 
@@ -95,6 +95,22 @@ class Held:
         return family_fit(stated, basis, self.residuals.get(key))
 
 
+def _check_axes(path: Path, held: Held) -> None:
+    """Raise InputError where a family's domain or residual is not over the axes of its form."""
+    for key, family in held.file.families.items():
+        if family.form is None:
+            continue
+        axes = FORMS[family.form.kind].axes
+        residual = held.residuals.get(key)
+        for name, stated in (
+            ("domain", tuple(family.domain) or axes), ("residual", axes if residual is None else residual.axes)
+        ):  # fmt: skip
+            if stated != axes:
+                message = f"is over {', '.join(stated)}, but a `{family.form.kind}` has {', '.join(axes)}"
+                place = Location(shown(path))
+                raise InputError([Problem(place, f"families.{key}.{name}", message, "fit the calibration again")])
+
+
 def nearest_variants(family: str, variant: str) -> tuple[str, ...]:
     """Return the variants of a family whose kernels stand in for those of `variant`, the most alike first."""
     if family == "elementwise":
@@ -135,7 +151,9 @@ class Shelf:
         file = read(self._library, _KIND, name, FitsFile)
         stored = file.residuals
         path = self._library.find(name, _KIND)
-        return Held(file, {} if stored is None else read_residuals(path.parent / stored), device)
+        held = Held(file, {} if stored is None else read_residuals(path.parent / stored), device)
+        _check_axes(path, held)
+        return held
 
 
 class Fits(Mapping[str, FamilyFit]):
@@ -169,23 +187,45 @@ class Fits(Mapping[str, FamilyFit]):
     def _find(self, key: str) -> FamilyFit | None:
         family, _, variant = key.partition("/")
         wanted = self._chosen.get(key, self._chosen.get(family))
-        if wanted is not None:
-            for device, _ in self._chain:
-                fit = self._of(self._shelf.held(device, wanted), key)
-                if fit is not None:
-                    self._note(key, wanted, device)
-                    return fit
-            if variant == "":
-                self.notes.append(f"{family}: nothing is known of {wanted} on {self._device}; the nearest stands in")
+        fit = None if wanted is None else self._by_name(key, wanted)
+        if fit is not None:
+            return fit
         for device, defaults in self._chain:
             named = defaults.get(key, defaults.get(family))
-            fit = None if named is None else self._of(self._shelf.held(device, named), key)
+            fit = None if named is None else self._of(self._default(device, named), key)
             if fit is not None:
                 return fit
         return self._nearest(family, variant) if variant else self._base.get(family)
 
-    def _of(self, held: Held | None, key: str) -> FamilyFit | None:
-        return None if held is None else held.fit(key, self._device)
+    def _by_name(self, key: str, wanted: str) -> FamilyFit | None:
+        """Return an implementation's fit, here or on the nearest device that has it; note what stands in for it."""
+        family = key.partition("/")[0]
+        found = [(device, held) for device, _ in self._chain if (held := self._shelf.held(device, wanted)) is not None]
+        for device, held in found:
+            fit = self._of(held, key)
+            if fit is not None:
+                if device != self._device:
+                    self._note(f"{key}: {wanted} of {device} stands in for {wanted} on {self._device}")
+                return fit
+        unknown = f"{key}: {wanted} is not fitted on {self._device}" if found else (
+            f"{family}: nothing is known of {wanted} on {self._device}"
+        )  # fmt: skip
+        self._note(f"{unknown}; the nearest stands in")
+        return None
+
+    def _default(self, device: str, named: str) -> Held:
+        held = self._shelf.held(device, named)
+        if held is None:
+            raise InputError.single(
+                f"devices/{device} names `{named}`, but there is no {_KIND}/{device}/{named}",
+                hint=near(named, self._shelf.names(device)), field="calibration.default",
+            )  # fmt: skip
+        return held
+
+    def _of(self, held: Held, key: str) -> FamilyFit | None:
+        """Return a file's fit of the very variant, else of the family as a whole."""
+        fit = held.fit(key, self._device)
+        return held.fit(key.partition("/")[0], self._device) if fit is None else fit
 
     def _nearest(self, family: str, variant: str) -> FamilyFit | None:
         """Return the fit of the variant whose kernels are most alike, its basis lowered to `transferred`."""
@@ -196,9 +236,9 @@ class Fits(Mapping[str, FamilyFit]):
                 return replace(fit, basis="transferred")
         return None
 
-    def _note(self, key: str, wanted: str, device: str) -> None:
-        if device != self._device:
-            self.notes.append(f"{key}: {wanted} of {device} stands in for {wanted} on {self._device}")
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
 
 
 def _chain(library: Library, device: str) -> Iterator[tuple[str, Mapping[str, str]]]:

@@ -43,7 +43,7 @@ def read_residuals(path: Path) -> dict[str, Residual]:
         return {name: _residual(path, name, value) for name, value in document["families"].items()}
     except OSError as error:
         raise _broken(path, f"cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _broken(path, f"is damaged: {error}") from None
 
 

@@ -25,8 +25,8 @@ class Score:
     """Errors of the rows of one device, operator and number format.
 
     rows: those with a time and a prediction; left_out: of the primary tier, those that are not scored; mean, median: of
-    the absolute relative error; bias: median of predicted over measured, less one; inside: share of rows that their 80 % interval
-    holds; half_width: median of half an interval over the prediction. Null where no row has both.
+    the absolute relative error; bias: median of predicted over measured, less one; inside: share of rows that their
+    80 % interval holds; half_width: median of half an interval over the prediction. Null where no row has both.
     """
 
     device: str

@@ -9,7 +9,6 @@ from costmodel.calibration.omissions import Omission
 from costmodel.calibration.scoring import Score
 from costmodel.report.page import show, table
 
-
 _PATH = re.compile(r"(?<!\S)\S*/(?=\S+:\d+)")  # folders in front of a file's name and line
 
 
