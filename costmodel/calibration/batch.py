@@ -123,10 +123,13 @@ class Catalogue:
 
     def __init__(self, search_path: Sequence[str | Path] = ()) -> None:
         self._devices: dict[str, Device] = {}
+        self._siblings: dict[str, str | None] = {}
         for name in list_names("devices", search_path):
             device = load_device(name, search_path)
-            aliases: list[str] = load_document("devices", name, search_path)["aliases"]
+            document = load_document("devices", name, search_path)
+            aliases: list[str] = document["aliases"]
             self._devices |= dict.fromkeys((name, *aliases), device)
+            self._siblings[device.name] = (document.get("calibration") or {}).get("inherit")
         nodes = [load_node(name, search_path) for name in list_names("nodes", search_path)]
         self._nodes: dict[str, list[Node]] = {}
         for node in sorted(nodes, key=lambda node: float(node.count)):
@@ -141,6 +144,10 @@ class Catalogue:
     def name(self, alias: str) -> str:
         """Return the name of the device file that a table calls `alias`; the alias itself where there is none."""
         return self._devices[alias].name if alias in self._devices else alias
+
+    def inherits(self, device: str) -> str | None:
+        """Return the device whose fits stand in where a device has none; none where its file names none."""
+        return self._siblings.get(device)
 
     def nodes(self, device: Device) -> tuple[Node, ...]:
         """Return the nodes of a device, the smallest first."""

@@ -8,37 +8,35 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from costmodel.calibration.batch import Catalogue, LeftOut, Mapped
-from costmodel.calibration.fitting import Fitted, Groups, Recipe, Samples, fit_family
+from costmodel.calibration.fitting import FOLDS, Fitted, Groups, Recipe, Samples, fit_family
 from costmodel.calibration.load import Shelf, family_fit, nearest_variants, read
 from costmodel.calibration.operators import map_rows
 from costmodel.calibration.roofline import default_framework
-from costmodel.calibration.tables import Table, join, read_tables
-from costmodel.calibration.writing import Evidence, write_calibration
+from costmodel.calibration.screening import context
+from costmodel.calibration.tables import NUMBERS, Table, read_tables
+from costmodel.calibration.writing import PUBLIC, Evidence, write_calibration
 from costmodel.cost.calibration import Calibration, FamilyFit
-from costmodel.errors import InputError
-from costmodel.schema.files import load_device
+from costmodel.quantities import Indices
 from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile, RecipeFile
 from costmodel.schema.references import Library
 
 PLAN = "public"
 FEWEST = 20  # rows of a family, below which nothing is fitted
-CONTEXT = "secondary"  # the tier that is left out
+SHAPE = "shape"  # what cross-validation holds out where a plan's groups are fewer than its folds
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """The fits of one implementation; skipped: families with too few rows."""
+    """The fits of one implementation with their evidence; skipped: families with too few rows."""
 
-    file: ImplementationFile
-    fitted: Mapping[str, Fitted]
-    samples: Mapping[str, Samples]
+    evidence: Evidence
     left_out: Sequence[LeftOut]
     skipped: Mapping[str, int]
 
@@ -46,21 +44,51 @@ class Outcome:
 def fit_implementation(
     file: ImplementationFile, plan: FitPlanFile, table: Table, catalogue: Catalogue, known: Calibration
 ) -> Outcome:
-    """Return the fits of the families that a plan asks for, in its order. known: prices a row's other kernels."""
+    """Return the fits of the families that a plan asks for. known: prices a row's other kernels."""
     chosen = table.take(_rows_of(file, table))
     mapped, left_out = map_rows(chosen, catalogue)
+    return fit_families(file, plan, Rows(chosen, mapped), known, left_out)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Measured rows with their operators."""
+
+    table: Table
+    mapped: Sequence[Mapped]
+
+
+def fit_families(
+    file: ImplementationFile, plan: FitPlanFile, rows: Rows, known: Calibration, left_out: Sequence[LeftOut] = ()
+) -> Outcome:
+    """Return the fits of a file's families to some rows.
+
+    Families whose rows hold kernels of others as well are fitted after them, with what was found of those.
+    """
     fitted: dict[str, Fitted] = {}
     samples: dict[str, Samples] = {}
+    held_out: dict[str, str] = {}
     skipped: dict[str, int] = {}
-    for key, recipe in file.families.items():
-        rule = plan.recipes[recipe]
-        rows = samples_of(key, chosen, mapped, rule, known)
-        if rows is None or len(rows) < FEWEST:
-            skipped[key] = 0 if rows is None else len(rows)
+    for key in sorted(file.families, key=lambda key: _kinds(key, rows.mapped)):
+        rule = plan.recipes[file.families[key]]
+        own = Calibration(known.name, {**known.families, **{name: fit.fit() for name, fit in fitted.items()}})
+        some = samples_of(key, rows.table, rows.mapped, rule, own)
+        if some is None or len(some) < FEWEST:
+            skipped[key] = 0 if some is None else len(some)
             continue
-        found = fit_family(rows, recipe_of(rule))
-        fitted[key], samples[key] = found, rows
-    return Outcome(file, fitted, samples, left_out, skipped)
+        held_out[key] = " x ".join(rule.held_out)
+        if len(np.unique(some.groups)) < FOLDS:
+            some, held_out[key] = replace(some, groups=_shapes(rows.table, some)), SHAPE
+        samples[key], fitted[key] = some, fit_family(some, recipe_of(rule))
+    ordered = {key: fitted[key] for key in file.families if key in fitted}
+    return Outcome(Evidence(file, ordered, samples, held_out), left_out, skipped)
+
+
+def _kinds(key: str, mapped: Sequence[Mapped]) -> int:
+    """Return how many families the rows of a family hold, at most."""
+    family = key.partition("/")[0]
+    own = (part for part in mapped if part.family == family)
+    return max((len({operator.family for operator in part.operators}) for part in own), default=0)
 
 
 def samples_of(
@@ -87,56 +115,28 @@ def recipe_of(rule: RecipeFile) -> Recipe:
     return Recipe(rule.form, choices)
 
 
-def _groups(table: Table, rows: npt.NDArray[np.intp], columns: Sequence[str]) -> Groups:
+def _groups(table: Table, rows: Indices, columns: Sequence[str]) -> Groups:
     """Return the group of every row: the values of some columns, joined."""
     values = [[f"{value:g}" for value in table.number(name)[rows]] for name in columns]
     return np.array(["x".join(each) for each in zip(*values, strict=True)], dtype=np.object_)
 
 
+def _shapes(table: Table, samples: Samples) -> Groups:
+    """Return the shape of every row, so that no shape is both fitted and held out."""
+    return _groups(table, np.concatenate([part.rows for part in samples.parts]), NUMBERS)
+
+
 def _rows_of(file: ImplementationFile, table: Table) -> npt.NDArray[np.bool_]:
     """Return the rows of an implementation: device by name or alias is checked by the mapping; tier primary."""
-    mask = np.array(table.text("tier") != CONTEXT, dtype=bool)
+    mask = ~context(table)
     for column, wanted in (("framework", file.frameworks), ("kernel", file.kernels), ("timing", file.timings)):
         if wanted:
             mask &= np.isin(table.text(column).astype(str), wanted)
     return mask
 
 
-def calibrate(
-    measurements: Sequence[Path], device: str, output: Path, search_path: Sequence[str | Path] = ()
-) -> Outcome:
-    """Fit every family that a device's rows measure, by the default recipes, and write the calibration file.
-
-    Raises InputError where the device is unknown, no row is of it, or no family has enough rows.
-    """
-    if output.suffix != ".yaml":
-        raise InputError.single(f"{output} is no .yaml file", hint="name one, such as torch.yaml", field="--output")
-    plan = read(Library(search_path), "fit_plans", PLAN, FitPlanFile)
-    catalogue = Catalogue(search_path)
-    known = load_device(device, search_path).name
-    table = join([read_tables(path) for path in measurements])
-    rows = table.take(np.array([catalogue.name(name) == known for name in table.text("device")], dtype=bool))
-    if not len(rows):
-        names = sorted(set(table.text("device").tolist()))
-        raise InputError.single(f"no row is of {known}", hint=f"the tables have {', '.join(names)}", field="--device")
-    file = ImplementationFile(
-        name=f"{known}/{output.stem}", library=output.stem, device=f"devices/{known}",
-        frameworks=sorted(set(rows.text("framework").tolist()) - {""}),
-        kernels=sorted(set(rows.text("kernel").tolist()) - {""}),
-        timings=sorted(set(rows.text("timing").tolist()) - {""}), families=plan.defaults,
-    )  # fmt: skip
-    rooflines = _rooflines(search_path)
-    outcome = fit_implementation(file, plan, rows, catalogue, Calibration(file.name, rooflines))
-    if not outcome.fitted:
-        raise InputError.single(
-            f"no kernel has the {FEWEST} rows that a fit needs",
-            hint="; ".join(f"{key}: {count} rows" for key, count in outcome.skipped.items()), field="measurements",
-        )  # fmt: skip
-    write_calibration(output, Evidence(file, plan, outcome.fitted, outcome.samples))
-    return outcome
-
-
-def _rooflines(search_path: Sequence[str | Path] = ()) -> dict[str, FamilyFit]:
+def rooflines_of(search_path: Sequence[str | Path] = ()) -> dict[str, FamilyFit]:
+    """Return what a device is priced with of which nothing is known."""
     base = Shelf(Library(search_path)).roofline()
     return {family: family_fit(fit, base.basis) for family, fit in base.families.items()}
 
@@ -151,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     plan = read(Library(()), "fit_plans", chosen.plan, FitPlanFile)
     catalogue, table = Catalogue(), read_tables(chosen.measurements)
-    rooflines = _rooflines()
+    rooflines = rooflines_of()
     known: dict[str, dict[str, FamilyFit]] = {}
     devices = {name: catalogue.name(name) for name in np.unique(table.text("device").astype(str))}
     of_row = np.array([devices[name] for name in table.text("device")], dtype=np.object_)
@@ -162,11 +162,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             outcome = fit_implementation(
                 file, plan, rows, catalogue, Calibration(file.name, _with_nearest(rooflines, own))
             )
-            for key, fit in outcome.fitted.items():
+            for key, fit in outcome.evidence.fitted.items():
                 own.setdefault(key, fit.fit())
-            write_calibration(
-                chosen.output / f"{file.name}.yaml", Evidence(file, plan, outcome.fitted, outcome.samples)
-            )
+            write_calibration(chosen.output / f"{file.name}.yaml", outcome.evidence, PUBLIC)
             report(outcome, lambda line: sys.stdout.write(f"{line}\n"))
 
 
@@ -180,8 +178,8 @@ def _with_nearest(rooflines: Mapping[str, FamilyFit], fits: Mapping[str, FamilyF
 
 def report(outcome: Outcome, write: Callable[[str], object]) -> None:
     """Write the errors of an implementation's fits, line by line, as plain text."""
-    write(outcome.file.name)
-    for key, fit in outcome.fitted.items():
+    write(outcome.evidence.file.name)
+    for key, fit in outcome.evidence.fitted.items():
         errors = {name: f"{100 * each.mean:5.1f}" for name, each in fit.errors.items()}
         best = fit.errors["residual"]
         write(

@@ -1,4 +1,4 @@
-"""What a comparison or a fit left out of a table, and why: one summary, for people and for programs."""
+"""The rows of a table that fits and comparisons use, and what they leave out, and why, for people and for programs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from costmodel.calibration.batch import LeftOut
+import numpy as np
+
+from costmodel.calibration.batch import Catalogue, LeftOut, Mapped
+from costmodel.calibration.operators import by_operation, map_rows
+from costmodel.calibration.screening import context
 from costmodel.calibration.tables import Table
 
 SHOWN = 2  # rows that are named for each reason
@@ -24,6 +28,28 @@ class Omission:
     def document(self) -> dict[str, Any]:
         """Return the omission as JSON holds it."""
         return {**asdict(self), "places": list(self.places)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Screened:
+    """Rows of the primary tier with their operators, and what was left out of the table that they come from.
+
+    unmapped: those of `rows` that have no operators here; omissions: these and the rows of the secondary tier.
+    """
+
+    rows: Table
+    mapped: Sequence[Mapped]
+    unmapped: Sequence[LeftOut]
+    omissions: Sequence[Omission]
+
+
+def screen(table: Table, catalogue: Catalogue) -> Screened:
+    """Return the rows of a table that measure a kernel; every other row is told in `omissions`."""
+    secondary = context(table)
+    rows = table.take(~secondary)
+    mapped, unmapped = map_rows(rows, catalogue)
+    aside = omissions(table, [*by_operation(table, "of the secondary tier: context", np.flatnonzero(secondary))])
+    return Screened(rows, mapped, unmapped, [*omissions(rows, unmapped), *aside])
 
 
 def omissions(table: Table, left_out: Sequence[LeftOut]) -> list[Omission]:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from costmodel.calibration.batch import Catalogue
-from costmodel.calibration.omissions import Omission, omissions
-from costmodel.calibration.operators import by_operation, map_rows
+from costmodel.calibration.omissions import Omission, screen
 from costmodel.calibration.predicting import Predictions, predict_mapped
-from costmodel.calibration.screening import context
 from costmodel.calibration.tables import Table
 from costmodel.quantities import Indices
 
@@ -66,18 +64,10 @@ def score(table: Table, search_path: Sequence[str | Path] = ()) -> Evaluation:
 
     Left out are rows of the secondary tier, rows that measure no kernel and rows that no rule maps.
     """
-    secondary = context(table)
-    kept = np.flatnonzero(~secondary)
-    rows = table.take(kept)
-    mapped, unmapped = map_rows(rows, Catalogue(search_path))
-    left_out = [*by_operation(table, "of the secondary tier: context", np.flatnonzero(secondary))]
-    left_out += [
-        replace(one, rows=kept[one.rows], repeats={int(kept[a]): int(kept[b]) for a, b in one.repeats.items()})
-        for one in unmapped
-    ]
-    found = predict_mapped(rows, mapped, unmapped, search_path)
-    scores = [_score(key, group, rows, found) for key, group in rows.groups("device", "op", "dtype_in")]
-    return Evaluation(scores, omissions(table, left_out))
+    found = screen(table, Catalogue(search_path))
+    predictions = predict_mapped(found.rows, found.mapped, found.unmapped, search_path)
+    groups = found.rows.groups("device", "op", "dtype_in")
+    return Evaluation([_score(key, group, found.rows, predictions) for key, group in groups], found.omissions)
 
 
 def _score(key: tuple[str, ...], group: Indices, table: Table, found: Predictions) -> Score:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,51 +17,67 @@ from costmodel.calibration.fitting import RADIUS, Fitted, Samples
 from costmodel.calibration.forms import FORMS
 from costmodel.calibration.residuals import DIGITS, write_residuals
 from costmodel.calibration.roofline import groups, spread
-from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
+from costmodel.schema.fit_plan import ImplementationFile
 from costmodel.schema.whole_files import make_folder, write_whole
 
 _TIMES = ("launch", "combine")  # parameters that are times; the others are shares, bytes or cycles
-_COMMAND = "python -m costmodel.calibration.fits MEASUREMENTS --output hardware/calibrations"
+_PLAIN = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*(/[a-z0-9]+(-[a-z0-9]+)*)?")
+_WORDS = frozenset(("null", "true", "false", "yes", "no", "on", "off", "y", "n"))  # that YAML takes for something else
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evidence:
-    """What goes into one calibration file."""
+    """What goes into one calibration file. held_out: what the rows share that cross-validation holds out together."""
 
     file: ImplementationFile
-    plan: FitPlanFile
     fitted: Mapping[str, Fitted]
     samples: Mapping[str, Samples]
+    held_out: Mapping[str, str]
 
 
-def write_calibration(path: Path, evidence: Evidence) -> None:
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a file's values come from: what is cited, and the command that made it."""
+
+    cite: str
+    command: str
+
+
+PUBLIC = Origin(
+    "measured kernel times of public repositories, as listed in sources.csv beside the tables",
+    "python -m costmodel.calibration.fits MEASUREMENTS --output hardware/calibrations",
+)
+
+
+def write_calibration(path: Path, evidence: Evidence, origin: Origin) -> None:
     """Write a calibration file and, beside it as .json, its residuals; nothing where no family was fitted."""
     if not evidence.fitted:
         return
     make_folder(path.parent)
     write_residuals(path.with_suffix(".json"), {name: fit.residual for name, fit in evidence.fitted.items()})
-    text = "\n".join(_lines(evidence, path.with_suffix(".json").name)) + "\n"
+    text = "\n".join(_lines(evidence, origin, path.with_suffix(".json").name)) + "\n"
     write_whole(path, [text.encode("utf-8")])
 
 
-def _lines(evidence: Evidence, residuals: str) -> Iterator[str]:
+def _lines(evidence: Evidence, origin: Origin, residuals: str) -> Iterator[str]:
     file = evidence.file
     yield "schema: costmodel/calibration@1"
-    yield f"name: {file.name}"
-    yield f"device: {file.device}"
-    yield f"library: {file.library}"
+    yield f"name: {_word(file.name)}"
+    yield f"device: {_word(file.device)}"
+    yield f"library: {_word(file.library)}"
     yield "basis: fitted"
     for key in ("frameworks", "kernels", "timings"):
         yield f"{key}: {_listed(_seen(evidence, key.removesuffix('s')))}"
-    yield f"residuals: {residuals}"
+    yield f"residuals: {_name(residuals)}"
     yield "families:"
     for name, fit in evidence.fitted.items():
         yield from _family(name, fit, evidence)
     yield "sources:"
     yield "  - fields: [families]"
-    yield '    cite: "measured kernel times of public repositories, as listed in sources.csv beside the tables"'
+    yield f"    cite: {_quoted(origin.cite)}"
     yield "    kind: measurement"
-    yield f"    note: Made by `{_COMMAND}`."
+    made = f"Made by `{origin.command}`."
+    yield f"    note: {made if origin is PUBLIC else _quoted(made)}"
 
 
 def _seen(evidence: Evidence, column: str) -> list[str]:
@@ -70,7 +88,6 @@ def _seen(evidence: Evidence, column: str) -> list[str]:
 
 def _family(name: str, fit: Fitted, evidence: Evidence) -> Iterator[str]:
     kind = FORMS[fit.recipe.form]
-    recipe = evidence.plan.recipes[evidence.file.families[name]]
     yield f"  {name}:"
     yield f"    form: {{kind: {fit.recipe.form}, {_joined(_parameters(fit))}}}"
     yield f"    errors: {{{_joined({key: _percent(value) for key, value in fit.estimate.errors.items()})}}}"
@@ -80,7 +97,7 @@ def _family(name: str, fit: Fitted, evidence: Evidence) -> Iterator[str]:
     means = {model: _percent(errors.mean) for model, errors in fit.errors.items()}
     best = fit.errors["residual"]
     yield (
-        f'    accuracy: {{held_out: "{" x ".join(recipe.held_out)}", groups: {fit.groups}, {_joined(means)}, '
+        f'    accuracy: {{held_out: "{evidence.held_out[name]}", groups: {fit.groups}, {_joined(means)}, '
         f"median: {_percent(best.median)}, bias: {_percent(best.bias)}}}"
     )
     yield "    spread:"
@@ -122,4 +139,15 @@ def _listed(values: list[str]) -> str:
 
 
 def _quoted(value: str) -> str:
-    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _word(value: str) -> str:
+    """Return a name as it stands, in quotes where YAML would read something else."""
+    return value if _PLAIN.fullmatch(value) and value not in _WORDS else _quoted(value)
+
+
+def _name(value: str) -> str:
+    """Return a file's name, in quotes where it is no plain one."""
+    stem, _, suffix = value.rpartition(".")
+    return value if _PLAIN.fullmatch(stem) and suffix == "json" else _quoted(value)

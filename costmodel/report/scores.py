@@ -1,10 +1,13 @@
-"""The error of kernel predictions, and what was left out of it, as tables for people."""
+"""The errors of kernel predictions and of fits, and what was left out of them, as tables for people."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
+from costmodel.calibration.calibrating import Calibrated
+from costmodel.calibration.fits import FEWEST
 from costmodel.calibration.omissions import Omission
 from costmodel.calibration.scoring import Score
 from costmodel.report.page import show, table
@@ -40,6 +43,51 @@ def show_omissions(left_out: Sequence[Omission]) -> None:
         places = ", ".join(_PATH.sub("", place) for place in one.places)
         rows.add(f"{one.rows:,}", one.op, one.reason, places + more)
     show(rows)
+
+
+def show_fits(found: Calibrated) -> None:
+    """Print the cross-validated errors of a calibration's fits, what was not fitted, and what to do with the file."""
+    evidence = found.outcome.evidence
+    rows = table(
+        "family", "form", ">rows", ">groups", "held out", ">roofline", ">data", ">form", ">residual", ">median", ">bias"
+    )  # fmt: skip
+    for key, fit in evidence.fitted.items():
+        best = fit.errors["residual"]
+        rows.add(
+            key, fit.recipe.form, f"{fit.rows:,}", f"{fit.groups:,}", evidence.held_out[key],
+            *(_percent(fit.errors[model].mean) for model in ("roofline", "data", "form", "residual")),
+            _percent(best.median), _percent(best.bias, sign=True),
+        )  # fmt: skip
+    show(rows)
+    show("Mean errors of rows whose group a fit had not seen; `residual` is what prices are made of.", "dim")
+    for key, count in found.too_few.items():
+        show(f"{key}: {count} rows are too few to fit, at least {FEWEST} are needed")
+    for key, count in found.without_recipe.items():
+        show(f"{key}: {count:,} rows, but the plan has no recipe for it")
+    if found.too_few or found.without_recipe:
+        _show_sibling(found)
+    if found.kernels > 1:
+        show(f"{found.kernels} kernels share these fits; where they differ, fit the rows of each to a file of its own")
+    if found.other_devices:
+        show(f"{found.other_devices:,} rows are of other devices", "dim")
+
+
+def show_use(found: Calibrated, output: Path) -> None:
+    """Print how a scenario comes to use a calibration file."""
+    file = found.outcome.evidence.file
+    families = sorted({key.partition("/")[0] for key in found.outcome.evidence.fitted})
+    named = ", ".join(f"{family}: {file.library}" for family in families)
+    folder = f"hardware/calibrations/{file.name.partition('/')[0]}"
+    show(f"Wrote {output} and {output.with_suffix('.json').name}. With both in {folder} of a search path,")
+    show(f"and `calibration: {{default: {{{named}}}}}` in the device file, simulate uses them.")
+
+
+def _show_sibling(found: Calibrated) -> None:
+    device = found.outcome.evidence.file.device
+    if found.inherits:
+        show(f"the fits of {found.inherits} stand in for these, where it has them: {device} inherits from it")
+    else:
+        show(f"`calibration: {{inherit: SIBLING}}` in {device} lets another device's fits stand in for these")
 
 
 def _percent(value: float | None, *, sign: bool = False) -> str:
