@@ -66,12 +66,16 @@ def score(table: Table, search_path: Sequence[str | Path] = ()) -> Evaluation:
     """
     found = screen(table, Catalogue(search_path))
     predictions = predict_mapped(found.rows, found.mapped, found.unmapped, search_path)
-    groups = found.rows.groups("device", "op", "dtype_in")
-    return Evaluation([_score(key, group, found.rows, predictions) for key, group in groups], found.omissions)
+    return Evaluation(scores_of(found.rows, predictions), found.omissions)
+
+
+def scores_of(rows: Table, predictions: Predictions) -> list[Score]:
+    """Return the scores of predictions by device, operation and number format."""
+    return [_score(key, group, rows, predictions) for key, group in rows.groups("device", "op", "dtype_in")]
 
 
 def _score(key: tuple[str, ...], group: Indices, table: Table, found: Predictions) -> Score:
-    known = group[np.isfinite(found.seconds[group])]
+    known = group[np.isfinite(found.seconds[group]) & np.isfinite(table.seconds[group])]
     device, op, dtype = key
     if not len(known):
         return Score(device, op, dtype, 0, len(group), None, None, None, None, None)

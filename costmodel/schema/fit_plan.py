@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from costmodel.schema.device import Source
-from costmodel.schema.quantity import Verbatim
+from costmodel.schema.quantity import Ratio, Verbatim
 from costmodel.schema.strict import Strict
 
 
@@ -33,6 +33,15 @@ class ImplementationFile(Strict):
     families: dict[str, str] = Field(min_length=1, description="operator family or `family/variant` -> recipe")
 
 
+class BarFile(Strict):
+    """How small the error on unseen rows of some kernels is meant to be."""
+
+    device: str = Field(description="the device file, `devices/NAME`")
+    families: list[str] = Field(min_length=1, description="operator families or `family/variant`, taken together")
+    bar: Ratio = Field(description="mean absolute relative error that is asked for; the median below 50 rows")
+    aim: Ratio = Field(description="the same, better")
+
+
 class FitPlanFile(Strict):
     """What `python -m costmodel.calibration.fits` makes."""
 
@@ -40,4 +49,5 @@ class FitPlanFile(Strict):
     recipes: dict[str, RecipeFile] = Field(min_length=1, description="recipe name -> recipe")
     defaults: dict[str, str] = Field(default={}, description="operator family or variant -> recipe, for `calibrate`")
     implementations: list[ImplementationFile] = Field(default=[], description="the calibration files to make")
+    bars: list[BarFile] = Field(default=[], description="the errors that are asked for, for reports")
     sources: list[Source] = Field(default=[], description="where choices come from")
