@@ -19,7 +19,7 @@ from costmodel.cost.calibration import Calibration
 from costmodel.errors import InputError
 from costmodel.schema.files import load_device
 from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
-from costmodel.schema.references import Library
+from costmodel.schema.references import Library, is_name
 
 SCHEMA = "costmodel/calibration_report@1"
 
@@ -73,6 +73,9 @@ def calibrate(
     """
     if output.suffix != ".yaml":
         raise InputError.single(f"{output} is no .yaml file", hint="name one, such as torch.yaml", field="--output")
+    if not is_name(output.stem):
+        hint = "use letters, digits, `.`, `_` and `-`, as files are named by what refers to them"
+        raise InputError.single(f"`{output.stem}` cannot be the name of a file here", hint=hint, field="--output")
     plan = read(Library(search_path), "fit_plans", PLAN, FitPlanFile)
     catalogue = Catalogue(search_path)
     known = load_device(device, search_path).name

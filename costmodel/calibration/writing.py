@@ -68,7 +68,7 @@ def _lines(evidence: Evidence, origin: Origin, residuals: str) -> Iterator[str]:
     yield "basis: fitted"
     for key in ("frameworks", "kernels", "timings"):
         yield f"{key}: {_listed(_seen(evidence, key.removesuffix('s')))}"
-    yield f"residuals: {_name(residuals)}"
+    yield f"residuals: {residuals}"
     yield "families:"
     for name, fit in evidence.fitted.items():
         yield from _family(name, fit, evidence)
@@ -145,9 +145,3 @@ def _quoted(value: str) -> str:
 def _word(value: str) -> str:
     """Return a name as it stands, in quotes where YAML would read something else."""
     return value if _PLAIN.fullmatch(value) and value not in _WORDS else _quoted(value)
-
-
-def _name(value: str) -> str:
-    """Return a file's name, in quotes where it is no plain one."""
-    stem, _, suffix = value.rpartition(".")
-    return value if _PLAIN.fullmatch(stem) and suffix == "json" else _quoted(value)

@@ -37,6 +37,11 @@ def package_root() -> Path:
     return shipped if shipped.is_dir() else package.parent
 
 
+def is_name(text: str) -> bool:
+    """Tell whether files can refer to a file of this name, without extension."""
+    return "/" not in text and _NAME.fullmatch(text) is not None
+
+
 def near(word: str, known: Sequence[str]) -> str:
     """Return a hint that names what `word` may have been meant to be, and otherwise all that is known."""
     close = difflib.get_close_matches(word, known, n=3, cutoff=0.6)

@@ -11,11 +11,13 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator
 
 from costmodel.quantities import Array
 from costmodel.report.style import CYCLE, GREY, log_axis, name_of
 
-COLUMNS, PANEL = 3, 2.5  # panels side by side; width and height of one [inches]
+COLUMNS, FEWEST_COLUMNS, PANEL = 3, 2, 2.5  # panels side by side; width and height of one [inches]
+TICKS = 4  # of a panel's axis at most: their labels have to fit beside each other
 POINTS = 500  # of a panel at most: a sample is as telling, and the file stays small
 BAND = 1.2  # the dashed lines: predicted over measured, and its inverse
 SEED = 0
@@ -39,9 +41,10 @@ class Points:
 
 def kernels_figure(device: str, operators: Mapping[str, Points]) -> Figure:
     """Return the panels of a device's operators, in the order given."""
-    rows = math.ceil(len(operators) / COLUMNS)
-    figure = Figure(figsize=(COLUMNS * PANEL, rows * PANEL + 0.5), layout="constrained")
-    panels = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
+    columns = min(max(len(operators), FEWEST_COLUMNS), COLUMNS)
+    rows = math.ceil(len(operators) / columns)
+    figure = Figure(figsize=(columns * PANEL, rows * PANEL + 0.5), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
     names = sorted({str(name) for points in operators.values() for name in points.formats})
     colours = {name: CYCLE[at % len(CYCLE)] for at, name in enumerate(names)}
     for axes, (operator, points) in zip(panels, operators.items(), strict=False):
@@ -76,6 +79,10 @@ def _draw(axes: Axes, operator: str, points: Points, colours: Mapping[str, str])
     axes.set_ylim(*ends)
     log_axis(axes.xaxis, "measured", "time", ends)
     log_axis(axes.yaxis, "predicted", "time", ends)
+    span = ends[1] / ends[0]
+    steps = (1.0, 2.0, 5.0) if span < 15.0 else (1.0, 3.0) if span < 60.0 else (1.0,)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(10, subs=steps, numticks=TICKS))
     axes.tick_params(labelsize=7)
     kept = "" if len(shown.measured) == len(points.measured) else f", {len(shown.measured)} shown"
     axes.set_title(f"{name_of(operator)}\n{len(points.measured):,} rows{kept}", loc="left", fontsize=8)
