@@ -190,11 +190,12 @@ class Fits(Mapping[str, FamilyFit]):
         fit = None if wanted is None else self._by_name(key, wanted)
         if fit is not None:
             return fit
-        for device, defaults in self._chain:
+        for place, (_, defaults) in enumerate(self._chain):
             named = defaults.get(key, defaults.get(family))
-            fit = None if named is None else self._of(self._default(device, named), key)
-            if fit is not None:
-                return fit
+            for held in () if named is None else self._defaults(place, named):
+                fit = self._of(held, key)
+                if fit is not None:
+                    return fit
         return self._nearest(family, variant) if variant else self._base.get(family)
 
     def _by_name(self, key: str, wanted: str) -> FamilyFit | None:
@@ -213,14 +214,17 @@ class Fits(Mapping[str, FamilyFit]):
         self._note(f"{unknown}; the nearest stands in")
         return None
 
-    def _default(self, device: str, named: str) -> Held:
-        held = self._shelf.held(device, named)
-        if held is None:
+    def _defaults(self, place: int, named: str) -> list[Held]:
+        """Return the files of a device's default: its own, or that of those it borrows from, as `extends` brings it."""
+        chain = [device for device, _ in self._chain[place:]]
+        found = [held for device in chain if (held := self._shelf.held(device, named)) is not None]
+        if not found:
+            device = chain[0]
             raise InputError.single(
                 f"devices/{device} names `{named}`, but there is no {_KIND}/{device}/{named}",
                 hint=near(named, self._shelf.names(device)), field="calibration.default",
             )  # fmt: skip
-        return held
+        return found
 
     def _of(self, held: Held, key: str) -> FamilyFit | None:
         """Return a file's fit of the very variant, else of the family as a whole."""

@@ -1,0 +1,254 @@
+"""Where a fit comes from: the framework's implementation, the device's default, a sibling, the nearest variant."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from small_world import edit, write
+
+from costmodel.calibration.choosing import Chooser, Kernel
+from costmodel.calibration.forms import FORMS
+from costmodel.calibration.load import Fits, Shelf, nearest_variants
+from costmodel.calibration.residuals import read_residuals
+from costmodel.cost.calibration import Calibration
+from costmodel.errors import InputError
+from costmodel.schema.references import Library
+from costmodel.workload.operators import Gemm
+
+SPREAD = "spread: [{time: 1 ms, low: 0.9, median: 1, high: 1.1, rows: 30}], rows: 30"
+PRODUCT = Gemm("x", 64.0, 64.0, 64.0, "bf16", 2.0, 2.0, 2.0)
+
+
+def stream(launch_us: float, **more: str) -> str:
+    """Return a family with a form, told apart by its launch."""
+    kind = FORMS["stream"]
+    values = {name: f"{bounds.start:g}" for name, bounds in kind.bounds.items()} | {"launch": f"{launch_us} us"}
+    form = ", ".join(f"{name}: {value}" for name, value in values.items())
+    return f"{{form: {{kind: stream, {form}}}, {''.join(f'{key}: {value}, ' for key, value in more.items())}{SPREAD}}}"
+
+
+def file(root, name, families, extra=""):
+    """Write a calibration file."""
+    device, _, _ = name.partition("/")
+    lines = "".join(f"  {key}: {value}\n" for key, value in families.items())
+    return write(root, f"hardware/calibrations/{name}.yaml", f"""
+schema: costmodel/calibration@1
+name: {name}
+device: devices/{device}
+basis: fitted
+{extra}families:
+{lines}""")  # fmt: skip
+
+
+def fits(root, chosen=None, device="chip"):
+    return Fits(Shelf(Library([root])), device, chosen or {})
+
+
+def launch(fit):
+    return round(1e6 * fit.form.launch)
+
+
+@pytest.fixture
+def defaults(world):
+    """Return a root whose chip has a default for element-wise kernels and products."""
+    file(world, "chip/usual", {"elementwise/norm": stream(1), "elementwise/add": stream(2), "gemm/bf16": stream(3)})
+    chip = (world / "hardware/devices/chip.yaml").read_text()
+    chip += "calibration: {default: {elementwise: usual, gemm: usual}}\n"
+    write(world, "hardware/devices/chip.yaml", chip)
+    return world
+
+
+def test_a_default_of_the_device_prices_a_variant_without_a_framework(defaults):
+    found = fits(defaults)
+    assert launch(found["elementwise/norm"]) == 1
+    assert found["elementwise/norm"].basis == "fitted"
+    assert list(found.notes) == []
+
+
+def test_the_frameworks_implementation_comes_before_the_default(defaults):
+    file(defaults, "chip/own", {"elementwise/norm": stream(9)})
+    found = fits(defaults, {"elementwise": "own"})
+    assert launch(found["elementwise/norm"]) == 9
+
+
+def test_what_the_implementation_lacks_the_default_has_and_it_is_told(defaults):
+    file(defaults, "chip/own", {"elementwise/norm": stream(9)})
+    found = fits(defaults, {"elementwise": "own"})
+    assert launch(found["elementwise/add"]) == 2
+    assert found.notes == ["elementwise/add: own is not fitted on chip; the nearest stands in"]
+
+
+def test_an_unknown_implementation_is_told_though_a_default_stands_in(defaults):
+    found = fits(defaults, {"gemm": "nobody"})
+    assert launch(found["gemm/bf16"]) == 3
+    assert found.notes == ["gemm: nothing is known of nobody on chip; the nearest stands in"]
+
+
+def test_an_implementation_for_one_variant_leaves_the_others_alone(defaults):
+    file(defaults, "chip/own", {"gemm/bf16": stream(9), "gemm/fp32": stream(8)})
+    found = fits(defaults, {"gemm/fp32": "own"})
+    assert (launch(found["gemm/fp32"]), launch(found["gemm/bf16"])) == (8, 3)
+
+
+def test_the_whole_family_of_the_implementation_comes_before_another_variant(defaults):
+    file(defaults, "chip/own", {"gemm": stream(7), "gemm/fp16": stream(8)})
+    found = fits(defaults, {"gemm": "own"})
+    assert launch(found["gemm/bf16"]) == 7
+    assert found["gemm/bf16"].basis == "fitted"
+
+
+def test_a_sibling_that_extends_a_device_borrows_its_defaults_and_says_so(defaults):
+    found = fits(defaults, device="sibling")
+    assert launch(found["elementwise/norm"]) == 1
+    assert found["elementwise/norm"].basis == "transferred"
+
+
+def test_a_sibling_with_the_implementation_comes_before_the_own_default(defaults):
+    file(defaults, "chip/own", {"gemm/bf16": stream(7)})
+    file(defaults, "sibling/other", {"gemm/bf16": stream(8)})
+    edit(defaults, "hardware/devices/sibling.yaml", "{inherit: chip}", "{inherit: chip, default: {gemm: other}}")
+    found = fits(defaults, {"gemm": "own"}, "sibling")
+    assert launch(found["gemm/bf16"]) == 7
+    assert found.notes == ["gemm/bf16: own of chip stands in for own on sibling"]
+    assert launch(fits(defaults, device="sibling")["gemm/bf16"]) == 8
+
+
+def test_the_nearest_variant_stands_in_as_transferred(defaults):
+    found = fits(defaults)
+    assert launch(found["gemm/fp16"]) == 3
+    assert found["gemm/fp16"].basis == "transferred"
+    assert found["elementwise/activation"].basis == "transferred"
+
+
+@pytest.mark.parametrize("first", ["fp16", "bf16", "bf16_narrow", "fp8", "fp8_block"])
+def test_variants_that_are_nearest_to_each_other_end_at_the_roofline(world, first):
+    found = fits(world)
+    for variant in (first, "bf16", "fp16", "fp8_block", "fp8"):
+        assert f"gemm/{variant}" not in found
+    assert Calibration("x", found).fit(PRODUCT).basis == "roofline"
+
+
+@pytest.mark.parametrize("first", ["softmax", "norm", "add"])
+def test_whatever_is_asked_first_a_stream_finds_the_nearest_kind(defaults, first):
+    found = fits(defaults)
+    asked = [first, "softmax", "activation", "rotary", "norm", "add"]
+    assert all(found.get(f"elementwise/{kind}") is not None for kind in asked)
+
+
+def test_narrow_caches_stand_nearest_to_their_own_products():
+    assert nearest_variants("attention_decode", "bf16_narrow") == ("bf16", "fp16")
+    assert nearest_variants("gemm", "int8") == ()
+
+
+def test_files_are_read_when_an_operator_first_asks(world):
+    write(world, "hardware/calibrations/chip/broken.yaml", "not: [a, calibration")
+    found = fits(world, {"gemm": "broken"})
+    assert found.get("elementwise") is not None
+    with pytest.raises(InputError):
+        found.get("gemm/bf16")
+
+
+def test_a_default_that_names_no_file_is_an_error_with_the_name_that_was_meant(defaults):
+    edit(defaults, "hardware/devices/chip.yaml", "gemm: usual", "gemm: usal")
+    found = fits(defaults)
+    assert launch(found["elementwise/norm"]) == 1
+    with pytest.raises(InputError, match=r"there is no calibrations/chip/usal; did you mean `usual`\?"):
+        found.get("gemm/bf16")
+
+
+def test_a_missing_residual_file_is_an_error_at_its_path(world):
+    file(world, "chip/own", {"gemm/bf16": stream(7)}, "residuals: gone.json\n")
+    with pytest.raises(InputError, match=r"gone\.json: cannot be read"):
+        fits(world, {"gemm": "own"}).get("gemm/bf16")
+
+
+def residuals(root, **changes):
+    axes = list(FORMS["stream"].axes)
+    one = {"axes": axes, "lengths": [2.0] * len(axes), "centres": [[20.0] * len(axes)], "weights": [0.1]} | changes
+    document = {"schema": "costmodel/residuals@1", "families": {"gemm/bf16": one}}
+    return write(root, "hardware/calibrations/chip/own.json", json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"axes": ["other", "and", "more"]}, {"lengths": [0.0]}, {"lengths": []}, {"weights": []}, {"weights": ["x"]},
+        {"centres": [[1.0], [2.0, 3.0]]}, {"centres": [[float("nan")]]}, {"weights": None},
+    ],
+)  # fmt: skip
+def test_damaged_residuals_are_errors_at_their_file(world, changes):
+    with pytest.raises(InputError, match=r"own\.json"):
+        read_residuals(residuals(world, **changes))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": "other"}', '{"schema": "costmodel/residuals@1"}',
+                                  '{"schema": "costmodel/residuals@1", "families": []}'])  # fmt: skip
+def test_a_file_that_holds_no_residuals_is_an_error(world, text):
+    with pytest.raises(InputError, match="fit the calibration again"):
+        read_residuals(write(world, "x.json", text))
+
+
+def test_a_domain_over_other_axes_than_the_form_is_an_error(world):
+    file(world, "chip/own", {"gemm/bf16": stream(7, domain="{width: [1, 2]}", radius="0.5")})
+    with pytest.raises(InputError, match=r"families\.gemm/bf16\.domain: is over width"):
+        fits(world, {"gemm": "own"}).get("gemm/bf16")
+
+
+def kernels(names="", frameworks="", timings=""):
+    return f"frameworks: [{frameworks}]\nkernels: [{names}]\ntimings: [{timings}]\n"
+
+
+@pytest.fixture
+def shelf(world):
+    """Return a root with three files of products and one of a sibling's."""
+    file(world, "chip/a", {"gemm/bf16": stream(1)}, kernels("k1", '"vllm 1"', "graph"))
+    file(world, "chip/b", {"gemm/bf16": stream(2)}, kernels("k2", '"vllm 2"', "graph"))
+    file(world, "chip/c", {"gemm/bf16": stream(3)}, kernels("k2", '"sglang 1"', "event"))
+    (world / "hardware/calibrations/chip/library.yaml").unlink()
+    return world
+
+
+@pytest.mark.parametrize(
+    ("kernel", "why"),
+    [
+        (Kernel("vllm 1", "k1", "graph"), "chip/a"),
+        (Kernel("vllm 2", "k2", "graph"), "chip/b"),
+        (Kernel("sglang 1", "k2", "event"), "chip/c"),
+        (Kernel("", "k1", ""), "chip/a"),
+        (Kernel("", "", "event"), "chip/c"),
+        (Kernel("", "", ""), "chip/a"),
+        (Kernel("vllm 9", "k2", "graph"), "chip/b: nearest to vllm 9"),
+        (Kernel("sglang 9", "k2", ""), "chip/c: nearest to sglang 9"),
+        (Kernel("other 1", "k1", "graph"), "chip/a: nearest to framework other 1"),
+        (Kernel("vllm 2", "unheard", "graph"), "chip/b: nearest to kernel unheard"),
+        (Kernel("sglang 1", "k2", "graph"), "chip/c: nearest to timing graph"),
+    ],
+)
+def test_a_row_gets_the_file_of_its_kernel_else_the_nearest(shelf, kernel, why):
+    assert Chooser("chip", [shelf]).choose("gemm", "bf16", kernel).why == why
+
+
+def test_a_device_without_files_takes_its_siblings(shelf):
+    choice = Chooser("sibling", [shelf]).choose("gemm", "bf16", Kernel("", "k2", "event"))
+    assert choice.why == "chip/c: stands in from chip"
+    assert choice.calibration.fit(PRODUCT).basis == "transferred"
+
+
+def test_a_variant_that_nobody_measured_names_what_stands_in(shelf):
+    choice = Chooser("chip", [shelf]).choose("gemm", "fp16", Kernel("", "k2", ""))
+    assert choice.why == "chip/b, gemm/bf16 stands in for gemm/fp16"
+    half = Gemm("x", 64.0, 64.0, 64.0, "fp16", 2.0, 2.0, 2.0)
+    assert choice.calibration.fit(half).basis == "transferred"
+    assert launch(choice.calibration.fit(half)) == 2
+
+
+def test_a_family_that_nobody_measured_rests_on_the_roofline(shelf):
+    choice = Chooser("chip", [shelf]).choose("gemm", "int8", Kernel("", "k2", ""))
+    assert choice.why == "no fit of gemm/int8 for chip: roofline"
+
+
+def test_one_file_prices_all_families_of_a_call(shelf):
+    file(shelf, "chip/core", {"attention_prefill": stream(4), "attention_decode/bf16": stream(5)}, kernels("core"))
+    choice = Chooser("chip", [shelf]).choose("attention_prefill", "bf16", Kernel("", "core", ""))
+    assert launch(choice.calibration.families["attention_decode/bf16"]) == 5
