@@ -15,7 +15,7 @@ from costmodel.calibration.choosing import Choice, Chooser, Kernel
 from costmodel.calibration.fitting import likely_time
 from costmodel.calibration.operators import map_all
 from costmodel.calibration.roofline import default_framework
-from costmodel.calibration.tables import Table, Texts
+from costmodel.calibration.tables import NUMBERS, Table, Texts
 from costmodel.calibration.timing import operator_time
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.machine import Machine
@@ -26,6 +26,7 @@ from costmodel.workload.operators import Operator
 from costmodel.workload.scenario import Framework
 
 MICROSECONDS = 1e6  # tables state microseconds
+_NUMERIC = frozenset((*NUMBERS, "predicted_us", "low_us", "high_us"))  # columns that Parquet holds as numbers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,8 +107,14 @@ def _write_parquet(path: Path, columns: Mapping[str, Sequence[str]]) -> None:
         )  # fmt: skip
         raise InputError([problem]) from None
     content = io.BytesIO()
-    polars.DataFrame({name: list(column) for name, column in columns.items()}).write_parquet(content)
+    typed = {name: _numeric(column) if name in _NUMERIC else list(column) for name, column in columns.items()}
+    polars.DataFrame(typed).write_parquet(content)
     write_whole(path, [content.getvalue()])
+
+
+def _numeric(column: Sequence[str]) -> list[float | None]:
+    """Return the numbers of a column, none where it is blank."""
+    return [float(cell) if cell.strip() else None for cell in column]
 
 
 def _written(seconds: Array) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from small_world import write
@@ -100,3 +102,95 @@ def test_a_huge_table_is_refused_with_its_size(tmp_path):
     with path.open("wb") as file:
         file.truncate(100 * 2**20)
     assert "100 MiB" in problem_of(path).message
+
+
+@pytest.mark.parametrize("column", ["time_ms", "latency", "Latency_ms", "duration_us", "time", "elapsed_s", "time_sec"])
+def test_a_time_in_another_column_names_the_schemas_own(tmp_path, column):
+    problem = problem_of(write(tmp_path, "t.csv", f"device,op,dtype_in,{column}\nCHIP,gemm,bf16,1\n"))
+    assert (problem.field, problem.location.line) == ("time_us", 1)
+    assert f"`{column}` is no column" in problem.message
+    assert problem.hint == f"convert `{column}` to microseconds, named `time_us`"
+
+
+@pytest.mark.parametrize(("column", "field"), [("latency", "time_us"), ("size_mb", "bytes"), ("bytes_KiB", "bytes")])
+def test_two_units_of_one_quantity_are_refused(tmp_path, column, field):
+    text = f"device,op,dtype_in,time_us,bytes,{column}\nCHIP,all_reduce,bf16,1,8,1\n"
+    problem = problem_of(write(tmp_path, "t.csv", text))
+    assert (problem.field, problem.hint) == (field, f"keep `{field}` alone")
+
+
+def test_rates_and_earlier_predictions_are_no_times(tmp_path):
+    text = "device,op,dtype_in,time_us,achieved_tflops,timing,predicted_us,low_us\nCHIP,gemm,bf16,1,2,x,3,4\n"
+    assert len(read_tables(write(tmp_path, "t.csv", text))) == 1
+
+
+def test_a_table_to_predict_may_hold_any_time(tmp_path):
+    table = read_tables(write(tmp_path, "t.csv", "device,op,dtype_in,latency\nCHIP,gemm,bf16,x\n"), timed=False)
+    assert np.isnan(table.seconds[0])
+
+
+def test_lines_count_quoted_line_breaks(tmp_path):
+    text = 'device,op,dtype_in,m,time_us,notes\nCHIP,gemm,bf16,8,1,"two\nlines"\nCHIP,gemm,bf16,x,1,\n'
+    problem = problem_of(write(tmp_path, "t.csv", text))
+    assert (problem.location.line, problem.message) == (4, "'x' is not a number")
+
+
+def test_rows_know_their_file_and_line(tmp_path):
+    write(tmp_path, "a.csv", HEADER + "1,CHIP,gemm,bf16,8,4,16,1,,\n2,CHIP,gemm,bf16,8,4,16,2,,\n")
+    write(tmp_path, "b.csv", HEADER + "3,CHIP,gemm,bf16,8,4,16,3,,\n")
+    table = read_tables(tmp_path)
+    assert [str(table.place(row)).rpartition("/")[2] for row in range(3)] == ["a.csv:2", "a.csv:3", "b.csv:2"]
+    assert str(table.take(np.array([2])).place(0)).endswith("b.csv:2")
+
+
+@pytest.mark.parametrize(
+    ("cell", "mask"), [("0", "0"), ("1", "1"), ("True", "1"), ("false", "0"), ("0.0", "0"), ("", "")]
+)
+def test_causal_masks_are_read_however_they_are_spelt(tmp_path, cell, mask):
+    text = f"device,op,dtype_in,time_us,causal\nCHIP,attention_prefill,bf16,1,{cell}\n"
+    assert read_tables(write(tmp_path, "t.csv", text)).text("causal").tolist() == [mask]
+
+
+def test_a_causal_mask_that_is_neither_is_an_error(tmp_path):
+    problem = problem_of(write(tmp_path, "t.csv", "device,op,dtype_in,time_us,causal\nCHIP,x,bf16,1,2\n"))
+    assert (problem.location.line, problem.field, problem.message) == (2, "causal", "'2' is neither 0 nor 1")
+
+
+def test_a_file_that_is_cut_off_in_a_quoted_cell_is_refused(tmp_path):
+    problem = problem_of(write(tmp_path, "t.csv", 'device,op,dtype_in,time_us,notes\nCHIP,gemm,bf16,1,"cut'))
+    assert "cut off" in problem.hint
+
+
+def test_a_column_that_stands_twice_is_named(tmp_path):
+    problem = problem_of(write(tmp_path, "t.csv", "device,op,dtype_in,time_us,m,m\nCHIP,gemm,bf16,1,2,3\n"))
+    assert (problem.field, problem.message) == ("m", "the column stands twice")
+
+
+def test_parquet_holds_the_same_as_csv(tmp_path):
+    polars = pytest.importorskip("polars", reason="Parquet needs polars")
+    columns = {"device": ["CHIP"] * 2, "op": ["gemm"] * 2, "dtype_in": ["bf16"] * 2, "m": [8.0, None],
+               "n": [4, 5], "time_us": [12.5, -1.0], "causal": [False, True], "meta_id": [3.0, None]}  # fmt: skip
+    polars.DataFrame(columns).write_parquet(tmp_path / "t.parquet")
+    write(tmp_path, "meta.csv", "meta_id,framework,kernel,timing,notes\n3,vllm,cublas,events,\n")
+    table = read_tables(tmp_path)
+    assert table.seconds[0] == pytest.approx(12.5e-6)
+    assert np.isnan(table.seconds[1])
+    assert np.isnan(table.number("m")[1])
+    assert table.text("causal").tolist() == ["0", "1"]
+    assert table.text("framework").tolist() == ["vllm", ""]
+
+
+def test_a_parquet_file_that_is_cut_off_is_refused(tmp_path):
+    polars = pytest.importorskip("polars", reason="Parquet needs polars")
+    polars.DataFrame({"device": ["CHIP"]}).write_parquet(tmp_path / "t.parquet")
+    whole = (tmp_path / "t.parquet").read_bytes()
+    (tmp_path / "t.parquet").write_bytes(whole[: len(whole) // 2])
+    assert "cannot be read" in problem_of(tmp_path / "t.parquet").message
+
+
+def test_without_polars_parquet_is_one_error_with_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "polars", None)
+    (tmp_path / "t.parquet").write_bytes(b"PAR1")
+    problem = problem_of(tmp_path / "t.parquet")
+    assert problem.message == "reading Parquet needs polars, which is not installed"
+    assert "pip install 'costmodel[sweep]'" in problem.hint
