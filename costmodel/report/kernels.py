@@ -25,7 +25,7 @@ from costmodel.report.figures.kernels import Points, kernels_figure
 from costmodel.report.style import rendered, styled
 from costmodel.schema.fit_plan import FitPlanFile
 from costmodel.schema.references import Library
-from costmodel.schema.writing import make_folder, write_whole
+from costmodel.schema.whole_files import make_folder, write_whole
 
 COMMAND = "python -m costmodel.report.kernels MEASUREMENTS --output reports/kernels"
 

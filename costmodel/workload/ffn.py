@@ -68,7 +68,7 @@ def add_activation(
     elements = rows * width
     builder.step(
         "activation",
-        [Elementwise(name, elements * (inputs + 1) * element)],
+        [Elementwise(name, elements * (inputs + 1) * element, kind="activation")],
         [Elementwise(f"{name} gradient", elements * (2 * inputs + 1) * element)],
     )
     builder.save(f"{name} input", "ffn_up", elements * inputs * context.kept)
@@ -101,7 +101,7 @@ def add_moe(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, fresh: bool 
     if context.casts and fresh:
         # One cast serves the dispatched tokens and the shared expert.
         passes = context.residual + context.operand
-        builder.step("norm", [Elementwise("expert input cast", context.stream_tokens * hidden * passes)])
+        builder.step("norm", [Elementwise("expert input cast", context.stream_tokens * hidden * passes, kind="cast")])
     if not (is_single(ffn.shared) and ffn.shared == 0):
         _add_shared(builder, context, ffn, fresh=fresh)
     _add_routed(builder, context, ffn)
@@ -241,7 +241,7 @@ def _add_routed(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
     back: list[Operator] = [exchange[2]]
     if context.casts:
         # The gradient is cast before it is dispatched, and arrives in the format of the products.
-        back.insert(0, Elementwise("combine gradient cast", sent * hidden * (wide + narrow)))
+        back.insert(0, Elementwise("combine gradient cast", sent * hidden * (wide + narrow), kind="cast"))
     builder.step("combine", [exchange[1]], back)
 
 

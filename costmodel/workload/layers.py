@@ -138,7 +138,7 @@ def _embedding(context: Context) -> Work:
     accumulated = 2 * ELEMENT_BYTES[context.precision.gradients]
     builder.step(
         "embedding",
-        [Elementwise("embedding", 2 * elements * element)],
+        [Elementwise("embedding", 2 * elements * element, kind="embedding")],
         weight=[Elementwise("embedding gradient", elements * (element + accumulated))],
     )
     leave_tensor_parallel(builder, context, "embedding")
@@ -182,7 +182,7 @@ def _add_final_norm(builder: WorkBuilder, context: Context) -> None:
             add_norm(builder, context, "final norm", kind, rows, width)
     elif kind == "none":
         summed = (2 + branches) * rows * width * context.residual
-        builder.step("norm", [Elementwise("final residual add", summed)])
+        builder.step("norm", [Elementwise("final residual add", summed, kind="add")])
     else:
         add_residual_norm(builder, context, "final norm", kind, branches=branches)
 

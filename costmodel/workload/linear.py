@@ -14,7 +14,7 @@ from costmodel.workload.work import Parameters, WorkBuilder
 def add_norm(builder: WorkBuilder, context: Context, name: str, kind: str, rows: Count, width: Count) -> None:
     """Add a norm by itself: forward reads x and writes y; backward reads dy and x and writes dx."""
     size = rows * width * context.residual
-    builder.step("norm", [Elementwise(name, 2 * size)], [Elementwise(f"{name} gradient", 3 * size)])
+    builder.step("norm", [Elementwise(name, 2 * size, kind="norm")], [Elementwise(f"{name} gradient", 3 * size)])
     _own_norm(builder, name, kind, size, width)
 
 
@@ -31,9 +31,9 @@ def add_residual_norm(
     size = context.stream_tokens * width * context.residual
     builder.step(
         "norm",
-        [Elementwise(name, (2 + branches + norms) * size)],
+        [Elementwise(name, (2 + branches + norms) * size, kind="norm")],
         [Elementwise(f"{name} gradient", (3 + branches) * size)],
-        again=[Elementwise(name, (1 + norms) * size)],
+        again=[Elementwise(name, (1 + norms) * size, kind="norm")],
     )
     _own_norm(builder, name, kind, size, norms * width)
 
@@ -46,7 +46,7 @@ def add_norm_after(builder: WorkBuilder, context: Context, name: str, kind: str)
     """
     width = context.architecture.hidden
     size = context.stream_tokens * width * context.residual
-    builder.step("norm", [Elementwise(name, 3 * size)], [Elementwise(f"{name} gradient", 5 * size)])
+    builder.step("norm", [Elementwise(name, 3 * size, kind="norm")], [Elementwise(f"{name} gradient", 5 * size)])
     _own_norm(builder, name, kind, size, width)
 
 
@@ -151,11 +151,11 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
     taken = linear.groups * linear.rows * linear.inputs
     given = linear.groups * linear.rows * linear.outputs
     if narrow and linear.cast:
-        builder.step(linear.producer, [Elementwise(f"{linear.name} cast", taken * (wide + operand))])
+        builder.step(linear.producer, [Elementwise(f"{linear.name} cast", taken * (wide + operand), kind="cast")])
     back: list[Operator] = []
     turned: list[Operator] = []
     if narrow and linear.cast_gradient:
-        back.append(Elementwise(f"{linear.name} gradient cast", given * (wide + operand)))
+        back.append(Elementwise(f"{linear.name} gradient cast", given * (wide + operand), kind="cast"))
     if narrow:
         gradient = wide if linear.cast_gradient else operand
         turned.append(

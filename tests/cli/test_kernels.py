@@ -142,19 +142,18 @@ def calibrated(run, world):
     return done.out
 
 
-def test_a_calibration_prices_the_scenarios_of_its_device(run, world):
+def test_a_calibration_prices_the_scenarios_of_its_device(run, process, world):
     plain = json.loads(run("simulate", "small", "--path", world, "--json").out)["scenarios"]["train"]
     out = calibrated(run, world)
     assert "elementwise/activation" in out
     assert "calibration: {default: {elementwise: mine}}" in out
-    # calibrations are held for the life of a process
-    again = run("simulate", "small", "--path", world, "--path", world / ".", "--json")
-    fitted = json.loads(again.out)["scenarios"]["train"] if again.code == 0 else None
-    assert fitted is not None
+    fitted = json.loads(process("simulate", "small", "--path", world, "--json").out)["scenarios"]["train"]
     assert plain["basis"]["roofline"] == pytest.approx(1.0)
+    assert 0.0 < fitted["basis"]["roofline"] < 1.0
     bases = {line["name"]: line["basis"] for line in fitted["breakdown"]}
-    assert bases != {line["name"]: line["basis"] for line in plain["breakdown"]}
-    assert fitted["basis"]["roofline"] < 1.0
+    assert bases["ffn activation"] in ("measured", "fitted")
+    assert bases["ffn norm"] == "transferred"  # activations stand nearest
+    assert fitted["metrics"]["step_time"] != plain["metrics"]["step_time"]
     low, high = fitted["intervals"]["step_time"]
     assert low <= fitted["metrics"]["step_time"] <= high
 
