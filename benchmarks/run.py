@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,25 @@ def command(*arguments: str) -> float:
     return best(lambda: subprocess.run([executable, *arguments], check=True, stdout=subprocess.DEVNULL))
 
 
+def predict_rows(count: int) -> float:
+    """Return the wall time of `costmodel predict` for a table of products, cores and streams of random shapes [s]."""
+    generator = np.random.default_rng(0)
+    third = count // 3
+    lines = ["device,op,sub_op,dtype_in,m,n,k,batch,q_heads,kv_heads,head_dim,v_head_dim,q_len,kv_len"]
+    for m, n, k in generator.integers(1, 16_384, (third, 3)):
+        lines.append(f"H800_SXM,gemm,,bf16,{m},{n},{k},,,,,,,")
+    for batch, keys in generator.integers(1, 16_384, (third, 2)):
+        lines.append(f"A100_SXM4_80GB,attention_decode,,bf16,,,,{batch},32,8,128,128,1,{keys}")
+    for m, n in generator.integers(1, 65_536, (count - 2 * third, 2)):
+        lines.append(f"RTX_4090,elementwise,silu_and_mul,bf16,{m},{n},,,,,,,,")
+    with tempfile.TemporaryDirectory() as folder:
+        table = Path(folder, "rows.csv")
+        table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        executable = str(Path(sys.executable).with_name("costmodel"))
+        asked = [executable, "predict", str(table), "--output", str(table.with_name("predicted.csv"))]
+        return best(lambda: subprocess.run(asked, check=True, stdout=subprocess.DEVNULL), 1)
+
+
 def report(what: str, measured: float, target: float, unit: str, *, at_most: bool) -> None:
     """Print one figure with its target."""
     met = measured <= target if at_most else measured >= target
@@ -49,6 +69,7 @@ def main() -> None:
     """Measure and print."""
     report("costmodel --help, best of 5", command("--help"), 0.15, "s", at_most=True)
     report("simulate deepseek_v3, best of 5", command("simulate", "deepseek_v3"), 0.5, "s", at_most=True)
+    report("predict 50,000 rows", predict_rows(50_000), 20, "s", at_most=True)
     workload = costmodel.load("deepseek_v3", set={"hardware.memory.hbm.capacity": "100 TiB"})
     workload.evaluate("training")
     report("one evaluation of training", 1e3 * best(lambda: workload.evaluate("training")), 10, "ms", at_most=True)
