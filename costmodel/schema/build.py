@@ -35,6 +35,8 @@ from costmodel.schema.workload import (
     CommunicationFile,
     DecodeFile,
     ExpertBoundFile,
+    OffloadFile,
+    OptimizerFile,
     ParallelFile,
     PlanFile,
     PrefillFile,
@@ -59,12 +61,14 @@ from costmodel.workload.scenario import (
     Decode,
     ExpertBound,
     Framework,
+    Offload,
     Parallelism,
     Placement,
     Plan,
     Precision,
     Prefill,
     Routing,
+    Sharding,
     Tile,
     Training,
 )
@@ -226,13 +230,22 @@ def parallelism(file: ParallelFile, of: PlanFile) -> Parallelism:
     implied = float(implied_virtual(of.schedule)) if isinstance(of, TrainingFile) else 1.0
     return Parallelism(
         file.tp, file.pp, file.dp, file.ep, file.cp, implied if file.virtual is None else file.virtual,
-        file.expert_tensor, file.sequence_parallel,
+        file.expert_tensor, file.sequence_parallel, file.context,
     )  # fmt: skip
 
 
 def communication(file: CommunicationFile) -> Communication:
     """Return how ranks talk."""
     return Communication(file.processors, file.dispatch, file.combine, file.mode, file.expert_load)
+
+
+def offload(file: OffloadFile) -> Offload:
+    """Return what is kept in the host's memory."""
+    return Offload(file.optimizer, file.weights, file.activations, file.overlap)
+
+
+def _sharding(file: OptimizerFile) -> Sharding:
+    return Sharding(file.overlap, file.reduce, file.keep_gathered, file.shard_group, file.gradient_communication)
 
 
 def routing(file: RoutingFile, counts: tuple[float, ...] | None) -> Routing:
@@ -247,7 +260,7 @@ def plan(file: PlanFile) -> Plan:
         return Training(
             file.schedule, file.global_batch, file.sequence, file.micro_batch, file.recompute, file.optimizer.zero,
             tuple(file.stages) if file.stages else None,
-            Placement(file.placement.embedding, file.placement.head, file.placement.mtp),
+            Placement(file.placement.embedding, file.placement.head, file.placement.mtp), _sharding(file.optimizer),
         )  # fmt: skip
     if isinstance(file, PrefillFile):
         return Prefill(file.input_tokens, file.tokens_per_device, file.micro_batches)

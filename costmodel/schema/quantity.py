@@ -132,7 +132,8 @@ class Measure(_Checked):
     def describe(self) -> str:
         """Return what to write."""
         if self.dimension == "ratio":
-            return f"number, at least {self.low:g}" if self.low else "number, or percentage as `10 %`"
+            bounded = f"number, at most {self.high:g}" if self.high < math.inf else "number"
+            return f"number, at least {self.low:g}" if self.low else f"{bounded}, or percentage as `10 %`"
         if self.dimension == "count":
             return f"number, {self.low:g} to {self.high:g}"
         names = {"duration": "time", "flop_rate": "FLOP rate", "money_rate": "money rate"}
@@ -326,6 +327,7 @@ Watts: TypeAlias = Annotated[Value, Measure("power")]
 Money: TypeAlias = Annotated[Value, Measure("money", zero=True)]
 MoneyRate: TypeAlias = Annotated[Value, Measure("money_rate", zero=True)]
 Share: TypeAlias = Annotated[Value, Measure("ratio", high=1.0)]
+Fraction: TypeAlias = Annotated[Value, Measure("ratio", high=1.0, zero=True)]
 Ratio: TypeAlias = Annotated[Value, Measure("ratio")]
 LoadFactor: TypeAlias = Annotated[Value, Measure("ratio", low=1.0, zero=True)]
 Exponent: TypeAlias = Annotated[Value, Measure("count", high=10.0, zero=True)]
