@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costmodel.quantities import Count, Quantity, ceil, maximum
+from costmodel.quantities import Count, Quantity, ceil, maximum, where
 from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.context import Context
 from costmodel.workload.order_statistics import expected_surplus
@@ -46,7 +46,7 @@ def expert_load(context: Context, ffn: MoeFfn) -> ExpertLoad:
         hit      held * (1 - (1 - k/(E+r))^(load*n)), at least one, where experts are alike
     """
     plan, routing, parallel = context.communication, context.routing, context.parallel
-    sent = sent_tokens(context)
+    sent = served_tokens(context)
     slots = ffn.experts + routing.redundant
     held, mean, tokens = slots / parallel.ep, sent * ffn.top_k, sent * parallel.ep
     if routing.capacity is not None:
@@ -61,9 +61,14 @@ def expert_load(context: Context, ffn: MoeFfn) -> ExpertLoad:
     return ExpertLoad(load * mean, load, load, held, maximum(held * (1 - missed), 1.0), 0.0)
 
 
-def sent_tokens(context: Context) -> Count:
-    """Return the tokens that one rank dispatches: its tensor-parallel group's, shared out where experts are whole."""
+def served_tokens(context: Context) -> Count:
+    """Return the tokens that a rank's experts serve for one rank: its tensor-parallel group's, shared out by slices."""
     return context.tokens * context.parallel.tensor_of_expert / context.parallel.tp
+
+
+def sent_tokens(context: Context) -> Count:
+    """Return the tokens that one rank dispatches: its own, unless those with slices of one expert have the same."""
+    return where(context.slices_meet, context.tokens / context.parallel.tp, served_tokens(context))
 
 
 def popularity_of(context: Context, ffn: MoeFfn) -> Popularity:
@@ -77,7 +82,7 @@ def popularity_of(context: Context, ffn: MoeFfn) -> Popularity:
         parallel.ep / context.ep_group.on_one_node(context.node_devices),
         routing.redundant,
         routing.exponent,
-        sent_tokens(context) * parallel.ep,
+        served_tokens(context) * parallel.ep,
     )
 
 
@@ -89,7 +94,7 @@ def _at_capacity(context: Context, ffn: MoeFfn, factor: Quantity) -> ExpertLoad:
     X: tokens of one rank that choose an expert. [Lepikhin et al., arXiv 2006.16668, section 3.2; rounded up as in
     Megatron-LM]
     """
-    sent = sent_tokens(context)
+    sent = served_tokens(context)
     mean = sent * ffn.top_k
     room = ceil(factor * mean / ffn.experts * (1 - ROUNDING))
     rows = ffn.experts * room
