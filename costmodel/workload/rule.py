@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from costmodel.quantities import Mask, Quantity
+from costmodel.quantities import Mask, Quantity, divides
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -20,3 +20,13 @@ class Rule:
 def shown(value: Quantity) -> str:
     """Return a count as a person writes it."""
     return f"{value:g}" if isinstance(value, float | int) else "one of its values"
+
+
+def divisor_rule(field: str, divisor: Quantity, value: Quantity, what: str) -> Rule:
+    """Return the condition that a degree divides what it splits."""
+    return Rule(
+        field,
+        divides(divisor, value),
+        f"{shown(divisor)} does not divide {what} ({shown(value)})",
+        f"choose a divisor of {shown(value)}",
+    )
