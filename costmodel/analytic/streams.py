@@ -9,8 +9,8 @@ the host. At most two layers are on their way or at work at a time: one computes
 
 with one transfer at a time in each direction over the host's link and one collective at a time over the others, where
 layer i+1 is fetched before layer i is settled. For L equal layers and one kind of transfer t beside c this is
-t + (L-1)*max(c, t) + c. [FSDP: Zhao et al., arXiv 2304.11277, sections 3.3.2 and 3.3.3; ZeRO-Infinity: Rajbhandari et
-al., arXiv 2104.07857, section 6.2.]
+t + (L-1)*max(c, t) + c. [order and single stream of collectives: PyTorch, docs/source/notes/fsdp.rst; three
+directions at once: Rajbhandari et al., ZeRO-Infinity, arXiv 2104.07857.]
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def swap_heads(builder: WorkBuilder, context: Context, share: CoreShare, dims: t
     """Return the all-to-alls that swap a rank's rows of all heads for all rows of its heads, and back (Ulysses).
 
     Four each way: q, k, v and the output forward, the gradients of the output and of q, k, v backward; of each local
-    tensor (cp-1)/cp leaves the rank [Jacobs et al., arXiv 2309.14509, section 3.1]. Key-value heads that are fewer than
+    tensor (cp-1)/cp leaves the rank [Jacobs et al., arXiv 2309.14509]. Key-value heads that are fewer than
     the ranks are sent once to each [verl, models/transformers/monkey_patch.py].
     """
     if context.parallel.context != "ulysses":

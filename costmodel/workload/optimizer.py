@@ -89,7 +89,7 @@ def step_operators(context: Context, plan: Training, held: Sequence[tuple[int, W
 def _host_update(context: Context, plan: Training, name: str, shard: Count) -> Iterable[Operator]:
     """Yield the host's update of the states that it keeps: what AdamW streams, through the host's memory.
 
-    Source: Ren et al., ZeRO-Offload, arXiv 2101.06840, section 5; for FP16 gradients 28 bytes a parameter.
+    28 bytes a parameter for 16-bit gradients. Source: Ren et al., ZeRO-Offload, arXiv 2101.06840; DeepSpeed, csrc/adam.
     """
     share = context.offload.optimizer
     if not (is_single(share) and share == 0):

@@ -44,7 +44,7 @@ def sharers(context: Context, plan: Training, copies: int, *, expert: bool) -> S
     Everything but routed experts stands on copies*cp*dp ranks, tp apart; routed experts on copies*tp*cp*dp/(ep*etp)
     ranks, one expert-parallel group apart; copies: ranks of a pipeline that hold each stage (2 under DualPipe). A
     stated group of N ranks shares one copy, experts of as many as stand in the same N*tp neighbours, and the others
-    repeat it [FSDP HYBRID_SHARD: Zhao et al., arXiv 2304.11277, section 3.2.2; MiCS: arXiv 2205.00119].
+    repeat it [FSDP HYBRID_SHARD: Zhao et al., arXiv 2304.11277, section 3.2].
     """
     parallel, stated = context.parallel, plan.sharding.group
     if expert:
