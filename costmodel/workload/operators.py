@@ -50,7 +50,7 @@ class AttentionCore:
 
     pairs: (query, key) pairs of one head and sequence; products: matrix-product width per pair in multiply-adds
     (qk_dim + v_dim forward, 3*qk_dim + 2*v_dim for a backward pass that recomputes the scores); rows: query rows of one
-    head and sequence; traffic: bytes of Q, K, V and results [B].
+    head and sequence; traffic: bytes of Q, K, V and results [B]; calls: kernels, one after the other, that share it.
     """
 
     name: str
@@ -63,6 +63,7 @@ class AttentionCore:
     traffic: Bytes
     family: str
     replicas: Count = 1.0
+    calls: Count = 1.0
 
     @property
     def flop(self) -> Flop:
@@ -72,11 +73,15 @@ class AttentionCore:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Elementwise:
-    """A kernel that only streams: norms, activations, casts, permutations, rotary, the optimizer. traffic [B]."""
+    """A kernel that only streams: norms, activations, casts, permutations, rotary, the optimizer.
+
+    traffic: of all calls together [B]; calls: how many there are.
+    """
 
     name: str
     traffic: Bytes
     family: str = "elementwise"
+    calls: Count = 1.0
 
     @property
     def flop(self) -> Flop:
@@ -98,13 +103,19 @@ class Group:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Collective:
-    """An NCCL-style operation. size: the whole buffer, as nccl-tests counts it [B]; group: who takes part."""
+    """An NCCL-style operation. size: the whole buffer, as nccl-tests counts it [B]; group: who takes part.
+
+    calls: how many of that size follow each other; overlap: the share of the attention cores just before it during which
+    it runs (0: everything waits for it).
+    """
 
     name: str
     kind: str  # all_reduce | all_gather | reduce_scatter | all_to_all | broadcast | send_recv
     size: Bytes
     group: Group
     family: str = "collective"
+    calls: Count = 1.0
+    overlap: Count = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -171,7 +182,34 @@ class Exchange:
         return where(held >= 1, places * hit, within)
 
 
-Operator: TypeAlias = "Gemm | AttentionCore | Elementwise | Collective | Exchange"
+@dataclass(frozen=True, slots=True, eq=False)
+class HostTransfer:
+    """A copy over a device's link to its host. size [B]; direction: `in` to the device or `out` of it.
+
+    devices: all that work at the same time; those of one node share their host's memory.
+    """
+
+    name: str
+    size: Bytes
+    direction: str
+    devices: Count
+    family: str = "host_transfer"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HostUpdate:
+    """Work of the host's processors for one device that only streams their memory, such as an optimizer. traffic [B].
+
+    devices: as for a transfer.
+    """
+
+    name: str
+    traffic: Bytes
+    devices: Count
+    family: str = "host_update"
+
+
+Operator: TypeAlias = "Gemm | AttentionCore | Elementwise | Collective | Exchange | HostTransfer | HostUpdate"
 
 
 def distinct_targets(choices: int, reachable: Count, per_target: Count) -> Count:
