@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from builders import DENSE_MODEL, MOE_MODEL
 
 from costmodel.errors import InputError
 from costmodel.workload.scenario import Placement
-from costmodel.workload.stages import even_split, stage_layout
+from costmodel.workload.stages import even_split, layer_runs, stage_layout
 
 
 def test_layers_are_spread_evenly_and_the_last_stages_get_fewer() -> None:
@@ -45,3 +47,12 @@ def test_ends_stand_where_placement_says() -> None:
     placed = stage_layout(DENSE_MODEL, 4, None, Placement(embedding=1, head=0, mtp=-2))
     assert [stage.embedding for stage in placed] == [0, 1, 0, 0]
     assert [stage.head for stage in placed] == [1, 0, 0, 0]
+
+
+def test_runs_of_a_stage_keep_the_order_of_layers_that_take_turns() -> None:
+    wide = replace(DENSE_MODEL.layers[0], repeat=2)
+    narrow = replace(wide, repeat=1)
+    model = replace(DENSE_MODEL, layers=(wide, narrow, wide, narrow))
+    assert layer_runs(model, stage_layout(model, 1)) == [((0, 2), (1, 1), (0, 2), (1, 1))]
+    assert layer_runs(model, stage_layout(model, 2)) == [((0, 2), (1, 1)), ((0, 2), (1, 1))]
+    assert layer_runs(model, stage_layout(model, 4)) == [((0, 2),), ((1, 1), (0, 1)), ((0, 1),), ((1, 1),)]

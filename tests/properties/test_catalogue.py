@@ -1,0 +1,133 @@
+"""Every model on every device in every phase: an answer that physics allows, or one line that says why not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+import pytest
+from builders import BF16, FRAMEWORK, scenario
+
+from costmodel.analytic.grid import evaluate_grid, evaluate_point
+from costmodel.cost.calibration import Calibration
+from costmodel.hardware import Cluster, Node
+from costmodel.quantities import Array
+from costmodel.result import FITS, REASONS, Result
+from costmodel.schema.files import list_names, load_model, load_node
+from costmodel.workload.architecture import Architecture, Attention
+from costmodel.workload.counting import parameter_count
+from costmodel.workload.scenario import Decode, Generate, Parallelism, Plan, Precision, Prefill, Scenario, Training
+
+MODELS = list_names("models")
+DEVICES = list_names("devices")
+BATCHES, CONTEXTS = np.array([1.0, 4.0, 16.0]).reshape(-1, 1), np.array([512.0, 2048.0]).reshape(1, -1)
+SHAPE = (3, 2)
+PLANS: dict[str, Plan] = {
+    "prefill": Prefill(CONTEXTS, BATCHES * CONTEXTS),
+    "decode": Decode(BATCHES, CONTEXTS, 0.0),
+    "generate": Generate(BATCHES, CONTEXTS, 64.0),
+    "training": Training("1f1b", BATCHES, CONTEXTS, 1.0, frozenset(), 1),
+}
+HEADLINES = {"prefill": "ttft", "decode": "tpot", "generate": "latency", "training": "step_time"}
+
+
+@lru_cache(maxsize=1)
+def nodes() -> dict[str, Node]:
+    """Return the largest node of every device."""
+    found: dict[str, Node] = {}
+    for node in sorted((load_node(name) for name in list_names("nodes")), key=lambda each: float(each.count)):
+        found[node.device.name] = node
+    return found
+
+
+@lru_cache(maxsize=128)
+def model(name: str) -> Architecture:
+    return load_model(name)
+
+
+def asked(architecture: Architecture, device: str, phase: str) -> Scenario:
+    """Return the phase of a model on one node of a device, split over as many devices as the heads allow."""
+    node = nodes()[device]
+    tp = max(degree for degree in (1, 2, 4, 8) if degree <= float(node.count) and divides_heads(architecture, degree))
+    precision = BF16 if "bf16" in node.device.math else half(BF16)
+    plan = PLANS[phase]
+    if isinstance(plan, Prefill):
+        plan = replace(plan, tokens_per_device=plan.tokens_per_device / tp)
+    if isinstance(plan, Decode):
+        plan = replace(plan, batch_per_device=plan.batch_per_device / tp)
+    of = scenario(plan, architecture, Parallelism(tp=float(tp)), precision)
+    return replace(of, cluster=Cluster(device, node, 1.0, None), framework=FRAMEWORK)
+
+
+def divides_heads(architecture: Architecture, degree: int) -> bool:
+    mixers = [layer.mixer for layer in architecture.kinds]
+    return all(float(mixer.q_heads if isinstance(mixer, Attention) else mixer.heads) % degree == 0 for mixer in mixers)
+
+
+def half(precision: Precision) -> Precision:
+    """Return a precision with FP16 where it has BF16."""
+    named = {name: "fp16" for name in precision.__dataclass_fields__ if getattr(precision, name) == "bf16"}
+    return replace(precision, **named)
+
+
+def least_time(of: Scenario, phase: str) -> Array:
+    """Return a bound that needs no operators: active parameters through memory once, through the math units twice."""
+    device, architecture = of.cluster.device, of.architecture
+    active = float(parameter_count(architecture).active)
+    devices = float(of.parallel.devices)
+    bandwidth = float(np.asarray(device.device_memory.bandwidth)) * devices
+    peak = float(device.peak("bf16" if "bf16" in device.math else "fp16")) * devices
+    tokens = BATCHES * (CONTEXTS if phase in ("prefill", "training") else 1.0)
+    passes = {"training": 6.0, "prefill": 2.0, "decode": 2.0, "generate": 2.0}[phase]
+    head = float(architecture.vocabulary * architecture.hidden)  # prefill asks the head for the last tokens only
+    work = passes * tokens * (active - head) / peak
+    read = 2.0 * (active - head) / bandwidth if phase == "decode" and len(architecture.kinds) == 1 else 0.0
+    experts = any(hasattr(layer.ffn, "experts") for layer in architecture.kinds)
+    return np.maximum(work, 0.0 if experts else read) * np.ones(SHAPE)
+
+
+def check(result: Result, of: Scenario, phase: str) -> None:
+    """Hold a grid of batches by contexts to what physics says."""
+    time = np.broadcast_to(np.asarray(result.metrics[HEADLINES[phase]]), SHAPE)
+    fits = np.broadcast_to(np.asarray(result.fits), SHAPE)
+    reasons = np.broadcast_to(np.asarray(result.reason), SHAPE)
+    assert np.isnan(time[~fits]).all()
+    assert all(REASONS[int(code)] for code in reasons[~fits])
+    assert (reasons[fits] == FITS).all()
+    known = np.where(fits, time, np.nan)
+    for name, value in result.metrics.items():
+        if value is not None:
+            values = np.broadcast_to(np.asarray(value), SHAPE)[fits]
+            assert np.isfinite(values).all(), name
+            assert (values >= 0).all(), name
+    assert (known[fits] > 0).all()
+    assert (known >= least_time(of, phase) * (1 - 1e-9))[fits].all()
+    for axis in (0, 1):  # more requests, or longer ones, never take less time
+        steps = np.diff(known, axis=axis)
+        assert (steps[np.isfinite(steps)] >= -1e-12 * np.nanmax(known, initial=0.0)).all(), axis
+    if phase == "decode":
+        rate = BATCHES / known  # a larger batch shares the weights
+        steps = np.diff(rate, axis=0)
+        assert (steps[np.isfinite(steps)] >= -1e-9 * np.nanmax(rate, initial=0.0)).all()
+
+
+@pytest.mark.parametrize("phase", list(PLANS))
+@pytest.mark.parametrize("device", DEVICES)
+def test_every_model_answers_or_says_why_not(device: str, phase: str) -> None:
+    answered = 0
+    for name in MODELS:
+        of = asked(model(name), device, phase)
+        result = evaluate_grid(of, Calibration(), SHAPE)
+        check(result, of, phase)
+        answered += bool(np.any(result.fits))
+    assert answered, "no model of the catalogue runs on the device"
+
+
+def test_what_does_not_fit_is_told_in_one_line() -> None:
+    of = asked(model("llama-3.1-405b"), "rtx-4090", "decode")
+    of = replace(of, plan=Decode(1.0, 512.0, 0.0), parallel=Parallelism())
+    point = evaluate_point(of, Calibration())
+    assert not point.fits
+    assert point.reason == "does not fit in memory"
+    assert set(point.metrics.values()) == {None}
