@@ -105,8 +105,8 @@ class Group:
 class Collective:
     """An NCCL-style operation. size: the whole buffer, as nccl-tests counts it [B]; group: who takes part.
 
-    calls: how many of that size follow each other; overlap: the share of the attention cores just before it during which
-    it runs (0: everything waits for it).
+    calls: how many of that size follow each other; overlap: the share of the attention cores just before it during
+    which it runs (0: everything waits for it).
     """
 
     name: str
