@@ -51,8 +51,11 @@ PHASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "ep_bound": ("tpot", ("all_to_all_time", "layer_time", "tpot", "tokens_per_second_per_user")),
 }  # fmt: skip
 
-FITS, BAD_LAYOUT, NO_MEMORY, NO_PATH = 0, 1, 2, 3
-REASONS = ("fits", "a degree does not divide", "does not fit in memory", "devices cannot reach each other")
+FITS, BAD_LAYOUT, NO_MEMORY, NO_PATH, NO_HOST_MEMORY = 0, 1, 2, 3, 4
+REASONS = (
+    "fits", "a degree does not divide", "does not fit in memory", "devices cannot reach each other",
+    "does not fit in the host's memory",
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -142,9 +145,9 @@ class Offer:
 class Point:
     """One scenario at one point, complete.
 
-    headline: the metric that breakdown and bubble sum to; memory: bytes by part, null for a bound; reason: why the
-    point is infeasible, null where it is not; reasons: why each null metric is null; routing: what is known of expert
-    layers, null where there are none.
+    headline: the metric that breakdown and bubble sum to; memory: bytes by part, null for a bound, `host` only where
+    something is offloaded; reason: why the point is infeasible, null where it is not; reasons: why each null metric is
+    null; routing: what is known of expert layers, null where there are none.
     """
 
     phase: str
@@ -167,6 +170,11 @@ class Point:
     def fits(self) -> bool:
         """Tell whether the scenario can run."""
         return self.reason is None
+
+    @property
+    def on_device(self) -> float:
+        """Return the bytes that a device holds, without what it keeps on its host."""
+        return math.fsum(value for name, value in (self.memory or {}).items() if name != "host")
 
     @property
     def bound(self) -> str:

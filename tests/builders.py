@@ -79,7 +79,7 @@ DEVICE = Device(
         "fp8": MathUnit(20_000.0, CLOCK, "fp22", "software"),
     },
     memory=(MemoryLevel("smem", 2e7, 3e13), MemoryLevel("l2", 5e7, 1e13), MemoryLevel("hbm", 80e9, 2e12)),
-    links={"nvlink": Link("nvlink", 200e9, 1e-6)},
+    links={"nvlink": Link("nvlink", 200e9, 1e-6), "pcie": Link("pcie", 25e9, 2e-6)},
     power=Power(500.0),
     price=Price(2.0 / 3600, None),
 )
@@ -94,6 +94,7 @@ NODE = Node(
 )
 CLUSTER = Cluster("test-cluster", NODE, 64.0, Network("fat_tree", 1.0, 64.0, None, 2e-6, 3e-6, "adaptive"))
 ONE_NODE = Cluster("one-node", NODE, 1.0, None)
+HOSTED = replace(CLUSTER, node=replace(NODE, host=Host(2e12, 400e9, 2.0)))  # 50 GB/s for each of eight devices
 
 FRAMEWORK = Framework(
     name="test-framework",

@@ -22,7 +22,7 @@ from builders import (
 )
 from hypothesis import strategies as st
 
-from costmodel.hardware import Cluster, Link, MathUnit, MemoryLevel, Network, Nic
+from costmodel.hardware import Cluster, Host, Link, MathUnit, MemoryLevel, Network, Nic
 from costmodel.workload.architecture import (
     Architecture,
     Attention,
@@ -39,10 +39,12 @@ from costmodel.workload.recompute import SETS
 from costmodel.workload.scenario import (
     Communication,
     Disaggregated,
+    Offload,
     Parallelism,
     Plan,
     Routing,
     Scenario,
+    Sharding,
     Speculative,
     Training,
 )
@@ -74,7 +76,10 @@ def clusters(draw: st.DrawFn) -> Cluster:
             MemoryLevel("l2", 5e7, draw(st.one_of(st.none(), rates(1e12, 3e13)))),
             MemoryLevel("hbm", 1e15, draw(rates(3e11, 1e13))),
         ),
-        links={"nvlink": Link("nvlink", draw(rates(2e10, 2e12)), draw(st.one_of(st.none(), rates(1e-7, 1e-5))))},
+        links={
+            "nvlink": Link("nvlink", draw(rates(2e10, 2e12)), draw(st.one_of(st.none(), rates(1e-7, 1e-5)))),
+            "pcie": Link("pcie", draw(rates(5e9, 1e11)), None),
+        },
     )
     nic = Nic(draw(rates(5e9, 2e11)), float(draw(st.integers(1, 4))), draw(st.one_of(st.none(), rates(1e-7, 1e-5))))
     network = Network(
@@ -87,8 +92,9 @@ def clusters(draw: st.DrawFn) -> Cluster:
         "adaptive",
     )
     node = replace(
-        NODE, device=device, count=float(draw(st.sampled_from([2, 4, 8]))), intra=device.links["nvlink"], nic=nic
-    )
+        NODE, device=device, count=float(draw(st.sampled_from([2, 4, 8]))), intra=device.links["nvlink"], nic=nic,
+        host=Host(1e15, draw(rates(1e10, 1e12)), 2.0, {}, draw(st.sampled_from(["pcie", "nvlink"]))),
+    )  # fmt: skip
     return replace(CLUSTER, node=node, count=4096.0, network=draw(st.sampled_from([network, None])))
 
 
@@ -136,12 +142,33 @@ def layouts(draw: st.DrawFn) -> Parallelism:
     """Draw degrees that divide the models."""
     tp, dp, pp = (float(draw(st.sampled_from(choices))) for choices in ([1, 2, 4], [1, 2, 8], [1, 2, 4]))
     ep = float(draw(st.sampled_from([degree for degree in (1, 2, 4, 8, 16, 32) if tp * dp % degree == 0])))
-    return Parallelism(tp, pp, dp, ep, sequence_parallel=draw(st.booleans()))
+    cp, context = float(draw(st.sampled_from([1, 2]))), draw(st.sampled_from(["gather", "ring", "ulysses"]))
+    return Parallelism(tp, pp, dp, ep, cp, sequence_parallel=draw(st.booleans()), context=context)
+
+
+@st.composite
+def shardings(draw: st.DrawFn, zero: int) -> Sharding:
+    """Draw options of a ZeRO stage."""
+    return Sharding(
+        draw(st.sampled_from([None, True, False])),
+        draw(st.sampled_from([None, "micro_batch", "step"])),
+        zero == 3 and draw(st.booleans()),
+        None if zero == 0 else draw(st.sampled_from([None, 1.0])),
+        draw(st.sampled_from([None, "bf16"])),
+    )
+
+
+@st.composite
+def offloads(draw: st.DrawFn, zero: int) -> Offload:
+    """Draw what the host keeps of a training step."""
+    optimizer, weights, activations = (draw(st.sampled_from([0.0, 0.0, 0.5, 1.0])) for _ in range(3))
+    return Offload(optimizer, weights if zero == 3 else 0.0, activations, draw(st.booleans()))
 
 
 @st.composite
 def plans(draw: st.DrawFn, schedule: str, *, drafting: bool) -> Plan:
     """Draw a phase with its sizes. drafting: the model has a module that can draft tokens."""
+    zero = draw(st.integers(0, 3))
     training = replace(
         STEP,
         schedule=schedule,
@@ -149,7 +176,8 @@ def plans(draw: st.DrawFn, schedule: str, *, drafting: bool) -> Plan:
         micro_batch=float(draw(st.sampled_from([1, 2]))),
         global_batch=128.0,
         recompute=SETS[draw(st.sampled_from(sorted(SETS)))],
-        zero=draw(st.integers(0, 2)),
+        zero=zero,
+        sharding=draw(shardings(zero)),
     )
     micro_batches = draw(st.sampled_from([1, 2]))
     prefill = replace(PREFILL, micro_batches=micro_batches)
@@ -198,11 +226,22 @@ def scenarios(draw: st.DrawFn) -> Scenario:
         draw(st.sampled_from(["normal", "low_latency"])),
         draw(st.sampled_from([None, None, 1.0, 1.3])),
     )
-    framework = replace(draw(st.sampled_from([FRAMEWORK, UNFUSED])), launch=draw(rates(1e-7, 5e-6)))
-    found = scenario(
+    cores = [FRAMEWORK, UNFUSED]
+    if layout.context == "ring":  # which needs a fused core without windows
+        cores = [FRAMEWORK]
+        layout = replace(layout, context="gather") if _has_windows(model) else layout
+    framework = replace(draw(st.sampled_from(cores)), launch=draw(rates(1e-7, 5e-6)))
+    drawn = scenario(
         plan, model, layout, draw(st.sampled_from([BF16, FP8])), communication, draw(clusters()), framework
     )
-    return replace(found, routing=draw(routings(found)))
+    drawn = replace(drawn, routing=draw(routings(drawn)))
+    return replace(drawn, offload=draw(offloads(plan.zero))) if isinstance(plan, Training) else drawn
+
+
+def _has_windows(model: Architecture) -> bool:
+    mixers = [layer.mixer for layer in model.layers]
+    groups = [group for mixer in mixers if isinstance(mixer, Attention) for group in mixer.head_groups]
+    return any(group.pattern.kind != "full" for group in groups)
 
 
 @st.composite

@@ -3,15 +3,38 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 from costmodel.analytic.inference import COMPUTE, PassTimes, PricedPass
 from costmodel.analytic.pricing import Priced, PricedWork
-from costmodel.analytic.training import PricedStep
+from costmodel.analytic.recurrence import Slot
+from costmodel.analytic.sums import exposed_seconds
+from costmodel.analytic.traffic import Traffic, Works
+from costmodel.analytic.training import (
+    PassSums,
+    PricedStep,
+    layer_sums,
+    lone_seconds,
+    once_a_step,
+    stage_sums,
+    tail_times,
+)
 from costmodel.result import Entry
 from costmodel.workload.memory import stage_work
-from costmodel.workload.operators import AttentionCore, Collective, Exchange, Gemm, Operator, base_name
+from costmodel.workload.operators import (
+    AttentionCore,
+    Collective,
+    Exchange,
+    Gemm,
+    HostTransfer,
+    HostUpdate,
+    Operator,
+    base_name,
+)
 from costmodel.workload.schedules import Kind
+
+_Part: TypeAlias = "tuple[Priced, int, float]"  # an operator, how often, and the share that nothing hides
 
 
 class Lines:
@@ -46,7 +69,7 @@ class Lines:
 
 def _work(operator: Operator) -> tuple[float, float | None, str | None]:
     """Return (FLOP, bytes of device memory, number format of the products) of one run; null: not counted, none."""
-    if isinstance(operator, Collective | Exchange):
+    if isinstance(operator, Collective | Exchange | HostTransfer | HostUpdate):
         return 0.0, None, None
     dtype = operator.dtype if isinstance(operator, Gemm | AttentionCore) else None
     return float(operator.flop), float(operator.traffic), dtype
@@ -57,28 +80,108 @@ def step_breakdown(step: PricedStep) -> list[Entry]:
     lines = Lines()
     for slot, count in zip(step.program.slots, step.program.mean_counts, strict=True):
         exposed = _exposed_share(step, slot.kind, slot.forward, slot.backward)
-        for priced, repeats in _slot_operators(step, slot.kind, slot.forward, slot.backward):
-            share = exposed if isinstance(priced.operator, Exchange) else 1.0
+        for priced, repeats, share in _slot_operators(step, slot.kind, slot.forward, slot.backward):
+            lines.add(priced, float(count) * repeats, exposed if isinstance(priced.operator, Exchange) else share)
+        for priced, repeats, share in _slot_traffic(step, slot):
             lines.add(priced, float(count) * repeats, share)
-    slowest = max(step.tails, key=lambda tail: sum(float(item.time.seconds) for item in tail))
-    for priced in slowest:
-        lines.add(priced, 1.0)
+    for priced, repeats, share in _slowest_end(step):
+        lines.add(priced, float(repeats), share)
     return lines.sorted()
 
 
-def _slot_operators(
-    step: PricedStep, kind: Kind, forward: int | None, backward: int | None
-) -> Iterator[tuple[Priced, int]]:
-    """Yield (operator, repeats) of one action."""
+def _slot_traffic(step: PricedStep, slot: Slot) -> Iterator[_Part]:
+    """Yield what moves beside one action, with the share of it that makes the action longer."""
+    traffic = step.traffic
+    if traffic is None:
+        return
+    layers = layer_sums(step, None)
+    if slot.forward is not None and slot.backward is not None:
+        works = step.works_of(slot.forward), step.works_of(slot.backward)
+        sums = [stage_sums(each, layers) for each in works]
+        both = sums[0].forward + sums[1].backward
+        moved = [(priced, count) for _, count, priced in traffic.in_pair(*works)]
+        longer = traffic.overlapped_pair(*works, both.compute, both.exchanges, None) - max(both.compute, both.exchanges)
+        yield from _spread(moved, float(longer))
+        return
+    label = slot.backward if slot.forward is None else slot.forward
+    assert label is not None, "an action works on a stage"
+    yield from _lone_traffic(traffic, [step.works_of(label)], slot.kind, layers, ends=False)
+
+
+def _lone_traffic(
+    traffic: Traffic, stages: Sequence[Works], kind: Kind, layers: Mapping[str, PassSums], *, ends: bool
+) -> Iterator[_Part]:
+    """Yield what moves beside a lone pass: what it waits for in full, and of the rest what it is longer by."""
+    compute = lone_seconds(layers, kind)
+    waited, beside = list[tuple[Priced, int]](), list[tuple[Priced, int]]()
+    alone = 0.0
+    for works in stages:
+        for count, work, moved in traffic.along(works, kind, ends=ends):
+            alone += count * float(compute[work.name])
+            for part, priced in moved:
+                (waited if traffic.waits(part) else beside).append((priced, count))
+    spent = sum(count * float(priced.time.seconds) for priced, count in waited)
+    yield from _spread(waited, spent)
+    longer = float(traffic.lone_pass(stages, kind, compute, None, ends=ends)) - alone - spent
+    yield from _spread(beside, max(longer, 0.0))
+
+
+def _spread(moved: Sequence[tuple[Priced, int]], longer: float) -> Iterator[_Part]:
+    """Yield operators with equal shares of their times that add up to `longer` seconds."""
+    whole = sum(count * float(priced.time.seconds) for priced, count in moved)
+    yield from ((priced, count, longer / whole if whole else 0.0) for priced, count in moved)
+
+
+def _slowest_end(step: PricedStep) -> Iterator[_Part]:
+    """Yield how the rank that ends last ends the step, with the share of each operator that others do not hide."""
+    layers = layer_sums(step, None)
+    times = [float(seconds) for seconds, _ in tail_times(step, layers, None)]
+    tail = step.tails[times.index(max(times))]
+    yield from ((priced, 1, 1.0) for priced in (*tail.serial, *tail.on_host))
+    host, copies = (sum(float(each.time.seconds) for each in part) for part in (tail.on_host, tail.copies))
+    yield from _spread(
+        [(priced, 1) for priced in tail.copies], max(copies - host, 0.0) if step.host_overlaps else copies
+    )
+    traffic = step.traffic
+    if traffic is None:
+        return
+    stages = [stage_work(step.work, stage) for stage in tail.stages]
+    for kind, longer in zip((Kind.FORWARD, tail.last), once_a_step(step, tail, layers, None), strict=True):
+        usual = {id(priced) for works in stages for _, priced in _moved(traffic, works, kind, ends=False)}
+        extra = [
+            (priced, count)
+            for works in stages
+            for count, priced in _moved(traffic, works, kind, ends=True)
+            if id(priced) not in usual
+        ]
+        yield from _spread(extra, float(longer))
+
+
+def _moved(traffic: Traffic, works: Works, kind: Kind, *, ends: bool) -> Iterator[tuple[int, Priced]]:
+    for count, _, moved in traffic.along(works, kind, ends=ends):
+        yield from ((count, priced) for _, priced in moved)
+
+
+def _slot_operators(step: PricedStep, kind: Kind, forward: int | None, backward: int | None) -> Iterator[_Part]:
+    """Yield the operators of one action; shares are what its own pass does not hide."""
+    passes: list[tuple[int, Sequence[Priced]]] = []
     if forward is not None:
-        for count, work in _stage(step, forward):
-            yield from ((priced, count) for priced in work.forward)
+        passes.extend((count, work.forward) for count, work in _stage(step, forward))
     if backward is not None:
         for count, work in _stage(step, backward):
             if kind is not Kind.BACKWARD_WEIGHT:
-                yield from ((priced, count) for priced in work.input_gradient)
+                passes.append((count, work.input_gradient))
             if kind is not Kind.BACKWARD_INPUT:
-                yield from ((priced, count) for priced in work.weight_gradient)
+                passes.append((count, work.weight_gradient))
+    for count, operators in passes:
+        yield from ((priced, count, share) for priced, share in _shares(operators))
+
+
+def _shares(operators: Sequence[Priced]) -> Iterator[tuple[Priced, float]]:
+    """Yield the operators of a pass with the share of each that no other one hides."""
+    for priced, seconds in exposed_seconds(operators, None):
+        whole = float(priced.time.seconds)
+        yield priced, float(seconds) / whole if whole else 1.0
 
 
 def _stage(step: PricedStep, label: int) -> Iterator[tuple[int, PricedWork]]:
@@ -91,11 +194,11 @@ def _exposed_share(step: PricedStep, kind: Kind, forward: int | None, backward: 
     if kind is not Kind.FORWARD_BACKWARD:
         return 1.0
     compute = exchange = 0.0
-    for priced, repeats in _slot_operators(step, kind, forward, backward):
+    for priced, repeats, share in _slot_operators(step, kind, forward, backward):
         if isinstance(priced.operator, Exchange):
             exchange += repeats * float(priced.time.seconds)
         else:
-            compute += repeats * float(priced.time.seconds)
+            compute += repeats * share * float(priced.time.seconds)
     return 0.0 if exchange <= compute else (exchange - compute) / exchange
 
 
@@ -119,8 +222,7 @@ def add_pass(lines: Lines, priced: PricedPass, times: PassTimes, count: float = 
     send = float(priced.hops) * float(priced.send.time.seconds)
     exposed = 0.0 if exchanged == 0.0 else (latency - busy - send) / exchanged
     for segment, number in runs:
-        share = 1.0 if segment.stream == COMPUTE else exposed
-        for operator in segment.operators:
-            lines.add(operator, number * count, share)
+        for operator, share in _shares(segment.operators):
+            lines.add(operator, number * count, share if segment.stream == COMPUTE else exposed)
     if send:
         lines.add(priced.send, float(priced.hops) * count)

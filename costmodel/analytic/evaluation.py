@@ -87,10 +87,12 @@ class TrainingEvaluation:
         return _families(self.operators())
 
     def operators(self) -> list[Priced]:
-        """Return the operators of all layers and passes, then those that end the step."""
-        works = self._priced.priced.values()
+        """Return the operators of all layers and passes, what moves beside them, then those that end the step."""
+        works, traffic = self._priced.priced.values(), self._priced.traffic
+        beside = [] if traffic is None else traffic.operators()
+        ends = [item for tail in self._priced.tails for item in (*tail.serial, *tail.on_host, *tail.copies)]
         passes = [item for work in works for item in (*work.forward, *work.input_gradient, *work.weight_gradient)]
-        return [*passes, self._priced.transfer, *(item for tail in self._priced.tails for item in tail)]
+        return [*passes, *beside, self._priced.transfer, *ends]
 
     def breakdown(self) -> list[Entry]:
         """Return the operators of the step."""

@@ -14,10 +14,11 @@ from costmodel.analytic.routing import routing_facts, routing_grid
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError, InputError, Problem
 from costmodel.hardware import Device
-from costmodel.quantities import Array, Mask, Quantity
+from costmodel.quantities import Array, Mask, Quantity, minimum
 from costmodel.result import (
     BAD_LAYOUT,
     FITS,
+    NO_HOST_MEMORY,
     NO_MEMORY,
     NO_PATH,
     PHASES,
@@ -29,7 +30,7 @@ from costmodel.result import (
     Result,
     empty_grid,
 )
-from costmodel.workload.memory import Ledger
+from costmodel.workload.memory import Ledger, host_fits
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.validity import feasible_layout, rules
 
@@ -59,7 +60,17 @@ def _attempt(scenario: Scenario, calibration: Calibration) -> _Attempt:
         unreachable, ledger = str(error), ledger_of(scenario)
     if ledger is not None and not ledger.total <= scenario.cluster.device.device_memory.capacity:
         return _Attempt(ledger, None, NO_MEMORY, REASONS[NO_MEMORY])
+    if ledger is not None and not host_fits(ledger, scenario.cluster.node, scenario.parallel.devices):
+        return _Attempt(ledger, None, NO_HOST_MEMORY, _too_much_for_the_host(scenario, ledger))
     return _Attempt(ledger, evaluation, FITS if unreachable is None else NO_PATH, unreachable)
+
+
+def _too_much_for_the_host(scenario: Scenario, ledger: Ledger) -> str:
+    """Return what the host would have to hold, and what it has."""
+    node = scenario.cluster.node
+    devices = minimum(node.count, scenario.parallel.devices)
+    needed, memory = (f"{float(value) / 2**30:,.0f} GiB" for value in (ledger.host * devices, node.host.memory or 0.0))
+    return f"{REASONS[NO_HOST_MEMORY]}: {devices:g} devices of a node would keep {needed} there, it has {memory}"
 
 
 def evaluate_single(scenario: Scenario, calibration: Calibration) -> Result:
@@ -106,7 +117,7 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
         metrics={name: None if value is None else float(value) for name, value in metrics.items()},
         intervals=spans,
         breakdown=[] if evaluation is None else evaluation.breakdown(),
-        memory=None if ledger is None else {part.name: float(getattr(ledger, part.name)) for part in fields(ledger)},
+        memory=None if ledger is None else _memory(ledger),
         capacity=float(scenario.cluster.device.device_memory.capacity),
         schedule=None if parts is None else {name: float(value) for name, value in parts.items()},
         reason=attempt.explanation,
@@ -135,6 +146,12 @@ def _reasons(scenario: Scenario, metrics: Metrics, infeasible: str | None) -> di
     unknown = [name for name, value in metrics.items() if value is None or not np.isfinite(value)]
     why = {} if infeasible else missing(scenario)
     return {name: infeasible or why.get(name, "not defined here") for name in unknown}
+
+
+def _memory(ledger: Ledger) -> dict[str, float]:
+    """Return the parts of a ledger; that of the host only where something is kept there."""
+    parts = {part.name: float(getattr(ledger, part.name)) for part in fields(ledger)}
+    return {name: size for name, size in parts.items() if name != "host" or size}
 
 
 @np.errstate(divide="ignore", invalid="ignore", over="ignore")  # points that are masked afterwards
@@ -182,7 +199,9 @@ def _reason(evaluation: Evaluation, scenario: Scenario, headline: Quantity | Non
     if evaluation.ledger is None:
         return np.where(reachable, float(FITS), float(NO_PATH))
     fits: Mask = evaluation.ledger.total <= scenario.cluster.device.device_memory.capacity
-    return np.where(fits, np.where(reachable, float(FITS), float(NO_PATH)), float(NO_MEMORY))
+    hosted = host_fits(evaluation.ledger, scenario.cluster.node, scenario.parallel.devices)
+    runs = np.where(hosted, np.where(reachable, float(FITS), float(NO_PATH)), float(NO_HOST_MEMORY))
+    return np.where(fits, runs, float(NO_MEMORY))
 
 
 @np.errstate(divide="ignore", invalid="ignore", over="ignore")

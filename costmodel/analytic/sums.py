@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from costmodel.analytic.pricing import Priced
-from costmodel.quantities import Quantity, Seconds
-from costmodel.workload.operators import Collective, Exchange
+from costmodel.quantities import Quantity, Seconds, is_single, maximum
+from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Exchange, HostTransfer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,7 +25,7 @@ Moves: TypeAlias = "Mapping[str, Move] | None"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sums:
-    """Times of some operators [s]: kernels, collectives that kernels wait for, expert exchanges."""
+    """Times of some operators [s]: kernels, collectives and host transfers that kernels wait for, expert exchanges."""
 
     kernels: Seconds = 0.0
     collectives: Seconds = 0.0
@@ -56,22 +56,43 @@ NO_TIME = Sums()
 
 
 def seconds_of(priced: Priced, moves: Moves) -> Seconds:
-    """Return an operator's time, moved within its family's spread."""
-    seconds = priced.time.seconds
-    move = None if moves is None else moves.get(priced.operator.family)
-    return seconds if move is None else seconds * priced.fit.spread.ratio(seconds, move.low, move.high)
+    """Return an operator's time, moved within its family's spread: that of one call, where it stands for several."""
+    seconds, operator = priced.time.seconds, priced.operator
+    move = None if moves is None else moves.get(operator.family)
+    if move is None:
+        return seconds
+    calls = operator.calls if isinstance(operator, AttentionCore | Collective | Elementwise) else 1.0
+    one = seconds if is_single(calls) and calls == 1 else seconds / maximum(calls, 1.0)
+    return seconds * priced.fit.spread.ratio(one, move.low, move.high)
+
+
+def exposed_seconds(operators: Iterable[Priced], moves: Moves) -> Iterator[tuple[Priced, Seconds]]:
+    """Yield every operator of a pass with the part of its time that no other operator of the pass hides.
+
+        messages that run beside the attention cores just before them: max(0, t - overlap * t_cores)
+
+    which for the c-1 sends of a ring behind c blocks is (c-1) * max(0, t_send - t_block).
+    """
+    cores: Quantity = 0.0
+    ended = False  # a message has come since: the next core begins anew
+    for priced in operators:
+        seconds, operator = seconds_of(priced, moves), priced.operator
+        if isinstance(operator, AttentionCore):
+            cores, ended = (seconds if ended else cores + seconds), False
+        elif isinstance(operator, Collective) and not (is_single(operator.overlap) and operator.overlap == 0):
+            seconds, ended = maximum(seconds - operator.overlap * cores, 0.0), True
+        yield priced, seconds
 
 
 def sums_of(operators: Iterable[Priced], moves: Moves) -> Sums:
-    """Return the times of some operators by stream."""
+    """Return the times of some operators by stream, without what another one of them hides."""
     kernels: Quantity = 0.0
     collectives: Quantity = 0.0
     exchanges: Quantity = 0.0
-    for priced in operators:
-        seconds = seconds_of(priced, moves)
+    for priced, seconds in exposed_seconds(operators, moves):
         if isinstance(priced.operator, Exchange):
             exchanges = exchanges + seconds
-        elif isinstance(priced.operator, Collective):
+        elif isinstance(priced.operator, Collective | HostTransfer):
             collectives = collectives + seconds
         else:
             kernels = kernels + seconds

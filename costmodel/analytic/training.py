@@ -2,36 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from costmodel.analytic.pricing import Priced, PricedWork, pricer
+from costmodel.analytic.pricing import Priced, PricedWork, Pricer, pricer
 from costmodel.analytic.recurrence import Program, Slot, compile_schedule, makespan
 from costmodel.analytic.sums import NO_TIME, Moves, Sums, seconds_of, sums_of
+from costmodel.analytic.traffic import Traffic, Works, price_traffic
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Flop, Quantity, Seconds, maximum, where
 from costmodel.workload.context import Context
 from costmodel.workload.layers import ModelWork, model_work
 from costmodel.workload.memory import Ledger, stage_work, training_ledger
 from costmodel.workload.operators import AttentionCore, Collective, Gemm, Group
-from costmodel.workload.optimizer import step_operators
+from costmodel.workload.optimizer import Ending, step_operators
 from costmodel.workload.recompute import expand
 from costmodel.workload.scenario import Scenario, Training
 from costmodel.workload.schedules import Kind, Schedule, folded_order
 from costmodel.workload.stages import Stage, stage_layout
+from costmodel.workload.work import Work
 
 KINDS = tuple(Kind)
 ROUNDING = 1e-12  # of a makespan: what adding up the same times in another order can leave over
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Tail:
+    """How one rank ends the step. serial: operators one after the other; on_host: the host's update, with its copies.
+
+    stages: those of the rank in order; last: the kind of backward pass that its last micro-batch ends with.
+    """
+
+    serial: tuple[Priced, ...]
+    on_host: tuple[Priced, ...]
+    copies: tuple[Priced, ...]
+    stages: tuple[Stage, ...]
+    last: Kind
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class PricedStep:
     """Everything of a step that no uncertainty changes: structure, kernel times, ledger.
 
-    classes: the distinct stages, in the order of their labels in the program's slots; tails: gradient reduction and
-    optimizer of each kind of rank, those with equal stages being one.
+    classes: the distinct stages, in the order of their labels in the program's slots; tails: how each kind of rank ends
+    the step, those with equal stages being one; traffic: what moves beside the passes, null where nothing does.
     """
 
     work: ModelWork
@@ -41,9 +57,19 @@ class PricedStep:
     layout: tuple[Stage, ...]
     classes: tuple[Stage, ...]
     transfer: Priced
-    tails: tuple[tuple[Priced, ...], ...]
+    tails: tuple[Tail, ...]
+    traffic: Traffic | None
     ledger: Ledger
     executed_flop: Flop  # of a micro-batch on one rank of each stage, all stages
+
+    def works_of(self, label: int) -> list[tuple[int, Work]]:
+        """Return (how many, work) of each kind of layer on a class of stages."""
+        return stage_work(self.work, self.classes[label])
+
+    @property
+    def host_overlaps(self) -> bool:
+        """Tell whether the host exchanges weights with the device while it updates others."""
+        return self.traffic is not None and self.traffic.offload.overlap
 
 
 def price_step(scenario: Scenario, plan: Training, calibration: Calibration) -> PricedStep:
@@ -58,8 +84,10 @@ def price_step(scenario: Scenario, plan: Training, calibration: Calibration) -> 
     classes = tuple(dict.fromkeys(layout))
     labels = tuple(classes.index(stage) for stage in layout)
     kinds = [work.embedding, *work.layers, work.head, *([] if work.mtp is None else [work.mtp])]
-    on_ranks = dict.fromkeys(tuple(layout[stage] for stage in stages) for stages in schedule.placement)
-    held = [[part for stage in stages for part in stage_work(work, stage)] for stages in on_ranks]
+    on_ranks = dict.fromkeys(
+        (tuple(layout[stage] for stage in stages), _last_pass(plan, schedule, rank))
+        for rank, stages in enumerate(schedule.placement)
+    )
     message = context.stream_tokens * scenario.architecture.hidden * context.residual
     neighbours = Group(parallel.pp, parallel.tp * parallel.cp * parallel.dp)
     return PricedStep(
@@ -71,12 +99,30 @@ def price_step(scenario: Scenario, plan: Training, calibration: Calibration) -> 
         classes,
         pricing.price(Collective("pipeline send", "send_recv", message, neighbours, family="send_recv")),
         tuple(
-            pricing.price_all(step_operators(context, plan, parts, schedule.parameter_copies, micro_batches))
-            for parts in held
+            _tail(pricing, step_operators(context, plan, _held(work, stages), schedule.parameter_copies), stages, last)
+            for stages, last in on_ranks
         ),
+        price_traffic(scenario, plan, context, work, schedule.parameter_copies, pricing),
         training_ledger(context, plan, work, schedule, layout),
         executed_flop(work, layout),
     )
+
+
+def _tail(pricing: Pricer, ending: Ending, stages: tuple[Stage, ...], last: Kind) -> Tail:
+    """Return how a rank ends the step, priced."""
+    serial, on_host, copies = (pricing.price_all(part) for part in (ending.serial, ending.on_host, ending.copies))
+    return Tail(serial, on_host, copies, stages, last)
+
+
+def _held(work: ModelWork, stages: tuple[Stage, ...]) -> list[tuple[int, Work]]:
+    """Return (how many, work) of each kind of layer on a rank."""
+    return [part for stage in stages for part in stage_work(work, stage)]
+
+
+def _last_pass(plan: Training, schedule: Schedule, rank: int) -> Kind:
+    """Return the pass that hides a rank's last reductions: its last weight gradients, where they run by themselves."""
+    last = next(action for action in reversed(schedule.ranks[rank]) if action.backward is not None)
+    return Kind.BACKWARD_WEIGHT if plan.overlaps and last.kind is Kind.BACKWARD_WEIGHT else Kind.BACKWARD
 
 
 def micro_batch_count(scenario: Scenario, plan: Training) -> Quantity:
@@ -97,6 +143,7 @@ def training_context(scenario: Scenario, plan: Training) -> Context:
         plan.sequence,
         plan.sequence,
         expand(plan.recompute),
+        scenario.offload,
         routing=scenario.routing,
         node_devices=scenario.cluster.node.count,
     )
@@ -151,17 +198,14 @@ class PassSums:
 def step_times(step: PricedStep, moves: Moves) -> StepTimes:
     """Return the step's time, families moved within their spread as `moves` says.
 
-        step = makespan of the schedule + max over ranks of (gradient reduction + optimizer)
+        step = makespan of the schedule + max over ranks of (what is left of reductions and gathers + optimizer)
 
     Lone chunks run one pass and then its exchanges; a DualPipe pair runs the computation of both and hides their
-    exchanges behind it: max(compute, exchange).
+    exchanges behind it: max(compute, exchange). What moves beside a pass makes it longer as far as it is not hidden.
     """
-    layers = {
-        name: PassSums(*(sums_of(part, moves) for part in (work.forward, work.input_gradient, work.weight_gradient)))
-        for name, work in step.priced.items()
-    }
-    stages = [_stage_sums(step, stage, layers) for stage in step.classes]
-    slots = [_slot_times(slot, stages) for slot in step.program.slots]
+    layers = layer_sums(step, moves)
+    stages = [stage_sums(stage_work(step.work, stage), layers) for stage in step.classes]
+    slots = [_slot_times(step, slot, stages, layers, moves) for slot in step.program.slots]
     send = seconds_of(step.transfer, moves)
     shape = np.broadcast_shapes(*(np.shape(part) for pair in slots for part in pair), np.shape(send))
     durations, kernels = np.empty((2, len(slots), *shape))
@@ -170,11 +214,50 @@ def step_times(step: PricedStep, moves: Moves) -> StepTimes:
     flat = durations.reshape(len(slots), -1)
     transfer = np.broadcast_to(send, shape).reshape(-1) if step.schedule.stages > 1 else 0.0
     span = makespan(step.program, flat, transfer).reshape(shape)
-    tails = [sums_of(tail, moves) for tail in step.tails]
-    return _reported(step.program, span, flat, kernels.reshape(len(slots), -1), tails)
+    return _reported(step.program, span, flat, kernels.reshape(len(slots), -1), tail_times(step, layers, moves))
 
 
-def _reported(program: Program[Slot], span: Array, durations: Array, kernels: Array, tails: list[Sums]) -> StepTimes:
+def layer_sums(step: PricedStep, moves: Moves) -> dict[str, PassSums]:
+    """Return the times of the passes of one layer of each kind."""
+    return {
+        name: PassSums(*(sums_of(part, moves) for part in (work.forward, work.input_gradient, work.weight_gradient)))
+        for name, work in step.priced.items()
+    }
+
+
+def tail_times(step: PricedStep, layers: Mapping[str, PassSums], moves: Moves) -> list[tuple[Seconds, Seconds]]:
+    """Return (time, of which kernels of the device or the host) of the end of the step of each kind of rank."""
+    found = []
+    for tail in step.tails:
+        left = sum(once_a_step(step, tail, layers, moves))
+        serial, host = sums_of(tail.serial, moves), sums_of(tail.on_host, moves).kernels
+        copies = sums_of(tail.copies, moves).collectives
+        beside = maximum(host, copies) if step.host_overlaps else host + copies
+        found.append((serial.compute + beside + left, serial.kernels + host))
+    return found
+
+
+def once_a_step(step: PricedStep, tail: Tail, layers: Mapping[str, PassSums], moves: Moves) -> tuple[Seconds, Seconds]:
+    """Return what a rank's gathers for the first forward pass, and its reductions beside the last backward pass, add.
+
+    Only the passes of one micro-batch hide them: those of all stages of the rank, one after the other, and of the last
+    one the weight gradients where they run by themselves.
+    """
+    traffic = step.traffic
+    if traffic is None or not traffic.plan.overlaps:
+        return 0.0, 0.0
+    stages = [stage_work(step.work, stage) for stage in tail.stages]
+    added = []
+    for kind in (Kind.FORWARD, tail.last):
+        compute = lone_seconds(layers, kind)
+        passes = [traffic.lone_pass(stages, kind, compute, moves, ends=ends) for ends in (True, False)]
+        added.append(maximum(passes[0] - passes[1], 0.0))
+    return added[0], added[1]
+
+
+def _reported(
+    program: Program[Slot], span: Array, durations: Array, kernels: Array, tails: list[tuple[Seconds, Seconds]]
+) -> StepTimes:
     """Return the step from the schedule's makespan and what its slots sum to, as means over ranks."""
     counts, slots = program.mean_counts, program.slots
     share = np.array(
@@ -184,9 +267,9 @@ def _reported(program: Program[Slot], span: Array, durations: Array, kernels: Ar
     busy = by_kind.sum(axis=0)
     tail: Quantity = 0.0
     waiting: Quantity = 0.0
-    for sums in tails:
-        waiting = where(sums.compute > tail, sums.collectives, waiting)
-        tail = maximum(tail, sums.compute)
+    for seconds, kernel in tails:
+        waiting = where(seconds > tail, seconds - kernel, waiting)
+        tail = maximum(tail, seconds)
     return StepTimes(
         span + tail,
         {kind.value: row.reshape(span.shape) for kind, row in zip(KINDS, by_kind, strict=True)},
@@ -202,10 +285,10 @@ def _idle(span: Array, busy: Array) -> Array:
     return np.where(idle > ROUNDING * span, idle, 0.0)
 
 
-def _stage_sums(step: PricedStep, stage: Stage, layers: Mapping[str, PassSums]) -> PassSums:
-    """Return the times of one kind of stage: those of its layers added up."""
+def stage_sums(works: Works, layers: Mapping[str, PassSums]) -> PassSums:
+    """Return the times of a stage: those of its layers added up."""
     total = PassSums()
-    for count, part in stage_work(step.work, stage):
+    for count, part in works:
         layer = layers[part.name]
         total = PassSums(
             total.forward + layer.forward.times(count),
@@ -215,18 +298,35 @@ def _stage_sums(step: PricedStep, stage: Stage, layers: Mapping[str, PassSums]) 
     return total
 
 
-def _slot_times(slot: Slot, stages: list[PassSums]) -> tuple[Seconds, Seconds]:
-    """Return the (duration, kernel time) of one kind of action."""
-    forward = NO_TIME if slot.forward is None else stages[slot.forward].forward
-    if slot.backward is None:
-        return forward.total, forward.kernels
-    stage = stages[slot.backward]
-    if slot.kind is Kind.FORWARD_BACKWARD:
-        both = forward + stage.backward
-        return maximum(both.compute, both.exchanges), both.kernels
-    lone = {
-        Kind.BACKWARD: stage.backward,
-        Kind.BACKWARD_INPUT: stage.input_gradient,
-        Kind.BACKWARD_WEIGHT: stage.weight_gradient,
-    }[slot.kind]
-    return lone.total, lone.kernels
+def _slot_times(
+    step: PricedStep, slot: Slot, stages: Sequence[PassSums], layers: Mapping[str, PassSums], moves: Moves
+) -> tuple[Seconds, Seconds]:
+    """Return the (duration, kernel time) of one kind of action. stages: the times of each class of stages."""
+    if slot.forward is not None and slot.backward is not None:
+        both = stages[slot.forward].forward + stages[slot.backward].backward
+        if step.traffic is None:
+            return maximum(both.compute, both.exchanges), both.kernels
+        works = step.works_of(slot.forward), step.works_of(slot.backward)
+        return step.traffic.overlapped_pair(*works, both.compute, both.exchanges, moves), both.kernels
+    label = slot.backward if slot.forward is None else slot.forward
+    assert label is not None, "an action works on a stage"
+    lone = pass_of(stages[label], slot.kind)
+    if step.traffic is None:
+        return lone.total, lone.kernels
+    compute = lone_seconds(layers, slot.kind)
+    return step.traffic.lone_pass([step.works_of(label)], slot.kind, compute, moves), lone.kernels
+
+
+def pass_of(sums: PassSums, kind: Kind) -> Sums:
+    """Return the times of one kind of pass by itself."""
+    return {
+        Kind.FORWARD: sums.forward,
+        Kind.BACKWARD: sums.backward,
+        Kind.BACKWARD_INPUT: sums.input_gradient,
+        Kind.BACKWARD_WEIGHT: sums.weight_gradient,
+    }[kind]
+
+
+def lone_seconds(layers: Mapping[str, PassSums], kind: Kind) -> dict[str, Seconds]:
+    """Return the seconds of one layer's pass by itself, by kind of layer."""
+    return {name: pass_of(sums, kind).total for name, sums in layers.items()}

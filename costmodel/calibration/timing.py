@@ -5,14 +5,23 @@ from __future__ import annotations
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.kernels import attention_time, elementwise_time, gemm_time
 from costmodel.cost.machine import Machine
-from costmodel.cost.time import Time, message
+from costmodel.cost.time import Time, kernel, message
 from costmodel.errors import InfeasibleError
 from costmodel.hardware import Cluster
 from costmodel.network.collectives import collective_time
 from costmodel.network.exchange import exchange_time
+from costmodel.network.host import host_link, transfer_time, update_time
 from costmodel.network.paths import path
 from costmodel.quantities import where
-from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Gemm, Operator
+from costmodel.workload.operators import (
+    AttentionCore,
+    Collective,
+    Elementwise,
+    Gemm,
+    HostTransfer,
+    HostUpdate,
+    Operator,
+)
 
 
 def operator_time(operator: Operator, machine: Machine, cluster: Cluster | None, fit: FamilyFit) -> Time:
@@ -31,11 +40,19 @@ def operator_time(operator: Operator, machine: Machine, cluster: Cluster | None,
         return elementwise_time(operator, machine, fit)
     if cluster is None:
         raise InfeasibleError(f"{operator.name}: nothing says how its ranks are joined")
+    launch = machine.framework.launch * fit.launch
+    if isinstance(operator, HostUpdate):
+        return kernel(0.0, update_time(operator, cluster) / fit.memory, 0.0)
+    if isinstance(operator, HostTransfer):
+        latency = host_link(cluster).latency
+        started = launch + (0.0 if latency is None else latency)
+        moved = operator.size > 0
+        copied = started + transfer_time(operator, cluster) / fit.network
+        return message(where(moved, copied, 0.0), where(moved, started, 0.0))
     way = path(operator.group, cluster)
     if isinstance(operator, Collective):
-        wire = collective_time(operator.kind, operator.size, way)
+        calls, wire = operator.calls, collective_time(operator.kind, operator.size, way)
     else:
-        wire = exchange_time(operator, way)
-    launch = machine.framework.launch * fit.launch
-    fixed = where(way.size > 1, launch + way.latency, 0.0)
-    return message(where(way.size > 1, launch + wire / fit.network, 0.0), fixed)
+        calls, wire = 1.0, exchange_time(operator, way)
+    fixed = where(way.size > 1, calls * (launch + way.latency), 0.0)
+    return message(where(way.size > 1, calls * (launch + wire / fit.network), 0.0), fixed)

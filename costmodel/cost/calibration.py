@@ -13,7 +13,7 @@ from costmodel.cost.machine import Machine
 from costmodel.cost.residual import Domain, Features, Residual
 from costmodel.cost.time import Time
 from costmodel.quantities import Array, Quantity, Seconds
-from costmodel.workload.operators import Operator
+from costmodel.workload.operators import AttentionCore, Elementwise, Operator
 
 SHORTEST = 1e-12  # a time of zero (a group of one rank) has no logarithm
 BASES = ("measured", "fitted", "transferred", "extrapolated", "roofline")
@@ -108,9 +108,15 @@ class FamilyFit:
         return str(self.bases(operator))
 
     def fitted_time(self, form: Form, operator: Operator, machine: Machine) -> Time:
-        """Return the time that the form and the residual give: t = form(operator) * exp(residual(shape))."""
+        """Return the time that the form and the residual give: t = form(operator) * exp(residual(shape)).
+
+        Kernels that share an operator's work, one after the other, each add the form's fixed time.
+        """
         time = form.time(operator, machine)
-        return time if self.residual is None else time.scaled(self.residual.factor(form.features(operator)))
+        if self.residual is not None:
+            time = time.scaled(self.residual.factor(form.features(operator)))
+        calls = operator.calls if isinstance(operator, AttentionCore | Elementwise) else 1.0
+        return time.after((calls - 1.0) * time.fixed)
 
 
 ROOFLINE = FamilyFit()

@@ -79,7 +79,8 @@ def attention_time(core: AttentionCore, machine: Machine, fit: FamilyFit) -> Tim
         padding = minimum(*(_padding(core, tile, machine.processors) for tile in machine.framework.attention_tiles))
     compute = padding * core.flop / (machine.processors * machine.processor_peak(core.dtype))
     memory = core.traffic / machine.memory_bandwidth
-    return kernel(compute / fit.compute, memory / fit.memory, machine.framework.launch * fit.launch)
+    launches = core.calls * machine.framework.launch * fit.launch
+    return kernel(compute / fit.compute, memory / fit.memory, launches)
 
 
 def _padding(core: AttentionCore, tile: Tile, processors: Count) -> Quantity:
@@ -93,4 +94,4 @@ def _padding(core: AttentionCore, tile: Tile, processors: Count) -> Quantity:
 def elementwise_time(operator: Elementwise, machine: Machine, fit: FamilyFit) -> Time:
     """Return launch + traffic / B_memory: such a kernel only streams."""
     memory = operator.traffic / machine.memory_bandwidth
-    return kernel(0.0, memory / fit.memory, machine.framework.launch * fit.launch)
+    return kernel(0.0, memory / fit.memory, operator.calls * machine.framework.launch * fit.launch)

@@ -30,6 +30,10 @@ class Time:
             self.fixed * factor,
         )  # fmt: skip
 
+    def after(self, fixed: Seconds) -> Time:
+        """Return the time that begins `fixed` seconds later."""
+        return Time(self.seconds + fixed, self.compute, self.memory, self.network, self.fixed + fixed)
+
     @property
     def bound(self) -> str:
         """Return what limits a single point: the largest part (`latency` is the fixed one); memory wins a tie."""

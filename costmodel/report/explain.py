@@ -13,11 +13,22 @@ from costmodel.analytic.routing import routing_facts
 from costmodel.cost.kernels import block_count, tile_times
 from costmodel.cost.machine import VECTOR_DTYPE, Machine
 from costmodel.errors import InputError
+from costmodel.network.host import host_bandwidth, host_link
 from costmodel.network.paths import Path, path
 from costmodel.quantities import ceil
 from costmodel.schema.references import near
 from costmodel.workload.dtypes import ELEMENT_BYTES
-from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Exchange, Gemm, Group, base_name
+from costmodel.workload.operators import (
+    AttentionCore,
+    Collective,
+    Elementwise,
+    Exchange,
+    Gemm,
+    Group,
+    HostTransfer,
+    HostUpdate,
+    base_name,
+)
 from costmodel.workload.scenario import Disaggregated, ExpertBound, Pool, Scenario
 
 if TYPE_CHECKING:
@@ -28,6 +39,8 @@ FORMULAS = {
     AttentionCore: "t = launch + max(FLOP / peak in whole waves, traffic / memory bandwidth)",
     Elementwise: "t = launch + traffic / memory bandwidth",
     Collective: "t = fastest of ring, two levels and halving-doubling, over the links that the group crosses",
+    HostTransfer: "t = launch + size / min(B_link, B_host / devices of a node) + latency",
+    HostUpdate: "t = traffic / (B_host / devices of a node)",
 }
 EXCHANGE_FORMULAS = {
     True: "t = max(T * E_nodes * load_N * (1-1/N) * b / B_out, T * E_ranks * load_n * (1-1/l) * b / B_in) + latency",
@@ -206,6 +219,8 @@ def _inputs(priced: Priced, scenario: Scenario) -> dict[str, tuple[float, str]]:
         return {**_work(operator), **_device(operator, scenario), **_tile(operator, priced, scenario)}
     if isinstance(operator, AttentionCore | Elementwise):
         return {**_work(operator), **_device(operator, scenario)}
+    if isinstance(operator, HostTransfer | HostUpdate):
+        return _host(operator, scenario)
     way = path(operator.group, scenario.cluster)
     group = {
         "ranks": (float(way.size), "count"),
@@ -215,7 +230,8 @@ def _inputs(priced: Priced, scenario: Scenario) -> dict[str, tuple[float, str]]:
         "latency (0: no source states one)" if way.latency == 0 else "latency": (float(way.latency), "time"),
     }
     if isinstance(operator, Collective):
-        return {"buffer": (float(operator.size), "size"), **group}
+        several = {} if operator.calls == 1 else {"messages, one after the other": (float(operator.calls), "count")}
+        return {"buffer": (float(operator.size), "size"), **several, **group}
     return {
         "tokens of a rank": (float(operator.tokens), "count"),
         "bytes of a copy": (float(operator.token_bytes), "size"),
@@ -223,6 +239,17 @@ def _inputs(priced: Priced, scenario: Scenario) -> dict[str, tuple[float, str]]:
         **_loads(operator, way),
         **group,
     }
+
+
+def _host(operator: HostTransfer | HostUpdate, scenario: Scenario) -> dict[str, tuple[float, str]]:
+    """Return what a copy to the host, or the host's own work, rests on."""
+    share = host_bandwidth(scenario.cluster, operator.devices)
+    found = {} if share is None else {"host bandwidth a device": (float(share), "bandwidth")}
+    if isinstance(operator, HostUpdate):
+        return {"traffic": (float(operator.traffic), "size"), **found}
+    link = host_link(scenario.cluster)
+    copied = {"size": (float(operator.size), "size"), "link to the host": (float(link.bandwidth), "bandwidth")}
+    return {**copied, **found, "launch": (float(scenario.framework.launch), "time")}
 
 
 def _loads(exchange: Exchange, way: Path) -> dict[str, tuple[float, str]]:
@@ -246,6 +273,7 @@ def _work(operator: Gemm | AttentionCore | Elementwise) -> dict[str, tuple[float
     if isinstance(operator, AttentionCore):
         shape = {"sequences": operator.sequences, "heads": operator.heads, "query rows": operator.rows}
         shape["query-key pairs a head"] = operator.pairs
+        shape |= {} if operator.calls == 1 else {"blocks of keys, a kernel each": operator.calls}
         return {**{name: (float(value), "count") for name, value in shape.items()}, **work}
     return {"traffic": work["traffic"]}
 
@@ -287,6 +315,13 @@ def _device(operator: Gemm | AttentionCore | Elementwise, scenario: Scenario) ->
 def _origins(workload: Workload, scenario: Scenario, priced: Priced, pool: str | None) -> dict[str, str]:
     """Return where the values that enter were written. pool: where the operator's layout stands, of two pools."""
     operator = priced.operator
+    if isinstance(operator, HostTransfer | HostUpdate):
+        link = (
+            [f"hardware.device.links.{scenario.cluster.node.host.link}.bandwidth"]
+            if isinstance(operator, HostTransfer)
+            else []
+        )
+        return _places(workload, scenario, [*link, "hardware.node.host.bandwidth"])
     if not isinstance(operator, Gemm | AttentionCore | Elementwise):
         way = path(operator.group, scenario.cluster)
         loads = [_load_field(scenario)] if isinstance(operator, Exchange) else []

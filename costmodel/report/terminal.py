@@ -140,15 +140,16 @@ def _memory(point: Point) -> str:
     """Return used of available memory."""
     if point.memory is None:
         return "-"
-    return used_of(sum(point.memory.values()), point.capacity)
+    return used_of(point.on_device, point.capacity)
 
 
 def _ledger_line(point: Point) -> str:
     """Return the parts of the ledger, the largest first, and what they are held against."""
     memory = point.memory or {}
-    parts = sorted(((value, name) for name, value in memory.items() if value), reverse=True)
+    parts = sorted(((value, name) for name, value in memory.items() if value and name != "host"), reverse=True)
     listed = ", ".join(f"{name.replace('_', ' ')} {gib(value)}" for value, name in parts)
-    return f"{_memory(point)}: {listed}"
+    hosted = f"; {gib(memory['host'])} a device on its host" if "host" in memory else ""
+    return f"{_memory(point)}: {listed}{hosted}"
 
 
 def _limits(point: Point) -> str:
@@ -169,7 +170,7 @@ def _next_steps(argument: str, points: Mapping[str, Point], *, detailed: bool) -
     """Yield commands that lead on from here."""
     tight = ((name, point) for name, point in points.items() if point.memory and not point.fits)
     for name, point in tight:
-        needed = sum((point.memory or {}).values())
+        needed = point.on_device
         if needed > point.capacity:
             wanted = f"{math.ceil(needed / parse('1 GiB', 'size'))} GiB"
             yield f"next: {name} needs {wanted} a device: split it further, or see what larger memory would give:"

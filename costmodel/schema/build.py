@@ -36,6 +36,8 @@ from costmodel.schema.workload import (
     DecodeFile,
     ExpertBoundFile,
     GenerateFile,
+    OffloadFile,
+    OptimizerFile,
     ParallelFile,
     PlanFile,
     PrefillFile,
@@ -64,6 +66,7 @@ from costmodel.workload.scenario import (
     ExpertBound,
     Framework,
     Generate,
+    Offload,
     Parallelism,
     Placement,
     Plan,
@@ -72,6 +75,7 @@ from costmodel.workload.scenario import (
     Prefill,
     Routing,
     Serving,
+    Sharding,
     Speculative,
     Tile,
     Training,
@@ -234,13 +238,22 @@ def parallelism(file: ParallelFile, schedule: str | None = None) -> Parallelism:
     implied = 1.0 if schedule is None else float(implied_virtual(schedule))
     return Parallelism(
         file.tp, file.pp, file.dp, file.ep, file.cp, implied if file.virtual is None else file.virtual,
-        file.expert_tensor, file.sequence_parallel,
+        file.expert_tensor, file.sequence_parallel, file.context,
     )  # fmt: skip
 
 
 def communication(file: CommunicationFile) -> Communication:
     """Return how ranks talk."""
     return Communication(file.processors, file.dispatch, file.combine, file.mode, file.expert_load)
+
+
+def offload(file: OffloadFile) -> Offload:
+    """Return what is kept in the host's memory."""
+    return Offload(file.optimizer, file.weights, file.activations, file.overlap)
+
+
+def _sharding(file: OptimizerFile) -> Sharding:
+    return Sharding(file.overlap, file.reduce, file.keep_gathered, file.shard_group, file.gradient_communication)
 
 
 def routing(file: RoutingFile, counts: tuple[float, ...] | None) -> Routing:
@@ -255,7 +268,7 @@ def plan(file: PlanFile) -> Plan:
         return Training(
             file.schedule, file.global_batch, file.sequence, file.micro_batch, file.recompute, file.optimizer.zero,
             tuple(file.stages) if file.stages else None,
-            Placement(file.placement.embedding, file.placement.head, file.placement.mtp),
+            Placement(file.placement.embedding, file.placement.head, file.placement.mtp), _sharding(file.optimizer),
         )  # fmt: skip
     if isinstance(file, PrefillFile):
         return Prefill(file.input_tokens, file.tokens_per_device, file.micro_batches, file.prefix_hit_rate)

@@ -132,7 +132,8 @@ class Measure(_Checked):
     def describe(self) -> str:
         """Return what to write."""
         if self.dimension == "ratio":
-            return f"number, at least {self.low:g}" if self.low else "number, or percentage as `10 %`"
+            bounded = f"number, at most {self.high:g}" if self.high < math.inf else "number"
+            return f"number, at least {self.low:g}" if self.low else f"{bounded}, or percentage as `10 %`"
         if self.dimension == "count":
             return f"number, {self.low:g} to {self.high:g}"
         names = {"duration": "time", "flop_rate": "FLOP rate", "money_rate": "money rate"}

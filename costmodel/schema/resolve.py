@@ -213,6 +213,7 @@ def _scenario(
         name=name, plan=build.plan(plan), architecture=architecture, cluster=hardware.built,
         parallel=layout, precision=build.precision(formats.file),
         communication=build.communication(plan.communication), framework=build.framework(framework.file),
+        offload=build.offload(plan.offload),
         notes=tuple(
             f"{hardware.built.device.name} has no unit for {each}: the fallback precision stands in"
             for each in replaced

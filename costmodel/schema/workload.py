@@ -45,6 +45,10 @@ class ParallelFile(Strict):
         default=None, description="tensor parallel inside an expert; null: tp where ep is 1, else 1"
     )
     sequence_parallel: bool = Field(default=False, description="split the remaining activations over tp as well")
+    context: Literal["gather", "ring", "ulysses"] = Field(
+        default="gather",
+        description="how cp ranks see each other's keys: all gathered, block by block around a ring, by swapping heads",
+    )
 
 
 class CommunicationFile(Strict):
@@ -92,10 +96,34 @@ class RoutingFile(Strict):
         return self
 
 
+class OffloadFile(Strict):
+    """Shares that are kept in the host's memory in place of the device's."""
+
+    optimizer: ShareOrZero = Field(default=0.0, description="optimizer states (training); the host updates them itself")
+    weights: ShareOrZero = Field(default=0.0, description="weights that layers compute with")
+    activations: ShareOrZero = Field(default=0.0, description="what the backward pass waits for (training)")
+    overlap: bool = Field(default=True, description="transfers run beside computation")
+
+
 class OptimizerFile(Strict):
-    """The optimizer."""
+    """The optimizer, and how ranks that hold the same parameters share its work."""
 
     zero: Annotated[int, Whole(0, high=3, single=True)] = Field(default=0, description="ZeRO stage")
+    overlap: bool | None = Field(
+        default=None, description="gather and reduce layer by layer beside computation; null: in stage 3 only"
+    )
+    reduce: Literal["micro_batch", "step"] | None = Field(
+        default=None, description="reduce gradients that often; null: every micro-batch from stage 2 on"
+    )
+    keep_gathered: bool = Field(
+        default=False, description="weights of stage 3 stay gathered from the forward to the backward pass"
+    )
+    shard_group: Number | None = Field(
+        default=None, description="ranks that share one copy of the states, repeated by others; null: all of cp * dp"
+    )
+    gradient_communication: DType | None = Field(
+        default=None, description="format that gradients travel in; null: the one that they are kept in"
+    )
 
 
 class PlacementFile(Strict):
@@ -139,6 +167,7 @@ class ScenarioFile(Strict):
         description="NAME of a precision set (bf16 where left out), or a mapping that changes one",
     )
     communication: CommunicationFile = Field(default_factory=CommunicationFile, description="how ranks talk")
+    offload: OffloadFile = Field(default_factory=OffloadFile, description="what the host's memory keeps")
     routing: RoutingFile = Field(
         default_factory=lambda: RoutingFile(), description="how tokens spread over experts, and where these stand"
     )

@@ -61,7 +61,7 @@ class Prediction:
         if section == "memory":
             if self.point.memory is None:
                 raise InputError.single(f"{metric!r} is not counted: phase {self.point.phase} holds nothing in memory")
-            parts = {"total": math.fsum(self.point.memory.values()), **self.point.memory}
+            parts = {"total": self.point.on_device, **self.point.memory}
             return _exact(math.fsum(_entry(parts, part, metric) for part in name.split("+")))
         if section == "schedule":
             return self._part_of_step(name, metric)

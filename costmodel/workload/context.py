@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from costmodel.quantities import Bytes, Count, Quantity, maximum, minimum
+from costmodel.quantities import Bytes, Count, Mask, Quantity, maximum, minimum, where
 from costmodel.workload.architecture import Architecture, Pattern
 from costmodel.workload.dtypes import ELEMENT_BYTES, element_bytes
 from costmodel.workload.operators import Group
-from costmodel.workload.scenario import Communication, Framework, Parallelism, Precision, Routing
+from costmodel.workload.scenario import Communication, Framework, Offload, Parallelism, Precision, Routing
 
 BALANCED = Routing()
 
@@ -20,8 +20,9 @@ class Context:
 
     sequences: sequences of the micro-batch on this rank; length: new tokens of each, over all context-parallel ranks;
     keys: tokens that the last of them can attend to, itself among them; phase: `training`, `prefill` or `decode`;
-    recompute: operator names (training); node_devices: devices of a node, which balanced placement of experts respects;
-    beside: tokens of other work on this rank that goes through the expert layers together with these.
+    recompute: operator names (training); offload: what the host keeps; node_devices: devices of a node, which balanced
+    placement of experts respects; beside: tokens of other work on this rank that goes through the expert layers
+    together with these.
     """
 
     architecture: Architecture
@@ -34,6 +35,7 @@ class Context:
     length: Count
     keys: Count
     recompute: frozenset[str] = frozenset()
+    offload: Offload = field(default_factory=Offload)
     routing: Routing = BALANCED
     node_devices: Count = math.inf
     beside: Count = 0.0
@@ -103,6 +105,19 @@ class Context:
     def ep_group(self) -> Group:
         """Return the expert-parallel group: neighbours, `expert_tensor` apart."""
         return Group(self.parallel.ep, self.parallel.tensor_of_expert)
+
+    @property
+    def slices_meet(self) -> Mask:
+        """Tell where ranks with slices of one expert have tokens of their own, which they have to gather first.
+
+        Not where a tensor-parallel group holds the slices: its ranks have the same tokens anyway.
+        """
+        return (self.parallel.ep > 1) | (self.parallel.tensor_of_expert > self.parallel.tp)
+
+    @property
+    def slice_group(self) -> Group:
+        """Return the ranks that gather tokens for the slices of one expert: `expert_tensor` neighbours, or one."""
+        return Group(where(self.slices_meet, self.parallel.tensor_of_expert, 1.0))
 
     def pairs(self, pattern: Pattern, *, causal: bool) -> Count:
         """Return the (query, key) pairs of one head and sequence on this rank.

@@ -10,8 +10,8 @@ from costmodel.workload.linear import (
     Linear,
     add_linear,
 )
-from costmodel.workload.operators import Elementwise, Exchange, Operator, exchange_family
-from costmodel.workload.routing import ExpertLoad, expert_load, routed_tokens, sent_tokens
+from costmodel.workload.operators import Collective, Elementwise, Exchange, Operator, exchange_family
+from costmodel.workload.routing import ExpertLoad, expert_load, routed_tokens, sent_tokens, served_tokens
 from costmodel.workload.work import WorkBuilder
 
 
@@ -180,11 +180,14 @@ def _add_shared_gate(builder: WorkBuilder, context: Context) -> None:
 def _add_routed(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
     """Add the routed experts between dispatch and combine.
 
-    Rows on the fullest rank: T*k*etp/tp * load, over those of its experts, of width f/etp each, that get any.
+    Rows on the fullest rank: T*k*etp/tp * load, over those of its experts, of width f/etp each, that get any. A
+    rank sends its own T/tp tokens; ranks with slices of one expert gather what arrived at each, and scatter the sums of
+    their results.
     """
     hidden, etp = context.architecture.hidden, context.parallel.tensor_of_expert
     sent, share = sent_tokens(context), expert_load(context, ffn)
-    rows = share.rows * (sent / routed_tokens(context))  # of this work; the experts' weights are read once for all
+    own = served_tokens(context) / routed_tokens(context)  # of this work; weights are read once for all of a pass
+    rows = share.rows * own
     width = ffn.intermediate / etp
     active = ffn.top_k / ffn.experts
     matrices = 2.0 if ffn.gated else 1.0
@@ -193,6 +196,8 @@ def _add_routed(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
     exchange = _exchanges(context, ffn, share)
     narrow, wide = context.operand if context.casts else context.residual, context.residual
     builder.step("dispatch", [exchange[0]], [exchange[3]])
+    gather, scatter = _slices(context, rows * hidden, narrow, wide)
+    builder.step("dispatch", gather[:1], scatter[1:])
     builder.step("permute", *_moves("expert permute", rows * hidden, 2 * narrow, 2 * wide))
     add_linear(
         builder,
@@ -238,6 +243,7 @@ def _add_routed(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
         ),
     )
     builder.step("permute", *_moves("expert unpermute", rows * hidden, 2 * wide, 2 * narrow))
+    builder.step("combine", scatter[:1], gather[1:])
     back: list[Operator] = [exchange[2]]
     if context.casts:
         # The gradient is cast before it is dispatched, and arrives in the format of the products.
@@ -248,6 +254,29 @@ def _add_routed(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
 def _moves(name: str, elements: Count, forward: Bytes, backward: Bytes) -> tuple[list[Operator], list[Operator]]:
     """Return a gather or scatter of rows, forward and backward, each reading and writing every row."""
     return [Elementwise(name, elements * forward)], [Elementwise(f"{name} gradient", elements * backward)]
+
+
+def _slices(context: Context, elements: Count, narrow: Bytes, wide: Bytes) -> tuple[list[Operator], list[Operator]]:
+    """Return two gathers and two scatters of the rows that slices of one expert share: of tokens, then of gradients.
+
+    Tokens are gathered after the dispatch and results scattered before the combine; backward, the gradients of results
+    are gathered and those of tokens scattered [Megatron-LM, transformer/moe/token_dispatcher.py, expert tensor
+    parallelism]. Nothing where no expert is stated to be sliced.
+    """
+    if context.parallel.expert_tensor is None:
+        return [], []
+    group = context.slice_group
+
+    def gather(name: str) -> Collective:
+        return Collective(name, "all_gather", elements * narrow, group)
+
+    def scatter(name: str) -> Collective:
+        return Collective(name, "reduce_scatter", elements * wide, group)
+
+    return (
+        [gather("expert slice gather"), gather("expert slice gather gradient")],
+        [scatter("expert slice scatter"), scatter("expert slice scatter gradient")],
+    )
 
 
 def _exchanges(context: Context, ffn: MoeFfn, share: ExpertLoad) -> tuple[Exchange, Exchange, Exchange, Exchange]:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import TypeAlias
 
-from costmodel.quantities import Bytes, Count, Quantity, maximum, where
+from costmodel.hardware import Node
+from costmodel.quantities import Bytes, Count, Mask, Quantity, maximum, minimum, where
 from costmodel.workload.context import Context
 from costmodel.workload.counting import kv_bytes_per_sequence, sum_of
-from costmodel.workload.dtypes import ELEMENT_BYTES, element_bytes
+from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.layers import ModelWork
 from costmodel.workload.operators import AttentionCore, Elementwise, Exchange, Gemm, Operator
 from costmodel.workload.optimizer import held_parameters
 from costmodel.workload.passes import Pass, PassWork
-from costmodel.workload.scenario import Training
+from costmodel.workload.scenario import Precision, Training
 from costmodel.workload.schedules import ORDERS, Schedule
+from costmodel.workload.sharding import Split, gradient_format, kept_bytes, weight_bytes
 from costmodel.workload.stages import Stage
-from costmodel.workload.work import Parameters, Work
+from costmodel.workload.work import Work
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,7 +28,9 @@ class Ledger:
     """Bytes on one device by what they are for.
 
     activations: what the backward pass waits for (training), or a pass works on (inference); communication: landing
-    buffers; reserve: context and libraries, and the tensors that the backward pass of one layer rebuilds.
+    buffers, and layers whose weights are gathered or whose gradients are not yet scattered; reserve: context and
+    libraries, and the tensors that the backward pass of one layer rebuilds; host: what the device keeps in its host's
+    memory, no part of the total.
     """
 
     weights: Bytes = 0.0
@@ -36,11 +40,21 @@ class Ledger:
     kv_cache: Bytes = 0.0
     communication: Bytes = 0.0
     reserve: Bytes = 0.0
+    host: Bytes = 0.0
 
     @property
     def total(self) -> Bytes:
-        """Return the sum of all parts."""
-        return sum_of(getattr(self, part.name) for part in fields(self))
+        """Return the sum of all parts on the device."""
+        return sum_of(getattr(self, part.name) for part in fields(self) if part.name != "host")
+
+
+def host_fits(ledger: Ledger, node: Node, devices: Count) -> Mask:
+    """Tell whether what the devices of a node keep on their host fits into its memory.
+
+    devices: all of the layout's, of which a node holds at most its count. A memory that no source states holds all.
+    """
+    memory = node.host.memory
+    return True if memory is None else ledger.host * minimum(node.count, devices) <= memory
 
 
 def training_ledger(
@@ -50,8 +64,10 @@ def training_ledger(
 
     weights w*P; gradients g*P, over the data-parallel group from ZeRO-2; optimizer (master + 2 moments)*P, over the
     group from ZeRO-1; weights too under ZeRO-3. Routed experts are shared by tp*cp*dp/(ep*etp) ranks, the rest by
-    dp*cp, times the copies that the schedule keeps of each stage. Activations: chunks in flight times what their layers
-    save. Reserve: that of the framework, and what one layer's backward pass rebuilds.
+    dp*cp, times the copies that the schedule keeps of each stage, or by those of a stated group. Activations: chunks in
+    flight times what their layers save. Communication: landing buffers, and the layers that are gathered or not yet
+    scattered. Reserve: that of the framework, and what one layer's backward pass rebuilds. Host: the shares that are
+    offloaded, and the gradients of those states.
     """
     ledgers = []
     for rank, states in enumerate(in_flight(schedule)):
@@ -84,33 +100,27 @@ _Held: TypeAlias = "tuple[list[tuple[int, Work]], tuple[int, ...]]"
 def _rank_ledger(context: Context, plan: Training, copies: int, held: Sequence[_Held]) -> Ledger:
     """Return the ledger of one rank. held: by stage, its work and its chunks in flight in each fullest state."""
     parts = [part for stage, _ in held for part in stage]
-    owned = held_parameters(context, parts)
-    parallel, precision = context.parallel, context.precision
-    expert_ranks = parallel.tp * parallel.cp * parallel.dp / (parallel.ep * context.parallel.tensor_of_expert) * copies
-    dense_ranks = parallel.cp * parallel.dp * copies
-    states = (0.0 if precision.master is None else ELEMENT_BYTES[precision.master]) + 2 * ELEMENT_BYTES[
-        precision.moments
-    ]
-
-    def shared(bytes_of: Callable[[Parameters], Bytes], *, from_stage: int) -> Bytes:
-        """Return bytes of the rank's parameters, over the ranks that share them where ZeRO says so."""
-        total: Quantity = 0.0
-        for count, parameters in owned:
-            ranks = (expert_ranks if parameters.expert else dense_ranks) if plan.zero >= from_stage else 1.0
-            total = total + count * parameters.local * bytes_of(parameters) / ranks
-        return total
-
-    saved = [sum_of(count * item.size for count, part in stage for item in part.saved) for stage, _ in held]
+    owned, offload, split = held_parameters(context, parts), context.offload, Split(context, plan, copies)
+    saved = [sum_of(count * kept_bytes(part) for count, part in stage) for stage, _ in held]
     states_held = zip(*(chunks for _, chunks in held), strict=True)
-    in_flight = [sum_of(chunks * size for chunks, size in zip(state, saved, strict=True)) for state in states_held]
-    rebuilt = maximum(0.0, *(part.rebuilt for _, part in parts))
+    kept = [sum_of(chunks * size for chunks, size in zip(state, saved, strict=True)) for state in states_held]
+    activations = maximum(*kept, 0.0)
+    weights = split.held(owned, lambda item: weight_bytes(context, item), over=plan.zero == 3)
+    states = split.held(owned, lambda _: _state_bytes(context.precision), over=plan.zero >= 1)
+    sent = split.held(owned, lambda _: ELEMENT_BYTES[gradient_format(context, plan)], over=plan.zero >= 1)
+    gradients = split.held(owned, lambda _: ELEMENT_BYTES[context.precision.gradients], over=plan.splits_gradients)
+    if plan.zero == 3 and plan.sharding.keep_gathered:
+        resident = split.held(owned, lambda item: weight_bytes(context, item), over=False)
+    else:
+        resident = (1 - offload.weights) * weights
     return Ledger(
-        weights=shared(lambda item: _weight_bytes(context, item), from_stage=3),
-        gradients=shared(lambda _: ELEMENT_BYTES[precision.gradients], from_stage=2),
-        optimizer=shared(lambda _: states, from_stage=1),
-        activations=maximum(*in_flight, 0.0),
-        communication=_buffers(part for _, part in parts),
-        reserve=context.framework.reserve + rebuilt,
+        weights=resident,
+        gradients=(1 - offload.optimizer if plan.reduces_often else 1.0) * gradients,
+        optimizer=(1 - offload.optimizer) * states,
+        activations=(1 - offload.activations) * activations,
+        communication=_buffers(part for _, part in parts) + split.passing([stage for stage, _ in held]),
+        reserve=context.framework.reserve + maximum(0.0, *(part.rebuilt for _, part in parts)),
+        host=offload.weights * weights + offload.optimizer * (states + sent) + offload.activations * activations,
     )
 
 
@@ -146,7 +156,7 @@ def _stage_ledger(passes: Sequence[tuple[Pass, PassWork]], stage: Stage, cached:
     held = [(count, item) for count, part in parts if count for item in part.parameters]
     working = [_working(one, of, stage) for one, of in passes]
     return Ledger(
-        weights=sum_of(count * item.local * _weight_bytes(context, item) for count, item in held),
+        weights=sum_of(count * item.local * weight_bytes(context, item) for count, item in held),
         activations=maximum(0.0, *(activations for activations, _ in working)),
         kv_cache=cached.sequences * _kept(context, (*stage.layers, modules), cached.keys) / parallel.cp,
         communication=maximum(0.0, *(buffers for _, buffers in working)),
@@ -185,11 +195,10 @@ def _working(one: Pass, work: PassWork, stage: Stage) -> tuple[Bytes, Bytes]:
     return one.micro_batches * stream + largest, one.micro_batches * _buffers(kinds)
 
 
-def _weight_bytes(context: Context, parameters: Parameters) -> Bytes:
-    """Return the bytes of one weight that a rank computes with."""
-    if parameters.linear:
-        return element_bytes(context.precision.weights, context.weight_block)
-    return maximum(ELEMENT_BYTES[context.precision.weights], context.residual)
+def _state_bytes(precision: Precision) -> Bytes:
+    """Return the bytes of optimizer states of one parameter: master copy and two moments."""
+    master = 0.0 if precision.master is None else ELEMENT_BYTES[precision.master]
+    return master + 2 * ELEMENT_BYTES[precision.moments]
 
 
 def _operands(operator: Operator) -> Bytes:
@@ -198,15 +207,22 @@ def _operands(operator: Operator) -> Bytes:
         return 0.0  # what it reads is the cache, which has a line of its own
     if isinstance(operator, Gemm):
         return operator.groups * operator.m * (operator.k * operator.left + operator.n * operator.out)
-    return operator.traffic if isinstance(operator, Elementwise | AttentionCore) else 0.0
+    if isinstance(operator, Elementwise | AttentionCore):
+        return operator.traffic / maximum(operator.calls, 1.0)
+    return 0.0
 
 
 def _buffers(parts: Iterable[Work]) -> Bytes:
-    """Return a rank's landing buffers: one for its largest dispatch and one for its largest combine."""
+    """Return a rank's landing buffers.
+
+    One for its largest dispatch, one for its largest combine, and those of its largest context-parallel exchange.
+    """
     largest: dict[str, Quantity] = {}
-    for operator in (operator for part in parts for operator in part.forward):
-        if isinstance(operator, Exchange):
-            largest[operator.family] = maximum(largest.get(operator.family, 0.0), _arrival(operator))
+    for part in parts:
+        largest["context"] = maximum(largest.get("context", 0.0), part.landing)
+        for operator in part.forward:
+            if isinstance(operator, Exchange):
+                largest[operator.family] = maximum(largest.get(operator.family, 0.0), _arrival(operator))
     return sum_of(largest.values())
 
 
@@ -218,11 +234,12 @@ def _arrival(exchange: Exchange) -> Bytes:
 
 
 def _fullest(ledgers: Sequence[Ledger]) -> Ledger:
-    """Return, element by element, the ledger with the largest total."""
+    """Return, element by element, the ledger with the largest total, and the most that any keeps on its host."""
     fullest = ledgers[0]
     for ledger in ledgers[1:]:
         more = ledger.total > fullest.total
-        fullest = Ledger(
-            *(where(more, getattr(ledger, part.name), getattr(fullest, part.name)) for part in fields(Ledger))
-        )
+        parts = {
+            part.name: where(more, getattr(ledger, part.name), getattr(fullest, part.name)) for part in fields(Ledger)
+        }
+        fullest = Ledger(**parts | {"host": maximum(ledger.host, fullest.host)})
     return fullest

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from costmodel.quantities import Count
+from costmodel.quantities import Bytes, Count
 from costmodel.workload.architecture import Attention, HeadGroup, Mla, Pattern
 from costmodel.workload.context import Context, per_rank
+from costmodel.workload.context_parallel import (
+    CoreShare,
+    gather_keys,
+    pass_keys_around,
+    replicas_of_keys,
+    share_of_core,
+    swap_heads,
+)
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.linear import (
     Linear,
@@ -60,8 +68,9 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
     if context.phase == "decode":
         _merge_partial_results(builder, context, query, heads * mixer.v_head_dim)
     else:
-        _gather_keys(builder, context, key_value)
-    builder.save("query, key, value", "qkv", tokens * (query + key_value) * context.residual)
+        gather_keys(builder, context, key_value)
+    kept = query + key_value * replicas_of_keys(context, kv_heads)
+    builder.save("query, key, value", "qkv", tokens * kept * context.residual)
     for group in mixer.head_groups:
         _add_core(builder, context, mixer, group, dropout=dropout)
     biased = mixer.bias if mixer.output_bias is None else mixer.output_bias
@@ -118,7 +127,8 @@ def _add_core(builder: WorkBuilder, context: Context, mixer: Attention, group: H
         return
     pairs = context.pairs(group.pattern, causal=mixer.causal)
     if context.framework.implementations.get("attention_prefill") == "unfused":
-        _add_unfused(builder, context, mixer, heads, dropout=dropout)
+        share = share_of_core(context, heads, kv_heads, pairs)
+        _add_unfused(builder, context, mixer, share, dropout=dropout)
         return
     _add_fused(builder, context, (mixer.head_dim, mixer.v_head_dim), heads, kv_heads, pairs, "attention")
 
@@ -137,38 +147,39 @@ def _add_fused(
     It keeps no scores, so selective recomputation (`attention_core`) finds nothing to drop here.
     """
     q, v = dims
-    rows, keys, sequences, element = context.rows, context.keys, context.sequences, context.residual
-    dtype = context.precision.attention
-    read = sequences * (heads * rows * (q + v) + kv_heads * keys * (q + v)) * element
+    keys, sequences, element = context.keys, context.sequences, context.residual
+    share = share_of_core(context, heads, kv_heads, pairs)
+    # Queries and results are read and written by every call, keys and values once in all of them.
+    row_traffic = share.heads * share.rows * (q + v) * share.calls
+    traffic = sequences * (row_traffic + share.kv_heads * keys * (q + v)) * element
+
+    def core(name: str, products: Count, moved: Bytes, kind: str) -> AttentionCore:
+        dtype = context.precision.attention
+        shape = sequences, share.heads, share.rows, share.pairs
+        return AttentionCore(name, *shape, products, dtype, moved, kind, calls=share.calls)
+
+    forward = core("attention core", q + v, traffic, f"{family}_prefill")
     # q, o, do in and dq out; k, v in and dk, dv out
-    back = sequences * (heads * rows * 2 * (q + v) + kv_heads * keys * 2 * (q + v)) * element
+    backward = core("attention core gradient", 3 * q + 2 * v, 2 * traffic, "attention_backward")
+    swap = swap_heads(builder, context, share, dims)
+    ring = pass_keys_around(builder, context, share, dims)
     builder.step(
         "fused_core",
-        [AttentionCore("attention core", sequences, heads, rows, pairs, q + v, dtype, read, f"{family}_prefill")],
-        [
-            AttentionCore(
-                "attention core gradient",
-                sequences,
-                heads,
-                rows,
-                pairs,
-                3 * q + 2 * v,
-                dtype,
-                back,
-                "attention_backward",
-            )
-        ],
+        [*swap.before, forward, *ring.after, *swap.after],
+        [*swap.before_gradient, backward, *ring.after_gradient, *swap.after_gradient],
     )
-    builder.save("softmax statistics", "fused_core", sequences * heads * rows * ELEMENT_BYTES["fp32"])
+    statistics = sequences * share.heads * share.rows * ELEMENT_BYTES["fp32"]
+    builder.save("softmax statistics", "fused_core", statistics)
 
 
-def _add_unfused(builder: WorkBuilder, context: Context, mixer: Attention, heads: Count, *, dropout: bool) -> None:
+def _add_unfused(builder: WorkBuilder, context: Context, mixer: Attention, share: CoreShare, *, dropout: bool) -> None:
     """Add a core whose scores go through memory: two batched products around a softmax, all S*T pairs.
 
     Saved: softmax result, and with dropout its mask and result (5 bytes a pair with two-byte formats).
     """
     element, dtype = context.residual, context.precision.attention
-    rows, keys, batch = context.rows, context.keys, context.sequences * heads
+    rows, keys, batch = share.rows, context.keys, context.sequences * share.heads
+    swap = swap_heads(builder, context, share, (mixer.head_dim, mixer.v_head_dim))
     scores = batch * rows * keys
     passes = 4 * element + (2 * element + 1.0 if dropout else 0.0)
 
@@ -178,16 +189,20 @@ def _add_unfused(builder: WorkBuilder, context: Context, mixer: Attention, heads
     builder.step(
         "attention_core",
         [
+            *swap.before,
             product("attention scores", keys, mixer.head_dim),
             Elementwise("softmax", scores * passes, kind="softmax"),
             product("attention values", mixer.v_head_dim, keys),
+            *swap.after,
         ],
         [
+            *swap.before_gradient,
             product("attention values gradient", keys, mixer.v_head_dim),
             Gemm("value gradient", keys, mixer.v_head_dim, rows, dtype, element, element, element, batch, family="bmm"),
             Elementwise("softmax gradient", scores * passes),
             product("query gradient", mixer.head_dim, keys),
             Gemm("key gradient", keys, mixer.head_dim, rows, dtype, element, element, element, batch, family="bmm"),
+            *swap.after_gradient,
         ],
     )
     builder.save("softmax", "attention_core", scores * element)
@@ -289,7 +304,7 @@ def _add_expanded(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
         "mla_up", [Elementwise("rotary", assembled, kind="rotary")], [Elementwise("rotary gradient", assembled)]
     )
     _add_cache_write(builder, context, mixer)
-    _gather_keys(builder, context, heads * (key + mixer.v_head_dim))
+    gather_keys(builder, context, heads * (key + mixer.v_head_dim))
     builder.save("query, key, value", "mla_up", tokens * heads * (2 * key + mixer.v_head_dim) * element)
     pairs = context.pairs(Pattern(), causal=mixer.causal)
     _add_fused(builder, context, (key, mixer.v_head_dim), heads, heads, pairs, "mla")
@@ -341,23 +356,6 @@ def _add_cache_write(builder: WorkBuilder, context: Context, mixer: Mla) -> None
         written = context.tokens * (mixer.kv_lora + mixer.rope_dim)
         passes = context.residual + ELEMENT_BYTES[context.precision.kv_cache]
         builder.step("kv_write", [Elementwise("kv cache write", written * passes, kind="cache_write")])
-
-
-def _gather_keys(builder: WorkBuilder, context: Context, width: Count) -> None:
-    """Add the exchange of keys and values over the context-parallel group, `width` elements a token.
-
-    Ring: (c - 1)*(S/c)*G*(q + v)*e a rank forward and twice that backward: the volume of an all-gather, and of an
-    all-gather with a reduce-scatter. Keys of earlier tokens, which lie in the cache, pass every rank too.
-    """
-    size = context.sequences * context.keys * width * context.residual
-    builder.step(
-        "fused_core",
-        [Collective("key-value ring", "all_gather", size, context.cp_group)],
-        [
-            Collective("key-value ring again", "all_gather", size, context.cp_group),
-            Collective("key-value gradient ring", "reduce_scatter", size, context.cp_group),
-        ],
-    )
 
 
 def _merge_partial_results(builder: WorkBuilder, context: Context, query: Count, result: Count) -> None:

@@ -57,9 +57,9 @@ class AttentionCore:
 
     pairs: (query, key) pairs of one head and sequence; products: matrix-product width per pair in multiply-adds
     (qk_dim + v_dim forward, 3*qk_dim + 2*v_dim for a backward pass that recomputes the scores); rows: query rows of one
-    head and sequence; traffic: bytes of Q, K, V and results [B]; kv_heads, keys: key-value heads and tokens of one
-    sequence that they hold; cached: bytes of one token of one key-value head, keys and values [B]; narrow_cache: the
-    cache has a narrower format than the products.
+    head and sequence; traffic: bytes of Q, K, V and results [B]; calls: kernels, one after the other, that share it;
+    kv_heads, keys: key-value heads and tokens of one sequence that they hold; cached: bytes of one token of one
+    key-value head, keys and values [B]; narrow_cache: the cache has a narrower format than the products.
     """
 
     name: str
@@ -72,6 +72,7 @@ class AttentionCore:
     traffic: Bytes
     family: str
     replicas: Count = 1.0
+    calls: Count = 1.0
     kv_heads: Count = 1.0
     keys: Count = 1.0
     cached: Bytes = 0.0
@@ -90,14 +91,16 @@ class AttentionCore:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Elementwise:
-    """A kernel that only streams: norms, activations, casts, permutations, rotary, the optimizer. traffic [B].
+    """A kernel that only streams: norms, activations, casts, permutations, rotary, the optimizer.
 
-    kind: what it computes, where kernels are fitted by that.
+    traffic: of all calls together [B]; calls: how many there are; kind: what it computes, where kernels are
+    fitted by that.
     """
 
     name: str
     traffic: Bytes
     family: str = "elementwise"
+    calls: Count = 1.0
     kind: str = ""
 
     @property
@@ -125,13 +128,19 @@ class Group:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Collective:
-    """An NCCL-style operation. size: the whole buffer, as nccl-tests counts it [B]; group: who takes part."""
+    """An NCCL-style operation. size: the whole buffer, as nccl-tests counts it [B]; group: who takes part.
+
+    calls: how many of that size follow each other; overlap: the share of the attention cores just before it during
+    which it runs (0: everything waits for it).
+    """
 
     name: str
     kind: str  # all_reduce | all_gather | reduce_scatter | all_to_all | broadcast | send_recv
     size: Bytes
     group: Group
     family: str = "collective"
+    calls: Count = 1.0
+    overlap: Count = 0.0
 
     @property
     def variant(self) -> str:
@@ -208,7 +217,44 @@ class Exchange:
         return where(held >= 1, places * hit, within)
 
 
-Operator: TypeAlias = "Gemm | AttentionCore | Elementwise | Collective | Exchange"
+@dataclass(frozen=True, slots=True, eq=False)
+class HostTransfer:
+    """A copy over a device's link to its host. size [B]; direction: `in` to the device or `out` of it.
+
+    devices: all that work at the same time; those of one node share their host's memory.
+    """
+
+    name: str
+    size: Bytes
+    direction: str
+    devices: Count
+    family: str = "host_transfer"
+
+    @property
+    def variant(self) -> str:
+        """Return nothing: the host's work has no kernels to tell apart."""
+        return ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HostUpdate:
+    """Work of the host's processors for one device that only streams their memory, such as an optimizer. traffic [B].
+
+    devices: as for a transfer.
+    """
+
+    name: str
+    traffic: Bytes
+    devices: Count
+    family: str = "host_update"
+
+    @property
+    def variant(self) -> str:
+        """Return nothing: the host's work has no kernels to tell apart."""
+        return ""
+
+
+Operator: TypeAlias = "Gemm | AttentionCore | Elementwise | Collective | Exchange | HostTransfer | HostUpdate"
 
 
 def distinct_targets(choices: int, reachable: Count, per_target: Count) -> Count:

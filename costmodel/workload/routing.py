@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costmodel.quantities import Count, Quantity, ceil, maximum
+from costmodel.quantities import Count, Quantity, ceil, maximum, where
 from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.context import Context
 from costmodel.workload.order_statistics import expected_surplus
@@ -63,13 +63,18 @@ def expert_load(context: Context, ffn: MoeFfn) -> ExpertLoad:
     return ExpertLoad(load * mean, load, load, held, maximum(held * (1 - missed), 1.0), 0.0)
 
 
-def sent_tokens(context: Context) -> Count:
-    """Return the tokens that one rank dispatches: its tensor-parallel group's, shared out where experts are whole."""
+def served_tokens(context: Context) -> Count:
+    """Return the tokens that a rank's experts serve for one rank: its tensor-parallel group's, shared out by slices."""
     return context.tokens * context.parallel.tensor_of_expert / context.parallel.tp
 
 
+def sent_tokens(context: Context) -> Count:
+    """Return the tokens that one rank dispatches: its own, unless those with slices of one expert have the same."""
+    return where(context.slices_meet, context.tokens / context.parallel.tp, served_tokens(context))
+
+
 def routed_tokens(context: Context) -> Count:
-    """Return the tokens that one rank dispatches in a pass, those of other work beside these included."""
+    """Return the tokens that a rank's experts serve for one rank in a pass, those of work beside them included."""
     return (context.tokens + context.beside) * context.parallel.tensor_of_expert / context.parallel.tp
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar, TypeAlias
 import numpy as np
 
 from costmodel.hardware import Cluster
-from costmodel.quantities import Bytes, Count, Quantity, Seconds, where
+from costmodel.quantities import Bytes, Count, Quantity, Seconds, is_single, where
 from costmodel.workload.architecture import Architecture
 
 
@@ -18,7 +18,8 @@ class Parallelism:
     """Degrees of parallelism. Ranks are laid out tp fastest, then cp, dp, pp; ep spans tp*cp*dp ranks in that order.
 
     expert_tensor: tensor parallelism inside an expert; null: `tp` where `ep` is one, else one.
-    sequence_parallel: activations outside the tensor-parallel region are split over tp as well.
+    sequence_parallel: activations outside the tensor-parallel region are split over tp as well. context: how the ranks
+    of `cp` see each other's keys: `gather`, `ring` or `ulysses`; decoding splits the cache over them, whichever it is.
     """
 
     tp: Count = 1.0
@@ -29,6 +30,7 @@ class Parallelism:
     virtual: Count = 1.0
     expert_tensor: Count | None = None
     sequence_parallel: bool = False
+    context: str = "gather"
 
     @property
     def tensor_of_expert(self) -> Count:
@@ -98,6 +100,25 @@ class Routing:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Offload:
+    """Shares, 0 to 1, of what is kept in the host's memory in place of the device's.
+
+    optimizer: states, which the host then updates itself; weights: those that layers compute with; activations: what
+    the backward pass waits for. overlap: transfers run beside computation; without, computation waits for each.
+    """
+
+    optimizer: Quantity = 0.0
+    weights: Quantity = 0.0
+    activations: Quantity = 0.0
+    overlap: bool = True
+
+    @property
+    def is_used(self) -> bool:
+        """Tell whether the host keeps anything, at any point of a grid."""
+        return any(not (is_single(share) and share == 0) for share in (self.optimizer, self.weights, self.activations))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Tile:
     """A kernel's output tile `m` x `n`, and over how many blocks its K loop is split."""
 
@@ -134,11 +155,28 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Sharding:
+    """How ranks that hold the same parameters reduce gradients and gather weights. Null: as the ZeRO stage implies.
+
+    overlap: layer by layer, beside computation (null: in stage 3 only); reduce: gradients after every `micro_batch` or
+    once a `step` (null: every micro-batch from stage 2 on, where no rank has room for all of them); keep_gathered:
+    weights of stage 3 stay from the forward to the backward pass; group: ranks that share one copy of the states, which
+    others repeat (null: all of them); gradients: the format that gradients travel in (null: the one they are kept in).
+    """
+
+    overlap: bool | None = None
+    reduce: str | None = None
+    keep_gathered: bool = False
+    group: Count | None = None
+    gradients: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Training:
     """A training step. global_batch: sequences a step; recompute: operators whose forward the backward pass repeats.
 
     stages: layers of each pipeline stage in order (all stages, virtual ones included), null: as even as possible with
-    the shorter stages last. zero: ZeRO stage."""
+    the shorter stages last. zero: ZeRO stage; sharding: its options."""
 
     phase: ClassVar[str] = "training"
     schedule: str
@@ -149,6 +187,27 @@ class Training:
     zero: int = 1
     stages: tuple[int, ...] | None = None
     placement: Placement = Placement()
+    sharding: Sharding = Sharding()
+
+    @property
+    def overlaps(self) -> bool:
+        """Tell whether gathers and reductions run beside computation."""
+        return self.zero == 3 if self.sharding.overlap is None else self.sharding.overlap
+
+    @property
+    def reduces_often(self) -> bool:
+        """Tell whether gradients are reduced after every micro-batch rather than once a step."""
+        return self.zero >= 2 if self.sharding.reduce is None else self.sharding.reduce == "micro_batch"
+
+    @property
+    def splits_gradients(self) -> bool:
+        """Tell whether a rank keeps its share of the gradients only: from stage 2 on, if it reduces them at once."""
+        return self.zero >= 2 and self.reduces_often
+
+    @property
+    def gathers_for_backward(self) -> bool:
+        """Tell whether a backward pass has to gather the weights again."""
+        return self.zero == 3 and not self.sharding.keep_gathered
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -305,6 +364,7 @@ class Scenario:
     precision: Precision
     communication: Communication
     framework: Framework
+    offload: Offload = Offload()
     notes: tuple[str, ...] = ()
     routing: Routing = Routing()
 

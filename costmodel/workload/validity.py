@@ -10,11 +10,10 @@ import numpy as np
 from costmodel.quantities import Mask, divides, is_single
 from costmodel.workload.architecture import Attention, MoeFfn
 from costmodel.workload.inference_rules import inference_rules
-from costmodel.workload.rule import Rule
-from costmodel.workload.rule import divides_rule as _divides
-from costmodel.workload.rule import shown as _shown
+from costmodel.workload.rule import Rule, divides_rule, shown
 from costmodel.workload.scenario import Disaggregated, ExpertBound, Scenario, Training
 from costmodel.workload.schedules import rules_of
+from costmodel.workload.split_rules import context_rules, offload_rules, sharding_rules
 
 __all__ = ["Rule", "feasible_layout", "rules"]
 
@@ -34,23 +33,24 @@ def rules(scenario: Scenario) -> Iterator[Rule]:
     yield Rule(
         "parallel.ep",
         divides(block, stage_ranks),
-        f"ep * expert_tensor = {_shown(block)} does not divide the {_shown(stage_ranks)} ranks (tp*cp*dp) of a stage",
-        f"choose ep so that it divides {_shown(stage_ranks)}",
+        f"ep * expert_tensor = {shown(block)} does not divide the {shown(stage_ranks)} ranks (tp*cp*dp) of a stage",
+        f"choose ep so that it divides {shown(stage_ranks)}",
     )
     taken, processors = scenario.communication.processors, scenario.cluster.device.processors
     yield Rule(
         "communication.processors",
         taken < processors,
-        f"communication takes {_shown(taken)} of {_shown(processors)} processors",
-        f"leave some for computation: less than {_shown(processors)}",
+        f"communication takes {shown(taken)} of {shown(processors)} processors",
+        f"leave some for computation: less than {shown(processors)}",
     )
     cluster = scenario.cluster.devices
     yield Rule(
         "parallel",
         parallel.devices <= cluster,
-        f"tp*cp*dp*pp = {_shown(parallel.devices)} devices, the cluster has {_shown(cluster)}",
+        f"tp*cp*dp*pp = {shown(parallel.devices)} devices, the cluster has {shown(cluster)}",
         "lower a degree or name a larger cluster",
     )
+    yield from offload_rules(scenario)
     if isinstance(plan, Training):
         yield from _training_rules(scenario, plan)
     else:
@@ -62,44 +62,45 @@ def _model_rules(scenario: Scenario) -> Iterator[Rule]:
     architecture, parallel, node = scenario.architecture, scenario.parallel, scenario.cluster.node
     for layer in architecture.kinds:
         heads = layer.mixer.q_heads if isinstance(layer.mixer, Attention) else layer.mixer.heads
-        yield _divides("parallel.tp", parallel.tp, heads, "the attention heads")
+        yield divides_rule("parallel.tp", parallel.tp, heads, "the attention heads")
         if isinstance(layer.mixer, Attention):
             kv_heads = layer.mixer.kv_heads
             yield Rule(
                 "parallel.tp",
                 divides(parallel.tp, kv_heads) | divides(kv_heads, parallel.tp),
-                f"{_shown(parallel.tp)} ranks cut through {_shown(kv_heads)} key-value heads",
-                f"choose a divisor or a multiple of {_shown(kv_heads)}",
+                f"{shown(parallel.tp)} ranks cut through {shown(kv_heads)} key-value heads",
+                f"choose a divisor or a multiple of {shown(kv_heads)}",
             )
-            yield _divides("model", 1.0, layer.mixer.head_dim, "the width of a head")
+            yield divides_rule("model", 1.0, layer.mixer.head_dim, "the width of a head")
             yield Rule(
                 "model",
                 kv_heads <= heads,
-                f"{_shown(heads)} query heads cannot share {_shown(kv_heads)} key-value heads",
+                f"{shown(heads)} query heads cannot share {shown(kv_heads)} key-value heads",
                 "choose at most as many key-value heads as query heads",
             )
+        yield from context_rules(scenario, layer.mixer)
         if not isinstance(layer.ffn, MoeFfn):
-            yield _divides("parallel.tp", parallel.tp, layer.ffn.intermediate, "the FFN's intermediate width")
+            yield divides_rule("parallel.tp", parallel.tp, layer.ffn.intermediate, "the FFN's intermediate width")
             continue
         yield _expert_rule(scenario, layer.ffn)
         yield Rule(
             "model",
             layer.ffn.top_k <= layer.ffn.experts,
-            f"a token cannot visit {layer.ffn.top_k} of {_shown(layer.ffn.experts)} experts",
+            f"a token cannot visit {layer.ffn.top_k} of {shown(layer.ffn.experts)} experts",
             "choose at least top_k experts",
         )
         tensor = parallel.tensor_of_expert
-        yield _divides("parallel.tp", tensor, layer.ffn.intermediate, "the experts' intermediate width")
+        yield divides_rule("parallel.tp", tensor, layer.ffn.intermediate, "the experts' intermediate width")
         one = layer.ffn.intermediate if layer.ffn.shared_intermediate is None else layer.ffn.shared_intermediate
-        yield _divides("parallel.tp", parallel.tp, layer.ffn.shared * one, "the shared experts' intermediate width")
+        yield divides_rule("parallel.tp", parallel.tp, layer.ffn.shared * one, "the shared experts' intermediate width")
         if layer.ffn.groups is None or scenario.communication.mode != "normal":
             continue
         nodes = parallel.ep / node.count
         yield Rule(
             "parallel.ep",
             (nodes <= 1) | divides(nodes, layer.ffn.groups) | divides(layer.ffn.groups, nodes),
-            f"{_shown(layer.ffn.groups)} expert groups do not match the {_shown(nodes)} nodes that ep spans",
-            f"choose ep so that its nodes of {_shown(node.count)} devices divide the groups, or are a multiple of them",
+            f"{shown(layer.ffn.groups)} expert groups do not match the {shown(nodes)} nodes that ep spans",
+            f"choose ep so that its nodes of {shown(node.count)} devices divide the groups, or are a multiple of them",
         )
 
 
@@ -107,12 +108,12 @@ def _expert_rule(scenario: Scenario, ffn: MoeFfn) -> Rule:
     """Return that every rank holds equally many experts, replicas included."""
     ep, redundant = scenario.parallel.ep, scenario.routing.redundant
     if is_single(redundant) and redundant == 0:
-        return _divides("parallel.ep", ep, ffn.experts, "the experts")
+        return divides_rule("parallel.ep", ep, ffn.experts, "the experts")
     return Rule(
         "routing.redundant",
         divides(ep, ffn.experts + redundant),
-        f"{_shown(ffn.experts)} experts and {_shown(redundant)} replicas do not divide over {_shown(ep)} ranks",
-        f"choose `redundant` so that both together are a multiple of ep = {_shown(ep)}",
+        f"{shown(ffn.experts)} experts and {shown(redundant)} replicas do not divide over {shown(ep)} ranks",
+        f"choose `redundant` so that both together are a multiple of ep = {shown(ep)}",
     )
 
 
@@ -157,24 +158,25 @@ def _training_rules(scenario: Scenario, plan: Training) -> Iterator[Rule]:
     yield Rule(
         "global_batch",
         divides(per_rank, plan.global_batch),
-        f"dp * micro_batch = {_shown(per_rank)} does not divide the global batch of {_shown(plan.global_batch)}",
-        f"choose a multiple of {_shown(per_rank)}, or other dp and micro_batch",
+        f"dp * micro_batch = {shown(per_rank)} does not divide the global batch of {shown(plan.global_batch)}",
+        f"choose a multiple of {shown(per_rank)}, or other dp and micro_batch",
     )
-    yield _divides("parallel.cp", parallel.cp, plan.sequence, "the sequence")
+    yield divides_rule("parallel.cp", parallel.cp, plan.sequence, "the sequence")
+    yield from sharding_rules(scenario, plan)
     count, depth = parallel.pp * parallel.virtual, scenario.architecture.depth
     if plan.stages is not None:
         yield Rule(
             "stages",
             (count == len(plan.stages)) & (sum(plan.stages) == depth),
             f"{len(plan.stages)} stages with {sum(plan.stages)} layers do not match pp * virtual = "
-            f"{_shown(count)} and {depth} layers",
+            f"{shown(count)} and {depth} layers",
             f"give one count a stage that add up to {depth}, or leave `stages` out",
         )
     else:
         yield Rule(
             "parallel.pp",
             count <= depth,
-            f"{depth} layers cannot fill {_shown(count)} stages (pp * virtual)",
+            f"{depth} layers cannot fill {shown(count)} stages (pp * virtual)",
             "lower pp or virtual, or state `stages`, of which some may have no layer",
         )
     for name in ("embedding", "head", "mtp"):
@@ -182,8 +184,8 @@ def _training_rules(scenario: Scenario, plan: Training) -> Iterator[Rule]:
         yield Rule(
             f"placement.{name}",
             (stage < count) & (stage >= -count),
-            f"there is no stage {stage} among {_shown(count)}",
-            f"count from 0, or from -1 backwards: -{_shown(count)} is the first again",
+            f"there is no stage {stage} among {shown(count)}",
+            f"count from 0, or from -1 backwards: -{shown(count)} is the first again",
         )
     yield from rules_of(plan.schedule, parallel.pp, parallel.virtual, plan.global_batch / per_rank)
 
@@ -198,7 +200,7 @@ def _pool_rules(scenario: Scenario, plan: Disaggregated) -> Iterator[Rule]:
     yield Rule(
         "cluster",
         taken <= cluster,
-        f"one prefill and one decode instance take {_shown(taken)} devices, the cluster has {_shown(cluster)}",
+        f"one prefill and one decode instance take {shown(taken)} devices, the cluster has {shown(cluster)}",
         "lower a degree of `prefill` or `decode`, or name a larger cluster",
     )
 

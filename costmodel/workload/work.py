@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from costmodel.quantities import Bytes, Count
+from costmodel.quantities import Bytes, Count, maximum
 from costmodel.workload.operators import Operator
 
 
@@ -38,7 +38,8 @@ class Parameters:
 class Work:
     """What one kind of layer asks of one rank for one micro-batch.
 
-    rebuilt: bytes of the tensors that the backward pass of one such layer makes again and holds meanwhile [B].
+    rebuilt: bytes of the tensors that the backward pass of one such layer makes again and holds meanwhile [B]; landing:
+    of the largest buffers that its context-parallel exchange fills.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Work:
     saved: tuple[Saved, ...]
     rebuilt: Bytes
     parameters: tuple[Parameters, ...]
+    landing: Bytes = 0.0
 
 
 @dataclass(slots=True)
@@ -65,6 +67,7 @@ class WorkBuilder:
     _saved: list[Saved] = field(default_factory=list)
     _rebuilt: Bytes = 0.0
     _parameters: list[Parameters] = field(default_factory=list)
+    _landing: Bytes = 0.0
 
     def step(
         self,
@@ -92,6 +95,10 @@ class WorkBuilder:
         else:
             self._rebuilt = self._rebuilt + size
 
+    def land(self, size: Bytes) -> None:
+        """Note buffers that an exchange fills; those of the largest one are kept for all."""
+        self._landing = maximum(self._landing, size)
+
     def parameter(self, parameters: Parameters) -> None:
         """Add trainable parameters."""
         self._parameters.append(parameters)
@@ -111,4 +118,5 @@ class WorkBuilder:
             tuple(saved),
             self._rebuilt,
             tuple(self._parameters),
+            self._landing,
         )

@@ -90,7 +90,12 @@ def layouts(draw: st.DrawFn) -> Parallelism:
     """Draw degrees that divide everything above."""
     tp, dp, cp, pp = (float(draw(st.sampled_from(choices))) for choices in ([1, 2, 4, 8], [1, 2, 4], [1, 2], [1, 2, 3]))
     ep = float(draw(st.sampled_from([degree for degree in (1, 2, 4, 8, 16) if tp * dp * cp % degree == 0])))
-    return Parallelism(tp, pp, dp, ep, cp, sequence_parallel=draw(st.booleans()))
+    slices = [None, *(float(degree) for degree in (1, 2, 4) if tp * dp * cp % (ep * degree) == 0)]
+    context = draw(st.sampled_from(["gather", "ring", "ulysses"]))
+    return Parallelism(
+        tp, pp, dp, ep, cp,
+        expert_tensor=draw(st.sampled_from(slices)), sequence_parallel=draw(st.booleans()), context=context,
+    )  # fmt: skip
 
 
 def view(architecture: Architecture, parallel: Parallelism, phase: str, dp: Quantity) -> Context:
@@ -147,7 +152,7 @@ def test_only_named_products_are_repeated(architecture: Architecture, parallel: 
 @given(architecture=architectures(), parallel=layouts())
 def test_parameters_summed_over_ranks_equal_the_model_s(architecture: Architecture, parallel: Parallelism) -> None:
     work = model_work(view(architecture, parallel, "training", parallel.dp))
-    etp = parallel.tp if parallel.ep == 1 else 1.0
+    etp = parallel.tensor_of_expert
     for layer, part in zip((None, *architecture.layers, None), (work.embedding, *work.layers, work.head), strict=True):
         for item in part.parameters:
             if item.expert:

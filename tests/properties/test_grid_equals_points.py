@@ -108,6 +108,14 @@ def test_degrees_of_every_kind_on_one_linked_axis() -> None:
         assert list(np.asarray(result.fits)) == [True, True, True, True, False, True]
 
 
+def test_context_parallel_degrees_of_every_form() -> None:
+    for form in ("gather", "ring", "ulysses"):
+        layout = Parallelism(cp=axis([1.0, 2.0, 8.0, 32.0], 0, 2), dp=axis([1.0, 2.0], 1, 2), context=form)
+        for plan in (replace(STEP, sequence=4096.0, global_batch=8.0), PREFILL, DECODE):
+            result = equal(scenario(plan, DENSE_MODEL, layout), (4, 2))
+            assert np.asarray(result.fits).sum() == (6 if form == "ulysses" and plan is not DECODE else 8)
+
+
 def test_memory_that_does_not_suffice() -> None:
     small = with_device(CLUSTER, with_level(CLUSTER.device, "hbm", 2e12, axis([1e9, 6e9, 2e10, 1e12], 0, 2)))
     for plan in (
@@ -209,7 +217,8 @@ def test_random_scenarios_at_scattered_points(of: Scenario, seed: int) -> None:
     random = np.random.default_rng(seed)
     device = of.cluster.device
     link = device.links["nvlink"]
-    scattered = replace(device, links={"nvlink": replace(link, bandwidth=link.bandwidth * random.uniform(0.3, 3.0, 4))})
+    faster = replace(link, bandwidth=link.bandwidth * random.uniform(0.3, 3.0, 4))
+    scattered = replace(device, links={**device.links, "nvlink": faster})
     launch = of.framework.launch * random.uniform(0.5, 2.0, 4)
     equal(replace(of, cluster=with_device(of.cluster, scattered), framework=replace(of.framework, launch=launch)), (4,))
 

@@ -53,15 +53,27 @@ def _clock(device: Device, factor: Quantity) -> Device:
 
 def _link(device: Device, factor: Quantity) -> Device:
     link = device.links["nvlink"]
-    return replace(device, links={"nvlink": Link("nvlink", link.bandwidth * factor, link.latency)})
+    return _with_link(device, Link("nvlink", link.bandwidth * factor, link.latency))
 
 
 def _quick_link(device: Device, factor: Quantity) -> Device:
     link = device.links["nvlink"]
-    return replace(
-        device,
-        links={"nvlink": Link("nvlink", link.bandwidth, None if link.latency is None else link.latency / factor)},
-    )
+    return _with_link(device, Link("nvlink", link.bandwidth, None if link.latency is None else link.latency / factor))
+
+
+def _host_link(device: Device, factor: Quantity) -> Device:
+    link = device.links["pcie"]
+    return _with_link(device, Link("pcie", link.bandwidth * factor, link.latency))
+
+
+def _with_link(device: Device, link: Link) -> Device:
+    return replace(device, links={**device.links, link.name: link})
+
+
+def _host_memory(cluster: Cluster, factor: Quantity) -> Cluster:
+    host = cluster.node.host
+    assert host.bandwidth is not None
+    return replace(cluster, node=replace(cluster.node, host=replace(host, bandwidth=host.bandwidth * factor)))
 
 
 def _nic_bandwidth(cluster: Cluster, factor: Quantity) -> Cluster:
@@ -93,6 +105,8 @@ BETTER: dict[str, Callable[[Cluster, Quantity], Cluster]] = {
     "clock": of_device(_clock),
     "link bandwidth": of_device(_link),
     "link latency": of_device(_quick_link),
+    "host link": of_device(_host_link),
+    "host memory": _host_memory,
     "NIC bandwidth": _nic_bandwidth,
     "NICs": _nics,
     "port bandwidth": _ports,

@@ -13,6 +13,7 @@ from builders import (
     DEVICE,
     FP8,
     GPT_22B,
+    GPT_LAYER,
     MOE_MODEL,
     PREFILL,
     STEP,
@@ -27,6 +28,7 @@ from costmodel.analytic.evaluation import ledger_of
 from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.training import training_context
 from costmodel.cost.calibration import Calibration
+from costmodel.workload.architecture import Attention, DenseFfn
 from costmodel.workload.counting import kv_bytes_per_token
 from costmodel.workload.layers import model_work
 from costmodel.workload.memory import Ledger
@@ -74,6 +76,28 @@ def test_megatron_22b_keeps_the_published_activations(
     of = scenario(step, GPT_22B, parallel, framework=UNFUSED)
     ends = 2 * 4 * 2048 * 6144 * 2 + 4 * 4 * 2048 * 51_200 / 8  # final norm and head input, logits in FP32
     assert held(of).activations / GIB == pytest.approx(published, abs=ends / GIB + 0.06)
+
+
+@pytest.mark.parametrize(
+    ("recompute", "sequence_parallel", "published"), [("none", False, 66.84), ("selective", True, 12.35)]
+)
+def test_megatron_175b_keeps_the_published_memory_under_an_interleaved_schedule(
+    recompute: str, sequence_parallel: bool, published: float
+) -> None:
+    """Figure 1 of the same: 96 layers of 12,288, TP 8, PP 8, three virtual stages, 45.56 GiB of parameters and states.
+
+    The first rank, which is the fullest, has the embedding beside its twelve layers.
+    """
+    layer = replace(
+        GPT_LAYER, repeat=96, mixer=Attention(96.0, 96.0, 128.0, 128.0, rotary=False, bias=True),
+        ffn=DenseFfn(49_152.0, gated=False, bias=True),
+    )  # fmt: skip
+    model = replace(GPT_22B, hidden=12_288.0, layers=(layer,))
+    parallel = Parallelism(tp=8.0, pp=8.0, virtual=3.0, sequence_parallel=sequence_parallel)
+    step = replace(STEP, schedule="interleaved", recompute=SETS[recompute], zero=0)
+    ledger = held(scenario(step, model, parallel, framework=UNFUSED))
+    assert ledger.activations / GIB == pytest.approx(published, abs=0.01)
+    assert (ledger.weights + ledger.gradients + ledger.optimizer) / GIB == pytest.approx(45.56, rel=0.05)
 
 
 # ---- training -------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from builders import (
 from costmodel.analytic.grid import evaluate_point
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InputError
-from costmodel.workload.scenario import Communication, Parallelism, Plan, Scenario
+from costmodel.workload.scenario import Communication, Offload, Parallelism, Plan, Scenario
 from costmodel.workload.validity import feasible_layout, rules
 
 DUALPIPE = replace(STEP, schedule="dualpipe")
@@ -168,3 +168,16 @@ def test_context_parallelism_has_to_divide_a_prompt() -> None:
 def test_communication_may_not_take_all_processors() -> None:
     small = with_device(CLUSTER, replace(DEVICE, processors=20.0))
     assert broken(scenario(STEP, DENSE_MODEL, cluster=small, communication=Communication(processors=20.0)))
+
+
+def test_offloading_needs_a_host_whose_memory_is_stated() -> None:
+    kept = replace(scenario(STEP, DENSE_MODEL), offload=Offload(optimizer=0.5))
+    told = [rule.hint for rule in rules(kept) if not rule.holds]
+    assert any("hardware.node.host.memory" in hint for hint in told)
+    assert any("hardware.node.host.bandwidth" in hint for hint in told)
+    assert broken(kept) == {"offload"}
+
+
+@pytest.mark.parametrize("kept", [Offload(optimizer=1.0), Offload(activations=0.1)])
+def test_only_training_keeps_optimizer_states_and_activations_on_the_host(kept: Offload) -> None:
+    assert broken(replace(scenario(DECODE, DENSE_MODEL), offload=kept)) > {"offload"}

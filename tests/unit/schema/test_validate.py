@@ -179,3 +179,17 @@ def test_a_host_is_held_to_its_units_and_to_the_links_of_the_device(world: Path,
     (problem,) = found(world, "hardware/nodes/box.yaml")
     assert "box.yaml:6:" in problem
     assert told in problem
+
+
+@pytest.mark.parametrize(
+    ("offload", "told"),
+    [
+        ("{optimizer: 1.5}", "offload.optimizer: 1.5 is too large"),
+        ("{weights: -0.1}", "offload.weights: -0.1 is too small"),
+        ("{activation: 0.5}", "did you mean `activations`"),
+        ("{optimizer: 1}", "host"),
+    ],
+)
+def test_offloaded_shares_are_held_to_their_range_and_need_a_host(world: Path, offload: str, told: str) -> None:
+    edit(world, "workloads/small.yaml", "global_batch: 16", f"global_batch: 16\n    offload: {offload}")
+    assert any("small.yaml:9:" in problem and told in problem for problem in found(world, "workloads/small.yaml"))

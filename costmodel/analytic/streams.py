@@ -1,0 +1,117 @@
+"""A pass through layers whose weights, gradients and activations move meanwhile: four streams, layer after layer.
+
+What a layer waits for comes from the host and then from other ranks; what follows it goes to other ranks and then to
+the host. At most two layers are on their way or at work at a time: one computes while the next is fetched.
+
+    fetch(i)   from the host, then gather:   after compute(i-2)
+    compute(i)                               after compute(i-1) and fetch(i)
+    settle(i)  reduce, then to the host:     after compute(i)
+
+with one transfer at a time in each direction over the host's link and one collective at a time over the others, where
+layer i+1 is fetched before layer i is settled. For L equal layers and one kind of transfer t beside c this is
+t + (L-1)*max(c, t) + c. [order and single stream of collectives: PyTorch, docs/source/notes/fsdp.rst; three
+directions at once: Rajbhandari et al., ZeRO-Infinity, arXiv 2104.07857.]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TypeAlias
+
+import numpy as np
+
+from costmodel.analytic.recurrence import Event, Program, compile_events, makespan
+from costmodel.quantities import Mask, Seconds, where
+
+UNUSED = 1.0  # seconds at points whose result is not used
+PARTS = ("arrive", "gather", "compute", "reduce", "leave")
+_STREAM = {"arrive": 0, "gather": 1, "compute": 2, "reduce": 1, "leave": 3}
+_Key: TypeAlias = "tuple[int, str]"  # (which layers, part)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layers:
+    """Equal layers that follow each other in a pass: how many, and how long each part of one takes [s].
+
+    arrive: transfers from the host; gather: collectives before it; compute: the layer; reduce: collectives after it;
+    leave: transfers to the host.
+    """
+
+    count: int
+    compute: Seconds
+    arrive: Seconds = 0.0
+    gather: Seconds = 0.0
+    reduce: Seconds = 0.0
+    leave: Seconds = 0.0
+
+
+def pass_seconds(chain: Sequence[Layers], *, one_link: bool = False) -> Seconds:
+    """Return how long the layers of a chain take, one after the other, with what moves beside them [s].
+
+    one_link: ranks reach each other over the link to the host, so that nothing moves at the same time.
+    """
+    for part in ("arrive", "gather"):  # one that fetches nothing waits for nothing, which zero seconds do not say
+        nothing = _takes_none(chain, part)
+        if isinstance(nothing, np.ndarray) and nothing.any() and not nothing.all():
+            without = [_taking(each, part, 0.0) for each in chain]
+            some = [_taking(each, part, where(nothing, UNUSED, getattr(each, part))) for each in chain]
+            return where(nothing, pass_seconds(without, one_link=one_link), pass_seconds(some, one_link=one_link))
+    parts = tuple(part for part in PARTS if part == "compute" or not np.all(_takes_none(chain, part)))
+    if parts == ("compute",):
+        return _sum([each.count * each.compute for each in chain])
+    program = _compile(tuple(each.count for each in chain), parts, one_link=one_link)
+    rows: list[Seconds] = [getattr(chain[which], part) for which, part in program.slots]
+    shape = np.broadcast_shapes(*(np.shape(row) for row in rows))
+    durations = np.stack([np.broadcast_to(np.asarray(row, dtype=np.float64), shape).reshape(-1) for row in rows])
+    span = makespan(program, durations).reshape(shape)
+    return span if shape else float(span)
+
+
+def _taking(layers: Layers, part: str, seconds: Seconds) -> Layers:
+    """Return the same layers with another time for what they fetch."""
+    return replace(layers, arrive=seconds) if part == "arrive" else replace(layers, gather=seconds)
+
+
+def _takes_none(chain: Sequence[Layers], part: str) -> Mask:
+    """Tell where no layer of the chain has anything to do in a part."""
+    none: Mask = True
+    for each in chain:
+        none = none & (getattr(each, part) == 0)
+    return none
+
+
+def _sum(values: Sequence[Seconds]) -> Seconds:
+    total: Seconds = 0.0
+    for value in values:
+        total = total + value
+    return total
+
+
+@lru_cache(maxsize=256)
+def _compile(counts: tuple[int, ...], parts: tuple[str, ...], *, one_link: bool) -> Program[_Key]:
+    """Return the program of a chain. counts: equal layers in a row; parts: those that take time."""
+    order = [which for which, count in enumerate(counts) for _ in range(count)]
+    events: list[Event[_Key]] = []
+    done: dict[_Key, int] = {}  # (layer, part) -> its event
+
+    def add(layer: int, part: str, *needs: _Key) -> None:
+        if part in parts:
+            stream = 2 if part == "compute" else 1 if one_link else _STREAM[part]
+            after = tuple(done[need] for need in needs if need in done)
+            done[layer, part] = len(events)
+            events.append(Event(stream, (order[layer], part), after))
+
+    def fetch(layer: int) -> None:
+        add(layer, "arrive", (layer - 2, "compute"))
+        add(layer, "gather", (layer, "arrive"), (layer - 2, "compute"))
+
+    fetch(0)
+    for layer in range(len(order)):
+        if layer + 1 < len(order):
+            fetch(layer + 1)
+        add(layer, "compute", (layer, "arrive"), (layer, "gather"))
+        add(layer, "reduce", (layer, "compute"))
+        add(layer, "leave", (layer, "compute"), (layer, "reduce"))
+    return compile_events(events, tuple(dict.fromkeys(event.slot for event in events)))

@@ -1,0 +1,139 @@
+"""What moves beside the passes of a training step: which part of which pass, and what a pass waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TypeAlias
+
+from costmodel.analytic.pricing import Priced, Pricer
+from costmodel.analytic.streams import Layers, pass_seconds
+from costmodel.analytic.sums import Moves, seconds_of
+from costmodel.quantities import Quantity, Seconds, maximum
+from costmodel.workload.context import Context
+from costmodel.workload.layers import ModelWork
+from costmodel.workload.optimizer import tied_table
+from costmodel.workload.scenario import Offload, Scenario, Training
+from costmodel.workload.schedules import Kind
+from costmodel.workload.sharding import LayerTraffic, kept_bytes, layer_traffic
+from costmodel.workload.work import Work
+
+HEAD_AWAY = "tied head"  # a head that is tied to an embedding on another stage
+Works: TypeAlias = "Sequence[tuple[int, Work]]"  # (how many, work) along a stage
+Beside: TypeAlias = "tuple[str, Priced]"  # a part of `streams.PARTS`, and an operator in it
+
+_FETCHING = (Kind.BACKWARD, Kind.BACKWARD_INPUT)
+_SETTLING = (Kind.BACKWARD, Kind.BACKWARD_WEIGHT)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Traffic:
+    """What moves beside the passes. layers: by kind of layer, the fields of its `LayerTraffic`, priced.
+
+    one_link: ranks reach each other over the link to the host.
+    """
+
+    plan: Training
+    offload: Offload
+    one_link: bool
+    layers: Mapping[str, Mapping[str, tuple[Priced, ...]]]
+
+    def waits(self, part: str) -> bool:
+        """Tell whether a pass waits for the operators of a part."""
+        return not (self.plan.overlaps if part in ("gather", "reduce") else self.offload.overlap)
+
+    def beside(self, label: str, kind: Kind, *, ends: bool) -> Iterator[Beside]:
+        """Yield what a pass of one layer moves. ends: what happens once a step too, in its first or last pass.
+
+        Stage 3 gathers weights for a forward pass, and for a backward pass if they were not kept; stages 1 and 2 once,
+        for the first forward pass. Gradients are reduced after every micro-batch or after the last one.
+        """
+        plan, moved = self.plan, self.layers[label]
+        once = ends and plan.overlaps
+
+        def named(part: str, *names: str) -> Iterator[Beside]:
+            return ((part, priced) for name in names for priced in moved[name])
+
+        if kind is Kind.FORWARD:
+            yield from named("arrive", "weights_in")
+            if plan.zero == 3 or (once and plan.zero in (1, 2)):
+                yield from named("gather", "gather")
+            yield from named("leave", "kept_out")
+        if kind in _FETCHING:
+            yield from named("arrive", "weights_in", "kept_in")
+            if plan.gathers_for_backward:
+                yield from named("gather", "gather")
+        if kind in _SETTLING and (plan.reduces_often or once):
+            yield from named("reduce", "reduce")
+            yield from named("leave", "gradients_out")
+
+    def operators(self) -> list[Priced]:
+        """Return all operators that move beside some pass, of every kind of layer."""
+        every = (Kind.FORWARD, Kind.BACKWARD)
+        moved = [self.beside(label, kind, ends=True) for label in self.layers for kind in every]
+        return list({id(priced): priced for each in moved for _, priced in each}.values())
+
+    def along(self, works: Works, kind: Kind, *, ends: bool) -> Iterator[tuple[int, Work, tuple[Beside, ...]]]:
+        """Yield (how many, work, what moves beside one) of the layers of a stage, in the order of the pass."""
+        has_embedding = any(work.name == "embedding" for _, work in works)
+        for count, work in works if kind is Kind.FORWARD else reversed(works):
+            away = work.name == "head" and not has_embedding and HEAD_AWAY in self.layers
+            yield count, work, tuple(self.beside(HEAD_AWAY if away else work.name, kind, ends=ends))
+
+    def lone_pass(
+        self, stages: Sequence[Works], kind: Kind, compute: Mapping[str, Seconds], moves: Moves, *, ends: bool = False
+    ) -> Seconds:
+        """Return how long a pass through some stages takes [s]. compute: seconds of one layer's own pass, by name."""
+        chain = []
+        for works in stages if kind is Kind.FORWARD else reversed(stages):
+            for count, work, moved in self.along(works, kind, ends=ends):
+                parts: dict[str, Quantity] = {"compute": compute[work.name]}
+                for part, priced in moved:
+                    place = "compute" if self.waits(part) else part
+                    parts[place] = parts.get(place, 0.0) + seconds_of(priced, moves)
+                chain.append(Layers(count, **parts))
+        return pass_seconds(chain, one_link=self.one_link)
+
+    def overlapped_pair(
+        self, forward: Works, backward: Works, compute: Seconds, exchanges: Seconds, moves: Moves
+    ) -> Seconds:
+        """Return how long a forward takes that overlaps another chunk's backward [s].
+
+        All that runs beside its computation is hidden behind it, whatever the order inside:
+        max(compute, exchanges, each stream of transfers). compute, exchanges: of both chunks.
+        """
+        totals: dict[str, Quantity] = {"compute": compute, "exchanges": exchanges}
+        for part, count, priced in self.in_pair(forward, backward):
+            place = "compute" if self.waits(part) else _stream(part, one_link=self.one_link)
+            totals[place] = totals.get(place, 0.0) + count * seconds_of(priced, moves)
+        return maximum(*totals.values())
+
+    def in_pair(self, forward: Works, backward: Works) -> Iterator[tuple[str, int, Priced]]:
+        """Yield (part, how often, operator) of what moves beside an overlapped pair."""
+        for works, kind in ((forward, Kind.FORWARD), (backward, Kind.BACKWARD)):
+            for count, _, moved in self.along(works, kind, ends=False):
+                yield from ((part, count, priced) for part, priced in moved)
+
+
+def price_traffic(
+    scenario: Scenario, plan: Training, context: Context, work: ModelWork, copies: int, pricing: Pricer
+) -> Traffic | None:
+    """Return what moves beside the passes; null where nothing does: all of it then ends the step."""
+    offload = scenario.offload
+    if not (plan.zero == 3 or plan.reduces_often or plan.overlaps or offload.is_used):
+        return None
+    kinds = [work.embedding, *work.layers, work.head, *([] if work.mtp is None else [work.mtp])]
+    listed = {kind.name: (kind.parameters, kept_bytes(kind)) for kind in kinds}
+    if context.architecture.tied_embeddings:
+        listed[HEAD_AWAY] = ((*work.head.parameters, tied_table(context)), kept_bytes(work.head))
+    layers = {}
+    for name, (parameters, kept) in listed.items():
+        moved = layer_traffic(context, plan, copies, parameters, kept)
+        layers[name] = {part.name: pricing.price_all(getattr(moved, part.name)) for part in fields(LayerTraffic)}
+    node = scenario.cluster.node
+    return Traffic(plan, offload, node.host.link == node.intra.name, layers)
+
+
+def _stream(part: str, *, one_link: bool) -> str:
+    """Return the name of the stream that a part runs on."""
+    return "wire" if one_link or part in ("gather", "reduce") else part

@@ -1,0 +1,50 @@
+"""The host's side: copies over a device's link to it, and what its processors stream through their own memory."""
+
+from __future__ import annotations
+
+from costmodel.errors import InfeasibleError
+from costmodel.hardware import Cluster, Link
+from costmodel.quantities import BytesPerSecond, Count, Seconds, minimum
+from costmodel.workload.operators import HostTransfer, HostUpdate
+
+
+def host_link(cluster: Cluster) -> Link:
+    """Return the link of each device to its host. Raises InfeasibleError where there is none."""
+    name = cluster.node.host.link
+    if name not in cluster.device.links:
+        raise InfeasibleError(f"{cluster.device.name} has no link {name!r} to its host")
+    return cluster.device.links[name]
+
+
+def host_bandwidth(cluster: Cluster, devices: Count) -> BytesPerSecond | None:
+    """Return one device's share of its host's memory bandwidth [B/s]; null where no source states it.
+
+    devices: those that work at the same time, of which a node holds at most its count.
+    """
+    bandwidth = cluster.node.host.bandwidth
+    return None if bandwidth is None else bandwidth / minimum(cluster.node.count, devices)
+
+
+def transfer_time(transfer: HostTransfer, cluster: Cluster) -> Seconds:
+    """Return the time of a copy between a device and its host on the wire [s].
+
+        t = size / min(B_link, B_host / devices of a node)
+
+    Every device has a link of its own; each byte passes the host's memory once, and the devices of a node share that
+    memory's bandwidth. A host bandwidth that no source states does not bound.
+    """
+    link, shared = host_link(cluster).bandwidth, host_bandwidth(cluster, transfer.devices)
+    return transfer.size / (link if shared is None else minimum(link, shared))
+
+
+def update_time(update: HostUpdate, cluster: Cluster) -> Seconds:
+    """Return how long the host's memory streams what an update reads and writes [s].
+
+        t = traffic * devices of a node / B_host
+
+    Raises InfeasibleError where no source states the host's bandwidth.
+    """
+    shared = host_bandwidth(cluster, update.devices)
+    if shared is None:
+        raise InfeasibleError(f"{cluster.node.name} does not state its host's memory bandwidth")
+    return update.traffic / shared

@@ -1,0 +1,218 @@
+"""Parameters that several ranks hold: who shares them, and what moves for it between ranks and to the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from costmodel.quantities import Bytes, Count, Quantity, is_single, maximum, minimum, where
+from costmodel.workload.context import Context
+from costmodel.workload.counting import sum_of
+from costmodel.workload.dtypes import ELEMENT_BYTES, element_bytes
+from costmodel.workload.operators import Collective, Elementwise, Group, HostTransfer, Operator
+from costmodel.workload.scenario import Training
+from costmodel.workload.work import Parameters, Work
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sharers:
+    """The ranks that hold the same parameters: `shard` of them share one copy of the states, `replicas` repeat it."""
+
+    shard: Group
+    replicas: Group
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerTraffic:
+    """What one kind of layer moves for a rank, beside its own work.
+
+    weights_in: from the host; gather: weights from the other ranks, for a pass; reduce: gradients after one;
+    gradients_out: to the host; kept_out, kept_in: activations to the host and back.
+    """
+
+    weights_in: tuple[Operator, ...] = ()
+    gather: tuple[Operator, ...] = ()
+    reduce: tuple[Operator, ...] = ()
+    gradients_out: tuple[Operator, ...] = ()
+    kept_out: tuple[Operator, ...] = ()
+    kept_in: tuple[Operator, ...] = ()
+
+
+def sharers(context: Context, plan: Training, copies: int, *, expert: bool) -> Sharers:
+    """Return who shares the parameters of routed experts, or all others.
+
+    Everything but routed experts stands on copies*cp*dp ranks, tp apart; routed experts on copies*tp*cp*dp/(ep*etp)
+    ranks, one expert-parallel group apart; copies: ranks of a pipeline that hold each stage (2 under DualPipe). A
+    stated group of N ranks shares one copy, experts of as many as stand in the same N*tp neighbours, and the others
+    repeat it [FSDP HYBRID_SHARD: Zhao et al., arXiv 2304.11277, section 3.2].
+    """
+    parallel, stated = context.parallel, plan.sharding.group
+    if expert:
+        stride = parallel.ep * parallel.tensor_of_expert
+        whole = copies * parallel.tp * parallel.cp * parallel.dp / stride
+        shard = whole if stated is None else minimum(maximum(stated * parallel.tp / stride, 1.0), whole)
+    else:
+        stride, whole = parallel.tp, copies * parallel.cp * parallel.dp
+        shard = whole if stated is None else stated
+    return Sharers(Group(shard, stride), Group(whole / shard, stride * shard))
+
+
+def split_over(context: Context, plan: Training, copies: int, *, expert: bool) -> Count:
+    """Return over how many ranks optimizer states are split; one without ZeRO."""
+    return sharers(context, plan, copies, expert=expert).shard.size if plan.zero >= 1 else 1.0
+
+
+def gradient_format(context: Context, plan: Training) -> str:
+    """Return the format that gradients travel in."""
+    return context.precision.gradients if plan.sharding.gradients is None else plan.sharding.gradients
+
+
+def reductions(context: Context, plan: Training, name: str, parameters: Count, of: Sharers) -> Iterable[Operator]:
+    """Yield what brings the gradients of some parameters together, in the format that they travel in.
+
+    ZeRO-0: all-reduce over all that hold them. From ZeRO-1 on: reduce-scatter in the group that shares a copy, then an
+    all-reduce of a rank's part over the copies. Gradients that travel in another format are cast there and, what is
+    left of them, back. Source: Rajbhandari et al., SC 2020, section 7.
+    """
+    travelling, kept = (ELEMENT_BYTES[each] for each in (gradient_format(context, plan), context.precision.gradients))
+    size = parameters * travelling
+    if gradient_format(context, plan) != context.precision.gradients:
+        left = parameters / (of.shard.size if plan.zero >= 1 else 1.0)
+        yield Elementwise(f"{name} gradient cast", (parameters + left) * (travelling + kept), calls=2.0)
+    if plan.zero == 0:
+        everyone = Group(of.shard.size * of.replicas.size, of.shard.stride)
+        yield Collective(f"{name} gradient all-reduce", "all_reduce", size, everyone)
+        return
+    yield Collective(f"{name} gradient reduce-scatter", "reduce_scatter", size, of.shard)
+    if plan.sharding.group is not None:
+        yield Collective(f"{name} gradient all-reduce", "all_reduce", size / of.shard.size, of.replicas)
+
+
+def gathering(context: Context, name: str, parameters: Count, of: Sharers) -> Collective:
+    """Return the all-gather of some weights from the ranks that share one copy of them."""
+    size = parameters * ELEMENT_BYTES[context.precision.weights]
+    return Collective(f"{name} weight all-gather", "all_gather", size, of.shard)
+
+
+def by_kind(owned: Sequence[tuple[int, Parameters]]) -> dict[bool, Count]:
+    """Return how many parameters of a rank are those of routed experts (True) and how many are not, where any are.
+
+    owned: (how many, parameters) of each kind of layer on it.
+    """
+    present = [expert for expert in (False, True) if any(item.expert == expert for _, item in owned)]
+    return {expert: sum_of(count * item.local for count, item in owned if item.expert == expert) for expert in present}
+
+
+def kind_name(*, expert: bool) -> str:
+    """Return how operators over these parameters are called."""
+    return "expert" if expert else "dense"
+
+
+def layer_traffic(
+    context: Context, plan: Training, copies: int, parameters: Sequence[Parameters], kept: Bytes
+) -> LayerTraffic:
+    """Return what one layer moves. kept: bytes of activations that its backward pass waits for."""
+    gather: list[Operator] = []
+    reduce: list[Operator] = []
+    owned: Quantity = 0.0  # parameters whose weights this rank keeps
+    updated: Quantity = 0.0  # and whose states
+    for expert, count in by_kind([(1, item) for item in parameters]).items():
+        of = sharers(context, plan, copies, expert=expert)
+        name = kind_name(expert=expert)
+        gather.append(gathering(context, name, count, of))
+        reduce.extend(reductions(context, plan, name, count, of))
+        owned = owned + (count / of.shard.size if plan.zero == 3 else count)
+        updated = updated + count / split_over(context, plan, copies, expert=expert)
+    offload = context.offload
+    weights = owned * ELEMENT_BYTES[context.precision.weights]
+    gradients = updated * ELEMENT_BYTES[gradient_format(context, plan)]
+    return LayerTraffic(
+        weights_in=host_copies(context, "weights from the host", offload.weights, weights, "in"),
+        gather=tuple(gather),
+        reduce=tuple(reduce),
+        gradients_out=host_copies(context, "gradients to the host", offload.optimizer, gradients, "out"),
+        kept_out=host_copies(context, "activations to the host", offload.activations, kept, "out"),
+        kept_in=host_copies(context, "activations from the host", offload.activations, kept, "in"),
+    )
+
+
+def host_copies(context: Context, name: str, share: Quantity, size: Bytes, direction: str) -> tuple[Operator, ...]:
+    """Return the copy of a share of some bytes between a device and its host; nothing where the share is zero."""
+    if is_single(share) and share == 0:
+        return ()
+    return (HostTransfer(name, share * size, direction, context.parallel.devices),)
+
+
+def kept_bytes(part: Work) -> Bytes:
+    """Return the activations that the backward pass of a layer waits for [B]."""
+    return sum_of(item.size for item in part.saved)
+
+
+def weight_bytes(context: Context, parameters: Parameters) -> Bytes:
+    """Return the bytes of one weight that a rank computes with."""
+    if parameters.linear:
+        return element_bytes(context.precision.weights, context.weight_block)
+    return maximum(ELEMENT_BYTES[context.precision.weights], context.residual)
+
+
+class Split:
+    """How much of what its parameters need one rank holds. copies: ranks of a pipeline that hold each stage."""
+
+    def __init__(self, context: Context, plan: Training, copies: int) -> None:
+        self._context, self._plan = context, plan
+        self._ranks = {expert: sharers(context, plan, copies, expert=expert).shard.size for expert in (False, True)}
+
+    def held(
+        self, owned: Iterable[tuple[int, Parameters]], bytes_of: Callable[[Parameters], Bytes], *, over: bool
+    ) -> Bytes:
+        """Return the bytes of the rank's parameters, `over` the ranks that share one copy or whole."""
+        total: Quantity = 0.0
+        for count, parameters in owned:
+            ranks = self._ranks[parameters.expert] if over else 1.0
+            total = total + count * parameters.local * bytes_of(parameters) / ranks
+        return total
+
+    def passing(self, stages: Sequence[Sequence[tuple[int, Work]]]) -> Bytes:
+        """Return the most that layers hold only while they are worked on.
+
+        Gathered weights and gradients that are not yet scattered, and what the host keeps otherwise; of one layer, or
+        of two neighbours where one is fetched while the other computes. stages: (how many, work) along each stage.
+        """
+        most: Bytes = 0.0
+        for part_of, two in (
+            (self._between_ranks, self._plan.overlaps),
+            (self._on_host, self._context.offload.overlap),
+        ):
+            chains = ([(count, part_of(part)) for count, part in stage] for stage in stages)
+            most = most + maximum(0.0, *(_largest(chain, neighbours=two) for chain in chains))
+        return most
+
+    def _between_ranks(self, part: Work) -> Bytes:
+        """Return the weights that a layer gathers and the gradients that it scatters."""
+        gradient = ELEMENT_BYTES[self._context.precision.gradients] if self._plan.splits_gradients else 0.0
+        total: Quantity = 0.0
+        for item in part.parameters:
+            gathered = weight_bytes(self._context, item) if self._plan.gathers_for_backward else 0.0
+            total = total + where(self._ranks[item.expert] > 1, item.local * (gathered + gradient), 0.0)
+        return total
+
+    def _on_host(self, part: Work) -> Bytes:
+        """Return what a layer holds of the shares that the host keeps, unless it gathers or scatters them anyway."""
+        context, plan, offload = self._context, self._plan, self._context.offload
+        total = offload.activations * kept_bytes(part)
+        for item in part.parameters:
+            several = self._ranks[item.expert] > 1
+            weights = 0.0 if plan.zero == 3 and plan.sharding.keep_gathered else weight_bytes(context, item)
+            gradients = ELEMENT_BYTES[context.precision.gradients] if plan.reduces_often else 0.0
+            total = total + item.local * where(several & plan.gathers_for_backward, 0.0, offload.weights * weights)
+            total = total + item.local * where(several & plan.splits_gradients, 0.0, offload.optimizer * gradients)
+        return total
+
+
+def _largest(sizes: Sequence[tuple[int, Bytes]], *, neighbours: bool) -> Bytes:
+    """Return the largest of (how many, bytes) along a stage, or the most of two neighbours together."""
+    largest: Bytes = 0.0
+    for place, (count, size) in enumerate(sizes):
+        beside = maximum(size if count > 1 else 0.0, *(after for _, after in sizes[place + 1 : place + 2]))
+        largest = maximum(largest, size + beside if neighbours else size)
+    return largest

@@ -1,0 +1,114 @@
+"""What context parallelism, sharding and offloading ask of a model, a host and each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from costmodel.quantities import divides, is_single, maximum
+from costmodel.workload.architecture import Attention, Mla
+from costmodel.workload.rule import Rule, divides_rule, shown
+from costmodel.workload.scenario import Decode, Scenario, Training
+
+
+def context_rules(scenario: Scenario, mixer: Attention | Mla) -> Iterator[Rule]:
+    """Yield what swapping heads or passing keys around asks of a layer's heads and core.
+
+    Rings of blocks know no windows: so it is in Transformer Engine (context_parallel.py), where windows need one of the
+    other two.
+    """
+    parallel = scenario.parallel
+    alone = (parallel.cp == 1) | isinstance(scenario.plan, Decode)
+    attention = isinstance(mixer, Attention)
+    if parallel.context == "ulysses":
+        split = parallel.tp * parallel.cp
+        heads = mixer.q_heads if isinstance(mixer, Attention) else mixer.heads
+        yield Rule(
+            "parallel.cp",
+            alone | divides(split, heads),
+            f"tp * cp = {shown(split)} ranks do not divide the attention heads ({shown(heads)}) that they swap",
+            "lower cp or tp, or use `context: ring`",
+        )
+        if isinstance(mixer, Attention):
+            yield Rule(
+                "parallel.cp",
+                alone | divides(split, mixer.kv_heads) | divides(mixer.kv_heads, split),
+                f"tp * cp = {shown(split)} ranks cut through {shown(mixer.kv_heads)} key-value heads",
+                f"choose cp so that tp * cp is a divisor or a multiple of {shown(mixer.kv_heads)}",
+            )
+    if parallel.context == "ring":
+        fused = not attention or scenario.framework.implementations.get("attention_prefill") != "unfused"
+        yield Rule(
+            "parallel.context",
+            alone | fused,
+            f"a ring needs a fused attention core, {scenario.framework.name} has an unfused one",
+            "use `context: ulysses` or `gather`, or a framework with a fused core",
+        )
+        windows = isinstance(mixer, Attention) and any(group.pattern.kind != "full" for group in mixer.head_groups)
+        yield Rule(
+            "parallel.context",
+            alone | (not windows),
+            "a ring passes every block of keys on, which a window does not need",
+            "use `context: ulysses` or `gather`",
+        )
+
+
+def offload_rules(scenario: Scenario) -> Iterator[Rule]:
+    """Yield what offloading asks of the phase and of the host: a memory, its bandwidth and a link to it."""
+    offload, node = scenario.offload, scenario.cluster.node
+    shares = {name: getattr(offload, name) for name in ("optimizer", "weights", "activations")}
+    for name, share in shares.items():
+        yield Rule(
+            f"offload.{name}",
+            (share == 0) | isinstance(scenario.plan, Training),
+            f"only training keeps its {name} on the host",
+            "remove it, or change the phase",
+        )
+    kept = maximum(*shares.values())
+    if is_single(kept) and kept == 0:
+        return
+    for field, stated in (("memory", node.host.memory), ("bandwidth", node.host.bandwidth)):
+        yield Rule(
+            "offload",
+            (kept == 0) | (stated is not None),
+            f"{node.name} does not state its host's memory{'' if field == 'memory' else ' bandwidth'}",
+            f"set hardware.node.host.{field}, as in `{'512 GB' if field == 'memory' else '300 GB/s'}`",
+        )
+    if isinstance(scenario.plan, Training):
+        alone = scenario.parallel.cp * scenario.parallel.dp == 1
+        yield Rule(
+            "offload.weights",
+            (offload.weights == 0) | (scenario.plan.zero == 3) | alone,
+            "the host keeps weights of stage 3 only, where each rank has a part of them",
+            "write `optimizer: {zero: 3}`",
+        )
+    yield Rule(
+        "offload",
+        (kept == 0) | (node.host.link in node.device.links),
+        f"{node.device.name} has no link {node.host.link!r} to its host",
+        "name the one that it has in hardware.node.host.link, or offload nothing",
+    )
+
+
+def sharding_rules(scenario: Scenario, plan: Training) -> Iterator[Rule]:
+    """Yield what the ZeRO stage and the group that shares a copy of the states ask of each other."""
+    parallel, sharding = scenario.parallel, plan.sharding
+    yield Rule(
+        "optimizer.keep_gathered",
+        not sharding.keep_gathered or plan.zero == 3,
+        f"stage {plan.zero} gathers no weights in its passes",
+        "write `zero: 3`, or remove it",
+    )
+    if sharding.group is None:
+        return
+    ranks = parallel.cp * parallel.dp
+    yield Rule("optimizer.shard_group", plan.zero >= 1, "stage 0 shares nothing", "write `zero: 1`, 2 or 3")
+    yield divides_rule(
+        "optimizer.shard_group", sharding.group, ranks, "the ranks that hold the same parameters, cp * dp"
+    )
+    block, neighbours = parallel.ep * parallel.tensor_of_expert, sharding.group * parallel.tp
+    yield Rule(
+        "optimizer.shard_group",
+        divides(block, neighbours) | divides(neighbours, block),
+        f"groups of {shown(sharding.group)} cut through the {shown(block)} ranks (ep * expert_tensor) of the experts",
+        "choose a group that holds whole sets of experts, or that fits into one",
+    )
