@@ -8,14 +8,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from costmodel.calibration.batch import Catalogue, LeftOut, Mapped
 from costmodel.calibration.fitting import Fitted, Groups, Recipe, Samples, fit_family
+from costmodel.calibration.forms import stated
 from costmodel.calibration.load import Shelf, family_fit, nearest_variants, read
 from costmodel.calibration.operators import map_rows
 from costmodel.calibration.roofline import default_framework
@@ -28,8 +30,12 @@ from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile, RecipeFil
 from costmodel.schema.references import Library
 
 PLAN = "public"
+KIND = "devices/"  # before the name of a device in a plan
 FEWEST = 20  # rows of a family, below which nothing is fitted
 CONTEXT = "secondary"  # the tier that is left out
+
+
+Siblings: TypeAlias = "Mapping[str, Samples]"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,9 +50,17 @@ class Outcome:
 
 
 def fit_implementation(
-    file: ImplementationFile, plan: FitPlanFile, table: Table, catalogue: Catalogue, known: Calibration
+    file: ImplementationFile,
+    plan: FitPlanFile,
+    table: Table,
+    catalogue: Catalogue,
+    known: Calibration,
+    siblings: Sequence[Siblings] = (),
 ) -> Outcome:
-    """Return the fits of the families that a plan asks for, in its order. known: prices a row's other kernels."""
+    """Return the fits of the families that a plan asks for, in its order.
+
+    known: prices a row's other kernels; siblings: rows of the same kernels elsewhere, by family.
+    """
     chosen = table.take(_rows_of(file, table))
     mapped, left_out = map_rows(chosen, catalogue)
     fitted: dict[str, Fitted] = {}
@@ -58,6 +72,7 @@ def fit_implementation(
         if rows is None or len(rows) < FEWEST:
             skipped[key] = 0 if rows is None else len(rows)
             continue
+        rows = replace(rows, siblings=tuple(each[key] for each in siblings if key in each))
         found = fit_family(rows, recipe_of(rule))
         fitted[key], samples[key] = found, rows
     return Outcome(file, fitted, samples, left_out, skipped)
@@ -81,10 +96,7 @@ def samples_of(
 
 def recipe_of(rule: RecipeFile) -> Recipe:
     """Return a recipe as the fit takes it."""
-    choices = dict(rule.choices)
-    if "tiles" in choices:
-        choices["tiles"] = tuple((int(rows), int(columns)) for rows, columns in choices["tiles"])
-    return Recipe(rule.form, choices)
+    return Recipe(rule.form, {name: stated(value) for name, value in rule.choices.items()}, tuple(rule.terms))
 
 
 def _groups(table: Table, rows: npt.NDArray[np.intp], columns: Sequence[str]) -> Groups:
@@ -155,12 +167,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     known: dict[str, dict[str, FamilyFit]] = {}
     devices = {name: catalogue.name(name) for name in np.unique(table.text("device").astype(str))}
     of_row = np.array([devices[name] for name in table.text("device")], dtype=np.object_)
+    files = {file.name: file for file in plan.implementations}
     for file in plan.implementations:
         if chosen.only in file.name:
-            rows = table.take(of_row == file.device.removeprefix("devices/"))
+            rows = table.take(of_row == file.device[len(KIND) :])
             own = known.setdefault(file.device, {})
+            bare = Calibration(file.name, rooflines)
+            siblings = [
+                _samples(files[name], plan, table.take(of_row == files[name].device[len(KIND) :]), catalogue, bare)
+                for name in file.siblings
+            ]
             outcome = fit_implementation(
-                file, plan, rows, catalogue, Calibration(file.name, _with_nearest(rooflines, own))
+                file, plan, rows, catalogue, Calibration(file.name, _with_nearest(rooflines, own)), siblings
             )
             for key, fit in outcome.fitted.items():
                 own.setdefault(key, fit.fit())
@@ -168,6 +186,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 chosen.output / f"{file.name}.yaml", Evidence(file, plan, outcome.fitted, outcome.samples)
             )
             report(outcome, lambda line: sys.stdout.write(f"{line}\n"))
+
+
+def _samples(
+    file: ImplementationFile, plan: FitPlanFile, table: Table, catalogue: Catalogue, known: Calibration
+) -> Siblings:
+    """Return the rows of every family of an implementation."""
+    chosen = table.take(_rows_of(file, table))
+    mapped, _ = map_rows(chosen, catalogue)
+    found = {key: samples_of(key, chosen, mapped, plan.recipes[rule], known) for key, rule in file.families.items()}
+    return {key: rows for key, rows in found.items() if rows is not None}
 
 
 def _with_nearest(rooflines: Mapping[str, FamilyFit], fits: Mapping[str, FamilyFit]) -> dict[str, FamilyFit]:

@@ -22,9 +22,10 @@ from costmodel.workload.operators import Operator
 from costmodel.workload.scenario import Framework
 
 FOLDS = 5
-ROWS = 1500  # that the form's few parameters are fitted to; the residual sees all
+ROWS = 800  # that the form's few parameters are fitted to; the residual sees all
 SCALES = (0.75, 1.0, 1.5)  # of the residual's lengths, of which cross-validation takes the best
 RADIUS = 0.5  # lengths: a shape this near to a support point is as good as measured
+SIBLING = 0.2  # what a row of a sibling weighs: it tells of the form, not of this device
 SEED = 0
 
 Groups = npt.NDArray[np.object_]  # of str: rows of one group are held out together
@@ -35,7 +36,8 @@ class Samples:
     """Measured rows of one family.
 
     parts: rows that share their structure, with their operators; seconds, groups: of all rows in the order of the
-    parts; key: `family/variant` that is fitted; known: fits of the other operators in a row; framework: of launches.
+    parts; key: `family/variant` that is fitted; known: fits of the other operators in a row; framework: of launches;
+    siblings: rows of the same kernels elsewhere, which the form explains as well but which are never predicted.
     """
 
     key: str
@@ -44,6 +46,7 @@ class Samples:
     groups: Groups
     known: Calibration
     framework: Framework
+    siblings: tuple[Samples, ...] = ()
 
     def __len__(self) -> int:
         return len(self.seconds)
@@ -72,7 +75,7 @@ class Samples:
         """Return what the other operators of every row take [s], launches that are shared taken off."""
         seconds = []
         for part, _, others in self.targets():
-            machine = Machine(part.device, self.framework, part.device.processors)
+            machine = part.machine(self.framework)
             total: Any = 0.0
             for operator in others:
                 total = total + likely_time(operator, machine, part.cluster, self.known.fit(operator))
@@ -83,7 +86,7 @@ class Samples:
         """Return the times of the first, second … fitted operator of every row [s]; zero where a row has fewer."""
         columns: list[list[Array]] = [[] for _ in range(count)]
         for part, own, _ in self.targets():
-            machine = Machine(part.device, self.framework, part.device.processors)
+            machine = part.machine(self.framework)
             for place in range(count):
                 seconds = form.time(own[place], machine).seconds if place < len(own) else 0.0
                 columns[place].append(np.broadcast_to(seconds, part.rows.shape))
@@ -129,10 +132,11 @@ def _taken(part: Mapped, rows: Indices) -> Mapped:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recipe:
-    """How a family is fitted: the name of its form, and what of it is stated rather than fitted."""
+    """How a family is fitted: the name of its form, what of it is stated rather than fitted, and its further terms."""
 
     form: str
     choices: Mapping[str, Any] = field(default_factory=dict)
+    terms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -230,18 +234,19 @@ class _Trained:
     @staticmethod
     def on(samples: Samples, recipe: Recipe) -> _Trained:
         """Return the form fitted to (a sample of) some rows."""
-        kind, some = FORMS[recipe.form], samples
-        if len(samples) > ROWS:
-            chosen = np.zeros(len(samples), dtype=bool)
-            chosen[np.random.default_rng(SEED).permutation(len(samples))[:ROWS]] = True
-            some = samples.take(chosen)
-        others, count = some.others(), some.repeats
+        kind = FORMS[recipe.form]
+        sets = [_some(each) for each in (samples, *samples.siblings)]
+        others = [each.others() for each in sets]
 
         def predict(values: Mapping[str, float]) -> Array:
-            total: Array = others + np.sum(some.form_times(kind.build(values, recipe.choices), count), axis=0)
-            return total
+            form = kind.build(values, recipe.choices)
+            return np.concatenate(
+                [rest + np.sum(each.form_times(form, each.repeats), axis=0) for each, rest in zip(sets, others, strict=True)]
+            )
 
-        found = estimate(predict, some.seconds, kind.bounds)
+        weights = np.concatenate([np.full(len(each), SIBLING if place else 1.0) for place, each in enumerate(sets)])
+        seconds = np.concatenate([each.seconds for each in sets])
+        found = estimate(predict, seconds, kind.parameters(recipe.terms), weights)
         return _Trained(recipe, found, kind.build(found.values, recipe.choices))
 
     def residual(self, samples: Samples, scale: float) -> Residual:
@@ -268,11 +273,20 @@ class _Trained:
         return total
 
 
+def _some(samples: Samples) -> Samples:
+    """Return as many of the rows as a form is fitted to."""
+    if len(samples) <= ROWS:
+        return samples
+    chosen = np.zeros(len(samples), dtype=bool)
+    chosen[np.random.default_rng(SEED).permutation(len(samples))[:ROWS]] = True
+    return samples.take(chosen)
+
+
 def _roofline(samples: Samples) -> Array:
     """Return the bare roofline's time of every row [s]."""
     seconds = []
     for part in samples.parts:
-        machine = Machine(part.device, samples.framework, part.device.processors)
+        machine = part.machine(samples.framework)
         total: Any = -part.fused * samples.framework.launch
         for operator in part.operators:
             total = total + operator_time(operator, machine, part.cluster, ROOFLINE).seconds
