@@ -75,7 +75,8 @@ FORMS = {
             "split": {"split": Bounds(8.0, 0.4, 160.0), "combine": Bounds(1e-6, 1e-9, 2e-5)},
             "sag": {"sag": Bounds(0.1, 1e-3, 0.9)},
             "ramp": {"dirty": Bounds(0.3, 1e-3, 2.0), "ramp": Bounds(2e7, 1e6, 2e8)},
-            "promotion": {"exposed": Bounds(0.3, 0.01, 4.0)},
+            "promotion": {"exposed": Bounds(0.2, 0.01, 0.5)},
+            "sync": {"sync": Bounds(80.0, 1.0, 3e3)},
             "overhang": {"overhang": Bounds(0.35, 0.01, 2.0), "shared": Bounds(3.0, 0.5, 30.0)},
             "again": {"refetch": Bounds(0.7, 0.01, 3.0), "reach": Bounds(2.0, 0.3, 10.0)},
             "warm": {
@@ -122,8 +123,10 @@ FORMS = {
             "memory": _SHARE,
             "cached": Bounds(1.2, 0.5, 10.0),
             "resident": Bounds(0.5, 0.01, 1.0),
+            "load": Bounds(10.0, 0.5, 1000.0),
+            "fill": Bounds(100.0, 0.5, 1e5),
         },
         StreamForm.AXES,
-        (2.0,),
+        (2.0, 2.0),
     ),
 }

@@ -99,16 +99,19 @@ class Share:
     share: Array  # (rows,)
 
 
-def residual(shares: Sequence[Share], misses: Array, axes: tuple[str, ...], lengths: Array) -> Residual:
+def residual(
+    shares: Sequence[Share], misses: Array, axes: tuple[str, ...], lengths: Array, ridge: float = RIDGE
+) -> Residual:
     """Return the residual that explains log(measured / predicted) of rows.
 
     A row of several kernels moves by the sum of their corrections, each times its share of the time. Support points are
-    the centres of clusters of the measured shapes. Ridge regression, reweighted against outliers. misses: (rows,).
+    the centres of clusters of the measured shapes. Ridge regression, reweighted against outliers. misses: (rows,);
+    ridge: weight of the bumps' heights against that of a row.
     """
     points = np.concatenate([share.features for share in shares]) / lengths
     centres = _centres(points)
     matrix = sum(share.share[:, None] * _bumps(share.features / lengths, centres) for share in shares)
-    prior = RIDGE * _bumps(centres, centres) + 1e-6 * np.eye(len(centres))
+    prior = ridge * _bumps(centres, centres) + 1e-6 * np.eye(len(centres))
     weights: Array = np.ones(len(misses))
     solution: Array = np.zeros(len(centres))
     for _ in range(ROUNDS):

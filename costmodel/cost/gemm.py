@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +14,19 @@ import numpy as np
 from costmodel.cost.machine import VECTOR_DTYPE, Machine
 from costmodel.cost.residual import Features
 from costmodel.cost.time import Time
-from costmodel.quantities import Array, Bytes, Count, Quantity, Seconds, log2, maximum, minimum
+from costmodel.quantities import (
+    Array,
+    Bytes,
+    Count,
+    Quantity,
+    Seconds,
+    ceil,
+    is_single,
+    log2,
+    maximum,
+    minimum,
+    where,
+)
 from costmodel.workload.operators import Gemm
 
 LARGE = 4096  # elements: from here on candidates are taken one by one, so that temporaries stay in the cache
@@ -28,7 +42,7 @@ class GemmForm:
 
         t      = launch + busy * (1 + sag * (ideal / busy)^2),   ideal = 2*m*n*k / (compute * peak)
         busy   = (chip^p + cache^p + memory^p)^(1/p) + combine where K is split
-        chip   = waves * (max(tensor + promotion, load, turn * k_s*e_left/128) * hang + fill) / clock
+        chip   = waves * (max(tensor + promotion, load, (turn + sync) * k_s*e_left/128) * hang + fill) / clock
         tensor = 2*m_t*n_t*k_s / (compute * flop per cycle) * (1 + edge*(16/m_t + 16/n_t))        [cycles of a block]
         load   = (min(m, m_t)*e_left + min(n, n_t)*e_right) * k_s / load                           [cycles of a block]
         cache  = blocks * (the bytes of a block's loads) / (cache * processors * clock)
@@ -41,13 +55,16 @@ class GemmForm:
     one processor can load [B/cycle]; cache: the same of L2, a processor's share of it [B/cycle]; fill: start and end of
     a block [cycles]; turn: the shortest step along K [cycles]; edge: loss of small tiles; split: bytes that one partial
     sum costs [B]; sharpness: p; sag: how much slower the clock is at full load; dirty, ramp: bytes that leave L2 for
-    each one that enters, and of how many first bytes [B]; exposed: share of the promotion that nothing hides; overhang,
-    shared: loss of a block that reaches over the last row, and clusters of rows that share one; refetch, reach: share
-    of reads that are made again where an operand is larger than `reach` L2; cached, copies, resident: in a warm
-    benchmark, the speed of what L2 keeps over the bandwidth, how many weights take turns, and the share of L2 that
-    activations find; tiles: candidates (m_t, n_t); splits: whether the library splits K; rule: how it chooses a tile:
-    `fastest`, `waves` (the fewest, then the fullest last one) or `rows` (by m: `limits` are the largest of each tile but
-    the last); clusters: tiles (rows, columns) that are launched together, of each tile.
+    each one that enters, and of how many first bytes [B]; exposed: share of the promotion that nothing hides; sync:
+    what two blocks that load together wait for each other in a step [cycles]; overhang, shared: loss of a block that
+    reaches over the last row, and clusters of rows that share one; refetch, reach: share of reads that are made again
+    where an operand is larger than `reach` L2; cached, copies, resident: in a warm benchmark, the speed of what L2
+    keeps over the bandwidth, how many weights take turns, and the share of L2 that activations find.
+
+    tiles: candidates (m_t, n_t); splits: whether the library splits K; rule: how it chooses a tile: `fastest`, `waves`
+    (the fewest, then the fullest last one) or `rows` (by m: `limits` are the largest of each tile but the last);
+    paired: rows from which on two blocks load together; clusters: tiles (rows, columns) that are launched together, of
+    each tile.
     """
 
     launch: float
@@ -67,6 +84,7 @@ class GemmForm:
     dirty: float = 0.0
     ramp: float = 0.0
     exposed: float = 0.0
+    sync: float = 0.0
     overhang: float = 0.0
     shared: float = 1.0
     refetch: float = 0.0
@@ -76,13 +94,14 @@ class GemmForm:
     resident: float = 1.0
     rule: str = "fastest"
     limits: tuple[int, ...] = ()
+    paired: int = 1
     clusters: tuple[tuple[int, int], ...] = ()
 
     AXES = ("m", "n", "k", "groups")
 
     def time(self, gemm: Gemm, machine: Machine) -> Time:
         """Return the product's time."""
-        busy = self._busy(gemm, machine)
+        busy: Any = self._busy(gemm, machine)
         ideal = gemm.flop / (self.compute * machine.processors * machine.processor_peak(gemm.dtype))
         busy = busy + self.sag * ideal * ideal / busy
         memory = gemm.traffic / (self.memory * machine.memory_bandwidth)
@@ -95,46 +114,46 @@ class GemmForm:
     def _busy(self, gemm: Gemm, machine: Machine) -> Seconds:
         """Return the time of the fastest candidate, or of the one that the library's rule takes."""
         sizes = (gemm.m, gemm.n, gemm.k, gemm.groups, machine.processors)
-        shape = np.broadcast_shapes(*(np.shape(size) for size in sizes))
-        large = int(np.prod(shape)) >= LARGE
-        traffic = _traffic(self, gemm, machine)
-        fastest: Any = np.inf
-        for block in self._blocks(gemm, machine, shape, large):
+        shape = () if all(map(is_single, sizes)) else np.broadcast_shapes(*map(np.shape, sizes))
+        large = math.prod(shape) >= LARGE
+        traffic = self._traffic(gemm, machine)
+        fastest: Any = math.inf
+        for block in self._blocks(gemm, machine, len(shape), large=large):
             time = self._candidate(gemm, machine, block, traffic)
             if not large and self.rule == "fastest":
-                time = np.min(time, axis=0)
-            fastest = np.minimum(fastest, time)
-        return float(fastest) if np.ndim(fastest) == 0 else fastest
+                time = time.min(axis=0)
+            fastest = minimum(fastest, time)
+        return fastest if shape else float(fastest)
 
-    def _blocks(self, gemm: Gemm, machine: Machine, shape: tuple[int, ...], large: bool) -> Iterator[_Block]:
+    def _blocks(self, gemm: Gemm, machine: Machine, axes: int, *, large: bool) -> Iterator[_Block]:
         """Yield the candidates: one by one on large arrays, else together on a leading axis."""
         table = _table(self.tiles, self.clusters, self.splits)
         if self.rule == "fastest":
             if large:
-                yield from (_Block(*map(float, row)) for row in table.T)
+                yield from (_Block(*row) for row in table.T.tolist())
             else:
-                ends = (len(table[0]), *(1,) * len(shape))
-                yield _Block(*(column.reshape(ends) for column in table))
+                yield _Block(*table.reshape(5, -1, *(1,) * axes))
             return
-        modes = np.unique(table[-1])
         chosen = self._chosen(gemm, machine.processors)
-        rows, columns, down, across = (table[axis][: len(self.tiles)][chosen] for axis in range(4))
-        for mode in modes:
-            yield _Block(rows, columns, down, across, float(mode))
+        whole = table[:4, : len(self.tiles)]
+        rows, columns, down, across = whole[:, chosen] if isinstance(chosen, np.ndarray) else whole[:, chosen].tolist()
+        for mode in (0.0, 1.0, 2.0) if self.splits else (0.0,):
+            yield _Block(rows, columns, down, across, mode)
 
     def _chosen(self, gemm: Gemm, processors: Count) -> Any:
         """Return which tile the library takes."""
         if self.rule == "rows":
+            if is_single(gemm.m):
+                return bisect.bisect_left(self.limits, gemm.m)
             return np.searchsorted(np.array(self.limits), gemm.m)
-        best: Any = np.inf
+        best: Any = math.inf
         chosen: Any = 0
         for place, (rows, columns) in enumerate(self.tiles):
-            blocks = gemm.groups * np.ceil(gemm.m / rows) * np.ceil(gemm.n / columns)
-            waves = np.ceil(blocks / processors)
-            idle = waves - blocks / processors
-            key = waves + 0.5 * idle + 1e-6 * (rows + columns)  # of equal ones the smaller tile
-            chosen = np.where(key < best, place, chosen)
-            best = np.minimum(key, best)
+            filled = gemm.groups * ceil(gemm.m / rows) * ceil(gemm.n / columns) / processors
+            waves = ceil(filled)
+            key = waves + 0.5 * (waves - filled) + 1e-6 * (rows + columns)  # of equal ones the smaller tile
+            chosen = where(key < best, place, chosen)
+            best = minimum(key, best)
         return chosen
 
     def _candidate(self, gemm: Gemm, machine: Machine, block: _Block, traffic: Bytes) -> Any:
@@ -142,24 +161,48 @@ class GemmForm:
         unit, processors = machine.device.math[gemm.dtype], machine.processors
         down, across = block.tiles(gemm)
         tiles = gemm.groups * down * across
-        split = _split(block.mode, tiles, processors, gemm.k)
+        split = _split(block.mode, tiles, processors, gemm.k) if self.splits else 1.0
         depth, blocks = gemm.k / split, tiles * split
-        moved = (np.minimum(gemm.m, block.rows) * gemm.left + np.minimum(gemm.n, block.columns) * gemm.right) * depth
+        moved = (minimum(gemm.m, block.rows) * gemm.left + minimum(gemm.n, block.columns) * gemm.right) * depth
         area = block.rows * block.columns * depth
         edge = 1.0 + self.edge * (16.0 / block.rows + 16.0 / block.columns)
-        work = 2.0 * area / (self.compute * unit.flop_per_cycle) * edge + self._promotion(gemm, machine) * area
-        work = np.maximum(np.maximum(work, moved / self.load), self.turn / STEP * gemm.left * depth)
+        tensor = area * (2.0 / (self.compute * unit.flop_per_cycle) * edge + self._promotion(gemm, machine))
+        work = maximum(tensor, moved / self.load, self._turn(gemm) / STEP * gemm.left * depth)
         if self.overhang:
-            over = np.minimum(down * block.rows - gemm.m, block.rows) / block.rows
-            work = work * (1.0 + self.overhang * over * np.minimum(1.0, self.shared * block.down / down))
-        chip = np.ceil(blocks / processors) * (work + self.fill) / unit.clock
+            over = minimum(down * block.rows - gemm.m, block.rows) / block.rows
+            work = work * (1.0 + self.overhang * over * minimum(1.0, self.shared * block.down / down))
+        chip = ceil(blocks / processors) * (work + self.fill) / unit.clock
         cache = blocks * moved / (self.cache * machine.device.processors * unit.clock)
         if self.refetch:
             traffic = traffic + self._again(gemm, machine, block)
+        bandwidth = self.memory * machine.memory_bandwidth
+        if not self.splits:
+            return together(self.sharpness, chip, cache, traffic / bandwidth)
         divided = split > 1.0
-        partial = np.where(divided, self.split * split * gemm.groups * gemm.m * gemm.n, 0.0)
-        memory = (traffic + partial) / (self.memory * machine.memory_bandwidth)
-        return together(self.sharpness, chip, cache, memory) + np.where(divided, self.combine, 0.0)
+        partial = where(divided, self.split * gemm.groups * gemm.m * gemm.n, 0.0) * split
+        busy = together(self.sharpness, chip, cache, (traffic + partial) / bandwidth)
+        return busy + where(divided, self.combine, 0.0)
+
+    def _turn(self, gemm: Gemm) -> Quantity:
+        """Return the shortest step along K [cycles]."""
+        return self.turn + where(gemm.m >= self.paired, self.sync, 0.0) if self.sync else self.turn
+
+    def _traffic(self, gemm: Gemm, machine: Machine) -> Bytes:
+        """Return the bytes to and from memory where K is not split, as bytes at the speed of memory.
+
+        The first `ramp` bytes push `dirty` others out of L2. On a warm machine L2 keeps what fits into it.
+        """
+        traffic: Any = gemm.traffic
+        if self.dirty:
+            traffic = traffic + self.dirty * minimum(traffic, self.ramp)
+        if self.cached and machine.warm:
+            capacity = _l2(machine)
+            left, right = gemm.groups * gemm.m * gemm.k * gemm.left, gemm.groups * gemm.n * gemm.k * gemm.right
+            kept = right / (1.0 + (self.copies * right / capacity) ** EDGE)
+            for tensor in (left, gemm.traffic - left - right):
+                kept = kept + tensor / (1.0 + (tensor / (self.resident * capacity)) ** EDGE)
+            traffic = traffic - kept * (1.0 - self.memory / self.cached)
+        return traffic  # type: ignore[no-any-return]
 
     def _promotion(self, gemm: Gemm, machine: Machine) -> Quantity:
         """Return the cycles per multiply-add that moving sums to FP32 and scaling them takes beside the products.
@@ -181,8 +224,8 @@ class GemmForm:
         down, across = block.tiles(gemm)
         left, right = gemm.groups * gemm.m * gemm.k * gemm.left, gemm.groups * gemm.n * gemm.k * gemm.right
         along = across > down
-        operand = np.where(along, left, right)
-        strips = np.where(along, across / block.across, down / block.down) - 1.0
+        operand = where(along, left, right)
+        strips = where(along, across / block.across, down / block.down) - 1.0
         kept = (self.reach * _l2(machine) / operand) ** CLIFF
         return operand * strips * self.refetch / (1.0 + kept)
 
@@ -203,44 +246,23 @@ class _Block:
     def tiles(self, gemm: Gemm) -> tuple[Any, Any]:
         """Return the tiles of the result down and across, in whole clusters."""
         down, across = self.rows * self.down, self.columns * self.across
-        return np.ceil(gemm.m / down) * self.down, np.ceil(gemm.n / across) * self.across
+        return ceil(gemm.m / down) * self.down, ceil(gemm.n / across) * self.across
 
 
 @functools.lru_cache(maxsize=256)
 def _table(tiles: tuple[tuple[int, int], ...], clusters: tuple[tuple[int, int], ...], splits: bool) -> Array:
     """Return the candidates' rows, columns, cluster, and mode, shape (5, candidates): all tiles of mode 0 first."""
-    together_ = clusters or ((1, 1),) * len(tiles)
+    grouped = clusters or ((1, 1),) * len(tiles)
     modes = (0, 1, 2) if splits else (0,)
-    rows = [(*tile, *cluster, mode) for mode in modes for tile, cluster in zip(tiles, together_, strict=True)]
+    rows = [(*tile, *cluster, mode) for mode in modes for tile, cluster in zip(tiles, grouped, strict=True)]
     return np.array(rows, dtype=np.float64).T
 
 
 def _split(mode: Any, tiles: Any, processors: Count, depth: Count) -> Any:
     """Return into how many parts K is split."""
-    if not np.any(mode):
-        return np.float64(1.0)
-    filling = np.where(mode == 1.0, np.floor(processors / tiles), np.ceil(processors / tiles))
-    parts = np.maximum(np.minimum(filling, np.floor(depth / SHORTEST_SPLIT)), 1.0)
-    return np.where(mode == 0.0, 1.0, parts)
-
-
-def _traffic(form: GemmForm, gemm: Gemm, machine: Machine) -> Bytes:
-    """Return the bytes to and from memory of a product whose K is not split, as bytes at the speed of memory.
-
-    The first `ramp` bytes push `dirty` others out of L2. On a warm machine L2 keeps what fits into it.
-    """
-    traffic: Any = gemm.traffic
-    if form.dirty:
-        traffic = traffic + form.dirty * minimum(traffic, form.ramp)
-    if form.cached and machine.warm:
-        capacity = _l2(machine)
-        left, right = gemm.groups * gemm.m * gemm.k * gemm.left, gemm.groups * gemm.n * gemm.k * gemm.right
-        out = gemm.traffic - left - right
-        kept = right / (1.0 + (form.copies * right / capacity) ** EDGE)
-        for tensor in (left, out):
-            kept = kept + tensor / (1.0 + (tensor / (form.resident * capacity)) ** EDGE)
-        traffic = traffic - kept * (1.0 - form.memory / form.cached)
-    return traffic  # type: ignore[no-any-return]
+    filled = processors / tiles
+    parts = maximum(minimum(where(mode == 1.0, -ceil(-filled), ceil(filled)), -ceil(-depth / SHORTEST_SPLIT)), 1.0)
+    return where(mode == 0.0, 1.0, parts)
 
 
 def _l2(machine: Machine) -> Bytes:

@@ -30,6 +30,7 @@ class GemmFormFile(Strict):
     sag: Ratio | None = Field(default=None, description="slowdown of the clock at full load")
     dirty: Ratio | None = Field(default=None, description="bytes that leave L2 for each of the first that enter")
     ramp: Ratio | None = Field(default=None, description="bytes that are the first")
+    sync: Ratio | None = Field(default=None, description="cycles of a step along K that blocks that load together wait")
     exposed: Ratio | None = Field(default=None, description="share of promotion and scaling that nothing hides")
     overhang: Ratio | None = Field(default=None, description="loss of a block that reaches over the last row")
     shared: Ratio | None = Field(default=None, description="clusters of rows that such a loss is shared by")
@@ -43,6 +44,7 @@ class GemmFormFile(Strict):
     rule: Literal["fastest", "waves", "rows"] = Field(
         default="fastest", description="how the library takes a tile: the fastest, of fewest waves, or by rows"
     )
+    paired: Integer | None = Field(default=None, description="rows from which on two blocks load together")
     limits: list[Integer] = Field(default=[], description="largest rows of each tile but the last, under `rows`")
     clusters: list[Tile] = Field(default=[], description="tiles launched together, of each tile: rows by columns")
 
@@ -86,6 +88,8 @@ class StreamFormFile(Strict):
     memory: Ratio = Field(description="share of the memory bandwidth")
     cached: Ratio = Field(description="the same for bytes that stay in L2")
     resident: Ratio = Field(description="share of L2 that holds them")
+    load: Ratio = Field(description="bytes that one row's block moves a cycle")
+    fill: Ratio = Field(description="cycles of a processor that a row costs beside its bytes")
 
 
 FormFile: TypeAlias = Annotated[

@@ -48,11 +48,15 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
     if mixer.rotary:
         width = mixer.head_dim if mixer.rotary_dim is None else mixer.rotary_dim
         rotated = tokens * (heads + kv_heads) * width * context.residual
-        builder.step("qkv", [Elementwise("rotary", 2 * rotated)], [Elementwise("rotary gradient", 2 * rotated)])
+        builder.step(
+            "qkv",
+            [Elementwise("rotary", 2 * rotated, rows=tokens)],
+            [Elementwise("rotary gradient", 2 * rotated, rows=tokens)],
+        )
     element = ELEMENT_BYTES[context.precision.kv_cache]
     if context.phase != "training":
         written = tokens * key_value
-        builder.step("kv_write", [Elementwise("kv cache write", written * (context.residual + element))])
+        builder.step("kv_write", [Elementwise("kv cache write", written * (context.residual + element), rows=tokens)])
     if context.phase == "decode":
         _merge_partial_results(builder, context, query, heads * mixer.v_head_dim)
     else:
@@ -277,7 +281,11 @@ def _add_expanded(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
     # The rotated part of q in place; k from its latent part and the one rotated part that all heads share.
     keys_made = cached * (heads * mixer.nope_dim + mixer.rope_dim + heads * key)
     assembled = element * (tokens * 2 * heads * mixer.rope_dim + keys_made)
-    builder.step("mla_up", [Elementwise("rotary", assembled)], [Elementwise("rotary gradient", assembled)])
+    builder.step(
+        "mla_up",
+        [Elementwise("rotary", assembled, rows=tokens)],
+        [Elementwise("rotary gradient", assembled, rows=tokens)],
+    )
     _add_cache_write(builder, context, mixer)
     _gather_keys(builder, context, heads * (key + mixer.v_head_dim))
     builder.save("query, key, value", "mla_up", tokens * heads * (2 * key + mixer.v_head_dim) * element)
@@ -300,7 +308,7 @@ def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
 
     builder.step("mla_up", [absorb("query absorption", mixer.kv_lora, mixer.nope_dim)])
     rotated = 2 * tokens * (heads + 1.0) * mixer.rope_dim * context.residual
-    builder.step("rotary", [Elementwise("rotary", rotated)])
+    builder.step("rotary", [Elementwise("rotary", rotated, rows=tokens)])
     _add_cache_write(builder, context, mixer)
     keys = context.kept_keys(Pattern())
     cache = context.sequences * keys * width * ELEMENT_BYTES[context.precision.kv_cache]
@@ -330,7 +338,7 @@ def _add_cache_write(builder: WorkBuilder, context: Context, mixer: Mla) -> None
     if context.phase != "training":
         written = context.tokens * (mixer.kv_lora + mixer.rope_dim)
         passes = context.residual + ELEMENT_BYTES[context.precision.kv_cache]
-        builder.step("kv_write", [Elementwise("kv cache write", written * passes)])
+        builder.step("kv_write", [Elementwise("kv cache write", written * passes, rows=context.tokens)])
 
 
 def _gather_keys(builder: WorkBuilder, context: Context, width: Count) -> None:

@@ -92,13 +92,15 @@ class AttentionCore:
 class Elementwise:
     """A kernel that only streams: norms, activations, casts, permutations, rotary, the optimizer. traffic [B].
 
-    kind: what it computes, where kernels are fitted by that.
+    kind: what it computes, where kernels are fitted by that; rows: of the tensor, each of them one block of threads;
+    zero: not stated.
     """
 
     name: str
     traffic: Bytes
     family: str = "elementwise"
     kind: str = ""
+    rows: Count = 0.0
 
     @property
     def variant(self) -> str:
