@@ -79,7 +79,9 @@ class Chooser:
             why = "the nearest variant stands in" if known else "roofline"
             return Choice(Calibration(self._device, fits), f"no fit of {family}/{variant} for {self._device}: {why}")
         best = min(covering, key=lambda each: (each.distance, *each.mismatch(kernel), each.implementation))
-        fits = Fits(self._shelf, self._device, {family: best.implementation})
+        # Kernels that run in the same rows, such as casts, are priced by the file that was fitted with them.
+        names = {family, *best.held.file.families}
+        fits = Fits(self._shelf, self._device, dict.fromkeys(names, best.implementation))
         return Choice(Calibration(self._device, fits), _why(best, kernel))
 
     @cached_property

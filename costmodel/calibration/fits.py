@@ -96,7 +96,9 @@ def samples_of(
 
 def recipe_of(rule: RecipeFile) -> Recipe:
     """Return a recipe as the fit takes it."""
-    return Recipe(rule.form, {name: stated(value) for name, value in rule.choices.items()}, tuple(rule.terms))
+    return Recipe(
+        rule.form, {name: stated(value) for name, value in rule.choices.items()}, tuple(rule.terms), rule.beside or ""
+    )
 
 
 def _groups(table: Table, rows: npt.NDArray[np.intp], columns: Sequence[str]) -> Groups:

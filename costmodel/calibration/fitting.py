@@ -29,6 +29,8 @@ GAIN = 0.01  # of the error: what a length of its own has to win
 RADIUS = 0.5  # lengths: a shape this near to a support point is as good as measured
 SIBLING = 0.1  # what a row of a sibling weighs: it tells of the form, not of this device
 SEED = 0
+STREAM = "stream"  # the form of kernels beside those that are fitted
+_BESIDE = "beside "
 
 Groups = npt.NDArray[np.object_]  # of str: rows of one group are held out together
 
@@ -73,14 +75,21 @@ class Samples:
         """Tell whether an operator is one of those that are fitted."""
         return self.key in (operator.family, f"{operator.family}/{operator.variant}")
 
-    def others(self) -> Array:
-        """Return what the other operators of every row take [s], launches that are shared taken off."""
+    def has(self, key: str) -> bool:
+        """Tell whether rows have an operator of a `family/variant`."""
+        operators = (operator for part in self.parts for operator in part.operators)
+        return any(f"{operator.family}/{operator.variant}" == key for operator in operators)
+
+    def others(self, beside: Mapping[str, FamilyFit] | None = None) -> Array:
+        """Return what the other operators of every row take [s]. beside: fits that stand before those known."""
+        given = {} if beside is None else beside
         seconds = []
         for part, _, others in self.targets():
             machine = part.machine(self.framework)
             total: Any = 0.0
             for operator in others:
-                total = total + likely_time(operator, machine, part.cluster, self.known.fit(operator))
+                fit = given.get(f"{operator.family}/{operator.variant}", self.known.fit(operator))
+                total = total + likely_time(operator, machine, part.cluster, fit)
             seconds.append(np.broadcast_to(total, part.rows.shape))
         return np.concatenate(seconds)
 
@@ -133,11 +142,15 @@ def _taken(part: Mapped, rows: Indices) -> Mapped:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recipe:
-    """How a family is fitted: the name of its form, what of it is stated rather than fitted, and its further terms."""
+    """How a family is fitted: the name of its form, what of it is stated rather than fitted, and its further terms.
+
+    beside: `family/variant` of streams in the same rows that nothing else measures, which are fitted with it.
+    """
 
     form: str
     choices: Mapping[str, Any] = field(default_factory=dict)
     terms: tuple[str, ...] = ()
+    beside: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -157,11 +170,29 @@ class Errors:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Beside:
+    """The form of streams that run in the rows of a family and that nothing else measures."""
+
+    key: str
+    estimate: Estimate
+
+    @property
+    def form(self) -> Form:
+        """Return the form."""
+        return FORMS[STREAM].build(self.estimate.values, {})
+
+    def fits(self) -> dict[str, FamilyFit]:
+        """Return the fit by its `family/variant`."""
+        return {self.key: FamilyFit(basis="fitted", form=self.form)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Fitted:
     """A family's fit and its evidence.
 
     errors: by model, `roofline`, `data` (a smooth function of the shape alone), `form`, `residual` (the form with it),
-    in cross-validation over groups; predictions: of the last, by row, each from a fit without the row's group [s].
+    in cross-validation over groups; predictions: of the last, by row, each from a fit without the row's group [s];
+    beside: the form of other kernels in the same rows.
     """
 
     recipe: Recipe
@@ -172,6 +203,7 @@ class Fitted:
     predictions: Array
     rows: int
     groups: int
+    beside: Beside | None = None
 
     def fit(self) -> FamilyFit:
         """Return the fit as prices are made with it, its spread left to the file."""
@@ -198,7 +230,7 @@ def fit_family(samples: Samples, recipe: Recipe) -> Fitted:
             **{name: Errors.of(predictions[name], samples.seconds) for name in ("roofline", "data", "form")},
             "residual": Errors.of(corrected, samples.seconds),
         },
-        corrected, len(samples), len(np.unique(samples.groups)),
+        corrected, len(samples), len(np.unique(samples.groups)), whole.beside,
     )  # fmt: skip
 
 
@@ -306,6 +338,7 @@ class _Trained:
     recipe: Recipe
     estimate: Estimate
     form: Form
+    beside: Beside | None = None
 
     @staticmethod
     def on(samples: Samples, recipe: Recipe) -> _Trained:
@@ -313,28 +346,40 @@ class _Trained:
         kind = FORMS[recipe.form]
         sets = [_some(each) for each in (samples, *samples.siblings)]
         others = [each.others() for each in sets]
+        streams = FORMS[STREAM].bounds if samples.has(recipe.beside) else {}
+        bounds = kind.parameters(recipe.terms) | {_BESIDE + name: each for name, each in streams.items()}
 
         def predict(values: Mapping[str, float]) -> Array:
-            form = kind.build(values, recipe.choices)
-            return np.concatenate(
-                [
-                    rest + np.sum(each.form_times(form, each.repeats), axis=0)
-                    for each, rest in zip(sets, others, strict=True)
-                ]
-            )
+            own, other = _parted(values)
+            form = kind.build(own, recipe.choices)
+            rests = others
+            if other:
+                given = Beside(recipe.beside, Estimate(other, other)).fits()
+                rests = [each.others(given) for each in sets]
+            parts = zip(sets, rests, strict=True)
+            return np.concatenate([rest + np.sum(each.form_times(form, each.repeats), axis=0) for each, rest in parts])
 
         weights = np.concatenate([np.full(len(each), SIBLING if place else 1.0) for place, each in enumerate(sets)])
         seconds = np.concatenate([each.seconds for each in sets])
-        found = estimate(predict, seconds, kind.parameters(recipe.terms), weights)
-        return _Trained(recipe, found, kind.build(found.values, recipe.choices))
+        found = estimate(predict, seconds, bounds, weights)
+        own, other = (Estimate(*each) for each in zip(_parted(found.values), _parted(found.errors), strict=True))
+        beside = Beside(recipe.beside, other) if streams else None
+        return _Trained(recipe, own, kind.build(own.values, recipe.choices), beside)
 
     def stage(self, samples: Samples) -> _Stage:
         """Return some rows as the form sees them."""
         kind, count = FORMS[self.recipe.form], samples.repeats
+        others = samples.others(None if self.beside is None else self.beside.fits())
         return _Stage(
-            kind.axes, samples.features(self.form, count), samples.form_times(self.form, count), samples.others(),
+            kind.axes, samples.features(self.form, count), samples.form_times(self.form, count), others,
             samples.seconds,
         )  # fmt: skip
+
+
+def _parted(values: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+    """Return what is said of a form's parameters, and of those of the streams beside it."""
+    own = {name: value for name, value in values.items() if not name.startswith(_BESIDE)}
+    return own, {name.removeprefix(_BESIDE): values[name] for name in values if name not in own}
 
 
 def _some(samples: Samples) -> Samples:

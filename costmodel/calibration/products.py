@@ -20,7 +20,7 @@ def product(batch: Batch) -> list[Operator]:
     kind = batch.compute_format()
     operators: list[Operator] = []
     if "quantisation kernel" in batch.says:
-        operators.append(Elementwise("cast", m * k * (_WIDE + kind.left), rows=m))
+        operators.append(Elementwise("cast", m * k * (_WIDE + kind.left), kind="cast", rows=m))
     out = _out(batch)
     if batch.text("dtype_out") == "fp32" and kind.unit != "fp32":
         out = 2.0 * out

@@ -19,6 +19,9 @@ class RecipeFile(Strict):
         default={}, description="what of the form is stated rather than fitted, such as candidate tiles"
     )
     terms: list[str] = Field(default=[], description="further terms of the form, by name")
+    beside: str | None = Field(
+        default=None, description="`family/variant` of streams in the same rows, which are fitted with it"
+    )
     held_out: list[str] = Field(min_length=1, description="columns whose values cross-validation holds out together")
 
 

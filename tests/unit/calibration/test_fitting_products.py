@@ -14,7 +14,7 @@ from costmodel.calibration.fitting import Fitted, Recipe, Samples, fit_family
 from costmodel.calibration.forms import FORMS
 from costmodel.cost.calibration import Calibration
 from costmodel.schema.files import load_device
-from costmodel.workload.operators import Gemm
+from costmodel.workload.operators import Elementwise, Gemm
 
 TRUE = {
     "launch": 2.5e-6, "compute": 0.85, "memory": 0.85, "load": 400.0, "cache": 400.0, "fill": 2000.0, "turn": 210.0,
@@ -57,6 +57,25 @@ def test_parameters_that_bind_are_recovered(joint: Fitted) -> None:
 def test_rows_of_a_sibling_are_explained_but_never_scored(joint: Fitted) -> None:
     own = samples("h800-sxm", 1)
     assert joint.rows == len(joint.predictions) == len(own)
+
+
+def test_a_cast_that_only_the_products_rows_show_is_fitted_with_them() -> None:
+    # 4 us and 2 TB/s for a cast of three bytes an element, whose rows are too many for any to be long.
+    bare = samples("h800-sxm", 3)
+    (part,) = bare.parts
+    (gemm,) = part.operators
+    assert isinstance(gemm, Gemm)
+    cast = Elementwise("cast", gemm.m * gemm.k * 3.0, kind="cast", rows=gemm.m)
+    rows = replace(
+        bare,
+        parts=(replace(part, operators=(cast, gemm)),),
+        seconds=bare.seconds + 4e-6 + np.asarray(cast.traffic) / 2e12,
+    )
+    found = fit_family(rows, replace(RECIPE, beside="elementwise/cast"))
+    assert found.errors["residual"].mean < 0.05
+    assert found.beside is not None
+    large = Elementwise("cast", 3e9, kind="cast", rows=16384.0)
+    assert found.beside.form.time(large, part.machine(FRAMEWORK)).seconds == pytest.approx(1.5e-3, rel=0.1)
 
 
 def test_arithmetic_and_promotion_together_are_known_better_than_either(joint: Fitted) -> None:
