@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from costmodel.calibration.tables import Table
+from costmodel.cost.machine import Machine
 from costmodel.errors import MeasurementError, Problem
 from costmodel.hardware import Cluster, Device, Node
 from costmodel.quantities import Array, Bytes, Indices
 from costmodel.schema.files import list_names, load_device, load_document, load_node
 from costmodel.workload.dtypes import ELEMENT_BYTES, element_bytes
 from costmodel.workload.operators import Operator
+from costmodel.workload.scenario import Framework
 
 
 class Unmapped(Exception):
@@ -97,7 +99,7 @@ class Mapped:
     """Rows of a table and what they ran, as the package's operators.
 
     rows: positions in the table; fused: operators that are launched together with another one, so that their launch
-    does not count; cluster: where communication ran.
+    does not count; cluster: where communication ran; warm: the timed call ran over and over on the same operands.
     """
 
     family: str
@@ -106,6 +108,11 @@ class Mapped:
     operators: tuple[Operator, ...]
     fused: int = 0
     cluster: Cluster | None = None
+    warm: bool = False
+
+    def machine(self, framework: Framework) -> Machine:
+        """Return what the kernels ran on: the whole device."""
+        return Machine(self.device, framework, self.device.processors, self.warm)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

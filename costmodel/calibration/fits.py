@@ -10,12 +10,14 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from costmodel.calibration.batch import Catalogue, LeftOut, Mapped
 from costmodel.calibration.fitting import FOLDS, Fitted, Groups, Recipe, Samples, fit_family
+from costmodel.calibration.forms import stated
 from costmodel.calibration.load import Shelf, family_fit, nearest_variants, read
 from costmodel.calibration.operators import map_rows
 from costmodel.calibration.roofline import default_framework
@@ -28,8 +30,12 @@ from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile, RecipeFil
 from costmodel.schema.references import Library
 
 PLAN = "public"
+KIND = "devices/"  # before the name of a device in a plan
 FEWEST = 20  # rows of a family, below which nothing is fitted
 SHAPE = "shape"  # what cross-validation holds out where a plan's groups are fewer than its folds
+
+
+Siblings: TypeAlias = "Mapping[str, Samples]"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,20 +48,29 @@ class Outcome:
 
 
 def fit_implementation(
-    file: ImplementationFile, plan: FitPlanFile, table: Table, catalogue: Catalogue, known: Calibration
+    file: ImplementationFile,
+    plan: FitPlanFile,
+    table: Table,
+    catalogue: Catalogue,
+    known: Calibration,
+    siblings: Sequence[Siblings] = (),
 ) -> Outcome:
-    """Return the fits of the families that a plan asks for. known: prices a row's other kernels."""
+    """Return the fits of the families that a plan asks for.
+
+    known: prices a row's other kernels; siblings: rows of the same kernels elsewhere, by family.
+    """
     chosen = table.take(_rows_of(file, table))
     mapped, left_out = map_rows(chosen, catalogue)
-    return fit_families(file, plan, Rows(chosen, mapped), known, left_out)
+    return fit_families(file, plan, Rows(chosen, mapped, siblings), known, left_out)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """Measured rows with their operators."""
+    """Measured rows with their operators; siblings: rows of the same kernels elsewhere, by family."""
 
     table: Table
     mapped: Sequence[Mapped]
+    siblings: Sequence[Siblings] = ()
 
 
 def fit_families(
@@ -79,6 +94,7 @@ def fit_families(
         held_out[key] = " x ".join(rule.held_out)
         if len(np.unique(some.groups)) < FOLDS:
             some, held_out[key] = replace(some, groups=_shapes(rows.table, some)), SHAPE
+        some = replace(some, siblings=tuple(each[key] for each in rows.siblings if key in each))
         samples[key], fitted[key] = some, fit_family(some, recipe_of(rule))
     ordered = {key: fitted[key] for key in file.families if key in fitted}
     return Outcome(Evidence(file, ordered, samples, held_out), left_out, skipped)
@@ -109,10 +125,9 @@ def samples_of(
 
 def recipe_of(rule: RecipeFile) -> Recipe:
     """Return a recipe as the fit takes it."""
-    choices = dict(rule.choices)
-    if "tiles" in choices:
-        choices["tiles"] = tuple((int(rows), int(columns)) for rows, columns in choices["tiles"])
-    return Recipe(rule.form, choices)
+    return Recipe(
+        rule.form, {name: stated(value) for name, value in rule.choices.items()}, tuple(rule.terms), rule.beside or ""
+    )
 
 
 def _groups(table: Table, rows: Indices, columns: Sequence[str]) -> Groups:
@@ -155,17 +170,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     known: dict[str, dict[str, FamilyFit]] = {}
     devices = {name: catalogue.name(name) for name in np.unique(table.text("device").astype(str))}
     of_row = np.array([devices[name] for name in table.text("device")], dtype=np.object_)
+    files = {file.name: file for file in plan.implementations}
     for file in plan.implementations:
         if chosen.only in file.name:
-            rows = table.take(of_row == file.device.removeprefix("devices/"))
+            rows = table.take(of_row == file.device[len(KIND) :])
             own = known.setdefault(file.device, {})
+            bare = Calibration(file.name, rooflines)
+            siblings = [
+                _samples(files[name], plan, table.take(of_row == files[name].device[len(KIND) :]), catalogue, bare)
+                for name in file.siblings
+            ]
             outcome = fit_implementation(
-                file, plan, rows, catalogue, Calibration(file.name, _with_nearest(rooflines, own))
+                file, plan, rows, catalogue, Calibration(file.name, _with_nearest(rooflines, own)), siblings
             )
             for key, fit in outcome.evidence.fitted.items():
                 own.setdefault(key, fit.fit())
             write_calibration(chosen.output / f"{file.name}.yaml", outcome.evidence, PUBLIC)
             report(outcome, lambda line: sys.stdout.write(f"{line}\n"))
+
+
+def _samples(
+    file: ImplementationFile, plan: FitPlanFile, table: Table, catalogue: Catalogue, known: Calibration
+) -> Siblings:
+    """Return the rows of every family of an implementation."""
+    chosen = table.take(_rows_of(file, table))
+    mapped, _ = map_rows(chosen, catalogue)
+    found = {key: samples_of(key, chosen, mapped, plan.recipes[rule], known) for key, rule in file.families.items()}
+    return {key: rows for key, rows in found.items() if rows is not None}
 
 
 def _with_nearest(rooflines: Mapping[str, FamilyFit], fits: Mapping[str, FamilyFit]) -> dict[str, FamilyFit]:

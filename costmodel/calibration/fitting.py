@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from costmodel.calibration.batch import Mapped
 from costmodel.calibration.forms import FORMS
-from costmodel.calibration.regression import Estimate, Share, estimate, residual
+from costmodel.calibration.regression import RIDGE, Estimate, Share, estimate, residual
 from costmodel.calibration.timing import operator_time
 from costmodel.cost.calibration import ROOFLINE, Calibration, FamilyFit, Form
 from costmodel.cost.machine import Machine
@@ -22,10 +22,15 @@ from costmodel.workload.operators import Operator
 from costmodel.workload.scenario import Framework
 
 FOLDS = 5
-ROWS = 1500  # that the form's few parameters are fitted to; the residual sees all
-SCALES = (0.75, 1.0, 1.5)  # of the residual's lengths, of which cross-validation takes the best
+ROWS = 800  # that the form's few parameters are fitted to; the residual sees all
+SCALES = (0.7, 1.4, 2.0)  # of the residual's lengths, among which cross-validation chooses
+RIDGES = (0.3, 3.0, 30.0)  # of the residual's weights, likewise: the last leaves hardly any residual
+GAIN = 0.01  # of the error: what a length of its own has to win
 RADIUS = 0.5  # lengths: a shape this near to a support point is as good as measured
+SIBLING = 0.1  # what a row of a sibling weighs: it tells of the form, not of this device
 SEED = 0
+STREAM = "stream"  # the form of kernels beside those that are fitted
+_BESIDE = "beside "
 
 Groups = npt.NDArray[np.object_]  # of str: rows of one group are held out together
 
@@ -35,7 +40,8 @@ class Samples:
     """Measured rows of one family.
 
     parts: rows that share their structure, with their operators; seconds, groups: of all rows in the order of the
-    parts; key: `family/variant` that is fitted; known: fits of the other operators in a row; framework: of launches.
+    parts; key: `family/variant` that is fitted; known: fits of the other operators in a row; framework: of launches;
+    siblings: rows of the same kernels elsewhere, which the form explains as well but which are never predicted.
     """
 
     key: str
@@ -44,6 +50,7 @@ class Samples:
     groups: Groups
     known: Calibration
     framework: Framework
+    siblings: tuple[Samples, ...] = ()
 
     def __len__(self) -> int:
         return len(self.seconds)
@@ -68,14 +75,21 @@ class Samples:
         """Tell whether an operator is one of those that are fitted."""
         return self.key in (operator.family, f"{operator.family}/{operator.variant}")
 
-    def others(self) -> Array:
-        """Return what the other operators of every row take [s], launches that are shared taken off."""
+    def has(self, key: str) -> bool:
+        """Tell whether rows have an operator of a `family/variant`."""
+        operators = (operator for part in self.parts for operator in part.operators)
+        return any(f"{operator.family}/{operator.variant}" == key for operator in operators)
+
+    def others(self, beside: Mapping[str, FamilyFit] | None = None) -> Array:
+        """Return what the other operators of every row take [s]. beside: fits that stand before those known."""
+        given = {} if beside is None else beside
         seconds = []
         for part, _, others in self.targets():
-            machine = Machine(part.device, self.framework, part.device.processors)
+            machine = part.machine(self.framework)
             total: Any = 0.0
             for operator in others:
-                total = total + likely_time(operator, machine, part.cluster, self.known.fit(operator))
+                fit = given.get(f"{operator.family}/{operator.variant}", self.known.fit(operator))
+                total = total + likely_time(operator, machine, part.cluster, fit)
             seconds.append(np.broadcast_to(total, part.rows.shape))
         return np.concatenate(seconds)
 
@@ -83,7 +97,7 @@ class Samples:
         """Return the times of the first, second … fitted operator of every row [s]; zero where a row has fewer."""
         columns: list[list[Array]] = [[] for _ in range(count)]
         for part, own, _ in self.targets():
-            machine = Machine(part.device, self.framework, part.device.processors)
+            machine = part.machine(self.framework)
             for place in range(count):
                 seconds = form.time(own[place], machine).seconds if place < len(own) else 0.0
                 columns[place].append(np.broadcast_to(seconds, part.rows.shape))
@@ -116,23 +130,27 @@ def _taken(part: Mapped, rows: Indices) -> Mapped:
     count = len(part.rows)
 
     def cut(value: object) -> object:
+        if isinstance(value, tuple):
+            return tuple(map(some, value))
         return value[rows] if isinstance(value, np.ndarray) and value.shape == (count,) else value
 
-    def some(operator: Any) -> Operator:
-        found: Operator = replace(
-            operator, **{each.name: cut(getattr(operator, each.name)) for each in fields(operator)}
-        )
-        return found
+    def some(operator: Any) -> Any:
+        return replace(operator, **{each.name: cut(getattr(operator, each.name)) for each in fields(operator)})
 
     return replace(part, rows=part.rows[rows], operators=tuple(map(some, part.operators)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recipe:
-    """How a family is fitted: the name of its form, and what of it is stated rather than fitted."""
+    """How a family is fitted: the name of its form, what of it is stated rather than fitted, and its further terms.
+
+    beside: `family/variant` of streams in the same rows that nothing else measures, which are fitted with it.
+    """
 
     form: str
     choices: Mapping[str, Any] = field(default_factory=dict)
+    terms: tuple[str, ...] = ()
+    beside: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,11 +170,29 @@ class Errors:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Beside:
+    """The form of streams that run in the rows of a family and that nothing else measures."""
+
+    key: str
+    estimate: Estimate
+
+    @property
+    def form(self) -> Form:
+        """Return the form."""
+        return FORMS[STREAM].build(self.estimate.values, {})
+
+    def fits(self) -> dict[str, FamilyFit]:
+        """Return the fit by its `family/variant`."""
+        return {self.key: FamilyFit(basis="fitted", form=self.form)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Fitted:
     """A family's fit and its evidence.
 
     errors: by model, `roofline`, `data` (a smooth function of the shape alone), `form`, `residual` (the form with it),
-    in cross-validation over groups; predictions: of the last, by row, each from a fit without the row's group [s].
+    in cross-validation over groups; predictions: of the last, by row, each from a fit without the row's group [s];
+    beside: the form of other kernels in the same rows.
     """
 
     recipe: Recipe
@@ -167,6 +203,7 @@ class Fitted:
     predictions: Array
     rows: int
     groups: int
+    beside: Beside | None = None
 
     def fit(self) -> FamilyFit:
         """Return the fit as prices are made with it, its spread left to the file."""
@@ -177,23 +214,58 @@ class Fitted:
 def fit_family(samples: Samples, recipe: Recipe) -> Fitted:
     """Return the fit of a family with its cross-validated errors."""
     folds = fold_numbers(samples.groups)
-    predictions = {name: np.empty(len(samples)) for name in ("roofline", "data", "form", *map(str, SCALES))}
+    predictions = {name: np.empty(len(samples)) for name in ("roofline", "data", "form")}
+    trials = []
     for fold in range(int(folds.max()) + 1):
         held = folds == fold
-        _predict_fold(samples.take(~held), samples.take(held), recipe, held, predictions)
-    scores = {scale: Errors.of(predictions[str(scale)], samples.seconds).mean for scale in SCALES}
-    best = min(SCALES, key=lambda scale: scores[scale])
+        trials.append(_Trial.of(samples.take(~held), samples.take(held), recipe, held))
+        trials[-1].write(predictions)
+    lengths, ridge, corrected = _best_lengths(trials, np.array(FORMS[recipe.form].lengths), samples.seconds)
     whole = _Trained.on(samples, recipe)
     features = np.concatenate(samples.features(whole.form, samples.repeats))
     return Fitted(
-        recipe, whole.estimate, whole.residual(samples, best),
+        recipe, whole.estimate, whole.stage(samples).residual(lengths, ridge),
         Domain(features.min(axis=0), features.max(axis=0), RADIUS),
         {
             **{name: Errors.of(predictions[name], samples.seconds) for name in ("roofline", "data", "form")},
-            "residual": Errors.of(predictions[str(best)], samples.seconds),
+            "residual": Errors.of(corrected, samples.seconds),
         },
-        predictions[str(best)], len(samples), len(np.unique(samples.groups)),
+        corrected, len(samples), len(np.unique(samples.groups)), whole.beside,
     )  # fmt: skip
+
+
+def _best_lengths(trials: Sequence[_Trial], start: Array, seconds: Array) -> tuple[Array, float, Array]:
+    """Return the lengths and the ridge of the residual that predict unseen rows best, and those predictions.
+
+    All lengths are scaled together first, then each axis by itself, in its turn; what helps by less than `GAIN` is
+    left, so that the choice follows the rows and not their noise. The ridge comes first: it says how far the residual
+    is to be believed at all.
+    """
+
+    def score(lengths: Array, ridge: float) -> tuple[float, Array]:
+        predicted = np.empty(len(seconds))
+        for trial in trials:
+            predicted[trial.mask] = trial.predict(lengths, ridge)
+        return Errors.of(predicted, seconds).mean, predicted
+
+    ridge, best, found = RIDGE, start, score(start, RIDGE)
+    for weight in RIDGES:
+        other = score(start, weight)
+        if other[0] < found[0]:
+            ridge, found = weight, other
+    for scale in SCALES:
+        other = score(scale * start, ridge)
+        if other[0] < found[0]:
+            best, found = scale * start, other
+    for axis in range(len(start)):
+        base = best
+        for scale in SCALES:
+            trial = base.copy()
+            trial[axis] *= scale**2
+            other = score(trial, ridge)
+            if other[0] < (1.0 - GAIN) * found[0]:
+                best, found = trial, other
+    return best, ridge, found[1]
 
 
 def fold_numbers(groups: Groups) -> Indices:
@@ -206,17 +278,57 @@ def fold_numbers(groups: Groups) -> Indices:
     return found
 
 
-def _predict_fold(
-    seen: Samples, held: Samples, recipe: Recipe, mask: npt.NDArray[np.bool_], predictions: Mapping[str, Array]
-) -> None:
-    """Write what models of the rows seen say of the rows held out."""
-    trained = _Trained.on(seen, recipe)
-    predictions["form"][mask] = trained.predict(held, None)
-    for scale in SCALES:
-        predictions[str(scale)][mask] = trained.predict(held, trained.residual(seen, scale))
-    roofline = _roofline(held)
-    predictions["roofline"][mask] = roofline
-    predictions["data"][mask] = _data_driven(seen, held, trained.form, recipe)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Stage:
+    """Rows as a form sees them: their features, the times of their operators, and of the others [s]."""
+
+    axes: tuple[str, ...]
+    features: list[Array]
+    times: list[Array]
+    others: Array
+    seconds: Array
+
+    def residual(self, lengths: Array, ridge: float) -> Residual:
+        """Return the residual of the rows with bumps of these lengths and a ridge on their heights."""
+        total = self.others + np.sum(self.times, axis=0)
+        shares = [Share(features, part / total) for features, part in zip(self.features, self.times, strict=True)]
+        return residual(shares, np.log(self.seconds / total), self.axes, lengths, ridge)
+
+    def predict(self, correction: Residual | None) -> Array:
+        """Return the time of every row [s]."""
+        total = self.others
+        for part, features in zip(self.times, self.features, strict=True):
+            factor = 1.0 if correction is None else np.asarray(correction.factor(list(features.T)))
+            total = total + part * factor
+        return total
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Trial:
+    """One fold: a form fitted to the rows seen, and the rows held out; mask: where those are."""
+
+    seen: _Stage
+    held: _Stage
+    data: Array
+    roofline: Array
+    mask: npt.NDArray[np.bool_]
+
+    @staticmethod
+    def of(seen: Samples, held: Samples, recipe: Recipe, mask: npt.NDArray[np.bool_]) -> _Trial:
+        """Return the trial of a fold."""
+        trained = _Trained.on(seen, recipe)
+        data = _data_driven(seen, held, trained.form, recipe)
+        return _Trial(trained.stage(seen), trained.stage(held), data, _roofline(held), mask)
+
+    def write(self, predictions: Mapping[str, Array]) -> None:
+        """Write what the models without a residual say of the rows held out."""
+        predictions["form"][self.mask] = self.held.predict(None)
+        predictions["roofline"][self.mask] = self.roofline
+        predictions["data"][self.mask] = self.data
+
+    def predict(self, lengths: Array, ridge: float) -> Array:
+        """Return what the form says of the rows held out, with the residual of the rows seen."""
+        return self.held.predict(self.seen.residual(lengths, ridge))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -226,53 +338,64 @@ class _Trained:
     recipe: Recipe
     estimate: Estimate
     form: Form
+    beside: Beside | None = None
 
     @staticmethod
     def on(samples: Samples, recipe: Recipe) -> _Trained:
         """Return the form fitted to (a sample of) some rows."""
-        kind, some = FORMS[recipe.form], samples
-        if len(samples) > ROWS:
-            chosen = np.zeros(len(samples), dtype=bool)
-            chosen[np.random.default_rng(SEED).permutation(len(samples))[:ROWS]] = True
-            some = samples.take(chosen)
-        others, count = some.others(), some.repeats
+        kind = FORMS[recipe.form]
+        sets = [_some(each) for each in (samples, *samples.siblings)]
+        others = [each.others() for each in sets]
+        streams = FORMS[STREAM].bounds if samples.has(recipe.beside) else {}
+        bounds = kind.parameters(recipe.terms) | {_BESIDE + name: each for name, each in streams.items()}
 
         def predict(values: Mapping[str, float]) -> Array:
-            total: Array = others + np.sum(some.form_times(kind.build(values, recipe.choices), count), axis=0)
-            return total
+            own, other = _parted(values)
+            form = kind.build(own, recipe.choices)
+            rests = others
+            if other:
+                given = Beside(recipe.beside, Estimate(other, other)).fits()
+                rests = [each.others(given) for each in sets]
+            parts = zip(sets, rests, strict=True)
+            return np.concatenate([rest + np.sum(each.form_times(form, each.repeats), axis=0) for each, rest in parts])
 
-        found = estimate(predict, some.seconds, kind.bounds)
-        return _Trained(recipe, found, kind.build(found.values, recipe.choices))
+        weights = np.concatenate([np.full(len(each), SIBLING if place else 1.0) for place, each in enumerate(sets)])
+        seconds = np.concatenate([each.seconds for each in sets])
+        found = estimate(predict, seconds, bounds, weights)
+        own, other = (Estimate(*each) for each in zip(_parted(found.values), _parted(found.errors), strict=True))
+        beside = Beside(recipe.beside, other) if streams else None
+        return _Trained(recipe, own, kind.build(own.values, recipe.choices), beside)
 
-    def residual(self, samples: Samples, scale: float) -> Residual:
-        """Return the residual of some rows, its bumps `scale` times the form's lengths."""
-        kind = FORMS[self.recipe.form]
-        times = samples.form_times(self.form, samples.repeats)
-        total = samples.others() + np.sum(times, axis=0)
-        shares = [
-            Share(features, part / total)
-            for features, part in zip(samples.features(self.form, samples.repeats), times, strict=True)
-        ]
-        lengths = scale * np.array(kind.lengths)
-        return residual(shares, np.log(samples.seconds / total), kind.axes, lengths)
+    def stage(self, samples: Samples) -> _Stage:
+        """Return some rows as the form sees them."""
+        kind, count = FORMS[self.recipe.form], samples.repeats
+        others = samples.others(None if self.beside is None else self.beside.fits())
+        return _Stage(
+            kind.axes, samples.features(self.form, count), samples.form_times(self.form, count), others,
+            samples.seconds,
+        )  # fmt: skip
 
-    def predict(self, samples: Samples, correction: Residual | None) -> Array:
-        """Return the time of every row [s]."""
-        count = samples.repeats
-        total = samples.others()
-        for part, features in zip(
-            samples.form_times(self.form, count), samples.features(self.form, count), strict=True
-        ):
-            factor = 1.0 if correction is None else np.asarray(correction.factor(list(features.T)))
-            total = total + part * factor
-        return total
+
+def _parted(values: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+    """Return what is said of a form's parameters, and of those of the streams beside it."""
+    own = {name: value for name, value in values.items() if not name.startswith(_BESIDE)}
+    return own, {name.removeprefix(_BESIDE): values[name] for name in values if name not in own}
+
+
+def _some(samples: Samples) -> Samples:
+    """Return as many of the rows as a form is fitted to."""
+    if len(samples) <= ROWS:
+        return samples
+    chosen = np.zeros(len(samples), dtype=bool)
+    chosen[np.random.default_rng(SEED).permutation(len(samples))[:ROWS]] = True
+    return samples.take(chosen)
 
 
 def _roofline(samples: Samples) -> Array:
     """Return the bare roofline's time of every row [s]."""
     seconds = []
     for part in samples.parts:
-        machine = Machine(part.device, samples.framework, part.device.processors)
+        machine = part.machine(samples.framework)
         total: Any = -part.fused * samples.framework.launch
         for operator in part.operators:
             total = total + operator_time(operator, machine, part.cluster, ROOFLINE).seconds

@@ -5,8 +5,8 @@ The limits are wide on purpose: they keep a search on numbers that mean somethin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from costmodel.calibration.regression import Bounds
@@ -23,17 +23,36 @@ _SHARE = Bounds(0.85, 0.05, 1.3)  # of a peak; above one where the clock exceeds
 class FormKind:
     """A form: what makes one from its parameters and choices, and the bounds of its parameters.
 
-    lengths: of the residual's bumps along each axis before they are scaled [octaves].
+    lengths: of the residual's bumps along each axis before they are scaled [octaves]; terms: parameters that a recipe
+    adds by the name of what they describe.
     """
 
     make: Callable[..., Form]
     bounds: Mapping[str, Bounds]
     axes: tuple[str, ...]
     lengths: tuple[float, ...]
+    terms: Mapping[str, Mapping[str, Bounds]] = field(default_factory=dict)
+
+    def parameters(self, terms: Sequence[str]) -> dict[str, Bounds]:
+        """Return the bounds of the parameters that are fitted with these terms."""
+        found = dict(self.bounds)
+        for term in terms:
+            found |= self.terms[term]
+        return found
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Return the names of all parameters."""
+        return frozenset(self.parameters(tuple(self.terms)))
 
     def build(self, values: Mapping[str, float], choices: Mapping[str, Any]) -> Form:
         """Return the form with these parameters; choices: what is stated, not fitted, such as candidate tiles."""
         return self.make(**values, **choices)
+
+
+def stated(value: Any) -> Any:
+    """Return a choice of a file as a form takes it: lists of numbers as tuples."""
+    return tuple(map(stated, value)) if isinstance(value, list | tuple) else value
 
 
 FORMS = {
@@ -46,12 +65,26 @@ FORMS = {
             "load": Bounds(50.0, 8.0, 2000.0),
             "cache": Bounds(40.0, 5.0, 1000.0),
             "fill": Bounds(1000.0, 1.0, 3e4),
+            "turn": Bounds(200.0, 1.0, 3e3),
             "edge": Bounds(0.5, 1e-3, 10.0),
-            "split": Bounds(8.0, 0.4, 160.0),
             "sharpness": Bounds(3.0, 1.5, 12.0),
         },
         GemmForm.AXES,
         (2.0, 3.0, 3.0, 3.0),
+        {
+            "split": {"split": Bounds(8.0, 0.4, 160.0), "combine": Bounds(1e-6, 1e-9, 2e-5)},
+            "sag": {"sag": Bounds(0.1, 1e-3, 0.9)},
+            "ramp": {"dirty": Bounds(0.3, 1e-3, 2.0), "ramp": Bounds(2e7, 1e6, 2e8)},
+            "promotion": {"exposed": Bounds(0.2, 0.01, 0.5)},
+            "sync": {"sync": Bounds(80.0, 1.0, 3e3)},
+            "overhang": {"overhang": Bounds(0.35, 0.01, 2.0), "shared": Bounds(3.0, 0.5, 30.0)},
+            "again": {"refetch": Bounds(0.7, 0.01, 3.0), "reach": Bounds(2.0, 0.3, 10.0)},
+            "warm": {
+                "cached": Bounds(1.5, 0.5, 10.0),
+                "copies": Bounds(5.0, 0.5, 20.0),
+                "resident": Bounds(0.5, 0.05, 2.0),
+            },
+        },
     ),
     "prefill": FormKind(
         PrefillForm,
@@ -90,8 +123,10 @@ FORMS = {
             "memory": _SHARE,
             "cached": Bounds(1.2, 0.5, 10.0),
             "resident": Bounds(0.5, 0.01, 1.0),
+            "load": Bounds(10.0, 0.5, 1000.0),
+            "fill": Bounds(100.0, 0.5, 1e5),
         },
         StreamForm.AXES,
-        (2.0,),
+        (2.0, 2.0),
     ),
 }

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from costmodel.calibration.forms import FORMS
+from costmodel.calibration.forms import FORMS, stated
 from costmodel.calibration.residuals import read_residuals
 from costmodel.cost.calibration import Calibration, FamilyFit, Form, Spread
 from costmodel.cost.residual import Domain, Residual
@@ -102,11 +102,11 @@ def _check_axes(path: Path, held: Held) -> None:
             continue
         axes = FORMS[family.form.kind].axes
         residual = held.residuals.get(key)
-        for name, stated in (
+        for name, given in (
             ("domain", tuple(family.domain) or axes), ("residual", axes if residual is None else residual.axes)
         ):  # fmt: skip
-            if stated != axes:
-                message = f"is over {', '.join(stated)}, but a `{family.form.kind}` has {', '.join(axes)}"
+            if given != axes:
+                message = f"is over {', '.join(given)}, but a `{family.form.kind}` has {', '.join(axes)}"
                 place = Location(shown(path))
                 raise InputError([Problem(place, f"families.{key}.{name}", message, "fit the calibration again")])
 
@@ -299,11 +299,9 @@ def family_fit(file: FamilyFitFile, basis: str, residual: Residual | None = None
 def _form(file: FormFile) -> Form:
     """Return the form with the parameters that the file states."""
     kind = FORMS[file.kind]
-    values = {name: float(getattr(file, name)) for name in kind.bounds}
-    choices = {name: value for name, value in file.model_dump().items() if name not in kind.bounds and name != "kind"}
-    if "tiles" in choices:
-        choices["tiles"] = tuple((int(rows), int(columns)) for rows, columns in choices["tiles"])
-    return kind.build(values, choices)
+    given = {name: value for name, value in file.model_dump().items() if value is not None and name != "kind"}
+    values = {name: float(value) for name, value in given.items() if name in kind.names}
+    return kind.build(values, {name: stated(value) for name, value in given.items() if name not in kind.names})
 
 
 def _domain(file: FamilyFitFile) -> Domain | None:

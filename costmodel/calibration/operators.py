@@ -50,8 +50,10 @@ _RULES = {
 }
 _ONE_CALL = frozenset(("attention_mixed", "attention_decode_skewed"))
 _HOST_FLAGS = ("host_overhead_included", "coarse_timer_3_samples")
+_WARM = ("cuda_graph_loop",)  # the tables' schema: few copies of the weights take turns, activations stay
 _GROUPED_BY = (
-    "device", "op", "sub_op", "dtype_in", "dtype_out", "kv_dtype", "causal", "meta_id", "kernel", "notes"
+    "device", "op", "sub_op", "dtype_in", "dtype_out", "kv_dtype", "causal", "meta_id", "kernel", "timing",
+    "notes",
 )  # fmt: skip
 
 
@@ -145,7 +147,7 @@ def _map(table: Table, rows: Indices, catalogue: Catalogue) -> Mapped:
     # The modes of an exchange are families of their own, and so is a prefill of single tokens.
     own = operation in _EXCHANGES or operation == "attention_prefill"
     family = operators[0].family if own else rule.family
-    found = Mapped(family, rows, device, operators)
+    found = Mapped(family, rows, device, operators, warm=batch.text("timing") in _WARM)
     if operation in _COMMUNICATION:
         return replace(found, cluster=messages.cluster(batch))
     if operation in _ONE_CALL and "two kernels" not in batch.says:

@@ -18,7 +18,6 @@ from costmodel.calibration.roofline import default_framework
 from costmodel.calibration.tables import NUMBERS, Table, Texts
 from costmodel.calibration.timing import operator_time
 from costmodel.cost.calibration import FamilyFit
-from costmodel.cost.machine import Machine
 from costmodel.errors import InputError, Problem
 from costmodel.quantities import Array, Indices
 from costmodel.schema.whole_files import write_whole
@@ -136,7 +135,7 @@ def _times(part: Mapped, choice: Choice, framework: Framework) -> tuple[Array, A
 
     The errors of one family's kernels in a row are the same, those of different families independent.
     """
-    machine = Machine(part.device, framework, part.device.processors)
+    machine = part.machine(framework)
     total, downs, ups = (np.zeros(part.rows.shape) for _ in range(3))
     by_family: dict[str, list[Array]] = {}
     for operator in part.operators:

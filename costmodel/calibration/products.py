@@ -20,7 +20,7 @@ def product(batch: Batch) -> list[Operator]:
     kind = batch.compute_format()
     operators: list[Operator] = []
     if "quantisation kernel" in batch.says:
-        operators.append(Elementwise("cast", m * k * (_WIDE + kind.left)))
+        operators.append(Elementwise("cast", m * k * (_WIDE + kind.left), kind="cast", rows=m))
     out = _out(batch)
     if batch.text("dtype_out") == "fp32" and kind.unit != "fp32":
         out = 2.0 * out
@@ -83,7 +83,7 @@ def expert_layer(batch: Batch) -> list[Operator]:
     up, down = one("expert up", inputs * inter, hidden), one("expert down", hidden, inter)
     if batch.text("sub_op") == "fused_experts":
         return [up, down]
-    return [up, Elementwise("expert activation", rows * inter * (inputs + 1) * _WIDE), down]
+    return [up, Elementwise("expert activation", rows * inter * (inputs + 1) * _WIDE, rows=rows), down]
 
 
 def _out(batch: Batch) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,10 @@ SUPPORTS = 64  # at most, of a residual
 ROBUST = 0.05  # relative error beyond which a row weighs less: what the same kernel repeats within
 RIDGE = 0.03  # of the residual's weights, against the rows' unit weights
 ROUNDS = 4  # of reweighting
-EVALUATIONS = 60
+STARTS = 3
+FIRST = 12  # evaluations of each start
+APART = 0.7  # standard deviation of the logarithms of starts
+EVALUATIONS = 40
 STEP = 1e-3  # of a finite difference: forms have steps (whole waves), which a smaller one would not see across
 
 
@@ -36,11 +40,17 @@ class Estimate:
     errors: Mapping[str, float]
 
 
-def estimate(predict: Callable[[Mapping[str, float]], Array], seconds: Array, bounds: Mapping[str, Bounds]) -> Estimate:
+def estimate(
+    predict: Callable[[Mapping[str, float]], Array],
+    seconds: Array,
+    bounds: Mapping[str, Bounds],
+    weights: Array | float = 1.0,
+) -> Estimate:
     """Return the parameters that make predicted times nearest to measured ones.
 
-    Minimises sum rho((log predicted - log measured)^2) with rho that of a soft absolute value beyond `ROBUST`, over the
-    logarithms of the parameters. predict: parameters -> predicted seconds of every row; seconds: measured.
+    Minimises sum rho((weight * (log predicted - log measured))^2) with rho that of a soft absolute value beyond
+    `ROBUST`, over the logarithms of the parameters. Of several starts that which a few steps bring nearest goes on:
+    forms have valleys. predict: parameters -> predicted seconds of every row; seconds: measured.
     """
     from scipy.optimize import least_squares
 
@@ -49,13 +59,20 @@ def estimate(predict: Callable[[Mapping[str, float]], Array], seconds: Array, bo
 
     def misfit(point: Array) -> Array:
         times = predict(dict(zip(names, np.exp(point).tolist(), strict=True)))
-        misses: Array = np.log(times) - target
+        misses: Array = weights * (np.log(times) - target)
         return misses
 
     low, start, high = (np.log([getattr(bounds[name], side) for name in names]) for side in ("low", "start", "high"))
-    found = least_squares(
-        misfit, start, bounds=(low, high), loss="soft_l1", f_scale=ROBUST, diff_step=STEP, max_nfev=EVALUATIONS
-    )
+
+    def search(point: Array, evaluations: int) -> Any:
+        return least_squares(
+            misfit, point, bounds=(low, high), loss="soft_l1", f_scale=ROBUST, diff_step=STEP, max_nfev=evaluations
+        )
+
+    places = np.random.default_rng(0).normal(0.0, APART, size=(STARTS - 1, len(start)))
+    starts = [start, *np.clip(start + places, low + STEP, high - STEP)]
+    tried = [search(point, FIRST) for point in starts]
+    found = search(min(tried, key=lambda one: float(one.cost)).x, EVALUATIONS)
     return Estimate(
         dict(zip(names, np.exp(found.x).tolist(), strict=True)),
         dict(zip(names, _standard_errors(found.jac, found.fun, found.active_mask), strict=True)),
@@ -82,16 +99,19 @@ class Share:
     share: Array  # (rows,)
 
 
-def residual(shares: Sequence[Share], misses: Array, axes: tuple[str, ...], lengths: Array) -> Residual:
+def residual(
+    shares: Sequence[Share], misses: Array, axes: tuple[str, ...], lengths: Array, ridge: float = RIDGE
+) -> Residual:
     """Return the residual that explains log(measured / predicted) of rows.
 
     A row of several kernels moves by the sum of their corrections, each times its share of the time. Support points are
-    the centres of clusters of the measured shapes. Ridge regression, reweighted against outliers. misses: (rows,).
+    the centres of clusters of the measured shapes. Ridge regression, reweighted against outliers. misses: (rows,);
+    ridge: weight of the bumps' heights against that of a row.
     """
     points = np.concatenate([share.features for share in shares]) / lengths
     centres = _centres(points)
     matrix = sum(share.share[:, None] * _bumps(share.features / lengths, centres) for share in shares)
-    prior = RIDGE * _bumps(centres, centres) + 1e-6 * np.eye(len(centres))
+    prior = ridge * _bumps(centres, centres) + 1e-6 * np.eye(len(centres))
     weights: Array = np.ones(len(misses))
     solution: Array = np.zeros(len(centres))
     for _ in range(ROUNDS):

@@ -23,7 +23,6 @@ from costmodel.calibration.operators import map_rows
 from costmodel.calibration.tables import Table, read_tables
 from costmodel.calibration.timing import operator_time
 from costmodel.cost.calibration import ROOFLINE
-from costmodel.cost.machine import Machine
 from costmodel.quantities import Array, Indices, Seconds
 from costmodel.schema import build
 from costmodel.schema.framework import FrameworkFile
@@ -71,8 +70,7 @@ def predicted(mapped: Mapped, framework: Framework) -> Seconds:
     """Return the roofline time of some rows [s]: the sum over their operators, one launch a kernel."""
     seconds: Seconds = -mapped.fused * framework.launch
     for operator in mapped.operators:
-        machine = Machine(mapped.device, framework, mapped.device.processors)
-        seconds = seconds + operator_time(operator, machine, mapped.cluster, ROOFLINE).seconds
+        seconds = seconds + operator_time(operator, mapped.machine(framework), mapped.cluster, ROOFLINE).seconds
     return seconds
 
 

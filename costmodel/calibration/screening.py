@@ -12,7 +12,7 @@ from costmodel.calibration.batch import Mapped
 from costmodel.calibration.tables import NUMBERS, TEXTS, Table
 from costmodel.hardware import Device
 from costmodel.quantities import Array, Indices
-from costmodel.workload.operators import AttentionCore, Collective, Exchange, Gemm, Operator
+from costmodel.workload.operators import AttentionCore, Elementwise, Gemm, Operator
 
 CONTEXT = "secondary"  # the tier that the tables keep as context: neither fitted nor scored
 TOO_FAST_TO_COMPUTE = "faster than the dense peak at the highest clock"
@@ -96,7 +96,7 @@ def _reading(operators: Sequence[Operator], device: Device) -> Array:
     """Return the least time of the bytes that L2 cannot hold [s]."""
     total: Any = 0.0
     for operator in operators:
-        if not isinstance(operator, Collective | Exchange):
+        if isinstance(operator, Gemm | AttentionCore | Elementwise):
             total = total + operator.traffic
     cache, memory = device.level("l2"), device.device_memory
     assert memory.bandwidth is not None, "a device file states the bandwidth of its memory"

@@ -43,10 +43,11 @@ def stream(batch: Batch) -> list[Operator]:
     read, written = _PASSES[name]
     bytes_in, bytes_out = batch.format("dtype_in").left, batch.format("dtype_out", default=batch.text("dtype_in")).left
     traffic = batch.number("m") * batch.number("n") * (read * bytes_in + written * bytes_out)
-    return [Elementwise(name, traffic, kind=_KINDS.get(name, ""))]
+    return [Elementwise(name, traffic, kind=_KINDS.get(name, ""), rows=batch.number("m"))]
 
 
 def quantisation(batch: Batch) -> list[Operator]:
     """Return a cast of `m` x `n` elements with the scales of the narrower format."""
     width = batch.format("dtype_in").left + batch.format("dtype_out").left
-    return [Elementwise("cast", batch.number("m") * batch.number("n") * width, kind="cast")]
+    rows = batch.number("m")
+    return [Elementwise("cast", rows * batch.number("n") * width, kind="cast", rows=rows)]

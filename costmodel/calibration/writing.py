@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from costmodel import units
-from costmodel.calibration.fitting import RADIUS, Fitted, Samples
+from costmodel.calibration.fitting import RADIUS, STREAM, Beside, Fitted, Samples
 from costmodel.calibration.forms import FORMS
 from costmodel.calibration.residuals import DIGITS, write_residuals
 from costmodel.calibration.roofline import groups, spread
+from costmodel.quantities import Array
 from costmodel.schema.fit_plan import ImplementationFile
 from costmodel.schema.whole_files import make_folder, write_whole
 
@@ -100,22 +101,43 @@ def _family(name: str, fit: Fitted, evidence: Evidence) -> Iterator[str]:
         f'    accuracy: {{held_out: "{evidence.held_out[name]}", groups: {fit.groups}, {_joined(means)}, '
         f"median: {_percent(best.median)}, bias: {_percent(best.bias)}}}"
     )
-    yield "    spread:"
-    seconds = evidence.samples[name].seconds
-    for rows in groups(fit.predictions):
-        low, median, high = spread(seconds[rows] / fit.predictions[rows])
-        time = units.render(float(f"{np.median(fit.predictions[rows]):.3g}"), "time")
-        yield f"      - {{time: {time}, low: {low:g}, median: {median:g}, high: {high:g}, rows: {len(rows)}}}"
+    ratio = evidence.samples[name].seconds / fit.predictions
+    yield from _spread((fit.predictions[rows], ratio[rows]) for rows in groups(fit.predictions))
     yield f"    rows: {fit.rows}"
+    if fit.beside is not None:
+        yield from _beside(name, fit, fit.beside, ratio)
+
+
+def _beside(name: str, fit: Fitted, beside: Beside, ratio: Array) -> Iterator[str]:
+    """Yield the streams that were fitted in the same rows, with the scatter of the rows as a whole."""
+    yield f"  {beside.key}:"
+    yield f"    form: {{kind: {STREAM}, {_joined(_values(beside.estimate.values))}}}"
+    yield f"    errors: {{{_joined({key: _percent(value) for key, value in beside.estimate.errors.items()})}}}"
+    yield from _spread([(fit.predictions, ratio)])
+    yield f"    rows: {fit.rows}"
+    yield f"    note: Fitted together with {name}, in the same rows; the spread is that of their whole time."
+
+
+def _spread(knots: Iterable[tuple[Array, Array]]) -> Iterator[str]:
+    """Yield one knot for each (predicted times, measured over predicted ones)."""
+    yield "    spread:"
+    for predicted, ratio in knots:
+        low, median, high = spread(ratio)
+        time = units.render(float(f"{np.median(predicted):.3g}"), "time")
+        yield f"      - {{time: {time}, low: {low:g}, median: {median:g}, high: {high:g}, rows: {len(ratio)}}}"
 
 
 def _parameters(fit: Fitted) -> dict[str, str]:
     """Return the form's parameters and choices as they are written."""
-    found = {
+    return _values(fit.estimate.values) | {name: _plain(value) for name, value in fit.recipe.choices.items()}
+
+
+def _values(values: Mapping[str, float]) -> dict[str, str]:
+    """Return parameters as they are written."""
+    return {
         name: units.render(float(f"{value:.{DIGITS}g}"), "time") if name in _TIMES else f"{value:.{DIGITS}g}"
-        for name, value in fit.estimate.values.items()
+        for name, value in values.items()
     }
-    return found | {name: _plain(value) for name, value in fit.recipe.choices.items()}
 
 
 def _plain(value: Any) -> str:

@@ -2,39 +2,69 @@
 
 from __future__ import annotations
 
+import bisect
+import functools
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
 
-from costmodel.cost.machine import Machine
+from costmodel.cost.machine import VECTOR_DTYPE, Machine
 from costmodel.cost.residual import Features
 from costmodel.cost.time import Time
-from costmodel.quantities import Quantity, Seconds, log2, maximum, minimum
+from costmodel.quantities import (
+    Array,
+    Bytes,
+    Count,
+    Quantity,
+    Seconds,
+    ceil,
+    is_single,
+    log2,
+    maximum,
+    minimum,
+    where,
+)
 from costmodel.workload.operators import Gemm
 
 LARGE = 4096  # elements: from here on candidates are taken one by one, so that temporaries stay in the cache
 SHORTEST_SPLIT = 256  # elements of K below which no library splits
+STEP = 128  # bytes of one row of the left operand that one step along K takes: the widest shared-memory swizzle
+CLIFF = 6.0  # how sharply reuse ends: what is read in a cycle is kept whole or not at all
+EDGE = 4.0  # how sharply a tensor stops fitting in L2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GemmForm:
     """The fitted form of one library's matrix products in one number format.
 
-        t = launch + min over tiles and splits of ((chip^p + cache^p + memory^p)^(1/p))
-        chip   = waves * (max(tensor, load) + fill) / clock
-        tensor = 2*m_t*n_t*k/s / (compute * flop per cycle) * (1 + edge*(16/m_t + 16/n_t))       [cycles of a block]
-        load   = (min(m, m_t)*e_left + min(n, n_t)*e_right) * k/s / load                          [cycles of a block]
+        t      = launch + busy * (1 + sag * (ideal / busy)^2),   ideal = 2*m*n*k / (compute * peak)
+        busy   = (chip^p + cache^p + memory^p)^(1/p) + combine where K is split
+        chip   = waves * (max(tensor + promotion, load, (turn + sync) * k_s*e_left/128) * hang + fill) / clock
+        tensor = 2*m_t*n_t*k_s / (compute * flop per cycle) * (1 + edge*(16/m_t + 16/n_t))        [cycles of a block]
+        load   = (min(m, m_t)*e_left + min(n, n_t)*e_right) * k_s / load                           [cycles of a block]
         cache  = blocks * (the bytes of a block's loads) / (cache * processors * clock)
-        memory = (operands and result once + split*s*m*n where K is split) / (memory * bandwidth)
+        memory = (traffic + split*s*m*n where K is split + dirty*min(traffic, ramp) + again) / (memory * bandwidth)
 
-    A block computes one tile over 1/s of K; s is one, or what fills the processors once (from below and from above).
+    A block computes one tile over k_s = k/s; s is one, or what fills the processors once (from below and from above).
+    docs/method.md has the terms promotion, hang and again, and what a warm cache keeps.
 
-    launch: fixed time [s]; compute, memory: shares of the dense peak and of the memory bandwidth; load: what one
-    processor can load [B/cycle]; cache: the same of L2, a processor's share of it [B/cycle]; fill: start and end of a
-    block [cycles]; edge: loss of small tiles; split: bytes that one partial sum costs [B]; sharpness: p; tiles:
-    candidates (m_t, n_t); splits: whether the library splits K.
+    launch, combine: fixed times [s]; compute, memory: shares of the dense peak and of the memory bandwidth; load: what
+    one processor can load [B/cycle]; cache: the same of L2, a processor's share of it [B/cycle]; fill: start and end of
+    a block [cycles]; turn: the shortest step along K [cycles]; edge: loss of small tiles; split: bytes that one partial
+    sum costs [B]; sharpness: p; sag: how much slower the clock is at full load; dirty, ramp: bytes that leave L2 for
+    each one that enters, and of how many first bytes [B]; exposed: share of the promotion that nothing hides; sync:
+    what two blocks that load together wait for each other in a step [cycles]; overhang, shared: loss of a block that
+    reaches over the last row, and clusters of rows that share one; refetch, reach: share of reads that are made again
+    where an operand is larger than `reach` L2; cached, copies, resident: in a warm benchmark, the speed of what L2
+    keeps over the bandwidth, how many weights take turns, and the share of L2 that activations find.
+
+    tiles: candidates (m_t, n_t); splits: whether the library splits K; rule: how it chooses a tile: `fastest`, `waves`
+    (the fewest, then the fullest last one) or `rows` (by m: `limits` are the largest of each tile but the last);
+    paired: rows from which on two blocks load together; clusters: tiles (rows, columns) that are launched together, of
+    each tile.
     """
 
     launch: float
@@ -43,17 +73,37 @@ class GemmForm:
     load: float
     cache: float
     fill: float
+    turn: float
     edge: float
-    split: float
     sharpness: float
     tiles: tuple[tuple[int, int], ...]
     splits: bool
+    split: float = 0.0
+    combine: float = 0.0
+    sag: float = 0.0
+    dirty: float = 0.0
+    ramp: float = 0.0
+    exposed: float = 0.0
+    sync: float = 0.0
+    overhang: float = 0.0
+    shared: float = 1.0
+    refetch: float = 0.0
+    reach: float = 1.0
+    cached: float = 0.0
+    copies: float = 1.0
+    resident: float = 1.0
+    rule: str = "fastest"
+    limits: tuple[int, ...] = ()
+    paired: int = 1
+    clusters: tuple[tuple[int, int], ...] = ()
 
     AXES = ("m", "n", "k", "groups")
 
     def time(self, gemm: Gemm, machine: Machine) -> Time:
         """Return the product's time."""
-        busy = self._fastest(gemm, machine)
+        busy: Any = self._busy(gemm, machine)
+        ideal = gemm.flop / (self.compute * machine.processors * machine.processor_peak(gemm.dtype))
+        busy = busy + self.sag * ideal * ideal / busy
         memory = gemm.traffic / (self.memory * machine.memory_bandwidth)
         return Time(self.launch + busy, compute=busy, memory=minimum(memory, busy), fixed=self.launch)
 
@@ -61,43 +111,164 @@ class GemmForm:
         """Return log2 of m, n, k and groups."""
         return log2(gemm.m), log2(gemm.n), log2(gemm.k), log2(gemm.groups)
 
-    def _fastest(self, gemm: Gemm, machine: Machine) -> Seconds:
-        """Return the time of the fastest candidate."""
-        modes = (0, 1, 2) if self.splits else (0,)
-        sizes = [np.asarray(each, dtype=np.float64) for each in (gemm.m, gemm.n, gemm.k, gemm.groups)]
-        shape = np.broadcast_shapes(*(size.shape for size in sizes), np.shape(machine.processors))
-        if int(np.prod(shape)) >= LARGE:
-            fastest: Any = np.inf
-            for (m, n), mode in product(self.tiles, modes):
-                fastest = np.minimum(fastest, self._candidate(gemm, machine, float(m), float(n), mode))
-            return fastest  # type: ignore[no-any-return]
-        ends = (1,) * len(shape)
-        rows, columns = (
-            np.array([tile[axis] for tile in self.tiles], dtype=np.float64).reshape(-1, *ends) for axis in (0, 1)
-        )
-        times = [self._candidate(gemm, machine, rows, columns, mode) for mode in modes]
-        fastest = np.minimum.reduce([np.min(each, axis=0) for each in times])
-        return float(fastest) if fastest.ndim == 0 else fastest
+    def _busy(self, gemm: Gemm, machine: Machine) -> Seconds:
+        """Return the time of the fastest candidate, or of the one that the library's rule takes."""
+        sizes = (gemm.m, gemm.n, gemm.k, gemm.groups, machine.processors)
+        shape = () if all(map(is_single, sizes)) else np.broadcast_shapes(*map(np.shape, sizes))
+        large = math.prod(shape) >= LARGE
+        traffic = self._traffic(gemm, machine)
+        fastest: Any = math.inf
+        for block in self._blocks(gemm, machine, len(shape), large=large):
+            time = self._candidate(gemm, machine, block, traffic)
+            if not large and self.rule == "fastest":
+                time = time.min(axis=0)
+            fastest = minimum(fastest, time)
+        return fastest if shape else float(fastest)
 
-    def _candidate(self, gemm: Gemm, machine: Machine, rows: Quantity, columns: Quantity, mode: int) -> Any:
-        """Return the time of one candidate, or of all tiles on a leading axis. mode: 0 no split, 1 fewer, 2 more."""
-        clock, processors = machine.device.math[gemm.dtype].clock, machine.processors
-        rate = machine.device.math[gemm.dtype].flop_per_cycle
-        tiles = gemm.groups * np.ceil(gemm.m / rows) * np.ceil(gemm.n / columns)
-        split: Any = 1.0
-        if mode:
-            filling = np.floor(processors / tiles) if mode == 1 else np.ceil(processors / tiles)
-            split = np.maximum(np.minimum(filling, np.floor(gemm.k / SHORTEST_SPLIT)), 1.0)
+    def _blocks(self, gemm: Gemm, machine: Machine, axes: int, *, large: bool) -> Iterator[_Block]:
+        """Yield the candidates: one by one on large arrays, else together on a leading axis."""
+        table = _table(self.tiles, self.clusters, self.splits)
+        if self.rule == "fastest":
+            if large:
+                yield from (_Block(*row) for row in table.T.tolist())
+            else:
+                yield _Block(*table.reshape(5, -1, *(1,) * axes))
+            return
+        chosen = self._chosen(gemm, machine.processors)
+        whole = table[:4, : len(self.tiles)]
+        rows, columns, down, across = whole[:, chosen] if isinstance(chosen, np.ndarray) else whole[:, chosen].tolist()
+        for mode in (0.0, 1.0, 2.0) if self.splits else (0.0,):
+            yield _Block(rows, columns, down, across, mode)
+
+    def _chosen(self, gemm: Gemm, processors: Count) -> Any:
+        """Return which tile the library takes."""
+        if self.rule == "rows":
+            if is_single(gemm.m):
+                return bisect.bisect_left(self.limits, gemm.m)
+            return np.searchsorted(np.array(self.limits), gemm.m)
+        best: Any = math.inf
+        chosen: Any = 0
+        for place, (rows, columns) in enumerate(self.tiles):
+            filled = gemm.groups * ceil(gemm.m / rows) * ceil(gemm.n / columns) / processors
+            waves = ceil(filled)
+            key = waves + 0.5 * (waves - filled) + 1e-6 * (rows + columns)  # of equal ones the smaller tile
+            chosen = where(key < best, place, chosen)
+            best = minimum(key, best)
+        return chosen
+
+    def _candidate(self, gemm: Gemm, machine: Machine, block: _Block, traffic: Bytes) -> Any:
+        """Return the busy time of a candidate."""
+        unit, processors = machine.device.math[gemm.dtype], machine.processors
+        down, across = block.tiles(gemm)
+        tiles = gemm.groups * down * across
+        split = _split(block.mode, tiles, processors, gemm.k) if self.splits else 1.0
         depth, blocks = gemm.k / split, tiles * split
-        moved = (np.minimum(gemm.m, rows) * gemm.left + np.minimum(gemm.n, columns) * gemm.right) * depth
-        tensor = (
-            2.0 * rows * columns * depth / (self.compute * rate) * (1.0 + self.edge * (16.0 / rows + 16.0 / columns))
-        )
-        chip = np.ceil(blocks / processors) * (np.maximum(tensor, moved / self.load) + self.fill) / clock
-        cache = blocks * moved / (self.cache * machine.device.processors * clock)
-        partial = np.where(split > 1.0, self.split * split * gemm.groups * gemm.m * gemm.n, 0.0) if mode else 0.0
-        memory = (gemm.traffic + partial) / (self.memory * machine.memory_bandwidth)
-        return together(self.sharpness, chip, cache, memory)
+        moved = (minimum(gemm.m, block.rows) * gemm.left + minimum(gemm.n, block.columns) * gemm.right) * depth
+        area = block.rows * block.columns * depth
+        edge = 1.0 + self.edge * (16.0 / block.rows + 16.0 / block.columns)
+        tensor = area * (2.0 / (self.compute * unit.flop_per_cycle) * edge + self._promotion(gemm, machine))
+        work = maximum(tensor, moved / self.load, self._turn(gemm) / STEP * gemm.left * depth)
+        if self.overhang:
+            over = minimum(down * block.rows - gemm.m, block.rows) / block.rows
+            work = work * (1.0 + self.overhang * over * minimum(1.0, self.shared * block.down / down))
+        chip = ceil(blocks / processors) * (work + self.fill) / unit.clock
+        cache = blocks * moved / (self.cache * machine.device.processors * unit.clock)
+        if self.refetch:
+            traffic = traffic + self._again(gemm, machine, block)
+        bandwidth = self.memory * machine.memory_bandwidth
+        if not self.splits:
+            return together(self.sharpness, chip, cache, traffic / bandwidth)
+        divided = split > 1.0
+        partial = where(divided, self.split * gemm.groups * gemm.m * gemm.n, 0.0) * split
+        busy = together(self.sharpness, chip, cache, (traffic + partial) / bandwidth)
+        return busy + where(divided, self.combine, 0.0)
+
+    def _turn(self, gemm: Gemm) -> Quantity:
+        """Return the shortest step along K [cycles]."""
+        return self.turn + where(gemm.m >= self.paired, self.sync, 0.0) if self.sync else self.turn
+
+    def _traffic(self, gemm: Gemm, machine: Machine) -> Bytes:
+        """Return the bytes to and from memory where K is not split, as bytes at the speed of memory.
+
+        The first `ramp` bytes push `dirty` others out of L2. On a warm machine L2 keeps what fits into it.
+        """
+        traffic: Any = gemm.traffic
+        if self.dirty:
+            traffic = traffic + self.dirty * minimum(traffic, self.ramp)
+        if self.cached and machine.warm:
+            capacity = _l2(machine)
+            left, right = gemm.groups * gemm.m * gemm.k * gemm.left, gemm.groups * gemm.n * gemm.k * gemm.right
+            kept = right / (1.0 + (self.copies * right / capacity) ** EDGE)
+            for tensor in (left, gemm.traffic - left - right):
+                kept = kept + tensor / (1.0 + (tensor / (self.resident * capacity)) ** EDGE)
+            traffic = traffic - kept * (1.0 - self.memory / self.cached)
+        return traffic  # type: ignore[no-any-return]
+
+    def _promotion(self, gemm: Gemm, machine: Machine) -> Quantity:
+        """Return the cycles per multiply-add that moving sums to FP32 and scaling them takes beside the products.
+
+        One FP32 multiply-add for each element of the tile and each `promotion_interval` of K, of which `exposed` is
+        hidden by nothing; none where the unit accumulates in FP32 and applies block scales itself.
+        """
+        unit = machine.device.math[gemm.dtype]
+        if not self.exposed or not gemm.block_scaled or (unit.accumulate == "fp32" and unit.scaling == "native"):
+            return 0.0
+        lanes = machine.device.math[VECTOR_DTYPE].flop_per_cycle / 2.0
+        return self.exposed / (lanes * machine.framework.promotion_interval)
+
+    def _again(self, gemm: Gemm, machine: Machine, block: _Block) -> Bytes:
+        """Return what is read from memory again because tiles are taken along the shorter side of the result.
+
+        Every strip of tiles across reads the whole operand along which the strip runs; what exceeds L2 is read again.
+        """
+        down, across = block.tiles(gemm)
+        left, right = gemm.groups * gemm.m * gemm.k * gemm.left, gemm.groups * gemm.n * gemm.k * gemm.right
+        along = across > down
+        operand = where(along, left, right)
+        strips = where(along, across / block.across, down / block.down) - 1.0
+        kept = (self.reach * _l2(machine) / operand) ** CLIFF
+        return operand * strips * self.refetch / (1.0 + kept)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Block:
+    """A candidate: rows and columns of its tile, tiles down and across of a cluster, and how K is split.
+
+    mode: 0 not, 1 into as many parts as leave no processor with two blocks, 2 into as many as leave none idle.
+    """
+
+    rows: Any
+    columns: Any
+    down: Any
+    across: Any
+    mode: Any
+
+    def tiles(self, gemm: Gemm) -> tuple[Any, Any]:
+        """Return the tiles of the result down and across, in whole clusters."""
+        down, across = self.rows * self.down, self.columns * self.across
+        return ceil(gemm.m / down) * self.down, ceil(gemm.n / across) * self.across
+
+
+@functools.lru_cache(maxsize=256)
+def _table(tiles: tuple[tuple[int, int], ...], clusters: tuple[tuple[int, int], ...], splits: bool) -> Array:
+    """Return the candidates' rows, columns, cluster, and mode, shape (5, candidates): all tiles of mode 0 first."""
+    grouped = clusters or ((1, 1),) * len(tiles)
+    modes = (0, 1, 2) if splits else (0,)
+    rows = [(*tile, *cluster, mode) for mode in modes for tile, cluster in zip(tiles, grouped, strict=True)]
+    return np.array(rows, dtype=np.float64).T
+
+
+def _split(mode: Any, tiles: Any, processors: Count, depth: Count) -> Any:
+    """Return into how many parts K is split."""
+    filled = processors / tiles
+    parts = maximum(minimum(where(mode == 1.0, -ceil(-filled), ceil(filled)), -ceil(-depth / SHORTEST_SPLIT)), 1.0)
+    return where(mode == 0.0, 1.0, parts)
+
+
+def _l2(machine: Machine) -> Bytes:
+    """Return the capacity of L2; one byte where the device states none."""
+    cache = machine.device.level("l2")
+    return 1.0 if cache is None else cache.capacity
 
 
 def together(sharpness: float, *parts: Any) -> Any:

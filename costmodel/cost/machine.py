@@ -13,11 +13,15 @@ VECTOR_DTYPE = "fp32"  # CUDA cores: activations, promotion of FP8 sums
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Machine:
-    """The part of a device that a kernel may use: `processors` of them (communication may hold the rest)."""
+    """The part of a device that a kernel may use: `processors` of them (communication may hold the rest).
+
+    warm: the kernel runs over and over on the same operands, as in a benchmark, so that L2 holds what fits.
+    """
 
     device: Device
     framework: Framework
     processors: Count
+    warm: bool = False
 
     @property
     def memory_bandwidth(self) -> BytesPerSecond:

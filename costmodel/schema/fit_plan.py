@@ -18,6 +18,10 @@ class RecipeFile(Strict):
     choices: dict[str, Annotated[Any, Verbatim()]] = Field(
         default={}, description="what of the form is stated rather than fitted, such as candidate tiles"
     )
+    terms: list[str] = Field(default=[], description="further terms of the form, by name")
+    beside: str | None = Field(
+        default=None, description="`family/variant` of streams in the same rows, which are fitted with it"
+    )
     held_out: list[str] = Field(min_length=1, description="columns whose values cross-validation holds out together")
 
 
@@ -31,6 +35,9 @@ class ImplementationFile(Strict):
     kernels: list[str] = Field(default=[], description="kernels of the rows, as the tables name them; none: all")
     timings: list[str] = Field(default=[], description="timing methods of the rows; none: all")
     families: dict[str, str] = Field(min_length=1, description="operator family or `family/variant` -> recipe")
+    siblings: list[str] = Field(
+        default=[], description="implementations of the plan whose rows the forms are fitted to as well, unscored"
+    )
 
 
 class BarFile(Strict):

@@ -22,11 +22,31 @@ class GemmFormFile(Strict):
     load: Ratio = Field(description="bytes that one processor loads a cycle")
     cache: Ratio = Field(description="bytes that L2 gives one processor a cycle, all loading")
     fill: Ratio = Field(description="cycles of a block's start and end")
+    turn: Ratio = Field(description="cycles of the shortest step along K, of 128 bytes")
     edge: Ratio = Field(description="loss of small tiles, at 16 rows or columns")
-    split: Ratio = Field(description="bytes that one partial sum of a split K costs")
     sharpness: Ratio = Field(description="exponent that joins times which overlap")
+    split: Ratio | None = Field(default=None, description="bytes that one partial sum of a split K costs")
+    combine: Time | None = Field(default=None, description="fixed time where K is split")
+    sag: Ratio | None = Field(default=None, description="slowdown of the clock at full load")
+    dirty: Ratio | None = Field(default=None, description="bytes that leave L2 for each of the first that enter")
+    ramp: Ratio | None = Field(default=None, description="bytes that are the first")
+    sync: Ratio | None = Field(default=None, description="cycles of a step along K that blocks that load together wait")
+    exposed: Ratio | None = Field(default=None, description="share of promotion and scaling that nothing hides")
+    overhang: Ratio | None = Field(default=None, description="loss of a block that reaches over the last row")
+    shared: Ratio | None = Field(default=None, description="clusters of rows that such a loss is shared by")
+    refetch: Ratio | None = Field(default=None, description="share of reads that are made again beyond L2")
+    reach: Ratio | None = Field(default=None, description="size of an operand from where on they are, over L2")
+    cached: Ratio | None = Field(default=None, description="speed of L2 in a warm benchmark, over the bandwidth")
+    copies: Ratio | None = Field(default=None, description="weights that take turns in a warm benchmark")
+    resident: Ratio | None = Field(default=None, description="share of L2 that holds activations in a warm benchmark")
     tiles: list[Tile] = Field(min_length=1, description="candidate tiles, rows by columns")
     splits: bool = Field(description="the library splits K")
+    rule: Literal["fastest", "waves", "rows"] = Field(
+        default="fastest", description="how the library takes a tile: the fastest, of fewest waves, or by rows"
+    )
+    paired: Integer | None = Field(default=None, description="rows from which on two blocks load together")
+    limits: list[Integer] = Field(default=[], description="largest rows of each tile but the last, under `rows`")
+    clusters: list[Tile] = Field(default=[], description="tiles launched together, of each tile: rows by columns")
 
 
 class PrefillFormFile(Strict):
@@ -68,6 +88,8 @@ class StreamFormFile(Strict):
     memory: Ratio = Field(description="share of the memory bandwidth")
     cached: Ratio = Field(description="the same for bytes that stay in L2")
     resident: Ratio = Field(description="share of L2 that holds them")
+    load: Ratio = Field(description="bytes that one row's block moves a cycle")
+    fill: Ratio = Field(description="cycles of a processor that a row costs beside its bytes")
 
 
 FormFile: TypeAlias = Annotated[

@@ -68,8 +68,8 @@ def add_activation(
     elements = rows * width
     builder.step(
         "activation",
-        [Elementwise(name, elements * (inputs + 1) * element, kind="activation")],
-        [Elementwise(f"{name} gradient", elements * (2 * inputs + 1) * element)],
+        [Elementwise(name, elements * (inputs + 1) * element, kind="activation", rows=rows)],
+        [Elementwise(f"{name} gradient", elements * (2 * inputs + 1) * element, rows=rows)],
     )
     builder.save(f"{name} input", "ffn_up", elements * inputs * context.kept)
 
@@ -101,7 +101,8 @@ def add_moe(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, fresh: bool 
     if context.casts and fresh:
         # One cast serves the dispatched tokens and the shared expert.
         passes = context.residual + context.operand
-        builder.step("norm", [Elementwise("expert input cast", context.stream_tokens * hidden * passes, kind="cast")])
+        tokens = context.stream_tokens
+        builder.step("norm", [Elementwise("expert input cast", tokens * hidden * passes, kind="cast", rows=tokens)])
     if not (is_single(ffn.shared) and ffn.shared == 0):
         _add_shared(builder, context, ffn, fresh=fresh)
     _add_routed(builder, context, ffn)

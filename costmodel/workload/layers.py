@@ -138,7 +138,7 @@ def _embedding(context: Context) -> Work:
     accumulated = 2 * ELEMENT_BYTES[context.precision.gradients]
     builder.step(
         "embedding",
-        [Elementwise("embedding", 2 * elements * element, kind="embedding")],
+        [Elementwise("embedding", 2 * elements * element, kind="embedding", rows=context.tokens)],
         weight=[Elementwise("embedding gradient", elements * (element + accumulated))],
     )
     leave_tensor_parallel(builder, context, "embedding")

@@ -14,7 +14,11 @@ from costmodel.workload.work import Parameters, WorkBuilder
 def add_norm(builder: WorkBuilder, context: Context, name: str, kind: str, rows: Count, width: Count) -> None:
     """Add a norm by itself: forward reads x and writes y; backward reads dy and x and writes dx."""
     size = rows * width * context.residual
-    builder.step("norm", [Elementwise(name, 2 * size, kind="norm")], [Elementwise(f"{name} gradient", 3 * size)])
+    builder.step(
+        "norm",
+        [Elementwise(name, 2 * size, kind="norm", rows=rows)],
+        [Elementwise(f"{name} gradient", 3 * size, rows=rows)],
+    )
     _own_norm(builder, name, kind, size, width)
 
 
@@ -27,13 +31,13 @@ def add_residual_norm(
     each branch's dy, the sum and the residual's gradient and writes dx. Made again, it reads the kept sum and writes
     each y. branches: 2 in a parallel block, whose `norms` may be one or two.
     """
-    width = context.architecture.hidden
-    size = context.stream_tokens * width * context.residual
+    width, rows = context.architecture.hidden, context.stream_tokens
+    size = rows * width * context.residual
     builder.step(
         "norm",
-        [Elementwise(name, (2 + branches + norms) * size, kind="norm")],
-        [Elementwise(f"{name} gradient", (3 + branches) * size)],
-        again=[Elementwise(name, (1 + norms) * size, kind="norm")],
+        [Elementwise(name, (2 + branches + norms) * size, kind="norm", rows=rows)],
+        [Elementwise(f"{name} gradient", (3 + branches) * size, rows=rows)],
+        again=[Elementwise(name, (1 + norms) * size, kind="norm", rows=rows)],
     )
     _own_norm(builder, name, kind, size, norms * width)
 
@@ -44,9 +48,13 @@ def add_norm_after(builder: WorkBuilder, context: Context, name: str, kind: str)
     Forward reads x and z and writes the sum; backward reads the residual's gradient, that of the next branch and z and
     writes the sum of the gradients and dz.
     """
-    width = context.architecture.hidden
-    size = context.stream_tokens * width * context.residual
-    builder.step("norm", [Elementwise(name, 3 * size, kind="norm")], [Elementwise(f"{name} gradient", 5 * size)])
+    width, rows = context.architecture.hidden, context.stream_tokens
+    size = rows * width * context.residual
+    builder.step(
+        "norm",
+        [Elementwise(name, 3 * size, kind="norm", rows=rows)],
+        [Elementwise(f"{name} gradient", 5 * size, rows=rows)],
+    )
     _own_norm(builder, name, kind, size, width)
 
 
@@ -151,7 +159,10 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
     taken = linear.groups * linear.rows * linear.inputs
     given = linear.groups * linear.rows * linear.outputs
     if narrow and linear.cast:
-        builder.step(linear.producer, [Elementwise(f"{linear.name} cast", taken * (wide + operand), kind="cast")])
+        rows = linear.groups * linear.rows
+        builder.step(
+            linear.producer, [Elementwise(f"{linear.name} cast", taken * (wide + operand), kind="cast", rows=rows)]
+        )
     back: list[Operator] = []
     turned: list[Operator] = []
     if narrow and linear.cast_gradient:

@@ -57,13 +57,16 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
         width = mixer.head_dim if mixer.rotary_dim is None else mixer.rotary_dim
         rotated = tokens * (heads + kv_heads) * width * context.residual
         builder.step(
-            "qkv", [Elementwise("rotary", 2 * rotated, kind="rotary")], [Elementwise("rotary gradient", 2 * rotated)]
+            "qkv",
+            [Elementwise("rotary", 2 * rotated, kind="rotary", rows=tokens)],
+            [Elementwise("rotary gradient", 2 * rotated, rows=tokens)],
         )
     element = ELEMENT_BYTES[context.precision.kv_cache]
     if context.phase != "training":
         written = tokens * key_value
         builder.step(
-            "kv_write", [Elementwise("kv cache write", written * (context.residual + element), kind="cache_write")]
+            "kv_write",
+            [Elementwise("kv cache write", written * (context.residual + element), kind="cache_write", rows=tokens)],
         )
     if context.phase == "decode":
         _merge_partial_results(builder, context, query, heads * mixer.v_head_dim)
@@ -301,7 +304,9 @@ def _add_expanded(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
     keys_made = cached * (heads * mixer.nope_dim + mixer.rope_dim + heads * key)
     assembled = element * (tokens * 2 * heads * mixer.rope_dim + keys_made)
     builder.step(
-        "mla_up", [Elementwise("rotary", assembled, kind="rotary")], [Elementwise("rotary gradient", assembled)]
+        "mla_up",
+        [Elementwise("rotary", assembled, kind="rotary", rows=tokens)],
+        [Elementwise("rotary gradient", assembled, rows=tokens)],
     )
     _add_cache_write(builder, context, mixer)
     gather_keys(builder, context, heads * (key + mixer.v_head_dim))
@@ -325,7 +330,7 @@ def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
 
     builder.step("mla_up", [absorb("query absorption", mixer.kv_lora, mixer.nope_dim)])
     rotated = 2 * tokens * (heads + 1.0) * mixer.rope_dim * context.residual
-    builder.step("rotary", [Elementwise("rotary", rotated, kind="rotary")])
+    builder.step("rotary", [Elementwise("rotary", rotated, kind="rotary", rows=tokens)])
     _add_cache_write(builder, context, mixer)
     keys = context.kept_keys(Pattern())
     cache = context.sequences * keys * width * ELEMENT_BYTES[context.precision.kv_cache]
@@ -355,7 +360,9 @@ def _add_cache_write(builder: WorkBuilder, context: Context, mixer: Mla) -> None
     if context.phase != "training":
         written = context.tokens * (mixer.kv_lora + mixer.rope_dim)
         passes = context.residual + ELEMENT_BYTES[context.precision.kv_cache]
-        builder.step("kv_write", [Elementwise("kv cache write", written * passes, kind="cache_write")])
+        builder.step(
+            "kv_write", [Elementwise("kv cache write", written * passes, kind="cache_write", rows=context.tokens)]
+        )
 
 
 def _merge_partial_results(builder: WorkBuilder, context: Context, query: Count, result: Count) -> None:

@@ -94,7 +94,7 @@ class Elementwise:
     """A kernel that only streams: norms, activations, casts, permutations, rotary, the optimizer.
 
     traffic: of all calls together [B]; calls: how many there are; kind: what it computes, where kernels are
-    fitted by that.
+    fitted by that; rows: of the tensor, each of them one block of threads; zero: not stated.
     """
 
     name: str
@@ -102,6 +102,7 @@ class Elementwise:
     family: str = "elementwise"
     calls: Count = 1.0
     kind: str = ""
+    rows: Count = 0.0
 
     @property
     def variant(self) -> str:

@@ -1,0 +1,227 @@
+"""Matrix products from a fitted form: limits by hand, the library's choice of tiles, what each further term adds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from builders import FRAMEWORK
+from hypothesis import given
+from hypothesis import strategies as st
+
+from costmodel.cost.gemm import GemmForm
+from costmodel.cost.machine import Machine
+from costmodel.hardware import Device
+from costmodel.schema.files import load_device
+from costmodel.workload.operators import Gemm
+
+DEVICE = load_device("h800-sxm")
+MACHINE = Machine(DEVICE, FRAMEWORK, DEVICE.processors)
+CLOCK = DEVICE.math["bf16"].clock
+BANDWIDTH = DEVICE.device_memory.bandwidth or 0.0
+FREE = 1e9  # of a rate: so fast that it never binds
+
+
+def form(**given: Any) -> GemmForm:
+    """Return a form of which only the tensor cores bind, in tiles of 128 x 128."""
+    plain: dict[str, Any] = {
+        **dict.fromkeys(("launch", "fill", "turn", "edge"), 0.0), **dict.fromkeys(("memory", "load", "cache"), FREE),
+        "compute": 1.0, "sharpness": 12.0, "tiles": ((128, 128),), "splits": False,
+    }  # fmt: skip
+    return GemmForm(**(plain | given))
+
+
+def product(m: Any, n: Any, k: Any, dtype: str = "bf16", *, block_scaled: bool = False) -> Gemm:
+    width = 2.0 if dtype == "bf16" else 1.0
+    return Gemm("product", m, n, k, dtype, width, width, 2.0, block_scaled=block_scaled)
+
+
+def seconds(gemm: Gemm, machine: Machine = MACHINE, **given: Any) -> Any:
+    return form(**given).time(gemm, machine).seconds
+
+
+SMALL = ((16, 64),)
+THIN = product(1.0, 8192.0, 8192.0)
+WAVE = product(12 * 128.0, 11 * 128.0, 4096.0)  # 132 tiles of 128 x 128
+
+
+def test_a_full_wave_runs_at_the_peak() -> None:
+    assert seconds(WAVE) == pytest.approx(WAVE.flop / DEVICE.peak("bf16"), rel=1e-9)
+
+
+def test_one_tile_more_takes_a_second_wave() -> None:
+    more = replace(WAVE, n=WAVE.n + 1.0)
+    assert seconds(more) == pytest.approx(2 * seconds(WAVE), rel=1e-9)
+
+
+def test_a_serial_k_chain_bounds_a_product_of_one_tile() -> None:
+    chain = product(16.0, 128.0, 65536.0, "fp8")  # 512 steps of 128 bytes
+    assert seconds(chain, turn=220.0, tiles=((64, 16),)) == pytest.approx(
+        512 * 220.0 / DEVICE.math["fp8"].clock, rel=1e-6
+    )
+
+
+def test_a_block_pays_its_fill_once_a_wave() -> None:
+    assert seconds(WAVE, fill=1000.0) - seconds(WAVE) == pytest.approx(1000.0 / CLOCK, rel=1e-6)
+
+
+def test_a_thin_product_waits_for_memory() -> None:
+    assert seconds(THIN, memory=0.8, tiles=SMALL) == pytest.approx(THIN.traffic / (0.8 * BANDWIDTH), rel=1e-3)
+
+
+def test_the_first_bytes_push_others_out_of_the_cache() -> None:
+    given = {"memory": 0.8, "tiles": SMALL, "dirty": 0.5}
+    plain = THIN.traffic / (0.8 * BANDWIDTH)
+    assert seconds(THIN, ramp=1e7, **given) == pytest.approx(plain + 0.5e7 / (0.8 * BANDWIDTH), rel=1e-3)
+    assert seconds(THIN, ramp=1e12, **given) == pytest.approx(1.5 * plain, rel=1e-3)
+
+
+def test_splitting_k_fills_the_processors_and_pays_its_sums() -> None:
+    few = product(128.0, 128.0, 1024.0 * 132)
+    whole, split = seconds(few), seconds(few, splits=True, combine=1e-6)
+    assert split == pytest.approx(whole / 132 + 1e-6, rel=1e-3)
+
+
+def test_a_full_load_slows_the_clock_and_an_empty_one_does_not() -> None:
+    assert seconds(WAVE, sag=0.2) == pytest.approx(1.2 * seconds(WAVE), rel=1e-9)
+    assert seconds(THIN, memory=0.8, sag=0.2) == pytest.approx(seconds(THIN, memory=0.8), rel=1e-4)
+
+
+def native(device: Device, **changes: str) -> Machine:
+    unit = replace(device.math["fp8"], **changes)
+    return replace(MACHINE, device=replace(device, math={**device.math, "fp8": unit}))
+
+
+def test_a_tile_of_128_cubed_promotes_in_128_cycles_beside_512() -> None:
+    scaled = product(12 * 128.0, 11 * 128.0, 4096.0, "fp8", block_scaled=True)
+    assert seconds(scaled, exposed=1.0) == pytest.approx(seconds(scaled) * (512 + 128) / 512, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "promotes"),
+    [
+        ({}, True),
+        ({"accumulate": "fp32"}, True),
+        ({"scaling": "native"}, True),
+        ({"accumulate": "fp32", "scaling": "native"}, False),
+    ],
+)
+def test_promotion_goes_only_with_full_accumulation_and_native_scaling(changes: dict[str, str], promotes: bool) -> None:
+    scaled = product(4096.0, 4096.0, 4096.0, "fp8", block_scaled=True)
+    machine = native(DEVICE, **changes)
+    assert (seconds(scaled, machine, exposed=0.3) > seconds(scaled, machine)) is promotes
+
+
+def test_kernels_without_block_scales_do_not_promote() -> None:
+    plain = product(4096.0, 4096.0, 4096.0, "fp8")
+    assert seconds(plain, exposed=0.3) == seconds(plain)
+
+
+def test_the_library_takes_the_fewest_waves_whatever_is_fastest() -> None:
+    # 64 columns leave two waves of short tiles, 256 one wave of long ones: the rule takes the one.
+    wide = product(128.0, 132 * 128.0, 4096.0)
+    tiles = ((128, 64), (128, 128))
+    assert seconds(wide, tiles=tiles, rule="waves", fill=500.0) == seconds(wide, tiles=((128, 128),), fill=500.0)
+
+
+def test_of_equal_waves_the_library_takes_the_fullest_last_one() -> None:
+    narrow = product(128.0, 128.0 * 64, 4096.0)  # 64 tiles of 128 columns, 128 of 64: one wave each
+    assert seconds(narrow, tiles=((128, 128), (128, 64)), rule="waves") == seconds(narrow, tiles=((128, 64),))
+
+
+def test_the_library_takes_its_tile_by_rows() -> None:
+    given = {"tiles": ((64, 64), (128, 128)), "rule": "rows", "limits": (64,)}
+    for rows, tile in ((64.0, (64, 64)), (65.0, (128, 128))):
+        gemm = product(rows, 4096.0, 4096.0)
+        assert seconds(gemm, **given) == seconds(gemm, tiles=(tile,))
+
+
+def test_clusters_are_launched_whole() -> None:
+    given = {"clusters": ((2, 1),)}
+    assert seconds(product(384.0, 128.0 * 44, 4096.0), **given) == seconds(product(512.0, 128.0 * 44, 4096.0))
+
+
+def test_a_block_over_the_last_row_is_slower_until_it_is_full() -> None:
+    given = {"overhang": 0.4, "clusters": ((2, 1),)}
+    full, over = (product(rows, 66 * 128.0, 4096.0) for rows in (256.0, 136.0))
+    assert seconds(full, **given) == seconds(full)
+    assert seconds(over, **given) == pytest.approx(seconds(full) * (1.0 + 0.4 * 120 / 128), rel=1e-9)
+    assert seconds(product(1.0, 66 * 128.0, 4096.0), **given) == pytest.approx(1.4 * seconds(full), rel=1e-2)
+
+
+def test_an_operand_larger_than_the_cache_is_read_again_for_every_strip() -> None:
+    # 64 row tiles, 128 column tiles: strips run down the rows, each reads the whole left operand (1 GiB).
+    large = product(8192.0, 16384.0, 65536.0)
+    left = large.m * large.k * 2.0
+    more = seconds(large, memory=0.01, refetch=1.0, reach=1e-3) - seconds(large, memory=0.01)
+    assert more == pytest.approx(127 * left / (0.01 * BANDWIDTH), rel=1e-3)
+    assert seconds(large, memory=0.01, refetch=1.0, reach=1e3) == pytest.approx(seconds(large, memory=0.01), rel=1e-6)
+
+
+def test_a_warm_cache_serves_small_weights_only_in_a_benchmark() -> None:
+    small = product(1.0, 1024.0, 1024.0)
+    given = {"memory": 0.8, "cached": 3.2, "copies": 5.0}
+    assert seconds(small, **given) == seconds(small, memory=0.8)
+    warm = replace(MACHINE, warm=True)
+    assert seconds(small, warm, **given) == pytest.approx(seconds(small, memory=3.2), rel=2e-2)
+    large = product(1.0, 32768.0, 32768.0)
+    assert seconds(large, warm, **given) == pytest.approx(seconds(large, memory=0.8), rel=1e-2)
+
+
+FORMS = {
+    "fastest": form(
+        launch=2e-6, compute=0.9, memory=0.8, load=60.0, cache=40.0, fill=900.0, turn=150.0, edge=0.3, sharpness=3.0,
+        tiles=((256, 128), (128, 128), (64, 64), (16, 64)), splits=True, split=8.0, combine=2e-6, sag=0.3, dirty=0.5,
+        ramp=1e7,
+    ),
+    "waves": form(
+        launch=2e-6, compute=0.9, memory=0.8, load=60.0, cache=40.0, fill=900.0, turn=150.0, sharpness=3.0, exposed=0.2,
+        sync=60.0, paired=512, rule="waves", tiles=((64, 64), (128, 96), (128, 128), (256, 128)),
+    ),
+    "rows": form(
+        launch=2e-6, compute=0.9, memory=0.8, load=60.0, cache=40.0, fill=900.0, turn=150.0, sharpness=3.0, rule="rows",
+        tiles=((64, 64), (64, 128), (128, 128)), limits=(64, 128), clusters=((1, 8), (2, 1), (2, 1)), overhang=0.4,
+        shared=5.0, refetch=0.9, reach=2.0, cached=2.0, copies=5.0, resident=0.5,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_an_array_of_products_takes_what_each_takes(name: str) -> None:
+    random = np.random.default_rng(1)
+    m, n, k = (np.ceil(2.0 ** random.uniform(low, 14, 6000)) for low in (0, 5, 7))
+    whole = FORMS[name].time(product(m, n, k, "fp8", block_scaled=True), MACHINE).seconds
+    some = FORMS[name].time(product(m[:50], n[:50], k[:50], "fp8", block_scaled=True), MACHINE).seconds
+    assert np.asarray(whole)[:50] == pytest.approx(some, rel=1e-12)
+    for place in range(0, 6000, 500):
+        one = product(float(m[place]), float(n[place]), float(k[place]), "fp8", block_scaled=True)
+        assert FORMS[name].time(one, MACHINE).seconds == pytest.approx(np.asarray(whole)[place], rel=1e-12)
+
+
+sizes = st.integers(0, 14).map(lambda power: float(2**power))
+
+
+@pytest.mark.parametrize("name", FORMS)
+@given(m=sizes, n=sizes, k=sizes, factor=st.floats(1.0, 4.0))
+def test_more_bandwidth_peak_or_clock_is_never_slower(name: str, m: float, n: float, k: float, factor: float) -> None:
+    gemm = product(m, n, k, "fp8", block_scaled=True)
+    before = FORMS[name].time(gemm, MACHINE).seconds
+    unit, memory = DEVICE.math["fp8"], DEVICE.memory
+    for better in (
+        replace(DEVICE, math={**DEVICE.math, "fp8": replace(unit, flop_per_cycle=unit.flop_per_cycle * factor)}),
+        replace(DEVICE, math={**DEVICE.math, "fp8": replace(unit, clock=unit.clock * factor)}),
+        replace(DEVICE, memory=(*memory[:-1], replace(memory[-1], bandwidth=BANDWIDTH * factor))),
+    ):
+        assert FORMS[name].time(gemm, replace(MACHINE, device=better)).seconds <= before * (1 + 1e-9)
+
+
+@given(m=sizes, n=sizes, k=sizes, more=st.integers(1, 200))
+def test_more_processors_are_never_slower_where_the_fastest_tile_is_taken(
+    m: float, n: float, k: float, more: int
+) -> None:
+    gemm, fastest = product(m, n, k), replace(FORMS["fastest"], splits=False)
+    before = fastest.time(gemm, MACHINE).seconds
+    wider = replace(MACHINE, processors=DEVICE.processors + more)
+    assert fastest.time(gemm, wider).seconds <= before * (1 + 1e-9)
