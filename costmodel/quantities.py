@@ -59,6 +59,13 @@ def ceil(value: Quantity) -> Quantity:
     return float(math.ceil(value))
 
 
+def floor(value: Quantity) -> Quantity:
+    """Return the largest whole number not above `value`, as a float."""
+    if isinstance(value, np.ndarray):
+        return np.floor(value)
+    return float(math.floor(value))
+
+
 def log2(value: Quantity) -> Quantity:
     """Return the binary logarithm."""
     return np.log2(value) if isinstance(value, np.ndarray) else math.log2(value)

@@ -29,6 +29,7 @@ from costmodel.workload.operators import (
     Gemm,
     HostTransfer,
     HostUpdate,
+    MixedAttention,
     Operator,
     base_name,
 )
@@ -71,7 +72,7 @@ def _work(operator: Operator) -> tuple[float, float | None, str | None]:
     """Return (FLOP, bytes of device memory, number format of the products) of one run; null: not counted, none."""
     if isinstance(operator, Collective | Exchange | HostTransfer | HostUpdate):
         return 0.0, None, None
-    dtype = operator.dtype if isinstance(operator, Gemm | AttentionCore) else None
+    dtype = operator.dtype if isinstance(operator, Gemm | AttentionCore | MixedAttention) else None
     return float(operator.flop), float(operator.traffic), dtype
 
 

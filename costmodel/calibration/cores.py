@@ -4,37 +4,41 @@ from __future__ import annotations
 
 from costmodel.calibration.batch import Batch
 from costmodel.quantities import Array, Bytes, minimum
-from costmodel.workload.operators import AttentionCore, Elementwise, Operator
+from costmodel.workload.operators import AttentionCore, Elementwise, MixedAttention, Operator
 
 _LATENT = 576.0  # elements of a cached token in every measured MLA: 512 of the latent and 64 rotated (meta.csv)
+
+_ROTATED = 64.0  # of them, and of each head's query
+_BY_PHASE = ("trtllm",)  # frameworks that choose the kernel by the request's phase, not by its number of queries
 
 
 def attention(batch: Batch) -> list[Operator]:
     """Return the core of `batch` sequences, and the write of their new keys where the timed call makes that as well."""
     sequences, new = batch.number("batch"), batch.number("q_len")
-    # A single query a sequence is a decoding step, whatever the call is named: libraries take the same kernel for it.
-    family = "attention_decode" if bool((new == 1).all()) else batch.text("op")
+    # A single query a sequence is a decoding step, whatever the call is named: most libraries have one kernel for it.
+    decodes = bool((new == 1).all()) and not batch.text("framework").startswith(_BY_PHASE)
+    family = "attention_decode" if decodes else batch.text("op")
     core = _core(batch, family, sequences, new, batch.number("kv_len"))
     return [core, *_cache_write(batch, sequences * new)]
 
 
 def mixed(batch: Batch) -> list[Operator]:
-    """Return the prefill part and the decoding part of one call: `batch` chunks and `batch2` single tokens."""
+    """Return `batch` chunks of prompts and `batch2` decoding sequences: one kernel, or two where the tables say so."""
     chunks, new = batch.number("batch"), batch.number("q_len")
     others, more = batch.number("batch2"), batch.number("q2_len")
-    return [
-        _core(batch, "attention_prefill", chunks, new, batch.number("kv_len")),
-        _core(batch, "attention_decode", others, more, batch.number("kv2_len")),
-        *_cache_write(batch, chunks * new + others * more),
-    ]
+    prefill = _core(batch, "attention_prefill", chunks, new, batch.number("kv_len"))
+    decode = _core(batch, "attention_decode", others, more, batch.number("kv2_len"))
+    cores = [prefill, decode] if "two kernels" in batch.says else [MixedAttention("attention", (prefill, decode))]
+    return [*cores, *_cache_write(batch, chunks * new + others * more)]
 
 
 def skewed(batch: Batch) -> list[Operator]:
     """Return two populations that decode in one call."""
-    return [
-        _core(batch, "attention_decode", batch.number("batch"), batch.number("q_len"), batch.number("kv_len")),
-        _core(batch, "attention_decode", batch.number("batch2"), batch.number("q2_len"), batch.number("kv2_len")),
-    ]
+    first, second = (
+        _core(batch, "attention_decode", batch.number(count), batch.number(new), batch.number(keys))
+        for count, new, keys in (("batch", "q_len", "kv_len"), ("batch2", "q2_len", "kv2_len"))
+    )
+    return [MixedAttention("attention", (first, second), "attention_decode_skewed")]
 
 
 def backward(batch: Batch) -> list[Operator]:
@@ -108,7 +112,7 @@ def _core(
     pairs = _pairs(batch, new, keys)
     return AttentionCore(
         "attention", sequences, heads, new, pairs, q + v, element.unit, traffic, family,
-        kv_heads=kv_heads, keys=keys, cached=(q + v) * stored, narrow_cache=bool(stored < element.left),
+        kv_heads=kv_heads, keys=keys, cached=(q + v) * stored, narrow_cache=bool(_cached(batch) < element.left),
     )  # fmt: skip
 
 
@@ -133,7 +137,17 @@ def _cache_write(batch: Batch, tokens: Array) -> list[Operator]:
 
 
 def _latent_write(batch: Batch, tokens: Array) -> list[Operator]:
-    """Return the rotation and the copy of new latents to the cache, where the tables say that the time holds them."""
-    if "latent KV write" not in batch.says and "mla_rope_generation" not in batch.says:
+    """Return the rotation and the copy of new latents to the cache, where the tables say that the time holds them.
+
+    Where decoding rotates the queries as well (`mla_rope_generation`), their rotated part is read and written; with a
+    narrower cache the whole query is, into the cache's format.
+    """
+    rotates = "mla_rope_generation" in batch.says
+    if "latent KV write" not in batch.says and not rotates:
         return []
-    return [Elementwise("kv cache write", tokens * _LATENT * (batch.format("dtype_in").left + _cached(batch)))]
+    element, stored = batch.format("dtype_in").left, _cached(batch)
+    moved = tokens * _LATENT * (element + stored)
+    if rotates:
+        width, written = (_LATENT, stored) if stored < element else (_ROTATED, element)
+        moved = moved + tokens * batch.number("q_heads") * width * (element + written)
+    return [Elementwise("kv cache write", moved)]

@@ -26,7 +26,7 @@ ROWS = 800  # that the form's few parameters are fitted to; the residual sees al
 SCALES = (0.7, 1.4, 2.0)  # of the residual's lengths, among which cross-validation chooses
 RIDGES = (0.3, 3.0, 30.0)  # of the residual's weights, likewise: the last leaves hardly any residual
 GAIN = 0.01  # of the error: what a length of its own has to win
-RADIUS = 0.5  # lengths: a shape this near to a support point is as good as measured
+NEAR = 1.0  # octaves: a shape this near to a support point is as good as measured
 SIBLING = 0.1  # what a row of a sibling weighs: it tells of the form, not of this device
 SEED = 0
 STREAM = "stream"  # the form of kernels beside those that are fitted
@@ -225,7 +225,7 @@ def fit_family(samples: Samples, recipe: Recipe) -> Fitted:
     features = np.concatenate(samples.features(whole.form, samples.repeats))
     return Fitted(
         recipe, whole.estimate, whole.stage(samples).residual(lengths, ridge),
-        Domain(features.min(axis=0), features.max(axis=0), RADIUS),
+        Domain(features.min(axis=0), features.max(axis=0), NEAR / float(np.exp(np.log(lengths).mean()))),
         {
             **{name: Errors.of(predictions[name], samples.seconds) for name in ("roofline", "data", "form")},
             "residual": Errors.of(corrected, samples.seconds),

@@ -13,10 +13,13 @@ from costmodel.calibration.regression import Bounds
 from costmodel.cost.attention import DecodeForm, PrefillForm
 from costmodel.cost.calibration import Form
 from costmodel.cost.gemm import GemmForm
+from costmodel.cost.mixed_attention import VarlenForm
 from costmodel.cost.streaming import StreamForm
+from costmodel.cost.xqa import XqaForm
 
 _LAUNCH = Bounds(3e-6, 0.3e-6, 300e-6)
 _SHARE = Bounds(0.85, 0.05, 1.3)  # of a peak; above one where the clock exceeds the reference
+_BANDWIDTH = Bounds(0.85, 0.05, 1.0)  # share of the memory bandwidth: what is faster comes from L2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,30 +94,82 @@ FORMS = {
         {
             "launch": _LAUNCH,
             "compute": _SHARE,
-            "memory": _SHARE,
+            "alone": Bounds(0.6, 0.02, 2.0),
+            "memory": _BANDWIDTH,
             "fill": Bounds(1000.0, 1.0, 3e4),
-            "turn": Bounds(50.0, 1.0, 3e3),
+            "reach": Bounds(3.0, 0.01, 200.0),
             "tail": Bounds(0.5, 0.01, 10.0),
+            "balance": Bounds(3.0, 1.0, 12.0),
+            "sharpness": Bounds(2.0, 1.0, 12.0),
+            "scatter": Bounds(0.5, 1e-3, 20.0),
+            "combine": Bounds(3e-6, 1e-9, 1e-4),
         },
         PrefillForm.AXES,
-        (2.0, 2.0, 2.0, 3.0, 2.0),
+        (2.0, 4.0, 2.0, 4.0, 3.0, 2.0),
     ),
     "decode": FormKind(
         DecodeForm,
         {
             "launch": _LAUNCH,
-            "compute": _SHARE,
-            "memory": _SHARE,
+            "gather": Bounds(1e-6, 1e-9, 1e-4),
+            "regroup": Bounds(1e-6, 1e-9, 1e-4),
+            "pad": Bounds(1e-6, 1e-9, 1e-4),
+            "compute": Bounds(0.5, 0.02, 1.3),
+            "memory": _BANDWIDTH,
             "load": Bounds(30.0, 2.0, 500.0),
             "cache": Bounds(60.0, 5.0, 1000.0),
+            "resident": Bounds(0.6, 0.01, 3.0),
             "fill": Bounds(2000.0, 1.0, 1e5),
             "reach": Bounds(5.0, 0.01, 200.0),
             "combine": Bounds(1e-6, 1e-9, 1e-4),
-            "shortest": Bounds(64.0, 8.0, 2048.0),
+            "merge": Bounds(1e-7, 1e-10, 1e-5),
+            "crowd": Bounds(0.1, 1e-3, 2.0),
             "sharpness": Bounds(3.0, 1.2, 12.0),
         },
         DecodeForm.AXES,
         (2.0, 2.0, 2.0, 2.0, 2.0),
+    ),
+    "xqa": FormKind(
+        XqaForm,
+        {
+            "launch": _LAUNCH,
+            "compute": Bounds(0.5, 0.02, 1.3),
+            "memory": _BANDWIDTH,
+            "load": Bounds(30.0, 2.0, 500.0),
+            "cache": Bounds(60.0, 5.0, 1000.0),
+            "resident": Bounds(0.6, 0.01, 3.0),
+            "fill": Bounds(2000.0, 1.0, 1e5),
+            "reach": Bounds(5.0, 0.01, 200.0),
+            "combine": Bounds(1e-6, 1e-9, 1e-4),
+            "merge": Bounds(1e-7, 1e-10, 1e-5),
+            "sharpness": Bounds(3.0, 1.2, 12.0),
+            "single_launch": _LAUNCH,
+            "single_compute": Bounds(0.02, 1e-4, 1.3),
+            "single_load": Bounds(30.0, 2.0, 500.0),
+            "single_fill": Bounds(2000.0, 1.0, 1e5),
+            "single_reach": Bounds(5.0, 0.01, 200.0),
+            "single_combine": Bounds(1e-6, 1e-9, 1e-4),
+            "single_merge": Bounds(1e-7, 1e-10, 1e-5),
+        },
+        XqaForm.AXES,
+        (2.0, 2.0, 2.0, 2.0, 2.0),
+    ),
+    "varlen": FormKind(
+        VarlenForm,
+        {
+            "launch": _LAUNCH,
+            "compute": _SHARE,
+            "alone": Bounds(0.6, 0.02, 2.0),
+            "memory": _BANDWIDTH,
+            "fill": Bounds(1000.0, 1.0, 3e4),
+            "idle": Bounds(500.0, 1.0, 1e4),
+            "tail": Bounds(0.5, 0.01, 10.0),
+            "resident": Bounds(1.0, 0.1, 10.0),
+            "balance": Bounds(3.0, 1.0, 12.0),
+            "sharpness": Bounds(2.0, 1.0, 12.0),
+        },
+        VarlenForm.AXES,
+        (2.0, 2.0, 2.0, 2.0, 2.0, 4.0),
     ),
     "stream": FormKind(
         StreamForm,

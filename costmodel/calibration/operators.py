@@ -35,8 +35,8 @@ _RULES = {
     "moe_layer": _Rule("grouped_gemm", products.expert_layer),
     "attention_prefill": _Rule("attention_prefill", cores.attention),
     "attention_decode": _Rule("attention_decode", cores.attention),
-    "attention_mixed": _Rule("attention_prefill", cores.mixed),
-    "attention_decode_skewed": _Rule("attention_decode", cores.skewed),
+    "attention_mixed": _Rule("attention_mixed", cores.mixed),
+    "attention_decode_skewed": _Rule("attention_decode_skewed", cores.skewed),
     "attention_backward": _Rule("attention_backward", cores.backward),
     "mla_prefill": _Rule("mla_prefill", cores.latent_prefill),
     "mla_decode": _Rule("mla_decode", cores.latent_decode),
@@ -48,11 +48,10 @@ _RULES = {
     "send_recv": _Rule("send_recv", messages.collective),
     **{name: _Rule(name, messages.exchange) for name in _EXCHANGES},
 }
-_ONE_CALL = frozenset(("attention_mixed", "attention_decode_skewed"))
 _HOST_FLAGS = ("host_overhead_included", "coarse_timer_3_samples")
 _WARM = ("cuda_graph_loop",)  # the tables' schema: few copies of the weights take turns, activations stay
 _GROUPED_BY = (
-    "device", "op", "sub_op", "dtype_in", "dtype_out", "kv_dtype", "causal", "meta_id", "kernel", "timing",
+    "device", "op", "sub_op", "dtype_in", "dtype_out", "kv_dtype", "causal", "meta_id", "framework", "kernel", "timing",
     "notes",
 )  # fmt: skip
 
@@ -145,11 +144,9 @@ def _map(table: Table, rows: Indices, catalogue: Catalogue) -> Mapped:
     batch = Batch(table.take(rows), device, catalogue.nodes(device))
     operators = tuple(rule.operators(batch))
     # The modes of an exchange are families of their own, and so is a prefill of single tokens.
-    own = operation in _EXCHANGES or operation == "attention_prefill"
+    own = operation in _EXCHANGES or operation in ("attention_prefill", "attention_mixed")
     family = operators[0].family if own else rule.family
     found = Mapped(family, rows, device, operators, warm=batch.text("timing") in _WARM)
     if operation in _COMMUNICATION:
         return replace(found, cluster=messages.cluster(batch))
-    if operation in _ONE_CALL and "two kernels" not in batch.says:
-        return replace(found, fused=1)
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from costmodel.cost.calibration import FamilyFit
-from costmodel.cost.kernels import attention_time, elementwise_time, gemm_time
+from costmodel.cost.kernels import attention_time, elementwise_time, gemm_time, mixed_time
 from costmodel.cost.machine import Machine
 from costmodel.cost.time import Time, kernel, message
 from costmodel.errors import InfeasibleError
@@ -20,6 +20,7 @@ from costmodel.workload.operators import (
     Gemm,
     HostTransfer,
     HostUpdate,
+    MixedAttention,
     Operator,
 )
 
@@ -36,6 +37,8 @@ def operator_time(operator: Operator, machine: Machine, cluster: Cluster | None,
         return gemm_time(operator, machine, fit)
     if isinstance(operator, AttentionCore):
         return attention_time(operator, machine, fit)
+    if isinstance(operator, MixedAttention):
+        return mixed_time(operator, machine, fit)
     if isinstance(operator, Elementwise):
         return elementwise_time(operator, machine, fit)
     if cluster is None:

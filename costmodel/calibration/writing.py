@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from costmodel import units
-from costmodel.calibration.fitting import RADIUS, STREAM, Beside, Fitted, Samples
+from costmodel.calibration.fitting import STREAM, Beside, Fitted, Samples
 from costmodel.calibration.forms import FORMS
 from costmodel.calibration.residuals import DIGITS, write_residuals
 from costmodel.calibration.roofline import groups, spread
@@ -21,7 +21,9 @@ from costmodel.quantities import Array
 from costmodel.schema.fit_plan import ImplementationFile
 from costmodel.schema.whole_files import make_folder, write_whole
 
-_TIMES = ("launch", "combine")  # parameters that are times; the others are shares, bytes or cycles
+_TIMES = (
+    "launch", "gather", "regroup", "pad", "combine", "merge", "single_launch", "single_combine", "single_merge",
+)  # fmt: skip  # parameters that are times; the others are shares, bytes or cycles
 _PLAIN = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*(/[a-z0-9]+(-[a-z0-9]+)*)?")
 _WORDS = frozenset(("null", "true", "false", "yes", "no", "on", "off", "y", "n"))  # that YAML takes for something else
 
@@ -94,7 +96,7 @@ def _family(name: str, fit: Fitted, evidence: Evidence) -> Iterator[str]:
     yield f"    errors: {{{_joined({key: _percent(value) for key, value in fit.estimate.errors.items()})}}}"
     sizes = zip(kind.axes, np.exp2(fit.domain.low), np.exp2(fit.domain.high), strict=True)
     yield f"    domain: {{{', '.join(f'{axis}: [{low:.6g}, {high:.6g}]' for axis, low, high in sizes)}}}"
-    yield f"    radius: {RADIUS:g}"
+    yield f"    radius: {fit.domain.radius:.{DIGITS}g}"
     means = {model: _percent(errors.mean) for model, errors in fit.errors.items()}
     best = fit.errors["residual"]
     yield (

@@ -1,17 +1,15 @@
-"""A fused attention core's time from the fit of one library's kernels: query blocks or split keys, in waves."""
+"""A fused attention core's time from the fit of one library's kernels: query tiles, or one query over split keys."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
+from dataclasses import dataclass, replace
 
 from costmodel.cost.gemm import together
 from costmodel.cost.machine import Machine
 from costmodel.cost.residual import Features
+from costmodel.cost.splits import split_keys
 from costmodel.cost.time import Time
-from costmodel.quantities import Seconds, log2, minimum
+from costmodel.quantities import Bytes, Count, Quantity, Seconds, ceil, floor, is_single, log2, maximum, minimum, where
 from costmodel.workload.operators import AttentionCore
 
 
@@ -19,100 +17,152 @@ from costmodel.workload.operators import AttentionCore
 class PrefillForm:
     """The fitted form of cores whose blocks take one tile of queries each.
 
-        t = launch + (chip^4 + memory^4)^(1/4), the fastest candidate tile
-        block  = fill + pairs of a block's rows / n_t * step;   last: the block of the last queries, which sees all keys
-        chip   = max(last, whole waves of mean blocks with a `tail` of the last one) / clock
-        step   = 2*m_t*n_t*(q + v) / (compute * flop per cycle) + turn                            [cycles of a key tile]
-        memory = traffic / (memory * bandwidth)
+        t = launch + (chip^p + memory^p)^(1/p), the fastest candidate tile m_t x n_t
+        chip    = (longest^b + grid^b)^(1/b) / clock
+        longest = fill' + last / s * step / alone + combine where keys are split into s > 1 pieces   [cycles]
+        grid    = waves * (fill' + mean / s * step / compute)                                        [cycles]
+        step    = 2*m_t*n_t*(q + v) / flop per cycle,   fill' = fill + reach*(q + v)                 [cycles]
+        memory  = (traffic + scatter * cache) / (memory * bandwidth)
 
-    launch: fixed time [s]; compute, memory: shares of the peaks; fill: start and end of a block [cycles]; turn: what a
-    key tile takes beside its products [cycles]; tail: of a wave that is not full, the share that is lost; tiles:
-    candidates (queries, keys).
+    longest: the block of the last queries, whose `last` key tiles run one after another; grid: all blocks, each with
+    the `mean` key tiles, whole waves with a `tail` of the last one.
+
+    launch, combine: fixed times [s]; compute: share of the peak that full processors reach; alone: that of a block by
+    itself; memory: share of the bandwidth; fill, reach: start and end of a block, by itself and for each element of a
+    head [cycles]; tail: of a wave that is not full, the share that is lost; balance, sharpness: b and p; scatter: how
+    much more a byte of the cache costs than one of the queries, since pages are scattered; packed: query heads that
+    share a key head fill one tile; splits: rule of `split_keys`; tiles: candidates (queries, keys).
+
+    FlashAttention-2, arXiv 2307.08691, section 3.2 (one block for a tile of queries); -3, arXiv 2407.08608.
     """
 
     launch: float
     compute: float
+    alone: float
     memory: float
     fill: float
-    turn: float
+    reach: float
     tail: float
+    balance: float
+    sharpness: float
+    scatter: float
+    combine: float
+    packed: bool
+    splits: str
     tiles: tuple[tuple[int, int], ...]
 
-    AXES = ("rows", "keys", "blocks", "sharing", "width")
+    AXES = ("rows", "keys", "blocks", "heads", "sharing", "width")
 
     def time(self, core: AttentionCore, machine: Machine) -> Time:
         """Return the core's time."""
-        memory = core.traffic / (self.memory * machine.memory_bandwidth)
-        chip: Any = np.inf
-        for rows, keys in self.tiles:
-            chip = np.minimum(chip, self._chip(core, machine, float(rows), float(keys)))
-        busy = together(4.0, chip, memory)
+        return self._time(one_call(core), machine).scaled(core.calls)
+
+    def _time(self, core: AttentionCore, machine: Machine) -> Time:
+        """Return the time of one call."""
+        cached = core.sequences * core.kv_heads * core.keys * core.cached
+        memory = (core.traffic + self.scatter * cached) / (self.memory * machine.memory_bandwidth)
+        chip = minimum(*(self._chip(core, machine, float(rows), float(keys)) for rows, keys in self.tiles))
+        busy = together(self.sharpness, chip, memory)
         return Time(self.launch + busy, compute=busy, memory=minimum(memory, busy), fixed=self.launch)
 
     def features(self, core: AttentionCore) -> Features:
-        """Return log2 of query rows, keys, heads of all sequences, queries per key head, and width of the products."""
+        """Return log2 of query rows, keys, heads of all sequences, heads, queries per key head, and product width."""
         return (
-            log2(core.rows), log2(core.keys), log2(core.sequences * core.heads), log2(core.heads / core.kv_heads),
-            log2(core.products),
+            log2(core.rows), log2(core.keys / core.calls), log2(core.sequences * core.heads), log2(core.heads),
+            log2(core.heads / core.kv_heads), log2(core.products),
         )  # fmt: skip
 
     def _chip(self, core: AttentionCore, machine: Machine, rows: float, keys: float) -> Seconds:
         """Return the time of all blocks on the processors."""
         unit = machine.device.math[core.dtype]
-        tiles = np.ceil(core.rows / rows)
-        last = np.ceil(core.keys / keys)
-        # A block's keys: the mean over rows, and half a tile that the diagonal cuts through.
-        mean = np.minimum(core.pairs / core.rows / keys + 0.5 * np.minimum(1.0, core.rows / rows), last)
-        step = 2.0 * rows * keys * core.products / (self.compute * unit.flop_per_cycle) + self.turn
-        blocks = core.sequences * core.heads * tiles / machine.processors
-        lost = self.tail * (np.ceil(blocks) - blocks)
-        waves = np.where(blocks <= 1.0, 1.0, blocks + lost)
-        found: Seconds = np.maximum(self.fill + last * step, waves * (self.fill + mean * step)) / unit.clock
+        step = 2.0 * rows * keys * core.products / unit.flop_per_cycle
+        fill = self.fill + self.reach * core.products
+        sharing = core.heads / core.kv_heads
+        panels = ceil(core.rows * (sharing if self.packed else 1.0) / rows)
+        last = ceil(core.keys / keys)
+        blocks = core.sequences * (core.kv_heads if self.packed else core.heads) * panels
+        split = split_keys(self.splits, blocks, machine.processors, last, sharing > 1.0)
+        longest = fill + ceil(last / split) * step / self.alone + where(split > 1.0, self.combine * unit.clock, 0.0)
+        filled = blocks * split / machine.processors
+        waves = maximum(filled + self.tail * (ceil(filled) - filled), 1.0)
+        grid = waves * (fill + mean_tiles(core, panels, keys) / split * step / self.compute)
+        found: Seconds = together(self.balance, longest, grid) / unit.clock
         return found
+
+
+def one_call(core: AttentionCore) -> AttentionCore:
+    """Return one of the calls that share a core, each over its part of the keys."""
+    if is_single(core.calls) and core.calls == 1.0:
+        return core
+    return replace(
+        core, pairs=core.pairs / core.calls, traffic=core.traffic / core.calls, keys=core.keys / core.calls, calls=1.0
+    )
+
+
+def mean_tiles(core: AttentionCore, panels: Count, keys: float) -> Count:
+    """Return the key tiles of a block on the mean: of its rows, and half a tile that the diagonal cuts through."""
+    last = ceil(core.keys / keys)
+    return where(panels <= 1.0, last, minimum(core.pairs / core.rows / keys + 0.5, last))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodeForm:
     """The fitted form of cores that read a cache for a few queries, with the keys split over processors.
 
-        t = launch + min over splits of ((chip^p + cache^p + memory^p)^(1/p) + combine where keys are split)
-        chip   = waves * (max(load, tensor) + fill + reach*(q + v)) / clock
-        load   = keys/s * bytes of a token / load                                              [cycles of a block]
-        tensor = 2*rows*keys/s*(q + v) / (compute * flop per cycle), rows: the queries of a key head, padded to 16
-        cache  = all loads / (cache * processors * clock)
-        memory = traffic / (memory * bandwidth)
+        t = launch + gather where queries share a key head (+ regroup where there are several key heads and sequences)
+            + pad where a head's width is no power of two + waves + (combine + merge*s where keys are split into s > 1)
+        waves  = sum over whole and the last wave of b blocks ((crowded * chip)^p + b*bytes^p)^(1/p)
+        chip   = ceil(b / processors) * (max(load, tensor) + fill + reach*(q + v)) / clock
+        load   = keys of a piece * bytes of a token / load                                           [cycles]
+        tensor = 2*m_t*n_t*(q + v) * key tiles of a piece / (compute * flop per cycle)               [cycles]
+        bytes  = ((cold / (memory * bandwidth))^p + (traffic / (cache * processors * clock))^p)^(1/p) / blocks
+        crowded = 1 + crowd * (share of the pairs of processors that are both in use)
 
-    A block takes one key head of a sequence (`packed`: queries that share it come along; else each query head loads
-    its keys again) over 1/s of the keys, at least `shortest` of them.
+    A block takes one key head of a sequence (`packed`: the queries that share it fill the m_t = `rows` of a tile; else
+    each query head reads its keys again) over one of the s pieces of its keys, whole tiles of n_t = elements / (q + v)
+    keys. A wave is `slots` blocks on each processor. cold: what of the traffic is not in L2 from the run before, where
+    a benchmark repeats itself: all of it beyond twice `resident` of L2's capacity, none below once.
 
-    launch, combine: fixed times [s]; compute, memory: shares of the peaks; load, cache: bytes a cycle of a processor,
-    from anywhere and from L2; fill, reach: start and end of a block, by itself and for each element of a head
-    [cycles]; shortest: keys of a split; sharpness: p;
-    splits: when keys are split: `always`, `shared` (where several queries share a key head) or `never`.
+    launch, gather, regroup, pad, combine: fixed times [s] (copies regroup and pad the queries); merge: for each split
+    [s]; compute, memory: shares of the peaks; load, cache: bytes a cycle of a processor, from anywhere and from L2;
+    resident: share of L2; fill, reach: start and end of a block, by itself and for each element of a head [cycles];
+    crowd: how much slower two neighbours are; sharpness: p; splits: rule of `split_keys`.
+
+    Split keys: FlashDecoding; FlashInfer, arXiv 2501.01005.
     """
 
     launch: float
+    gather: float
+    regroup: float
+    pad: float
     compute: float
     memory: float
     load: float
     cache: float
+    resident: float
     fill: float
     reach: float
     combine: float
-    shortest: float
+    merge: float
+    crowd: float
     sharpness: float
     packed: bool
     splits: str
+    rows: int
+    elements: int
+    slots: int
 
     AXES = ("keys", "sequences", "heads", "sharing", "width")
 
     def time(self, core: AttentionCore, machine: Machine) -> Time:
         """Return the core's time."""
-        busy: Any = np.inf
-        for mode in (0, 1, 2) if self.splits != "never" else (0,):
-            busy = np.minimum(busy, self._candidate(core, machine, mode))
-        memory = core.traffic / (self.memory * machine.memory_bandwidth)
-        return Time(self.launch + busy, compute=busy, memory=minimum(memory, busy), fixed=self.launch)
+        shared = core.heads > core.kv_heads
+        several = (core.kv_heads > 1.0) & (core.sequences > 1.0)
+        fixed = self.launch + where(shared, self.gather, 0.0) + where(shared & several, self.regroup, 0.0)
+        fixed = fixed + where(log2(core.products) % 1.0 > 0.0, self.pad, 0.0)
+        memory = cold_bytes(core.traffic, machine, self.resident) / (self.memory * machine.memory_bandwidth)
+        busy = self._busy(core, machine, memory)
+        return Time(fixed + busy, compute=busy, memory=minimum(memory, busy), fixed=fixed)
 
     def features(self, core: AttentionCore) -> Features:
         """Return log2 of keys, sequences, heads, queries per key head, and width of the products."""
@@ -121,26 +171,44 @@ class DecodeForm:
             log2(core.products),
         )  # fmt: skip
 
-    def _candidate(self, core: AttentionCore, machine: Machine, mode: int) -> Seconds:
-        """Return the busy time. mode: 0 keys in one piece, 1 one block a processor, 2 two."""
-        unit, processors = machine.device.math[core.dtype], machine.processors
-        heads = core.kv_heads if self.packed else core.heads
-        queries = core.rows * (core.heads / core.kv_heads if self.packed else 1.0)
-        whole = core.sequences * heads
-        split: Any = 1.0
-        if mode:
-            filling = np.minimum(np.floor(mode * processors / whole), np.floor(core.keys / self.shortest))
-            allowed = self.splits == "always" or core.heads > core.kv_heads
-            split = np.where(allowed, np.maximum(filling, 1.0), 1.0)
-        keys, blocks = core.keys / split, whole * split
-        load = keys * core.cached / self.load
-        tensor = 2.0 * np.ceil(queries / 16.0) * 16.0 * keys * core.products / (self.compute * unit.flop_per_cycle)
-        chip = (
-            np.ceil(blocks / processors)
-            * (np.maximum(load, tensor) + self.fill + self.reach * core.products)
-            / unit.clock
-        )
-        cache = whole * core.keys * core.cached / (self.cache * machine.device.processors * unit.clock)
-        memory = core.traffic / (self.memory * machine.memory_bandwidth)
-        found: Seconds = together(self.sharpness, chip, cache, memory) + np.where(split > 1.0, self.combine, 0.0)
-        return found
+    def _busy(self, core: AttentionCore, machine: Machine, memory: Seconds) -> Seconds:
+        """Return the time of all waves and of joining the pieces. memory: of all bytes from device memory [s]."""
+        clock, processors = machine.device.math[core.dtype].clock, machine.processors
+        sharing = core.heads / core.kv_heads
+        tile = self.elements / core.products
+        tiles = ceil(core.keys / tile)
+        panels = ceil(core.rows * (sharing if self.packed else 1.0) / self.rows)
+        whole = core.sequences * (core.kv_heads if self.packed else core.heads) * panels
+        chunk = ceil(tiles / split_keys(self.splits, whole, processors, tiles, sharing > 1.0))
+        split = ceil(tiles / chunk)
+        block = self._block(core, machine, chunk * tile) / clock
+        cache = core.traffic / (self.cache * machine.device.processors * clock)
+        each = together(self.sharpness, memory, cache) / (whole * split)
+        full = floor(whole * split / (self.slots * processors))
+        rest = whole * split - full * self.slots * processors
+        crowded = 1.0 + self.crowd * minimum(maximum(2.0 * rest / processors - 1.0, 0.0), 1.0)
+        first = together(self.sharpness, self.slots * (1.0 + self.crowd) * block, self.slots * processors * each)
+        last = together(self.sharpness, maximum(ceil(rest / processors), 1.0) * crowded * block, rest * each)
+        joined = where(split > 1.0, self.combine + self.merge * split, 0.0)
+        busy: Seconds = full * first + where(rest > 0.0, last, 0.0) + joined
+        return busy
+
+    def _block(self, core: AttentionCore, machine: Machine, keys: Count) -> Quantity:
+        """Return the cycles of a block over some keys, whole tiles."""
+        load = minimum(keys, core.keys) * core.cached / self.load
+        rate = self.compute * machine.device.math[core.dtype].flop_per_cycle
+        tensor = 2.0 * self.rows * keys * core.products / rate
+        return maximum(load, tensor) + self.fill + self.reach * core.products
+
+
+def cold_bytes(traffic: Bytes, machine: Machine, resident: float) -> Bytes:
+    """Return what of a kernel's bytes is not in L2 from the run before, which is all of it where none was.
+
+    L2 keeps everything up to `resident` of its capacity, and ever less until at twice of that each byte was displaced
+    before it is read again.
+    """
+    level = machine.device.level("l2")
+    if not machine.warm or level is None:
+        return traffic
+    displaced = minimum(maximum(traffic / (resident * level.capacity) - 1.0, 0.0), 1.0)
+    return traffic * displaced

@@ -12,7 +12,7 @@ from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.machine import VECTOR_DTYPE, Machine
 from costmodel.cost.time import Time, kernel
 from costmodel.quantities import Count, Quantity, Seconds, ceil, maximum, minimum
-from costmodel.workload.operators import AttentionCore, Elementwise, Gemm
+from costmodel.workload.operators import AttentionCore, Elementwise, Gemm, MixedAttention
 from costmodel.workload.order_statistics import expected_tiles
 from costmodel.workload.scenario import Tile
 
@@ -81,6 +81,16 @@ def attention_time(core: AttentionCore, machine: Machine, fit: FamilyFit) -> Tim
     memory = core.traffic / machine.memory_bandwidth
     launches = core.calls * machine.framework.launch * fit.launch
     return kernel(compute / fit.compute, memory / fit.memory, launches)
+
+
+def mixed_time(mixed: MixedAttention, machine: Machine, fit: FamilyFit) -> Time:
+    """Return the time of several populations in one kernel: launch + max(all tensor work, all traffic)."""
+    compute: Seconds = 0.0
+    memory: Seconds = 0.0
+    for part in mixed.parts:
+        time = attention_time(part, machine, fit)
+        compute, memory = compute + time.compute, memory + time.memory
+    return kernel(compute, memory, machine.framework.launch * fit.launch)
 
 
 def _padding(core: AttentionCore, tile: Tile, processors: Count) -> Quantity:

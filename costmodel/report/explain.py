@@ -27,6 +27,7 @@ from costmodel.workload.operators import (
     Group,
     HostTransfer,
     HostUpdate,
+    MixedAttention,
     base_name,
 )
 from costmodel.workload.scenario import Disaggregated, ExpertBound, Pool, Scenario
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 FORMULAS = {
     Gemm: "t = launch + min over tiles of max(tensor, promotion, L2, memory)",
     AttentionCore: "t = launch + max(FLOP / peak in whole waves, traffic / memory bandwidth)",
+    MixedAttention: "t = launch + max(FLOP of all parts / peak, traffic of all parts / memory bandwidth)",
     Elementwise: "t = launch + traffic / memory bandwidth",
     Collective: "t = fastest of ring, two levels and halving-doubling, over the links that the group crosses",
     HostTransfer: "t = launch + size / min(B_link, B_host / devices of a node) + latency",
@@ -217,7 +219,7 @@ def _inputs(priced: Priced, scenario: Scenario) -> dict[str, tuple[float, str]]:
     operator = priced.operator
     if isinstance(operator, Gemm):
         return {**_work(operator), **_device(operator, scenario), **_tile(operator, priced, scenario)}
-    if isinstance(operator, AttentionCore | Elementwise):
+    if isinstance(operator, AttentionCore | MixedAttention | Elementwise):
         return {**_work(operator), **_device(operator, scenario)}
     if isinstance(operator, HostTransfer | HostUpdate):
         return _host(operator, scenario)
@@ -263,7 +265,7 @@ def _loads(exchange: Exchange, way: Path) -> dict[str, tuple[float, str]]:
     return found
 
 
-def _work(operator: Gemm | AttentionCore | Elementwise) -> dict[str, tuple[float, str]]:
+def _work(operator: Gemm | AttentionCore | MixedAttention | Elementwise) -> dict[str, tuple[float, str]]:
     work = {"FLOP": (float(operator.flop), "flop"), "traffic": (float(operator.traffic), "size")}
     if isinstance(operator, Gemm):
         shape = {"m": operator.m, "n": operator.n, "k": operator.k, "groups": operator.groups}
@@ -293,7 +295,9 @@ def _tile(gemm: Gemm, priced: Priced, scenario: Scenario) -> dict[str, tuple[flo
     }
 
 
-def _device(operator: Gemm | AttentionCore | Elementwise, scenario: Scenario) -> dict[str, tuple[float, str]]:
+def _device(
+    operator: Gemm | AttentionCore | MixedAttention | Elementwise, scenario: Scenario
+) -> dict[str, tuple[float, str]]:
     device = scenario.cluster.device
     processors = device.processors - scenario.communication.processors
     bandwidth = device.device_memory.bandwidth
@@ -322,7 +326,7 @@ def _origins(workload: Workload, scenario: Scenario, priced: Priced, pool: str |
             else []
         )
         return _places(workload, scenario, [*link, "hardware.node.host.bandwidth"])
-    if not isinstance(operator, Gemm | AttentionCore | Elementwise):
+    if not isinstance(operator, Gemm | AttentionCore | MixedAttention | Elementwise):
         way = path(operator.group, scenario.cluster)
         loads = [_load_field(scenario)] if isinstance(operator, Exchange) else []
         return _places(workload, scenario, [*loads, *_latency_fields(scenario, way), *_link_fields(scenario, way)])

@@ -9,6 +9,7 @@ from pydantic import Field
 from costmodel.schema.quantity import Integer, Ratio, Time
 from costmodel.schema.strict import Strict
 
+Splits: TypeAlias = Literal["never", "once", "twice", "xqa", "fa2", "fa2_shared", "fa3"]
 Tile: TypeAlias = Annotated[list[Integer], Field(min_length=2, max_length=2)]
 
 
@@ -54,11 +55,18 @@ class PrefillFormFile(Strict):
 
     kind: Literal["prefill"] = Field(description="this form")
     launch: Time = Field(description="fixed time")
-    compute: Ratio = Field(description="share of the dense peak")
+    compute: Ratio = Field(description="share of the dense peak that full processors reach")
+    alone: Ratio = Field(description="the same of a block by itself")
     memory: Ratio = Field(description="share of the memory bandwidth")
     fill: Ratio = Field(description="cycles of a block's start and end")
-    turn: Ratio = Field(description="cycles of a key tile beside its products")
+    reach: Ratio = Field(description="the same for each element of a head's key and value")
     tail: Ratio = Field(description="share lost of a wave that is not full")
+    balance: Ratio = Field(description="exponent that joins the longest block and the whole grid")
+    sharpness: Ratio = Field(description="exponent that joins times which overlap")
+    scatter: Ratio = Field(description="how much more a byte of the cache costs than one of the queries")
+    combine: Time = Field(description="fixed time where keys are split")
+    packed: bool = Field(description="queries that share a key head fill one tile")
+    splits: Splits = Field(description="rule by which keys are split over blocks")
     tiles: list[Tile] = Field(min_length=1, description="candidate tiles, queries by keys")
 
 
@@ -67,17 +75,74 @@ class DecodeFormFile(Strict):
 
     kind: Literal["decode"] = Field(description="this form")
     launch: Time = Field(description="fixed time")
+    gather: Time = Field(description="fixed time where queries share a key head")
+    regroup: Time = Field(description="fixed time where they do, with several key heads and sequences")
+    pad: Time = Field(description="fixed time where a head's width is no power of two")
     compute: Ratio = Field(description="share of the dense peak")
     memory: Ratio = Field(description="share of the memory bandwidth")
     load: Ratio = Field(description="bytes that one processor loads a cycle")
     cache: Ratio = Field(description="bytes that L2 gives one processor a cycle, all loading")
+    resident: Ratio = Field(description="share of L2 that a repeated run finds again")
     fill: Ratio = Field(description="cycles of a block's start and end")
     reach: Ratio = Field(description="the same for each element of a head's key and value")
     combine: Time = Field(description="fixed time where keys are split")
-    shortest: Ratio = Field(description="keys of the smallest split")
+    merge: Time = Field(description="the same for each split")
+    crowd: Ratio = Field(description="how much slower two neighbouring processors are than one")
     sharpness: Ratio = Field(description="exponent that joins times which overlap")
     packed: bool = Field(description="queries that share a key head are one block")
-    splits: Literal["always", "shared", "never"] = Field(description="when keys are split over blocks")
+    splits: Splits = Field(description="rule by which keys are split over blocks")
+    rows: Integer = Field(description="query rows of a tile")
+    elements: Integer = Field(description="elements of keys and values in a tile")
+    slots: Integer = Field(description="blocks that a processor holds")
+
+
+class XqaFormFile(Strict):
+    """Decoding with one kernel for query heads that share a cache, and one for those that do not (`single_…`)."""
+
+    kind: Literal["xqa"] = Field(description="this form")
+    launch: Time = Field(description="fixed time")
+    compute: Ratio = Field(description="share of the dense peak")
+    memory: Ratio = Field(description="share of the memory bandwidth")
+    load: Ratio = Field(description="bytes that one processor loads a cycle")
+    cache: Ratio = Field(description="bytes that L2 gives one processor a cycle, all loading")
+    resident: Ratio = Field(description="share of L2 that a repeated run finds again")
+    fill: Ratio = Field(description="cycles of a block's start and end")
+    reach: Ratio = Field(description="the same for each element of a head's key and value")
+    combine: Time = Field(description="fixed time where keys are split")
+    merge: Time = Field(description="the same for each split")
+    sharpness: Ratio = Field(description="exponent that joins times which overlap")
+    single_launch: Time = Field(description="fixed time of the other kernel")
+    single_compute: Ratio = Field(description="its share of the dense peak")
+    single_load: Ratio = Field(description="bytes that it loads a cycle on one processor")
+    single_fill: Ratio = Field(description="cycles of its blocks' start and end")
+    single_reach: Ratio = Field(description="the same for each element of a head's key and value")
+    single_combine: Time = Field(description="its fixed time where keys are split")
+    single_merge: Time = Field(description="the same for each split")
+    splits: Splits = Field(description="rule by which the first kernel splits keys over blocks")
+    single_splits: Splits = Field(description="the other kernel's rule")
+    rows: Integer = Field(description="query rows of a tile")
+    elements: Integer = Field(description="elements of keys and values in a tile")
+    slots: Integer = Field(description="blocks that a processor holds")
+    widest: Integer = Field(description="queries that share a key head, up to which the first kernel runs")
+    blocks: Integer = Field(description="the first kernel runs where this times the blocks fill the processors")
+
+
+class VarlenFormFile(Strict):
+    """Several populations of sequences in one kernel."""
+
+    kind: Literal["varlen"] = Field(description="this form")
+    launch: Time = Field(description="fixed time")
+    compute: Ratio = Field(description="share of the dense peak that full processors reach")
+    alone: Ratio = Field(description="the same of a block by itself")
+    memory: Ratio = Field(description="share of the memory bandwidth")
+    fill: Ratio = Field(description="cycles of a block's start and end")
+    idle: Ratio = Field(description="cycles of a block without work")
+    tail: Ratio = Field(description="share lost of a wave that is not full")
+    resident: Ratio = Field(description="share of L2 that holds the caches of one key head")
+    balance: Ratio = Field(description="exponent that joins the longest block and the whole grid")
+    sharpness: Ratio = Field(description="exponent that joins times which overlap")
+    tile: Tile = Field(description="queries by keys")
+    slots: Integer = Field(description="blocks that a processor holds")
 
 
 class StreamFormFile(Strict):
@@ -93,5 +158,6 @@ class StreamFormFile(Strict):
 
 
 FormFile: TypeAlias = Annotated[
-    GemmFormFile | PrefillFormFile | DecodeFormFile | StreamFormFile, Field(discriminator="kind")
+    GemmFormFile | PrefillFormFile | DecodeFormFile | XqaFormFile | VarlenFormFile | StreamFormFile,
+    Field(discriminator="kind"),
 ]

@@ -124,6 +124,10 @@ def _add_core(builder: WorkBuilder, context: Context, mixer: Attention, group: H
                     context.precision.attention,
                     streamed,
                     "attention_decode",
+                    kv_heads=kv_heads,
+                    keys=keys,
+                    cached=width * ELEMENT_BYTES[context.precision.kv_cache],
+                    narrow_cache=_is_narrow(context),
                 )
             ],
         )
@@ -134,6 +138,11 @@ def _add_core(builder: WorkBuilder, context: Context, mixer: Attention, group: H
         _add_unfused(builder, context, mixer, share, dropout=dropout)
         return
     _add_fused(builder, context, (mixer.head_dim, mixer.v_head_dim), heads, kv_heads, pairs, "attention")
+
+
+def _is_narrow(context: Context) -> bool:
+    """Tell whether the cache has a narrower format than the products."""
+    return ELEMENT_BYTES[context.precision.kv_cache] < ELEMENT_BYTES[context.precision.attention]
 
 
 def _add_fused(
@@ -159,7 +168,10 @@ def _add_fused(
     def core(name: str, products: Count, moved: Bytes, kind: str) -> AttentionCore:
         dtype = context.precision.attention
         shape = sequences, share.heads, share.rows, share.pairs
-        return AttentionCore(name, *shape, products, dtype, moved, kind, calls=share.calls)
+        return AttentionCore(
+            name, *shape, products, dtype, moved, kind, calls=share.calls, kv_heads=share.kv_heads, keys=keys,
+            cached=(q + v) * element,
+        )  # fmt: skip
 
     forward = core("attention core", q + v, traffic, f"{family}_prefill")
     # q, o, do in and dq out; k, v in and dk, dv out
@@ -348,6 +360,9 @@ def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
                 dtype,
                 streamed,
                 "mla_decode",
+                keys=keys,
+                cached=width * ELEMENT_BYTES[context.precision.kv_cache],
+                narrow_cache=_is_narrow(context),
             )
         ],
     )

@@ -90,6 +90,39 @@ class AttentionCore:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class MixedAttention:
+    """Attention cores of several populations of sequences in one kernel: chunks of prompts beside decoding sequences.
+
+    parts: each population by itself, of the same heads and number formats; its family is of no account.
+    """
+
+    name: str
+    parts: tuple[AttentionCore, ...]
+    family: str = "attention_mixed"
+    replicas: Count = 1.0
+
+    @property
+    def dtype(self) -> str:
+        """Return the number format of the products."""
+        return self.parts[0].dtype
+
+    @property
+    def variant(self) -> str:
+        """Return which kernels of the family run it: those of its number format, and of a narrower cache's."""
+        return self.parts[0].variant
+
+    @property
+    def flop(self) -> Flop:
+        """Return the work of all parts [FLOP]."""
+        return sum((part.flop for part in self.parts), start=0.0)
+
+    @property
+    def traffic(self) -> Bytes:
+        """Return the compulsory bytes of all parts [B]."""
+        return sum((part.traffic for part in self.parts), start=0.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Elementwise:
     """A kernel that only streams: norms, activations, casts, permutations, rotary, the optimizer.
 
@@ -255,7 +288,9 @@ class HostUpdate:
         return ""
 
 
-Operator: TypeAlias = "Gemm | AttentionCore | Elementwise | Collective | Exchange | HostTransfer | HostUpdate"
+Operator: TypeAlias = (
+    "Gemm | AttentionCore | MixedAttention | Elementwise | Collective | Exchange | HostTransfer | HostUpdate"
+)
 
 
 def distinct_targets(choices: int, reachable: Count, per_target: Count) -> Count:

@@ -8,7 +8,7 @@ import pytest
 from costmodel.calibration.batch import Catalogue
 from costmodel.calibration.operators import map_rows
 from costmodel.errors import MeasurementError
-from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Exchange, Gemm
+from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Exchange, Gemm, MixedAttention
 
 GEMM = {"op": "gemm", "m": 128, "n": 256, "k": 512}
 ATTENTION = {"batch": 4, "q_heads": 32, "kv_heads": 8, "head_dim": 128, "v_head_dim": 128, "q_len": 1, "kv_len": 1000}
@@ -135,13 +135,46 @@ def test_a_causal_chunk_sees_its_history_and_itself(table, catalogue):
     assert full.pairs.tolist() == [100 * 1000.0]
 
 
-def test_a_mixed_call_is_launched_once_unless_it_is_two_kernels(table, catalogue):
+def test_a_mixed_call_is_one_kernel_unless_it_is_two(table, catalogue):
     row = ATTENTION | {"op": "attention_mixed", "q_len": 16, "batch2": 3, "q2_len": 1, "kv2_len": 50}
     one = only(table(row), catalogue)
     two = only(table(row | {"kernel": "prefill + decode wrappers (two kernels)"}), catalogue)
-    assert (one.fused, two.fused) == (1, 0)
-    assert [core.family for core in one.operators] == ["attention_prefill", "attention_decode"]
-    assert one.operators[1].pairs.tolist() == [50.0]
+    (mixed,) = one.operators
+    assert isinstance(mixed, MixedAttention)
+    assert (one.family, two.family) == ("attention_mixed", "attention_prefill")
+    assert [core.family for core in two.operators] == ["attention_prefill", "attention_decode"]
+    assert mixed.parts[1].pairs.tolist() == two.operators[1].pairs.tolist() == [50.0]
+
+
+def test_two_populations_that_decode_in_one_call_are_one_kernel(table, catalogue):
+    row = ATTENTION | {"op": "attention_decode_skewed", "q_len": 1, "batch2": 3, "q2_len": 1, "kv2_len": 50}
+    (mixed,) = only(table(row), catalogue).operators
+    assert mixed.family == "attention_decode_skewed"
+    assert [core.keys.tolist() for core in mixed.parts] == [[1000.0], [50.0]]
+
+
+def test_kernels_that_run_again_and_again_find_l2_warm(table, catalogue):
+    row = ATTENTION | {"op": "attention_decode"}
+    warm = {
+        timing: only(table(row | {"timing": timing}), catalogue).warm for timing in ("cuda_graph_loop", "kineto_kernel")
+    }
+    assert warm == {"cuda_graph_loop": True, "kineto_kernel": False}
+
+
+def test_a_single_query_decodes_unless_the_library_goes_by_the_phase(table, catalogue):
+    row = ATTENTION | {"op": "attention_prefill", "q_len": 1, "causal": 1}
+    assert only(table(row | {"framework": "vllm 0.14.0"}), catalogue).family == "attention_decode"
+    assert only(table(row | {"framework": "trtllm 1.0.0"}), catalogue).family == "attention_prefill"
+
+
+def test_decoding_that_rotates_its_queries_reads_and_writes_their_rotated_part(table, catalogue):
+    row = ATTENTION | {"op": "mla_decode", "q_heads": 16, "kv_heads": 1, "head_dim": 576, "v_head_dim": 512}
+    written = {}
+    for cache in ("bf16", "fp8_e4m3"):
+        _, kept = only(table(row | {"kv_dtype": cache, "notes": "mla_rope_generation kernel"}), catalogue).operators
+        written[cache] = float(kept.traffic[0])
+    assert written["bf16"] == 4 * (576 * (2 + 2) + 16 * 64 * (2 + 2))
+    assert written["fp8_e4m3"] == 4 * (576 * (2 + 1) + 16 * 576 * (2 + 1))
 
 
 def test_a_cache_write_inside_the_time_is_an_operator_of_its_own(table, catalogue):
