@@ -16,6 +16,7 @@ from costmodel.schema.device import DeviceFile
 from costmodel.schema.framework import FrameworkFile
 from costmodel.schema.references import FOLDERS, Library
 from costmodel.schema.strict import Strict
+from costmodel.workload.operators import PRODUCTS, product_family
 from costmodel.workload.scenario import Framework
 
 File = TypeVar("File", bound=Strict)
@@ -50,6 +51,8 @@ def _loaded(device: str, implementations: tuple[tuple[str, str], ...], roots: tu
     library = Library(roots)
     base = read(library, _KIND, ROOFLINE, FitsFile)
     fits = {family: family_fit(fit, base.basis) for family, fit in base.families.items()}
+    # No table has rows of products that expand narrow weights: they start from the spread of the plain ones.
+    fits = {product_family(family, weight_only=True): fits[family] for family in PRODUCTS if family in fits} | fits
     names, notes = [], []
     for family, implementation in implementations:
         found = _search(library, device, family, implementation)

@@ -57,7 +57,7 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
         width = mixer.head_dim if mixer.rotary_dim is None else mixer.rotary_dim
         rotated = tokens * (heads + kv_heads) * width * context.residual
         builder.step("qkv", [Elementwise("rotary", 2 * rotated)], [Elementwise("rotary gradient", 2 * rotated)])
-    element = ELEMENT_BYTES[context.precision.kv_cache]
+    element = context.precision.cached_element
     if context.phase != "training":
         written = tokens * key_value
         builder.step("kv_write", [Elementwise("kv cache write", written * (context.residual + element))])
@@ -98,7 +98,7 @@ def _add_core(builder: WorkBuilder, context: Context, mixer: Attention, group: H
     if context.phase == "decode":
         keys = context.kept_keys(group.pattern)
         width = mixer.head_dim + mixer.v_head_dim
-        cache = context.sequences * kv_heads * keys * width * ELEMENT_BYTES[context.precision.kv_cache]
+        cache = context.sequences * kv_heads * keys * width * context.precision.cached_element
         streamed = cache + context.sequences * context.length * heads * width * context.residual
         builder.step(
             "attention_core",
@@ -318,7 +318,7 @@ def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
     builder.step("rotary", [Elementwise("rotary", rotated)])
     _add_cache_write(builder, context, mixer)
     keys = context.kept_keys(Pattern())
-    cache = context.sequences * keys * width * ELEMENT_BYTES[context.precision.kv_cache]
+    cache = context.sequences * keys * width * context.precision.cached_element
     streamed = cache + context.sequences * context.length * heads * (width + mixer.kv_lora) * element
     builder.step(
         "attention_core",
@@ -344,7 +344,7 @@ def _add_cache_write(builder: WorkBuilder, context: Context, mixer: Mla) -> None
     """Add the write of the new tokens' latents to the cache (inference)."""
     if context.phase != "training":
         written = context.tokens * (mixer.kv_lora + mixer.rope_dim)
-        passes = context.residual + ELEMENT_BYTES[context.precision.kv_cache]
+        passes = context.residual + context.precision.cached_element
         builder.step("kv_write", [Elementwise("kv cache write", written * passes)])
 
 
