@@ -195,20 +195,10 @@ def _working(one: Pass, work: PassWork, stage: Stage) -> tuple[Bytes, Bytes]:
     return one.micro_batches * stream + largest, one.micro_batches * _buffers(kinds)
 
 
-<<<<<<< HEAD
 def _state_bytes(precision: Precision) -> Bytes:
     """Return the bytes of optimizer states of one parameter: master copy and two moments."""
     master = 0.0 if precision.master is None else ELEMENT_BYTES[precision.master]
     return master + 2 * ELEMENT_BYTES[precision.moments]
-=======
-def _weight_bytes(context: Context, parameters: Parameters) -> Bytes:
-    """Return the bytes of one weight that a rank computes with."""
-    if parameters.element is not None:
-        return parameters.element
-    if parameters.linear:
-        return context.stored_weight
-    return maximum(ELEMENT_BYTES[context.precision.weights], context.residual)
->>>>>>> e002dc1 (Weight-only and block formats, average bits, scales of groups of weights and of cached elements; W8A8, NVFP4 and KV sets)
 
 
 def _operands(operator: Operator) -> Bytes:

@@ -63,7 +63,7 @@ def expert_load(context: Context, ffn: MoeFfn) -> ExpertLoad:
     return ExpertLoad(load * mean, load, load, held, maximum(held * (1 - missed), 1.0), 0.0)
 
 
-X
+def served_tokens(context: Context) -> Count:
     """Return the tokens that a rank's experts serve for one rank: its tensor-parallel group's, shared out by slices."""
     return context.tokens * context.parallel.tensor_of_expert / context.parallel.tp
 
