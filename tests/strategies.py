@@ -38,14 +38,18 @@ from costmodel.workload.architecture import (
 from costmodel.workload.recompute import SETS
 from costmodel.workload.scenario import (
     Communication,
+    Decode,
     Disaggregated,
     Offload,
     Parallelism,
     Plan,
+    Precision,
+    Prefill,
     Routing,
     Scenario,
     Sharding,
     Speculative,
+    Tile,
     Training,
 )
 from costmodel.workload.schedules import SCHEDULES
@@ -262,3 +266,28 @@ def routings(draw: st.DrawFn, of: Scenario) -> Routing:
     placement = draw(st.sampled_from([None, "balanced"]))
     ranks = 8.0 if isinstance(of.plan, Disaggregated) else of.parallel.ep
     return replace(chosen, placement=placement, redundant=draw(st.sampled_from([0.0, 1.0])) * ranks)
+
+
+@st.composite
+def stored_formats(draw: st.DrawFn) -> Precision:
+    """Draw formats of inference: weights and caches that may be narrower than what is computed in."""
+    base = draw(st.sampled_from([BF16, FP8]))
+    return replace(
+        base,
+        weights=draw(st.sampled_from(["fp8", "int8", "int4", "q6_k", "nvfp4", base.linear])),
+        head_weights=draw(st.sampled_from([None, "q6_k", "int8"])),
+        weight_group=draw(st.sampled_from([None, 32.0, 128.0])),
+        weight_zero=draw(st.sampled_from([None, "int4", "fp16"])),
+        kv_cache=draw(st.sampled_from(["bf16", "fp8", "int8", "int4"])),
+        kv_group=draw(st.sampled_from([None, 64.0, 128.0])),
+        kv_zero=draw(st.sampled_from([None, "fp16"])),
+    )
+
+
+@st.composite
+def served(draw: st.DrawFn) -> Scenario:
+    """Draw one kind of pass of inference in any formats, with small tiles for products that expand weights or none."""
+    drawn = draw(scenarios().filter(lambda each: isinstance(each.plan, Prefill | Decode)))
+    small = draw(st.sampled_from([(), (Tile(16, 128), Tile(16, 128, 16), Tile(64, 128))]))
+    framework = replace(drawn.framework, weight_only_tiles=small)
+    return replace(drawn, precision=draw(stored_formats()), framework=framework)

@@ -23,6 +23,7 @@ from costmodel.schema.forms import FormFile
 from costmodel.schema.framework import FrameworkFile
 from costmodel.schema.references import FOLDERS, Library, near, shown
 from costmodel.schema.strict import Strict
+from costmodel.workload.operators import PRODUCTS, product_family
 from costmodel.workload.scenario import Framework
 
 File = TypeVar("File", bound=Strict)
@@ -166,7 +167,10 @@ class Fits(Mapping[str, FamilyFit]):
         self._shelf, self._device, self._chosen = shelf, device, chosen
         self._chain = shelf.chain(device)
         base = shelf.roofline()
-        self._base = {family: family_fit(fit, base.basis) for family, fit in base.families.items()}
+        known = {family: family_fit(fit, base.basis) for family, fit in base.families.items()}
+        # No table has rows of products that expand narrow weights: they start from the spread of the plain ones.
+        expanding = {product_family(name, weight_only=True): known[name] for name in PRODUCTS if name in known}
+        self._base = expanding | known
         self._known: dict[str, FamilyFit | None] = {}
         self.notes: list[str] = []
 

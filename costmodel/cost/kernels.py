@@ -6,27 +6,32 @@ rounds, each as long as one block.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.machine import VECTOR_DTYPE, Machine
 from costmodel.cost.time import Time, kernel
-from costmodel.quantities import Count, Quantity, Seconds, ceil, maximum, minimum
+from costmodel.quantities import Count, Quantity, Seconds, ceil, maximum, minimum, where
 from costmodel.workload.operators import AttentionCore, Elementwise, Gemm, MixedAttention
 from costmodel.workload.order_statistics import expected_tiles
 from costmodel.workload.scenario import Tile
 
 
 def gemm_time(gemm: Gemm, machine: Machine, fit: FamilyFit) -> Time:
-    """Return a matrix product's time: launch + the fastest candidate tile's max(on-chip, device memory)."""
-    busy: Seconds | None = None
+    """Return a matrix product's time: launch + the fastest candidate tile's max(on-chip, device memory).
+
+    Of several that are as fast, one that device memory keeps busy says what limits the product.
+    """
+    busy: Seconds = math.inf
+    memory_bound: Seconds = math.inf
     for _, on_chip, memory in tile_times(gemm, machine, fit):
-        candidate = maximum(on_chip, memory)
-        busy = candidate if busy is None else minimum(busy, candidate)
-    assert busy is not None, "a framework names at least one tile"
+        busy = minimum(busy, maximum(on_chip, memory))
+        memory_bound = minimum(memory_bound, where(memory >= on_chip, memory, math.inf))
     launch = machine.framework.launch * fit.launch
     compulsory = gemm.traffic / machine.memory_bandwidth / fit.memory
-    return Time(launch + busy, compute=busy, memory=compulsory, fixed=launch)
+    limited = where(memory_bound <= busy, busy, compulsory)
+    return Time(launch + busy, compute=busy, memory=limited, fixed=launch)
 
 
 def tile_times(gemm: Gemm, machine: Machine, fit: FamilyFit) -> Iterator[tuple[Tile, Seconds, Seconds]]:
@@ -45,7 +50,7 @@ def tile_times(gemm: Gemm, machine: Machine, fit: FamilyFit) -> Iterator[tuple[T
     promotes = unit.scaling == "software" or unit.accumulate == "fp22"
     promotion_rate = machine.processor_peak(VECTOR_DTYPE) * framework.promotion_interval
     traffic, bandwidth = gemm.traffic, machine.memory_bandwidth
-    for tile in framework.gemm_tiles:
+    for tile in framework.tiles_of(gemm.family):
         depth = gemm.k / tile.split
         blocks = block_count(gemm, tile)
         products = ceil(blocks / machine.processors) * (2.0 * tile.m * tile.n) * depth

@@ -29,6 +29,7 @@ from costmodel.workload.operators import (
     HostUpdate,
     MixedAttention,
     base_name,
+    product_family,
 )
 from costmodel.workload.scenario import Disaggregated, ExpertBound, Pool, Scenario
 
@@ -50,7 +51,7 @@ EXCHANGE_FORMULAS = {
 }  # by whether a token goes once to each place
 
 
-EXPERTS = "grouped_gemm"  # the family of the experts' products
+EXPERTS = ("grouped_gemm", product_family("grouped_gemm", weight_only=True))  # families of the experts' products
 BOUND = "all-to-all"  # the one line of a bound
 BOUND_FORMULA = (
     "all_to_all = (b_dispatch + b_combine) * tokens * sends * hidden / B; layer = 2 * all_to_all; tpot = layers * layer"
@@ -220,7 +221,9 @@ def _inputs(priced: Priced, scenario: Scenario) -> dict[str, tuple[float, str]]:
     if isinstance(operator, Gemm):
         return {**_work(operator), **_device(operator, scenario), **_tile(operator, priced, scenario)}
     if isinstance(operator, AttentionCore | MixedAttention | Elementwise):
-        return {**_work(operator), **_device(operator, scenario)}
+        decodes = isinstance(operator, AttentionCore) and operator.family.endswith("decode")
+        cached = {"element of the cache": (float(scenario.precision.cached_element), "size")} if decodes else {}
+        return {**_work(operator), **cached, **_device(operator, scenario)}
     if isinstance(operator, HostTransfer | HostUpdate):
         return _host(operator, scenario)
     way = path(operator.group, scenario.cluster)
@@ -269,9 +272,14 @@ def _work(operator: Gemm | AttentionCore | MixedAttention | Elementwise) -> dict
     work = {"FLOP": (float(operator.flop), "flop"), "traffic": (float(operator.traffic), "size")}
     if isinstance(operator, Gemm):
         shape = {"m": operator.m, "n": operator.n, "k": operator.k, "groups": operator.groups}
-        if operator.family == EXPERTS:
+        if operator.family in EXPERTS:
             shape |= {"standard deviation of m": operator.deviation, "load of the fullest rank": operator.load}
-        return {**{name: (float(value), "count") for name, value in shape.items()}, **work}
+        widths = {"left": operator.left, "right": operator.right, "result": operator.out}
+        return {
+            **{name: (float(value), "count") for name, value in shape.items()},
+            **{f"element of {name}": (float(value), "size") for name, value in widths.items()},
+            **work,
+        }
     if isinstance(operator, AttentionCore):
         shape = {"sequences": operator.sequences, "heads": operator.heads, "query rows": operator.rows}
         shape["query-key pairs a head"] = operator.pairs
@@ -337,7 +345,7 @@ def _origins(workload: Workload, scenario: Scenario, priced: Priced, pool: str |
         wanted += [peak, "hardware.device.processors", taken]
     if isinstance(operator, Gemm):
         wanted += ["hardware.device.memory.l2.bandwidth"]
-        wanted += [_load_field(scenario)] if operator.family == EXPERTS else []
+        wanted += [_load_field(scenario)] if operator.family in EXPERTS else []
     return _places(workload, scenario, wanted)
 
 

@@ -216,6 +216,7 @@ def framework(file: FrameworkFile) -> Framework:
         attention_tiles=tuple(_tile(tile) for tile in file.attention_tiles),
         promotion_interval=file.promotion_interval, launch=file.launch,
         reserve=file.reserve, implementations=dict(file.implementations),
+        weight_only_tiles=tuple(_tile(tile) for tile in file.weight_only_tiles),
     )  # fmt: skip
 
 
@@ -229,7 +230,9 @@ def precision(file: PrecisionFile) -> Precision:
         linear=file.linear, attention=file.attention, router=file.router, head=file.head, residual=file.residual,
         weights=file.weights, master=file.master, gradients=file.gradients, moments=file.moments,
         kv_cache=file.kv_cache, activations=file.activations, attention_output=file.attention_output,
-        scale_block=file.scale_block,
+        scale_block=file.scale_block, head_weights=file.head_weights, weight_group=file.weight_group,
+        weight_scale=file.weight_scale, weight_zero=file.weight_zero, weight_bits=file.weight_bits,
+        kv_group=file.kv_group, kv_scale=file.kv_scale, kv_zero=file.kv_zero,
     )  # fmt: skip
 
 

@@ -22,8 +22,14 @@ from costmodel.schema.quantity import (
 )
 from costmodel.schema.strict import Strict
 
-DType = Literal["fp64", "fp32", "tf32", "bf16", "fp16", "e5m6", "fp8", "fp8_fp16", "fp4", "int8"]
+DType = Literal["fp64", "fp32", "tf32", "bf16", "fp16", "e5m6", "fp8", "fp8_fp16", "fp4", "int8", "int4"]
 """Number formats. `X_Y` is a math unit for format X that accumulates in Y, where a device has several."""
+
+ProductType = Literal[DType, "mxfp4", "nvfp4"]
+"""Number formats of linear layers: blocks of FP4 that hold their scales are multiplied in the unit `fp4`."""
+
+StoredType = Literal[ProductType, "q4_0", "q8_0", "q4_k", "q5_k", "q6_k"]
+"""Number formats of what is only stored: the blocks of GGUF files as well."""
 
 
 class Source(Strict):

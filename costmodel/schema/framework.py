@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from costmodel.schema.device import DType, Source
-from costmodel.schema.quantity import Integer, Number, Size, Time
+from costmodel.schema.device import DType, ProductType, Source, StoredType
+from costmodel.schema.quantity import Bits, Integer, Number, Size, Time
 from costmodel.schema.strict import Strict
 
 
@@ -22,6 +22,9 @@ class FrameworkFile(Strict):
 
     name: str = Field(description="name by which scenarios call it")
     gemm_tiles: list[TileFile] = Field(min_length=1, description="candidate tiles; the fastest is taken")
+    weight_only_tiles: list[TileFile] = Field(
+        default=[], description="candidate tiles of products that expand narrow weights; empty: as `gemm_tiles`"
+    )
     attention_tiles: list[TileFile] = Field(
         min_length=1, description="candidate tiles of attention kernels, queries by keys; the fastest is taken"
     )
@@ -36,19 +39,37 @@ class PrecisionFile(Strict):
     """The number format of each operator family and stored tensor."""
 
     name: str = Field(description="name by which scenarios call it")
-    linear: DType = Field(description="projections and FFN matrix products")
+    linear: ProductType = Field(description="projections and FFN matrix products")
     attention: DType = Field(description="scores and their product with the values")
     router: DType = Field(description="expert router")
     head: DType = Field(description="LM head")
     residual: DType = Field(description="residual stream, norms and embedding output")
-    weights: DType = Field(description="weights as the matrix products read them")
+    weights: StoredType = Field(
+        description="weights of linear layers as memory holds them; narrower than `linear`, products expand them"
+    )
     master: DType | None = Field(description="master copy of the optimizer; null where there is none")
     gradients: DType = Field(description="accumulated gradients")
     moments: DType = Field(description="optimizer moments")
-    kv_cache: DType = Field(description="cached keys and values")
+    kv_cache: StoredType = Field(description="cached keys and values")
     activations: DType = Field(description="activations kept for the backward pass")
     attention_output: DType | None = Field(
         default=None, description="attention output kept for the backward pass; null: as `activations`"
     )
     scale_block: Number | None = Field(default=None, description="elements per FP32 scale; null: one scale a tensor")
+    head_weights: StoredType | None = Field(default=None, description="weights of the LM head; null: as `head`")
+    weight_group: Number | None = Field(
+        default=None, description="weights along K per scale; null: `scale_block` squared, or one scale a channel"
+    )
+    weight_scale: DType = Field(default="fp16", description="format of the scale of a group of weights")
+    weight_zero: DType | None = Field(
+        default=None, description="format of the zero point of a group of weights; null: symmetric"
+    )
+    weight_bits: Bits | None = Field(
+        default=None, description="average bits of a stored weight, scales included; null: by the format"
+    )
+    kv_group: Number | None = Field(
+        default=None, description="cached elements of a token and head per scale; null: one scale a tensor"
+    )
+    kv_scale: DType = Field(default="fp16", description="format of the scale of a group of cached elements")
+    kv_zero: DType | None = Field(default=None, description="format of their zero point; null: symmetric")
     sources: list[Source] = Field(default=[], description="where the values come from")

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
-from costmodel.schema.device import DType, Source
+from costmodel.schema.device import DType, ProductType, Source, StoredType
 from costmodel.schema.quantity import (
+    Bits,
     Exponent,
     Integer,
     LoadFactor,
@@ -139,19 +140,27 @@ class PrecisionChoiceFile(Strict):
 
     compute: str = Field(default="bf16", description="the precision set, `precisions/NAME`")
     fallback: str | None = Field(default=None, description="the set to use for formats without a math unit")
-    linear: DType | None = Field(default=None, description="instead of the set's")
+    linear: ProductType | None = Field(default=None, description="instead of the set's")
     attention: DType | None = Field(default=None, description="instead of the set's")
     router: DType | None = Field(default=None, description="instead of the set's")
     head: DType | None = Field(default=None, description="instead of the set's")
     residual: DType | None = Field(default=None, description="instead of the set's")
-    weights: DType | None = Field(default=None, description="instead of the set's")
+    weights: StoredType | None = Field(default=None, description="instead of the set's")
     master: DType | None = Field(default=None, description="instead of the set's; null: no master copy")
     gradients: DType | None = Field(default=None, description="instead of the set's")
     moments: DType | None = Field(default=None, description="instead of the set's")
-    kv_cache: DType | None = Field(default=None, description="instead of the set's")
+    kv_cache: StoredType | None = Field(default=None, description="instead of the set's")
     activations: DType | None = Field(default=None, description="instead of the set's")
     attention_output: DType | None = Field(default=None, description="instead of the set's; null: as `activations`")
     scale_block: Number | None = Field(default=None, description="instead of the set's; null: one scale a tensor")
+    head_weights: StoredType | None = Field(default=None, description="instead of the set's; null: as `head`")
+    weight_group: Number | None = Field(default=None, description="instead of the set's; null: one scale a channel")
+    weight_scale: DType | None = Field(default=None, description="instead of the set's")
+    weight_zero: DType | None = Field(default=None, description="instead of the set's; null: symmetric")
+    weight_bits: Bits | None = Field(default=None, description="instead of the set's; null: by the format")
+    kv_group: Number | None = Field(default=None, description="instead of the set's; null: one scale a tensor")
+    kv_scale: DType | None = Field(default=None, description="instead of the set's")
+    kv_zero: DType | None = Field(default=None, description="instead of the set's; null: symmetric")
 
 
 class ScenarioFile(Strict):

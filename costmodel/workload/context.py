@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 
 from costmodel.quantities import Bytes, Count, Mask, Quantity, maximum, minimum, where
 from costmodel.workload.architecture import Architecture, Pattern
-from costmodel.workload.dtypes import ELEMENT_BYTES, element_bytes
+from costmodel.workload.dtypes import ELEMENT_BYTES, element_bytes, grouped_bytes
 from costmodel.workload.operators import Group
 from costmodel.workload.scenario import Communication, Framework, Offload, Parallelism, Precision, Routing
 
 BALANCED = Routing()
+
+BITS_PER_BYTE = 8.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,12 +74,36 @@ class Context:
 
     @property
     def weight_operand(self) -> Bytes:
-        """Return the bytes of one weight as a linear layer's matrix product reads it: square blocks share a scale."""
-        return element_bytes(self.precision.linear, self.weight_block)
+        """Return the bytes of one weight as a linear layer's matrix product reads it.
+
+        Wider ones than the product's format were cast before; narrower ones the kernel expands on the way.
+        """
+        precision = self.precision
+        if ELEMENT_BYTES[precision.weights] <= ELEMENT_BYTES[precision.linear]:
+            return self.stored_weight
+        return element_bytes(precision.linear, self.weight_block)
+
+    @property
+    def stored_weight(self) -> Bytes:
+        """Return the bytes of one weight of a linear layer as memory holds it, scales and zero points included."""
+        precision = self.precision
+        if precision.weight_bits is not None:
+            return precision.weight_bits / BITS_PER_BYTE
+        if precision.weight_group is not None:
+            return grouped_bytes(
+                precision.weights, precision.weight_group, precision.weight_scale, precision.weight_zero
+            )
+        return element_bytes(precision.weights, self.weight_block)
+
+    @property
+    def head_weight(self) -> float:
+        """Return the bytes of one weight of the head as its product reads it: as computed, or narrower as stored."""
+        computed, stored = self.precision.head, self.precision.head_weights
+        return ELEMENT_BYTES[computed] if stored is None else min(ELEMENT_BYTES[computed], ELEMENT_BYTES[stored])
 
     @property
     def weight_block(self) -> Count | None:
-        """Return the weights that share one scale: a square of the activation's block length."""
+        """Return the weights that share one FP32 scale: a square of the activation's block length."""
         block = self.precision.scale_block
         return None if block is None else block * block
 

@@ -86,9 +86,11 @@ def kv_bytes_per_token(architecture: Architecture, dtype: str = "bf16", tp: Coun
     return total
 
 
-def kv_bytes_per_sequence(architecture: Architecture, keys: Count, dtype: str, tp: Count) -> Bytes:
-    """Return the KV cache of a sequence of `keys` tokens on one tensor-parallel rank, as far as windows keep it [B]."""
-    element = ELEMENT_BYTES[dtype]
+def kv_bytes_per_sequence(architecture: Architecture, keys: Count, element: Bytes, tp: Count) -> Bytes:
+    """Return the KV cache of a sequence of `keys` tokens on one tensor-parallel rank, as far as windows keep it [B].
+
+    element: bytes of one cached element, scales included.
+    """
     total: Quantity = 0.0
     for layer in architecture.layers:
         mixer = layer.mixer

@@ -1,4 +1,4 @@
-"""Number formats: how many bytes one element takes."""
+"""Number formats: how many bytes one element takes, and in which math unit it is multiplied."""
 
 from __future__ import annotations
 
@@ -16,17 +16,46 @@ ELEMENT_BYTES = {
     "fp8": 1.0,
     "fp8_fp16": 1.0,  # FP8 products with FP16 accumulation: a unit of its own, the same operands
     "int8": 1.0,
+    "int4": 0.5,
     "fp4": 0.5,
+    # Block formats: a block of (bytes / elements) holds its scales, by definition.
+    "mxfp4": 17 / 32,  # 32 E2M1 and one E8M0 scale (OCP Microscaling Formats specification v1.0, section 5.3.3)
+    "nvfp4": 9 / 16,  # 16 E2M1 and one E4M3 scale; the one FP32 scale of a tensor does not count
+    "q4_0": 18 / 32,  # GGUF: block_q4_0 … block_q6_K of llama.cpp, ggml/src/ggml-common.h
+    "q8_0": 34 / 32,
+    "q4_k": 144 / 256,
+    "q5_k": 176 / 256,
+    "q6_k": 210 / 256,
 }
+BLOCK_FORMATS = frozenset(("mxfp4", "nvfp4", "q4_0", "q8_0", "q4_k", "q5_k", "q6_k"))
 SCALE_BYTES = 4.0  # a block scale is one FP32
+_UNITS = {"mxfp4": "fp4", "nvfp4": "fp4"}
+
+
+def math_unit(dtype: str) -> str:
+    """Return the math unit that multiplies a format: one for FP4, whatever the scales of its blocks."""
+    return _UNITS.get(dtype, dtype)
 
 
 def element_bytes(dtype: str, scale_block: Count | None = None) -> Bytes:
     """Return the bytes of one stored element, its share of a block scale included [B].
 
-    b = width + 4 / scale_block        for one-byte and narrower formats that carry block scales
+    b = width + 4 / scale_block        for one-byte and narrower formats whose block scales the format does not define
     """
     width = ELEMENT_BYTES[dtype]
-    if scale_block is None or width > 1.0:
+    if scale_block is None or width > 1.0 or dtype in BLOCK_FORMATS:
         return width
     return width + SCALE_BYTES / scale_block
+
+
+def grouped_bytes(dtype: str, group: Count | None, scale: str, zero: str | None) -> Bytes:
+    """Return the bytes of one stored element where a scale, and perhaps a zero point, serves each group [B].
+
+        b = width + (b_scale + b_zero) / group        for one-byte and narrower formats that do not define their scales
+
+    group: null: one scale a channel or a tensor, which does not count; zero: null: symmetric, none is stored.
+    """
+    width = ELEMENT_BYTES[dtype]
+    if group is None or width > 1.0 or dtype in BLOCK_FORMATS:
+        return width
+    return width + (ELEMENT_BYTES[scale] + (0.0 if zero is None else ELEMENT_BYTES[zero])) / group

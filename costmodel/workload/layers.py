@@ -146,7 +146,9 @@ def _embedding(context: Context) -> Work:
         kind, width = architecture.embedding_norm, architecture.hidden
         add_norm(builder, context, "embedding norm", kind, context.stream_tokens, width)
     table = architecture.vocabulary * architecture.hidden
-    builder.parameter(Parameters("embedding", table, table / context.parallel.tp, table))
+    # A tied head reads this very table, in the format that it is kept in for that.
+    kept = context.head_weight if architecture.tied_embeddings and context.precision.head_weights is not None else None
+    builder.parameter(Parameters("embedding", table, table / context.parallel.tp, table, element=kept))
     if architecture.positions is not None:
         positions = architecture.positions * architecture.hidden
         builder.parameter(Parameters("position table", positions, positions, positions))
@@ -208,6 +210,7 @@ def _add_vocabulary(builder: WorkBuilder, context: Context, tokens: Count, *, sh
             columns,
             hidden * context.architecture.vocabulary,
             dtype=context.precision.head,
+            weight=None if context.precision.head_weights is None else context.head_weight,
             gathered=True,
             replicas=replicas,
             stored=not shared,

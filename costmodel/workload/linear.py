@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from costmodel.quantities import Bytes, Count, Quantity, is_single, minimum
 from costmodel.workload.context import Context
-from costmodel.workload.dtypes import ELEMENT_BYTES
-from costmodel.workload.operators import Collective, Elementwise, Gemm, Operator
+from costmodel.workload.dtypes import ELEMENT_BYTES, math_unit
+from costmodel.workload.operators import Collective, Elementwise, Gemm, Operator, product_family
 from costmodel.workload.work import Parameters, WorkBuilder
 
 
@@ -112,14 +112,15 @@ class Linear:
     """A matrix of `inputs` x `outputs` on this rank, applied to `rows` tokens.
 
     total: its parameters in the whole model, and `active` those a token visits (null: all); operator: its own recompute
-    name; producer: the recompute name of what makes its input; dtype: null is the precision of linear layers; groups:
-    experts on this rank that get tokens, each `rows` with a standard deviation of `deviation`; held: experts on this
-    rank (null: `groups`); load: rows over those of the mean rank; replicas: ranks that repeat the work; cast: whether
-    this layer has to cast its input (false where an earlier kernel already did); cast_gradient: the same of its
-    output's gradient; kept: bytes of one input element as the backward pass keeps it (null: the cached format);
-    gathered: its input comes from an all-gather over tp, of which only this rank's part is kept (the backward pass
-    gathers again, behind the input gradient); bias: bias elements in the whole model; stored: false where another layer
-    owns the matrix (tied embeddings).
+    name; producer: the recompute name of what makes its input; dtype: null is the precision of linear layers; weight:
+    bytes of one weight as the product reads it, where that is not the layer's format (null: it is); groups: experts on
+    this rank that get tokens, each `rows` with a standard deviation of `deviation`; held: experts on this rank (null:
+    `groups`); load: rows over those of the mean rank; replicas: ranks that repeat the work; cast: whether this layer
+    has to cast its input (false where an earlier kernel already did); cast_gradient: the same of its output's gradient;
+    kept: bytes of one input element as the backward pass keeps it (null: the cached format); gathered: its input comes
+    from an all-gather over tp, of which only this rank's part is kept (the backward pass gathers again, behind the
+    input gradient); bias: bias elements in the whole model; stored: false where another layer owns the matrix (tied
+    embeddings).
     """
 
     name: str
@@ -131,6 +132,7 @@ class Linear:
     total: Count
     active: Count | None = None
     dtype: str | None = None
+    weight: float | None = None
     groups: Count = 1.0
     replicas: Count = 1.0
     cast: bool = True
@@ -155,7 +157,7 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
     narrow = context.casts and linear.dtype is None
     wide = context.residual
     operand = context.operand if narrow else ELEMENT_BYTES[dtype]
-    weight = context.weight_operand if narrow else ELEMENT_BYTES[dtype]
+    weight = _read_weight(context, linear)
     taken = linear.groups * linear.rows * linear.inputs
     given = linear.groups * linear.rows * linear.outputs
     if narrow and linear.cast:
@@ -174,14 +176,30 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
         )
     rows, inputs, outputs = linear.rows, linear.inputs, linear.outputs
     accumulated = 2.0 * ELEMENT_BYTES[context.precision.gradients]
+    family = product_family(linear.family, weight_only=_expands(context, linear))
+
+    def product(suffix: str, shape: tuple[Count, Count, Count], element: tuple[Bytes, Bytes, Bytes]) -> Gemm:
+        """Return one of the three products. shape: m, n, k; element: bytes of one of left, right and result."""
+        return Gemm(
+            f"{linear.name}{suffix}",
+            *shape,
+            math_unit(dtype),
+            *element,
+            linear.groups,
+            linear.replicas,
+            family,
+            linear.deviation,
+            linear.load,
+        )
+
     builder.step(
         linear.operator,
-        [_product(linear, "", dtype, (rows, outputs, inputs), (operand, weight, wide))],
-        [*back, _product(linear, " input gradient", dtype, (rows, inputs, outputs), (operand, weight, wide))],
+        [product("", (rows, outputs, inputs), (operand, weight, wide))],
+        [*back, product(" input gradient", (rows, inputs, outputs), (operand, weight, wide))],
         [
             *turned,
             replace(
-                _product(linear, " weight gradient", dtype, (inputs, outputs, rows), (operand, operand, accumulated)),
+                product(" weight gradient", (inputs, outputs, rows), (operand, operand, accumulated)),
                 deviation=0.0,  # here the rows are the depth
             ),
         ],
@@ -202,32 +220,20 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
             total if linear.active is None else linear.active,
             expert=linear.family == "grouped_gemm",
             linear=linear.dtype is None,
+            element=linear.weight,
         )
     )
 
 
-def _product(
-    linear: Linear,
-    suffix: str,
-    dtype: str,
-    shape: tuple[Count, Count, Count],
-    element: tuple[Bytes, Bytes, Bytes],
-) -> Gemm:
-    """Return one of the three products. shape: m, n, k; element: bytes of one element of left, right and result."""
-    m, n, k = shape
-    left, right, out = element
-    return Gemm(
-        f"{linear.name}{suffix}",
-        m,
-        n,
-        k,
-        dtype,
-        left,
-        right,
-        out,
-        linear.groups,
-        linear.replicas,
-        linear.family,
-        linear.deviation,
-        linear.load,
-    )
+def _read_weight(context: Context, linear: Linear) -> Bytes:
+    """Return the bytes of one weight as the layer's products read it."""
+    if linear.dtype is None:
+        return context.weight_operand
+    return ELEMENT_BYTES[linear.dtype] if linear.weight is None else linear.weight
+
+
+def _expands(context: Context, linear: Linear) -> bool:
+    """Tell whether the layer's products expand their weights from a narrower format than they multiply in."""
+    if linear.dtype is None:
+        return context.precision.weight_only
+    return linear.weight is not None and linear.weight < ELEMENT_BYTES[linear.dtype]

@@ -182,7 +182,7 @@ def _kept(context: Context, repeats: Sequence[int], keys: Count) -> Bytes:
     held = zip((*architecture.kinds, architecture.layers[-1]), repeats, strict=True)
     layers = tuple(replace(layer, repeat=count) for layer, count in held)
     return kv_bytes_per_sequence(
-        replace(architecture, layers=layers), keys, context.precision.kv_cache, context.parallel.tp
+        replace(architecture, layers=layers), keys, context.precision.cached_element, context.parallel.tp
     )
 
 

@@ -61,7 +61,7 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
             [Elementwise("rotary", 2 * rotated, kind="rotary", rows=tokens)],
             [Elementwise("rotary gradient", 2 * rotated, rows=tokens)],
         )
-    element = ELEMENT_BYTES[context.precision.kv_cache]
+    element = context.precision.cached_element
     if context.phase != "training":
         written = tokens * key_value
         builder.step(
@@ -109,7 +109,7 @@ def _add_core(builder: WorkBuilder, context: Context, mixer: Attention, group: H
     if context.phase == "decode":
         keys = context.kept_keys(group.pattern)
         width = mixer.head_dim + mixer.v_head_dim
-        cache = context.sequences * kv_heads * keys * width * ELEMENT_BYTES[context.precision.kv_cache]
+        cache = context.sequences * kv_heads * keys * width * context.precision.cached_element
         streamed = cache + context.sequences * context.length * heads * width * context.residual
         builder.step(
             "attention_core",
@@ -345,7 +345,7 @@ def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
     builder.step("rotary", [Elementwise("rotary", rotated, kind="rotary", rows=tokens)])
     _add_cache_write(builder, context, mixer)
     keys = context.kept_keys(Pattern())
-    cache = context.sequences * keys * width * ELEMENT_BYTES[context.precision.kv_cache]
+    cache = context.sequences * keys * width * context.precision.cached_element
     streamed = cache + context.sequences * context.length * heads * (width + mixer.kv_lora) * element
     builder.step(
         "attention_core",
@@ -374,7 +374,7 @@ def _add_cache_write(builder: WorkBuilder, context: Context, mixer: Mla) -> None
     """Add the write of the new tokens' latents to the cache (inference)."""
     if context.phase != "training":
         written = context.tokens * (mixer.kv_lora + mixer.rope_dim)
-        passes = context.residual + ELEMENT_BYTES[context.precision.kv_cache]
+        passes = context.residual + context.precision.cached_element
         builder.step(
             "kv_write", [Elementwise("kv cache write", written * passes, kind="cache_write", rows=context.tokens)]
         )

@@ -325,6 +325,17 @@ def exchange_family(direction: str, mode: str) -> str:
     return direction if mode == "normal" else f"{direction}_{mode}"
 
 
+PRODUCTS = ("gemm", "grouped_gemm")  # families of the products of linear layers
+
+
+def product_family(family: str, *, weight_only: bool) -> str:
+    """Return the operator family of a product: kernels that expand narrow weights on the way are fitted apart."""
+    return f"{family}_weight_only" if weight_only else family
+
+
+WEIGHT_ONLY = frozenset(product_family(family, weight_only=True) for family in PRODUCTS)
+
+
 _SUFFIXES = (
     " gradient cast",
     " transposed casts",

@@ -11,6 +11,8 @@ import numpy as np
 from costmodel.hardware import Cluster
 from costmodel.quantities import Bytes, Count, Quantity, Seconds, is_single, where
 from costmodel.workload.architecture import Architecture
+from costmodel.workload.dtypes import ELEMENT_BYTES, grouped_bytes
+from costmodel.workload.operators import WEIGHT_ONLY
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,7 +51,11 @@ class Precision:
 
     activations: what the backward pass keeps of a matrix product's input; attention_output: of the core's output, which
     is the next product's input too (null: as `activations`); scale_block: elements that share one FP32 scale in an FP8
-    activation, null: one scale a tensor.
+    activation, null: one scale a tensor. weights, head_weights: as linear layers and the head store them (null: as
+    `head`); narrower than the products, they are expanded inside the kernel. weight_group: weights along K that share a
+    scale and a zero point (null: of `scale_block` squared, or none; zero point null: symmetric); weight_bits: bits of a
+    stored weight on average, scales and all, where a mixture of formats makes them (null: by the format).
+    kv_group: the same of cached elements of one token and head (null: one scale a tensor).
     """
 
     linear: str  # projections and FFN matrix products
@@ -65,6 +71,24 @@ class Precision:
     activations: str
     attention_output: str | None = None
     scale_block: Count | None = None
+    head_weights: str | None = None
+    weight_group: Count | None = None
+    weight_scale: str = "fp16"
+    weight_zero: str | None = None
+    weight_bits: Quantity | None = None
+    kv_group: Count | None = None
+    kv_scale: str = "fp16"
+    kv_zero: str | None = None
+
+    @property
+    def weight_only(self) -> bool:
+        """Tell whether linear layers multiply in a wider format than the one their weights are stored in."""
+        return ELEMENT_BYTES[self.weights] < ELEMENT_BYTES[self.linear]
+
+    @property
+    def cached_element(self) -> Bytes:
+        """Return the bytes of one cached key or value element, its share of scale and zero point included."""
+        return grouped_bytes(self.kv_cache, self.kv_group, self.kv_scale, self.kv_zero)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,8 +155,9 @@ class Tile:
 class Framework:
     """What belongs to kernels and hosts rather than to devices.
 
-    gemm_tiles, attention_tiles: candidates of which the fastest is taken; promotion_interval: elements of K between two
-    promotions of an FP8 accumulator; launch: time of an empty kernel on a stream [s]; reserve: device memory that the
+    gemm_tiles, attention_tiles: candidates of which the fastest is taken; weight_only_tiles: those of products that
+    expand narrow weights, none: as of the others; promotion_interval: elements of K between two promotions of an FP8
+    accumulator; launch: time of an empty kernel on a stream [s]; reserve: device memory that the
     context and libraries keep [B]; implementations: operator family -> kernel library.
     """
 
@@ -143,6 +168,11 @@ class Framework:
     launch: Seconds
     reserve: Bytes
     implementations: Mapping[str, str] = field(default_factory=dict)
+    weight_only_tiles: tuple[Tile, ...] = ()
+
+    def tiles_of(self, product: str) -> tuple[Tile, ...]:
+        """Return the candidate tiles of a family of products."""
+        return self.weight_only_tiles or self.gemm_tiles if product in WEIGHT_ONLY else self.gemm_tiles
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from costmodel.quantities import Bytes, Count, Quantity, is_single, maximum, minimum, where
 from costmodel.workload.context import Context
 from costmodel.workload.counting import sum_of
-from costmodel.workload.dtypes import ELEMENT_BYTES, element_bytes
+from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.operators import Collective, Elementwise, Group, HostTransfer, Operator
 from costmodel.workload.scenario import Training
 from costmodel.workload.work import Parameters, Work
@@ -150,8 +150,10 @@ def kept_bytes(part: Work) -> Bytes:
 
 def weight_bytes(context: Context, parameters: Parameters) -> Bytes:
     """Return the bytes of one weight that a rank computes with."""
+    if parameters.element is not None:
+        return parameters.element
     if parameters.linear:
-        return element_bytes(context.precision.weights, context.weight_block)
+        return context.stored_weight
     return maximum(ELEMENT_BYTES[context.precision.weights], context.residual)
 
 

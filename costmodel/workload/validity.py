@@ -152,8 +152,14 @@ def _routing_rules(scenario: Scenario) -> Iterator[Rule]:
 
 
 def _training_rules(scenario: Scenario, plan: Training) -> Iterator[Rule]:
-    """Yield what the batch, the sequence and the schedule ask."""
-    parallel = scenario.parallel
+    """Yield what the formats, the batch, the sequence and the schedule ask."""
+    parallel, precision = scenario.parallel, scenario.precision
+    yield Rule(
+        "precision.weights",
+        not precision.weight_only,
+        f"weights in {precision.weights} under products in {precision.linear} cannot be trained",
+        f"write `weights: {precision.linear}` or wider, or change the phase",
+    )
     per_rank = parallel.dp * plan.micro_batch
     yield Rule(
         "global_batch",

@@ -23,7 +23,8 @@ class Parameters:
     """Trainable numbers: `total` in the whole model, `local` on one rank, `active` that one token visits.
 
     expert: they belong to routed experts, which fewer ranks share; linear: they are kept in the weights' format, where
-    others (norms, router, embedding, head) stay at least as wide as the residual stream.
+    others (norms, router, embedding, head) stay at least as wide as the residual stream; element: bytes of one where
+    it has a format of its own (null: none) [B].
     """
 
     name: str
@@ -32,6 +33,7 @@ class Parameters:
     active: Count
     expert: bool = False
     linear: bool = False
+    element: Bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,6 +11,10 @@ from costmodel.study.reproduce import Comparison, load_cases, reproduce, summari
 COUNTED = [
     "ins_t1_v3", "ins_t1_qwen72", "ins_t1_llama405", "ins_t2_v2", "ins_t2_v3", "ins_t2_llama405", "v3_params", "v3_act",
 ]  # fmt: skip
+QUANTISED = [
+    "exl2_4090_7b_gptq", "exl2_4090_13b_gptq", "exl2_4090_7b_3", "exl2_4090_7b_4", "exl2_4090_7b_5",
+    "exl2_4090_70b_2.5", "gptfast_7b_base", "gptfast_7b_int8", "gptfast_7b_int4", "awq_7b_size", "awq_70b_size",
+]  # fmt: skip
 BOUNDS = [
     "ins_ep_ib",
     "ins_ep_ib_layer",
@@ -37,7 +41,7 @@ def figure(name: str) -> Comparison:
     return found
 
 
-@pytest.mark.parametrize("name", [*COUNTED, *BOUNDS, *MEMORY])
+@pytest.mark.parametrize("name", [*COUNTED, *BOUNDS, *MEMORY, *QUANTISED])
 def test_what_needs_no_measurement_is_met(name):
     found = figure(name)
     assert found.verdict == "pass", found

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from costmodel.analytic.evaluation import evaluate, ledger_of
 from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.pricing import Priced, pricer
-from costmodel.analytic.sums import Move, seconds_of, sums_of
+from costmodel.analytic.sums import Move, exposed_seconds, seconds_of, sums_of
 from costmodel.cost.calibration import ROOFLINE, Calibration
 from costmodel.cost.time import Time
 from costmodel.hardware import Cluster
@@ -101,6 +101,27 @@ def test_fewer_key_value_heads_than_ranks_are_sent_to_each_and_kept_by_each() ->
     assert kept["query, key, value"] == tokens * (16 * 64 + 8 * 128) * 2
     (core,) = cores(seen("ulysses", cp=8.0))
     assert (core.heads, core.rows) == (2, SEQUENCE)
+
+
+def test_keys_that_lie_in_the_cache_pass_every_rank_too() -> None:
+    """A prompt of 1,024 new tokens behind 3,072 cached ones: all 4,096 keys move, and 1,024 queries."""
+    width = 4 * 128 * 2
+    found = {}
+    for kind in KINDS:
+        of = context(DENSE_MODEL, Parallelism(cp=4.0, context=kind), "prefill", BATCH, 1024.0, 4096.0)
+        found[kind] = [size for _, size, _ in messages(of, "forward")]
+    assert found["gather"] == [BATCH * 4096 * width]
+    assert found["ring"] == [BATCH * 4096 / 4 * width]
+    queries, keys = BATCH * 1024 / 4 * 16 * 64 * 2, BATCH * 4096 / 4 * 4 * 64 * 2
+    assert found["ulysses"] == [queries, keys, keys, queries]
+
+
+def test_messages_run_beside_the_cores_just_before_them() -> None:
+    """Two cores of 1 s, then messages beside half of both; a core after them is nobody's."""
+    ring = Collective("ring", "send_recv", 1.0, Group(4.0), overlap=0.5)
+    core = cores(seen("ring"))[0]
+    items = [priced(core, 1.0), priced(core, 1.0), priced(ring, 1.5), priced(core, 9.0), priced(ring, 5.0)]
+    assert [seconds for _, seconds in exposed_seconds(items, None)] == [1.0, 1.0, 0.5, 9.0, 0.5]
 
 
 def test_tensor_parallel_ranks_swap_only_their_own_heads() -> None:

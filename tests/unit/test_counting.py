@@ -103,8 +103,8 @@ def test_a_window_bounds_what_a_sequence_keeps_but_not_what_a_token_writes() -> 
     mixed = replace(DENSE_MODEL, layers=(Layer(8, replace(GQA, head_groups=groups), DenseFfn(2816.0, gated=True)),))
     token = 8 * 4 * 128 * 2
     assert kv_bytes_per_token(mixed) == token
-    assert kv_bytes_per_sequence(mixed, 2048.0, "bf16", 1.0) == token * (0.75 * 512 + 0.25 * 2048)
-    assert kv_bytes_per_sequence(mixed, 256.0, "bf16", 1.0) == token * 256
+    assert kv_bytes_per_sequence(mixed, 2048.0, 2.0, 1.0) == token * (0.75 * 512 + 0.25 * 2048)
+    assert kv_bytes_per_sequence(mixed, 256.0, 2.0, 1.0) == token * 256
 
 
 def test_tensor_parallelism_splits_the_cache_of_heads_down_to_one_and_a_latent_never() -> None:

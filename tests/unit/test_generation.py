@@ -159,7 +159,7 @@ def test_the_breakdown_of_both_parts_sums_to_the_latency(
 def test_the_ledger_holds_the_cache_at_its_longest() -> None:
     memory = point(of(GENERATE, layout=Parallelism(dp=4.0))).memory
     assert memory is not None
-    assert memory["kv_cache"] == 16 * kv_bytes_per_sequence(DENSE_MODEL, 1024.0 + 256.0, "bf16", 1.0)
+    assert memory["kv_cache"] == 16 * kv_bytes_per_sequence(DENSE_MODEL, 1024.0 + 256.0, 2.0, 1.0)
 
 
 def test_the_largest_batch_fits_and_one_more_does_not() -> None:

@@ -316,7 +316,7 @@ RUNS = model(replace(WINDOWED, repeat=4), replace(LAYER, repeat=4))
 def test_layers_that_take_turns_are_counted_as_runs_of_them() -> None:
     assert TURNS.depth == RUNS.depth == 8
     assert parameter_count(TURNS).total == parameter_count(RUNS).total
-    assert kv_bytes_per_sequence(TURNS, 1024.0, "bf16", 1.0) == 4 * 2 * G * Q * E * (256 + 1024)
+    assert kv_bytes_per_sequence(TURNS, 1024.0, E, 1.0) == 4 * 2 * G * Q * E * (256 + 1024)
     by_hand = 4 * 2 * H * 2 * Q * (512 + (256 - 256**2 / 2048))
     assert attention_flop_per_token(TURNS, 1024.0, causal=True) == by_hand
 

@@ -1,0 +1,116 @@
+"""Quantised formats in files: what is said of a stored format, what stands in for it, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_world import problems_of, write
+
+from costmodel.schema import SI, ResolvedWorkload, resolve
+from costmodel.workload.scenario import Precision
+
+W4 = """
+schema: costmodel/precision@1
+extends: precisions/bf16
+name: w4
+weights: int4
+weight_group: 64
+weight_zero: int4
+master: null
+"""
+NVFP4 = """
+schema: costmodel/precision@1
+extends: precisions/bf16
+name: nvfp4
+linear: nvfp4
+weights: nvfp4
+"""
+
+
+def decoding(world: Path, precision: str, **changes: object) -> Precision:
+    """Return the formats of the small workload's decoding."""
+    return resolved(world, precision, **changes).scenarios["decode"].precision
+
+
+def resolved(world: Path, precision: str, **changes: object) -> ResolvedWorkload:
+    write(world, "workloads/precisions/w4.yaml", W4)
+    write(world, "workloads/precisions/nvfp4.yaml", NVFP4)
+    chosen = precision if precision.startswith("{") else f"{{compute: {precision}}}"
+    overrides = {"scenarios.decode.precision": chosen} | {
+        f"scenarios.decode.precision.{key}": value for key, value in changes.items()
+    }
+    return resolve("small", overrides=overrides, search_path=[world], scenarios=["decode"])
+
+
+def test_storing_needs_no_math_unit(world: Path) -> None:
+    """The chip multiplies bf16 and fp32 only."""
+    found = decoding(world, "w4")
+    assert (found.linear, found.weights, found.weight_group, found.weight_scale, found.weight_zero) == (
+        "bf16", "int4", 64, "fp16", "int4",
+    )  # fmt: skip
+    assert found.weight_only
+    assert decoding(world, "{compute: bf16, weights: q6_k, kv_cache: nvfp4}").weights == "q6_k"
+
+
+def test_computing_in_fp4_blocks_needs_the_fp4_unit(world: Path) -> None:
+    (problem,) = problems_of(lambda: decoding(world, "nvfp4"))
+    assert "chip has no math unit for fp4" in problem.message
+    assert "fallback: bf16" in problem.hint
+
+
+def test_a_fallback_brings_what_it_says_of_the_formats_that_stand_in(world: Path) -> None:
+    found = decoding(world, "{compute: nvfp4, fallback: w4}")
+    assert (found.linear, found.weights, found.weight_group, found.weight_zero) == ("bf16", "int4", 64, "int4")
+    plain = decoding(world, "{compute: nvfp4, fallback: bf16, kv_group: 32}")
+    assert (plain.linear, plain.weights, plain.weight_group, plain.kv_group) == ("bf16", "bf16", None, 32)
+
+
+def test_scales_of_a_set_may_be_changed_one_by_one(world: Path) -> None:
+    found = decoding(world, "w4", weight_zero="null", weight_group="32", kv_cache="int8", kv_group="16", kv_zero="fp16")
+    assert (found.weight_zero, found.weight_group, found.kv_cache, found.kv_group) == (None, 32, "int8", 16)
+    assert found.cached_element == 1 + 4 / 16
+    bits = decoding(world, "w4", weight_bits=SI(np.array([4.0, 5.0]))).weight_bits
+    assert np.array_equal(np.asarray(bits), [4, 5])
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        ("weights", "int5", "'int5' is no known choice; did you mean `int8` or `int4`?"),
+        ("weights", "q4km", "did you mean `q4_k`?"),
+        ("kv_cache", "fp9", "did you mean `fp8` or `fp4`?"),
+        ("linear", "q4_k", "'q4_k' is no known choice"),
+        ("head_weights", "q6k", "did you mean `q6_k`?"),
+        ("weight_group", "0", "0 is too small; write at least 1"),
+        ("weight_group", "64.5", "64.5 is not a whole number; write 64"),
+        ("kv_group", "-128", "-128 is too small"),
+        ("weight_bits", "0.5", "0.5 is too small; write a value of at least 1"),
+        ("weight_bits", "99", "99 is too large; write at most 64"),
+        ("weight_bits", ".nan", "nan is not a finite number"),
+        ("weight_bits", "4 B", "4 B"),
+        ("weight_scale", "null", "weight_scale"),
+        ("weight_grup", "64", "unknown key; did you mean `weight_group`"),
+    ],
+)
+def test_what_cannot_be_a_format_is_told_with_its_fix(world: Path, path: str, value: str, told: str) -> None:
+    (problem,) = problems_of(lambda: decoding(world, "w4", **{path: value}))
+    assert str(problem).startswith(f"--set scenarios.decode.precision.{path}={value}: ")
+    assert told in str(problem)
+
+
+def test_an_average_of_quantised_weights_needs_quantised_weights(world: Path) -> None:
+    (problem,) = problems_of(lambda: decoding(world, "bf16", weight_bits="4.5"))
+    assert problem.field == "scenarios.decode.precision.weight_bits"
+    assert "these are bf16" in problem.message
+    assert "weight_bits: null" in problem.hint
+    assert decoding(world, "{compute: bf16, weights: int4}", weight_bits="4.5").weight_bits == 4.5
+
+
+@pytest.mark.parametrize("name", ["w4a16", "w8a16", "int8", "fp8-kv", "int8-kv", "int4-kv", "q4_k_m"])
+def test_every_set_of_inference_decodes_on_an_rtx_4090(name: str) -> None:
+    changes = {"scenarios.decode.precision": name, "scenarios.decode.cluster": "nodes/rtx-4090-x8"}
+    found = resolve("deepseek_v3", overrides=changes, scenarios=["decode"]).scenarios["decode"]
+    assert found.notes == ()
+    assert found.precision.master is None
