@@ -28,15 +28,17 @@ def simulated(chain: list[Layers], *, one_link: bool = False) -> float:
     queue_of = dict(zip(PARTS, ("in", "wire", "core", "wire", "out"), strict=True))
     if one_link:
         queue_of |= {part: "wire" for part in PARTS if part != "compute"}
+    used = {part for part in PARTS if part == "compute" or any(getattr(each, part) for each in chain)}
     queues: dict[str, deque[tuple[int, str]]] = {name: deque() for name in ("in", "wire", "core", "out")}
     for index in range(len(layers)):  # the next layer is fetched before this one is settled
         wanted = [(0, "arrive"), (0, "gather")] if index == 0 else []
         wanted += [(index + 1, "arrive"), (index + 1, "gather")] if index + 1 < len(layers) else []
         for job in (*wanted, (index, "compute"), (index, "reduce"), (index, "leave")):
-            queues[queue_of[job[1]]].append(job)
+            if job[1] in used:  # a chain that moves nothing of a kind has no jobs of it that others could wait behind
+                queues[queue_of[job[1]]].append(job)
 
     def needs(layer: int, part: str) -> list[tuple[int, str]]:
-        earlier = PARTS[: PARTS.index(part)]
+        earlier = [each for each in PARTS[: PARTS.index(part)] if each in used]
         room = [(layer - 2, "compute")] if part in ("arrive", "gather") and layer >= 2 else []
         return [*room, *((layer, each) for each in earlier)]
 
@@ -53,7 +55,7 @@ def simulated(chain: list[Layers], *, one_link: bool = False) -> float:
         clock = min(end for end, _ in running.values())
         for name in [name for name, (end, _) in running.items() if end == clock]:
             finished.add(running.pop(name)[1])
-    assert len(finished) == len(PARTS) * len(layers)
+    assert len(finished) == len(used) * len(layers)
     return clock
 
 
