@@ -30,7 +30,7 @@ from costmodel.result import (
     Result,
     empty_grid,
 )
-from costmodel.workload.memory import Ledger, host_fits
+from costmodel.workload.memory import ON_HOST, Ledger, host_fits
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.validity import feasible_layout, rules
 
@@ -69,7 +69,9 @@ def _too_much_for_the_host(scenario: Scenario, ledger: Ledger) -> str:
     """Return what the host would have to hold, and what it has."""
     node = scenario.cluster.node
     devices = minimum(node.count, scenario.parallel.devices)
-    needed, memory = (f"{float(value) / 2**30:,.0f} GiB" for value in (ledger.host * devices, node.host.memory or 0.0))
+    needed, memory = (
+        f"{float(value) / 2**30:,.0f} GiB" for value in (ledger.on_host * devices, node.host.memory or 0.0)
+    )
     return f"{REASONS[NO_HOST_MEMORY]}: {devices:g} devices of a node would keep {needed} there, it has {memory}"
 
 
@@ -149,9 +151,9 @@ def _reasons(scenario: Scenario, metrics: Metrics, infeasible: str | None) -> di
 
 
 def _memory(ledger: Ledger) -> dict[str, float]:
-    """Return the parts of a ledger; that of the host only where something is kept there."""
+    """Return the parts of a ledger; those of the host only where something is kept there."""
     parts = {part.name: float(getattr(ledger, part.name)) for part in fields(ledger)}
-    return {name: size for name, size in parts.items() if name != "host" or size}
+    return {name: size for name, size in parts.items() if name not in ON_HOST or size}
 
 
 @np.errstate(divide="ignore", invalid="ignore", over="ignore")  # points that are masked afterwards

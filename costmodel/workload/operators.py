@@ -186,7 +186,8 @@ class Exchange:
 class HostTransfer:
     """A copy over a device's link to its host. size [B]; direction: `in` to the device or `out` of it.
 
-    devices: all that work at the same time; those of one node share their host's memory.
+    devices: all that work at the same time; those of one node share their host's memory. once: for all micro-batches
+    of a pass together.
     """
 
     name: str
@@ -194,6 +195,7 @@ class HostTransfer:
     direction: str
     devices: Count
     family: str = "host_transfer"
+    once: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -209,7 +211,31 @@ class HostUpdate:
     family: str = "host_update"
 
 
-Operator: TypeAlias = "Gemm | AttentionCore | Elementwise | Collective | Exchange | HostTransfer | HostUpdate"
+@dataclass(frozen=True, slots=True, eq=False)
+class HostProduct:
+    """A matrix product that the host's processors compute for one device, its operands in the host's memory.
+
+    devices: as for a transfer.
+    """
+
+    name: str
+    product: Gemm
+    devices: Count
+    family: str = "host_product"
+
+    @property
+    def flop(self) -> Flop:
+        """Return the product's FLOP."""
+        return self.product.flop
+
+    @property
+    def traffic(self) -> Bytes:
+        """Return the bytes that pass the host's memory: each operand once [B]."""
+        return self.product.traffic
+
+
+HostWork: TypeAlias = "HostUpdate | HostProduct"
+Operator: TypeAlias = "Gemm | AttentionCore | Elementwise | Collective | Exchange | HostTransfer | HostWork"
 
 
 def distinct_targets(choices: int, reachable: Count, per_target: Count) -> Count:
