@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from costmodel.quantities import Bytes, Quantity, is_single, maximum, minimum, where
+import numpy as np
+
+from costmodel.quantities import Bytes, Quantity, maximum, minimum, where
 from costmodel.workload.architecture import Layer
 from costmodel.workload.cache import cached_bytes
 from costmodel.workload.context import Context
@@ -101,4 +103,4 @@ def _split(layers: Sequence[tuple[Quantity, Bytes]], share: Quantity) -> tuple[B
 
 def _is_kept(share: Quantity) -> bool:
     """Tell whether the host keeps a share of something, at least at some point of a grid."""
-    return not (is_single(share) and share == 0)
+    return bool(np.any(np.greater(share, 0)))
