@@ -148,7 +148,8 @@ class Offload:
     @property
     def is_used(self) -> bool:
         """Tell whether the host keeps anything, at any point of a grid."""
-        return any(not (is_single(share) and share == 0) for share in (self.optimizer, self.weights, self.activations))
+        shares = (self.optimizer, self.weights, self.activations, self.kv_cache)
+        return self.hosts_experts or any(not (is_single(share) and share == 0) for share in shares)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

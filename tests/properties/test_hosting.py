@@ -16,7 +16,7 @@ from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array
 from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.operators import HostTransfer
-from costmodel.workload.scenario import Offload, Scenario
+from costmodel.workload.scenario import Disaggregated, Offload, Parallelism, Scenario
 
 SHARES = np.array([0.0, 0.25, 0.6, 1.0])
 FIELDS = ["weights", "kv_cache"]
@@ -26,7 +26,8 @@ FIELDS = ["weights", "kv_cache"]
 def offloaded(draw: st.DrawFn) -> Scenario:
     """Draw a scenario of inference with its experts, and shares of the rest, on the host where that can be."""
     of = draw(served())
-    hosts = of.parallel.ep == 1 and any(isinstance(layer.ffn, MoeFfn) for layer in of.architecture.layers)
+    split = max(pool.ep for pool in layouts(of))
+    hosts = split == 1 and any(isinstance(layer.ffn, MoeFfn) for layer in of.architecture.layers)
     share = st.sampled_from([0.0, 0.3, 1.0])
     offload = Offload(
         weights=draw(share),
@@ -35,6 +36,12 @@ def offloaded(draw: st.DrawFn) -> Scenario:
         experts=draw(st.sampled_from(["device", "host"])) if hosts else "device",
     )
     return replace(of, offload=offload)
+
+
+def layouts(of: Scenario) -> list[Parallelism]:
+    """Return the layout of a scenario, or of both of its pools."""
+    plan = of.plan
+    return [plan.prefill.parallel, plan.decode.parallel] if isinstance(plan, Disaggregated) else [of.parallel]
 
 
 def headline(of: Scenario) -> float:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import BF16, CLUSTER, DECODE, DENSE_MODEL, MOE_MODEL, PREFILL, scenario
+from builders import BF16, CLUSTER, DECODE, DENSE_MODEL, DRAFTS, MOE_MODEL, PREFILL, SERVING, pools, scenario
 
 import costmodel
 from costmodel.analytic.evaluation import evaluate, ledger_of
@@ -17,7 +17,7 @@ from costmodel.errors import InputError
 from costmodel.hardware import Cluster, Host
 from costmodel.quantities import Quantity
 from costmodel.workload.operators import Gemm, HostProduct, HostTransfer
-from costmodel.workload.scenario import Decode, Offload, Parallelism, Prefill, Scenario, Training
+from costmodel.workload.scenario import Generate, Offload, Parallelism, Plan, Scenario, Training
 
 ONE = replace(DECODE, batch_per_device=1.0, micro_batches=1)
 EXPERTS = Offload(experts="host")
@@ -30,7 +30,7 @@ def hosted(bandwidth: float = 200e9, memory: float | None = 1e12, peak: float | 
 
 
 def served(
-    offload: Offload, plan: Decode | Prefill = ONE, cluster: Cluster | None = None, parallel: Parallelism | None = None
+    offload: Offload, plan: Plan = ONE, cluster: Cluster | None = None, parallel: Parallelism | None = None
 ) -> Scenario:
     """Return a mixture of experts that is served with that much on the host."""
     drawn = scenario(plan, MOE_MODEL, parallel, cluster=hosted() if cluster is None else cluster)
@@ -229,6 +229,96 @@ def test_a_latent_cache_streams_too() -> None:
     found = operators(served(Offload(kv_cache=1.0)))["cache from the host"]
     assert isinstance(found, HostTransfer)
     assert found.size == (ONE.mean_keys - 1) * (128 + 32) * 2
+
+
+# ---- other phases ---------------------------------------------------------------------------------------------------
+
+STREAMS = Offload(weights=0.5, kv_cache=0.5)
+SHARED = replace(STREAMS, experts="host")
+BATCH = Generate(batch=4.0, input_tokens=1024.0, output_tokens=64.0)
+DRAFTING = replace(ONE, speculative=DRAFTS)
+PHASES: dict[str, Plan] = {
+    "drafting": DRAFTING,
+    "batch": BATCH,
+    "serving": replace(SERVING, concurrency=8.0),
+    "prompts alone": replace(SERVING, concurrency=8.0, chunk_tokens=None),
+    "two pools": pools(),
+}
+
+
+@pytest.mark.parametrize("plan", PHASES.values(), ids=PHASES)
+def test_every_phase_waits_for_its_host(plan: Plan) -> None:
+    """What lies there makes it slower, its lines still sum to the headline, and the link's copies are among them."""
+    of = served(SHARED, plan)
+    evaluation, point = evaluate(of, Calibration()), evaluate_point(of, Calibration())
+    assert point.fits
+    whole = point.metrics[point.headline]
+    assert whole is not None
+    assert sum(entry.time for entry in point.breakdown) == pytest.approx(whole, rel=1e-9)
+    names = {priced.operator.name.rpartition(": ")[2] for priced in evaluation.operators()}
+    assert {"expert up", "weights from the host", "cache from the host", "cache to the host"} <= names
+    faster = evaluate_point(served(Offload(), plan), Calibration()).metrics[point.headline]
+    assert faster is not None
+    assert whole > faster
+
+
+def test_a_batch_copies_for_its_prompts_and_in_every_step() -> None:
+    lines = {entry.name: entry for entry in evaluate_point(dense(STREAMS, plan=BATCH), Calibration()).breakdown}
+    copied = {
+        name: lines[f"{name}: weights from the host"].time + lines[f"{name}: weights from the host"].hidden
+        for name in ("prefill", "decode")
+    }
+    assert copied["decode"] == pytest.approx(63 * copied["prefill"])
+
+
+def test_every_pipeline_stage_copies_the_weights_of_its_own_layers() -> None:
+    one, two = (
+        spent(dense(STREAMS, parallel=Parallelism(pp=stages)), "weights from the host") for stages in (1.0, 2.0)
+    )
+    assert two == pytest.approx(one)
+    ledgers = [parts(dense(Offload(weights=0.5), parallel=Parallelism(pp=stages)))[2] for stages in (1.0, 2.0)]
+    assert float(ledgers[0]) == pytest.approx(2 * float(ledgers[1]))
+
+
+def test_drafting_modules_stay_on_the_device_but_for_their_experts() -> None:
+    streamed, none = (parts(served(offload, DRAFTING)) for offload in (Offload(weights=1.0), Offload()))
+    drafted = parts(served(Offload(weights=1.0), ONE))
+    module = float(none[0] - parts(served(Offload(), ONE))[0])
+    assert float(streamed[0] - drafted[0]) == pytest.approx(module)
+    experts = parts(served(EXPERTS, DRAFTING))[2] - parts(served(EXPERTS, ONE))[2]
+    assert float(experts) == pytest.approx(64 * 3 * 1024 * 512 * 2)
+
+
+def test_the_host_s_memory_bounds_the_batch_that_keeps_its_cache_there() -> None:
+    """A request's cache is 8 * 1,152 * 4 * 128 values; the device would have room for many more."""
+    each = 8 * 1152 * 4 * 128 * 2
+    assert ONE.mean_keys == 1152
+    room = dense(Offload(kv_cache=1.0), cluster=hosted(memory=100.5 * each))
+    assert evaluate_point(room, Calibration()).metrics["max_batch_per_device"] == 100
+    wide = dense(Offload(kv_cache=1.0))
+    many = evaluate_point(wide, Calibration()).metrics["max_batch_per_device"]
+    alone = evaluate_point(dense(Offload()), Calibration()).metrics["max_batch_per_device"]
+    assert many is not None
+    assert alone is not None
+    assert many > 3.5 * alone  # the device keeps two layers of eight
+
+
+def test_serving_admits_what_the_host_has_memory_for() -> None:
+    plan = replace(SERVING, concurrency=64.0)
+    each = 8 * (1024 + 128) * 4 * 128 * 2
+    found = evaluate_point(
+        dense(Offload(kv_cache=1.0), plan=plan, cluster=hosted(memory=10.5 * each)), Calibration()
+    ).metrics
+    assert (found["max_concurrency"], found["concurrency"]) == (10, 10)
+
+
+def test_the_nodes_of_two_pools_have_hosts_of_their_own() -> None:
+    """Each of two devices keeps the experts; one node holds one of them."""
+    experts = 6 * 64 * 3 * 1024 * 512 * 2
+    for memory, fits in ((1.01 * experts, True), (0.99 * experts, False)):
+        assert evaluate_point(served(EXPERTS, pools(), hosted(memory=memory)), Calibration()).fits == fits
+    wide = pools(decode=Parallelism(dp=2.0))
+    assert not evaluate_point(served(EXPERTS, wide, hosted(memory=1.01 * experts)), Calibration()).fits
 
 
 # ---- memory ---------------------------------------------------------------------------------------------------------
