@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from costmodel.cost.calibration import BASES
 from costmodel.quantities import Array, Mask, Quantity
+from costmodel.workload.memory import ON_HOST
 
 SCHEMA = "costmodel/result@1"
 
@@ -174,7 +175,12 @@ class Point:
     @property
     def on_device(self) -> float:
         """Return the bytes that a device holds, without what it keeps on its host."""
-        return math.fsum(value for name, value in (self.memory or {}).items() if name != "host")
+        return math.fsum(value for name, value in (self.memory or {}).items() if name not in ON_HOST)
+
+    @property
+    def on_host(self) -> float:
+        """Return the bytes that a device keeps on its host."""
+        return math.fsum(value for name, value in (self.memory or {}).items() if name in ON_HOST)
 
     @property
     def bound(self) -> str:

@@ -38,13 +38,11 @@ from costmodel.workload.architecture import (
 from costmodel.workload.recompute import SETS
 from costmodel.workload.scenario import (
     Communication,
-    Decode,
     Disaggregated,
     Offload,
     Parallelism,
     Plan,
     Precision,
-    Prefill,
     Routing,
     Scenario,
     Sharding,
@@ -286,8 +284,8 @@ def stored_formats(draw: st.DrawFn) -> Precision:
 
 @st.composite
 def served(draw: st.DrawFn) -> Scenario:
-    """Draw one kind of pass of inference in any formats, with small tiles for products that expand weights or none."""
-    drawn = draw(scenarios().filter(lambda each: isinstance(each.plan, Prefill | Decode)))
+    """Draw inference in any formats, with small tiles for products that expand weights or none."""
+    drawn = draw(scenarios().filter(lambda each: not isinstance(each.plan, Training)))
     small = draw(st.sampled_from([(), (Tile(16, 128), Tile(16, 128, 16), Tile(64, 128))]))
     framework = replace(drawn.framework, weight_only_tiles=small)
     return replace(drawn, precision=draw(stored_formats()), framework=framework)

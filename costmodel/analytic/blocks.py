@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from costmodel.quantities import Array, Indices, Quantity
+from costmodel.quantities import Array, Indices, Quantity, where
 from costmodel.workload.scenario import Disaggregated, ExpertBound, Scenario, Training, drafted_tokens
 
 T = TypeVar("T")
@@ -65,16 +65,17 @@ def _same_order(scenario: Scenario, whole: tuple[Indices, ...]) -> Iterator[tupl
 
 
 def _order(scenario: Scenario) -> tuple[Quantity, ...]:
-    """Return what fixes an order: pipeline stages; of training the chunks in them, of inference the draft passes."""
-    plan, parallel = scenario.plan, scenario.parallel
+    """Return what fixes an order: pipeline stages; of training the chunks in them, of inference drafts and copies."""
+    plan, parallel, offload = scenario.plan, scenario.parallel, scenario.offload
     if isinstance(plan, Training):
         return parallel.pp, parallel.virtual, plan.global_batch / (parallel.dp * plan.micro_batch)
     if isinstance(plan, ExpertBound):
         return (1.0,)
+    copies = (where(share > 0, 1.0, 0.0) for share in (offload.weights, offload.kv_cache))
     if isinstance(plan, Disaggregated):
         drafted = drafted_tokens(plan.decode.plan.speculative)
-        return plan.prefill.parallel.pp, plan.decode.parallel.pp, drafted
-    return parallel.pp, drafted_tokens(plan.speculative)
+        return plan.prefill.parallel.pp, plan.decode.parallel.pp, drafted, *copies
+    return parallel.pp, drafted_tokens(plan.speculative), *copies
 
 
 def take(value: T, index: tuple[Indices, ...], shape: tuple[int, ...]) -> T:

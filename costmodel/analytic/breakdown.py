@@ -6,9 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-from costmodel.analytic.inference import COMPUTE, PassTimes, PricedPass
+from costmodel.analytic.inference import PassTimes, PricedPass
 from costmodel.analytic.pricing import Priced, PricedWork
 from costmodel.analytic.recurrence import Slot
+from costmodel.analytic.segments import COMPUTE
 from costmodel.analytic.sums import exposed_seconds
 from costmodel.analytic.traffic import Traffic, Works
 from costmodel.analytic.training import (
@@ -27,6 +28,7 @@ from costmodel.workload.operators import (
     Collective,
     Exchange,
     Gemm,
+    HostProduct,
     HostTransfer,
     HostUpdate,
     MixedAttention,
@@ -72,6 +74,8 @@ def _work(operator: Operator) -> tuple[float, float | None, str | None]:
     """Return (FLOP, bytes of device memory, number format of the products) of one run; null: not counted, none."""
     if isinstance(operator, Collective | Exchange | HostTransfer | HostUpdate):
         return 0.0, None, None
+    if isinstance(operator, HostProduct):
+        return float(operator.flop), None, operator.product.dtype
     dtype = operator.dtype if isinstance(operator, Gemm | AttentionCore | MixedAttention) else None
     return float(operator.flop), float(operator.traffic), dtype
 
@@ -204,26 +208,26 @@ def _exposed_share(step: PricedStep, kind: Kind, forward: int | None, backward: 
 
 
 def add_pass(lines: Lines, priced: PricedPass, times: PassTimes, count: float = 1.0) -> None:
-    """Add `count` runs of a pass: the compute streams in full, and of the exchanges what they wait for.
+    """Add `count` runs of a pass: the compute streams in full, and of the other streams what they wait for.
 
     The entries sum to count * latency.
     """
     busy, latency = float(times.busy), float(times.latency)
     runs = [
-        (segment, repeats * stage.count * priced.micro_batches)
+        (segment, repeats * stage.count * segment.runs(priced.micro_batches))
         for stage in priced.stages
         for segments, repeats in zip(priced.segments, stage.repeats, strict=True)
         for segment in segments
     ]
-    exchanged = sum(
+    elsewhere = sum(
         number * sum(float(item.time.seconds) for item in segment.operators)
         for segment, number in runs
-        if segment.stream != COMPUTE
+        if segment.place.stream != COMPUTE
     )
     send = float(priced.hops) * float(priced.send.time.seconds)
-    exposed = 0.0 if exchanged == 0.0 else (latency - busy - send) / exchanged
+    exposed = 0.0 if elsewhere == 0.0 else (latency - busy - send) / elsewhere
     for segment, number in runs:
         for operator, share in _shares(segment.operators):
-            lines.add(operator, number * count, share if segment.stream == COMPUTE else exposed)
+            lines.add(operator, number * count, share if segment.place.stream == COMPUTE else exposed)
     if send:
         lines.add(priced.send, float(priced.hops) * count)

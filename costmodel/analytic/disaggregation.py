@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from costmodel.analytic.breakdown import Lines, add_pass
@@ -25,9 +25,9 @@ from costmodel.analytic.serving import decode_steps
 from costmodel.analytic.sums import Moves, seconds_of
 from costmodel.cost.calibration import Calibration
 from costmodel.network.paths import path
-from costmodel.quantities import Bytes, Quantity, Seconds, maximum, minimum, where
+from costmodel.quantities import Bytes, Quantity, Seconds, maximum, minimum
 from costmodel.result import Entry, Metrics
-from costmodel.workload.memory import Ledger, cache_of_sequence
+from costmodel.workload.memory import Ledger, cache_of_sequence, fullest
 from costmodel.workload.operators import Collective, Group
 from costmodel.workload.passes import pass_work
 from costmodel.workload.scenario import Decode, Disaggregated, Prefill, Scenario
@@ -217,7 +217,5 @@ def delivered(scenario: Scenario, plan: Disaggregated) -> Bytes:
 
 
 def pools_ledger(scenario: Scenario, plan: Disaggregated) -> Ledger:
-    """Return the ledger of the pool whose devices are fuller."""
-    first, second = (pass_ledger(scenario.of_pool(pool), pool.plan) for pool in (plan.prefill, plan.decode))
-    more = second.total > first.total
-    return Ledger(*(where(more, getattr(second, part.name), getattr(first, part.name)) for part in fields(Ledger)))
+    """Return the ledger of the pool whose devices are fuller, and the most that any of both keeps on its host."""
+    return fullest([pass_ledger(scenario.of_pool(pool), pool.plan) for pool in (plan.prefill, plan.decode)])

@@ -85,7 +85,7 @@ class GenerateEvaluation:
             "tokens_per_second": rate,
             "tokens_per_second_per_device": rate / devices,
             "tokens_per_second_per_user": 1 / times.later,
-            "max_batch": largest_batch(device, self.ledger, plan.batch, unit),
+            "max_batch": largest_batch(self._scenario, self.ledger, plan.batch, unit),
             **spent(device, devices, rate, computing),
             **invested(self._scenario),
         }

@@ -14,7 +14,7 @@ from costmodel.analytic.routing import routing_facts, routing_grid
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError, InputError, Problem
 from costmodel.hardware import Device
-from costmodel.quantities import Array, Mask, Quantity, minimum
+from costmodel.quantities import Array, Count, Mask, Quantity, maximum, minimum
 from costmodel.result import (
     BAD_LAYOUT,
     FITS,
@@ -30,8 +30,8 @@ from costmodel.result import (
     Result,
     empty_grid,
 )
-from costmodel.workload.memory import Ledger, host_fits
-from costmodel.workload.scenario import Scenario
+from costmodel.workload.memory import ON_HOST, Ledger, host_fits
+from costmodel.workload.scenario import Disaggregated, Scenario
 from costmodel.workload.validity import feasible_layout, rules
 
 
@@ -60,16 +60,26 @@ def _attempt(scenario: Scenario, calibration: Calibration) -> _Attempt:
         unreachable, ledger = str(error), ledger_of(scenario)
     if ledger is not None and not ledger.total <= scenario.cluster.device.device_memory.capacity:
         return _Attempt(ledger, None, NO_MEMORY, REASONS[NO_MEMORY])
-    if ledger is not None and not host_fits(ledger, scenario.cluster.node, scenario.parallel.devices):
+    if ledger is not None and not host_fits(ledger, scenario.cluster.node, _largest_layout(scenario)):
         return _Attempt(ledger, None, NO_HOST_MEMORY, _too_much_for_the_host(scenario, ledger))
     return _Attempt(ledger, evaluation, FITS if unreachable is None else NO_PATH, unreachable)
+
+
+def _largest_layout(scenario: Scenario) -> Count:
+    """Return the devices of the layout, of two pools those of the larger: a node belongs to one of them."""
+    plan = scenario.plan
+    if isinstance(plan, Disaggregated):
+        return maximum(plan.prefill.parallel.devices, plan.decode.parallel.devices)
+    return scenario.parallel.devices
 
 
 def _too_much_for_the_host(scenario: Scenario, ledger: Ledger) -> str:
     """Return what the host would have to hold, and what it has."""
     node = scenario.cluster.node
-    devices = minimum(node.count, scenario.parallel.devices)
-    needed, memory = (f"{float(value) / 2**30:,.0f} GiB" for value in (ledger.host * devices, node.host.memory or 0.0))
+    devices = minimum(node.count, _largest_layout(scenario))
+    needed, memory = (
+        f"{float(value) / 2**30:,.0f} GiB" for value in (ledger.on_host * devices, node.host.memory or 0.0)
+    )
     return f"{REASONS[NO_HOST_MEMORY]}: {devices:g} devices of a node would keep {needed} there, it has {memory}"
 
 
@@ -149,9 +159,9 @@ def _reasons(scenario: Scenario, metrics: Metrics, infeasible: str | None) -> di
 
 
 def _memory(ledger: Ledger) -> dict[str, float]:
-    """Return the parts of a ledger; that of the host only where something is kept there."""
+    """Return the parts of a ledger; those of the host only where something is kept there."""
     parts = {part.name: float(getattr(ledger, part.name)) for part in fields(ledger)}
-    return {name: size for name, size in parts.items() if name != "host" or size}
+    return {name: size for name, size in parts.items() if name not in ON_HOST or size}
 
 
 @np.errstate(divide="ignore", invalid="ignore", over="ignore")  # points that are masked afterwards
@@ -199,7 +209,7 @@ def _reason(evaluation: Evaluation, scenario: Scenario, headline: Quantity | Non
     if evaluation.ledger is None:
         return np.where(reachable, float(FITS), float(NO_PATH))
     fits: Mask = evaluation.ledger.total <= scenario.cluster.device.device_memory.capacity
-    hosted = host_fits(evaluation.ledger, scenario.cluster.node, scenario.parallel.devices)
+    hosted = host_fits(evaluation.ledger, scenario.cluster.node, _largest_layout(scenario))
     runs = np.where(hosted, np.where(reachable, float(FITS), float(NO_PATH)), float(NO_HOST_MEMORY))
     return np.where(fits, runs, float(NO_MEMORY))
 

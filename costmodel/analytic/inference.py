@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TypeAlias
 
 import numpy as np
 
 from costmodel.analytic.pricing import Priced, Pricer, pricer
-from costmodel.analytic.recurrence import Event, Program, compile_events, makespan
+from costmodel.analytic.recurrence import Program, makespan
+from costmodel.analytic.segments import COMPUTE, Key, Segment, compile_pass, segments_of
 from costmodel.analytic.sums import Moves, seconds_of, sums_of
 from costmodel.analytic.training import whole
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Count, Quantity, Seconds, maximum
 from costmodel.workload.context import Context
 from costmodel.workload.memory import Cached, Ledger, inference_ledger
-from costmodel.workload.operators import Collective, Exchange, Group, Operator
+from costmodel.workload.operators import Collective, Group, Operator
 from costmodel.workload.passes import Pass, PassWork, computed_tokens, pass_work, prompts, requests
 from costmodel.workload.scenario import Decode, Prefill, Scenario, Speculative, drafted_tokens
 from costmodel.workload.stages import Stage, layer_runs, stage_layout
-from costmodel.workload.work import Work
-
-COMPUTE, EXCHANGE = 0, 1  # streams
-Key: TypeAlias = "tuple[int, int]"  # (kind of layer, segment)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Segment:
-    """Operators of one micro-batch that run without a break on one stream."""
-
-    stream: int
-    operators: tuple[Priced, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,15 +80,20 @@ def price_pass(scenario: Scenario, plan: Prefill | Decode, calibration: Calibrat
 
 def priced_pass(scenario: Scenario, one: Pass, work: PassWork, pricing: Pricer) -> PricedPass:
     """Return a pass with every operator priced."""
-    segments = tuple(_segments(kind, pricing) for kind in work.kinds)
-    shape = tuple(tuple(segment.stream for segment in parts) for parts in segments)
+    segments = tuple(segments_of(kind, pricing) for kind in work.kinds)
+    shape = tuple(tuple(segment.place for segment in parts) for parts in segments)
+    overlap = scenario.offload.overlap
     layout = inference_layout(scenario)
     stages = Counter(zip(layout, layer_runs(scenario.architecture, layout), strict=True))
     return PricedPass(
         segments,
         one.micro_batches,
         tuple(
-            PricedStage(count, work.repeats(stage), _compile(shape, work.runs(stage, layers), one.micro_batches))
+            PricedStage(
+                count,
+                work.repeats(stage),
+                compile_pass(shape, work.runs(stage, layers), one.micro_batches, overlap=overlap),
+            )
             for (stage, layers), count in stages.items()
         ),
         pricing.price(_send(scenario, one)),
@@ -157,9 +148,9 @@ def pass_ledger(scenario: Scenario, plan: Prefill | Decode) -> Ledger:
 def pass_times(priced: PricedPass, moves: Moves) -> PassTimes:
     """Return how long the pass takes.
 
-    Of a stage it is the recurrence over segments of all its layers and micro-batches on two streams: micro-batches take
-    turns on the compute stream, segment by segment; while one computes the other's exchange runs. Stages follow one
-    another, a message apart.
+    Of a stage it is the recurrence over segments of all its layers and micro-batches on their streams: micro-batches
+    take turns on the compute stream, segment by segment; while one computes the other's exchange runs. Stages follow
+    one another, a message apart.
     """
     latency: Quantity = priced.hops * seconds_of(priced.send, moves)
     slowest: Quantity = 0.0
@@ -198,46 +189,3 @@ def _stacked(values: Sequence[Quantity]) -> tuple[Array, tuple[int, ...]]:
 def operators_of(passes: Iterable[PricedPass]) -> list[Priced]:
     """Return the operators of several passes, those that they share once."""
     return list({id(item): item for one in passes for item in one.operators()}.values())
-
-
-def _segments(work: Work, pricing: Pricer) -> tuple[Segment, ...]:
-    """Return a layer's forward pass cut at its exchanges."""
-    segments: list[Segment] = []
-    pending: list[Priced] = []
-
-    def flush(stream: int) -> None:
-        if pending:
-            segments.append(Segment(stream, tuple(pending)))
-            pending.clear()
-
-    for operator in work.forward:
-        if isinstance(operator, Exchange):
-            flush(COMPUTE)
-            pending.append(pricing.price(operator))
-            flush(EXCHANGE)
-        else:
-            pending.append(pricing.price(operator))
-    flush(COMPUTE)
-    return tuple(segments)
-
-
-@lru_cache(maxsize=256)
-def _compile(shape: tuple[tuple[int, ...], ...], runs: tuple[tuple[int, int], ...], micro_batches: int) -> Program[Key]:
-    """Return the program of a stage. shape: stream of each segment, by kind of layer; runs: (kind, layers) in order."""
-    chain = [
-        (stream, (kind, part))
-        for kind, layers in runs
-        for _ in range(layers)
-        for part, stream in enumerate(shape[kind])
-    ]
-    events: list[Event[Key]] = []
-    previous: list[tuple[int, ...]] = [()] * micro_batches
-    # A turn lasts until the micro-batch has to change streams: what follows a combine and the next layer's attention
-    # are one turn, or the next micro-batch's combine would hold both up.
-    for stream, turn in itertools.groupby(chain, key=lambda segment: segment[0]):
-        keys = [key for _, key in turn]
-        for batch in range(micro_batches):
-            for key in keys:
-                events.append(Event(stream, key, previous[batch]))
-                previous[batch] = (len(events) - 1,)
-    return compile_events(events, tuple(dict.fromkeys(event.slot for event in events)))

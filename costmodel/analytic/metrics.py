@@ -10,10 +10,10 @@ from costmodel.analytic.inference import PassTimes
 from costmodel.analytic.training import PricedStep, StepTimes
 from costmodel.cost.money import energy, rental_cost
 from costmodel.hardware import Device
-from costmodel.quantities import Count, FlopPerSecond, Quantity, maximum
+from costmodel.quantities import Count, FlopPerSecond, Quantity, maximum, minimum
 from costmodel.result import Metrics
 from costmodel.workload.counting import parameter_count, training_flop_per_token
-from costmodel.workload.memory import Ledger
+from costmodel.workload.memory import Ledger, host_room
 from costmodel.workload.scenario import Decode, Prefill, Scenario, Training, tokens_per_step
 
 SECONDS_PER_HOUR, SECONDS_PER_DAY = 3600.0, 86400.0
@@ -131,18 +131,20 @@ def max_batch_per_device(scenario: Scenario, plan: Decode, ledger: Ledger) -> Qu
     Rounded down to whole sequences of a tp*cp group in every micro-batch.
     """
     unit = plan.micro_batches / (scenario.parallel.tp * scenario.parallel.cp)
-    return largest_batch(scenario.cluster.device, ledger, plan.batch_per_device, unit)
+    return largest_batch(scenario, ledger, plan.batch_per_device, unit)
 
 
-def largest_batch(device: Device, ledger: Ledger, batch: Count, unit: Count) -> Count:
+def largest_batch(scenario: Scenario, ledger: Ledger, batch: Count, unit: Count) -> Count:
     """Return the largest batch that memory allows, a whole multiple of `unit`, where the ledger is that of `batch`.
 
-    (capacity - weights - reserve) / (bytes that grow with the batch, a request), rounded down
+    (capacity - weights - reserve) / (bytes that grow with the batch, a request), rounded down; or what the host has
+    memory for, where it keeps a share of the cache
     """
     fixed = ledger.weights + ledger.reserve
     each = (ledger.total - fixed) / batch
-    free = device.device_memory.capacity - fixed
-    return maximum(free // (each * unit) * unit, 0.0)
+    free = scenario.cluster.device.device_memory.capacity - fixed
+    hosted = host_room(ledger, scenario.cluster.node, scenario.parallel.devices, batch, unit)
+    return maximum(minimum(free // (each * unit) * unit, hosted), 0.0)
 
 
 def sixteen_bit_peak(device: Device) -> FlopPerSecond:

@@ -22,7 +22,7 @@ from costmodel.analytic.sums import Moves
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Count, Quantity, maximum, minimum, where
 from costmodel.result import Entry, Metrics
-from costmodel.workload.memory import Cached, Ledger, inference_ledger
+from costmodel.workload.memory import Cached, Ledger, host_room, inference_ledger
 from costmodel.workload.passes import Pass, computed_tokens, pass_work, prompts, requests
 from costmodel.workload.scenario import Scenario, Serving, Speculative, drafted_tokens, tokens_per_step
 
@@ -176,6 +176,8 @@ def admission(scenario: Scenario, plan: Serving) -> Admission:
         room = (capacity - weights - reserve) / (KV cache of a request)
         most = (capacity - all but the cache, with min(A, room) requests) / (KV cache of a request),   rounded down
 
+    both at most what the host has memory for, where it keeps a share of the cache;
+
     with A the requests that steps would work on if memory did not matter: only those have a KV cache. What they work on
     grows with their number, so those that are admitted do fit.
     """
@@ -185,10 +187,11 @@ def admission(scenario: Scenario, plan: Serving) -> Admission:
     wanted = state.active * sets
     full = _ledger(scenario, plan, state, wanted)
     each = full.kv_cache / wanted
-    room = (capacity - full.weights - full.reserve) / each
+    hosted = host_room(full, scenario.cluster.node, scenario.parallel.devices, wanted, unit)
+    room = minimum((capacity - full.weights - full.reserve) / each, hosted)
     bounded = _ledger(scenario, plan, state, maximum(minimum(wanted, room), unit))
     free = capacity - (bounded.total - bounded.kv_cache)
-    most = maximum(free // (each * unit) * unit, 0.0)
+    most = maximum(minimum(free // (each * unit) * unit, hosted), 0.0)
     running = minimum(wanted, maximum(most, unit))
     return Admission(
         most,

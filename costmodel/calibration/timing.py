@@ -10,7 +10,7 @@ from costmodel.errors import InfeasibleError
 from costmodel.hardware import Cluster
 from costmodel.network.collectives import collective_time
 from costmodel.network.exchange import exchange_time
-from costmodel.network.host import host_link, transfer_time, update_time
+from costmodel.network.host import arithmetic_time, host_link, stream_time, transfer_time
 from costmodel.network.paths import path
 from costmodel.quantities import where
 from costmodel.workload.operators import (
@@ -18,6 +18,7 @@ from costmodel.workload.operators import (
     Collective,
     Elementwise,
     Gemm,
+    HostProduct,
     HostTransfer,
     HostUpdate,
     MixedAttention,
@@ -45,7 +46,10 @@ def operator_time(operator: Operator, machine: Machine, cluster: Cluster | None,
         raise InfeasibleError(f"{operator.name}: nothing says how its ranks are joined")
     launch = machine.framework.launch * fit.launch
     if isinstance(operator, HostUpdate):
-        return kernel(0.0, update_time(operator, cluster) / fit.memory, 0.0)
+        return kernel(0.0, stream_time(operator, cluster) / fit.memory, 0.0)
+    if isinstance(operator, HostProduct):
+        arithmetic = arithmetic_time(operator, cluster) / fit.compute
+        return kernel(arithmetic, stream_time(operator, cluster) / fit.memory, 0.0)
     if isinstance(operator, HostTransfer):
         latency = host_link(cluster).latency
         started = launch + (0.0 if latency is None else latency)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from costmodel.errors import InfeasibleError
 from costmodel.hardware import Cluster, Link
-from costmodel.quantities import BytesPerSecond, Count, Seconds, minimum
-from costmodel.workload.operators import HostTransfer, HostUpdate
+from costmodel.quantities import BytesPerSecond, Count, FlopPerSecond, Seconds, minimum
+from costmodel.workload.operators import HostProduct, HostTransfer, HostWork
 
 
 def host_link(cluster: Cluster) -> Link:
@@ -37,14 +37,29 @@ def transfer_time(transfer: HostTransfer, cluster: Cluster) -> Seconds:
     return transfer.size / (link if shared is None else minimum(link, shared))
 
 
-def update_time(update: HostUpdate, cluster: Cluster) -> Seconds:
-    """Return how long the host's memory streams what an update reads and writes [s].
+def stream_time(work: HostWork, cluster: Cluster) -> Seconds:
+    """Return how long the host's memory streams what its processors read and write for a device [s].
 
         t = traffic * devices of a node / B_host
 
     Raises InfeasibleError where no source states the host's bandwidth.
     """
-    shared = host_bandwidth(cluster, update.devices)
+    shared = host_bandwidth(cluster, work.devices)
     if shared is None:
         raise InfeasibleError(f"{cluster.node.name} does not state its host's memory bandwidth")
-    return update.traffic / shared
+    return work.traffic / shared
+
+
+def host_peak(cluster: Cluster, dtype: str, devices: Count) -> FlopPerSecond | None:
+    """Return one device's share of its host's dense arithmetic [FLOP/s]; null where no source states it."""
+    peak = cluster.node.host.peak.get(dtype)
+    return None if peak is None else peak / minimum(cluster.node.count, devices)
+
+
+def arithmetic_time(work: HostProduct, cluster: Cluster) -> Seconds:
+    """Return how long the host's processors compute a product for a device [s]; zero where no source states their peak.
+
+    t = FLOP * devices of a node / peak
+    """
+    peak = host_peak(cluster, work.product.dtype, work.devices)
+    return 0.0 if peak is None else work.flop / peak

@@ -13,7 +13,7 @@ from costmodel.analytic.routing import routing_facts
 from costmodel.cost.kernels import block_count, tile_times
 from costmodel.cost.machine import VECTOR_DTYPE, Machine
 from costmodel.errors import InputError
-from costmodel.network.host import host_bandwidth, host_link
+from costmodel.network.host import host_bandwidth, host_link, host_peak
 from costmodel.network.paths import Path, path
 from costmodel.quantities import ceil
 from costmodel.schema.references import near
@@ -25,6 +25,7 @@ from costmodel.workload.operators import (
     Exchange,
     Gemm,
     Group,
+    HostProduct,
     HostTransfer,
     HostUpdate,
     MixedAttention,
@@ -44,6 +45,7 @@ FORMULAS = {
     Collective: "t = fastest of ring, two levels and halving-doubling, over the links that the group crosses",
     HostTransfer: "t = launch + size / min(B_link, B_host / devices of a node) + latency",
     HostUpdate: "t = traffic / (B_host / devices of a node)",
+    HostProduct: "t = max(traffic / (B_host / devices of a node), FLOP / (host peak / devices of a node))",
 }
 EXCHANGE_FORMULAS = {
     True: "t = max(T * E_nodes * load_N * (1-1/N) * b / B_out, T * E_ranks * load_n * (1-1/l) * b / B_in) + latency",
@@ -224,7 +226,7 @@ def _inputs(priced: Priced, scenario: Scenario) -> dict[str, tuple[float, str]]:
         decodes = isinstance(operator, AttentionCore) and operator.family.endswith("decode")
         cached = {"element of the cache": (float(scenario.precision.cached_element), "size")} if decodes else {}
         return {**_work(operator), **cached, **_device(operator, scenario)}
-    if isinstance(operator, HostTransfer | HostUpdate):
+    if isinstance(operator, HostTransfer | HostUpdate | HostProduct):
         return _host(operator, scenario)
     way = path(operator.group, scenario.cluster)
     group = {
@@ -246,12 +248,22 @@ def _inputs(priced: Priced, scenario: Scenario) -> dict[str, tuple[float, str]]:
     }
 
 
-def _host(operator: HostTransfer | HostUpdate, scenario: Scenario) -> dict[str, tuple[float, str]]:
+def _host(operator: HostTransfer | HostUpdate | HostProduct, scenario: Scenario) -> dict[str, tuple[float, str]]:
     """Return what a copy to the host, or the host's own work, rests on."""
     share = host_bandwidth(scenario.cluster, operator.devices)
     found = {} if share is None else {"host bandwidth a device": (float(share), "bandwidth")}
     if isinstance(operator, HostUpdate):
         return {"traffic": (float(operator.traffic), "size"), **found}
+    if isinstance(operator, HostProduct):
+        dtype = operator.product.dtype
+        peak = host_peak(scenario.cluster, dtype, operator.devices)
+        unknown = f"host {dtype} peak a device (0: no source states one)"
+        rate = (
+            {unknown: (0.0, "flop_rate")}
+            if peak is None
+            else {f"host {dtype} peak a device": (float(peak), "flop_rate")}
+        )
+        return {**_work(operator.product), **found, **rate}
     link = host_link(scenario.cluster)
     copied = {"size": (float(operator.size), "size"), "link to the host": (float(link.bandwidth), "bandwidth")}
     return {**copied, **found, "launch": (float(scenario.framework.launch), "time")}
@@ -327,13 +339,13 @@ def _device(
 def _origins(workload: Workload, scenario: Scenario, priced: Priced, pool: str | None) -> dict[str, str]:
     """Return where the values that enter were written. pool: where the operator's layout stands, of two pools."""
     operator = priced.operator
-    if isinstance(operator, HostTransfer | HostUpdate):
-        link = (
-            [f"hardware.device.links.{scenario.cluster.node.host.link}.bandwidth"]
-            if isinstance(operator, HostTransfer)
-            else []
-        )
-        return _places(workload, scenario, [*link, "hardware.node.host.bandwidth"])
+    if isinstance(operator, HostTransfer | HostUpdate | HostProduct):
+        host = ["hardware.node.host.bandwidth"]
+        if isinstance(operator, HostTransfer):
+            host.insert(0, f"hardware.device.links.{scenario.cluster.node.host.link}.bandwidth")
+        if isinstance(operator, HostProduct):
+            host.append(f"hardware.node.host.peak.{operator.product.dtype}")
+        return _places(workload, scenario, host)
     if not isinstance(operator, Gemm | AttentionCore | MixedAttention | Elementwise):
         way = path(operator.group, scenario.cluster)
         loads = [_load_field(scenario)] if isinstance(operator, Exchange) else []

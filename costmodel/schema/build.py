@@ -252,7 +252,7 @@ def communication(file: CommunicationFile) -> Communication:
 
 def offload(file: OffloadFile) -> Offload:
     """Return what is kept in the host's memory."""
-    return Offload(file.optimizer, file.weights, file.activations, file.overlap)
+    return Offload(file.optimizer, file.weights, file.activations, file.overlap, file.kv_cache, file.experts)
 
 
 def _sharding(file: OptimizerFile) -> Sharding:

@@ -104,6 +104,10 @@ class OffloadFile(Strict):
     weights: ShareOrZero = Field(default=0.0, description="weights that layers compute with")
     activations: ShareOrZero = Field(default=0.0, description="what the backward pass waits for (training)")
     overlap: bool = Field(default=True, description="transfers run beside computation")
+    kv_cache: ShareOrZero = Field(default=0.0, description="keys and values (inference), copied in every pass")
+    experts: Literal["device", "host"] = Field(
+        default="device", description="host: its processors compute the routed experts from its memory (inference)"
+    )
 
 
 class OptimizerFile(Strict):

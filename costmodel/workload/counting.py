@@ -10,6 +10,7 @@ import numpy as np
 
 from costmodel.quantities import Bytes, Count, Flop, Quantity, maximum, minimum
 from costmodel.workload.architecture import Architecture, Mla
+from costmodel.workload.cache import cached_bytes
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.layers import model_work
@@ -91,18 +92,7 @@ def kv_bytes_per_sequence(architecture: Architecture, keys: Count, element: Byte
 
     element: bytes of one cached element, scales included.
     """
-    total: Quantity = 0.0
-    for layer in architecture.layers:
-        mixer = layer.mixer
-        if isinstance(mixer, Mla):
-            total = total + layer.repeat * keys * (mixer.kv_lora + mixer.rope_dim) * element
-            continue
-        width = mixer.kv_heads * (mixer.head_dim + mixer.v_head_dim) * element / minimum(tp, mixer.kv_heads)
-        for group in mixer.head_groups:
-            window = group.pattern.window
-            kept = keys if window is None else minimum(keys, window)
-            total = total + layer.repeat * group.share * kept * width
-    return total
+    return sum_of(layer.repeat * cached_bytes(layer.mixer, keys, element, tp) for layer in architecture.layers)
 
 
 def attention_windows(architecture: Architecture) -> list[Count]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from costmodel.quantities import Bytes, Count, is_single
 from costmodel.workload.architecture import DenseFfn, MoeFfn
 from costmodel.workload.context import Context
@@ -10,7 +12,7 @@ from costmodel.workload.linear import (
     Linear,
     add_linear,
 )
-from costmodel.workload.operators import Collective, Elementwise, Exchange, Operator, exchange_family
+from costmodel.workload.operators import Collective, Elementwise, Exchange, HostTransfer, Operator, exchange_family
 from costmodel.workload.routing import ExpertLoad, expert_load, routed_tokens, sent_tokens, served_tokens
 from costmodel.workload.work import WorkBuilder
 
@@ -103,9 +105,17 @@ def add_moe(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, fresh: bool 
         passes = context.residual + context.operand
         tokens = context.stream_tokens
         builder.step("norm", [Elementwise("expert input cast", tokens * hidden * passes, kind="cast", rows=tokens)])
-    if not (is_single(ffn.shared) and ffn.shared == 0):
-        _add_shared(builder, context, ffn, fresh=fresh)
-    _add_routed(builder, context, ffn)
+    has_shared = not (is_single(ffn.shared) and ffn.shared == 0)
+    if context.offload.hosts_experts:
+        _add_hosted(builder, context, ffn)
+        first = builder.position
+        if has_shared:
+            _add_shared(builder, context, ffn, fresh=fresh)
+        builder.run_beside(first)
+    else:
+        if has_shared:
+            _add_shared(builder, context, ffn, fresh=fresh)
+        _add_routed(builder, context, ffn)
     summed = 4 * context.stream_tokens * hidden * context.residual
     builder.step("combine", [Elementwise("expert sum", summed)], [Elementwise("expert sum gradient", summed)])
 
@@ -185,64 +195,19 @@ def _add_routed(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
     rank sends its own T/tp tokens; ranks with slices of one expert gather what arrived at each, and scatter the sums of
     their results.
     """
-    hidden, etp = context.architecture.hidden, context.parallel.tensor_of_expert
+    hidden, width = context.architecture.hidden, ffn.intermediate / context.parallel.tensor_of_expert
     sent, share = sent_tokens(context), expert_load(context, ffn)
-    own = served_tokens(context) / routed_tokens(context)  # of this work; weights are read once for all of a pass
-    rows = share.rows * own
-    width = ffn.intermediate / etp
-    active = ffn.top_k / ffn.experts
-    matrices = 2.0 if ffn.gated else 1.0
-    matrix = ffn.experts * hidden * ffn.intermediate
-    up_bias, down_bias = (ffn.experts * each if ffn.bias else 0.0 for each in (matrices * ffn.intermediate, hidden))
+    rows = _own_rows(context, share)
+    up, down = _expert_products(context, ffn, share)
     exchange = _exchanges(context, ffn, share)
     narrow, wide = context.operand if context.casts else context.residual, context.residual
     builder.step("dispatch", [exchange[0]], [exchange[3]])
     gather, scatter = _slices(context, rows * hidden, narrow, wide)
     builder.step("dispatch", gather[:1], scatter[1:])
     builder.step("permute", *_moves("expert permute", rows * hidden, 2 * narrow, 2 * wide))
-    add_linear(
-        builder,
-        context,
-        Linear(
-            "expert up",
-            "ffn_up",
-            "dispatch",
-            rows / share.hit,
-            hidden,
-            matrices * width,
-            matrices * matrix,
-            (matrices * matrix + up_bias) * active,
-            groups=share.hit,
-            cast=False,
-            family="grouped_gemm",
-            bias=up_bias,
-            held=share.held,
-            deviation=share.deviation,
-            load=share.executed,
-        ),
-    )
+    add_linear(builder, context, up)
     add_activation(builder, context, "expert activation", rows, width, gated=ffn.gated)
-    add_linear(
-        builder,
-        context,
-        Linear(
-            "expert down",
-            "ffn_down",
-            "activation",
-            rows / share.hit,
-            width,
-            hidden,
-            matrix,
-            (matrix + down_bias) * active,
-            groups=share.hit,
-            cast_gradient=False,
-            family="grouped_gemm",
-            bias=down_bias,
-            held=share.held,
-            deviation=share.deviation,
-            load=share.executed,
-        ),
-    )
+    add_linear(builder, context, down)
     builder.step("permute", *_moves("expert unpermute", rows * hidden, 2 * wide, 2 * narrow))
     builder.step("combine", scatter[:1], gather[1:])
     back: list[Operator] = [exchange[2]]
@@ -250,6 +215,66 @@ def _add_routed(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
         # The gradient is cast before it is dispatched, and arrives in the format of the products.
         back.insert(0, Elementwise("combine gradient cast", sent * hidden * (wide + narrow), kind="cast"))
     builder.step("combine", [exchange[1]], back)
+
+
+def _add_hosted(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
+    """Add the routed experts where the host computes them: tokens there, two products, and each token's sum back.
+
+    The host reads the experts that tokens hit. Their activation stays in its caches. The shared experts run on the
+    device meanwhile [KTransformers, github.com/kvcache-ai/ktransformers].
+    """
+    message = served_tokens(context) * context.architecture.hidden * context.residual
+    devices = context.parallel.devices
+    products = _expert_products(context, ffn, expert_load(context, ffn))
+    up, down = (replace(each, cast=False, hosted=True) for each in products)
+    builder.step("dispatch", [HostTransfer("expert input to the host", message, "out", devices)])
+    add_linear(builder, context, up)
+    add_linear(builder, context, down)
+    builder.step("combine", [HostTransfer("expert output from the host", message, "in", devices)])
+
+
+def _own_rows(context: Context, share: ExpertLoad) -> Count:
+    """Return the rows of this work on the rank's experts; their weights are read once for all of a pass."""
+    return share.rows * served_tokens(context) / routed_tokens(context)
+
+
+def _expert_products(context: Context, ffn: MoeFfn, share: ExpertLoad) -> tuple[Linear, Linear]:
+    """Return the up projections (with their gates) and the down projections of a rank's experts that get any rows."""
+    hidden, width = context.architecture.hidden, ffn.intermediate / context.parallel.tensor_of_expert
+    matrices, matrix = (2.0 if ffn.gated else 1.0), ffn.experts * hidden * ffn.intermediate
+    up_bias, down_bias = (ffn.experts * each if ffn.bias else 0.0 for each in (matrices * ffn.intermediate, hidden))
+    active = ffn.top_k / ffn.experts
+    up = Linear(
+        "expert up",
+        "ffn_up",
+        "dispatch",
+        _own_rows(context, share) / share.hit,
+        hidden,
+        matrices * width,
+        matrices * matrix,
+        (matrices * matrix + up_bias) * active,
+        groups=share.hit,
+        cast=False,
+        family="grouped_gemm",
+        bias=up_bias,
+        held=share.held,
+        deviation=share.deviation,
+        load=share.executed,
+    )
+    down = replace(
+        up,
+        name="expert down",
+        operator="ffn_down",
+        producer="activation",
+        inputs=width,
+        outputs=hidden,
+        total=matrix,
+        active=(matrix + down_bias) * active,
+        cast=True,
+        cast_gradient=False,
+        bias=down_bias,
+    )
+    return up, down
 
 
 def _moves(name: str, elements: Count, forward: Bytes, backward: Bytes) -> tuple[list[Operator], list[Operator]]:

@@ -9,6 +9,7 @@ from costmodel.workload.architecture import Attention, DenseFfn, Layer
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.ffn import add_dense_ffn, add_moe
+from costmodel.workload.hosting import add_copies
 from costmodel.workload.linear import (
     Linear,
     add_dropout,
@@ -57,6 +58,8 @@ def _layer(context: Context, layer: Layer, name: str) -> Work:
     """Return one layer: mixer and feed-forward part, each behind its norm."""
     builder = WorkBuilder(name, context.recompute)
     _add_layer(builder, context, layer)
+    if context.phase != "training":
+        add_copies(builder, context, layer)
     return builder.build(_layer_input(context))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from costmodel.quantities import Bytes, Count, Quantity, is_single, minimum
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES, math_unit
-from costmodel.workload.operators import Collective, Elementwise, Gemm, Operator, product_family
+from costmodel.workload.operators import Collective, Elementwise, Gemm, HostProduct, Operator, product_family
 from costmodel.workload.work import Parameters, WorkBuilder
 
 
@@ -120,7 +120,7 @@ class Linear:
     kept: bytes of one input element as the backward pass keeps it (null: the cached format); gathered: its input comes
     from an all-gather over tp, of which only this rank's part is kept (the backward pass gathers again, behind the
     input gradient); bias: bias elements in the whole model; stored: false where another layer owns the matrix (tied
-    embeddings).
+    embeddings); hosted: the host computes the product.
     """
 
     name: str
@@ -145,6 +145,7 @@ class Linear:
     held: Count | None = None
     deviation: Count = 0.0
     load: Quantity = 1.0
+    hosted: bool = False
 
 
 def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
@@ -192,9 +193,10 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
             linear.load,
         )
 
+    plain = product("", (rows, outputs, inputs), (operand, weight, wide))
     builder.step(
         linear.operator,
-        [product("", (rows, outputs, inputs), (operand, weight, wide))],
+        [HostProduct(linear.name, plain, context.parallel.devices) if linear.hosted else plain],
         [*back, product(" input gradient", (rows, inputs, outputs), (operand, weight, wide))],
         [
             *turned,
@@ -221,12 +223,15 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
             expert=linear.family == "grouped_gemm",
             linear=linear.dtype is None,
             element=linear.weight,
+            hosted=linear.hosted,
         )
     )
 
 
 def _read_weight(context: Context, linear: Linear) -> Bytes:
     """Return the bytes of one weight as the layer's products read it."""
+    if linear.hosted:
+        return context.stored_weight
     if linear.dtype is None:
         return context.weight_operand
     return ELEMENT_BYTES[linear.dtype] if linear.weight is None else linear.weight

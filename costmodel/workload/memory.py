@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import TypeAlias
 
+import numpy as np
+
 from costmodel.hardware import Node
 from costmodel.quantities import Bytes, Count, Mask, Quantity, maximum, minimum, where
+from costmodel.workload.cache import cached_bytes
 from costmodel.workload.context import Context
-from costmodel.workload.counting import kv_bytes_per_sequence, sum_of
+from costmodel.workload.counting import sum_of
 from costmodel.workload.dtypes import ELEMENT_BYTES
+from costmodel.workload.hosting import placed_cache, placed_weights, weight_bytes
 from costmodel.workload.layers import ModelWork
 from costmodel.workload.operators import AttentionCore, Elementwise, Exchange, Gemm, Operator
 from costmodel.workload.optimizer import held_parameters
 from costmodel.workload.passes import Pass, PassWork
 from costmodel.workload.scenario import Precision, Training
 from costmodel.workload.schedules import ORDERS, Schedule
-from costmodel.workload.sharding import Split, gradient_format, kept_bytes, weight_bytes
+from costmodel.workload.sharding import Split, gradient_format, kept_bytes
 from costmodel.workload.stages import Stage
 from costmodel.workload.work import Work
+
+ON_HOST = ("host", "host_cache")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,8 +35,8 @@ class Ledger:
 
     activations: what the backward pass waits for (training), or a pass works on (inference); communication: landing
     buffers, and layers whose weights are gathered or whose gradients are not yet scattered; reserve: context and
-    libraries, and the tensors that the backward pass of one layer rebuilds; host: what the device keeps in its host's
-    memory, no part of the total.
+    libraries, and the tensors that the backward pass of one layer rebuilds; host, host_cache: what the device keeps in
+    its host's memory, the KV cache apart, no parts of the total.
     """
 
     weights: Bytes = 0.0
@@ -41,11 +47,17 @@ class Ledger:
     communication: Bytes = 0.0
     reserve: Bytes = 0.0
     host: Bytes = 0.0
+    host_cache: Bytes = 0.0
 
     @property
     def total(self) -> Bytes:
         """Return the sum of all parts on the device."""
-        return sum_of(getattr(self, part.name) for part in fields(self) if part.name != "host")
+        return sum_of(getattr(self, part.name) for part in fields(self) if part.name not in ON_HOST)
+
+    @property
+    def on_host(self) -> Bytes:
+        """Return the sum of what the device keeps in its host's memory."""
+        return self.host + self.host_cache
 
 
 def host_fits(ledger: Ledger, node: Node, devices: Count) -> Mask:
@@ -54,7 +66,23 @@ def host_fits(ledger: Ledger, node: Node, devices: Count) -> Mask:
     devices: all of the layout's, of which a node holds at most its count. A memory that no source states holds all.
     """
     memory = node.host.memory
-    return True if memory is None else ledger.host * minimum(node.count, devices) <= memory
+    return True if memory is None else ledger.on_host * minimum(node.count, devices) <= memory
+
+
+def host_room(ledger: Ledger, node: Node, devices: Count, batch: Count, unit: Count) -> Count:
+    """Return how many requests' caches the host has memory for, without limit where it keeps none.
+
+        (memory / devices of a node - what else a device keeps there) / (its cache of a request)
+
+    ledger: that of `batch` requests; unit: of what the result is a whole multiple.
+    """
+    memory = node.host.memory
+    if memory is None:
+        return np.inf
+    free = maximum(memory / minimum(node.count, devices) - ledger.host, 0.0)
+    kept = ledger.host_cache > 0
+    each = where(kept, ledger.host_cache, 1.0) / batch
+    return where(kept, free // (each * unit) * unit, np.inf)
 
 
 def training_ledger(
@@ -77,7 +105,7 @@ def training_ledger(
             for stage, count in zip(schedule.stages_of(rank), chunks, strict=True)
         ]
         ledgers.append(_rank_ledger(context, plan, schedule.parameter_copies, held))
-    return _fullest(ledgers)
+    return fullest(ledgers)
 
 
 def stage_work(work: ModelWork, stage: Stage) -> list[tuple[int, Work]]:
@@ -138,29 +166,32 @@ def inference_ledger(passes: Sequence[tuple[Pass, PassWork]], layout: Sequence[S
     Activations, of the pass that needs most: two copies of every micro-batch's residual stream, and the largest
     operator's operands; communication: landing buffers of every micro-batch. A stage keeps the cache of its own layers.
     """
-    return _fullest([_stage_ledger(passes, stage, cached) for stage in dict.fromkeys(layout)])
+    return fullest([_stage_ledger(passes, stage, cached) for stage in dict.fromkeys(layout)])
 
 
 def _stage_ledger(passes: Sequence[tuple[Pass, PassWork]], stage: Stage, cached: Cached) -> Ledger:
     """Return the ledger of a rank of one pipeline stage."""
     (first, work), *_ = passes
     context = first.parts[0]
-    parallel = context.parallel
     modules = stage.head * draft_modules(first)
-    parts = [
+    layers = list(zip(stage.layers, work.body.layers, strict=True))
+    others = [
         (stage.embedding, work.body.embedding),
         (stage.head, work.body.head),
-        *zip(stage.layers, work.body.layers, strict=True),
         *((modules, draft) for _, draft in work.drafts[:1]),
     ]
-    held = [(count, item) for count, part in parts if count for item in part.parameters]
+    weights, host_weights = placed_weights(context, layers, others)
+    *caches, drafts = (cached.sequences * size / context.parallel.cp for size in _kept(context, cached.keys))
+    cache, host_cache = placed_cache(context, list(zip(stage.layers, caches, strict=True)))
     working = [_working(one, of, stage) for one, of in passes]
     return Ledger(
-        weights=sum_of(count * item.local * weight_bytes(context, item) for count, item in held),
+        weights=weights,
         activations=maximum(0.0, *(activations for activations, _ in working)),
-        kv_cache=cached.sequences * _kept(context, (*stage.layers, modules), cached.keys) / parallel.cp,
+        kv_cache=cache + modules * drafts,
         communication=maximum(0.0, *(buffers for _, buffers in working)),
         reserve=context.framework.reserve,
+        host=host_weights,
+        host_cache=host_cache,
     )
 
 
@@ -173,17 +204,15 @@ def draft_modules(one: Pass) -> int:
 def cache_of_sequence(one: Pass, keys: Count) -> Bytes:
     """Return the KV cache of a sequence over all pipeline stages, drafting modules too, on a tensor-parallel rank."""
     context = one.parts[0]
-    return _kept(context, (*context.architecture.kinds.values(), draft_modules(one)), keys)
+    repeats = (*context.architecture.kinds.values(), draft_modules(one))
+    return sum_of(count * size for count, size in zip(repeats, _kept(context, keys), strict=True))
 
 
-def _kept(context: Context, repeats: Sequence[int], keys: Count) -> Bytes:
-    """Return the cache of `keys` tokens on one tensor-parallel rank. repeats: of each kind of layer, of MTP modules."""
-    architecture = context.architecture
-    held = zip((*architecture.kinds, architecture.layers[-1]), repeats, strict=True)
-    layers = tuple(replace(layer, repeat=count) for layer, count in held)
-    return kv_bytes_per_sequence(
-        replace(architecture, layers=layers), keys, context.precision.cached_element, context.parallel.tp
-    )
+def _kept(context: Context, keys: Count) -> list[Bytes]:
+    """Return the cache of `keys` tokens on a tensor-parallel rank, of one layer of each kind, then of an MTP module."""
+    element, tp = context.precision.cached_element, context.parallel.tp
+    layers = (*context.architecture.kinds, context.architecture.layers[-1])
+    return [cached_bytes(layer.mixer, keys, element, tp) for layer in layers]
 
 
 def _working(one: Pass, work: PassWork, stage: Stage) -> tuple[Bytes, Bytes]:
@@ -233,13 +262,14 @@ def _arrival(exchange: Exchange) -> Bytes:
     return where(size > 1, exchange.tokens * each * exchange.token_bytes, 0.0)
 
 
-def _fullest(ledgers: Sequence[Ledger]) -> Ledger:
+def fullest(ledgers: Sequence[Ledger]) -> Ledger:
     """Return, element by element, the ledger with the largest total, and the most that any keeps on its host."""
-    fullest = ledgers[0]
+    most = ledgers[0]
     for ledger in ledgers[1:]:
-        more = ledger.total > fullest.total
+        more = ledger.total > most.total
         parts = {
-            part.name: where(more, getattr(ledger, part.name), getattr(fullest, part.name)) for part in fields(Ledger)
+            part.name: where(more, getattr(ledger, part.name), getattr(most, part.name)) for part in fields(Ledger)
         }
-        fullest = Ledger(**parts | {"host": maximum(ledger.host, fullest.host)})
-    return fullest
+        kept = {name: maximum(getattr(ledger, name), getattr(most, name)) for name in ON_HOST}
+        most = Ledger(**parts | kept)
+    return most

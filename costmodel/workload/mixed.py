@@ -8,15 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
 from costmodel.workload.layers import ModelWork
-from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Exchange, Gemm, Operator
+from costmodel.workload.operators import (
+    PRODUCTS,
+    WEIGHT_ONLY,
+    AttentionCore,
+    Collective,
+    Elementwise,
+    Exchange,
+    Gemm,
+    HostProduct,
+    HostTransfer,
+    Operator,
+)
 from costmodel.workload.work import Work
 
-ROWS = ("gemm", "grouped_gemm")  # products of rows with a weight, which more rows share
+ROWS = WEIGHT_ONLY.union(PRODUCTS)  # products of rows with a weight, which more rows share
+_Rows = TypeVar("_Rows", bound=Operator)
 
 
 def merged_model(first: ModelWork, second: ModelWork) -> ModelWork:
@@ -28,20 +40,41 @@ def merged_model(first: ModelWork, second: ModelWork) -> ModelWork:
 def merged(first: Work, second: Work) -> Work:
     """Return one layer's forward pass over the rows of both, in the order of the first.
 
-    Operators of one name are one kernel, or one message, with the rows of both: products by m, streams and collectives
-    by bytes, exchanges by tokens. Attention cores, and what only one of the two has, stay apart.
+    Operators of one name are one kernel, or one message, with the rows of both: products by m, streams, collectives and
+    copies by bytes, exchanges by tokens. Attention cores, and what only one of the two has, stay apart.
     """
-    rest = list(second.forward)
-    together: list[Operator] = []
-    for operator in first.forward:
-        at = next((place for place, other in enumerate(rest) if _shares(operator, other)), None)
+    forward, beside = _joined_in_order(_placed(first), _placed(second))
+    return replace(
+        first,
+        forward=forward,
+        input_gradient=(),
+        weight_gradient=(),
+        saved=(),
+        beside=beside,
+        copies=tuple(_joined(*pair) for pair in zip(first.copies, second.copies, strict=True)),
+    )
+
+
+_Placed: TypeAlias = "tuple[Operator, bool]"  # an operator; whether it runs beside the host's work before it
+
+
+def _placed(work: Work) -> list[_Placed]:
+    return [(operator, at in work.beside) for at, operator in enumerate(work.forward)]
+
+
+def _joined_in_order(first: Iterable[_Placed], rest: list[_Placed]) -> tuple[tuple[Operator, ...], frozenset[int]]:
+    """Return the operators of both, and the positions of those beside the host's work."""
+    together: list[_Placed] = []
+    for operator, beside in first:
+        at = next((place for place, (other, _) in enumerate(rest) if _shares(operator, other)), None)
         if at is None:
-            together.append(operator)
+            together.append((operator, beside))
             continue
         together.extend(rest[:at])
-        together.append(_joined(operator, rest[at]))
+        together.append((_joined(operator, rest[at][0]), beside))
         del rest[: at + 1]
-    return replace(first, forward=(*together, *rest), input_gradient=(), weight_gradient=(), saved=())
+    together.extend(rest)
+    return tuple(operator for operator, _ in together), frozenset(at for at, (_, on) in enumerate(together) if on)
 
 
 def _shares(operator: Operator, other: Operator) -> bool:
@@ -51,7 +84,7 @@ def _shares(operator: Operator, other: Operator) -> bool:
     return not isinstance(operator, Gemm) or operator.family in ROWS
 
 
-def _joined(operator: Operator, other: Any) -> Operator:
+def _joined(operator: _Rows, other: Any) -> _Rows:
     """Return one operator with the rows, bytes or tokens of two."""
     if isinstance(operator, Gemm):
         return replace(operator, m=operator.m + other.m)
@@ -59,6 +92,11 @@ def _joined(operator: Operator, other: Any) -> Operator:
         return replace(operator, traffic=operator.traffic + other.traffic)
     if isinstance(operator, Collective):
         return replace(operator, size=operator.size + other.size)
+    if isinstance(operator, HostTransfer):
+        # Weights that are copied once serve the rows of both.
+        return operator if operator.once else replace(operator, size=operator.size + other.size)
+    if isinstance(operator, HostProduct):
+        return replace(operator, product=_joined(operator.product, other.product))
     assert isinstance(operator, Exchange)
     return replace(operator, tokens=operator.tokens + other.tokens)
 
@@ -67,7 +105,11 @@ def labelled(work: Work, label: str) -> Work:
     """Return the work with operators called `LABEL: NAME`; without a label as it is."""
     if not label:
         return work
-    return replace(work, forward=tuple(replace(each, name=f"{label}: {each.name}") for each in work.forward))
+
+    def named(operators: Iterable[_Rows]) -> tuple[_Rows, ...]:
+        return tuple(replace(each, name=f"{label}: {each.name}") for each in operators)
+
+    return replace(work, forward=named(work.forward), copies=named(work.copies))
 
 
 def sharing(work: Work, known: Iterable[Operator]) -> Work:

@@ -255,7 +255,8 @@ class Exchange:
 class HostTransfer:
     """A copy over a device's link to its host. size [B]; direction: `in` to the device or `out` of it.
 
-    devices: all that work at the same time; those of one node share their host's memory.
+    devices: all that work at the same time; those of one node share their host's memory. once: for all micro-batches
+    of a pass together.
     """
 
     name: str
@@ -263,6 +264,7 @@ class HostTransfer:
     direction: str
     devices: Count
     family: str = "host_transfer"
+    once: bool = False
 
     @property
     def variant(self) -> str:
@@ -288,9 +290,36 @@ class HostUpdate:
         return ""
 
 
-Operator: TypeAlias = (
-    "Gemm | AttentionCore | MixedAttention | Elementwise | Collective | Exchange | HostTransfer | HostUpdate"
-)
+@dataclass(frozen=True, slots=True, eq=False)
+class HostProduct:
+    """A matrix product that the host's processors compute for one device, its operands in the host's memory.
+
+    devices: as for a transfer.
+    """
+
+    name: str
+    product: Gemm
+    devices: Count
+    family: str = "host_product"
+
+    @property
+    def variant(self) -> str:
+        """Return nothing: the host's work has no kernels to tell apart."""
+        return ""
+
+    @property
+    def flop(self) -> Flop:
+        """Return the product's FLOP."""
+        return self.product.flop
+
+    @property
+    def traffic(self) -> Bytes:
+        """Return the bytes that pass the host's memory: each operand once [B]."""
+        return self.product.traffic
+
+
+HostWork: TypeAlias = "HostUpdate | HostProduct"
+Operator: TypeAlias = "Gemm | AttentionCore | MixedAttention | Elementwise | Collective | Exchange | HostTransfer | HostUpdate | HostProduct"
 
 
 def distinct_targets(choices: int, reachable: Count, per_target: Count) -> Count:

@@ -158,5 +158,6 @@ def _context(scenario: Scenario, phase: str, sequences: Count, length: Count, ke
         length,
         keys,
         routing=scenario.routing,
+        offload=scenario.offload,
         node_devices=scenario.cluster.node.count,
     )

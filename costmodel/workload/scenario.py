@@ -128,18 +128,28 @@ class Offload:
     """Shares, 0 to 1, of what is kept in the host's memory in place of the device's.
 
     optimizer: states, which the host then updates itself; weights: those that layers compute with; activations: what
-    the backward pass waits for. overlap: transfers run beside computation; without, computation waits for each.
+    the backward pass waits for; kv_cache: keys and values, which decoding copies to the device in every pass. overlap:
+    transfers run beside computation; without, computation waits for each. experts: `device`, or `host`, whose
+    processors then compute the routed experts from its memory.
     """
 
     optimizer: Quantity = 0.0
     weights: Quantity = 0.0
     activations: Quantity = 0.0
     overlap: bool = True
+    kv_cache: Quantity = 0.0
+    experts: str = "device"
+
+    @property
+    def hosts_experts(self) -> bool:
+        """Tell whether the host computes the routed experts."""
+        return self.experts == "host"
 
     @property
     def is_used(self) -> bool:
         """Tell whether the host keeps anything, at any point of a grid."""
-        return any(not (is_single(share) and share == 0) for share in (self.optimizer, self.weights, self.activations))
+        shares = (self.optimizer, self.weights, self.activations, self.kv_cache)
+        return self.hosts_experts or any(not (is_single(share) and share == 0) for share in shares)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,6 +9,7 @@ from costmodel.quantities import Bytes, Count, Quantity, is_single, maximum, min
 from costmodel.workload.context import Context
 from costmodel.workload.counting import sum_of
 from costmodel.workload.dtypes import ELEMENT_BYTES
+from costmodel.workload.hosting import weight_bytes
 from costmodel.workload.operators import Collective, Elementwise, Group, HostTransfer, Operator
 from costmodel.workload.scenario import Training
 from costmodel.workload.work import Parameters, Work
@@ -146,15 +147,6 @@ def host_copies(context: Context, name: str, share: Quantity, size: Bytes, direc
 def kept_bytes(part: Work) -> Bytes:
     """Return the activations that the backward pass of a layer waits for [B]."""
     return sum_of(item.size for item in part.saved)
-
-
-def weight_bytes(context: Context, parameters: Parameters) -> Bytes:
-    """Return the bytes of one weight that a rank computes with."""
-    if parameters.element is not None:
-        return parameters.element
-    if parameters.linear:
-        return context.stored_weight
-    return maximum(ELEMENT_BYTES[context.precision.weights], context.residual)
 
 
 class Split:

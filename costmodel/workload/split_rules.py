@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from costmodel.quantities import divides, is_single, maximum
-from costmodel.workload.architecture import Attention, Mla
+from costmodel.workload.architecture import Attention, Mla, MoeFfn
 from costmodel.workload.rule import Rule, divides_rule, shown
 from costmodel.workload.scenario import Decode, Scenario, Training
 
@@ -55,15 +55,22 @@ def context_rules(scenario: Scenario, mixer: Attention | Mla) -> Iterator[Rule]:
 def offload_rules(scenario: Scenario) -> Iterator[Rule]:
     """Yield what offloading asks of the phase and of the host: a memory, its bandwidth and a link to it."""
     offload, node = scenario.offload, scenario.cluster.node
-    shares = {name: getattr(offload, name) for name in ("optimizer", "weights", "activations")}
-    for name, share in shares.items():
+    trains = isinstance(scenario.plan, Training)
+    for name, share, asked in (
+        ("optimizer", offload.optimizer, True),
+        ("activations", offload.activations, True),
+        ("kv_cache", offload.kv_cache, False),
+    ):
         yield Rule(
             f"offload.{name}",
-            (share == 0) | isinstance(scenario.plan, Training),
-            f"only training keeps its {name} on the host",
+            (share == 0) | (trains == asked),
+            f"only {'training' if asked else 'inference'} keeps its {name} on the host",
             "remove it, or change the phase",
         )
-    kept = maximum(*shares.values())
+    if offload.hosts_experts:
+        yield from _hosted_expert_rules(scenario)
+    shares = maximum(offload.optimizer, offload.weights, offload.activations, offload.kv_cache)
+    kept = 1.0 if offload.hosts_experts else shares
     if is_single(kept) and kept == 0:
         return
     for field, stated in (("memory", node.host.memory), ("bandwidth", node.host.bandwidth)):
@@ -86,6 +93,28 @@ def offload_rules(scenario: Scenario) -> Iterator[Rule]:
         (kept == 0) | (node.host.link in node.device.links),
         f"{node.device.name} has no link {node.host.link!r} to its host",
         "name the one that it has in hardware.node.host.link, or offload nothing",
+    )
+
+
+def _hosted_expert_rules(scenario: Scenario) -> Iterator[Rule]:
+    """Yield what experts that the host computes ask of the phase, the model and the layout."""
+    yield Rule(
+        "offload.experts",
+        not isinstance(scenario.plan, Training),
+        "the host computes experts in inference only",
+        "write `experts: device`, or change the phase",
+    )
+    yield Rule(
+        "offload.experts",
+        any(isinstance(layer.ffn, MoeFfn) for layer in scenario.architecture.layers),
+        f"{scenario.architecture.name} has no experts for the host to compute",
+        "write `experts: device`, or name a model with experts",
+    )
+    yield Rule(
+        "parallel.ep",
+        scenario.parallel.ep == 1,
+        "the host of a node computes all experts that its own tokens visit",
+        "write `ep: 1`",
     )
 
 

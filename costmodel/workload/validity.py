@@ -22,6 +22,8 @@ def rules(scenario: Scenario) -> Iterator[Rule]:
     """Yield every condition that the scenario's layout has to meet."""
     plan, parallel = scenario.plan, scenario.parallel
     if isinstance(plan, ExpertBound):
+        told = "the bound on the exchange of experts knows no host"
+        yield Rule("offload", not scenario.offload.is_used, told, "remove it, or change the phase")
         return
     if isinstance(plan, Disaggregated):
         yield from _pool_rules(scenario, plan)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from costmodel.quantities import Bytes, Count, maximum
-from costmodel.workload.operators import Operator
+from costmodel.workload.operators import HostTransfer, Operator
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,7 +24,7 @@ class Parameters:
 
     expert: they belong to routed experts, which fewer ranks share; linear: they are kept in the weights' format, where
     others (norms, router, embedding, head) stay at least as wide as the residual stream; element: bytes of one where
-    it has a format of its own (null: none) [B].
+    it has a format of its own (null: none) [B]; hosted: the host computes with them.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Parameters:
     expert: bool = False
     linear: bool = False
     element: Bytes | None = None
+    hosted: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,7 +42,9 @@ class Work:
     """What one kind of layer asks of one rank for one micro-batch.
 
     rebuilt: bytes of the tensors that the backward pass of one such layer makes again and holds meanwhile [B]; landing:
-    of the largest buffers that its context-parallel exchange fills.
+    of the largest buffers that its context-parallel exchange fills [B]; beside: positions in `forward` of what runs
+    beside the host's work before it; copies: to and from the host, of what the layer needs from it before it begins and
+    of what it leaves to it.
     """
 
     name: str
@@ -52,6 +55,8 @@ class Work:
     rebuilt: Bytes
     parameters: tuple[Parameters, ...]
     landing: Bytes = 0.0
+    beside: frozenset[int] = frozenset()
+    copies: tuple[HostTransfer, ...] = ()
 
 
 @dataclass(slots=True)
@@ -70,6 +75,8 @@ class WorkBuilder:
     _rebuilt: Bytes = 0.0
     _parameters: list[Parameters] = field(default_factory=list)
     _landing: Bytes = 0.0
+    _beside: set[int] = field(default_factory=set)
+    _copies: list[HostTransfer] = field(default_factory=list)
 
     def step(
         self,
@@ -101,6 +108,24 @@ class WorkBuilder:
         """Note buffers that an exchange fills; those of the largest one are kept for all."""
         self._landing = maximum(self._landing, size)
 
+    @property
+    def position(self) -> int:
+        """Return how many forward operators there are so far."""
+        return len(self._forward)
+
+    def run_beside(self, first: int) -> None:
+        """Let the forward operators from position `first` on run beside the host's work that was added before them."""
+        self._beside.update(range(first, self.position))
+
+    def copy(self, transfer: HostTransfer) -> None:
+        """Add a copy of what the layer needs from the host, or leaves to it."""
+        self._copies.append(transfer)
+
+    @property
+    def parameters(self) -> tuple[Parameters, ...]:
+        """Return the trainable parameters so far."""
+        return tuple(self._parameters)
+
     def parameter(self, parameters: Parameters) -> None:
         """Add trainable parameters."""
         self._parameters.append(parameters)
@@ -121,4 +146,6 @@ class WorkBuilder:
             self._rebuilt,
             tuple(self._parameters),
             self._landing,
+            frozenset(self._beside),
+            tuple(self._copies),
         )

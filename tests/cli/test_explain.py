@@ -103,3 +103,36 @@ def test_a_stated_load_is_where_the_load_comes_from(run):
     (product,) = explained(run, *stated, "--op", "expert down")["operators"]
     assert product["inputs"]["load of the fullest rank"] == 1.25
     assert "communication.expert_load" in product["origins"]
+
+
+def test_a_product_of_the_host_states_its_operands_and_what_it_shares(run):
+    done = run("explain", "deepseek_v3_hybrid", "--scenario", "decode", "--op", "expert up", "--json")
+    (found,) = json.loads(done.out)["operators"]
+    inputs = found["inputs"]
+    assert found["family"] == "host_product"
+    assert (inputs["groups"], inputs["m"], inputs["element of left"]) == (pytest.approx(8), pytest.approx(1), 2)
+    assert inputs["element of right"] == pytest.approx(4.82 / 8)
+    assert found["time"] == pytest.approx(inputs["traffic"] / inputs["host bandwidth a device"])
+    assert (found["bound"], found["basis"]) == ("memory", "roofline")
+    assert "xeon-6454s-rtx-4090d.yaml:" in found["origins"]["hardware.node.host.bandwidth"]
+    shown = run("explain", "deepseek_v3_hybrid", "--scenario", "decode", "--op", "expert up").out
+    assert "host bf16 peak a device" in shown
+
+
+def test_a_host_without_a_stated_peak_is_said_to_have_none(run):
+    change = "hardware.node.host.peak={int8: 256 TFLOP/s}"
+    done = run("explain", "deepseek_v3_hybrid", "--scenario", "decode", "--op", "expert up", "--set", change)
+    assert "no source states" in done.out
+
+
+def test_quantised_operands_are_shown_by_their_width(run):
+    weights = run("explain", "deepseek_v3_hybrid", "--scenario", "decode", "--op", "output projection", "--json")
+    (found,) = json.loads(weights.out)["operators"]
+    assert (found["family"], found["inputs"]["element of left"]) == ("gemm_weight_only", 2)
+    assert found["inputs"]["element of right"] == pytest.approx(0.6025)
+    changes = ("--set", "scenarios.decode.precision.kv_cache=int8", "--set", "scenarios.decode.precision.kv_group=64")
+    cache = run(
+        "explain", "deepseek_v3_hybrid", "--scenario", "decode", "--op", "attention core", "--json", *changes
+    )  # fmt: skip
+    (core,) = json.loads(cache.out)["operators"]
+    assert core["inputs"]["element of the cache"] == 1 + 2 / 64

@@ -5,16 +5,28 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from builders import DENSE_MODEL, FP8, MOE_MODEL, context
+from builders import BF16, DENSE_MODEL, FP8, MOE_MODEL, context
 
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.context import Context
 from costmodel.workload.layers import model_work
 from costmodel.workload.mixed import labelled, merged_model, sharing
-from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Exchange, Gemm, Operator, base_name
+from costmodel.workload.operators import (
+    WEIGHT_ONLY,
+    AttentionCore,
+    Collective,
+    Elementwise,
+    Exchange,
+    Gemm,
+    HostProduct,
+    HostTransfer,
+    Operator,
+    base_name,
+)
 from costmodel.workload.passes import Pass, pass_work
-from costmodel.workload.scenario import Parallelism, Routing
+from costmodel.workload.scenario import Offload, Parallelism, Routing
 
+FOUR_BITS = replace(BF16, weights="int4", weight_group=128.0)
 LAYOUT = Parallelism(tp=2.0, dp=8.0, ep=16.0)
 
 
@@ -60,6 +72,37 @@ def test_weights_are_read_once_for_both(model: Architecture) -> None:
     expansion = [one for one in operators(chunk) if isinstance(one, Gemm) and one.name == "key-value up"]
     extra = sum(one.k * one.n * one.right for one in expansion)
     assert weights[0] == pytest.approx(weights[1] + extra, rel=1e-12)
+
+
+@pytest.mark.parametrize("model", [DENSE_MODEL, MOE_MODEL], ids=["dense", "moe"])
+def test_narrow_weights_are_read_once_for_both_too(model: Architecture) -> None:
+    decode, chunk = (replace(part, precision=FOUR_BITS) for part in parts(model))
+    up = [one for one in operators(decode, chunk) if one.name in ("ffn up", "expert up")]
+    alone = [one for part in (decode, chunk) for one in operators(part) if one.name in ("ffn up", "expert up")]
+    assert len(up) == len(model.kinds) == len(alone) / 2
+    assert {one.family for one in up} <= WEIGHT_ONLY
+    rows = [sum(one.m * one.groups for one in found if isinstance(one, Gemm)) for found in (up, alone)]
+    assert rows[0] == pytest.approx(rows[1])
+
+
+def test_the_host_computes_its_experts_once_for_the_tokens_of_both() -> None:
+    decode, chunk = (
+        replace(part, parallel=Parallelism(), offload=Offload(experts="host", weights=0.5, kv_cache=0.25))
+        for part in parts(MOE_MODEL)
+    )
+    layer = pass_work(Pass((decode, chunk), 1)).body.layers[1]
+    alone = model_work(decode).layers[1], model_work(chunk).layers[1]
+    (product,) = (one for one in layer.forward if isinstance(one, HostProduct) and one.name == "expert up")
+    assert product.product.m * product.product.groups == pytest.approx(4 * (24 + 256))
+    assert product.product.groups == pytest.approx(64)
+    moved = [one for one in layer.forward if isinstance(one, HostTransfer)]
+    assert [float(one.size) for one in moved] == [(24 + 256) * 1024 * 2] * 2
+    beside = [[work.forward[at].name for at in sorted(work.beside)] for work in (layer, *alone)]
+    assert beside[0] == beside[1] == beside[2] != []
+    sizes = [{copy.name: copy.size for copy in work.copies} for work in (layer, *alone)]
+    assert sizes[0]["weights from the host"] == sizes[1]["weights from the host"]
+    for name in ("cache from the host", "cache to the host"):
+        assert sizes[0][name] == pytest.approx(sizes[1][name] + sizes[2][name])
 
 
 @pytest.mark.parametrize("load", ["balanced", "uniform", "zipf"])
