@@ -320,7 +320,10 @@ class HostProduct:
 
 HostWork: TypeAlias = "HostUpdate | HostProduct"
 Kernel: TypeAlias = "Gemm | AttentionCore | MixedAttention | Elementwise"
-Operator: TypeAlias = "Kernel | Collective | Exchange | HostTransfer | HostUpdate | HostProduct"def distinct_targets(choices: int, reachable: Count, per_target: Count) -> Count:
+Operator: TypeAlias = "Kernel | Collective | Exchange | HostTransfer | HostUpdate | HostProduct"
+
+
+def distinct_targets(choices: int, reachable: Count, per_target: Count) -> Count:
     """Return the expected number of distinct targets (nodes or ranks) that `choices` distinct experts stand on.
 
         E = R/g * (1 - C(R-g, k) / C(R, k)),   C(R-g, k)/C(R, k) = prod_i (R-g-i)/(R-i)
