@@ -11,6 +11,8 @@ from costmodel.calibration.load import Fits, Held, Shelf, nearest_variants
 from costmodel.cost.calibration import Calibration
 from costmodel.schema.references import Library
 
+STREAMS = "elementwise"
+
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
@@ -77,12 +79,24 @@ class Chooser:
             covering = [each for each in self._candidates if each.covers(family, alike)]
             if covering:
                 best = min(covering, key=lambda each: (each.distance, *each.mismatch(kernel), each.implementation))
-                own = {key.partition("/")[0]: best.implementation for key in best.held.file.families}
+                own = self._streams(kernel) | {
+                    key.partition("/")[0]: best.implementation for key in best.held.file.families
+                }
                 calibration = Calibration(self._device, Fits(self._shelf, self._device, own))
                 instead = "" if alike == variant else f", {family}/{alike} stands in for {family}/{variant}"
                 return Choice(calibration, _why(best, kernel) + instead)
         fits = Fits(self._shelf, self._device, {})
         return Choice(Calibration(self._device, fits), f"no fit of {family}/{variant} for {self._device}: roofline")
+
+    def _streams(self, kernel: Kernel) -> dict[str, str]:
+        """Return the implementation of the element-wise kernels that run in the same rows as others."""
+        streaming = [
+            each for each in self._candidates if any(key.startswith(f"{STREAMS}/") for key in each.held.file.families)
+        ]
+        if not streaming:
+            return {}
+        best = min(streaming, key=lambda each: (each.distance, *each.mismatch(kernel), each.implementation))
+        return {STREAMS: best.implementation}
 
     @cached_property
     def _candidates(self) -> list[_Candidate]:

@@ -33,6 +33,7 @@ _KIND = "calibrations"
 # Kernels of a variant that nobody measured are nearest to those of another: the same products in the other 16-bit
 # format, the same cache in the products' format, FP8 with the other kind of scales.
 _NEAREST = {"fp16": ("bf16",), "bf16": ("fp16",), "fp8": ("fp8_block",), "fp8_block": ("fp8",)}
+_STREAMING = "elementwise"
 _STREAMS = ("activation", "add", "norm", "rotary")  # a kernel of another kind streams as these do
 
 
@@ -114,7 +115,7 @@ def _check_axes(path: Path, held: Held) -> None:
 
 def nearest_variants(family: str, variant: str) -> tuple[str, ...]:
     """Return the variants of a family whose kernels stand in for those of `variant`, the most alike first."""
-    if family == "elementwise":
+    if family == _STREAMING:
         return tuple(kind for kind in _STREAMS if kind != variant)
     plain = variant.removesuffix("_narrow")
     own = () if plain == variant else (plain,)
@@ -200,7 +201,11 @@ class Fits(Mapping[str, FamilyFit]):
                 fit = self._of(held, key)
                 if fit is not None:
                     return fit
-        return self._nearest(family, variant) if variant else self._base.get(family)
+        if variant:
+            return self._nearest(family, variant)
+        # A stream of no kind in particular is priced as the nearest kind that is known.
+        near = self._nearest(family, variant) if family == _STREAMING else None
+        return self._base.get(family) if near is None else near
 
     def _by_name(self, key: str, wanted: str) -> FamilyFit | None:
         """Return an implementation's fit, here or on the nearest device that has it; note what stands in for it."""
