@@ -105,19 +105,24 @@ def add_moe(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, fresh: bool 
         passes = context.residual + context.operand
         tokens = context.stream_tokens
         builder.step("norm", [Elementwise("expert input cast", tokens * hidden * passes, kind="cast", rows=tokens)])
-    has_shared = not (is_single(ffn.shared) and ffn.shared == 0)
-    if context.offload.hosts_experts:
-        _add_hosted(builder, context, ffn)
-        first = builder.position
-        if has_shared:
-            _add_shared(builder, context, ffn, fresh=fresh)
-        builder.run_beside(first)
-    else:
-        if has_shared:
-            _add_shared(builder, context, ffn, fresh=fresh)
-        _add_routed(builder, context, ffn)
+    _add_experts(builder, context, ffn, fresh=fresh)
     summed = 4 * context.stream_tokens * hidden * context.residual
     builder.step("combine", [Elementwise("expert sum", summed)], [Elementwise("expert sum gradient", summed)])
+
+
+def _add_experts(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, fresh: bool) -> None:
+    """Add shared and routed experts, one after the other, or beside each other where the host computes the routed."""
+    has_shared = not (is_single(ffn.shared) and ffn.shared == 0)
+    hosted = context.offload.hosts_experts
+    if hosted:
+        _add_hosted(builder, context, ffn)
+    first = builder.position
+    if has_shared:
+        _add_shared(builder, context, ffn, fresh=fresh)
+    if hosted:
+        builder.run_beside(first)
+    else:
+        _add_routed(builder, context, ffn)
 
 
 def _add_shared(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, fresh: bool) -> None:

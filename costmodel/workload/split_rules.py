@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from costmodel.quantities import divides, is_single, maximum
+from costmodel.quantities import Mask, divides, is_single, maximum
 from costmodel.workload.architecture import Attention, Mla, MoeFfn
 from costmodel.workload.rule import Rule, divides_rule, shown
 from costmodel.workload.scenario import Decode, Scenario, Training
@@ -54,7 +54,7 @@ def context_rules(scenario: Scenario, mixer: Attention | Mla) -> Iterator[Rule]:
 
 def offload_rules(scenario: Scenario) -> Iterator[Rule]:
     """Yield what offloading asks of the phase and of the host: a memory, its bandwidth and a link to it."""
-    offload, node = scenario.offload, scenario.cluster.node
+    offload = scenario.offload
     trains = isinstance(scenario.plan, Training)
     for name, share, asked in (
         ("optimizer", offload.optimizer, True),
@@ -73,13 +73,6 @@ def offload_rules(scenario: Scenario) -> Iterator[Rule]:
     kept = 1.0 if offload.hosts_experts else shares
     if is_single(kept) and kept == 0:
         return
-    for field, stated in (("memory", node.host.memory), ("bandwidth", node.host.bandwidth)):
-        yield Rule(
-            "offload",
-            (kept == 0) | (stated is not None),
-            f"{node.name} does not state its host's memory{'' if field == 'memory' else ' bandwidth'}",
-            f"set hardware.node.host.{field}, as in `{'512 GB' if field == 'memory' else '300 GB/s'}`",
-        )
     if isinstance(scenario.plan, Training):
         alone = scenario.parallel.cp * scenario.parallel.dp == 1
         yield Rule(
@@ -88,9 +81,22 @@ def offload_rules(scenario: Scenario) -> Iterator[Rule]:
             "the host keeps weights of stage 3 only, where each rank has a part of them",
             "write `optimizer: {zero: 3}`",
         )
+    yield from _host_rules(scenario, kept == 0)
+
+
+def _host_rules(scenario: Scenario, idle: Mask) -> Iterator[Rule]:
+    """Yield what a host that keeps something has to state. idle: where it keeps nothing."""
+    node = scenario.cluster.node
+    for field, stated in (("memory", node.host.memory), ("bandwidth", node.host.bandwidth)):
+        yield Rule(
+            "offload",
+            idle | (stated is not None),
+            f"{node.name} does not state its host's memory{'' if field == 'memory' else ' bandwidth'}",
+            f"set hardware.node.host.{field}, as in `{'512 GB' if field == 'memory' else '300 GB/s'}`",
+        )
     yield Rule(
         "offload",
-        (kept == 0) | (node.host.link in node.device.links),
+        idle | (node.host.link in node.device.links),
         f"{node.device.name} has no link {node.host.link!r} to its host",
         "name the one that it has in hardware.node.host.link, or offload nothing",
     )
@@ -115,6 +121,12 @@ def _hosted_expert_rules(scenario: Scenario) -> Iterator[Rule]:
         scenario.parallel.ep == 1,
         "the host of a node computes all experts that its own tokens visit",
         "write `ep: 1`",
+    )
+    yield Rule(
+        "parallel.expert_tensor",
+        scenario.parallel.tensor_of_expert <= scenario.parallel.tp,
+        "ranks with slices of one expert have different tokens, which the host of each does not exchange",
+        "lower `expert_tensor` to tp, or leave it out",
     )
 
 

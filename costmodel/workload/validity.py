@@ -11,7 +11,7 @@ from costmodel.quantities import Mask, divides, is_single
 from costmodel.workload.architecture import Attention, MoeFfn
 from costmodel.workload.inference_rules import inference_rules
 from costmodel.workload.rule import Rule, divides_rule, shown
-from costmodel.workload.scenario import Disaggregated, ExpertBound, Scenario, Training
+from costmodel.workload.scenario import Disaggregated, ExpertBound, Precision, Scenario, Training
 from costmodel.workload.schedules import rules_of
 from costmodel.workload.split_rules import context_rules, offload_rules, sharding_rules
 
@@ -153,15 +153,20 @@ def _routing_rules(scenario: Scenario) -> Iterator[Rule]:
         )
 
 
-def _training_rules(scenario: Scenario, plan: Training) -> Iterator[Rule]:
-    """Yield what the formats, the batch, the sequence and the schedule ask."""
-    parallel, precision = scenario.parallel, scenario.precision
-    yield Rule(
+def _trainable(precision: Precision) -> Rule:
+    """Return that weights are as wide as the products that make their gradients."""
+    return Rule(
         "precision.weights",
         not precision.weight_only,
         f"weights in {precision.weights} under products in {precision.linear} cannot be trained",
         f"write `weights: {precision.linear}` or wider, or change the phase",
     )
+
+
+def _training_rules(scenario: Scenario, plan: Training) -> Iterator[Rule]:
+    """Yield what the formats, the batch, the sequence and the schedule ask."""
+    parallel = scenario.parallel
+    yield _trainable(scenario.precision)
     per_rank = parallel.dp * plan.micro_batch
     yield Rule(
         "global_batch",

@@ -17,7 +17,7 @@ from costmodel.errors import InputError
 from costmodel.hardware import Cluster, Host
 from costmodel.quantities import Quantity
 from costmodel.workload.operators import Gemm, HostProduct, HostTransfer
-from costmodel.workload.scenario import Generate, Offload, Parallelism, Plan, Scenario, Training
+from costmodel.workload.scenario import ExpertBound, Generate, Offload, Parallelism, Plan, Scenario, Training
 
 ONE = replace(DECODE, batch_per_device=1.0, micro_batches=1)
 EXPERTS = Offload(experts="host")
@@ -372,6 +372,11 @@ def test_a_host_that_nobody_describes_is_one_clear_error() -> None:
         ({"offload": Offload(optimizer=0.5)}, "only training keeps its optimizer"),
         ({"offload": Offload(activations=0.5)}, "only training keeps its activations"),
         ({"parallel": Parallelism(dp=2.0, ep=2.0), "offload": EXPERTS}, "the host of a node computes all experts"),
+        (
+            {"parallel": Parallelism(dp=4.0, expert_tensor=2.0), "offload": EXPERTS},
+            "ranks with slices of one expert have different tokens",
+        ),
+        ({"plan": ExpertBound(32.0, 9.0, 1024.0), "offload": EXPERTS}, "knows no host"),
         ({"architecture": DENSE_MODEL, "offload": EXPERTS}, "dense has no experts for the host to compute"),
     ],
 )

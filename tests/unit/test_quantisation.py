@@ -6,8 +6,22 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import BF16, CLUSTER, DECODE, DEVICE, FP8, FRAMEWORK, GQA, MOE_MODEL, context, scenario, with_device
+from builders import (
+    BF16,
+    CLUSTER,
+    DECODE,
+    DEVICE,
+    FP8,
+    FRAMEWORK,
+    GQA,
+    MOE_MODEL,
+    context,
+    scenario,
+    with_device,
+    with_level,
+)
 
+import costmodel
 from costmodel.analytic.evaluation import ledger_of
 from costmodel.analytic.grid import evaluate_point, evaluate_single
 from costmodel.calibration.load import load_calibration
@@ -200,6 +214,24 @@ def test_decoding_one_token_takes_at_least_its_weights_over_the_bandwidth() -> N
         time = evaluate_single(decoding(precision), Calibration()).metrics["tpot"]
         assert isinstance(time, float)
         assert time >= read / 2e12
+
+
+@pytest.mark.parametrize(("model", "active", "bandwidth", "told"), [
+    ("deepseek_v2", 21e9, 256e9, 20), ("deepseek_v2", 21e9, 500e9, 40), ("llama2_70b_a100", 69e9, 256e9, 7),
+])  # fmt: skip
+def test_four_bits_of_what_a_token_visits_bound_a_pc_s_tokens(
+    model: str, active: float, bandwidth: float, told: float
+) -> None:
+    """Nearly 20 a second of V2 on a PC, or twice that; a dense 70 billion some [arXiv 2505.09343, section 2.2.2]."""
+    known = costmodel.load(model)
+    architecture = known.scenario(known.scenarios[0]).architecture
+    pc = with_device(CLUSTER, with_level(DEVICE, "hbm", bandwidth, 256e9))
+    four = replace(BF16, weights="int4", head_weights="int4", master=None)
+    of = replace(decoding(four, architecture, replace(FRAMEWORK, launch=0.0)), cluster=pc)
+    rate = evaluate_single(of, Calibration()).metrics["tokens_per_second_per_user"]
+    assert isinstance(rate, float)
+    assert 0.85 < rate / (bandwidth / (active * 0.5)) <= 1.02
+    assert rate == pytest.approx(told, rel=0.1)
 
 
 def test_few_rows_wait_for_no_more_than_a_small_tile() -> None:
