@@ -151,7 +151,7 @@ def test_a_calibration_prices_the_scenarios_of_its_device(run, process, world):
     assert plain["basis"]["roofline"] == pytest.approx(1.0)
     assert 0.0 < fitted["basis"]["roofline"] < 1.0
     bases = {line["name"]: line["basis"] for line in fitted["breakdown"]}
-    assert bases["ffn activation"] in ("measured", "fitted", "extrapolated")
+    assert bases["ffn activation"] != "roofline"
     assert bases["ffn norm"] == "transferred"  # activations stand nearest
     assert fitted["metrics"]["step_time"] != plain["metrics"]["step_time"]
     low, high = fitted["intervals"]["step_time"]
