@@ -16,7 +16,7 @@ directions at once: Rajbhandari et al., ZeRO-Infinity, arXiv 2104.07857.]
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -26,6 +26,7 @@ from costmodel.analytic.recurrence import Event, Program, compile_events, makesp
 from costmodel.quantities import Mask, Seconds, where
 
 UNUSED = 1.0  # seconds at points whose result is not used
+MOVING = ("arrive", "gather", "reduce", "leave")
 PARTS = ("arrive", "gather", "compute", "reduce", "leave")
 _STREAM = {"arrive": 0, "gather": 1, "compute": 2, "reduce": 1, "leave": 3}
 _Key: TypeAlias = "tuple[int, str]"  # (which layers, part)
@@ -46,17 +47,22 @@ class Layers:
     reduce: Seconds = 0.0
     leave: Seconds = 0.0
 
+    def taking(self, part: str, seconds: Seconds) -> Layers:
+        """Return the same layers with another time for one part of what moves."""
+        times = {each: getattr(self, each) for each in MOVING} | {part: seconds}
+        return Layers(self.count, self.compute, **times)
+
 
 def pass_seconds(chain: Sequence[Layers], *, one_link: bool = False) -> Seconds:
     """Return how long the layers of a chain take, one after the other, with what moves beside them [s].
 
     one_link: ranks reach each other over the link to the host, so that nothing moves at the same time.
     """
-    for part in ("arrive", "gather"):  # one that fetches nothing waits for nothing, which zero seconds do not say
+    for part in MOVING:  # what does not happen waits for nothing and holds nothing up, which zero seconds do not say
         nothing = _takes_none(chain, part)
         if isinstance(nothing, np.ndarray) and nothing.any() and not nothing.all():
-            without = [_taking(each, part, 0.0) for each in chain]
-            some = [_taking(each, part, where(nothing, UNUSED, getattr(each, part))) for each in chain]
+            without = [each.taking(part, 0.0) for each in chain]
+            some = [each.taking(part, where(nothing, UNUSED, getattr(each, part))) for each in chain]
             return where(nothing, pass_seconds(without, one_link=one_link), pass_seconds(some, one_link=one_link))
     parts = tuple(part for part in PARTS if part == "compute" or not np.all(_takes_none(chain, part)))
     if parts == ("compute",):
@@ -67,11 +73,6 @@ def pass_seconds(chain: Sequence[Layers], *, one_link: bool = False) -> Seconds:
     durations = np.stack([np.broadcast_to(np.asarray(row, dtype=np.float64), shape).reshape(-1) for row in rows])
     span = makespan(program, durations).reshape(shape)
     return span if shape else float(span)
-
-
-def _taking(layers: Layers, part: str, seconds: Seconds) -> Layers:
-    """Return the same layers with another time for what they fetch."""
-    return replace(layers, arrive=seconds) if part == "arrive" else replace(layers, gather=seconds)
 
 
 def _takes_none(chain: Sequence[Layers], part: str) -> Mask:

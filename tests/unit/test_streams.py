@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from costmodel.analytic.streams import Layers, pass_seconds
 
 PARTS = ("arrive", "gather", "compute", "reduce", "leave")
+FIELDS = ("compute", "arrive", "gather", "reduce", "leave")
 seconds = st.one_of(st.just(0.0), st.floats(1e-3, 10.0))
 
 
@@ -23,22 +24,25 @@ def chains(draw: st.DrawFn) -> list[Layers]:
 
 
 def simulated(chain: list[Layers], *, one_link: bool = False) -> float:
-    """Return when the last job is done: queues that work one job after the other, clock moved from event to event."""
+    """Return when the last job is done: queues that work one job after the other, clock moved from event to event.
+
+    What no layer of the chain does is no job: it stands in no queue.
+    """
+    present = [part for part in PARTS if part == "compute" or any(getattr(each, part) for each in chain)]
     layers = [each for each in chain for _ in range(each.count)]
     queue_of = dict(zip(PARTS, ("in", "wire", "core", "wire", "out"), strict=True))
     if one_link:
         queue_of |= {part: "wire" for part in PARTS if part != "compute"}
-    used = {part for part in PARTS if part == "compute" or any(getattr(each, part) for each in chain)}
     queues: dict[str, deque[tuple[int, str]]] = {name: deque() for name in ("in", "wire", "core", "out")}
     for index in range(len(layers)):  # the next layer is fetched before this one is settled
         wanted = [(0, "arrive"), (0, "gather")] if index == 0 else []
         wanted += [(index + 1, "arrive"), (index + 1, "gather")] if index + 1 < len(layers) else []
         for job in (*wanted, (index, "compute"), (index, "reduce"), (index, "leave")):
-            if job[1] in used:  # a chain that moves nothing of a kind has no jobs of it that others could wait behind
+            if job[1] in present:
                 queues[queue_of[job[1]]].append(job)
 
     def needs(layer: int, part: str) -> list[tuple[int, str]]:
-        earlier = [each for each in PARTS[: PARTS.index(part)] if each in used]
+        earlier = present[: present.index(part)]
         room = [(layer - 2, "compute")] if part in ("arrive", "gather") and layer >= 2 else []
         return [*room, *((layer, each) for each in earlier)]
 
@@ -55,7 +59,7 @@ def simulated(chain: list[Layers], *, one_link: bool = False) -> float:
         clock = min(end for end, _ in running.values())
         for name in [name for name, (end, _) in running.items() if end == clock]:
             finished.add(running.pop(name)[1])
-    assert len(finished) == len(used) * len(layers)
+    assert len(finished) == len(present) * len(layers)
     return clock
 
 
@@ -117,13 +121,14 @@ def test_a_pass_is_never_shorter_than_a_stream_nor_longer_than_all_parts_and_gro
     assert pass_seconds(slower) >= took * (1 - 1e-12)
 
 
-def test_arrays_are_their_points_also_where_a_part_takes_no_time() -> None:
-    gather, compute = np.array([0.0, 1.0, 3.0]), np.array([[1.0], [2.0]])
-    chain = [Layers(3, compute, gather=gather), Layers(2, 0.5, gather=1.0, reduce=gather)]
-    together = np.asarray(pass_seconds(chain))
-    assert together.shape == (2, 3)
-    for row in range(2):
-        for column in range(3):
-            g, c = float(gather[column]), float(compute[row, 0])
-            points = [Layers(3, c, gather=g), Layers(2, 0.5, gather=1.0, reduce=g)]
-            assert together[row, column] == pytest.approx(pass_seconds(points), rel=1e-12)
+@given(points=st.lists(chains(), min_size=2, max_size=4), one_link=st.booleans())
+def test_arrays_are_their_points_also_where_a_part_takes_no_time(points: list[list[Layers]], one_link: bool) -> None:
+    shortest = min(len(point) for point in points)
+    counts = [layers.count for layers in points[0][:shortest]]
+    alike = [[replace(layers, count=count) for layers, count in zip(point, counts, strict=False)] for point in points]
+    chain = [
+        Layers(count, *(np.array([getattr(point[place], part) for point in alike]) for part in FIELDS))
+        for place, count in enumerate(counts)
+    ]
+    together = np.asarray(pass_seconds(chain, one_link=one_link))
+    assert together == pytest.approx([pass_seconds(point, one_link=one_link) for point in alike], rel=1e-12)
