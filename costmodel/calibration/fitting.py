@@ -12,8 +12,9 @@ import numpy.typing as npt
 from costmodel.calibration.batch import Mapped
 from costmodel.calibration.forms import FORMS
 from costmodel.calibration.regression import RIDGE, Estimate, Share, estimate, residual
+from costmodel.calibration.roofline import roofline_time
 from costmodel.calibration.timing import operator_time
-from costmodel.cost.calibration import ROOFLINE, Calibration, FamilyFit, Form
+from costmodel.cost.calibration import Calibration, FamilyFit, Form
 from costmodel.cost.machine import Machine
 from costmodel.cost.residual import Domain, Residual
 from costmodel.hardware import Cluster
@@ -393,14 +394,8 @@ def _some(samples: Samples) -> Samples:
 
 def _roofline(samples: Samples) -> Array:
     """Return the bare roofline's time of every row [s]."""
-    seconds = []
-    for part in samples.parts:
-        machine = part.machine(samples.framework)
-        total: Any = -part.fused * samples.framework.launch
-        for operator in part.operators:
-            total = total + operator_time(operator, machine, part.cluster, ROOFLINE).seconds
-        seconds.append(np.broadcast_to(total, part.rows.shape))
-    return np.concatenate(seconds)
+    times = [np.broadcast_to(roofline_time(part, samples.framework), part.rows.shape) for part in samples.parts]
+    return np.concatenate(times)
 
 
 def _data_driven(seen: Samples, held: Samples, form: Form, recipe: Recipe) -> Array:

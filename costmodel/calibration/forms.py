@@ -20,6 +20,17 @@ from costmodel.cost.xqa import XqaForm
 _LAUNCH = Bounds(3e-6, 0.3e-6, 300e-6)
 _SHARE = Bounds(0.85, 0.05, 1.3)  # of a peak; above one where the clock exceeds the reference
 _BANDWIDTH = Bounds(0.85, 0.05, 1.0)  # share of the memory bandwidth: what is faster comes from L2
+_READING = {  # of kernels that read a cache for a few queries
+    "compute": Bounds(0.5, 0.02, 1.3),
+    "memory": _BANDWIDTH,
+    "load": Bounds(30.0, 2.0, 500.0),
+    "cache": Bounds(60.0, 5.0, 1000.0),
+    "resident": Bounds(0.6, 0.01, 3.0),
+    "fill": Bounds(2000.0, 1.0, 1e5),
+    "reach": Bounds(5.0, 0.01, 200.0),
+    "combine": Bounds(1e-6, 1e-9, 1e-4),
+    "merge": Bounds(1e-7, 1e-10, 1e-5),
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,15 +125,7 @@ FORMS = {
             "gather": Bounds(1e-6, 1e-9, 1e-4),
             "regroup": Bounds(1e-6, 1e-9, 1e-4),
             "pad": Bounds(1e-6, 1e-9, 1e-4),
-            "compute": Bounds(0.5, 0.02, 1.3),
-            "memory": _BANDWIDTH,
-            "load": Bounds(30.0, 2.0, 500.0),
-            "cache": Bounds(60.0, 5.0, 1000.0),
-            "resident": Bounds(0.6, 0.01, 3.0),
-            "fill": Bounds(2000.0, 1.0, 1e5),
-            "reach": Bounds(5.0, 0.01, 200.0),
-            "combine": Bounds(1e-6, 1e-9, 1e-4),
-            "merge": Bounds(1e-7, 1e-10, 1e-5),
+            **_READING,
             "crowd": Bounds(0.1, 1e-3, 2.0),
             "sharpness": Bounds(3.0, 1.2, 12.0),
         },
@@ -133,15 +136,7 @@ FORMS = {
         XqaForm,
         {
             "launch": _LAUNCH,
-            "compute": Bounds(0.5, 0.02, 1.3),
-            "memory": _BANDWIDTH,
-            "load": Bounds(30.0, 2.0, 500.0),
-            "cache": Bounds(60.0, 5.0, 1000.0),
-            "resident": Bounds(0.6, 0.01, 3.0),
-            "fill": Bounds(2000.0, 1.0, 1e5),
-            "reach": Bounds(5.0, 0.01, 200.0),
-            "combine": Bounds(1e-6, 1e-9, 1e-4),
-            "merge": Bounds(1e-7, 1e-10, 1e-5),
+            **_READING,
             "sharpness": Bounds(3.0, 1.2, 12.0),
             "single_launch": _LAUNCH,
             "single_compute": Bounds(0.02, 1e-4, 1.3),

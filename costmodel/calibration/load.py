@@ -90,11 +90,12 @@ class Held:
 
     def fit(self, key: str, asked: str) -> FamilyFit | None:
         """Return the fit of a `family/variant` or family for the device `asked`; None where the file has none."""
-        stated = self.file.families.get(key)
-        if stated is None:
+        family = self.file.families.get(key)
+        if family is None:
             return None
         basis = self.file.basis if self.device == asked else "transferred"
-        return family_fit(stated, basis, self.residuals.get(key))
+        source = f"{_KIND}/{self.file.name}"
+        return replace(family_fit(family, basis, self.residuals.get(key)), source=source)
 
 
 def _check_axes(path: Path, held: Held) -> None:
@@ -269,9 +270,9 @@ def _chain(library: Library, device: str) -> Iterator[tuple[str, Mapping[str, st
         if not _exists(library, "devices", following):
             yield following, {}
             return  # a device that was made in Python
-        stated = read(library, "devices", following, DeviceFile).calibration
-        yield following, {} if stated is None else dict(stated.default)
-        inherited = None if stated is None else stated.inherit
+        own = read(library, "devices", following, DeviceFile).calibration
+        yield following, {} if own is None else dict(own.default)
+        inherited = None if own is None else own.inherit
         following = None if inherited is None else inherited.removeprefix("devices/")
 
 

@@ -61,12 +61,12 @@ def measured_over_roofline(
     mapped, left_out = map_rows(table, catalogue)
     ratios = []
     for one in mapped:
-        seconds = np.broadcast_to(predicted(one, framework), one.rows.shape)
+        seconds = np.broadcast_to(roofline_time(one, framework), one.rows.shape)
         ratios.append(Ratios(one.family, one.device.name, one.rows, table.seconds[one.rows] / seconds, seconds))
     return ratios, left_out
 
 
-def predicted(mapped: Mapped, framework: Framework) -> Seconds:
+def roofline_time(mapped: Mapped, framework: Framework) -> Seconds:
     """Return the roofline time of some rows [s]: the sum over their operators, one launch a kernel."""
     seconds: Seconds = -mapped.fused * framework.launch
     for operator in mapped.operators:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import ClassVar
 
 from costmodel.cost.gemm import together
 from costmodel.cost.machine import Machine
 from costmodel.cost.residual import Features
 from costmodel.cost.splits import split_keys
 from costmodel.cost.time import Time
-from costmodel.quantities import Bytes, Count, Quantity, Seconds, ceil, floor, is_single, log2, maximum, minimum, where
+from costmodel.quantities import Bytes, Count, Quantity, Seconds, ceil, floor, log2, maximum, minimum, where
 from costmodel.workload.operators import AttentionCore
 
 
@@ -52,13 +53,12 @@ class PrefillForm:
     tiles: tuple[tuple[int, int], ...]
 
     AXES = ("rows", "keys", "blocks", "heads", "sharing", "width")
+    FORMULA: ClassVar[str] = (
+        "t = launch + p-norm of (chip, memory), chip = b-norm of the longest block and the whole grid"
+    )
 
     def time(self, core: AttentionCore, machine: Machine) -> Time:
         """Return the core's time."""
-        return self._time(one_call(core), machine).scaled(core.calls)
-
-    def _time(self, core: AttentionCore, machine: Machine) -> Time:
-        """Return the time of one call."""
         cached = core.sequences * core.kv_heads * core.keys * core.cached
         memory = (core.traffic + self.scatter * cached) / (self.memory * machine.memory_bandwidth)
         chip = minimum(*(self._chip(core, machine, float(rows), float(keys)) for rows, keys in self.tiles))
@@ -68,7 +68,7 @@ class PrefillForm:
     def features(self, core: AttentionCore) -> Features:
         """Return log2 of query rows, keys, heads of all sequences, heads, queries per key head, and product width."""
         return (
-            log2(core.rows), log2(core.keys / core.calls), log2(core.sequences * core.heads), log2(core.heads),
+            log2(core.rows), log2(core.keys), log2(core.sequences * core.heads), log2(core.heads),
             log2(core.heads / core.kv_heads), log2(core.products),
         )  # fmt: skip
 
@@ -88,15 +88,6 @@ class PrefillForm:
         grid = waves * (fill + mean_tiles(core, panels, keys) / split * step / self.compute)
         found: Seconds = together(self.balance, longest, grid) / unit.clock
         return found
-
-
-def one_call(core: AttentionCore) -> AttentionCore:
-    """Return one of the calls that share a core, each over its part of the keys."""
-    if is_single(core.calls) and core.calls == 1.0:
-        return core
-    return replace(
-        core, pairs=core.pairs / core.calls, traffic=core.traffic / core.calls, keys=core.keys / core.calls, calls=1.0
-    )
 
 
 def mean_tiles(core: AttentionCore, panels: Count, keys: float) -> Count:
@@ -153,6 +144,9 @@ class DecodeForm:
     slots: int
 
     AXES = ("keys", "sequences", "heads", "sharing", "width")
+    FORMULA: ClassVar[str] = (
+        "t = launch + gather, regroup, pad + waves of p-norm of (chip, bytes) + combine and merge of split keys"
+    )
 
     def time(self, core: AttentionCore, machine: Machine) -> Time:
         """Return the core's time."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from costmodel.cost.machine import Machine
 from costmodel.cost.residual import Domain, Features, Residual
 from costmodel.cost.time import Time
-from costmodel.quantities import Array, Quantity, Seconds
+from costmodel.quantities import Array, Quantity, Seconds, is_single
 from costmodel.workload.operators import AttentionCore, Elementwise, Operator
 
 SHORTEST = 1e-12  # a time of zero (a group of one rank) has no logarithm
@@ -61,7 +61,12 @@ class Spread:
 
 
 class Form(Protocol):
-    """The physical form of a family's kernels: few parameters, each with a unit, that measurements determine."""
+    """The physical form of a family's kernels: few parameters, each with a unit, that measurements determine.
+
+    FORMULA: its equation in one line, for `explain`.
+    """
+
+    FORMULA: ClassVar[str]
 
     def time(self, operator: Any, machine: Machine) -> Time:
         """Return the time of one kernel."""
@@ -77,7 +82,7 @@ class FamilyFit:
     compute, memory, network: achieved share of each resource's peak (one: the roofline); launch: fixed time over the
     framework's stated launch; spread: measured over predicted; basis: where the efficiencies come from. Where
     measurements determined a `form`, it stands for the roofline and those shares; `residual` corrects it near measured
-    shapes, and `domain` says where they lie.
+    shapes, and `domain` says where they lie. source: the file that states it.
     """
 
     compute: Quantity = 1.0
@@ -89,6 +94,7 @@ class FamilyFit:
     form: Form | None = None
     residual: Residual | None = None
     domain: Domain | None = None
+    source: str = ""
 
     def bases(self, operator: Operator) -> npt.NDArray[np.str_]:
         """Return on what the time of an operator rests, size by size.
@@ -98,7 +104,7 @@ class FamilyFit:
         """
         if self.form is None or self.domain is None or self.basis != "fitted":
             return np.asarray(self.basis)
-        features = self.form.features(operator)
+        features = self.form.features(_one_call(operator))
         near = np.inf if self.residual is None else self.residual.distance(features)
         inside = np.where(np.asarray(near) <= self.domain.radius, "measured", "fitted")
         return np.where(self.domain.holds(features), inside, "extrapolated")
@@ -107,16 +113,35 @@ class FamilyFit:
         """Return on what the time of an operator of one size rests."""
         return str(self.bases(operator))
 
+    def correction(self, operator: Operator) -> Quantity:
+        """Return exp(residual(shape)), by which the form's time is multiplied; one without a residual."""
+        if self.form is None or self.residual is None:
+            return 1.0
+        return self.residual.factor(self.form.features(_one_call(operator)))
+
     def fitted_time(self, form: Form, operator: Operator, machine: Machine) -> Time:
         """Return the time that the form and the residual give: t = form(operator) * exp(residual(shape)).
 
-        Kernels that share an operator's work, one after the other, each add the form's fixed time.
+        Calls that share a core take it each over its part of the keys, one after the other: as many times the time of
+        one. Streams that share their bytes each add the form's fixed time.
         """
-        time = form.time(operator, machine)
-        if self.residual is not None:
-            time = time.scaled(self.residual.factor(form.features(operator)))
-        calls = operator.calls if isinstance(operator, AttentionCore | Elementwise) else 1.0
-        return time.after((calls - 1.0) * time.fixed)
+        one = _one_call(operator)
+        time = form.time(one, machine).scaled(self.correction(operator))
+        if isinstance(operator, AttentionCore):
+            return time.scaled(operator.calls)
+        if isinstance(operator, Elementwise):
+            return time.after((operator.calls - 1.0) * time.fixed)
+        return time
+
+
+def _one_call(operator: Operator) -> Operator:
+    """Return one of the calls that share a core, each over its part of the keys; any other operator as it is."""
+    if not isinstance(operator, AttentionCore) or (is_single(operator.calls) and operator.calls == 1.0):
+        return operator
+    calls = operator.calls
+    return replace(
+        operator, pairs=operator.pairs / calls, traffic=operator.traffic / calls, keys=operator.keys / calls, calls=1.0
+    )
 
 
 ROOFLINE = FamilyFit()

@@ -7,7 +7,7 @@ import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -98,6 +98,7 @@ class GemmForm:
     clusters: tuple[tuple[int, int], ...] = ()
 
     AXES = ("m", "n", "k", "groups")
+    FORMULA: ClassVar[str] = "t = launch + busy * (1 + sag * (ideal / busy)^2), busy = p-norm of chip, cache and memory"
 
     def time(self, gemm: Gemm, machine: Machine) -> Time:
         """Return the product's time."""

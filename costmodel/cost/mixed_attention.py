@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from costmodel.cost.attention import mean_tiles
 from costmodel.cost.gemm import together
@@ -53,6 +54,9 @@ class VarlenForm:
     slots: int
 
     AXES = ("rows", "keys", "sequences", "other_keys", "other_sequences", "sharing")
+    FORMULA: ClassVar[str] = (
+        "t = launch + p-norm of (chip, memory), chip = b-norm of the longest block and the whole grid"
+    )
 
     def time(self, core: MixedAttention, machine: Machine) -> Time:
         """Return the kernel's time."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from costmodel.cost.gemm import together
 from costmodel.cost.machine import VECTOR_DTYPE, Machine
@@ -36,6 +37,7 @@ class StreamForm:
     fill: float
 
     AXES = ("rows", "row")
+    FORMULA: ClassVar[str] = "t = launch + p-norm of (bytes of a row / load, traffic / memory bandwidth + rows * fill)"
 
     def time(self, operator: Elementwise, machine: Machine) -> Time:
         """Return the kernel's time."""

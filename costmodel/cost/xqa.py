@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from costmodel.cost.attention import DecodeForm
 from costmodel.cost.machine import Machine
@@ -55,6 +56,7 @@ class XqaForm:
     blocks: int
 
     AXES = DecodeForm.AXES
+    FORMULA: ClassVar[str] = DecodeForm.FORMULA
 
     def time(self, core: AttentionCore, machine: Machine) -> Time:
         """Return the core's time."""

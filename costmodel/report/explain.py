@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from costmodel.analytic.bound import bound_times
 from costmodel.analytic.evaluation import Evaluation, evaluate
 from costmodel.analytic.pricing import Priced
 from costmodel.analytic.routing import routing_facts
+from costmodel.calibration.forms import FORMS
+from costmodel.cost.calibration import Form
 from costmodel.cost.kernels import block_count, tile_times
 from costmodel.cost.machine import VECTOR_DTYPE, Machine
 from costmodel.errors import InputError
 from costmodel.network.host import host_bandwidth, host_link, host_peak
 from costmodel.network.paths import Path, path
 from costmodel.quantities import ceil
+from costmodel.schema.fields import number_at
+from costmodel.schema.forms import FORM_FILES
+from costmodel.schema.quantity import Measure
 from costmodel.schema.references import near
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.operators import (
@@ -172,15 +180,23 @@ def _explained(workload: Workload, scenario: Scenario, priced: Priced) -> Explan
     return Explanation(
         operator.name,
         operator.family,
-        EXCHANGE_FORMULAS[operator.deduplicates] if isinstance(operator, Exchange) else FORMULAS[type(operator)],
+        _formula(priced),
         _inputs(priced, scenario),
         {part: float(value) for part, value in parts.items() if float(value)},
         float(time.seconds),
         time.bound,
         priced.fit.basis,
         _origins(workload, scenario, priced, None if pool is None else _part(operator.name)),
-        tuple(note for note in notes if note.startswith(f"{operator.family}:")),
+        tuple(note for note in notes if note.partition(":")[0].partition("/")[0] == operator.family),
     )
+
+
+def _formula(priced: Priced) -> str:
+    """Return the equation that gave an operator's time."""
+    form, operator = priced.fit.form, priced.operator
+    if form is not None:
+        return form.FORMULA if priced.fit.residual is None else f"{form.FORMULA}; times the correction"
+    return EXCHANGE_FORMULAS[operator.deduplicates] if isinstance(operator, Exchange) else FORMULAS[type(operator)]
 
 
 def _pool(scenario: Scenario, operator: str) -> Pool | None:
@@ -220,6 +236,9 @@ def _bound(workload: Workload, scenario: Scenario, plan: ExpertBound) -> Explana
 def _inputs(priced: Priced, scenario: Scenario) -> dict[str, tuple[float, str]]:
     """Return what enters the formula."""
     operator = priced.operator
+    if isinstance(operator, Gemm | AttentionCore | MixedAttention | Elementwise) and priced.fit.form is not None:
+        device = {name: value for name, value in _device(operator, scenario).items() if name != "launch"}
+        return {**_work(operator), **device, **_fitted(priced.fit.form, priced)}
     if isinstance(operator, Gemm):
         return {**_work(operator), **_device(operator, scenario), **_tile(operator, priced, scenario)}
     if isinstance(operator, AttentionCore | MixedAttention | Elementwise):
@@ -246,6 +265,24 @@ def _inputs(priced: Priced, scenario: Scenario) -> dict[str, tuple[float, str]]:
         **_loads(operator, way),
         **group,
     }
+
+
+def _fitted(form: Form, priced: Priced) -> dict[str, tuple[float, str]]:
+    """Return the fitted parameters of a form, and what its residual multiplies the time by.
+
+    A parameter that the fit leaves at what it means nothing at is left out.
+    """
+    kind = next(name for name, each in FORMS.items() if each.make is type(form))
+    unused = {name: each.default for name, each in signature(FORMS[kind].make).parameters.items()}
+    found = {}
+    for name in FORMS[kind].names:
+        value = float(getattr(form, name))
+        number = number_at(FORM_FILES[kind], [name])
+        assert isinstance(number, Measure), f"{name} of {kind} has no dimension"
+        if value != unused[name]:
+            found[f"{name} (fitted)"] = (value, "time" if number.dimension == "time" else "count")
+    correction = float(np.asarray(priced.fit.correction(priced.operator)))
+    return {**dict(sorted(found.items())), "correction": (correction, "ratio")}
 
 
 def _host(operator: HostTransfer | HostUpdate | HostProduct, scenario: Scenario) -> dict[str, tuple[float, str]]:
@@ -350,7 +387,8 @@ def _origins(workload: Workload, scenario: Scenario, priced: Priced, pool: str |
         way = path(operator.group, scenario.cluster)
         loads = [_load_field(scenario)] if isinstance(operator, Exchange) else []
         return _places(workload, scenario, [*loads, *_latency_fields(scenario, way), *_link_fields(scenario, way)])
-    wanted = ["hardware.device.memory.hbm.bandwidth", "framework.launch"]
+    fitted = priced.fit.form is not None
+    wanted = ["hardware.device.memory.hbm.bandwidth", *([] if fitted else ["framework.launch"])]
     if not isinstance(operator, Elementwise):
         peak = f"hardware.device.math.{operator.dtype}.peak"
         taken = "communication.processors" if pool is None else f"{pool}.communication.processors"
@@ -358,7 +396,8 @@ def _origins(workload: Workload, scenario: Scenario, priced: Priced, pool: str |
     if isinstance(operator, Gemm):
         wanted += ["hardware.device.memory.l2.bandwidth"]
         wanted += [_load_field(scenario)] if operator.family in EXPERTS else []
-    return _places(workload, scenario, wanted)
+    places = _places(workload, scenario, wanted)
+    return {**places, "fit": priced.fit.source} if fitted else places
 
 
 def _load_field(scenario: Scenario) -> str:

@@ -157,6 +157,15 @@ class StreamFormFile(Strict):
     fill: Ratio = Field(description="cycles of a processor that a row costs beside its bytes")
 
 
+FORM_FILES: dict[str, type[Strict]] = {
+    "gemm": GemmFormFile,
+    "prefill": PrefillFormFile,
+    "decode": DecodeFormFile,
+    "xqa": XqaFormFile,
+    "varlen": VarlenFormFile,
+    "stream": StreamFormFile,
+}
+
 FormFile: TypeAlias = Annotated[
     GemmFormFile | PrefillFormFile | DecodeFormFile | XqaFormFile | VarlenFormFile | StreamFormFile,
     Field(discriminator="kind"),

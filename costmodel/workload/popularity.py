@@ -108,7 +108,8 @@ def placed(choice: Choice, structure: Structure) -> Placed | None:
     uncertain = kinds * (1 - kinds)
     own, count = uncertain.sum(axis=1), found.size
     everything = float(alike @ own)
-    free = (own - own**2 / everything) * count / (count - 1) if everything > 0 and count > 1 else own * 0.0
+    varies = everything > 0 and count > 1
+    free = (own - own**2 / everything) * count / (count - 1) if varies else np.zeros_like(own)
     limited = _variance_in_groups(choice, experts, groups, ranks)
     return Placed(found, kinds, alike.astype(np.float64), kinds.sum(axis=1), np.maximum(free, 0.0) * limited)
 

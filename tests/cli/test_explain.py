@@ -136,3 +136,24 @@ def test_quantised_operands_are_shown_by_their_width(run):
     )  # fmt: skip
     (core,) = json.loads(cache.out)["operators"]
     assert core["inputs"]["element of the cache"] == 1 + 2 / 64
+
+
+def test_a_fitted_kernel_states_its_form_parameters_correction_and_file(run, tmp_path):
+    devices = tmp_path / "hardware" / "devices"
+    devices.mkdir(parents=True)
+    (devices / "my-a100.yaml").write_text(
+        "schema: costmodel/device@1\nextends: devices/a100-sxm-80gb\nname: my-a100\n"
+        "calibration: {default: {gemm: cublas-vllm}, inherit: a100-sxm-80gb}\n"
+    )
+    done = run(
+        "explain", "llama2_70b_a100", "--scenario", "prefill", "--op", "ffn up", "--json",
+        "--path", str(tmp_path), "--set", "hardware.node.device=devices/my-a100",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    (found,) = json.loads(done.out)["operators"]
+    inputs = found["inputs"]
+    assert found["formula"].startswith("t = launch + busy")
+    assert 0 < inputs["launch (fitted)"] < 1e-4
+    assert 0.5 < inputs["memory (fitted)"] <= 1.3
+    assert inputs["correction"] == pytest.approx(1, abs=0.5)
+    assert found["origins"]["fit"] == "calibrations/a100-sxm-80gb/cublas-vllm"

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costmodel.cost.attention import DecodeForm, PrefillForm
+from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.machine import Machine
 from costmodel.cost.mixed_attention import VarlenForm
 from costmodel.cost.splits import SPLITS, split_keys
@@ -157,9 +158,10 @@ def test_packed_heads_share_a_query_tile() -> None:
 def test_calls_that_share_a_core_take_their_part_of_the_keys_each() -> None:
     whole = core(1.0, 64.0, 4096.0, 8192.0)
     part = replace(whole, pairs=whole.pairs / 4, traffic=whole.traffic / 4, keys=whole.keys / 4)
-    four = PREFILL.time(replace(whole, calls=4.0), machine()).seconds
+    fit = FamilyFit(basis="fitted", form=PREFILL)
+    four = fit.fitted_time(PREFILL, replace(whole, calls=4.0), machine()).seconds
     assert four == pytest.approx(4 * PREFILL.time(part, machine()).seconds)
-    grid = PREFILL.time(replace(whole, calls=np.array([1.0, 4.0])), machine()).seconds
+    grid = fit.fitted_time(PREFILL, replace(whole, calls=np.array([1.0, 4.0])), machine()).seconds
     assert np.asarray(grid).tolist() == pytest.approx([PREFILL.time(whole, machine()).seconds, four])
 
 

@@ -20,6 +20,7 @@ COLUMNS, FEWEST_COLUMNS, PANEL = 3, 2, 2.5  # panels side by side; width and hei
 TICKS = 4  # of a panel's axis at most: their labels have to fit beside each other
 POINTS = 500  # of a panel at most: a sample is as telling, and the file stays small
 BAND = 1.2  # the dashed lines: predicted over measured, and its inverse
+ROOM = 1.3  # beyond the outermost points, on both logarithmic axes
 SEED = 0
 
 
@@ -91,6 +92,6 @@ def _draw(axes: Axes, operator: str, points: Points, colours: Mapping[str, str])
 def _ends(points: Points) -> tuple[float, float]:
     """Return the ends of both axes [s]: all points, and some room, at least a decade."""
     both = np.concatenate([points.measured, points.predicted])
-    low, high = float(both.min()) / 1.3, float(both.max()) * 1.3
+    low, high = float(both.min()) / ROOM, float(both.max()) * ROOM
     short = max(math.sqrt(10.0 * low / high), 1.0)
     return low / short, high * short

@@ -18,6 +18,8 @@ GAPS = (2.0, 8.0, 15.0, 24.0, 35.0, 48.0, 64.0, 84.0)  # between a marker and it
 SIDES = tuple((math.cos(at * math.pi / 8), math.sin(at * math.pi / 8)) for at in range(16))
 ROOMY = 6.5  # radius of a marker that holds its text [points]
 AIR = 1.5  # around a text [points]
+CORE = 0.8  # of a marker's radius: what a text must not cover
+SMALLEST = 3.0  # radius of a marker as texts avoid it [points]
 LINE = {"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0}
 
 
@@ -30,7 +32,9 @@ def place_labels(axes: Axes, labels: Sequence[Marked]) -> None:
     assert isinstance(figure, Figure)
     figure.draw_without_rendering()
     frame, dot = axes.get_window_extent(), figure.dpi / 72
-    boxes = [_around(axes.transData.transform((x, y)), max(_radius(area) * 0.8, 3.0) * dot) for x, y, area, _ in labels]
+    boxes = [
+        _around(axes.transData.transform((x, y)), max(_radius(area) * CORE, SMALLEST) * dot) for x, y, area, _ in labels
+    ]
     written: list[Bbox] = []
     for number, (x, y, area, text) in enumerate(labels):
         others = boxes[:number] + boxes[number + 1 :]

@@ -15,6 +15,7 @@ MOST_LINES = len(CYCLE)
 FAR = 1000.0  # ratio of an axis' ends beyond which ticks have units of their own
 MARKED = 9  # values of an axis that are ticks of their own
 DOTTED = 40  # points of a line that are dots as well
+ROOM = 1.08  # of the highest point: where a linear axis ends
 DENSE = 1000  # points beyond which lines are drawn as an image
 MARKS = ("x", "+", "1", "2")  # of the reasons why points cannot run
 FOOT, STEP = 0.03, 0.045  # height of the first row of marks, and between rows, of the axes' height
@@ -86,7 +87,7 @@ def _scale(axes: Axes, view: View) -> None:
         axes.set_yscale("log")
         log_axis(axes.yaxis, view.what, view.dimension, (view.ends[0], top))
     else:
-        axes.set_ylim(0.0, top * 1.08)
+        axes.set_ylim(0.0, top * ROOM)
         linear_axis(axes.yaxis, view.what, view.dimension, top)
 
 
