@@ -9,7 +9,7 @@ from costmodel.cost.attention import mean_tiles
 from costmodel.cost.gemm import together
 from costmodel.cost.machine import Machine
 from costmodel.cost.residual import Features
-from costmodel.cost.time import Time
+from costmodel.cost.time import Time, busy_kernel
 from costmodel.quantities import Bytes, Count, Quantity, ceil, log2, maximum, minimum
 from costmodel.workload.operators import AttentionCore, MixedAttention
 
@@ -76,7 +76,7 @@ class VarlenForm:
         traffic = core.traffic + self._reloads(core, machine, blocks)
         memory = traffic / (self.memory * machine.memory_bandwidth)
         busy = together(self.sharpness, chip, memory)
-        return Time(self.launch + busy, compute=busy, memory=minimum(memory, busy), fixed=self.launch)
+        return busy_kernel(self.launch, busy, memory, self.sharpness)
 
     def features(self, core: MixedAttention) -> Features:
         """Return log2 of the first part's query rows, keys and sequences, the last one's, and queries per key head."""

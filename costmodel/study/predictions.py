@@ -140,7 +140,7 @@ class Prediction:
         assert executed is not None
         extra = executed - float(once)
         if expand(plan.recompute) & {"layer", "attention_core"}:
-            unfused = scenario.framework.implementations.get("attention_prefill") == "unfused"
+            unfused = scenario.framework.unfused
             extra += _attention(scenario, plan, causal=causal) - _attention(scenario, plan, causal=not unfused)
         return extra
 

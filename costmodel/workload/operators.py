@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from costmodel.quantities import Bytes, Count, Flop, Quantity, maximum, minimum, where
@@ -59,7 +59,8 @@ class AttentionCore:
     (qk_dim + v_dim forward, 3*qk_dim + 2*v_dim for a backward pass that recomputes the scores); rows: query rows of one
     head and sequence; traffic: bytes of Q, K, V and results [B]; calls: kernels, one after the other, that share it;
     kv_heads, keys: key-value heads and tokens of one sequence that they hold; cached: bytes of one token of one
-    key-value head, keys and values [B]; narrow_cache: the cache has a narrower format than the products.
+    key-value head, keys and values [B]; narrow_cache: the cache has a narrower format than the products;
+    forward_products: of a backward core, the products of the forward one; 0: it is a forward one.
     """
 
     name: str
@@ -77,6 +78,12 @@ class AttentionCore:
     keys: Count = 1.0
     cached: Bytes = 0.0
     narrow_cache: bool = False
+    forward_products: Count = 0.0
+
+    @property
+    def forward(self) -> AttentionCore:
+        """Return the forward core of a backward one, which moves half of its bytes: q, k, v in and o out."""
+        return replace(self, products=self.forward_products, traffic=self.traffic / 2.0, forward_products=0.0)
 
     @property
     def variant(self) -> str:
