@@ -81,7 +81,7 @@ class DisaggregatedEvaluation:
             "prefill_nodes_per_decode_node": ratio,
             "max_batch_per_device": self._max_batch(),
             **spent(device, devices, tokens, self._computing(times) / (1 + ratio)),
-            **invested(self._scenario),
+            **invested(self._scenario, devices),
         }
 
     def _computing(self, times: PoolTimes) -> Quantity:

@@ -87,7 +87,7 @@ class GenerateEvaluation:
             "tokens_per_second_per_user": 1 / times.later,
             "max_batch": largest_batch(self._scenario, self.ledger, plan.batch, unit),
             **spent(device, devices, rate, computing),
-            **invested(self._scenario),
+            **invested(self._scenario, devices),
         }
 
     def _timed(self, moves: Moves) -> GenerationTimes:

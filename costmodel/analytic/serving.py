@@ -82,7 +82,7 @@ class ServingEvaluation:
             "concurrency": self._admission.running,
             "max_concurrency": self._admission.most,
             **spent(self._scenario.cluster.device, parallel.devices, tokens, computing),
-            **invested(self._scenario),
+            **invested(self._scenario, parallel.devices),
         }
 
     @property

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
+from costmodel.quantities import maximum
 from costmodel.workload.layers import ModelWork
 from costmodel.workload.operators import (
     PRODUCTS,
@@ -40,8 +41,9 @@ def merged_model(first: ModelWork, second: ModelWork) -> ModelWork:
 def merged(first: Work, second: Work) -> Work:
     """Return one layer's forward pass over the rows of both, in the order of the first.
 
-    Operators of one name are one kernel, or one message, with the rows of both: products by m, streams, collectives and
-    copies by bytes, exchanges by tokens. Attention cores, and what only one of the two has, stay apart.
+    Operators of one name are one kernel, or one message, with the rows of both: products by m, streams by bytes
+    and rows, collectives and copies by bytes, exchanges by tokens. Attention cores, and what only one of the two has,
+    stay apart.
     """
     forward, beside = _joined_in_order(_placed(first), _placed(second))
     return replace(
@@ -50,6 +52,7 @@ def merged(first: Work, second: Work) -> Work:
         input_gradient=(),
         weight_gradient=(),
         saved=(),
+        landing=maximum(first.landing, second.landing),
         beside=beside,
         copies=tuple(_joined(*pair) for pair in zip(first.copies, second.copies, strict=True)),
     )
@@ -89,7 +92,7 @@ def _joined(operator: _Rows, other: Any) -> _Rows:
     if isinstance(operator, Gemm):
         return replace(operator, m=operator.m + other.m)
     if isinstance(operator, Elementwise):
-        return replace(operator, traffic=operator.traffic + other.traffic)
+        return replace(operator, traffic=operator.traffic + other.traffic, rows=operator.rows + other.rows)
     if isinstance(operator, Collective):
         return replace(operator, size=operator.size + other.size)
     if isinstance(operator, HostTransfer):

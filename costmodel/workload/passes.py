@@ -77,14 +77,14 @@ class PassWork:
 
 def pass_work(one: Pass, known: Iterable[Operator] = ()) -> PassWork:
     """Return the operators of a pass. known: operators of an earlier pass, which equal ones are taken from."""
-    parts = _side_by_side(one.parts)
+    parts = side_by_side(one.parts)
     body = reduce(merged_model, [model_work(part) for part in parts])
     first = reduce(merged, [draft_work(part) for part in parts]) if one.drafts else None
     drafts: list[tuple[int, Work]] = [] if first is None else [(1, first)]
     if one.drafts > 1:
         # What a draft leads to is one more token of each sequence; a step that also carries prompts is one of decoding.
         decoding = [part for part in one.parts if part.phase == "decode"] or one.parts
-        single = _side_by_side([replace(part, phase="decode", length=1.0) for part in decoding])
+        single = side_by_side([replace(part, phase="decode", length=1.0) for part in decoding])
         again = reduce(merged, [draft_work(part) for part in single])
         drafts.append((one.drafts - 1, again))
     known = list(known)
@@ -104,7 +104,7 @@ def pass_work(one: Pass, known: Iterable[Operator] = ()) -> PassWork:
     )
 
 
-def _side_by_side(parts: Sequence[Context]) -> list[Context]:
+def side_by_side(parts: Sequence[Context]) -> list[Context]:
     """Return the parts of a pass, each knowing the tokens of the others: they meet in the expert layers."""
     return [
         replace(part, beside=sum_of(other.tokens for other in parts if other is not part)) if len(parts) > 1 else part

@@ -53,6 +53,7 @@ def test_flop_exchanges_and_collectives_of_both_are_conserved(model: Architectur
         (AttentionCore, lambda one: one.flop),
         (AttentionCore, lambda one: one.traffic),
         (Elementwise, lambda one: one.traffic),
+        (Elementwise, lambda one: one.rows),
         (Exchange, lambda one: one.tokens),
         (Collective, lambda one: one.size),
     ):
@@ -158,3 +159,9 @@ def test_only_what_the_length_changes_is_an_operator_of_its_own() -> None:
     longer = sharing(model_work(replace(decode, keys=901.0)).layers[0], known.forward)
     new = [one for one in longer.forward if all(one is not other for other in known.forward)]
     assert [one.name for one in new] == ["attention core"]
+
+
+def test_context_parallel_keys_of_a_chunk_still_land_somewhere() -> None:
+    decode, chunk = (replace(part, parallel=Parallelism(cp=4.0)) for part in parts(DENSE_MODEL))
+    alone, together = model_work(chunk).layers[0], merged_model(model_work(decode), model_work(chunk)).layers[0]
+    assert together.landing == alone.landing > 0

@@ -14,7 +14,7 @@ from costmodel.analytic.evaluation import ledger_of
 from costmodel.analytic.grid import evaluate_grid, evaluate_point, evaluate_single
 from costmodel.analytic.training import price_step
 from costmodel.cost.calibration import Calibration
-from costmodel.hardware import Cluster, Host
+from costmodel.hardware import Cluster, Host, Power
 from costmodel.quantities import Quantity
 from costmodel.result import NO_HOST_MEMORY, REASONS, Point
 from costmodel.workload.memory import Ledger, stage_work
@@ -189,6 +189,22 @@ def test_the_host_streams_28_bytes_a_parameter_while_weights_come_back() -> None
         schedule = point(apart).schedule
         assert schedule is not None
         assert schedule["optimizer"] == pytest.approx(update + back)
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_devices_idle_while_their_host_updates(overlap: bool) -> None:
+    """Twice the host's update, twice its time at idle power: kernels of the device take no longer."""
+    device = replace(DEVICE, power=Power(500.0, 100.0))
+    offload = Offload(optimizer=1.0, overlap=overlap)
+    fast, slow = (
+        point(training(offload, cluster=with_device(hosted(2e12, bandwidth), device))).metrics
+        for bandwidth in (1e11, 5e10)
+    )
+    tokens = BATCHES * 1024
+    longer = (slow["step_time"] or 0.0) - (fast["step_time"] or 0.0)
+    assert longer == pytest.approx(28 * PARAMETERS / 1e11)
+    more = ((slow["energy_per_token"] or 0.0) - (fast["energy_per_token"] or 0.0)) * tokens
+    assert more == pytest.approx(100.0 * longer)
 
 
 def test_devices_of_a_node_share_their_host() -> None:
