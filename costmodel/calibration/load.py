@@ -172,7 +172,9 @@ class Fits(Mapping[str, FamilyFit]):
         known = {family: family_fit(fit, base.basis) for family, fit in base.families.items()}
         # No table has rows of products that expand narrow weights: they start from the spread of the plain ones.
         expanding = {product_family(name, weight_only=True): known[name] for name in PRODUCTS if name in known}
-        self._base = expanding | known
+        # Nor are mixed attention kernels compared with the bare roofline: they start from the spread of prompts'.
+        mixed = {"attention_mixed": known["attention_prefill"]} if "attention_prefill" in known else {}
+        self._base = expanding | mixed | known
         self._known: dict[str, FamilyFit | None] = {}
         self.notes: list[str] = []
 

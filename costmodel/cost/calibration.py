@@ -13,7 +13,7 @@ from costmodel.cost.machine import Machine
 from costmodel.cost.residual import Domain, Features, Residual
 from costmodel.cost.time import Time
 from costmodel.quantities import Array, Quantity, Seconds, is_single
-from costmodel.workload.operators import AttentionCore, Elementwise, Operator
+from costmodel.workload.operators import AttentionCore, Elementwise, Operator, of_one_at_least
 
 SHORTEST = 1e-12  # a time of zero (a group of one rank) has no logarithm
 BASES = ("measured", "fitted", "transferred", "extrapolated", "roofline")
@@ -135,7 +135,11 @@ class FamilyFit:
 
 
 def _one_call(operator: Operator) -> Operator:
-    """Return one of the calls that share a core, each over its part of the keys; any other operator as it is."""
+    """Return one of the calls that share a core, each over its part of the keys; any other operator as it is.
+
+    Without rows or sequences, where no kernel runs, it has the shape of one.
+    """
+    operator = of_one_at_least(operator)
     if not isinstance(operator, AttentionCore) or (is_single(operator.calls) and operator.calls == 1.0):
         return operator
     calls = operator.calls
