@@ -52,6 +52,13 @@ class Ledger(Written):
     fits: bool
 
 
+class HostLedger(Written):
+    """What a device keeps in its host's memory."""
+
+    tensors: float
+    kv_cache: float
+
+
 class Level(Written):
     """One level of a device's memory."""
 
@@ -80,6 +87,7 @@ class ScenarioResult(Written):
     bound: str
     breakdown: list[Line]
     memory: Ledger
+    host_memory: HostLedger | None = None
     hardware: Offer | None = None
     reason: str | None = None
 

@@ -167,11 +167,13 @@ def test_a_host_that_is_too_small_is_told() -> None:
     assert list(np.asarray(grid.reason)) == [0, NO_HOST_MEMORY]
 
 
-def test_the_document_has_a_line_for_the_host_only_where_it_keeps_something() -> None:
+def test_the_document_has_a_key_for_the_host_only_where_it_keeps_something() -> None:
     plain, kept = (point(training(offload)).document() for offload in (Offload(), Offload(optimizer=1.0)))
-    assert "host" not in plain["memory"]
-    assert kept["memory"]["host"] == pytest.approx(14 * PARAMETERS)
-    assert list(kept["memory"]) == [*list(plain["memory"])[:7], "host", "capacity", "fits"]
+    assert "host_memory" not in plain
+    assert kept["host_memory"] == pytest.approx({"tensors": 14 * PARAMETERS, "kv_cache": 0.0})
+    assert list(kept["memory"]) == list(plain["memory"]) == [
+        "weights", "gradients", "optimizer", "activations", "kv_cache", "communication", "reserve", "capacity", "fits",
+    ]  # fmt: skip
 
 
 # ---- times ----------------------------------------------------------------------------------------------------------
