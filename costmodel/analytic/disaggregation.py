@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -23,6 +22,7 @@ from costmodel.analytic.metrics import invested, max_batch_per_device, spent
 from costmodel.analytic.pricing import Priced, pricer
 from costmodel.analytic.serving import decode_steps
 from costmodel.analytic.sums import Moves, seconds_of
+from costmodel.analytic.unscheduled import Unscheduled
 from costmodel.cost.calibration import Calibration
 from costmodel.network.paths import path
 from costmodel.quantities import Bytes, Quantity, Seconds, maximum, minimum
@@ -42,7 +42,7 @@ class PoolTimes:
     transfer: Seconds
 
 
-class DisaggregatedEvaluation:
+class DisaggregatedEvaluation(Unscheduled):
     """Serving from two pools, each instance of the decoding one fed by as many of the other as it takes."""
 
     headline = "latency"
@@ -164,10 +164,6 @@ class DisaggregatedEvaluation:
         waiting = steps * (float(times.decode.round(self._sets)) - float(times.decode.latency))
         lines.add_wait("decode: pipeline wait", waiting, "latency")
         return lines.sorted()
-
-    def schedule(self, moves: Moves = None) -> Mapping[str, Quantity] | None:  # noqa: ARG002  the protocol's signature
-        """Return nothing: serving has no pipeline schedule."""
-        return None
 
     def notes(self) -> tuple[str, ...]:
         """Return that links are what limits, where they do."""
