@@ -57,7 +57,8 @@ class DisaggregatedEvaluation(Unscheduled):
     def metrics(self, moves: Moves) -> Metrics:
         """Return the metrics of the two pools together, in the ratio in which neither waits for the other.
 
-        per_prefill, per_decode: requests a second of a device; ratio = per_decode / per_prefill
+        per_prefill, per_decode: requests a second of a device; ratio = per_decode / per_prefill: prefilling devices for
+        each decoding one, and as many nodes, whose counts are the same
         """
         plan, device, times = self._plan, self._scenario.cluster.device, self._timed(moves)
         per_prefill, per_decode = self._rates(times)

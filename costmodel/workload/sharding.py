@@ -69,7 +69,9 @@ def gradient_format(context: Context, plan: Training) -> str:
 
 
 def reductions(context: Context, plan: Training, name: str, parameters: Count, of: Sharers) -> Iterable[Operator]:
-    """Yield what brings the gradients of some parameters together, in the format that they travel in.
+    """Yield what brings the gradients of some parameters of a rank together, in the format that they travel in.
+
+    name: what operators are called after; parameters: how many; of: who shares them.
 
     ZeRO-0: all-reduce over all that hold them. From ZeRO-1 on: reduce-scatter in the group that shares a copy, then an
     all-reduce of a rank's part over the copies. Gradients that travel in another format are cast there and, what is
