@@ -186,7 +186,9 @@ class Fits(Mapping[str, FamilyFit]):
         # No table has rows of products that expand narrow weights: they start from the spread of the plain ones.
         expanding = {product_family(name, weight_only=True): known[name] for name in PRODUCTS if name in known}
         gradients = {family: known["attention_backward"] for family in _GRADIENTS if "attention_backward" in known}
-        self._base = expanding | gradients | known
+        # Nor are mixed attention kernels compared with the bare roofline: they start from the spread of prompts'.
+        mixed = {"attention_mixed": known["attention_prefill"]} if "attention_prefill" in known else {}
+        self._base = expanding | gradients | mixed | known
         self._known: dict[str, FamilyFit | None] = {}
         self.notes: list[str] = []
 

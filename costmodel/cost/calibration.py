@@ -13,7 +13,7 @@ from costmodel.cost.machine import Machine
 from costmodel.cost.residual import Domain, Features, Residual
 from costmodel.cost.time import Time
 from costmodel.quantities import Array, Quantity, Seconds, is_single
-from costmodel.workload.operators import AttentionCore, Elementwise, Operator
+from costmodel.workload.operators import AttentionCore, Elementwise, Operator, of_one_at_least
 
 SHORTEST = 1e-12  # a time of zero (a group of one rank) has no logarithm
 BASES = ("measured", "fitted", "transferred", "extrapolated", "roofline")
@@ -139,8 +139,10 @@ class FamilyFit:
 def _one_call(operator: Operator) -> Operator:
     """Return one of the calls that share a core, each over its part of the keys; any other operator as it is.
 
-    Of a backward core it is the forward one, whose form it borrows.
+    Of a backward core it is the forward one, whose form it borrows. Without rows or sequences, where no kernel runs, it
+    has the shape of one.
     """
+    operator = of_one_at_least(operator)
     if not isinstance(operator, AttentionCore):
         return operator
     if not (is_single(operator.forward_products) and operator.forward_products == 0.0):

@@ -31,7 +31,8 @@ from costmodel.workload.operators import Gemm
 
 LARGE = 4096  # elements: from here on candidates are taken one by one, so that temporaries stay in the cache
 SHORTEST = 1e-12  # of products without work, whose times cannot be divided by [s]
-SHORTEST_SPLIT = 256  # elements of K below which no library splits
+# Chosen, not fitted, so that times change smoothly; no fit rests on them: tests/unit/calibration/test_choices.py.
+SHORTEST_SPLIT = 256  # elements of K below which no part of a split goes
 STEP = 128  # bytes of one row of the left operand that one step along K takes: the widest shared-memory swizzle
 CLIFF = 6.0  # how sharply reuse ends: what is read in a cycle is kept whole or not at all
 EDGE = 4.0  # how sharply a tensor stops fitting in L2
@@ -153,7 +154,8 @@ class GemmForm:
         for place, (rows, columns) in enumerate(self.tiles):
             filled = gemm.groups * ceil(gemm.m / rows) * ceil(gemm.n / columns) / processors
             waves = ceil(filled)
-            key = waves + 0.5 * (waves - filled) + 1e-6 * (rows + columns)  # of equal ones the smaller tile
+            # Fewest waves, of equal ones the fullest last one, of equal ones the smaller tile: an order, not a time.
+            key = waves + 0.5 * (waves - filled) + 1e-6 * (rows + columns)
             chosen = where(key < best, place, chosen)
             best = minimum(key, best)
         return chosen
@@ -277,7 +279,7 @@ def _hardware(gemm: Gemm, machine: Machine) -> tuple[Quantity, ...]:
 
 
 def _l2(machine: Machine) -> Bytes:
-    """Return the capacity of L2; one byte where the device states none."""
+    """Return the capacity of L2; one byte, which keeps nothing, where the device states none."""
     cache = machine.device.level("l2")
     return 1.0 if cache is None else cache.capacity
 

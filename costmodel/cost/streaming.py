@@ -12,7 +12,7 @@ from costmodel.cost.time import Time, busy_kernel
 from costmodel.quantities import Bytes, Quantity, log2, maximum, minimum, where
 from costmodel.workload.operators import Elementwise
 
-SHARPNESS = 4.0  # a row's own time and the stream of all rows overlap: the longer one counts
+SHARPNESS = 4.0  # chosen: a row's own time and the stream of all rows overlap, and the longer one counts, smoothly
 
 
 @dataclass(frozen=True, slots=True, eq=False)

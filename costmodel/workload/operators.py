@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
-from costmodel.quantities import Bytes, Count, Flop, Quantity, maximum, minimum, where
+import numpy as np
+
+from costmodel.quantities import Bytes, Count, Flop, Mask, Quantity, maximum, minimum, where
 from costmodel.workload.popularity import Popularity
 
 
@@ -116,7 +118,7 @@ class MixedAttention:
     @property
     def variant(self) -> str:
         """Return which kernels of the family run it: those of its number format, and of a narrower cache's."""
-        return self.parts[0].variant
+        return next((part.variant for part in self.parts if part.narrow_cache), self.dtype)
 
     @property
     def flop(self) -> Flop:
@@ -328,6 +330,28 @@ class HostProduct:
 HostWork: TypeAlias = "HostUpdate | HostProduct"
 Kernel: TypeAlias = "Gemm | AttentionCore | MixedAttention | Elementwise"
 Operator: TypeAlias = "Kernel | Collective | Exchange | HostTransfer | HostUpdate | HostProduct"
+
+
+_Any = TypeVar("_Any", bound=Operator)
+
+
+def has_work(operator: Operator) -> Mask:
+    """Tell where a product has rows and a core sequences: without, no kernel is started. All others have work."""
+    if isinstance(operator, Gemm):
+        return operator.m > 0
+    return operator.sequences > 0 if isinstance(operator, AttentionCore) else True
+
+
+def of_one_at_least(operator: _Any) -> _Any:
+    """Return an operator with one row, or a sequence of one byte, where it has none, so that it has a shape."""
+    present = has_work(operator)
+    if np.all(present):
+        return operator
+    if isinstance(operator, Gemm):
+        return replace(operator, m=where(present, operator.m, 1.0))
+    assert isinstance(operator, AttentionCore)
+    sequences, traffic = (where(present, value, 1.0) for value in (operator.sequences, operator.traffic))
+    return replace(operator, sequences=sequences, traffic=traffic)
 
 
 def distinct_targets(choices: int, reachable: Count, per_target: Count) -> Count:

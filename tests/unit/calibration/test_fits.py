@@ -160,7 +160,7 @@ def test_a_default_that_names_no_file_is_an_error_with_the_name_that_was_meant(d
 
 def test_a_missing_residual_file_is_an_error_at_its_path(world):
     file(world, "chip/own", {"gemm/bf16": stream(7)}, "residuals: gone.json\n")
-    with pytest.raises(InputError, match=r"gone\.json: cannot be read"):
+    with pytest.raises(InputError, match=r"gone\.json: does not exist"):
         fits(world, {"gemm": "own"}).get("gemm/bf16")
 
 
