@@ -29,6 +29,7 @@ from costmodel.workload.operators import (
     Exchange,
     Gemm,
     HostProduct,
+    HostTime,
     HostTransfer,
     HostUpdate,
     MixedAttention,
@@ -72,7 +73,7 @@ class Lines:
 
 def _work(operator: Operator) -> tuple[float, float | None, str | None]:
     """Return (FLOP, bytes of device memory, number format of the products) of one run; null: not counted, none."""
-    if isinstance(operator, Collective | Exchange | HostTransfer | HostUpdate):
+    if isinstance(operator, Collective | Exchange | HostTransfer | HostUpdate | HostTime):
         return 0.0, None, None
     if isinstance(operator, HostProduct):
         return float(operator.flop), None, operator.product.dtype

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from costmodel.analytic.pricing import Priced
 from costmodel.quantities import Quantity, Seconds, is_single, maximum
-from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Exchange, HostTransfer
+from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Exchange, HostTime, HostTransfer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,8 +27,8 @@ Moves: TypeAlias = "Mapping[str, Move] | None"
 class Sums:
     """Times of some operators [s], each after the other.
 
-    kernels: of the device, and updates and products of the host that it waits for; collectives: messages and host
-    transfers that kernels wait for; exchanges: those of experts.
+    kernels: of the device, and updates and products of the host that it waits for; collectives: messages, host
+    transfers and the host's program, which kernels wait for; exchanges: those of experts.
     """
 
     kernels: Seconds = 0.0
@@ -96,7 +96,7 @@ def sums_of(operators: Iterable[Priced], moves: Moves) -> Sums:
     for priced, seconds in exposed_seconds(operators, moves):
         if isinstance(priced.operator, Exchange):
             exchanges = exchanges + seconds
-        elif isinstance(priced.operator, Collective | HostTransfer):
+        elif isinstance(priced.operator, Collective | HostTransfer | HostTime):
             collectives = collectives + seconds
         else:
             kernels = kernels + seconds

@@ -21,6 +21,7 @@ from costmodel.workload.operators import (
     Elementwise,
     Gemm,
     HostProduct,
+    HostTime,
     HostTransfer,
     HostUpdate,
     MixedAttention,
@@ -53,6 +54,8 @@ def _time(operator: Operator, machine: Machine, cluster: Cluster | None, fit: Fa
         return mixed_time(operator, machine, fit)
     if isinstance(operator, Elementwise):
         return elementwise_time(operator, machine, fit)
+    if isinstance(operator, HostTime):
+        return Time(operator.seconds, fixed=operator.seconds)
     if cluster is None:
         raise InfeasibleError(f"{operator.name}: nothing says how its ranks are joined")
     launch = machine.framework.launch * fit.launch

@@ -66,6 +66,7 @@ from costmodel.workload.scenario import (
     ExpertBound,
     Framework,
     Generate,
+    HostTimes,
     Offload,
     Parallelism,
     Placement,
@@ -217,6 +218,7 @@ def framework(file: FrameworkFile) -> Framework:
         promotion_interval=file.promotion_interval, launch=file.launch,
         reserve=file.reserve, implementations=_implementations(file),
         weight_only_tiles=tuple(_tile(tile) for tile in file.weight_only_tiles),
+        host=HostTimes(**file.host.model_dump()),
     )  # fmt: skip
 
 

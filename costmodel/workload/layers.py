@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from costmodel.quantities import Count
-from costmodel.workload.architecture import Attention, DenseFfn, Layer
+from costmodel.quantities import Count, Quantity, where
+from costmodel.workload.architecture import Attention, DenseFfn, Layer, MoeFfn
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.ffn import add_dense_ffn, add_moe
@@ -21,7 +21,7 @@ from costmodel.workload.linear import (
     leave_tensor_parallel,
 )
 from costmodel.workload.mixers import add_attention, add_mla
-from costmodel.workload.operators import Elementwise
+from costmodel.workload.operators import Elementwise, HostTime
 from costmodel.workload.work import Parameters, Work, WorkBuilder
 
 
@@ -58,6 +58,7 @@ def draft_work(context: Context) -> Work:
 def _layer(context: Context, layer: Layer, name: str) -> Work:
     """Return one layer: mixer and feed-forward part, each behind its norm."""
     builder = WorkBuilder(name, context.recompute)
+    _add_host(builder, context, layer)
     _add_layer(builder, context, layer)
     if context.phase != "training":
         add_copies(builder, context, layer)
@@ -76,6 +77,21 @@ def _add_layer(builder: WorkBuilder, context: Context, layer: Layer) -> None:
     else:
         _add_half(builder, context, layer, "attention")
         _add_half(builder, context, layer, "ffn")
+
+
+def _add_host(builder: WorkBuilder, context: Context, layer: Layer | None = None) -> None:
+    """Add what the host's program adds to a layer of an inference step, or to the step itself."""
+    host = context.framework.host
+    if context.phase == "training" or host.is_none:
+        return
+    if layer is None:
+        operator = HostTime("host", host.step, host.sequence, context.sequences)
+    else:
+        always: Quantity = host.layer + where(context.parallel.tp > 1, host.parallel, 0.0)
+        if isinstance(layer.ffn, MoeFfn):
+            always = always + host.experts
+        operator = HostTime("host", always, 0.0, context.sequences)
+    builder.step("host", [operator])
 
 
 def _add_half(builder: WorkBuilder, context: Context, layer: Layer, name: str) -> None:
@@ -167,6 +183,7 @@ def _head(context: Context) -> Work:
     """
     architecture = context.architecture
     builder = WorkBuilder("head")
+    _add_host(builder, context)
     _add_final_norm(builder, context)
     logits = context.sequences if context.phase == "prefill" else context.tokens
     bias = architecture.vocabulary if architecture.head_bias else 0.0

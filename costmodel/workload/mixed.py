@@ -25,6 +25,7 @@ from costmodel.workload.operators import (
     Exchange,
     Gemm,
     HostProduct,
+    HostTime,
     HostTransfer,
     MixedAttention,
     Operator,
@@ -123,6 +124,8 @@ def _joined(operator: _Rows, other: Any) -> _Rows:
     if isinstance(operator, HostTransfer):
         # Weights that are copied once serve the rows of both.
         return operator if operator.once else replace(operator, size=operator.size + other.size)
+    if isinstance(operator, HostTime):
+        return replace(operator, sequences=operator.sequences + other.sequences)
     if isinstance(operator, HostProduct):
         return replace(operator, product=_joined(operator.product, other.product))
     assert isinstance(operator, Exchange)

@@ -7,7 +7,7 @@ from typing import TypeAlias, TypeVar
 
 import numpy as np
 
-from costmodel.quantities import Bytes, Count, Flop, Mask, Quantity, maximum, minimum, where
+from costmodel.quantities import Bytes, Count, Flop, Mask, Quantity, Seconds, maximum, minimum, where
 from costmodel.workload.popularity import Popularity
 
 
@@ -327,9 +327,33 @@ class HostProduct:
         return self.product.traffic
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class HostTime:
+    """Time in which the device waits for the host's program: scheduling, sampling, the code between kernels.
+
+    always: of every step; each: for every one of the rank's `sequences` beside it [s].
+    """
+
+    name: str
+    always: Seconds
+    each: Seconds
+    sequences: Count
+    family: str = "host_time"
+
+    @property
+    def variant(self) -> str:
+        """Return nothing: programs are told apart by the framework."""
+        return ""
+
+    @property
+    def seconds(self) -> Seconds:
+        """Return always + each * sequences [s]."""
+        return self.always + self.each * self.sequences
+
+
 HostWork: TypeAlias = "HostUpdate | HostProduct"
 Kernel: TypeAlias = "Gemm | AttentionCore | MixedAttention | Elementwise"
-Operator: TypeAlias = "Kernel | Collective | Exchange | HostTransfer | HostUpdate | HostProduct"
+Operator: TypeAlias = "Kernel | Collective | Exchange | HostTransfer | HostUpdate | HostProduct | HostTime"
 
 
 _Any = TypeVar("_Any", bound=Operator)
