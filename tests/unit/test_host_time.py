@@ -52,5 +52,5 @@ def test_a_training_step_runs_ahead_of_the_host():
 
 
 def test_a_negative_time_is_refused():
-    with pytest.raises(InputError, match="host.step"):
+    with pytest.raises(InputError, match=r"host\.step"):
         costmodel.load("llama2_70b_a100", set={"scenarios.decode.framework.host.step": "-1 ms"})
