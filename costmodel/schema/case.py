@@ -37,6 +37,9 @@ class CaseSourceFile(Strict):
     cite: str = Field(description="title, table or figure, address")
     verified: bool = Field(default=False, description="somebody read the figures at the source")
     note: str | None = Field(default=None, description="how the figures were read")
+    publication: str | None = Field(
+        default=None, description="name under which figures of one origin go together; null: that of the file"
+    )
 
 
 class ExpectFile(Strict):
@@ -72,10 +75,11 @@ class TableFile(Strict):
     """Many cases from one table."""
 
     table: str = Field(description="CSV file beside this one, one case a row")
-    columns: dict[str, Annotated[Any, Named("columns")]] = Field(
+    columns: dict[str, Annotated[Any, Verbatim()]] = Field(
         min_length=1,
         description="header -> path: id, class, skip, conventions.NAME, expect.METRIC, or a path of the scenario; "
-        "or {path, unit} where the table leaves out the unit; without an id, rows are numbered after the template's",
+        "or {path, unit} where the table leaves out the unit, or a list of these; without an id, rows are numbered "
+        "after the template's",
     )
     template: Annotated[Any, Named("template")] = Field(description="what all the cases share: keys of a case")
 
@@ -101,9 +105,10 @@ class Expectation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Case:
-    """One published case. skip: why it cannot be computed, null where it can."""
+    """One published case. skip: why it cannot be computed, null where it can; publication: where it comes from."""
 
     id: str
+    publication: str
     case_class: str | None
     skip: str | None
     conventions: Mapping[str, str]
@@ -188,14 +193,17 @@ def _cases(assembly: Assembly, tree: Tree, path: Path) -> Iterator[Case]:
         entries = _rows(assembly, item, path) if item.child("table") else [(item, {})]
         for entry, overrides in entries:
             with assembly.noting():
-                case = _case(assembly, entry, overrides, file.source)
+                case = _case(assembly, entry, overrides, path.stem, file.source)
                 if case.id in seen:
                     raise InputError.single(f"id {case.id!r} stands twice", hint="rename one", location=entry.location)
                 seen.add(case.id)
                 yield case
 
 
-def _case(assembly: Assembly, tree: Tree, overrides: Mapping[str, object], source: CaseSourceFile) -> Case:
+def _case(
+    assembly: Assembly, tree: Tree, overrides: Mapping[str, object], stem: str, source: CaseSourceFile
+) -> Case:
+    """Return one case. stem, source: the file's name, and the source of the cases that state none."""
     name = f"cases.{tree.text('id') or '?'}"
     file = assembly.part(EntryFile, tree, field=name).file
     needed = () if file.skip else ("class", "scenario", "expect")
@@ -206,10 +214,11 @@ def _case(assembly: Assembly, tree: Tree, overrides: Mapping[str, object], sourc
         )
     stated = tree.child("expect")
     trees = stated.value if stated is not None else []
+    cited = file.source or source
     return Case(
-        id=file.id, case_class=file.case_class, skip=file.skip, conventions=file.conventions,
+        id=file.id, publication=cited.publication or stem, case_class=file.case_class, skip=file.skip, conventions=file.conventions,
         expect=tuple(_expectation(*pair, name) for pair in zip(file.expect, trees, strict=True) if not file.skip),
-        source=file.source or source, location=tree.location, scenario=tree.child("scenario"), overrides=overrides,
+        source=cited, location=tree.location, scenario=tree.child("scenario"), overrides=overrides,
     )  # fmt: skip
 
 
@@ -266,27 +275,44 @@ def _rows(assembly: Assembly, tree: Tree, path: Path) -> Iterator[tuple[Tree, di
                 f"{table.table} has no column {header!r}", hint=near(header, headers), field="cases.columns",
                 location=at.key,
             )  # fmt: skip
-    numbered = "id" not in [column for column in table.columns.values() if isinstance(column, str)]
+    targets = {
+        header: [_target(one, tree.value["columns"].value[header]) for one in _listed(column)]
+        for header, column in table.columns.items()
+    }
+    numbered = not any(path == "id" for paths in targets.values() for path, _ in paths)
     for number, row in enumerate(reader, start=1):
         place = Location(shown(file), reader.line_num)
-        entry, overrides = _row(tree.value["template"], table.columns, row, place)
+        entry, overrides = _row(tree.value["template"], targets, row, place)
         if numbered:
             entry = entry.having(id=Tree(f"{entry.text('id') or Path(table.table).stem}-{number}", place, place))
         yield entry, overrides
 
 
+def _listed(column: Any) -> list[Any]:
+    return column if isinstance(column, list) else [column]
+
+
+def _target(column: Any, stated: Tree) -> tuple[str, str]:
+    """Return the (path, unit) that a column stands for; the unit is empty where the table writes it."""
+    if isinstance(column, str):
+        return column, ""
+    if isinstance(column, dict) and "path" in column and set(column) <= {"path", "unit"}:
+        return str(column["path"]), str(column.get("unit", ""))
+    raise InputError.single(
+        "a column is a path, or {path, unit}", hint="write `{path: expect.step_time, unit: ms}`",
+        field="cases.columns", location=stated.location,
+    )  # fmt: skip
+
+
 def _row(
-    template: Tree, columns: Mapping[str, Any], row: Mapping[str, str | None], place: Location
+    template: Tree, targets: Mapping[str, Sequence[tuple[str, str]]], row: Mapping[str, str | None], place: Location
 ) -> tuple[Tree, dict[str, object]]:
+    """Return a row's case, and what it changes in the scenario. An empty cell changes nothing."""
     entry, overrides = replace(template, location=place), dict[str, object]()
     prefix = f"scenarios.{template.value['scenario'].text('scenario') or _INLINE}" if template.child("scenario") else ""
-    for header, column in columns.items():
-        text = (row[header] or "").strip()
-        if not text:
-            continue
-        target = column if isinstance(column, str) else str(column.get("path"))
-        unit = "" if isinstance(column, str) else str(column.get("unit", ""))
-        written = f"{text} {unit}".strip()
+    cells = [(cell, *one) for header, paths in targets.items() if (cell := (row[header] or "").strip()) for one in paths]
+    for cell, target, unit in cells:
+        written = f"{cell} {unit}".strip()
         head, _, rest = target.partition(".")
         if head in ("id", "skip"):
             entry = entry.having(**{head: Tree(written, place, place)})

@@ -26,6 +26,7 @@ class Comparison:
     a side or an order, which no error scores."""
 
     id: str
+    publication: str
     case_class: str | None
     metric: str | None
     unit: str | None
@@ -139,6 +140,7 @@ def _compare(case: Case, expected: Expectation, predictions: Mapping[str, Predic
     error = (found.value - published) / published if scored and published else None
     return Comparison(
         case.id,
+        case.publication,
         case.case_class,
         expected.metric,
         _unit(expected),
@@ -187,8 +189,9 @@ def _uncompared(case: Case, expected: Expectation | None, verdict: str, reason: 
     unit = None if expected is None else _unit(expected)
     metric = None if expected is None else expected.metric
     return Comparison(
-        case.id, case.case_class, metric, unit, published, None, None, None, None, verdict, case.source.cite, reason
-    )
+        case.id, case.publication, case.case_class, metric, unit, published, None, None, None, None, verdict,
+        case.source.cite, reason,
+    )  # fmt: skip
 
 
 def summarise(comparisons: Iterable[Comparison]) -> list[Summary]:
