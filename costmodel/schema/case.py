@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from costmodel.errors import InputError, Location, Problem
 from costmodel.schema.assemble import Assembly
+from costmodel.schema.device import DeviceFile
 from costmodel.schema.loader import MOST_TABLE_BYTES, parse_tree, read_text
 from costmodel.schema.metrics import dimension_of, metric_names
 from costmodel.schema.quantity import Measure, Named, Ratio, Verbatim
@@ -66,6 +67,9 @@ class EntryFile(Strict):
         default=None,
         description="a scenario with its `model`, or {workload: NAME, scenario: NAME, set: {path: value}}",
     )
+    device: Annotated[str, Named("devices")] | None = Field(
+        default=None, description="a device in place of a scenario; its metrics are `device.` and a path of its file"
+    )
     conventions: dict[str, str] = Field(default={}, description="conventions of the figures, such as flop: model")
     expect: list[ExpectFile] = Field(default=[], description="the published figures")
     source: CaseSourceFile | None = Field(default=None, description="instead of the file's")
@@ -105,7 +109,10 @@ class Expectation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Case:
-    """One published case. skip: why it cannot be computed, null where it can; publication: where it comes from."""
+    """One published case. skip: why it cannot be computed, null where it can; publication: where it comes from.
+
+    It is of a scenario or of a device, one of which is null.
+    """
 
     id: str
     publication: str
@@ -116,7 +123,13 @@ class Case:
     source: CaseSourceFile
     location: Location | None
     scenario: Tree | None
+    device: Tree | None
     overrides: Mapping[str, object]
+
+    @property
+    def scenario_name(self) -> str:
+        """Return the name of the case's scenario in the workload that it resolves to."""
+        return _scenario_name(self.scenario)
 
 
 class CaseReferenceFile(Strict):
@@ -156,11 +169,27 @@ def resolve_case(case: Case, search_path: Sequence[str | Path] = ()) -> Resolved
     return _resolved(case, Library(search_path))
 
 
+def resolve_device(case: Case, search_path: Sequence[str | Path] = ()) -> dict[str, Any]:
+    """Return the device of a case as its file states it, as nested dicts in SI."""
+    return _device(case, Library(search_path))
+
+
+def _device(case: Case, library: Library) -> dict[str, Any]:
+    assert case.device is not None
+    assembly = Assembly(library)
+    with assembly.noting():
+        stated = library.document(case.device, "devices", "device", f"cases.{case.id}.device")
+        return assembly.part(DeviceFile, stated).file.model_dump()
+    raise InputError(in_order(assembly.problems))
+
+
 def check_cases(assembly: Assembly, tree: Tree, path: Path) -> None:
     """Note every problem of a case file and of the scenarios in it."""
     for case in _cases(assembly, tree, path):
-        if case.skip is None and case.scenario is not None:
-            with assembly.noting():
+        with assembly.noting():
+            if case.skip is None and case.device is not None:
+                _device(case, assembly.library)
+            elif case.skip is None:
                 _resolved(case, assembly.library)
 
 
@@ -200,13 +229,15 @@ def _cases(assembly: Assembly, tree: Tree, path: Path) -> Iterator[Case]:
                 yield case
 
 
-def _case(
-    assembly: Assembly, tree: Tree, overrides: Mapping[str, object], stem: str, source: CaseSourceFile
-) -> Case:
+def _case(assembly: Assembly, tree: Tree, overrides: Mapping[str, object], stem: str, source: CaseSourceFile) -> Case:
     """Return one case. stem, source: the file's name, and the source of the cases that state none."""
     name = f"cases.{tree.text('id') or '?'}"
     file = assembly.part(EntryFile, tree, field=name).file
-    needed = () if file.skip else ("class", "scenario", "expect")
+    needed = () if file.skip else ("class", "scenario" if tree.child("device") is None else "device", "expect")
+    if tree.child("device") is not None and tree.child("scenario") is not None:
+        raise InputError.single(
+            "has a scenario and a device", hint="make two cases of it", field=name, location=tree.location
+        )  # fmt: skip
     missing = [key for key in needed if tree.child(key) is None]
     if missing:
         raise InputError(
@@ -216,9 +247,11 @@ def _case(
     trees = stated.value if stated is not None else []
     cited = file.source or source
     return Case(
-        id=file.id, publication=cited.publication or stem, case_class=file.case_class, skip=file.skip, conventions=file.conventions,
+        id=file.id, publication=cited.publication or stem, case_class=file.case_class, skip=file.skip,
+        conventions=file.conventions,
         expect=tuple(_expectation(*pair, name) for pair in zip(file.expect, trees, strict=True) if not file.skip),
-        source=cited, location=tree.location, scenario=tree.child("scenario"), overrides=overrides,
+        source=cited, location=tree.location, scenario=tree.child("scenario"),
+        device=tree.child("device"), overrides=overrides,
     )  # fmt: skip
 
 
@@ -282,10 +315,20 @@ def _rows(assembly: Assembly, tree: Tree, path: Path) -> Iterator[tuple[Tree, di
     numbered = not any(path == "id" for paths in targets.values() for path, _ in paths)
     for number, row in enumerate(reader, start=1):
         place = Location(shown(file), reader.line_num)
+        if None in row or None in row.values():
+            raise InputError.single(
+                f"has more or fewer cells than the {len(headers)} columns", hint="complete or remove the line",
+                field="cases.table", location=place,
+            )  # fmt: skip
         entry, overrides = _row(tree.value["template"], targets, row, place)
         if numbered:
             entry = entry.having(id=Tree(f"{entry.text('id') or Path(table.table).stem}-{number}", place, place))
         yield entry, overrides
+
+
+def _scenario_name(stated: Tree | None) -> str:
+    named = None if stated is None or stated.child("workload") is None else stated.text("scenario")
+    return named or _INLINE
 
 
 def _listed(column: Any) -> list[Any]:
@@ -309,8 +352,10 @@ def _row(
 ) -> tuple[Tree, dict[str, object]]:
     """Return a row's case, and what it changes in the scenario. An empty cell changes nothing."""
     entry, overrides = replace(template, location=place), dict[str, object]()
-    prefix = f"scenarios.{template.value['scenario'].text('scenario') or _INLINE}" if template.child("scenario") else ""
-    cells = [(cell, *one) for header, paths in targets.items() if (cell := (row[header] or "").strip()) for one in paths]
+    prefix = f"scenarios.{_scenario_name(template.child('scenario'))}"
+    cells = [
+        (cell, *one) for header, paths in targets.items() if (cell := (row[header] or "").strip()) for one in paths
+    ]
     for cell, target, unit in cells:
         written = f"{cell} {unit}".strip()
         head, _, rest = target.partition(".")

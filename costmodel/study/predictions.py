@@ -14,7 +14,8 @@ from costmodel.api import Workload, architecture_facts
 from costmodel.errors import InputError
 from costmodel.hardware import Device
 from costmodel.result import Point
-from costmodel.schema.case import Case, resolve_case
+from costmodel.schema.case import Case, resolve_case, resolve_device
+from costmodel.schema.document import entry
 from costmodel.schema.references import near
 from costmodel.workload.counting import attention_flop_per_token
 from costmodel.workload.recompute import expand
@@ -39,11 +40,12 @@ Interval: TypeAlias = "tuple[float, float] | None"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
-    """Facts of a case's model and, where it has a scenario, that scenario and its point."""
+    """Facts of a case's model and, where it has a scenario, that scenario and its point; or a device by itself."""
 
     facts: Mapping[str, Any]
     point: Point | None
     workload: Workload | None
+    device: Mapping[str, Any] | None = None
 
     @property
     def infeasible(self) -> str | None:
@@ -54,6 +56,8 @@ class Prediction:
         """Return a metric, of a section such as `memory` or of the result; raise InputError if nothing gives it."""
         _check(conventions)
         section, _, name = metric.partition(".")
+        if section == "device":
+            return self._of_device(name, metric)
         if section == "model" or metric in self.facts:
             return _exact(_entry(self.facts, name or metric, metric))
         if self.point is None or self.workload is None:
@@ -72,6 +76,13 @@ class Prediction:
         if metric in UTILISATIONS and (conventions or metric not in self.point.metrics):
             return self._utilisation(metric, conventions)
         return _with(_entry(self.point.metrics, metric, metric), self.point.intervals[metric])
+
+    def _of_device(self, path: str, metric: str) -> Value:
+        """Return a figure of the case's device; null where its file states none."""
+        if self.device is None:
+            raise InputError.single(f"{metric!r} needs a device", hint="write `device: devices/NAME` for the scenario")
+        value = entry(self.device, path.split("."), metric)
+        return NOTHING if value is None else _exact(value)
 
     def _part_of_step(self, name: str, metric: str) -> Value:
         """Return a part of a training step; null where the step is not known."""
@@ -155,6 +166,8 @@ class Prediction:
 
 def predict(case: Case, search_path: Sequence[str] = ()) -> Prediction:
     """Return what a case predicts; raise InputError with every problem of its scenario."""
+    if case.device is not None:
+        return Prediction({}, None, None, resolve_device(case, search_path))
     resolved = resolve_case(case, search_path)
     if not resolved.scenarios:
         return Prediction(architecture_facts(resolved.architecture), None, None)
