@@ -161,12 +161,14 @@ def sound_cases(
     return tuple(cases), tuple(in_order(assembly.problems))
 
 
-def resolve_case(case: Case, search_path: Sequence[str | Path] = ()) -> ResolvedWorkload:
+def resolve_case(
+    case: Case, search_path: Sequence[str | Path] = (), library: Library | None = None
+) -> ResolvedWorkload:
     """Return the one scenario of a case; none, but the model, where the case states a model only.
 
-    A scenario that stands in the case itself is called `case`.
+    A scenario that stands in the case itself is called `case`. library: has read files already, for many cases.
     """
-    return _resolved(case, Library(search_path))
+    return _resolved(case, library or Library(search_path))
 
 
 def resolve_device(case: Case, search_path: Sequence[str | Path] = ()) -> dict[str, Any]:

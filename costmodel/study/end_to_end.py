@@ -23,10 +23,10 @@ from costmodel.errors import CostModelError, InputError
 from costmodel.quantities import Array
 from costmodel.result import PHASES
 from costmodel.schema import SI
-from costmodel.schema.case import Case, Expectation, resolve_case
+from costmodel.schema.case import Case, resolve_case
 from costmodel.schema.fit_plan import FitPlanFile, TermFile
 from costmodel.schema.references import Library
-from costmodel.study.predictions import predict
+from costmodel.study.predictions import UTILISATIONS, predict
 from costmodel.study.reproduce import load_cases
 
 PLAN = "end_to_end"
@@ -60,12 +60,12 @@ class FittedTerms:
     after: float
 
 
-def read_terms(search_path: Sequence[str] = (), plan: str = PLAN) -> Terms:
+def read_terms(library: Library, plan: str = PLAN) -> Terms:
     """Return the terms of a fit plan."""
-    return read(Library(search_path), "fit_plans", plan, FitPlanFile).terms
+    return read(library, "fit_plans", plan, FitPlanFile).terms
 
 
-def figures_of(cases: Iterable[Case], terms: Terms, search_path: Sequence[str] = ()) -> list[Figure]:
+def figures_of(cases: Iterable[Case], terms: Terms, library: Library) -> list[Figure]:
     """Return the figures that the terms are fitted to: read at their source, of their classes and publications.
 
     Of a publication with more than `MOST` such cases, as many are taken, evenly. What cannot be computed says nothing.
@@ -78,8 +78,8 @@ def figures_of(cases: Iterable[Case], terms: Terms, search_path: Sequence[str] =
     found: list[Figure] = []
     for rows in by_publication.values():
         for case, wanted in (rows[at] for at in _evenly(len(rows))):
-            of = tuple(at for at in moving(case, terms, search_path) if at in wanted)
-            found.extend(_figures(case, of, search_path) if of else ())
+            of = tuple(at for at in moving(case, terms, library) if at in wanted)
+            found.extend(_figures(case, of, library) if of else ())
     return found
 
 
@@ -92,26 +92,26 @@ def _evenly(count: int) -> list[int]:
     return sorted({round(each) for each in np.linspace(0, count - 1, min(MOST, count)).tolist()})
 
 
-def moving(case: Case, terms: Terms, search_path: Sequence[str] = ()) -> tuple[int, ...]:
+def moving(case: Case, terms: Terms, library: Library) -> tuple[int, ...]:
     """Return the terms, by position, of the framework of a case; none where its scenario is wrong."""
     if not terms or case.skip is not None or case.device is not None:
         return ()
     try:
-        scenarios = resolve_case(case, search_path).scenarios
+        scenarios = resolve_case(case, library=library).scenarios
     except InputError:
         return ()
     names = {scenario.framework.name for scenario in scenarios.values()}
     return tuple(at for at, term in enumerate(terms) if names & set(term.frameworks))
 
 
-def _figures(case: Case, of: tuple[int, ...], search_path: Sequence[str]) -> list[Figure]:
+def _figures(case: Case, of: tuple[int, ...], library: Library) -> list[Figure]:
     found = []
     try:
-        prediction = predict(case, search_path)
+        prediction = predict(case, library.roots, library)
         metrics = PHASES[prediction.scenario.answers][1]
         for expected in case.expect:
-            metric = expected.metric if expected.metric in metrics else RATE
-            if _is_of_time(expected) and metric in metrics and not prediction.infeasible:
+            metric = RATE if expected.metric in UTILISATIONS else expected.metric
+            if expected.check == "value" and metric in metrics and not prediction.infeasible:
                 value = prediction.value(expected.metric, case.conventions).value
                 if value and isinstance(expected.value, float):
                     found.append(Figure(case, of, math.log(value / expected.value), metric))
@@ -120,14 +120,7 @@ def _figures(case: Case, of: tuple[int, ...], search_path: Sequence[str]) -> lis
     return found
 
 
-def _is_of_time(expected: Expectation) -> bool:
-    section = expected.metric.partition(".")[0]
-    return expected.check == "value" and section not in ("memory", "model", "schedule", "routing")
-
-
-def fit_terms(
-    figures: Sequence[Figure], terms: Terms, search_path: Sequence[str] = (), start: Values | None = None
-) -> FittedTerms:
+def fit_terms(figures: Sequence[Figure], terms: Terms, library: Library, start: Values | None = None) -> FittedTerms:
     """Return the values of the terms with the least robust squares of log(predicted / published).
 
     minimise over x in [0, 1]^k   sum of w * soft_l1(gap + log(m(low + x (high - low)) / m(files)))
@@ -142,14 +135,14 @@ def fit_terms(
     if not used:
         return FittedTerms((None,) * len(terms), 0, 0.0, 0.0)
     spans = np.array([term.span for term in terms])
-    origin = np.array([_begin(used, terms, at, search_path, start) for at in free])
+    origin = np.array([_begin(used, terms, at, library, start) for at in free])
     lows, highs = spans[free].T
     counts = Counter(one.case.publication for one in used)
     weights = np.array([1.0 / counts[one.case.publication] for one in used])
 
     @lru_cache(maxsize=4)
     def at_point(point: bytes) -> tuple[Array, Array]:
-        return _errors(used, terms, free, spans, np.frombuffer(point), search_path)
+        return _errors(used, terms, free, spans, np.frombuffer(point), library)
 
     def soft(squares: Array) -> Array:
         """Return soft_l1 with its two derivatives, weighed: 2 (sqrt(1 + z) - 1)."""
@@ -169,7 +162,7 @@ def fit_terms(
     return FittedTerms(tuple(values), len(used), float(np.mean([abs(one.gap) for one in used])), after)
 
 
-def _begin(figures: Sequence[Figure], terms: Terms, at: int, search_path: Sequence[str], start: Values | None) -> float:
+def _begin(figures: Sequence[Figure], terms: Terms, at: int, library: Library, start: Values | None) -> float:
     """Return the value that a term begins with: that of the framework's file unless `start` has one, inside its bounds.
 
     The middle of its bounds where the file has none.
@@ -178,14 +171,14 @@ def _begin(figures: Sequence[Figure], terms: Terms, at: int, search_path: Sequen
     if begun is not None:
         return begun
     case = next(one.case for one in figures if at in one.of)
-    value = resolve_case(case, search_path).value(_path(case, terms[at]))
+    value = resolve_case(case, library=library).value(_path(case, terms[at]))
     low, high = terms[at].span
     return min(max(float(value), low), high) if isinstance(value, int | float) else (low + high) / 2.0
 
 
 def _errors(
     figures: Sequence[Figure], terms: Terms, free: Sequence[int], spans: npt.NDArray[np.float64], units: Array,
-    search_path: Sequence[str],
+    library: Library,
 ) -> tuple[Array, Array]:  # fmt: skip
     """Return log(predicted / published) of all figures at a point, and its derivatives by the free terms."""
     errors, slopes = np.empty(len(figures)), np.zeros((len(figures), len(free)))
@@ -198,25 +191,25 @@ def _errors(
         shifted[np.arange(len(columns)), np.arange(len(columns)) + 1] += steps
         lows, highs = spans[list(one.of)].T[..., None]
         if one.case.id not in known:
-            known[one.case.id] = _moved(one, terms, lows + shifted * (highs - lows), search_path)
+            known[one.case.id] = _moved(one, terms, lows + shifted * (highs - lows), library)
         logs = _logs(known[one.case.id][one.metric])
         errors[row] = one.gap + logs[1] - logs[0]
         slopes[row, columns] = (logs[2:] - logs[1]) / steps
     return errors, slopes
 
 
-def _moved(one: Figure, terms: Terms, points: Array, search_path: Sequence[str]) -> dict[str, Array]:
+def _moved(one: Figure, terms: Terms, points: Array, library: Library) -> dict[str, Array]:
     """Return a case's metrics: first with the files' values, then with those of each column of `points`.
 
     A value that the files leave out counts as zero.
     """
-    resolved = resolve_case(one.case, search_path)
+    resolved = resolve_case(one.case, library=library)
     paths = [_path(one.case, terms[at]) for at in one.of]
     stated = np.array([[_number(resolved.value(path))] for path in paths])
     values = np.hstack([stated, points])
     changed = dict(one.case.overrides) | {path: SI(row) for path, row in zip(paths, values, strict=True)}
-    (scenario,) = resolve_case(replace(one.case, overrides=changed), search_path).scenarios.values()
-    calibration = load_calibration(scenario.cluster.device, scenario.framework, search_path)
+    (scenario,) = resolve_case(replace(one.case, overrides=changed), library=library).scenarios.values()
+    calibration = load_calibration(scenario.cluster.device, scenario.framework, library.roots)
     metrics = evaluate_grid(scenario, calibration, (values.shape[1],)).metrics
     return {name: grid for name, grid in metrics.items() if isinstance(grid, np.ndarray)}
 
@@ -235,55 +228,55 @@ def _path(case: Case, term: TermFile) -> str:
     return f"scenarios.{case.scenario_name}.{term.path}"
 
 
-def changes(case: Case, terms: Terms, values: Values, search_path: Sequence[str] = ()) -> dict[str, object]:
+def changes(case: Case, terms: Terms, values: Values, library: Library) -> dict[str, object]:
     """Return what fitted values change in the scenario of a case, as `--set` takes it."""
     return {
-        _path(case, terms[at]): SI(value)
-        for at in moving(case, terms, search_path)
-        if (value := values[at]) is not None
+        _path(case, terms[at]): SI(value) for at in moving(case, terms, library) if (value := values[at]) is not None
     }
 
 
 def leave_out(
-    cases: Sequence[Case], fitted_to: Sequence[Case], terms: Terms, search_path: Sequence[str] = ()
+    cases: Sequence[Case], fitted_to: Sequence[Case], terms: Terms, library: Library
 ) -> dict[str, dict[str, object]]:
     """Return, by the id of a case, what the terms change in it when they are fitted without its publication.
 
     fitted_to: the cases that terms are fitted to. Nothing where no term is declared.
     """
-    figures = figures_of(fitted_to, terms, search_path)
-    everything = fit_terms(figures, terms, search_path)
+    figures = figures_of(fitted_to, terms, library)
+    everything = fit_terms(figures, terms, library)
     used = {one.case.publication for one in figures}
     by_publication: dict[str, FittedTerms] = {}
     found = {}
     for case in cases:
-        if not moving(case, terms, search_path):
+        if not moving(case, terms, library):
             continue
         name = case.publication
         if name not in by_publication:
             rest = [one for one in figures if one.case.publication != name]
-            without = fit_terms(rest, terms, search_path, everything.values) if name in used else everything
+            without = fit_terms(rest, terms, library, everything.values) if name in used else everything
             by_publication[name] = without
-        found[case.id] = changes(case, terms, by_publication[name].values, search_path)
+        found[case.id] = changes(case, terms, by_publication[name].values, library)
     return found
 
 
 def left_out(cases: Sequence[Case], search_path: Sequence[str] = ()) -> dict[str, dict[str, object]]:
     """Return what `leave_out` returns with the terms of the plan on the search path, fitted to all cases there."""
-    terms = read_terms(search_path)
-    return leave_out(cases, load_cases([], search_path)[0], terms, search_path) if terms else {}
+    library = Library(search_path)
+    terms = read_terms(library)
+    return leave_out(cases, load_cases([], search_path)[0], terms, library) if terms else {}
 
 
 def main() -> None:
     """Print the fit of all terms, and how they move when one publication is left out."""
-    terms = read_terms()
+    library = Library()
+    terms = read_terms(library)
     cases, _ = load_cases([])
-    figures = figures_of(cases, terms)
-    whole = fit_terms(figures, terms)
+    figures = figures_of(cases, terms, library)
+    whole = fit_terms(figures, terms, library)
     _show("all", whole, terms)
     for name in sorted({one.case.publication for one in figures}):
         rest = [one for one in figures if one.case.publication != name]
-        _show(f"without {name}", fit_terms(rest, terms, start=whole.values), terms)
+        _show(f"without {name}", fit_terms(rest, terms, library, whole.values), terms)
 
 
 def _show(title: str, fitted: FittedTerms, terms: Terms) -> None:

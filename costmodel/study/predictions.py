@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from costmodel.analytic.evaluation import evaluate
@@ -16,7 +17,7 @@ from costmodel.hardware import Device
 from costmodel.result import Point
 from costmodel.schema.case import Case, resolve_case, resolve_device
 from costmodel.schema.document import entry
-from costmodel.schema.references import near
+from costmodel.schema.references import Library, near
 from costmodel.workload.counting import attention_flop_per_token
 from costmodel.workload.recompute import expand
 from costmodel.workload.scenario import Scenario, Training
@@ -164,11 +165,14 @@ class Prediction:
         return float(device.peak(stated))
 
 
-def predict(case: Case, search_path: Sequence[str] = ()) -> Prediction:
-    """Return what a case predicts; raise InputError with every problem of its scenario."""
+def predict(case: Case, search_path: Sequence[str | Path] = (), library: Library | None = None) -> Prediction:
+    """Return what a case predicts; raise InputError with every problem of its scenario.
+
+    library: has read files already, for many cases.
+    """
     if case.device is not None:
         return Prediction({}, None, None, resolve_device(case, search_path))
-    resolved = resolve_case(case, search_path)
+    resolved = resolve_case(case, search_path, library)
     if not resolved.scenarios:
         return Prediction(architecture_facts(resolved.architecture), None, None)
     workload = Workload(resolved, case.id, {}, None, tuple(search_path))

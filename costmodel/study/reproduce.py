@@ -120,6 +120,7 @@ def reproduce(
     """
     changed = changes or {}
     cases = [replace(case, overrides={**case.overrides, **changed.get(case.id, {})}) for case in cases]
+    library = Library(search_path)
     predictions: dict[str, Prediction] = {}
     shared: dict[str, Prediction] = {}
     problems: list[Problem] = []
@@ -129,7 +130,7 @@ def reproduce(
             stated = [None if tree is None else plain(tree) for tree in (case.scenario, case.device)]
             key = repr((stated, {path: str(value) for path, value in case.overrides.items()}))
             with _noting(problems, case):
-                shared[key] = shared.get(key) or predict(case, search_path)
+                shared[key] = shared.get(key) or predict(case, search_path, library)
                 predictions[case.id] = shared[key]
     for case in cases:
         if case.skip is not None:
