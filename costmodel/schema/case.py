@@ -24,6 +24,7 @@ from costmodel.schema.resolve import ResolvedWorkload, in_order, resolve_model, 
 from costmodel.schema.strict import Strict, checked
 from costmodel.schema.tree import Tree, merge, replaced
 
+SUBJECTS = ("scenario", "device", "kernel")  # what a case is of
 _INLINE = "case"  # name of a scenario that stands in the case itself
 
 CaseClass: TypeAlias = Literal[
@@ -70,6 +71,10 @@ class EntryFile(Strict):
     device: Annotated[str, Named("devices")] | None = Field(
         default=None, description="a device in place of a scenario; its metrics are `device.` and a path of its file"
     )
+    kernel: dict[str, str | int | float] | None = Field(
+        default=None,
+        description="a kernel in place of a scenario, as a row of a measurement table: column -> value",
+    )
     conventions: dict[str, str] = Field(default={}, description="conventions of the figures, such as flop: model")
     expect: list[ExpectFile] = Field(default=[], description="the published figures")
     source: CaseSourceFile | None = Field(default=None, description="instead of the file's")
@@ -111,7 +116,7 @@ class Expectation:
 class Case:
     """One published case. skip: why it cannot be computed, null where it can; publication: where it comes from.
 
-    It is of a scenario or of a device, one of which is null.
+    It is of a scenario, of a device or of a kernel; the others are null.
     """
 
     id: str
@@ -124,6 +129,7 @@ class Case:
     location: Location | None
     scenario: Tree | None
     device: Tree | None
+    kernel: Mapping[str, str] | None
     overrides: Mapping[str, object]
 
     @property
@@ -191,7 +197,7 @@ def check_cases(assembly: Assembly, tree: Tree, path: Path) -> None:
         with assembly.noting():
             if case.skip is None and case.device is not None:
                 _device(case, assembly.library)
-            elif case.skip is None:
+            elif case.skip is None and case.scenario is not None:
                 _resolved(case, assembly.library)
 
 
@@ -235,11 +241,12 @@ def _case(assembly: Assembly, tree: Tree, overrides: Mapping[str, object], stem:
     """Return one case. stem, source: the file's name, and the source of the cases that state none."""
     name = f"cases.{tree.text('id') or '?'}"
     file = assembly.part(EntryFile, tree, field=name).file
-    needed = () if file.skip else ("class", "scenario" if tree.child("device") is None else "device", "expect")
-    if tree.child("device") is not None and tree.child("scenario") is not None:
+    subjects = [key for key in SUBJECTS if tree.child(key) is not None] or [SUBJECTS[0]]
+    if len(subjects) > 1:
         raise InputError.single(
-            "has a scenario and a device", hint="make two cases of it", field=name, location=tree.location
-        )  # fmt: skip
+            f"has {subjects[0]} and {subjects[1]}", hint="make two cases of it", field=name, location=tree.location
+        )
+    needed = () if file.skip else ("class", subjects[0], "expect")
     missing = [key for key in needed if tree.child(key) is None]
     if missing:
         raise InputError(
@@ -253,7 +260,9 @@ def _case(assembly: Assembly, tree: Tree, overrides: Mapping[str, object], stem:
         conventions=file.conventions,
         expect=tuple(_expectation(*pair, name) for pair in zip(file.expect, trees, strict=True) if not file.skip),
         source=cited, location=tree.location, scenario=tree.child("scenario"),
-        device=tree.child("device"), overrides=overrides,
+        device=tree.child("device"),
+        kernel=None if file.kernel is None else {key: str(value) for key, value in file.kernel.items()},
+        overrides=overrides,
     )  # fmt: skip
 
 
@@ -363,7 +372,7 @@ def _row(
         head, _, rest = target.partition(".")
         if head in ("id", "skip"):
             entry = entry.having(**{head: Tree(written, place, place)})
-        elif head in ("class", "conventions"):
+        elif head in ("class", "conventions", "kernel"):
             entry = replaced(entry, target.split("."), parse_tree(written, place.source, place=place))
         elif head == "expect":
             entry = _expecting(entry, rest, parse_tree(written, place.source, place=place))

@@ -94,7 +94,7 @@ def _evenly(count: int) -> list[int]:
 
 def moving(case: Case, terms: Terms, library: Library) -> tuple[int, ...]:
     """Return the terms, by position, of the framework of a case; none where its scenario is wrong."""
-    if not terms or case.skip is not None or case.device is not None:
+    if not terms or case.skip is not None or case.scenario is None:
         return ()
     try:
         scenarios = resolve_case(case, library=library).scenarios

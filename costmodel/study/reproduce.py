@@ -128,7 +128,7 @@ def reproduce(
     for case in cases:
         if case.skip is None:
             stated = [None if tree is None else plain(tree) for tree in (case.scenario, case.device)]
-            key = repr((stated, {path: str(value) for path, value in case.overrides.items()}))
+            key = repr((stated, case.kernel, {path: str(value) for path, value in case.overrides.items()}))
             with _noting(problems, case):
                 shared[key] = shared.get(key) or predict(case, search_path, library)
                 predictions[case.id] = shared[key]

@@ -217,6 +217,36 @@ def test_a_case_of_a_device_is_held_against_its_file(held):
     assert "needs a device" in told
 
 
+KERNEL = (
+    "  - {id: %s, class: kernel, kernel: {device: H800_SXM, op: %s, dtype_in: bf16, m: 4096, n: 4096, %s: 4096}, "
+    "expect: [{metric: %s, value: %s, tolerance: 50 %%}]}\n"
+)
+
+
+def test_a_kernel_is_priced_as_a_row_of_a_measurement_table(held):
+    rows, _ = held(
+        KERNEL % ("a", "gemm", "k", "time", "200 us"), KERNEL % ("b", "gemm", "k", "flop_rate", "700 TFLOP/s")
+    )
+    assert rows[0]["predicted"] * rows[1]["predicted"] == pytest.approx(2 * 4096**3)
+    assert all(row["low"] < row["predicted"] < row["high"] for row in rows)
+    assert {row["verdict"] for row in rows} == {"pass"}
+
+
+@pytest.mark.parametrize(
+    ("case", "told"),
+    [
+        (KERNEL % ("a", "gemm", "kk", "time", "1 us"), "did you mean `k`"),
+        (KERNEL % ("a", "gemn", "k", "time", "1 us"), "no such operator"),
+        ((KERNEL % ("a", "gemm", "k", "time", "1 us")).replace("H800_SXM", "H801"), "H801"),
+        ((KERNEL % ("a", "gemm", "k", "time", "1 us")).replace("m: 4096", "m: -1"), "'-1' is impossible"),
+        (KERNEL % ("a", "gemm", "k", "step_time", "1 us"), "step_time"),
+    ],
+)
+def test_a_kernel_that_is_none_is_told(held, case, told):
+    _, err = held(case, code=2)
+    assert told in err
+
+
 def test_cases_are_found_on_the_search_path_and_by_file_name(run, tmp_path):
     folder = tmp_path / "workloads/published"
     folder.mkdir(parents=True)

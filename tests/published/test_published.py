@@ -11,7 +11,7 @@ from costmodel.schema.references import package_root
 from costmodel.study.reproduce import Comparison, load_cases, reproduce, summarise, summarise_publications
 
 ROWS = package_root().parent / "shared/published/published_dev.csv"
-ELSEWHERE = ("comm", "collective", "topology", "network-latency", "kernel", "hardware")
+ELSEWHERE = ("comm", "collective", "topology", "network-latency")
 
 COUNTED = [
     "ins_t1_v3", "ins_t1_qwen72", "ins_t1_llama405", "ins_t2_v2", "ins_t2_v3", "ins_t2_llama405", "v3_params", "v3_act",

@@ -194,7 +194,12 @@ def test_each_row_of_a_table_is_a_case(world: Path) -> None:
         (OF_DEVICE, "devices/chip", "devices/chop", "did you mean `chip`"),
         (OF_DEVICE, "bf16.peak", "bf16.speed", "'device.math.bf16.speed' is no known metric"),
         (OF_DEVICE, "10 TFLOP/s", "10 TB", "'10 TB' has the wrong unit"),
-        (OF_DEVICE, "    device:", "    scenario: {model: models/tiny}\n    device:", "has a scenario and a device"),
+        (
+            OF_DEVICE,
+            "    device:",
+            "    scenario: {model: models/tiny}\n    device:",
+            "has scenario and device",
+        ),
         (OWN, OWN, OWN + OWN, "id 'own-1.5b' stands twice"),
     ],
 )
