@@ -89,7 +89,7 @@ def _joined(operator: _Rows, other: Any) -> _Rows:
     if isinstance(operator, Gemm):
         return replace(operator, m=operator.m + other.m)
     if isinstance(operator, Elementwise):
-        return replace(operator, traffic=operator.traffic + other.traffic)
+        return replace(operator, traffic=operator.traffic + other.traffic, rows=operator.rows + other.rows)
     if isinstance(operator, Collective):
         return replace(operator, size=operator.size + other.size)
     if isinstance(operator, HostTransfer):

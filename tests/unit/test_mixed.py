@@ -53,6 +53,7 @@ def test_flop_exchanges_and_collectives_of_both_are_conserved(model: Architectur
         (AttentionCore, lambda one: one.flop),
         (AttentionCore, lambda one: one.traffic),
         (Elementwise, lambda one: one.traffic),
+        (Elementwise, lambda one: one.rows),
         (Exchange, lambda one: one.tokens),
         (Collective, lambda one: one.size),
     ):
