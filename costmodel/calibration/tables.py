@@ -110,6 +110,20 @@ def read_tables(measurements: Path, *, timed: bool = True, device: str | None = 
     return join([_table(_asked(read_sheet(path), timed=timed, device=device), meta) for path in files])
 
 
+def single_row(cells: Mapping[str, str], place: Location) -> Table:
+    """Return a table of one row that no file holds. cells: column -> text; place: where it is written.
+
+    Raises MeasurementError as `read_tables` does.
+    """
+    sheet = Sheet(Path(place.source), {name: [cell] for name, cell in cells.items()}, [place.line or 1])
+    for name in cells:
+        if name not in (*TEXTS, *NUMBERS):
+            raise sheet.error(
+                "is no column of a measurement table", row=0, field=name, hint=near(name, [*TEXTS, *NUMBERS])
+            )
+    return _table(_asked(sheet, timed=False, device=None), {})
+
+
 def join(tables: Sequence[Table]) -> Table:
     """Return the rows of several tables as one."""
     return Table(
