@@ -52,6 +52,10 @@ class _Candidate:
             _differs(kernel.framework, file.frameworks), _differs(kernel.timing, file.timings),
         )  # fmt: skip
 
+    def order(self, kernel: Kernel) -> tuple[int | str, ...]:
+        """Return what candidates for a kernel are ordered by: the nearest device, then the least mismatch."""
+        return (self.distance, *self.mismatch(kernel), self.implementation)
+
 
 class Chooser:
     """Finds the fits for kernels on one device. Files are read once."""
@@ -78,10 +82,8 @@ class Chooser:
         for alike in (variant, *nearest_variants(family, variant)):
             covering = [each for each in self._candidates if each.covers(family, alike)]
             if covering:
-                best = min(covering, key=lambda each: (each.distance, *each.mismatch(kernel), each.implementation))
-                own = self._streams(kernel) | {
-                    key.partition("/")[0]: best.implementation for key in best.held.file.families
-                }
+                best = min(covering, key=lambda each: each.order(kernel))
+                own = self._streams(kernel) | {_scope(key): best.implementation for key in best.held.file.families}
                 calibration = Calibration(self._device, Fits(self._shelf, self._device, own))
                 instead = "" if alike == variant else f", {family}/{alike} stands in for {family}/{variant}"
                 return Choice(calibration, _why(best, kernel) + instead)
@@ -89,14 +91,13 @@ class Chooser:
         return Choice(Calibration(self._device, fits), f"no fit of {family}/{variant} for {self._device}: roofline")
 
     def _streams(self, kernel: Kernel) -> dict[str, str]:
-        """Return the implementation of the element-wise kernels that run in the same rows as others."""
-        streaming = [
-            each for each in self._candidates if any(key.startswith(f"{STREAMS}/") for key in each.held.file.families)
-        ]
-        if not streaming:
-            return {}
-        best = min(streaming, key=lambda each: (each.distance, *each.mismatch(kernel), each.implementation))
-        return {STREAMS: best.implementation}
+        """Return the implementations of the element-wise kernels that run in the same rows as others, kind by kind."""
+        found: dict[str, _Candidate] = {}
+        for each in sorted(self._candidates, key=lambda each: each.order(kernel)):
+            for key in each.held.file.families:
+                if key.startswith(f"{STREAMS}/"):
+                    found.setdefault(key, each)
+        return {key: each.implementation for key, each in found.items()}
 
     @cached_property
     def _candidates(self) -> list[_Candidate]:
@@ -107,6 +108,11 @@ class Chooser:
                 if held is not None:
                     found.append(_Candidate(held, implementation, distance))
         return found
+
+
+def _scope(key: str) -> str:
+    """Return for what a file is chosen that has `family/variant`: the family; of streams the kind alone."""
+    return key if key.startswith(f"{STREAMS}/") else key.partition("/")[0]
 
 
 def _why(best: _Candidate, kernel: Kernel) -> str:

@@ -88,7 +88,7 @@ def fit_families(
         rule = plan.recipes[file.families[key]]
         own = Calibration(known.name, {**known.families, **{name: fit.fit() for name, fit in fitted.items()}})
         some = samples_of(key, rows.table, rows.mapped, rule, own)
-        if some is None or len(some) < FEWEST:
+        if some is None or len(some) < (rule.fewest or FEWEST):
             skipped[key] = 0 if some is None else len(some)
             continue
         held_out[key] = " x ".join(rule.held_out)
@@ -162,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("measurements", type=Path, help="folder of measurement tables")
     parser.add_argument("--output", type=Path, required=True, help="folder of calibration files")
     parser.add_argument("--plan", default=PLAN, help="fit plan, by name")
-    parser.add_argument("--only", default="", help="implementations whose name contains this")
+    parser.add_argument("--only", default="", help="implementations whose name contains one of these, by comma")
     chosen = parser.parse_args(arguments)
     plan = read(Library(()), "fit_plans", chosen.plan, FitPlanFile)
     catalogue, table = Catalogue(), read_tables(chosen.measurements)
@@ -172,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     of_row = np.array([devices[name] for name in table.text("device")], dtype=np.object_)
     files = {file.name: file for file in plan.implementations}
     for file in plan.implementations:
-        if chosen.only in file.name:
+        if any(part in file.name for part in chosen.only.split(",")):
             rows = table.take(of_row == file.device[len(KIND) :])
             own = known.setdefault(file.device, {})
             bare = Calibration(file.name, rooflines)
