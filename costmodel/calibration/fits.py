@@ -81,12 +81,13 @@ def fit_families(
     Families whose rows hold kernels of others as well are fitted after them, with what was found of those.
     """
     fitted: dict[str, Fitted] = {}
+    beside: dict[str, FamilyFit] = {}
     samples: dict[str, Samples] = {}
     held_out: dict[str, str] = {}
     skipped: dict[str, int] = {}
     for key in sorted(file.families, key=lambda key: _kinds(key, rows.mapped)):
         rule = plan.recipes[file.families[key]]
-        own = Calibration(known.name, {**known.families, **{name: fit.fit() for name, fit in fitted.items()}})
+        own = Calibration(known.name, {**known.families, **beside, **{name: fit.fit() for name, fit in fitted.items()}})
         some = samples_of(key, rows.table, rows.mapped, rule, own)
         if some is None or len(some) < (rule.fewest or FEWEST):
             skipped[key] = 0 if some is None else len(some)
@@ -95,7 +96,12 @@ def fit_families(
         if len(np.unique(some.groups)) < FOLDS:
             some, held_out[key] = replace(some, groups=_shapes(rows.table, some)), SHAPE
         some = replace(some, siblings=tuple(each[key] for each in rows.siblings if key in each))
-        samples[key], fitted[key] = some, fit_family(some, recipe_of(rule))
+        recipe = recipe_of(rule)
+        if recipe.beside in beside:  # found in the rows of an earlier family
+            recipe = replace(recipe, beside="")
+        samples[key], fitted[key] = some, fit_family(some, recipe)
+        streams = fitted[key].beside
+        beside |= {} if streams is None else streams.fits()
     ordered = {key: fitted[key] for key in file.families if key in fitted}
     return Outcome(Evidence(file, ordered, samples, held_out), left_out, skipped)
 
