@@ -83,21 +83,21 @@ class Chooser:
             covering = [each for each in self._candidates if each.covers(family, alike)]
             if covering:
                 best = min(covering, key=lambda each: each.order(kernel))
-                own = self._streams(kernel) | {_scope(key): best.implementation for key in best.held.file.families}
+                own = self._streams(kernel) | {_scope(key): (best.implementation,) for key in best.held.file.families}
                 calibration = Calibration(self._device, Fits(self._shelf, self._device, own))
                 instead = "" if alike == variant else f", {family}/{alike} stands in for {family}/{variant}"
                 return Choice(calibration, _why(best, kernel) + instead)
         fits = Fits(self._shelf, self._device, {})
         return Choice(Calibration(self._device, fits), f"no fit of {family}/{variant} for {self._device}: roofline")
 
-    def _streams(self, kernel: Kernel) -> dict[str, str]:
+    def _streams(self, kernel: Kernel) -> dict[str, tuple[str, ...]]:
         """Return the implementations of the element-wise kernels that run in the same rows as others, kind by kind."""
         found: dict[str, _Candidate] = {}
         for each in sorted(self._candidates, key=lambda each: each.order(kernel)):
             for key in each.held.file.families:
                 if key.startswith(f"{STREAMS}/"):
                     found.setdefault(key, each)
-        return {key: each.implementation for key, each in found.items()}
+        return {key: (each.implementation,) for key, each in found.items()}
 
     @cached_property
     def _candidates(self) -> list[_Candidate]:

@@ -8,8 +8,8 @@ from typing import ClassVar
 from costmodel.cost.gemm import together
 from costmodel.cost.machine import Machine
 from costmodel.cost.residual import Features
-from costmodel.cost.time import Time
-from costmodel.quantities import log2, maximum, minimum
+from costmodel.cost.time import Time, busy_kernel
+from costmodel.quantities import log2, maximum
 from costmodel.workload.operators import AttentionCore, Gemm
 
 SHARPNESS = 4.0  # work and bytes overlap: the longer one counts
@@ -36,7 +36,7 @@ class PlainForm:
         peak = machine.processors * machine.processor_peak(operator.dtype)
         memory = operator.traffic / (self.memory * machine.memory_bandwidth)
         busy = together(SHARPNESS, operator.flop / (self.compute * peak), memory)
-        return Time(self.launch + busy, compute=busy, memory=minimum(memory, busy), fixed=self.launch)
+        return busy_kernel(self.launch, busy, memory, SHARPNESS)
 
     def features(self, operator: Gemm | AttentionCore) -> Features:
         """Return log2 of FLOP and bytes."""
