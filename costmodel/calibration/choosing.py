@@ -44,12 +44,18 @@ class _Candidate:
         return not {family, f"{family}/{variant}"}.isdisjoint(self.held.file.families)
 
     def mismatch(self, kernel: Kernel) -> tuple[int, ...]:
-        """Return how far the file is from a kernel, the weightiest first; what a row does not say does not count."""
+        """Return how far the file is from a kernel, the weightiest first; what a row does not say does not count.
+
+        A kernel that no file names is nearest to those of the library whose name its own holds.
+        """
         file = self.held.file
         names = [framework.partition(" ")[0] for framework in file.frameworks]
+        other = _differs(kernel.kernel, file.kernels)
+        named = f"{kernel.kernel} {kernel.framework}".lower()
         return (
-            _differs(kernel.kernel, file.kernels), _differs(kernel.framework.partition(" ")[0], names),
-            _differs(kernel.framework, file.frameworks), _differs(kernel.timing, file.timings),
+            other, int(bool(other) and (file.library is None or file.library not in named)),
+            _differs(kernel.framework.partition(" ")[0], names), _differs(kernel.framework, file.frameworks),
+            _differs(kernel.timing, file.timings),
         )  # fmt: skip
 
     def order(self, kernel: Kernel) -> tuple[int | str, ...]:
@@ -122,7 +128,9 @@ def _why(best: _Candidate, kernel: Kernel) -> str:
     other = best.mismatch(kernel)
     if not any(other):
         return name
-    said = (f"kernel {kernel.kernel}", f"framework {kernel.framework}", kernel.framework, f"timing {kernel.timing}")
+    said = (
+        *(f"kernel {kernel.kernel}",) * 2, f"framework {kernel.framework}", kernel.framework, f"timing {kernel.timing}",
+    )  # fmt: skip
     return f"{name}: nearest to {next(text for text, differs in zip(said, other, strict=True) if differs)}"
 
 
