@@ -126,7 +126,7 @@ def nearest_variants(family: str, variant: str) -> tuple[str, ...]:
     """Return the variants of a family whose kernels stand in for those of `variant`, the most alike first."""
     if family == _STREAMING:
         return tuple(kind for kind in _STREAMS if kind != variant)
-    plain = variant.removesuffix("_narrow")
+    plain = variant.removesuffix("_narrow").removesuffix("_masked")
     own = () if plain == variant else (plain,)
     return own + _NEAREST.get(plain, ())
 

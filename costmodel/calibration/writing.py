@@ -23,6 +23,7 @@ from costmodel.schema.whole_files import make_folder, write_whole
 
 _TIMES = (
     "launch", "gather", "regroup", "pad", "combine", "merge", "single_launch", "single_combine", "single_merge",
+    "scan",
 )  # fmt: skip  # parameters that are times; the others are shares, bytes or cycles
 _PLAIN = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*(/[a-z0-9]+(-[a-z0-9]+)*)?")
 _WORDS = frozenset(("null", "true", "false", "yes", "no", "on", "off", "y", "n"))  # that YAML takes for something else

@@ -11,7 +11,7 @@ from costmodel.schema.case import CaseClass
 from costmodel.schema.device import Source
 from costmodel.schema.fields import number_at
 from costmodel.schema.framework import FrameworkFile
-from costmodel.schema.quantity import Ratio, Verbatim, wrong
+from costmodel.schema.quantity import Integer, Ratio, Verbatim, wrong
 from costmodel.schema.strict import Strict
 
 FRAMEWORK = "framework."  # what the path of a term begins with
@@ -28,6 +28,7 @@ class RecipeFile(Strict):
     beside: str | None = Field(
         default=None, description="`family/variant` of streams in the same rows, which are fitted with it"
     )
+    fewest: Integer | None = Field(default=None, description="rows below which nothing is fitted; null: 20")
     held_out: list[str] = Field(min_length=1, description="columns whose values cross-validation holds out together")
 
 
@@ -51,6 +52,7 @@ class BarFile(Strict):
 
     device: str = Field(description="the device file, `devices/NAME`")
     families: list[str] = Field(min_length=1, description="operator families or `family/variant`, taken together")
+    implementations: list[str] = Field(default=[], description="those alone, as calibration files are named; none: all")
     bar: Ratio = Field(description="mean absolute relative error that is asked for; the median below 50 rows")
     aim: Ratio = Field(description="the same, better")
 
