@@ -22,7 +22,7 @@ from costmodel.calibration.load import Shelf, family_fit, nearest_variants, read
 from costmodel.calibration.operators import map_rows
 from costmodel.calibration.roofline import default_framework
 from costmodel.calibration.screening import context
-from costmodel.calibration.tables import NUMBERS, Table, read_tables
+from costmodel.calibration.tables import NUMBERS, Table, join, read_tables
 from costmodel.calibration.writing import PUBLIC, Evidence, write_calibration
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.quantities import Indices
@@ -159,13 +159,13 @@ def rooflines_of(search_path: Sequence[str | Path] = ()) -> dict[str, FamilyFit]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fit every implementation of a plan; print the cross-validated errors, write the calibration files."""
     parser = argparse.ArgumentParser(prog="python -m costmodel.calibration.fits", description=main.__doc__)
-    parser.add_argument("measurements", type=Path, help="folder of measurement tables")
+    parser.add_argument("measurements", type=Path, nargs="+", help="measurement tables, or folders of them")
     parser.add_argument("--output", type=Path, required=True, help="folder of calibration files")
     parser.add_argument("--plan", default=PLAN, help="fit plan, by name")
     parser.add_argument("--only", default="", help="implementations whose name contains this")
     chosen = parser.parse_args(arguments)
     plan = read(Library(()), "fit_plans", chosen.plan, FitPlanFile)
-    catalogue, table = Catalogue(), read_tables(chosen.measurements)
+    catalogue, table = Catalogue(), join([read_tables(path) for path in chosen.measurements])
     rooflines = rooflines_of()
     known: dict[str, dict[str, FamilyFit]] = {}
     devices = {name: catalogue.name(name) for name in np.unique(table.text("device").astype(str))}

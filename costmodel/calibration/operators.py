@@ -48,6 +48,7 @@ _RULES = {
     "send_recv": _Rule("send_recv", messages.collective),
     **{name: _Rule(name, messages.exchange) for name in _EXCHANGES},
 }
+_LAYOUT = ("world_size", "gpus_per_node", "topk", "num_sms")
 _HOST_FLAGS = ("host_overhead_included", "coarse_timer_3_samples")
 _WARM = ("cuda_graph_loop",)  # the tables' schema: few copies of the weights take turns, activations stay
 _GROUPED_BY = (
@@ -130,7 +131,7 @@ def _same_layout(table: Table, rows: Indices) -> Iterator[Indices]:
     if operation not in _COMMUNICATION:
         yield rows
         return
-    layout = np.stack([np.nan_to_num(table.number(name)[rows]) for name in ("world_size", "gpus_per_node", "topk")])
+    layout = np.stack([np.nan_to_num(table.number(name)[rows]) for name in _LAYOUT])
     for one in np.unique(layout, axis=1).T:
         yield rows[(layout == one[:, None]).all(axis=0)]
 
@@ -148,5 +149,5 @@ def _map(table: Table, rows: Indices, catalogue: Catalogue) -> Mapped:
     family = operators[0].family if own else rule.family
     found = Mapped(family, rows, device, operators, warm=batch.text("timing") in _WARM)
     if operation in _COMMUNICATION:
-        return replace(found, cluster=messages.cluster(batch))
+        return replace(found, cluster=messages.cluster(batch), held=messages.held(batch))
     return found

@@ -13,7 +13,7 @@ from costmodel.cost.machine import Machine
 from costmodel.cost.residual import Domain, Features, Residual
 from costmodel.cost.time import Time
 from costmodel.quantities import Array, Quantity, Seconds, is_single
-from costmodel.workload.operators import AttentionCore, Elementwise, Operator
+from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Operator
 
 SHORTEST = 1e-12  # a time of zero (a group of one rank) has no logarithm
 BASES = ("measured", "fitted", "transferred", "extrapolated", "roofline")
@@ -123,11 +123,11 @@ class FamilyFit:
         """Return the time that the form and the residual give: t = form(operator) * exp(residual(shape)).
 
         Calls that share a core take it each over its part of the keys, one after the other: as many times the time of
-        one. Streams that share their bytes each add the form's fixed time.
+        one; so do messages. Streams that share their bytes each add the form's fixed time.
         """
         one = _one_call(operator)
         time = form.time(one, machine).scaled(self.correction(operator))
-        if isinstance(operator, AttentionCore):
+        if isinstance(operator, AttentionCore | Collective):
             return time.scaled(operator.calls)
         if isinstance(operator, Elementwise):
             return time.after((operator.calls - 1.0) * time.fixed)
