@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from costmodel.cost.calibration import SHORTEST
@@ -22,11 +22,11 @@ AXES = ("tokens", "copy", "choices", "experts", "ranks")
 class LowLatencyForm:
     """The fitted form of kernels that send a copy to every expert, on all processors.
 
-        t     = launch + hop * a + slot * experts + peer * ranks + (send^p + inner^p + outer^p)^(1/p)
+        t     = launch + a_in + hop * a_out + slot * experts + peer * ranks + (send^p + inner^p + outer^p)^(1/p)
         send  = T / blocks * (token + b / load),   blocks = experts / ceil(experts / processors)
         inner = copies inside the node * b / (share * B_in),   outer = copies to others * b / (nic * B_out)
 
-    launch: fixed time [s]; hop: steps over the link's latency; slot: cost of an expert's counter [s]; peer: of a rank's
+    launch: fixed time [s]; hop: steps between nodes, over the latency there; slot: cost of an expert's counter [s]; peer: of a rank's
     queue [s]; token: what a token costs its block [s]; load: what a block moves [B/s]; share, nic: of the bandwidths.
     direct: copies inside a node go over its own links; else over the NIC, as those to other nodes.
     """
@@ -44,7 +44,7 @@ class LowLatencyForm:
 
     AXES = AXES
     FORMULA: ClassVar[str] = (
-        "t = launch + hop * latency + slot * experts + peer * ranks + p-norm of (tokens of a block, bytes inside the "
+        "t = launch + latencies + slot * experts + peer * ranks + p-norm of (tokens of a block, bytes inside the "
         "node / share of its links, bytes between nodes / share of the NIC)"
     )
 
@@ -55,9 +55,9 @@ class LowLatencyForm:
         send = operator.tokens / blocks * (self.token + operator.token_bytes / self.load)
         found = copies(operator, way)
         if not self.direct:
-            found = Copies(0.0, operator.top_k * operator.load * (1.0 - 1.0 / way.size))
+            found = replace(found, inner=0.0, outer=operator.top_k * operator.load * (1.0 - 1.0 / way.size))
         inner, outer = _wire(operator, way, found, self.share, self.nic)
-        fixed = self.launch + self.hop * way.latency + self.slot * operator.experts + self.peer * way.size
+        fixed = _fixed(self.launch, self.hop, self.peer, way) + self.slot * operator.experts
         return _message(fixed, together(self.sharpness, SHORTEST, send, inner, outer), way)
 
     def features(self, operator: Exchange) -> Features:
@@ -69,13 +69,14 @@ class LowLatencyForm:
 class NormalForm:
     """The fitted form of kernels that send a copy to every node and rank, on the processors that communication holds.
 
-        t     = launch + hop * a + peer * ranks + (send^p + inner^p + outer^p)^(1/p)
-        send  = T / processors * (token + E_ranks * b / load)
+        t     = launch + a_in + hop * a_out + peer * ranks + (send^p + inner^p + outer^p)^(1/p)
+        send  = T / processors * (token + (E_ranks + relay * E_nodes * (1 - 1/N)) * b / load)
         inner = T * E_ranks * (1 - 1/l) * b / (share * B_in)
         outer = T * E_nodes * (1 - 1/N) * b / (nic * B_out) * (N/2)^crowd
 
-    launch: fixed time, notification included [s]; hop: steps over the link's latency; peer: cost of a rank [s]; token:
-    what a token costs its processor [s]; load: what a processor moves [B/s]; share, nic: of the bandwidths; crowd: how
+    launch: fixed time, notification included [s]; hop: steps between nodes, over the latency there; peer: cost of a
+    rank [s]; token: what a token costs its processor [s]; load: what a processor moves [B/s]; relay: how much more it
+    costs to hand a copy to another node than to a rank; share, nic: of the bandwidths; crowd: how
     much slower NICs are where more nodes share the fabric. processors: taken where a scenario holds none.
     """
 
@@ -84,6 +85,7 @@ class NormalForm:
     peer: float
     token: float
     load: float
+    relay: float
     share: float
     nic: float
     crowd: float
@@ -92,7 +94,7 @@ class NormalForm:
 
     AXES = AXES
     FORMULA: ClassVar[str] = (
-        "t = launch + hop * latency + peer * ranks + p-norm of (tokens of a processor, bytes inside the node / share of "
+        "t = launch + latencies + peer * ranks + p-norm of (tokens of a processor, bytes inside the node / share of "
         "its links, bytes between nodes / share of the NIC * (nodes/2)^crowd)"
     )
 
@@ -102,11 +104,11 @@ class NormalForm:
         held = machine.device.processors - machine.processors
         working = where(held > 0, held, self.processors)
         found = copies(operator, way)
-        reached = found.inner / where(way.local > 1, 1.0 - 1.0 / way.local, 1.0)
-        send = operator.tokens / working * (self.token + maximum(reached, 1.0) * operator.token_bytes / self.load)
+        handled = found.reached + self.relay * found.outer
+        send = operator.tokens / working * (self.token + handled * operator.token_bytes / self.load)
         inner, outer = _wire(operator, way, found, self.share, self.nic)
         outer = outer * maximum(way.nodes / 2.0, 1.0) ** self.crowd
-        fixed = self.launch + self.hop * way.latency + self.peer * way.size
+        fixed = _fixed(self.launch, self.hop, self.peer, way)
         return _message(fixed, together(self.sharpness, SHORTEST, send, inner, outer), way)
 
     def features(self, operator: Exchange) -> Features:
@@ -118,6 +120,11 @@ def _wire(operator: Exchange, way: Path, found: Copies, share: Quantity, nic: Qu
     """Return what the links inside and between nodes take [s]."""
     sent = operator.tokens * operator.token_bytes
     return sent * found.inner / (share * way.inner), sent * found.outer / (nic * way.outer)
+
+
+def _fixed(launch: Seconds, hop: Quantity, peer: Seconds, way: Path) -> Seconds:
+    """Return what an exchange takes whatever it sends [s]."""
+    return launch + way.inner_latency + where(way.nodes > 1, hop * way.outer_latency, 0.0) + peer * way.size
 
 
 def _message(fixed: Seconds, busy: Seconds, way: Path) -> Time:

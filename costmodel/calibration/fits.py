@@ -31,7 +31,7 @@ from costmodel.schema.references import Library
 
 PLAN = "public"
 KIND = "devices/"  # before the name of a device in a plan
-FEWEST = 20  # rows of a family, below which nothing is fitted
+FEWEST = 20  # rows of a family, those of siblings too, below which nothing is fitted
 SHAPE = "shape"  # what cross-validation holds out where a plan's groups are fewer than its folds
 
 
@@ -88,13 +88,14 @@ def fit_families(
         rule = plan.recipes[file.families[key]]
         own = Calibration(known.name, {**known.families, **{name: fit.fit() for name, fit in fitted.items()}})
         some = samples_of(key, rows.table, rows.mapped, rule, own)
-        if some is None or len(some) < FEWEST:
+        alike = tuple(each[key] for each in rows.siblings if key in each)
+        if some is None or sum(map(len, (some, *alike))) < FEWEST:
             skipped[key] = 0 if some is None else len(some)
             continue
         held_out[key] = " x ".join(rule.held_out)
         if len(np.unique(some.groups)) < FOLDS:
             some, held_out[key] = replace(some, groups=_shapes(rows.table, some)), SHAPE
-        some = replace(some, siblings=tuple(each[key] for each in rows.siblings if key in each))
+        some = replace(some, siblings=alike)
         samples[key], fitted[key] = some, fit_family(some, recipe_of(rule))
     ordered = {key: fitted[key] for key in file.families if key in fitted}
     return Outcome(Evidence(file, ordered, samples, held_out), left_out, skipped)

@@ -71,7 +71,7 @@ def stated(value: Any) -> Any:
     return tuple(map(stated, value)) if isinstance(value, list | tuple) else value
 
 
-_LINK = Bounds(0.7, 0.01, 1.2)  # share of a link's bandwidth
+_LINK = Bounds(0.7, 0.01, 1.0)  # share of a link's bandwidth
 _STEPS = Bounds(0.5, 1e-3, 30.0)  # over the latency of a link
 _PIECE = Bounds(1e-7, 1e-10, 1e-5)  # [s] that something small costs
 _EXCHANGE = {
@@ -215,6 +215,7 @@ FORMS = {
     ),
     "low_latency": FormKind(LowLatencyForm, _EXCHANGE | {"slot": _PIECE}, LowLatencyForm.AXES, (2.0, 2.0, 2.0, 3.0, 2.0)),
     "normal": FormKind(
-        NormalForm, _EXCHANGE | {"crowd": Bounds(0.1, 1e-3, 2.0)}, NormalForm.AXES, (2.0, 2.0, 2.0, 3.0, 2.0)
+        NormalForm, _EXCHANGE | {"relay": Bounds(1.0, 1e-2, 20.0), "crowd": Bounds(0.1, 1e-3, 2.0)}, NormalForm.AXES,
+        (2.0, 2.0, 2.0, 3.0, 2.0),
     ),
 }

@@ -11,10 +11,14 @@ from costmodel.workload.operators import Exchange
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Copies:
-    """How many copies of a token a rank sends inside its node, forwarded ones included, and to other nodes."""
+    """How many copies of a token go over links inside nodes, forwarded ones included, and over those between them.
+
+    reached: copies that arrive somewhere, the own rank included.
+    """
 
     inner: Count
     outer: Count
+    reached: Count
 
 
 def copies(exchange: Exchange, path: Path) -> Copies:
@@ -26,9 +30,9 @@ def copies(exchange: Exchange, path: Path) -> Copies:
     if exchange.deduplicates:
         to_nodes = exchange.targets(path.nodes) * exchange.fullest(path.nodes)
         to_ranks = exchange.targets(path.size) * exchange.fullest(path.size)
-        return Copies(to_ranks * (1 - 1 / path.local), to_nodes * (1 - 1 / path.nodes))
+        return Copies(to_ranks * (1 - 1 / path.local), to_nodes * (1 - 1 / path.nodes), to_ranks)
     sent = exchange.top_k * exchange.load
-    return Copies(sent * (path.local - 1) / path.size, sent * (1 - path.local / path.size))
+    return Copies(sent * (path.local - 1) / path.size, sent * (1 - path.local / path.size), sent)
 
 
 def exchange_time(exchange: Exchange, path: Path) -> Seconds:
