@@ -1,4 +1,4 @@
-"""A collective's time from the fit of its kind: a protocol for small messages, one for large ones, over a group's links."""
+"""A collective's time from the fit of its kind: a protocol for small messages and one for large, over the links."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ class CollectiveForm:
 
         t     = launch + w * small + (1 - w) * large,   w = 1 / (1 + (size / switch)^sharpness)
         small = bare(size; share * B, hop * a)
-        large = start + min(bare(size; bulk * B, stride * a), size * (1 + 1/n) / (reduced * B) + stride * a)
+        large = min(start + bare(size; bulk * B, stride * a), settle + size * (1 + 1/n) / (reduced * B) + a)
 
     bare: the closed form of the kind over the group's links, bandwidth B and latency a, with its volumes and steps.
     Libraries take their protocol by the size of the message, not by what is fastest, so links do not move `switch`.
     launch: fixed time [s]; hop, stride: what a step takes, over the latency of a link; share, bulk: of the bandwidth;
-    start: further fixed time of the protocol for large messages [s]; switch [B]. reduced: share where switches add up
-    (NVLS), so that a device sends its buffer once and receives 1/n of it more; zero where they do not.
+    start: further fixed time of the protocol for large messages [s]; switch [B].
+
+    reduced: share of the bandwidth where switches add up (NVLS), so that a device sends its buffer once and receives
+    1/n of it more; settle: fixed time of that [s]; zero where they do not. staged: what stands for `bulk` where
+    messages are stored in host memory on their way; zero: `bulk` too.
 
     once, twice: shares of an all-reduce inside a node that reads its peers' memory; zero where there is none. In place
     of `small` stands min(hop*a + (n-1)*size/(once*B), 2*hop*a + 2*(n-1)/n*size/(twice*B)).
@@ -44,8 +47,10 @@ class CollectiveForm:
     switch: float
     sharpness: float
     reduced: float = 0.0
+    settle: float = 0.0
     once: float = 0.0
     twice: float = 0.0
+    staged: float = 0.0
 
     AXES = ("size", "ranks")
     FORMULA: ClassVar[str] = (
@@ -56,6 +61,8 @@ class CollectiveForm:
     def time(self, operator: Collective, machine: Machine) -> Time:
         """Return the time of one collective; zero in a group of one."""
         way = way_of(operator.group, machine.cluster, operator.name)
+        if self.staged and machine.cluster is not None and not machine.cluster.node.peer_to_peer:
+            way = replace(way, inner=way.inner * self.staged / self.bulk)
         seconds, fixed = self._seconds(operator, way, operator.size), self._seconds(operator, way, 0.0 * operator.size)
         joined = way.size > 1
         return message(where(joined, seconds, 0.0), where(joined, minimum(fixed, seconds), 0.0))
@@ -68,7 +75,7 @@ class CollectiveForm:
         """Return the time of the protocols that the operator's size takes, moving `moved` bytes."""
         large = self._share_of_large(operator.size)
         small = self._peers(moved, way) if self.once else collective_time(operator.kind, moved, self._by_steps(way))
-        return self.launch + (1.0 - large) * small + large * (self.start + self._large(operator.kind, moved, way))
+        return self.launch + (1.0 - large) * small + large * self._large(operator.kind, moved, way)
 
     def _share_of_large(self, size: Bytes) -> Quantity:
         exponent = self.sharpness * (log2(maximum(size, 1.0)) - log2(self.switch))
@@ -79,10 +86,10 @@ class CollectiveForm:
         return _scaled(way, self.share, self.hop)
 
     def _large(self, kind: str, moved: Bytes, way: Path) -> Seconds:
-        ring = collective_time(kind, moved, _scaled(way, self.bulk, self.stride))
+        ring = self.start + collective_time(kind, moved, _scaled(way, self.bulk, self.stride))
         if not self.reduced or kind != ALL_REDUCE:
             return ring
-        switched = moved * (1.0 + 1.0 / way.size) / (self.reduced * way.inner) + self.stride * way.inner_latency
+        switched = self.settle + moved * (1.0 + 1.0 / way.size) / (self.reduced * way.inner) + way.inner_latency
         return where(way.nodes > 1, ring, minimum(ring, switched))
 
     def _peers(self, moved: Bytes, way: Path) -> Seconds:

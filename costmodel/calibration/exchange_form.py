@@ -23,11 +23,12 @@ class LowLatencyForm:
     """The fitted form of kernels that send a copy to every expert, on all processors.
 
         t     = launch + a_in + hop * a_out + slot * experts + peer * ranks + (send^p + inner^p + outer^p)^(1/p)
-        send  = T / blocks * (token + b / load),   blocks = experts / ceil(experts / processors)
+        send  = T / blocks * (token + b / rate),   blocks = experts / ceil(experts / processors)
         inner = copies inside the node * b / (share * B_in),   outer = copies to others * b / (nic * B_out)
 
-    launch: fixed time [s]; hop: steps between nodes, over the latency there; slot: cost of an expert's counter [s]; peer: of a rank's
-    queue [s]; token: what a token costs its block [s]; load: what a block moves [B/s]; share, nic: of the bandwidths.
+    launch: fixed time [s]; hop: steps between nodes, over the latency there; slot: cost of an expert's counter [s];
+    peer: of a rank's queue [s]; token: what a token costs its block [s]; rate: what a block moves [B/s]; share, nic: of
+    the bandwidths.
     direct: copies inside a node go over its own links; else over the NIC, as those to other nodes.
     """
 
@@ -36,7 +37,7 @@ class LowLatencyForm:
     slot: float
     peer: float
     token: float
-    load: float
+    rate: float
     share: float
     nic: float
     sharpness: float
@@ -52,7 +53,7 @@ class LowLatencyForm:
         """Return the time of one direction; zero in a group of one."""
         way = way_of(operator.group, machine.cluster, operator.name)
         blocks = operator.experts / ceil(operator.experts / machine.device.processors)
-        send = operator.tokens / blocks * (self.token + operator.token_bytes / self.load)
+        send = operator.tokens / blocks * (self.token + operator.token_bytes / self.rate)
         found = copies(operator, way)
         if not self.direct:
             found = replace(found, inner=0.0, outer=operator.top_k * operator.load * (1.0 - 1.0 / way.size))
@@ -70,12 +71,12 @@ class NormalForm:
     """The fitted form of kernels that send a copy to every node and rank, on the processors that communication holds.
 
         t     = launch + a_in + hop * a_out + peer * ranks + (send^p + inner^p + outer^p)^(1/p)
-        send  = T / processors * (token + (E_ranks + relay * E_nodes * (1 - 1/N)) * b / load)
+        send  = T / processors * (token + (E_ranks + relay * E_nodes * (1 - 1/N)) * b / rate)
         inner = T * E_ranks * (1 - 1/l) * b / (share * B_in)
         outer = T * E_nodes * (1 - 1/N) * b / (nic * B_out) * (N/2)^crowd
 
     launch: fixed time, notification included [s]; hop: steps between nodes, over the latency there; peer: cost of a
-    rank [s]; token: what a token costs its processor [s]; load: what a processor moves [B/s]; relay: how much more it
+    rank [s]; token: what a token costs its processor [s]; rate: what a processor moves [B/s]; relay: how much more it
     costs to hand a copy to another node than to a rank; share, nic: of the bandwidths; crowd: how
     much slower NICs are where more nodes share the fabric. processors: taken where a scenario holds none.
     """
@@ -84,7 +85,7 @@ class NormalForm:
     hop: float
     peer: float
     token: float
-    load: float
+    rate: float
     relay: float
     share: float
     nic: float
@@ -105,7 +106,7 @@ class NormalForm:
         working = where(held > 0, held, self.processors)
         found = copies(operator, way)
         handled = found.reached + self.relay * found.outer
-        send = operator.tokens / working * (self.token + handled * operator.token_bytes / self.load)
+        send = operator.tokens / working * (self.token + handled * operator.token_bytes / self.rate)
         inner, outer = _wire(operator, way, found, self.share, self.nic)
         outer = outer * maximum(way.nodes / 2.0, 1.0) ** self.crowd
         fixed = _fixed(self.launch, self.hop, self.peer, way)

@@ -79,11 +79,12 @@ _EXCHANGE = {
     "hop": _STEPS,
     "peer": _PIECE,
     "token": Bounds(1e-6, 1e-9, 1e-4),
-    "load": Bounds(2e10, 1e8, 1e13),
+    "rate": Bounds(2e10, 1e8, 1e13),
     "share": _LINK,
     "nic": _LINK,
     "sharpness": Bounds(3.0, 1.0, 12.0),
 }
+_EXCHANGED = (2.0, 2.0, 2.0, 3.0, 2.0)  # lengths along tokens, bytes of a copy, choices, experts, ranks
 FORMS = {
     "gemm": FormKind(
         GemmForm,
@@ -199,23 +200,25 @@ FORMS = {
         {
             "launch": _LAUNCH,
             "hop": _STEPS,
-            "share": Bounds(0.2, 1e-3, 1.2),
+            "share": Bounds(0.2, 1e-3, 1.0),
             "start": Bounds(1e-5, 1e-8, 1e-3),
             "stride": _STEPS,
             "bulk": _LINK,
             "switch": Bounds(1e6, 1e3, 3e8),
-            "sharpness": Bounds(4.0, 1.0, 12.0),
+            "sharpness": Bounds(6.0, 2.0, 12.0),
         },
         CollectiveForm.AXES,
         (2.0, 1.0),
         {
-            "reduced": {"reduced": _LINK},
+            "reduced": {"reduced": Bounds(0.65, 0.5, 1.0), "settle": Bounds(1e-5, 1e-8, 1e-3)},
             "peers": {"once": _LINK, "twice": _LINK},
         },
     ),
-    "low_latency": FormKind(LowLatencyForm, _EXCHANGE | {"slot": _PIECE}, LowLatencyForm.AXES, (2.0, 2.0, 2.0, 3.0, 2.0)),
+    "low_latency": FormKind(LowLatencyForm, _EXCHANGE | {"slot": _PIECE}, LowLatencyForm.AXES, _EXCHANGED),
     "normal": FormKind(
-        NormalForm, _EXCHANGE | {"relay": Bounds(1.0, 1e-2, 20.0), "crowd": Bounds(0.1, 1e-3, 2.0)}, NormalForm.AXES,
-        (2.0, 2.0, 2.0, 3.0, 2.0),
+        NormalForm,
+        _EXCHANGE | {"relay": Bounds(1.0, 1e-2, 20.0), "crowd": Bounds(0.1, 1e-3, 2.0)},
+        NormalForm.AXES,
+        _EXCHANGED,
     ),
 }

@@ -8,12 +8,13 @@ import numpy as np
 
 from costmodel.calibration.batch import Batch, Unmapped
 from costmodel.hardware import Cluster, Host, Node
+from costmodel.quantities import Count
 from costmodel.workload.operators import Collective, Exchange, Group, Operator, exchange_family
 
 # Fabrics slower than any link of their devices. The notes beside the tables name two: A100 across two nodes (6-22 GB/s)
 # and L40S with more than two devices (2-5 GB/s, PCIe across sockets). A40 pairs move every size at 4 GB/s, where their
 # bridge has 56 and their PCIe 32. Keys: how a table names the device; values: devices, and nodes, that still work well.
-_SLOW_BEYOND = {"A100_SXM4_80GB": (8, 1), "L40S": (2, 1), "A40": (1, 1)}
+_SLOW_BEYOND = {"A100_SXM4_80GB": (8, 1), "L40S": (2, 1), "NVIDIA L40S": (2, 1), "A40": (1, 1)}
 _MODES = {"normal": "normal", "low_latency": "low_latency"}
 _GROUPS = 4.0  # deepseek-ai/DeepEP, tests/test_internode.py: min(nodes, 4) groups a token
 _LOW_LATENCY_HEADER = 16.0  # the tables' schema: bytes in front of a low-latency FP8 copy
@@ -56,9 +57,10 @@ def _expert_groups(batch: Batch) -> tuple[float, int]:
     return (nodes, int(min(nodes, _GROUPS))) if not (batch.number("num_experts") % nodes).any() else (1.0, 1)
 
 
-def held(batch: Batch) -> float:
+def held(batch: Batch) -> Count:
     """Return the processors that communication ran on; zero where a table does not say."""
-    return float(np.nan_to_num(batch.rows.number("num_sms")[0]))
+    processors = np.nan_to_num(batch.rows.number("num_sms"))
+    return processors if processors.any() else 0.0
 
 
 def cluster(batch: Batch) -> Cluster:

@@ -32,7 +32,10 @@ def translated(sheet: Sheet) -> Sheet:
         "device": _devices(sheet),
         "op": [_OPERATIONS.get(name, name) for name in sheet.column("op_name")],
         "dtype_in": formats,
-        "bytes": [f"{size * ELEMENT_BYTES[kind]:.0f}" for size, kind in zip(_numbers(sheet, "message_size"), formats, strict=True)],
+        "bytes": [
+            f"{size * ELEMENT_BYTES[kind]:.0f}"
+            for size, kind in zip(_numbers(sheet, "message_size"), formats, strict=True)
+        ],
         "world_size": sheet.column("num_gpus"),
         "gpus_per_node": [_NODE] * len(sheet),
         "time_us": [f"{value * _MICROSECONDS:.6g}" for value in _numbers(sheet, "latency")],

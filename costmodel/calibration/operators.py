@@ -48,7 +48,6 @@ _RULES = {
     "send_recv": _Rule("send_recv", messages.collective),
     **{name: _Rule(name, messages.exchange) for name in _EXCHANGES},
 }
-_LAYOUT = ("world_size", "gpus_per_node", "topk", "num_sms")
 _HOST_FLAGS = ("host_overhead_included", "coarse_timer_3_samples")
 _WARM = ("cuda_graph_loop",)  # the tables' schema: few copies of the weights take turns, activations stay
 _GROUPED_BY = (
@@ -131,7 +130,7 @@ def _same_layout(table: Table, rows: Indices) -> Iterator[Indices]:
     if operation not in _COMMUNICATION:
         yield rows
         return
-    layout = np.stack([np.nan_to_num(table.number(name)[rows]) for name in _LAYOUT])
+    layout = np.stack([np.nan_to_num(table.number(name)[rows]) for name in ("world_size", "gpus_per_node", "topk")])
     for one in np.unique(layout, axis=1).T:
         yield rows[(layout == one[:, None]).all(axis=0)]
 
