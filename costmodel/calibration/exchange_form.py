@@ -12,7 +12,7 @@ from costmodel.cost.residual import Features
 from costmodel.cost.time import Time, message
 from costmodel.network.exchange import Copies, copies
 from costmodel.network.paths import Path, way_of
-from costmodel.quantities import Count, Quantity, Seconds, ceil, log2, maximum, where
+from costmodel.quantities import Count, Mask, Quantity, Seconds, ceil, log2, maximum, where
 from costmodel.workload.operators import Exchange
 
 AXES = ("tokens", "copy", "choices", "experts", "ranks")
@@ -58,7 +58,8 @@ class LowLatencyForm:
         if not self.direct:
             found = replace(found, inner=0.0, outer=operator.top_k * operator.load * (1.0 - 1.0 / way.size))
         inner, outer = _wire(operator, way, found, self.share, self.nic)
-        fixed = _fixed(self.launch, self.hop, self.peer, way) + self.slot * operator.experts
+        across = way.nodes > 1 if self.direct else way.size > 1
+        fixed = self.launch + _latency(way, self.hop, across) + self.peer * way.size + self.slot * operator.experts
         return _message(fixed, together(self.sharpness, SHORTEST, send, inner, outer), way)
 
     def features(self, operator: Exchange) -> Features:
@@ -109,7 +110,7 @@ class NormalForm:
         send = operator.tokens / working * (self.token + handled * operator.token_bytes / self.rate)
         inner, outer = _wire(operator, way, found, self.share, self.nic)
         outer = outer * maximum(way.nodes / 2.0, 1.0) ** self.crowd
-        fixed = _fixed(self.launch, self.hop, self.peer, way)
+        fixed = self.launch + _latency(way, self.hop, way.nodes > 1) + self.peer * way.size
         return _message(fixed, together(self.sharpness, SHORTEST, send, inner, outer), way)
 
     def features(self, operator: Exchange) -> Features:
@@ -123,9 +124,9 @@ def _wire(operator: Exchange, way: Path, found: Copies, share: Quantity, nic: Qu
     return sent * found.inner / (share * way.inner), sent * found.outer / (nic * way.outer)
 
 
-def _fixed(launch: Seconds, hop: Quantity, peer: Seconds, way: Path) -> Seconds:
-    """Return what an exchange takes whatever it sends [s]."""
-    return launch + way.inner_latency + where(way.nodes > 1, hop * way.outer_latency, 0.0) + peer * way.size
+def _latency(way: Path, hop: Quantity, across: Mask) -> Seconds:
+    """Return the latency of the links: that inside the node, and `hop` times that of the NIC where it is used."""
+    return way.inner_latency + where(across, hop * way.outer_latency, 0.0)
 
 
 def _message(fixed: Seconds, busy: Seconds, way: Path) -> Time:
