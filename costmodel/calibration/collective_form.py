@@ -8,7 +8,7 @@ from typing import ClassVar
 from costmodel.cost.machine import Machine
 from costmodel.cost.residual import Features
 from costmodel.cost.time import Time, message
-from costmodel.network.collectives import collective_time
+from costmodel.network.collectives import collective_time, tree_all_reduce_time
 from costmodel.network.paths import Path, way_of
 from costmodel.quantities import Bytes, Quantity, Seconds, log2, maximum, minimum, where
 from costmodel.workload.operators import Collective
@@ -25,7 +25,8 @@ class CollectiveForm:
         small = bare(size; share * B, hop * a)
         large = min(start + bare(size; bulk * B, stride * a), settle + size * (1 + 1/n) / (reduced * B) + a)
 
-    bare: the closed form of the kind over the group's links, bandwidth B and latency a, with its volumes and steps.
+    bare: the closed form of the kind over the group's links, bandwidth B and latency a, with its volumes and steps; of
+    an all-reduce that of NCCL.
     Libraries take their protocol by the size of the message, not by what is fastest, so links do not move `switch`.
     launch: fixed time [s]; hop, stride: what a step takes, over the latency of a link; share, bulk: of the bandwidth;
     start: further fixed time of the protocol for large messages [s]; switch [B].
@@ -74,7 +75,7 @@ class CollectiveForm:
     def _seconds(self, operator: Collective, way: Path, moved: Bytes) -> Seconds:
         """Return the time of the protocols that the operator's size takes, moving `moved` bytes."""
         large = self._share_of_large(operator.size)
-        small = self._peers(moved, way) if self.once else collective_time(operator.kind, moved, self._by_steps(way))
+        small = self._peers(moved, way) if self.once else _bare(operator.kind, moved, self._by_steps(way))
         return self.launch + (1.0 - large) * small + large * self._large(operator.kind, moved, way)
 
     def _share_of_large(self, size: Bytes) -> Quantity:
@@ -86,7 +87,7 @@ class CollectiveForm:
         return _scaled(way, self.share, self.hop)
 
     def _large(self, kind: str, moved: Bytes, way: Path) -> Seconds:
-        ring = self.start + collective_time(kind, moved, _scaled(way, self.bulk, self.stride))
+        ring = self.start + _bare(kind, moved, _scaled(way, self.bulk, self.stride))
         if not self.reduced or kind != ALL_REDUCE:
             return ring
         switched = self.settle + moved * (1.0 + 1.0 / way.size) / (self.reduced * way.inner) + way.inner_latency
@@ -97,8 +98,12 @@ class CollectiveForm:
         others, latency = way.size - 1.0, self.hop * way.inner_latency
         once = latency + others * moved / (self.once * way.inner)
         twice = 2.0 * latency + 2.0 * others / way.size * moved / (self.twice * way.inner)
-        across = collective_time(ALL_REDUCE, moved, self._by_steps(way))
+        across = _bare(ALL_REDUCE, moved, self._by_steps(way))
         return where(way.nodes > 1, across, minimum(once, twice))
+
+
+def _bare(kind: str, size: Bytes, way: Path) -> Seconds:
+    return tree_all_reduce_time(size, way) if kind == ALL_REDUCE else collective_time(kind, size, way)
 
 
 def _scaled(way: Path, share: float, hop: float) -> Path:
