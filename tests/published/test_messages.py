@@ -32,7 +32,7 @@ def test_deepep_on_h800_is_within_the_bar():
 def test_copies_between_rtx_4090_come_within_a_tenth_of_the_published_rates(peer_to_peer, published):
     """Both directions together, 160 MB; tinygrad/open-gpu-kernel-modules, issue 6."""
     node = load_node("rtx-4090-x8")
-    kernels = replace(default_framework(), implementations={"collective": "nccl"})
+    kernels = replace(default_framework(), implementations={"collective": ("nccl",)})
     fit = load_calibration(node.device, kernels).fit(copy := Collective("copy", "send_recv", 160e6, Group(2.0)))
     cluster = Cluster("pair", replace(node, peer_to_peer=peer_to_peer), 1.0, None)
     machine = Machine(node.device, kernels, node.device.processors, cluster=cluster)
