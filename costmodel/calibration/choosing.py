@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from costmodel.calibration.load import Fits, Held, Shelf, nearest_variants
+from costmodel.calibration.load import Fits, Held, Shelf, nearest_keys
 from costmodel.cost.calibration import Calibration
 from costmodel.schema.references import Library
 
@@ -39,9 +39,9 @@ class _Candidate:
     implementation: str
     distance: int
 
-    def covers(self, family: str, variant: str) -> bool:
-        """Tell whether the file has the very variant, or the family as a whole."""
-        return not {family, f"{family}/{variant}"}.isdisjoint(self.held.file.families)
+    def covers(self, key: str) -> bool:
+        """Tell whether the file has the very `family/variant`, or the family as a whole."""
+        return not {key, key.partition("/")[0]}.isdisjoint(self.held.file.families)
 
     def mismatch(self, kernel: Kernel) -> tuple[int, ...]:
         """Return how far the file is from a kernel, the weightiest first; what a row does not say does not count.
@@ -85,13 +85,14 @@ class Chooser:
         return self._choices[key]
 
     def _choose(self, family: str, variant: str, kernel: Kernel) -> Choice:
-        for alike in (variant, *nearest_variants(family, variant)):
-            covering = [each for each in self._candidates if each.covers(family, alike)]
+        for alike in (f"{family}/{variant}", *nearest_keys(family, variant)):
+            covering = [each for each in self._candidates if each.covers(alike)]
             if covering:
                 best = min(covering, key=lambda each: each.order(kernel))
                 own = self._streams(kernel) | {_scope(key): (best.implementation,) for key in best.held.file.families}
                 calibration = Calibration(self._device, Fits(self._shelf, self._device, own))
-                instead = "" if alike == variant else f", {family}/{alike} stands in for {family}/{variant}"
+                asked = f"{family}/{variant}"
+                instead = "" if alike == asked else f", {alike} stands in for {asked}"
                 return Choice(calibration, _why(best, kernel) + instead)
         fits = Fits(self._shelf, self._device, {})
         return Choice(Calibration(self._device, fits), f"no fit of {family}/{variant} for {self._device}: roofline")

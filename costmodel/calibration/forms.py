@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from costmodel.calibration.collective_form import CollectiveForm
+from costmodel.calibration.exchange_form import LowLatencyForm, NormalForm
 from costmodel.calibration.regression import Bounds
 from costmodel.cost.attention import DecodeForm, PrefillForm
 from costmodel.cost.calibration import Form
@@ -84,6 +86,20 @@ def stated(value: Any) -> Any:
     return tuple(map(stated, value)) if isinstance(value, list | tuple) else value
 
 
+_LINK = Bounds(0.7, 0.01, 1.0)  # share of a link's bandwidth
+_STEPS = Bounds(0.5, 1e-3, 30.0)  # over the latency of a link
+_PIECE = Bounds(1e-7, 1e-10, 1e-5)  # [s] that something small costs
+_EXCHANGE = {
+    "launch": Bounds(1e-5, 1e-6, 3e-4),
+    "hop": _STEPS,
+    "peer": _PIECE,
+    "token": Bounds(1e-6, 1e-9, 1e-4),
+    "rate": Bounds(2e10, 1e8, 1e13),
+    "share": _LINK,
+    "nic": _LINK,
+    "sharpness": Bounds(3.0, 1.0, 12.0),
+}
+_EXCHANGED = (2.0, 2.0, 2.0, 3.0, 2.0)  # lengths along tokens, bytes of a copy, choices, experts, ranks
 FORMS = {
     "gemm": FormKind(
         GemmForm,
@@ -210,5 +226,31 @@ FORMS = {
         },
         StreamForm.AXES,
         (2.0, 2.0),
+    ),
+    "collective": FormKind(
+        CollectiveForm,
+        {
+            "launch": _LAUNCH,
+            "hop": _STEPS,
+            "share": Bounds(0.2, 1e-3, 1.0),
+            "start": Bounds(1e-5, 1e-8, 1e-3),
+            "stride": _STEPS,
+            "bulk": _LINK,
+            "switch": Bounds(1e6, 1e3, 3e8),
+            "sharpness": Bounds(6.0, 2.0, 12.0),
+        },
+        CollectiveForm.AXES,
+        (2.0, 1.0),
+        {
+            "reduced": {"reduced": Bounds(0.65, 0.5, 1.0), "settle": Bounds(1e-5, 1e-8, 1e-3)},
+            "peers": {"once": _LINK, "twice": _LINK},
+        },
+    ),
+    "low_latency": FormKind(LowLatencyForm, _EXCHANGE | {"slot": _PIECE}, LowLatencyForm.AXES, _EXCHANGED),
+    "normal": FormKind(
+        NormalForm,
+        _EXCHANGE | {"relay": Bounds(1.0, 1e-2, 20.0), "crowd": Bounds(0.1, 1e-3, 2.0)},
+        NormalForm.AXES,
+        _EXCHANGED,
     ),
 }

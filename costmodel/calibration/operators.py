@@ -150,5 +150,5 @@ def _map(table: Table, rows: Indices, catalogue: Catalogue) -> Mapped:
     family = operators[0].family if own else rule.family
     found = Mapped(family, rows, device, operators, warm=batch.text("timing") in _WARM)
     if operation in _COMMUNICATION:
-        return replace(found, cluster=messages.cluster(batch))
+        return replace(found, cluster=messages.cluster(batch), held=messages.held(batch))
     return found

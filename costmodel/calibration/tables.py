@@ -11,6 +11,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from costmodel.calibration.nccl_sheets import is_nccl, translated
 from costmodel.calibration.sheets import Sheet, read_sheet, table_files
 from costmodel.errors import Location
 from costmodel.quantities import Array, Indices
@@ -107,7 +108,12 @@ def read_tables(measurements: Path, *, timed: bool = True, device: str | None = 
     files = table_files(measurements)
     folder = measurements if measurements.is_dir() else measurements.parent
     meta = _meta(next((path for base in (folder, folder.parent) if (path := base / "meta.csv").is_file()), None))
-    return join([_table(_asked(read_sheet(path), timed=timed, device=device), meta) for path in files])
+    return join([_table(_asked(_sheet(path), timed=timed, device=device), meta) for path in files])
+
+
+def _sheet(path: Path) -> Sheet:
+    sheet = read_sheet(path)
+    return translated(sheet) if is_nccl(sheet) else sheet
 
 
 def single_row(cells: Mapping[str, str], place: Location) -> Table:

@@ -48,6 +48,15 @@ def all_reduce_time(size: Bytes, path: Path) -> Seconds:
     return minimum(2 * all_gather_time(size, path), doubling)
 
 
+def tree_all_reduce_time(size: Bytes, path: Path) -> Seconds:
+    """Return the all-reduce of NCCL, whose rings and double binary trees are chains inside a node.
+
+    2*(n-1)/n * S/B + 2*(l-1)*a_in + 2*log2(m)*a_out
+    """
+    steps = (path.local - 1) * path.inner_latency + _log2(path.nodes) * path.outer_latency
+    return 2 * (path.size - 1) / path.size * size / _ring_bandwidth(path) + 2 * steps
+
+
 def all_to_all_time(size: Bytes, path: Path) -> Seconds:
     """Return the slower of the inner and the outer share, which move at the same time.
 

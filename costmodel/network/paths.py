@@ -53,6 +53,13 @@ def path(group: Group, cluster: Cluster) -> Path:
     return Path(group.size, local, nodes, inner, outer, inner_latency, outer_latency)
 
 
+def way_of(group: Group, cluster: Cluster | None, name: str) -> Path:
+    """Return the path of a message's group; raise InfeasibleError where no cluster says how its ranks are joined."""
+    if cluster is None:
+        raise InfeasibleError(f"{name}: nothing says how its ranks are joined")
+    return path(group, cluster)
+
+
 def _inside_node(cluster: Cluster) -> tuple[BytesPerSecond, Seconds]:
     """Return bandwidth and latency between two devices of a node.
 

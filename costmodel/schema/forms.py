@@ -6,7 +6,9 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
-from costmodel.schema.quantity import Integer, Ratio, Time
+from costmodel.schema.fields import number_at
+from costmodel.schema.message_forms import MESSAGE_FORMS, CollectiveFormFile, LowLatencyFormFile, NormalFormFile
+from costmodel.schema.quantity import Integer, Measure, Ratio, Time
 from costmodel.schema.strict import Strict
 
 Splits: TypeAlias = Literal["never", "once", "twice", "xqa", "fa2", "fa2_shared", "fa3"]
@@ -202,6 +204,7 @@ FORM_FILES: dict[str, type[Strict]] = {
     "xqa": XqaFormFile,
     "varlen": VarlenFormFile,
     "stream": StreamFormFile,
+    **MESSAGE_FORMS,
 }
 
 FormFile: TypeAlias = Annotated[
@@ -212,6 +215,17 @@ FormFile: TypeAlias = Annotated[
     | DecodeFormFile
     | XqaFormFile
     | VarlenFormFile
-    | StreamFormFile,
+    | StreamFormFile
+    | CollectiveFormFile
+    | LowLatencyFormFile
+    | NormalFormFile,
     Field(discriminator="kind"),
 ]
+
+
+def parameter(form: str, name: str) -> str:
+    """Return the dimension of a form's parameter. Raises KeyError where the form has none of that name."""
+    number = number_at(FORM_FILES[form], [name])
+    if not isinstance(number, Measure):
+        raise KeyError(f"{name} of {form} has no dimension")
+    return number.dimension
