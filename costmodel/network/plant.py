@@ -60,8 +60,6 @@ def build_plant(cluster: Cluster, nodes: int, shares: Mapping[str, float] | None
     leaf, works = np.zeros(devices, np.intp), np.ones(devices, bool)
     switches, fabric = None, 0
     if nodes > 1:
-        if cluster.node.nic is None:
-            raise InfeasibleError(f"{cluster.node.name} has no NIC: its devices cannot work together across nodes")
         nic, port = ports(cluster)
         made.per_device("nic", devices, nic)
         network = network or Network("one switch", 1.0, float(devices), None, None, None, "static")
@@ -147,10 +145,12 @@ def _inside(made: _Links, cluster: Cluster, nodes: int) -> None:
 def ports(cluster: Cluster) -> tuple[float, float]:
     """Return the bandwidth of a device's NICs and of a port between switches [B/s].
 
-    Several NICs of a device count as one; the cables that lead on from their leaves then count as wide.
+    Several NICs of a device count as one; the cables that lead on from their leaves then count as wide. Raises
+    InfeasibleError without a NIC.
     """
     nic, network = cluster.node.nic, cluster.network
-    assert nic is not None
+    if nic is None:
+        raise InfeasibleError(f"{cluster.node.name} has no NIC: its devices cannot work together across nodes")
     port = float(nic.bandwidth if network is None or network.bandwidth is None else network.bandwidth)
     return min(float(nic.bandwidth), port) * float(nic.per_device), port * float(nic.per_device)
 

@@ -99,7 +99,7 @@ def _run(algorithm: str, made: list[Phase], run: Setting) -> Outcome:
             one = symmetric
         else:
             plant = plant or build_plant(run.cluster, run.where.last_node, run.shares)
-            one = _explicit(phase, plant, run)
+            one = run_phase(phase, plant, run)
         total, latency = total + one.time, latency + one.latency
         if one.time - one.latency >= longest:
             longest, best = one.time - one.latency, one
@@ -146,7 +146,7 @@ def _farthest(found: Symmetry, cluster: Cluster) -> float:
     return float(times.max())
 
 
-def _explicit(phase: Phase, plant: Plant, run: Setting) -> Outcome:
+def run_phase(phase: Phase, plant: Plant, run: Setting) -> Outcome:
     """Return a phase flow by flow, those that are alike as one."""
     source, target, size = phase.source, phase.target, phase.size
     if phase.uniform:

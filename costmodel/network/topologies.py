@@ -22,7 +22,7 @@ class Fabric:
     """The parts of a fabric with every port in use; `links` join switches, one more cable leads to each endpoint.
 
     diameter: links between the two switches with endpoints that are farthest apart; cut: links that a cut into two
-    halves of the endpoints severs at least, in units of an endpoint's port.
+    halves of the endpoints severs, as few as can be, in units of an endpoint's port.
     """
 
     endpoints: Count
@@ -153,8 +153,8 @@ def dragonfly(radix: Count, groups: Count | None = None) -> Fabric:
     """Return a balanced dragonfly of k-port routers with every port in use.
 
     a = 2h routers a group: a*(a-1)/2 links inside, a*h out; g groups: endpoints g*a*h, switches g*a, links
-    g*a*(a-1)/2 + g*a*h/2; local, global, local: diameter 3. The cut keeps groups whole, which share their a*h links
-    evenly: a*h*g^2 / (4*(g-1)).
+    g*a*(a-1)/2 + g*a*h/2; local, global, local: diameter 3. The cut keeps groups whole; that is
+    a*h*g^2 / (4*(g-1)) links, the mean over all ways to halve them, and all ways where every two groups share as many.
     """
     found = dragonfly_numbers(radix, groups)
     a, h, g = found.routers, found.per_router, found.groups

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costmodel.errors import InfeasibleError
 from costmodel.hardware import Cluster, Network
 from costmodel.network.graphs import RAILED
 from costmodel.network.layout import Layout
 from costmodel.network.sharing import Flags, Incidence
-from costmodel.network.topologies import leaf_ports, two_level_fat_tree
+from costmodel.network.topologies import full_fabric, leaf_ports, two_level_fat_tree
 from costmodel.quantities import Array
 
 LINKS = ("intra", "pcie", "nic", "fabric", "core")
@@ -113,8 +112,6 @@ def _shape(cluster: Cluster, where: Layout) -> tuple[list[Tier], dict[str, float
     """
     if where.nodes == 1:
         return [], {}, True
-    if cluster.node.nic is None:
-        raise InfeasibleError(f"{cluster.node.name} has no NIC: its devices cannot work together across nodes")
     network, local = cluster.network, int(cluster.node.count)
     if network is None or network.topology in _FLAT:
         return [Tier(where.nodes - 1.0, 0)], {}, True
@@ -127,7 +124,7 @@ def _shape(cluster: Cluster, where: Layout) -> tuple[list[Tier], dict[str, float
     a_leaf, rest = divmod(int(ports.down), endpoints_a_node)
     half, deep = int(network.radix) // 2, _is_deep(network, where.last_node * local)
     a_pod = a_leaf * half if deep else where.last_node
-    if rest or a_leaf == 0 or (deep and network.topology == "rail"):
+    if rest or a_leaf == 0 or (deep and network.topology == "rail") or not _has_room(network, where.last_node, local):
         return None
     groups = [_nodes(where, group) for group in range(where.groups)]
     every = np.concatenate(groups)
@@ -141,6 +138,16 @@ def _shape(cluster: Cluster, where: Layout) -> tuple[list[Tier], dict[str, float
     up = float(ports.up)
     ranks = {"fabric": in_leaf * endpoints_a_node / up, "core": in_pod * endpoints_a_node / (up * half)}
     return [tier for tier in tiers if tier.nodes > 0], ranks, in_leaf == a_leaf
+
+
+def _has_room(network: Network, nodes: int, local: int) -> bool:
+    """Tell whether a tree has as many leaves as the nodes need; where it has not, the graph says which are missing."""
+    down = leaf_ports(network.radix, network.oversubscription).down
+    whole = full_fabric(network, float(nodes * local))
+    leaves = np.ceil(nodes / down) * (local if network.topology == "mrft" else 1)
+    if network.topology not in RAILED:
+        leaves = np.ceil(nodes * local / down)
+    return whole is not None and bool(leaves <= whole.endpoints / network.planes / down)
 
 
 def _nodes(where: Layout, group: int) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
