@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from costmodel.network.layout import Layout, layout
 from costmodel.network.paths import Path, path
 from costmodel.network.patterns import ALGORITHMS, bandwidth, bus_factor
 from costmodel.network.plant import KINDS
-from costmodel.network.simulation import WORDS, Outcome, run_collective, run_exchange, setting
+from costmodel.network.simulation import WORDS, Outcome, Setting, run_collective, run_exchange, setting
 from costmodel.quantities import Seconds
 from costmodel.workload.operators import Collective, Exchange, Group, exchange_family
 from costmodel.workload.scenario import Framework
@@ -102,38 +103,65 @@ def answer(asked: Asked, cluster: Cluster, calibration: Calibration, framework: 
         raise InputError.single(f"no engine is named {engine!r}", hint=f"write one of {', '.join(ENGINES)}")
     if asked.kind not in COLLECTIVES:
         raise InputError.single(f"no collective is named {asked.kind!r}", hint=f"write one of {', '.join(COLLECTIVES)}")
+    _check_engine(asked, engine)
     where = layout(cluster, asked.ranks, stride=asked.stride, groups=asked.groups)
-    operator = _operator(asked, where)
+    operator = _operator(asked)
     whole = replace(cluster, network=_sound(cluster))
     priced = Pricer(whole, framework, calibration, cluster.device.processors).price(operator)
     way = path(operator.group, whole)
-    wire = wire_of(priced, way, framework)
-    make = _by_flows if engine == "flow" else _closed
-    time, latency, bottleneck, algorithm, outcome = make(asked, operator, cluster, where, wire)
+    if engine == "flow":
+        wire = _wire(priced, framework, lambda: _bare_flows(operator, cluster))
+        time, latency, bottleneck, algorithm, outcome = _by_flows(asked, operator, cluster, where, wire)
+    else:
+        wire = _wire(priced, framework, lambda: float(_wire_time(operator, _bare(way))))
+        time, latency, bottleneck, algorithm, outcome = _closed(asked, operator, cluster, wire)
     basis = priced.fit.basis_at(operator)
     return Answer(asked, engine, time, latency, bottleneck, algorithm, basis, _bus_bytes(asked, operator, way), outcome)
 
 
-def wire_of(priced: Priced, way: Path, framework: Framework) -> Wire:
+def _check_engine(asked: Asked, engine: str) -> None:
+    """Raise InputError for what only the other engine knows."""
+    only_flows = {
+        "stride": asked.stride > 1, "groups": asked.groups > 1, "seed": asked.seed != 0, "in_network": asked.in_network
+    }  # fmt: skip
+    named = [name for name, stated in only_flows.items() if stated]
+    if engine != "flow" and named:
+        raise InputError.single(f"the closed form knows no {named[0]}", hint="write --engine flow")
+    if engine == "flow" and asked.chunks is not None:
+        raise InputError.single("flows know no chunks", hint="leave chunks out, or write --engine analytic")
+
+
+def _wire(priced: Priced, framework: Framework, bare: Callable[[], float]) -> Wire:
     """Return the part of the links' bandwidth that a fit says is achieved at an operator's size, and what is fixed.
 
-    Without a fitted form: the fit's share of the network. With one: the closed form without latencies over the fit's
-    time on the wire, so that flows that do not meet others take the fitted time.
+    Without a fitted form: the fit's share of the network. With one: the engine's time without latencies, on a fabric
+    where nothing meets, over the fit's time on the wire, so that flows that meet no others take the fitted time.
     """
     fit, time = priced.fit, priced.time
     if fit.form is None or float(time.network) <= 0:
         return Wire(float(framework.launch * fit.launch), float(fit.network), None)
-    bare = _wire_time(priced.operator, replace(way, inner_latency=0.0, outer_latency=0.0))
-    return Wire(0.0, float(bare) / float(time.network), float(time.fixed))
+    return Wire(0.0, bare() / float(time.network), float(time.fixed))
+
+
+def _bare(way: Path) -> Path:
+    return replace(way, inner_latency=0.0, outer_latency=0.0)
+
+
+def _bare_flows(operator: Collective | Exchange, cluster: Cluster) -> float:
+    """Return the time of an operator's flows without latencies where all NICs hang on one switch [s]."""
+    network = None if cluster.network is None else replace(_sound(cluster), topology="unspecified", planes=1.0)
+    alone = replace(cluster, network=network)
+    found = _flows(operator, setting(alone, layout(alone, int(operator.group.size))))
+    return found.time - found.latency
 
 
 def _sound(cluster: Cluster) -> Any:
-    """Return the network without failures, for what measurements of sound ones say."""
+    """Return the network without failures and with PXN, as measurements found it."""
     return None if cluster.network is None else replace(cluster.network, failed=(), pxn=True)
 
 
-def _operator(asked: Asked, where: Layout) -> Collective | Exchange:
-    group = Group(float(asked.ranks), float(asked.stride) if where.local == 1 else 1.0)
+def _operator(asked: Asked) -> Collective | Exchange:
+    group = Group(float(asked.ranks))
     if asked.kind not in EXCHANGES:
         family = "send_recv" if asked.kind == "send_recv" else "collective"
         return Collective(asked.kind, asked.kind, asked.size, group, family)
@@ -158,20 +186,18 @@ def _wire_time(operator: Any, way: Path, algorithm: str | None = None) -> Second
 
 
 def _closed(
-    asked: Asked, operator: Collective | Exchange, cluster: Cluster, where: Layout, wire: Wire
+    asked: Asked, operator: Collective | Exchange, cluster: Cluster, wire: Wire
 ) -> tuple[float, float, str, str, Outcome | None]:
     """Return (time, latency part, bottleneck, algorithm, null) in closed form."""
     way, algorithm = path(operator.group, cluster), asked.algorithm
-    bare_way = replace(way, inner_latency=0.0, outer_latency=0.0)
-    bare = float(_wire_time(operator, bare_way, algorithm)) / wire.share
-    whole = float(_wire_time(operator, way, algorithm)) - float(_wire_time(operator, bare_way, algorithm))
-    latency = wire.launch + whole if wire.fixed is None else wire.fixed
-    moved = bare
-    if asked.chunks is not None and where.ranks > 1:
-        moved, latency = _chunked(asked.chunks, bare, whole, float(way.latency), wire)
-    if where.ranks == 1:
+    moved = float(_wire_time(operator, _bare(way), algorithm)) / wire.share
+    steps = float(_wire_time(operator, way, algorithm)) / wire.share - moved
+    latency = wire.launch + steps if wire.fixed is None else wire.fixed
+    if asked.ranks == 1:
         return 0.0, 0.0, "none", algorithm or "", None
-    kind = "latency" if latency > moved else _slowest(operator, bare_way, algorithm)
+    if asked.chunks is not None:
+        moved, latency = _chunked(asked.chunks, moved, steps, float(way.latency), wire)
+    kind = "latency" if latency > moved else _slowest(operator, _bare(way), algorithm)
     return latency + moved, latency, WORDS.get(kind, kind), algorithm or "fastest", None
 
 
@@ -197,15 +223,20 @@ def _by_flows(
 ) -> tuple[float, float, str, str, Outcome | None]:
     """Return (time, latency part, bottleneck, algorithm, outcome) on the flow level."""
     run = setting(cluster, where, dict.fromkeys(KINDS, wire.share), asked.seed)
-    if isinstance(operator, Exchange):
-        found = run_exchange(operator, run, in_network=asked.in_network)
-    else:
-        found = run_collective(operator.kind, float(operator.size), run, asked.algorithm)
+    found = _flows(operator, run, asked.algorithm, in_network=asked.in_network)
     if where.ranks == 1:
         return 0.0, 0.0, "none", found.algorithm, found
-    latency = found.latency + wire.launch if wire.fixed is None else wire.fixed
+    latency = found.latency / wire.share + wire.launch if wire.fixed is None else wire.fixed
     moved = found.time - found.latency
     return latency + moved, latency, "latency" if latency > moved else found.told, found.algorithm, found
+
+
+def _flows(
+    operator: Collective | Exchange, run: Setting, algorithm: str | None = None, *, in_network: bool = False
+) -> Outcome:
+    if isinstance(operator, Exchange):
+        return run_exchange(operator, run, in_network=in_network)
+    return run_collective(operator.kind, float(operator.size), run, algorithm)
 
 
 def _bus_bytes(asked: Asked, operator: Collective | Exchange, way: Path) -> float:

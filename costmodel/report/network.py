@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from costmodel.analytic.fabrics import FabricFacts
-from costmodel.analytic.messages import Answer
-from costmodel.hardware import Cluster
 from costmodel.report.page import show, table
 from costmodel.report.text import quantity
+
+if TYPE_CHECKING:
+    from costmodel.analytic.fabrics import FabricFacts
+    from costmodel.analytic.messages import Answer
+    from costmodel.hardware import Cluster
 
 UNKNOWN = "-"
 
