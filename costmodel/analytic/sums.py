@@ -25,7 +25,11 @@ Moves: TypeAlias = "Mapping[str, Move] | None"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sums:
-    """Times of some operators [s]: kernels, collectives and host transfers that kernels wait for, expert exchanges."""
+    """Times of some operators [s], each after the other.
+
+    kernels: of the device, and updates and products of the host that it waits for; collectives: messages and host
+    transfers that kernels wait for; exchanges: those of experts.
+    """
 
     kernels: Seconds = 0.0
     collectives: Seconds = 0.0

@@ -31,7 +31,11 @@ class FrameworkFile(Strict):
     promotion_interval: Number = Field(description="elements of K between promotions of an FP8 accumulator")
     launch: Time = Field(description="time of an empty kernel on a stream")
     reserve: Size = Field(description="device memory that context and libraries keep")
-    implementations: dict[str, str] = Field(default_factory=dict, description="operator family -> kernel library")
+    implementations: dict[str, str | list[str]] = Field(
+        default_factory=dict,
+        description="operator family or `family/variant` -> implementation under `calibrations/DEVICE`; of several the "
+        "first that the device has. `attention_prefill: unfused` materialises the scores",
+    )
     sources: list[Source] = Field(default=[], description="where the values come from")
 
 

@@ -49,9 +49,10 @@ def model_work(context: Context) -> ModelWork:
 def draft_work(context: Context) -> Work:
     """Return one MTP module that drafts: over all new tokens, with the logits of each sequence's last one.
 
-    It runs over all of them because its own layer has to keep their keys and values.
+    It runs over all of them because its own layer has to keep their keys and values. Decoding requests are split over
+    context-parallel ranks; a prompt's last token is one that all of them see.
     """
-    return _mtp(context, context.sequences)
+    return _mtp(context, context.sequences / context.parallel.cp if context.phase == "decode" else context.sequences)
 
 
 def _layer(context: Context, layer: Layer, name: str) -> Work:
@@ -161,17 +162,13 @@ def _embedding(context: Context) -> Work:
 def _head(context: Context) -> Work:
     """Return final norm, vocabulary projection and loss (training) or logits (inference).
 
-    Logits are those of a prompt's last token, or of every token that a decoding step verifies. A tied head has no
-    matrix of its own.
+    Logits are those of a prompt's last token, or of every token that a decoding step verifies, of which a
+    context-parallel rank has its share. A tied head has no matrix of its own.
     """
     architecture = context.architecture
     builder = WorkBuilder("head")
     _add_final_norm(builder, context)
-    logits = {
-        "training": context.tokens,
-        "prefill": context.sequences,
-        "decode": context.sequences * context.length,
-    }[context.phase]
+    logits = context.sequences if context.phase == "prefill" else context.tokens
     bias = architecture.vocabulary if architecture.head_bias else 0.0
     _add_vocabulary(builder, context, logits, shared=architecture.tied_embeddings, bias=bias)
     return builder.build()
@@ -198,8 +195,8 @@ def _add_vocabulary(builder: WorkBuilder, context: Context, tokens: Count, *, sh
     Logits are read, kept in FP32, and replaced by their gradient. shared: the matrix is counted elsewhere.
     """
     hidden, columns = context.architecture.hidden, context.architecture.vocabulary / context.parallel.tp
-    # In inference every context-parallel rank has the last tokens' rows and repeats the product.
-    replicas = 1.0 if context.phase == "training" else context.parallel.cp
+    # Every context-parallel rank has the last tokens' rows of a prompt and repeats the product.
+    replicas = context.parallel.cp if context.phase == "prefill" else 1.0
     enter_tensor_parallel(builder, context, "head")
     add_linear(
         builder,

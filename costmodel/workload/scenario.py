@@ -14,6 +14,8 @@ from costmodel.workload.architecture import Architecture
 from costmodel.workload.dtypes import ELEMENT_BYTES, grouped_bytes
 from costmodel.workload.operators import WEIGHT_ONLY
 
+UNFUSED = "unfused"  # the implementation of attention whose scores go through device memory
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Parallelism:
@@ -168,7 +170,8 @@ class Framework:
     gemm_tiles, attention_tiles: candidates of which the fastest is taken; weight_only_tiles: those of products that
     expand narrow weights, none: as of the others; promotion_interval: elements of K between two promotions of an FP8
     accumulator; launch: time of an empty kernel on a stream [s]; reserve: device memory that the
-    context and libraries keep [B]; implementations: operator family -> kernel library.
+    context and libraries keep [B]; implementations: operator family or `family/variant` -> kernel libraries, of which
+    the first that the device has is meant.
     """
 
     name: str
@@ -177,8 +180,13 @@ class Framework:
     promotion_interval: Count
     launch: Seconds
     reserve: Bytes
-    implementations: Mapping[str, str] = field(default_factory=dict)
+    implementations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     weight_only_tiles: tuple[Tile, ...] = ()
+
+    @property
+    def unfused(self) -> bool:
+        """Tell whether attention writes its scores to memory: a product, a softmax and a product."""
+        return self.implementations.get("attention_prefill") == (UNFUSED,)
 
     def tiles_of(self, product: str) -> tuple[Tile, ...]:
         """Return the candidate tiles of a family of products."""
