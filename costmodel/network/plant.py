@@ -63,8 +63,7 @@ def build_plant(cluster: Cluster, nodes: int, shares: Mapping[str, float] | None
         nic, port = ports(cluster)
         made.per_device("nic", devices, nic)
         network = network or Network("one switch", 1.0, float(devices), None, None, None, "static")
-        graph = _one_switch(devices) if network.topology in _FLAT else fabric_graph(network, devices, local)
-        dead = _failed(graph, network.failed)
+        graph, dead = _fabric(cluster, network, nodes)
         works = np.array([f"nic{device}" in graph and graph.degree(f"nic{device}") > 0 for device in range(devices)])
         works &= np.array([f"nic{device}" not in dead for device in range(devices)])
         switches = switches_of(graph)
@@ -73,8 +72,8 @@ def build_plant(cluster: Cluster, nodes: int, shares: Mapping[str, float] | None
         fabric = len(made.capacity)
         links = len(switches.tail)
         made.add("fabric", [switches.link_name(link) for link in range(links)], port)
-    elif network is not None and network.failed:
-        _failed(_one_switch(devices), network.failed)
+    elif network is not None and network.failed and cluster.node.nic is not None:
+        _fabric(cluster, network, nodes)
     capacity = np.array(made.capacity)
     check_capacity(capacity, made.names)
     return Plant(
@@ -153,6 +152,18 @@ def ports(cluster: Cluster) -> tuple[float, float]:
         raise InfeasibleError(f"{cluster.node.name} has no NIC: its devices cannot work together across nodes")
     port = float(nic.bandwidth if network is None or network.bandwidth is None else network.bandwidth)
     return min(float(nic.bandwidth), port) * float(nic.per_device), port * float(nic.per_device)
+
+
+def _fabric(cluster: Cluster, network: Network, nodes: int) -> tuple[nx.MultiGraph, set[str]]:
+    """Return the fabric of the first nodes without what has failed, and the NICs among that.
+
+    With failures it is that of the whole cluster: a part that the group does not use may fail, one that is not there
+    may not.
+    """
+    local = int(cluster.node.count)
+    devices = local * (max(nodes, int(cluster.count)) if network.failed else nodes)
+    graph = _one_switch(devices) if network.topology in _FLAT else fabric_graph(network, devices, local)
+    return graph, _failed(graph, network.failed)
 
 
 def _leaf_ports(leaf: Indices) -> Indices:

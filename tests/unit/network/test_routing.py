@@ -136,6 +136,16 @@ def test_what_is_not_there_cannot_fail(failed: str, message: str) -> None:
         build_plant(cluster("ft2", failed=(failed,)), 8)
 
 
+@pytest.mark.parametrize("nodes", [1, 4])
+def test_what_a_group_does_not_use_may_fail(nodes: int) -> None:
+    far = cluster("mrft", nodes=8, pxn=False, failed=("leaf0.1", "nic31"))  # of nodes 4 to 7
+    sound = replace(far, network=replace(far.network, failed=()))
+    broken, whole = (loads(*routed(one, nodes=nodes)[::2], "nic") for one in (far, sound))
+    assert broken == pytest.approx(whole)
+    with pytest.raises(InputError, match=r"no part 'leaf0\.99'"):
+        build_plant(replace(far, network=replace(far.network, failed=("leaf0.99",))), nodes)
+
+
 def test_a_link_without_bandwidth_is_an_error() -> None:
     nothing = replace(FOUR, intra=replace(FOUR.intra, bandwidth=0.0))
     with pytest.raises(InputError, match=r"link intra0.up has a bandwidth of 0 B/s"):
