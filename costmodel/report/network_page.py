@@ -5,6 +5,7 @@ python -m costmodel.report.network_page --output reports/network
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,13 +28,12 @@ from costmodel.report.figures.fabric import Cable, fabric_figure
 from costmodel.report.style import rendered, styled
 from costmodel.report.text import quantity
 from costmodel.schema.files import load_cluster, load_topology
+from costmodel.schema.references import package_root
 from costmodel.schema.whole_files import make_folder, write_whole
 from costmodel.units import parse
 
 COMMAND = "python -m costmodel.report.network_page --output reports/network"
 PAPER = "DeepSeek-AI, Insights into DeepSeek-V3, arXiv 2505.09343"
-# Table 3: topology -> total [M$] and cost of an endpoint [k$], as printed.
-TABLE_3 = {"ft2": (9, 4.39), "mpft": (72, 4.39), "ft3": (491, 7.5), "sf": (146, 4.4), "df": (1522, 5.8)}
 WITHIN = 0.03  # of each total, for the range of prices that explain the table
 SIZES = ("128MiB", "1GiB", "16GiB")
 RANKS = (32, 64, 128)
@@ -79,20 +79,28 @@ def _heading(*cells: str) -> Iterator[str]:
 # ---- prices ---------------------------------------------------------------------------------------------------------
 
 
+def printed() -> dict[str, dict[str, str]]:
+    """Return table 3 as it is printed: topology -> its row, from `workloads/published/topologies.csv`."""
+    path = package_root() / "workloads" / "published" / "topologies.csv"
+    with path.open(encoding="utf-8", newline="") as file:
+        return {row["topology"]: row for row in csv.DictReader(file)}
+
+
 def _prices() -> Iterator[str]:
     """Yield table 3 and what its totals say of prices."""
-    rows = {name: facts(name, *load_topology(name)) for name in TABLE_3}
+    table = printed()
+    rows = {name: facts(name, *load_topology(name)) for name in table}
     yield ""
     yield "## Parts and prices (table 3)"
     yield from _heading(
         "topology", "endpoints", "switches", "links", "cost", "printed", "error", "an endpoint", "printed"
     )
     for name, row in rows.items():
-        total, each = TABLE_3[name]
+        total, each = (parse(table[name][field], "money") for field in ("cost", "cost_per_endpoint"))
         cost = row.cost or 0.0
         yield _row(
             f"`{name}`", f"{row.endpoints:,.0f}", f"{row.switches:,.0f}", f"{row.links:,.0f}", f"{cost / 1e6:,.1f} M$",
-            f"{total:,} M$", f"{cost / total / 1e6 - 1:+.1%}", f"{cost / row.endpoints:,.0f} $", f"{each * 1e3:,.0f} $",
+            f"{total / 1e6:,.0f} M$", f"{cost / total - 1:+.1%}", f"{cost / row.endpoints:,.0f} $", f"{each:,.0f} $",
         )  # fmt: skip
     yield ""
     yield (
@@ -105,7 +113,7 @@ def _prices() -> Iterator[str]:
         f"for three prices. All of these explain every total within {WITHIN:.0%}, each price alone at its ends:"
     )
     parts = np.array([[row.switches, row.links, row.endpoints] for row in rows.values()])
-    totals = np.array([total for total, _ in TABLE_3.values()]) * 1e6
+    totals = np.array([parse(row["cost"], "money") for row in table.values()])
     yield from _heading("price", "in use", "least", "most")
     price = load_topology("ft2")[0].price
     used = (price.switch, price.link, price.endpoint_link)
