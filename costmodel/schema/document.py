@@ -77,7 +77,8 @@ def _network(scenario: Scenario) -> dict[str, Any] | None:
     return {
         "topology": fabric.topology, "planes": fabric.planes, "radix": fabric.radix, "bandwidth": fabric.bandwidth,
         "latency": {"same_leaf": fabric.latency_same_leaf, "cross_leaf": fabric.latency_cross_leaf},
-        "routing": fabric.routing,
+        "routing": fabric.routing, "groups": fabric.groups, "oversubscription": fabric.oversubscription,
+        "pxn": fabric.pxn, "failed": list(fabric.failed),
         "price": {
             "switch": fabric.price.switch, "link": fabric.price.link, "endpoint_link": fabric.price.endpoint_link
         },
