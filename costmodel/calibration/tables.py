@@ -107,7 +107,7 @@ def read_tables(measurements: Path, *, timed: bool = True, device: str | None = 
     files = table_files(measurements)
     folder = measurements if measurements.is_dir() else measurements.parent
     meta = _meta(next((path for base in (folder, folder.parent) if (path := base / "meta.csv").is_file()), None))
-    return join([_table(_asked(read_sheet(path), timed=timed, device=device), meta) for path in files])
+    return join([table_of(_asked(read_sheet(path), timed=timed, device=device), meta) for path in files])
 
 
 def join(tables: Sequence[Table]) -> Table:
@@ -140,7 +140,8 @@ def _refuse_other_units(sheet: Sheet) -> None:
                 raise sheet.error(f"`{name}` is no column of the measurement schema", field=ours, hint=hint)
 
 
-def _table(sheet: Sheet, meta: Mapping[str, Mapping[str, str]]) -> Table:
+def table_of(sheet: Sheet, meta: Mapping[str, Mapping[str, str]] | None = None) -> Table:
+    """Return the rows of a sheet; raise MeasurementError at the first that is wrong. meta: what `meta.csv` says."""
     for name in REQUIRED:
         if name not in sheet.columns:
             raise sheet.error("the column is missing", field=name, hint=near(name, list(sheet.columns)))
@@ -149,7 +150,7 @@ def _table(sheet: Sheet, meta: Mapping[str, Mapping[str, str]]) -> Table:
         if "" in cells:
             raise sheet.error("is blank", row=cells.index(""), field=name, hint="every row needs it")
     numbers = {name: _numbers(sheet, name) for name in NUMBERS}
-    joined = {**_joined(sheet, meta), "causal": _causal(sheet)}
+    joined = {**_joined(sheet, meta or {}), "causal": _causal(sheet)}
     texts = {name: np.array(joined.get(name, sheet.column(name)), dtype=np.object_) for name in TEXTS}
     files = np.full(len(sheet), shown(sheet.path), dtype=np.object_)
     return Table(texts, numbers, _times(sheet), files, np.array(sheet.lines, dtype=np.intp))

@@ -21,6 +21,7 @@ COMMANDS = {
     "sweep": "Evaluate a workload over ranges of its numbers, into a table.",
     "predict": "Predict the kernels of a measurement table.",
     "evaluate": "Hold predictions against the times of a measurement table.",
+    "profile": "Measure the kernels of this machine, for `calibrate`.",
     "calibrate": "Fit a device's kernels to measurement tables.",
     "reproduce": "Hold predictions against published figures.",
     "report": "Draw a result or a sweep: figures, with the data beside each.",
