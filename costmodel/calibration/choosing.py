@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from costmodel.calibration.load import Fits, Held, Shelf, nearest_variants
+from costmodel.calibration.load import STANDING_IN, Fits, Held, Shelf, nearest_variants
 from costmodel.cost.calibration import Calibration
 from costmodel.schema.references import Library
 
@@ -85,6 +85,9 @@ class Chooser:
                 calibration = Calibration(self._device, Fits(self._shelf, self._device, own))
                 instead = "" if alike == variant else f", {family}/{alike} stands in for {family}/{variant}"
                 return Choice(calibration, _why(best, kernel) + instead)
+        if family in STANDING_IN:
+            instead = self.choose(STANDING_IN[family], variant, kernel)
+            return Choice(instead.calibration, f"{instead.why}; {STANDING_IN[family]} stands in for {family}")
         fits = Fits(self._shelf, self._device, {})
         return Choice(Calibration(self._device, fits), f"no fit of {family}/{variant} for {self._device}: roofline")
 

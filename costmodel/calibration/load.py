@@ -29,6 +29,8 @@ from costmodel.workload.scenario import Framework
 File = TypeVar("File", bound=Strict)
 
 ROOFLINE = "roofline"  # calibrations/roofline: the spread of every family about the bare cost functions
+TRANSFERRED = "transferred"  # calibrations/transferred: the spread of families about the forms of others
+STANDING_IN = {"attention_backward": "attention_prefill"}  # where nothing of a family was measured on a device
 _KIND = "calibrations"
 # Kernels of a variant that nobody measured are nearest to those of another: the same products in the other 16-bit
 # format, the same cache in the products' format, FP8 with the other kind of scales.
@@ -146,6 +148,10 @@ class Shelf:
         """Return the spread of the bare cost functions."""
         return read(self._library, _KIND, ROOFLINE, FitsFile)
 
+    def transferred(self) -> FitsFile:
+        """Return how families scatter about the forms of those that stand in for them."""
+        return read(self._library, _KIND, TRANSFERRED, FitsFile)
+
     def chain(self, device: str) -> list[tuple[str, Mapping[str, str]]]:
         """Return the device with its default implementations, then those that it inherits from in turn."""
         return list(_chain(self._library, device))
@@ -203,7 +209,9 @@ class Fits(Mapping[str, FamilyFit]):
                 if fit is not None:
                     return fit
         if variant:
-            return self._nearest(family, variant)
+            return self._stand_in(family, variant) if family in STANDING_IN else self._nearest(family, variant)
+        if family in STANDING_IN:
+            return self._stand_in(family)
         # A stream of no kind in particular is priced as the nearest kind that is known.
         near = self._nearest(family, variant) if family == _STREAMING else None
         return self._base.get(family) if near is None else near
@@ -249,6 +257,18 @@ class Fits(Mapping[str, FamilyFit]):
             if fit is not None and fit.form is not None:
                 return replace(fit, basis="transferred")
         return None
+
+    def _stand_in(self, family: str, variant: str = "") -> FamilyFit | None:
+        """Return the form of the kernels that stand in for a family, with the scatter of this one about it.
+
+        Its residual is of their shapes and stays behind.
+        """
+        instead = STANDING_IN[family]
+        fit = self.get(f"{instead}/{variant}" if variant else instead)
+        if fit is None or fit.form is None:
+            return None if variant else self._base.get(family)
+        stated = self._shelf.transferred().families[family]
+        return replace(fit, basis="transferred", residual=None, domain=None, spread=family_fit(stated, "").spread)
 
     def _note(self, text: str) -> None:
         if text not in self.notes:

@@ -17,9 +17,10 @@ UNKNOWN = 1.0  # half width over the prediction of a kernel of which nothing can
 
 
 def half_widths(rows: Sequence[Mapping[str, str]], search_path: Sequence[str | Path] = ()) -> Array:
-    """Return half of the predicted 80 % interval of every row over its predicted time; `UNKNOWN` without prediction.
+    """Return half of the predicted 80 % interval of every row over its predicted time.
 
-    rows: cells by column of the measurement schema, without times.
+    At least `UNKNOWN` where no fit of any device stands behind it: how kernels elsewhere scatter about their roofline
+    says little of this one. rows: cells by column of the measurement schema, without times.
     """
     if not rows:
         return np.zeros(0)
@@ -27,7 +28,8 @@ def half_widths(rows: Sequence[Mapping[str, str]], search_path: Sequence[str | P
     columns = {name: [row.get(name, "") for row in rows] for name in names} | {"time_us": ["-1"] * len(rows)}
     found = predict(table_of(Sheet(Path("rows"), columns, range(1, len(rows) + 1))), search_path)
     widths = (found.high - found.low) / 2.0 / found.seconds
-    return np.where(np.isfinite(widths), widths, UNKNOWN)
+    fitted = np.isfinite(widths) & (found.basis != "roofline")
+    return np.where(fitted, widths, np.fmax(widths, UNKNOWN))
 
 
 def device_names(search_path: Sequence[str | Path] = ()) -> Callable[[str], str | None]:

@@ -34,5 +34,6 @@ def command(device: str, suites: tuple[str, ...], minutes: float, output: Path, 
     asked = Asked(device, suites, minutes * SECONDS, output)
     with progress("measuring") as tell:
         found = run(asked, device_names(search_path), lambda rows: half_widths(rows, own), tell)
-    show_run(found, output)
+    if found.writes:
+        show_run(found, output)
     return 0

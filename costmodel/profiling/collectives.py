@@ -9,10 +9,15 @@ import torch
 import torch.distributed as dist
 
 from costmodel.profiling.kernels import Kernel
-from costmodel.profiling.machine import Machine
+from costmodel.profiling.machine import HostWatch, Machine
 from costmodel.profiling.operands import Operands
 from costmodel.profiling.shapes import BYTES, Shape
-from costmodel.profiling.timing import Call, Maker, Rule, Timing, measure
+from costmodel.profiling.timing import Call, Maker, Timing, fixed_series
+
+_WARM, _REPEATS = 3, 20  # calls of each message
+# torch has given these two new names.
+_GATHER = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_SCATTER = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
 class Ranks:
@@ -70,8 +75,8 @@ def collective(shape: Shape, operands: Operands, ranks: Ranks) -> Kernel:
 
         calls: dict[str, Call] = {
             "all_reduce": lambda: dist.all_reduce(whole),
-            "all_gather": lambda: dist.all_gather_into_tensor(whole, part),
-            "reduce_scatter": lambda: dist.reduce_scatter_tensor(part, whole),
+            "all_gather": lambda: _GATHER(whole, part),
+            "reduce_scatter": lambda: _SCATTER(part, whole),
             "all_to_all": lambda: dist.all_to_all_single(other, whole),
             "send_recv": pass_on,
         }
@@ -80,8 +85,8 @@ def collective(shape: Shape, operands: Operands, ranks: Ranks) -> Kernel:
     return Kernel(make, f"torch.distributed {dist.get_backend()}")
 
 
-def time_together(make: Maker, machine: Machine, ranks: Ranks, rule: Rule) -> Timing:
-    """Return the time of the slowest rank. All ranks run as many calls: a series of a fixed number of repeats."""
-    fixed = Rule(rule.seconds, rule.fewest, rule.fewest, rule.warm, series=1, quiet=rule.quiet)
+def time_together(make: Maker, machine: Machine, ranks: Ranks) -> Timing:
+    """Return the time of the slowest rank; all ranks run as many calls."""
+    watch = HostWatch(alone=False) if machine.kind == "cpu" else machine.watch
     dist.barrier()
-    return ranks.slowest(measure(make, machine.watch, fixed))
+    return ranks.slowest(fixed_series(make, watch, _WARM, _REPEATS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ from pathlib import Path
 from costmodel import units
 from costmodel.schema.whole_files import make_folder, write_whole
 
-_BEYOND = 4  # caches that a copy has to exceed to be one of memory
 _INSIDE = 4  # parts of a cache that a copy has to fit into to be one of the cache
 _KEPT = re.compile(r"^calibration:.*?(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
 _PRODUCTS = ("gemm", "gemm_wgrad")
@@ -52,13 +52,13 @@ class Rates:
 def rates_of(rows: Iterable[Mapping[str, str]], cache: int) -> Rates:
     """Return the highest rates among some rows.
 
-        peak      = max 2*m*n*k / t          over products of a number format
-        bandwidth = max 2*bytes / t          over copies of 4 caches, or the largest; of the cache, over those of less than
-                                             a quarter of it
-        link      = max bytes / t            over copies from and to the host
+    peak      = max 2*m*n*k / t              over products of a number format
+    bandwidth = max (2*bytes - cache) / t    over copies of a cache or more: what it may hold proves nothing;
+                                             of the cache, max 2*bytes / t of those of at most a quarter of it
+    link      = max bytes / t                over copies from and to the host
     """
     peaks: dict[str, float] = {}
-    copied: list[tuple[float, float]] = []
+    copied: list[float] = []
     inner: list[float] = []
     host: list[float] = []
     for row in rows:
@@ -72,13 +72,11 @@ def rates_of(rows: Iterable[Mapping[str, str]], cache: int) -> Rates:
         elif row["sub_op"] == "copy":
             size = float(row["n"]) * 4.0  # copies are of FP32
             rate = 2.0 * size / seconds
-            if size > cache:
-                copied.append((size, rate))
-            elif 0.0 < size <= cache / _INSIDE:
+            if size >= cache:
+                copied.append((2.0 * size - cache) / seconds)
+            elif size <= cache / _INSIDE:
                 inner.append(rate)
-    large = min(_BEYOND * cache, max((size for size, _ in copied), default=0.0))
-    memory = max((rate for size, rate in copied if size >= large), default=None)
-    return Rates(peaks, memory, max(inner, default=None), max(host, default=None))
+    return Rates(peaks, max(copied, default=None), max(inner, default=None), max(host, default=None))
 
 
 def write_device(root: Path, name: str, facts: Facts, rates: Rates, table: str) -> Path | None:
@@ -137,7 +135,9 @@ def _node(name: str, link: str) -> str:
 
 
 def _in(value: float, dimension: str) -> str:
-    return units.render(float(f"{value:.{_DIGITS}g}"), dimension)
+    """Return a value to a few digits, rounded up: no row may be faster than what it has shown."""
+    step = 10.0 ** (math.floor(math.log10(value)) - _DIGITS + 1)
+    return units.render(float(f"{math.ceil(value / step) * step:.{_DIGITS}g}"), dimension)
 
 
 def _plain(text: str) -> str:

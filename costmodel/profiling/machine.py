@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import platform
+import resource
 import subprocess
 import time
 from collections.abc import Sequence
@@ -23,25 +24,41 @@ _CPU_INFO = Path("/proc/cpuinfo")
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _QUERY = ("clocks.sm", "power.draw", "driver_version", "clocks.max.sm", "power.limit")
 _QUEUED_CALL = 2e5  # cycles of the device that the host is given to put one call into the queue
-_TRIALS = 31  # products that tell how many threads are the fastest
+_TRIAL, _TRIALS = 512, 31  # rows of a product, and how many of them tell how many threads are the fastest
 _NOMINAL_CLOCK = 1e9  # where none can be read: cycles then count nanoseconds
 
 
+@dataclass(frozen=True, slots=True)
 class HostWatch:
-    """Times calls on a CPU by the host's clock."""
+    """Times calls on a CPU by the host's clock.
+
+    alone: the calling thread does the work, so that calls that the system has interrupted need not count; of work that
+    others do, or wait for, the whole time counts.
+    """
+
+    alone: bool = True
 
     def times(self, calls: Sequence[Call]) -> list[float]:
-        """Return how long each call took [s]."""
-        found = []
+        """Return how long each call took that no other process displaced [s].
+
+        Where none was spared: the processor time of each, which one thread does not share; of several threads, some of
+        which may have had nothing to do, the whole times.
+        """
+        every: list[tuple[float, float]] = []
+        spared: list[float] = []
         gc.disable()
         try:
             for call in calls:
-                begin = time.perf_counter()
+                before = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+                worked, begin = time.thread_time(), time.perf_counter()
                 call()
-                found.append(time.perf_counter() - begin)
+                every.append((time.perf_counter() - begin, time.thread_time() - worked))
+                if self.alone and resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw == before:
+                    spared.append(every[-1][0])
         finally:
             gc.enable()
-        return found
+        single = self.alone and torch.get_num_threads() == 1
+        return spared or [own if single else whole for whole, own in every]
 
 
 class EventWatch:
@@ -155,13 +172,15 @@ def _cpu(threads: int | None) -> Machine:
 
 def _fastest_threads() -> int:
     """Return how many threads multiply the fastest: fewer than there are cores where others use the machine, too."""
-    size, watch = 512, HostWatch()
-    left, right = torch.rand(size, size), torch.rand(size, size)
+    left, right = torch.rand(_TRIAL, _TRIAL), torch.rand(_TRIAL, _TRIAL)
     count, times = torch.get_num_threads(), {}
     while count >= 1:
         torch.set_num_threads(count)
         torch.mm(left, right)
-        times[count] = sorted(watch.times([lambda: torch.mm(left, right)] * _TRIALS))[_TRIALS // 2]
+        begin = time.perf_counter()
+        for _ in range(_TRIALS):
+            torch.mm(left, right)
+        times[count] = time.perf_counter() - begin
         count //= 2
     return min(times, key=lambda each: times[each])
 

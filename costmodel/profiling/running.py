@@ -17,7 +17,7 @@ from costmodel.errors import InputError
 from costmodel.profiling.choosing import most_informative
 from costmodel.profiling.device_file import Facts, Rates, rates_of, write_device
 from costmodel.profiling.rows import RowTable
-from costmodel.profiling.shapes import BYTES, TORCH, Reach, Shape, copies, shapes
+from costmodel.profiling.shapes import BYTES, TORCH, Reach, Shape, copies, launches, shapes
 from costmodel.profiling.timing import Rule, Timing, measure
 from costmodel.schema.whole_files import make_folder, write_whole
 
@@ -50,7 +50,10 @@ class Asked:
 
 @dataclass(slots=True)
 class Ran:
-    """What a run left: rows new and in all, kernels that failed with the reason, and the device file if one was made."""
+    """What a run left: rows new and in all, kernels that failed with the reason, and the device file if one was made.
+
+    left: kernels that it had no time for; writes: this process is the one of its group that has written the table.
+    """
 
     device: str
     new: int = 0
@@ -58,6 +61,7 @@ class Ran:
     left: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     device_file: Path | None = None
+    writes: bool = True
 
 
 def run(asked: Asked, names: Names, widths: Widths, tell: Callable[[float], None]) -> Ran:
@@ -115,12 +119,12 @@ class _Run:
         self._asked, self._machine, self._ranks, self._widths = asked, machine, ranks, widths
         self._named = named
         self._operands = Operands(machine.kind, machine.facts.cache)
-        self._ran = Ran(device)
+        self._ran = Ran(device, writes=ranks.first)
         self._end = time.monotonic() + asked.seconds
 
     def go(self, tell: Callable[[float], None]) -> Ran:
         """Time what there is time for."""
-        path = self._asked.output if self._ranks.first else Path("/dev/null")
+        path = self._asked.output if self._ranks.first else None
         with RowTable(path, self._ran.device) as table:
             self._write_aside(table)
             try:
@@ -195,14 +199,14 @@ class _Run:
         from costmodel.profiling.machine import HostWatch
 
         self._operands.prepare(shape.traffic)
-        rule = _rule(shape, self._machine)
         if shape.suite == "collectives":
             from costmodel.profiling.collectives import collective, time_together
 
             kernel = collective(shape, self._operands, self._ranks)
-            return time_together(kernel.make, self._machine, self._ranks, rule), kernel.name
+            return time_together(kernel.make, self._machine, self._ranks), kernel.name
         kernel = build(shape, self._operands)
-        timing = measure(kernel.make, HostWatch() if kernel.hosted else self._machine.watch, rule)
+        watch = HostWatch() if kernel.hosted else self._machine.watch
+        timing = measure(kernel.make, watch, _rule(shape, self._machine))
         return replace(timing, seconds=timing.seconds / kernel.count), kernel.name
 
     def _stated(self, shape: Shape) -> dict[str, str]:
@@ -243,7 +247,9 @@ def _probes(machine: Machine) -> list[Shape]:
     own = [shape for shape in copies() if shape.op == "elementwise"]
     fitting = [shape for shape in own if shape.traffic <= machine.facts.memory * _MEMORY[machine.kind]]
     inner = [shape for shape in own if 0 < shape.size("n") * BYTES["fp32"] <= machine.facts.cache // 4]
-    return [*fitting[-_COPIES:], *inner[-1:], *products]
+    aside = [shape for shape in (*copies(), *launches()) if shape.secondary]
+    context = [shape for shape in aside if machine.kind == "cuda" or shape.sub_op == "eager"]
+    return [*fitting[-_COPIES:], *inner[-1:], *products, *context]
 
 
 def _rate(name: str, rates: Rates) -> float | None:

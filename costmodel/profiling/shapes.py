@@ -9,7 +9,18 @@ from dataclasses import dataclass
 
 from costmodel.errors import InputError
 
-SUITES = ("copies", "gemm", "grouped_gemm", "attention", "mla", "moe", "elementwise", "optimizer", "launch", "collectives")
+SUITES = (
+    "copies",
+    "gemm",
+    "grouped_gemm",
+    "attention",
+    "mla",
+    "moe",
+    "elementwise",
+    "optimizer",
+    "launch",
+    "collectives",
+)
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8_e4m3": 1, "fp8_e4m3_blk128": 1}
 TORCH = "torch"
 
@@ -24,6 +35,7 @@ _EXPERTS = ((8, 2), (64, 6), (128, 8))
 _MEMORY = tuple(2**power for power in range(12, 31))
 _MESSAGES = tuple(2**power for power in range(10, 31, 2))
 _STREAMS = ("silu_and_mul", "rmsnorm_or_layernorm", "softmax", "gelu", "add", "embedding")
+_OF_A_GPU = ("to_device", "to_host", "cuda_graph")
 _COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv")
 
 
@@ -119,8 +131,8 @@ class Reach:
     """What a device can time: kernels that its roofline takes at most `longest` for, whose operands fit.
 
     peaks: dense rate by number format [FLOP/s]; bandwidth: of its memory [B/s]; memory: for operands [B]; libraries:
-    those that can be imported; shares: torch has a kernel for queries that share a key head; ranks: of a group that
-    runs collectives; local: of them on one node.
+    those that can be imported; gpu: it has a host, graphs, and kernels for queries that share a key head; ranks: of a
+    group that runs collectives; local: of them on one node.
     """
 
     peaks: Mapping[str, float]
@@ -128,7 +140,7 @@ class Reach:
     memory: float
     longest: float
     libraries: tuple[str, ...] = (TORCH,)
-    shares: bool = True
+    gpu: bool = True
     ranks: int = 1
     local: int = 1
 
@@ -136,12 +148,16 @@ class Reach:
         """Tell whether a kernel is short and small enough."""
         if shape.library not in self.libraries or shape.traffic > self.memory:
             return False
-        if not self.shares and shape.suite == "attention" and shape.size("q_heads") != shape.size("kv_heads"):
+        if not self.gpu and (shape.sub_op in _OF_A_GPU or _is_shared(shape)):
             return False
         peak = self.peaks.get(shape.dtype)
         if peak is None:
             return shape.op == "launch" or not shape.flop
         return max(shape.flop / peak, shape.traffic / self.bandwidth) <= self.longest
+
+
+def _is_shared(shape: Shape) -> bool:
+    return shape.suite == "attention" and shape.size("q_heads") != shape.size("kv_heads")
 
 
 def shapes(suites: Sequence[str], reach: Reach) -> list[Shape]:
@@ -218,7 +234,10 @@ def _attention(dtype: str) -> Iterator[Shape]:
     if dtype.startswith("fp8"):
         return
     half = dtype in ("bf16", "fp16")
-    for batch, (heads, shared), width, keys in itertools.product((1, 2, 4, 8, 16, 32, 64), _HEADS, _HEAD_DIMS, _LENGTHS):
+    for batch, (heads, shared), width, keys in itertools.product(
+        (1, 2, 4, 8, 16, 32, 64), _HEADS, _HEAD_DIMS, _LENGTHS
+    ):
+
         def sized(new: int) -> tuple[tuple[str, int], ...]:
             return (
                 ("batch", batch), ("q_heads", heads), ("kv_heads", shared), ("head_dim", width),  # noqa: B023
@@ -238,6 +257,7 @@ def _mla(dtype: str) -> Iterator[Shape]:
     if dtype not in ("bf16", "fp32"):
         return
     for batch, heads, keys in itertools.product((1, 2, 4, 8, 16, 32, 64), (4, 16, 32, 64, 128), _LENGTHS):
+
         def sized(new: int, widths: tuple[int, int]) -> tuple[tuple[str, int], ...]:
             shared = heads if widths == _EXPANDED else 1  # noqa: B023
             return (

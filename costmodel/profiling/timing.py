@@ -1,4 +1,4 @@
-"""How one kernel is timed: warm-up, repeats with operands that no cache holds, the median of the quietest series."""
+"""How one kernel is timed: warm-up, repeats with operands that no cache holds, the least median of a few series."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Stopwatch(Protocol):
     """Times calls on a device."""
 
     def times(self, calls: Sequence[Call]) -> list[float]:
-        """Return how long each of some calls took, one after the other [s]."""
+        """Return how long some calls took, one after the other; calls that something disturbed may be left out [s]."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
     """How often a kernel is run. seconds: of one series; fewest, most: repeats; quiet: a spread that needs no other."""
 
-    seconds: float = 0.05
+    seconds: float = 0.03
     fewest: int = 4
     most: int = 60
     warm: int = 3
@@ -44,19 +44,25 @@ class Timing:
 def measure(make: Maker, watch: Stopwatch, rule: Rule = Rule()) -> Timing:  # noqa: B008  Rule is frozen
     """Return the time of one kernel.
 
-    After the warm-up a series of repeats is taken, and another one as long as its spread is above `rule.quiet`; the
-    series with the least spread counts, since what else runs on a machine only adds time.
+    After the warm-up a series of repeats is taken, and another one as long as the spread is above `rule.quiet`; the
+    series with the least median counts, since what else runs on a machine only adds time.
     """
     repeats, series = _effort(make, watch, rule)
     best: Timing | None = None
     for _ in range(series):
         found = _summary(watch.times([make() for _ in range(repeats)]))
-        if best is None or found.spread < best.spread:
+        if best is None or found.seconds < best.seconds:
             best = found
-        if best.spread <= rule.quiet:
+        if found.spread <= rule.quiet:
             break
     assert best is not None, "a rule has at least one series"
     return best
+
+
+def fixed_series(make: Maker, watch: Stopwatch, warm: int, repeats: int) -> Timing:
+    """Return the time of one series of as many calls on every rank of a group, after as many to warm up."""
+    watch.times([make() for _ in range(warm)])
+    return _summary(watch.times([make() for _ in range(repeats)]))
 
 
 def _effort(make: Maker, watch: Stopwatch, rule: Rule) -> tuple[int, int]:
@@ -64,8 +70,7 @@ def _effort(make: Maker, watch: Stopwatch, rule: Rule) -> tuple[int, int]:
 
     A kernel of which one call takes longer than a series should is warm at once, and timed in one short series.
     """
-    (first,) = watch.times([make()])
-    if first > rule.seconds:
+    if min(watch.times([make()])) > rule.seconds:
         return rule.fewest, 1
     quickest = min(watch.times([make() for _ in range(rule.warm)]))
     return int(min(max(rule.seconds / max(quickest, 1e-9), rule.fewest), rule.most)), rule.series
