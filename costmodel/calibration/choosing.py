@@ -86,8 +86,8 @@ class Chooser:
                 instead = "" if alike == variant else f", {family}/{alike} stands in for {family}/{variant}"
                 return Choice(calibration, _why(best, kernel) + instead)
         if family in STANDING_IN:
-            instead = self.choose(STANDING_IN[family], variant, kernel)
-            return Choice(instead.calibration, f"{instead.why}; {STANDING_IN[family]} stands in for {family}")
+            other = self.choose(STANDING_IN[family], variant, kernel)
+            return Choice(other.calibration, f"{other.why}; {STANDING_IN[family]} stands in for {family}")
         fits = Fits(self._shelf, self._device, {})
         return Choice(Calibration(self._device, fits), f"no fit of {family}/{variant} for {self._device}: roofline")
 

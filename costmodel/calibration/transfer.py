@@ -1,4 +1,4 @@
-"""How kernels that nothing measured scatter about the form that stands in for them: `hardware/calibrations/transferred.yaml`.
+"""How kernels scatter about the form that stands in for theirs: `hardware/calibrations/transferred.yaml`.
 
 python -m costmodel.calibration.transfer MEASUREMENTS --output hardware/calibrations/transferred.yaml
 """

@@ -50,7 +50,8 @@ class Ranks:
         """Return the timing of the slowest rank."""
         every: list[Any] = [None] * self.size
         dist.all_gather_object(every, timing)
-        return max(every, key=lambda each: each.seconds)
+        found: Timing = max(every, key=lambda each: each.seconds)
+        return found
 
     def close(self) -> None:
         """Leave the group."""

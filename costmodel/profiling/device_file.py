@@ -123,7 +123,7 @@ def _device(name: str, facts: Facts, rates: Rates, table: str) -> Iterator[str]:
     yield "  - fields: [math, memory.hbm.bandwidth, memory.l2.bandwidth, links]"
     yield f'    cite: "costmodel profile, {table}: the fastest products of each format, the fastest copies"'
     yield "    kind: measurement"
-    yield "    note: A copy counts what it reads and what it writes; a link has one direction of the copies that cross it."
+    yield "    note: A copy counts what it reads and what it writes; a link has one direction of those that cross it."
     yield "  - fields: [processors, clock, memory.hbm.capacity, memory.l2.capacity, power]"
     yield f'    cite: "{_plain(facts.product)}, as the operating system and its driver state it"'
     yield "    kind: measurement"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import platform
 import resource
@@ -81,7 +82,7 @@ class EventWatch:
             torch.cuda.synchronize()
         finally:
             gc.enable()
-        return [begin.elapsed_time(end) * 1e-3 for begin, end in zip(marks, marks[1:], strict=False)]
+        return [begin.elapsed_time(end) * 1e-3 for begin, end in itertools.pairwise(marks)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +183,8 @@ def _fastest_threads() -> int:
             torch.mm(left, right)
         times[count] = time.perf_counter() - begin
         count //= 2
-    return min(times, key=lambda each: times[each])
+    fastest: int = min(times, key=lambda each: times[each])
+    return fastest
 
 
 def _cpu_field(name: str) -> str:

@@ -24,8 +24,9 @@ COLUMNS = (
 class RowTable:
     """A CSV file of timed kernels that one process appends to.
 
-    measured: the rows that it holds, by `row_id`. Without a path nothing is written: another process does. A last line without an end, which a kill has left, is dropped.
-    Raises MeasurementError where the file is no table of the harness, or of another device.
+    measured: the rows that it holds, by `row_id`. Without a path nothing is written: another process does. A last line
+    without an end, which a kill has left, is dropped. Raises MeasurementError where the file is no table of the
+    harness, or of another device.
     """
 
     def __init__(self, path: Path | None, device: str) -> None:

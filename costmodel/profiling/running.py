@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from costmodel.errors import InputError
 from costmodel.profiling.choosing import most_informative
-from costmodel.profiling.device_file import Facts, Rates, rates_of, write_device
+from costmodel.profiling.device_file import Rates, rates_of, write_device
 from costmodel.profiling.rows import RowTable
 from costmodel.profiling.shapes import BYTES, TORCH, Reach, Shape, copies, launches, shapes
 from costmodel.profiling.timing import Rule, Timing, measure
@@ -24,7 +24,6 @@ from costmodel.schema.whole_files import make_folder, write_whole
 if TYPE_CHECKING:
     from costmodel.profiling.collectives import Ranks
     from costmodel.profiling.machine import Machine
-    from costmodel.profiling.operands import Operands
 
 SCHEMA = "costmodel/profile@1"
 SECONDS = 60.0  # of a minute
@@ -262,6 +261,3 @@ def _rule(shape: Shape, machine: Machine) -> Rule:
     rule = Rule()
     room = machine.facts.memory * _MEMORY[machine.kind] * rule.fewest
     return replace(rule, most=int(min(max(room / max(shape.traffic, 1.0), rule.fewest), rule.most)))
-
-
-__all__ = ["Asked", "Facts", "Ran", "run"]

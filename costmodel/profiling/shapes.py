@@ -29,6 +29,7 @@ _WIDTHS = tuple(sorted(size * step for size in (2**power for power in range(7, 1
 _LENGTHS = tuple(2**power for power in range(6, 18))
 _HEADS = ((4, 4), (8, 8), (16, 16), (32, 32), (64, 64), (8, 2), (32, 8), (64, 8))
 _HEAD_DIMS = (64, 128)
+_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 _LATENT = (576, 512)  # width of a cached token and of its values in absorbed MLA, as the measurement schema has it
 _EXPANDED = (192, 128)  # the same of a head in expanded MLA
 _EXPERTS = ((8, 2), (64, 6), (128, 8))
@@ -231,44 +232,40 @@ def _grouped(dtype: str) -> Iterator[Shape]:
 
 def _attention(dtype: str) -> Iterator[Shape]:
     """Yield causal attention over a prompt, its gradient, and one query over a cache, by every library."""
-    if dtype.startswith("fp8"):
-        return
-    half = dtype in ("bf16", "fp16")
-    for batch, (heads, shared), width, keys in itertools.product(
-        (1, 2, 4, 8, 16, 32, 64), _HEADS, _HEAD_DIMS, _LENGTHS
-    ):
-
-        def sized(new: int) -> tuple[tuple[str, int], ...]:
-            return (
-                ("batch", batch), ("q_heads", heads), ("kv_heads", shared), ("head_dim", width),  # noqa: B023
-                ("v_head_dim", width), ("q_len", new), ("kv_len", keys),  # noqa: B023
-            )  # fmt: skip
-
-        for library in (TORCH, "flash_attn", "flashinfer") if half else (TORCH,):
-            yield Shape("attention", "attention_decode", dtype, sized(1), causal="1", library=library)
+    libraries = (TORCH, "flash_attn", "flashinfer") if dtype in ("bf16", "fp16") else (TORCH,)
+    for batch, (heads, shared), width, keys in itertools.product(_BATCHES, _HEADS, _HEAD_DIMS, _LENGTHS):
+        if dtype.startswith("fp8"):
+            return
+        prompt, query = (_core_sizes(batch, heads, shared, (width, width), new, keys) for new in (keys, 1))
+        for library in libraries:
+            yield Shape("attention", "attention_decode", dtype, query, causal="1", library=library)
             if batch <= 16:
-                yield Shape("attention", "attention_prefill", dtype, sized(keys), causal="1", library=library)
+                yield Shape("attention", "attention_prefill", dtype, prompt, causal="1", library=library)
                 if library != "flashinfer":
-                    yield Shape("attention", "attention_backward", dtype, sized(keys), causal="1", library=library)
+                    yield Shape("attention", "attention_backward", dtype, prompt, causal="1", library=library)
 
 
 def _mla(dtype: str) -> Iterator[Shape]:
     """Yield MLA with the keys of every head over a prompt, and absorbed over a cache that all heads share."""
-    if dtype not in ("bf16", "fp32"):
-        return
-    for batch, heads, keys in itertools.product((1, 2, 4, 8, 16, 32, 64), (4, 16, 32, 64, 128), _LENGTHS):
-
-        def sized(new: int, widths: tuple[int, int]) -> tuple[tuple[str, int], ...]:
-            shared = heads if widths == _EXPANDED else 1  # noqa: B023
-            return (
-                ("batch", batch), ("q_heads", heads), ("kv_heads", shared), ("head_dim", widths[0]),  # noqa: B023
-                ("v_head_dim", widths[1]), ("q_len", new), ("kv_len", keys),  # noqa: B023
-            )  # fmt: skip
-
+    libraries = (TORCH, "flash_mla") if dtype == "bf16" else (TORCH,)
+    for batch, heads, keys in itertools.product(_BATCHES, (4, 16, 32, 64, 128), _LENGTHS):
+        if dtype not in ("bf16", "fp32"):
+            return
         if batch <= 8:
-            yield Shape("mla", "mla_prefill", dtype, sized(keys, _EXPANDED), causal="1")
-        for library in (TORCH, "flash_mla") if dtype == "bf16" else (TORCH,):
-            yield Shape("mla", "mla_decode", dtype, sized(1, _LATENT), causal="1", library=library)
+            prompt = _core_sizes(batch, heads, heads, _EXPANDED, keys, keys)
+            yield Shape("mla", "mla_prefill", dtype, prompt, causal="1")
+        for library in libraries:
+            query = _core_sizes(batch, heads, 1, _LATENT, 1, keys)
+            yield Shape("mla", "mla_decode", dtype, query, causal="1", library=library)
+
+
+def _core_sizes(
+    batch: int, heads: int, shared: int, widths: tuple[int, int], new: int, keys: int
+) -> tuple[tuple[str, int], ...]:
+    return (
+        ("batch", batch), ("q_heads", heads), ("kv_heads", shared), ("head_dim", widths[0]),
+        ("v_head_dim", widths[1]), ("q_len", new), ("kv_len", keys),
+    )  # fmt: skip
 
 
 def _moe(dtype: str) -> Iterator[Shape]:

@@ -41,7 +41,7 @@ class Timing:
     repeats: int
 
 
-def measure(make: Maker, watch: Stopwatch, rule: Rule = Rule()) -> Timing:  # noqa: B008  Rule is frozen
+def measure(make: Maker, watch: Stopwatch, rule: Rule = Rule()) -> Timing:
     """Return the time of one kernel.
 
     After the warm-up a series of repeats is taken, and another one as long as the spread is above `rule.quiet`; the

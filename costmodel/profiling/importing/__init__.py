@@ -14,7 +14,10 @@ from costmodel.profiling.importing.compressed import parse_json, read_bytes
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """Rows of another tool's file, by column of the measurement schema; lines: where each is stated, or its number where that is no line."""
+    """Rows of another tool's file, by column of the measurement schema.
+
+    lines: where each is stated, or its number where that is no line.
+    """
 
     columns: Mapping[str, Sequence[str]]
     lines: Sequence[int]
@@ -45,8 +48,7 @@ def _as_columns(rows: Sequence[tuple[int, Mapping[str, str]]]) -> Foreign:
 
 
 def _unknown(shown: str, document: Any) -> MeasurementError:
-    hint = (
-        "it is a serving benchmark: hold it against a result with `costmodel compare RESULT FILE`" if serving.is_benchmark(document) else
-        "known are tables (.csv, .parquet), traces of the PyTorch profiler, and output of nccl-tests (text or JSON)"
-    )  # fmt: skip
+    known = "known are tables, traces of the PyTorch profiler, and output of nccl-tests"
+    served = "it is a serving benchmark: `costmodel compare RESULT FILE` holds a result against it"
+    hint = served if serving.is_benchmark(document) else known
     return MeasurementError([Problem(Location(shown), "", "holds no measured kernels", hint)])

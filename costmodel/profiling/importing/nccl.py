@@ -24,9 +24,7 @@ _TYPES = {
     "f8e4m3": "fp8_e4m3",
 }  # fmt: skip
 _TEST = re.compile(r"\b(" + "|".join(sorted(_OPERATIONS, key=len, reverse=True)) + r")(?:_perf|\b)")
-_RANK = re.compile(
-    r"^#\s+Rank\s+(\d+)\s+(?:Group\s+\d+\s+)?Pid\s+\d+ on\s+(\S+)\s+device\s+\d+\s+\[[^\]]*\]\s+(.+?)\s*$"
-)
+_RANK = re.compile(r"^#\s+Rank\s+\d+\s+(?:Group\s+\d+\s+)?Pid\s+\d+ on\s+(\S+)\s+device\s+\d+\s+\[[^\]]*\]\s+(.+?)\s*$")
 _HEADER = re.compile(r"^#\s+size\s+count\s+type\s")
 _RESULT = re.compile(r"^\s*\d+\s+\d+\s+[a-z]\w*\s")
 _VERSION = re.compile(r"nccl-library=(\d+)")
@@ -45,7 +43,7 @@ def is_report(document: Any) -> bool:
 def rows_of_text(text: str, path: Path, shown: str) -> list[Row]:
     """Return one row a line of results, the out-of-place time; raise MeasurementError at a line that is wrong."""
     lines = text.splitlines()
-    hosts = [(match[2], match[3]) for line in lines if (match := _RANK.match(line))]
+    hosts = [(match[1], match[2]) for line in lines if (match := _RANK.match(line))]
     if len(hosts) < 2:
         raise _problem(shown, 1, "names fewer than two ranks", "keep the lines `#  Rank  0 …` of the output")
     started = next((line for line in lines if "Collective test starting" in line), "")
@@ -85,9 +83,9 @@ def rows_of_report(document: Mapping[str, Any], shown: str) -> list[Row]:
         if not isinstance(result, dict):
             raise _problem(shown, None, f"{where} is no mapping", "")
         body = result.get("out_of_place") or result.get("in_place")
-        size = result.get("size")
-        seconds = body.get("time", body.get("cpu_time")) if isinstance(body, dict) else None
-        if not (_is_number(size) and _is_number(seconds)):
+        size = _stated(result.get("size"))
+        seconds = _stated(body.get("time", body.get("cpu_time"))) if isinstance(body, dict) else None
+        if size is None or seconds is None:
             raise _problem(shown, None, f"{where} states no size or no time", "the file may be cut off")
         named = _TEST.search(str(result.get("experiment_name", ""))) or _TEST.search(arguments)
         operation = _operation(named, str(result.get("redop", "")), shown, None)
@@ -132,8 +130,10 @@ def _number(cell: str, shown: str, line: int, name: str) -> float:
     return value
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _stated(value: Any) -> float | None:
+    """Return a finite number, none where a document states something else."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if is_number else None
 
 
 def _whole(value: Any, otherwise: int) -> int:
