@@ -24,7 +24,7 @@ COMMANDS = {
     "profile": "Measure the kernels of this machine, for `calibrate`.",
     "calibrate": "Fit a device's kernels to measurement tables.",
     "reproduce": "Hold predictions against published figures.",
-    "compare": "Hold a result against another one, or against a serving benchmark.",
+    "compare": "Hold a result against another, or a serving benchmark.",
     "report": "Draw a result or a sweep: figures, with the data beside each.",
     "hardware": "List devices, nodes and clusters, or show one with its sources.",
     "model": "List models, or show one with what can be counted of it.",

@@ -25,8 +25,8 @@ class RowTable:
     """A CSV file of timed kernels that one process appends to.
 
     measured: the rows that it holds, by `row_id`. Without a path nothing is written: another process does. A last line
-    without an end, which a kill has left, is dropped. Raises MeasurementError where the file is no table of the
-    harness, or of another device.
+    without an end, which a kill has left, is dropped: no cell has a line break. Raises MeasurementError where the file
+    is no table of the harness, or of another device.
     """
 
     def __init__(self, path: Path | None, device: str) -> None:
@@ -64,7 +64,7 @@ class RowTable:
         if self._file is None:
             return
         text = io.StringIO(newline="")
-        csv.writer(text, lineterminator="\n").writerow(cells)
+        csv.writer(text, lineterminator="\n").writerow([" ".join(cell.splitlines()) for cell in cells])
         self._file.write(text.getvalue().encode("utf-8"))
         self._file.flush()
         os.fsync(self._file.fileno())
