@@ -58,7 +58,7 @@ def rates_of(rows: Iterable[Mapping[str, str]], cache: int) -> Rates:
     link      = max bytes / t                over copies from and to the host
     """
     peaks: dict[str, float] = {}
-    copied: list[float] = []
+    copied: list[tuple[float, float]] = []
     inner: list[float] = []
     host: list[float] = []
     for row in rows:
@@ -73,10 +73,17 @@ def rates_of(rows: Iterable[Mapping[str, str]], cache: int) -> Rates:
             size = float(row["n"]) * 4.0  # copies are of FP32
             rate = 2.0 * size / seconds
             if size >= cache:
-                copied.append((2.0 * size - cache) / seconds)
+                copied.append((size, (2.0 * size - cache) / seconds))
             elif size <= cache / _INSIDE:
                 inner.append(rate)
-    return Rates(peaks, max(copied, default=None), max(inner, default=None), max(host, default=None))
+    # Of a device that does not state its cache only the largest copy is sure to miss it.
+    least = 0.0 if cache else max((size for size, _ in copied), default=0.0)
+    return Rates(
+        peaks,
+        max((rate for size, rate in copied if size >= least), default=None),
+        max(inner, default=None),
+        max(host, default=None),
+    )
 
 
 def write_device(root: Path, name: str, facts: Facts, rates: Rates, table: str) -> Path | None:
@@ -102,6 +109,8 @@ def _device(name: str, facts: Facts, rates: Rates, table: str) -> Iterator[str]:
     yield "schema: costmodel/device@1"
     yield f"name: {name}"
     yield f"architecture: {facts.architecture}"
+    if facts.link == "pcie":
+        yield f'aliases: ["{_plain(facts.product)}"]'
     yield f"processors: {facts.processors}"
     yield f"clock: {{tensor_reference: {_in(facts.clock, 'frequency')}, max: {_in(facts.clock_max, 'frequency')}}}"
     yield "math:"

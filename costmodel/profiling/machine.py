@@ -105,7 +105,21 @@ class Machine:
         if self.kind == "cpu":
             return {"clock_mhz": f"{_cpu_clock() / 1e6:.0f}", "power_w": "", "driver": self.facts.driver}
         clock, power, driver, *_ = _smi()
-        return {"clock_mhz": clock, "power_w": power, "driver": driver}
+        return {
+            "clock_mhz": clock if _is_number(clock) else "", "power_w": power if _is_number(power) else "",
+            "driver": driver,
+        }  # fmt: skip
+
+    def check(self, kernel: str) -> None:
+        """Raise InputError where a kernel has left the device unable to run another one."""
+        if self.kind == "cpu":
+            return
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError as error:
+            said = str(error).partition("\n")[0]
+            hint = "the rows so far are kept; leave its suite out with --suite"
+            raise InputError.single(f"{kernel} has stopped the device: {said}", hint=hint, field="profile") from None
 
     def describe(self) -> dict[str, Any]:
         """Return what ran the measurements, for the file beside the table."""
@@ -116,23 +130,28 @@ class Machine:
         }  # fmt: skip
 
 
+def kind_of(asked: str) -> str:
+    """Return `cuda` or `cpu`; raise InputError where `cuda` is asked for and there is none."""
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise InputError.single("torch finds no CUDA device", field="--device", hint="write `--device cpu`")
+    return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
+
+
 def machine(asked: str, threads: int | None = None) -> Machine:
     """Return the device that `auto`, `cuda` or `cpu` means; raise InputError where it is not there.
 
     threads: of a CPU; None: as many as make a product the fastest.
     """
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise InputError.single("torch finds no CUDA device", field="--device", hint="write `--device cpu`")
-    return _gpu() if asked != "cpu" and torch.cuda.is_available() else _cpu(threads)
+    return _gpu() if kind_of(asked) == "cuda" else _cpu(threads)
 
 
 def _gpu() -> Machine:
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     clock, _, driver, highest, limit = _smi()
-    current = _hertz(clock)
+    highest_clock = max(_hertz(clock), _hertz(highest))  # a device with nothing to do states a low one
     facts = Facts(
         properties.name, f"sm{properties.major}{properties.minor}", properties.multi_processor_count,
-        current, max(current, _hertz(highest)), properties.total_memory, getattr(properties, "L2_cache_size", 0),
+        highest_clock, highest_clock, properties.total_memory, getattr(properties, "L2_cache_size", 0),
         driver, "pcie", float(limit) if _is_number(limit) else None,
     )  # fmt: skip
     narrow = ("fp8_e4m3", "fp8_e4m3_blk128") if (properties.major, properties.minor) >= (8, 9) else ()

@@ -76,9 +76,9 @@ def run(asked: Asked, names: Names, widths: Widths, tell: Callable[[float], None
     if importlib.util.find_spec("torch") is None:
         raise InputError.single("torch is not installed", hint="pip install 'costmodel[profile]'", field="profile")
     from costmodel.profiling.collectives import Ranks
-    from costmodel.profiling.machine import machine
+    from costmodel.profiling.machine import kind_of, machine
 
-    ranks = Ranks(asked.device)
+    ranks = Ranks(kind_of(asked.device))
     try:
         found = machine(asked.device, _threads(asked.output))
         make_folder(asked.output.parent)
@@ -168,8 +168,8 @@ class _Run:
     def _each(self, order: Sequence[Shape], table: RowTable, tell: Callable[[float], None]) -> None:
         """Time some kernels until the time is over."""
         for place, shape in enumerate(order):
-            left = self._ranks.agree(self._end - time.monotonic())
-            if left <= 0.0 and table.measured:
+            left = self._end - time.monotonic()
+            if self._ranks.agree(left <= 0.0 and bool(table.measured)):
                 return
             if shape.row_id in table.measured:
                 continue
@@ -184,6 +184,7 @@ class _Run:
         except (RuntimeError, ImportError, NotImplementedError, TypeError, ValueError, AttributeError) as error:
             # Anything that a library refuses to run; the next kernel may be one that it runs.
             self._ran.failed[shape.row_id] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            self._machine.check(shape.row_id)
             self._operands.release()
             return
         row = shape.columns() | self._stated(shape) | self._machine.state() | {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
 import statistics
 import subprocess
@@ -133,11 +134,17 @@ def test_after_a_kill_the_same_command_goes_on(run, tmp_path):
 
 def test_a_group_of_ranks_times_its_messages_and_one_of_them_writes(tmp_path):
     table = tmp_path / "links.csv"
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "-m", "costmodel"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "costmodel"]
     arguments = ["profile", "--device", "cpu", "--suite", "collectives", "--minutes", "0.05", "--output", str(table)]
-    done = subprocess.run([*launch, *arguments], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("new rows of this-cpu") == 1
+    # A session of its own, so that ranks that hang end with the test.
+    group = subprocess.Popen([*launch, *arguments], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        out, _ = group.communicate(timeout=200)
+    finally:
+        if group.poll() is None:
+            os.killpg(group.pid, signal.SIGKILL)
+    assert group.returncode == 0
+    assert out.count("new rows of this-cpu") == 1
     rows = read_tables(table)
     assert {"all_reduce", "all_gather"} <= set(rows.text("op"))
     assert set(rows.number("world_size")) == set(rows.number("gpus_per_node")) == {2.0}
