@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -128,24 +128,26 @@ class _Run:
             self._write_aside(table)
             try:
                 if self._ranks.size == 1:
-                    self._each(_probes(self._machine), table, lambda _: None)
+                    probes = _probes(self._machine)
+                    self._each(probes, len(probes), table, lambda _: None)
                     self._write_device(table)
-                self._each(self._chosen(table), table, tell)
+                self._each(*self._chosen(table), table, tell)
             finally:
                 self._ran.rows = len(table.measured)
                 self._write_device(table)
                 self._write_aside(table)
         return self._ran
 
-    def _chosen(self, table: RowTable) -> Sequence[Shape]:
-        """Return the kernels that are left, the most informative first, the same on every rank."""
+    def _chosen(self, table: RowTable) -> tuple[Iterable[Shape], int]:
+        """Return the kernels that are left, the most informative first, the same on every rank, and their number."""
         candidates = shapes(self._suites(), self._reach(rates_of(table.measured.values(), self._machine.facts.cache)))
         rows = [shape.columns() | self._stated(shape) for shape in candidates]
-        order: list[Shape] = []
-        if self._ranks.first:
-            order = list(most_informative(candidates, frozenset(table.measured), self._widths(rows)))
-        self._ran.left = len(order)
-        return self._ranks.agree(order)  # type: ignore[no-any-return]
+        measured = frozenset(table.measured)
+        order = most_informative(candidates, measured, self._widths(rows)) if self._ranks.first else iter(())
+        if self._ranks.size == 1:
+            return order, sum(shape.row_id not in measured for shape in candidates)
+        agreed: list[Shape] = self._ranks.agree(list(order))
+        return agreed, len(agreed)
 
     def _suites(self) -> tuple[str, ...]:
         """Return the suites: in a group those of the group alone, so that no rank times what another disturbs."""
@@ -165,8 +167,9 @@ class _Run:
             self._ranks.local,
         )  # fmt: skip
 
-    def _each(self, order: Sequence[Shape], table: RowTable, tell: Callable[[float], None]) -> None:
-        """Time some kernels until the time is over."""
+    def _each(self, order: Iterable[Shape], count: int, table: RowTable, tell: Callable[[float], None]) -> None:
+        """Time some kernels until the time is over. count: how many there are."""
+        self._ran.left = count
         for place, shape in enumerate(order):
             left = self._end - time.monotonic()
             if self._ranks.agree(left <= 0.0 and bool(table.measured)):
@@ -174,8 +177,8 @@ class _Run:
             if shape.row_id in table.measured:
                 continue
             self._one(shape, table)
-            self._ran.left = len(order) - place - 1
-            tell(max(1.0 - left / self._asked.seconds, (place + 1) / len(order)))
+            self._ran.left = count - place - 1
+            tell(max(1.0 - left / self._asked.seconds, (place + 1) / count))
 
     def _one(self, shape: Shape, table: RowTable) -> None:
         """Time a kernel and write its row; note why where it cannot run."""

@@ -68,8 +68,10 @@ def fixed_series(make: Maker, watch: Stopwatch, warm: int, repeats: int) -> Timi
 def _effort(make: Maker, watch: Stopwatch, rule: Rule) -> tuple[int, int]:
     """Warm up; return how many repeats a series has, and how many series there are at most.
 
-    A kernel of which one call takes longer than a series should is warm at once, and timed in one short series.
+    The first call may compile and plan, and is not timed. A kernel of which one call takes longer than a series should
+    is timed in one short series.
     """
+    make()()
     if min(watch.times([make()])) > rule.seconds:
         return rule.fewest, 1
     quickest = min(watch.times([make() for _ in range(rule.warm)]))

@@ -52,6 +52,15 @@ def test_what_is_predicted_least_surely_comes_first():
     assert [shape.sub_op for shape in found[:4]] == ["dgrad"] * 4
 
 
+def test_a_family_that_can_be_fitted_leaves_the_time_to_others():
+    unknown = [Shape("gemm", "bmm", "bf16", (("m", 2**m), ("n", 2**n))) for m in range(10) for n in range(10)]
+    fitted = [Shape("gemm", "gemm", "bf16", (("m", 2**m), ("n", 2**n))) for m in range(10) for n in range(10)]
+    found = order([*unknown, *fitted], (), [1.0] * 100 + [0.2] * 100)
+    counts = [sum(shape.op == "bmm" for shape in found[:count]) for count in (20, 60)]
+    assert counts[0] >= 18
+    assert 25 <= counts[1] <= 45
+
+
 def test_a_family_without_measurements_begins_in_its_middle():
     some = [product(2**power) for power in range(9)]
     assert order(some)[0].size("m") == 16
