@@ -53,6 +53,13 @@ class RowTable:
         if self._file is not None:
             self._file.close()
 
+    @property
+    def rows(self) -> int:
+        """Return how many rows are on the disk; an interrupt may have come before the last one was noted."""
+        if self._file is None:
+            return len(self.measured)
+        return Path(self._file.name).read_bytes().count(b"\n") - 1
+
     def append(self, row: Mapping[str, str]) -> None:
         """Add a row and wait until it is on the disk."""
         unknown = [name for name in row if name not in COLUMNS]

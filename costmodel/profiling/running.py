@@ -133,7 +133,7 @@ class _Run:
                     self._write_device(table)
                 self._each(*self._chosen(table), table, tell)
             finally:
-                self._ran.rows = len(table.measured)
+                self._ran.rows = table.rows
                 self._write_device(table)
                 self._write_aside(table)
         return self._ran
@@ -231,7 +231,7 @@ class _Run:
         if not self._ranks.first:
             return
         document: dict[str, Any] = {
-            "schema": SCHEMA, "device": self._ran.device, **self._machine.describe(), "rows": len(table.measured),
+            "schema": SCHEMA, "device": self._ran.device, **self._machine.describe(), "rows": table.rows,
             "failed": self._ran.failed,
         }  # fmt: skip
         text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
