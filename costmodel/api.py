@@ -8,21 +8,20 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from costmodel import __version__
 from costmodel.analytic.grid import evaluate_grid, evaluate_point, evaluate_single
 from costmodel.calibration.load import load_calibration
 from costmodel.cost.calibration import Calibration
-from costmodel.errors import InputError
+from costmodel.errors import InputError, Location
 from costmodel.quantities import Array
 from costmodel.result import SCHEMA, Point, Result
 from costmodel.schema import SI, ResolvedWorkload, resolve
+from costmodel.schema.fields import read_number
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.counting import kv_bytes_per_token, parameter_count, training_flop_per_token
 from costmodel.workload.scenario import Scenario, Training
 
-AxisValues: TypeAlias = "npt.ArrayLike | Sequence[str]"
 Vary: TypeAlias = "Mapping[str | tuple[str, ...], Any]"
 
 ENGINES = ("analytic",)
@@ -127,14 +126,13 @@ class Workload:
         """Return values as SI numbers; strings are read as `--set` reads them."""
         if not any(isinstance(value, str) for value in values):
             return _as_numbers(path, values)
-        read = [
-            resolve(
-                self._source, overrides={**self._changes, path: value}, cluster=self._cluster,
-                search_path=self._search_path, scenarios=[scenario],
-            ).value(path)
-            for value in values
-        ]  # fmt: skip
-        return _as_numbers(path, read)
+        number = self.resolved.number(f"scenarios.{scenario}.{path}" if path.startswith("hardware.") else path)
+        if number is None:
+            raise _no_axis(path)
+        label = Location(f"vary {path}")
+        return _as_numbers(
+            path, [read_number(number, each, label, path) if isinstance(each, str) else each for each in values]
+        )
 
 
 def _as_numbers(path: str, values: list[Any]) -> Array:
@@ -142,11 +140,15 @@ def _as_numbers(path: str, values: list[Any]) -> Array:
     try:
         return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
-        raise InputError.single(
-            "an axis varies numbers; this one changes the structure",
-            field=path,
-            hint="load the workload once for each value, with `set`",
-        ) from None
+        raise _no_axis(path) from None
+
+
+def _no_axis(path: str) -> InputError:
+    return InputError.single(
+        "an axis varies numbers; this one changes the structure",
+        field=path,
+        hint="load the workload once for each value, with `set`",
+    )
 
 
 def load(

@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from costmodel.cost.calibration import BASES
 from costmodel.quantities import Array, Mask, Quantity
-from costmodel.workload.memory import ON_HOST
 
 SCHEMA = "costmodel/result@1"
 
@@ -146,8 +145,9 @@ class Offer:
 class Point:
     """One scenario at one point, complete.
 
-    headline: the metric that breakdown and bubble sum to; memory: bytes by part, null for a bound, `host` only where
-    something is offloaded; reason: why the point is infeasible, null where it is not; reasons: why each null metric is
+    headline: the metric that breakdown and bubble sum to; memory: bytes by part, null for a bound; host_memory:
+    bytes that a device keeps on its host, null where it keeps none there (tensors: weights, states, gradients and
+    activations; kv_cache); reason: why the point is infeasible, null where it is not; reasons: why each null metric is
     null; routing: what is known of expert layers, null where there are none.
     """
 
@@ -166,6 +166,7 @@ class Point:
     reasons: Mapping[str, str] = field(default_factory=dict)
     offer: Offer | None = None
     routing: Mapping[str, float] | None = None
+    host_memory: Mapping[str, float] | None = None
 
     @property
     def fits(self) -> bool:
@@ -175,12 +176,12 @@ class Point:
     @property
     def on_device(self) -> float:
         """Return the bytes that a device holds, without what it keeps on its host."""
-        return math.fsum(value for name, value in (self.memory or {}).items() if name not in ON_HOST)
+        return math.fsum((self.memory or {}).values())
 
     @property
     def on_host(self) -> float:
         """Return the bytes that a device keeps on its host."""
-        return math.fsum(value for name, value in (self.memory or {}).items() if name in ON_HOST)
+        return math.fsum((self.host_memory or {}).values())
 
     @property
     def bound(self) -> str:
@@ -228,6 +229,8 @@ class Point:
             "memory": {**memory, "capacity": self.capacity, "fits": self.fits},
             "basis": self.basis(),
         }  # fmt: skip
+        if self.host_memory is not None:
+            document["host_memory"] = dict(self.host_memory)
         if self.offer is not None:
             document["hardware"] = self.offer.document()
         if self.schedule is not None:

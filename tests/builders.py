@@ -56,6 +56,7 @@ FAMILIES = (
     "attention_prefill",
     "attention_decode",
     "attention_backward",
+    "mla_backward",
     "mla_prefill",
     "mla_decode",
     "elementwise",
@@ -104,7 +105,7 @@ FRAMEWORK = Framework(
     launch=1e-6,
     reserve=3e8,
 )
-UNFUSED = replace(FRAMEWORK, implementations={"attention_prefill": "unfused"})
+UNFUSED = replace(FRAMEWORK, implementations={"attention_prefill": ("unfused",)})
 
 BF16 = Precision(
     linear="bf16",

@@ -29,6 +29,7 @@ from costmodel.workload.operators import (
     Exchange,
     Gemm,
     HostProduct,
+    HostTime,
     HostTransfer,
     HostUpdate,
     MixedAttention,
@@ -72,7 +73,7 @@ class Lines:
 
 def _work(operator: Operator) -> tuple[float, float | None, str | None]:
     """Return (FLOP, bytes of device memory, number format of the products) of one run; null: not counted, none."""
-    if isinstance(operator, Collective | Exchange | HostTransfer | HostUpdate):
+    if isinstance(operator, Collective | Exchange | HostTransfer | HostUpdate | HostTime):
         return 0.0, None, None
     if isinstance(operator, HostProduct):
         return float(operator.flop), None, operator.product.dtype
@@ -140,7 +141,7 @@ def _spread(moved: Sequence[tuple[Priced, int]], longer: float) -> Iterator[_Par
 def _slowest_end(step: PricedStep) -> Iterator[_Part]:
     """Yield how the rank that ends last ends the step, with the share of each operator that others do not hide."""
     layers = layer_sums(step, None)
-    times = [float(seconds) for seconds, _ in tail_times(step, layers, None)]
+    times = [float(end.seconds) for end in tail_times(step, layers, None)]
     tail = step.tails[times.index(max(times))]
     yield from ((priced, 1, 1.0) for priced in (*tail.serial, *tail.on_host))
     host, copies = (sum(float(each.time.seconds) for each in part) for part in (tail.on_host, tail.copies))

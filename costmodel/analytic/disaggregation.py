@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -23,6 +22,7 @@ from costmodel.analytic.metrics import invested, max_batch_per_device, spent
 from costmodel.analytic.pricing import Priced, pricer
 from costmodel.analytic.serving import decode_steps
 from costmodel.analytic.sums import Moves, seconds_of
+from costmodel.analytic.unscheduled import Unscheduled
 from costmodel.cost.calibration import Calibration
 from costmodel.network.paths import path
 from costmodel.quantities import Bytes, Quantity, Seconds, maximum, minimum
@@ -42,7 +42,7 @@ class PoolTimes:
     transfer: Seconds
 
 
-class DisaggregatedEvaluation:
+class DisaggregatedEvaluation(Unscheduled):
     """Serving from two pools, each instance of the decoding one fed by as many of the other as it takes."""
 
     headline = "latency"
@@ -57,7 +57,8 @@ class DisaggregatedEvaluation:
     def metrics(self, moves: Moves) -> Metrics:
         """Return the metrics of the two pools together, in the ratio in which neither waits for the other.
 
-        per_prefill, per_decode: requests a second of a device; ratio = per_decode / per_prefill
+        per_prefill, per_decode: requests a second of a device; ratio = per_decode / per_prefill: prefilling devices for
+        each decoding one, and as many nodes, whose counts are the same
         """
         plan, device, times = self._plan, self._scenario.cluster.device, self._timed(moves)
         per_prefill, per_decode = self._rates(times)
@@ -81,7 +82,7 @@ class DisaggregatedEvaluation:
             "prefill_nodes_per_decode_node": ratio,
             "max_batch_per_device": self._max_batch(),
             **spent(device, devices, tokens, self._computing(times) / (1 + ratio)),
-            **invested(self._scenario),
+            **invested(self._scenario, devices),
         }
 
     def _computing(self, times: PoolTimes) -> Quantity:
@@ -164,10 +165,6 @@ class DisaggregatedEvaluation:
         waiting = steps * (float(times.decode.round(self._sets)) - float(times.decode.latency))
         lines.add_wait("decode: pipeline wait", waiting, "latency")
         return lines.sorted()
-
-    def schedule(self, moves: Moves = None) -> Mapping[str, Quantity] | None:  # noqa: ARG002  the protocol's signature
-        """Return nothing: serving has no pipeline schedule."""
-        return None
 
     def notes(self) -> tuple[str, ...]:
         """Return that links are what limits, where they do."""

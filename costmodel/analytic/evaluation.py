@@ -22,6 +22,7 @@ from costmodel.analytic.pricing import Priced
 from costmodel.analytic.serving import ServingEvaluation, serving_ledger
 from costmodel.analytic.sums import Moves
 from costmodel.analytic.training import StepTimes, micro_batch_count, price_step, step_times, training_context, whole
+from costmodel.analytic.unscheduled import Unscheduled
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Quantity
 from costmodel.result import Entry, Metrics
@@ -111,7 +112,7 @@ class TrainingEvaluation:
         return step_times(self._priced, None)
 
 
-class PassEvaluation:
+class PassEvaluation(Unscheduled):
     """A prefill or a decoding step."""
 
     def __init__(self, scenario: Scenario, plan: Prefill | Decode, calibration: Calibration) -> None:
@@ -152,16 +153,8 @@ class PassEvaluation:
     def _times(self) -> PassTimes:
         return pass_times(self._priced, None)
 
-    def schedule(self, moves: Moves = None) -> Mapping[str, Quantity] | None:  # noqa: ARG002  the protocol's signature
-        """Return nothing: a pass has no pipeline schedule."""
-        return None
 
-    def notes(self) -> tuple[str, ...]:
-        """Return nothing that a reader has to be told."""
-        return ()
-
-
-class BoundEvaluation:
+class BoundEvaluation(Unscheduled):
     """The closed-form bound: no kernels, no memory, nothing uncertain."""
 
     headline = "tpot"
@@ -187,14 +180,6 @@ class BoundEvaluation:
         entry = Entry("all-to-all", float(self._times.tpot))
         entry.by_bound["network"], entry.by_basis["roofline"] = entry.time, entry.time
         return [entry]
-
-    def schedule(self, moves: Moves = None) -> Mapping[str, Quantity] | None:  # noqa: ARG002  the protocol's signature
-        """Return nothing: a bound has no pipeline schedule."""
-        return None
-
-    def notes(self) -> tuple[str, ...]:
-        """Return nothing that a reader has to be told."""
-        return ()
 
 
 def evaluate(scenario: Scenario, calibration: Calibration) -> Evaluation:

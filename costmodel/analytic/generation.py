@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -22,6 +21,7 @@ from costmodel.analytic.inference import (
 from costmodel.analytic.metrics import invested, largest_batch, spent
 from costmodel.analytic.pricing import Priced, pricer
 from costmodel.analytic.sums import Moves
+from costmodel.analytic.unscheduled import Unscheduled
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Count, Quantity, Seconds, maximum, minimum, where
 from costmodel.result import Entry, Metrics
@@ -49,7 +49,7 @@ class GenerationTimes:
     kernels: Seconds
 
 
-class GenerateEvaluation:
+class GenerateEvaluation(Unscheduled):
     """A static batch."""
 
     headline = "latency"
@@ -87,7 +87,7 @@ class GenerateEvaluation:
             "tokens_per_second_per_user": 1 / times.later,
             "max_batch": largest_batch(self._scenario, self.ledger, plan.batch, unit),
             **spent(device, devices, rate, computing),
-            **invested(self._scenario),
+            **invested(self._scenario, devices),
         }
 
     def _timed(self, moves: Moves) -> GenerationTimes:
@@ -98,8 +98,7 @@ class GenerateEvaluation:
         """
         prefill = pass_times(self._prefill, moves)
         decode = tuple(pass_times(one, moves) for one in self._decode)
-        tokens = tokens_per_step(self._plan.speculative)
-        steps = (self._plan.output_tokens - 1) / tokens
+        tokens, steps = tokens_per_step(self._plan.speculative), self._steps
         step: Quantity = 0.0
         kernels = prefill.kernels
         for weight, times in zip(self._weights, decode, strict=True):
@@ -107,6 +106,11 @@ class GenerateEvaluation:
             kernels = kernels + steps * weight * times.kernels
         first = prefill.latency + (self._sets - 1) * prefill.slowest
         return GenerationTimes(prefill, decode, first, step / tokens, kernels)
+
+    @property
+    def _steps(self) -> Count:
+        """Return the decoding steps of the batch: (output - 1) / (tokens a step)."""
+        return (self._plan.output_tokens - 1) / tokens_per_step(self._plan.speculative)
 
     @cached_property
     def _times(self) -> GenerationTimes:
@@ -123,7 +127,7 @@ class GenerateEvaluation:
     def breakdown(self) -> list[Entry]:
         """Return the operators of both parts; with what stages wait for, they sum to the latency."""
         lines, times, sets = Lines(), self._times, float(self._sets)
-        steps = (float(self._plan.output_tokens) - 1.0) / float(tokens_per_step(self._plan.speculative))
+        steps = float(self._steps)
         add_pass(lines, self._prefill, times.prefill)
         waiting = 0.0
         for weight, priced, each in zip(map(float, self._weights), self._decode, times.decode, strict=True):
@@ -132,14 +136,6 @@ class GenerateEvaluation:
         lines.add_wait("prefill: pipeline wait", (sets - 1.0) * float(times.prefill.slowest), "latency")
         lines.add_wait("decode: pipeline wait", waiting, "latency")
         return lines.sorted()
-
-    def schedule(self, moves: Moves = None) -> Mapping[str, Quantity] | None:  # noqa: ARG002  the protocol's signature
-        """Return nothing: inference has no pipeline schedule."""
-        return None
-
-    def notes(self) -> tuple[str, ...]:
-        """Return nothing that a reader has to be told."""
-        return ()
 
 
 def prefill_pass(scenario: Scenario, plan: Generate) -> Pass:

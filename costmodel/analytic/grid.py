@@ -135,6 +135,7 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
         reasons=_reasons(scenario, metrics, attempt.explanation),
         offer=_offer(scenario.cluster.device),
         routing=None if routing is None else {name: float(value) for name, value in routing.items()},
+        host_memory=_host_memory(ledger),
     )
 
 
@@ -159,9 +160,15 @@ def _reasons(scenario: Scenario, metrics: Metrics, infeasible: str | None) -> di
 
 
 def _memory(ledger: Ledger) -> dict[str, float]:
-    """Return the parts of a ledger; those of the host only where something is kept there."""
-    parts = {part.name: float(getattr(ledger, part.name)) for part in fields(ledger)}
-    return {name: size for name, size in parts.items() if name not in ON_HOST or size}
+    """Return the parts of a ledger that stand on the device."""
+    return {part.name: float(getattr(ledger, part.name)) for part in fields(ledger) if part.name not in ON_HOST}
+
+
+def _host_memory(ledger: Ledger | None) -> dict[str, float] | None:
+    """Return what a ledger keeps on the host, null where that is nothing."""
+    if ledger is None or not ledger.on_host:
+        return None
+    return {"tensors": float(ledger.host), "kv_cache": float(ledger.host_cache)}
 
 
 @np.errstate(divide="ignore", invalid="ignore", over="ignore")  # points that are masked afterwards

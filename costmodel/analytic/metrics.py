@@ -24,6 +24,7 @@ def training_metrics(scenario: Scenario, plan: Training, priced: PricedStep, tim
     """Return the metrics of a training step.
 
     mfu = model FLOP of the step's tokens / (step * devices * 16-bit peak), causal attention, no recompute, no MTP.
+    Devices compute outside of bubbles, messages that nothing hides, and the host's update.
     """
     devices, device = scenario.parallel.devices, scenario.cluster.device
     tokens = plan.global_batch * plan.sequence
@@ -33,7 +34,7 @@ def training_metrics(scenario: Scenario, plan: Training, priced: PricedStep, tim
     full = training_flop_per_token(scenario.architecture, active, plan.sequence, causal=False)
     per_token = times.step / tokens
     rank_tokens = plan.micro_batch * plan.sequence
-    computing = 1 - (times.bubble + times.exposed_communication) / times.step
+    computing = 1 - (times.bubble + times.exposed_communication + times.host) / times.step
     return {
         "step_time": times.step,
         "tokens_per_second": tokens / times.step,
@@ -96,7 +97,7 @@ def decode_metrics(scenario: Scenario, plan: Decode, ledger: Ledger, times: Pass
 
 def _spent(scenario: Scenario, rate: Quantity, computing: Quantity) -> Metrics:
     """Return money and energy of a pass that gives `rate` tokens a second on each device."""
-    return {**spent(scenario.cluster.device, 1.0, rate, computing), **invested(scenario)}
+    return {**spent(scenario.cluster.device, 1.0, rate, computing), **invested(scenario, scenario.devices)}
 
 
 def spent(device: Device, devices: Count, rate: Quantity, computing: Quantity) -> Metrics:
@@ -110,9 +111,9 @@ def spent(device: Device, devices: Count, rate: Quantity, computing: Quantity) -
     }
 
 
-def invested(scenario: Scenario) -> Metrics:
-    """Return what it costs to buy the devices that the layout takes."""
-    return {"capital_cost": capital(scenario.cluster, scenario.devices).total}
+def invested(scenario: Scenario, devices: Count) -> Metrics:
+    """Return what it costs to buy `devices` with their share of nodes and fabric."""
+    return {"capital_cost": capital(scenario.cluster, devices).total}
 
 
 def bound_metrics(times: BoundTimes) -> Metrics:

@@ -14,6 +14,7 @@ from costmodel.quantities import Quantity
 from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.context import Context
 from costmodel.workload.counting import sum_of
+from costmodel.workload.passes import side_by_side
 from costmodel.workload.routing import expert_load
 from costmodel.workload.scenario import (
     Decode,
@@ -30,7 +31,8 @@ from costmodel.workload.scenario import (
 def routing_facts(scenario: Scenario) -> Mapping[str, Quantity] | None:
     """Return means over the model's expert layers, for one micro-batch; null without such layers and for a bound.
 
-    Where a phase has several kinds of passes it is one of decoding.
+    Where a phase has several kinds of passes it is one of decoding; of those that carry chunks of prompts and those
+    that do not it is the mean, each as often as it runs.
 
     expert_load: rows of the fullest rank over the mean; experts_hit: experts of such a rank that get a row;
     experts_held: experts and replicas on a rank; dropped_share: copies of tokens that find no room, over all.
@@ -40,9 +42,8 @@ def routing_facts(scenario: Scenario) -> Mapping[str, Quantity] | None:
     layers = [(count, layer.ffn) for layer, count in kinds if isinstance(layer.ffn, MoeFfn)]
     if not layers or isinstance(plan, ExpertBound):
         return None
-    context = _context(scenario)
-    loads = [(count, expert_load(context, ffn)) for count, ffn in layers]
-    whole = sum(count for count, _ in loads)
+    loads = [(share * count, expert_load(context, ffn)) for share, context in _views(scenario) for count, ffn in layers]
+    whole = sum(count for count, _ in layers)
     return {
         "expert_load": sum_of(count * each.load for count, each in loads) / whole,
         "experts_hit": sum_of(count * each.hit for count, each in loads) / whole,
@@ -51,20 +52,23 @@ def routing_facts(scenario: Scenario) -> Mapping[str, Quantity] | None:
     }
 
 
-def _context(scenario: Scenario) -> Context:
-    """Return one rank's view of the micro-batch that the facts are about."""
+def _views(scenario: Scenario) -> list[tuple[Quantity, Context]]:
+    """Return (share of the passes, one rank's view of a micro-batch) of what the facts are about."""
     plan = scenario.plan
     if isinstance(plan, Training):
-        return training_context(scenario, plan)
+        return [(1.0, training_context(scenario, plan))]
     if isinstance(plan, Generate):
-        return decode_pass(scenario, plan, plan.input_tokens + plan.output_tokens / 2).parts[0]
+        return [(1.0, decode_pass(scenario, plan, plan.input_tokens + plan.output_tokens / 2).parts[0])]
     if isinstance(plan, Serving):
         state = steady_state(scenario, plan, admission(scenario, plan).admitted)
-        return engine_passes(scenario, plan, state)[1].parts[0]
+        carrying, plain = engine_passes(scenario, plan, state)
+        if plan.chunk_tokens is None:
+            return [(1.0, plain.parts[0])]
+        return [(state.carrying, side_by_side(carrying.parts)[0]), (state.plain, plain.parts[0])]
     if isinstance(plan, Disaggregated):
-        return _context(scenario.of_pool(plan.decode))
+        return _views(scenario.of_pool(plan.decode))
     assert isinstance(plan, Prefill | Decode)
-    return inference_context(scenario, plan)
+    return [(1.0, inference_context(scenario, plan))]
 
 
 @np.errstate(divide="ignore", invalid="ignore", over="ignore")  # points that are masked afterwards

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -19,8 +18,9 @@ from costmodel.analytic.metrics import invested, spent
 from costmodel.analytic.pricing import Priced, pricer
 from costmodel.analytic.steady_state import Demand, SteadyState, chunked, separate
 from costmodel.analytic.sums import Moves
+from costmodel.analytic.unscheduled import Unscheduled
 from costmodel.cost.calibration import Calibration
-from costmodel.quantities import Count, Quantity, maximum, minimum, where
+from costmodel.quantities import Count, maximum, minimum, where
 from costmodel.result import Entry, Metrics
 from costmodel.workload.memory import Cached, Ledger, host_room, inference_ledger
 from costmodel.workload.passes import Pass, computed_tokens, pass_work, prompts, requests
@@ -41,7 +41,7 @@ class Admission:
     ledger: Ledger
 
 
-class ServingEvaluation:
+class ServingEvaluation(Unscheduled):
     """Continuous batching in steady state."""
 
     headline = "latency"
@@ -82,7 +82,7 @@ class ServingEvaluation:
             "concurrency": self._admission.running,
             "max_concurrency": self._admission.most,
             **spent(self._scenario.cluster.device, parallel.devices, tokens, computing),
-            **invested(self._scenario),
+            **invested(self._scenario, parallel.devices),
         }
 
     @property
@@ -121,10 +121,6 @@ class ServingEvaluation:
         lines.add_wait("waiting for memory", float(self._shut_out) / rate, "capacity")
         lines.add_wait("waiting for a chunk", float(state.waiting) / rate, "compute")
         return lines.sorted()
-
-    def schedule(self, moves: Moves = None) -> Mapping[str, Quantity] | None:  # noqa: ARG002  the protocol's signature
-        """Return nothing: serving has no pipeline schedule."""
-        return None
 
     def notes(self) -> tuple[str, ...]:
         """Return that memory cuts the concurrency, where it does."""

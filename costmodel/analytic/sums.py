@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from costmodel.analytic.pricing import Priced
 from costmodel.quantities import Quantity, Seconds, is_single, maximum
-from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Exchange, HostTransfer
+from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Exchange, HostTime, HostTransfer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,7 +25,11 @@ Moves: TypeAlias = "Mapping[str, Move] | None"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sums:
-    """Times of some operators [s]: kernels, collectives and host transfers that kernels wait for, expert exchanges."""
+    """Times of some operators [s], each after the other.
+
+    kernels: of the device, and updates and products of the host that it waits for; collectives: messages, host
+    transfers and the host's program, which kernels wait for; exchanges: those of experts.
+    """
 
     kernels: Seconds = 0.0
     collectives: Seconds = 0.0
@@ -92,7 +96,7 @@ def sums_of(operators: Iterable[Priced], moves: Moves) -> Sums:
     for priced, seconds in exposed_seconds(operators, moves):
         if isinstance(priced.operator, Exchange):
             exchanges = exchanges + seconds
-        elif isinstance(priced.operator, Collective | HostTransfer):
+        elif isinstance(priced.operator, Collective | HostTransfer | HostTime):
             collectives = collectives + seconds
         else:
             kernels = kernels + seconds

@@ -172,13 +172,26 @@ def whole(value: Quantity) -> int:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepTimes:
-    """Seconds of a step. `by_kind` are means over pipeline ranks; with bubble and optimizer they sum to the step."""
+    """Seconds of a step. `by_kind` are means over pipeline ranks; with bubble and optimizer they sum to the step.
+
+    host: of the optimizer's, those of the host's own update, in which devices compute nothing.
+    """
 
     step: Seconds
     by_kind: Mapping[str, Seconds]
     bubble: Seconds
     optimizer: Seconds
     exposed_communication: Seconds
+    host: Seconds
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TailTimes:
+    """Seconds in which a rank ends the step; of them, kernels of its device, and its host's update."""
+
+    seconds: Seconds
+    kernels: Seconds
+    host: Seconds
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -225,15 +238,15 @@ def layer_sums(step: PricedStep, moves: Moves) -> dict[str, PassSums]:
     }
 
 
-def tail_times(step: PricedStep, layers: Mapping[str, PassSums], moves: Moves) -> list[tuple[Seconds, Seconds]]:
-    """Return (time, of which kernels of the device or the host) of the end of the step of each kind of rank."""
+def tail_times(step: PricedStep, layers: Mapping[str, PassSums], moves: Moves) -> list[TailTimes]:
+    """Return the times of the end of the step of each kind of rank."""
     found = []
     for tail in step.tails:
         left = sum(once_a_step(step, tail, layers, moves))
         serial, host = sums_of(tail.serial, moves), sums_of(tail.on_host, moves).kernels
         copies = sums_of(tail.copies, moves).collectives
         beside = maximum(host, copies) if step.host_overlaps else host + copies
-        found.append((serial.compute + beside + left, serial.kernels + host))
+        found.append(TailTimes(serial.compute + beside + left, serial.kernels, host))
     return found
 
 
@@ -256,7 +269,7 @@ def once_a_step(step: PricedStep, tail: Tail, layers: Mapping[str, PassSums], mo
 
 
 def _reported(
-    program: Program[Slot], span: Array, durations: Array, kernels: Array, tails: list[tuple[Seconds, Seconds]]
+    program: Program[Slot], span: Array, durations: Array, kernels: Array, tails: Sequence[TailTimes]
 ) -> StepTimes:
     """Return the step from the schedule's makespan and what its slots sum to, as means over ranks."""
     counts, slots = program.mean_counts, program.slots
@@ -267,15 +280,19 @@ def _reported(
     busy = by_kind.sum(axis=0)
     tail: Quantity = 0.0
     waiting: Quantity = 0.0
-    for seconds, kernel in tails:
-        waiting = where(seconds > tail, seconds - kernel, waiting)
-        tail = maximum(tail, seconds)
+    host: Quantity = 0.0
+    for end in tails:
+        later = end.seconds > tail
+        waiting = where(later, end.seconds - end.kernels - end.host, waiting)
+        host = where(later, end.host, host)
+        tail = maximum(tail, end.seconds)
     return StepTimes(
         span + tail,
         {kind.value: row.reshape(span.shape) for kind, row in zip(KINDS, by_kind, strict=True)},
         _idle(span, busy.reshape(span.shape)),
         tail,
         (busy - counts @ kernels).reshape(span.shape) + waiting,
+        host,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from costmodel.calibration.load import STANDING_IN, Fits, Held, Shelf, nearest_variants
+from costmodel.calibration.load import Fits, Held, Shelf, nearest_variants
 from costmodel.cost.calibration import Calibration
 from costmodel.schema.references import Library
 
@@ -80,18 +80,15 @@ class Chooser:
             if covering:
                 best = min(covering, key=lambda each: (each.distance, *each.mismatch(kernel), each.implementation))
                 own = self._streams(kernel) | {
-                    key.partition("/")[0]: best.implementation for key in best.held.file.families
+                    key.partition("/")[0]: (best.implementation,) for key in best.held.file.families
                 }
                 calibration = Calibration(self._device, Fits(self._shelf, self._device, own))
                 instead = "" if alike == variant else f", {family}/{alike} stands in for {family}/{variant}"
                 return Choice(calibration, _why(best, kernel) + instead)
-        if family in STANDING_IN:
-            other = self.choose(STANDING_IN[family], variant, kernel)
-            return Choice(other.calibration, f"{other.why}; {STANDING_IN[family]} stands in for {family}")
         fits = Fits(self._shelf, self._device, {})
         return Choice(Calibration(self._device, fits), f"no fit of {family}/{variant} for {self._device}: roofline")
 
-    def _streams(self, kernel: Kernel) -> dict[str, str]:
+    def _streams(self, kernel: Kernel) -> dict[str, tuple[str, ...]]:
         """Return the implementation of the element-wise kernels that run in the same rows as others."""
         streaming = [
             each for each in self._candidates if any(key.startswith(f"{STREAMS}/") for key in each.held.file.families)
@@ -99,7 +96,7 @@ class Chooser:
         if not streaming:
             return {}
         best = min(streaming, key=lambda each: (each.distance, *each.mismatch(kernel), each.implementation))
-        return {STREAMS: best.implementation}
+        return {STREAMS: (best.implementation,)}
 
     @cached_property
     def _candidates(self) -> list[_Candidate]:

@@ -56,7 +56,7 @@ def backward(batch: Batch) -> list[Operator]:
         AttentionCore(
             "attention gradient", sequences, heads, rows, pairs, 3 * q + 2 * v, element.unit, traffic,
             "attention_backward", kv_heads=batch.number("kv_heads"), keys=batch.number("kv_len"),
-            cached=(q + v) * element.left,
+            cached=(q + v) * element.left, forward_products=q + v,
         )
     ]  # fmt: skip
 

@@ -16,6 +16,7 @@ from costmodel.cost.calibration import Calibration, FamilyFit, Form, Spread
 from costmodel.cost.residual import Domain, Residual
 from costmodel.errors import InputError, Location, Problem
 from costmodel.hardware import Device
+from costmodel.schema import build
 from costmodel.schema.assemble import Assembly
 from costmodel.schema.calibration import FamilyFitFile, FitsFile
 from costmodel.schema.device import DeviceFile
@@ -23,19 +24,23 @@ from costmodel.schema.forms import FormFile
 from costmodel.schema.framework import FrameworkFile
 from costmodel.schema.references import FOLDERS, Library, near, shown
 from costmodel.schema.strict import Strict
+from costmodel.schema.tree import Tree
 from costmodel.workload.operators import PRODUCTS, product_family
 from costmodel.workload.scenario import Framework
 
 File = TypeVar("File", bound=Strict)
 
+BACKWARD = "backward"  # calibrations/backward: backward attention against the forward fit of its device
 ROOFLINE = "roofline"  # calibrations/roofline: the spread of every family about the bare cost functions
-TRANSFERRED = "transferred"  # calibrations/transferred: the spread of families about the forms of others
-STANDING_IN = {"attention_backward": "attention_prefill"}  # where nothing of a family was measured on a device
 _KIND = "calibrations"
 # Kernels of a variant that nobody measured are nearest to those of another: the same products in the other 16-bit
 # format, the same cache in the products' format, FP8 with the other kind of scales.
 _NEAREST = {"fp16": ("bf16",), "bf16": ("fp16",), "fp8": ("fp8_block",), "fp8_block": ("fp8",)}
 _STREAMING = "elementwise"
+# Families whose kernels stand in for those that a device has no fit of. Backward cores run at a measured share of the
+# forward ones' rate; a batched product is a product of several groups.
+_GRADIENTS = {"attention_backward": "attention_prefill", "mla_backward": "mla_prefill"}
+_BORROWED = {**_GRADIENTS, "bmm": "gemm"}
 _STREAMS = ("activation", "add", "norm", "rotary")  # a kernel of another kind streams as these do
 
 
@@ -52,9 +57,8 @@ def load_calibration(
     """
     library = Library(search_path)
     if isinstance(framework, str):
-        chosen = read(library, "frameworks", framework, FrameworkFile).implementations
-    else:
-        chosen = dict(framework.implementations)
+        framework = build.framework(read(library, "frameworks", framework, FrameworkFile))
+    chosen = dict(framework.implementations)
     name = device if isinstance(device, str) else device.name
     return _loaded(
         name.removeprefix("devices/"), tuple(sorted(chosen.items())), tuple(map(Path.resolve, library.roots))
@@ -62,7 +66,9 @@ def load_calibration(
 
 
 @functools.lru_cache(maxsize=256)
-def _loaded(device: str, implementations: tuple[tuple[str, str], ...], roots: tuple[Path, ...]) -> Calibration:
+def _loaded(
+    device: str, implementations: tuple[tuple[str, tuple[str, ...]], ...], roots: tuple[Path, ...]
+) -> Calibration:
     shelf = Shelf(Library(roots))
     fits = Fits(shelf, device, dict(implementations))
     return Calibration(ROOFLINE, fits, fits.notes)
@@ -148,9 +154,9 @@ class Shelf:
         """Return the spread of the bare cost functions."""
         return read(self._library, _KIND, ROOFLINE, FitsFile)
 
-    def transferred(self) -> FitsFile:
-        """Return how families scatter about the forms of those that stand in for them."""
-        return read(self._library, _KIND, TRANSFERRED, FitsFile)
+    def backward(self) -> FamilyFit:
+        """Return the share of the forward kernels' rate that backward attention reaches, and its spread."""
+        return family_fit(read(self._library, _KIND, BACKWARD, FitsFile).families["attention_backward"], "transferred")
 
     def chain(self, device: str) -> list[tuple[str, Mapping[str, str]]]:
         """Return the device with its default implementations, then those that it inherits from in turn."""
@@ -168,17 +174,21 @@ class Shelf:
 class Fits(Mapping[str, FamilyFit]):
     """The fits of a device by `family/variant` and by family, each looked up when it is first asked for.
 
-    chosen: implementations that stand before the device's defaults, by family or `family/variant`.
+    chosen: implementations that stand before the device's defaults, by family or `family/variant`; of several the first
+    that the device has, else that a device has which it inherits from.
     """
 
-    def __init__(self, shelf: Shelf, device: str, chosen: Mapping[str, str]) -> None:
+    def __init__(self, shelf: Shelf, device: str, chosen: Mapping[str, Sequence[str]]) -> None:
         self._shelf, self._device, self._chosen = shelf, device, chosen
         self._chain = shelf.chain(device)
         base = shelf.roofline()
         known = {family: family_fit(fit, base.basis) for family, fit in base.families.items()}
         # No table has rows of products that expand narrow weights: they start from the spread of the plain ones.
         expanding = {product_family(name, weight_only=True): known[name] for name in PRODUCTS if name in known}
-        self._base = expanding | known
+        gradients = {family: known["attention_backward"] for family in _GRADIENTS if "attention_backward" in known}
+        # Nor are mixed attention kernels compared with the bare roofline: they start from the spread of prompts'.
+        mixed = {"attention_mixed": known["attention_prefill"]} if "attention_prefill" in known else {}
+        self._base = expanding | gradients | mixed | known
         self._known: dict[str, FamilyFit | None] = {}
         self.notes: list[str] = []
 
@@ -198,8 +208,8 @@ class Fits(Mapping[str, FamilyFit]):
 
     def _find(self, key: str) -> FamilyFit | None:
         family, _, variant = key.partition("/")
-        wanted = self._chosen.get(key, self._chosen.get(family))
-        fit = None if wanted is None else self._by_name(key, wanted)
+        wanted = self._chosen.get(key, self._chosen.get(family, ()))
+        fit = self._by_name(key, wanted) if wanted else None
         if fit is not None:
             return fit
         for place, (_, defaults) in enumerate(self._chain):
@@ -209,31 +219,46 @@ class Fits(Mapping[str, FamilyFit]):
                 if fit is not None:
                     return fit
         if variant:
-            return self._stand_in(family, variant) if family in STANDING_IN else self._nearest(family, variant)
-        if family in STANDING_IN:
-            return self._stand_in(family)
+            near = self._nearest(family, variant)
+            return self._borrowed(family, variant) if near is None else near
         # A stream of no kind in particular is priced as the nearest kind that is known.
         near = self._nearest(family, variant) if family == _STREAMING else None
         return self._base.get(family) if near is None else near
 
-    def _by_name(self, key: str, wanted: str) -> FamilyFit | None:
-        """Return an implementation's fit, here or on the nearest device that has it; note what stands in for it."""
-        family = key.partition("/")[0]
-        found = [(device, held) for device, _ in self._chain if (held := self._shelf.held(device, wanted)) is not None]
-        for device, held in found:
+    def _borrowed(self, family: str, variant: str) -> FamilyFit | None:
+        """Return the fit of the family whose kernels stand in for those of one that the device has none of."""
+        lender = _BORROWED.get(family)
+        fit = None if lender is None else self.get(f"{lender}/{variant}" if variant else lender)
+        if fit is None or fit.form is None:
+            return None
+        if family in _GRADIENTS:
+            gradient = self._shelf.backward()
+            fit = replace(fit, compute=gradient.compute, spread=gradient.spread)
+        return replace(fit, basis="transferred")
+
+    def _by_name(self, key: str, wanted: Sequence[str]) -> FamilyFit | None:
+        """Return the first fit of some implementations, here or on the nearest device; note what stands in for it."""
+        family, named = key.partition("/")[0], " or ".join(wanted)
+        found = [
+            (device, each, held)
+            for device, _ in self._chain
+            for each in wanted
+            if (held := self._shelf.held(device, each)) is not None
+        ]
+        for device, each, held in found:
             fit = self._of(held, key)
             if fit is not None:
                 if device != self._device:
-                    self._note(f"{key}: {wanted} of {device} stands in for {wanted} on {self._device}")
+                    self._note(f"{key}: {each} of {device} stands in for {named} on {self._device}")
                 return fit
-        unknown = f"{key}: {wanted} is not fitted on {self._device}" if found else (
-            f"{family}: nothing is known of {wanted} on {self._device}"
+        unknown = f"{key}: {named} is not fitted on {self._device}" if found else (
+            f"{family}: nothing is known of {named} on {self._device}"
         )  # fmt: skip
         self._note(f"{unknown}; the nearest stands in")
         return None
 
     def _defaults(self, place: int, named: str) -> list[Held]:
-        """Return the files of a device's default: its own, or that of those it borrows from, as `extends` brings it."""
+        """Return the files of a device's default: its own, or that of those it borrows from."""
         chain = [device for device, _ in self._chain[place:]]
         found = [held for device in chain if (held := self._shelf.held(device, named)) is not None]
         if not found:
@@ -258,18 +283,6 @@ class Fits(Mapping[str, FamilyFit]):
                 return replace(fit, basis="transferred")
         return None
 
-    def _stand_in(self, family: str, variant: str = "") -> FamilyFit | None:
-        """Return the form of the kernels that stand in for a family, with the scatter of this one about it.
-
-        Its residual is of their shapes and stays behind.
-        """
-        instead = STANDING_IN[family]
-        fit = self.get(f"{instead}/{variant}" if variant else instead)
-        if fit is None or fit.form is None:
-            return None if variant else self._base.get(family)
-        stated = self._shelf.transferred().families[family]
-        return replace(fit, basis="transferred", residual=None, domain=None, spread=family_fit(stated, "").spread)
-
     def _note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
@@ -290,10 +303,26 @@ def _chain(library: Library, device: str) -> Iterator[tuple[str, Mapping[str, st
         if not _exists(library, "devices", following):
             yield following, {}
             return  # a device that was made in Python
-        own = read(library, "devices", following, DeviceFile).calibration
-        yield following, {} if own is None else dict(own.default)
-        inherited = None if own is None else own.inherit
-        following = None if inherited is None else inherited.removeprefix("devices/")
+        read(library, "devices", following, DeviceFile)  # raises what is wrong with it
+        own = library.own(library.find(following, "devices"), "device")
+        yield following, _named(own)
+        lender = _lender(own)
+        following = None if lender is None else lender.removeprefix("devices/")
+
+
+def _named(own: Tree) -> dict[str, str]:
+    """Return the defaults that a device's file states itself; what it extends has a place of its own in the chain."""
+    calibration = own.child("calibration")
+    default = None if calibration is None else calibration.child("default")
+    return {} if default is None else {key: str(named.value) for key, named in default.value.items()}
+
+
+def _lender(own: Tree) -> str | None:
+    """Return the device from which this one inherits, as its file says, else the one that the file extends."""
+    calibration, base = own.child("calibration"), own.child("extends")
+    stated = None if calibration is None else calibration.child("inherit")
+    lender = base if stated is None else stated
+    return None if lender is None or lender.value is None else str(lender.value)
 
 
 def _exists(library: Library, kind: str, name: str) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 from costmodel.cost.residual import Residual
 from costmodel.errors import InputError, Location, Problem
 from costmodel.quantities import Array
+from costmodel.schema.loader import MOST_BYTES, read_text
 from costmodel.schema.references import shown
 from costmodel.schema.whole_files import write_whole
 
@@ -37,12 +38,10 @@ def write_residuals(path: Path, residuals: Mapping[str, Residual]) -> None:
 def read_residuals(path: Path) -> dict[str, Residual]:
     """Return the residuals of a file; raise InputError where it is missing or not what it should be."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(read_text(path, shown(path), MOST_BYTES, absent="fit the calibration again"))
         if document["schema"] != SCHEMA:
             raise _broken(path, f"is not of schema {SCHEMA}")
         return {name: _residual(path, name, value) for name, value in document["families"].items()}
-    except OSError as error:
-        raise _broken(path, f"cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _broken(path, f"is damaged: {error}") from None
 

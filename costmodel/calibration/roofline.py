@@ -27,6 +27,7 @@ from costmodel.quantities import Array, Indices, Seconds
 from costmodel.schema import build
 from costmodel.schema.framework import FrameworkFile
 from costmodel.schema.references import Library
+from costmodel.schema.whole_files import write_whole
 from costmodel.workload.scenario import Framework
 
 FRAMEWORK = "default"
@@ -185,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     ratios, left_out = measured_over_roofline(read_tables(chosen.measurements), default_framework(), Catalogue())
     sys.stdout.write(report(ratios, left_out) + "\n")
-    chosen.output.write_text(render(ratios, left_out), encoding="utf-8")
+    write_whole(chosen.output, [render(ratios, left_out).encode()])
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from costmodel.errors import InputError, Location, MeasurementError, Problem
-from costmodel.schema.loader import MOST_TABLE_BYTES, read_text
+from costmodel.schema.loader import MOST_TABLE_BYTES, read_data, read_text
 from costmodel.schema.references import shown
 
 SUFFIXES = (".csv", ".parquet")
@@ -135,7 +135,9 @@ def _parquet(path: Path) -> Sheet:
         message = "reading Parquet needs polars, which is not installed"
         raise sheet_error(path, message, hint="pip install 'costmodel[sweep]', or write the table as CSV") from None
     try:
-        frame = polars.read_parquet(path)
+        frame = polars.read_parquet(io.BytesIO(read_data(path, shown(path), MOST_TABLE_BYTES)))
+    except InputError as error:
+        raise MeasurementError(error.problems) from None
     except (OSError, polars.exceptions.PolarsError) as error:
         raise sheet_error(path, f"cannot be read: {error}") from None
     if frame.is_empty():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.kernels import attention_time, elementwise_time, gemm_time, mixed_time
 from costmodel.cost.machine import Machine
@@ -19,19 +21,29 @@ from costmodel.workload.operators import (
     Elementwise,
     Gemm,
     HostProduct,
+    HostTime,
     HostTransfer,
     HostUpdate,
     MixedAttention,
     Operator,
+    has_work,
+    of_one_at_least,
 )
 
 
 def operator_time(operator: Operator, machine: Machine, cluster: Cluster | None, fit: FamilyFit) -> Time:
     """Return an operator's time.
 
-    A message takes a launch, as a kernel does, and its time on the wire; nothing in a group of one. Raises
-    InfeasibleError for a message where no cluster says how its ranks are joined.
+    A message takes a launch, as a kernel does, and its time on the wire; nothing in a group of one, and no kernel
+    without rows. Raises InfeasibleError for a message where no cluster says how its ranks are joined.
     """
+    present = has_work(operator)
+    time = _time(of_one_at_least(operator), machine, cluster, fit)
+    return time if np.all(present) else time.scaled(where(present, 1.0, 0.0))
+
+
+def _time(operator: Operator, machine: Machine, cluster: Cluster | None, fit: FamilyFit) -> Time:
+    """Return the time of an operator that has work."""
     if fit.form is not None:
         return fit.fitted_time(fit.form, operator, machine)
     if isinstance(operator, Gemm):
@@ -42,6 +54,8 @@ def operator_time(operator: Operator, machine: Machine, cluster: Cluster | None,
         return mixed_time(operator, machine, fit)
     if isinstance(operator, Elementwise):
         return elementwise_time(operator, machine, fit)
+    if isinstance(operator, HostTime):
+        return Time(operator.seconds, fixed=operator.seconds)
     if cluster is None:
         raise InfeasibleError(f"{operator.name}: nothing says how its ranks are joined")
     launch = machine.framework.launch * fit.launch

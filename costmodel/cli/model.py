@@ -6,8 +6,7 @@ import click
 
 from costmodel.cli.completion import names
 from costmodel.cli.options import json_option, path_option, print_json
-
-BAD_INPUT = 2
+from costmodel.errors import InputError
 
 
 @click.group("model")
@@ -31,7 +30,7 @@ def list_command(as_json: bool, search_path: tuple[str, ...]) -> int:
     show_models(models)
     for problem in problems:
         click.echo(problem, err=True)
-    return BAD_INPUT if problems else 0
+    return InputError.exit_code if problems else 0
 
 
 @command.command("show")

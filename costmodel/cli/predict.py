@@ -7,8 +7,7 @@ from pathlib import Path
 import click
 
 from costmodel.cli.options import path_option
-
-OUTSIDE = 4
+from costmodel.errors import UncalibratedError
 
 
 @click.command("predict")
@@ -33,4 +32,4 @@ def command(measurements: Path, device: str | None, output: Path, strict: bool, 
     counts = found.count_by_basis()
     click.echo(f"{len(table):,} rows to {output}: " + ", ".join(f"{rows:,} {name}" for name, rows in counts.items()))
     outside = sum(rows for name, rows in counts.items() if name not in ("measured", "fitted"))
-    return OUTSIDE if strict and outside else 0
+    return UncalibratedError.exit_code if strict and outside else 0

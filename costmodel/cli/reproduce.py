@@ -5,8 +5,7 @@ from __future__ import annotations
 import click
 
 from costmodel.cli.options import json_option, path_option, print_json
-
-BAD_INPUT = 2
+from costmodel.errors import InputError
 
 
 @click.command("reproduce")
@@ -27,4 +26,4 @@ def command(cases: tuple[str, ...], as_json: bool, search_path: tuple[str, ...])
         show_comparisons(comparisons, summarise(comparisons))
     for problem in (*unread, *problems):
         click.echo(problem, err=True)
-    return BAD_INPUT if unread or problems else 0
+    return InputError.exit_code if unread or problems else 0

@@ -6,8 +6,7 @@ import click
 
 from costmodel.cli.completion import names
 from costmodel.cli.options import ENGINES, asked, json_option, path_option, print_json, read_changes, set_option
-
-INFEASIBLE = 3
+from costmodel.errors import InfeasibleError
 
 
 @click.command("simulate")
@@ -44,10 +43,10 @@ def command(
         document = loaded.simulate(engine=engine)
         print_json(document)
         feasible = all(scenario["memory"]["fits"] for scenario in document["scenarios"].values())
-        return 0 if feasible else INFEASIBLE
+        return 0 if feasible else InfeasibleError.exit_code
     from costmodel.report.terminal import show_simulation
 
     points = loaded.points(engine=engine)
     again = asked(workload, cluster, changes, search_path)
     show_simulation(again, loaded, points, detailed=bool(scenarios) or len(points) == 1)
-    return 0 if all(point.fits for point in points.values()) else INFEASIBLE
+    return 0 if all(point.fits for point in points.values()) else InfeasibleError.exit_code

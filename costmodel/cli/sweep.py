@@ -8,8 +8,7 @@ from pathlib import Path
 import click
 
 from costmodel.cli.options import json_option, path_option, print_json, read_changes, set_option
-
-INFEASIBLE = 3
+from costmodel.errors import InfeasibleError
 
 
 @click.command("sweep")
@@ -59,4 +58,4 @@ def command(
         from costmodel.report.sweeps import show_sweep
 
         show_sweep(sweep.document(), found, shlex.quote(str(output)))
-    return 0 if any(summary["fit"] for summary in found.values()) else INFEASIBLE
+    return 0 if any(summary["fit"] for summary in found.values()) else InfeasibleError.exit_code

@@ -5,8 +5,7 @@ from __future__ import annotations
 import click
 
 from costmodel.cli.options import path_option
-
-BAD_INPUT = 2
+from costmodel.errors import InputError
 
 
 @click.command("validate")
@@ -21,4 +20,4 @@ def command(files: tuple[str, ...], search_path: tuple[str, ...]) -> int:
         click.echo(problem)
     if not problems:
         click.echo(f"{len(files)} file{'s' if len(files) > 1 else ''} without problems")
-    return BAD_INPUT if problems else 0
+    return InputError.exit_code if problems else 0

@@ -9,7 +9,7 @@ from costmodel.cost.gemm import together
 from costmodel.cost.machine import Machine
 from costmodel.cost.residual import Features
 from costmodel.cost.splits import split_keys
-from costmodel.cost.time import Time
+from costmodel.cost.time import Time, busy_kernel
 from costmodel.quantities import Bytes, Count, Quantity, Seconds, ceil, floor, log2, maximum, minimum, where
 from costmodel.workload.operators import AttentionCore
 
@@ -63,7 +63,7 @@ class PrefillForm:
         memory = (core.traffic + self.scatter * cached) / (self.memory * machine.memory_bandwidth)
         chip = minimum(*(self._chip(core, machine, float(rows), float(keys)) for rows, keys in self.tiles))
         busy = together(self.sharpness, chip, memory)
-        return Time(self.launch + busy, compute=busy, memory=minimum(memory, busy), fixed=self.launch)
+        return busy_kernel(self.launch, busy, memory, self.sharpness)
 
     def features(self, core: AttentionCore) -> Features:
         """Return log2 of query rows, keys, heads of all sequences, heads, queries per key head, and product width."""
@@ -156,7 +156,7 @@ class DecodeForm:
         fixed = fixed + where(log2(core.products) % 1.0 > 0.0, self.pad, 0.0)
         memory = cold_bytes(core.traffic, machine, self.resident) / (self.memory * machine.memory_bandwidth)
         busy = self._busy(core, machine, memory)
-        return Time(fixed + busy, compute=busy, memory=minimum(memory, busy), fixed=fixed)
+        return busy_kernel(fixed, busy, memory, self.sharpness)
 
     def features(self, core: AttentionCore) -> Features:
         """Return log2 of keys, sequences, heads, queries per key head, and width of the products."""

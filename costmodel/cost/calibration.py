@@ -13,7 +13,7 @@ from costmodel.cost.machine import Machine
 from costmodel.cost.residual import Domain, Features, Residual
 from costmodel.cost.time import Time
 from costmodel.quantities import Array, Quantity, Seconds, is_single
-from costmodel.workload.operators import AttentionCore, Elementwise, Operator
+from costmodel.workload.operators import AttentionCore, Elementwise, Operator, of_one_at_least
 
 SHORTEST = 1e-12  # a time of zero (a group of one rank) has no logarithm
 BASES = ("measured", "fitted", "transferred", "extrapolated", "roofline")
@@ -81,7 +81,8 @@ class FamilyFit:
 
     compute, memory, network: achieved share of each resource's peak (one: the roofline); launch: fixed time over the
     framework's stated launch; spread: measured over predicted; basis: where the efficiencies come from. Where
-    measurements determined a `form`, it stands for the roofline and those shares; `residual` corrects it near measured
+    measurements determined a `form`, it stands for the roofline and those shares (but `compute` is the share of the
+    forward kernel's rate that a backward core reaches); `residual` corrects it near measured
     shapes, and `domain` says where they lie. source: the file that states it.
     """
 
@@ -123,20 +124,30 @@ class FamilyFit:
         """Return the time that the form and the residual give: t = form(operator) * exp(residual(shape)).
 
         Calls that share a core take it each over its part of the keys, one after the other: as many times the time of
-        one. Streams that share their bytes each add the form's fixed time.
+        one. A backward core takes as much longer than its forward one as it has more products, at `compute` of its
+        rate. Streams that share their bytes each add the form's fixed time.
         """
         one = _one_call(operator)
         time = form.time(one, machine).scaled(self.correction(operator))
-        if isinstance(operator, AttentionCore):
-            return time.scaled(operator.calls)
+        if isinstance(operator, AttentionCore) and isinstance(one, AttentionCore):
+            return time.scaled(operator.calls * operator.products / one.products / self.compute)
         if isinstance(operator, Elementwise):
             return time.after((operator.calls - 1.0) * time.fixed)
         return time
 
 
 def _one_call(operator: Operator) -> Operator:
-    """Return one of the calls that share a core, each over its part of the keys; any other operator as it is."""
-    if not isinstance(operator, AttentionCore) or (is_single(operator.calls) and operator.calls == 1.0):
+    """Return one of the calls that share a core, each over its part of the keys; any other operator as it is.
+
+    Of a backward core it is the forward one, whose form it borrows. Without rows or sequences, where no kernel runs, it
+    has the shape of one.
+    """
+    operator = of_one_at_least(operator)
+    if not isinstance(operator, AttentionCore):
+        return operator
+    if not (is_single(operator.forward_products) and operator.forward_products == 0.0):
+        operator = operator.forward
+    if is_single(operator.calls) and operator.calls == 1.0:
         return operator
     calls = operator.calls
     return replace(

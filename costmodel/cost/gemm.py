@@ -13,7 +13,7 @@ import numpy as np
 
 from costmodel.cost.machine import VECTOR_DTYPE, Machine
 from costmodel.cost.residual import Features
-from costmodel.cost.time import Time
+from costmodel.cost.time import Time, busy_kernel
 from costmodel.quantities import (
     Array,
     Bytes,
@@ -30,7 +30,9 @@ from costmodel.quantities import (
 from costmodel.workload.operators import Gemm
 
 LARGE = 4096  # elements: from here on candidates are taken one by one, so that temporaries stay in the cache
-SHORTEST_SPLIT = 256  # elements of K below which no library splits
+SHORTEST = 1e-12  # of products without work, whose times cannot be divided by [s]
+# Chosen, not fitted, so that times change smoothly; no fit rests on them: tests/unit/calibration/test_choices.py.
+SHORTEST_SPLIT = 256  # elements of K below which no part of a split goes
 STEP = 128  # bytes of one row of the left operand that one step along K takes: the widest shared-memory swizzle
 CLIFF = 6.0  # how sharply reuse ends: what is read in a cycle is kept whole or not at all
 EDGE = 4.0  # how sharply a tensor stops fitting in L2
@@ -104,9 +106,9 @@ class GemmForm:
         """Return the product's time."""
         busy: Any = self._busy(gemm, machine)
         ideal = gemm.flop / (self.compute * machine.processors * machine.processor_peak(gemm.dtype))
-        busy = busy + self.sag * ideal * ideal / busy
+        busy = busy + self.sag * ideal * ideal / maximum(busy, SHORTEST)
         memory = gemm.traffic / (self.memory * machine.memory_bandwidth)
-        return Time(self.launch + busy, compute=busy, memory=minimum(memory, busy), fixed=self.launch)
+        return busy_kernel(self.launch, busy, memory, self.sharpness)
 
     def features(self, gemm: Gemm) -> Features:
         """Return log2 of m, n, k and groups."""
@@ -114,10 +116,10 @@ class GemmForm:
 
     def _busy(self, gemm: Gemm, machine: Machine) -> Seconds:
         """Return the time of the fastest candidate, or of the one that the library's rule takes."""
-        sizes = (gemm.m, gemm.n, gemm.k, gemm.groups, machine.processors)
+        traffic = self._traffic(gemm, machine)
+        sizes = (gemm.m, gemm.n, gemm.k, gemm.groups, traffic, *_hardware(gemm, machine))
         shape = () if all(map(is_single, sizes)) else np.broadcast_shapes(*map(np.shape, sizes))
         large = math.prod(shape) >= LARGE
-        traffic = self._traffic(gemm, machine)
         fastest: Any = math.inf
         for block in self._blocks(gemm, machine, len(shape), large=large):
             time = self._candidate(gemm, machine, block, traffic)
@@ -152,7 +154,8 @@ class GemmForm:
         for place, (rows, columns) in enumerate(self.tiles):
             filled = gemm.groups * ceil(gemm.m / rows) * ceil(gemm.n / columns) / processors
             waves = ceil(filled)
-            key = waves + 0.5 * (waves - filled) + 1e-6 * (rows + columns)  # of equal ones the smaller tile
+            # Fewest waves, of equal ones the fullest last one, of equal ones the smaller tile: an order, not a time.
+            key = waves + 0.5 * (waves - filled) + 1e-6 * (rows + columns)
             chosen = where(key < best, place, chosen)
             best = minimum(key, best)
         return chosen
@@ -266,14 +269,24 @@ def _split(mode: Any, tiles: Any, processors: Count, depth: Count) -> Any:
     return where(mode == 0.0, 1.0, parts)
 
 
+def _hardware(gemm: Gemm, machine: Machine) -> tuple[Quantity, ...]:
+    """Return what a product's time depends on beside its shape, any of which may be an array."""
+    unit, vector = machine.device.math[gemm.dtype], machine.device.math[VECTOR_DTYPE]
+    return (
+        machine.processors, machine.device.processors, machine.memory_bandwidth, unit.flop_per_cycle, unit.clock,
+        vector.flop_per_cycle, machine.framework.promotion_interval, _l2(machine),
+    )  # fmt: skip
+
+
 def _l2(machine: Machine) -> Bytes:
-    """Return the capacity of L2; one byte where the device states none."""
+    """Return the capacity of L2; one byte, which keeps nothing, where the device states none."""
     cache = machine.device.level("l2")
     return 1.0 if cache is None else cache.capacity
 
 
 def together(sharpness: float, *parts: Any) -> Any:
-    """Return the p-norm of times that overlap: near the largest, more where several are as long."""
+    """Return the p-norm of times that overlap: near the largest, more where several are as long; zero where all are."""
     largest = maximum(parts[0], *parts[1:])
-    total = sum((part / largest) ** sharpness for part in parts)
+    unit = maximum(largest, SHORTEST)
+    total = sum((part / unit) ** sharpness for part in parts)
     return largest * total ** (1.0 / sharpness)

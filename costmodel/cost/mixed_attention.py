@@ -9,9 +9,9 @@ from costmodel.cost.attention import mean_tiles
 from costmodel.cost.gemm import together
 from costmodel.cost.machine import Machine
 from costmodel.cost.residual import Features
-from costmodel.cost.time import Time
-from costmodel.quantities import Bytes, Count, Quantity, ceil, log2, maximum, minimum
-from costmodel.workload.operators import AttentionCore, MixedAttention
+from costmodel.cost.time import Time, busy_kernel
+from costmodel.quantities import Bytes, Count, Quantity, ceil, log2, maximum, minimum, where
+from costmodel.workload.operators import AttentionCore, MixedAttention, of_one_at_least
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,7 +68,8 @@ class VarlenForm:
             step = 2.0 * self.tile[0] * self.tile[1] * part.products / unit.flop_per_cycle
             block = self.fill + mean_tiles(part, panels, self.tile[1]) * step / self.compute
             grid = grid + heads * (panels * block + (most - panels) * self.idle)
-            longest = maximum(longest, self.fill + ceil(part.keys / self.tile[1]) * step / self.alone)
+            alone = self.fill + ceil(part.keys / self.tile[1]) * step / self.alone
+            longest = maximum(longest, where(heads > 0, alone, 0.0))
             blocks = blocks + heads * panels
         filled = blocks / machine.processors
         lost = 1.0 + self.tail * (ceil(filled) - filled) / filled
@@ -76,11 +77,11 @@ class VarlenForm:
         traffic = core.traffic + self._reloads(core, machine, blocks)
         memory = traffic / (self.memory * machine.memory_bandwidth)
         busy = together(self.sharpness, chip, memory)
-        return Time(self.launch + busy, compute=busy, memory=minimum(memory, busy), fixed=self.launch)
+        return busy_kernel(self.launch, busy, memory, self.sharpness)
 
     def features(self, core: MixedAttention) -> Features:
         """Return log2 of the first part's query rows, keys and sequences, the last one's, and queries per key head."""
-        first, last = core.parts[0], core.parts[-1]
+        first, last = (of_one_at_least(part) for part in (core.parts[0], core.parts[-1]))
         return (
             log2(first.rows), log2(first.keys), log2(first.sequences), log2(last.keys), log2(last.sequences),
             log2(first.heads / first.kv_heads),

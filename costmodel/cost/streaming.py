@@ -8,11 +8,11 @@ from typing import ClassVar
 from costmodel.cost.gemm import together
 from costmodel.cost.machine import VECTOR_DTYPE, Machine
 from costmodel.cost.residual import Features
-from costmodel.cost.time import Time
+from costmodel.cost.time import Time, busy_kernel
 from costmodel.quantities import Bytes, Quantity, log2, maximum, minimum, where
 from costmodel.workload.operators import Elementwise
 
-SHARPNESS = 4.0  # a row's own time and the stream of all rows overlap: the longer one counts
+SHARPNESS = 4.0  # chosen: a row's own time and the stream of all rows overlap, and the longer one counts, smoothly
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,7 +48,7 @@ class StreamForm:
         stream = streamed + rows * self.fill / (machine.processors * clock)
         row = where(rows > 0, _row(operator), 0.0) / (self.load * clock)
         busy = together(SHARPNESS, stream, row)
-        return Time(self.launch + busy, compute=busy, memory=minimum(streamed, busy), fixed=self.launch)
+        return busy_kernel(self.launch, busy, streamed, SHARPNESS)
 
     def features(self, operator: Elementwise) -> Features:
         """Return log2 of the rows and of the bytes of one; all is one row where rows are not stated."""

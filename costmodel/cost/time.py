@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from costmodel.quantities import Quantity, Seconds, maximum
+from costmodel.quantities import Quantity, Seconds, maximum, minimum, where
 
 BOUNDS = ("compute", "memory", "network", "latency", "capacity")
 
@@ -44,6 +44,16 @@ class Time:
 def kernel(compute: Seconds, memory: Seconds, launch: Seconds) -> Time:
     """Return launch + max(compute, memory)."""
     return Time(launch + maximum(compute, memory), compute=compute, memory=memory, fixed=launch)
+
+
+def busy_kernel(fixed: Seconds, busy: Seconds, memory: Seconds, sharpness: Quantity) -> Time:
+    """Return fixed + busy of a kernel in which processors and device memory work side by side.
+
+    busy: the p-norm of several times, one of which is `memory`; sharpness: p. Memory is what keeps the kernel busy
+    where it is more than half of the norm, memory^p >= busy^p / 2.
+    """
+    bound = memory >= busy * 0.5 ** (1.0 / sharpness)
+    return Time(fixed + busy, compute=busy, memory=where(bound, busy, minimum(memory, busy)), fixed=fixed)
 
 
 def message(total: Seconds, latency: Quantity) -> Time:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -34,13 +34,14 @@ from costmodel.workload.operators import (
     Gemm,
     Group,
     HostProduct,
+    HostTime,
     HostTransfer,
     HostUpdate,
     MixedAttention,
     base_name,
     product_family,
 )
-from costmodel.workload.scenario import Disaggregated, ExpertBound, Pool, Scenario
+from costmodel.workload.scenario import Disaggregated, ExpertBound, HostTimes, Pool, Scenario
 
 if TYPE_CHECKING:
     from costmodel.api import Workload
@@ -51,6 +52,7 @@ FORMULAS = {
     MixedAttention: "t = launch + max(FLOP of all parts / peak, traffic of all parts / memory bandwidth)",
     Elementwise: "t = launch + traffic / memory bandwidth",
     Collective: "t = fastest of ring, two levels and halving-doubling, over the links that the group crosses",
+    HostTime: "t = always + each * sequences",
     HostTransfer: "t = launch + size / min(B_link, B_host / devices of a node) + latency",
     HostUpdate: "t = traffic / (B_host / devices of a node)",
     HostProduct: "t = max(traffic / (B_host / devices of a node), FLOP / (host peak / devices of a node))",
@@ -247,6 +249,9 @@ def _inputs(priced: Priced, scenario: Scenario) -> dict[str, tuple[float, str]]:
         return {**_work(operator), **cached, **_device(operator, scenario)}
     if isinstance(operator, HostTransfer | HostUpdate | HostProduct):
         return _host(operator, scenario)
+    if isinstance(operator, HostTime):
+        each = {"each": (float(operator.each), "time"), "sequences": (float(operator.sequences), "count")}
+        return {"always": (float(operator.always), "time"), **each}
     way = path(operator.group, scenario.cluster)
     group = {
         "ranks": (float(way.size), "count"),
@@ -383,6 +388,8 @@ def _origins(workload: Workload, scenario: Scenario, priced: Priced, pool: str |
         if isinstance(operator, HostProduct):
             host.append(f"hardware.node.host.peak.{operator.product.dtype}")
         return _places(workload, scenario, host)
+    if isinstance(operator, HostTime):
+        return _places(workload, scenario, [f"framework.host.{field.name}" for field in fields(HostTimes)])
     if not isinstance(operator, Gemm | AttentionCore | MixedAttention | Elementwise):
         way = path(operator.group, scenario.cluster)
         loads = [_load_field(scenario)] if isinstance(operator, Exchange) else []

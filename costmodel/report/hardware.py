@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -13,6 +14,7 @@ from costmodel.units import parse, render
 
 Documents = Mapping[str, Sequence[Mapping[str, Any]]]
 UNKNOWN = "-"
+WIDTH = 80  # characters of a plain terminal
 
 
 def show_hardware(documents: Documents, bases: Mapping[str, str]) -> None:
@@ -24,7 +26,9 @@ def show_hardware(documents: Documents, bases: Mapping[str, str]) -> None:
     show("\nclusters", "bold")
     _show_clusters(documents["clusters"])
     show("\nframeworks", "bold")
-    show(", ".join(str(document["name"]) for document in documents["frameworks"]))
+    names = ", ".join(str(document["name"]) for document in documents["frameworks"])
+    for line in textwrap.wrap(names, WIDTH):
+        show(line)
     show("next: costmodel hardware show NAME", "dim")
 
 

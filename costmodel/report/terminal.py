@@ -11,7 +11,6 @@ from costmodel.report.routing import is_even, routing_line
 from costmodel.report.text import count, gib, metric, quantity, share, span, used_of
 from costmodel.result import Point
 from costmodel.units import parse
-from costmodel.workload.memory import ON_HOST
 
 if TYPE_CHECKING:
     from costmodel.api import Workload
@@ -146,8 +145,7 @@ def _memory(point: Point) -> str:
 
 def _ledger_line(point: Point) -> str:
     """Return the parts of the ledger, the largest first, and what they are held against."""
-    memory = point.memory or {}
-    parts = sorted(((value, name) for name, value in memory.items() if value and name not in ON_HOST), reverse=True)
+    parts = sorted(((value, name) for name, value in (point.memory or {}).items() if value), reverse=True)
     listed = ", ".join(f"{name.replace('_', ' ')} {gib(value)}" for value, name in parts)
     hosted = f"; {gib(point.on_host)} a device on its host" if point.on_host else ""
     return f"{_memory(point)}: {listed}{hosted}"

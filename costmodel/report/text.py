@@ -54,7 +54,7 @@ def metric(name: str, value: float | None, digits: int = SHOWN_DIGITS) -> str:
     """Return a metric as people read it: a share as per cent, a time or a size in its unit, a count with separators."""
     if value is None:
         return "-"
-    if name.startswith("memory."):
+    if name.startswith(("memory.", "host_memory.")):
         return f"{gib(value, 2)} GiB"
     dimension = dimension_of(name) or "count"
     if dimension == "ratio":

@@ -66,6 +66,7 @@ from costmodel.workload.scenario import (
     ExpertBound,
     Framework,
     Generate,
+    HostTimes,
     Offload,
     Parallelism,
     Placement,
@@ -215,9 +216,16 @@ def framework(file: FrameworkFile) -> Framework:
         name=file.name, gemm_tiles=tuple(_tile(tile) for tile in file.gemm_tiles),
         attention_tiles=tuple(_tile(tile) for tile in file.attention_tiles),
         promotion_interval=file.promotion_interval, launch=file.launch,
-        reserve=file.reserve, implementations=dict(file.implementations),
+        reserve=file.reserve, implementations=_implementations(file),
         weight_only_tiles=tuple(_tile(tile) for tile in file.weight_only_tiles),
+        host=HostTimes(**file.host.model_dump()),
     )  # fmt: skip
+
+
+def _implementations(file: FrameworkFile) -> dict[str, tuple[str, ...]]:
+    """Return the kernel libraries that each family names, one or several."""
+    named = file.implementations.items()
+    return {family: (one,) if isinstance(one, str) else tuple(one) for family, one in named}
 
 
 def _tile(file: TileFile) -> Tile:

@@ -80,7 +80,5 @@ class FitsFile(Strict):
     library: str | None = Field(default=None, description="the kernel library, whatever its version or framework")
     residuals: str | None = Field(default=None, description="JSON file beside this one with the families' residuals")
     families: dict[str, FamilyFitFile] = Field(min_length=1, description="operator family -> fit")
-    basis: Literal["fitted", "measured", "transferred", "roofline"] = Field(
-        description="where the efficiencies come from"
-    )
+    basis: Literal["fitted", "measured", "roofline"] = Field(description="where the efficiencies come from")
     sources: list[Source] = Field(default=[], description="where the values come from")

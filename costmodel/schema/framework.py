@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from costmodel.schema.device import DType, ProductType, Source, StoredType
-from costmodel.schema.quantity import Bits, Integer, Number, Size, Time
+from costmodel.schema.quantity import Bits, Integer, Measure, Number, Size, Time, Value
 from costmodel.schema.strict import Strict
+
+TimeOrZero = Annotated[Value, Measure("time", zero=True)]
 
 
 class TileFile(Strict):
@@ -15,6 +19,16 @@ class TileFile(Strict):
     m: Integer = Field(description="rows")
     n: Integer = Field(description="columns")
     split: Integer = Field(default=1, description="blocks that share the K loop of one tile")
+
+
+class HostTimesFile(Strict):
+    """What the host's program adds to a step of an inference engine: scheduling, sampling, the code between kernels."""
+
+    step: TimeOrZero = Field(default=0.0, description="to each step")
+    sequence: TimeOrZero = Field(default=0.0, description="for each sequence of a rank")
+    layer: TimeOrZero = Field(default=0.0, description="for each layer")
+    parallel: TimeOrZero = Field(default=0.0, description="for each layer, where tensor parallelism splits it")
+    experts: TimeOrZero = Field(default=0.0, description="for each layer, where it has experts")
 
 
 class FrameworkFile(Strict):
@@ -31,7 +45,12 @@ class FrameworkFile(Strict):
     promotion_interval: Number = Field(description="elements of K between promotions of an FP8 accumulator")
     launch: Time = Field(description="time of an empty kernel on a stream")
     reserve: Size = Field(description="device memory that context and libraries keep")
-    implementations: dict[str, str] = Field(default_factory=dict, description="operator family -> kernel library")
+    implementations: dict[str, str | list[str]] = Field(
+        default_factory=dict,
+        description="operator family or `family/variant` -> implementation under `calibrations/DEVICE`; of several the "
+        "first that the device has. `attention_prefill: unfused` materialises the scores",
+    )
+    host: HostTimesFile = Field(default_factory=HostTimesFile, description="what the host's program adds to a step")
     sources: list[Source] = Field(default=[], description="where the values come from")
 
 

@@ -16,8 +16,9 @@ from costmodel import units
 from costmodel.errors import InputError, Location
 from costmodel.schema.tree import Tree
 
-MOST_BYTES = 16 * 2**20  # of a YAML file; far above any real one
-MOST_TABLE_BYTES = 64 * 2**20  # of a CSV table, which Python holds at ten times its size
+MOST_BYTES = 16 * 2**20  # of a YAML or JSON file; far above any real one
+MOST_TABLE_BYTES = 64 * 2**20  # of a table, which Python holds at ten times its size
+MOST_SWEEP_BYTES = 256 * 2**20  # of the table that a sweep wrote: one of a million points is read back
 _MOST_NODES = 100_000  # far above any real file; reached only by aliases that multiply
 _CORE_TAGS = {"tag:yaml.org,2002:str", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"}
 _CONSTANTS = (
@@ -39,8 +40,21 @@ class _Composer(yaml.CSafeLoader):
 _Composer.yaml_implicit_resolvers = {}
 
 
-def read_text(path: Path, shown: str, most: int) -> str:
-    """Return the text of a file; `shown` names it in messages. A file above `most` bytes is not read: InputError."""
+def read_text(path: Path, shown: str, most: int, *, absent: str = "check the path") -> str:
+    """Return the text of a file, which is UTF-8; all else as `read_data`."""
+    try:
+        return read_data(path, shown, most, absent=absent).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError.single(
+            f"is not UTF-8 text (byte {error.start})", hint="save the file as UTF-8", location=Location(shown)
+        ) from None
+
+
+def read_data(path: Path, shown: str, most: int, *, absent: str = "check the path") -> bytes:
+    """Return the content of a file; raise InputError where there is none. A file above `most` bytes is not read.
+
+    shown: how messages name it; absent: what to do where it does not exist.
+    """
     place = Location(shown)
     try:
         size = path.stat().st_size
@@ -50,13 +64,9 @@ def read_text(path: Path, shown: str, most: int) -> str:
             data = file.read(most + 1)
         if len(data) > most:  # what is no regular file does not know its size
             raise _too_large(size, most, place)
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError.single(
-            f"is not UTF-8 text (byte {error.start})", hint="save the file as UTF-8", location=place
-        ) from None
+        return data
     except FileNotFoundError:
-        raise InputError.single("does not exist", hint="check the path", location=place) from None
+        raise InputError.single("does not exist", hint=absent, location=place) from None
     except OSError as error:
         raise InputError.single(f"cannot be read: {error.strerror}", location=place) from None
 

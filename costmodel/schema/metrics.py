@@ -36,7 +36,8 @@ _RATES = {
 }
 _BY_METRIC = {metric: dimension for dimension, metrics in _DIMENSIONS.items() for metric in metrics}
 _BY_SECTION = {
-    "memory": "size", "schedule": "duration", "breakdown": "duration", "share": "ratio", "routing": "count",
+    "memory": "size", "host_memory": "size", "schedule": "duration", "breakdown": "duration", "share": "ratio",
+    "routing": "count",
 }  # fmt: skip
 
 

@@ -191,6 +191,10 @@ class Library:
         below = self.extend(self._checked(path, schema), schema, (*chain, path))
         return merge(below, tree.without("extends"))
 
+    def own(self, path: Path, schema: str) -> Tree:
+        """Return what a file of that schema says itself, without what its `extends` brings."""
+        return self._checked(path, schema)
+
     def schema_of(self, path: Path) -> str:
         """Return the kind that a file's `schema:` line states; raise InputError where it is missing or unknown."""
         tree = self._tree(path)

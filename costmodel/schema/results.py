@@ -9,6 +9,7 @@ from typing import Annotated, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from costmodel.errors import InputError, Location
+from costmodel.schema.loader import MOST_BYTES, read_data
 from costmodel.units import DIMENSIONS
 
 RESULT, SWEEP = "costmodel/result@1", "costmodel/sweep@1"
@@ -51,6 +52,13 @@ class Ledger(Written):
     fits: bool
 
 
+class HostLedger(Written):
+    """What a device keeps in its host's memory."""
+
+    tensors: float
+    kv_cache: float
+
+
 class Level(Written):
     """One level of a device's memory."""
 
@@ -79,6 +87,7 @@ class ScenarioResult(Written):
     bound: str
     breakdown: list[Line]
     memory: Ledger
+    host_memory: HostLedger | None = None
     hardware: Offer | None = None
     reason: str | None = None
 
@@ -148,11 +157,7 @@ def _read(path: Path, model: type[Document], schema: str, hint: str) -> Document
     """Return a JSON document of that schema."""
     place = Location(str(path))
     try:
-        document = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise InputError.single("does not exist", hint=hint, location=place) from None
-    except OSError as error:
-        raise InputError.single(f"cannot be read: {error.strerror}", location=place) from None
+        document = json.loads(read_data(path, str(path), MOST_BYTES, absent=hint))
     except (ValueError, RecursionError) as error:
         message = f"is no complete JSON document: {error}" if isinstance(error, ValueError) else "is nested too deeply"
         raise InputError.single(message, hint=hint, location=place) from None

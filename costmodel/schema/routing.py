@@ -10,7 +10,8 @@ from pathlib import Path
 
 from costmodel.errors import InputError, Location, Problem
 from costmodel.quantities import is_single
-from costmodel.schema.references import shown
+from costmodel.schema.loader import MOST_TABLE_BYTES, read_text
+from costmodel.schema.references import beside, shown
 from costmodel.schema.tree import Tree
 from costmodel.schema.workload import RoutingFile
 from costmodel.workload.architecture import Architecture, MoeFfn
@@ -60,7 +61,7 @@ def _path(written: str, origin: Location | None, field: str) -> Path:
             f"{written!r} is no path of a file", hint=f"write `./{written.lstrip('/')}`, relative to this file",
             field=field, location=origin,
         )  # fmt: skip
-    path = (Path(origin.source).parent if origin and origin.line else Path()) / written
+    path = beside(written, origin)
     if not path.is_file():
         raise InputError.single(f"there is no file {shown(path)}", hint="check the path", field=field, location=origin)
     return path
@@ -90,12 +91,7 @@ def _rows(path: Path, experts: int) -> Iterator[tuple[int, tuple[float, int]]]:
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield (line, column -> text) of every row."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _error(path, f"is not UTF-8 text (byte {error.start})", None, "", "save the file as UTF-8") from None
-    except OSError as error:
-        raise _error(path, f"cannot be read: {error.strerror}", None, "", "check the file") from None
+    text = read_text(path, shown(path), MOST_TABLE_BYTES)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]

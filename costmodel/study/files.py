@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from costmodel.errors import InputError, Location
+from costmodel.schema.loader import MOST_BYTES, read_data
 from costmodel.schema.whole_files import telling
 
 STUDY, POINTS = "study.json", "points.csv"
@@ -49,7 +50,7 @@ def as_json(document: object) -> bytes:
 def _same_study(path: Path, document: Mapping[str, Any]) -> bool:
     """Tell whether a file asks what `document` asks; which version answers does not matter."""
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        found = json.loads(read_data(path, str(path), MOST_BYTES))
+    except (InputError, ValueError):
         return False
     return isinstance(found, dict) and {**found, "version": None} == json.loads(as_json({**document, "version": None}))

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from costmodel.errors import InputError, Location
 from costmodel.quantities import Array, Quantity
 from costmodel.result import FITS, REASONS
+from costmodel.schema.loader import MOST_SWEEP_BYTES, read_data
 from costmodel.schema.results import SweepFile, read_study
 from costmodel.schema.whole_files import make_folder, write_whole
 from costmodel.study.files import POINTS, STUDY, as_json, check_folder
@@ -72,12 +73,10 @@ def read_sweep(folder: Path) -> Table:
     """Return the sweep that a folder holds; raise InputError where it holds none, or not all of it."""
     study = read_study(folder / STUDY)
     place = Location(str(folder / POINTS))
+    data = read_data(folder / POINTS, str(folder / POINTS), MOST_SWEEP_BYTES, absent="run the sweep again")
     try:
-        with (folder / POINTS).open(newline="", encoding="utf-8") as file:
-            heading, *rows = csv.reader(file)
-    except FileNotFoundError:
-        raise InputError.single("does not exist", hint="run the sweep again", location=place) from None
-    except (OSError, ValueError, csv.Error) as error:
+        heading, *rows = csv.reader(io.StringIO(data.decode(), newline=""))
+    except (ValueError, csv.Error) as error:
         raise InputError.single(f"cannot be read: {error}", hint="run the sweep again", location=place) from None
     shape = tuple(len(axis.values) for axis in study.axes)
     size = math.prod(shape)

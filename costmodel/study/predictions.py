@@ -61,8 +61,11 @@ class Prediction:
         if section == "memory":
             if self.point.memory is None:
                 raise InputError.single(f"{metric!r} is not counted: phase {self.point.phase} holds nothing in memory")
-            parts = {"total": self.point.on_device, **self.point.memory}
-            return _exact(math.fsum(_entry(parts, part, metric) for part in name.split("+")))
+            return _sum_of_parts({"total": self.point.on_device, **self.point.memory}, name, metric)
+        if section == "host_memory":
+            if self.point.host_memory is None:
+                raise InputError.single(f"{metric!r} is not counted: the scenario keeps nothing on its host")
+            return _sum_of_parts({"total": self.point.on_host, **self.point.host_memory}, name, metric)
         if section == "schedule":
             return self._part_of_step(name, metric)
         if section == "routing":
@@ -140,7 +143,7 @@ class Prediction:
         assert executed is not None
         extra = executed - float(once)
         if expand(plan.recompute) & {"layer", "attention_core"}:
-            unfused = scenario.framework.implementations.get("attention_prefill") == "unfused"
+            unfused = scenario.framework.unfused
             extra += _attention(scenario, plan, causal=causal) - _attention(scenario, plan, causal=not unfused)
         return extra
 
@@ -186,6 +189,11 @@ def _entry(values: Mapping[str, Any], name: str, metric: str) -> Any:
     if name not in values:
         raise InputError.single(f"no prediction has a metric {metric!r}", hint=near(name, list(values)))
     return values[name]
+
+
+def _sum_of_parts(parts: Mapping[str, float], names: str, metric: str) -> Value:
+    """Return a part, or the sum of several as `weights+reserve`."""
+    return _exact(math.fsum(_entry(parts, part, metric) for part in names.split("+")))
 
 
 def _exact(value: Any) -> Value:

@@ -127,7 +127,7 @@ def _noting(problems: list[Problem], case: Case) -> Iterator[None]:
 def _compare(case: Case, expected: Expectation, predictions: Mapping[str, Prediction]) -> Comparison:
     """Return one figure compared as its check says."""
     own = predictions[case.id]
-    if own.infeasible is not None and not expected.metric.startswith(("memory.", "model.", "routing.")):
+    if own.infeasible is not None and not expected.metric.startswith(("memory.", "host_memory.", "model.", "routing.")):
         return _uncompared(case, expected, INFEASIBLE, own.infeasible)
     found = own.value(expected.metric, case.conventions)
     if expected.check in ("ratio", "ordering"):

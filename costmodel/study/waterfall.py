@@ -5,14 +5,17 @@ python -m costmodel.study.waterfall deepseek_v3_gap --output reports/v3_gap.md
 
 from __future__ import annotations
 
+import argparse
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
-
 from costmodel.api import load
+from costmodel.errors import InfeasibleError
 from costmodel.schema.metrics import dimension_of
 from costmodel.schema.what_if import WhatIf, load_what_if
+from costmodel.schema.whole_files import write_whole
 from costmodel.units import render
 
 
@@ -73,7 +76,7 @@ def _evaluate(what_if: WhatIf, changes: dict[str, object], search_path: tuple[st
     point = load(file.workload, set=changes, search_path=search_path).evaluate(file.scenario).point()
     value = point.metrics[file.metric]
     if value is None:
-        raise click.ClickException(f"{file.scenario} with {changes}: {point.reason}")
+        raise InfeasibleError(f"{file.scenario} with {changes}: {point.reason}")
     return value
 
 
@@ -108,15 +111,17 @@ def markdown(result: Waterfall) -> str:
     return "\n".join(lines) + "\n"
 
 
-@click.command()
-@click.argument("name")
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="Markdown file to write.")
-@click.option("--path", "search_path", multiple=True, help="Folder to search first.")
-def main(name: str, output: Path, search_path: tuple[str, ...]) -> None:
-    """Write the waterfall of the what-if NAME as a Markdown page."""
-    page = markdown(waterfall(name, search_path))
-    output.write_text(page + f"\nRegenerate: `python -m costmodel.study.waterfall {name} --output {output}`\n")
-    click.echo(page)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the waterfall of a what-if file as a Markdown page, and print it."""
+    parser = argparse.ArgumentParser(prog="python -m costmodel.study.waterfall", description=main.__doc__)
+    parser.add_argument("name", help="what-if file, by name")
+    parser.add_argument("--output", type=Path, required=True, help="Markdown file to write")
+    parser.add_argument("--path", action="append", default=[], help="folder to search first")
+    chosen = parser.parse_args(arguments)
+    page = markdown(waterfall(chosen.name, tuple(chosen.path)))
+    again = f"\nRegenerate: `python -m costmodel.study.waterfall {chosen.name} --output {chosen.output}`\n"
+    write_whole(chosen.output, [(page + again).encode()])
+    sys.stdout.write(page)
 
 
 if __name__ == "__main__":

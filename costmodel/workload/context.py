@@ -14,7 +14,6 @@ from costmodel.workload.scenario import Communication, Framework, Offload, Paral
 BALANCED = Routing()
 
 BITS_PER_BYTE = 8.0
-ON_DEVICE = Offload()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,7 +15,6 @@ from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.layers import model_work
 from costmodel.workload.scenario import Communication, Framework, Parallelism, Precision, Tile
-from costmodel.workload.work import Parameters
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,27 +63,13 @@ def sum_of(values: Iterable[Quantity]) -> Quantity:
     return total
 
 
-def local_parameters(parameters: Iterable[Parameters], *, expert: bool) -> Count:
-    """Return the parameters of one rank that are (or are not) those of routed experts."""
-    return sum_of(item.local for item in parameters if item.expert == expert)
-
-
 def kv_bytes_per_token(architecture: Architecture, dtype: str = "bf16", tp: Count = 1.0) -> Bytes:
     """Return the KV cache of one token over all layers on one tensor-parallel rank [B].
 
     MHA/GQA: G*(q + v)*e a layer, split over tp down to one head; MLA: (c + r)*e, shared by all heads and never split.
     Windows bound what is kept of a sequence, not what a token writes.
     """
-    element = ELEMENT_BYTES[dtype]
-    total: Quantity = 0.0
-    for layer in architecture.layers:
-        mixer = layer.mixer
-        if isinstance(mixer, Mla):
-            total = total + layer.repeat * (mixer.kv_lora + mixer.rope_dim) * element
-        else:
-            ranks = minimum(tp, mixer.kv_heads)
-            total = total + layer.repeat * mixer.kv_heads * (mixer.head_dim + mixer.v_head_dim) * element / ranks
-    return total
+    return kv_bytes_per_sequence(architecture, 1.0, ELEMENT_BYTES[dtype], tp)
 
 
 def kv_bytes_per_sequence(architecture: Architecture, keys: Count, element: Bytes, tp: Count) -> Bytes:

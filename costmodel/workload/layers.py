@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from costmodel.quantities import Count
-from costmodel.workload.architecture import Attention, DenseFfn, Layer
+from costmodel.quantities import Count, Quantity, where
+from costmodel.workload.architecture import Attention, DenseFfn, Layer, MoeFfn
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.ffn import add_dense_ffn, add_moe
@@ -21,7 +21,7 @@ from costmodel.workload.linear import (
     leave_tensor_parallel,
 )
 from costmodel.workload.mixers import add_attention, add_mla
-from costmodel.workload.operators import Elementwise
+from costmodel.workload.operators import Elementwise, HostTime
 from costmodel.workload.work import Parameters, Work, WorkBuilder
 
 
@@ -49,14 +49,16 @@ def model_work(context: Context) -> ModelWork:
 def draft_work(context: Context) -> Work:
     """Return one MTP module that drafts: over all new tokens, with the logits of each sequence's last one.
 
-    It runs over all of them because its own layer has to keep their keys and values.
+    It runs over all of them because its own layer has to keep their keys and values. Decoding requests are split over
+    context-parallel ranks; a prompt's last token is one that all of them see.
     """
-    return _mtp(context, context.sequences)
+    return _mtp(context, context.sequences / context.parallel.cp if context.phase == "decode" else context.sequences)
 
 
 def _layer(context: Context, layer: Layer, name: str) -> Work:
     """Return one layer: mixer and feed-forward part, each behind its norm."""
     builder = WorkBuilder(name, context.recompute)
+    _add_host(builder, context, layer)
     _add_layer(builder, context, layer)
     if context.phase != "training":
         add_copies(builder, context, layer)
@@ -75,6 +77,21 @@ def _add_layer(builder: WorkBuilder, context: Context, layer: Layer) -> None:
     else:
         _add_half(builder, context, layer, "attention")
         _add_half(builder, context, layer, "ffn")
+
+
+def _add_host(builder: WorkBuilder, context: Context, layer: Layer | None = None) -> None:
+    """Add what the host's program adds to a layer of an inference step, or to the step itself."""
+    host = context.framework.host
+    if context.phase == "training" or host.is_none:
+        return
+    if layer is None:
+        operator = HostTime("host", host.step, host.sequence, context.sequences)
+    else:
+        always: Quantity = host.layer + where(context.parallel.tp > 1, host.parallel, 0.0)
+        if isinstance(layer.ffn, MoeFfn):
+            always = always + host.experts
+        operator = HostTime("host", always, 0.0, context.sequences)
+    builder.step("host", [operator])
 
 
 def _add_half(builder: WorkBuilder, context: Context, layer: Layer, name: str) -> None:
@@ -161,17 +178,14 @@ def _embedding(context: Context) -> Work:
 def _head(context: Context) -> Work:
     """Return final norm, vocabulary projection and loss (training) or logits (inference).
 
-    Logits are those of a prompt's last token, or of every token that a decoding step verifies. A tied head has no
-    matrix of its own.
+    Logits are those of a prompt's last token, or of every token that a decoding step verifies, of which a
+    context-parallel rank has its share. A tied head has no matrix of its own.
     """
     architecture = context.architecture
     builder = WorkBuilder("head")
+    _add_host(builder, context)
     _add_final_norm(builder, context)
-    logits = {
-        "training": context.tokens,
-        "prefill": context.sequences,
-        "decode": context.sequences * context.length,
-    }[context.phase]
+    logits = context.sequences if context.phase == "prefill" else context.tokens
     bias = architecture.vocabulary if architecture.head_bias else 0.0
     _add_vocabulary(builder, context, logits, shared=architecture.tied_embeddings, bias=bias)
     return builder.build()
@@ -198,8 +212,8 @@ def _add_vocabulary(builder: WorkBuilder, context: Context, tokens: Count, *, sh
     Logits are read, kept in FP32, and replaced by their gradient. shared: the matrix is counted elsewhere.
     """
     hidden, columns = context.architecture.hidden, context.architecture.vocabulary / context.parallel.tp
-    # In inference every context-parallel rank has the last tokens' rows and repeats the product.
-    replicas = 1.0 if context.phase == "training" else context.parallel.cp
+    # Every context-parallel rank has the last tokens' rows of a prompt and repeats the product.
+    replicas = context.parallel.cp if context.phase == "prefill" else 1.0
     enter_tensor_parallel(builder, context, "head")
     add_linear(
         builder,

@@ -17,7 +17,7 @@ from costmodel.workload.counting import sum_of
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.hosting import placed_cache, placed_weights, weight_bytes
 from costmodel.workload.layers import ModelWork
-from costmodel.workload.operators import AttentionCore, Elementwise, Exchange, Gemm, Operator
+from costmodel.workload.operators import AttentionCore, Elementwise, Exchange, Gemm, MixedAttention, Operator
 from costmodel.workload.optimizer import held_parameters
 from costmodel.workload.passes import Pass, PassWork
 from costmodel.workload.scenario import Precision, Training
@@ -234,6 +234,8 @@ def _operands(operator: Operator) -> Bytes:
     """Return the activation bytes that an operator reads and writes."""
     if isinstance(operator, AttentionCore) and operator.family.endswith("decode"):
         return 0.0  # what it reads is the cache, which has a line of its own
+    if isinstance(operator, MixedAttention):
+        return sum_of(_operands(part) for part in operator.parts)
     if isinstance(operator, Gemm):
         return operator.groups * operator.m * (operator.k * operator.left + operator.n * operator.out)
     if isinstance(operator, Elementwise | AttentionCore):

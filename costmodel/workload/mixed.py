@@ -1,7 +1,8 @@
-"""Two kinds of work in one pass: linear layers take the rows of both, each attention core keeps its own kernel.
+"""Two kinds of work in one pass: linear layers take the rows of both, attention cores stay apart or share a kernel.
 
 So a step of continuous batching runs prompts and decoding requests together [Orca, Yu et al., OSDI 2022, "selective
-batching"; Sarathi-Serve, Agrawal et al., arXiv 2403.02310, section 4].
+batching"; Sarathi-Serve, Agrawal et al., arXiv 2403.02310, section 4]. Engines whose attention kernel takes sequences
+of any length give it both at once; they name it as the implementation of `attention_mixed`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
+from costmodel.quantities import is_single, maximum
+from costmodel.workload.context import Context
 from costmodel.workload.layers import ModelWork
 from costmodel.workload.operators import (
     PRODUCTS,
@@ -22,7 +25,9 @@ from costmodel.workload.operators import (
     Exchange,
     Gemm,
     HostProduct,
+    HostTime,
     HostTransfer,
+    MixedAttention,
     Operator,
 )
 from costmodel.workload.work import Work
@@ -31,25 +36,36 @@ ROWS = WEIGHT_ONLY.union(PRODUCTS)  # products of rows with a weight, which more
 _Rows = TypeVar("_Rows", bound=Operator)
 
 
-def merged_model(first: ModelWork, second: ModelWork) -> ModelWork:
-    """Return the work of a pass that does both, layer by layer."""
-    layers = tuple(merged(*pair) for pair in zip(first.layers, second.layers, strict=True))
+def shares_attention(context: Context) -> bool:
+    """Tell whether one attention kernel takes prompts and decoding requests together.
+
+    Not where context-parallel ranks share sequences: they split prompts by queries and decoding requests by keys.
+    """
+    alone = is_single(context.parallel.cp) and context.parallel.cp == 1
+    return alone and "attention_mixed" in context.framework.implementations
+
+
+def merged_model(first: ModelWork, second: ModelWork, *, one_core: bool = False) -> ModelWork:
+    """Return the work of a pass that does both, layer by layer. one_core: their attention cores are one kernel."""
+    layers = tuple(merged(*pair, one_core=one_core) for pair in zip(first.layers, second.layers, strict=True))
     return ModelWork(merged(first.embedding, second.embedding), layers, merged(first.head, second.head), None)
 
 
-def merged(first: Work, second: Work) -> Work:
+def merged(first: Work, second: Work, *, one_core: bool = False) -> Work:
     """Return one layer's forward pass over the rows of both, in the order of the first.
 
-    Operators of one name are one kernel, or one message, with the rows of both: products by m, streams, collectives and
-    copies by bytes, exchanges by tokens. Attention cores, and what only one of the two has, stay apart.
+    Operators of one name are one kernel, or one message, with the rows of both: products by m, streams by bytes
+    and rows, collectives and copies by bytes, exchanges by tokens. What only one of the two has stays apart, and so do
+    attention cores, unless there is `one_core` for both: a kernel of two populations.
     """
-    forward, beside = _joined_in_order(_placed(first), _placed(second))
+    forward, beside = _joined_in_order(_placed(first), _placed(second), one_core=one_core)
     return replace(
         first,
         forward=forward,
         input_gradient=(),
         weight_gradient=(),
         saved=(),
+        landing=maximum(first.landing, second.landing),
         beside=beside,
         copies=tuple(_joined(*pair) for pair in zip(first.copies, second.copies, strict=True)),
     )
@@ -62,26 +78,39 @@ def _placed(work: Work) -> list[_Placed]:
     return [(operator, at in work.beside) for at, operator in enumerate(work.forward)]
 
 
-def _joined_in_order(first: Iterable[_Placed], rest: list[_Placed]) -> tuple[tuple[Operator, ...], frozenset[int]]:
+def _joined_in_order(
+    first: Iterable[_Placed], rest: list[_Placed], *, one_core: bool
+) -> tuple[tuple[Operator, ...], frozenset[int]]:
     """Return the operators of both, and the positions of those beside the host's work."""
     together: list[_Placed] = []
     for operator, beside in first:
-        at = next((place for place, (other, _) in enumerate(rest) if _shares(operator, other)), None)
+        at = next((place for place, (other, _) in enumerate(rest) if _shares(operator, other, one_core=one_core)), None)
         if at is None:
             together.append((operator, beside))
             continue
         together.extend(rest[:at])
-        together.append((_joined(operator, rest[at][0]), beside))
+        together.append((_one(operator, rest[at][0]), beside))
         del rest[: at + 1]
     together.extend(rest)
     return tuple(operator for operator, _ in together), frozenset(at for at, (_, on) in enumerate(together) if on)
 
 
-def _shares(operator: Operator, other: Operator) -> bool:
+def _shares(operator: Operator, other: Operator, *, one_core: bool) -> bool:
     """Tell whether two operators of a layer run as one."""
-    if operator.name != other.name or type(operator) is not type(other) or isinstance(operator, AttentionCore):
+    if operator.name != other.name or type(operator) is not type(other):
         return False
+    if isinstance(operator, AttentionCore):
+        families = {operator.family, other.family}
+        return one_core and families == {"attention_prefill", "attention_decode"}
     return not isinstance(operator, Gemm) or operator.family in ROWS
+
+
+def _one(operator: Operator, other: Operator) -> Operator:
+    """Return one operator that does the work of two; of attention cores, the chunk of a prompt stands first."""
+    if isinstance(operator, AttentionCore) and isinstance(other, AttentionCore):
+        decodes = operator.family == "attention_decode"
+        return MixedAttention(operator.name, (other, operator) if decodes else (operator, other))
+    return _joined(operator, other)
 
 
 def _joined(operator: _Rows, other: Any) -> _Rows:
@@ -89,12 +118,14 @@ def _joined(operator: _Rows, other: Any) -> _Rows:
     if isinstance(operator, Gemm):
         return replace(operator, m=operator.m + other.m)
     if isinstance(operator, Elementwise):
-        return replace(operator, traffic=operator.traffic + other.traffic)
+        return replace(operator, traffic=operator.traffic + other.traffic, rows=operator.rows + other.rows)
     if isinstance(operator, Collective):
         return replace(operator, size=operator.size + other.size)
     if isinstance(operator, HostTransfer):
         # Weights that are copied once serve the rows of both.
         return operator if operator.once else replace(operator, size=operator.size + other.size)
+    if isinstance(operator, HostTime):
+        return replace(operator, sequences=operator.sequences + other.sequences)
     if isinstance(operator, HostProduct):
         return replace(operator, product=_joined(operator.product, other.product))
     assert isinstance(operator, Exchange)

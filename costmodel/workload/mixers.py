@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from costmodel.quantities import Bytes, Count
 from costmodel.workload.architecture import Attention, HeadGroup, Mla, Pattern
 from costmodel.workload.context import Context, per_rank
@@ -133,7 +135,7 @@ def _add_core(builder: WorkBuilder, context: Context, mixer: Attention, group: H
         )
         return
     pairs = context.pairs(group.pattern, causal=mixer.causal)
-    if context.framework.implementations.get("attention_prefill") == "unfused":
+    if context.framework.unfused:
         share = share_of_core(context, heads, kv_heads, pairs)
         _add_unfused(builder, context, mixer, share, dropout=dropout)
         return
@@ -175,7 +177,8 @@ def _add_fused(
 
     forward = core("attention core", q + v, traffic, f"{family}_prefill")
     # q, o, do in and dq out; k, v in and dk, dv out
-    backward = core("attention core gradient", 3 * q + 2 * v, 2 * traffic, "attention_backward")
+    backward = core("attention core gradient", 3 * q + 2 * v, 2 * traffic, f"{family}_backward")
+    backward = replace(backward, forward_products=q + v)
     swap = swap_heads(builder, context, share, dims)
     ring = pass_keys_around(builder, context, share, dims)
     builder.step(

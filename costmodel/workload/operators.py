@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, replace
+from typing import TypeAlias, TypeVar
 
-from costmodel.quantities import Bytes, Count, Flop, Quantity, maximum, minimum, where
+import numpy as np
+
+from costmodel.quantities import Bytes, Count, Flop, Mask, Quantity, Seconds, maximum, minimum, where
 from costmodel.workload.popularity import Popularity
 
 
@@ -59,7 +61,8 @@ class AttentionCore:
     (qk_dim + v_dim forward, 3*qk_dim + 2*v_dim for a backward pass that recomputes the scores); rows: query rows of one
     head and sequence; traffic: bytes of Q, K, V and results [B]; calls: kernels, one after the other, that share it;
     kv_heads, keys: key-value heads and tokens of one sequence that they hold; cached: bytes of one token of one
-    key-value head, keys and values [B]; narrow_cache: the cache has a narrower format than the products.
+    key-value head, keys and values [B]; narrow_cache: the cache has a narrower format than the products;
+    forward_products: of a backward core, the products of the forward one; 0: it is a forward one.
     """
 
     name: str
@@ -77,6 +80,12 @@ class AttentionCore:
     keys: Count = 1.0
     cached: Bytes = 0.0
     narrow_cache: bool = False
+    forward_products: Count = 0.0
+
+    @property
+    def forward(self) -> AttentionCore:
+        """Return the forward core of a backward one, which moves half of its bytes: q, k, v in and o out."""
+        return replace(self, products=self.forward_products, traffic=self.traffic / 2.0, forward_products=0.0)
 
     @property
     def variant(self) -> str:
@@ -109,7 +118,7 @@ class MixedAttention:
     @property
     def variant(self) -> str:
         """Return which kernels of the family run it: those of its number format, and of a narrower cache's."""
-        return self.parts[0].variant
+        return next((part.variant for part in self.parts if part.narrow_cache), self.dtype)
 
     @property
     def flop(self) -> Flop:
@@ -318,9 +327,55 @@ class HostProduct:
         return self.product.traffic
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class HostTime:
+    """Time in which the device waits for the host's program: scheduling, sampling, the code between kernels.
+
+    always: of every step; each: for every one of the rank's `sequences` beside it [s].
+    """
+
+    name: str
+    always: Seconds
+    each: Seconds
+    sequences: Count
+    family: str = "host_time"
+
+    @property
+    def variant(self) -> str:
+        """Return nothing: programs are told apart by the framework."""
+        return ""
+
+    @property
+    def seconds(self) -> Seconds:
+        """Return always + each * sequences [s]."""
+        return self.always + self.each * self.sequences
+
+
 HostWork: TypeAlias = "HostUpdate | HostProduct"
 Kernel: TypeAlias = "Gemm | AttentionCore | MixedAttention | Elementwise"
-Operator: TypeAlias = "Kernel | Collective | Exchange | HostTransfer | HostUpdate | HostProduct"
+Operator: TypeAlias = "Kernel | Collective | Exchange | HostTransfer | HostUpdate | HostProduct | HostTime"
+
+
+_Any = TypeVar("_Any", bound=Operator)
+
+
+def has_work(operator: Operator) -> Mask:
+    """Tell where a product has rows and a core sequences: without, no kernel is started. All others have work."""
+    if isinstance(operator, Gemm):
+        return operator.m > 0
+    return operator.sequences > 0 if isinstance(operator, AttentionCore) else True
+
+
+def of_one_at_least(operator: _Any) -> _Any:
+    """Return an operator with one row, or a sequence of one byte, where it has none, so that it has a shape."""
+    present = has_work(operator)
+    if np.all(present):
+        return operator
+    if isinstance(operator, Gemm):
+        return replace(operator, m=where(present, operator.m, 1.0))
+    assert isinstance(operator, AttentionCore)
+    sequences, traffic = (where(present, value, 1.0) for value in (operator.sequences, operator.traffic))
+    return replace(operator, sequences=sequences, traffic=traffic)
 
 
 def distinct_targets(choices: int, reachable: Count, per_target: Count) -> Count:

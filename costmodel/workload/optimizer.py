@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from costmodel.quantities import Bytes, Count, is_single, maximum, where
+from costmodel.quantities import Bytes, is_single, maximum, where
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.operators import Elementwise, HostUpdate, Operator
 from costmodel.workload.scenario import Training
 from costmodel.workload.sharding import (
+    Owned,
     by_kind,
     gathering,
     gradient_format,
@@ -68,42 +69,43 @@ def step_operators(context: Context, plan: Training, held: Sequence[tuple[int, W
     serial: list[Operator] = []
     on_host: list[Operator] = []
     copied: list[Operator] = []
-    for expert, parameters in by_kind(held_parameters(context, held)).items():
+    for expert, owned in by_kind(context, held_parameters(context, held)).items():
         name = kind_name(expert=expert)
         of = sharers(context, plan, copies, expert=expert)
-        shard = parameters / split_over(context, plan, copies, expert=expert)
+        ranks = split_over(context, plan, copies, expert=expert)
+        shard = Owned(owned.parameters / ranks, owned.weights / ranks)
         if not (plan.reduces_often or plan.overlaps):
-            serial.extend(reductions(context, plan, name, parameters, of))
-            sent = shard * ELEMENT_BYTES[gradient_format(context, plan)]
+            serial.extend(reductions(context, plan, name, owned.parameters, of))
+            sent = shard.parameters * ELEMENT_BYTES[gradient_format(context, plan)]
             serial.extend(host_copies(context, "gradients to the host", context.offload.optimizer, sent, "out"))
         if plan.zero in (1, 2) and not plan.overlaps:
-            serial.append(gathering(context, name, parameters, of))
+            serial.append(gathering(name, owned.weights, of))
         kept = 1 - context.offload.optimizer
-        update = kept * shard * _adam_bytes(context)
+        update = kept * _adam_bytes(context, shard)
         calls = where(kept > 0, 1.0, 0.0)
         serial.append(Elementwise(f"{name} optimizer", update, calls=calls, kind="optimizer"))
         on_host.extend(_host_update(context, plan, name, shard))
-        copied.extend(_changed_weights(context, shard))
+        copied.extend(_changed_weights(context, shard.weights))
     return Ending(tuple(serial), tuple(on_host), tuple(copied))
 
 
-def _host_update(context: Context, plan: Training, name: str, shard: Count) -> Iterable[Operator]:
+def _host_update(context: Context, plan: Training, name: str, shard: Owned) -> Iterable[Operator]:
     """Yield the host's update of the states that it keeps: what AdamW streams, through the host's memory.
 
     28 bytes a parameter for 16-bit gradients. Source: Ren et al., ZeRO-Offload, arXiv 2101.06840; DeepSpeed, csrc/adam.
     """
     share = context.offload.optimizer
     if not (is_single(share) and share == 0):
-        traffic = share * shard * _adam_bytes(context, gradient_format(context, plan))
+        traffic = share * _adam_bytes(context, shard, gradient_format(context, plan))
         yield HostUpdate(f"{name} optimizer on the host", traffic, context.parallel.devices)
 
 
-def _changed_weights(context: Context, shard: Count) -> Iterable[Operator]:
+def _changed_weights(context: Context, size: Bytes) -> Iterable[Operator]:
     """Yield the copies of updated weights to where layers read them: those that one side updates and the other keeps.
 
-    The host keeps the weights of the parameters whose states it keeps first.
+    The host keeps the weights of the parameters whose states it keeps first. size: of all weights [B].
     """
-    offload, size = context.offload, shard * ELEMENT_BYTES[context.precision.weights]
+    offload = context.offload
     arriving, leaving = (
         maximum(share, 0.0) for share in (offload.optimizer - offload.weights, offload.weights - offload.optimizer)
     )
@@ -111,11 +113,13 @@ def _changed_weights(context: Context, shard: Count) -> Iterable[Operator]:
     yield from host_copies(context, "updated weights to the host", leaving, size, "out")
 
 
-def _adam_bytes(context: Context, gradients: str | None = None) -> Bytes:
-    """Return the bytes that AdamW moves for one parameter: gradient and states in, states and weight out."""
-    precision = context.precision
-    weight = ELEMENT_BYTES[precision.weights]
-    master = weight if precision.master is None else ELEMENT_BYTES[precision.master]
-    written = weight if precision.master is not None else 0.0
+def _adam_bytes(context: Context, shard: Owned, gradients: str | None = None) -> Bytes:
+    """Return the bytes that AdamW moves for some parameters: gradients and states in, states and weights out.
+
+    Without master copies the weights are a part of the states.
+    """
+    precision, count = context.precision, shard.parameters
+    masters = None if precision.master is None else count * ELEMENT_BYTES[precision.master]
     gradient = ELEMENT_BYTES[precision.gradients if gradients is None else gradients]
-    return gradient + 2 * master + 4 * ELEMENT_BYTES[precision.moments] + written
+    states = count * (gradient + 4 * ELEMENT_BYTES[precision.moments])
+    return states + (2 * shard.weights if masters is None else 2 * masters + shard.weights)

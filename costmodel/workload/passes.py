@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from typing import TypeAlias
 
 from costmodel.quantities import Count, Quantity, maximum, minimum
 from costmodel.workload.context import Context
 from costmodel.workload.counting import sum_of
 from costmodel.workload.layers import ModelWork, draft_work, model_work
-from costmodel.workload.mixed import labelled, merged, merged_model, sharing
+from costmodel.workload.mixed import labelled, merged, merged_model, shares_attention, sharing
 from costmodel.workload.operators import Operator
 from costmodel.workload.scenario import Generate, Scenario
 from costmodel.workload.stages import Stage
@@ -22,8 +22,8 @@ from costmodel.workload.work import Work
 class Pass:
     """What one rank works on in one micro-batch of a pass.
 
-    parts: prompts, decoding requests, or one of each, which then share all but attention cores; micro_batches: how many
-    of them overlap; drafts: passes of the MTP module that follow, zero where nothing is drafted; label: of its
+    parts: prompts, decoding requests, or one of each, which then share all, or all but attention cores; micro_batches:
+    how many of them overlap; drafts: passes of the MTP module that follow, zero where nothing is drafted; label: of its
     operators' names.
     """
 
@@ -77,14 +77,15 @@ class PassWork:
 
 def pass_work(one: Pass, known: Iterable[Operator] = ()) -> PassWork:
     """Return the operators of a pass. known: operators of an earlier pass, which equal ones are taken from."""
-    parts = _side_by_side(one.parts)
-    body = reduce(merged_model, [model_work(part) for part in parts])
-    first = reduce(merged, [draft_work(part) for part in parts]) if one.drafts else None
+    parts = side_by_side(one.parts)
+    one_core = shares_attention(parts[0])
+    body = reduce(partial(merged_model, one_core=one_core), [model_work(part) for part in parts])
+    first = reduce(partial(merged, one_core=one_core), [draft_work(part) for part in parts]) if one.drafts else None
     drafts: list[tuple[int, Work]] = [] if first is None else [(1, first)]
     if one.drafts > 1:
         # What a draft leads to is one more token of each sequence; a step that also carries prompts is one of decoding.
         decoding = [part for part in one.parts if part.phase == "decode"] or one.parts
-        single = _side_by_side([replace(part, phase="decode", length=1.0) for part in decoding])
+        single = side_by_side([replace(part, phase="decode", length=1.0) for part in decoding])
         again = reduce(merged, [draft_work(part) for part in single])
         drafts.append((one.drafts - 1, again))
     known = list(known)
@@ -104,7 +105,7 @@ def pass_work(one: Pass, known: Iterable[Operator] = ()) -> PassWork:
     )
 
 
-def _side_by_side(parts: Sequence[Context]) -> list[Context]:
+def side_by_side(parts: Sequence[Context]) -> list[Context]:
     """Return the parts of a pass, each knowing the tokens of the others: they meet in the expert layers."""
     return [
         replace(part, beside=sum_of(other.tokens for other in parts if other is not part)) if len(parts) > 1 else part

@@ -14,6 +14,8 @@ from costmodel.workload.architecture import Architecture
 from costmodel.workload.dtypes import ELEMENT_BYTES, grouped_bytes
 from costmodel.workload.operators import WEIGHT_ONLY
 
+UNFUSED = "unfused"  # the implementation of attention whose scores go through device memory
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Parallelism:
@@ -162,13 +164,35 @@ class Tile:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class HostTimes:
+    """What the host's program adds to a step of an inference engine [s].
+
+    step: to each; sequence: for each sequence of a rank; layer: for each layer, `parallel` more where tensor
+    parallelism splits it, `experts` more where it has experts.
+    """
+
+    step: Seconds = 0.0
+    sequence: Seconds = 0.0
+    layer: Seconds = 0.0
+    parallel: Seconds = 0.0
+    experts: Seconds = 0.0
+
+    @property
+    def is_none(self) -> bool:
+        """Tell whether it adds nothing at any point."""
+        parts = (self.step, self.sequence, self.layer, self.parallel, self.experts)
+        return not any(np.any(np.asarray(part)) for part in parts)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Framework:
     """What belongs to kernels and hosts rather than to devices.
 
     gemm_tiles, attention_tiles: candidates of which the fastest is taken; weight_only_tiles: those of products that
     expand narrow weights, none: as of the others; promotion_interval: elements of K between two promotions of an FP8
     accumulator; launch: time of an empty kernel on a stream [s]; reserve: device memory that the
-    context and libraries keep [B]; implementations: operator family -> kernel library.
+    context and libraries keep [B]; implementations: operator family or `family/variant` -> kernel libraries, of which
+    the first that the device has is meant; host: what the host's program adds to a step.
     """
 
     name: str
@@ -177,8 +201,14 @@ class Framework:
     promotion_interval: Count
     launch: Seconds
     reserve: Bytes
-    implementations: Mapping[str, str] = field(default_factory=dict)
+    implementations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     weight_only_tiles: tuple[Tile, ...] = ()
+    host: HostTimes = HostTimes()
+
+    @property
+    def unfused(self) -> bool:
+        """Tell whether attention writes its scores to memory: a product, a softmax and a product."""
+        return self.implementations.get("attention_prefill") == (UNFUSED,)
 
     def tiles_of(self, product: str) -> tuple[Tile, ...]:
         """Return the candidate tiles of a family of products."""

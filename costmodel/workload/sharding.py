@@ -69,7 +69,9 @@ def gradient_format(context: Context, plan: Training) -> str:
 
 
 def reductions(context: Context, plan: Training, name: str, parameters: Count, of: Sharers) -> Iterable[Operator]:
-    """Yield what brings the gradients of some parameters together, in the format that they travel in.
+    """Yield what brings the gradients of some parameters of a rank together, in the format that they travel in.
+
+    name: what operators are called after; parameters: how many; of: who shares them.
 
     ZeRO-0: all-reduce over all that hold them. From ZeRO-1 on: reduce-scatter in the group that shares a copy, then an
     all-reduce of a rank's part over the copies. Gradients that travel in another format are cast there and, what is
@@ -89,19 +91,31 @@ def reductions(context: Context, plan: Training, name: str, parameters: Count, o
         yield Collective(f"{name} gradient all-reduce", "all_reduce", size / of.shard.size, of.replicas)
 
 
-def gathering(context: Context, name: str, parameters: Count, of: Sharers) -> Collective:
-    """Return the all-gather of some weights from the ranks that share one copy of them."""
-    size = parameters * ELEMENT_BYTES[context.precision.weights]
-    return Collective(f"{name} weight all-gather", "all_gather", size, of.shard)
+def gathering(name: str, weights: Bytes, of: Sharers) -> Collective:
+    """Return the all-gather of weights, as memory holds them, from the ranks that share one copy of them."""
+    return Collective(f"{name} weight all-gather", "all_gather", weights, of.shard)
 
 
-def by_kind(owned: Sequence[tuple[int, Parameters]]) -> dict[bool, Count]:
-    """Return how many parameters of a rank are those of routed experts (True) and how many are not, where any are.
+@dataclass(frozen=True, slots=True, eq=False)
+class Owned:
+    """Parameters of one rank: how many, and the bytes of their weights as memory holds them."""
+
+    parameters: Count
+    weights: Bytes
+
+
+def by_kind(context: Context, owned: Sequence[tuple[int, Parameters]]) -> dict[bool, Owned]:
+    """Return the parameters of a rank that belong to routed experts (True) and those that do not, where any do.
 
     owned: (how many, parameters) of each kind of layer on it.
     """
-    present = [expert for expert in (False, True) if any(item.expert == expert for _, item in owned)]
-    return {expert: sum_of(count * item.local for count, item in owned if item.expert == expert) for expert in present}
+    found = {}
+    for expert in (False, True):
+        present = [(count, item) for count, item in owned if item.expert == expert]
+        if present:
+            weights = sum_of(count * item.local * weight_bytes(context, item) for count, item in present)
+            found[expert] = Owned(sum_of(count * item.local for count, item in present), weights)
+    return found
 
 
 def kind_name(*, expert: bool) -> str:
@@ -115,17 +129,16 @@ def layer_traffic(
     """Return what one layer moves. kept: bytes of activations that its backward pass waits for."""
     gather: list[Operator] = []
     reduce: list[Operator] = []
-    owned: Quantity = 0.0  # parameters whose weights this rank keeps
-    updated: Quantity = 0.0  # and whose states
-    for expert, count in by_kind([(1, item) for item in parameters]).items():
+    weights: Bytes = 0.0  # those that this rank keeps
+    updated: Quantity = 0.0  # parameters whose states it keeps
+    for expert, owned in by_kind(context, [(1, item) for item in parameters]).items():
         of = sharers(context, plan, copies, expert=expert)
         name = kind_name(expert=expert)
-        gather.append(gathering(context, name, count, of))
-        reduce.extend(reductions(context, plan, name, count, of))
-        owned = owned + (count / of.shard.size if plan.zero == 3 else count)
-        updated = updated + count / split_over(context, plan, copies, expert=expert)
+        gather.append(gathering(name, owned.weights, of))
+        reduce.extend(reductions(context, plan, name, owned.parameters, of))
+        weights = weights + (owned.weights / of.shard.size if plan.zero == 3 else owned.weights)
+        updated = updated + owned.parameters / split_over(context, plan, copies, expert=expert)
     offload = context.offload
-    weights = owned * ELEMENT_BYTES[context.precision.weights]
     gradients = updated * ELEMENT_BYTES[gradient_format(context, plan)]
     return LayerTraffic(
         weights_in=host_copies(context, "weights from the host", offload.weights, weights, "in"),

@@ -36,7 +36,7 @@ def context_rules(scenario: Scenario, mixer: Attention | Mla) -> Iterator[Rule]:
                 f"choose cp so that tp * cp is a divisor or a multiple of {shown(mixer.kv_heads)}",
             )
     if parallel.context == "ring":
-        fused = not attention or scenario.framework.implementations.get("attention_prefill") != "unfused"
+        fused = not attention or not scenario.framework.unfused
         yield Rule(
             "parallel.context",
             alone | fused,

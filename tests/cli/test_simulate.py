@@ -49,7 +49,7 @@ def test_all_scenarios_fit_one_screen_with_value_interval_limit_memory_and_next_
         assert re.search(rf"^{scenario} +\S+, [\d,]+ devices ", done.out, re.MULTILINE)
     assert "80 % interval" in done.out
     assert "basis of the times" in done.out
-    assert re.search(r"training: expert up \d+% \(compute\)", done.out)
+    assert re.search(r"training: attention core \d+% \(compute\)", done.out)
     assert "GiB" in done.out
     assert "next: costmodel explain" in done.out
 

@@ -76,7 +76,15 @@ def test_an_interval_holds_every_metric_of_the_flagship(v3: costmodel.Workload) 
 
 
 def test_uncalibrated_times_rest_on_the_roofline(v3: costmodel.Workload) -> None:
-    assert v3.evaluate("training").at()["basis"]["roofline"] == pytest.approx(1)
+    plain = evaluate_point(v3.scenario("training"), Calibration()).document()
+    assert plain["basis"]["roofline"] == pytest.approx(1)
+
+
+def test_the_shipped_fits_carry_the_flagship(v3: costmodel.Workload) -> None:
+    """Shares of the time, of which products and attention cores are most."""
+    basis = v3.evaluate("training").at()["basis"]
+    assert sum(basis.values()) == pytest.approx(1)
+    assert basis["roofline"] < 0.5
 
 
 def test_a_calibration_plugs_in(v3: costmodel.Workload) -> None:

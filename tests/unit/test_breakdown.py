@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -51,13 +52,15 @@ def test_a_weight_that_is_read_once_is_most_of_a_small_batch_s_traffic(document:
 
 
 def test_a_rate_is_below_the_peak_of_its_format_and_below_what_memory_feeds(document: dict[str, Any]) -> None:
+    """What fits into L2 may come from there; a fitted kernel may run above the reference clock."""
     for name in ("training", "prefill", "decode"):
         offer = document[name]["hardware"]
-        feeding = offer["memory"][-1]["bandwidth"]
+        l2, hbm = offer["memory"][-2:]
         for entry in document[name]["breakdown"]:
             if entry["flop_rate"] is not None:
-                roof = min(offer["peaks"][entry["dtype"]], entry["arithmetic_intensity"] * feeding)
-                assert entry["flop_rate"] <= roof * (1 + 1e-9), entry["name"]
+                cached = entry["traffic"] / entry["count"] < l2["capacity"] and entry["basis"] != "roofline"
+                feeding = math.inf if cached else entry["arithmetic_intensity"] * hbm["bandwidth"]
+                assert entry["flop_rate"] <= min(offer["peaks"][entry["dtype"]], feeding) * (1 + 1e-9), entry["name"]
 
 
 def test_messages_have_no_device_memory_traffic_and_streams_no_rate(document: dict[str, Any]) -> None:

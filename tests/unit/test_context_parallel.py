@@ -33,8 +33,8 @@ from costmodel.cost.time import Time
 from costmodel.hardware import Cluster
 from costmodel.workload.architecture import HeadGroup, Pattern
 from costmodel.workload.context import Context
-from costmodel.workload.layers import model_work
-from costmodel.workload.operators import AttentionCore, Collective, Group, Operator
+from costmodel.workload.layers import draft_work, model_work
+from costmodel.workload.operators import AttentionCore, Collective, Gemm, Group, Operator
 from costmodel.workload.scenario import Parallelism, Scenario
 from costmodel.workload.validity import rules
 
@@ -312,3 +312,17 @@ def test_degrees_may_vary_on_a_grid_whatever_the_form() -> None:
         of = scenario(STEP, DENSE_MODEL, Parallelism(cp=degrees, context=kind))
         mask = np.all([np.broadcast_to(rule.holds, 5) for rule in rules(of)], axis=0)
         assert list(mask) == [True] * 4 + [kind != "ulysses"]
+
+
+def test_decoding_requests_are_split_over_the_group_up_to_their_logits() -> None:
+    """Each rank has its own requests in every product, the head's and a draft's too; of a prompt all have the end."""
+
+    def rows(phase: str, cp: float, length: float) -> list[float]:
+        of = context(MOE_MODEL, Parallelism(cp=cp), phase, 32.0, length, 4096.0)
+        found = [work.forward for work in (model_work(of).head, draft_work(of))]
+        heads = [one for part in found for one in part if one.name == "vocabulary projection"]
+        return [float(one.m) for one in heads if isinstance(one, Gemm)]
+
+    assert rows("decode", 1.0, 3.0) == [96.0, 32.0]
+    assert rows("decode", 4.0, 3.0) == [24.0, 8.0]
+    assert rows("prefill", 1.0, 1024.0) == rows("prefill", 4.0, 1024.0) == [32.0, 32.0]

@@ -5,12 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from builders import CLUSTER, DECODE, DENSE_MODEL, DRAFTS, FP8, MOE_MODEL, NODE, ONE_NODE, PREFILL, pools, scenario
+from builders import (
+    CLUSTER,
+    DECODE,
+    DENSE_MODEL,
+    DEVICE,
+    DRAFTS,
+    FP8,
+    MOE_MODEL,
+    NODE,
+    ONE_NODE,
+    PREFILL,
+    pools,
+    scenario,
+)
 
 from costmodel.analytic.disaggregation import delivered, transfer
 from costmodel.analytic.grid import evaluate_point
 from costmodel.cost.calibration import Calibration
-from costmodel.hardware import Cluster, Nic
+from costmodel.hardware import Cluster, FabricPrice, Host, Nic, Price
 from costmodel.result import Point
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.counting import kv_bytes_per_token
@@ -59,6 +72,17 @@ def test_the_ratio_feeds_the_decoding_pool_exactly() -> None:
     devices = 32 * (1 + found["prefill_nodes_per_decode_node"])
     assert found["tokens_per_second_per_device"] == pytest.approx(found["tokens_per_second"] / devices)
     assert found["cost_per_million_tokens"] == pytest.approx(devices * 2 / 3600 * 1e6 / found["tokens_per_second"])
+
+
+def test_what_is_bought_are_the_devices_that_the_throughput_takes() -> None:
+    node = replace(
+        NODE, device=replace(DEVICE, price=Price(None, 20_000.0)), host=Host(None, None, None, price=8_000.0)
+    )
+    network = replace(CLUSTER.network, topology="ft2", price=FabricPrice(0.0, 0.0, 0.0))
+    found = metrics(of(TWO, cluster=replace(CLUSTER, node=node, network=network)))
+    devices = 32 * (1 + found["prefill_nodes_per_decode_node"])
+    assert devices != pytest.approx(48.0)
+    assert found["capital_cost"] == pytest.approx(devices * 21_000.0)
 
 
 @pytest.mark.parametrize("bandwidth", [1e7, 1e9, 5e10])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from builders import BF16, DENSE_MODEL, FP8, MOE_MODEL, context
+from builders import BF16, DENSE_MODEL, FP8, FRAMEWORK, GQA, MOE_MODEL, context
 
-from costmodel.workload.architecture import Architecture
+from costmodel.workload.architecture import Architecture, DenseFfn, HeadGroup, Layer, Pattern
 from costmodel.workload.context import Context
 from costmodel.workload.layers import model_work
 from costmodel.workload.mixed import labelled, merged_model, sharing
@@ -20,6 +20,7 @@ from costmodel.workload.operators import (
     Gemm,
     HostProduct,
     HostTransfer,
+    MixedAttention,
     Operator,
     base_name,
 )
@@ -53,6 +54,7 @@ def test_flop_exchanges_and_collectives_of_both_are_conserved(model: Architectur
         (AttentionCore, lambda one: one.flop),
         (AttentionCore, lambda one: one.traffic),
         (Elementwise, lambda one: one.traffic),
+        (Elementwise, lambda one: one.rows),
         (Exchange, lambda one: one.tokens),
         (Collective, lambda one: one.size),
     ):
@@ -132,6 +134,40 @@ def test_each_part_keeps_its_attention_kernel() -> None:
     assert [float(core.rows) for core in cores] == [1.0, 256.0]
 
 
+ONE_CORE = replace(FRAMEWORK, implementations={"attention_mixed": "any"})
+
+
+@pytest.mark.parametrize("windowed", [False, True])
+def test_an_engine_s_one_kernel_for_both_does_the_work_of_two(windowed: bool) -> None:
+    groups = (HeadGroup(0.5, Pattern()), HeadGroup(0.5, Pattern("window", 300.0)))
+    layer = Layer(8, replace(GQA, head_groups=groups) if windowed else GQA, DenseFfn(2816.0, gated=True))
+    model = replace(DENSE_MODEL, layers=(layer,))
+    two, one = parts(model), [replace(part, framework=ONE_CORE) for part in parts(model)]
+    apart, together = operators(*two), operators(*one)
+    cores = [each for each in together if isinstance(each, MixedAttention)]
+    assert len(cores) == (2 if windowed else 1)
+    assert not any(isinstance(each, AttentionCore) for each in together)
+    assert len(together) == len(apart) - len(cores)
+    for core in cores:
+        assert [part.family for part in core.parts] == ["attention_prefill", "attention_decode"]
+    for amount in (lambda each: each.flop, lambda each: each.traffic):
+        alone = sum(amount(each) for each in apart if isinstance(each, AttentionCore))
+        assert sum(amount(core) for core in cores) == pytest.approx(alone, rel=1e-12)
+
+
+def test_latent_attention_and_shared_sequences_keep_two_kernels() -> None:
+    for model, parallel in ((MOE_MODEL, LAYOUT), (DENSE_MODEL, Parallelism(cp=2.0))):
+        seen = [replace(part, framework=ONE_CORE, parallel=parallel) for part in parts(model)]
+        assert not any(isinstance(each, MixedAttention) for each in operators(*seen))
+
+
+def test_a_narrow_cache_chooses_the_kernel_for_both() -> None:
+    narrow = replace(BF16, kv_cache="fp8")
+    seen = [replace(part, framework=ONE_CORE, precision=narrow) for part in parts(DENSE_MODEL)]
+    (core,) = (each for each in operators(*seen) if isinstance(each, MixedAttention))
+    assert core.variant == "bf16_narrow"
+
+
 def test_the_order_of_a_layer_is_kept() -> None:
     decode, chunk = parts(MOE_MODEL)
     layer = merged_model(model_work(decode), model_work(chunk)).layers[1].forward
@@ -158,3 +194,9 @@ def test_only_what_the_length_changes_is_an_operator_of_its_own() -> None:
     longer = sharing(model_work(replace(decode, keys=901.0)).layers[0], known.forward)
     new = [one for one in longer.forward if all(one is not other for other in known.forward)]
     assert [one.name for one in new] == ["attention core"]
+
+
+def test_context_parallel_keys_of_a_chunk_still_land_somewhere() -> None:
+    decode, chunk = (replace(part, parallel=Parallelism(cp=4.0)) for part in parts(DENSE_MODEL))
+    alone, together = model_work(chunk).layers[0], merged_model(model_work(decode), model_work(chunk)).layers[0]
+    assert together.landing == alone.landing > 0

@@ -14,7 +14,7 @@ from costmodel.analytic.evaluation import ledger_of
 from costmodel.analytic.grid import evaluate_grid, evaluate_point, evaluate_single
 from costmodel.analytic.training import price_step
 from costmodel.cost.calibration import Calibration
-from costmodel.hardware import Cluster, Host
+from costmodel.hardware import Cluster, Host, Power
 from costmodel.quantities import Quantity
 from costmodel.result import NO_HOST_MEMORY, REASONS, Point
 from costmodel.workload.memory import Ledger, stage_work
@@ -167,11 +167,13 @@ def test_a_host_that_is_too_small_is_told() -> None:
     assert list(np.asarray(grid.reason)) == [0, NO_HOST_MEMORY]
 
 
-def test_the_document_has_a_line_for_the_host_only_where_it_keeps_something() -> None:
+def test_the_document_has_a_key_for_the_host_only_where_it_keeps_something() -> None:
     plain, kept = (point(training(offload)).document() for offload in (Offload(), Offload(optimizer=1.0)))
-    assert "host" not in plain["memory"]
-    assert kept["memory"]["host"] == pytest.approx(14 * PARAMETERS)
-    assert list(kept["memory"]) == [*list(plain["memory"])[:7], "host", "capacity", "fits"]
+    assert "host_memory" not in plain
+    assert kept["host_memory"] == pytest.approx({"tensors": 14 * PARAMETERS, "kv_cache": 0.0})
+    assert list(kept["memory"]) == list(plain["memory"]) == [
+        "weights", "gradients", "optimizer", "activations", "kv_cache", "communication", "reserve", "capacity", "fits",
+    ]  # fmt: skip
 
 
 # ---- times ----------------------------------------------------------------------------------------------------------
@@ -189,6 +191,22 @@ def test_the_host_streams_28_bytes_a_parameter_while_weights_come_back() -> None
         schedule = point(apart).schedule
         assert schedule is not None
         assert schedule["optimizer"] == pytest.approx(update + back)
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_devices_idle_while_their_host_updates(overlap: bool) -> None:
+    """Twice the host's update, twice its time at idle power: kernels of the device take no longer."""
+    device = replace(DEVICE, power=Power(500.0, 100.0))
+    offload = Offload(optimizer=1.0, overlap=overlap)
+    fast, slow = (
+        point(training(offload, cluster=with_device(hosted(2e12, bandwidth), device))).metrics
+        for bandwidth in (1e11, 5e10)
+    )
+    tokens = BATCHES * 1024
+    longer = (slow["step_time"] or 0.0) - (fast["step_time"] or 0.0)
+    assert longer == pytest.approx(28 * PARAMETERS / 1e11)
+    more = ((slow["energy_per_token"] or 0.0) - (fast["energy_per_token"] or 0.0)) * tokens
+    assert more == pytest.approx(100.0 * longer)
 
 
 def test_devices_of_a_node_share_their_host() -> None:

@@ -13,6 +13,7 @@ from builders import (
     GQA,
     MOE_MODEL,
     PREFILL,
+    SERVING,
     STEP,
     context,
     scenario,
@@ -23,6 +24,7 @@ from hypothesis import strategies as st
 from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.grid import evaluate_grid, evaluate_point
 from costmodel.analytic.routing import routing_facts
+from costmodel.analytic.serving import admission, steady_state
 from costmodel.analytic.training import price_step
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Quantity
@@ -318,3 +320,20 @@ def test_the_fullest_rank_lies_between_the_mean_and_all_that_can_reach_it(
     assert 1 - 1e-9 <= found.load <= min(2.0, local) * ep / 2 + 1e-9
     assert 1 - 1e-9 <= found.hit <= local + 1e-9
     assert found.rows >= found.hit - 1e-6
+
+
+def test_facts_of_chunked_serving_count_the_prompts_that_ride_along() -> None:
+    """As of as many rows in passes of one kind: each kind of step as often as it runs."""
+    plan = replace(SERVING, concurrency=16.0, output_tokens=64.0, chunk_tokens=256.0)
+    of = replace(scenario(plan, MIXTURE), routing=UNIFORM)
+    state = steady_state(of, plan, admission(of, plan).admitted)
+    rows = float(state.beside + state.prompts * state.rows), float(state.active)
+    assert 0 < float(state.carrying) < 1
+    assert rows[0] > 2 * rows[1]
+    facts = routing_facts(of)
+    assert facts is not None
+    hits = [float(load(each, routing=UNIFORM).hit) for each in rows]
+    assert facts["experts_hit"] == pytest.approx(float(state.carrying) * hits[0] + float(state.plain) * hits[1])
+    alone = routing_facts(replace(of, plan=replace(plan, chunk_tokens=None)))
+    assert alone is not None
+    assert alone["experts_hit"] < facts["experts_hit"]

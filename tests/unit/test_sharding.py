@@ -10,6 +10,7 @@ import pytest
 from builders import (
     CLUSTER,
     DENSE_MODEL,
+    FP8,
     MOE_MODEL,
     STEP,
     scenario,
@@ -123,6 +124,19 @@ def test_every_stage_moves_its_published_volume(
     assert sent == pytest.approx(
         {"reduce_scatter": scattered * PARAMETERS * SHARE, "all_gather": gathered * PARAMETERS * SHARE}
     )
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("zero", [1, 3])
+def test_weights_travel_as_memory_holds_them(zero: int, overlap: bool) -> None:
+    """Linear layers in FP8 with their scales; norms, embedding and head in 16 bits, as the ledger counts them."""
+    plain = step(zero, Sharding(overlap=overlap, keep_gathered=zero == 3))
+    narrow = replace(plain, precision=replace(FP8, weights="fp8"))
+    whole = ledger_of(replace(narrow, plan=replace(narrow.plan, zero=0, sharding=Sharding())))
+    assert whole is not None
+    assert whole.weights < PARAMETERS * 1.5
+    often = BATCHES if zero == 3 else 1.0
+    assert moved(narrow)["all_gather"] == pytest.approx(often * float(whole.weights) * SHARE)
 
 
 @pytest.mark.parametrize("overlap", [False, True])

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 import costmodel
+from costmodel.analytic.grid import evaluate_grid, evaluate_point
+from costmodel.calibration.load import load_calibration
 from costmodel.result import PHASES
-from costmodel.workload.scenario import Disaggregated
+from costmodel.workload.scenario import Disaggregated, Serving
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +97,20 @@ def test_one_user_of_a_gpu_reads_the_weights_once_a_token() -> None:
     tpot = costmodel.load("llama3_8b_rtx4090").points(["chat"])["chat"].metrics["tpot"]
     assert tpot is not None
     assert 7.5e9 * 2 / 1008e9 < tpot < 1.1 * 16e9 / 1008e9
+
+
+@pytest.mark.parametrize("kernels", [("attention_decode", "attention_prefill"), ("attention_mixed",)])
+def test_a_lone_request_meets_no_decoding_while_it_prefills(kernels: tuple[str, ...]) -> None:
+    """Fitted forms have no logarithm of no sequences: such a kernel does not run, at a point as on a grid."""
+    chosen = costmodel.load("llama3_8b_rtx4090").scenario("serving")
+    names = dict.fromkeys(("attention_decode", "attention_prefill", *kernels), "fa2-vllm")
+    fitted = replace(chosen, framework=replace(chosen.framework, implementations=names))
+    calibration = load_calibration(chosen.cluster.device, fitted.framework)
+    counts = (1.0, 2.0, 32.0)
+    plan = chosen.plan
+    assert isinstance(plan, Serving)
+    points = [evaluate_point(replace(fitted, plan=replace(plan, concurrency=each)), calibration) for each in counts]
+    grid = evaluate_grid(replace(fitted, plan=replace(plan, concurrency=np.array(counts))), calibration, (3,))
+    for metric in ("ttft", "tpot"):
+        assert grid.metrics[metric] == pytest.approx([point.metrics[metric] for point in points], rel=1e-12)
+    assert points[0].metrics["ttft"] < points[1].metrics["ttft"] < points[2].metrics["ttft"]

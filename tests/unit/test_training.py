@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
-from builders import BF16, DENSE_MODEL, FP8, MOE_MODEL, STEP, scenario, spreads
+from builders import BF16, DENSE_MODEL, FAMILIES, FP8, MOE_MODEL, STEP, scenario, spreads
 
 import costmodel
 from costmodel.analytic.grid import evaluate_point
@@ -315,12 +315,12 @@ def test_a_dense_model_has_no_expert_tail() -> None:
     assert [item.name for item in found if "expert" in item.name] == []
 
 
-def test_a_moved_family_moves_the_step(v3: costmodel.Workload) -> None:
+def test_a_moved_family_moves_the_step() -> None:
     of = EXPERT
     assert isinstance(of.plan, Training)
     priced = price_step(of, of.plan, spreads(0.5, 1.0, 2.0))
     plain = float(step_times(priced, None).step)
-    every = dict.fromkeys(v3.calibration(of).families, Move(0.0, 1.0))
+    every = dict.fromkeys(FAMILIES, Move(0.0, 1.0))
     assert float(step_times(priced, every).step) == pytest.approx(2 * plain, rel=1e-9)
     assert float(step_times(priced, {"gemm": Move(0.0, 1.0)}).step) > plain
 

@@ -42,7 +42,8 @@ basis: fitted
 
 
 def fits(root, chosen=None, device="chip"):
-    return Fits(Shelf(Library([root])), device, chosen or {})
+    named = {family: (one,) for family, one in (chosen or {}).items()}
+    return Fits(Shelf(Library([root])), device, named)
 
 
 def launch(fit):
@@ -159,7 +160,7 @@ def test_a_default_that_names_no_file_is_an_error_with_the_name_that_was_meant(d
 
 def test_a_missing_residual_file_is_an_error_at_its_path(world):
     file(world, "chip/own", {"gemm/bf16": stream(7)}, "residuals: gone.json\n")
-    with pytest.raises(InputError, match=r"gone\.json: cannot be read"):
+    with pytest.raises(InputError, match=r"gone\.json: does not exist"):
         fits(world, {"gemm": "own"}).get("gemm/bf16")
 
 
@@ -252,3 +253,32 @@ def test_one_file_prices_all_families_of_a_call(shelf):
     file(shelf, "chip/core", {"attention_prefill": stream(4), "attention_decode/bf16": stream(5)}, kernels("core"))
     choice = Chooser("chip", [shelf]).choose("attention_prefill", "bf16", Kernel("", "core", ""))
     assert launch(choice.calibration.families["attention_decode/bf16"]) == 5
+
+
+def test_a_device_that_extends_another_borrows_from_it_unless_it_says_from_whom(defaults):
+    write(defaults, "hardware/devices/child.yaml", """
+schema: costmodel/device@1
+extends: devices/chip
+name: child
+""")  # fmt: skip
+    found = fits(defaults, device="child")
+    assert launch(found["elementwise/norm"]) == 1
+    assert found["elementwise/norm"].basis == "transferred"
+    edit(defaults, "hardware/devices/child.yaml", "name: child", "name: child\ncalibration: {inherit: null}")
+    assert "elementwise/norm" not in fits(defaults, device="child")
+
+
+def test_the_first_of_several_implementations_that_the_device_has_is_taken(defaults):
+    file(defaults, "chip/second", {"gemm/bf16": stream(6)})
+    found = Fits(Shelf(Library([defaults])), "chip", {"gemm": ("first", "second")})
+    assert launch(found["gemm/bf16"]) == 6
+    assert found.notes == []
+    both = Fits(Shelf(Library([defaults])), "chip", {"gemm": ("first", "third")})
+    assert launch(both["gemm/bf16"]) == 3
+    assert both.notes == ["gemm: nothing is known of first or third on chip; the nearest stands in"]
+
+
+def test_products_stand_in_for_batched_ones(defaults):
+    found = fits(defaults)
+    assert launch(found["bmm/bf16"]) == 3
+    assert found["bmm/bf16"].basis == "transferred"

@@ -217,6 +217,13 @@ def test_a_file_where_the_folder_should_be_is_told(decode: costmodel.Workload, t
             write_sweep(*run(decode, *TWO), folder)
 
 
+def test_a_table_that_is_far_too_large_is_refused(decode: costmodel.Workload, tmp_path: Path) -> None:
+    written(tmp_path, decode, *TWO)
+    os.truncate(tmp_path / POINTS, 10 * 2**30)
+    with pytest.raises(InputError, match="has 10 GiB, and at most 256 MiB are read"):
+        read_sweep(tmp_path)
+
+
 @pytest.mark.parametrize("damage", ["shorter", "other axis", "no number", "other heading", "bytes"])
 def test_a_table_that_is_not_the_study_s_is_refused(decode: costmodel.Workload, tmp_path: Path, damage: str) -> None:
     written(tmp_path, decode, *TWO)

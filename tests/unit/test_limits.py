@@ -1,0 +1,45 @@
+"""No reader of files takes what is far above any real file into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from costmodel.calibration.residuals import read_residuals
+from costmodel.calibration.sheets import read_sheet
+from costmodel.errors import InputError
+from costmodel.schema.results import read_result, read_study
+from costmodel.schema.routing import _lines
+from costmodel.study.files import STUDY, check_folder
+
+READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "result": ("result.json", read_result),
+    "study": ("study.json", read_study),
+    "residuals": ("fit.json", read_residuals),
+    "measurements": ("rows.csv", read_sheet),
+    "parquet": ("rows.parquet", read_sheet),
+    "routing": ("tokens.csv", lambda path: list(_lines(path))),
+}
+
+
+def sparse(path: Path, size: int) -> Path:
+    with path.open("wb") as file:
+        file.truncate(size)
+    return path
+
+
+@pytest.mark.parametrize("reader", list(READERS))
+def test_a_file_that_is_far_too_large_is_refused_with_its_size(reader: str, tmp_path: Path) -> None:
+    name, read = READERS[reader]
+    if name.endswith(".parquet"):
+        pytest.importorskip("polars")
+    with pytest.raises(InputError, match=r"has 10 GiB, and at most \d+ MiB are read"):
+        read(sparse(tmp_path / name, 10 * 2**30))
+
+
+def test_a_folder_whose_study_is_far_too_large_holds_another_one(tmp_path: Path) -> None:
+    sparse(tmp_path / STUDY, 10 * 2**30)
+    with pytest.raises(InputError, match="holds another study"):
+        check_folder(tmp_path, {})
