@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,7 @@ _LONGEST = {"cpu": 2e-3, "cuda": 20e-3}  # seconds that a kernel's roofline may 
 _MEMORY = {"cpu": 1 / 64, "cuda": 1 / 16}  # share of the memory that the operands of one call may take
 _PROBES = ((2048, 2048, 2048), (1024, 4096, 1024))  # products that show the peak of a number format …
 _LARGE_PROBES = ((8192, 8192, 8192), (4096, 16384, 4096))  # … and on a GPU
+_FRESH = 1.0  # seconds for which the state of the device holds
 _COPIES = 3  # the largest copies that show the bandwidth
 
 Widths: TypeAlias = "Callable[[Sequence[Mapping[str, str]]], npt.NDArray[np.float64]]"
@@ -120,6 +122,8 @@ class _Run:
         self._operands = Operands(machine.kind, machine.facts.cache)
         self._ran = Ran(device, writes=ranks.first)
         self._end = time.monotonic() + asked.seconds
+        self._last_state: dict[str, str] = {}
+        self._read_at = -math.inf
 
     def go(self, tell: Callable[[float], None]) -> Ran:
         """Time what there is time for."""
@@ -190,7 +194,7 @@ class _Run:
             self._machine.check(shape.row_id)
             self._operands.release()
             return
-        row = shape.columns() | self._stated(shape) | self._machine.state() | {
+        row = shape.columns() | self._stated(shape) | self._state() | {
             "kernel": name, "time_us": f"{timing.seconds * 1e6:.6g}", "spread": f"{timing.spread:.3g}",
             "repeats": str(timing.repeats),
         }  # fmt: skip
@@ -211,6 +215,12 @@ class _Run:
         watch = HostWatch() if kernel.hosted else self._machine.watch
         timing = measure(kernel.make, watch, _rule(shape, self._machine))
         return replace(timing, seconds=timing.seconds / kernel.count), kernel.name
+
+    def _state(self) -> dict[str, str]:
+        """Return clock, power and driver, read anew at most once a second: asking the driver takes as long as a row."""
+        if time.monotonic() - self._read_at > _FRESH:
+            self._last_state, self._read_at = self._machine.state(), time.monotonic()
+        return self._last_state
 
     def _stated(self, shape: Shape) -> dict[str, str]:
         """Return the cells that all rows of a run share."""
