@@ -154,6 +154,10 @@ class Catalogue:
         """Return the name of the device file that a table calls `alias`; the alias itself where there is none."""
         return self._devices[alias].name if alias in self._devices else alias
 
+    def known(self, alias: str) -> str | None:
+        """Return the name of the device file that is named or aliased `alias`; None where there is none."""
+        return self._devices[alias].name if alias in self._devices else None
+
     def inherits(self, device: str) -> str | None:
         """Return the device whose fits stand in where a device has none; none where its file names none."""
         return self._siblings.get(device)

@@ -78,11 +78,13 @@ def calibrate(
         raise InputError.single(f"`{output.stem}` cannot be the name of a file here", hint=hint, field="--output")
     plan = read(Library(search_path), "fit_plans", PLAN, FitPlanFile)
     catalogue = Catalogue(search_path)
-    known = load_device(device, search_path).name
-    table = join([read_tables(path) for path in measurements])
+    chosen = load_device(device, search_path)
+    known = chosen.name
+    table = join([read_tables(path, otherwise=known) for path in measurements])
     rows = _rows_of(table, known, catalogue)
     found = screen(rows, catalogue)
-    families, without = default_families(plan.defaults, found.mapped)
+    defaults = plan.defaults | plan.architectures.get(chosen.architecture, {})
+    families, without = default_families(defaults, found.mapped)
     file = _file(known, output, found.rows, families)
     outcome = fit_families(
         file, plan, Rows(found.rows, found.mapped), Calibration(file.name, rooflines_of(search_path))

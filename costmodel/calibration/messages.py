@@ -87,5 +87,7 @@ def _box(batch: Batch, ranks: float, local: float) -> Node:
     links = batch.device.links
     bridged = "pairwise_nvlink" in batch.says
     by_nvlink = "nvlink" in links and not (bridged and ranks > 2)
+    if not by_nvlink and "pcie" not in links:
+        raise Unmapped(f"nothing says how devices of {batch.device.name} are joined")
     link = links["nvlink" if by_nvlink else "pcie"]
     return Node(f"{batch.device.name} box", batch.device, local, link, by_nvlink, None, Host(None, None, None))

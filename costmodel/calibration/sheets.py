@@ -1,4 +1,7 @@
-"""Measurement tables as they are written: the cells of CSV and Parquet files as text, with the line of each row."""
+"""Measurement tables as they are written: the cells of CSV and Parquet files as text, with the line of each row.
+
+What other tools measured is read as a table as well.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from costmodel.schema.loader import MOST_TABLE_BYTES, read_data, read_text
 from costmodel.schema.references import shown
 
 SUFFIXES = (".csv", ".parquet")
+FOREIGN = (".json", ".gz", ".txt", ".log", ".out")  # of files that are no tables, told apart by their content
 _BESIDE = ("meta.csv", "sources.csv")  # of a folder of tables, but no tables
 
 
@@ -55,7 +59,9 @@ def table_files(measurements: Path) -> list[Path]:
 
 def read_sheet(path: Path) -> Sheet:
     """Return the cells of a file; raise MeasurementError where it is missing, empty, cut off or no such file."""
-    return _parquet(path) if path.suffix == ".parquet" else _csv(path)
+    if path.suffix == ".parquet":
+        return _parquet(path)
+    return _foreign(path) if path.suffix in FOREIGN else _csv(path)
 
 
 def read_columns(measurements: Path) -> dict[str, Sequence[str]]:
@@ -73,6 +79,14 @@ def sheet_error(
 ) -> MeasurementError:
     """Return an error at a place in a file."""
     return MeasurementError([Problem(Location(shown(path), line), field, message, hint)])
+
+
+def _foreign(path: Path) -> Sheet:
+    """Return what another tool measured: a profiler's trace, or the output of nccl-tests."""
+    from costmodel.profiling.importing import read_foreign
+
+    found = read_foreign(path, shown(path))
+    return Sheet(path, found.columns, found.lines)
 
 
 def _csv(path: Path) -> Sheet:

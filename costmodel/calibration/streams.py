@@ -16,6 +16,8 @@ _PASSES = {
     "embedding": (1.0, 1.0),  # one row of the table a token
     "kv_cache_write": (1.0, 1.0),
     "sampler_greedy": (1.0, 0.0),  # logits in, one token out
+    "copy": (1.0, 1.0),
+    "adamw": (4.0, 3.0),  # gradient, parameter and two moments in; all but the gradient out
     **dict.fromkeys(("add", "mul", "div", "pow"), (2.0, 1.0)),
     **dict.fromkeys(("addu", "mulu", "divu", "powu", "gelu", "relu", "tanh"), (1.0, 1.0)),  # one input, or a scalar
 }
@@ -31,8 +33,12 @@ _KINDS = {
     "embedding": "embedding",
     "kv_cache_write": "cache_write",
     "add": "add",
+    "copy": "copy",
+    "adamw": "optimizer",
 }
 """What a kernel computes, as the workload names it."""
+
+_FLAT = ("copy", "adamw")  # kernels that know no rows: their blocks take elements as they come
 
 
 def stream(batch: Batch) -> list[Operator]:
@@ -43,7 +49,8 @@ def stream(batch: Batch) -> list[Operator]:
     read, written = _PASSES[name]
     bytes_in, bytes_out = batch.format("dtype_in").left, batch.format("dtype_out", default=batch.text("dtype_in")).left
     traffic = batch.number("m") * batch.number("n") * (read * bytes_in + written * bytes_out)
-    return [Elementwise(name, traffic, kind=_KINDS.get(name, ""), rows=batch.number("m"))]
+    rows = 0.0 if name in _FLAT else batch.number("m")
+    return [Elementwise(name, traffic, kind=_KINDS.get(name, ""), rows=rows)]
 
 
 def quantisation(batch: Batch) -> list[Operator]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from costmodel.calibration.nccl_sheets import is_nccl, translated
-from costmodel.calibration.sheets import Sheet, read_sheet, table_files
+from costmodel.calibration.sheets import FOREIGN, Sheet, read_sheet, table_files
 from costmodel.errors import Location
 from costmodel.quantities import Array, Indices
 from costmodel.schema.references import near, shown
@@ -33,6 +33,7 @@ TEXTS = (
 REQUIRED = ("device", "op", "dtype_in", "time_us")
 
 _JOINED = ("framework", "kernel", "timing", "notes")  # what meta.csv says about a meta_id
+_BLANK = {"device": "every row needs it, or --device stands in"}
 _SECONDS = 1e-6  # tables state microseconds
 _UNKNOWN_TIME = -1.0  # only a bandwidth or FLOP rate was published
 _CAUSAL = {"": "", "0": "0", "1": "1", "0.0": "0", "1.0": "1", "false": "0", "true": "1"}
@@ -96,10 +97,14 @@ class Table:
         return np.array([not set(flags).isdisjoint(text.split(";")) for text in self.texts["flag"]], dtype=bool)
 
 
-def read_tables(measurements: Path, *, timed: bool = True, device: str | None = None) -> Table:
+def read_tables(
+    measurements: Path, *, timed: bool = True, device: str | None = None, otherwise: str | None = None
+) -> Table:
     """Return all rows of a file, or of a folder of tables (`calibration/*.csv` below it where there is such a folder).
 
-    timed: rows have to state a time; a table to predict need not. device: stands for the rows' own.
+    timed: rows have to state a time; a table to predict need not. device: stands for the rows' own; otherwise: the
+    same where a row of another tool's file has none. Traces of the PyTorch profiler and output of nccl-tests are read
+    as tables.
 
     Joins `meta.csv`, beside the tables or above them, on `meta_id`; a column that a table has itself is kept. Raises
     MeasurementError with file and line: a missing column, one in another unit, a row that is cut off, a number that is
@@ -108,7 +113,7 @@ def read_tables(measurements: Path, *, timed: bool = True, device: str | None = 
     files = table_files(measurements)
     folder = measurements if measurements.is_dir() else measurements.parent
     meta = _meta(next((path for base in (folder, folder.parent) if (path := base / "meta.csv").is_file()), None))
-    return join([_table(_asked(_sheet(path), timed=timed, device=device), meta) for path in files])
+    return join([table_of(_asked(_named(_sheet(path), otherwise), timed=timed, device=device), meta) for path in files])
 
 
 def _sheet(path: Path) -> Sheet:
@@ -127,7 +132,7 @@ def single_row(cells: Mapping[str, str], place: Location) -> Table:
             raise sheet.error(
                 "is no column of a measurement table", row=0, field=name, hint=near(name, [*TEXTS, *NUMBERS])
             )
-    return _table(_asked(sheet, timed=False, device=None), {})
+    return table_of(_asked(sheet, timed=False, device=None), {})
 
 
 def join(tables: Sequence[Table]) -> Table:
@@ -137,6 +142,13 @@ def join(tables: Sequence[Table]) -> Table:
         {name: np.concatenate([table.numbers[name] for table in tables]) for name in NUMBERS},
         *(np.concatenate([getattr(table, name) for table in tables]) for name in ("seconds", "files", "lines")),
     )
+
+
+def _named(sheet: Sheet, device: str | None) -> Sheet:
+    """Return a sheet with a device where another tool has stated none."""
+    if device is None or sheet.path.suffix not in FOREIGN or "device" not in sheet.columns:
+        return sheet
+    return replace(sheet, columns={**sheet.columns, "device": [cell or device for cell in sheet.column("device")]})
 
 
 def _asked(sheet: Sheet, *, timed: bool, device: str | None) -> Sheet:
@@ -160,16 +172,17 @@ def _refuse_other_units(sheet: Sheet) -> None:
                 raise sheet.error(f"`{name}` is no column of the measurement schema", field=ours, hint=hint)
 
 
-def _table(sheet: Sheet, meta: Mapping[str, Mapping[str, str]]) -> Table:
+def table_of(sheet: Sheet, meta: Mapping[str, Mapping[str, str]] | None = None) -> Table:
+    """Return the rows of a sheet; raise MeasurementError at the first that is wrong. meta: what `meta.csv` says."""
     for name in REQUIRED:
         if name not in sheet.columns:
             raise sheet.error("the column is missing", field=name, hint=near(name, list(sheet.columns)))
     for name in REQUIRED[:-1]:
         cells = sheet.column(name)
         if "" in cells:
-            raise sheet.error("is blank", row=cells.index(""), field=name, hint="every row needs it")
+            raise sheet.error("is blank", row=cells.index(""), field=name, hint=_BLANK.get(name, "every row needs it"))
     numbers = {name: _numbers(sheet, name) for name in NUMBERS}
-    joined = {**_joined(sheet, meta), "causal": _causal(sheet)}
+    joined = {**_joined(sheet, meta or {}), "causal": _causal(sheet)}
     texts = {name: np.array(joined.get(name, sheet.column(name)), dtype=np.object_) for name in TEXTS}
     files = np.full(len(sheet), shown(sheet.path), dtype=np.object_)
     return Table(texts, numbers, _times(sheet), files, np.array(sheet.lines, dtype=np.intp))

@@ -95,6 +95,9 @@ class FitPlanFile(Strict):
     name: str = Field(description="name of the plan")
     recipes: dict[str, RecipeFile] = Field(default={}, description="recipe name -> recipe")
     defaults: dict[str, str] = Field(default={}, description="operator family or variant -> recipe, for `calibrate`")
+    architectures: dict[str, dict[str, str]] = Field(
+        default={}, description="architecture of a device -> family or variant -> recipe that stands before the default"
+    )
     implementations: list[ImplementationFile] = Field(default=[], description="the calibration files to make")
     bars: list[BarFile] = Field(default=[], description="the errors that are asked for, for reports")
     terms: list[TermFile] = Field(default=[], description="numbers of frameworks that whole runs are fitted by")

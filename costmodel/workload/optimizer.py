@@ -82,7 +82,8 @@ def step_operators(context: Context, plan: Training, held: Sequence[tuple[int, W
             serial.append(gathering(name, owned.weights, of))
         kept = 1 - context.offload.optimizer
         update = kept * _adam_bytes(context, shard)
-        serial.append(Elementwise(f"{name} optimizer", update, calls=where(kept > 0, 1.0, 0.0)))
+        calls = where(kept > 0, 1.0, 0.0)
+        serial.append(Elementwise(f"{name} optimizer", update, calls=calls, kind="optimizer"))
         on_host.extend(_host_update(context, plan, name, shard))
         copied.extend(_changed_weights(context, shard.weights))
     return Ending(tuple(serial), tuple(on_host), tuple(copied))

@@ -1,0 +1,80 @@
+"""Files that may be compressed, read up to a limit: a small file must not become a large one in memory."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+from costmodel import units
+from costmodel.errors import Location, MeasurementError, Problem
+
+MOST_BYTES = 256 * 2**20  # decompressed: some hundred steps of a trace, which Python holds at ten times its size
+_PART = 2**20
+_GZIP = b"\x1f\x8b"
+_WINDOW = 16 + zlib.MAX_WBITS  # zlib's way to say gzip
+
+
+def read_bytes(path: Path, shown: str, most: int = MOST_BYTES) -> bytes:
+    """Return the content of a file, decompressed where it is gzip.
+
+    Raises MeasurementError where it is missing, cannot be read, is cut off, or has more than `most` bytes.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    except FileNotFoundError:
+        raise _problem(shown, "does not exist", "check the path") from None
+    except OSError as error:
+        raise _problem(shown, f"cannot be read: {error.strerror}", "") from None
+    if data.startswith(_GZIP):
+        return _inflate(data, shown, most)
+    if len(data) > most:
+        raise _too_large(shown, most)
+    return data
+
+
+def _inflate(data: bytes, shown: str, most: int) -> bytes:
+    """Return what gzip members hold, part by part, so that no more than the limit is ever in memory."""
+    parts: list[bytes] = []
+    size = 0
+    rest = data
+    while rest.startswith(_GZIP):
+        member = zlib.decompressobj(_WINDOW)
+        while not member.eof:
+            try:
+                part = member.decompress(rest, _PART)
+            except zlib.error as error:
+                raise _problem(shown, f"is no valid gzip file: {error}", "copy it again") from None
+            rest = member.unconsumed_tail
+            size += len(part)
+            if size > most:
+                raise _too_large(shown, most)
+            if not part and not rest and not member.eof:
+                raise _problem(shown, "is cut off: its gzip stream has no end", "copy it again")
+            parts.append(part)
+        rest = member.unused_data
+    return b"".join(parts)
+
+
+def parse_json(text: str, shown: str) -> Any:
+    """Return the document of a JSON text; raise MeasurementError at the line and column that is wrong."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        place = Location(shown, error.lineno, error.colno)
+        raise MeasurementError(
+            [Problem(place, "", f"is no valid JSON: {error.msg}", "complete the file: it may be cut off")]
+        ) from None
+    except (RecursionError, ValueError) as error:
+        raise _problem(shown, f"is no readable JSON: {error}", "") from None
+
+
+def _too_large(shown: str, most: int) -> MeasurementError:
+    limit = units.render(most, "size")
+    return _problem(shown, f"holds more than {limit}", "profile fewer steps, or cut the trace into parts")
+
+
+def _problem(shown: str, message: str, hint: str) -> MeasurementError:
+    return MeasurementError([Problem(Location(shown), "", message, hint)])

@@ -1,0 +1,142 @@
+"""Kernels of other libraries, where they can be imported: flash-attn, FlashInfer, FlashMLA, DeepGEMM."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from typing import Any
+
+import torch
+
+from costmodel.profiling.kernels import Builder, Kernel, core_operands
+from costmodel.profiling.operands import TYPES, Operands
+from costmodel.profiling.shapes import Shape
+from costmodel.profiling.timing import Call
+
+_PAGE = 64  # tokens of a page: what FlashMLA takes
+_WORKSPACE = 256 * 2**20  # bytes of FlashInfer's scratch memory
+_BLOCK = 128  # elements that share a scale
+
+
+def importable() -> tuple[str, ...]:
+    """Return the libraries that are installed."""
+    return tuple(name for name in BUILDERS if importlib.util.find_spec(name) is not None)
+
+
+def _flash_attn(shape: Shape, operands: Operands) -> Kernel:
+    import flash_attn
+
+    if shape.op == "attention_decode":
+        lengths = _full(shape, operands)
+
+        def decode() -> Call:
+            q, k, v = _by_token(shape, operands)
+            return lambda: flash_attn.flash_attn_with_kvcache(q, k, v, cache_seqlens=lengths, causal=True)
+
+        return Kernel(decode, f"flash_attn {flash_attn.__version__} flash_attn_with_kvcache")
+
+    def forward() -> Call:
+        q, k, v = _by_token(shape, operands)
+        return lambda: flash_attn.flash_attn_func(q, k, v, causal=True)
+
+    def backward() -> Call:
+        leaves = [each.detach().requires_grad_() for each in _by_token(shape, operands)]
+        out = flash_attn.flash_attn_func(*leaves, causal=True)
+        gradient = operands.tensor(shape.dtype, *out.shape)
+        return lambda: torch.autograd.grad(out, leaves, gradient)
+
+    make = backward if shape.op == "attention_backward" else forward
+    return Kernel(make, f"flash_attn {flash_attn.__version__} flash_attn_func")
+
+
+def _flashinfer(shape: Shape, operands: Operands) -> Kernel:
+    import flashinfer
+
+    batch, keys = shape.size("batch"), shape.size("kv_len")
+    heads, shared, width = (shape.size(name) for name in ("q_heads", "kv_heads", "head_dim"))
+    workspace = torch.zeros(_WORKSPACE, dtype=torch.uint8, device=operands.device)
+    kind = TYPES[shape.dtype]
+    if shape.op == "attention_decode":
+        wrapper = flashinfer.BatchDecodeWithPagedKVCacheWrapper(workspace, "NHD")
+        pages = -(-keys // _PAGE)
+        begins = _steps(batch, pages, operands)
+        order = torch.randperm(batch * pages, device=operands.device).to(torch.int32)
+        last = torch.full((batch,), keys - (pages - 1) * _PAGE, dtype=torch.int32, device=operands.device)
+        wrapper.plan(begins, order, last, heads, shared, width, _PAGE, q_data_type=kind, kv_data_type=kind)
+
+        def decode() -> Call:
+            q = operands.tensor(shape.dtype, batch, heads, width)
+            cache = operands.tensor(shape.dtype, batch * pages, 2, _PAGE, shared, width)
+            return lambda: wrapper.run(q, cache)
+
+        return Kernel(decode, f"flashinfer {flashinfer.__version__} paged decode")
+    ragged = flashinfer.BatchPrefillWithRaggedKVCacheWrapper(workspace, "NHD")
+    begins = _steps(batch, keys, operands)
+    ragged.plan(begins, begins, heads, shared, width, causal=True, q_data_type=kind)
+
+    def prefill() -> Call:
+        q, k, v = (each.flatten(0, 1) for each in _by_token(shape, operands))
+        return lambda: ragged.run(q, k, v)
+
+    return Kernel(prefill, f"flashinfer {flashinfer.__version__} ragged prefill")
+
+
+def _flash_mla(shape: Shape, operands: Operands) -> Kernel:
+    import flash_mla
+
+    batch, heads = shape.size("batch"), shape.size("q_heads")
+    width, value = shape.size("head_dim"), shape.size("v_head_dim")
+    pages = -(-shape.size("kv_len") // _PAGE)
+    lengths = _full(shape, operands)
+    table = torch.randperm(batch * pages, device=operands.device).to(torch.int32).view(batch, pages)
+    plan, splits = flash_mla.get_mla_metadata(lengths, heads, 1)
+
+    def make() -> Call:
+        q = operands.tensor(shape.dtype, batch, 1, heads, width)
+        cache = operands.tensor(shape.dtype, batch * pages, _PAGE, 1, width)
+        return lambda: flash_mla.flash_mla_with_kvcache(q, cache, table, lengths, value, plan, splits, causal=True)
+
+    return Kernel(make, "flash_mla_with_kvcache")
+
+
+def _deep_gemm(shape: Shape, operands: Operands) -> Kernel:
+    """Return an FP8 product with a scale for 1 x 128 elements on the left and for 128 x 128 on the right."""
+    import deep_gemm
+
+    m, n, k = (shape.size(name) for name in "mnk")
+    newer = hasattr(deep_gemm, "fp8_gemm_nt")
+    multiply = deep_gemm.fp8_gemm_nt if newer else deep_gemm.gemm_fp8_fp8_bf16_nt
+    align = deep_gemm.get_mn_major_tma_aligned_tensor if newer else deep_gemm.get_col_major_tma_aligned_tensor
+    left_scales = align(torch.ones(m, math.ceil(k / _BLOCK), device=operands.device))
+    right_scales = torch.ones(math.ceil(n / _BLOCK), math.ceil(k / _BLOCK), device=operands.device)
+
+    def make() -> Call:
+        left, right = operands.tensor(shape.dtype, m, k), operands.tensor(shape.dtype, n, k)
+        out = operands.tensor("bf16", m, n)
+        return lambda: multiply((left, left_scales), (right, right_scales), out)
+
+    return Kernel(make, f"deep_gemm {getattr(deep_gemm, '__version__', '')}".strip())
+
+
+def _by_token(shape: Shape, operands: Operands) -> tuple[Any, Any, Any]:
+    """Return queries, keys and values, each [batch, tokens, heads, width]."""
+    q, k, v = core_operands(shape, operands)
+    return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+
+def _full(shape: Shape, operands: Operands) -> Any:
+    """Return the length of every sequence."""
+    return torch.full((shape.size("batch"),), shape.size("kv_len"), dtype=torch.int32, device=operands.device)
+
+
+def _steps(batch: int, each: int, operands: Operands) -> Any:
+    """Return where every sequence begins, and where the last one ends."""
+    return each * torch.arange(batch + 1, dtype=torch.int32, device=operands.device)
+
+
+BUILDERS: dict[str, Builder] = {
+    "flash_attn": _flash_attn,
+    "flashinfer": _flashinfer,
+    "flash_mla": _flash_mla,
+    "deep_gemm": _deep_gemm,
+}

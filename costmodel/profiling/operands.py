@@ -1,0 +1,72 @@
+"""Operands of kernels: slices of random numbers that no cache holds, since each is used once in a long while."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+TYPES = {
+    "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8_e4m3": torch.float8_e4m3fn,
+    "fp8_e4m3_blk128": torch.float8_e4m3fn,
+}  # fmt: skip
+FLUSH = 3  # times the last cache's capacity that lies between two uses of a slice, where memory allows
+_ALIGNED = 256  # bytes at which slices begin
+_LEAST = 64 * 2**20  # bytes of a pool
+_SLACK = 1.25  # room over the bytes of one call, for what lies between aligned slices
+
+
+class Operands:
+    """Gives tensors of random numbers. Slices are handed out in turn, so that each was last touched long ago."""
+
+    def __init__(self, device: str, cache: int, seed: int = 0) -> None:
+        self.device = device
+        self._usual = self._bytes = max(FLUSH * cache, _LEAST)
+        self._pools: dict[str, Any] = {}
+        self._next: dict[str, int] = {}
+        self._random = torch.Generator(device=device)
+        self._random.manual_seed(seed)
+
+    def tensor(self, dtype: str, *sizes: int) -> Any:
+        """Return a tensor of a format and size, contiguous, its elements between -1 and 1."""
+        if dtype.startswith("fp8"):
+            return self.tensor("bf16", *sizes).to(TYPES[dtype])
+        count = math.prod(sizes)
+        pool = self._pool(dtype, count)
+        begin = self._next[dtype]
+        if begin + count > pool.numel():
+            begin = 0
+        step = _ALIGNED // pool.element_size()
+        self._next[dtype] = begin + -(-count // step) * step
+        return pool[begin : begin + count].view(*sizes)
+
+    def prepare(self, size: float) -> None:
+        """Make room for one call's operands of some bytes, so that no two of its slices overlap.
+
+        A GPU draws new numbers, which takes it no time; a CPU keeps those of its pool.
+        """
+        self._bytes = max(self._usual, int(_SLACK * size) + _LEAST // 16)
+        if self.device != "cpu":
+            for pool in self._pools.values():
+                pool.uniform_(-1.0, 1.0, generator=self._random)
+
+    def release(self) -> None:
+        """Give the memory back."""
+        self._pools.clear()
+        self._next.clear()
+        if self.device != "cpu":
+            torch.cuda.empty_cache()
+
+    def _pool(self, dtype: str, count: int) -> Any:
+        """Return the pool of a format, with room for all operands of a call and at least `count` elements."""
+        kind = TYPES[dtype]
+        pool = self._pools.get(dtype)
+        room = max(count, self._bytes // kind.itemsize)
+        if pool is None or pool.numel() < max(count, room if self._bytes > self._usual else 0):
+            self._pools.pop(dtype, None)
+            pool = torch.empty(room, dtype=kind, device=self.device)
+            pool.uniform_(-1.0, 1.0, generator=self._random)
+            self._pools[dtype] = pool
+            self._next[dtype] = 0
+        return pool

@@ -1,0 +1,104 @@
+"""The table that a run appends to, row by row, each on the disk before the next kernel is timed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from costmodel.errors import InputError, Location, MeasurementError, Problem
+
+COLUMNS = (
+    "row_id", "device", "op", "sub_op", "dtype_in", "dtype_out", "m", "n", "k", "num_groups", "num_experts", "topk",
+    "ep_size", "tp_size", "num_tokens", "hidden", "inter", "distribution", "batch", "q_heads", "kv_heads", "head_dim",
+    "v_head_dim", "q_len", "kv_len", "causal", "bytes", "world_size", "gpus_per_node", "time_us", "spread", "repeats",
+    "tier", "framework", "kernel", "timing", "clock_mhz", "power_w", "driver",
+)  # fmt: skip
+"""Columns of the measurement schema, and after the time what the harness adds to it: spread, repeats, state."""
+
+
+class RowTable:
+    """A CSV file of timed kernels that one process appends to.
+
+    measured: the rows that it holds, by `row_id`. Without a path nothing is written: another process does. A last line
+    without an end, which a kill has left, is dropped: no cell has a line break. Raises MeasurementError where the file
+    is no table of the harness, or of another device.
+    """
+
+    def __init__(self, path: Path | None, device: str) -> None:
+        self._file: BinaryIO | None = None
+        self.measured: dict[str, dict[str, str]] = {}
+        if path is None:
+            return
+        try:
+            self.measured = self._read(path, device)
+            self._file = path.open("ab")
+        except OSError as error:
+            raise InputError.single(
+                f"cannot be written: {error.strerror}", hint="name another --output", location=Location(str(path))
+            ) from None
+        if not self.measured and not self._file.tell():
+            self._write(COLUMNS)
+
+    def __enter__(self) -> RowTable:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    @property
+    def rows(self) -> int:
+        """Return how many rows are on the disk; an interrupt may have come before the last one was noted."""
+        if self._file is None:
+            return len(self.measured)
+        return Path(self._file.name).read_bytes().count(b"\n") - 1
+
+    def append(self, row: Mapping[str, str]) -> None:
+        """Add a row and wait until it is on the disk."""
+        unknown = [name for name in row if name not in COLUMNS]
+        assert not unknown, f"rows have no column {unknown}"
+        self._write([row.get(name, "") for name in COLUMNS])
+        self.measured[row["row_id"]] = dict(row)
+
+    def _write(self, cells: list[str] | tuple[str, ...]) -> None:
+        if self._file is None:
+            return
+        text = io.StringIO(newline="")
+        csv.writer(text, lineterminator="\n").writerow([" ".join(cell.splitlines()) for cell in cells])
+        self._file.write(text.getvalue().encode("utf-8"))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _read(self, path: Path, device: str) -> dict[str, dict[str, str]]:
+        if not path.exists():
+            return {}
+        with path.open("rb+") as file:
+            data = file.read()
+            whole = data.rfind(b"\n") + 1
+            file.truncate(whole)
+        lines = list(csv.reader(io.StringIO(data[:whole].decode("utf-8", errors="replace"), newline="")))
+        if not lines:
+            return {}
+        if tuple(lines[0]) != COLUMNS:
+            raise _wrong(path, 1, "is no table of `costmodel profile`", "name a new file")
+        found = {}
+        for number, cells in enumerate(lines[1:], start=2):
+            if len(cells) != len(COLUMNS):
+                raise _wrong(path, number, f"has {len(cells)} values for {len(COLUMNS)} columns", "remove the line")
+            row = dict(zip(COLUMNS, cells, strict=True))
+            if row["device"] != device:
+                hint = f"name another file: this run is on {device}"
+                raise _wrong(path, number, f"is a row of {row['device']}", hint)
+            found[row["row_id"]] = row
+        return found
+
+
+def _wrong(path: Path, line: int, message: str, hint: str) -> MeasurementError:
+    return MeasurementError([Problem(Location(str(path), line), "", message, hint)])

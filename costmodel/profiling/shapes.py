@@ -1,0 +1,294 @@
+"""The kernels that the harness can time: rows of a measurement table without their time, suite by suite."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from costmodel.errors import InputError
+
+SUITES = (
+    "copies",
+    "gemm",
+    "grouped_gemm",
+    "attention",
+    "mla",
+    "moe",
+    "elementwise",
+    "optimizer",
+    "launch",
+    "collectives",
+)
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8_e4m3": 1, "fp8_e4m3_blk128": 1}
+TORCH = "torch"
+
+_ROWS = tuple(2**power for power in range(15))
+_WIDTHS = tuple(sorted(size * step for size in (2**power for power in range(7, 14)) for step in (2, 3)))
+_LENGTHS = tuple(2**power for power in range(6, 18))
+_HEADS = ((4, 4), (8, 8), (16, 16), (32, 32), (64, 64), (8, 2), (32, 8), (64, 8))
+_HEAD_DIMS = (64, 128)
+_BATCHES = (1, 2, 4, 8, 16, 32, 64)
+_LATENT = (576, 512)  # width of a cached token and of its values in absorbed MLA, as the measurement schema has it
+_EXPANDED = (192, 128)  # the same of a head in expanded MLA
+_EXPERTS = ((8, 2), (64, 6), (128, 8))
+_MEMORY = tuple(2**power for power in range(12, 31))
+_MESSAGES = tuple(2**power for power in range(10, 31, 2))
+_STREAMS = ("silu_and_mul", "rmsnorm_or_layernorm", "softmax", "gelu", "add", "embedding")
+_OF_A_GPU = ("to_device", "to_host", "cuda_graph")
+_COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv")
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One kernel to time.
+
+    op, sub_op, dtype, sizes, causal: as in the columns of the measurement schema; library: who runs it; secondary:
+    the row is context for people and no kernel of a model, such as an empty launch.
+    """
+
+    suite: str
+    op: str
+    dtype: str
+    sizes: tuple[tuple[str, int], ...]
+    sub_op: str = ""
+    causal: str = ""
+    library: str = TORCH
+    secondary: bool = False
+
+    @property
+    def row_id(self) -> str:
+        """Return the stable key of the row, by which a later run knows that it was measured."""
+        sizes = ".".join(f"{name}{value}" for name, value in self.sizes)
+        return "/".join(part for part in (self.library, self.op, self.sub_op, self.dtype, sizes) if part)
+
+    @property
+    def family(self) -> tuple[str, str, str, str]:
+        """Return what kernels have in common whose times are alike where their sizes are."""
+        return self.op, self.sub_op, self.dtype, self.library
+
+    def size(self, name: str, otherwise: int = 1) -> int:
+        """Return one of the sizes."""
+        return dict(self.sizes).get(name, otherwise)
+
+    def point(self) -> tuple[float, ...]:
+        """Return the place in log-shape space [octaves]."""
+        return tuple(math.log2(value) for _, value in self.sizes)
+
+    def columns(self) -> dict[str, str]:
+        """Return the cells that describe the kernel."""
+        out = {"optimizer": "fp32"}.get(self.suite, "bf16" if self.dtype.startswith("fp8") else self.dtype)
+        return {
+            "row_id": self.row_id, "op": self.op, "sub_op": self.sub_op, "dtype_in": self.dtype, "dtype_out": out,
+            "causal": self.causal, "tier": "secondary" if self.secondary else "primary",
+            "distribution": "balanced" if self.op == "moe_layer" else "",
+            **{name: str(value) for name, value in self.sizes},
+        }  # fmt: skip
+
+    @property
+    def flop(self) -> float:
+        """Return the work, to tell how long the kernel runs at least [FLOP]."""
+        if self.op in ("gemm", "gemm_wgrad", "grouped_gemm"):
+            return 2.0 * self.size("m") * self.size("n") * self.size("k")
+        if self.op == "moe_layer":
+            return 6.0 * self.size("num_tokens") * self.size("topk") * self.size("hidden") * self.size("inter")
+        if not self.size("q_heads", 0):
+            return 0.0
+        new, keys = self.size("q_len"), self.size("kv_len")
+        pairs = new * (keys - (new - 1) / 2 if self.causal == "1" else keys)
+        width = self.size("head_dim") + self.size("v_head_dim")
+        passes = 5.0 if self.op == "attention_backward" else 2.0
+        return passes * self.size("batch") * self.size("q_heads") * pairs * width
+
+    @property
+    def traffic(self) -> float:
+        """Return the bytes of all operands and results, about [B]."""
+        each = BYTES[self.dtype]
+        m, n, k = (self.size(name) for name in "mnk")
+        if self.op in ("gemm", "gemm_wgrad", "grouped_gemm"):
+            return each * float(m * k + self.size("num_groups") * n * k + m * n)
+        if self.op == "moe_layer":
+            weights = 3 * self.size("num_experts") * self.size("hidden") * self.size("inter")
+            return each * float(weights + 4 * self.size("num_tokens") * self.size("topk") * self.size("hidden"))
+        if self.size("q_heads", 0):
+            return each * self._cores()
+        if self.size("bytes", 0):
+            return 2.0 * self.size("bytes")
+        return each * float(m * n) * {"optimizer": 7.0, "copies": 2.0}.get(self.suite, 4.0)
+
+    def _cores(self) -> float:
+        """Return the elements of queries, keys, values and results of attention."""
+        width = self.size("head_dim") + self.size("v_head_dim")
+        queries = self.size("q_heads") * self.size("q_len")
+        shared = self.op == "mla_decode"
+        keys = (1 if shared else self.size("kv_heads")) * self.size("kv_len")
+        passes = 2.0 if self.op == "attention_backward" else 1.0
+        return passes * self.size("batch") * width * float(queries + keys)
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What a device can time: kernels that its roofline takes at most `longest` for, whose operands fit.
+
+    peaks: dense rate by number format [FLOP/s]; bandwidth: of its memory [B/s]; memory: for operands [B]; libraries:
+    those that can be imported; gpu: it has a host, graphs, and kernels for queries that share a key head; ranks: of a
+    group that runs collectives; local: of them on one node.
+    """
+
+    peaks: Mapping[str, float]
+    bandwidth: float
+    memory: float
+    longest: float
+    libraries: tuple[str, ...] = (TORCH,)
+    gpu: bool = True
+    ranks: int = 1
+    local: int = 1
+
+    def holds(self, shape: Shape) -> bool:
+        """Tell whether a kernel is short and small enough."""
+        if shape.library not in self.libraries or shape.traffic > self.memory:
+            return False
+        if not self.gpu and (shape.sub_op in _OF_A_GPU or _is_shared(shape)):
+            return False
+        peak = self.peaks.get(shape.dtype)
+        if peak is None:
+            return shape.op == "launch" or not shape.flop
+        return max(shape.flop / peak, shape.traffic / self.bandwidth) <= self.longest
+
+
+def _is_shared(shape: Shape) -> bool:
+    return shape.suite == "attention" and shape.size("q_heads") != shape.size("kv_heads")
+
+
+def shapes(suites: Sequence[str], reach: Reach) -> list[Shape]:
+    """Return the kernels of some suites (none: all) that a device can time; raise InputError on an unknown suite."""
+    wrong = [name for name in suites if name not in SUITES]
+    if wrong:
+        raise InputError.single(f"no suite `{wrong[0]}`", field="--suite", hint=f"known: {', '.join(SUITES)}")
+    made = {
+        "gemm": _gemm, "grouped_gemm": _grouped, "attention": _attention, "mla": _mla, "moe": _moe,
+        "elementwise": _elementwise, "optimizer": _optimizer,
+    }  # fmt: skip
+    found: list[Shape] = []
+    for name in suites or SUITES:
+        if name == "copies":
+            found += copies()
+        elif name == "launch":
+            found += launches()
+        elif name == "collectives":
+            found += collectives(reach)
+        else:
+            found += [shape for dtype in reach.peaks for shape in made[name](dtype)]
+    return [shape for shape in found if reach.holds(shape)]
+
+
+def copies() -> list[Shape]:
+    """Return copies from a cache's size to a memory's, on the device and across its link to the host."""
+    own = [Shape("copies", "elementwise", "fp32", (("m", 1), ("n", size // BYTES["fp32"])), "copy") for size in _MEMORY]
+    return own + [
+        Shape("copies", "host_copy", "fp32", (("bytes", size),), way, secondary=True)
+        for way in ("to_device", "to_host")
+        for size in _MEMORY[::3]
+    ]
+
+
+def launches() -> list[Shape]:
+    """Return kernels without work: what a launch takes by itself, and as a node of a graph."""
+    return [Shape("launch", "launch", "fp32", (("m", 1),), how, secondary=True) for how in ("eager", "cuda_graph")]
+
+
+def collectives(reach: Reach) -> list[Shape]:
+    """Return the messages of a group; none in a group of one."""
+    if reach.ranks < 2:
+        return []
+    return [
+        Shape(
+            "collectives", kind, "bf16",
+            (("bytes", size * reach.ranks), ("world_size", reach.ranks), ("gpus_per_node", reach.local)),
+        )
+        for kind in _COLLECTIVES
+        for size in _MESSAGES
+    ]  # fmt: skip
+
+
+def _gemm(dtype: str) -> Iterator[Shape]:
+    """Yield products of a linear layer: forward, input gradient (`dgrad`), weight gradient."""
+    library = "deep_gemm" if dtype.endswith("blk128") else TORCH
+    for m, n, k in itertools.product(_ROWS, _WIDTHS, _WIDTHS):
+        yield Shape("gemm", "gemm", dtype, (("m", m), ("n", n), ("k", k)), library=library)
+        if not dtype.startswith("fp8") and m > 1:
+            yield Shape("gemm", "gemm", dtype, (("m", m), ("n", n), ("k", k)), "dgrad")
+            yield Shape("gemm", "gemm_wgrad", dtype, (("m", n), ("n", k), ("k", m)))
+
+
+def _grouped(dtype: str) -> Iterator[Shape]:
+    """Yield one product a group, of as many rows each."""
+    if not dtype.startswith("fp8"):
+        for groups, rows, n, k in itertools.product((4, 8, 16, 32), _ROWS[:11:2], _WIDTHS[::2], _WIDTHS[::2]):
+            sizes = (("m", groups * rows), ("n", n), ("k", k), ("num_groups", groups))
+            yield Shape("grouped_gemm", "grouped_gemm", dtype, sizes)
+
+
+def _attention(dtype: str) -> Iterator[Shape]:
+    """Yield causal attention over a prompt, its gradient, and one query over a cache, by every library."""
+    libraries = (TORCH, "flash_attn", "flashinfer") if dtype in ("bf16", "fp16") else (TORCH,)
+    for batch, (heads, shared), width, keys in itertools.product(_BATCHES, _HEADS, _HEAD_DIMS, _LENGTHS):
+        if dtype.startswith("fp8"):
+            return
+        prompt, query = (_core_sizes(batch, heads, shared, (width, width), new, keys) for new in (keys, 1))
+        for library in libraries:
+            yield Shape("attention", "attention_decode", dtype, query, causal="1", library=library)
+            if batch <= 16:
+                yield Shape("attention", "attention_prefill", dtype, prompt, causal="1", library=library)
+                if library != "flashinfer":
+                    yield Shape("attention", "attention_backward", dtype, prompt, causal="1", library=library)
+
+
+def _mla(dtype: str) -> Iterator[Shape]:
+    """Yield MLA with the keys of every head over a prompt, and absorbed over a cache that all heads share."""
+    libraries = (TORCH, "flash_mla") if dtype == "bf16" else (TORCH,)
+    for batch, heads, keys in itertools.product(_BATCHES, (4, 16, 32, 64, 128), _LENGTHS):
+        if dtype not in ("bf16", "fp32"):
+            return
+        if batch <= 8:
+            prompt = _core_sizes(batch, heads, heads, _EXPANDED, keys, keys)
+            yield Shape("mla", "mla_prefill", dtype, prompt, causal="1")
+        for library in libraries:
+            query = _core_sizes(batch, heads, 1, _LATENT, 1, keys)
+            yield Shape("mla", "mla_decode", dtype, query, causal="1", library=library)
+
+
+def _core_sizes(
+    batch: int, heads: int, shared: int, widths: tuple[int, int], new: int, keys: int
+) -> tuple[tuple[str, int], ...]:
+    return (
+        ("batch", batch), ("q_heads", heads), ("kv_heads", shared), ("head_dim", widths[0]),
+        ("v_head_dim", widths[1]), ("q_len", new), ("kv_len", keys),
+    )  # fmt: skip
+
+
+def _moe(dtype: str) -> Iterator[Shape]:
+    """Yield one rank's experts over sorted tokens, each with the same number of them."""
+    if not dtype.startswith("fp8"):
+        for tokens, (experts, chosen), hidden, inter in itertools.product(
+            _ROWS[3::2], _EXPERTS, _WIDTHS[2::3], _WIDTHS[1::3]
+        ):
+            sizes = (
+                ("num_tokens", tokens), ("num_experts", experts), ("topk", chosen), ("hidden", hidden),
+                ("inter", inter), ("ep_size", 1), ("tp_size", 1),
+            )  # fmt: skip
+            if tokens * chosen % experts == 0:
+                yield Shape("moe", "moe_layer", dtype, sizes)
+
+
+def _elementwise(dtype: str) -> Iterator[Shape]:
+    if not dtype.startswith("fp8"):
+        for kind, m, n in itertools.product(_STREAMS, _ROWS[::2], _WIDTHS):
+            yield Shape("elementwise", "elementwise", dtype, (("m", m), ("n", n)), kind)
+
+
+def _optimizer(dtype: str) -> Iterator[Shape]:
+    if dtype == "fp32":
+        for power in range(12, 30, 2):
+            yield Shape("optimizer", "elementwise", dtype, (("m", 1), ("n", 2**power)), "adamw")

@@ -1,0 +1,30 @@
+"""Two results, or a result and a benchmark, figure by figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from costmodel.report.page import show, table
+from costmodel.report.text import metric, quantity
+from costmodel.study.comparing import Compared, Pair
+
+_INSIDE = {None: "", True: "yes", False: "no"}
+
+
+def show_compared(found: Compared) -> None:
+    """Print the metrics, then the operators that both have."""
+    _show("metric", found.metrics, lambda pair, value: metric(pair.name, value))
+    if found.operators:
+        show()
+        _show("operator", found.operators, lambda _, value: quantity(value, "duration"))
+
+
+def _show(what: str, pairs: Sequence[Pair], shown: Callable[[Pair, float], str]) -> None:
+    inside = any(pair.inside is not None for pair in pairs)
+    headings = ("scenario", what, ">first", ">second", ">first over second")
+    rows = table(*headings, "second in 80 %") if inside else table(*headings)
+    for pair in pairs:
+        ratio = "" if pair.ratio is None else f"{pair.ratio:.3f}"
+        cells = (pair.scenario, pair.name, shown(pair, pair.first), shown(pair, pair.second), ratio)
+        rows.add(*cells, *((_INSIDE[pair.inside],) if inside else ()))
+    show(rows)

@@ -1,0 +1,124 @@
+"""A scenario of one result beside the same of another, or beside what a serving benchmark measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from costmodel.errors import InputError, Location
+from costmodel.profiling.importing.compressed import parse_json, read_bytes
+from costmodel.profiling.importing.serving import is_benchmark, read_benchmark
+from costmodel.schema.references import near
+from costmodel.schema.results import ResultFile, ScenarioResult, read_result
+
+SCHEMA = "costmodel/comparison@1"
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One figure of both. ratio: the first over the second, null where that is zero; inside: the first's 80 % interval
+    holds the second, null where it states none.
+    """
+
+    scenario: str
+    name: str
+    first: float
+    second: float
+    ratio: float | None
+    inside: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What both state. operators: lines of the breakdown that both have, exposed times [s]; none for a benchmark."""
+
+    metrics: tuple[Pair, ...]
+    operators: tuple[Pair, ...]
+
+    def document(self) -> dict[str, Any]:
+        """Return the comparison as JSON holds it."""
+        return {
+            "schema": SCHEMA,
+            "metrics": [asdict(one) for one in self.metrics],
+            "operators": [asdict(one) for one in self.operators],
+        }
+
+
+def compare(result: Path, other: Path, scenario: str | None = None) -> Compared:
+    """Return the figures that a result and another file both state.
+
+    other: a result, or the JSON file of a serving benchmark of vLLM or SGLang. scenario: the only one to compare; a
+    benchmark needs it where the result has several. Raises InputError where a file is wrong or nothing is in common.
+    """
+    ours = read_result(result)
+    chosen = _chosen(ours, scenario, result)
+    if _benchmarked(other):
+        if len(chosen) > 1:
+            hint = f"write --scenario with one of {', '.join(chosen)}"
+            raise InputError.single("a benchmark is compared with one scenario", hint=hint, field="--scenario")
+        measured = read_benchmark(other, str(other)).metrics
+        ((name, first),) = chosen.items()
+        found = Compared(tuple(_metrics(name, first, measured)), ())
+    else:
+        theirs = read_result(other)
+        both = {name: (first, theirs.scenarios[name]) for name, first in chosen.items() if name in theirs.scenarios}
+        metrics = [pair for name, (first, second) in both.items() for pair in _metrics(name, first, second.metrics)]
+        lines = [pair for name, (first, second) in both.items() for pair in _operators(name, first, second)]
+        found = Compared(tuple(metrics), tuple(lines))
+    if not found.metrics:
+        raise InputError.single(
+            f"{other} has no metric in common with {result}", hint="compare scenarios of one name and phase",
+            location=Location(str(other)),
+        )  # fmt: skip
+    return found
+
+
+def _chosen(result: ResultFile, scenario: str | None, path: Path) -> Mapping[str, ScenarioResult]:
+    if scenario is None:
+        return result.scenarios
+    if scenario not in result.scenarios:
+        hint = near(scenario, list(result.scenarios))
+        raise InputError.single(f"no scenario `{scenario}`", hint=hint, location=Location(str(path)))
+    return {scenario: result.scenarios[scenario]}
+
+
+def _benchmarked(path: Path) -> bool:
+    """Tell whether a file is a benchmark's: the figures of one run, or lines of them."""
+    text = read_bytes(path, str(path)).decode("utf-8", errors="replace")
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    return any(is_benchmark(_document(part, path)) for part in (first, text))
+
+
+def _document(text: str, path: Path) -> Any:
+    """Return a JSON document; none where the text is no whole one."""
+    try:
+        return parse_json(text, str(path))
+    except InputError:
+        return None
+
+
+def _metrics(name: str, first: ScenarioResult, second: Mapping[str, float | None]) -> list[Pair]:
+    found = []
+    for metric, value in first.metrics.items():
+        other = second.get(metric)
+        if value is None or other is None:
+            continue
+        interval = first.intervals.get(metric)
+        inside = None if interval is None else interval[0] <= other <= interval[1]
+        found.append(Pair(name, metric, value, other, _ratio(value, other), inside))
+    return found
+
+
+def _operators(name: str, first: ScenarioResult, second: ScenarioResult) -> list[Pair]:
+    times = {line.name: line.time for line in second.breakdown}
+    return [
+        Pair(name, line.name, line.time, times[line.name], _ratio(line.time, times[line.name]), None)
+        for line in first.breakdown
+        if line.name in times
+    ]
+
+
+def _ratio(first: float, second: float) -> float | None:
+    return first / second if second else None

@@ -1,0 +1,315 @@
+"""What other tools measured: read as rows or metrics, and every way in which their files can be wrong."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+
+import numpy as np
+import pytest
+from small_world import write
+
+from costmodel.calibration.tables import read_tables
+from costmodel.errors import MeasurementError
+from costmodel.profiling.importing.compressed import read_bytes
+from costmodel.profiling.importing.serving import read_benchmark
+
+
+def problem_of(path):
+    with pytest.raises(MeasurementError) as caught:
+        read_tables(path)
+    assert len(caught.value.problems) == 1
+    return str(caught.value)
+
+
+# --- the PyTorch profiler ---
+
+
+def cpu_op(number, name, dims, kinds, concrete=(), dur=100.0):
+    args = {"External id": number, "Input Dims": dims, "Input type": kinds, "Concrete Inputs": list(concrete)}
+    return {"ph": "X", "cat": "cpu_op", "name": name, "ts": 1, "dur": dur, "pid": 1, "tid": 1, "args": args}
+
+
+def kernel(number, dur, name="sm90_gemm", **args):
+    given = {"External id": number, "device": 0, "correlation": number} | args
+    return {"ph": "X", "cat": "kernel", "name": name, "ts": 2, "dur": dur, "pid": 0, "tid": 7, "args": given}
+
+
+def trace(*events):
+    devices = [{"id": number, "name": "NVIDIA H100 80GB HBM3"} for number in range(8)]
+    return {"schemaVersion": 1, "deviceProperties": devices, "traceEvents": [*events]}
+
+
+BF16 = ["c10::BFloat16", "c10::BFloat16"]
+CORE = [[2, 32, 128, 64], [2, 8, 512, 64], [2, 8, 512, 64], [], [], []]
+HALF = ["c10::Half"] * 3 + ["Scalar"] * 3
+
+
+def read_trace(tmp_path, *events):
+    return read_tables(write(tmp_path, "t.json", json.dumps(trace(*events))))
+
+
+def test_a_product_takes_the_time_of_the_kernels_that_it_launched(tmp_path):
+    table = read_trace(
+        tmp_path,
+        cpu_op(1, "aten::mm", [[64, 128], [128, 256]], BF16), kernel(1, 10.0), kernel(1, 2.5, "splitk_reduce"),
+    )  # fmt: skip
+    assert len(table) == 1
+    assert [table.text(name)[0] for name in ("device", "op", "dtype_in", "kernel", "timing")] == [
+        "NVIDIA H100 80GB HBM3", "gemm", "bf16", "sm90_gemm", "kineto_kernel",
+    ]  # fmt: skip
+    assert [table.number(name)[0] for name in "mnk"] == [64, 256, 128]
+    assert table.seconds[0] == pytest.approx(12.5e-6)
+
+
+def test_a_kernel_finds_its_operator_by_the_correlation_of_its_launch(tmp_path):
+    launch = {"ph": "X", "cat": "cuda_runtime", "name": "cudaLaunchKernel", "ts": 1, "dur": 3,
+              "args": {"correlation": 77, "External id": 5}}  # fmt: skip
+    own = kernel(0, 8.0, correlation=77)
+    del own["args"]["External id"]
+    table = read_trace(tmp_path, cpu_op(5, "aten::addmm", [[256], [64, 128], [128, 256]], ["float"] * 3), launch, own)
+    assert (table.text("op")[0], table.text("dtype_in")[0]) == ("gemm", "fp32")
+    assert table.seconds[0] == pytest.approx(8e-6)
+
+
+def test_repeats_of_a_shape_are_one_row_with_the_median(tmp_path):
+    events = []
+    for number, dur in enumerate((3.0, 5.0, 100.0), start=1):
+        events += [cpu_op(number, "aten::mm", [[8, 16], [16, 32]], BF16), kernel(number, dur)]
+    table = read_trace(tmp_path, *events)
+    assert table.seconds.tolist() == pytest.approx([5e-6])
+
+
+@pytest.mark.parametrize(
+    ("name", "concrete", "causal", "shift"),
+    [
+        ("flash_attention", ["", "", "", "0.", "True", "False"], "1", 0),
+        ("flash_attention", ["", "", "", "0.", "False", "True"], "0", 0),
+        ("efficient_attention", ["", "", "", "", "True", "0.", "False"], "0", 0),
+        ("cudnn_attention", ["", "", "", "", "False", "0.", "True"], "1", 0),
+        ("flash_attention_backward", [""] * 11 + ["True", "", ""], "1", 1),
+    ],
+)  # fmt: skip
+def test_attention_is_read_with_its_mask(tmp_path, name, concrete, causal, shift):
+    dims = [CORE[0]] * shift + CORE
+    table = read_trace(
+        tmp_path, cpu_op(1, f"aten::_scaled_dot_product_{name}", dims, HALF, concrete), kernel(1, 9.0)
+    )  # fmt: skip
+    assert table.text("op")[0] == ("attention_backward" if shift else "attention_prefill")
+    assert table.text("causal")[0] == causal
+    sizes = ("batch", "q_heads", "kv_heads", "head_dim", "q_len", "kv_len")
+    assert [table.number(size)[0] for size in sizes] == [2, 32, 8, 64, 128, 512]
+
+
+def test_messages_are_read_from_the_kernels_of_nccl(tmp_path):
+    said = {"Collective name": "_allgather_base", "dtype": "BFloat16", "In msg nelems": 1024, "Out msg nelems": 8192,
+            "Group size": 8}  # fmt: skip
+    table = read_trace(tmp_path, kernel(1, 40.0, "ncclDevKernel_AllGather", **said))
+    assert table.text("op")[0] == "all_gather"
+    assert [table.number(name)[0] for name in ("bytes", "world_size", "gpus_per_node")] == [16384, 8, 8]
+
+
+def test_a_trace_of_a_cpu_takes_the_operators_own_times_and_the_device_that_is_asked_for(tmp_path):
+    document = {"traceEvents": [cpu_op(1, "aten::bmm", [[3, 8, 16], [3, 16, 32]], ["float", "float"], dur=70.0)]}
+    path = write(tmp_path, "t.json", json.dumps(document))
+    assert "t.json:1: device: is blank; every row needs it, or --device stands in" in problem_of(path)
+    table = read_tables(path, device="this-cpu")
+    assert (table.text("op")[0], table.text("device")[0]) == ("bmm", "this-cpu")
+    assert read_tables(path, otherwise="that-cpu").text("device")[0] == "that-cpu"
+    assert table.seconds[0] == pytest.approx(70e-6)
+
+
+def test_what_the_schema_does_not_have_is_not_read(tmp_path):
+    views = cpu_op(2, "aten::view", [[64, 128]], ["float"])
+    empty = cpu_op(3, "aten::mm", [[0, 16], [16, 32]], BF16)
+    batched = cpu_op(4, "aten::mm", [[2, 8, 16], [16, 32]], BF16)
+    good = cpu_op(1, "aten::mm", [[8, 16], [16, 32]], BF16)
+    table = read_trace(tmp_path, views, empty, batched, good, *(kernel(number, 4.0) for number in (1, 2, 3, 4)))
+    assert len(table) == 1
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ({"traceEvents": []}, "has no product, attention or message with its shape; profile with `record_shapes=True`"),
+        ({"traceEvents": [7]}, "traceEvents[0] is no event"),
+        ({"traceEvents": [{"ph": "X", "dur": "long"}]}, "traceEvents[0].dur: 'long' is no duration"),
+        ({"traceEvents": [{"ph": "X", "dur": -1}]}, "traceEvents[0].dur: -1 is no duration"),
+        ({"traceEvents": [cpu_op(1, "aten::mm", None, None)]}, "has no product"),
+        ({"other": 1}, "holds no measured kernels; known are tables, traces"),
+        ([1, 2], "holds no measured kernels"),
+        ({"mean_ttft_ms": 3.0}, "`costmodel compare RESULT FILE` holds a result against it"),
+    ],
+)  # fmt: skip
+def test_a_document_that_is_no_trace_is_told(tmp_path, document, said):
+    assert said in problem_of(write(tmp_path, "t.json", json.dumps(document)))
+
+
+def test_json_that_is_cut_off_is_told_at_its_line(tmp_path):
+    text = json.dumps(trace(cpu_op(1, "aten::mm", [[8, 16], [16, 32]], BF16)), indent=1)
+    said = problem_of(write(tmp_path, "t.json", text[:-200]))
+    assert "is no valid JSON" in said
+    assert said.startswith(str(tmp_path / "t.json") + ":") or "t.json:" in said
+
+
+# --- compressed files ---
+
+
+def test_gzip_is_read_member_by_member(tmp_path):
+    path = tmp_path / "t.gz"
+    path.write_bytes(gzip.compress(b"one ") + gzip.compress(b"two"))
+    assert read_bytes(path, "t.gz") == b"one two"
+
+
+def test_a_small_file_that_becomes_a_large_one_is_not_read(tmp_path):
+    path = tmp_path / "bomb.json.gz"
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    path.write_bytes(b"".join(packer.compress(b" " * 2**20) for _ in range(300)) + packer.flush())
+    assert path.stat().st_size < 2**20
+    assert "bomb.json.gz: holds more than 256 MiB" in problem_of(path)
+
+
+@pytest.mark.parametrize("cut", [1, 8, 20])
+def test_gzip_that_is_cut_off_is_told(tmp_path, cut):
+    path = tmp_path / "t.json.gz"
+    path.write_bytes(gzip.compress(json.dumps(trace()).encode())[:-cut])
+    assert "t.json.gz: is cut off: its gzip stream has no end; copy it again" in problem_of(path)
+
+
+def test_gzip_that_is_damaged_is_told(tmp_path):
+    data = bytearray(gzip.compress(json.dumps(trace()).encode()))
+    data[20] ^= 255
+    path = tmp_path / "t.json.gz"
+    path.write_bytes(bytes(data))
+    assert "t.json.gz: is " in problem_of(path)
+
+
+def test_a_file_that_is_missing_is_told(tmp_path):
+    assert "none.json: does not exist" in problem_of(tmp_path / "none.json")
+
+
+# --- nccl-tests ---
+
+TEXT = """
+# nThread 1 nGpus 1 minBytes 8 maxBytes 16777216 step: 2(factor) warmup iters: 5 iters: 20 agg iters: 1 validation: 1
+#
+# Using devices
+#  Rank  0 Group  0 Pid   6899 on  node-1 device  0 [0000:04:00] NVIDIA H100 80GB HBM3
+#  Rank  1 Group  0 Pid   6900 on  node-1 device  1 [0000:05:00] NVIDIA H100 80GB HBM3
+#  Rank  2 Group  0 Pid   6733 on  node-2 device  0 [0000:04:00] NVIDIA H100 80GB HBM3
+#  Rank  3 Group  0 Pid   6734 on  node-2 device  1 [0000:05:00] NVIDIA H100 80GB HBM3
+#
+#                                                              out-of-place                       in-place
+#       size         count      type   redop    root     time   algbw   busbw #wrong     time   algbw   busbw #wrong
+#        (B)    (elements)                               (us)  (GB/s)  (GB/s)            (us)  (GB/s)  (GB/s)
+           0             0     float     sum      -1     0.12    0.00    0.00      0     0.11    0.00    0.00      0
+     1048576        262144     float     sum      -1    56.25   18.64   27.96      0    55.10   19.03   28.55      0
+    16777216       4194304  bfloat16     sum      -1    180.5   92.95  139.42    N/A    179.9   93.26  139.89    N/A
+# Out of bounds values : 0 OK
+# Avg bus bandwidth    : 55.5
+"""
+
+
+def test_text_of_nccl_tests_is_read_line_by_line(tmp_path):
+    table = read_tables(write(tmp_path, "all_reduce_perf.txt", TEXT))
+    assert table.text("op").tolist() == ["all_reduce", "all_reduce"]
+    assert table.text("dtype_in").tolist() == ["fp32", "bf16"]
+    assert table.number("bytes").tolist() == [1048576, 16777216]
+    assert table.seconds == pytest.approx(np.array([56.25e-6, 180.5e-6]))
+    assert set(table.number("world_size")) == {4}
+    assert set(table.number("gpus_per_node")) == {2}
+    assert table.text("device")[0] == "NVIDIA H100 80GB HBM3"
+    assert str(table.place(0)).endswith("all_reduce_perf.txt:13")
+
+
+def test_the_test_is_named_by_the_output_before_the_file(tmp_path):
+    text = "# Collective test starting: alltoall_perf" + TEXT
+    assert read_tables(write(tmp_path, "all_reduce.txt", text)).text("op")[0] == "all_to_all"
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "said"),
+    [
+        (TEXT, "run.txt", "says that it is a reduction, but not which test it was; name the file after the test"),
+        (TEXT.replace("56.25", "soon"), "all_reduce.txt", "all_reduce.txt:13: 'soon' is no time"),
+        (TEXT[: TEXT.index("18.64")], "all_reduce.txt", "a result has at least 9; it may be cut off"),
+        (TEXT[: TEXT.index("           0  ")], "all_reduce.txt", "holds no result"),
+        (TEXT.replace("#  Rank", "#  rank"), "all_reduce.txt", "names fewer than two ranks"),
+        ("hello\n", "all_reduce.txt", "holds no measured kernels"),
+    ],
+)  # fmt: skip
+def test_text_that_is_wrong_is_told_with_its_line(tmp_path, text, name, said):
+    assert said in problem_of(write(tmp_path, name, text))
+
+
+def report(**changes):
+    devices = [{"rank": rank, "hostname": "a", "device": rank, "device_info": "NVIDIA H800"} for rank in range(8)]
+    result = {"size": 65536, "count": 16384, "type": "float", "redop": "none", "root": "    -1",
+              "out_of_place": {"time": 31.5, "alg_bw": 2.0, "bus_bw": 1.8, "nwrong": 0.0},
+              "experiment_name": "all_gather_perf"}  # fmt: skip
+    document = {"version": 1, "args": ["./all_gather_perf"], "nccl_version": 22703,
+                "config": {"nthreads": 1, "ngpus": 8, "devices": devices}, "results": [result]}  # fmt: skip
+    return document | changes
+
+
+def test_json_of_nccl_tests_is_read(tmp_path):
+    table = read_tables(write(tmp_path, "t.json", json.dumps(report())))
+    assert (table.text("op")[0], table.text("device")[0]) == ("all_gather", "NVIDIA H800")
+    assert table.text("framework")[0] == "nccl 22703"
+    assert [table.number(name)[0] for name in ("bytes", "world_size", "gpus_per_node")] == [65536, 8, 8]
+    assert table.seconds[0] == pytest.approx(31.5e-6)
+
+
+def test_one_process_writes_only_the_first_of_its_devices(tmp_path):
+    document = report()
+    document["config"]["devices"] = document["config"]["devices"][:1]
+    table = read_tables(write(tmp_path, "t.json", json.dumps(document)))
+    assert table.number("world_size")[0] == 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"results": [{"size": 1}]}, "results[0] states no size or no time; the file may be cut off"),
+        ({"results": [3]}, "results[0] is no mapping"),
+        ({"results": []}, "holds no result"),
+        ({"config": {}}, "config.devices names fewer than two ranks"),
+    ],
+)  # fmt: skip
+def test_json_of_nccl_tests_that_is_wrong_is_told(tmp_path, changes, said):
+    assert said in problem_of(write(tmp_path, "t.json", json.dumps(report(**changes))))
+
+
+# --- serving benchmarks ---
+
+VLLM = {"backend": "vllm", "model_id": "m", "max_concurrency": 32, "request_throughput": 5.0,
+        "output_throughput": 1300.0, "mean_ttft_ms": 60.0, "median_ttft_ms": 50.0, "mean_tpot_ms": 22.0}  # fmt: skip
+SGLANG = {"model": "m", "concurrency": 30.5, "request_throughput": 5.0, "input_throughput": 2e3,
+          "output_throughput": 1e3, "mean_e2e_latency_ms": 6e3, "mean_ttft_ms": 61.0, "mean_tpot_ms": 23}  # fmt: skip
+
+
+def test_benchmarks_are_read_in_si(tmp_path):
+    vllm = read_benchmark(write(tmp_path, "v.json", json.dumps(VLLM)), "v.json")
+    assert vllm.metrics == pytest.approx(
+        {"ttft": 0.06, "tpot": 0.022, "tokens_per_second": 1300.0, "requests_per_second": 5.0, "concurrency": 32.0}
+    )
+    sglang = read_benchmark(write(tmp_path, "s.jsonl", json.dumps(SGLANG) + "\n"), "s.jsonl")
+    assert sglang.metrics["latency"] == pytest.approx(6.0)
+    assert sglang.metrics["concurrency"] == 30.5
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (json.dumps(SGLANG) + "\n" + json.dumps(SGLANG), "holds 2 runs; keep one line"),
+        (json.dumps(VLLM | {"mean_ttft_ms": -1}), "mean_ttft_ms: -1 is no number above zero"),
+        (json.dumps(VLLM | {"mean_tpot_ms": "fast"}), "mean_tpot_ms: 'fast' is no number above zero"),
+        (json.dumps({"a": 1}), "is no serving benchmark"),
+        (json.dumps(VLLM)[:-9], "is no valid JSON"),
+    ],
+)  # fmt: skip
+def test_a_benchmark_that_is_wrong_is_told(tmp_path, text, said):
+    with pytest.raises(MeasurementError) as caught:
+        read_benchmark(write(tmp_path, "b.json", text), "b.json")
+    assert said in str(caught.value)
