@@ -53,7 +53,7 @@ class Pricer:
         known = self._priced.get(id(operator))
         if known is None:
             fit = self.calibration.fit(operator)
-            machine = Machine(self.cluster.device, self.framework, self.processors)
+            machine = Machine(self.cluster.device, self.framework, self.processors, cluster=self.cluster)
             time = operator_time(operator, machine, self.cluster, fit)
             known = self._priced[id(operator)] = Priced(operator, time, fit)
         return known

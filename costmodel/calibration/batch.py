@@ -12,7 +12,7 @@ from costmodel.calibration.tables import Table
 from costmodel.cost.machine import Machine
 from costmodel.errors import MeasurementError, Problem
 from costmodel.hardware import Cluster, Device, Node
-from costmodel.quantities import Array, Bytes, Indices
+from costmodel.quantities import Array, Bytes, Count, Indices
 from costmodel.schema.files import list_names, load_device, load_document, load_node
 from costmodel.workload.dtypes import ELEMENT_BYTES, element_bytes
 from costmodel.workload.operators import Operator
@@ -99,7 +99,8 @@ class Mapped:
     """Rows of a table and what they ran, as the package's operators.
 
     rows: positions in the table; fused: operators that are launched together with another one, so that their launch
-    does not count; cluster: where communication ran; warm: the timed call ran over and over on the same operands.
+    does not count; cluster: where communication ran; warm: the timed call ran over and over on the same operands;
+    held: processors that communication ran on.
     """
 
     family: str
@@ -109,10 +110,11 @@ class Mapped:
     fused: int = 0
     cluster: Cluster | None = None
     warm: bool = False
+    held: Count = 0.0
 
     def machine(self, framework: Framework) -> Machine:
-        """Return what the kernels ran on: the whole device."""
-        return Machine(self.device, framework, self.device.processors, self.warm)
+        """Return what the kernels ran on: the whole device but what communication held."""
+        return Machine(self.device, framework, self.device.processors - self.held, self.warm, self.cluster)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from costmodel.calibration.load import Fits, Held, Shelf, nearest_variants
+from costmodel.calibration.load import Fits, Held, Shelf, nearest_keys
 from costmodel.cost.calibration import Calibration
 from costmodel.schema.references import Library
 
@@ -39,18 +39,28 @@ class _Candidate:
     implementation: str
     distance: int
 
-    def covers(self, family: str, variant: str) -> bool:
-        """Tell whether the file has the very variant, or the family as a whole."""
-        return not {family, f"{family}/{variant}"}.isdisjoint(self.held.file.families)
+    def covers(self, key: str) -> bool:
+        """Tell whether the file has the very `family/variant`, or the family as a whole."""
+        return not {key, key.partition("/")[0]}.isdisjoint(self.held.file.families)
 
     def mismatch(self, kernel: Kernel) -> tuple[int, ...]:
-        """Return how far the file is from a kernel, the weightiest first; what a row does not say does not count."""
+        """Return how far the file is from a kernel, the weightiest first; what a row does not say does not count.
+
+        A kernel that no file names is nearest to those of the library whose name its own holds.
+        """
         file = self.held.file
         names = [framework.partition(" ")[0] for framework in file.frameworks]
+        other = _differs(kernel.kernel, file.kernels)
+        named = f"{kernel.kernel} {kernel.framework}".lower()
         return (
-            _differs(kernel.kernel, file.kernels), _differs(kernel.framework.partition(" ")[0], names),
-            _differs(kernel.framework, file.frameworks), _differs(kernel.timing, file.timings),
+            other, int(bool(other) and (file.library is None or file.library not in named)),
+            _differs(kernel.framework.partition(" ")[0], names), _differs(kernel.framework, file.frameworks),
+            _differs(kernel.timing, file.timings),
         )  # fmt: skip
+
+    def order(self, kernel: Kernel) -> tuple[int | str, ...]:
+        """Return what candidates for a kernel are ordered by: the nearest device, then the least mismatch."""
+        return (self.distance, *self.mismatch(kernel), self.implementation)
 
 
 class Chooser:
@@ -75,28 +85,26 @@ class Chooser:
         return self._choices[key]
 
     def _choose(self, family: str, variant: str, kernel: Kernel) -> Choice:
-        for alike in (variant, *nearest_variants(family, variant)):
-            covering = [each for each in self._candidates if each.covers(family, alike)]
+        for alike in (f"{family}/{variant}", *nearest_keys(family, variant)):
+            covering = [each for each in self._candidates if each.covers(alike)]
             if covering:
-                best = min(covering, key=lambda each: (each.distance, *each.mismatch(kernel), each.implementation))
-                own = self._streams(kernel) | {
-                    key.partition("/")[0]: (best.implementation,) for key in best.held.file.families
-                }
+                best = min(covering, key=lambda each: each.order(kernel))
+                own = self._streams(kernel) | {_scope(key): (best.implementation,) for key in best.held.file.families}
                 calibration = Calibration(self._device, Fits(self._shelf, self._device, own))
-                instead = "" if alike == variant else f", {family}/{alike} stands in for {family}/{variant}"
+                asked = f"{family}/{variant}"
+                instead = "" if alike == asked else f", {alike} stands in for {asked}"
                 return Choice(calibration, _why(best, kernel) + instead)
         fits = Fits(self._shelf, self._device, {})
         return Choice(Calibration(self._device, fits), f"no fit of {family}/{variant} for {self._device}: roofline")
 
     def _streams(self, kernel: Kernel) -> dict[str, tuple[str, ...]]:
-        """Return the implementation of the element-wise kernels that run in the same rows as others."""
-        streaming = [
-            each for each in self._candidates if any(key.startswith(f"{STREAMS}/") for key in each.held.file.families)
-        ]
-        if not streaming:
-            return {}
-        best = min(streaming, key=lambda each: (each.distance, *each.mismatch(kernel), each.implementation))
-        return {STREAMS: (best.implementation,)}
+        """Return the implementations of the element-wise kernels that run in the same rows as others, kind by kind."""
+        found: dict[str, _Candidate] = {}
+        for each in sorted(self._candidates, key=lambda each: each.order(kernel)):
+            for key in each.held.file.families:
+                if key.startswith(f"{STREAMS}/"):
+                    found.setdefault(key, each)
+        return {key: (each.implementation,) for key, each in found.items()}
 
     @cached_property
     def _candidates(self) -> list[_Candidate]:
@@ -109,6 +117,11 @@ class Chooser:
         return found
 
 
+def _scope(key: str) -> str:
+    """Return for what a file is chosen that has `family/variant`: the family; of streams the kind alone."""
+    return key if key.startswith(f"{STREAMS}/") else key.partition("/")[0]
+
+
 def _why(best: _Candidate, kernel: Kernel) -> str:
     name = best.held.file.name
     if best.distance:
@@ -116,7 +129,9 @@ def _why(best: _Candidate, kernel: Kernel) -> str:
     other = best.mismatch(kernel)
     if not any(other):
         return name
-    said = (f"kernel {kernel.kernel}", f"framework {kernel.framework}", kernel.framework, f"timing {kernel.timing}")
+    said = (
+        *(f"kernel {kernel.kernel}",) * 2, f"framework {kernel.framework}", kernel.framework, f"timing {kernel.timing}",
+    )  # fmt: skip
     return f"{name}: nearest to {next(text for text, differs in zip(said, other, strict=True) if differs)}"
 
 

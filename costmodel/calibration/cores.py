@@ -7,7 +7,7 @@ from costmodel.quantities import Array, Bytes, minimum
 from costmodel.workload.operators import AttentionCore, Elementwise, MixedAttention, Operator
 
 _LATENT = 576.0  # elements of a cached token in every measured MLA: 512 of the latent and 64 rotated (meta.csv)
-
+_SCALE = 4.0  # bytes of the scale of an indexed key
 _ROTATED = 64.0  # of them, and of each head's query
 _BY_PHASE = ("trtllm",)  # frameworks that choose the kernel by the request's phase, not by its number of queries
 
@@ -84,7 +84,25 @@ def sparse_latent(batch: Batch) -> list[Operator]:
     picked = minimum(batch.number("sparse_topk"), keys)
     prefill = batch.text("op") == "sparse_mla_prefill"
     read = sequences * keys if prefill else sequences * minimum(new * picked, keys)
-    return [_latent(batch, "mla_prefill" if prefill else "mla_decode", new * picked, read)]
+    return [_latent(batch, batch.text("op"), new * picked, read)]
+
+
+def index_logits(batch: Batch) -> list[Operator]:
+    """Return the scores of all heads of a query for the keys before it, summed to one FP32 number a pair: DSA's index.
+
+    All heads share one key, which carries an FP32 scale.
+    """
+    sequences, heads, new = batch.number("batch"), batch.number("q_heads"), batch.number("q_len")
+    keys, width = batch.number("kv_len"), batch.number("head_dim")
+    element = batch.compute_format()
+    pairs, cached = _pairs(batch, new, keys), width * _cached(batch) + _SCALE
+    traffic = sequences * (new * heads * width * element.left + keys * cached + pairs * batch.format("dtype_out").left)
+    return [
+        AttentionCore(
+            "index logits", sequences, 1.0, heads * new, heads * pairs, width, element.unit, traffic, batch.text("op"),
+            keys=keys, cached=cached,
+        )
+    ]  # fmt: skip
 
 
 def _latent(batch: Batch, family: str, pairs: Array, read: Array) -> AttentionCore:

@@ -22,7 +22,7 @@ from costmodel.calibration.load import Shelf, family_fit, nearest_variants, read
 from costmodel.calibration.operators import map_rows
 from costmodel.calibration.roofline import default_framework
 from costmodel.calibration.screening import context
-from costmodel.calibration.tables import NUMBERS, Table, read_tables
+from costmodel.calibration.tables import NUMBERS, Table, join, read_tables
 from costmodel.calibration.writing import PUBLIC, Evidence, write_calibration
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.quantities import Indices
@@ -31,7 +31,7 @@ from costmodel.schema.references import Library
 
 PLAN = "public"
 KIND = "devices/"  # before the name of a device in a plan
-FEWEST = 20  # rows of a family, below which nothing is fitted
+FEWEST = 20  # rows of a family, those of siblings too, below which nothing is fitted
 SHAPE = "shape"  # what cross-validation holds out where a plan's groups are fewer than its folds
 
 
@@ -81,21 +81,28 @@ def fit_families(
     Families whose rows hold kernels of others as well are fitted after them, with what was found of those.
     """
     fitted: dict[str, Fitted] = {}
+    beside: dict[str, FamilyFit] = {}
     samples: dict[str, Samples] = {}
     held_out: dict[str, str] = {}
     skipped: dict[str, int] = {}
     for key in sorted(file.families, key=lambda key: _kinds(key, rows.mapped)):
         rule = plan.recipes[file.families[key]]
-        own = Calibration(known.name, {**known.families, **{name: fit.fit() for name, fit in fitted.items()}})
+        own = Calibration(known.name, {**known.families, **beside, **{name: fit.fit() for name, fit in fitted.items()}})
         some = samples_of(key, rows.table, rows.mapped, rule, own)
-        if some is None or len(some) < FEWEST:
+        alike = tuple(each[key] for each in rows.siblings if key in each)
+        if some is None or sum(map(len, (some, *alike))) < (rule.fewest or FEWEST):
             skipped[key] = 0 if some is None else len(some)
             continue
         held_out[key] = " x ".join(rule.held_out)
         if len(np.unique(some.groups)) < FOLDS:
             some, held_out[key] = replace(some, groups=_shapes(rows.table, some)), SHAPE
-        some = replace(some, siblings=tuple(each[key] for each in rows.siblings if key in each))
-        samples[key], fitted[key] = some, fit_family(some, recipe_of(rule))
+        some = replace(some, siblings=alike)
+        recipe = recipe_of(rule)
+        if recipe.beside in beside:  # found in the rows of an earlier family
+            recipe = replace(recipe, beside="")
+        samples[key], fitted[key] = some, fit_family(some, recipe)
+        streams = fitted[key].beside
+        beside |= {} if streams is None else streams.fits()
     ordered = {key: fitted[key] for key in file.families if key in fitted}
     return Outcome(Evidence(file, ordered, samples, held_out), left_out, skipped)
 
@@ -159,20 +166,20 @@ def rooflines_of(search_path: Sequence[str | Path] = ()) -> dict[str, FamilyFit]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fit every implementation of a plan; print the cross-validated errors, write the calibration files."""
     parser = argparse.ArgumentParser(prog="python -m costmodel.calibration.fits", description=main.__doc__)
-    parser.add_argument("measurements", type=Path, help="folder of measurement tables")
+    parser.add_argument("measurements", type=Path, nargs="+", help="measurement tables, or folders of them")
     parser.add_argument("--output", type=Path, required=True, help="folder of calibration files")
     parser.add_argument("--plan", default=PLAN, help="fit plan, by name")
-    parser.add_argument("--only", default="", help="implementations whose name contains this")
+    parser.add_argument("--only", default="", help="implementations whose name contains one of these, by comma")
     chosen = parser.parse_args(arguments)
     plan = read(Library(()), "fit_plans", chosen.plan, FitPlanFile)
-    catalogue, table = Catalogue(), read_tables(chosen.measurements)
+    catalogue, table = Catalogue(), join([read_tables(path) for path in chosen.measurements])
     rooflines = rooflines_of()
     known: dict[str, dict[str, FamilyFit]] = {}
     devices = {name: catalogue.name(name) for name in np.unique(table.text("device").astype(str))}
     of_row = np.array([devices[name] for name in table.text("device")], dtype=np.object_)
     files = {file.name: file for file in plan.implementations}
     for file in plan.implementations:
-        if chosen.only in file.name:
+        if any(part in file.name for part in chosen.only.split(",")):
             rows = table.take(of_row == file.device[len(KIND) :])
             own = known.setdefault(file.device, {})
             bare = Calibration(file.name, rooflines)

@@ -130,7 +130,7 @@ def _taken(part: Mapped, rows: Indices) -> Mapped:
     """Return some rows of a part."""
     count = len(part.rows)
 
-    def cut(value: object) -> object:
+    def cut(value: Any) -> Any:
         if isinstance(value, tuple):
             return tuple(map(some, value))
         return value[rows] if isinstance(value, np.ndarray) and value.shape == (count,) else value
@@ -138,7 +138,7 @@ def _taken(part: Mapped, rows: Indices) -> Mapped:
     def some(operator: Any) -> Any:
         return replace(operator, **{each.name: cut(getattr(operator, each.name)) for each in fields(operator)})
 
-    return replace(part, rows=part.rows[rows], operators=tuple(map(some, part.operators)))
+    return replace(part, rows=part.rows[rows], operators=tuple(map(some, part.operators)), held=cut(part.held))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

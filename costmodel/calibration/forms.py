@@ -9,17 +9,34 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from costmodel.calibration.collective_form import CollectiveForm
+from costmodel.calibration.exchange_form import LowLatencyForm, NormalForm
 from costmodel.calibration.regression import Bounds
 from costmodel.cost.attention import DecodeForm, PrefillForm
 from costmodel.cost.calibration import Form
 from costmodel.cost.gemm import GemmForm
 from costmodel.cost.mixed_attention import VarlenForm
+from costmodel.cost.plain import PlainForm
 from costmodel.cost.streaming import StreamForm
+from costmodel.cost.switched import SwitchedForm
 from costmodel.cost.xqa import XqaForm
 
 _LAUNCH = Bounds(3e-6, 0.3e-6, 300e-6)
 _SHARE = Bounds(0.85, 0.05, 1.3)  # of a peak; above one where the clock exceeds the reference
 _BANDWIDTH = Bounds(0.85, 0.05, 1.0)  # share of the memory bandwidth: what is faster comes from L2
+_TILE = {  # of one tile of matrix products
+    "load": Bounds(50.0, 8.0, 2000.0),
+    "cache": Bounds(40.0, 5.0, 1000.0),
+    "fill": Bounds(1000.0, 1.0, 3e4),
+    "turn": Bounds(200.0, 1.0, 3e3),
+    "edge": Bounds(0.5, 1e-3, 10.0),
+}
+_AGAIN = {"refetch": Bounds(0.7, 0.01, 3.0), "reach": Bounds(2.0, 0.3, 10.0)}
+_WARM = {
+    "cached": Bounds(1.5, 0.5, 10.0),
+    "copies": Bounds(5.0, 0.5, 20.0),
+    "resident": Bounds(0.5, 0.05, 2.0),
+}
 _READING = {  # of kernels that read a cache for a few queries
     "compute": Bounds(0.5, 0.02, 1.3),
     "memory": _BANDWIDTH,
@@ -69,6 +86,20 @@ def stated(value: Any) -> Any:
     return tuple(map(stated, value)) if isinstance(value, list | tuple) else value
 
 
+_LINK = Bounds(0.7, 0.01, 1.0)  # share of a link's bandwidth
+_STEPS = Bounds(0.5, 1e-3, 30.0)  # over the latency of a link
+_PIECE = Bounds(1e-7, 1e-10, 1e-5)  # [s] that something small costs
+_EXCHANGE = {
+    "launch": Bounds(1e-5, 1e-6, 3e-4),
+    "hop": _STEPS,
+    "peer": _PIECE,
+    "token": Bounds(1e-6, 1e-9, 1e-4),
+    "rate": Bounds(2e10, 1e8, 1e13),
+    "share": _LINK,
+    "nic": _LINK,
+    "sharpness": Bounds(3.0, 1.0, 12.0),
+}
+_EXCHANGED = (2.0, 2.0, 2.0, 3.0, 2.0)  # lengths along tokens, bytes of a copy, choices, experts, ranks
 FORMS = {
     "gemm": FormKind(
         GemmForm,
@@ -76,11 +107,7 @@ FORMS = {
             "launch": _LAUNCH,
             "compute": _SHARE,
             "memory": _SHARE,
-            "load": Bounds(50.0, 8.0, 2000.0),
-            "cache": Bounds(40.0, 5.0, 1000.0),
-            "fill": Bounds(1000.0, 1.0, 3e4),
-            "turn": Bounds(200.0, 1.0, 3e3),
-            "edge": Bounds(0.5, 1e-3, 10.0),
+            **_TILE,
             "sharpness": Bounds(3.0, 1.5, 12.0),
         },
         GemmForm.AXES,
@@ -92,13 +119,34 @@ FORMS = {
             "promotion": {"exposed": Bounds(0.2, 0.01, 0.5)},
             "sync": {"sync": Bounds(80.0, 1.0, 3e3)},
             "overhang": {"overhang": Bounds(0.35, 0.01, 2.0), "shared": Bounds(3.0, 0.5, 30.0)},
-            "again": {"refetch": Bounds(0.7, 0.01, 3.0), "reach": Bounds(2.0, 0.3, 10.0)},
-            "warm": {
-                "cached": Bounds(1.5, 0.5, 10.0),
-                "copies": Bounds(5.0, 0.5, 20.0),
-                "resident": Bounds(0.5, 0.05, 2.0),
-            },
+            "again": _AGAIN,
+            "warm": _WARM,
+            "scan": {"scan": Bounds(1e-7, 1e-10, 1e-5)},
         },
+    ),
+    "switched": FormKind(
+        SwitchedForm.of,
+        {
+            "launch": _LAUNCH,
+            "memory": _SHARE,
+            "sharpness": Bounds(3.0, 1.5, 12.0),
+            "few_compute": _SHARE,
+            **{f"few_{name}": bounds for name, bounds in _TILE.items()},
+            "compute": _SHARE,
+            **_TILE,
+        },
+        SwitchedForm.AXES,
+        (2.0, 3.0, 3.0, 3.0, 1.0, 2.0),
+        {
+            "sag": {"sag": Bounds(0.1, 1e-3, 0.9)},
+            "again": _AGAIN,
+        },
+    ),
+    "plain": FormKind(
+        PlainForm,
+        {"launch": _LAUNCH, "compute": _SHARE, "memory": _SHARE},
+        PlainForm.AXES,
+        (3.0, 3.0),
     ),
     "prefill": FormKind(
         PrefillForm,
@@ -178,5 +226,31 @@ FORMS = {
         },
         StreamForm.AXES,
         (2.0, 2.0),
+    ),
+    "collective": FormKind(
+        CollectiveForm,
+        {
+            "launch": _LAUNCH,
+            "hop": _STEPS,
+            "share": Bounds(0.2, 1e-3, 1.0),
+            "start": Bounds(1e-5, 1e-8, 1e-3),
+            "stride": _STEPS,
+            "bulk": _LINK,
+            "switch": Bounds(1e6, 1e3, 3e8),
+            "sharpness": Bounds(6.0, 2.0, 12.0),
+        },
+        CollectiveForm.AXES,
+        (2.0, 1.0),
+        {
+            "reduced": {"reduced": Bounds(0.65, 0.5, 1.0), "settle": Bounds(1e-5, 1e-8, 1e-3)},
+            "peers": {"once": _LINK, "twice": _LINK},
+        },
+    ),
+    "low_latency": FormKind(LowLatencyForm, _EXCHANGE | {"slot": _PIECE}, LowLatencyForm.AXES, _EXCHANGED),
+    "normal": FormKind(
+        NormalForm,
+        _EXCHANGE | {"relay": Bounds(1.0, 1e-2, 20.0), "crowd": Bounds(0.1, 1e-3, 2.0)},
+        NormalForm.AXES,
+        _EXCHANGED,
     ),
 }

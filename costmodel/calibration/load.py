@@ -122,11 +122,28 @@ def _check_axes(path: Path, held: Held) -> None:
                 raise InputError([Problem(place, f"families.{key}.{name}", message, "fit the calibration again")])
 
 
+_COLLECTIVES = {  # kinds of messages by those that move alike
+    "all_reduce": ("reduce_scatter", "all_gather"), "all_gather": ("reduce_scatter",),
+    "reduce_scatter": ("all_gather",), "broadcast": ("all_gather", "reduce_scatter"),
+    "all_to_all": ("all_gather", "reduce_scatter"),
+}  # fmt: skip
+_PAIRWISE = ("all_to_all", "all_gather")  # of a message between two ranks
+
+
+def nearest_keys(family: str, variant: str) -> tuple[str, ...]:
+    """Return the `family/variant` of the kernels that stand in for those of another one, the most alike first."""
+    if family == "send_recv":
+        return tuple(f"collective/{kind}" for kind in _PAIRWISE)
+    if family == "collective":
+        return tuple(f"{family}/{kind}" for kind in _COLLECTIVES.get(variant, ("all_gather",)))
+    return tuple(f"{family}/{other}" for other in nearest_variants(family, variant))
+
+
 def nearest_variants(family: str, variant: str) -> tuple[str, ...]:
     """Return the variants of a family whose kernels stand in for those of `variant`, the most alike first."""
     if family == _STREAMING:
         return tuple(kind for kind in _STREAMS if kind != variant)
-    plain = variant.removesuffix("_narrow")
+    plain = variant.removesuffix("_narrow").removesuffix("_masked")
     own = () if plain == variant else (plain,)
     return own + _NEAREST.get(plain, ())
 
@@ -277,8 +294,8 @@ class Fits(Mapping[str, FamilyFit]):
     def _nearest(self, family: str, variant: str) -> FamilyFit | None:
         """Return the fit of the variant whose kernels are most alike, its basis lowered to `transferred`."""
         self._known[f"{family}/{variant}"] = None  # two variants that are nearest to each other end here
-        for other in nearest_variants(family, variant):
-            fit = self.get(f"{family}/{other}")
+        for other in nearest_keys(family, variant):
+            fit = self.get(other)
             if fit is not None and fit.form is not None:
                 return replace(fit, basis="transferred")
         return None

@@ -8,13 +8,15 @@ import numpy as np
 
 from costmodel.calibration.batch import Batch, Unmapped
 from costmodel.hardware import Cluster, Host, Node
+from costmodel.quantities import Count
 from costmodel.workload.operators import Collective, Exchange, Group, Operator, exchange_family
 
 # Fabrics slower than any link of their devices. The notes beside the tables name two: A100 across two nodes (6-22 GB/s)
 # and L40S with more than two devices (2-5 GB/s, PCIe across sockets). A40 pairs move every size at 4 GB/s, where their
 # bridge has 56 and their PCIe 32. Keys: how a table names the device; values: devices, and nodes, that still work well.
-_SLOW_BEYOND = {"A100_SXM4_80GB": (8, 1), "L40S": (2, 1), "A40": (1, 1)}
+_SLOW_BEYOND = {"A100_SXM4_80GB": (8, 1), "L40S": (2, 1), "NVIDIA L40S": (2, 1), "A40": (1, 1)}
 _MODES = {"normal": "normal", "low_latency": "low_latency"}
+_GROUPS = 4.0  # deepseek-ai/DeepEP, tests/test_internode.py: min(nodes, 4) groups a token
 _LOW_LATENCY_HEADER = 16.0  # the tables' schema: bytes in front of a low-latency FP8 copy
 
 
@@ -22,7 +24,7 @@ def collective(batch: Batch) -> list[Operator]:
     """Return a collective of the size that nccl-tests states, or a message between neighbours."""
     kind = batch.text("op")
     family = "send_recv" if kind == "send_recv" else "collective"
-    return [Collective(kind, kind, batch.number("bytes"), Group(batch.number("world_size")), family)]
+    return [Collective(kind, kind, batch.number("bytes"), Group(float(batch.number("world_size")[0])), family)]
 
 
 def exchange(batch: Batch) -> list[Operator]:
@@ -36,12 +38,29 @@ def exchange(batch: Batch) -> list[Operator]:
     if mode == "low_latency" and kind.unit == "fp8":
         copy = copy + _LOW_LATENCY_HEADER
     choices = int(batch.number("topk")[0])
+    groups, chosen = _expert_groups(batch) if mode == "normal" else (1.0, 1)
     return [
         Exchange(
-            batch.text("op"), batch.number("num_tokens"), copy, choices, experts, 1.0, 1,
-            Group(batch.number("world_size")), mode, 1.0, exchange_family(batch.text("op"), mode),
+            batch.text("op"), batch.number("num_tokens"), copy, choices, experts, groups, chosen,
+            Group(float(batch.number("world_size")[0])), mode, 1.0, exchange_family(batch.text("op"), mode),
         )
     ]  # fmt: skip
+
+
+def _expert_groups(batch: Batch) -> tuple[float, int]:
+    """Return the groups that experts stand in and how many of them a token uses, as DeepEP's test of normal kernels.
+
+    Each node holds a group, and a token goes to at most `_GROUPS` of them.
+    """
+    ranks, local = float(batch.number("world_size")[0]), float(batch.number("gpus_per_node")[0])
+    nodes = max(float(np.ceil(ranks / local)), 1.0)
+    return (nodes, int(min(nodes, _GROUPS))) if not (batch.number("num_experts") % nodes).any() else (1.0, 1)
+
+
+def held(batch: Batch) -> Count:
+    """Return the processors that communication ran on; zero where a table does not say."""
+    processors = np.nan_to_num(batch.rows.number("num_sms"))
+    return processors if processors.any() else 0.0
 
 
 def cluster(batch: Batch) -> Cluster:

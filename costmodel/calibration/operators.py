@@ -40,8 +40,10 @@ _RULES = {
     "attention_backward": _Rule("attention_backward", cores.backward),
     "mla_prefill": _Rule("mla_prefill", cores.latent_prefill),
     "mla_decode": _Rule("mla_decode", cores.latent_decode),
-    "sparse_mla_prefill": _Rule("mla_prefill", cores.sparse_latent),
-    "sparse_mla_decode": _Rule("mla_decode", cores.sparse_latent),
+    "sparse_mla_prefill": _Rule("sparse_mla_prefill", cores.sparse_latent),
+    "sparse_mla_decode": _Rule("sparse_mla_decode", cores.sparse_latent),
+    "mqa_logits": _Rule("mqa_logits", cores.index_logits),
+    "paged_mqa_logits": _Rule("paged_mqa_logits", cores.index_logits),
     "elementwise": _Rule("elementwise", streams.stream),
     "quantize": _Rule("elementwise", streams.quantisation),
     **dict.fromkeys(_COLLECTIVES, _Rule("collective", messages.collective)),
@@ -148,5 +150,5 @@ def _map(table: Table, rows: Indices, catalogue: Catalogue) -> Mapped:
     family = operators[0].family if own else rule.family
     found = Mapped(family, rows, device, operators, warm=batch.text("timing") in _WARM)
     if operation in _COMMUNICATION:
-        return replace(found, cluster=messages.cluster(batch))
+        return replace(found, cluster=messages.cluster(batch), held=messages.held(batch))
     return found

@@ -56,16 +56,24 @@ def predict(table: Table, search_path: Sequence[str | Path] = ()) -> Predictions
 
 
 def predict_mapped(
-    table: Table, mapped: Sequence[Mapped], left_out: Sequence[LeftOut], search_path: Sequence[str | Path] = ()
+    table: Table,
+    mapped: Sequence[Mapped],
+    left_out: Sequence[LeftOut],
+    search_path: Sequence[str | Path] = (),
+    lenders: Mapping[str, str] | None = None,
 ) -> Predictions:
-    """Return the predictions for rows whose operators are known; those left out stay empty, with the reason."""
+    """Return the predictions for rows whose operators are known; those left out stay empty, with the reason.
+
+    lenders: device -> the one whose fits stand in for its own, on its own hardware.
+    """
     count = len(table)
     seconds, low, high = (np.full(count, np.nan) for _ in range(3))
     basis, why = (np.full(count, "", dtype=np.object_) for _ in range(2))
     framework = default_framework(search_path)
     choosers: dict[str, Chooser] = {}
     for part in mapped:
-        chooser = choosers.setdefault(part.device.name, Chooser(part.device.name, search_path))
+        device = (lenders or {}).get(part.device.name, part.device.name)
+        chooser = choosers.setdefault(device, Chooser(device, search_path))
         choice = chooser.choose(part.family, _variant(part), _kernel(table, part.rows))
         rows = part.rows
         seconds[rows], low[rows], high[rows] = _times(part, choice, framework)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from costmodel.calibration.batch import Batch, Unmapped
 from costmodel.calibration.routing import expected_routing
 from costmodel.quantities import Array, minimum
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.operators import Elementwise, Gemm, Operator
 
+_DRAWN = ("contiguous", "masked")  # layers of DeepGEMM's benchmark
+_DRAWN_DEVIATION = 0.6 / 12**0.5  # of the mean: rows are drawn evenly between 0.7 and 1.3 of it (the tables' notes)
+_IN_PLACE = ("triton", "vllm")  # in the names of kernels that leave tokens where they are
 _WIDE = ELEMENT_BYTES["bf16"]  # what activations are before a quantisation kernel
 
 
@@ -52,38 +57,58 @@ def grouped(batch: Batch) -> list[Operator]:
     m = total / groups
     kind, out = batch.compute_format(), _out(batch)
     shapes: dict[str, tuple[Array, Array, Array]] = {"bwd_grad_act": (m, k, n), "bwd_grad_w": (k, n, m)}
-    rows, columns, depth = shapes.get(batch.text("sub_op"), (m, n, k))
+    layer = batch.text("sub_op")
+    rows, columns, depth = shapes.get(layer, (m, n, k))
+    deviation = np.where(groups > 1, _DRAWN_DEVIATION * m, 0.0) if layer.startswith(_DRAWN) else 0.0
     return [
         Gemm(
             "grouped gemm", rows, columns, depth, kind.unit, kind.left, kind.right, out, groups,
-            family="grouped_gemm", block_scaled=kind.block_scaled,
+            family="grouped_gemm", deviation=deviation, block_scaled=kind.block_scaled,
+            masked=layer.startswith("masked"),
         )
     ]  # fmt: skip
 
 
 def expert_layer(batch: Batch) -> list[Operator]:
-    """Return the two grouped products of one rank's experts, and the activation between them where it is timed.
+    """Return the two grouped products of one rank's experts, and the streams around them that are timed.
 
     The table's `m` and `num_groups` are rows and active experts where it states them; else both are expected values.
+    Triton's kernels keep a row for every copy of every token and write zeros to those of other ranks' experts; others
+    copy the rows of their own together first.
     """
     hidden, inter = batch.number("hidden"), batch.number("inter") / batch.number("tp_size")
-    if batch.text("sub_op") == "fused_experts":
+    tokens, held = batch.number("num_tokens"), batch.number("num_experts") / batch.number("ep_size")
+    stated = batch.text("sub_op") == "fused_experts"
+    if stated:
         rows, active = batch.number("m"), batch.number("num_groups")
+        deviation = np.sqrt(rows / active * (1.0 - 1.0 / active))
     else:
-        rows, active = expected_routing(batch)
+        rows, active, deviation = expected_routing(batch)
     kind, out = batch.compute_format(), _out(batch)
     inputs = 1.0 if "nongated" in batch.says else 2.0
+    in_place = any(name in batch.says for name in _IN_PLACE)
+    copies = tokens * batch.number("topk") if in_place else rows
 
     def one(name: str, n: Array, k: Array) -> Gemm:
         return Gemm(
             name, rows / active, n, k, kind.unit, kind.left, kind.right, out, active, family="grouped_gemm",
-            block_scaled=kind.block_scaled,
+            deviation=deviation, block_scaled=kind.block_scaled, held=held, experts=batch.number("num_experts"),
+            tokens=tokens,
         )  # fmt: skip
 
+    def stream(name: str, size: Array, kind: str) -> Elementwise:
+        return Elementwise(name, size, kind=kind, rows=copies)
+
     up, down = one("expert up", inputs * inter, hidden), one("expert down", hidden, inter)
-    if batch.text("sub_op") == "fused_experts":
-        return [up, down]
-    return [up, Elementwise("expert activation", rows * inter * (inputs + 1) * _WIDE, rows=rows), down]
+    zeros = (copies - rows) * (inputs * inter + hidden) * _WIDE
+    if stated:
+        return [up, down, stream("expert permute", zeros + tokens * hidden * 2 * _WIDE, "permute")]
+    moved = (tokens if in_place else rows) * hidden * (_WIDE + kind.left)
+    return [
+        stream("expert permute", zeros + moved, "permute"), up,
+        stream("expert activation", copies * inter * (inputs * _WIDE + kind.left), "activation"), down,
+        stream("expert sum", (copies + tokens) * hidden * _WIDE, "permute"),
+    ]  # fmt: skip
 
 
 def _out(batch: Batch) -> float:

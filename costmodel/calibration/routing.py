@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from costmodel.calibration.batch import Batch, Unmapped
 from costmodel.quantities import Array
@@ -12,20 +11,26 @@ _DRAWS = 32  # the tables do not record the draw, so it is averaged over
 _SEED = 0
 _POWER_LAW = "power_law_"
 _BALANCED = ("balanced", "uniform_random")
+_TO_FULLEST = ("trtllm 1.0.0",)  # frameworks whose benchmark gives what rounding leaves to full experts
+_TO_EMPTIEST = ("vllm 0.14.0",)  # … to empty experts, wherever they stand; later ones go round the ranks
 
 
-def expected_routing(batch: Batch) -> tuple[Array, Array]:
-    """Return (rows of the timed rank, its experts that get any), expected over the draw.
+def expected_routing(batch: Batch) -> tuple[Array, Array, Array]:
+    """Return rows of the timed rank, its experts that get any, and the deviation of their rows, over the draw.
 
     balanced: T*k/ep rows, over all local experts as long as each gets one. power_law_a: weights of the experts come
-    from a power law with exponent a on [1, 0.8*T] where T*k > E, else on [0.01, 2]; they are scaled to T*k rows, capped
-    at T an expert and rounded; the fullest of the ep ranks is timed (the schema of the tables, routing distributions).
+    from a power law with exponent a on [1, 0.8*T] where T*k > E, else on [0.01, 2]; they are scaled to T*k rows and
+    rounded, and no expert keeps more than T; the fullest of the ep ranks is timed (the schema of the tables, routing
+    distributions). What rounding and the cap leave over, most of all rows where these are few, goes where the
+    benchmark's revision sends it [ai-dynamo/aiconfigurator, collector/helper.py].
     """
     columns = ("num_tokens", "topk", "num_experts", "ep_size")
     shapes = np.stack([*(batch.number(name) for name in columns), _exponents(batch)], axis=1)
     distinct, which = np.unique(shapes, axis=0, return_inverse=True)
-    found = np.array([_fullest(*(float(value) for value in shape)) for shape in distinct])
-    return found[which.ravel(), 0], found[which.ravel(), 1]
+    rule = batch.text("framework")
+    found = np.array([_fullest(rule, *(float(value) for value in shape)) for shape in distinct])
+    rows, active, deviation = found[which.ravel()].T
+    return rows, active, deviation
 
 
 def _exponents(batch: Batch) -> Array:
@@ -37,20 +42,26 @@ def _exponents(batch: Batch) -> Array:
     return np.array([float(name.removeprefix(_POWER_LAW)) if name.startswith(_POWER_LAW) else 0.0 for name in names])
 
 
-def _fullest(tokens: float, choices: float, experts: float, ranks: float, exponent: float) -> tuple[float, float]:
+def _fullest(
+    rule: str, tokens: float, choices: float, experts: float, ranks: float, exponent: float
+) -> tuple[float, float, float]:
+    """Return rows, experts with any, and the deviation of the rows of these, on the fullest rank."""
     local = experts / ranks
     if local != int(local):
         raise Unmapped("the experts do not divide over the ranks")
     total = tokens * choices
     if not exponent:
-        rows = total / ranks
-        return rows, min(local, max(rows, 1.0))
-    loads = _loads(tokens, total, int(experts), exponent).reshape(_DRAWS, int(ranks), int(local))
+        rows = max(total / ranks, 1.0)
+        return rows, min(local, rows), 0.0
+    loads = _loads(rule, tokens, total, int(experts), int(ranks), exponent).reshape(_DRAWS, int(ranks), int(local))
     heaviest = loads[np.arange(_DRAWS), loads.sum(axis=2).argmax(axis=1)]
-    return max(float(heaviest.sum(axis=1).mean()), 1.0), max(float((heaviest > 0).sum(axis=1).mean()), 1.0)
+    rows = max(float(heaviest.sum(axis=1).mean()), 1.0)
+    active = max(float((heaviest > 0).sum(axis=1).mean()), 1.0)
+    squares = float((heaviest**2).sum(axis=1).mean())
+    return rows, active, max(squares / active - (rows / active) ** 2, 0.0) ** 0.5
 
 
-def _loads(tokens: float, total: float, experts: int, exponent: float) -> npt.NDArray[np.float64]:
+def _loads(rule: str, tokens: float, total: float, experts: int, ranks: int, exponent: float) -> Array:
     """Return rows of every expert, one line a draw.
 
     Inverse of the law's distribution function: x = (u*(b^(1-a) - c^(1-a)) + c^(1-a))^(1/(1-a)) on [c, b].
@@ -59,18 +70,53 @@ def _loads(tokens: float, total: float, experts: int, exponent: float) -> npt.ND
     power = 1.0 - exponent
     uniform = np.random.default_rng([_SEED, experts]).random((_DRAWS, experts))
     weights = (uniform * (high**power - low**power) + low**power) ** (1.0 / power)
-    loads = total * weights / weights.sum(axis=1, keepdims=True)
-    for _ in range(4):  # what is over the cap goes to the others, in proportion
-        loads = np.minimum(loads, tokens)
-        free = np.where(loads < tokens, loads, 0.0)
-        missing = total - loads.sum(axis=1, keepdims=True)
-        loads = loads + missing * free / np.maximum(free.sum(axis=1, keepdims=True), 1e-12)
-    return _whole(np.minimum(loads, tokens), total)
+    loads = np.rint(total * weights / weights.sum(axis=1, keepdims=True))
+    if rule.startswith(_TO_FULLEST):
+        loads = _to_fullest(loads, total)
+    loads = np.minimum(loads, tokens)
+    shape = (_DRAWS, 1 if rule.startswith((*_TO_FULLEST, *_TO_EMPTIEST)) else ranks, -1)
+    return _levelled(loads.reshape(shape), total, tokens).reshape(_DRAWS, experts)
 
 
-def _whole(loads: npt.NDArray[np.float64], total: float) -> npt.NDArray[np.float64]:
-    """Return whole rows that sum to `total`: the largest remainders are rounded up."""
-    floors = np.floor(loads)
-    up = np.rint(total - floors.sum(axis=1)).astype(int)
-    order = np.argsort(np.argsort(floors - loads, axis=1, kind="stable"), axis=1, kind="stable")
-    return np.asarray(floors + (order < up[:, None]), dtype=np.float64)
+def _to_fullest(loads: Array, total: float) -> Array:
+    """Return loads that sum to `total`: what is missing goes to the fullest first, one each."""
+    order = np.argsort(np.argsort(-loads, axis=1, kind="stable"), axis=1, kind="stable")
+    missing = np.maximum(total - loads.sum(axis=1, keepdims=True), 0.0)
+    whole, rest = np.divmod(missing, loads.shape[1])
+    return np.asarray(loads + whole + (order < rest), dtype=np.float64)
+
+
+def _levelled(loads: Array, total: float, most: float) -> Array:
+    """Return loads [draws, ranks, experts] that sum to `total` a draw, none above `most`.
+
+    Ranks take turns to give one more row to their emptiest expert, or one less to their fullest.
+    """
+    missing = total - loads.sum(axis=(1, 2))
+    for _ in range(4):  # ranks that are full leave their turns to the others
+        more, less = (_turns(loads, np.maximum(sign * missing, 0.0)) for sign in (1.0, -1.0))
+        loads = -_filled(-_filled(loads, more, most), less, 0.0)
+        missing = total - loads.sum(axis=(1, 2))
+    return loads
+
+
+def _turns(loads: Array, count: Array) -> Array:
+    """Return how many of `count` turns of a draw each rank has [draws, ranks]."""
+    ranks = loads.shape[1]
+    return np.asarray(count[:, None] // ranks + (np.arange(ranks) < (count % ranks)[:, None]), dtype=np.float64)
+
+
+def _filled(loads: Array, more: Array, most: float) -> Array:
+    """Return loads [draws, ranks, experts] with `more` rows [draws, ranks], each to the emptiest, none above `most`."""
+    if not more.any():
+        return loads
+    low, high = loads.min(axis=2), np.minimum(loads.min(axis=2) + more, most)
+    for _ in range(40):  # the highest whole level that the rows reach
+        middle = np.ceil((low + high) / 2)
+        fits = np.maximum(middle[:, :, None] - loads, 0.0).sum(axis=2) <= more
+        low, high = np.where(fits, middle, low), np.where(fits, high, middle - 1)
+        if (low >= high).all():
+            break
+    raised = np.maximum(loads, low[:, :, None])
+    rest = more - (raised - loads).sum(axis=2)
+    open_places = (raised == low[:, :, None]) & (raised < most)
+    return np.asarray(raised + (open_places & (np.cumsum(open_places, axis=2) <= rest[:, :, None])), dtype=np.float64)

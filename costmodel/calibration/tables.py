@@ -11,6 +11,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from costmodel.calibration.nccl_sheets import is_nccl, translated
 from costmodel.calibration.sheets import FOREIGN, Sheet, read_sheet, table_files
 from costmodel.errors import Location
 from costmodel.quantities import Array, Indices
@@ -112,9 +113,27 @@ def read_tables(
     files = table_files(measurements)
     folder = measurements if measurements.is_dir() else measurements.parent
     meta = _meta(next((path for base in (folder, folder.parent) if (path := base / "meta.csv").is_file()), None))
-    return join(
-        [table_of(_asked(_named(read_sheet(path), otherwise), timed=timed, device=device), meta) for path in files]
-    )
+    sheets = (_named(_sheet(path), otherwise) for path in files)
+    return join([table_of(_asked(sheet, timed=timed, device=device), meta) for sheet in sheets])
+
+
+def _sheet(path: Path) -> Sheet:
+    sheet = read_sheet(path)
+    return translated(sheet) if is_nccl(sheet) else sheet
+
+
+def single_row(cells: Mapping[str, str], place: Location) -> Table:
+    """Return a table of one row that no file holds. cells: column -> text; place: where it is written.
+
+    Raises MeasurementError as `read_tables` does.
+    """
+    sheet = Sheet(Path(place.source), {name: [cell] for name, cell in cells.items()}, [place.line or 1])
+    for name in cells:
+        if name not in (*TEXTS, *NUMBERS):
+            raise sheet.error(
+                "is no column of a measurement table", row=0, field=name, hint=near(name, [*TEXTS, *NUMBERS])
+            )
+    return table_of(_asked(sheet, timed=False, device=None), {})
 
 
 def join(tables: Sequence[Table]) -> Table:

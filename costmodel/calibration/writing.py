@@ -19,11 +19,12 @@ from costmodel.calibration.residuals import DIGITS, write_residuals
 from costmodel.calibration.roofline import groups, spread
 from costmodel.quantities import Array
 from costmodel.schema.fit_plan import ImplementationFile
+from costmodel.schema.forms import parameter
 from costmodel.schema.whole_files import make_folder, write_whole
 
-_TIMES = (
-    "launch", "gather", "regroup", "pad", "combine", "merge", "single_launch", "single_combine", "single_merge",
-)  # fmt: skip  # parameters that are times; the others are shares, bytes or cycles
+_UNITS = frozenset(
+    ("time", "size", "bandwidth")
+)  # dimensions of parameters that are written with one; others have none
 _PLAIN = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*(/[a-z0-9]+(-[a-z0-9]+)*)?")
 _WORDS = frozenset(("null", "true", "false", "yes", "no", "on", "off", "y", "n"))  # that YAML takes for something else
 
@@ -113,7 +114,7 @@ def _family(name: str, fit: Fitted, evidence: Evidence) -> Iterator[str]:
 def _beside(name: str, fit: Fitted, beside: Beside, ratio: Array) -> Iterator[str]:
     """Yield the streams that were fitted in the same rows, with the scatter of the rows as a whole."""
     yield f"  {beside.key}:"
-    yield f"    form: {{kind: {STREAM}, {_joined(_values(beside.estimate.values))}}}"
+    yield f"    form: {{kind: {STREAM}, {_joined(_values(STREAM, beside.estimate.values))}}}"
     yield f"    errors: {{{_joined({key: _percent(value) for key, value in beside.estimate.errors.items()})}}}"
     yield from _spread([(fit.predictions, ratio)])
     yield f"    rows: {fit.rows}"
@@ -131,15 +132,18 @@ def _spread(knots: Iterable[tuple[Array, Array]]) -> Iterator[str]:
 
 def _parameters(fit: Fitted) -> dict[str, str]:
     """Return the form's parameters and choices as they are written."""
-    return _values(fit.estimate.values) | {name: _plain(value) for name, value in fit.recipe.choices.items()}
-
-
-def _values(values: Mapping[str, float]) -> dict[str, str]:
-    """Return parameters as they are written."""
-    return {
-        name: units.render(float(f"{value:.{DIGITS}g}"), "time") if name in _TIMES else f"{value:.{DIGITS}g}"
-        for name, value in values.items()
+    return _values(fit.recipe.form, fit.estimate.values) | {
+        name: _plain(value) for name, value in fit.recipe.choices.items()
     }
+
+
+def _values(form: str, values: Mapping[str, float]) -> dict[str, str]:
+    """Return parameters as they are written, with the unit that the file's schema asks for."""
+    return {name: _written(float(f"{value:.{DIGITS}g}"), parameter(form, name)) for name, value in values.items()}
+
+
+def _written(value: float, dimension: str) -> str:
+    return units.render(value, dimension) if dimension in _UNITS else f"{value:.{DIGITS}g}"
 
 
 def _plain(value: Any) -> str:

@@ -19,6 +19,7 @@ EXAMPLES = {
     "case": ("published", "deepseek_profile"),
     "what_if": ("what_ifs", "deepseek_v3_gap"),
     "fit_plan": ("fit_plans", "public"),
+    "topology": ("topologies", "mpft"),
 }
 
 

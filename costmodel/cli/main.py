@@ -18,6 +18,8 @@ COMMANDS = {
     "simulate": "Predict time, memory and cost of a workload's scenarios.",
     "explain": "Show the formula, inputs and numbers of one operator.",
     "validate": "Report every problem of files, with its place and fix.",
+    "topology": "List fabrics: parts, price, diameter and bisection.",
+    "collective": "Predict a collective or expert exchange by itself.",
     "sweep": "Evaluate a workload over ranges of its numbers, into a table.",
     "predict": "Predict the kernels of a measurement table.",
     "evaluate": "Hold predictions against the times of a measurement table.",

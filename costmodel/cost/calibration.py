@@ -13,7 +13,7 @@ from costmodel.cost.machine import Machine
 from costmodel.cost.residual import Domain, Features, Residual
 from costmodel.cost.time import Time
 from costmodel.quantities import Array, Quantity, Seconds, is_single
-from costmodel.workload.operators import AttentionCore, Elementwise, Operator, of_one_at_least
+from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Operator, of_one_at_least
 
 SHORTEST = 1e-12  # a time of zero (a group of one rank) has no logarithm
 BASES = ("measured", "fitted", "transferred", "extrapolated", "roofline")
@@ -125,12 +125,14 @@ class FamilyFit:
 
         Calls that share a core take it each over its part of the keys, one after the other: as many times the time of
         one. A backward core takes as much longer than its forward one as it has more products, at `compute` of its
-        rate. Streams that share their bytes each add the form's fixed time.
+        rate. Messages follow each other. Streams that share their bytes each add the form's fixed time.
         """
         one = _one_call(operator)
         time = form.time(one, machine).scaled(self.correction(operator))
         if isinstance(operator, AttentionCore) and isinstance(one, AttentionCore):
             return time.scaled(operator.calls * operator.products / one.products / self.compute)
+        if isinstance(operator, Collective):
+            return time.scaled(operator.calls)
         if isinstance(operator, Elementwise):
             return time.after((operator.calls - 1.0) * time.fixed)
         return time

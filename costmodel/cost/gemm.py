@@ -28,6 +28,7 @@ from costmodel.quantities import (
     where,
 )
 from costmodel.workload.operators import Gemm
+from costmodel.workload.order_statistics import expected_tiles
 
 LARGE = 4096  # elements: from here on candidates are taken one by one, so that temporaries stay in the cache
 SHORTEST = 1e-12  # of products without work, whose times cannot be divided by [s]
@@ -61,7 +62,8 @@ class GemmForm:
     what two blocks that load together wait for each other in a step [cycles]; overhang, shared: loss of a block that
     reaches over the last row, and clusters of rows that share one; refetch, reach: share of reads that are made again
     where an operand is larger than `reach` L2; cached, copies, resident: in a warm benchmark, the speed of what L2
-    keeps over the bandwidth, how many weights take turns, and the share of L2 that activations find.
+    keeps over the bandwidth, how many weights take turns, and the share of L2 that activations find; scan: what a
+    group of the call adds to the fixed time, with rows or without [s].
 
     tiles: candidates (m_t, n_t); splits: whether the library splits K; rule: how it chooses a tile: `fastest`, `waves`
     (the fewest, then the fullest last one) or `rows` (by m: `limits` are the largest of each tile but the last);
@@ -94,6 +96,7 @@ class GemmForm:
     cached: float = 0.0
     copies: float = 1.0
     resident: float = 1.0
+    scan: float = 0.0
     rule: str = "fastest"
     limits: tuple[int, ...] = ()
     paired: int = 1
@@ -108,7 +111,8 @@ class GemmForm:
         ideal = gemm.flop / (self.compute * machine.processors * machine.processor_peak(gemm.dtype))
         busy = busy + self.sag * ideal * ideal / maximum(busy, SHORTEST)
         memory = gemm.traffic / (self.memory * machine.memory_bandwidth)
-        return busy_kernel(self.launch, busy, memory, self.sharpness)
+        fixed = self.launch + self.scan * gemm.held if self.scan else self.launch
+        return busy_kernel(fixed, busy, memory, self.sharpness)
 
     def features(self, gemm: Gemm) -> Features:
         """Return log2 of m, n, k and groups."""
@@ -152,7 +156,7 @@ class GemmForm:
         best: Any = math.inf
         chosen: Any = 0
         for place, (rows, columns) in enumerate(self.tiles):
-            filled = gemm.groups * ceil(gemm.m / rows) * ceil(gemm.n / columns) / processors
+            filled = gemm.groups * row_tiles(gemm, rows) * ceil(gemm.n / columns) / processors
             waves = ceil(filled)
             # Fewest waves, of equal ones the fullest last one, of equal ones the smaller tile: an order, not a time.
             key = waves + 0.5 * (waves - filled) + 1e-6 * (rows + columns)
@@ -248,9 +252,9 @@ class _Block:
     mode: Any
 
     def tiles(self, gemm: Gemm) -> tuple[Any, Any]:
-        """Return the tiles of the result down and across, in whole clusters."""
+        """Return the tiles of the result down and across, in whole clusters; expected ones where groups differ."""
         down, across = self.rows * self.down, self.columns * self.across
-        return ceil(gemm.m / down) * self.down, ceil(gemm.n / across) * self.across
+        return row_tiles(gemm, down) * self.down, ceil(gemm.n / across) * self.across
 
 
 @functools.lru_cache(maxsize=256)
@@ -260,6 +264,39 @@ def _table(tiles: tuple[tuple[int, int], ...], clusters: tuple[tuple[int, int], 
     modes = (0, 1, 2) if splits else (0,)
     rows = [(*tile, *cluster, mode) for mode in modes for tile, cluster in zip(tiles, grouped, strict=True)]
     return np.array(rows, dtype=np.float64).T
+
+
+def row_tiles(gemm: Gemm, heights: Any) -> Any:
+    """Return the tiles of each height that a group's rows fill, in expectation where groups differ in rows.
+
+    heights: a number or an array, of few distinct values.
+    """
+    if is_single(gemm.deviation) and gemm.deviation == 0:
+        return ceil(gemm.m / heights)
+    known = _Same(gemm.m), _Same(gemm.deviation)
+    if is_single(heights):
+        return _expected(*known, float(heights))
+    distinct = np.unique(heights).tolist()
+    return sum((heights == height) * _expected(*known, height) for height in distinct)
+
+
+@dataclass(frozen=True, slots=True)
+class _Same:
+    """A quantity that equals itself only, so that what follows from it can be remembered."""
+
+    value: Quantity
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.value is self.value
+
+
+@functools.lru_cache(maxsize=512)
+def _expected(mean: _Same, deviation: _Same, height: float) -> Quantity:
+    """Return the expected tiles; a fit asks for those of the same rows thousands of times."""
+    return expected_tiles(mean.value, deviation.value, height)
 
 
 def _split(mode: Any, tiles: Any, processors: Count, depth: Count) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from costmodel.hardware import Device
+from costmodel.hardware import Cluster, Device
 from costmodel.quantities import BytesPerSecond, Count, FlopPerSecond
 from costmodel.workload.scenario import Framework
 
@@ -15,13 +15,15 @@ VECTOR_DTYPE = "fp32"  # CUDA cores: activations, promotion of FP8 sums
 class Machine:
     """The part of a device that a kernel may use: `processors` of them (communication may hold the rest).
 
-    warm: the kernel runs over and over on the same operands, as in a benchmark, so that L2 holds what fits.
+    warm: the kernel runs over and over on the same operands, as in a benchmark, so that L2 holds what fits. cluster:
+    what joins it to others, for messages.
     """
 
     device: Device
     framework: Framework
     processors: Count
     warm: bool = False
+    cluster: Cluster | None = None
 
     @property
     def memory_bandwidth(self) -> BytesPerSecond:

@@ -24,7 +24,8 @@ class Host:
 
     memory: its capacity [B]; bandwidth: of that memory [B/s]; sockets: how many share both; peak: dense arithmetic by
     number format [FLOP/s]; link: name of the link of each device that leads to the host; price: the node without its
-    devices [$].
+    devices [$]; switches: PCIe switches between the devices and the sockets, none where null; interconnect: of a socket
+    to the others, one direction [B/s].
     """
 
     memory: Bytes | None
@@ -33,6 +34,8 @@ class Host:
     peak: Mapping[str, FlopPerSecond] = field(default_factory=dict)
     link: str = "pcie"
     price: Dollars | None = None
+    switches: Count | None = None
+    interconnect: BytesPerSecond | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,7 +69,9 @@ class Network:
     """The fabric between nodes.
 
     bandwidth: one endpoint port in one direction, null where ports are as fast as the NIC; latencies: small message,
-    end to end, null where no source states one.
+    end to end, null where no source states one; groups: of a dragonfly, or host bridges of a PCIe tree, null for as
+    many as the radix allows; oversubscription: ports of a leaf to endpoints over those to spines; pxn: messages between
+    rails change rail inside the node, over the link that joins its devices; failed: names of parts that do not work.
     """
 
     topology: str
@@ -77,6 +82,10 @@ class Network:
     latency_cross_leaf: Seconds | None
     routing: str
     price: FabricPrice = field(default_factory=FabricPrice)
+    groups: Count | None = None
+    oversubscription: Count = 1.0
+    pxn: bool = True
+    failed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

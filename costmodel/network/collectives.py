@@ -44,8 +44,17 @@ def all_reduce_time(size: Bytes, path: Path) -> Seconds:
     halving and doubling: 2*log2(n)*a + 2*(n-1)/n * S/B over the rings' bandwidth
     """
     n = path.size
-    doubling = 2 * _log2(n) * path.latency + 2 * (n - 1) / n * size / _ring_bandwidth(path)
+    doubling = 2 * steps_to_all(n) * path.latency + 2 * (n - 1) / n * size / _ring_bandwidth(path)
     return minimum(2 * all_gather_time(size, path), doubling)
+
+
+def tree_all_reduce_time(size: Bytes, path: Path) -> Seconds:
+    """Return the all-reduce of NCCL, whose rings and double binary trees are chains inside a node.
+
+    2*(n-1)/n * S/B + 2*(l-1)*a_in + 2*log2(m)*a_out
+    """
+    steps = (path.local - 1) * path.inner_latency + _log2(path.nodes) * path.outer_latency
+    return 2 * (path.size - 1) / path.size * size / _ring_bandwidth(path) + 2 * steps
 
 
 def all_to_all_time(size: Bytes, path: Path) -> Seconds:
@@ -68,10 +77,10 @@ def send_recv_time(size: Bytes, path: Path) -> Seconds:
 
 def broadcast_time(size: Bytes, path: Path) -> Seconds:
     """Return the bound of a pipelined broadcast: S/B and the fewer of a chain's (n-1) and a tree's log2(n) steps."""
-    return size / _ring_bandwidth(path) + minimum(path.size - 1, _log2(path.size)) * path.latency
+    return size / _ring_bandwidth(path) + minimum(path.size - 1, steps_to_all(path.size)) * path.latency
 
 
-def _log2(value: Count) -> Count:
+def steps_to_all(value: Count) -> Count:
     """Return the number of doublings that reach `value` ranks."""
     return np.ceil(np.log2(value)) if isinstance(value, np.ndarray) else float(math.ceil(math.log2(value)))
 

@@ -2,9 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from costmodel.network.paths import Path
-from costmodel.quantities import Seconds, maximum, where
+from costmodel.quantities import Count, Seconds, maximum, where
 from costmodel.workload.operators import Exchange
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Copies:
+    """How many copies of a token go over links inside nodes, forwarded ones included, and over those between them.
+
+    reached: copies that arrive somewhere, the own rank included.
+    """
+
+    inner: Count
+    outer: Count
+    reached: Count
+
+
+def copies(exchange: Exchange, path: Path) -> Copies:
+    """Return the copies of one token on each kind of link, those of the fullest place.
+
+    normal: one copy a node, forwarded inside it: E_ranks*load_n*(1 - 1/l) and E_nodes*load_N*(1 - 1/N)
+    low_latency, or buffers of fixed size: one copy an expert, straight to its rank: k*load*(l-1)/n and k*load*(1 - l/n)
+    """
+    if exchange.deduplicates:
+        to_nodes = exchange.targets(path.nodes) * exchange.fullest(path.nodes)
+        to_ranks = exchange.targets(path.size) * exchange.fullest(path.size)
+        return Copies(to_ranks * (1 - 1 / path.local), to_nodes * (1 - 1 / path.nodes), to_ranks)
+    sent = exchange.top_k * exchange.load
+    return Copies(sent * (path.local - 1) / path.size, sent * (1 - path.local / path.size), sent)
 
 
 def exchange_time(exchange: Exchange, path: Path) -> Seconds:
@@ -18,13 +46,7 @@ def exchange_time(exchange: Exchange, path: Path) -> Seconds:
     alike in a combine; the other side is that of the fullest place, which is never less: load_N of nodes, load_n of
     ranks in deduplicated copies, load in copies an expert. A node's copies share its NICs evenly.
     """
-    copies = exchange.tokens * exchange.token_bytes
-    if exchange.deduplicates:
-        to_nodes = exchange.targets(path.nodes) * exchange.fullest(path.nodes)
-        to_ranks = exchange.targets(path.size) * exchange.fullest(path.size)
-        outer = copies * to_nodes * (1 - 1 / path.nodes) / path.outer
-        inner = copies * to_ranks * (1 - 1 / path.local) / path.inner
-    else:
-        outer = copies * exchange.top_k * exchange.load * (1 - path.local / path.size) / path.outer
-        inner = copies * exchange.top_k * exchange.load * (path.local - 1) / path.size / path.inner
+    sent = exchange.tokens * exchange.token_bytes
+    found = copies(exchange, path)
+    outer, inner = sent * found.outer / path.outer, sent * found.inner / path.inner
     return where(path.size > 1, maximum(outer, inner) + path.latency, 0.0)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costmodel.errors import InfeasibleError
-from costmodel.hardware import Cluster
+from costmodel.errors import InfeasibleError, InputError
+from costmodel.hardware import Cluster, Network
+from costmodel.network.topologies import leaf_ports
 from costmodel.quantities import BytesPerSecond, Count, Seconds, maximum, minimum, where
 from costmodel.workload.operators import Group
 
@@ -53,6 +54,13 @@ def path(group: Group, cluster: Cluster) -> Path:
     return Path(group.size, local, nodes, inner, outer, inner_latency, outer_latency)
 
 
+def way_of(group: Group, cluster: Cluster | None, name: str) -> Path:
+    """Return the path of a message's group; raise InfeasibleError where no cluster says how its ranks are joined."""
+    if cluster is None:
+        raise InfeasibleError(f"{name}: nothing says how its ranks are joined")
+    return path(group, cluster)
+
+
 def _inside_node(cluster: Cluster) -> tuple[BytesPerSecond, Seconds]:
     """Return bandwidth and latency between two devices of a node.
 
@@ -91,6 +99,22 @@ def _between_nodes(cluster: Cluster, nodes: Count, span: Count) -> tuple[BytesPe
         bandwidth = bandwidth if network.bandwidth is None else minimum(bandwidth, network.bandwidth)
         same = network.latency_same_leaf if network.latency_same_leaf is not None else latency
         cross = network.latency_cross_leaf if network.latency_cross_leaf is not None else same
-        # A leaf switch gives half its ports to endpoints; one plane has one port a node.
-        latency = where(span <= network.radix / 2, same, cross)
+        _check_whole(network)
+        # One plane has one port a node. Beyond a leaf all may have to go through the spines at once.
+        in_leaf = span <= leaf_ports(network.radix, network.oversubscription).down
+        latency = where(in_leaf, same, cross)
+        bandwidth = bandwidth / where(in_leaf, 1.0, network.oversubscription)
     return bandwidth * nic.per_device, latency
+
+
+def _check_whole(network: Network) -> None:
+    """Raise InputError for what only flows see: parts that have failed, planes without forwarding over NVLink."""
+    if network.failed:
+        raise InputError.single(
+            "closed forms know no failed parts", field="network.failed", hint="ask `costmodel collective --engine flow`"
+        )
+    if not network.pxn and np.any(np.greater(network.planes, 1)):
+        raise InputError.single(
+            "closed forms know no forwarding over PCIe", field="network.pxn",
+            hint="ask `costmodel collective --engine flow`",
+        )  # fmt: skip

@@ -1,7 +1,8 @@
-"""How many endpoints, switches and cables a full fabric has, and what a part of it costs; all in closed form.
+"""How many endpoints, switches and cables a full fabric has, how far and how wide it is, and what a part of it costs.
 
-Fat trees of k-port switches with as many ports up as down: Leiserson, IEEE Trans. Computers C-34(10), 1985; Al-Fares,
-Loukissas, Vahdat, SIGCOMM 2008. Planes: DeepSeek-AI, arXiv 2505.09343, section 5.1 and table 3.
+Closed forms. Fat trees of k-port switches: Leiserson, IEEE Trans. Computers C-34(10), 1985; Al-Fares, Loukissas,
+Vahdat, SIGCOMM 2008. Planes and rails: DeepSeek-AI, arXiv 2505.09343, section 5.1 and table 3. Slim Fly: Besta,
+Hoefler, SC 2014. Dragonfly: Kim, Dally, Scott, Abts, ISCA 2008.
 """
 
 from __future__ import annotations
@@ -11,67 +12,237 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from costmodel.errors import InputError
 from costmodel.hardware import FabricPrice, Network
-from costmodel.quantities import Count, Dollars, where
+from costmodel.quantities import BytesPerSecond, Count, Dollars, ceil, floor, maximum, where
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fabric:
-    """The parts of a fabric with every port in use; `links` join switches, one more cable leads to each endpoint."""
+    """The parts of a fabric with every port in use; `links` join switches, one more cable leads to each endpoint.
+
+    diameter: links between the two switches with endpoints that are farthest apart; cut: links that a cut into two
+    halves of the endpoints severs, as few as can be, in units of an endpoint's port.
+    """
 
     endpoints: Count
     switches: Count
     links: Count
+    diameter: Count
+    cut: Count
 
 
-def two_level_fat_tree(radix: Count) -> Fabric:
+@dataclass(frozen=True, slots=True, eq=False)
+class Ports:
+    """How a leaf switch divides its ports: `down` to endpoints, `up` to spines."""
+
+    down: Count
+    up: Count
+
+
+def leaf_ports(radix: Count, oversubscription: Count = 1.0) -> Ports:
+    """Return the ports of a leaf: up = floor(k / (1 + o)), down = floor(o * up); what is left over stays empty."""
+    up = floor(radix / (1.0 + oversubscription))
+    return Ports(floor(oversubscription * up), up)
+
+
+def two_level_fat_tree(radix: Count, oversubscription: Count = 1.0) -> Fabric:
     """Return a full two-level fat tree of k-port switches; an odd port stays empty.
 
-    endpoints k^2/2; switches 3k/2: k leaves with k/2 endpoints each and k/2 spines; links k^2/2.
+    k leaves with d endpoints each under u spines (d = u = k/2 without oversubscription): endpoints k*d, switches k + u,
+    links k*u, two links between leaves, half of all links in the cut that severs least: k*u/2.
     """
-    half = radix // 2
-    return Fabric(2 * half**2, 3 * half, 2 * half**2)
+    ports, leaves = leaf_ports(radix, oversubscription), 2.0 * floor(radix / 2)
+    return Fabric(leaves * ports.down, leaves + ports.up, leaves * ports.up, 2.0, leaves * ports.up / 2)
 
 
-def three_level_fat_tree(radix: Count) -> Fabric:
+def three_level_fat_tree(radix: Count, oversubscription: Count = 1.0) -> Fabric:
     """Return a full three-level fat tree of k-port switches; an odd port stays empty.
 
-    endpoints k^3/4; switches 5k^2/4: k pods of k/2 leaves and k/2 spines, and k^2/4 cores; links k^3/2.
+    k pods of h = k/2 leaves with d endpoints and u spines, u*h cores: endpoints k*h*d, switches k*(h + u) + u*h, links
+    2*k*h*u, cut k*h*u/2.
     """
-    half = radix // 2
-    return Fabric(2 * half**3, 5 * half**2, 4 * half**3)
+    ports, half = leaf_ports(radix, oversubscription), floor(radix / 2)
+    pods = 2.0 * half
+    uplinks = pods * half * ports.up
+    return Fabric(pods * half * ports.down, pods * (half + ports.up) + half * ports.up, 2 * uplinks, 4.0, uplinks / 2)
 
 
 def in_planes(plane: Fabric, planes: Count) -> Fabric:
     """Return `planes` equal fabrics side by side; each has endpoints of its own."""
-    return Fabric(planes * plane.endpoints, planes * plane.switches, planes * plane.links)
+    return Fabric(
+        planes * plane.endpoints, planes * plane.switches, planes * plane.links, plane.diameter, planes * plane.cut
+    )
 
 
-def smallest_fat_tree(radix: Count, endpoints: Count) -> Fabric:
+def smallest_fat_tree(radix: Count, endpoints: Count, oversubscription: Count = 1.0) -> Fabric:
     """Return the full fat tree of fewest levels, two or three, that has a port for each endpoint."""
-    two, three = two_level_fat_tree(radix), three_level_fat_tree(radix)
+    two, three = two_level_fat_tree(radix, oversubscription), three_level_fat_tree(radix, oversubscription)
     enough = endpoints <= two.endpoints
     return Fabric(
         where(enough, two.endpoints, three.endpoints),
         where(enough, two.switches, three.switches),
         where(enough, two.links, three.links),
+        where(enough, two.diameter, three.diameter),
+        where(enough, two.cut, three.cut),
     )
 
 
-TOPOLOGIES: dict[str, Callable[[Count, Count], Fabric]] = {
-    "ft2": lambda radix, _: two_level_fat_tree(radix),
-    "mrft": lambda radix, _: two_level_fat_tree(radix),  # rails are leaves of one tree
-    "mpft": lambda radix, _: two_level_fat_tree(radix),  # the planes are counted by themselves
-    "ft3": lambda radix, _: three_level_fat_tree(radix),
-    "fat-tree": smallest_fat_tree,
+@dataclass(frozen=True, slots=True, eq=False)
+class SlimFly:
+    """The numbers of a Slim Fly on McKay-Miller-Siran graphs: q = 4w + delta; 2q^2 routers."""
+
+    q: Count
+    delta: Count
+
+    @property
+    def degree(self) -> Count:
+        """Return a router's links to others: (3q - delta)/2."""
+        return (3 * self.q - self.delta) / 2
+
+    @property
+    def hosts(self) -> Count:
+        """Return a router's endpoints, half as many as its links, rounded up."""
+        return ceil(self.degree / 2)
+
+
+def slim_fly_numbers(radix: Count) -> SlimFly:
+    """Return the largest q = 4w + delta, delta in -1, 0, 1, whose routers fit k ports. Counts need no prime power."""
+    best = SlimFly(0.0 * radix, 0.0 * radix)
+    for q in range(3, int(np.max(radix)) + 1):
+        delta = {0: 0.0, 1: 1.0, 3: -1.0}.get(q % 4)
+        if delta is None:
+            continue
+        found = SlimFly(float(q), delta)
+        fits = found.degree + found.hosts <= radix
+        best = SlimFly(where(fits, float(q), best.q), where(fits, delta, best.delta))
+    return best
+
+
+def slim_fly(radix: Count) -> Fabric:
+    """Return a Slim Fly of k-port routers.
+
+    2q^2 routers of degree (3q - delta)/2: links q^2*(3q - delta)/2; diameter 2. Cut q^3/2: half the routers times the
+    gap q between degree and second eigenvalue (q - delta)/2, halved; exact for even q, a lower bound for odd q.
+    """
+    found = slim_fly_numbers(radix)
+    routers = 2 * found.q**2
+    return Fabric(routers * found.hosts, routers, routers * found.degree / 2, 2.0, found.q**3 / 2)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dragonfly:
+    """A balanced dragonfly: h global links and h endpoints a router, 2h routers a group, `groups` of them."""
+
+    per_router: Count
+    groups: Count
+
+    @property
+    def routers(self) -> Count:
+        """Return the routers of a group, each joined to all others."""
+        return 2 * self.per_router
+
+
+def dragonfly_numbers(radix: Count, groups: Count | None) -> Dragonfly:
+    """Return h = floor((k + 1)/4), from k >= h + h + 2h - 1; without stated groups the most: 2h*h + 1."""
+    h = floor((radix + 1) / 4)
+    return Dragonfly(h, 2 * h * h + 1 if groups is None else groups)
+
+
+def dragonfly(radix: Count, groups: Count | None = None) -> Fabric:
+    """Return a balanced dragonfly of k-port routers with every port in use.
+
+    a = 2h routers a group: a*(a-1)/2 links inside, a*h out; g groups: endpoints g*a*h, switches g*a, links
+    g*a*(a-1)/2 + g*a*h/2; local, global, local: diameter 3. The cut keeps groups whole; that is
+    a*h*g^2 / (4*(g-1)) links, the mean over all ways to halve them, and all ways where every two groups share as many.
+    """
+    found = dragonfly_numbers(radix, groups)
+    a, h, g = found.routers, found.per_router, found.groups
+    out = a * h
+    return Fabric(g * out, g * a, g * (a * (a - 1) + out) / 2, 3.0, out * g**2 / (4 * maximum(g - 1, 1.0)))
+
+
+def nvlink_domain(network: Network) -> Fabric:
+    """Return devices on switch chips, each joined to each chip: endpoints k, switches `planes`, no link between."""
+    return Fabric(network.radix, network.planes, 0.0 * network.radix, 0.0, network.radix / 2)
+
+
+def pcie_tree(network: Network, endpoints: Count) -> Fabric:
+    """Return a PCIe tree: switches of `radix` devices below `groups` host bridges, which are joined to each other.
+
+    As many switches as bridges are none: the devices hang on the bridges. All hang on one where nothing is stated. Cut:
+    the links of bridges in one half to the others, or with one bridge the uplinks of half of its switches.
+    """
+    bridges: Count = 1.0 if network.groups is None else network.groups
+    below = ceil(endpoints / network.radix)
+    switched = below > bridges
+    between = bridges * (bridges - 1) / 2
+    links = where(switched, below, 0.0) + between
+    halves = floor(bridges / 2) * ceil(bridges / 2)
+    diameter = where(switched, 2.0, 0.0) + where(bridges > 1, 1.0, 0.0)
+    cut = where(bridges > 1, halves, where(switched, floor(below / 2), endpoints / 2))
+    return Fabric(endpoints, where(switched, below, 0.0) + bridges, links, diameter, cut)
+
+
+def _two_levels(network: Network, endpoints: Count) -> Fabric:  # noqa: ARG001  one signature for all
+    """Return the tree of each plane; rails are leaves of one tree."""
+    return in_planes(two_level_fat_tree(network.radix, network.oversubscription), network.planes)
+
+
+def _three_levels(network: Network, endpoints: Count) -> Fabric:  # noqa: ARG001
+    return in_planes(three_level_fat_tree(network.radix, network.oversubscription), network.planes)
+
+
+def _smallest(network: Network, endpoints: Count) -> Fabric:
+    plane = smallest_fat_tree(network.radix, endpoints / network.planes, network.oversubscription)
+    return in_planes(plane, network.planes)
+
+
+TOPOLOGIES: dict[str, Callable[[Network, Count], Fabric]] = {
+    "ft2": _two_levels,
+    "mrft": _two_levels,
+    "rail": _smallest,
+    "mpft": _two_levels,
+    "ft3": _three_levels,
+    "fat-tree": _smallest,
+    "sf": lambda network, _: in_planes(slim_fly(network.radix), network.planes),
+    "df": lambda network, _: in_planes(dragonfly(network.radix, network.groups), network.planes),
+    "nvlink": lambda network, _: nvlink_domain(network),
+    "pcie": pcie_tree,
 }
-"""Topology -> one plane of it, from the radix of its switches and the endpoints that it has to hold."""
+"""Topology -> the whole of it, from the network and the endpoints that it has to hold."""
 
 
 def full_fabric(network: Network, endpoints: Count) -> Fabric | None:
     """Return the full fabric that a network of `endpoints` is a part of, null where its topology has no counts."""
     made = TOPOLOGIES.get(network.topology)
-    return None if made is None else in_planes(made(network.radix, endpoints / network.planes), network.planes)
+    return None if made is None else made(network, endpoints)
+
+
+def named_fabric(network: Network, endpoints: Count | None) -> Fabric:
+    """Return the full fabric of a topology by itself; raise InputError where it cannot be counted.
+
+    A PCIe tree and trees of as many levels as they need (`fat-tree`, `rail`) need the endpoints.
+    """
+    if endpoints is None and network.topology in ("pcie", "fat-tree", "rail"):
+        raise InputError.single(
+            f"a {network.topology} by itself does not say how large it is", hint="state `endpoints`"
+        )
+    fabric = full_fabric(network, 1.0 if endpoints is None else endpoints)
+    if fabric is None:
+        raise InputError.single(
+            f"topology {network.topology!r} has no counts", hint=f"write one of {', '.join(TOPOLOGIES)}"
+        )
+    if not np.all(np.greater(fabric.endpoints, 0)):
+        raise InputError.single(f"a {network.topology} cannot be made of {network.radix:g}-port switches")
+    if endpoints is not None and np.any(np.greater(endpoints, fabric.endpoints)):
+        raise InputError.single(f"it has {fabric.endpoints:,.0f} ports for endpoints, {endpoints:,.0f} are stated")
+    return fabric
+
+
+def bisection_bandwidth(fabric: Fabric, port: BytesPerSecond) -> BytesPerSecond:
+    """Return what the halves of a fabric can send to each other, one direction [B/s]: cut * bandwidth of a port."""
+    return fabric.cut * port
 
 
 def cost(fabric: Fabric, price: FabricPrice) -> Dollars | None:

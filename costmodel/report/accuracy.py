@@ -75,11 +75,17 @@ def pooled(accuracies: Sequence[Accuracy], plan: FitPlanFile) -> list[Pooled]:
     bars: dict[tuple[str, str], BarFile] = {}
     for one in accuracies:
         bar = _bar(one, plan.bars)
-        key = (one.device, one.family if bar is None else ", ".join(bar.families))
+        key = (one.device, one.family if bar is None else _named(bar))
         groups.setdefault(key, []).append(one)
         if bar is not None:
             bars[key] = bar
     return [_pool(key, groups[key], bars.get(key)) for key in sorted(groups)]
+
+
+def _named(bar: BarFile) -> str:
+    """Return the families of a bar, and whose they are where it is not for all."""
+    families = ", ".join(bar.families)
+    return f"{families} of {', '.join(bar.implementations)}" if bar.implementations else families
 
 
 def _bar(one: Accuracy, bars: Sequence[BarFile]) -> BarFile | None:
@@ -87,7 +93,7 @@ def _bar(one: Accuracy, bars: Sequence[BarFile]) -> BarFile | None:
     own = [bar for bar in bars if bar.device.removeprefix("devices/") == one.device]
     for key in (one.family, one.family.partition("/")[0]):
         for bar in own:
-            if key in bar.families:
+            if key in bar.families and (not bar.implementations or one.file.partition("/")[2] in bar.implementations):
                 return bar
     return None
 

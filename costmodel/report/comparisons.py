@@ -1,4 +1,4 @@
-"""Published figures beside predictions, as a table with a summary for each class."""
+"""Published figures beside predictions, as a table with summaries by class and by publication."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from costmodel.study.reproduce import Comparison, Summary
 STYLES = {"pass": "green", "fail": "red", "skip": "dim", "infeasible": "yellow"}
 
 
-def show_comparisons(comparisons: Sequence[Comparison], summaries: Sequence[Summary]) -> None:
-    """Print the figures and, for each class, how many, how far off, and which way."""
+def show_comparisons(comparisons: Sequence[Comparison], *summaries: Sequence[Summary]) -> None:
+    """Print the figures and, for each group of each kind of summary, how many, how far off, and which way."""
     rows = table("case", "metric", ">published", ">predicted", ">80 % interval", ">error", "verdict")
     for one in comparisons:
         known = one.low is not None and one.high is not None and one.low != one.high
@@ -29,12 +29,12 @@ def show_comparisons(comparisons: Sequence[Comparison], summaries: Sequence[Summ
     for one in comparisons:
         if one.reason:
             show(f"{one.id}: {one.verdict}: {one.reason}", "dim")
-    totals = table("class", ">figures", ">passed", ">mean absolute error", ">bias")
-    for summary in summaries:
-        totals.add(
-            summary.case_class, str(summary.scored), str(summary.passed), f"{summary.error:.1%}", f"{summary.bias:+.1%}"
-        )
-    show(totals)
+    for title, found in zip(("class", "class and publication"), summaries, strict=False):
+        totals = table(title, ">figures", ">passed", ">mean absolute error", ">median", ">bias")
+        for each in found:
+            errors = (f"{value:.1%}" for value in (each.error, each.median))
+            totals.add(each.name, str(each.scored), str(each.passed), *errors, f"{each.bias:+.1%}")
+        show(totals)
 
 
 def _shown(name: str | None, value: float | None) -> str:

@@ -21,9 +21,7 @@ from costmodel.errors import InputError
 from costmodel.network.host import host_bandwidth, host_link, host_peak
 from costmodel.network.paths import Path, path
 from costmodel.quantities import ceil
-from costmodel.schema.fields import number_at
-from costmodel.schema.forms import FORM_FILES
-from costmodel.schema.quantity import Measure
+from costmodel.schema.forms import parameter
 from costmodel.schema.references import near
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.operators import (
@@ -260,15 +258,17 @@ def _inputs(priced: Priced, scenario: Scenario) -> dict[str, tuple[float, str]]:
         "bandwidth between nodes": (float(way.outer), "bandwidth"),
         "latency (0: no source states one)" if way.latency == 0 else "latency": (float(way.latency), "time"),
     }
+    fitted = {} if priced.fit.form is None else _fitted(priced.fit.form, priced)
     if isinstance(operator, Collective):
         several = {} if operator.calls == 1 else {"messages, one after the other": (float(operator.calls), "count")}
-        return {"buffer": (float(operator.size), "size"), **several, **group}
+        return {"buffer": (float(operator.size), "size"), **several, **group, **fitted}
     return {
         "tokens of a rank": (float(operator.tokens), "count"),
         "bytes of a copy": (float(operator.token_bytes), "size"),
         "experts a token": (float(operator.top_k), "count"),
         **_loads(operator, way),
         **group,
+        **fitted,
     }
 
 
@@ -282,10 +282,9 @@ def _fitted(form: Form, priced: Priced) -> dict[str, tuple[float, str]]:
     found = {}
     for name in FORMS[kind].names:
         value = float(getattr(form, name))
-        number = number_at(FORM_FILES[kind], [name])
-        assert isinstance(number, Measure), f"{name} of {kind} has no dimension"
         if value != unused[name]:
-            found[f"{name} (fitted)"] = (value, "time" if number.dimension == "time" else "count")
+            dimension = parameter(kind, name)
+            found[f"{name} (fitted)"] = (value, "count" if dimension == "ratio" else dimension)
     correction = float(np.asarray(priced.fit.correction(priced.operator)))
     return {**dict(sorted(found.items())), "correction": (correction, "ratio")}
 
@@ -380,7 +379,7 @@ def _device(
 
 def _origins(workload: Workload, scenario: Scenario, priced: Priced, pool: str | None) -> dict[str, str]:
     """Return where the values that enter were written. pool: where the operator's layout stands, of two pools."""
-    operator = priced.operator
+    operator, fitted = priced.operator, priced.fit.form is not None
     if isinstance(operator, HostTransfer | HostUpdate | HostProduct):
         host = ["hardware.node.host.bandwidth"]
         if isinstance(operator, HostTransfer):
@@ -393,8 +392,8 @@ def _origins(workload: Workload, scenario: Scenario, priced: Priced, pool: str |
     if not isinstance(operator, Gemm | AttentionCore | MixedAttention | Elementwise):
         way = path(operator.group, scenario.cluster)
         loads = [_load_field(scenario)] if isinstance(operator, Exchange) else []
-        return _places(workload, scenario, [*loads, *_latency_fields(scenario, way), *_link_fields(scenario, way)])
-    fitted = priced.fit.form is not None
+        links = [*loads, *_latency_fields(scenario, way), *_link_fields(scenario, way)]
+        return _places(workload, scenario, links) | ({"fit": priced.fit.source} if fitted else {})
     wanted = ["hardware.device.memory.hbm.bandwidth", *([] if fitted else ["framework.launch"])]
     if not isinstance(operator, Elementwise):
         peak = f"hardware.device.math.{operator.dtype}.peak"

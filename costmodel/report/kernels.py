@@ -27,6 +27,7 @@ from costmodel.schema.fit_plan import FitPlanFile
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import make_folder, write_whole
 
+_ROOFLINE = ": roofline"  # ends the reason of a prediction that rests on no fit
 COMMAND = "python -m costmodel.report.kernels MEASUREMENTS --output reports/kernels"
 
 
@@ -44,9 +45,10 @@ def publish(measurements: Path, folder: Path, search_path: Sequence[str | Path] 
         figures[device] = name
     plan = read(Library(search_path), "fit_plans", PLAN, FitPlanFile)
     accuracies = stated_accuracies(search_path)
+    scores = scores_of(found.rows, predictions)
     page = [
-        *_head(), *_by_operator(pooled(accuracies, plan)), *_by_file(accuracies),
-        *_scores(scores_of(found.rows, predictions)), *_left_out(found.omissions), *_figures(figures),
+        *_head(), *_by_operator(pooled(accuracies, plan)), *_by_file(accuracies), *_scores(scores),
+        *_borrowed(found, scores, catalogue, search_path), *_left_out(found.omissions), *_figures(figures),
     ]  # fmt: skip
     write_whole(folder / "README.md", ["\n".join(page).encode()])
     return [*(folder / name for name in figures.values()), folder / "README.md"]
@@ -127,6 +129,33 @@ def _scores(scores: Sequence[Score]) -> Iterator[str]:
             if one.rows
         ),
     )  # fmt: skip
+
+
+def _borrowed(
+    found: Screened, scores: Sequence[Score], catalogue: Catalogue, search_path: Sequence[str | Path]
+) -> Iterator[str]:
+    """Yield how well another device's fits predict a device's rows, where both have such kernels."""
+    lenders = {device.name: catalogue.inherits(device.name) for device in {part.device for part in found.mapped}}
+    known = {device: lender for device, lender in lenders.items() if lender is not None}
+    parts = [part for part in found.mapped if part.device.name in known]
+    lent = predict_mapped(found.rows, parts, (), search_path, known)
+    lent.seconds[np.array([why.endswith(_ROOFLINE) for why in lent.why], dtype=bool)] = np.nan
+    own = {(one.device, one.op, one.dtype): one for one in scores}
+    yield from _table(
+        "With the fits of the device that it inherits from, and no row of its own",
+        ("device", "fits of", "operator", "format", "rows", "mean", "median", "bias", "mean with its own rows"),
+        (
+            (
+                one.device, known[catalogue.name(one.device)], one.op, one.dtype, f"{one.rows:,}", _percent(one.mean),
+                _percent(one.median), _percent(one.bias, sign=True),
+                _percent(own[one.device, one.op, one.dtype].mean),
+            )
+            for one in scores_of(found.rows, lent)
+            if one.rows
+        ),
+    )  # fmt: skip
+    yield ""
+    yield "Kernels of which the lender has no fit are left out. With its own rows: as in the table before."
 
 
 def _left_out(left_out: Sequence[Omission]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from costmodel.errors import InputError, Problem
 from costmodel.schema.hugging_face import import_config, is_config
 from costmodel.schema.loader import kind_of
 from costmodel.schema.overrides import Override, edited
-from costmodel.schema.references import Library, beside
+from costmodel.schema.references import Library, beside, folder_of
 from costmodel.schema.strict import Strict, checked
 from costmodel.schema.tree import Tree, merge
 
@@ -87,7 +87,7 @@ class Assembly:
         """Return the document that a reference names or holds, and the field below which its own fields stand."""
         if reference.is_mapping:
             return self.library.extend(reference, schema), field
-        return self.library.document(reference, f"{schema}s", schema, field), ""
+        return self.library.document(reference, folder_of(schema), schema, field), ""
 
     def model(self, reference: Tree, field: str) -> tuple[Tree, str]:
         """Return the model that a reference means, and the field below which its own fields stand.

@@ -131,7 +131,9 @@ def node(file: NodeFile, inside: Device) -> Node:
 
 def _host(file: HostFile) -> Host:
     stated: Mapping[str, Quantity] = {str(dtype): peak for dtype, peak in (file.peak or {}).items()}
-    return Host(file.memory, file.bandwidth, file.sockets, stated, file.link, file.price)
+    return Host(
+        file.memory, file.bandwidth, file.sockets, stated, file.link, file.price, file.switches, file.interconnect
+    )
 
 
 def cluster(file: ClusterFile, of: Node) -> Cluster:
@@ -144,6 +146,7 @@ def network(file: NetworkFile) -> Network:
     return Network(
         file.topology, file.planes, file.radix, file.bandwidth, file.latency.same_leaf, file.latency.cross_leaf,
         file.routing, FabricPrice(file.price.switch, file.price.link, file.price.endpoint_link),
+        file.groups, file.oversubscription, file.pxn, tuple(file.failed),
     )  # fmt: skip
 
 

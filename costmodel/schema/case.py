@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from costmodel.errors import InputError, Location, Problem
 from costmodel.schema.assemble import Assembly
+from costmodel.schema.device import DeviceFile
 from costmodel.schema.loader import MOST_TABLE_BYTES, parse_tree, read_text
 from costmodel.schema.metrics import dimension_of, metric_names
 from costmodel.schema.quantity import Measure, Named, Ratio, Verbatim
@@ -23,6 +24,7 @@ from costmodel.schema.resolve import ResolvedWorkload, in_order, resolve_model, 
 from costmodel.schema.strict import Strict, checked
 from costmodel.schema.tree import Tree, merge, replaced
 
+SUBJECTS = ("scenario", "device", "kernel")  # what a case is of
 _INLINE = "case"  # name of a scenario that stands in the case itself
 
 CaseClass: TypeAlias = Literal[
@@ -37,6 +39,9 @@ class CaseSourceFile(Strict):
     cite: str = Field(description="title, table or figure, address")
     verified: bool = Field(default=False, description="somebody read the figures at the source")
     note: str | None = Field(default=None, description="how the figures were read")
+    publication: str | None = Field(
+        default=None, description="name under which figures of one origin go together; null: that of the file"
+    )
 
 
 class ExpectFile(Strict):
@@ -63,6 +68,13 @@ class EntryFile(Strict):
         default=None,
         description="a scenario with its `model`, or {workload: NAME, scenario: NAME, set: {path: value}}",
     )
+    device: Annotated[str, Named("devices")] | None = Field(
+        default=None, description="a device in place of a scenario; its metrics are `device.` and a path of its file"
+    )
+    kernel: dict[str, str | int | float] | None = Field(
+        default=None,
+        description="a kernel in place of a scenario, as a row of a measurement table: column -> value",
+    )
     conventions: dict[str, str] = Field(default={}, description="conventions of the figures, such as flop: model")
     expect: list[ExpectFile] = Field(default=[], description="the published figures")
     source: CaseSourceFile | None = Field(default=None, description="instead of the file's")
@@ -72,10 +84,11 @@ class TableFile(Strict):
     """Many cases from one table."""
 
     table: str = Field(description="CSV file beside this one, one case a row")
-    columns: dict[str, Annotated[Any, Named("columns")]] = Field(
+    columns: dict[str, Annotated[Any, Verbatim()]] = Field(
         min_length=1,
         description="header -> path: id, class, skip, conventions.NAME, expect.METRIC, or a path of the scenario; "
-        "or {path, unit} where the table leaves out the unit; without an id, rows are numbered after the template's",
+        "or {path, unit} where the table leaves out the unit, or a list of these; without an id, rows are numbered "
+        "after the template's",
     )
     template: Annotated[Any, Named("template")] = Field(description="what all the cases share: keys of a case")
 
@@ -101,9 +114,13 @@ class Expectation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Case:
-    """One published case. skip: why it cannot be computed, null where it can."""
+    """One published case. skip: why it cannot be computed, null where it can; publication: where it comes from.
+
+    It is of a scenario, of a device or of a kernel; the others are null.
+    """
 
     id: str
+    publication: str
     case_class: str | None
     skip: str | None
     conventions: Mapping[str, str]
@@ -111,7 +128,14 @@ class Case:
     source: CaseSourceFile
     location: Location | None
     scenario: Tree | None
+    device: Tree | None
+    kernel: Mapping[str, str] | None
     overrides: Mapping[str, object]
+
+    @property
+    def scenario_name(self) -> str:
+        """Return the name of the case's scenario in the workload that it resolves to."""
+        return _scenario_name(self.scenario)
 
 
 class CaseReferenceFile(Strict):
@@ -143,19 +167,37 @@ def sound_cases(
     return tuple(cases), tuple(in_order(assembly.problems))
 
 
-def resolve_case(case: Case, search_path: Sequence[str | Path] = ()) -> ResolvedWorkload:
+def resolve_case(
+    case: Case, search_path: Sequence[str | Path] = (), library: Library | None = None
+) -> ResolvedWorkload:
     """Return the one scenario of a case; none, but the model, where the case states a model only.
 
-    A scenario that stands in the case itself is called `case`.
+    A scenario that stands in the case itself is called `case`. library: has read files already, for many cases.
     """
-    return _resolved(case, Library(search_path))
+    return _resolved(case, library or Library(search_path))
+
+
+def resolve_device(case: Case, search_path: Sequence[str | Path] = ()) -> dict[str, Any]:
+    """Return the device of a case as its file states it, as nested dicts in SI."""
+    return _device(case, Library(search_path))
+
+
+def _device(case: Case, library: Library) -> dict[str, Any]:
+    assert case.device is not None
+    assembly = Assembly(library)
+    with assembly.noting():
+        stated = library.document(case.device, "devices", "device", f"cases.{case.id}.device")
+        return assembly.part(DeviceFile, stated).file.model_dump()
+    raise InputError(in_order(assembly.problems))
 
 
 def check_cases(assembly: Assembly, tree: Tree, path: Path) -> None:
     """Note every problem of a case file and of the scenarios in it."""
     for case in _cases(assembly, tree, path):
-        if case.skip is None and case.scenario is not None:
-            with assembly.noting():
+        with assembly.noting():
+            if case.skip is None and case.device is not None:
+                _device(case, assembly.library)
+            elif case.skip is None and case.scenario is not None:
                 _resolved(case, assembly.library)
 
 
@@ -188,17 +230,23 @@ def _cases(assembly: Assembly, tree: Tree, path: Path) -> Iterator[Case]:
         entries = _rows(assembly, item, path) if item.child("table") else [(item, {})]
         for entry, overrides in entries:
             with assembly.noting():
-                case = _case(assembly, entry, overrides, file.source)
+                case = _case(assembly, entry, overrides, path.stem, file.source)
                 if case.id in seen:
                     raise InputError.single(f"id {case.id!r} stands twice", hint="rename one", location=entry.location)
                 seen.add(case.id)
                 yield case
 
 
-def _case(assembly: Assembly, tree: Tree, overrides: Mapping[str, object], source: CaseSourceFile) -> Case:
+def _case(assembly: Assembly, tree: Tree, overrides: Mapping[str, object], stem: str, source: CaseSourceFile) -> Case:
+    """Return one case. stem, source: the file's name, and the source of the cases that state none."""
     name = f"cases.{tree.text('id') or '?'}"
     file = assembly.part(EntryFile, tree, field=name).file
-    needed = () if file.skip else ("class", "scenario", "expect")
+    subjects = [key for key in SUBJECTS if tree.child(key) is not None] or [SUBJECTS[0]]
+    if len(subjects) > 1:
+        raise InputError.single(
+            f"has {subjects[0]} and {subjects[1]}", hint="make two cases of it", field=name, location=tree.location
+        )
+    needed = () if file.skip else ("class", subjects[0], "expect")
     missing = [key for key in needed if tree.child(key) is None]
     if missing:
         raise InputError(
@@ -206,10 +254,15 @@ def _case(assembly: Assembly, tree: Tree, overrides: Mapping[str, object], sourc
         )
     stated = tree.child("expect")
     trees = stated.value if stated is not None else []
+    cited = file.source or source
     return Case(
-        id=file.id, case_class=file.case_class, skip=file.skip, conventions=file.conventions,
+        id=file.id, publication=cited.publication or stem, case_class=file.case_class, skip=file.skip,
+        conventions=file.conventions,
         expect=tuple(_expectation(*pair, name) for pair in zip(file.expect, trees, strict=True) if not file.skip),
-        source=file.source or source, location=tree.location, scenario=tree.child("scenario"), overrides=overrides,
+        source=cited, location=tree.location, scenario=tree.child("scenario"),
+        device=tree.child("device"),
+        kernel=None if file.kernel is None else {key: str(value) for key, value in file.kernel.items()},
+        overrides=overrides,
     )  # fmt: skip
 
 
@@ -266,31 +319,60 @@ def _rows(assembly: Assembly, tree: Tree, path: Path) -> Iterator[tuple[Tree, di
                 f"{table.table} has no column {header!r}", hint=near(header, headers), field="cases.columns",
                 location=at.key,
             )  # fmt: skip
-    numbered = "id" not in [column for column in table.columns.values() if isinstance(column, str)]
+    targets = {
+        header: [_target(one, tree.value["columns"].value[header]) for one in _listed(column)]
+        for header, column in table.columns.items()
+    }
+    numbered = not any(path == "id" for paths in targets.values() for path, _ in paths)
     for number, row in enumerate(reader, start=1):
         place = Location(shown(file), reader.line_num)
-        entry, overrides = _row(tree.value["template"], table.columns, row, place)
+        if None in row or None in row.values():
+            raise InputError.single(
+                f"has more or fewer cells than the {len(headers)} columns", hint="complete or remove the line",
+                field="cases.table", location=place,
+            )  # fmt: skip
+        entry, overrides = _row(tree.value["template"], targets, row, place)
         if numbered:
             entry = entry.having(id=Tree(f"{entry.text('id') or Path(table.table).stem}-{number}", place, place))
         yield entry, overrides
 
 
+def _scenario_name(stated: Tree | None) -> str:
+    named = None if stated is None or stated.child("workload") is None else stated.text("scenario")
+    return named or _INLINE
+
+
+def _listed(column: Any) -> list[Any]:
+    return column if isinstance(column, list) else [column]
+
+
+def _target(column: Any, stated: Tree) -> tuple[str, str]:
+    """Return the (path, unit) that a column stands for; the unit is empty where the table writes it."""
+    if isinstance(column, str):
+        return column, ""
+    if isinstance(column, dict) and "path" in column and set(column) <= {"path", "unit"}:
+        return str(column["path"]), str(column.get("unit", ""))
+    raise InputError.single(
+        "a column is a path, or {path, unit}", hint="write `{path: expect.step_time, unit: ms}`",
+        field="cases.columns", location=stated.location,
+    )  # fmt: skip
+
+
 def _row(
-    template: Tree, columns: Mapping[str, Any], row: Mapping[str, str | None], place: Location
+    template: Tree, targets: Mapping[str, Sequence[tuple[str, str]]], row: Mapping[str, str | None], place: Location
 ) -> tuple[Tree, dict[str, object]]:
+    """Return a row's case, and what it changes in the scenario. An empty cell changes nothing."""
     entry, overrides = replace(template, location=place), dict[str, object]()
-    prefix = f"scenarios.{template.value['scenario'].text('scenario') or _INLINE}" if template.child("scenario") else ""
-    for header, column in columns.items():
-        text = (row[header] or "").strip()
-        if not text:
-            continue
-        target = column if isinstance(column, str) else str(column.get("path"))
-        unit = "" if isinstance(column, str) else str(column.get("unit", ""))
-        written = f"{text} {unit}".strip()
+    prefix = f"scenarios.{_scenario_name(template.child('scenario'))}"
+    cells = [
+        (cell, *one) for header, paths in targets.items() if (cell := (row[header] or "").strip()) for one in paths
+    ]
+    for cell, target, unit in cells:
+        written = f"{cell} {unit}".strip()
         head, _, rest = target.partition(".")
         if head in ("id", "skip"):
             entry = entry.having(**{head: Tree(written, place, place)})
-        elif head in ("class", "conventions"):
+        elif head in ("class", "conventions", "kernel"):
             entry = replaced(entry, target.split("."), parse_tree(written, place.source, place=place))
         elif head == "expect":
             entry = _expecting(entry, rest, parse_tree(written, place.source, place=place))

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from costmodel.schema.device import DType, Source
-from costmodel.schema.quantity import Bandwidth, Latency, Money, NicBandwidth, Number, Peak, Size
+from costmodel.schema.quantity import Bandwidth, Latency, LoadFactor, Money, NicBandwidth, Number, Peak, Size
 from costmodel.schema.strict import Strict
 
 
@@ -31,6 +31,8 @@ class HostFile(Strict):
     )
     link: str = Field(default="pcie", description="name of the device's link that leads to the host")
     price: Money | None = Field(default=None, description="price of a node without its devices; null: no source")
+    switches: Number | None = Field(default=None, description="PCIe switches below the sockets; null: none")
+    interconnect: Bandwidth | None = Field(default=None, description="one socket to the others, one direction")
 
 
 class NodeFile(Strict):
@@ -66,10 +68,21 @@ class NetworkFile(Strict):
     """The fabric between nodes."""
 
     topology: str = Field(
-        description="kind of fabric: ft2, mrft, ft3, mpft or fat-tree have counts of switches and links, others none"
+        description="kind of fabric: ft2, ft3, fat-tree, mrft, rail, mpft, sf, df, nvlink, pcie; others have no counts"
     )
-    planes: Number = Field(default=1.0, description="independent fabrics side by side")
-    radix: Number = Field(description="ports of one switch")
+    planes: Number = Field(default=1.0, description="independent fabrics side by side; of nvlink: switch chips")
+    radix: Number = Field(description="ports of one switch; of nvlink: devices; of pcie: devices below one switch")
+    groups: Number | None = Field(
+        default=None,
+        description="groups of a dragonfly, host bridges of a PCIe tree; null: as many as radix allows, one",
+    )
+    oversubscription: LoadFactor = Field(
+        default=1.0, description="a leaf's ports to endpoints over its ports to spines"
+    )
+    pxn: bool = Field(default=True, description="change rails inside the node, over the link that joins its devices")
+    failed: list[str] = Field(
+        default=[], description="parts that do not work: plane0, nic12, leaf0.3, leaf0.3-spine0.1 (flow level only)"
+    )
     bandwidth: NicBandwidth | None = Field(default=None, description="one port one way; null: as fast as the NIC")
     latency: FabricLatencyFile = Field(default_factory=FabricLatencyFile, description="latencies")
     routing: Literal["static", "ecmp", "adaptive", "spray"] = Field(default="static", description="choice of paths")
@@ -85,4 +98,13 @@ class ClusterFile(Strict):
     network: NetworkFile | None = Field(
         default=None, description="the fabric; null: several nodes with NICs hang on one switch, at the NIC's latency"
     )
+    sources: list[Source] = Field(default=[], description="where the values come from")
+
+
+class TopologyFile(Strict):
+    """A fabric by itself, for counts and prices; the network of a cluster is written alike."""
+
+    name: str = Field(description="name by which `costmodel topology` calls it")
+    network: NetworkFile = Field(description="the fabric, as in a cluster file")
+    endpoints: Number | None = Field(default=None, description="endpoints in use; null: every port that is for one")
     sources: list[Source] = Field(default=[], description="where the values come from")

@@ -77,7 +77,8 @@ def _network(scenario: Scenario) -> dict[str, Any] | None:
     return {
         "topology": fabric.topology, "planes": fabric.planes, "radix": fabric.radix, "bandwidth": fabric.bandwidth,
         "latency": {"same_leaf": fabric.latency_same_leaf, "cross_leaf": fabric.latency_cross_leaf},
-        "routing": fabric.routing,
+        "routing": fabric.routing, "groups": fabric.groups, "oversubscription": fabric.oversubscription,
+        "pxn": fabric.pxn, "failed": list(fabric.failed),
         "price": {
             "switch": fabric.price.switch, "link": fabric.price.link, "endpoint_link": fabric.price.endpoint_link
         },
@@ -86,8 +87,13 @@ def _network(scenario: Scenario) -> dict[str, Any] | None:
 
 def find(document: Mapping[str, Any], place: Place, scenario: str, path: str) -> Any:
     """Return the value at a place; raise InputError that names what is there instead."""
+    return entry(document, _route(place, scenario), path)
+
+
+def entry(document: Mapping[str, Any], route: Sequence[str], path: str) -> Any:
+    """Return the value that a route leads to; raise InputError, at `path`, that names what is there instead."""
     current: Any = document
-    for part in _route(place, scenario):
+    for part in route:
         known = _keys(current)
         if part not in known:
             raise InputError.single(f"nothing here is named {part!r}", hint=near(part, list(known)), field=path)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from costmodel.errors import InputError, Problem
-from costmodel.hardware import Cluster, Device, Node
+from costmodel.hardware import Cluster, Device, Network, Node
+from costmodel.quantities import Quantity
 from costmodel.schema import build
 from costmodel.schema.assemble import Assembly
 from costmodel.schema.calibration import FitsFile
 from costmodel.schema.case import CaseFile, check_cases
-from costmodel.schema.cluster import ClusterFile, NodeFile
+from costmodel.schema.cluster import ClusterFile, NodeFile, TopologyFile
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.document import model_document
 from costmodel.schema.fit_plan import FitPlanFile
@@ -24,7 +25,8 @@ from costmodel.schema.hugging_face import import_config, is_config
 from costmodel.schema.installation import install, install_device, install_node
 from costmodel.schema.loader import parse_tree
 from costmodel.schema.model import ModelFile
-from costmodel.schema.references import Library, as_reference
+from costmodel.schema.overrides import read_overrides
+from costmodel.schema.references import Library, as_reference, folder_of
 from costmodel.schema.resolve import in_order, resolve_tree
 from costmodel.schema.strict import Strict
 from costmodel.schema.tree import Tree
@@ -38,7 +40,7 @@ Made = TypeVar("Made")
 FILES: dict[str, type[Strict]] = {
     "device": DeviceFile, "node": NodeFile, "cluster": ClusterFile, "framework": FrameworkFile,
     "precision": PrecisionFile, "calibration": FitsFile, "model": ModelFile, "workload": WorkloadFile, "case": CaseFile,
-    "what_if": WhatIfFile, "fit_plan": FitPlanFile,
+    "what_if": WhatIfFile, "fit_plan": FitPlanFile, "topology": TopologyFile,
 }  # fmt: skip
 """The model of every kind of file."""
 
@@ -70,7 +72,7 @@ def _check(assembly: Assembly, path: Path) -> None:
         install_device(assembly, tree)
     else:
         assembly.part(FILES[schema], tree)
-        assembly.problems.extend(library.clashes(path, f"{schema}s"))
+        assembly.problems.extend(library.clashes(path, folder_of(schema)))
 
 
 def list_names(kind: str, search_path: Sequence[str | Path] = ()) -> list[str]:
@@ -83,16 +85,44 @@ def load_device(name: str, search_path: Sequence[str | Path] = ()) -> Device:
     return _load(name, "device", search_path, lambda assembly, tree: install_device(assembly, tree)[1])
 
 
+def load_topology(name: str, search_path: Sequence[str | Path] = ()) -> tuple[Network, Quantity | None]:
+    """Return the fabric of a topology file, and how many endpoints are in use: null for all."""
+
+    def made(assembly: Assembly, tree: Tree) -> tuple[Network, Quantity | None]:
+        file = assembly.part(TopologyFile, tree).file
+        return build.network(file.network), file.endpoints
+
+    return _load(name, "topology", search_path, made)
+
+
 def load_node(name: str, search_path: Sequence[str | Path] = ()) -> Node:
     """Return the node of a name or a file, its device inside."""
     return _load(name, "node", search_path, lambda assembly, tree: install_node(assembly, tree)[2])
 
 
-def load_cluster(name: str, search_path: Sequence[str | Path] = (), *, devices: float = 1.0) -> Cluster:
-    """Return the cluster of a name or a file; of a node, as many of it as hold `devices`."""
-    assembly = Assembly(Library(search_path))
+def load_cluster(
+    name: str,
+    search_path: Sequence[str | Path] = (),
+    *,
+    devices: float = 1.0,
+    changes: Mapping[str, object] | None = None,
+) -> Cluster:
+    """Return the cluster of a name or a file; of a node, as many of it as hold `devices`.
+
+    changes: paths of `hardware.…` and their new values, as `--set` takes them.
+    """
+    overrides = read_overrides(changes or {}, [])
+    for change in overrides:
+        if change.place.target not in ("cluster", "node", "device"):
+            raise InputError.single(
+                "is no part of the hardware", hint="write --set hardware.…", location=change.value.location
+            )
+    assembly = Assembly(Library(search_path), overrides)
     with assembly.noting():
-        return install(assembly, Tree(as_reference(name)), None, devices, None).built
+        built = install(assembly, Tree(as_reference(name)), None, devices, None).built
+        assembly.note_unused()
+        if not assembly.problems:
+            return built
     raise InputError(in_order(assembly.problems))
 
 
@@ -153,13 +183,13 @@ def _model_reference(argument: str) -> str:
 
 def load_document(kind: str, name: str, search_path: Sequence[str | Path] = ()) -> dict[str, Any]:
     """Return a file of a kind (`devices`, `models` …) as nested dicts, checked and in SI, with its sources."""
-    schema = kind.removesuffix("s")
+    schema = next(schema for schema in FILES if folder_of(schema) == kind)
     return _load(name, schema, search_path, lambda assembly, tree: assembly.part(FILES[schema], tree).file.model_dump())
 
 
 def _load(name: str, schema: str, search_path: Sequence[str | Path], make: Callable[[Assembly, Tree], Made]) -> Made:
     assembly = Assembly(Library(search_path))
     with assembly.noting():
-        tree = assembly.library.document(Tree(as_reference(name)), f"{schema}s", schema, "")
+        tree = assembly.library.document(Tree(as_reference(name)), folder_of(schema), schema, "")
         return make(assembly, tree)
     raise InputError(in_order(assembly.problems))

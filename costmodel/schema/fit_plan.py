@@ -1,14 +1,20 @@
-"""The fit plan: which measured rows make which calibration file, and by which recipe each family is fitted."""
+"""The fit plan: which measured rows make which calibration file, and by which recipe each family is fitted; and which
+terms of frameworks are fitted to published figures of whole runs."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from costmodel.schema.case import CaseClass
 from costmodel.schema.device import Source
-from costmodel.schema.quantity import Ratio, Verbatim
+from costmodel.schema.fields import number_at
+from costmodel.schema.framework import FrameworkFile
+from costmodel.schema.quantity import Integer, Ratio, Verbatim, wrong
 from costmodel.schema.strict import Strict
+
+FRAMEWORK = "framework."  # what the path of a term begins with
 
 
 class RecipeFile(Strict):
@@ -22,6 +28,7 @@ class RecipeFile(Strict):
     beside: str | None = Field(
         default=None, description="`family/variant` of streams in the same rows, which are fitted with it"
     )
+    fewest: Integer | None = Field(default=None, description="rows below which nothing is fitted; null: 20")
     held_out: list[str] = Field(min_length=1, description="columns whose values cross-validation holds out together")
 
 
@@ -45,19 +52,63 @@ class BarFile(Strict):
 
     device: str = Field(description="the device file, `devices/NAME`")
     families: list[str] = Field(min_length=1, description="operator families or `family/variant`, taken together")
+    implementations: list[str] = Field(default=[], description="those alone, as calibration files are named; none: all")
     bar: Ratio = Field(description="mean absolute relative error that is asked for; the median below 50 rows")
     aim: Ratio = Field(description="the same, better")
 
 
+class TermFile(Strict):
+    """A number of frameworks that no kernel measurement gives: it is fitted to published figures of whole runs."""
+
+    path: str = Field(description="path of the number in a scenario, such as `framework.launch`")
+    bounds: list[Annotated[Any, Verbatim()]] = Field(
+        min_length=2, max_length=2, description="least and greatest value, in the unit of the field"
+    )
+    frameworks: list[str] = Field(min_length=1, description="frameworks that share the value")
+    classes: list[CaseClass] = Field(min_length=1, description="classes of the cases that it is fitted to")
+    publications: list[str] = Field(min_length=2, description="publications that it is fitted to, at least two")
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Return the bounds in SI."""
+        number = number_at(FrameworkFile, self.path.removeprefix(FRAMEWORK).split("."))
+        assert number is not None, "checked when it was read"
+        low, high = (float(number.check(bound)) for bound in self.bounds)
+        return low, high
+
+    @model_validator(mode="after")
+    def _is_a_number_of_frameworks(self) -> Self:
+        stated = self.path.startswith(FRAMEWORK)
+        if not stated or number_at(FrameworkFile, self.path.removeprefix(FRAMEWORK).split(".")) is None:
+            raise wrong(f"{self.path!r} is no number of a framework", "write one like `framework.launch`")
+        low, high = self.span
+        if not low < high:
+            raise wrong("the bounds enclose nothing", "write the lower bound first")
+        if len(set(self.publications)) < len(self.publications):
+            raise wrong("a publication stands twice", "name at least two different ones")
+        return self
+
+
 class FitPlanFile(Strict):
-    """What `python -m costmodel.calibration.fits` makes."""
+    """What `python -m costmodel.calibration.fits` makes, and what `python -m costmodel.study.end_to_end` fits."""
 
     name: str = Field(description="name of the plan")
-    recipes: dict[str, RecipeFile] = Field(min_length=1, description="recipe name -> recipe")
+    recipes: dict[str, RecipeFile] = Field(default={}, description="recipe name -> recipe")
     defaults: dict[str, str] = Field(default={}, description="operator family or variant -> recipe, for `calibrate`")
     architectures: dict[str, dict[str, str]] = Field(
         default={}, description="architecture of a device -> family or variant -> recipe that stands before the default"
     )
     implementations: list[ImplementationFile] = Field(default=[], description="the calibration files to make")
     bars: list[BarFile] = Field(default=[], description="the errors that are asked for, for reports")
+    terms: list[TermFile] = Field(default=[], description="numbers of frameworks that whole runs are fitted by")
     sources: list[Source] = Field(default=[], description="where choices come from")
+
+    @model_validator(mode="after")
+    def _terms_are_told_apart(self) -> Self:
+        told: set[tuple[str, str]] = set()
+        for term in self.terms:
+            pairs = {(term.path, framework) for framework in term.frameworks}
+            if told & pairs:
+                raise wrong(f"{term.path} of {min(told & pairs)[1]} is fitted twice", "write one term of it")
+            told |= pairs
+        return self

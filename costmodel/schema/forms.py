@@ -6,7 +6,9 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
-from costmodel.schema.quantity import Integer, Ratio, Time
+from costmodel.schema.fields import number_at
+from costmodel.schema.message_forms import MESSAGE_FORMS, CollectiveFormFile, LowLatencyFormFile, NormalFormFile
+from costmodel.schema.quantity import Integer, Measure, Ratio, Time
 from costmodel.schema.strict import Strict
 
 Splits: TypeAlias = Literal["never", "once", "twice", "xqa", "fa2", "fa2_shared", "fa3"]
@@ -40,6 +42,7 @@ class GemmFormFile(Strict):
     cached: Ratio | None = Field(default=None, description="speed of L2 in a warm benchmark, over the bandwidth")
     copies: Ratio | None = Field(default=None, description="weights that take turns in a warm benchmark")
     resident: Ratio | None = Field(default=None, description="share of L2 that holds activations in a warm benchmark")
+    scan: Time | None = Field(default=None, description="what a group of the call adds, with rows or without")
     tiles: list[Tile] = Field(min_length=1, description="candidate tiles, rows by columns")
     splits: bool = Field(description="the library splits K")
     rule: Literal["fastest", "waves", "rows"] = Field(
@@ -48,6 +51,41 @@ class GemmFormFile(Strict):
     paired: Integer | None = Field(default=None, description="rows from which on two blocks load together")
     limits: list[Integer] = Field(default=[], description="largest rows of each tile but the last, under `rows`")
     clusters: list[Tile] = Field(default=[], description="tiles launched together, of each tile: rows by columns")
+
+
+class SwitchedFormFile(Strict):
+    """Grouped products of a library that takes one tile for few tokens and another one for many."""
+
+    kind: Literal["switched"] = Field(description="this form")
+    launch: Time = Field(description="fixed time")
+    memory: Ratio = Field(description="share of the memory bandwidth")
+    sharpness: Ratio = Field(description="exponent that joins times which overlap")
+    few_compute: Ratio = Field(description="share of the dense peak with few tokens")
+    few_load: Ratio = Field(description="bytes that one processor loads a cycle with few tokens")
+    few_cache: Ratio = Field(description="bytes that L2 gives one processor a cycle with few tokens")
+    few_fill: Ratio = Field(description="cycles of a block's start and end with few tokens")
+    few_turn: Ratio = Field(description="cycles of the shortest step along K, of 128 bytes, with few tokens")
+    few_edge: Ratio = Field(description="loss of small tiles with few tokens, at 16 rows or columns")
+    compute: Ratio = Field(description="share of the dense peak with many tokens")
+    load: Ratio = Field(description="bytes that one processor loads a cycle with many tokens")
+    cache: Ratio = Field(description="bytes that L2 gives one processor a cycle with many tokens")
+    fill: Ratio = Field(description="cycles of a block's start and end with many tokens")
+    turn: Ratio = Field(description="cycles of the shortest step along K, of 128 bytes, with many tokens")
+    edge: Ratio = Field(description="loss of small tiles with many tokens, at 16 rows or columns")
+    sag: Ratio | None = Field(default=None, description="slowdown of the clock at full load")
+    refetch: Ratio | None = Field(default=None, description="share of reads that are made again beyond L2")
+    reach: Ratio | None = Field(default=None, description="size of an operand from where on they are, over L2")
+    few_tiles: list[Tile] = Field(min_length=1, description="candidate tiles with few tokens, rows by columns")
+    tiles: list[Tile] = Field(min_length=1, description="candidate tiles with many tokens, rows by columns")
+
+
+class PlainFormFile(Strict):
+    """Kernels of which few sizes are measured: work and bytes at shares of the peaks."""
+
+    kind: Literal["plain"] = Field(description="this form")
+    launch: Time = Field(description="fixed time")
+    compute: Ratio = Field(description="share of the dense peak")
+    memory: Ratio = Field(description="share of the memory bandwidth")
 
 
 class PrefillFormFile(Strict):
@@ -159,14 +197,35 @@ class StreamFormFile(Strict):
 
 FORM_FILES: dict[str, type[Strict]] = {
     "gemm": GemmFormFile,
+    "switched": SwitchedFormFile,
+    "plain": PlainFormFile,
     "prefill": PrefillFormFile,
     "decode": DecodeFormFile,
     "xqa": XqaFormFile,
     "varlen": VarlenFormFile,
     "stream": StreamFormFile,
+    **MESSAGE_FORMS,
 }
 
 FormFile: TypeAlias = Annotated[
-    GemmFormFile | PrefillFormFile | DecodeFormFile | XqaFormFile | VarlenFormFile | StreamFormFile,
+    GemmFormFile
+    | SwitchedFormFile
+    | PlainFormFile
+    | PrefillFormFile
+    | DecodeFormFile
+    | XqaFormFile
+    | VarlenFormFile
+    | StreamFormFile
+    | CollectiveFormFile
+    | LowLatencyFormFile
+    | NormalFormFile,
     Field(discriminator="kind"),
 ]
+
+
+def parameter(form: str, name: str) -> str:
+    """Return the dimension of a form's parameter. Raises KeyError where the form has none of that name."""
+    number = number_at(FORM_FILES[form], [name])
+    if not isinstance(number, Measure):
+        raise KeyError(f"{name} of {form} has no dimension")
+    return number.dimension

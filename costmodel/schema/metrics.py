@@ -39,11 +39,18 @@ _BY_SECTION = {
     "memory": "size", "host_memory": "size", "schedule": "duration", "breakdown": "duration", "share": "ratio",
     "routing": "count",
 }  # fmt: skip
+_OF_DEVICE = {
+    "peak": "flop_rate", "bandwidth": "bandwidth", "capacity": "size", "processors": "count", "tdp": "power",
+    "idle": "power", "max": "frequency", "tensor_reference": "frequency", "latency": "duration", "purchase": "money",
+}  # fmt: skip
+"""Last name of a path of a device file -> dimension."""
 
 
 def dimension_of(metric: str) -> str | None:
     """Return the dimension of a metric such as `step_time` or `memory.weights`, null for an unknown one."""
     section, _, rest = metric.partition(".")
+    if section == "device":
+        return _OF_DEVICE.get(rest.rpartition(".")[2])
     if rest and section in _BY_SECTION:
         return _BY_SECTION[section]
     return _BY_METRIC.get(metric.removeprefix("model."))
@@ -56,4 +63,4 @@ def unit_of(metric: str) -> str:
 
 def metric_names() -> list[str]:
     """Return the names of all metrics; sections as `memory.NAME`."""
-    return [*_BY_METRIC, *(f"{section}.NAME" for section in _BY_SECTION)]
+    return [*_BY_METRIC, *(f"{section}.NAME" for section in _BY_SECTION), *(f"device.….{name}" for name in _OF_DEVICE)]

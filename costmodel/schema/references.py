@@ -23,7 +23,7 @@ ALIASED = ("models",)  # kinds whose aliases are names to refer to; those of dev
 
 _KINDS = (
     "device", "node", "cluster", "framework", "precision", "calibration", "model", "workload", "case", "what_if",
-    "fit_plan",
+    "fit_plan", "topology",
 )  # fmt: skip
 _VERSIONS = {kind: f"costmodel/{kind}@1" for kind in _KINDS}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
@@ -35,6 +35,11 @@ def package_root() -> Path:
     package = Path(__file__).resolve().parents[1]
     shipped = package / "data"
     return shipped if shipped.is_dir() else package.parent
+
+
+def folder_of(schema: str) -> str:
+    """Return the kind of folder that files of a schema stand in: `devices` for `device`."""
+    return "topologies" if schema == "topology" else f"{schema}s"
 
 
 def is_name(text: str) -> bool:
@@ -171,7 +176,7 @@ class Library:
         base = tree.child("extends") if tree.is_mapping else None
         if base is None:
             return tree
-        kind = _WORKLOADS if schema == "workload" else f"{schema}s"
+        kind = folder_of(schema)
         if not isinstance(base.value, str):
             raise InputError.single(
                 f"must name one file, not {kind_of(base.value)}", field="extends", location=base.location

@@ -5,18 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 from typing import Any, TypeAlias
+
+import numpy as np
 
 from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.intervals import intervals
 from costmodel.analytic.metrics import sixteen_bit_peak
 from costmodel.api import Workload, architecture_facts
-from costmodel.errors import InputError
+from costmodel.calibration.batch import Catalogue
+from costmodel.calibration.operators import map_all
+from costmodel.calibration.predicting import predict_mapped
+from costmodel.calibration.tables import single_row
+from costmodel.errors import InputError, Location
 from costmodel.hardware import Device
 from costmodel.result import Point
-from costmodel.schema.case import Case, resolve_case
-from costmodel.schema.references import near
+from costmodel.schema.case import Case, resolve_case, resolve_device
+from costmodel.schema.document import entry
+from costmodel.schema.references import Library, near
 from costmodel.workload.counting import attention_flop_per_token
+from costmodel.workload.operators import AttentionCore, Gemm
 from costmodel.workload.recompute import expand
 from costmodel.workload.scenario import Scenario, Training
 
@@ -39,11 +49,13 @@ Interval: TypeAlias = "tuple[float, float] | None"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
-    """Facts of a case's model and, where it has a scenario, that scenario and its point."""
+    """Facts of a case's model and, where it has a scenario, that scenario and its point; or a device or a kernel."""
 
     facts: Mapping[str, Any]
     point: Point | None
     workload: Workload | None
+    device: Mapping[str, Any] | None = None
+    kernel: Mapping[str, Value] | None = None
 
     @property
     def infeasible(self) -> str | None:
@@ -54,6 +66,11 @@ class Prediction:
         """Return a metric, of a section such as `memory` or of the result; raise InputError if nothing gives it."""
         _check(conventions)
         section, _, name = metric.partition(".")
+        if section == "device":
+            return self._of_device(name, metric)
+        if self.kernel is not None:
+            found: Value = _entry(self.kernel, metric, metric)
+            return found
         if section == "model" or metric in self.facts:
             return _exact(_entry(self.facts, name or metric, metric))
         if self.point is None or self.workload is None:
@@ -72,9 +89,19 @@ class Prediction:
             if self.point.routing is None:
                 raise InputError.single(f"{metric!r} is of expert layers, which the scenario does not have")
             return _exact(_entry(self.point.routing, name, metric))
+        if section == "breakdown":
+            times = {one.name: one.time for one in self.point.breakdown}
+            return _exact(_entry(times, name, metric)) if self.point.fits else NOTHING
         if metric in UTILISATIONS and (conventions or metric not in self.point.metrics):
             return self._utilisation(metric, conventions)
         return _with(_entry(self.point.metrics, metric, metric), self.point.intervals[metric])
+
+    def _of_device(self, path: str, metric: str) -> Value:
+        """Return a figure of the case's device; null where its file states none."""
+        if self.device is None:
+            raise InputError.single(f"{metric!r} needs a device", hint="write `device: devices/NAME` for the scenario")
+        value = entry(self.device, path.split("."), metric)
+        return NOTHING if value is None else _exact(value)
 
     def _part_of_step(self, name: str, metric: str) -> Value:
         """Return a part of a training step; null where the step is not known."""
@@ -156,14 +183,43 @@ class Prediction:
         return float(device.peak(stated))
 
 
-def predict(case: Case, search_path: Sequence[str] = ()) -> Prediction:
-    """Return what a case predicts; raise InputError with every problem of its scenario."""
-    resolved = resolve_case(case, search_path)
+def predict(case: Case, search_path: Sequence[str | Path] = (), library: Library | None = None) -> Prediction:
+    """Return what a case predicts; raise InputError with every problem of its scenario.
+
+    library: has read files already, for many cases.
+    """
+    if case.kernel is not None:
+        return Prediction({}, None, None, kernel=kernel_figures(case, search_path))
+    if case.device is not None:
+        return Prediction({}, None, None, resolve_device(case, search_path))
+    resolved = resolve_case(case, search_path, library)
     if not resolved.scenarios:
         return Prediction(architecture_facts(resolved.architecture), None, None)
     workload = Workload(resolved, case.id, {}, None, tuple(search_path))
     (point,) = workload.points().values()
     return Prediction(workload.model(), point, workload)
+
+
+def kernel_figures(case: Case, search_path: Sequence[str | Path] = ()) -> dict[str, Value]:
+    """Return time and FLOP rate of the kernel of a case, as `costmodel predict` prices a row of a measurement table.
+
+    Raises InputError where the row holds no kernel of the package.
+    """
+    assert case.kernel is not None
+    table = single_row(case.kernel, case.location or Location("case"))
+    mapped, left_out = map_all(table, _catalogue(tuple(search_path)))
+    if not mapped:
+        raise InputError.single("; ".join(left.reason for left in left_out), field="kernel", location=case.location)
+    found = predict_mapped(table, mapped, left_out, search_path)
+    seconds = [float(each[0]) for each in (found.seconds, found.low, found.high)]
+    flop = sum(float(np.sum(each.flop)) for each in mapped[0].operators if isinstance(each, Gemm | AttentionCore))
+    rates = [flop / each if each else math.inf for each in seconds]
+    return {"time": Value(*seconds), "flop_rate": Value(rates[0], rates[2], rates[1])}
+
+
+@cache
+def _catalogue(search_path: tuple[str | Path, ...]) -> Catalogue:
+    return Catalogue(search_path)
 
 
 def _check(conventions: Mapping[str, str]) -> None:

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, get_args
 
 from costmodel.errors import CostModelError, InputError, Problem
-from costmodel.schema.case import Case, Expectation, sound_cases
+from costmodel.schema import SI
+from costmodel.schema.case import Case, CaseClass, Expectation, sound_cases
 from costmodel.schema.references import Library, near
 from costmodel.schema.tree import plain
 from costmodel.study.predictions import Prediction, Value, predict
@@ -22,10 +24,14 @@ PASS, FAIL, SKIP, INFEASIBLE = "pass", "fail", "skip", "infeasible"
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One published figure beside ours, in SI. error: relative, (predicted - published) / published; null for checks of
-    a side or an order, which no error scores."""
+    """One published figure beside ours, in SI.
+
+    error: relative, (predicted - published) / published; null for checks of a side or an order, which no error scores.
+    terms: what was changed in the scenario for the comparison: path -> value; null for nothing.
+    """
 
     id: str
+    publication: str
     case_class: str | None
     metric: str | None
     unit: str | None
@@ -37,31 +43,46 @@ class Comparison:
     verdict: str
     source: str
     reason: str | None = None
+    terms: Mapping[str, object] | None = None
 
     def document(self) -> dict[str, Any]:
         """Return the comparison as the documented JSON object."""
-        fields = asdict(self)
-        reason = fields.pop("reason")
-        fields = {"class" if key == "case_class" else key: value for key, value in fields.items()}
-        return fields if reason is None else {**fields, "reason": reason}
+        fields = {"class" if key == "case_class" else key: value for key, value in asdict(self).items()}
+        return {key: value for key, value in fields.items() if value is not None or key not in ("reason", "terms")}
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """How the figures of one class fare. error: mean absolute; bias: mean; both relative, over scored figures."""
+    """How the figures of one class or publication fare, all relative, over scored figures.
 
-    case_class: str
+    error, median: of the absolute errors, mean and median; bias: mean of the errors.
+    """
+
+    name: str
     scored: int
     passed: int
     error: float
+    median: float
     bias: float
 
 
-def load_cases(names: Sequence[str], search_path: Sequence[str] = ()) -> tuple[list[Case], list[Problem]]:
+def load_cases(
+    names: Sequence[str], search_path: Sequence[str] = (), classes: Sequence[str] = ()
+) -> tuple[list[Case], list[Problem]]:
     """Return the cases of files, of names under `workloads/published`, or with given ids; all of them by default.
 
-    Cases that cannot be read come back as problems. Raises InputError on an unknown name.
+    classes: those to keep, none: all. Cases that cannot be read come back as problems. Raises InputError on an unknown
+    name or class.
     """
+    known = get_args(CaseClass)
+    for wanted in classes:
+        if wanted not in known:
+            raise InputError.single(f"no class of cases is named {wanted!r}", hint=near(wanted, known), field="--class")
+    found, problems = _load(names, search_path)
+    return [case for case in found if not classes or case.case_class in classes], problems
+
+
+def _load(names: Sequence[str], search_path: Sequence[str]) -> tuple[list[Case], list[Problem]]:
     paths = [name for name in names if Path(name).exists()]
     wanted = [name for name in names if name not in paths]
     chosen, problems = _read(paths, search_path)
@@ -87,28 +108,41 @@ def _read(paths: Iterable[str | Path], search_path: Sequence[str]) -> tuple[list
     return [case for cases, _ in read for case in cases], [problem for _, found in read for problem in found]
 
 
-def reproduce(cases: Iterable[Case], search_path: Sequence[str] = ()) -> tuple[list[Comparison], list[Problem]]:
+def reproduce(
+    cases: Iterable[Case],
+    search_path: Sequence[str] = (),
+    changes: Mapping[str, Mapping[str, object]] | None = None,
+) -> tuple[list[Comparison], list[Problem]]:
     """Return every published figure compared, and the problems of cases that predict nothing.
 
     A problem of one case does not stop the others; scenarios that several cases share are evaluated once.
+    changes: id of a case -> what changes in its scenario beside what the case says: path -> value, as `--set`.
     """
-    cases = list(cases)
+    changed = changes or {}
+    cases = [replace(case, overrides={**case.overrides, **changed.get(case.id, {})}) for case in cases]
+    library = Library(search_path)
     predictions: dict[str, Prediction] = {}
     shared: dict[str, Prediction] = {}
     problems: list[Problem] = []
     comparisons: list[Comparison] = []
     for case in cases:
-        if case.skip is None and case.scenario is not None:
-            key = repr((plain(case.scenario), case.overrides))
+        if case.skip is None:
+            stated = [None if tree is None else plain(tree) for tree in (case.scenario, case.device)]
+            key = repr((stated, case.kernel, {path: str(value) for path, value in case.overrides.items()}))
             with _noting(problems, case):
-                shared[key] = shared.get(key) or predict(case, search_path)
+                shared[key] = shared.get(key) or predict(case, search_path, library)
                 predictions[case.id] = shared[key]
     for case in cases:
         if case.skip is not None:
             comparisons.append(_uncompared(case, None, SKIP, case.skip))
         for expected in case.expect if case.id in predictions else ():
             with _noting(problems, case):
-                comparisons.append(_compare(case, expected, predictions))
+                found = _compare(case, expected, predictions)
+                terms = {
+                    path: value.value if isinstance(value, SI) else value
+                    for path, value in changed.get(case.id, {}).items()
+                }
+                comparisons.append(replace(found, terms=terms or None))
     return comparisons, problems
 
 
@@ -139,6 +173,7 @@ def _compare(case: Case, expected: Expectation, predictions: Mapping[str, Predic
     error = (found.value - published) / published if scored and published else None
     return Comparison(
         case.id,
+        case.publication,
         case.case_class,
         expected.metric,
         _unit(expected),
@@ -187,23 +222,34 @@ def _uncompared(case: Case, expected: Expectation | None, verdict: str, reason: 
     unit = None if expected is None else _unit(expected)
     metric = None if expected is None else expected.metric
     return Comparison(
-        case.id, case.case_class, metric, unit, published, None, None, None, None, verdict, case.source.cite, reason
-    )
+        case.id, case.publication, case.case_class, metric, unit, published, None, None, None, None, verdict,
+        case.source.cite, reason,
+    )  # fmt: skip
 
 
 def summarise(comparisons: Iterable[Comparison]) -> list[Summary]:
     """Return a summary for each class of figures that were scored."""
-    by_class: dict[str, list[Comparison]] = {}
-    for one in comparisons:
+    return _summaries((one.case_class or "other", one) for one in comparisons)
+
+
+def summarise_publications(comparisons: Iterable[Comparison]) -> list[Summary]:
+    """Return a summary for each class of each publication, named `CLASS PUBLICATION`."""
+    return _summaries((f"{one.case_class or 'other'} {one.publication}", one) for one in comparisons)
+
+
+def _summaries(named: Iterable[tuple[str, Comparison]]) -> list[Summary]:
+    groups: dict[str, list[tuple[float, Comparison]]] = {}
+    for name, one in named:
         if one.error is not None:
-            by_class.setdefault(one.case_class or "other", []).append(one)
+            groups.setdefault(name, []).append((one.error, one))
     return [
         Summary(
             name,
             len(found),
-            sum(one.verdict == PASS for one in found),
-            math.fsum(abs(one.error or 0.0) for one in found) / len(found),
-            math.fsum(one.error or 0.0 for one in found) / len(found),
+            sum(one.verdict == PASS for _, one in found),
+            math.fsum(abs(error) for error, _ in found) / len(found),
+            median(abs(error) for error, _ in found),
+            math.fsum(error for error, _ in found) / len(found),
         )
-        for name, found in sorted(by_class.items())
+        for name, found in sorted(groups.items())
     ]

@@ -107,7 +107,9 @@ def add_moe(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, fresh: bool 
         builder.step("norm", [Elementwise("expert input cast", tokens * hidden * passes, kind="cast", rows=tokens)])
     _add_experts(builder, context, ffn, fresh=fresh)
     summed = 4 * context.stream_tokens * hidden * context.residual
-    builder.step("combine", [Elementwise("expert sum", summed)], [Elementwise("expert sum gradient", summed)])
+    builder.step(
+        "combine", [Elementwise("expert sum", summed, kind="permute")], [Elementwise("expert sum gradient", summed)]
+    )
 
 
 def _add_experts(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, fresh: bool) -> None:
@@ -265,6 +267,8 @@ def _expert_products(context: Context, ffn: MoeFfn, share: ExpertLoad) -> tuple[
         held=share.held,
         deviation=share.deviation,
         load=share.executed,
+        masked=context.communication.mode == "low_latency",
+        routed=(share.held, ffn.experts + context.routing.redundant, routed_tokens(context) * context.parallel.ep),
     )
     down = replace(
         up,
@@ -284,7 +288,10 @@ def _expert_products(context: Context, ffn: MoeFfn, share: ExpertLoad) -> tuple[
 
 def _moves(name: str, elements: Count, forward: Bytes, backward: Bytes) -> tuple[list[Operator], list[Operator]]:
     """Return a gather or scatter of rows, forward and backward, each reading and writing every row."""
-    return [Elementwise(name, elements * forward)], [Elementwise(f"{name} gradient", elements * backward)]
+    return (
+        [Elementwise(name, elements * forward, kind="permute")],
+        [Elementwise(f"{name} gradient", elements * backward, kind="permute")],
+    )
 
 
 def _slices(context: Context, elements: Count, narrow: Bytes, wide: Bytes) -> tuple[list[Operator], list[Operator]]:

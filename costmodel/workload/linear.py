@@ -120,7 +120,8 @@ class Linear:
     kept: bytes of one input element as the backward pass keeps it (null: the cached format); gathered: its input comes
     from an all-gather over tp, of which only this rank's part is kept (the backward pass gathers again, behind the
     input gradient); bias: bias elements in the whole model; stored: false where another layer owns the matrix (tied
-    embeddings); hosted: the host computes the product.
+    embeddings); hosted: the host computes the product; masked: groups stand in buffers of fixed size; routed: groups of
+    this rank, groups of all ranks, and tokens.
     """
 
     name: str
@@ -146,6 +147,8 @@ class Linear:
     deviation: Count = 0.0
     load: Quantity = 1.0
     hosted: bool = False
+    masked: bool = False
+    routed: tuple[Count, Count, Count] = (0.0, 0.0, 0.0)
 
 
 def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
@@ -191,6 +194,9 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
             family,
             linear.deviation,
             linear.load,
+            narrow and context.precision.scale_block is not None,
+            linear.masked,
+            *linear.routed,
         )
 
     plain = product("", (rows, outputs, inputs), (operand, weight, wide))

@@ -53,7 +53,7 @@ def _distribution(values: Array, mean: Array, variance: Array) -> Array:
     return np.where(certain, 1.0, found)
 
 
-def expected_tiles(mean: Count, deviation: Count, height: float) -> Quantity:
+def expected_tiles(mean: Count, deviation: Count, height: Quantity) -> Quantity:
     """Return the expected number of tiles of `height` rows that hold a count of at least one row.
 
         E[ceil(X/h)] = 1 + sum over i >= 1 of P(X > i*h)

@@ -4,7 +4,10 @@ import json
 
 import pytest
 
-KEYS = ["id", "class", "metric", "unit", "published", "predicted", "low", "high", "error", "verdict", "source"]
+KEYS = [
+    "id", "publication", "class", "metric", "unit", "published", "predicted", "low", "high", "error", "verdict",
+    "source",
+]  # fmt: skip
 HEAD = 'schema: costmodel/case@1\nsource: {cite: "a book", verified: true}\ncases:\n'
 KV = "  - {id: %s, class: counting, scenario: {model: models/deepseek-v3}, expect: [%s]}\n"
 BOUND = "  - {id: %s, class: %s, scenario: {workload: deepseek_v3, scenario: decode_ep_bound%s}, expect: [%s]}\n"
@@ -31,7 +34,8 @@ def test_json_is_a_list_of_the_documented_rows(run):
     rows = json.loads(done.out)
     assert [list(row) for row in rows] == [KEYS, KEYS]
     assert rows[0] == {
-        "id": "ins_t1_v3", "class": "counting", "metric": "kv_cache_bytes_per_token", "unit": "B", "published": 70272.0,
+        "id": "ins_t1_v3", "publication": "insights_deepseek_v3", "class": "counting",
+        "metric": "kv_cache_bytes_per_token", "unit": "B", "published": 70272.0,
         "predicted": 70272.0, "low": 70272.0, "high": 70272.0, "error": 0.0, "verdict": "pass",
         "source": "Insights into DeepSeek-V3, arXiv 2505.09343 (ISCA 2025)",
     }  # fmt: skip
@@ -154,21 +158,93 @@ def test_conventions_decide_what_a_utilisation_counts(held):
 def test_parts_of_a_step_have_intervals_too(run):
     rows = json.loads(run("reproduce", "insights_deepseek_v3", "--json").out)
     parts = [row for row in rows if (row["metric"] or "").startswith("schedule.")]
-    assert len(parts) == 6
+    assert len(parts) == 12
     for row in parts:
         assert row["low"] <= row["predicted"] <= row["high"]
         assert row["low"] < row["high"]
 
 
 def test_the_terminal_shows_figures_and_a_summary_per_class(run):
-    done = run("reproduce")
+    done = run("reproduce", "insights_deepseek_v3", "korthikanti_2022", "deepseek_online")
     assert done.code == 0
     assert "class" in done.out
-    for name in ("counting", "communication", "memory", "training", "inference"):
+    for name in ("counting", "communication", "memory", "training", "serving", "training korthikanti_2022", "median"):
         assert name in done.out
     assert "mean absolute error" in done.out
     assert "bias" in done.out
     assert "45.56 GiB" in done.out
+
+
+def test_a_class_of_cases_can_be_picked(run):
+    rows = json.loads(run("reproduce", "korthikanti_2022", "--class", "memory", "--json").out)
+    assert len(rows) == 6
+    assert {row["class"] for row in rows} == {"memory"}
+    done = run("reproduce", "--class", "memroy")
+    assert done.code == 2
+    assert "did you mean `memory`" in done.err
+
+
+def test_leaving_out_changes_nothing_without_declared_terms(run):
+    plain = run("reproduce", "mt_nlg", "--json")
+    assert run("reproduce", "mt_nlg", "--leave-out", "--json").out == plain.out
+
+
+def test_leaving_out_fits_a_declared_term_to_other_publications(run, tmp_path):
+    folder = tmp_path / "hardware/fit_plans"
+    folder.mkdir(parents=True)
+    (folder / "end_to_end.yaml").write_text(
+        "schema: costmodel/fit_plan@1\nname: end_to_end\nterms:\n  - {path: framework.launch, bounds: [1 us, 50 us], "
+        "frameworks: [deepspeed, megatron], classes: [training], publications: [megascale, mt_nlg, narayanan_2021]}\n",
+        encoding="utf-8",
+    )
+    (row,) = json.loads(run("reproduce", "mt_nlg", "--leave-out", "--path", tmp_path, "--json").out)
+    ((path, value),) = row["terms"].items()
+    assert path == "scenarios.case.framework.launch"
+    assert 1e-6 <= value <= 50e-6
+
+
+def test_a_case_of_a_device_is_held_against_its_file(held):
+    case = (
+        "  - {id: %s, class: counting, device: devices/h800-sxm, expect: [{metric: %s, value: %s, tolerance: 1 %%}]}\n"
+    )
+    rows, _ = held(case % ("a", "device.math.bf16.peak", "989.4 TFLOP/s"), case % ("b", "device.power.tdp", "70 W"))
+    assert [(row["verdict"], row["unit"]) for row in rows] == [("pass", "FLOP/s"), ("fail", "W")]
+    _, told = held(case % ("c", "device.math.bf17.peak", "1 TFLOP/s"), code=2)
+    assert "bf16" in told
+    _, told = held(
+        STEP % ("d", "counting", "{metric: device.math.bf16.peak, value: 1 TFLOP/s, tolerance: 1 %}"), code=2
+    )
+    assert "needs a device" in told
+
+
+KERNEL = (
+    "  - {id: %s, class: kernel, kernel: {device: H800_SXM, op: %s, dtype_in: bf16, m: 4096, n: 4096, %s: 4096}, "
+    "expect: [{metric: %s, value: %s, tolerance: 50 %%}]}\n"
+)
+
+
+def test_a_kernel_is_priced_as_a_row_of_a_measurement_table(held):
+    rows, _ = held(
+        KERNEL % ("a", "gemm", "k", "time", "200 us"), KERNEL % ("b", "gemm", "k", "flop_rate", "700 TFLOP/s")
+    )
+    assert rows[0]["predicted"] * rows[1]["predicted"] == pytest.approx(2 * 4096**3)
+    assert all(row["low"] < row["predicted"] < row["high"] for row in rows)
+    assert {row["verdict"] for row in rows} == {"pass"}
+
+
+@pytest.mark.parametrize(
+    ("case", "told"),
+    [
+        (KERNEL % ("a", "gemm", "kk", "time", "1 us"), "did you mean `k`"),
+        (KERNEL % ("a", "gemn", "k", "time", "1 us"), "no such operator"),
+        ((KERNEL % ("a", "gemm", "k", "time", "1 us")).replace("H800_SXM", "H801"), "H801"),
+        ((KERNEL % ("a", "gemm", "k", "time", "1 us")).replace("m: 4096", "m: -1"), "'-1' is impossible"),
+        (KERNEL % ("a", "gemm", "k", "step_time", "1 us"), "step_time"),
+    ],
+)
+def test_a_kernel_that_is_none_is_told(held, case, told):
+    _, err = held(case, code=2)
+    assert told in err
 
 
 def test_cases_are_found_on_the_search_path_and_by_file_name(run, tmp_path):

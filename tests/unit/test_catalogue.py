@@ -11,7 +11,7 @@ import pytest
 import costmodel
 from costmodel.schema.files import list_names, load_cluster, load_document, load_node
 
-KINDS = ("devices", "nodes", "clusters")
+KINDS = ("devices", "nodes", "clusters", "topologies")
 FILES = [(kind, name) for kind in KINDS for name in list_names(kind)]
 NOT_MEASURED = ("name", "device", "node", "aliases", "calibration", "architecture", "sources", "routing", "per")
 

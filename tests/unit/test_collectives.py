@@ -10,7 +10,7 @@ from builders import CLUSTER, NODE, ONE_NODE, way
 
 from costmodel.errors import InfeasibleError
 from costmodel.hardware import Host, Nic
-from costmodel.network.collectives import collective_time
+from costmodel.network.collectives import collective_time, tree_all_reduce_time
 from costmodel.network.paths import Path, path
 from costmodel.workload.operators import Group
 
@@ -148,3 +148,10 @@ def test_nodes_without_a_nic_cannot_work_together() -> None:
         path(Group(16.0), lone)
     grid = path(Group(np.array([8.0, 16.0])), lone)
     assert list(np.isnan(np.asarray(collective_time("all_reduce", SIZE, grid)))) == [False, True]
+
+
+def test_an_all_reduce_of_nccl_passes_the_chain_of_a_node_and_the_tree_between_nodes_twice():
+    group = way(32.0, 8.0)
+    steps = 2 * (7 * group.inner_latency + 2 * group.outer_latency)
+    assert tree_all_reduce_time(0.0, group) == pytest.approx(steps)
+    assert tree_all_reduce_time(1e9, group) == pytest.approx(steps + 2 * 31 / 32 * 1e9 / group.inner)

@@ -89,7 +89,8 @@ def test_a_fabric_with_too_few_ports_is_told_with_the_numbers() -> None:
 
 def test_facts_of_a_cluster_count_its_fabric_and_add_up() -> None:
     found = facts(priced_cluster())
-    assert found["fabric"] == {"endpoints": 2_048, "switches": 96, "links": 2_048, "used": 512}
+    parts = {"endpoints": 2_048, "switches": 96, "links": 2_048, "diameter": 2, "cut": 1_024}
+    assert found["fabric"] == parts | {"used": 512}
     cost = found["cost"]
     assert cost["total"] == pytest.approx(cost["devices"] + cost["hosts"] + cost["network"])
     assert cost["lacks"] == []

@@ -230,6 +230,28 @@ def test_a_row_gets_the_file_of_its_kernel_else_the_nearest(shelf, kernel, why):
     assert Chooser("chip", [shelf]).choose("gemm", "bf16", kernel).why == why
 
 
+def test_an_unknown_kernel_takes_the_library_that_its_name_holds(shelf):
+    file(shelf, "chip/z", {"gemm/bf16": stream(4)}, kernels("k9", '"sglang 1"') + "library: triton\n")
+    choice = Chooser("chip", [shelf]).choose("gemm", "bf16", Kernel("vllm 1", "fused (Triton kernel)", "graph"))
+    assert choice.why == "chip/z: nearest to kernel fused (Triton kernel)"
+
+
+def test_streams_in_the_rows_of_others_come_kind_by_kind(shelf):
+    file(
+        shelf, "chip/a", {"gemm/bf16": stream(1), "elementwise/permute": stream(5)}, kernels("k1", '"vllm 1"', "graph")
+    )
+    file(shelf, "chip/streams", {"elementwise/activation": stream(6)}, kernels("", '"other"'))
+    found = Chooser("chip", [shelf]).choose("gemm", "bf16", Kernel("vllm 1", "k1", "graph")).calibration.families
+    assert launch(found["elementwise/permute"]) == 5
+    assert launch(found["elementwise/activation"]) == 6
+
+
+def test_masked_groups_that_nobody_measured_rest_on_plain_ones(shelf):
+    file(shelf, "chip/own", {"grouped_gemm/fp8_block": stream(4)})
+    found = fits(shelf, {"grouped_gemm": "own"})["grouped_gemm/fp8_block_masked"]
+    assert (launch(found), found.basis) == (4, "transferred")
+
+
 def test_a_device_without_files_takes_its_siblings(shelf):
     choice = Chooser("sibling", [shelf]).choose("gemm", "bf16", Kernel("", "k2", "event"))
     assert choice.why == "chip/c: stands in from chip"

@@ -86,30 +86,61 @@ def test_the_gradients_of_a_grouped_product_have_its_flop(table, catalogue):
     assert {float(one.operators[0].flop[0]) for one in mapped} == {2.0 * 128 * 256 * 512}
 
 
-def test_a_balanced_expert_layer_is_two_products_and_an_activation(table, catalogue):
+def test_a_balanced_expert_layer_copies_rows_together_and_sums_them_again(table, catalogue):
     found = only(table(LAYER), catalogue)
-    up, activation, down = found.operators
+    permute, up, activation, down, total = found.operators
     rows, width = 16 * 2 / 2, 64.0
     assert found.family == "grouped_gemm"
     assert (up.groups[0], up.m[0], up.n[0], up.k[0]) == (4.0, rows / 4, 2 * width, 64.0)
     assert (down.n[0], down.k[0]) == (64.0, width)
+    assert (up.held[0], up.experts[0], up.tokens[0]) == (4.0, 8.0, 16.0)
     assert activation.traffic[0] == rows * width * 3 * 2
+    assert permute.traffic[0] == rows * 64 * 2 * 2
+    assert total.traffic[0] == (rows + 16) * 64 * 2
+
+
+def test_triton_keeps_every_copy_and_writes_zeros_for_other_ranks(table, catalogue):
+    permute, _, activation, _, total = only(table(LAYER | {"kernel": "fused_moe_triton"}), catalogue).operators
+    copies, rows, width = 16 * 2.0, 16.0, 64.0
+    assert activation.traffic[0] == copies * width * 3 * 2
+    assert permute.traffic[0] == (copies - rows) * (2 * width + 64) * 2 + 16 * 64 * 2 * 2
+    assert total.traffic[0] == (copies + 16) * 64 * 2
 
 
 def test_skewed_routing_loads_the_timed_rank_more_and_touches_fewer_experts(table, catalogue):
     row = LAYER | {"num_experts": 128, "topk": 8, "ep_size": 8, "num_tokens": 64}
-    even = only(table(row), catalogue).operators[0]
-    skewed = only(table(row | {"distribution": "power_law_1.2"}), catalogue).operators[0]
-    again = only(table(row | {"distribution": "power_law_1.2"}), catalogue).operators[0]
+    even = only(table(row), catalogue).operators[1]
+    skewed = only(table(row | {"distribution": "power_law_1.2"}), catalogue).operators[1]
+    again = only(table(row | {"distribution": "power_law_1.2"}), catalogue).operators[1]
     assert skewed.m[0] * skewed.groups[0] > even.m[0] * even.groups[0] == 64.0
     assert skewed.groups[0] < even.groups[0] == 16.0
     assert skewed.groups[0] == again.groups[0]
+    assert skewed.deviation[0] > even.deviation[0] == 0.0
 
 
 def test_exact_rows_of_a_fused_expert_kernel_are_used(table, catalogue):
     row = LAYER | {"sub_op": "fused_experts", "m": 30, "num_groups": 3, "distribution": "uniform_random"}
-    up, down = only(table(row), catalogue).operators
+    up, down, copied = only(table(row), catalogue).operators
     assert (up.m[0], up.groups[0], down.groups[0]) == (10.0, 3.0, 3.0)
+    assert copied.kind == "permute"
+
+
+def test_masked_groups_are_told_from_contiguous_ones(table, catalogue):
+    row = GEMM | {"op": "grouped_gemm", "num_groups": 16, "dtype_in": "bf16"}
+    for name, masked in (("masked_up", True), ("contiguous_down", False)):
+        (product,) = only(table(row | {"sub_op": name}), catalogue).operators
+        assert product.masked is masked
+        assert product.deviation[0] == pytest.approx(0.6 / 12**0.5 * 8.0)
+
+
+def test_index_logits_are_one_product_of_all_heads_with_one_key(table, catalogue):
+    row = {
+        "op": "paged_mqa_logits", "batch": 2, "q_heads": 64, "kv_heads": 1, "head_dim": 128, "q_len": 1, "kv_len": 1000,
+        "dtype_in": "bf16", "dtype_out": "fp32",
+    }  # fmt: skip
+    (core,) = only(table(row), catalogue).operators
+    assert core.flop[0] == 2 * 2 * 64 * 1000 * 128
+    assert core.traffic[0] == 2 * (64 * 128 * 2 + 1000 * (128 * 2 + 4) + 1000 * 4)
 
 
 def test_decoding_reads_every_key_once(table, catalogue):
@@ -218,7 +249,7 @@ def test_a_collective_runs_on_the_node_that_has_the_device(table, catalogue):
     found = only(table(row), catalogue)
     (operator,) = found.operators
     assert isinstance(operator, Collective)
-    assert (operator.size.tolist(), operator.group.size.tolist()) == ([1e6], [16.0])
+    assert (operator.size.tolist(), operator.group.size) == ([1e6], 16.0)
     assert (found.cluster.node.name, found.cluster.count, found.cluster.node.count) == ("box", 2.0, 8.0)
 
 
@@ -240,7 +271,7 @@ def test_exchanges_of_other_groups_and_choices_stand_apart(table, catalogue):
     mapped, _ = map_rows(table(EXCHANGE, EXCHANGE | {"topk": 4}, EXCHANGE | {"world_size": 8}), catalogue)
     operators = [one.operators[0] for one in mapped]
     assert all(isinstance(one, Exchange) for one in operators)
-    assert sorted((one.top_k, float(one.group.size[0])) for one in operators) == [(4, 16.0), (8, 8.0), (8, 16.0)]
+    assert sorted((one.top_k, one.group.size) for one in operators) == [(4, 16.0), (8, 8.0), (8, 16.0)]
     assert operators[0].token_bytes.tolist() == [2048.0]
 
 
@@ -255,7 +286,7 @@ def test_exchanges_of_other_groups_and_choices_stand_apart(table, catalogue):
         (GEMM | {"device": "NOBODY"}, "no device file is named or aliased NOBODY"),
         (GEMM | {"dtype_in": "fp8_e4m3"}, "chip has no fp8 unit"),
         (GEMM | {"dtype_in": "fp7"}, "number format fp7 is unknown"),
-        (GEMM | {"op": "mqa_logits"}, "the package has no such operator"),
+        (GEMM | {"op": "sorting"}, "the package has no such operator"),
         ({"op": "elementwise", "sub_op": "mystery"}, "what element-wise kernel mystery reads and writes is unknown"),
         (EXCHANGE | {"sub_op": "other"}, "exchange mode other is unknown"),
         (LAYER | {"distribution": "odd"}, "routing distribution odd is unknown"),

@@ -194,3 +194,34 @@ def test_without_polars_parquet_is_one_error_with_what_to_install(tmp_path, monk
     problem = problem_of(tmp_path / "t.parquet")
     assert problem.message == "reading Parquet needs polars, which is not installed"
     assert "pip install 'costmodel[sweep]'" in problem.hint
+
+
+NCCL = "framework,version,device,op_name,kernel_source,nccl_dtype,num_gpus,message_size,latency,system,file\n"
+PARQUET = "a100_sxm/comm/nccl/2.27.3/nccl_perf.parquet"
+
+
+def test_a_table_of_aiconfigurator_s_nccl_runs_is_read_as_it_is(tmp_path):
+    rows = f"TRTLLM,2.27.3,NVIDIA A100-SXM4-80GB,alltoall,NCCL,half,4,256,0.00898,a100_sxm,{PARQUET}\n"
+    rows += f",,,all_gather,NCCL,int8,8,1024,0.5,a100_sxm,{PARQUET}\n"
+    table = read_tables(write(tmp_path, "nccl.csv", NCCL + rows))
+    assert table.text("device").tolist() == ["NVIDIA A100-SXM4-80GB"] * 2
+    assert table.text("op").tolist() == ["all_to_all", "all_gather"]
+    assert table.number("bytes").tolist() == [512.0, 1024.0]
+    assert table.number("world_size").tolist() == [4.0, 8.0]
+    assert table.seconds == pytest.approx([8.98e-6, 5e-4])
+    assert set(table.text("framework")) == {"nccl 2.27.3"}
+
+
+@pytest.mark.parametrize(
+    ("row", "field", "message"),
+    [
+        (f"T,2,CHIP,all_gather,NCCL,half,4,many,0.1,s,{PARQUET}", "message_size", "'many' is not a number"),
+        (f"T,2,CHIP,all_gather,NCCL,half,4,1,x,s,{PARQUET}", "latency", "'x' is not a number"),
+        (f"T,2,CHIP,all_gather,NCCL,fp4,4,1,1,s,{PARQUET}", "nccl_dtype", "'fp4' is unknown"),
+        (f"T,2,,all_gather,NCCL,half,4,1,1,s,{PARQUET}", "system", "'s' is unknown"),
+    ],
+)
+def test_a_cell_of_such_a_table_that_means_nothing_has_its_place(tmp_path, row, field, message):
+    problem = problem_of(write(tmp_path, "nccl.csv", NCCL + row + "\n"))
+    assert (problem.location.line, problem.field) == (2, field)
+    assert message in problem.message

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from small_world import problems_of, write
 
-from costmodel.schema.case import Case, load_case_file, resolve_case
+from costmodel.schema.case import Case, load_case_file, resolve_case, resolve_device
 from costmodel.schema.files import validate
 from costmodel.workload.scenario import Decode, Training
 
@@ -38,6 +38,14 @@ MODEL_ONLY = """
     class: counting
     scenario: {model: models/tiny}
     expect: [{metric: parameters, value: 1000}]
+"""
+OF_DEVICE = """
+  - id: peak
+    class: counting
+    device: devices/chip
+    expect:
+      - {metric: device.math.bf16.peak, value: 10 TFLOP/s, tolerance: 1 %}
+      - {metric: device.memory.hbm.bandwidth, value: 1 TB/s, tolerance: 1 %}
 """
 SKIPPED = """
   - {id: unknown, skip: configuration not published}
@@ -127,6 +135,29 @@ def test_a_row_gives_the_sizes_of_a_model_that_stands_in_the_template(world: Pat
     assert (model.hidden, model.layers[0].mixer.head_dim, model.layers[0].ffn.intermediate) == (256, 32, 1024)  # type: ignore[union-attr]
 
 
+def test_a_column_may_stand_for_several_paths(world: Path) -> None:
+    write(world, "workloads/published/rows.csv", ROWS)
+    both = TABLE.replace("batch: global_batch", "batch: [global_batch, {path: sequence}]")
+    workload = resolve_case(cases(world, both)["b"], [world])
+    assert workload.value("scenarios.case.global_batch") == 32
+    assert workload.value("scenarios.case.sequence") == 32
+
+
+def test_figures_belong_to_their_file_unless_their_source_names_another_publication(world: Path) -> None:
+    own = "    source: {cite: another paper, publication: other}\n    expect:"
+    found = cases(world, OWN, OF_WORKLOAD.replace("    expect:", own))
+    assert (found["own-1.5b"].publication, found["other"].publication) == ("f", "other")
+
+
+def test_a_case_of_a_device_states_figures_of_its_file(world: Path) -> None:
+    case = cases(world, OF_DEVICE)["peak"]
+    assert [(one.metric, one.dimension, one.value) for one in case.expect] == [
+        ("device.math.bf16.peak", "flop_rate", 10e12),
+        ("device.memory.hbm.bandwidth", "bandwidth", 1e12),
+    ]
+    assert resolve_device(case, [world])["math"]["bf16"]["peak"] == 10e12
+
+
 def test_a_skipped_case_says_why(world: Path) -> None:
     case = cases(world, SKIPPED)["unknown"]
     assert case.skip == "configuration not published"
@@ -160,6 +191,15 @@ def test_each_row_of_a_table_is_a_case(world: Path) -> None:
         (OF_WORKLOAD, "scenario: decode,", "scenario: decoding,", "no scenario is named 'decoding'"),
         (OF_WORKLOAD, "workload: small", "workload: smal", "did you mean `small`"),
         (SKIPPED, "skip:", "skpi:", "unknown key; did you mean `skip`"),
+        (OF_DEVICE, "devices/chip", "devices/chop", "did you mean `chip`"),
+        (OF_DEVICE, "bf16.peak", "bf16.speed", "'device.math.bf16.speed' is no known metric"),
+        (OF_DEVICE, "10 TFLOP/s", "10 TB", "'10 TB' has the wrong unit"),
+        (
+            OF_DEVICE,
+            "    device:",
+            "    scenario: {model: models/tiny}\n    device:",
+            "has scenario and device",
+        ),
         (OWN, OWN, OWN + OWN, "id 'own-1.5b' stands twice"),
     ],
 )
@@ -176,6 +216,12 @@ def test_a_wrong_case_is_found(world: Path, entry: str, old: str, new: str, prob
         ("rows.csv", ROWS.replace("width", "widht"), "rows.csv has no column 'width'; did you mean `widht`"),
         ("rows.csv", ROWS.replace("1.5", "fast"), "'fast s' is not a quantity"),
         ("rows.csv", ROWS.replace("128", "-1"), "-1 is too small"),
+        (
+            "rows.csv",
+            ROWS.replace("b,256,32,2.5,", "b,256"),
+            "rows.csv:3: cases.table: has more or fewer cells",
+        ),
+        ("rows.csv", ROWS.replace("b,256,32,2.5,", "b,256,32,2.5,,,"), "has more or fewer cells than the 5 columns"),
     ],
 )
 def test_a_wrong_table_is_found(world: Path, name: str, rows: str, problem: str) -> None:
@@ -183,6 +229,14 @@ def test_a_wrong_table_is_found(world: Path, name: str, rows: str, problem: str)
     path = write(world, "workloads/published/f.yaml", HEAD + TABLE.lstrip("\n"))
     texts = [str(one) for one in validate(path, [world])]
     assert any(problem in text for text in texts), texts
+
+
+@pytest.mark.parametrize("column", ["{unit: s}", "{path: expect.step_time, units: s}", "[expect.step_time, 3]"])
+def test_a_column_that_names_no_path_is_found(world: Path, column: str) -> None:
+    write(world, "workloads/published/rows.csv", ROWS)
+    text = TABLE.replace("{path: expect.step_time, unit: s}", column)
+    path = write(world, "workloads/published/f.yaml", HEAD + text.lstrip("\n"))
+    assert "a column is a path, or {path, unit}" in str(validate(path, [world])[0])
 
 
 def test_a_file_with_problems_is_not_loaded(world: Path) -> None:

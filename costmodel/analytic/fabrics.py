@@ -1,0 +1,43 @@
+"""A topology by itself: what it consists of, what it costs, how far and how wide it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from costmodel.hardware import Network
+from costmodel.network.topologies import bisection_bandwidth, cost, named_fabric
+from costmodel.quantities import Quantity
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FabricFacts:
+    """One row of `costmodel topology`. cost [$] is null without prices, bisection [B/s] without a port's bandwidth."""
+
+    name: str
+    endpoints: float
+    switches: float
+    links: float
+    cost: float | None
+    diameter: float
+    bisection: float | None
+
+    def document(self) -> dict[str, Any]:
+        """Return the row as JSON holds it."""
+        each = None if self.cost is None else self.cost / self.endpoints
+        counts = {name: int(getattr(self, name)) for name in ("endpoints", "switches", "links")}
+        return {
+            "name": self.name, **counts, "cost": self.cost, "cost_per_endpoint": each, "diameter": int(self.diameter),
+            "bisection_bandwidth": self.bisection,
+        }  # fmt: skip
+
+
+def facts(name: str, network: Network, endpoints: Quantity | None) -> FabricFacts:
+    """Return what can be counted of a topology with every port in use; raise InputError where it cannot be made."""
+    fabric = named_fabric(network, endpoints)
+    price = cost(fabric, network.price)
+    wide = None if network.bandwidth is None else bisection_bandwidth(fabric, network.bandwidth)
+    return FabricFacts(
+        name, float(fabric.endpoints), float(fabric.switches), float(fabric.links),
+        None if price is None else float(price), float(fabric.diameter), None if wide is None else float(wide),
+    )  # fmt: skip

@@ -1,0 +1,71 @@
+"""Where the ranks of a group are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from costmodel.errors import InputError
+from costmodel.hardware import Cluster
+from costmodel.quantities import Indices
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """A group of `ranks`, `local` on each of `nodes` nodes, every `stride`-th node of the cluster.
+
+    groups: how many such groups work at the same time, the next ones on the nodes in between and after.
+    """
+
+    ranks: int
+    local: int
+    nodes: int
+    stride: int = 1
+    groups: int = 1
+
+    def device(self, rank: Indices, per_node: int, group: int = 0) -> Indices:
+        """Return the device of a rank of a group, devices numbered node by node."""
+        span = self.stride * self.nodes
+        first = group // self.stride * span + group % self.stride
+        return (first + rank // self.local * self.stride) * per_node + rank % self.local
+
+    @property
+    def last_node(self) -> int:
+        """Return one more than the last node in use."""
+        full = -(-self.groups // self.stride) * self.stride * self.nodes
+        return full if self.groups > 1 else (self.nodes - 1) * self.stride + 1
+
+
+def layout(cluster: Cluster, ranks: int, *, stride: int = 1, groups: int = 1) -> Layout:
+    """Return the layout of `ranks` of a cluster; raise InputError where they do not fit it.
+
+    A group takes devices of one node, or whole nodes.
+    """
+    per_node, nodes = int(cluster.node.count), int(cluster.count)
+    if ranks < 1:
+        raise InputError.single(f"{ranks} ranks are no group", hint="write --ranks 2 or more")
+    if ranks > per_node * nodes:
+        raise InputError.single(
+            f"rank {ranks - 1} is outside the cluster: {cluster.name} has {per_node * nodes:,} devices",
+            hint=f"write --ranks {per_node * nodes} or fewer",
+        )
+    if ranks > per_node and ranks % per_node:
+        raise InputError.single(
+            f"{ranks} ranks are no whole number of nodes with {per_node} devices each",
+            hint=f"write --ranks {ranks // per_node * per_node} or {-(-ranks // per_node) * per_node}",
+        )
+    found = Layout(ranks, min(ranks, per_node), max(ranks // per_node, 1), stride, groups)
+    if found.last_node > nodes:
+        raise InputError.single(
+            f"{groups} groups of {found.nodes} nodes, {stride} apart, need {found.last_node} nodes of {nodes}",
+            hint="use fewer ranks, or place them closer",
+        )
+    return found
+
+
+def pairs(ranks: int) -> tuple[Indices, Indices]:
+    """Return (source, target) of a message from every rank to every other."""
+    source = np.repeat(np.arange(ranks), ranks - 1)
+    target = np.tile(np.arange(ranks - 1), ranks)
+    return source, target + (target >= source)

@@ -1,0 +1,39 @@
+"""Least-loaded paths, compiled by numba where it is installed."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+
+@cache
+def kernel() -> Any:
+    """Return `least_loaded` compiled; null without numba."""
+    try:
+        import numba
+    except ImportError:
+        return None
+    return numba.njit(least_loaded, cache=True, nogil=True)
+
+
+def least_loaded(rows: Any, first: Any, count: Any, pair: Any, sizes: Any, links: int) -> Any:
+    """Return for one flow after the other the path of its pair whose fullest link carries least, first of equals."""
+    load = np.zeros(links)
+    chosen = np.empty(len(pair), np.int64)
+    for flow in range(len(pair)):
+        begin = first[pair[flow]]
+        best, least = 0, np.inf
+        for path in range(count[pair[flow]]):
+            fullest = 0.0
+            for link in rows[begin + path]:
+                if link >= 0 and load[link] > fullest:
+                    fullest = load[link]
+            if fullest < least:
+                best, least = path, fullest
+        chosen[flow] = best
+        for link in rows[begin + best]:
+            if link >= 0:
+                load[link] += sizes[flow]
+    return chosen

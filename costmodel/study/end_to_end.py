@@ -1,0 +1,291 @@
+"""Numbers of frameworks, fitted to published figures of whole runs, and held against those that were left out.
+
+python -m costmodel.study.end_to_end
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import least_squares
+
+from costmodel.analytic.grid import evaluate_grid
+from costmodel.calibration.load import load_calibration, read
+from costmodel.errors import CostModelError, InputError
+from costmodel.quantities import Array
+from costmodel.result import PHASES
+from costmodel.schema import SI
+from costmodel.schema.case import Case, resolve_case
+from costmodel.schema.fit_plan import FitPlanFile, TermFile
+from costmodel.schema.references import Library
+from costmodel.study.predictions import UTILISATIONS, predict
+from costmodel.study.reproduce import load_cases
+
+PLAN = "end_to_end"
+MOST = 40  # figures of a publication that a fit looks at, evenly chosen: one table shall not outweigh all others
+STEP = 1e-3  # of a term's range, for derivatives
+SOFT = 0.1  # log error from which a figure counts less than by its square
+RATE = "tokens_per_second_per_device"  # what rates and utilisations of a run go with
+
+Terms: TypeAlias = Sequence[TermFile]
+Values: TypeAlias = "tuple[float | None, ...]"  # of the terms in order; null: as the framework's file says
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Figure:
+    """A published figure that terms can move. of: the terms, by position; gap: log(predicted / published) at the values
+    of the files; metric: of the result, which moves as the published one does."""
+
+    case: Case
+    of: tuple[int, ...]
+    gap: float
+    metric: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FittedTerms:
+    """Fitted values. before, after: mean absolute log error of the figures with the files' values and with these."""
+
+    values: Values
+    figures: int
+    before: float
+    after: float
+
+
+def read_terms(library: Library, plan: str = PLAN) -> Terms:
+    """Return the terms of a fit plan."""
+    return read(library, "fit_plans", plan, FitPlanFile).terms
+
+
+def figures_of(cases: Iterable[Case], terms: Terms, library: Library) -> list[Figure]:
+    """Return the figures that the terms are fitted to: read at their source, of their classes and publications.
+
+    Of a publication with more than `MOST` such cases, as many are taken, evenly. What cannot be computed says nothing.
+    """
+    by_publication: dict[str, list[tuple[Case, list[int]]]] = {}
+    for case in cases:
+        wanted = [at for at, term in enumerate(terms) if _is_fitted_to(term, case)]
+        if wanted:
+            by_publication.setdefault(case.publication, []).append((case, wanted))
+    found: list[Figure] = []
+    for rows in by_publication.values():
+        for case, wanted in (rows[at] for at in _evenly(len(rows))):
+            of = tuple(at for at in moving(case, terms, library) if at in wanted)
+            found.extend(_figures(case, of, library) if of else ())
+    return found
+
+
+def _is_fitted_to(term: TermFile, case: Case) -> bool:
+    return case.publication in term.publications and case.case_class in term.classes and case.source.verified
+
+
+def _evenly(count: int) -> list[int]:
+    """Return at most `MOST` of the first `count` numbers, as evenly as they go."""
+    return sorted({round(each) for each in np.linspace(0, count - 1, min(MOST, count)).tolist()})
+
+
+def moving(case: Case, terms: Terms, library: Library) -> tuple[int, ...]:
+    """Return the terms, by position, of the framework of a case; none where its scenario is wrong."""
+    if not terms or case.skip is not None or case.scenario is None:
+        return ()
+    try:
+        scenarios = resolve_case(case, library=library).scenarios
+    except InputError:
+        return ()
+    names = {scenario.framework.name for scenario in scenarios.values()}
+    return tuple(at for at, term in enumerate(terms) if names & set(term.frameworks))
+
+
+def _figures(case: Case, of: tuple[int, ...], library: Library) -> list[Figure]:
+    found = []
+    try:
+        prediction = predict(case, library.roots, library)
+        metrics = PHASES[prediction.scenario.answers][1]
+        for expected in case.expect:
+            metric = RATE if expected.metric in UTILISATIONS else expected.metric
+            if expected.check == "value" and metric in metrics and not prediction.infeasible:
+                value = prediction.value(expected.metric, case.conventions).value
+                if value and isinstance(expected.value, float):
+                    found.append(Figure(case, of, math.log(value / expected.value), metric))
+    except CostModelError:
+        return []
+    return found
+
+
+def fit_terms(figures: Sequence[Figure], terms: Terms, library: Library, start: Values | None = None) -> FittedTerms:
+    """Return the values of the terms with the least robust squares of log(predicted / published).
+
+    minimise over x in [0, 1]^k   sum of w * soft_l1(gap + log(m(low + x (high - low)) / m(files)))
+
+    w: one over the figures of the publication, so that each publication weighs the same. A term of fewer than two
+    publications among the figures stays as it is. start: values to begin with; null: those of the files.
+    """
+    publications = {at: {one.case.publication for one in figures if at in one.of} for at in range(len(terms))}
+    free = [at for at in range(len(terms)) if len(publications[at]) > 1]
+    used = [replace(one, of=tuple(at for at in one.of if at in free)) for one in figures]
+    used = [one for one in used if one.of]
+    if not used:
+        return FittedTerms((None,) * len(terms), 0, 0.0, 0.0)
+    spans = np.array([term.span for term in terms])
+    origin = np.array([_begin(used, terms, at, library, start) for at in free])
+    lows, highs = spans[free].T
+    counts = Counter(one.case.publication for one in used)
+    weights = np.array([1.0 / counts[one.case.publication] for one in used])
+
+    @lru_cache(maxsize=4)
+    def at_point(point: bytes) -> tuple[Array, Array]:
+        return _errors(used, terms, free, spans, np.frombuffer(point), library)
+
+    def soft(squares: Array) -> Array:
+        """Return soft_l1 with its two derivatives, weighed: 2 (sqrt(1 + z) - 1)."""
+        root = np.sqrt(1.0 + squares)
+        weighed: Array = weights * np.array([2.0 * (root - 1.0), 1.0 / root, -0.5 / root**3])
+        return weighed
+
+    found = least_squares(
+        lambda units: at_point(units.tobytes())[0], np.clip((origin - lows) / (highs - lows), 0.0, 1.0),
+        jac=lambda units: at_point(units.tobytes())[1], bounds=(0.0, 1.0), loss=soft, f_scale=SOFT,
+        xtol=1e-5, ftol=1e-6, max_nfev=25,
+    )  # fmt: skip
+    values: list[float | None] = [None] * len(terms)
+    for at, unit in zip(free, found.x, strict=True):
+        values[at] = float(spans[at, 0] + unit * (spans[at, 1] - spans[at, 0]))
+    after = float(np.mean(np.abs(at_point(np.asarray(found.x).tobytes())[0])))
+    return FittedTerms(tuple(values), len(used), float(np.mean([abs(one.gap) for one in used])), after)
+
+
+def _begin(figures: Sequence[Figure], terms: Terms, at: int, library: Library, start: Values | None) -> float:
+    """Return the value that a term begins with: that of the framework's file unless `start` has one, inside its bounds.
+
+    The middle of its bounds where the file has none.
+    """
+    begun = None if start is None else start[at]
+    if begun is not None:
+        return begun
+    case = next(one.case for one in figures if at in one.of)
+    value = resolve_case(case, library=library).value(_path(case, terms[at]))
+    low, high = terms[at].span
+    return min(max(float(value), low), high) if isinstance(value, int | float) else (low + high) / 2.0
+
+
+def _errors(
+    figures: Sequence[Figure], terms: Terms, free: Sequence[int], spans: npt.NDArray[np.float64], units: Array,
+    library: Library,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Return log(predicted / published) of all figures at a point, and its derivatives by the free terms."""
+    errors, slopes = np.empty(len(figures)), np.zeros((len(figures), len(free)))
+    known: dict[str, dict[str, Array]] = {}
+    place = {at: column for column, at in enumerate(free)}
+    for row, one in enumerate(figures):
+        columns = [place[at] for at in one.of]
+        steps = np.where(units[columns] + STEP <= 1.0, STEP, -STEP)
+        shifted = np.repeat(units[columns][:, None], len(columns) + 1, axis=1)
+        shifted[np.arange(len(columns)), np.arange(len(columns)) + 1] += steps
+        lows, highs = spans[list(one.of)].T[..., None]
+        if one.case.id not in known:
+            known[one.case.id] = _moved(one, terms, lows + shifted * (highs - lows), library)
+        logs = _logs(known[one.case.id][one.metric])
+        errors[row] = one.gap + logs[1] - logs[0]
+        slopes[row, columns] = (logs[2:] - logs[1]) / steps
+    return errors, slopes
+
+
+def _moved(one: Figure, terms: Terms, points: Array, library: Library) -> dict[str, Array]:
+    """Return a case's metrics: first with the files' values, then with those of each column of `points`.
+
+    A value that the files leave out counts as zero.
+    """
+    resolved = resolve_case(one.case, library=library)
+    paths = [_path(one.case, terms[at]) for at in one.of]
+    stated = np.array([[_number(resolved.value(path))] for path in paths])
+    values = np.hstack([stated, points])
+    changed = dict(one.case.overrides) | {path: SI(row) for path, row in zip(paths, values, strict=True)}
+    (scenario,) = resolve_case(replace(one.case, overrides=changed), library=library).scenarios.values()
+    calibration = load_calibration(scenario.cluster.device, scenario.framework, library.roots)
+    metrics = evaluate_grid(scenario, calibration, (values.shape[1],)).metrics
+    return {name: grid for name, grid in metrics.items() if isinstance(grid, np.ndarray)}
+
+
+def _logs(metric: Array) -> Array:
+    """Return the logs of a metric; where a point does not fit, it has not moved."""
+    return np.log(np.where(np.isnan(metric), metric[0], metric))
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _path(case: Case, term: TermFile) -> str:
+    """Return the path of a term in the scenario of a case, as `--set` takes it."""
+    return f"scenarios.{case.scenario_name}.{term.path}"
+
+
+def changes(case: Case, terms: Terms, values: Values, library: Library) -> dict[str, object]:
+    """Return what fitted values change in the scenario of a case, as `--set` takes it."""
+    return {
+        _path(case, terms[at]): SI(value) for at in moving(case, terms, library) if (value := values[at]) is not None
+    }
+
+
+def leave_out(
+    cases: Sequence[Case], fitted_to: Sequence[Case], terms: Terms, library: Library
+) -> dict[str, dict[str, object]]:
+    """Return, by the id of a case, what the terms change in it when they are fitted without its publication.
+
+    fitted_to: the cases that terms are fitted to. Nothing where no term is declared.
+    """
+    figures = figures_of(fitted_to, terms, library)
+    everything = fit_terms(figures, terms, library)
+    used = {one.case.publication for one in figures}
+    by_publication: dict[str, FittedTerms] = {}
+    found = {}
+    for case in cases:
+        if not moving(case, terms, library):
+            continue
+        name = case.publication
+        if name not in by_publication:
+            rest = [one for one in figures if one.case.publication != name]
+            without = fit_terms(rest, terms, library, everything.values) if name in used else everything
+            by_publication[name] = without
+        found[case.id] = changes(case, terms, by_publication[name].values, library)
+    return found
+
+
+def left_out(cases: Sequence[Case], search_path: Sequence[str] = ()) -> dict[str, dict[str, object]]:
+    """Return what `leave_out` returns with the terms of the plan on the search path, fitted to all cases there."""
+    library = Library(search_path)
+    terms = read_terms(library)
+    return leave_out(cases, load_cases([], search_path)[0], terms, library) if terms else {}
+
+
+def main() -> None:
+    """Print the fit of all terms, and how they move when one publication is left out."""
+    library = Library()
+    terms = read_terms(library)
+    cases, _ = load_cases([])
+    figures = figures_of(cases, terms, library)
+    whole = fit_terms(figures, terms, library)
+    _show("all", whole, terms)
+    for name in sorted({one.case.publication for one in figures}):
+        rest = [one for one in figures if one.case.publication != name]
+        _show(f"without {name}", fit_terms(rest, terms, library, whole.values), terms)
+
+
+def _show(title: str, fitted: FittedTerms, terms: Terms) -> None:
+    lines = [f"{title}: {fitted.figures} figures, mean |log error| {fitted.before:.3f}, fitted {fitted.after:.3f}"]
+    for term, value in zip(terms, fitted.values, strict=True):
+        shown = "as stated" if value is None else f"{value:.6g}"
+        lines.append(f"  {term.path:40} {', '.join(term.frameworks):30} {shown}")
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""Which links flows load: by policy, over rails and planes, and when parts have failed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from builders import CLUSTER, NODE
+
+from costmodel.errors import InfeasibleError, InputError
+from costmodel.hardware import Cluster, Host, Network
+from costmodel.network.layout import layout, pairs
+from costmodel.network.plant import KINDS, Plant, build_plant
+from costmodel.network.routing import POLICIES, Flows, Routed, route
+from costmodel.quantities import Array
+from costmodel.schema.files import load_cluster, load_topology
+
+# nodes of four with 50 GB/s NICs and 200 GB/s between devices, 8-port switches
+FOUR = replace(NODE, count=4.0)
+
+
+def cluster(topology: str, planes: int = 1, nodes: int = 8, local: int = 4, **more: object) -> Cluster:
+    fabric = Network(topology, float(planes), 8.0, None, 2e-6, 3e-6, "adaptive", **more)  # type: ignore[arg-type]
+    return Cluster("test", replace(NODE, count=float(local)), float(nodes), fabric)
+
+
+def routed(where: Cluster, policy: str = "spray", nodes: int | None = None) -> tuple[Plant, Flows, Routed]:
+    plant = build_plant(where, int(where.count) if nodes is None else nodes)
+    source, target = pairs(plant.devices)
+    flows = Flows(source, target, np.ones(len(source)))
+    return plant, flows, route(plant, flows, policy)
+
+
+def loads(plant: Plant, found: Routed, kind: str) -> Array:
+    return found.incidence.load(np.ones(found.incidence.flows))[plant.kind == KINDS.index(kind)]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("topology", ["ft2", "mrft", "rail", "mpft"])
+def test_every_byte_between_nodes_leaves_and_enters_by_a_nic_once(policy: str, topology: str) -> None:
+    plant, flows, found = routed(cluster(topology, 4 if topology == "mpft" else 1), policy)
+    crossing = (flows.source // 4 != flows.target // 4).sum()
+    assert loads(plant, found, "nic").sum() == pytest.approx(2 * crossing)
+
+
+@pytest.mark.parametrize("policy", ["static", "adaptive", "spray"])
+def test_a_uniform_exchange_fills_all_uplinks_alike(policy: str) -> None:
+    plant, _, found = routed(cluster("ft2"), policy)
+    between = loads(plant, found, "fabric")
+    assert between.min() == pytest.approx(between.max())
+
+
+def test_ecmp_fills_some_uplinks_more_and_the_seed_chooses_which() -> None:
+    plant, flows, found = routed(cluster("ft2"), "ecmp")
+    between = loads(plant, found, "fabric")
+    assert between.max() > 1.1 * between.mean()
+    other = loads(plant, route(plant, flows, "ecmp", seed=1), "fabric")
+    assert other.sum() == between.sum()
+    assert (other != between).any()
+    assert (loads(plant, route(plant, flows, "ecmp"), "fabric") == between).all()
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_links_do_not_depend_on_the_order_of_flows(policy: str) -> None:
+    plant, flows, found = routed(cluster("ft3", nodes=4), policy)
+    order = np.random.default_rng(0).permutation(len(flows.source))
+    mixed = route(plant, Flows(flows.source[order], flows.target[order], flows.size[order]), policy)
+    for at in (0, 7, 100):
+        there = slice(mixed.incidence.start[at], mixed.incidence.start[at + 1])
+        here = slice(found.incidence.start[order[at]], found.incidence.start[order[at] + 1])
+        assert set(mixed.incidence.links[there]) == set(found.incidence.links[here])
+
+
+def test_pxn_changes_rails_inside_the_node_and_leaves_the_spine_empty() -> None:
+    rails = cluster("mrft", nodes=4)
+    plant, _, on = routed(rails)
+    assert loads(plant, on, "fabric").sum() == 0  # four nodes: a leaf for each rail
+    _, _, off = routed(replace(rails, network=replace(rails.network, pxn=False)))
+    assert loads(plant, off, "fabric").sum() == pytest.approx(2 * 16 * 3 * 3)  # three other rails in three other nodes
+    assert loads(plant, on, "intra").sum() - loads(plant, off, "intra").sum() == pytest.approx(2 * 16 * 3 * 3)
+
+
+def test_planes_without_pxn_change_over_the_host_s_link() -> None:
+    planes = cluster("mpft", 4, nodes=4, pxn=False)
+    plant, _, found = routed(planes)
+    host = loads(plant, found, "pcie")
+    # own 12 messages to other nodes, and 3/4 of them again for others
+    assert host == pytest.approx(12 * (1 + 3 / 4))
+
+
+def test_a_failed_plane_divides_its_traffic_over_the_others() -> None:
+    plant, _, found = routed(cluster("mpft", 4, nodes=4, failed=("plane1",)))
+    nics = loads(plant, found, "nic").reshape(2, 4, 4)
+    assert nics[:, :, 1] == pytest.approx(0.0)
+    assert nics[:, :, [0, 2, 3]] == pytest.approx(12 * 4 / 3)
+
+
+@pytest.mark.parametrize("part", ["nic5", "leaf0.1", "spine0.2", "leaf0.0-spine0.1"])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_flows_go_around_what_has_failed(part: str, policy: str) -> None:
+    plant, flows, found = routed(cluster("mrft", nodes=8, pxn=False, failed=(part,)), policy)
+    assert len(found.incidence.start) == len(flows.source) + 1
+    crossing = (flows.source // 4 != flows.target // 4).sum()
+    assert loads(plant, found, "nic").sum() == pytest.approx(2 * crossing)
+    loaded = found.incidence.load(flows.size)
+    assert not [plant.names[link] for link in np.flatnonzero(loaded) if part in plant.names[link].split(">")]
+    assert not any(name == part.replace("-", ">") for name in np.array(plant.names)[loaded > 0])
+
+
+@pytest.mark.parametrize(
+    ("topology", "planes", "failed", "message"),
+    [
+        ("mrft", 1, ("plane0",), "parts the network"),
+        ("ft2", 1, tuple(f"spine0.{at}" for at in range(4)), "no path leads from leaf0.0 to"),
+        ("mpft", 4, tuple(f"plane{at}" for at in range(4)), "parts the network"),
+        ("mpft", 4, ("nic0", "nic1", "nic2", "nic3"), "no NIC leads from device 0"),
+    ],
+)
+def test_a_network_that_is_parted_is_told(topology: str, planes: int, failed: tuple[str, ...], message: str) -> None:
+    with pytest.raises(InfeasibleError, match=message):
+        routed(cluster(topology, planes, failed=failed))
+
+
+@pytest.mark.parametrize(
+    ("failed", "message"),
+    [
+        ("plane7", "no part 'plane7'"),
+        ("nic99", "no part 'nic99'"),
+        ("leaf0.0-leaf0.1", "no link connects leaf0.0 and leaf0.1; leaf0.0 is joined to"),
+        ("gremlin", "no part 'gremlin'"),
+    ],
+)
+def test_what_is_not_there_cannot_fail(failed: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build_plant(cluster("ft2", failed=(failed,)), 8)
+
+
+@pytest.mark.parametrize("nodes", [1, 4])
+def test_what_a_group_does_not_use_may_fail(nodes: int) -> None:
+    far = cluster("mrft", nodes=8, pxn=False, failed=("leaf0.1", "nic31"))  # of nodes 4 to 7
+    sound = replace(far, network=replace(far.network, failed=()))
+    broken, whole = (loads(*routed(one, nodes=nodes)[::2], "nic") for one in (far, sound))
+    assert broken == pytest.approx(whole)
+    with pytest.raises(InputError, match=r"no part 'leaf0\.99'"):
+        build_plant(replace(far, network=replace(far.network, failed=("leaf0.99",))), nodes)
+
+
+def test_a_link_without_bandwidth_is_an_error() -> None:
+    nothing = replace(FOUR, intra=replace(FOUR.intra, bandwidth=0.0))
+    with pytest.raises(InputError, match=r"link intra0.up has a bandwidth of 0 B/s"):
+        build_plant(replace(cluster("ft2"), node=nothing), 8)
+    with pytest.raises(InputError, match="no kind of link is named 'nics'"):
+        build_plant(cluster("ft2"), 8, {"nics": 0.5})
+
+
+def test_unknown_policies_are_errors() -> None:
+    with pytest.raises(InputError, match="no routing is named 'hot potato'"):
+        routed(cluster("ft2"), "hot potato")
+
+
+def test_measured_shares_scale_the_links_of_their_kind() -> None:
+    whole, part = (build_plant(cluster("ft2"), 2, shares) for shares in ({}, {"nic": 0.5, "intra": 0.9}))
+    for kind, share in (("nic", 0.5), ("intra", 0.9), ("pcie", 1.0)):
+        of_kind = whole.kind == KINDS.index(kind)
+        assert part.capacity[of_kind] == pytest.approx(share * whole.capacity[of_kind])
+
+
+def test_without_peer_to_peer_bytes_go_up_and_down_and_through_memory() -> None:
+    box = replace(NODE, peer_to_peer=False, host=Host(None, 160e9, 2.0, interconnect=40e9))
+    plant, flows, found = routed(Cluster("box", box, 1.0, None))
+    assert loads(plant, found, "pcie") == pytest.approx(2 * 7)  # stored, then read: each link twice as long
+    assert loads(plant, found, "memory") == pytest.approx(2 * len(flows.source))
+    assert loads(plant, found, "socket") == pytest.approx(2 * 4 * 4)  # half of the pairs, on either side
+
+
+@pytest.mark.parametrize(
+    ("fabric", "target", "latency"),
+    [("h800-2048-mpft", 8, 2.8e-6), ("h800-2048-mpft", 8 * 32, 3.7e-6), ("h800-2048-mpft", 1, 3.33e-6)],
+)
+def test_the_latencies_of_table_5(fabric: str, target: int, latency: float) -> None:
+    """DeepSeek-AI, arXiv 2505.09343, table 5: 64 B, InfiniBand in one leaf and over two, NVLink."""
+    plant = build_plant(load_cluster(fabric), 33)
+    found = route(plant, Flows(np.array([0]), np.array([target]), np.array([64.0])), "static")
+    assert found.latency[0] == pytest.approx(latency)
+
+
+@pytest.mark.parametrize(("target", "latency"), [(1, 3.6e-6), (40, 5.6e-6)])
+def test_the_latencies_of_table_5_over_ethernet(target: int, latency: float) -> None:
+    plain = load_cluster("h800-2048-mrft")
+    one = replace(plain, node=replace(plain.node, count=1.0), network=load_topology("roce-ft2")[0])
+    found = route(build_plant(one, 64), Flows(np.array([0]), np.array([target]), np.array([64.0])), "ecmp")
+    assert found.latency[0] == pytest.approx(latency)
+
+
+def test_a_third_level_takes_as_long_again() -> None:
+    _, flows, found = routed(cluster("ft3", nodes=8))
+    far = (flows.source == 0) & (flows.target == 31)
+    assert found.latency[far] == pytest.approx(2e-6 + 2 * 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "more", "message"),
+    [
+        (0, {}, "0 ranks are no group"),
+        (513, {}, "rank 512 is outside the cluster"),
+        (12, {}, "no whole number of nodes"),
+        (64, {"stride": 16}, "need 113 nodes of 64"),
+        (64, {"groups": 9}, "9 groups"),
+    ],
+)
+def test_ranks_that_the_cluster_does_not_have_are_errors(ranks: int, more: dict[str, int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        layout(CLUSTER, ranks, **more)
+
+
+def test_groups_interleave_and_share_no_device() -> None:
+    where = layout(CLUSTER, 16, stride=4, groups=8)
+    rank = np.arange(16)
+    devices = np.concatenate([where.device(rank, 8, group) for group in range(8)])
+    assert sorted(devices) == list(range(128))
+    assert list(where.device(rank, 8, 1)[[0, 8]]) == [8, 40]  # node 1, and the fourth after it
