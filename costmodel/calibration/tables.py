@@ -113,8 +113,7 @@ def read_tables(
     files = table_files(measurements)
     folder = measurements if measurements.is_dir() else measurements.parent
     meta = _meta(next((path for base in (folder, folder.parent) if (path := base / "meta.csv").is_file()), None))
-    sheets = (_named(_sheet(path), otherwise) for path in files)
-    return join([table_of(_asked(sheet, timed=timed, device=device), meta) for sheet in sheets])
+    return join([table_of(_asked(_named(_sheet(path), otherwise), timed=timed, device=device), meta) for path in files])
 
 
 def _sheet(path: Path) -> Sheet:

@@ -53,7 +53,7 @@ def tree_all_reduce_time(size: Bytes, path: Path) -> Seconds:
 
     2*(n-1)/n * S/B + 2*(l-1)*a_in + 2*log2(m)*a_out
     """
-    steps = (path.local - 1) * path.inner_latency + _log2(path.nodes) * path.outer_latency
+    steps = (path.local - 1) * path.inner_latency + steps_to_all(path.nodes) * path.outer_latency
     return 2 * (path.size - 1) / path.size * size / _ring_bandwidth(path) + 2 * steps
 
 
