@@ -143,7 +143,7 @@ def nearest_variants(family: str, variant: str) -> tuple[str, ...]:
     """Return the variants of a family whose kernels stand in for those of `variant`, the most alike first."""
     if family == _STREAMING:
         return tuple(kind for kind in _STREAMS if kind != variant)
-    plain = variant.removesuffix("_narrow").removesuffix("_masked")
+    plain = variant.removesuffix("_narrow").removesuffix("_turned").removesuffix("_masked")
     own = () if plain == variant else (plain,)
     return own + _NEAREST.get(plain, ())
 
@@ -175,9 +175,9 @@ class Shelf:
         """Return the spread of the bare cost functions."""
         return read(self._library, _KIND, ROOFLINE, FitsFile)
 
-    def backward(self) -> FamilyFit:
-        """Return the share of the forward kernels' rate that backward attention reaches, and its spread."""
-        return family_fit(read(self._library, _KIND, BACKWARD, FitsFile).families["attention_backward"], "transferred")
+    def backward(self, family: str) -> FamilyFit:
+        """Return the share of the forward kernels' rate that a family of backward cores reaches, and its spread."""
+        return family_fit(read(self._library, _KIND, BACKWARD, FitsFile).families[family], "transferred")
 
     def chain(self, device: str) -> list[tuple[str, Mapping[str, str]]]:
         """Return the device with its default implementations, then those that it inherits from in turn."""
@@ -253,7 +253,7 @@ class Fits(Mapping[str, FamilyFit]):
         if fit is None or fit.form is None:
             return None
         if family in _GRADIENTS:
-            gradient = self._shelf.backward()
+            gradient = self._shelf.backward(family)
             fit = replace(fit, compute=gradient.compute, spread=gradient.spread)
         return replace(fit, basis="transferred")
 

@@ -99,6 +99,8 @@ class Communication:
 
     mode: `normal` (deduplicated per node, forwarded over the intra-node link) or `low_latency` (one copy per expert).
     expert_load: tokens of the fullest rank over the mean, whatever the routing; null: as the routing has it.
+    split_attention: micro-batches take turns within the attention of a layer too, before its core, the second one turn
+    behind the first.
     """
 
     processors: Count = 0.0
@@ -106,6 +108,7 @@ class Communication:
     combine: str = "bf16"
     mode: str = "normal"
     expert_load: Count | None = None
+    split_attention: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -192,7 +195,8 @@ class Framework:
     expand narrow weights, none: as of the others; promotion_interval: elements of K between two promotions of an FP8
     accumulator; launch: time of an empty kernel on a stream [s]; reserve: device memory that the
     context and libraries keep [B]; implementations: operator family or `family/variant` -> kernel libraries, of which
-    the first that the device has is meant; host: what the host's program adds to a step.
+    the first that the device has is meant; contention: how much longer kernels take
+    while expert exchanges that hold processors run; host: what the host's program adds to a step.
     """
 
     name: str
@@ -203,7 +207,12 @@ class Framework:
     reserve: Bytes
     implementations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     weight_only_tiles: tuple[Tile, ...] = ()
+    contention: Quantity = 1.0
     host: HostTimes = HostTimes()
+
+    def slowing(self, processors: Count) -> Quantity:
+        """Return how much longer kernels take while exchanges run that hold some processors; without any, no longer."""
+        return where(processors > 0, self.contention, 1.0)
 
     @property
     def unfused(self) -> bool:
