@@ -226,9 +226,19 @@ def _by_flows(
     found = _flows(operator, run, asked.algorithm, in_network=asked.in_network)
     if where.ranks == 1:
         return 0.0, 0.0, "none", found.algorithm, found
-    latency = found.latency / wire.share + wire.launch if wire.fixed is None else wire.fixed
+    if wire.fixed is None:
+        latency = found.latency / wire.share + wire.launch
+    else:  # the fit knows the way between ranks that are side by side, on a network that is sound
+        latency = wire.fixed + found.latency - _usual_latency(operator, cluster, found)
     moved = found.time - found.latency
     return latency + moved, latency, "latency" if latency > moved else found.told, found.algorithm, found
+
+
+def _usual_latency(operator: Collective | Exchange, cluster: Cluster, found: Outcome) -> float:
+    """Return the latency of the algorithm that was taken, with ranks side by side on a sound network [s]."""
+    sound = replace(cluster, network=_sound(cluster))
+    run = setting(sound, layout(sound, int(operator.group.size)))
+    return _flows(operator, run, None if isinstance(operator, Exchange) else found.algorithm).latency
 
 
 def _flows(
