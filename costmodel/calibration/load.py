@@ -156,10 +156,14 @@ class Shelf:
         self._held: dict[str, Held | None] = {}
 
     def held(self, device: str, implementation: str) -> Held | None:
-        """Return the file `calibrations/DEVICE/IMPLEMENTATION`; None where there is none."""
-        name = f"{device}/{implementation}"
+        """Return the file `calibrations/DEVICE/IMPLEMENTATION`; None where there is none.
+
+        An implementation may name the device itself, as `DEVICE/IMPLEMENTATION`.
+        """
+        name = implementation if "/" in implementation else f"{device}/{implementation}"
         if name not in self._held:
-            self._held[name] = self._read(device, name) if _exists(self._library, _KIND, name) else None
+            owner = name.partition("/")[0]
+            self._held[name] = self._read(owner, name) if _exists(self._library, _KIND, name) else None
         return self._held[name]
 
     def names(self, device: str) -> list[str]:
