@@ -19,6 +19,7 @@ from costmodel.network.patterns import ALGORITHMS, bandwidth, bus_factor
 from costmodel.network.plant import KINDS
 from costmodel.network.simulation import WORDS, Outcome, Setting, run_collective, run_exchange, setting
 from costmodel.quantities import Seconds
+from costmodel.workload.architecture import Architecture, MoeFfn
 from costmodel.workload.operators import Collective, Exchange, Group, exchange_family
 from costmodel.workload.scenario import Framework
 
@@ -36,6 +37,17 @@ class Routing:
     top_k: int
     expert_groups: float
     group_top_k: int
+
+
+def routing_of(model: Architecture) -> Routing:
+    """Return how a model's tokens choose experts; raise InputError where it has none."""
+    for layer in model.layers:
+        if isinstance(layer.ffn, MoeFfn):
+            ffn = layer.ffn
+            return Routing(
+                float(model.hidden), float(ffn.experts), ffn.top_k, float(ffn.groups or 1.0), ffn.group_top_k or 1
+            )
+    raise InputError.single(f"{model.name} has no experts", hint="name a mixture-of-experts model")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
