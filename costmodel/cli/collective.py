@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 ENGINES = ("analytic", "flow")
 MODEL = "deepseek-v3"
-FRAMEWORK = "messages"
 
 
 @click.command("collective")
@@ -64,11 +63,12 @@ def command(
     """
     from costmodel.analytic.messages import answer
     from costmodel.calibration.load import load_calibration
-    from costmodel.schema.files import load_cluster, load_framework
+    from costmodel.calibration.roofline import default_framework
+    from costmodel.schema.files import load_cluster
 
     asked = _asked(kind, ranks, size, model, search_path)
     found = load_cluster(cluster, search_path, devices=float(max(ranks, 1)), changes=read_changes(changes))
-    framework = load_framework(FRAMEWORK, search_path)
+    framework = default_framework(search_path)
     calibration = load_calibration(found.device, framework, search_path)
     told = answer(asked, found, calibration, framework, engine)
     if as_json:

@@ -19,6 +19,7 @@ from scipy.optimize import linprog
 from costmodel.analytic.fabrics import facts
 from costmodel.analytic.messages import ENGINES, Asked, answer, routing_of
 from costmodel.calibration.load import load_calibration
+from costmodel.calibration.roofline import default_framework
 from costmodel.hardware import Cluster, Network
 from costmodel.network.graphs import fabric_graph
 from costmodel.network.layout import layout
@@ -30,7 +31,7 @@ from costmodel.report.figures.drawn import Drawn
 from costmodel.report.figures.fabric import Cable, fabric_figure
 from costmodel.report.style import rendered, styled
 from costmodel.report.text import quantity
-from costmodel.schema.files import load_cluster, load_framework, load_model, load_topology
+from costmodel.schema.files import load_cluster, load_model, load_topology
 from costmodel.schema.references import package_root
 from costmodel.schema.whole_files import make_folder, write_whole
 from costmodel.units import parse
@@ -286,7 +287,7 @@ def _routing() -> Iterator[str]:
 
 def _fits() -> Iterator[str]:
     """Yield how far fitted times are from those of the flow level that takes its links' shares from the fits."""
-    framework = load_framework("messages")
+    framework = default_framework()
     yield ""
     yield "## Measured links"
     yield ""

@@ -34,7 +34,6 @@ from costmodel.schema.what_if import WhatIfFile
 from costmodel.schema.workload import WorkloadFile
 from costmodel.schema.writing import yaml_of
 from costmodel.workload.architecture import Architecture
-from costmodel.workload.scenario import Framework
 
 Made = TypeVar("Made")
 
@@ -84,15 +83,6 @@ def list_names(kind: str, search_path: Sequence[str | Path] = ()) -> list[str]:
 def load_device(name: str, search_path: Sequence[str | Path] = ()) -> Device:
     """Return the device of a name or a file."""
     return _load(name, "device", search_path, lambda assembly, tree: install_device(assembly, tree)[1])
-
-
-def load_framework(name: str, search_path: Sequence[str | Path] = ()) -> Framework:
-    """Return the framework of a name or a file."""
-
-    def made(assembly: Assembly, tree: Tree) -> Framework:
-        return build.framework(assembly.part(FrameworkFile, tree).file)
-
-    return _load(name, "framework", search_path, made)
 
 
 def load_topology(name: str, search_path: Sequence[str | Path] = ()) -> tuple[Network, Quantity | None]:
