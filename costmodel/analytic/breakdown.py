@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 from costmodel.analytic.inference import PassTimes, PricedPass
@@ -19,6 +20,7 @@ from costmodel.analytic.training import (
     layer_sums,
     lone_seconds,
     once_a_step,
+    slot_times,
     stage_sums,
     tail_times,
 )
@@ -39,6 +41,7 @@ from costmodel.workload.operators import (
 )
 from costmodel.workload.schedules import Kind
 
+HOST = "host"  # what passes wait for the host to start their kernels
 CONTENTION = "contention"  # what kernels take longer because exchanges run beside them
 _Part: TypeAlias = "tuple[Priced, int, float]"  # an operator, how often, and the share that nothing hides
 
@@ -88,9 +91,10 @@ def _work(operator: Operator) -> tuple[float, float | None, str | None]:
 def step_breakdown(step: PricedStep) -> list[Entry]:
     """Return the operators of a training step, means over pipeline ranks; with the bubble they sum to the step time."""
     lines = Lines()
-    slower = 0.0
+    slower = waiting = 0.0
     for slot, count in zip(step.program.slots, step.program.mean_counts, strict=True):
         slower += float(count) * _contention(step, slot)
+        waiting += float(count) * _host_wait(step, slot)
         exposed = _exposed_share(step, slot.kind, slot.forward, slot.backward)
         for priced, repeats, share in _slot_operators(step, slot.kind, slot.forward, slot.backward):
             lines.add(priced, float(count) * repeats, exposed if isinstance(priced.operator, Exchange) else share)
@@ -99,7 +103,16 @@ def step_breakdown(step: PricedStep) -> list[Entry]:
     for priced, repeats, share in _slowest_end(step):
         lines.add(priced, float(repeats), share)
     lines.add_wait(CONTENTION, slower, "memory")
+    lines.add_wait(HOST, waiting, "latency")
     return lines.sorted()
+
+
+def _host_wait(step: PricedStep, slot: Slot) -> float:
+    """Return how much longer an action takes because its kernels cannot be started faster."""
+    if not float(step.start):
+        return 0.0
+    hurried, timed = (slot_times(each, slot, None) for each in (replace(step, start=0.0), step))
+    return float(timed[0]) - float(hurried[0])
 
 
 def _contention(step: PricedStep, slot: Slot) -> float:

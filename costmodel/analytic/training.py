@@ -16,7 +16,7 @@ from costmodel.quantities import Array, Flop, Quantity, Seconds, maximum, minimu
 from costmodel.workload.context import Context
 from costmodel.workload.layers import ModelWork, model_work
 from costmodel.workload.memory import Ledger, stage_work, training_ledger
-from costmodel.workload.operators import AttentionCore, Collective, Gemm, Group
+from costmodel.workload.operators import AttentionCore, Collective, Gemm, Group, HostTime
 from costmodel.workload.optimizer import Ending, step_operators
 from costmodel.workload.recompute import expand
 from costmodel.workload.scenario import Scenario, Training
@@ -62,6 +62,7 @@ class PricedStep:
     ledger: Ledger
     executed_flop: Flop  # of a micro-batch on one rank of each stage, all stages
     slowing: Quantity = 1.0  # kernels take as much longer while expert exchanges run
+    start: Seconds = 0.0  # the host takes as long for each kernel or message that it starts
 
     def works_of(self, label: int) -> list[tuple[int, Work]]:
         """Return (how many, work) of each kind of layer on a class of stages."""
@@ -107,12 +108,16 @@ def price_step(scenario: Scenario, plan: Training, calibration: Calibration) -> 
         training_ledger(context, plan, work, schedule, layout),
         executed_flop(work, layout),
         scenario.framework.slowing(scenario.communication.processors),
+        scenario.framework.host.operator,
     )
 
 
 def _tail(pricing: Pricer, ending: Ending, stages: tuple[Stage, ...], last: Kind) -> Tail:
     """Return how a rank ends the step, priced."""
     serial, on_host, copies = (pricing.price_all(part) for part in (ending.serial, ending.on_host, ending.copies))
+    step = pricing.framework.host.step
+    if np.any(np.asarray(step)):
+        serial = (*serial, pricing.price(HostTime("host", step, 0.0, 0.0)))
     return Tail(serial, on_host, copies, stages, last)
 
 
@@ -305,6 +310,13 @@ def _idle(span: Array, busy: Array) -> Array:
     return np.where(idle > ROUNDING * span, idle, 0.0)
 
 
+def slot_times(step: PricedStep, slot: Slot, moves: Moves) -> tuple[Seconds, Seconds]:
+    """Return the (duration, kernel time) of one kind of action."""
+    layers = layer_sums(step, moves)
+    stages = [stage_sums(stage_work(step.work, stage), layers) for stage in step.classes]
+    return _slot_times(step, slot, stages, layers, moves)
+
+
 def stage_sums(works: Works, layers: Mapping[str, PassSums]) -> PassSums:
     """Return the times of a stage: those of its layers added up."""
     total = PassSums()
@@ -326,6 +338,7 @@ def _slot_times(
         both = stages[slot.forward].forward + stages[slot.backward].backward
         slower = contention(both, step.slowing)
         compute, kernels = both.compute + slower, both.kernels + slower
+        compute = maximum(compute, step.start * both.starts)
         if step.traffic is None:
             return maximum(compute, both.exchanges), kernels
         works = step.works_of(slot.forward), step.works_of(slot.backward)
@@ -333,10 +346,12 @@ def _slot_times(
     label = slot.backward if slot.forward is None else slot.forward
     assert label is not None, "an action works on a stage"
     lone = pass_of(stages[label], slot.kind)
+    started = step.start * lone.starts
     if step.traffic is None:
-        return lone.total, lone.kernels
+        return maximum(lone.total, started), lone.kernels
     alone = lone_seconds(layers, slot.kind)
-    return step.traffic.lone_pass([step.works_of(label)], slot.kind, alone, moves), lone.kernels
+    beside = step.traffic.lone_pass([step.works_of(label)], slot.kind, alone, moves)
+    return maximum(beside, started), lone.kernels
 
 
 def contention(both: Sums, slowing: Quantity) -> Seconds:

@@ -22,13 +22,17 @@ class TileFile(Strict):
 
 
 class HostTimesFile(Strict):
-    """What the host's program adds to a step of an inference engine: scheduling, sampling, the code between kernels."""
+    """What the host's program adds to a step: scheduling, sampling, the code between kernels."""
 
     step: TimeOrZero = Field(default=0.0, description="to each step")
     sequence: TimeOrZero = Field(default=0.0, description="for each sequence of a rank")
     layer: TimeOrZero = Field(default=0.0, description="for each layer")
     parallel: TimeOrZero = Field(default=0.0, description="for each layer, where tensor parallelism splits it")
     experts: TimeOrZero = Field(default=0.0, description="for each layer, where it has experts")
+    operator: TimeOrZero = Field(
+        default=0.0,
+        description="to start a kernel or message of a training pass, which takes at least all its starts",
+    )
 
 
 class FrameworkFile(Strict):

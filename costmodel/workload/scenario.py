@@ -168,10 +168,11 @@ class Tile:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HostTimes:
-    """What the host's program adds to a step of an inference engine [s].
+    """What the host's program adds to a step [s].
 
-    step: to each; sequence: for each sequence of a rank; layer: for each layer, `parallel` more where tensor
-    parallelism splits it, `experts` more where it has experts.
+    step: to each; of an inference engine also sequence: for each sequence of a rank; layer: for each layer, `parallel`
+    more where tensor parallelism splits it, `experts` more where it has experts. operator: to start one kernel or
+    message of a training pass, which takes at least as long as all of its starts.
     """
 
     step: Seconds = 0.0
@@ -179,10 +180,11 @@ class HostTimes:
     layer: Seconds = 0.0
     parallel: Seconds = 0.0
     experts: Seconds = 0.0
+    operator: Seconds = 0.0
 
     @property
     def is_none(self) -> bool:
-        """Tell whether it adds nothing at any point."""
+        """Tell whether it adds nothing to an inference step at any point."""
         parts = (self.step, self.sequence, self.layer, self.parallel, self.experts)
         return not any(np.any(np.asarray(part)) for part in parts)
 
