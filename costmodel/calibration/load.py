@@ -30,6 +30,7 @@ from costmodel.workload.scenario import Framework
 
 File = TypeVar("File", bound=Strict)
 
+COMPOSITION = "composition"  # calibrations/composition: whole runs
 BACKWARD = "backward"  # calibrations/backward: backward attention against the forward fit of its device
 ROOFLINE = "roofline"  # calibrations/roofline: the spread of every family about the bare cost functions
 _KIND = "calibrations"
@@ -175,6 +176,12 @@ class Shelf:
         """Return the spread of the bare cost functions."""
         return read(self._library, _KIND, ROOFLINE, FitsFile)
 
+    def composition(self) -> Mapping[str, FamilyFitFile]:
+        """Return how measured times of whole runs scatter about predicted ones, by class; nothing without a file."""
+        if not _exists(self._library, _KIND, COMPOSITION):
+            return {}
+        return read(self._library, _KIND, COMPOSITION, FitsFile).families
+
     def backward(self, family: str) -> FamilyFit:
         """Return the share of the forward kernels' rate that a family of backward cores reaches, and its spread."""
         return family_fit(read(self._library, _KIND, BACKWARD, FitsFile).families[family], "transferred")
@@ -209,7 +216,8 @@ class Fits(Mapping[str, FamilyFit]):
         gradients = {family: known["attention_backward"] for family in _GRADIENTS if "attention_backward" in known}
         # Nor are mixed attention kernels compared with the bare roofline: they start from the spread of prompts'.
         mixed = {"attention_mixed": known["attention_prefill"]} if "attention_prefill" in known else {}
-        self._base = expanding | gradients | mixed | known
+        whole = {family: family_fit(fit, base.basis) for family, fit in shelf.composition().items()}
+        self._base = expanding | gradients | mixed | known | whole
         self._known: dict[str, FamilyFit | None] = {}
         self.notes: list[str] = []
 
