@@ -20,6 +20,7 @@ EXAMPLES = {
     "what_if": ("what_ifs", "deepseek_v3_gap"),
     "fit_plan": ("fit_plans", "public"),
     "topology": ("topologies", "mpft"),
+    "validation": ("validations", "public"),
 }
 
 

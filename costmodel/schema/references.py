@@ -16,14 +16,14 @@ FOLDERS: dict[str, str] = {
     **dict.fromkeys(
         ("devices", "nodes", "clusters", "topologies", "frameworks", "calibrations", "fit_plans"), "hardware"
     ),
-    **dict.fromkeys(("models", "precisions", "systems", "published", "what_ifs", "studies"), "workloads"),
+    **dict.fromkeys(("models", "precisions", "systems", "published", "what_ifs", "studies", "validations"), "workloads"),
 }
 """The folder of a search root under which the files of a kind stand."""
 ALIASED = ("models",)  # kinds whose aliases are names to refer to; those of devices are what measurement tables write
 
 _KINDS = (
     "device", "node", "cluster", "framework", "precision", "calibration", "model", "workload", "case", "what_if",
-    "fit_plan", "topology",
+    "fit_plan", "topology", "validation",
 )  # fmt: skip
 _VERSIONS = {kind: f"costmodel/{kind}@1" for kind in _KINDS}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
