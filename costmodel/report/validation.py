@@ -86,8 +86,8 @@ def _head() -> Iterator[str]:
     yield "# Whole scenarios: predicted against published"
     yield ""
     yield "Errors are predicted / published - 1, their means and medians those of absolute errors. The first column, as"
-    yield "stated, is what `costmodel reproduce` prints; the second, left out, is `costmodel reproduce --leave-out`: what"
-    yield "is fitted to whole runs is fitted again without the publication that is compared. The second one counts."
+    yield "stated, is what `costmodel reproduce` prints; the second, left out, is `costmodel reproduce --leave-out`:"
+    yield "what is fitted to whole runs is fitted again without the publication that is compared. That one counts."
     yield ""
     yield f"Regenerate: `{COMMAND}`"
 
@@ -189,6 +189,8 @@ def _page(page: str, figures: Sequence[Figure], said: ValidationFile, drawn: boo
     yield f"# {page.capitalize()}: predicted against published"
     yield ""
     yield "[All classes](README.md), with what the columns mean."
+    if "topology" in PAGES.get(page, ()):
+        yield "Topologies have [a report of their own](../network/README.md)."
     if drawn:
         yield ""
         yield f"![{page}: predicted against published]({page}.svg)"
@@ -234,15 +236,17 @@ def _worst(figures: Sequence[Figure], causes: Sequence[RemarkFile]) -> Iterator[
     """Yield the figures that are furthest off."""
     scored = [one for one in figures if one.unseen.error is not None]
     scored.sort(key=lambda one: (-abs(one.unseen.error or 0.0), one.case.id))
+    reasons = [_why(one, causes) for one in scored[:WORST]]
     yield from _table(
         "The worst figures",
         ("publication", "case", "metric", "published", "predicted", "as stated", "left out", "why"),
         (
             (
                 one.case.publication, f"`{one.case.id}`", one.unseen.metric or "", *_values(one),
-                _signed(one.stated.error), _signed(one.unseen.error), _why(one, causes),
+                _signed(one.stated.error), _signed(one.unseen.error),
+                "as above" if reason in reasons[:at] else reason,
             )
-            for one in scored[:WORST]
+            for at, (one, reason) in enumerate(zip(scored, reasons, strict=False))
         ),
     )  # fmt: skip
 
@@ -311,10 +315,12 @@ def _by_setting(publication: str, figures: Sequence[Figure]) -> Iterator[str]:
     known = [settings(one.case) for one in figures]
 
     def rows() -> Iterator[Sequence[str]]:
+        seen: list[list[str]] = []
         for key in GROUPED:
             values = [each.get(key, "") for each in known]
-            if len(set(values)) < 2:
+            if len(set(values)) < 2 or values in seen:
                 continue
+            seen.append(values)
             names, group = _ranges(values)
             for name in names:
                 found = [one for one, value in zip(figures, values, strict=True) if group(value) == name]
@@ -333,7 +339,7 @@ def _by_setting(publication: str, figures: Sequence[Figure]) -> Iterator[str]:
 
 
 def _ranges(values: Sequence[str]) -> tuple[list[str], Callable[[str], str]]:
-    """Return the names of the groups of values in order, and the group of a value: itself, or a range of many numbers."""
+    """Return the names of the groups of values in order, and the group of a value: itself, or a range of numbers."""
     distinct = sorted(set(values), key=_order)
     if len(distinct) <= MOST_VALUES or not all(value.isdigit() for value in distinct):
         return distinct, str
@@ -373,7 +379,9 @@ def _table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -
 
 def _both(stated: Errors, unseen: Errors, *names: str) -> tuple[str, ...]:
     return tuple(
-        (_signed if name == "bias" else _percent)(getattr(errors, name)) for errors in (stated, unseen) for name in names
+        (_signed if name == "bias" else _percent)(getattr(errors, name))
+        for errors in (stated, unseen)
+        for name in names
     )
 
 

@@ -16,7 +16,9 @@ FOLDERS: dict[str, str] = {
     **dict.fromkeys(
         ("devices", "nodes", "clusters", "topologies", "frameworks", "calibrations", "fit_plans"), "hardware"
     ),
-    **dict.fromkeys(("models", "precisions", "systems", "published", "what_ifs", "studies", "validations"), "workloads"),
+    **dict.fromkeys(
+        ("models", "precisions", "systems", "published", "what_ifs", "studies", "validations"), "workloads"
+    ),
 }
 """The folder of a search root under which the files of a kind stand."""
 ALIASED = ("models",)  # kinds whose aliases are names to refer to; those of devices are what measurement tables write

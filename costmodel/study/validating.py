@@ -115,11 +115,11 @@ def errors_of(comparisons: Iterable[Comparison]) -> Errors | None:
 def judge(figures: Sequence[Figure], asked: AskedFile) -> Judged:
     """Return what was asked of some figures beside what they show; the verdict is that of the unseen figures."""
     found = chosen(figures, asked.figures)
-    stated, unseen = (errors_of(column) for column in columns(found))
-    values = [None if errors is None else getattr(errors, asked.statistic) for errors in (stated, unseen)]
-    bar, value = float(asked.bar), values[1]
-    reached = value is not None and (value >= bar if asked.statistic == "inside" else value <= bar)
-    return Judged(asked, 0 if unseen is None else unseen.figures, *values, reached)
+    before, without = (errors_of(column) for column in columns(found))
+    stated, unseen = (None if each is None else getattr(each, asked.statistic) for each in (before, without))
+    bar = float(asked.bar)
+    reached = unseen is not None and (unseen >= bar if asked.statistic == "inside" else unseen <= bar)
+    return Judged(asked, 0 if without is None else without.figures, stated, unseen, reached)
 
 
 def columns(figures: Sequence[Figure]) -> tuple[list[Comparison], list[Comparison]]:
@@ -137,6 +137,8 @@ def settings(case: Case) -> dict[str, str]:
     if case.scenario is None:
         return {"device": "" if case.device is None else str(plain(case.device))}
     scenario: dict[str, Any] = plain(case.scenario)
+    if isinstance(scenario.get("model"), dict):
+        scenario["model"] = scenario["model"].get("name", "")
     found = {**_flat({key: value for key, value in scenario.items() if key != "set"}), **_flat(scenario.get("set", {}))}
     found |= {path: str(value) for path, value in case.overrides.items()}
     found = {_short(path): value for path, value in found.items()}

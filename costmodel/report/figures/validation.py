@@ -8,12 +8,13 @@ from itertools import product
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure as Picture
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from costmodel.report.figures.drawn import Drawn, table
-from costmodel.report.style import CYCLE, GREY, WIDTH, log_axis, name_of
+from costmodel.report.style import CYCLE, GREY, WIDTH, log_axis, name_of, unit_for
 from costmodel.schema.metrics import dimension_of
 from costmodel.study.reproduce import Comparison
 from costmodel.study.validating import Figure, has_interval
@@ -26,12 +27,13 @@ BAND = 1.2  # the dashed lines: predicted over published, and its inverse
 ROOM = 1.4  # beyond the outermost points, on both logarithmic axes
 TICKS = 4  # of a panel's axis at most: their labels have to fit beside each other
 MARKS = tuple((shape, colour) for shape, colour in product("os^D", CYCLE))
+UNITS = ("flop_rate", "flop", "bandwidth", "power", "size")  # whose units are too long for every tick
 NUMBERS = ("published", "predicted", "low", "high", "error")
 
 
 def validation_figure(name: str, figures: Sequence[Figure]) -> Drawn | None:
     """Return predictions without the publication against published figures, both logarithmic; null for none."""
-    scored = [one for one in figures if one.unseen.error is not None and (one.unseen.predicted or 0.0) > 0.0]
+    scored = [one for one in figures if one.unseen.error is not None and one.unseen.predicted and not _is_ratio(one)]
     panels = _panels(scored)
     if not panels:
         return None
@@ -56,6 +58,11 @@ def validation_figure(name: str, figures: Sequence[Figure]) -> Drawn | None:
     return Drawn(picture, {"": _data(figures)})
 
 
+def _is_ratio(one: Figure) -> bool:
+    """Tell whether a figure is a ratio of two runs, which stands on no axis of its metric."""
+    return any(each.check == "ratio" and each.metric == one.unseen.metric for each in one.case.expect)
+
+
 def _panels(figures: Sequence[Figure]) -> dict[str, list[Figure]]:
     """Return the figures by kind of quantity, most figures first; kinds of few only where no kind has many."""
     found: dict[str, list[Figure]] = {}
@@ -69,7 +76,7 @@ def kind_of(metric: str) -> str:
     """Return the kind of quantity that a metric shares an axis with: its dimension, a rate of tokens, or itself."""
     dimension = dimension_of(metric) or "count"
     if dimension in ("count", "ratio"):
-        return "tokens/s" if "tokens_per_second" in metric else "share" if dimension == "ratio" else "count"
+        return "tokens/s" if "tokens_per_second" in metric else "share" if dimension == "ratio" else metric
     return "time" if dimension == "duration" else dimension
 
 
@@ -84,26 +91,33 @@ def _draw(axes: Axes, kind: str, shown: Sequence[Comparison], marks: Mapping[str
         some = _sample([one for one in shown if one.publication == publication])
         drawn += len(some)
         x, y = ([getattr(one, name) for one in some] for name in ("published", "predicted"))
-        wide = [one for one in some if has_interval(one)]
-        axes.vlines(
-            [one.published for one in wide], [one.low for one in wide], [one.high for one in wide],
-            color=colour, linewidth=0.5, alpha=0.35, zorder=2,
-        )  # fmt: skip
+        wide = [(one.published, one.low, one.high) for one in some if has_interval(one)]
+        places, lows, highs = np.array(wide, dtype=float).reshape(-1, 3).T
+        axes.vlines(places, lows, highs, color=colour, linewidth=0.5, alpha=0.35, zorder=2)
         axes.scatter(x, y, 11.0, colour, marker=shape, alpha=0.8, linewidths=0, zorder=3)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(*ends)
     axes.set_ylim(*ends)
-    dimension = {"tokens/s": "count", "share": "ratio"}.get(kind, kind)
-    log_axis(axes.xaxis, "published", dimension, ends)
-    log_axis(axes.yaxis, "predicted", dimension, ends)
+    _label(axes.xaxis, "published", kind, ends)
+    _label(axes.yaxis, "predicted", kind, ends)
     span = ends[1] / ends[0]
     steps = (1.0, 2.0, 5.0) if span < 15.0 else (1.0, 3.0) if span < 60.0 else (1.0,)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(LogLocator(10, subs=steps, numticks=TICKS))
     axes.tick_params(labelsize=7)
     kept = "" if drawn == len(shown) else f", {drawn} shown"
-    axes.set_title(f"{kind.replace('_', ' ')}: {len(shown):,} figures{kept}", loc="left", fontsize=8)
+    axes.set_title(f"{kind.replace('_', ' ')}: {len(shown):,}{kept}", loc="left", fontsize=8)
+
+
+def _label(axis: Axis, what: str, kind: str, ends: tuple[float, float]) -> None:
+    """Label an axis: units stand at the ticks of short ones, and beside the name of long ones."""
+    dimension = kind if kind in UNITS or kind == "time" else "ratio" if kind == "share" else "count"
+    log_axis(axis, what, dimension, ends)
+    if dimension in UNITS:
+        unit, factor = unit_for(math.sqrt(ends[0] * ends[1]), dimension)
+        axis.set_label_text(f"{what} ({unit})")
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / factor:,g}"))
 
 
 def _sample(rows: Sequence[Comparison]) -> list[Comparison]:
@@ -123,7 +137,7 @@ def _ends(shown: Sequence[Comparison]) -> tuple[float, float]:
 
 
 def _data(figures: Sequence[Figure]) -> bytes:
-    """Return every figure of the class as CSV, in SI: both columns of predictions, the second without the publication."""
+    """Return every figure of the class as CSV, in SI, with both columns of predictions."""
     return table(
         ("id", "publication", "metric", "unit", *NUMBERS, *(f"{name}_left_out" for name in NUMBERS[1:]), "verdict"),
         (
