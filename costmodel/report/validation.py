@@ -31,6 +31,7 @@ PAGES = {
 }  # fmt: skip
 """Page -> the classes of cases that it shows."""
 WORST = 5
+NOT_KNOWN = "not known"
 LONG = 40  # figures of a publication beyond which a table sums them up
 MOST_VALUES = 8  # of a setting: beyond, numbers are summed up by ranges
 GROUPED = (
@@ -244,7 +245,7 @@ def _worst(figures: Sequence[Figure], causes: Sequence[RemarkFile]) -> Iterator[
             (
                 one.case.publication, f"`{one.case.id}`", one.unseen.metric or "", *_values(one),
                 _signed(one.stated.error), _signed(one.unseen.error),
-                "as above" if reason in reasons[:at] else reason,
+                "as above" if reason != NOT_KNOWN and reason in reasons[:at] else reason,
             )
             for at, (one, reason) in enumerate(zip(scored, reasons, strict=False))
         ),
@@ -258,7 +259,7 @@ def _values(one: Figure) -> tuple[str, str]:
 
 def _why(one: Figure, causes: Sequence[RemarkFile]) -> str:
     """Return the first remark on a figure."""
-    return next((cause.text for cause in causes if chosen([one], cause.figures)), "not known")
+    return next((cause.text for cause in causes if chosen([one], cause.figures)), NOT_KNOWN)
 
 
 def _causes(figures: Sequence[Figure], causes: Sequence[RemarkFile]) -> Iterator[str]:

@@ -19,7 +19,7 @@ from costmodel.schema.metrics import dimension_of
 from costmodel.study.reproduce import Comparison
 from costmodel.study.validating import Figure, has_interval
 
-COLUMNS, FEWEST = 2, 3  # panels side by side; figures below which a panel is left to the table
+COLUMNS, FEWEST = 2, 4  # panels side by side; figures below which a panel is left to the table
 PANEL = WIDTH / COLUMNS  # width and height of one [inches]
 POINTS = 100  # of a publication in a panel at most: a sample is as telling, and the file stays small
 SEED = 0
