@@ -1,0 +1,174 @@
+"""The event engine's answers: the closed form's operators and ledger, with the times of a simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from costmodel.analytic.breakdown import Lines, add_pass
+from costmodel.analytic.evaluation import Evaluation, PassEvaluation, TrainingEvaluation, evaluate
+from costmodel.analytic.grid import evaluate_point
+from costmodel.analytic.inference import PassTimes
+from costmodel.analytic.metrics import decode_metrics, prefill_metrics, schedule_times, training_metrics
+from costmodel.analytic.pricing import Priced
+from costmodel.analytic.sums import Moves
+from costmodel.analytic.training import StepTimes, last_pass
+from costmodel.analytic.unscheduled import Unscheduled
+from costmodel.cost.calibration import Calibration
+from costmodel.event.conditions import Conditions
+from costmodel.event.engine import Timeline, run
+from costmodel.event.passes import pass_graph, pass_times_of
+from costmodel.event.training import step_graph, times_of
+from costmodel.quantities import Quantity
+from costmodel.result import Entry, Metrics, Point
+from costmodel.workload.scenario import Decode, Prefill, Scenario, Training, tokens_per_step
+from costmodel.workload.schedules import Schedule, order
+
+STREAMS_WAIT = "waits between streams"
+NOT_SIMULATED = "the event engine simulates training, prefill and decode; this is the closed form"
+
+
+@dataclass(slots=True)
+class EventEngine:
+    """Evaluates scenarios by simulation and keeps their timelines, by name of the scenario.
+
+    full: ranks and stages that are alike are simulated one by one.
+    """
+
+    conditions: Conditions = field(default_factory=Conditions)
+    full: bool = False
+    timelines: dict[str, Timeline] = field(default_factory=dict)
+
+    def evaluate(self, scenario: Scenario, calibration: Calibration) -> Evaluation:
+        """Return the evaluation of a scenario; phases without streams of their own are those of the closed form.
+
+        Raises StuckError where the simulation comes to a stop.
+        """
+        plan = scenario.plan
+        if isinstance(plan, Training):
+            step = _Step(scenario, plan, calibration, self)
+            self.timelines[scenario.name] = step.timeline
+            return step
+        if isinstance(plan, Prefill | Decode):
+            one = _Pass(scenario, plan, calibration, self)
+            self.timelines[scenario.name] = one.timeline
+            return one
+        return evaluate(scenario, calibration)
+
+    def point(self, scenario: Scenario, calibration: Calibration) -> Point:
+        """Return a single scenario in full; a note tells where it is the closed form's."""
+        found = evaluate_point(scenario, calibration, self.evaluate)
+        if isinstance(scenario.plan, Training | Prefill | Decode):
+            return found
+        return replace(found, notes=(*found.notes, NOT_SIMULATED))
+
+
+class _Step:
+    """A training step, simulated. Intervals are those of the closed form, widened to hold the point."""
+
+    headline = "step_time"
+
+    def __init__(self, scenario: Scenario, plan: Training, calibration: Calibration, engine: EventEngine) -> None:
+        self._scenario, self._plan = scenario, plan
+        self._closed = TrainingEvaluation(scenario, plan, calibration)
+        self.ledger = self._closed.ledger
+        priced = self._closed.priced
+        schedule = _whole(priced.schedule, scenario) if engine.full else priced.schedule
+        made = step_graph(
+            scenario, priced, schedule, [last_pass(plan, schedule, rank) for rank in range(len(schedule.ranks))]
+        )
+        self.timeline = run(made.graph, engine.conditions)
+        self._times: StepTimes = times_of(priced, made, self.timeline)
+
+    def metrics(self, moves: Moves) -> Metrics:
+        """Return the metrics of the step; moved ones are those of the closed form."""
+        if moves is not None:
+            return self._closed.metrics(moves)
+        return training_metrics(self._scenario, self._plan, self._closed.priced, self._times)
+
+    def families(self) -> frozenset[str]:
+        """Return the families of the step's operators whose times are uncertain."""
+        return self._closed.families()
+
+    def operators(self) -> list[Priced]:
+        """Return the operators of the step."""
+        return self._closed.operators()
+
+    def breakdown(self) -> list[Entry]:
+        """Return the operators of the step; with the bubble they sum to the step."""
+        return _summing(self._closed.breakdown(), float(self._times.step) - float(self._times.bubble))
+
+    def schedule(self, moves: Moves = None) -> Mapping[str, Quantity] | None:
+        """Return the step's parts."""
+        return self._closed.schedule(moves) if moves is not None else schedule_times(self._times)
+
+    def notes(self) -> tuple[str, ...]:
+        """Return nothing that a reader has to be told."""
+        return ()
+
+
+class _Pass(Unscheduled):
+    """A prefill or a decoding step, simulated."""
+
+    def __init__(
+        self, scenario: Scenario, plan: Prefill | Decode, calibration: Calibration, engine: EventEngine
+    ) -> None:
+        self._scenario, self._plan = scenario, plan
+        self._closed = PassEvaluation(scenario, plan, calibration)
+        self.ledger, self.headline = self._closed.ledger, self._closed.headline
+        made = pass_graph(scenario, self._closed.priced, full=engine.full, halves=isinstance(plan, Decode))
+        self.timeline = run(made.graph, engine.conditions)
+        self._times: PassTimes = pass_times_of(self._closed.priced, made, self.timeline)
+
+    def metrics(self, moves: Moves) -> Metrics:
+        """Return the metrics of the pass; moved ones are those of the closed form."""
+        if moves is not None:
+            return self._closed.metrics(moves)
+        if isinstance(self._plan, Prefill):
+            return prefill_metrics(self._scenario, self._plan, self._times)
+        assert self.ledger is not None, "a pass holds memory"
+        return decode_metrics(self._scenario, self._plan, self.ledger, self._times)
+
+    def families(self) -> frozenset[str]:
+        """Return the families of the pass's operators whose times are uncertain."""
+        return self._closed.families()
+
+    def operators(self) -> list[Priced]:
+        """Return the operators of all kinds of layers."""
+        return self._closed.operators()
+
+    def breakdown(self) -> list[Entry]:
+        """Return the operators of the pass, which sum to the headline."""
+        lines, times = Lines(), self._times
+        if isinstance(self._plan, Prefill):
+            add_pass(lines, self._closed.priced, times)
+            return _summing(lines.sorted(), float(times.latency))
+        step = float(times.round(self._scenario.parallel.pp))
+        tokens = float(tokens_per_step(self._plan.speculative))
+        add_pass(lines, self._closed.priced, times, 1.0 / tokens)
+        lines.add_wait("pipeline wait", (step - float(times.latency)) / tokens, "latency")
+        return _summing(lines.sorted(), step / tokens)
+
+
+def _whole(folded: Schedule, scenario: Scenario) -> Schedule:
+    """Return the schedule with all its ranks."""
+    parallel = scenario.parallel
+    return order(folded.name, int(parallel.pp), int(parallel.virtual), folded.micro_batches)
+
+
+def _summing(entries: list[Entry], total: float) -> list[Entry]:
+    """Return entries that sum to `total`: what streams wait for is a line, what they hide beyond it leaves all lines."""
+    known = sum(entry.time for entry in entries)
+    if total >= known:
+        return entries if total - known <= 1e-9 * total else [*entries, _waiting(entries, total - known)]
+    for entry in entries:
+        hidden = entry.time * (1.0 - total / known)
+        entry.time, entry.hidden = entry.time - hidden, entry.hidden + hidden
+    return entries
+
+
+def _waiting(entries: list[Entry], seconds: float) -> Entry:
+    """Return the line of what streams wait for; it rests on what the longest line rests on."""
+    line = Entry(STREAMS_WAIT, seconds)
+    line.by_bound["latency"], line.by_basis[entries[0].basis] = seconds, seconds
+    return line
