@@ -36,7 +36,6 @@ from costmodel.workload.memory import ON_HOST, Ledger, host_fits
 from costmodel.workload.scenario import Disaggregated, Scenario
 from costmodel.workload.validity import feasible_layout, rules
 
-
 Engine: TypeAlias = "Callable[[Scenario, Calibration], Evaluation]"
 
 

@@ -13,7 +13,9 @@ max-min fairly through the flow level.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import simpy
@@ -105,19 +107,20 @@ class _Run:
         for time in sorted(float(time) for time in times if 0 < time < np.inf):
             self._call(time, lambda _: self._rescale(list(self._running)))
         if np.isfinite(self._conditions.patience):
-            self._environment.process(self._watchdog(float(self._conditions.patience)))
+            patience = float(self._conditions.patience)
+            self._call(patience, lambda _: self._check(patience, 0))
 
-    def _call(self, delay: float, action: object) -> simpy.Timeout:
+    def _call(self, delay: float, action: Callable[[simpy.Event], None]) -> simpy.Timeout:
         timeout = self._environment.timeout(delay)
         timeout.callbacks.append(action)
         return timeout
 
-    def _watchdog(self, patience: float) -> simpy.events.ProcessGenerator:
-        while True:
-            before = self._finished
-            yield self._environment.timeout(patience)
-            if self._finished == before:
-                raise StuckError(f"no task has finished for {patience:g} s", self._waiting())
+    def _check(self, patience: float, before: int) -> None:
+        """Give up where no task has finished since the last look; look again later."""
+        if self._finished == before:
+            raise StuckError(f"no task has finished for {patience:g} s", self._waiting())
+        now = self._finished
+        self._call(patience, lambda _: self._check(patience, now))
 
     def _begin(self, ready: list[int]) -> None:
         """Start tasks, and those that follow ones that take no time."""
@@ -157,7 +160,7 @@ class _Run:
         return ready
 
     def _elapsed(self, timeout: simpy.Event) -> None:
-        number = timeout.value
+        number = cast(int, timeout.value)
         if self._graph.tasks[number].message is None:
             self._begin(self._end(number))
         else:
@@ -201,7 +204,7 @@ class _Run:
             self._alarm[number] = timeout
 
     def _rung(self, timeout: simpy.Event) -> None:
-        number = timeout.value
+        number = cast(int, timeout.value)
         if self._alarm.get(number) is not timeout:  # set anew since
             return
         del self._left[number], self._since[number], self._alarm[number]
@@ -217,7 +220,8 @@ class _Run:
 
     def _advance(self) -> None:
         """Let the flows run until now, and end those that have completed."""
-        ready = [other for flow in self._flows.advance(self._environment.now) for other in self._end(self._moving[flow])]
+        done = self._flows.advance(self._environment.now)
+        ready = [other for flow in done for other in self._end(self._moving.pop(flow))]
         if ready:
             self._begin(ready)
 
@@ -246,8 +250,7 @@ class _Run:
         stream = self._graph.streams[task.stream]
         place = f"{stream.process}, {stream.name}: {task.name or 'mark'}"
         if not np.isnan(self._start[number]):
-            return f"{place} has started and stands still" if not self._since.get(number, (0, 1))[1] else f"{place} runs"
+            return f"{place} runs" if self._since.get(number, (0.0, 1.0))[1] else f"{place} stands still"
         open_ = [self._graph.tasks[each] for each in task.after if np.isnan(self._finish[each])]
         named = [f"{each.name or 'mark'} of {self._graph.streams[each.stream].process}" for each in open_]
         return f"{place} waits for {', '.join(named) or 'its turn'}"
-

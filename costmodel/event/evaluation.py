@@ -39,6 +39,11 @@ class EventEngine:
     full: bool = False
     timelines: dict[str, Timeline] = field(default_factory=dict)
 
+    @property
+    def seed(self) -> int | None:
+        """Return the seed of what is random, null where nothing is."""
+        return self.conditions.seed if self.conditions.jitter else None
+
     def evaluate(self, scenario: Scenario, calibration: Calibration) -> Evaluation:
         """Return the evaluation of a scenario; phases without streams of their own are those of the closed form.
 
@@ -78,7 +83,7 @@ class _Step:
             scenario, priced, schedule, [last_pass(plan, schedule, rank) for rank in range(len(schedule.ranks))]
         )
         self.timeline = run(made.graph, engine.conditions)
-        self._times: StepTimes = times_of(priced, made, self.timeline)
+        self._times: StepTimes = times_of(made, self.timeline)
 
     def metrics(self, moves: Moves) -> Metrics:
         """Return the metrics of the step; moved ones are those of the closed form."""
@@ -157,7 +162,7 @@ def _whole(folded: Schedule, scenario: Scenario) -> Schedule:
 
 
 def _summing(entries: list[Entry], total: float) -> list[Entry]:
-    """Return entries that sum to `total`: what streams wait for is a line, what they hide beyond it leaves all lines."""
+    """Return entries that sum to `total`: what streams wait for is a line, what they hide beyond it leaves all."""
     known = sum(entry.time for entry in entries)
     if total >= known:
         return entries if total - known <= 1e-9 * total else [*entries, _waiting(entries, total - known)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -45,13 +45,18 @@ class Task(NamedTuple):
 
 
 class Span(NamedTuple):
-    """What tasks `first` to `last` of a device are for. kind: as of an action; title: with its micro-batches."""
+    """What tasks `first` to `last` of a device are for. kind: as of an action; title: with its micro-batches.
+
+    takes, frees: memory that it holds from its start, and gives back at its end [B].
+    """
 
     first: int
     last: int
     device: int
     kind: str
     title: str
+    takes: Bytes = 0.0
+    frees: Bytes = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -80,6 +85,6 @@ class Graph:
         """Add a task that takes no time: it is done when the stream has come to it and the others have finished."""
         return self.add(Task(name, stream, 0.0, tuple(after), MARK))
 
-    def extend(self, tasks: Sequence[Task]) -> None:
+    def extend(self, tasks: Iterable[Task]) -> None:
         """Add tasks whose waits are numbered as in the whole graph."""
         self.tasks.extend(tasks)

@@ -8,12 +8,11 @@ from typing import NamedTuple
 
 from costmodel.event.parts import Part
 
-
 FILLER = -1  # of a part that nothing waits for: it runs when no other is ready
 
 
 class Local(NamedTuple):
-    """A part inside an action. after: positions, in the action's list, of the parts that it waits for; chunk: its own."""
+    """A part of an action. after: positions, in the action's list, of the parts that it waits for; chunk: its own."""
 
     part: Part
     after: tuple[int, ...] = ()
@@ -29,8 +28,8 @@ def interleaved(work: Sequence[Local]) -> list[Local]:
     """Return the parts of chunks 0 and 1 in the order in which each stream takes them up.
 
     List scheduling: a stream that is free takes, of the parts that are ready, the one with the longest way to the end
-    [Graham, SIAM J. Appl. Math. 17, 1969; Hu, Operations Research 9, 1961], or one of the chunk that goes first; of these
-    three orders the shortest stands. Weight gradients fill what is left.
+    [Graham, SIAM J. Appl. Math. 17, 1969; Hu, Operations Research 9, 1961], or one of the chunk that goes first; of
+    these three orders the shortest stands. Weight gradients fill what is left.
     """
     followers: list[list[int]] = [[] for _ in work]
     for number, local in enumerate(work):
@@ -41,7 +40,8 @@ def interleaved(work: Sequence[Local]) -> list[Local]:
         way[number] = work[number].part.seconds + max((way[each] for each in followers[number]), default=0.0)
     orders = []
     for first in (None, 0, 1):
-        keys = [(_rank(local.chunk, first), -length, n) for n, (local, length) in enumerate(zip(work, way, strict=True))]
+        ranks = [_rank(local.chunk, first) for local in work]
+        keys = [(rank, -length, number) for number, (rank, length) in enumerate(zip(ranks, way, strict=True))]
         orders.append(_listed(work, followers, keys))
     _, order = min(orders)
     place = {number: position for position, number in enumerate(order)}

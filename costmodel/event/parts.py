@@ -46,7 +46,7 @@ def parts_of(operators: Sequence[Priced], name: str, processors: float = 0.0) ->
 
     Messages that run beside attention cores count with what the cores do not hide, as in the closed form.
     """
-    found = []
+    found: list[Part] = []
     timed = [(item, float(seconds)) for item, seconds in exposed_seconds(operators, None)]
     for is_exchange, group in itertools.groupby(timed, key=lambda each: isinstance(each[0].operator, Exchange)):
         run = list(group)

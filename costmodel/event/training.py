@@ -15,11 +15,13 @@ from costmodel.event.engine import Timeline
 from costmodel.event.graph import COPY, KERNEL, MESSAGE, Graph, Span, Task
 from costmodel.event.issue import FILLER, Local, chain, interleaved
 from costmodel.event.parts import ARRIVING, COLLECTIVE, COMPUTE, EXCHANGE, LEAVING, Part, merged, parts_of
+from costmodel.workload.counting import sum_of
 from costmodel.workload.memory import stage_work
 from costmodel.workload.operators import Collective, HostTransfer, base_name
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.schedules import Action, Kind, Schedule
 from costmodel.workload.schedules.table import KINDS, NONE, Table
+from costmodel.workload.sharding import kept_bytes
 from costmodel.workload.stages import Stage
 
 SENDS = ("send activations", "send gradients")
@@ -53,15 +55,14 @@ def step_graph(scenario: Scenario, step: PricedStep, schedule: Schedule, last_pa
     """
     graph, table = Graph(), schedule.table()
     processes = [_process(schedule, rank) for rank in range(len(schedule.ranks))]
-    streams = [
-        {name: graph.stream(process, rank, name) for name in STREAMS} for rank, process in enumerate(processes)
-    ]
+    streams = [{name: graph.stream(process, rank, name) for name in STREAMS} for rank, process in enumerate(processes)]
     templates = _Templates(scenario, step)
     actions = [templates.of(*columns) for columns in _columns(step, table)]
     first = np.cumsum([0, *(len(action) + 1 for action in actions)]).tolist()
     ends = [begin - 1 for begin in first[1:]]
     sends = _sends(table, first[-1])
     titles = [(action.kind.value, _title(action)) for actions in schedule.ranks for action in actions]
+    kept = [_kept(step, *columns) for columns in _columns(step, table)]
     previous = -1
     for number, action in enumerate(actions):
         rank = int(table.rank[number])
@@ -73,7 +74,7 @@ def step_graph(scenario: Scenario, step: PricedStep, schedule: Schedule, last_pa
         waited = {each for local in action for each in local.after}
         leaves = [first[number] + position for position in range(len(action)) if position not in waited]
         previous = graph.mark(streams[rank][COMPUTE], leaves or roots)
-        graph.spans.append(Span(first[number], previous, rank, *titles[number]))
+        graph.spans.append(Span(first[number], previous, rank, *titles[number], *kept[number]))
     send = float(seconds_of(step.transfer, None))
     for (source, row), place in sends.items():
         stream = streams[int(table.rank[source])][SENDS[row]]
@@ -107,6 +108,18 @@ def _title(action: Action) -> str:
     return f"{action.kind.value.replace('_', ' ')}: {told}"
 
 
+def _kept(step: PricedStep, kind: Kind, forward: Stage | None, backward: Stage | None) -> tuple[float, float]:
+    """Return what an action keeps for the backward pass, and what it lets go [B]."""
+    ends = None if kind is Kind.BACKWARD_INPUT else backward
+    taken, freed = (
+        0.0
+        if stage is None
+        else float(sum_of(count * kept_bytes(work) for count, work in stage_work(step.work, stage)))
+        for stage in (forward, ends)
+    )
+    return taken, freed
+
+
 def _columns(step: PricedStep, table: Table) -> Iterator[tuple[Kind, Stage | None, Stage | None]]:
     """Yield (kind, stage forward, stage backward) of every action."""
     for kind, forward, backward in zip(table.kind, table.forward, table.backward, strict=True):
@@ -126,9 +139,7 @@ def _needs(table: Table, number: int) -> Iterator[tuple[int, int, bool]]:
 
 def _sends(table: Table, first: int) -> dict[tuple[int, int], int]:
     """Return (action, 0 or 1) -> the task that sends its result, in the order of the actions."""
-    linked = {
-        (need, row) for number in range(len(table.rank)) for row, need, sent in _needs(table, number) if sent
-    }
+    linked = {(need, row) for number in range(len(table.rank)) for row, need, sent in _needs(table, number) if sent}
     return {key: first + number for number, key in enumerate(sorted(linked))}
 
 
@@ -176,7 +187,9 @@ class _Templates:
             if kind is Kind.FORWARD:
                 own += self._parts(priced.forward, work.name)
             if kind in (Kind.BACKWARD, Kind.BACKWARD_INPUT):
-                own += [part._replace(name=_gradient(part.name)) for part in self._parts(priced.input_gradient, work.name)]
+                own += [
+                    part._replace(name=_gradient(part.name)) for part in self._parts(priced.input_gradient, work.name)
+                ]
             if kind in (Kind.BACKWARD, Kind.BACKWARD_WEIGHT):
                 own += self._weights(priced.weight_gradient, work.name)
             found.extend([own] * count)
@@ -247,7 +260,7 @@ def _with_traffic(
         room = computed[layer - 2] if layer >= 2 else None
         arrived: list[int] = []
         for name in ("arrive", "gather"):
-            own = [_beside(traffic, part, priced, 1) for part, priced in moved[layer] if part == name]
+            own = [_beside(traffic, kind_of, priced, 1) for kind_of, priced in moved[layer] if kind_of == name]
             arrived += [add(part, (room, *arrived)) for part in own if part.seconds and part.stream != COMPUTE]
         fetched.append(tuple(arrived))
 
@@ -265,9 +278,9 @@ def _with_traffic(
         computed.append(last)
         settled: list[int | None] = [last]
         for name in ("reduce", "leave"):
-            for part, priced in moved[number]:
-                made = _beside(traffic, part, priced, 1)
-                if part == name and made.seconds and made.stream != COMPUTE:
+            for kind_of, priced in moved[number]:
+                made = _beside(traffic, kind_of, priced, 1)
+                if kind_of == name and made.seconds and made.stream != COMPUTE:
                     settled.append(add(made, settled))
     return work
 
@@ -283,9 +296,7 @@ def _tail(step: PricedStep, schedule: Schedule, rank: int, last_passes: Sequence
     raise AssertionError("every rank ends the step in a priced way")
 
 
-def _close(
-    graph: Graph, step: PricedStep, streams: dict[str, int], passed: int, tail: Tail
-) -> tuple[int, int, Tail]:
+def _close(graph: Graph, step: PricedStep, streams: dict[str, int], passed: int, tail: Tail) -> tuple[int, int, Tail]:
     """Add the end of the step on one rank: what overlap left of reductions, then reductions and optimizer in turn."""
     first = len(graph.tasks)
     left = float(sum(once_a_step(step, tail, layer_sums(step, None), None)))
@@ -304,7 +315,7 @@ def _close(
     return first, graph.mark(streams[COMPUTE], (previous, copied)), tail
 
 
-def times_of(step: PricedStep, made: StepGraph, timeline: Timeline) -> StepTimes:
+def times_of(made: StepGraph, timeline: Timeline) -> StepTimes:
     """Return the parts of a step as they were simulated, means over ranks.
 
     A rank works from the start of an action's first task to its end; what is left of the step up to `passed` is bubble.
