@@ -91,12 +91,18 @@ class Workload:
 
         simulation: as of `points`.
         """
+        scenarios = self.scenarios if scenarios is None else tuple(scenarios)
         points = self.points(scenarios, engine, simulation)
         return {
-            "schema": SCHEMA, "version": __version__, "seed": None if simulation is None else simulation.seed,
+            "schema": SCHEMA, "version": __version__, "seed": self._seed(scenarios) if engine == "event" else None,
             "engine": engine, "workload": self.name, "model": self.model(),
             "scenarios": {name: point.document() for name, point in points.items()},
         }  # fmt: skip
+
+    def _seed(self, scenarios: Iterable[str] | None) -> int | None:
+        """Return the seed of what is random in some scenarios, null where nothing is."""
+        asked = [self.scenario(name).simulation for name in (self.scenarios if scenarios is None else scenarios)]
+        return next((each.seed for each in asked if each.jitter or each.checkpoints), None)
 
     def points(
         self, scenarios: Iterable[str] | None = None, engine: str = "analytic", simulation: EventEngine | None = None

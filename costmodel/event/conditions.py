@@ -10,8 +10,11 @@ import numpy as np
 from costmodel.errors import InputError
 from costmodel.event.graph import KERNEL, MARK, MESSAGE, Graph
 from costmodel.quantities import Array, Count, Seconds
+from costmodel.workload.scenario import Scenario
+from costmodel.workload.simulation import Slowdown
 
 EVERYTHING = "everything"
+_KINDS = {"compute": KERNEL, "network": MESSAGE, EVERYTHING: EVERYTHING}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,23 @@ class Conditions:
     capacity: Array = field(default_factory=lambda: np.empty(0))
     patience: Seconds = np.inf
 
+    @classmethod
+    def of(cls, scenario: Scenario, links: Array) -> Conditions:
+        """Return the conditions that a scenario asks for. links: capacity of those that messages share [B/s]."""
+        asked, whole = scenario.simulation, scenario.cluster.device.processors
+        if asked.contention and any(each.slows != "compute" for each in asked.slowdowns):
+            field = f"scenarios.{scenario.name}.simulation"
+            hint = "leave `contention` out, or let slowdowns slow `compute`"
+            raise InputError.single("links that are shared cannot be slowed down too", field=field, hint=hint)
+        return cls(
+            asked.seed,
+            asked.jitter,
+            tuple(_disturbance(each) for each in asked.slowdowns),
+            (whole, whole - scenario.communication.processors) if asked.shares_processors else None,
+            links,
+            np.inf if asked.patience is None else asked.patience,
+        )
+
     def __post_init__(self) -> None:
         for name, value in self._stated().items():
             if not (np.isfinite(value) and value >= 0):
@@ -103,3 +123,8 @@ class Conditions:
             task.kind != MARK and (slowed[devices[task.stream], task.kind] or (shares and task.elastic > 0))
             for task in graph.tasks
         ]
+
+
+def _disturbance(asked: Slowdown) -> Disturbance:
+    end = np.inf if asked.end is None else asked.end
+    return Disturbance(asked.rank, asked.begin, end, asked.speed, _KINDS[asked.slows])

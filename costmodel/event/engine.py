@@ -26,7 +26,7 @@ from costmodel.event.graph import Graph
 from costmodel.network.flows import FlowSession
 from costmodel.quantities import Array
 
-LISTED = 12  # waiting streams that an error names
+LISTED = 6  # waiting streams that an error names
 
 
 class StuckError(InfeasibleError):
@@ -243,7 +243,8 @@ class _Run:
         for number, task in enumerate(self._graph.tasks):
             if np.isnan(self._finish[number]):
                 heads.setdefault(task.stream, number)
-        return tuple(self._told(number) for number in heads.values())
+        told = [self._told(number) for number in heads.values()]
+        return tuple(sorted(told, key=lambda line: " waits for " in line))  # first what all others wait for
 
     def _told(self, number: int) -> str:
         task = self._graph.tasks[number]
@@ -252,5 +253,5 @@ class _Run:
         if not np.isnan(self._start[number]):
             return f"{place} runs" if self._since.get(number, (0.0, 1.0))[1] else f"{place} stands still"
         open_ = [self._graph.tasks[each] for each in task.after if np.isnan(self._finish[each])]
-        named = [f"{each.name or 'mark'} of {self._graph.streams[each.stream].process}" for each in open_]
+        named = {f"{each.name or 'mark'} of {self._graph.streams[each.stream].process}": None for each in open_}
         return f"{place} waits for {', '.join(named) or 'its turn'}"

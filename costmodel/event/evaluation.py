@@ -17,6 +17,9 @@ from costmodel.analytic.unscheduled import Unscheduled
 from costmodel.cost.calibration import Calibration
 from costmodel.event.conditions import Conditions
 from costmodel.event.engine import Timeline, run
+from costmodel.event.goodput import simulate_goodput
+from costmodel.event.graph import Graph
+from costmodel.event.links import links_of
 from costmodel.event.passes import pass_graph, pass_times_of
 from costmodel.event.training import step_graph, times_of
 from costmodel.quantities import Quantity
@@ -32,17 +35,25 @@ NOT_SIMULATED = "the event engine simulates training, prefill and decode; this i
 class EventEngine:
     """Evaluates scenarios by simulation and keeps their timelines, by name of the scenario.
 
-    full: ranks and stages that are alike are simulated one by one.
+    conditions: instead of those that scenarios ask for; full: ranks and stages that are alike are simulated one by one,
+    as they are where something tells them apart.
     """
 
-    conditions: Conditions = field(default_factory=Conditions)
+    conditions: Conditions | None = None
     full: bool = False
     timelines: dict[str, Timeline] = field(default_factory=dict)
 
-    @property
-    def seed(self) -> int | None:
-        """Return the seed of what is random, null where nothing is."""
-        return self.conditions.seed if self.conditions.jitter else None
+    def run(self, scenario: Scenario, graph: Graph) -> Timeline:
+        """Return the timeline of a scenario's graph and keep it."""
+        capacity = links_of(scenario).capacity(1 + max(stream.device for stream in graph.streams))
+        conditions = Conditions.of(scenario, capacity) if self.conditions is None else self.conditions
+        found = self.timelines[scenario.name] = run(graph, conditions)
+        return found
+
+    def simulates_all(self, scenario: Scenario) -> bool:
+        """Tell whether every rank is simulated by itself."""
+        disturbed = self.conditions is not None and bool(self.conditions.jitter or self.conditions.disturbances)
+        return self.full or disturbed or scenario.simulation.tells_ranks_apart
 
     def evaluate(self, scenario: Scenario, calibration: Calibration) -> Evaluation:
         """Return the evaluation of a scenario; phases without streams of their own are those of the closed form.
@@ -51,21 +62,27 @@ class EventEngine:
         """
         plan = scenario.plan
         if isinstance(plan, Training):
-            step = _Step(scenario, plan, calibration, self)
-            self.timelines[scenario.name] = step.timeline
-            return step
+            return _Step(scenario, plan, calibration, self)
         if isinstance(plan, Prefill | Decode):
-            one = _Pass(scenario, plan, calibration, self)
-            self.timelines[scenario.name] = one.timeline
-            return one
+            return _Pass(scenario, plan, calibration, self)
         return evaluate(scenario, calibration)
 
     def point(self, scenario: Scenario, calibration: Calibration) -> Point:
         """Return a single scenario in full; a note tells where it is the closed form's."""
         found = evaluate_point(scenario, calibration, self.evaluate)
-        if isinstance(scenario.plan, Training | Prefill | Decode):
+        if isinstance(scenario.plan, Training):
+            return self._with_goodput(scenario, found)
+        if isinstance(scenario.plan, Prefill | Decode):
             return found
         return replace(found, notes=(*found.notes, NOT_SIMULATED))
+
+    def _with_goodput(self, scenario: Scenario, found: Point) -> Point:
+        """Return a training scenario's point with the goodput of a long run, where checkpoints are stated."""
+        asked, step = scenario.simulation, found.metrics[found.headline]
+        if asked.checkpoints is None or step is None:
+            return found
+        told = simulate_goodput(step, scenario.devices, asked.checkpoints, asked.seed)
+        return replace(found, goodput=told.document())
 
 
 class _Step:
@@ -78,12 +95,11 @@ class _Step:
         self._closed = TrainingEvaluation(scenario, plan, calibration)
         self.ledger = self._closed.ledger
         priced = self._closed.priced
-        schedule = _whole(priced.schedule, scenario) if engine.full else priced.schedule
+        schedule = _whole(priced.schedule, scenario) if engine.simulates_all(scenario) else priced.schedule
         made = step_graph(
             scenario, priced, schedule, [last_pass(plan, schedule, rank) for rank in range(len(schedule.ranks))]
         )
-        self.timeline = run(made.graph, engine.conditions)
-        self._times: StepTimes = times_of(made, self.timeline)
+        self._times: StepTimes = times_of(made, engine.run(scenario, made.graph))
 
     def metrics(self, moves: Moves) -> Metrics:
         """Return the metrics of the step; moved ones are those of the closed form."""
@@ -121,9 +137,9 @@ class _Pass(Unscheduled):
         self._scenario, self._plan = scenario, plan
         self._closed = PassEvaluation(scenario, plan, calibration)
         self.ledger, self.headline = self._closed.ledger, self._closed.headline
-        made = pass_graph(scenario, self._closed.priced, full=engine.full, halves=isinstance(plan, Decode))
-        self.timeline = run(made.graph, engine.conditions)
-        self._times: PassTimes = pass_times_of(self._closed.priced, made, self.timeline)
+        whole = engine.simulates_all(scenario)
+        made = pass_graph(scenario, self._closed.priced, full=whole, halves=isinstance(plan, Decode))
+        self._times: PassTimes = pass_times_of(self._closed.priced, made, engine.run(scenario, made.graph))
 
     def metrics(self, moves: Moves) -> Metrics:
         """Return the metrics of the pass; moved ones are those of the closed form."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from costmodel.analytic.pricing import Priced
 from costmodel.analytic.sums import exposed_seconds
+from costmodel.event.links import wire_seconds
 from costmodel.workload.operators import (
     AttentionCore,
     Collective,
@@ -30,7 +31,7 @@ class Part(NamedTuple):
     """Operators that run without a break on one stream.
 
     seconds: of all of them; kernels: of those that are no messages [s]; elastic: share of `seconds` that processors
-    bound; processors: that it takes from kernels while it runs.
+    bound; processors: that it takes from kernels while it runs; wire: of `seconds`, those in which bytes move.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Part(NamedTuple):
     kernels: float
     elastic: float
     processors: float = 0.0
+    wire: float = 0.0
 
 
 def parts_of(operators: Sequence[Priced], name: str, processors: float = 0.0) -> list[Part]:
@@ -52,7 +54,10 @@ def parts_of(operators: Sequence[Priced], name: str, processors: float = 0.0) ->
         run = list(group)
         if is_exchange:
             found.extend(
-                Part(base_name(item.operator.name), EXCHANGE, seconds, 0.0, 0.0, processors) for item, seconds in run
+                Part(
+                    base_name(item.operator.name), EXCHANGE, seconds, 0.0, 0.0, processors, wire_seconds(item, seconds)
+                )
+                for item, seconds in run
             )
         else:
             found.append(_computed(run, name))

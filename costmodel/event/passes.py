@@ -14,6 +14,7 @@ from costmodel.analytic.sums import seconds_of, sums_of
 from costmodel.event import parts
 from costmodel.event.engine import Timeline
 from costmodel.event.graph import COPY, KERNEL, MESSAGE, Graph, Span, Task
+from costmodel.event.links import Links, links_of
 from costmodel.event.parts import Part, parts_of
 from costmodel.workload.operators import AttentionCore, MixedAttention
 from costmodel.workload.scenario import Scenario
@@ -40,7 +41,7 @@ def pass_graph(scenario: Scenario, priced: PricedPass, *, full: bool = False, ha
     second micro-batch follows the first one by a turn, so that each exchange runs beside one part of the other's
     computation [DeepSeek, DeepSeek-V3/R1 inference system overview, 2025: five stages a layer].
     """
-    graph = Graph()
+    graph, links = Graph(), links_of(scenario)
     known = {
         (kind, number): _parts(segment, float(scenario.communication.processors))
         for kind, segments in enumerate(priced.segments)
@@ -60,7 +61,8 @@ def pass_graph(scenario: Scenario, priced: PricedPass, *, full: bool = False, ha
             first = len(graph.tasks)
             split = halves and _takes_turns(priced, stage)
             units = _units(priced, stage, known) if split else []
-            done = _halved(graph, units, streams, previous) if split else _turns(graph, stage, known, streams, previous)
+            place = _Place(graph, device, streams, links)
+            done = _halved(place, units, previous) if split else _turns(place, stage, known, previous)
             last = graph.mark(streams[COMPUTE], done)
             graph.spans.append(Span(first, last, device, "pass", process))
             found.append((1.0 if full else float(stage.count), first, last))
@@ -72,20 +74,29 @@ def _parts(segment: Segment, processors: float) -> list[Part]:
     return parts_of(segment.operators, "layer", processors) or [Part("nothing", parts.COMPUTE, 0.0, 0.0, 0.0)]
 
 
-def _task(part: Part, place: int, streams: dict[int, int], after: tuple[int, ...]) -> Task:
-    return Task(part.name, streams[place], part.seconds, after, _KINDS[place], part.elastic, part.processors)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Place:
+    """A device that tasks are added for. streams: by the closed form's numbers."""
+
+    graph: Graph
+    device: int
+    streams: dict[int, int]
+    links: Links
+
+    def add(self, part: Part, place: int, after: tuple[int, ...]) -> int:
+        """Add a part and return its task."""
+        task = Task(part.name, self.streams[place], part.seconds, after, _KINDS[place], part.elastic, part.processors)
+        return self.graph.add(self.links.sent(task, self.device, part.wire))
 
 
-def _turns(
-    graph: Graph, stage: PricedStage, known: dict[Key, list[Part]], streams: dict[int, int], before: tuple[int, ...]
-) -> list[int]:
+def _turns(device: _Place, stage: PricedStage, known: dict[Key, list[Part]], before: tuple[int, ...]) -> list[int]:
     """Add the events of a stage in the order of the closed form and return their last tasks."""
     program = stage.program
     done: list[int] = []
     for number, (place, slot) in enumerate(zip(program.stream.tolist(), program.slot.tolist(), strict=True)):
         needs = tuple(done[each] for each in program.after[:, number].tolist() if each != NOTHING) or before
         for part in known[program.slots[slot]]:
-            needs = (graph.add(_task(part, place, streams, needs)),)
+            needs = (device.add(part, place, needs),)
         done.append(needs[0])
     return done
 
@@ -144,16 +155,14 @@ def _halves(segment: Segment, exchanges: Sequence[float]) -> tuple[list[Part], l
     return first, second
 
 
-def _halved(
-    graph: Graph, units: Sequence[Sequence[tuple[int, Part]]], streams: dict[int, int], before: tuple[int, ...]
-) -> list[int]:
+def _halved(device: _Place, units: Sequence[Sequence[tuple[int, Part]]], before: tuple[int, ...]) -> list[int]:
     """Add the turns of two micro-batches, the second one turn behind the first, and return their last tasks."""
     ready = [before, before]
     for turn in range(len(units) + 1):
         for batch, number in ((0, turn), (1, turn - 1)):
             if 0 <= number < len(units):
                 for place, part in units[number]:
-                    ready[batch] = (graph.add(_task(part, place, streams, ready[batch])),)
+                    ready[batch] = (device.add(part, place, ready[batch]),)
     return [task for after in ready for task in after]
 
 

@@ -14,6 +14,7 @@ from costmodel.analytic.training import PricedStep, StepTimes, Tail, layer_sums,
 from costmodel.event.engine import Timeline
 from costmodel.event.graph import COPY, KERNEL, MESSAGE, Graph, Span, Task
 from costmodel.event.issue import FILLER, Local, chain, interleaved
+from costmodel.event.links import Links, links_of, wire_seconds
 from costmodel.event.parts import ARRIVING, COLLECTIVE, COMPUTE, EXCHANGE, LEAVING, Part, merged, parts_of
 from costmodel.workload.counting import sum_of
 from costmodel.workload.memory import stage_work
@@ -53,7 +54,7 @@ def step_graph(scenario: Scenario, step: PricedStep, schedule: Schedule, last_pa
     An action starts when the one before it on its rank is done and its inputs have arrived, as in the closed form; what
     happens inside it is up to its streams. The end of the step begins when the last rank has done its passes.
     """
-    graph, table = Graph(), schedule.table()
+    graph, table, links = Graph(), schedule.table(), links_of(scenario)
     processes = [_process(schedule, rank) for rank in range(len(schedule.ranks))]
     streams = [{name: graph.stream(process, rank, name) for name in STREAMS} for rank, process in enumerate(processes)]
     templates = _Templates(scenario, step)
@@ -70,7 +71,7 @@ def step_graph(scenario: Scenario, step: PricedStep, schedule: Schedule, last_pa
             previous = -1
         needs = [sends[int(need), row] if linked else ends[int(need)] for row, need, linked in _needs(table, number)]
         roots = tuple(needs) if previous < 0 else (previous, *needs)
-        graph.extend(_instance(action, streams[rank], first[number], roots))
+        graph.extend(_instance(action, streams[rank], (first[number], rank), roots, links))
         waited = {each for local in action for each in local.after}
         leaves = [first[number] + position for position in range(len(action)) if position not in waited]
         previous = graph.mark(streams[rank][COMPUTE], leaves or roots)
@@ -78,8 +79,9 @@ def step_graph(scenario: Scenario, step: PricedStep, schedule: Schedule, last_pa
     send = float(seconds_of(step.transfer, None))
     for (source, row), place in sends.items():
         stream = streams[int(table.rank[source])][SENDS[row]]
-        task = graph.add(Task("pipeline send", stream, send, (ends[source],), MESSAGE))
-        assert task == place, "messages stand behind all actions"
+        task = Task("pipeline send", stream, send, (ends[source],), MESSAGE)
+        number = graph.add(links.sent(task, int(table.rank[source]), wire_seconds(step.transfer, send)))
+        assert number == place, "messages stand behind all actions"
     for number in range(len(actions)):
         graph.arrows.extend(
             (sends[int(need), row], first[number]) for row, need, linked in _needs(table, number) if linked
@@ -143,13 +145,17 @@ def _sends(table: Table, first: int) -> dict[tuple[int, int], int]:
     return {key: first + number for number, key in enumerate(sorted(linked))}
 
 
-def _instance(action: Sequence[Local], streams: dict[str, int], first: int, roots: tuple[int, ...]) -> Iterator[Task]:
-    """Yield the tasks of one action. first: number of its first task; roots: what the action waits for."""
+def _instance(
+    action: Sequence[Local], streams: dict[str, int], numbers: tuple[int, int], roots: tuple[int, ...], links: Links
+) -> Iterator[Task]:
+    """Yield the tasks of one action. numbers: of its first task and of its rank; roots: what the action waits for."""
+    first, rank = numbers
     for local in action:
         part = local.part
         after = tuple(first + each for each in local.after) if local.after else roots
         kind = _TASK_KIND.get(part.stream, KERNEL)
-        yield Task(part.name, streams[part.stream], part.seconds, after, kind, part.elastic, part.processors)
+        task = Task(part.name, streams[part.stream], part.seconds, after, kind, part.elastic, part.processors)
+        yield links.sent(task, rank, part.wire)
 
 
 class _Templates:
