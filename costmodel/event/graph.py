@@ -31,7 +31,8 @@ class Task(NamedTuple):
     """One piece of work. Tasks of a stream run in the order in which they are listed, as those of a CUDA stream do.
 
     seconds: what it takes alone, of one with a message before the bytes move [s]; after: tasks that must have finished;
-    elastic: share of its time that shrinks with more processors; holds: processors that it takes from kernels.
+    elastic: share of its time that shrinks with more processors; holds: processors that it takes from kernels;
+    classes: seconds by class of operator.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Task(NamedTuple):
     elastic: float = 0.0
     holds: Count = 0.0
     message: Message | None = None
+    classes: tuple[tuple[str, float], ...] = ()
 
 
 class Span(NamedTuple):

@@ -24,6 +24,10 @@ from costmodel.workload.operators import (
 COMPUTE, EXCHANGE, COLLECTIVE, ARRIVING, LEAVING = "compute", "expert exchange", "collectives", "from host", "to host"
 """Names of a device's streams."""
 
+_CLASSES = (
+    ("attention", "attention"), ("mla", "attention"), ("moe_dispatch", "dispatch"), ("moe_combine", "combine"),
+    ("send_recv", "collective"), ("bmm", "gemm"), ("host", "copy"),
+)  # fmt: skip
 _WAITS = (Collective, HostTransfer, HostTime)
 
 
@@ -31,7 +35,8 @@ class Part(NamedTuple):
     """Operators that run without a break on one stream.
 
     seconds: of all of them; kernels: of those that are no messages [s]; elastic: share of `seconds` that processors
-    bound; processors: that it takes from kernels while it runs; wire: of `seconds`, those in which bytes move.
+    bound; processors: that it takes from kernels while it runs; wire: of `seconds`, those in which bytes move;
+    classes: seconds by class of operator.
     """
 
     name: str
@@ -41,6 +46,7 @@ class Part(NamedTuple):
     elastic: float
     processors: float = 0.0
     wire: float = 0.0
+    classes: tuple[tuple[str, float], ...] = ()
 
 
 def parts_of(operators: Sequence[Priced], name: str, processors: float = 0.0) -> list[Part]:
@@ -55,7 +61,14 @@ def parts_of(operators: Sequence[Priced], name: str, processors: float = 0.0) ->
         if is_exchange:
             found.extend(
                 Part(
-                    base_name(item.operator.name), EXCHANGE, seconds, 0.0, 0.0, processors, wire_seconds(item, seconds)
+                    base_name(item.operator.name),
+                    EXCHANGE,
+                    seconds,
+                    0.0,
+                    0.0,
+                    processors,
+                    wire_seconds(item, seconds),
+                    _classes([(item, seconds)]),
                 )
                 for item, seconds in run
             )
@@ -71,14 +84,33 @@ def merged(parts: Iterable[Part], name: str) -> list[Part]:
     if not seconds:
         return []
     elastic = sum(part.seconds * part.elastic for part in listed) / seconds
-    return [Part(name, listed[0].stream, seconds, sum(part.kernels for part in listed), elastic)]
+    times: dict[str, float] = defaultdict(float)
+    for part in listed:
+        for kind, each in part.classes:
+            times[kind] += each
+    kernels = sum(part.kernels for part in listed)
+    return [Part(name, listed[0].stream, seconds, kernels, elastic, classes=tuple(times.items()))]
 
 
 def _computed(run: Sequence[tuple[Priced, float]], name: str) -> Part:
     seconds = sum(each for _, each in run)
     kernels = sum(each for item, each in run if not isinstance(item.operator, _WAITS))
     bound = sum(each for item, each in run if item.time.bound == "compute")
-    return Part(_title(run, name), COMPUTE, seconds, kernels, bound / seconds if seconds else 0.0)
+    elastic = bound / seconds if seconds else 0.0
+    return Part(_title(run, name), COMPUTE, seconds, kernels, elastic, classes=_classes(run))
+
+
+def _classes(run: Sequence[tuple[Priced, float]]) -> tuple[tuple[str, float], ...]:
+    """Return the seconds of each class of operators."""
+    times: dict[str, float] = defaultdict(float)
+    for item, seconds in run:
+        times[class_of(item.operator.family)] += seconds
+    return tuple((name, seconds) for name, seconds in times.items() if seconds)
+
+
+def class_of(family: str) -> str:
+    """Return the class that operators of a family are compared in with kernels of a measured trace."""
+    return next((name for begin, name in _CLASSES if family.startswith(begin)), family)
 
 
 def _title(run: Sequence[tuple[Priced, float]], name: str) -> str:

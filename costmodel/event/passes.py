@@ -85,7 +85,10 @@ class _Place:
 
     def add(self, part: Part, place: int, after: tuple[int, ...]) -> int:
         """Add a part and return its task."""
-        task = Task(part.name, self.streams[place], part.seconds, after, _KINDS[place], part.elastic, part.processors)
+        task = Task(
+            part.name, self.streams[place], part.seconds, after, _KINDS[place], part.elastic, part.processors,
+            classes=part.classes,
+        )  # fmt: skip
         return self.graph.add(self.links.sent(task, self.device, part.wire))
 
 

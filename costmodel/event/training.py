@@ -154,7 +154,10 @@ def _instance(
         part = local.part
         after = tuple(first + each for each in local.after) if local.after else roots
         kind = _TASK_KIND.get(part.stream, KERNEL)
-        task = Task(part.name, streams[part.stream], part.seconds, after, kind, part.elastic, part.processors)
+        task = Task(
+            part.name, streams[part.stream], part.seconds, after, kind, part.elastic, part.processors,
+            classes=part.classes,
+        )  # fmt: skip
         yield links.sent(task, rank, part.wire)
 
 

@@ -10,19 +10,19 @@ from __future__ import annotations
 import json
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from costmodel.event.engine import Timeline
 from costmodel.event.graph import COPY, KERNEL, MARK, MESSAGE
 from costmodel.schema.whole_files import make_folder, write_whole
+from costmodel.study.timelines import ACTIONS, MICRO, Slice, class_of
 
 CATEGORIES = {KERNEL: "kernel", MESSAGE: "kernel", COPY: "gpu_memcpy"}
-ACTIONS = "gpu_user_annotation"
-MICRO = 1e-6
 DIGITS = 4  # of microseconds
 _ACTION_THREAD = 0
+_SIDE = 1 << 16  # processes of one side of a comparison
 _LINES = 2000  # that are packed together
 _GZIP = 16 + zlib.MAX_WBITS
 
@@ -46,6 +46,32 @@ def document_lines(events: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
             yield "".join(held).encode()
             held = []
     yield "".join(held).encode() + b"\n]}\n"
+
+
+def write_beside(path: Path, predicted: Sequence[Slice], measured: Sequence[Slice]) -> None:
+    """Write two timelines as one file, each from its own first moment on."""
+    make_folder(path.parent)
+    sides = (("predicted", predicted), ("measured", measured))
+    lines = document_lines(event for number, (side, own) in enumerate(sides) for event in _again(side, own, number))
+    write_whole(path, _packed(lines) if path.suffix == ".gz" else lines)
+
+
+def _again(side: str, slices: Sequence[Slice], number: int) -> Iterator[dict[str, Any]]:
+    """Yield the events of slices that were read. number: of the side, which its processes' numbers begin with."""
+    first = min(each.start for each in slices)
+    processes = {name: _SIDE * number + at for at, name in enumerate(dict.fromkeys(each.process for each in slices))}
+    threads = dict.fromkeys((each.process, each.thread) for each in slices)
+    threads_of = {key: at for at, key in enumerate(threads)}
+    for name, process in processes.items():
+        yield _meta("process_name", process, 0, {"name": f"{side}: {name}"})
+        yield _meta("process_sort_index", process, 0, {"sort_index": process})
+    for (name, thread), at in threads_of.items():
+        yield _meta("thread_name", processes[name], at, {"name": thread})
+    for each in slices:
+        times = each.start - first, each.start - first + each.seconds
+        kind = each.kind or class_of(each.name, each.category)
+        place = processes[each.process], threads_of[each.process, each.thread]
+        yield _slice(each.name, each.category, times, place, {"class": kind})
 
 
 def _packed(lines: Iterable[bytes]) -> Iterator[bytes]:
@@ -115,7 +141,12 @@ def _tasks(timeline: Timeline, first: int) -> Iterator[dict[str, Any]]:
     for task, start, finish in zip(timeline.graph.tasks, timeline.start, timeline.finish, strict=True):
         if task.kind != MARK and finish > start:
             place = first + streams[task.stream].device, task.stream + 1
-            yield _slice(task.name, CATEGORIES[task.kind], (start, finish), place, {"stream": task.stream})
+            args: dict[str, Any] = {"stream": task.stream}
+            if task.classes:
+                args["classes"] = {name: _microseconds(seconds) for name, seconds in task.classes}
+            elif task.kind == MESSAGE:
+                args["classes"] = {"collective": _microseconds(finish - start)}
+            yield _slice(task.name, CATEGORIES[task.kind], (start, finish), place, args)
 
 
 def _arrows(timeline: Timeline, first: int) -> Iterator[dict[str, Any]]:
