@@ -18,22 +18,18 @@ from costmodel.quantities import Array, Count, Quantity, Seconds, maximum
 from costmodel.workload.context import Context
 from costmodel.workload.memory import Cached, Ledger, inference_ledger
 from costmodel.workload.operators import Collective, Group, Operator
-from costmodel.workload.passes import Pass, PassWork, Runs, computed_tokens, pass_work, prompts, requests
+from costmodel.workload.passes import Pass, PassWork, computed_tokens, pass_work, prompts, requests
 from costmodel.workload.scenario import Decode, Prefill, Scenario, Speculative, drafted_tokens
 from costmodel.workload.stages import Stage, layer_runs, stage_layout
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PricedStage:
-    """Pipeline stages that are alike: how many, how often each kind of layer runs on one, and in which order.
-
-    runs: (kind of layer, how many in a row).
-    """
+    """Pipeline stages that are alike: how many, how often each kind of layer runs on one, and in which order."""
 
     count: int
     repeats: tuple[int, ...]
     program: Program[Key]
-    runs: Runs
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,7 +98,6 @@ def priced_pass(scenario: Scenario, one: Pass, work: PassWork, pricing: Pricer) 
                 count,
                 work.repeats(stage),
                 compile_pass(shape, work.runs(stage, layers), one.micro_batches, overlap=overlap),
-                work.runs(stage, layers),
             )
             for (stage, layers), count in stages.items()
         ),

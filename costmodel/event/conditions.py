@@ -120,7 +120,12 @@ class Conditions:
         }
         devices = [stream.device for stream in graph.streams]
         return [
-            task.kind != MARK and (slowed[devices[task.stream], task.kind] or (shares and task.elastic > 0))
+            task.kind != MARK
+            and (
+                slowed[devices[task.stream], task.kind]
+                or (shares and task.elastic > 0)
+                or (graph.slowing > 1 and task.kind == KERNEL)
+            )
             for task in graph.tasks
         ]
 

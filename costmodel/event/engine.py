@@ -3,11 +3,11 @@
 A task starts when the one before it on its stream and all that it waits for have finished. Its time counts down at the
 speed of the moment: that of its device, and of a kernel the processors that resident communication kernels leave,
 
-    speed = s / (1 - e + e * p / p_free)
+    speed = s / c / (1 - e + e * p / p_free)
 
-with s the disturbances' factor, e the elastic share, p the processors at which its time was taken. When a communication
-kernel starts or ends, what is left is rescaled; nothing waits in line for processors. Messages with links share them
-max-min fairly through the flow level.
+with s the disturbances' factor, c the slowing of kernels beside expert exchanges (1 without any), e the elastic share,
+p the processors at which its time was taken. When a communication kernel starts or ends, what is left is rescaled;
+nothing waits in line for processors. Messages with links share them max-min fairly through the flow level.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import simpy
 
 from costmodel.errors import InfeasibleError
 from costmodel.event.conditions import Conditions
-from costmodel.event.graph import Graph
+from costmodel.event.graph import KERNEL, Graph, Task
 from costmodel.network.flows import FlowSession
 from costmodel.quantities import Array
 
@@ -76,6 +76,7 @@ class _Run:
         self._running: dict[int, set[int]] = defaultdict(set)  # varying tasks by device
         self._alarm: dict[int, simpy.Timeout | None] = {}
         self._held: dict[int, float] = defaultdict(float)
+        self._slowed: dict[int, int] = defaultdict(int)  # tasks that slow kernels, by device
         self._flows = FlowSession(conditions.capacity)
         self._moving: dict[int, int] = {}  # flow -> task
         self._wake: simpy.Timeout | None = None
@@ -129,8 +130,8 @@ class _Run:
             number = ready.pop()
             self._start[number] = now
             task = graph[number]
-            if task.holds:
-                self._hold(task.stream, float(task.holds))
+            if task.holds or task.slows:
+                self._hold(task, 1)
             if self._varying[number]:
                 self._left[number] = seconds[number]
                 self._since[number] = (now, 0.0)
@@ -149,8 +150,8 @@ class _Run:
         task = self._graph.tasks[number]
         self._finish[number] = self._environment.now
         self._finished += 1
-        if task.holds:
-            self._hold(task.stream, -float(task.holds))
+        if task.holds or task.slows:
+            self._hold(task, -1)
         ready = []
         missing = self._missing
         for follower in self._followers[number]:
@@ -166,10 +167,13 @@ class _Run:
         else:
             self._send(number)
 
-    def _hold(self, stream: int, processors: float) -> None:
-        self._held[self._device[stream]] += processors
-        if self._conditions.processors is not None:
-            self._rescale([self._device[stream]])
+    def _hold(self, task: Task, sign: int) -> None:
+        """Note that a task begins (1) or ends (-1) to take processors from kernels, or to slow them down."""
+        device = self._device[task.stream]
+        self._held[device] += sign * float(task.holds)
+        self._slowed[device] += sign * task.slows
+        if self._conditions.processors is not None or self._graph.slowing > 1:
+            self._rescale([device])
 
     def _speed(self, number: int) -> float:
         """Return the speed of a task now, 1 where nothing disturbs it."""
@@ -179,6 +183,8 @@ class _Run:
         for each in self._conditions.disturbances:
             if each.begin <= now < each.end and each.touches(device, task.kind):
                 speed *= each.factor
+        if task.kind == KERNEL and self._slowed[device]:
+            speed /= self._graph.slowing
         if self._conditions.processors is not None and task.elastic:
             whole, priced = map(float, self._conditions.processors)
             free = max(whole - self._held[device], 0.0)

@@ -36,12 +36,11 @@ class EventEngine:
     """Evaluates scenarios by simulation and keeps their timelines, by name of the scenario.
 
     conditions: instead of those that scenarios ask for; full: ranks and stages that are alike are simulated one by one,
-    as they are where something tells them apart; halves: decoding cuts attention in two.
+    as they are where something tells them apart.
     """
 
     conditions: Conditions | None = None
     full: bool = False
-    halves: bool = True
     timelines: dict[str, Timeline] = field(default_factory=dict)
 
     def run(self, scenario: Scenario, graph: Graph) -> Timeline:
@@ -138,8 +137,7 @@ class _Pass(Unscheduled):
         self._scenario, self._plan = scenario, plan
         self._closed = PassEvaluation(scenario, plan, calibration)
         self.ledger, self.headline = self._closed.ledger, self._closed.headline
-        whole = engine.simulates_all(scenario)
-        made = pass_graph(scenario, self._closed.priced, full=whole, halves=engine.halves and isinstance(plan, Decode))
+        made = pass_graph(scenario, self._closed.priced, full=engine.simulates_all(scenario))
         self._times: PassTimes = pass_times_of(self._closed.priced, made, engine.run(scenario, made.graph))
 
     def metrics(self, moves: Moves) -> Metrics:

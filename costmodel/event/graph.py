@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from costmodel.quantities import Bytes, Count, Seconds
 
-KERNEL, MESSAGE, COPY, MARK = "kernel", "message", "copy", "mark"
-"""Kinds of tasks: of the processors, of the network, between host and device, and marks that take no time."""
+KERNEL, MESSAGE, COPY, START, MARK = "kernel", "message", "copy", "start", "mark"
+"""Kinds of tasks: of processors, of the network, between host and device, of the host's program; marks take no time."""
 
 
 class Stream(NamedTuple):
@@ -32,7 +32,7 @@ class Task(NamedTuple):
 
     seconds: what it takes alone, of one with a message before the bytes move [s]; after: tasks that must have finished;
     elastic: share of its time that shrinks with more processors; holds: processors that it takes from kernels;
-    classes: seconds by class of operator.
+    classes: seconds by class of operator; slows: kernels beside it take longer.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Task(NamedTuple):
     holds: Count = 0.0
     message: Message | None = None
     classes: tuple[tuple[str, float], ...] = ()
+    slows: bool = False
 
 
 class Span(NamedTuple):
@@ -65,13 +66,15 @@ class Span(NamedTuple):
 class Graph:
     """Tasks of all devices; a task's number is its position.
 
-    arrows: (from, to) of results that go to other devices; spans: what groups of tasks are for.
+    arrows: (from, to) of results that go to other devices; spans: what groups of tasks are for; slowing: kernels take
+    as much longer while a task that slows them runs on their device.
     """
 
     streams: list[Stream] = field(default_factory=list)
     tasks: list[Task] = field(default_factory=list)
     arrows: list[tuple[int, int]] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
+    slowing: float = 1.0
 
     def stream(self, process: str, device: int, name: str) -> int:
         """Add a stream and return its number."""

@@ -21,7 +21,9 @@ from costmodel.workload.operators import (
     base_name,
 )
 
-COMPUTE, EXCHANGE, COLLECTIVE, ARRIVING, LEAVING = "compute", "expert exchange", "collectives", "from host", "to host"
+COMPUTE, EXCHANGE, COLLECTIVE, ARRIVING, LEAVING, STARTS = (
+    "compute", "expert exchange", "collectives", "from host", "to host", "host",
+)  # fmt: skip
 """Names of a device's streams."""
 
 _CLASSES = (

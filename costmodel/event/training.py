@@ -10,12 +10,20 @@ import numpy as np
 from costmodel.analytic.pricing import Priced
 from costmodel.analytic.sums import seconds_of, sums_of
 from costmodel.analytic.traffic import Traffic
-from costmodel.analytic.training import PricedStep, StepTimes, Tail, layer_sums, once_a_step
+from costmodel.analytic.training import (
+    PricedStep,
+    StepTimes,
+    Tail,
+    layer_sums,
+    once_a_step,
+    pass_of,
+    stage_sums,
+)
 from costmodel.event.engine import Timeline
-from costmodel.event.graph import COPY, KERNEL, MESSAGE, Graph, Span, Task
+from costmodel.event.graph import COPY, KERNEL, MESSAGE, START, Graph, Span, Task
 from costmodel.event.issue import FILLER, Local, chain, interleaved
 from costmodel.event.links import Links, links_of, wire_seconds
-from costmodel.event.parts import ARRIVING, COLLECTIVE, COMPUTE, EXCHANGE, LEAVING, Part, merged, parts_of
+from costmodel.event.parts import ARRIVING, COLLECTIVE, COMPUTE, EXCHANGE, LEAVING, STARTS, Part, merged, parts_of
 from costmodel.workload.counting import sum_of
 from costmodel.workload.memory import stage_work
 from costmodel.workload.operators import Collective, HostTransfer, base_name
@@ -26,11 +34,11 @@ from costmodel.workload.sharding import kept_bytes
 from costmodel.workload.stages import Stage
 
 SENDS = ("send activations", "send gradients")
-STREAMS = (COMPUTE, EXCHANGE, COLLECTIVE, ARRIVING, LEAVING, *SENDS)
+STREAMS = (COMPUTE, EXCHANGE, COLLECTIVE, ARRIVING, LEAVING, STARTS, *SENDS)
 EXPERT, EXPERTS_GRADIENT = "expert ", "experts gradient"
 EXPERT_WEIGHTS, WEIGHTS = "expert weight gradients", "weight gradients"
 _ALL_WEIGHTS = (EXPERT_WEIGHTS, WEIGHTS)
-_TASK_KIND = {EXCHANGE: MESSAGE, COLLECTIVE: MESSAGE, ARRIVING: COPY, LEAVING: COPY}
+_TASK_KIND = {STARTS: START, EXCHANGE: MESSAGE, COLLECTIVE: MESSAGE, ARRIVING: COPY, LEAVING: COPY}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +62,7 @@ def step_graph(scenario: Scenario, step: PricedStep, schedule: Schedule, last_pa
     An action starts when the one before it on its rank is done and its inputs have arrived, as in the closed form; what
     happens inside it is up to its streams. The end of the step begins when the last rank has done its passes.
     """
-    graph, table, links = Graph(), schedule.table(), links_of(scenario)
+    graph, table, links = Graph(slowing=float(step.slowing)), schedule.table(), links_of(scenario)
     processes = [_process(schedule, rank) for rank in range(len(schedule.ranks))]
     streams = [{name: graph.stream(process, rank, name) for name in STREAMS} for rank, process in enumerate(processes)]
     templates = _Templates(scenario, step)
@@ -156,7 +164,7 @@ def _instance(
         kind = _TASK_KIND.get(part.stream, KERNEL)
         task = Task(
             part.name, streams[part.stream], part.seconds, after, kind, part.elastic, part.processors,
-            classes=part.classes,
+            classes=part.classes, slows=part.stream == EXCHANGE,
         )  # fmt: skip
         yield links.sent(task, rank, part.wire)
 
@@ -167,14 +175,28 @@ class _Templates:
     def __init__(self, scenario: Scenario, step: PricedStep) -> None:
         self._step = step
         self._processors = float(scenario.communication.processors)
+        self._layer_sums = layer_sums(step, None)
         self._known: dict[tuple[Kind, Stage | None, Stage | None], list[Local]] = {}
 
     def of(self, kind: Kind, forward: Stage | None, backward: Stage | None) -> list[Local]:
         """Return the parts of an action."""
         key = (kind, forward, backward)
         if key not in self._known:
-            self._known[key] = self._made(*key)
+            made = self._made(*key)
+            starting = float(self._step.start) * self._starts(*key)
+            if starting:
+                made.append(Local(Part("kernel starts", STARTS, starting, 0.0, 0.0)))
+            self._known[key] = made
         return self._known[key]
+
+    def _starts(self, kind: Kind, forward: Stage | None, backward: Stage | None) -> float:
+        """Return how many kernels and messages the host starts for an action."""
+        other = Kind.BACKWARD if kind is Kind.FORWARD_BACKWARD else kind
+        return sum(
+            float(pass_of(stage_sums(stage_work(self._step.work, stage), self._layer_sums), each).starts)
+            for stage, each in ((forward, Kind.FORWARD), (backward, other))
+            if stage is not None
+        )
 
     def _made(self, kind: Kind, forward: Stage | None, backward: Stage | None) -> list[Local]:
         if forward is not None and backward is not None:

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from costmodel.event.engine import Timeline
-from costmodel.event.graph import COPY, KERNEL, MARK, MESSAGE
+from costmodel.event.graph import COPY, KERNEL, MARK, MESSAGE, START
 from costmodel.schema.whole_files import make_folder, write_whole
 from costmodel.study.timelines import ACTIONS, MICRO, Slice, class_of
 
-CATEGORIES = {KERNEL: "kernel", MESSAGE: "kernel", COPY: "gpu_memcpy"}
+CATEGORIES = {KERNEL: "kernel", MESSAGE: "kernel", COPY: "gpu_memcpy", START: "cuda_runtime"}
 DIGITS = 4  # of microseconds
 _ACTION_THREAD = 0
 _SIDE = 1 << 16  # processes of one side of a comparison

@@ -97,6 +97,15 @@ def test_a_kernel_stands_still_where_communication_holds_every_processor() -> No
     assert run(graph, Conditions(processors=(100.0, 100.0))).finish[0] == pytest.approx(4.0)
 
 
+def test_kernels_take_longer_while_an_exchange_runs_beside_them() -> None:
+    """Twice as long for one second: half a second of work is done then, and 1.5 s of 2 s are left."""
+    graph = _graph()
+    graph.slowing = 2.0
+    graph.add(Task("kernel", 0, 2.0))
+    graph.add(Task("exchange", 1, 1.0, kind=MESSAGE, slows=True))
+    assert run(graph).finish.tolist() == pytest.approx([2.5, 1.0])
+
+
 def _messages(count: int) -> Graph:
     graph = _graph(count, count)
     for number in range(count):

@@ -81,10 +81,27 @@ def test_an_overlapped_pair_is_never_shorter_than_its_computation_or_its_exchang
         assert headline(simulated(of)) >= headline(evaluate_point(of, Calibration())) * (1 - 1e-9)
 
 
-def test_decoding_in_five_stages_is_never_longer_than_one_micro_batch_after_the_other() -> None:
-    of = scenario(DECODE, MOE_MODEL, Parallelism(dp=8.0, ep=8.0))
-    alone = replace(of, plan=replace(DECODE, micro_batches=1, batch_per_device=DECODE.batch_per_device / 2))
-    assert headline(simulated(of)) < 2 * headline(simulated(alone))
+@pytest.mark.parametrize("split", [False, True])
+def test_decoding_with_and_without_a_cut_through_attention_is_that_of_the_closed_form(split: bool) -> None:
+    talk = Communication(mode="low_latency", split_attention=split)
+    of = scenario(DECODE, MOE_MODEL, Parallelism(dp=8.0, ep=8.0), communication=talk)
+    assert headline(simulated(of)) == pytest.approx(headline(evaluate_point(of, Calibration())), rel=1e-6)
+
+
+def test_kernels_that_exchanges_slow_down_make_a_pair_as_much_longer_as_in_the_closed_form() -> None:
+    of = step("dualpipe")
+    slow = replace(of, framework=replace(of.framework, contention=1.2))
+    closed = headline(evaluate_point(slow, Calibration()))
+    assert closed > 1.001 * headline(evaluate_point(of, Calibration()))
+    assert headline(simulated(slow)) == pytest.approx(closed, rel=5e-3)
+
+
+def test_a_pass_takes_as_long_as_the_host_needs_to_start_its_kernels() -> None:
+    of = step("1f1b")
+    slow = replace(of, framework=replace(of.framework, host=replace(of.framework.host, operator=1e-4)))
+    closed = headline(evaluate_point(slow, Calibration()))
+    assert closed > 1.1 * headline(evaluate_point(of, Calibration()))
+    assert headline(simulated(slow)) == pytest.approx(closed, rel=1e-6)
 
 
 @pytest.mark.parametrize("of", [step("dualpipe"), OTHERS["prefill"], OTHERS["decode without experts"]])
