@@ -12,9 +12,13 @@ from typing import Any
 import pytest
 
 import costmodel
+from costmodel.analytic.training import price_step
 from costmodel.api import event_engine
 from costmodel.event.engine import Timeline
 from costmodel.report.trace import document_lines, trace_events, write_trace
+from costmodel.workload.memory import in_flight, stage_work
+from costmodel.workload.scenario import Training
+from costmodel.workload.sharding import kept_bytes
 
 SMALL = {"scenarios.training.global_batch": 4096.0}
 
@@ -87,3 +91,19 @@ def test_an_interrupt_leaves_no_half_written_file(timelines: dict[str, Timeline]
     with pytest.raises(KeyboardInterrupt):
         write_trace(tmp_path / "trace.json.gz", Broken(timelines))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_activations_peak_where_the_ledger_has_them(events: list[dict[str, Any]]) -> None:
+    peaks: dict[int, float] = defaultdict(float)
+    for event in events:
+        if event["ph"] == "C" and event["name"] == "memory":
+            peaks[event["pid"]] = max(peaks[event["pid"]], event["args"]["activations"])
+    workload = costmodel.load("deepseek_v3", set=SMALL, scenarios=["training"])
+    scenario = workload.scenario("training")
+    assert isinstance(scenario.plan, Training)
+    step = price_step(scenario, scenario.plan, workload.calibration(scenario))
+    for rank, states in enumerate(in_flight(step.schedule)):
+        held = [stage_work(step.work, step.layout[stage]) for stage in step.schedule.stages_of(rank)]
+        sizes = [sum(count * float(kept_bytes(work)) for count, work in stage) for stage in held]
+        fullest = max(sum(n * size for n, size in zip(state, sizes, strict=True)) for state in states)
+        assert peaks[rank] == pytest.approx(fullest, rel=1e-6)
