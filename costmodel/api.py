@@ -62,7 +62,7 @@ class Workload:
 
         vary: path of the resolved document -> values, SI numbers or strings with units; each entry is one axis, in key
         order. A tuple of paths with a tuple of value lists is one linked axis. Without it the grid is one point.
-        engine: `analytic`, or `event`, which simulates a scenario without axes.
+        engine: `analytic`, or `event`, which simulates point after point.
         Raises InputError on an unknown scenario, path, unit or engine.
         """
         _check_engine(engine)
@@ -70,9 +70,6 @@ class Workload:
         if not vary:
             simulated = [event_engine().evaluate] if engine == "event" else []
             return evaluate_single(chosen, self.calibration(chosen), *simulated)
-        if engine == "event":
-            hint = "load the workload once for each value, with `set`; or use the analytic engine"
-            raise InputError.single("the event engine simulates one point at a time", field="vary", hint=hint)
         axes = [self._axis(scenario, paths, values) for paths, values in vary.items()]
         shape = tuple(len(next(iter(axis.values()))) for axis in axes)
         changes = dict(self._changes)
@@ -82,6 +79,10 @@ class Workload:
         varied = resolve(
             self._source, overrides=changes, cluster=self._cluster, search_path=self._search_path, scenarios=[scenario]
         ).scenarios[scenario]
+        if engine == "event":
+            from costmodel.event.grid import simulate_grid  # SimPy loads when it is used
+
+            return simulate_grid(varied, self.calibration(varied), shape)
         return evaluate_grid(varied, self.calibration(varied), shape)
 
     def simulate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from builders import BF16, DECODE, DENSE_MODEL, FP8, LATENT, MOE, MOE_MODEL, PREFILL, SERVING, STEP, scenario
 
@@ -11,7 +12,6 @@ import costmodel
 from costmodel.analytic.grid import evaluate_point
 from costmodel.api import event_engine
 from costmodel.cost.calibration import Calibration
-from costmodel.errors import InputError
 from costmodel.event.conditions import Conditions, device_failure, straggler
 from costmodel.event.evaluation import NOT_SIMULATED, EventEngine
 from costmodel.result import Point
@@ -169,7 +169,16 @@ def test_two_fabrics_train_deepseek_v3_equally_fast() -> None:
     assert times[0] == pytest.approx(times[1], rel=5e-3)
 
 
-def test_the_event_engine_takes_no_axes() -> None:
-    workload = costmodel.load("deepseek_v3", scenarios=["training"])
-    with pytest.raises(InputError, match="one point at a time"):
-        workload.evaluate("training", {"hardware.node.nic.bandwidth": [50e9]}, engine="event")
+def test_a_grid_holds_what_its_points_say() -> None:
+    workload = costmodel.load("deepseek_v3", scenarios=["decode"])
+    axes = {"scenarios.decode.batch_per_device": [64.0, 100.0, 1e6], "hardware.memory.hbm.bandwidth": ["3 TB/s"]}
+    found = workload.evaluate("decode", axes, engine="event")
+    assert found.metrics["tpot"].shape == (3, 1)
+    assert found.fits.tolist() == [[True], [True], [False]]
+    assert np.isnan(found.metrics["tpot"][2, 0])
+    assert found.metrics["capital_cost"] is None
+    assert found.at(1, 0)["metrics"]["tpot"] == pytest.approx(found.metrics["tpot"][1, 0], rel=1e-9)
+    low, high = found.intervals["tpot"]
+    assert low[0, 0] <= found.metrics["tpot"][0, 0] <= high[0, 0]
+    closed = workload.evaluate("decode", axes)
+    assert found.metrics["tpot"][:2] == pytest.approx(closed.metrics["tpot"][:2], rel=1e-2)
