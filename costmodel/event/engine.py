@@ -13,7 +13,7 @@ nothing waits in line for processors. Messages with links share them max-min fai
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import cast
 
@@ -57,6 +57,17 @@ def run(graph: Graph, conditions: Conditions | None = None) -> Timeline:
     return _Run(graph, Conditions() if conditions is None else conditions).timeline()
 
 
+def _parts_of_links(used: Iterable[tuple[int, ...]]) -> dict[int, int]:
+    """Return link -> the smallest link that it is joined to by messages: parts share nothing and are solved apart."""
+    part: dict[int, int] = {}
+    for links in dict.fromkeys(used):
+        joined = {part.get(link, link) for link in links}
+        first = min(joined)
+        part.update(dict.fromkeys(links, first))
+        part.update({link: first for link, old in part.items() if old in joined})
+    return part
+
+
 class _Run:
     """One run. `_missing` counts what each task still waits for: the task before it on its stream, and `after`."""
 
@@ -77,9 +88,10 @@ class _Run:
         self._alarm: dict[int, simpy.Timeout | None] = {}
         self._held: dict[int, float] = defaultdict(float)
         self._slowed: dict[int, int] = defaultdict(int)  # tasks that slow kernels, by device
-        self._flows = FlowSession(conditions.capacity)
-        self._moving: dict[int, int] = {}  # flow -> task
-        self._wake: simpy.Timeout | None = None
+        self._part_of = _parts_of_links(task.message.links for task in graph.tasks if task.message is not None)
+        self._flows = {part: FlowSession(conditions.capacity) for part in set(self._part_of.values())}
+        self._moving: dict[tuple[int, int], int] = {}  # (part of the links, flow) -> task
+        self._wake: dict[int, simpy.Timeout | None] = {}
         self._finished = 0
 
     def _connect(self) -> None:
@@ -220,28 +232,29 @@ class _Run:
     def _send(self, number: int) -> None:
         message = self._graph.tasks[number].message
         assert message is not None, "only messages move"
-        self._advance()
-        self._moving[self._flows.add(message.links, message.size)] = number
-        self._set_wake()
+        part = self._part_of[message.links[0]]
+        self._advance(part)
+        self._moving[part, self._flows[part].add(message.links, message.size)] = number
+        self._set_wake(part)
 
-    def _advance(self) -> None:
-        """Let the flows run until now, and end those that have completed."""
-        done = self._flows.advance(self._environment.now)
-        ready = [other for flow in done for other in self._end(self._moving.pop(flow))]
+    def _advance(self, part: int) -> None:
+        """Let the flows of a part of the links run until now, and end those that have completed."""
+        done = self._flows[part].advance(self._environment.now)
+        ready = [other for flow in done for other in self._end(self._moving.pop((part, flow)))]
         if ready:
             self._begin(ready)
 
-    def _set_wake(self) -> None:
-        following = self._flows.next_completion()
-        self._wake = None
+    def _set_wake(self, part: int) -> None:
+        following = self._flows[part].next_completion()
+        self._wake[part] = None
         if following is not None and np.isfinite(following):
             delay = max(float(following) - self._environment.now, 0.0)
-            self._wake = self._call(delay, self._arrived)
+            self._wake[part] = self._call(delay, lambda timeout: self._arrived(part, timeout))
 
-    def _arrived(self, timeout: simpy.Event) -> None:
-        if timeout is self._wake:
-            self._advance()
-            self._set_wake()
+    def _arrived(self, part: int, timeout: simpy.Event) -> None:
+        if timeout is self._wake[part]:
+            self._advance(part)
+            self._set_wake(part)
 
     def _waiting(self) -> tuple[str, ...]:
         """Return what the head of each stream waits for, or that it stands still."""

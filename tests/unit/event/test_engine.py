@@ -120,6 +120,14 @@ def test_messages_share_a_link_fairly() -> None:
     assert run(_messages(2), Conditions(capacity=capacity)).finish.tolist() == pytest.approx([2.5, 2.5])
 
 
+def test_messages_without_a_common_link_do_not_meet_and_those_with_one_do() -> None:
+    """100 B over links 0 and 1, 1 and 2, and 3, each of 100 B/s: the first two share link 1."""
+    graph = _graph(3, 3)
+    for stream, links in enumerate(((0, 1), (1, 2), (3,))):
+        graph.add(Task("message", stream, 0.0, kind=MESSAGE, message=Message(links, 100.0)))
+    assert run(graph, Conditions(capacity=np.full(4, 100.0))).finish.tolist() == pytest.approx([2.0, 2.0, 1.0])
+
+
 def test_a_message_that_ends_leaves_its_share_to_the_others() -> None:
     graph = _messages(1)
     graph.stream("other", 1, "stream")
