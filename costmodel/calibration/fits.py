@@ -233,7 +233,7 @@ def report(outcome: Outcome, write: Callable[[str], object]) -> None:
 
 
 def with_one_thread() -> None:
-    """Start the command again with one thread of linear algebra: its sums have one order, so files are the same bytes."""
+    """Start the command again with one thread of linear algebra: its sums have one order, and files the same bytes."""
     if any(os.environ.get(name) != "1" for name in _THREADS):
         os.environ.update(dict.fromkeys(_THREADS, "1"))
         os.execv(sys.executable, [sys.executable, "-m", "costmodel.calibration.fits", *sys.argv[1:]])
