@@ -120,7 +120,7 @@ def _bars(figures: Sequence[Figure], bars: Sequence[AskedFile]) -> Iterator[str]
     def rows() -> Iterator[Sequence[str]]:
         for one in (judge(figures, asked) for asked in bars):
             if one.figures:
-                show = _times if one.asked.statistic == "half_width" else _percent
+                show = _ratio if one.asked.statistic == "half_width" else _finely
                 yield (
                     one.asked.name, f"{one.figures:,}", one.asked.statistic.replace("_", " "),
                     f"{'≥' if one.asked.statistic == 'inside' else '≤'} {show(float(one.asked.bar))}",
@@ -388,6 +388,15 @@ def _both(stated: Errors, unseen: Errors, *names: str) -> tuple[str, ...]:
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f} %"
+
+
+def _finely(value: float | None) -> str:
+    """Return a share to two decimals, so that it can be told from its bar."""
+    return "" if value is None else f"{100 * value:.2f} %"
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def _signed(value: float | None) -> str:

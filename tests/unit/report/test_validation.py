@@ -148,7 +148,7 @@ def test_pages_have_errors_bars_and_remarks_and_are_the_same_again(small, tmp_pa
     assert "| paper | `slow` | step_time | 1 us |" in page
     assert "the clock was wrong |" in page
     assert "| paper | `fast` | tokens_per_second | 1,000,000 |" in page
-    assert "| steps | 2 | mean | ≤ 5.0 % |" in whole
+    assert "| steps | 2 | mean | ≤ 5.00 % |" in whole
     assert "**missed**" in whole
     assert "absent" not in whole
     assert "| other | itself | 1 % | its page; as reported, not read at its source |" in whole
