@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from costmodel.quantities import Count, Quantity, where
-from costmodel.workload.architecture import Attention, DenseFfn, Layer, MoeFfn
+from costmodel.workload.architecture import Attention, DenseFfn, Layer, Mla, MoeFfn, NoFfn, Recurrence
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.ffn import add_dense_ffn, add_moe
@@ -22,6 +22,7 @@ from costmodel.workload.linear import (
 )
 from costmodel.workload.mixers import add_attention, add_mla
 from costmodel.workload.operators import Elementwise, HostTime
+from costmodel.workload.recurrences import add_memory, add_recurrence
 from costmodel.workload.work import Parameters, Work, WorkBuilder
 
 
@@ -76,7 +77,8 @@ def _add_layer(builder: WorkBuilder, context: Context, layer: Layer) -> None:
         _add_parallel(builder, context, layer)
     else:
         _add_half(builder, context, layer, "attention")
-        _add_half(builder, context, layer, "ffn")
+        if not isinstance(layer.ffn, NoFfn):
+            _add_half(builder, context, layer, "ffn")
 
 
 def _add_host(builder: WorkBuilder, context: Context, layer: Layer | None = None) -> None:
@@ -134,15 +136,19 @@ def _add_mixer(builder: WorkBuilder, context: Context, layer: Layer) -> None:
     """Add a layer's mixer between norm and residual add."""
     if isinstance(layer.mixer, Attention):
         add_attention(builder, context, layer.mixer, norm=layer.norm, dropout=layer.dropout)
-    else:
+    elif isinstance(layer.mixer, Mla):
         add_mla(builder, context, layer.mixer, norm=layer.norm)
+    elif isinstance(layer.mixer, Recurrence):
+        add_recurrence(builder, context, layer.mixer)
+    else:
+        add_memory(builder, context, layer.mixer)
 
 
 def _add_ffn(builder: WorkBuilder, context: Context, layer: Layer, *, fresh: bool = True) -> None:
     """Add a layer's feed-forward part between norm and residual add."""
     if isinstance(layer.ffn, DenseFfn):
         add_dense_ffn(builder, context, layer.ffn, fresh=fresh)
-    else:
+    elif isinstance(layer.ffn, MoeFfn):
         add_moe(builder, context, layer.ffn, fresh=fresh)
 
 

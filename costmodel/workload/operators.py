@@ -68,7 +68,9 @@ class AttentionCore:
     head and sequence; traffic: bytes of Q, K, V and results [B]; calls: kernels, one after the other, that share it;
     kv_heads, keys: key-value heads and tokens of one sequence that they hold; cached: bytes of one token of one
     key-value head, keys and values [B]; narrow_cache: the cache has a narrower format than the products;
-    forward_products: of a backward core, the products of the forward one; 0: it is a forward one.
+    forward_products: of a backward core, the products of the forward one; 0: it is a forward one; seen: keys that the
+    last query sees, null: all; rate: speed of its kernel over that of the device's fused one at equal pairs; serial:
+    clock cycles in which one block goes through its sequence, chunk after chunk; blocks: of them on one processor.
     """
 
     name: str
@@ -87,6 +89,10 @@ class AttentionCore:
     cached: Bytes = 0.0
     narrow_cache: bool = False
     forward_products: Count = 0.0
+    seen: Count | None = None
+    rate: Quantity = 1.0
+    serial: Count = 0.0
+    blocks: Count = 1.0
 
     @property
     def forward(self) -> AttentionCore:

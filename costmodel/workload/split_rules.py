@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from costmodel.quantities import Mask, divides, is_single, maximum
-from costmodel.workload.architecture import Attention, Mla, MoeFfn
+from costmodel.workload.architecture import Attention, Mixer, MoeFfn, NeuralMemory, Recurrence
 from costmodel.workload.rule import Rule, divides_rule, shown
 from costmodel.workload.scenario import Decode, Scenario, Training
 
 
-def context_rules(scenario: Scenario, mixer: Attention | Mla) -> Iterator[Rule]:
+def context_rules(scenario: Scenario, mixer: Mixer) -> Iterator[Rule]:
     """Yield what swapping heads or passing keys around asks of a layer's heads and core.
 
     Rings of blocks know no windows: so it is in Transformer Engine (context_parallel.py), where windows need one of the
@@ -19,6 +19,14 @@ def context_rules(scenario: Scenario, mixer: Attention | Mla) -> Iterator[Rule]:
     parallel = scenario.parallel
     alone = (parallel.cp == 1) | isinstance(scenario.plan, Decode)
     attention = isinstance(mixer, Attention)
+    if isinstance(mixer, Recurrence | NeuralMemory):
+        yield Rule(
+            "parallel.cp",
+            alone,
+            "a state passes from token to token, which context-parallel ranks would have to wait for",
+            "write `cp: 1`",
+        )
+        return
     if parallel.context == "ulysses":
         split = parallel.tp * parallel.cp
         heads = mixer.q_heads if isinstance(mixer, Attention) else mixer.heads

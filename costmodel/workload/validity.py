@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from costmodel.quantities import Mask, divides, is_single
-from costmodel.workload.architecture import Attention, MoeFfn
+from costmodel.workload.architecture import Attention, MoeFfn, NoFfn
 from costmodel.workload.inference_rules import inference_rules
 from costmodel.workload.rule import Rule, divides_rule, shown
 from costmodel.workload.scenario import Disaggregated, ExpertBound, Precision, Scenario, Training
@@ -81,6 +81,8 @@ def _model_rules(scenario: Scenario) -> Iterator[Rule]:
                 "choose at most as many key-value heads as query heads",
             )
         yield from context_rules(scenario, layer.mixer)
+        if isinstance(layer.ffn, NoFfn):
+            continue
         if not isinstance(layer.ffn, MoeFfn):
             yield divides_rule("parallel.tp", parallel.tp, layer.ffn.intermediate, "the FFN's intermediate width")
             continue
