@@ -10,7 +10,16 @@ from costmodel.report.catalogue import DIGITS, show_sources
 from costmodel.report.page import show, table
 from costmodel.report.text import quantity
 from costmodel.schema.files import ModelRead
-from costmodel.workload.architecture import Architecture, Attention, NeuralMemory, Recurrence
+from costmodel.workload.architecture import (
+    Architecture,
+    Attention,
+    Convolution,
+    Gate,
+    MilPool,
+    NeuralMemory,
+    Recurrence,
+    Spectral,
+)
 from costmodel.workload.counting import kv_bytes_per_token, parameter_count
 
 WIDTH = 80  # columns of a terminal
@@ -61,6 +70,8 @@ def _widest(architecture: Architecture) -> list[Any]:
 def _kind(mixer: Any) -> str:
     if isinstance(mixer, Recurrence | NeuralMemory):
         return f"{'recurrent' if isinstance(mixer, Recurrence) else 'memory'} {mixer.heads:g}"
+    if isinstance(mixer, Convolution | Spectral | Gate | MilPool):
+        return {Convolution: "convolution", Spectral: "spectral", Gate: "gate", MilPool: "pooling"}[type(mixer)]
     if not isinstance(mixer, Attention):
         return f"MLA {mixer.heads:g}"
     window = "~" if any(group.pattern.kind != "full" for group in mixer.head_groups) else ""

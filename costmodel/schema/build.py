@@ -23,12 +23,15 @@ from costmodel.schema.cluster import ClusterFile, HostFile, NetworkFile, NodeFil
 from costmodel.schema.device import DeviceFile, MathFile
 from costmodel.schema.framework import FrameworkFile, PrecisionFile, TileFile
 from costmodel.schema.model import (
+    AnyMixer,
     AnyPattern,
-    AttentionFile,
+    ConvolutionFile,
     DenseFile,
+    GateFile,
     LayerFile,
     LayerGroupFile,
     MemoryFile,
+    MilPoolFile,
     MixedFile,
     MlaFile,
     ModelFile,
@@ -36,6 +39,7 @@ from costmodel.schema.model import (
     NeighbourhoodFile,
     NoFfnFile,
     RecurrenceFile,
+    SpectralFile,
 )
 from costmodel.schema.workload import (
     CommunicationFile,
@@ -55,13 +59,16 @@ from costmodel.schema.workload import (
 from costmodel.workload.architecture import (
     Architecture,
     Attention,
+    Convolution,
     CoreKernel,
     DenseFfn,
     Ffn,
+    Gate,
     HeadGroup,
     HeadRoute,
     Layer,
     Memories,
+    MilPool,
     Mixer,
     Mla,
     MoeFfn,
@@ -69,6 +76,7 @@ from costmodel.workload.architecture import (
     NeuralMemory,
     NoFfn,
     Recurrence,
+    Spectral,
 )
 from costmodel.workload.patterns import (
     Axis,
@@ -204,13 +212,14 @@ def _layers(file: LayerFile | LayerGroupFile, hidden: Count) -> tuple[Layer, ...
 
 
 def _layer(file: LayerFile, hidden: Count) -> Layer:
+    hidden = hidden if file.width is None else file.width
     return Layer(
         file.repeat, _mixer(file.mixer, hidden), _ffn(file.ffn, hidden), file.norm, file.dropout, file.norm_position,
-        file.block, file.shared_norm,
+        file.block, file.shared_norm, file.width, file.scale,
     )  # fmt: skip
 
 
-def _mixer(file: AttentionFile | MlaFile | RecurrenceFile | MemoryFile, hidden: Count) -> Mixer:
+def _mixer(file: AnyMixer, hidden: Count) -> Mixer:
     """Return the mixer; by default heads share the residual stream's width, and each has keys of its own."""
     if isinstance(file, MlaFile):
         return Mla(
@@ -222,6 +231,14 @@ def _mixer(file: AttentionFile | MlaFile | RecurrenceFile | MemoryFile, hidden: 
             file.heads, file.key_dim, file.key_dim if file.value_dim is None else file.value_dim, file.chunk,
             file.decay, memories, file.short_conv, file.output_gate, file.chunk_cycles, file.blocks,
         )  # fmt: skip
+    if isinstance(file, ConvolutionFile):
+        return Convolution(file.kernel, file.inputs, file.outputs, file.stride, file.depthwise)
+    if isinstance(file, SpectralFile):
+        return Spectral(file.height, file.width)
+    if isinstance(file, GateFile):
+        return Gate(file.heads, file.passes)
+    if isinstance(file, MilPoolFile):
+        return MilPool(file.branches, file.inner)
     if isinstance(file, MemoryFile):
         return NeuralMemory(file.heads, file.depth, file.width, file.chunk, file.momentum)
     groups = tuple(HeadGroup(float(group.share), _pattern(group.pattern)) for group in file.head_groups)
@@ -230,7 +247,7 @@ def _mixer(file: AttentionFile | MlaFile | RecurrenceFile | MemoryFile, hidden: 
         file.q_heads, file.q_heads if file.kv_heads is None else file.kv_heads, head_dim,
         head_dim if file.v_head_dim is None else file.v_head_dim, file.causal, file.rotary, file.bias, groups,
         file.output_bias, file.rotary_dim, file.alibi, file.qk_norm, CoreKernel(**file.kernel.model_dump()),
-        None if file.route is None else HeadRoute(**file.route.model_dump()),
+        None if file.route is None else HeadRoute(**file.route.model_dump()), file.partial,
     )  # fmt: skip
 
 

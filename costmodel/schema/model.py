@@ -240,6 +240,9 @@ class AttentionFile(Strict):
         default_factory=_one_full_group, min_length=1, description="groups of heads; shares sum to 1"
     )
     kernel: CoreKernelFile = Field(default_factory=CoreKernelFile, description="how the cores are computed")
+    partial: Number | None = Field(
+        default=None, description="channels that enter the projections; the others join before the output's; null: all"
+    )
     route: HeadRouteFile | None = Field(default=None, description="routed heads; null: all heads work for all tokens")
 
     @model_validator(mode="after")
@@ -330,6 +333,41 @@ class MemoryFile(Strict):
     momentum: bool = Field(default=True, description="steps have a momentum")
 
 
+class ConvolutionFile(Strict):
+    """A convolution over a grid."""
+
+    type: Literal["conv"] = Field(description="this mixer")
+    kernel: Number = Field(description="taps along each of two axes")
+    inputs: Number | None = Field(default=None, description="channels of the input; null: as outputs")
+    outputs: Number | None = Field(default=None, description="channels of the result; null: the layer's width")
+    stride: Number = Field(default=1.0, description="places of the input from one result to the next, on each axis")
+    depthwise: bool = Field(default=False, description="each channel by itself")
+
+
+class SpectralFile(Strict):
+    """A gate between a Fourier transform and its inverse."""
+
+    type: Literal["spectral"] = Field(description="this mixer")
+    height: Number = Field(description="rows of the grid")
+    width: Number = Field(description="columns of the grid")
+
+
+class GateFile(Strict):
+    """Element-wise weights of features."""
+
+    type: Literal["gate"] = Field(description="this mixer")
+    heads: Number = Field(description="heads, each with two numbers")
+    passes: Number = Field(default=2.0, description="times that features are read and written")
+
+
+class MilPoolFile(Strict):
+    """Gated attention that pools a bag of instances."""
+
+    type: Literal["mil_pool"] = Field(description="this mixer")
+    branches: Number = Field(description="weighted sums")
+    inner: Number = Field(description="width of the two gates")
+
+
 class NoFfnFile(Strict):
     """No feed-forward part."""
 
@@ -383,6 +421,11 @@ class MoeFile(Strict):
         return self
 
 
+AnyMixer: TypeAlias = (
+    AttentionFile | MlaFile | RecurrenceFile | MemoryFile | ConvolutionFile | SpectralFile | GateFile | MilPoolFile
+)
+
+
 class LayerFile(Strict):
     """Equal layers in a row."""
 
@@ -396,8 +439,12 @@ class LayerFile(Strict):
     )
     shared_norm: bool = Field(default=False, description="the two branches of a parallel block share one norm")
     dropout: bool = Field(default=False, description="dropout masks are kept in training")
-    mixer: Annotated[AttentionFile | MlaFile | RecurrenceFile | MemoryFile, Field(discriminator="type")] = Field(
-        description="attention in some form, or a recurrence"
+    mixer: Annotated[AnyMixer, Field(discriminator="type")] = Field(
+        description="attention in some form, a recurrence, or a mixer of grids"
+    )
+    width: Number | None = Field(default=None, description="width of the residual stream here; null: the model's")
+    scale: PositiveNumber = Field(
+        default=1.0, description="tokens here for each token of the input, where stages shrink a grid"
     )
     ffn: Annotated[DenseFile | MoeFile | NoFfnFile, Field(discriminator="type")] = Field(
         description="feed-forward part"
@@ -465,9 +512,10 @@ class ModelFile(Strict):
     def _heads_divide_hidden(self) -> Self:
         for _, layer in self.kinds():
             mixer = layer.mixer
-            if isinstance(mixer, AttentionFile) and mixer.head_dim is None and np.all(self.hidden % mixer.q_heads):
+            width = self.hidden if layer.width is None else layer.width
+            if isinstance(mixer, AttentionFile) and mixer.head_dim is None and np.all(width % mixer.q_heads):
                 raise wrong(
-                    f"hidden of {self.hidden:g} is no multiple of {mixer.q_heads:g} q_heads",
+                    f"hidden of {width:g} is no multiple of {mixer.q_heads:g} q_heads",
                     "write `head_dim`, or correct one of them",
                 )
         return self

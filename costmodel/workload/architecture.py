@@ -57,7 +57,8 @@ class Attention:
     positions, which has no parameters and rides in the core; bias: of the query, key and value projections, and of the
     output projection too unless `output_bias` says otherwise; qk_norm: queries and keys are normalised after their
     projection, each head with one vector that all share (`head`), or over the whole projection (`projection`); kernel:
-    how the core is computed; route: which heads work for a token, null: all.
+    how the core is computed; route: which heads work for a token, null: all; partial: channels that
+    enter the projections, the others join before the output's (SHViT), null: all.
     """
 
     q_heads: Count
@@ -74,6 +75,7 @@ class Attention:
     qk_norm: str | None = None
     kernel: CoreKernel = CoreKernel()
     route: HeadRoute | None = None
+    partial: Count | None = None
 
     @property
     def active_share(self) -> Quantity:
@@ -169,6 +171,44 @@ class NeuralMemory:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Convolution:
+    """A convolution over a grid: kernel^2 taps from `inputs` to `outputs` channels, or of each channel by itself.
+
+    Its tokens are those of its result, of which each stands for stride^2 of its input. Null widths: the layer's.
+    """
+
+    kernel: Count
+    inputs: Count | None = None
+    outputs: Count | None = None
+    stride: Count = 1.0
+    depthwise: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Spectral:
+    """A complex gate between a real 2-D Fourier transform and its inverse [GFNet; SpectFormer, arXiv 2304.06446]."""
+
+    height: Count
+    width: Count
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gate:
+    """Element-wise weights from a distribution of the features, `passes` over memory [GAAM, arXiv 2401.11143]."""
+
+    heads: Count
+    passes: Count = 2.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MilPool:
+    """Gated attention over a bag of instances: two layers of width `inner`, `branches` scores and sums [ACMIL]."""
+
+    branches: Count
+    inner: Count
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class NoFfn:
     """No feed-forward part: the layer is a mixer alone, as where a memory stands before attention."""
 
@@ -204,7 +244,7 @@ class MoeFfn:
     shared_gate: bool = False
 
 
-Mixer: TypeAlias = "Attention | Mla | Recurrence | NeuralMemory"
+Mixer: TypeAlias = "Attention | Mla | Recurrence | NeuralMemory | Convolution | Spectral | Gate | MilPool"
 Ffn: TypeAlias = "DenseFfn | MoeFfn | NoFfn"
 
 
@@ -214,7 +254,8 @@ class Layer:
 
     norm: `rms` (a scale), `layer` (scale and bias) or `layer_no_bias` (a scale); norm_position: `before` mixer and FFN,
     `after` them, before the residual add, or `both`; block: `sequential`, or `parallel`, where mixer and FFN read the
-    same input; shared_norm: they read it through one norm, too.
+    same input; shared_norm: they read it through one norm, too; width: of the residual stream here, null: the model's;
+    scale: tokens here for each token of the input, of stages that shrink a grid.
     """
 
     repeat: int
@@ -225,6 +266,8 @@ class Layer:
     norm_position: str = "before"
     block: str = "sequential"
     shared_norm: bool = False
+    width: Count | None = None
+    scale: Quantity = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

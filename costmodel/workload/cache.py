@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from costmodel.quantities import Bytes, Count, Quantity, minimum
-from costmodel.workload.architecture import Mixer, Mla, NeuralMemory, Recurrence
+from costmodel.workload.architecture import Attention, Mixer, Mla, NeuralMemory, Recurrence
 
 
 def state_bytes(mixer: Mixer, hidden: Count, element: Bytes, tp: Count) -> Bytes:
@@ -22,7 +22,7 @@ def cached_bytes(mixer: Mixer, tokens: Count, element: Bytes, tp: Count) -> Byte
     MHA/GQA: G*(q + v)*e a token, split over tp down to one head, as far as patterns keep it; MLA: (c + r)*e, shared by
     all heads and never split; states do not grow with tokens. element: bytes of one cached element, scales included.
     """
-    if isinstance(mixer, Recurrence | NeuralMemory):
+    if not isinstance(mixer, Attention | Mla):
         return 0.0
     if isinstance(mixer, Mla):
         return tokens * (mixer.kv_lora + mixer.rope_dim) * element

@@ -109,7 +109,8 @@ def attention_flop_per_token(architecture: Architecture, sequence: Count, *, cau
             total = total + 2 * layer.repeat * width * (sequence / 2 if causal else sequence)
             continue
         if not isinstance(mixer, Attention):
-            total = total + layer.repeat * _recurrent_flop(mixer, architecture.hidden)
+            if isinstance(mixer, Recurrence | NeuralMemory):
+                total = total + layer.repeat * _recurrent_flop(mixer, architecture.hidden)
             continue
         for group in mixer.head_groups:
             width = group.share * mixer.active_share * mixer.q_heads * (mixer.head_dim + mixer.v_head_dim)

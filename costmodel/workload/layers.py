@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from costmodel.quantities import Count, Quantity, where
-from costmodel.workload.architecture import Attention, DenseFfn, Layer, Mla, MoeFfn, NoFfn, Recurrence
+from costmodel.quantities import Count, Quantity, is_single, where
+from costmodel.workload.architecture import (
+    Attention,
+    Convolution,
+    DenseFfn,
+    Gate,
+    Layer,
+    Mla,
+    MoeFfn,
+    NeuralMemory,
+    NoFfn,
+    Recurrence,
+    Spectral,
+)
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.ffn import add_dense_ffn, add_moe
+from costmodel.workload.grids import add_convolution, add_gate, add_pool, add_spectral
 from costmodel.workload.hosting import add_copies
 from costmodel.workload.linear import (
     Linear,
@@ -59,11 +72,22 @@ def draft_work(context: Context) -> Work:
 def _layer(context: Context, layer: Layer, name: str) -> Work:
     """Return one layer: mixer and feed-forward part, each behind its norm."""
     builder = WorkBuilder(name, context.recompute)
+    context = staged(context, layer)
     _add_host(builder, context, layer)
     _add_layer(builder, context, layer)
     if context.phase != "training":
         add_copies(builder, context, layer)
     return builder.build(_layer_input(context))
+
+
+def staged(context: Context, layer: Layer) -> Context:
+    """Return the view of a layer with a width of its own, or with fewer tokens than the input."""
+    scaled = not (is_single(layer.scale) and layer.scale == 1.0)
+    if layer.width is None and not scaled:
+        return context
+    hidden = context.architecture.hidden if layer.width is None else layer.width
+    length, keys = context.length * layer.scale, context.keys * layer.scale
+    return replace(context, architecture=replace(context.architecture, hidden=hidden), length=length, keys=keys)
 
 
 def _layer_input(context: Context) -> Count:
@@ -140,8 +164,16 @@ def _add_mixer(builder: WorkBuilder, context: Context, layer: Layer) -> None:
         add_mla(builder, context, layer.mixer, norm=layer.norm)
     elif isinstance(layer.mixer, Recurrence):
         add_recurrence(builder, context, layer.mixer)
-    else:
+    elif isinstance(layer.mixer, NeuralMemory):
         add_memory(builder, context, layer.mixer)
+    elif isinstance(layer.mixer, Convolution):
+        add_convolution(builder, context, layer.mixer)
+    elif isinstance(layer.mixer, Spectral):
+        add_spectral(builder, context, layer.mixer)
+    elif isinstance(layer.mixer, Gate):
+        add_gate(builder, context, layer.mixer)
+    else:
+        add_pool(builder, context, layer.mixer)
 
 
 def _add_ffn(builder: WorkBuilder, context: Context, layer: Layer, *, fresh: bool = True) -> None:

@@ -35,11 +35,12 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
     projections and cores have the active share; keys and values exist for all.
     """
     hidden, tp, tokens = context.architecture.hidden, context.parallel.tp, context.tokens
+    entering = hidden if mixer.partial is None else mixer.partial
     heads, kv_heads = mixer.q_heads / tp, per_rank(mixer.kv_heads, tp)
     query = heads * mixer.active_share * mixer.head_dim
     key_value = kv_heads * (mixer.head_dim + mixer.v_head_dim)
     whole = mixer.q_heads * mixer.head_dim + mixer.kv_heads * (mixer.head_dim + mixer.v_head_dim)
-    inner = mixer.q_heads * mixer.v_head_dim
+    inner = mixer.q_heads * mixer.v_head_dim + hidden - entering
     add_linear(
         builder,
         context,
@@ -48,9 +49,9 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
             "qkv",
             "norm",
             tokens,
-            hidden,
+            entering,
             query + key_value,
-            hidden * whole,
+            entering * whole,
             gathered=True,
             replicas=tp * (query + key_value) / whole,
             bias=whole if mixer.bias else 0.0,

@@ -148,7 +148,8 @@ class Elementwise:
     """A kernel that only streams: norms, activations, casts, permutations, rotary, the optimizer.
 
     traffic: of all calls together [B]; calls: how many there are; kind: what it computes, where kernels are
-    fitted by that; rows: of the tensor, each of them one block of threads; zero: not stated.
+    fitted by that; rows: of the tensor, each of them one block of threads; zero: not stated; work: FLOP that papers
+    count of it, such as those of a depth-wise convolution.
     """
 
     name: str
@@ -157,6 +158,7 @@ class Elementwise:
     calls: Count = 1.0
     kind: str = ""
     rows: Count = 0.0
+    work: Flop = 0.0
 
     @property
     def variant(self) -> str:
@@ -165,8 +167,8 @@ class Elementwise:
 
     @property
     def flop(self) -> Flop:
-        """Return zero: its arithmetic never binds and is not counted as model work."""
-        return 0.0
+        """Return what is counted as model work: mostly nothing; its arithmetic never binds."""
+        return self.work
 
 
 @dataclass(frozen=True, slots=True, eq=False)

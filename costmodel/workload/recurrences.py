@@ -98,7 +98,7 @@ def _add_scan(builder: WorkBuilder, context: Context, mixer: Recurrence) -> None
             serial=max(times - 1.0, 1.0) * steps * mixer.chunk_cycles, blocks=mixer.blocks,
         )  # fmt: skip
 
-    builder.step("fused_core", [scan("scan", 1.0)], [scan("scan gradient", 3.0)])
+    builder.step("fused_core", [scan("attention core", 1.0)], [scan("attention core gradient", 3.0)])
 
 
 def add_memory(builder: WorkBuilder, context: Context, mixer: NeuralMemory) -> None:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from costmodel.quantities import Mask, divides, is_single, maximum
-from costmodel.workload.architecture import Attention, Mixer, MoeFfn, NeuralMemory, Recurrence
+from costmodel.quantities import Count, Mask, divides, is_single, maximum
+from costmodel.workload.architecture import Attention, Mixer, Mla, MoeFfn, NeuralMemory, Recurrence
 from costmodel.workload.rule import Rule, divides_rule, shown
 from costmodel.workload.scenario import Decode, Scenario, Training
+
+
+def heads_of(mixer: Mixer) -> Count:
+    """Return the heads that tensor parallelism splits; one where a mixer has none, which only a rank alone computes."""
+    if isinstance(mixer, Attention):
+        return mixer.q_heads
+    return mixer.heads if isinstance(mixer, Mla | Recurrence | NeuralMemory) else 1.0
 
 
 def context_rules(scenario: Scenario, mixer: Mixer) -> Iterator[Rule]:
@@ -19,17 +26,17 @@ def context_rules(scenario: Scenario, mixer: Mixer) -> Iterator[Rule]:
     parallel = scenario.parallel
     alone = (parallel.cp == 1) | isinstance(scenario.plan, Decode)
     attention = isinstance(mixer, Attention)
-    if isinstance(mixer, Recurrence | NeuralMemory):
+    if not isinstance(mixer, Attention | Mla):
         yield Rule(
             "parallel.cp",
             alone,
-            "a state passes from token to token, which context-parallel ranks would have to wait for",
+            "a mixer without attention is computed where the whole sequence is",
             "write `cp: 1`",
         )
         return
     if parallel.context == "ulysses":
         split = parallel.tp * parallel.cp
-        heads = mixer.q_heads if isinstance(mixer, Attention) else mixer.heads
+        heads = heads_of(mixer)
         yield Rule(
             "parallel.cp",
             alone | divides(split, heads),
