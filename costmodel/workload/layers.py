@@ -116,6 +116,8 @@ def _add_host(builder: WorkBuilder, context: Context, layer: Layer | None = None
         always: Quantity = host.layer + where(context.parallel.tp > 1, host.parallel, 0.0)
         if isinstance(layer.ffn, MoeFfn):
             always = always + host.experts
+        if isinstance(layer.mixer, Attention):
+            always = always + host.group * (len(layer.mixer.head_groups) - 1)
         operator = HostTime("host", always, 0.0, context.sequences)
     builder.step("host", [operator])
 

@@ -168,7 +168,7 @@ class HostTimes:
     """What the host's program adds to a step of an inference engine [s].
 
     step: to each; sequence: for each sequence of a rank; layer: for each layer, `parallel` more where tensor
-    parallelism splits it, `experts` more where it has experts.
+    parallelism splits it, `experts` more where it has experts, `group` more for each group of heads beyond the first.
     """
 
     step: Seconds = 0.0
@@ -176,11 +176,12 @@ class HostTimes:
     layer: Seconds = 0.0
     parallel: Seconds = 0.0
     experts: Seconds = 0.0
+    group: Seconds = 0.0
 
     @property
     def is_none(self) -> bool:
         """Tell whether it adds nothing at any point."""
-        parts = (self.step, self.sequence, self.layer, self.parallel, self.experts)
+        parts = (self.step, self.sequence, self.layer, self.parallel, self.experts, self.group)
         return not any(np.any(np.asarray(part)) for part in parts)
 
 
