@@ -14,7 +14,7 @@ TOTAL, LAYERS = "total", "layers"  # all of the pass; without embedding and head
 
 
 def counted_work(scenario: Scenario) -> dict[str, dict[str, float]]:
-    """Return flop, traffic and pairs of every line of a prefill or decode pass on one rank, their `total` and that of the `layers`.
+    """Return flop, traffic and pairs of every line of a prefill or decode pass on one rank, of all and of the layers.
 
     Over all layers of all pipeline stages: flop [FLOP], traffic [B], pairs: (query, key) pairs of all heads and
     sequences. Raises InputError for other phases.
