@@ -199,7 +199,12 @@ def _head(comparisons: Sequence[Comparison]) -> Iterator[str]:
 
 
 def _claims(comparisons: Sequence[Comparison]) -> Iterator[str]:
-    yield from ("## Claims", "", "| id | metric | published | predicted | error | verdict |", "|---|---|---|---|---|---|")
+    yield from (
+        "## Claims",
+        "",
+        "| id | metric | published | predicted | error | verdict |",
+        "|---|---|---|---|---|---|",
+    )
     for one in comparisons:
         if one.verdict != SKIP:
             error = "" if one.error is None else f"{one.error:+.1%}"
