@@ -215,7 +215,7 @@ def _layer(file: LayerFile, hidden: Count) -> Layer:
     hidden = hidden if file.width is None else file.width
     return Layer(
         file.repeat, _mixer(file.mixer, hidden), _ffn(file.ffn, hidden), file.norm, file.dropout, file.norm_position,
-        file.block, file.shared_norm, file.width, file.scale,
+        file.block, file.shared_norm, file.width, file.scale, file.plain,
     )  # fmt: skip
 
 
@@ -275,7 +275,7 @@ def _ffn(file: DenseFile | MoeFile | NoFfnFile, hidden: Count) -> Ffn:
         return DenseFfn(width, gated=file.type == "glu", bias=file.bias)
     return MoeFfn(
         file.experts, file.intermediate, file.top_k, file.shared, file.shared_intermediate, file.groups,
-        file.group_top_k, file.gated, file.bias, file.router_bias, file.shared_gate,
+        file.group_top_k, file.gated, file.bias, file.router_bias, file.shared_gate, file.masked, file.router_extra,
     )  # fmt: skip
 
 

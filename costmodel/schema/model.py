@@ -403,6 +403,12 @@ class MoeFile(Strict):
     bias: bool = Field(default=False, description="the experts' matrices have biases")
     router_bias: bool = Field(default=False, description="the router has a bias")
     shared_gate: bool = Field(default=False, description="a gate of its own weighs the shared experts")
+    masked: ShareOrZero = Field(
+        default=0.0, description="share of the routed experts that are off, no token visits them"
+    )
+    router_extra: Literal["token_similarity", "attention_matrix"] | None = Field(
+        default=None, description="the scores are smoothed by how alike tokens are, or by the layer's attention"
+    )
 
     @model_validator(mode="after")
     def _groups_are_whole(self) -> Self:
@@ -416,6 +422,8 @@ class MoeFile(Strict):
             raise wrong("top_k is larger than experts", "write at most the number of experts")
         if self.groups is not None and self.group_top_k is not None and exceeds(self.group_top_k, self.groups):
             raise wrong("group_top_k is larger than groups", "write at most the number of groups")
+        if exceeds(self.top_k, (1.0 - self.masked) * self.experts):
+            raise wrong("fewer experts are on than a token visits", "lower `masked`")
         if self.shared_gate and isinstance(self.shared, float) and self.shared == 0:
             raise wrong("shared_gate without shared experts gates nothing", "remove it, or write `shared`")
         return self
@@ -446,6 +454,9 @@ class LayerFile(Strict):
     scale: PositiveNumber = Field(
         default=1.0, description="tokens here for each token of the input, where stages shrink a grid"
     )
+    plain: bool = Field(
+        default=False, description="no sum around the mixer, its norm folded into it, an activation behind it"
+    )
     ffn: Annotated[DenseFile | MoeFile | NoFfnFile, Field(discriminator="type")] = Field(
         description="feed-forward part"
     )
@@ -454,6 +465,8 @@ class LayerFile(Strict):
     def _norms_fit_block(self) -> Self:
         if self.shared_norm and self.block != "parallel":
             raise wrong("shared_norm is for a parallel block", "remove it, or write `block: parallel`")
+        if self.plain and (self.block == "parallel" or not isinstance(self.ffn, NoFfnFile)):
+            raise wrong("a plain layer is a mixer alone", "write `ffn: {type: none}`, or remove `plain`")
         if self.block == "parallel" and isinstance(self.ffn, NoFfnFile):
             raise wrong("a parallel block needs an FFN", "remove `block`, or write an FFN")
         if self.block == "parallel" and self.norm_position != "before":

@@ -228,7 +228,9 @@ class MoeFfn:
 
     groups, group_top_k: the experts stand in equal groups and a token may choose from `group_top_k` of them
     (node-limited routing); both null where routing is free. gated, bias: as of a dense FFN; router_bias: a number for
-    each expert; shared_gate: one more output of the router's kind weighs the shared experts.
+    each expert; shared_gate: one more output of the router's kind weighs the shared experts; masked: share of the
+    routed experts that are off, to which no token goes (MoTE); router_extra: `token_similarity` (S^2*d: scores are smoothed by
+    how alike tokens are) or `attention_matrix` (S^2*E: by the layer's attention), null: neither.
     """
 
     experts: Count
@@ -242,6 +244,8 @@ class MoeFfn:
     bias: bool = False
     router_bias: bool = False
     shared_gate: bool = False
+    masked: Quantity = 0.0
+    router_extra: str | None = None
 
 
 Mixer: TypeAlias = "Attention | Mla | Recurrence | NeuralMemory | Convolution | Spectral | Gate | MilPool"
@@ -255,7 +259,8 @@ class Layer:
     norm: `rms` (a scale), `layer` (scale and bias) or `layer_no_bias` (a scale); norm_position: `before` mixer and FFN,
     `after` them, before the residual add, or `both`; block: `sequential`, or `parallel`, where mixer and FFN read the
     same input; shared_norm: they read it through one norm, too; width: of the residual stream here, null: the model's;
-    scale: tokens here for each token of the input, of stages that shrink a grid.
+    scale: tokens here for each token of the input, of stages that shrink a grid; plain: no sum around
+    the mixer, whose norm is folded into it, and an activation behind it.
     """
 
     repeat: int
@@ -268,6 +273,7 @@ class Layer:
     shared_norm: bool = False
     width: Count | None = None
     scale: Quantity = 1.0
+    plain: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -23,8 +23,8 @@ def add_convolution(builder: WorkBuilder, context: Context, mixer: Convolution) 
     if mixer.depthwise:
         traffic = tokens * outputs * (area + 1.0) * element
         work = 2.0 * tokens * taps * outputs
-        once = Elementwise("depth-wise convolution", traffic, rows=tokens, work=work)
-        twice = Elementwise("depth-wise convolution gradient", 2 * traffic, rows=tokens, work=2 * work)
+        once = Elementwise("depth-wise convolution", traffic, work=work)
+        twice = Elementwise("depth-wise convolution gradient", 2 * traffic, work=2 * work)
         builder.step("qkv", [once], [twice])
         own = taps * outputs
     else:
@@ -68,7 +68,7 @@ def add_gate(builder: WorkBuilder, context: Context, mixer: Gate) -> None:
     elements = context.tokens * context.architecture.hidden
     moved = 2.0 * mixer.passes * elements * context.residual
     work = 8.0 * elements * mixer.heads
-    once = Elementwise("feature gate", moved, calls=mixer.passes, rows=context.tokens, work=work)
+    once = Elementwise("feature gate", moved, calls=mixer.passes, work=work)
     builder.step(
         "qkv", [once], [Elementwise("feature gate gradient", 2 * moved, calls=2 * mixer.passes, work=2 * work)]
     )

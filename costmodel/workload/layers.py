@@ -32,6 +32,7 @@ from costmodel.workload.linear import (
     add_residual_norm,
     enter_tensor_parallel,
     leave_tensor_parallel,
+    norm_vectors,
 )
 from costmodel.workload.mixers import add_attention, add_mla
 from costmodel.workload.operators import Elementwise, HostTime
@@ -99,10 +100,24 @@ def _add_layer(builder: WorkBuilder, context: Context, layer: Layer) -> None:
     """Add a layer's steps to a builder."""
     if layer.block == "parallel":
         _add_parallel(builder, context, layer)
+    elif layer.plain:
+        _add_plain(builder, context, layer)
     else:
         _add_half(builder, context, layer, "attention")
         if not isinstance(layer.ffn, NoFfn):
             _add_half(builder, context, layer, "ffn")
+
+
+def _add_plain(builder: WorkBuilder, context: Context, layer: Layer) -> None:
+    """Add a mixer and the activation behind it, one pass; its norm has parameters but is part of the product."""
+    _add_mixer(builder, context, layer)
+    width, rows = context.architecture.hidden, context.stream_tokens
+    size = rows * width * context.residual
+    once = Elementwise("activation", 2 * size)  # of a grid, not of rows with a block of threads each
+    builder.step("activation", [once], [Elementwise("activation gradient", 3 * size)])
+    builder.save("activation input", "activation", size)
+    own = norm_vectors(layer.norm) * width
+    builder.parameter(Parameters("folded norm", own, own, own))
 
 
 def _add_host(builder: WorkBuilder, context: Context, layer: Layer | None = None) -> None:

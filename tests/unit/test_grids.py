@@ -6,11 +6,24 @@ import math
 from dataclasses import replace
 
 import pytest
-from builders import DENSE_MODEL, GQA, context
+from builders import DENSE_MODEL, FRAMEWORK, GQA, context
 
-from costmodel.workload.architecture import Convolution, DenseFfn, Gate, Layer, MilPool, Mixer, NoFfn, Spectral
+from costmodel.workload.architecture import (
+    Convolution,
+    DenseFfn,
+    Gate,
+    HeadGroup,
+    Layer,
+    MilPool,
+    Mixer,
+    MoeFfn,
+    NoFfn,
+    Pattern,
+    Spectral,
+)
 from costmodel.workload.layers import model_work
-from costmodel.workload.operators import AttentionCore, Elementwise, Gemm
+from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Gemm, HostTime
+from costmodel.workload.scenario import HostTimes
 from costmodel.workload.work import Work
 
 
@@ -80,3 +93,48 @@ def test_a_layer_without_ffn_is_its_mixer_alone() -> None:
     whole = model_work(context(model, phase="prefill")).layers[0]
     alone = model_work(context(replace(model, layers=(Layer(1, GQA, NoFfn()),)), phase="prefill")).layers[0]
     assert flop(whole) - flop(alone) == 2 * 1024 * 3 * 1024 * 2816
+
+
+def test_a_plain_layer_folds_its_norm_and_has_one_pass_behind_it() -> None:
+    model = replace(DENSE_MODEL, layers=(Layer(1, Convolution(1.0), NoFfn(), norm="layer", width=64.0, plain=True),))
+    work = model_work(context(model, phase="prefill", length=49.0)).layers[0]
+    assert [each.name for each in work.forward if not isinstance(each, Collective)] == ["convolution", "activation"]
+    assert parameters(work, "folded norm") == 2 * 64
+    assert sum(each.traffic for each in work.forward if isinstance(each, Elementwise)) == 2 * 49 * 64 * 2
+
+
+def moe(ffn: MoeFfn) -> Work:
+    model = replace(DENSE_MODEL, layers=(Layer(1, GQA, ffn),))
+    return model_work(context(model, phase="prefill", length=64.0, keys=64.0)).layers[0]
+
+
+def test_masked_experts_send_their_tokens_to_the_others() -> None:
+    ffn = MoeFfn(experts=16.0, intermediate=64.0, top_k=2)
+
+    def rows(one: MoeFfn) -> float:
+        return float(sum(each.flop for each in moe(one).forward if isinstance(each, Gemm) and "expert" in each.name))
+
+    assert rows(replace(ffn, masked=0.25)) == pytest.approx(rows(ffn) / 0.75)
+    assert [each.total for each in moe(replace(ffn, masked=0.25)).parameters] == [
+        each.total for each in moe(ffn).parameters
+    ]
+
+
+@pytest.mark.parametrize(("extra", "work"), [("token_similarity", 64 * 64 * 1024), ("attention_matrix", 64 * 64 * 16)])
+def test_routers_that_look_at_other_tokens(extra: str, work: int) -> None:
+    ffn = MoeFfn(experts=16.0, intermediate=64.0, top_k=2)
+    assert flop(moe(replace(ffn, router_extra=extra))) - flop(moe(ffn)) == 2 * work
+
+
+def test_the_host_takes_time_for_each_further_group_of_heads() -> None:
+    host = replace(FRAMEWORK, host=HostTimes(layer=1e-6, group=5e-6))
+    groups = (
+        HeadGroup(0.5, Pattern()),
+        HeadGroup(0.25, Pattern("window", 64.0)),
+        HeadGroup(0.25, Pattern("window", 8.0)),
+    )
+    for chosen, expected in ((GQA.head_groups, 1e-6), (groups, 1e-6 + 2 * 5e-6)):
+        model = replace(DENSE_MODEL, layers=(Layer(1, replace(GQA, head_groups=chosen), NoFfn()),))
+        seen = replace(context(model, phase="decode", length=1.0, keys=64.0), framework=host)
+        (time,) = (each for each in model_work(seen).layers[0].forward if isinstance(each, HostTime))
+        assert time.seconds == pytest.approx(expected)
