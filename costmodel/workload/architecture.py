@@ -229,8 +229,8 @@ class MoeFfn:
     groups, group_top_k: the experts stand in equal groups and a token may choose from `group_top_k` of them
     (node-limited routing); both null where routing is free. gated, bias: as of a dense FFN; router_bias: a number for
     each expert; shared_gate: one more output of the router's kind weighs the shared experts; masked: share of the
-    routed experts that are off, to which no token goes (MoTE); router_extra: `token_similarity` (S^2*d: scores are smoothed by
-    how alike tokens are) or `attention_matrix` (S^2*E: by the layer's attention), null: neither.
+    routed experts that are off, to which no token goes (MoTE); router_extra: `token_similarity` (S^2*d: scores are
+    smoothed by how alike tokens are) or `attention_matrix` (S^2*E: by the layer's attention), null: neither.
     """
 
     experts: Count
