@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from costmodel.api import load
 from costmodel.errors import InputError
-from costmodel.report.style import CYCLE, rendered, styled
+from costmodel.report.style import CYCLE, log_axis, rendered, styled
 from costmodel.report.text import metric
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import make_folder, write_whole
@@ -30,11 +30,13 @@ KEEPERS = (
     "duoattention_7b_full", "duoattention_7b", "retrieval_heads", "moa_7b", "longheads", "task_kv", "mom_1_3b",
     "titans_lmm",
 )  # fmt: skip
+ROOM = 1.2  # beyond the outermost points of a logarithmic axis
 LENGTHS = (1024, 2048, 4096, 8192, 16384, 32768, 65536)
 CORES = ("attention_full_h32", "s2_attention_h32", "lightning_attention")
 IMAGES = tuple(
     [f"shvit_s{size}" for size in range(1, 5)] + [f"spectformer_{size}" for size in ("t", "xs", "s", "b")]
 )  # fmt: skip
+Name = tuple[str, str]  # of an axis, and its dimension
 Series = Mapping[str, Sequence[tuple[float, float]]]
 
 
@@ -48,12 +50,17 @@ def publish(folder: Path, search_path: Sequence[str] = ()) -> list[Path]:
     devices = list(_on_devices(search_path))
     latency, memory = _against_context(search_path)
     figures = {
-        "decode_latency": _figure(latency, ("context [tokens]", "decoding step [s]"), "One A100, one sequence"),
-        "kv_memory": _figure(memory, ("context [tokens]", "cache and states [B]"), "One A100, one sequence"),
+        "decode_latency": _figure(latency, (("context", "count"), ("decoding step", "time")), "One A100, one sequence"),
+        "kv_memory": _figure(memory, (("context", "count"), ("cache and states", "size")), "One A100, one sequence"),
         "attention_time": _figure(
-            _against_length(search_path), ("tokens of a sequence", "attention core [s]"), "One A100, 32 heads of 128"
+            _against_length(search_path), (("tokens", "count"), ("attention core", "time")), "One A100, 32 heads of 128"
         ),
-        "images": _figure(_of_images(search_path), ("FLOP an image", "images/s"), "One A100, FP16", joined=False),
+        "images": _figure(
+            _of_images(search_path),
+            (("an image", "flop"), ("images a second", "count")),
+            "One A100, FP16",
+            joined=False,
+        ),
     }
     written = []
     for name, figure in figures.items():
@@ -159,7 +166,7 @@ def _of_images(search_path: Sequence[str]) -> Series:
     return found
 
 
-def _figure(series: Series, names: tuple[str, str], title: str, *, joined: bool = True) -> Callable[[], Figure]:
+def _figure(series: Series, names: tuple[Name, Name], title: str, *, joined: bool = True) -> Callable[[], Figure]:
     """Return what draws lines on logarithmic axes."""
 
     def draw() -> Figure:
@@ -169,12 +176,14 @@ def _figure(series: Series, names: tuple[str, str], title: str, *, joined: bool 
             line = "-" if joined else ""
             colour, dash = CYCLE[at % len(CYCLE)], "--" if at >= len(CYCLE) else line
             axes.plot(*zip(*points, strict=True), marker="o", markersize=3, linestyle=dash, color=colour, label=name)
-        axes.set_xscale("log", base=2 if joined else 10)
-        axes.set_yscale("log")
-        axes.set_xlabel(names[0])
-        axes.set_ylabel(names[1])
+        axes.set(xscale="log", yscale="log")
+        flat = [point for points in series.values() for point in points]
+        for axis, (what, dimension), values in zip(
+            (axes.xaxis, axes.yaxis), names, zip(*flat, strict=True), strict=True
+        ):
+            log_axis(axis, what, dimension, (min(values) / ROOM, max(values) * ROOM))
         axes.set_title(title, loc="left", fontsize=10)
-        axes.legend(fontsize=7)
+        figure.legend(loc="outside lower left", ncols=4, fontsize=7)
         return figure
 
     return draw
