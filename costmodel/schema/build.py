@@ -53,6 +53,7 @@ from costmodel.schema.workload import (
     PrefillFile,
     RoutingFile,
     ServingFile,
+    SimulationFile,
     SpeculativeFile,
     TrainingFile,
 )
@@ -114,6 +115,7 @@ from costmodel.workload.scenario import (
     Training,
 )
 from costmodel.workload.schedules import implied_virtual
+from costmodel.workload.simulation import Checkpoints, Simulation, Slowdown
 
 
 def device(file: DeviceFile, stated: DeviceFile, restated: frozenset[str] = frozenset()) -> Device:
@@ -332,6 +334,20 @@ def communication(file: CommunicationFile) -> Communication:
 def offload(file: OffloadFile) -> Offload:
     """Return what is kept in the host's memory."""
     return Offload(file.optimizer, file.weights, file.activations, file.overlap, file.kv_cache, file.experts)
+
+
+def simulation(file: SimulationFile) -> Simulation:
+    """Return what the event engine is told."""
+    kept = file.checkpoints
+    return Simulation(
+        file.seed,
+        float(file.jitter),
+        file.shares_processors,
+        file.contention,
+        tuple(Slowdown(one.rank, one.slows, float(one.speed), one.begin, one.end) for one in file.slowdowns),
+        file.patience,
+        None if kept is None else Checkpoints(kept.interval, kept.write, kept.restart, kept.device_mtbf),
+    )
 
 
 def _sharding(file: OptimizerFile) -> Sharding:

@@ -344,6 +344,8 @@ def _range(value: Quantity) -> tuple[float, float]:
 Value: TypeAlias = float | Array  # `Quantity` spelt out: pydantic cannot look its name up from other modules
 Time: TypeAlias = Annotated[Value, Measure("time")]
 Latency: TypeAlias = Annotated[Value, Measure("time", zero=True)]
+Duration: TypeAlias = Annotated[Value, Measure("duration")]
+Moment: TypeAlias = Annotated[Value, Measure("duration", zero=True)]
 Size: TypeAlias = Annotated[Value, Measure("size")]
 Bandwidth: TypeAlias = Annotated[Value, Measure("bandwidth")]
 LinkBandwidth: TypeAlias = Annotated[Value, Measure("bandwidth", two_way=True)]

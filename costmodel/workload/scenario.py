@@ -13,6 +13,7 @@ from costmodel.quantities import Bytes, Count, Quantity, Seconds, is_single, whe
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.dtypes import ELEMENT_BYTES, grouped_bytes
 from costmodel.workload.operators import WEIGHT_ONLY
+from costmodel.workload.simulation import PLAIN, Simulation
 
 UNFUSED = "unfused"  # the implementation of attention whose scores go through device memory
 
@@ -450,6 +451,7 @@ class Scenario:
     offload: Offload = Offload()
     notes: tuple[str, ...] = ()
     routing: Routing = Routing()
+    simulation: Simulation = PLAIN
 
     @property
     def devices(self) -> Count:
