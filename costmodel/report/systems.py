@@ -36,6 +36,15 @@ CORES = ("attention_full_h32", "s2_attention_h32", "lightning_attention")
 IMAGES = tuple(
     [f"shvit_s{size}" for size in range(1, 5)] + [f"spectformer_{size}" for size in ("t", "xs", "s", "b")]
 )  # fmt: skip
+BEFOREHAND = (
+    "Not all of it is prediction. Figures of these tables were known when it was decided which library's fit "
+    "stands for FlashAttention-2 in `frameworks/hf-static`, that it splits keys, and how many passes a "
+    "convolution's activation takes. The time of a second group of heads is fitted on ten contexts of "
+    "DuoAttention's figure 9 (7B), the time of a chunk on the README's row of 4,096 tokens, the rate of S2's "
+    "kernel on stride 1 of its figure; those rows are left out, others of the same series are compared. S2-01 "
+    "to S2-03 and S2-06 have assumed settings. TK-03 compares two systems that keep equally many keys, so "
+    "that it cannot fail."
+)
 Name = tuple[str, str]  # of an axis, and its dimension
 Series = Mapping[str, Sequence[tuple[float, float]]]
 
@@ -204,12 +213,7 @@ def _head(comparisons: Sequence[Comparison]) -> Iterator[str]:
         f"{passed} of {len(claims)} published figures are within their tolerance ({passed / len(claims):.0%}). "
         f"{len(compared) - len(claims)} more rows check structure that no paper puts a number to. "
         f"{sum(one.verdict == SKIP for one in comparisons)} rows are left out, with the reason.", "",
-        "Not all of it is prediction. Figures of these tables were known when it was decided which library's fit stands for "
-        "FlashAttention-2 in `frameworks/hf-static`, that it splits keys, and how many passes a convolution's activation "
-        "takes. The time of a second group of heads is fitted on ten contexts of DuoAttention's figure 9 (7B), the time "
-        "of a chunk on the README's row of 4,096 tokens, the rate of S2's kernel on stride 1 of its figure; those rows are "
-        "left out, others of the same series are compared. S2-01 to S2-03 and S2-06 have assumed settings. TK-03 compares "
-        "two systems that keep equally many keys, so that it cannot fail.", "",
+        BEFOREHAND, "",
     )  # fmt: skip
 
 
