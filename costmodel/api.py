@@ -65,16 +65,28 @@ class Workload:
         chosen = self.scenario(scenario)
         if not vary:
             return evaluate_single(chosen, self.calibration(chosen))
+        varied, shape = self.varied(scenario, vary)
+        return evaluate_grid(varied, self.calibration(varied), shape)
+
+    def varied(self, scenario: str, vary: Vary) -> tuple[Scenario, tuple[int, ...]]:
+        """Return one scenario whose values vary over a grid, as `evaluate` takes it, and the shape of the grid."""
         axes = [self._axis(scenario, paths, values) for paths, values in vary.items()]
         shape = tuple(len(next(iter(axis.values()))) for axis in axes)
         changes = dict(self._changes)
         for number, axis in enumerate(axes):
             place = tuple(-1 if other == number else 1 for other in range(len(axes)))
             changes |= {path: SI(values.reshape(place)) for path, values in axis.items()}
-        varied = resolve(
+        resolved = resolve(
             self._source, overrides=changes, cluster=self._cluster, search_path=self._search_path, scenarios=[scenario]
-        ).scenarios[scenario]
-        return evaluate_grid(varied, self.calibration(varied), shape)
+        )
+        return resolved.scenarios[scenario], shape
+
+    def changed(self, changes: Mapping[str, object], scenarios: Iterable[str] | None = None) -> Workload:
+        """Return some scenarios (default: all) with more fields changed; takes and raises what `load` does."""
+        return load(
+            self._source, set={**self._changes, **changes}, cluster=self._cluster, search_path=self._search_path,
+            scenarios=self.scenarios if scenarios is None else scenarios,
+        )  # fmt: skip
 
     def simulate(self, scenarios: Iterable[str] | None = None, engine: str = "analytic") -> dict[str, Any]:
         """Return the result document of some scenarios (default: all) at their own values."""

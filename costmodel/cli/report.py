@@ -27,7 +27,7 @@ def command(source: Path, output: Path | None) -> int:
         swept = read_sweep(source)
         made = draw_sweep(swept, output or source / "report")
         if hidden := left_out(swept):
-            click.echo(f"{hidden:,} more combinations of its axes are not drawn; points.csv holds them", err=True)
+            click.echo(f"{hidden:,} more combinations of its axes are not drawn; its table holds them", err=True)
     else:
         made = draw_result(read_result(source), output or source.with_name(f"{source.stem}_report"))
     if not made:
