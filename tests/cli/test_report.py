@@ -102,18 +102,7 @@ def test_without_an_output_figures_stand_beside_their_source(run, tmp_path):
     assert run("report", tmp_path / "v3.json").code == 0
     assert names(tmp_path / "v3_report", ".svg") == ["time-decode_ep_bound"]
     swept = tmp_path / "swept"
-    again = (
-        "sweep",
-        "--format",
-        "csv",
-        FLAGSHIP,
-        "--vary",
-        "hardware.processors=120,132",
-        "--scenario",
-        "decode",
-        "--output",
-        swept,
-    )
+    again = ("sweep", FLAGSHIP, "--vary", "hardware.processors=120,132", "--scenario", "decode", "--output", swept)
     run(*again)
     assert run("report", swept).code == 0
     assert names(swept / "report", ".svg") == ["sweep-decode"]
@@ -145,18 +134,7 @@ def test_the_data_of_a_swept_figure_are_the_table_s_points(run, tmp_path):
 
 def test_a_sweep_in_which_nothing_runs_has_nothing_to_draw(run, tmp_path):
     swept = tmp_path / "swept"
-    run(
-        "sweep",
-        "--format",
-        "csv",
-        FLAGSHIP,
-        "--vary",
-        "hardware.memory.hbm.capacity=1GB,2GB",
-        "--scenario",
-        "decode",
-        "--output",
-        swept,
-    )
+    run("sweep", FLAGSHIP, "--vary", "hardware.memory.hbm.capacity=1GB,2GB", "--scenario", "decode", "--output", swept)
     done = run("report", swept)
     assert done.code == 3
     assert "nothing to draw" in done.err
@@ -239,18 +217,7 @@ def test_a_source_that_is_not_there_or_no_sweep_is_told(run, tmp_path):
 
 def test_a_sweep_without_its_points_is_told(run, tmp_path):
     swept = tmp_path / "swept"
-    run(
-        "sweep",
-        "--format",
-        "csv",
-        FLAGSHIP,
-        "--vary",
-        "hardware.processors=120,132",
-        "--scenario",
-        "decode",
-        "--output",
-        swept,
-    )
+    run("sweep", FLAGSHIP, "--vary", "hardware.processors=120,132", "--scenario", "decode", "--output", swept)
     (swept / "points" / "part-00000.csv").unlink()
     done = run("report", swept)
     assert done.code == 2

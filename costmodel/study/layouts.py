@@ -1,0 +1,148 @@
+"""Every layout of a scenario on some devices, and a lower bound on the time of a training step that needs no schedule.
+
+Degrees are all divisors: tp of the attention heads, pp of the devices, ep of the experts, micro-batches of a rank's
+share of the batch. What does not divide is masked by the rules that every evaluation goes by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+
+from costmodel.analytic.pricing import pricer
+from costmodel.analytic.sums import NO_TIME, sums_of
+from costmodel.analytic.training import micro_batch_count, training_context
+from costmodel.cost.calibration import Calibration
+from costmodel.quantities import Array, maximum
+from costmodel.workload.architecture import Architecture, Attention, MoeFfn
+from costmodel.workload.layers import model_work
+from costmodel.workload.recompute import SETS
+from costmodel.workload.scenario import Decode, Scenario, Training
+from costmodel.workload.schedules import SCHEDULES
+
+BATCHES = tuple(2.0**power for power in range(13))  # requests a device that a search of decoding tries
+DEGREES = ("tp", "pp", "dp", "ep", "virtual")
+ZERO_STAGES = (0, 1, 2, 3)
+_SHARE = 1 - 1e-9  # of a bound: what rounding may take from it
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Space:
+    """Layouts as columns, path below the scenario -> values; all of one length."""
+
+    columns: Mapping[str, Array]
+
+    @property
+    def size(self) -> int:
+        """Return the number of layouts."""
+        return len(next(iter(self.columns.values())))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Variant:
+    """What of a layout is structure: the schedule, what the backward pass computes again, the ZeRO stage."""
+
+    schedule: str
+    recompute: frozenset[str]
+    zero: int
+
+    def of(self, scenario: Scenario) -> Scenario:
+        """Return the scenario in this variant, its stages as even as possible."""
+        assert isinstance(scenario.plan, Training)
+        plan = replace(
+            scenario.plan, schedule=self.schedule, recompute=self.recompute, zero=self.zero, stages=None
+        )
+        return replace(scenario, plan=plan)
+
+    def document(self) -> dict[str, object]:
+        """Return the variant as paths below the scenario."""
+        named = next((name for name, operators in SETS.items() if {name} == self.recompute), None)
+        recompute = named or ", ".join(sorted(self.recompute)) or "none"
+        return {"schedule": self.schedule, "recompute": recompute, "optimizer.zero": self.zero}
+
+
+def divisors(number: int) -> list[int]:
+    """Return the divisors of a number, the smallest first."""
+    return [each for each in range(1, number + 1) if number % each == 0]
+
+
+def training_space(scenario: Scenario, plan: Training, devices: int) -> Space:
+    """Return every layout of a training step on some devices."""
+    architecture, batch = scenario.architecture, int(np.max(plan.global_batch))
+    rows = []
+    for tp, pp, ep in _degrees(architecture, devices):
+        dp = devices // (tp * pp)
+        if batch % dp or (dp * tp) % ep:
+            continue
+        for micro, virtual in product(divisors(batch // dp), _virtual(plan.schedule, pp, architecture.depth)):
+            rows.append((tp, pp, dp, ep, virtual, micro))
+    columns = np.array(rows, dtype=np.float64).reshape(-1, 6).T
+    names = (*(f"parallel.{name}" for name in DEGREES), "micro_batch")
+    return Space(dict(zip(names, columns, strict=True)))
+
+
+def inference_space(scenario: Scenario, devices: Sequence[int]) -> Space:
+    """Return every layout of a pass on some devices; of decoding with the batches that it may hold."""
+    rows = []
+    batches = BATCHES if isinstance(scenario.plan, Decode) else (0.0,)
+    for number in devices:
+        for tp, pp, ep in _degrees(scenario.architecture, number):
+            dp = number // (tp * pp)
+            if (dp * tp) % ep == 0:
+                rows += [(tp, pp, dp, ep, batch) for batch in batches]
+    columns = np.array(rows, dtype=np.float64).reshape(-1, 5).T
+    names = [*(f"parallel.{name}" for name in DEGREES[:4]), "batch_per_device"]
+    return Space(dict(zip(names[: len(names) if batches[0] else -1], columns, strict=False)))
+
+
+def variants(plan: Training) -> list[Variant]:
+    """Return the structures of a training step: schedules of one family, recomputation, ZeRO stages."""
+    schedules = ("1f1b", "interleaved") if plan.schedule in ("1f1b", "interleaved") else (plan.schedule,)
+    recomputed = dict.fromkeys([plan.recompute, *(frozenset({name}) for name in ("none", "selective", "full"))])
+    return [Variant(*each) for each in product(schedules, recomputed, ZERO_STAGES)]
+
+
+def lower_bound(scenario: Scenario, plan: Training, calibration: Calibration) -> Array:
+    """Return a time below which no schedule takes a step, whatever its order.
+
+        bound = micro-batches * max(computation, exchanges) of all stages / pp  <=  micro-batches * slowest stage
+
+    The slowest of pp ranks has at least the mean of them, and a rank does at best one beside the other.
+    """
+    context = training_context(scenario, plan)
+    work = model_work(context)
+    pricing = pricer(scenario, calibration)
+    kinds = [*zip(scenario.architecture.kinds.values(), work.layers, strict=True), (1, work.embedding), (1, work.head)]
+    mtp = scenario.architecture.mtp
+    if work.mtp is not None and mtp is not None:
+        kinds.append((mtp.depth, work.mtp))
+    total = NO_TIME
+    for count, kind in kinds:
+        priced = pricing.price_work(kind)
+        for part in (priced.forward, priced.input_gradient, priced.weight_gradient):
+            total = total + sums_of(part, None).times(count)
+    slowest = maximum(total.compute, total.exchanges) / scenario.parallel.pp
+    return np.asarray(_SHARE * micro_batch_count(scenario, plan) * slowest, dtype=np.float64)
+
+
+def _degrees(architecture: Architecture, devices: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (tp, pp, ep) that divide heads, devices and experts."""
+    heads = [
+        int(np.max(layer.mixer.q_heads if isinstance(layer.mixer, Attention) else layer.mixer.heads))
+        for layer in architecture.kinds
+    ]
+    experts = [int(np.max(layer.ffn.experts)) for layer in architecture.kinds if isinstance(layer.ffn, MoeFfn)]
+    for tp in divisors(int(np.gcd.reduce(heads))):
+        for pp in divisors(devices) if devices % tp == 0 else ():
+            if devices % (tp * pp) == 0 and pp <= architecture.depth:
+                yield from ((tp, pp, ep) for ep in (divisors(int(np.gcd.reduce(experts))) if experts else [1]))
+
+
+def _virtual(schedule: str, pp: int, depth: int) -> list[int]:
+    """Return the stages of a rank that a family of schedules may have."""
+    if schedule not in ("1f1b", "interleaved"):
+        return [SCHEDULES[schedule].virtual or 1]
+    return [each for each in divisors(max(depth // pp, 1)) if depth % (pp * each) == 0 or each == 1] if pp > 1 else [1]
