@@ -13,19 +13,23 @@ from itertools import product
 import numpy as np
 
 from costmodel.analytic.pricing import pricer
-from costmodel.analytic.sums import NO_TIME, sums_of
+from costmodel.analytic.sums import NO_TIME, Sums, sums_of
 from costmodel.analytic.training import micro_batch_count, training_context
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, maximum
 from costmodel.workload.architecture import Architecture, Attention, MoeFfn
 from costmodel.workload.layers import model_work
+from costmodel.workload.memory import least_memory
 from costmodel.workload.recompute import SETS
 from costmodel.workload.scenario import Decode, Scenario, Training
 from costmodel.workload.schedules import SCHEDULES
+from costmodel.workload.work import Work
 
 BATCHES = tuple(2.0**power for power in range(13))  # requests a device that a search of decoding tries
 DEGREES = ("tp", "pp", "dp", "ep", "virtual")
 ZERO_STAGES = (0, 1, 2, 3)
+_ONE_WAY = ("gpipe", "1f1b", "interleaved")  # a chunk's backward pass is one, and all micro-batches go the same way
+_TWICE = ("dualpipe",)  # schedules that keep each stage on two ranks
 _SHARE = 1 - 1e-9  # of a bound: what rounding may take from it
 
 
@@ -52,9 +56,7 @@ class Variant:
     def of(self, scenario: Scenario) -> Scenario:
         """Return the scenario in this variant, its stages as even as possible."""
         assert isinstance(scenario.plan, Training)
-        plan = replace(
-            scenario.plan, schedule=self.schedule, recompute=self.recompute, zero=self.zero, stages=None
-        )
+        plan = replace(scenario.plan, schedule=self.schedule, recompute=self.recompute, zero=self.zero, stages=None)
         return replace(scenario, plan=plan)
 
     def document(self) -> dict[str, object]:
@@ -105,27 +107,53 @@ def variants(plan: Training) -> list[Variant]:
     return [Variant(*each) for each in product(schedules, recomputed, ZERO_STAGES)]
 
 
-def lower_bound(scenario: Scenario, plan: Training, calibration: Calibration) -> Array:
-    """Return a time below which no schedule takes a step, whatever its order.
+@dataclass(frozen=True, slots=True, eq=False)
+class Bounds:
+    """What a training step takes at least, whatever its schedule does: seconds, and bytes on the fullest device."""
 
-        bound = micro-batches * max(computation, exchanges) of all stages / pp  <=  micro-batches * slowest stage
+    step: Array
+    memory: Array
 
-    The slowest of pp ranks has at least the mean of them, and a rank does at best one beside the other.
+
+def lower_bounds(scenario: Scenario, plan: Training, calibration: Calibration, step: Array | None = None) -> Bounds:
+    """Return the lower bounds of every layout. step: the times, where another ZeRO stage has them already.
+
+        step >= micro-batches * max(computation, exchanges) of all stages / pp
+
+    since the slowest of pp ranks has at least the mean, and does at best one beside the other. Where one-way schedules
+    run equal chunks, the last rank also waits for the first micro-batch, and the first rank for the last gradient:
+    (pp - 1) / virtual more. There, too, the first rank keeps min(pp, micro-batches) of its activations.
     """
     context = training_context(scenario, plan)
     work = model_work(context)
+    parallel = scenario.parallel
+    count = np.asarray(micro_batch_count(scenario, plan), dtype=np.float64)
+    alike = plan.schedule in _ONE_WAY and len(scenario.architecture.kinds) == 1
+    equal = alike & np.asarray(scenario.architecture.depth % (parallel.pp * parallel.virtual) == 0)
+    if step is None:
+        layers = _passes(scenario, work.layers, list(scenario.architecture.kinds.values()), calibration)
+        ends = _passes(scenario, [work.embedding, work.head], [1, 1], calibration)
+        mtp = scenario.architecture.mtp
+        if work.mtp is not None and mtp is not None:
+            ends = ends + _passes(scenario, [work.mtp], [mtp.depth], calibration)
+        whole = layers + ends
+        waits = np.where(equal, (parallel.pp - 1) / parallel.virtual, 0.0)
+        slowest = count * maximum(whole.compute, whole.exchanges) + waits * maximum(layers.compute, layers.exchanges)
+        step = np.asarray(_SHARE * slowest / parallel.pp, dtype=np.float64)
+    chunks = np.where(equal, np.minimum(np.asarray(parallel.pp), count), 1.0)
+    copies = 2 if plan.schedule in _TWICE else 1
+    return Bounds(step, np.asarray(_SHARE * least_memory(context, plan, work, copies, chunks), dtype=np.float64))
+
+
+def _passes(scenario: Scenario, works: Sequence[Work], counts: Sequence[int], calibration: Calibration) -> Sums:
+    """Return the times of all passes of some layers for one micro-batch."""
     pricing = pricer(scenario, calibration)
-    kinds = [*zip(scenario.architecture.kinds.values(), work.layers, strict=True), (1, work.embedding), (1, work.head)]
-    mtp = scenario.architecture.mtp
-    if work.mtp is not None and mtp is not None:
-        kinds.append((mtp.depth, work.mtp))
     total = NO_TIME
-    for count, kind in kinds:
+    for count, kind in zip(counts, works, strict=True):
         priced = pricing.price_work(kind)
         for part in (priced.forward, priced.input_gradient, priced.weight_gradient):
             total = total + sums_of(part, None).times(count)
-    slowest = maximum(total.compute, total.exchanges) / scenario.parallel.pp
-    return np.asarray(_SHARE * micro_batch_count(scenario, plan) * slowest, dtype=np.float64)
+    return total
 
 
 def _degrees(architecture: Architecture, devices: int) -> Iterator[tuple[int, int, int]]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +23,12 @@ from costmodel.errors import InputError, Location
 from costmodel.quantities import Array
 from costmodel.result import FITS, PHASES, Result
 from costmodel.study.expressions import Expression, read_expression
-from costmodel.study.layouts import Space, Variant, inference_space, lower_bound, training_space, variants
+from costmodel.study.layouts import Space, Variant, inference_space, lower_bounds, training_space, variants
 from costmodel.workload.scenario import Decode, Prefill, Scenario, Training
 from costmodel.workload.validity import feasible_layout
 
 SCHEMA = "costmodel/search@1"
-KEPT = 5  # the best and its runners-up
+KEPT = 3  # the best and its runners-up
 SENSES = {"minimise": 1.0, "maximise": -1.0}
 # Objectives that a shorter step always serves, on the same devices.
 _BY_STEP = {
@@ -36,6 +37,7 @@ _BY_STEP = {
 }
 _DEFAULTS = {"training": "minimise step_time", "prefill": "maximise tokens_per_second_per_device",
              "decode": "maximise tokens_per_second_per_device"}  # fmt: skip
+SEARCHED = tuple(_DEFAULTS)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,7 +172,8 @@ def _passes(workload: Workload, found: Found, goal: Goal, space: Space) -> None:
     found.feasible += int(layout.sum())
     found.scheduled += int(layout.sum())
     rows = np.flatnonzero(meets)
-    ranked = rows[np.argsort(score[rows], kind="stable")][:KEPT]
+    rate = np.broadcast_to(np.asarray(result.metrics["tokens_per_second_per_device"]), shape)
+    ranked = rows[np.lexsort((-rate[rows], score[rows]))][:KEPT]
     found.best = _ranked([_candidate(scenario, calibration, space, None, int(at), goal) for at in ranked])
     rates = [result.metrics.get(f"tokens_per_second_per_{of}") for of in ("device", "user")]
     if all(rate is not None for rate in rates):
@@ -197,6 +200,15 @@ class _Group:
     bounds: Array
 
 
+class _Kept(NamedTuple):
+    """A layout that may be among the best: in the order of the objective, then of the step's time."""
+
+    score: float
+    time: float
+    variant: int
+    row: int
+
+
 def _steps(workload: Workload, found: Found, goal: Goal, space: Space) -> None:
     """Search the layouts of a training step, the most promising first."""
     head = f"scenarios.{found.scenario}."
@@ -205,13 +217,14 @@ def _steps(workload: Workload, found: Found, goal: Goal, space: Space) -> None:
     loaded = workload.changed(stages, [found.scenario]) if stages else workload
     base, shape = loaded.varied(found.scenario, {paths: tuple(space.columns.values())})
     calibration = workload.calibration(base)
-    plans = variants(workload.scenario(found.scenario).plan)  # type: ignore[arg-type]  checked by search
+    assert isinstance(base.plan, Training), "search has checked it"
+    plans = variants(base.plan)
     groups = list(_groups(base, calibration, plans, space, found))
     groups.sort(key=lambda group: float(group.bounds.min()))
     prune = goal.by_step
-    kept: list[tuple[float, int, int, Scenario]] = []
+    kept: list[_Kept] = []
     for group in groups:
-        limit = _limit(kept, goal) if prune else np.inf
+        limit = _limit(kept) if prune else np.inf
         if prune and group.bounds.min() >= limit:
             break
         rows = group.rows[group.bounds < limit] if prune else group.rows
@@ -229,20 +242,17 @@ def _steps(workload: Workload, found: Found, goal: Goal, space: Space) -> None:
         found.scheduled += len(rows)
         times = np.broadcast_to(np.asarray(result.metrics["step_time"]), (len(rows),))
         kept += [
-            (float(score[at]), float(times[at]), group.variant, int(rows[at])) for at in np.flatnonzero(meets)
-        ]  # type: ignore[misc]
-        kept = sorted(kept, key=lambda each: (each[0], each[2], each[3]))[:KEPT]
+            _Kept(float(score[at]), float(times[at]), group.variant, int(rows[at])) for at in np.flatnonzero(meets)
+        ]
+        kept = sorted(kept)[:KEPT]
     found.best = _ranked(
-        [
-            _candidate(plans[variant].of(base), calibration, space, plans[variant], row, goal)
-            for _, _, variant, row in kept
-        ]  # type: ignore[arg-type]
+        [_candidate(plans[one.variant].of(base), calibration, space, plans[one.variant], one.row, goal) for one in kept]
     )
 
 
-def _limit(kept: Sequence[Any], goal: Goal) -> float:
+def _limit(kept: Sequence[_Kept]) -> float:
     """Return the step time that a candidate has to stay below to be kept."""
-    return float(kept[-1][1]) if len(kept) == KEPT else np.inf
+    return kept[-1].time if len(kept) == KEPT else np.inf
 
 
 def _states_stages(workload: Workload, scenario: str) -> bool:
@@ -259,26 +269,34 @@ def _groups(
     count = np.asarray(base.plan.global_batch) / (columns["parallel.dp"] * columns["micro_batch"])
     order = np.stack([columns["parallel.pp"], columns["parallel.virtual"], count])
     _, member = np.unique(order, axis=1, return_inverse=True)
-    bounds: dict[frozenset[str], Array] = {}
+    times: dict[tuple[str, frozenset[str]], Array] = {}
+    capacity = base.cluster.device.device_memory.capacity
     for number, variant in enumerate(plans):
         scenario = variant.of(base)
         assert isinstance(scenario.plan, Training)
-        virtual = columns["parallel.virtual"]
-        apart = (virtual > 1) if variant.schedule == "interleaved" else (virtual == 1)
-        own = apart if variant.schedule in ("1f1b", "interleaved") else np.ones_like(apart)
+        own = _own(variant, columns)
         layout = np.broadcast_to(feasible_layout(scenario), (space.size,)) & own
         found.looked_at += int(own.sum())
         found.feasible += int(layout.sum())
-        if variant.recompute not in bounds:
-            with np.errstate(all="ignore"):
-                bound = lower_bound(scenario, scenario.plan, calibration)
-            bounds[variant.recompute] = np.broadcast_to(bound, (space.size,))
-        rows = np.flatnonzero(layout)
+        key = variant.schedule, variant.recompute
+        with np.errstate(all="ignore"):
+            bounds = lower_bounds(scenario, scenario.plan, calibration, times.get(key))
+        times[key] = bounds.step
+        step = np.broadcast_to(bounds.step, (space.size,))
+        rows = np.flatnonzero(layout & (bounds.memory <= capacity))
         rows = rows[np.argsort(member.reshape(-1)[rows], kind="stable")]
         cuts = np.flatnonzero(np.diff(member.reshape(-1)[rows])) + 1
         for part in np.split(rows, cuts):
             if len(part):
-                yield _Group(number, part, bounds[variant.recompute][part])
+                yield _Group(number, part, step[part])
+
+
+def _own(variant: Variant, columns: Mapping[str, Array]) -> npt.NDArray[np.bool_]:
+    """Return the layouts that a variant means: several stages a rank are interleaved; one replica shards nothing."""
+    virtual = columns["parallel.virtual"]
+    several = virtual > 1 if variant.schedule == "interleaved" else virtual == 1
+    own = several if variant.schedule in ("1f1b", "interleaved") else np.ones(len(virtual), dtype=bool)
+    return own & ((columns["parallel.dp"] > 1) | (variant.zero == 0))
 
 
 def _candidate(
@@ -313,9 +331,9 @@ def _end(value: Any) -> float:
 
 def _ranked(found: list[Candidate]) -> list[Candidate]:
     """Return candidates with whether each one's interval meets that of the next."""
-    marked = []
-    for one, after in zip(found, (*found[1:], None), strict=True):
-        met = after is not None and one.interval is not None and after.interval is not None
-        tied = met and one.interval[0] <= after.interval[1] and after.interval[0] <= one.interval[1]  # type: ignore
-        marked.append(replace(one, tied=bool(tied)))
-    return marked
+    marked = [replace(one, tied=_meet(one.interval, after.interval)) for one, after in pairwise(found)]
+    return [*marked, *found[-1:]]
+
+
+def _meet(one: tuple[float, float] | None, other: tuple[float, float] | None) -> bool:
+    return one is not None and other is not None and one[0] <= other[1] and other[0] <= one[1]

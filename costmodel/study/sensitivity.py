@@ -170,9 +170,7 @@ def _allowed(number: NumberType, value: float) -> bool:
     return True
 
 
-def _slope(
-    steps: tuple[float, float, float], value: float, base: float, moved: Array
-) -> tuple[float, float, float]:
+def _slope(steps: tuple[float, float, float], value: float, base: float, moved: Array) -> tuple[float, float, float]:
     """Return the elasticity over both steps, up alone, and down alone; of one step where the other cannot run."""
     with np.errstate(all="ignore"):
         up = np.log(moved[0] / base) / np.log(steps[0] / value)

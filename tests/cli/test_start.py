@@ -27,7 +27,9 @@ PLAIN = {**os.environ, "COSTMODEL_TABLE": "csv"}
 
 
 def imported(*arguments):
-    done = subprocess.run([sys.executable, "-c", IMPORTS, *arguments], capture_output=True, text=True, check=True, env=PLAIN)
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS, *arguments], capture_output=True, text=True, check=True, env=PLAIN
+    )
     return set(done.stderr.split())
 
 
