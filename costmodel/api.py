@@ -18,6 +18,7 @@ from costmodel.quantities import Array
 from costmodel.result import SCHEMA, Point, Result
 from costmodel.schema import SI, ResolvedWorkload, resolve
 from costmodel.schema.fields import read_number
+from costmodel.schema.references import Library
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.counting import kv_bytes_per_token, parameter_count, training_flop_per_token
 from costmodel.workload.scenario import Scenario, Training
@@ -48,6 +49,11 @@ class Workload:
     def scenarios(self) -> tuple[str, ...]:
         """Return the names of the scenarios."""
         return tuple(self.resolved.scenarios)
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """Return the folders whose files the workload may rest on, in the order in which they are searched."""
+        return Library(self._search_path).roots
 
     def asked(self) -> dict[str, Any]:
         """Return what was asked for, as text: the workload, the cluster that stands in, and the changes."""

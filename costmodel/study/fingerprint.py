@@ -9,19 +9,26 @@ from typing import Any
 
 import numpy as np
 
+from costmodel.schema.references import FOLDERS
 from costmodel.study.sweep import Sweep
+
+DIGITS = 16  # of the digest that are kept
 
 
 def fingerprint(sweep: Sweep) -> str:
-    """Return the digest of a sweep's scenarios and their calibrations: the same files and changes give the same one."""
+    """Return the digest of a sweep's scenarios and of all calibrations on its search path."""
     digest = hashlib.sha256()
     for structure in sweep.structures:
         digest.update(structure.reason.encode())
         if structure.workload is not None:
-            scenario = structure.workload.scenario(structure.scenario)
-            for piece in _pieces((scenario, structure.workload.calibration(scenario))):
+            for piece in _pieces(structure.workload.scenario(structure.scenario)):
                 digest.update(piece)
-    return digest.hexdigest()[:16]
+    for root in sweep.workload.roots:
+        folder = root / FOLDERS["calibrations"] / "calibrations"
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            digest.update(path.relative_to(folder).as_posix().encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:DIGITS]
 
 
 def _pieces(value: Any) -> Iterator[bytes]:

@@ -16,7 +16,7 @@ from costmodel.study.sensitivity import STEP, sensitivities
 from costmodel.workload.scenario import Training
 
 SMALL = {
-    "model.layers.0.repeat": 8, "scenarios.selective.global_batch": 16, "hardware.memory.hbm.capacity": "24 GiB",
+    "model.layers.0.repeat": 8, "scenarios.selective.global_batch": 8, "hardware.memory.hbm.capacity": "48 GiB",
     "scenarios.selective.parallel.pp": 2, "scenarios.selective.parallel.virtual": 2,
 }  # fmt: skip
 
@@ -46,8 +46,8 @@ def every_layout(workload: costmodel.Workload, devices: int) -> list[tuple[float
 
 
 def test_the_winner_is_that_of_trying_every_layout(small: costmodel.Workload) -> None:
-    found = search(small, "selective", read_goal(small, "selective", None, (), {}), [16])
-    tried = every_layout(small, 16)
+    found = search(small, "selective", read_goal(small, "selective", None, (), {}), [8])
+    tried = every_layout(small, 8)
     assert found.best[0].objective == pytest.approx(tried[0][0], rel=1e-9)
     assert found.best[0].at == tried[0][1]
     assert found.scheduled < found.feasible < found.looked_at
@@ -74,12 +74,12 @@ def test_no_layout_beats_its_bounds(small: costmodel.Workload) -> None:
 def test_the_fewest_devices_that_meet_a_target_are_found(small: costmodel.Workload) -> None:
     times = {
         number: search(small, "selective", read_goal(small, "selective", None, (), {}), [number]).best[0].objective
-        for number in (8, 16, 32)
+        for number in (8, 16)
     }
-    assert times[8] > times[16] > times[32]
+    assert times[8] > times[16]
     target = (times[8] + times[16]) / 2
     goal = read_goal(small, "selective", "minimise devices", (f"step_time <= {target} s",), {})
-    assert search(small, "selective", goal, (8, 16, 32)).best[0].devices == 16
+    assert search(small, "selective", goal, (4, 8, 16)).best[0].devices == 16
 
 
 def test_a_search_of_decoding_gives_the_best_rate_under_a_limit_and_the_front() -> None:
