@@ -16,7 +16,7 @@ from costmodel.study.sensitivity import STEP, sensitivities
 from costmodel.workload.scenario import Training
 
 SMALL = {
-    "model.layers.0.repeat": 8, "scenarios.selective.global_batch": 8, "hardware.memory.hbm.capacity": "48 GiB",
+    "model.layers.0.repeat": 4, "scenarios.selective.global_batch": 4, "hardware.memory.hbm.capacity": "32 GiB",
     "scenarios.selective.parallel.pp": 2, "scenarios.selective.parallel.virtual": 2,
 }  # fmt: skip
 
