@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 from costmodel.analytic.inference import PassTimes, PricedPass
@@ -15,9 +16,11 @@ from costmodel.analytic.traffic import Traffic, Works
 from costmodel.analytic.training import (
     PassSums,
     PricedStep,
+    contention,
     layer_sums,
     lone_seconds,
     once_a_step,
+    slot_times,
     stage_sums,
     tail_times,
 )
@@ -38,6 +41,8 @@ from costmodel.workload.operators import (
 )
 from costmodel.workload.schedules import Kind
 
+HOST = "host"  # what passes wait for the host to start their kernels
+CONTENTION = "contention"  # what kernels take longer because exchanges run beside them
 _Part: TypeAlias = "tuple[Priced, int, float]"  # an operator, how often, and the share that nothing hides
 
 
@@ -61,6 +66,8 @@ class Lines:
             for basis, share in entry.by_basis.items():
                 known[basis] += share
         whole = sum(known.values())
+        if not seconds:
+            return
         entry = self.entries.setdefault(name, Entry(name))
         for basis, share in known.items():
             entry.add(seconds * share / whole, 1.0, bound, basis)
@@ -84,7 +91,10 @@ def _work(operator: Operator) -> tuple[float, float | None, str | None]:
 def step_breakdown(step: PricedStep) -> list[Entry]:
     """Return the operators of a training step, means over pipeline ranks; with the bubble they sum to the step time."""
     lines = Lines()
+    slower = waiting = 0.0
     for slot, count in zip(step.program.slots, step.program.mean_counts, strict=True):
+        slower += float(count) * _contention(step, slot)
+        waiting += float(count) * _host_wait(step, slot)
         exposed = _exposed_share(step, slot.kind, slot.forward, slot.backward)
         for priced, repeats, share in _slot_operators(step, slot.kind, slot.forward, slot.backward):
             lines.add(priced, float(count) * repeats, exposed if isinstance(priced.operator, Exchange) else share)
@@ -92,7 +102,26 @@ def step_breakdown(step: PricedStep) -> list[Entry]:
             lines.add(priced, float(count) * repeats, share)
     for priced, repeats, share in _slowest_end(step):
         lines.add(priced, float(repeats), share)
+    lines.add_wait(CONTENTION, slower, "memory")
+    lines.add_wait(HOST, waiting, "latency")
     return lines.sorted()
+
+
+def _host_wait(step: PricedStep, slot: Slot) -> float:
+    """Return how much longer an action takes because its kernels cannot be started faster."""
+    if not float(step.start):
+        return 0.0
+    hurried, timed = (slot_times(each, slot, None) for each in (replace(step, start=0.0), step))
+    return float(timed[0]) - float(hurried[0])
+
+
+def _contention(step: PricedStep, slot: Slot) -> float:
+    """Return how much longer the kernels of an action take because exchanges run beside them."""
+    if slot.forward is None or slot.backward is None:
+        return 0.0
+    layers = layer_sums(step, None)
+    forward, backward = (stage_sums(step.works_of(label), layers) for label in (slot.forward, slot.backward))
+    return float(contention(forward.forward + backward.backward, step.slowing))
 
 
 def _slot_traffic(step: PricedStep, slot: Slot) -> Iterator[_Part]:
@@ -106,7 +135,8 @@ def _slot_traffic(step: PricedStep, slot: Slot) -> Iterator[_Part]:
         sums = [stage_sums(each, layers) for each in works]
         both = sums[0].forward + sums[1].backward
         moved = [(priced, count) for _, count, priced in traffic.in_pair(*works)]
-        longer = traffic.overlapped_pair(*works, both.compute, both.exchanges, None) - max(both.compute, both.exchanges)
+        compute = both.compute + contention(both, step.slowing)
+        longer = traffic.overlapped_pair(*works, compute, both.exchanges, None) - max(compute, both.exchanges)
         yield from _spread(moved, float(longer))
         return
     label = slot.backward if slot.forward is None else slot.forward
@@ -205,7 +235,8 @@ def _exposed_share(step: PricedStep, kind: Kind, forward: int | None, backward: 
             exchange += repeats * float(priced.time.seconds)
         else:
             compute += repeats * share * float(priced.time.seconds)
-    return 0.0 if exchange <= compute else (exchange - compute) / exchange
+    both = float(step.slowing) * compute  # the longest time in which kernels run beside exchanges
+    return 0.0 if exchange <= both else (exchange - both) / exchange
 
 
 def add_pass(lines: Lines, priced: PricedPass, times: PassTimes, count: float = 1.0) -> None:
@@ -230,5 +261,6 @@ def add_pass(lines: Lines, priced: PricedPass, times: PassTimes, count: float = 
     for segment, number in runs:
         for operator, share in _shares(segment.operators):
             lines.add(operator, number * count, share if segment.place.stream == COMPUTE else exposed)
+    lines.add_wait(CONTENTION, count * float(times.contention), "memory")
     if send:
         lines.add(priced.send, float(priced.hops) * count)

@@ -10,7 +10,7 @@ import numpy as np
 from costmodel.analytic.blocks import blocks, single
 from costmodel.analytic.capital import missing
 from costmodel.analytic.evaluation import Evaluation, evaluate, ledger_of
-from costmodel.analytic.intervals import intervals
+from costmodel.analytic.intervals import intervals, whole_runs
 from costmodel.analytic.routing import routing_facts, routing_grid
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError, InputError, Problem
@@ -120,7 +120,8 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
     metrics, evaluation, ledger = _plain_metrics(scenario, attempt), attempt.evaluation, attempt.ledger
     spans: dict[str, tuple[float, float] | None] = dict.fromkeys(metrics)
     if evaluation is not None:
-        moved = intervals(metrics, evaluation.families(), 0, evaluation.metrics)
+        whole = whole_runs(calibration, scenario.plan.phase)
+        moved = intervals(metrics, evaluation.families(), 0, evaluation.metrics, whole)
         spans = {name: None if pair is None else (float(pair[0]), float(pair[1])) for name, pair in moved.items()}
     parts = None if evaluation is None else evaluation.schedule()
     routing = routing_facts(scenario)
@@ -241,7 +242,8 @@ def _grid_intervals(
         evaluation = evaluate(block.scenario, calibration)
         metrics = evaluation.metrics(None)
         plain = {name: metrics[name] for name in names}
-        found = intervals(plain, evaluation.families(), len(shape), evaluation.metrics)
+        whole = whole_runs(calibration, scenario.plan.phase)
+        found = intervals(plain, evaluation.families(), len(shape), evaluation.metrics, whole)
         for name, pair in found.items():
             if pair is None:
                 absent.add(name)

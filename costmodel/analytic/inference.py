@@ -10,7 +10,7 @@ import numpy as np
 
 from costmodel.analytic.pricing import Priced, Pricer, pricer
 from costmodel.analytic.recurrence import Program, makespan
-from costmodel.analytic.segments import COMPUTE, Key, Segment, compile_pass, segments_of
+from costmodel.analytic.segments import COMPUTE, EXCHANGE, Key, Segment, compile_pass, segments_of
 from costmodel.analytic.sums import Moves, seconds_of, sums_of
 from costmodel.analytic.training import whole
 from costmodel.cost.calibration import Calibration
@@ -36,7 +36,8 @@ class PricedStage:
 class PricedPass:
     """A forward pass of all micro-batches, all that no uncertainty changes.
 
-    segments: by kind of layer; send: one hop between pipeline stages, of which there are `hops`.
+    segments: by kind of layer; send: one hop between pipeline stages, of which there are `hops`; slowing: kernels take
+    as much longer while expert exchanges run.
     """
 
     segments: tuple[tuple[Segment, ...], ...]
@@ -44,6 +45,7 @@ class PricedPass:
     stages: tuple[PricedStage, ...]
     send: Priced
     hops: Count
+    slowing: Quantity = 1.0
 
     def operators(self) -> list[Priced]:
         """Return the operators of all kinds of layers."""
@@ -56,13 +58,15 @@ class PassTimes:
     """Seconds of a pass.
 
     latency: of one set of micro-batches through all stages and hops; slowest: of the stages; busy: the compute streams'
-    work in it, kernels and blocking collectives; kernels: without the collectives.
+    work in it, kernels and blocking collectives; kernels: without the collectives; contention: what kernels took longer
+    because exchanges ran beside them.
     """
 
     latency: Seconds
     slowest: Seconds
     busy: Seconds
     kernels: Seconds
+    contention: Seconds = 0.0
 
     def round(self, sets: Count) -> Seconds:
         """Return the time in which each of `sets` sets goes once through the pipeline, all of them in it.
@@ -80,7 +84,8 @@ def price_pass(scenario: Scenario, plan: Prefill | Decode, calibration: Calibrat
 
 def priced_pass(scenario: Scenario, one: Pass, work: PassWork, pricing: Pricer) -> PricedPass:
     """Return a pass with every operator priced."""
-    segments = tuple(segments_of(kind, pricing) for kind in work.kinds)
+    split = scenario.communication.split_attention
+    segments = tuple(segments_of(kind, pricing, split=split) for kind in work.kinds)
     shape = tuple(tuple(segment.place for segment in parts) for parts in segments)
     overlap = scenario.offload.overlap
     layout = inference_layout(scenario)
@@ -98,6 +103,7 @@ def priced_pass(scenario: Scenario, one: Pass, work: PassWork, pricing: Pricer) 
         ),
         pricing.price(_send(scenario, one)),
         scenario.parallel.pp - 1,
+        scenario.framework.slowing(scenario.communication.processors),
     )
 
 
@@ -156,6 +162,7 @@ def pass_times(priced: PricedPass, moves: Moves) -> PassTimes:
     slowest: Quantity = 0.0
     busy: Quantity = 0.0
     kernels: Quantity = 0.0
+    waited: Quantity = 0.0
     known = _segment_sums(priced, moves)
     for stage in priced.stages:
         slots = [known[slot] for slot in stage.program.slots]
@@ -163,11 +170,26 @@ def pass_times(priced: PricedPass, moves: Moves) -> PassTimes:
         own, own_shape = _stacked([kernel for _, kernel in slots])
         counts = stage.program.counts
         span = makespan(stage.program, durations).reshape(shape)
+        compute = (counts[COMPUTE] @ durations).reshape(shape)
+        exchange = (counts[EXCHANGE] @ durations).reshape(shape) if len(counts) > EXCHANGE else 0.0
+        slower = contention(span, compute, exchange, priced.slowing)
+        span, waited = span + slower, waited + stage.count * slower
         latency = stage.count * span + latency
         slowest = maximum(slowest, span)
-        busy = busy + stage.count * (counts[COMPUTE] @ durations).reshape(shape)
-        kernels = kernels + stage.count * (counts[COMPUTE] @ own).reshape(own_shape)
-    return PassTimes(latency, slowest, busy, kernels)
+        busy = busy + stage.count * (compute + slower)
+        kernels = kernels + stage.count * ((counts[COMPUTE] @ own).reshape(own_shape) + slower)
+    return PassTimes(latency, slowest, busy, kernels, waited)
+
+
+def contention(span: Seconds, compute: Seconds, exchange: Seconds, slowing: Quantity) -> Seconds:
+    """Return how much longer a stage takes because kernels that run beside exchanges are slower.
+
+    Both run during compute + exchange - span; what the compute stream waits anyway takes some of it:
+
+        contention = max(0, (compute + exchange - span) * (1 - 1/slowing) - (span - compute))
+    """
+    beside = maximum(compute + exchange - span, 0.0)
+    return maximum(beside * (1.0 - 1.0 / slowing) - (span - compute), 0.0)
 
 
 def _segment_sums(priced: PricedPass, moves: Moves) -> dict[Key, tuple[Seconds, Seconds]]:

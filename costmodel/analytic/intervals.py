@@ -6,16 +6,29 @@ independent. The centre is the metric with every family at its median ratio of m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from costmodel.analytic.sums import Move, Moves
+from costmodel.cost.calibration import Calibration, Spread
 from costmodel.quantities import Array, Quantity, maximum, minimum
 from costmodel.result import Interval, Metrics
 
 # These can be zero, so their deviations are added as they are; all other metrics' as ratios.
 LINEAR = frozenset({"bubble_time", "exposed_communication_time"})
+TIMES = frozenset({
+    "step_time", "ttft", "tpot", "latency", "device_hours_per_trillion_tokens", "cost_per_trillion_tokens",
+    "cost_per_million_tokens",
+})  # fmt: skip
+"""Metrics that grow with the time of a whole run, and `RATES`, which fall with it."""
+RATES = frozenset({
+    "tokens_per_second", "tokens_per_day", "tokens_per_second_per_device", "tokens_per_second_per_user",
+    "requests_per_second", "prefill_tokens_per_second_per_device", "decode_tokens_per_second_per_device", "mfu",
+    "mfu_noncausal", "hfu", "flop_rate_per_device",
+})  # fmt: skip
+_CLASSES = {"prefill": "inference", "decode": "inference", "generate": "inference"}
 
 
 def moves_of(families: Iterable[str], dimensions: int) -> dict[str, Move]:
@@ -36,22 +49,35 @@ def intervals(
     families: Iterable[str],
     dimensions: int,
     evaluate: Callable[[Moves], Metrics],
+    whole: Spread | None = None,
 ) -> dict[str, Interval]:
     """Return [low, high] of every metric; it always contains the point. families: those whose times are uncertain.
 
         low = c - sqrt(sum_f down_f^2),   high = c + sqrt(sum_f up_f^2)
 
     with c the metric at all medians, down_f and up_f the largest moves that family f causes; on a logarithmic scale
-    except for `LINEAR` metrics.
+    except for `LINEAR` metrics. whole: measured over predicted times of whole runs, one more term of
+    `TIMES` and `RATES`.
     """
     moves = moves_of(families, dimensions)
     if not moves:
         return {name: None if value is None else (value, value) for name, value in point.items()}
     moved = evaluate(moves)
-    return {name: _interval(name, value, moved[name], 1 + 2 * len(moves), dimensions) for name, value in point.items()}
+    count = 1 + 2 * len(moves)
+    return {
+        name: _interval(name, value, moved[name], count, dimensions, whole) for name, value in point.items()
+    }  # fmt: skip
 
 
-def _interval(name: str, point: Quantity | None, moved: Quantity | None, count: int, dimensions: int) -> Interval:
+def whole_runs(calibration: Calibration, phase: str) -> Spread | None:
+    """Return how measured times of whole runs of a phase scatter about predicted ones; null where nothing says so."""
+    fit = calibration.families.get(f"composition_{_CLASSES.get(phase, phase)}")
+    return None if fit is None else fit.spread
+
+
+def _interval(
+    name: str, point: Quantity | None, moved: Quantity | None, count: int, dimensions: int, whole: Spread | None
+) -> Interval:
     if point is None or moved is None:
         return None
     values = np.asarray(moved, dtype=np.float64)
@@ -60,13 +86,29 @@ def _interval(name: str, point: Quantity | None, moved: Quantity | None, count: 
     if name in LINEAR:
         low, high = _quadrature(values)
         return minimum(point, maximum(low, 0.0)), maximum(point, high)
-    low, high = _quadrature(np.log(values))
+    low, high = _quadrature(np.log(values), _whole(name, whole))
     return minimum(point, np.exp(low)), maximum(point, np.exp(high))
 
 
-def _quadrature(values: Array) -> tuple[Array, Array]:
-    """Return centre minus and plus the root of the summed squares of each family's moves down and up."""
+def _whole(name: str, whole: Spread | None) -> tuple[float, float, float]:
+    """Return by how much whole runs move the log of a metric: its centre, down from there, and up."""
+    if whole is None or name not in TIMES | RATES:
+        return 0.0, 0.0, 0.0
+    low, median, high = (math.log(points[0]) for points in (whole.low, whole.median, whole.high))
+    return (median, median - low, high - median) if name in TIMES else (-median, high - median, median - low)
+
+
+def _quadrature(values: Array, whole: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> tuple[Array, Array]:
+    """Return centre minus and plus the root of the summed squares of each family's moves down and up.
+
+    whole: what whole runs move, beside the families.
+    """
     centre, lows, highs = values[0], values[1::2], values[2::2]
     down = np.maximum(centre - np.minimum(lows, highs), 0.0)
     up = np.maximum(np.maximum(lows, highs) - centre, 0.0)
-    return centre - np.sqrt((down * down).sum(axis=0)), centre + np.sqrt((up * up).sum(axis=0))
+    moved, below, above = whole
+    centre = centre + moved
+    return (
+        centre - np.sqrt((down * down).sum(axis=0) + below * below),
+        centre + np.sqrt((up * up).sum(axis=0) + above * above),
+    )

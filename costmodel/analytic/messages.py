@@ -19,6 +19,7 @@ from costmodel.network.patterns import ALGORITHMS, bandwidth, bus_factor
 from costmodel.network.plant import KINDS
 from costmodel.network.simulation import WORDS, Outcome, Setting, run_collective, run_exchange, setting
 from costmodel.quantities import Seconds
+from costmodel.workload.architecture import Architecture, MoeFfn
 from costmodel.workload.operators import Collective, Exchange, Group, exchange_family
 from costmodel.workload.scenario import Framework
 
@@ -36,6 +37,17 @@ class Routing:
     top_k: int
     expert_groups: float
     group_top_k: int
+
+
+def routing_of(model: Architecture) -> Routing:
+    """Return how a model's tokens choose experts; raise InputError where it has none."""
+    for layer in model.layers:
+        if isinstance(layer.ffn, MoeFfn):
+            ffn = layer.ffn
+            return Routing(
+                float(model.hidden), float(ffn.experts), ffn.top_k, float(ffn.groups or 1.0), ffn.group_top_k or 1
+            )
+    raise InputError.single(f"{model.name} has no experts", hint="name a mixture-of-experts model")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -226,9 +238,19 @@ def _by_flows(
     found = _flows(operator, run, asked.algorithm, in_network=asked.in_network)
     if where.ranks == 1:
         return 0.0, 0.0, "none", found.algorithm, found
-    latency = found.latency / wire.share + wire.launch if wire.fixed is None else wire.fixed
+    if wire.fixed is None:
+        latency = found.latency / wire.share + wire.launch
+    else:  # the fit knows the way between ranks that are side by side, on a network that is sound
+        latency = wire.fixed + found.latency - _usual_latency(operator, cluster, found)
     moved = found.time - found.latency
     return latency + moved, latency, "latency" if latency > moved else found.told, found.algorithm, found
+
+
+def _usual_latency(operator: Collective | Exchange, cluster: Cluster, found: Outcome) -> float:
+    """Return the latency of the algorithm that was taken, with ranks side by side on a sound network [s]."""
+    sound = replace(cluster, network=_sound(cluster))
+    run = setting(sound, layout(sound, int(operator.group.size)))
+    return _flows(operator, run, None if isinstance(operator, Exchange) else found.algorithm).latency
 
 
 def _flows(

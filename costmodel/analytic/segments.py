@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 from costmodel.analytic.pricing import Priced, Pricer
 from costmodel.analytic.recurrence import Event, Program, compile_events
-from costmodel.workload.operators import Exchange, HostProduct, HostTransfer, HostUpdate, Operator
+from costmodel.workload.operators import (
+    AttentionCore,
+    Exchange,
+    HostProduct,
+    HostTransfer,
+    HostUpdate,
+    MixedAttention,
+    Operator,
+)
 from costmodel.workload.passes import Runs
 from costmodel.workload.work import Work
 
@@ -21,11 +29,16 @@ Key: TypeAlias = "tuple[int, int]"  # (kind of layer, segment)
 
 
 class Place(NamedTuple):
-    """Where a segment runs. beside: beside the host's work before it; once: for all micro-batches together."""
+    """Where a segment runs. beside: beside the host's work before it; once: for all micro-batches together.
+
+    second: the second half of a layer's attention, from its core to the exchange behind it, where that has a turn of
+    its own.
+    """
 
     stream: int
     beside: bool = False
     once: bool = False
+    second: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,8 +53,8 @@ class Segment:
         return 1 if self.place.once else micro_batches
 
 
-def segments_of(work: Work, pricing: Pricer) -> tuple[Segment, ...]:
-    """Return a layer's forward pass cut where the stream changes.
+def segments_of(work: Work, pricing: Pricer, *, split: bool = False) -> tuple[Segment, ...]:
+    """Return a layer's forward pass cut where the stream changes; split: and before its attention core.
 
     What it needs from the host comes first, what it leaves there last; tokens on their way to the host's work and back
     belong to that work.
@@ -50,13 +63,26 @@ def segments_of(work: Work, pricing: Pricer) -> tuple[Segment, ...]:
         Segment(Place(ARRIVING if copy.direction == "in" else LEAVING, once=copy.once), (pricing.price(copy),))
         for copy in work.copies
     ]
-    placed = [(_stream(operator), at in work.beside, operator) for at, operator in enumerate(work.forward)]
+    halves = _second_halves(work.forward) if split else [False] * len(work.forward)
+    placed = [
+        (_stream(operator), at in work.beside, half, operator)
+        for at, (operator, half) in enumerate(zip(work.forward, halves, strict=True))
+    ]
     own = [
-        Segment(Place(stream, beside), tuple(pricing.price(operator) for _, _, operator in run))
-        for (stream, beside), run in itertools.groupby(placed, key=lambda each: each[:2])
+        Segment(Place(stream, beside, second=half), tuple(pricing.price(operator) for *_, operator in run))
+        for (stream, beside, half), run in itertools.groupby(placed, key=lambda each: each[:3])
     ]
     arriving = [copy for copy in copies if copy.place.stream == ARRIVING]
     return (*arriving, *own, *(copy for copy in copies if copy.place.stream == LEAVING))
+
+
+def _second_halves(operators: Sequence[Operator]) -> list[bool]:
+    """Tell of each operator whether it belongs to the second half of attention: from the core to the next exchange."""
+    second, found = False, []
+    for operator in operators:
+        second = (second or isinstance(operator, AttentionCore | MixedAttention)) and not isinstance(operator, Exchange)
+        found.append(second)
+    return found
 
 
 def _stream(operator: Operator) -> int:
@@ -74,9 +100,9 @@ class _Part(NamedTuple):
     copied: bool
 
     @property
-    def turn(self) -> tuple[int, bool, int]:
+    def turn(self) -> tuple[int, bool, bool, int]:
         """Return what changes where the next micro-batch has its turn."""
-        return self.place.stream, self.place.beside, self.layer if self.copied else -1
+        return self.place.stream, self.place.beside, self.place.second, self.layer if self.copied else -1
 
 
 Shape: TypeAlias = "tuple[tuple[Place, ...], ...]"  # by kind of layer
@@ -88,16 +114,31 @@ def compile_pass(shape: Shape, runs: Runs, micro_batches: int, *, overlap: bool 
 
     A turn lasts until the micro-batch has to change streams: what follows a combine and the next layer's attention are
     one turn, or the next micro-batch's combine would hold both up. Where layers have copies it ends with the layer, so
-    that one copy serves all micro-batches. overlap: copies to a layer run while the layer before computes; else nothing
-    runs beside a copy.
+    that one copy serves all micro-batches. Where attention has two turns, each micro-batch is one turn of computation
+    behind the one before: while one exchanges, the other one computes half an attention or its experts. overlap: copies
+    to a layer run while the layer before computes; else nothing runs beside a copy.
     """
     order = _Order(shape, micro_batches, overlap)
-    for _, turn in itertools.groupby(_chain(shape, runs), key=lambda part: part.turn):
-        parts = list(turn)
+    turns = [list(turn) for _, turn in itertools.groupby(_chain(shape, runs), key=lambda part: part.turn)]
+    behind = 1 if any(place.second for places in shape for place in places) else 0
+    rounds = _rounds(turns) if behind else turns
+    for number in range(len(rounds) + behind * (micro_batches - 1)):
         for batch in range(micro_batches):
-            for part in parts:
+            place = number - behind * batch
+            for part in rounds[place] if 0 <= place < len(rounds) else ():
                 order.add(part, batch)
     return compile_events(order.events, tuple(dict.fromkeys(event.slot for event in order.events)))
+
+
+def _rounds(turns: Iterable[list[_Part]]) -> list[list[_Part]]:
+    """Return turns of computation, each with the exchanges behind it."""
+    rounds: list[list[_Part]] = []
+    for turn in turns:
+        if rounds and turn[0].place.stream == EXCHANGE:
+            rounds[-1] = rounds[-1] + turn
+        else:
+            rounds.append(turn)
+    return rounds
 
 
 def _chain(shape: Shape, runs: Runs) -> Iterator[_Part]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from costmodel.analytic.pricing import Priced
-from costmodel.quantities import Quantity, Seconds, is_single, maximum
+from costmodel.quantities import Count, Quantity, Seconds, is_single, maximum, where
 from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Exchange, HostTime, HostTransfer
 
 
@@ -28,12 +28,13 @@ class Sums:
     """Times of some operators [s], each after the other.
 
     kernels: of the device, and updates and products of the host that it waits for; collectives: messages, host
-    transfers and the host's program, which kernels wait for; exchanges: those of experts.
+    transfers and the host's program, which kernels wait for; exchanges: those of experts; starts: how many all are.
     """
 
     kernels: Seconds = 0.0
     collectives: Seconds = 0.0
     exchanges: Seconds = 0.0
+    starts: Count = 0.0
 
     @property
     def compute(self) -> Seconds:
@@ -48,12 +49,15 @@ class Sums:
     def __add__(self, other: Sums) -> Sums:
         """Return the sum, stream by stream."""
         return Sums(
-            self.kernels + other.kernels, self.collectives + other.collectives, self.exchanges + other.exchanges
-        )
+            self.kernels + other.kernels, self.collectives + other.collectives, self.exchanges + other.exchanges,
+            self.starts + other.starts,
+        )  # fmt: skip
 
     def times(self, count: float) -> Sums:
         """Return `count` times these operators."""
-        return Sums(count * self.kernels, count * self.collectives, count * self.exchanges)
+        return Sums(
+            count * self.kernels, count * self.collectives, count * self.exchanges, count * self.starts
+        )  # fmt: skip
 
 
 NO_TIME = Sums()
@@ -93,11 +97,13 @@ def sums_of(operators: Iterable[Priced], moves: Moves) -> Sums:
     kernels: Quantity = 0.0
     collectives: Quantity = 0.0
     exchanges: Quantity = 0.0
+    starts: Quantity = 0.0
     for priced, seconds in exposed_seconds(operators, moves):
+        starts = starts + where(priced.time.seconds > 0, 1.0, 0.0)
         if isinstance(priced.operator, Exchange):
             exchanges = exchanges + seconds
         elif isinstance(priced.operator, Collective | HostTransfer | HostTime):
             collectives = collectives + seconds
         else:
             kernels = kernels + seconds
-    return Sums(kernels, collectives, exchanges)
+    return Sums(kernels, collectives, exchanges, starts)

@@ -12,11 +12,11 @@ from costmodel.analytic.recurrence import Program, Slot, compile_schedule, makes
 from costmodel.analytic.sums import NO_TIME, Moves, Sums, seconds_of, sums_of
 from costmodel.analytic.traffic import Traffic, Works, price_traffic
 from costmodel.cost.calibration import Calibration
-from costmodel.quantities import Array, Flop, Quantity, Seconds, maximum, where
+from costmodel.quantities import Array, Flop, Quantity, Seconds, maximum, minimum, where
 from costmodel.workload.context import Context
 from costmodel.workload.layers import ModelWork, model_work
 from costmodel.workload.memory import Ledger, stage_work, training_ledger
-from costmodel.workload.operators import AttentionCore, Collective, Gemm, Group
+from costmodel.workload.operators import AttentionCore, Collective, Gemm, Group, HostTime
 from costmodel.workload.optimizer import Ending, step_operators
 from costmodel.workload.recompute import expand
 from costmodel.workload.scenario import Scenario, Training
@@ -61,6 +61,8 @@ class PricedStep:
     traffic: Traffic | None
     ledger: Ledger
     executed_flop: Flop  # of a micro-batch on one rank of each stage, all stages
+    slowing: Quantity = 1.0  # kernels take as much longer while expert exchanges run
+    start: Seconds = 0.0  # the host takes as long for each kernel or message that it starts
 
     def works_of(self, label: int) -> list[tuple[int, Work]]:
         """Return (how many, work) of each kind of layer on a class of stages."""
@@ -105,12 +107,17 @@ def price_step(scenario: Scenario, plan: Training, calibration: Calibration) -> 
         price_traffic(scenario, plan, context, work, schedule.parameter_copies, pricing),
         training_ledger(context, plan, work, schedule, layout),
         executed_flop(work, layout),
+        scenario.framework.slowing(scenario.communication.processors),
+        scenario.framework.host.operator,
     )
 
 
 def _tail(pricing: Pricer, ending: Ending, stages: tuple[Stage, ...], last: Kind) -> Tail:
     """Return how a rank ends the step, priced."""
     serial, on_host, copies = (pricing.price_all(part) for part in (ending.serial, ending.on_host, ending.copies))
+    step = pricing.framework.host.step
+    if np.any(np.asarray(step)):
+        serial = (*serial, pricing.price(HostTime("host", step, 0.0, 0.0)))
     return Tail(serial, on_host, copies, stages, last)
 
 
@@ -214,7 +221,8 @@ def step_times(step: PricedStep, moves: Moves) -> StepTimes:
         step = makespan of the schedule + max over ranks of (what is left of reductions and gathers + optimizer)
 
     Lone chunks run one pass and then its exchanges; a DualPipe pair runs the computation of both and hides their
-    exchanges behind it: max(compute, exchange). What moves beside a pass makes it longer as far as it is not hidden.
+    exchanges behind it, which slow it down: max(exchange, compute + contention). What moves beside a pass makes it
+    longer as far as it is not hidden.
     """
     layers = layer_sums(step, moves)
     stages = [stage_sums(stage_work(step.work, stage), layers) for stage in step.classes]
@@ -302,6 +310,13 @@ def _idle(span: Array, busy: Array) -> Array:
     return np.where(idle > ROUNDING * span, idle, 0.0)
 
 
+def slot_times(step: PricedStep, slot: Slot, moves: Moves) -> tuple[Seconds, Seconds]:
+    """Return the (duration, kernel time) of one kind of action."""
+    layers = layer_sums(step, moves)
+    stages = [stage_sums(stage_work(step.work, stage), layers) for stage in step.classes]
+    return _slot_times(step, slot, stages, layers, moves)
+
+
 def stage_sums(works: Works, layers: Mapping[str, PassSums]) -> PassSums:
     """Return the times of a stage: those of its layers added up."""
     total = PassSums()
@@ -321,17 +336,32 @@ def _slot_times(
     """Return the (duration, kernel time) of one kind of action. stages: the times of each class of stages."""
     if slot.forward is not None and slot.backward is not None:
         both = stages[slot.forward].forward + stages[slot.backward].backward
+        slower = contention(both, step.slowing)
+        compute, kernels = both.compute + slower, both.kernels + slower
+        compute = maximum(compute, step.start * both.starts)
         if step.traffic is None:
-            return maximum(both.compute, both.exchanges), both.kernels
+            return maximum(compute, both.exchanges), kernels
         works = step.works_of(slot.forward), step.works_of(slot.backward)
-        return step.traffic.overlapped_pair(*works, both.compute, both.exchanges, moves), both.kernels
+        return step.traffic.overlapped_pair(*works, compute, both.exchanges, moves), kernels
     label = slot.backward if slot.forward is None else slot.forward
     assert label is not None, "an action works on a stage"
     lone = pass_of(stages[label], slot.kind)
+    started = step.start * lone.starts
     if step.traffic is None:
-        return lone.total, lone.kernels
-    compute = lone_seconds(layers, slot.kind)
-    return step.traffic.lone_pass([step.works_of(label)], slot.kind, compute, moves), lone.kernels
+        return maximum(lone.total, started), lone.kernels
+    alone = lone_seconds(layers, slot.kind)
+    beside = step.traffic.lone_pass([step.works_of(label)], slot.kind, alone, moves)
+    return maximum(beside, started), lone.kernels
+
+
+def contention(both: Sums, slowing: Quantity) -> Seconds:
+    """Return how much longer the computation of a pair takes because exchanges run beside it.
+
+    Kernels take `slowing` times as long while both run, which is min(exchanges, slowing * compute):
+
+        contention = min(exchanges, slowing * compute) * (1 - 1/slowing)
+    """
+    return minimum(both.exchanges, slowing * both.compute) * (1.0 - 1.0 / slowing)
 
 
 def pass_of(sums: PassSums, kind: Kind) -> Sums:

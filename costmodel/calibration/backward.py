@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from costmodel import units
 from costmodel.calibration.roofline import spread
@@ -28,12 +29,14 @@ _KERNEL = ("device", "framework", "dtype_in", "causal")
 class Pairs:
     """Backward rows whose forward core the same source timed on the same device.
 
-    devices: by pair; share: FLOP rate of the backward kernel over that of the forward one; seconds: backward [s].
+    devices: by pair; share: FLOP rate of the backward kernel over that of the forward one; seconds: backward [s];
+    latent: where keys are wider than values, as in MLA.
     """
 
     devices: tuple[str, ...]
     share: Array
     seconds: Array
+    latent: npt.NDArray[np.bool_]
 
 
 def pairs(table: Table) -> Pairs:
@@ -51,7 +54,7 @@ def pairs(table: Table) -> Pairs:
     backward = table.seconds[both]
     q, v = table.number("head_dim")[both], table.number("v_head_dim")[both]
     share = (3 * q + 2 * v) / (q + v) * np.array([forward[_key(table, row)] for row in both]) / backward
-    return Pairs(tuple(str(device) for device in table.text("device")[both]), share, backward)
+    return Pairs(tuple(str(device) for device in table.text("device")[both]), share, backward, q > v)
 
 
 def _key(table: Table, row: np.intp) -> tuple[object, ...]:
@@ -61,30 +64,41 @@ def _key(table: Table, row: np.intp) -> tuple[object, ...]:
 
 def render(found: Pairs) -> str:
     """Return the text of the calibration file; the same rows give the same bytes."""
-    share = float(f"{np.median(found.share):.3g}")
-    low, median, high = spread(share / found.share)
-    time = units.render(float(f"{np.median(found.seconds):.3g}"), "time")
     devices = ", ".join(sorted(set(found.devices)))
+    families = "\n".join(
+        _family(name, found.share[rows], found.seconds[rows])
+        for name, rows in (("attention_backward", ~found.latent), ("mla_backward", found.latent))
+        if rows.any()
+    )
     return f"""\
 schema: costmodel/calibration@1
 name: backward
 device: null                                     # no device in particular
 basis: fitted
-families:
-  {FAMILY}:                            # over the forward fit of the device at hand
-    compute: {100 * share:g} %                              # of the forward kernels' rate
-    spread:
-      - {{time: {time}, low: {low:g}, median: {median:g}, high: {high:g}, rows: {len(found.share)}}}
-    rows: {len(found.share)}
-    note: "Rows of {devices}; on any other device the share is transferred."
+families:                                        # over the forward fit of the device at hand
+{families}
 sources:
   - fields: [families]
     cite: "backward attention kernels of public repositories, as listed in sources.csv beside the tables"
     kind: measurement
     note: >-
-      Median over shapes whose forward core the same source timed as well. Made by `python -m
-      costmodel.calibration.backward MEASUREMENTS --output hardware/calibrations/backward.yaml`.
+      Rows of {devices}; on any other device the shares are transferred. Median over shapes whose forward core the same
+      source timed as well. Made by `python -m costmodel.calibration.backward MEASUREMENTS --output
+      hardware/calibrations/backward.yaml`.
 """
+
+
+def _family(name: str, shares: Array, seconds: Array) -> str:
+    """Return the lines of one family: the median share, and how the rows scatter about it."""
+    share = float(f"{np.median(shares):.3g}")
+    low, median, high = spread(share / shares)
+    time = units.render(float(f"{np.median(seconds):.3g}"), "time")
+    return f"""\
+  {name}:
+    compute: {100 * share:g} %                              # of the forward kernels' rate
+    spread:
+      - {{time: {time}, low: {low:g}, median: {median:g}, high: {high:g}, rows: {len(shares)}}}
+    rows: {len(shares)}"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -30,6 +30,7 @@ from costmodel.workload.scenario import Framework
 
 File = TypeVar("File", bound=Strict)
 
+COMPOSITION = "composition"  # calibrations/composition: whole runs
 BACKWARD = "backward"  # calibrations/backward: backward attention against the forward fit of its device
 ROOFLINE = "roofline"  # calibrations/roofline: the spread of every family about the bare cost functions
 _KIND = "calibrations"
@@ -143,7 +144,7 @@ def nearest_variants(family: str, variant: str) -> tuple[str, ...]:
     """Return the variants of a family whose kernels stand in for those of `variant`, the most alike first."""
     if family == _STREAMING:
         return tuple(kind for kind in _STREAMS if kind != variant)
-    plain = variant.removesuffix("_narrow").removesuffix("_masked")
+    plain = variant.removesuffix("_narrow").removesuffix("_turned").removesuffix("_masked")
     own = () if plain == variant else (plain,)
     return own + _NEAREST.get(plain, ())
 
@@ -156,10 +157,14 @@ class Shelf:
         self._held: dict[str, Held | None] = {}
 
     def held(self, device: str, implementation: str) -> Held | None:
-        """Return the file `calibrations/DEVICE/IMPLEMENTATION`; None where there is none."""
-        name = f"{device}/{implementation}"
+        """Return the file `calibrations/DEVICE/IMPLEMENTATION`; None where there is none.
+
+        An implementation may name the device itself, as `DEVICE/IMPLEMENTATION`.
+        """
+        name = implementation if "/" in implementation else f"{device}/{implementation}"
         if name not in self._held:
-            self._held[name] = self._read(device, name) if _exists(self._library, _KIND, name) else None
+            owner = name.partition("/")[0]
+            self._held[name] = self._read(owner, name) if _exists(self._library, _KIND, name) else None
         return self._held[name]
 
     def names(self, device: str) -> list[str]:
@@ -171,9 +176,15 @@ class Shelf:
         """Return the spread of the bare cost functions."""
         return read(self._library, _KIND, ROOFLINE, FitsFile)
 
-    def backward(self) -> FamilyFit:
-        """Return the share of the forward kernels' rate that backward attention reaches, and its spread."""
-        return family_fit(read(self._library, _KIND, BACKWARD, FitsFile).families["attention_backward"], "transferred")
+    def composition(self) -> Mapping[str, FamilyFitFile]:
+        """Return how measured times of whole runs scatter about predicted ones, by class; nothing without a file."""
+        if not _exists(self._library, _KIND, COMPOSITION):
+            return {}
+        return read(self._library, _KIND, COMPOSITION, FitsFile).families
+
+    def backward(self, family: str) -> FamilyFit:
+        """Return the share of the forward kernels' rate that a family of backward cores reaches, and its spread."""
+        return family_fit(read(self._library, _KIND, BACKWARD, FitsFile).families[family], "transferred")
 
     def chain(self, device: str) -> list[tuple[str, Mapping[str, str]]]:
         """Return the device with its default implementations, then those that it inherits from in turn."""
@@ -205,7 +216,8 @@ class Fits(Mapping[str, FamilyFit]):
         gradients = {family: known["attention_backward"] for family in _GRADIENTS if "attention_backward" in known}
         # Nor are mixed attention kernels compared with the bare roofline: they start from the spread of prompts'.
         mixed = {"attention_mixed": known["attention_prefill"]} if "attention_prefill" in known else {}
-        self._base = expanding | gradients | mixed | known
+        whole = {family: family_fit(fit, base.basis) for family, fit in shelf.composition().items()}
+        self._base = expanding | gradients | mixed | known | whole
         self._known: dict[str, FamilyFit | None] = {}
         self.notes: list[str] = []
 
@@ -249,7 +261,7 @@ class Fits(Mapping[str, FamilyFit]):
         if fit is None or fit.form is None:
             return None
         if family in _GRADIENTS:
-            gradient = self._shelf.backward()
+            gradient = self._shelf.backward(family)
             fit = replace(fit, compute=gradient.compute, spread=gradient.spread)
         return replace(fit, basis="transferred")
 

@@ -82,9 +82,10 @@ def command(
 
 def _asked(kind: str, ranks: int, size: str, model: str, search_path: tuple[str, ...]) -> Asked:
     """Return what the arguments ask for."""
-    from costmodel.analytic.messages import EXCHANGES, Asked
+    from costmodel.analytic.messages import EXCHANGES, Asked, routing_of
     from costmodel.errors import InputError
     from costmodel.network.payload import PAYLOADS, payload_bytes
+    from costmodel.schema.files import load_model
     from costmodel.units import parse
 
     name, _, rest = kind.partition(":")
@@ -108,29 +109,8 @@ def _asked(kind: str, ranks: int, size: str, model: str, search_path: tuple[str,
     wide = float(payload_bytes("bf16"))
     buffer = parse(size, "size")
     if name in EXCHANGES:
-        said["routing"] = _routing(model, search_path)
+        said["routing"] = routing_of(load_model(model, search_path))
         buffer *= said.get("element", wide) / wide
     if buffer < 0:
         raise InputError.single(f"{size!r} is negative", hint="write --size 64MiB")
     return Asked(name, ranks, buffer, **said)
-
-
-def _routing(model: str, search_path: tuple[str, ...]) -> Any:
-    """Return how a model's tokens choose experts."""
-    from costmodel.analytic.messages import Routing
-    from costmodel.errors import InputError
-    from costmodel.schema.files import load_model
-    from costmodel.workload.architecture import MoeFfn
-
-    architecture = load_model(model, search_path)
-    for layer in architecture.layers:
-        ffn = layer.ffn
-        if isinstance(ffn, MoeFfn):
-            return Routing(
-                float(architecture.hidden),
-                float(ffn.experts),
-                ffn.top_k,
-                float(ffn.groups or 1.0),
-                ffn.group_top_k or 1,
-            )
-    raise InputError.single(f"{architecture.name} has no experts", hint="name a mixture-of-experts model")

@@ -57,7 +57,7 @@ def _show_nodes(nodes: Sequence[Mapping[str, Any]]) -> None:
         memory = [quantity(host[part], DIMENSIONS[part]) for part in ("memory", "bandwidth") if host[part] is not None]
         rows.add(
             node["name"],
-            f"{count(node['count'])} x {node['device'].removeprefix('devices/')}",
+            f"{count(node['count'])}x {node['device'].removeprefix('devices/')}",
             node["intra"] if node["count"] > 1 else "",
             UNKNOWN if nic is None else quantity(nic["bandwidth"] * nic["per_device"], "bandwidth"),
             ", ".join(memory) or UNKNOWN,

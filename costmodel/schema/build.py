@@ -221,7 +221,7 @@ def framework(file: FrameworkFile) -> Framework:
         promotion_interval=file.promotion_interval, launch=file.launch,
         reserve=file.reserve, implementations=_implementations(file),
         weight_only_tiles=tuple(_tile(tile) for tile in file.weight_only_tiles),
-        host=HostTimes(**file.host.model_dump()),
+        contention=file.contention, host=HostTimes(**file.host.model_dump()),
     )  # fmt: skip
 
 
@@ -258,7 +258,9 @@ def parallelism(file: ParallelFile, schedule: str | None = None) -> Parallelism:
 
 def communication(file: CommunicationFile) -> Communication:
     """Return how ranks talk."""
-    return Communication(file.processors, file.dispatch, file.combine, file.mode, file.expert_load)
+    return Communication(
+        file.processors, file.dispatch, file.combine, file.mode, file.expert_load, file.split_attention
+    )
 
 
 def offload(file: OffloadFile) -> Offload:

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from costmodel.schema.device import DType, ProductType, Source, StoredType
-from costmodel.schema.quantity import Bits, Integer, Measure, Number, Size, Time, Value
+from costmodel.schema.quantity import Bits, Integer, LoadFactor, Measure, Number, Size, Time, Value
 from costmodel.schema.strict import Strict
 
 TimeOrZero = Annotated[Value, Measure("time", zero=True)]
@@ -22,13 +22,17 @@ class TileFile(Strict):
 
 
 class HostTimesFile(Strict):
-    """What the host's program adds to a step of an inference engine: scheduling, sampling, the code between kernels."""
+    """What the host's program adds to a step: scheduling, sampling, the code between kernels."""
 
     step: TimeOrZero = Field(default=0.0, description="to each step")
     sequence: TimeOrZero = Field(default=0.0, description="for each sequence of a rank")
     layer: TimeOrZero = Field(default=0.0, description="for each layer")
     parallel: TimeOrZero = Field(default=0.0, description="for each layer, where tensor parallelism splits it")
     experts: TimeOrZero = Field(default=0.0, description="for each layer, where it has experts")
+    operator: TimeOrZero = Field(
+        default=0.0,
+        description="to start a kernel or message of a training pass, which takes at least all its starts",
+    )
 
 
 class FrameworkFile(Strict):
@@ -49,6 +53,9 @@ class FrameworkFile(Strict):
         default_factory=dict,
         description="operator family or `family/variant` -> implementation under `calibrations/DEVICE`; of several the "
         "first that the device has. `attention_prefill: unfused` materialises the scores",
+    )
+    contention: LoadFactor = Field(
+        default=1.0, description="how much longer kernels take while expert exchanges that hold processors run"
     )
     host: HostTimesFile = Field(default_factory=HostTimesFile, description="what the host's program adds to a step")
     sources: list[Source] = Field(default=[], description="where the values come from")

@@ -62,6 +62,10 @@ class CommunicationFile(Strict):
     expert_load: LoadFactor | None = Field(
         default=None, description="tokens of the fullest rank over the mean, whatever `routing` says; null: as it says"
     )
+    split_attention: bool = Field(
+        default=False,
+        description="micro-batches of inference take turns before a layer's attention core too, one turn apart",
+    )
 
 
 class RoutingFile(Strict):

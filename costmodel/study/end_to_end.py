@@ -150,10 +150,17 @@ def fit_terms(figures: Sequence[Figure], terms: Terms, library: Library, start: 
         weighed: Array = weights * np.array([2.0 * (root - 1.0), 1.0 / root, -0.5 / root**3])
         return weighed
 
-    found = least_squares(
-        lambda units: at_point(units.tobytes())[0], np.clip((origin - lows) / (highs - lows), 0.0, 1.0),
-        jac=lambda units: at_point(units.tobytes())[1], bounds=(0.0, 1.0), loss=soft, f_scale=SOFT,
-        xtol=1e-5, ftol=1e-6, max_nfev=25,
+    # A term that is too small to matter has no slope there, so the middle is a second beginning.
+    begun = np.clip((origin - lows) / (highs - lows), 0.0, 1.0)
+    found = min(
+        (
+            least_squares(
+                lambda units: at_point(units.tobytes())[0], units, jac=lambda units: at_point(units.tobytes())[1],
+                bounds=(0.0, 1.0), loss=soft, f_scale=SOFT, xtol=1e-5, ftol=1e-6, max_nfev=25,
+            )
+            for units in (begun, np.full(len(free), 0.5))
+        ),
+        key=lambda result: float(result.cost),
     )  # fmt: skip
     values: list[float | None] = [None] * len(terms)
     for at, unit in zip(free, found.x, strict=True):
@@ -253,7 +260,9 @@ def leave_out(
         name = case.publication
         if name not in by_publication:
             rest = [one for one in figures if one.case.publication != name]
-            without = fit_terms(rest, terms, library, everything.values) if name in used else everything
+            # What the rest does not determine stays without effect: the files' own values know the publication.
+            lowest = tuple(term.span[0] for term in terms)
+            without = fit_terms(rest, terms, library, lowest) if name in used else everything
             by_publication[name] = without
         found[case.id] = changes(case, terms, by_publication[name].values, library)
     return found

@@ -209,6 +209,7 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
             replace(
                 product(" weight gradient", (inputs, outputs, rows), (operand, operand, accumulated)),
                 deviation=0.0,  # here the rows are the depth
+                turned=True,
             ),
         ],
     )

@@ -18,7 +18,8 @@ class Gemm:
     left, right, out: bytes of one element of the operands and of the result; `out` counts a read as well where the
     result is accumulated in place. replicas: ranks that repeat this very product. deviation: standard deviation of the
     rows of a group about their mean `m`; load: FLOP of this rank over those of the mean one; block_scaled: FP8 operands
-    carry a scale for every block of elements, which the kernel applies; masked: every group has a buffer of fixed
+    carry a scale for every block of elements, which the kernel applies; turned: a weight gradient, whose operands are
+    re-quantised along the other side; masked: every group has a buffer of fixed
     size, of which it fills a part; held, experts: groups of this rank and of all ranks, with rows or without; tokens:
     that the rows are copies of (these three zero: not stated).
     """
@@ -41,11 +42,17 @@ class Gemm:
     held: Count = 0.0
     experts: Count = 0.0
     tokens: Count = 0.0
+    turned: bool = False
 
     @property
     def variant(self) -> str:
-        """Return which kernels of the family run it: those of its number format, and of masked buffers."""
-        return f"{self.dtype}{'_block' if self.block_scaled else ''}{'_masked' if self.masked else ''}"
+        """Return which kernels of the family run it: those of its number format, of masked buffers, of two vectors.
+
+        Both operands of a block-scaled weight gradient (`turned`) carry scales along their rows only.
+        """
+        if not self.block_scaled:
+            return f"{self.dtype}{'_masked' if self.masked else ''}"
+        return f"{self.dtype}_block{'_masked' if self.masked else ''}{'_turned' if self.turned else ''}"
 
     @property
     def flop(self) -> Flop:

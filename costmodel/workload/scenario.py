@@ -99,6 +99,8 @@ class Communication:
 
     mode: `normal` (deduplicated per node, forwarded over the intra-node link) or `low_latency` (one copy per expert).
     expert_load: tokens of the fullest rank over the mean, whatever the routing; null: as the routing has it.
+    split_attention: micro-batches take turns within the attention of a layer too, before its core, the second one turn
+    behind the first.
     """
 
     processors: Count = 0.0
@@ -106,6 +108,7 @@ class Communication:
     combine: str = "bf16"
     mode: str = "normal"
     expert_load: Count | None = None
+    split_attention: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -165,10 +168,11 @@ class Tile:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HostTimes:
-    """What the host's program adds to a step of an inference engine [s].
+    """What the host's program adds to a step [s].
 
-    step: to each; sequence: for each sequence of a rank; layer: for each layer, `parallel` more where tensor
-    parallelism splits it, `experts` more where it has experts.
+    step: to each; of an inference engine also sequence: for each sequence of a rank; layer: for each layer, `parallel`
+    more where tensor parallelism splits it, `experts` more where it has experts. operator: to start one kernel or
+    message of a training pass, which takes at least as long as all of its starts.
     """
 
     step: Seconds = 0.0
@@ -176,10 +180,11 @@ class HostTimes:
     layer: Seconds = 0.0
     parallel: Seconds = 0.0
     experts: Seconds = 0.0
+    operator: Seconds = 0.0
 
     @property
     def is_none(self) -> bool:
-        """Tell whether it adds nothing at any point."""
+        """Tell whether it adds nothing to an inference step at any point."""
         parts = (self.step, self.sequence, self.layer, self.parallel, self.experts)
         return not any(np.any(np.asarray(part)) for part in parts)
 
@@ -192,7 +197,8 @@ class Framework:
     expand narrow weights, none: as of the others; promotion_interval: elements of K between two promotions of an FP8
     accumulator; launch: time of an empty kernel on a stream [s]; reserve: device memory that the
     context and libraries keep [B]; implementations: operator family or `family/variant` -> kernel libraries, of which
-    the first that the device has is meant; host: what the host's program adds to a step.
+    the first that the device has is meant; contention: how much longer kernels take
+    while expert exchanges that hold processors run; host: what the host's program adds to a step.
     """
 
     name: str
@@ -203,7 +209,12 @@ class Framework:
     reserve: Bytes
     implementations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     weight_only_tiles: tuple[Tile, ...] = ()
+    contention: Quantity = 1.0
     host: HostTimes = HostTimes()
+
+    def slowing(self, processors: Count) -> Quantity:
+        """Return how much longer kernels take while exchanges run that hold some processors; without any, no longer."""
+        return where(processors > 0, self.contention, 1.0)
 
     @property
     def unfused(self) -> bool:

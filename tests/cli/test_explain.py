@@ -26,25 +26,25 @@ def test_the_list_accounts_for_the_whole_step(run):
 @pytest.mark.parametrize("scenario", ["training", "prefill", "decode", "decode_ep_bound"])
 def test_every_line_of_the_list_can_be_explained(run, scenario):
     for line in explained(run, "--scenario", scenario)["operators"]:
+        if not line["operators"]:  # time in which no operator of its own runs
+            continue
         found = explained(run, "--scenario", scenario, "--op", line["name"])["operators"]
         assert found
         assert all(one["time"] > 0 for one in found)
 
 
-def test_a_matrix_product_states_its_inputs_units_tile_and_sources(run):
-    (found,) = explained(run, "--op", "expert up")["operators"]
+def test_a_matrix_product_without_a_fit_states_its_inputs_units_tile_and_sources(run):
+    (found,) = explained(run, "--op", "router")["operators"]
     inputs = found["inputs"]
     assert inputs["FLOP"] == pytest.approx(2 * inputs["groups"] * inputs["m"] * inputs["n"] * inputs["k"])
     assert inputs["processors"] == 112  # 132, 20 of them taken by communication
     assert inputs["blocks"] / inputs["processors"] <= inputs["waves"]
     assert found["bound"] == "compute"
     assert found["basis"] == "roofline"
-    assert found["time"] >= inputs["FLOP"] / inputs["fp8 peak of them"]
-    assert found["origins"]["hardware.device.math.fp8.peak"].startswith("hardware/devices/h100-sxm.yaml:") or (
-        "h100-sxm.yaml:" in found["origins"]["hardware.device.math.fp8.peak"]
-    )
-    shown = run("explain", FLAGSHIP, "--op", "expert up").out
-    assert "PFLOP/s" in shown
+    assert found["time"] >= inputs["FLOP"] / inputs["fp32 peak of them"]
+    assert "h100-sxm.yaml:" in found["origins"]["hardware.device.math.fp32.peak"]
+    shown = run("explain", FLAGSHIP, "--op", "router").out
+    assert "TFLOP/s" in shown
     assert "us" in shown
 
 

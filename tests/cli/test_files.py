@@ -66,7 +66,7 @@ def test_the_list_of_hardware_is_a_table_that_80_columns_hold(run):
     assert rows["h800-sxm"][:8] == ["h800-sxm", "hopper", "80", "3.35", "989", "1979", "700", "2"]
     assert rows["v100-pcie-32gb"][4:6] == ["-", "-"]  # no BF16, no FP8
     assert rows["mi300x"][1:7] == ["cdna3", "192", "5.30", "1307", "2615", "750"]
-    assert rows["dgx-h100"][1:] == ["8", "x", "h100-sxm", "nvlink", "50", "GB/s", "2", "TB,", "614.4", "GB/s"]
+    assert rows["dgx-h100"][1:] == ["8x", "h100-sxm", "nvlink", "50", "GB/s", "2", "TB,", "614.4", "GB/s"]
     assert rows["h800-2048-mpft"][1:] == ["256", "x", "hgx-h800", "mpft", "8", "64"]
     assert "megatron" in out
 

@@ -184,9 +184,14 @@ def test_a_class_of_cases_can_be_picked(run):
     assert "did you mean `memory`" in done.err
 
 
-def test_leaving_out_changes_nothing_without_declared_terms(run):
+def test_leaving_out_changes_nothing_without_declared_terms(run, tmp_path):
+    folder = tmp_path / "hardware/fit_plans"
+    folder.mkdir(parents=True)
+    (folder / "end_to_end.yaml").write_text(
+        "schema: costmodel/fit_plan@1\nname: end_to_end\nterms: []\n", encoding="utf-8"
+    )
     plain = run("reproduce", "mt_nlg", "--json")
-    assert run("reproduce", "mt_nlg", "--leave-out", "--json").out == plain.out
+    assert run("reproduce", "mt_nlg", "--leave-out", "--path", tmp_path, "--json").out == plain.out
 
 
 def test_leaving_out_fits_a_declared_term_to_other_publications(run, tmp_path):
