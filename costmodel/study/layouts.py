@@ -16,7 +16,7 @@ from costmodel.analytic.pricing import pricer
 from costmodel.analytic.sums import NO_TIME, Sums, sums_of
 from costmodel.analytic.training import micro_batch_count, training_context
 from costmodel.cost.calibration import Calibration
-from costmodel.quantities import Array, maximum
+from costmodel.quantities import Array, Quantity, ceil, floor, maximum
 from costmodel.workload.architecture import Architecture, Attention, MoeFfn
 from costmodel.workload.layers import model_work
 from costmodel.workload.memory import least_memory
@@ -122,7 +122,8 @@ def lower_bounds(scenario: Scenario, plan: Training, calibration: Calibration, s
 
     since the slowest of pp ranks has at least the mean, and does at best one beside the other. Where one-way schedules
     run equal chunks, the last rank also waits for the first micro-batch, and the first rank for the last gradient:
-    (pp - 1) / virtual more. There, too, the first rank keeps min(pp, micro-batches) of its activations.
+    (pp - 1) / virtual more. There, too, the first rank keeps min(pp, micro-batches) of its activations. Of alike layers
+    it has the most.
     """
     context = training_context(scenario, plan)
     work = model_work(context)
@@ -138,11 +139,20 @@ def lower_bounds(scenario: Scenario, plan: Training, calibration: Calibration, s
             ends = ends + _passes(scenario, [work.mtp], [mtp.depth], calibration)
         whole = layers + ends
         waits = np.where(equal, (parallel.pp - 1) / parallel.virtual, 0.0)
-        slowest = count * maximum(whole.compute, whole.exchanges) + waits * maximum(layers.compute, layers.exchanges)
-        step = np.asarray(_SHARE * slowest / parallel.pp, dtype=np.float64)
+        of_layers = maximum(layers.compute, layers.exchanges)
+        mean = (count * maximum(whole.compute, whole.exchanges) + waits * of_layers) / parallel.pp
+        fullest = count * of_layers * _first_rank(scenario) if alike else 0.0
+        step = np.asarray(_SHARE * maximum(mean, fullest), dtype=np.float64)
     chunks = np.where(equal, np.minimum(np.asarray(parallel.pp), count), 1.0)
     copies = 2 if plan.schedule in _TWICE else 1
     return Bounds(step, np.asarray(_SHARE * least_memory(context, plan, work, copies, chunks), dtype=np.float64))
+
+
+def _first_rank(scenario: Scenario) -> Quantity:
+    """Return the share of the layers on the first rank of a one-way schedule: longer stages come first."""
+    depth, parallel = scenario.architecture.depth, scenario.parallel
+    stages = parallel.pp * parallel.virtual
+    return (parallel.virtual * floor(depth / stages) + ceil(depth % stages / parallel.pp)) / depth
 
 
 def _passes(scenario: Scenario, works: Sequence[Work], counts: Sequence[int], calibration: Calibration) -> Sums:
