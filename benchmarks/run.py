@@ -16,6 +16,8 @@ for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np  # noqa: E402  after the thread limits
 
 import costmodel  # noqa: E402
+from costmodel.event.engine import run  # noqa: E402
+from costmodel.event.graph import Graph, Task  # noqa: E402
 
 REPEATS = 5
 POINTS = 100_000
@@ -58,6 +60,29 @@ def predict_rows(count: int) -> float:
         return best(lambda: subprocess.run(asked, check=True, stdout=subprocess.DEVNULL), 1)
 
 
+def operators_on_streams(count: int) -> float:
+    """Return the shortest wall time of `count` operators on 16 streams that wait for each other [s]."""
+    graph = Graph()
+    streams = [graph.stream(f"device {number // 2}", number // 2, "stream") for number in range(16)]
+    for number in range(count):
+        graph.add(Task("kernel", streams[number % 16], 1e-3 * (1 + number % 7), (number - 5,) if number >= 5 else ()))
+    return best(lambda: run(graph), 3)
+
+
+def whole_step() -> tuple[float, float]:
+    """Return wall time of DeepSeek-V3's step on all 16 ranks, cold [s], and the most memory of its process [B]."""
+    program = (
+        "import costmodel, resource, time; start = time.perf_counter();"
+        "from costmodel.api import event_engine;"
+        "workload = costmodel.load('deepseek_v3', scenarios=['training']);"
+        "workload.points(engine='event', simulation=event_engine(full=True));"
+        "print(time.perf_counter() - start, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    found = [subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.split()]
+    seconds, memory = found[0]
+    return float(seconds), float(memory)
+
+
 def report(what: str, measured: float, target: float, unit: str, *, at_most: bool) -> None:
     """Print one figure with its target."""
     met = measured <= target if at_most else measured >= target
@@ -70,6 +95,10 @@ def main() -> None:
     report("costmodel --help, best of 5", command("--help"), 0.15, "s", at_most=True)
     report("simulate deepseek_v3, best of 5", command("simulate", "deepseek_v3"), 0.5, "s", at_most=True)
     report("predict 50,000 rows", predict_rows(50_000), 20, "s", at_most=True)
+    report("100,000 operators on streams, best of 3", operators_on_streams(100_000), 2, "s", at_most=True)
+    seconds, memory = whole_step()
+    report("DeepSeek-V3's step by events, 16 ranks, cold", seconds, 5, "s", at_most=True)
+    report("and its memory", memory / 2**30, 1, "GiB", at_most=True)
     workload = costmodel.load("deepseek_v3", set={"hardware.memory.hbm.capacity": "100 TiB"})
     workload.evaluate("training")
     report("one evaluation of training", 1e3 * best(lambda: workload.evaluate("training")), 10, "ms", at_most=True)

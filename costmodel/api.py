@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -23,9 +23,12 @@ from costmodel.workload.architecture import Architecture
 from costmodel.workload.counting import kv_bytes_per_token, parameter_count, training_flop_per_token
 from costmodel.workload.scenario import Scenario, Training
 
+if TYPE_CHECKING:
+    from costmodel.event.evaluation import EventEngine
+
 Vary: TypeAlias = "Mapping[str | tuple[str, ...], Any]"
 
-ENGINES = ("analytic",)
+ENGINES = ("analytic", "event")
 COUNTING_LENGTH = 4096.0  # tokens of a sequence where no scenario states one: the length DeepSeek's Table 2 counts at
 
 
@@ -65,13 +68,19 @@ class Workload:
 
         vary: path of the resolved document -> values, SI numbers or strings with units; each entry is one axis, in key
         order. A tuple of paths with a tuple of value lists is one linked axis. Without it the grid is one point.
+        engine: `analytic`, or `event`, which simulates point after point.
         Raises InputError on an unknown scenario, path, unit or engine.
         """
         _check_engine(engine)
         chosen = self.scenario(scenario)
         if not vary:
-            return evaluate_single(chosen, self.calibration(chosen))
+            simulated = [event_engine().evaluate] if engine == "event" else []
+            return evaluate_single(chosen, self.calibration(chosen), *simulated)
         varied, shape = self.varied(scenario, vary)
+        if engine == "event":
+            from costmodel.event.grid import simulate_grid  # SimPy loads when it is used
+
+            return simulate_grid(varied, self.calibration(varied), shape)
         return evaluate_grid(varied, self.calibration(varied), shape)
 
     def varied(self, scenario: str, vary: Vary) -> tuple[Scenario, tuple[int, ...]]:
@@ -94,19 +103,39 @@ class Workload:
             scenarios=self.scenarios if scenarios is None else scenarios,
         )  # fmt: skip
 
-    def simulate(self, scenarios: Iterable[str] | None = None, engine: str = "analytic") -> dict[str, Any]:
-        """Return the result document of some scenarios (default: all) at their own values."""
-        points = self.points(scenarios, engine)
+    def simulate(
+        self, scenarios: Iterable[str] | None = None, engine: str = "analytic", simulation: EventEngine | None = None
+    ) -> dict[str, Any]:
+        """Return the result document of some scenarios (default: all) at their own values.
+
+        simulation: as of `points`.
+        """
+        scenarios = self.scenarios if scenarios is None else tuple(scenarios)
+        points = self.points(scenarios, engine, simulation)
         return {
-            "schema": SCHEMA, "version": __version__, "seed": None, "engine": engine, "workload": self.name,
-            "model": self.model(), "scenarios": {name: point.document() for name, point in points.items()},
+            "schema": SCHEMA, "version": __version__, "seed": self._seed(scenarios) if engine == "event" else None,
+            "engine": engine, "workload": self.name, "model": self.model(),
+            "scenarios": {name: point.document() for name, point in points.items()},
         }  # fmt: skip
 
-    def points(self, scenarios: Iterable[str] | None = None, engine: str = "analytic") -> dict[str, Point]:
-        """Return some scenarios (default: all) in full."""
+    def _seed(self, scenarios: Iterable[str] | None) -> int | None:
+        """Return the seed of what is random in some scenarios, null where nothing is."""
+        asked = [self.scenario(name).simulation for name in (self.scenarios if scenarios is None else scenarios)]
+        return next((each.seed for each in asked if each.jitter or each.checkpoints), None)
+
+    def points(
+        self, scenarios: Iterable[str] | None = None, engine: str = "analytic", simulation: EventEngine | None = None
+    ) -> dict[str, Point]:
+        """Return some scenarios (default: all) in full.
+
+        simulation: the event engine to use, which then holds their timelines; null: one of its own.
+        """
         _check_engine(engine)
         chosen = [self.scenario(name) for name in (self.scenarios if scenarios is None else scenarios)]
-        return {each.name: evaluate_point(each, self.calibration(each)) for each in chosen}
+        if engine == "analytic":
+            return {each.name: evaluate_point(each, self.calibration(each)) for each in chosen}
+        used = event_engine() if simulation is None else simulation
+        return {each.name: used.point(each, self.calibration(each)) for each in chosen}
 
     def model(self) -> dict[str, Any]:
         """Return what can be counted of the model; FLOP a token at the training scenario's length."""
@@ -151,6 +180,13 @@ class Workload:
         return _as_numbers(
             path, [read_number(number, each, label, path) if isinstance(each, str) else each for each in values]
         )
+
+
+def event_engine(*, full: bool = False) -> EventEngine:
+    """Return an event engine. full: it simulates ranks and stages that are alike one by one."""
+    from costmodel.event.evaluation import EventEngine  # SimPy loads when it is used
+
+    return EventEngine(full=full)
 
 
 def _as_numbers(path: str, values: list[Any]) -> Array:

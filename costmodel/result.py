@@ -148,7 +148,8 @@ class Point:
     headline: the metric that breakdown and bubble sum to; memory: bytes by part, null for a bound; host_memory:
     bytes that a device keeps on its host, null where it keeps none there (tensors: weights, states, gradients and
     activations; kv_cache); reason: why the point is infeasible, null where it is not; reasons: why each null metric is
-    null; routing: what is known of expert layers, null where there are none.
+    null; routing: what is known of expert layers, null where there are none; goodput: shares of a run that failures
+    interrupt, null where no checkpoints are stated.
     """
 
     phase: str
@@ -167,6 +168,7 @@ class Point:
     offer: Offer | None = None
     routing: Mapping[str, float] | None = None
     host_memory: Mapping[str, float] | None = None
+    goodput: Mapping[str, float] | None = None
 
     @property
     def fits(self) -> bool:
@@ -235,6 +237,8 @@ class Point:
             document["hardware"] = self.offer.document()
         if self.schedule is not None:
             document["schedule"] = dict(self.schedule)
+        if self.goodput is not None:
+            document["goodput"] = dict(self.goodput)
         if self.routing is not None:
             document["routing"] = {name: _finite(value) for name, value in self.routing.items()}
         if self.reason is not None:

@@ -75,13 +75,13 @@ class TrainingEvaluation:
 
     def __init__(self, scenario: Scenario, plan: Training, calibration: Calibration) -> None:
         self._scenario, self._plan = scenario, plan
-        self._priced = price_step(scenario, plan, calibration)
-        self.ledger: Ledger | None = self._priced.ledger
+        self.priced = price_step(scenario, plan, calibration)
+        self.ledger: Ledger | None = self.priced.ledger
 
     def metrics(self, moves: Moves) -> Metrics:
         """Return the metrics of the step."""
-        times = self._times if moves is None else step_times(self._priced, moves)
-        return training_metrics(self._scenario, self._plan, self._priced, times)
+        times = self._times if moves is None else step_times(self.priced, moves)
+        return training_metrics(self._scenario, self._plan, self.priced, times)
 
     def families(self) -> frozenset[str]:
         """Return the families of the step's operators whose times are uncertain."""
@@ -89,19 +89,19 @@ class TrainingEvaluation:
 
     def operators(self) -> list[Priced]:
         """Return the operators of all layers and passes, what moves beside them, then those that end the step."""
-        works, traffic = self._priced.priced.values(), self._priced.traffic
+        works, traffic = self.priced.priced.values(), self.priced.traffic
         beside = [] if traffic is None else traffic.operators()
-        ends = [item for tail in self._priced.tails for item in (*tail.serial, *tail.on_host, *tail.copies)]
+        ends = [item for tail in self.priced.tails for item in (*tail.serial, *tail.on_host, *tail.copies)]
         passes = [item for work in works for item in (*work.forward, *work.input_gradient, *work.weight_gradient)]
-        return [*passes, *beside, self._priced.transfer, *ends]
+        return [*passes, *beside, self.priced.transfer, *ends]
 
     def breakdown(self) -> list[Entry]:
         """Return the operators of the step."""
-        return step_breakdown(self._priced)
+        return step_breakdown(self.priced)
 
     def schedule(self, moves: Moves = None) -> Mapping[str, Quantity] | None:
         """Return the step's parts."""
-        return schedule_times(self._times if moves is None else step_times(self._priced, moves))
+        return schedule_times(self._times if moves is None else step_times(self.priced, moves))
 
     def notes(self) -> tuple[str, ...]:
         """Return nothing that a reader has to be told."""
@@ -109,7 +109,7 @@ class TrainingEvaluation:
 
     @cached_property
     def _times(self) -> StepTimes:
-        return step_times(self._priced, None)
+        return step_times(self.priced, None)
 
 
 class PassEvaluation(Unscheduled):
@@ -117,13 +117,13 @@ class PassEvaluation(Unscheduled):
 
     def __init__(self, scenario: Scenario, plan: Prefill | Decode, calibration: Calibration) -> None:
         self._scenario, self._plan = scenario, plan
-        self._priced = price_pass(scenario, plan, calibration)
+        self.priced = price_pass(scenario, plan, calibration)
         self.ledger: Ledger | None = pass_ledger(scenario, plan)
         self.headline = "ttft" if isinstance(plan, Prefill) else "tpot"
 
     def metrics(self, moves: Moves) -> Metrics:
         """Return the metrics of the pass."""
-        times = self._times if moves is None else pass_times(self._priced, moves)
+        times = self._times if moves is None else pass_times(self.priced, moves)
         if isinstance(self._plan, Prefill):
             return prefill_metrics(self._scenario, self._plan, times)
         assert self.ledger is not None
@@ -135,23 +135,23 @@ class PassEvaluation(Unscheduled):
 
     def operators(self) -> list[Priced]:
         """Return the operators of all kinds of layers."""
-        return self._priced.operators()
+        return self.priced.operators()
 
     def breakdown(self) -> list[Entry]:
         """Return the operators of the pass."""
         lines, times = Lines(), self._times
         if isinstance(self._plan, Prefill):
-            add_pass(lines, self._priced, times)
+            add_pass(lines, self.priced, times)
             return lines.sorted()
         tokens = float(tokens_per_step(self._plan.speculative))
-        add_pass(lines, self._priced, times, 1.0 / tokens)
+        add_pass(lines, self.priced, times, 1.0 / tokens)
         waiting = float(times.round(self._scenario.parallel.pp)) - float(times.latency)
         lines.add_wait("pipeline wait", waiting / tokens, "latency")
         return lines.sorted()
 
     @cached_property
     def _times(self) -> PassTimes:
-        return pass_times(self._priced, None)
+        return pass_times(self.priced, None)
 
 
 class BoundEvaluation(Unscheduled):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
+from typing import TypeAlias
 
 import numpy as np
 
@@ -35,6 +36,8 @@ from costmodel.workload.memory import ON_HOST, Ledger, host_fits
 from costmodel.workload.scenario import Disaggregated, Scenario
 from costmodel.workload.validity import feasible_layout, rules
 
+Engine: TypeAlias = "Callable[[Scenario, Calibration], Evaluation]"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Attempt:
@@ -46,7 +49,7 @@ class _Attempt:
     explanation: str | None
 
 
-def _attempt(scenario: Scenario, calibration: Calibration) -> _Attempt:
+def _attempt(scenario: Scenario, calibration: Calibration, engine: Engine) -> _Attempt:
     """Return the evaluation of a single scenario, or why there is none. Raises InputError on a broken rule."""
     broken = [rule for rule in rules(scenario) if not rule.holds]
     if broken:
@@ -55,7 +58,7 @@ def _attempt(scenario: Scenario, calibration: Calibration) -> _Attempt:
     evaluation: Evaluation | None = None
     unreachable: str | None = None
     try:
-        evaluation = evaluate(scenario, calibration)
+        evaluation = engine(scenario, calibration)
         ledger = evaluation.ledger
     except InfeasibleError as error:
         unreachable, ledger = str(error), ledger_of(scenario)
@@ -84,9 +87,9 @@ def _too_much_for_the_host(scenario: Scenario, ledger: Ledger) -> str:
     return f"{REASONS[NO_HOST_MEMORY]}: {devices:g} devices of a node would keep {needed} there, it has {memory}"
 
 
-def evaluate_single(scenario: Scenario, calibration: Calibration) -> Result:
+def evaluate_single(scenario: Scenario, calibration: Calibration, engine: Engine = evaluate) -> Result:
     """Return a scenario without axes. Raises InputError where a degree does not divide."""
-    attempt = _attempt(scenario, calibration)
+    attempt = _attempt(scenario, calibration, engine)
     return Result(
         scenario.name,
         _plain_metrics(scenario, attempt),
@@ -102,9 +105,9 @@ def _some(found: Mapping[str, Interval], chosen: Collection[str]) -> dict[str, I
     return {name: found[name] for name in chosen}
 
 
-def evaluate_point(scenario: Scenario, calibration: Calibration) -> Point:
+def evaluate_point(scenario: Scenario, calibration: Calibration, engine: Engine = evaluate) -> Point:
     """Return a single scenario in full. Raises InputError where a degree does not divide."""
-    return _point(scenario, calibration, _attempt(scenario, calibration))
+    return _point(scenario, calibration, _attempt(scenario, calibration, engine))
 
 
 def _plain_metrics(scenario: Scenario, attempt: _Attempt) -> Metrics:

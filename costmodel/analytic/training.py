@@ -87,7 +87,7 @@ def price_step(scenario: Scenario, plan: Training, calibration: Calibration) -> 
     labels = tuple(classes.index(stage) for stage in layout)
     kinds = [work.embedding, *work.layers, work.head, *([] if work.mtp is None else [work.mtp])]
     on_ranks = dict.fromkeys(
-        (tuple(layout[stage] for stage in stages), _last_pass(plan, schedule, rank))
+        (tuple(layout[stage] for stage in stages), last_pass(plan, schedule, rank))
         for rank, stages in enumerate(schedule.placement)
     )
     message = context.stream_tokens * scenario.architecture.hidden * context.residual
@@ -126,7 +126,7 @@ def _held(work: ModelWork, stages: tuple[Stage, ...]) -> list[tuple[int, Work]]:
     return [part for stage in stages for part in stage_work(work, stage)]
 
 
-def _last_pass(plan: Training, schedule: Schedule, rank: int) -> Kind:
+def last_pass(plan: Training, schedule: Schedule, rank: int) -> Kind:
     """Return the pass that hides a rank's last reductions: its last weight gradients, where they run by themselves."""
     last = next(action for action in reversed(schedule.ranks[rank]) if action.backward is not None)
     return Kind.BACKWARD_WEIGHT if plan.overlaps and last.kind is Kind.BACKWARD_WEIGHT else Kind.BACKWARD

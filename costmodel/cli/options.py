@@ -14,7 +14,7 @@ from costmodel.errors import InputError, Location, Problem
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-ENGINES = ("analytic",)
+ENGINES = ("analytic", "event")
 
 
 def set_option(function: F) -> F:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
 from costmodel.cli.completion import names
 from costmodel.cli.options import ENGINES, asked, json_option, path_option, print_json, read_changes, set_option
-from costmodel.errors import InfeasibleError
+from costmodel.errors import InfeasibleError, InputError
+
+if TYPE_CHECKING:
+    from costmodel.event.evaluation import EventEngine
 
 
 @click.command("simulate")
@@ -18,7 +24,16 @@ from costmodel.errors import InfeasibleError
     shell_complete=names("clusters", "nodes", qualified=True),
     help="Stand in for every scenario's cluster: clusters/NAME or nodes/NAME.",
 )
-@click.option("--engine", type=click.Choice(ENGINES), default="analytic", show_default=True, help="Closed form.")
+@click.option(
+    "--engine", type=click.Choice(ENGINES), default="analytic", show_default=True, help="Closed form or simulation."
+)
+@click.option("--full", is_flag=True, help="Simulate ranks and stages that are alike one by one.")
+@click.option(
+    "--trace",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the simulated timeline for Perfetto, packed where FILE ends in .gz.",
+)
 @set_option
 @json_option
 @path_option
@@ -27,26 +42,43 @@ def command(
     scenarios: tuple[str, ...],
     cluster: str | None,
     engine: str,
+    full: bool,
+    trace: Path | None,
     changes: tuple[str, ...],
     as_json: bool,
     search_path: tuple[str, ...],
 ) -> int:
     """Predict time, memory, cost and what limits them for the scenarios of WORKLOAD, a file or a name."""
-    from costmodel.api import load
+    from costmodel.api import event_engine, load
 
+    if engine != "event" and (full or trace is not None):
+        name = "--full" if full else "--trace"
+        raise InputError.single("only the event engine has a timeline", field=name, hint="write --engine event")
     loaded = load(
         workload, set=read_changes(changes), cluster=cluster, search_path=search_path, scenarios=scenarios or None
     )
     for note in loaded.resolved.notes:
         click.echo(f"note: {note}", err=True)
+    simulation = event_engine(full=full) if engine == "event" else None
     if as_json:
-        document = loaded.simulate(engine=engine)
+        document = loaded.simulate(engine=engine, simulation=simulation)
+        _write_trace(trace, simulation)
         print_json(document)
         feasible = all(scenario["memory"]["fits"] for scenario in document["scenarios"].values())
         return 0 if feasible else InfeasibleError.exit_code
     from costmodel.report.terminal import show_simulation
 
-    points = loaded.points(engine=engine)
+    points = loaded.points(engine=engine, simulation=simulation)
+    _write_trace(trace, simulation)
     again = asked(workload, cluster, changes, search_path)
     show_simulation(again, loaded, points, detailed=bool(scenarios) or len(points) == 1)
     return 0 if all(point.fits for point in points.values()) else InfeasibleError.exit_code
+
+
+def _write_trace(path: Path | None, simulation: EventEngine | None) -> None:
+    """Write the timelines where a file is asked for."""
+    if path is None or simulation is None:
+        return
+    from costmodel.report.trace import write_trace
+
+    write_trace(path, simulation.timelines)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from costmodel.report.page import show, table
 from costmodel.report.text import metric, quantity
 from costmodel.study.comparing import Compared, Pair
+from costmodel.study.timelines import TracesCompared
 
 _INSIDE = {None: "", True: "yes", False: "no"}
 
@@ -17,6 +18,15 @@ def show_compared(found: Compared) -> None:
     if found.operators:
         show()
         _show("operator", found.operators, lambda _, value: quantity(value, "duration"))
+
+
+def show_classes(found: TracesCompared) -> None:
+    """Print the seconds of each class of operators on a device."""
+    rows = table("class", ">predicted", ">measured", ">predicted over measured")
+    for one in found.classes:
+        ratio = "" if one.ratio is None else f"{one.ratio:.3f}"
+        rows.add(one.name, quantity(one.predicted, "duration"), quantity(one.measured, "duration"), ratio)
+    show(rows)
 
 
 def _show(what: str, pairs: Sequence[Pair], shown: Callable[[Pair, float], str]) -> None:

@@ -12,10 +12,12 @@ from costmodel.report.figures.drawn import Drawn
 from costmodel.report.figures.memory import memory_figure
 from costmodel.report.figures.roofline import roofline_figure
 from costmodel.report.figures.sweep import sweep_figures
+from costmodel.report.figures.timeline import timeline_figures
 from costmodel.report.style import rendered, styled
 from costmodel.schema.results import ResultFile
 from costmodel.schema.whole_files import make_folder, write_whole
 from costmodel.study.points import Table
+from costmodel.study.timelines import Slice
 
 Form: TypeAlias = Literal["svg", "png"]
 FORMS: tuple[Form, ...] = ("svg", "png")
@@ -31,6 +33,14 @@ def draw_sweep(swept: Table, folder: Path, forms: Sequence[Form] = FORMS) -> lis
     """Write the figures of a sweep and return their files: the headline metric of each scenario."""
     with styled():
         return _write(_of_sweep(swept), folder, forms)
+
+
+def draw_timelines(slices: Sequence[Slice], folder: Path, forms: Sequence[Form] = FORMS) -> list[Path]:
+    """Write a Gantt chart of each scenario of a trace and return the files."""
+    with styled():
+        figures = timeline_figures(slices)
+        files = file_names(list(figures))
+        return _write(iter([(f"timeline-{files[name]}", drawn) for name, drawn in figures.items()]), folder, forms)
 
 
 def _of_sweep(swept: Table) -> Iterator[tuple[str, Drawn | None]]:

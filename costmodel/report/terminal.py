@@ -87,6 +87,8 @@ def _show_detail(name: str, point: Point) -> None:
                 f"{key.replace('_', ' ')} {quantity(value, 'time')}" for key, value in point.schedule.items()
             )
             show(f"schedule, mean over pipeline ranks: {parts}")
+        if point.goodput is not None:
+            show(_goodput_line(point.goodput))
     else:
         show(f"does not run: {point.reason}", "red")
     if point.memory is not None:
@@ -95,6 +97,15 @@ def _show_detail(name: str, point: Point) -> None:
     show(f"limit: {point.bound}; basis: {basis}{ROOFLINE_ONLY if basis == 'roofline' else ''}")
     for note in point.notes:
         show(f"note: {note}")
+
+
+def _goodput_line(goodput: Mapping[str, float]) -> str:
+    """Return where the time of a long run goes."""
+    shares = {name: f"{value:.2%}" for name, value in goodput.items() if name != "failures_per_day"}
+    return (
+        f"goodput of a long run: {shares['goodput']}; checkpoints {shares['writing']}, lost work {shares['lost']}, "
+        f"restarts {shares['restarting']}; {goodput['failures_per_day']:.3g} failures a day"
+    )
 
 
 def _show_operators(point: Point) -> None:

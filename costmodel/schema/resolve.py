@@ -219,6 +219,7 @@ def _scenario(
             for each in replaced
         ),
         routing=build.routing(plan.routing, expert_counts(plan.routing, tree, architecture, f"scenarios.{name}")),
+        simulation=build.simulation(plan.simulation),
     )  # fmt: skip
     trees = {
         "scenario": tree.having(precision=merge(formats.tree, chosen)), "cluster": hardware.cluster.tree,

@@ -9,9 +9,11 @@ from pydantic import Field, model_validator
 from costmodel.schema.device import DType, ProductType, Source, StoredType
 from costmodel.schema.quantity import (
     Bits,
+    Duration,
     Exponent,
     Integer,
     LoadFactor,
+    Moment,
     Named,
     NameSet,
     Number,
@@ -171,6 +173,43 @@ class PrecisionChoiceFile(Strict):
     kv_zero: DType | None = Field(default=None, description="instead of the set's; null: symmetric")
 
 
+class SlowdownFile(Strict):
+    """A rank that is slower for a while: a straggler, a link that flaps, a plane or a device that fails."""
+
+    rank: Annotated[int, Whole(0, single=True)] | None = Field(
+        default=None, description="pipeline rank, in inference the stage; null: all of them"
+    )
+    slows: Literal["compute", "network", "everything"] = Field(description="what is slower")
+    speed: ShareOrZero = Field(description="of the usual one; 0: it stands still")
+    begin: Moment = Field(default=0.0, description="when, counted from the start of the step or pass")
+    end: Moment | None = Field(default=None, description="until when; null: it stays so")
+
+
+class CheckpointsFile(Strict):
+    """How a training run outlives failures."""
+
+    interval: Duration = Field(description="time of training between two checkpoints")
+    write: Moment = Field(description="how long training stands still for one")
+    restart: Moment = Field(description="from a failure until training goes on")
+    device_mtbf: Duration = Field(description="mean time between failures of one device")
+
+
+class SimulationFile(Strict):
+    """What the event engine is told; the closed form does not read it."""
+
+    seed: Annotated[int, Whole(0, single=True)] = Field(default=0, description="of all that is random")
+    jitter: ShareOrZero = Field(default=0.0, description="standard deviation of the logarithm of each task's time")
+    shares_processors: bool = Field(
+        default=False, description="kernels take the processors of communication while that is idle"
+    )
+    contention: bool = Field(default=False, description="messages of a device share its links")
+    slowdowns: list[SlowdownFile] = Field(default_factory=list, description="what is slower than usual, and when")
+    patience: Duration | None = Field(
+        default=None, description="time without progress after which a run is given up; null: never"
+    )
+    checkpoints: CheckpointsFile | None = Field(default=None, description="checkpoints (training); null: no failures")
+
+
 class ScenarioFile(Strict):
     """What every scenario states."""
 
@@ -189,6 +228,9 @@ class ScenarioFile(Strict):
         default_factory=lambda: RoutingFile(), description="how tokens spread over experts, and where these stand"
     )
     framework: Annotated[Any, Named("frameworks")] = Field(default="default", description="kernels and host")
+    simulation: SimulationFile = Field(
+        default_factory=lambda: SimulationFile(), description="what the event engine is told"
+    )
 
 
 class TrainingFile(ScenarioFile):

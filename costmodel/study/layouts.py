@@ -17,12 +17,13 @@ from costmodel.analytic.sums import NO_TIME, Sums, sums_of
 from costmodel.analytic.training import micro_batch_count, training_context
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Quantity, ceil, floor, maximum
-from costmodel.workload.architecture import Architecture, Attention, MoeFfn
+from costmodel.workload.architecture import Architecture, MoeFfn
 from costmodel.workload.layers import model_work
 from costmodel.workload.memory import least_memory
 from costmodel.workload.recompute import SETS
 from costmodel.workload.scenario import Decode, Scenario, Training
 from costmodel.workload.schedules import SCHEDULES
+from costmodel.workload.split_rules import heads_of
 from costmodel.workload.work import Work
 
 BATCHES = tuple(2.0**power for power in range(13))  # requests a device that a search of decoding tries
@@ -168,12 +169,9 @@ def _passes(scenario: Scenario, works: Sequence[Work], counts: Sequence[int], ca
 
 def _degrees(architecture: Architecture, devices: int) -> Iterator[tuple[int, int, int]]:
     """Yield (tp, pp, ep) that divide heads, devices and experts."""
-    heads = [
-        int(np.max(layer.mixer.q_heads if isinstance(layer.mixer, Attention) else layer.mixer.heads))
-        for layer in architecture.kinds
-    ]
+    heads = [int(np.max(heads_of(layer.mixer))) for layer in architecture.kinds]
     experts = [int(np.max(layer.ffn.experts)) for layer in architecture.kinds if isinstance(layer.ffn, MoeFfn)]
-    for tp in divisors(int(np.gcd.reduce(heads))):
+    for tp in divisors(int(np.gcd.reduce(heads)) if heads else 1):
         for pp in divisors(devices) if devices % tp == 0 else ():
             if devices % (tp * pp) == 0 and pp <= architecture.depth:
                 yield from ((tp, pp, ep) for ep in (divisors(int(np.gcd.reduce(experts))) if experts else [1]))

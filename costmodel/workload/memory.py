@@ -11,7 +11,7 @@ import numpy as np
 
 from costmodel.hardware import Node
 from costmodel.quantities import Bytes, Count, Mask, Quantity, maximum, minimum, where
-from costmodel.workload.cache import cached_bytes
+from costmodel.workload.cache import cached_bytes, state_bytes
 from costmodel.workload.context import Context
 from costmodel.workload.counting import sum_of
 from costmodel.workload.dtypes import ELEMENT_BYTES
@@ -227,7 +227,10 @@ def _kept(context: Context, keys: Count) -> list[Bytes]:
     """Return the cache of `keys` tokens on a tensor-parallel rank, of one layer of each kind, then of an MTP module."""
     element, tp = context.precision.cached_element, context.parallel.tp
     layers = (*context.architecture.kinds, context.architecture.layers[-1])
-    return [cached_bytes(layer.mixer, keys, element, tp) for layer in layers]
+    hidden = context.architecture.hidden
+    return [
+        cached_bytes(layer.mixer, keys, element, tp) + state_bytes(layer.mixer, hidden, element, tp) for layer in layers
+    ]
 
 
 def _working(one: Pass, work: PassWork, stage: Stage) -> tuple[Bytes, Bytes]:

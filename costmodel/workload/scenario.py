@@ -13,6 +13,7 @@ from costmodel.quantities import Bytes, Count, Quantity, Seconds, is_single, whe
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.dtypes import ELEMENT_BYTES, grouped_bytes
 from costmodel.workload.operators import WEIGHT_ONLY
+from costmodel.workload.simulation import PLAIN, Simulation
 
 UNFUSED = "unfused"  # the implementation of attention whose scores go through device memory
 
@@ -171,7 +172,8 @@ class HostTimes:
     """What the host's program adds to a step [s].
 
     step: to each; of an inference engine also sequence: for each sequence of a rank; layer: for each layer, `parallel`
-    more where tensor parallelism splits it, `experts` more where it has experts. operator: to start one kernel or
+    more where tensor parallelism splits it, `experts` more where it has experts, `group` more for each group of heads
+    beyond the first. operator: to start one kernel or
     message of a training pass, which takes at least as long as all of its starts.
     """
 
@@ -181,11 +183,12 @@ class HostTimes:
     parallel: Seconds = 0.0
     experts: Seconds = 0.0
     operator: Seconds = 0.0
+    group: Seconds = 0.0
 
     @property
     def is_none(self) -> bool:
         """Tell whether it adds nothing to an inference step at any point."""
-        parts = (self.step, self.sequence, self.layer, self.parallel, self.experts)
+        parts = (self.step, self.sequence, self.layer, self.parallel, self.experts, self.group)
         return not any(np.any(np.asarray(part)) for part in parts)
 
 
@@ -448,6 +451,7 @@ class Scenario:
     offload: Offload = Offload()
     notes: tuple[str, ...] = ()
     routing: Routing = Routing()
+    simulation: Simulation = PLAIN
 
     @property
     def devices(self) -> Count:

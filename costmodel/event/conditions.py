@@ -1,0 +1,135 @@
+"""What keeps a cluster from its nominal speed: jitter, slow devices, links and planes that fail, devices that stop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from costmodel.errors import InputError
+from costmodel.event.graph import KERNEL, MARK, MESSAGE, Graph
+from costmodel.quantities import Array, Count, Seconds
+from costmodel.workload.scenario import Scenario
+from costmodel.workload.simulation import Slowdown
+
+EVERYTHING = "everything"
+_KINDS = {"compute": KERNEL, "network": MESSAGE, EVERYTHING: EVERYTHING}
+
+
+@dataclass(frozen=True, slots=True)
+class Disturbance:
+    """Tasks of one kind on a device run `factor` times as fast from `begin` to `end` [s]; 0: they stand still.
+
+    device: null for all of them; kind: of the tasks, or `everything`.
+    """
+
+    device: int | None
+    begin: Seconds
+    end: Seconds
+    factor: float
+    kind: str = EVERYTHING
+
+    def touches(self, device: int, kind: str) -> bool:
+        """Tell whether it slows tasks of a kind on a device."""
+        return self.device in (None, device) and self.kind in (EVERYTHING, kind)
+
+
+def straggler(device: int, factor: float) -> Disturbance:
+    """Return a device whose kernels run `factor` times as fast, from the first to the last."""
+    return Disturbance(device, 0.0, np.inf, factor, KERNEL)
+
+
+def link_flap(device: int, begin: Seconds, seconds: Seconds) -> Disturbance:
+    """Return a device's link that is down for some seconds."""
+    return Disturbance(device, begin, begin + seconds, 0.0, MESSAGE)
+
+
+def plane_failure(begin: Seconds, planes: int, failed: int = 1) -> Disturbance:
+    """Return a fabric that loses some of its planes and goes on with the bandwidth of the others."""
+    return Disturbance(None, begin, np.inf, (planes - failed) / planes, MESSAGE)
+
+
+def device_failure(device: int, begin: Seconds) -> Disturbance:
+    """Return a device that stops and does not come back."""
+    return Disturbance(device, begin, np.inf, 0.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Conditions:
+    """How a graph is run.
+
+    seed, jitter: of factors exp(N(-j^2/2, j)), whose mean is one, on each task's time; disturbances: in any order;
+    processors: of a device that kernels share with resident communication kernels, and those that the times of kernels
+    were taken at (null: times hold whatever runs beside); capacity: of the links that messages share [B/s];
+    patience: time without any task finished after which a run is given up [s].
+    """
+
+    seed: int = 0
+    jitter: float = 0.0
+    disturbances: tuple[Disturbance, ...] = ()
+    processors: tuple[Count, Count] | None = None
+    capacity: Array = field(default_factory=lambda: np.empty(0))
+    patience: Seconds = np.inf
+
+    @classmethod
+    def of(cls, scenario: Scenario, links: Array) -> Conditions:
+        """Return the conditions that a scenario asks for. links: capacity of those that messages share [B/s]."""
+        asked, whole = scenario.simulation, scenario.cluster.device.processors
+        if asked.contention and any(each.slows != "compute" for each in asked.slowdowns):
+            field = f"scenarios.{scenario.name}.simulation"
+            hint = "leave `contention` out, or let slowdowns slow `compute`"
+            raise InputError.single("links that are shared cannot be slowed down too", field=field, hint=hint)
+        return cls(
+            asked.seed,
+            asked.jitter,
+            tuple(_disturbance(each) for each in asked.slowdowns),
+            (whole, whole - scenario.communication.processors) if asked.shares_processors else None,
+            links,
+            np.inf if asked.patience is None else asked.patience,
+        )
+
+    def __post_init__(self) -> None:
+        for name, value in self._stated().items():
+            if not (np.isfinite(value) and value >= 0):
+                raise InputError.single(f"is {value:g}", field=name, hint="write a number of 0 or more")
+        if not self.patience > 0:
+            raise InputError.single(f"is {float(self.patience):g}", field="patience", hint="write a time above zero")
+
+    def _stated(self) -> Mapping[str, float]:
+        factors = {f"disturbances[{i}].factor": each.factor for i, each in enumerate(self.disturbances)}
+        begins = {f"disturbances[{i}].begin": float(each.begin) for i, each in enumerate(self.disturbances)}
+        return {"jitter": self.jitter, **factors, **begins}
+
+    def seconds(self, graph: Graph) -> list[float]:
+        """Return the time of each task with its jitter [s]: the same seed gives the same times."""
+        plain = [float(task.seconds) for task in graph.tasks]
+        if not self.jitter:
+            return plain
+        draws = np.random.default_rng(self.seed).standard_normal(len(plain))
+        factors = np.exp(self.jitter * draws - self.jitter**2 / 2)
+        return [float(each) for each in np.asarray(plain) * factors]
+
+    def varying(self, graph: Graph) -> list[bool]:
+        """Tell of each task whether its speed can change while it runs."""
+        shares = self.processors is not None
+        slowed = {
+            (device, kind): any(each.touches(device, kind) for each in self.disturbances)
+            for device in {stream.device for stream in graph.streams}
+            for kind in {task.kind for task in graph.tasks} - {MARK}
+        }
+        devices = [stream.device for stream in graph.streams]
+        return [
+            task.kind != MARK
+            and (
+                slowed[devices[task.stream], task.kind]
+                or (shares and task.elastic > 0)
+                or (graph.slowing > 1 and task.kind == KERNEL)
+            )
+            for task in graph.tasks
+        ]
+
+
+def _disturbance(asked: Slowdown) -> Disturbance:
+    end = np.inf if asked.end is None else asked.end
+    return Disturbance(asked.rank, asked.begin, end, asked.speed, _KINDS[asked.slows])

@@ -1,0 +1,194 @@
+"""The event engine's answers: the closed form's operators and ledger, with the times of a simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from costmodel.analytic.breakdown import Lines, add_pass
+from costmodel.analytic.evaluation import Evaluation, PassEvaluation, TrainingEvaluation, evaluate
+from costmodel.analytic.grid import evaluate_point
+from costmodel.analytic.inference import PassTimes
+from costmodel.analytic.metrics import decode_metrics, prefill_metrics, schedule_times, training_metrics
+from costmodel.analytic.pricing import Priced
+from costmodel.analytic.sums import Moves
+from costmodel.analytic.training import StepTimes, last_pass
+from costmodel.analytic.unscheduled import Unscheduled
+from costmodel.cost.calibration import Calibration
+from costmodel.event.conditions import Conditions
+from costmodel.event.engine import Timeline, run
+from costmodel.event.goodput import simulate_goodput
+from costmodel.event.graph import Graph
+from costmodel.event.links import links_of
+from costmodel.event.passes import pass_graph, pass_times_of
+from costmodel.event.training import step_graph, times_of
+from costmodel.quantities import Quantity
+from costmodel.result import Entry, Metrics, Point
+from costmodel.workload.scenario import Decode, Prefill, Scenario, Training, tokens_per_step
+from costmodel.workload.schedules import Schedule, order
+
+STREAMS_WAIT = "waits between streams"
+NOT_SIMULATED = "the event engine simulates training, prefill and decode; this is the closed form"
+
+
+@dataclass(slots=True)
+class EventEngine:
+    """Evaluates scenarios by simulation and keeps their timelines, by name of the scenario.
+
+    conditions: instead of those that scenarios ask for; full: ranks and stages that are alike are simulated one by one,
+    as they are where something tells them apart.
+    """
+
+    conditions: Conditions | None = None
+    full: bool = False
+    timelines: dict[str, Timeline] = field(default_factory=dict)
+
+    def run(self, scenario: Scenario, graph: Graph) -> Timeline:
+        """Return the timeline of a scenario's graph and keep it."""
+        capacity = links_of(scenario).capacity(1 + max(stream.device for stream in graph.streams))
+        conditions = Conditions.of(scenario, capacity) if self.conditions is None else self.conditions
+        found = self.timelines[scenario.name] = run(graph, conditions)
+        return found
+
+    def simulates_all(self, scenario: Scenario) -> bool:
+        """Tell whether every rank is simulated by itself."""
+        disturbed = self.conditions is not None and bool(self.conditions.jitter or self.conditions.disturbances)
+        return self.full or disturbed or scenario.simulation.tells_ranks_apart
+
+    def evaluate(self, scenario: Scenario, calibration: Calibration) -> Evaluation:
+        """Return the evaluation of a scenario; phases without streams of their own are those of the closed form.
+
+        Raises StuckError where the simulation comes to a stop.
+        """
+        plan = scenario.plan
+        if isinstance(plan, Training):
+            return _Step(scenario, plan, calibration, self)
+        if isinstance(plan, Prefill | Decode):
+            return _Pass(scenario, plan, calibration, self)
+        return evaluate(scenario, calibration)
+
+    def point(self, scenario: Scenario, calibration: Calibration) -> Point:
+        """Return a single scenario in full; a note tells where it is the closed form's."""
+        found = evaluate_point(scenario, calibration, self.evaluate)
+        if isinstance(scenario.plan, Training):
+            return self._with_goodput(scenario, found)
+        if isinstance(scenario.plan, Prefill | Decode):
+            return found
+        return replace(found, notes=(*found.notes, NOT_SIMULATED))
+
+    def _with_goodput(self, scenario: Scenario, found: Point) -> Point:
+        """Return a training scenario's point with the goodput of a long run, where checkpoints are stated."""
+        asked, step = scenario.simulation, found.metrics[found.headline]
+        if asked.checkpoints is None or step is None:
+            return found
+        told = simulate_goodput(step, scenario.devices, asked.checkpoints, asked.seed)
+        return replace(found, goodput=told.document())
+
+
+class _Step:
+    """A training step, simulated. Intervals are those of the closed form, widened to hold the point."""
+
+    headline = "step_time"
+
+    def __init__(self, scenario: Scenario, plan: Training, calibration: Calibration, engine: EventEngine) -> None:
+        self._scenario, self._plan = scenario, plan
+        self._closed = TrainingEvaluation(scenario, plan, calibration)
+        self.ledger = self._closed.ledger
+        priced = self._closed.priced
+        schedule = _whole(priced.schedule, scenario) if engine.simulates_all(scenario) else priced.schedule
+        made = step_graph(
+            scenario, priced, schedule, [last_pass(plan, schedule, rank) for rank in range(len(schedule.ranks))]
+        )
+        self._times: StepTimes = times_of(made, engine.run(scenario, made.graph))
+
+    def metrics(self, moves: Moves) -> Metrics:
+        """Return the metrics of the step; moved ones are those of the closed form."""
+        if moves is not None:
+            return self._closed.metrics(moves)
+        return training_metrics(self._scenario, self._plan, self._closed.priced, self._times)
+
+    def families(self) -> frozenset[str]:
+        """Return the families of the step's operators whose times are uncertain."""
+        return self._closed.families()
+
+    def operators(self) -> list[Priced]:
+        """Return the operators of the step."""
+        return self._closed.operators()
+
+    def breakdown(self) -> list[Entry]:
+        """Return the operators of the step; with the bubble they sum to the step."""
+        return _summing(self._closed.breakdown(), float(self._times.step) - float(self._times.bubble))
+
+    def schedule(self, moves: Moves = None) -> Mapping[str, Quantity] | None:
+        """Return the step's parts."""
+        return self._closed.schedule(moves) if moves is not None else schedule_times(self._times)
+
+    def notes(self) -> tuple[str, ...]:
+        """Return nothing that a reader has to be told."""
+        return ()
+
+
+class _Pass(Unscheduled):
+    """A prefill or a decoding step, simulated."""
+
+    def __init__(
+        self, scenario: Scenario, plan: Prefill | Decode, calibration: Calibration, engine: EventEngine
+    ) -> None:
+        self._scenario, self._plan = scenario, plan
+        self._closed = PassEvaluation(scenario, plan, calibration)
+        self.ledger, self.headline = self._closed.ledger, self._closed.headline
+        made = pass_graph(scenario, self._closed.priced, full=engine.simulates_all(scenario))
+        self._times: PassTimes = pass_times_of(self._closed.priced, made, engine.run(scenario, made.graph))
+
+    def metrics(self, moves: Moves) -> Metrics:
+        """Return the metrics of the pass; moved ones are those of the closed form."""
+        if moves is not None:
+            return self._closed.metrics(moves)
+        if isinstance(self._plan, Prefill):
+            return prefill_metrics(self._scenario, self._plan, self._times)
+        assert self.ledger is not None, "a pass holds memory"
+        return decode_metrics(self._scenario, self._plan, self.ledger, self._times)
+
+    def families(self) -> frozenset[str]:
+        """Return the families of the pass's operators whose times are uncertain."""
+        return self._closed.families()
+
+    def operators(self) -> list[Priced]:
+        """Return the operators of all kinds of layers."""
+        return self._closed.operators()
+
+    def breakdown(self) -> list[Entry]:
+        """Return the operators of the pass, which sum to the headline."""
+        lines, times = Lines(), self._times
+        if isinstance(self._plan, Prefill):
+            add_pass(lines, self._closed.priced, times)
+            return _summing(lines.sorted(), float(times.latency))
+        step = float(times.round(self._scenario.parallel.pp))
+        tokens = float(tokens_per_step(self._plan.speculative))
+        add_pass(lines, self._closed.priced, times, 1.0 / tokens)
+        lines.add_wait("pipeline wait", (step - float(times.latency)) / tokens, "latency")
+        return _summing(lines.sorted(), step / tokens)
+
+
+def _whole(folded: Schedule, scenario: Scenario) -> Schedule:
+    """Return the schedule with all its ranks."""
+    parallel = scenario.parallel
+    return order(folded.name, int(parallel.pp), int(parallel.virtual), folded.micro_batches)
+
+
+def _summing(entries: list[Entry], total: float) -> list[Entry]:
+    """Return entries that sum to `total`: what streams wait for is a line, what they hide beyond it leaves all."""
+    known = sum(entry.time for entry in entries)
+    if total >= known:
+        return entries if total - known <= 1e-9 * total else [*entries, _waiting(entries, total - known)]
+    for entry in entries:
+        hidden = entry.time * (1.0 - total / known)
+        entry.time, entry.hidden = entry.time - hidden, entry.hidden + hidden
+    return entries
+
+
+def _waiting(entries: list[Entry], seconds: float) -> Entry:
+    """Return the line of what streams wait for; it rests on what the longest line rests on."""
+    line = Entry(STREAMS_WAIT, seconds)
+    line.by_bound["latency"], line.by_basis[entries[0].basis] = seconds, seconds
+    return line

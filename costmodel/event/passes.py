@@ -1,0 +1,121 @@
+"""A pass of prefill or decoding as tasks: its micro-batches take turns on the streams of each pipeline stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from costmodel.analytic.inference import PassTimes, PricedPass, PricedStage
+from costmodel.analytic.recurrence.waves import NOTHING
+from costmodel.analytic.segments import ARRIVING, COMPUTE, EXCHANGE, HOST, LEAVING, Key, Segment
+from costmodel.analytic.sums import seconds_of, sums_of
+from costmodel.event import parts
+from costmodel.event.engine import Timeline
+from costmodel.event.graph import COPY, KERNEL, MESSAGE, Graph, Span, Task
+from costmodel.event.links import Links, links_of
+from costmodel.event.parts import Part, parts_of
+from costmodel.workload.scenario import Scenario
+
+_STREAMS = {
+    COMPUTE: parts.COMPUTE, EXCHANGE: parts.EXCHANGE, HOST: "host", ARRIVING: parts.ARRIVING, LEAVING: parts.LEAVING
+}  # fmt: skip
+_KINDS = {COMPUTE: KERNEL, EXCHANGE: MESSAGE, HOST: KERNEL, ARRIVING: COPY, LEAVING: COPY}
+SEND = "send activations"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PassGraph:
+    """A pass as a graph. stages: of each that is simulated, how many it stands for, its first and its last task."""
+
+    graph: Graph
+    stages: tuple[tuple[float, int, int], ...]
+
+
+def pass_graph(scenario: Scenario, priced: PricedPass, *, full: bool = False) -> PassGraph:
+    """Return the tasks of a pass through all stages, each after the one before it and a message.
+
+    full: stages that are alike are simulated one by one, not once for all.
+    """
+    graph, links = Graph(slowing=float(priced.slowing)), links_of(scenario)
+    known = {
+        (kind, number): _parts(segment, float(scenario.communication.processors))
+        for kind, segments in enumerate(priced.segments)
+        for number, segment in enumerate(segments)
+    }
+    found: list[tuple[float, int, int]] = []
+    previous: tuple[int, ...] = ()
+    for stage in priced.stages:
+        for _ in range(stage.count if full else 1):
+            device = len(found)
+            process = f"stage {device}"
+            streams = {number: graph.stream(process, device, name) for number, name in _STREAMS.items()}
+            if found:
+                sending = graph.stream(process, device, SEND)
+                seconds = float(seconds_of(priced.send, None))
+                previous = (graph.add(Task("pipeline send", sending, seconds, previous, MESSAGE)),)
+            first = len(graph.tasks)
+            done = _turns(_Place(graph, device, streams, links), stage, known, previous)
+            last = graph.mark(streams[COMPUTE], done)
+            graph.spans.append(Span(first, last, device, "pass", process))
+            found.append((1.0 if full else float(stage.count), first, last))
+            previous = (last,)
+    return PassGraph(graph, tuple(found))
+
+
+def _parts(segment: Segment, processors: float) -> list[Part]:
+    return parts_of(segment.operators, "layer", processors) or [Part("nothing", parts.COMPUTE, 0.0, 0.0, 0.0)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Place:
+    """A device that tasks are added for. streams: by the closed form's numbers."""
+
+    graph: Graph
+    device: int
+    streams: dict[int, int]
+    links: Links
+
+    def add(self, part: Part, place: int, after: tuple[int, ...]) -> int:
+        """Add a part and return its task."""
+        task = Task(
+            part.name, self.streams[place], part.seconds, after, _KINDS[place], part.elastic, part.processors,
+            classes=part.classes, slows=place == EXCHANGE,
+        )  # fmt: skip
+        return self.graph.add(self.links.sent(task, self.device, part.wire))
+
+
+def _turns(device: _Place, stage: PricedStage, known: dict[Key, list[Part]], before: tuple[int, ...]) -> list[int]:
+    """Add the events of a stage in the order of the closed form and return their last tasks."""
+    program = stage.program
+    done: list[int] = []
+    for number, (place, slot) in enumerate(zip(program.stream.tolist(), program.slot.tolist(), strict=True)):
+        needs = tuple(done[each] for each in program.after[:, number].tolist() if each != NOTHING) or before
+        for part in known[program.slots[slot]]:
+            needs = (device.add(part, place, needs),)
+        done.append(needs[0])
+    return done
+
+
+def pass_times_of(priced: PricedPass, made: PassGraph, timeline: Timeline) -> PassTimes:
+    """Return the times of a pass as it was simulated; of stages that are alike, those of the simulated one count.
+
+    What the compute streams take longer than their operators is contention.
+    """
+    latency = float(priced.hops) * float(seconds_of(priced.send, None))
+    slowest = busy = 0.0
+    graph = timeline.graph
+    for count, first, last in made.stages:
+        span = float(timeline.finish[last] - timeline.start[first : last + 1].min())
+        latency, slowest = latency + count * span, max(slowest, span)
+        for number in range(first, last):
+            if graph.streams[graph.tasks[number].stream].name == parts.COMPUTE:
+                busy += count * float(timeline.finish[number] - timeline.start[number])
+    compute = kernels = 0.0
+    for stage in priced.stages:
+        for segments, repeats in zip(priced.segments, stage.repeats, strict=True):
+            for segment in segments:
+                if segment.place.stream == COMPUTE:
+                    runs = stage.count * repeats * segment.runs(priced.micro_batches)
+                    sums = sums_of(segment.operators, None)
+                    compute, kernels = compute + runs * float(sums.total), kernels + runs * float(sums.kernels)
+    slower = busy - compute
+    return PassTimes(latency, slowest, busy, kernels + slower, slower)

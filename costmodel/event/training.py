@@ -1,0 +1,367 @@
+"""A training step as tasks: every micro-batch of the schedule, then gradient reduction and optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from costmodel.analytic.pricing import Priced
+from costmodel.analytic.sums import seconds_of, sums_of
+from costmodel.analytic.traffic import Traffic
+from costmodel.analytic.training import (
+    PricedStep,
+    StepTimes,
+    Tail,
+    layer_sums,
+    once_a_step,
+    pass_of,
+    stage_sums,
+)
+from costmodel.event.engine import Timeline
+from costmodel.event.graph import COPY, KERNEL, MESSAGE, START, Graph, Span, Task
+from costmodel.event.issue import FILLER, Local, chain, interleaved
+from costmodel.event.links import Links, links_of, wire_seconds
+from costmodel.event.parts import ARRIVING, COLLECTIVE, COMPUTE, EXCHANGE, LEAVING, STARTS, Part, merged, parts_of
+from costmodel.workload.counting import sum_of
+from costmodel.workload.memory import stage_work
+from costmodel.workload.operators import Collective, HostTransfer, base_name
+from costmodel.workload.scenario import Scenario
+from costmodel.workload.schedules import Action, Kind, Schedule
+from costmodel.workload.schedules.table import KINDS, NONE, Table
+from costmodel.workload.sharding import kept_bytes
+from costmodel.workload.stages import Stage
+
+SENDS = ("send activations", "send gradients")
+STREAMS = (COMPUTE, EXCHANGE, COLLECTIVE, ARRIVING, LEAVING, STARTS, *SENDS)
+EXPERT, EXPERTS_GRADIENT = "expert ", "experts gradient"
+EXPERT_WEIGHTS, WEIGHTS = "expert weight gradients", "weight gradients"
+_ALL_WEIGHTS = (EXPERT_WEIGHTS, WEIGHTS)
+_TASK_KIND = {STARTS: START, EXCHANGE: MESSAGE, COLLECTIVE: MESSAGE, ARRIVING: COPY, LEAVING: COPY}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepGraph:
+    """A step as a graph. bounds: first and last task of each action, in the order of `table`; kernels: of each [s].
+
+    passed: the mark that all passes are done; ends: of each rank, first and last task of its end, and how it ends.
+    """
+
+    graph: Graph
+    table: Table
+    bounds: tuple[tuple[int, int], ...]
+    kernels: tuple[float, ...]
+    passed: int
+    ends: tuple[tuple[int, int, Tail], ...]
+
+
+def step_graph(scenario: Scenario, step: PricedStep, schedule: Schedule, last_passes: Sequence[Kind]) -> StepGraph:
+    """Return the tasks of a step. schedule: the step's, folded or not; last_passes: what ends each rank's passes.
+
+    An action starts when the one before it on its rank is done and its inputs have arrived, as in the closed form; what
+    happens inside it is up to its streams. The end of the step begins when the last rank has done its passes.
+    """
+    graph, table, links = Graph(slowing=float(step.slowing)), schedule.table(), links_of(scenario)
+    processes = [_process(schedule, rank) for rank in range(len(schedule.ranks))]
+    streams = [{name: graph.stream(process, rank, name) for name in STREAMS} for rank, process in enumerate(processes)]
+    templates = _Templates(scenario, step)
+    actions = [templates.of(*columns) for columns in _columns(step, table)]
+    first = np.cumsum([0, *(len(action) + 1 for action in actions)]).tolist()
+    ends = [begin - 1 for begin in first[1:]]
+    sends = _sends(table, first[-1])
+    titles = [(action.kind.value, _title(action)) for actions in schedule.ranks for action in actions]
+    kept = [_kept(step, *columns) for columns in _columns(step, table)]
+    previous = -1
+    for number, action in enumerate(actions):
+        rank = int(table.rank[number])
+        if not number or table.rank[number - 1] != rank:
+            previous = -1
+        needs = [sends[int(need), row] if linked else ends[int(need)] for row, need, linked in _needs(table, number)]
+        roots = tuple(needs) if previous < 0 else (previous, *needs)
+        graph.extend(_instance(action, streams[rank], (first[number], rank), roots, links))
+        waited = {each for local in action for each in local.after}
+        leaves = [first[number] + position for position in range(len(action)) if position not in waited]
+        previous = graph.mark(streams[rank][COMPUTE], leaves or roots)
+        graph.spans.append(Span(first[number], previous, rank, *titles[number], *kept[number]))
+    send = float(seconds_of(step.transfer, None))
+    for (source, row), place in sends.items():
+        stream = streams[int(table.rank[source])][SENDS[row]]
+        task = Task("pipeline send", stream, send, (ends[source],), MESSAGE)
+        number = graph.add(links.sent(task, int(table.rank[source]), wire_seconds(step.transfer, send)))
+        assert number == place, "messages stand behind all actions"
+    for number in range(len(actions)):
+        graph.arrows.extend(
+            (sends[int(need), row], first[number]) for row, need, linked in _needs(table, number) if linked
+        )
+    passed = graph.mark(streams[0][COMPUTE], sorted(ends), "all passes done")
+    closings = [
+        _close(graph, step, each, passed, _tail(step, schedule, rank, last_passes)) for rank, each in enumerate(streams)
+    ]
+    graph.spans.extend(
+        Span(begin, end, rank, "optimizer", "gradient reduction and optimizer")
+        for rank, (begin, end, _) in enumerate(closings)
+    )
+    kernels = tuple(sum(local.part.kernels for local in action) for action in actions)
+    return StepGraph(graph, table, tuple(zip(first, ends, strict=False)), kernels, passed, tuple(closings))
+
+
+def _process(schedule: Schedule, rank: int) -> str:
+    held = " and ".join(str(stage) for stage in schedule.stages_of(rank))
+    return f"rank {rank}: stage{'s' if len(schedule.stages_of(rank)) > 1 else ''} {held}"
+
+
+def _title(action: Action) -> str:
+    """Return what an action is: its kind and the micro-batches that it works on."""
+    chunks = [chunk for chunk in (action.forward, action.backward) if chunk is not None]
+    told = " and ".join(f"micro-batch {chunk.micro_batch} on stage {chunk.stage}" for chunk in chunks)
+    return f"{action.kind.value.replace('_', ' ')}: {told}"
+
+
+def _kept(step: PricedStep, kind: Kind, forward: Stage | None, backward: Stage | None) -> tuple[float, float]:
+    """Return what an action keeps for the backward pass, and what it lets go [B]."""
+    ends = None if kind is Kind.BACKWARD_INPUT else backward
+    taken, freed = (
+        0.0
+        if stage is None
+        else float(sum_of(count * kept_bytes(work) for count, work in stage_work(step.work, stage)))
+        for stage in (forward, ends)
+    )
+    return taken, freed
+
+
+def _columns(step: PricedStep, table: Table) -> Iterator[tuple[Kind, Stage | None, Stage | None]]:
+    """Yield (kind, stage forward, stage backward) of every action."""
+    for kind, forward, backward in zip(table.kind, table.forward, table.backward, strict=True):
+        yield (
+            KINDS[kind],
+            None if forward == NONE else step.layout[forward],
+            None if backward == NONE else step.layout[backward],
+        )
+
+
+def _needs(table: Table, number: int) -> Iterator[tuple[int, int, bool]]:
+    """Yield (0 for the forward's input and 1 for the backward's, action that makes it, whether it is sent)."""
+    for row in range(len(table.needs)):
+        if table.needs[row, number] != NONE:
+            yield row, int(table.needs[row, number]), bool(table.comes_over_a_link[row, number])
+
+
+def _sends(table: Table, first: int) -> dict[tuple[int, int], int]:
+    """Return (action, 0 or 1) -> the task that sends its result, in the order of the actions."""
+    linked = {(need, row) for number in range(len(table.rank)) for row, need, sent in _needs(table, number) if sent}
+    return {key: first + number for number, key in enumerate(sorted(linked))}
+
+
+def _instance(
+    action: Sequence[Local], streams: dict[str, int], numbers: tuple[int, int], roots: tuple[int, ...], links: Links
+) -> Iterator[Task]:
+    """Yield the tasks of one action. numbers: of its first task and of its rank; roots: what the action waits for."""
+    first, rank = numbers
+    for local in action:
+        part = local.part
+        after = tuple(first + each for each in local.after) if local.after else roots
+        kind = _TASK_KIND.get(part.stream, KERNEL)
+        task = Task(
+            part.name, streams[part.stream], part.seconds, after, kind, part.elastic, part.processors,
+            classes=part.classes, slows=part.stream == EXCHANGE,
+        )  # fmt: skip
+        yield links.sent(task, rank, part.wire)
+
+
+class _Templates:
+    """The parts of every kind of action, put together once."""
+
+    def __init__(self, scenario: Scenario, step: PricedStep) -> None:
+        self._step = step
+        self._processors = float(scenario.communication.processors)
+        self._layer_sums = layer_sums(step, None)
+        self._known: dict[tuple[Kind, Stage | None, Stage | None], list[Local]] = {}
+
+    def of(self, kind: Kind, forward: Stage | None, backward: Stage | None) -> list[Local]:
+        """Return the parts of an action."""
+        key = (kind, forward, backward)
+        if key not in self._known:
+            made = self._made(*key)
+            starting = float(self._step.start) * self._starts(*key)
+            if starting:
+                made.append(Local(Part("kernel starts", STARTS, starting, 0.0, 0.0)))
+            self._known[key] = made
+        return self._known[key]
+
+    def _starts(self, kind: Kind, forward: Stage | None, backward: Stage | None) -> float:
+        """Return how many kernels and messages the host starts for an action."""
+        other = Kind.BACKWARD if kind is Kind.FORWARD_BACKWARD else kind
+        return sum(
+            float(pass_of(stage_sums(stage_work(self._step.work, stage), self._layer_sums), each).starts)
+            for stage, each in ((forward, Kind.FORWARD), (backward, other))
+            if stage is not None
+        )
+
+    def _made(self, kind: Kind, forward: Stage | None, backward: Stage | None) -> list[Local]:
+        if forward is not None and backward is not None:
+            return self._pair(forward, backward)
+        stage = backward if forward is None else forward
+        assert stage is not None, "an action works on a stage"
+        traffic = self._step.traffic
+        if traffic is None:
+            return chain([part for layer in self._layers(stage, kind) for part in layer])
+        return list(_with_traffic(traffic, self._step, stage, kind, self._layers(stage, kind)))
+
+    def _layers(self, stage: Stage, kind: Kind) -> list[list[Part]]:
+        """Return the parts of each layer of a stage, in the order of the pass."""
+        works = stage_work(self._step.work, stage)
+        found = []
+        for count, work in works if kind is Kind.FORWARD else reversed(works):
+            priced = self._step.priced[work.name]
+            own: list[Part] = []
+            if kind is Kind.FORWARD:
+                own += self._parts(priced.forward, work.name)
+            if kind in (Kind.BACKWARD, Kind.BACKWARD_INPUT):
+                own += [
+                    part._replace(name=_gradient(part.name)) for part in self._parts(priced.input_gradient, work.name)
+                ]
+            if kind in (Kind.BACKWARD, Kind.BACKWARD_WEIGHT):
+                own += self._weights(priced.weight_gradient, work.name)
+            found.extend([own] * count)
+        return found
+
+    def _parts(self, operators: Sequence[Priced], name: str) -> list[Part]:
+        return parts_of(operators, name, self._processors)
+
+    def _weights(self, operators: Sequence[Priced], name: str) -> list[Part]:
+        """Return the weight gradients of routed experts, which are ready before the others, and all others."""
+        of_experts = [item for item in operators if base_name(item.operator.name).startswith(EXPERT)]
+        others = [item for item in operators if item not in of_experts]
+        return [
+            *merged(self._parts(of_experts, name), EXPERT_WEIGHTS),
+            *merged(self._parts(others, name), WEIGHTS),
+        ]
+
+    def _pair(self, forward: Stage, backward: Stage) -> list[Local]:
+        """Return a forward pass and another chunk's backward pass side by side."""
+        ahead = [part for layer in self._layers(forward, Kind.FORWARD) for part in layer]
+        work = chain(ahead)
+        last: tuple[int, ...] = ()
+        for layer in self._layers(backward, Kind.BACKWARD):
+            ready: dict[str, tuple[int, ...]] = {}
+            for part in (each for each in layer if each.name not in _ALL_WEIGHTS):
+                work.append(Local(part, last, 1))
+                last = (len(work) - 1,)
+                ready[part.name] = last
+            work += [
+                Local(part, ready.get(EXPERTS_GRADIENT, last) if part.name == EXPERT_WEIGHTS else last, FILLER)
+                for part in layer
+                if part.name in _ALL_WEIGHTS
+            ]
+        traffic = self._step.traffic
+        if traffic is not None:
+            moved = traffic.in_pair(stage_work(self._step.work, forward), stage_work(self._step.work, backward))
+            work += [Local(_beside(traffic, part, priced, count)) for part, count, priced in moved]
+        return interleaved([local for local in work if local.part.seconds > 0])
+
+
+def _gradient(name: str) -> str:
+    return name if "gradient" in name else f"{name} gradient"
+
+
+def _beside(traffic: Traffic, part: str, priced: Priced, count: int) -> Part:
+    """Return what moves beside a pass, on the stream that it uses."""
+    seconds = count * float(seconds_of(priced, None))
+    place = {"arrive": ARRIVING, "leave": LEAVING}.get(part, COLLECTIVE)
+    stream = COMPUTE if traffic.waits(part) else COLLECTIVE if traffic.one_link else place
+    return Part(priced.operator.name, stream, seconds, 0.0, 0.0)
+
+
+def _with_traffic(
+    traffic: Traffic, step: PricedStep, stage: Stage, kind: Kind, layers: Sequence[Sequence[Part]]
+) -> list[Local]:
+    """Return a lone pass with what moves beside it: two layers on their way or at work at a time."""
+    along = traffic.along(stage_work(step.work, stage), kind, ends=False)
+    moved = [beside for count, _, beside in along for _ in range(count)]
+    work: list[Local] = []
+    computed: list[int | None] = []
+    fetched: list[tuple[int, ...]] = []
+
+    def add(part: Part, after: Sequence[int | None]) -> int:
+        work.append(Local(part, tuple(dict.fromkeys(each for each in after if each is not None))))
+        return len(work) - 1
+
+    def fetch(layer: int) -> None:
+        room = computed[layer - 2] if layer >= 2 else None
+        arrived: list[int] = []
+        for name in ("arrive", "gather"):
+            own = [_beside(traffic, kind_of, priced, 1) for kind_of, priced in moved[layer] if kind_of == name]
+            arrived += [add(part, (room, *arrived)) for part in own if part.seconds and part.stream != COMPUTE]
+        fetched.append(tuple(arrived))
+
+    fetch(0)
+    for number, layer in enumerate(layers):
+        if number + 1 < len(layers):
+            fetch(number + 1)
+        waited = [_beside(traffic, part, priced, 1) for part, priced in moved[number]]
+        own = [*(part for part in waited if part.stream == COMPUTE and part.seconds), *layer]
+        last = computed[-1] if computed else None
+        needs: tuple[int | None, ...] = (last, *fetched[number])
+        for part in own:
+            last = add(part, needs)
+            needs = (last,)
+        computed.append(last)
+        settled: list[int | None] = [last]
+        for name in ("reduce", "leave"):
+            for kind_of, priced in moved[number]:
+                made = _beside(traffic, kind_of, priced, 1)
+                if kind_of == name and made.seconds and made.stream != COMPUTE:
+                    settled.append(add(made, settled))
+    return work
+
+
+def _tail(step: PricedStep, schedule: Schedule, rank: int, last_passes: Sequence[Kind]) -> Tail:
+    """Return how a rank ends the step."""
+    held = tuple(step.layout[stage] for stage in schedule.stages_of(rank))
+    mirrored = held[::-1]
+    for stages in (held, mirrored):
+        for tail in step.tails:
+            if tail.stages == stages and tail.last is last_passes[rank]:
+                return tail
+    raise AssertionError("every rank ends the step in a priced way")
+
+
+def _close(graph: Graph, step: PricedStep, streams: dict[str, int], passed: int, tail: Tail) -> tuple[int, int, Tail]:
+    """Add the end of the step on one rank: what overlap left of reductions, then reductions and optimizer in turn."""
+    first = len(graph.tasks)
+    left = float(sum(once_a_step(step, tail, layer_sums(step, None), None)))
+    previous = graph.add(Task("gathers and reductions left over", streams[COLLECTIVE], left, (passed,), MESSAGE))
+    for priced in tail.serial:
+        message = isinstance(priced.operator, Collective | HostTransfer)
+        stream, kind = (COLLECTIVE, MESSAGE) if message else (COMPUTE, KERNEL)
+        seconds = float(priced.time.seconds)
+        previous = graph.add(Task(priced.operator.name, streams[stream], seconds, (previous,), kind))
+    begun = previous
+    for priced in tail.on_host:
+        previous = graph.add(Task(priced.operator.name, streams[COMPUTE], float(priced.time.seconds), (previous,)))
+    after = begun if step.host_overlaps else previous
+    copies = float(sums_of(tail.copies, None).collectives)
+    copied = graph.add(Task("weights and gradients", streams[ARRIVING], copies, (after,), COPY))
+    return first, graph.mark(streams[COMPUTE], (previous, copied)), tail
+
+
+def times_of(made: StepGraph, timeline: Timeline) -> StepTimes:
+    """Return the parts of a step as they were simulated, means over ranks.
+
+    A rank works from the start of an action's first task to its end; what is left of the step up to `passed` is bubble.
+    """
+    start, finish = timeline.start, timeline.finish
+    span = float(finish[made.passed])
+    by_kind = dict.fromkeys((kind.value for kind in Kind), 0.0)
+    ranks = int(made.table.rank[-1]) + 1
+    busy = kernels = 0.0
+    for (first, last), kind, own in zip(made.bounds, made.table.kind, made.kernels, strict=True):
+        seconds = float(finish[last] - start[first : last + 1].min())
+        by_kind[KINDS[kind].value] += seconds / ranks
+        busy, kernels = busy + seconds / ranks, kernels + own / ranks
+    _, last, tail = max(made.ends, key=lambda end: finish[end[1]])
+    serial, host = sums_of(tail.serial, None), float(sums_of(tail.on_host, None).kernels)
+    ending = float(finish[last]) - span
+    waiting = ending - float(serial.kernels) - host
+    return StepTimes(span + ending, by_kind, span - busy, ending, busy - kernels + waiting, host)

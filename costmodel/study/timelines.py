@@ -1,0 +1,155 @@
+"""Timelines read back from trace files, and a predicted one beside a measured one, class by class of operators."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from costmodel.errors import InputError, Location
+from costmodel.profiling.importing.compressed import parse_json, read_bytes
+from costmodel.profiling.importing.kineto import is_trace
+
+SCHEMA = "costmodel/trace-comparison@1"
+DEVICE_WORK = ("kernel", "gpu_memcpy", "gpu_memset")
+ACTIONS = "gpu_user_annotation"
+MICRO = 1e-6
+_HEAD = 1 << 16  # bytes of a file that tell what it is
+# Words of kernels' names, the first that fits decides: DeepEP, NCCL, FlashAttention and FlashMLA, DeepGEMM, cuBLAS.
+_WORDS = (
+    ("dispatch", ("dispatch",)),
+    ("combine", ("combine",)),
+    ("collective", ("nccl", "all_reduce", "allreduce", "all_gather", "reduce_scatter", "sendrecv")),
+    ("attention", ("flash", "fmha", "mla", "attention", "attn")),
+    ("grouped_gemm", ("grouped", "moe_gemm", "fused_moe")),
+    ("gemm", ("gemm", "nvjet", "cutlass", "cublas", "matmul", "splitk")),
+    ("copy", ("memcpy", "memset")),
+)
+
+
+class Slice(NamedTuple):
+    """A piece of work of a trace [s]. classes: seconds by class of operator, where the trace states them."""
+
+    process: str
+    thread: str
+    category: str
+    name: str
+    start: float
+    seconds: float
+    kind: str
+    classes: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassTime:
+    """Seconds of a class of operators on one device, on average. ratio: predicted over measured, null without that."""
+
+    name: str
+    predicted: float
+    measured: float
+    ratio: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TracesCompared:
+    """A predicted and a measured timeline, class by class."""
+
+    classes: tuple[ClassTime, ...]
+
+    def document(self) -> dict[str, Any]:
+        """Return the comparison as JSON holds it."""
+        return {"schema": SCHEMA, "classes": [asdict(one) for one in self.classes]}
+
+
+def is_trace_file(path: Path) -> bool:
+    """Tell whether a file is a trace: packed, as no result is, or with events among its first words."""
+    if path.suffix == ".gz":
+        return True
+    try:
+        with path.open("rb") as file:
+            return b'"traceEvents"' in file.read(_HEAD)
+    except OSError:  # told by who reads it as a result
+        return False
+
+
+def read_slices(path: Path) -> list[Slice]:
+    """Return the work of devices, and actions above it, of a trace; raise InputError where it is none or has none."""
+    document = parse_json(read_bytes(path, str(path)).decode("utf-8", errors="replace"), str(path))
+    if not is_trace(document):
+        hint = "write one with `costmodel simulate … --engine event --trace FILE`, or with the PyTorch profiler"
+        raise InputError.single("is no trace", hint=hint, location=Location(str(path)))
+    found = list(_slices(document["traceEvents"], path))
+    if not found:
+        raise InputError.single("shows no work of a device", hint="profile a GPU", location=Location(str(path)))
+    return found
+
+
+def _slices(events: Sequence[Any], path: Path) -> Iterator[Slice]:
+    named = {
+        (event["name"], event.get("pid"), event.get("tid") if event["name"] == "thread_name" else None): event
+        for event in events
+        if isinstance(event, dict) and event.get("ph") == "M" and event.get("name") in ("process_name", "thread_name")
+    }
+
+    def name(kind: str, process: Any, thread: Any) -> str:
+        args = named.get((kind, process, thread), {}).get("args")
+        return str(args.get("name", "")) if isinstance(args, dict) else ""
+
+    for number, event in enumerate(events):
+        if not isinstance(event, dict) or event.get("ph") != "X" or event.get("cat") not in (*DEVICE_WORK, ACTIONS):
+            continue
+        start, seconds = (_time(event.get(key, 0), f"traceEvents[{number}].{key}", path) for key in ("ts", "dur"))
+        process, thread = event.get("pid"), event.get("tid")
+        args = event.get("args")
+        stated = args if isinstance(args, dict) else {}
+        classes = stated.get("classes")
+        yield Slice(
+            name("process_name", process, None) or f"process {process}",
+            name("thread_name", process, thread) or f"stream {thread}",
+            str(event["cat"]),
+            str(event.get("name", "")),
+            start,
+            seconds,
+            str(stated.get("kind", "")),
+            {str(key): MICRO * float(value) for key, value in classes.items()} if isinstance(classes, dict) else {},
+        )
+
+
+def _time(value: Any, field: str, path: Path) -> float:
+    """Return a time of a trace, which is stated in microseconds [s]."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
+        hint = "export the trace again"
+        raise InputError.single(f"{value!r} is no time", field=field, hint=hint, location=Location(str(path)))
+    return MICRO * float(value)
+
+
+def class_of(name: str, category: str) -> str:
+    """Return the class of a measured kernel, by words of its name; `elementwise` for those without any of them."""
+    if category in ("gpu_memcpy", "gpu_memset"):
+        return "copy"
+    plain = name.casefold()
+    return next((kind for kind, words in _WORDS if any(word in plain for word in words)), "elementwise")
+
+
+def compare_traces(predicted: Sequence[Slice], measured: Sequence[Slice]) -> TracesCompared:
+    """Return the seconds of each class of operators on a device, the mean over a trace's devices."""
+    ours, theirs = _by_class(predicted), _by_class(measured)
+    names = sorted({*ours, *theirs}, key=lambda name: -max(ours.get(name, 0.0), theirs.get(name, 0.0)))
+    return TracesCompared(tuple(_pair(name, ours.get(name, 0.0), theirs.get(name, 0.0)) for name in names))
+
+
+def _pair(name: str, predicted: float, measured: float) -> ClassTime:
+    return ClassTime(name, predicted, measured, predicted / measured if measured else None)
+
+
+def _by_class(slices: Sequence[Slice]) -> dict[str, float]:
+    work = [each for each in slices if each.category in DEVICE_WORK]
+    devices = len({each.process for each in work})
+    found: dict[str, float] = defaultdict(float)
+    for each in work:
+        stated = each.classes or {class_of(each.name, each.category): each.seconds}
+        for name, seconds in stated.items():
+            found[name] += seconds / devices
+    return dict(found)

@@ -1,0 +1,60 @@
+"""What the event engine is told beside a scenario: noise, disturbances, what shares what, checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from costmodel.quantities import Seconds
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Slowdown:
+    """A rank, or all of them where it is null, that runs `speed` times as fast from `begin` to `end` [s].
+
+    slows: `compute`, `network` or `everything`; end: null for good; speed: 0 where it stands still.
+    """
+
+    rank: int | None
+    slows: str
+    speed: float
+    begin: Seconds = 0.0
+    end: Seconds | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoints:
+    """How a run outlives failures: a checkpoint every `interval`, `write` long; `restart` after a failure [s].
+
+    device_mtbf: mean time between failures of one device [s].
+    """
+
+    interval: Seconds
+    write: Seconds
+    restart: Seconds
+    device_mtbf: Seconds
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Simulation:
+    """How a scenario is simulated.
+
+    seed, jitter: of the factors on each task's time and of failures; shares_processors: kernels take the processors of
+    communication while that is idle; contention: messages of a device share its links; patience: time without any
+    progress after which the run is given up, null: never [s].
+    """
+
+    seed: int = 0
+    jitter: float = 0.0
+    shares_processors: bool = False
+    contention: bool = False
+    slowdowns: tuple[Slowdown, ...] = ()
+    patience: Seconds | None = None
+    checkpoints: Checkpoints | None = None
+
+    @property
+    def tells_ranks_apart(self) -> bool:
+        """Tell whether ranks that are alike come to differ."""
+        return self.jitter > 0 or any(each.rank is not None for each in self.slowdowns)
+
+
+PLAIN = Simulation()

@@ -1,0 +1,184 @@
+"""Both engines on one scenario: without jitter, contention or limits they say the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from builders import BF16, DECODE, DENSE_MODEL, FP8, LATENT, MOE, MOE_MODEL, PREFILL, SERVING, STEP, scenario
+
+import costmodel
+from costmodel.analytic.grid import evaluate_point
+from costmodel.api import event_engine
+from costmodel.cost.calibration import Calibration
+from costmodel.event.conditions import Conditions, device_failure, straggler
+from costmodel.event.evaluation import NOT_SIMULATED, EventEngine
+from costmodel.result import Point
+from costmodel.workload.architecture import Architecture, Layer
+from costmodel.workload.scenario import Communication, Parallelism, Scenario, Sharding
+
+EQUAL = Architecture("equal", 2048.0, 1000.0, (Layer(32, LATENT, MOE),))  # a head and an embedding that hardly count
+SCHEDULES = {"gpipe": 1, "1f1b": 1, "interleaved": 2, "zb-h1": 1, "zb-v": 2, "dualpipe": 1, "dualpipe-v": 2}
+LAYOUT = Parallelism(pp=4.0, dp=8.0, ep=8.0)
+
+
+def step(schedule: str, architecture: Architecture = EQUAL) -> Scenario:
+    plan = replace(STEP, schedule=schedule, global_batch=128.0)
+    parallel = replace(LAYOUT, virtual=float(SCHEDULES[schedule]))
+    return scenario(plan, architecture, parallel, FP8, Communication(10.0, dispatch="fp8"))
+
+
+def simulated(of: Scenario, conditions: Conditions | None = None, *, full: bool = False) -> Point:
+    return EventEngine(Conditions() if conditions is None else conditions, full).point(of, Calibration())
+
+
+def headline(point: Point) -> float:
+    value = point.metrics[point.headline]
+    assert value is not None
+    return value
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_on_equal_stages_both_engines_agree_within_half_a_percent(schedule: str) -> None:
+    closed = evaluate_point(step(schedule), Calibration())
+    found = simulated(step(schedule))
+    assert headline(found) == pytest.approx(headline(closed), rel=5e-3)
+    assert found.schedule is not None
+    assert sum(found.schedule.values()) == pytest.approx(headline(found), rel=1e-9)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_ranks_that_are_alike_are_simulated_once_with_the_same_result(schedule: str) -> None:
+    assert headline(simulated(step(schedule), full=True)) == pytest.approx(
+        headline(simulated(step(schedule))), rel=1e-9
+    )
+
+
+OTHERS = {
+    "tensor parallel": scenario(STEP, DENSE_MODEL, Parallelism(tp=4.0, sequence_parallel=True)),
+    "context parallel": scenario(STEP, DENSE_MODEL, Parallelism(cp=4.0)),
+    "unequal stages": scenario(replace(STEP, stages=(3, 3, 1, 1)), DENSE_MODEL, Parallelism(pp=4.0)),
+    "zero 3": scenario(replace(STEP, zero=3), MOE_MODEL, LAYOUT),
+    "zero 3, dualpipe": scenario(replace(STEP, zero=3, schedule="dualpipe"), MOE_MODEL, LAYOUT),
+    "overlap once a step": scenario(replace(STEP, sharding=Sharding(overlap=True)), MOE_MODEL, LAYOUT),
+    "prefill": scenario(PREFILL, MOE_MODEL, replace(LAYOUT, pp=2.0)),
+    "decode without experts": scenario(DECODE, DENSE_MODEL, Parallelism(dp=8.0, pp=4.0)),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_what_moves_beside_passes_takes_as_long_in_both(case: str) -> None:
+    closed = evaluate_point(OTHERS[case], Calibration())
+    for full in (False, True):
+        assert headline(simulated(OTHERS[case], full=full)) == pytest.approx(headline(closed), rel=1e-6)
+
+
+def test_an_overlapped_pair_is_never_shorter_than_its_computation_or_its_exchanges() -> None:
+    """The closed form takes the longer of both; streams can only wait longer."""
+    for schedule in ("dualpipe", "dualpipe-v"):
+        of = step(schedule, replace(MOE_MODEL, mtp=None))
+        assert headline(simulated(of)) >= headline(evaluate_point(of, Calibration())) * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_decoding_with_and_without_a_cut_through_attention_is_that_of_the_closed_form(split: bool) -> None:
+    talk = Communication(mode="low_latency", split_attention=split)
+    of = scenario(DECODE, MOE_MODEL, Parallelism(dp=8.0, ep=8.0), communication=talk)
+    assert headline(simulated(of)) == pytest.approx(headline(evaluate_point(of, Calibration())), rel=1e-6)
+
+
+def test_kernels_that_exchanges_slow_down_make_a_pair_as_much_longer_as_in_the_closed_form() -> None:
+    of = step("dualpipe")
+    slow = replace(of, framework=replace(of.framework, contention=1.2))
+    closed = headline(evaluate_point(slow, Calibration()))
+    assert closed > 1.001 * headline(evaluate_point(of, Calibration()))
+    assert headline(simulated(slow)) == pytest.approx(closed, rel=5e-3)
+
+
+def test_a_pass_takes_as_long_as_the_host_needs_to_start_its_kernels() -> None:
+    of = step("1f1b")
+    slow = replace(of, framework=replace(of.framework, host=replace(of.framework.host, operator=1e-4)))
+    closed = headline(evaluate_point(slow, Calibration()))
+    assert closed > 1.1 * headline(evaluate_point(of, Calibration()))
+    assert headline(simulated(slow)) == pytest.approx(closed, rel=1e-6)
+
+
+@pytest.mark.parametrize("of", [step("dualpipe"), OTHERS["prefill"], OTHERS["decode without experts"]])
+def test_the_breakdown_sums_to_the_headline(of: Scenario) -> None:
+    found = simulated(of)
+    bubble = found.metrics.get("bubble_time") or 0.0
+    assert sum(entry.time for entry in found.breakdown) + bubble == pytest.approx(headline(found), rel=1e-6)
+
+
+def test_intervals_hold_the_point() -> None:
+    found = simulated(step("dualpipe"))
+    for name, pair in found.intervals.items():
+        value = found.metrics[name]
+        if pair is not None and value is not None:
+            assert pair[0] <= value <= pair[1]
+
+
+def test_one_slow_rank_holds_up_the_whole_pipeline() -> None:
+    plain = headline(simulated(step("1f1b")))
+    slow = headline(simulated(step("1f1b"), Conditions(disturbances=(straggler(2, 0.5),))))
+    assert 1.3 * plain < slow < 2 * plain
+
+
+def test_processors_that_communication_leaves_free_make_a_step_shorter() -> None:
+    of = step("1f1b")
+    whole = float(of.cluster.device.processors)
+    found = simulated(of, Conditions(processors=(whole, whole - 10.0)))
+    assert 0.9 * headline(simulated(of)) < headline(found) < headline(simulated(of))
+
+
+def test_a_step_that_a_failed_device_ends_is_infeasible_and_says_what_waits() -> None:
+    found = simulated(step("1f1b"), Conditions(disturbances=(device_failure(3, 1e-3),)))
+    assert not found.fits
+    assert "rank 3" in str(found.reason)
+    assert headline_is_null(found)
+
+
+def headline_is_null(point: Point) -> bool:
+    return point.metrics[point.headline] is None
+
+
+def test_phases_without_streams_of_their_own_say_that_they_are_closed() -> None:
+    found = simulated(scenario(SERVING, DENSE_MODEL, precision=BF16))
+    assert found.notes[-1] == NOT_SIMULATED
+
+
+def test_deepseek_v3_keeps_its_training_step() -> None:
+    workload = costmodel.load("deepseek_v3", scenarios=["training", "prefill"])
+    closed, found = workload.simulate(), workload.simulate(engine="event", simulation=event_engine())
+    assert found["engine"] == "event"
+    assert found["seed"] is None
+    for name, metric in (("training", "step_time"), ("prefill", "ttft")):
+        ours, theirs = (document["scenarios"][name] for document in (found, closed))
+        assert ours.keys() == theirs.keys()
+        assert ours["metrics"][metric] == pytest.approx(theirs["metrics"][metric], rel=1e-2)
+
+
+def test_two_fabrics_train_deepseek_v3_equally_fast() -> None:
+    times = [
+        costmodel.load("deepseek_v3", cluster=f"clusters/h800-2048-{fabric}", scenarios=["training"])
+        .evaluate("training", engine="event")
+        .metrics["step_time"]
+        for fabric in ("mpft", "mrft")
+    ]
+    assert times[0] == pytest.approx(times[1], rel=5e-3)
+
+
+def test_a_grid_holds_what_its_points_say() -> None:
+    workload = costmodel.load("deepseek_v3", scenarios=["decode"])
+    axes = {"scenarios.decode.batch_per_device": [64.0, 100.0, 1e6], "hardware.memory.hbm.bandwidth": ["3 TB/s"]}
+    found = workload.evaluate("decode", axes, engine="event")
+    assert found.metrics["tpot"].shape == (3, 1)
+    assert found.fits.tolist() == [[True], [True], [False]]
+    assert np.isnan(found.metrics["tpot"][2, 0])
+    assert found.metrics["capital_cost"] is None
+    assert found.at(1, 0)["metrics"]["tpot"] == pytest.approx(found.metrics["tpot"][1, 0], rel=1e-9)
+    low, high = found.intervals["tpot"]
+    assert low[0, 0] <= found.metrics["tpot"][0, 0] <= high[0, 0]
+    closed = workload.evaluate("decode", axes)
+    assert found.metrics["tpot"][:2] == pytest.approx(closed.metrics["tpot"][:2], rel=1e-2)

@@ -1,0 +1,86 @@
+"""What a scenario's `simulation` asks of the event engine, and what it refuses."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from small_world import problems_of
+
+import costmodel
+from costmodel.errors import InputError
+from costmodel.event.goodput import simulate_goodput
+from costmodel.workload.simulation import Checkpoints
+
+PLACE = "scenarios.training.simulation"
+
+
+def step(**asked: str) -> float:
+    changes = {f"{PLACE}.{name}": value for name, value in asked.items()}
+    point = costmodel.load("deepseek_v3", set=changes, scenarios=["training"]).points(engine="event")["training"]
+    value = point.metrics["step_time"]
+    assert value is not None, point.reason
+    return value
+
+
+def test_messages_that_share_a_link_take_longer_or_as_long() -> None:
+    assert step() <= step(contention="true") < 1.05 * step()
+
+
+def test_communication_that_lends_its_processors_makes_the_step_shorter() -> None:
+    assert step(shares_processors="true") < step()
+
+
+def test_a_slow_rank_and_a_fabric_without_a_plane_make_the_step_longer() -> None:
+    assert step(slowdowns="[{rank: 3, slows: compute, speed: 0.9}]") > step()
+    assert step(slowdowns="[{slows: network, speed: 0.875}]") > step()
+
+
+def test_the_same_seed_gives_the_same_document() -> None:
+    def document(seed: str) -> dict[str, object]:
+        changes = {f"{PLACE}.jitter": "5 %", f"{PLACE}.seed": seed}
+        return costmodel.load("deepseek_v3", set=changes, scenarios=["training"]).simulate(engine="event")
+
+    assert document("1") == document("1")
+    assert document("1")["seed"] == 1
+    assert document("1")["scenarios"] != document("2")["scenarios"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("jitter", "-1 %"),
+        ("seed", "0.5"),
+        ("slowdowns", "[{rank: 0, slows: compute, speed: 2}]"),
+        ("slowdowns", "[{rank: 0, slows: disk, speed: 0.5}]"),
+        ("slowdowns", "[{rank: 0, slows: compute}]"),
+        ("patience", "10"),
+        ("checkpoints", "{interval: 30 min, write: 10 s, restart: 5 min}"),
+    ],
+)
+def test_wrong_values_are_told_with_their_place(field: str, value: str) -> None:
+    problems = problems_of(lambda: costmodel.load("deepseek_v3", set={f"{PLACE}.{field}": value}))
+    assert any(field in problem.field for problem in problems)
+
+
+def test_shared_links_cannot_be_slowed_down_too() -> None:
+    with pytest.raises(InputError, match="cannot be slowed down"):
+        step(contention="true", slowdowns="[{slows: network, speed: 0.5}]")
+
+
+def test_checkpoints_give_the_goodput_of_the_renewal_formula() -> None:
+    """t / (e^((t + w)/M) - 1) / (M + R); 2,000 failures give it within some per cent of what is not kept."""
+    asked = Checkpoints(interval=1800.0, write=60.0, restart=300.0, device_mtbf=3.6e6)
+    found = simulate_goodput(10.0, 100.0, asked, seed=1)
+    mean = 3.6e6 / 100.0
+    expected = 1800.0 / (math.exp(1860.0 / mean) - 1.0) / (mean + 300.0)
+    assert 1 - found.goodput == pytest.approx(1 - expected, rel=0.05)
+    assert found.goodput + found.writing + found.lost + found.restarting == pytest.approx(1.0)
+    assert found.failures_per_day == pytest.approx(86400.0 / (mean + 300.0), rel=0.1)
+
+
+def test_goodput_is_part_of_a_result_where_checkpoints_are_stated() -> None:
+    changes = {f"{PLACE}.checkpoints": "{interval: 30 min, write: 10 s, restart: 5 min, device_mtbf: 50000 h}"}
+    workload = costmodel.load("deepseek_v3", set=changes, scenarios=["training"])
+    assert 0.9 < workload.simulate(engine="event")["scenarios"]["training"]["goodput"]["goodput"] < 1.0
+    assert "goodput" not in workload.simulate()["scenarios"]["training"]
