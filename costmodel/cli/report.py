@@ -31,7 +31,7 @@ def command(source: Path, output: Path | None) -> int:
         swept = read_sweep(source)
         made = draw_sweep(swept, output or source / "report")
         if hidden := left_out(swept):
-            click.echo(f"{hidden:,} more combinations of its axes are not drawn; points.csv holds them", err=True)
+            click.echo(f"{hidden:,} more combinations of its axes are not drawn; its table holds them", err=True)
     elif is_trace_file(source):
         made = draw_timelines(
             read_slices(source), output or source.with_name(f"{source.name.partition('.')[0]}_report")

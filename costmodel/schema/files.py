@@ -29,6 +29,7 @@ from costmodel.schema.overrides import read_overrides
 from costmodel.schema.references import Library, as_reference, folder_of
 from costmodel.schema.resolve import in_order, resolve_tree
 from costmodel.schema.strict import Strict
+from costmodel.schema.study import StudyFile
 from costmodel.schema.tree import Tree
 from costmodel.schema.validation import ValidationFile
 from costmodel.schema.what_if import WhatIfFile
@@ -43,6 +44,7 @@ FILES: dict[str, type[Strict]] = {
     "precision": PrecisionFile, "calibration": FitsFile, "model": ModelFile, "workload": WorkloadFile, "case": CaseFile,
     "what_if": WhatIfFile, "fit_plan": FitPlanFile, "topology": TopologyFile,
     "validation": ValidationFile,
+    "study": StudyFile,
 }  # fmt: skip
 """The model of every kind of file."""
 

@@ -25,7 +25,7 @@ ALIASED = ("models",)  # kinds whose aliases are names to refer to; those of dev
 
 _KINDS = (
     "device", "node", "cluster", "framework", "precision", "calibration", "model", "workload", "case", "what_if",
-    "fit_plan", "topology", "validation",
+    "fit_plan", "topology", "validation", "study",
 )  # fmt: skip
 _VERSIONS = {kind: f"costmodel/{kind}@1" for kind in _KINDS}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
@@ -41,7 +41,7 @@ def package_root() -> Path:
 
 def folder_of(schema: str) -> str:
     """Return the kind of folder that files of a schema stand in: `devices` for `device`."""
-    return "topologies" if schema == "topology" else f"{schema}s"
+    return f"{schema[:-1]}ies" if schema.endswith("y") else f"{schema}s"
 
 
 def is_name(text: str) -> bool:

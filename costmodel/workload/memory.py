@@ -108,6 +108,21 @@ def training_ledger(
     return fullest(ledgers)
 
 
+def least_memory(context: Context, plan: Training, work: ModelWork, copies: int, chunks: Count) -> Bytes:
+    """Return what the fullest pipeline rank holds at least, whatever the order of its work and the split of its layers.
+
+        (weights + gradients + optimizer) * copies / pp + chunks * activations / pp + the framework's reserve
+
+    The fullest rank has no less than the mean of all. copies: of each stage that the schedule keeps; chunks: micro-
+    batches that a rank keeps of its stages at least: one, for when the last stage begins its backward pass all wait.
+    """
+    architecture = context.architecture
+    parts = [*zip(architecture.kinds.values(), work.layers, strict=True), (1, work.embedding), (1, work.head)]
+    whole = _rank_ledger(context, plan, copies, [(parts, (1,))])
+    owned = copies * (whole.weights + whole.gradients + whole.optimizer)
+    return (owned + chunks * whole.activations) / context.parallel.pp + context.framework.reserve
+
+
 def stage_work(work: ModelWork, stage: Stage) -> list[tuple[int, Work]]:
     """Return (how many, work) of each kind of layer on a stage."""
     parts = [(stage.embedding, work.embedding), *zip(stage.layers, work.layers, strict=True), (stage.head, work.head)]
