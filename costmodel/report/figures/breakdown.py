@@ -76,7 +76,8 @@ def _draw(axes: Axes, at: int, bar: _Bar) -> None:
     exposed = axes.barh(at, bar.exposed, color=filling, edgecolor=colour, linewidth=0.6)
     tell(exposed, f"{bar.name}: {quantity(bar.exposed, 'time')}, {bar.note}")
     hidden = axes.barh(at, bar.hidden, left=bar.exposed, color="white", edgecolor=colour, hatch=HATCH, linewidth=0.6)
-    tell(hidden, f"{bar.name}: {quantity(bar.hidden, 'time')} hidden")
+    if bar.hidden:
+        tell(hidden, f"{bar.name}: {quantity(bar.hidden, 'time')} hidden")
     end = bar.exposed + bar.hidden
     axes.annotate(bar.note, (end, at), (3, 0), textcoords="offset points", va="center", fontsize=7.5)
 

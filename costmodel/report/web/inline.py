@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,26 +50,26 @@ def figure(figures: Mapping[str, Shown], name: str, caption: str) -> str:
     )
 
 
-def data_table(caption: str, data: bytes) -> str:
-    """Return a CSV table as it stands, its first rows where there are many."""
-    headings, *rows = csv.reader(io.StringIO(data.decode(), newline=""))
-    sides = [f">{heading}" if any(_number(row[at]) is not None for row in rows) else heading
-             for at, heading in enumerate(headings)]  # fmt: skip
+def data_table(caption: str, data: bytes, columns: Mapping[str, tuple[str, Callable[[float], str]]]) -> str:
+    """Return a CSV table, its first rows where there are many. columns: of numbers -> heading, how they are written."""
+    rows = rows_of(data)
+    headings = [f">{columns[name][0]}" if name in columns else name for name in (rows[0] if rows else ())]
+    shown = ([_data_cell(row[name], columns.get(name)) for name in row] for row in rows[:MOST_ROWS])
     hidden = len(rows) - MOST_ROWS
     told = f"<p>{hidden:,} more rows are in the CSV file.</p>" if hidden > 0 else ""
-    return table(caption, sides, ([_data_cell(one) for one in row] for row in rows[:MOST_ROWS])) + told
+    return table(caption, headings, shown) + told
 
 
-def _data_cell(written: str) -> Cell:
-    value = _number(written)
-    return written if value is None else (f"{value:.6g}", value)
+def rows_of(data: bytes) -> list[dict[str, str]]:
+    """Return the rows of a CSV table by heading."""
+    return list(csv.DictReader(io.StringIO(data.decode(), newline="")))
 
 
-def _number(written: str) -> float | None:
-    try:
-        return float(written)
-    except ValueError:
-        return None
+def _data_cell(written: str, column: tuple[str, Callable[[float], str]] | None) -> Cell:
+    if column is None or not written:
+        return written
+    value = float(written)
+    return column[1](value), value
 
 
 def _inlined(drawing: str, prefix: str, caption: str) -> str:
