@@ -1,4 +1,4 @@
-"""A real browser without a window, over the pipe of its DevTools protocol: chromedevtools.github.io/devtools-protocol."""
+"""A real browser without a window, over a pipe: chromedevtools.github.io/devtools-protocol."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def test_nothing_comes_from_anywhere_else(made, page: Page) -> None:
     assert not re.search(rb"https?://|@import|url\((?!#)", made[2])
 
 
-def test_names_from_files_are_text(made, page: Page) -> None:
+def test_names_from_files_are_text(page: Page) -> None:
     assert page.texts["h1"] == [ATTACK]
     assert ATTACK in page.texts["td"]
     assert '" onload="alert(2)' in page.texts["td"]
