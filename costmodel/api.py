@@ -18,6 +18,7 @@ from costmodel.quantities import Array
 from costmodel.result import SCHEMA, Point, Result
 from costmodel.schema import SI, ResolvedWorkload, resolve
 from costmodel.schema.fields import read_number
+from costmodel.schema.references import Library
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.counting import kv_bytes_per_token, parameter_count, training_flop_per_token
 from costmodel.workload.scenario import Scenario, Training
@@ -52,6 +53,11 @@ class Workload:
         """Return the names of the scenarios."""
         return tuple(self.resolved.scenarios)
 
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """Return the folders whose files the workload may rest on, in the order in which they are searched."""
+        return Library(self._search_path).roots
+
     def asked(self) -> dict[str, Any]:
         """Return what was asked for, as text: the workload, the cluster that stands in, and the changes."""
         changes = {path: str(value) for path, value in self._changes.items()}
@@ -70,20 +76,32 @@ class Workload:
         if not vary:
             simulated = [event_engine().evaluate] if engine == "event" else []
             return evaluate_single(chosen, self.calibration(chosen), *simulated)
+        varied, shape = self.varied(scenario, vary)
+        if engine == "event":
+            from costmodel.event.grid import simulate_grid  # SimPy loads when it is used
+
+            return simulate_grid(varied, self.calibration(varied), shape)
+        return evaluate_grid(varied, self.calibration(varied), shape)
+
+    def varied(self, scenario: str, vary: Vary) -> tuple[Scenario, tuple[int, ...]]:
+        """Return one scenario whose values vary over a grid, as `evaluate` takes it, and the shape of the grid."""
         axes = [self._axis(scenario, paths, values) for paths, values in vary.items()]
         shape = tuple(len(next(iter(axis.values()))) for axis in axes)
         changes = dict(self._changes)
         for number, axis in enumerate(axes):
             place = tuple(-1 if other == number else 1 for other in range(len(axes)))
             changes |= {path: SI(values.reshape(place)) for path, values in axis.items()}
-        varied = resolve(
+        resolved = resolve(
             self._source, overrides=changes, cluster=self._cluster, search_path=self._search_path, scenarios=[scenario]
-        ).scenarios[scenario]
-        if engine == "event":
-            from costmodel.event.grid import simulate_grid  # SimPy loads when it is used
+        )
+        return resolved.scenarios[scenario], shape
 
-            return simulate_grid(varied, self.calibration(varied), shape)
-        return evaluate_grid(varied, self.calibration(varied), shape)
+    def changed(self, changes: Mapping[str, object], scenarios: Iterable[str] | None = None) -> Workload:
+        """Return some scenarios (default: all) with more fields changed; takes and raises what `load` does."""
+        return load(
+            self._source, set={**self._changes, **changes}, cluster=self._cluster, search_path=self._search_path,
+            scenarios=self.scenarios if scenarios is None else scenarios,
+        )  # fmt: skip
 
     def simulate(
         self, scenarios: Iterable[str] | None = None, engine: str = "analytic", simulation: EventEngine | None = None

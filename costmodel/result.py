@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -263,14 +263,18 @@ class Result:
     metrics: Metrics
     fits: Mask
     reason: int | npt.NDArray[np.int8]
-    _intervals: Callable[[], dict[str, Interval]] = field(repr=False)
+    _intervals: Callable[[Collection[str]], dict[str, Interval]] = field(repr=False)
     _point: Callable[[tuple[int, ...]], Point] = field(repr=False)
     _routing: Callable[[], Mapping[str, Quantity] | None] = field(repr=False)
 
     @property
     def intervals(self) -> dict[str, Interval]:
         """Return the 80 % interval (low, high) of every metric."""
-        return self._intervals()
+        return self._intervals(list(self.metrics))
+
+    def interval(self, metric: str) -> Interval:
+        """Return the 80 % interval (low, high) of one metric."""
+        return self._intervals([metric])[metric]
 
     @property
     def routing(self) -> Mapping[str, Quantity] | None:

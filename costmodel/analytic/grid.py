@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import TypeAlias
 
@@ -95,10 +95,14 @@ def evaluate_single(scenario: Scenario, calibration: Calibration, engine: Engine
         _plain_metrics(scenario, attempt),
         attempt.reason == FITS,
         attempt.reason,
-        lambda: dict(_point(scenario, calibration, attempt).intervals),
+        lambda chosen: _some(_point(scenario, calibration, attempt).intervals, chosen),
         lambda _: _point(scenario, calibration, attempt),
         lambda: routing_facts(scenario),
     )
+
+
+def _some(found: Mapping[str, Interval], chosen: Collection[str]) -> dict[str, Interval]:
+    return {name: found[name] for name in chosen}
 
 
 def evaluate_point(scenario: Scenario, calibration: Calibration, engine: Engine = evaluate) -> Point:
@@ -209,7 +213,7 @@ def evaluate_grid(scenario: Scenario, calibration: Calibration, shape: tuple[int
         {name: None if name in absent else grid for name, grid in metrics.items()},
         fits,
         reason,
-        lambda: _grid_intervals(scenario, calibration, shape, fits),
+        lambda chosen: _grid_intervals(scenario, calibration, shape, fits, chosen),
         lambda index: evaluate_point(_at(scenario, index, shape), calibration),
         lambda: routing_grid(scenario, shape, layout),
     )
@@ -228,10 +232,9 @@ def _reason(evaluation: Evaluation, scenario: Scenario, headline: Quantity | Non
 
 @np.errstate(divide="ignore", invalid="ignore", over="ignore")
 def _grid_intervals(
-    scenario: Scenario, calibration: Calibration, shape: tuple[int, ...], fits: Mask
+    scenario: Scenario, calibration: Calibration, shape: tuple[int, ...], fits: Mask, names: Collection[str]
 ) -> dict[str, Interval]:
-    """Return the interval of every metric over the grid."""
-    _, names = PHASES[scenario.answers]
+    """Return the intervals of some metrics over the grid."""
     lows: dict[str, Array] = {name: empty_grid(shape) for name in names}
     highs: dict[str, Array] = {name: empty_grid(shape) for name in names}
     absent: set[str] = set()
@@ -240,7 +243,8 @@ def _grid_intervals(
         if not np.asarray(fits)[place].any():
             continue
         evaluation = evaluate(block.scenario, calibration)
-        plain = evaluation.metrics(None)
+        metrics = evaluation.metrics(None)
+        plain = {name: metrics[name] for name in names}
         whole = whole_runs(calibration, scenario.plan.phase)
         found = intervals(plain, evaluation.families(), len(shape), evaluation.metrics, whole)
         for name, pair in found.items():

@@ -6,6 +6,7 @@ python -m costmodel.calibration.fits MEASUREMENTS --output hardware/calibrations
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ from costmodel.quantities import Indices
 from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile, RecipeFile
 from costmodel.schema.references import Library
 
+_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 PLAN = "public"
 KIND = "devices/"  # before the name of a device in a plan
 FEWEST = 20  # rows of a family, those of siblings too, below which nothing is fitted
@@ -230,5 +232,13 @@ def report(outcome: Outcome, write: Callable[[str], object]) -> None:
             write(f"  {key:28} {rows:6} rows: too few")
 
 
+def with_one_thread() -> None:
+    """Start the command again with one thread of linear algebra: its sums have one order, and files the same bytes."""
+    if any(os.environ.get(name) != "1" for name in _THREADS):
+        os.environ.update(dict.fromkeys(_THREADS, "1"))
+        os.execv(sys.executable, [sys.executable, "-m", "costmodel.calibration.fits", *sys.argv[1:]])
+
+
 if __name__ == "__main__":
+    with_one_thread()
     main()

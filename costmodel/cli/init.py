@@ -18,8 +18,10 @@ EXAMPLES = {
     "workload": ("workloads", "deepseek_v3"),
     "case": ("published", "deepseek_profile"),
     "what_if": ("what_ifs", "deepseek_v3_gap"),
+    "study": ("studies", "deepseek_v3_decode"),
     "fit_plan": ("fit_plans", "public"),
     "topology": ("topologies", "mpft"),
+    "validation": ("validations", "public"),
 }
 
 

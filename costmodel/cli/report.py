@@ -39,7 +39,7 @@ def command(source: Path, output: Path | None) -> int:
         made = draw_sweep(swept, folder)
         page = sweep_page(swept.study, read_figures(made))
         if hidden := left_out(swept):
-            click.echo(f"{hidden:,} more combinations of its axes are not drawn; points.csv holds them", err=True)
+            click.echo(f"{hidden:,} more combinations of its axes are not drawn; its table holds them", err=True)
     elif is_trace_file(source):
         stem = source.name.partition(".")[0]
         folder = output or source.with_name(f"{stem}_report")

@@ -1,28 +1,37 @@
-"""`costmodel sweep`: evaluate the scenarios of a workload over numeric axes."""
+"""`costmodel sweep`: evaluate the scenarios of a workload over axes, into a table that a killed run goes on with."""
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 
 import click
 
 from costmodel.cli.options import json_option, path_option, print_json, read_changes, set_option
-from costmodel.errors import InfeasibleError
+from costmodel.errors import InfeasibleError, InputError
 
 
 @click.command("sweep")
-@click.argument("workload")
+@click.argument("workload", metavar="WORKLOAD|STUDY.yaml")
 @click.option(
     "--vary",
     "varied",
     multiple=True,
     metavar="PATH=VALUES",
-    help="An axis: values, or LOW..HIGH:COUNT[:log], with commas between; repeatable, the table is their product.",
+    help="An axis: values, or LOW..HIGH:COUNT[:log], with commas between; `;` links paths. Repeatable.",
 )
 @click.option("--scenario", "scenarios", multiple=True, metavar="NAME", help="Only this scenario; repeatable.")
-@click.option("--cluster", metavar="NAME", help="Stand in for every scenario's cluster.")
+@click.option("--cluster", metavar="NAME", hidden=True, help="As `--set scenarios.NAME.cluster=…` for every scenario.")
 @set_option
+@click.option("--workers", type=click.IntRange(1, 1024), metavar="N", help="Evaluate in this many processes.")
+@click.option(
+    "--cluster-scheduler",
+    "scheduler",
+    envvar="DASK_SCHEDULER_ADDRESS",
+    metavar="URL",
+    help="Evaluate on the Dask cluster of this scheduler, or `embedded`.",
+)
 @click.option("--output", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder for the table.")
 @json_option
 @path_option
@@ -32,28 +41,41 @@ def command(
     scenarios: tuple[str, ...],
     cluster: str | None,
     changes: tuple[str, ...],
+    workers: int | None,
+    scheduler: str | None,
     output: Path,
     as_json: bool,
     search_path: tuple[str, ...],
 ) -> int:
-    """Vary numbers of WORKLOAD and write every point to DIR/points.csv, what was asked to DIR/study.json."""
+    """Vary a workload and write every point to DIR/points/, what was asked to DIR/study.json.
+
+    The same command goes on where a killed one stopped.
+    """
     from costmodel.api import load
     from costmodel.cli.progress import progress
-    from costmodel.study.files import check_folder
+    from costmodel.schema.study import find_study
+    from costmodel.study.executors import pool
+    from costmodel.study.files import STUDY, check_folder
     from costmodel.study.points import write_sweep
-    from costmodel.study.sweep import plan_sweep, run_sweep, summaries
+    from costmodel.study.sweep import NOTHING, Wanted, plan_sweep
 
-    loaded = load(
-        workload, set=read_changes(changes), cluster=cluster, search_path=search_path, scenarios=scenarios or None
-    )
-    sweep = plan_sweep(loaded, varied, every=bool(scenarios))
+    study = find_study(workload, search_path)
+    made = read_changes(changes)
+    wanted = NOTHING
+    if study is not None:
+        twice = next((path for path in made if path in study.changes), None)
+        if twice is not None:
+            raise InputError.single(f"is set by the study {workload}, too", hint="keep one of them", field=twice)
+        workload, made = study.file.workload, {**study.changes, **made}
+        varied, scenarios = (*study.varied, *varied), scenarios or tuple(study.file.scenarios)
+        wanted = Wanted(study.file.derived, tuple(study.file.constraints))
+    loaded = load(workload, set=made, cluster=cluster, search_path=search_path, scenarios=scenarios or None)
+    sweep = plan_sweep(loaded, varied, every=bool(scenarios), wanted=wanted)
     check_folder(output, sweep.document())
-    with progress("sweep") as told:
-        swept = run_sweep(sweep, told)
-        write_sweep(sweep, swept, output)
-    found = summaries(sweep, swept)
+    with progress("sweep", sweep.points) as told, pool(workers, scheduler) as executor:
+        found = write_sweep(sweep, output, told, executor)
     if as_json:
-        print_json({**sweep.document(), "summary": found})
+        print_json({**json.loads((output / STUDY).read_text(encoding="utf-8")), "summary": found})
     else:
         from costmodel.report.sweeps import show_sweep
 

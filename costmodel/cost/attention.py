@@ -79,7 +79,7 @@ class PrefillForm:
         fill = self.fill + self.reach * core.products
         sharing = core.heads / core.kv_heads
         panels = ceil(core.rows * (sharing if self.packed else 1.0) / rows)
-        last = ceil(core.keys / keys)
+        last = ceil((core.keys if core.seen is None else core.seen) / keys)
         blocks = core.sequences * (core.kv_heads if self.packed else core.heads) * panels
         split = split_keys(self.splits, blocks, machine.processors, last, sharing > 1.0)
         longest = fill + ceil(last / split) * step / self.alone + where(split > 1.0, self.combine * unit.clock, 0.0)

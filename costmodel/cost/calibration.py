@@ -130,7 +130,7 @@ class FamilyFit:
         one = _one_call(operator)
         time = form.time(one, machine).scaled(self.correction(operator))
         if isinstance(operator, AttentionCore) and isinstance(one, AttentionCore):
-            return time.scaled(operator.calls * operator.products / one.products / self.compute)
+            return time.scaled(operator.calls * operator.products / one.products / self.compute / operator.rate)
         if isinstance(operator, Collective):
             return time.scaled(operator.calls)
         if isinstance(operator, Elementwise):

@@ -77,13 +77,20 @@ def attention_time(core: AttentionCore, machine: Machine, fit: FamilyFit) -> Tim
         tensor = FLOP / (peak of the processors in use), padded to whole query tiles, in whole waves of blocks
 
     One block handles one query tile of one head; the candidate tile that pads least is taken. Decoding splits the keys
-    instead, so its grid has no waves.
+    instead, so its grid has no waves. A scan takes, if that is longer, ceil(blocks / (processors * side by side)) times
+    the cycles in which one block goes through its sequence.
     """
     padding: Quantity = 1.0
-    if not core.family.endswith("decode"):
+    if core.family == "scan":
+        waves = ceil(core.sequences * core.heads / (machine.processors * core.blocks))
+        chain: Seconds = waves * core.serial / machine.device.clock
+    else:
+        chain = 0.0
+    if not core.family.endswith(("decode", "scan")):
         padding = minimum(*(_padding(core, tile, machine.processors) for tile in machine.framework.attention_tiles))
-    compute = padding * core.flop / (machine.processors * machine.processor_peak(core.dtype))
+    compute = padding * core.flop / (machine.processors * machine.processor_peak(core.dtype) * core.rate)
     memory = core.traffic / machine.memory_bandwidth
+    compute = maximum(compute, chain * fit.compute)
     launches = core.calls * machine.framework.launch * fit.launch
     return kernel(compute / fit.compute, memory / fit.memory, launches)
 

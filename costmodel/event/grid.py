@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import numpy.typing as npt
 
@@ -35,7 +37,7 @@ def simulate_grid(scenario: Scenario, calibration: Calibration, shape: tuple[int
         {name: _stated(grid, fits) for name, grid in metrics.items()},
         fits,
         reason,
-        lambda: _intervals(scenario, calibration, fits),
+        lambda names: _intervals(scenario, calibration, fits, names),
         lambda index: engine.point(single(scenario, index), calibration),
         lambda: routing_grid(scenario, shape, layout),
     )
@@ -46,14 +48,16 @@ def _stated(grid: Array, fits: npt.NDArray[np.bool_]) -> Array | None:
     return None if fits.any() and np.isnan(grid[fits]).all() else grid
 
 
-def _intervals(scenario: Scenario, calibration: Calibration, fits: npt.NDArray[np.bool_]) -> dict[str, Interval]:
-    """Return the interval of every metric over the grid."""
-    _, names = PHASES[scenario.answers]
+def _intervals(
+    scenario: Scenario, calibration: Calibration, fits: npt.NDArray[np.bool_], names: Collection[str]
+) -> dict[str, Interval]:
+    """Return the intervals of some metrics over the grid."""
     lows, highs = ({name: empty_grid(fits.shape) for name in names} for _ in range(2))
     for index in np.argwhere(fits):
         place = tuple(int(position) for position in index)
         found = evaluate_single(single(scenario, place), calibration, EventEngine().evaluate).intervals
-        for name, pair in found.items():
+        for name in names:
+            pair = found[name]
             if pair is not None:
                 lows[name][place], highs[name][place] = pair
     return {name: (lows[name], highs[name]) for name in names}

@@ -336,6 +336,10 @@ def _work(operator: Gemm | AttentionCore | MixedAttention | Elementwise) -> dict
     if isinstance(operator, AttentionCore):
         shape = {"sequences": operator.sequences, "heads": operator.heads, "query rows": operator.rows}
         shape["query-key pairs a head"] = operator.pairs
+        if operator.seen is not None:
+            shape["keys of the last query"] = operator.seen
+        if np.any(operator.serial):
+            shape |= {"cycles of a block, chunk after chunk": operator.serial, "blocks on a processor": operator.blocks}
         shape |= {} if operator.calls == 1 else {"blocks of keys, a kernel each": operator.calls}
         return {**{name: (float(value), "count") for name, value in shape.items()}, **work}
     return {"traffic": work["traffic"]}

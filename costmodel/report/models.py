@@ -10,7 +10,16 @@ from costmodel.report.catalogue import DIGITS, show_sources
 from costmodel.report.page import show, table
 from costmodel.report.text import quantity
 from costmodel.schema.files import ModelRead
-from costmodel.workload.architecture import Architecture, Attention
+from costmodel.workload.architecture import (
+    Architecture,
+    Attention,
+    Convolution,
+    Gate,
+    MilPool,
+    NeuralMemory,
+    Recurrence,
+    Spectral,
+)
 from costmodel.workload.counting import kv_bytes_per_token, parameter_count
 
 WIDTH = 80  # columns of a terminal
@@ -34,7 +43,7 @@ def show_models(models: Mapping[str, ModelRead]) -> None:
         )
     show(rows)
     if any("~" in attention(model.architecture) for model in models.values()):
-        show("~: a sliding window in some or all layers")
+        show("~: a sliding window or another sparse pattern in some or all layers")
     others = {
         name: [alias for alias in model.document["aliases"] if "/" not in alias] for name, model in models.items()
     }
@@ -59,9 +68,13 @@ def _widest(architecture: Architecture) -> list[Any]:
 
 
 def _kind(mixer: Any) -> str:
+    if isinstance(mixer, Recurrence | NeuralMemory):
+        return f"{'recurrent' if isinstance(mixer, Recurrence) else 'memory'} {mixer.heads:g}"
+    if isinstance(mixer, Convolution | Spectral | Gate | MilPool):
+        return {Convolution: "convolution", Spectral: "spectral", Gate: "gate", MilPool: "pooling"}[type(mixer)]
     if not isinstance(mixer, Attention):
         return f"MLA {mixer.heads:g}"
-    window = "~" if any(group.pattern.window is not None for group in mixer.head_groups) else ""
+    window = "~" if any(group.pattern.kind != "full" for group in mixer.head_groups) else ""
     if mixer.kv_heads == mixer.q_heads:
         return f"MHA {mixer.q_heads:g}{window}"
     return f"{'MQA' if mixer.kv_heads == 1 else 'GQA'} {mixer.q_heads:g}/{mixer.kv_heads:g}{window}"
@@ -119,9 +132,13 @@ def _flat(part: Mapping[str, Any]) -> str:
         for key, value in part.items()
         if value is not None and value is not False and not isinstance(value, list | Mapping)
     }
-    windows = [group["pattern"]["window"] for group in part.get("head_groups", ()) if group["pattern"]["window"]]
+    patterns = [group["pattern"] for group in part.get("head_groups", ())]
+    windows = [pattern["window"] for pattern in patterns if pattern.get("window")]
+    others = [pattern["kind"].replace("_", " ") for pattern in patterns if pattern["kind"] not in ("full", "window")]
     if windows:
         plain["window"] = " and ".join(f"{window:g}" for window in windows)
+    if others:
+        plain["patterns"] = ", ".join(dict.fromkeys(others))
     return ", ".join(
         f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in plain.items()
     )

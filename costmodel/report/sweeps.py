@@ -19,7 +19,8 @@ def show_sweep(document: Mapping[str, Any], summaries: Mapping[str, Mapping[str,
     for axis in document["axes"]:
         values = axis["values"]
         several = f"{len(values):,} values, " if len(values) > 1 else ""
-        show(f"{axis['path']}: {several}{_ends(values, axis['dimension'])}")
+        ends = ", ".join(map(str, values)) if axis["dimension"] is None else _ends(values, axis["dimension"])
+        show(f"{axis['path']}: {several}{ends}")
     names = short_paths(list(dimensions))
     rows = table("scenario", ">points", ">run", "metric", ">best", ">80 % interval", "at", ">worst")
     for name, summary in summaries.items():
@@ -38,11 +39,16 @@ def show_sweep(document: Mapping[str, Any], summaries: Mapping[str, Mapping[str,
         show(f"{name}: left out: {reason}", "dim")
     for note in dict.fromkeys(note for one in document["scenarios"].values() for note in one["notes"]):
         show(f"note: {note}")
-    show(f"next: costmodel report {output}", "dim")
+    if all(axis["dimension"] is not None and "link" not in axis for axis in document["axes"]):
+        show(f"next: costmodel report {output}", "dim")
 
 
-def _place(at: Mapping[str, float], names: Mapping[str, str], dimensions: Mapping[str, str]) -> str:
-    return ", ".join(f"{names[path]} {setting(value, dimensions[path])}" for path, value in at.items())
+def _place(at: Mapping[str, Any], names: Mapping[str, str], dimensions: Mapping[str, str | None]) -> str:
+    shown = {
+        path: str(value) if (dimension := dimensions[path]) is None else setting(value, dimension)
+        for path, value in at.items()
+    }
+    return ", ".join(f"{names[path]} {value}" for path, value in shown.items())
 
 
 def _ends(values: list[float], dimension: str) -> str:

@@ -23,13 +23,23 @@ from costmodel.schema.cluster import ClusterFile, HostFile, NetworkFile, NodeFil
 from costmodel.schema.device import DeviceFile, MathFile
 from costmodel.schema.framework import FrameworkFile, PrecisionFile, TileFile
 from costmodel.schema.model import (
-    AttentionFile,
+    AnyMixer,
+    AnyPattern,
+    ConvolutionFile,
     DenseFile,
+    GateFile,
     LayerFile,
     LayerGroupFile,
+    MemoryFile,
+    MilPoolFile,
+    MixedFile,
     MlaFile,
     ModelFile,
     MoeFile,
+    NeighbourhoodFile,
+    NoFfnFile,
+    RecurrenceFile,
+    SpectralFile,
 )
 from costmodel.schema.workload import (
     CommunicationFile,
@@ -50,15 +60,37 @@ from costmodel.schema.workload import (
 from costmodel.workload.architecture import (
     Architecture,
     Attention,
+    Convolution,
+    CoreKernel,
     DenseFfn,
     Ffn,
+    Gate,
     HeadGroup,
+    HeadRoute,
     Layer,
+    Memories,
+    MilPool,
     Mixer,
     Mla,
     MoeFfn,
     Mtp,
+    NeuralMemory,
+    NoFfn,
+    Recurrence,
+    Spectral,
+)
+from costmodel.workload.patterns import (
+    Axis,
+    ChunkTopK,
+    ElasticWindow,
+    KvBudget,
+    Mixed,
+    Neighbourhood,
     Pattern,
+    PredictedSparse,
+    SinkRecent,
+    Spans,
+    StridedBlocks,
 )
 from costmodel.workload.scenario import (
     Communication,
@@ -182,36 +214,70 @@ def _layers(file: LayerFile | LayerGroupFile, hidden: Count) -> tuple[Layer, ...
 
 
 def _layer(file: LayerFile, hidden: Count) -> Layer:
+    hidden = hidden if file.width is None else file.width
     return Layer(
         file.repeat, _mixer(file.mixer, hidden), _ffn(file.ffn, hidden), file.norm, file.dropout, file.norm_position,
-        file.block, file.shared_norm,
+        file.block, file.shared_norm, file.width, file.scale, file.plain,
     )  # fmt: skip
 
 
-def _mixer(file: AttentionFile | MlaFile, hidden: Count) -> Mixer:
+def _mixer(file: AnyMixer, hidden: Count) -> Mixer:
     """Return the mixer; by default heads share the residual stream's width, and each has keys of its own."""
     if isinstance(file, MlaFile):
         return Mla(
             file.heads, file.q_lora, file.kv_lora, file.nope_dim, file.rope_dim, file.v_head_dim, file.causal
         )  # fmt: skip
-    groups = tuple(
-        HeadGroup(float(group.share), Pattern(group.pattern.kind, group.pattern.window)) for group in file.head_groups
-    )
+    if isinstance(file, RecurrenceFile):
+        memories = None if file.memories is None else Memories(**file.memories.model_dump())
+        return Recurrence(
+            file.heads, file.key_dim, file.key_dim if file.value_dim is None else file.value_dim, file.chunk,
+            file.decay, memories, file.short_conv, file.output_gate, file.chunk_cycles, file.blocks,
+        )  # fmt: skip
+    if isinstance(file, ConvolutionFile):
+        return Convolution(file.kernel, file.inputs, file.outputs, file.stride, file.depthwise)
+    if isinstance(file, SpectralFile):
+        return Spectral(file.height, file.width)
+    if isinstance(file, GateFile):
+        return Gate(file.heads, file.passes)
+    if isinstance(file, MilPoolFile):
+        return MilPool(file.branches, file.inner)
+    if isinstance(file, MemoryFile):
+        return NeuralMemory(file.heads, file.depth, file.width, file.chunk, file.momentum)
+    groups = tuple(HeadGroup(float(group.share), _pattern(group.pattern)) for group in file.head_groups)
     head_dim = hidden / file.q_heads if file.head_dim is None else file.head_dim
     return Attention(
         file.q_heads, file.q_heads if file.kv_heads is None else file.kv_heads, head_dim,
         head_dim if file.v_head_dim is None else file.v_head_dim, file.causal, file.rotary, file.bias, groups,
-        file.output_bias, file.rotary_dim, file.alibi, file.qk_norm,
+        file.output_bias, file.rotary_dim, file.alibi, file.qk_norm, CoreKernel(**file.kernel.model_dump()),
+        None if file.route is None else HeadRoute(**file.route.model_dump()), file.partial,
     )  # fmt: skip
 
 
-def _ffn(file: DenseFile | MoeFile, hidden: Count) -> Ffn:
+_PATTERNS: Mapping[str, type[Pattern]] = {
+    "full": Pattern, "window": Pattern, "sink_recent": SinkRecent, "elastic_window": ElasticWindow,
+    "strided_blocks": StridedBlocks, "chunk_topk": ChunkTopK, "kv_budget": KvBudget,
+    "predicted_sparse": PredictedSparse, "spans": Spans,
+}  # fmt: skip
+
+
+def _pattern(file: AnyPattern) -> Pattern:
+    """Return the pattern: that of its kind, with the file's values."""
+    if isinstance(file, NeighbourhoodFile):
+        return Neighbourhood(axes=tuple(Axis(**axis.model_dump()) for axis in file.axes))
+    if isinstance(file, MixedFile):
+        return Mixed(sets=tuple((each.queries, each.keys) for each in file.sets))
+    return _PATTERNS[file.kind](**file.model_dump())
+
+
+def _ffn(file: DenseFile | MoeFile | NoFfnFile, hidden: Count) -> Ffn:
+    if isinstance(file, NoFfnFile):
+        return NoFfn()
     if isinstance(file, DenseFile):
         width = 4 * hidden if file.intermediate is None else file.intermediate
         return DenseFfn(width, gated=file.type == "glu", bias=file.bias)
     return MoeFfn(
         file.experts, file.intermediate, file.top_k, file.shared, file.shared_intermediate, file.groups,
-        file.group_top_k, file.gated, file.bias, file.router_bias, file.shared_gate,
+        file.group_top_k, file.gated, file.bias, file.router_bias, file.shared_gate, file.masked, file.router_extra,
     )  # fmt: skip
 
 

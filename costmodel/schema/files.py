@@ -29,7 +29,9 @@ from costmodel.schema.overrides import read_overrides
 from costmodel.schema.references import Library, as_reference, folder_of
 from costmodel.schema.resolve import in_order, resolve_tree
 from costmodel.schema.strict import Strict
+from costmodel.schema.study import StudyFile
 from costmodel.schema.tree import Tree
+from costmodel.schema.validation import ValidationFile
 from costmodel.schema.what_if import WhatIfFile
 from costmodel.schema.workload import WorkloadFile
 from costmodel.schema.writing import yaml_of
@@ -41,6 +43,8 @@ FILES: dict[str, type[Strict]] = {
     "device": DeviceFile, "node": NodeFile, "cluster": ClusterFile, "framework": FrameworkFile,
     "precision": PrecisionFile, "calibration": FitsFile, "model": ModelFile, "workload": WorkloadFile, "case": CaseFile,
     "what_if": WhatIfFile, "fit_plan": FitPlanFile, "topology": TopologyFile,
+    "validation": ValidationFile,
+    "study": StudyFile,
 }  # fmt: skip
 """The model of every kind of file."""
 

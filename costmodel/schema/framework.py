@@ -29,6 +29,7 @@ class HostTimesFile(Strict):
     layer: TimeOrZero = Field(default=0.0, description="for each layer")
     parallel: TimeOrZero = Field(default=0.0, description="for each layer, where tensor parallelism splits it")
     experts: TimeOrZero = Field(default=0.0, description="for each layer, where it has experts")
+    group: TimeOrZero = Field(default=0.0, description="for each group of heads of a layer beyond the first")
     operator: TimeOrZero = Field(
         default=0.0,
         description="to start a kernel or message of a training pass, which takes at least all its starts",

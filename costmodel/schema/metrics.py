@@ -51,6 +51,8 @@ def dimension_of(metric: str) -> str | None:
     section, _, rest = metric.partition(".")
     if section == "device":
         return _OF_DEVICE.get(rest.rpartition(".")[2])
+    if section == "work":
+        return {"flop": "flop", "traffic": "size", "pairs": "count"}.get(rest.rpartition(".")[2])
     if rest and section in _BY_SECTION:
         return _BY_SECTION[section]
     return _BY_METRIC.get(metric.removeprefix("model."))
@@ -63,4 +65,9 @@ def unit_of(metric: str) -> str:
 
 def metric_names() -> list[str]:
     """Return the names of all metrics; sections as `memory.NAME`."""
-    return [*_BY_METRIC, *(f"{section}.NAME" for section in _BY_SECTION), *(f"device.….{name}" for name in _OF_DEVICE)]
+    return [
+        *_BY_METRIC,
+        *(f"{section}.NAME" for section in _BY_SECTION),
+        "work.NAME.flop",
+        *(f"device.….{name}" for name in _OF_DEVICE),
+    ]

@@ -16,14 +16,16 @@ FOLDERS: dict[str, str] = {
     **dict.fromkeys(
         ("devices", "nodes", "clusters", "topologies", "frameworks", "calibrations", "fit_plans"), "hardware"
     ),
-    **dict.fromkeys(("models", "precisions", "systems", "published", "what_ifs", "studies"), "workloads"),
+    **dict.fromkeys(
+        ("models", "precisions", "systems", "published", "what_ifs", "studies", "validations"), "workloads"
+    ),
 }
 """The folder of a search root under which the files of a kind stand."""
 ALIASED = ("models",)  # kinds whose aliases are names to refer to; those of devices are what measurement tables write
 
 _KINDS = (
     "device", "node", "cluster", "framework", "precision", "calibration", "model", "workload", "case", "what_if",
-    "fit_plan", "topology",
+    "fit_plan", "topology", "validation", "study",
 )  # fmt: skip
 _VERSIONS = {kind: f"costmodel/{kind}@1" for kind in _KINDS}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
@@ -39,7 +41,7 @@ def package_root() -> Path:
 
 def folder_of(schema: str) -> str:
     """Return the kind of folder that files of a schema stand in: `devices` for `device`."""
-    return "topologies" if schema == "topology" else f"{schema}s"
+    return f"{schema[:-1]}ies" if schema.endswith("y") else f"{schema}s"
 
 
 def is_name(text: str) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from costmodel.errors import InputError, Location
 from costmodel.schema.loader import MOST_BYTES, read_data
@@ -116,6 +116,13 @@ def _known(dimension: str) -> str:
     return dimension
 
 
+def _sized(value: Any) -> Any:
+    """Return an axis that makes a dimension of a grid; raise ValueError for names and for what varies together."""
+    if isinstance(value, dict) and (value.get("link") is not None or value.get("dimension", "") is None):
+        raise ValueError(f"{value.get('path')} is structural or linked, and makes no grid: read the table's parts")
+    return value
+
+
 class AxisFile(Written):
     """One axis of a sweep; its values in SI."""
 
@@ -133,14 +140,16 @@ class SweptScenario(Written):
 
 
 class SweepFile(Written):
-    """What a sweep asked, as its `study.json` holds it. columns: of the table, with their units."""
+    """What a sweep asked, as its `study.json` holds it. columns: of the table, with their units; form: of its parts."""
 
     version: str
     workload: str
-    axes: list[AxisFile] = Field(min_length=1)
+    axes: list[Annotated[AxisFile, BeforeValidator(_sized)]] = Field(min_length=1)
     scenarios: dict[str, SweptScenario] = Field(min_length=1)
     points: int = Field(gt=0)
     columns: dict[str, str | None]
+    form: Literal["csv", "parquet"]
+    parts: int = Field(gt=0, le=10**7)
 
 
 Document = TypeVar("Document", ResultFile, SweepFile)

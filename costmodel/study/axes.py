@@ -1,7 +1,8 @@
 """The axes of a sweep, as `--vary PATH=VALUES` writes them.
 
 VALUES are values and ranges, with commas between: `200GB/s,400GB/s`, `200GB/s..900GB/s:8` (evenly spaced, both ends
-included), `1..256:9:log` (equal ratios). Each value is read as `--set` reads it.
+included), `1..256:9:log` (equal ratios). Each value is read as `--set` reads it. `PATH=VALUES; PATH=VALUES` varies
+paths together. A path that holds no size (a model, a schedule) takes names: each is a structure of its own.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +21,7 @@ from costmodel.schema.fields import NumberType, read_number
 from costmodel.schema.quantity import Measure, Positive, Whole
 from costmodel.units import base_unit, render
 
-MOST_POINTS = 100_000  # of a sweep, so of one axis, too: its arrays stay below 2 GB, its table below 50 MB
+MOST_VALUES = 100_000  # of one axis: study.json holds them all
 DIGITS = 12  # of the values inside a range: 1e-06, not 1.0000000000000002e-06
 _RANGE = re.compile(r"(?P<low>.*?\S)\s*\.\.\s*(?P<high>[^:]*[^:\s])\s*(?::(?P<count>[^:]*))?(?::(?P<scale>.*))?")
 _SPACINGS: dict[str, Callable[[float, float, int], Array]] = {"linear": np.linspace, "log": np.geomspace}
@@ -28,75 +30,108 @@ _EXAMPLE = "--vary hardware.links.nvlink.bandwidth=200GB/s..900GB/s:8"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
-    """One `--vary` argument: a path and the text of its values. label: how the user wrote it."""
+    """A path and the text of its values. label: how the user wrote it; link: which argument it is a part of."""
 
     path: str
     values: str
     label: Location
+    link: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Axis:
-    """One dimension of a sweep: distinct values in SI, in their order. whole: they are counts."""
+    """One path of a sweep: its values in SI, in their order. whole: they are counts.
+
+    texts: the values of a structural axis, whose `values` are then positions; link: axes of one link vary together.
+    """
 
     path: str
     values: Array
     dimension: str
     whole: bool
+    texts: tuple[str, ...] = ()
+    link: int = 0
 
     @property
-    def unit(self) -> str:
-        """Return the SI unit of the values, `1` for counts and ratios."""
-        return base_unit(self.dimension)
+    def unit(self) -> str | None:
+        """Return the SI unit of the values, `1` for counts and ratios, null for text."""
+        return None if self.texts else base_unit(self.dimension)
 
-    def plain(self) -> list[float | int]:
-        """Return the values as Python numbers, counts as ints."""
+    def plain(self) -> list[Any]:
+        """Return the values as Python numbers, counts as ints; text as it is."""
+        if self.texts:
+            return list(self.texts)
         return [int(value) if self.whole else float(value) for value in self.values]
 
+    def document(self, *, linked: bool) -> dict[str, Any]:
+        """Return the axis as `study.json` holds it."""
+        link = {"link": self.link} if linked else {}
+        dimension = None if self.texts else self.dimension
+        return {"path": self.path, "dimension": dimension, "unit": self.unit, "values": self.plain(), **link}
 
-def read_requests(arguments: tuple[str, ...]) -> list[Request]:
-    """Return `PATH=VALUES` arguments; raise InputError where there is none, on one without `=`, or on a path twice."""
+
+def read_requests(arguments: Sequence[str]) -> list[Request]:
+    """Return `PATH=VALUES` arguments, linked ones one after the other.
+
+    Raises InputError where there is none, on one without `=`, or on a path twice.
+    """
     if not arguments:
         raise InputError.single("nothing varies", hint=f"add {_EXAMPLE}")
     found: dict[str, Request] = {}
-    for argument in arguments:
-        path, separator, values = (part.strip() for part in argument.partition("="))
+    for link, argument in enumerate(arguments):
         label = Location(f"--vary {argument}")
-        if not separator or not path:
-            raise InputError.single("is not PATH=VALUES", hint=f"write {_EXAMPLE}", location=label)
-        if path in found:
-            raise InputError.single(
-                "is varied twice", hint="write all its values in one --vary", field=path, location=label
-            )
-        found[path] = Request(path, values, label)
+        for part in argument.split(";"):
+            path, separator, values = (piece.strip() for piece in part.partition("="))
+            if not separator or not path:
+                raise InputError.single("is not PATH=VALUES", hint=f"write {_EXAMPLE}", location=label)
+            if path in found:
+                raise InputError.single(
+                    "is varied twice", hint="write all its values in one --vary", field=path, location=label
+                )
+            found[path] = Request(path, values, label, link)
     return list(found.values())
 
 
-def read_axis(request: Request, number: NumberType | None) -> Axis:
+def is_structural(number: NumberType | None) -> bool:
+    """Tell whether what stands at a path changes which operators there are, not how large they are."""
+    return number is None or (isinstance(number, Whole) and number.single)
+
+
+def read_axis(request: Request, number: NumberType | None, *, linked: bool = False) -> Axis:
     """Return the axis that a request asks for. number: what stands at its path, as the file model says.
 
     Values of ranges over counts are rounded to whole numbers, and each is kept once; so are those between whole numbers
-    of what may be a part of one. Raises InputError with the place and the fix.
+    of what may be a part of one. Values of linked axes may repeat. Raises InputError with the place and the fix.
     """
-    if number is None or (isinstance(number, Whole) and number.single):
-        raise InputError.single(
-            "an axis varies sizes; this field changes what there is to compute",
-            hint=f"run the sweep once for each value, with --set {request.path}=VALUE",
-            field=request.path, location=request.label,
-        )  # fmt: skip
+    if is_structural(number):
+        return _choices(request, linked=linked)
+    assert number is not None, "sizes are numbers"
     if not request.values:
         raise _wrong(request, "has no values", f"write {_EXAMPLE}")
     values: list[float] = []
     for item in request.values.split(","):
         values.extend(_item(request, number, item.strip()))
-    if len(values) > MOST_POINTS:
-        raise _wrong(request, f"has {len(values):,} values, {MOST_POINTS:,} are the most", "write a coarser range")
+    if len(values) > MOST_VALUES:
+        raise _wrong(request, f"has {len(values):,} values, {MOST_VALUES:,} are the most", "write a coarser range")
     value, times = Counter(values).most_common(1)[0]
-    if times > 1:
+    if times > 1 and not linked:
         shown = render(value, number.dimension) if isinstance(number, Measure) else f"{value:g}"
         raise _wrong(request, f"holds {shown} twice", "write every value once")
     whole = _counts(number, values)
-    return Axis(request.path, np.array(values), number.dimension if isinstance(number, Measure) else "count", whole)
+    dimension = number.dimension if isinstance(number, Measure) else "count"
+    return Axis(request.path, np.array(values), dimension, whole, link=request.link)
+
+
+def _choices(request: Request, *, linked: bool) -> Axis:
+    """Return an axis of names."""
+    texts = tuple(text.strip() for text in request.values.split(",")) if request.values else ()
+    if not texts:
+        raise _wrong(request, "has no values", "write names with commas between")
+    if "" in texts:
+        raise _wrong(request, "has an empty value", "remove the comma, or write a value beside it")
+    if len(set(texts)) < len(texts) and not linked:
+        raise _wrong(request, "holds a value twice", "write every value once")
+    return Axis(request.path, np.arange(float(len(texts))), "count", whole=True, texts=texts, link=request.link)
 
 
 def _item(request: Request, number: NumberType, item: str) -> list[float]:
@@ -133,8 +168,8 @@ def _count(request: Request, item: str, text: str | None) -> int:
         raise _wrong(request, f"{item} does not say how many values", f"write {item}:8")
     if not re.fullmatch(r"\s*\d{1,18}\s*", text) or int(text) < 2:
         raise _wrong(request, f"{text.strip()!r} is no number of values", "write a whole number of at least 2")
-    if int(text) > MOST_POINTS:
-        raise _wrong(request, f"has {int(text):,} values, {MOST_POINTS:,} are the most", "write a coarser range")
+    if int(text) > MOST_VALUES:
+        raise _wrong(request, f"has {int(text):,} values, {MOST_VALUES:,} are the most", "write a coarser range")
     return int(text)
 
 

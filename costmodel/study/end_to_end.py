@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ from costmodel.study.reproduce import load_cases
 PLAN = "end_to_end"
 MOST = 40  # figures of a publication that a fit looks at, evenly chosen: one table shall not outweigh all others
 STEP = 1e-3  # of a term's range, for derivatives
+CLEAR = 0.02  # of the cost: less of a gain is no evidence for another value
 SOFT = 0.1  # log error from which a figure counts less than by its square
 RATE = "tokens_per_second_per_device"  # what rates and utilisations of a run go with
 
@@ -150,23 +151,26 @@ def fit_terms(figures: Sequence[Figure], terms: Terms, library: Library, start: 
         weighed: Array = weights * np.array([2.0 * (root - 1.0), 1.0 / root, -0.5 / root**3])
         return weighed
 
-    # A term that is too small to matter has no slope there, so the middle is a second beginning.
-    begun = np.clip((origin - lows) / (highs - lows), 0.0, 1.0)
-    found = min(
-        (
-            least_squares(
-                lambda units: at_point(units.tobytes())[0], units, jac=lambda units: at_point(units.tobytes())[1],
-                bounds=(0.0, 1.0), loss=soft, f_scale=SOFT, xtol=1e-5, ftol=1e-6, max_nfev=25,
-            )
-            for units in (begun, np.full(len(free), 0.5))
-        ),
-        key=lambda result: float(result.cost),
-    )  # fmt: skip
+    def searched(units: Array) -> Any:
+        return least_squares(
+            lambda units: at_point(units.tobytes())[0], units, jac=lambda units: at_point(units.tobytes())[1],
+            bounds=(0.0, 1.0), loss=soft, f_scale=SOFT, xtol=1e-5, ftol=1e-6, max_nfev=25,
+        )  # fmt: skip
+
+    # A term that is too small to matter has no slope there, so the middle is a second beginning; what figures do not
+    # determine stays where it begins, though.
+    found, other = (searched(units) for units in (np.clip((origin - lows) / (highs - lows), 0.0, 1.0), _middle(free)))
+    if other.cost < (1.0 - CLEAR) * found.cost:
+        found = other
     values: list[float | None] = [None] * len(terms)
     for at, unit in zip(free, found.x, strict=True):
         values[at] = float(spans[at, 0] + unit * (spans[at, 1] - spans[at, 0]))
     after = float(np.mean(np.abs(at_point(np.asarray(found.x).tobytes())[0])))
     return FittedTerms(tuple(values), len(used), float(np.mean([abs(one.gap) for one in used])), after)
+
+
+def _middle(free: Sequence[int]) -> Array:
+    return np.full(len(free), 0.5)
 
 
 def _begin(figures: Sequence[Figure], terms: Terms, at: int, library: Library, start: Values | None) -> float:

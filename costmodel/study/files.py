@@ -12,7 +12,8 @@ from costmodel.errors import InputError, Location
 from costmodel.schema.loader import MOST_BYTES, read_data
 from costmodel.schema.whole_files import telling
 
-STUDY, POINTS = "study.json", "points.csv"
+STUDY, POINTS = "study.json", "points"
+_OF_A_RUN = ("version", "form", "parts", "inputs")  # what a study says of its answers; the question is the rest
 
 
 def check_folder(folder: Path, document: Mapping[str, Any]) -> None:
@@ -40,6 +41,17 @@ def check_folder(folder: Path, document: Mapping[str, Any]) -> None:
         )
 
 
+def part_path(folder: Path, number: int, form: str) -> Path:
+    """Return where a part of the table stands."""
+    return folder / POINTS / f"part-{number:05d}.{form}"
+
+
+def found_form(folder: Path) -> str | None:
+    """Return the form of the table that a folder of the same study holds, null where it holds none."""
+    study = folder / STUDY
+    return str(json.loads(read_data(study, str(study), MOST_BYTES))["form"]) if study.exists() else None
+
+
 def as_json(document: object) -> bytes:
     """Return a document as a JSON file holds it: the same document gives the same bytes."""
     return (json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode(
@@ -48,9 +60,12 @@ def as_json(document: object) -> bytes:
 
 
 def _same_study(path: Path, document: Mapping[str, Any]) -> bool:
-    """Tell whether a file asks what `document` asks; which version answers does not matter."""
+    """Tell whether a file asks what `document` asks; which version answers, and in which form, does not matter."""
     try:
         found = json.loads(read_data(path, str(path), MOST_BYTES))
     except (InputError, ValueError):
         return False
-    return isinstance(found, dict) and {**found, "version": None} == json.loads(as_json({**document, "version": None}))
+    if not isinstance(found, dict) or "form" not in found:
+        return False
+    asked = json.loads(as_json(document))
+    return {**found, **dict.fromkeys(_OF_A_RUN)} == {**asked, **dict.fromkeys(_OF_A_RUN)}

@@ -1,43 +1,119 @@
-"""The table of a sweep, written and read: a row a point, the last axis fastest, scenario after scenario; SI."""
+"""The table of a sweep, in parts: a row a point, the last axis fastest, scenario after scenario; SI.
+
+Each part is written aside, flushed and then named, so that a folder holds whole parts only; what is there is not
+evaluated again.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from costmodel.errors import InputError, Location
-from costmodel.quantities import Array, Quantity
-from costmodel.result import FITS, REASONS
+from costmodel.quantities import Array
 from costmodel.schema.loader import MOST_SWEEP_BYTES, read_data
 from costmodel.schema.results import SweepFile, read_study
-from costmodel.schema.whole_files import make_folder, write_whole
-from costmodel.study.files import POINTS, STUDY, as_json, check_folder
-from costmodel.study.sweep import INTERVAL, Sweep, Swept
+from costmodel.schema.whole_files import make_folder, telling, write_whole
+from costmodel.study.chunks import Cutter, cutter, evaluate_chunk
+from costmodel.study.executors import HERE, Pool, in_any_order
+from costmodel.study.files import POINTS, STUDY, as_json, check_folder, found_form, part_path
+from costmodel.study.fingerprint import fingerprint
+from costmodel.study.summary import Summary, Told
+from costmodel.study.sweep import INTERVAL, Sweep
+from costmodel.study.tables import PARQUET, Columns, best_form, decode, numbers
 
-ROWS_AT_ONCE = 4096
 
-Column: TypeAlias = "Callable[[slice], list[str]]"  # rows -> their texts
+def write_sweep(
+    sweep: Sweep, folder: Path, told: Told = lambda _: None, pool: Pool = HERE, form: str | None = None
+) -> dict[str, Any]:
+    """Write `study.json`, then the parts of the table that are not there yet; return the summary of each scenario.
 
-
-def write_sweep(sweep: Sweep, swept: Sequence[Swept], folder: Path) -> None:
-    """Write `study.json`, then `points.csv`, each whole or not at all.
-
+    told: called with the points that are done; form: of a new table (default: the best that is installed).
     Raises InputError where the folder holds something else or cannot be written.
     """
-    document = sweep.document()
-    check_folder(folder, document)
-    make_folder(folder)
-    write_whole(folder / STUDY, [as_json(document)])
-    write_whole(folder / POINTS, _table(sweep, swept))
+    check_folder(folder, sweep.document())
+    cutting = cutter(sweep, _form(folder, form))
+    document = {
+        **sweep.document(), "form": cutting.form, "parts": len(cutting.runs), "inputs": fingerprint(sweep),
+    }  # fmt: skip
+    _begin(folder, document)
+    summary = Summary(sweep)
+    missing = []
+    for number in range(len(cutting.runs)):
+        columns = _present(cutting, folder, number)
+        if columns is None:
+            missing.append(number)
+        else:
+            summary.add(number, columns)
+    told(summary.points)
+    for number, data, columns in in_any_order(pool, evaluate_chunk, map(cutting.chunk, missing)):
+        write_whole(part_path(folder, number, cutting.form), [data])
+        summary.add(number, columns)
+        told(summary.points)
+    return summary.scenarios()
+
+
+def _form(folder: Path, asked: str | None) -> str:
+    """Return the form of the table: that of the parts that are there; raise InputError where another is asked for."""
+    found = found_form(folder)
+    place = Location(str(folder))
+    if asked is not None and found is not None and found != asked:
+        raise InputError.single(f"holds parts as {found}", hint="keep their format, or name another", location=place)
+    if (found or asked) == PARQUET and not find_spec("polars"):
+        raise InputError.single("Parquet needs polars", hint="install costmodel[sweep], or write CSV", location=place)
+    return found or asked or best_form()
+
+
+def _begin(folder: Path, document: Mapping[str, Any]) -> None:
+    """Make the folder; remove what an interrupted run left half written, and parts that other inputs gave."""
+    data = as_json(document)
+    points = folder / POINTS
+    make_folder(points)
+    study = folder / STUDY
+    same = study.is_file() and study.read_bytes() == data
+    with telling(points):
+        for path in points.iterdir():
+            if not same or _is_left_over(path):
+                path.unlink(missing_ok=True)
+    if not same:
+        write_whole(study, [data])
+
+
+def _is_left_over(path: Path) -> bool:
+    """Tell whether a file is half written, by a process that is gone."""
+    *_, process, ending = ("", *path.name.rsplit(".", 2))
+    if ending != "part" or not process.isdigit():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return int(process) == os.getpid()
+
+
+def _present(cutting: Cutter, folder: Path, number: int) -> Columns | None:
+    """Return a part that is there and whole, null for one that has to be made."""
+    path = part_path(folder, number, cutting.form)
+    if not path.exists():
+        return None
+    try:
+        columns = decode(read_data(path, str(path), MOST_SWEEP_BYTES), cutting.form, Location(str(path)))
+    except InputError:
+        return None
+    rows = sum(math.prod(len(part) for part in index) for _, index in cutting.runs[number])
+    whole = list(columns) == list(cutting.sweep.columns()) and len(columns["scenario"]) == rows
+    return columns if whole else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,84 +146,51 @@ class Table:
 
 
 def read_sweep(folder: Path) -> Table:
-    """Return the sweep that a folder holds; raise InputError where it holds none, or not all of it."""
+    """Return the sweep that a folder holds; raise InputError where it holds none, or not all of it.
+
+    Only independent numeric axes make a grid.
+    """
     study = read_study(folder / STUDY)
     place = Location(str(folder / POINTS))
-    data = read_data(folder / POINTS, str(folder / POINTS), MOST_SWEEP_BYTES, absent="run the sweep again")
-    try:
-        heading, *rows = csv.reader(io.StringIO(data.decode(), newline=""))
-    except (ValueError, csv.Error) as error:
-        raise InputError.single(f"cannot be read: {error}", hint="run the sweep again", location=place) from None
+    parts = list(_parts(study, folder))
+    heading = list(study.columns)
+    if any(list(part) != heading for part in parts):
+        raise InputError.single(f"is not the table of {STUDY}", hint="run the sweep again", location=place)
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in heading}
     shape = tuple(len(axis.values) for axis in study.axes)
     size = math.prod(shape)
-    if heading != list(study.columns) or len(rows) != study.points or len(rows) != size * len(study.scenarios):
+    if len(columns["scenario"]) != study.points or study.points != size * len(study.scenarios):
         raise InputError.single(f"is not the table of {STUDY}", hint="run the sweep again", location=place)
-    parts = (rows[at * size : (at + 1) * size] for at in range(len(study.scenarios)))
-    return Table(
-        study, {name: _grid(study, name, part, shape, place) for name, part in zip(study.scenarios, parts, strict=True)}
-    )
+    grids = {}
+    for at, name in enumerate(study.scenarios):
+        rows = slice(at * size, (at + 1) * size)
+        grids[name] = _grid(study, name, {key: column[rows] for key, column in columns.items()}, shape, place)
+    return Table(study, grids)
 
 
-def _grid(
-    study: SweepFile, scenario: str, rows: Sequence[Sequence[str]], shape: tuple[int, ...], place: Location
-) -> Grid:
+def _parts(study: SweepFile, folder: Path) -> Iterator[Columns]:
+    """Yield the parts of a table in their order."""
+    left = MOST_SWEEP_BYTES
+    for number in range(study.parts):
+        path = part_path(folder, number, study.form)
+        data = read_data(path, str(path), left, absent="run the sweep again")
+        left -= len(data)
+        yield decode(data, study.form, Location(str(path)))
+
+
+def _grid(study: SweepFile, scenario: str, columns: Columns, shape: tuple[int, ...], place: Location) -> Grid:
     """Return the grid of one scenario's rows; raise InputError where they are not those of its points."""
-    headline, heading = study.scenarios[scenario].headline, list(study.columns)
+    headline = study.scenarios[scenario].headline
     expected = itertools.product(*(axis.values for axis in study.axes))
     try:
-        where = [heading.index(name) for name in (headline, *(f"{headline}_{end}" for end in INTERVAL), "reason")]
-        for row, point in zip(rows, expected, strict=True):
-            if row[0] != scenario or tuple(map(float, row[1 : 1 + len(point)])) != point:
-                raise ValueError
-        value, low, high = (np.array([float(row[at] or "nan") for row in rows]).reshape(shape) for at in where[:-1])
-    except (ValueError, IndexError):
+        found = zip(*(numbers(columns[axis.path]).tolist() for axis in study.axes), strict=True)
+        if any(columns["scenario"] != scenario) or list(found) != list(expected):
+            raise ValueError
+        value, low, high = (
+            numbers(columns[name]).reshape(shape) for name in (headline, *(f"{headline}_{end}" for end in INTERVAL))
+        )
+    except (ValueError, KeyError):
         raise InputError.single(
             f"the rows of {scenario} are not those of {STUDY}", hint="run the sweep again", location=place
         ) from None
-    return Grid(value, low, high, np.array([row[where[-1]] for row in rows]).reshape(shape))
-
-
-def _table(sweep: Sweep, swept: Sequence[Swept]) -> Iterator[bytes]:
-    """Yield the table in parts."""
-    yield _lines([list(sweep.columns())])
-    size = math.prod(sweep.shape)
-    for one in swept:
-        columns = _columns(sweep, one)
-        for start in range(0, size, ROWS_AT_ONCE):
-            part = slice(start, min(start + ROWS_AT_ONCE, size))
-            yield _lines(zip(*(column(part) for column in columns), strict=True))
-
-
-def _columns(sweep: Sweep, one: Swept) -> list[Column]:
-    """Return the columns of one scenario's rows; what it has not stays empty."""
-    reasons = np.asarray(one.result.reason).reshape(-1)
-    places = (np.broadcast_to(place, sweep.shape).reshape(-1) for place in np.indices(sweep.shape, sparse=True))
-    ends = [end if name == one.headline else None for name in sweep.headlines for end in (one.low, one.high)]
-    numbers = (*(one.result.metrics.get(name) for name in sweep.metrics), *ends)
-    return [
-        _constant(one.scenario),
-        *(_chosen([repr(value) for value in axis.plain()], at) for axis, at in zip(sweep.axes, places, strict=True)),
-        *(_constant("") if values is None else _numbers(values, sweep.shape) for values in numbers),
-        lambda part: ["true" if code == FITS else "false" for code in reasons[part]],
-        lambda part: ["" if code == FITS else REASONS[code] for code in reasons[part]],
-    ]
-
-
-def _constant(text: str) -> Column:
-    return lambda part: [text] * (part.stop - part.start)
-
-
-def _chosen(texts: Sequence[str], places: npt.NDArray[np.intp]) -> Column:
-    return lambda part: [texts[place] for place in places[part]]
-
-
-def _numbers(values: Quantity, shape: tuple[int, ...]) -> Column:
-    """Return a column of numbers to full precision; a missing one is empty."""
-    flat = np.broadcast_to(values, shape).reshape(-1)
-    return lambda part: ["" if math.isnan(value) else repr(value) for value in flat[part].tolist()]
-
-
-def _lines(rows: Iterable[Iterable[str]]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode()
+    return Grid(value, low, high, columns["reason"].reshape(shape))

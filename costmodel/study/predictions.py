@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from costmodel.analytic.counted import counted_work
 from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.intervals import intervals
 from costmodel.analytic.metrics import sixteen_bit_peak
@@ -83,6 +84,9 @@ class Prediction:
             if self.point.host_memory is None:
                 raise InputError.single(f"{metric!r} is not counted: the scenario keeps nothing on its host")
             return _sum_of_parts({"total": self.point.on_host, **self.point.host_memory}, name, metric)
+        if section == "work":
+            line, _, figure = name.rpartition(".")
+            return _exact(_entry(_entry(counted_work(self.scenario), line, metric), figure, metric))
         if section == "schedule":
             return self._part_of_step(name, metric)
         if section == "routing":

@@ -1,112 +1,231 @@
-"""A sweep: the product of numeric axes, evaluated as one grid for each scenario, kept as one table."""
+"""What a sweep asks: the product of its axes for each scenario, and what is wanted of every point.
+
+Numeric axes are arrays of one evaluation. Each combination of structural ones is a workload of its own.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from costmodel import __version__
-from costmodel.api import Workload
-from costmodel.errors import InputError
-from costmodel.quantities import Array
-from costmodel.result import FITS, PHASES, REASONS, Result
+from costmodel.api import Vary, Workload
+from costmodel.errors import InputError, Location
+from costmodel.result import PHASES
 from costmodel.schema.fields import NumberType
 from costmodel.schema.metrics import unit_of
 from costmodel.schema.overrides import locate
-from costmodel.study.axes import MOST_POINTS, Axis, Request, read_axis, read_requests
+from costmodel.study.axes import Axis, Request, is_structural, read_axis, read_requests
+from costmodel.study.expressions import Expression, read_expression
 
 SCHEMA = "costmodel/sweep@1"
 INTERVAL = ("low", "high")
-
-Told: TypeAlias = "Callable[[float], None]"  # called with the share of the work that is done
+MOST_POINTS = 100_000_000  # of one sweep; a day's work, and a table of 20 GB
+MOST_STRUCTURES = 10_000  # combinations of structural values: each is a workload that is read and checked
+RESERVED = ("scenario", "fits", "reason", "meets", "devices")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Wanted:
+    """What is asked of every point beside its metrics. derived: name -> formula; constraints: conditions that hold."""
+
+    derived: Mapping[str, str]
+    constraints: tuple[str, ...] = ()
+
+
+NOTHING = Wanted({})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Structure:
+    """One combination of structural values of a scenario: its workload, or the reason why there is none."""
+
+    scenario: str
+    choices: Mapping[str, str]
+    workload: Workload | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, eq=False)
 class Sweep:
-    """What is asked: axes, the scenarios that have them all, and why others are left out."""
+    """What is asked: axes, the scenarios that have them all, and why others are left out.
+
+    Axes stand in the order of the table: structural ones first, the last one runs fastest.
+    """
 
     workload: Workload
     axes: tuple[Axis, ...]
     scenarios: tuple[str, ...]
     left_out: Mapping[str, str]
+    wanted: Wanted = NOTHING
+
+    @cached_property
+    def links(self) -> list[tuple[Axis, ...]]:
+        """Return the axes by link: those that vary together make one dimension."""
+        found: dict[int, list[Axis]] = {}
+        for axis in self.axes:
+            found.setdefault(axis.link, []).append(axis)
+        return [tuple(axes) for axes in found.values()]
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Return the values of each dimension of the table."""
+        return tuple(len(axes[0].values) for axes in self.links)
+
+    @cached_property
+    def numeric(self) -> list[tuple[Axis, ...]]:
+        """Return the dimensions of numbers alone, those of the array."""
+        return [axes for axes in self.links if not any(axis.texts for axis in axes)]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Return the grid of one scenario, a dimension for each axis."""
-        return tuple(len(axis.values) for axis in self.axes)
+        """Return the grid of one structure, a dimension for each link of numeric axes."""
+        return tuple(len(axes[0].values) for axes in self.numeric)
 
     @property
     def points(self) -> int:
         """Return the points of all scenarios."""
-        return len(self.scenarios) * math.prod(self.shape)
+        return len(self.scenarios) * math.prod(self.lengths)
+
+    @cached_property
+    def structures(self) -> list[Structure]:
+        """Return every combination of structural values of every scenario, in the order of the table.
+
+        Raises InputError where no combination with one of the values can be.
+        """
+        dimensions = [axes for axes in self.links if any(axis.texts for axis in axes)]
+        choices = [
+            {axis.path: axis.plain()[at] for axis, at in pairs}
+            for places in itertools.product(*(range(len(axes[0].values)) for axes in dimensions))
+            for pairs in [[(axis, at) for axes, at in zip(dimensions, places, strict=True) for axis in axes]]
+        ]
+        if not dimensions:
+            return [Structure(name, {}, self.workload) for name in self.scenarios]
+        errors: dict[int, InputError] = {}
+        found: list[Workload | None] = []
+        for number, chosen in enumerate(choices):
+            try:
+                found.append(self.workload.changed(chosen, self.scenarios))
+            except InputError as error:
+                errors[number] = error
+                found.append(None)
+        _check_choices(choices, errors)
+        told = {number: _reason(error) for number, error in errors.items()}
+        return [
+            Structure(name, chosen, loaded, told.get(number, ""))
+            for name in self.scenarios
+            for number, (chosen, loaded) in enumerate(zip(choices, found, strict=True))
+        ]
+
+    def vary(self) -> Vary:
+        """Return the numeric axes as an evaluation takes them."""
+        return {
+            tuple(axis.path for axis in axes): tuple(axis.values.tolist() for axis in axes) for axes in self.numeric
+        }
 
     def phase(self, scenario: str) -> str:
         """Return the phase of a scenario."""
         return self.workload.scenario(scenario).plan.phase
 
+    def answers(self, scenario: str) -> tuple[str, tuple[str, ...]]:
+        """Return the headline metric and all metrics of a scenario."""
+        return PHASES[self.workload.scenario(scenario).answers]
+
     @property
     def metrics(self) -> list[str]:
         """Return the metrics of all scenarios, each once."""
-        return list(dict.fromkeys(name for each in self.scenarios for name in PHASES[self.phase(each)][1]))
+        return list(dict.fromkeys(name for each in self.scenarios for name in self.answers(each)[1]))
 
     @property
     def headlines(self) -> list[str]:
         """Return the headline metrics of all scenarios, each once: those whose intervals are kept."""
-        return list(dict.fromkeys(PHASES[self.phase(each)][0] for each in self.scenarios))
+        return list(dict.fromkeys(self.answers(each)[0] for each in self.scenarios))
+
+    @cached_property
+    def derived(self) -> dict[str, Expression]:
+        """Return the derived metrics, each from those before it; raise InputError on what is no formula."""
+        known = self._known
+        found: dict[str, Expression] = {}
+        for name, text in self.wanted.derived.items():
+            place = Location(f"derived {name}")
+            if not name.isidentifier() or name in (*known, *RESERVED):
+                raise InputError.single(
+                    "cannot be a derived metric's name", hint="write another, of letters, digits and _", field=name,
+                    location=place,
+                )  # fmt: skip
+            found[name] = read_expression(text, [*known, *found], place)
+        return found
+
+    @cached_property
+    def constraints(self) -> tuple[Expression, ...]:
+        """Return the conditions; raise InputError on what is none."""
+        known = [*self._known, *self.derived]
+        return tuple(
+            read_expression(text, known, Location("constraint"), condition=True) for text in self.wanted.constraints
+        )
+
+    @property
+    def _known(self) -> list[str]:
+        return [*self.metrics, *(axis.path for axis in self.axes if not axis.texts), "devices", "fits"]
 
     def columns(self) -> dict[str, str | None]:
         """Return the columns of the table with their units, null for text."""
         metrics = {name: unit_of(name) for name in self.metrics}
         ends = {f"{name}_{end}": metrics[name] for name in self.headlines for end in INTERVAL}
         axes = {axis.path: axis.unit for axis in self.axes}
-        return {"scenario": None, **axes, **metrics, **ends, "fits": None, "reason": None}
+        derived = dict.fromkeys(self.derived, "1")
+        meets: dict[str, str | None] = {"meets": None} if self.wanted.constraints else {}
+        return {"scenario": None, **axes, **metrics, **ends, **derived, "fits": None, **meets, "reason": None}
 
     def document(self) -> dict[str, Any]:
         """Return what is asked as the documented JSON object: the same question gives the same document."""
         scenarios = {
             name: {
-                "phase": self.phase(name), "headline": PHASES[self.phase(name)][0],
+                "phase": self.phase(name), "headline": self.answers(name)[0],
                 "notes": list(self.workload.scenario(name).notes),
             }
             for name in self.scenarios
         }  # fmt: skip
-        axes = [
-            {"path": axis.path, "dimension": axis.dimension, "unit": axis.unit, "values": axis.plain()}
-            for axis in self.axes
-        ]
+        linked = {axis.link for axes in self.links if len(axes) > 1 for axis in axes}
+        axes = [axis.document(linked=axis.link in linked) for axis in self.axes]
+        wanted = {
+            **({"derived": dict(self.wanted.derived)} if self.wanted.derived else {}),
+            **({"constraints": list(self.wanted.constraints)} if self.wanted.constraints else {}),
+        }
         return {
             "schema": SCHEMA, "version": __version__, "engine": "analytic", **self.workload.asked(), "axes": axes,
-            "scenarios": scenarios, "left_out": dict(self.left_out), "points": self.points, "columns": self.columns(),
+            "scenarios": scenarios, "left_out": dict(self.left_out), **wanted, "points": self.points,
+            "columns": self.columns(),
         }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Swept:
-    """One scenario's grid. low, high: ends of the 80 % interval of its headline metric; all in the sweep's shape."""
-
-    scenario: str
-    headline: str
-    result: Result
-    low: Array
-    high: Array
-
-    @property
-    def times(self) -> Array:
-        """Return the headline metric, NaN where a point cannot run."""
-        return np.asarray(self.result.metrics[self.headline], dtype=np.float64)
+def _reason(error: InputError) -> str:
+    """Return an error as the table says it: without its place."""
+    return str(replace(error.problems[0], location=None))
 
 
-def plan_sweep(workload: Workload, varied: Sequence[str], *, every: bool = False) -> Sweep:
+def _check_choices(choices: Sequence[Mapping[str, str]], errors: Mapping[int, InputError]) -> None:
+    """Raise InputError where every combination with some value of an axis is an error: it is no such value."""
+    for path in choices[0]:
+        for value in dict.fromkeys(chosen[path] for chosen in choices):
+            at = [number for number, chosen in enumerate(choices) if chosen[path] == value]
+            if all(number in errors for number in at):
+                raise errors[at[0]]
+
+
+def plan_sweep(workload: Workload, varied: Sequence[str], *, every: bool = False, wanted: Wanted = NOTHING) -> Sweep:
     """Return the sweep that `--vary` arguments ask for.
 
     Scenarios without one of the paths are left out; with `every` they are an error. Raises InputError on bad arguments,
     a path that no scenario has, a path that is set as well, and on too many points.
     """
-    requests = read_requests(tuple(varied))
+    requests = read_requests(varied)
     numbers: dict[str, NumberType | None] = {}
     missing: dict[str, InputError] = {}
     left_out: dict[str, InputError] = {}
@@ -126,16 +245,48 @@ def plan_sweep(workload: Workload, varied: Sequence[str], *, every: bool = False
     if not scenarios:
         raise InputError.single("no scenario has all of these paths", hint="sweep them one by one", field="--vary")
     _check_places(workload, requests, scenarios)
-    axes = tuple(read_axis(request, numbers[request.path]) for request in requests)
     reasons = {name: f"{error.problems[0].field}: {error.problems[0].message}" for name, error in left_out.items()}
-    sweep = Sweep(workload, axes, scenarios, reasons)
+    sweep = Sweep(workload, _axes(requests, numbers), scenarios, reasons, wanted)
     if sweep.points > MOST_POINTS:
         raise InputError.single(
-            f"{' x '.join(map(str, sweep.shape))} values of {len(scenarios)} scenario(s) are {sweep.points:,} points, "
-            f"{MOST_POINTS:,} are the most",
+            f"{' x '.join(map(str, sweep.lengths))} values of {len(scenarios)} scenario(s) are {sweep.points:,} "
+            f"points, {MOST_POINTS:,} are the most",
             hint="write coarser ranges, name one --scenario, or sweep a part at a time", field="--vary",
         )  # fmt: skip
+    structures = sweep.points // max(math.prod(sweep.shape), 1)
+    if structures > MOST_STRUCTURES:
+        raise InputError.single(
+            f"the structural axes have {structures:,} combinations, {MOST_STRUCTURES:,} are the most",
+            hint="name one --scenario, or sweep a part at a time", field="--vary",
+        )  # fmt: skip
+    _ = sweep.constraints, sweep.structures  # what is wrong with them is told before the work
     return sweep
+
+
+def _axes(requests: Sequence[Request], numbers: Mapping[str, NumberType | None]) -> tuple[Axis, ...]:
+    """Return the axes in the order of the table: structural dimensions first."""
+    axes: list[tuple[Axis, ...]] = []
+    for _, group in itertools.groupby(requests, key=lambda request: request.link):
+        together = list(group)
+        read = tuple(read_axis(one, numbers[one.path], linked=len(together) > 1) for one in together)
+        if len({len(axis.values) for axis in read}) > 1:
+            told = ", ".join(f"{axis.path} has {len(axis.values)}" for axis in read)
+            raise InputError.single(
+                f"vary together, but {told} values", hint="write as many values for each", location=together[0].label
+            )
+        if any(is_structural(numbers[one.path]) for one in together) and not all(axis.texts for axis in read):
+            read = tuple(axis if axis.texts else _as_text(axis, one) for axis, one in zip(read, together, strict=True))
+        axes.append(read)
+    ordered = sorted(axes, key=lambda group: not group[0].texts)
+    return tuple(replace(axis, link=link) for link, group in enumerate(ordered) for axis in group)
+
+
+def _as_text(axis: Axis, request: Request) -> Axis:
+    """Return a numeric axis that varies together with a structural one: its values as they are set."""
+    texts = tuple(str(value) for value in axis.plain()) if axis.unit == "1" else None
+    if texts is None:
+        texts = tuple(f"{value!r} {axis.unit}" for value in axis.plain())
+    return replace(axis, values=np.arange(float(len(texts))), texts=texts, link=request.link)
 
 
 def _number(workload: Workload, request: Request, scenario: str) -> NumberType | None:
@@ -145,6 +296,8 @@ def _number(workload: Workload, request: Request, scenario: str) -> NumberType |
         if path.startswith("scenarios.") and not path.startswith(head):
             workload.resolved.value(path)  # a misspelt scenario is told as such
             raise InputError.single(f"is not a field of scenario {scenario}", hint="name its own, or leave it out")
+        if path == "model":
+            return None
         return workload.resolved.number(f"{head}{path}" if path.startswith("hardware.") else path)
     except InputError as error:
         problems = [replace(problem, field=path, location=request.label) for problem in error.problems]
@@ -170,43 +323,3 @@ def _place(path: str, names: Sequence[str], scenario: str) -> tuple[str, tuple[s
     """Return what a path changes in a scenario, null where it changes another."""
     place = locate(path, names).of_number()
     return (place.target, place.path) if place.scenario in (None, scenario) else None
-
-
-def run_sweep(sweep: Sweep, told: Told) -> list[Swept]:
-    """Return the grid of every scenario: metrics, masks, and the interval of the headline metric."""
-    vary: dict[str | tuple[str, ...], Array] = {axis.path: axis.values for axis in sweep.axes}
-    done: list[Swept] = []
-    for name in sweep.scenarios:
-        result = sweep.workload.evaluate(name, vary=vary)
-        told((len(done) + 0.5) / len(sweep.scenarios))
-        headline = PHASES[sweep.phase(name)][0]
-        low, high = (np.broadcast_to(end, sweep.shape) for end in result.intervals[headline] or (np.nan, np.nan))
-        done.append(Swept(name, headline, result, low, high))
-        told(len(done) / len(sweep.scenarios))
-    return done
-
-
-def summaries(sweep: Sweep, swept: Sequence[Swept]) -> dict[str, dict[str, Any]]:
-    """Return for each scenario how many points run, why others do not, and its shortest and longest time with place."""
-    return {one.scenario: _summary(sweep, one) for one in swept}
-
-
-def _summary(sweep: Sweep, one: Swept) -> dict[str, Any]:
-    codes = np.asarray(one.result.reason).reshape(-1)
-    counts = {REASONS[code]: int((codes == code).sum()) for code in range(len(REASONS)) if code != FITS}
-    fit = int((codes == FITS).sum())
-    ends = {"best": np.nanargmin, "worst": np.nanargmax}
-    return {
-        "headline": one.headline, "points": codes.size, "fit": fit,
-        "infeasible": {reason: count for reason, count in counts.items() if count},
-        **{name: _at(sweep, one, int(choose(one.times))) if fit else None for name, choose in ends.items()},
-    }  # fmt: skip
-
-
-def _at(sweep: Sweep, one: Swept, position: int) -> dict[str, Any]:
-    """Return a point: its place on the axes, the headline metric there and its interval."""
-    index = np.unravel_index(position, sweep.shape)
-    return {
-        "at": {axis.path: axis.plain()[place] for axis, place in zip(sweep.axes, index, strict=True)},
-        "value": float(one.times[index]), "low": float(one.low[index]), "high": float(one.high[index]),
-    }  # fmt: skip

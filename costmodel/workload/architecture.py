@@ -5,15 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from costmodel.quantities import Count
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Pattern:
-    """Which keys a query may see. `full`: all (before it, if causal); `window`: the last `window` of them."""
-
-    kind: str = "full"
-    window: Count | None = None
+from costmodel.quantities import Count, Quantity
+from costmodel.workload.patterns import Pattern as Pattern
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,13 +18,47 @@ class HeadGroup:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class CoreKernel:
+    """How a system's own code computes an attention core.
+
+    realised: `fused` (only the pairs of the pattern), `gathered` (their keys are copied together first) or `masked`
+    (all pairs, those outside the pattern thrown away); materialised: scores go through memory, as edits after the
+    softmax ask; rate: speed over that of the device's fused kernel at equal pairs.
+    """
+
+    realised: str = "fused"
+    materialised: bool = False
+    rate: Quantity = 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeadRoute:
+    """Query heads of which some always work and `top_k` of the `routed` ones for a token [MoH, arXiv 2410.11842].
+
+    router: `linear` (hidden x (routed + shared + 2) weights) or `query_norm` (no weights).
+    """
+
+    shared: Count
+    routed: Count
+    top_k: Count
+    router: str = "linear"
+
+    @property
+    def active_share(self) -> Quantity:
+        """Return (shared + top_k) / (shared + routed)."""
+        return (self.shared + self.top_k) / (self.shared + self.routed)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Attention:
     """Multi-head attention with `kv_heads` key-value heads (MHA, GQA and MQA).
 
     rotary_dim: elements of a query or key head that are rotated, null: all; alibi: slopes on the scores stand for
     positions, which has no parameters and rides in the core; bias: of the query, key and value projections, and of the
     output projection too unless `output_bias` says otherwise; qk_norm: queries and keys are normalised after their
-    projection, each head with one vector that all share (`head`), or over the whole projection (`projection`).
+    projection, each head with one vector that all share (`head`), or over the whole projection (`projection`); kernel:
+    how the core is computed; route: which heads work for a token, null: all; partial: channels that
+    enter the projections, the others join before the output's (SHViT), null: all.
     """
 
     q_heads: Count
@@ -46,6 +73,15 @@ class Attention:
     rotary_dim: Count | None = None
     alibi: bool = False
     qk_norm: str | None = None
+    kernel: CoreKernel = CoreKernel()
+    route: HeadRoute | None = None
+    partial: Count | None = None
+
+    @property
+    def active_share(self) -> Quantity:
+        """Return the share of the query heads that are computed: all, unless routing skips the others' work."""
+        skips = self.route is not None and self.kernel.realised != "masked"
+        return self.route.active_share if self.route is not None and skips else 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,6 +101,119 @@ class Mla:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Memories:
+    """Several states of a recurrence, of which a token visits `top_k` of `number` and `shared` ones always [MoM].
+
+    Each has key and value projections of its own.
+    """
+
+    number: Count
+    top_k: Count
+    shared: Count = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recurrence:
+    """Causal linear attention: every head carries a state of key_dim x value_dim and no key is kept.
+
+    decay: `none`, `scalar` (one number a head), `gated` (one a head and token) or `delta` (gated, and each key's old
+    value is taken out); chunk: tokens that are computed by products at once; memories: null for one state a head;
+    short_conv: taps of a convolution on queries, keys and values, 0 for none; output_gate: a d x H*v gate on the
+    result; chunk_cycles: clock cycles in which the kernel that computes it steps from one chunk to the next; blocks:
+    programs that one processor runs side by side.
+    """
+
+    heads: Count
+    key_dim: Count
+    value_dim: Count
+    chunk: Count
+    decay: str = "none"
+    memories: Memories | None = None
+    short_conv: Count = 0.0
+    output_gate: bool = False
+    chunk_cycles: Count = 0.0
+    blocks: Count = 1.0
+
+    @property
+    def visited(self) -> Count:
+        """Return the states of a head that a token reads and writes."""
+        return 1.0 if self.memories is None else self.memories.top_k + self.memories.shared
+
+    @property
+    def states(self) -> Count:
+        """Return the states of a head."""
+        return 1.0 if self.memories is None else self.memories.number + self.memories.shared
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NeuralMemory:
+    """A small MLP whose weights are the state: a chunk of tokens trains it by one step [Titans, arXiv 2501.00663].
+
+    depth: its matrices; width: of its hidden layers over that of the residual stream; its weights are P = d^2 for one
+    matrix, else (2 + (depth - 2) * width) * width * d^2; momentum: the step has a second moving average of the size.
+    """
+
+    heads: Count
+    depth: int
+    width: Count
+    chunk: Count
+    momentum: bool = True
+
+    def weights(self, hidden: Count) -> Count:
+        """Return P."""
+        if self.depth == 1:
+            return hidden * hidden
+        return (2.0 + (self.depth - 2.0) * self.width) * self.width * hidden * hidden
+
+    def state(self, hidden: Count) -> Count:
+        """Return the numbers that a sequence carries: weights, and momentum."""
+        return self.weights(hidden) * (2.0 if self.momentum else 1.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Convolution:
+    """A convolution over a grid: kernel^2 taps from `inputs` to `outputs` channels, or of each channel by itself.
+
+    Its tokens are those of its result, of which each stands for stride^2 of its input. Null widths: the layer's.
+    """
+
+    kernel: Count
+    inputs: Count | None = None
+    outputs: Count | None = None
+    stride: Count = 1.0
+    depthwise: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Spectral:
+    """A complex gate between a real 2-D Fourier transform and its inverse [GFNet; SpectFormer, arXiv 2304.06446]."""
+
+    height: Count
+    width: Count
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gate:
+    """Element-wise weights from a distribution of the features, `passes` over memory [GAAM, arXiv 2401.11143]."""
+
+    heads: Count
+    passes: Count = 2.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MilPool:
+    """Gated attention over a bag of instances: two layers of width `inner`, `branches` scores and sums [ACMIL]."""
+
+    branches: Count
+    inner: Count
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NoFfn:
+    """No feed-forward part: the layer is a mixer alone, as where a memory stands before attention."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class DenseFfn:
     """Two matrices around an activation, or three with a gate (`gated`: SwiGLU and kin)."""
 
@@ -79,7 +228,9 @@ class MoeFfn:
 
     groups, group_top_k: the experts stand in equal groups and a token may choose from `group_top_k` of them
     (node-limited routing); both null where routing is free. gated, bias: as of a dense FFN; router_bias: a number for
-    each expert; shared_gate: one more output of the router's kind weighs the shared experts.
+    each expert; shared_gate: one more output of the router's kind weighs the shared experts; masked: share of the
+    routed experts that are off, to which no token goes (MoTE); router_extra: `token_similarity` (S^2*d: scores are
+    smoothed by how alike tokens are) or `attention_matrix` (S^2*E: by the layer's attention), null: neither.
     """
 
     experts: Count
@@ -93,10 +244,12 @@ class MoeFfn:
     bias: bool = False
     router_bias: bool = False
     shared_gate: bool = False
+    masked: Quantity = 0.0
+    router_extra: str | None = None
 
 
-Mixer: TypeAlias = "Attention | Mla"
-Ffn: TypeAlias = "DenseFfn | MoeFfn"
+Mixer: TypeAlias = "Attention | Mla | Recurrence | NeuralMemory | Convolution | Spectral | Gate | MilPool"
+Ffn: TypeAlias = "DenseFfn | MoeFfn | NoFfn"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,7 +258,9 @@ class Layer:
 
     norm: `rms` (a scale), `layer` (scale and bias) or `layer_no_bias` (a scale); norm_position: `before` mixer and FFN,
     `after` them, before the residual add, or `both`; block: `sequential`, or `parallel`, where mixer and FFN read the
-    same input; shared_norm: they read it through one norm, too.
+    same input; shared_norm: they read it through one norm, too; width: of the residual stream here, null: the model's;
+    scale: tokens here for each token of the input, of stages that shrink a grid; plain: no sum around
+    the mixer, whose norm is folded into it, and an activation behind it.
     """
 
     repeat: int
@@ -116,6 +271,9 @@ class Layer:
     norm_position: str = "before"
     block: str = "sequential"
     shared_norm: bool = False
+    width: Count | None = None
+    scale: Quantity = 1.0
+    plain: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

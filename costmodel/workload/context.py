@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from costmodel.quantities import Bytes, Count, Mask, Quantity, maximum, minimum, where
+from costmodel.quantities import Bytes, Count, Mask, Quantity, maximum, where
 from costmodel.workload.architecture import Architecture, Pattern
 from costmodel.workload.dtypes import ELEMENT_BYTES, element_bytes, grouped_bytes
 from costmodel.workload.operators import Group
@@ -148,27 +148,13 @@ class Context:
     def pairs(self, pattern: Pattern, *, causal: bool) -> Count:
         """Return the (query, key) pairs of one head and sequence on this rank.
 
-        causal: prefix*S + S*(S+1)/2 with prefix = keys - S; bidirectional: S*keys;
-        a window of w: no query sees more than w keys. Context-parallel ranks share the pairs evenly (zigzag order).
+        Context-parallel ranks share the pairs evenly (zigzag order).
         """
-        new, keys = self.length, self.keys
-        if pattern.kind == "full":
-            total = (keys - new) * new + new * (new + 1) / 2 if causal else new * keys
-        else:
-            window = minimum(keys if pattern.window is None else pattern.window, keys)
-            # Queries whose whole past is shorter than the window: the first `ramp` of the new ones.
-            prefix = keys - new
-            ramp = minimum(maximum(window - prefix, 0.0), new)
-            total = ramp * prefix + ramp * (ramp + 1) / 2 + (new - ramp) * window if causal else new * window
-        return total / self.parallel.cp
+        return pattern.pairs(self.length, self.keys, causal=causal) / self.parallel.cp
 
     def kept_keys(self, pattern: Pattern) -> Count:
-        """Return the cached tokens of a sequence that a decoding step reads on this rank: its share over cp.
-
-        New tokens that are verified together see windows that are shifted against each other: w + S - 1 keys in all.
-        """
-        seen = self.keys if pattern.window is None else minimum(self.keys, pattern.window + self.length - 1)
-        return seen / self.parallel.cp
+        """Return the cached tokens of a sequence that a decoding step reads on this rank: its share over cp."""
+        return pattern.read(self.length, self.keys) / self.parallel.cp
 
 
 def per_rank(value: Quantity, degree: Quantity) -> Quantity:

@@ -9,11 +9,12 @@ from functools import lru_cache
 import numpy as np
 
 from costmodel.quantities import Bytes, Count, Flop, Quantity, maximum, minimum
-from costmodel.workload.architecture import Architecture, Mla
+from costmodel.workload.architecture import Architecture, Attention, Mla, NeuralMemory, Recurrence
 from costmodel.workload.cache import cached_bytes
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.layers import model_work
+from costmodel.workload.recurrences import scan_products
 from costmodel.workload.scenario import Communication, Framework, Parallelism, Precision, Tile
 
 
@@ -84,10 +85,10 @@ def attention_windows(architecture: Architecture) -> list[Count]:
     """Return the distinct windows of a model's attention, at every point in ascending order."""
     windows: list[Count] = []
     for layer in architecture.layers:
-        for group in () if isinstance(layer.mixer, Mla) else layer.mixer.head_groups:
-            window = group.pattern.window
-            if window is not None and not any(np.array_equal(window, known) for known in windows):
-                windows.append(window)
+        for group in layer.mixer.head_groups if isinstance(layer.mixer, Attention) else ():
+            for window in group.pattern.bends:
+                if not any(np.array_equal(window, known) for known in windows):
+                    windows.append(window)
     for last in range(len(windows) - 1, 0, -1):
         for place in range(last):
             pair = windows[place : place + 2]
@@ -98,7 +99,7 @@ def attention_windows(architecture: Architecture) -> list[Count]:
 def attention_flop_per_token(architecture: Architecture, sequence: Count, *, causal: bool) -> Flop:
     """Return the attention FLOP of one token, forward, over all layers.
 
-    2*H*(q + v)*T a layer, with T = w - w^2/(2*S) keys on average if causal, w if not; w is the window, S without one.
+    2*H*(q + v)*T a layer, with the T keys that a query sees on the mean, as its pattern says.
     """
     total: Quantity = 0.0
     for layer in architecture.layers:
@@ -107,12 +108,22 @@ def attention_flop_per_token(architecture: Architecture, sequence: Count, *, cau
             width = mixer.heads * (mixer.nope_dim + mixer.rope_dim + mixer.v_head_dim)
             total = total + 2 * layer.repeat * width * (sequence / 2 if causal else sequence)
             continue
+        if not isinstance(mixer, Attention):
+            if isinstance(mixer, Recurrence | NeuralMemory):
+                total = total + layer.repeat * _recurrent_flop(mixer, architecture.hidden)
+            continue
         for group in mixer.head_groups:
-            width = group.share * mixer.q_heads * (mixer.head_dim + mixer.v_head_dim)
-            window = sequence if group.pattern.window is None else minimum(sequence, group.pattern.window)
-            seen = window - window * window / (2 * sequence) if causal and mixer.causal else window
+            width = group.share * mixer.active_share * mixer.q_heads * (mixer.head_dim + mixer.v_head_dim)
+            seen = group.pattern.mean_seen(sequence, causal=causal and mixer.causal)
             total = total + 2 * layer.repeat * width * seen
     return total
+
+
+def _recurrent_flop(mixer: Recurrence | NeuralMemory, hidden: Count) -> Flop:
+    """Return the FLOP of a token in a state: those of the scan, or retrieval and update of a memory, 8*P."""
+    if isinstance(mixer, NeuralMemory):
+        return 8 * mixer.weights(hidden)
+    return 2 * mixer.heads * mixer.visited * scan_products(mixer, decodes=False)
 
 
 def training_flop_per_token(architecture: Architecture, active: Count, sequence: Count, *, causal: bool = True) -> Flop:

@@ -7,12 +7,20 @@ from dataclasses import replace
 from costmodel.quantities import Bytes, Count, is_single
 from costmodel.workload.architecture import DenseFfn, MoeFfn
 from costmodel.workload.context import Context
-from costmodel.workload.dtypes import element_bytes
+from costmodel.workload.dtypes import ELEMENT_BYTES, element_bytes
 from costmodel.workload.linear import (
     Linear,
     add_linear,
 )
-from costmodel.workload.operators import Collective, Elementwise, Exchange, HostTransfer, Operator, exchange_family
+from costmodel.workload.operators import (
+    Collective,
+    Elementwise,
+    Exchange,
+    Gemm,
+    HostTransfer,
+    Operator,
+    exchange_family,
+)
 from costmodel.workload.routing import ExpertLoad, expert_load, routed_tokens, sent_tokens, served_tokens
 from costmodel.workload.work import WorkBuilder
 
@@ -100,6 +108,8 @@ def add_moe(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, fresh: bool 
             bias=ffn.experts if ffn.router_bias else 0.0,
         ),
     )
+    if ffn.router_extra is not None:
+        _add_smoothing(builder, context, ffn)
     if context.casts and fresh:
         # One cast serves the dispatched tokens and the shared expert.
         passes = context.residual + context.operand
@@ -110,6 +120,23 @@ def add_moe(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, fresh: bool 
     builder.step(
         "combine", [Elementwise("expert sum", summed, kind="permute")], [Elementwise("expert sum gradient", summed)]
     )
+
+
+def _add_smoothing(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
+    """Add what smooths a router's scores over the tokens of a sequence: [S, d] x [d, T], or [S, T] x [T, E]."""
+    hidden, dtype = context.architecture.hidden, context.precision.router
+    size, element = (context.rows, context.keys, hidden), ELEMENT_BYTES[dtype]
+    if ffn.router_extra == "attention_matrix":
+        size = (context.rows, ffn.experts, context.keys)
+    m, n, k = size
+
+    def product(name: str, rows: Count, columns: Count, depth: Count) -> Gemm:
+        width = element, element, element
+        return Gemm(name, rows, columns, depth, dtype, *width, groups=context.sequences, family="bmm")
+
+    name = "score smoothing"
+    back = [product(f"{name} gradient", m, k, n), product(f"{name} gradient", k, n, m)]
+    builder.step("router", [product(name, m, n, k)], back)
 
 
 def _add_experts(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, fresh: bool) -> None:

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from costmodel.quantities import Count, Quantity, where
-from costmodel.workload.architecture import Attention, DenseFfn, Layer, MoeFfn
+from costmodel.quantities import Count, Quantity, is_single, where
+from costmodel.workload.architecture import (
+    Attention,
+    Convolution,
+    DenseFfn,
+    Gate,
+    Layer,
+    Mla,
+    MoeFfn,
+    NeuralMemory,
+    NoFfn,
+    Recurrence,
+    Spectral,
+)
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.ffn import add_dense_ffn, add_moe
+from costmodel.workload.grids import add_convolution, add_gate, add_pool, add_spectral
 from costmodel.workload.hosting import add_copies
 from costmodel.workload.linear import (
     Linear,
@@ -19,9 +32,11 @@ from costmodel.workload.linear import (
     add_residual_norm,
     enter_tensor_parallel,
     leave_tensor_parallel,
+    norm_vectors,
 )
 from costmodel.workload.mixers import add_attention, add_mla
 from costmodel.workload.operators import Elementwise, HostTime
+from costmodel.workload.recurrences import add_memory, add_recurrence
 from costmodel.workload.work import Parameters, Work, WorkBuilder
 
 
@@ -58,11 +73,22 @@ def draft_work(context: Context) -> Work:
 def _layer(context: Context, layer: Layer, name: str) -> Work:
     """Return one layer: mixer and feed-forward part, each behind its norm."""
     builder = WorkBuilder(name, context.recompute)
+    context = staged(context, layer)
     _add_host(builder, context, layer)
     _add_layer(builder, context, layer)
     if context.phase != "training":
         add_copies(builder, context, layer)
     return builder.build(_layer_input(context))
+
+
+def staged(context: Context, layer: Layer) -> Context:
+    """Return the view of a layer with a width of its own, or with fewer tokens than the input."""
+    scaled = not (is_single(layer.scale) and layer.scale == 1.0)
+    if layer.width is None and not scaled:
+        return context
+    hidden = context.architecture.hidden if layer.width is None else layer.width
+    length, keys = context.length * layer.scale, context.keys * layer.scale
+    return replace(context, architecture=replace(context.architecture, hidden=hidden), length=length, keys=keys)
 
 
 def _layer_input(context: Context) -> Count:
@@ -74,9 +100,24 @@ def _add_layer(builder: WorkBuilder, context: Context, layer: Layer) -> None:
     """Add a layer's steps to a builder."""
     if layer.block == "parallel":
         _add_parallel(builder, context, layer)
+    elif layer.plain:
+        _add_plain(builder, context, layer)
     else:
         _add_half(builder, context, layer, "attention")
-        _add_half(builder, context, layer, "ffn")
+        if not isinstance(layer.ffn, NoFfn):
+            _add_half(builder, context, layer, "ffn")
+
+
+def _add_plain(builder: WorkBuilder, context: Context, layer: Layer) -> None:
+    """Add a mixer and the activation behind it, one pass; its norm has parameters but is part of the product."""
+    _add_mixer(builder, context, layer)
+    width, rows = context.architecture.hidden, context.stream_tokens
+    size = rows * width * context.residual
+    once = Elementwise("activation", 2 * size)  # of a grid, not of rows with a block of threads each
+    builder.step("activation", [once], [Elementwise("activation gradient", 3 * size)])
+    builder.save("activation input", "activation", size)
+    own = norm_vectors(layer.norm) * width
+    builder.parameter(Parameters("folded norm", own, own, own))
 
 
 def _add_host(builder: WorkBuilder, context: Context, layer: Layer | None = None) -> None:
@@ -90,6 +131,8 @@ def _add_host(builder: WorkBuilder, context: Context, layer: Layer | None = None
         always: Quantity = host.layer + where(context.parallel.tp > 1, host.parallel, 0.0)
         if isinstance(layer.ffn, MoeFfn):
             always = always + host.experts
+        if isinstance(layer.mixer, Attention):
+            always = always + host.group * (len(layer.mixer.head_groups) - 1)
         operator = HostTime("host", always, 0.0, context.sequences)
     builder.step("host", [operator])
 
@@ -134,15 +177,27 @@ def _add_mixer(builder: WorkBuilder, context: Context, layer: Layer) -> None:
     """Add a layer's mixer between norm and residual add."""
     if isinstance(layer.mixer, Attention):
         add_attention(builder, context, layer.mixer, norm=layer.norm, dropout=layer.dropout)
-    else:
+    elif isinstance(layer.mixer, Mla):
         add_mla(builder, context, layer.mixer, norm=layer.norm)
+    elif isinstance(layer.mixer, Recurrence):
+        add_recurrence(builder, context, layer.mixer)
+    elif isinstance(layer.mixer, NeuralMemory):
+        add_memory(builder, context, layer.mixer)
+    elif isinstance(layer.mixer, Convolution):
+        add_convolution(builder, context, layer.mixer)
+    elif isinstance(layer.mixer, Spectral):
+        add_spectral(builder, context, layer.mixer)
+    elif isinstance(layer.mixer, Gate):
+        add_gate(builder, context, layer.mixer)
+    else:
+        add_pool(builder, context, layer.mixer)
 
 
 def _add_ffn(builder: WorkBuilder, context: Context, layer: Layer, *, fresh: bool = True) -> None:
     """Add a layer's feed-forward part between norm and residual add."""
     if isinstance(layer.ffn, DenseFfn):
         add_dense_ffn(builder, context, layer.ffn, fresh=fresh)
-    else:
+    elif isinstance(layer.ffn, MoeFfn):
         add_moe(builder, context, layer.ffn, fresh=fresh)
 
 

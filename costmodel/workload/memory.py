@@ -11,7 +11,7 @@ import numpy as np
 
 from costmodel.hardware import Node
 from costmodel.quantities import Bytes, Count, Mask, Quantity, maximum, minimum, where
-from costmodel.workload.cache import cached_bytes
+from costmodel.workload.cache import cached_bytes, state_bytes
 from costmodel.workload.context import Context
 from costmodel.workload.counting import sum_of
 from costmodel.workload.dtypes import ELEMENT_BYTES
@@ -106,6 +106,21 @@ def training_ledger(
         ]
         ledgers.append(_rank_ledger(context, plan, schedule.parameter_copies, held))
     return fullest(ledgers)
+
+
+def least_memory(context: Context, plan: Training, work: ModelWork, copies: int, chunks: Count) -> Bytes:
+    """Return what the fullest pipeline rank holds at least, whatever the order of its work and the split of its layers.
+
+        (weights + gradients + optimizer) * copies / pp + chunks * activations / pp + the framework's reserve
+
+    The fullest rank has no less than the mean of all. copies: of each stage that the schedule keeps; chunks: micro-
+    batches that a rank keeps of its stages at least: one, for when the last stage begins its backward pass all wait.
+    """
+    architecture = context.architecture
+    parts = [*zip(architecture.kinds.values(), work.layers, strict=True), (1, work.embedding), (1, work.head)]
+    whole = _rank_ledger(context, plan, copies, [(parts, (1,))])
+    owned = copies * (whole.weights + whole.gradients + whole.optimizer)
+    return (owned + chunks * whole.activations) / context.parallel.pp + context.framework.reserve
 
 
 def stage_work(work: ModelWork, stage: Stage) -> list[tuple[int, Work]]:
@@ -212,7 +227,10 @@ def _kept(context: Context, keys: Count) -> list[Bytes]:
     """Return the cache of `keys` tokens on a tensor-parallel rank, of one layer of each kind, then of an MTP module."""
     element, tp = context.precision.cached_element, context.parallel.tp
     layers = (*context.architecture.kinds, context.architecture.layers[-1])
-    return [cached_bytes(layer.mixer, keys, element, tp) for layer in layers]
+    hidden = context.architecture.hidden
+    return [
+        cached_bytes(layer.mixer, keys, element, tp) + state_bytes(layer.mixer, hidden, element, tp) for layer in layers
+    ]
 
 
 def _working(one: Pass, work: PassWork, stage: Stage) -> tuple[Bytes, Bytes]:

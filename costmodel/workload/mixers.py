@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
-from costmodel.quantities import Bytes, Count
-from costmodel.workload.architecture import Attention, HeadGroup, Mla, Pattern
+from costmodel.quantities import Bytes, Count, Quantity, is_single, maximum
+from costmodel.workload.architecture import Attention, HeadGroup, HeadRoute, Mla, Pattern
 from costmodel.workload.context import Context, per_rank
 from costmodel.workload.context_parallel import (
     CoreShare,
@@ -22,21 +23,24 @@ from costmodel.workload.linear import (
     add_norm,
     norm_vectors,
 )
-from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Gemm
+from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Gemm, HostTransfer
 from costmodel.workload.work import Parameters, WorkBuilder
 
 
 def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, norm: str, dropout: bool) -> None:
-    """Add grouped-query attention: fused QKV, norm and rotary of queries and keys, core, output projection.
+    """Add grouped-query attention: fused QKV, norm and rotary of queries and keys, cores, output projection.
 
     Parameters: d*(H*q + G*q + G*v) + H*v*d. Core: 2*P*(q + v) FLOP a head and sequence. norm: kind of norm of queries
-    and keys.
+    and keys. Every group of heads has a core, a kernel each. Of routed heads whose work is skipped, query and output
+    projections and cores have the active share; keys and values exist for all.
     """
     hidden, tp, tokens = context.architecture.hidden, context.parallel.tp, context.tokens
+    entering = hidden if mixer.partial is None else mixer.partial
     heads, kv_heads = mixer.q_heads / tp, per_rank(mixer.kv_heads, tp)
-    query, key_value = heads * mixer.head_dim, kv_heads * (mixer.head_dim + mixer.v_head_dim)
+    query = heads * mixer.active_share * mixer.head_dim
+    key_value = kv_heads * (mixer.head_dim + mixer.v_head_dim)
     whole = mixer.q_heads * mixer.head_dim + mixer.kv_heads * (mixer.head_dim + mixer.v_head_dim)
-    inner = mixer.q_heads * mixer.v_head_dim
+    inner = mixer.q_heads * mixer.v_head_dim + hidden - entering
     add_linear(
         builder,
         context,
@@ -45,14 +49,17 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
             "qkv",
             "norm",
             tokens,
-            hidden,
+            entering,
             query + key_value,
-            hidden * whole,
+            entering * whole,
             gathered=True,
             replicas=tp * (query + key_value) / whole,
             bias=whole if mixer.bias else 0.0,
+            held=(heads * mixer.head_dim + key_value) / (query + key_value),
         ),
     )
+    if mixer.route is not None and mixer.route.router == "linear":
+        _add_head_router(builder, context, mixer.route)
     if mixer.qk_norm is not None:
         _add_qk_norm(builder, context, mixer, (heads, kv_heads), norm)
     if mixer.rotary:
@@ -76,10 +83,29 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
         gather_keys(builder, context, key_value)
     kept = query + key_value * replicas_of_keys(context, kv_heads)
     builder.save("query, key, value", "qkv", tokens * kept * context.residual)
-    for group in mixer.head_groups:
-        _add_core(builder, context, mixer, group, dropout=dropout)
+    for name, group in _named_groups(mixer):
+        _add_core(builder, context, mixer, group, name, dropout=dropout)
     biased = mixer.bias if mixer.output_bias is None else mixer.output_bias
-    _add_output(builder, context, inner, bias=hidden if biased else 0.0)
+    _add_output(builder, context, inner, bias=hidden if biased else 0.0, active=mixer.active_share)
+
+
+def _named_groups(mixer: Attention) -> Iterator[tuple[str, HeadGroup]]:
+    """Yield every group of heads with the name of its core: of its pattern, numbered where that comes again."""
+    kinds = [group.pattern.kind for group in mixer.head_groups]
+    for place, (kind, group) in enumerate(zip(kinds, mixer.head_groups, strict=True)):
+        again = kinds[:place].count(kind)
+        label = f"{kind} {again + 1}" if again else kind
+        yield "attention core" if len(kinds) == 1 else f"attention core ({label})", group
+
+
+def _add_head_router(builder: WorkBuilder, context: Context, route: HeadRoute) -> None:
+    """Add the weights of heads: d x routed, d x shared, and d x 2 between the two [arXiv 2410.11842, equations 5-7]."""
+    hidden, width = context.architecture.hidden, route.routed + route.shared + 2.0
+    router = Linear(
+        "head router", "router", "norm", context.tokens, hidden, width, hidden * width, cast=False, kept=0.0,
+        replicas=context.parallel.tp,
+    )  # fmt: skip
+    add_linear(builder, context, router)
 
 
 def _add_qk_norm(
@@ -104,42 +130,93 @@ def _add_qk_norm(
     builder.parameter(Parameters("query-key norm", vectors * total, vectors * local, vectors * total))
 
 
-def _add_core(builder: WorkBuilder, context: Context, mixer: Attention, group: HeadGroup, *, dropout: bool) -> None:
-    """Add softmax(Q K^T) V of one group of heads, fused or with its scores in memory."""
-    heads = group.share * mixer.q_heads / context.parallel.tp
+def _add_core(
+    builder: WorkBuilder, context: Context, mixer: Attention, group: HeadGroup, name: str, *, dropout: bool
+) -> None:
+    """Add softmax(Q K^T) V of one group of heads, fused or with its scores in memory, and what chooses its keys."""
+    heads = group.share * mixer.active_share * mixer.q_heads / context.parallel.tp
     kv_heads = group.share * per_rank(mixer.kv_heads, context.parallel.tp)
+    kernel = mixer.kernel
+    pattern = Pattern() if kernel.realised == "masked" else group.pattern
+    pairs = context.pairs(pattern, causal=mixer.causal)
+    _add_selection(builder, context, mixer, group, heads)
     if context.phase == "decode":
-        keys = context.kept_keys(group.pattern)
-        width = mixer.head_dim + mixer.v_head_dim
-        cache = context.sequences * kv_heads * keys * width * context.precision.cached_element
-        streamed = cache + context.sequences * context.length * heads * width * context.residual
-        builder.step(
-            "attention_core",
-            [
-                AttentionCore(
-                    "attention core",
-                    context.sequences,
-                    heads,
-                    context.length,
-                    context.pairs(group.pattern, causal=mixer.causal),
-                    width,
-                    context.precision.attention,
-                    streamed,
-                    "attention_decode",
-                    kv_heads=kv_heads,
-                    keys=keys,
-                    cached=width * ELEMENT_BYTES[context.precision.kv_cache],
-                    narrow_cache=_is_narrow(context),
-                )
-            ],
-        )
-        return
-    pairs = context.pairs(group.pattern, causal=mixer.causal)
-    if context.framework.unfused:
+        _add_decoding(builder, context, mixer, pattern, (heads, kv_heads), name)
+    elif context.framework.unfused or kernel.materialised:
         share = share_of_core(context, heads, kv_heads, pairs)
         _add_unfused(builder, context, mixer, share, dropout=dropout)
+    else:
+        dims, seen = (mixer.head_dim, mixer.v_head_dim), pattern.seen(context.keys)
+        _add_fused(builder, context, dims, heads, kv_heads, pairs, "attention", name, seen, kernel.rate)
+
+
+def _add_decoding(
+    builder: WorkBuilder, context: Context, mixer: Attention, pattern: Pattern, heads: tuple[Count, Count], name: str
+) -> None:
+    """Add the core of a decoding step. heads: query and key-value heads of this rank.
+
+    Scores in memory are written and read, and so are their softmax: 4*e a pair. Gathered keys are read, written and
+    read again.
+    """
+    keys, width = context.kept_keys(pattern), mixer.head_dim + mixer.v_head_dim
+    cache = context.sequences * heads[1] * keys * width * context.precision.cached_element
+    streamed = cache + context.sequences * context.length * heads[0] * width * context.residual
+    pairs = context.pairs(pattern, causal=mixer.causal)
+    _add_fetch(builder, context, mixer, pattern, heads[1])
+    if mixer.kernel.realised == "gathered":
+        builder.step("attention_core", [Elementwise("key gather", 2 * cache, kind="permute")])
+    builder.step(
+        "attention_core",
+        [
+            AttentionCore(
+                name,
+                context.sequences,
+                heads[0],
+                context.length,
+                pairs,
+                width,
+                context.precision.attention,
+                streamed,
+                "attention_decode",
+                kv_heads=heads[1],
+                keys=keys,
+                cached=width * ELEMENT_BYTES[context.precision.kv_cache],
+                narrow_cache=_is_narrow(context),
+                rate=mixer.kernel.rate,
+            )
+        ],
+    )
+    if mixer.kernel.materialised:
+        scores = context.sequences * heads[0] * pairs
+        builder.step("attention_core", [Elementwise("score edit", 4 * scores * context.residual)])
+
+
+def _add_fetch(builder: WorkBuilder, context: Context, mixer: Attention, pattern: Pattern, kv_heads: Count) -> None:
+    """Add the copy of the chosen keys and values from the host, which the choice has to precede."""
+    fetched = pattern.fetched(context.length, context.keys)
+    if is_single(fetched) and fetched == 0:
         return
-    _add_fused(builder, context, (mixer.head_dim, mixer.v_head_dim), heads, kv_heads, pairs, "attention")
+    width = mixer.head_dim + mixer.v_head_dim
+    size = context.sequences * kv_heads * fetched * width * context.precision.cached_element / context.parallel.cp
+    builder.step("attention_core", [HostTransfer("chosen keys from the host", size, "in", context.parallel.devices)])
+
+
+def _add_selection(builder: WorkBuilder, context: Context, mixer: Attention, group: HeadGroup, heads: Count) -> None:
+    """Add what chooses the keys of a group: products of queries with fewer or narrower keys, if the pattern has any.
+
+    Its multiply-adds are those of a batched product over the width of a head.
+    """
+    work, keys = group.pattern.selection(context.length, context.keys, mixer.head_dim)
+    if is_single(work) and work == 0:
+        return
+    element, dtype = context.residual, context.precision.attention
+    columns = work / (context.length * mixer.head_dim)
+    batch = context.sequences * heads
+    size = Gemm(
+        "key selection", context.rows, columns, mixer.head_dim, dtype, element,
+        element * keys / maximum(columns, 1.0), 0.0, batch, family="bmm",
+    )  # fmt: skip
+    builder.step("attention_core", [size])
 
 
 def _is_narrow(context: Context) -> bool:
@@ -155,6 +232,9 @@ def _add_fused(
     kv_heads: Count,
     pairs: Count,
     family: str,
+    name: str = "attention core",
+    seen: Count | None = None,
+    rate: Quantity = 1.0,
 ) -> None:
     """Add a fused core. Forward 2*P*(q + v) FLOP a head; backward recomputes the scores: 2*P*(3*q + 2*v).
 
@@ -167,17 +247,17 @@ def _add_fused(
     row_traffic = share.heads * share.rows * (q + v) * share.calls
     traffic = sequences * (row_traffic + share.kv_heads * keys * (q + v)) * element
 
-    def core(name: str, products: Count, moved: Bytes, kind: str) -> AttentionCore:
+    def core(title: str, products: Count, moved: Bytes, kind: str) -> AttentionCore:
         dtype = context.precision.attention
         shape = sequences, share.heads, share.rows, share.pairs
         return AttentionCore(
-            name, *shape, products, dtype, moved, kind, calls=share.calls, kv_heads=share.kv_heads, keys=keys,
-            cached=(q + v) * element,
+            title, *shape, products, dtype, moved, kind, calls=share.calls, kv_heads=share.kv_heads, keys=keys,
+            cached=(q + v) * element, seen=seen, rate=rate,
         )  # fmt: skip
 
-    forward = core("attention core", q + v, traffic, f"{family}_prefill")
+    forward = core(name, q + v, traffic, f"{family}_prefill")
     # q, o, do in and dq out; k, v in and dk, dv out
-    backward = core("attention core gradient", 3 * q + 2 * v, 2 * traffic, f"{family}_backward")
+    backward = core(f"{name} gradient", 3 * q + 2 * v, 2 * traffic, f"{family}_backward")
     backward = replace(backward, forward_products=q + v)
     swap = swap_heads(builder, context, share, dims)
     ring = pass_keys_around(builder, context, share, dims)
@@ -398,8 +478,10 @@ def _merge_partial_results(builder: WorkBuilder, context: Context, query: Count,
     )
 
 
-def _add_output(builder: WorkBuilder, context: Context, inner: Count, bias: Count = 0.0) -> None:
-    """Add the output projection, `inner` x hidden.
+def _add_output(
+    builder: WorkBuilder, context: Context, inner: Count, bias: Count = 0.0, active: Quantity = 1.0
+) -> None:
+    """Add the output projection, `inner` x hidden, of which the `active` share of the rows is computed.
 
     Its input is the core's output, which the precision may keep in a format of its own.
     """
@@ -412,9 +494,10 @@ def _add_output(builder: WorkBuilder, context: Context, inner: Count, bias: Coun
             "output_projection",
             "attention_output",
             context.tokens,
-            inner / tp,
+            active * inner / tp,
             hidden,
             inner * hidden,
+            held=1.0 / active,
             kept=None if stated is None else ELEMENT_BYTES[stated],
             bias=bias,
         ),

@@ -75,7 +75,9 @@ class AttentionCore:
     head and sequence; traffic: bytes of Q, K, V and results [B]; calls: kernels, one after the other, that share it;
     kv_heads, keys: key-value heads and tokens of one sequence that they hold; cached: bytes of one token of one
     key-value head, keys and values [B]; narrow_cache: the cache has a narrower format than the products;
-    forward_products: of a backward core, the products of the forward one; 0: it is a forward one.
+    forward_products: of a backward core, the products of the forward one; 0: it is a forward one; seen: keys that the
+    last query sees, null: all; rate: speed of its kernel over that of the device's fused one at equal pairs; serial:
+    clock cycles in which one block goes through its sequence, chunk after chunk; blocks: of them on one processor.
     """
 
     name: str
@@ -94,6 +96,10 @@ class AttentionCore:
     cached: Bytes = 0.0
     narrow_cache: bool = False
     forward_products: Count = 0.0
+    seen: Count | None = None
+    rate: Quantity = 1.0
+    serial: Count = 0.0
+    blocks: Count = 1.0
 
     @property
     def forward(self) -> AttentionCore:
@@ -149,7 +155,8 @@ class Elementwise:
     """A kernel that only streams: norms, activations, casts, permutations, rotary, the optimizer.
 
     traffic: of all calls together [B]; calls: how many there are; kind: what it computes, where kernels are
-    fitted by that; rows: of the tensor, each of them one block of threads; zero: not stated.
+    fitted by that; rows: of the tensor, each of them one block of threads; zero: not stated; work: FLOP that papers
+    count of it, such as those of a depth-wise convolution.
     """
 
     name: str
@@ -158,6 +165,7 @@ class Elementwise:
     calls: Count = 1.0
     kind: str = ""
     rows: Count = 0.0
+    work: Flop = 0.0
 
     @property
     def variant(self) -> str:
@@ -166,8 +174,8 @@ class Elementwise:
 
     @property
     def flop(self) -> Flop:
-        """Return zero: its arithmetic never binds and is not counted as model work."""
-        return 0.0
+        """Return what is counted as model work: mostly nothing; its arithmetic never binds."""
+        return self.work
 
 
 @dataclass(frozen=True, slots=True, eq=False)

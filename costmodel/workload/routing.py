@@ -46,6 +46,8 @@ def expert_load(context: Context, ffn: MoeFfn) -> ExpertLoad:
         held     (E + r)/R
         rows     load * T*k
         hit      held * (1 - (1 - k/(E+r))^(load*n)), at least one, where experts are alike
+
+    With a share of the experts off, the fullest rank is one that has none off: its load is 1/(1 - off) of that.
     """
     plan, routing, parallel = context.communication, context.routing, context.parallel
     sent = routed_tokens(context)
@@ -58,7 +60,7 @@ def expert_load(context: Context, ffn: MoeFfn) -> ExpertLoad:
         rows, hit, deviation = popularity.fullest_rank()
         load = rows / mean
         return ExpertLoad(rows, load, load, held, hit, deviation, popularity=popularity)
-    load = 1.0 if plan.expert_load is None else plan.expert_load
+    load = (1.0 if plan.expert_load is None else plan.expert_load) / (1.0 - ffn.masked)
     missed = maximum(1 - ffn.top_k / slots, 0.0) ** (load * tokens)
     return ExpertLoad(load * mean, load, load, held, maximum(held * (1 - missed), 1.0), 0.0)
 

@@ -172,7 +172,8 @@ class HostTimes:
     """What the host's program adds to a step [s].
 
     step: to each; of an inference engine also sequence: for each sequence of a rank; layer: for each layer, `parallel`
-    more where tensor parallelism splits it, `experts` more where it has experts. operator: to start one kernel or
+    more where tensor parallelism splits it, `experts` more where it has experts, `group` more for each group of heads
+    beyond the first. operator: to start one kernel or
     message of a training pass, which takes at least as long as all of its starts.
     """
 
@@ -182,11 +183,12 @@ class HostTimes:
     parallel: Seconds = 0.0
     experts: Seconds = 0.0
     operator: Seconds = 0.0
+    group: Seconds = 0.0
 
     @property
     def is_none(self) -> bool:
         """Tell whether it adds nothing to an inference step at any point."""
-        parts = (self.step, self.sequence, self.layer, self.parallel, self.experts)
+        parts = (self.step, self.sequence, self.layer, self.parallel, self.experts, self.group)
         return not any(np.any(np.asarray(part)) for part in parts)
 
 

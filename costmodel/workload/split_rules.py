@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from costmodel.quantities import Mask, divides, is_single, maximum
-from costmodel.workload.architecture import Attention, Mla, MoeFfn
+from costmodel.quantities import Count, Mask, divides, is_single, maximum
+from costmodel.workload.architecture import Attention, Mixer, Mla, MoeFfn, NeuralMemory, Recurrence
 from costmodel.workload.rule import Rule, divides_rule, shown
 from costmodel.workload.scenario import Decode, Scenario, Training
 
 
-def context_rules(scenario: Scenario, mixer: Attention | Mla) -> Iterator[Rule]:
+def heads_of(mixer: Mixer) -> Count:
+    """Return the heads that tensor parallelism splits; one where a mixer has none, which only a rank alone computes."""
+    if isinstance(mixer, Attention):
+        return mixer.q_heads
+    return mixer.heads if isinstance(mixer, Mla | Recurrence | NeuralMemory) else 1.0
+
+
+def context_rules(scenario: Scenario, mixer: Mixer) -> Iterator[Rule]:
     """Yield what swapping heads or passing keys around asks of a layer's heads and core.
 
     Rings of blocks know no windows: so it is in Transformer Engine (context_parallel.py), where windows need one of the
@@ -19,9 +26,17 @@ def context_rules(scenario: Scenario, mixer: Attention | Mla) -> Iterator[Rule]:
     parallel = scenario.parallel
     alone = (parallel.cp == 1) | isinstance(scenario.plan, Decode)
     attention = isinstance(mixer, Attention)
+    if not isinstance(mixer, Attention | Mla):
+        yield Rule(
+            "parallel.cp",
+            alone,
+            "a mixer without attention is computed where the whole sequence is",
+            "write `cp: 1`",
+        )
+        return
     if parallel.context == "ulysses":
         split = parallel.tp * parallel.cp
-        heads = mixer.q_heads if isinstance(mixer, Attention) else mixer.heads
+        heads = heads_of(mixer)
         yield Rule(
             "parallel.cp",
             alone | divides(split, heads),

@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 
 from costmodel.quantities import Mask, divides, is_single
-from costmodel.workload.architecture import Attention, MoeFfn
+from costmodel.workload.architecture import Attention, MoeFfn, NoFfn
 from costmodel.workload.inference_rules import inference_rules
 from costmodel.workload.rule import Rule, divides_rule, shown
 from costmodel.workload.scenario import Disaggregated, ExpertBound, Precision, Scenario, Training
 from costmodel.workload.schedules import rules_of
-from costmodel.workload.split_rules import context_rules, offload_rules, sharding_rules
+from costmodel.workload.split_rules import context_rules, heads_of, offload_rules, sharding_rules
 
 __all__ = ["Rule", "feasible_layout", "rules"]
 
@@ -63,7 +63,7 @@ def _model_rules(scenario: Scenario) -> Iterator[Rule]:
     """Yield what heads, widths, experts and groups ask of the degrees."""
     architecture, parallel, node = scenario.architecture, scenario.parallel, scenario.cluster.node
     for layer in architecture.kinds:
-        heads = layer.mixer.q_heads if isinstance(layer.mixer, Attention) else layer.mixer.heads
+        heads = heads_of(layer.mixer)
         yield divides_rule("parallel.tp", parallel.tp, heads, "the attention heads")
         if isinstance(layer.mixer, Attention):
             kv_heads = layer.mixer.kv_heads
@@ -81,6 +81,8 @@ def _model_rules(scenario: Scenario) -> Iterator[Rule]:
                 "choose at most as many key-value heads as query heads",
             )
         yield from context_rules(scenario, layer.mixer)
+        if isinstance(layer.ffn, NoFfn):
+            continue
         if not isinstance(layer.ffn, MoeFfn):
             yield divides_rule("parallel.tp", parallel.tp, layer.ffn.intermediate, "the FFN's intermediate width")
             continue

@@ -157,3 +157,38 @@ def test_a_fitted_kernel_states_its_form_parameters_correction_and_file(run, tmp
     assert 0.5 < inputs["memory (fitted)"] <= 1.3
     assert inputs["correction"] == pytest.approx(1, abs=0.5)
     assert found["origins"]["fit"] == "calibrations/a100-sxm-80gb/cublas-vllm"
+
+
+MIX = """
+schema: costmodel/workload@1
+model:
+  name: mix
+  hidden: 4096
+  vocabulary: 32000
+  layers:
+    - repeat: 32
+      mixer:
+        type: attention
+        q_heads: 32
+        head_groups:
+          - {share: 0.375, pattern: {kind: window, window: 1024}}
+          - {share: 0.375, pattern: {kind: strided_blocks, block: 64, local: 8, stride: 16}}
+          - {share: 0.25, pattern: {kind: full}}
+      ffn: {type: glu, intermediate: 11008}
+scenarios:
+  prefill: {phase: prefill, cluster: nodes/hgx-h800, input_tokens: 8192, tokens_per_device: 8192}
+"""
+
+
+def test_a_users_own_mix_of_patterns_shows_the_pairs_bytes_and_bound_of_each(run, tmp_path):
+    path = tmp_path / "mix.yaml"
+    path.write_text(MIX)
+    pairs = {"window": 8192 * 1024 - 1024 * 1023 / 2, "full": 8192 * 8193 / 2}
+    blocks = sum(min(row + 1, 8) + max(0, row - 7) // 16 for row in range(128))
+    for kind, expected in {**pairs, "strided_blocks": 64 * 64 * blocks}.items():
+        done = run("explain", str(path), "--op", f"attention core ({kind})", "--json")
+        assert done.code == 0, done.err
+        (found,) = json.loads(done.out)["operators"]
+        assert found["inputs"]["query-key pairs a head"] == expected
+        assert found["inputs"]["traffic"] > 0
+        assert found["bound"] in ("compute", "memory")

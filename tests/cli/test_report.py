@@ -12,6 +12,11 @@ from command_line import command
 FLAGSHIP = "deepseek_v3"
 
 
+@pytest.fixture(autouse=True)
+def _plain_tables(monkeypatch):
+    monkeypatch.setenv("COSTMODEL_TABLE", "csv")
+
+
 @pytest.fixture(scope="module")
 def simulated(tmp_path_factory):
     """Return the flagship's result in a file, and a folder with its figures."""
@@ -118,7 +123,7 @@ def test_the_data_of_a_swept_figure_are_the_table_s_points(run, tmp_path):
     varied = ("--vary", "scenarios.decode.batch_per_device=64,128,512", "--vary", "hardware.processors=120,132")
     run("sweep", FLAGSHIP, *varied, "--output", swept)
     run("report", swept, "--output", tmp_path / "figures")
-    table = rows(swept / "points.csv")
+    table = rows(swept / "points" / "part-00000.csv")
     drawn = rows(tmp_path / "figures" / "sweep-decode.csv")
     keys = ("scenarios.decode.batch_per_device", "hardware.processors", "tpot", "tpot_low", "tpot_high")
     assert [[row[key] and float(row[key]) for key in keys] for row in drawn] == [
@@ -213,10 +218,10 @@ def test_a_source_that_is_not_there_or_no_sweep_is_told(run, tmp_path):
 def test_a_sweep_without_its_points_is_told(run, tmp_path):
     swept = tmp_path / "swept"
     run("sweep", FLAGSHIP, "--vary", "hardware.processors=120,132", "--scenario", "decode", "--output", swept)
-    (swept / "points.csv").unlink()
+    (swept / "points" / "part-00000.csv").unlink()
     done = run("report", swept)
     assert done.code == 2
-    assert "points.csv: does not exist; run the sweep again" in done.err
+    assert "part-00000.csv: does not exist; run the sweep again" in done.err
 
 
 def test_what_is_not_drawn_is_told(run, tmp_path):
@@ -229,4 +234,4 @@ def test_what_is_not_drawn_is_told(run, tmp_path):
     done = run("report", swept)
     assert done.code == 0
     assert len(names(swept / "report", ".svg")) == 12
-    assert done.err == "4 more combinations of its axes are not drawn; points.csv holds them\n"
+    assert done.err == "4 more combinations of its axes are not drawn; its table holds them\n"

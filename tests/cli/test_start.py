@@ -23,8 +23,13 @@ print(" ".join(sorted(sys.modules)), file=sys.stderr)
 """
 
 
+PLAIN = {**os.environ, "COSTMODEL_TABLE": "csv"}
+
+
 def imported(*arguments):
-    done = subprocess.run([sys.executable, "-c", IMPORTS, *arguments], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS, *arguments], capture_output=True, text=True, check=True, env=PLAIN
+    )
     return set(done.stderr.split())
 
 
@@ -53,8 +58,8 @@ def test_help_lists_the_commands_and_each_has_its_own(run):
     assert listed.code == 0
     commands = [line.split()[0] for line in listed.out.partition("Commands:")[2].splitlines() if line.strip()]
     assert commands == [
-        "simulate", "explain", "validate", "topology", "collective", "sweep", "predict", "evaluate", "profile",
-        "calibrate", "reproduce", "compare", "report", "hardware", "model", "schema", "init",
+        "simulate", "explain", "validate", "topology", "collective", "sweep", "search", "sensitivity", "predict",
+        "evaluate", "profile", "calibrate", "reproduce", "compare", "report", "hardware", "model", "schema", "init",
     ]  # fmt: skip
     for name in commands:
         shown = run(name, "--help")

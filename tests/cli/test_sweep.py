@@ -19,6 +19,11 @@ LARGE = f"{NVLINK}=200GB/s..900GB/s:15000"  # of all scenarios: a table of 15 MB
 SMALL = (f"{BATCH}=64,128", "hardware.memory.hbm.capacity=10GB,80GiB")
 
 
+@pytest.fixture(autouse=True)
+def _plain_tables(monkeypatch):
+    monkeypatch.setenv("COSTMODEL_TABLE", "csv")
+
+
 def sweep(*varied):
     return ("sweep", FLAGSHIP, *(word for one in varied for word in ("--vary", one)))
 
@@ -31,7 +36,7 @@ def test_a_sweep_prints_its_axes_range_best_point_and_what_cannot_run(run, tmp_p
     assert "decode.batch_per_device 64, hbm.capacity 80 GiB" in done.out
     assert "2 of 4 points cannot run: does not fit in memory" in done.out
     assert "training: left out" in done.out
-    assert sorted(os.listdir(tmp_path / "out")) == ["points.csv", "study.json"]
+    assert sorted(os.listdir(tmp_path / "out")) == ["points", "study.json"]
 
 
 def test_json_is_the_study_with_a_summary_and_nothing_else(run, tmp_path):
@@ -45,7 +50,7 @@ def test_json_is_the_study_with_a_summary_and_nothing_else(run, tmp_path):
 
 def test_a_row_is_what_simulate_prints_with_the_same_set(run, tmp_path):
     run(*sweep(RANGE), "--set", "hardware.processors=120", "--output", tmp_path / "out")
-    with (tmp_path / "out" / "points.csv").open() as file:
+    with (tmp_path / "out" / "points" / "part-00000.csv").open() as file:
         rows = {(row["scenario"], row[NVLINK]): row for row in csv.DictReader(file)}
     printed = run("simulate", FLAGSHIP, "--set", "hardware.processors=120", "--set", f"{NVLINK}=500 GB/s", "--json")
     for name, scenario in json.loads(printed.out)["scenarios"].items():
@@ -57,7 +62,7 @@ def test_a_row_is_what_simulate_prints_with_the_same_set(run, tmp_path):
 def test_a_sweep_in_which_nothing_runs_exits_3_with_its_table(run, tmp_path):
     done = run(*sweep("hardware.memory.hbm.capacity=1GB,2GB"), "--scenario", "decode", "--output", tmp_path / "out")
     assert done.code == 3
-    assert (tmp_path / "out" / "points.csv").read_text().count("does not fit in memory") == 2
+    assert (tmp_path / "out" / "points" / "part-00000.csv").read_text().count("does not fit in memory") == 2
 
 
 def test_a_stand_in_for_a_number_format_is_told(run, tmp_path):
@@ -76,8 +81,16 @@ def test_a_stand_in_for_a_number_format_is_told(run, tmp_path):
         (("--vary", f"{NVLINK}=nan GB/s"), "is not a finite number"),
         (("--vary", f"{NVLINK}=1GB/s..2GB/s:0"), "is no number of values"),
         (("--vary", "hardware.links.nvlink.latency=0us..1us:3:log"), "has no logarithm"),
-        (("--vary", f"{NVLINK}=1GB/s..2GB/s:99999"), "points, 100,000 are the most"),
-        (("--vary", "scenarios.training.schedule=1f1b,dualpipe"), "--set scenarios.training.schedule=VALUE"),
+        (("--vary", f"{NVLINK}=1GB/s..2GB/s:100001"), "100,000 are the most"),
+        (
+            ("--vary", f"{NVLINK}=1GB/s..2GB/s:1e6"),
+            "is no number of values",
+        ),
+        (
+            ("--vary", f"{NVLINK}=1GB/s..2GB/s:20000", "--vary", "hardware.memory.hbm.bandwidth=1TB/s..2TB/s:20000"),
+            "2,000,000,000 points, 100,000,000 are the most",
+        ),
+        (("--vary", "scenarios.training.schedule=1f1b,dualpip"), "did you mean"),
         (("--vary", RANGE, "--scenario", "decod"), "did you mean `decode` or"),
         (("--vary", RANGE, "--set", f"{NVLINK}=1GB/s"), "the same field as --set"),
     ],
@@ -113,41 +126,53 @@ def test_a_folder_that_cannot_be_made_is_told(run):
     assert "/proc" in done.err
 
 
-def test_a_full_disk_leaves_no_table_and_no_part_of_one(tmp_path):
+def test_a_full_disk_leaves_whole_parts_only_and_the_sweep_goes_on(tmp_path):
     """A limit on the size of files stands for the disk."""
+    out = tmp_path / "out"
     started = subprocess.run(
-        command(*sweep(LARGE), "--output", tmp_path / "out"),
+        command(*sweep(LARGE), "--output", out),
         capture_output=True,
         text=True,
         check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000)),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000)),
     )
     assert started.returncode == 2
-    assert started.stderr.startswith(f"{tmp_path / 'out' / 'points.csv'}: cannot be written: ")
-    assert os.listdir(tmp_path / "out") == ["study.json"]
+    assert started.stderr.startswith(f"{out / 'points' / 'part-0000'}")
+    assert "cannot be written: " in started.stderr
+    assert list((out / "points").glob(".*")) == []
+    assert rows_of(out, again=True) == 1 + 5 * 15000
+
+
+def table_of(out):
+    """Return the bytes of all parts in order."""
+    return b"".join(path.read_bytes() for path in sorted((out / "points").iterdir()))
+
+
+def rows_of(out, *, again):
+    """Return the lines of the table, with one heading; with `again`, after the same command."""
+    if again:
+        done = subprocess.run(command(*sweep(LARGE), "--output", out), capture_output=True, check=False)
+        assert done.returncode == 0
+    texts = [path.read_text().splitlines() for path in sorted((out / "points").iterdir())]
+    return 1 + sum(len(lines) - 1 for lines in texts)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
-def test_a_table_is_whole_or_absent_whenever_the_run_is_stopped(tmp_path, sent):
-    started = subprocess.Popen(
-        command(*sweep(LARGE), "--output", tmp_path / "out"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    while started.poll() is None and not list((tmp_path / "out").glob(".points.csv.*")):
+def test_a_stopped_sweep_goes_on_to_the_same_table(tmp_path, sent):
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    started = subprocess.Popen(command(*sweep(LARGE), "--output", out), stderr=subprocess.PIPE, text=True)
+    while started.poll() is None and not list((out / "points").glob("part-*")):
         time.sleep(0.001)
     started.send_signal(sent)
     _, err = started.communicate(timeout=60)
     assert "Traceback" not in err
-    table = tmp_path / "out" / "points.csv"
-    if started.returncode == 0:  # it was done before the signal came
-        assert len(table.read_text().splitlines()) == 1 + 5 * 15000
-        return
-    assert started.returncode == (130 if sent is signal.SIGINT else -sent)
-    assert not table.exists()
-    if sent is signal.SIGINT:
-        assert os.listdir(tmp_path / "out") == ["study.json"]
-    again = subprocess.run(command(*sweep(LARGE), "--output", tmp_path / "out"), capture_output=True, check=False)
-    assert again.returncode == 0
-    assert len(table.read_text().splitlines()) == 1 + 5 * 15000
+    assert started.returncode in (0, 130 if sent is signal.SIGINT else -sent)
+    first = (out / "points" / "part-00000.csv").stat()
+    assert rows_of(out, again=True) == 1 + 5 * 15000
+    assert (out / "points" / "part-00000.csv").stat().st_mtime_ns == first.st_mtime_ns
+    subprocess.run(command(*sweep(LARGE), "--output", whole), capture_output=True, check=True)
+    assert table_of(out) == table_of(whole)
+    assert (out / "study.json").read_bytes() == (whole / "study.json").read_bytes()
 
 
 def test_an_interrupt_before_the_work_is_done_leaves_nothing(tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import costmodel
 from costmodel.errors import InputError
 from costmodel.schema.quantity import Measure, Positive, Whole
-from costmodel.study.axes import MOST_POINTS, Axis, read_axis, read_requests
+from costmodel.study.axes import MOST_VALUES, Axis, read_axis, read_requests
 
 BANDWIDTH, COUNT = Measure("bandwidth"), Whole(1)
 NVLINK, BATCH = "hardware.links.nvlink.bandwidth", "scenarios.decode.batch_per_device"
@@ -100,7 +100,7 @@ def test_a_range_of_counts_holds_whole_numbers_once_each(low: int, more: int, co
         ("8..8:3", COUNT, "begins where it ends; write 8"),
         ("0..8:3:log", Whole(0), "has no logarithm"),
         ("1..", COUNT, "is no range; write LOW..HIGH:COUNT"),
-        (f"1..9:{MOST_POINTS + 1}", COUNT, "100,000 are the most"),
+        (f"1..9:{MOST_VALUES + 1}", COUNT, "100,000 are the most"),
         (f"1..9:{'9' * 5000}", COUNT, "is no number of values"),
         ("[1, 2", COUNT, "--vary a.b=[1, 2"),
     ],
@@ -157,7 +157,9 @@ def test_a_path_s_field_says_what_its_values_are(v3: costmodel.Workload, path: s
         "hardware.math.fp8.accumulate", "model.layers.1.repeat", "model", "scenarios.training.parallel",
     ],
 )  # fmt: skip
-def test_structure_is_no_axis(v3: costmodel.Workload, path: str) -> None:
-    request = read_requests((f"{path}=1,2",))[0]
-    with pytest.raises(InputError, match=f"--set {path}=VALUE"):
-        read_axis(request, v3.resolved.number(path))
+def test_structure_is_an_axis_of_names(v3: costmodel.Workload, path: str) -> None:
+    request = read_requests((f"{path}=one, two",))[0]
+    axis = read_axis(request, v3.resolved.number(path) if path != "model" else None)
+    assert (axis.texts, axis.unit) == (("one", "two"), None)
+    with pytest.raises(InputError, match="holds a value twice"):
+        read_axis(read_requests((f"{path}=one,one",))[0], None)

@@ -14,22 +14,24 @@ import pytest
 import costmodel
 from costmodel.errors import InputError
 from costmodel.result import PHASES
-from costmodel.study.files import POINTS, STUDY
+from costmodel.study.files import STUDY
 from costmodel.study.points import read_sweep, write_sweep
-from costmodel.study.sweep import Sweep, Swept, plan_sweep, run_sweep, summaries
+from costmodel.study.sweep import plan_sweep
 
 NIC, HBM = "hardware.node.nic.bandwidth", "hardware.memory.hbm.bandwidth"
 BATCH, CAPACITY = "scenarios.decode.batch_per_device", "hardware.memory.hbm.capacity"
 TWO = (f"{BATCH}=63,64,128,512", f"{CAPACITY}=80GiB,141GB")  # half a micro-batch, two that fit, one that never does
 
 
-def run(workload: costmodel.Workload, *varied: str, every: bool = False) -> tuple[Sweep, list[Swept]]:
-    sweep = plan_sweep(workload, varied, every=every)
-    return sweep, run_sweep(sweep, lambda _: None)
+POINTS = Path("points", "part-00000.csv")
+
+
+def write(folder: Path, workload: costmodel.Workload, *varied: str) -> dict[str, Any]:
+    return write_sweep(plan_sweep(workload, varied), folder, form="csv")
 
 
 def written(folder: Path, workload: costmodel.Workload, *varied: str) -> list[dict[str, str]]:
-    write_sweep(*run(workload, *varied), folder)
+    write(folder, workload, *varied)
     with (folder / POINTS).open(newline="") as file:
         return list(csv.DictReader(file))
 
@@ -136,10 +138,11 @@ def test_an_axis_of_one_scenario_s_hardware_leaves_the_others_alone(v3: costmode
         (("hardware.clock=1GHz", "hardware.device.clock.tensor_reference=1GHz"), "--vary hardware.device.clock"),
         ((f"{HBM}=1TB/s", f"scenarios.decode.{HBM}=1TB/s"), "stands for the same field as --vary hardware.memory"),
         (
-            (f"{HBM}=1TB/s..2TB/s:400", f"{NIC}=1GB/s..2GB/s:400"),
-            "400 x 400 values of 5 scenario(s) are 800,000",
+            (f"{HBM}=1TB/s..2TB/s:10000", f"{NIC}=1GB/s..2GB/s:10000", f"{CAPACITY}=1GB..2GB:2000"),
+            "10000 x 10000 x 2000 values of 5 scenario(s) are 1,000,000,000,000 points",
         ),
-        (("scenarios.training.schedule=1f1b,dualpipe",), "run the sweep once for each value, with --set"),
+        (("scenarios.training.schedule=1f1b,,dualpipe",), "has an empty value"),
+        (("scenarios.training.schedule=1f1b,dualpip",), "did you mean"),
     ],
 )
 def test_what_cannot_be_swept_is_told(v3: costmodel.Workload, varied: tuple[str, ...], told: str) -> None:
@@ -160,9 +163,8 @@ def test_what_is_set_cannot_vary() -> None:
         plan_sweep(workload, (f"{HBM}=1TB/s,2TB/s",))
 
 
-def test_the_summary_names_the_best_point_and_counts_the_reasons(decode: costmodel.Workload) -> None:
-    sweep, swept = run(decode, *TWO)
-    summary = summaries(sweep, swept)["decode"]
+def test_the_summary_names_the_best_point_and_counts_the_reasons(decode: costmodel.Workload, tmp_path: Path) -> None:
+    summary = write(tmp_path, decode, *TWO)["decode"]
     assert (summary["points"], summary["fit"]) == (8, 4)
     assert summary["infeasible"] == {"a degree does not divide": 2, "does not fit in memory": 2}
     alone = costmodel.load("deepseek_v3", set={BATCH: 64}, scenarios=["decode"]).evaluate("decode")
@@ -173,39 +175,39 @@ def test_the_summary_names_the_best_point_and_counts_the_reasons(decode: costmod
     assert summary["worst"]["at"][BATCH] == 128
 
 
-def test_a_sweep_in_which_nothing_runs_has_no_best(decode: costmodel.Workload) -> None:
-    sweep, swept = run(decode, f"{CAPACITY}=1GB,2GB")
-    assert summaries(sweep, swept)["decode"]["best"] is None
+def test_a_sweep_in_which_nothing_runs_has_no_best(decode: costmodel.Workload, tmp_path: Path) -> None:
+    assert write(tmp_path, decode, f"{CAPACITY}=1GB,2GB")["decode"]["best"] is None
 
 
 # ---- the folder -----------------------------------------------------------------------------------------------------
 
 
 def test_a_sweep_is_read_back_as_it_was(decode: costmodel.Workload, tmp_path: Path) -> None:
-    sweep, swept = run(decode, *TWO)
-    write_sweep(sweep, swept, tmp_path)
+    write(tmp_path, decode, *TWO)
     grid = read_sweep(tmp_path).grids["decode"]
-    np.testing.assert_array_equal(grid.value, swept[0].times)
-    np.testing.assert_array_equal(grid.high, swept[0].high)
-    assert (grid.reason == "").tolist() == np.asarray(swept[0].result.fits).tolist()
+    result = decode.evaluate("decode", vary={BATCH: [63, 64, 128, 512], CAPACITY: ["80 GiB", "141 GB"]})
+    interval = result.intervals["tpot"]
+    assert interval is not None
+    np.testing.assert_array_equal(grid.value, result.metrics["tpot"])
+    np.testing.assert_array_equal(grid.high, interval[1])
+    assert (grid.reason == "").tolist() == np.asarray(result.fits).tolist()
 
 
 def test_the_same_study_is_written_again_and_another_is_refused(decode: costmodel.Workload, tmp_path: Path) -> None:
-    first = run(decode, *TWO)
-    write_sweep(*first, tmp_path)
+    write(tmp_path, decode, *TWO)
     (tmp_path / POINTS).unlink()
-    write_sweep(*first, tmp_path)
+    write(tmp_path, decode, *TWO)
     assert (tmp_path / POINTS).exists()
     before = (tmp_path / POINTS).read_bytes()
     with pytest.raises(InputError, match="holds another study"):
-        write_sweep(*run(decode, f"{BATCH}=64,128"), tmp_path)
+        write(tmp_path, decode, f"{BATCH}=64,128")
     assert (tmp_path / POINTS).read_bytes() == before
 
 
 def test_a_folder_with_other_files_is_left_alone(decode: costmodel.Workload, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(InputError, match=r"holds other files: thesis\.tex"):
-        write_sweep(*run(decode, *TWO), tmp_path)
+        write(tmp_path, decode, *TWO)
     assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
@@ -214,7 +216,7 @@ def test_a_file_where_the_folder_should_be_is_told(decode: costmodel.Workload, t
     file.write_text("")
     for folder in (file, file / "below"):
         with pytest.raises(InputError, match=r"is no folder|is not writable"):
-            write_sweep(*run(decode, *TWO), folder)
+            write(folder, decode, *TWO)
 
 
 def test_a_table_that_is_far_too_large_is_refused(decode: costmodel.Workload, tmp_path: Path) -> None:

@@ -1,0 +1,71 @@
+"""`costmodel search`: the best layouts and batches for an objective under constraints."""
+
+from __future__ import annotations
+
+import click
+
+from costmodel.cli.options import json_option, path_option, print_json, read_changes, set_option
+from costmodel.errors import InfeasibleError, InputError
+
+
+@click.command("search")
+@click.argument("workload", metavar="WORKLOAD|STUDY.yaml")
+@click.option("--scenario", "scenarios", multiple=True, metavar="NAME", help="Only this scenario; repeatable.")
+@click.option("--objective", metavar="TEXT", help="`minimise FORMULA` or `maximise FORMULA` of metrics and `devices`.")
+@click.option("--constraint", "constraints", multiple=True, metavar="TEXT", help="`tpot <= 50 ms`; repeatable.")
+@click.option("--devices", metavar="N,N,…", help="Numbers of devices to lay out on; default: as many as now.")
+@set_option
+@json_option
+@path_option
+def command(
+    workload: str,
+    scenarios: tuple[str, ...],
+    objective: str | None,
+    constraints: tuple[str, ...],
+    devices: str | None,
+    changes: tuple[str, ...],
+    as_json: bool,
+    search_path: tuple[str, ...],
+) -> int:
+    """Find the best degrees of parallelism, micro-batches, recomputation and batches of WORKLOAD.
+
+    `--objective "minimise devices"` with a constraint finds the fewest devices that meet it.
+    """
+    from costmodel.api import load
+    from costmodel.schema.study import find_study
+    from costmodel.study.search import SCHEMA, SEARCHED, read_goal, search
+
+    study, made, derived = find_study(workload, search_path), read_changes(changes), {}
+    if study is not None:
+        workload, made, derived = study.file.workload, {**study.changes, **made}, study.file.derived
+        scenarios, objective = scenarios or tuple(study.file.scenarios), objective or study.file.objective
+        constraints = (*study.file.constraints, *constraints)
+    loaded = load(workload, set=made, search_path=search_path, scenarios=scenarios or None)
+    chosen = scenarios or [name for name in loaded.scenarios if loaded.scenario(name).answers in SEARCHED]
+    if not chosen:
+        raise InputError.single("no scenario has layouts to search", hint="sweep a study with axes", field=workload)
+    if (objective or constraints) and len(chosen) > 1 and not scenarios:
+        raise InputError.single(
+            "an objective or a constraint is of one scenario", hint=f"add --scenario {chosen[0]}", field="--scenario"
+        )
+    numbers = _numbers(devices)
+    found = [search(loaded, name, read_goal(loaded, name, objective, constraints, derived), numbers) for name in chosen]
+    if as_json:
+        print_json({"schema": SCHEMA, **loaded.asked(), "scenarios": {one.scenario: one.document() for one in found}})
+    else:
+        from costmodel.report.studies import show_found
+
+        for one in found:
+            show_found(one)
+    return 0 if all(one.best for one in found) else InfeasibleError.exit_code
+
+
+def _numbers(text: str | None) -> list[int]:
+    """Return numbers of devices as `--devices` writes them."""
+    found = [part.strip() for part in text.split(",")] if text is not None else []
+    for part in found:
+        if not part.isdigit() or not 0 < int(part) <= 10**7:
+            raise InputError.single(
+                f"{part!r} is no number of devices", hint="write whole numbers such as 64,128", field="--devices"
+            )
+    return [int(part) for part in found]

@@ -1,0 +1,83 @@
+"""The terminal views of a search and of a sensitivity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from costmodel.report.page import show, table
+from costmodel.report.text import count, metric, setting, span
+from costmodel.result import PHASES
+from costmodel.schema import ResolvedWorkload
+from costmodel.schema.quantity import Measure
+from costmodel.study.search import Candidate, Found
+from costmodel.study.sensitivity import Sensitivity
+
+MOST_ROWS = 20  # of a ranking that people read; --json has them all
+
+
+def show_found(found: Found) -> None:
+    """Print how many layouts were looked at, the best ones, and the front of rate against rate a user."""
+    show(
+        f"{found.scenario}: looked at {found.looked_at:,} layouts; the degrees of {found.feasible:,} divide; "
+        f"{found.scheduled:,} were evaluated, no other can be among the best",
+        "bold",
+    )
+    if not found.best:
+        show("none fits and meets the constraints", "yellow")
+        return
+    show(_candidates(found.best))
+    if any(one.tied for one in found.best):
+        show("~ the 80 % intervals of this layout and the next overlap: the model cannot tell which is better")
+    if found.front:
+        show("")
+        show("Pareto front of throughput against the rate of a user", "bold")
+        show(_candidates(found.front))
+
+
+def _candidates(rows: Sequence[Candidate]) -> Any:
+    """Return layouts as a table: what differs among them, their times and rates."""
+    names = list(rows[0].at)
+    known = next(iter(name for name in PHASES.values() if name[0] in rows[0].metrics))[0]
+    rates = [name for name in ("tokens_per_second_per_device", "tokens_per_second_per_user", "mfu")
+             if rows[0].metrics.get(name) is not None]  # fmt: skip
+    made = table(
+        "", ">devices", *(f">{name.rpartition('.')[2]}" for name in names), f">{known}", ">80 % interval",
+        *(f">{name}" for name in rates),
+    )  # fmt: skip
+    for row in rows:
+        made.add(
+            "~" if row.tied else "", f"{row.devices:,}", *(str(row.at[name]) for name in names),
+            metric(known, row.metrics[known]), "-" if row.interval is None else span(known, *row.interval),
+            *(metric(name, row.metrics[name]) for name in rates),
+        )  # fmt: skip
+    return made
+
+
+def show_sensitivities(resolved: ResolvedWorkload, name: str, found: Mapping[str, Sequence[Sensitivity]]) -> None:
+    """Print the parameters of each scenario that move a metric, the strongest first."""
+    for scenario, rows in found.items():
+        show(f"{scenario}: elasticity of {name}", "bold")
+        if not rows:
+            show("no number of the hardware moves it", "yellow")
+            continue
+        made = table(
+            "", "parameter", ">value", ">elasticity", ">1 % up", ">1 % down", ">10 % better", ">saves $/T tokens"
+        )
+        for row in rows[:MOST_ROWS]:
+            number = resolved.number(f"scenarios.{scenario}.{row.path}")
+            dimension = number.dimension if isinstance(number, Measure) else "count"
+            made.add(
+                "~" if row.tied else "", row.path, setting(row.value, dimension), _slope(row.elasticity),
+                _slope(row.up), _slope(row.down), metric(name, row.better),
+                "-" if row.saved is None else count(row.saved),
+            )  # fmt: skip
+        show(made)
+        if len(rows) > MOST_ROWS:
+            show(f"{len(rows) - MOST_ROWS} weaker ones are not shown; --json has them", "dim")
+        if any(row.tied for row in rows[:MOST_ROWS]):
+            show("~ the order of this parameter and the next depends on the direction of the step")
+
+
+def _slope(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.3f}"

@@ -1,0 +1,248 @@
+"""A sweep cut into chunks: each is evaluated by itself, anywhere, and gives the rows of one part of the table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from costmodel import __version__
+from costmodel.analytic.blocks import take
+from costmodel.analytic.grid import evaluate_grid
+from costmodel.cost.calibration import Calibration
+from costmodel.errors import CostModelError
+from costmodel.quantities import Array
+from costmodel.result import FITS, REASONS
+from costmodel.study.expressions import Expression
+from costmodel.study.sweep import INTERVAL, Structure, Sweep
+from costmodel.study.tables import Columns, encode
+from costmodel.workload.scenario import Scenario
+
+POINTS = 32_768  # of one chunk at most: what a kill may lose, and some 100 MB while it is evaluated
+STRUCTURES = 64  # of one chunk at most: each is a workload of some 60 kB
+
+Index: TypeAlias = "tuple[range, ...]"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """A run of rows of one structure. scenario: null where the structure cannot be, for `reason`.
+
+    axes: the values of the numeric axes, in the dimension that each varies on; shape: of the structure's whole grid.
+    """
+
+    name: str
+    headline: str
+    choices: Mapping[str, str]
+    scenario: Scenario | None
+    calibration: Calibration | None
+    reason: str
+    axes: Mapping[str, tuple[int, Array]]
+    shape: tuple[int, ...]
+    index: Index
+
+    @property
+    def points(self) -> int:
+        """Return its rows."""
+        return math.prod(len(part) for part in self.index)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chunk:
+    """What a worker needs to write one part of the table, whole and without a file of its own."""
+
+    number: int
+    version: str
+    form: str
+    columns: tuple[str, ...]
+    counts: frozenset[str]
+    derived: Mapping[str, Expression]
+    constraints: tuple[Expression, ...]
+    pieces: tuple[Piece, ...]
+
+    @property
+    def points(self) -> int:
+        """Return its rows."""
+        return sum(piece.points for piece in self.pieces)
+
+
+def cut(shape: tuple[int, ...]) -> list[Index]:
+    """Return the runs of a grid that chunks are made of, in the order of its rows; they depend on nothing else."""
+    whole = len(shape)
+    while whole and math.prod(shape[whole - 1 :]) <= POINTS:
+        whole -= 1
+    inner = tuple(range(size) for size in shape[whole:])
+    if not whole:
+        return [inner]
+    step = max(POINTS // math.prod(shape[whole:]), 1)
+    size = shape[whole - 1]
+    runs = [range(start, min(start + step, size)) for start in range(0, size, step)]
+    return [
+        (*(range(at, at + 1) for at in outer), run, *inner) for outer in np.ndindex(*shape[: whole - 1]) for run in runs
+    ]
+
+
+def runs_of(sweep: Sweep) -> list[list[tuple[Structure, Index]]]:
+    """Return what each chunk holds."""
+    found: list[list[tuple[Structure, Index]]] = []
+    parts, points = cut(sweep.shape), POINTS
+    for structure in sweep.structures:
+        for index in parts:
+            size = math.prod(len(part) for part in index)
+            if points + size > POINTS or len(found[-1]) == STRUCTURES:
+                found.append([])
+                points = 0
+            found[-1].append((structure, index))
+            points += size
+    return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cutter:
+    """Makes the chunks of a sweep: structures are resolved once, when their first chunk is made."""
+
+    sweep: Sweep
+    form: str
+    runs: Sequence[Sequence[tuple[Structure, Index]]]
+    _resolved: dict[int, tuple[Scenario | None, Calibration | None, str]]
+
+    def chunk(self, number: int) -> Chunk:
+        """Return one chunk."""
+        sweep = self.sweep
+        axes = {axis.path: (at, axis.values) for at, together in enumerate(sweep.numeric) for axis in together}
+        pieces = []
+        for structure, index in self.runs[number]:
+            scenario, calibration, reason = self._resolve(structure)
+            headline = sweep.answers(structure.scenario)[0]
+            pieces.append(
+                Piece(
+                    structure.scenario, headline, structure.choices, scenario, calibration, reason, axes, sweep.shape,
+                    index,
+                )
+            )  # fmt: skip
+        return Chunk(
+            number, __version__, self.form, tuple(sweep.columns()),
+            frozenset(axis.path for axis in sweep.axes if axis.whole and not axis.texts), sweep.derived,
+            sweep.constraints, tuple(pieces),
+        )  # fmt: skip
+
+    def _resolve(self, structure: Structure) -> tuple[Scenario | None, Calibration | None, str]:
+        """Return a structure as the engine takes it, its arrays in place; or why it cannot be."""
+        key = id(structure)
+        if key not in self._resolved:
+            self._resolved.clear()  # structures come in order
+            self._resolved[key] = resolve_structure(self.sweep, structure)
+        return self._resolved[key]
+
+
+def cutter(sweep: Sweep, form: str) -> Cutter:
+    """Return what makes the chunks of a sweep."""
+    return Cutter(sweep, form, runs_of(sweep), {})
+
+
+def resolve_structure(sweep: Sweep, structure: Structure) -> tuple[Scenario | None, Calibration | None, str]:
+    """Return a structure's scenario, its arrays in place, and its calibration; or why it cannot be.
+
+    Raises InputError where there are no structural axes: then the axes are to blame.
+    """
+    if structure.workload is None:
+        return None, None, structure.reason
+    try:
+        scenario, _ = structure.workload.varied(structure.scenario, sweep.vary())
+        return scenario, structure.workload.calibration(scenario), ""
+    except CostModelError as error:
+        if not structure.choices:
+            raise
+        return None, None, str(error).splitlines()[0]
+
+
+def evaluate_chunk(chunk: Chunk) -> tuple[int, bytes, Columns]:
+    """Return the number of a chunk, its part of the table, and what a summary reads of it.
+
+    Raises RuntimeError where another version of the program asks.
+    """
+    if chunk.version != __version__:
+        raise RuntimeError(f"this worker runs costmodel {__version__}, the sweep {chunk.version}")
+    columns = rows(chunk)
+    kept = {name: column for name, column in columns.items() if name in _told(chunk)}
+    return chunk.number, encode(columns, chunk.form, chunk.counts), kept
+
+
+def _told(chunk: Chunk) -> set[str]:
+    """Return the columns that a summary reads."""
+    headlines = {piece.headline for piece in chunk.pieces}
+    axes = {name for piece in chunk.pieces for name in (*piece.axes, *piece.choices)}
+    return {"scenario", "reason", "fits", *axes, *headlines, *(f"{one}_{end}" for one in headlines for end in INTERVAL)}
+
+
+def rows(chunk: Chunk) -> Columns:
+    """Return the columns of a chunk."""
+    parts = [_rows(chunk, piece) for piece in chunk.pieces]
+    return {name: np.concatenate([part[name] for part in parts]) for name in chunk.columns}
+
+
+def _rows(chunk: Chunk, piece: Piece) -> Columns:
+    """Return the columns of one piece, all that the table has."""
+    names = _names(piece)
+    size = piece.points
+    blank: Columns = {
+        name: np.broadcast_to(np.array(""), (size,)) if name in piece.choices else np.full(size, np.nan)
+        for name in chunk.columns
+    }
+    found = {**blank, **names}
+    if piece.scenario is None:
+        found |= {"meets": np.zeros(size, dtype=bool)}
+    else:
+        found |= _wanted(chunk, found, size)
+    return {name: found[name] for name in chunk.columns}
+
+
+def _names(piece: Piece) -> dict[str, npt.NDArray[Any]]:
+    """Return the evaluated columns of a piece."""
+    sizes = tuple(len(part) for part in piece.index)
+    found: dict[str, npt.NDArray[Any]] = {"scenario": np.full(piece.points, piece.name)}
+    found |= {path: np.full(piece.points, text) for path, text in piece.choices.items()}
+    places = np.indices(sizes).reshape(len(sizes), piece.points)
+    for path, (dimension, values) in piece.axes.items():
+        found[path] = values[places[dimension] + piece.index[dimension].start]
+    if piece.scenario is None or piece.calibration is None:
+        reason = np.full(piece.points, piece.reason)
+        return {**found, "fits": np.zeros(piece.points, dtype=bool), "reason": reason}
+    index = tuple(np.arange(part.start, part.stop) for part in piece.index)
+    scenario = take(piece.scenario, index, piece.shape)
+    result = evaluate_grid(scenario, piece.calibration, sizes)
+    codes = np.broadcast_to(np.asarray(result.reason), sizes).reshape(-1)
+    metrics = {name: value for name, value in result.metrics.items() if value is not None}
+    ends = result.interval(piece.headline)
+    if ends is not None:
+        metrics |= {f"{piece.headline}_{end}": value for end, value in zip(INTERVAL, ends, strict=True)}
+    found |= {name: _flat(value, sizes) for name, value in metrics.items()}
+    found["devices"] = _flat(scenario.devices, sizes)
+    found["fits"] = codes == FITS
+    found["reason"] = np.array(["", *REASONS[1:]])[codes]
+    return found
+
+
+def _flat(value: Any, sizes: tuple[int, ...]) -> Array:
+    return np.ascontiguousarray(np.broadcast_to(np.asarray(value, dtype=np.float64), sizes)).reshape(-1)
+
+
+def _wanted(chunk: Chunk, found: Mapping[str, npt.NDArray[Any]], size: int) -> dict[str, npt.NDArray[Any]]:
+    """Return derived metrics, and which points meet the constraints; one that is broken is the reason."""
+    names = dict(found)
+    for name, formula in chunk.derived.items():
+        value = np.broadcast_to(np.asarray(formula.value(names), dtype=np.float64), (size,))
+        names[name] = np.where(names["fits"] & np.isfinite(value), value, np.nan)
+    added = {name: names[name] for name in chunk.derived}
+    if not chunk.constraints:
+        return added
+    meets, reason = names["fits"], names["reason"]
+    for condition in chunk.constraints:
+        holds = np.broadcast_to(np.asarray(condition.value(names), dtype=bool), (size,))
+        reason = np.where(meets & ~holds, f"not {condition.text}", reason)
+        meets = meets & holds
+    return {**added, "meets": meets, "reason": reason}

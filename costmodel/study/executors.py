@@ -1,0 +1,121 @@
+"""Where chunks are evaluated: in this process, in others, or on a Dask cluster. The results are the same."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Any, TypeVar
+
+from costmodel.errors import InputError
+
+EMBEDDED = "embedded"
+CONNECT = 10.0  # seconds until a scheduler that does not answer is told
+_WATCH = 1.0  # seconds between two looks at whether the process that asked still lives
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """An executor and how many tasks keep it busy; null: this process itself."""
+
+    executor: Executor | None = None
+    busy: int = 1
+
+
+HERE = Pool()
+
+
+@contextmanager
+def pool(workers: int | None = None, scheduler: str | None = None) -> Iterator[Pool]:
+    """Give what evaluates chunks: a Dask cluster (`embedded` or its address), processes, or this process.
+
+    Raises InputError where Dask is not installed or no scheduler answers.
+    """
+    if scheduler is not None:
+        with _dask(workers, scheduler) as found:
+            yield found
+        return
+    if workers is None or workers == 1:
+        yield HERE
+        return
+    processes = ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(os.getpid(),)
+    )
+    try:
+        yield Pool(processes, workers)
+    finally:
+        processes.shutdown(wait=True, cancel_futures=True)
+
+
+def in_any_order(pool: Pool, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
+    """Yield the result of each task as it comes; no more than twice what keeps the executor busy is under way."""
+    if pool.executor is None:
+        yield from map(function, tasks)
+        return
+    waiting = iter(tasks)
+    running: set[Future[R]] = set()
+    while True:
+        for task in waiting:
+            running.add(pool.executor.submit(function, task))
+            if len(running) >= 2 * pool.busy:
+                break
+        if not running:
+            return
+        done, running = wait(running, return_when=FIRST_COMPLETED)
+        for future in done:
+            yield future.result()
+
+
+@contextmanager
+def _dask(workers: int | None, scheduler: str) -> Iterator[Pool]:
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError:
+        raise InputError.single("needs Dask", hint="install costmodel[sweep]", field="--cluster-scheduler") from None
+    cluster: Any = None
+    try:
+        if scheduler == EMBEDDED:
+            cluster = LocalCluster(
+                n_workers=workers or 1, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=40
+            )
+        client = Client(cluster or scheduler, timeout=CONNECT)
+    except (OSError, ValueError, TypeError) as error:
+        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError.single(
+            f"no scheduler answers at {scheduler}: {told}",
+            hint="start one with `dask scheduler`, or write its address",
+            field="--cluster-scheduler",
+        ) from None  # fmt: skip
+    try:
+        cores = sum(client.ncores().values())
+        if not cores:
+            raise InputError.single(
+                f"the scheduler at {scheduler} has no workers", hint=f"start some with `dask worker {scheduler}`",
+                field="--cluster-scheduler",
+            )  # fmt: skip
+        yield Pool(client.get_executor(pure=False), cores)
+    finally:
+        client.close()
+        if cluster is not None:
+            cluster.close()
+
+
+def _start_worker(parent: int) -> None:
+    """Leave interrupts to the process that asked, and end when that one is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

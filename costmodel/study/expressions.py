@@ -1,0 +1,199 @@
+"""Constraints, objectives and derived metrics: arithmetic over metrics, read by a whitelist and never run as code.
+
+`tpot <= 50 ms`, `fits and mfu >= 40 %`, `1 / (cost_per_million_tokens * tpot)`. A quantity is written with its unit and
+becomes its SI value. Names are metrics, derived metrics, `devices`, `fits` and paths of axes.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from costmodel.errors import InputError, Location
+from costmodel.quantities import Quantity
+from costmodel.schema.metrics import dimension_of
+from costmodel.schema.references import near
+from costmodel.units import DIMENSIONS, example_unit, parse, spellings
+
+_ARITHMETIC: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+}  # fmt: skip
+_COMPARED: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
+    ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge,
+}  # fmt: skip
+_FUNCTIONS: dict[str, tuple[int, Callable[..., Any]]] = {
+    "min": (2, np.minimum), "max": (2, np.maximum), "abs": (1, np.abs), "sqrt": (1, np.sqrt), "log": (1, np.log),
+    "exp": (1, np.exp), "floor": (1, np.floor), "ceil": (1, np.ceil),
+}  # fmt: skip
+_QUANTITY = re.compile(r"(?<![\w.])(\d+\.?\d*(?:[eE][+-]?\d+)?)\s*(%|\$/h|[A-Za-zµμ$][\w/$]*)")
+_WORDS = ("and", "or", "not", "if", "else", "in", "is")  # may follow a number without being its unit
+_LONGEST = 1000  # characters of one expression
+_DEEPEST = 50  # parentheses within another
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Expression:
+    """A formula that was found to be one. names: what it reads."""
+
+    text: str
+    names: tuple[str, ...]
+    _tree: ast.expr
+    _quantities: Mapping[str, float]
+
+    def value(self, names: Mapping[str, Any]) -> Any:
+        """Return the value: numbers and arrays broadcast; NaN where one of its names is."""
+        with np.errstate(all="ignore"):
+            return _value(self._tree, {**names, **self._quantities})
+
+
+def read_expression(text: str, known: Collection[str], place: Location, *, condition: bool = False) -> Expression:
+    """Return the formula of a text. known: names that it may use; condition: it has to be true or false.
+
+    Raises InputError on what is no formula, on an unknown name or unit, and where a bound has another dimension.
+    """
+    if len(text) > _LONGEST or text.count("(") > _DEEPEST:
+        raise _wrong(text[:40] + "…", place, "is too long", "write a shorter formula")
+    quantities: dict[str, tuple[float, str | None]] = {}
+    try:
+        tree = ast.parse(_named(text, quantities, place).strip(), mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        raise _wrong(text, place, "is no formula", "write one such as `tpot <= 50 ms`") from None
+    found = tuple(dict.fromkeys(_names(tree, text, place, quantities)))
+    for name in found:
+        if name not in known:
+            raise _wrong(text, place, f"{name!r} is no metric of this study", near(name, list(known)))
+    if condition != _is_condition(tree):
+        hint = "write one such as `tpot <= 50 ms`" if condition else "write a number, without a comparison"
+        raise _wrong(text, place, "is no condition" if condition else "is a condition", hint)
+    _check_dimensions(tree, text, place, quantities)
+    return Expression(text, found, tree, {name: value for name, (value, _) in quantities.items()})
+
+
+def _named(text: str, quantities: dict[str, tuple[float, str | None]], place: Location) -> str:
+    """Return the text with every quantity as a name, which `quantities` then explains in SI and with its dimension."""
+
+    def name(match: re.Match[str]) -> str:
+        number, unit = match.groups()
+        if unit in _WORDS:
+            return match[0]
+        for dimension in DIMENSIONS:
+            if unit in spellings(dimension):
+                key = f"_quantity_{len(quantities)}"
+                quantities[key] = parse(f"{number} {unit}", dimension), dimension
+                return key
+        raise _wrong(text, place, f"{unit!r} is no unit", "write one such as ms, GB/s or %, and `*` between factors")
+
+    return _QUANTITY.sub(name, text)
+
+
+def _names(node: ast.AST, text: str, place: Location, quantities: dict[str, tuple[float, str | None]]) -> Iterator[str]:
+    """Yield the names that a formula reads; raise InputError on what is not allowed in one."""
+    match node:
+        case ast.Constant(value=bool() as switch):
+            raise _wrong(text, place, f"{switch} is no number", "leave it out")
+        case ast.Constant(value=int() | float() as number) if abs(number) < 1e300:
+            return
+        case ast.Name() | ast.Attribute():
+            name = _dotted(node)
+            if name is None:
+                raise _wrong(text, place, f"{ast.unparse(node)} is not allowed", "use names, numbers and + - * / **")
+            if name not in quantities:
+                yield name
+        case ast.BinOp(op=op) if type(op) in _ARITHMETIC:
+            yield from (name for side in (node.left, node.right) for name in _names(side, text, place, quantities))
+        case ast.UnaryOp(op=ast.USub() | ast.Not()):
+            yield from _names(node.operand, text, place, quantities)
+        case ast.BoolOp():
+            yield from (name for part in node.values for name in _names(part, text, place, quantities))
+        case ast.Compare(ops=[op]) if type(op) in _COMPARED:
+            yield from _names(node.left, text, place, quantities)
+            yield from _names(node.comparators[0], text, place, quantities)
+        case ast.Call(func=ast.Name(id=called), keywords=[]) if (
+            called in _FUNCTIONS and len(node.args) == _FUNCTIONS[called][0]
+        ):
+            yield from (name for part in node.args for name in _names(part, text, place, quantities))
+        case _:
+            hint = f"use names, numbers, + - * / **, < <= > >=, and, or, not, and {', '.join(_FUNCTIONS)}"
+            raise _wrong(text, place, f"`{ast.unparse(node)}` is not allowed", hint)
+
+
+def _dotted(node: ast.AST) -> str | None:
+    """Return a name or a path of names."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        before = _dotted(node.value)
+        return None if before is None else f"{before}.{node.attr}"
+    return None
+
+
+def _is_condition(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Compare | ast.BoolOp)
+        or (isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not))
+        or (isinstance(node, ast.Name) and node.id == "fits")
+    )
+
+
+def _check_dimensions(
+    tree: ast.AST, text: str, place: Location, quantities: Mapping[str, tuple[float, str | None]]
+) -> None:
+    """Raise InputError where a metric is held against a quantity of another dimension, or against a bare number."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Compare):
+            continue
+        for one, other in ((node.left, node.comparators[0]), (node.comparators[0], node.left)):
+            name = _dotted(one)
+            expected = None if name is None else dimension_of(name)
+            if name is None or expected is None:
+                continue
+            bare = isinstance(other, ast.Constant)
+            found = "count" if bare else (quantities.get(_dotted(other) or "") or (0.0, None))[1]
+            if found is None or found == expected or {found, expected} in _ALIKE:
+                continue
+            example = example_unit(expected)
+            told = f"{name} is a {expected.replace('_', ' ')}, {ast.unparse(other) if bare else 'its bound'} is none"
+            raise _wrong(text, place, told, f"write the bound with a unit such as {example}" if example else "no unit")
+
+
+_ALIKE = ({"time", "duration"}, {"count", "ratio"})
+
+
+def _value(node: ast.AST, names: Mapping[str, Any]) -> Any:
+    match node:
+        case ast.Constant(value=int() | float() as number):
+            return float(number)
+        case ast.BinOp():
+            return _ARITHMETIC[type(node.op)](_number(node.left, names), _number(node.right, names))
+        case ast.UnaryOp(op=ast.Not()):
+            return np.logical_not(_value(node.operand, names))
+        case ast.UnaryOp():
+            return -_number(node.operand, names)
+        case ast.BoolOp():
+            parts = [_value(part, names) for part in node.values]
+            return (np.logical_and if isinstance(node.op, ast.And) else np.logical_or).reduce(
+                np.broadcast_arrays(*parts)
+            )
+        case ast.Compare():
+            return _COMPARED[type(node.ops[0])](_value(node.left, names), _value(node.comparators[0], names))
+        case ast.Call(func=ast.Name(id=called)):
+            return _FUNCTIONS[called][1](*(_value(part, names) for part in node.args))
+    name = _dotted(node)
+    assert name is not None, "the whitelist lets only names through"
+    return names[name]
+
+
+def _number(node: ast.AST, names: Mapping[str, Any]) -> Quantity:
+    """Return a value for arithmetic: as numpy's number, so that a division by zero is infinite and no error."""
+    return np.asarray(_value(node, names), dtype=np.float64)
+
+
+def _wrong(text: str, place: Location, message: str, hint: str) -> InputError:
+    return InputError.single(message, hint=hint, field=text, location=place)

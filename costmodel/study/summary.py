@@ -1,0 +1,85 @@
+"""What a sweep's table says in a few lines: how many points run, why others do not, and where the headline is best."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from costmodel.study.sweep import INTERVAL, Sweep
+from costmodel.study.tables import Columns, numbers, switches
+
+Told: TypeAlias = "Callable[[int], None]"  # called with the points that are done
+
+
+class Summary:
+    """Adds up the parts of a table, in whichever order they come."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.points = 0
+        self._sweep = sweep
+        self._parts: dict[int, list[dict[str, Any]]] = {}
+
+    def add(self, number: int, columns: Columns) -> None:
+        """Add a part of the table."""
+        self.points += len(columns["scenario"])
+        names = columns["scenario"]
+        self._parts[number] = [
+            self._part(name, {key: column[names == name] for key, column in columns.items()})
+            for name in dict.fromkeys(names.tolist())
+        ]
+
+    def scenarios(self) -> dict[str, Any]:
+        """Return for each scenario how many points run, why others do not, and its shortest and longest time."""
+        found: dict[str, Any] = {}
+        for name in self._sweep.scenarios:
+            parts = [part for _, of in sorted(self._parts.items()) for part in of if part["scenario"] == name]
+            reasons: Counter[str] = Counter()
+            for part in parts:
+                reasons.update(part["infeasible"])
+            ran = [part for part in parts if part["best"]]
+            found[name] = {
+                "headline": self._sweep.answers(name)[0],
+                "points": sum(part["points"] for part in parts),
+                "fit": sum(part["fit"] for part in parts),
+                "infeasible": dict(sorted(reasons.items())),
+                "best": min((part["best"] for part in ran), key=_value, default=None),
+                "worst": max((part["worst"] for part in ran), key=_value, default=None),
+            }
+        return found
+
+    def _part(self, name: str, columns: Columns) -> dict[str, Any]:
+        headline = self._sweep.answers(name)[0]
+        times, reasons = numbers(columns[headline]), columns["reason"]
+        runs = switches(columns["fits"]) & (reasons == "")
+        times = np.where(runs, times, np.nan)
+        known = not np.all(np.isnan(times))
+        return {
+            "scenario": name, "points": len(times), "fit": int(runs.sum()),
+            "infeasible": Counter(reasons[reasons != ""].tolist()),
+            "best": self._at(columns, headline, int(np.nanargmin(times))) if known else None,
+            "worst": self._at(columns, headline, int(np.nanargmax(times))) if known else None,
+        }  # fmt: skip
+
+    def _at(self, columns: Columns, headline: str, row: int) -> dict[str, Any]:
+        """Return a point: its place on the axes, the headline metric there and its interval."""
+
+        def number(name: str) -> float:
+            return float(numbers(columns[name][row : row + 1])[0])
+
+        at = {
+            axis.path: str(columns[axis.path][row]) if axis.texts else _plain(number(axis.path), whole=axis.whole)
+            for axis in self._sweep.axes
+        }
+        low, high = (number(f"{headline}_{end}") for end in INTERVAL)
+        return {"at": at, "value": number(headline), "low": low, "high": high}
+
+
+def _value(point: dict[str, Any]) -> float:
+    return float(point["value"])
+
+
+def _plain(value: float, *, whole: bool) -> float | int:
+    return int(value) if whole else value

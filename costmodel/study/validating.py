@@ -1,0 +1,167 @@
+"""Published figures held against predictions twice, as the files say and without what was fitted to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+
+from costmodel.errors import Problem
+from costmodel.schema.case import Case
+from costmodel.schema.tree import plain
+from costmodel.schema.validation import AskedFile, FiguresFile
+from costmodel.study.end_to_end import left_out
+from costmodel.study.reproduce import Comparison, reproduce
+
+EXACT = 1e-9  # an interval narrower than this share of its value is none
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Figure:
+    """A published figure and two predictions: as the files say, and with the terms fitted without its publication."""
+
+    case: Case
+    stated: Comparison
+    unseen: Comparison
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """Errors of figures, relative to the published values.
+
+    mean, median, worst: of the absolute errors; bias: mean of the errors; intervals: figures whose prediction has an
+    80 % interval; inside: share of these that it holds; half_width: median of half an interval over the prediction,
+    relative to the median absolute error of the same figures. Null where no figure has an interval.
+    """
+
+    figures: int
+    mean: float
+    median: float
+    worst: float
+    bias: float
+    intervals: int
+    inside: float | None
+    half_width: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What was asked of some figures. stated, unseen: the two columns' values, null where they have none."""
+
+    asked: AskedFile
+    figures: int
+    stated: float | None
+    unseen: float | None
+    reached: bool
+
+
+def figures_of(cases: Sequence[Case], search_path: Sequence[str] = ()) -> tuple[list[Figure], list[Problem]]:
+    """Return every compared figure of the cases, and the problems of those that cannot be predicted."""
+    stated, problems = reproduce(cases, search_path)
+    unseen, _ = reproduce(cases, search_path, left_out(cases, search_path))
+    by_id = {case.id: case for case in cases}
+    again = {(one.id, one.metric): one for one in unseen}
+    return [
+        Figure(by_id[one.id], one, again[one.id, one.metric]) for one in stated if (one.id, one.metric) in again
+    ], problems
+
+
+def chosen(figures: Iterable[Figure], wanted: FiguresFile) -> list[Figure]:
+    """Return the figures that meet every condition."""
+    return [one for one in figures if _meets(one.stated, wanted)]
+
+
+def _meets(one: Comparison, wanted: FiguresFile) -> bool:
+    def any_of(patterns: Sequence[str], text: str | None) -> bool:
+        return not patterns or any(fnmatchcase(text or "", pattern) for pattern in patterns)
+
+    return (
+        any_of(wanted.classes, one.case_class)
+        and any_of(wanted.publications, one.publication)
+        and any_of(wanted.cases, one.id)
+        and any_of(wanted.metrics, one.metric)
+    )
+
+
+def has_interval(one: Comparison) -> bool:
+    """Tell whether a prediction has an interval of any width."""
+    return one.low is not None and one.high is not None and one.high - one.low > EXACT * abs(one.high)
+
+
+def errors_of(comparisons: Iterable[Comparison]) -> Errors | None:
+    """Return the errors of the figures that are scored; null where there is none."""
+    scored = [one for one in comparisons if one.error is not None]
+    if not scored:
+        return None
+    errors = np.array([one.error for one in scored], dtype=float)
+    sizes = np.abs(errors)
+    wide = np.array([has_interval(one) for one in scored])
+    ends = np.array(
+        [(one.published, one.predicted, one.low, one.high) for one in scored if has_interval(one)], dtype=float
+    ).reshape(-1, 4)
+    published, predicted, low, high = ends.T
+    inside = (published >= low) & (published <= high)
+    typical = float(np.median(sizes[wide])) if wide.any() else 0.0
+    return Errors(
+        len(scored), float(sizes.mean()), float(np.median(sizes)), float(sizes.max()), float(errors.mean()),
+        int(wide.sum()), float(inside.mean()) if wide.any() else None,
+        float(np.median((high - low) / 2.0 / predicted)) / typical if typical else None,
+    )  # fmt: skip
+
+
+def judge(figures: Sequence[Figure], asked: AskedFile) -> Judged:
+    """Return what was asked of some figures beside what they show; the verdict is that of the unseen figures."""
+    found = chosen(figures, asked.figures)
+    before, without = (errors_of(column) for column in columns(found))
+    stated, unseen = (None if each is None else getattr(each, asked.statistic) for each in (before, without))
+    bar = float(asked.bar)
+    reached = unseen is not None and (unseen >= bar if asked.statistic == "inside" else unseen <= bar)
+    return Judged(asked, 0 if without is None else without.figures, stated, unseen, reached)
+
+
+def columns(figures: Sequence[Figure]) -> tuple[list[Comparison], list[Comparison]]:
+    """Return the figures as the files predict them, and as they are predicted without their publication."""
+    return [one.stated for one in figures], [one.unseen for one in figures]
+
+
+def settings(case: Case) -> dict[str, str]:
+    """Return what a case is of: path in its scenario -> value as text, and the number of devices of its layout.
+
+    Paths are without the words that all scenarios share, such as `parallel.`.
+    """
+    if case.kernel is not None:
+        return dict(case.kernel)
+    if case.scenario is None:
+        return {"device": "" if case.device is None else str(plain(case.device))}
+    scenario: dict[str, Any] = plain(case.scenario)
+    if isinstance(scenario.get("model"), dict):
+        scenario["model"] = scenario["model"].get("name", "")
+    found = {**_flat({key: value for key, value in scenario.items() if key != "set"}), **_flat(scenario.get("set", {}))}
+    found |= {path: str(value) for path, value in case.overrides.items()}
+    found = {_short(path): value for path, value in found.items()}
+    sizes = [int(found.get(key, "1")) for key in ("tp", "pp", "dp", "cp") if found.get(key, "1").isdigit()]
+    return found | ({"devices": str(int(np.prod(sizes)))} if "dp" in found or "tp" in found else {})
+
+
+def _flat(tree: object, path: str = "") -> dict[str, str]:
+    """Return the leaves of a tree as text by their paths."""
+    if not isinstance(tree, dict):
+        return {path: str(tree)}
+    return {
+        name: value for key, below in tree.items() for name, value in _flat(below, f"{path}.{key}".strip(".")).items()
+    }
+
+
+def _short(path: str) -> str:
+    """Return a path without its scenario and without the words that tell nothing."""
+    words = path.split(".")
+    if words[0] == "scenarios" and len(words) > 2:
+        words = words[2:]
+    if words[0] in ("parallel", "optimizer", "framework") and len(words) > 1:
+        words = words[1:]
+    if words[0] == "model" and len(words) > 1:
+        words = ["layers" if words[-1] == "repeat" else words[-1]]
+    return ".".join(words)

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+FLAGSHIP = "deepseek_v3"
+DECODE = (FLAGSHIP, "--scenario", "decode")
+
+
+def test_a_search_says_how_many_it_looked_at_and_shows_the_front(run):
+    done = run("search", *DECODE, "--devices", "64,128", "--constraint", "tpot <= 60 ms")
+    assert (done.code, done.err) == (0, "")
+    assert "decode: looked at " in done.out
+    assert "Pareto front" in done.out
+
+
+def test_json_of_a_search_is_one_document_and_the_same_each_time(run):
+    asked = ("search", *DECODE, "--devices", "64", "--objective", "minimise cost_per_million_tokens", "--json")
+    first = run(*asked)
+    assert first.out == run(*asked).out
+    document = json.loads(first.out)
+    assert document["schema"] == "costmodel/search@1"
+    best = document["scenarios"]["decode"]["best"]
+    assert [one["objective"] for one in best] == sorted(one["objective"] for one in best)
+    assert best[0]["interval"][0] <= best[0]["metrics"]["tpot"] <= best[0]["interval"][1]
+
+
+def test_a_search_in_which_nothing_fits_exits_3(run):
+    done = run("search", *DECODE, "--devices", "64", "--constraint", "tpot <= 1 us")
+    assert done.code == 3
+    assert "none fits" in done.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((*DECODE, "--constraint", "tpott <= 50 ms"), "did you mean `tpot`"),
+        ((*DECODE, "--constraint", "tpot <= __import__('os')"), "is not allowed"),
+        ((*DECODE, "--devices", "many"), "write whole numbers such as 64,128"),
+        ((FLAGSHIP, "--constraint", "tpot <= 50 ms"), "add --scenario"),
+        ((FLAGSHIP, "--scenario", "decode_ep_bound"), "knows no layouts of phase ep_bound"),
+        (("no_such_study",), "is neither a file nor a workload"),
+    ],
+)
+def test_bad_input_of_a_search_is_told(run, arguments, told):
+    done = run("search", *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert told in done.err
+
+
+def test_sensitivity_ranks_the_hardware(run):
+    done = run("sensitivity", *DECODE, "--metric", "tpot")
+    assert (done.code, done.err) == (0, "")
+    assert "hardware.device.memory.hbm.bandwidth" in done.out
+    rows = json.loads(run("sensitivity", *DECODE, "--metric", "tpot", "--json").out)["scenarios"]["decode"]
+    sizes = [abs(row["elasticity"]) for row in rows]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_a_metric_that_no_scenario_has_is_told(run):
+    done = run("sensitivity", *DECODE, "--metric", "tpots")
+    assert (done.code, done.out) == (2, "")
+    assert "did you mean `tpot`" in done.err
+
+
+def test_a_study_is_swept_and_a_wrong_one_is_told(run, tmp_path):
+    study = tmp_path / "study.yaml"
+    text = (
+        "schema: costmodel/study@1\ntitle: t\nworkload: deepseek_v3\nscenarios: [decode]\n"
+        "axes: [{scenarios.decode.batch_per_device: [16, 32]}, "
+        "{scenarios.decode.parallel.ep: [64, 128], scenarios.decode.parallel.dp: [64, 128]}]\n"
+        "derived: {rate: 1 / tpot}\nconstraints: [tpot <= 40 ms]\n"
+    )
+    study.write_text(text)
+    done = run("sweep", study, "--output", tmp_path / "out", "--json")
+    assert done.code == 0
+    document = json.loads(done.out)
+    assert document["points"] == 4
+    assert document["constraints"] == ["tpot <= 40 ms"]
+    for wrong, told in (("tpot <= 40 GB", "is a duration"), ("tpot <= open('x')", "is not allowed")):
+        study.write_text(text.replace("tpot <= 40 ms", wrong))
+        done = run("sweep", study, "--output", tmp_path / "other")
+        assert done.code == 2
+        assert told in done.err
+        assert not (tmp_path / "other").exists()

@@ -1,0 +1,91 @@
+"""The systems of the sources: each has its file, and their claims hold as far as the report says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from costmodel.report.systems import CASES, _is_check
+from costmodel.schema.files import validate
+from costmodel.schema.references import Library
+from costmodel.study.reproduce import PASS, SKIP, Comparison, load_cases, reproduce
+
+FILES = {
+    "MoH": "moh", "MoA": "moa_7b", "BAM": "bam", "retrieval heads": "retrieval_heads", "RCMHA": "rcmha", "MoTE": "mote",
+    "GAAM": "gaam", "distributed attention": "unified_view", "ACMIL": "acmil", "OAT": "oat", "LongHeads": "longheads",
+    "DuoAttention": "duoattention_7b", "IR-Diffusion": "ir_diffusion", "ComplexFormer": "complexformer", "UoE": "uoe",
+    "SpectFormer": "spectformer_s", "graph of tokens": "graph_of_tokens", "Task-KV": "task_kv", "MEDUSA": "medusa",
+    "MoM": "mom_340m", "SHViT": "shvit_s1", "Titans": "titans_lmm", "neighbourhood": "neighbourhood_2d",
+    "Combiner": "combiner", "PILL": "pill", "Sparsifiner": "sparsifiner", "Lightning": "lightning_attention",
+    "TNL": "tnl", "S2": "s2_attention", "MixFormer": "mixformer", "PrimeComposer": "primecomposer", "VAR": "var",
+}  # fmt: skip
+"""Classes A and B of the survey beside DeepSeek-V3, which has workloads and cases of its own."""
+ENOUGH = 0.85  # of the published figures within tolerance
+
+
+@pytest.fixture(scope="module")
+def comparisons() -> Sequence[Comparison]:
+    cases, problems = load_cases([CASES])
+    found, more = reproduce(cases)
+    assert [str(problem) for problem in (*problems, *more)] == []
+    return found
+
+
+def test_most_claims_hold(comparisons: Sequence[Comparison]) -> None:
+    claims = [one for one in comparisons if one.verdict != SKIP and not _is_check(one.id)]
+    assert sum(one.verdict == PASS for one in claims) >= ENOUGH * len(claims)
+
+
+def test_checks_of_structure_hold(comparisons: Sequence[Comparison]) -> None:
+    assert [one.id for one in comparisons if _is_check(one.id) and one.verdict != PASS] == []
+
+
+def test_every_system_has_its_file_and_a_verdict() -> None:
+    known = Library().names("systems")
+    assert [name for name in FILES.values() if name not in known] == []
+    named = {case.scenario.text("workload") for case in load_cases([CASES])[0] if case.scenario and case.skip is None}
+    assert [name for name in FILES.values() if f"systems/{name}" not in named] == []
+
+
+def test_rows_left_out_say_why(comparisons: Sequence[Comparison]) -> None:
+    assert all(one.reason for one in comparisons if one.verdict == SKIP)
+
+
+MODEL = """
+schema: costmodel/model@1
+name: wrong
+hidden: 1024
+vocabulary: 32000
+layers:
+  - mixer: {mixer}
+    ffn: {{type: glu, intermediate: 2816}}
+"""
+ATTENTION = "{{type: attention, q_heads: 8, head_groups: [{{share: 1.0, pattern: {}}}]}}"
+
+
+@pytest.mark.parametrize(
+    ("mixer", "message"),
+    [
+        (ATTENTION.format("{kind: sink_recent, sink: 4}"), "recent"),
+        (ATTENTION.format("{kind: sink_recent, sink: -4, recent: 64}"), "sink"),
+        (ATTENTION.format("{kind: strided, block: 64}"), "strided"),
+        (ATTENTION.format("{kind: strided_blocks, block: 64, local: 2, stride: 0}"), "stride"),
+        (ATTENTION.format("{kind: elastic_window, alpha: .nan, beta: 0.5}"), "alpha"),
+        (ATTENTION.format("{kind: kv_budget, budget: 0.2, full_share: 0.5}"), "budget"),
+        (ATTENTION.format("{kind: neighbourhood, axes: [{size: 8, window: 16}]}"), "longer than the axis"),
+        (ATTENTION.format("{kind: neighbourhood, axes: [{size: 8, window: 4, key_tile: 2}]}"), "go together"),
+        (ATTENTION.format("{kind: spans, scheme: axial, span: 4}"), "span"),
+        ("{type: attention, q_heads: 8, route: {shared: 2, routed: 4, top_k: 2}}", "do not sum to q_heads"),
+        ("{type: attention, q_heads: 8, route: {shared: 4, routed: 4, top_k: 5}}", "top_k is larger"),
+        ("{type: linear, heads: 8, key_dim: 128, chunk: 64, memories: {number: 2, top_k: 3}}", "top_k is larger"),
+        ("{type: linear, heads: 8, key_dim: 128, chunks: 64}", "chunk"),
+        ("{type: memory, heads: 8, depth: 0, chunk: 64}", "depth"),
+    ],
+)
+def test_wrong_systems_are_refused_with_their_place(tmp_path: Path, mixer: str, message: str) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(MODEL.format(mixer=mixer))
+    problems = [str(problem) for problem in validate(path)]
+    assert any(message in problem and "wrong.yaml" in problem for problem in problems), problems

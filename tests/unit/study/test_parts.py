@@ -1,0 +1,164 @@
+"""Structural and linked axes, constraints, and a table in parts that any executor makes and any run goes on with."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import costmodel
+from costmodel.errors import InputError
+from costmodel.study import chunks
+from costmodel.study.chunks import cut
+from costmodel.study.executors import pool
+from costmodel.study.points import write_sweep
+from costmodel.study.sweep import Wanted, plan_sweep
+from costmodel.study.tables import Columns, decode, numbers
+
+BATCH, CAPACITY, HBM = (
+    "scenarios.decode.batch_per_device",
+    "hardware.memory.hbm.capacity",
+    "hardware.memory.hbm.bandwidth",
+)
+EP, DP = "scenarios.decode.parallel.ep", "scenarios.decode.parallel.dp"
+
+
+@pytest.fixture(scope="module")
+def decode_only() -> costmodel.Workload:
+    return costmodel.load("deepseek_v3", scenarios=["decode"])
+
+
+def table(folder: Path) -> Columns:
+    parts = [decode(path.read_bytes(), "csv", None) for path in sorted((folder / "points").iterdir())]  # type: ignore[arg-type]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (100_000,), (7, 100_000), (50, 60, 70), (3, 1, 5, 9000), (40_000, 2)])
+def test_chunks_cover_every_row_once_and_in_order(shape: tuple[int, ...]) -> None:
+    runs = cut(shape)
+    sizes = [math.prod(map(len, index)) for index in runs]
+    assert sum(sizes) == math.prod(shape)
+    assert max(sizes) <= chunks.POINTS
+    flat = np.arange(math.prod(shape)).reshape(shape)
+    seen = [flat[tuple(slice(part.start, part.stop) for part in index)].reshape(-1) for index in runs]
+    np.testing.assert_array_equal(np.concatenate(seen), flat.reshape(-1))
+
+
+def test_structural_axes_are_workloads_of_their_own(decode_only: costmodel.Workload, tmp_path: Path) -> None:
+    sweep = plan_sweep(decode_only, (f"{BATCH}=16,32", "scenarios.decode.precision=bf16,fp8-inference"))
+    write_sweep(sweep, tmp_path, form="csv")
+    found = table(tmp_path)
+    assert found["scenarios.decode.precision"].tolist() == ["bf16", "bf16", "fp8-inference", "fp8-inference"]
+    for row, precision in enumerate(found["scenarios.decode.precision"].tolist()):
+        changes = {BATCH: int(found[BATCH][row]), "scenarios.decode.precision": precision}
+        alone = costmodel.load("deepseek_v3", set=changes, scenarios=["decode"]).evaluate("decode")
+        assert numbers(found["tpot"])[row] == pytest.approx(alone.metrics["tpot"], rel=1e-9)
+
+
+def test_a_structure_that_cannot_be_stays_with_its_reason(tmp_path: Path) -> None:
+    workload = costmodel.load("deepseek_v3", scenarios=["training"])
+    axes = ("scenarios.training.optimizer.zero=1,3", "scenarios.training.schedule=dualpipe,1f1b")
+    write_sweep(plan_sweep(workload, axes), tmp_path, form="csv")
+    found = table(tmp_path)
+    assert len(found["reason"]) == 4
+    assert all((found["fits"] == "true") == (found["reason"] == ""))
+
+
+def test_linked_axes_vary_together(decode_only: costmodel.Workload, tmp_path: Path) -> None:
+    write_sweep(plan_sweep(decode_only, (f"{EP}=64,128; {DP}=64,128", f"{BATCH}=16,32")), tmp_path, form="csv")
+    found = table(tmp_path)
+    assert list(zip(found[EP], found[DP], found[BATCH], strict=True)) == [
+        ("64", "64", "16"), ("64", "64", "32"), ("128", "128", "16"), ("128", "128", "32"),
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="write as many values for each"):
+        plan_sweep(decode_only, (f"{EP}=64,128; {DP}=64",))
+
+
+def test_constraints_and_derived_metrics_are_columns(decode_only: costmodel.Workload, tmp_path: Path) -> None:
+    wanted = Wanted({"rate": "1 / tpot", "twice": "2 * rate"}, ("twice >= 40",))
+    write_sweep(plan_sweep(decode_only, (f"{BATCH}=63,16,128",), wanted=wanted), tmp_path, form="csv")
+    found = table(tmp_path)
+    tpot = numbers(found["tpot"])
+    np.testing.assert_allclose(numbers(found["twice"])[1:], 2 / tpot[1:], rtol=1e-12)
+    assert found["meets"].tolist() == ["false", *("true" if 2 / value >= 40 else "false" for value in tpot[1:])]
+    broken = ["a degree does not divide", *("" if 2 / value >= 40 else "not twice >= 40" for value in tpot[1:])]
+    assert found["reason"].tolist() == broken
+    assert found["fits"].tolist() == ["false", "true", "true"]
+    for bad in (Wanted({"tpot": "1"}), Wanted({"a b": "1"}), Wanted({"x": "1 / tpto"})):
+        with pytest.raises(InputError):
+            plan_sweep(decode_only, (f"{BATCH}=16",), wanted=bad)
+
+
+def test_processes_give_the_same_files(
+    decode_only: costmodel.Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "POINTS", 8)
+    sweep = plan_sweep(decode_only, (f"{BATCH}=16,32,64,128", f"{HBM}=2TB/s..4TB/s:6"))
+    here = write_sweep(sweep, tmp_path / "here", form="csv")
+    with pool(workers=2) as two:
+        there = write_sweep(sweep, tmp_path / "there", pool=two, form="csv")
+    assert here == there
+    assert files(tmp_path / "here") == files(tmp_path / "there")
+    assert len(files(tmp_path / "here")) == 1 + 4
+
+
+def test_only_missing_and_damaged_parts_are_made_again(
+    decode_only: costmodel.Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "POINTS", 8)
+    sweep = plan_sweep(decode_only, (f"{BATCH}=16,32,64,128", f"{HBM}=2TB/s..4TB/s:6"))
+    first = write_sweep(sweep, tmp_path, form="csv")
+    before = files(tmp_path)
+    parts = sorted((tmp_path / "points").iterdir())
+    kept = parts[0].stat().st_mtime_ns
+    parts[1].unlink()
+    parts[2].write_text(parts[2].read_text()[:200])
+    (tmp_path / "points" / f".part-00001.csv.{2**22 + 1}.part").write_text("half")  # of a process that is gone
+    assert write_sweep(sweep, tmp_path, form="csv") == first
+    assert files(tmp_path) == before
+    assert parts[0].stat().st_mtime_ns == kept
+
+
+def test_parts_that_other_inputs_gave_are_made_again(tmp_path: Path) -> None:
+    asked = (f"{BATCH}=16,32",)
+    write_sweep(plan_sweep(costmodel.load("deepseek_v3", scenarios=["decode"]), asked), tmp_path, form="csv")
+    study, part = tmp_path / "study.json", tmp_path / "points" / "part-00000.csv"
+    whole = part.read_bytes()
+    study.write_text(study.read_text().replace('"inputs": "', '"inputs": "0'))
+    part.write_bytes(whole.replace(b"0.0", b"1.0"))
+    write_sweep(plan_sweep(costmodel.load("deepseek_v3", scenarios=["decode"]), asked), tmp_path, form="csv")
+    assert part.read_bytes() == whole
+    assert os.listdir(tmp_path / "points") == ["part-00000.csv"]
+
+
+def test_parquet_holds_what_csv_does(decode_only: costmodel.Workload, tmp_path: Path) -> None:
+    polars = pytest.importorskip("polars")
+    sweep = plan_sweep(decode_only, (f"{BATCH}=63,64,512",))
+    assert write_sweep(sweep, tmp_path / "p", form="parquet") == write_sweep(sweep, tmp_path / "c", form="csv")
+    frame = polars.read_parquet(tmp_path / "p" / "points" / "part-00000.parquet")
+    for name, column in table(tmp_path / "c").items():
+        assert ["" if value is None else str(value).replace("True", "true").replace("False", "false")
+                for value in frame[name].to_list()] == column.tolist()  # fmt: skip
+
+
+@pytest.mark.parametrize("address", ["nowhere", "tcp://127.0.0.1:1"])
+def test_a_scheduler_that_does_not_answer_is_told(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("costmodel.study.executors.CONNECT", 0.5)
+    with pytest.raises(InputError, match=r"no scheduler answers|needs Dask"), pool(scheduler=address):
+        pass
+
+
+def test_an_embedded_dask_cluster_gives_the_same_files(decode_only: costmodel.Workload, tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    sweep = plan_sweep(decode_only, (f"{BATCH}=16,32",))
+    write_sweep(sweep, tmp_path / "here")
+    with pool(scheduler="embedded") as cluster:
+        write_sweep(sweep, tmp_path / "there", pool=cluster)
+    assert files(tmp_path / "here") == files(tmp_path / "there")
