@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 import subprocess
 
 import pytest
 from browser import BROWSER, NAMES, browsing
 from command_line import command
+
+from costmodel.report.text import metric
 
 FLAGSHIP = "deepseek_v3"
 LONG = "<script>alert(1)</script>" + "unbroken" * 60
@@ -100,3 +104,17 @@ def test_names_are_text_in_a_browser(pages, tmp_path):
         assert browser.value("document.querySelector('h1').textContent") == LONG
         assert browser.value("document.scripts.length") == 2
         assert browser.value("JSON.parse(document.getElementById('data').textContent).model.name") == LONG
+
+
+def test_each_cell_of_a_map_tells_its_numbers_or_why_it_has_none(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("COSTMODEL_TABLE", "csv")
+    axes = ("scenarios.decode.batch_per_device=32..256:8", "hardware.memory.hbm.bandwidth=2TB/s..5.5TB/s:8")
+    varied = [word for axis in axes for word in ("--vary", axis)]
+    run("sweep", FLAGSHIP, "--scenario", "decode", *varied, "--output", tmp_path / "swept")
+    run("report", tmp_path / "swept", "--output", tmp_path / "figures")
+    drawing = (tmp_path / "figures" / "sweep-decode.svg").read_text()
+    told = re.findall("<title>decode.batch_per_device ([0-9]+), hbm.bandwidth ([^:]*): ([^<]*)</title>", drawing)
+    assert len({(batch, bandwidth) for batch, bandwidth, _ in told}) == 64
+    with (tmp_path / "swept" / "points" / "part-00000.csv").open(newline="") as file:
+        for (*_, number), point in zip(told, csv.DictReader(file), strict=True):
+            assert number == (point["reason"] or metric("tpot", float(point["tpot"])))
