@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, Literal, cast
 
 import matplotlib as mpl
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -32,6 +34,9 @@ BOUNDS = {"compute": BLUE, "memory": ORANGE, "network": GREEN, "latency": PURPLE
 WIDTH = 5.2  # inches: at half of it, as in two columns, text of 9 points stays readable
 TICK_DIGITS = 3
 LONGEST_NAME = 28  # characters of a name that a figure shows
+LONGEST_TOLD = 200  # characters of what a figure tells under the pointer
+_TELLING = "tells "  # what a group's name begins with until the file is made
+_TOLD = re.compile(rb'<g id="tells ([^"]*)">')
 
 _STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
@@ -80,7 +85,13 @@ def rendered(figure: Figure, form: Literal["svg", "png"]) -> bytes:
     nothing: dict[str, Any] = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[form]
     file = io.BytesIO()
     figure.savefig(file, format=form, metadata=nothing)
-    return file.getvalue()
+    return _TOLD.sub(rb"<g><title>\1</title>", file.getvalue()) if form == "svg" else file.getvalue()
+
+
+def tell(artists: Iterable[Artist], told: str) -> None:
+    """Let an SVG tell something where a pointer rests on the artists."""
+    for artist in artists:
+        artist.set_gid(f"{_TELLING}{name_of(told, LONGEST_TOLD)}")
 
 
 def name_of(text: str, longest: int = LONGEST_NAME) -> str:

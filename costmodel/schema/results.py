@@ -90,6 +90,9 @@ class ScenarioResult(Written):
     host_memory: HostLedger | None = None
     hardware: Offer | None = None
     reason: str | None = None
+    reasons: dict[str, str] = {}
+    basis: dict[str, float] = {}
+    notes: list[str] = []
 
 
 class ModelFacts(Written):

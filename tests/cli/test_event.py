@@ -53,7 +53,7 @@ def test_report_draws_the_timeline_of_a_trace(run, trace, tmp_path):
     done = run("report", str(trace), "--output", str(tmp_path))
     assert done.code == 0, done.err
     assert {path.name for path in tmp_path.iterdir()} == {
-        "timeline-training.svg", "timeline-training.png", "timeline-training.csv",
+        "timeline-training.svg", "timeline-training.png", "timeline-training.csv", "report.html",
     }  # fmt: skip
     rows = list(csv.DictReader((tmp_path / "timeline-training.csv").open()))
     assert len({row["row"] for row in rows}) == 8

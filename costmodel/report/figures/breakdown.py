@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from costmodel.report.figures.drawn import Drawn, table
-from costmodel.report.style import BOUNDS, GREY, canvas, linear_axis, name_of
-from costmodel.report.text import share
+from costmodel.report.style import BOUNDS, GREY, canvas, linear_axis, name_of, tell
+from costmodel.report.text import quantity, share
 from costmodel.result import PHASES
 from costmodel.schema.results import Line, ScenarioResult
 
@@ -73,8 +73,11 @@ def _draw(axes: Axes, at: int, bar: _Bar) -> None:
     """Draw one bar: exposed time full (the bubble empty), hidden time hatched behind it."""
     colour = BOUNDS.get(bar.bound or "", GREY)
     filling = "white" if bar.name == BUBBLE and bar.bound is None else colour
-    axes.barh(at, bar.exposed, color=filling, edgecolor=colour, linewidth=0.6)
-    axes.barh(at, bar.hidden, left=bar.exposed, color="white", edgecolor=colour, hatch=HATCH, linewidth=0.6)
+    exposed = axes.barh(at, bar.exposed, color=filling, edgecolor=colour, linewidth=0.6)
+    tell(exposed, f"{bar.name}: {quantity(bar.exposed, 'time')}, {bar.note}")
+    hidden = axes.barh(at, bar.hidden, left=bar.exposed, color="white", edgecolor=colour, hatch=HATCH, linewidth=0.6)
+    if bar.hidden:
+        tell(hidden, f"{bar.name}: {quantity(bar.hidden, 'time')} hidden")
     end = bar.exposed + bar.hidden
     axes.annotate(bar.note, (end, at), (3, 0), textcoords="offset points", va="center", fontsize=7.5)
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 
 from costmodel.report.figures.view import View, is_wide
-from costmodel.report.style import PALE, canvas, linear_axis, log_axis, marked_axis, name_of
+from costmodel.report.style import PALE, canvas, linear_axis, log_axis, marked_axis, name_of, tell, tick
+from costmodel.report.text import metric
 from costmodel.schema.results import AxisFile
 
 TICKS = 7  # of an axis, at most
+MOST_TOLD = 1000  # cells up to which each tells its numbers
 
 
 def draw_map(view: View) -> Figure:
@@ -29,6 +32,8 @@ def draw_map(view: View) -> Figure:
         np.ma.masked_invalid(view.grid.value.T), origin="lower", aspect="auto", interpolation="nearest",
         cmap="cividis", norm=LogNorm(*ends) if wide else None,
     )  # fmt: skip
+    if view.grid.value.size <= MOST_TOLD:
+        _tell_cells(axes, view)
     for axis, shown, what in zip((axes.xaxis, axes.yaxis), view.axes, view.names, strict=True):
         _scale(axis, shown, name_of(what, 60))
     bar = figure.colorbar(image, ax=axes)
@@ -39,6 +44,19 @@ def draw_map(view: View) -> Figure:
     if view.reasons:
         figure.legend(handles=[Patch(color=PALE, label=" or ".join(view.reasons))], loc="outside upper left")
     return figure
+
+
+def _tell_cells(axes: Axes, view: View) -> None:
+    """Lay a cell that is not seen over each of the map's, which tells its numbers."""
+    right, up = (name_of(name, 60) for name in view.names)
+    for (column, row), value in np.ndenumerate(view.grid.value):
+        cell = axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1.0, 1.0, alpha=0.0, linewidth=0.0))
+        where = (
+            f"{what} {tick(axis.values[at], axis.dimension)}"
+            for what, axis, at in zip((right, up), view.axes, (column, row), strict=True)
+        )
+        shown = view.grid.reason[column, row] if np.isnan(value) else metric(view.metric, float(value))
+        tell([cell], f"{', '.join(where)}: {shown}")
 
 
 def _scale(axis: Axis, shown: AxisFile, what: str) -> None:

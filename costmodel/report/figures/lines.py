@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 
 from costmodel.quantities import Array
 from costmodel.report.figures.view import View, is_wide
-from costmodel.report.style import BLACK, CYCLE, canvas, linear_axis, log_axis, marked_axis, name_of, tick
+from costmodel.report.style import BLACK, CYCLE, canvas, linear_axis, log_axis, marked_axis, name_of, tell, tick
+from costmodel.report.text import metric, span
 from costmodel.study.points import Grid
 
 MOST_LINES = len(CYCLE)
@@ -27,13 +28,16 @@ def draw_lines(view: View) -> Figure:
     x = np.array(view.axes[0].values)
     if len(view.axes) == 1:
         _line(axes, x, view.grid, (CYCLE[0], 1.6), "prediction")
+        _dots(axes, view, view.grid, (CYCLE[0], 1.6), "")
         _marks(axes, x, view, view.grid, (BLACK, FOOT))
     else:
         values, dimension = view.axes[1].values, view.axes[1].dimension
         widths = np.linspace(2.6, 1.2, len(values))  # a line that lies on another leaves that one's edges visible
         for at, (value, width) in enumerate(zip(values, widths, strict=True)):
             part = view.grid.part((slice(None), at))
-            _line(axes, x, part, (CYCLE[at], width), tick(value, dimension))
+            label = tick(value, dimension)
+            _line(axes, x, part, (CYCLE[at], width), label)
+            _dots(axes, view, part, (CYCLE[at], width), f"{name_of(view.names[1], 60)} {label}, ")
             _marks(axes, x, view, part, (CYCLE[at], FOOT + STEP * at))
     view.caption(axes)
     _scale(axes, view)
@@ -46,15 +50,23 @@ def _line(axes: Axes, x: Array, part: Grid, look: tuple[str, float], label: str)
     runs = np.flatnonzero(~np.isnan(part.value))
     runs = runs[np.argsort(x[runs])]
     colour, width = look
-    style = "o-" if len(runs) <= DOTTED else "-"
     dense = len(x) > DENSE
-    axes.plot(
-        x[runs], part.value[runs], style, color=colour, linewidth=width, markersize=width + 1.4, label=label,
-        rasterized=dense,
-    )  # fmt: skip
+    axes.plot(x[runs], part.value[runs], "-", color=colour, linewidth=width, label=label, rasterized=dense)
     if len(runs) == 1:
         axes.vlines(x[runs], part.low[runs], part.high[runs], color=colour, alpha=0.3, linewidth=4)
     axes.fill_between(x[runs], part.low[runs], part.high[runs], color=colour, alpha=0.15, linewidth=0, rasterized=dense)
+
+
+def _dots(axes: Axes, view: View, part: Grid, look: tuple[str, float], line: str) -> None:
+    """Draw the points that run, where they are few, each with its numbers. line: what they have in common, or none."""
+    runs = np.flatnonzero(~np.isnan(part.value))
+    colour, width = look
+    first, what = view.axes[0], name_of(view.names[0], 60)
+    for at in runs if len(runs) <= DOTTED else ():
+        x, y = first.values[at], float(part.value[at])
+        dot = axes.plot(x, y, "o", color=colour, markersize=width + 1.4)
+        ends = span(view.metric, float(part.low[at]), float(part.high[at]))
+        tell(dot, f"{line}{what} {tick(x, first.dimension)}: {metric(view.metric, y)} ({ends})")
 
 
 def _marks(axes: Axes, x: Array, view: View, part: Grid, look: tuple[str, float]) -> None:

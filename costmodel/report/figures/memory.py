@@ -8,14 +8,15 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from costmodel.report import style
 from costmodel.report.figures.drawn import Drawn, table
-from costmodel.report.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, YELLOW, canvas, name_of
+from costmodel.report.style import BLACK, VERMILLION, canvas, name_of, tell
 from costmodel.schema.results import ScenarioResult
 from costmodel.units import parse
 
 PARTS = {
-    "weights": BLUE, "gradients": SKY, "optimizer": GREEN, "activations": ORANGE, "kv_cache": PURPLE,
-    "communication": YELLOW, "reserve": GREY,
+    "weights": style.BLUE, "gradients": style.SKY, "optimizer": style.GREEN, "activations": style.ORANGE,
+    "kv_cache": style.PURPLE, "communication": style.YELLOW, "reserve": style.GREY,
 }  # fmt: skip
 
 
@@ -25,8 +26,8 @@ def memory_figure(scenarios: Mapping[str, ScenarioResult]) -> Drawn | None:
     if not held:
         return None
     figure, axes = canvas(1.25 + 0.36 * len(held))
-    for at, one in enumerate(held.values()):
-        _draw(axes, at, one)
+    for at, (name, one) in enumerate(held.items()):
+        _draw(axes, at, name, one)
     axes.set_yticks(range(len(held)), [name_of(name) for name in held])
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
@@ -40,15 +41,17 @@ def memory_figure(scenarios: Mapping[str, ScenarioResult]) -> Drawn | None:
     return Drawn(figure, {"": table(("scenario", *columns), rows)})
 
 
-def _draw(axes: Axes, at: int, one: ScenarioResult) -> None:
+def _draw(axes: Axes, at: int, name: str, one: ScenarioResult) -> None:
     """Draw a scenario's parts one behind the other, and the capacity as a line across them."""
     unit, start = parse("1 GiB", "size"), 0.0
     for part, colour in PARTS.items():
         size = getattr(one.memory, part) / unit
-        axes.barh(at, size, left=start, height=0.6, color=colour, edgecolor="white", linewidth=0.5)
+        bars = axes.barh(at, size, left=start, height=0.6, color=colour, edgecolor="white", linewidth=0.5)
+        tell(bars, f"{name}: {part.replace('_', ' ')} {size:.2f} GiB")
         start += size
     capacity = one.memory.capacity / unit
-    axes.plot([capacity, capacity], [at - 0.42, at + 0.42], color=BLACK, linewidth=1.8)
+    line = axes.plot([capacity, capacity], [at - 0.42, at + 0.42], color=BLACK, linewidth=1.8)
+    tell(line, f"{name}: capacity {capacity:.2f} GiB")
     if not one.memory.fits:
         axes.annotate(
             "does not run", (max(start, capacity), at), (4, 0), textcoords="offset points", va="center",

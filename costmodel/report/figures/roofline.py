@@ -14,8 +14,8 @@ from matplotlib.lines import Line2D
 
 from costmodel.report.figures.drawn import Drawn, table
 from costmodel.report.figures.labels import place_labels
-from costmodel.report.style import CYCLE, GREY, WIDTH, log_axis, name_of, tick
-from costmodel.report.text import share
+from costmodel.report.style import CYCLE, GREY, WIDTH, log_axis, name_of, tell, tick
+from costmodel.report.text import quantity, share
 from costmodel.schema.results import Line, Offer, ScenarioResult
 
 COLUMNS = (
@@ -43,7 +43,10 @@ def roofline_figure(name: str, scenario: ScenarioResult) -> Drawn | None:
     roofs = _draw_roofs(axes, offer, colours)
     for line in lines:
         colour = colours.get(line.dtype or "", GREY)
-        axes.scatter(*_place(line), _area(line), colour, alpha=0.75, linewidths=0.6, edgecolors="white", zorder=3)
+        point = axes.scatter(
+            *_place(line), _area(line), colour, alpha=0.75, linewidths=0.6, edgecolors="white", zorder=3
+        )
+        tell([point], _told(line))
     beside.set_axis_off()
     beside.legend(
         handles=roofs, loc="upper left", title=name_of(offer.device), title_fontsize=7.5, fontsize=7, borderpad=0,
@@ -60,6 +63,12 @@ def _place(line: Line) -> tuple[float, float]:
     assert line.arithmetic_intensity is not None
     assert line.flop_rate is not None
     return line.arithmetic_intensity, line.flop_rate
+
+
+def _told(line: Line) -> str:
+    """Return what the figure tells of an operator."""
+    intensity, rate = _place(line)
+    return f"{line.name}: {quantity(rate, 'flop_rate')} at {intensity:,.4g} FLOP/B, {share(line.share)} of the time"
 
 
 def _area(line: Line) -> float:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from matplotlib.patches import Patch
 
 from costmodel.report.figures.drawn import Drawn, table
-from costmodel.report.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, YELLOW, canvas, name_of
+from costmodel.report.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, YELLOW, canvas, name_of, tell
+from costmodel.report.text import quantity
 from costmodel.study.timelines import ACTIONS, Slice
 
 COLOURS = {
@@ -40,12 +41,14 @@ def _figure(own: Sequence[Slice]) -> Drawn:
         rows = _rows(parts, lambda each: each.thread, lambda each: _colour_name(each.name))
     figure, axes = canvas(1.3 + 0.26 * len(rows))
     used: set[str] = set()
-    for at, spans in enumerate(rows.values()):
+    for at, (row, spans) in enumerate(rows.items()):
         for kind in dict.fromkeys(kind for kind, *_ in spans):
             bars = [(1e3 * start, 1e3 * seconds) for other, start, seconds, _ in spans if other == kind]
-            axes.broken_barh(
+            drawn = axes.broken_barh(
                 bars, (at - 0.4, 0.8), facecolors=COLOURS.get(kind, GREY), edgecolor="white", linewidth=0.2
             )
+            lasting = quantity(sum(seconds for other, _, seconds, _ in spans if other == kind), "time")
+            tell([drawn], f"{row}: {len(bars)} {kind.replace('_', ' ')}, {lasting} in all")
             used.add(kind if kind in COLOURS else "other")
     axes.set_yticks(range(len(rows)), [name_of(row, 40) for row in rows], fontsize=7)
     axes.invert_yaxis()

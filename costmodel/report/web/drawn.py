@@ -1,0 +1,75 @@
+"""The pages of a sweep and of a trace: their figures and what these show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from costmodel.report.text import metric, quantity, setting, short_paths
+from costmodel.report.web.document import Section, page
+from costmodel.report.web.inline import Shown, data_table, figure, rows_of
+from costmodel.report.web.markup import Cell, table
+from costmodel.schema.results import AxisFile, SweepFile
+
+MOST_VALUES = 12  # of an axis that are listed
+
+
+def sweep_page(study: SweepFile, figures: Mapping[str, Shown]) -> bytes:
+    """Return the page of a sweep with the figures that were drawn of it."""
+    asked = table("Axes", ("axis", ">values", "which"), [
+        [axis.path, (f"{len(axis.values):,}", len(axis.values)), _values(axis)] for axis in study.axes
+    ])  # fmt: skip
+    scenarios = table("Scenarios", ("scenario", "phase", "metric"), [
+        [name, one.phase, one.headline.replace("_", " ")] for name, one in study.scenarios.items()
+    ])  # fmt: skip
+    columns = _columns(study)
+    sections = [Section("What varies", [asked, scenarios])]
+    for name, shown in figures.items():
+        tables = (data_table(f"Points of {name}", data, columns) for data in shown.data.values())
+        sections.append(Section(name, [figure(figures, name, name), *tables]))
+    about = f"Sweep of {study.points:,} points, predicted by costmodel {study.version}. Bands are 80 % intervals."
+    return page(study.workload, about, sections, study.model_dump(mode="json"))
+
+
+def _columns(study: SweepFile) -> dict[str, tuple[str, Callable[[float], str]]]:
+    """Return the heading of each column of numbers, and how these are written."""
+    short = short_paths([axis.path for axis in study.axes])
+    found: dict[str, tuple[str, Callable[[float], str]]] = {
+        axis.path: (short[axis.path], partial(setting, dimension=axis.dimension)) for axis in study.axes
+    }
+    for name in {one.headline: None for one in study.scenarios.values()}:
+        for end in ("", "_low", "_high"):
+            found[f"{name}{end}"] = f"{name}{end}".replace("_", " "), partial(metric, name)
+    return found
+
+
+def _values(axis: AxisFile) -> str:
+    shown = ", ".join(setting(value, axis.dimension) for value in axis.values[:MOST_VALUES])
+    return f"{shown}, …" if len(axis.values) > MOST_VALUES else shown
+
+
+def timeline_page(title: str, figures: Mapping[str, Shown]) -> bytes:
+    """Return the page of a trace with the figures that were drawn of it."""
+    sections = [
+        Section(name, [figure(figures, name, name), *map(_summed, shown.data.values())])
+        for name, shown in figures.items()
+    ]
+    about = "What each rank or stream works on; it is blank where it waits. The data are in seconds."
+    return page(f"Timeline {title}", about, sections, {"figures": list(figures)})
+
+
+def _summed(data: bytes) -> str:
+    """Return the time of each kind of work of each row of a timeline."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for one in rows_of(data):
+        found.setdefault((one["row"], one["kind"]), []).append(float(one["seconds"]))
+    rows: list[list[Cell]] = [
+        [
+            row,
+            kind.replace("_", " "),
+            (f"{len(seconds):,}", len(seconds)),
+            (quantity(sum(seconds), "time"), sum(seconds)),
+        ]
+        for (row, kind), seconds in found.items()
+    ]
+    return table("Work that is shown", ("row", "kind", ">parts", ">time in all"), rows)
