@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeVar
 
 import numpy as np
 
-from costmodel.quantities import Bytes, Count, Flop, Mask, Quantity, Seconds, maximum, minimum, where
+from costmodel.quantities import Bytes, Count, Flop, Mask, Quantity, Seconds, is_single, maximum, minimum, where
 from costmodel.workload.popularity import Popularity
 
 
@@ -271,14 +272,10 @@ class Exchange:
 
         A place with less than a group (q < 1) is hit as `distinct_targets` says.
         """
-        groups, chosen, reachable = self.expert_groups, self.group_top_k, self.reachable
-        held = groups / places
-        hit: Quantity = 0.0
-        for used in range(1, chosen + 1):
-            share = _binomial(held, used) * _binomial(groups - held, chosen - used) / _binomial(groups, chosen)
-            hit = hit + share * (1 - _missed(self.top_k, reachable, used * reachable / chosen))
-        within = distinct_targets(self.top_k, reachable, minimum(self.experts / places, reachable))
-        return where(held >= 1, places * hit, within)
+        sizes = (self.experts, self.expert_groups, places)
+        if all(map(is_single, sizes)):
+            return _known_targets(self.top_k, self.group_top_k, *(float(size) for size in sizes))
+        return _targets(self.top_k, self.group_top_k, *sizes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -390,13 +387,27 @@ def has_work(operator: Operator) -> Mask:
 def of_one_at_least(operator: _Any) -> _Any:
     """Return an operator with one row, or a sequence of one byte, where it has none, so that it has a shape."""
     present = has_work(operator)
-    if np.all(present):
+    if present is True or np.all(present):  # the first is much quicker, and all that single sizes need
         return operator
     if isinstance(operator, Gemm):
         return replace(operator, m=where(present, operator.m, 1.0))
     assert isinstance(operator, AttentionCore)
     sequences, traffic = (where(present, value, 1.0) for value in (operator.sequences, operator.traffic))
     return replace(operator, sequences=sequences, traffic=traffic)
+
+
+def _targets(top_k: int, chosen: int, experts: Count, groups: Count, places: Count) -> Count:
+    """Return on how many of `places` the `top_k` experts of a token stand, in `chosen` of the groups."""
+    reachable, held = experts * chosen / groups, groups / places
+    hit: Quantity = 0.0
+    for used in range(1, chosen + 1):
+        share = _binomial(held, used) * _binomial(groups - held, chosen - used) / _binomial(groups, chosen)
+        hit = hit + share * (1 - _missed(top_k, reachable, used * reachable / chosen))
+    within = distinct_targets(top_k, reachable, minimum(experts / places, reachable))
+    return where(held >= 1, places * hit, within)
+
+
+_known_targets = functools.lru_cache(maxsize=1024)(_targets)
 
 
 def distinct_targets(choices: int, reachable: Count, per_target: Count) -> Count:
