@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from costmodel.analytic.training import (
     PricedStep,
     StepTimes,
     Tail,
+    contention,
     layer_sums,
     once_a_step,
     pass_of,
@@ -102,8 +104,26 @@ def step_graph(scenario: Scenario, step: PricedStep, schedule: Schedule, last_pa
         Span(begin, end, rank, "optimizer", "gradient reduction and optimizer")
         for rank, (begin, end, _) in enumerate(closings)
     )
-    kernels = tuple(sum(local.part.kernels for local in action) for action in actions)
+    slower = _contention(step)
+    kernels = tuple(
+        sum(local.part.kernels for local in action) + slower(forward, backward)
+        for action, (_, forward, backward) in zip(actions, _columns(step, table), strict=True)
+    )
     return StepGraph(graph, table, tuple(zip(first, ends, strict=False)), kernels, passed, tuple(closings))
+
+
+def _contention(step: PricedStep) -> Callable[[Stage | None, Stage | None], float]:
+    """Return by how much kernels of a pair of stages are longer because exchanges run beside them, as a function."""
+    layers = layer_sums(step, None)
+
+    @functools.cache
+    def of(forward: Stage | None, backward: Stage | None) -> float:
+        if forward is None or backward is None:
+            return 0.0
+        ahead, back = (stage_sums(stage_work(step.work, stage), layers) for stage in (forward, backward))
+        return float(contention(ahead.forward + back.backward, step.slowing))
+
+    return of
 
 
 def _process(schedule: Schedule, rank: int) -> str:

@@ -239,12 +239,13 @@ def _inputs(priced: Priced, scenario: Scenario) -> dict[str, tuple[float, str]]:
     if isinstance(operator, Gemm | AttentionCore | MixedAttention | Elementwise) and priced.fit.form is not None:
         device = {name: value for name, value in _device(operator, scenario).items() if name != "launch"}
         return {**_work(operator), **device, **_fitted(priced.fit.form, priced)}
+    shares = _shares(priced)
     if isinstance(operator, Gemm):
-        return {**_work(operator), **_device(operator, scenario), **_tile(operator, priced, scenario)}
+        return {**_work(operator), **_device(operator, scenario), **_tile(operator, priced, scenario), **shares}
     if isinstance(operator, AttentionCore | MixedAttention | Elementwise):
         decodes = isinstance(operator, AttentionCore) and operator.family.endswith("decode")
         cached = {"element of the cache": (float(scenario.precision.cached_element), "size")} if decodes else {}
-        return {**_work(operator), **cached, **_device(operator, scenario)}
+        return {**_work(operator), **cached, **_device(operator, scenario), **shares}
     if isinstance(operator, HostTransfer | HostUpdate | HostProduct):
         return _host(operator, scenario)
     if isinstance(operator, HostTime):
@@ -270,6 +271,12 @@ def _inputs(priced: Priced, scenario: Scenario) -> dict[str, tuple[float, str]]:
         **group,
         **fitted,
     }
+
+
+def _shares(priced: Priced) -> dict[str, tuple[float, str]]:
+    """Return the shares of the peaks that a fit without a form states, where they are not all of them."""
+    stated = {"share of the arithmetic peak": priced.fit.compute, "share of the memory bandwidth": priced.fit.memory}
+    return {name: (float(share), "ratio") for name, share in stated.items() if float(share) != 1.0}
 
 
 def _fitted(form: Form, priced: Priced) -> dict[str, tuple[float, str]]:
@@ -407,7 +414,7 @@ def _origins(workload: Workload, scenario: Scenario, priced: Priced, pool: str |
         wanted += ["hardware.device.memory.l2.bandwidth"]
         wanted += [_load_field(scenario)] if operator.family in EXPERTS else []
     places = _places(workload, scenario, wanted)
-    return {**places, "fit": priced.fit.source} if fitted else places
+    return {**places, "fit": priced.fit.source} if priced.fit.source else places
 
 
 def _load_field(scenario: Scenario) -> str:

@@ -23,6 +23,10 @@ def show_found(found: Found) -> None:
         f"{found.scheduled:,} were evaluated, no other can be among the best",
         "bold",
     )
+    if found.stages_dropped:
+        show(
+            "layers stand on the stages as evenly as they go: the scenario's own `stages` hold for its own layout only"
+        )
     if not found.best:
         show("none fits and meets the constraints", "yellow")
         return

@@ -92,7 +92,10 @@ class Candidate:
 
 @dataclass(slots=True, eq=False)
 class Found:
-    """What a search found. looked_at: layouts; feasible: those whose degrees divide; scheduled: those evaluated."""
+    """What a search found. looked_at: layouts; feasible: those whose degrees divide; scheduled: those evaluated.
+
+    stages_dropped: the scenario states which layers stand on its stages, which holds for its own layout only.
+    """
 
     scenario: str
     looked_at: int = 0
@@ -100,6 +103,7 @@ class Found:
     scheduled: int = 0
     best: list[Candidate] = field(default_factory=list)
     front: list[Candidate] = field(default_factory=list)
+    stages_dropped: bool = False
 
     def document(self) -> dict[str, Any]:
         """Return what was found as JSON."""
@@ -214,6 +218,7 @@ def _steps(workload: Workload, found: Found, goal: Goal, space: Space) -> None:
     head = f"scenarios.{found.scenario}."
     paths = tuple(head + name for name in space.columns)
     stages = {f"{head}stages": None} if _states_stages(workload, found.scenario) else {}
+    found.stages_dropped = bool(stages)
     loaded = workload.changed(stages, [found.scenario]) if stages else workload
     base, shape = loaded.varied(found.scenario, {paths: tuple(space.columns.values())})
     calibration = workload.calibration(base)

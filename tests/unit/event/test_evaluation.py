@@ -182,3 +182,11 @@ def test_a_grid_holds_what_its_points_say() -> None:
     assert low[0, 0] <= found.metrics["tpot"][0, 0] <= high[0, 0]
     closed = workload.evaluate("decode", axes)
     assert found.metrics["tpot"][:2] == pytest.approx(closed.metrics["tpot"][:2], rel=1e-2)
+
+
+def test_the_flagship_exposes_as_much_on_either_engine() -> None:
+    """What exchanges slow kernels down by is no exposed communication, and no energy is saved by it."""
+    training = costmodel.load("deepseek_v3")
+    closed, found = (training.evaluate("training", engine=engine).metrics for engine in ("analytic", "event"))
+    for metric in ("exposed_communication_time", "bubble_time", "energy_per_token"):
+        assert float(found[metric]) == pytest.approx(float(closed[metric]), rel=5e-3), metric
