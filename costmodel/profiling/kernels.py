@@ -192,7 +192,7 @@ def _copy(operands: Operands, count: int) -> Call:
 def _host_copy(shape: Shape, operands: Operands) -> Kernel:
     """Return a copy between the device and pinned memory of the host."""
     if operands.device == "cpu":
-        raise NotImplementedError("a CPU is its own host")
+        raise RuntimeError("a CPU is its own host")
     count = shape.size("bytes") // BYTES["fp32"]
     host = torch.empty(count, pin_memory=True)
 
@@ -223,7 +223,7 @@ def _launch(shape: Shape, operands: Operands) -> Kernel:
     if shape.sub_op == "eager":
         return Kernel(lambda: several, "torch.add_", _LAUNCHES, hosted=True)
     if operands.device == "cpu":
-        raise NotImplementedError("a CPU has no graphs")
+        raise RuntimeError("a CPU has no graphs")
     several()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()

@@ -188,7 +188,7 @@ class _Run:
         """Time a kernel and write its row; note why where it cannot run."""
         try:
             timing, name = self._time(shape)
-        except (RuntimeError, ImportError, NotImplementedError, TypeError, ValueError, AttributeError) as error:
+        except (RuntimeError, ImportError, TypeError, ValueError, AttributeError) as error:
             # Anything that a library refuses to run; the next kernel may be one that it runs.
             self._ran.failed[shape.row_id] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             self._machine.check(shape.row_id)
