@@ -22,25 +22,18 @@ from costmodel.quantities import Count, Quantity, ceil, minimum
 from costmodel.schema.cluster import ClusterFile, HostFile, NetworkFile, NodeFile
 from costmodel.schema.device import DeviceFile, MathFile
 from costmodel.schema.framework import FrameworkFile, PrecisionFile, TileFile
-from costmodel.schema.model import (
+from costmodel.schema.mixers import (
     AnyMixer,
-    AnyPattern,
     ConvolutionFile,
-    DenseFile,
     GateFile,
-    LayerFile,
-    LayerGroupFile,
     MemoryFile,
     MilPoolFile,
-    MixedFile,
     MlaFile,
-    ModelFile,
-    MoeFile,
-    NeighbourhoodFile,
-    NoFfnFile,
     RecurrenceFile,
     SpectralFile,
 )
+from costmodel.schema.model import DenseFile, LayerFile, LayerGroupFile, ModelFile, MoeFile, NoFfnFile
+from costmodel.schema.patterns import AnyPattern, MixedFile, NeighbourhoodFile
 from costmodel.schema.workload import (
     CommunicationFile,
     DecodeFile,

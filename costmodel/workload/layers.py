@@ -18,6 +18,7 @@ from costmodel.workload.architecture import (
     Recurrence,
     Spectral,
 )
+from costmodel.workload.attention import add_attention
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.ffn import add_dense_ffn, add_moe
@@ -34,7 +35,7 @@ from costmodel.workload.linear import (
     leave_tensor_parallel,
     norm_vectors,
 )
-from costmodel.workload.mixers import add_attention, add_mla
+from costmodel.workload.mla import add_mla
 from costmodel.workload.operators import Elementwise, HostTime
 from costmodel.workload.recurrences import add_memory, add_recurrence
 from costmodel.workload.work import Parameters, Work, WorkBuilder
