@@ -161,8 +161,9 @@ class _Pass(Unscheduled):
         """Return the operators of the pass, which sum to the headline."""
         lines, times = Lines(), self._times
         if isinstance(self._plan, Prefill):
-            add_pass(lines, self._closed.priced, times)
-            return _summing(lines.sorted(), float(times.latency))
+            steps = float(self._plan.steps)
+            add_pass(lines, self._closed.priced, times, steps)
+            return _summing(lines.sorted(), steps * float(times.latency))
         step = float(times.round(self._scenario.parallel.pp))
         tokens = float(tokens_per_step(self._plan.speculative))
         add_pass(lines, self._closed.priced, times, 1.0 / tokens)

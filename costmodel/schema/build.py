@@ -88,6 +88,7 @@ from costmodel.workload.patterns import (
 from costmodel.workload.scenario import (
     Communication,
     Decode,
+    Denoising,
     Disaggregated,
     ExpertBound,
     Framework,
@@ -225,6 +226,7 @@ def _mixer(file: AnyMixer, hidden: Count) -> Mixer:
         return Recurrence(
             file.heads, file.key_dim, file.key_dim if file.value_dim is None else file.value_dim, file.chunk,
             file.decay, memories, file.short_conv, file.output_gate, file.chunk_cycles, file.blocks,
+            file.columns,
         )  # fmt: skip
     if isinstance(file, ConvolutionFile):
         return Convolution(file.kernel, file.inputs, file.outputs, file.stride, file.depthwise)
@@ -243,6 +245,7 @@ def _mixer(file: AnyMixer, hidden: Count) -> Mixer:
         head_dim if file.v_head_dim is None else file.v_head_dim, file.causal, file.rotary, file.bias, groups,
         file.output_bias, file.rotary_dim, file.alibi, file.qk_norm, CoreKernel(**file.kernel.model_dump()),
         None if file.route is None else HeadRoute(**file.route.model_dump()), file.partial,
+        file.keeps,
     )  # fmt: skip
 
 
@@ -282,7 +285,7 @@ def framework(file: FrameworkFile) -> Framework:
         promotion_interval=file.promotion_interval, launch=file.launch,
         reserve=file.reserve, implementations=_implementations(file),
         weight_only_tiles=tuple(_tile(tile) for tile in file.weight_only_tiles),
-        contention=file.contention, host=HostTimes(**file.host.model_dump()),
+        contention=file.contention, host=HostTimes(**file.host.model_dump()), kv_layout=file.kv_layout,
     )  # fmt: skip
 
 
@@ -362,7 +365,11 @@ def plan(file: PlanFile) -> Plan:
             Placement(file.placement.embedding, file.placement.head, file.placement.mtp), _sharding(file.optimizer),
         )  # fmt: skip
     if isinstance(file, PrefillFile):
-        return Prefill(file.input_tokens, file.tokens_per_device, file.micro_batches, file.prefix_hit_rate)
+        again = file.denoising
+        return Prefill(
+            file.input_tokens, file.tokens_per_device, file.micro_batches, file.prefix_hit_rate,
+            denoising=None if again is None else Denoising(again.steps, again.branches, again.active),
+        )  # fmt: skip
     if isinstance(file, DecodeFile):
         return Decode(
             file.batch_per_device, file.input_tokens, file.output_tokens, file.micro_batches,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -59,6 +59,10 @@ class FrameworkFile(Strict):
         default=1.0, description="how much longer kernels take while expert exchanges that hold processors run"
     )
     host: HostTimesFile = Field(default_factory=HostTimesFile, description="what the host's program adds to a step")
+    kv_layout: Literal["static", "paged", "concat"] = Field(
+        default="static",
+        description="the cache has room for what comes, in one piece or in pages, or is copied whole in every step",
+    )
     sources: list[Source] = Field(default=[], description="where the values come from")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from costmodel.schema.patterns import HeadGroupFile, PatternFile
-from costmodel.schema.quantity import Integer, Number, NumberOrZero, PositiveNumber, Ratio, exceeds, wrong
+from costmodel.schema.quantity import Integer, Number, NumberOrZero, PositiveNumber, Ratio, Share, exceeds, wrong
 from costmodel.schema.strict import Strict
 
 
@@ -24,6 +24,16 @@ class CoreKernelFile(Strict):
     rate: Ratio = Field(
         default=1.0, description="speed over that of the device's fused kernel at equal pairs; cite where from"
     )
+    permuted: bool = Field(
+        default=False, description="tokens are brought into the order of the kernel's tiles before it, and back after"
+    )
+    head_edit: bool = Field(default=False, description="a kernel of its own scales, masks or shifts the heads' results")
+
+    @model_validator(mode="after")
+    def _only_fused_kernels_have_tiles(self) -> Self:
+        if self.permuted and self.materialised:
+            raise wrong("scores in memory have no tiles to permute tokens for", "remove `permuted`, or `materialised`")
+        return self
 
 
 class HeadRouteFile(Strict):
@@ -31,12 +41,18 @@ class HeadRouteFile(Strict):
 
     shared: NumberOrZero = Field(description="query heads that always work")
     routed: Number = Field(description="query heads to choose from")
-    top_k: Number = Field(description="routed heads that work for a token")
+    top_k: Number | None = Field(default=None, description="routed heads that work for a token; null: see `tokens`")
+    tokens: Share | None = Field(
+        default=None,
+        description="share of a sequence that each routed head chooses and attends among; null: see `top_k`",
+    )
     router: Literal["linear", "query_norm"] = Field(default="linear", description="a layer, or the norms of queries")
 
     @model_validator(mode="after")
     def _choices_exist(self) -> Self:
-        if exceeds(self.top_k, self.routed):
+        if (self.top_k is None) == (self.tokens is None):
+            raise wrong("either tokens choose `top_k` heads or heads choose a share `tokens`", "write one of the two")
+        if self.top_k is not None and exceeds(self.top_k, self.routed):
             raise wrong("top_k is larger than routed", "write at most the routed heads")
         return self
 
@@ -69,6 +85,9 @@ class AttentionFile(Strict):
     kernel: CoreKernelFile = Field(default_factory=CoreKernelFile, description="how the cores are computed")
     partial: Number | None = Field(
         default=None, description="channels that enter the projections; the others join before the output's; null: all"
+    )
+    keeps: bool | None = Field(
+        default=None, description="inference keeps keys and values for later steps; null: if causal"
     )
     route: HeadRouteFile | None = Field(default=None, description="routed heads; null: all heads work for all tokens")
 
@@ -147,6 +166,9 @@ class RecurrenceFile(Strict):
         default=0.0, description="clock cycles from one chunk to the next in one block of the kernel; cite where from"
     )
     blocks: Number = Field(default=1.0, description="blocks of the kernel that one processor runs side by side")
+    columns: Number | None = Field(
+        default=None, description="columns of a state's values that one block of the kernel carries; null: all"
+    )
 
 
 class MemoryFile(Strict):

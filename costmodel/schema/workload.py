@@ -21,6 +21,7 @@ from costmodel.schema.quantity import (
     OneOf,
     PositiveNumber,
     Ratio,
+    Share,
     ShareOrZero,
     Value,
     Whole,
@@ -262,6 +263,14 @@ class SpeculativeFile(Strict):
     acceptance: ShareOrZero = Field(description="chance that a drafted token is kept, those before it being kept")
 
 
+class DenoisingFile(Strict):
+    """Diffusion: the same pass again and again over every sequence."""
+
+    steps: Number = Field(description="passes over every sequence, one after the other")
+    branches: Number = Field(default=1.0, description="copies of a sequence in each pass: guidance, samplers")
+    active: Share = Field(default=1.0, description="share of a sequence that is denoised; keys are those of all")
+
+
 class PrefillFile(ScenarioFile):
     """Prompts until the first token."""
 
@@ -273,6 +282,9 @@ class PrefillFile(ScenarioFile):
     )
     micro_batches: Integer = Field(default=1, description="micro-batches that overlap")
     prefix_hit_rate: ShareOrZero = Field(default=0.0, description="share of a prompt found in a cache, not computed")
+    denoising: DenoisingFile | None = Field(
+        default=None, description="a diffusion model denoises every sequence in several passes; null: one pass"
+    )
 
 
 class DecodeFile(ScenarioFile):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
-from costmodel.quantities import Count, is_single, maximum
+from costmodel.quantities import Count, Quantity, is_single, maximum
 from costmodel.workload.architecture import Attention, HeadGroup, HeadRoute, Pattern
 from costmodel.workload.context import Context, per_rank
 from costmodel.workload.context_parallel import (
@@ -12,7 +13,14 @@ from costmodel.workload.context_parallel import (
     replicas_of_keys,
     share_of_core,
 )
-from costmodel.workload.cores import add_fused, add_output, add_unfused, is_narrow, merge_partial_results
+from costmodel.workload.cores import (
+    add_cache_write,
+    add_fused,
+    add_output,
+    add_unfused,
+    is_narrow,
+    merge_partial_results,
+)
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.linear import (
     Linear,
@@ -35,6 +43,7 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
     heads, kv_heads = mixer.q_heads / tp, per_rank(mixer.kv_heads, tp)
     query = heads * mixer.active_share * mixer.head_dim
     key_value = kv_heads * (mixer.head_dim + mixer.v_head_dim)
+    made = mixer.kept_share * key_value
     whole = mixer.q_heads * mixer.head_dim + mixer.kv_heads * (mixer.head_dim + mixer.v_head_dim)
     inner = mixer.q_heads * mixer.v_head_dim + hidden - entering
     add_linear(
@@ -46,12 +55,12 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
             "norm",
             tokens,
             entering,
-            query + key_value,
+            query + made,
             entering * whole,
             gathered=True,
-            replicas=tp * (query + key_value) / whole,
+            replicas=tp * (query + made) / whole,
             bias=whole if mixer.bias else 0.0,
-            held=(heads * mixer.head_dim + key_value) / (query + key_value),
+            held=(heads * mixer.head_dim + key_value) / (query + made),
         ),
     )
     if mixer.route is not None and mixer.route.router == "linear":
@@ -59,28 +68,17 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
     if mixer.qk_norm is not None:
         _add_qk_norm(builder, context, mixer, (heads, kv_heads), norm)
     if mixer.rotary:
-        width = mixer.head_dim if mixer.rotary_dim is None else mixer.rotary_dim
-        rotated = tokens * (heads + kv_heads) * width * context.residual
-        builder.step(
-            "qkv",
-            [Elementwise("rotary", 2 * rotated, kind="rotary", rows=tokens)],
-            [Elementwise("rotary gradient", 2 * rotated, rows=tokens)],
-        )
-    element = context.precision.cached_element
-    if context.phase != "training":
-        written = tokens * key_value
-        builder.step(
-            "kv_write",
-            [Elementwise("kv cache write", written * (context.residual + element), kind="cache_write", rows=tokens)],
-        )
+        _add_rotary(builder, context, mixer, heads + kv_heads)
+    if mixer.cached:
+        add_cache_write(builder, context, made, mixer.kept(context.keys - context.length))
     if context.phase == "decode":
         merge_partial_results(builder, context, query, heads * mixer.v_head_dim)
     else:
-        gather_keys(builder, context, key_value)
-    kept = query + key_value * replicas_of_keys(context, kv_heads)
+        gather_keys(builder, context, made)
+    kept = query + made * replicas_of_keys(context, kv_heads)
     builder.save("query, key, value", "qkv", tokens * kept * context.residual)
     for name, group in _named_groups(mixer):
-        _add_core(builder, context, mixer, group, name, dropout=dropout)
+        _add_group(builder, context, mixer, group, name, dropout=dropout)
     biased = mixer.bias if mixer.output_bias is None else mixer.output_bias
     add_output(builder, context, inner, bias=hidden if biased else 0.0, active=mixer.active_share)
 
@@ -92,6 +90,17 @@ def _named_groups(mixer: Attention) -> Iterator[tuple[str, HeadGroup]]:
         again = kinds[:place].count(kind)
         label = f"{kind} {again + 1}" if again else kind
         yield "attention core" if len(kinds) == 1 else f"attention core ({label})", group
+
+
+def _add_rotary(builder: WorkBuilder, context: Context, mixer: Attention, heads: Count) -> None:
+    """Add the rotation of queries and keys in place. heads: of both, on this rank."""
+    width = mixer.head_dim if mixer.rotary_dim is None else mixer.rotary_dim
+    rotated = context.tokens * heads * width * context.residual
+    builder.step(
+        "qkv",
+        [Elementwise("rotary", 2 * rotated, kind="rotary", rows=context.tokens)],
+        [Elementwise("rotary gradient", 2 * rotated, rows=context.tokens)],
+    )
 
 
 def _add_head_router(builder: WorkBuilder, context: Context, route: HeadRoute) -> None:
@@ -126,13 +135,41 @@ def _add_qk_norm(
     builder.parameter(Parameters("query-key norm", vectors * total, vectors * local, vectors * total))
 
 
-def _add_core(
+def _add_group(
     builder: WorkBuilder, context: Context, mixer: Attention, group: HeadGroup, name: str, *, dropout: bool
 ) -> None:
-    """Add softmax(Q K^T) V of one group of heads, fused or with its scores in memory, and what chooses its keys."""
-    heads = group.share * mixer.active_share * mixer.q_heads / context.parallel.tp
+    """Add one group of heads, in the order of the kernel's tiles if it has one, and an edit of its heads' results.
+
+    Heads that choose their tokens see a sequence of these alone: t*S queries on t*T keys, for which inputs are gathered
+    and results scattered, hidden elements a head and token. Heads that all tokens visit are a core beside them.
+    """
+    for heads, tokens in mixer.parts:
+        everyone = is_single(tokens) and tokens == 1
+        title = f"{name} (shared)" if everyone and len(mixer.parts) > 1 else name
+        if everyone:
+            _add_core(builder, context, mixer, (group, heads), title, dropout=dropout)
+            continue
+        chosen = replace(context, length=context.length * tokens, keys=context.keys * tokens)
+        copies = group.share * heads * mixer.q_heads * context.architecture.hidden
+        moved = 2 * chosen.tokens * copies * context.residual
+        builder.step("attention_core", [Elementwise("patch gather", moved, kind="permute")])
+        _add_core(builder, chosen, mixer, (group, heads), title, dropout=dropout)
+        back = Elementwise("patch scatter", moved, kind="permute")
+        builder.step("attention_core", [back], [Elementwise("patch gradient", 2 * moved)])
+
+
+def _add_core(
+    builder: WorkBuilder, context: Context, mixer: Attention, part: tuple[HeadGroup, Quantity], name: str, *,
+    dropout: bool,
+) -> None:  # fmt: skip
+    """Add softmax(Q K^T) V of one group of heads, fused or with its scores in memory, and what chooses its keys.
+
+    part: the group, and the share of its query heads that are computed.
+    """
+    group, active = part
+    heads = group.share * active * mixer.q_heads / context.parallel.tp
     kv_heads = group.share * per_rank(mixer.kv_heads, context.parallel.tp)
-    kernel = mixer.kernel
+    kernel, dims = mixer.kernel, (mixer.head_dim, mixer.v_head_dim)
     pattern = Pattern() if kernel.realised == "masked" else group.pattern
     pairs = context.pairs(pattern, causal=mixer.causal)
     _add_selection(builder, context, mixer, group, heads)
@@ -142,8 +179,29 @@ def _add_core(
         share = share_of_core(context, heads, kv_heads, pairs)
         add_unfused(builder, context, mixer, share, dropout=dropout)
     else:
-        dims, seen = (mixer.head_dim, mixer.v_head_dim), pattern.seen(context.keys)
+        if kernel.permuted:
+            _add_permutation(builder, context, dims, (heads, kv_heads))
+        seen = pattern.seen(context.keys)
         add_fused(builder, context, dims, heads, kv_heads, pairs, "attention", name, seen, kernel.rate)
+    if kernel.head_edit:
+        edited = 2 * context.tokens * heads * mixer.v_head_dim * context.residual
+        once = Elementwise("head edit", edited, rows=context.tokens)
+        builder.step("attention_core", [once], [Elementwise("head edit gradient", edited, rows=context.tokens)])
+
+
+def _add_permutation(
+    builder: WorkBuilder, context: Context, dims: tuple[Count, Count], heads: tuple[Count, Count]
+) -> None:
+    """Add what brings tokens into the order of a kernel's tiles and its result back: a pass for q, k, v and o each.
+
+        bytes = 2*B*(H*rows*(q + v) + G*keys*(q + v))*e          read and written
+
+    The gradient moves that of o in and those of q, k and v out. [NATTEN, docs/profiler.md]
+    """
+    both = heads[0] * context.rows + heads[1] * context.keys
+    moved = 2 * context.sequences * both * (dims[0] + dims[1]) * context.residual
+    order = Elementwise("token permutation", moved, calls=4.0, kind="permute")
+    builder.step("fused_core", [order], [replace(order, name="token permutation gradient", kind="")])
 
 
 def _add_decoding(

@@ -106,6 +106,25 @@ def add_unfused(builder: WorkBuilder, context: Context, mixer: Attention, share:
         builder.save("attention dropout", "attention_core", scores * (element + 1.0))
 
 
+def add_cache_write(builder: WorkBuilder, context: Context, width: Count, held: Count) -> None:
+    """Add the write of the new tokens to the cache (inference); a cache that is concatenated is copied as a whole.
+
+        written   tokens * width * (e + e_kv)
+        copied    2 * B * held * width * e_kv          in a decoding step: the old cache is read, and written anew
+
+    width: cached elements of one token on this rank; held: tokens that the cache holds of a sequence before the step.
+    Keys and values are a kernel each. [transformers, cache_utils.py, DynamicCache.update: torch.cat]
+    """
+    element = context.precision.cached_element
+    if context.phase == "training":
+        return
+    if context.phase == "decode" and context.framework.kv_layout == "concat":
+        copied = 2 * context.sequences * held * width * element / context.parallel.cp
+        builder.step("kv_write", [Elementwise("kv cache concatenation", copied, calls=2.0)])
+    written = context.tokens * width * (context.residual + element)
+    builder.step("kv_write", [Elementwise("kv cache write", written, kind="cache_write", rows=context.tokens)])
+
+
 def is_narrow(context: Context) -> bool:
     """Tell whether the cache has a narrower format than the products."""
     return ELEMENT_BYTES[context.precision.kv_cache] < ELEMENT_BYTES[context.precision.attention]

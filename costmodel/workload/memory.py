@@ -11,7 +11,7 @@ import numpy as np
 
 from costmodel.hardware import Node
 from costmodel.quantities import Bytes, Count, Mask, Quantity, maximum, minimum, where
-from costmodel.workload.cache import cached_bytes, state_bytes
+from costmodel.workload.cache import cached_bytes, hosted_bytes, state_bytes
 from costmodel.workload.context import Context
 from costmodel.workload.counting import sum_of
 from costmodel.workload.dtypes import ELEMENT_BYTES
@@ -198,6 +198,8 @@ def _stage_ledger(passes: Sequence[tuple[Pass, PassWork]], stage: Stage, cached:
     weights, host_weights = placed_weights(context, layers, others)
     *caches, drafts = (cached.sequences * size / context.parallel.cp for size in _kept(context, cached.keys))
     cache, host_cache = placed_cache(context, list(zip(stage.layers, caches, strict=True)))
+    hosted = zip(stage.layers, _hosted(context, cached.keys), strict=True)
+    chosen_from = sum_of(cached.sequences * count * size / context.parallel.cp for count, size in hosted)
     working = [_working(one, of, stage) for one, of in passes]
     return Ledger(
         weights=weights,
@@ -206,7 +208,7 @@ def _stage_ledger(passes: Sequence[tuple[Pass, PassWork]], stage: Stage, cached:
         communication=maximum(0.0, *(buffers for _, buffers in working)),
         reserve=context.framework.reserve,
         host=host_weights,
-        host_cache=host_cache,
+        host_cache=host_cache + chosen_from,
     )
 
 
@@ -231,6 +233,12 @@ def _kept(context: Context, keys: Count) -> list[Bytes]:
     return [
         cached_bytes(layer.mixer, keys, element, tp) + state_bytes(layer.mixer, hidden, element, tp) for layer in layers
     ]
+
+
+def _hosted(context: Context, keys: Count) -> list[Bytes]:
+    """Return what patterns keep on the host of a sequence of `keys` tokens, of one layer of each kind, for a rank."""
+    element, tp = context.precision.cached_element, context.parallel.tp
+    return [hosted_bytes(layer.mixer, keys, element, tp) for layer in context.architecture.kinds]
 
 
 def _working(one: Pass, work: PassWork, stage: Stage) -> tuple[Bytes, Bytes]:

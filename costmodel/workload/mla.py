@@ -8,7 +8,7 @@ from costmodel.workload.context import Context
 from costmodel.workload.context_parallel import (
     gather_keys,
 )
-from costmodel.workload.cores import add_fused, add_output, is_narrow, merge_partial_results
+from costmodel.workload.cores import add_cache_write, add_fused, add_output, is_narrow, merge_partial_results
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.linear import (
     Linear,
@@ -114,7 +114,7 @@ def _add_expanded(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
         [Elementwise("rotary", assembled, kind="rotary", rows=tokens)],
         [Elementwise("rotary gradient", assembled, rows=tokens)],
     )
-    _add_cache_write(builder, context, mixer)
+    add_cache_write(builder, context, mixer.kv_lora + mixer.rope_dim, context.keys - context.length)
     gather_keys(builder, context, heads * (key + mixer.v_head_dim))
     builder.save("query, key, value", "mla_up", tokens * heads * (2 * key + mixer.v_head_dim) * element)
     pairs = context.pairs(Pattern(), causal=mixer.causal)
@@ -137,7 +137,7 @@ def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
     builder.step("mla_up", [absorb("query absorption", mixer.kv_lora, mixer.nope_dim)])
     rotated = 2 * tokens * (heads + 1.0) * mixer.rope_dim * context.residual
     builder.step("rotary", [Elementwise("rotary", rotated, kind="rotary", rows=tokens)])
-    _add_cache_write(builder, context, mixer)
+    add_cache_write(builder, context, mixer.kv_lora + mixer.rope_dim, context.keys - context.length)
     keys = context.kept_keys(Pattern())
     cache = context.sequences * keys * width * context.precision.cached_element
     streamed = cache + context.sequences * context.length * heads * (width + mixer.kv_lora) * element
@@ -162,13 +162,3 @@ def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
     )
     merge_partial_results(builder, context, heads * width, heads * mixer.kv_lora)
     builder.step("mla_up", [absorb("value absorption", mixer.v_head_dim, mixer.kv_lora)])
-
-
-def _add_cache_write(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
-    """Add the write of the new tokens' latents to the cache (inference)."""
-    if context.phase != "training":
-        written = context.tokens * (mixer.kv_lora + mixer.rope_dim)
-        passes = context.residual + context.precision.cached_element
-        builder.step(
-            "kv_write", [Elementwise("kv cache write", written * passes, kind="cache_write", rows=context.tokens)]
-        )

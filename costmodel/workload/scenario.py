@@ -201,7 +201,8 @@ class Framework:
     accumulator; launch: time of an empty kernel on a stream [s]; reserve: device memory that the
     context and libraries keep [B]; implementations: operator family or `family/variant` -> kernel libraries, of which
     the first that the device has is meant; contention: how much longer kernels take
-    while expert exchanges that hold processors run; host: what the host's program adds to a step.
+    while expert exchanges that hold processors run; host: what the host's program adds to a step; kv_layout: `static`
+    or `paged` caches have room for what comes, a `concat` one is copied as a whole in every decoding step.
     """
 
     name: str
@@ -214,6 +215,7 @@ class Framework:
     weight_only_tiles: tuple[Tile, ...] = ()
     contention: Quantity = 1.0
     host: HostTimes = HostTimes()
+    kv_layout: str = "static"
 
     def slowing(self, processors: Count) -> Quantity:
         """Return how much longer kernels take while exchanges run that hold some processors; without any, no longer."""
@@ -333,7 +335,7 @@ class Prefill:
     """Prompts of `input_tokens` until `tokens_per_device` are in flight, in `micro_batches` that overlap.
 
     tokens_per_device: over all devices of a tp*cp group there are whole prompts; prefix_hit_rate: share of a prompt
-    that a cache holds: it is read and not computed.
+    that a cache holds: it is read and not computed; denoising: the passes repeat over a sequence, null: one pass.
     """
 
     phase: ClassVar[str] = "prefill"
@@ -342,6 +344,35 @@ class Prefill:
     micro_batches: int = 1
     prefix_hit_rate: Quantity = 0.0
     speculative: Speculative | None = None
+    denoising: Denoising | None = None
+
+    @property
+    def steps(self) -> Count:
+        """Return the passes over each sequence."""
+        return 1.0 if self.denoising is None else self.denoising.steps
+
+    @property
+    def copies(self) -> Count:
+        """Return the sequences of a pass for each prompt: one a branch."""
+        return 1.0 if self.denoising is None else self.denoising.branches
+
+    @property
+    def skipped(self) -> Quantity:
+        """Return the share of a sequence that a pass reads and does not compute: in a cache, or not denoised."""
+        active = 1.0 if self.denoising is None else self.denoising.active
+        return 1.0 - active * (1.0 - self.prefix_hit_rate)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Denoising:
+    """Diffusion: `steps` passes over every sequence, each over `branches` copies of it, such as guided and not.
+
+    active: share of a sequence that is denoised: the queries of a pass, while keys are those of all.
+    """
+
+    steps: Count
+    branches: Count = 1.0
+    active: Quantity = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
