@@ -196,7 +196,7 @@ def architecture(file: ModelFile) -> Architecture:
         layers=tuple(layer for each in file.layers for layer in _layers(each, file.hidden)),
         tied_embeddings=file.tied_embeddings,
         positions=file.positions, mtp=Mtp(file.mtp.depth) if file.mtp else None, head_bias=file.head_bias,
-        final_norm=file.final_norm, embedding_norm=file.embedding_norm,
+        final_norm=file.final_norm, embedding_norm=file.embedding_norm, features=file.features,
     )  # fmt: skip
 
 
@@ -229,7 +229,7 @@ def _mixer(file: AnyMixer, hidden: Count) -> Mixer:
             file.columns,
         )  # fmt: skip
     if isinstance(file, ConvolutionFile):
-        return Convolution(file.kernel, file.inputs, file.outputs, file.stride, file.depthwise)
+        return Convolution(file.kernel, file.inputs, file.outputs, file.stride, file.depthwise, file.channels_first)
     if isinstance(file, SpectralFile):
         return Spectral(file.height, file.width)
     if isinstance(file, GateFile):
@@ -307,7 +307,7 @@ def precision(file: PrecisionFile) -> Precision:
         kv_cache=file.kv_cache, activations=file.activations, attention_output=file.attention_output,
         scale_block=file.scale_block, head_weights=file.head_weights, weight_group=file.weight_group,
         weight_scale=file.weight_scale, weight_zero=file.weight_zero, weight_bits=file.weight_bits,
-        kv_group=file.kv_group, kv_scale=file.kv_scale, kv_zero=file.kv_zero,
+        kv_group=file.kv_group, kv_scale=file.kv_scale, kv_zero=file.kv_zero, branches=file.branches,
     )  # fmt: skip
 
 

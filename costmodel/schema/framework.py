@@ -103,4 +103,8 @@ class PrecisionFile(Strict):
     )
     kv_scale: DType = Field(default="fp16", description="format of the scale of a group of cached elements")
     kv_zero: DType | None = Field(default=None, description="format of their zero point; null: symmetric")
+    branches: DType | None = Field(
+        default=None,
+        description="what mixers and FFNs pass on between a norm and the sum, as under autocast; null: as `residual`",
+    )
     sources: list[Source] = Field(default=[], description="where the values come from")

@@ -191,6 +191,9 @@ class ConvolutionFile(Strict):
     outputs: Number | None = Field(default=None, description="channels of the result; null: the layer's width")
     stride: Number = Field(default=1.0, description="places of the input from one result to the next, on each axis")
     depthwise: bool = Field(default=False, description="each channel by itself")
+    channels_first: bool = Field(
+        default=False, description="tensors lie channel by channel: products are transposed before and after"
+    )
 
 
 class SpectralFile(Strict):

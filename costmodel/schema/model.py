@@ -157,6 +157,9 @@ class ModelFile(Strict):
     final_norm: NormKind | Literal["none"] | None = Field(
         default=None, description="norm before the LM head; null: as the last layer's"
     )
+    features: bool = Field(
+        default=False, description="the input are vectors such as patches of an image, not rows of an embedding"
+    )
     mtp: MtpFile | None = Field(default=None, description="multi-token prediction; null where there is none")
     layers: list[
         Annotated[
@@ -183,6 +186,15 @@ class ModelFile(Strict):
                     f"hidden of {width:g} is no multiple of {mixer.q_heads:g} q_heads",
                     "write `head_dim`, or correct one of them",
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _features_have_no_table(self) -> Self:
+        if self.features and (self.tied_embeddings or self.positions is not None or self.embedding_norm is not None):
+            raise wrong(
+                "a model of features has no embedding to tie, to add positions to or to normalise",
+                "remove tied_embeddings, positions and embedding_norm, or `features`",
+            )
         return self
 
     @model_validator(mode="after")

@@ -172,6 +172,7 @@ class PrecisionChoiceFile(Strict):
     kv_group: Number | None = Field(default=None, description="instead of the set's; null: one scale a tensor")
     kv_scale: DType | None = Field(default=None, description="instead of the set's")
     kv_zero: DType | None = Field(default=None, description="instead of the set's; null: symmetric")
+    branches: DType | None = Field(default=None, description="instead of the set's; null: as `residual`")
 
 
 class SlowdownFile(Strict):

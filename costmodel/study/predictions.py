@@ -95,7 +95,7 @@ class Prediction:
             return _exact(_entry(self.point.routing, name, metric))
         if section == "breakdown":
             times = {one.name: one.time for one in self.point.breakdown}
-            return _exact(_entry(times, name, metric)) if self.point.fits else NOTHING
+            return _sum_of_parts(times, name, metric) if self.point.fits else NOTHING
         if metric in UTILISATIONS and (conventions or metric not in self.point.metrics):
             return self._utilisation(metric, conventions)
         return _with(_entry(self.point.metrics, metric, metric), self.point.intervals[metric])

@@ -227,6 +227,7 @@ class Convolution:
     """A convolution over a grid: kernel^2 taps from `inputs` to `outputs` channels, or of each channel by itself.
 
     Its tokens are those of its result, of which each stands for stride^2 of its input. Null widths: the layer's.
+    channels_first: tensors lie channel by channel, which the kernels on tensor cores transpose before and after.
     """
 
     kernel: Count
@@ -234,6 +235,7 @@ class Convolution:
     outputs: Count | None = None
     stride: Count = 1.0
     depthwise: bool = False
+    channels_first: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -341,7 +343,8 @@ class Architecture:
 
     vocabulary: rows of the embedding as it is stored, padding included; positions: length of a learned position table,
     null for rotary or none; final_norm: the norm before the head, `none` for none, null: as of the last layer;
-    embedding_norm: a norm on the embedding's output, null: none.
+    embedding_norm: a norm on the embedding's output, null: none; features: the input are vectors, not rows of a table,
+    such as an image's pixels or patches, and the head sees the last layer's tokens.
     """
 
     name: str
@@ -354,6 +357,7 @@ class Architecture:
     head_bias: bool = False
     final_norm: str | None = None
     embedding_norm: str | None = None
+    features: bool = False
 
     @property
     def depth(self) -> int:

@@ -111,6 +111,7 @@ def _add_layer(builder: WorkBuilder, context: Context, layer: Layer) -> None:
 
 def _add_plain(builder: WorkBuilder, context: Context, layer: Layer) -> None:
     """Add a mixer and the activation behind it, one pass; its norm has parameters but is part of the product."""
+    context = context.in_branch
     _add_mixer(builder, context, layer)
     width, rows = context.architecture.hidden, context.stream_tokens
     size = rows * width * context.residual
@@ -142,12 +143,13 @@ def _add_half(builder: WorkBuilder, context: Context, layer: Layer, name: str) -
     """Add mixer or FFN with the norms around it: x + F(N(x)), x + N(F(x)), or x + N(F(N(x)))."""
     if layer.norm_position != "after":
         add_residual_norm(builder, context, f"{name} norm", layer.norm)
-    enter_tensor_parallel(builder, context, name)
+    inner = _enter_branch(builder, context, name)
+    enter_tensor_parallel(builder, inner, name)
     if name == "attention":
-        _add_mixer(builder, context, layer)
+        _add_mixer(builder, inner, layer)
     else:
-        _add_ffn(builder, context, layer)
-    leave_tensor_parallel(builder, context, name)
+        _add_ffn(builder, inner, layer)
+    leave_tensor_parallel(builder, inner, name)
     if layer.dropout:
         add_dropout(builder, context, f"{name} dropout")
     if layer.norm_position == "after":
@@ -157,18 +159,32 @@ def _add_half(builder: WorkBuilder, context: Context, layer: Layer, name: str) -
         add_norm(builder, context, f"{name} output norm", layer.norm, context.stream_tokens, hidden)
 
 
+def _enter_branch(builder: WorkBuilder, context: Context, name: str) -> Context:
+    """Return the view inside a branch; add the cast of its input where the branch has a format of its own.
+
+    bytes = tokens * d * (e + e_branch)          and of its gradient on the way back
+    """
+    inner = context.in_branch
+    if inner is not context:
+        size = context.stream_tokens * context.architecture.hidden * (context.residual + inner.residual)
+        cast = Elementwise(f"{name} input cast", size, kind="cast", rows=context.stream_tokens)
+        builder.step("norm", [cast], [Elementwise(f"{name} input gradient cast", size, kind="cast")])
+    return inner
+
+
 def _add_parallel(builder: WorkBuilder, context: Context, layer: Layer) -> None:
     """Add mixer and FFN side by side: x + A(N(x)) + F(N'(x)), where N and N' may be one norm.
 
     They enter a tensor-parallel region once for each norm, and leave it with one sum of both results.
     """
     add_residual_norm(builder, context, "block norm", layer.norm, branches=2, norms=1 if layer.shared_norm else 2)
-    enter_tensor_parallel(builder, context, "block" if layer.shared_norm else "attention")
-    _add_mixer(builder, context, layer)
+    inner = _enter_branch(builder, context, "block")
+    enter_tensor_parallel(builder, inner, "block" if layer.shared_norm else "attention")
+    _add_mixer(builder, inner, layer)
     if not layer.shared_norm:
-        enter_tensor_parallel(builder, context, "ffn")
-    _add_ffn(builder, context, layer, fresh=not layer.shared_norm)
-    leave_tensor_parallel(builder, context, "block")
+        enter_tensor_parallel(builder, inner, "ffn")
+    _add_ffn(builder, inner, layer, fresh=not layer.shared_norm)
+    leave_tensor_parallel(builder, inner, "block")
     if layer.dropout:
         add_dropout(builder, context, "attention dropout")
         add_dropout(builder, context, "ffn dropout")
@@ -206,10 +222,13 @@ def _embedding(context: Context) -> Work:
     """Return the table look-up; its gradient is a scatter into the gradient's format. Parameters: V*d (+ positions*d).
 
     A token visits one row a table, which counts as d active parameters only by convention; `active` here is the whole
-    table, the usual way of counting, and callers leave the embedding out where the convention says so.
+    table, the usual way of counting, and callers leave the embedding out where the convention says so. Inputs that are
+    features are in memory already.
     """
     architecture, element = context.architecture, context.residual
     builder = WorkBuilder("embedding")
+    if architecture.features:
+        return builder.build()
     elements = context.tokens * architecture.hidden
     accumulated = 2 * ELEMENT_BYTES[context.precision.gradients]
     builder.step(
@@ -240,7 +259,7 @@ def _head(context: Context) -> Work:
     architecture = context.architecture
     builder = WorkBuilder("head")
     _add_host(builder, context)
-    _add_final_norm(builder, context)
+    _add_final_norm(builder, staged(context, architecture.layers[-1]) if architecture.features else context)
     logits = context.sequences if context.phase == "prefill" else context.tokens
     bias = architecture.vocabulary if architecture.head_bias else 0.0
     _add_vocabulary(builder, context, logits, shared=architecture.tied_embeddings, bias=bias)

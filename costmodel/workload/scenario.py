@@ -58,7 +58,8 @@ class Precision:
     `head`); narrower than the products, they are expanded inside the kernel. weight_group: weights along K that share a
     scale and a zero point (null: of `scale_block` squared, or none; zero point null: symmetric); weight_bits: bits of a
     stored weight on average, scales and all, where a mixture of formats makes them (null: by the format).
-    kv_group: the same of cached elements of one token and head (null: one scale a tensor).
+    kv_group: the same of cached elements of one token and head (null: one scale a tensor). branches: what mixers and
+    FFNs pass on between a norm and the sum behind them, as under autocast (null: as `residual`).
     """
 
     linear: str  # projections and FFN matrix products
@@ -82,6 +83,7 @@ class Precision:
     kv_group: Count | None = None
     kv_scale: str = "fp16"
     kv_zero: str | None = None
+    branches: str | None = None
 
     @property
     def weight_only(self) -> bool:
