@@ -85,8 +85,9 @@ class Prediction:
                 raise InputError.single(f"{metric!r} is not counted: the scenario keeps nothing on its host")
             return _sum_of_parts({"total": self.point.on_host, **self.point.host_memory}, name, metric)
         if section == "work":
-            line, _, figure = name.rpartition(".")
-            return _exact(_entry(_entry(counted_work(self.scenario), line, metric), figure, metric))
+            lines, _, figure = name.rpartition(".")
+            counted = counted_work(self.scenario)
+            return _exact(math.fsum(_entry(_entry(counted, line, metric), figure, metric) for line in lines.split("+")))
         if section == "schedule":
             return self._part_of_step(name, metric)
         if section == "routing":
