@@ -238,7 +238,7 @@ def _mixer(file: AnyMixer, hidden: Count) -> Mixer:
         return MilPool(file.branches, file.inner)
     if isinstance(file, MemoryFile):
         return NeuralMemory(file.heads, file.depth, file.width, file.chunk, file.momentum)
-    groups = tuple(HeadGroup(float(group.share), _pattern(group.pattern)) for group in file.head_groups)
+    groups = tuple(HeadGroup(group.share_of(file.q_heads), _pattern(group.pattern)) for group in file.head_groups)
     head_dim = hidden / file.q_heads if file.head_dim is None else file.head_dim
     return Attention(
         file.q_heads, file.q_heads if file.kv_heads is None else file.kv_heads, head_dim,

@@ -80,7 +80,7 @@ class AttentionFile(Strict):
         description="queries and keys are normalised: with one vector for all heads, or over the projection",
     )
     head_groups: list[HeadGroupFile] = Field(
-        default_factory=_one_full_group, min_length=1, description="groups of heads; shares sum to 1"
+        default_factory=_one_full_group, min_length=1, description="groups of heads, which are all heads together"
     )
     kernel: CoreKernelFile = Field(default_factory=CoreKernelFile, description="how the cores are computed")
     partial: Number | None = Field(
@@ -93,10 +93,13 @@ class AttentionFile(Strict):
 
     @model_validator(mode="after")
     def _shares_sum_to_one(self) -> Self:
-        total = sum(group.share for group in self.head_groups)
-        if isinstance(total, float) and not math.isclose(total, 1.0, rel_tol=1e-9):
-            raise wrong(f"the shares of head_groups sum to {total:g}", "make them sum to 1")
-        return self
+        total = sum(group.share_of(self.q_heads) for group in self.head_groups)
+        if not isinstance(total, float) or math.isclose(total, 1.0, rel_tol=1e-9):
+            return self
+        if all(group.heads is not None for group in self.head_groups):
+            listed = total * float(self.q_heads)
+            raise wrong(f"the heads of head_groups sum to {listed:g} of {self.q_heads:g}", "make them sum to q_heads")
+        raise wrong(f"the shares of head_groups sum to {total:g}", "make them sum to 1")
 
     @model_validator(mode="after")
     def _routed_heads_are_all(self) -> Self:

@@ -104,7 +104,8 @@ class LayerFile(Strict):
     )
     width: Number | None = Field(default=None, description="width of the residual stream here; null: the model's")
     scale: PositiveNumber = Field(
-        default=1.0, description="tokens here for each token of the input, where stages shrink a grid or tokens are dropped"
+        default=1.0,
+        description="tokens here for each of the input, where stages shrink a grid or tokens are dropped",
     )
     plain: bool = Field(
         default=False, description="no sum around the mixer, its norm folded into it, an activation behind it"

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
+from costmodel.quantities import Quantity
 from costmodel.schema.quantity import Integer, Number, NumberOrZero, Offset, Share, ShareOrZero, exceeds, wrong
 from costmodel.schema.strict import Strict
 
@@ -162,7 +163,21 @@ AnyPattern: TypeAlias = (
 
 
 class HeadGroupFile(Strict):
-    """A share of the key-value heads that follow one pattern."""
+    """Heads that follow one pattern: a share of them, or so many query heads with their keys and values."""
 
-    share: Share = Field(description="share of the heads, 0 to 1")
+    share: Share | None = Field(default=None, description="share of the heads, 0 to 1; null: see `heads`")
+    heads: Number | None = Field(default=None, description="query heads; null: see `share`")
     pattern: Annotated[AnyPattern, Field(discriminator="kind")] = Field(description="which keys they see")
+
+    @model_validator(mode="after")
+    def _size_is_stated_once(self) -> Self:
+        if (self.share is None) == (self.heads is None):
+            raise wrong("a group of heads has either a `share` or a number of `heads`", "write one of the two")
+        return self
+
+    def share_of(self, heads: Quantity) -> Quantity:
+        """Return the share of all `heads` query heads."""
+        if self.share is not None:
+            return self.share
+        assert self.heads is not None, "the file's own check"
+        return self.heads / heads

@@ -13,7 +13,7 @@ from costmodel.workload.patterns import Pattern as Pattern
 class HeadGroup:
     """A share of the key-value heads that follow one pattern; the shares of a mixer sum to one."""
 
-    share: float
+    share: Quantity
     pattern: Pattern
 
 

@@ -27,7 +27,7 @@ ENOUGH = 0.85  # of the published figures within tolerance
 
 @pytest.fixture(scope="module")
 def comparisons() -> Sequence[Comparison]:
-    cases, problems = load_cases([CASES])
+    cases, problems = load_cases(list(CASES))
     found, more = reproduce(cases)
     assert [str(problem) for problem in (*problems, *more)] == []
     return found
@@ -45,7 +45,9 @@ def test_checks_of_structure_hold(comparisons: Sequence[Comparison]) -> None:
 def test_every_system_has_its_file_and_a_verdict() -> None:
     known = Library().names("systems")
     assert [name for name in FILES.values() if name not in known] == []
-    named = {case.scenario.text("workload") for case in load_cases([CASES])[0] if case.scenario and case.skip is None}
+    named = {
+        case.scenario.text("workload") for case in load_cases(list(CASES))[0] if case.scenario and case.skip is None
+    }
     assert [name for name in FILES.values() if f"systems/{name}" not in named] == []
 
 
