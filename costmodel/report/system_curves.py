@@ -19,7 +19,8 @@ CONTEXTS = (4096, 8192, 16384, 32768, 65536, 131072)
 KEEPERS = {
     "full attention": "duoattention_7b_full", "DuoAttention": "duoattention_7b", "retrieval heads": "retrieval_heads",
     "MoA": "moa_7b", "StreamingLLM": "streaming_llm_7b", "LongHeads": "longheads",
-    "LongHeads, on host": "longheads_offload", "Task-KV, GQA": "task_kv", "MoM 1.3B": "mom_1_3b", "Titans": "titans_lmm",
+    "LongHeads, on host": "longheads_offload", "Task-KV, GQA": "task_kv", "MoM 1.3B": "mom_1_3b",
+    "Titans": "titans_lmm",
 }  # fmt: skip
 LENGTHS = (1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 CORE, RECURRENCE = "attention_full_h32", "lightning_attention"
@@ -49,8 +50,8 @@ OF_CONTEXT = (
 )
 OF_MEMORY = "LongHeads on the device keeps all keys, as full attention does. States of MoM and Titans do not grow."
 OF_LENGTH = (
-    "One sequence, causal, what chooses the keys included. Patterns run at the rate of the device's fused kernel, which "
-    "a system's own may not reach; Lightning Attention at that of its own."
+    "One sequence, causal, what chooses the keys included. Patterns run at the rate of the device's fused kernel, "
+    "which a system's own may not reach; Lightning Attention at that of its own."
 )
 OF_IMAGES = (
     "Batches of the papers. NAT, DiNAT and SpectFormer-H have their first layers at a quarter of the image's width."
