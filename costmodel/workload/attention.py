@@ -36,7 +36,7 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
 
     Parameters: d*(H*q + G*q + G*v) + H*v*d. Core: 2*P*(q + v) FLOP a head and sequence. norm: kind of norm of queries
     and keys. Every group of heads has a core, a kernel each. Of routed heads whose work is skipped, query and output
-    projections and cores have the active share; keys and values exist for all.
+    projections and cores have the active share; keys and values exist for all, unless heads choose their tokens.
     """
     hidden, tp, tokens = context.architecture.hidden, context.parallel.tp, context.tokens
     entering = hidden if mixer.partial is None else mixer.partial
@@ -138,7 +138,7 @@ def _add_qk_norm(
 def _add_group(
     builder: WorkBuilder, context: Context, mixer: Attention, group: HeadGroup, name: str, *, dropout: bool
 ) -> None:
-    """Add one group of heads, in the order of the kernel's tiles if it has one, and an edit of its heads' results.
+    """Add the cores of one group of heads: one, or two where some of its heads choose their tokens.
 
     Heads that choose their tokens see a sequence of these alone: t*S queries on t*T keys, for which inputs are gathered
     and results scattered, hidden elements a head and token. Heads that all tokens visit are a core beside them.
@@ -150,7 +150,7 @@ def _add_group(
             _add_core(builder, context, mixer, (group, heads), title, dropout=dropout)
             continue
         chosen = replace(context, length=context.length * tokens, keys=context.keys * tokens)
-        copies = group.share * heads * mixer.q_heads * context.architecture.hidden
+        copies = group.share * heads * mixer.q_heads / context.parallel.tp * context.architecture.hidden
         moved = 2 * chosen.tokens * copies * context.residual
         builder.step("attention_core", [Elementwise("patch gather", moved, kind="permute")])
         _add_core(builder, chosen, mixer, (group, heads), title, dropout=dropout)

@@ -27,6 +27,7 @@ from costmodel.workload.layers import ModelWork, model_work
 from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Gemm, Operator
 from costmodel.workload.patterns import ChunkTopK, SinkRecent
 from costmodel.workload.scenario import Decode, Denoising, Framework, Parallelism
+from costmodel.workload.validity import rules
 
 E, D = 2, 1024  # bytes of an element, width of the stream
 H, G, Q = 16, 4, 64  # query heads, key-value heads, width of a head
@@ -240,3 +241,11 @@ def test_steps_may_be_an_axis() -> None:
     plan = replace(PREFILL, micro_batches=1, denoising=Denoising(np.array([1.0, 4.0])))
     times = evaluate(scenario(plan), CALIBRATION).metrics(None)["ttft"]
     assert times == pytest.approx(headline(None) * np.array([1.0, 4.0]))
+
+
+def test_decoding_needs_keys_that_are_kept() -> None:
+    plan = Decode(batch_per_device=2.0, input_tokens=512.0, output_tokens=0.0)
+    both = replace(GQA, causal=False)
+    broken = [rule.message for rule in rules(scenario(plan, model(both))) if not rule.holds]
+    assert ["keeps no keys" in message for message in broken] == [True]
+    assert all(rule.holds for rule in rules(scenario(plan, model(replace(both, keeps=True)))))
