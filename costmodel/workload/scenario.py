@@ -175,8 +175,8 @@ class HostTimes:
 
     step: to each; of an inference engine also sequence: for each sequence of a rank; layer: for each layer, `parallel`
     more where tensor parallelism splits it, `experts` more where it has experts, `group` more for each group of heads
-    beyond the first. operator: to start one kernel or
-    message of a training pass, which takes at least as long as all of its starts.
+    beyond the first. operator: to start one kernel or message of a training pass, which takes at least as long as all
+    of its starts.
     """
 
     step: Seconds = 0.0
@@ -200,11 +200,11 @@ class Framework:
 
     gemm_tiles, attention_tiles: candidates of which the fastest is taken; weight_only_tiles: those of products that
     expand narrow weights, none: as of the others; promotion_interval: elements of K between two promotions of an FP8
-    accumulator; launch: time of an empty kernel on a stream [s]; reserve: device memory that the
-    context and libraries keep [B]; implementations: operator family or `family/variant` -> kernel libraries, of which
-    the first that the device has is meant; contention: how much longer kernels take
-    while expert exchanges that hold processors run; host: what the host's program adds to a step; kv_layout: `static`
-    or `paged` caches have room for what comes, a `concat` one is copied as a whole in every decoding step.
+    accumulator; launch: time of an empty kernel on a stream [s]; reserve: device memory that the context and libraries
+    keep [B]; implementations: operator family or `family/variant` -> kernel libraries, of which the first that the
+    device has is meant; contention: how much longer kernels take while expert exchanges that hold processors run; host:
+    what the host's program adds to a step; kv_layout: `static` or `paged` caches have room for what comes, a `concat`
+    one is copied as a whole in every decoding step.
     """
 
     name: str
@@ -367,10 +367,7 @@ class Prefill:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Denoising:
-    """Diffusion: `steps` passes over every sequence, each over `branches` copies of it, such as guided and not.
-
-    active: share of a sequence that is denoised: the queries of a pass, while keys are those of all.
-    """
+    """Diffusion: `steps` passes over `branches` copies of a sequence (guided and not), computing a share `active`."""
 
     steps: Count
     branches: Count = 1.0
