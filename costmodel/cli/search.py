@@ -32,24 +32,34 @@ def command(
     `--objective "minimise devices"` with a constraint finds the fewest devices that meet it.
     """
     from costmodel.api import load
+    from costmodel.cli.progress import progress
     from costmodel.schema.study import find_study
-    from costmodel.study.search import SCHEMA, SEARCHED, read_goal, search
+    from costmodel.study.goals import SEARCHED, Found
+    from costmodel.study.search import SCHEMA, searched
+    from costmodel.study.sweep import Wanted
 
-    study, made, derived = find_study(workload, search_path), read_changes(changes), {}
+    study, made = find_study(workload, search_path), read_changes(changes)
+    varied: tuple[str, ...] = ()
+    wanted = Wanted({}, constraints)
     if study is not None:
-        workload, made, derived = study.file.workload, {**study.changes, **made}, study.file.derived
+        workload, made, varied = study.file.workload, {**study.changes, **made}, study.varied
         scenarios, objective = scenarios or tuple(study.file.scenarios), objective or study.file.objective
-        constraints = (*study.file.constraints, *constraints)
+        wanted = Wanted(study.file.derived, (*study.file.constraints, *constraints))
     loaded = load(workload, set=made, search_path=search_path, scenarios=scenarios or None)
-    chosen = scenarios or [name for name in loaded.scenarios if loaded.scenario(name).answers in SEARCHED]
+    chosen = scenarios or tuple(name for name in loaded.scenarios if loaded.scenario(name).answers in SEARCHED)
     if not chosen:
         raise InputError.single("no scenario has layouts to search", hint="sweep a study with axes", field=workload)
-    if (objective or constraints) and len(chosen) > 1 and not scenarios:
+    if (objective or wanted.constraints) and len(chosen) > 1 and not scenarios:
         raise InputError.single(
             "an objective or a constraint is of one scenario", hint=f"add --scenario {chosen[0]}", field="--scenario"
         )
     numbers = _numbers(devices)
-    found = [search(loaded, name, read_goal(loaded, name, objective, constraints, derived), numbers) for name in chosen]
+    with progress("search", float(len(chosen))) as told:
+        found: list[Found] = []
+        for name in chosen:
+            found.append(
+                searched(loaded, name, objective, wanted, numbers, varied, lambda share: told(len(found) + share))
+            )
     if as_json:
         print_json({"schema": SCHEMA, **loaded.asked(), "scenarios": {one.scenario: one.document() for one in found}})
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ import pytest
 import costmodel
 from costmodel.analytic.grid import evaluate_grid
 from costmodel.errors import InputError
-from costmodel.study.layouts import divisors, lower_bounds, training_space, variants
-from costmodel.study.search import read_goal, search
+from costmodel.study.bounds import Bounder
+from costmodel.study.goals import Goal, read_goal
+from costmodel.study.layouts import divisors, training_space, variants
+from costmodel.study.search import search
 from costmodel.study.sensitivity import STEP, sensitivities
 from costmodel.workload.scenario import Training
 
@@ -24,6 +27,13 @@ SMALL = {
 @pytest.fixture(scope="module")
 def small() -> costmodel.Workload:
     return costmodel.load("gpt3_175b_a100", set=SMALL, scenarios=["selective"])
+
+
+def goal_of(
+    workload: costmodel.Workload, scenario: str, objective: str | None = None, constraints: tuple[str, ...] = (),
+    derived: Mapping[str, str] | None = None,
+) -> Goal:  # fmt: skip
+    return read_goal(workload.scenario(scenario).answers, scenario, objective, constraints, derived or {})
 
 
 def every_layout(workload: costmodel.Workload, devices: int) -> list[tuple[float, dict[str, object]]]:
@@ -46,7 +56,7 @@ def every_layout(workload: costmodel.Workload, devices: int) -> list[tuple[float
 
 
 def test_the_winner_is_that_of_trying_every_layout(small: costmodel.Workload) -> None:
-    found = search(small, "selective", read_goal(small, "selective", None, (), {}), [8])
+    found = search(small, "selective", goal_of(small, "selective"), [8])
     tried = every_layout(small, 8)
     assert found.best[0].objective == pytest.approx(tried[0][0], rel=1e-9)
     assert found.best[0].at == tried[0][1]
@@ -63,28 +73,31 @@ def test_no_layout_beats_its_bounds(small: costmodel.Workload) -> None:
         scenario = variant.of(base)
         assert isinstance(scenario.plan, Training)
         calibration = small.calibration(base)
-        bounds = lower_bounds(scenario, scenario.plan, calibration)
+        bounder, rows = Bounder(calibration, chosen.plan, np.arange(space.size)), np.arange(space.size)
+        memory = bounder.memory(scenario, scenario.plan)
+        bounder.price(scenario, rows)
+        step = bounder.step(scenario, rows)
         result = evaluate_grid(scenario, calibration, shape)
         runs = np.asarray(result.fits)
-        assert np.all(np.asarray(result.metrics["step_time"])[runs] >= np.broadcast_to(bounds.step, shape)[runs])
+        assert np.all(np.asarray(result.metrics["step_time"])[runs] >= step[runs])
         capacity = base.cluster.device.device_memory.capacity
-        assert np.all(np.broadcast_to(bounds.memory, shape)[runs] <= capacity)
+        assert np.all(memory[runs] <= capacity)
 
 
 def test_the_fewest_devices_that_meet_a_target_are_found(small: costmodel.Workload) -> None:
     times = {
-        number: search(small, "selective", read_goal(small, "selective", None, (), {}), [number]).best[0].objective
+        number: search(small, "selective", goal_of(small, "selective"), [number]).best[0].objective
         for number in (8, 16)
     }
     assert times[8] > times[16]
     target = (times[8] + times[16]) / 2
-    goal = read_goal(small, "selective", "minimise devices", (f"step_time <= {target} s",), {})
+    goal = goal_of(small, "selective", "minimise devices", (f"step_time <= {target} s",))
     assert search(small, "selective", goal, (4, 8, 16)).best[0].devices == 16
 
 
 def test_a_search_of_decoding_gives_the_best_rate_under_a_limit_and_the_front() -> None:
     workload = costmodel.load("deepseek_v3", scenarios=["decode"])
-    goal = read_goal(workload, "decode", None, ("tpot <= 50 ms",), {"rate": "devices / tpot"})
+    goal = goal_of(workload, "decode", None, ("tpot <= 50 ms",), {"rate": "devices / tpot"})
     found = search(workload, "decode", goal, (64, 128))
     assert all(one.metrics["tpot"] is not None and one.metrics["tpot"] <= 0.05 for one in found.best)
     rates = [
@@ -107,7 +120,7 @@ def test_a_search_of_decoding_gives_the_best_rate_under_a_limit_and_the_front() 
 )
 def test_a_bad_goal_is_told(small: costmodel.Workload, objective: str, constraints: tuple[str, ...], told: str) -> None:
     with pytest.raises(InputError, match=told.replace("(", r"\(")):
-        read_goal(small, "selective", objective, constraints, {})
+        goal_of(small, "selective", objective, constraints)
 
 
 def test_divisors_are_all_of_them() -> None:
