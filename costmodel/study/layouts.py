@@ -25,7 +25,8 @@ BATCHES = tuple(2.0**power for power in range(13))  # requests a device that a s
 DEGREES = ("tp", "pp", "dp", "ep", "virtual")
 ZERO_STAGES = (0, 1, 2, 3)
 VARIED = ("schedule", "recompute", "optimizer.zero")  # what of a layout is structure
-OWN = (*(f"parallel.{name}" for name in DEGREES), "micro_batch", "global_batch", "batch_per_device")
+LAYOUT = (*(f"parallel.{name}" for name in DEGREES), "micro_batch")
+OWN = (*LAYOUT, "global_batch", "batch_per_device")  # columns of layouts, by path below the scenario
 MOST_LAYOUTS = 20_000_000  # of one search, at all values of its axes
 
 
@@ -57,15 +58,19 @@ class Space:
         """
         columns = dict(self.columns)
         for together in axes:
-            named = {axis.path.removeprefix(head): axis for axis in together}
-            pieces = []
-            for at in range(len(together[0].values)):
-                own = [columns[name] == axis.values[at] for name, axis in named.items() if name in self.columns]
-                rows = np.flatnonzero(np.all(own, axis=0)) if own else np.arange(len(next(iter(columns.values()))))
-                others = {name: np.full(len(rows), axis.values[at]) for name, axis in named.items() if name not in OWN}
-                pieces.append({name: column[rows] for name, column in columns.items()} | others)
-            check_size(sum(len(next(iter(piece.values()))) for piece in pieces))
-            columns = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+            named = {axis.path.removeprefix(head): axis.values for axis in together}
+            own = [name for name in named if name in self.columns]
+            number, size = len(together[0].values), len(next(iter(columns.values())))
+            if own:
+                having = [np.all([columns[name] == named[name][at] for name in own], axis=0) for at in range(number)]
+                rows = [np.flatnonzero(mask) for mask in having]
+            else:
+                check_size(number * size)
+                rows = [np.arange(size)] * number
+            check_size(sum(map(len, rows)))
+            kept, times = np.concatenate(rows), [len(each) for each in rows]
+            others = {name: np.repeat(values, times) for name, values in named.items() if name not in OWN}
+            columns = {name: column[kept] for name, column in columns.items()} | others
         return Space(columns)
 
 

@@ -12,13 +12,14 @@ import numpy as np
 
 from costmodel.analytic.capital import missing
 from costmodel.api import Workload
-from costmodel.errors import InputError
+from costmodel.errors import InputError, LayoutError
+from costmodel.schema import SI
 from costmodel.study.axes import Axis
 from costmodel.study.goals import Asked, Found, Goal, Told, read_goal
 from costmodel.study.layouts import DEGREES, OWN, VARIED
 from costmodel.study.search_passes import search_passes
 from costmodel.study.search_steps import search_steps
-from costmodel.study.sweep import Sweep, Wanted, plan_sweep
+from costmodel.study.sweep import Structure, Sweep, Wanted, plan_sweep
 from costmodel.workload.scenario import Training
 
 SCHEMA = "costmodel/search@1"
@@ -66,20 +67,35 @@ def search(
         return found
     structures = [one for one in sweep.structures if one.scenario == scenario]
     for number, one in enumerate(structures):
-        if one.workload is None:
+        loaded = _loaded(sweep.workload, scenario, one)
+        if loaded is None:
             continue
         head = f"scenarios.{scenario}."
         fixed = tuple(path.removeprefix(head) for path in one.choices)
-        numbers = _numbers(one.workload, scenario, devices, sweep)
+        numbers = _numbers(sweep.workload, scenario, devices, sweep)
         part = Found(scenario, goal.sense)
         done = number / len(structures)
         axes = [*_stated(one.choices, head), *sweep.numeric]
-        asked = Asked(one.workload, scenario, goal, numbers, axes, fixed)
+        asked = Asked(loaded, scenario, goal, numbers, axes, fixed)
         _add(part, asked, lambda share, done=done: told(done + share / len(structures)))  # type: ignore[misc]
         others = {path: text for path, text in one.choices.items() if path.removeprefix(head) not in (*OWN, *VARIED)}
         found.merge(part, others)
     found.axes = {axis.path: axis.dimension for axis in sweep.axes if not axis.texts}
     return found
+
+
+def _loaded(workload: Workload, scenario: str, one: Structure) -> Workload | None:
+    """Return the workload of a structure, whether or not its own layout is one; null where there is none.
+
+    Degrees that are arrays are judged layout by layout, so those that the scenario states stand in the way of none.
+    """
+    if one.workload is not None:
+        return one.workload
+    names = [f"scenarios.{scenario}.parallel.{name}" for name in DEGREES]
+    try:
+        return workload.changed({**{name: SI(np.ones(1)) for name in names}, **one.choices}, [scenario])
+    except LayoutError:
+        return None
 
 
 def _stated(choices: Mapping[str, str], head: str) -> Iterator[tuple[Axis, ...]]:

@@ -20,7 +20,7 @@ from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Indices
 from costmodel.study.bounds import Bounder
 from costmodel.study.goals import KEPT, Asked, Found, Goal, Told, candidate, ranked
-from costmodel.study.layouts import Space, Variant, check_size, training_space, variants
+from costmodel.study.layouts import LAYOUT, Space, Variant, check_size, training_space, variants
 from costmodel.study.placement import end_weights, stage_sizes
 from costmodel.workload.scenario import Scenario, Training
 from costmodel.workload.validity import feasible_layout
@@ -127,7 +127,7 @@ def search_steps(asked: Asked, found: Found, devices: int, told: Told) -> None:
     found.stages = _placement(base.plan)
     plans = variants(base.plan, asked.fixed)
     calibration = workload.calibration(base)
-    race = _Race(base, calibration, space, head, goal, plans, prune=goal.by_step or goal.is_fewest)
+    race = _Race(base, calibration, space, head, goal, plans, prune=_prunes(asked))
     groups = sorted(_groups(race, found), key=lambda group: float(group.bounds.min()))
     _run(race, groups, found, told)
     points = [evaluate_point(race.one(one.variant, one.row), calibration) for one in race.kept]
@@ -135,6 +135,18 @@ def search_steps(asked: Asked, found: Found, devices: int, told: Told) -> None:
         candidate(point, {**space.at(one.row), **plans[one.variant].document()}, one.score, goal.sense)
         for one, point in zip(race.kept, points, strict=True)
     ])  # fmt: skip
+
+
+def _prunes(asked: Asked) -> bool:
+    """Tell whether a layout with a shorter step is always better.
+
+    So it is for the step itself; for what follows from it as long as no axis changes a step's tokens, peaks or prices.
+    """
+    if asked.goal.objective.text == "step_time" or asked.goal.is_fewest:
+        return asked.goal.by_step or asked.goal.is_fewest
+    paths = [axis.path.removeprefix(asked.head) for together in asked.axes for axis in together]
+    harmless = [path for path in paths if path in LAYOUT or path.endswith(("bandwidth", "latency"))]
+    return asked.goal.by_step and len(harmless) == len(paths)
 
 
 def _run(race: _Race, groups: Sequence[_Group], found: Found, told: Told) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ from costmodel.errors import InputError
 from costmodel.study.bounds import Bounder
 from costmodel.study.goals import Goal, read_goal
 from costmodel.study.layouts import divisors, training_space, variants
-from costmodel.study.search import search
+from costmodel.study.placement import stage_sizes
+from costmodel.study.search import search, searched
 from costmodel.study.sensitivity import STEP, sensitivities
+from costmodel.study.sweep import NOTHING, Wanted
 from costmodel.workload.scenario import Training
 
 SMALL = {
@@ -152,3 +155,69 @@ def test_an_unknown_metric_is_told() -> None:
     workload = costmodel.load("deepseek_v3", scenarios=["decode"])
     with pytest.raises(InputError, match="did you mean `tpot`"):
         sensitivities(workload, "decode", "tpott")
+
+
+def test_stated_stages_hold_on_their_number_and_give_the_ends_weight_on_others() -> None:
+    chosen = costmodel.load("deepseek_v3", scenarios=["training"]).scenario("training")
+    plan, architecture = chosen.plan, chosen.architecture
+    assert isinstance(plan, Training)
+    assert stage_sizes(architecture, plan, 16) == plan.stages == (*[4] * 15, 1)
+    assert stage_sizes(architecture, plan, 4) == (16, 16, 16, 13)
+    assert stage_sizes(architecture, plan, 32) == (*[2] * 30, 1, 0)
+    assert all(sum(stage_sizes(architecture, plan, number) or ()) == 61 for number in range(1, 62))
+    assert stage_sizes(architecture, replace(plan, stages=None), 8) is None
+    uneven = replace(plan, stages=(3, *[4] * 14, 2))
+    assert stage_sizes(architecture, uneven, 4) == (15, 16, 16, 14)
+
+
+STUDY = (
+    "scenarios.decode.batch_per_device=16,48,64; hardware.node.nic.bandwidth=40 GB/s,50 GB/s,100 GB/s",
+    "scenarios.decode.parallel.ep=32,64",
+    "scenarios.decode.input_tokens=1024,8192",
+    "scenarios.decode.communication.combine=bf16,fp8",
+)
+
+
+def test_the_axes_of_a_study_are_part_of_its_search() -> None:
+    workload = costmodel.load("deepseek_v3", scenarios=["decode"])
+    wanted = Wanted({}, ("scenarios.decode.batch_per_device <= 48", "tpot <= 100 ms"))
+    found = searched(workload, "decode", "maximise tokens_per_second_per_device", wanted, (64,), STUDY)
+    best = found.best[0]
+    assert best.at["batch_per_device"] == 48
+    assert best.at["hardware.node.nic.bandwidth"] == 50e9
+    assert best.at["scenarios.decode.input_tokens"] == 1024
+    assert best.at["scenarios.decode.communication.combine"] == "fp8"
+    assert {one.at["parallel.ep"] for one in [*found.best, *found.front]} <= {32, 64}
+    point = costmodel.load("deepseek_v3", scenarios=["decode"], set={
+        "scenarios.decode.communication.combine": "fp8", "hardware.node.nic.bandwidth": 50e9,
+        "scenarios.decode.input_tokens": 1024, "scenarios.decode.batch_per_device": 48,
+        **{f"scenarios.decode.{name}": value for name, value in best.at.items() if name.startswith("parallel.")},
+    }).evaluate("decode")  # fmt: skip
+    assert best.objective == pytest.approx(float(point.metrics["tokens_per_second_per_device"]), rel=1e-9)  # type: ignore[arg-type]
+
+
+def test_axes_of_a_training_step_leave_the_layouts_that_have_their_values() -> None:
+    varied = (
+        "scenarios.selective.global_batch=4,8", "scenarios.selective.schedule=1f1b",
+        "hardware.node.nic.bandwidth=12.5 GB/s,25 GB/s", "scenarios.selective.optimizer.zero=1",
+    )  # fmt: skip
+    changes = {path: value for path, value in SMALL.items() if not path.endswith("global_batch")}
+    workload = costmodel.load("gpt3_175b_a100", set=changes, scenarios=["selective"])
+    found = searched(workload, "selective", "maximise tokens_per_second", NOTHING, (8,), varied)
+    assert found.best[0].at["global_batch"] == 8
+    assert found.best[0].at["hardware.node.nic.bandwidth"] == 25e9
+    assert {(one.at["schedule"], one.at["optimizer.zero"]) for one in found.best} == {("1f1b", 1)}
+
+
+def test_too_many_layouts_are_refused_with_their_number(small: costmodel.Workload) -> None:
+    axis = "hardware.node.nic.bandwidth=1GB/s..50GB/s:99999"
+    with pytest.raises(InputError, match=r"\d,\d+ layouts at the values of the axes, 20,000,000 are the most"):
+        searched(small, "selective", None, NOTHING, (8,), (axis, "hardware.memory.hbm.bandwidth=1TB/s..2TB/s:999"))
+
+
+def test_an_objective_that_needs_a_price_says_which() -> None:
+    workload = costmodel.load("gpt3_175b_a100", scenarios=["selective"])
+    with pytest.raises(
+        InputError, match=r"no source states a rental price of a100-sxm-80gb: set hardware.price.rental"
+    ):
+        searched(workload, "selective", "minimise cost_per_trillion_tokens", NOTHING)
