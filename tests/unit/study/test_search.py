@@ -199,13 +199,13 @@ def test_the_axes_of_a_study_are_part_of_its_search() -> None:
 def test_axes_of_a_training_step_leave_the_layouts_that_have_their_values() -> None:
     varied = (
         "scenarios.selective.global_batch=4,8", "scenarios.selective.schedule=1f1b",
-        "hardware.node.nic.bandwidth=12.5 GB/s,25 GB/s", "scenarios.selective.optimizer.zero=1",
+        "hardware.memory.hbm.bandwidth=1.5 TB/s,3 TB/s", "scenarios.selective.optimizer.zero=1",
     )  # fmt: skip
     changes = {path: value for path, value in SMALL.items() if not path.endswith("global_batch")}
     workload = costmodel.load("gpt3_175b_a100", set=changes, scenarios=["selective"])
     found = searched(workload, "selective", "maximise tokens_per_second", NOTHING, (8,), varied)
     assert found.best[0].at["global_batch"] == 8
-    assert found.best[0].at["hardware.node.nic.bandwidth"] == 25e9
+    assert found.best[0].at["hardware.memory.hbm.bandwidth"] == 3e12
     assert {(one.at["schedule"], one.at["optimizer.zero"]) for one in found.best} == {("1f1b", 1)}
 
 
