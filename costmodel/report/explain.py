@@ -23,7 +23,7 @@ from costmodel.network.paths import Path, path
 from costmodel.quantities import ceil
 from costmodel.schema.forms import parameter
 from costmodel.schema.references import near
-from costmodel.workload.dtypes import ELEMENT_BYTES
+from costmodel.workload.dtypes import payload_width
 from costmodel.workload.operators import (
     AttentionCore,
     Collective,
@@ -217,8 +217,8 @@ def _bound(workload: Workload, scenario: Scenario, plan: ExpertBound) -> Explana
     times, communication = bound_times(scenario, plan), scenario.communication
     slowest = path(Group(scenario.parallel.ep), scenario.cluster)
     inputs = {
-        "bytes of a dispatched element": (ELEMENT_BYTES[communication.dispatch], "size"),
-        "bytes of a combined element": (ELEMENT_BYTES[communication.combine], "size"),
+        "bytes of a dispatched element": (payload_width(communication.dispatch), "size"),
+        "bytes of a combined element": (payload_width(communication.combine), "size"),
         "tokens": (float(plan.tokens_per_device), "count"),
         "sends": (float(plan.sends), "count"),
         "hidden": (float(plan.hidden), "count"),

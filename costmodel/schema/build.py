@@ -323,7 +323,14 @@ def parallelism(file: ParallelFile, schedule: str | None = None) -> Parallelism:
 def communication(file: CommunicationFile) -> Communication:
     """Return how ranks talk."""
     return Communication(
-        file.processors, file.dispatch, file.combine, file.mode, file.expert_load, file.split_attention
+        file.processors,
+        file.dispatch,
+        file.combine,
+        file.mode,
+        file.expert_load,
+        file.split_attention,
+        file.codec,
+        file.in_network,
     )
 
 

@@ -22,6 +22,7 @@ from costmodel.schema.quantity import (
     PositiveNumber,
     Ratio,
     Share,
+    RatioOrZero,
     ShareOrZero,
     Value,
     Whole,
@@ -31,6 +32,7 @@ from costmodel.schema.strict import Strict
 from costmodel.workload.recompute import OPERATORS, SETS
 from costmodel.workload.schedules import SCHEDULES
 
+Payload: TypeAlias = Literal[DType, "logfmt8", "logfmt10"]
 StageNumber: TypeAlias = Annotated[int, Whole(-(2**16), single=True)]
 
 
@@ -59,8 +61,17 @@ class CommunicationFile(Strict):
     """How ranks talk."""
 
     processors: NumberOrZero = Field(default=0.0, description="processors that communication takes from compute")
-    dispatch: DType = Field(default="bf16", description="format of dispatched tokens; a payload, needs no math unit")
-    combine: DType = Field(default="bf16", description="format of combined tokens; a payload, needs no math unit")
+    dispatch: Payload = Field(default="bf16", description="format of dispatched tokens; a payload, needs no math unit")
+    combine: Payload = Field(default="bf16", description="format of combined tokens; a payload, needs no math unit")
+    codec: RatioOrZero = Field(
+        default=0.0,
+        description="how much longer exchanges in logfmt8 or logfmt10 take where their kernels encode and decode; 0: "
+        "units in the network do",
+    )
+    in_network: bool = Field(
+        default=False,
+        description="switches copy what is dispatched and add up what is combined, and both run at the same time",
+    )
     mode: Literal["normal", "low_latency"] = Field(default="normal", description="one copy a node, or one an expert")
     expert_load: LoadFactor | None = Field(
         default=None, description="tokens of the fullest rank over the mean, whatever `routing` says; null: as it says"

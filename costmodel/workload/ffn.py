@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from costmodel.quantities import Bytes, Count, is_single
 from costmodel.workload.architecture import DenseFfn, MoeFfn
 from costmodel.workload.context import Context
-from costmodel.workload.dtypes import ELEMENT_BYTES, element_bytes
+from costmodel.workload.dtypes import ELEMENT_BYTES, LOGARITHMIC, payload_element
 from costmodel.workload.linear import (
     Linear,
     add_linear,
@@ -345,17 +347,22 @@ def _slices(context: Context, elements: Count, narrow: Bytes, wide: Bytes) -> tu
 
 
 def _exchanges(context: Context, ffn: MoeFfn, share: ExpertLoad) -> tuple[Exchange, Exchange, Exchange, Exchange]:
-    """Return dispatch, combine, the combine's gradient (a dispatch) and the dispatch's gradient (a combine)."""
+    """Return dispatch, combine, the combine's gradient (a dispatch) and the dispatch's gradient (a combine).
+
+    Where the network copies and adds up, the directions with the narrower payload are those that count once.
+    """
     plan, hidden = context.communication, context.architecture.hidden
     groups = 1.0 if ffn.groups is None else ffn.groups
     group_top_k = 1 if ffn.group_top_k is None else ffn.group_top_k
 
-    def one(name: str, dtype: str, family: str) -> Exchange:
-        width = element_bytes(dtype, context.precision.scale_block)
+    def width(dtype: str) -> Bytes:
+        return payload_element(dtype, context.precision.scale_block)
+
+    def one(name: str, dtype: str, family: str, *, once: bool) -> Exchange:
         return Exchange(
             name,
             sent_tokens(context),
-            hidden * width,
+            hidden * width(dtype),
             ffn.top_k,
             ffn.experts,
             groups,
@@ -366,12 +373,16 @@ def _exchanges(context: Context, ffn: MoeFfn, share: ExpertLoad) -> tuple[Exchan
             family,
             share.popularity,
             share.padded,
+            plan.codec if dtype in LOGARITHMIC else 0.0,
+            once,
         )
 
+    narrow = bool(np.all(np.asarray(width(plan.dispatch)) <= np.asarray(width(plan.combine))))
+    sent, summed = (plan.in_network and each for each in (narrow, not narrow))
     dispatch, combine = exchange_family("moe_dispatch", plan.mode), exchange_family("moe_combine", plan.mode)
     return (
-        one("dispatch", plan.dispatch, dispatch),
-        one("combine", plan.combine, combine),
-        one("combine gradient", plan.dispatch, dispatch),
-        one("dispatch gradient", plan.combine, combine),
+        one("dispatch", plan.dispatch, dispatch, once=sent),
+        one("combine", plan.combine, combine, once=summed),
+        one("combine gradient", plan.dispatch, dispatch, once=sent),
+        one("dispatch gradient", plan.combine, combine, once=summed),
     )

@@ -220,7 +220,9 @@ class Exchange:
     tokens: of one rank; token_bytes: of one copy [B]; top_k copies go to distinct experts out of `experts`, which stand
     evenly on the group's ranks in `expert_groups` equal groups, of which a token may use `group_top_k` (all: 1 of 1).
     load: rows of the fullest rank over the mean; popularity: null where experts are alike; padded: a buffer of fixed
-    size for every expert, sent full.
+    size for every expert, sent full; codec: how much longer it takes where its kernels encode and decode the payload;
+    once: switches copy or add up, and the opposite direction runs at the same time: one copy is what it adds to the
+    busier side of the links between nodes.
     """
 
     name: str
@@ -236,6 +238,8 @@ class Exchange:
     family: str
     popularity: Popularity | None = None
     padded: bool = False
+    codec: Quantity = 0.0
+    once: bool = False
 
     @property
     def deduplicates(self) -> bool:

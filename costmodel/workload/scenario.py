@@ -103,7 +103,8 @@ class Communication:
     mode: `normal` (deduplicated per node, forwarded over the intra-node link) or `low_latency` (one copy per expert).
     expert_load: tokens of the fullest rank over the mean, whatever the routing; null: as the routing has it.
     split_attention: micro-batches take turns within the attention of a layer too, before its core, the second one turn
-    behind the first.
+    behind the first. codec: how much longer exchanges in a logarithmic format take where their kernels encode and
+    decode it. in_network: switches copy what is dispatched and add up what is combined, and both run at once.
     """
 
     processors: Count = 0.0
@@ -112,6 +113,8 @@ class Communication:
     mode: str = "normal"
     expert_load: Count | None = None
     split_attention: bool = False
+    codec: Quantity = 0.0
+    in_network: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
