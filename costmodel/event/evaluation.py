@@ -19,9 +19,9 @@ from costmodel.event.conditions import Conditions
 from costmodel.event.engine import Timeline, run
 from costmodel.event.goodput import simulate_goodput
 from costmodel.event.graph import Graph
-from costmodel.event.links import links_of
 from costmodel.event.passes import pass_graph, pass_times_of
 from costmodel.event.training import step_graph, times_of
+from costmodel.network.soundness import sound
 from costmodel.quantities import Quantity
 from costmodel.result import Entry, Metrics, Point
 from costmodel.workload.scenario import Decode, Prefill, Scenario, Training, tokens_per_step
@@ -45,15 +45,14 @@ class EventEngine:
 
     def run(self, scenario: Scenario, graph: Graph) -> Timeline:
         """Return the timeline of a scenario's graph and keep it."""
-        capacity = links_of(scenario).capacity(1 + max(stream.device for stream in graph.streams))
-        conditions = Conditions.of(scenario, capacity) if self.conditions is None else self.conditions
+        conditions = Conditions.of(scenario) if self.conditions is None else self.conditions
         found = self.timelines[scenario.name] = run(graph, conditions)
         return found
 
     def simulates_all(self, scenario: Scenario) -> bool:
         """Tell whether every rank is simulated by itself."""
         disturbed = self.conditions is not None and bool(self.conditions.jitter or self.conditions.disturbances)
-        return self.full or disturbed or scenario.simulation.tells_ranks_apart
+        return self.full or disturbed or scenario.simulation.contention or scenario.simulation.tells_ranks_apart
 
     def evaluate(self, scenario: Scenario, calibration: Calibration) -> Evaluation:
         """Return the evaluation of a scenario; phases without streams of their own are those of the closed form.
@@ -92,7 +91,7 @@ class _Step:
 
     def __init__(self, scenario: Scenario, plan: Training, calibration: Calibration, engine: EventEngine) -> None:
         self._scenario, self._plan = scenario, plan
-        self._closed = TrainingEvaluation(scenario, plan, calibration)
+        self._closed = TrainingEvaluation(_unmet(scenario), plan, calibration)
         self.ledger = self._closed.ledger
         priced = self._closed.priced
         schedule = _whole(priced.schedule, scenario) if engine.simulates_all(scenario) else priced.schedule
@@ -135,7 +134,7 @@ class _Pass(Unscheduled):
         self, scenario: Scenario, plan: Prefill | Decode, calibration: Calibration, engine: EventEngine
     ) -> None:
         self._scenario, self._plan = scenario, plan
-        self._closed = PassEvaluation(scenario, plan, calibration)
+        self._closed = PassEvaluation(_unmet(scenario), plan, calibration)
         self.ledger, self.headline = self._closed.ledger, self._closed.headline
         made = pass_graph(scenario, self._closed.priced, full=engine.simulates_all(scenario))
         self._times: PassTimes = pass_times_of(self._closed.priced, made, engine.run(scenario, made.graph))
@@ -168,6 +167,11 @@ class _Pass(Unscheduled):
         add_pass(lines, self._closed.priced, times, 1.0 / tokens)
         lines.add_wait("pipeline wait", (step - float(times.latency)) / tokens, "latency")
         return _summing(lines.sorted(), step / tokens)
+
+
+def _unmet(scenario: Scenario) -> Scenario:
+    """Return what times of messages are taken from: with contention, a fabric on which nothing meets."""
+    return replace(scenario, cluster=sound(scenario.cluster)) if scenario.simulation.contention else scenario
 
 
 def _whole(folded: Schedule, scenario: Scenario) -> Schedule:

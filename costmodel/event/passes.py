@@ -11,7 +11,7 @@ from costmodel.analytic.sums import seconds_of, sums_of
 from costmodel.event import parts
 from costmodel.event.engine import Timeline
 from costmodel.event.graph import COPY, KERNEL, MESSAGE, Graph, Span, Task
-from costmodel.event.links import Links, links_of
+from costmodel.event.links import Links, links_of, wire_seconds
 from costmodel.event.parts import Part, parts_of
 from costmodel.workload.scenario import Scenario
 
@@ -37,7 +37,7 @@ def pass_graph(scenario: Scenario, priced: PricedPass, *, full: bool = False) ->
     """
     graph, links = Graph(slowing=float(priced.slowing)), links_of(scenario)
     known = {
-        (kind, number): _parts(segment, float(scenario.communication.processors))
+        (kind, number): _parts(segment, float(scenario.communication.processors), apart=links.wires is not None)
         for kind, segments in enumerate(priced.segments)
         for number, segment in enumerate(segments)
     }
@@ -51,18 +51,28 @@ def pass_graph(scenario: Scenario, priced: PricedPass, *, full: bool = False) ->
             if found:
                 sending = graph.stream(process, device, SEND)
                 seconds = float(seconds_of(priced.send, None))
-                previous = (graph.add(Task("pipeline send", sending, seconds, previous, MESSAGE)),)
+                own, message = links.sent(
+                    seconds, wire_seconds(priced.send, seconds), priced.send, (device - 1, sending), device
+                )
+                previous = (graph.add(Task("pipeline send", sending, own, previous, MESSAGE, message=message)),)
             first = len(graph.tasks)
             done = _turns(_Place(graph, device, streams, links), stage, known, previous)
             last = graph.mark(streams[COMPUTE], done)
             graph.spans.append(Span(first, last, device, "pass", process))
             found.append((1.0 if full else float(stage.count), first, last))
             previous = (last,)
+    links.settle(graph)
     return PassGraph(graph, tuple(found))
 
 
-def _parts(segment: Segment, processors: float) -> list[Part]:
-    return parts_of(segment.operators, "layer", processors) or [Part("nothing", parts.COMPUTE, 0.0, 0.0, 0.0)]
+def _parts(segment: Segment, processors: float, *, apart: bool) -> list[Part]:
+    return parts_of(segment.operators, "layer", processors, apart=apart) or [
+        Part("nothing", parts.COMPUTE, 0.0, 0.0, 0.0)
+    ]
+
+
+def _kind(part: Part, place: int) -> str:
+    return _KINDS[place] if part.priced is None else MESSAGE
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,11 +86,12 @@ class _Place:
 
     def add(self, part: Part, place: int, after: tuple[int, ...]) -> int:
         """Add a part and return its task."""
-        task = Task(
-            part.name, self.streams[place], part.seconds, after, _KINDS[place], part.elastic, part.processors,
-            classes=part.classes, slows=place == EXCHANGE,
-        )  # fmt: skip
-        return self.graph.add(self.links.sent(task, self.device, part.wire))
+        stream = self.streams[place]
+        seconds, message = self.links.sent(part.seconds, part.wire, part.priced, (self.device, stream))
+        return self.graph.add(Task(
+            part.name, stream, seconds, after, _kind(part, place), part.elastic, part.processors, message, part.classes,
+            place == EXCHANGE,
+        ))  # fmt: skip
 
 
 def _turns(device: _Place, stage: PricedStage, known: dict[Key, list[Part]], before: tuple[int, ...]) -> list[int]:

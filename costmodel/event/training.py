@@ -64,10 +64,14 @@ def step_graph(scenario: Scenario, step: PricedStep, schedule: Schedule, last_pa
     An action starts when the one before it on its rank is done and its inputs have arrived, as in the closed form; what
     happens inside it is up to its streams. The end of the step begins when the last rank has done its passes.
     """
-    graph, table, links = Graph(slowing=float(step.slowing)), schedule.table(), links_of(scenario)
+    graph, table, links = (
+        Graph(slowing=float(step.slowing)),
+        schedule.table(),
+        links_of(scenario, schedule.parameter_copies),
+    )
     processes = [_process(schedule, rank) for rank in range(len(schedule.ranks))]
     streams = [{name: graph.stream(process, rank, name) for name in STREAMS} for rank, process in enumerate(processes)]
-    templates = _Templates(scenario, step)
+    templates = _Templates(scenario, step, apart=links.wires is not None)
     actions = [templates.of(*columns) for columns in _columns(step, table)]
     first = np.cumsum([0, *(len(action) + 1 for action in actions)]).tolist()
     ends = [begin - 1 for begin in first[1:]]
@@ -79,7 +83,7 @@ def step_graph(scenario: Scenario, step: PricedStep, schedule: Schedule, last_pa
         rank = int(table.rank[number])
         if not number or table.rank[number - 1] != rank:
             previous = -1
-        needs = [sends[int(need), row] if linked else ends[int(need)] for row, need, linked in _needs(table, number)]
+        needs = [sends[int(need), row][0] if linked else ends[int(need)] for row, need, linked in _needs(table, number)]
         roots = tuple(needs) if previous < 0 else (previous, *needs)
         graph.extend(_instance(action, streams[rank], (first[number], rank), roots, links))
         waited = {each for local in action for each in local.after}
@@ -87,19 +91,23 @@ def step_graph(scenario: Scenario, step: PricedStep, schedule: Schedule, last_pa
         previous = graph.mark(streams[rank][COMPUTE], leaves or roots)
         graph.spans.append(Span(first[number], previous, rank, *titles[number], *kept[number]))
     send = float(seconds_of(step.transfer, None))
-    for (source, row), place in sends.items():
-        stream = streams[int(table.rank[source])][SENDS[row]]
-        task = Task("pipeline send", stream, send, (ends[source],), MESSAGE)
-        number = graph.add(links.sent(task, int(table.rank[source]), wire_seconds(step.transfer, send)))
+    wire = wire_seconds(step.transfer, send)
+    for (source, row), (place, target) in sends.items():
+        rank = int(table.rank[source])
+        stream = streams[rank][SENDS[row]]
+        own, message = links.sent(send, wire, step.transfer, (rank, stream), target)
+        number = graph.add(Task("pipeline send", stream, own, (ends[source],), MESSAGE, message=message))
         assert number == place, "messages stand behind all actions"
     for number in range(len(actions)):
         graph.arrows.extend(
-            (sends[int(need), row], first[number]) for row, need, linked in _needs(table, number) if linked
+            (sends[int(need), row][0], first[number]) for row, need, linked in _needs(table, number) if linked
         )
     passed = graph.mark(streams[0][COMPUTE], sorted(ends), "all passes done")
     closings = [
-        _close(graph, step, each, passed, _tail(step, schedule, rank, last_passes)) for rank, each in enumerate(streams)
+        _close(graph, step, (each, rank), passed, _tail(step, schedule, rank, last_passes), links)
+        for rank, each in enumerate(streams)
     ]
+    links.settle(graph)
     graph.spans.extend(
         Span(begin, end, rank, "optimizer", "gradient reduction and optimizer")
         for rank, (begin, end, _) in enumerate(closings)
@@ -167,10 +175,17 @@ def _needs(table: Table, number: int) -> Iterator[tuple[int, int, bool]]:
             yield row, int(table.needs[row, number]), bool(table.comes_over_a_link[row, number])
 
 
-def _sends(table: Table, first: int) -> dict[tuple[int, int], int]:
-    """Return (action, 0 or 1) -> the task that sends its result, in the order of the actions."""
-    linked = {(need, row) for number in range(len(table.rank)) for row, need, sent in _needs(table, number) if sent}
-    return {key: first + number for number, key in enumerate(sorted(linked))}
+def _sends(table: Table, first: int) -> dict[tuple[int, int], tuple[int, int]]:
+    """Return (action, 0 or 1) -> the task that sends its result, in the order of the actions, and the rank it goes to.
+
+    A result that several actions wait for goes to the rank of the first.
+    """
+    linked: dict[tuple[int, int], int] = {}
+    for number in range(len(table.rank)):
+        for row, need, sent in _needs(table, number):
+            if sent:
+                linked.setdefault((need, row), int(table.rank[number]))
+    return {key: (first + number, linked[key]) for number, key in enumerate(sorted(linked))}
 
 
 def _instance(
@@ -181,19 +196,20 @@ def _instance(
     for local in action:
         part = local.part
         after = tuple(first + each for each in local.after) if local.after else roots
-        kind = _TASK_KIND.get(part.stream, KERNEL)
-        task = Task(
-            part.name, streams[part.stream], part.seconds, after, kind, part.elastic, part.processors,
-            classes=part.classes, slows=part.stream == EXCHANGE,
+        kind = MESSAGE if part.priced is not None else _TASK_KIND.get(part.stream, KERNEL)
+        stream = streams[part.stream]
+        seconds, message = links.sent(part.seconds, part.wire, part.priced, (rank, stream))
+        yield Task(
+            part.name, stream, seconds, after, kind, part.elastic, part.processors, message, part.classes,
+            part.stream == EXCHANGE,
         )  # fmt: skip
-        yield links.sent(task, rank, part.wire)
 
 
 class _Templates:
     """The parts of every kind of action, put together once."""
 
-    def __init__(self, scenario: Scenario, step: PricedStep) -> None:
-        self._step = step
+    def __init__(self, scenario: Scenario, step: PricedStep, *, apart: bool) -> None:
+        self._step, self._apart = step, apart
         self._processors = float(scenario.communication.processors)
         self._layer_sums = layer_sums(step, None)
         self._known: dict[tuple[Kind, Stage | None, Stage | None], list[Local]] = {}
@@ -247,7 +263,7 @@ class _Templates:
         return found
 
     def _parts(self, operators: Sequence[Priced], name: str) -> list[Part]:
-        return parts_of(operators, name, self._processors)
+        return parts_of(operators, name, self._processors, apart=self._apart)
 
     def _weights(self, operators: Sequence[Priced], name: str) -> list[Part]:
         """Return the weight gradients of routed experts, which are ready before the others, and all others."""
@@ -290,7 +306,9 @@ def _beside(traffic: Traffic, part: str, priced: Priced, count: int) -> Part:
     seconds = count * float(seconds_of(priced, None))
     place = {"arrive": ARRIVING, "leave": LEAVING}.get(part, COLLECTIVE)
     stream = COMPUTE if traffic.waits(part) else COLLECTIVE if traffic.one_link else place
-    return Part(priced.operator.name, stream, seconds, 0.0, 0.0)
+    if not isinstance(priced.operator, Collective):
+        return Part(priced.operator.name, stream, seconds, 0.0, 0.0)
+    return Part(priced.operator.name, stream, seconds, 0.0, 0.0, wire=wire_seconds(priced, seconds), priced=priced)
 
 
 def _with_traffic(
@@ -347,16 +365,20 @@ def _tail(step: PricedStep, schedule: Schedule, rank: int, last_passes: Sequence
     raise AssertionError("every rank ends the step in a priced way")
 
 
-def _close(graph: Graph, step: PricedStep, streams: dict[str, int], passed: int, tail: Tail) -> tuple[int, int, Tail]:
+def _close(
+    graph: Graph, step: PricedStep, place: tuple[dict[str, int], int], passed: int, tail: Tail, links: Links
+) -> tuple[int, int, Tail]:
     """Add the end of the step on one rank: what overlap left of reductions, then reductions and optimizer in turn."""
-    first = len(graph.tasks)
+    first, (streams, rank) = len(graph.tasks), place
     left = float(sum(once_a_step(step, tail, layer_sums(step, None), None)))
     previous = graph.add(Task("gathers and reductions left over", streams[COLLECTIVE], left, (passed,), MESSAGE))
     for priced in tail.serial:
         message = isinstance(priced.operator, Collective | HostTransfer)
         stream, kind = (COLLECTIVE, MESSAGE) if message else (COMPUTE, KERNEL)
         seconds = float(priced.time.seconds)
-        previous = graph.add(Task(priced.operator.name, streams[stream], seconds, (previous,), kind))
+        sent = priced if isinstance(priced.operator, Collective) else None
+        own, moved = links.sent(seconds, wire_seconds(priced, seconds), sent, (rank, streams[stream]))
+        previous = graph.add(Task(priced.operator.name, streams[stream], own, (previous,), kind, message=moved))
     begun = previous
     for priced in tail.on_host:
         previous = graph.add(Task(priced.operator.name, streams[COMPUTE], float(priced.time.seconds), (previous,)))

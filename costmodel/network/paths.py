@@ -111,7 +111,7 @@ def _check_whole(network: Network) -> None:
     """Raise InputError for what only flows see: parts that have failed, planes without forwarding over NVLink."""
     if network.failed:
         raise InputError.single(
-            "closed forms know no failed parts", field="network.failed", hint="ask `costmodel collective --engine flow`"
+            "closed forms know no failed parts", field="network.failed", hint=_FLOWS
         )
     if not network.pxn and np.any(np.greater(network.planes, 1)):
         raise InputError.single(
