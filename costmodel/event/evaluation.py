@@ -20,6 +20,7 @@ from costmodel.event.engine import Timeline, run
 from costmodel.event.goodput import simulate_goodput
 from costmodel.event.graph import Graph
 from costmodel.event.passes import pass_graph, pass_times_of
+from costmodel.event.replicas import Replicas
 from costmodel.event.training import step_graph, times_of
 from costmodel.network.soundness import sound
 from costmodel.quantities import Quantity
@@ -53,6 +54,14 @@ class EventEngine:
         """Tell whether every rank is simulated by itself."""
         disturbed = self.conditions is not None and bool(self.conditions.jitter or self.conditions.disturbances)
         return self.full or disturbed or scenario.simulation.contention or scenario.simulation.tells_ranks_apart
+
+    def replicas(self, scenario: Scenario) -> Replicas:
+        """Return how many data-parallel replicas are simulated: all of them with `full`."""
+        asked, of = scenario.simulation, round(float(scenario.parallel.dp))
+        disturbed = self.conditions is not None and bool(self.conditions.jitter or self.conditions.disturbances)
+        count = of if self.full else 1 if asked.replicas is None else asked.replicas
+        apart = disturbed or asked.tells_ranks_apart or asked.replicas is not None
+        return Replicas(count, of, apart, f"scenarios.{scenario.name}.simulation")
 
     def evaluate(self, scenario: Scenario, calibration: Calibration) -> Evaluation:
         """Return the evaluation of a scenario; phases without streams of their own are those of the closed form.
@@ -95,9 +104,10 @@ class _Step:
         self.ledger = self._closed.ledger
         priced = self._closed.priced
         schedule = _whole(priced.schedule, scenario) if engine.simulates_all(scenario) else priced.schedule
-        made = step_graph(
-            scenario, priced, schedule, [last_pass(plan, schedule, rank) for rank in range(len(schedule.ranks))]
-        )
+        last_passes = [last_pass(plan, schedule, rank) for rank in range(len(schedule.ranks))]
+        replicas = engine.replicas(scenario)
+        made = step_graph(scenario, priced, schedule, last_passes, replicas)
+        self._notes = _alike(replicas, made.replicas)
         self._times: StepTimes = times_of(made, engine.run(scenario, made.graph))
 
     def metrics(self, moves: Moves) -> Metrics:
@@ -123,8 +133,8 @@ class _Step:
         return self._closed.schedule(moves) if moves is not None else schedule_times(self._times)
 
     def notes(self) -> tuple[str, ...]:
-        """Return nothing that a reader has to be told."""
-        return ()
+        """Return whether one replica stands for all though all were asked for."""
+        return self._notes
 
 
 class _Pass(Unscheduled):
@@ -136,7 +146,9 @@ class _Pass(Unscheduled):
         self._scenario, self._plan = scenario, plan
         self._closed = PassEvaluation(_unmet(scenario), plan, calibration)
         self.ledger, self.headline = self._closed.ledger, self._closed.headline
-        made = pass_graph(scenario, self._closed.priced, full=engine.simulates_all(scenario))
+        replicas = engine.replicas(scenario)
+        made = pass_graph(scenario, self._closed.priced, replicas, full=engine.simulates_all(scenario))
+        self._notes = _alike(replicas, made.replicas)
         self._times: PassTimes = pass_times_of(self._closed.priced, made, engine.run(scenario, made.graph))
 
     def metrics(self, moves: Moves) -> Metrics:
@@ -156,6 +168,10 @@ class _Pass(Unscheduled):
         """Return the operators of all kinds of layers."""
         return self._closed.operators()
 
+    def notes(self) -> tuple[str, ...]:
+        """Return whether one replica stands for all though all were asked for."""
+        return self._notes
+
     def breakdown(self) -> list[Entry]:
         """Return the operators of the pass, which sum to the headline."""
         lines, times = Lines(), self._times
@@ -167,6 +183,12 @@ class _Pass(Unscheduled):
         add_pass(lines, self._closed.priced, times, 1.0 / tokens)
         lines.add_wait("pipeline wait", (step - float(times.latency)) / tokens, "latency")
         return _summing(lines.sorted(), step / tokens)
+
+
+def _alike(asked: Replicas, simulated: int) -> tuple[str, ...]:
+    if simulated == asked.count:
+        return ()
+    return (f"all {asked.count:,} data-parallel replicas are alike, and too many to be simulated: one stands for all",)
 
 
 def _unmet(scenario: Scenario) -> Scenario:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -28,16 +28,23 @@ ROUNDING = 1e-9  # weights that differ by less are one
 Sender: TypeAlias = "tuple[int, int]"  # (device, stream) of a message
 
 
+class _Sent(NamedTuple):
+    """A message that is sent again and again. target: as of `Links.sent`."""
+
+    message: Message
+    priced: Priced
+    sender: Sender
+    target: int | None
+
+
 @dataclass(slots=True)
 class Links:
     """Collects the messages of a graph and finds the links on which they meet. wires: null without contention."""
 
     wires: Wires | None
-    _loads: list[Load] = field(default_factory=list)
-    _senders: list[Sender] = field(default_factory=list)
-    _made: list[Message] = field(default_factory=list)  # of each load
+    _sent: list[_Sent] = field(default_factory=list)
     _known: dict[tuple[object, ...], tuple[float, Message | None]] = field(default_factory=dict)
-    _kept: list[Priced] = field(default_factory=list)  # whose identities are keys
+    _copies: dict[int, tuple[Message, ...]] = field(default_factory=dict)  # by the identity of a message
 
     def sent(
         self, seconds: float, wire: float, priced: Priced | None, sender: Sender, target: int | None = None
@@ -52,40 +59,48 @@ class Links:
         key = (id(priced), seconds, wire, sender, target)
         known = self._known.get(key)
         if known is None:
-            known = self._known[key] = self._new(seconds, wire, priced, sender, target)
+            message = Message({}, wire, 1.0)
+            known = self._known[key] = max(seconds - wire, 0.0), message
+            self._sent.append(_Sent(message, priced, sender, target))
         return known
 
-    def settle(self, graph: Graph) -> None:
+    def settle(self, graph: Graph, replicas: int = 1, of: int = 1) -> None:
         """Tell every message its links, and the graph how many of them there are.
 
-        A message's bytes are the seconds that it takes by itself: links carry one a second, and so does a message.
+        replicas: of `of` data-parallel ones, that are simulated one by one, each with messages of its own. A message's
+        bytes are the seconds that it takes by itself: links carry one a second, and so does a message.
         """
         if self.wires is None:
             return
-        found = binding(self._loads, self._senders)
-        graph.capacity = np.ones(1 + max((link for loads in found for link in loads), default=-1))
-        for message, loads in zip(self._made, found, strict=True):
-            message.loads = loads
+        parts = [(0, 1)] if replicas == 1 else [(replica, of) for replica in range(replicas)]
+        loads = [self._load(each, part) for each in self._sent for part in parts]
+        last = 1 + max((each.sender for each in self._sent), default=(0, 0))[0]
+        senders = [
+            (number * last + each.sender[0], number * len(graph.streams) + each.sender[1])
+            for each in self._sent
+            for number in range(len(parts))
+        ]
+        found = iter(zip(binding(loads, senders), loads, strict=True))
+        for each in self._sent:
+            size = each.message.size
+            made = [Message(weights, size * load.slower, 1.0) for weights, load in (next(found) for _ in parts)]
+            each.message.loads, each.message.size = made[0].loads, made[0].size
+            self._copies[id(each.message)] = tuple(made)
+        links = [link for made in self._copies.values() for message in made for link in message.loads]
+        graph.capacity = np.ones(1 + max(links, default=-1))
 
-    def _new(
-        self, seconds: float, wire: float, priced: Priced, sender: Sender, target: int | None
-    ) -> tuple[float, Message | None]:
+    def copies(self, message: Message) -> tuple[Message, ...]:
+        """Return a message of each replica."""
+        return self._copies[id(message)]
+
+    def _load(self, sent: _Sent, part: tuple[int, int]) -> Load:
         assert self.wires is not None, "there is contention"
-        operator = priced.operator
-        if target is not None:
+        operator, rank = sent.priced.operator, sent.sender[0]
+        if sent.target is not None:
             assert isinstance(operator, Collective), "it has a size"
-            load = self.wires.send(float(operator.size), sender[0], target)
-        else:
-            assert isinstance(operator, Collective | Exchange), "it has a group"
-            load = self.wires.collective(operator, sender[0])
-        if not load.ideal:
-            return seconds, None
-        message = Message({}, wire * load.slower, 1.0)
-        self._loads.append(load)
-        self._senders.append(sender)
-        self._made.append(message)
-        self._kept.append(priced)
-        return max(seconds - wire, 0.0), message
+            return self.wires.send(float(operator.size), rank, sent.target, part)
+        assert isinstance(operator, Collective | Exchange), "it has a group"
+        return self.wires.collective(operator, rank, part)
 
 
 def links_of(scenario: Scenario, copies: int = 1) -> Links:

@@ -26,6 +26,8 @@ from costmodel.event.graph import COPY, KERNEL, MESSAGE, START, Graph, Span, Tas
 from costmodel.event.issue import FILLER, Local, chain, interleaved
 from costmodel.event.links import Links, links_of, wire_seconds
 from costmodel.event.parts import ARRIVING, COLLECTIVE, COMPUTE, EXCHANGE, LEAVING, STARTS, Part, merged, parts_of
+from costmodel.event.replicas import Replicas, replicas_met, replicated
+from costmodel.quantities import Quantity
 from costmodel.workload.counting import sum_of
 from costmodel.workload.memory import stage_work
 from costmodel.workload.operators import Collective, HostTransfer, base_name
@@ -47,7 +49,8 @@ _TASK_KIND = {STARTS: START, EXCHANGE: MESSAGE, COLLECTIVE: MESSAGE, ARRIVING: C
 class StepGraph:
     """A step as a graph. bounds: first and last task of each action, in the order of `table`; kernels: of each [s].
 
-    passed: the mark that all passes are done; ends: of each rank, first and last task of its end, and how it ends.
+    passed: the mark that all passes are done; ends: of each rank, first and last task of its end, and how it ends, all
+    of the first replica; replicas: how many are simulated, with `tasks` tasks each.
     """
 
     graph: Graph
@@ -56,9 +59,13 @@ class StepGraph:
     kernels: tuple[float, ...]
     passed: int
     ends: tuple[tuple[int, int, Tail], ...]
+    replicas: int
+    tasks: int
 
 
-def step_graph(scenario: Scenario, step: PricedStep, schedule: Schedule, last_passes: Sequence[Kind]) -> StepGraph:
+def step_graph(
+    scenario: Scenario, step: PricedStep, schedule: Schedule, last_passes: Sequence[Kind], replicas: Replicas
+) -> StepGraph:
     """Return the tasks of a step. schedule: the step's, folded or not; last_passes: what ends each rank's passes.
 
     An action starts when the one before it on its rank is done and its inputs have arrived, as in the closed form; what
@@ -107,7 +114,8 @@ def step_graph(scenario: Scenario, step: PricedStep, schedule: Schedule, last_pa
         _close(graph, step, (each, rank), passed, _tail(step, schedule, rank, last_passes), links)
         for rank, each in enumerate(streams)
     ]
-    links.settle(graph)
+    count = replicas.simulated(len(graph.tasks))
+    links.settle(graph, count, replicas.of)
     graph.spans.extend(
         Span(begin, end, rank, "optimizer", "gradient reduction and optimizer")
         for rank, (begin, end, _) in enumerate(closings)
@@ -117,7 +125,27 @@ def step_graph(scenario: Scenario, step: PricedStep, schedule: Schedule, last_pa
         sum(local.part.kernels for local in action) + slower(forward, backward)
         for action, (_, forward, backward) in zip(actions, _columns(step, table), strict=True)
     )
-    return StepGraph(graph, table, tuple(zip(first, ends, strict=False)), kernels, passed, tuple(closings))
+    unit = scenario.parallel.tp * scenario.parallel.cp
+    tails = {
+        number: count
+        for begin, end, _ in closings
+        for number in range(begin, end)
+        if graph.tasks[number].kind == MESSAGE and (graph.tasks[number].message or graph.tasks[number].seconds > 0)
+    }
+    meets = {} if count == 1 else {passed: count} | _meetings(actions, first, unit) | tails
+    whole = replicated(graph, count, meets, links.copies)
+    bounds = tuple(zip(first, ends, strict=False))
+    return StepGraph(whole, table, bounds, kernels, passed, tuple(closings), count, len(graph.tasks))
+
+
+def _meetings(actions: Sequence[Sequence[Local]], first: Sequence[int], unit: Quantity) -> dict[int, int]:
+    """Return the messages of the passes that several replicas have to have come to, and how many of them."""
+    spans: dict[int, int] = {}
+    for begin, action in zip(first, actions, strict=False):
+        for position, local in enumerate(action):
+            if local.part.priced is not None:
+                spans[begin + position] = replicas_met(local.part.priced.operator, unit)
+    return {number: span for number, span in spans.items() if span > 1}
 
 
 def _contention(step: PricedStep) -> Callable[[Stage | None, Stage | None], float]:
@@ -389,21 +417,22 @@ def _close(
 
 
 def times_of(made: StepGraph, timeline: Timeline) -> StepTimes:
-    """Return the parts of a step as they were simulated, means over ranks.
+    """Return the parts of a step as they were simulated, means over ranks, of all replicas.
 
     A rank works from the start of an action's first task to its end; what is left of the step up to `passed` is bubble.
     """
-    start, finish = timeline.start, timeline.finish
-    span = float(finish[made.passed])
+    shape = made.replicas, made.tasks
+    start, finish = (each[: made.replicas * made.tasks].reshape(shape) for each in (timeline.start, timeline.finish))
+    span = float(finish[0, made.passed])
     by_kind = dict.fromkeys((kind.value for kind in Kind), 0.0)
     ranks = int(made.table.rank[-1]) + 1
     busy = kernels = 0.0
     for (first, last), kind, own in zip(made.bounds, made.table.kind, made.kernels, strict=True):
-        seconds = float(finish[last] - start[first : last + 1].min())
+        seconds = float((finish[:, last] - start[:, first : last + 1].min(axis=1)).mean())
         by_kind[KINDS[kind].value] += seconds / ranks
         busy, kernels = busy + seconds / ranks, kernels + own / ranks
-    _, last, tail = max(made.ends, key=lambda end: finish[end[1]])
+    _, last, tail = max(made.ends, key=lambda end: finish[:, end[1]].max())
     serial, host = sums_of(tail.serial, None), float(sums_of(tail.on_host, None).kernels)
-    ending = float(finish[last]) - span
+    ending = float(finish[:, last].max()) - span
     waiting = ending - float(serial.kernels) - host
     return StepTimes(span + ending, by_kind, span - busy, ending, busy - kernels + waiting, host)

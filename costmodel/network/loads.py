@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from costmodel.network.paths import path
 from costmodel.network.patterns import Phase, algorithms, exchange_phases, phases
 from costmodel.network.plant import Plant, build_plant
 from costmodel.network.routing import Flows, route
+from costmodel.network.sharing import Incidence
 from costmodel.network.simulation import BATCH, MOST_EXACT_FLOWS
 from costmodel.network.soundness import sound
 from costmodel.network.symmetry import run_collapsed
@@ -43,6 +45,29 @@ class Load:
         return self.alone / self.ideal if self.ideal else 1.0
 
 
+Part: TypeAlias = "tuple[int, int]"  # (number, count): a device block of a rank cut into so many parts, which of them
+WHOLE = (0, 1)
+
+
+@dataclass(slots=True)
+class _Unit:
+    """Phases whose largest message has one byte. phases: (sources, sizes, links) of their flows; as of `Load`."""
+
+    phases: list[tuple[Indices, Array, Incidence]]
+    alone: float
+    ideal: float
+
+    def busy(self, first: int, width: int, part: Part) -> Array:
+        """Return how long each link is full with the flows of a part of `width` devices from `first` on [s]."""
+        number, count = part
+        total: Array = np.zeros(0)
+        for source, size, routed in self.phases:
+            mine = (source - first) // (width // count) == number
+            busy = routed.load(np.where(mine, size, 0.0)) / routed.capacity
+            total = busy if not len(total) else total + busy
+        return total
+
+
 @dataclass(slots=True)
 class Wires:
     """The links of a cluster, as messages of a pipeline load them.
@@ -58,24 +83,24 @@ class Wires:
     seed: int = 0
     plant: Plant = field(init=False)
     _ideal: Plant = field(init=False)
-    _known: dict[tuple[object, ...], Load] = field(default_factory=dict)
+    _known: dict[tuple[object, ...], _Unit] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         nodes = -(-self.ranks * self.width // int(self.cluster.node.count))
         self.plant = build_plant(self.cluster, nodes)
         self._ideal = build_plant(sound(self.cluster, UNMET), nodes)
 
-    def collective(self, operator: Collective | Exchange, rank: int) -> Load:
-        """Return the load of a collective or exchange of all groups of a pipeline rank."""
+    def collective(self, operator: Collective | Exchange, rank: int, part: Part = WHOLE) -> Load:
+        """Return the load of a collective or exchange of all groups of a pipeline rank, or of a part of its devices."""
         members = self._members(operator.group, rank)
         local = _beside(operator.group, int(self.cluster.node.count))
         made = list(self._phases(operator, Layout(members.shape[1], local, members.shape[1] // local)))
-        return self._load(made, members, rank)
+        return self._load(made, members, rank, part)
 
-    def send(self, size: float, rank: int, target: int) -> Load:
-        """Return the load of a message from every device of a rank to the same device of another."""
+    def send(self, size: float, rank: int, target: int, part: Part = WHOLE) -> Load:
+        """Return the load of a message from every device of a rank, or a part of them, to the same of another rank."""
         members = np.stack([np.arange(self.width) + each * self.width for each in (rank, target)], axis=1)
-        return self._load([Phase(np.array([0]), np.array([1]), np.array([size]))], members, rank)
+        return self._load([Phase(np.array([0]), np.array([1]), np.array([size]))], members, rank, part)
 
     def _phases(self, operator: Collective | Exchange, where: Layout) -> Iterator[Phase]:
         """Yield what moves one after the other, by the algorithm that is fastest in closed form."""
@@ -99,40 +124,46 @@ class Wires:
         if len(own) % span:
             raise InputError.single(
                 f"a group of {size} ranks, {stride} apart, does not divide {len(own):,} devices of a stage",
-                field="simulation.contention",
+                field="contention",
                 hint="leave it out, or use degrees of parallelism that divide each other",
             )  # fmt: skip
         return own.reshape(-1, size, stride).swapaxes(1, 2).reshape(-1, size)
 
-    def _load(self, made: Sequence[Phase], members: Indices, rank: int) -> Load:
+    def _load(self, made: Sequence[Phase], members: Indices, rank: int, part: Part) -> Load:
         """Return the load of phases among groups that all work at the same time."""
         largest = max((float(phase.size.max(initial=0.0)) for phase in made), default=0.0)
         if not largest:
             return Load(np.empty(0, np.intp), np.empty(0), 0.0, 0.0)
-        shape = tuple((phase.source.tobytes(), phase.target.tobytes(), phase.uniform, _rounded(phase.size / largest))
-                      for phase in made)  # fmt: skip
+        shape = tuple(
+            (phase.source.tobytes(), phase.target.tobytes(), phase.uniform, _rounded(phase.size / largest))
+            for phase in made
+        )
         key = (rank, members.tobytes(), shape)
         if key not in self._known:
-            self._known[key] = self._unit([replace(phase, size=phase.size / largest) for phase in made], members, rank)
+            self._known[key] = self._unit([replace(phase, size=phase.size / largest) for phase in made], members)
         one = self._known[key]
-        return Load(one.links, one.busy * largest, one.alone * largest, one.ideal * largest)
+        busy = one.busy(rank * self.width, self.width, part)
+        used = np.flatnonzero(busy)
+        return Load(used, busy[used] * largest, one.alone * largest, one.ideal * largest)
 
-    def _unit(self, made: Sequence[Phase], members: Indices, rank: int) -> Load:
-        busy = np.zeros(len(self.plant.capacity))
-        alone = ideal = 0.0
+    def _unit(self, made: Sequence[Phase], members: Indices) -> _Unit:
+        """Return what phases take by themselves, and which of their flows load what.
+
+        Adaptive routes give way to whatever else is under way: what they load beside others is spread over all paths.
+        """
+        found = _Unit([], 0.0, 0.0)
         for phase in made:
             flows = _flows(phase, members)
             routed = route(self.plant, flows, self._policy, self.seed).incidence
-            mine = flows.source // self.width == rank
-            busy += routed.load(np.where(mine, flows.size, 0.0)) / self.plant.capacity
-            batch = 0.0 if routed.flows <= MOST_EXACT_FLOWS else BATCH
             unmet = route(self._ideal, flows, "static").incidence
+            batch = 0.0 if routed.flows <= MOST_EXACT_FLOWS else BATCH
             apart = run_collapsed(unmet, flows.size, batch=batch).makespan
             same = np.array_equal(routed.start, unmet.start) and np.array_equal(routed.links, unmet.links)
-            alone += apart if same else run_collapsed(routed, flows.size, batch=batch).makespan
-            ideal += apart
-        used = np.flatnonzero(busy)
-        return Load(used, busy[used], alone, ideal)
+            found.alone += apart if same else run_collapsed(routed, flows.size, batch=batch).makespan
+            found.ideal += apart
+            spread = route(self.plant, flows, "spray").incidence if self._policy == "adaptive" and not same else routed
+            found.phases.append((flows.source, flows.size, spread))
+        return found
 
     @property
     def _policy(self) -> str:
