@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +14,6 @@ from costmodel.analytic.training import (
     PricedStep,
     StepTimes,
     Tail,
-    contention,
     layer_sums,
     once_a_step,
     pass_of,
@@ -27,10 +25,10 @@ from costmodel.event.issue import FILLER, Local, chain, interleaved
 from costmodel.event.links import Links, links_of, wire_seconds
 from costmodel.event.parts import ARRIVING, COLLECTIVE, COMPUTE, EXCHANGE, LEAVING, STARTS, Part, merged, parts_of
 from costmodel.event.replicas import Replicas, replicas_met, replicated
-from costmodel.quantities import Quantity
+from costmodel.quantities import Array, Quantity
 from costmodel.workload.counting import sum_of
 from costmodel.workload.memory import stage_work
-from costmodel.workload.operators import Collective, HostTransfer, base_name
+from costmodel.workload.operators import Collective, HostTime, HostTransfer, base_name
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.schedules import Action, Kind, Schedule
 from costmodel.workload.schedules.table import KINDS, NONE, Table
@@ -47,7 +45,8 @@ _TASK_KIND = {STARTS: START, EXCHANGE: MESSAGE, COLLECTIVE: MESSAGE, ARRIVING: C
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepGraph:
-    """A step as a graph. bounds: first and last task of each action, in the order of `table`; kernels: of each [s].
+    """A step as a graph. bounds: first and last task of each action, in the order of `table`; kernels: share
+    of each task's time in which kernels run.
 
     passed: the mark that all passes are done; ends: of each rank, first and last task of its end, and how it ends, all
     of the first replica; replicas: how many are simulated, with `tasks` tasks each.
@@ -56,7 +55,7 @@ class StepGraph:
     graph: Graph
     table: Table
     bounds: tuple[tuple[int, int], ...]
-    kernels: tuple[float, ...]
+    kernels: Array
     passed: int
     ends: tuple[tuple[int, int, Tail], ...]
     replicas: int
@@ -120,11 +119,6 @@ def step_graph(
         Span(begin, end, rank, "optimizer", "gradient reduction and optimizer")
         for rank, (begin, end, _) in enumerate(closings)
     )
-    slower = _contention(step)
-    kernels = tuple(
-        sum(local.part.kernels for local in action) + slower(forward, backward)
-        for action, (_, forward, backward) in zip(actions, _columns(step, table), strict=True)
-    )
     unit = scenario.parallel.tp * scenario.parallel.cp
     tails = {
         number: count
@@ -135,7 +129,22 @@ def step_graph(
     meets = {} if count == 1 else {passed: count} | _meetings(actions, first, unit) | tails
     whole = replicated(graph, count, meets, links.copies)
     bounds = tuple(zip(first, ends, strict=False))
+    kernels = _kernel_shares(actions, first, closings, len(graph.tasks))
     return StepGraph(whole, table, bounds, kernels, passed, tuple(closings), count, len(graph.tasks))
+
+
+def _kernel_shares(
+    actions: Sequence[Sequence[Local]], first: Sequence[int], closings: Sequence[tuple[int, int, Tail]], tasks: int
+) -> Array:
+    """Return the share of each task's time in which kernels run: none of messages, marks and the host's work."""
+    shares = np.zeros(tasks)
+    for begin, _, tail in closings:
+        for number, priced in enumerate(tail.serial, begin + 1):
+            shares[number] = 0.0 if isinstance(priced.operator, Collective | HostTransfer | HostTime) else 1.0
+    for begin, action in zip(first, actions, strict=False):
+        for position, local in enumerate(action):
+            shares[begin + position] = local.part.kernels / local.part.seconds if local.part.seconds else 0.0
+    return shares
 
 
 def _meetings(actions: Sequence[Sequence[Local]], first: Sequence[int], unit: Quantity) -> dict[int, int]:
@@ -146,20 +155,6 @@ def _meetings(actions: Sequence[Sequence[Local]], first: Sequence[int], unit: Qu
             if local.part.priced is not None:
                 spans[begin + position] = replicas_met(local.part.priced.operator, unit)
     return {number: span for number, span in spans.items() if span > 1}
-
-
-def _contention(step: PricedStep) -> Callable[[Stage | None, Stage | None], float]:
-    """Return by how much kernels of a pair of stages are longer because exchanges run beside them, as a function."""
-    layers = layer_sums(step, None)
-
-    @functools.cache
-    def of(forward: Stage | None, backward: Stage | None) -> float:
-        if forward is None or backward is None:
-            return 0.0
-        ahead, back = (stage_sums(stage_work(step.work, stage), layers) for stage in (forward, backward))
-        return float(contention(ahead.forward + back.backward, step.slowing))
-
-    return of
 
 
 def _process(schedule: Schedule, rank: int) -> str:
@@ -420,19 +415,22 @@ def times_of(made: StepGraph, timeline: Timeline) -> StepTimes:
     """Return the parts of a step as they were simulated, means over ranks, of all replicas.
 
     A rank works from the start of an action's first task to its end; what is left of the step up to `passed` is bubble.
+    Communication is exposed while a rank works and no kernel of it runs.
     """
     shape = made.replicas, made.tasks
     start, finish = (each[: made.replicas * made.tasks].reshape(shape) for each in (timeline.start, timeline.finish))
     span = float(finish[0, made.passed])
     by_kind = dict.fromkeys((kind.value for kind in Kind), 0.0)
     ranks = int(made.table.rank[-1]) + 1
-    busy = kernels = 0.0
-    for (first, last), kind, own in zip(made.bounds, made.table.kind, made.kernels, strict=True):
+    ran = (finish - start) * made.kernels
+    busy, kernels = 0.0, float(ran[:, : made.passed].sum(axis=1).mean()) / ranks
+    for (first, last), kind in zip(made.bounds, made.table.kind, strict=True):
         seconds = float((finish[:, last] - start[:, first : last + 1].min(axis=1)).mean())
         by_kind[KINDS[kind].value] += seconds / ranks
-        busy, kernels = busy + seconds / ranks, kernels + own / ranks
-    _, last, tail = max(made.ends, key=lambda end: finish[:, end[1]].max())
-    serial, host = sums_of(tail.serial, None), float(sums_of(tail.on_host, None).kernels)
-    ending = float(finish[:, last].max()) - span
-    waiting = ending - float(serial.kernels) - host
+        busy += seconds / ranks
+    first, last, tail = max(made.ends, key=lambda end: finish[:, end[1]].max())
+    slowest = int(finish[:, last].argmax())
+    host = float(sums_of(tail.on_host, None).kernels)
+    ending = float(finish[slowest, last]) - span
+    waiting = ending - float(ran[slowest, first:last].sum()) - host
     return StepTimes(span + ending, by_kind, span - busy, ending, busy - kernels + waiting, host)

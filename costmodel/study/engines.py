@@ -107,12 +107,17 @@ class Difference:
         if abs(self.relative) <= WORTH_WORDS:
             return ""
         told = [f"on a rank messages wait {1e3 * self.waits:,.0f} ms for others"] if self.waits > 0 else []
-        if self.exposed is not None and self.bubble is not None:
-            told += [f"exposed communication {1e3 * self.exposed:+,.0f} ms, bubble {1e3 * self.bubble:+,.0f} ms"]
-        rest = self.event - self.closed - (self.exposed or 0.0) - (self.bubble or 0.0)
-        told += (
-            [f"work itself {1e3 * rest:+,.0f} ms"] if abs(rest) > WORTH_WORDS * abs(self.event - self.closed) else []
-        )
+        if self.exposed is None or self.bubble is None:
+            count = self.case.simulation.get("replicas")
+            slowest = [] if count is None else [f"exchanges wait for the slowest of {count} replicas"]
+            return "; ".join([*told, *slowest])
+        kernels = self.event - self.closed - self.exposed - self.bubble
+        parts = {
+            "exposed communication": self.exposed,
+            "bubble": self.bubble,
+            "kernels and the end of the step": kernels,
+        }
+        told += [f"{name} {1e3 * seconds:+,.0f} ms" for name, seconds in parts.items() if abs(seconds) > 1e-3]
         return "; ".join(told)
 
 
