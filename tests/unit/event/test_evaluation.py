@@ -146,6 +146,8 @@ def test_intervals_of_perturbed_simulations_are_those_of_the_closed_form_without
         own = EventEngine(Conditions(), perturbed=True).point(of, Calibration()).intervals
         moved = EventEngine(Conditions(), perturbed=False).point(of, Calibration()).intervals
         for name, pair in closed.items():
+            if pair is None:
+                continue
             assert own[name] == pytest.approx(pair, rel=1e-6), name
             assert moved[name] == pytest.approx(pair, rel=1e-6), name
 
