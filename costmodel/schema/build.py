@@ -350,6 +350,7 @@ def simulation(file: SimulationFile) -> Simulation:
         tuple(Slowdown(one.rank, one.slows, float(one.speed), one.begin, one.end) for one in file.slowdowns),
         file.patience,
         None if kept is None else Checkpoints(kept.interval, kept.write, kept.restart, kept.device_mtbf),
+        file.replicas,
     )
 
 

@@ -215,12 +215,15 @@ class SimulationFile(Strict):
     shares_processors: bool = Field(
         default=False, description="kernels take the processors of communication while that is idle"
     )
-    contention: bool = Field(default=False, description="messages of a device share its links")
+    contention: bool = Field(default=False, description="messages share the cluster's links, max-min fairly")
     slowdowns: list[SlowdownFile] = Field(default_factory=list, description="what is slower than usual, and when")
     patience: Duration | None = Field(
         default=None, description="time without progress after which a run is given up; null: never"
     )
     checkpoints: CheckpointsFile | None = Field(default=None, description="checkpoints (training); null: no failures")
+    replicas: Annotated[int, Whole(1, single=True)] | None = Field(
+        default=None, description="data-parallel replicas that are simulated one by one; null: one for all"
+    )
 
 
 class ScenarioFile(Strict):

@@ -12,8 +12,8 @@ from costmodel.report.text import quantity
 from costmodel.study.timelines import ACTIONS, Slice
 
 COLOURS = {
-    "forward": BLUE, "backward": GREEN, "backward_input": GREEN, "backward_weight": SKY, "forward_backward": PURPLE,
-    "optimizer": ORANGE, "pass": GREY,
+    "forward": BLUE, "backward": GREEN, "backward_input": VERMILLION, "backward_weight": SKY,
+    "forward_backward": PURPLE, "optimizer": ORANGE, "pass": GREY,
     "attention": BLUE, "experts": GREEN, "dispatch": ORANGE, "combine": VERMILLION, "weight gradients": SKY,
     "pipeline send": YELLOW,
 }  # fmt: skip
@@ -24,7 +24,8 @@ PARTS = 120  # of streams that are drawn
 def timeline_figures(slices: Sequence[Slice]) -> dict[str, Drawn]:
     """Return a Gantt chart for each scenario of a trace: a row for each rank with its actions, white where it idles.
 
-    A pass of inference, which has hardly any actions, shows its streams in their place, the first of their parts.
+    A pass of inference, which has hardly any actions, shows the streams of one stage in their place, the first of their
+    parts.
     """
     scenarios: dict[str, list[Slice]] = {}
     for each in slices:
@@ -37,7 +38,8 @@ def _figure(own: Sequence[Slice]) -> Drawn:
     if len(actions) > FEW:
         rows = _rows(actions, lambda each: each.process.partition(", ")[2], lambda each: each.kind)
     else:
-        parts = sorted((each for each in own if each.category != ACTIONS), key=lambda each: each.start)[:PARTS]
+        first = [each for each in own if each.category != ACTIONS and each.process == own[0].process]
+        parts = sorted(first, key=lambda each: each.start)[:PARTS]
         rows = _rows(parts, lambda each: each.thread, lambda each: _colour_name(each.name))
     figure, axes = canvas(1.3 + 0.26 * len(rows))
     used: set[str] = set()

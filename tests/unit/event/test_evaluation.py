@@ -132,6 +132,35 @@ def test_processors_that_communication_leaves_free_make_a_step_shorter() -> None
     assert 0.9 * headline(simulated(of)) < headline(found) < headline(simulated(of))
 
 
+def test_faster_kernels_leave_exposed_communication_as_it_was() -> None:
+    of = step("1f1b")
+    whole = float(of.cluster.device.processors)
+    told = (None, Conditions(processors=(whole, whole - 10.0)), Conditions(disturbances=(straggler(2, 0.5),)))
+    exposed = [simulated(of, each).metrics["exposed_communication_time"] for each in told]
+    assert exposed[1:] == pytest.approx([exposed[0]] * 2, rel=5e-3)  # another rank may be last
+
+
+def test_intervals_of_perturbed_simulations_are_those_of_the_closed_form_without_noise() -> None:
+    for of in (OTHERS["prefill"], step("1f1b")):
+        closed = evaluate_point(of, Calibration()).intervals
+        own = EventEngine(Conditions(), perturbed=True).point(of, Calibration()).intervals
+        moved = EventEngine(Conditions(), perturbed=False).point(of, Calibration()).intervals
+        for name, pair in closed.items():
+            if pair is None:
+                continue
+            assert own[name] == pytest.approx(pair, rel=1e-6), name
+            assert moved[name] == pytest.approx(pair, rel=1e-6), name
+
+
+def test_intervals_with_noise_are_moved_by_the_ratio_of_the_closed_form_where_simulating_them_takes_long() -> None:
+    noise = Conditions(jitter=0.05)
+    own, moved = (
+        EventEngine(noise, perturbed=perturbed).point(OTHERS["prefill"], Calibration()).intervals
+        for perturbed in (True, False)
+    )
+    assert moved["ttft"] == pytest.approx(own["ttft"], rel=5e-3)
+
+
 def test_a_step_that_a_failed_device_ends_is_infeasible_and_says_what_waits() -> None:
     found = simulated(step("1f1b"), Conditions(disturbances=(device_failure(3, 1e-3),)))
     assert not found.fits
