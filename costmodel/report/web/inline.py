@@ -41,7 +41,7 @@ def figure(figures: Mapping[str, Shown], name: str, caption: str) -> str:
     if name not in figures:
         return ""
     shown = figures[name]
-    prefix = f"f{list(figures).index(name)}-"
+    prefix = f"f-{name}-"
     links = ", ".join(download(file, data) for file, data in shown.data.items())
     return (
         f'<figure><div class="wide drawing" tabindex="0" role="region" aria-label="{text(caption)}">'
