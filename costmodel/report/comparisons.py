@@ -13,7 +13,7 @@ STYLES = {"pass": "green", "fail": "red", "skip": "dim", "infeasible": "yellow"}
 
 def show_comparisons(comparisons: Sequence[Comparison], *summaries: Sequence[Summary]) -> None:
     """Print the figures and, for each group of each kind of summary, how many, how far off, and which way."""
-    rows = table("case", "metric", ">published", ">predicted", ">80 % interval", ">error", "verdict")
+    rows = table("case", "metric", ">published", ">predicted", "?>80 % interval", ">error", "verdict")
     for one in comparisons:
         known = one.low is not None and one.high is not None and one.low != one.high
         rows.add(

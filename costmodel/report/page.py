@@ -32,7 +32,8 @@ _form: ContextVar[str] = ContextVar("form", default="text")
 @dataclass(slots=True)
 class Table:
     """Rows under headings. A heading that begins with `>` is right-aligned; one that begins with `|` stands over bars,
-    whose cells are shares; where there is no room for bars they are left out.
+    whose cells are shares. Where a terminal has no room, bars are left out, then columns whose heading begins with `?`,
+    the widest first.
     """
 
     headings: tuple[str, ...]
@@ -42,10 +43,23 @@ class Table:
         """Add a row."""
         self.rows.append(cells)
 
+    def without(self, dropped: int) -> Table:
+        """Return the table without a column."""
+        rows = [row[:dropped] + row[dropped + 1 :] for row in self.rows]
+        return Table(self.headings[:dropped] + self.headings[dropped + 1 :], rows)
+
     def without_bars(self) -> Table:
         """Return the table without its bars."""
-        kept = [at for at, heading in enumerate(self.headings) if not heading.startswith("|")]
-        return Table(tuple(self.headings[at] for at in kept), [tuple(row[at] for at in kept) for row in self.rows])
+        bars = [at for at, heading in enumerate(self.headings) if heading.startswith("|")]
+        return self.without(bars[-1]).without_bars() if bars else self
+
+
+def _name(heading: str) -> str:
+    return heading.lstrip("?>|")
+
+
+def _is_number(heading: str) -> bool:
+    return heading.lstrip("?").startswith(">")
 
 
 def table(*headings: str) -> Table:
@@ -76,10 +90,18 @@ def show(content: str | Table = "", style: str = "") -> None:
     elif form == "md":
         if style != "dim" and content:
             click.echo(_markdown(content, style))
+    elif isinstance(content, Table):
+        fitting, left_out = _fitting(content)
+        if _styled():
+            _show_styled_table(fitting)
+        else:
+            click.echo(_plain(fitting))
+        if left_out:
+            show(f"no room for {', '.join(left_out)}", "dim")
     elif _styled():
         _show_styled(content, style)
     else:
-        click.echo(_plain(_fitting(content)) if isinstance(content, Table) else content)
+        click.echo(content)
 
 
 def _styled() -> bool:
@@ -87,25 +109,39 @@ def _styled() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def _fitting(content: Table) -> Table:
-    """Return a table without its bars where a terminal has no room for them; a pipe has."""
-    if not any(heading.startswith("|") for heading in content.headings):
-        return content
-    narrow = sys.stdout.isatty() and max(map(len, _plain(content).splitlines())) > shutil.get_terminal_size().columns
-    return content.without_bars() if narrow else content
+def _fitting(content: Table) -> tuple[Table, list[str]]:
+    """Return a table that fits a terminal, and the columns that it lacks; a pipe has room for all."""
+    left_out: list[str] = []
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    if sum(_widths(content)) + len(GAP) * (len(content.headings) - 1) > columns:
+        content = content.without_bars()
+    while True:
+        widths = _widths(content)
+        spare = [at for at, heading in enumerate(content.headings) if heading.startswith("?")]
+        if not spare or sum(widths) + len(GAP) * (len(widths) - 1) <= columns:
+            return content, left_out
+        widest = max(spare, key=lambda at: widths[at])
+        left_out.append(_name(content.headings[widest]))
+        content = content.without(widest)
+
+
+def _widths(content: Table) -> list[int]:
+    """Return how wide each column is."""
+    columns = zip(map(_name, content.headings), *([_words(cell) for cell in row] for row in content.rows), strict=True)
+    return [max(map(len, column)) for column in columns]
 
 
 def _plain(content: Table) -> str:
     rows = [[_words(cell) for cell in row] for row in content.rows]
-    names = [heading.lstrip(">|") for heading in content.headings]
-    widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
-    right = [heading.startswith(">") for heading in content.headings]
+    widths = _widths(content)
+    right = [_is_number(heading) for heading in content.headings]
 
     def line(cells: list[str]) -> str:
         placed = zip(cells, widths, right, strict=True)
         return GAP.join(cell.rjust(width) if last else cell.ljust(width) for cell, width, last in placed).rstrip()
 
-    return "\n".join([line(names), "-" * (sum(widths) + len(GAP) * (len(widths) - 1)), *map(line, rows)])
+    rule = "-" * (sum(widths) + len(GAP) * (len(widths) - 1))
+    return "\n".join([line([_name(heading) for heading in content.headings]), rule, *map(line, rows)])
 
 
 def _words(cell: Cell) -> str:
@@ -132,16 +168,16 @@ def _markdown(content: str | Table, style: str) -> str:
     def line_of(cells: Sequence[str]) -> str:
         return f"| {' | '.join(cell.replace('|', chr(92) + '|').replace(chr(10), ' ') for cell in cells)} |"
 
-    rules = ["---:" if heading.startswith(">") else "---" for heading in kept.headings]
+    rules = ["---:" if _is_number(heading) else "---" for heading in kept.headings]
     rows = (line_of([_words(cell) for cell in row]) for row in kept.rows)
-    return "\n".join([line_of([heading.lstrip(">") for heading in kept.headings]), line_of(rules), *rows, ""])
+    return "\n".join([line_of([_name(heading) for heading in kept.headings]), line_of(rules), *rows, ""])
 
 
 def _csv(content: Table) -> str:
     """Return a table as CSV. An interval takes two columns; a unit stands in the heading, or in a column of its own."""
     columns: list[list[str]] = []
     for at, heading in enumerate(content.headings):
-        columns += _columns(heading.lstrip(">"), [row[at] for row in content.rows])
+        columns += _columns(_name(heading), [row[at] for row in content.rows])
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(zip(*columns, strict=True))
     return text.getvalue()
@@ -172,21 +208,23 @@ def _raw(cell: Cell, end: str) -> str:
     return words.replace(",", "") if _GROUPED.fullmatch(words) else words
 
 
-def _show_styled(content: str | Table, style: str) -> None:
+def _show_styled(line: str, style: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(highlight=False).print(Text(line, style))
+
+
+def _show_styled_table(content: Table) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    out = Console(highlight=False)
-    if isinstance(content, str):
-        out.print(Text(content, style))
-        return
-    fitting = _fitting(content)
     made = RichTable(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold", show_edge=False)
-    for heading in fitting.headings:
-        justify = "right" if heading.startswith(">") else "left"
-        made.add_column(heading.lstrip(">|"), justify=justify, overflow="fold")  # type: ignore[arg-type]
-    for row in fitting.rows:
+    for heading in content.headings:
+        justify = "right" if _is_number(heading) else "left"
+        made.add_column(_name(heading), justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for row in content.rows:
         made.add_row(*(Text(*cell) if isinstance(cell, tuple) else Text(_words(cell)) for cell in row))
-    out.print(made)
+    Console(highlight=False).print(made)

@@ -20,7 +20,7 @@ _PATH = re.compile(r"(?<!\S)\S*/(?=\S+:\d+)")  # folders in front of a file's na
 def show_scores(scores: Sequence[Score]) -> None:
     """Print one row for each device, operator and number format that has scored rows."""
     rows = table(
-        "device", "operator", "format", ">rows", ">mean error", ">median", ">bias", ">in 80 %", ">half width"
+        "device", "operator", "format", ">rows", ">mean error", "?>median", "?>bias", "?>in 80 %", "?>half width"
     )  # fmt: skip
     for one in scores:
         if one.rows:

@@ -48,7 +48,7 @@ def _candidates(rows: Sequence[Candidate]) -> Any:
              if rows[0].metrics.get(name) is not None]  # fmt: skip
     made = table(
         "", ">devices", *(f">{name.rpartition('.')[2]}" for name in names), f">{known}", ">80 % interval",
-        *(f">{name}" for name in rates),
+        *(f"?>{name}" for name in rates),
     )  # fmt: skip
     for row in rows:
         made.add(
@@ -67,7 +67,15 @@ def show_sensitivities(resolved: ResolvedWorkload, name: str, found: Mapping[str
             show("no number of the hardware moves it", "yellow")
             continue
         made = table(
-            "", "parameter", ">value", ">elasticity", "|", ">1 % up", ">1 % down", ">10 % better", ">saves $/T tokens"
+            "",
+            "parameter",
+            ">value",
+            ">elasticity",
+            "|",
+            "?>1 % up",
+            "?>1 % down",
+            ">10 % better",
+            "?>saves $/T tokens",
         )
         strongest = max(abs(row.elasticity) for row in rows) or 1.0
         for row in rows[:MOST_ROWS]:

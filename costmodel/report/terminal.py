@@ -47,7 +47,7 @@ def _title(workload: Workload) -> str:
 
 def _show_overview(points: Mapping[str, Point]) -> None:
     """Print a table with a row for each scenario, and a line for each on where its time goes."""
-    rows = table("scenario", "cluster", ">predicted", ">80 % interval", ">tokens/s/device", "limit", ">memory")
+    rows = table("scenario", "?cluster", ">predicted", ">80 % interval", "?>tokens/s/device", "limit", ">memory")
     for name, point in points.items():
         rate = point.metrics.get("tokens_per_second_per_device")
         rows.add(
