@@ -30,7 +30,7 @@ def show_classes(found: TracesCompared) -> None:
     show(rows)
 
 
-def _show(what: str, pairs: Sequence[Pair], shown: Callable[[Pair, float], str]) -> None:
+def _show(what: str, pairs: Sequence[Pair], shown: Callable[[Pair, float | None], str]) -> None:
     inside = any(pair.inside is not None for pair in pairs)
     headings = ("scenario", what, ">first", ">second", ">first over second")
     rows = table(*headings, "second in 80 %") if inside else table(*headings)

@@ -69,8 +69,7 @@ def table(*headings: str) -> Table:
 
 @contextmanager
 def printing(form: str) -> Iterator[None]:
-    """Print inside as `text`, as `md`, Markdown, or as `csv`: tables alone, numbers in SI, an empty line between "
-    "two."""
+    """Print inside as `text`, as `md`, Markdown, or as `csv`: the tables alone, in SI, an empty line between two."""
     token = _form.set(form)
     try:
         yield
