@@ -1,7 +1,7 @@
 """What the documentation site holds beside `docs/`: README.md as its first page, and `reports/` with its figures.
 
-Links are written for the repository, where a reader may follow them, too. Here each is turned to where its target stands
-on the site; what stands only in the repository becomes plain text.
+Links are written for the repository, where a reader may follow them, too. Here each is turned to where its target
+stands on the site; what stands only in the repository becomes plain text.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def on_files(files: Any, config: Any) -> Any:
     return files
 
 
-def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:  # noqa: ARG001 (the names are those of a hook)
     """Turn the links of a page; code blocks stay as they are."""
     source = _repository(page.file.src_uri)
     known = {file.src_uri for file in files}

@@ -113,10 +113,11 @@ def draw(figures: Iterator[Named], folder: Path, forms: Sequence[Form] = FORMS, 
         for name, drawn in figures:
             if drawn is None:
                 continue
-            content = {}
-            for form in forms:
+            content: dict[str, bytes] = {}
+            for form in sorted(forms, reverse=True, key=FORMS.index):  # the image first: its texts are wider
                 content[f"{name}.{form}"] = rendered(drawn.figure, form)
-                drawn.figure.set_layout_engine("none")  # parts keep the places that the first form gave them
+                drawn.figure.set_layout_engine("none")  # parts keep the places that they have now
+            content = {file: content[file] for file in (f"{name}.{form}" for form in forms)}
             content |= {f"{name}{suffix}.csv": data for suffix, data in drawn.data.items()}
             for file, data in content.items():
                 write_whole(folder / f"{prefix}{file}", [data])

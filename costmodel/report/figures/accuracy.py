@@ -14,7 +14,7 @@ from costmodel.report.figures.drawn import Drawn, table
 from costmodel.report.style import BLACK, CYCLE, PALE, canvas, name_of
 
 ENDS = (0.25, 4.0)  # of the axis: predicted over published; what lies beyond stands at its end
-TICKS = (0.25, 0.5, 0.8, 1.0, 1.25, 2.0, 4.0)
+TICKS = (0.25, 0.5, 1.0, 2.0, 4.0)
 DOTS = 150  # of a row at most: a sample is as telling, and the file stays small
 NEAR = 0.2  # the shaded band: within this of the published figure
 SEED = 0
