@@ -58,7 +58,7 @@ def write_report(sources: Sequence[Path], folder: Path) -> tuple[list[Path], int
     figures = read_figures(made)
     sections: list[Section] = []
     for part in parts:
-        own = part.sections({name: figures[name] for name in read_figures(part.files)})
+        own = part.sections({name: figures[name] for name in (path.stem for path in part.files) if name in figures})
         several = f"{part.title}: " if len(parts) > 1 else ""
         sections += [Section(f"{several}{one.title}", one.parts) for one in own]
     if len(parts) == 1:
@@ -104,11 +104,12 @@ def _answered(source: Path, folder: Path, prefix: str) -> Part:
     if isinstance(found, SearchFile):
         about = "The best layouts of a search, and the layouts that no other beats in both rates."
         return Part(
-            found.workload, about, files, lambda figures: search_sections(found, figures, prefix), data
+            f"Layouts of {found.workload}", about, files, lambda figures: search_sections(found, figures, prefix), data
         )  # fmt: skip
     if isinstance(found, SensitivityFile):
         about = f"What {found.metric} follows: an elasticity of -0.4 is 0.4 % less of it for 1 % more of a parameter."
-        return Part(found.workload, about, files, lambda figures: sensitivity_sections(found, figures, prefix), data)
+        title = f"What moves {found.metric} of {found.workload}"
+        return Part(title, about, files, lambda figures: sensitivity_sections(found, figures, prefix), data)
     if isinstance(found, ReproducedFile):
         about = f"{len(found.root):,} published figures beside predictions. Lines are 80 % intervals."
         return Part(

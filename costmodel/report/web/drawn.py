@@ -7,10 +7,11 @@ from functools import partial
 
 from costmodel.report.text import metric, quantity, setting, short_paths
 from costmodel.report.web.document import Section
-from costmodel.report.web.inline import Shown, data_table, figure, rows_of
+from costmodel.report.web.inline import MOST_ROWS, Shown, data_table, figure, rows_of
 from costmodel.report.web.markup import Cell, table
 from costmodel.schema.results import AxisFile, SweepFile
 
+ALL_ROWS, FEWEST_ROWS = 6000, 20  # of the tables of all figures together, and of one
 MOST_VALUES = 12  # of an axis that are listed
 
 
@@ -29,8 +30,9 @@ def sweep_sections(study: SweepFile, figures: Mapping[str, Shown]) -> list[Secti
     ])  # fmt: skip
     columns = _columns(study)
     sections = [Section("What varies", [asked, scenarios])]
+    most = min(MOST_ROWS, max(ALL_ROWS // max(len(figures), 1), FEWEST_ROWS))
     for name, shown in figures.items():
-        tables = (data_table(f"Points of {name}", data, columns) for data in shown.data.values())
+        tables = (data_table(f"Points of {name}", data, columns, most) for data in shown.data.values())
         sections.append(Section(name, [figure(figures, name, name), *tables]))
     return sections
 
@@ -58,7 +60,7 @@ ABOUT_TIMELINE = "What each rank or stream works on; it is blank where it waits.
 def timeline_sections(figures: Mapping[str, Shown]) -> list[Section]:
     """Return a section for each of the figures, which are all of one trace."""
     return [
-        Section(name, [figure(figures, name, name), *map(_summed, shown.data.values())])
+        Section(name.rpartition("timeline-")[2], [figure(figures, name, name), *map(_summed, shown.data.values())])
         for name, shown in figures.items()
     ]
 
