@@ -27,7 +27,7 @@ class Shown:
 
 
 def read_figures(made: Iterable[Path]) -> dict[str, Shown]:
-    """Return the figures among written files by name; the data of each follow it, and a page holds the first of them."""
+    """Return the figures among written files by name; their data follow, of which a page holds the first."""
     found: dict[str, Shown] = {}
     last, held = None, 0
     for path in made:
