@@ -61,10 +61,9 @@ def curves_figure(panels: Sequence[Panel]) -> Drawn:
 
 
 def _draw(axes: Axes, panel: Panel) -> None:
+    # a curve that lies on another leaves that one's edges visible
     most = min(1.2 + 0.6 * len(panel.curves), 3.4)
-    widths = np.linspace(
-        most, min(most, 1.3), len(panel.curves)
-    )  # a curve that lies on another leaves that one's edges visible
+    widths = np.linspace(most, min(most, 1.3), len(panel.curves))
     for at, (curve, width) in enumerate(zip(panel.curves, widths, strict=True)):
         colour = CYCLE[at]
         runs = np.flatnonzero(np.isfinite(curve.value))
