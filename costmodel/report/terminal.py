@@ -83,7 +83,7 @@ def _show_bases(points: Mapping[str, Point]) -> None:
     if len(bases) == 1:
         show(f"basis of the times: {next(iter(bases))}{note}")
     elif bases:
-        show("What the times rest on", "bold")
+        show("basis of the times", "bold")
         for basis, names in bases.items():
             show(f"  {', '.join(names)}: {basis}")
 

@@ -52,7 +52,7 @@ def test_another_cluster_has_no_title_of_the_files_own_hardware(run) -> None:
 
 def test_each_scenario_says_what_its_times_rest_on(run) -> None:
     lines = run("simulate", "deepseek_v3").out.splitlines()
-    at = lines.index("What the times rest on")
+    at = lines.index("basis of the times")
     assert lines[at + 1].startswith("  training: ")
     assert "  decode_ep_bound: roofline" in lines[at:]
 
