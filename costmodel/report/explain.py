@@ -185,7 +185,7 @@ def _explained(workload: Workload, scenario: Scenario, priced: Priced) -> Explan
         {part: float(value) for part, value in parts.items() if float(value)},
         float(time.seconds),
         time.bound,
-        priced.fit.basis,
+        priced.fit.basis_at(operator),
         _origins(workload, scenario, priced, None if pool is None else _part(operator.name)),
         tuple(note for note in notes if note.partition(":")[0].partition("/")[0] == operator.family),
     )

@@ -18,7 +18,7 @@ UNKNOWN = "-"
 
 def show_fabrics(rows: Sequence[FabricFacts]) -> None:
     """Print fabrics, a row each."""
-    shown = table("topology", ">endpoints", ">switches", ">links", ">cost", ">an endpoint", ">diameter", ">bisection")
+    shown = table("topology", ">endpoints", ">switches", "?>links", "?>cost", ">an endpoint", ">diameter", ">bisection")
     for row in rows:
         shown.add(
             row.name,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from costmodel.report.number import Number
 from costmodel.report.page import show, table
-from costmodel.report.text import count, metric, setting, short_paths, span
+from costmodel.report.text import NONE, count, metric, setting, short_paths, span
 from costmodel.result import PHASES
 from costmodel.schema import ResolvedWorkload
 from costmodel.schema.quantity import Measure
@@ -48,7 +49,7 @@ def _candidates(rows: Sequence[Candidate], axes: Mapping[str, str]) -> Any:
              if rows[0].metrics.get(name) is not None]  # fmt: skip
     made = table(
         "", ">devices", *(f">{short[name]}" for name in names), f">{known}", ">80 % interval",
-        *(f">{name}" for name in rates),
+        *(f"?>{name}" for name in rates),
     )  # fmt: skip
     for row in rows:
         made.add(
@@ -74,14 +75,23 @@ def show_sensitivities(resolved: ResolvedWorkload, name: str, found: Mapping[str
             show("no number of the hardware moves it", "yellow")
             continue
         made = table(
-            "", "parameter", ">value", ">elasticity", ">1 % up", ">1 % down", ">10 % better", ">saves $/T tokens"
+            "",
+            "parameter",
+            ">value",
+            ">elasticity",
+            "|",
+            "?>1 % up",
+            "?>1 % down",
+            ">10 % better",
+            "?>saves $/T tokens",
         )
+        strongest = max(abs(row.elasticity) for row in rows) or 1.0
         for row in rows[:MOST_ROWS]:
             number = resolved.number(f"scenarios.{scenario}.{row.path}")
             dimension = number.dimension if isinstance(number, Measure) else "count"
             made.add(
                 "~" if row.tied else "", row.path, setting(row.value, dimension), _slope(row.elasticity),
-                _slope(row.up), _slope(row.down), metric(name, row.better),
+                abs(row.elasticity) / strongest, _slope(row.up), _slope(row.down), metric(name, row.better),
                 "-" if row.saved is None else count(row.saved),
             )  # fmt: skip
         show(made)
@@ -92,4 +102,4 @@ def show_sensitivities(resolved: ResolvedWorkload, name: str, found: Mapping[str
 
 
 def _slope(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.3f}"
+    return NONE if value is None else Number(f"{value:+.3f}", value)

@@ -1,6 +1,6 @@
 """What single changes are worth: each against the workload as it stands, not one after the other.
 
-python -m costmodel.study.alternatives insights_deepseek_v3 --output reports/what_ifs/insights_deepseek_v3.md
+python -m costmodel.study.alternatives insights_deepseek_v3 --output reports/what_if/insights_deepseek_v3.md
 """
 
 from __future__ import annotations

@@ -7,7 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from matplotlib.patches import Patch
 
 from costmodel.report.figures.drawn import Drawn, table
-from costmodel.report.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, YELLOW, canvas, name_of, tell
+from costmodel.report.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    YELLOW,
+    canvas,
+    linear_axis,
+    name_of,
+    tell,
+)
 from costmodel.report.text import quantity
 from costmodel.study.timelines import ACTIONS, Slice
 
@@ -45,7 +58,7 @@ def _figure(own: Sequence[Slice]) -> Drawn:
     used: set[str] = set()
     for at, (row, spans) in enumerate(rows.items()):
         for kind in dict.fromkeys(kind for kind, *_ in spans):
-            bars = [(1e3 * start, 1e3 * seconds) for other, start, seconds, _ in spans if other == kind]
+            bars = [(start, seconds) for other, start, seconds, _ in spans if other == kind]
             drawn = axes.broken_barh(
                 bars, (at - 0.4, 0.8), facecolors=COLOURS.get(kind, GREY), edgecolor="white", linewidth=0.2
             )
@@ -55,7 +68,9 @@ def _figure(own: Sequence[Slice]) -> Drawn:
     axes.set_yticks(range(len(rows)), [name_of(row, 40) for row in rows], fontsize=7)
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel("time (ms)")
+    linear_axis(
+        axes.xaxis, "time", "time", max(start + seconds for spans in rows.values() for _, start, seconds, _ in spans)
+    )
     legend = [Patch(color=colour, label=kind.replace("_", " ")) for kind, colour in COLOURS.items() if kind in used]
     legend += [Patch(color=GREY, label="other")] if "other" in used else []
     figure.legend(handles=legend, loc="outside upper center", ncols=4)
