@@ -1,8 +1,8 @@
 """What share of the forward kernels' rate backward attention reaches: `hardware/calibrations/backward.yaml`.
 
 python -m costmodel.calibration.backward MEASUREMENTS --output hardware/calibrations/backward.yaml
-python -m costmodel.calibration.backward MEASUREMENTS hardware/calibrations/h100-sxm/fa3-backward.csv --device h100-sxm \
-    --output hardware/calibrations/h100-sxm/backward.yaml
+python -m costmodel.calibration.backward MEASUREMENTS hardware/calibrations/h100-sxm/fa3-backward.csv \
+    --device h100-sxm --cite SOURCE --output hardware/calibrations/h100-sxm/backward.yaml
 """
 
 from __future__ import annotations
@@ -136,7 +136,9 @@ def render(found: Pairs, device: str | None, files: str) -> str:
         plain, part, _ = families[FAMILY]
         shown = _share(part, plain.compute, plain.query)
         note = f"no rows here: {ratio:.3g} times the rate of the others, as on {', '.join(sorted(set(other.devices)))}"
-        wide = Share(float(f"{plain.compute * ratio:.3g}"), plain.query, shown.low, shown.median, shown.high, plain.error)
+        wide = Share(
+            float(f"{plain.compute * ratio:.3g}"), plain.query, shown.low, shown.median, shown.high, plain.error
+        )
         families["mla_backward"] = (wide, part, note)
     return _document(device, own, families, files)
 
@@ -149,8 +151,11 @@ def _on(found: Pairs, device: str) -> npt.NDArray[np.bool_]:
 
 def _document(device: str | None, own: Pairs, families: dict[str, tuple[Share, Pairs, str]], files: str) -> str:
     text = "\n".join(_family(name, *each) for name, each in families.items())
-    where = "null                                     # no device in particular" if device is None else f"devices/{device}"
+    where = (
+        "null                                     # no device in particular" if device is None else f"devices/{device}"
+    )
     transfer = "on any other device the shares are transferred" if device is None else "those of this device alone"
+    devices = ", ".join(sorted(set(own.devices)))
     return f"""\
 schema: costmodel/calibration@1
 name: {"backward" if device is None else f"{device}/backward"}
@@ -163,22 +168,24 @@ sources:
     cite: "{files}"
     kind: measurement
     note: >-
-      Rows of {", ".join(sorted(set(own.devices)))}; {transfer}. Of shapes whose forward core the same source timed as well. Made by
-      `python -m costmodel.calibration.backward`.
+      Rows of {devices}; {transfer}. Of shapes whose forward core the same source timed as
+      well. Made by `python -m costmodel.calibration.backward`.
 """
 
 
 def _family(name: str, share: Share, found: Pairs, note: str) -> str:
     """Return the lines of one family: the share, and how the rows scatter about it."""
     time = units.render(float(f"{np.median(found.seconds):.3g}"), "time")
-    per_query = f"\n    query: {share.query:g}                                   # keys that a query costs beside those it sees"
-    noted = f"\n    note: \"{note}\"" if note else ""
+    points = (
+        f"time: {time}, low: {share.low:g}, median: {share.median:g}, high: {share.high:g}, rows: {len(found.share)}"
+    )
+    beside = f"    query_keys: {share.query:g}".ljust(49) + "# keys that a query costs beside those it sees\n"
     return f"""\
   {name}:
-    compute: {100 * share.compute:.3g} %                              # of the forward kernels' rate{per_query if share.query else ""}
-    spread:
-      - {{time: {time}, low: {share.low:g}, median: {share.median:g}, high: {share.high:g}, rows: {len(found.share)}}}
-    rows: {0 if note else len(found.share)}{noted}"""
+    compute: {100 * share.compute:.3g} %                              # of the forward kernels' rate
+{beside if share.query else ""}    spread:
+      - {{{points}}}
+    rows: {0 if note else len(found.share)}""" + (f'\n    note: "{note}"' if note else "")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -388,7 +388,7 @@ def family_fit(file: FamilyFitFile, basis: str, residual: Residual | None = None
     form = None if file.form is None else _form(file.form)
     return FamilyFit(
         file.compute, file.memory, file.network, file.launch, spread, basis, form, residual, _domain(file),
-        query=file.query,
+        query=file.query_keys,
     )  # fmt: skip
 
 

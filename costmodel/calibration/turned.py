@@ -2,8 +2,8 @@
 
 python -m costmodel.calibration.turned hardware/calibrations/h800-sxm/deepgemm-turned.csv --output hardware/calibrations
 
-Both operands of such a product carry vectors of scales and its sums are read and written in FP32. No measurement table
-has them; DeepSeek published the rates of those that replaced the ones of V3's training, and by how much they are faster.
+Both operands of such a product carry vectors of scales, and its sums are read and written in FP32. No measurement table
+has them; DeepSeek published the rates of those that replaced the ones of V3's training, and how much faster they are.
 """
 
 from __future__ import annotations
@@ -100,11 +100,6 @@ def render(name: str, rates: Rates, machine: Machine, slower: float) -> str:
     sizes = {axis: [getattr(each, axis) for each in rates.products] for axis in ("m", "n", "k", "groups")}
     domain = ", ".join(f"{axis}: [{min(each):g}, {max(each):g}]" for axis, each in sizes.items())
     error = f"{100 * float(np.mean(np.abs(held_out))):.3g} %"
-    kernels = (
-        "Published rates."
-        if slower == 1
-        else f"DeepSeek's own CUTLASS kernels, {slower:g} times as long as those of DeepGEMM that replaced them; the spread is of the latter."
-    )
     return f"""\
 schema: costmodel/calibration@1
 name: {name}
@@ -114,13 +109,14 @@ basis: fitted
 frameworks: []                                   # no table has rows of it
 families:                                        # weight gradients
   gemm/fp8_block_turned: &rates
-    form: {{kind: gemm, launch: {1e6 * slower * LAUNCH:.4g} us, compute: {compute / slower:.4g}, memory: {MEMORY / slower:.4g}, load: {UNBOUNDED:g}, cache: {UNBOUNDED:g}, fill: {fill * slower:.4g}, turn: {NOTHING:g}, edge: {NOTHING:g}, sharpness: {SHARPNESS:g}, tiles: [[{TILE[0]}, {TILE[1]}]], splits: false}}
+    form: {{{_parameters(compute, fill, slower)}}}
     domain: {{{domain}}}
     radius: 0.5
     spread: [{{time: {middle:.3g} us, low: {low:g}, median: {median:g}, high: {high:g}, rows: {len(ratio)}}}]
     rows: {len(ratio)}
     note: >-
-      {kernels} Both operands have vectors of scales, sums are FP32. Weights held out one after the other: {error} mean error.
+      {_kernels(slower)}
+      Both operands have vectors of scales, sums are FP32. Weights held out one after the other: {error} mean error.
   grouped_gemm/fp8_block_turned: *rates
 sources:
   - fields: [families]
@@ -128,6 +124,34 @@ sources:
     kind: measurement
     note: Made by `python -m costmodel.calibration.turned`; launch, memory and sharpness are those of h800-sxm/deepgemm.
 """
+
+
+def _parameters(compute: float, fill: float, slower: float) -> str:
+    """Return the form's parameters as the file has them, of kernels that take `slower` times as long."""
+    found = {
+        "launch": f"{1e6 * slower * LAUNCH:.4g} us",
+        "compute": f"{compute / slower:.4g}",
+        "memory": f"{MEMORY / slower:.4g}",
+        "load": f"{UNBOUNDED:g}",
+        "cache": f"{UNBOUNDED:g}",
+        "fill": f"{fill * slower:.4g}",
+        "turn": f"{NOTHING:g}",
+        "edge": f"{NOTHING:g}",
+        "sharpness": f"{SHARPNESS:g}",
+        "tiles": f"[{list(TILE)}]",
+        "splits": "false",
+    }
+    return ", ".join(f"{name}: {value}" for name, value in {"kind": "gemm", **found}.items())
+
+
+def _kernels(slower: float) -> str:
+    """Return what the kernels are."""
+    if slower == 1:
+        return "Published rates."
+    return (
+        f"DeepSeek's own CUTLASS kernels, {slower:g} times as long as those of DeepGEMM that replaced them.\n"
+        "      The spread is of the latter."
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

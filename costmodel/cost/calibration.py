@@ -142,7 +142,7 @@ class FamilyFit:
         return time
 
     def _beside_pairs(self, core: AttentionCore) -> Quantity:
-        """Return how much longer a backward core takes for what each call does once a query: 1 + query / (pairs / rows)."""
+        """Return by how much what a call does once a query makes a backward core longer: 1 + query / (pairs / rows)."""
         if is_single(self.query) and self.query == 0.0:
             return 1.0
         return 1.0 + self.query * core.calls * core.rows / maximum(core.pairs, 1.0)

@@ -87,10 +87,14 @@ def step_graph(scenario: Scenario, step: PricedStep, schedule: Schedule, last_pa
         previous = graph.mark(streams[rank][COMPUTE], leaves or roots)
         graph.spans.append(Span(first[number], previous, rank, *titles[number], *kept[number]))
     send = float(seconds_of(step.transfer, None))
+    wire = wire_seconds(step.transfer, send) / step.together
+    others = (
+        0.0 if links.bandwidth is None else (step.together - 1) * wire
+    )  # on a shared link they are met where they are
     for (source, row), place in sends.items():
         stream = streams[int(table.rank[source])][SENDS[row]]
-        task = Task("pipeline send", stream, send, (ends[source],), MESSAGE)
-        number = graph.add(links.sent(task, int(table.rank[source]), wire_seconds(step.transfer, send)))
+        task = Task("pipeline send", stream, send - others, (ends[source],), MESSAGE)
+        number = graph.add(links.sent(task, int(table.rank[source]), wire))
         assert number == place, "messages stand behind all actions"
     for number in range(len(actions)):
         graph.arrows.extend(

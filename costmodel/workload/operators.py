@@ -248,8 +248,8 @@ class Exchange:
     def fullest(self, places: Count) -> Quantity:
         """Return the tokens, each once, that come to the fullest of `places` over those of the mean of equal experts.
 
-        Where only the load of the fullest rank is known, ranks have independent normal loads with that expected maximum,
-        and a place has the mean of its ranks; no place gets more than all tokens:
+        Where only the load of the fullest rank is known, ranks have independent normal loads with that expected
+        maximum, and a place has the mean of its ranks; no place gets more than all tokens:
 
             1 + (load - 1) * e(places)/e(ranks) * sqrt(places/ranks),    e(n): expected largest of n standard normals
         """
