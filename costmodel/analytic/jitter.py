@@ -7,12 +7,12 @@ from functools import lru_cache
 
 import numpy as np
 
-from costmodel.analytic.recurrence import Program, Slot
+from costmodel.analytic.recurrence import compile_schedule
 from costmodel.analytic.recurrence.waves import makespan_by_waves
 from costmodel.analytic.sums import Sums
-from costmodel.quantities import Count, Quantity, Seconds, is_single
+from costmodel.quantities import Count, Quantity, Seconds, is_single, where
 from costmodel.workload.order_statistics import normal_maximum, normal_maximum_deviation
-from costmodel.workload.schedules import Kind
+from costmodel.workload.schedules import Kind, folded_order
 
 DRAWS, SEED, SMALL = 16, 1, 0.01  # of chunks' times; the answer is the same at a third or three times that deviation
 _LENGTH = {
@@ -29,9 +29,8 @@ def relative_deviation(ranks: Count) -> Quantity:
 
     Of independent normal loads, s(n)/e(n): 0.19 of 64 ranks, whatever the load.
     """
-    if is_single(ranks) and ranks <= 1:
-        return 0.0
-    return normal_maximum_deviation(ranks) / np.maximum(normal_maximum(ranks), 1e-12)
+    shared = normal_maximum_deviation(ranks) / np.maximum(normal_maximum(ranks), 1e-12)
+    return where(ranks > 1, shared, 0.0)
 
 
 def deviation(layers: Sequence[tuple[int, Sums]], relative: Quantity) -> Seconds:
@@ -47,8 +46,8 @@ def deviation(layers: Sequence[tuple[int, Sums]], relative: Quantity) -> Seconds
     return np.sqrt(variance) * relative
 
 
-@lru_cache(maxsize=64)
-def coupling(program: Program[Slot]) -> float:
+@lru_cache(maxsize=256)
+def coupling(schedule: str, pp: int, virtual: int, micro_batches: int) -> float:
     """Return how much of the chunks' standard deviation a schedule loses, as if all of them took as much longer.
 
         (E[makespan with independent normal times] - makespan) / (makespan with all times a deviation longer - makespan)
@@ -56,9 +55,10 @@ def coupling(program: Program[Slot]) -> float:
     of equal stages with F = B_in = W, from draws with a fixed seed. A rank waits for the latest of its neighbours, so
     that the pace is that of maxima; where a rank has other work meanwhile, little of it is lost.
     """
+    stages = folded_order(schedule, pp, virtual, micro_batches).stages
+    program = compile_schedule(schedule, pp, virtual, micro_batches, (0,) * stages)
     waves = program.waves
-    if waves is None:
-        return 0.0
+    assert waves is not None, "schedules are compiled with their waves"
     length = np.array([_LENGTH[slot.kind] for slot in program.slots])[program.slot]
     half = np.random.default_rng(SEED).normal(0.0, SMALL, (len(length), DRAWS // 2))
     drawn = 1.0 + np.concatenate([half, -half], axis=1)  # in pairs, whose mean is that of the times

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -66,6 +67,7 @@ class PricedStep:
     start: Seconds = 0.0  # the host takes as long for each kernel or message that it starts
     together: int = 1  # messages between stages that leave a rank at once: `transfer` is the time of all of them
     relative_deviation: Quantity = 0.0  # of what the fullest rank has above the mean, over its expected value
+    order: tuple[str, int, int, int] = ("1f1b", 1, 1, 1)  # schedule, ranks, stages a rank, micro-batches
 
     def works_of(self, label: int) -> list[tuple[int, Work]]:
         """Return (how many, work) of each kind of layer on a class of stages."""
@@ -115,6 +117,7 @@ def price_step(scenario: Scenario, plan: Training, calibration: Calibration) -> 
         scenario.framework.host.operator,
         together,
         relative_deviation(context.ep_group.size),
+        (plan.schedule, pp, virtual, micro_batches),
     )
 
 
@@ -240,7 +243,7 @@ def step_times(step: PricedStep, moves: Moves) -> StepTimes:
         durations[row], kernels[row] = duration, kernel
     flat = durations.reshape(len(slots), -1)
     transfer = np.broadcast_to(send, shape).reshape(-1) if step.schedule.stages > 1 else 0.0
-    span = makespan(step.program, flat + _jitter(step, layers, flat.shape), transfer).reshape(shape)
+    span = makespan(step.program, flat + _jitter(step, layers, shape), transfer).reshape(shape)
     return _reported(step.program, span, flat, kernels.reshape(len(slots), -1), tail_times(step, layers, moves))
 
 
@@ -251,8 +254,8 @@ def _jitter(step: PricedStep, layers: Mapping[str, PassSums], shape: tuple[int, 
     """
     if is_even({name: (each.forward, each.backward) for name, each in layers.items()}):
         return 0.0
-    lost = coupling(step.program)
-    found = np.empty(shape)
+    lost = coupling(*step.order)
+    found = np.empty((len(step.program.slots), math.prod(shape)))
     for row, slot in zip(found, step.program.slots, strict=True):
         passes = [(slot.forward, Kind.FORWARD), (slot.backward, _of_pair(slot.kind))]
         parts = [
@@ -261,7 +264,8 @@ def _jitter(step: PricedStep, layers: Mapping[str, PassSums], shape: tuple[int, 
             if label is not None
             for count, work in step.works_of(label)
         ]
-        row[:] = np.reshape(lost * deviation(parts, step.relative_deviation), -1)
+        longer = lost * deviation(parts, step.relative_deviation)
+        row[:] = np.broadcast_to(longer, shape).reshape(-1)
     return found
 
 

@@ -9,12 +9,12 @@ import pytest
 from builders import FP8, MOE_MODEL, STEP, scenario
 
 from costmodel.analytic.jitter import coupling, deviation, relative_deviation
-from costmodel.analytic.recurrence import compile_schedule
 from costmodel.analytic.recurrence.pipeline import program_of
 from costmodel.analytic.recurrence.waves import makespan_by_waves
 from costmodel.analytic.sums import Sums
 from costmodel.analytic.training import price_step, step_times
 from costmodel.cost.calibration import Calibration
+from costmodel.quantities import Quantity
 from costmodel.workload.order_statistics import normal_maximum_deviation
 from costmodel.workload.scenario import Communication, Parallelism, Scenario, Training
 from costmodel.workload.schedules import Kind, order
@@ -31,6 +31,7 @@ def test_the_deviation_of_a_maximum_is_that_of_draws(places: int) -> None:
 def test_of_sixty_four_ranks_a_fifth_of_what_the_fullest_has_above_the_mean_is_chance() -> None:
     assert relative_deviation(64.0) == pytest.approx(0.187, abs=0.005)
     assert relative_deviation(1.0) == 0
+    assert np.all(relative_deviation(np.array([1.0, 64.0])) == [0.0, relative_deviation(64.0)])
 
 
 def test_layers_draw_apart_and_all_passes_of_a_layer_together() -> None:
@@ -48,7 +49,7 @@ def test_the_coupling_is_the_idle_time_of_independent_draws(schedule: str, share
     assert program.waves is not None
     spans = makespan_by_waves(program.waves, rows, drawn, np.zeros(128))
     whole = makespan_by_waves(program.waves, rows, length, np.zeros(1))[0]
-    found = coupling(compile_schedule(schedule, 8, 1, 32, (0,) * 8))
+    found = coupling(schedule, 8, 1, 32)
     assert found == pytest.approx((spans.mean() / whole - 1) / 0.02, abs=0.06)
     assert found == pytest.approx(share, abs=0.06)
 
@@ -68,3 +69,20 @@ def test_even_experts_do_not_jitter_and_uneven_ones_only_add_idle_time() -> None
         assert bool(gained > 0) is jitters
         assert with_jitter.step - without.step == pytest.approx(gained)
         assert with_jitter.by_kind == without.by_kind
+
+
+def test_a_grid_of_loads_and_networks_is_its_points() -> None:
+    of = uneven(1.4)
+    loads, sizes = np.array([[1.0], [1.2], [1.4]]), np.array([4.0, 8.0])
+    assert isinstance(of.plan, Training)
+
+    def span(load: Quantity, tokens: Quantity) -> Quantity:
+        plan = replace(STEP, schedule="dualpipe", micro_batch=1.0, sequence=tokens * 256.0)
+        asked = replace(of, plan=plan, communication=replace(of.communication, expert_load=load))
+        return step_times(price_step(asked, plan, Calibration()), None).bubble
+
+    grid = np.asarray(span(loads, sizes))
+    assert grid.shape == (3, 2)
+    for row, load in enumerate(loads[:, 0]):
+        for column, size in enumerate(sizes):
+            assert grid[row, column] == pytest.approx(float(span(float(load), float(size))), rel=1e-9)
