@@ -14,7 +14,7 @@ from costmodel.analytic.recurrence import Program, Slot, compile_schedule, makes
 from costmodel.analytic.sums import NO_TIME, Moves, Sums, seconds_of, sums_of
 from costmodel.analytic.traffic import Traffic, Works, price_traffic
 from costmodel.cost.calibration import Calibration
-from costmodel.quantities import Array, Flop, Quantity, Seconds, maximum, minimum, where
+from costmodel.quantities import Array, Count, Flop, Quantity, Seconds, is_single, maximum, minimum, where
 from costmodel.workload.context import Context
 from costmodel.workload.layers import ModelWork, model_work
 from costmodel.workload.memory import Ledger, stage_work, training_ledger
@@ -66,7 +66,7 @@ class PricedStep:
     slowing: Quantity = 1.0  # kernels take as much longer while expert exchanges run
     start: Seconds = 0.0  # the host takes as long for each kernel or message that it starts
     together: int = 1  # messages between stages that leave a rank at once: `transfer` is the time of all of them
-    relative_deviation: Quantity = 0.0  # of what the fullest rank has above the mean, over its expected value
+    expert_ranks: Count = 1.0  # that draw the loads of their experts anew for every chunk
     order: tuple[str, int, int, int] = ("1f1b", 1, 1, 1)  # schedule, ranks, stages a rank, micro-batches
 
     def works_of(self, label: int) -> list[tuple[int, Work]]:
@@ -116,7 +116,7 @@ def price_step(scenario: Scenario, plan: Training, calibration: Calibration) -> 
         scenario.framework.slowing(scenario.communication.processors),
         scenario.framework.host.operator,
         together,
-        relative_deviation(context.ep_group.size),
+        context.ep_group.size if _by_chance(scenario) else 1.0,
         (plan.schedule, pp, virtual, micro_batches),
     )
 
@@ -252,9 +252,10 @@ def _jitter(step: PricedStep, layers: Mapping[str, PassSums], shape: tuple[int, 
 
     The share of a chunk's standard deviation that the schedule loses; ranks are not busy meanwhile.
     """
-    if is_even({name: (each.forward, each.backward) for name, each in layers.items()}):
+    alone = is_single(step.expert_ranks) and step.expert_ranks == 1
+    if alone or is_even({name: (each.forward, each.backward) for name, each in layers.items()}):
         return 0.0
-    lost = coupling(*step.order)
+    lost, relative = coupling(*step.order), relative_deviation(step.expert_ranks)
     found = np.empty((len(step.program.slots), math.prod(shape)))
     for row, slot in zip(found, step.program.slots, strict=True):
         passes = [(slot.forward, Kind.FORWARD), (slot.backward, _of_pair(slot.kind))]
@@ -264,9 +265,14 @@ def _jitter(step: PricedStep, layers: Mapping[str, PassSums], shape: tuple[int, 
             if label is not None
             for count, work in step.works_of(label)
         ]
-        longer = lost * deviation(parts, step.relative_deviation)
+        longer = lost * deviation(parts, relative)
         row[:] = np.broadcast_to(longer, shape).reshape(-1)
     return found
+
+
+def _by_chance(scenario: Scenario) -> bool:
+    """Tell whether experts are uneven by chance: as a stated load is taken to be, and as alike experts are."""
+    return scenario.communication.expert_load is not None or scenario.routing.load == "uniform"
 
 
 def _of_pair(kind: Kind) -> Kind:

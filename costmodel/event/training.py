@@ -88,9 +88,8 @@ def step_graph(scenario: Scenario, step: PricedStep, schedule: Schedule, last_pa
         graph.spans.append(Span(first[number], previous, rank, *titles[number], *kept[number]))
     send = float(seconds_of(step.transfer, None))
     wire = wire_seconds(step.transfer, send) / step.together
-    others = (
-        0.0 if links.bandwidth is None else (step.together - 1) * wire
-    )  # on a shared link they are met where they are
+    # On shared links messages wait for those that they meet, whichever these are.
+    others = 0.0 if links.bandwidth is None else (step.together - 1) * wire
     for (source, row), place in sends.items():
         stream = streams[int(table.rank[source])][SENDS[row]]
         task = Task("pipeline send", stream, send - others, (ends[source],), MESSAGE)

@@ -15,8 +15,9 @@ from costmodel.analytic.sums import Sums
 from costmodel.analytic.training import price_step, step_times
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Quantity
+from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.order_statistics import normal_maximum_deviation
-from costmodel.workload.scenario import Communication, Parallelism, Scenario, Training
+from costmodel.workload.scenario import Communication, Parallelism, Routing, Scenario, Training
 from costmodel.workload.schedules import Kind, order
 
 LENGTH = {Kind.FORWARD: 1.0, Kind.BACKWARD_INPUT: 1.3, Kind.BACKWARD_WEIGHT: 0.7, Kind.BACKWARD: 2.0}
@@ -64,11 +65,20 @@ def test_even_experts_do_not_jitter_and_uneven_ones_only_add_idle_time() -> None
         of = uneven(load)
         assert isinstance(of.plan, Training)
         step = price_step(of, of.plan, Calibration())
-        with_jitter, without = (step_times(each, None) for each in (step, replace(step, relative_deviation=0.0)))
+        with_jitter, without = (step_times(each, None) for each in (step, replace(step, expert_ranks=1.0)))
         gained = with_jitter.bubble - without.bubble
         assert bool(gained > 0) is jitters
         assert with_jitter.step - without.step == pytest.approx(gained)
         assert with_jitter.by_kind == without.by_kind
+
+
+def test_counted_loads_are_the_same_in_every_chunk() -> None:
+    (experts,) = {layer.ffn.experts for layer in MOE_MODEL.kinds if isinstance(layer.ffn, MoeFfn)}
+    counts = (3.0, *(1.0,) * (int(experts) - 1))
+    counted = replace(uneven(None), routing=Routing(load="counts", counts=counts))
+    assert isinstance(counted.plan, Training)
+    assert price_step(counted, counted.plan, Calibration()).expert_ranks == 1
+    assert price_step(uneven(1.4), counted.plan, Calibration()).expert_ranks == 8
 
 
 def test_a_grid_of_loads_and_networks_is_its_points() -> None:
