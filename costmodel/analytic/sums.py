@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from costmodel.analytic.pricing import Priced
 from costmodel.quantities import Count, Quantity, Seconds, is_single, maximum, where
-from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Exchange, HostTime, HostTransfer
+from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Exchange, Gemm, HostTime, HostTransfer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,13 +28,15 @@ class Sums:
     """Times of some operators [s], each after the other.
 
     kernels: of the device, and updates and products of the host that it waits for; collectives: messages, host
-    transfers and the host's program, which kernels wait for; exchanges: those of experts; starts: how many all are.
+    transfers and the host's program, which kernels wait for; exchanges: those of experts; starts: how many all are;
+    uneven: of products of experts, the part that the fullest rank has above the mean.
     """
 
     kernels: Seconds = 0.0
     collectives: Seconds = 0.0
     exchanges: Seconds = 0.0
     starts: Count = 0.0
+    uneven: Seconds = 0.0
 
     @property
     def compute(self) -> Seconds:
@@ -50,13 +52,14 @@ class Sums:
         """Return the sum, stream by stream."""
         return Sums(
             self.kernels + other.kernels, self.collectives + other.collectives, self.exchanges + other.exchanges,
-            self.starts + other.starts,
+            self.starts + other.starts, self.uneven + other.uneven,
         )  # fmt: skip
 
     def times(self, count: float) -> Sums:
         """Return `count` times these operators."""
         return Sums(
-            count * self.kernels, count * self.collectives, count * self.exchanges, count * self.starts
+            count * self.kernels, count * self.collectives, count * self.exchanges, count * self.starts,
+            count * self.uneven,
         )  # fmt: skip
 
 
@@ -98,6 +101,7 @@ def sums_of(operators: Iterable[Priced], moves: Moves) -> Sums:
     collectives: Quantity = 0.0
     exchanges: Quantity = 0.0
     starts: Quantity = 0.0
+    uneven: Quantity = 0.0
     for priced, seconds in exposed_seconds(operators, moves):
         starts = starts + where(priced.time.seconds > 0, 1.0, 0.0)
         if isinstance(priced.operator, Exchange):
@@ -106,4 +110,8 @@ def sums_of(operators: Iterable[Priced], moves: Moves) -> Sums:
             collectives = collectives + seconds
         else:
             kernels = kernels + seconds
-    return Sums(kernels, collectives, exchanges, starts)
+            if isinstance(priced.operator, Gemm) and not (
+                is_single(priced.operator.load) and priced.operator.load == 1
+            ):
+                uneven = uneven + seconds * (1.0 - 1.0 / priced.operator.load)
+    return Sums(kernels, collectives, exchanges, starts, uneven)

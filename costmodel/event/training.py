@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -97,11 +97,14 @@ def step_graph(
         previous = graph.mark(streams[rank][COMPUTE], leaves or roots)
         graph.spans.append(Span(first[number], previous, rank, *titles[number], *kept[number]))
     send = float(seconds_of(step.transfer, None))
-    wire = wire_seconds(step.transfer, send)
+    wire = wire_seconds(step.transfer, send) / step.together
+    # On shared links messages wait for those that they meet, whichever these are.
+    alone = send if links.wires is None else send - (step.together - 1) * wire
+    message_of = _one_message(step)
     for (source, row), (place, target) in sends.items():
         rank = int(table.rank[source])
         stream = streams[rank][SENDS[row]]
-        own, message = links.sent(send, wire, step.transfer, (rank, stream), target)
+        own, message = links.sent(alone, wire, message_of, (rank, stream), target)
         number = graph.add(Task("pipeline send", stream, own, (ends[source],), MESSAGE, message=message))
         assert number == place, "messages stand behind all actions"
     for number in range(len(actions)):
@@ -160,6 +163,13 @@ def _meetings(actions: Sequence[Sequence[Local]], first: Sequence[int], unit: Qu
 def _process(schedule: Schedule, rank: int) -> str:
     held = " and ".join(str(stage) for stage in schedule.stages_of(rank))
     return f"rank {rank}: stage{'s' if len(schedule.stages_of(rank)) > 1 else ''} {held}"
+
+
+def _one_message(step: PricedStep) -> Priced:
+    """Return one of the messages between stages that `transfer` is the time of."""
+    operator = step.transfer.operator
+    assert isinstance(operator, Collective), "it has a size"
+    return replace(step.transfer, operator=replace(operator, size=operator.size / step.together))
 
 
 def _title(action: Action) -> str:

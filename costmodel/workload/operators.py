@@ -9,7 +9,10 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 
 from costmodel.quantities import Bytes, Count, Flop, Mask, Quantity, Seconds, is_single, maximum, minimum, where
+from costmodel.workload.order_statistics import normal_maximum
 from costmodel.workload.popularity import Popularity
+
+TINY = 1e-12  # a group of one has no fullest rank
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -249,12 +252,23 @@ class Exchange:
     def fullest(self, places: Count) -> Quantity:
         """Return the tokens, each once, that come to the fullest of `places` over those of the mean of equal experts.
 
-        Where only the load of the fullest rank is known it is taken for nodes too; no place gets more than all tokens.
+        Where only the load of the fullest rank is known, ranks have independent normal loads with that expected
+        maximum, and a place has the mean of its ranks; no place gets more than all tokens:
+
+            1 + (load - 1) * e(places)/e(ranks) * sqrt(places/ranks),    e(n): expected largest of n standard normals
         """
         share = self.targets(places) / places
         if self.popularity is None:
-            return minimum(self.load, 1 / share)
+            return minimum(self._stated_load(places), 1 / share)
         return self.popularity.fullest_place(places, share)
+
+    def _stated_load(self, places: Count) -> Quantity:
+        """Return the load of the fullest place that follows from the stated one of the fullest rank."""
+        if is_single(self.load) and self.load == 1:
+            return 1.0
+        ranks = self.group.size
+        together = normal_maximum(places) / maximum(normal_maximum(ranks), TINY) * np.sqrt(places / ranks)
+        return 1.0 + (self.load - 1.0) * together
 
     @property
     def variant(self) -> str:

@@ -7,7 +7,15 @@ one is a function that returns per-rank orders and an entry in `SCHEDULES`.
 """
 
 from costmodel.workload.schedules.actions import Action, Chunk, Dependency, Kind
-from costmodel.workload.schedules.catalogue import ORDERS, SCHEDULES, folded_order, implied_virtual, order, rules_of
+from costmodel.workload.schedules.catalogue import (
+    ORDERS,
+    SCHEDULES,
+    folded_order,
+    implied_virtual,
+    messages_together,
+    order,
+    rules_of,
+)
 from costmodel.workload.schedules.dual import dualpipe, dualpipe_v
 from costmodel.workload.schedules.first_rank import Chunks, first_rank_chunks, placement_of
 from costmodel.workload.schedules.one_way import gpipe, interleaved, one_forward_one_backward
@@ -32,6 +40,7 @@ __all__ = [
     "gpipe",
     "implied_virtual",
     "interleaved",
+    "messages_together",
     "one_forward_one_backward",
     "order",
     "placement_of",

@@ -214,8 +214,19 @@ def test_a_grid_holds_what_its_points_say() -> None:
 
 
 def test_the_flagship_exposes_as_much_on_either_engine() -> None:
-    """What exchanges slow kernels down by is no exposed communication, and no energy is saved by it."""
-    training = costmodel.load("deepseek_v3")
+    """What exchanges slow kernels down by is no exposed communication, and no energy is saved by it.
+
+    Of even experts: where they are uneven the closed form adds what chunks lose by their jitter.
+    """
+    training = costmodel.load("deepseek_v3", set={"scenarios.training.communication.expert_load": 1})
     closed, found = (training.evaluate("training", engine=engine).metrics for engine in ("analytic", "event"))
     for metric in ("exposed_communication_time", "bubble_time", "energy_per_token"):
         assert float(found[metric]) == pytest.approx(float(closed[metric]), rel=5e-3), metric
+
+
+def test_the_flagship_takes_as_long_on_either_engine_but_for_the_jitter_of_its_experts() -> None:
+    training = costmodel.load("deepseek_v3")
+    closed, found = (
+        float(training.evaluate("training", engine=engine).metrics["step_time"]) for engine in ("analytic", "event")
+    )
+    assert 0 < closed / found - 1 < 0.01
