@@ -9,10 +9,10 @@ from costmodel.calibration.timing import operator_time
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.cost.machine import Machine
 from costmodel.cost.time import Time
-from costmodel.hardware import Cluster
+from costmodel.hardware import Cluster, Device
 from costmodel.quantities import Count
 from costmodel.workload.operators import Operator
-from costmodel.workload.scenario import Framework, Scenario
+from costmodel.workload.scenario import Framework, Scenario, Training
 from costmodel.workload.work import Work
 
 
@@ -39,10 +39,11 @@ class PricedWork:
 class Pricer:
     """Prices operators of one scenario. An operator that several passes share is priced once.
 
-    processors: those that compute kernels may use.
+    device: at the clock that the scenario leaves it; processors: those that compute kernels may use.
     """
 
     cluster: Cluster
+    device: Device
     framework: Framework
     calibration: Calibration
     processors: Count
@@ -53,7 +54,7 @@ class Pricer:
         known = self._priced.get(id(operator))
         if known is None:
             fit = self.calibration.fit(operator)
-            machine = Machine(self.cluster.device, self.framework, self.processors, cluster=self.cluster)
+            machine = Machine(self.device, self.framework, self.processors, cluster=self.cluster)
             time = operator_time(operator, machine, self.cluster, fit)
             known = self._priced[id(operator)] = Priced(operator, time, fit)
         return known
@@ -69,6 +70,12 @@ class Pricer:
 
 
 def pricer(scenario: Scenario, calibration: Calibration) -> Pricer:
-    """Return the pricer of a scenario: compute has the processors that communication does not hold."""
-    processors = scenario.cluster.device.processors - scenario.communication.processors
-    return Pricer(scenario.cluster, scenario.framework, calibration, processors)
+    """Return the pricer of a scenario: compute has the processors that communication does not hold.
+
+    Training runs for long at the power limit: its devices are throttled.
+    """
+    device = scenario.cluster.device
+    if isinstance(scenario.plan, Training):
+        device = device.throttled()
+    processors = device.processors - scenario.communication.processors
+    return Pricer(scenario.cluster, device, scenario.framework, calibration, processors)

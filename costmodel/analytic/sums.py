@@ -99,7 +99,8 @@ def sums_of(operators: Iterable[Priced], moves: Moves) -> Sums:
     exchanges: Quantity = 0.0
     starts: Quantity = 0.0
     for priced, seconds in exposed_seconds(operators, moves):
-        starts = starts + where(priced.time.seconds > 0, 1.0, 0.0)
+        kernels_of = priced.operator.calls if isinstance(priced.operator, Elementwise) else 1.0
+        starts = starts + where(priced.time.seconds > 0, kernels_of, 0.0)
         if isinstance(priced.operator, Exchange):
             exchanges = exchanges + seconds
         elif isinstance(priced.operator, Collective | HostTransfer | HostTime):

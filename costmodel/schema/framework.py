@@ -53,10 +53,19 @@ class FrameworkFile(Strict):
     implementations: dict[str, str | list[str]] = Field(
         default_factory=dict,
         description="operator family or `family/variant` -> implementation under `calibrations/DEVICE`; of several the "
-        "first that the device has. `attention_prefill: unfused` materialises the scores",
+        "first that the device has. `attention_prefill: unfused` materialises the scores, `masked-softmax` does so with "
+        "scale, causal mask and softmax in one kernel",
+    )
+    eager: bool = Field(
+        default=False,
+        description="element-wise operators are kernels of their own: residual additions, gates, the gradients of biases "
+        "and norms, and the parts of the cross-entropy are not fused with their neighbours",
     )
     contention: LoadFactor = Field(
         default=1.0, description="how much longer kernels take while expert exchanges that hold processors run"
+    )
+    interference: LoadFactor = Field(
+        default=1.0, description="how much longer kernels take while data-parallel ranks gather weights or reduce gradients"
     )
     host: HostTimesFile = Field(default_factory=HostTimesFile, description="what the host's program adds to a step")
     sources: list[Source] = Field(default=[], description="where the values come from")

@@ -16,6 +16,7 @@ from costmodel.workload.operators import WEIGHT_ONLY
 from costmodel.workload.simulation import PLAIN, Simulation
 
 UNFUSED = "unfused"  # the implementation of attention whose scores go through device memory
+MASKED = "masked-softmax"  # the same, with scale, causal mask and softmax in one kernel
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -200,8 +201,8 @@ class Framework:
     expand narrow weights, none: as of the others; promotion_interval: elements of K between two promotions of an FP8
     accumulator; launch: time of an empty kernel on a stream [s]; reserve: device memory that the
     context and libraries keep [B]; implementations: operator family or `family/variant` -> kernel libraries, of which
-    the first that the device has is meant; contention: how much longer kernels take
-    while expert exchanges that hold processors run; host: what the host's program adds to a step.
+    the first that the device has is meant; eager: element-wise operators are kernels of their own, not fused with
+    their neighbours; contention: how much longer kernels take while expert exchanges that hold processors run; interference: the same while data-parallel ranks gather and reduce; host: what the host's program adds to a step.
     """
 
     name: str
@@ -213,6 +214,8 @@ class Framework:
     implementations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     weight_only_tiles: tuple[Tile, ...] = ()
     contention: Quantity = 1.0
+    eager: bool = False
+    interference: Quantity = 1.0
     host: HostTimes = HostTimes()
 
     def slowing(self, processors: Count) -> Quantity:
@@ -222,7 +225,12 @@ class Framework:
     @property
     def unfused(self) -> bool:
         """Tell whether attention writes its scores to memory: a product, a softmax and a product."""
-        return self.implementations.get("attention_prefill") == (UNFUSED,)
+        return self.implementations.get("attention_prefill") in ((UNFUSED,), (MASKED,))
+
+    @property
+    def masks_softmax(self) -> bool:
+        """Tell whether scale, mask and softmax of scores in memory are one kernel."""
+        return self.implementations.get("attention_prefill") == (MASKED,)
 
     def tiles_of(self, product: str) -> tuple[Tile, ...]:
         """Return the candidate tiles of a family of products."""
