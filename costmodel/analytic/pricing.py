@@ -11,18 +11,19 @@ from costmodel.cost.machine import Machine
 from costmodel.cost.time import Time
 from costmodel.hardware import Cluster, Device
 from costmodel.quantities import Count
-from costmodel.workload.operators import Operator
+from costmodel.workload.operators import Collective, Operator
 from costmodel.workload.scenario import Framework, Scenario, Training
 from costmodel.workload.work import Work
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Priced:
-    """An operator with its time and the fit that the time rests on."""
+    """An operator with its time and the fit that the time rests on. behind: the product that it runs beside, if any."""
 
     operator: Operator
     time: Time
     fit: FamilyFit
+    behind: Priced | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +57,9 @@ class Pricer:
             fit = self.calibration.fit(operator)
             machine = Machine(self.device, self.framework, self.processors, cluster=self.cluster)
             time = operator_time(operator, machine, self.cluster, fit)
-            known = self._priced[id(operator)] = Priced(operator, time, fit)
+            product = operator.behind if isinstance(operator, Collective) else None
+            behind = None if product is None else self.price(product)
+            known = self._priced[id(operator)] = Priced(operator, time, fit, behind)
         return known
 
     def price_all(self, operators: Iterable[Operator]) -> tuple[Priced, ...]:

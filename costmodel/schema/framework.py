@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -63,6 +63,11 @@ class FrameworkFile(Strict):
     )
     contention: LoadFactor = Field(
         default=1.0, description="how much longer kernels take while expert exchanges that hold processors run"
+    )
+    tensor_overlap: Literal["none", "gradients", "all"] = Field(
+        default="none",
+        description="tensor-parallel messages of training that run beside products: those of input gradients beside the "
+        "weight gradients of the same layer, or all, in as many parts as ranks beside the product that makes or takes them",
     )
     interference: LoadFactor = Field(
         default=1.0, description="how much longer kernels take while data-parallel ranks gather weights or reduce gradients"

@@ -32,6 +32,7 @@ from costmodel.workload.linear import (
     add_residual_norm,
     enter_tensor_parallel,
     leave_tensor_parallel,
+    overlap_tensor_parallel,
     norm_vectors,
 )
 from costmodel.workload.mixers import add_attention, add_mla
@@ -78,6 +79,7 @@ def _layer(context: Context, layer: Layer, name: str) -> Work:
     _add_layer(builder, context, layer)
     if context.phase != "training":
         add_copies(builder, context, layer)
+    overlap_tensor_parallel(builder, context)
     return builder.build(_layer_input(context))
 
 
@@ -243,6 +245,7 @@ def _head(context: Context) -> Work:
     logits = context.sequences if context.phase == "prefill" else context.tokens
     bias = architecture.vocabulary if architecture.head_bias else 0.0
     _add_vocabulary(builder, context, logits, shared=architecture.tied_embeddings, bias=bias)
+    overlap_tensor_parallel(builder, context)
     return builder.build()
 
 

@@ -88,10 +88,15 @@ def _own_norm(builder: WorkBuilder, name: str, kind: str, size: Bytes, width: Co
 
 
 def add_dropout(builder: WorkBuilder, context: Context, name: str) -> None:
-    """Add a dropout on the residual branch: one pass that keeps a one-byte mask."""
+    """Add a dropout on the residual branch: one pass that keeps a one-byte mask.
+
+    Where the residual addition is a kernel by itself, it does the dropout as well and only the mask is more [NVIDIA
+    Megatron-LM, core/fusions/fused_bias_dropout.py].
+    """
     elements = context.stream_tokens * context.architecture.hidden
     streamed = elements * (2 * context.residual + 1.0)
-    builder.step("dropout", [Elementwise(name, streamed)], [Elementwise(f"{name} gradient", streamed)])
+    forward = Elementwise(name, elements, calls=0.0) if context.framework.eager else Elementwise(name, streamed)
+    builder.step("dropout", [forward], [Elementwise(f"{name} gradient", streamed)])
     builder.save(f"{name} mask", "dropout", elements)
 
 
@@ -109,6 +114,7 @@ def enter_tensor_parallel(builder: WorkBuilder, context: Context, name: str) -> 
         )
     else:
         builder.step("tensor_parallel", [], [Collective(f"{name} gradient all-reduce", "all_reduce", size, group)])
+    builder.enters()
 
 
 def leave_tensor_parallel(builder: WorkBuilder, context: Context, name: str) -> None:
@@ -122,6 +128,18 @@ def leave_tensor_parallel(builder: WorkBuilder, context: Context, name: str) -> 
         )
     else:
         builder.step("tensor_parallel", [Collective(f"{name} all-reduce", "all_reduce", size, group)])
+    builder.leaves()
+
+
+def overlap_tensor_parallel(builder: WorkBuilder, context: Context) -> None:
+    """Let a finished layer's tensor-parallel messages run beside its products, as far as the framework does in training.
+
+    [NVIDIA Megatron-LM, core/tensor_parallel/layers.py, LinearWithGradAccumulationAndAsyncCommunication; Transformer
+    Engine, userbuffers]
+    """
+    which = context.framework.tensor_overlap
+    if context.phase == "training" and which != "none":
+        builder.overlap(context.parallel.tp if which == "all" else None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

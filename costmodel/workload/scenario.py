@@ -202,7 +202,8 @@ class Framework:
     accumulator; launch: time of an empty kernel on a stream [s]; reserve: device memory that the
     context and libraries keep [B]; implementations: operator family or `family/variant` -> kernel libraries, of which
     the first that the device has is meant; eager: element-wise operators are kernels of their own, not fused with
-    their neighbours; contention: how much longer kernels take while expert exchanges that hold processors run; interference: the same while data-parallel ranks gather and reduce; host: what the host's program adds to a step.
+    their neighbours; contention: how much longer kernels take while expert exchanges that hold processors run; interference: the same while data-parallel ranks gather and reduce;
+    tensor_overlap: which tensor-parallel messages run beside products: `none`, those of `gradients`, `all`; host: what the host's program adds to a step.
     """
 
     name: str
@@ -216,6 +217,7 @@ class Framework:
     contention: Quantity = 1.0
     eager: bool = False
     interference: Quantity = 1.0
+    tensor_overlap: str = "none"
     host: HostTimes = HostTimes()
 
     def slowing(self, processors: Count) -> Quantity:
