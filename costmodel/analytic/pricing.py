@@ -12,7 +12,7 @@ from costmodel.cost.time import Time
 from costmodel.hardware import Cluster, Device
 from costmodel.quantities import Count
 from costmodel.workload.operators import Collective, Operator
-from costmodel.workload.scenario import Framework, Scenario, Training
+from costmodel.workload.scenario import Framework, Scenario
 from costmodel.workload.work import Work
 
 
@@ -40,25 +40,25 @@ class PricedWork:
 class Pricer:
     """Prices operators of one scenario. An operator that several passes share is priced once.
 
-    device: at the clock that the scenario leaves it; processors: those that compute kernels may use.
+    gradients: the device as kernels of gradients find it; processors: those that compute kernels may use.
     """
 
     cluster: Cluster
-    device: Device
+    gradients: Device
     framework: Framework
     calibration: Calibration
     processors: Count
     _priced: dict[int, Priced] = field(default_factory=dict)
 
-    def price(self, operator: Operator) -> Priced:
-        """Return the operator with its time."""
+    def price(self, operator: Operator, *, gradient: bool = False) -> Priced:
+        """Return the operator with its time. gradient: it is a kernel of a gradient, not of a forward pass."""
         known = self._priced.get(id(operator))
         if known is None:
             fit = self.calibration.fit(operator)
-            machine = Machine(self.device, self.framework, self.processors, cluster=self.cluster)
+            machine = Machine(self.gradients if gradient else self.cluster.device, self.framework, self.processors, cluster=self.cluster)
             time = operator_time(operator, machine, self.cluster, fit)
             product = operator.behind if isinstance(operator, Collective) else None
-            behind = None if product is None else self.price(product)
+            behind = None if product is None else self.price(product, gradient=gradient)
             known = self._priced[id(operator)] = Priced(operator, time, fit, behind)
         return known
 
@@ -68,17 +68,15 @@ class Pricer:
 
     def price_work(self, work: Work) -> PricedWork:
         """Return the three passes of one kind of layer."""
-        passes = (work.forward, work.input_gradient, work.weight_gradient)
-        return PricedWork(work.name, *(self.price_all(each) for each in passes))
+        forward = self.price_all(work.forward)  # first: what a backward pass repeats is no gradient
+        gradients = (work.input_gradient, work.weight_gradient)
+        return PricedWork(
+            work.name, forward, *(tuple(self.price(each, gradient=True) for each in part) for part in gradients)
+        )
 
 
 def pricer(scenario: Scenario, calibration: Calibration) -> Pricer:
-    """Return the pricer of a scenario: compute has the processors that communication does not hold.
-
-    Training runs for long at the power limit: its devices are throttled.
-    """
+    """Return the pricer of a scenario: compute has the processors that communication does not hold."""
     device = scenario.cluster.device
-    if isinstance(scenario.plan, Training):
-        device = device.throttled()
     processors = device.processors - scenario.communication.processors
-    return Pricer(scenario.cluster, device, scenario.framework, calibration, processors)
+    return Pricer(scenario.cluster, device.throttled(), scenario.framework, calibration, processors)
