@@ -12,7 +12,7 @@ from costmodel.cost.time import Time
 from costmodel.hardware import Cluster, Device
 from costmodel.quantities import Count
 from costmodel.workload.operators import Collective, Operator
-from costmodel.workload.scenario import Framework, Scenario
+from costmodel.workload.scenario import Framework, Scenario, Training
 from costmodel.workload.work import Work
 
 
@@ -40,25 +40,25 @@ class PricedWork:
 class Pricer:
     """Prices operators of one scenario. An operator that several passes share is priced once.
 
-    gradients: the device as kernels of gradients find it; processors: those that compute kernels may use.
+    processors: those that compute kernels may use; device: at the clock that the scenario leaves it (null: its own).
     """
 
     cluster: Cluster
-    gradients: Device
     framework: Framework
     calibration: Calibration
     processors: Count
+    device: Device | None = None
     _priced: dict[int, Priced] = field(default_factory=dict)
 
-    def price(self, operator: Operator, *, gradient: bool = False) -> Priced:
-        """Return the operator with its time. gradient: it is a kernel of a gradient, not of a forward pass."""
+    def price(self, operator: Operator) -> Priced:
+        """Return the operator with its time."""
         known = self._priced.get(id(operator))
         if known is None:
             fit = self.calibration.fit(operator)
-            machine = Machine(self.gradients if gradient else self.cluster.device, self.framework, self.processors, cluster=self.cluster)
+            machine = Machine(self.device or self.cluster.device, self.framework, self.processors, cluster=self.cluster)
             time = operator_time(operator, machine, self.cluster, fit)
             product = operator.behind if isinstance(operator, Collective) else None
-            behind = None if product is None else self.price(product, gradient=gradient)
+            behind = None if product is None else self.price(product)
             known = self._priced[id(operator)] = Priced(operator, time, fit, behind)
         return known
 
@@ -68,15 +68,16 @@ class Pricer:
 
     def price_work(self, work: Work) -> PricedWork:
         """Return the three passes of one kind of layer."""
-        forward = self.price_all(work.forward)  # first: what a backward pass repeats is no gradient
-        gradients = (work.input_gradient, work.weight_gradient)
-        return PricedWork(
-            work.name, forward, *(tuple(self.price(each, gradient=True) for each in part) for part in gradients)
-        )
+        passes = (work.forward, work.input_gradient, work.weight_gradient)
+        return PricedWork(work.name, *(self.price_all(each) for each in passes))
 
 
 def pricer(scenario: Scenario, calibration: Calibration) -> Pricer:
-    """Return the pricer of a scenario: compute has the processors that communication does not hold."""
+    """Return the pricer of a scenario: compute has the processors that communication does not hold.
+
+    Training runs for long at the power limit: its devices are throttled.
+    """
     device = scenario.cluster.device
     processors = device.processors - scenario.communication.processors
-    return Pricer(scenario.cluster, device.throttled(), scenario.framework, calibration, processors)
+    slower = device.throttled() if isinstance(scenario.plan, Training) else None
+    return Pricer(scenario.cluster, scenario.framework, calibration, processors, slower)

@@ -147,7 +147,7 @@ def price_traffic(
 def _interference(moved: Mapping[str, tuple[Priced, ...]], interference: Quantity) -> dict[str, tuple[Priced, ...]]:
     """Return what collectives make the kernels longer by that they run beside.
 
-        t * (1 - 1/interference)        [as of expert exchanges: `contention` of `training`]
+    t * (1 - 1/interference)        [as of expert exchanges: `contention` of `training`]
     """
     if np.all(np.asarray(interference) == 1.0):
         return {}

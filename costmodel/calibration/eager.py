@@ -46,9 +46,11 @@ def streams(table: Table, catalogue: Catalogue) -> Mapping[str, Streams]:
         kernel = part.operators[0]
         if part.device.name != DEVICE or not isinstance(kernel, Elementwise) or kernel.kind not in KINDS:
             continue
-        large = kernel.traffic > LARGE * part.device.level("l2").capacity
+        cache, bandwidth = part.device.level("l2"), part.device.device_memory.bandwidth
+        assert cache is not None and bandwidth is not None, "the device's file states both"  # noqa: PT018
+        large = kernel.traffic > LARGE * cache.capacity
         seconds = chosen.seconds[part.rows]
-        share = kernel.traffic / (seconds * part.device.memory[-1].bandwidth)
+        share = kernel.traffic / (seconds * bandwidth)
         found.setdefault(kernel.kind, []).append(Streams(share[large], seconds[large]))
     return {
         kind: Streams(*(np.concatenate([getattr(one, name) for one in parts]) for name in ("share", "seconds")))

@@ -290,7 +290,8 @@ def framework(file: FrameworkFile) -> Framework:
         promotion_interval=file.promotion_interval, launch=file.launch,
         reserve=file.reserve, implementations=_implementations(file),
         weight_only_tiles=tuple(_tile(tile) for tile in file.weight_only_tiles),
-        contention=file.contention, eager=file.eager, interference=file.interference, tensor_overlap=file.tensor_overlap, host=HostTimes(**file.host.model_dump()),
+        contention=file.contention, eager=file.eager, interference=file.interference,
+        tensor_overlap=file.tensor_overlap, host=HostTimes(**file.host.model_dump()),
     )  # fmt: skip
 
 

@@ -14,7 +14,8 @@ from costmodel.schema.framework import FrameworkFile
 from costmodel.schema.quantity import Integer, Ratio, Verbatim, wrong
 from costmodel.schema.strict import Strict
 
-ROOTS = {"framework.": FrameworkFile, "hardware.device.": DeviceFile}  # what the path of a term begins with
+ROOTS: dict[str, type[Strict]] = {"framework.": FrameworkFile, "hardware.device.": DeviceFile}
+"""What the path of a term begins with, and the file that it goes on in."""
 
 
 class RecipeFile(Strict):

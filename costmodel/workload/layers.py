@@ -32,8 +32,8 @@ from costmodel.workload.linear import (
     add_residual_norm,
     enter_tensor_parallel,
     leave_tensor_parallel,
-    overlap_tensor_parallel,
     norm_vectors,
+    overlap_tensor_parallel,
 )
 from costmodel.workload.mixers import add_attention, add_mla
 from costmodel.workload.operators import Elementwise, HostTime

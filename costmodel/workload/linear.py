@@ -132,7 +132,7 @@ def leave_tensor_parallel(builder: WorkBuilder, context: Context, name: str) -> 
 
 
 def overlap_tensor_parallel(builder: WorkBuilder, context: Context) -> None:
-    """Let a finished layer's tensor-parallel messages run beside its products, as far as the framework does in training.
+    """Let a finished layer's tensor-parallel messages run beside its products, as the framework does in training.
 
     [NVIDIA Megatron-LM, core/tensor_parallel/layers.py, LinearWithGradAccumulationAndAsyncCommunication; Transformer
     Engine, userbuffers]

@@ -196,8 +196,8 @@ class Collective:
     """An NCCL-style operation. size: the whole buffer, as nccl-tests counts it [B]; group: who takes part.
 
     calls: how many of that size follow each other; overlap: the share of the attention cores just before it during
-    which it runs (0: everything waits for it); behind: the product beside which it runs, null where everything waits for
-    it, in `chunks` equal parts of which the first one is never hidden (0: all of it may be).
+    which it runs (0: everything waits for it); behind: the product beside which it runs (null: everything waits for it),
+    in `chunks` equal parts of which the first one is never hidden (0: all of it may be).
     """
 
     name: str

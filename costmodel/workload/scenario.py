@@ -201,9 +201,11 @@ class Framework:
     expand narrow weights, none: as of the others; promotion_interval: elements of K between two promotions of an FP8
     accumulator; launch: time of an empty kernel on a stream [s]; reserve: device memory that the
     context and libraries keep [B]; implementations: operator family or `family/variant` -> kernel libraries, of which
-    the first that the device has is meant; eager: element-wise operators are kernels of their own, not fused with
-    their neighbours; contention: how much longer kernels take while expert exchanges that hold processors run; interference: the same while data-parallel ranks gather and reduce;
-    tensor_overlap: which tensor-parallel messages run beside products: `none`, those of `gradients`, `all`; host: what the host's program adds to a step.
+    the first that the device has is meant; contention: how much longer kernels take while expert exchanges that hold
+    processors run; eager: element-wise operators are kernels of their own, not fused with their neighbours;
+    interference: how much longer kernels take while data-parallel ranks gather or reduce beside them; tensor_overlap:
+    which tensor-parallel messages run beside products: `none`, those of input `gradients`, `all`; host: what the host's
+    program adds to a step.
     """
 
     name: str

@@ -113,11 +113,13 @@ class WorkBuilder:
         Those of an input gradient run beside the weight gradient of the same layer. With chunks also the others, in as
         many parts beside the product that takes or makes what they move.
         """
-        for forward, step, weight in self._entries:
+        for _, step, weight in self._entries:
             self._hide(self._backward, step, _first_product(self._weight[weight:]), 0.0)
-            if chunks is not None:
-                self._hide_before(forward, _first_product(self._forward[forward:]), chunks)
-        for forward, step in self._exits if chunks is not None else ():
+        if chunks is None:
+            return
+        for forward, _, _ in self._entries:
+            self._hide_before(forward, _first_product(self._forward[forward:]), chunks)
+        for forward, step in self._exits:
             self._hide_before(forward, _first_product(self._forward[forward - 1 :: -1]), chunks)
             earlier = [operator for each in self._backward[step - 1 :: -1] for operator in each]
             self._hide(self._backward, step, _first_product(earlier), chunks)
