@@ -82,7 +82,10 @@ def exposed_seconds(operators: Iterable[Priced], moves: Moves) -> Iterator[tuple
 
         messages that run beside the attention cores just before them: max(0, t - overlap * t_cores)
 
-    which for the c-1 sends of a ring behind c blocks is (c-1) * max(0, t_send - t_block).
+    which for the c-1 sends of a ring behind c blocks is (c-1) * max(0, t_send - t_block). Tensor-parallel messages that
+    run beside a product, in n chunks of which the first waits, or as one message that nothing waits for:
+
+        max(t - t_product, t / n)   or   max(t - t_product, 0)
     """
     cores: Quantity = 0.0
     ended = False  # a message has come since: the next core begins anew
@@ -92,7 +95,15 @@ def exposed_seconds(operators: Iterable[Priced], moves: Moves) -> Iterator[tuple
             cores, ended = (seconds if ended else cores + seconds), False
         elif isinstance(operator, Collective) and not (is_single(operator.overlap) and operator.overlap == 0):
             seconds, ended = maximum(seconds - operator.overlap * cores, 0.0), True
+        elif isinstance(operator, Collective) and priced.behind is not None:
+            seconds = _beside_product(seconds, seconds_of(priced.behind, moves), operator.chunks)
         yield priced, seconds
+
+
+def _beside_product(seconds: Seconds, product: Seconds, chunks: Count) -> Seconds:
+    """Return what a product leaves of a message that runs beside it [s]."""
+    parts = maximum(chunks, 1.0)
+    return maximum(seconds - product, where(chunks > 0, seconds / parts, 0.0))
 
 
 def sums_of(operators: Iterable[Priced], moves: Moves) -> Sums:
@@ -103,7 +114,8 @@ def sums_of(operators: Iterable[Priced], moves: Moves) -> Sums:
     starts: Quantity = 0.0
     uneven: Quantity = 0.0
     for priced, seconds in exposed_seconds(operators, moves):
-        starts = starts + where(priced.time.seconds > 0, 1.0, 0.0)
+        kernels_of = priced.operator.calls if isinstance(priced.operator, Elementwise) else 1.0
+        starts = starts + where(priced.time.seconds > 0, kernels_of, 0.0)
         if isinstance(priced.operator, Exchange):
             exchanges = exchanges + seconds
         elif isinstance(priced.operator, Collective | HostTransfer | HostTime):

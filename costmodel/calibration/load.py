@@ -315,7 +315,7 @@ class Fits(Mapping[str, FamilyFit]):
         self._known[f"{family}/{variant}"] = None  # two variants that are nearest to each other end here
         for other in nearest_keys(family, variant):
             fit = self.get(other)
-            if fit is not None and fit.form is not None:
+            if fit is not None and (fit.form is not None or family == _STREAMING):
                 return replace(fit, basis="transferred")
         return None
 

@@ -71,13 +71,21 @@ def add_fused(
 def add_unfused(builder: WorkBuilder, context: Context, mixer: Attention, share: CoreShare, *, dropout: bool) -> None:
     """Add a core whose scores go through memory: two batched products around a softmax, all S*T pairs.
 
+    Bytes a pair: scale with mask and softmax, each e in and e out, 4*e; the gradient of each the same. As one kernel
+    they read what the mask leaves, a share c of the pairs, and write all: (1 + c)*e, their gradient (1 + 2*c)*e [NVIDIA
+    Megatron-LM, fused_kernels/scaled_upper_triang_masked_softmax.h]. Dropout adds 2*e + 1 each way.
     Saved: softmax result, and with dropout its mask and result (5 bytes a pair with two-byte formats).
     """
     element, dtype = context.residual, context.precision.attention
     rows, keys, batch = share.rows, context.keys, context.sequences * share.heads
     swap = swap_heads(builder, context, share, (mixer.head_dim, mixer.v_head_dim))
     scores = batch * rows * keys
-    passes = 4 * element + (2 * element + 1.0 if dropout else 0.0)
+    dropped = 2 * element + 1.0 if dropout else 0.0
+    if context.framework.masks_softmax:
+        left = share.pairs / (rows * keys)
+        passes, gradient_passes = (1 + left) * element + dropped, (1 + 2 * left) * element + dropped
+    else:
+        passes = gradient_passes = 4 * element + dropped
 
     def product(name: str, n: Count, k: Count) -> Gemm:
         return Gemm(name, rows, n, k, dtype, element, element, element, batch, family="bmm")
@@ -95,7 +103,7 @@ def add_unfused(builder: WorkBuilder, context: Context, mixer: Attention, share:
             *swap.before_gradient,
             product("attention values gradient", keys, mixer.v_head_dim),
             Gemm("value gradient", keys, mixer.v_head_dim, rows, dtype, element, element, element, batch, family="bmm"),
-            Elementwise("softmax gradient", scores * passes),
+            Elementwise("softmax gradient", scores * gradient_passes, kind="softmax"),
             product("query gradient", mixer.head_dim, keys),
             Gemm("key gradient", keys, mixer.head_dim, rows, dtype, element, element, element, batch, family="bmm"),
             *swap.after_gradient,

@@ -74,16 +74,25 @@ def add_activation(
     """Add the activation between two products.
 
     Forward reads its one or two inputs and writes one; backward reads them and dy and writes one or two gradients.
-    Saved: the inputs, in the format that the precision keeps products' inputs in.
+    Saved: the inputs, in the format that the precision keeps products' inputs in. Eager frameworks multiply with the
+    gate in a kernel of its own, which reads two inputs and writes one; backwards two such kernels.
     """
     element, inputs = context.residual, 2.0 if gated else 1.0
-    elements = rows * width
-    builder.step(
-        "activation",
-        [Elementwise(name, elements * (inputs + 1) * element, kind="activation", rows=rows)],
-        [Elementwise(f"{name} gradient", elements * (2 * inputs + 1) * element, rows=rows)],
-    )
-    builder.save(f"{name} input", "ffn_up", elements * inputs * context.kept)
+    size = rows * width * element
+    if gated and context.framework.eager:
+        forward = [
+            Elementwise(name, 2 * size, kind="activation", rows=rows),
+            Elementwise(f"{name} gate", 3 * size, kind="add", rows=rows),
+        ]
+        backward = [
+            Elementwise(f"{name} gate gradient", 6 * size, kind="add", rows=rows, calls=2.0),
+            Elementwise(f"{name} gradient", 3 * size, rows=rows),
+        ]
+    else:
+        forward = [Elementwise(name, (inputs + 1) * size, kind="activation", rows=rows)]
+        backward = [Elementwise(f"{name} gradient", (2 * inputs + 1) * size, rows=rows)]
+    builder.step("activation", forward, backward)
+    builder.save(f"{name} input", "ffn_up", rows * width * inputs * context.kept)
 
 
 def add_moe(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, fresh: bool = True) -> None:

@@ -199,7 +199,8 @@ class Collective:
     """An NCCL-style operation. size: the whole buffer, as nccl-tests counts it [B]; group: who takes part.
 
     calls: how many of that size follow each other; overlap: the share of the attention cores just before it during
-    which it runs (0: everything waits for it).
+    which it runs (0: everything waits for it); behind: the product beside which it runs (null: all waits for it),
+    in `chunks` equal parts of which the first one is never hidden (0: all of it may be).
     """
 
     name: str
@@ -209,6 +210,8 @@ class Collective:
     family: str = "collective"
     calls: Count = 1.0
     overlap: Count = 0.0
+    behind: Gemm | None = None
+    chunks: Count = 0.0
 
     @property
     def variant(self) -> str:

@@ -16,6 +16,7 @@ from costmodel.workload.operators import WEIGHT_ONLY
 from costmodel.workload.simulation import PLAIN, Simulation
 
 UNFUSED = "unfused"  # the implementation of attention whose scores go through device memory
+MASKED = "masked-softmax"  # the same, with scale, causal mask and softmax in one kernel
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -205,9 +206,12 @@ class Framework:
     expand narrow weights, none: as of the others; promotion_interval: elements of K between two promotions of an FP8
     accumulator; launch: time of an empty kernel on a stream [s]; reserve: device memory that the context and libraries
     keep [B]; implementations: operator family or `family/variant` -> kernel libraries, of which the first that the
-    device has is meant; contention: how much longer kernels take while expert exchanges that hold processors run; host:
-    what the host's program adds to a step; kv_layout: `static` or `paged` caches have room for what comes, a `concat`
-    one is copied as a whole in every decoding step.
+    device has is meant; contention: how much longer kernels take while expert exchanges that hold processors run;
+    eager: element-wise operators are kernels of their own, not fused with their neighbours; interference: how much
+    longer kernels take while data-parallel ranks gather or reduce beside them; tensor_overlap: which tensor-parallel
+    messages run beside products: `none`, those of input `gradients`, `all`; host: what the host's program adds to a
+    step; kv_layout: `static` or `paged` caches have room for what comes, a `concat` one is copied as a whole in every
+    decoding step.
     """
 
     name: str
@@ -219,6 +223,9 @@ class Framework:
     implementations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     weight_only_tiles: tuple[Tile, ...] = ()
     contention: Quantity = 1.0
+    eager: bool = False
+    interference: Quantity = 1.0
+    tensor_overlap: str = "none"
     host: HostTimes = HostTimes()
     kv_layout: str = "static"
 
@@ -229,7 +236,12 @@ class Framework:
     @property
     def unfused(self) -> bool:
         """Tell whether attention writes its scores to memory: a product, a softmax and a product."""
-        return self.implementations.get("attention_prefill") == (UNFUSED,)
+        return self.implementations.get("attention_prefill") in ((UNFUSED,), (MASKED,))
+
+    @property
+    def masks_softmax(self) -> bool:
+        """Tell whether scale, mask and softmax of scores in memory are one kernel."""
+        return self.implementations.get("attention_prefill") == (MASKED,)
 
     def tiles_of(self, product: str) -> tuple[Tile, ...]:
         """Return the candidate tiles of a family of products."""

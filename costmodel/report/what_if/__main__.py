@@ -20,7 +20,8 @@ from costmodel.report.what_if.network import of_planes
 from costmodel.report.what_if.recommendations import of_recommendations
 from costmodel.schema.what_if import load_what_if
 from costmodel.schema.whole_files import write_whole
-from costmodel.study.alternatives import alternatives, markdown
+from costmodel.study.alternatives import alternatives
+from costmodel.study.alternatives_page import markdown
 from costmodel.study.waterfall import waterfall
 
 COMMAND = "python -m costmodel.report.what_if --output reports/what_if"
