@@ -75,9 +75,9 @@ class Pricer:
 def pricer(scenario: Scenario, calibration: Calibration) -> Pricer:
     """Return the pricer of a scenario: compute has the processors that communication does not hold.
 
-    Training runs for long at the power limit: its devices are throttled.
+    In training the framework's `throttle` slows what works in cycles.
     """
     device = scenario.cluster.device
     processors = device.processors - scenario.communication.processors
-    slower = device.throttled() if isinstance(scenario.plan, Training) else None
+    slower = device.throttled(scenario.framework.throttle) if isinstance(scenario.plan, Training) else None
     return Pricer(scenario.cluster, scenario.framework, calibration, processors, slower)

@@ -85,7 +85,6 @@ class Device:
     links: Mapping[str, Link]
     power: Power
     price: Price
-    throttle: Quantity = 1.0  # clock of the loops that kernels are measured in over that of a training run
 
     def peak(self, dtype: str, processors: Count | None = None) -> FlopPerSecond:
         """Return the dense peak of `dtype` on `processors` (default: all) [FLOP/s].
@@ -99,12 +98,12 @@ class Device:
         """Return the memory level of that name, or None."""
         return next((level for level in self.memory if level.name == name), None)
 
-    def throttled(self) -> Device:
-        """Return the device at the clock of a training run: what works in cycles takes `throttle` times as long.
+    def throttled(self, factor: Quantity) -> Device:
+        """Return the device at a slower clock: what works in cycles takes `factor` times as long.
 
         Caches and shared memory run at the processors' clock; device memory and links have their own.
         """
-        share = 1.0 / self.throttle
+        share = 1.0 / factor
         nearer = (
             replace(level, bandwidth=None if level.bandwidth is None else level.bandwidth * share)
             for level in self.memory[:-1]
@@ -115,7 +114,6 @@ class Device:
             clock_max=self.clock_max * share,
             math={name: replace(unit, clock=unit.clock * share) for name, unit in self.math.items()},
             memory=(*nearer, self.device_memory),
-            throttle=1.0,
         )
 
     @property

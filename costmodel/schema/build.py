@@ -135,7 +135,6 @@ def device(file: DeviceFile, stated: DeviceFile, restated: frozenset[str] = froz
         ),
         links={name: Link(name, link.bandwidth, link.latency) for name, link in file.links.items()},
         power=Power(file.power.tdp, file.power.idle), price=Price(file.price.rental, file.price.purchase),
-        throttle=file.clock.throttle,
     )  # fmt: skip
 
 
@@ -287,7 +286,8 @@ def framework(file: FrameworkFile) -> Framework:
         reserve=file.reserve, implementations=_implementations(file),
         weight_only_tiles=tuple(_tile(tile) for tile in file.weight_only_tiles),
         contention=file.contention, eager=file.eager, interference=file.interference,
-        tensor_overlap=file.tensor_overlap, host=HostTimes(**file.host.model_dump()), kv_layout=file.kv_layout,
+        tensor_overlap=file.tensor_overlap, throttle=file.throttle, host=HostTimes(**file.host.model_dump()),
+        kv_layout=file.kv_layout,
     )  # fmt: skip
 
 

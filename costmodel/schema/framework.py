@@ -69,6 +69,10 @@ class FrameworkFile(Strict):
         description="tensor-parallel messages of training that run beside products: those of input gradients beside "
         "the weight gradients of the same layer, or all, in as many parts as ranks, beside the product they belong to",
     )
+    throttle: LoadFactor = Field(
+        default=1.0,
+        description="how much longer kernels that processors bound take in training than in the loops that tables time",
+    )
     interference: LoadFactor = Field(
         default=1.0, description="how much longer kernels take while data-parallel ranks gather or reduce beside them"
     )

@@ -94,21 +94,15 @@ def _evenly(count: int) -> list[int]:
 
 
 def moving(case: Case, terms: Terms, library: Library) -> tuple[int, ...]:
-    """Return the terms, by position, of a case's framework and device; none where its scenario is wrong."""
+    """Return the terms, by position, of the framework of a case; none where its scenario is wrong."""
     if not terms or case.skip is not None or case.scenario is None:
         return ()
     try:
         scenarios = resolve_case(case, library=library).scenarios
     except InputError:
         return ()
-    frameworks = {scenario.framework.name for scenario in scenarios.values()}
-    architectures = {scenario.cluster.device.architecture for scenario in scenarios.values()}
-    return tuple(
-        at
-        for at, term in enumerate(terms)
-        if (not term.frameworks or frameworks & set(term.frameworks))
-        and (not term.architectures or architectures & set(term.architectures))
-    )
+    names = {scenario.framework.name for scenario in scenarios.values()}
+    return tuple(at for at, term in enumerate(terms) if names & set(term.frameworks))
 
 
 def _figures(case: Case, of: tuple[int, ...], library: Library) -> list[Figure]:
@@ -291,7 +285,7 @@ def _show(title: str, fitted: FittedTerms, terms: Terms) -> None:
     lines = [f"{title}: {fitted.figures} figures, mean |log error| {fitted.before:.3f}, fitted {fitted.after:.3f}"]
     for term, value in zip(terms, fitted.values, strict=True):
         shown = "as stated" if value is None else f"{value:.6g}"
-        lines.append(f"  {term.path:40} {', '.join((*term.frameworks, *term.architectures)):30} {shown}")
+        lines.append(f"  {term.path:40} {', '.join(term.frameworks):30} {shown}")
     sys.stdout.write("\n".join(lines) + "\n")
 
 
