@@ -120,3 +120,20 @@ def test_some_rows_of_a_mixed_kernel_keep_their_own_parts() -> None:
     (operator,) = part.operators
     assert isinstance(operator, MixedAttention)
     assert all(len(np.atleast_1d(each.keys)) == len(some) for each in operator.parts)
+
+
+def test_shapes_of_known_groups_have_the_narrower_intervals() -> None:
+    """Groups that scatter about the form each by its own factor: a shape of one is foretold by its neighbours."""
+    samples, _ = made("decode", noise=0.02)
+    names = np.unique(samples.groups)
+    shifts = np.random.default_rng(3).normal(0.0, 0.2, len(names))[np.searchsorted(names, samples.groups)]
+    fitted = fit_family(replace(samples, seconds=samples.seconds * np.exp(shifts)), Recipe("decode", CHOICES["decode"]))
+    assert fitted.errors["near"].mean < 0.7 * fitted.errors["residual"].mean
+    nearness = fitted.nearness
+    assert nearness is not None
+    assert nearness.share < 0.8
+    assert nearness.width(nearness.near) == pytest.approx(nearness.share)
+    assert nearness.width(2.0 * nearness.far) == 1.0
+    fit = fitted.fit()
+    widths = np.asarray(fit.width(samples.parts[0].operators[0]))
+    assert nearness.share - 1e-9 <= widths.min() < widths.max() <= 1.0
