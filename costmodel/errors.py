@@ -27,12 +27,16 @@ class Location:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong with the input: `location: field: message; hint`."""
+    """One thing that is wrong with the input: `location: field: message; hint`.
+
+    of_layout: every value is one that its field may have, but together they make no layout.
+    """
 
     location: Location | None
     field: str
     message: str
     hint: str = ""
+    of_layout: bool = False
 
     def __str__(self) -> str:
         head = [str(self.location)] if self.location else []
@@ -53,6 +57,10 @@ class InputError(CostModelError):
     def single(cls, message: str, *, field: str = "", hint: str = "", location: Location | None = None) -> InputError:
         """Return an error with one problem."""
         return cls([Problem(location, field, message, hint)])
+
+
+class LayoutError(InputError):
+    """Every value is one that its field may have, but together they make no layout: a degree does not divide."""
 
 
 class InfeasibleError(CostModelError):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from costmodel.network.paths import path
 from costmodel.quantities import Seconds
-from costmodel.workload.dtypes import ELEMENT_BYTES
+from costmodel.workload.dtypes import payload_width
 from costmodel.workload.operators import Group
 from costmodel.workload.scenario import ExpertBound, Scenario
 
@@ -29,7 +29,7 @@ def bound_times(scenario: Scenario, plan: ExpertBound) -> BoundTimes:
     B: the slowest link that the expert-parallel group crosses [B/s]. Latency, scales and deduplication are left out, as
     in the paper.
     """
-    width = ELEMENT_BYTES[scenario.communication.dispatch] + ELEMENT_BYTES[scenario.communication.combine]
+    width = payload_width(scenario.communication.dispatch) + payload_width(scenario.communication.combine)
     bandwidth = path(Group(scenario.parallel.ep), scenario.cluster).slowest
     once = width * plan.tokens_per_device * plan.sends * plan.hidden / bandwidth
     return BoundTimes(once, 2 * once, scenario.architecture.depth * 2 * once)

@@ -141,7 +141,7 @@ class PassEvaluation(Unscheduled):
         """Return the operators of the pass."""
         lines, times = Lines(), self._times
         if isinstance(self._plan, Prefill):
-            add_pass(lines, self.priced, times)
+            add_pass(lines, self.priced, times, float(self._plan.steps))
             return lines.sorted()
         tokens = float(tokens_per_step(self._plan.speculative))
         add_pass(lines, self.priced, times, 1.0 / tokens)

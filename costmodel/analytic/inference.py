@@ -136,8 +136,8 @@ def inference_context(scenario: Scenario, plan: Prefill | Decode) -> Context:
     """Return one rank's view of one micro-batch; the ranks of a tp*cp group serve their sequences together."""
     together = scenario.parallel.tp * scenario.parallel.cp / plan.micro_batches
     if isinstance(plan, Prefill):
-        sequences = plan.tokens_per_device * together / plan.input_tokens
-        computed = computed_tokens(plan.input_tokens, plan.prefix_hit_rate)
+        sequences = plan.copies * plan.tokens_per_device * together / plan.input_tokens
+        computed = computed_tokens(plan.input_tokens, plan.skipped)
         return prompts(scenario, sequences, computed, plan.input_tokens)
     sequences = plan.batch_per_device * together
     return requests(scenario, sequences, plan.mean_keys, drafted_tokens(plan.speculative))

@@ -69,6 +69,19 @@ def intervals(
     }  # fmt: skip
 
 
+def ratio_interval(before: Array, after: Array) -> tuple[float, float, float]:
+    """Return the ratio of two evaluations and the ends of its 80 % interval.
+
+    Both have the same families moved, as `moves_of` says. An error that both share, such as that of a kernel which the
+    change does not touch, cancels; so does that of whole runs. before, after: a metric along the axis of moves, whose
+    first element has all families at their medians.
+    """
+    with np.errstate(all="ignore"):
+        low, high = _quadrature(np.log(after / before))
+        centre = after[0] / before[0]
+    return float(centre), float(np.exp(low)), float(np.exp(high))
+
+
 def whole_runs(calibration: Calibration, phase: str) -> Spread | None:
     """Return how measured times of whole runs of a phase scatter about predicted ones; null where nothing says so."""
     fit = calibration.families.get(f"composition_{_CLASSES.get(phase, phase)}")

@@ -70,14 +70,14 @@ def prefill_metrics(scenario: Scenario, plan: Prefill, times: PassTimes) -> Metr
     """Return the metrics of a prefill.
 
     ttft: latency of a device's whole batch through all stages; rate: tokens_per_device / (pp * slowest stage), cached
-    tokens of the prompts included.
+    tokens of the prompts included. Where sequences are denoised in steps, of all steps one after the other.
     """
-    period = scenario.parallel.pp * times.slowest
+    period = plan.steps * scenario.parallel.pp * times.slowest
     rate = plan.tokens_per_device / period
     return {
-        "ttft": times.latency,
+        "ttft": plan.steps * times.latency,
         "tokens_per_second_per_device": rate,
-        **_spent(scenario, rate, times.kernels / period),
+        **_spent(scenario, rate, plan.steps * times.kernels / period),
     }
 
 

@@ -9,20 +9,21 @@ from costmodel.calibration.timing import operator_time
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.cost.machine import Machine
 from costmodel.cost.time import Time
-from costmodel.hardware import Cluster
+from costmodel.hardware import Cluster, Device
 from costmodel.quantities import Count
-from costmodel.workload.operators import Operator
-from costmodel.workload.scenario import Framework, Scenario
+from costmodel.workload.operators import Collective, Operator
+from costmodel.workload.scenario import Framework, Scenario, Training
 from costmodel.workload.work import Work
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Priced:
-    """An operator with its time and the fit that the time rests on."""
+    """An operator with its time and the fit that the time rests on. behind: the product that it runs beside, if any."""
 
     operator: Operator
     time: Time
     fit: FamilyFit
+    behind: Priced | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,13 +40,14 @@ class PricedWork:
 class Pricer:
     """Prices operators of one scenario. An operator that several passes share is priced once.
 
-    processors: those that compute kernels may use.
+    processors: those that compute kernels may use; device: at the clock that the scenario leaves it (null: its own).
     """
 
     cluster: Cluster
     framework: Framework
     calibration: Calibration
     processors: Count
+    device: Device | None = None
     _priced: dict[int, Priced] = field(default_factory=dict)
 
     def price(self, operator: Operator) -> Priced:
@@ -53,9 +55,11 @@ class Pricer:
         known = self._priced.get(id(operator))
         if known is None:
             fit = self.calibration.fit(operator)
-            machine = Machine(self.cluster.device, self.framework, self.processors, cluster=self.cluster)
+            machine = Machine(self.device or self.cluster.device, self.framework, self.processors, cluster=self.cluster)
             time = operator_time(operator, machine, self.cluster, fit)
-            known = self._priced[id(operator)] = Priced(operator, time, fit)
+            product = operator.behind if isinstance(operator, Collective) else None
+            behind = None if product is None else self.price(product)
+            known = self._priced[id(operator)] = Priced(operator, time, fit, behind)
         return known
 
     def price_all(self, operators: Iterable[Operator]) -> tuple[Priced, ...]:
@@ -69,6 +73,11 @@ class Pricer:
 
 
 def pricer(scenario: Scenario, calibration: Calibration) -> Pricer:
-    """Return the pricer of a scenario: compute has the processors that communication does not hold."""
-    processors = scenario.cluster.device.processors - scenario.communication.processors
-    return Pricer(scenario.cluster, scenario.framework, calibration, processors)
+    """Return the pricer of a scenario: compute has the processors that communication does not hold.
+
+    Training runs for long at the power limit: its devices are throttled.
+    """
+    device = scenario.cluster.device
+    processors = device.processors - scenario.communication.processors
+    slower = device.throttled() if isinstance(scenario.plan, Training) else None
+    return Pricer(scenario.cluster, scenario.framework, calibration, processors, slower)

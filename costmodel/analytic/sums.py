@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from costmodel.analytic.pricing import Priced
 from costmodel.quantities import Count, Quantity, Seconds, is_single, maximum, where
-from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Exchange, HostTime, HostTransfer
+from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Exchange, Gemm, HostTime, HostTransfer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,13 +28,15 @@ class Sums:
     """Times of some operators [s], each after the other.
 
     kernels: of the device, and updates and products of the host that it waits for; collectives: messages, host
-    transfers and the host's program, which kernels wait for; exchanges: those of experts; starts: how many all are.
+    transfers and the host's program, which kernels wait for; exchanges: those of experts; starts: how many all are;
+    uneven: of products of experts, the part that the fullest rank has above the mean.
     """
 
     kernels: Seconds = 0.0
     collectives: Seconds = 0.0
     exchanges: Seconds = 0.0
     starts: Count = 0.0
+    uneven: Seconds = 0.0
 
     @property
     def compute(self) -> Seconds:
@@ -50,13 +52,14 @@ class Sums:
         """Return the sum, stream by stream."""
         return Sums(
             self.kernels + other.kernels, self.collectives + other.collectives, self.exchanges + other.exchanges,
-            self.starts + other.starts,
+            self.starts + other.starts, self.uneven + other.uneven,
         )  # fmt: skip
 
     def times(self, count: float) -> Sums:
         """Return `count` times these operators."""
         return Sums(
-            count * self.kernels, count * self.collectives, count * self.exchanges, count * self.starts
+            count * self.kernels, count * self.collectives, count * self.exchanges, count * self.starts,
+            count * self.uneven,
         )  # fmt: skip
 
 
@@ -79,7 +82,10 @@ def exposed_seconds(operators: Iterable[Priced], moves: Moves) -> Iterator[tuple
 
         messages that run beside the attention cores just before them: max(0, t - overlap * t_cores)
 
-    which for the c-1 sends of a ring behind c blocks is (c-1) * max(0, t_send - t_block).
+    which for the c-1 sends of a ring behind c blocks is (c-1) * max(0, t_send - t_block). Tensor-parallel messages that
+    run beside a product, in n chunks of which the first waits, or as one message that nothing waits for:
+
+        max(t - t_product, t / n)   or   max(t - t_product, 0)
     """
     cores: Quantity = 0.0
     ended = False  # a message has come since: the next core begins anew
@@ -89,7 +95,15 @@ def exposed_seconds(operators: Iterable[Priced], moves: Moves) -> Iterator[tuple
             cores, ended = (seconds if ended else cores + seconds), False
         elif isinstance(operator, Collective) and not (is_single(operator.overlap) and operator.overlap == 0):
             seconds, ended = maximum(seconds - operator.overlap * cores, 0.0), True
+        elif isinstance(operator, Collective) and priced.behind is not None:
+            seconds = _beside_product(seconds, seconds_of(priced.behind, moves), operator.chunks)
         yield priced, seconds
+
+
+def _beside_product(seconds: Seconds, product: Seconds, chunks: Count) -> Seconds:
+    """Return what a product leaves of a message that runs beside it [s]."""
+    parts = maximum(chunks, 1.0)
+    return maximum(seconds - product, where(chunks > 0, seconds / parts, 0.0))
 
 
 def sums_of(operators: Iterable[Priced], moves: Moves) -> Sums:
@@ -98,12 +112,18 @@ def sums_of(operators: Iterable[Priced], moves: Moves) -> Sums:
     collectives: Quantity = 0.0
     exchanges: Quantity = 0.0
     starts: Quantity = 0.0
+    uneven: Quantity = 0.0
     for priced, seconds in exposed_seconds(operators, moves):
-        starts = starts + where(priced.time.seconds > 0, 1.0, 0.0)
+        kernels_of = priced.operator.calls if isinstance(priced.operator, Elementwise) else 1.0
+        starts = starts + where(priced.time.seconds > 0, kernels_of, 0.0)
         if isinstance(priced.operator, Exchange):
             exchanges = exchanges + seconds
         elif isinstance(priced.operator, Collective | HostTransfer | HostTime):
             collectives = collectives + seconds
         else:
             kernels = kernels + seconds
-    return Sums(kernels, collectives, exchanges, starts)
+            if isinstance(priced.operator, Gemm) and not (
+                is_single(priced.operator.load) and priced.operator.load == 1
+            ):
+                uneven = uneven + seconds * (1.0 - 1.0 / priced.operator.load)
+    return Sums(kernels, collectives, exchanges, starts, uneven)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TypeAlias
+
+import numpy as np
 
 from costmodel.analytic.pricing import Priced, Pricer
 from costmodel.analytic.streams import Layers, pass_seconds
@@ -18,9 +20,11 @@ from costmodel.workload.schedules import Kind
 from costmodel.workload.sharding import LayerTraffic, kept_bytes, layer_traffic
 from costmodel.workload.work import Work
 
+INTERFERENCE = "interference of collectives"  # the name of what they make kernels longer by
 HEAD_AWAY = "tied head"  # a head that is tied to an embedding on another stage
 Works: TypeAlias = "Sequence[tuple[int, Work]]"  # (how many, work) along a stage
-Beside: TypeAlias = "tuple[str, Priced]"  # a part of `streams.PARTS`, and an operator in it
+Beside: TypeAlias = "tuple[str, Priced]"  # a part of `streams.PARTS` or SLOWS, and an operator in it
+SLOWS = "slows"  # what a pass is longer by because collectives run beside its kernels
 
 _FETCHING = (Kind.BACKWARD, Kind.BACKWARD_INPUT)
 _SETTLING = (Kind.BACKWARD, Kind.BACKWARD_WEIGHT)
@@ -40,6 +44,8 @@ class Traffic:
 
     def waits(self, part: str) -> bool:
         """Tell whether a pass waits for the operators of a part."""
+        if part == SLOWS:
+            return True
         return not (self.plan.overlaps if part in ("gather", "reduce") else self.offload.overlap)
 
     def beside(self, label: str, kind: Kind, *, ends: bool) -> Iterator[Beside]:
@@ -52,7 +58,9 @@ class Traffic:
         once = ends and plan.overlaps
 
         def named(part: str, *names: str) -> Iterator[Beside]:
-            return ((part, priced) for name in names for priced in moved[name])
+            for name in names:
+                yield from ((part, priced) for priced in moved[name])
+                yield from ((SLOWS, priced) for priced in moved.get(_slowing(name), ()))
 
         if kind is Kind.FORWARD:
             yield from named("arrive", "weights_in")
@@ -130,8 +138,31 @@ def price_traffic(
     for name, (parameters, kept) in listed.items():
         moved = layer_traffic(context, plan, copies, parameters, kept)
         layers[name] = {part.name: pricing.price_all(getattr(moved, part.name)) for part in fields(LayerTraffic)}
+        if plan.overlaps:
+            layers[name] |= _interference(layers[name], context.framework.interference)
     node = scenario.cluster.node
     return Traffic(plan, offload, node.host.link == node.intra.name, layers)
+
+
+def _interference(moved: Mapping[str, tuple[Priced, ...]], interference: Quantity) -> dict[str, tuple[Priced, ...]]:
+    """Return what collectives make the kernels longer by that they run beside.
+
+    t * (1 - 1/interference)        [as of expert exchanges: `contention` of `training`]
+    """
+    if np.all(np.asarray(interference) == 1.0):
+        return {}
+    share = 1.0 - 1.0 / interference
+    return {
+        _slowing(name): tuple(
+            replace(priced, operator=replace(priced.operator, name=INTERFERENCE), time=priced.time.scaled(share))
+            for priced in moved[name]
+        )
+        for name in ("gather", "reduce")
+    }
+
+
+def _slowing(name: str) -> str:
+    return f"{name} {SLOWS}"
 
 
 def _stream(part: str, *, one_link: bool) -> str:

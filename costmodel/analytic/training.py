@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from costmodel.analytic.jitter import coupling, deviation, is_even, relative_deviation
 from costmodel.analytic.pricing import Priced, PricedWork, Pricer, pricer
 from costmodel.analytic.recurrence import Program, Slot, compile_schedule, makespan
 from costmodel.analytic.sums import NO_TIME, Moves, Sums, seconds_of, sums_of
 from costmodel.analytic.traffic import Traffic, Works, price_traffic
 from costmodel.cost.calibration import Calibration
-from costmodel.quantities import Array, Flop, Quantity, Seconds, maximum, minimum, where
+from costmodel.quantities import Array, Count, Flop, Quantity, Seconds, is_single, maximum, minimum, where
 from costmodel.workload.context import Context
 from costmodel.workload.layers import ModelWork, model_work
 from costmodel.workload.memory import Ledger, stage_work, training_ledger
@@ -20,7 +22,7 @@ from costmodel.workload.operators import AttentionCore, Collective, Gemm, Group,
 from costmodel.workload.optimizer import Ending, step_operators
 from costmodel.workload.recompute import expand
 from costmodel.workload.scenario import Scenario, Training
-from costmodel.workload.schedules import Kind, Schedule, folded_order
+from costmodel.workload.schedules import Kind, Schedule, folded_order, messages_together
 from costmodel.workload.stages import Stage, stage_layout
 from costmodel.workload.work import Work
 
@@ -63,6 +65,9 @@ class PricedStep:
     executed_flop: Flop  # of a micro-batch on one rank of each stage, all stages
     slowing: Quantity = 1.0  # kernels take as much longer while expert exchanges run
     start: Seconds = 0.0  # the host takes as long for each kernel or message that it starts
+    together: int = 1  # messages between stages that leave a rank at once: `transfer` is the time of all of them
+    expert_ranks: Count = 1.0  # that draw the loads of their experts anew for every chunk
+    order: tuple[str, int, int, int] = ("1f1b", 1, 1, 1)  # schedule, ranks, stages a rank, micro-batches
 
     def works_of(self, label: int) -> list[tuple[int, Work]]:
         """Return (how many, work) of each kind of layer on a class of stages."""
@@ -90,7 +95,8 @@ def price_step(scenario: Scenario, plan: Training, calibration: Calibration) -> 
         (tuple(layout[stage] for stage in stages), last_pass(plan, schedule, rank))
         for rank, stages in enumerate(schedule.placement)
     )
-    message = context.stream_tokens * scenario.architecture.hidden * context.residual
+    together = messages_together(plan.schedule)  # they share a rank's link
+    message = together * context.stream_tokens * scenario.architecture.hidden * context.residual
     neighbours = Group(parallel.pp, parallel.tp * parallel.cp * parallel.dp)
     return PricedStep(
         work,
@@ -109,6 +115,9 @@ def price_step(scenario: Scenario, plan: Training, calibration: Calibration) -> 
         executed_flop(work, layout),
         scenario.framework.slowing(scenario.communication.processors),
         scenario.framework.host.operator,
+        together,
+        context.ep_group.size if _by_chance(scenario) else 1.0,
+        (plan.schedule, pp, virtual, micro_batches),
     )
 
 
@@ -234,8 +243,41 @@ def step_times(step: PricedStep, moves: Moves) -> StepTimes:
         durations[row], kernels[row] = duration, kernel
     flat = durations.reshape(len(slots), -1)
     transfer = np.broadcast_to(send, shape).reshape(-1) if step.schedule.stages > 1 else 0.0
-    span = makespan(step.program, flat, transfer).reshape(shape)
+    span = makespan(step.program, flat + _jitter(step, layers, shape), transfer).reshape(shape)
     return _reported(step.program, span, flat, kernels.reshape(len(slots), -1), tail_times(step, layers, moves))
+
+
+def _jitter(step: PricedStep, layers: Mapping[str, PassSums], shape: tuple[int, ...]) -> Array | float:
+    """Return by how much each slot is longer for the pace of the pipeline, since chunks jitter about their mean time.
+
+    The share of a chunk's standard deviation that the schedule loses; ranks are not busy meanwhile.
+    """
+    alone = is_single(step.expert_ranks) and step.expert_ranks == 1
+    if alone or is_even({name: (each.forward, each.backward) for name, each in layers.items()}):
+        return 0.0
+    lost, relative = coupling(*step.order), relative_deviation(step.expert_ranks)
+    found = np.empty((len(step.program.slots), math.prod(shape)))
+    for row, slot in zip(found, step.program.slots, strict=True):
+        passes = [(slot.forward, Kind.FORWARD), (slot.backward, _of_pair(slot.kind))]
+        parts = [
+            (count, pass_of(layers[work.name], kind))
+            for label, kind in passes
+            if label is not None
+            for count, work in step.works_of(label)
+        ]
+        longer = lost * deviation(parts, relative)
+        row[:] = np.broadcast_to(longer, shape).reshape(-1)
+    return found
+
+
+def _by_chance(scenario: Scenario) -> bool:
+    """Tell whether experts are uneven by chance: as a stated load is taken to be, and as alike experts are."""
+    return scenario.communication.expert_load is not None or scenario.routing.load == "uniform"
+
+
+def _of_pair(kind: Kind) -> Kind:
+    """Return the backward pass that an action of that kind makes."""
+    return Kind.BACKWARD if kind is Kind.FORWARD_BACKWARD else kind
 
 
 def layer_sums(step: PricedStep, moves: Moves) -> dict[str, PassSums]:

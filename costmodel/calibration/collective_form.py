@@ -33,7 +33,7 @@ class CollectiveForm:
 
     reduced: share of the bandwidth where switches add up (NVLS), so that a device sends its buffer once and receives
     1/n of it more; settle: fixed time of that [s]; zero where they do not. staged: what stands for `bulk` where
-    messages are stored in host memory on their way; zero: `bulk` too.
+    messages are stored in host memory on their way; across: what stands for it between nodes; zero: `bulk` too.
 
     once, twice: shares of an all-reduce inside a node that reads its peers' memory; zero where there is none. In place
     of `small` stands min(hop*a + (n-1)*size/(once*B), 2*hop*a + 2*(n-1)/n*size/(twice*B)).
@@ -52,6 +52,7 @@ class CollectiveForm:
     once: float = 0.0
     twice: float = 0.0
     staged: float = 0.0
+    across: float = 0.0
 
     AXES = ("size", "ranks")
     FORMULA: ClassVar[str] = (
@@ -87,7 +88,10 @@ class CollectiveForm:
         return _scaled(way, self.share, self.hop)
 
     def _large(self, kind: str, moved: Bytes, way: Path) -> Seconds:
-        ring = self.start + _bare(kind, moved, _scaled(way, self.bulk, self.stride))
+        links = _scaled(way, self.bulk, self.stride)
+        if self.across:
+            links = replace(links, outer=self.across * way.outer)
+        ring = self.start + _bare(kind, moved, links)
         if not self.reduced or kind != ALL_REDUCE:
             return ring
         switched = self.settle + moved * (1.0 + 1.0 / way.size) / (self.reduced * way.inner) + way.inner_latency

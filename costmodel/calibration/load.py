@@ -185,8 +185,15 @@ class Shelf:
             return {}
         return read(self._library, _KIND, COMPOSITION, FitsFile).families
 
-    def backward(self, family: str) -> FamilyFit:
-        """Return the share of the forward kernels' rate that a family of backward cores reaches, and its spread."""
+    def backward(self, family: str, device: str) -> FamilyFit:
+        """Return the share of the forward kernels' rate that a family of backward cores reaches, and its spread.
+
+        That of the device, else of those that it inherits from in turn, else that of no device in particular.
+        """
+        for owner, _ in self.chain(device):
+            held = self.held(owner, BACKWARD)
+            if held is not None and family in held.file.families:
+                return family_fit(held.file.families[family], "transferred")
         return family_fit(read(self._library, _KIND, BACKWARD, FitsFile).families[family], "transferred")
 
     def chain(self, device: str) -> list[tuple[str, Mapping[str, str]]]:
@@ -264,8 +271,8 @@ class Fits(Mapping[str, FamilyFit]):
         if fit is None or fit.form is None:
             return None
         if family in GRADIENTS:
-            gradient = self._shelf.backward(family)
-            fit = replace(fit, compute=gradient.compute, spread=gradient.spread)
+            gradient = self._shelf.backward(family, self._device)
+            fit = replace(fit, compute=gradient.compute, query=gradient.query, spread=gradient.spread)
         return replace(fit, basis="transferred")
 
     def _by_name(self, key: str, wanted: Sequence[str]) -> FamilyFit | None:
@@ -311,7 +318,7 @@ class Fits(Mapping[str, FamilyFit]):
         self._known[f"{family}/{variant}"] = None  # two variants that are nearest to each other end here
         for other in nearest_keys(family, variant):
             fit = self.get(other)
-            if fit is not None and fit.form is not None:
+            if fit is not None and (fit.form is not None or family == _STREAMING):
                 return replace(fit, basis="transferred")
         return None
 
@@ -385,7 +392,8 @@ def family_fit(file: FamilyFitFile, basis: str, residual: Residual | None = None
     stated = file.nearness
     nearness = None if stated is None else Nearness(float(stated.near), float(stated.far), float(stated.share))
     return FamilyFit(
-        file.compute, file.memory, file.network, file.launch, spread, basis, form, residual, _domain(file), nearness
+        file.compute, file.memory, file.network, file.launch, spread, basis, form, residual, _domain(file), nearness,
+        query=file.query_keys,
     )  # fmt: skip
 
 

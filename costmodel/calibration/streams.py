@@ -23,8 +23,7 @@ _PASSES = {
 }
 
 _KINDS = {
-    "silu_and_mul": "activation",
-    "gelu": "activation",
+    **dict.fromkeys(("silu_and_mul", "gelu", "relu", "tanh"), "activation"),
     "fused_add_rmsnorm": "norm",
     "rmsnorm_or_layernorm": "norm",
     "layernorm": "norm",
@@ -32,7 +31,7 @@ _KINDS = {
     "rope": "rotary",
     "embedding": "embedding",
     "kv_cache_write": "cache_write",
-    "add": "add",
+    **dict.fromkeys(("add", "mul", "div", "addu", "mulu", "divu"), "add"),
     "copy": "copy",
     "adamw": "optimizer",
 }

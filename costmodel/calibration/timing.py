@@ -14,11 +14,12 @@ from costmodel.network.collectives import collective_time
 from costmodel.network.exchange import exchange_time
 from costmodel.network.host import arithmetic_time, host_link, stream_time, transfer_time
 from costmodel.network.paths import path
-from costmodel.quantities import where
+from costmodel.quantities import is_single, where
 from costmodel.workload.operators import (
     AttentionCore,
     Collective,
     Elementwise,
+    Exchange,
     Gemm,
     HostProduct,
     HostTime,
@@ -35,10 +36,13 @@ def operator_time(operator: Operator, machine: Machine, cluster: Cluster | None,
     """Return an operator's time.
 
     A message takes a launch, as a kernel does, and its time on the wire; nothing in a group of one, and no kernel
-    without rows. Raises InfeasibleError for a message where no cluster says how its ranks are joined.
+    without rows. An exchange whose kernels encode and decode its payload takes `codec` longer. Raises InfeasibleError
+    for a message where no cluster says how its ranks are joined.
     """
     present = has_work(operator)
     time = _time(of_one_at_least(operator), machine, cluster, fit)
+    if isinstance(operator, Exchange) and not (is_single(operator.codec) and operator.codec == 0):
+        time = time.scaled(1.0 + operator.codec)
     return time if np.all(present) else time.scaled(where(present, 1.0, 0.0))
 
 

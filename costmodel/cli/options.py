@@ -6,7 +6,8 @@ import json
 import shlex
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -14,6 +15,7 @@ from costmodel.errors import InputError, Location, Problem
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+FORMS = ("md", "csv", "json")
 ENGINES = ("analytic", "event")
 
 
@@ -41,8 +43,23 @@ def path_option(function: F) -> F:
 
 
 def json_option(function: F) -> F:
-    """Add `--json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")(function)
+    """Add `--format`, and `--json`, its short form; the function gets `as_json`, its tables are printed in the form."""
+
+    @wraps(function)
+    def printed(*args: Any, form: str | None, as_json: bool, **options: Any) -> Any:
+        if as_json and form not in (None, "json"):
+            raise InputError.single(f"--json and --format {form} differ", hint="keep one of them", field="--format")
+        wanted = as_json or form == "json"
+        if wanted or form is None:
+            return function(*args, as_json=wanted, **options)
+        from costmodel.report.page import printing
+
+        with printing(form):
+            return function(*args, as_json=False, **options)
+
+    json = click.option("--json", "as_json", is_flag=True, hidden=True, help="As --format json.")
+    words = "Print as one JSON document (also: --json), as Markdown, or the tables alone as CSV."
+    return cast(F, click.option("--format", "form", type=click.Choice(FORMS), help=words)(json(printed)))
 
 
 def read_changes(changes: tuple[str, ...]) -> dict[str, object]:

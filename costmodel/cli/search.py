@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from costmodel.cli.options import json_option, path_option, print_json, read_changes, set_option
 from costmodel.errors import InfeasibleError, InputError
+
+if TYPE_CHECKING:
+    from costmodel.api import Workload
+    from costmodel.study.goals import Found
 
 
 @click.command("search")
@@ -32,24 +38,29 @@ def command(
     `--objective "minimise devices"` with a constraint finds the fewest devices that meet it.
     """
     from costmodel.api import load
+    from costmodel.cli.progress import progress
     from costmodel.schema.study import find_study
-    from costmodel.study.search import SCHEMA, SEARCHED, read_goal, search
+    from costmodel.study.search import SCHEMA, searched
+    from costmodel.study.sweep import Wanted
 
-    study, made, derived = find_study(workload, search_path), read_changes(changes), {}
+    study, made = find_study(workload, search_path), read_changes(changes)
+    varied: tuple[str, ...] = ()
+    wanted = Wanted({}, constraints)
     if study is not None:
-        workload, made, derived = study.file.workload, {**study.changes, **made}, study.file.derived
+        workload, made, varied = study.file.workload, {**study.changes, **made}, study.varied
         scenarios, objective = scenarios or tuple(study.file.scenarios), objective or study.file.objective
-        constraints = (*study.file.constraints, *constraints)
+        wanted = Wanted(study.file.derived, (*study.file.constraints, *constraints))
     loaded = load(workload, set=made, search_path=search_path, scenarios=scenarios or None)
-    chosen = scenarios or [name for name in loaded.scenarios if loaded.scenario(name).answers in SEARCHED]
-    if not chosen:
-        raise InputError.single("no scenario has layouts to search", hint="sweep a study with axes", field=workload)
-    if (objective or constraints) and len(chosen) > 1 and not scenarios:
-        raise InputError.single(
-            "an objective or a constraint is of one scenario", hint=f"add --scenario {chosen[0]}", field="--scenario"
-        )
+    chosen = _chosen(loaded, workload, scenarios, narrow=bool(objective or wanted.constraints))
     numbers = _numbers(devices)
-    found = [search(loaded, name, read_goal(loaded, name, objective, constraints, derived), numbers) for name in chosen]
+    found: list[Found] = []
+    with progress("search") as told:
+        for name in chosen:
+
+            def share(part: float, done: int = len(found)) -> None:
+                told((done + part) / len(chosen))
+
+            found.append(searched(loaded, name, objective, wanted, numbers, varied, share))
     if as_json:
         print_json({"schema": SCHEMA, **loaded.asked(), "scenarios": {one.scenario: one.document() for one in found}})
     else:
@@ -58,6 +69,20 @@ def command(
         for one in found:
             show_found(one)
     return 0 if all(one.best for one in found) else InfeasibleError.exit_code
+
+
+def _chosen(loaded: Workload, name: str, scenarios: tuple[str, ...], *, narrow: bool) -> tuple[str, ...]:
+    """Return the scenarios to search: those that are named, or all that have layouts. narrow: the goal is of one."""
+    from costmodel.study.goals import SEARCHED
+
+    chosen = scenarios or tuple(each for each in loaded.scenarios if loaded.scenario(each).answers in SEARCHED)
+    if not chosen:
+        raise InputError.single("no scenario has layouts to search", hint="sweep a study with axes", field=name)
+    if narrow and len(chosen) > 1 and not scenarios:
+        raise InputError.single(
+            "an objective or a constraint is of one scenario", hint=f"add --scenario {chosen[0]}", field="--scenario"
+        )
+    return chosen
 
 
 def _numbers(text: str | None) -> list[int]:

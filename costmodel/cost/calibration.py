@@ -12,7 +12,7 @@ import numpy.typing as npt
 from costmodel.cost.machine import Machine
 from costmodel.cost.residual import Domain, Features, Nearness, Residual
 from costmodel.cost.time import Time
-from costmodel.quantities import Array, Quantity, Seconds, is_single
+from costmodel.quantities import Array, Count, Quantity, Seconds, is_single, maximum
 from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Operator, of_one_at_least
 
 SHORTEST = 1e-12  # a time of zero (a group of one rank) has no logarithm
@@ -82,9 +82,9 @@ class FamilyFit:
     compute, memory, network: achieved share of each resource's peak (one: the roofline); launch: fixed time over the
     framework's stated launch; spread: measured over predicted; basis: where the efficiencies come from. Where
     measurements determined a `form`, it stands for the roofline and those shares (but `compute` is the share of the
-    forward kernel's rate that a backward core reaches); `residual` corrects it near measured
-    shapes, `domain` says where they lie, and `nearness` how much narrower the spread is there. source: the file that
-    states it.
+    forward kernel's rate that a backward core reaches, and `query` the keys that each of its queries costs beside those
+    that it sees); `residual` corrects it near measured shapes, `domain` says where they lie, and `nearness` how much
+    narrower the spread is there. source: the file that states it.
     """
 
     compute: Quantity = 1.0
@@ -98,6 +98,7 @@ class FamilyFit:
     domain: Domain | None = None
     nearness: Nearness | None = None
     source: str = ""
+    query: Count = 0.0
 
     def bases(self, operator: Operator) -> npt.NDArray[np.str_]:
         """Return on what the time of an operator rests, size by size.
@@ -132,18 +133,26 @@ class FamilyFit:
         """Return the time that the form and the residual give: t = form(operator) * exp(residual(shape)).
 
         Calls that share a core take it each over its part of the keys, one after the other: as many times the time of
-        one. A backward core takes as much longer than its forward one as it has more products, at `compute` of its
-        rate. Messages follow each other. Streams that share their bytes each add the form's fixed time.
+        one. A backward core takes as much longer than its forward one as it has more products, at a share of its rate:
+        compute / (1 + query / keys that a query sees in the mean). Messages follow each other. Streams that share their
+        bytes each add the form's fixed time.
         """
         one = _one_call(operator)
         time = form.time(one, machine).scaled(self.correction(operator))
         if isinstance(operator, AttentionCore) and isinstance(one, AttentionCore):
-            return time.scaled(operator.calls * operator.products / one.products / self.compute / operator.rate)
+            longer = operator.products / one.products / self.compute * self._beside_pairs(operator)
+            return time.scaled(operator.calls * longer / operator.rate)
         if isinstance(operator, Collective):
             return time.scaled(operator.calls)
         if isinstance(operator, Elementwise):
             return time.after((operator.calls - 1.0) * time.fixed)
         return time
+
+    def _beside_pairs(self, core: AttentionCore) -> Quantity:
+        """Return by how much what a call does once a query makes a backward core longer: 1 + query / (pairs / rows)."""
+        if is_single(self.query) and self.query == 0.0:
+            return 1.0
+        return 1.0 + self.query * core.calls * core.rows / maximum(core.pairs, 1.0)
 
 
 def _one_call(operator: Operator) -> Operator:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from costmodel.errors import InputError
 from costmodel.event.graph import KERNEL, MARK, MESSAGE, Graph
-from costmodel.quantities import Array, Count, Seconds
+from costmodel.quantities import Count, Seconds
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.simulation import Slowdown
 
@@ -61,31 +61,25 @@ class Conditions:
 
     seed, jitter: of factors exp(N(-j^2/2, j)), whose mean is one, on each task's time; disturbances: in any order;
     processors: of a device that kernels share with resident communication kernels, and those that the times of kernels
-    were taken at (null: times hold whatever runs beside); capacity: of the links that messages share [B/s];
-    patience: time without any task finished after which a run is given up [s].
+    were taken at (null: times hold whatever runs beside); patience: time without any task finished after which a run is
+    given up [s].
     """
 
     seed: int = 0
     jitter: float = 0.0
     disturbances: tuple[Disturbance, ...] = ()
     processors: tuple[Count, Count] | None = None
-    capacity: Array = field(default_factory=lambda: np.empty(0))
     patience: Seconds = np.inf
 
     @classmethod
-    def of(cls, scenario: Scenario, links: Array) -> Conditions:
-        """Return the conditions that a scenario asks for. links: capacity of those that messages share [B/s]."""
+    def of(cls, scenario: Scenario) -> Conditions:
+        """Return the conditions that a scenario asks for."""
         asked, whole = scenario.simulation, scenario.cluster.device.processors
-        if asked.contention and any(each.slows != "compute" for each in asked.slowdowns):
-            field = f"scenarios.{scenario.name}.simulation"
-            hint = "leave `contention` out, or let slowdowns slow `compute`"
-            raise InputError.single("links that are shared cannot be slowed down too", field=field, hint=hint)
         return cls(
             asked.seed,
             asked.jitter,
             tuple(_disturbance(each) for each in asked.slowdowns),
             (whole, whole - scenario.communication.processors) if asked.shares_processors else None,
-            links,
             np.inf if asked.patience is None else asked.patience,
         )
 
@@ -101,14 +95,21 @@ class Conditions:
         begins = {f"disturbances[{i}].begin": float(each.begin) for i, each in enumerate(self.disturbances)}
         return {"jitter": self.jitter, **factors, **begins}
 
-    def seconds(self, graph: Graph) -> list[float]:
-        """Return the time of each task with its jitter [s]: the same seed gives the same times."""
-        plain = [float(task.seconds) for task in graph.tasks]
+    def factors(self, graph: Graph) -> list[float]:
+        """Return the factor of jitter on each task's time: the same seed gives the same factors."""
+        count = len(graph.tasks)
         if not self.jitter:
-            return plain
-        draws = np.random.default_rng(self.seed).standard_normal(len(plain))
-        factors = np.exp(self.jitter * draws - self.jitter**2 / 2)
-        return [float(each) for each in np.asarray(plain) * factors]
+            return [1.0] * count
+        draws = np.random.default_rng(self.seed).standard_normal(count)
+        return [float(each) for each in np.exp(self.jitter * draws - self.jitter**2 / 2)]
+
+    def speed(self, device: int, kind: str, now: Seconds) -> float:
+        """Return how fast tasks of a kind run on a device at some time, 1 where nothing disturbs them."""
+        speed = 1.0
+        for each in self.disturbances:
+            if each.begin <= now < each.end and each.touches(device, kind):
+                speed *= each.factor
+        return speed
 
     def varying(self, graph: Graph) -> list[bool]:
         """Tell of each task whether its speed can change while it runs."""

@@ -13,7 +13,7 @@ nothing waits in line for processors. Messages with links share them max-min fai
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -23,7 +23,7 @@ import simpy
 from costmodel.errors import InfeasibleError
 from costmodel.event.conditions import Conditions
 from costmodel.event.graph import KERNEL, Graph, Task
-from costmodel.network.flows import FlowSession
+from costmodel.network.sessions import FlowSession
 from costmodel.quantities import Array
 
 LISTED = 6  # waiting streams that an error names
@@ -57,24 +57,14 @@ def run(graph: Graph, conditions: Conditions | None = None) -> Timeline:
     return _Run(graph, Conditions() if conditions is None else conditions).timeline()
 
 
-def _parts_of_links(used: Iterable[tuple[int, ...]]) -> dict[int, int]:
-    """Return link -> the smallest link that it is joined to by messages: parts share nothing and are solved apart."""
-    part: dict[int, int] = {}
-    for links in dict.fromkeys(used):
-        joined = {part.get(link, link) for link in links}
-        first = min(joined)
-        part.update(dict.fromkeys(links, first))
-        part.update({link: first for link, old in part.items() if old in joined})
-    return part
-
-
 class _Run:
     """One run. `_missing` counts what each task still waits for: the task before it on its stream, and `after`."""
 
     def __init__(self, graph: Graph, conditions: Conditions) -> None:
         self._graph, self._conditions = graph, conditions
         self._environment = simpy.Environment()
-        self._seconds = conditions.seconds(graph)
+        self._factors = conditions.factors(graph)
+        self._seconds = [float(t.seconds) * f for t, f in zip(graph.tasks, self._factors, strict=True)]
         self._varying = conditions.varying(graph)
         self._device = [stream.device for stream in graph.streams]
         count = len(graph.tasks)
@@ -88,10 +78,9 @@ class _Run:
         self._alarm: dict[int, simpy.Timeout | None] = {}
         self._held: dict[int, float] = defaultdict(float)
         self._slowed: dict[int, int] = defaultdict(int)  # tasks that slow kernels, by device
-        self._part_of = _parts_of_links(task.message.links for task in graph.tasks if task.message is not None)
-        self._flows = {part: FlowSession(conditions.capacity) for part in set(self._part_of.values())}
-        self._moving: dict[tuple[int, int], int] = {}  # (part of the links, flow) -> task
-        self._wake: dict[int, simpy.Timeout | None] = {}
+        self._flows = FlowSession(graph.capacity)
+        self._moving: dict[int, int] = {}  # flow -> task
+        self._wake: simpy.Timeout | None = None
         self._finished = 0
 
     def _connect(self) -> None:
@@ -118,7 +107,7 @@ class _Run:
         """Set clocks for disturbances and for the watchdog."""
         times = {time for each in self._conditions.disturbances for time in (each.begin, each.end)}
         for time in sorted(float(time) for time in times if 0 < time < np.inf):
-            self._call(time, lambda _: self._rescale(list(self._running)))
+            self._call(time, lambda _: self._disturb())
         if np.isfinite(self._conditions.patience):
             patience = float(self._conditions.patience)
             self._call(patience, lambda _: self._check(patience, 0))
@@ -191,10 +180,7 @@ class _Run:
         """Return the speed of a task now, 1 where nothing disturbs it."""
         task, now = self._graph.tasks[number], self._environment.now
         device = self._device[task.stream]
-        speed = 1.0
-        for each in self._conditions.disturbances:
-            if each.begin <= now < each.end and each.touches(device, task.kind):
-                speed *= each.factor
+        speed = self._conditions.speed(device, task.kind, now)
         if task.kind == KERNEL and self._slowed[device]:
             speed /= self._graph.slowing
         if self._conditions.processors is not None and task.elastic:
@@ -232,29 +218,49 @@ class _Run:
     def _send(self, number: int) -> None:
         message = self._graph.tasks[number].message
         assert message is not None, "only messages move"
-        part = self._part_of[message.links[0]]
-        self._advance(part)
-        self._moving[part, self._flows[part].add(message.links, message.size)] = number
-        self._set_wake(part)
+        self._advance()
+        size = float(message.size) * self._factors[number]
+        flow = self._flows.add(message.loads, size, self._limit(number))
+        self._moving[flow] = number
+        self._set_wake()
 
-    def _advance(self, part: int) -> None:
-        """Let the flows of a part of the links run until now, and end those that have completed."""
-        done = self._flows[part].advance(self._environment.now)
-        ready = [other for flow in done for other in self._end(self._moving.pop((part, flow)))]
+    def _limit(self, number: int) -> float:
+        """Return the rate that a message cannot exceed now, as its sender is disturbed."""
+        task = self._graph.tasks[number]
+        assert task.message is not None, "only messages move"
+        if not self._conditions.disturbances:
+            return task.message.limit
+        speed = self._conditions.speed(self._device[task.stream], task.kind, self._environment.now)
+        return float(task.message.limit) * speed if speed else 0.0
+
+    def _advance(self) -> None:
+        """Let the flows run until now, and end those that have completed."""
+        ready = [other for flow in self._flows.advance(self._environment.now) for other in self._ended(flow)]
         if ready:
             self._begin(ready)
 
-    def _set_wake(self, part: int) -> None:
-        following = self._flows[part].next_completion()
-        self._wake[part] = None
-        if following is not None and np.isfinite(following):
-            delay = max(float(following) - self._environment.now, 0.0)
-            self._wake[part] = self._call(delay, lambda timeout: self._arrived(part, timeout))
+    def _ended(self, flow: int) -> list[int]:
+        return self._end(self._moving.pop(flow))
 
-    def _arrived(self, part: int, timeout: simpy.Event) -> None:
-        if timeout is self._wake[part]:
-            self._advance(part)
-            self._set_wake(part)
+    def _disturb(self) -> None:
+        """Rescale everything that runs, because a disturbance begins or ends."""
+        self._rescale(list(self._running))
+        if self._moving:
+            self._advance()
+            for flow, number in list(self._moving.items()):
+                self._flows.limit(flow, self._limit(number))
+            self._set_wake()
+
+    def _set_wake(self) -> None:
+        following = self._flows.next_completion()
+        self._wake = None
+        if following is not None and np.isfinite(following):
+            self._wake = self._call(max(float(following) - self._environment.now, 0.0), self._arrived)
+
+    def _arrived(self, timeout: simpy.Event) -> None:
+        if timeout is self._wake:
+            self._advance()
+            self._set_wake()
 
     def _waiting(self) -> tuple[str, ...]:
         """Return what the head of each stream waits for, or that it stands still."""
@@ -265,12 +271,17 @@ class _Run:
         told = [self._told(number) for number in heads.values()]
         return tuple(sorted(told, key=lambda line: " waits for " in line))  # first what all others wait for
 
+    def _speed_of(self, number: int) -> float:
+        """Return the speed of a task that runs: the rate of one whose bytes move."""
+        flow = next((flow for flow, task in self._moving.items() if task == number), None)
+        return self._since.get(number, (0.0, 1.0))[1] if flow is None else self._flows.rate(flow)
+
     def _told(self, number: int) -> str:
         task = self._graph.tasks[number]
         stream = self._graph.streams[task.stream]
         place = f"{stream.process}, {stream.name}: {task.name or 'mark'}"
         if not np.isnan(self._start[number]):
-            return f"{place} runs" if self._since.get(number, (0.0, 1.0))[1] else f"{place} stands still"
+            return f"{place} runs" if self._speed_of(number) else f"{place} stands still"
         open_ = [self._graph.tasks[each] for each in task.after if np.isnan(self._finish[each])]
         named = {f"{each.name or 'mark'} of {self._graph.streams[each.stream].process}": None for each in open_}
         return f"{place} waits for {', '.join(named) or 'its turn'}"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from costmodel.quantities import Bytes, Count, Seconds
+import numpy as np
+
+from costmodel.quantities import Array, Bytes, Count, Seconds
 
 KERNEL, MESSAGE, COPY, START, MARK = "kernel", "message", "copy", "start", "mark"
 """Kinds of tasks: of processors, of the network, between host and device, of the host's program; marks take no time."""
@@ -20,11 +23,17 @@ class Stream(NamedTuple):
     name: str
 
 
-class Message(NamedTuple):
-    """What a task puts on links that it shares: links of the flow level and bytes [B]."""
+@dataclass(slots=True, eq=False)
+class Message:
+    """What a task puts on links that it shares: a flow of `size` of the flow level [B].
 
-    links: tuple[int, ...]
-    size: Bytes
+    loads: bytes on each link a byte of the message; limit: its rate without anybody else [B/s]. Tasks may have one in
+    common.
+    """
+
+    loads: Mapping[int, float]
+    size: float
+    limit: float = math.inf
 
 
 class Task(NamedTuple):
@@ -67,7 +76,7 @@ class Graph:
     """Tasks of all devices; a task's number is its position.
 
     arrows: (from, to) of results that go to other devices; spans: what groups of tasks are for; slowing: kernels take
-    as much longer while a task that slows them runs on their device.
+    as much longer while a task that slows them runs on their device; capacity: of the links that messages share [B/s].
     """
 
     streams: list[Stream] = field(default_factory=list)
@@ -75,6 +84,7 @@ class Graph:
     arrows: list[tuple[int, int]] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
     slowing: float = 1.0
+    capacity: Array = field(default_factory=lambda: np.empty(0))
 
     def stream(self, process: str, device: int, name: str) -> int:
         """Add a stream and return its number."""

@@ -18,6 +18,7 @@ from costmodel.workload.operators import (
     HostTime,
     HostTransfer,
     MixedAttention,
+    Operator,
     base_name,
 )
 
@@ -38,7 +39,7 @@ class Part(NamedTuple):
 
     seconds: of all of them; kernels: of those that are no messages [s]; elastic: share of `seconds` that processors
     bound; processors: that it takes from kernels while it runs; wire: of `seconds`, those in which bytes move;
-    classes: seconds by class of operator.
+    classes: seconds by class of operator; priced: the message that it is, null for others.
     """
 
     name: str
@@ -49,34 +50,37 @@ class Part(NamedTuple):
     processors: float = 0.0
     wire: float = 0.0
     classes: tuple[tuple[str, float], ...] = ()
+    priced: Priced | None = None
 
 
-def parts_of(operators: Sequence[Priced], name: str, processors: float = 0.0) -> list[Part]:
+def parts_of(operators: Sequence[Priced], name: str, processors: float = 0.0, *, apart: bool = False) -> list[Part]:
     """Return the parts of one layer's pass, each after the one before. name: of a part without a name of its own.
 
+    apart: collectives that kernels wait for are parts of their own, not parts of what runs between two exchanges.
     Messages that run beside attention cores count with what the cores do not hide, as in the closed form.
     """
     found: list[Part] = []
     timed = [(item, float(seconds)) for item, seconds in exposed_seconds(operators, None)]
-    for is_exchange, group in itertools.groupby(timed, key=lambda each: isinstance(each[0].operator, Exchange)):
+    for kind, group in itertools.groupby(timed, key=lambda each: _kind(each[0].operator, apart=apart)):
         run = list(group)
-        if is_exchange:
-            found.extend(
-                Part(
-                    base_name(item.operator.name),
-                    EXCHANGE,
-                    seconds,
-                    0.0,
-                    0.0,
-                    processors,
-                    wire_seconds(item, seconds),
-                    _classes([(item, seconds)]),
-                )
-                for item, seconds in run
-            )
-        else:
+        if kind is None:
             found.append(_computed(run, name))
+        else:
+            held = processors if kind == EXCHANGE else 0.0
+            found.extend(_message(item, seconds, kind, held) for item, seconds in run)
     return [part for part in found if part.seconds > 0]
+
+
+def _kind(operator: Operator, *, apart: bool) -> str | None:
+    """Return the stream of a message that is a part of its own, null for what is none."""
+    if isinstance(operator, Exchange):
+        return EXCHANGE
+    return COMPUTE if apart and isinstance(operator, Collective) else None
+
+
+def _message(item: Priced, seconds: float, stream: str, processors: float) -> Part:
+    name, wire = base_name(item.operator.name), wire_seconds(item, seconds)
+    return Part(name, stream, seconds, 0.0, 0.0, processors, wire, _classes([(item, seconds)]), item)
 
 
 def merged(parts: Iterable[Part], name: str) -> list[Part]:

@@ -11,8 +11,10 @@ from costmodel.analytic.sums import seconds_of, sums_of
 from costmodel.event import parts
 from costmodel.event.engine import Timeline
 from costmodel.event.graph import COPY, KERNEL, MESSAGE, Graph, Span, Task
-from costmodel.event.links import Links, links_of
+from costmodel.event.links import Links, links_of, wire_seconds
 from costmodel.event.parts import Part, parts_of
+from costmodel.event.replicas import Replicas, replicas_met, replicated
+from costmodel.quantities import Quantity
 from costmodel.workload.scenario import Scenario
 
 _STREAMS = {
@@ -24,20 +26,27 @@ SEND = "send activations"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PassGraph:
-    """A pass as a graph. stages: of each that is simulated, how many it stands for, its first and its last task."""
+    """A pass as a graph. stages: of each that is simulated, how many it stands for, its first and its last task.
+
+    replicas: how many are simulated, with `tasks` tasks each; stages are those of the first.
+    """
 
     graph: Graph
     stages: tuple[tuple[float, int, int], ...]
+    replicas: int
+    tasks: int
 
 
-def pass_graph(scenario: Scenario, priced: PricedPass, *, full: bool = False) -> PassGraph:
+def pass_graph(scenario: Scenario, priced: PricedPass, replicas: Replicas, *, full: bool = False) -> PassGraph:
     """Return the tasks of a pass through all stages, each after the one before it and a message.
 
     full: stages that are alike are simulated one by one, not once for all.
     """
+    meets: dict[int, int] = {}
+    unit = scenario.parallel.tp * scenario.parallel.cp
     graph, links = Graph(slowing=float(priced.slowing)), links_of(scenario)
     known = {
-        (kind, number): _parts(segment, float(scenario.communication.processors))
+        (kind, number): _parts(segment, float(scenario.communication.processors), apart=links.wires is not None)
         for kind, segments in enumerate(priced.segments)
         for number, segment in enumerate(segments)
     }
@@ -51,36 +60,59 @@ def pass_graph(scenario: Scenario, priced: PricedPass, *, full: bool = False) ->
             if found:
                 sending = graph.stream(process, device, SEND)
                 seconds = float(seconds_of(priced.send, None))
-                previous = (graph.add(Task("pipeline send", sending, seconds, previous, MESSAGE)),)
+                own, message = links.sent(
+                    seconds, wire_seconds(priced.send, seconds), priced.send, (device - 1, sending), device
+                )
+                previous = (graph.add(Task("pipeline send", sending, own, previous, MESSAGE, message=message)),)
             first = len(graph.tasks)
-            done = _turns(_Place(graph, device, streams, links), stage, known, previous)
+            done = _turns(_Place(graph, device, streams, links, meets, unit), stage, known, previous)
             last = graph.mark(streams[COMPUTE], done)
             graph.spans.append(Span(first, last, device, "pass", process))
             found.append((1.0 if full else float(stage.count), first, last))
             previous = (last,)
-    return PassGraph(graph, tuple(found))
+    count = replicas.simulated(len(graph.tasks))
+    links.settle(graph, count, replicas.of)
+    return PassGraph(replicated(graph, count, meets, links.copies), tuple(found), count, len(graph.tasks))
 
 
-def _parts(segment: Segment, processors: float) -> list[Part]:
-    return parts_of(segment.operators, "layer", processors) or [Part("nothing", parts.COMPUTE, 0.0, 0.0, 0.0)]
+def _parts(segment: Segment, processors: float, *, apart: bool) -> list[Part]:
+    return parts_of(segment.operators, "layer", processors, apart=apart) or [
+        Part("nothing", parts.COMPUTE, 0.0, 0.0, 0.0)
+    ]
+
+
+def _kind(part: Part, place: int) -> str:
+    return _KINDS[place] if part.priced is None else MESSAGE
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Place:
-    """A device that tasks are added for. streams: by the closed form's numbers."""
+    """A device that tasks are added for.
+
+    streams: by the closed form's numbers; meets: task -> replicas of `unit` devices each that it is a message among.
+    """
 
     graph: Graph
     device: int
     streams: dict[int, int]
     links: Links
+    meets: dict[int, int]
+    unit: Quantity
 
     def add(self, part: Part, place: int, after: tuple[int, ...]) -> int:
         """Add a part and return its task."""
-        task = Task(
-            part.name, self.streams[place], part.seconds, after, _KINDS[place], part.elastic, part.processors,
-            classes=part.classes, slows=place == EXCHANGE,
+        stream = self.streams[place]
+        seconds, message = self.links.sent(part.seconds, part.wire, part.priced, (self.device, stream))
+        number = self.graph.add(
+            Task(
+                part.name, stream, seconds, after, _kind(part, place), part.elastic, part.processors, message,
+                part.classes, place == EXCHANGE,
+            )
         )  # fmt: skip
-        return self.graph.add(self.links.sent(task, self.device, part.wire))
+        met = 1 if part.priced is None else replicas_met(part.priced.operator, self.unit)
+        if met > 1:
+            self.meets[number] = met
+        return number
 
 
 def _turns(device: _Place, stage: PricedStage, known: dict[Key, list[Part]], before: tuple[int, ...]) -> list[int]:
@@ -98,17 +130,20 @@ def _turns(device: _Place, stage: PricedStage, known: dict[Key, list[Part]], bef
 def pass_times_of(priced: PricedPass, made: PassGraph, timeline: Timeline) -> PassTimes:
     """Return the times of a pass as it was simulated; of stages that are alike, those of the simulated one count.
 
+    A stage takes as long as on the slowest replica.
+
     What the compute streams take longer than their operators is contention.
     """
     latency = float(priced.hops) * float(seconds_of(priced.send, None))
     slowest = busy = 0.0
-    graph = timeline.graph
+    graph, shape = timeline.graph, (made.replicas, made.tasks)
+    start, finish = (each[: made.replicas * made.tasks].reshape(shape) for each in (timeline.start, timeline.finish))
     for count, first, last in made.stages:
-        span = float(timeline.finish[last] - timeline.start[first : last + 1].min())
+        span = float((finish[:, last] - start[:, first : last + 1].min(axis=1)).max())
         latency, slowest = latency + count * span, max(slowest, span)
         for number in range(first, last):
             if graph.streams[graph.tasks[number].stream].name == parts.COMPUTE:
-                busy += count * float(timeline.finish[number] - timeline.start[number])
+                busy += count * float((finish[:, number] - start[:, number]).mean())
     compute = kernels = 0.0
     for stage in priced.stages:
         for segments, repeats in zip(priced.segments, stage.repeats, strict=True):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,7 +14,6 @@ from costmodel.analytic.training import (
     PricedStep,
     StepTimes,
     Tail,
-    contention,
     layer_sums,
     once_a_step,
     pass_of,
@@ -26,9 +24,11 @@ from costmodel.event.graph import COPY, KERNEL, MESSAGE, START, Graph, Span, Tas
 from costmodel.event.issue import FILLER, Local, chain, interleaved
 from costmodel.event.links import Links, links_of, wire_seconds
 from costmodel.event.parts import ARRIVING, COLLECTIVE, COMPUTE, EXCHANGE, LEAVING, STARTS, Part, merged, parts_of
+from costmodel.event.replicas import Replicas, replicas_met, replicated
+from costmodel.quantities import Array, Quantity
 from costmodel.workload.counting import sum_of
 from costmodel.workload.memory import stage_work
-from costmodel.workload.operators import Collective, HostTransfer, base_name
+from costmodel.workload.operators import Collective, HostTime, HostTransfer, base_name
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.schedules import Action, Kind, Schedule
 from costmodel.workload.schedules.table import KINDS, NONE, Table
@@ -45,29 +45,39 @@ _TASK_KIND = {STARTS: START, EXCHANGE: MESSAGE, COLLECTIVE: MESSAGE, ARRIVING: C
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepGraph:
-    """A step as a graph. bounds: first and last task of each action, in the order of `table`; kernels: of each [s].
+    """A step as a graph. bounds: first and last task of each action, in the order of `table`; kernels: share
+    of each task's time in which kernels run.
 
-    passed: the mark that all passes are done; ends: of each rank, first and last task of its end, and how it ends.
+    passed: the mark that all passes are done; ends: of each rank, first and last task of its end, and how it ends, all
+    of the first replica; replicas: how many are simulated, with `tasks` tasks each.
     """
 
     graph: Graph
     table: Table
     bounds: tuple[tuple[int, int], ...]
-    kernels: tuple[float, ...]
+    kernels: Array
     passed: int
     ends: tuple[tuple[int, int, Tail], ...]
+    replicas: int
+    tasks: int
 
 
-def step_graph(scenario: Scenario, step: PricedStep, schedule: Schedule, last_passes: Sequence[Kind]) -> StepGraph:
+def step_graph(
+    scenario: Scenario, step: PricedStep, schedule: Schedule, last_passes: Sequence[Kind], replicas: Replicas
+) -> StepGraph:
     """Return the tasks of a step. schedule: the step's, folded or not; last_passes: what ends each rank's passes.
 
     An action starts when the one before it on its rank is done and its inputs have arrived, as in the closed form; what
     happens inside it is up to its streams. The end of the step begins when the last rank has done its passes.
     """
-    graph, table, links = Graph(slowing=float(step.slowing)), schedule.table(), links_of(scenario)
+    graph, table, links = (
+        Graph(slowing=float(step.slowing)),
+        schedule.table(),
+        links_of(scenario, schedule.parameter_copies),
+    )
     processes = [_process(schedule, rank) for rank in range(len(schedule.ranks))]
     streams = [{name: graph.stream(process, rank, name) for name in STREAMS} for rank, process in enumerate(processes)]
-    templates = _Templates(scenario, step)
+    templates = _Templates(scenario, step, apart=links.wires is not None)
     actions = [templates.of(*columns) for columns in _columns(step, table)]
     first = np.cumsum([0, *(len(action) + 1 for action in actions)]).tolist()
     ends = [begin - 1 for begin in first[1:]]
@@ -79,7 +89,7 @@ def step_graph(scenario: Scenario, step: PricedStep, schedule: Schedule, last_pa
         rank = int(table.rank[number])
         if not number or table.rank[number - 1] != rank:
             previous = -1
-        needs = [sends[int(need), row] if linked else ends[int(need)] for row, need, linked in _needs(table, number)]
+        needs = [sends[int(need), row][0] if linked else ends[int(need)] for row, need, linked in _needs(table, number)]
         roots = tuple(needs) if previous < 0 else (previous, *needs)
         graph.extend(_instance(action, streams[rank], (first[number], rank), roots, links))
         waited = {each for local in action for each in local.after}
@@ -87,48 +97,79 @@ def step_graph(scenario: Scenario, step: PricedStep, schedule: Schedule, last_pa
         previous = graph.mark(streams[rank][COMPUTE], leaves or roots)
         graph.spans.append(Span(first[number], previous, rank, *titles[number], *kept[number]))
     send = float(seconds_of(step.transfer, None))
-    for (source, row), place in sends.items():
-        stream = streams[int(table.rank[source])][SENDS[row]]
-        task = Task("pipeline send", stream, send, (ends[source],), MESSAGE)
-        number = graph.add(links.sent(task, int(table.rank[source]), wire_seconds(step.transfer, send)))
+    wire = wire_seconds(step.transfer, send) / step.together
+    # On shared links messages wait for those that they meet, whichever these are.
+    alone = send if links.wires is None else send - (step.together - 1) * wire
+    message_of = _one_message(step)
+    for (source, row), (place, target) in sends.items():
+        rank = int(table.rank[source])
+        stream = streams[rank][SENDS[row]]
+        own, message = links.sent(alone, wire, message_of, (rank, stream), target)
+        number = graph.add(Task("pipeline send", stream, own, (ends[source],), MESSAGE, message=message))
         assert number == place, "messages stand behind all actions"
     for number in range(len(actions)):
         graph.arrows.extend(
-            (sends[int(need), row], first[number]) for row, need, linked in _needs(table, number) if linked
+            (sends[int(need), row][0], first[number]) for row, need, linked in _needs(table, number) if linked
         )
     passed = graph.mark(streams[0][COMPUTE], sorted(ends), "all passes done")
     closings = [
-        _close(graph, step, each, passed, _tail(step, schedule, rank, last_passes)) for rank, each in enumerate(streams)
+        _close(graph, step, (each, rank), passed, _tail(step, schedule, rank, last_passes), links)
+        for rank, each in enumerate(streams)
     ]
+    count = replicas.simulated(len(graph.tasks))
+    links.settle(graph, count, replicas.of)
     graph.spans.extend(
         Span(begin, end, rank, "optimizer", "gradient reduction and optimizer")
         for rank, (begin, end, _) in enumerate(closings)
     )
-    slower = _contention(step)
-    kernels = tuple(
-        sum(local.part.kernels for local in action) + slower(forward, backward)
-        for action, (_, forward, backward) in zip(actions, _columns(step, table), strict=True)
-    )
-    return StepGraph(graph, table, tuple(zip(first, ends, strict=False)), kernels, passed, tuple(closings))
+    unit = scenario.parallel.tp * scenario.parallel.cp
+    tails = {
+        number: count
+        for begin, end, _ in closings
+        for number in range(begin, end)
+        if graph.tasks[number].kind == MESSAGE and (graph.tasks[number].message or graph.tasks[number].seconds > 0)
+    }
+    meets = {} if count == 1 else {passed: count} | _meetings(actions, first, unit) | tails
+    whole = replicated(graph, count, meets, links.copies)
+    bounds = tuple(zip(first, ends, strict=False))
+    kernels = _kernel_shares(actions, first, closings, len(graph.tasks))
+    return StepGraph(whole, table, bounds, kernels, passed, tuple(closings), count, len(graph.tasks))
 
 
-def _contention(step: PricedStep) -> Callable[[Stage | None, Stage | None], float]:
-    """Return by how much kernels of a pair of stages are longer because exchanges run beside them, as a function."""
-    layers = layer_sums(step, None)
+def _kernel_shares(
+    actions: Sequence[Sequence[Local]], first: Sequence[int], closings: Sequence[tuple[int, int, Tail]], tasks: int
+) -> Array:
+    """Return the share of each task's time in which kernels run: none of messages, marks and the host's work."""
+    shares = np.zeros(tasks)
+    for begin, _, tail in closings:
+        for number, priced in enumerate(tail.serial, begin + 1):
+            shares[number] = 0.0 if isinstance(priced.operator, Collective | HostTransfer | HostTime) else 1.0
+    for begin, action in zip(first, actions, strict=False):
+        for position, local in enumerate(action):
+            shares[begin + position] = local.part.kernels / local.part.seconds if local.part.seconds else 0.0
+    return shares
 
-    @functools.cache
-    def of(forward: Stage | None, backward: Stage | None) -> float:
-        if forward is None or backward is None:
-            return 0.0
-        ahead, back = (stage_sums(stage_work(step.work, stage), layers) for stage in (forward, backward))
-        return float(contention(ahead.forward + back.backward, step.slowing))
 
-    return of
+def _meetings(actions: Sequence[Sequence[Local]], first: Sequence[int], unit: Quantity) -> dict[int, int]:
+    """Return the messages of the passes that several replicas have to have come to, and how many of them."""
+    spans: dict[int, int] = {}
+    for begin, action in zip(first, actions, strict=False):
+        for position, local in enumerate(action):
+            if local.part.priced is not None:
+                spans[begin + position] = replicas_met(local.part.priced.operator, unit)
+    return {number: span for number, span in spans.items() if span > 1}
 
 
 def _process(schedule: Schedule, rank: int) -> str:
     held = " and ".join(str(stage) for stage in schedule.stages_of(rank))
     return f"rank {rank}: stage{'s' if len(schedule.stages_of(rank)) > 1 else ''} {held}"
+
+
+def _one_message(step: PricedStep) -> Priced:
+    """Return one of the messages between stages that `transfer` is the time of."""
+    operator = step.transfer.operator
+    assert isinstance(operator, Collective), "it has a size"
+    return replace(step.transfer, operator=replace(operator, size=operator.size / step.together))
 
 
 def _title(action: Action) -> str:
@@ -167,10 +208,17 @@ def _needs(table: Table, number: int) -> Iterator[tuple[int, int, bool]]:
             yield row, int(table.needs[row, number]), bool(table.comes_over_a_link[row, number])
 
 
-def _sends(table: Table, first: int) -> dict[tuple[int, int], int]:
-    """Return (action, 0 or 1) -> the task that sends its result, in the order of the actions."""
-    linked = {(need, row) for number in range(len(table.rank)) for row, need, sent in _needs(table, number) if sent}
-    return {key: first + number for number, key in enumerate(sorted(linked))}
+def _sends(table: Table, first: int) -> dict[tuple[int, int], tuple[int, int]]:
+    """Return (action, 0 or 1) -> the task that sends its result, in the order of the actions, and the rank it goes to.
+
+    A result that several actions wait for goes to the rank of the first.
+    """
+    linked: dict[tuple[int, int], int] = {}
+    for number in range(len(table.rank)):
+        for row, need, sent in _needs(table, number):
+            if sent:
+                linked.setdefault((need, row), int(table.rank[number]))
+    return {key: (first + number, linked[key]) for number, key in enumerate(sorted(linked))}
 
 
 def _instance(
@@ -181,19 +229,20 @@ def _instance(
     for local in action:
         part = local.part
         after = tuple(first + each for each in local.after) if local.after else roots
-        kind = _TASK_KIND.get(part.stream, KERNEL)
-        task = Task(
-            part.name, streams[part.stream], part.seconds, after, kind, part.elastic, part.processors,
-            classes=part.classes, slows=part.stream == EXCHANGE,
+        kind = MESSAGE if part.priced is not None else _TASK_KIND.get(part.stream, KERNEL)
+        stream = streams[part.stream]
+        seconds, message = links.sent(part.seconds, part.wire, part.priced, (rank, stream))
+        yield Task(
+            part.name, stream, seconds, after, kind, part.elastic, part.processors, message, part.classes,
+            part.stream == EXCHANGE,
         )  # fmt: skip
-        yield links.sent(task, rank, part.wire)
 
 
 class _Templates:
     """The parts of every kind of action, put together once."""
 
-    def __init__(self, scenario: Scenario, step: PricedStep) -> None:
-        self._step = step
+    def __init__(self, scenario: Scenario, step: PricedStep, *, apart: bool) -> None:
+        self._step, self._apart = step, apart
         self._processors = float(scenario.communication.processors)
         self._layer_sums = layer_sums(step, None)
         self._known: dict[tuple[Kind, Stage | None, Stage | None], list[Local]] = {}
@@ -247,7 +296,7 @@ class _Templates:
         return found
 
     def _parts(self, operators: Sequence[Priced], name: str) -> list[Part]:
-        return parts_of(operators, name, self._processors)
+        return parts_of(operators, name, self._processors, apart=self._apart)
 
     def _weights(self, operators: Sequence[Priced], name: str) -> list[Part]:
         """Return the weight gradients of routed experts, which are ready before the others, and all others."""
@@ -290,7 +339,9 @@ def _beside(traffic: Traffic, part: str, priced: Priced, count: int) -> Part:
     seconds = count * float(seconds_of(priced, None))
     place = {"arrive": ARRIVING, "leave": LEAVING}.get(part, COLLECTIVE)
     stream = COMPUTE if traffic.waits(part) else COLLECTIVE if traffic.one_link else place
-    return Part(priced.operator.name, stream, seconds, 0.0, 0.0)
+    if not isinstance(priced.operator, Collective):
+        return Part(priced.operator.name, stream, seconds, 0.0, 0.0)
+    return Part(priced.operator.name, stream, seconds, 0.0, 0.0, wire=wire_seconds(priced, seconds), priced=priced)
 
 
 def _with_traffic(
@@ -347,16 +398,20 @@ def _tail(step: PricedStep, schedule: Schedule, rank: int, last_passes: Sequence
     raise AssertionError("every rank ends the step in a priced way")
 
 
-def _close(graph: Graph, step: PricedStep, streams: dict[str, int], passed: int, tail: Tail) -> tuple[int, int, Tail]:
+def _close(
+    graph: Graph, step: PricedStep, place: tuple[dict[str, int], int], passed: int, tail: Tail, links: Links
+) -> tuple[int, int, Tail]:
     """Add the end of the step on one rank: what overlap left of reductions, then reductions and optimizer in turn."""
-    first = len(graph.tasks)
+    first, (streams, rank) = len(graph.tasks), place
     left = float(sum(once_a_step(step, tail, layer_sums(step, None), None)))
     previous = graph.add(Task("gathers and reductions left over", streams[COLLECTIVE], left, (passed,), MESSAGE))
     for priced in tail.serial:
         message = isinstance(priced.operator, Collective | HostTransfer)
         stream, kind = (COLLECTIVE, MESSAGE) if message else (COMPUTE, KERNEL)
         seconds = float(priced.time.seconds)
-        previous = graph.add(Task(priced.operator.name, streams[stream], seconds, (previous,), kind))
+        sent = priced if isinstance(priced.operator, Collective) else None
+        own, moved = links.sent(seconds, wire_seconds(priced, seconds), sent, (rank, streams[stream]))
+        previous = graph.add(Task(priced.operator.name, streams[stream], own, (previous,), kind, message=moved))
     begun = previous
     for priced in tail.on_host:
         previous = graph.add(Task(priced.operator.name, streams[COMPUTE], float(priced.time.seconds), (previous,)))
@@ -367,21 +422,25 @@ def _close(graph: Graph, step: PricedStep, streams: dict[str, int], passed: int,
 
 
 def times_of(made: StepGraph, timeline: Timeline) -> StepTimes:
-    """Return the parts of a step as they were simulated, means over ranks.
+    """Return the parts of a step as they were simulated, means over ranks, of all replicas.
 
     A rank works from the start of an action's first task to its end; what is left of the step up to `passed` is bubble.
+    Communication is exposed while a rank works and no kernel of it runs.
     """
-    start, finish = timeline.start, timeline.finish
-    span = float(finish[made.passed])
+    shape = made.replicas, made.tasks
+    start, finish = (each[: made.replicas * made.tasks].reshape(shape) for each in (timeline.start, timeline.finish))
+    span = float(finish[0, made.passed])
     by_kind = dict.fromkeys((kind.value for kind in Kind), 0.0)
     ranks = int(made.table.rank[-1]) + 1
-    busy = kernels = 0.0
-    for (first, last), kind, own in zip(made.bounds, made.table.kind, made.kernels, strict=True):
-        seconds = float(finish[last] - start[first : last + 1].min())
+    ran = (finish - start) * made.kernels
+    busy, kernels = 0.0, float(ran[:, : made.passed].sum(axis=1).mean()) / ranks
+    for (first, last), kind in zip(made.bounds, made.table.kind, strict=True):
+        seconds = float((finish[:, last] - start[:, first : last + 1].min(axis=1)).mean())
         by_kind[KINDS[kind].value] += seconds / ranks
-        busy, kernels = busy + seconds / ranks, kernels + own / ranks
-    _, last, tail = max(made.ends, key=lambda end: finish[end[1]])
-    serial, host = sums_of(tail.serial, None), float(sums_of(tail.on_host, None).kernels)
-    ending = float(finish[last]) - span
-    waiting = ending - float(serial.kernels) - host
+        busy += seconds / ranks
+    first, last, tail = max(made.ends, key=lambda end: finish[:, end[1]].max())
+    slowest = int(finish[:, last].argmax())
+    host = float(sums_of(tail.on_host, None).kernels)
+    ending = float(finish[slowest, last]) - span
+    waiting = ending - float(ran[slowest, first:last].sum()) - host
     return StepTimes(span + ending, by_kind, span - busy, ending, busy - kernels + waiting, host)

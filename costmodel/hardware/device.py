@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from costmodel.quantities import (
     Bytes,
@@ -13,6 +13,7 @@ from costmodel.quantities import (
     DollarsPerSecond,
     FlopPerSecond,
     Hertz,
+    Quantity,
     Seconds,
     Watts,
 )
@@ -84,6 +85,7 @@ class Device:
     links: Mapping[str, Link]
     power: Power
     price: Price
+    throttle: Quantity = 1.0  # clock of the loops that kernels are measured in over that of a training run
 
     def peak(self, dtype: str, processors: Count | None = None) -> FlopPerSecond:
         """Return the dense peak of `dtype` on `processors` (default: all) [FLOP/s].
@@ -96,6 +98,25 @@ class Device:
     def level(self, name: str) -> MemoryLevel | None:
         """Return the memory level of that name, or None."""
         return next((level for level in self.memory if level.name == name), None)
+
+    def throttled(self) -> Device:
+        """Return the device at the clock of a training run: what works in cycles takes `throttle` times as long.
+
+        Caches and shared memory run at the processors' clock; device memory and links have their own.
+        """
+        share = 1.0 / self.throttle
+        nearer = (
+            replace(level, bandwidth=None if level.bandwidth is None else level.bandwidth * share)
+            for level in self.memory[:-1]
+        )
+        return replace(
+            self,
+            clock=self.clock * share,
+            clock_max=self.clock_max * share,
+            math={name: replace(unit, clock=unit.clock * share) for name, unit in self.math.items()},
+            memory=(*nearer, self.device_memory),
+            throttle=1.0,
+        )
 
     @property
     def device_memory(self) -> MemoryLevel:

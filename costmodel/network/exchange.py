@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from costmodel.network.paths import Path
-from costmodel.quantities import Count, Seconds, maximum, where
+from costmodel.quantities import Count, Seconds, maximum, minimum, where
 from costmodel.workload.operators import Exchange
 
 
@@ -26,7 +26,17 @@ def copies(exchange: Exchange, path: Path) -> Copies:
 
     normal: one copy a node, forwarded inside it: E_ranks*load_n*(1 - 1/l) and E_nodes*load_N*(1 - 1/N)
     low_latency, or buffers of fixed size: one copy an expert, straight to its rank: k*load*(l-1)/n and k*load*(1 - l/n)
+
+    With multicast and reduction in the network a token leaves its rank once, or its sum arrives once; every receiver
+    still takes, and every sender still sends, as many copies as before. Both directions at the same time then take what
+    the wider one takes, and one copy of the other.
     """
+    found = _copies(exchange, path)
+    return replace(found, outer=minimum(found.outer, 1.0)) if exchange.once else found
+
+
+def _copies(exchange: Exchange, path: Path) -> Copies:
+    """Return the copies of one token where every one of them leaves and arrives by itself."""
     if exchange.deduplicates:
         to_nodes = exchange.targets(path.nodes) * exchange.fullest(path.nodes)
         to_ranks = exchange.targets(path.size) * exchange.fullest(path.size)

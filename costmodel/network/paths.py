@@ -107,14 +107,14 @@ def _between_nodes(cluster: Cluster, nodes: Count, span: Count) -> tuple[BytesPe
     return bandwidth * nic.per_device, latency
 
 
+_FLOWS = "ask `costmodel collective --engine flow`, or `simulate --engine event` with `simulation.contention: true`"
+
+
 def _check_whole(network: Network) -> None:
     """Raise InputError for what only flows see: parts that have failed, planes without forwarding over NVLink."""
     if network.failed:
-        raise InputError.single(
-            "closed forms know no failed parts", field="network.failed", hint="ask `costmodel collective --engine flow`"
-        )
+        raise InputError.single("closed forms know no failed parts", field="network.failed", hint=_FLOWS)
     if not network.pxn and np.any(np.greater(network.planes, 1)):
         raise InputError.single(
-            "closed forms know no forwarding over PCIe", field="network.pxn",
-            hint="ask `costmodel collective --engine flow`",
+            "closed forms know no forwarding over PCIe", field="network.pxn", hint=_FLOWS
         )  # fmt: skip

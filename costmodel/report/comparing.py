@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from costmodel.report.number import Number
 from costmodel.report.page import show, table
 from costmodel.report.text import metric, quantity
 from costmodel.study.comparing import Compared, Pair
@@ -24,17 +25,17 @@ def show_classes(found: TracesCompared) -> None:
     """Print the seconds of each class of operators on a device."""
     rows = table("class", ">predicted", ">measured", ">predicted over measured")
     for one in found.classes:
-        ratio = "" if one.ratio is None else f"{one.ratio:.3f}"
+        ratio = "" if one.ratio is None else Number(f"{one.ratio:.3f}", one.ratio)
         rows.add(one.name, quantity(one.predicted, "duration"), quantity(one.measured, "duration"), ratio)
     show(rows)
 
 
-def _show(what: str, pairs: Sequence[Pair], shown: Callable[[Pair, float], str]) -> None:
+def _show(what: str, pairs: Sequence[Pair], shown: Callable[[Pair, float | None], str]) -> None:
     inside = any(pair.inside is not None for pair in pairs)
     headings = ("scenario", what, ">first", ">second", ">first over second")
     rows = table(*headings, "second in 80 %") if inside else table(*headings)
     for pair in pairs:
-        ratio = "" if pair.ratio is None else f"{pair.ratio:.3f}"
+        ratio = "" if pair.ratio is None else Number(f"{pair.ratio:.3f}", pair.ratio)
         cells = (pair.scenario, pair.name, shown(pair, pair.first), shown(pair, pair.second), ratio)
         rows.add(*cells, *((_INSIDE[pair.inside],) if inside else ()))
     show(rows)

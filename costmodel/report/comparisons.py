@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from costmodel.report.page import show, table
-from costmodel.report.text import metric, span
+from costmodel.report.text import metric, percent, span
 from costmodel.study.reproduce import Comparison, Summary
 
 STYLES = {"pass": "green", "fail": "red", "skip": "dim", "infeasible": "yellow"}
@@ -13,7 +13,7 @@ STYLES = {"pass": "green", "fail": "red", "skip": "dim", "infeasible": "yellow"}
 
 def show_comparisons(comparisons: Sequence[Comparison], *summaries: Sequence[Summary]) -> None:
     """Print the figures and, for each group of each kind of summary, how many, how far off, and which way."""
-    rows = table("case", "metric", ">published", ">predicted", ">80 % interval", ">error", "verdict")
+    rows = table("case", "metric", ">published", ">predicted", "?>80 % interval", ">error", "verdict")
     for one in comparisons:
         known = one.low is not None and one.high is not None and one.low != one.high
         rows.add(
@@ -22,7 +22,7 @@ def show_comparisons(comparisons: Sequence[Comparison], *summaries: Sequence[Sum
             _shown(one.metric, one.published),
             _shown(one.metric, one.predicted),
             span(one.metric or "", one.low or 0.0, one.high or 0.0) if known else "",
-            "" if one.error is None else f"{one.error:+.1%}",
+            "" if one.error is None else percent(one.error, sign="+"),
             (one.verdict, STYLES[one.verdict]),
         )
     show(rows)
@@ -32,8 +32,8 @@ def show_comparisons(comparisons: Sequence[Comparison], *summaries: Sequence[Sum
     for title, found in zip(("class", "class and publication"), summaries, strict=False):
         totals = table(title, ">figures", ">passed", ">mean absolute error", ">median", ">bias")
         for each in found:
-            errors = (f"{value:.1%}" for value in (each.error, each.median))
-            totals.add(each.name, str(each.scored), str(each.passed), *errors, f"{each.bias:+.1%}")
+            errors = (percent(value) for value in (each.error, each.median))
+            totals.add(each.name, str(each.scored), str(each.passed), *errors, percent(each.bias, sign="+"))
         show(totals)
 
 

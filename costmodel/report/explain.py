@@ -23,7 +23,7 @@ from costmodel.network.paths import Path, path
 from costmodel.quantities import ceil
 from costmodel.schema.forms import parameter
 from costmodel.schema.references import near
-from costmodel.workload.dtypes import ELEMENT_BYTES
+from costmodel.workload.dtypes import payload_width
 from costmodel.workload.operators import (
     AttentionCore,
     Collective,
@@ -185,7 +185,7 @@ def _explained(workload: Workload, scenario: Scenario, priced: Priced) -> Explan
         {part: float(value) for part, value in parts.items() if float(value)},
         float(time.seconds),
         time.bound,
-        priced.fit.basis,
+        priced.fit.basis_at(operator),
         _origins(workload, scenario, priced, None if pool is None else _part(operator.name)),
         tuple(note for note in notes if note.partition(":")[0].partition("/")[0] == operator.family),
     )
@@ -217,8 +217,8 @@ def _bound(workload: Workload, scenario: Scenario, plan: ExpertBound) -> Explana
     times, communication = bound_times(scenario, plan), scenario.communication
     slowest = path(Group(scenario.parallel.ep), scenario.cluster)
     inputs = {
-        "bytes of a dispatched element": (ELEMENT_BYTES[communication.dispatch], "size"),
-        "bytes of a combined element": (ELEMENT_BYTES[communication.combine], "size"),
+        "bytes of a dispatched element": (payload_width(communication.dispatch), "size"),
+        "bytes of a combined element": (payload_width(communication.combine), "size"),
         "tokens": (float(plan.tokens_per_device), "count"),
         "sends": (float(plan.sends), "count"),
         "hidden": (float(plan.hidden), "count"),

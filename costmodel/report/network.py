@@ -18,7 +18,7 @@ UNKNOWN = "-"
 
 def show_fabrics(rows: Sequence[FabricFacts]) -> None:
     """Print fabrics, a row each."""
-    shown = table("topology", ">endpoints", ">switches", ">links", ">cost", ">an endpoint", ">diameter", ">bisection")
+    shown = table("topology", ">endpoints", ">switches", "?>links", "?>cost", ">an endpoint", ">diameter", ">bisection")
     for row in rows:
         shown.add(
             row.name,
@@ -45,5 +45,8 @@ def show_answer(answer: Answer, cluster: Cluster) -> None:
     rows.add("algorithm bandwidth", quantity(document["algbw"], "bandwidth"))
     rows.add("bus bandwidth", quantity(document["busbw"], "bandwidth"))
     show(rows)
+    if asked.ranks == 1:
+        show("a device by itself sends nothing")
+        return
     engine = "closed form" if answer.engine == "analytic" else "flows"
     show(f"limit: {answer.bottleneck}; algorithm: {answer.algorithm}; by {engine}; basis: {answer.basis}")

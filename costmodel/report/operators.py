@@ -12,10 +12,14 @@ from costmodel.report.text import quantity, share
 
 def show_lines(found: Sequence[Line], argument: str, routing: Mapping[str, float] | None = None) -> None:
     """Print where a scenario's time goes, and how to ask for more. routing: of its expert layers."""
-    rows = table("operator", ">time", ">share", ">hidden", "limit", "basis")
+    rows = table("operator", ">time", ">share", "|", ">hidden", "limit", "basis")
+    longest = max((line.time for line in found), default=0.0) or 1.0
     for line in found:
         hidden = quantity(line.hidden, "time") if line.hidden else ""
-        rows.add(line.name, quantity(line.time, "time"), share(line.share), hidden, line.bound, line.basis)
+        rows.add(
+            line.name, quantity(line.time, "time"), share(line.share), line.time / longest, hidden,
+            line.bound, line.basis,
+        )  # fmt: skip
     show(rows)
     if routing is not None:
         show(routing_line(routing))

@@ -10,7 +10,9 @@ from costmodel.calibration.calibrating import Calibrated
 from costmodel.calibration.fits import FEWEST
 from costmodel.calibration.omissions import Omission
 from costmodel.calibration.scoring import Score
+from costmodel.report.number import Number
 from costmodel.report.page import show, table
+from costmodel.report.text import NONE
 
 _PATH = re.compile(r"(?<!\S)\S*/(?=\S+:\d+)")  # folders in front of a file's name and line
 
@@ -18,7 +20,7 @@ _PATH = re.compile(r"(?<!\S)\S*/(?=\S+:\d+)")  # folders in front of a file's na
 def show_scores(scores: Sequence[Score]) -> None:
     """Print one row for each device, operator and number format that has scored rows."""
     rows = table(
-        "device", "operator", "format", ">rows", ">mean error", ">median", ">bias", ">in 80 %", ">half width"
+        "device", "operator", "format", ">rows", ">mean error", "?>median", "?>bias", "?>in 80 %", "?>half width"
     )  # fmt: skip
     for one in scores:
         if one.rows:
@@ -92,5 +94,5 @@ def _show_sibling(found: Calibrated) -> None:
 
 def _percent(value: float | None, *, sign: bool = False) -> str:
     if value is None:
-        return "-"
-    return f"{100 * value:+.1f} %" if sign else f"{100 * value:.1f} %"
+        return NONE
+    return Number(f"{100 * value:+.1f} %" if sign else f"{100 * value:.1f} %", value)

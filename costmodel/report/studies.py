@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from costmodel.report.number import Number
 from costmodel.report.page import show, table
-from costmodel.report.text import count, metric, setting, span
+from costmodel.report.text import NONE, count, metric, setting, short_paths, span
 from costmodel.result import PHASES
 from costmodel.schema import ResolvedWorkload
 from costmodel.schema.quantity import Measure
-from costmodel.study.search import Candidate, Found
+from costmodel.study.goals import Candidate, Found
 from costmodel.study.sensitivity import Sensitivity
 
 MOST_ROWS = 20  # of a ranking that people read; --json has them all
@@ -23,39 +24,47 @@ def show_found(found: Found) -> None:
         f"{found.scheduled:,} were evaluated, no other can be among the best",
         "bold",
     )
-    if found.stages_dropped:
-        show(
-            "layers stand on the stages as evenly as they go: the scenario's own `stages` hold for its own layout only"
-        )
+    if found.stages is not None:
+        show(f"stages: {found.stages}")
     if not found.best:
         show("none fits and meets the constraints", "yellow")
         return
-    show(_candidates(found.best))
+    show(_candidates(found.best, found.axes))
     if any(one.tied for one in found.best):
         show("~ the 80 % intervals of this layout and the next overlap: the model cannot tell which is better")
     if found.front:
         show("")
         show("Pareto front of throughput against the rate of a user", "bold")
-        show(_candidates(found.front))
+        show(_candidates(found.front, found.axes))
 
 
-def _candidates(rows: Sequence[Candidate]) -> Any:
-    """Return layouts as a table: what differs among them, their times and rates."""
-    names = list(rows[0].at)
+def _candidates(rows: Sequence[Candidate], axes: Mapping[str, str]) -> Any:
+    """Return layouts as a table: what differs among them, their times and rates. axes: path -> dimension."""
+    names = list(dict.fromkeys(name for row in rows for name in row.at))
+    short = {name: name.rpartition(".")[2] for name in names}
+    twice = [name for name in names if list(short.values()).count(short[name]) > 1]
+    short |= short_paths(twice)
     known = next(iter(name for name in PHASES.values() if name[0] in rows[0].metrics))[0]
     rates = [name for name in ("tokens_per_second_per_device", "tokens_per_second_per_user", "mfu")
              if rows[0].metrics.get(name) is not None]  # fmt: skip
     made = table(
-        "", ">devices", *(f">{name.rpartition('.')[2]}" for name in names), f">{known}", ">80 % interval",
-        *(f">{name}" for name in rates),
+        "", ">devices", *(f">{short[name]}" for name in names), f">{known}", ">80 % interval",
+        *(f"?>{name}" for name in rates),
     )  # fmt: skip
     for row in rows:
         made.add(
-            "~" if row.tied else "", f"{row.devices:,}", *(str(row.at[name]) for name in names),
+            "~" if row.tied else "", f"{row.devices:,}", *(_at(row.at.get(name), axes.get(name)) for name in names),
             metric(known, row.metrics[known]), "-" if row.interval is None else span(known, *row.interval),
             *(metric(name, row.metrics[name]) for name in rates),
         )  # fmt: skip
     return made
+
+
+def _at(value: Any, dimension: str | None) -> str:
+    """Return a value of a layout or of an axis."""
+    if value is None:
+        return "-"
+    return str(value) if dimension in (None, "count") else setting(float(value), dimension)
 
 
 def show_sensitivities(resolved: ResolvedWorkload, name: str, found: Mapping[str, Sequence[Sensitivity]]) -> None:
@@ -66,14 +75,23 @@ def show_sensitivities(resolved: ResolvedWorkload, name: str, found: Mapping[str
             show("no number of the hardware moves it", "yellow")
             continue
         made = table(
-            "", "parameter", ">value", ">elasticity", ">1 % up", ">1 % down", ">10 % better", ">saves $/T tokens"
+            "",
+            "parameter",
+            ">value",
+            ">elasticity",
+            "|",
+            "?>1 % up",
+            "?>1 % down",
+            ">10 % better",
+            "?>saves $/T tokens",
         )
+        strongest = max(abs(row.elasticity) for row in rows) or 1.0
         for row in rows[:MOST_ROWS]:
             number = resolved.number(f"scenarios.{scenario}.{row.path}")
             dimension = number.dimension if isinstance(number, Measure) else "count"
             made.add(
                 "~" if row.tied else "", row.path, setting(row.value, dimension), _slope(row.elasticity),
-                _slope(row.up), _slope(row.down), metric(name, row.better),
+                abs(row.elasticity) / strongest, _slope(row.up), _slope(row.down), metric(name, row.better),
                 "-" if row.saved is None else count(row.saved),
             )  # fmt: skip
         show(made)
@@ -84,4 +102,4 @@ def show_sensitivities(resolved: ResolvedWorkload, name: str, found: Mapping[str
 
 
 def _slope(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.3f}"
+    return NONE if value is None else Number(f"{value:+.3f}", value)

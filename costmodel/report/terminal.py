@@ -23,7 +23,7 @@ ROOFLINE_ONLY = " (a lower bound; the interval is how far above it kernels were 
 def show_simulation(argument: str, workload: Workload, points: Mapping[str, Point], *, detailed: bool) -> None:
     """Print the scenarios: one screen for all of them, or each in detail."""
     facts = workload.model()
-    show(workload.resolved.title or workload.name, "bold")
+    show(_title(workload), "bold")
     show(
         f"{facts['name']}: "
         f"{count(facts['parameters'])} parameters, {count(facts['active_parameters'])} active, "
@@ -39,9 +39,15 @@ def show_simulation(argument: str, workload: Workload, points: Mapping[str, Poin
         show(line, "dim")
 
 
+def _title(workload: Workload) -> str:
+    """Return what is simulated: a workload's own title says nothing of a cluster that stands in."""
+    cluster = workload.asked()["cluster"]
+    return f"{workload.name} on {cluster}" if cluster else workload.resolved.title or workload.name
+
+
 def _show_overview(points: Mapping[str, Point]) -> None:
     """Print a table with a row for each scenario, and a line for each on where its time goes."""
-    rows = table("scenario", "cluster", ">predicted", ">80 % interval", ">tokens/s/device", "limit", ">memory")
+    rows = table("scenario", "?cluster", ">predicted", ">80 % interval", "?>tokens/s/device", "limit", ">memory")
     for name, point in points.items():
         rate = point.metrics.get("tokens_per_second_per_device")
         rows.add(
@@ -54,9 +60,7 @@ def _show_overview(points: Mapping[str, Point]) -> None:
             _memory(point),
         )
     show(rows)
-    bases = sorted({_basis(point) for point in points.values() if point.fits})
-    if bases:
-        show(f"basis of the times: {'; '.join(bases)}{ROOFLINE_ONLY if bases == ['roofline'] else ''}")
+    _show_bases(points)
     show("Where the time goes" if any(point.fits for point in points.values()) else "Why nothing runs", "bold")
     for name, point in points.items():
         line = _limits(point) if point.fits else f"does not run: {point.reason}"
@@ -67,6 +71,21 @@ def _show_overview(points: Mapping[str, Point]) -> None:
             show(f"    {_ledger_line(point)}")
     for note in dict.fromkeys(note for point in points.values() for note in point.notes):
         show(f"note: {note}")
+
+
+def _show_bases(points: Mapping[str, Point]) -> None:
+    """Print what the times rest on: scenarios that rest on the same share a line."""
+    bases: dict[str, list[str]] = {}
+    for name, point in points.items():
+        if point.fits:
+            bases.setdefault(_basis(point), []).append(name)
+    note = ROOFLINE_ONLY if list(bases) == ["roofline"] else ""
+    if len(bases) == 1:
+        show(f"basis of the times: {next(iter(bases))}{note}")
+    elif bases:
+        show("basis of the times", "bold")
+        for basis, names in bases.items():
+            show(f"  {', '.join(names)}: {basis}")
 
 
 def _show_detail(name: str, point: Point) -> None:
@@ -111,19 +130,27 @@ def _goodput_line(goodput: Mapping[str, float]) -> str:
 def _show_operators(point: Point) -> None:
     """Print the longest operators, what is hidden of them, and the rest as one line."""
     headline = point.metrics[point.headline] or 1.0
-    rows = table("operator", ">time", ">share", ">hidden", "limit", "basis")
-    for entry in point.breakdown[:LISTED_OPERATORS]:
+    shown = point.breakdown[:LISTED_OPERATORS]
+    rest = sum(entry.time for entry in point.breakdown[LISTED_OPERATORS:])
+    bubble = point.metrics.get("bubble_time")
+    longest = max(*(entry.time for entry in shown), rest, bubble or 0.0, 0.0) or 1.0
+    rows = table("operator", ">time", ">share", "|", ">hidden", "limit", "basis")
+    for entry in shown:
         hidden = quantity(entry.hidden, "time") if entry.hidden else ""
         rows.add(
-            entry.name, quantity(entry.time, "time"), share(entry.time / headline), hidden, entry.bound, entry.basis
+            entry.name,
+            quantity(entry.time, "time"),
+            share(entry.time / headline),
+            entry.time / longest,
+            hidden,
+            entry.bound,
+            entry.basis,
         )
-    rest = sum(entry.time for entry in point.breakdown[LISTED_OPERATORS:])
     if rest:
         count = len(point.breakdown) - LISTED_OPERATORS
-        rows.add(f"{count} more", quantity(rest, "time"), share(rest / headline), "", "", "")
-    bubble = point.metrics.get("bubble_time")
+        rows.add(f"{count} more", quantity(rest, "time"), share(rest / headline), rest / longest, "", "", "")
     if bubble:
-        rows.add("bubble", quantity(bubble, "time"), share(bubble / headline), "", "", "")
+        rows.add("bubble", quantity(bubble, "time"), share(bubble / headline), bubble / longest, "", "", "")
     show(rows)
 
 

@@ -1,8 +1,9 @@
 """Timelines as a file in the Chrome trace-event format, which Perfetto and chrome://tracing show.
 
 A process is a pipeline rank or a stage, a thread one of its streams; categories are those of the PyTorch profiler.
-Above the streams stand the actions of the schedule; counters show the messages under way and the activations that a
-rank holds; arrows follow results to other ranks. [Trace Event Format, Google, 2016; PyTorch, libkineto.]
+Above the streams stand the actions of the schedule; counters show the messages under way, how busy the busiest link is
+where links are shared, and the activations that a rank holds; arrows follow results to other ranks. [Trace Event
+Format, Google, 2016; PyTorch, libkineto.]
 """
 
 from __future__ import annotations
@@ -110,6 +111,7 @@ def _names(timeline: Timeline, scenario: str, first: int) -> Iterator[dict[str, 
             yield _meta("thread_name", process, _ACTION_THREAD, {"name": "actions"})
         if number in used:
             yield _meta("thread_name", process, number + 1, {"name": stream.name})
+            yield _meta("thread_sort_index", process, number + 1, {"sort_index": number + 1})
 
 
 def _meta(name: str, process: int, thread: int, args: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,27 +152,34 @@ def _tasks(timeline: Timeline, first: int) -> Iterator[dict[str, Any]]:
 
 
 def _arrows(timeline: Timeline, first: int) -> Iterator[dict[str, Any]]:
-    """Yield an arrow from the end of each message to the start of what it brings on."""
+    """Yield an arrow from each message between ranks to what it brings on: viewers draw those that begin in a slice."""
     graph = timeline.graph
     for number, (source, target) in enumerate(graph.arrows):
         common = {"cat": "ac2g", "name": "ac2g", "id": (first << 24) + number}
-        for end, time, kind in ((source, timeline.finish[source], "s"), (target, timeline.start[target], "f")):
+        for end, kind in ((source, "s"), (target, "f")):
             stream = graph.tasks[end].stream
             event = {
                 "ph": kind, **common, "pid": first + graph.streams[stream].device, "tid": stream + 1,
-                "ts": _microseconds(time),
+                "ts": _microseconds(timeline.start[end]),
             }  # fmt: skip
             yield event if kind == "s" else {**event, "bp": "e"}
 
 
 def _counters(timeline: Timeline, first: int) -> Iterator[dict[str, Any]]:
-    """Yield how many messages each process has on the wire, and the bytes of activations that it holds."""
-    steps: dict[tuple[int, str, str], list[tuple[float, float]]] = defaultdict(list)
+    """Yield counters of each process as they change.
+
+    messages: on their way; busiest link: per cent of it that they use, where links are shared, each at its mean rate;
+    memory: bytes of activations that are held.
+    """
     graph = timeline.graph
+    steps: dict[tuple[int, str, str], list[tuple[float, float]]] = defaultdict(list)
     for task, start, finish in zip(graph.tasks, timeline.start, timeline.finish, strict=True):
         if task.kind == MESSAGE and finish > start:
             device = graph.streams[task.stream].device
             steps[device, "links", "messages"] += [(float(start), 1.0), (float(finish), -1.0)]
+            if task.message is not None and task.message.loads:
+                share = 100.0 * task.message.size * max(task.message.loads.values()) / float(finish - start)
+                steps[device, "busiest link", "per cent"] += [(float(start), share), (float(finish), -share)]
     for span in graph.spans:
         begin = float(timeline.start[span.first : span.last + 1].min())
         own = steps[span.device, "memory", "activations"]
@@ -185,5 +194,5 @@ def _counters(timeline: Timeline, first: int) -> Iterator[dict[str, Any]]:
                 level += change
                 yield {
                     "ph": "C", "name": name, "pid": first + device, "tid": 0, "ts": _microseconds(time),
-                    "args": {what: round(level)},
+                    "args": {what: abs(round(level))},
                 }  # fmt: skip

@@ -22,25 +22,18 @@ from costmodel.quantities import Count, Quantity, ceil, minimum
 from costmodel.schema.cluster import ClusterFile, HostFile, NetworkFile, NodeFile
 from costmodel.schema.device import DeviceFile, MathFile
 from costmodel.schema.framework import FrameworkFile, PrecisionFile, TileFile
-from costmodel.schema.model import (
+from costmodel.schema.mixers import (
     AnyMixer,
-    AnyPattern,
     ConvolutionFile,
-    DenseFile,
     GateFile,
-    LayerFile,
-    LayerGroupFile,
     MemoryFile,
     MilPoolFile,
-    MixedFile,
     MlaFile,
-    ModelFile,
-    MoeFile,
-    NeighbourhoodFile,
-    NoFfnFile,
     RecurrenceFile,
     SpectralFile,
 )
+from costmodel.schema.model import DenseFile, LayerFile, LayerGroupFile, ModelFile, MoeFile, NoFfnFile
+from costmodel.schema.patterns import AnyPattern, MixedFile, NeighbourhoodFile
 from costmodel.schema.workload import (
     CommunicationFile,
     DecodeFile,
@@ -95,6 +88,7 @@ from costmodel.workload.patterns import (
 from costmodel.workload.scenario import (
     Communication,
     Decode,
+    Denoising,
     Disaggregated,
     ExpertBound,
     Framework,
@@ -141,6 +135,7 @@ def device(file: DeviceFile, stated: DeviceFile, restated: frozenset[str] = froz
         ),
         links={name: Link(name, link.bandwidth, link.latency) for name, link in file.links.items()},
         power=Power(file.power.tdp, file.power.idle), price=Price(file.price.rental, file.price.purchase),
+        throttle=file.clock.throttle,
     )  # fmt: skip
 
 
@@ -202,7 +197,7 @@ def architecture(file: ModelFile) -> Architecture:
         layers=tuple(layer for each in file.layers for layer in _layers(each, file.hidden)),
         tied_embeddings=file.tied_embeddings,
         positions=file.positions, mtp=Mtp(file.mtp.depth) if file.mtp else None, head_bias=file.head_bias,
-        final_norm=file.final_norm, embedding_norm=file.embedding_norm,
+        final_norm=file.final_norm, embedding_norm=file.embedding_norm, features=file.features,
     )  # fmt: skip
 
 
@@ -232,9 +227,10 @@ def _mixer(file: AnyMixer, hidden: Count) -> Mixer:
         return Recurrence(
             file.heads, file.key_dim, file.key_dim if file.value_dim is None else file.value_dim, file.chunk,
             file.decay, memories, file.short_conv, file.output_gate, file.chunk_cycles, file.blocks,
+            file.columns,
         )  # fmt: skip
     if isinstance(file, ConvolutionFile):
-        return Convolution(file.kernel, file.inputs, file.outputs, file.stride, file.depthwise)
+        return Convolution(file.kernel, file.inputs, file.outputs, file.stride, file.depthwise, file.channels_first)
     if isinstance(file, SpectralFile):
         return Spectral(file.height, file.width)
     if isinstance(file, GateFile):
@@ -243,13 +239,14 @@ def _mixer(file: AnyMixer, hidden: Count) -> Mixer:
         return MilPool(file.branches, file.inner)
     if isinstance(file, MemoryFile):
         return NeuralMemory(file.heads, file.depth, file.width, file.chunk, file.momentum)
-    groups = tuple(HeadGroup(float(group.share), _pattern(group.pattern)) for group in file.head_groups)
+    groups = tuple(HeadGroup(group.share_of(file.q_heads), _pattern(group.pattern)) for group in file.head_groups)
     head_dim = hidden / file.q_heads if file.head_dim is None else file.head_dim
     return Attention(
         file.q_heads, file.q_heads if file.kv_heads is None else file.kv_heads, head_dim,
         head_dim if file.v_head_dim is None else file.v_head_dim, file.causal, file.rotary, file.bias, groups,
         file.output_bias, file.rotary_dim, file.alibi, file.qk_norm, CoreKernel(**file.kernel.model_dump()),
         None if file.route is None else HeadRoute(**file.route.model_dump()), file.partial,
+        file.keeps,
     )  # fmt: skip
 
 
@@ -289,7 +286,8 @@ def framework(file: FrameworkFile) -> Framework:
         promotion_interval=file.promotion_interval, launch=file.launch,
         reserve=file.reserve, implementations=_implementations(file),
         weight_only_tiles=tuple(_tile(tile) for tile in file.weight_only_tiles),
-        contention=file.contention, host=HostTimes(**file.host.model_dump()),
+        contention=file.contention, eager=file.eager, interference=file.interference,
+        tensor_overlap=file.tensor_overlap, host=HostTimes(**file.host.model_dump()), kv_layout=file.kv_layout,
     )  # fmt: skip
 
 
@@ -311,7 +309,7 @@ def precision(file: PrecisionFile) -> Precision:
         kv_cache=file.kv_cache, activations=file.activations, attention_output=file.attention_output,
         scale_block=file.scale_block, head_weights=file.head_weights, weight_group=file.weight_group,
         weight_scale=file.weight_scale, weight_zero=file.weight_zero, weight_bits=file.weight_bits,
-        kv_group=file.kv_group, kv_scale=file.kv_scale, kv_zero=file.kv_zero,
+        kv_group=file.kv_group, kv_scale=file.kv_scale, kv_zero=file.kv_zero, branches=file.branches,
     )  # fmt: skip
 
 
@@ -327,7 +325,14 @@ def parallelism(file: ParallelFile, schedule: str | None = None) -> Parallelism:
 def communication(file: CommunicationFile) -> Communication:
     """Return how ranks talk."""
     return Communication(
-        file.processors, file.dispatch, file.combine, file.mode, file.expert_load, file.split_attention
+        file.processors,
+        file.dispatch,
+        file.combine,
+        file.mode,
+        file.expert_load,
+        file.split_attention,
+        file.codec,
+        file.in_network,
     )
 
 
@@ -347,6 +352,7 @@ def simulation(file: SimulationFile) -> Simulation:
         tuple(Slowdown(one.rank, one.slows, float(one.speed), one.begin, one.end) for one in file.slowdowns),
         file.patience,
         None if kept is None else Checkpoints(kept.interval, kept.write, kept.restart, kept.device_mtbf),
+        file.replicas,
     )
 
 
@@ -369,7 +375,11 @@ def plan(file: PlanFile) -> Plan:
             Placement(file.placement.embedding, file.placement.head, file.placement.mtp), _sharding(file.optimizer),
         )  # fmt: skip
     if isinstance(file, PrefillFile):
-        return Prefill(file.input_tokens, file.tokens_per_device, file.micro_batches, file.prefix_hit_rate)
+        again = file.denoising
+        return Prefill(
+            file.input_tokens, file.tokens_per_device, file.micro_batches, file.prefix_hit_rate,
+            denoising=None if again is None else Denoising(again.steps, again.branches, again.active),
+        )  # fmt: skip
     if isinstance(file, DecodeFile):
         return Decode(
             file.batch_per_device, file.input_tokens, file.output_tokens, file.micro_batches,

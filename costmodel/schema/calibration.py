@@ -85,6 +85,9 @@ class FamilyFitFile(Strict):
     memory: Share = Field(default=1.0, description="share of the device memory's bandwidth")
     network: Share = Field(default=1.0, description="share of the links' bandwidth")
     launch: RatioOrZero = Field(default=1.0, description="fixed time over the framework's `launch`")
+    query_keys: NumberOrZero = Field(
+        default=0.0, description="of a backward core: keys that a query costs beside those that it sees"
+    )
     spread: list[SpreadFile] = Field(min_length=1, description="measured over predicted times, by predicted time")
     nearness: NearnessFile | None = Field(
         default=None, description="how much narrower the spread is near the support points; null: not at all"

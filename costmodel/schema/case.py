@@ -56,6 +56,7 @@ class ExpectFile(Strict):
         "smaller than the baseline's",
     )
     baseline: str | None = Field(default=None, description="id of the case to compare with, for ratio and ordering")
+    baseline_metric: str | None = Field(default=None, description="the metric of that case; null: the same one")
 
 
 class EntryFile(Strict):
@@ -102,7 +103,10 @@ class CaseFile(Strict):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Expectation:
-    """One published figure in SI. value: a pair for check `range`, null for `ordering`."""
+    """One published figure in SI. value: a pair for check `range`, null for `ordering`.
+
+    baseline_metric: what it is compared with of the baseline, null: the same metric.
+    """
 
     metric: str
     dimension: str
@@ -110,6 +114,7 @@ class Expectation:
     tolerance: float | None
     check: Check
     baseline: str | None
+    baseline_metric: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -281,7 +286,7 @@ def _expectation(file: ExpectFile, tree: Tree, name: str) -> Expectation:
             location=tree.location,
         )  # fmt: skip
     if file.check == "ordering":
-        return Expectation(file.metric, dimension, None, None, file.check, file.baseline)
+        return Expectation(file.metric, dimension, None, None, file.check, file.baseline, file.baseline_metric)
     measure = Measure("ratio" if file.check == "ratio" else dimension, low=-math.inf)
     wanted = file.value if file.check == "range" else [file.value]
     if not isinstance(wanted, list) or len(wanted) != (2 if file.check == "range" else 1):
@@ -298,7 +303,8 @@ def _expectation(file: ExpectFile, tree: Tree, name: str) -> Expectation:
     tolerance = None if file.tolerance is None else float(file.tolerance)
     pair = (values[0], values[-1])
     return Expectation(
-        file.metric, dimension, pair if file.check == "range" else values[0], tolerance, file.check, file.baseline
+        file.metric, dimension, pair if file.check == "range" else values[0], tolerance, file.check, file.baseline,
+        file.baseline_metric,
     )  # fmt: skip
 
 

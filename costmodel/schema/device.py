@@ -12,6 +12,7 @@ from costmodel.schema.quantity import (
     Frequency,
     Latency,
     LinkBandwidth,
+    LoadFactor,
     Money,
     MoneyRate,
     Number,
@@ -46,6 +47,9 @@ class ClockFile(Strict):
 
     tensor_reference: Frequency = Field(description="clock at which the datasheet states tensor peaks")
     max: Frequency = Field(description="highest boost clock")
+    throttle: LoadFactor = Field(
+        default=1.0, description="clock of the short loops that kernels are measured in over that of a training run"
+    )
 
 
 class MathFile(Strict):

@@ -8,13 +8,14 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from costmodel.schema.case import CaseClass
-from costmodel.schema.device import Source
-from costmodel.schema.fields import number_at
+from costmodel.schema.device import DeviceFile, Source
+from costmodel.schema.fields import NumberType, number_at
 from costmodel.schema.framework import FrameworkFile
 from costmodel.schema.quantity import Integer, Ratio, Verbatim, wrong
 from costmodel.schema.strict import Strict
 
-FRAMEWORK = "framework."  # what the path of a term begins with
+ROOTS: dict[str, type[Strict]] = {"framework.": FrameworkFile, "hardware.device.": DeviceFile}
+"""What the path of a term begins with, and the file that it goes on in."""
 
 
 class RecipeFile(Strict):
@@ -58,29 +59,37 @@ class BarFile(Strict):
 
 
 class TermFile(Strict):
-    """A number of frameworks that no kernel measurement gives: it is fitted to published figures of whole runs."""
+    """A number of frameworks or devices that no kernel measurement gives: it is fitted to figures of whole runs."""
 
-    path: str = Field(description="path of the number in a scenario, such as `framework.launch`")
+    path: str = Field(
+        description="path of the number in a scenario, such as `framework.launch` or `hardware.device.clock.throttle`"
+    )
     bounds: list[Annotated[Any, Verbatim()]] = Field(
         min_length=2, max_length=2, description="least and greatest value, in the unit of the field"
     )
-    frameworks: list[str] = Field(min_length=1, description="frameworks that share the value")
+    frameworks: list[str] = Field(default=[], description="frameworks that share the value; none: all")
+    architectures: list[str] = Field(default=[], description="architectures whose devices share the value; none: all")
     classes: list[CaseClass] = Field(min_length=1, description="classes of the cases that it is fitted to")
     publications: list[str] = Field(min_length=2, description="publications that it is fitted to, at least two")
 
     @property
     def span(self) -> tuple[float, float]:
         """Return the bounds in SI."""
-        number = number_at(FrameworkFile, self.path.removeprefix(FRAMEWORK).split("."))
+        number = self._number()
         assert number is not None, "checked when it was read"
         low, high = (float(number.check(bound)) for bound in self.bounds)
         return low, high
 
+    def _number(self) -> NumberType | None:
+        for root, model in ROOTS.items():
+            if self.path.startswith(root):
+                return number_at(model, self.path.removeprefix(root).split("."))
+        return None
+
     @model_validator(mode="after")
-    def _is_a_number_of_frameworks(self) -> Self:
-        stated = self.path.startswith(FRAMEWORK)
-        if not stated or number_at(FrameworkFile, self.path.removeprefix(FRAMEWORK).split(".")) is None:
-            raise wrong(f"{self.path!r} is no number of a framework", "write one like `framework.launch`")
+    def _is_a_number(self) -> Self:
+        if self._number() is None:
+            raise wrong(f"{self.path!r} is no number of a framework or device", "write one like `framework.launch`")
         low, high = self.span
         if not low < high:
             raise wrong("the bounds enclose nothing", "write the lower bound first")
@@ -107,7 +116,7 @@ class FitPlanFile(Strict):
     def _terms_are_told_apart(self) -> Self:
         told: set[tuple[str, str]] = set()
         for term in self.terms:
-            pairs = {(term.path, framework) for framework in term.frameworks}
+            pairs = {(term.path, owner) for owner in (*term.frameworks, *term.architectures)}
             if told & pairs:
                 raise wrong(f"{term.path} of {min(told & pairs)[1]} is fitted twice", "write one term of it")
             told |= pairs

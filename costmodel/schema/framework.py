@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -53,12 +53,30 @@ class FrameworkFile(Strict):
     implementations: dict[str, str | list[str]] = Field(
         default_factory=dict,
         description="operator family or `family/variant` -> implementation under `calibrations/DEVICE`; of several the "
-        "first that the device has. `attention_prefill: unfused` materialises the scores",
+        "first that the device has. `attention_prefill: unfused` materialises the scores, `masked-softmax` too, with "
+        "scale, causal mask and softmax in one kernel",
+    )
+    eager: bool = Field(
+        default=False,
+        description="element-wise operators are kernels of their own: residual additions, gates, gradients of biases "
+        "and norms, and the parts of the cross-entropy are not fused with their neighbours",
     )
     contention: LoadFactor = Field(
         default=1.0, description="how much longer kernels take while expert exchanges that hold processors run"
     )
+    tensor_overlap: Literal["none", "gradients", "all"] = Field(
+        default="none",
+        description="tensor-parallel messages of training that run beside products: those of input gradients beside "
+        "the weight gradients of the same layer, or all, in as many parts as ranks, beside the product they belong to",
+    )
+    interference: LoadFactor = Field(
+        default=1.0, description="how much longer kernels take while data-parallel ranks gather or reduce beside them"
+    )
     host: HostTimesFile = Field(default_factory=HostTimesFile, description="what the host's program adds to a step")
+    kv_layout: Literal["static", "paged", "concat"] = Field(
+        default="static",
+        description="the cache has room for what comes, in one piece or in pages, or is copied whole in every step",
+    )
     sources: list[Source] = Field(default=[], description="where the values come from")
 
 
@@ -99,4 +117,8 @@ class PrecisionFile(Strict):
     )
     kv_scale: DType = Field(default="fp16", description="format of the scale of a group of cached elements")
     kv_zero: DType | None = Field(default=None, description="format of their zero point; null: symmetric")
+    branches: DType | None = Field(
+        default=None,
+        description="what mixers and FFNs pass on between a norm and the sum, as under autocast; null: as `residual`",
+    )
     sources: list[Source] = Field(default=[], description="where the values come from")

@@ -29,6 +29,9 @@ class CollectiveFormFile(Strict):
     staged: Ratio | None = Field(
         default=None, description="share of the bandwidth that large messages get through the host"
     )
+    across: Ratio | None = Field(
+        default=None, description="share of the NICs' bandwidth that large messages get between nodes; null: bulk"
+    )
 
 
 class LowLatencyFormFile(Strict):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from costmodel.errors import InputError, Location, Problem
+from costmodel.errors import InputError, LayoutError, Location, Problem
+from costmodel.quantities import is_single
 from costmodel.schema import build
 from costmodel.schema.assemble import Assembly, Part, Stop
 from costmodel.schema.cluster import ClusterFile, NodeFile
@@ -27,7 +28,7 @@ from costmodel.schema.strict import Strict, checked
 from costmodel.schema.tree import Tree, merge
 from costmodel.schema.workload import PHASES, PlanFile, WorkloadFile, phases_of
 from costmodel.workload.architecture import Architecture
-from costmodel.workload.scenario import Scenario
+from costmodel.workload.scenario import Parallelism, Scenario
 from costmodel.workload.validity import rules
 
 _DEFAULT = Location("default")
@@ -138,7 +139,8 @@ def resolve_tree(
     if not assembly.problems:
         assembly.note_unused()
     if assembly.problems or model is None or architecture is None:
-        raise InputError(in_order(assembly.problems))
+        problems = in_order(assembly.problems)
+        raise (LayoutError if all(problem.of_layout for problem in problems) else InputError)(problems)
     return ResolvedWorkload(
         name=name,
         title=head.file.title,
@@ -168,13 +170,30 @@ def resolve_model(
 
 
 def in_order(problems: Iterable[Problem]) -> list[Problem]:
-    """Return the problems once each, by file and line."""
+    """Return the problems once each, by file and line; one that several scenarios share has no scenario's name."""
+    shared: dict[tuple[object, ...], list[Problem]] = {}
+    for problem in problems:
+        scenario, field = _split_field(problem.field)
+        key = (problem.location, field, problem.message, problem.hint, None if problem.location else scenario)
+        shared.setdefault(key, []).append(problem)
+    problems = [
+        each[0] if len({one.field for one in each}) == 1 else replace(each[0], field=_split_field(each[0].field)[1])
+        for each in shared.values()
+    ]
 
     def place(problem: Problem) -> tuple[str, int, int]:
         at = problem.location
         return (at.source, at.line or 0, at.column or 0) if at else ("", 0, 0)
 
     return sorted(dict.fromkeys(problems), key=place)
+
+
+def _split_field(field: str) -> tuple[str, str]:
+    """Return the scenario that a problem's field is of, empty for none, and the path below it."""
+    if not field.startswith("scenarios."):
+        return "", field
+    _, scenario, *rest = field.split(".")
+    return scenario, ".".join(rest) or field
 
 
 def _selected(known: Sequence[str], wanted: Iterable[str] | None) -> list[str]:
@@ -214,9 +233,12 @@ def _scenario(
         parallel=layout, precision=build.precision(formats.file),
         communication=build.communication(plan.communication), framework=build.framework(framework.file),
         offload=build.offload(plan.offload),
-        notes=tuple(
-            f"{hardware.built.device.name} has no unit for {each}: the fallback precision stands in"
-            for each in replaced
+        notes=(
+            *(
+                f"{hardware.built.device.name} has no unit for {each}: the fallback precision stands in"
+                for each in replaced
+            ),
+            *_uneven(architecture, layout),
         ),
         routing=build.routing(plan.routing, expert_counts(plan.routing, tree, architecture, f"scenarios.{name}")),
         simulation=build.simulation(plan.simulation),
@@ -227,6 +249,14 @@ def _scenario(
     }  # fmt: skip
     _check_layout(assembly, scenario, tree)
     return _Resolved(scenario, scenario_document(plan, scenario, hardware, formats.file, framework.file), trees)
+
+
+def _uneven(architecture: Architecture, layout: Parallelism) -> Iterator[str]:
+    """Yield what people should know of a layout that runs although something does not divide."""
+    words, tp = architecture.vocabulary, layout.tp
+    if is_single(words) and is_single(tp) and words % tp:
+        told = "frameworks pad it, here each rank has an equal part"
+        yield f"a vocabulary of {words:,.0f} does not divide over tp = {tp:g}: {told}"
 
 
 def _plan(assembly: Assembly, name: str, stated: Tree, cluster: str | None) -> tuple[Tree, PlanFile]:
@@ -286,4 +316,4 @@ def _check_layout(assembly: Assembly, scenario: Scenario, tree: Tree) -> None:
         for part in rule.field.split("."):
             at = at.child(part) or at
         field = f"scenarios.{scenario.name}.{rule.field}"
-        assembly.problems.append(Problem(at.location or tree.location, field, rule.message, rule.hint))
+        assembly.problems.append(Problem(at.location or tree.location, field, rule.message, rule.hint, of_layout=True))

@@ -152,36 +152,57 @@ class SweepFile(Written):
     parts: int = Field(gt=0, le=10**7)
 
 
-Document = TypeVar("Document", ResultFile, SweepFile)
+RESULT_HINT = "make it with `costmodel simulate WORKLOAD --json > FILE`"
+SWEEP_HINT = "make it with `costmodel sweep WORKLOAD --vary … --output DIR`"
+
+Document = TypeVar("Document", bound=BaseModel)
 
 
 def read_result(path: Path) -> ResultFile:
     """Return a result that `simulate --json` printed into a file; raise InputError where it is none, or not whole."""
-    return _read(path, ResultFile, RESULT, "make it with `costmodel simulate WORKLOAD --json > FILE`")
+    return checked(path, read_json(path, RESULT_HINT), ResultFile, RESULT, RESULT_HINT)
 
 
 def read_study(path: Path) -> SweepFile:
     """Return what a sweep asked; raise InputError where the file is no sweep's, or not whole."""
-    return _read(path, SweepFile, SWEEP, "make it with `costmodel sweep WORKLOAD --vary … --output DIR`")
+    return checked(path, read_json(path, SWEEP_HINT), SweepFile, SWEEP, SWEEP_HINT)
 
 
-def _read(path: Path, model: type[Document], schema: str, hint: str) -> Document:
-    """Return a JSON document of that schema."""
+def read_json(path: Path, hint: str) -> Any:
+    """Return a JSON document; raise InputError where there is none, or not a whole one."""
     place = Location(str(path))
     try:
-        document = json.loads(read_data(path, str(path), MOST_BYTES, absent=hint))
+        return json.loads(read_data(path, str(path), MOST_BYTES, absent=hint))
     except (ValueError, RecursionError) as error:
         message = f"is no complete JSON document: {error}" if isinstance(error, ValueError) else "is nested too deeply"
         raise InputError.single(message, hint=hint, location=place) from None
+
+
+def checked(path: Path, document: Any, model: type[Document], schema: str, hint: str) -> Document:
+    """Return a document as its model; raise InputError where it is of another schema, or a part is wrong."""
     found = document.get("schema") if isinstance(document, dict) else None
     if found != schema:
         told = "does not say what it is" if found is None else f"is {found!r}, not {schema}"
-        raise InputError.single(told, hint=hint, location=place)
+        newer = is_newer(found, schema)
+        hint = f"this costmodel reads {schema}: bring it up to date" if newer else hint
+        raise InputError.single(told, hint=hint, location=Location(str(path)))
+    return validated(path, document, model, hint)
+
+
+def validated(path: Path, document: Any, model: type[Document], hint: str) -> Document:
+    """Return a document as its model; raise InputError on the first part that is wrong."""
     try:
         return model.model_validate(document)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"]))
         raise InputError.single(
-            first["msg"][:1].lower() + first["msg"][1:], field=field, hint=hint, location=place
+            first["msg"][:1].lower() + first["msg"][1:], field=field, hint=hint, location=Location(str(path))
         ) from None
+
+
+def is_newer(found: object, schema: str) -> bool:
+    """Tell whether a document is of a later version of a schema."""
+    kind, _, version = schema.partition("@")
+    name, _, other = str(found).partition("@")
+    return name == kind and other.isdecimal() and int(other) > int(version)

@@ -201,6 +201,8 @@ def _where(tree: Tree, place: Sequence[str | int], *, at_key: bool) -> tuple[str
         below = current.child(part)
         if below is None and not last:
             continue
+        if not last and part in _union_tags(current) and not isinstance(below and below.value, dict | list):
+            continue  # the tag of a kind that has a key of its own name, such as `window`
         name = str(part)
         if below is not None and isinstance(current.value, list):
             listed = list(current.names())[int(part)]

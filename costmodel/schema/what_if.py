@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from costmodel.errors import InputError
 from costmodel.schema.assemble import Assembly
 from costmodel.schema.metrics import dimension_of
-from costmodel.schema.quantity import Verbatim, wrong
+from costmodel.schema.quantity import Verbatim, Whole, wrong
 from costmodel.schema.references import Library
 from costmodel.schema.resolve import in_order
 from costmodel.schema.strict import Strict
@@ -34,12 +34,24 @@ class StepFile(Strict):
     cite: str | None = Field(default=None, description="where the new value comes from")
 
 
+class MessageFile(Strict):
+    """A message by itself on the flow level, as `costmodel collective` takes it."""
+
+    kind: str = Field(description="KIND or KIND:OPTION,…")
+    cluster: str = Field(description="clusters/NAME or nodes/NAME")
+    ranks: Annotated[int, Whole(1, single=True)] = Field(description="devices that take part")
+    size: str = Field(description="size of the whole buffer")
+
+
 class AlternativeFile(Strict):
     """One change by itself, against the workload as it stands; or why no path of the resolved document expresses it."""
 
     term: str = Field(description="what the change stands for, in a few words")
     scenarios: list[str] = Field(default=[], description="names of the scenarios that it changes; none: `scenario`")
-    set: dict[str, Annotated[Any, Verbatim()]] = Field(default={}, description="the changes, path -> value")
+    message: MessageFile | None = Field(default=None, description="what it changes in place of scenarios")
+    set: dict[str, Annotated[Any, Verbatim()]] = Field(
+        default={}, description="the changes, path -> value; `scenario.` begins a path of the scenario at hand"
+    )
     against: dict[str, Annotated[Any, Verbatim()]] = Field(
         default={}, description="changes that both sides of the comparison have"
     )

@@ -2,31 +2,59 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from costmodel.errors import InputError, Location
 
 
 def write_whole(path: Path, parts: Iterable[bytes]) -> None:
-    """Write a file beside its place, flush it to the disk, and then give it its name: no reader sees half of it.
+    """Write a file without a name, flush it to the disk, and then give it its name: no reader sees half of it.
 
-    Raises InputError where the disk or the folder does not let it be written; nothing is left then.
+    A kill in between leaves nothing either, where the system knows files without names (Linux; elsewhere a hidden one
+    with `.part` at its end). Raises InputError where the disk or the folder does not let it be written; nothing is left
+    then.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     with telling(path):
         try:
-            with aside.open("wb") as file:
+            with _nameless(aside) as file:
                 for part in parts:
                     file.write(part)
                 file.flush()
                 os.fsync(file.fileno())
+                _name(file.fileno(), aside)
             aside.replace(path)
         except BaseException:  # an interrupt, too, leaves nothing half written
             aside.unlink(missing_ok=True)
             raise
+
+
+def _nameless(aside: Path) -> BinaryIO:
+    """Open a file in a folder that has no name yet; `aside`, where the system has none without a name."""
+    flag = getattr(os, "O_TMPFILE", 0)
+    if flag:
+        try:
+            return os.fdopen(os.open(aside.parent, flag | os.O_WRONLY, 0o666), "wb")
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT):
+                raise
+    return aside.open("wb")
+
+
+def _name(number: int, aside: Path) -> None:
+    """Give an open file a name unless it has one [open(2), O_TMPFILE]."""
+    if os.fstat(number).st_nlink:
+        return
+    root = os.open("/", os.O_RDONLY)  # a folder makes Python follow the link to the file
+    try:
+        os.link(f"/proc/self/fd/{number}", aside, src_dir_fd=root)
+    finally:
+        os.close(root)
 
 
 def make_folder(folder: Path) -> None:

@@ -21,6 +21,8 @@ from costmodel.schema.quantity import (
     OneOf,
     PositiveNumber,
     Ratio,
+    RatioOrZero,
+    Share,
     ShareOrZero,
     Value,
     Whole,
@@ -30,6 +32,7 @@ from costmodel.schema.strict import Strict
 from costmodel.workload.recompute import OPERATORS, SETS
 from costmodel.workload.schedules import SCHEDULES
 
+Payload: TypeAlias = Literal[DType, "logfmt8", "logfmt10"]
 StageNumber: TypeAlias = Annotated[int, Whole(-(2**16), single=True)]
 
 
@@ -58,8 +61,17 @@ class CommunicationFile(Strict):
     """How ranks talk."""
 
     processors: NumberOrZero = Field(default=0.0, description="processors that communication takes from compute")
-    dispatch: DType = Field(default="bf16", description="format of dispatched tokens; a payload, needs no math unit")
-    combine: DType = Field(default="bf16", description="format of combined tokens; a payload, needs no math unit")
+    dispatch: Payload = Field(default="bf16", description="format of dispatched tokens; a payload, needs no math unit")
+    combine: Payload = Field(default="bf16", description="format of combined tokens; a payload, needs no math unit")
+    codec: RatioOrZero = Field(
+        default=0.0,
+        description="how much longer exchanges in logfmt8 or logfmt10 take where their kernels encode and decode; 0: "
+        "units in the network do",
+    )
+    in_network: bool = Field(
+        default=False,
+        description="switches copy what is dispatched and add up what is combined, and both run at the same time",
+    )
     mode: Literal["normal", "low_latency"] = Field(default="normal", description="one copy a node, or one an expert")
     expert_load: LoadFactor | None = Field(
         default=None, description="tokens of the fullest rank over the mean, whatever `routing` says; null: as it says"
@@ -171,6 +183,7 @@ class PrecisionChoiceFile(Strict):
     kv_group: Number | None = Field(default=None, description="instead of the set's; null: one scale a tensor")
     kv_scale: DType | None = Field(default=None, description="instead of the set's")
     kv_zero: DType | None = Field(default=None, description="instead of the set's; null: symmetric")
+    branches: DType | None = Field(default=None, description="instead of the set's; null: as `residual`")
 
 
 class SlowdownFile(Strict):
@@ -202,12 +215,15 @@ class SimulationFile(Strict):
     shares_processors: bool = Field(
         default=False, description="kernels take the processors of communication while that is idle"
     )
-    contention: bool = Field(default=False, description="messages of a device share its links")
+    contention: bool = Field(default=False, description="messages share the cluster's links, max-min fairly")
     slowdowns: list[SlowdownFile] = Field(default_factory=list, description="what is slower than usual, and when")
     patience: Duration | None = Field(
         default=None, description="time without progress after which a run is given up; null: never"
     )
     checkpoints: CheckpointsFile | None = Field(default=None, description="checkpoints (training); null: no failures")
+    replicas: Annotated[int, Whole(1, single=True)] | None = Field(
+        default=None, description="data-parallel replicas that are simulated one by one; null: one for all"
+    )
 
 
 class ScenarioFile(Strict):
@@ -262,6 +278,14 @@ class SpeculativeFile(Strict):
     acceptance: ShareOrZero = Field(description="chance that a drafted token is kept, those before it being kept")
 
 
+class DenoisingFile(Strict):
+    """Diffusion: the same pass again and again over every sequence."""
+
+    steps: Number = Field(description="passes over every sequence, one after the other")
+    branches: Number = Field(default=1.0, description="copies of a sequence in each pass: guidance, samplers")
+    active: Share = Field(default=1.0, description="share of a sequence that is denoised; keys are those of all")
+
+
 class PrefillFile(ScenarioFile):
     """Prompts until the first token."""
 
@@ -273,6 +297,9 @@ class PrefillFile(ScenarioFile):
     )
     micro_batches: Integer = Field(default=1, description="micro-batches that overlap")
     prefix_hit_rate: ShareOrZero = Field(default=0.0, description="share of a prompt found in a cache, not computed")
+    denoising: DenoisingFile | None = Field(
+        default=None, description="a diffusion model denoises every sequence in several passes; null: one pass"
+    )
 
 
 class DecodeFile(ScenarioFile):

@@ -1,51 +1,57 @@
 """What single changes are worth: each against the workload as it stands, not one after the other.
 
-python -m costmodel.study.alternatives insights_deepseek_v3 --output reports/what_ifs/insights_deepseek_v3.md
+python -m costmodel.study.alternatives insights_deepseek_v3 --output reports/what_if/insights_deepseek_v3.md
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from costmodel.analytic.evaluation import Evaluation, evaluate
+from costmodel.analytic.intervals import moves_of, ratio_interval
 from costmodel.api import load
 from costmodel.errors import InfeasibleError
-from costmodel.result import Point
-from costmodel.schema.metrics import dimension_of
-from costmodel.schema.what_if import Alternative, WhatIf, load_what_if
+from costmodel.quantities import Array
+from costmodel.result import PHASES
+from costmodel.schema.what_if import Alternative, MessageFile, WhatIf, load_what_if
 from costmodel.schema.whole_files import make_folder, write_whole
-from costmodel.study.waterfall import Waterfall, waterfall
-from costmodel.units import render
+from costmodel.study.alternatives_page import markdown
+from costmodel.study.messages import answered, read_message
+from costmodel.study.waterfall import waterfall
 
-SHOWN_DIGITS = 4
+_OWN = "scenario."  # begins a path of the scenario at hand
+_ROUTED = "deepseek-v3"  # whose experts a message reaches, as of `costmodel collective`
 
 
 @dataclass(frozen=True, slots=True)
 class Worth:
-    """One change in one scenario: the metric without it and with it, and their 80 % intervals.
+    """One change in one scenario, or to one message: the metric without it and with it.
 
-    clear: these do not overlap.
+    against: changes that both sides have; ratio: the 80 % interval of with over without, in which the errors that both
+    share cancel, null where nothing is uncertain.
     """
 
     term: str
     scenario: str
     metric: str
+    against: tuple[str, ...]
     changes: tuple[str, ...]
     before: float
     after: float
-    before_interval: tuple[float, float]
-    after_interval: tuple[float, float]
+    ratio: tuple[float, float] | None
     limit: str | None
     cite: str | None
 
     @property
     def clear(self) -> bool:
-        """Tell whether the intervals of both sides are apart."""
-        (low, high), (least, most) = self.before_interval, self.after_interval
-        return high < least or most < low
+        """Tell whether the change is certain to move the metric one way."""
+        return self.before != self.after if self.ratio is None else not self.ratio[0] <= 1.0 <= self.ratio[1]
 
 
 def alternatives(what_if: WhatIf, search_path: tuple[str, ...] = ()) -> list[Worth]:
@@ -53,78 +59,97 @@ def alternatives(what_if: WhatIf, search_path: tuple[str, ...] = ()) -> list[Wor
 
     Raises InfeasibleError where one side cannot run.
     """
-    return [
-        _worth(what_if, one, scenario, search_path)
-        for one in what_if.alternatives
-        if one.changes
-        for scenario in (one.file.scenarios or [what_if.file.scenario])
-    ]
+    found = []
+    for one in what_if.alternatives:
+        if one.file.message is not None:
+            found.append(_of_message(one, one.file.message, search_path))
+        elif one.changes:
+            scenarios = one.file.scenarios or [what_if.file.scenario]
+            found += [_of_scenario(what_if, one, scenario, search_path) for scenario in scenarios]
+    return found
 
 
-def _worth(what_if: WhatIf, one: Alternative, scenario: str, search_path: tuple[str, ...]) -> Worth:
-    workload = what_if.file.workload
-    without = _point(workload, scenario, one.against, search_path)
-    with_it = _point(workload, scenario, {**one.against, **one.changes}, search_path)
-    metric = what_if.file.metric if scenario == what_if.file.scenario else without.headline
-    sides = [_value(point, metric, one, scenario) for point in (without, with_it)]
-    changes = tuple(f"{path}={value}" for path, value in one.changes.items())
-    (before, first), (after, second) = sides
+def _of_message(one: Alternative, file: MessageFile, search_path: tuple[str, ...]) -> Worth:
+    """Return what a change is worth to a message by itself, flow by flow."""
+    asked = read_message(file.kind, file.ranks, file.size, _ROUTED, search_path)
+    before, after = (
+        answered(asked, file.cluster, "flow", changes, search_path)[0].time
+        for changes in (one.against, {**one.against, **one.changes})
+    )
+    scenario = f"{file.kind} of {file.size} among {file.ranks} of {file.cluster}"
     return Worth(
-        one.file.term, scenario, metric, changes, before, after, first, second, one.file.limit, one.file.cite
+        one.file.term, scenario, "time", _told(one.against), _told(one.changes), before, after, None, one.file.limit,
+        one.file.cite,
     )  # fmt: skip
 
 
-def _point(workload: str, scenario: str, changes: Mapping[str, object], search_path: tuple[str, ...]) -> Point:
-    return load(workload, set=changes, search_path=search_path, scenarios=[scenario]).evaluate(scenario).point()
+def _of_scenario(what_if: WhatIf, one: Alternative, scenario: str, search_path: tuple[str, ...]) -> Worth:
+    """Return what a change is worth in a scenario."""
+    workload = what_if.file.workload
+    both = {**one.against, **one.changes}
+    without, with_it = (_side(workload, scenario, _for(scenario, each), search_path) for each in (one.against, both))
+    headline = PHASES[load(workload, search_path=search_path, scenarios=[scenario]).scenario(scenario).answers][0]
+    metric = what_if.file.metric if scenario == what_if.file.scenario else headline
+    before, after = (_value(side, metric, one, scenario) for side in (without, with_it))
+    return Worth(
+        one.file.term, scenario, metric, _told(one.against), _told(one.changes), before, after,
+        _ratio(without, with_it, metric, after / before), one.file.limit, one.file.cite,
+    )  # fmt: skip
 
 
-def _value(point: Point, metric: str, one: Alternative, scenario: str) -> tuple[float, tuple[float, float]]:
-    value = point.metrics[metric]
+def _side(workload: str, scenario: str, changes: Mapping[str, object], search_path: tuple[str, ...]) -> Evaluation:
+    """Return one side of a comparison; raise InfeasibleError where it does not run."""
+    loaded = load(workload, set=changes, search_path=search_path, scenarios=[scenario])
+    point = loaded.evaluate(scenario)
+    if not np.all(point.fits):
+        raise InfeasibleError(f"{scenario} with {', '.join(_told(changes))}: {point.point().reason}")
+    chosen = loaded.scenario(scenario)
+    return evaluate(chosen, loaded.calibration(chosen))
+
+
+def _value(side: Evaluation, metric: str, one: Alternative, scenario: str) -> float:
+    value = side.metrics(None)[metric]
     if value is None:
-        raise InfeasibleError(f"{scenario} with {one.file.term}: {point.reason}")
-    return value, point.intervals[metric] or (value, value)
+        raise InfeasibleError(f"{scenario} with {one.file.term}: {metric} is not known")
+    return float(value)
 
 
-def markdown(what_if: WhatIf, found: Sequence[Worth], ladder: Waterfall | None) -> str:
-    """Return the changes as a Markdown page: what they are worth, their ladder, and what no path expresses."""
-    return "\n".join(_lines(what_if, found, ladder)) + "\n"
+def _ratio(before: Evaluation, after: Evaluation, metric: str, point: float) -> tuple[float, float] | None:
+    """Return the 80 % interval of after over before, which always contains the ratio of the two predictions."""
+    moves = moves_of(before.families() | after.families(), 0)
+    if not moves:
+        return None
+    count = 1 + 2 * len(moves)
+    values: list[Array] = [
+        np.broadcast_to(np.asarray(side.metrics(moves)[metric], dtype=np.float64), (count,)) for side in (before, after)
+    ]
+    _, low, high = ratio_interval(*values)
+    return min(low, point), max(high, point)
 
 
-def _lines(what_if: WhatIf, found: Sequence[Worth], ladder: Waterfall | None) -> Iterator[str]:
-    yield f"# {what_if.file.title}"
-    yield ""
-    yield "Each change alone, against the workload as it stands. `~`: the 80 % intervals of both sides overlap."
-    yield ""
-    yield "| change | scenario | metric | without | with | ratio | | limit | source |"
-    yield "|---|---|---|---:|---:|---:|---|---|---|"
-    for one in found:
-        yield (
-            f"| {one.term} | {one.scenario} | `{one.metric}` | {_shown(one.metric, one.before)} | "
-            f"{_shown(one.metric, one.after)} | {one.after / one.before:.3f} | {'' if one.clear else '~'} | "
-            f"{one.limit or ''} | {one.cite or ''} |"
-        )
-    if ladder is not None:
-        yield ""
-        yield "## One after the other"
-        yield ""
-        yield "| change | total |"
-        yield "|---|---:|"
-        yield f"| {what_if.file.begin} | {_shown(what_if.file.metric, ladder.start)} |"
-        for term in ladder.terms:
-            yield f"| {term.name} | {_shown(what_if.file.metric, term.after)} |"
-    others = [one.file for one in what_if.alternatives if not one.changes]
-    if others:
-        yield ""
-        yield "## What is no row above"
-        yield ""
-        yield "| recommendation | why, or which path | source |"
-        yield "|---|---|---|"
-        for other in others:
-            yield f"| {other.term} | {other.why} | {other.cite or ''} |"
+def _for(scenario: str, changes: Mapping[str, object]) -> dict[str, object]:
+    """Return changes with the paths of the scenario at hand."""
+    return {
+        f"scenarios.{scenario}.{path.removeprefix(_OWN)}" if path.startswith(_OWN) else path: value
+        for path, value in changes.items()
+    }
 
 
-def _shown(metric: str, value: float) -> str:
-    return render(float(f"{value:.{SHOWN_DIGITS}g}"), dimension_of(metric) or "count")
+def _told(changes: Mapping[str, object]) -> tuple[str, ...]:
+    """Return changes as `--set` takes them, those of the scenario at hand with NAME for it."""
+    return tuple(
+        f"{f'scenarios.NAME.{path.removeprefix(_OWN)}' if path.startswith(_OWN) else path}={_text(value)}"
+        for path, value in changes.items()
+    )
+
+
+def _text(value: object) -> str:
+    """Return a value as YAML writes it in one line."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {_text(item)}' for key, item in value.items())}}}"
+    return str(value)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -18,21 +18,23 @@ SCHEMA = "costmodel/comparison@1"
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One figure of both. ratio: the first over the second, null where that is zero; inside: the first's 80 % interval
+    """One figure of both, null where a side lacks it, as operators may be lacking.
+
+    ratio: the first over the second, null where that is zero or either is lacking; inside: the first's 80 % interval
     holds the second, null where it states none.
     """
 
     scenario: str
     name: str
-    first: float
-    second: float
+    first: float | None
+    second: float | None
     ratio: float | None
     inside: bool | None
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What both state. operators: lines of the breakdown that both have, exposed times [s]; none for a benchmark."""
+    """What both state. operators: lines of the breakdown of either, exposed times [s]; none for a benchmark."""
 
     metrics: tuple[Pair, ...]
     operators: tuple[Pair, ...]
@@ -112,13 +114,13 @@ def _metrics(name: str, first: ScenarioResult, second: Mapping[str, float | None
 
 
 def _operators(name: str, first: ScenarioResult, second: ScenarioResult) -> list[Pair]:
-    times = {line.name: line.time for line in second.breakdown}
+    """Return the operators of both, those of the first in its order, then what only the second has."""
+    ours, theirs = ({line.name: line.time for line in one.breakdown} for one in (first, second))
     return [
-        Pair(name, line.name, line.time, times[line.name], _ratio(line.time, times[line.name]), None)
-        for line in first.breakdown
-        if line.name in times
+        Pair(name, line, ours.get(line), theirs.get(line), _ratio(ours.get(line), theirs.get(line)), None)
+        for line in dict.fromkeys([*ours, *theirs])
     ]
 
 
-def _ratio(first: float, second: float) -> float | None:
-    return first / second if second else None
+def _ratio(first: float | None, second: float | None) -> float | None:
+    return None if first is None or not second else first / second

@@ -32,7 +32,7 @@ from costmodel.study.reproduce import load_cases
 PLAN = "end_to_end"
 MOST = 40  # figures of a publication that a fit looks at, evenly chosen: one table shall not outweigh all others
 STEP = 1e-3  # of a term's range, for derivatives
-CLEAR = 0.02  # of the cost: less of a gain is no evidence for another value
+PULL = 0.02  # of a figure's log error at full range: what draws a term to no effect where figures do not determine it
 SOFT = 0.1  # log error from which a figure counts less than by its square
 RATE = "tokens_per_second_per_device"  # what rates and utilisations of a run go with
 
@@ -94,15 +94,21 @@ def _evenly(count: int) -> list[int]:
 
 
 def moving(case: Case, terms: Terms, library: Library) -> tuple[int, ...]:
-    """Return the terms, by position, of the framework of a case; none where its scenario is wrong."""
+    """Return the terms, by position, of a case's framework and device; none where its scenario is wrong."""
     if not terms or case.skip is not None or case.scenario is None:
         return ()
     try:
         scenarios = resolve_case(case, library=library).scenarios
     except InputError:
         return ()
-    names = {scenario.framework.name for scenario in scenarios.values()}
-    return tuple(at for at, term in enumerate(terms) if names & set(term.frameworks))
+    frameworks = {scenario.framework.name for scenario in scenarios.values()}
+    architectures = {scenario.cluster.device.architecture for scenario in scenarios.values()}
+    return tuple(
+        at
+        for at, term in enumerate(terms)
+        if (not term.frameworks or frameworks & set(term.frameworks))
+        and (not term.architectures or architectures & set(term.architectures))
+    )
 
 
 def _figures(case: Case, of: tuple[int, ...], library: Library) -> list[Figure]:
@@ -124,10 +130,11 @@ def _figures(case: Case, of: tuple[int, ...], library: Library) -> list[Figure]:
 def fit_terms(figures: Sequence[Figure], terms: Terms, library: Library, start: Values | None = None) -> FittedTerms:
     """Return the values of the terms with the least robust squares of log(predicted / published).
 
-    minimise over x in [0, 1]^k   sum of w * soft_l1(gap + log(m(low + x (high - low)) / m(files)))
+    minimise over x in [0, 1]^k   sum of w * soft_l1(gap + log(m(low + x (high - low)) / m(files))) + |PULL * x|^2
 
     w: one over the figures of the publication, so that each publication weighs the same. A term of fewer than two
-    publications among the figures stays as it is. start: values to begin with; null: those of the files.
+    publications among the figures stays as it is. The lower bound of a term is no effect, to which a slight pull draws
+    what the figures do not determine. start: values to begin with; null: those of the files.
     """
     publications = {at: {one.case.publication for one in figures if at in one.of} for at in range(len(terms))}
     free = [at for at in range(len(terms)) if len(publications[at]) > 1]
@@ -139,7 +146,7 @@ def fit_terms(figures: Sequence[Figure], terms: Terms, library: Library, start: 
     origin = np.array([_begin(used, terms, at, library, start) for at in free])
     lows, highs = spans[free].T
     counts = Counter(one.case.publication for one in used)
-    weights = np.array([1.0 / counts[one.case.publication] for one in used])
+    weights = np.array([*(1.0 / counts[one.case.publication] for one in used), *(1.0 for _ in free)])
 
     @lru_cache(maxsize=4)
     def at_point(point: bytes) -> tuple[Array, Array]:
@@ -151,26 +158,17 @@ def fit_terms(figures: Sequence[Figure], terms: Terms, library: Library, start: 
         weighed: Array = weights * np.array([2.0 * (root - 1.0), 1.0 / root, -0.5 / root**3])
         return weighed
 
-    def searched(units: Array) -> Any:
-        return least_squares(
-            lambda units: at_point(units.tobytes())[0], units, jac=lambda units: at_point(units.tobytes())[1],
-            bounds=(0.0, 1.0), loss=soft, f_scale=SOFT, xtol=1e-5, ftol=1e-6, max_nfev=25,
-        )  # fmt: skip
-
-    # A term that is too small to matter has no slope there, so the middle is a second beginning; what figures do not
-    # determine stays where it begins, though.
-    found, other = (searched(units) for units in (np.clip((origin - lows) / (highs - lows), 0.0, 1.0), _middle(free)))
-    if other.cost < (1.0 - CLEAR) * found.cost:
-        found = other
+    found: Any = least_squares(
+        lambda units: np.concatenate([at_point(units.tobytes())[0], PULL * units]),
+        np.clip((origin - lows) / (highs - lows), 0.0, 1.0),
+        jac=lambda units: np.vstack([at_point(units.tobytes())[1], PULL * np.eye(len(free))]),
+        bounds=(0.0, 1.0), loss=soft, f_scale=SOFT, xtol=1e-3, ftol=1e-4, max_nfev=12,
+    )  # fmt: skip
     values: list[float | None] = [None] * len(terms)
     for at, unit in zip(free, found.x, strict=True):
         values[at] = float(spans[at, 0] + unit * (spans[at, 1] - spans[at, 0]))
     after = float(np.mean(np.abs(at_point(np.asarray(found.x).tobytes())[0])))
     return FittedTerms(tuple(values), len(used), float(np.mean([abs(one.gap) for one in used])), after)
-
-
-def _middle(free: Sequence[int]) -> Array:
-    return np.full(len(free), 0.5)
 
 
 def _begin(figures: Sequence[Figure], terms: Terms, at: int, library: Library, start: Values | None) -> float:
@@ -264,10 +262,7 @@ def leave_out(
         name = case.publication
         if name not in by_publication:
             rest = [one for one in figures if one.case.publication != name]
-            # What the rest does not determine stays without effect: the files' own values know the publication.
-            lowest = tuple(term.span[0] for term in terms)
-            without = fit_terms(rest, terms, library, lowest) if name in used else everything
-            by_publication[name] = without
+            by_publication[name] = fit_terms(rest, terms, library, everything.values) if name in used else everything
         found[case.id] = changes(case, terms, by_publication[name].values, library)
     return found
 
@@ -296,7 +291,7 @@ def _show(title: str, fitted: FittedTerms, terms: Terms) -> None:
     lines = [f"{title}: {fitted.figures} figures, mean |log error| {fitted.before:.3f}, fitted {fitted.after:.3f}"]
     for term, value in zip(terms, fitted.values, strict=True):
         shown = "as stated" if value is None else f"{value:.6g}"
-        lines.append(f"  {term.path:40} {', '.join(term.frameworks):30} {shown}")
+        lines.append(f"  {term.path:40} {', '.join((*term.frameworks, *term.architectures)):30} {shown}")
     sys.stdout.write("\n".join(lines) + "\n")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
@@ -78,16 +79,16 @@ def in_any_order(pool: Pool, function: Callable[[T], R], tasks: Iterable[T]) -> 
 @contextmanager
 def _dask(workers: int | None, scheduler: str) -> Iterator[Pool]:
     try:
-        from distributed import Client, LocalCluster
+        distributed: Any = import_module("distributed")
     except ImportError:
         raise InputError.single("needs Dask", hint="install costmodel[sweep]", field="--cluster-scheduler") from None
     cluster: Any = None
     try:
         if scheduler == EMBEDDED:
-            cluster = LocalCluster(
+            cluster = distributed.LocalCluster(
                 n_workers=workers or 1, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=40
             )
-        client = Client(cluster or scheduler, timeout=CONNECT)
+        client = distributed.Client(cluster or scheduler, timeout=CONNECT)
     except (OSError, ValueError, TypeError) as error:
         told = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError.single(

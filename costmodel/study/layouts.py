@@ -1,4 +1,4 @@
-"""Every layout of a scenario on some devices, and a lower bound on the time of a training step that needs no schedule.
+"""Every layout of a scenario on some devices.
 
 Degrees are all divisors: tp of the attention heads, pp of the devices, ep of the experts, micro-batches of a rank's
 share of the batch. What does not divide is masked by the rules that every evaluation goes by.
@@ -6,37 +6,33 @@ share of the batch. What does not divide is masked by the rules that every evalu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
 
-from costmodel.analytic.pricing import pricer
-from costmodel.analytic.sums import NO_TIME, Sums, sums_of
-from costmodel.analytic.training import micro_batch_count, training_context
-from costmodel.cost.calibration import Calibration
-from costmodel.quantities import Array, Quantity, ceil, floor, maximum
+from costmodel.errors import InputError
+from costmodel.quantities import Array
+from costmodel.study.axes import Axis
 from costmodel.workload.architecture import Architecture, MoeFfn
-from costmodel.workload.layers import model_work
-from costmodel.workload.memory import least_memory
 from costmodel.workload.recompute import SETS
 from costmodel.workload.scenario import Decode, Scenario, Training
 from costmodel.workload.schedules import SCHEDULES
 from costmodel.workload.split_rules import heads_of
-from costmodel.workload.work import Work
 
 BATCHES = tuple(2.0**power for power in range(13))  # requests a device that a search of decoding tries
 DEGREES = ("tp", "pp", "dp", "ep", "virtual")
 ZERO_STAGES = (0, 1, 2, 3)
-_ONE_WAY = ("gpipe", "1f1b", "interleaved")  # a chunk's backward pass is one, and all micro-batches go the same way
-_TWICE = ("dualpipe",)  # schedules that keep each stage on two ranks
-_SHARE = 1 - 1e-9  # of a bound: what rounding may take from it
+VARIED = ("schedule", "recompute", "optimizer.zero")  # what of a layout is structure
+LAYOUT = (*(f"parallel.{name}" for name in DEGREES), "micro_batch")
+OWN = (*LAYOUT, "global_batch", "batch_per_device")  # columns of layouts, by path below the scenario
+MOST_LAYOUTS = 20_000_000  # of one search, at all values of its axes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Space:
-    """Layouts as columns, path below the scenario -> values; all of one length."""
+    """Layouts as columns, path below the scenario (of an axis: its own path) -> values; all of one length."""
 
     columns: Mapping[str, Array]
 
@@ -44,6 +40,47 @@ class Space:
     def size(self) -> int:
         """Return the number of layouts."""
         return len(next(iter(self.columns.values())))
+
+    def paths(self, head: str) -> tuple[str, ...]:
+        """Return the columns' paths in the resolved document. head: what stands before those below the scenario."""
+        return tuple(head + name if name in OWN else name for name in self.columns)
+
+    def at(self, row: int) -> dict[str, float | int]:
+        """Return the values of one layout, whole numbers as ints."""
+        found = {name: float(column[row]) for name, column in self.columns.items()}
+        return {name: int(value) if value.is_integer() else value for name, value in found.items()}
+
+    def crossed(self, axes: Sequence[Sequence[Axis]], head: str) -> Space:
+        """Return these layouts at every value of some axes, dimension by dimension.
+
+        An axis over something that layouts have keeps those that have one of its values. Raises InputError where there
+        are too many.
+        """
+        columns = dict(self.columns)
+        for together in axes:
+            named = {axis.path.removeprefix(head): axis.values for axis in together}
+            own = [name for name in named if name in self.columns]
+            number, size = len(together[0].values), len(next(iter(columns.values())))
+            if own:
+                having = [np.all([columns[name] == named[name][at] for name in own], axis=0) for at in range(number)]
+                rows = [np.flatnonzero(mask) for mask in having]
+            else:
+                check_size(number * size)
+                rows = [np.arange(size)] * number
+            check_size(sum(map(len, rows)))
+            kept, times = np.concatenate(rows), [len(each) for each in rows]
+            others = {name: np.repeat(values, times) for name, values in named.items() if name not in OWN}
+            columns = {name: column[kept] for name, column in columns.items()} | others
+        return Space(columns)
+
+
+def check_size(layouts: int) -> None:
+    """Raise InputError where a search would have to look at too many layouts."""
+    if layouts > MOST_LAYOUTS:
+        raise InputError.single(
+            f"{layouts:,} layouts at the values of the axes, {MOST_LAYOUTS:,} are the most",
+            hint="write coarser axes, or fewer numbers of --devices", field="axes",
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,11 +91,17 @@ class Variant:
     recompute: frozenset[str]
     zero: int
 
-    def of(self, scenario: Scenario) -> Scenario:
-        """Return the scenario in this variant, its stages as even as possible."""
+    def of(self, scenario: Scenario, stages: tuple[int, ...] | None = None) -> Scenario:
+        """Return the scenario in this variant. stages: layers of each, null: as even as possible."""
         assert isinstance(scenario.plan, Training)
-        plan = replace(scenario.plan, schedule=self.schedule, recompute=self.recompute, zero=self.zero, stages=None)
+        plan = replace(scenario.plan, schedule=self.schedule, recompute=self.recompute, zero=self.zero, stages=stages)
         return replace(scenario, plan=plan)
+
+    def planned(self, scenario: Scenario) -> tuple[Scenario, Training]:
+        """Return the scenario in this variant, its stages even, and its step."""
+        varied = self.of(scenario)
+        assert isinstance(varied.plan, Training)
+        return varied, varied.plan
 
     def document(self) -> dict[str, object]:
         """Return the variant as paths below the scenario."""
@@ -72,9 +115,10 @@ def divisors(number: int) -> list[int]:
     return [each for each in range(1, number + 1) if number % each == 0]
 
 
-def training_space(scenario: Scenario, plan: Training, devices: int) -> Space:
-    """Return every layout of a training step on some devices."""
-    architecture, batch = scenario.architecture, int(np.max(plan.global_batch))
+def training_space(scenario: Scenario, plan: Training, devices: int, batch: int | None = None) -> Space:
+    """Return every layout of a training step on some devices. batch: sequences of a step; null: as the plan says."""
+    architecture = scenario.architecture
+    batch = int(np.max(plan.global_batch)) if batch is None else batch
     rows = []
     for tp, pp, ep in _degrees(architecture, devices):
         dp = devices // (tp * pp)
@@ -87,10 +131,10 @@ def training_space(scenario: Scenario, plan: Training, devices: int) -> Space:
     return Space(dict(zip(names, columns, strict=True)))
 
 
-def inference_space(scenario: Scenario, devices: Sequence[int]) -> Space:
+def inference_space(scenario: Scenario, devices: Sequence[int], batches: Sequence[float] = BATCHES) -> Space:
     """Return every layout of a pass on some devices; of decoding with the batches that it may hold."""
     rows = []
-    batches = BATCHES if isinstance(scenario.plan, Decode) else (0.0,)
+    batches = batches if isinstance(scenario.plan, Decode) else (0.0,)
     for number in devices:
         for tp, pp, ep in _degrees(scenario.architecture, number):
             dp = number // (tp * pp)
@@ -101,70 +145,17 @@ def inference_space(scenario: Scenario, devices: Sequence[int]) -> Space:
     return Space(dict(zip(names[: len(names) if batches[0] else -1], columns, strict=False)))
 
 
-def variants(plan: Training) -> list[Variant]:
-    """Return the structures of a training step: schedules of one family, recomputation, ZeRO stages."""
-    schedules = ("1f1b", "interleaved") if plan.schedule in ("1f1b", "interleaved") else (plan.schedule,)
-    recomputed = dict.fromkeys([plan.recompute, *(frozenset({name}) for name in ("none", "selective", "full"))])
-    return [Variant(*each) for each in product(schedules, recomputed, ZERO_STAGES)]
+def variants(plan: Training, fixed: Collection[str] = ()) -> list[Variant]:
+    """Return the structures of a training step: schedules of one family, recomputation, ZeRO stages.
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Bounds:
-    """What a training step takes at least, whatever its schedule does: seconds, and bytes on the fullest device."""
-
-    step: Array
-    memory: Array
-
-
-def lower_bounds(scenario: Scenario, plan: Training, calibration: Calibration, step: Array | None = None) -> Bounds:
-    """Return the lower bounds of every layout. step: the times, where another ZeRO stage has them already.
-
-        step >= micro-batches * max(computation, exchanges) of all stages / pp
-
-    since the slowest of pp ranks has at least the mean, and does at best one beside the other. Where one-way schedules
-    run equal chunks, the last rank also waits for the first micro-batch, and the first rank for the last gradient:
-    (pp - 1) / virtual more. There, too, the first rank keeps min(pp, micro-batches) of its activations. Of alike layers
-    it has the most.
+    fixed: those of `VARIED` that stay as the plan has them.
     """
-    context = training_context(scenario, plan)
-    work = model_work(context)
-    parallel = scenario.parallel
-    count = np.asarray(micro_batch_count(scenario, plan), dtype=np.float64)
-    alike = plan.schedule in _ONE_WAY and len(scenario.architecture.kinds) == 1
-    equal = alike & np.asarray(scenario.architecture.depth % (parallel.pp * parallel.virtual) == 0)
-    if step is None:
-        layers = _passes(scenario, work.layers, list(scenario.architecture.kinds.values()), calibration)
-        ends = _passes(scenario, [work.embedding, work.head], [1, 1], calibration)
-        mtp = scenario.architecture.mtp
-        if work.mtp is not None and mtp is not None:
-            ends = ends + _passes(scenario, [work.mtp], [mtp.depth], calibration)
-        whole = layers + ends
-        waits = np.where(equal, (parallel.pp - 1) / parallel.virtual, 0.0)
-        of_layers = maximum(layers.compute, layers.exchanges)
-        mean = (count * maximum(whole.compute, whole.exchanges) + waits * of_layers) / parallel.pp
-        fullest = count * of_layers * _first_rank(scenario) if alike else 0.0
-        step = np.asarray(_SHARE * maximum(mean, fullest), dtype=np.float64)
-    chunks = np.where(equal, np.minimum(np.asarray(parallel.pp), count), 1.0)
-    copies = 2 if plan.schedule in _TWICE else 1
-    return Bounds(step, np.asarray(_SHARE * least_memory(context, plan, work, copies, chunks), dtype=np.float64))
-
-
-def _first_rank(scenario: Scenario) -> Quantity:
-    """Return the share of the layers on the first rank of a one-way schedule: longer stages come first."""
-    depth, parallel = scenario.architecture.depth, scenario.parallel
-    stages = parallel.pp * parallel.virtual
-    return (parallel.virtual * floor(depth / stages) + ceil(depth % stages / parallel.pp)) / depth
-
-
-def _passes(scenario: Scenario, works: Sequence[Work], counts: Sequence[int], calibration: Calibration) -> Sums:
-    """Return the times of all passes of some layers for one micro-batch."""
-    pricing = pricer(scenario, calibration)
-    total = NO_TIME
-    for count, kind in zip(counts, works, strict=True):
-        priced = pricing.price_work(kind)
-        for part in (priced.forward, priced.input_gradient, priced.weight_gradient):
-            total = total + sums_of(part, None).times(count)
-    return total
+    family = ("1f1b", "interleaved") if plan.schedule in ("1f1b", "interleaved") else (plan.schedule,)
+    schedules = (plan.schedule,) if "schedule" in fixed else family
+    recomputed = [plan.recompute, *(frozenset({name}) for name in ("none", "selective", "full"))]
+    stages = (plan.zero,) if "optimizer.zero" in fixed else ZERO_STAGES
+    chosen = [plan.recompute] if "recompute" in fixed else list(dict.fromkeys(recomputed))
+    return [Variant(*each) for each in product(schedules, chosen, stages)]
 
 
 def _degrees(architecture: Architecture, devices: int) -> Iterator[tuple[int, int, int]]:

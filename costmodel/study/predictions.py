@@ -85,8 +85,9 @@ class Prediction:
                 raise InputError.single(f"{metric!r} is not counted: the scenario keeps nothing on its host")
             return _sum_of_parts({"total": self.point.on_host, **self.point.host_memory}, name, metric)
         if section == "work":
-            line, _, figure = name.rpartition(".")
-            return _exact(_entry(_entry(counted_work(self.scenario), line, metric), figure, metric))
+            lines, _, figure = name.rpartition(".")
+            counted = counted_work(self.scenario)
+            return _exact(math.fsum(_entry(_entry(counted, line, metric), figure, metric) for line in lines.split("+")))
         if section == "schedule":
             return self._part_of_step(name, metric)
         if section == "routing":
@@ -95,7 +96,7 @@ class Prediction:
             return _exact(_entry(self.point.routing, name, metric))
         if section == "breakdown":
             times = {one.name: one.time for one in self.point.breakdown}
-            return _exact(_entry(times, name, metric)) if self.point.fits else NOTHING
+            return _sum_of_parts(times, name, metric) if self.point.fits else NOTHING
         if metric in UTILISATIONS and (conventions or metric not in self.point.metrics):
             return self._utilisation(metric, conventions)
         return _with(_entry(self.point.metrics, metric, metric), self.point.intervals[metric])

@@ -192,7 +192,8 @@ def _relative(found: Value, case: Case, expected: Expectation, predictions: Mapp
     if expected.baseline is None or expected.baseline not in predictions:
         hint = near(str(expected.baseline), list(predictions))
         raise InputError.single(f"no baseline case {expected.baseline!r} is compared here", hint=hint)
-    other = predictions[expected.baseline].value(expected.metric, case.conventions).value
+    metric = expected.baseline_metric or expected.metric
+    other = predictions[expected.baseline].value(metric, case.conventions).value
     return Value(None if found.value is None or not other else found.value / other, None, None)
 
 

@@ -27,7 +27,17 @@ STEP = 0.01  # of a parameter, each way: small against its kinks, large against 
 BETTER = 0.1  # how much better a part is whose worth is asked
 _COST = {"cost_per_trillion_tokens": 1.0, "cost_per_million_tokens": 1e6}  # metric -> its unit in a trillion tokens
 _PACE = ("processors", "clock.tensor_reference", "clock.max")  # peaks and rates per processor follow these
-_LESS_IS_BETTER = ("latency", "same_leaf", "cross_leaf", "tdp", "idle", "rental", "purchase", "price")
+_LESS_IS_BETTER = (
+    "latency",
+    "oversubscription",
+    "same_leaf",
+    "cross_leaf",
+    "tdp",
+    "idle",
+    "rental",
+    "purchase",
+    "price",
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,8 +16,9 @@ import numpy as np
 
 from costmodel import __version__
 from costmodel.api import Vary, Workload
-from costmodel.errors import InputError, Location
+from costmodel.errors import InputError, LayoutError, Location
 from costmodel.result import PHASES
+from costmodel.schema import SI
 from costmodel.schema.fields import NumberType
 from costmodel.schema.metrics import unit_of
 from costmodel.schema.overrides import locate
@@ -107,11 +108,12 @@ class Sweep:
         ]
         if not dimensions:
             return [Structure(name, {}, self.workload) for name in self.scenarios]
+        arrays = self._arrays()
         errors: dict[int, InputError] = {}
         found: list[Workload | None] = []
         for number, chosen in enumerate(choices):
             try:
-                found.append(self.workload.changed(chosen, self.scenarios))
+                found.append(self.workload.changed({**arrays, **chosen}, self.scenarios))
             except InputError as error:
                 errors[number] = error
                 found.append(None)
@@ -122,6 +124,15 @@ class Sweep:
             for name in self.scenarios
             for number, (chosen, loaded) in enumerate(zip(choices, found, strict=True))
         ]
+
+    def _arrays(self) -> dict[str, SI]:
+        """Return the values of the numeric axes, each on its own dimension: what a layout is judged with."""
+        dimensions = len(self.numeric)
+        return {
+            axis.path: SI(axis.values.reshape(*(-1 if other == at else 1 for other in range(dimensions))))
+            for at, axes in enumerate(self.numeric)
+            for axis in axes
+        }
 
     def vary(self) -> Vary:
         """Return the numeric axes as an evaluation takes them."""
@@ -211,12 +222,16 @@ def _reason(error: InputError) -> str:
 
 
 def _check_choices(choices: Sequence[Mapping[str, str]], errors: Mapping[int, InputError]) -> None:
-    """Raise InputError where every combination with some value of an axis is an error: it is no such value."""
+    """Raise InputError where every combination with some value of an axis is an error: it is no such value.
+
+    A combination that only makes no layout is none: it is a row that cannot run.
+    """
     for path in choices[0]:
         for value in dict.fromkeys(chosen[path] for chosen in choices):
             at = [number for number, chosen in enumerate(choices) if chosen[path] == value]
-            if all(number in errors for number in at):
-                raise errors[at[0]]
+            wrong = [errors[number] for number in at if not isinstance(errors.get(number, None), LayoutError | None)]
+            if len(wrong) == len(at):
+                raise wrong[0]
 
 
 def plan_sweep(workload: Workload, varied: Sequence[str], *, every: bool = False, wanted: Wanted = NOTHING) -> Sweep:

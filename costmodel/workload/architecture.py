@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from costmodel.quantities import Count, Quantity
+from costmodel.quantities import Count, Quantity, ceil, is_single
 from costmodel.workload.patterns import Pattern as Pattern
 
 
@@ -13,7 +13,7 @@ from costmodel.workload.patterns import Pattern as Pattern
 class HeadGroup:
     """A share of the key-value heads that follow one pattern; the shares of a mixer sum to one."""
 
-    share: float
+    share: Quantity
     pattern: Pattern
 
 
@@ -23,30 +23,39 @@ class CoreKernel:
 
     realised: `fused` (only the pairs of the pattern), `gathered` (their keys are copied together first) or `masked`
     (all pairs, those outside the pattern thrown away); materialised: scores go through memory, as edits after the
-    softmax ask; rate: speed over that of the device's fused kernel at equal pairs.
+    softmax ask; rate: speed over that of the device's fused kernel at equal pairs; permuted: tokens are brought into
+    the order of the kernel's tiles before it and back after it; head_edit: a kernel of its own scales, masks or shifts
+    the heads' results.
     """
 
     realised: str = "fused"
     materialised: bool = False
     rate: Quantity = 1.0
+    permuted: bool = False
+    head_edit: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeadRoute:
-    """Query heads of which some always work and `top_k` of the `routed` ones for a token [MoH, arXiv 2410.11842].
+    """Query heads of which some always work, and others for some tokens [MoH, arXiv 2410.11842; UoE].
 
-    router: `linear` (hidden x (routed + shared + 2) weights) or `query_norm` (no weights).
+    Tokens choose `top_k` of the `routed` heads, or each of these chooses a share `tokens` of a sequence and attends
+    among them alone; one of the two is null. router: `linear` (hidden x (routed + shared + 2) weights) or `query_norm`
+    (no weights).
     """
 
     shared: Count
     routed: Count
-    top_k: Count
+    top_k: Count | None
     router: str = "linear"
+    tokens: Quantity | None = None
 
     @property
     def active_share(self) -> Quantity:
-        """Return (shared + top_k) / (shared + routed)."""
-        return (self.shared + self.top_k) / (self.shared + self.routed)
+        """Return (shared + top_k) / (shared + routed), where heads choose with tokens*routed for top_k."""
+        working = self.top_k if self.tokens is None else self.tokens * self.routed
+        assert working is not None, "the file's own check"
+        return (self.shared + working) / (self.shared + self.routed)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +67,8 @@ class Attention:
     output projection too unless `output_bias` says otherwise; qk_norm: queries and keys are normalised after their
     projection, each head with one vector that all share (`head`), or over the whole projection (`projection`); kernel:
     how the core is computed; route: which heads work for a token, null: all; partial: channels that
-    enter the projections, the others join before the output's (SHViT), null: all.
+    enter the projections, the others join before the output's (SHViT), null: all; keeps: keys and values stay for later
+    steps, null: if causal, for what sees later tokens cannot be continued token by token.
     """
 
     q_heads: Count
@@ -76,12 +86,48 @@ class Attention:
     kernel: CoreKernel = CoreKernel()
     route: HeadRoute | None = None
     partial: Count | None = None
+    keeps: bool | None = None
+
+    @property
+    def cached(self) -> bool:
+        """Tell whether inference keeps keys and values."""
+        return self.causal if self.keeps is None else self.keeps
+
+    @property
+    def kept_share(self) -> Quantity:
+        """Return the share of keys and values that exist: all, unless heads choose their tokens."""
+        chooses = self.route is not None and self.route.tokens is not None
+        return self.active_share if chooses else 1.0  # of masked heads all
+
+    def kept(self, tokens: Count) -> Count:
+        """Return the tokens of a sequence of `tokens` whose keys and values the device holds, on the mean of heads."""
+        total: Quantity = 0.0
+        for group in self.head_groups:
+            total = total + group.share * group.pattern.kept(tokens)
+        return total
 
     @property
     def active_share(self) -> Quantity:
         """Return the share of the query heads that are computed: all, unless routing skips the others' work."""
         skips = self.route is not None and self.kernel.realised != "masked"
         return self.route.active_share if self.route is not None and skips else 1.0
+
+    def hosted(self, tokens: Count) -> Count:
+        """Return the tokens of a sequence of `tokens` whose keys and values the host holds, on the mean of heads."""
+        total: Quantity = 0.0
+        for group in self.head_groups:
+            total = total + group.share * group.pattern.hosted(tokens)
+        return total
+
+    @property
+    def parts(self) -> tuple[tuple[Quantity, Quantity], ...]:
+        """Return (share of the query heads, share of a sequence that they attend among) of those that are computed."""
+        route = self.route
+        if route is None or route.tokens is None or self.kernel.realised == "masked":
+            return ((self.active_share, 1.0),)
+        routed = route.routed / (route.shared + route.routed)
+        chosen = (routed, route.tokens)
+        return (chosen,) if is_single(route.shared) and route.shared == 0 else ((1.0 - routed, 1.0), chosen)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,8 +165,8 @@ class Recurrence:
     decay: `none`, `scalar` (one number a head), `gated` (one a head and token) or `delta` (gated, and each key's old
     value is taken out); chunk: tokens that are computed by products at once; memories: null for one state a head;
     short_conv: taps of a convolution on queries, keys and values, 0 for none; output_gate: a d x H*v gate on the
-    result; chunk_cycles: clock cycles in which the kernel that computes it steps from one chunk to the next; blocks:
-    programs that one processor runs side by side.
+    result; chunk_cycles: clock cycles in which a program of its kernel steps from one chunk to the next; blocks:
+    programs that one processor runs side by side; columns: of a state's values that one program carries, null: all.
     """
 
     heads: Count
@@ -133,6 +179,12 @@ class Recurrence:
     output_gate: bool = False
     chunk_cycles: Count = 0.0
     blocks: Count = 1.0
+    columns: Count | None = None
+
+    @property
+    def programs(self) -> Count:
+        """Return the programs of the kernel that share one state: ceil(v / columns)."""
+        return 1.0 if self.columns is None else ceil(self.value_dim / self.columns)
 
     @property
     def visited(self) -> Count:
@@ -175,6 +227,7 @@ class Convolution:
     """A convolution over a grid: kernel^2 taps from `inputs` to `outputs` channels, or of each channel by itself.
 
     Its tokens are those of its result, of which each stands for stride^2 of its input. Null widths: the layer's.
+    channels_first: tensors lie channel by channel, which the kernels on tensor cores transpose before and after.
     """
 
     kernel: Count
@@ -182,6 +235,7 @@ class Convolution:
     outputs: Count | None = None
     stride: Count = 1.0
     depthwise: bool = False
+    channels_first: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -289,7 +343,8 @@ class Architecture:
 
     vocabulary: rows of the embedding as it is stored, padding included; positions: length of a learned position table,
     null for rotary or none; final_norm: the norm before the head, `none` for none, null: as of the last layer;
-    embedding_norm: a norm on the embedding's output, null: none.
+    embedding_norm: a norm on the embedding's output, null: none; features: the input are vectors, not rows of a table,
+    such as an image's pixels or patches, and the head sees the last layer's tokens.
     """
 
     name: str
@@ -302,6 +357,7 @@ class Architecture:
     head_bias: bool = False
     final_norm: str | None = None
     embedding_norm: str | None = None
+    features: bool = False
 
     @property
     def depth(self) -> int:

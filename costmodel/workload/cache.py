@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from costmodel.quantities import Bytes, Count, Quantity, minimum
+from costmodel.quantities import Bytes, Count, minimum
 from costmodel.workload.architecture import Attention, Mixer, Mla, NeuralMemory, Recurrence
 
 
@@ -20,14 +20,24 @@ def cached_bytes(mixer: Mixer, tokens: Count, element: Bytes, tp: Count) -> Byte
     """Return the KV cache of `tokens` tokens of a sequence in one layer on one tensor-parallel rank [B].
 
     MHA/GQA: G*(q + v)*e a token, split over tp down to one head, as far as patterns keep it; MLA: (c + r)*e, shared by
-    all heads and never split; states do not grow with tokens. element: bytes of one cached element, scales included.
+    all heads and never split; states do not grow with tokens, and attention to later tokens keeps none. element: bytes
+    of one cached element, scales included.
     """
-    if not isinstance(mixer, Attention | Mla):
+    if not isinstance(mixer, Attention | Mla) or (isinstance(mixer, Attention) and not mixer.cached):
         return 0.0
     if isinstance(mixer, Mla):
         return tokens * (mixer.kv_lora + mixer.rope_dim) * element
-    width = mixer.kv_heads * (mixer.head_dim + mixer.v_head_dim) * element / minimum(tp, mixer.kv_heads)
-    total: Quantity = 0.0
-    for group in mixer.head_groups:
-        total = total + group.share * group.pattern.kept(tokens) * width
-    return total
+    return mixer.kept(tokens) * _token_bytes(mixer, element, tp)
+
+
+def hosted_bytes(mixer: Mixer, tokens: Count, element: Bytes, tp: Count) -> Bytes:
+    """Return what a layer's patterns keep of a sequence of `tokens` in the host's memory, for one rank [B]."""
+    if not isinstance(mixer, Attention) or not mixer.cached:
+        return 0.0
+    return mixer.hosted(tokens) * _token_bytes(mixer, element, tp)
+
+
+def _token_bytes(mixer: Attention, element: Bytes, tp: Count) -> Bytes:
+    """Return the keys and values of one token in all heads of one rank, those that exist [B]."""
+    width = mixer.kv_heads * (mixer.head_dim + mixer.v_head_dim) * element
+    return mixer.kept_share * width / minimum(tp, mixer.kv_heads)

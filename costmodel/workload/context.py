@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from costmodel.quantities import Bytes, Count, Mask, Quantity, maximum, where
 from costmodel.workload.architecture import Architecture, Pattern
@@ -66,6 +66,12 @@ class Context:
     def residual(self) -> Bytes:
         """Return the bytes of one element of the residual stream."""
         return ELEMENT_BYTES[self.precision.residual]
+
+    @property
+    def in_branch(self) -> Context:
+        """Return the view of what stands between a norm and the sum behind it, whose format may be its own."""
+        own = self.precision.branches
+        return self if own is None else replace(self, precision=replace(self.precision, residual=own))
 
     @property
     def operand(self) -> Bytes:

@@ -113,9 +113,10 @@ def attention_flop_per_token(architecture: Architecture, sequence: Count, *, cau
                 total = total + layer.repeat * _recurrent_flop(mixer, architecture.hidden)
             continue
         for group in mixer.head_groups:
-            width = group.share * mixer.active_share * mixer.q_heads * (mixer.head_dim + mixer.v_head_dim)
-            seen = group.pattern.mean_seen(sequence, causal=causal and mixer.causal)
-            total = total + 2 * layer.repeat * width * seen
+            width = group.share * mixer.q_heads * (mixer.head_dim + mixer.v_head_dim)
+            for heads, tokens in mixer.parts:
+                seen = group.pattern.mean_seen(tokens * sequence, causal=causal and mixer.causal)
+                total = total + 2 * layer.repeat * width * heads * tokens * seen
     return total
 
 

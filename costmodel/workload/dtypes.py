@@ -29,6 +29,11 @@ ELEMENT_BYTES = {
 }
 BLOCK_FORMATS = frozenset(("mxfp4", "nvfp4", "q4_0", "q8_0", "q4_k", "q5_k", "q6_k"))
 SCALE_BYTES = 4.0  # a block scale is one FP32
+# LogFMT-nBit of arXiv 2505.09343, section 3.2: a sign and n - 1 bits that count equal steps between the least and the
+# greatest logarithm of a tile of 1 x 128 values. Only messages are in these formats; nothing multiplies them.
+LOGARITHMIC = {"logfmt8": 8, "logfmt10": 10}
+TILE = 128.0  # elements that share LogFMT's two bounds, and FP8's scale in a message (arXiv 2412.19437, section 3.3.2)
+BITS = 8.0  # of a byte
 _UNITS = {"mxfp4": "fp4", "nvfp4": "fp4"}
 
 
@@ -46,6 +51,23 @@ def element_bytes(dtype: str, scale_block: Count | None = None) -> Bytes:
     if scale_block is None or width > 1.0 or dtype in BLOCK_FORMATS:
         return width
     return width + SCALE_BYTES / scale_block
+
+
+def payload_width(dtype: str) -> float:
+    """Return the bytes of one element of a message, without what its tile shares [B]."""
+    return LOGARITHMIC[dtype] / BITS if dtype in LOGARITHMIC else ELEMENT_BYTES[dtype]
+
+
+def payload_element(dtype: str, scale_block: Count | None = None) -> Bytes:
+    """Return the bytes of one element of a message, its share of scales or bounds included [B].
+
+        logfmtN   N/8 + 2*4/128      a tile of 1 x 128 has the least and the greatest logarithm; others as stored
+
+    That LogFMT's two numbers are FP32, as FP8's scale is, is assumed: the paper does not say.
+    """
+    if dtype in LOGARITHMIC:
+        return payload_width(dtype) + 2 * SCALE_BYTES / TILE
+    return element_bytes(dtype, scale_block)
 
 
 def grouped_bytes(dtype: str, group: Count | None, scale: str, zero: str | None) -> Bytes:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from costmodel.quantities import Bytes, Count, is_single
 from costmodel.workload.architecture import DenseFfn, MoeFfn
 from costmodel.workload.context import Context
-from costmodel.workload.dtypes import ELEMENT_BYTES, element_bytes
+from costmodel.workload.dtypes import ELEMENT_BYTES, LOGARITHMIC, payload_element
 from costmodel.workload.linear import (
     Linear,
     add_linear,
@@ -72,16 +74,25 @@ def add_activation(
     """Add the activation between two products.
 
     Forward reads its one or two inputs and writes one; backward reads them and dy and writes one or two gradients.
-    Saved: the inputs, in the format that the precision keeps products' inputs in.
+    Saved: the inputs, in the format that the precision keeps products' inputs in. Eager frameworks multiply with the
+    gate in a kernel of its own, which reads two inputs and writes one; backwards two such kernels.
     """
     element, inputs = context.residual, 2.0 if gated else 1.0
-    elements = rows * width
-    builder.step(
-        "activation",
-        [Elementwise(name, elements * (inputs + 1) * element, kind="activation", rows=rows)],
-        [Elementwise(f"{name} gradient", elements * (2 * inputs + 1) * element, rows=rows)],
-    )
-    builder.save(f"{name} input", "ffn_up", elements * inputs * context.kept)
+    size = rows * width * element
+    if gated and context.framework.eager:
+        forward = [
+            Elementwise(name, 2 * size, kind="activation", rows=rows),
+            Elementwise(f"{name} gate", 3 * size, kind="add", rows=rows),
+        ]
+        backward = [
+            Elementwise(f"{name} gate gradient", 6 * size, kind="add", rows=rows, calls=2.0),
+            Elementwise(f"{name} gradient", 3 * size, rows=rows),
+        ]
+    else:
+        forward = [Elementwise(name, (inputs + 1) * size, kind="activation", rows=rows)]
+        backward = [Elementwise(f"{name} gradient", (2 * inputs + 1) * size, rows=rows)]
+    builder.step("activation", forward, backward)
+    builder.save(f"{name} input", "ffn_up", rows * width * inputs * context.kept)
 
 
 def add_moe(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, fresh: bool = True) -> None:
@@ -345,17 +356,22 @@ def _slices(context: Context, elements: Count, narrow: Bytes, wide: Bytes) -> tu
 
 
 def _exchanges(context: Context, ffn: MoeFfn, share: ExpertLoad) -> tuple[Exchange, Exchange, Exchange, Exchange]:
-    """Return dispatch, combine, the combine's gradient (a dispatch) and the dispatch's gradient (a combine)."""
+    """Return dispatch, combine, the combine's gradient (a dispatch) and the dispatch's gradient (a combine).
+
+    Where the network copies and adds up, the directions with the narrower payload are those that count once.
+    """
     plan, hidden = context.communication, context.architecture.hidden
     groups = 1.0 if ffn.groups is None else ffn.groups
     group_top_k = 1 if ffn.group_top_k is None else ffn.group_top_k
 
-    def one(name: str, dtype: str, family: str) -> Exchange:
-        width = element_bytes(dtype, context.precision.scale_block)
+    def width(dtype: str) -> Bytes:
+        return payload_element(dtype, context.precision.scale_block)
+
+    def one(name: str, dtype: str, family: str, *, once: bool) -> Exchange:
         return Exchange(
             name,
             sent_tokens(context),
-            hidden * width,
+            hidden * width(dtype),
             ffn.top_k,
             ffn.experts,
             groups,
@@ -366,12 +382,16 @@ def _exchanges(context: Context, ffn: MoeFfn, share: ExpertLoad) -> tuple[Exchan
             family,
             share.popularity,
             share.padded,
+            plan.codec if dtype in LOGARITHMIC else 0.0,
+            once,
         )
 
+    narrow = bool(np.all(np.asarray(width(plan.dispatch)) <= np.asarray(width(plan.combine))))
+    sent, summed = (plan.in_network and each for each in (narrow, not narrow))
     dispatch, combine = exchange_family("moe_dispatch", plan.mode), exchange_family("moe_combine", plan.mode)
     return (
-        one("dispatch", plan.dispatch, dispatch),
-        one("combine", plan.combine, combine),
-        one("combine gradient", plan.dispatch, dispatch),
-        one("dispatch gradient", plan.combine, combine),
+        one("dispatch", plan.dispatch, dispatch, once=sent),
+        one("combine", plan.combine, combine, once=summed),
+        one("combine gradient", plan.dispatch, dispatch, once=sent),
+        one("dispatch gradient", plan.combine, combine, once=summed),
     )

@@ -14,7 +14,9 @@ from costmodel.workload.work import Parameters, WorkBuilder
 def add_convolution(builder: WorkBuilder, context: Context, mixer: Convolution) -> None:
     """Add a convolution: a product of [tokens, k^2*inputs] x [k^2*inputs, outputs], or a stream where depth-wise.
 
-    Parameters: k^2*inputs*outputs, or k^2*outputs. The product reads every input element once.
+    Parameters: k^2*inputs*outputs, or k^2*outputs. The product reads every input element once. Tensors that lie channel
+    by channel (NCHW) are transposed for it and back: 2*(stride^2*inputs + outputs)*e bytes a token [NVIDIA,
+    Convolutional Layers User's Guide, DU-09794: tensor cores need NHWC, others are transposed].
     """
     hidden, tokens, element = context.architecture.hidden, context.tokens, context.residual
     outputs = hidden if mixer.outputs is None else mixer.outputs
@@ -35,6 +37,10 @@ def add_convolution(builder: WorkBuilder, context: Context, mixer: Convolution) 
         def product(name: str, shape: tuple[Count, Count, Count], left: float | Count, out: float | Count) -> Gemm:
             return Gemm(name, *shape, dtype, left, element, out)
 
+        if mixer.channels_first:
+            moved = 2 * tokens * (area * inputs + outputs) * element
+            turn = Elementwise("channel transposition", moved, calls=2.0, kind="permute")
+            builder.step("qkv", [turn], [Elementwise("channel transposition gradient", moved, calls=2.0)])
         builder.step(
             "qkv",
             [product("convolution", (tokens, outputs, depth), read, element)],

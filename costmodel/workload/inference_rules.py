@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from costmodel.quantities import Count, divides
+from costmodel.workload.architecture import Attention
 from costmodel.workload.passes import pipeline_batches
 from costmodel.workload.rule import Rule, divides_rule, shown
 from costmodel.workload.scenario import Decode, Generate, Plan, Prefill, Scenario, Serving
@@ -32,6 +33,13 @@ def inference_rules(scenario: Scenario, plan: Plan) -> Iterator[Rule]:
             architecture.mtp is not None,
             f"{architecture.name} has no MTP module that could draft tokens",
             "give the model `mtp: {depth: 1}`, or remove `speculative`",
+        )
+    if not isinstance(plan, Prefill):
+        yield Rule(
+            "phase",
+            all(layer.mixer.cached for layer in architecture.kinds if isinstance(layer.mixer, Attention)),
+            f"attention of {architecture.name} sees later tokens and keeps no keys that a step could read",
+            "write `causal: true`, or `keeps: true` if a prompt that sees itself whole is continued",
         )
     if isinstance(plan, Prefill):
         yield from _prefill_rules(scenario, plan)

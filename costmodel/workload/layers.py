@@ -18,6 +18,7 @@ from costmodel.workload.architecture import (
     Recurrence,
     Spectral,
 )
+from costmodel.workload.attention import add_attention
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.ffn import add_dense_ffn, add_moe
@@ -33,8 +34,9 @@ from costmodel.workload.linear import (
     enter_tensor_parallel,
     leave_tensor_parallel,
     norm_vectors,
+    overlap_tensor_parallel,
 )
-from costmodel.workload.mixers import add_attention, add_mla
+from costmodel.workload.mla import add_mla
 from costmodel.workload.operators import Elementwise, HostTime
 from costmodel.workload.recurrences import add_memory, add_recurrence
 from costmodel.workload.work import Parameters, Work, WorkBuilder
@@ -78,6 +80,7 @@ def _layer(context: Context, layer: Layer, name: str) -> Work:
     _add_layer(builder, context, layer)
     if context.phase != "training":
         add_copies(builder, context, layer)
+    overlap_tensor_parallel(builder, context)
     return builder.build(_layer_input(context))
 
 
@@ -110,6 +113,7 @@ def _add_layer(builder: WorkBuilder, context: Context, layer: Layer) -> None:
 
 def _add_plain(builder: WorkBuilder, context: Context, layer: Layer) -> None:
     """Add a mixer and the activation behind it, one pass; its norm has parameters but is part of the product."""
+    context = context.in_branch
     _add_mixer(builder, context, layer)
     width, rows = context.architecture.hidden, context.stream_tokens
     size = rows * width * context.residual
@@ -141,12 +145,13 @@ def _add_half(builder: WorkBuilder, context: Context, layer: Layer, name: str) -
     """Add mixer or FFN with the norms around it: x + F(N(x)), x + N(F(x)), or x + N(F(N(x)))."""
     if layer.norm_position != "after":
         add_residual_norm(builder, context, f"{name} norm", layer.norm)
-    enter_tensor_parallel(builder, context, name)
+    inner = _enter_branch(builder, context, name)
+    enter_tensor_parallel(builder, inner, name)
     if name == "attention":
-        _add_mixer(builder, context, layer)
+        _add_mixer(builder, inner, layer)
     else:
-        _add_ffn(builder, context, layer)
-    leave_tensor_parallel(builder, context, name)
+        _add_ffn(builder, inner, layer)
+    leave_tensor_parallel(builder, inner, name)
     if layer.dropout:
         add_dropout(builder, context, f"{name} dropout")
     if layer.norm_position == "after":
@@ -156,18 +161,32 @@ def _add_half(builder: WorkBuilder, context: Context, layer: Layer, name: str) -
         add_norm(builder, context, f"{name} output norm", layer.norm, context.stream_tokens, hidden)
 
 
+def _enter_branch(builder: WorkBuilder, context: Context, name: str) -> Context:
+    """Return the view inside a branch; add the cast of its input where the branch has a format of its own.
+
+    bytes = tokens * d * (e + e_branch)          and of its gradient on the way back
+    """
+    inner = context.in_branch
+    if inner is not context:
+        size = context.stream_tokens * context.architecture.hidden * (context.residual + inner.residual)
+        cast = Elementwise(f"{name} input cast", size, kind="cast", rows=context.stream_tokens)
+        builder.step("norm", [cast], [Elementwise(f"{name} input gradient cast", size, kind="cast")])
+    return inner
+
+
 def _add_parallel(builder: WorkBuilder, context: Context, layer: Layer) -> None:
     """Add mixer and FFN side by side: x + A(N(x)) + F(N'(x)), where N and N' may be one norm.
 
     They enter a tensor-parallel region once for each norm, and leave it with one sum of both results.
     """
     add_residual_norm(builder, context, "block norm", layer.norm, branches=2, norms=1 if layer.shared_norm else 2)
-    enter_tensor_parallel(builder, context, "block" if layer.shared_norm else "attention")
-    _add_mixer(builder, context, layer)
+    inner = _enter_branch(builder, context, "block")
+    enter_tensor_parallel(builder, inner, "block" if layer.shared_norm else "attention")
+    _add_mixer(builder, inner, layer)
     if not layer.shared_norm:
-        enter_tensor_parallel(builder, context, "ffn")
-    _add_ffn(builder, context, layer, fresh=not layer.shared_norm)
-    leave_tensor_parallel(builder, context, "block")
+        enter_tensor_parallel(builder, inner, "ffn")
+    _add_ffn(builder, inner, layer, fresh=not layer.shared_norm)
+    leave_tensor_parallel(builder, inner, "block")
     if layer.dropout:
         add_dropout(builder, context, "attention dropout")
         add_dropout(builder, context, "ffn dropout")
@@ -205,10 +224,13 @@ def _embedding(context: Context) -> Work:
     """Return the table look-up; its gradient is a scatter into the gradient's format. Parameters: V*d (+ positions*d).
 
     A token visits one row a table, which counts as d active parameters only by convention; `active` here is the whole
-    table, the usual way of counting, and callers leave the embedding out where the convention says so.
+    table, the usual way of counting, and callers leave the embedding out where the convention says so. Inputs that are
+    features are in memory already.
     """
     architecture, element = context.architecture, context.residual
     builder = WorkBuilder("embedding")
+    if architecture.features:
+        return builder.build()
     elements = context.tokens * architecture.hidden
     accumulated = 2 * ELEMENT_BYTES[context.precision.gradients]
     builder.step(
@@ -239,10 +261,11 @@ def _head(context: Context) -> Work:
     architecture = context.architecture
     builder = WorkBuilder("head")
     _add_host(builder, context)
-    _add_final_norm(builder, context)
+    _add_final_norm(builder, staged(context, architecture.layers[-1]) if architecture.features else context)
     logits = context.sequences if context.phase == "prefill" else context.tokens
     bias = architecture.vocabulary if architecture.head_bias else 0.0
     _add_vocabulary(builder, context, logits, shared=architecture.tied_embeddings, bias=bias)
+    overlap_tensor_parallel(builder, context)
     return builder.build()
 
 
@@ -264,7 +287,9 @@ def _add_final_norm(builder: WorkBuilder, context: Context) -> None:
 def _add_vocabulary(builder: WorkBuilder, context: Context, tokens: Count, *, shared: bool, bias: Count = 0.0) -> None:
     """Add the vocabulary projection of `tokens` and, in training, the cross-entropy.
 
-    Logits are read, kept in FP32, and replaced by their gradient. shared: the matrix is counted elsewhere.
+    Logits are read, kept in FP32, and replaced by their gradient. shared: the matrix is counted elsewhere. Eager
+    frameworks cast logits, take their log-softmax, fill a gradient with zeros, take that of the softmax and cast it:
+    e + 12 bytes a logit forwards, e + 20 backwards [PyTorch, torch/nn/functional.py, cross_entropy under autocast].
     """
     hidden, columns = context.architecture.hidden, context.architecture.vocabulary / context.parallel.tp
     # Every context-parallel rank has the last tokens' rows of a prompt and repeats the product.
@@ -291,7 +316,15 @@ def _add_vocabulary(builder: WorkBuilder, context: Context, tokens: Count, *, sh
     )
     if context.phase == "training":
         logits = tokens * columns
-        builder.step("loss", [Elementwise("loss", logits * (context.residual + 2 * ELEMENT_BYTES["fp32"]))])
+        full = ELEMENT_BYTES["fp32"]
+        if context.framework.eager:
+            builder.step(
+                "loss",
+                [Elementwise("loss", logits * (context.residual + 3 * full), kind="softmax", calls=2.0)],
+                [Elementwise("loss gradient", logits * (context.residual + 5 * full), kind="softmax", calls=3.0)],
+            )
+        else:
+            builder.step("loss", [Elementwise("loss", logits * (context.residual + 2 * full))])
         builder.save("logits", "head", logits * ELEMENT_BYTES["fp32"])
 
 

@@ -14,11 +14,10 @@ from costmodel.workload.work import Parameters, WorkBuilder
 def add_norm(builder: WorkBuilder, context: Context, name: str, kind: str, rows: Count, width: Count) -> None:
     """Add a norm by itself: forward reads x and writes y; backward reads dy and x and writes dx."""
     size = rows * width * context.residual
-    builder.step(
-        "norm",
-        [Elementwise(name, 2 * size, kind="norm", rows=rows)],
-        [Elementwise(f"{name} gradient", 3 * size, rows=rows)],
-    )
+    gradients = [Elementwise(f"{name} gradient", 3 * size, rows=rows)]
+    if context.framework.eager:
+        gradients.append(Elementwise(f"{name} parameter gradients", 2 * size, rows=rows))
+    builder.step("norm", [Elementwise(name, 2 * size, kind="norm", rows=rows)], gradients)
     _own_norm(builder, name, kind, size, width)
 
 
@@ -30,15 +29,33 @@ def add_residual_norm(
     Forward reads the residual and what each branch adds to it and writes their sum and each norm's y; backward reads
     each branch's dy, the sum and the residual's gradient and writes dx. Made again, it reads the kept sum and writes
     each y. branches: 2 in a parallel block, whose `norms` may be one or two.
+
+    Eager frameworks add, normalise and sum gradients one after the other: 3 passes an addition, 2 a norm; backwards
+    3 a sum of gradients, 3 a norm and 2 more for its parameters [PyTorch, native/cuda/layer_norm_kernel.cu].
     """
     width, rows = context.architecture.hidden, context.stream_tokens
     size = rows * width * context.residual
-    builder.step(
-        "norm",
-        [Elementwise(name, (2 + branches + norms) * size, kind="norm", rows=rows)],
-        [Elementwise(f"{name} gradient", (3 + branches) * size, rows=rows)],
-        again=[Elementwise(name, (1 + norms) * size, kind="norm", rows=rows)],
-    )
+    if context.framework.eager:
+        builder.step(
+            "norm",
+            [
+                Elementwise(f"{name} residual add", 3 * branches * size, kind="add", calls=float(branches)),
+                Elementwise(name, 2 * norms * size, kind="norm", rows=rows, calls=float(norms)),
+            ],
+            [
+                Elementwise(f"{name} gradient", 3 * norms * size, rows=rows, calls=float(norms)),
+                Elementwise(f"{name} parameter gradients", 2 * norms * size, rows=rows, calls=float(norms)),
+                Elementwise(f"{name} gradient sum", 3 * branches * size, kind="add", calls=float(branches)),
+            ],
+            again=[Elementwise(name, 2 * norms * size, kind="norm", rows=rows, calls=float(norms))],
+        )
+    else:
+        builder.step(
+            "norm",
+            [Elementwise(name, (2 + branches + norms) * size, kind="norm", rows=rows)],
+            [Elementwise(f"{name} gradient", (3 + branches) * size, rows=rows)],
+            again=[Elementwise(name, (1 + norms) * size, kind="norm", rows=rows)],
+        )
     _own_norm(builder, name, kind, size, norms * width)
 
 
@@ -71,10 +88,15 @@ def _own_norm(builder: WorkBuilder, name: str, kind: str, size: Bytes, width: Co
 
 
 def add_dropout(builder: WorkBuilder, context: Context, name: str) -> None:
-    """Add a dropout on the residual branch: one pass that keeps a one-byte mask."""
+    """Add a dropout on the residual branch: one pass that keeps a one-byte mask.
+
+    Where the residual addition is a kernel by itself, it does the dropout as well and only the mask is more [NVIDIA
+    Megatron-LM, core/fusions/fused_bias_dropout.py].
+    """
     elements = context.stream_tokens * context.architecture.hidden
     streamed = elements * (2 * context.residual + 1.0)
-    builder.step("dropout", [Elementwise(name, streamed)], [Elementwise(f"{name} gradient", streamed)])
+    forward = Elementwise(name, elements, calls=0.0) if context.framework.eager else Elementwise(name, streamed)
+    builder.step("dropout", [forward], [Elementwise(f"{name} gradient", streamed)])
     builder.save(f"{name} mask", "dropout", elements)
 
 
@@ -92,6 +114,7 @@ def enter_tensor_parallel(builder: WorkBuilder, context: Context, name: str) -> 
         )
     else:
         builder.step("tensor_parallel", [], [Collective(f"{name} gradient all-reduce", "all_reduce", size, group)])
+    builder.enters()
 
 
 def leave_tensor_parallel(builder: WorkBuilder, context: Context, name: str) -> None:
@@ -105,6 +128,18 @@ def leave_tensor_parallel(builder: WorkBuilder, context: Context, name: str) -> 
         )
     else:
         builder.step("tensor_parallel", [Collective(f"{name} all-reduce", "all_reduce", size, group)])
+    builder.leaves()
+
+
+def overlap_tensor_parallel(builder: WorkBuilder, context: Context) -> None:
+    """Let a finished layer's tensor-parallel messages run beside its products, as the framework does in training.
+
+    [NVIDIA Megatron-LM, core/tensor_parallel/layers.py, LinearWithGradAccumulationAndAsyncCommunication; Transformer
+    Engine, userbuffers]
+    """
+    which = context.framework.tensor_overlap
+    if context.phase == "training" and which != "none":
+        builder.overlap(context.parallel.tp if which == "all" else None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,7 +190,8 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
     """Add a linear layer: three products, the casts around them, its saved input and its parameters.
 
     y = x W; dx = dy W^T; dW += x^T dy, accumulated in the gradient's format by a read and a write.
-    A narrow compute format casts x and dy before the products and re-quantises both along the other axis for dW.
+    A narrow compute format casts x and dy before the products and re-quantises both along the other axis for dW. Eager
+    frameworks sum the gradient of a bias in a kernel of its own, which reads dy once more.
     """
     dtype = linear.dtype or context.precision.linear
     narrow = context.casts and linear.dtype is None
@@ -171,6 +207,8 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
         )
     back: list[Operator] = []
     turned: list[Operator] = []
+    if context.framework.eager and not (is_single(linear.bias) and linear.bias == 0):
+        turned.append(Elementwise(f"{linear.name} bias gradient", given * wide))
     if narrow and linear.cast_gradient:
         back.append(Elementwise(f"{linear.name} gradient cast", given * (wide + operand), kind="cast"))
     if narrow:

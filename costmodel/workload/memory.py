@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from costmodel.hardware import Node
 from costmodel.quantities import Bytes, Count, Mask, Quantity, maximum, minimum, where
-from costmodel.workload.cache import cached_bytes, state_bytes
+from costmodel.workload.cache import cached_bytes, hosted_bytes, state_bytes
 from costmodel.workload.context import Context
 from costmodel.workload.counting import sum_of
 from costmodel.workload.dtypes import ELEMENT_BYTES
@@ -24,7 +24,7 @@ from costmodel.workload.scenario import Precision, Training
 from costmodel.workload.schedules import ORDERS, Schedule
 from costmodel.workload.sharding import Split, gradient_format, kept_bytes
 from costmodel.workload.stages import Stage
-from costmodel.workload.work import Work
+from costmodel.workload.work import Parameters, Work
 
 ON_HOST = ("host", "host_cache")
 
@@ -108,19 +108,24 @@ def training_ledger(
     return fullest(ledgers)
 
 
-def least_memory(context: Context, plan: Training, work: ModelWork, copies: int, chunks: Count) -> Bytes:
-    """Return what the fullest pipeline rank holds at least, whatever the order of its work and the split of its layers.
+def least_memory(context: Context, plan: Training, copies: int, held: Sequence[tuple[Parts, Count]]) -> Bytes:
+    """Return what a pipeline rank holds at least, where the counts of its layers are arrays.
 
-        (weights + gradients + optimizer) * copies / pp + chunks * activations / pp + the framework's reserve
+        weights + gradients + optimizer + activations + what one layer of a kind that it has needs beside + reserve
 
-    The fullest rank has no less than the mean of all. copies: of each stage that the schedule keeps; chunks: micro-
-    batches that a rank keeps of its stages at least: one, for when the last stage begins its backward pass all wait.
+    held: for some of its stages, (how many, work) of each kind of layer, and the chunks that it keeps of them at the
+    same time; copies: of each stage that the schedule keeps. Neighbouring layers that are both gathered count once, and
+    a tied head's copy of the embedding not at all.
     """
-    architecture = context.architecture
-    parts = [*zip(architecture.kinds.values(), work.layers, strict=True), (1, work.embedding), (1, work.head)]
-    whole = _rank_ledger(context, plan, copies, [(parts, (1,))])
-    owned = copies * (whole.weights + whole.gradients + whole.optimizer)
-    return (owned + chunks * whole.activations) / context.parallel.pp + context.framework.reserve
+    parts = [part for stage, _ in held for part in stage]
+    split = Split(context, plan, copies)
+    activations = sum_of(chunks * sum_of(count * kept_bytes(part) for count, part in stage) for stage, chunks in held)
+    beside: Bytes = 0.0
+    for count, part in parts:
+        own = _buffers([part]) + split.passing([[(1, part)]]) + part.rebuilt
+        beside = maximum(beside, where(count > 0, own, 0.0))
+    owned = [(count, parameters) for count, part in parts for parameters in part.parameters]
+    return _owner_ledger(context, plan, split, owned, activations).total + beside + context.framework.reserve
 
 
 def stage_work(work: ModelWork, stage: Stage) -> list[tuple[int, Work]]:
@@ -138,16 +143,29 @@ def in_flight(schedule: Schedule) -> tuple[tuple[tuple[int, ...], ...], ...]:
 
 
 _Held: TypeAlias = "tuple[list[tuple[int, Work]], tuple[int, ...]]"
+Parts: TypeAlias = "Sequence[tuple[Count, Work]]"  # (how many, work) of each kind of layer
 
 
 def _rank_ledger(context: Context, plan: Training, copies: int, held: Sequence[_Held]) -> Ledger:
     """Return the ledger of one rank. held: by stage, its work and its chunks in flight in each fullest state."""
     parts = [part for stage, _ in held for part in stage]
-    owned, offload, split = held_parameters(context, parts), context.offload, Split(context, plan, copies)
+    owned, split = held_parameters(context, parts), Split(context, plan, copies)
     saved = [sum_of(count * kept_bytes(part) for count, part in stage) for stage, _ in held]
     states_held = zip(*(chunks for _, chunks in held), strict=True)
     kept = [sum_of(chunks * size for chunks, size in zip(state, saved, strict=True)) for state in states_held]
-    activations = maximum(*kept, 0.0)
+    ledger = _owner_ledger(context, plan, split, owned, maximum(*kept, 0.0))
+    return replace(
+        ledger,
+        communication=_buffers(part for _, part in parts) + split.passing([stage for stage, _ in held]),
+        reserve=context.framework.reserve + maximum(0.0, *(part.rebuilt for _, part in parts)),
+    )
+
+
+def _owner_ledger(
+    context: Context, plan: Training, split: Split, owned: Sequence[tuple[Count, Parameters]], activations: Bytes
+) -> Ledger:
+    """Return what a rank holds of its parameters and activations. owned: (how many, parameters)."""
+    offload = context.offload
     weights = split.held(owned, lambda item: weight_bytes(context, item), over=plan.zero == 3)
     states = split.held(owned, lambda _: _state_bytes(context.precision), over=plan.zero >= 1)
     sent = split.held(owned, lambda _: ELEMENT_BYTES[gradient_format(context, plan)], over=plan.zero >= 1)
@@ -161,8 +179,6 @@ def _rank_ledger(context: Context, plan: Training, copies: int, held: Sequence[_
         gradients=(1 - offload.optimizer if plan.reduces_often else 1.0) * gradients,
         optimizer=(1 - offload.optimizer) * states,
         activations=(1 - offload.activations) * activations,
-        communication=_buffers(part for _, part in parts) + split.passing([stage for stage, _ in held]),
-        reserve=context.framework.reserve + maximum(0.0, *(part.rebuilt for _, part in parts)),
         host=offload.weights * weights + offload.optimizer * (states + sent) + offload.activations * activations,
     )
 
@@ -198,6 +214,8 @@ def _stage_ledger(passes: Sequence[tuple[Pass, PassWork]], stage: Stage, cached:
     weights, host_weights = placed_weights(context, layers, others)
     *caches, drafts = (cached.sequences * size / context.parallel.cp for size in _kept(context, cached.keys))
     cache, host_cache = placed_cache(context, list(zip(stage.layers, caches, strict=True)))
+    hosted = zip(stage.layers, _hosted(context, cached.keys), strict=True)
+    chosen_from = sum_of(cached.sequences * count * size / context.parallel.cp for count, size in hosted)
     working = [_working(one, of, stage) for one, of in passes]
     return Ledger(
         weights=weights,
@@ -206,7 +224,7 @@ def _stage_ledger(passes: Sequence[tuple[Pass, PassWork]], stage: Stage, cached:
         communication=maximum(0.0, *(buffers for _, buffers in working)),
         reserve=context.framework.reserve,
         host=host_weights,
-        host_cache=host_cache,
+        host_cache=host_cache + chosen_from,
     )
 
 
@@ -231,6 +249,12 @@ def _kept(context: Context, keys: Count) -> list[Bytes]:
     return [
         cached_bytes(layer.mixer, keys, element, tp) + state_bytes(layer.mixer, hidden, element, tp) for layer in layers
     ]
+
+
+def _hosted(context: Context, keys: Count) -> list[Bytes]:
+    """Return what patterns keep on the host of a sequence of `keys` tokens, of one layer of each kind, for a rank."""
+    element, tp = context.precision.cached_element, context.parallel.tp
+    return [hosted_bytes(layer.mixer, keys, element, tp) for layer in context.architecture.kinds]
 
 
 def _working(one: Pass, work: PassWork, stage: Stage) -> tuple[Bytes, Bytes]:

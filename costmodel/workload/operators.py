@@ -9,7 +9,10 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 
 from costmodel.quantities import Bytes, Count, Flop, Mask, Quantity, Seconds, is_single, maximum, minimum, where
+from costmodel.workload.order_statistics import normal_maximum
 from costmodel.workload.popularity import Popularity
+
+TINY = 1e-12  # a group of one has no fullest rank
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -196,7 +199,8 @@ class Collective:
     """An NCCL-style operation. size: the whole buffer, as nccl-tests counts it [B]; group: who takes part.
 
     calls: how many of that size follow each other; overlap: the share of the attention cores just before it during
-    which it runs (0: everything waits for it).
+    which it runs (0: everything waits for it); behind: the product beside which it runs (null: all waits for it),
+    in `chunks` equal parts of which the first one is never hidden (0: all of it may be).
     """
 
     name: str
@@ -206,6 +210,8 @@ class Collective:
     family: str = "collective"
     calls: Count = 1.0
     overlap: Count = 0.0
+    behind: Gemm | None = None
+    chunks: Count = 0.0
 
     @property
     def variant(self) -> str:
@@ -220,7 +226,9 @@ class Exchange:
     tokens: of one rank; token_bytes: of one copy [B]; top_k copies go to distinct experts out of `experts`, which stand
     evenly on the group's ranks in `expert_groups` equal groups, of which a token may use `group_top_k` (all: 1 of 1).
     load: rows of the fullest rank over the mean; popularity: null where experts are alike; padded: a buffer of fixed
-    size for every expert, sent full.
+    size for every expert, sent full; codec: how much longer it takes where its kernels encode and decode the payload;
+    once: switches copy or add up, and the opposite direction runs at the same time: one copy is what it adds to the
+    busier side of the links between nodes.
     """
 
     name: str
@@ -236,6 +244,8 @@ class Exchange:
     family: str
     popularity: Popularity | None = None
     padded: bool = False
+    codec: Quantity = 0.0
+    once: bool = False
 
     @property
     def deduplicates(self) -> bool:
@@ -245,12 +255,23 @@ class Exchange:
     def fullest(self, places: Count) -> Quantity:
         """Return the tokens, each once, that come to the fullest of `places` over those of the mean of equal experts.
 
-        Where only the load of the fullest rank is known it is taken for nodes too; no place gets more than all tokens.
+        Where only the load of the fullest rank is known, ranks have independent normal loads with that expected
+        maximum, and a place has the mean of its ranks; no place gets more than all tokens:
+
+            1 + (load - 1) * e(places)/e(ranks) * sqrt(places/ranks),    e(n): expected largest of n standard normals
         """
         share = self.targets(places) / places
         if self.popularity is None:
-            return minimum(self.load, 1 / share)
+            return minimum(self._stated_load(places), 1 / share)
         return self.popularity.fullest_place(places, share)
+
+    def _stated_load(self, places: Count) -> Quantity:
+        """Return the load of the fullest place that follows from the stated one of the fullest rank."""
+        if is_single(self.load) and self.load == 1:
+            return 1.0
+        ranks = self.group.size
+        together = normal_maximum(places) / maximum(normal_maximum(ranks), TINY) * np.sqrt(places / ranks)
+        return 1.0 + (self.load - 1.0) * together
 
     @property
     def variant(self) -> str:

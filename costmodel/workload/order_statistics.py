@@ -53,6 +53,33 @@ def _distribution(values: Array, mean: Array, variance: Array) -> Array:
     return np.where(certain, 1.0, found)
 
 
+def normal_maximum(places: Count) -> Quantity:
+    """Return the expected largest of that many standard normal numbers, zero of one.
+
+        Phi^-1((n - 3/8) / (n + 1/4))    [Blom, Statistical Estimates and Transformed Beta-Variables, 1958]
+
+    within 5 % of the exact value; alike in shape to `places`.
+    """
+    from scipy.special import ndtri
+
+    found = np.maximum(ndtri((np.asarray(places) - 0.375) / (np.asarray(places) + 0.25)), 0.0)
+    return float(found) if found.ndim == 0 else found
+
+
+def normal_maximum_deviation(places: Count) -> Quantity:
+    """Return the standard deviation of the largest of that many standard normal numbers, from its quartiles.
+
+        (Phi^-1(0.75^(1/n)) - Phi^-1(0.25^(1/n))) / 1.349
+
+    exact for one, within 6 % beyond.
+    """
+    from scipy.special import ndtri
+
+    high, low = (ndtri(chance ** (1.0 / np.asarray(places))) for chance in (0.75, 0.25))
+    found = (high - low) / 1.349
+    return float(found) if found.ndim == 0 else np.asarray(found)
+
+
 def expected_tiles(mean: Count, deviation: Count, height: Quantity) -> Quantity:
     """Return the expected number of tiles of `height` rows that hold a count of at least one row.
 

@@ -56,6 +56,10 @@ class Pattern:
         """Return the tokens of a sequence of `tokens` whose keys and values the cache holds."""
         return self.seen(tokens)
 
+    def hosted(self, tokens: Count) -> Count:
+        """Return the tokens of a sequence of `tokens` whose keys and values the host's memory holds; none here."""
+        return 0.0
+
     def mean_seen(self, sequence: Count, *, causal: bool) -> Count:
         """Return the keys that a query sees on the mean, by the usual convention of model FLOP.
 
@@ -289,6 +293,10 @@ class ChunkTopK(Pattern):
         """Return T + T/(2c), since a pooled key has no value; on the device without the T, but the attended keys."""
         held = minimum(tokens, self.attend) if self.offload else tokens
         return held + 0.5 * tokens / self.chunk
+
+    def hosted(self, tokens: Count) -> Count:
+        """Return all, if they are offloaded."""
+        return tokens if self.offload else 0.0
 
     def selection(self, new: Count, keys: Count, head_dim: Count) -> tuple[Count, Count]:
         """Return the scores of pooled keys: pairs / c multiply-adds of a key's width, over T/c keys; none if T <= A."""

@@ -80,6 +80,10 @@ def scan_products(mixer: Recurrence, *, decodes: bool) -> Count:
 def _add_scan(builder: WorkBuilder, context: Context, mixer: Recurrence) -> None:
     """Add the scan: products in every chunk, and one chunk after the other in each of the sequences' heads.
 
+    A head is ceil(v / columns) programs of the kernel, of which a processor runs `blocks` at a time:
+
+        serial = ceil(B*H*ceil(v/columns) / (processors*blocks)) * ceil(S/C) * chunk_cycles / clock
+
     Bytes: q, k, v and the result once; a decoding step reads and writes the visited states. Backward: chunks again and
     two gradients of each product, in two scans.
     """
@@ -95,7 +99,7 @@ def _add_scan(builder: WorkBuilder, context: Context, mixer: Recurrence) -> None
         return AttentionCore(
             name, context.sequences, heads * mixer.visited, rows, rows, times * products, context.precision.attention,
             times * row_bytes + (2 * state if decodes else state), "scan", kv_heads=heads, keys=rows,
-            serial=max(times - 1.0, 1.0) * steps * mixer.chunk_cycles, blocks=mixer.blocks,
+            serial=max(times - 1.0, 1.0) * steps * mixer.chunk_cycles, blocks=mixer.blocks / mixer.programs,
         )  # fmt: skip
 
     builder.step("fused_core", [scan("attention core", 1.0)], [scan("attention core gradient", 3.0)])

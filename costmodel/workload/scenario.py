@@ -16,6 +16,7 @@ from costmodel.workload.operators import WEIGHT_ONLY
 from costmodel.workload.simulation import PLAIN, Simulation
 
 UNFUSED = "unfused"  # the implementation of attention whose scores go through device memory
+MASKED = "masked-softmax"  # the same, with scale, causal mask and softmax in one kernel
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +59,8 @@ class Precision:
     `head`); narrower than the products, they are expanded inside the kernel. weight_group: weights along K that share a
     scale and a zero point (null: of `scale_block` squared, or none; zero point null: symmetric); weight_bits: bits of a
     stored weight on average, scales and all, where a mixture of formats makes them (null: by the format).
-    kv_group: the same of cached elements of one token and head (null: one scale a tensor).
+    kv_group: the same of cached elements of one token and head (null: one scale a tensor). branches: what mixers and
+    FFNs pass on between a norm and the sum behind them, as under autocast (null: as `residual`).
     """
 
     linear: str  # projections and FFN matrix products
@@ -82,6 +84,7 @@ class Precision:
     kv_group: Count | None = None
     kv_scale: str = "fp16"
     kv_zero: str | None = None
+    branches: str | None = None
 
     @property
     def weight_only(self) -> bool:
@@ -101,7 +104,8 @@ class Communication:
     mode: `normal` (deduplicated per node, forwarded over the intra-node link) or `low_latency` (one copy per expert).
     expert_load: tokens of the fullest rank over the mean, whatever the routing; null: as the routing has it.
     split_attention: micro-batches take turns within the attention of a layer too, before its core, the second one turn
-    behind the first.
+    behind the first. codec: how much longer exchanges in a logarithmic format take where their kernels encode and
+    decode it. in_network: switches copy what is dispatched and add up what is combined, and both run at once.
     """
 
     processors: Count = 0.0
@@ -110,6 +114,8 @@ class Communication:
     mode: str = "normal"
     expert_load: Count | None = None
     split_attention: bool = False
+    codec: Quantity = 0.0
+    in_network: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -173,8 +179,8 @@ class HostTimes:
 
     step: to each; of an inference engine also sequence: for each sequence of a rank; layer: for each layer, `parallel`
     more where tensor parallelism splits it, `experts` more where it has experts, `group` more for each group of heads
-    beyond the first. operator: to start one kernel or
-    message of a training pass, which takes at least as long as all of its starts.
+    beyond the first. operator: to start one kernel or message of a training pass, which takes at least as long as all
+    of its starts.
     """
 
     step: Seconds = 0.0
@@ -198,10 +204,14 @@ class Framework:
 
     gemm_tiles, attention_tiles: candidates of which the fastest is taken; weight_only_tiles: those of products that
     expand narrow weights, none: as of the others; promotion_interval: elements of K between two promotions of an FP8
-    accumulator; launch: time of an empty kernel on a stream [s]; reserve: device memory that the
-    context and libraries keep [B]; implementations: operator family or `family/variant` -> kernel libraries, of which
-    the first that the device has is meant; contention: how much longer kernels take
-    while expert exchanges that hold processors run; host: what the host's program adds to a step.
+    accumulator; launch: time of an empty kernel on a stream [s]; reserve: device memory that the context and libraries
+    keep [B]; implementations: operator family or `family/variant` -> kernel libraries, of which the first that the
+    device has is meant; contention: how much longer kernels take while expert exchanges that hold processors run;
+    eager: element-wise operators are kernels of their own, not fused with their neighbours; interference: how much
+    longer kernels take while data-parallel ranks gather or reduce beside them; tensor_overlap: which tensor-parallel
+    messages run beside products: `none`, those of input `gradients`, `all`; host: what the host's program adds to a
+    step; kv_layout: `static` or `paged` caches have room for what comes, a `concat` one is copied as a whole in every
+    decoding step.
     """
 
     name: str
@@ -213,7 +223,11 @@ class Framework:
     implementations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     weight_only_tiles: tuple[Tile, ...] = ()
     contention: Quantity = 1.0
+    eager: bool = False
+    interference: Quantity = 1.0
+    tensor_overlap: str = "none"
     host: HostTimes = HostTimes()
+    kv_layout: str = "static"
 
     def slowing(self, processors: Count) -> Quantity:
         """Return how much longer kernels take while exchanges run that hold some processors; without any, no longer."""
@@ -222,7 +236,12 @@ class Framework:
     @property
     def unfused(self) -> bool:
         """Tell whether attention writes its scores to memory: a product, a softmax and a product."""
-        return self.implementations.get("attention_prefill") == (UNFUSED,)
+        return self.implementations.get("attention_prefill") in ((UNFUSED,), (MASKED,))
+
+    @property
+    def masks_softmax(self) -> bool:
+        """Tell whether scale, mask and softmax of scores in memory are one kernel."""
+        return self.implementations.get("attention_prefill") == (MASKED,)
 
     def tiles_of(self, product: str) -> tuple[Tile, ...]:
         """Return the candidate tiles of a family of products."""
@@ -333,7 +352,7 @@ class Prefill:
     """Prompts of `input_tokens` until `tokens_per_device` are in flight, in `micro_batches` that overlap.
 
     tokens_per_device: over all devices of a tp*cp group there are whole prompts; prefix_hit_rate: share of a prompt
-    that a cache holds: it is read and not computed.
+    that a cache holds: it is read and not computed; denoising: the passes repeat over a sequence, null: one pass.
     """
 
     phase: ClassVar[str] = "prefill"
@@ -342,6 +361,32 @@ class Prefill:
     micro_batches: int = 1
     prefix_hit_rate: Quantity = 0.0
     speculative: Speculative | None = None
+    denoising: Denoising | None = None
+
+    @property
+    def steps(self) -> Count:
+        """Return the passes over each sequence."""
+        return 1.0 if self.denoising is None else self.denoising.steps
+
+    @property
+    def copies(self) -> Count:
+        """Return the sequences of a pass for each prompt: one a branch."""
+        return 1.0 if self.denoising is None else self.denoising.branches
+
+    @property
+    def skipped(self) -> Quantity:
+        """Return the share of a sequence that a pass reads and does not compute: in a cache, or not denoised."""
+        active = 1.0 if self.denoising is None else self.denoising.active
+        return 1.0 - active * (1.0 - self.prefix_hit_rate)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Denoising:
+    """Diffusion: `steps` passes over `branches` copies of a sequence (guided and not), computing a share `active`."""
+
+    steps: Count
+    branches: Count = 1.0
+    active: Quantity = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -170,7 +170,7 @@ class Split:
         self._ranks = {expert: sharers(context, plan, copies, expert=expert).shard.size for expert in (False, True)}
 
     def held(
-        self, owned: Iterable[tuple[int, Parameters]], bytes_of: Callable[[Parameters], Bytes], *, over: bool
+        self, owned: Iterable[tuple[Count, Parameters]], bytes_of: Callable[[Parameters], Bytes], *, over: bool
     ) -> Bytes:
         """Return the bytes of the rank's parameters, `over` the ranks that share one copy or whole."""
         total: Quantity = 0.0

@@ -39,8 +39,9 @@ class Simulation:
     """How a scenario is simulated.
 
     seed, jitter: of the factors on each task's time and of failures; shares_processors: kernels take the processors of
-    communication while that is idle; contention: messages of a device share its links; patience: time without any
-    progress after which the run is given up, null: never [s].
+    communication while that is idle; contention: messages share the links of the cluster; patience: time without any
+    progress after which the run is given up, null: never [s]; replicas: data-parallel ones that are simulated one by
+    one, null: one for all.
     """
 
     seed: int = 0
@@ -50,6 +51,7 @@ class Simulation:
     slowdowns: tuple[Slowdown, ...] = ()
     patience: Seconds | None = None
     checkpoints: Checkpoints | None = None
+    replicas: int | None = None
 
     @property
     def tells_ranks_apart(self) -> bool:

@@ -24,6 +24,7 @@ def rules(scenario: Scenario) -> Iterator[Rule]:
     if isinstance(plan, ExpertBound):
         told = "the bound on the exchange of experts knows no host"
         yield Rule("offload", not scenario.offload.is_used, told, "remove it, or change the phase")
+        yield from _bound_rules(scenario)
         return
     if isinstance(plan, Disaggregated):
         yield from _pool_rules(scenario, plan)
@@ -59,9 +60,32 @@ def rules(scenario: Scenario) -> Iterator[Rule]:
         yield from inference_rules(scenario, plan)
 
 
+def _bound_rules(scenario: Scenario) -> Iterator[Rule]:
+    """Yield what the bound on the exchange of experts does not know: it counts bytes that leave a device."""
+    plan = scenario.communication
+    told = "the bound counts the copies that leave a device as `sends` states them"
+    yield Rule("communication.in_network", not plan.in_network, told, "set `sends` to 1, or change the phase")
+    told = "in the bound nothing takes time but bytes on the wire"
+    unused = plan.codec == 0
+    yield Rule("communication.codec", unused, told, "remove it, or change the phase")
+
+
 def _model_rules(scenario: Scenario) -> Iterator[Rule]:
-    """Yield what heads, widths, experts and groups ask of the degrees."""
+    """Yield what heads, widths, experts, groups and nodes ask of the degrees."""
     architecture, parallel, node = scenario.architecture, scenario.parallel, scenario.cluster.node
+    yield Rule(
+        "parallel.tp",
+        divides(parallel.tp, node.count) | divides(node.count, parallel.tp) | (parallel.devices <= node.count),
+        f"groups of {shown(parallel.tp)} ranks cut across nodes of {shown(node.count)} devices",
+        f"choose a divisor or a multiple of {shown(node.count)}",
+    )
+    if not any(isinstance(layer.ffn, MoeFfn) for layer in architecture.kinds):
+        yield Rule(
+            "parallel.ep",
+            parallel.ep == 1,
+            f"{architecture.name} has no experts to spread over {shown(parallel.ep)} ranks",
+            "leave ep out, or name a model with experts",
+        )
     for layer in architecture.kinds:
         heads = heads_of(layer.mixer)
         yield divides_rule("parallel.tp", parallel.tp, heads, "the attention heads")

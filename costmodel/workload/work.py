@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 from costmodel.quantities import Bytes, Count, maximum
-from costmodel.workload.operators import HostTransfer, Operator
+from costmodel.workload.operators import Collective, Gemm, HostTransfer, Operator
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,6 +77,8 @@ class WorkBuilder:
     _landing: Bytes = 0.0
     _beside: set[int] = field(default_factory=set)
     _copies: list[HostTransfer] = field(default_factory=list)
+    _entries: list[tuple[int, int, int]] = field(default_factory=list)
+    _exits: list[tuple[int, int]] = field(default_factory=list)
 
     def step(
         self,
@@ -96,6 +98,44 @@ class WorkBuilder:
         repeated = forward if again is None else tuple(again)
         self._backward.append((*(repeated if repeats else ()), *backward))
         self._weight.extend(weight)
+
+    def enters(self) -> None:
+        """Note that the last step's messages bring what the next product takes, and send what its gradient is."""
+        self._entries.append((len(self._forward), len(self._backward) - 1, len(self._weight)))
+
+    def leaves(self) -> None:
+        """Note that the last step's messages send what the last product made, and bring its gradient."""
+        self._exits.append((len(self._forward), len(self._backward) - 1))
+
+    def overlap(self, chunks: Count | None) -> None:
+        """Let tensor-parallel messages run beside products.
+
+        Those of an input gradient run beside the weight gradient of the same layer. With chunks also the others, in as
+        many parts beside the product that takes or makes what they move.
+        """
+        for _, step, weight in self._entries:
+            self._hide(self._backward, step, _first_product(self._weight[weight:]), 0.0)
+        if chunks is None:
+            return
+        for forward, _, _ in self._entries:
+            self._hide_before(forward, _first_product(self._forward[forward:]), chunks)
+        for forward, step in self._exits:
+            self._hide_before(forward, _first_product(self._forward[forward - 1 :: -1]), chunks)
+            earlier = [operator for each in self._backward[step - 1 :: -1] for operator in each]
+            self._hide(self._backward, step, _first_product(earlier), chunks)
+
+    def _hide_before(self, position: int, product: Gemm | None, chunks: Count) -> None:
+        """Let the message at the end of the forward operators so far run beside a product."""
+        last = self._forward[position - 1]
+        if isinstance(last, Collective):
+            self._forward[position - 1] = replace(last, behind=product, chunks=chunks)
+
+    @staticmethod
+    def _hide(steps: list[tuple[Operator, ...]], at: int, product: Gemm | None, chunks: Count) -> None:
+        steps[at] = tuple(
+            replace(operator, behind=product, chunks=chunks) if isinstance(operator, Collective) else operator
+            for operator in steps[at]
+        )
 
     def save(self, name: str, producer: str, size: Bytes) -> None:
         """Keep a tensor of `size` bytes unless the step that produces it is recomputed."""
@@ -149,3 +189,7 @@ class WorkBuilder:
             frozenset(self._beside),
             tuple(self._copies),
         )
+
+
+def _first_product(operators: Sequence[Operator]) -> Gemm | None:
+    return next((operator for operator in operators if isinstance(operator, Gemm)), None)

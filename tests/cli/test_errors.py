@@ -160,3 +160,25 @@ def test_a_file_of_100_mb_is_refused_with_its_size(run, tmp_path):
         done = run(*arguments)
         assert done.code == 2
         assert "has 100 MB, and at most 16 MiB are read" in done.out + done.err
+
+
+def test_an_error_that_all_scenarios_share_is_told_once(run):
+    done = run("simulate", "deepseek_v3", "--cluster", "nodes/hgx-h80")
+    assert done.code == 2
+    assert done.err.count("is on the search path") == 1
+    assert "did you mean `nodes/hgx-h800`" in done.err
+
+
+def test_degrees_that_mean_nothing_are_refused(run):
+    done = run("simulate", "gpt3_175b_a100", "--set", "scenarios.full.parallel.ep=8")
+    assert (done.code, done.out) == (2, "")
+    assert "gpt3-175b has no experts to spread over 8 ranks" in done.err
+    done = run("simulate", "gpt3_175b_a100", "--set", "scenarios.full.parallel.tp=3")
+    assert (done.code, done.out) == (2, "")
+    assert "groups of 3 ranks cut across nodes of 8 devices" in done.err
+
+
+def test_a_vocabulary_that_tp_does_not_divide_is_noted(run):
+    done = run("simulate", "gpt3_175b_a100", "--scenario", "full", "--set", "model.vocabulary=51201")
+    assert done.code == 0
+    assert "a vocabulary of 51,201 does not divide over tp = 8" in done.out

@@ -5,8 +5,14 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
 
 import pytest
+from command_line import command
 
 FLAGSHIP = "deepseek_v3"
 
@@ -15,12 +21,12 @@ FLAGSHIP = "deepseek_v3"
 def trace(tmp_path_factory):
     from click.testing import CliRunner
 
-    from costmodel.cli.simulate import command
+    from costmodel.cli.simulate import command as simulate
 
     path = tmp_path_factory.mktemp("trace") / "step.json.gz"
     changes = ["--set", "scenarios.training.global_batch=4096"]
     done = CliRunner().invoke(
-        command, [FLAGSHIP, "--scenario", "training", "--engine", "event", *changes, "--trace", str(path)]
+        simulate, [FLAGSHIP, "--scenario", "training", "--engine", "event", *changes, "--trace", str(path)]
     )
     assert path.exists(), done.output
     return path
@@ -40,6 +46,29 @@ def test_a_trace_that_cannot_be_written_is_told(run, tmp_path):
     done = run("simulate", FLAGSHIP, "--scenario", "decode", "--engine", "event", "--trace", place)
     assert done.code == 2
     assert "cannot be written" in done.err
+
+
+def writes_in(process, folder):
+    """Tell whether a process has a file of a folder open."""
+    opened = Path(f"/proc/{process.pid}/fd")
+    try:
+        return any(os.readlink(each).startswith(str(folder)) for each in opened.iterdir())
+    except FileNotFoundError:  # closed, or ended, meanwhile
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc tells which files a process writes")
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_that_is_stopped_while_it_writes_leaves_nothing(tmp_path, sent):
+    arguments = ("simulate", FLAGSHIP, "--scenario", "training", "--engine", "event", "--trace", tmp_path / "t.json.gz")
+    started = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not writes_in(started, tmp_path) and started.poll() is None:
+        time.sleep(0.001)
+    started.send_signal(sent)
+    _, err = started.communicate(timeout=60)
+    assert started.returncode == (130 if sent is signal.SIGINT else -sent)
+    assert "Traceback" not in err
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_step_that_stands_still_exits_3_and_says_what_waits(run):

@@ -167,7 +167,7 @@ def test_more_axes_than_two_give_a_figure_for_each_of_their_values(run, tmp_path
         ("[1, 2]", "does not say what it is"),
         ('{"a": 1}', "does not say what it is"),
         ('{"schema": "costmodel/result@2"}', "is 'costmodel/result@2', not costmodel/result@1"),
-        ('{"schema": "costmodel/sweep@1"}', "is 'costmodel/sweep@1', not costmodel/result@1"),
+        ('{"schema": "costmodel/sweep@1"}', "is 'costmodel/sweep@1', of which there are no figures"),
         ('{"schema": "costmodel/result@1"}', "version: field required"),
         ('{"schema": "costmodel/result@1", "version": "0", "model": {"name": "m"}, "scenarios": {}}', "scenarios: "),
     ],

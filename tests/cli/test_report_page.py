@@ -16,7 +16,7 @@ from costmodel.report.text import metric
 FLAGSHIP = "deepseek_v3"
 LONG = "<script>alert(1)</script>" + "unbroken" * 60
 
-KINDS = ("result", "hostile", "sweep", "trace")
+KINDS = ("result", "hostile", "sweep", "trace", "several")
 in_a_browser = pytest.mark.skipif(BROWSER is None, reason=f"none of {', '.join(NAMES)} is on the PATH")
 
 
@@ -26,7 +26,7 @@ def printed(*arguments):
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """Return the pages of a result, of one with long and hostile names, of a sweep and of a trace."""
+    """Return the pages of a result, of one with long and hostile names, of a sweep, of a trace, and of two answers."""
     folder = tmp_path_factory.mktemp("pages")
     sources = [folder / name for name in ("result.json", "hostile.json", "swept", "trace.json.gz")]
     result, hostile, swept, trace = sources
@@ -42,9 +42,12 @@ def pages(tmp_path_factory):
     axes = ("scenarios.decode.batch_per_device=64,128,512", "hardware.processors=120,132")
     printed("sweep", *options, *(word for axis in axes for word in ("--vary", axis)), "--output", swept)
     printed("simulate", *options, "--engine", "event", "--trace", trace)
+    worth, fabrics = folder / "worth.json", folder / "fabrics.json"
+    worth.write_text(printed("sensitivity", *options, "--metric", "tpot", "--json"))
+    fabrics.write_text(printed("topology", "--json").replace('"ft2"', json.dumps(LONG)))
     made = {name: folder / name / "report.html" for name in KINDS}
-    for source, page in zip(sources, made.values(), strict=True):
-        assert printed("report", source, "--output", page.parent).splitlines()[-1] == str(page)
+    for given, page in zip((*((source,) for source in sources), (worth, fabrics)), made.values(), strict=True):
+        assert printed("report", *given, "--output", page.parent).splitlines()[-1] == str(page)
     return made
 
 

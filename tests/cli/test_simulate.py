@@ -49,7 +49,7 @@ def test_all_scenarios_fit_one_screen_with_value_interval_limit_memory_and_next_
         assert re.search(rf"^{scenario} +\S+, [\d,]+ devices ", done.out, re.MULTILINE)
     assert "80 % interval" in done.out
     assert "basis of the times" in done.out
-    assert re.search(r"training: attention core \d+% \(compute\)", done.out)
+    assert re.search(r"training: expert up \d+% \(compute\)", done.out)
     assert "GiB" in done.out
     assert "next: costmodel explain" in done.out
 
@@ -196,16 +196,19 @@ def test_a_file_anywhere_is_read_and_printed_in_the_encoding_of_the_output(proce
 
 
 def test_uneven_experts_are_told_and_even_ones_only_in_detail(run):
-    assert "experts:" not in run("simulate", FLAGSHIP).out
+    load = "scenarios.training.communication.expert_load"
+    assert "experts:" not in run("simulate", FLAGSHIP, "--set", f"{load}=1").out
+    assert "1.3 times the mean rows" in run("simulate", FLAGSHIP).out
     assert "2 of its 2 experts get any" in run("simulate", FLAGSHIP, "--scenario", "decode").out
-    uneven = run("simulate", FLAGSHIP, "--set", "scenarios.training.routing={load: uniform, capacity: 1}").out
+    limited = "scenarios.training.routing={load: uniform, capacity: 1}"
+    uneven = run("simulate", FLAGSHIP, "--set", f"{load}=null", "--set", limited).out
     assert "of the copies are dropped" in uneven
 
 
 def test_facts_of_expert_layers_stand_in_the_document(run):
     scenarios = strict(run("simulate", FLAGSHIP, "--json").out)["scenarios"]
     assert scenarios["training"]["routing"] == {
-        "expert_load": 1.0,
+        "expert_load": 1.3,
         "experts_hit": 4.0,
         "experts_held": 4.0,
         "dropped_share": 0.0,

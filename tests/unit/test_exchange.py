@@ -91,12 +91,23 @@ def test_a_single_rank_sends_nothing(mode: str) -> None:
     assert exchange_time(exchange(1.0, mode), way(1.0, 1.0)) == 0
 
 
-@pytest.mark.parametrize("mode", ["normal", "low_latency"])
-def test_the_fullest_rank_s_load_multiplies_the_volume(mode: str) -> None:
+def test_the_fullest_rank_s_load_multiplies_the_volume_of_copies_an_expert() -> None:
     group = way(64.0, 8.0, latencies=(0.0, 0.0))
-    assert exchange_time(exchange(64.0, mode, load=1.3), group) == pytest.approx(
-        1.3 * exchange_time(exchange(64.0, mode), group)
+    even = exchange_time(exchange(64.0, "low_latency"), group)
+    assert exchange_time(exchange(64.0, "low_latency", load=1.3), group) == pytest.approx(1.3 * even)
+
+
+def test_the_ranks_of_a_node_share_the_load_of_their_fullest() -> None:
+    on_the_nic, inside = (
+        way(64.0, 8.0, inner=1e15, latencies=(0.0, 0.0)),
+        way(64.0, 8.0, outer=1e15, latencies=(0.0, 0.0)),
     )
+    even, skewed = exchange(64.0), exchange(64.0, load=1.3)
+    assert exchange_time(skewed, inside) == pytest.approx(1.3 * exchange_time(even, inside))
+    draws = np.random.default_rng(7).normal(1.0, 1.0, (20_000, 8, 8))
+    ranks, nodes = draws.reshape(-1, 64).max(axis=1).mean() - 1, draws.mean(axis=2).max(axis=1).mean() - 1
+    found = exchange_time(skewed, on_the_nic) / exchange_time(even, on_the_nic)
+    assert found - 1 == pytest.approx(0.3 * nodes / ranks, rel=0.05)
 
 
 def test_deduplication_is_never_slower_over_the_nic() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costmodel.quantities import Array
-from costmodel.workload.order_statistics import expected_maximum, expected_surplus, expected_tiles
+from costmodel.workload.order_statistics import expected_maximum, expected_surplus, expected_tiles, normal_maximum
 
 
 def column(*values: float) -> Array:
@@ -132,3 +132,10 @@ def test_a_limit_that_cannot_be_passed_cuts_nothing(limit: float) -> None:
 
 def test_a_certain_choice_has_all_trials() -> None:
     assert expected_surplus(np.array([10.0]), np.array([[1.0]]), np.array([4.0]))[0, 0] == pytest.approx(6)
+
+
+@pytest.mark.parametrize("places", [2, 8, 64, 256])
+def test_the_largest_of_standard_normals_is_that_of_draws(places: int) -> None:
+    drawn = np.random.default_rng(3).normal(size=(20_000, places)).max(axis=1).mean()
+    assert normal_maximum(float(places)) == pytest.approx(drawn, rel=0.06)
+    assert normal_maximum(1.0) == 0

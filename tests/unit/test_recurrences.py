@@ -124,3 +124,17 @@ def test_mixture_of_experts_routing() -> None:
     names = ("router", "expert up", "expert down", "shared up", "shared down")
     found = [each for each in work.forward if isinstance(each, Gemm) and (each.name in names or "expert" in each.name)]
     assert sum(each.flop for each in found) == 2 * counted
+
+
+def test_a_state_of_several_programs_fills_more_processors() -> None:
+    """100 processors run 1 program each: 25 sequences of 4 heads fill them, and with 4 programs a head 4 times over."""
+    whole = replace(LINEAR, chunk_cycles=1e4)
+    split = replace(whole, columns=4.0)  # of 16
+
+    def seconds(mixer: Recurrence, sequences: float) -> float:
+        (core,) = (each for each in forward(mixer, "prefill", 64.0, sequences) if isinstance(each, AttentionCore))
+        return float(attention_time(core, MACHINE, FamilyFit()).compute)
+
+    assert seconds(whole, 1.0) == seconds(split, 1.0) == seconds(split, 6.0)
+    assert seconds(whole, 25.0) == seconds(whole, 1.0)
+    assert seconds(split, 25.0) == pytest.approx(4 * seconds(whole, 25.0))

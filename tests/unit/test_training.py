@@ -342,3 +342,15 @@ def test_exchanges_exist_only_between_ranks() -> None:
     alone = model_work(training_context(scenario(STEP, MOE_MODEL), STEP)).layers[-1]
     assert all(float(item.group.size) == 1 for item in alone.forward if isinstance(item, Exchange))
     assert operators(scenario(STEP, MOE_MODEL, precision=BF16))[0] == 0
+
+
+def test_a_pair_of_chunks_sends_both_messages_at_once() -> None:
+    def message(of: Scenario) -> Collective:
+        assert isinstance(of.plan, Training)
+        sent = price_step(of, of.plan, Calibration()).transfer.operator
+        assert isinstance(sent, Collective)
+        return sent
+
+    alone, pair = message(CASES["pipeline"]), message(CASES["dense dualpipe"])
+    assert pair.size == 2 * alone.size
+    assert message(CASES["zb-v"]).size == alone.size

@@ -38,15 +38,35 @@ def place_labels(axes: Axes, labels: Sequence[Marked]) -> None:
     written: list[Bbox] = []
     for number, (x, y, area, text) in enumerate(labels):
         others = boxes[:number] + boxes[number + 1 :]
+        centre = axes.transData.transform((x, y))
+        sizes: dict[str, tuple[float, float]] = {}
         for gap, options in _places(_radius(area)):
-            note = axes.annotate(text, (x, y), **options)
-            box = note.get_window_extent().padded(AIR * dot)
-            note.remove()
+            weight = options.get("fontweight", "normal")
+            half = sizes.get(weight)
+            if half is None:
+                half = sizes[weight] = _half(axes, (x, y), text, options, AIR * dot)
+            box = _box(centre, options["xytext"], half, dot)
             fits = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
             if fits and not box.count_overlaps([*written, *(others if gap < 0 else boxes)]):
                 axes.annotate(text, (x, y), **options, arrowprops=LINE if gap > GAPS[0] else None)
                 written.append(box)
                 break
+
+
+def _half(
+    axes: Axes, place: tuple[float, float], text: str, options: dict[str, Any], air: float
+) -> tuple[float, float]:
+    """Return half the width and height of a text with air around it [pixels]; it is as large wherever it stands."""
+    note = axes.annotate(text, place, **options)
+    box = note.get_window_extent().padded(air)
+    note.remove()
+    return box.width / 2.0, box.height / 2.0
+
+
+def _box(centre: Any, offset: tuple[float, float], half: tuple[float, float], dot: float) -> Bbox:
+    """Return where a centred text stands, `offset` points away from a place."""
+    x, y = centre[0] + offset[0] * dot, centre[1] + offset[1] * dot
+    return Bbox.from_extents(x - half[0], y - half[1], x + half[0], y + half[1])
 
 
 def _places(radius: float) -> Iterator[tuple[float, dict[str, Any]]]:

@@ -7,13 +7,26 @@ from collections.abc import Callable, Mapping, Sequence
 from matplotlib.patches import Patch
 
 from costmodel.report.figures.drawn import Drawn, table
-from costmodel.report.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, YELLOW, canvas, name_of, tell
+from costmodel.report.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    YELLOW,
+    canvas,
+    linear_axis,
+    name_of,
+    tell,
+)
 from costmodel.report.text import quantity
 from costmodel.study.timelines import ACTIONS, Slice
 
 COLOURS = {
-    "forward": BLUE, "backward": GREEN, "backward_input": GREEN, "backward_weight": SKY, "forward_backward": PURPLE,
-    "optimizer": ORANGE, "pass": GREY,
+    "forward": BLUE, "backward": GREEN, "backward_input": VERMILLION, "backward_weight": SKY,
+    "forward_backward": PURPLE, "optimizer": ORANGE, "pass": GREY,
     "attention": BLUE, "experts": GREEN, "dispatch": ORANGE, "combine": VERMILLION, "weight gradients": SKY,
     "pipeline send": YELLOW,
 }  # fmt: skip
@@ -24,7 +37,8 @@ PARTS = 120  # of streams that are drawn
 def timeline_figures(slices: Sequence[Slice]) -> dict[str, Drawn]:
     """Return a Gantt chart for each scenario of a trace: a row for each rank with its actions, white where it idles.
 
-    A pass of inference, which has hardly any actions, shows its streams in their place, the first of their parts.
+    A pass of inference, which has hardly any actions, shows the streams of one stage in their place, the first of their
+    parts.
     """
     scenarios: dict[str, list[Slice]] = {}
     for each in slices:
@@ -37,13 +51,14 @@ def _figure(own: Sequence[Slice]) -> Drawn:
     if len(actions) > FEW:
         rows = _rows(actions, lambda each: each.process.partition(", ")[2], lambda each: each.kind)
     else:
-        parts = sorted((each for each in own if each.category != ACTIONS), key=lambda each: each.start)[:PARTS]
+        first = [each for each in own if each.category != ACTIONS and each.process == own[0].process]
+        parts = sorted(first, key=lambda each: each.start)[:PARTS]
         rows = _rows(parts, lambda each: each.thread, lambda each: _colour_name(each.name))
     figure, axes = canvas(1.3 + 0.26 * len(rows))
     used: set[str] = set()
     for at, (row, spans) in enumerate(rows.items()):
         for kind in dict.fromkeys(kind for kind, *_ in spans):
-            bars = [(1e3 * start, 1e3 * seconds) for other, start, seconds, _ in spans if other == kind]
+            bars = [(start, seconds) for other, start, seconds, _ in spans if other == kind]
             drawn = axes.broken_barh(
                 bars, (at - 0.4, 0.8), facecolors=COLOURS.get(kind, GREY), edgecolor="white", linewidth=0.2
             )
@@ -53,7 +68,9 @@ def _figure(own: Sequence[Slice]) -> Drawn:
     axes.set_yticks(range(len(rows)), [name_of(row, 40) for row in rows], fontsize=7)
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel("time (ms)")
+    linear_axis(
+        axes.xaxis, "time", "time", max(start + seconds for spans in rows.values() for _, start, seconds, _ in spans)
+    )
     legend = [Patch(color=colour, label=kind.replace("_", " ")) for kind, colour in COLOURS.items() if kind in used]
     legend += [Patch(color=GREY, label="other")] if "other" in used else []
     figure.legend(handles=legend, loc="outside upper center", ncols=4)

@@ -1,4 +1,4 @@
-"""The pages of a sweep and of a trace: their figures and what these show."""
+"""The sections of a sweep and of a trace: their figures and what these show."""
 
 from __future__ import annotations
 
@@ -6,16 +6,22 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from costmodel.report.text import metric, quantity, setting, short_paths
-from costmodel.report.web.document import Section, page
-from costmodel.report.web.inline import Shown, data_table, figure, rows_of
+from costmodel.report.web.document import Section
+from costmodel.report.web.inline import MOST_ROWS, Shown, data_table, figure, rows_of
 from costmodel.report.web.markup import Cell, table
 from costmodel.schema.results import AxisFile, SweepFile
 
+ALL_ROWS, FEWEST_ROWS = 6000, 20  # of the tables of all figures together, and of one
 MOST_VALUES = 12  # of an axis that are listed
 
 
-def sweep_page(study: SweepFile, figures: Mapping[str, Shown]) -> bytes:
-    """Return the page of a sweep with the figures that were drawn of it."""
+def about_sweep(study: SweepFile) -> str:
+    """Return what a sweep is of."""
+    return f"Sweep of {study.points:,} points, predicted by costmodel {study.version}. Bands are 80 % intervals."
+
+
+def sweep_sections(study: SweepFile, figures: Mapping[str, Shown]) -> list[Section]:
+    """Return what varies, and a section for each of the figures, which are all of this sweep."""
     asked = table("Axes", ("axis", ">values", "which"), [
         [axis.path, (f"{len(axis.values):,}", len(axis.values)), _values(axis)] for axis in study.axes
     ])  # fmt: skip
@@ -24,11 +30,11 @@ def sweep_page(study: SweepFile, figures: Mapping[str, Shown]) -> bytes:
     ])  # fmt: skip
     columns = _columns(study)
     sections = [Section("What varies", [asked, scenarios])]
+    most = min(MOST_ROWS, max(ALL_ROWS // max(len(figures), 1), FEWEST_ROWS))
     for name, shown in figures.items():
-        tables = (data_table(f"Points of {name}", data, columns) for data in shown.data.values())
+        tables = (data_table(f"Points of {name}", data, columns, most) for data in shown.data.values())
         sections.append(Section(name, [figure(figures, name, name), *tables]))
-    about = f"Sweep of {study.points:,} points, predicted by costmodel {study.version}. Bands are 80 % intervals."
-    return page(study.workload, about, sections, study.model_dump(mode="json"))
+    return sections
 
 
 def _columns(study: SweepFile) -> dict[str, tuple[str, Callable[[float], str]]]:
@@ -48,14 +54,15 @@ def _values(axis: AxisFile) -> str:
     return f"{shown}, …" if len(axis.values) > MOST_VALUES else shown
 
 
-def timeline_page(title: str, figures: Mapping[str, Shown]) -> bytes:
-    """Return the page of a trace with the figures that were drawn of it."""
-    sections = [
-        Section(name, [figure(figures, name, name), *map(_summed, shown.data.values())])
+ABOUT_TIMELINE = "What each rank or stream works on; it is blank where it waits. The data are in seconds."
+
+
+def timeline_sections(figures: Mapping[str, Shown]) -> list[Section]:
+    """Return a section for each of the figures, which are all of one trace."""
+    return [
+        Section(name.rpartition("timeline-")[2], [figure(figures, name, name), *map(_summed, shown.data.values())])
         for name, shown in figures.items()
     ]
-    about = "What each rank or stream works on; it is blank where it waits. The data are in seconds."
-    return page(f"Timeline {title}", about, sections, {"figures": list(figures)})
 
 
 def _summed(data: bytes) -> str:

@@ -14,25 +14,31 @@ from costmodel.report.web.markup import Cell, download, table, text
 _SVG, _LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
 _DROPPED = {"metadata", "style"}  # the page has a style of its own
 MOST_ROWS = 500  # of a table on the page; its CSV holds them all
+MOST_DATA = 1_000_000  # bytes of CSV that a page holds; what is more stands beside it
 
 
 @dataclass(slots=True)
 class Shown:
-    """A figure as files hold it: its SVG, and file name -> CSV."""
+    """A figure as files hold it: its SVG, and file name -> CSV. beside: names of those that the page does not hold."""
 
     drawing: str
     data: dict[str, bytes] = field(default_factory=dict)
+    beside: set[str] = field(default_factory=set)
 
 
 def read_figures(made: Iterable[Path]) -> dict[str, Shown]:
-    """Return the figures among written files by name; the data of each follow it."""
+    """Return the figures among written files by name; their data follow, of which a page holds the first."""
     found: dict[str, Shown] = {}
-    last = None
+    last, held = None, 0
     for path in made:
         if path.suffix == ".svg":
             last = found[path.stem] = Shown(path.read_text("utf-8"))
         elif path.suffix == ".csv" and last is not None:
-            last.data[path.name] = path.read_bytes()
+            last.data[path.name] = data = path.read_bytes()
+            held += len(data)
+            if held > MOST_DATA:
+                held -= len(data)
+                last.beside.add(path.name)
     return found
 
 
@@ -41,8 +47,11 @@ def figure(figures: Mapping[str, Shown], name: str, caption: str) -> str:
     if name not in figures:
         return ""
     shown = figures[name]
-    prefix = f"f{list(figures).index(name)}-"
-    links = ", ".join(download(file, data) for file, data in shown.data.items())
+    prefix = f"f-{name}-"
+    links = ", ".join(
+        f"{text(file)}, beside the page" if file in shown.beside else download(file, data)
+        for file, data in shown.data.items()
+    )
     return (
         f'<figure><div class="wide drawing" tabindex="0" role="region" aria-label="{text(caption)}">'
         f"{_inlined(shown.drawing, prefix, caption)}</div>"
@@ -50,12 +59,14 @@ def figure(figures: Mapping[str, Shown], name: str, caption: str) -> str:
     )
 
 
-def data_table(caption: str, data: bytes, columns: Mapping[str, tuple[str, Callable[[float], str]]]) -> str:
-    """Return a CSV table, its first rows where there are many. columns: of numbers -> heading, how they are written."""
+def data_table(
+    caption: str, data: bytes, columns: Mapping[str, tuple[str, Callable[[float], str]]], most: int = MOST_ROWS
+) -> str:
+    """Return a CSV table, at most its first rows. columns: of numbers -> heading, how they are written."""
     rows = rows_of(data)
     headings = [f">{columns[name][0]}" if name in columns else name for name in (rows[0] if rows else ())]
-    shown = ([_data_cell(row[name], columns.get(name)) for name in row] for row in rows[:MOST_ROWS])
-    hidden = len(rows) - MOST_ROWS
+    shown = ([_data_cell(row[name], columns.get(name)) for name in row] for row in rows[:most])
+    hidden = len(rows) - most
     told = f"<p>{hidden:,} more rows are in the CSV file.</p>" if hidden > 0 else ""
     return table(caption, headings, shown) + told
 

@@ -18,14 +18,29 @@ NONE = "-"
 
 def result_page(result: ResultFile, figures: Mapping[str, Shown]) -> bytes:
     """Return the page of a result with the figures that were drawn of it."""
-    names = file_names(list(result.scenarios))
-    sections = [
-        Section("Scenarios", [_overview(result.scenarios)]),
-        *(Section(name, list(_scenario(name, one, figures, names[name]))) for name, one in result.scenarios.items()),
-        Section("Memory", [_ledgers(result.scenarios), figure(figures, "memory", "Memory of the fullest device")]),
-    ]
-    about = f"Model {result.model.name}, predicted by costmodel {result.version}. Intervals are 80 % intervals."
+    about = about_result(result)
+    sections = result_sections(result, figures)
     return page(result.workload or result.model.name, about, sections, result.model_dump(mode="json"))
+
+
+def about_result(result: ResultFile) -> str:
+    """Return what a result is of."""
+    return f"Model {result.model.name}, predicted by costmodel {result.version}. Intervals are 80 % intervals."
+
+
+def result_sections(result: ResultFile, figures: Mapping[str, Shown], prefix: str = "") -> list[Section]:
+    """Return the sections of a result. prefix: what the names of its figures begin with."""
+    names = file_names(list(result.scenarios))
+    return [
+        Section("Scenarios", [_overview(result.scenarios)]),
+        *(
+            Section(name, list(_scenario(name, one, figures, (prefix, names[name]))))
+            for name, one in result.scenarios.items()
+        ),
+        Section("Memory", [
+            _ledgers(result.scenarios), figure(figures, f"{prefix}memory", "Memory of the fullest device"),
+        ]),
+    ]  # fmt: skip
 
 
 def _overview(scenarios: Mapping[str, ScenarioResult]) -> str:
@@ -51,8 +66,9 @@ def _predicted(one: ScenarioResult, name: str) -> tuple[Cell, Cell]:
     return (metric(name, value), value), (span(name, low, high), high - low) if known else NONE
 
 
-def _scenario(name: str, one: ScenarioResult, figures: Mapping[str, Shown], file: str) -> Iterator[str]:
-    """Yield the parts of a scenario's section."""
+def _scenario(name: str, one: ScenarioResult, figures: Mapping[str, Shown], file: tuple[str, str]) -> Iterator[str]:
+    """Yield the parts of a scenario's section. file: what the names of its figures begin and end with."""
+    prefix, ending = file
     yield f"<p>{text(one.phase)} on {one.devices:,} devices of {text(one.cluster)}; limited by {text(one.bound)}.</p>"
     if one.reason is not None:
         yield f'<p class="refused">Does not run: {text(one.reason)}</p>'
@@ -62,8 +78,8 @@ def _scenario(name: str, one: ScenarioResult, figures: Mapping[str, Shown], file
     yield items(one.notes)
     yield items(f"no {key.replace('_', ' ')}: {reason}" for key, reason in one.reasons.items())
     yield '<div class="pair">'
-    yield figure(figures, f"time-{file}", f"{name}: where the time goes")
-    yield figure(figures, f"roofline-{file}", f"{name}: roofline, areas are shares of the time")
+    yield figure(figures, f"{prefix}time-{ending}", f"{name}: where the time goes")
+    yield figure(figures, f"{prefix}roofline-{ending}", f"{name}: roofline, areas are shares of the time")
     yield "</div>"
     if one.breakdown:
         headings = ("operator", ">time", ">share", ">hidden", ">calls", "limit", "basis", "format", ">rate")

@@ -7,8 +7,17 @@ one is a function that returns per-rank orders and an entry in `SCHEDULES`.
 """
 
 from costmodel.workload.schedules.actions import Action, Chunk, Dependency, Kind
-from costmodel.workload.schedules.catalogue import ORDERS, SCHEDULES, folded_order, implied_virtual, order, rules_of
+from costmodel.workload.schedules.catalogue import (
+    ORDERS,
+    SCHEDULES,
+    folded_order,
+    implied_virtual,
+    messages_together,
+    order,
+    rules_of,
+)
 from costmodel.workload.schedules.dual import dualpipe, dualpipe_v
+from costmodel.workload.schedules.first_rank import Chunks, first_rank_chunks, placement_of
 from costmodel.workload.schedules.one_way import gpipe, interleaved, one_forward_one_backward
 from costmodel.workload.schedules.schedule import Schedule
 from costmodel.workload.schedules.table import Table
@@ -19,18 +28,22 @@ __all__ = [
     "SCHEDULES",
     "Action",
     "Chunk",
+    "Chunks",
     "Dependency",
     "Kind",
     "Schedule",
     "Table",
     "dualpipe",
     "dualpipe_v",
+    "first_rank_chunks",
     "folded_order",
     "gpipe",
     "implied_virtual",
     "interleaved",
+    "messages_together",
     "one_forward_one_backward",
     "order",
+    "placement_of",
     "rules_of",
     "zb_h1",
     "zb_v",

@@ -21,12 +21,23 @@ ORDERS = 16  # of schedules that are kept: those of long steps on many ranks are
 class Description:
     """A schedule's place in the catalogue. build: (pp, virtual, micro-batches) -> its orders.
 
-    virtual: stages of a rank, null where the scenario states two or more; conditions: on (pp, micro-batches).
+    virtual: stages of a rank, null where the scenario states two or more; conditions: on (pp, micro-batches); together:
+    messages that a rank sends at once, at the end of an action that overlaps a forward with a backward chunk.
     """
 
     build: Callable[[int, int, int], Schedule]
     virtual: int | None = 1
     conditions: Callable[[Count, Count], Iterator[Rule]] | None = None
+    together: int = 1
+
+
+def messages_together(name: str) -> int:
+    """Return how many messages leave a rank at the same time: two where pairs of chunks end together.
+
+    DualPipe sends activations one way and gradients the other in one batch, over the one NIC of the device
+    [github.com/deepseek-ai/DualPipe, dualpipe.py, _commit_and_wait_comm].
+    """
+    return SCHEDULES[name].together
 
 
 def rules_of(name: str, pp: Count, virtual: Count, micro_batches: Count) -> Iterator[Rule]:
@@ -113,6 +124,6 @@ SCHEDULES: Mapping[str, Description] = {
     "interleaved": Description(interleaved, None, _groups_of_pp),
     "zb-h1": Description(zb_h1),
     "zb-v": Description(zb_v, 2),
-    "dualpipe": Description(dualpipe, 1, _both_ends),
-    "dualpipe-v": Description(dualpipe_v, 2, _twice_pp),
+    "dualpipe": Description(dualpipe, 1, _both_ends, together=2),
+    "dualpipe-v": Description(dualpipe_v, 2, _twice_pp, together=2),
 }

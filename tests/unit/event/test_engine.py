@@ -107,33 +107,64 @@ def test_kernels_take_longer_while_an_exchange_runs_beside_them() -> None:
 
 
 def _messages(count: int) -> Graph:
+    """Return messages of 100 B on a link of 100 B/s."""
     graph = _graph(count, count)
+    graph.capacity = np.array([100.0])
     for number in range(count):
-        graph.add(Task("message", number, 0.5, kind=MESSAGE, message=Message((0,), 100.0)))
+        graph.add(Task("message", number, 0.5, kind=MESSAGE, message=Message({0: 1.0}, 100.0)))
     return graph
 
 
 def test_messages_share_a_link_fairly() -> None:
     """Half a second before the bytes move; then two flows of 100 B on 100 B/s take two seconds, one takes one."""
-    capacity = np.array([100.0])
-    assert run(_messages(1), Conditions(capacity=capacity)).makespan == pytest.approx(1.5)
-    assert run(_messages(2), Conditions(capacity=capacity)).finish.tolist() == pytest.approx([2.5, 2.5])
+    assert run(_messages(1)).makespan == pytest.approx(1.5)
+    assert run(_messages(2)).finish.tolist() == pytest.approx([2.5, 2.5])
 
 
 def test_messages_without_a_common_link_do_not_meet_and_those_with_one_do() -> None:
     """100 B over links 0 and 1, 1 and 2, and 3, each of 100 B/s: the first two share link 1."""
     graph = _graph(3, 3)
     for stream, links in enumerate(((0, 1), (1, 2), (3,))):
-        graph.add(Task("message", stream, 0.0, kind=MESSAGE, message=Message(links, 100.0)))
-    assert run(graph, Conditions(capacity=np.full(4, 100.0))).finish.tolist() == pytest.approx([2.0, 2.0, 1.0])
+        graph.add(Task("message", stream, 0.0, kind=MESSAGE, message=Message(dict.fromkeys(links, 1.0), 100.0)))
+    graph.capacity = np.full(4, 100.0)
+    assert run(graph).finish.tolist() == pytest.approx([2.0, 2.0, 1.0])
 
 
 def test_a_message_that_ends_leaves_its_share_to_the_others() -> None:
     graph = _messages(1)
     graph.stream("other", 1, "stream")
-    graph.add(Task("short", 1, 0.5, kind=MESSAGE, message=Message((0,), 50.0)))
-    found = run(graph, Conditions(capacity=np.array([100.0])))
+    graph.add(Task("short", 1, 0.5, kind=MESSAGE, message=Message({0: 1.0}, 50.0)))
+    found = run(graph)
     assert found.finish.tolist() == pytest.approx([2.0, 1.5])
+
+
+def test_a_message_never_exceeds_its_own_limit_and_leaves_the_rest_to_others() -> None:
+    """Limited to 20 of 100 B/s it takes 5 s for 100 B; the other one has 80 B/s."""
+    graph = _messages(1)
+    graph.stream("other", 1, "stream")
+    graph.add(Task("slow", 1, 0.5, kind=MESSAGE, message=Message({0: 1.0}, 100.0, 20.0)))
+    assert run(graph).finish.tolist() == pytest.approx([0.5 + 100.0 / 80.0, 5.5])
+
+
+def test_a_message_on_shared_links_stands_still_while_its_device_is_cut_off_and_others_take_its_share() -> None:
+    """Both move 25 B until 1 s; then the other has the link for 0.75 s; the first goes on at 3 s."""
+    graph = _messages(2)
+    for number in range(2):
+        graph.tasks[number] = graph.tasks[number]._replace(message=Message({0: 1.0}, 100.0, 100.0))
+    found = run(graph, Conditions(disturbances=(link_flap(0, 1.0, 2.0),)))
+    assert found.finish.tolist() == pytest.approx([3.0 + 0.75, 1.75])
+
+
+def test_a_message_that_never_moves_again_is_reported() -> None:
+    graph = _messages(1)
+    with pytest.raises(StuckError, match="message stands still"):
+        run(graph, Conditions(disturbances=(device_failure(0, 1.0),)))
+
+
+def test_jitter_moves_the_bytes_of_messages_too() -> None:
+    graph = _messages(1)
+    graph.tasks[0] = graph.tasks[0]._replace(seconds=0.0)
+    assert run(graph, Conditions(jitter=0.1)).makespan != pytest.approx(1.0)
 
 
 def test_a_straggler_takes_longer_by_its_factor() -> None:

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costmodel.errors import InputError
-from costmodel.network.flows import FlowSession, run_flows
+from costmodel.network.flows import run_flows
+from costmodel.network.sessions import FlowSession, _fill_many
 from costmodel.network.sharing import MOST_PLAIN_FLOWS, Incidence, check_capacity, compiled, fair_rates, plain_rates
 from costmodel.network.symmetry import classes, run_collapsed
 from costmodel.quantities import Array
@@ -139,16 +140,16 @@ def test_batches_err_to_the_long_side_and_converge() -> None:
 
 def test_a_session_takes_flows_one_by_one() -> None:
     session = FlowSession(np.array([10.0, 5.0]))
-    first = session.add([0], 30.0)
+    first = session.add({0: 1.0}, 30.0)
     assert session.next_completion() == pytest.approx(3.0)
     assert session.advance(1.0) == []
-    second = session.add([0, 1], 10.0)
+    second = session.add({0: 1.0, 1: 1.0}, 10.0)
     assert session.next_completion() == pytest.approx(3.0)  # 5 of the 10 B/s, for the 10 B of the second
     assert session.advance(3.0) == [second]
     assert session.next_completion() == pytest.approx(4.0)
     assert session.advance(4.0) == [first]
     assert session.next_completion() is None
-    assert session.add([1], 0.0) in session.advance(4.0)
+    assert session.add({1: 1.0}, 0.0) in session.advance(4.0)
 
 
 @given(systems(), st.lists(st.floats(0.1, 10.0), min_size=14, max_size=14))
@@ -157,7 +158,10 @@ def test_a_session_gives_what_a_run_gives(system: Incidence, sizes: list[float])
     numbers = {}
     for flow in range(system.flows):
         part = slice(system.start[flow], system.start[flow + 1])
-        numbers[session.add(list(system.links[part]), sizes[flow], list(system.entry_weights()[part]))] = flow
+        loads: dict[int, float] = {}
+        for link, weight in zip(system.links[part].tolist(), system.entry_weights()[part].tolist(), strict=True):
+            loads[link] = loads.get(link, 0.0) + weight
+        numbers[session.add(loads, sizes[flow])] = flow
     finish = np.zeros(system.flows)
     while (at := session.next_completion()) is not None:
         for number in session.advance(at):
@@ -167,14 +171,28 @@ def test_a_session_gives_what_a_run_gives(system: Incidence, sizes: list[float])
 
 def test_a_session_does_not_skip_a_completion_or_go_back() -> None:
     session = FlowSession(np.array([10.0]))
-    session.add([0], 10.0)
+    session.add({0: 1.0}, 10.0)
     with pytest.raises(InputError, match="completes at 1 s"):
         session.advance(2.0)
     session.advance(0.5)
     with pytest.raises(InputError, match="cannot go back"):
         session.advance(0.1)
     with pytest.raises(InputError, match="negative or not a number"):
-        session.add([0], float("nan"))
+        session.add({0: 1.0}, float("nan"))
+
+
+@given(systems(), st.lists(st.floats(0.2, 10.0), min_size=14, max_size=14))
+def test_a_session_of_many_flows_shares_as_one_of_few(system: Incidence, limits: list[float]) -> None:
+    """Python's filling and numpy's are the same, limits included, and keep to the definition of fairness."""
+    session, array = FlowSession(system.capacity), FlowSession(system.capacity)
+    flows = []
+    for flow in range(system.flows):
+        part = slice(system.start[flow], system.start[flow + 1])
+        loads = dict(zip(system.links[part].tolist(), system.entry_weights()[part].tolist(), strict=True))
+        flows.append((session.add(loads, 1.0, limits[flow]), array.add(loads, 1.0, limits[flow])))
+    joined = array._joined(each for _, each in flows)
+    by_numpy = _fill_many([array._flows[each] for each in joined], array._capacity)
+    assert by_numpy == pytest.approx([session.rate(number) for number, _ in flows], rel=1e-9)
 
 
 def test_impossible_flows_are_errors() -> None:

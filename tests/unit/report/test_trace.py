@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from bisect import bisect_right
 from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
@@ -72,6 +73,58 @@ def test_counters_end_where_they_began(events: list[dict[str, Any]]) -> None:
             last[event["pid"], event["name"]] = level
     assert {name for _, name in last} == {"links", "memory"}
     assert set(last.values()) == {0}
+
+
+FIELDS = {
+    "X": {"name": str, "cat": str, "ph": str, "pid": int, "tid": int, "ts": float, "dur": float, "args": dict},
+    "M": {"name": str, "ph": str, "pid": int, "tid": int, "args": dict},
+    "C": {"name": str, "ph": str, "pid": int, "tid": int, "ts": float, "args": dict},
+    "s": {"name": str, "cat": str, "ph": str, "pid": int, "tid": int, "ts": float, "id": int},
+    "f": {"name": str, "cat": str, "ph": str, "pid": int, "tid": int, "ts": float, "id": int, "bp": str},
+}
+"""Fields that the Trace Event Format asks for, by phase [Google, 2016, sections 'Event Descriptions']."""
+
+
+def test_every_event_has_the_fields_of_its_phase_and_no_others(events: list[dict[str, Any]]) -> None:
+    for event in events:
+        wanted = FIELDS[event["ph"]]
+        assert event.keys() == wanted.keys(), event
+        for name, value in event.items():
+            assert type(value) is wanted[name], event
+        assert event.get("ts", 0.0) >= 0
+        assert event.get("dur", 0.0) >= 0
+        if event["ph"] == "C":
+            assert all(type(value) in (int, float) for value in event["args"].values())
+    kinds = {event["name"] for event in events if event["ph"] == "M"}
+    assert kinds == {"process_name", "process_sort_index", "thread_name", "thread_sort_index"}
+
+
+def test_every_arrow_leads_from_a_slice_to_a_slice_of_another_process(events: list[dict[str, Any]]) -> None:
+    slices: dict[tuple[int, int], list[tuple[float, float]]] = defaultdict(list)
+    for event in events:
+        if event["ph"] == "X":
+            slices[event["pid"], event["tid"]].append((event["ts"], event["ts"] + event["dur"]))
+    for own in slices.values():
+        own.sort()
+    ends: dict[int, list[int]] = defaultdict(list)
+    for event in events:
+        if event["ph"] in "sf":
+            own = slices[event["pid"], event["tid"]]
+            at = bisect_right(own, (event["ts"], float("inf"))) - 1
+            assert own[at][0] <= event["ts"] < own[at][1], event
+            ends[event["id"]].append(event["pid"])
+    apart = [source != target for source, target in ends.values()]  # mirrored ranks in the middle are one process
+    assert sum(apart) > 0.7 * len(apart)
+
+
+def test_shared_links_have_a_counter_of_how_busy_they_are() -> None:
+    simulation = event_engine()
+    changes = {**SMALL, "scenarios.training.simulation.contention": True}
+    costmodel.load("deepseek_v3", set=changes, scenarios=["training"]).points(engine="event", simulation=simulation)
+    events = list(trace_events(simulation.timelines["training"], "training"))
+    levels = [event["args"]["per cent"] for event in events if event["ph"] == "C" and event["name"] == "busiest link"]
+    assert 50 < max(levels) <= 200  # the sum over messages that leave by different links
+    assert min(levels) == 0
 
 
 def test_files_are_whole_and_the_same_each_time(timelines: dict[str, Timeline], tmp_path: Path) -> None:

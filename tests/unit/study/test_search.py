@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +12,13 @@ import pytest
 import costmodel
 from costmodel.analytic.grid import evaluate_grid
 from costmodel.errors import InputError
-from costmodel.study.layouts import divisors, lower_bounds, training_space, variants
-from costmodel.study.search import read_goal, search
+from costmodel.study.bounds import Bounder
+from costmodel.study.goals import Goal, read_goal
+from costmodel.study.layouts import divisors, training_space, variants
+from costmodel.study.placement import stage_sizes
+from costmodel.study.search import search, searched
 from costmodel.study.sensitivity import STEP, sensitivities
+from costmodel.study.sweep import NOTHING, Wanted
 from costmodel.workload.scenario import Training
 
 SMALL = {
@@ -24,6 +30,13 @@ SMALL = {
 @pytest.fixture(scope="module")
 def small() -> costmodel.Workload:
     return costmodel.load("gpt3_175b_a100", set=SMALL, scenarios=["selective"])
+
+
+def goal_of(
+    workload: costmodel.Workload, scenario: str, objective: str | None = None, constraints: tuple[str, ...] = (),
+    derived: Mapping[str, str] | None = None,
+) -> Goal:  # fmt: skip
+    return read_goal(workload.scenario(scenario).answers, scenario, objective, constraints, derived or {})
 
 
 def every_layout(workload: costmodel.Workload, devices: int) -> list[tuple[float, dict[str, object]]]:
@@ -46,7 +59,7 @@ def every_layout(workload: costmodel.Workload, devices: int) -> list[tuple[float
 
 
 def test_the_winner_is_that_of_trying_every_layout(small: costmodel.Workload) -> None:
-    found = search(small, "selective", read_goal(small, "selective", None, (), {}), [8])
+    found = search(small, "selective", goal_of(small, "selective"), [8])
     tried = every_layout(small, 8)
     assert found.best[0].objective == pytest.approx(tried[0][0], rel=1e-9)
     assert found.best[0].at == tried[0][1]
@@ -63,28 +76,31 @@ def test_no_layout_beats_its_bounds(small: costmodel.Workload) -> None:
         scenario = variant.of(base)
         assert isinstance(scenario.plan, Training)
         calibration = small.calibration(base)
-        bounds = lower_bounds(scenario, scenario.plan, calibration)
+        bounder, rows = Bounder(calibration, chosen.plan, np.arange(space.size)), np.arange(space.size)
+        memory = bounder.memory(scenario, scenario.plan)
+        bounder.price(scenario, rows)
+        step = bounder.step(scenario, rows)
         result = evaluate_grid(scenario, calibration, shape)
         runs = np.asarray(result.fits)
-        assert np.all(np.asarray(result.metrics["step_time"])[runs] >= np.broadcast_to(bounds.step, shape)[runs])
+        assert np.all(np.asarray(result.metrics["step_time"])[runs] >= step[runs])
         capacity = base.cluster.device.device_memory.capacity
-        assert np.all(np.broadcast_to(bounds.memory, shape)[runs] <= capacity)
+        assert np.all(memory[runs] <= capacity)
 
 
 def test_the_fewest_devices_that_meet_a_target_are_found(small: costmodel.Workload) -> None:
     times = {
-        number: search(small, "selective", read_goal(small, "selective", None, (), {}), [number]).best[0].objective
+        number: search(small, "selective", goal_of(small, "selective"), [number]).best[0].objective
         for number in (8, 16)
     }
     assert times[8] > times[16]
     target = (times[8] + times[16]) / 2
-    goal = read_goal(small, "selective", "minimise devices", (f"step_time <= {target} s",), {})
+    goal = goal_of(small, "selective", "minimise devices", (f"step_time <= {target} s",))
     assert search(small, "selective", goal, (4, 8, 16)).best[0].devices == 16
 
 
 def test_a_search_of_decoding_gives_the_best_rate_under_a_limit_and_the_front() -> None:
     workload = costmodel.load("deepseek_v3", scenarios=["decode"])
-    goal = read_goal(workload, "decode", None, ("tpot <= 50 ms",), {"rate": "devices / tpot"})
+    goal = goal_of(workload, "decode", None, ("tpot <= 50 ms",), {"rate": "devices / tpot"})
     found = search(workload, "decode", goal, (64, 128))
     assert all(one.metrics["tpot"] is not None and one.metrics["tpot"] <= 0.05 for one in found.best)
     rates = [
@@ -107,7 +123,7 @@ def test_a_search_of_decoding_gives_the_best_rate_under_a_limit_and_the_front() 
 )
 def test_a_bad_goal_is_told(small: costmodel.Workload, objective: str, constraints: tuple[str, ...], told: str) -> None:
     with pytest.raises(InputError, match=told.replace("(", r"\(")):
-        read_goal(small, "selective", objective, constraints, {})
+        goal_of(small, "selective", objective, constraints)
 
 
 def test_divisors_are_all_of_them() -> None:
@@ -139,3 +155,69 @@ def test_an_unknown_metric_is_told() -> None:
     workload = costmodel.load("deepseek_v3", scenarios=["decode"])
     with pytest.raises(InputError, match="did you mean `tpot`"):
         sensitivities(workload, "decode", "tpott")
+
+
+def test_stated_stages_hold_on_their_number_and_give_the_ends_weight_on_others() -> None:
+    chosen = costmodel.load("deepseek_v3", scenarios=["training"]).scenario("training")
+    plan, architecture = chosen.plan, chosen.architecture
+    assert isinstance(plan, Training)
+    assert stage_sizes(architecture, plan, 16) == plan.stages == (*[4] * 15, 1)
+    assert stage_sizes(architecture, plan, 4) == (16, 16, 16, 13)
+    assert stage_sizes(architecture, plan, 32) == (*[2] * 30, 1, 0)
+    assert all(sum(stage_sizes(architecture, plan, number) or ()) == 61 for number in range(1, 62))
+    assert stage_sizes(architecture, replace(plan, stages=None), 8) is None
+    uneven = replace(plan, stages=(3, *[4] * 14, 2))
+    assert stage_sizes(architecture, uneven, 4) == (15, 16, 16, 14)
+
+
+STUDY = (
+    "scenarios.decode.batch_per_device=16,48,64; hardware.node.nic.bandwidth=40 GB/s,50 GB/s,100 GB/s",
+    "scenarios.decode.parallel.ep=32,64",
+    "scenarios.decode.input_tokens=1024,8192",
+    "scenarios.decode.communication.combine=bf16,fp8",
+)
+
+
+def test_the_axes_of_a_study_are_part_of_its_search() -> None:
+    workload = costmodel.load("deepseek_v3", scenarios=["decode"])
+    wanted = Wanted({}, ("scenarios.decode.batch_per_device <= 48", "tpot <= 100 ms"))
+    found = searched(workload, "decode", "maximise tokens_per_second_per_device", wanted, (64,), STUDY)
+    best = found.best[0]
+    assert best.at["batch_per_device"] == 48
+    assert best.at["hardware.node.nic.bandwidth"] == 50e9
+    assert best.at["scenarios.decode.input_tokens"] == 1024
+    assert best.at["scenarios.decode.communication.combine"] == "fp8"
+    assert {one.at["parallel.ep"] for one in [*found.best, *found.front]} <= {32, 64}
+    point = costmodel.load("deepseek_v3", scenarios=["decode"], set={
+        "scenarios.decode.communication.combine": "fp8", "hardware.node.nic.bandwidth": 50e9,
+        "scenarios.decode.input_tokens": 1024, "scenarios.decode.batch_per_device": 48,
+        **{f"scenarios.decode.{name}": value for name, value in best.at.items() if name.startswith("parallel.")},
+    }).evaluate("decode")  # fmt: skip
+    assert best.objective == pytest.approx(float(point.metrics["tokens_per_second_per_device"]), rel=1e-9)  # type: ignore[arg-type]
+
+
+def test_axes_of_a_training_step_leave_the_layouts_that_have_their_values() -> None:
+    varied = (
+        "scenarios.selective.global_batch=4,8", "scenarios.selective.schedule=1f1b",
+        "hardware.memory.hbm.bandwidth=1.5 TB/s,3 TB/s", "scenarios.selective.optimizer.zero=1",
+    )  # fmt: skip
+    changes = {path: value for path, value in SMALL.items() if not path.endswith("global_batch")}
+    workload = costmodel.load("gpt3_175b_a100", set=changes, scenarios=["selective"])
+    found = searched(workload, "selective", "maximise tokens_per_second", NOTHING, (8,), varied)
+    assert found.best[0].at["global_batch"] == 8
+    assert found.best[0].at["hardware.memory.hbm.bandwidth"] == 3e12
+    assert {(one.at["schedule"], one.at["optimizer.zero"]) for one in found.best} == {("1f1b", 1)}
+
+
+def test_too_many_layouts_are_refused_with_their_number(small: costmodel.Workload) -> None:
+    axis = "hardware.node.nic.bandwidth=1GB/s..50GB/s:99999"
+    with pytest.raises(InputError, match=r"\d,\d+ layouts at the values of the axes, 20,000,000 are the most"):
+        searched(small, "selective", None, NOTHING, (8,), (axis, "hardware.memory.hbm.bandwidth=1TB/s..2TB/s:999"))
+
+
+def test_an_objective_that_needs_a_price_says_which() -> None:
+    workload = costmodel.load("gpt3_175b_a100", scenarios=["selective"])
+    with pytest.raises(
+        InputError, match=r"no source states a rental price of a100-sxm-80gb: set hardware.price.rental"
+    ):
+        searched(workload, "selective", "minimise cost_per_trillion_tokens", NOTHING)

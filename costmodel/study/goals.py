@@ -1,0 +1,222 @@
+"""What a search looks for, and the layouts that it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from costmodel.api import Workload
+from costmodel.errors import InputError, Location
+from costmodel.quantities import Array
+from costmodel.result import FITS, PHASES, Point, Result
+from costmodel.study.axes import Axis
+from costmodel.study.expressions import Expression, read_expression
+
+KEPT = 3  # the best and its runners-up
+SENSES = {"minimise": 1.0, "maximise": -1.0}
+# Objectives that a shorter step always serves, on the same devices.
+_BY_STEP = {
+    "minimise": ("step_time", "cost_per_trillion_tokens", "device_hours_per_trillion_tokens"),
+    "maximise": ("tokens_per_second", "tokens_per_day", "tokens_per_second_per_device", "mfu", "mfu_noncausal"),
+}
+_DEFAULTS = {"training": "minimise step_time", "prefill": "maximise tokens_per_second_per_device",
+             "decode": "maximise tokens_per_second_per_device"}  # fmt: skip
+SEARCHED = tuple(_DEFAULTS)
+Told: TypeAlias = "Callable[[float], None]"  # called with the share of a search that is done
+FRONT = ("tokens_per_second_per_device", "tokens_per_second_per_user")  # the two rates of the Pareto front
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Goal:
+    """What is looked for. derived: name -> formula, each from metrics and those before it."""
+
+    sense: str
+    objective: Expression
+    constraints: tuple[Expression, ...]
+    derived: Mapping[str, Expression]
+
+    @property
+    def by_step(self) -> bool:
+        """Tell whether a shorter step is always better, whichever the layout."""
+        return self.objective.text in _BY_STEP[self.sense]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return every name that the objective and the constraints read, and what derived ones rest on."""
+        read = [*self.objective.names, *(name for condition in self.constraints for name in condition.names)]
+        for name in reversed(list(self.derived)):
+            read += self.derived[name].names if name in read else ()
+        return tuple(dict.fromkeys(read))
+
+    @property
+    def is_fewest(self) -> bool:
+        """Tell whether the fewest devices are looked for."""
+        return self.sense == "minimise" and self.objective.text == "devices"
+
+    def judged(
+        self, result: Result, size: int, devices: Any, axes: Mapping[str, Any] | None = None
+    ) -> tuple[Array, npt.NDArray[np.bool_]]:
+        """Return the objective at each point, smaller being better, and where it fits and meets the constraints."""
+        names: dict[str, Any] = {
+            name: np.full(size, np.nan) if value is None else np.asarray(value, dtype=np.float64)
+            for name, value in {**result.metrics, **(axes or {}), "devices": devices}.items()
+        }
+        names = {name: np.broadcast_to(value.reshape(-1), (size,)) for name, value in names.items()}
+        fits = np.broadcast_to(np.asarray(result.reason).reshape(-1) == FITS, (size,))
+        names["fits"] = fits
+        for name, formula in self.derived.items():
+            names[name] = formula.value(names)
+        score = SENSES[self.sense] * np.broadcast_to(np.asarray(self.objective.value(names), dtype=np.float64), (size,))
+        meets = fits & np.isfinite(score)
+        for condition in self.constraints:
+            meets = meets & np.broadcast_to(np.asarray(condition.value(names), dtype=bool), (size,))
+        return np.where(meets, score, np.inf), meets
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidate:
+    """A layout that was evaluated: where, the objective, its metrics, and the headline's 80 % interval.
+
+    tied: its interval meets that of the next in the ranking.
+    """
+
+    at: Mapping[str, Any]
+    devices: int
+    objective: float
+    metrics: Mapping[str, float | None]
+    interval: tuple[float, float] | None
+    tied: bool = False
+
+    def document(self) -> dict[str, Any]:
+        """Return the candidate as JSON."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(slots=True, eq=False)
+class Found:
+    """What a search found. looked_at: layouts; feasible: those whose degrees divide; scheduled: those evaluated.
+
+    stages: how layers stand on them, where the scenario states that and the search tries other numbers of stages; axes:
+    path -> dimension of those of numbers.
+    """
+
+    scenario: str
+    sense: str = "minimise"
+    looked_at: int = 0
+    feasible: int = 0
+    scheduled: int = 0
+    best: list[Candidate] = field(default_factory=list)
+    front: list[Candidate] = field(default_factory=list)
+    stages: str | None = None
+    axes: Mapping[str, str] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """Return what was found as JSON."""
+        rows = {"best": self.best, "front": self.front}
+        counts = {"looked_at": self.looked_at, "feasible": self.feasible, "scheduled": self.scheduled}
+        placed = {} if self.stages is None else {"stages": self.stages}
+        return {**counts, **placed, **{name: [row.document() for row in found] for name, found in rows.items()}}
+
+    def merge(self, other: Found, choices: Mapping[str, str]) -> None:
+        """Add what a search of another structure found, with the structural values that it had."""
+        self.looked_at += other.looked_at
+        self.feasible += other.feasible
+        self.scheduled += other.scheduled
+        self.stages = self.stages or other.stages
+        best, front = ([replace(one, at={**choices, **one.at}) for one in rows] for rows in (other.best, other.front))
+        headline = next((name for name, _ in PHASES.values() for one in best if name in one.metrics), None)
+        self.best = ranked(
+            sorted(
+                [*self.best, *best],
+                key=lambda one: (SENSES[self.sense] * one.objective, one.metrics.get(headline or "") or 0.0),
+            )[:KEPT]
+        )
+        self.front = front_of([*self.front, *front])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """One search. devices: numbers of them to lay out on; fixed: structural paths below the scenario that axes name.
+
+    axes: those of numbers, by dimension.
+    """
+
+    workload: Workload
+    scenario: str
+    goal: Goal
+    devices: tuple[int, ...]
+    axes: Sequence[tuple[Axis, ...]] = ()
+    fixed: tuple[str, ...] = ()
+
+    @property
+    def head(self) -> str:
+        """Return what stands before paths below the scenario."""
+        return f"scenarios.{self.scenario}."
+
+
+def read_goal(
+    phase: str, scenario: str, objective: str | None, constraints: Iterable[str], derived: Mapping[str, str],
+    axes: Sequence[str] = (),
+) -> Goal:  # fmt: skip
+    """Return the goal of a search; raise InputError on a bad objective or constraint, or a phase without layouts.
+
+    phase: what the scenario answers; axes: paths of numeric axes, which formulas may use.
+    """
+    if phase not in _DEFAULTS:
+        raise InputError.single(
+            f"a search knows no layouts of phase {phase}", hint="sweep a study with axes", field=scenario
+        )
+    text = objective or _DEFAULTS[phase]
+    sense, _, formula = text.strip().partition(" ")
+    if sense not in SENSES or not formula.strip():
+        raise InputError.single(
+            f"{text!r} is no objective", hint="write one such as `minimise step_time`", field="--objective"
+        )
+    known = [*PHASES[phase][1], *axes, "devices", "fits"]
+    read: dict[str, Expression] = {}
+    for name, each in derived.items():
+        read[name] = read_expression(each, [*known, *read], Location(f"derived {name}"))
+    known += read
+    return Goal(
+        sense,
+        read_expression(formula.strip(), known, Location("--objective")),
+        tuple(read_expression(each, known, Location("--constraint"), condition=True) for each in constraints),
+        read,
+    )
+
+
+def candidate(point: Point, at: Mapping[str, Any], score: float, sense: str) -> Candidate:
+    """Return one layout in full. score: the objective, smaller being better."""
+    return Candidate(at, point.devices, SENSES[sense] * score, point.metrics, point.intervals[point.headline])
+
+
+def ranked(found: Sequence[Candidate]) -> list[Candidate]:
+    """Return candidates with whether each one's interval meets that of the next."""
+    marked = [replace(one, tied=_meet(one.interval, after.interval)) for one, after in pairwise(found)]
+    return [*marked, *(replace(one, tied=False) for one in found[-1:])]
+
+
+def _meet(one: tuple[float, float] | None, other: tuple[float, float] | None) -> bool:
+    return one is not None and other is not None and one[0] <= other[1] and other[0] <= one[1]
+
+
+def front_of(rows: Sequence[Candidate]) -> list[Candidate]:
+    """Return the candidates that no other beats in both rates, the fastest for a user first."""
+    if not rows:
+        return []
+    rate, user = (np.array([row.metrics.get(name) or 0.0 for row in rows]) for name in FRONT)
+    return [rows[at] for at in front(np.arange(len(rows)), rate, user)]
+
+
+def front(rows: npt.NDArray[np.intp], rate: Array, user: Array) -> Iterator[int]:
+    """Yield the rows that no other beats in both rates, the fastest for a user first."""
+    best = -np.inf
+    for at in rows[np.lexsort((-rate[rows], -user[rows]))]:
+        if rate[at] > best:
+            best = float(rate[at])
+            yield int(at)

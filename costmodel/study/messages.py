@@ -1,0 +1,59 @@
+"""A collective or an expert exchange by itself, asked for in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from costmodel.analytic.messages import EXCHANGES, Answer, Asked, answer, routing_of
+from costmodel.calibration.load import load_calibration
+from costmodel.calibration.roofline import default_framework
+from costmodel.errors import InputError
+from costmodel.hardware import Cluster
+from costmodel.network.payload import PAYLOADS, payload_bytes
+from costmodel.schema.files import load_cluster, load_model
+from costmodel.units import parse
+
+
+def answered(
+    asked: Asked, cluster: str, engine: str, changes: Mapping[str, object], search_path: Sequence[str | Path] = ()
+) -> tuple[Answer, Cluster]:
+    """Return the time of a message on a cluster, with some of its fields changed, and that cluster."""
+    found = load_cluster(cluster, search_path, devices=float(max(asked.ranks, 1)), changes=changes)
+    framework = default_framework(search_path)
+    calibration = load_calibration(found.device, framework, search_path)
+    return answer(asked, found, calibration, framework, engine), found
+
+
+def read_message(kind: str, ranks: int, size: str, model: str, search_path: Sequence[str | Path] = ()) -> Asked:
+    """Return what `KIND[:OPTION,…]`, a number of ranks and a size ask for.
+
+    Raises InputError on an option that the kind does not have, and on a bad size.
+    """
+    name, _, rest = kind.partition(":")
+    said: dict[str, Any] = {}
+    for option in filter(None, rest.split(",")):
+        key, equals, value = option.partition("=")
+        if equals and key in ("chunks", "stride", "groups", "seed"):
+            if not value.isdecimal() or (key in ("stride", "groups") and int(value) < 1):
+                raise InputError.single(f"{option!r} is no whole number", hint=f"write {key}=8")
+            said[key] = int(value)
+        elif option in PAYLOADS and name in EXCHANGES:
+            said["element"] = float(payload_bytes(option))
+        elif option == "low_latency" and name in EXCHANGES:
+            said["mode"] = option
+        elif option == "in_network" and name in EXCHANGES:
+            said["in_network"] = True
+        elif not equals and name not in EXCHANGES and "algorithm" not in said:
+            said["algorithm"] = option
+        else:
+            raise InputError.single(f"{name} has no option {option!r}", hint="see `costmodel collective --help`")
+    wide = float(payload_bytes("bf16"))
+    buffer = parse(size, "size")
+    if name in EXCHANGES:
+        said["routing"] = routing_of(load_model(model, search_path))
+        buffer *= said.get("element", wide) / wide
+    if buffer < 0:
+        raise InputError.single(f"{size!r} is negative", hint="write --size 64MiB")
+    return Asked(name, ranks, buffer, **said)

@@ -1,0 +1,252 @@
+"""The best layouts of a training step: the most promising first, and none that cannot be among the best.
+
+Each layout has a lower bound on its time, and on its memory, that needs no schedule. The first few are evaluated one by
+one, so that there is something to beat; what is left and promises more is evaluated together by what fixes its order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from costmodel.analytic.blocks import single, take
+from costmodel.analytic.evaluation import ledger_of
+from costmodel.analytic.grid import evaluate_grid, evaluate_point, evaluate_single
+from costmodel.cost.calibration import Calibration
+from costmodel.quantities import Array, Indices
+from costmodel.study.bounds import Bounder
+from costmodel.study.goals import KEPT, Asked, Found, Goal, Told, candidate, ranked
+from costmodel.study.layouts import LAYOUT, Space, Variant, check_size, training_space, variants
+from costmodel.study.placement import end_weights, stage_sizes
+from costmodel.workload.scenario import Scenario, Training
+from costmodel.workload.validity import feasible_layout
+
+_OF_STAGES = ("parallel.pp", "parallel.virtual", "parallel.dp")  # what the work of one layer does not depend on
+_FIRST = 24  # layouts that are evaluated one by one before any together, unless the best are certain before
+_FEW = 4  # layouts of one order that are sooner evaluated one by one than together
+
+
+class _Kept(NamedTuple):
+    """A layout that may be among the best: in the order of the objective, then of the step's time."""
+
+    score: float
+    time: float
+    variant: int
+    row: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Group:
+    """Layouts of one variant that share an order of work, and their bounds."""
+
+    variant: int
+    rows: Indices
+    bounds: Array
+
+
+@dataclass(slots=True, eq=False)
+class _Race:
+    """Evaluates layouts and keeps the best ones. head: as of `Asked`; prune: a shorter step is always better."""
+
+    base: Scenario
+    calibration: Calibration
+    space: Space
+    head: str
+    goal: Goal
+    plans: Sequence[Variant]
+    prune: bool
+    kept: list[_Kept] = field(default_factory=list)
+    tried: set[tuple[int, int]] = field(default_factory=set)
+
+    @property
+    def limit(self) -> float:
+        """Return the step time that a layout has to stay below to be kept."""
+        return self.kept[-1].time if self.prune and len(self.kept) == KEPT else np.inf
+
+    def placed(self, variant: int, row: int) -> Scenario:
+        """Return the scenario in a variant, its layers placed for the number of stages of one layout."""
+        assert isinstance(self.base.plan, Training)
+        columns = self.space.columns
+        number = int(columns["parallel.pp"][row] * columns["parallel.virtual"][row])
+        return self.plans[variant].of(self.base, stage_sizes(self.base.architecture, self.base.plan, number))
+
+    def one(self, variant: int, row: int) -> Scenario:
+        """Return one layout, its values floats."""
+        return single(self.placed(variant, row), (row,))
+
+    def evaluate(self, variant: int, rows: Indices) -> int:
+        """Evaluate some layouts of one order, and return how many of them fit."""
+        rows = np.array([row for row in rows.tolist() if (variant, row) not in self.tried], dtype=np.intp)
+        self.tried |= {(variant, row) for row in rows.tolist()}
+        if len(rows) <= _FEW:
+            return sum(self._alone(variant, row) for row in rows.tolist())
+        scenario = self.placed(variant, int(rows[0]))
+        rows = rows[_fits(take(scenario, (rows,), (self.space.size,)), len(rows))]
+        if len(rows):
+            part = take(scenario, (rows,), (self.space.size,))
+            result = evaluate_grid(part, self.calibration, (len(rows),))
+            score, meets = self.goal.judged(result, len(rows), part.devices, self._names(rows))
+            times = np.broadcast_to(np.asarray(result.metrics["step_time"]), (len(rows),))
+            self._keep([_Kept(score[at], times[at], variant, rows[at]) for at in np.flatnonzero(meets).tolist()])
+        return len(rows)
+
+    def _alone(self, variant: int, row: int) -> bool:
+        """Evaluate one layout as floats, and tell whether it fits."""
+        one = self.one(variant, row)
+        if not _fits(one, 1)[0]:
+            return False
+        result = evaluate_single(one, self.calibration)
+        score, meets = self.goal.judged(result, 1, one.devices, self._names(np.array([row])))
+        time = result.metrics["step_time"]
+        if meets[0] and time is not None:
+            self._keep([_Kept(float(score[0]), float(time), variant, row)])
+        return True
+
+    def _names(self, rows: Indices) -> dict[str, Array]:
+        """Return the values of some layouts by the paths that formulas use."""
+        paths, columns = self.space.paths(self.head), self.space.columns.values()
+        return {path: column[rows] for path, column in zip(paths, columns, strict=True)}
+
+    def _keep(self, found: Sequence[_Kept]) -> None:
+        self.kept = sorted([*self.kept, *found])[:KEPT]
+
+
+def search_steps(asked: Asked, found: Found, devices: int, told: Told) -> None:
+    """Search the layouts of a training step on some devices, at all values of the axes; add what is found."""
+    workload, goal, head = asked.workload, asked.goal, asked.head
+    stated = workload.scenario(asked.scenario)
+    space = _space(asked, stated, devices)
+    if not space.size:
+        return
+    base, _ = workload.varied(asked.scenario, {space.paths(head): tuple(space.columns.values())})
+    assert isinstance(base.plan, Training), "search has checked it"
+    found.stages = _placement(base.plan)
+    plans = variants(base.plan, asked.fixed)
+    calibration = workload.calibration(base)
+    race = _Race(base, calibration, space, head, goal, plans, prune=_prunes(asked))
+    groups = sorted(_groups(race, found), key=lambda group: float(group.bounds.min()))
+    _run(race, groups, found, told)
+    points = [evaluate_point(race.one(one.variant, one.row), calibration) for one in race.kept]
+    found.best = ranked([
+        candidate(point, {**space.at(one.row), **plans[one.variant].document()}, one.score, goal.sense)
+        for one, point in zip(race.kept, points, strict=True)
+    ])  # fmt: skip
+
+
+def _prunes(asked: Asked) -> bool:
+    """Tell whether a layout with a shorter step is always better.
+
+    So it is for the step itself; for what follows from it as long as no axis changes a step's tokens, peaks or prices.
+    """
+    if asked.goal.objective.text == "step_time" or asked.goal.is_fewest:
+        return asked.goal.by_step or asked.goal.is_fewest
+    paths = [axis.path.removeprefix(asked.head) for together in asked.axes for axis in together]
+    harmless = [path for path in paths if path in LAYOUT or path.endswith(("bandwidth", "latency"))]
+    return asked.goal.by_step and len(harmless) == len(paths)
+
+
+def _run(race: _Race, groups: Sequence[_Group], found: Found, told: Told) -> None:
+    """Evaluate layouts until no other can be among the best."""
+    if race.prune and groups:
+        bounds = np.concatenate([group.bounds for group in groups])
+        owner = np.repeat(np.arange(len(groups)), [len(group.rows) for group in groups])
+        rows = np.concatenate([group.rows for group in groups])
+        for at in np.argsort(bounds, kind="stable")[:_FIRST]:
+            if bounds[at] >= race.limit:
+                break
+            found.scheduled += race.evaluate(groups[owner[at]].variant, rows[at : at + 1])
+    for number, group in enumerate(groups):
+        if group.bounds.min() >= race.limit:
+            break
+        found.scheduled += race.evaluate(group.variant, group.rows[group.bounds < race.limit])
+        told(number / len(groups))
+
+
+def _fits(scenario: Scenario, size: int) -> npt.NDArray[np.bool_]:
+    """Tell which layouts of one order fit into memory."""
+    ledger = ledger_of(scenario)
+    assert ledger is not None, "a training step has a ledger"
+    return np.broadcast_to(ledger.total <= scenario.cluster.device.device_memory.capacity, (size,))
+
+
+def _space(asked: Asked, stated: Scenario, devices: int) -> Space:
+    """Return the layouts on some devices, at all values of the axes."""
+    plan, path = stated.plan, f"{asked.head}global_batch"
+    assert isinstance(plan, Training)
+    batches = [axis.values for together in asked.axes for axis in together if axis.path == path]
+    if not batches:
+        return training_space(stated, plan, devices).crossed(asked.axes, asked.head)
+    spaces = [(float(batch), training_space(stated, plan, devices, int(batch))) for batch in np.unique(batches[0])]
+    check_size(sum(space.size for _, space in spaces))
+    columns = {
+        name: np.concatenate([space.columns[name] for _, space in spaces]) for name in spaces[0][1].columns
+    } | {"global_batch": np.concatenate([np.full(space.size, batch) for batch, space in spaces])}  # fmt: skip
+    return Space(columns).crossed(asked.axes, asked.head)
+
+
+def _placement(plan: Training) -> str | None:
+    """Return how layers are placed where the scenario states its `stages`; null where it does not."""
+    if plan.stages is None:
+        return None
+    weights = {place: weight for place, weight in end_weights(plan).items() if weight}
+    names = {0: "the first stage's end", -1: "the last stage's end"}
+    told = " and ".join(
+        f"{names.get(place, f'the end on stage {place}')} weighs as much as {weight} layer{'s' * (weight > 1)}"
+        for place, weight in weights.items()
+    )
+    spread = f"layers are spread evenly where {told}, as there" if weights else "layers are spread evenly"
+    return f"as the scenario states on {len(plan.stages)} stages; on other numbers {spread}"
+
+
+def _groups(race: _Race, found: Found) -> Iterator[_Group]:
+    """Yield the layouts of each variant that may fit by what fixes an order, with a lower bound of each."""
+    base, columns, plans = race.base, race.space.columns, race.plans
+    assert isinstance(base.plan, Training)
+    count = np.asarray(base.plan.global_batch) / (columns["parallel.dp"] * columns["micro_batch"])
+    order = _numbered([columns["parallel.pp"], columns["parallel.virtual"], count])
+    alike = _numbered([column for name, column in columns.items() if name not in _OF_STAGES])
+    bounder = Bounder(race.calibration, base.plan, alike)
+    left = [_may_fit(base, variant, columns, bounder, found) for variant in plans]
+    for recompute in dict.fromkeys(variant.recompute for variant in plans):
+        with_it = [number for number, variant in enumerate(plans) if variant.recompute == recompute]
+        rows = np.flatnonzero(np.any([left[number] for number in with_it], axis=0))
+        if len(rows):
+            bounder.price(plans[with_it[0]].of(base), rows)
+    for number, variant in enumerate(plans):
+        rows = np.flatnonzero(left[number])
+        if len(rows):
+            rows = rows[np.argsort(order[rows], kind="stable")]
+            bounds = bounder.step(variant.of(base), rows)
+            cuts = np.flatnonzero(np.diff(order[rows])) + 1
+            for part, least in zip(np.split(rows, cuts), np.split(bounds, cuts), strict=True):
+                yield _Group(number, part, least)
+
+
+def _may_fit(
+    base: Scenario, variant: Variant, columns: Mapping[str, Array], bounder: Bounder, found: Found
+) -> npt.NDArray[np.bool_]:
+    """Return the layouts of a variant whose degrees divide and that may fit; count those that are looked at."""
+    scenario, plan = variant.planned(base)
+    own = _own(variant, columns)
+    layout = np.broadcast_to(feasible_layout(scenario), own.shape) & own
+    found.looked_at += int(own.sum())
+    found.feasible += int(layout.sum())
+    with np.errstate(all="ignore"):
+        return layout & (bounder.memory(scenario, plan) <= base.cluster.device.device_memory.capacity)
+
+
+def _numbered(columns: Sequence[Array]) -> Indices:
+    """Return the number of each row among the distinct ones."""
+    return np.unique(np.stack(columns), axis=1, return_inverse=True)[1].reshape(-1)
+
+
+def _own(variant: Variant, columns: Mapping[str, Array]) -> npt.NDArray[np.bool_]:
+    """Return the layouts that a variant means: several stages a rank are interleaved; one replica shards nothing."""
+    virtual = columns["parallel.virtual"]
+    several = virtual > 1 if variant.schedule == "interleaved" else virtual == 1
+    own = several if variant.schedule in ("1f1b", "interleaved") else np.ones(len(virtual), dtype=bool)
+    return own & ((columns["parallel.dp"] > 1) | (variant.zero == 0))

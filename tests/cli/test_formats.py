@@ -1,0 +1,92 @@
+"""Tables in other forms: `--format`, `--json` as before, at most eight options a command."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import click
+import pytest
+
+from costmodel.cli.main import root
+
+
+def test_the_forms_of_a_command_say_the_same(run) -> None:
+    asked = ("simulate", "deepseek_v3", "--scenario", "decode")
+    whole = json.loads(run(*asked, "--json").out)
+    assert json.loads(run(*asked, "--format", "json").out) == whole
+    decode = whole["scenarios"]["decode"]
+    metrics, operators = run(*asked, "--format", "csv").out.strip().split("\n\n")
+    for row in csv.DictReader(io.StringIO(metrics)):
+        key = row["metric"].replace(" ", "_")
+        value = decode["metrics"][key]
+        assert row["predicted"] == ("" if value is None else repr(value))
+        if decode["intervals"][key] is not None:
+            ends = [row["80 % interval low"], row["80 % interval high"]]
+            assert [float(end) for end in ends] == decode["intervals"][key]
+    first = next(csv.DictReader(io.StringIO(operators)))
+    assert float(first["time [s]"]) == decode["breakdown"][0]["time"]
+    page = run(*asked, "--format", "md").out
+    assert f"| {decode['breakdown'][0]['name']} |" in page
+    assert "| metric | predicted | 80 % interval |" in page
+
+
+def test_two_forms_at_once_are_an_error(run) -> None:
+    ran = run("topology", "--json", "--format", "csv")
+    assert ran.code == 2
+    assert "--format" in ran.err
+
+
+def test_fabrics_are_one_table_of_numbers(run) -> None:
+    rows = list(csv.DictReader(io.StringIO(run("topology", "mpft", "ft3", "--format", "csv").out.strip())))
+    assert [(row["topology"], row["endpoints"], row["switches"]) for row in rows] == [
+        ("mpft", "16384", "768"), ("ft3", "65536", "5120"),
+    ]  # fmt: skip
+
+
+def test_another_cluster_has_no_title_of_the_files_own_hardware(run) -> None:
+    out = run("simulate", "deepseek_v3", "--scenario", "decode", "--cluster", "nodes/dgx-h100").out
+    assert out.splitlines()[0] == "deepseek_v3 on nodes/dgx-h100"
+
+
+def test_each_scenario_says_what_its_times_rest_on(run) -> None:
+    lines = run("simulate", "deepseek_v3").out.splitlines()
+    at = lines.index("basis of the times")
+    assert lines[at + 1].startswith("  training: ")
+    assert "  decode_ep_bound: roofline" in lines[at:]
+
+
+def test_explain_says_the_basis_of_the_shape(run) -> None:
+    listed = json.loads(run("explain", "deepseek_v3", "--scenario", "training", "--json").out)["operators"]
+    measured = next(line["name"] for line in listed if line["basis"] == "measured" and line["name"] != "contention")
+    (found, *_) = json.loads(run("explain", "deepseek_v3", "--scenario", "training", "--op", measured, "--json").out)[
+        "operators"
+    ]
+    assert found["basis"] == "measured"
+
+
+def test_operators_of_one_side_alone_are_compared_with_nothing(run, tmp_path) -> None:
+    document = json.loads(run("simulate", "deepseek_v3", "--scenario", "decode", "--json").out)
+    (tmp_path / "one.json").write_text(json.dumps(document))
+    lost = document["scenarios"]["decode"]["breakdown"].pop()
+    (tmp_path / "other.json").write_text(json.dumps(document))
+    found = json.loads(run("compare", tmp_path / "one.json", tmp_path / "other.json", "--format", "json").out)
+    (row,) = [one for one in found["operators"] if one["name"] == lost["name"]]
+    assert (row["first"], row["second"], row["ratio"]) == (lost["time"], None, None)
+    assert f"| {lost['name']} |" in run("compare", tmp_path / "one.json", tmp_path / "other.json", "--format", "md").out
+
+
+def commands(group: click.Group, context: click.Context):
+    for name in group.list_commands(context):
+        found = group.get_command(context, name)
+        if isinstance(found, click.Group):
+            yield from commands(found, context)
+        else:
+            yield found
+
+
+@pytest.mark.parametrize("command", list(commands(root, click.Context(root))), ids=lambda command: str(command.name))
+def test_a_command_has_at_most_eight_options(command: click.Command) -> None:
+    shown = [each for each in command.params if isinstance(each, click.Option) and not each.hidden]
+    assert len(shown) <= 8

@@ -1,0 +1,201 @@
+"""Messages on the links of a whole cluster: alone as long as their fit says, together as their flows share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import costmodel
+from costmodel.api import event_engine
+from costmodel.event.links import binding
+from costmodel.hardware import Cluster
+from costmodel.network.flows import run_flows
+from costmodel.network.loads import Load, Wires
+from costmodel.network.routing import Flows, route
+from costmodel.network.sessions import FlowSession
+from costmodel.quantities import Array
+from costmodel.workload.operators import Collective, Exchange, Group
+
+PLACE = "scenarios.training.simulation"
+FABRICS = ("h800-2048-mpft", "h800-2048-mrft")
+
+
+def cluster(fabric: str = "h800-2048-mpft", **network: str) -> Cluster:
+    changes = {f"hardware.network.{name}": value for name, value in network.items()}
+    workload = costmodel.load("deepseek_v3", cluster=f"clusters/{fabric}", set=changes, scenarios=["training"])
+    return workload.scenario("training").cluster
+
+
+def step(fabric: str = "h800-2048-mpft", *, contention: bool = True, **network: str) -> float:
+    """Return the time of a short training step of DeepSeek-V3: 32 micro-batches."""
+    changes = {f"hardware.network.{name}": value for name, value in network.items()}
+    changes |= {f"{PLACE}.contention": str(contention).lower(), "scenarios.training.global_batch": "4096"}
+    workload = costmodel.load("deepseek_v3", set=changes, cluster=f"clusters/{fabric}", scenarios=["training"])
+    value = workload.points(engine="event")["training"].metrics["step_time"]
+    assert value is not None
+    return value
+
+
+def exchange(ranks: float = 64.0, mode: str = "normal") -> Exchange:
+    family = "moe_dispatch" if mode == "normal" else "moe_dispatch_low_latency"
+    return Exchange("dispatch", 4096.0, 7168.0, 8, 256.0, 8.0, 4, Group(ranks), mode, 1.0, family)
+
+
+def on(load: Load, kind: str, wires: Wires) -> Array:
+    """Return how full the links of a kind are."""
+    names = [wires.plant.names[link] for link in load.links]
+    return np.array([busy for name, busy in zip(names, load.busy, strict=True) if name.startswith(kind)])
+
+
+@pytest.mark.parametrize("fabric", FABRICS)
+@pytest.mark.parametrize("mode", ["normal", "low_latency"])
+def test_an_exchange_alone_takes_as_long_as_where_no_flows_meet(fabric: str, mode: str) -> None:
+    load = Wires(cluster(fabric), 16, 128).collective(exchange(mode=mode), 3)
+    assert load.slower == pytest.approx(1.0, rel=5e-3)
+
+
+@pytest.mark.parametrize("kind", ["all_reduce", "reduce_scatter", "all_gather"])
+@pytest.mark.parametrize("group", [Group(128.0), Group(256.0), Group(4.0, 64.0), Group(8.0)])
+def test_a_collective_alone_takes_as_long_as_where_no_flows_meet(kind: str, group: Group) -> None:
+    wires = Wires(cluster(), 16, 128, copies=2)
+    load = wires.collective(Collective(kind, kind, 1e9, group), 1)
+    assert load.slower == pytest.approx(1.0, rel=5e-3)
+    assert load.busy.max() <= load.alone * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("narrow", [1, 3])
+def test_what_crosses_leaves_shares_their_uplinks_and_nothing_else_does(narrow: int) -> None:
+    """48 nodes stand under a leaf with 16 uplinks, three ranks of 16 nodes: all that they send to others takes thrice.
+
+    With as many uplinks as NICs, or to ranks under the same leaf, nothing takes longer.
+    """
+    wires = Wires(cluster(oversubscription=str(narrow)), 16, 128)
+    alone = 1e6 / 50e9
+    crossing = together([wires.send(1e6, rank, rank + 3) for rank in range(3)])
+    assert crossing == pytest.approx([narrow * alone] * 3)
+    staying = together([wires.send(1e6, source, target) for source, target in ((0, 1), (1, 0))])
+    assert staying == pytest.approx([alone] * 2)
+
+
+def test_hashed_paths_collide_and_adaptive_ones_do_not() -> None:
+    found = {policy: Wires(cluster(routing=policy), 16, 128).send(1e6, 1, 2).slower for policy in ("ecmp", "adaptive")}
+    assert found["adaptive"] == pytest.approx(1.0)
+    assert found["ecmp"] >= 2.0
+
+
+def test_a_part_of_the_devices_loads_its_own_links_and_all_parts_together_what_the_rank_does() -> None:
+    wires = Wires(cluster(), 16, 128)
+    whole = wires.collective(exchange(), 2)
+    parts = [wires.collective(exchange(), 2, (number, 128)) for number in range(128)]
+    together = np.zeros(len(wires.plant.capacity))
+    for part in parts:
+        together[part.links] += part.busy
+        assert part.alone == whole.alone
+    assert together[whole.links] == pytest.approx(whole.busy)
+    assert len(on(parts[0], "nic", wires)) < len(on(whole, "nic", wires))
+
+
+def together(loads: Sequence[Load]) -> list[float]:
+    """Return when messages end that start at the same time, each as one flow [s]."""
+    weights = binding(loads, [(number, number) for number in range(len(loads))])
+    session = FlowSession(np.ones(1 + max((link for each in weights for link in each), default=0)))
+    numbers = [session.add(each, load.alone, 1.0) for each, load in zip(weights, loads, strict=True)]
+    ends = [0.0] * len(loads)
+    while (at := session.next_completion()) is not None:
+        for flow in session.advance(at):
+            ends[numbers.index(flow)] = float(at)
+    return ends
+
+
+@pytest.mark.parametrize(
+    ("network", "longer"), [({}, 0.0), ({"oversubscription": "3"}, 0.0), ({"routing": "ecmp"}, 0.15)]
+)
+def test_two_sends_end_when_all_of_their_flows_do(network: dict[str, str], longer: float) -> None:
+    """The same by hand: the flows of both messages, one by one, on the flow level.
+
+    A message goes on in proportion on all of its links: where hashes make some of its flows wait, others wait with
+    them and do not leave a common NIC early.
+    """
+    wires = Wires(cluster(**network), 16, 128)
+    ends = together([wires.send(1e6, 2, 3), wires.send(1e6, 4, 3)])
+    device = np.arange(128)
+    source = np.concatenate([2 * 128 + device, 4 * 128 + device])
+    target = np.tile(3 * 128 + device, 2)
+    flows = Flows(source, target, np.full(256, 1e6))
+    by_flow = run_flows(route(wires.plant, flows, wires._policy).incidence, flows.size)
+    assert by_flow.makespan * (1 - 1e-6) <= max(ends) <= by_flow.makespan * (1 + longer + 1e-6)
+
+
+def test_two_messages_that_need_one_nic_take_as_long_as_both_and_those_that_need_others_do_not() -> None:
+    wires = Wires(cluster(), 16, 128)
+    one, other = wires.send(1e6, 0, 1), wires.send(1e6, 0, 1)
+    assert together([one, other]) == pytest.approx([2 * one.alone] * 2)
+    assert together([one, wires.send(1e6, 1, 0)]) == pytest.approx([one.alone] * 2)  # the other way
+    assert together([one, wires.send(1e6, 5, 6)]) == pytest.approx([one.alone] * 2)
+
+
+@st.composite
+def messages(draw: st.DrawFn) -> tuple[list[Load], list[tuple[int, int]]]:
+    count, links = draw(st.integers(1, 7)), draw(st.integers(1, 8))
+    share = st.sampled_from((0.0, 0.0, 0.2, 0.35, 0.5, 1.0))
+    rows = [np.array(draw(st.lists(share, min_size=links, max_size=links))) for _ in range(count)]
+    loads = [Load(np.flatnonzero(row), row[row > 0], 1.0, 1.0) for row in rows]
+    streams = draw(st.lists(st.integers(0, 4), min_size=count, max_size=count))
+    return loads, [(stream // 2, stream) for stream in streams]
+
+
+@given(messages())
+def test_links_that_are_left_out_never_bound_what_streams_can_send(
+    drawn: tuple[list[Load], list[tuple[int, int]]],
+) -> None:
+    """Any set of messages, one of each stream, has the same fair rates on all links as on those that are kept."""
+    loads, senders = drawn
+    kept = binding(loads, senders)
+    for first in range(len(loads)):
+        chosen: dict[int, int] = {}
+        for at in (*range(first, len(loads)), *range(first)):
+            chosen.setdefault(senders[at][1], at)
+        few, every = FlowSession(np.ones(64)), FlowSession(np.ones(64))
+        pairs = [
+            (
+                few.add(kept[at], 1.0, 1.0),
+                every.add(dict(zip(loads[at].links.tolist(), loads[at].busy.tolist(), strict=True)), 1.0, 1.0),
+            )
+            for at in chosen.values()
+        ]
+        assert [few.rate(one) for one, _ in pairs] == pytest.approx([every.rate(other) for _, other in pairs], rel=1e-5)
+
+
+def test_both_fabrics_train_equally_fast_with_all_their_links() -> None:
+    mpft, mrft = (step(fabric) for fabric in FABRICS)
+    assert mpft == pytest.approx(mrft, rel=5e-3)
+    assert mpft > step(contention=False)
+
+
+@pytest.mark.parametrize("network", [{"oversubscription": "2"}, {"routing": "ecmp"}, {"failed": "[nic3]"}])
+def test_narrow_uplinks_collisions_and_lost_nics_make_the_step_longer(network: dict[str, str]) -> None:
+    assert step(**network) > 1.001 * step()
+
+
+def test_without_anything_that_meets_both_engines_agree() -> None:
+    """Pairs of messages that share no link: DeepSeek-V2's exchanges stay inside nodes, its sends leave them."""
+    changes = {f"{PLACE}.contention": "true"}
+    closed = costmodel.load("deepseek_v2", scenarios=["training"]).points()["training"]
+    found = costmodel.load("deepseek_v2", set=changes, scenarios=["training"]).points(engine="event")["training"]
+    assert found.metrics["step_time"] == pytest.approx(closed.metrics["step_time"], rel=5e-3)
+
+
+def test_the_same_messages_give_the_same_times_again() -> None:
+    assert step(routing="ecmp") == step(routing="ecmp")
+
+
+def test_many_ranks_of_one_expert_group_are_not_simulated_twice() -> None:
+    engine = event_engine()
+    workload = costmodel.load("deepseek_v3", set={f"{PLACE}.contention": "true"}, scenarios=["training"])
+    workload.points(engine="event", simulation=engine)
+    graph = engine.timelines["training"].graph
+    assert 1 + max(stream.device for stream in graph.streams) == 16

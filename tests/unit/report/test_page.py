@@ -1,0 +1,90 @@
+"""Tables as text, Markdown and CSV, and what a narrow terminal leaves out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+
+import pytest
+
+from costmodel.report import page
+from costmodel.report.number import Number
+from costmodel.report.text import metric, quantity, share, span
+
+
+@pytest.fixture
+def table():
+    made = page.table("operator", ">time", ">share", "|", "?>a column that may go", ">80 % interval")
+    made.add("first | one", quantity(2.5, "time"), share(0.5), 1.0, "1,234,567", span("step_time", 2.0, 3.0))
+    made.add("second", quantity(0.0025, "time"), share(0.005), 0.01, "-", "-")
+    return made
+
+
+def printed(capsys, content, form="text"):
+    with page.printing(form):
+        page.show("a line")
+        page.show("a hint", "dim")
+        page.show(content)
+    return capsys.readouterr().out
+
+
+def test_csv_holds_the_tables_alone_with_numbers_in_si(table, capsys) -> None:
+    first, second = csv.DictReader(io.StringIO(printed(capsys, table, "csv").strip()))
+    assert list(first) == [
+        "operator", "time [s]", "share", "a column that may go", "80 % interval [s] low", "80 % interval [s] high",
+    ]  # fmt: skip
+    assert list(first.values()) == ["first | one", "2.5", "0.5", "1234567", "2.0", "3.0"]
+    assert list(second.values()) == ["second", "0.0025", "0.005", "", "", ""]
+
+
+def test_csv_names_units_that_differ_in_a_column_of_their_own(capsys) -> None:
+    mixed = page.table("metric", ">value")
+    mixed.add("step time", metric("step_time", 2.0))
+    mixed.add("mfu", metric("mfu", 0.4))
+    assert printed(capsys, mixed, "csv").split() == ["metric,value,value", "unit", "step", "time,2.0,s", "mfu,0.4,"]
+
+
+def test_markdown_is_a_table_whose_bars_are_words_alone(table, capsys) -> None:
+    lines = [line for line in printed(capsys, table, "md").splitlines() if line]
+    assert lines == [
+        "a line",
+        "| operator | time | share | a column that may go | 80 % interval |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        "| first \\| one | 2.5 s | 50% | 1,234,567 | 2 .. 3 s |",
+        "| second | 2.5 ms | 0.5% | - | - |",
+    ]
+
+
+def test_a_pipe_gets_everything_and_nothing_is_folded(table, capsys) -> None:
+    lines = printed(capsys, table).splitlines()
+    assert "█" * page.BAR in lines[4]
+    assert "a column that may go" in lines[2]
+    assert all("\x1b" not in line for line in lines)
+
+
+@pytest.mark.parametrize(("columns", "lacks"), [(160, []), (79, []), (66, ["█"]), (50, ["█", "1,234,567"])])
+def test_a_narrow_terminal_loses_bars_first_then_what_may_go(table, columns, lacks, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((columns, 24)))
+    shown = printed(capsys, table)
+    widest = max(len(line) for line in shown.splitlines())
+    assert widest <= columns
+    for word in ("█", "1,234,567"):
+        assert (word in shown) == (word not in lacks)
+    assert ("no room for a column that may go" in shown) == ("1,234,567" in lacks)
+
+
+def test_bars_grow_with_their_share() -> None:
+    assert page.bar(0.0) == ""
+    assert page.bar(1.0) == "█" * page.BAR
+    assert len(page.bar(0.5)) == page.BAR // 2
+    assert page.bar(7.0) == page.bar(1.0)
+
+
+def test_a_number_is_text_that_knows_its_value() -> None:
+    shown = metric("step_time", 0.0125)
+    assert shown == "12.5 ms"
+    assert isinstance(shown, Number)
+    assert (shown.low, shown.unit, shown.high) == (0.0125, "s", None)
