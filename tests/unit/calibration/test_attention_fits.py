@@ -13,6 +13,7 @@ from costmodel.calibration.fitting import Recipe, Samples, fit_family, fold_numb
 from costmodel.calibration.forms import FORMS
 from costmodel.cost.calibration import Calibration, Form
 from costmodel.cost.machine import Machine
+from costmodel.cost.residual import Nearness, Residual
 from costmodel.quantities import Array
 from costmodel.workload.operators import AttentionCore, MixedAttention, Operator
 
@@ -122,18 +123,8 @@ def test_some_rows_of_a_mixed_kernel_keep_their_own_parts() -> None:
     assert all(len(np.atleast_1d(each.keys)) == len(some) for each in operator.parts)
 
 
-def test_shapes_of_known_groups_have_the_narrower_intervals() -> None:
-    """Groups that scatter about the form each by its own factor: a shape of one is foretold by its neighbours."""
-    samples, _ = made("decode", noise=0.02)
-    names = np.unique(samples.groups)
-    shifts = np.random.default_rng(3).normal(0.0, 0.2, len(names))[np.searchsorted(names, samples.groups)]
-    fitted = fit_family(replace(samples, seconds=samples.seconds * np.exp(shifts)), Recipe("decode", CHOICES["decode"]))
-    assert fitted.errors["near"].mean < fitted.errors["residual"].mean
-    nearness = fitted.nearness
-    assert nearness is not None
-    assert nearness.share < 1.0
-    assert nearness.width(nearness.near) == pytest.approx(nearness.share)
-    assert nearness.width(2.0 * nearness.far) == 1.0
-    fit = fitted.fit()
-    widths = np.asarray(fit.width(samples.parts[0].operators[0]))
-    assert nearness.share - 1e-9 <= widths.min() < widths.max() <= 1.0
+def test_the_spread_is_narrow_near_a_support_and_whole_far_from_all() -> None:
+    at_128_keys = Residual(("keys",), np.array([2.0]), np.array([[7.0]]), np.array([0.1]))
+    nearness = Nearness(near=0.5, far=1.5, share=0.4)
+    distances = np.asarray(at_128_keys.distance((np.array([7.0, 8.0, 9.0, 15.0]),)))
+    assert nearness.width(distances).tolist() == pytest.approx([0.4, 0.4, 0.7, 1.0])
