@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 
-from costmodel.calibration.load import Fits, Held, Shelf, nearest_keys
+from costmodel.calibration.load import GRADIENTS, Fits, Held, Shelf, nearest_keys
 from costmodel.cost.calibration import Calibration
 from costmodel.schema.references import Library
 
@@ -33,11 +34,15 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Candidate:
-    """A calibration file of the chain. distance: devices between its device and the one asked for."""
+    """A calibration file of the chain.
+
+    distance: devices between its device and the one asked for; defaults: of its device, by family or `family/variant`.
+    """
 
     held: Held
     implementation: str
     distance: int
+    defaults: Mapping[str, str]
 
     def covers(self, key: str) -> bool:
         """Tell whether the file has the very `family/variant`, or the family as a whole."""
@@ -51,16 +56,27 @@ class _Candidate:
         file = self.held.file
         names = [framework.partition(" ")[0] for framework in file.frameworks]
         other = _differs(kernel.kernel, file.kernels)
-        named = f"{kernel.kernel} {kernel.framework}".lower()
         return (
-            other, int(bool(other) and (file.library is None or file.library not in named)),
+            other, int(bool(other) and not self.is_named(kernel)),
             _differs(kernel.framework.partition(" ")[0], names), _differs(kernel.framework, file.frameworks),
             _differs(kernel.timing, file.timings),
         )  # fmt: skip
 
-    def order(self, kernel: Kernel) -> tuple[int | str, ...]:
-        """Return what candidates for a kernel are ordered by: the nearest device, then the least mismatch."""
-        return (self.distance, *self.mismatch(kernel), self.implementation)
+    def is_named(self, kernel: Kernel) -> bool:
+        """Tell whether the name of a kernel or its framework holds that of the file's library."""
+        library = self.held.file.library
+        return library is not None and library in f"{kernel.kernel} {kernel.framework}".lower()
+
+    def answers(self, kernel: Kernel) -> bool:
+        """Tell whether the file may price a kernel while another has rows: one that states a published rate may not."""
+        file = self.held.file
+        measured = any(family.form is not None for family in file.families.values())
+        return measured or bool(file.frameworks or file.kernels or file.timings) or self.is_named(kernel)
+
+    def order(self, kernel: Kernel, key: str) -> tuple[int | str, ...]:
+        """Return what candidates for a kernel are ordered by: the nearest device, the least mismatch, its default."""
+        default = self.defaults.get(key, self.defaults.get(key.partition("/")[0]))
+        return (self.distance, *self.mismatch(kernel), int(self.implementation != default), self.implementation)
 
 
 class Chooser:
@@ -75,9 +91,9 @@ class Chooser:
         """Return the fits for a kernel of a family.
 
         Order: the kernel itself on this device; another kernel, framework or version of it here; the same on the
-        devices that this one inherits from, in turn; the nearest variant that any of these has; the roofline. The
-        file prices all families that it covers, such as the decoding part of a mixed call; the others keep the
-        device's defaults.
+        devices that this one inherits from, in turn; the nearest variant that any of these has; a published rate of a
+        kernel that no row names; the roofline. The file prices all families that it covers, such as the decoding part
+        of a mixed call; the others keep the device's defaults.
         """
         key = (family, variant, kernel)
         if key not in self._choices:
@@ -85,10 +101,13 @@ class Chooser:
         return self._choices[key]
 
     def _choose(self, family: str, variant: str, kernel: Kernel) -> Choice:
-        for alike in (f"{family}/{variant}", *nearest_keys(family, variant)):
-            covering = [each for each in self._candidates if each.covers(alike)]
+        forward = (f"{GRADIENTS[family]}/{variant}",) if family in GRADIENTS else ()  # at a share of its rate
+        keys = (f"{family}/{variant}", *nearest_keys(family, variant), *forward)
+        measured = [each for each in self._candidates if each.answers(kernel)]
+        for candidates, alike in product((measured, self._candidates), keys):
+            covering = [each for each in candidates if each.covers(alike)]
             if covering:
-                best = min(covering, key=lambda each: each.order(kernel))
+                best = min(covering, key=lambda each: each.order(kernel, alike))
                 own = self._streams(kernel) | {_scope(key): (best.implementation,) for key in best.held.file.families}
                 calibration = Calibration(self._device, Fits(self._shelf, self._device, own))
                 asked = f"{family}/{variant}"
@@ -100,20 +119,21 @@ class Chooser:
     def _streams(self, kernel: Kernel) -> dict[str, tuple[str, ...]]:
         """Return the implementations of the element-wise kernels that run in the same rows as others, kind by kind."""
         found: dict[str, _Candidate] = {}
-        for each in sorted(self._candidates, key=lambda each: each.order(kernel)):
+        for each in self._candidates:
             for key in each.held.file.families:
                 if key.startswith(f"{STREAMS}/"):
-                    found.setdefault(key, each)
+                    best = found.setdefault(key, each)
+                    found[key] = min(best, each, key=lambda one: one.order(kernel, key))
         return {key: (each.implementation,) for key, each in found.items()}
 
     @cached_property
     def _candidates(self) -> list[_Candidate]:
         found = []
-        for distance, (device, _) in enumerate(self._shelf.chain(self._device)):
+        for distance, (device, defaults) in enumerate(self._shelf.chain(self._device)):
             for implementation in self._shelf.names(device):
                 held = self._shelf.held(device, implementation)
                 if held is not None:
-                    found.append(_Candidate(held, implementation, distance))
+                    found.append(_Candidate(held, implementation, distance, defaults))
         return found
 
 

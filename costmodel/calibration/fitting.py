@@ -11,12 +11,12 @@ import numpy.typing as npt
 
 from costmodel.calibration.batch import Mapped
 from costmodel.calibration.forms import FORMS
-from costmodel.calibration.regression import RIDGE, Estimate, Share, estimate, residual
+from costmodel.calibration.regression import CANDIDATES, RIDGE, SUPPORTS, Estimate, Share, estimate, residual
 from costmodel.calibration.roofline import roofline_time
 from costmodel.calibration.timing import operator_time
 from costmodel.cost.calibration import Calibration, FamilyFit, Form
 from costmodel.cost.machine import Machine
-from costmodel.cost.residual import Domain, Residual
+from costmodel.cost.residual import Domain, Nearness, Residual
 from costmodel.hardware import Cluster
 from costmodel.quantities import Array, Indices, Quantity
 from costmodel.workload.operators import Operator
@@ -25,9 +25,12 @@ from costmodel.workload.scenario import Framework
 FOLDS = 5
 ROWS = 800  # that the form's few parameters are fitted to; the residual sees all
 SCALES = (0.7, 1.4, 2.0)  # of the residual's lengths, among which cross-validation chooses
+THOROUGH = (0.7, 1.0, 1.4)  # of the lengths found, once more with supports chosen among many candidates
 RIDGES = (0.3, 3.0, 30.0)  # of the residual's weights, likewise: the last leaves hardly any residual
 GAIN = 0.01  # of the error: what a length of its own has to win
 NEAR = 1.0  # octaves: a shape this near to a support point is as good as measured
+APART = 1.05  # ratio of distances below which groups of shapes are no farther than single ones
+INTERVAL = 0.8  # share of the rows that an interval holds
 SIBLING = 0.1  # what a row of a sibling weighs: it tells of the form, not of this device
 SEED = 0
 STREAM = "stream"  # the form of kernels beside those that are fitted
@@ -192,8 +195,9 @@ class Fitted:
     """A family's fit and its evidence.
 
     errors: by model, `roofline`, `data` (a smooth function of the shape alone), `form`, `residual` (the form with it),
-    in cross-validation over groups; predictions: of the last, by row, each from a fit without the row's group [s];
-    beside: the form of other kernels in the same rows.
+    in cross-validation over groups, and `near`, the last where single shapes were held out; predictions: of `residual`,
+    by row, each from a fit without the row's group [s]; widths: of the spread at these predictions; nearness: how it
+    depends on the distance to a support; beside: the form of other kernels in the same rows.
     """
 
     recipe: Recipe
@@ -202,14 +206,18 @@ class Fitted:
     domain: Domain
     errors: Mapping[str, Errors]
     predictions: Array
+    widths: Array
     rows: int
     groups: int
+    nearness: Nearness | None = None
     beside: Beside | None = None
 
     def fit(self) -> FamilyFit:
         """Return the fit as prices are made with it, its spread left to the file."""
         form = FORMS[self.recipe.form].build(self.estimate.values, self.recipe.choices)
-        return FamilyFit(basis="fitted", form=form, residual=self.residual, domain=self.domain)
+        return FamilyFit(
+            basis="fitted", form=form, residual=self.residual, domain=self.domain, nearness=self.nearness
+        )  # fmt: skip
 
 
 def fit_family(samples: Samples, recipe: Recipe) -> Fitted:
@@ -223,16 +231,58 @@ def fit_family(samples: Samples, recipe: Recipe) -> Fitted:
         trials[-1].write(predictions)
     lengths, ridge, corrected = _best_lengths(trials, np.array(FORMS[recipe.form].lengths), samples.seconds)
     whole = _Trained.on(samples, recipe)
-    features = np.concatenate(samples.features(whole.form, samples.repeats))
+    stage = whole.stage(samples)
+    features = np.concatenate(stage.features)
+    near = _without_shapes(stage, lengths, ridge)
+    far = _Unseen(corrected, _distances(trials, lengths, ridge, len(samples)))
+    nearness = _nearness(near, far, samples.seconds)
     return Fitted(
-        recipe, whole.estimate, whole.stage(samples).residual(lengths, ridge),
+        recipe, whole.estimate, stage.residual(lengths, ridge),
         Domain(features.min(axis=0), features.max(axis=0), NEAR / float(np.exp(np.log(lengths).mean()))),
         {
             **{name: Errors.of(predictions[name], samples.seconds) for name in ("roofline", "data", "form")},
-            "residual": Errors.of(corrected, samples.seconds),
+            "residual": Errors.of(corrected, samples.seconds), "near": Errors.of(near.seconds, samples.seconds),
         },
-        corrected, len(samples), len(np.unique(samples.groups)), whole.beside,
+        corrected, np.ones(len(samples)) if nearness is None else np.asarray(nearness.width(far.distances)),
+        len(samples), len(np.unique(samples.groups)), nearness, whole.beside,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Unseen:
+    """Predictions of rows that a fit had not seen [s], and how far the nearest support was [lengths]."""
+
+    seconds: Array
+    distances: Array
+
+
+def _without_shapes(stage: _Stage, lengths: Array, ridge: float) -> _Unseen:
+    """Return the prediction of every row with a residual of the rows of other shapes; the form has seen them all."""
+    _, shapes = np.unique(np.concatenate(stage.features, axis=1), axis=0, return_inverse=True)
+    folds = np.random.default_rng(SEED).permutation(int(shapes.max()) + 1)[shapes] % FOLDS
+    seconds, distances = (np.empty(len(stage.seconds)) for _ in range(2))
+    for fold in range(int(folds.max()) + 1):
+        held = folds == fold
+        correction, unseen = stage.take(~held).residual(lengths, ridge), stage.take(held)
+        seconds[held], distances[held] = unseen.predict(correction), unseen.distances(correction)
+    return _Unseen(seconds, distances)
+
+
+def _distances(trials: Sequence[_Trial], lengths: Array, ridge: float, count: int) -> Array:
+    """Return how far the nearest support is from every row that was held out [lengths]."""
+    distances = np.empty(count)
+    for trial in trials:
+        distances[trial.mask] = trial.held.distances(trial.seen.residual(lengths, ridge))
+    return distances
+
+
+def _nearness(near: _Unseen, far: _Unseen, seconds: Array) -> Nearness | None:
+    """Return how the spread depends on the distance to a support; None where groups are no farther than shapes."""
+    places = [float(np.median(each.distances)) for each in (near, far)]
+    widths = [float(np.quantile(np.abs(np.log(each.seconds / seconds)), INTERVAL)) for each in (near, far)]
+    if not (places[1] > places[0] * APART and 0.0 < widths[0] < widths[1]):
+        return None
+    return Nearness(places[0], places[1], widths[0] / widths[1])
 
 
 def _best_lengths(trials: Sequence[_Trial], start: Array, seconds: Array) -> tuple[Array, float, Array]:
@@ -240,13 +290,14 @@ def _best_lengths(trials: Sequence[_Trial], start: Array, seconds: Array) -> tup
 
     All lengths are scaled together first, then each axis by itself, in its turn; what helps by less than `GAIN` is
     left, so that the choice follows the rows and not their noise. The ridge comes first: it says how far the residual
-    is to be believed at all.
+    is to be believed at all. The search takes the centres of clusters as supports; for the lengths found and their
+    neighbours those supports are chosen that explain most.
     """
 
-    def score(lengths: Array, ridge: float) -> tuple[float, Array]:
+    def score(lengths: Array, ridge: float, candidates: int = SUPPORTS) -> tuple[float, Array]:
         predicted = np.empty(len(seconds))
         for trial in trials:
-            predicted[trial.mask] = trial.predict(lengths, ridge)
+            predicted[trial.mask] = trial.predict(lengths, ridge, candidates)
         return Errors.of(predicted, seconds).mean, predicted
 
     ridge, best, found = RIDGE, start, score(start, RIDGE)
@@ -266,7 +317,9 @@ def _best_lengths(trials: Sequence[_Trial], start: Array, seconds: Array) -> tup
             other = score(trial, ridge)
             if other[0] < (1.0 - GAIN) * found[0]:
                 best, found = trial, other
-    return best, ridge, found[1]
+    tried = [(scale * best, *score(scale * best, ridge, CANDIDATES)) for scale in THOROUGH]
+    lengths, _, predicted = min(tried, key=lambda one: one[1])
+    return lengths, ridge, predicted
 
 
 def fold_numbers(groups: Groups) -> Indices:
@@ -289,11 +342,20 @@ class _Stage:
     others: Array
     seconds: Array
 
-    def residual(self, lengths: Array, ridge: float) -> Residual:
+    def residual(self, lengths: Array, ridge: float, candidates: int = CANDIDATES) -> Residual:
         """Return the residual of the rows with bumps of these lengths and a ridge on their heights."""
         total = self.others + np.sum(self.times, axis=0)
         shares = [Share(features, part / total) for features, part in zip(self.features, self.times, strict=True)]
-        return residual(shares, np.log(self.seconds / total), self.axes, lengths, ridge)
+        return residual(shares, np.log(self.seconds / total), self.axes, lengths, ridge, candidates)
+
+    def take(self, mask: npt.NDArray[np.bool_]) -> _Stage:
+        """Return the rows where a mask holds."""
+        features, times = [each[mask] for each in self.features], [each[mask] for each in self.times]
+        return _Stage(self.axes, features, times, self.others[mask], self.seconds[mask])
+
+    def distances(self, correction: Residual) -> Array:
+        """Return how far the nearest support is from every row [lengths]."""
+        return np.asarray(correction.distance(list(self.features[0].T)))
 
     def predict(self, correction: Residual | None) -> Array:
         """Return the time of every row [s]."""
@@ -327,9 +389,9 @@ class _Trial:
         predictions["roofline"][self.mask] = self.roofline
         predictions["data"][self.mask] = self.data
 
-    def predict(self, lengths: Array, ridge: float) -> Array:
+    def predict(self, lengths: Array, ridge: float, candidates: int) -> Array:
         """Return what the form says of the rows held out, with the residual of the rows seen."""
-        return self.held.predict(self.seen.residual(lengths, ridge))
+        return self.held.predict(self.seen.residual(lengths, ridge, candidates))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

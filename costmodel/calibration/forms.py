@@ -196,6 +196,7 @@ FORMS = {
         },
         XqaForm.AXES,
         (2.0, 2.0, 2.0, 2.0, 2.0),
+        {"parted": {"single_parted": Bounds(15.0, 2.0, 500.0)}, "each": {"each": Bounds(0.3, 1e-4, 20.0)}},
     ),
     "varlen": FormKind(
         VarlenForm,

@@ -13,7 +13,7 @@ import numpy as np
 from costmodel.calibration.forms import FORMS, stated
 from costmodel.calibration.residuals import read_residuals
 from costmodel.cost.calibration import Calibration, FamilyFit, Form, Spread
-from costmodel.cost.residual import Domain, Residual
+from costmodel.cost.residual import Domain, Nearness, Residual
 from costmodel.errors import InputError, Location, Problem
 from costmodel.hardware import Device
 from costmodel.schema import build
@@ -37,11 +37,12 @@ _KIND = "calibrations"
 # Kernels of a variant that nobody measured are nearest to those of another: the same products in the other 16-bit
 # format, the same cache in the products' format, FP8 with the other kind of scales.
 _NEAREST = {"fp16": ("bf16",), "bf16": ("fp16",), "fp8": ("fp8_block",), "fp8_block": ("fp8",)}
+_CORES = ("attention_prefill", "attention_decode")  # whose FP8 kernels read a cache as narrow as those of 16 bits may
 _STREAMING = "elementwise"
 # Families whose kernels stand in for those that a device has no fit of. Backward cores run at a measured share of the
 # forward ones' rate; a batched product is a product of several groups.
-_GRADIENTS = {"attention_backward": "attention_prefill", "mla_backward": "mla_prefill"}
-_BORROWED = {**_GRADIENTS, "bmm": "gemm"}
+GRADIENTS = {"attention_backward": "attention_prefill", "mla_backward": "mla_prefill"}
+_BORROWED = {**GRADIENTS, "bmm": "gemm"}
 _STREAMS = ("activation", "add", "norm", "rotary")  # a kernel of another kind streams as these do
 
 
@@ -145,7 +146,9 @@ def nearest_variants(family: str, variant: str) -> tuple[str, ...]:
     if family == _STREAMING:
         return tuple(kind for kind in _STREAMS if kind != variant)
     plain = variant.removesuffix("_narrow").removesuffix("_turned").removesuffix("_masked")
-    own = () if plain == variant else (plain,)
+    own: tuple[str, ...] = () if plain == variant else (plain,)
+    if variant == "fp8" and family in _CORES:
+        own = ("bf16_narrow",)
     return own + _NEAREST.get(plain, ())
 
 
@@ -220,7 +223,7 @@ class Fits(Mapping[str, FamilyFit]):
         known = {family: family_fit(fit, base.basis) for family, fit in base.families.items()}
         # No table has rows of products that expand narrow weights: they start from the spread of the plain ones.
         expanding = {product_family(name, weight_only=True): known[name] for name in PRODUCTS if name in known}
-        gradients = {family: known["attention_backward"] for family in _GRADIENTS if "attention_backward" in known}
+        gradients = {family: known["attention_backward"] for family in GRADIENTS if "attention_backward" in known}
         # Nor are mixed attention kernels compared with the bare roofline: they start from the spread of prompts'.
         mixed = {"attention_mixed": known["attention_prefill"]} if "attention_prefill" in known else {}
         whole = {family: family_fit(fit, base.basis) for family, fit in shelf.composition().items()}
@@ -267,7 +270,7 @@ class Fits(Mapping[str, FamilyFit]):
         fit = None if lender is None else self.get(f"{lender}/{variant}" if variant else lender)
         if fit is None or fit.form is None:
             return None
-        if family in _GRADIENTS:
+        if family in GRADIENTS:
             gradient = self._shelf.backward(family, self._device)
             fit = replace(fit, compute=gradient.compute, query=gradient.query, spread=gradient.spread)
         return replace(fit, basis="transferred")
@@ -386,8 +389,10 @@ def family_fit(file: FamilyFitFile, basis: str, residual: Residual | None = None
         tuple(float(knot.high) for knot in knots),
     )
     form = None if file.form is None else _form(file.form)
+    stated = file.nearness
+    nearness = None if stated is None else Nearness(float(stated.near), float(stated.far), float(stated.share))
     return FamilyFit(
-        file.compute, file.memory, file.network, file.launch, spread, basis, form, residual, _domain(file),
+        file.compute, file.memory, file.network, file.launch, spread, basis, form, residual, _domain(file), nearness,
         query=file.query_keys,
     )  # fmt: skip
 

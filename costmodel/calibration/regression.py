@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +15,7 @@ from costmodel.cost.residual import Residual
 from costmodel.quantities import Array
 
 SUPPORTS = 64  # at most, of a residual
+CANDIDATES = 256  # clusters of shapes, of whose centres a thorough residual takes those that explain most
 ROBUST = 0.05  # relative error beyond which a row weighs less: what the same kernel repeats within
 RIDGE = 0.03  # of the residual's weights, against the rows' unit weights
 ROUNDS = 4  # of reweighting
@@ -100,25 +103,67 @@ class Share:
 
 
 def residual(
-    shares: Sequence[Share], misses: Array, axes: tuple[str, ...], lengths: Array, ridge: float = RIDGE
+    shares: Sequence[Share],
+    misses: Array,
+    axes: tuple[str, ...],
+    lengths: Array,
+    ridge: float = RIDGE,
+    candidates: int = SUPPORTS,
 ) -> Residual:
     """Return the residual that explains log(measured / predicted) of rows.
 
     A row of several kernels moves by the sum of their corrections, each times its share of the time. Support points are
-    the centres of clusters of the measured shapes. Ridge regression, reweighted against outliers. misses: (rows,);
-    ridge: weight of the bumps' heights against that of a row.
+    the centres of clusters of the measured shapes; of more `candidates` than supports, those that explain most. Ridge
+    regression, reweighted against outliers. misses: (rows,); ridge: weight of the bumps' heights against that of a row.
     """
     points = np.concatenate([share.features for share in shares]) / lengths
-    centres = _centres(points)
-    matrix = sum(share.share[:, None] * _bumps(share.features / lengths, centres) for share in shares)
+    centres = _centres(points, candidates)
+    rows = [share.share[:, None] * _bumps(share.features / lengths, centres) for share in shares]
+    matrix: Array = functools.reduce(np.add, rows)
     prior = ridge * _bumps(centres, centres) + 1e-6 * np.eye(len(centres))
+    if len(centres) > SUPPORTS:
+        _, weights = _ridge(matrix, misses, prior)
+        chosen = _most_telling(matrix, misses, prior, weights)
+        centres, matrix, prior = centres[chosen], matrix[:, chosen], prior[np.ix_(chosen, chosen)]
+    solution, _ = _ridge(matrix, misses, prior)
+    return Residual(axes, lengths, centres * lengths, solution)
+
+
+def _ridge(matrix: Array, misses: Array, prior: Array) -> tuple[Array, Array]:
+    """Return the heights of the bumps, and what each row weighs in the end."""
     weights: Array = np.ones(len(misses))
-    solution: Array = np.zeros(len(centres))
+    solution: Array = np.zeros(len(prior))
     for _ in range(ROUNDS):
         weighted = matrix * weights[:, None]
         solution = np.asarray(np.linalg.solve(weighted.T @ matrix + prior, weighted.T @ misses), dtype=np.float64)
         weights = 1.0 / np.sqrt(1.0 + ((misses - matrix @ solution) / ROBUST) ** 2)
-    return Residual(axes, lengths, centres * lengths, solution)
+    return solution, weights
+
+
+def _most_telling(matrix: Array, misses: Array, prior: Array, weights: Array) -> npt.NDArray[np.intp]:
+    """Return the `SUPPORTS` bumps that explain most together, chosen one after another.
+
+    Each is the one by which the ridge regression's objective falls most, given those chosen before: orthogonal least
+    squares (Chen, Cowan, Grant, IEEE Transactions on Neural Networks 2(2), 1991), by the columns of a Cholesky factor.
+    """
+    weighted = matrix * weights[:, None]
+    normal, explained = weighted.T @ matrix + prior, weighted.T @ misses
+    left = np.diag(normal).copy()  # of each bump, what those chosen before do not span
+    enough = 1e-9 * left
+    columns = np.zeros((SUPPORTS, len(left)))
+    chosen: list[int] = []
+    for place in range(SUPPORTS):
+        gain = np.where(left > enough, explained**2 / np.maximum(left, enough), 0.0)
+        gain[chosen] = 0.0
+        best = int(np.argmax(gain))
+        if gain[best] <= 0.0:
+            break
+        root = np.sqrt(left[best])
+        columns[place] = (normal[best] - columns[:place, best] @ columns[:place]) / root
+        explained = explained - explained[best] / root * columns[place]
+        left = left - columns[place] ** 2
+        chosen.append(best)
+    return np.array(sorted(chosen), dtype=np.intp)
 
 
 def _bumps(points: Array, centres: Array) -> Array:
@@ -128,12 +173,14 @@ def _bumps(points: Array, centres: Array) -> Array:
     return bumps
 
 
-def _centres(points: Array) -> Array:
-    """Return at most `SUPPORTS` centres of clusters; the same points give the same centres."""
+def _centres(points: Array, count: int) -> Array:
+    """Return at most `count` centres of clusters; the same points give the same centres."""
     from scipy.cluster.vq import kmeans2
 
     distinct = np.unique(points, axis=0)
-    if len(distinct) <= SUPPORTS:
+    if len(distinct) <= count:
         return distinct
-    centres, _ = kmeans2(distinct, SUPPORTS, minit="++", seed=0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="One of the clusters is empty")  # it keeps its centre, a point
+        centres, _ = kmeans2(distinct, count, minit="++", seed=0)
     return np.unique(centres, axis=0)

@@ -24,7 +24,7 @@ NUMBERS = (
     "q_heads", "kv_heads", "head_dim", "v_head_dim", "q_len", "kv_len", "batch2", "q2_len", "kv2_len", "sparse_topk",
     "bytes", "world_size", "gpus_per_node", "num_sms",
 )  # fmt: skip
-"""Columns of numbers above zero; blank (NaN) where an operation has none."""
+"""Columns of whole numbers above zero; blank (NaN) where an operation has none."""
 TEXTS = (
     "row_id", "device", "op", "sub_op", "dtype_in", "dtype_out", "kv_dtype", "distribution", "causal", "flag", "tier",
     "meta_id", "framework", "kernel", "timing", "notes",
@@ -102,13 +102,14 @@ def read_tables(
 ) -> Table:
     """Return all rows of a file, or of a folder of tables (`calibration/*.csv` below it where there is such a folder).
 
-    timed: rows have to state a time; a table to predict need not. device: stands for the rows' own; otherwise: the
+    timed: rows have to state a time; those of a table to predict need not, but one that is stated has to be one.
+    device: stands for the rows' own; otherwise: the
     same where a row of another tool's file has none. Traces of the PyTorch profiler and output of nccl-tests are read
     as tables.
 
     Joins `meta.csv`, beside the tables or above them, on `meta_id`; a column that a table has itself is kept. Raises
     MeasurementError with file and line: a missing column, one in another unit, a row that is cut off, a number that is
-    none or not above zero.
+    none, not above zero or not whole.
     """
     files = table_files(measurements)
     folder = measurements if measurements.is_dir() else measurements.parent
@@ -155,15 +156,19 @@ def _asked(sheet: Sheet, *, timed: bool, device: str | None) -> Sheet:
     """Return a sheet with the device that stands in for its own, and with no times where none are asked for."""
     if device is not None:
         sheet = sheet.with_column("device", device)
-    if not timed:
+    _refuse_other_units(sheet, ("time_us", "bytes") if timed else ("bytes",))
+    if timed:
+        return sheet
+    if "time_us" not in sheet.columns:
         return sheet.with_column("time_us", str(_UNKNOWN_TIME))
-    _refuse_other_units(sheet)
-    return sheet
+    times = [cell if cell.strip() else str(_UNKNOWN_TIME) for cell in sheet.column("time_us")]
+    return replace(sheet, columns={**sheet.columns, "time_us": times})
 
 
-def _refuse_other_units(sheet: Sheet) -> None:
+def _refuse_other_units(sheet: Sheet, columns: Sequence[str]) -> None:
     """Raise MeasurementError where a column states a time or a size in another unit than the schema's column."""
-    for ours, (unit, spelling) in _OTHER_UNITS.items():
+    for ours in columns:
+        unit, spelling = _OTHER_UNITS[ours]
         for name in sheet.columns:
             if name != ours and spelling.fullmatch(name.strip()):
                 hint = (
@@ -191,11 +196,11 @@ def table_of(sheet: Sheet, meta: Mapping[str, Mapping[str, str]] | None = None) 
 def _numbers(sheet: Sheet, name: str) -> Array:
     """Return a column of numbers above zero, NaN where it is blank."""
     numbers = _floats(sheet, name)
-    wrong = np.flatnonzero((numbers <= 0) | np.isinf(numbers))
+    wrong = np.flatnonzero((numbers <= 0) | np.isinf(numbers) | (numbers != np.floor(numbers)) & ~np.isnan(numbers))
     if len(wrong):
         raise sheet.error(
             f"{sheet.column(name)[wrong[0]]!r} is impossible", row=wrong[0], field=name,
-            hint="write a finite number above zero, or leave it blank",
+            hint="write a whole number above zero, or leave it blank",
         )  # fmt: skip
     return numbers
 

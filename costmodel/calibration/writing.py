@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from costmodel.calibration.fitting import STREAM, Beside, Fitted, Samples
 from costmodel.calibration.forms import FORMS
 from costmodel.calibration.residuals import DIGITS, write_residuals
 from costmodel.calibration.roofline import groups, spread
+from costmodel.cost.calibration import Spread
 from costmodel.quantities import Array
 from costmodel.schema.fit_plan import ImplementationFile
 from costmodel.schema.forms import parameter
@@ -98,14 +99,20 @@ def _family(name: str, fit: Fitted, evidence: Evidence) -> Iterator[str]:
     sizes = zip(kind.axes, np.exp2(fit.domain.low), np.exp2(fit.domain.high), strict=True)
     yield f"    domain: {{{', '.join(f'{axis}: [{low:.6g}, {high:.6g}]' for axis, low, high in sizes)}}}"
     yield f"    radius: {fit.domain.radius:.{DIGITS}g}"
-    means = {model: _percent(errors.mean) for model, errors in fit.errors.items()}
-    best = fit.errors["residual"]
+    means = {model: _percent(errors.mean) for model, errors in fit.errors.items() if model != "near"}
+    best, near = fit.errors["residual"], fit.errors["near"]
+    ratio = evidence.samples[name].seconds / fit.predictions
+    knots = list(spread_knots(fit.predictions, ratio))
+    inside, half_width = _intervals(knots, fit, ratio)
     yield (
         f'    accuracy: {{held_out: "{evidence.held_out[name]}", groups: {fit.groups}, {_joined(means)}, '
-        f"median: {_percent(best.median)}, bias: {_percent(best.bias)}}}"
+        f"median: {_percent(best.median)}, bias: {_percent(best.bias)}, inside: {_percent(inside)}, "
+        f"half_width: {_percent(half_width)}, near_median: {_percent(near.median)}}}"
     )
-    ratio = evidence.samples[name].seconds / fit.predictions
-    yield from _spread((fit.predictions[rows], ratio[rows]) for rows in groups(fit.predictions))
+    yield from _spread(knots)
+    if fit.nearness is not None:
+        values = {each: f"{getattr(fit.nearness, each):.3g}" for each in ("near", "far", "share")}
+        yield f"    nearness: {{{_joined(values)}}}"
     yield f"    rows: {fit.rows}"
     if fit.beside is not None:
         yield from _beside(name, fit, fit.beside, ratio)
@@ -116,18 +123,49 @@ def _beside(name: str, fit: Fitted, beside: Beside, ratio: Array) -> Iterator[st
     yield f"  {beside.key}:"
     yield f"    form: {{kind: {STREAM}, {_joined(_values(STREAM, beside.estimate.values))}}}"
     yield f"    errors: {{{_joined({key: _percent(value) for key, value in beside.estimate.errors.items()})}}}"
-    yield from _spread([(fit.predictions, ratio)])
+    yield from _spread([Knot.of(fit.predictions, ratio)])
     yield f"    rows: {fit.rows}"
     yield f"    note: Fitted together with {name}, in the same rows; the spread is that of their whole time."
 
 
-def _spread(knots: Iterable[tuple[Array, Array]]) -> Iterator[str]:
-    """Yield one knot for each (predicted times, measured over predicted ones)."""
+def spread_knots(predicted: Array, ratio: Array) -> Iterator[Knot]:
+    """Yield the spread of measured over predicted times, by predicted time."""
+    for rows in groups(predicted):
+        yield Knot.of(predicted[rows], ratio[rows])
+
+
+@dataclass(frozen=True, slots=True)
+class Knot:
+    """The 10 %, 50 % and 90 % points of measured over predicted time of some rows, at their median time [s]."""
+
+    time: float
+    low: float
+    median: float
+    high: float
+    rows: int
+
+    @staticmethod
+    def of(predicted: Array, ratio: Array) -> Knot:
+        """Return the points of some rows."""
+        return Knot(float(f"{np.median(predicted):.3g}"), *spread(ratio), len(ratio))
+
+
+def _intervals(knots: Sequence[Knot], fit: Fitted, ratio: Array) -> tuple[float, float]:
+    """Return the share of unseen rows in their 80 % intervals, and the median of half of these over the time."""
+    ordered = sorted(knots, key=lambda knot: knot.time)
+    columns = [tuple(getattr(knot, name) for knot in ordered) for name in ("time", "low", "median", "high")]
+    stated = Spread(*columns)
+    down = fit.widths * np.maximum(1.0 - np.asarray(stated.ratio(fit.predictions, 1.0, 0.0)), 0.0)
+    up = fit.widths * np.maximum(np.asarray(stated.ratio(fit.predictions, 0.0, 1.0)) - 1.0, 0.0)
+    inside = (ratio >= 1.0 - down) & (ratio <= 1.0 + up)
+    return float(inside.mean()), float(np.median(down + up)) / 2.0
+
+
+def _spread(knots: Iterable[Knot]) -> Iterator[str]:
     yield "    spread:"
-    for predicted, ratio in knots:
-        low, median, high = spread(ratio)
-        time = units.render(float(f"{np.median(predicted):.3g}"), "time")
-        yield f"      - {{time: {time}, low: {low:g}, median: {median:g}, high: {high:g}, rows: {len(ratio)}}}"
+    for knot in knots:
+        points = f"low: {knot.low:g}, median: {knot.median:g}, high: {knot.high:g}"
+        yield f"      - {{time: {units.render(knot.time, 'time')}, {points}, rows: {knot.rows}}}"
 
 
 def _parameters(fit: Fitted) -> dict[str, str]:

@@ -103,8 +103,8 @@ class DecodeForm:
         t = launch + gather where queries share a key head (+ regroup where there are several key heads and sequences)
             + pad where a head's width is no power of two + waves + (combine + merge*s where keys are split into s > 1)
         waves  = sum over whole and the last wave of b blocks ((crowded * chip)^p + b*bytes^p)^(1/p)
-        chip   = ceil(b / processors) * (max(load, tensor) + fill + reach*(q + v)) / clock
-        load   = keys of a piece * bytes of a token / load                                           [cycles]
+        chip   = ceil(b / processors) * (max(load, tensor) + fill + (reach + each*queries of a block)*(q + v)) / clock
+        load   = keys of a piece * bytes of a token / load, / parted where keys are split            [cycles]
         tensor = 2*m_t*n_t*(q + v) * key tiles of a piece / (compute * flop per cycle)               [cycles]
         bytes  = ((cold / (memory * bandwidth))^p + (traffic / (cache * processors * clock))^p)^(1/p) / blocks
         crowded = 1 + crowd * (share of the pairs of processors that are both in use)
@@ -117,7 +117,9 @@ class DecodeForm:
     launch, gather, regroup, pad, combine: fixed times [s] (copies regroup and pad the queries); merge: for each split
     [s]; compute, memory: shares of the peaks; load, cache: bytes a cycle of a processor, from anywhere and from L2;
     resident: share of L2; fill, reach: start and end of a block, by itself and for each element of a head [cycles];
-    crowd: how much slower two neighbours are; sharpness: p; splits: rule of `split_keys`.
+    crowd: how much slower two neighbours are; sharpness: p; splits: rule of `split_keys`; tile: n_t, where it is a
+    number of keys whatever their width; parted: bytes a cycle that a processor loads where keys are split, zero: as
+    `load`; each: end of a block for each element of each of its query rows [cycles].
 
     Split keys: FlashDecoding; FlashInfer, arXiv 2501.01005.
     """
@@ -142,6 +144,9 @@ class DecodeForm:
     rows: int
     elements: int
     slots: int
+    tile: int = 0
+    parted: float = 0.0
+    each: float = 0.0
 
     AXES = ("keys", "sequences", "heads", "sharing", "width")
     FORMULA: ClassVar[str] = (
@@ -169,13 +174,14 @@ class DecodeForm:
         """Return the time of all waves and of joining the pieces. memory: of all bytes from device memory [s]."""
         clock, processors = machine.device.math[core.dtype].clock, machine.processors
         sharing = core.heads / core.kv_heads
-        tile = self.elements / core.products
+        tile = self.tile or self.elements / core.products
         tiles = ceil(core.keys / tile)
         panels = ceil(core.rows * (sharing if self.packed else 1.0) / self.rows)
         whole = core.sequences * (core.kv_heads if self.packed else core.heads) * panels
         chunk = ceil(tiles / split_keys(self.splits, whole, processors, tiles, sharing > 1.0))
         split = ceil(tiles / chunk)
-        block = self._block(core, machine, chunk * tile) / clock
+        load = where(split > 1.0, self.parted, self.load) if self.parted else self.load
+        block = self._block(core, machine, chunk * tile, load) / clock
         cache = core.traffic / (self.cache * machine.device.processors * clock)
         each = together(self.sharpness, memory, cache) / (whole * split)
         full = floor(whole * split / (self.slots * processors))
@@ -187,12 +193,13 @@ class DecodeForm:
         busy: Seconds = full * first + where(rest > 0.0, last, 0.0) + joined
         return busy
 
-    def _block(self, core: AttentionCore, machine: Machine, keys: Count) -> Quantity:
-        """Return the cycles of a block over some keys, whole tiles."""
-        load = minimum(keys, core.keys) * core.cached / self.load
-        rate = self.compute * machine.device.math[core.dtype].flop_per_cycle
-        tensor = 2.0 * self.rows * keys * core.products / rate
-        return maximum(load, tensor) + self.fill + self.reach * core.products
+    def _block(self, core: AttentionCore, machine: Machine, keys: Count, rate: Quantity) -> Quantity:
+        """Return the cycles of a block over some keys, whole tiles. rate: bytes that it loads in a cycle."""
+        load = minimum(keys, core.keys) * core.cached / rate
+        peak = self.compute * machine.device.math[core.dtype].flop_per_cycle
+        tensor = 2.0 * self.rows * keys * core.products / peak
+        rows = core.heads / core.kv_heads if self.packed else 1.0
+        return maximum(load, tensor) + self.fill + (self.reach + self.each * rows) * core.products
 
 
 def cold_bytes(traffic: Bytes, machine: Machine, resident: float) -> Bytes:

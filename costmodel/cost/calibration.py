@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from costmodel.cost.machine import Machine
-from costmodel.cost.residual import Domain, Features, Residual
+from costmodel.cost.residual import Domain, Features, Nearness, Residual
 from costmodel.cost.time import Time
 from costmodel.quantities import Array, Count, Quantity, Seconds, is_single, maximum
 from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Operator, of_one_at_least
@@ -83,8 +83,8 @@ class FamilyFit:
     framework's stated launch; spread: measured over predicted; basis: where the efficiencies come from. Where
     measurements determined a `form`, it stands for the roofline and those shares (but `compute` is the share of the
     forward kernel's rate that a backward core reaches, and `query` the keys that each of its queries costs beside those
-    that it sees); `residual` corrects it near measured shapes, and `domain` says where they lie. source: the file that
-    states it.
+    that it sees); `residual` corrects it near measured shapes, `domain` says where they lie, and `nearness` how much
+    narrower the spread is there. source: the file that states it.
     """
 
     compute: Quantity = 1.0
@@ -96,6 +96,7 @@ class FamilyFit:
     form: Form | None = None
     residual: Residual | None = None
     domain: Domain | None = None
+    nearness: Nearness | None = None
     source: str = ""
     query: Count = 0.0
 
@@ -115,6 +116,12 @@ class FamilyFit:
     def basis_at(self, operator: Operator) -> str:
         """Return on what the time of an operator of one size rests."""
         return str(self.bases(operator))
+
+    def width(self, operator: Operator) -> Quantity:
+        """Return how wide the spread is at the shape of an operator, over what the family states."""
+        if self.nearness is None or self.form is None or self.residual is None:
+            return 1.0
+        return self.nearness.width(self.residual.distance(self.form.features(_one_call(operator))))
 
     def correction(self, operator: Operator) -> Quantity:
         """Return exp(residual(shape)), by which the form's time is multiplied; one without a residual."""

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from costmodel.quantities import Array, Mask, Quantity, minimum
+from costmodel.quantities import Array, Mask, Quantity, maximum, minimum
 
 Features: TypeAlias = "Sequence[Quantity]"  # binary logarithms of a kernel's sizes, one per axis of its shape space
 
@@ -90,3 +90,24 @@ class Domain:
         for low, value, high in zip(self.low, features, self.high, strict=True):
             inside = inside & (value >= low - ROUNDING) & (value <= high + ROUNDING)
         return inside
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Nearness:
+    """How wide a family's spread is at a shape, over what it is where no group of shapes around was measured.
+
+        width = share + (1 - share) * min(max((distance - near) / (far - near), 0), 1)
+
+    distance: to the nearest support point; near, far: medians of it where single shapes and where whole groups of
+    shapes were held out [lengths]; share: width of the 80 % interval about the former predictions over that about the
+    latter.
+    """
+
+    near: float
+    far: float
+    share: float
+
+    def width(self, distance: Quantity) -> Quantity:
+        """Return the width at a distance from the nearest support point [lengths]."""
+        place = minimum(maximum((distance - self.near) / (self.far - self.near), 0.0), 1.0)
+        return self.share + (1.0 - self.share) * place

@@ -24,6 +24,7 @@ class XqaForm:
     itself. Both are a `DecodeForm`: XQA with packed queries, the other with a single row and the parameters named
     `single_…`; they share the device's memory and L2.
 
+    XQA never splits fewer than `tile` keys (kMinHistoryTokensPerBlock), the other kernel no tile of `single_elements`.
     widest is what the measurements show; the count of blocks, and that of splits, are those of mayHavePerfGain and
     kTargetWaveFactor in NVIDIA/TensorRT-LLM, cpp/tensorrt_llm/kernels/decoderMaskedMultiheadAttention
     (decoderXQAImplJIT/decoderXQAImplJIT.cpp, decoderXQAConstants.h).
@@ -54,6 +55,10 @@ class XqaForm:
     slots: int
     widest: int
     blocks: int
+    tile: int = 0
+    single_elements: int = 0
+    single_parted: float = 0.0
+    each: float = 0.0
 
     AXES = DecodeForm.AXES
     FORMULA: ClassVar[str] = DecodeForm.FORMULA
@@ -84,7 +89,7 @@ class XqaForm:
         return DecodeForm(
             self.launch, 0.0, 0.0, 0.0, self.compute, self.memory, self.load, self.cache, self.resident, self.fill,
             self.reach, self.combine, self.merge, 0.0, self.sharpness, True, self.splits, self.rows, self.elements,
-            self.slots,
+            self.slots, self.tile, 0.0, self.each,
         )  # fmt: skip
 
     @property
@@ -93,5 +98,6 @@ class XqaForm:
         return DecodeForm(
             self.single_launch, 0.0, 0.0, 0.0, self.single_compute, self.memory, self.single_load, self.cache,
             self.resident, self.single_fill, self.single_reach, self.single_combine, self.single_merge, 0.0,
-            self.sharpness, False, self.single_splits, 1, self.elements, self.slots,
+            self.sharpness, False, self.single_splits, 1, self.single_elements or self.elements,
+            self.slots, 0, self.single_parted,
         )  # fmt: skip

@@ -30,8 +30,9 @@ class Accuracy:
 class Pooled:
     """Families of one device that share a bar, or one family without: errors are means over rows.
 
-    median: the row-weighted mean of the families' medians; bar, aim: of the mean error, of the median below `ENOUGH`
-    rows; none where the plan asks for none.
+    median: the row-weighted mean of the families' medians; inside: share of the same rows that their 80 % intervals
+    hold; half_width: row-weighted mean of the families' medians of half an interval; none where a file does not say.
+    bar, aim: of the mean error, of the median below `ENOUGH` rows; none where the plan asks for none.
     """
 
     device: str
@@ -40,8 +41,15 @@ class Pooled:
     errors: Mapping[str, float]
     median: float
     bias: float
+    inside: float | None
+    half_width: float | None
     bar: float | None
     aim: float | None
+
+    @property
+    def width(self) -> float | None:
+        """Return half an interval over the median error."""
+        return None if self.half_width is None or not self.median else self.half_width / self.median
 
     @property
     def counts(self) -> float:
@@ -104,7 +112,11 @@ def _pool(key: tuple[str, str], members: Sequence[Accuracy], bar: BarFile | None
     def mean(name: str) -> float:
         return sum(one.rows * float(getattr(one.stated, name)) for one in members) / rows
 
+    def known(name: str) -> float | None:
+        return None if any(getattr(one.stated, name) is None for one in members) else mean(name)
+
     return Pooled(
-        *key, rows, {model: mean(model) for model in MODELS}, mean("median"), mean("bias"),
+        *key, rows, {model: mean(model) for model in MODELS}, mean("median"), mean("bias"), known("inside"),
+        known("half_width"),
         None if bar is None else float(bar.bar), None if bar is None else float(bar.aim),
     )  # fmt: skip

@@ -19,7 +19,7 @@ from costmodel.calibration.predicting import Predictions, predict_mapped
 from costmodel.calibration.scoring import Score, scores_of
 from costmodel.calibration.tables import read_tables
 from costmodel.quantities import Indices
-from costmodel.report.accuracy import MODELS, Accuracy, Pooled, pooled, stated_accuracies
+from costmodel.report.accuracy import ENOUGH, MODELS, Accuracy, Pooled, pooled, stated_accuracies
 from costmodel.report.drawing import file_names
 from costmodel.report.figures.kernels import Points, kernels_figure
 from costmodel.report.style import rendered, styled
@@ -28,6 +28,7 @@ from costmodel.schema.references import Library
 from costmodel.schema.whole_files import make_folder, write_whole
 
 _ROOFLINE = ": roofline"  # ends the reason of a prediction that rests on no fit
+_LEAST, _MOST, _WIDEST = 0.6, 0.95, 2.5  # of rows in 80 % intervals, and half of these over the median error
 COMMAND = "python -m costmodel.report.kernels MEASUREMENTS --output reports/kernels"
 
 
@@ -86,18 +87,32 @@ def _head() -> Iterator[str]:
 def _by_operator(rows: Sequence[Pooled]) -> Iterator[str]:
     yield from _table(
         "Unseen rows, by device and operator",
-        ("device", "operator", "rows", *MODELS, "median", "bias", "bar / aim", "reached"),
+        ("device", "operator", "rows", *MODELS, "median", "bias", "bar / aim", "reached", "in interval", "width"),
         (
             (
                 one.device, one.family, f"{one.rows:,.0f}", *(_percent(one.errors[model]) for model in MODELS),
                 _percent(one.median), _percent(one.bias, sign=True),
                 "" if one.bar is None else f"{100 * one.bar:g} / {100 * (one.aim or 0.0):g} %", one.verdict,
+                _percent(one.inside), "" if one.width is None else f"{one.width:.1f}",
             )
             for one in rows
         ),
     )  # fmt: skip
     yield ""
-    yield "Several files of one operator are averaged over their rows; below 50 rows the median counts."
+    yield "Several files of one operator are averaged over their rows; below 50 rows the median counts. `in interval`"
+    yield "is the share of these unseen rows that their 80 % intervals hold, `width` half an interval over the median"
+    yield "error."
+    yield ""
+    yield from _interval_bars(rows)
+
+
+def _interval_bars(rows: Sequence[Pooled]) -> Iterator[str]:
+    """Yield how many of the larger groups have intervals as they are meant to be."""
+    large = [one for one in rows if one.rows >= ENOUGH and one.inside is not None and one.width is not None]
+    holding = sum(_LEAST <= (one.inside or 0.0) <= _MOST for one in large)
+    narrow = sum((one.width or 0.0) <= _WIDEST for one in large)
+    yield f"Of {len(large)} groups with {ENOUGH} rows or more, {holding} have {100 * _LEAST:g} to {100 * _MOST:g} % of"
+    yield f"the rows in their intervals, and {narrow} have intervals of at most {_WIDEST:g} median errors to each side."
 
 
 def _by_file(accuracies: Sequence[Accuracy]) -> Iterator[str]:

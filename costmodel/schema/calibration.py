@@ -43,6 +43,27 @@ class AccuracyFile(Strict):
     residual: RatioOrZero = Field(description="of the form with its residual, which is what prices are made of")
     median: RatioOrZero = Field(description="the median of these errors in place of the mean")
     bias: Signed = Field(description="median of predicted over measured time, less one")
+    inside: RatioOrZero | None = Field(default=None, description="share of these rows that their 80 % intervals hold")
+    half_width: RatioOrZero | None = Field(
+        default=None, description="median of half an interval of these rows over the predicted time"
+    )
+    near_median: RatioOrZero | None = Field(
+        default=None, description="median error where single shapes are held out, so that their groups are known"
+    )
+
+
+class NearnessFile(Strict):
+    """How much narrower the spread is near the support points: single shapes held out, against whole groups of them."""
+
+    near: RatioOrZero = Field(description="distance to the nearest support up to which it is narrowest, in lengths")
+    far: RatioOrZero = Field(description="distance from which on it is the spread as stated, in lengths")
+    share: Ratio = Field(description="width of the spread at `near`, over that at `far`")
+
+    @model_validator(mode="after")
+    def _near_is_nearer(self) -> Self:
+        if isinstance(self.near, float) and isinstance(self.far, float) and not self.near < self.far:
+            raise wrong(f"near {self.near:g} is not below far {self.far:g}", "write near < far")
+        return self
 
 
 class FamilyFitFile(Strict):
@@ -68,6 +89,9 @@ class FamilyFitFile(Strict):
         default=0.0, description="of a backward core: keys that a query costs beside those that it sees"
     )
     spread: list[SpreadFile] = Field(min_length=1, description="measured over predicted times, by predicted time")
+    nearness: NearnessFile | None = Field(
+        default=None, description="how much narrower the spread is near the support points; null: not at all"
+    )
     rows: NumberOrZero = Field(description="measured rows behind it")
     note: str | None = Field(default=None, description="what the rows are, and which were left out")
 

@@ -163,6 +163,10 @@ class XqaFormFile(Strict):
     slots: Integer = Field(description="blocks that a processor holds")
     widest: Integer = Field(description="queries that share a key head, up to which the first kernel runs")
     blocks: Integer = Field(description="the first kernel runs where this times the blocks fill the processors")
+    tile: Integer | None = Field(default=None, description="keys that the first kernel does not split; null: a tile")
+    single_elements: Integer | None = Field(default=None, description="the same for the other kernel, in elements")
+    single_parted: Ratio | None = Field(default=None, description="bytes that it loads a cycle where keys are split")
+    each: Ratio | None = Field(default=None, description="cycles of the first kernel for each element of each query")
 
 
 class VarlenFormFile(Strict):

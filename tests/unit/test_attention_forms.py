@@ -344,3 +344,34 @@ def test_a_grid_of_mixed_kernels_is_its_points(points: list[tuple[float, float]]
     grid = VARLEN.time(mixed(sequences, keys), machine(DEVICE)).seconds
     for place, (count, length) in enumerate(points):
         assert np.asarray(grid)[place] == pytest.approx(VARLEN.time(mixed(count, length), machine(DEVICE)).seconds)
+
+
+# ---- tiles of keys, and blocks over part of them ---------------------------------------------------------------------
+
+
+def test_a_tile_of_keys_is_not_split_however_wide_the_heads() -> None:
+    """One sequence of one key head: 128 keys in one piece, 256 in two, which are then joined."""
+    form = replace(DECODE, splits="once", tile=128, gather=0.0, pad=0.0, merge=0.0)
+    one, two = (float(form.time(core(1.0, 4.0, 1.0, keys, 1.0), machine()).seconds) for keys in (128.0, 256.0))
+    assert two - one == pytest.approx(3e-6, rel=0.02)
+    narrow = replace(form, tile=0, elements=16_384)  # tiles of 64 keys, of which 128 are two
+    assert float(narrow.time(core(1.0, 4.0, 1.0, 128.0, 1.0), machine()).seconds) > one + 2e-6
+
+
+def test_blocks_over_part_of_the_keys_load_at_their_own_rate() -> None:
+    """Loading binds: 8,192 keys of 512 bytes in 64 pieces at 4 bytes a cycle, or in one block at 8."""
+    form = replace(DECODE, splits="once", load=8.0, parted=4.0, combine=0.0, merge=0.0, gather=0.0, pad=0.0)
+    cycles = 8192 * 512 / 64 / 4 + FILL
+    assert float(form.time(core(1.0, 1.0, 1.0, 8192.0), machine()).seconds) == pytest.approx(
+        LAUNCH + cycles / CLOCK, rel=0.01
+    )
+    whole = replace(form, splits="never")
+    assert float(whole.time(core(1.0, 1.0, 1.0, 8192.0), machine()).seconds) == pytest.approx(
+        LAUNCH + (8192 * 512 / 8 + FILL) / CLOCK, rel=0.01
+    )
+
+
+def test_each_query_row_of_a_block_ends_with_a_step() -> None:
+    shape = core(1.0, 8.0, 1.0, 128.0, 1.0)
+    without, of_rows = (float(replace(DECODE, each=each).time(shape, machine()).seconds) for each in (0.0, 2.0))
+    assert of_rows - without == pytest.approx(2.0 * 8 * WIDTH / CLOCK, rel=0.01)

@@ -13,6 +13,7 @@ from costmodel.calibration.fitting import Recipe, Samples, fit_family, fold_numb
 from costmodel.calibration.forms import FORMS
 from costmodel.cost.calibration import Calibration, Form
 from costmodel.cost.machine import Machine
+from costmodel.cost.residual import Nearness, Residual
 from costmodel.quantities import Array
 from costmodel.workload.operators import AttentionCore, MixedAttention, Operator
 
@@ -120,3 +121,10 @@ def test_some_rows_of_a_mixed_kernel_keep_their_own_parts() -> None:
     (operator,) = part.operators
     assert isinstance(operator, MixedAttention)
     assert all(len(np.atleast_1d(each.keys)) == len(some) for each in operator.parts)
+
+
+def test_the_spread_is_narrow_near_a_support_and_whole_far_from_all() -> None:
+    at_128_keys = Residual(("keys",), np.array([2.0]), np.array([[7.0]]), np.array([0.1]))
+    nearness = Nearness(near=0.5, far=1.5, share=0.4)
+    distances = np.asarray(at_128_keys.distance((np.array([7.0, 8.0, 9.0, 15.0]),)))
+    assert nearness.width(distances).tolist() == pytest.approx([0.4, 0.4, 0.7, 1.0])

@@ -304,3 +304,53 @@ def test_products_stand_in_for_batched_ones(defaults):
     found = fits(defaults)
     assert launch(found["bmm/bf16"]) == 3
     assert found["bmm/bf16"].basis == "transferred"
+
+
+def rate(share):
+    return f"{{compute: {share}, spread: [{{time: 1 ms, low: 0.9, median: 1, high: 1.2, rows: 2}}], rows: 2}}"
+
+
+def published(root, name, library, families):
+    """Write a file that states a published rate of a kernel which no table has rows of."""
+    lines = "".join(f"\n  {key}: {value}" for key, value in families.items())
+    write(root, f"hardware/calibrations/{name}.yaml", f"""
+schema: costmodel/calibration@1
+name: {name}
+device: devices/chip
+library: {library}
+basis: fitted
+families:{lines}
+""")  # fmt: skip
+
+
+def test_a_published_rate_prices_no_kernel_that_has_rows(shelf):
+    published(shelf, "chip/aaa", "old", {"gemm": rate(0.3)})
+    choose = Chooser("chip", [shelf]).choose
+    assert choose("gemm", "bf16", Kernel("vllm 1", "k1", "graph")).why == "chip/a"
+    assert choose("gemm", "bf16", Kernel("", "", "")).why == "chip/a"
+    assert choose("gemm", "fp16", Kernel("vllm 1", "k1", "")).why == "chip/a, gemm/bf16 stands in for gemm/fp16"
+    assert choose("gemm", "bf16", Kernel("vllm 1", "old gemm", "graph")).why == "chip/aaa"
+
+
+def test_a_published_rate_comes_before_the_roofline(shelf):
+    published(shelf, "chip/aaa", "old", {"gemm/int8": rate(0.3)})
+    assert Chooser("chip", [shelf]).choose("gemm", "int8", Kernel("vllm 1", "k1", "graph")).why.startswith("chip/aaa")
+
+
+def test_of_equal_files_the_device_s_default_prices_a_row_that_names_no_kernel(shelf):
+    edit(shelf, "hardware/devices/chip.yaml", "aliases:", "calibration: {default: {gemm: b}}\naliases:")
+    assert Chooser("chip", [shelf]).choose("gemm", "bf16", Kernel("", "", "")).why == "chip/b"
+
+
+def test_backward_cores_rest_on_the_forward_fit_of_the_row_s_own_kernel(shelf):
+    file(shelf, "chip/core", {"attention_prefill/bf16": stream(4)}, kernels("core"))
+    published(shelf, "chip/aaa", "old", {"attention_backward": rate(0.3)})
+    assert Chooser("chip", [shelf]).choose("attention_backward", "", Kernel("", "core", "")).why.startswith("chip/aaa")
+    found = Chooser("chip", [shelf]).choose("attention_backward", "bf16", Kernel("", "core", "")).why
+    assert found == "chip/core, attention_prefill/bf16 stands in for attention_backward/bf16"
+
+
+def test_fp8_cores_rest_on_those_with_a_cache_as_narrow(shelf):
+    file(shelf, "chip/core", {"attention_decode/bf16": stream(4), "attention_decode/bf16_narrow": stream(5)})
+    choice = Chooser("chip", [shelf]).choose("attention_decode", "fp8", Kernel("", "", ""))
+    assert choice.why == "chip/core, attention_decode/bf16_narrow stands in for attention_decode/fp8"

@@ -129,6 +129,29 @@ def test_a_table_to_predict_may_hold_any_time(tmp_path):
     assert np.isnan(table.seconds[0])
 
 
+@pytest.mark.parametrize(
+    ("header", "cells", "field"),
+    [
+        ("m,n,k", "8.5,16,16", "m"),
+        ("m,n,k", "nan,16,16", "m"),
+        ("m,n,k,time_us", "8,16,16,nan", "time_us"),
+        ("m,n,k,time_us", "8,16,16,0", "time_us"),
+        ("size_kb", "8", "bytes"),
+    ],
+)
+def test_a_table_to_predict_is_refused_as_one_to_evaluate_is(tmp_path, header, cells, field):
+    path = write(tmp_path, "t.csv", f"device,op,dtype_in,{header}\nCHIP,gemm,bf16,{cells}\n")
+    with pytest.raises(MeasurementError) as caught:
+        read_tables(path, timed=False)
+    (problem,) = caught.value.problems
+    assert problem.field == field
+
+
+def test_a_table_to_predict_may_leave_times_blank(tmp_path):
+    path = write(tmp_path, "t.csv", "device,op,dtype_in,time_us\nCHIP,gemm,bf16,\nCHIP,gemm,bf16,2\n")
+    assert np.isnan(read_tables(path, timed=False).seconds).tolist() == [True, False]
+
+
 def test_lines_count_quoted_line_breaks(tmp_path):
     text = 'device,op,dtype_in,m,time_us,notes\nCHIP,gemm,bf16,8,1,"two\nlines"\nCHIP,gemm,bf16,x,1,\n'
     problem = problem_of(write(tmp_path, "t.csv", text))
