@@ -168,8 +168,8 @@ def offloads(draw: st.DrawFn, zero: int) -> Offload:
 
 
 @st.composite
-def plans(draw: st.DrawFn, schedule: str, *, drafting: bool) -> Plan:
-    """Draw a phase with its sizes. drafting: the model has a module that can draft tokens."""
+def plans(draw: st.DrawFn, schedule: str, *, drafting: bool, experts: bool) -> Plan:
+    """Draw a phase with its sizes. drafting: the model has a module that can draft tokens; experts: it has experts."""
     zero = draw(st.integers(0, 3))
     training = replace(
         STEP,
@@ -207,7 +207,8 @@ def plans(draw: st.DrawFn, schedule: str, *, drafting: bool) -> Plan:
         prefix_hit_rate=hits,
         speculative=drafted,
     )
-    two = pools(Parallelism(dp=4.0, ep=4.0), Parallelism(tp=2.0, dp=4.0, ep=8.0), hits, drafted)
+    shares = (4.0, 8.0) if experts else (1.0, 1.0)
+    two = pools(Parallelism(dp=4.0, ep=shares[0]), Parallelism(tp=2.0, dp=4.0, ep=shares[1]), hits, drafted)
     phases: list[Plan] = [training, prefill, decode, generate, serving, two]
     return draw(st.sampled_from(phases))
 
@@ -218,7 +219,9 @@ def scenarios(draw: st.DrawFn) -> Scenario:
     layout = draw(layouts())
     model = draw(models())
     schedule = draw(st.sampled_from(sorted(set(SCHEDULES) - ({"dualpipe"} if layout.pp == 1 else set()))))
-    plan = draw(plans(schedule, drafting=model.mtp is not None))
+    experts = _has_experts(model)
+    layout = layout if experts else replace(layout, ep=1.0)
+    plan = draw(plans(schedule, drafting=model.mtp is not None, experts=experts))
     if isinstance(plan, Training):
         layout = replace(layout, virtual=float(SCHEDULES[schedule].virtual or 2))
     communication = Communication(
@@ -246,10 +249,14 @@ def _has_windows(model: Architecture) -> bool:
     return any(group.pattern.kind != "full" for group in groups)
 
 
+def _has_experts(model: Architecture) -> bool:
+    return not all(isinstance(layer.ffn, DenseFfn) for layer in model.layers)
+
+
 @st.composite
 def routings(draw: st.DrawFn, of: Scenario) -> Routing:
     """Draw how tokens spread over the experts of a scenario; a model without any has only the default."""
-    if all(isinstance(layer.ffn, DenseFfn) for layer in of.architecture.layers):
+    if not _has_experts(of.architecture):
         return Routing()
     kinds = [
         Routing(),

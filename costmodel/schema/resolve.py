@@ -221,7 +221,7 @@ def _scenario(
     layout = build.layout(plan)
     hardware = install(assembly, tree.value["cluster"], name, build.devices(plan), plan.devices)
     place = f"scenarios.{name}.framework"
-    named, place = assembly.inline_or_named(tree.child("framework") or Tree("default"), "framework", place)
+    named, place = assembly.inline_or_named(tree.child("framework") or Tree(plan.framework), "framework", place)
     framework = assembly.part(FrameworkFile, named, assembly.changes("framework", name), place)
     field = f"scenarios.{name}.precision"
     chosen = tree.child("precision") or Tree({}, tree.location)

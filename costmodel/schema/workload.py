@@ -253,6 +253,7 @@ class TrainingFile(ScenarioFile):
     """A training step."""
 
     phase: Literal["training"] = Field(description="this phase")
+    framework: Annotated[Any, Named("frameworks")] = Field(default="pytorch", description="kernels and host")
     schedule: Annotated[str, OneOf(tuple(SCHEDULES))] = Field(
         default="1f1b", description="order of work on a pipeline rank"
     )
