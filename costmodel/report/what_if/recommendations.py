@@ -34,7 +34,7 @@ def of_recommendations(found: list[Worth], name: str) -> Asked:
         if nothing:
             says.append(f"{scenario}: no gain by this model from {'; '.join(nothing)}.")
     says.append(
-        "Each alone, against the workload as it stands; `~`: the 80 % intervals of both sides overlap. Limits, "
+        "Each alone, against the workload as it stands; `~`: the change's 80 % interval holds no change. Limits, "
         "sources and "
         f"what no row expresses: [{name}]({name}.md)."
     )

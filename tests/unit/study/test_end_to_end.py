@@ -27,8 +27,8 @@ terms:
 CASE = """
   - id: %s
     class: training
-    scenario: {model: models/tiny, phase: training, cluster: clusters/pair, parallel: {dp: 8}, global_batch: %d,
-               sequence: %d}
+    scenario: {model: models/tiny, phase: training, cluster: clusters/pair, framework: default, parallel: {dp: 8},
+               global_batch: %d, sequence: %d}
     expect: [{metric: %s, value: %s, tolerance: 10 %%}]
 """
 ROWS = {"a": ((16, 128), (32, 64)), "b": ((64, 64), (8, 256)), "c": ((24, 128),)}
