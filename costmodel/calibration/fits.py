@@ -1,6 +1,6 @@
 """Makes the calibration files of a fit plan from measurement tables.
 
-python -m costmodel.calibration.fits MEASUREMENTS --output hardware/calibrations
+python -m costmodel.calibration.fits MEASUREMENTS workloads/published/deepep.csv --output hardware/calibrations
 """
 
 from __future__ import annotations
@@ -228,8 +228,7 @@ def report(outcome: Outcome, write: Callable[[str], object]) -> None:
             f"median {100 * best.median:5.1f} %  bias {100 * best.bias:+5.1f} %"
         )
     for key, rows in outcome.skipped.items():
-        if rows:
-            write(f"  {key:28} {rows:6} rows: too few")
+        write(f"  {key:28} {rows:6} rows: too few, not fitted")
 
 
 def with_one_thread() -> None:

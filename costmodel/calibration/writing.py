@@ -50,7 +50,7 @@ class Origin:
 
 PUBLIC = Origin(
     "measured kernel times of public repositories, as listed in sources.csv beside the tables",
-    "python -m costmodel.calibration.fits MEASUREMENTS --output hardware/calibrations",
+    "python -m costmodel.calibration.fits MEASUREMENTS workloads/published/deepep.csv --output hardware/calibrations",
 )
 
 

@@ -239,6 +239,7 @@ def _scenario(
                 for each in replaced
             ),
             *_uneven(architecture, layout),
+            *_unused(plan),
         ),
         routing=build.routing(plan.routing, expert_counts(plan.routing, tree, architecture, f"scenarios.{name}")),
         simulation=build.simulation(plan.simulation),
@@ -257,6 +258,14 @@ def _uneven(architecture: Architecture, layout: Parallelism) -> Iterator[str]:
     if is_single(words) and is_single(tp) and words % tp:
         told = "frameworks pad it, here each rank has an equal part"
         yield f"a vocabulary of {words:,.0f} does not divide over tp = {tp:g}: {told}"
+
+
+def _unused(plan: PlanFile) -> Iterator[str]:
+    """Yield a note where a scenario asks for more devices than its degrees of parallelism use."""
+    asked, used = plan.devices, build.devices(plan)
+    if asked is not None and is_single(asked) and is_single(used) and asked > used:
+        told = "set parallel.dp or other degrees, or see `costmodel search`"
+        yield f"{asked:g} devices are asked for, the degrees use {used:g}: {told}"
 
 
 def _plan(assembly: Assembly, name: str, stated: Tree, cluster: str | None) -> tuple[Tree, PlanFile]:

@@ -178,7 +178,8 @@ def test_both_fabrics_train_equally_fast_with_all_their_links() -> None:
 
 
 @pytest.mark.parametrize(
-    ("network", "least"), [({"oversubscription": "2"}, 1.0), ({"routing": "ecmp"}, 1.001), ({"failed": "[nic3]"}, 1.001)]
+    ("network", "least"),
+    [({"oversubscription": "2"}, 1.0), ({"routing": "ecmp"}, 1.001), ({"failed": "[nic3]"}, 1.001)],
 )
 def test_narrow_uplinks_collisions_and_lost_nics_make_the_step_longer(network: dict[str, str], least: float) -> None:
     """Uplinks carry the sends between pipeline ranks alone, which are short; exchanges stay under a leaf."""
