@@ -136,7 +136,8 @@ def _not_a_number(text: str, dimension: str) -> InputError:
 
 def _wrong_unit(text: str, number: str, unit: str, dimension: str) -> InputError:
     if not unit:
-        return InputError.single(f"{text!r} has no unit", hint=f'write "{number} {example_unit(dimension)}"')
+        positive = number.lstrip("-")
+        return InputError.single(f"{text!r} has no unit", hint=f'write "{positive} {example_unit(dimension)}"')
     if re.match(r"[,_\d]", unit):
         plain = re.sub(r"(?<=\d)[,_ ]+(?=\d)", "", text.strip())
         return InputError.single(f"{text!r} has separators between digits", hint=f'write "{plain}"')
