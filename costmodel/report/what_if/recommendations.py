@@ -29,7 +29,7 @@ def of_recommendations(found: list[Worth], name: str) -> Asked:
         ]  # fmt: skip
         if bars:
             metric = own[0].metric.replace("_", " ")
-            groups.append(Group(f"{scenario}: less {metric}", "ratio", bars))
+            groups.append(Group("\n".join(wrap(f"{scenario}: less {metric}", WIDE)), "ratio", bars))
         nothing = [one.term for one in own if 1.0 - one.after / one.before <= LEAST]
         if nothing:
             says.append(f"{scenario}: no gain by this model from {'; '.join(nothing)}.")
