@@ -85,7 +85,7 @@ def test_the_list_says_what_the_times_of_a_device_rest_on(run, tmp_path):
         return next(line.split()[-1] for line in out.splitlines() if line.startswith(f"{name} "))
 
     assert max(map(len, after.splitlines())) <= 80
-    assert [basis(before, name) for name in ("gb200", "h100-sxm", "a100-pcie-40gb")] == [
+    assert [basis(before, name) for name in ("gb200", "h100-sxm", "a100-sxm-40gb")] == [
         "roofline",
         "fitted",
         "transferred",
