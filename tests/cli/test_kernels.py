@@ -197,7 +197,7 @@ def test_calibrate_reports_as_json(run, world):
     document = json.loads(done.out)
     (family,) = document["families"]
     assert (family["family"], family["rows"], set(family["mean"])) == (
-        "elementwise/activation", 60, {"roofline", "data", "form", "residual"},
+        "elementwise/activation", 60, {"roofline", "data", "form", "residual", "near"},
     )  # fmt: skip
     assert (document["too_few"], document["left_out"]) == ({}, [])
 

@@ -103,7 +103,7 @@ def test_a_terminal_is_styled_unless_no_color_is_set():
 
 def test_a_narrow_terminal_cuts_no_number():
     wide, narrow = (on_a_terminal("reproduce", "ins_t4_mpft_time_step", COLUMNS=columns) for columns in ("200", "70"))
-    for figure in ("19.93", "fail"):
+    for figure in ("19.93", "pass"):
         assert figure in wide
         assert figure in narrow
     assert "…" not in narrow
