@@ -94,7 +94,6 @@ model: models/tiny
 scenarios:
   train:
     phase: training
-    framework: default
     cluster: clusters/pair
     parallel: {tp: 2, dp: 4}
     global_batch: 16

@@ -28,6 +28,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, text in FILES.items():
         write(tmp_path, name, text)
     edit(tmp_path, "hardware/devices/chip.yaml", "architecture: test", "architecture: test\naliases: [CHIP]")
+    edit(tmp_path, "workloads/small.yaml", "    sequence: 128", "    sequence: 128\n    framework: default")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("COSTMODEL_PATH", raising=False)
     return tmp_path
