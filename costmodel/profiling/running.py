@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from costmodel.errors import InputError
 from costmodel.profiling.choosing import most_informative
-from costmodel.profiling.device_file import Rates, rates_of, write_device
+from costmodel.profiling.device_file import Facts, Rates, rates_of, write_device
 from costmodel.profiling.rows import RowTable
 from costmodel.profiling.shapes import BYTES, TORCH, Reach, Shape, copies, launches, shapes
 from costmodel.profiling.timing import Rule, Timing, measure
@@ -33,7 +33,8 @@ _MEMORY = {"cpu": 1 / 64, "cuda": 1 / 16}  # share of the memory that the operan
 _PROBES = ((2048, 2048, 2048), (1024, 4096, 1024))  # products that show the peak of a number format …
 _LARGE_PROBES = ((8192, 8192, 8192), (4096, 16384, 4096))  # … and on a GPU
 _FRESH = 1.0  # seconds for which the state of the device holds
-_COPIES = 3  # the largest copies that show the bandwidth
+_COPIES = 3  # the largest copies that show the bandwidth …
+_BEYOND = 1 / 8  # … and one that the last cache cannot hold, where it takes at most this share of the memory
 
 Widths: TypeAlias = "Callable[[Sequence[Mapping[str, str]]], npt.NDArray[np.float64]]"
 Names: TypeAlias = "Callable[[str], str | None]"
@@ -132,8 +133,8 @@ class _Run:
             self._write_aside(table)
             try:
                 if self._ranks.size == 1:
-                    probes = _probes(self._machine)
-                    self._each(probes, len(probes), table, lambda _: None)
+                    first = probes(self._machine.kind, self._machine.formats, self._machine.facts)
+                    self._each(first, len(first), table, lambda _: None)
                     self._write_device(table)
                 self._each(*self._chosen(table), table, tell)
             finally:
@@ -248,21 +249,27 @@ class _Run:
         write_whole(self._asked.output.with_suffix(".json"), [text.encode("utf-8")])
 
 
-def _probes(machine: Machine) -> list[Shape]:
-    """Return what shows a device's peaks and bandwidth: the rooflines that bound the kernels that are worth timing."""
-    sizes = _PROBES if machine.kind == "cpu" else _LARGE_PROBES
+def probes(kind: str, formats: Sequence[str], facts: Facts) -> list[Shape]:
+    """Return what shows a device's peaks and bandwidth: the rooflines that bound the kernels that are worth timing.
+
+    kind: cpu or cuda; formats: those it multiplies. One copy is larger than the last cache where an eighth of the
+    memory has room for it: without it no bandwidth of the memory is known, and no device file is written.
+    """
+    sizes = _PROBES if kind == "cpu" else _LARGE_PROBES
     products = [
         Shape("gemm", "gemm", dtype, (("m", m), ("n", n), ("k", k)))
-        for dtype in machine.formats
+        for dtype in formats
         if not dtype.endswith("blk128")
         for m, n, k in sizes
     ]
     own = [shape for shape in copies() if shape.op == "elementwise"]
-    fitting = [shape for shape in own if shape.traffic <= machine.facts.memory * _MEMORY[machine.kind]]
-    inner = [shape for shape in own if 0 < shape.size("n") * BYTES["fp32"] <= machine.facts.cache // 4]
+    fitting = [shape for shape in own if shape.traffic <= facts.memory * _MEMORY[kind]]
+    inner = [shape for shape in own if 0 < shape.size("n") * BYTES["fp32"] <= facts.cache // 4]
+    missed = [shape for shape in own if shape.size("n") * BYTES["fp32"] >= facts.cache]
+    beyond = [s for s in missed[:1] if s not in fitting and s.traffic <= facts.memory * _BEYOND]
     aside = [shape for shape in (*copies(), *launches()) if shape.secondary]
-    context = [shape for shape in aside if machine.kind == "cuda" or shape.sub_op == "eager"]
-    return [*fitting[-_COPIES:], *inner[-1:], *products, *context]
+    context = [shape for shape in aside if kind == "cuda" or shape.sub_op == "eager"]
+    return [*fitting[-_COPIES:], *beyond, *inner[-1:], *products, *context]
 
 
 def _rate(name: str, rates: Rates) -> float | None:

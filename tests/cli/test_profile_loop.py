@@ -135,7 +135,7 @@ def test_after_a_kill_the_same_command_goes_on(run, tmp_path):
 def test_a_group_of_ranks_times_its_messages_and_one_of_them_writes(tmp_path):
     table = tmp_path / "links.csv"
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "costmodel"]
-    arguments = ["profile", "--device", "cpu", "--suite", "collectives", "--minutes", "0.05", "--output", str(table)]
+    arguments = ["profile", "--device", "cpu", "--suite", "collectives", "--minutes", "0.2", "--output", str(table)]
     # A session of its own, so that ranks that hang end with the test.
     group = subprocess.Popen([*launch, *arguments], stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:

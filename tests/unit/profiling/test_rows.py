@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import re
 
 import pytest
@@ -12,6 +13,7 @@ from costmodel.calibration.tables import NUMBERS, TEXTS, read_tables
 from costmodel.errors import InputError, MeasurementError
 from costmodel.profiling.device_file import Facts, rates_of, write_device
 from costmodel.profiling.rows import COLUMNS, RowTable
+from costmodel.profiling.running import probes
 from costmodel.profiling.shapes import Reach, shapes
 from costmodel.schema.files import load_device, load_node, validate
 
@@ -150,3 +152,11 @@ def test_a_row_is_one_line_whatever_a_kernel_is_called(tmp_path):
     with (tmp_path / "t.csv").open(newline="") as file:
         (read,) = csv.DictReader(file)
     assert read["kernel"] == 'torch.mm, "fast" second line'
+
+
+@pytest.mark.parametrize("cache", [2**25, 300 * 2**20])
+def test_a_probe_leaves_a_cache_of_any_size_that_the_memory_has_room_beside(cache):
+    found = probes("cpu", ("fp32",), dataclasses.replace(FACTS, cache=cache))
+    sizes = [4 * shape.size("n") for shape in found if shape.op == "elementwise"]
+    assert max(sizes) >= cache
+    assert 2 * max(sizes) <= FACTS.memory / 8
