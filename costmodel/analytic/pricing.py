@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 
 from costmodel.calibration.timing import operator_time
@@ -11,7 +11,7 @@ from costmodel.cost.machine import Machine
 from costmodel.cost.time import Time
 from costmodel.hardware import Cluster, Device
 from costmodel.quantities import Count
-from costmodel.workload.operators import Collective, Operator
+from costmodel.workload.operators import Collective, Operator, sizes_of
 from costmodel.workload.scenario import Framework, Scenario, Training
 from costmodel.workload.work import Work
 
@@ -38,7 +38,7 @@ class PricedWork:
 
 @dataclass(slots=True)
 class Pricer:
-    """Prices operators of one scenario. An operator that several passes share is priced once.
+    """Prices operators of one scenario. Operators of the same sizes, whatever their names, are costed once.
 
     processors: those that compute kernels may use; device: at the clock that the scenario leaves it (null: its own).
     """
@@ -49,17 +49,26 @@ class Pricer:
     processors: Count
     device: Device | None = None
     _priced: dict[int, Priced] = field(default_factory=dict)
+    _timed: dict[Hashable, tuple[Time, FamilyFit]] = field(default_factory=dict)
 
     def price(self, operator: Operator) -> Priced:
         """Return the operator with its time."""
         known = self._priced.get(id(operator))
         if known is None:
-            fit = self.calibration.fit(operator)
-            machine = Machine(self.device or self.cluster.device, self.framework, self.processors, cluster=self.cluster)
-            time = operator_time(operator, machine, self.cluster, fit)
+            time, fit = self._time(operator)
             product = operator.behind if isinstance(operator, Collective) else None
             behind = None if product is None else self.price(product)
             known = self._priced[id(operator)] = Priced(operator, time, fit, behind)
+        return known
+
+    def _time(self, operator: Operator) -> tuple[Time, FamilyFit]:
+        """Return an operator's time, and the fit that it rests on."""
+        sizes = sizes_of(operator)
+        known = self._timed.get(sizes)
+        if known is None:
+            fit = self.calibration.fit(operator)
+            machine = Machine(self.device or self.cluster.device, self.framework, self.processors, cluster=self.cluster)
+            known = self._timed[sizes] = operator_time(operator, machine, self.cluster, fit), fit
         return known
 
     def price_all(self, operators: Iterable[Operator]) -> tuple[Priced, ...]:

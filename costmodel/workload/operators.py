@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
-from typing import TypeAlias, TypeVar
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, fields, replace
+from operator import attrgetter
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
-from costmodel.quantities import Bytes, Count, Flop, Mask, Quantity, Seconds, is_single, maximum, minimum, where
+from costmodel.quantities import (
+    Bytes,
+    Count,
+    Flop,
+    Mask,
+    Quantity,
+    Same,
+    Seconds,
+    is_single,
+    maximum,
+    minimum,
+    where,
+)
 from costmodel.workload.order_statistics import normal_maximum
 from costmodel.workload.popularity import Popularity
 
@@ -396,6 +410,35 @@ Operator: TypeAlias = "Kernel | Collective | Exchange | HostTransfer | HostUpdat
 
 
 _Any = TypeVar("_Any", bound=Operator)
+
+
+def sizes_of(operator: Operator) -> Hashable:
+    """Return all that an operator's time depends on, which is everything but its name: alike ones have equal sizes."""
+    return _known(operator)
+
+
+def _known(value: Any) -> Hashable:
+    """Return a part of an operator as a key."""
+    if isinstance(value, np.ndarray):
+        return Same(value)
+    read = _READERS.get(type(value))
+    if read is not None:
+        return (type(value), *map(_known, read(value)))
+    return tuple(map(_known, value)) if isinstance(value, tuple) else value  # type: ignore[no-any-return]
+
+
+def _reader(kind: type) -> Callable[[Any], tuple[Any, ...]]:
+    """Return what reads all fields of an operator but its name."""
+    return attrgetter(*(field.name for field in fields(kind) if field.name != "name"))
+
+
+_READERS = {
+    kind: _reader(kind)
+    for kind in (
+        Gemm, AttentionCore, MixedAttention, Elementwise, Group, Collective, Exchange, HostTransfer, HostUpdate,
+        HostProduct, HostTime,
+    )
+}  # fmt: skip
 
 
 def has_work(operator: Operator) -> Mask:
