@@ -162,15 +162,18 @@ class Workload:
             paths, values = (paths,), (values,)
         if any(not isinstance(each, Iterable) or isinstance(each, str) for each in values):
             raise InputError.single("an axis is a list of values", field=", ".join(paths), hint="write [value, …]")
-        axis = {path: self._numbers(scenario, path, list(each)) for path, each in zip(paths, values, strict=True)}
+        axis = {path: self._numbers(scenario, path, each) for path, each in zip(paths, values, strict=True)}
         if len({len(each) for each in axis.values()}) != 1 or not len(next(iter(axis.values()))):
             raise InputError.single(
                 "an axis needs at least one value, a linked one as many for each path", field=", ".join(paths)
             )
         return axis
 
-    def _numbers(self, scenario: str, path: str, values: list[Any]) -> Array:
+    def _numbers(self, scenario: str, path: str, values: Iterable[Any]) -> Array:
         """Return values as SI numbers; strings are read as `--set` reads them."""
+        if isinstance(values, np.ndarray) and values.dtype.kind in "iuf":
+            return values.astype(np.float64)
+        values = list(values)
         if not any(isinstance(value, str) for value in values):
             return _as_numbers(path, values)
         number = self.resolved.number(f"scenarios.{scenario}.{path}" if path.startswith("hardware.") else path)

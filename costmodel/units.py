@@ -98,10 +98,24 @@ def parse(text: str, dimension: str) -> float:
     read, factor = known
     # QuantiPhy reads a prefix or an exponent, not both
     scale = float(f"1e{exponent}") if exponent else 1.0
-    value = float(Quantity(f"{mantissa} {read}", binary=True)) * scale * factor
+    value = _prefixed(mantissa, read) * scale * factor
     if not math.isfinite(value):
         raise InputError.single(f"{text!r} is too large for a number")
     return value
+
+
+def _prefixed(mantissa: str, unit: str) -> float:
+    """Return a mantissa with the prefix of a unit, rounded once, as QuantiPhy reads them together."""
+    prefix = _prefix(unit)
+    return float(f"{mantissa}e{prefix}") if isinstance(prefix, int) else float(mantissa) * prefix
+
+
+@functools.cache
+def _prefix(unit: str) -> int | float:
+    """Return the power of ten that a unit's prefix is, as QuantiPhy reads it; of a binary one the factor."""
+    factor = float(Quantity(f"1 {unit}", binary=True))
+    power = round(math.log10(factor))
+    return power if factor == float(f"1e{power}") else factor
 
 
 def render(value: float, dimension: str) -> str:

@@ -51,12 +51,15 @@ class Lines:
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
+        self._bases: dict[Priced, str] = {}
 
     def add(self, priced: Priced, count: float, exposed: float = 1.0) -> None:
         """Add `count` runs of an operator, a share `exposed` of whose time nothing hides."""
         name = base_name(priced.operator.name)
         entry = self.entries.setdefault(name, Entry(name))
-        entry.add(float(priced.time.seconds) * count, exposed, priced.time.bound, priced.fit.basis_at(priced.operator))
+        if priced not in self._bases:
+            self._bases[priced] = priced.fit.basis_at(priced.operator)
+        entry.add(float(priced.time.seconds) * count, exposed, priced.time.bound, self._bases[priced])
         entry.add_work(count, *_work(priced.operator))
 
     def add_wait(self, name: str, seconds: float, bound: str) -> None:

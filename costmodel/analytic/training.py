@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -171,13 +172,13 @@ def executed_flop(work: ModelWork, layout: tuple[Stage, ...]) -> Flop:
     Routed experts' work is that of the fullest rank; over its load it is that of the mean one.
     """
     total: Quantity = 0.0
-    for stage in layout:
+    for stage, alike in Counter(layout).items():
         for count, part in stage_work(work, stage):
             for operator in (*part.forward, *part.input_gradient, *part.weight_gradient):
                 if isinstance(operator, Gemm):
-                    total = total + count * operator.flop / operator.load
+                    total = total + alike * count * operator.flop / operator.load
                 elif isinstance(operator, AttentionCore):
-                    total = total + count * operator.flop
+                    total = total + alike * count * operator.flop
     return total
 
 

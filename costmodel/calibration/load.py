@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -278,35 +279,36 @@ class Fits(Mapping[str, FamilyFit]):
     def _by_name(self, key: str, wanted: Sequence[str]) -> FamilyFit | None:
         """Return the first fit of some implementations, here or on the nearest device; note what stands in for it."""
         family, named = key.partition("/")[0], " or ".join(wanted)
-        found = [
-            (device, each, held)
-            for device, _ in self._chain
-            for each in wanted
-            if (held := self._shelf.held(device, each)) is not None
-        ]
-        for device, each, held in found:
-            fit = self._of(held, key)
+        is_known = False
+        for device, each in itertools.product((device for device, _ in self._chain), wanted):
+            held = self._shelf.held(device, each)
+            fit = None if held is None else self._of(held, key)
+            is_known = is_known or held is not None
             if fit is not None:
                 if device != self._device:
                     self._note(f"{key}: {each} of {device} stands in for {named} on {self._device}")
                 return fit
-        unknown = f"{key}: {named} is not fitted on {self._device}" if found else (
+        unknown = f"{key}: {named} is not fitted on {self._device}" if is_known else (
             f"{family}: nothing is known of {named} on {self._device}"
         )  # fmt: skip
         self._note(f"{unknown}; the nearest stands in")
         return None
 
-    def _defaults(self, place: int, named: str) -> list[Held]:
-        """Return the files of a device's default: its own, or that of those it borrows from."""
+    def _defaults(self, place: int, named: str) -> Iterator[Held]:
+        """Yield the files of a device's default: its own, or those of the devices it borrows from, each when asked."""
         chain = [device for device, _ in self._chain[place:]]
-        found = [held for device in chain if (held := self._shelf.held(device, named)) is not None]
-        if not found:
+        is_known = False
+        for device in chain:
+            held = self._shelf.held(device, named)
+            if held is not None:
+                is_known = True
+                yield held
+        if not is_known:
             device = chain[0]
             raise InputError.single(
                 f"devices/{device} names `{named}`, but there is no {_KIND}/{device}/{named}",
                 hint=near(named, self._shelf.names(device)), field="calibration.default",
             )  # fmt: skip
-        return found
 
     def _of(self, held: Held, key: str) -> FamilyFit | None:
         """Return a file's fit of the very variant, else of the family as a whole."""

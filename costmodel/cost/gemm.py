@@ -141,25 +141,26 @@ class GemmForm:
             else:
                 yield _Block(*table.reshape(5, -1, *(1,) * axes))
             return
-        chosen = self._chosen(gemm, machine.processors)
+        chosen = self._chosen(gemm, machine.processors, axes, large=large)
         whole = table[:4, : len(self.tiles)]
         rows, columns, down, across = whole[:, chosen] if isinstance(chosen, np.ndarray) else whole[:, chosen].tolist()
         for mode in (0.0, 1.0, 2.0) if self.splits else (0.0,):
             yield _Block(rows, columns, down, across, mode)
 
-    def _chosen(self, gemm: Gemm, processors: Count) -> Any:
+    def _chosen(self, gemm: Gemm, processors: Count, axes: int, *, large: bool) -> Any:
         """Return which tile the library takes."""
         if self.rule == "rows":
             if is_single(gemm.m):
                 return bisect.bisect_left(self.limits, gemm.m)
             return np.searchsorted(np.array(self.limits), gemm.m)
+        if not large:
+            rows, columns = _table(self.tiles, (), False)[:2].reshape(2, -1, *(1,) * axes)
+            chosen = _waves(gemm, processors, rows, columns).argmin(axis=0)
+            return chosen if axes else int(chosen)
         best: Any = math.inf
-        chosen: Any = 0
+        chosen = 0
         for place, (rows, columns) in enumerate(self.tiles):
-            filled = gemm.groups * row_tiles(gemm, rows) * ceil(gemm.n / columns) / processors
-            waves = ceil(filled)
-            # Fewest waves, of equal ones the fullest last one, of equal ones the smaller tile: an order, not a time.
-            key = waves + 0.5 * (waves - filled) + 1e-6 * (rows + columns)
+            key = _waves(gemm, processors, rows, columns)
             chosen = where(key < best, place, chosen)
             best = minimum(key, best)
         return chosen
@@ -266,6 +267,16 @@ def _table(tiles: tuple[tuple[int, int], ...], clusters: tuple[tuple[int, int], 
     return np.array(rows, dtype=np.float64).T
 
 
+def _waves(gemm: Gemm, processors: Count, rows: Any, columns: Any) -> Any:
+    """Return by what a library orders tiles: fewest waves, of equal ones the fullest last one, then the smaller tile.
+
+    An order, not a time.
+    """
+    filled = gemm.groups * row_tiles(gemm, rows) * ceil(gemm.n / columns) / processors
+    waves = ceil(filled)
+    return waves + 0.5 * (waves - filled) + 1e-6 * (rows + columns)
+
+
 def row_tiles(gemm: Gemm, heights: Any) -> Any:
     """Return the tiles of each height that a group's rows fill, in expectation where groups differ in rows.
 
@@ -276,7 +287,7 @@ def row_tiles(gemm: Gemm, heights: Any) -> Any:
     known = _Same(gemm.m), _Same(gemm.deviation)
     if is_single(heights):
         return _expected(*known, float(heights))
-    distinct = np.unique(heights).tolist()
+    distinct = sorted(set(heights.reshape(-1).tolist()))
     return sum((heights == height) * _expected(*known, height) for height in distinct)
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import math
+import operator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from costmodel.quantities import Array, Mask, Quantity, maximum, minimum
+from costmodel.quantities import Array, Mask, Quantity, is_single, maximum, minimum
 
 Features: TypeAlias = "Sequence[Quantity]"  # binary logarithms of a kernel's sizes, one per axis of its shape space
 
 
+CACHED = 32_768  # numbers of a temporary array
 ROUNDING = 1e-4  # octaves: a stored limit has six digits
 
 
@@ -32,30 +36,36 @@ class Residual:
     weights: Array
 
     def factor(self, features: Features) -> Quantity:
-        """Return measured over physical time at a shape; features broadcast."""
-        if not any(isinstance(value, np.ndarray) for value in features):
+        """Return measured over physical time at a shape; features broadcast.
+
+        A bump is the product of one over each axis: along an axis of one size it only scales the weights, and support
+        points that differ on such axes alone are one.
+        """
+        if all(map(is_single, features)):
             return float(np.exp(self.weights @ np.exp(-0.5 * self._squares(features))))
+        varied = [axis for axis, value in enumerate(features) if not is_single(value)]
+        weights = self.weights
+        for axis in set(range(len(self.axes))).difference(varied):
+            weights = weights * np.exp(-0.5 * self._square(axis, self.centres[:, axis], features[axis]))
+        places, which = np.unique(self.centres[:, varied], axis=0, return_inverse=True)
+        together = np.bincount(which.reshape(-1), weights)
         correction: Quantity = 0.0
-        squares = [self._square(axis, value) for axis, value in enumerate(features)]
-        for support, weight in enumerate(self.weights):
-            total: Quantity = 0.0
-            for square in squares:
-                total = total + square[support]
-            correction = correction + weight * np.exp(-0.5 * total)
+        for some in _parts(len(places), features):
+            each = (self._square(axis, places[some, at], features[axis]) for at, axis in enumerate(varied))
+            squares = functools.reduce(operator.add, each)
+            correction = correction + np.tensordot(together[some], np.exp(-0.5 * squares), 1)
         factor: Array = np.exp(correction)
         return factor
 
     def distance(self, features: Features) -> Quantity:
         """Return how far the nearest support point is, in lengths."""
-        if not any(isinstance(value, np.ndarray) for value in features):
+        if all(map(is_single, features)):
             return float(np.sqrt(self._squares(features).min()))
         nearest: Quantity = np.inf
-        squares = [self._square(axis, value) for axis, value in enumerate(features)]
-        for support in range(len(self.weights)):
-            total: Quantity = 0.0
-            for square in squares:
-                total = total + square[support]
-            nearest = minimum(nearest, total)
+        for some in _parts(len(self.weights), features):
+            each = (self._square(axis, self.centres[some, axis], value) for axis, value in enumerate(features))
+            squares = functools.reduce(operator.add, each)
+            nearest = minimum(nearest, squares.min(axis=0))
         distance: Array = np.sqrt(nearest)
         return distance
 
@@ -65,12 +75,18 @@ class Residual:
         squares: Array = (offsets * offsets).sum(axis=1)
         return squares
 
-    def _square(self, axis: int, value: Quantity) -> Array:
-        """Return the squared distance along one axis, support points on a new leading axis."""
-        values = np.asarray(value, dtype=np.float64)
-        offsets: Array = (values - self.centres[:, axis].reshape(-1, *(1,) * values.ndim)) / self.lengths[axis]
-        square: Array = offsets * offsets
-        return square
+    def _square(self, axis: int, places: Array, value: Quantity) -> Any:
+        """Return the squared distance along one axis to some places on it, which are a new leading axis."""
+        length = self.lengths[axis]
+        offsets = value / length - (places / length).reshape(-1, *(1,) * np.ndim(value))
+        return offsets * offsets
+
+
+def _parts(supports: int, features: Features) -> Iterator[slice]:
+    """Yield support points in parts whose distances to all shapes stay in the cache."""
+    points = math.prod(np.broadcast_shapes(*map(np.shape, features)))
+    step = max(CACHED // max(points, 1), 1)
+    yield from (slice(first, first + step) for first in range(0, supports, step))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -97,13 +97,13 @@ def training_ledger(
     scattered. Reserve: that of the framework, and what one layer's backward pass rebuilds. Host: the shares that are
     offloaded, and the gradients of those states.
     """
+    alike: dict[tuple[Stage, ...], list[tuple[int, ...]]] = {}  # ranks with equal stages differ in chunks alone
+    for rank, fullest_states in enumerate(in_flight(schedule)):
+        alike.setdefault(tuple(layout[stage] for stage in schedule.stages_of(rank)), []).extend(fullest_states)
     ledgers = []
-    for rank, states in enumerate(in_flight(schedule)):
+    for stages, states in alike.items():
         chunks = zip(*states, strict=True)  # by stage: chunks held in each fullest state
-        held = [
-            (stage_work(work, layout[stage]), count)
-            for stage, count in zip(schedule.stages_of(rank), chunks, strict=True)
-        ]
+        held = [(stage_work(work, stage), count) for stage, count in zip(stages, chunks, strict=True)]
         ledgers.append(_rank_ledger(context, plan, schedule.parameter_copies, held))
     return fullest(ledgers)
 

@@ -414,17 +414,17 @@ _Any = TypeVar("_Any", bound=Operator)
 
 def sizes_of(operator: Operator) -> Hashable:
     """Return all that an operator's time depends on, which is everything but its name: alike ones have equal sizes."""
-    return _known(operator)
+    return _key(operator)
 
 
-def _known(value: Any) -> Hashable:
-    """Return a part of an operator as a key."""
-    if isinstance(value, np.ndarray):
-        return Same(value)
-    read = _READERS.get(type(value))
-    if read is not None:
-        return (type(value), *map(_known, read(value)))
-    return tuple(map(_known, value)) if isinstance(value, tuple) else value  # type: ignore[no-any-return]
+def _key(whole: Any) -> Hashable:
+    """Return an operator, or a part of one, as a key."""
+    kind = type(whole)
+    if kind in _READERS:
+        return kind, *[part if type(part) in _PLAIN else _key(part) for part in _READERS[kind](whole)]
+    if kind is tuple:
+        return tuple(map(_key, whole))
+    return Same(whole) if kind is np.ndarray else whole
 
 
 def _reader(kind: type) -> Callable[[Any], tuple[Any, ...]]:
@@ -432,6 +432,7 @@ def _reader(kind: type) -> Callable[[Any], tuple[Any, ...]]:
     return attrgetter(*(field.name for field in fields(kind) if field.name != "name"))
 
 
+_PLAIN = {float, int, str, bool, type(None)}
 _READERS = {
     kind: _reader(kind)
     for kind in (

@@ -6,8 +6,9 @@ from statistics import NormalDist
 
 import numpy as np
 
-from costmodel.quantities import Array, Count, Quantity, ceil, is_single
+from costmodel.quantities import Array, Count, Quantity, ceil, is_single, maximum
 
+STANDARD = NormalDist()
 POINTS = 48  # of a sum over possible maxima; a finer one moves no result by more than 1e-5
 STEPS = 8  # of a product's row tiles that are summed one by one
 _LEAST = 1e-3  # of |1 - variance/mean|: nearer to one the count is as good as Poisson
@@ -55,10 +56,12 @@ def _distribution(values: Array, mean: Array, variance: Array) -> Array:
     return np.where(certain, 1.0, found)
 
 
-def _normal_quantile(chance: Array) -> Array:
+def _normal_quantile(chance: Quantity) -> Quantity:
     """Return Phi^-1 of some chances, few of which differ; without SciPy, which takes longer to import than all else."""
-    chances, which = np.unique(np.asarray(chance), return_inverse=True)
-    found = np.array([NormalDist().inv_cdf(each) for each in chances.tolist()])
+    if not isinstance(chance, np.ndarray):
+        return STANDARD.inv_cdf(chance)
+    chances, which = np.unique(chance, return_inverse=True)
+    found = np.array([STANDARD.inv_cdf(each) for each in chances.tolist()])
     return found[which].reshape(np.shape(chance))
 
 
@@ -69,8 +72,7 @@ def normal_maximum(places: Count) -> Quantity:
 
     within 5 % of the exact value; alike in shape to `places`.
     """
-    found = np.maximum(_normal_quantile((np.asarray(places) - 0.375) / (np.asarray(places) + 0.25)), 0.0)
-    return float(found) if found.ndim == 0 else found
+    return maximum(_normal_quantile((places - 0.375) / (places + 0.25)), 0.0)
 
 
 def normal_maximum_deviation(places: Count) -> Quantity:
@@ -80,9 +82,8 @@ def normal_maximum_deviation(places: Count) -> Quantity:
 
     exact for one, within 6 % beyond.
     """
-    high, low = (_normal_quantile(chance ** (1.0 / np.asarray(places))) for chance in (0.75, 0.25))
-    found = (high - low) / 1.349
-    return float(found) if found.ndim == 0 else np.asarray(found)
+    high, low = (_normal_quantile(chance ** (1.0 / places)) for chance in (0.75, 0.25))
+    return (high - low) / 1.349
 
 
 def expected_tiles(mean: Count, deviation: Count, height: Quantity) -> Quantity:
