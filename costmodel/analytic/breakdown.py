@@ -43,6 +43,7 @@ from costmodel.workload.schedules import Kind
 
 HOST = "host"  # what passes wait for the host to start their kernels
 CONTENTION = "contention"  # what kernels take longer because exchanges run beside them
+_UNCOUNTED = (Collective, Exchange, HostTransfer, HostUpdate, HostTime)
 _Part: TypeAlias = "tuple[Priced, int, float]"  # an operator, how often, and the share that nothing hides
 
 
@@ -83,7 +84,7 @@ class Lines:
 
 def _work(operator: Operator) -> tuple[float, float | None, str | None]:
     """Return (FLOP, bytes of device memory, number format of the products) of one run; null: not counted, none."""
-    if isinstance(operator, Collective | Exchange | HostTransfer | HostUpdate | HostTime):
+    if isinstance(operator, _UNCOUNTED):
         return 0.0, None, None
     if isinstance(operator, HostProduct):
         return float(operator.flop), None, operator.product.dtype

@@ -64,6 +64,8 @@ class Sums:
 
 
 NO_TIME = Sums()
+_MESSAGES = (Collective, HostTransfer, HostTime)  # what kernels wait for
+_REPEATED = (AttentionCore, Collective, Elementwise)  # what may stand for several calls
 
 
 def seconds_of(priced: Priced, moves: Moves) -> Seconds:
@@ -72,7 +74,7 @@ def seconds_of(priced: Priced, moves: Moves) -> Seconds:
     move = None if moves is None else moves.get(operator.family)
     if move is None:
         return seconds
-    calls = operator.calls if isinstance(operator, AttentionCore | Collective | Elementwise) else 1.0
+    calls = operator.calls if isinstance(operator, _REPEATED) else 1.0
     one = seconds if is_single(calls) and calls == 1 else seconds / maximum(calls, 1.0)
     return seconds * priced.fit.spread.ratio(one, move.low, move.high)
 
@@ -114,16 +116,15 @@ def sums_of(operators: Iterable[Priced], moves: Moves) -> Sums:
     starts: Quantity = 0.0
     uneven: Quantity = 0.0
     for priced, seconds in exposed_seconds(operators, moves):
-        kernels_of = priced.operator.calls if isinstance(priced.operator, Elementwise) else 1.0
+        operator = priced.operator
+        kernels_of = operator.calls if isinstance(operator, Elementwise) else 1.0
         starts = starts + where(priced.time.seconds > 0, kernels_of, 0.0)
-        if isinstance(priced.operator, Exchange):
+        if isinstance(operator, Exchange):
             exchanges = exchanges + seconds
-        elif isinstance(priced.operator, Collective | HostTransfer | HostTime):
+        elif isinstance(operator, _MESSAGES):
             collectives = collectives + seconds
         else:
             kernels = kernels + seconds
-            if isinstance(priced.operator, Gemm) and not (
-                is_single(priced.operator.load) and priced.operator.load == 1
-            ):
-                uneven = uneven + seconds * (1.0 - 1.0 / priced.operator.load)
+            if isinstance(operator, Gemm) and not (is_single(operator.load) and operator.load == 1):
+                uneven = uneven + seconds * (1.0 - 1.0 / operator.load)
     return Sums(kernels, collectives, exchanges, starts, uneven)

@@ -43,7 +43,7 @@ def operator_time(operator: Operator, machine: Machine, cluster: Cluster | None,
     time = _time(of_one_at_least(operator), machine, cluster, fit)
     if isinstance(operator, Exchange) and not (is_single(operator.codec) and operator.codec == 0):
         time = time.scaled(1.0 + operator.codec)
-    return time if np.all(present) else time.scaled(where(present, 1.0, 0.0))
+    return time if present is True or np.all(present) else time.scaled(where(present, 1.0, 0.0))
 
 
 def _time(operator: Operator, machine: Machine, cluster: Cluster | None, fit: FamilyFit) -> Time:

@@ -138,7 +138,7 @@ class FamilyFit:
         bytes each add the form's fixed time.
         """
         one = _one_call(operator)
-        time = form.time(one, machine).scaled(self.correction(operator))
+        time = form.time(one, machine).scaled(self.correction(one))
         if isinstance(operator, AttentionCore) and isinstance(one, AttentionCore):
             longer = operator.products / one.products / self.compute * self._beside_pairs(operator)
             return time.scaled(operator.calls * longer / operator.rate)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from costmodel.errors import InputError, Problem
-from costmodel.schema.hugging_face import import_config, is_config
 from costmodel.schema.loader import kind_of
 from costmodel.schema.overrides import Override, edited
 from costmodel.schema.references import Library, beside, folder_of
@@ -110,12 +110,14 @@ class Assembly:
                 )  # fmt: skip
             return merge(self._imported(stated), reference.without("hf")), field
         text = reference.value
-        if isinstance(text, str) and text.startswith("./") and is_config(beside(text, reference.location)):
+        if isinstance(text, str) and text.startswith("./") and _is_config(beside(text, reference.location)):
             return self._imported(reference), ""
         return self.inline_or_named(reference, "model", field)
 
     def _imported(self, path: Tree) -> Tree:
         """Return the model of a config.json, and note what of it is not mapped."""
+        from costmodel.schema.hugging_face import import_config  # few models are imported
+
         imported = import_config(beside(path.value, path.location), path.location)
         self.notes.extend(imported.notes)
         return imported.tree
@@ -126,3 +128,10 @@ class Assembly:
             if change.place.scenario is None and change not in self._used:
                 message = "changes nothing: no selected scenario has that part"
                 self.problems.append(Problem(change.value.location, "", message, "name a cluster that has it"))
+
+
+def _is_config(path: Path) -> bool:
+    """Tell whether a path means a config.json."""
+    from costmodel.schema.hugging_face import is_config
+
+    return is_config(path)

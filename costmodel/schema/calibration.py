@@ -1,7 +1,5 @@
 """The calibration file: what measurements say about the kernels of one implementation on one device."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator

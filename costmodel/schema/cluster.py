@@ -1,7 +1,5 @@
 """The node file and the cluster file: how devices are put together."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

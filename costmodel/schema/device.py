@@ -1,7 +1,5 @@
 """The device file: one accelerator, as its datasheet states it."""
 
-from __future__ import annotations
-
 from typing import Literal, Self
 
 import numpy as np

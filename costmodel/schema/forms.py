@@ -1,7 +1,5 @@
 """The physical forms of kernels as a calibration file states them: their fitted parameters and what was given."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """The framework file (kernels and hosts) and the precision file (number formats)."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

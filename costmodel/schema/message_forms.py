@@ -1,7 +1,5 @@
 """The physical forms of messages as a calibration file states them."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """The mixers of a model file: attention in its forms, recurrences, and mixers of grids and bags."""
 
-from __future__ import annotations
-
 import math
 from typing import Literal, Self, TypeAlias
 

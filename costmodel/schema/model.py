@@ -1,7 +1,5 @@
 """The model file: a list of layers, each a mixer and a feed-forward part."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self, TypeAlias
 

@@ -1,7 +1,5 @@
 """The patterns of a model file: which keys a query may see."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator

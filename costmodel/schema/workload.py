@@ -1,7 +1,5 @@
 """The workload file: one model, and named scenarios of it."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
