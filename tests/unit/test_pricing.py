@@ -13,7 +13,7 @@ from costmodel.analytic.sums import Move, seconds_of, sums_of
 from costmodel.cost.calibration import ROOFLINE, Calibration, FamilyFit, Spread
 from costmodel.cost.kernels import gemm_time
 from costmodel.network.collectives import collective_time
-from costmodel.workload.operators import Collective, Elementwise, Exchange, Gemm, Group, base_name
+from costmodel.workload.operators import Collective, Elementwise, Exchange, Gemm, Group, base_name, sizes_of
 from costmodel.workload.scenario import Communication
 
 PRODUCT = Gemm("product", 4096.0, 4096.0, 4096.0, "bf16", 2.0, 2.0, 2.0)
@@ -126,3 +126,33 @@ def test_a_spread_moves_no_time_where_there_is_none() -> None:
 )
 def test_passes_of_one_operator_share_a_line(name: str, line: str) -> None:
     assert base_name(name) == line
+
+
+def test_operators_of_the_same_sizes_take_the_same_time_under_their_own_names() -> None:
+    rows = np.array([64.0, 4096.0])
+    pricing = priced_by(Calibration())
+    for one, other in (
+        (PRODUCT, replace(PRODUCT, name="other")),
+        (replace(PRODUCT, m=rows), replace(PRODUCT, name="other", m=rows.copy())),
+        (REDUCTION, replace(REDUCTION, name="other", group=Group(8.0))),
+        (DISPATCH, replace(DISPATCH, name="other", group=Group(64.0))),
+    ):
+        assert sizes_of(one) == sizes_of(other)
+        first, second = pricing.price(one), pricing.price(other)
+        assert second.operator.name == "other"
+        assert np.array_equal(first.time.seconds, second.time.seconds)
+
+
+def test_any_other_size_is_another_operator() -> None:
+    rows = np.array([64.0, 512.0, 4096.0])
+    base = replace(PRODUCT, m=rows)
+    for other in (
+        replace(base, m=np.array([64.0, 1024.0, 4096.0])),  # the same ends
+        replace(base, m=rows[:, None]),
+        replace(base, m=64.0),
+        replace(base, family="grouped_gemm"),
+        replace(base, turned=True),
+    ):
+        assert sizes_of(base) != sizes_of(other)
+    assert sizes_of(REDUCTION) != sizes_of(replace(REDUCTION, group=Group(8.0, 8.0)))
+    assert sizes_of(REDUCTION) != sizes_of(replace(REDUCTION, behind=PRODUCT))

@@ -34,6 +34,18 @@ def test_at_a_lone_support_point_the_correction_is_its_weight():
     assert lone.factor([4.0]) == pytest.approx(1.7 ** np.exp(-0.5), rel=1e-12)
 
 
+def test_support_points_that_share_coordinates_add_up_along_whichever_axes_vary():
+    centres = np.array([[0.0, 0.0, 1.0], [0.0, 2.0, 1.0], [3.0, 0.0, 4.0], [3.0, 2.0, 4.0], [3.0, 2.0, 4.0]])
+    residual = Residual(("a", "b", "c"), np.array([2.0, 1.0, 3.0]), centres, np.array([0.3, -0.2, 0.5, 0.1, -0.4]))
+    points = np.linspace(-2.0, 5.0, 40_000)  # more than are held at once
+    for varied in (("a",), ("b",), ("a", "b"), ("a", "b", "c")):
+        features = [points if axis in varied else 1.5 for axis in residual.axes]
+        together = np.asarray(residual.factor(features))
+        for place in (0, 17_123, -1):
+            alone = [float(points[place]) if axis in varied else 1.5 for axis in residual.axes]
+            assert together[place] == pytest.approx(residual.factor(alone), rel=1e-12)
+
+
 def test_far_from_every_measurement_nothing_is_corrected():
     assert RESIDUAL.factor([60.0, 0.0]) == pytest.approx(1.0, abs=1e-12)
     assert RESIDUAL.factor([0.0, -60.0]) == pytest.approx(1.0, abs=1e-12)

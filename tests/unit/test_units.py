@@ -114,3 +114,12 @@ def test_parsing_undoes_rendering(dimension: str, value: float) -> None:
 def test_nothing_is_rendered_that_could_not_be_read_again(value: float) -> None:
     with pytest.raises(ValueError, match="no finite quantity"):
         render(value, "time")
+
+
+@given(
+    st.decimals(min_value=-9999, max_value=9999, allow_nan=False, places=6),
+    st.sampled_from([("", 0), ("k", 3), ("M", 6), ("G", 9), ("T", 12), ("P", 15), ("E", 18)]),
+)
+def test_a_decimal_prefix_is_the_power_of_ten_that_the_number_is_read_with(number, prefixed):
+    prefix, power = prefixed
+    assert parse(f"{number:f} {prefix}B", "size") == float(f"{number:f}e{power}")

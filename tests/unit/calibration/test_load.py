@@ -55,6 +55,17 @@ def test_a_device_without_measurements_borrows_those_of_its_sibling(world):
     assert list(calibration.notes) == ["gemm: library of chip stands in for library on sibling"]
 
 
+def test_a_sibling_s_file_is_read_only_where_the_device_has_no_fit_of_its_own(world):
+    own = (world / "hardware/calibrations/chip/library.yaml").read_text(encoding="utf-8").replace("0.5", "0.25")
+    write(world, "hardware/calibrations/sibling/library.yaml", own.replace("chip", "sibling"))
+    write(world, "hardware/calibrations/chip/library.yaml", "schema: costmodel/calibration@1\nname: broken\n")
+    calibration = load_calibration("sibling", "fast", [world])
+    gemm = calibration.family("gemm")
+    assert (gemm.compute, gemm.basis) == (0.25, "fitted")
+    with pytest.raises(InputError, match="library.yaml"):
+        load_calibration("chip", "fast", [world]).family("gemm")
+
+
 def test_an_unknown_implementation_is_priced_at_the_roofline_and_named(world):
     write(world, "hardware/frameworks/fast.yaml", """
 schema: costmodel/framework@1
