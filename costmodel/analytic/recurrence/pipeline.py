@@ -79,12 +79,13 @@ def _slots(table: Table, label: tuple[int, ...]) -> tuple[tuple[Slot, ...], Indi
     labels = np.array((*label, NONE))  # the last one, which `NONE` points at
     width = max(label) + 2
     keys = ((table.kind * width + labels[table.forward] + 1) * width) + labels[table.backward] + 1
-    _, example, slot = np.unique(keys, return_index=True, return_inverse=True)
+    example = {key: one for one, key in reversed(list(enumerate(keys.tolist())))}  # the first of each
+    distinct = sorted(example)
     slots = tuple(
         Slot(KINDS[table.kind[one]], _label(label, table.forward[one]), _label(label, table.backward[one]))
-        for one in example
+        for one in map(example.__getitem__, distinct)
     )
-    return slots, slot
+    return slots, np.searchsorted(distinct, keys)
 
 
 def _label(label: tuple[int, ...], stage: int) -> int | None:

@@ -68,7 +68,9 @@ def fullest(actions: Sequence[Action], stages: Sequence[int]) -> tuple[tuple[int
     ends = np.where(kind == _CODE[Kind.BACKWARD_INPUT], NONE, backward)[:, None] == np.array(stages)
     begun = np.cumsum(forward[:, None] == np.array(stages), axis=0)
     ended = np.cumsum(ends, axis=0) - ends  # before the action: it holds its own chunk to the end
-    states = np.unique((begun - ended)[ends.any(axis=1)], axis=0)  # it is fullest just before it lets a chunk go
+    before = (begun - ended)[ends.any(axis=1)]  # it is fullest just before it lets a chunk go
+    # Without np.unique, here and in the recurrence: it loads all of numpy.ma, a fiftieth of a simulation's start.
+    states = np.array(sorted(set(map(tuple, before.tolist())))).reshape(-1, len(stages))
     contained = (states[:, None] <= states[None]).all(axis=-1).sum(axis=1) > 1  # in another one than itself
     return tuple(tuple(state) for state in states[~contained].tolist())
 
