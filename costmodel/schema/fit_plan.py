@@ -105,10 +105,9 @@ class TermFile(Strict):
             raise wrong("the bounds enclose nothing", "write the lower bound first")
         if len(set(self.publications)) < len(self.publications):
             raise wrong("a publication stands twice", "name at least two different ones")
-        if self.known is not None and not (low <= self.known[0] <= high and self.known[1] > 1.0):
-            raise wrong(
-                "the prior is outside the bounds or has no spread", "write a value between them, a factor above 1"
-            )
+        if self.known is not None and not (0.0 < low <= self.known[0] <= high and self.known[1] > 1.0):
+            hint = "write a value between bounds above zero, and a factor above 1"
+            raise wrong("the prior is outside the bounds or has no spread", hint)
         return self
 
 

@@ -148,13 +148,11 @@ def fit_terms(figures: Sequence[Figure], terms: Terms, library: Library, start: 
         jac=lambda units: np.vstack([at_point(units.tobytes())[1], np.diag(_held(terms, free, units)[1])]),
         bounds=(0.0, 1.0), loss=soft, f_scale=SOFT, xtol=1e-3, ftol=1e-4, max_nfev=12,
     )  # fmt: skip
-    values: list[float | None] = [None] * len(terms)
-    ends: list[tuple[float, float] | None] = [None] * len(terms)
-    reached = ends_of(used, terms, free, found.x, lambda units: _held(terms, free, units)[0], library)
-    for at, unit, end in zip(free, found.x, reached, strict=True):
-        values[at], ends[at] = float(spans[at, 0] + unit * (spans[at, 1] - spans[at, 0])), end
+    ends = ends_of(used, terms, free, found.x, lambda units: _held(terms, free, units)[0], library)
     after = float(np.mean(np.abs(at_point(np.asarray(found.x).tobytes())[0])))
-    return FittedTerms(tuple(values), tuple(ends), len(used), float(np.mean([abs(one.gap) for one in used])), after)
+    by_term = dict(zip(free, zip((lows + found.x * (highs - lows)).tolist(), ends, strict=True), strict=True))
+    values, reached = zip(*(by_term.get(at, (None, None)) for at in range(len(terms))), strict=True)
+    return FittedTerms(values, reached, len(used), float(np.mean([abs(one.gap) for one in used])), after)
 
 
 def _held(terms: Terms, free: Sequence[int], units: Array) -> tuple[Array, Array]:
