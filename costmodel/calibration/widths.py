@@ -88,8 +88,8 @@ class Widths:
 def widths(near: Unseen, far: Unseen, seconds: Array, shapes: Shapes, folds: Indices) -> Widths:
     """Return how the width of intervals depends on place and shape.
 
-    near, far: the rows where single shapes and where whole groups were held out; seconds: measured; folds: of groups. The
-    scatter is scaled so that the intervals about the rows of unseen groups hold `INTERVAL` of them.
+    near, far: the rows where single shapes and where whole groups were held out; seconds: measured; folds: of groups.
+    The scatter is scaled so that the intervals about the rows of unseen groups hold `INTERVAL` of them.
     """
     nearness = nearness_of(near, far, seconds)
     place = np.ones(len(seconds)) if nearness is None else np.asarray(nearness.width(far.distances))
