@@ -69,6 +69,8 @@ def _residual(path: Path, name: str, value: Mapping[str, Any]) -> Residual:
 
 def _bumps(path: Path, name: str, value: Mapping[str, Any], axes: tuple[str, ...]) -> Residual:
     lengths, centres, weights = (np.array(value[key], dtype=np.float64) for key in ("lengths", "centres", "weights"))
+    if not len(weights):  # one number for all shapes
+        centres = centres.reshape(0, len(axes))
     right = centres.shape == (len(weights), len(axes)) and lengths.shape == (len(axes),) and bool((lengths > 0).all())
     if not right or not (np.isfinite(centres).all() and np.isfinite(weights).all()):
         raise _broken(path, f"has support points of {name} that do not fit its axes")

@@ -88,6 +88,16 @@ def test_a_scatter_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert found.scatter.width([8.0, 20.0]) == pytest.approx(scattered().scatter.width([8.0, 20.0]), rel=1e-5)  # type: ignore[union-attr]
 
 
+def test_one_width_for_all_shapes_is_read_as_it_was_written(tmp_path: Path) -> None:
+    residual = scattered()
+    none = Residual(residual.axes, residual.lengths, np.zeros((0, 2)), np.zeros(0))
+    write_residuals(tmp_path / "a.json", {"elementwise": replace(residual, scatter=Scatter(none, 0.7))})
+    found = read_residuals(tmp_path / "a.json")["elementwise"]
+    assert found.scatter is not None
+    assert found.scatter.width([7.0, 20.0]) == pytest.approx(0.7)
+    assert np.asarray(found.scatter.width([np.array([7.0, 9.0]), np.array([20.0, 20.0])])) == pytest.approx(0.7)
+
+
 @pytest.mark.parametrize("level", ["0", "-1", "Infinity"])
 def test_a_scatter_without_a_positive_level_is_an_error_at_its_file(tmp_path: Path, level: str) -> None:
     path = tmp_path / "a.json"
