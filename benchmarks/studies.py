@@ -14,8 +14,8 @@ for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLA
 import costmodel  # noqa: E402  after the thread limits
 from costmodel.schema.study import find_study  # noqa: E402
 from costmodel.study.points import write_sweep  # noqa: E402
-from costmodel.study.search import read_goal, search  # noqa: E402
-from costmodel.study.sweep import Wanted, plan_sweep  # noqa: E402
+from costmodel.study.search import searched  # noqa: E402
+from costmodel.study.sweep import NOTHING, Wanted, plan_sweep  # noqa: E402
 from costmodel.study.tables import best_form  # noqa: E402
 
 GIB = 2**30
@@ -39,9 +39,8 @@ def sweep_a_million() -> None:
 def search_layouts(workload: str, scenario: str, devices: int, target: float) -> None:
     """Measure one search."""
     loaded = costmodel.load(workload, scenarios=[scenario])
-    goal = read_goal(loaded, scenario, None, (), {})
     start = time.perf_counter()
-    found = search(loaded, scenario, goal, [devices])
+    found = searched(loaded, scenario, None, NOTHING, [devices])
     seconds = time.perf_counter() - start
     print(
         f"{workload} on {devices:,}: {found.looked_at:,} layouts, {found.scheduled:,} evaluated, best "

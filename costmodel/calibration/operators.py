@@ -57,6 +57,9 @@ _GROUPED_BY = (
     "notes",
 )  # fmt: skip
 
+OPERATIONS = tuple(_RULES)
+"""Operations of measurement tables that have a model."""
+
 
 def map_rows(table: Table, catalogue: Catalogue) -> tuple[list[Mapped], list[LeftOut]]:
     """Return the rows of a table with their operators, and the rows that are left out with the reason.

@@ -179,9 +179,9 @@ def _refuse_other_units(sheet: Sheet, columns: Sequence[str]) -> None:
 
 def table_of(sheet: Sheet, meta: Mapping[str, Mapping[str, str]] | None = None) -> Table:
     """Return the rows of a sheet; raise MeasurementError at the first that is wrong. meta: what `meta.csv` says."""
-    for name in REQUIRED:
-        if name not in sheet.columns:
-            raise sheet.error("the column is missing", field=name, hint=near(name, list(sheet.columns)))
+    if missing := [name for name in REQUIRED if name not in sheet.columns]:
+        told = "the column is missing" if len(missing) == 1 else "the columns are missing"
+        raise sheet.error(told, field=", ".join(missing), hint=near(missing[0], list(sheet.columns)))
     for name in REQUIRED[:-1]:
         cells = sheet.column(name)
         if "" in cells:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import click
 
 from costmodel.cli.completion import words
+from costmodel.errors import InputError
 
 # Kind of file -> the shipped file that shows it: complete, commented, and valid as it stands.
 EXAMPLES = {
@@ -24,6 +27,16 @@ EXAMPLES = {
     "validation": ("validations", "public"),
 }
 
+_TABLES = "tables of measurements have columns: docs/measurements.md lists them, `costmodel profile` writes one"
+
+
+def unknown(kind: str, kinds: Iterable[str]) -> InputError:
+    """Return the error of a kind of file that there is none of. kinds: those there are."""
+    from costmodel.schema.references import near
+
+    hint = _TABLES if kind.startswith("measurement") else near(kind, list(kinds))
+    return InputError.single(f"no kind of file `{kind}`", hint=hint)
+
 
 @click.command("init")
 @click.argument("kind", shell_complete=words(list(EXAMPLES)))
@@ -36,11 +49,10 @@ EXAMPLES = {
 )
 def command(kind: str, source: str | None) -> int:
     """Print a complete, valid file of a KIND to start from; `costmodel schema KIND` lists its keys."""
-    from costmodel.errors import InputError
-    from costmodel.schema.references import Library, near
+    from costmodel.schema.references import Library
 
     if kind not in EXAMPLES:
-        raise InputError.single(f"no kind of file `{kind}`", hint=near(kind, list(EXAMPLES)))
+        raise unknown(kind, EXAMPLES)
     if source is not None and kind != "model":
         raise InputError.single(
             f"--from imports a model, not a {kind}", hint="write `costmodel init model --from PATH`"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from costmodel.cli.completion import words
-from costmodel.cli.init import EXAMPLES
+from costmodel.cli.init import EXAMPLES, unknown
 from costmodel.cli.options import print_json
 
 
@@ -13,12 +13,10 @@ from costmodel.cli.options import print_json
 @click.argument("kind", shell_complete=words(list(EXAMPLES)))
 def command(kind: str) -> int:
     """Print the JSON Schema of a KIND of file: device, node, cluster, framework, model, workload, case ..."""
-    from costmodel.errors import InputError
     from costmodel.schema.export import json_schema
     from costmodel.schema.files import FILES
-    from costmodel.schema.references import near
 
     if kind not in FILES:
-        raise InputError.single(f"no kind of file `{kind}`", hint=near(kind, list(FILES)))
+        raise unknown(kind, FILES)
     print_json(json_schema(kind))
     return 0

@@ -35,7 +35,8 @@ def command(
 ) -> int:
     """Find the best degrees of parallelism, micro-batches, recomputation and batches of WORKLOAD.
 
-    `--objective "minimise devices"` with a constraint finds the fewest devices that meet it.
+    `--objective "minimise devices"` with a constraint finds the fewest devices that meet it. A degree, batch, schedule,
+    recomputation or ZeRO stage that `--set` states is not searched.
     """
     from costmodel.api import load
     from costmodel.cli.progress import progress
@@ -50,7 +51,11 @@ def command(
         workload, made, varied = study.file.workload, {**study.changes, **made}, study.varied
         scenarios, objective = scenarios or tuple(study.file.scenarios), objective or study.file.objective
         wanted = Wanted(study.file.derived, (*study.file.constraints, *constraints))
-    loaded = load(workload, set=made, search_path=search_path, scenarios=scenarios or None)
+    pins = {path: value for path, value in made.items() if _is_pinned(path, value)}
+    rest = {path: value for path, value in made.items() if path not in pins}
+    loaded = load(workload, set=rest, search_path=search_path, scenarios=scenarios or None)
+    if any(path.split(".")[1] not in loaded.scenarios for path in pins):
+        loaded.changed(pins)  # raises the error that every command has for such a path
     chosen = _chosen(loaded, workload, scenarios, narrow=bool(objective or wanted.constraints))
     numbers = _numbers(devices)
     found: list[Found] = []
@@ -60,7 +65,8 @@ def command(
             def share(part: float, done: int = len(found)) -> None:
                 told((done + part) / len(chosen))
 
-            found.append(searched(loaded, name, objective, wanted, numbers, varied, share))
+            fixed = [f"{path}={value}" for path, value in pins.items() if path.split(".")[1] == name]
+            found.append(searched(loaded, name, objective, wanted, numbers, varied, fixed, share))
     if as_json:
         print_json({"schema": SCHEMA, **loaded.asked(), "scenarios": {one.scenario: one.document() for one in found}})
     else:
@@ -69,6 +75,14 @@ def command(
         for one in found:
             show_found(one)
     return 0 if all(one.best for one in found) else InfeasibleError.exit_code
+
+
+def _is_pinned(path: str, value: object) -> bool:
+    """Tell whether `--set` states a part of a layout that a search would try others of. A list is no such value."""
+    from costmodel.study.layouts import OWN, VARIED
+
+    head, _, rest = path.partition(".")
+    return head == "scenarios" and rest.partition(".")[2] in (*OWN, *VARIED) and not str(value).startswith("[")
 
 
 def _chosen(loaded: Workload, name: str, scenarios: tuple[str, ...], *, narrow: bool) -> tuple[str, ...]:

@@ -71,7 +71,7 @@ def command(
     points = loaded.points(engine=engine, simulation=simulation)
     _write_trace(trace, simulation)
     again = asked(workload, cluster, changes, search_path)
-    show_simulation(again, loaded, points, detailed=bool(scenarios) or len(points) == 1)
+    show_simulation(again, loaded, points, detailed=bool(scenarios) or len(points) == 1, engine=engine)
     return 0 if all(point.fits for point in points.values()) else InfeasibleError.exit_code
 
 

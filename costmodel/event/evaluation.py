@@ -237,8 +237,10 @@ def _whole(folded: Schedule, scenario: Scenario) -> Schedule:
 def _summing(entries: list[Entry], total: float) -> list[Entry]:
     """Return entries that sum to `total`: what streams wait for is a line, what they hide beyond it leaves all."""
     known = sum(entry.time for entry in entries)
-    if total >= known:
-        return entries if total - known <= 1e-9 * total else [*entries, _waiting(entries, total - known)]
+    if abs(total - known) <= 1e-9 * total:  # the order in which floats were added
+        return entries
+    if total > known:
+        return [*entries, _waiting(entries, total - known)]
     for entry in entries:
         hidden = entry.time * (1.0 - total / known)
         entry.time, entry.hidden = entry.time - hidden, entry.hidden + hidden

@@ -154,10 +154,19 @@ def explain(workload: Workload, scenario: str, name: str) -> list[Explanation]:
             for priced in named or [each for each in distinct if base_name(each.operator.name) == name]
         ]
     if not found:
-        raise InputError.single(
-            f"scenario {scenario} has no operator {name!r}", hint=near(name, sorted(known)), field="--op"
-        )
+        raise _unknown(workload, scenario, name, sorted(known))
     return found
+
+
+def _unknown(workload: Workload, scenario: str, name: str, known: list[str]) -> InputError:
+    """Return the error of a name that no operator has: a wait between operators, or nothing at all."""
+    everything = "without --op every line is listed"
+    if any(line.name == name for line in lines(workload, scenario)):
+        text = f"{name!r} of scenario {scenario} is time in which ranks wait or kernels run slower, not an operator"
+        return InputError.single(text, hint=everything, field="--op")
+    hint = near(name, known)
+    text = f"scenario {scenario} has no operator {name!r}"
+    return InputError.single(text, hint=hint if hint.endswith("?") else everything, field="--op")
 
 
 def routing(workload: Workload, scenario: str) -> dict[str, float] | None:

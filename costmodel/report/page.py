@@ -32,8 +32,8 @@ _form: ContextVar[str] = ContextVar("form", default="text")
 @dataclass(slots=True)
 class Table:
     """Rows under headings. A heading that begins with `>` is right-aligned; one that begins with `|` stands over bars,
-    whose cells are shares. Where a terminal has no room, bars are left out, then columns whose heading begins with `?`,
-    the widest first.
+    whose cells are shares. Where a terminal has no room, bars are left out, then columns that say the same in every
+    row, which a line below the table says once, then those whose heading begins with `?`, the widest first.
     """
 
     headings: tuple[str, ...]
@@ -90,11 +90,13 @@ def show(content: str | Table = "", style: str = "") -> None:
         if style != "dim" and content:
             click.echo(_markdown(content, style))
     elif isinstance(content, Table):
-        fitting, left_out = _fitting(content)
+        fitting, same, left_out = _fitting(content)
         if _styled():
             _show_styled_table(fitting)
         else:
             click.echo(_plain(fitting))
+        if same:
+            show(f"in every row: {', '.join(same)}", "dim")
         if left_out:
             show(f"no room for {', '.join(left_out)}", "dim")
     elif _styled():
@@ -108,20 +110,35 @@ def _styled() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def _fitting(content: Table) -> tuple[Table, list[str]]:
-    """Return a table that fits a terminal, and the columns that it lacks; a pipe has room for all."""
+def _fitting(content: Table) -> tuple[Table, list[str], list[str]]:
+    """Return a table that fits a terminal, what all rows of columns that it lacks say, and the other columns it lacks.
+
+    A pipe has room for all.
+    """
+    same: list[str] = []
     left_out: list[str] = []
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
-    if sum(_widths(content)) + len(GAP) * (len(content.headings) - 1) > columns:
+    if _width(content) > columns:
         content = content.without_bars()
-    while True:
+    if _width(content) > columns:
+        alike = [at for at in range(len(content.headings)) if len({_words(row[at]) for row in content.rows}) == 1]
+        for at in reversed(alike) if len(content.rows) > 1 and len(alike) < len(content.headings) else ():
+            same.insert(0, f"{_name(content.headings[at])} {_words(content.rows[0][at])}".strip())
+            content = content.without(at)
+    while _width(content) > columns:
         widths = _widths(content)
         spare = [at for at, heading in enumerate(content.headings) if heading.startswith("?")]
-        if not spare or sum(widths) + len(GAP) * (len(widths) - 1) <= columns:
-            return content, left_out
+        if not spare:
+            break
         widest = max(spare, key=lambda at: widths[at])
         left_out.append(_name(content.headings[widest]))
         content = content.without(widest)
+    return content, [words for words in same if words], left_out
+
+
+def _width(content: Table) -> int:
+    """Return how wide a table is."""
+    return sum(_widths(content)) + len(GAP) * (len(content.headings) - 1)
 
 
 def _widths(content: Table) -> list[int]:
@@ -139,7 +156,7 @@ def _plain(content: Table) -> str:
         placed = zip(cells, widths, right, strict=True)
         return GAP.join(cell.rjust(width) if last else cell.ljust(width) for cell, width, last in placed).rstrip()
 
-    rule = "-" * (sum(widths) + len(GAP) * (len(widths) - 1))
+    rule = "-" * _width(content)
     return "\n".join([line([_name(heading) for heading in content.headings]), rule, *map(line, rows)])
 
 

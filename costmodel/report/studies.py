@@ -49,7 +49,7 @@ def _candidates(rows: Sequence[Candidate], axes: Mapping[str, str]) -> Any:
              if rows[0].metrics.get(name) is not None]  # fmt: skip
     made = table(
         "", ">devices", *(f">{short[name]}" for name in names), f">{known}", ">80 % interval",
-        *(f"?>{name}" for name in rates),
+        *(f"?>{name.replace('tokens_per_second_per_', 'tokens/s/')}" for name in rates),
     )  # fmt: skip
     for row in rows:
         made.add(

@@ -21,6 +21,8 @@ from costmodel.quantities import Array, Quantity
 from costmodel.schema.loader import kind_of
 from costmodel.schema.references import near
 
+_MOST = 1e30  # SI units of anything; one over it is the least: beyond, arithmetic under- and overflows
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SI:
@@ -127,6 +129,8 @@ class Measure(_Checked):
             raise wrong(f"{written} is too small", f"write a value {'of at least' if self.zero else 'above'} {bound}")
         if high > self.high:
             raise wrong(f"{written} is too large", f"write at most {units.render(self.high, self.dimension)}")
+        if high > _MOST or 0.0 < low < 1.0 / _MOST:
+            raise wrong(f"{written} is no size that anything has", "check the exponent and the unit")
         return checked
 
     def describe(self) -> str:

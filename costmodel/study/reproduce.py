@@ -71,23 +71,27 @@ def load_cases(
 ) -> tuple[list[Case], list[Problem]]:
     """Return the cases of files, of names under `workloads/published`, or with given ids; all of them by default.
 
-    classes: those to keep, none: all. Cases that cannot be read come back as problems. Raises InputError on an unknown
-    name or class.
+    classes: those to keep, none: all. A case that one of these is compared with comes along, with nothing to expect.
+    Cases that cannot be read come back as problems. Raises InputError on an unknown name or class.
     """
     known = get_args(CaseClass)
     for wanted in classes:
         if wanted not in known:
             raise InputError.single(f"no class of cases is named {wanted!r}", hint=near(wanted, known), field="--class")
-    found, problems = _load(names, search_path)
-    return [case for case in found if not classes or case.case_class in classes], problems
+    found, everything, problems = _load(names, search_path)
+    kept = [case for case in found if not classes or case.case_class in classes]
+    others = {expected.baseline for case in kept for expected in case.expect} - {case.id for case in kept}
+    baselines = {case.id: replace(case, expect=()) for case in everything if case.id in others}
+    return [*kept, *baselines.values()], problems
 
 
-def _load(names: Sequence[str], search_path: Sequence[str]) -> tuple[list[Case], list[Problem]]:
+def _load(names: Sequence[str], search_path: Sequence[str]) -> tuple[list[Case], list[Case], list[Problem]]:
+    """Return the cases that are named, every case that was read, and the problems of those that are named."""
     paths = [name for name in names if Path(name).exists()]
     wanted = [name for name in names if name not in paths]
     chosen, problems = _read(paths, search_path)
     if names and not wanted:
-        return chosen, problems
+        return chosen, chosen, problems
     library = Library(search_path)
     shipped = {name: _read([library.find(name, FOLDER)], search_path) for name in library.names(FOLDER)}
     everything = [case for cases, _ in shipped.values() for case in cases]
@@ -100,7 +104,7 @@ def _load(names: Sequence[str], search_path: Sequence[str]) -> tuple[list[Case],
             known = [*shipped, *(case.id for case in everything)]
             raise InputError.single(f"no case or case file {name!r}", hint=near(name, known))
         chosen.extend(found)
-    return chosen, problems
+    return chosen, [*everything, *chosen], problems
 
 
 def _read(paths: Iterable[str | Path], search_path: Sequence[str]) -> tuple[list[Case], list[Problem]]:

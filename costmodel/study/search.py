@@ -32,17 +32,21 @@ def searched(
     wanted: Wanted,
     devices: Sequence[int] = (),
     varied: Sequence[str] = (),
+    fixed: Sequence[str] = (),
     told: Told = lambda _: None,
 ) -> Found:
     """Return what a search finds that is asked for as text. varied: axes as `--vary` takes them.
 
+    fixed: parts of a layout as `PATH=VALUE`, which every layout that is looked at has, on as many devices as without.
     Raises InputError on a bad objective, constraint or axis, and where there are too many layouts.
     """
     phase = workload.scenario(scenario).answers
-    if not varied:
+    if not varied and not fixed:
         goal = read_goal(phase, scenario, objective, wanted.constraints, wanted.derived)
         return search(workload, scenario, goal, devices, told=told)
-    sweep = plan_sweep(workload.changed({}, [scenario]), varied, every=True)
+    base = workload.changed({}, [scenario])
+    devices = devices or _numbers(base, scenario, (), plan_sweep(base, varied, every=True) if varied else None)
+    sweep = plan_sweep(base, [*varied, *fixed], every=True)
     paths = [axis.path for axis in sweep.axes if not axis.texts]
     goal = read_goal(phase, scenario, objective, wanted.constraints, wanted.derived, paths)
     return search(workload, scenario, goal, devices, sweep, told)

@@ -112,7 +112,9 @@ class _Race:
         return {path: column[rows] for path, column in zip(paths, columns, strict=True)}
 
     def _keep(self, found: Sequence[_Kept]) -> None:
-        self.kept = sorted([*self.kept, *found])[:KEPT]
+        """Keep the best; of variants of a layout that take the same time, such as two ZeRO stages, the first."""
+        distinct = {(one.score, one.time, one.row): one for one in sorted([*self.kept, *found], reverse=True)}
+        self.kept = sorted(distinct.values())[:KEPT]
 
 
 def search_steps(asked: Asked, found: Found, devices: int, told: Told) -> None:

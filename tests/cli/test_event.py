@@ -129,3 +129,9 @@ def test_a_measured_trace_that_is_none_is_told(run, trace, tmp_path, content, to
     assert told in done.err
     assert str(measured) in done.err
     assert not (tmp_path / "both.json").exists()
+
+
+def test_the_page_names_the_engine_and_lists_nothing_that_rounding_made(run):
+    done = run("simulate", FLAGSHIP, "--scenario", "training", "--engine", "event")
+    assert done.out.splitlines()[0].endswith("simulated event by event")
+    assert " ps" not in done.out

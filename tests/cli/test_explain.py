@@ -192,3 +192,18 @@ def test_a_users_own_mix_of_patterns_shows_the_pairs_bytes_and_bound_of_each(run
         assert found["inputs"]["query-key pairs a head"] == expected
         assert found["inputs"]["traffic"] > 0
         assert found["bound"] in ("compute", "memory")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("contention", "is time in which ranks wait or kernels run slower, not an operator; without --op every line"),
+        ("rooter", "has no operator 'rooter'; did you mean `router`"),
+        ("gizmo", "has no operator 'gizmo'; without --op every line is listed"),
+    ],
+)
+def test_a_name_that_no_operator_has_is_told_in_one_line(run, name, told):
+    done = run("explain", "deepseek_v3", "--scenario", "training", "--op", name)
+    assert (done.code, done.out) == (2, "")
+    assert told in done.err
+    assert len(done.err.splitlines()) == 1

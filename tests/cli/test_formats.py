@@ -90,3 +90,10 @@ def commands(group: click.Group, context: click.Context):
 def test_a_command_has_at_most_eight_options(command: click.Command) -> None:
     shown = [each for each in command.params if isinstance(each, click.Option) and not each.hidden]
     assert len(shown) <= 8
+
+
+@pytest.mark.parametrize("command", ["init", "schema"])
+def test_a_table_of_measurements_is_no_kind_of_file_but_has_a_page(run, command):
+    done = run(command, "measurement")
+    assert (done.code, done.out) == (2, "")
+    assert "docs/measurements.md" in done.err

@@ -11,6 +11,7 @@ import pytest
 from small_world import FILES, edit, write
 from synthetic import stream_table
 
+ROWS_TO_FIT = 120
 ADDED = ["predicted_us", "low_us", "high_us", "basis", "why"]
 ROWS = '''note,m,n,k,op,dtype_in,device,sub_op,framework,kernel,mine
 "a, ""b""",4096,4096,4096,gemm,bf16,CHIP,,nobody 1.0,unheard,x
@@ -133,7 +134,7 @@ def test_without_polars_a_parquet_output_is_one_error(run, world, monkeypatch):
 
 def calibrated(run, world):
     """Fit the chip's element-wise kernels, as its default; return what was printed."""
-    stream_table(world, "mine.csv")
+    stream_table(world, "mine.csv", rows=ROWS_TO_FIT)
     done = run(
         "calibrate", "mine.csv", "--device", "chip", "--output", "hardware/calibrations/chip/mine.yaml", "--path", world
     )
@@ -181,15 +182,15 @@ def test_evaluate_tells_errors_and_what_it_left_out(run, world):
     document = json.loads(run("evaluate", "mine.csv", "--path", world, "--json").out)
     assert document["schema"] == "costmodel/evaluation@1"
     (score,) = document["scores"]
-    assert (score["device"], score["rows"], score["left_out"]) == ("CHIP", 400, 2)
+    assert (score["device"], score["rows"], score["left_out"]) == ("CHIP", ROWS_TO_FIT, 2)
     assert score["mean"] < 0.05
     assert 0.7 < score["inside"] < 0.9
     assert {one["reason"] for one in document["left_out"]} == {
         "the row stands twice", "faster than device memory gives the bytes that L2 cannot hold",
     }  # fmt: skip
     shown = run("evaluate", "mine.csv", "--path", world).out
-    assert "mine.csv:402 repeats mine.csv:2" in shown
-    assert "400" in shown
+    assert f"mine.csv:{ROWS_TO_FIT + 2} repeats mine.csv:2" in shown
+    assert f"{ROWS_TO_FIT}" in shown
 
 
 def test_calibrate_reports_as_json(run, world):

@@ -276,3 +276,9 @@ def test_facts_of_expert_layers_are_figures_too(held):
     assert "routing.nothing" in told
     _, told = held(BOUND % ("c", "inference", "", "{metric: routing.expert_load, value: 1, tolerance: 1 %}"), code=2)
     assert "expert layers" in told
+
+
+def test_a_single_case_brings_the_baseline_of_its_ratio(run):
+    done = run("reproduce", "DU-01", "--json")
+    assert (done.code, done.err) == (0, "")
+    assert {row["id"] for row in json.loads(done.out)} == {"DU-01"}

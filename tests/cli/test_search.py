@@ -84,3 +84,27 @@ def test_a_study_is_swept_and_a_wrong_one_is_told(run, tmp_path):
         assert done.code == 2
         assert told in done.err
         assert not (tmp_path / "other").exists()
+
+
+ZERO = "scenarios.selective.optimizer.zero"
+
+
+def test_what_is_set_is_not_searched(run):
+    fixed = ("--set", f"{ZERO}=2", "--set", "scenarios.selective.parallel.tp=4")
+    done = run("search", "gpt3_175b_a100", "--scenario", "selective", *fixed, "--json")
+    best = json.loads(done.out)["scenarios"]["selective"]["best"]
+    assert {(one["at"]["parallel.tp"], one["at"]["optimizer.zero"]) for one in best} == {(4, 2)}
+    assert {one["devices"] for one in best} == {64}
+
+
+def test_setting_a_part_of_a_layout_of_no_scenario_is_told(run):
+    done = run("search", "gpt3_175b_a100", "--set", "scenarios.selektive.parallel.tp=4")
+    assert done.code == 2
+    assert "no scenario is named 'selektive'; did you mean `selective`" in done.err
+
+
+def test_no_two_layouts_of_a_ranking_are_the_same_step(run):
+    done = run("search", "deepseek_v2", "--devices", "64", "--set", "scenarios.training.global_batch=512", "--json")
+    best = json.loads(done.out)["scenarios"]["training"]["best"]
+    steps = [(one["objective"], *(one["at"][f"parallel.{name}"] for name in ("tp", "pp", "ep"))) for one in best]
+    assert len(set(steps)) == len(steps)

@@ -119,7 +119,7 @@ def test_the_list_of_hardware_folds_no_row(columns):
 
 
 def test_a_pipe_gets_plain_text_in_full(process):
-    done = process("reproduce", COLUMNS="40")
+    done = process("reproduce", "korthikanti_2022", COLUMNS="40")
     assert "\x1b[" not in done.out
     assert "…" not in done.out
     assert "memory.weights+gradients+optimizer" in done.out

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from small_world import write
 
-from costmodel.calibration.tables import read_tables
+from costmodel.calibration.operators import OPERATIONS
+from costmodel.calibration.tables import NUMBERS, TEXTS, read_tables
 from costmodel.errors import MeasurementError
 
+PAGE = Path(__file__).parents[3] / "docs" / "measurements.md"
 HEADER = "row_id,device,op,dtype_in,m,n,k,time_us,flag,meta_id\n"
 
 
@@ -248,3 +251,13 @@ def test_a_cell_of_such_a_table_that_means_nothing_has_its_place(tmp_path, row, 
     problem = problem_of(write(tmp_path, "nccl.csv", NCCL + row + "\n"))
     assert (problem.location.line, problem.field) == (2, field)
     assert message in problem.message
+
+
+def test_every_missing_column_is_named_at_once(tmp_path):
+    problem = problem_of(write(tmp_path, "t.csv", "device,m\nCHIP,8\n"))
+    assert problem.field == "op, dtype_in, time_us"
+
+
+def test_the_page_of_tables_lists_every_column_and_operation():
+    page = PAGE.read_text(encoding="utf-8")
+    assert [name for name in (*TEXTS, *NUMBERS, "time_us", *OPERATIONS) if f"`{name}`" not in page] == []

@@ -76,6 +76,17 @@ def test_a_narrow_terminal_loses_bars_first_then_what_may_go(table, columns, lac
     assert ("no room for a column that may go" in shown) == ("1,234,567" in lacks)
 
 
+def test_a_narrow_terminal_says_once_what_all_rows_say(capsys, monkeypatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((30, 24)))
+    made = page.table(">devices", ">degree of tensor parallelism", ">step", "")
+    for step in ("1 s", "2 s"):
+        made.add("64", "8", step, "")
+    lines = printed(capsys, made).splitlines()
+    assert lines[-5:] == ["step", "----", " 1 s", " 2 s", "in every row: devices 64, degree of tensor parallelism 8"]
+
+
 def test_bars_grow_with_their_share() -> None:
     assert page.bar(0.0) == ""
     assert page.bar(1.0) == "█" * page.BAR

@@ -41,6 +41,8 @@ def test_sound_files_have_no_problems(world: Path, name: str) -> None:
         ("latency: 1 us", "latency: 10 min", "only s, ms, us, ns and ps fit here"),
         ("latency: 1 us", "latency: -1 us", "links.fast.latency: '-1 us' is too small; write a value of at least zero"),
         ("10 TFLOP/s", "0 TFLOP/s", "math.bf16.peak: '0 TFLOP/s' is too small; write a value above zero"),
+        ("1 TB/s", "1e-300 B/s", "memory.hbm.bandwidth: '1e-300 B/s' is no size that anything has; check the exponent"),
+        ("10 TFLOP/s", "1e31 FLOP/s", "math.bf16.peak: '1e31 FLOP/s' is no size that anything has"),
         ("10 TFLOP/s", ".nan", "math.bf16.peak: nan has no unit"),
         ("10 TFLOP/s", "inf TFLOP/s", "math.bf16.peak: 'inf TFLOP/s' is not a finite number"),
         ("processors: 10", "processors: 1.5", "processors: 1.5 is not a whole number; write 1"),
