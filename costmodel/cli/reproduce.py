@@ -21,12 +21,13 @@ def command(
     from costmodel.study.reproduce import load_cases, reproduce, summarise, summarise_publications
 
     chosen, unread = load_cases(cases, search_path, classes)
-    changes = None
     if leave_out:
         from costmodel.study.end_to_end import left_out
 
-        changes = left_out(chosen, search_path)
-    comparisons, problems = reproduce(chosen, search_path, changes)
+        without = left_out(chosen, search_path)
+        comparisons, problems = reproduce(chosen, search_path, without.changes, without.widening)
+    else:
+        comparisons, problems = reproduce(chosen, search_path)
     if as_json:
         print_json([one.document() for one in comparisons])
     else:

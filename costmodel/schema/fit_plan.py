@@ -11,7 +11,7 @@ from costmodel.schema.case import CaseClass
 from costmodel.schema.device import Source
 from costmodel.schema.fields import number_at
 from costmodel.schema.framework import FrameworkFile
-from costmodel.schema.quantity import Integer, Ratio, Verbatim, wrong
+from costmodel.schema.quantity import Integer, LoadFactor, Ratio, Verbatim, wrong
 from costmodel.schema.strict import Strict
 
 FRAMEWORK = "framework."  # what the path of a term begins with
@@ -57,6 +57,14 @@ class BarFile(Strict):
     aim: Ratio = Field(description="the same, better")
 
 
+class PriorFile(Strict):
+    """What is known of a term beside whole runs: a value, and by which factor it may well be off either way."""
+
+    value: Annotated[Any, Verbatim()] = Field(description="in the unit of the field")
+    factor: LoadFactor = Field(description="one standard deviation of its logarithm, as a factor over 1")
+    cite: str = Field(description="where both come from")
+
+
 class TermFile(Strict):
     """A number of frameworks that no kernel measurement gives: it is fitted to published figures of whole runs."""
 
@@ -67,13 +75,24 @@ class TermFile(Strict):
     frameworks: list[str] = Field(min_length=1, description="frameworks that share the value")
     classes: list[CaseClass] = Field(min_length=1, description="classes of the cases that it is fitted to")
     publications: list[str] = Field(min_length=2, description="publications that it is fitted to, at least two")
+    prior: PriorFile | None = Field(default=None, description="what holds it where whole runs do not; null: no effect")
+
+    @property
+    def known(self) -> tuple[float, float] | None:
+        """Return the prior's value in SI and its factor, null where there is none."""
+        if self.prior is None:
+            return None
+        return self._in_si(self.prior.value), float(self.prior.factor)
+
+    def _in_si(self, value: object) -> float:
+        number = number_at(FrameworkFile, self.path.removeprefix(FRAMEWORK).split("."))
+        assert number is not None, "checked when it was read"
+        return float(number.check(value))
 
     @property
     def span(self) -> tuple[float, float]:
         """Return the bounds in SI."""
-        number = number_at(FrameworkFile, self.path.removeprefix(FRAMEWORK).split("."))
-        assert number is not None, "checked when it was read"
-        low, high = (float(number.check(bound)) for bound in self.bounds)
+        low, high = (self._in_si(bound) for bound in self.bounds)
         return low, high
 
     @model_validator(mode="after")
@@ -86,6 +105,9 @@ class TermFile(Strict):
             raise wrong("the bounds enclose nothing", "write the lower bound first")
         if len(set(self.publications)) < len(self.publications):
             raise wrong("a publication stands twice", "name at least two different ones")
+        if self.known is not None and not (0.0 < low <= self.known[0] <= high and self.known[1] > 1.0):
+            hint = "write a value between bounds above zero, and a factor above 1"
+            raise wrong("the prior is outside the bounds or has no spread", hint)
         return self
 
 

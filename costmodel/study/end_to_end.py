@@ -8,17 +8,16 @@ from __future__ import annotations
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import least_squares
 
-from costmodel.analytic.grid import evaluate_grid
-from costmodel.calibration.load import load_calibration, read
+from costmodel.calibration.load import read
 from costmodel.errors import CostModelError, InputError
 from costmodel.quantities import Array
 from costmodel.result import PHASES
@@ -26,36 +25,26 @@ from costmodel.schema import SI
 from costmodel.schema.case import Case, resolve_case
 from costmodel.schema.fit_plan import FitPlanFile, TermFile
 from costmodel.schema.references import Library
-from costmodel.study.predictions import UTILISATIONS, predict
-from costmodel.study.reproduce import load_cases
+from costmodel.study.moved_figures import Ends, Figure, Terms, Values, logs, moved, moves, path_of
+from costmodel.study.predictions import going_with, predict
+from costmodel.study.reproduce import Widening, load_cases
+from costmodel.study.term_ends import SOFT, ends_of
 
 PLAN = "end_to_end"
 MOST = 40  # figures of a publication that a fit looks at, evenly chosen: one table shall not outweigh all others
 STEP = 1e-3  # of a term's range, for derivatives
 PULL = 0.02  # of a figure's log error at full range: what draws a term to no effect where figures do not determine it
-SOFT = 0.1  # log error from which a figure counts less than by its square
-RATE = "tokens_per_second_per_device"  # what rates and utilisations of a run go with
-
-Terms: TypeAlias = Sequence[TermFile]
-Values: TypeAlias = "tuple[float | None, ...]"  # of the terms in order; null: as the framework's file says
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Figure:
-    """A published figure that terms can move. of: the terms, by position; gap: log(predicted / published) at the values
-    of the files; metric: of the result, which moves as the published one does."""
-
-    case: Case
-    of: tuple[int, ...]
-    gap: float
-    metric: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FittedTerms:
-    """Fitted values. before, after: mean absolute log error of the figures with the files' values and with these."""
+    """Fitted values. before, after: mean absolute log error of the figures with the files' values and with these.
+
+    ends: of the 80 % intervals of the values, null where a term is not fitted.
+    """
 
     values: Values
+    ends: Ends
     figures: int
     before: float
     after: float
@@ -111,7 +100,7 @@ def _figures(case: Case, of: tuple[int, ...], library: Library) -> list[Figure]:
         prediction = predict(case, library.roots, library)
         metrics = PHASES[prediction.scenario.answers][1]
         for expected in case.expect:
-            metric = RATE if expected.metric in UTILISATIONS else expected.metric
+            metric = going_with(expected.metric)
             if expected.check == "value" and metric in metrics and not prediction.infeasible:
                 value = prediction.value(expected.metric, case.conventions).value
                 if value and isinstance(expected.value, float):
@@ -124,18 +113,19 @@ def _figures(case: Case, of: tuple[int, ...], library: Library) -> list[Figure]:
 def fit_terms(figures: Sequence[Figure], terms: Terms, library: Library, start: Values | None = None) -> FittedTerms:
     """Return the values of the terms with the least robust squares of log(predicted / published).
 
-    minimise over x in [0, 1]^k   sum of w * soft_l1(gap + log(m(low + x (high - low)) / m(files))) + |PULL * x|^2
+    minimise over x in [0, 1]^k   sum of w * soft_l1(gap + log(m(low + x (high - low)) / m(files))) + soft_l1(held(x))
 
     w: one over the figures of the publication, so that each publication weighs the same. A term of fewer than two
-    publications among the figures stays as it is. The lower bound of a term is no effect, to which a slight pull draws
-    what the figures do not determine. start: values to begin with; null: those of the files.
+    publications among the figures stays as it is. held: what a term's prior says, or else a slight pull to its lower
+    bound, which is no effect. start: values to begin with; null: those of the files.
     """
     publications = {at: {one.case.publication for one in figures if at in one.of} for at in range(len(terms))}
     free = [at for at in range(len(terms)) if len(publications[at]) > 1]
     used = [replace(one, of=tuple(at for at in one.of if at in free)) for one in figures]
     used = [one for one in used if one.of]
     if not used:
-        return FittedTerms((None,) * len(terms), 0, 0.0, 0.0)
+        nothing = (None,) * len(terms)
+        return FittedTerms(nothing, nothing, 0, 0.0, 0.0)
     spans = np.array([term.span for term in terms])
     origin = np.array([_begin(used, terms, at, library, start) for at in free])
     lows, highs = spans[free].T
@@ -153,16 +143,31 @@ def fit_terms(figures: Sequence[Figure], terms: Terms, library: Library, start: 
         return weighed
 
     found: Any = least_squares(
-        lambda units: np.concatenate([at_point(units.tobytes())[0], PULL * units]),
+        lambda units: np.concatenate([at_point(units.tobytes())[0], _held(terms, free, units)[0]]),
         np.clip((origin - lows) / (highs - lows), 0.0, 1.0),
-        jac=lambda units: np.vstack([at_point(units.tobytes())[1], PULL * np.eye(len(free))]),
+        jac=lambda units: np.vstack([at_point(units.tobytes())[1], np.diag(_held(terms, free, units)[1])]),
         bounds=(0.0, 1.0), loss=soft, f_scale=SOFT, xtol=1e-3, ftol=1e-4, max_nfev=12,
     )  # fmt: skip
-    values: list[float | None] = [None] * len(terms)
-    for at, unit in zip(free, found.x, strict=True):
-        values[at] = float(spans[at, 0] + unit * (spans[at, 1] - spans[at, 0]))
+    ends = ends_of(used, terms, free, found.x, lambda units: _held(terms, free, units)[0], library)
     after = float(np.mean(np.abs(at_point(np.asarray(found.x).tobytes())[0])))
-    return FittedTerms(tuple(values), len(used), float(np.mean([abs(one.gap) for one in used])), after)
+    by_term = dict(zip(free, zip((lows + found.x * (highs - lows)).tolist(), ends, strict=True), strict=True))
+    values, reached = zip(*(by_term.get(at, (None, None)) for at in range(len(terms))), strict=True)
+    return FittedTerms(values, reached, len(used), float(np.mean([abs(one.gap) for one in used])), after)
+
+
+def _held(terms: Terms, free: Sequence[int], units: Array) -> tuple[Array, Array]:
+    """Return what holds each free term beside figures, as a log error, and its derivative. units: a row for each term.
+
+    prior: SOFT * log(value / prior) / log(factor);     else: PULL * x
+    """
+    residuals, slopes = PULL * units, np.full_like(units, PULL)
+    for row, at in enumerate(free):
+        known, (low, high) = terms[at].known, terms[at].span
+        if known is not None:
+            value = low + units[row] * (high - low)
+            residuals[row] = SOFT * np.log(value / known[0]) / math.log(known[1])
+            slopes[row] = SOFT * (high - low) / value / math.log(known[1])
+    return residuals, slopes
 
 
 def _begin(figures: Sequence[Figure], terms: Terms, at: int, library: Library, start: Values | None) -> float:
@@ -174,7 +179,7 @@ def _begin(figures: Sequence[Figure], terms: Terms, at: int, library: Library, s
     if begun is not None:
         return begun
     case = next(one.case for one in figures if at in one.of)
-    value = resolve_case(case, library=library).value(_path(case, terms[at]))
+    value = resolve_case(case, library=library).value(path_of(case, terms[at]))
     low, high = terms[at].span
     return min(max(float(value), low), high) if isinstance(value, int | float) else (low + high) / 2.0
 
@@ -194,54 +199,31 @@ def _errors(
         shifted[np.arange(len(columns)), np.arange(len(columns)) + 1] += steps
         lows, highs = spans[list(one.of)].T[..., None]
         if one.case.id not in known:
-            known[one.case.id] = _moved(one, terms, lows + shifted * (highs - lows), library)
-        logs = _logs(known[one.case.id][one.metric])
-        errors[row] = one.gap + logs[1] - logs[0]
-        slopes[row, columns] = (logs[2:] - logs[1]) / steps
+            known[one.case.id] = moved(one.case, one.of, terms, lows + shifted * (highs - lows), library)
+        found = logs(known[one.case.id][one.metric])
+        errors[row] = one.gap + found[1] - found[0]
+        slopes[row, columns] = (found[2:] - found[1]) / steps
     return errors, slopes
-
-
-def _moved(one: Figure, terms: Terms, points: Array, library: Library) -> dict[str, Array]:
-    """Return a case's metrics: first with the files' values, then with those of each column of `points`.
-
-    A value that the files leave out counts as zero.
-    """
-    resolved = resolve_case(one.case, library=library)
-    paths = [_path(one.case, terms[at]) for at in one.of]
-    stated = np.array([[_number(resolved.value(path))] for path in paths])
-    values = np.hstack([stated, points])
-    changed = dict(one.case.overrides) | {path: SI(row) for path, row in zip(paths, values, strict=True)}
-    (scenario,) = resolve_case(replace(one.case, overrides=changed), library=library).scenarios.values()
-    calibration = load_calibration(scenario.cluster.device, scenario.framework, library.roots)
-    metrics = evaluate_grid(scenario, calibration, (values.shape[1],)).metrics
-    return {name: grid for name, grid in metrics.items() if isinstance(grid, np.ndarray)}
-
-
-def _logs(metric: Array) -> Array:
-    """Return the logs of a metric; where a point does not fit, it has not moved."""
-    return np.log(np.where(np.isnan(metric), metric[0], metric))
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else 0.0
-
-
-def _path(case: Case, term: TermFile) -> str:
-    """Return the path of a term in the scenario of a case, as `--set` takes it."""
-    return f"scenarios.{case.scenario_name}.{term.path}"
 
 
 def changes(case: Case, terms: Terms, values: Values, library: Library) -> dict[str, object]:
     """Return what fitted values change in the scenario of a case, as `--set` takes it."""
     return {
-        _path(case, terms[at]): SI(value) for at in moving(case, terms, library) if (value := values[at]) is not None
+        path_of(case, terms[at]): SI(value) for at in moving(case, terms, library) if (value := values[at]) is not None
     }
 
 
-def leave_out(
-    cases: Sequence[Case], fitted_to: Sequence[Case], terms: Terms, library: Library
-) -> dict[str, dict[str, object]]:
-    """Return, by the id of a case, what the terms change in it when they are fitted without its publication.
+@dataclass(frozen=True, slots=True, eq=False)
+class Unseen:
+    """By the id of a case: what the terms change in it when they are fitted without its publication, and by how much
+    their uncertainty moves the log of each of its metrics, down and up."""
+
+    changes: Mapping[str, Mapping[str, object]]
+    widening: Widening
+
+
+def leave_out(cases: Sequence[Case], fitted_to: Sequence[Case], terms: Terms, library: Library) -> Unseen:
+    """Return what becomes of cases when terms are fitted without the publication of each.
 
     fitted_to: the cases that terms are fitted to. Nothing where no term is declared.
     """
@@ -249,23 +231,26 @@ def leave_out(
     everything = fit_terms(figures, terms, library)
     used = {one.case.publication for one in figures}
     by_publication: dict[str, FittedTerms] = {}
-    found = {}
+    changed, widening = {}, {}
     for case in cases:
-        if not moving(case, terms, library):
+        of = moving(case, terms, library)
+        if not of:
             continue
         name = case.publication
         if name not in by_publication:
             rest = [one for one in figures if one.case.publication != name]
             by_publication[name] = fit_terms(rest, terms, library, everything.values) if name in used else everything
-        found[case.id] = changes(case, terms, by_publication[name].values, library)
-    return found
+        fitted = by_publication[name]
+        changed[case.id] = changes(case, terms, fitted.values, library)
+        widening[case.id] = moves(case, of, terms, fitted.values, fitted.ends, library)
+    return Unseen(changed, widening)
 
 
-def left_out(cases: Sequence[Case], search_path: Sequence[str] = ()) -> dict[str, dict[str, object]]:
+def left_out(cases: Sequence[Case], search_path: Sequence[str] = ()) -> Unseen:
     """Return what `leave_out` returns with the terms of the plan on the search path, fitted to all cases there."""
     library = Library(search_path)
     terms = read_terms(library)
-    return leave_out(cases, load_cases([], search_path)[0], terms, library) if terms else {}
+    return leave_out(cases, load_cases([], search_path)[0], terms, library) if terms else Unseen({}, {})
 
 
 def main() -> None:
@@ -283,8 +268,8 @@ def main() -> None:
 
 def _show(title: str, fitted: FittedTerms, terms: Terms) -> None:
     lines = [f"{title}: {fitted.figures} figures, mean |log error| {fitted.before:.3f}, fitted {fitted.after:.3f}"]
-    for term, value in zip(terms, fitted.values, strict=True):
-        shown = "as stated" if value is None else f"{value:.6g}"
+    for term, value, ends in zip(terms, fitted.values, fitted.ends, strict=True):
+        shown = "as stated" if ends is None else f"{value:.6g}  ({ends[0]:.3g} to {ends[1]:.3g})"
         lines.append(f"  {term.path:40} {', '.join(term.frameworks):30} {shown}")
     sys.stdout.write("\n".join(lines) + "\n")
 

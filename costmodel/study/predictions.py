@@ -33,6 +33,12 @@ from costmodel.workload.scenario import Scenario, Training
 
 CONVENTIONS = {"attention": ("causal", "full"), "flop": ("model", "hardware")}
 UTILISATIONS = ("mfu", "hfu", "flop_rate_per_device")
+RATE = "tokens_per_second_per_device"  # what rates and utilisations of a run go with
+
+
+def going_with(metric: str) -> str:
+    """Return the metric of the result that moves as a published one does."""
+    return RATE if metric in UTILISATIONS else metric
 
 
 @dataclass(frozen=True, slots=True)

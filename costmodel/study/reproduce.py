@@ -8,17 +8,18 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any, get_args
+from typing import Any, TypeAlias, get_args
 
 from costmodel.errors import CostModelError, InputError, Problem
 from costmodel.schema import SI
 from costmodel.schema.case import Case, CaseClass, Expectation, sound_cases
 from costmodel.schema.references import Library, near
 from costmodel.schema.tree import plain
-from costmodel.study.predictions import Prediction, Value, predict
+from costmodel.study.predictions import Prediction, Value, going_with, predict
 from costmodel.units import base_unit
 
 FOLDER = "published"
+Widening: TypeAlias = "Mapping[str, Mapping[str, tuple[float, float]]]"  # id of a case -> metric -> logs, down and up
 PASS, FAIL, SKIP, INFEASIBLE = "pass", "fail", "skip", "infeasible"
 
 
@@ -116,11 +117,13 @@ def reproduce(
     cases: Iterable[Case],
     search_path: Sequence[str] = (),
     changes: Mapping[str, Mapping[str, object]] | None = None,
+    widening: Widening | None = None,
 ) -> tuple[list[Comparison], list[Problem]]:
     """Return every published figure compared, and the problems of cases that predict nothing.
 
     A problem of one case does not stop the others; scenarios that several cases share are evaluated once.
-    changes: id of a case -> what changes in its scenario beside what the case says: path -> value, as `--set`.
+    changes: id of a case -> what changes in its scenario beside what the case says: path -> value, as `--set`;
+    widening: by how much more the ends of an interval lie below and above the prediction, in quadrature.
     """
     changed = changes or {}
     cases = [replace(case, overrides={**case.overrides, **changed.get(case.id, {})}) for case in cases]
@@ -141,7 +144,7 @@ def reproduce(
             comparisons.append(_uncompared(case, None, SKIP, case.skip))
         for expected in case.expect if case.id in predictions else ():
             with _noting(problems, case):
-                found = _compare(case, expected, predictions)
+                found = _widened(_compare(case, expected, predictions), (widening or {}).get(case.id, {}))
                 terms = {
                     path: value.value if isinstance(value, SI) else value
                     for path, value in changed.get(case.id, {}).items()
@@ -188,6 +191,19 @@ def _compare(case: Case, expected: Expectation, predictions: Mapping[str, Predic
         error,
         PASS if _holds(expected, found.value, error) else FAIL,
         case.source.cite,
+    )
+
+
+def _widened(found: Comparison, more: Mapping[str, tuple[float, float]]) -> Comparison:
+    """Return a comparison whose interval has another independent term: log distances add up in quadrature."""
+    moved = more.get(going_with(found.metric or ""))
+    if moved is None or not found.predicted or not found.low or not found.high:
+        return found
+    down, up = math.log(found.predicted / found.low), math.log(found.high / found.predicted)
+    return replace(
+        found,
+        low=found.predicted * math.exp(-math.hypot(down, moved[0])),
+        high=found.predicted * math.exp(math.hypot(up, moved[1])),
     )
 
 

@@ -61,7 +61,8 @@ class Judged:
 def figures_of(cases: Sequence[Case], search_path: Sequence[str] = ()) -> tuple[list[Figure], list[Problem]]:
     """Return every compared figure of the cases, and the problems of those that cannot be predicted."""
     stated, problems = reproduce(cases, search_path)
-    unseen, _ = reproduce(cases, search_path, left_out(cases, search_path))
+    without = left_out(cases, search_path)
+    unseen, _ = reproduce(cases, search_path, without.changes, without.widening)
     by_id = {case.id: case for case in cases}
     again = {(one.id, one.metric): one for one in unseen}
     return [

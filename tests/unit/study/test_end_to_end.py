@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -82,7 +83,7 @@ def test_a_publication_that_is_left_out_does_not_move_its_own_fit(published: Pat
     _write(published, "c", [(24, 128, "step_time", "9 s")])  # far off
     cases = _cases(published)
     found = leave_out(cases, cases, terms, library)
-    launch = {name: change["scenarios.case.framework.launch"].value for name, change in found.items()}  # type: ignore[attr-defined]
+    launch = {name: change["scenarios.case.framework.launch"].value for name, change in found.changes.items()}  # type: ignore[attr-defined]
     assert launch["c0"] == pytest.approx(LAUNCH, rel=1e-3)
     assert launch["a0"] == launch["a1"] > 1.01 * LAUNCH
 
@@ -91,7 +92,7 @@ def test_the_comparison_is_made_with_the_values_and_says_so(published: Path) -> 
     terms, library = _terms(published), Library([published])
     cases = _cases(published)
     plain, _ = reproduce(cases, [str(published)])
-    refitted, problems = reproduce(cases, [str(published)], leave_out(cases, cases, terms, library))
+    refitted, problems = reproduce(cases, [str(published)], leave_out(cases, cases, terms, library).changes)
     assert not problems
     assert all(abs(one.error or 0.0) > 0.02 for one in plain)
     assert all(abs(one.error or 0.0) < 1e-3 for one in refitted)
@@ -99,12 +100,61 @@ def test_the_comparison_is_made_with_the_values_and_says_so(published: Path) -> 
     assert "terms" not in plain[0].document()
 
 
+def _with_prior(world: Path, factor: float) -> Sequence[TermFile]:
+    prior = f"prior: {{value: 9 us, factor: {factor}, cite: somebody}}}}"
+    write(world, "hardware/fit_plans/end_to_end.yaml", PLAN.replace("c]}", f"c], {prior}"))
+    return _terms(world)
+
+
+@pytest.mark.parametrize(("factor", "least", "most"), [(1.001, 8.5e-6, 9e-6), (100.0, 5e-6, 5.05e-6)])
+def test_what_is_known_beside_runs_holds_a_term_as_firmly_as_it_says(
+    published: Path, factor: float, least: float, most: float
+) -> None:
+    terms, library = _with_prior(published, factor), Library([published])
+    value = fit_terms(figures_of(_cases(published), terms, library), terms, library).values[0]
+    assert value is not None
+    assert least < value <= most
+
+
+def test_fewer_publications_leave_a_term_less_certain(published: Path) -> None:
+    terms, library = _terms(published), Library([published])
+    figures = figures_of(_cases(published), terms, library)
+    two = [one for one in figures if one.case.publication != "c"]
+    (all_three,), (without,) = (fit_terms(some, terms, library).ends for some in (figures, two))
+    assert all_three is not None
+    assert without is not None
+    assert terms[0].span[0] <= without[0] < all_three[0] < LAUNCH < all_three[1] < without[1] <= terms[0].span[1]
+
+
+def test_an_interval_of_what_is_left_out_has_the_uncertainty_of_the_terms(published: Path) -> None:
+    terms, library = _terms(published), Library([published])
+    cases = _cases(published)
+    unseen = leave_out(cases, cases, terms, library)
+    down, up = unseen.widening["a0"]["step_time"]
+    assert down > 0
+    assert up > 0
+    plain, _ = reproduce(cases, [str(published)], unseen.changes)
+    wider, _ = reproduce(cases, [str(published)], unseen.changes, unseen.widening)
+    for before, after in zip(plain, wider, strict=True):
+        assert after.predicted == before.predicted
+        assert before.low is not None
+        assert before.high is not None
+        assert before.predicted is not None
+        assert after.low is not None
+        assert after.high is not None
+        assert after.low < before.low <= before.high < after.high
+    first, second = plain[0], wider[0]
+    assert math.log(second.predicted / second.low) == pytest.approx(  # type: ignore[operator]
+        math.hypot(math.log(first.predicted / first.low), down)  # type: ignore[operator]
+    )
+
+
 def test_without_a_declared_term_nothing_changes(published: Path) -> None:
     write(
         published, "hardware/fit_plans/end_to_end.yaml", "schema: costmodel/fit_plan@1\nname: end_to_end\nterms: []\n"
     )
     cases = _cases(published)
-    assert leave_out(cases, cases, _terms(published), Library([published])) == {}
+    assert leave_out(cases, cases, _terms(published), Library([published])).changes == {}
 
 
 def test_a_term_of_one_publication_stays_as_it_is(published: Path) -> None:
@@ -143,6 +193,9 @@ def test_a_long_table_does_not_outnumber_the_others(published: Path) -> None:
         ("[a, b, c]", "[a]", "publications"),
         ("[a, b, c]", "[a, a]", "a publication stands twice"),
         ("[training]", "[trainnig]", "did you mean `training`"),
+        ("c]}", "c], prior: {value: 30 us, factor: 2, cite: x}}", "the prior is outside the bounds"),
+        ("c]}", "c], prior: {value: 3 us, factor: 1, cite: x}}", "the prior is outside the bounds or has no spread"),
+        ("c]}", "c], prior: {value: 3, factor: 2, cite: x}}", "3 has no unit"),
         ("", "", "framework.launch of default is fitted twice"),
     ],
 )  # fmt: skip
