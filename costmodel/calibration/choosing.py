@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 
 from costmodel.calibration.load import GRADIENTS, Fits, Held, Shelf, nearest_keys
-from costmodel.cost.calibration import Calibration
+from costmodel.cost.calibration import Calibration, Spread
 from costmodel.schema.references import Library
 
 STREAMS = "elementwise"
@@ -26,10 +26,14 @@ class Kernel:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Choice:
-    """The fits that price a row, and why these."""
+    """The fits that price a row, and why these; across: how far other sources' times of such kernels differ.
+
+    None where the row comes from the sources that the fit was made from.
+    """
 
     calibration: Calibration
     why: str
+    across: Spread | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,6 +77,19 @@ class _Candidate:
         measured = any(family.form is not None for family in file.families.values())
         return measured or bool(file.frameworks or file.kernels or file.timings) or self.is_named(kernel)
 
+    def kin(self, kernel: Kernel) -> str | None:
+        """Return whether a kernel of another source is of the `same` library or an `other`; None: it is of this source.
+
+        A row that names its framework, but neither its kernel nor how it was timed, is of some other source. A file
+        that states a published rate has no source of rows.
+        """
+        mismatch = self.mismatch(kernel)
+        measured = any(family.form is not None for family in self.held.file.families.values())
+        bare = bool(kernel.framework) and not (kernel.kernel or kernel.timing)
+        if not measured or not (any(mismatch) or bare):
+            return None
+        return "other" if mismatch[1] else "same"
+
     def order(self, kernel: Kernel, key: str) -> tuple[int | str, ...]:
         """Return what candidates for a kernel are ordered by: the nearest device, the least mismatch, its default."""
         default = self.defaults.get(key, self.defaults.get(key.partition("/")[0]))
@@ -112,7 +129,9 @@ class Chooser:
                 calibration = Calibration(self._device, Fits(self._shelf, self._device, own))
                 asked = f"{family}/{variant}"
                 instead = "" if alike == asked else f", {alike} stands in for {asked}"
-                return Choice(calibration, _why(best, kernel) + instead)
+                kin = best.kin(kernel)
+                across = None if kin is None else self._shelf.across(kin, family, variant)
+                return Choice(calibration, _why(best, kernel) + instead, across)
         fits = Fits(self._shelf, self._device, {})
         return Choice(Calibration(self._device, fits), f"no fit of {family}/{variant} for {self._device}: roofline")
 

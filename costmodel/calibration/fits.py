@@ -61,7 +61,7 @@ def fit_implementation(
 
     known: prices a row's other kernels; siblings: rows of the same kernels elsewhere, by family.
     """
-    chosen = table.take(_rows_of(file, table))
+    chosen = table.take(rows_of(file, table))
     mapped, left_out = map_rows(chosen, catalogue)
     return fit_families(file, plan, Rows(chosen, mapped, siblings), known, left_out)
 
@@ -150,7 +150,7 @@ def _shapes(table: Table, samples: Samples) -> Groups:
     return _groups(table, np.concatenate([part.rows for part in samples.parts]), NUMBERS)
 
 
-def _rows_of(file: ImplementationFile, table: Table) -> npt.NDArray[np.bool_]:
+def rows_of(file: ImplementationFile, table: Table) -> npt.NDArray[np.bool_]:
     """Return the rows of an implementation: device by name or alias is checked by the mapping; tier primary."""
     mask = ~context(table)
     for column, wanted in (("framework", file.frameworks), ("kernel", file.kernels), ("timing", file.timings)):
@@ -202,7 +202,7 @@ def _samples(
     file: ImplementationFile, plan: FitPlanFile, table: Table, catalogue: Catalogue, known: Calibration
 ) -> Siblings:
     """Return the rows of every family of an implementation."""
-    chosen = table.take(_rows_of(file, table))
+    chosen = table.take(rows_of(file, table))
     mapped, _ = map_rows(chosen, catalogue)
     found = {key: samples_of(key, chosen, mapped, plan.recipes[rule], known) for key, rule in file.families.items()}
     return {key: rows for key, rows in found.items() if rows is not None}

@@ -14,6 +14,7 @@ from costmodel.calibration.forms import FORMS
 from costmodel.calibration.regression import CANDIDATES, RIDGE, SUPPORTS, Estimate, Share, estimate, residual
 from costmodel.calibration.roofline import roofline_time
 from costmodel.calibration.timing import operator_time
+from costmodel.calibration.widths import Shapes, Unseen, widths
 from costmodel.cost.calibration import Calibration, FamilyFit, Form
 from costmodel.cost.machine import Machine
 from costmodel.cost.residual import Domain, Nearness, Residual
@@ -29,8 +30,6 @@ THOROUGH = (0.7, 1.0, 1.4)  # of the lengths found, once more with supports chos
 RIDGES = (0.3, 3.0, 30.0)  # of the residual's weights, likewise: the last leaves hardly any residual
 GAIN = 0.01  # of the error: what a length of its own has to win
 NEAR = 1.0  # octaves: a shape this near to a support point is as good as measured
-APART = 1.05  # ratio of distances below which groups of shapes are no farther than single ones
-INTERVAL = 0.8  # share of the rows that an interval holds
 SIBLING = 0.1  # what a row of a sibling weighs: it tells of the form, not of this device
 SEED = 0
 STREAM = "stream"  # the form of kernels beside those that are fitted
@@ -234,29 +233,21 @@ def fit_family(samples: Samples, recipe: Recipe) -> Fitted:
     stage = whole.stage(samples)
     features = np.concatenate(stage.features)
     near = _without_shapes(stage, lengths, ridge)
-    far = _Unseen(corrected, _distances(trials, lengths, ridge, len(samples)))
-    nearness = _nearness(near, far, samples.seconds)
+    far = Unseen(corrected, _distances(trials, lengths, ridge, len(samples)))
+    shapes = Shapes(stage.axes, stage.features[0], lengths)
+    found = widths(near, far, samples.seconds, shapes, folds)
     return Fitted(
-        recipe, whole.estimate, stage.residual(lengths, ridge),
+        recipe, whole.estimate, replace(stage.residual(lengths, ridge), scatter=found.scatter),
         Domain(features.min(axis=0), features.max(axis=0), NEAR / float(np.exp(np.log(lengths).mean()))),
         {
             **{name: Errors.of(predictions[name], samples.seconds) for name in ("roofline", "data", "form")},
             "residual": Errors.of(corrected, samples.seconds), "near": Errors.of(near.seconds, samples.seconds),
         },
-        corrected, np.ones(len(samples)) if nearness is None else np.asarray(nearness.width(far.distances)),
-        len(samples), len(np.unique(samples.groups)), nearness, whole.beside,
+        corrected, found.of_rows, len(samples), len(np.unique(samples.groups)), found.nearness, whole.beside,
     )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Unseen:
-    """Predictions of rows that a fit had not seen [s], and how far the nearest support was [lengths]."""
-
-    seconds: Array
-    distances: Array
-
-
-def _without_shapes(stage: _Stage, lengths: Array, ridge: float) -> _Unseen:
+def _without_shapes(stage: _Stage, lengths: Array, ridge: float) -> Unseen:
     """Return the prediction of every row with a residual of the rows of other shapes; the form has seen them all."""
     _, shapes = np.unique(np.concatenate(stage.features, axis=1), axis=0, return_inverse=True)
     folds = np.random.default_rng(SEED).permutation(int(shapes.max()) + 1)[shapes] % FOLDS
@@ -265,7 +256,7 @@ def _without_shapes(stage: _Stage, lengths: Array, ridge: float) -> _Unseen:
         held = folds == fold
         correction, unseen = stage.take(~held).residual(lengths, ridge), stage.take(held)
         seconds[held], distances[held] = unseen.predict(correction), unseen.distances(correction)
-    return _Unseen(seconds, distances)
+    return Unseen(seconds, distances)
 
 
 def _distances(trials: Sequence[_Trial], lengths: Array, ridge: float, count: int) -> Array:
@@ -274,15 +265,6 @@ def _distances(trials: Sequence[_Trial], lengths: Array, ridge: float, count: in
     for trial in trials:
         distances[trial.mask] = trial.held.distances(trial.seen.residual(lengths, ridge))
     return distances
-
-
-def _nearness(near: _Unseen, far: _Unseen, seconds: Array) -> Nearness | None:
-    """Return how the spread depends on the distance to a support; None where groups are no farther than shapes."""
-    places = [float(np.median(each.distances)) for each in (near, far)]
-    widths = [float(np.quantile(np.abs(np.log(each.seconds / seconds)), INTERVAL)) for each in (near, far)]
-    if not (places[1] > places[0] * APART and 0.0 < widths[0] < widths[1]):
-        return None
-    return Nearness(places[0], places[1], widths[0] / widths[1])
 
 
 def _best_lengths(trials: Sequence[_Trial], start: Array, seconds: Array) -> tuple[Array, float, Array]:

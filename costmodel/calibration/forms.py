@@ -12,7 +12,7 @@ from typing import Any
 from costmodel.calibration.collective_form import CollectiveForm
 from costmodel.calibration.exchange_form import LowLatencyForm, NormalForm
 from costmodel.calibration.regression import Bounds
-from costmodel.cost.attention import DecodeForm, PrefillForm
+from costmodel.cost.attention import DecodeForm, LatentForm, PrefillForm
 from costmodel.cost.calibration import Form
 from costmodel.cost.gemm import GemmForm
 from costmodel.cost.mixed_attention import VarlenForm
@@ -47,6 +47,15 @@ _READING = {  # of kernels that read a cache for a few queries
     "reach": Bounds(5.0, 0.01, 200.0),
     "combine": Bounds(1e-6, 1e-9, 1e-4),
     "merge": Bounds(1e-7, 1e-10, 1e-5),
+}
+_DECODING = {
+    "launch": _LAUNCH,
+    "gather": Bounds(1e-6, 1e-9, 1e-4),
+    "regroup": Bounds(1e-6, 1e-9, 1e-4),
+    "pad": Bounds(1e-6, 1e-9, 1e-4),
+    **_READING,
+    "crowd": Bounds(0.1, 1e-3, 2.0),
+    "sharpness": Bounds(3.0, 1.2, 12.0),
 }
 
 
@@ -166,20 +175,8 @@ FORMS = {
         PrefillForm.AXES,
         (2.0, 4.0, 2.0, 4.0, 3.0, 2.0),
     ),
-    "decode": FormKind(
-        DecodeForm,
-        {
-            "launch": _LAUNCH,
-            "gather": Bounds(1e-6, 1e-9, 1e-4),
-            "regroup": Bounds(1e-6, 1e-9, 1e-4),
-            "pad": Bounds(1e-6, 1e-9, 1e-4),
-            **_READING,
-            "crowd": Bounds(0.1, 1e-3, 2.0),
-            "sharpness": Bounds(3.0, 1.2, 12.0),
-        },
-        DecodeForm.AXES,
-        (2.0, 2.0, 2.0, 2.0, 2.0),
-    ),
+    "decode": FormKind(DecodeForm, _DECODING, DecodeForm.AXES, (2.0, 2.0, 2.0, 2.0, 2.0)),
+    "latent": FormKind(LatentForm, _DECODING, LatentForm.AXES, (2.0, 2.0, 2.0, 2.0)),
     "xqa": FormKind(
         XqaForm,
         {
@@ -195,8 +192,12 @@ FORMS = {
             "single_merge": Bounds(1e-7, 1e-10, 1e-5),
         },
         XqaForm.AXES,
-        (2.0, 2.0, 2.0, 2.0, 2.0),
-        {"parted": {"single_parted": Bounds(15.0, 2.0, 500.0)}, "each": {"each": Bounds(0.3, 1e-4, 20.0)}},
+        (2.0, 2.0, 1.0, 2.0),
+        {
+            "parted": {"single_parted": Bounds(15.0, 2.0, 500.0)},
+            "each": {"each": Bounds(0.3, 1e-4, 20.0)},
+            "plain": {"plain_launch": _LAUNCH, "plain_fill": Bounds(2000.0, 1.0, 1e5)},
+        },
     ),
     "varlen": FormKind(
         VarlenForm,

@@ -32,6 +32,7 @@ from costmodel.workload.scenario import Framework
 File = TypeVar("File", bound=Strict)
 
 COMPOSITION = "composition"  # calibrations/composition: whole runs
+SOURCES = "sources"  # calibrations/sources: one source's times over another's
 BACKWARD = "backward"  # calibrations/backward: backward attention against the forward fit of its device
 ROOFLINE = "roofline"  # calibrations/roofline: the spread of every family about the bare cost functions
 _KIND = "calibrations"
@@ -185,6 +186,17 @@ class Shelf:
         if not _exists(self._library, _KIND, COMPOSITION):
             return {}
         return read(self._library, _KIND, COMPOSITION, FitsFile).families
+
+    def across(self, kin: str, family: str, variant: str) -> Spread | None:
+        """Return how far two sources differ that timed the same kernels; None without a file.
+
+        kin: `same` or `other` library. That of the very variant, else of its family, else of all kernels.
+        """
+        if not _exists(self._library, _KIND, SOURCES):
+            return None
+        families = read(self._library, _KIND, SOURCES, FitsFile).families
+        names = (f"{kin}/{family}/{variant}", f"{kin}/{family}", kin)
+        return next((family_fit(families[name], "fitted").spread for name in names if name in families), None)
 
     def backward(self, family: str, device: str) -> FamilyFit:
         """Return the share of the forward kernels' rate that a family of backward cores reaches, and its spread.

@@ -74,7 +74,7 @@ def predict_mapped(
     for part in mapped:
         device = (lenders or {}).get(part.device.name, part.device.name)
         chooser = choosers.setdefault(device, Chooser(device, search_path))
-        choice = chooser.choose(part.family, _variant(part), _kernel(table, part.rows))
+        choice = chooser.choose(part.family, variant_of(part), _kernel(table, part.rows))
         rows = part.rows
         seconds[rows], low[rows], high[rows] = _times(part, choice, framework)
         basis[rows] = _bases(part, choice)
@@ -128,7 +128,7 @@ def _written(seconds: Array) -> list[str]:
     return ["" if np.isnan(value) else f"{value * MICROSECONDS:.6g}" for value in seconds]
 
 
-def _variant(part: Mapped) -> str:
+def variant_of(part: Mapped) -> str:
     """Return the variant of the operator that a row is named after."""
     return next((each.variant for each in part.operators if each.family == part.family), part.operators[0].variant)
 
@@ -141,7 +141,8 @@ def _kernel(table: Table, rows: Indices) -> Kernel:
 def _times(part: Mapped, choice: Choice, framework: Framework) -> tuple[Array, Array, Array]:
     """Return predicted times and their intervals [s].
 
-    The errors of one family's kernels in a row are the same, those of different families independent.
+    The errors of one family's kernels in a row are the same, those of different families independent, as is how far the
+    row's source may differ from that of the fit.
     """
     machine = part.machine(framework)
     total, downs, ups = (np.zeros(part.rows.shape) for _ in range(3))
@@ -158,6 +159,9 @@ def _times(part: Mapped, choice: Choice, framework: Framework) -> tuple[Array, A
     total = np.maximum(total - part.fused * framework.launch, framework.launch)
     for down, up in by_family.values():
         downs, ups = np.hypot(downs, down), np.hypot(ups, up)
+    if choice.across is not None:  # the row's source is not the one of the fit
+        downs = np.hypot(downs, total * (1.0 - np.asarray(choice.across.ratio(total, 1.0, 0.0))))
+        ups = np.hypot(ups, total * (np.asarray(choice.across.ratio(total, 0.0, 1.0)) - 1.0))
     return total, np.maximum(total - downs, 0.0), total + ups
 
 

@@ -117,10 +117,10 @@ def residual(
     regression, reweighted against outliers. misses: (rows,); ridge: weight of the bumps' heights against that of a row.
     """
     points = np.concatenate([share.features for share in shares]) / lengths
-    centres = _centres(points, candidates)
-    rows = [share.share[:, None] * _bumps(share.features / lengths, centres) for share in shares]
+    centres = cluster_centres(points, candidates)
+    rows = [share.share[:, None] * gaussians(share.features / lengths, centres) for share in shares]
     matrix: Array = functools.reduce(np.add, rows)
-    prior = ridge * _bumps(centres, centres) + 1e-6 * np.eye(len(centres))
+    prior = ridge * gaussians(centres, centres) + 1e-6 * np.eye(len(centres))
     if len(centres) > SUPPORTS:
         _, weights = _ridge(matrix, misses, prior)
         chosen = _most_telling(matrix, misses, prior, weights)
@@ -166,14 +166,14 @@ def _most_telling(matrix: Array, misses: Array, prior: Array, weights: Array) ->
     return np.array(sorted(chosen), dtype=np.intp)
 
 
-def _bumps(points: Array, centres: Array) -> Array:
+def gaussians(points: Array, centres: Array) -> Array:
     """Return exp(-distance^2 / 2) of every point to every centre, both in lengths."""
     squares = (points**2).sum(axis=1)[:, None] + (centres**2).sum(axis=1)[None] - 2.0 * points @ centres.T
     bumps: Array = np.exp(-0.5 * np.maximum(squares, 0.0))
     return bumps
 
 
-def _centres(points: Array, count: int) -> Array:
+def cluster_centres(points: Array, count: int) -> Array:
     """Return at most `count` centres of clusters; the same points give the same centres."""
     from scipy.cluster.vq import kmeans2
 

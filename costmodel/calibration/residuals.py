@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from costmodel.cost.residual import Residual
+from costmodel.cost.residual import Residual, Scatter
 from costmodel.errors import InputError, Location, Problem
-from costmodel.quantities import Array
 from costmodel.schema.loader import MOST_BYTES, read_text
 from costmodel.schema.references import shown
 from costmodel.schema.whole_files import write_whole
@@ -28,11 +28,22 @@ def write_residuals(path: Path, residuals: Mapping[str, Residual]) -> None:
             "lengths": _rounded(residual.lengths),
             "centres": [_rounded(centre) for centre in residual.centres],
             "weights": _rounded(residual.weights),
+            **_scatter_document(residual.scatter),
         }
         for name, residual in residuals.items()
     }
     body = ",\n".join(f" {json.dumps(name)}: {json.dumps(value)}" for name, value in families.items())
     write_whole(path, [f'{{"schema": "{SCHEMA}", "families": {{\n{body}\n}}}}\n'.encode()])
+
+
+def _scatter_document(scatter: Scatter | None) -> dict[str, Any]:
+    """Return a scatter as it stands beside its residual; nothing where there is none."""
+    if scatter is None:
+        return {}
+    bumps = scatter.bumps
+    numbers = {"lengths": _rounded(bumps.lengths), "centres": [_rounded(centre) for centre in bumps.centres]}
+    (level,) = _rounded([scatter.level])
+    return {"scatter": {"level": level, **numbers, "weights": _rounded(bumps.weights)}}
 
 
 def read_residuals(path: Path) -> dict[str, Residual]:
@@ -47,15 +58,26 @@ def read_residuals(path: Path) -> dict[str, Residual]:
 
 
 def _residual(path: Path, name: str, value: Mapping[str, Any]) -> Residual:
+    bumps, scatter = _bumps(path, name, value, tuple(map(str, value["axes"]))), value.get("scatter")
+    if scatter is None:
+        return bumps
+    level = float(scatter["level"])
+    if not 0.0 < level < np.inf:
+        raise _broken(path, f"has a scatter of {name} whose level {level:g} is no positive number")
+    return replace(bumps, scatter=Scatter(_bumps(path, name, scatter, bumps.axes), level))
+
+
+def _bumps(path: Path, name: str, value: Mapping[str, Any], axes: tuple[str, ...]) -> Residual:
     lengths, centres, weights = (np.array(value[key], dtype=np.float64) for key in ("lengths", "centres", "weights"))
-    axes = tuple(map(str, value["axes"]))
+    if not len(weights):  # one number for all shapes
+        centres = centres.reshape(0, len(axes))
     right = centres.shape == (len(weights), len(axes)) and lengths.shape == (len(axes),) and bool((lengths > 0).all())
     if not right or not (np.isfinite(centres).all() and np.isfinite(weights).all()):
         raise _broken(path, f"has support points of {name} that do not fit its axes")
     return Residual(axes, lengths, centres, weights)
 
 
-def _rounded(values: Array) -> list[float]:
+def _rounded(values: Iterable[float]) -> list[float]:
     return [float(f"{value:.{DIGITS}g}") for value in values]
 
 

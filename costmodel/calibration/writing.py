@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,7 @@ from costmodel import units
 from costmodel.calibration.fitting import STREAM, Beside, Fitted, Samples
 from costmodel.calibration.forms import FORMS
 from costmodel.calibration.residuals import DIGITS, write_residuals
-from costmodel.calibration.roofline import groups, spread
-from costmodel.cost.calibration import Spread
+from costmodel.calibration.widths import Halves, Knot, spread_knots
 from costmodel.quantities import Array
 from costmodel.schema.fit_plan import ImplementationFile
 from costmodel.schema.forms import parameter
@@ -103,7 +102,7 @@ def _family(name: str, fit: Fitted, evidence: Evidence) -> Iterator[str]:
     best, near = fit.errors["residual"], fit.errors["near"]
     ratio = evidence.samples[name].seconds / fit.predictions
     knots = list(spread_knots(fit.predictions, ratio))
-    inside, half_width = _intervals(knots, fit, ratio)
+    inside, half_width = _intervals(fit, ratio)
     yield (
         f'    accuracy: {{held_out: "{evidence.held_out[name]}", groups: {fit.groups}, {_joined(means)}, '
         f"median: {_percent(best.median)}, bias: {_percent(best.bias)}, inside: {_percent(inside)}, "
@@ -128,37 +127,11 @@ def _beside(name: str, fit: Fitted, beside: Beside, ratio: Array) -> Iterator[st
     yield f"    note: Fitted together with {name}, in the same rows; the spread is that of their whole time."
 
 
-def spread_knots(predicted: Array, ratio: Array) -> Iterator[Knot]:
-    """Yield the spread of measured over predicted times, by predicted time."""
-    for rows in groups(predicted):
-        yield Knot.of(predicted[rows], ratio[rows])
-
-
-@dataclass(frozen=True, slots=True)
-class Knot:
-    """The 10 %, 50 % and 90 % points of measured over predicted time of some rows, at their median time [s]."""
-
-    time: float
-    low: float
-    median: float
-    high: float
-    rows: int
-
-    @staticmethod
-    def of(predicted: Array, ratio: Array) -> Knot:
-        """Return the points of some rows."""
-        return Knot(float(f"{np.median(predicted):.3g}"), *spread(ratio), len(ratio))
-
-
-def _intervals(knots: Sequence[Knot], fit: Fitted, ratio: Array) -> tuple[float, float]:
+def _intervals(fit: Fitted, ratio: Array) -> tuple[float, float]:
     """Return the share of unseen rows in their 80 % intervals, and the median of half of these over the time."""
-    ordered = sorted(knots, key=lambda knot: knot.time)
-    columns = [tuple(getattr(knot, name) for knot in ordered) for name in ("time", "low", "median", "high")]
-    stated = Spread(*columns)
-    down = fit.widths * np.maximum(1.0 - np.asarray(stated.ratio(fit.predictions, 1.0, 0.0)), 0.0)
-    up = fit.widths * np.maximum(np.asarray(stated.ratio(fit.predictions, 0.0, 1.0)) - 1.0, 0.0)
-    inside = (ratio >= 1.0 - down) & (ratio <= 1.0 + up)
-    return float(inside.mean()), float(np.median(down + up)) / 2.0
+    halves = Halves.of(fit.predictions, ratio)
+    half = fit.widths * (halves.below + halves.above) / 2.0
+    return float((halves.misses(ratio) <= fit.widths).mean()), float(np.median(half))
 
 
 def _spread(knots: Iterable[Knot]) -> Iterator[str]:

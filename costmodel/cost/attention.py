@@ -141,14 +141,14 @@ class DecodeForm:
     sharpness: float
     packed: bool
     splits: str
-    rows: int
+    rows: Count
     elements: int
-    slots: int
+    slots: Count
     tile: int = 0
     parted: float = 0.0
-    each: float = 0.0
+    each: Quantity = 0.0
 
-    AXES = ("keys", "sequences", "heads", "sharing", "width")
+    AXES: ClassVar[tuple[str, ...]] = ("keys", "sequences", "heads", "sharing", "width")
     FORMULA: ClassVar[str] = (
         "t = launch + gather, regroup, pad + waves of p-norm of (chip, bytes) + combine and merge of split keys"
     )
@@ -200,6 +200,20 @@ class DecodeForm:
         tensor = 2.0 * self.rows * keys * core.products / peak
         rows = core.heads / core.kv_heads if self.packed else 1.0
         return maximum(load, tensor) + self.fill + (self.reach + self.each * rows) * core.products
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LatentForm(DecodeForm):
+    """A `DecodeForm` of cores whose query heads all share one cache (MLA): their number is no axis of its own."""
+
+    AXES: ClassVar[tuple[str, ...]] = ("keys", "blocks", "sharing", "width")
+
+    def features(self, core: AttentionCore) -> Features:
+        """Return log2 of keys, sequences times key heads, queries per key head, and width of the products."""
+        return (
+            log2(core.keys), log2(core.sequences * core.kv_heads), log2(core.heads / core.kv_heads),
+            log2(core.products),
+        )  # fmt: skip
 
 
 def cold_bytes(traffic: Bytes, machine: Machine, resident: float) -> Bytes:

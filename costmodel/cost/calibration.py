@@ -119,9 +119,11 @@ class FamilyFit:
 
     def width(self, operator: Operator) -> Quantity:
         """Return how wide the spread is at the shape of an operator, over what the family states."""
-        if self.nearness is None or self.form is None or self.residual is None:
+        if self.form is None or self.residual is None:
             return 1.0
-        return self.nearness.width(self.residual.distance(self.form.features(_one_call(operator))))
+        features = self.form.features(_one_call(operator))
+        width = 1.0 if self.nearness is None else self.nearness.width(self.residual.distance(features))
+        return width if self.residual.scatter is None else width * self.residual.scatter.width(features)
 
     def correction(self, operator: Operator) -> Quantity:
         """Return exp(residual(shape)), by which the form's time is multiplied; one without a residual."""

@@ -27,13 +27,15 @@ class Residual:
         r(x) = sum_i w_i * exp(-|(x - c_i) / l|^2 / 2),   factor = exp(r)
 
     It interpolates between measured shapes and fades to a factor of one away from them. axes: names of the features;
-    lengths: l, one per axis [octaves]; centres: c, shape (supports, axes) [octaves]; weights: w, shape (supports,).
+    lengths: l, one per axis [octaves]; centres: c, shape (supports, axes) [octaves]; weights: w, shape (supports,);
+    scatter: how far measured times lie about what it gives, by shape; none where that is the same for all shapes.
     """
 
     axes: tuple[str, ...]
     lengths: Array
     centres: Array
     weights: Array
+    scatter: Scatter | None = None
 
     def factor(self, features: Features) -> Quantity:
         """Return measured over physical time at a shape; features broadcast.
@@ -87,6 +89,23 @@ def _parts(supports: int, features: Features) -> Iterator[slice]:
     points = math.prod(np.broadcast_shapes(*map(np.shape, features)))
     step = max(CACHED // max(points, 1), 1)
     yield from (slice(first, first + step) for first in range(0, supports, step))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scatter:
+    """How wide a family's spread is at a shape, over what it is for all shapes of the same predicted time.
+
+        width = level * exp(sum_i w_i * exp(-|(x - c_i) / l|^2 / 2))
+
+    Far from all supports it is `level`. bumps: the exponential, with c, l and w as those of a residual.
+    """
+
+    bumps: Residual
+    level: float
+
+    def width(self, features: Features) -> Quantity:
+        """Return the width at a shape; features broadcast."""
+        return self.level * self.bumps.factor(features)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from costmodel.cost.attention import DecodeForm
 from costmodel.cost.machine import Machine
 from costmodel.cost.residual import Features
 from costmodel.cost.time import Time
-from costmodel.quantities import Quantity, floor, maximum, where
+from costmodel.quantities import Mask, Quantity, ceil, floor, log2, maximum, minimum, where
 from costmodel.workload.operators import AttentionCore
 
 _HISTORY = 128.0  # tokens of the cache to a block, by which the library counts blocks when it chooses
@@ -23,6 +23,11 @@ class XqaForm:
     processors. Elsewhere the masked multi-head kernel runs, where each query head reads its keys again and computes by
     itself. Both are a `DecodeForm`: XQA with packed queries, the other with a single row and the parameters named
     `single_…`; they share the device's memory and L2.
+
+    A block of XQA takes all queries of a key head, in multiples of `padded`, over heads padded to a power of two. As
+    many blocks share a processor as have `slot_elements` together (queries times q + v), at most `slots`, at least one.
+    Heads of q + v <= `plain_width` run on another kernel, of which `plain_slots` share a processor and whose start and
+    end of a block are `plain_launch` and `plain_fill`.
 
     XQA never splits fewer than `tile` keys (kMinHistoryTokensPerBlock), the other kernel no tile of `single_elements`.
     widest is what the measurements show; the count of blocks, and that of splits, are those of mayHavePerfGain and
@@ -59,37 +64,62 @@ class XqaForm:
     single_elements: int = 0
     single_parted: float = 0.0
     each: float = 0.0
+    plain_launch: float = 0.0
+    plain_fill: float = 0.0
+    plain_width: int = 0
+    plain_slots: int = 0
+    padded: int = 0
+    slot_elements: int = 0
 
-    AXES = DecodeForm.AXES
+    AXES = ("keys", "blocks", "queries", "width")
     FORMULA: ClassVar[str] = DecodeForm.FORMULA
 
     def time(self, core: AttentionCore, machine: Machine) -> Time:
         """Return the core's time."""
-        shared, single = self._shared.time(core, machine), self._single.time(core, machine)
         sharing = core.heads / core.kv_heads
         blocks = core.sequences * core.kv_heads * maximum(floor(core.keys / _HISTORY), 1.0)
         busy = blocks * self.blocks >= machine.device.processors
-        grouped = (sharing > 1.0) & (sharing <= self.widest) & busy
-
-        def chosen(yes: Quantity, no: Quantity) -> Quantity:
-            return where(grouped, yes, no)
-
-        return Time(
-            chosen(shared.seconds, single.seconds), chosen(shared.compute, single.compute),
-            chosen(shared.memory, single.memory), fixed=chosen(shared.fixed, single.fixed),
-        )  # fmt: skip
+        time = _either(self._groups(sharing) & busy, self._shared(core), self._single, core, machine)
+        if not self.plain_width:
+            return time
+        plain = replace(
+            self._shared(core), launch=self.plain_launch, fill=self.plain_fill, slots=self.plain_slots or self.slots
+        )
+        other = self._groups(sharing) & busy & (core.products <= self.plain_width)
+        return _chosen(other, plain.time(core, machine), time)
 
     def features(self, core: AttentionCore) -> Features:
-        """Return log2 of keys, sequences, heads, queries per key head, and width of the products."""
-        return self._shared.features(core)
+        """Return log2 of keys, blocks before keys are split, queries of a tile, and width of the products."""
+        sharing = core.heads / core.kv_heads
+        grouped = self._groups(sharing)
+        queries = where(grouped, self._tile(sharing), 1.0)
+        blocks = core.sequences * where(grouped, core.kv_heads, core.heads)
+        return log2(core.keys), log2(blocks), log2(queries), log2(core.products)
 
-    @property
-    def _shared(self) -> DecodeForm:
+    def _groups(self, sharing: Quantity) -> Mask:
+        """Tell where queries that share a key head may run together."""
+        return (sharing > 1.0) & (sharing <= self.widest)
+
+    def _tile(self, sharing: Quantity) -> Quantity:
+        """Return the queries of a block, padded to whole tiles."""
+        tile = self.padded or self.rows
+        return ceil(sharing / tile) * tile
+
+    def _shared(self, core: AttentionCore) -> DecodeForm:
         """Return the form of XQA."""
+        slots: Quantity = self.slots
+        rows: Quantity = self.rows
+        each: Quantity = self.each
+        if self.padded:
+            sharing = core.heads / core.kv_heads
+            rows = self._tile(sharing) * 2.0 ** ceil(log2(core.products)) / core.products
+            each = self.each * rows / sharing
+            if self.slot_elements:
+                slots = maximum(minimum(floor(self.slot_elements / (rows * core.products)), self.slots), 1.0)
         return DecodeForm(
             self.launch, 0.0, 0.0, 0.0, self.compute, self.memory, self.load, self.cache, self.resident, self.fill,
-            self.reach, self.combine, self.merge, 0.0, self.sharpness, True, self.splits, self.rows, self.elements,
-            self.slots, self.tile, 0.0, self.each,
+            self.reach, self.combine, self.merge, 0.0, self.sharpness, True, self.splits, rows, self.elements,
+            slots, self.tile, 0.0, each,
         )  # fmt: skip
 
     @property
@@ -101,3 +131,16 @@ class XqaForm:
             self.sharpness, False, self.single_splits, 1, self.single_elements or self.elements,
             self.slots, 0, self.single_parted,
         )  # fmt: skip
+
+
+def _either(mask: Mask, yes: DecodeForm, no: DecodeForm, core: AttentionCore, machine: Machine) -> Time:
+    """Return a core's time by one form where a mask holds, by another elsewhere."""
+    return _chosen(mask, yes.time(core, machine), no.time(core, machine))
+
+
+def _chosen(mask: Mask, yes: Time, no: Time) -> Time:
+    """Return one time where a mask holds, another elsewhere."""
+    return Time(
+        where(mask, yes.seconds, no.seconds), where(mask, yes.compute, no.compute), where(mask, yes.memory, no.memory),
+        fixed=where(mask, yes.fixed, no.fixed),
+    )  # fmt: skip

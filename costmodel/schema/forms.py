@@ -132,6 +132,12 @@ class DecodeFormFile(Strict):
     slots: Integer = Field(description="blocks that a processor holds")
 
 
+class LatentFormFile(DecodeFormFile):
+    """The same where all query heads share one cache (MLA)."""
+
+    kind: Literal["latent"] = Field(description="this form")  # type: ignore[assignment]
+
+
 class XqaFormFile(Strict):
     """Decoding with one kernel for query heads that share a cache, and one for those that do not (`single_…`)."""
 
@@ -165,6 +171,14 @@ class XqaFormFile(Strict):
     single_elements: Integer | None = Field(default=None, description="the same for the other kernel, in elements")
     single_parted: Ratio | None = Field(default=None, description="bytes that it loads a cycle where keys are split")
     each: Ratio | None = Field(default=None, description="cycles of the first kernel for each element of each query")
+    plain_launch: Time | None = Field(default=None, description="fixed time of the kernel for narrow shared heads")
+    plain_fill: Ratio | None = Field(default=None, description="cycles of its blocks' start and end")
+    plain_width: Integer | None = Field(default=None, description="elements of key and value up to which that one runs")
+    padded: Integer | None = Field(default=None, description="queries of a key head come in multiples of this")
+    plain_slots: Integer | None = Field(default=None, description="blocks of that one that a processor holds")
+    slot_elements: Integer | None = Field(
+        default=None, description="queries times width of the first kernel's blocks on one processor; null: any"
+    )
 
 
 class VarlenFormFile(Strict):
@@ -203,6 +217,7 @@ FORM_FILES: dict[str, type[Strict]] = {
     "plain": PlainFormFile,
     "prefill": PrefillFormFile,
     "decode": DecodeFormFile,
+    "latent": LatentFormFile,
     "xqa": XqaFormFile,
     "varlen": VarlenFormFile,
     "stream": StreamFormFile,
@@ -215,6 +230,7 @@ FormFile: TypeAlias = Annotated[
     | PlainFormFile
     | PrefillFormFile
     | DecodeFormFile
+    | LatentFormFile
     | XqaFormFile
     | VarlenFormFile
     | StreamFormFile

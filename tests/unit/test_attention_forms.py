@@ -251,6 +251,39 @@ def test_without_it_each_query_head_reads_the_cache_again() -> None:
     assert own - 9e-6 == pytest.approx(64 * 1280 * 2 * WIDTH / 10.0 / CLOCK, rel=1e-6)
 
 
+def test_queries_of_a_key_head_come_in_multiples_and_heads_in_powers_of_two() -> None:
+    ending = replace(XQA, padded=8, each=10.0, fill=1e-9, reach=0.0, compute=1e9, blocks=1000)
+
+    def end(sharing: float, width: float) -> float:
+        shape = replace(core(1.0, sharing, 1.0, 128.0, kv_heads=1.0), products=width)
+        return float(ending.time(shape, machine()).seconds - LAUNCH)
+
+    assert end(8.0, 256.0) == pytest.approx(10.0 * 8 * 256 / CLOCK, rel=1e-6)
+    assert end(2.0, 256.0) == pytest.approx(end(8.0, 256.0))
+    assert end(9.0, 256.0) == pytest.approx(2 * end(8.0, 256.0), rel=1e-6)
+    assert end(8.0, 384.0) == pytest.approx(2 * end(8.0, 256.0), rel=1e-6)
+
+
+def test_wide_blocks_share_a_processor_with_fewer_others() -> None:
+    two = replace(XQA, padded=8, slots=2, slot_elements=2 * 8 * 256, compute=1e9, reach=0.0)
+
+    def waves(width: float) -> float:
+        shape = replace(core(200.0, 8.0, 1.0, 128.0, kv_heads=1.0), products=width)
+        return float((two.time(shape, machine()).seconds - LAUNCH) * CLOCK / two.fill)
+
+    assert waves(256.0) == pytest.approx(2.0, rel=1e-6)  # one wave of two blocks to a processor, one after the other
+    assert waves(512.0) == pytest.approx(2.0, rel=1e-6)  # two waves of one
+    assert float(np.asarray(two.slots)) == 2
+
+
+def test_narrow_heads_run_on_a_kernel_of_their_own() -> None:
+    plain = replace(XQA, blocks=1000, plain_width=128, plain_launch=5e-6, plain_fill=1000.0, plain_slots=4)
+    shapes = [
+        replace(core(1.0, heads, 1.0, 128.0, 1.0), products=width) for heads, width in ((8, 128), (8, 256), (1, 128))
+    ]
+    assert [plain.time(shape, machine()).fixed for shape in shapes] == [5e-6, LAUNCH, 9e-6]
+
+
 # ---- several populations --------------------------------------------------------------------------------------------
 
 

@@ -354,3 +354,47 @@ def test_fp8_cores_rest_on_those_with_a_cache_as_narrow(shelf):
     file(shelf, "chip/core", {"attention_decode/bf16": stream(4), "attention_decode/bf16_narrow": stream(5)})
     choice = Chooser("chip", [shelf]).choose("attention_decode", "fp8", Kernel("", "", ""))
     assert choice.why == "chip/core, attention_decode/bf16_narrow stands in for attention_decode/fp8"
+
+
+SOURCES = """
+schema: costmodel/calibration@1
+name: sources
+device: null
+basis: fitted
+families:
+  same/gemm/bf16: {spread: [{time: 1 s, low: 0.8, median: 1, high: 1.25, rows: 30}], rows: 30}
+  same: {spread: [{time: 1 s, low: 0.7, median: 1, high: 1.4, rows: 30}], rows: 30}
+  other: {spread: [{time: 1 s, low: 0.5, median: 1, high: 2, rows: 30}], rows: 30}
+"""
+
+
+@pytest.mark.parametrize(
+    ("kernel", "high"),
+    [
+        (Kernel("vllm 1", "k1", "graph"), None),
+        (Kernel("", "k1", ""), None),
+        (Kernel("", "", ""), None),
+        (Kernel("vllm 9", "k2", "graph"), 1.25),
+        (Kernel("sglang 1", "k2", "graph"), 1.25),
+        (Kernel("vllm 1", "", ""), 1.25),
+        (Kernel("vllm 2", "unheard", "graph"), 2.0),
+    ],
+)
+def test_only_rows_of_another_source_have_the_errors_between_sources(shelf, kernel, high):
+    write(shelf, "hardware/calibrations/sources.yaml", SOURCES)
+    across = Chooser("chip", [shelf]).choose("gemm", "bf16", kernel).across
+    assert (None if across is None else across.high[0]) == high
+
+
+def test_kernels_that_no_two_sources_timed_differ_as_all_do(shelf):
+    write(shelf, "hardware/calibrations/sources.yaml", SOURCES)
+    file(shelf, "chip/a", {"bmm/bf16": stream(1)}, kernels("k1", '"vllm 1"', "graph"))
+    across = Chooser("chip", [shelf]).choose("bmm", "bf16", Kernel("vllm 1", "k1", "event")).across
+    assert across is not None
+    assert across.high == (1.4,)
+
+
+def test_a_published_rate_has_no_source_to_differ_from(shelf):
+    write(shelf, "hardware/calibrations/sources.yaml", SOURCES)
+    published(shelf, "chip/aaa", "old", {"gemm": rate(0.3)})
+    assert Chooser("chip", [shelf]).choose("gemm", "bf16", Kernel("vllm 1", "old gemm", "graph")).across is None
