@@ -48,12 +48,13 @@ class Residual:
         varied = [axis for axis, value in enumerate(features) if not is_single(value)]
         weights = self.weights
         for axis in set(range(len(self.axes))).difference(varied):
-            weights = weights * np.exp(-0.5 * self._square(axis, self.centres[:, axis], features[axis]))
+            weights = weights * np.exp(-0.5 * self._square(axis, self.centres[:, axis], features[axis], 0))
+        dimensions = max(map(np.ndim, features))
         places, which = np.unique(self.centres[:, varied], axis=0, return_inverse=True)
         together = np.bincount(which.reshape(-1), weights)
         correction: Quantity = 0.0
         for some in _parts(len(places), features):
-            each = (self._square(axis, places[some, at], features[axis]) for at, axis in enumerate(varied))
+            each = (self._square(axis, places[some, at], features[axis], dimensions) for at, axis in enumerate(varied))
             squares = functools.reduce(operator.add, each)
             correction = correction + np.tensordot(together[some], np.exp(-0.5 * squares), 1)
         factor: Array = np.exp(correction)
@@ -64,8 +65,11 @@ class Residual:
         if all(map(is_single, features)):
             return float(np.sqrt(self._squares(features).min()))
         nearest: Quantity = np.inf
+        dimensions = max(map(np.ndim, features))
         for some in _parts(len(self.weights), features):
-            each = (self._square(axis, self.centres[some, axis], value) for axis, value in enumerate(features))
+            each = (
+                self._square(axis, self.centres[some, axis], value, dimensions) for axis, value in enumerate(features)
+            )
             squares = functools.reduce(operator.add, each)
             nearest = minimum(nearest, squares.min(axis=0))
         distance: Array = np.sqrt(nearest)
@@ -77,10 +81,10 @@ class Residual:
         squares: Array = (offsets * offsets).sum(axis=1)
         return squares
 
-    def _square(self, axis: int, places: Array, value: Quantity) -> Any:
-        """Return the squared distance along one axis to some places on it, which are a new leading axis."""
+    def _square(self, axis: int, places: Array, value: Quantity, dimensions: int) -> Any:
+        """Return the squared distance along one axis to some places on it, which are a new axis before `dimensions`."""
         length = self.lengths[axis]
-        offsets = value / length - (places / length).reshape(-1, *(1,) * np.ndim(value))
+        offsets = value / length - (places / length).reshape(-1, *(1,) * dimensions)
         return offsets * offsets
 
 

@@ -46,6 +46,16 @@ def test_support_points_that_share_coordinates_add_up_along_whichever_axes_vary(
             assert together[place] == pytest.approx(residual.factor(alone), rel=1e-12)
 
 
+def test_features_may_have_any_number_of_axes():
+    column, row = np.linspace(0.0, 4.0, 5).reshape(5, 1), np.linspace(-1.0, 1.0, 3)
+    grid = np.asarray(RESIDUAL.factor([column, row]))
+    apart = np.asarray(RESIDUAL.distance([column, row]))
+    assert grid.shape == apart.shape == (5, 3)
+    assert grid[4, 2] == pytest.approx(RESIDUAL.factor([4.0, 1.0]), rel=1e-12)
+    assert apart[1, 0] == pytest.approx(RESIDUAL.distance([1.0, -1.0]), rel=1e-12)
+    assert np.asarray(RESIDUAL.factor([np.array(4.0), row])).shape == (3,)
+
+
 def test_far_from_every_measurement_nothing_is_corrected():
     assert RESIDUAL.factor([60.0, 0.0]) == pytest.approx(1.0, abs=1e-12)
     assert RESIDUAL.factor([0.0, -60.0]) == pytest.approx(1.0, abs=1e-12)
