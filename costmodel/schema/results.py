@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from costmodel.errors import InputError, Location
 from costmodel.schema.loader import MOST_BYTES, read_data
@@ -117,19 +118,21 @@ def _known(dimension: str) -> str:
 
 
 def _sized(value: Any) -> Any:
-    """Return an axis that makes a dimension of a grid; raise ValueError for names and for what varies together."""
-    if isinstance(value, dict) and (value.get("link") is not None or value.get("dimension", "") is None):
-        raise ValueError(f"{value.get('path')} is structural or linked, and makes no grid: read the table's parts")
+    """Return an axis of numbers; raise an error for one of names, along which nothing can be drawn."""
+    if isinstance(value, dict) and value.get("dimension", "") is None:
+        text = f"{value.get('path')} has names for values, and makes no grid: read the table's parts"
+        raise PydanticCustomError("costmodel", "{text}", {"text": text})
     return value
 
 
 class AxisFile(Written):
-    """One axis of a sweep; its values in SI."""
+    """One axis of a sweep; its values in SI. link: axes of one number vary together; null: it varies by itself."""
 
     path: str
     dimension: Annotated[str, AfterValidator(_known)]
     unit: str
     values: list[float] = Field(min_length=1)
+    link: int | None = None
 
 
 class SweptScenario(Written):
@@ -150,6 +153,15 @@ class SweepFile(Written):
     columns: dict[str, str | None]
     form: Literal["csv", "parquet"]
     parts: int = Field(gt=0, le=10**7)
+
+    def dimension_of(self, axis: AxisFile) -> AxisFile:
+        """Return the axis that stands for a dimension of the grid: of axes that vary together the first."""
+        return axis if axis.link is None else next(each for each in self.axes if each.link == axis.link)
+
+    @property
+    def dimensions(self) -> list[AxisFile]:
+        """Return the axes that stand for the dimensions of the grid."""
+        return [axis for axis in self.axes if self.dimension_of(axis) is axis]
 
 
 RESULT_HINT = "make it with `costmodel simulate WORKLOAD --json > FILE`"

@@ -6,7 +6,6 @@ evaluated again.
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -148,7 +147,7 @@ class Table:
 def read_sweep(folder: Path) -> Table:
     """Return the sweep that a folder holds; raise InputError where it holds none, or not all of it.
 
-    Only independent numeric axes make a grid.
+    Only axes of numbers make a grid; those that vary together are one dimension of it.
     """
     study = read_study(folder / STUDY)
     place = Location(str(folder / POINTS))
@@ -157,7 +156,7 @@ def read_sweep(folder: Path) -> Table:
     if any(list(part) != heading for part in parts):
         raise InputError.single(f"is not the table of {STUDY}", hint="run the sweep again", location=place)
     columns = {name: np.concatenate([part[name] for part in parts]) for name in heading}
-    shape = tuple(len(axis.values) for axis in study.axes)
+    shape = tuple(len(axis.values) for axis in study.dimensions)
     size = math.prod(shape)
     if len(columns["scenario"]) != study.points or study.points != size * len(study.scenarios):
         raise InputError.single(f"is not the table of {STUDY}", hint="run the sweep again", location=place)
@@ -181,15 +180,18 @@ def _parts(study: SweepFile, folder: Path) -> Iterator[Columns]:
 def _grid(study: SweepFile, scenario: str, columns: Columns, shape: tuple[int, ...], place: Location) -> Grid:
     """Return the grid of one scenario's rows; raise InputError where they are not those of its points."""
     headline = study.scenarios[scenario].headline
-    expected = itertools.product(*(axis.values for axis in study.axes))
     try:
-        found = zip(*(numbers(columns[axis.path]).tolist() for axis in study.axes), strict=True)
-        if any(columns["scenario"] != scenario) or list(found) != list(expected):
+        positions = dict(zip((axis.path for axis in study.dimensions), np.indices(shape), strict=True))
+        for axis in study.axes:
+            expected = np.array(axis.values)[positions[study.dimension_of(axis).path].reshape(-1)]
+            if not np.array_equal(numbers(columns[axis.path]), expected):
+                raise ValueError
+        if any(columns["scenario"] != scenario):
             raise ValueError
         value, low, high = (
             numbers(columns[name]).reshape(shape) for name in (headline, *(f"{headline}_{end}" for end in INTERVAL))
         )
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, IndexError):
         raise InputError.single(
             f"the rows of {scenario} are not those of {STUDY}", hint="run the sweep again", location=place
         ) from None

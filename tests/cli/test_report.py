@@ -158,6 +158,29 @@ def test_more_axes_than_two_give_a_figure_for_each_of_their_values(run, tmp_path
     assert done.err == ""
 
 
+def test_axes_that_vary_together_are_one_dimension_of_a_figure(run, tmp_path):
+    study = tmp_path / "study.yaml"
+    study.write_text(
+        "schema: costmodel/study@1\ntitle: groups\nworkload: deepseek_v3\nscenarios: [decode]\naxes:\n"
+        "  - scenarios.decode.parallel.ep: [32, 64, 128]\n    scenarios.decode.parallel.dp: [32, 64, 128]\n"
+        "  - hardware.memory.hbm.bandwidth: 2TB/s..4TB/s:5\n"
+    )
+    assert run("sweep", study, "--output", tmp_path / "swept").code == 0
+    done = run("report", tmp_path / "swept")
+    assert (done.code, done.err) == (0, "")
+    drawn = list(csv.DictReader((tmp_path / "swept" / "report" / "sweep-decode.csv").open()))
+    assert len(drawn) == 3 * 5
+
+
+def test_a_sweep_over_names_is_told_to_have_no_figure(run, tmp_path):
+    varied = ("--vary", "scenarios.decode.precision=bf16,fp8-inference", "--scenario", "decode")
+    run("sweep", FLAGSHIP, *varied, "--output", tmp_path / "swept")
+    done = run("report", tmp_path / "swept")
+    assert (done.code, done.out) == (2, "")
+    assert "scenarios.decode.precision has names for values, and makes no grid" in done.err
+    assert "value error" not in done.err
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

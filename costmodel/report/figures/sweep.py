@@ -31,13 +31,13 @@ def sweep_figures(swept: Table, scenario: str) -> Iterator[Drawn]:
 
 def left_out(swept: Table) -> int:
     """Return how many combinations of further axes no figure of a scenario can show for lack of room."""
-    lengths = sorted(len(axis.values) for axis in swept.study.axes)
+    lengths = sorted(len(axis.values) for axis in swept.study.dimensions)
     return max(math.prod(lengths[:-2]) - MOST_FIGURES, 0)
 
 
 def _views(swept: Table, scenario: str) -> Iterator[View]:
     """Yield the parts of a scenario's grid that figures show: the longest axis first, then the second longest."""
-    axes, grid = swept.study.axes, swept.grids[scenario]
+    axes, grid = swept.study.dimensions, swept.grids[scenario]
     short = short_paths([axis.path for axis in axes])
     order = sorted(range(len(axes)), key=lambda at: -len(axes[at].values))
     shown = [at for at in order[:2] if len(axes[at].values) > 1] or order[:1]

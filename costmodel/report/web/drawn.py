@@ -39,9 +39,9 @@ def sweep_sections(study: SweepFile, figures: Mapping[str, Shown]) -> list[Secti
 
 def _columns(study: SweepFile) -> dict[str, tuple[str, Callable[[float], str]]]:
     """Return the heading of each column of numbers, and how these are written."""
-    short = short_paths([axis.path for axis in study.axes])
+    short = short_paths([axis.path for axis in study.dimensions])
     found: dict[str, tuple[str, Callable[[float], str]]] = {
-        axis.path: (short[axis.path], partial(setting, dimension=axis.dimension)) for axis in study.axes
+        axis.path: (short[axis.path], partial(setting, dimension=axis.dimension)) for axis in study.dimensions
     }
     for name in {one.headline: None for one in study.scenarios.values()}:
         for end in ("", "_low", "_high"):
