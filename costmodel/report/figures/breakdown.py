@@ -17,6 +17,7 @@ SHOWN = 14  # operators; the others share a bar
 COLUMNS = ("name", "time", "hidden", "share", "bound", "basis")
 BUBBLE = "bubble"
 HATCH = "/////"  # of hidden time
+LEGEND = 4  # entries in a line
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,8 @@ def breakdown_figure(name: str, scenario: ScenarioResult) -> Drawn | None:
     if not scenario.breakdown:
         return None
     bars = _bars(scenario)
-    figure, axes = canvas(1.1 + 0.19 * len(bars))
+    legend = _legend(bars)
+    figure, axes = canvas(1.1 + 0.19 * len(bars) + 0.2 * -(-len(legend) // LEGEND))
     for at, bar in enumerate(bars):
         _draw(axes, at, bar)
     axes.set_yticks(range(len(bars)), [name_of(bar.name) for bar in bars])
@@ -45,7 +47,9 @@ def breakdown_figure(name: str, scenario: ScenarioResult) -> Drawn | None:
     axes.set_xmargin(0.12)
     longest = max(bar.exposed + bar.hidden for bar in bars)
     linear_axis(axes.xaxis, f"{name_of(name)}: time on a device", "time", longest)
-    axes.legend(handles=_legend(bars), title="limited by", loc="lower right", title_fontsize=8)
+    figure.legend(
+        handles=legend, title="limited by", loc="outside upper left", ncols=LEGEND, title_fontsize=8, alignment="left"
+    )
     rows = [[getattr(line, column) for column in COLUMNS] for line in scenario.breakdown]
     bubble = scenario.metrics.get("bubble_time")
     rows += [[BUBBLE, bubble, 0.0, None, None, None]] if bubble else []
