@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
 
 from costmodel.cli.options import json_option, path_option, print_json, read_changes, set_option
-from costmodel.errors import InfeasibleError, InputError
+from costmodel.errors import InfeasibleError, InputError, LayoutError
 
 if TYPE_CHECKING:
     from costmodel.api import Workload
@@ -54,8 +55,8 @@ def command(
     pins = {path: value for path, value in made.items() if _is_pinned(path, value)}
     rest = {path: value for path, value in made.items() if path not in pins}
     loaded = load(workload, set=rest, search_path=search_path, scenarios=scenarios or None)
-    if any(path.split(".")[1] not in loaded.scenarios for path in pins):
-        loaded.changed(pins)  # raises the error that every command has for such a path
+    with suppress(LayoutError):  # whether the layout that is stated can be does not matter: others may
+        loaded.changed(pins)
     chosen = _chosen(loaded, workload, scenarios, narrow=bool(objective or wanted.constraints))
     numbers = _numbers(devices)
     found: list[Found] = []

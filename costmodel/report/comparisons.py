@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from costmodel.report.page import show, table
-from costmodel.report.text import metric, percent, span
+from costmodel.report.text import percent, published_figure, span
 from costmodel.study.reproduce import Comparison, Summary
 
 STYLES = {"pass": "green", "fail": "red", "skip": "dim", "infeasible": "yellow"}
@@ -19,8 +19,8 @@ def show_comparisons(comparisons: Sequence[Comparison], *summaries: Sequence[Sum
         rows.add(
             one.id,
             one.metric or "",
-            _shown(one.metric, one.published),
-            _shown(one.metric, one.predicted),
+            _shown(one, one.published),
+            _shown(one, one.predicted),
             span(one.metric or "", one.low or 0.0, one.high or 0.0) if known else "",
             "" if one.error is None else percent(one.error, sign="+"),
             (one.verdict, STYLES[one.verdict]),
@@ -37,6 +37,6 @@ def show_comparisons(comparisons: Sequence[Comparison], *summaries: Sequence[Sum
         show(totals)
 
 
-def _shown(name: str | None, value: float | None) -> str:
+def _shown(one: Comparison, value: float | None) -> str:
     """Return a figure in its unit, nothing for none."""
-    return "" if name is None or value is None else metric(name, value)
+    return "" if one.metric is None or value is None else published_figure(one.metric, one.unit, value)

@@ -27,7 +27,7 @@ def show_found(found: Found) -> None:
     if found.stages is not None:
         show(f"stages: {found.stages}")
     if not found.best:
-        show("none fits and meets the constraints", "yellow")
+        show(_why_none(found), "yellow")
         return
     show(_candidates(found.best, found.axes))
     if any(one.tied for one in found.best):
@@ -36,6 +36,15 @@ def show_found(found: Found) -> None:
         show("")
         show("Pareto front of throughput against the rate of a user", "bold")
         show(_candidates(found.front, found.axes))
+
+
+def _why_none(found: Found) -> str:
+    """Return why a search found nothing."""
+    if not found.looked_at:
+        return "no layout of as many devices has what is set: a degree does not divide them, the heads or the experts"
+    if not found.feasible:
+        return "the degrees of none divide"
+    return "none fits in memory" if not found.scheduled else "none fits and meets the constraints"
 
 
 def _candidates(rows: Sequence[Candidate], axes: Mapping[str, str]) -> Any:

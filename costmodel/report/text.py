@@ -71,6 +71,13 @@ def metric(name: str, value: float | None, digits: int = SHOWN_DIGITS) -> str:
     return Number(_metric(name, value, digits), value, "" if unit == "1" else unit)
 
 
+def published_figure(name: str, unit: str | None, value: float | None) -> str:
+    """Return a published figure of a metric: as people read the metric, a ratio of two of them as a factor."""
+    if value is not None and unit == "1" and (dimension_of(name) or "count") not in ("count", "ratio"):
+        return Number(f"{value:.{SHOWN_DIGITS}g}x", value)
+    return metric(name, value)
+
+
 def _metric(name: str, value: float, digits: int) -> str:
     if name.startswith(("memory.", "host_memory.")):
         return f"{gib(value, 2)} GiB"

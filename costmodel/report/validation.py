@@ -15,7 +15,7 @@ from costmodel.calibration.load import read
 from costmodel.report.figures.drawn import Drawn
 from costmodel.report.figures.validation import validation_figure
 from costmodel.report.style import rendered, styled
-from costmodel.report.text import metric
+from costmodel.report.text import published_figure
 from costmodel.schema.case import Case
 from costmodel.schema.references import Library
 from costmodel.schema.validation import AskedFile, RemarkFile, ValidationFile
@@ -254,7 +254,8 @@ def _worst(figures: Sequence[Figure], causes: Sequence[RemarkFile]) -> Iterator[
 
 def _values(one: Figure) -> tuple[str, str]:
     name = one.unseen.metric or ""
-    return metric(name, one.unseen.published), metric(name, one.unseen.predicted)
+    unit = one.unseen.unit
+    return published_figure(name, unit, one.unseen.published), published_figure(name, unit, one.unseen.predicted)
 
 
 def _why(one: Figure, causes: Sequence[RemarkFile]) -> str:

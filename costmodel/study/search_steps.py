@@ -212,7 +212,8 @@ def _groups(race: _Race, found: Found) -> Iterator[_Group]:
     order = _numbered([columns["parallel.pp"], columns["parallel.virtual"], count])
     alike = _numbered([column for name, column in columns.items() if name not in _OF_STAGES])
     bounder = Bounder(race.calibration, base.plan, alike)
-    left = [_may_fit(base, variant, columns, bounder, found) for variant in plans]
+    lowest = min(variant.zero for variant in plans)
+    left = [_may_fit(base, variant, columns, bounder, found, lowest) for variant in plans]
     for recompute in dict.fromkeys(variant.recompute for variant in plans):
         with_it = [number for number, variant in enumerate(plans) if variant.recompute == recompute]
         rows = np.flatnonzero(np.any([left[number] for number in with_it], axis=0))
@@ -229,11 +230,14 @@ def _groups(race: _Race, found: Found) -> Iterator[_Group]:
 
 
 def _may_fit(
-    base: Scenario, variant: Variant, columns: Mapping[str, Array], bounder: Bounder, found: Found
+    base: Scenario, variant: Variant, columns: Mapping[str, Array], bounder: Bounder, found: Found, least: int
 ) -> npt.NDArray[np.bool_]:
-    """Return the layouts of a variant whose degrees divide and that may fit; count those that are looked at."""
+    """Return the layouts of a variant whose degrees divide and that may fit; count those that are looked at.
+
+    least: the lowest of the ZeRO stages that are searched.
+    """
     scenario, plan = variant.planned(base)
-    own = _own(variant, columns)
+    own = _own(variant, columns, least)
     layout = np.broadcast_to(feasible_layout(scenario), own.shape) & own
     found.looked_at += int(own.sum())
     found.feasible += int(layout.sum())
@@ -246,9 +250,10 @@ def _numbered(columns: Sequence[Array]) -> Indices:
     return np.unique(np.stack(columns), axis=1, return_inverse=True)[1].reshape(-1)
 
 
-def _own(variant: Variant, columns: Mapping[str, Array]) -> npt.NDArray[np.bool_]:
-    """Return the layouts that a variant means: several stages a rank are interleaved; one replica shards nothing."""
+def _own(variant: Variant, columns: Mapping[str, Array], least: int) -> npt.NDArray[np.bool_]:
+    """Return the layouts that a variant means: several stages a rank are interleaved; one replica shards nothing, so
+    that all ZeRO stages are the `least` one there."""
     virtual = columns["parallel.virtual"]
     several = virtual > 1 if variant.schedule == "interleaved" else virtual == 1
     own = several if variant.schedule in ("1f1b", "interleaved") else np.ones(len(virtual), dtype=bool)
-    return own & ((columns["parallel.dp"] > 1) | (variant.zero == 0))
+    return own & ((columns["parallel.dp"] > 1) | (variant.zero == least))

@@ -282,3 +282,4 @@ def test_a_single_case_brings_the_baseline_of_its_ratio(run):
     done = run("reproduce", "DU-01", "--json")
     assert (done.code, done.err) == (0, "")
     assert {row["id"] for row in json.loads(done.out)} == {"DU-01"}
+    assert " 2.18x " in run("reproduce", "DU-01").out  # a ratio of two times is no time

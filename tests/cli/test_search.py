@@ -97,6 +97,31 @@ def test_what_is_set_is_not_searched(run):
     assert {one["devices"] for one in best} == {64}
 
 
+@pytest.mark.parametrize("stage", ["0", "1"])
+def test_a_stage_that_is_set_leaves_the_layouts_of_one_replica(run, stage):
+    layout = ("--set", f"{ZERO}={stage}", "--set", "scenarios.selective.parallel.dp=1", "--json")
+    best = json.loads(run("search", "gpt3_175b_a100", "--scenario", "selective", *layout).out)
+    assert best["scenarios"]["selective"]["best"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("scenarios.selective.parallel.tp=5", "no layout of as many devices has what is set"),
+        ("hardware.memory.hbm.capacity=1GiB", "none fits in memory"),
+    ],
+)
+def test_a_search_that_finds_nothing_says_why(run, change, told):
+    done = run("search", "gpt3_175b_a100", "--scenario", "selective", "--set", change)
+    assert (done.code, told in done.out) == (3, True)
+
+
+def test_a_value_that_no_degree_has_is_told_where_it_was_set(run):
+    done = run("search", "gpt3_175b_a100", "--scenario", "selective", "--set", "scenarios.selective.parallel.tp=0")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("--set scenarios.selective.parallel.tp=0")
+
+
 def test_setting_a_part_of_a_layout_of_no_scenario_is_told(run):
     done = run("search", "gpt3_175b_a100", "--set", "scenarios.selektive.parallel.tp=4")
     assert done.code == 2

@@ -7,7 +7,7 @@ from statistics import median
 
 from costmodel.report.drawing import by_class, file_names
 from costmodel.report.figures.pareto import layout_name
-from costmodel.report.text import metric, quantity, span
+from costmodel.report.text import metric, published_figure, quantity, span
 from costmodel.report.web.document import Section
 from costmodel.report.web.inline import Shown, figure
 from costmodel.report.web.markup import Cell, items, table
@@ -132,8 +132,8 @@ def _published(members: list[Reproduced]) -> str:
     headings = ("case", "metric", ">published", ">predicted", ">error", "verdict")
     rows: list[list[Cell]] = [
         [
-            one.id, one.metric or "", (metric(one.metric or "", one.published), one.published),
-            (metric(one.metric or "", one.predicted), one.predicted),
+            one.id, one.metric or "", (published_figure(one.metric or "", one.unit, one.published), one.published),
+            (published_figure(one.metric or "", one.unit, one.predicted), one.predicted),
             NONE if one.error is None else (f"{one.error:+.1%}", one.error), one.verdict,
         ]
         for one in sorted(members, key=lambda one: -abs(one.error or 0.0))[:MOST_FIGURES]
