@@ -34,12 +34,14 @@ def show_sweep(document: Mapping[str, Any], summaries: Mapping[str, Mapping[str,
     show(rows)
     for name, summary in summaries.items():
         for reason, points in summary["infeasible"].items():
-            show(f"{name}: {points:,} of {summary['points']:,} points cannot run: {reason}", "yellow")
+            missed = reason.removeprefix("not ")  # as a constraint's reason begins
+            told = f"cannot run: {reason}" if missed == reason else f"do not meet {missed}"
+            show(f"{name}: {points:,} of {summary['points']:,} points {told}", "yellow")
     for name, reason in document["left_out"].items():
         show(f"{name}: left out: {reason}", "dim")
     for note in dict.fromkeys(note for one in document["scenarios"].values() for note in one["notes"]):
         show(f"note: {note}")
-    if all(axis["dimension"] is not None and "link" not in axis for axis in document["axes"]):
+    if all(axis["dimension"] is not None for axis in document["axes"]):
         show(f"next: costmodel report {output}", "dim")
 
 
