@@ -19,16 +19,16 @@ def online() -> costmodel.Workload:
     return costmodel.load("deepseek_v3_serving")
 
 
-def test_deepseek_s_published_rates_are_inside_the_intervals(online: costmodel.Workload) -> None:
-    """A node: 73.7 k tokens/s taken in while prefilling, cached ones included; 14.8 k tokens/s given while decoding."""
+def test_deepseek_s_published_rates_are_near(online: costmodel.Workload) -> None:
+    """A node: 14.8 k tokens/s given while decoding; 73.7 k taken in while prefilling, of which 56 % were cached.
+
+    Whether the cached ones were computed is not said, so that rate is held against its interval alone.
+    """
     point = online.points()["online"]
-    for metric, published in (
-        ("prefill_tokens_per_second_per_device", 73.7e3 / 8),
-        ("decode_tokens_per_second_per_device", 14.8e3 / 8),
-    ):
-        span = point.intervals[metric]
-        assert span is not None
-        assert span[0] <= published <= span[1]
+    assert point.metrics["decode_tokens_per_second_per_device"] == pytest.approx(14.8e3 / 8, rel=0.1)
+    span = point.intervals["prefill_tokens_per_second_per_device"]
+    assert span is not None
+    assert span[0] <= 73.7e3 / 8 <= span[1]
 
 
 def test_deepseek_s_published_layout_is_the_scenario_s(online: costmodel.Workload) -> None:
