@@ -11,7 +11,8 @@ from costmodel.cost.machine import Machine
 from costmodel.cost.time import Time
 from costmodel.hardware import Cluster, Device
 from costmodel.quantities import Count
-from costmodel.workload.operators import Collective, Operator, sizes_of
+from costmodel.workload.alike import sizes_of
+from costmodel.workload.operators import Collective, Operator
 from costmodel.workload.scenario import Framework, Scenario, Training
 from costmodel.workload.work import Work
 

@@ -13,7 +13,8 @@ from costmodel.analytic.sums import Move, seconds_of, sums_of
 from costmodel.cost.calibration import ROOFLINE, Calibration, FamilyFit, Spread
 from costmodel.cost.kernels import gemm_time
 from costmodel.network.collectives import collective_time
-from costmodel.workload.operators import Collective, Elementwise, Exchange, Gemm, Group, base_name, sizes_of
+from costmodel.workload.alike import sizes_of
+from costmodel.workload.operators import Collective, Elementwise, Exchange, Gemm, Group, base_name
 from costmodel.workload.scenario import Communication
 
 PRODUCT = Gemm("product", 4096.0, 4096.0, 4096.0, "bf16", 2.0, 2.0, 2.0)

@@ -1,0 +1,56 @@
+"""When two operators take the same time: all of their sizes are the same, whatever they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import fields
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+
+from costmodel.quantities import Same
+from costmodel.workload.operators import (
+    AttentionCore,
+    Collective,
+    Elementwise,
+    Exchange,
+    Gemm,
+    Group,
+    HostProduct,
+    HostTime,
+    HostTransfer,
+    HostUpdate,
+    MixedAttention,
+    Operator,
+)
+
+
+def sizes_of(operator: Operator) -> Hashable:
+    """Return all that an operator's time depends on, which is everything but its name: alike ones have equal sizes."""
+    return _key(operator)
+
+
+def _key(whole: Any) -> Hashable:
+    """Return an operator, or a part of one, as a key."""
+    kind = type(whole)
+    if kind in _READERS:
+        return kind, *[part if type(part) in _PLAIN else _key(part) for part in _READERS[kind](whole)]
+    if kind is tuple:
+        return tuple(map(_key, whole))
+    return Same(whole) if kind is np.ndarray else whole
+
+
+def _reader(kind: type) -> Callable[[Any], tuple[Any, ...]]:
+    """Return what reads all fields of an operator but its name."""
+    return attrgetter(*(field.name for field in fields(kind) if field.name != "name"))
+
+
+_PLAIN = {float, int, str, bool, type(None)}
+_READERS = {
+    kind: _reader(kind)
+    for kind in (
+        Gemm, AttentionCore, MixedAttention, Elementwise, Group, Collective, Exchange, HostTransfer, HostUpdate,
+        HostProduct, HostTime,
+    )
+}  # fmt: skip
