@@ -21,7 +21,7 @@ from costmodel.calibration.tables import read_tables
 torch = pytest.importorskip("torch", reason="the loop measures with torch: pip install 'costmodel[profile]'")
 
 HELD_OUT = 5  # every fifth kernel is kept from the fit
-BAR = 0.15  # median error on those
+BAR = 0.15  # median error on those, beyond what two runs of the same kernels differ by
 FEWEST = 10  # of them, for each kind
 MODEL = """
 schema: costmodel/model@1
@@ -41,25 +41,33 @@ scenarios:
 """
 
 
+def profiled(table: Path, minutes: float) -> Path:
+    """Time products and attention for some minutes; return the table."""
+    suites = ("--suite", "gemm", "--suite", "attention")
+    arguments = command("profile", "--device", "cpu", *suites, "--minutes", str(minutes), "--output", table)
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    return table
+
+
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the table of a run of a minute and a half."""
-    table = tmp_path_factory.mktemp("loop") / "mine.csv"
-    arguments = [
-        "--device",
-        "cpu",
-        "--suite",
-        "gemm",
-        "--suite",
-        "attention",
-        "--minutes",
-        "1.5",
-        "--output",
-        str(table),
-    ]
-    done = subprocess.run(command("profile", *arguments), capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr
-    return table
+    return profiled(tmp_path_factory.mktemp("loop") / "mine.csv", 1.5)
+
+
+def times(table: Path, kind: str) -> dict[str, float]:
+    """Return the times of the kernels of a kind, by row."""
+    with table.open(newline="", encoding="utf-8") as file:
+        return {row["row_id"]: float(row["time_us"]) for row in csv.DictReader(file) if kind in row["op"]}
+
+
+def irreproducible(one: Path, other: Path, kind: str) -> float:
+    """Return by how much two runs of the same kernels differ: the least that any model of one of them can miss."""
+    first, second = times(one, kind), times(other, kind)
+    common = first.keys() & second.keys()
+    assert len(common) >= FEWEST
+    return statistics.median(abs(second[row] / first[row] - 1) for row in common)
 
 
 def split(table: Path) -> tuple[Path, Path]:
@@ -75,6 +83,7 @@ def split(table: Path) -> tuple[Path, Path]:
 
 def test_the_loop_predicts_kernels_of_this_machine_that_no_fit_has_seen(run, measured, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    again = profiled(tmp_path / "again.csv", 0.5)
     seen, unseen = split(measured)
     root = measured.with_suffix("")
     output = root / "hardware/calibrations/this-cpu/torch.yaml"
@@ -85,9 +94,10 @@ def test_the_loop_predicts_kernels_of_this_machine_that_no_fit_has_seen(run, mea
         rows = [row for row in csv.DictReader(file) if row["basis"] in ("measured", "fitted", "extrapolated")]
     for kind in ("gemm", "attention"):
         errors = [abs(float(row["predicted_us"]) / float(row["time_us"]) - 1) for row in rows if kind in row["op"]]
-        print(kind, len(errors), f"{statistics.median(errors):.3f}")  # noqa: T201  shown where the test fails
+        noise = irreproducible(measured, again, kind)
+        print(kind, len(errors), f"{statistics.median(errors):.3f}, runs {noise:.3f}")  # noqa: T201  shown on failure
         assert len(errors) >= FEWEST
-        assert statistics.median(errors) < BAR
+        assert statistics.median(errors) < BAR + noise
 
     write(root, "workloads/models/small.yaml", MODEL)
     workload = write(root, "workloads/prompt.yaml", WORKLOAD)
