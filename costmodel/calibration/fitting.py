@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from costmodel.calibration.batch import Mapped
 from costmodel.calibration.forms import FORMS
+from costmodel.calibration.moving import moved
 from costmodel.calibration.regression import CANDIDATES, RIDGE, SUPPORTS, Estimate, Share, estimate, residual
 from costmodel.calibration.roofline import roofline_time
 from costmodel.calibration.timing import operator_time
@@ -28,6 +29,8 @@ ROWS = 800  # that the form's few parameters are fitted to; the residual sees al
 SCALES = (0.7, 1.4, 2.0)  # of the residual's lengths, among which cross-validation chooses
 THOROUGH = (0.7, 1.0, 1.4)  # of the lengths found, once more with supports chosen among many candidates
 RIDGES = (0.3, 3.0, 30.0)  # of the residual's weights, likewise: the last leaves hardly any residual
+MOVING = (0.1, 1.0)  # of the weights of bumps that move, likewise
+SHORTER = (0.7, 0.5)  # of the lengths found, from which bumps that move may start as well
 GAIN = 0.01  # of the error: what a length of its own has to win
 NEAR = 1.0  # octaves: a shape this near to a support point is as good as measured
 SIBLING = 0.1  # what a row of a sibling weighs: it tells of the form, not of this device
@@ -228,80 +231,87 @@ def fit_family(samples: Samples, recipe: Recipe) -> Fitted:
         held = folds == fold
         trials.append(_Trial.of(samples.take(~held), samples.take(held), recipe, held))
         trials[-1].write(predictions)
-    lengths, ridge, corrected = _best_lengths(trials, np.array(FORMS[recipe.form].lengths), samples.seconds)
+    bumps, far = _best_bumps(trials, np.array(FORMS[recipe.form].lengths), samples.seconds)
     whole = _Trained.on(samples, recipe)
     stage = whole.stage(samples)
     features = np.concatenate(stage.features)
-    near = _without_shapes(stage, lengths, ridge)
-    far = Unseen(corrected, _distances(trials, lengths, ridge, len(samples)))
-    shapes = Shapes(stage.axes, stage.features[0], lengths)
+    near = _without_shapes(stage, bumps)
+    shapes = Shapes(stage.axes, stage.features[0], bumps.lengths)
     found = widths(near, far, samples.seconds, shapes, folds)
     return Fitted(
-        recipe, whole.estimate, replace(stage.residual(lengths, ridge), scatter=found.scatter),
-        Domain(features.min(axis=0), features.max(axis=0), NEAR / float(np.exp(np.log(lengths).mean()))),
+        recipe, whole.estimate, replace(stage.residual(bumps), scatter=found.scatter),
+        Domain(features.min(axis=0), features.max(axis=0), NEAR / float(np.exp(np.log(bumps.lengths).mean()))),
         {
             **{name: Errors.of(predictions[name], samples.seconds) for name in ("roofline", "data", "form")},
-            "residual": Errors.of(corrected, samples.seconds), "near": Errors.of(near.seconds, samples.seconds),
+            "residual": Errors.of(far.seconds, samples.seconds), "near": Errors.of(near.seconds, samples.seconds),
         },
-        corrected, found.of_rows, len(samples), len(np.unique(samples.groups)), found.nearness, whole.beside,
+        far.seconds, found.of_rows, len(samples), len(np.unique(samples.groups)), found.nearness, whole.beside,
     )  # fmt: skip
 
 
-def _without_shapes(stage: _Stage, lengths: Array, ridge: float) -> Unseen:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Bumps:
+    """How a residual is made: the lengths of its bumps, the ridge on their heights, and where they stand.
+
+    candidates: clusters of shapes, of whose centres those are taken that explain most; moving: whether bumps leave
+    their places, and take lengths of their own.
+    """
+
+    lengths: Array
+    ridge: float = RIDGE
+    candidates: int = SUPPORTS
+    moving: bool = False
+
+
+def _without_shapes(stage: _Stage, bumps: _Bumps) -> Unseen:
     """Return the prediction of every row with a residual of the rows of other shapes; the form has seen them all."""
     _, shapes = np.unique(np.concatenate(stage.features, axis=1), axis=0, return_inverse=True)
     folds = np.random.default_rng(SEED).permutation(int(shapes.max()) + 1)[shapes] % FOLDS
-    seconds, distances = (np.empty(len(stage.seconds)) for _ in range(2))
+    found = Unseen(np.empty(len(stage.seconds)), np.empty(len(stage.seconds)))
     for fold in range(int(folds.max()) + 1):
         held = folds == fold
-        correction, unseen = stage.take(~held).residual(lengths, ridge), stage.take(held)
-        seconds[held], distances[held] = unseen.predict(correction), unseen.distances(correction)
-    return Unseen(seconds, distances)
+        stage.take(~held).write(bumps, stage.take(held), held, found)
+    return found
 
 
-def _distances(trials: Sequence[_Trial], lengths: Array, ridge: float, count: int) -> Array:
-    """Return how far the nearest support is from every row that was held out [lengths]."""
-    distances = np.empty(count)
-    for trial in trials:
-        distances[trial.mask] = trial.held.distances(trial.seen.residual(lengths, ridge))
-    return distances
-
-
-def _best_lengths(trials: Sequence[_Trial], start: Array, seconds: Array) -> tuple[Array, float, Array]:
-    """Return the lengths and the ridge of the residual that predict unseen rows best, and those predictions.
+def _best_bumps(trials: Sequence[_Trial], start: Array, seconds: Array) -> tuple[_Bumps, Unseen]:
+    """Return the bumps whose residual predicts unseen rows best, and those predictions.
 
     All lengths are scaled together first, then each axis by itself, in its turn; what helps by less than `GAIN` is
     left, so that the choice follows the rows and not their noise. The ridge comes first: it says how far the residual
-    is to be believed at all. The search takes the centres of clusters as supports; for the lengths found and their
-    neighbours those supports are chosen that explain most.
+    is to be believed at all. The search takes the centres of clusters as supports. From there bumps move, at ridges of
+    their own and then from shorter lengths, where that helps by more than `GAIN`; else, for the lengths found and their
+    neighbours, those supports are chosen that explain most.
     """
 
-    def score(lengths: Array, ridge: float, candidates: int = SUPPORTS) -> tuple[float, Array]:
-        predicted = np.empty(len(seconds))
+    def score(bumps: _Bumps) -> tuple[float, Unseen]:
+        found = Unseen(np.empty(len(seconds)), np.empty(len(seconds)))
         for trial in trials:
-            predicted[trial.mask] = trial.predict(lengths, ridge, candidates)
-        return Errors.of(predicted, seconds).mean, predicted
+            trial.seen.write(bumps, trial.held, trial.mask, found)
+        return Errors.of(found.seconds, seconds).mean, found
 
-    ridge, best, found = RIDGE, start, score(start, RIDGE)
-    for weight in RIDGES:
-        other = score(start, weight)
-        if other[0] < found[0]:
-            ridge, found = weight, other
-    for scale in SCALES:
-        other = score(scale * start, ridge)
-        if other[0] < found[0]:
-            best, found = scale * start, other
+    best = _Bumps(start)
+    found = score(best)
+
+    def better(tried: Sequence[_Bumps], gain: float) -> None:
+        nonlocal best, found
+        for bumps in tried:
+            other = score(bumps)
+            if other[0] < (1.0 - gain) * found[0]:
+                best, found = bumps, other
+
+    better([replace(best, ridge=ridge) for ridge in RIDGES], 0.0)
+    better([replace(best, lengths=scale * start) for scale in SCALES], 0.0)
     for axis in range(len(start)):
-        base = best
-        for scale in SCALES:
-            trial = base.copy()
-            trial[axis] *= scale**2
-            other = score(trial, ridge)
-            if other[0] < (1.0 - GAIN) * found[0]:
-                best, found = trial, other
-    tried = [(scale * best, *score(scale * best, ridge, CANDIDATES)) for scale in THOROUGH]
-    lengths, _, predicted = min(tried, key=lambda one: one[1])
-    return lengths, ridge, predicted
+        along = np.arange(len(start)) == axis
+        better([replace(best, lengths=np.where(along, scale**2, 1.0) * best.lengths) for scale in SCALES], GAIN)
+    plain = best
+    better([replace(plain, ridge=ridge, moving=True) for ridge in MOVING], GAIN)
+    if best.moving:
+        better([replace(best, lengths=scale * plain.lengths) for scale in SHORTER], 0.0)
+    else:
+        better([replace(plain, lengths=scale * plain.lengths, candidates=CANDIDATES) for scale in THOROUGH], 0.0)
+    return best, found[1]
 
 
 def fold_numbers(groups: Groups) -> Indices:
@@ -324,11 +334,18 @@ class _Stage:
     others: Array
     seconds: Array
 
-    def residual(self, lengths: Array, ridge: float, candidates: int = CANDIDATES) -> Residual:
-        """Return the residual of the rows with bumps of these lengths and a ridge on their heights."""
+    def residual(self, bumps: _Bumps) -> Residual:
+        """Return the residual of the rows."""
         total = self.others + np.sum(self.times, axis=0)
         shares = [Share(features, part / total) for features, part in zip(self.features, self.times, strict=True)]
-        return residual(shares, np.log(self.seconds / total), self.axes, lengths, ridge, candidates)
+        misses = np.log(self.seconds / total)
+        found = residual(shares, misses, self.axes, bumps.lengths, bumps.ridge, bumps.candidates)
+        return moved(found, shares, misses, bumps.ridge) if bumps.moving else found
+
+    def write(self, bumps: _Bumps, held: _Stage, mask: npt.NDArray[np.bool_], found: Unseen) -> None:
+        """Write what the residual of these rows says of others, and how far they are. mask: where those are."""
+        correction = self.residual(bumps)
+        found.seconds[mask], found.distances[mask] = held.predict(correction), held.distances(correction)
 
     def take(self, mask: npt.NDArray[np.bool_]) -> _Stage:
         """Return the rows where a mask holds."""
@@ -370,10 +387,6 @@ class _Trial:
         predictions["form"][self.mask] = self.held.predict(None)
         predictions["roofline"][self.mask] = self.roofline
         predictions["data"][self.mask] = self.data
-
-    def predict(self, lengths: Array, ridge: float, candidates: int) -> Array:
-        """Return what the form says of the rows held out, with the residual of the rows seen."""
-        return self.held.predict(self.seen.residual(lengths, ridge, candidates))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

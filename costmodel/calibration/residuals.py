@@ -28,6 +28,7 @@ def write_residuals(path: Path, residuals: Mapping[str, Residual]) -> None:
             "lengths": _rounded(residual.lengths),
             "centres": [_rounded(centre) for centre in residual.centres],
             "weights": _rounded(residual.weights),
+            **({} if residual.spans is None else {"spans": [_rounded(span) for span in residual.spans]}),
             **_scatter_document(residual.scatter),
         }
         for name, residual in residuals.items()
@@ -71,10 +72,13 @@ def _bumps(path: Path, name: str, value: Mapping[str, Any], axes: tuple[str, ...
     lengths, centres, weights = (np.array(value[key], dtype=np.float64) for key in ("lengths", "centres", "weights"))
     if not len(weights):  # one number for all shapes
         centres = centres.reshape(0, len(axes))
+    spans = np.array(value["spans"], dtype=np.float64) if "spans" in value else None
+    if spans is not None and not (spans.shape == centres.shape and bool(((spans > 0) & np.isfinite(spans)).all())):
+        raise _broken(path, f"has bumps of {name} whose own lengths are not a positive number for each axis")
     right = centres.shape == (len(weights), len(axes)) and lengths.shape == (len(axes),) and bool((lengths > 0).all())
     if not right or not (np.isfinite(centres).all() and np.isfinite(weights).all()):
         raise _broken(path, f"has support points of {name} that do not fit its axes")
-    return Residual(axes, lengths, centres, weights)
+    return Residual(axes, lengths, centres, weights, spans=spans)
 
 
 def _rounded(values: Iterable[float]) -> list[float]:

@@ -24,10 +24,11 @@ ROUNDING = 1e-4  # octaves: a stored limit has six digits
 class Residual:
     """Log of measured over physical time, as bumps around support points in log-shape space.
 
-        r(x) = sum_i w_i * exp(-|(x - c_i) / l|^2 / 2),   factor = exp(r)
+        r(x) = sum_i w_i * exp(-|(x - c_i) / l_i|^2 / 2),   factor = exp(r)
 
     It interpolates between measured shapes and fades to a factor of one away from them. axes: names of the features;
-    lengths: l, one per axis [octaves]; centres: c, shape (supports, axes) [octaves]; weights: w, shape (supports,);
+    lengths: the family's, one per axis, in which distances are [octaves]; centres: c, shape (supports, axes)
+    [octaves]; weights: w, shape (supports,); spans: l, shape (supports, axes), none where all are `lengths` [octaves];
     scatter: how far measured times lie about what it gives, by shape; none where that is the same for all shapes.
     """
 
@@ -36,6 +37,7 @@ class Residual:
     centres: Array
     weights: Array
     scatter: Scatter | None = None
+    spans: Array | None = None
 
     def factor(self, features: Features) -> Quantity:
         """Return measured over physical time at a shape; features broadcast.
@@ -44,17 +46,22 @@ class Residual:
         points that differ on such axes alone are one.
         """
         if all(map(is_single, features)):
-            return float(np.exp(self.weights @ np.exp(-0.5 * self._squares(features))))
+            return float(np.exp(self.weights @ np.exp(-0.5 * self._squares(features, self._spans))))
         varied = [axis for axis, value in enumerate(features) if not is_single(value)]
-        weights = self.weights
+        weights, spans = self.weights, self._spans
         for axis in set(range(len(self.axes))).difference(varied):
-            weights = weights * np.exp(-0.5 * self._square(axis, self.centres[:, axis], features[axis], 0))
+            weights = weights * np.exp(-0.5 * _square(self.centres[:, axis], spans[:, axis], features[axis], 0))
         dimensions = max(map(np.ndim, features))
-        places, which = np.unique(self.centres[:, varied], axis=0, return_inverse=True)
+        both = np.concatenate([self.centres[:, varied], spans[:, varied]], axis=1)
+        bumps, which = np.unique(both, axis=0, return_inverse=True)
         together = np.bincount(which.reshape(-1), weights)
+        places, widths = bumps[:, : len(varied)], bumps[:, len(varied) :]
         correction: Quantity = 0.0
-        for some in _parts(len(places), features):
-            each = (self._square(axis, places[some, at], features[axis], dimensions) for at, axis in enumerate(varied))
+        for some in _parts(len(bumps), features):
+            each = (
+                _square(places[some, at], widths[some, at], features[axis], dimensions)
+                for at, axis in enumerate(varied)
+            )
             squares = functools.reduce(operator.add, each)
             correction = correction + np.tensordot(together[some], np.exp(-0.5 * squares), 1)
         factor: Array = np.exp(correction)
@@ -63,29 +70,36 @@ class Residual:
     def distance(self, features: Features) -> Quantity:
         """Return how far the nearest support point is, in lengths."""
         if all(map(is_single, features)):
-            return float(np.sqrt(self._squares(features).min()))
+            return float(np.sqrt(self._squares(features, self.lengths).min()))
         nearest: Quantity = np.inf
         dimensions = max(map(np.ndim, features))
         for some in _parts(len(self.weights), features):
             each = (
-                self._square(axis, self.centres[some, axis], value, dimensions) for axis, value in enumerate(features)
+                _square(self.centres[some, axis], self.lengths[axis], value, dimensions)
+                for axis, value in enumerate(features)
             )
             squares = functools.reduce(operator.add, each)
             nearest = minimum(nearest, squares.min(axis=0))
         distance: Array = np.sqrt(nearest)
         return distance
 
-    def _squares(self, features: Features) -> Array:
+    @property
+    def _spans(self) -> Array:
+        """Return the lengths of every bump, shape (supports, axes)."""
+        return np.broadcast_to(self.lengths, self.centres.shape) if self.spans is None else self.spans
+
+    def _squares(self, features: Features, lengths: Array) -> Array:
         """Return the squared distances of one shape to all support points, in lengths."""
-        offsets = (self.centres - np.array(features, dtype=np.float64)) / self.lengths
+        offsets = (self.centres - np.array(features, dtype=np.float64)) / lengths
         squares: Array = (offsets * offsets).sum(axis=1)
         return squares
 
-    def _square(self, axis: int, places: Array, value: Quantity, dimensions: int) -> Any:
-        """Return the squared distance along one axis to some places on it, which are a new axis before `dimensions`."""
-        length = self.lengths[axis]
-        offsets = value / length - (places / length).reshape(-1, *(1,) * dimensions)
-        return offsets * offsets
+
+def _square(places: Array, lengths: Array, value: Quantity, dimensions: int) -> Any:
+    """Return the squared distance along one axis to some places on it, which are a new axis before `dimensions`."""
+    first = (-1, *(1,) * dimensions)
+    offsets = value * np.reshape(1.0 / lengths, first) - (places / lengths).reshape(first)
+    return np.multiply(offsets, offsets, out=offsets)
 
 
 def _parts(supports: int, features: Features) -> Iterator[slice]:

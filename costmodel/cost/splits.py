@@ -6,6 +6,7 @@ from costmodel.quantities import Count, Mask, Quantity, ceil, floor, maximum, mi
 
 SPLITS = ("never", "once", "twice", "xqa", "fa2", "fa2_shared", "fa3")
 _XQA_WAVES = 8.0  # that TensorRT-LLM's XQA aims at (kTargetWaveFactor, decoderXQAConstants.h)
+_XQA_PIECES = 8.0  # it takes no more than sqrt(8 * tiles) (computeMultiBlockCount, decoderXQAImplCommon.h)
 _MOST = 128  # splits, in FlashAttention's rule
 _ENOUGH = 0.8  # of the processors: a grid that fills these is not split
 _GOOD = 0.85  # of the best use of whole waves: the fewest splits that reach this are taken
@@ -17,7 +18,7 @@ def split_keys(rule: str, blocks: Count, processors: Count, tiles: Count, shared
     """Return the pieces that each block's keys are split into.
 
     `once`, `twice`, `xqa`: as many as fill the processors once, twice (FlashInfer's plan keeps to two blocks a
-    processor) or eight times;
+    processor) or eight times; `xqa` takes sqrt(8 * tiles) at most, since joining the pieces costs time as well;
     `fa2`, `fa3`: the fewest with 85 % of the best use of whole waves of two blocks or one a processor (num_splits
     heuristics of FlashAttention-2, csrc/flash_attn/flash_api.cpp, and -3, hopper/heuristics.h); `fa2_shared`: the same
     where queries share a key head, as vLLM's calls do. blocks: of the grid before the split; tiles: of keys in one
@@ -28,7 +29,7 @@ def split_keys(rule: str, blocks: Count, processors: Count, tiles: Count, shared
     if rule == "twice":
         return _filling(blocks, 2.0 * processors, tiles)
     if rule == "xqa":
-        return _filling(blocks, _XQA_WAVES * processors, tiles)
+        return _filling(blocks, _XQA_WAVES * processors, minimum(tiles, floor((_XQA_PIECES * tiles) ** 0.5 + 0.5)))
     if rule == "fa3":
         return _efficient(blocks, processors, tiles, _FEW_TILES)
     if rule in ("fa2", "fa2_shared"):

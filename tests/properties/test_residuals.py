@@ -20,7 +20,9 @@ def residuals(draw: st.DrawFn) -> Residual:
     centres = draw(hnp.arrays(np.float64, (supports, axes), elements=OCTAVES))
     weights = draw(hnp.arrays(np.float64, supports, elements=st.floats(-1.0, 1.0)))
     lengths = draw(hnp.arrays(np.float64, axes, elements=st.floats(0.5, 5.0)))
-    return Residual(tuple(f"axis{at}" for at in range(axes)), lengths, centres, weights)
+    longer = draw(st.none() | hnp.arrays(np.float64, (supports, axes), elements=st.floats(0.25, 4.0)))
+    spans = None if longer is None else lengths * longer
+    return Residual(tuple(f"axis{at}" for at in range(axes)), lengths, centres, weights, spans=spans)
 
 
 @given(residuals(), st.data())
@@ -41,7 +43,8 @@ def test_a_correction_is_never_more_than_all_weights_together(one: Residual, dat
 
 @given(residuals())
 def test_it_fades_with_distance(one: Residual) -> None:
-    shape = (one.centres.max(axis=0) + 10.0 * one.lengths).tolist()
+    longest = one.lengths if one.spans is None else one.spans.max(axis=0)
+    shape = (one.centres.max(axis=0) + 10.0 * longest).tolist()
     assert abs(np.log(one.factor(shape))) <= np.abs(one.weights).sum() * np.exp(-50.0 * len(one.axes)) + 1e-12
 
 

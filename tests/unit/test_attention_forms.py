@@ -91,7 +91,9 @@ def test_splits_are_those_of_the_published_loop(blocks: int, tiles: int) -> None
 def test_keys_are_split_to_fill_the_processors_once_or_twice() -> None:
     assert split_keys("once", 30.0, 100.0, 50.0, True) == 3.0
     assert split_keys("twice", 30.0, 100.0, 50.0, True) == 6.0
-    assert split_keys("xqa", 30.0, 100.0, 50.0, True) == 26.0
+    assert split_keys("xqa", 30.0, 100.0, 50.0, True) == 20.0  # sqrt(8 * 50)
+    assert split_keys("xqa", 60.0, 100.0, 50.0, True) == 13.0
+    assert split_keys("xqa", 1.0, 100.0, 3.0, True) == 3.0
     assert split_keys("once", 30.0, 100.0, 2.0, True) == 2.0  # no key tile is cut
     assert split_keys("once", 130.0, 100.0, 50.0, True) == 1.0
 

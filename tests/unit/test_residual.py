@@ -67,6 +67,22 @@ def test_distance_is_to_the_nearest_support_point_in_lengths():
     assert RESIDUAL.distance([4.0, 3.0]) == pytest.approx(2.0)
 
 
+def test_a_bump_of_its_own_lengths_reaches_as_far_as_they_say_and_distance_is_in_the_familys():
+    spans = np.array([[1.0, 4.0]])
+    lone = Residual(("a", "b"), np.array([2.0, 2.0]), np.array([[3.0, 5.0]]), np.array([np.log(1.7)]), spans=spans)
+    assert lone.factor([4.0, 5.0]) == pytest.approx(1.7 ** np.exp(-0.5), rel=1e-12)
+    assert lone.factor([3.0, 9.0]) == pytest.approx(1.7 ** np.exp(-0.5), rel=1e-12)
+    assert lone.distance([5.0, 5.0]) == pytest.approx(1.0)
+
+
+def test_bumps_that_share_a_place_but_not_their_lengths_are_two():
+    places, spans = np.array([[1.0, 2.0], [1.0, 2.0]]), np.array([[1.0, 1.0], [3.0, 1.0]])
+    both = Residual(("a", "b"), np.array([2.0, 2.0]), places, np.array([0.2, -0.1]), spans=spans)
+    along = np.array([0.0, 1.0, 4.0])
+    expected = np.exp(0.2 * np.exp(-0.5 * (along - 1.0) ** 2) - 0.1 * np.exp(-0.5 * ((along - 1.0) / 3.0) ** 2))
+    np.testing.assert_allclose(both.factor([along, 2.0]), expected, rtol=1e-12)
+
+
 def test_points_arrays_and_broadcast_axes_say_the_same():
     first, second = np.linspace(-3, 8, 7), np.linspace(-2, 3, 5)
     grid = np.asarray(RESIDUAL.factor([first[:, None], second[None, :]]))

@@ -176,6 +176,7 @@ def residuals(root, **changes):
     [
         {"axes": ["other", "and", "more"]}, {"lengths": [0.0]}, {"lengths": []}, {"weights": []}, {"weights": ["x"]},
         {"centres": [[1.0], [2.0, 3.0]]}, {"centres": [[float("nan")]]}, {"weights": None},
+        {"spans": [[2.0]]}, {"spans": [[0.0, 2.0]]}, {"spans": [[2.0, float("inf")]]}, {"spans": None},
     ],
 )  # fmt: skip
 def test_damaged_residuals_are_errors_at_their_file(world, changes):
