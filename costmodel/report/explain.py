@@ -112,6 +112,11 @@ class Explanation:
         }
 
 
+def refused(workload: Workload, scenario: str) -> str | None:
+    """Return why a scenario cannot run, null where it can."""
+    return workload.points([scenario])[scenario].reason
+
+
 def lines(workload: Workload, scenario: str) -> list[Line]:
     """Return where a scenario's time goes, the longest first; as if memory sufficed where it does not."""
     evaluation = _evaluated(workload, scenario)

@@ -207,3 +207,17 @@ def test_a_name_that_no_operator_has_is_told_in_one_line(run, name, told):
     assert (done.code, done.out) == (2, "")
     assert told in done.err
     assert len(done.err.splitlines()) == 1
+
+
+FULL = ("--scenario", "decode", "--set", "scenarios.decode.batch_per_device=1280")
+
+
+def test_what_does_not_fit_is_explained_as_such(run):
+    for asked in ((), ("--op", "expert up")):
+        done = run("explain", FLAGSHIP, *FULL, *asked)
+        assert done.code == 3
+        assert done.out.startswith("does not run: does not fit in memory: the fullest of 128 devices needs")
+        document = json.loads(run("explain", FLAGSHIP, *FULL, *asked, "--json").out)
+        assert "for kv cache: lower `batch_per_device`" in document["reason"]
+        assert document["operators"]
+    assert "reason" not in explained(run, "--scenario", "decode")
