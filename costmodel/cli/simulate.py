@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     "--trace",
     metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the simulated timeline for Perfetto, packed where FILE ends in .gz.",
+    help="Write the simulated timeline for Perfetto, packed where FILE ends in .gz; makes its folders.",
 )
 @set_option
 @json_option

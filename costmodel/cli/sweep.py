@@ -32,7 +32,7 @@ from costmodel.errors import InfeasibleError, InputError
     metavar="URL",
     help="Evaluate on the Dask cluster of this scheduler, or `embedded`.",
 )
-@click.option("--output", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder for the table.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder to make.")
 @json_option
 @path_option
 def command(
