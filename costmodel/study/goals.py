@@ -82,7 +82,7 @@ class Goal:
 class Candidate:
     """A layout that was evaluated: where, the objective, its metrics, and the headline's 80 % interval.
 
-    tied: its interval meets that of the next in the ranking.
+    tied: its interval meets that of a neighbour in the ranking.
     """
 
     at: Mapping[str, Any]
@@ -196,9 +196,9 @@ def candidate(point: Point, at: Mapping[str, Any], score: float, sense: str) -> 
 
 
 def ranked(found: Sequence[Candidate]) -> list[Candidate]:
-    """Return candidates with whether each one's interval meets that of the next."""
-    marked = [replace(one, tied=_meet(one.interval, after.interval)) for one, after in pairwise(found)]
-    return [*marked, *(replace(one, tied=False) for one in found[-1:])]
+    """Return candidates with whether each one's interval meets that of the one before it or behind it."""
+    meets = [False, *(_meet(one.interval, after.interval) for one, after in pairwise(found)), False]
+    return [replace(one, tied=before or behind) for one, (before, behind) in zip(found, pairwise(meets), strict=False)]
 
 
 def _meet(one: tuple[float, float] | None, other: tuple[float, float] | None) -> bool:

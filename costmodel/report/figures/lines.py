@@ -10,6 +10,7 @@ from costmodel.quantities import Array
 from costmodel.report.figures.view import View, is_wide
 from costmodel.report.style import BLACK, CYCLE, canvas, linear_axis, log_axis, marked_axis, name_of, tell, tick
 from costmodel.report.text import metric, span
+from costmodel.result import kind_of
 from costmodel.study.points import Grid
 
 MOST_LINES = len(CYCLE)
@@ -71,8 +72,9 @@ def _dots(axes: Axes, view: View, part: Grid, look: tuple[str, float], line: str
 
 def _marks(axes: Axes, x: Array, view: View, part: Grid, look: tuple[str, float]) -> None:
     """Mark what cannot run at the foot. look: colour, height."""
+    kinds = np.array([kind_of(str(reason)) for reason in part.reason])
     for reason, mark in zip(view.reasons, MARKS, strict=False):
-        there = x[part.reason == reason]
+        there = x[kinds == reason]
         axes.plot(
             there, [look[1]] * len(there), mark, color=look[0], markersize=4.5, clip_on=False,
             transform=axes.get_xaxis_transform(), rasterized=len(x) > DENSE,

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from costmodel.report.style import name_of
+from costmodel.result import kind_of
 from costmodel.schema.metrics import dimension_of
 from costmodel.schema.results import AxisFile
 from costmodel.study.points import Grid
@@ -52,8 +53,8 @@ class View:
 
     @property
     def reasons(self) -> list[str]:
-        """Return why points cannot run."""
-        return sorted({str(reason) for reason in self.grid.reason.reshape(-1)} - {""})
+        """Return why points cannot run, without the numbers of each."""
+        return sorted({kind_of(str(reason)) for reason in self.grid.reason.reshape(-1)} - {""})
 
 
 def is_wide(low: float, high: float) -> bool:
