@@ -25,6 +25,16 @@ def test_rows_without_an_interval_or_a_neighbour_are_not_marked() -> None:
     assert tied() == []
 
 
+def test_rows_are_open_by_what_they_are_ranked_by() -> None:
+    def row(objective: float, own: tuple[float, float] | None, headline: tuple[float, float]) -> Candidate:
+        return Candidate({}, 8, objective, {}, headline, own)
+
+    rates = [row(9.0, (8.0, 10.0), (1.0, 2.0)), row(5.0, (4.0, 6.0), (1.5, 3.0))]
+    assert [one.tied for one in ranked(rates)] == [False, False]
+    devices = [row(8.0, (8.0, 8.0), (1.0, 2.0)), row(8.0, (8.0, 8.0), (1.5, 3.0)), row(16.0, (16.0, 16.0), (2.0, 3.0))]
+    assert [one.tied for one in ranked(devices)] == [True, True, False]
+
+
 def test_parameters_whose_order_is_open_are_marked_on_both_sides() -> None:
     rows = sensitivities(costmodel.load("deepseek_v3", scenarios=["decode"]), "decode", "tpot")
     spans = [sorted((abs(row.low), abs(row.high))) for row in rows]
