@@ -42,7 +42,7 @@ from costmodel.workload.operators import (
 from costmodel.workload.schedules import Kind
 
 HOST = "host"  # what passes wait for the host to start their kernels
-CONTENTION = "contention"  # what kernels take longer because exchanges run beside them
+SLOWED = "slowed by exchanges"  # what kernels take longer because exchanges run beside them
 _UNCOUNTED = (Collective, Exchange, HostTransfer, HostUpdate, HostTime)
 _Part: TypeAlias = "tuple[Priced, int, float]"  # an operator, how often, and the share that nothing hides
 
@@ -106,7 +106,7 @@ def step_breakdown(step: PricedStep) -> list[Entry]:
             lines.add(priced, float(count) * repeats, share)
     for priced, repeats, share in _slowest_end(step):
         lines.add(priced, float(repeats), share)
-    lines.add_wait(CONTENTION, slower, "memory")
+    lines.add_wait(SLOWED, slower, "memory")
     lines.add_wait(HOST, waiting, "latency")
     return lines.sorted()
 
@@ -265,6 +265,6 @@ def add_pass(lines: Lines, priced: PricedPass, times: PassTimes, count: float = 
     for segment, number in runs:
         for operator, share in _shares(segment.operators):
             lines.add(operator, number * count, share if segment.place.stream == COMPUTE else exposed)
-    lines.add_wait(CONTENTION, count * float(times.contention), "memory")
+    lines.add_wait(SLOWED, count * float(times.contention), "memory")
     if send:
         lines.add(priced.send, float(priced.hops) * count)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from costmodel.analytic.bound import bound_times
+from costmodel.analytic.breakdown import SLOWED
 from costmodel.analytic.evaluation import Evaluation, evaluate
 from costmodel.analytic.pricing import Priced
 from costmodel.analytic.routing import routing_facts
@@ -166,6 +167,9 @@ def explain(workload: Workload, scenario: str, name: str) -> list[Explanation]:
 def _unknown(workload: Workload, scenario: str, name: str, known: list[str]) -> InputError:
     """Return the error of a name that no operator has: a wait between operators, or nothing at all."""
     everything = "without --op every line is listed"
+    if name == SLOWED:
+        text = f"{name!r} is no operator: beside expert exchanges kernels take `framework.contention` times as long"
+        return InputError.single(text, hint="set it to 1 to see the step without", field="--op")
     if any(line.name == name for line in lines(workload, scenario)):
         text = f"{name!r} of scenario {scenario} is time in which ranks wait or kernels run slower, not an operator"
         return InputError.single(text, hint=everything, field="--op")

@@ -194,10 +194,18 @@ def test_a_users_own_mix_of_patterns_shows_the_pairs_bytes_and_bound_of_each(run
         assert found["bound"] in ("compute", "memory")
 
 
+def test_a_wait_is_told_to_be_none(run):
+    layout = [f"scenarios.decode.parallel.{each}" for each in ("pp=2", "dp=64", "ep=64")]
+    changes = [word for change in layout for word in ("--set", change)]
+    done = run("explain", FLAGSHIP, "--scenario", "decode", *changes, "--op", "pipeline wait")
+    assert (done.code, done.out) == (2, "")
+    assert "is time in which ranks wait or kernels run slower, not an operator; without --op every line" in done.err
+
+
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("contention", "is time in which ranks wait or kernels run slower, not an operator; without --op every line"),
+        ("slowed by exchanges", "is no operator: beside expert exchanges kernels take `framework.contention` times as"),
         ("rooter", "has no operator 'rooter'; did you mean `router`"),
         ("gizmo", "has no operator 'gizmo'; without --op every line is listed"),
     ],
