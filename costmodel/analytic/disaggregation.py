@@ -30,7 +30,8 @@ from costmodel.result import Entry, Metrics
 from costmodel.workload.memory import Ledger, cache_of_sequence, fullest
 from costmodel.workload.operators import Collective, Group
 from costmodel.workload.passes import pass_work
-from costmodel.workload.scenario import Decode, Disaggregated, Prefill, Scenario
+from costmodel.workload.plans import Decode, Prefill
+from costmodel.workload.scenario import Disaggregated, Scenario
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -19,7 +19,8 @@ from costmodel.workload.context import Context
 from costmodel.workload.memory import Cached, Ledger, inference_ledger
 from costmodel.workload.operators import Collective, Group, Operator
 from costmodel.workload.passes import Pass, PassWork, computed_tokens, pass_work, prompts, requests
-from costmodel.workload.scenario import Decode, Prefill, Scenario, Speculative, drafted_tokens
+from costmodel.workload.plans import Decode, Prefill, Speculative, drafted_tokens
+from costmodel.workload.scenario import Scenario
 from costmodel.workload.stages import Stage, layer_runs, stage_layout
 
 

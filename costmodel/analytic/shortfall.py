@@ -8,7 +8,8 @@ from costmodel.analytic.inference import pass_ledger
 from costmodel.quantities import Bytes, Count, maximum, minimum
 from costmodel.result import NO_HOST_MEMORY, NO_MEMORY, REASONS
 from costmodel.workload.memory import ON_HOST, Ledger
-from costmodel.workload.scenario import Decode, Disaggregated, Generate, Plan, Prefill, Scenario, Serving, Training
+from costmodel.workload.plans import Decode, Generate, Prefill, Serving, Training
+from costmodel.workload.scenario import Disaggregated, Plan, Scenario
 
 GIB = 2**30
 SPLIT = "raise `parallel.tp` or `parallel.pp`"

@@ -40,7 +40,8 @@ from costmodel.workload.operators import (
     base_name,
     product_family,
 )
-from costmodel.workload.scenario import Disaggregated, ExpertBound, HostTimes, Pool, Scenario
+from costmodel.workload.plans import ExpertBound
+from costmodel.workload.scenario import Disaggregated, HostTimes, Pool, Scenario
 
 if TYPE_CHECKING:
     from costmodel.api import Workload

@@ -20,7 +20,7 @@ from costmodel.study.layouts import DEGREES, OWN, VARIED
 from costmodel.study.search_passes import search_passes
 from costmodel.study.search_steps import search_steps
 from costmodel.study.sweep import Structure, Sweep, Wanted, plan_sweep
-from costmodel.workload.scenario import Training
+from costmodel.workload.plans import Training
 
 SCHEMA = "costmodel/search@1"
 

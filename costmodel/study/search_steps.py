@@ -22,7 +22,8 @@ from costmodel.study.bounds import Bounder
 from costmodel.study.goals import KEPT, Asked, Found, Goal, Told, candidate, ranked
 from costmodel.study.layouts import LAYOUT, Space, Variant, check_size, training_space, variants
 from costmodel.study.placement import end_weights, stage_sizes
-from costmodel.workload.scenario import Scenario, Training
+from costmodel.workload.plans import Training
+from costmodel.workload.scenario import Scenario
 from costmodel.workload.validity import feasible_layout
 
 _OF_STAGES = ("parallel.pp", "parallel.virtual", "parallel.dp")  # what the work of one layer does not depend on

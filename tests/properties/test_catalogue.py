@@ -17,7 +17,8 @@ from costmodel.result import FITS, REASONS, Result
 from costmodel.schema.files import list_names, load_model, load_node
 from costmodel.workload.architecture import Architecture, Attention
 from costmodel.workload.counting import parameter_count
-from costmodel.workload.scenario import Decode, Generate, Parallelism, Plan, Precision, Prefill, Scenario, Training
+from costmodel.workload.plans import Decode, Generate, Prefill, Training
+from costmodel.workload.scenario import Parallelism, Plan, Precision, Scenario
 
 MODELS = list_names("models")
 DEVICES = list_names("devices")

@@ -28,7 +28,8 @@ from costmodel.analytic.grid import evaluate_grid, evaluate_point, evaluate_sing
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array
 from costmodel.result import REASONS, Result
-from costmodel.workload.scenario import Decode, Parallelism, Plan, Scenario
+from costmodel.workload.plans import Decode
+from costmodel.workload.scenario import Parallelism, Plan, Scenario
 
 CALIBRATION = spreads(0.9, 1.5, 2.5)
 

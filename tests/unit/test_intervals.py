@@ -16,7 +16,8 @@ from costmodel.analytic.training import price_step, step_times
 from costmodel.cost.calibration import Calibration, FamilyFit, Spread
 from costmodel.quantities import Quantity
 from costmodel.result import Metrics
-from costmodel.workload.scenario import Communication, Parallelism, Scenario, Serving, Training
+from costmodel.workload.plans import Serving, Training
+from costmodel.workload.scenario import Communication, Parallelism, Scenario
 
 EXPERTS = Parallelism(pp=2.0, dp=16.0, ep=16.0)
 SCENARIOS: dict[str, Scenario] = {
