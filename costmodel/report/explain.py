@@ -18,6 +18,7 @@ from costmodel.calibration.forms import FORMS
 from costmodel.cost.calibration import Form
 from costmodel.cost.kernels import block_count, tile_times
 from costmodel.cost.machine import VECTOR_DTYPE, Machine
+from costmodel.cost.switched import SwitchedForm
 from costmodel.errors import InputError
 from costmodel.network.host import host_bandwidth, host_link, host_peak
 from costmodel.network.paths import Path, path
@@ -303,12 +304,12 @@ def _fitted(form: Form, priced: Priced) -> dict[str, tuple[float, str]]:
 
     A parameter that the fit leaves at what it means nothing at is left out.
     """
-    kind = next(name for name, each in FORMS.items() if each.make is type(form))
-    unused = {name: each.default for name, each in signature(FORMS[kind].make).parameters.items()}
+    kind = next(name for name, each in FORMS.items() if each.made(form))
     found = {}
     for name in FORMS[kind].names:
-        value = float(getattr(form, name))
-        if value != unused[name]:
+        part, own = form.part(name) if isinstance(form, SwitchedForm) else (form, name)
+        value = float(getattr(part, own))
+        if value != signature(type(part)).parameters[own].default:
             dimension = parameter(kind, name)
             found[f"{name} (fitted)"] = (value, "count" if dimension == "ratio" else dimension)
     correction = float(np.asarray(priced.fit.correction(priced.operator)))

@@ -5,6 +5,9 @@ import math
 
 import pytest
 
+import costmodel
+from costmodel.report import explain
+
 FLAGSHIP = "deepseek_v3"
 
 
@@ -229,3 +232,23 @@ def test_what_does_not_fit_is_explained_as_such(run):
         assert "for kv cache: lower `batch_per_device`" in document["reason"]
         assert document["operators"]
     assert "reason" not in explained(run, "--scenario", "decode")
+
+
+@pytest.mark.parametrize(
+    "name", ["deepep", "deepseek_v2", "deepseek_v3_serving", "gpt3_175b_a100", "mixtral_8x7b_h100"]
+)
+def test_every_operator_of_the_shipped_workloads_can_be_explained(name):
+    workload = costmodel.load(name)
+    for scenario in workload.scenarios:
+        for line in explain.lines(workload, scenario):
+            assert not line.operators or explain.explain(workload, scenario, line.name)
+
+
+def test_both_tiles_of_a_form_with_two_are_explained(run):
+    asked = ("--op", "expert up", "--set", "scenarios.training.framework=vllm", "--json")
+    (found,) = {
+        one["formula"]: one for one in json.loads(run("explain", "deepseek_v2", *asked).out)["operators"]
+    }.values()
+    inputs = found["inputs"]
+    assert inputs["few_compute (fitted)"] > 0 < inputs["compute (fitted)"]
+    assert "few_scan (fitted)" not in inputs
