@@ -127,7 +127,7 @@ def _fitting(content: Table) -> tuple[Table, list[str], list[str]]:
     if _width(content) > columns:
         content = content.without_bars()
     if _width(content) > columns:
-        alike = [at for at in range(len(content.headings)) if len({_words(row[at]) for row in content.rows}) == 1]
+        alike = [at for at in range(len(content.headings)) if _is_alike(content, at)]
         for at in reversed(alike) if len(content.rows) > 1 and len(alike) < len(content.headings) else ():
             same.insert(0, f"{_name(content.headings[at])} {_words(content.rows[0][at])}".strip())
             content = content.without(at)
@@ -140,6 +140,12 @@ def _fitting(content: Table) -> tuple[Table, list[str], list[str]]:
         left_out.append(_name(content.headings[widest]))
         content = content.without(widest)
     return content, [words for words in same if words], left_out
+
+
+def _is_alike(content: Table, at: int) -> bool:
+    """Tell whether a column says the same in every row; a mark without a heading means nothing away from its rows."""
+    words = {_words(row[at]) for row in content.rows}
+    return len(words) == 1 and (bool(_name(content.headings[at])) or words == {""})
 
 
 def _width(content: Table) -> int:

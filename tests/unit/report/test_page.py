@@ -86,6 +86,18 @@ def test_what_may_go_more_easily_goes_first(capsys, monkeypatch) -> None:
     assert printed(capsys, made).splitlines()[2].split() == ["name", "wide", "enough", "to", "go", "kept"]
 
 
+def test_a_mark_of_every_row_stays_beside_the_rows(capsys, monkeypatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((20, 24)))
+    made = page.table("", "name", ">a long heading that says the same")
+    made.add("~", "one", "1")
+    made.add("~", "two", "1")
+    lines = printed(capsys, made).splitlines()
+    assert [line[:2] for line in lines[4:6]] == ["~ ", "~ "]
+    assert lines[6] == "in every row: a long heading that says the same 1"
+
+
 def test_a_narrow_terminal_says_once_what_all_rows_say(capsys, monkeypatch) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("NO_COLOR", "1")
