@@ -324,7 +324,7 @@ class Fits(Mapping[str, FamilyFit]):
         unknown = f"{key}: {named} is not fitted on {self._device}" if is_known else (
             f"{family}: nothing is known of {named} on {self._device}"
         )  # fmt: skip
-        self._note(f"{unknown}; the nearest stands in")
+        self._note(f"{unknown}; the nearest fit stands in, or the roofline")
         return None
 
     def _defaults(self, place: int, named: str) -> Iterator[Held]:
