@@ -41,6 +41,7 @@ from costmodel.workload.operators import (
 )
 from costmodel.workload.schedules import Kind
 
+ROUNDING = 1e-13  # of a pass: what differences of floats that are equal leave
 HOST = "host"  # what passes wait for the host to start their kernels
 SLOWED = "slowed by exchanges"  # what kernels take longer because exchanges run beside them
 _UNCOUNTED = (Collective, Exchange, HostTransfer, HostUpdate, HostTime)
@@ -77,8 +78,13 @@ class Lines:
             entry.add(seconds * share / whole, 1.0, bound, basis)
 
     def sorted(self) -> list[Entry]:
-        """Return the entries that take any time, the longest first."""
-        present = [entry for entry in self.entries.values() if entry.time > 0.0 or entry.hidden > 0.0]
+        """Return the entries that take any time, the longest first; what rounding left of a difference is none."""
+        nothing = ROUNDING * sum(entry.time + entry.hidden for entry in self.entries.values())
+        for entry in self.entries.values():
+            entry.hidden = entry.hidden if entry.hidden > nothing else 0.0
+        present = [
+            entry for entry in self.entries.values() if entry.time > (0.0 if entry.count else nothing) or entry.hidden
+        ]
         return sorted(present, key=lambda entry: -entry.time)
 
 

@@ -190,7 +190,8 @@ def contention(span: Seconds, compute: Seconds, exchange: Seconds, slowing: Quan
         contention = max(0, (compute + exchange - span) * (1 - 1/slowing) - (span - compute))
     """
     beside = maximum(compute + exchange - span, 0.0)
-    return maximum(beside * (1.0 - 1.0 / slowing) - (span - compute), 0.0)
+    waited = maximum(span - compute, 0.0)  # sums in another order may be longer than the span
+    return maximum(beside * (1.0 - 1.0 / slowing) - waited, 0.0)
 
 
 def _segment_sums(priced: PricedPass, moves: Moves) -> dict[Key, tuple[Seconds, Seconds]]:
