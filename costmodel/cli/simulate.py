@@ -85,8 +85,11 @@ def _write_trace(path: Path | None, simulation: EventEngine | None, refused: Map
     for name, reason in refused.items():
         if reason is not None:
             click.echo(f"{path}: no timeline of {name}, which cannot run: {reason}", err=True)
+        elif name not in simulation.timelines:
+            told = "the event engine simulates training, prefill and decode only"
+            click.echo(f"{path}: no timeline of {name}: {told}", err=True)
     found = {name: timeline for name, timeline in simulation.timelines.items() if refused[name] is None}
-    if found or all(reason is None for reason in refused.values()):
+    if found:
         write_trace(path, found)
     else:
         click.echo(f"{path}: not written", err=True)

@@ -152,3 +152,11 @@ def test_what_does_not_fit_has_no_timeline_and_says_so(run, tmp_path):
         each["args"]["name"] for each in json.loads(both.read_text())["traceEvents"] if each["name"] == "process_name"
     }
     assert all(name.startswith("prefill") for name in names)
+
+
+def test_a_phase_that_is_not_simulated_has_no_timeline_and_says_so(run, tmp_path):
+    path = tmp_path / "t.json"
+    done = run("simulate", "llama3_8b_rtx4090", "--scenario", "serving", "--engine", "event", "--trace", path)
+    assert done.code == 0
+    assert f"{path}: no timeline of serving: the event engine simulates training, prefill and decode only" in done.err
+    assert not path.exists()
