@@ -117,7 +117,8 @@ class Explanation:
 
 def refused(workload: Workload, scenario: str) -> str | None:
     """Return why a scenario cannot run, null where it can."""
-    return workload.points([scenario])[scenario].reason
+    result = workload.evaluate(scenario)
+    return None if result.fits else result.point().reason
 
 
 def lines(workload: Workload, scenario: str) -> list[Line]:
