@@ -21,7 +21,8 @@ from costmodel.schema.fields import read_number
 from costmodel.schema.references import Library
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.counting import kv_bytes_per_token, parameter_count, training_flop_per_token
-from costmodel.workload.scenario import Scenario, Training
+from costmodel.workload.plans import Training
+from costmodel.workload.scenario import Scenario
 
 if TYPE_CHECKING:
     from costmodel.event.evaluation import EventEngine

@@ -103,3 +103,13 @@ class Same:
         if not isinstance(other, Same):
             return False
         return other.values is self.values or np.array_equal(other.values, self.values)
+
+
+def key(value: Quantity) -> Same | float:
+    """Return a number or an array as a key of what follows from it; `value_of` returns it again."""
+    return Same(value) if isinstance(value, np.ndarray) else value
+
+
+def value_of(known: Same | float) -> Quantity:
+    """Return what a key stands for."""
+    return known.values if isinstance(known, Same) else known

@@ -53,9 +53,14 @@ PHASES: dict[str, tuple[str, tuple[str, ...]]] = {
 
 FITS, BAD_LAYOUT, NO_MEMORY, NO_PATH, NO_HOST_MEMORY = 0, 1, 2, 3, 4
 REASONS = (
-    "fits", "a degree does not divide", "does not fit in memory", "devices cannot reach each other",
+    "fits", "no such layout", "does not fit in memory", "devices cannot reach each other",
     "does not fit in the host's memory",
 )  # fmt: skip
+
+
+def kind_of(reason: str) -> str:
+    """Return what a reason says without the numbers of one point, which it states behind a colon."""
+    return reason.partition(": ")[0]
 
 
 @dataclass(slots=True)

@@ -31,22 +31,17 @@ from costmodel.workload.architecture import (
     Mtp,
 )
 from costmodel.workload.context import Context
+from costmodel.workload.plans import Decode, Generate, Prefill, Serving, Speculative, Training
 from costmodel.workload.scenario import (
     Communication,
-    Decode,
     Disaggregated,
     Framework,
-    Generate,
     Parallelism,
     Plan,
     Pool,
     Precision,
-    Prefill,
     Scenario,
-    Serving,
-    Speculative,
     Tile,
-    Training,
 )
 
 FAMILIES = (

@@ -35,6 +35,7 @@ from costmodel.workload.architecture import (
     Mtp,
     Pattern,
 )
+from costmodel.workload.plans import Sharding, Speculative, Training
 from costmodel.workload.recompute import SETS
 from costmodel.workload.scenario import (
     Communication,
@@ -45,10 +46,7 @@ from costmodel.workload.scenario import (
     Precision,
     Routing,
     Scenario,
-    Sharding,
-    Speculative,
     Tile,
-    Training,
 )
 from costmodel.workload.schedules import SCHEDULES
 

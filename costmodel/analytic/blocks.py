@@ -9,7 +9,8 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from costmodel.quantities import Array, Indices, Quantity, where
-from costmodel.workload.scenario import Disaggregated, ExpertBound, Scenario, Training, drafted_tokens
+from costmodel.workload.plans import ExpertBound, Training, drafted_tokens
+from costmodel.workload.scenario import Disaggregated, Scenario
 
 T = TypeVar("T")
 

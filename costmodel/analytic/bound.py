@@ -8,7 +8,8 @@ from costmodel.network.paths import path
 from costmodel.quantities import Seconds
 from costmodel.workload.dtypes import payload_width
 from costmodel.workload.operators import Group
-from costmodel.workload.scenario import ExpertBound, Scenario
+from costmodel.workload.plans import ExpertBound
+from costmodel.workload.scenario import Scenario
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -41,8 +41,9 @@ from costmodel.workload.operators import (
 )
 from costmodel.workload.schedules import Kind
 
+ROUNDING = 1e-13  # of a pass: what differences of floats that are equal leave
 HOST = "host"  # what passes wait for the host to start their kernels
-CONTENTION = "contention"  # what kernels take longer because exchanges run beside them
+SLOWED = "slowed by exchanges"  # what kernels take longer because exchanges run beside them
 _UNCOUNTED = (Collective, Exchange, HostTransfer, HostUpdate, HostTime)
 _Part: TypeAlias = "tuple[Priced, int, float]"  # an operator, how often, and the share that nothing hides
 
@@ -77,8 +78,13 @@ class Lines:
             entry.add(seconds * share / whole, 1.0, bound, basis)
 
     def sorted(self) -> list[Entry]:
-        """Return the entries that take any time, the longest first."""
-        present = [entry for entry in self.entries.values() if entry.time > 0.0 or entry.hidden > 0.0]
+        """Return the entries that take any time, the longest first; what rounding left of a difference is none."""
+        nothing = ROUNDING * sum(entry.time + entry.hidden for entry in self.entries.values())
+        for entry in self.entries.values():
+            entry.hidden = entry.hidden if entry.hidden > nothing else 0.0
+        present = [
+            entry for entry in self.entries.values() if entry.time > (0.0 if entry.count else nothing) or entry.hidden
+        ]
         return sorted(present, key=lambda entry: -entry.time)
 
 
@@ -106,7 +112,7 @@ def step_breakdown(step: PricedStep) -> list[Entry]:
             lines.add(priced, float(count) * repeats, share)
     for priced, repeats, share in _slowest_end(step):
         lines.add(priced, float(repeats), share)
-    lines.add_wait(CONTENTION, slower, "memory")
+    lines.add_wait(SLOWED, slower, "memory")
     lines.add_wait(HOST, waiting, "latency")
     return lines.sorted()
 
@@ -265,6 +271,6 @@ def add_pass(lines: Lines, priced: PricedPass, times: PassTimes, count: float = 
     for segment, number in runs:
         for operator, share in _shares(segment.operators):
             lines.add(operator, number * count, share if segment.place.stream == COMPUTE else exposed)
-    lines.add_wait(CONTENTION, count * float(times.contention), "memory")
+    lines.add_wait(SLOWED, count * float(times.contention), "memory")
     if send:
         lines.add(priced.send, float(priced.hops) * count)

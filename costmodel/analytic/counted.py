@@ -8,7 +8,8 @@ from costmodel.analytic.inference import inference_layout, plan_pass
 from costmodel.errors import InputError
 from costmodel.workload.operators import AttentionCore, Elementwise, Gemm, base_name
 from costmodel.workload.passes import pass_work
-from costmodel.workload.scenario import Decode, Prefill, Scenario
+from costmodel.workload.plans import Decode, Prefill
+from costmodel.workload.scenario import Scenario
 
 TOTAL, LAYERS = "total", "layers"  # all of the pass; without embedding and head
 

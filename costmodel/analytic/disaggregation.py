@@ -30,7 +30,8 @@ from costmodel.result import Entry, Metrics
 from costmodel.workload.memory import Ledger, cache_of_sequence, fullest
 from costmodel.workload.operators import Collective, Group
 from costmodel.workload.passes import pass_work
-from costmodel.workload.scenario import Decode, Disaggregated, Prefill, Scenario
+from costmodel.workload.plans import Decode, Prefill
+from costmodel.workload.scenario import Disaggregated, Scenario
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -167,12 +168,19 @@ class DisaggregatedEvaluation(Unscheduled):
         return lines.sorted()
 
     def notes(self) -> tuple[str, ...]:
-        """Return that links are what limits, where they do."""
+        """Return which devices the rates of both pools together are of, and that links limit them, where they do."""
         bound = float(self._link_rate())
         held = [
             name for name, rate in zip(("prefill", "decode"), self._rates(self._times), strict=True) if rate >= bound
         ]
-        return tuple(f"the {name} pool waits for its links: they carry {bound:.3g} KV caches a second" for name in held)
+        decode, prefill = (float(pool.parallel.devices) for pool in (self._plan.decode, self._plan.prefill))
+        per_prefill, per_decode = map(float, self._rates(self._times))
+        busy = decode * per_decode / per_prefill
+        return (
+            f"the rates are those of one decode instance, {decode:,.0f} devices, and of {busy:,.1f} prefilling "
+            f"devices, {busy / prefill:.3g} prefill instances, which keep it busy",
+            *(f"the {name} pool waits for its links: they carry {bound:.3g} KV caches a second" for name in held),
+        )
 
 
 def _pool_pass(scenario: Scenario, label: str, calibration: Calibration) -> PricedPass:

@@ -28,17 +28,8 @@ from costmodel.quantities import Quantity
 from costmodel.result import Entry, Metrics
 from costmodel.workload.layers import model_work
 from costmodel.workload.memory import Ledger, training_ledger
-from costmodel.workload.scenario import (
-    Decode,
-    Disaggregated,
-    ExpertBound,
-    Generate,
-    Prefill,
-    Scenario,
-    Serving,
-    Training,
-    tokens_per_step,
-)
+from costmodel.workload.plans import Decode, ExpertBound, Generate, Prefill, Serving, Training, tokens_per_step
+from costmodel.workload.scenario import Disaggregated, Scenario
 from costmodel.workload.schedules import folded_order
 from costmodel.workload.stages import stage_layout
 

@@ -29,7 +29,8 @@ from costmodel.workload.counting import attention_windows
 from costmodel.workload.memory import Cached, Ledger, inference_ledger
 from costmodel.workload.operators import Operator
 from costmodel.workload.passes import Pass, pass_work, pipeline_batches, prompts, requests
-from costmodel.workload.scenario import Generate, Scenario, drafted_tokens, tokens_per_step
+from costmodel.workload.plans import Generate, drafted_tokens, tokens_per_step
+from costmodel.workload.scenario import Scenario
 
 LENGTHS = 4  # KV lengths at which a decoding step is evaluated, between attention windows
 

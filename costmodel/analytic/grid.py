@@ -13,10 +13,11 @@ from costmodel.analytic.capital import missing
 from costmodel.analytic.evaluation import Evaluation, evaluate, ledger_of
 from costmodel.analytic.intervals import intervals, whole_runs
 from costmodel.analytic.routing import routing_facts, routing_grid
+from costmodel.analytic.shortfall import largest_layout, too_much_for_a_device, too_much_for_the_host
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError, InputError, Problem
 from costmodel.hardware import Device
-from costmodel.quantities import Array, Count, Mask, Quantity, maximum, minimum
+from costmodel.quantities import Array, Mask, Quantity
 from costmodel.result import (
     BAD_LAYOUT,
     FITS,
@@ -24,7 +25,6 @@ from costmodel.result import (
     NO_MEMORY,
     NO_PATH,
     PHASES,
-    REASONS,
     Interval,
     Metrics,
     Offer,
@@ -33,7 +33,7 @@ from costmodel.result import (
     empty_grid,
 )
 from costmodel.workload.memory import ON_HOST, Ledger, host_fits
-from costmodel.workload.scenario import Disaggregated, Scenario
+from costmodel.workload.scenario import Scenario
 from costmodel.workload.validity import feasible_layout, rules
 
 Engine: TypeAlias = "Callable[[Scenario, Calibration], Evaluation]"
@@ -63,28 +63,10 @@ def _attempt(scenario: Scenario, calibration: Calibration, engine: Engine) -> _A
     except InfeasibleError as error:
         unreachable, ledger = str(error), ledger_of(scenario)
     if ledger is not None and not ledger.total <= scenario.cluster.device.device_memory.capacity:
-        return _Attempt(ledger, None, NO_MEMORY, REASONS[NO_MEMORY])
-    if ledger is not None and not host_fits(ledger, scenario.cluster.node, _largest_layout(scenario)):
-        return _Attempt(ledger, None, NO_HOST_MEMORY, _too_much_for_the_host(scenario, ledger))
+        return _Attempt(ledger, None, NO_MEMORY, too_much_for_a_device(scenario, ledger))
+    if ledger is not None and not host_fits(ledger, scenario.cluster.node, largest_layout(scenario)):
+        return _Attempt(ledger, None, NO_HOST_MEMORY, too_much_for_the_host(scenario, ledger))
     return _Attempt(ledger, evaluation, FITS if unreachable is None else NO_PATH, unreachable)
-
-
-def _largest_layout(scenario: Scenario) -> Count:
-    """Return the devices of the layout, of two pools those of the larger: a node belongs to one of them."""
-    plan = scenario.plan
-    if isinstance(plan, Disaggregated):
-        return maximum(plan.prefill.parallel.devices, plan.decode.parallel.devices)
-    return scenario.parallel.devices
-
-
-def _too_much_for_the_host(scenario: Scenario, ledger: Ledger) -> str:
-    """Return what the host would have to hold, and what it has."""
-    node = scenario.cluster.node
-    devices = minimum(node.count, _largest_layout(scenario))
-    needed, memory = (
-        f"{float(value) / 2**30:,.0f} GiB" for value in (ledger.on_host * devices, node.host.memory or 0.0)
-    )
-    return f"{REASONS[NO_HOST_MEMORY]}: {devices:g} devices of a node would keep {needed} there, it has {memory}"
 
 
 def evaluate_single(scenario: Scenario, calibration: Calibration, engine: Engine = evaluate) -> Result:
@@ -225,7 +207,7 @@ def _reason(evaluation: Evaluation, scenario: Scenario, headline: Quantity | Non
     if evaluation.ledger is None:
         return np.where(reachable, float(FITS), float(NO_PATH))
     fits: Mask = evaluation.ledger.total <= scenario.cluster.device.device_memory.capacity
-    hosted = host_fits(evaluation.ledger, scenario.cluster.node, _largest_layout(scenario))
+    hosted = host_fits(evaluation.ledger, scenario.cluster.node, largest_layout(scenario))
     runs = np.where(hosted, np.where(reachable, float(FITS), float(NO_PATH)), float(NO_HOST_MEMORY))
     return np.where(fits, runs, float(NO_MEMORY))
 

@@ -19,7 +19,8 @@ from costmodel.workload.context import Context
 from costmodel.workload.memory import Cached, Ledger, inference_ledger
 from costmodel.workload.operators import Collective, Group, Operator
 from costmodel.workload.passes import Pass, PassWork, computed_tokens, pass_work, prompts, requests
-from costmodel.workload.scenario import Decode, Prefill, Scenario, Speculative, drafted_tokens
+from costmodel.workload.plans import Decode, Prefill, Speculative, drafted_tokens
+from costmodel.workload.scenario import Scenario
 from costmodel.workload.stages import Stage, layer_runs, stage_layout
 
 
@@ -189,7 +190,8 @@ def contention(span: Seconds, compute: Seconds, exchange: Seconds, slowing: Quan
         contention = max(0, (compute + exchange - span) * (1 - 1/slowing) - (span - compute))
     """
     beside = maximum(compute + exchange - span, 0.0)
-    return maximum(beside * (1.0 - 1.0 / slowing) - (span - compute), 0.0)
+    waited = maximum(span - compute, 0.0)  # sums in another order may be longer than the span
+    return maximum(beside * (1.0 - 1.0 / slowing) - waited, 0.0)
 
 
 def _segment_sums(priced: PricedPass, moves: Moves) -> dict[Key, tuple[Seconds, Seconds]]:

@@ -25,8 +25,8 @@ TIMES = frozenset({
 """Metrics that grow with the time of a whole run, and `RATES`, which fall with it."""
 RATES = frozenset({
     "tokens_per_second", "tokens_per_day", "tokens_per_second_per_device", "tokens_per_second_per_user",
-    "requests_per_second", "prefill_tokens_per_second_per_device", "decode_tokens_per_second_per_device", "mfu",
-    "mfu_noncausal", "hfu", "flop_rate_per_device",
+    "requests_per_second", "input_tokens_per_second", "prefill_tokens_per_second_per_device",
+    "decode_tokens_per_second_per_device", "mfu", "mfu_noncausal", "hfu", "flop_rate_per_device",
 })  # fmt: skip
 _CLASSES = {"prefill": "inference", "decode": "inference", "generate": "inference"}
 

@@ -14,7 +14,8 @@ from costmodel.quantities import Count, FlopPerSecond, Quantity, maximum, minimu
 from costmodel.result import Metrics
 from costmodel.workload.counting import parameter_count, training_flop_per_token
 from costmodel.workload.memory import Ledger, host_room
-from costmodel.workload.scenario import Decode, Prefill, Scenario, Training, tokens_per_step
+from costmodel.workload.plans import Decode, Prefill, Training, tokens_per_step
+from costmodel.workload.scenario import Scenario
 
 SECONDS_PER_HOUR, SECONDS_PER_DAY = 3600.0, 86400.0
 MILLION, TRILLION = 1e6, 1e12

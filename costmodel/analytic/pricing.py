@@ -13,7 +13,8 @@ from costmodel.hardware import Cluster, Device
 from costmodel.quantities import Count
 from costmodel.workload.alike import sizes_of
 from costmodel.workload.operators import Collective, Operator
-from costmodel.workload.scenario import Framework, Scenario, Training
+from costmodel.workload.plans import Training
+from costmodel.workload.scenario import Framework, Scenario
 from costmodel.workload.work import Work
 
 

@@ -15,17 +15,9 @@ from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.context import Context
 from costmodel.workload.counting import sum_of
 from costmodel.workload.passes import side_by_side
+from costmodel.workload.plans import Decode, ExpertBound, Generate, Prefill, Serving, Training
 from costmodel.workload.routing import expert_load
-from costmodel.workload.scenario import (
-    Decode,
-    Disaggregated,
-    ExpertBound,
-    Generate,
-    Prefill,
-    Scenario,
-    Serving,
-    Training,
-)
+from costmodel.workload.scenario import Disaggregated, Scenario
 
 
 def routing_facts(scenario: Scenario) -> Mapping[str, Quantity] | None:

@@ -24,7 +24,8 @@ from costmodel.quantities import Count, maximum, minimum, where
 from costmodel.result import Entry, Metrics
 from costmodel.workload.memory import Cached, Ledger, host_room, inference_ledger
 from costmodel.workload.passes import Pass, computed_tokens, pass_work, prompts, requests
-from costmodel.workload.scenario import Scenario, Serving, Speculative, drafted_tokens, tokens_per_step
+from costmodel.workload.plans import Serving, Speculative, drafted_tokens, tokens_per_step
+from costmodel.workload.scenario import Scenario
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,7 +15,8 @@ from costmodel.quantities import Quantity, Seconds, maximum
 from costmodel.workload.context import Context
 from costmodel.workload.layers import ModelWork
 from costmodel.workload.optimizer import tied_table
-from costmodel.workload.scenario import Offload, Scenario, Training
+from costmodel.workload.plans import Training
+from costmodel.workload.scenario import Offload, Scenario
 from costmodel.workload.schedules import Kind
 from costmodel.workload.sharding import LayerTraffic, kept_bytes, layer_traffic
 from costmodel.workload.work import Work

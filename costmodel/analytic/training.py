@@ -21,8 +21,9 @@ from costmodel.workload.layers import ModelWork, model_work
 from costmodel.workload.memory import Ledger, stage_work, training_ledger
 from costmodel.workload.operators import AttentionCore, Collective, Gemm, Group, HostTime
 from costmodel.workload.optimizer import Ending, step_operators
+from costmodel.workload.plans import Training
 from costmodel.workload.recompute import expand
-from costmodel.workload.scenario import Scenario, Training
+from costmodel.workload.scenario import Scenario
 from costmodel.workload.schedules import Kind, Schedule, folded_order, messages_together
 from costmodel.workload.stages import Stage, stage_layout
 from costmodel.workload.work import Work

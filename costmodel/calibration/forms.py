@@ -80,6 +80,10 @@ class FormKind:
             found |= self.terms[term]
         return found
 
+    def made(self, form: Form) -> bool:
+        """Tell whether a form is of this kind."""
+        return type(form) is (SwitchedForm if self.make is SwitchedForm.of else self.make)
+
     @property
     def names(self) -> frozenset[str]:
         """Return the names of all parameters."""

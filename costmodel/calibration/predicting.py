@@ -20,7 +20,7 @@ from costmodel.calibration.timing import operator_time
 from costmodel.cost.calibration import FamilyFit
 from costmodel.errors import InputError, Problem
 from costmodel.quantities import Array, Indices
-from costmodel.schema.whole_files import write_whole
+from costmodel.schema.whole_files import make_folder, write_whole
 from costmodel.workload.operators import Operator
 from costmodel.workload.scenario import Framework
 
@@ -94,6 +94,7 @@ def write_predictions(path: Path, columns: Mapping[str, Sequence[str]], found: P
         "basis": found.basis.tolist(), "why": found.why.tolist(),
     }  # fmt: skip
     whole = {**{name: column for name, column in columns.items() if name not in added}, **added}
+    make_folder(path.parent)
     if path.suffix == ".parquet":
         _write_parquet(path, whole)
         return

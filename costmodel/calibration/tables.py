@@ -156,7 +156,7 @@ def _asked(sheet: Sheet, *, timed: bool, device: str | None) -> Sheet:
     """Return a sheet with the device that stands in for its own, and with no times where none are asked for."""
     if device is not None:
         sheet = sheet.with_column("device", device)
-    _refuse_other_units(sheet, ("time_us", "bytes") if timed else ("bytes",))
+    _refuse_other_units(sheet)
     if timed:
         return sheet
     if "time_us" not in sheet.columns:
@@ -165,16 +165,16 @@ def _asked(sheet: Sheet, *, timed: bool, device: str | None) -> Sheet:
     return replace(sheet, columns={**sheet.columns, "time_us": times})
 
 
-def _refuse_other_units(sheet: Sheet, columns: Sequence[str]) -> None:
+def _refuse_other_units(sheet: Sheet) -> None:
     """Raise MeasurementError where a column states a time or a size in another unit than the schema's column."""
-    for ours in columns:
-        unit, spelling = _OTHER_UNITS[ours]
-        for name in sheet.columns:
+    for ours, (unit, spelling) in _OTHER_UNITS.items():
+        for number, name in enumerate(sheet.columns, 1):
             if name != ours and spelling.fullmatch(name.strip()):
                 hint = (
                     f"keep `{ours}` alone" if ours in sheet.columns else f"convert `{name}` to {unit}, named `{ours}`"
                 )
-                raise sheet.error(f"`{name}` is no column of the measurement schema", field=ours, hint=hint)
+                told = f"`{name}` (column {number}) is no column of the measurement schema"
+                raise sheet.error(told, field=ours, hint=hint)
 
 
 def table_of(sheet: Sheet, meta: Mapping[str, Mapping[str, str]] | None = None) -> Table:

@@ -12,7 +12,13 @@ from costmodel.cli.options import json_option, path_option, print_json
 @click.command("calibrate")
 @click.argument("measurements", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="MEASUREMENTS...")
 @click.option("--device", required=True, metavar="NAME", help="The device, as hardware/devices names it.")
-@click.option("--output", type=click.Path(path_type=Path), required=True, metavar="FILE", help="File to write, .yaml.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="File to write, .yaml; makes its folders.",
+)
 @json_option
 @path_option
 def command(

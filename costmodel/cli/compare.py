@@ -17,7 +17,7 @@ from costmodel.cli.options import json_option, print_json
     "--trace",
     metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="RESULT and the other are traces: write both as one, and compare by class of operators.",
+    help="RESULT and the other are traces: write both as one (makes its folders), and compare by class.",
 )
 @json_option
 def command(result: Path, other: Path, scenario: str | None, trace: Path | None, as_json: bool) -> int:

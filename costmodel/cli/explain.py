@@ -6,6 +6,7 @@ import click
 
 from costmodel.cli.completion import names
 from costmodel.cli.options import asked, json_option, path_option, print_json, read_changes, set_option
+from costmodel.errors import InfeasibleError
 
 
 @click.command("explain")
@@ -30,7 +31,10 @@ def command(
     as_json: bool,
     search_path: tuple[str, ...],
 ) -> int:
-    """Show formula, inputs, numbers, bound and basis of one operator of WORKLOAD, or list its operators."""
+    """Show formula, inputs, numbers, bound and basis of one operator of WORKLOAD, or list its operators.
+
+    A scenario that does not fit in memory is explained as if it did; it says so, and exits with 3.
+    """
     from dataclasses import asdict
 
     from costmodel.api import load
@@ -41,23 +45,27 @@ def command(
     for note in loaded.resolved.notes:
         click.echo(f"note: {note}", err=True)
     name = loaded.scenarios[0]
-    head = {"workload": loaded.name, "scenario": name}
+    refused = explain.refused(loaded, name)
+    code = 0 if refused is None else InfeasibleError.exit_code
+    head = {"workload": loaded.name, "scenario": name, **({} if refused is None else {"reason": refused})}
     if operator is None:
         lines, routing = explain.lines(loaded, name), explain.routing(loaded, name)
         if as_json:
             listed = {"operators": [asdict(line) for line in lines]}
             print_json({**head, **({} if routing is None else {"routing": routing}), **listed})
         else:
-            from costmodel.report.operators import show_lines
+            from costmodel.report.operators import show_lines, show_refused
 
             again = asked(workload, cluster, changes, search_path)
+            show_refused(refused)
             show_lines(lines, f"{again} --scenario {name}" if scenario else again, routing)
-        return 0
+        return code
     found = explain.explain(loaded, name, operator)
     if as_json:
         print_json({**head, "operators": [each.document() for each in found]})
     else:
-        from costmodel.report.operators import show_explanations
+        from costmodel.report.operators import show_explanations, show_refused
 
+        show_refused(refused)
         show_explanations(found)
-    return 0
+    return code

@@ -13,7 +13,13 @@ from costmodel.errors import UncalibratedError
 @click.command("predict")
 @click.argument("measurements", type=click.Path(path_type=Path))
 @click.option("--device", metavar="NAME", help="Stand in for the rows' own device.")
-@click.option("--output", type=click.Path(path_type=Path), required=True, metavar="FILE", help="Table to write.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="Table to write; makes its folders.",
+)
 @click.option("--strict", is_flag=True, help="Exit with 4 if a row lies outside what was measured.")
 @path_option
 def command(measurements: Path, device: str | None, output: Path, strict: bool, search_path: tuple[str, ...]) -> int:

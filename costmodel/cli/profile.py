@@ -16,7 +16,13 @@ from costmodel.cli.options import path_option
     "--minutes", type=click.FloatRange(min=0, min_open=True), default=5.0, show_default=True,
     help="Time after which no kernel begins.",
 )  # fmt: skip
-@click.option("--output", type=click.Path(path_type=Path), required=True, metavar="FILE", help="Table to write, .csv.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="Table to write, .csv; makes its folders.",
+)
 @path_option
 def command(device: str, suites: tuple[str, ...], minutes: float, output: Path, search_path: tuple[str, ...]) -> int:
     """Time kernels of this machine with torch, the most informative first, into a table that `calibrate` reads.

@@ -13,7 +13,7 @@ import click
     "--output",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Folder for the figures (default: RESULT's name with `_report`, or DIR/report).",
+    help="Folder to make for the figures (default: RESULT's name with `_report`, or DIR/report).",
 )
 def command(sources: tuple[Path, ...], output: Path | None) -> int:
     """Draw RESULT, what `simulate`, `search`, `sensitivity`, `reproduce` or `topology` print with --json, TRACE, what

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option("--scenario", "scenarios", multiple=True, metavar="NAME", help="Only this scenario; repeatable.")
 @click.option("--objective", metavar="TEXT", help="`minimise FORMULA` or `maximise FORMULA` of metrics and `devices`.")
 @click.option("--constraint", "constraints", multiple=True, metavar="TEXT", help="`tpot <= 50 ms`; repeatable.")
-@click.option("--devices", metavar="N,N,…", help="Numbers of devices to lay out on; default: as many as now.")
+@click.option("--devices", metavar="N,N,…", help="Numbers of devices to lay out on.")
 @set_option
 @json_option
 @path_option
@@ -37,7 +37,8 @@ def command(
     """Find the best degrees of parallelism, micro-batches, recomputation and batches of WORKLOAD.
 
     `--objective "minimise devices"` with a constraint finds the fewest devices that meet it. A degree, batch, schedule,
-    recomputation or ZeRO stage that `--set` states is not searched.
+    recomputation or ZeRO stage that `--set` states is not searched. Without --devices layouts take as many as
+    `simulate` does with the same --set, tp*cp*dp*pp.
     """
     from costmodel.api import load
     from costmodel.cli.progress import progress
@@ -68,6 +69,12 @@ def command(
 
             fixed = [f"{path}={value}" for path, value in pins.items() if path.split(".")[1] == name]
             found.append(searched(loaded, name, objective, wanted, numbers, varied, fixed, share))
+            stated = int(loaded.scenario(name).devices)
+            if fixed and not numbers and not varied and found[-1].devices != (stated,):
+                taken = f"{found[-1].devices[0]:,} devices, without it {stated:,}"
+                click.echo(
+                    f"note: with what --set states {name} takes {taken}: --devices {stated} keeps them", err=True
+                )
     if as_json:
         print_json({"schema": SCHEMA, **loaded.asked(), "scenarios": {one.scenario: one.document() for one in found}})
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     "--trace",
     metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the simulated timeline for Perfetto, packed where FILE ends in .gz.",
+    help="Write the simulated timeline for Perfetto, packed where FILE ends in .gz; makes its folders.",
 )
 @set_option
 @json_option
@@ -62,23 +63,33 @@ def command(
     simulation = event_engine(full=full) if engine == "event" else None
     if as_json:
         document = loaded.simulate(engine=engine, simulation=simulation)
-        _write_trace(trace, simulation)
+        _write_trace(trace, simulation, {name: one.get("reason") for name, one in document["scenarios"].items()})
         print_json(document)
         feasible = all(scenario["memory"]["fits"] for scenario in document["scenarios"].values())
         return 0 if feasible else InfeasibleError.exit_code
     from costmodel.report.terminal import show_simulation
 
     points = loaded.points(engine=engine, simulation=simulation)
-    _write_trace(trace, simulation)
+    _write_trace(trace, simulation, {name: point.reason for name, point in points.items()})
     again = asked(workload, cluster, changes, search_path)
     show_simulation(again, loaded, points, detailed=bool(scenarios) or len(points) == 1, engine=engine)
     return 0 if all(point.fits for point in points.values()) else InfeasibleError.exit_code
 
 
-def _write_trace(path: Path | None, simulation: EventEngine | None) -> None:
-    """Write the timelines where a file is asked for."""
+def _write_trace(path: Path | None, simulation: EventEngine | None, refused: Mapping[str, str | None]) -> None:
+    """Write the timelines where a file is asked for, and say which scenarios have none. refused: why one cannot run."""
     if path is None or simulation is None:
         return
     from costmodel.report.trace import write_trace
 
-    write_trace(path, simulation.timelines)
+    for name, reason in refused.items():
+        if reason is not None:
+            click.echo(f"{path}: no timeline of {name}, which cannot run: {reason}", err=True)
+        elif name not in simulation.timelines:
+            told = "the event engine simulates training, prefill and decode only"
+            click.echo(f"{path}: no timeline of {name}: {told}", err=True)
+    found = {name: timeline for name, timeline in simulation.timelines.items() if refused[name] is None}
+    if found:
+        write_trace(path, found)
+    else:
+        click.echo(f"{path}: not written", err=True)

@@ -32,7 +32,7 @@ from costmodel.errors import InfeasibleError, InputError
     metavar="URL",
     help="Evaluate on the Dask cluster of this scheduler, or `embedded`.",
 )
-@click.option("--output", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder for the table.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder to make.")
 @json_option
 @path_option
 def command(
@@ -72,8 +72,12 @@ def command(
     loaded = load(workload, set=made, cluster=cluster, search_path=search_path, scenarios=scenarios or None)
     sweep = plan_sweep(loaded, varied, every=bool(scenarios), wanted=wanted)
     check_folder(output, sweep.document())
-    with progress("sweep", sweep.points) as told, pool(workers, scheduler) as executor:
-        found = write_sweep(sweep, output, told, executor)
+    try:
+        with progress("sweep", sweep.points) as told, pool(workers, scheduler) as executor:
+            found = write_sweep(sweep, output, told, executor)
+    except KeyboardInterrupt:
+        click.echo(f"interrupted: {output} keeps what is finished, and the same command goes on from there", err=True)
+        raise
     if as_json:
         print_json({**json.loads((output / STUDY).read_text(encoding="utf-8")), "summary": found})
     else:

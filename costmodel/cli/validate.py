@@ -15,8 +15,8 @@ def command(files: tuple[str, ...], search_path: tuple[str, ...]) -> int:
     """Report every problem of FILES and of the files they name, as file:line:column: field: problem; fix."""
     from costmodel.schema.files import validate
 
-    problems = [problem for file in files for problem in validate(file, search_path)]
-    for problem in problems:
+    problems = dict.fromkeys(str(problem) for file in files for problem in validate(file, search_path))
+    for problem in problems:  # one that several files name is told once
         click.echo(problem)
     if not problems:
         click.echo(f"{len(files)} file{'s' if len(files) > 1 else ''} without problems")

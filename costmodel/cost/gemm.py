@@ -19,12 +19,15 @@ from costmodel.quantities import (
     Bytes,
     Count,
     Quantity,
+    Same,
     Seconds,
     ceil,
     is_single,
+    key,
     log2,
     maximum,
     minimum,
+    value_of,
     where,
 )
 from costmodel.workload.operators import Gemm
@@ -284,30 +287,17 @@ def row_tiles(gemm: Gemm, heights: Any) -> Any:
     """
     if is_single(gemm.deviation) and gemm.deviation == 0:
         return ceil(gemm.m / heights)
-    known = _Same(gemm.m), _Same(gemm.deviation)
+    known = key(gemm.m), key(gemm.deviation)
     if is_single(heights):
         return _expected(*known, float(heights))
     distinct = sorted(set(heights.reshape(-1).tolist()))
     return sum((heights == height) * _expected(*known, height) for height in distinct)
 
 
-@dataclass(frozen=True, slots=True)
-class _Same:
-    """A quantity that equals itself only, so that what follows from it can be remembered."""
-
-    value: Quantity
-
-    def __hash__(self) -> int:
-        return id(self.value)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.value is self.value
-
-
 @functools.lru_cache(maxsize=512)
-def _expected(mean: _Same, deviation: _Same, height: float) -> Quantity:
+def _expected(mean: Same | float, deviation: Same | float, height: float) -> Quantity:
     """Return the expected tiles; a fit asks for those of the same rows thousands of times."""
-    return expected_tiles(mean.value, deviation.value, height)
+    return expected_tiles(value_of(mean), value_of(deviation), height)
 
 
 def _split(mode: Any, tiles: Any, processors: Count, depth: Count) -> Any:

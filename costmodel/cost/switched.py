@@ -45,6 +45,10 @@ class SwitchedForm:
             one(few_tiles, few), one(tiles, {name: each for name, each in values.items() if not name.startswith(_FEW)})
         )
 
+    def part(self, name: str) -> tuple[GemmForm, str]:
+        """Return the form that a flat parameter is of, and its name there."""
+        return (self.few, name.removeprefix(_FEW)) if name.startswith(_FEW) else (self.many, name)
+
     def time(self, gemm: Gemm, machine: Machine) -> Time:
         """Return the product's time."""
         few, many = self.few.time(gemm, machine), self.many.time(gemm, machine)

@@ -28,7 +28,8 @@ from costmodel.event.training import step_graph, times_of
 from costmodel.network.soundness import sound
 from costmodel.quantities import Quantity
 from costmodel.result import Entry, Metrics, Point
-from costmodel.workload.scenario import Decode, Prefill, Scenario, Training, tokens_per_step
+from costmodel.workload.plans import Decode, Prefill, Training, tokens_per_step
+from costmodel.workload.scenario import Scenario
 from costmodel.workload.schedules import Schedule, order
 
 FEW_TASKS = 100_000  # in all simulations for intervals together: a second

@@ -19,6 +19,8 @@ def show_compared(found: Compared) -> None:
     if found.operators:
         show()
         _show("operator", found.operators, lambda _, value: quantity(value, "duration"))
+    for name, why in found.refused.items():
+        show(f"{name} is left out: {why}", "yellow")
 
 
 def show_classes(found: TracesCompared) -> None:

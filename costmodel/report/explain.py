@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from costmodel.analytic.bound import bound_times
+from costmodel.analytic.breakdown import SLOWED
 from costmodel.analytic.evaluation import Evaluation, evaluate
 from costmodel.analytic.pricing import Priced
 from costmodel.analytic.routing import routing_facts
@@ -17,6 +18,7 @@ from costmodel.calibration.forms import FORMS
 from costmodel.cost.calibration import Form
 from costmodel.cost.kernels import block_count, tile_times
 from costmodel.cost.machine import VECTOR_DTYPE, Machine
+from costmodel.cost.switched import SwitchedForm
 from costmodel.errors import InputError
 from costmodel.network.host import host_bandwidth, host_link, host_peak
 from costmodel.network.paths import Path, path
@@ -39,7 +41,8 @@ from costmodel.workload.operators import (
     base_name,
     product_family,
 )
-from costmodel.workload.scenario import Disaggregated, ExpertBound, HostTimes, Pool, Scenario
+from costmodel.workload.plans import ExpertBound
+from costmodel.workload.scenario import Disaggregated, HostTimes, Pool, Scenario
 
 if TYPE_CHECKING:
     from costmodel.api import Workload
@@ -112,6 +115,12 @@ class Explanation:
         }
 
 
+def refused(workload: Workload, scenario: str) -> str | None:
+    """Return why a scenario cannot run, null where it can."""
+    result = workload.evaluate(scenario)
+    return None if result.fits else result.point().reason
+
+
 def lines(workload: Workload, scenario: str) -> list[Line]:
     """Return where a scenario's time goes, the longest first; as if memory sufficed where it does not."""
     evaluation = _evaluated(workload, scenario)
@@ -161,6 +170,9 @@ def explain(workload: Workload, scenario: str, name: str) -> list[Explanation]:
 def _unknown(workload: Workload, scenario: str, name: str, known: list[str]) -> InputError:
     """Return the error of a name that no operator has: a wait between operators, or nothing at all."""
     everything = "without --op every line is listed"
+    if name == SLOWED:
+        text = f"{name!r} is no operator: beside expert exchanges kernels take `framework.contention` times as long"
+        return InputError.single(text, hint="set it to 1 to see the step without", field="--op")
     if any(line.name == name for line in lines(workload, scenario)):
         text = f"{name!r} of scenario {scenario} is time in which ranks wait or kernels run slower, not an operator"
         return InputError.single(text, hint=everything, field="--op")
@@ -293,12 +305,12 @@ def _fitted(form: Form, priced: Priced) -> dict[str, tuple[float, str]]:
 
     A parameter that the fit leaves at what it means nothing at is left out.
     """
-    kind = next(name for name, each in FORMS.items() if each.make is type(form))
-    unused = {name: each.default for name, each in signature(FORMS[kind].make).parameters.items()}
+    kind = next(name for name, each in FORMS.items() if each.made(form))
     found = {}
     for name in FORMS[kind].names:
-        value = float(getattr(form, name))
-        if value != unused[name]:
+        part, own = form.part(name) if isinstance(form, SwitchedForm) else (form, name)
+        value = float(getattr(part, own))
+        if value != signature(type(part)).parameters[own].default:
             dimension = parameter(kind, name)
             found[f"{name} (fitted)"] = (value, "count" if dimension == "ratio" else dimension)
     correction = float(np.asarray(priced.fit.correction(priced.operator)))

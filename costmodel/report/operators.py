@@ -10,6 +10,13 @@ from costmodel.report.routing import routing_line
 from costmodel.report.text import quantity, share
 
 
+def show_refused(reason: str | None) -> None:
+    """Print that the scenario cannot run, where it cannot: its times are those that it would take with more memory."""
+    if reason is not None:
+        show(f"does not run: {reason}", "red")
+        show("the times below are those that it would take with memory enough")
+
+
 def show_lines(found: Sequence[Line], argument: str, routing: Mapping[str, float] | None = None) -> None:
     """Print where a scenario's time goes, and how to ask for more. routing: of its expert layers."""
     rows = table("operator", ">time", ">share", "|", ">hidden", "limit", "basis")

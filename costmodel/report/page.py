@@ -33,7 +33,8 @@ _form: ContextVar[str] = ContextVar("form", default="text")
 class Table:
     """Rows under headings. A heading that begins with `>` is right-aligned; one that begins with `|` stands over bars,
     whose cells are shares. Where a terminal has no room, bars are left out, then columns that say the same in every
-    row, which a line below the table says once, then those whose heading begins with `?`, the widest first.
+    row, which a line below the table says once, then those whose heading begins with `?`: first those with more of
+    them, of as many the widest.
     """
 
     headings: tuple[str, ...]
@@ -56,6 +57,11 @@ class Table:
 
 def _name(heading: str) -> str:
     return heading.lstrip("?>|")
+
+
+def _spare(heading: str) -> int:
+    """Return how easily a column is left out."""
+    return len(heading) - len(heading.lstrip("?"))
 
 
 def _is_number(heading: str) -> bool:
@@ -121,7 +127,7 @@ def _fitting(content: Table) -> tuple[Table, list[str], list[str]]:
     if _width(content) > columns:
         content = content.without_bars()
     if _width(content) > columns:
-        alike = [at for at in range(len(content.headings)) if len({_words(row[at]) for row in content.rows}) == 1]
+        alike = [at for at in range(len(content.headings)) if _is_alike(content, at)]
         for at in reversed(alike) if len(content.rows) > 1 and len(alike) < len(content.headings) else ():
             same.insert(0, f"{_name(content.headings[at])} {_words(content.rows[0][at])}".strip())
             content = content.without(at)
@@ -130,10 +136,16 @@ def _fitting(content: Table) -> tuple[Table, list[str], list[str]]:
         spare = [at for at, heading in enumerate(content.headings) if heading.startswith("?")]
         if not spare:
             break
-        widest = max(spare, key=lambda at: widths[at])
+        widest = max(spare, key=lambda at: (_spare(content.headings[at]), widths[at]))
         left_out.append(_name(content.headings[widest]))
         content = content.without(widest)
     return content, [words for words in same if words], left_out
+
+
+def _is_alike(content: Table, at: int) -> bool:
+    """Tell whether a column says the same in every row; a mark without a heading means nothing away from its rows."""
+    words = {_words(row[at]) for row in content.rows}
+    return len(words) == 1 and (bool(_name(content.headings[at])) or words == {""})
 
 
 def _width(content: Table) -> int:

@@ -7,20 +7,22 @@ from typing import Any
 
 from costmodel.report.number import Number
 from costmodel.report.page import show, table
-from costmodel.report.text import NONE, count, metric, setting, short_paths, span
+from costmodel.report.text import NONE, count, gib, metric, setting, short_paths, span
 from costmodel.result import PHASES
 from costmodel.schema import ResolvedWorkload
 from costmodel.schema.quantity import Measure
 from costmodel.study.goals import Candidate, Found
 from costmodel.study.sensitivity import Sensitivity
 
+MOST_NUMBERS = 4  # of devices that are listed
 MOST_ROWS = 20  # of a ranking that people read; --json has them all
 
 
 def show_found(found: Found) -> None:
     """Print how many layouts were looked at, the best ones, and the front of rate against rate a user."""
     show(
-        f"{found.scenario}: looked at {found.looked_at:,} layouts; the degrees of {found.feasible:,} divide; "
+        f"{found.scenario}: looked at {found.looked_at:,} layouts on {_numbers(found.devices)} devices; "
+        f"the degrees of {found.feasible:,} divide; "
         f"{found.scheduled:,} were evaluated, no other can be among the best",
         "bold",
     )
@@ -31,11 +33,18 @@ def show_found(found: Found) -> None:
         return
     show(_candidates(found.best, found.axes))
     if any(one.tied for one in found.best):
-        show("~ the 80 % intervals of this layout and the next overlap: the model cannot tell which is better")
+        show("~ the 80 % intervals of the objective of this layout and of a neighbour overlap: which is better is open")
     if found.front:
         show("")
         show("Pareto front of throughput against the rate of a user", "bold")
-        show(_candidates(found.front, found.axes))
+        show(_candidates(found.front, found.axes, of_rates=True))
+
+
+def _numbers(devices: Sequence[int]) -> str:
+    """Return numbers of devices as a list, the ends of one that is long."""
+    if len(devices) > MOST_NUMBERS:
+        return f"{devices[0]:,} to {devices[-1]:,}"
+    return " or ".join(f"{number:,}" for number in devices)
 
 
 def _why_none(found: Found) -> str:
@@ -44,11 +53,20 @@ def _why_none(found: Found) -> str:
         return "no layout of as many devices has what is set: a degree does not divide them, the heads or the experts"
     if not found.feasible:
         return "the degrees of none divide"
-    return "none fits in memory" if not found.scheduled else "none fits and meets the constraints"
+    if found.least is not None:
+        return (
+            f"none fits in memory: a device would have to hold {gib(found.least)} GiB at least; "
+            "name more --devices, or narrow `precision`"
+        )
+    return "none fits and meets the constraints"
 
 
-def _candidates(rows: Sequence[Candidate], axes: Mapping[str, str]) -> Any:
-    """Return layouts as a table: what differs among them, their times and rates. axes: path -> dimension."""
+def _candidates(rows: Sequence[Candidate], axes: Mapping[str, str], *, of_rates: bool = False) -> Any:
+    """Return layouts as a table: what differs among them, their times and rates.
+
+    axes: path -> dimension; of_rates: it is about the rates, so that where there is no room for all the time is left
+    out, not the rate of a user.
+    """
     names = list(dict.fromkeys(name for row in rows for name in row.at))
     short = {name: name.rpartition(".")[2] for name in names}
     twice = [name for name in names if list(short.values()).count(short[name]) > 1]
@@ -56,9 +74,11 @@ def _candidates(rows: Sequence[Candidate], axes: Mapping[str, str]) -> Any:
     known = next(iter(name for name in PHASES.values() if name[0] in rows[0].metrics))[0]
     rates = [name for name in ("tokens_per_second_per_device", "tokens_per_second_per_user", "mfu")
              if rows[0].metrics.get(name) is not None]  # fmt: skip
+    spare = {"tokens_per_second_per_user": "" if of_rates else "??", "mfu": "?"}
     made = table(
-        "", ">devices", *(f">{short[name]}" for name in names), f">{known}", ">80 % interval",
-        *(f"?>{name.replace('tokens_per_second_per_', 'tokens/s/')}" for name in rates),
+        "", ">devices", *(f">{short[name]}" for name in names),
+        *((f"?>{known}", "??>80 % interval") if of_rates else (f">{known}", ">80 % interval")),
+        *(f"{spare.get(name, '')}>{name.replace('tokens_per_second_per_', 'tokens/s/')}" for name in rates),
     )  # fmt: skip
     for row in rows:
         made.add(
@@ -107,7 +127,7 @@ def show_sensitivities(resolved: ResolvedWorkload, name: str, found: Mapping[str
         if len(rows) > MOST_ROWS:
             show(f"{len(rows) - MOST_ROWS} weaker ones are not shown; --json has them", "dim")
         if any(row.tied for row in rows[:MOST_ROWS]):
-            show("~ the order of this parameter and the next depends on the direction of the step")
+            show("~ the order of this parameter and of a neighbour depends on the direction of the step")
 
 
 def _slope(value: float | None) -> str:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from costmodel.analytic.counted import TOTAL, counted_work
 from costmodel.api import load
 from costmodel.report.style import CYCLE, canvas, log_axis
-from costmodel.workload.scenario import Prefill
+from costmodel.workload.plans import Prefill
 
 FOLDER = "systems"
 ONE = "nodes/a100-x1"

@@ -205,18 +205,6 @@ def _limits(point: Point) -> str:
     return ", ".join(parts)
 
 
-def _relief(point: Point) -> str:
-    """Return what makes the largest part of the ledger smaller."""
-    parts = point.memory or {}
-    ways = {
-        "optimizer": "shard it (`optimizer.zero`)", "gradients": "shard it (`optimizer.zero: 2`)",
-        "activations": "shrink it (`micro_batch`, `recompute`)",
-        "kv_cache": "shrink it (`batch_per_device`, `context`)",
-    }  # fmt: skip
-    largest = max(parts, key=lambda name: parts[name], default="")
-    return f"{largest.replace('_', ' ')} takes most, {ways.get(largest, 'split it further (`parallel`)')}"
-
-
 def _next_steps(argument: str, points: Mapping[str, Point], *, detailed: bool) -> Iterator[str]:
     """Yield commands that lead on from here."""
     tight = ((name, point) for name, point in points.items() if point.memory and not point.fits)
@@ -224,7 +212,7 @@ def _next_steps(argument: str, points: Mapping[str, Point], *, detailed: bool) -
         needed = point.on_device
         if needed > point.capacity:
             wanted = f"{math.ceil(needed / parse('1 GiB', 'size'))} GiB"
-            yield f"next: {name} needs {wanted} a device: {_relief(point)}, or see what larger memory would give:"
+            yield f"next: what {name} would do with {wanted} a device:"
             yield f'      costmodel simulate {argument} --scenario {name} --set hardware.memory.hbm.capacity="{wanted}"'
             break
     for name, point in points.items():

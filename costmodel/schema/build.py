@@ -85,28 +85,30 @@ from costmodel.workload.patterns import (
     Spans,
     StridedBlocks,
 )
-from costmodel.workload.scenario import (
-    Communication,
+from costmodel.workload.plans import (
     Decode,
     Denoising,
-    Disaggregated,
     ExpertBound,
-    Framework,
     Generate,
-    HostTimes,
-    Offload,
-    Parallelism,
     Placement,
-    Plan,
-    Pool,
-    Precision,
     Prefill,
-    Routing,
     Serving,
     Sharding,
     Speculative,
-    Tile,
     Training,
+)
+from costmodel.workload.scenario import (
+    Communication,
+    Disaggregated,
+    Framework,
+    HostTimes,
+    Offload,
+    Parallelism,
+    Plan,
+    Pool,
+    Precision,
+    Routing,
+    Tile,
 )
 from costmodel.workload.schedules import implied_virtual
 from costmodel.workload.simulation import Checkpoints, Simulation, Slowdown

@@ -106,8 +106,11 @@ class Measure(_Checked):
         return self.unit or units.example_unit(self.dimension)
 
     def _suggest(self, value: float) -> str:
-        """Return `value` in the field's usual unit, or as the SI value that a very large or small number must be."""
-        if not math.isfinite(value):
+        """Return `value` in the field's usual unit, or as the SI value that a very large or small number must be.
+
+        Instead of a value that the field may not have in any unit, another one.
+        """
+        if not math.isfinite(value) or value < 0 or (value == 0 and not self.zero):
             return f"10 {self._unit}"
         if 1e-3 <= abs(value) < 1e5 or value == 0:
             return f"{value:g} {self._unit}"
@@ -126,7 +129,9 @@ class Measure(_Checked):
         low, high = _range(checked)
         if low < self.low or (low == self.low and not self.zero):
             bound = units.render(self.low, self.dimension) if self.low else "zero"
-            raise wrong(f"{written} is too small", f"write a value {'of at least' if self.zero else 'above'} {bound}")
+            example = "" if self.low or self.dimension in ("ratio", "count") else f', such as "{self._suggest(0.0)}"'
+            told = f"write a value {'of at least' if self.zero else 'above'} {bound}{example}"
+            raise wrong(f"{written} is too small", told)
         if high > self.high:
             raise wrong(f"{written} is too large", f"write at most {units.render(self.high, self.dimension)}")
         if high > _MOST or 0.0 < low < 1.0 / _MOST:

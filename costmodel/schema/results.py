@@ -158,6 +158,10 @@ class SweepFile(Written):
         """Return the axis that stands for a dimension of the grid: of axes that vary together the first."""
         return axis if axis.link is None else next(each for each in self.axes if each.link == axis.link)
 
+    def together(self, axis: AxisFile) -> list[AxisFile]:
+        """Return the axes that make a dimension of the grid together, the one that stands for it first."""
+        return [each for each in self.axes if self.dimension_of(each) is self.dimension_of(axis)]
+
     @property
     def dimensions(self) -> list[AxisFile]:
         """Return the axes that stand for the dimensions of the grid."""

@@ -71,5 +71,5 @@ def telling(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError.single(
-            f"cannot be written: {reason}", hint="name another --output, or make room", location=Location(str(path))
+            f"cannot be written: {reason}", hint="name another one, or make room", location=Location(str(path))
         ) from None

@@ -23,7 +23,8 @@ from costmodel.workload.context import Context
 from costmodel.workload.layers import ModelWork, model_work
 from costmodel.workload.memory import least_memory
 from costmodel.workload.optimizer import step_operators
-from costmodel.workload.scenario import Scenario, Training
+from costmodel.workload.plans import Training
+from costmodel.workload.scenario import Scenario
 from costmodel.workload.schedules import Kind, first_rank_chunks, placement_of
 from costmodel.workload.stages import stage_layout
 from costmodel.workload.work import Work

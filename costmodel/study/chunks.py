@@ -13,10 +13,11 @@ import numpy.typing as npt
 from costmodel import __version__
 from costmodel.analytic.blocks import take
 from costmodel.analytic.grid import evaluate_grid
+from costmodel.analytic.refusals import refusals
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import CostModelError
 from costmodel.quantities import Array
-from costmodel.result import FITS, REASONS
+from costmodel.result import BAD_LAYOUT, FITS, REASONS
 from costmodel.study.expressions import Expression
 from costmodel.study.sweep import INTERVAL, Structure, Sweep
 from costmodel.study.tables import Columns, encode
@@ -223,7 +224,10 @@ def _names(piece: Piece) -> dict[str, npt.NDArray[Any]]:
     found |= {name: _flat(value, sizes) for name, value in metrics.items()}
     found["devices"] = _flat(scenario.devices, sizes)
     found["fits"] = codes == FITS
-    found["reason"] = np.array(["", *REASONS[1:]])[codes]
+    reason = np.array(["", *REASONS[1:]])[codes]
+    if np.any(codes == BAD_LAYOUT):
+        reason = np.where(codes == BAD_LAYOUT, refusals(scenario, sizes).reshape(-1), reason)
+    found["reason"] = reason
     return found
 
 

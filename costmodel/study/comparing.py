@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from costmodel.errors import InputError, Location
+from costmodel.errors import InfeasibleError, InputError, Location
 from costmodel.profiling.importing.compressed import parse_json, read_bytes
 from costmodel.profiling.importing.serving import is_benchmark, read_benchmark
 from costmodel.schema.references import near
@@ -34,10 +34,14 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What both state. operators: lines of the breakdown of either, exposed times [s]; none for a benchmark."""
+    """What both state. operators: lines of the breakdown of either, exposed times [s]; none for a benchmark.
+
+    refused: scenario -> the file in which it cannot run and why, for those that have nothing to compare.
+    """
 
     metrics: tuple[Pair, ...]
     operators: tuple[Pair, ...]
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         """Return the comparison as JSON holds it."""
@@ -45,6 +49,7 @@ class Compared:
             "schema": SCHEMA,
             "metrics": [asdict(one) for one in self.metrics],
             "operators": [asdict(one) for one in self.operators],
+            **({"refused": dict(self.refused)} if self.refused else {}),
         }
 
 
@@ -52,7 +57,8 @@ def compare(result: Path, other: Path, scenario: str | None = None) -> Compared:
     """Return the figures that a result and another file both state.
 
     other: a result, or the JSON file of a serving benchmark of vLLM or SGLang. scenario: the only one to compare; a
-    benchmark needs it where the result has several. Raises InputError where a file is wrong or nothing is in common.
+    benchmark needs it where the result has several. Raises InputError where a file is wrong or nothing is in common,
+    InfeasibleError where all that is cannot run.
     """
     ours = read_result(result)
     chosen = _chosen(ours, scenario, result)
@@ -62,19 +68,37 @@ def compare(result: Path, other: Path, scenario: str | None = None) -> Compared:
             raise InputError.single("a benchmark is compared with one scenario", hint=hint, field="--scenario")
         measured = read_benchmark(other, str(other)).metrics
         ((name, first),) = chosen.items()
-        found = Compared(tuple(_metrics(name, first, measured)), ())
+        refused = _refused(name, {result: first})
+        found = Compared(tuple(_metrics(name, first, measured)), (), refused)
     else:
         theirs = read_result(other)
         both = {name: (first, theirs.scenarios[name]) for name, first in chosen.items() if name in theirs.scenarios}
-        metrics = [pair for name, (first, second) in both.items() for pair in _metrics(name, first, second.metrics)]
-        lines = [pair for name, (first, second) in both.items() for pair in _operators(name, first, second)]
-        found = Compared(tuple(metrics), tuple(lines))
+        refused = {}
+        for name, (first, second) in both.items():
+            refused |= _refused(name, {result: first, other: second})
+        runs = [(name, first, second) for name, (first, second) in both.items() if name not in refused]
+        metrics = [pair for name, first, second in runs for pair in _metrics(name, first, second.metrics)]
+        lines = [pair for name, first, second in runs for pair in _operators(name, first, second)]
+        found = Compared(tuple(metrics), tuple(lines), refused)
+    if not found.metrics and found.refused:
+        told = "; ".join(f"{name} of {why}" for name, why in found.refused.items())
+        raise InfeasibleError(f"nothing to compare: {told}")
     if not found.metrics:
         raise InputError.single(
             f"{other} has no metric in common with {result}", hint="compare scenarios of one name and phase",
             location=Location(str(other)),
         )  # fmt: skip
     return found
+
+
+def _refused(name: str, sides: Mapping[Path, ScenarioResult]) -> dict[str, str]:
+    """Return a scenario with the file in which it cannot run and why; nothing where it runs in all. sides: by file."""
+    told = dict.fromkeys(
+        f"{path} cannot run: {one.reason or 'does not fit in memory'}"
+        for path, one in sides.items()
+        if one.reason is not None or not one.memory.fits
+    )
+    return {name: "; ".join(told)} if told else {}
 
 
 def _chosen(result: ResultFile, scenario: str | None, path: Path) -> Mapping[str, ScenarioResult]:

@@ -19,7 +19,7 @@ from costmodel.event.evaluation import EventEngine
 from costmodel.event.graph import MESSAGE
 from costmodel.result import Point
 from costmodel.schema.whole_files import write_whole
-from costmodel.workload.scenario import Decode, Prefill, Training
+from costmodel.workload.plans import Decode, Prefill, Training
 
 WORKLOADS = (
     "deepseek_v3", "deepseek_v2", "gpt3_175b_a100", "llama2_70b_a100", "llama3_8b_rtx4090", "mixtral_8x7b_h100",

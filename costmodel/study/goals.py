@@ -82,7 +82,8 @@ class Goal:
 class Candidate:
     """A layout that was evaluated: where, the objective, its metrics, and the headline's 80 % interval.
 
-    tied: its interval meets that of the next in the ranking.
+    objective_interval: that of the objective, null where it has none, as a formula; tied: whether this layout or a
+    neighbour in the ranking is better is open.
     """
 
     at: Mapping[str, Any]
@@ -90,6 +91,7 @@ class Candidate:
     objective: float
     metrics: Mapping[str, float | None]
     interval: tuple[float, float] | None
+    objective_interval: tuple[float, float] | None = None
     tied: bool = False
 
     def document(self) -> dict[str, Any]:
@@ -101,15 +103,18 @@ class Candidate:
 class Found:
     """What a search found. looked_at: layouts; feasible: those whose degrees divide; scheduled: those evaluated.
 
-    stages: how layers stand on them, where the scenario states that and the search tries other numbers of stages; axes:
-    path -> dimension of those of numbers.
+    devices: numbers of them that layouts take; least: where none fits, no layout needs less memory a device [B];
+    stages: how layers stand on them, where the scenario states that and the search tries other numbers of stages;
+    axes: path -> dimension of those of numbers.
     """
 
     scenario: str
     sense: str = "minimise"
+    devices: tuple[int, ...] = ()
     looked_at: int = 0
     feasible: int = 0
     scheduled: int = 0
+    least: float | None = None
     best: list[Candidate] = field(default_factory=list)
     front: list[Candidate] = field(default_factory=list)
     stages: str | None = None
@@ -118,15 +123,28 @@ class Found:
     def document(self) -> dict[str, Any]:
         """Return what was found as JSON."""
         rows = {"best": self.best, "front": self.front}
-        counts = {"looked_at": self.looked_at, "feasible": self.feasible, "scheduled": self.scheduled}
+        counts = {
+            "devices": list(self.devices),
+            "looked_at": self.looked_at,
+            "feasible": self.feasible,
+            "scheduled": self.scheduled,
+        }
         placed = {} if self.stages is None else {"stages": self.stages}
         return {**counts, **placed, **{name: [row.document() for row in found] for name, found in rows.items()}}
+
+    def needs(self, memory: Array) -> None:
+        """Note what some layouts that do not fit need at least [B]."""
+        if memory.size:
+            least = float(memory.min())
+            self.least = least if self.least is None else min(self.least, least)
 
     def merge(self, other: Found, choices: Mapping[str, str]) -> None:
         """Add what a search of another structure found, with the structural values that it had."""
         self.looked_at += other.looked_at
         self.feasible += other.feasible
         self.scheduled += other.scheduled
+        if other.least is not None:
+            self.needs(np.array([other.least]))
         self.stages = self.stages or other.stages
         best, front = ([replace(one, at={**choices, **one.at}) for one in rows] for rows in (other.best, other.front))
         headline = next((name for name, _ in PHASES.values() for one in best if name in one.metrics), None)
@@ -190,15 +208,29 @@ def read_goal(
     )
 
 
-def candidate(point: Point, at: Mapping[str, Any], score: float, sense: str) -> Candidate:
+def candidate(point: Point, at: Mapping[str, Any], score: float, goal: Goal) -> Candidate:
     """Return one layout in full. score: the objective, smaller being better."""
-    return Candidate(at, point.devices, SENSES[sense] * score, point.metrics, point.intervals[point.headline])
+    value = SENSES[goal.sense] * score
+    exact = (value, value) if goal.is_fewest else None
+    own = point.intervals.get(goal.objective.text, exact)
+    return Candidate(at, point.devices, value, point.metrics, point.intervals[point.headline], own)
 
 
 def ranked(found: Sequence[Candidate]) -> list[Candidate]:
-    """Return candidates with whether each one's interval meets that of the next."""
-    marked = [replace(one, tied=_meet(one.interval, after.interval)) for one, after in pairwise(found)]
-    return [*marked, *(replace(one, tied=False) for one in found[-1:])]
+    """Return candidates with whether the order of each one and the one before it or behind it is open."""
+    meets = [False, *(_is_open(one, after) for one, after in pairwise(found)), False]
+    return [replace(one, tied=before or behind) for one, (before, behind) in zip(found, pairwise(meets), strict=False)]
+
+
+def _is_open(one: Candidate, other: Candidate) -> bool:
+    """Tell whether the 80 % intervals of what two are ranked by meet: the objective, or the headline where it is equal.
+
+    The headline's stand for those of an objective without any.
+    """
+    known = one.objective_interval is not None and other.objective_interval is not None
+    if known and one.objective != other.objective:
+        return _meet(one.objective_interval, other.objective_interval)
+    return _meet(one.interval, other.interval)
 
 
 def _meet(one: tuple[float, float] | None, other: tuple[float, float] | None) -> bool:

@@ -16,8 +16,9 @@ from costmodel.errors import InputError
 from costmodel.quantities import Array
 from costmodel.study.axes import Axis
 from costmodel.workload.architecture import Architecture, MoeFfn
+from costmodel.workload.plans import Decode, Training
 from costmodel.workload.recompute import SETS
-from costmodel.workload.scenario import Decode, Scenario, Training
+from costmodel.workload.scenario import Scenario
 from costmodel.workload.schedules import SCHEDULES
 from costmodel.workload.split_rules import heads_of
 

@@ -7,7 +7,7 @@ the longest. On another number of stages they weigh the same, and layers are spr
 from __future__ import annotations
 
 from costmodel.workload.architecture import Architecture
-from costmodel.workload.scenario import Training
+from costmodel.workload.plans import Training
 from costmodel.workload.stages import even_split
 
 _ENDS = ("embedding", "head", "mtp")

@@ -28,8 +28,9 @@ from costmodel.schema.document import entry
 from costmodel.schema.references import Library, near
 from costmodel.workload.counting import attention_flop_per_token
 from costmodel.workload.operators import AttentionCore, Gemm
+from costmodel.workload.plans import Training
 from costmodel.workload.recompute import expand
-from costmodel.workload.scenario import Scenario, Training
+from costmodel.workload.scenario import Scenario
 
 CONVENTIONS = {"attention": ("causal", "full"), "flop": ("model", "hardware")}
 UTILISATIONS = ("mfu", "hfu", "flop_rate_per_device")

@@ -20,7 +20,7 @@ from costmodel.study.layouts import DEGREES, OWN, VARIED
 from costmodel.study.search_passes import search_passes
 from costmodel.study.search_steps import search_steps
 from costmodel.study.sweep import Structure, Sweep, Wanted, plan_sweep
-from costmodel.workload.scenario import Training
+from costmodel.workload.plans import Training
 
 SCHEMA = "costmodel/search@1"
 
@@ -37,7 +37,8 @@ def searched(
 ) -> Found:
     """Return what a search finds that is asked for as text. varied: axes as `--vary` takes them.
 
-    fixed: parts of a layout as `PATH=VALUE`, which every layout that is looked at has, on as many devices as without.
+    fixed: parts of a layout as `PATH=VALUE`, which every layout that is looked at has. Without devices the layouts take
+    as many as the scenario does with them, as in `simulate`.
     Raises InputError on a bad objective, constraint or axis, and where there are too many layouts.
     """
     phase = workload.scenario(scenario).answers
@@ -45,7 +46,6 @@ def searched(
         goal = read_goal(phase, scenario, objective, wanted.constraints, wanted.derived)
         return search(workload, scenario, goal, devices, told=told)
     base = workload.changed({}, [scenario])
-    devices = devices or _numbers(base, scenario, (), plan_sweep(base, varied, every=True) if varied else None)
     sweep = plan_sweep(base, [*varied, *fixed], every=True)
     paths = [axis.path for axis in sweep.axes if not axis.texts]
     goal = read_goal(phase, scenario, objective, wanted.constraints, wanted.derived, paths)
@@ -67,8 +67,10 @@ def search(
     """
     found = Found(scenario, goal.sense)
     if sweep is None:
-        _add(found, Asked(workload, scenario, goal, _numbers(workload, scenario, devices, None)), told)
+        found.devices = _numbers(workload, scenario, devices, None)
+        _add(found, Asked(workload, scenario, goal, found.devices), told)
         return found
+    found.devices = _numbers(sweep.workload, scenario, devices, sweep)
     structures = [one for one in sweep.structures if one.scenario == scenario]
     for number, one in enumerate(structures):
         loaded = _loaded(sweep.workload, scenario, one)
@@ -76,11 +78,10 @@ def search(
             continue
         head = f"scenarios.{scenario}."
         fixed = tuple(path.removeprefix(head) for path in one.choices)
-        numbers = _numbers(sweep.workload, scenario, devices, sweep)
         part = Found(scenario, goal.sense)
         done = number / len(structures)
         axes = [*_stated(one.choices, head), *sweep.numeric]
-        asked = Asked(loaded, scenario, goal, numbers, axes, fixed)
+        asked = Asked(loaded, scenario, goal, found.devices, axes, fixed)
         _add(part, asked, lambda share, done=done: told(done + share / len(structures)))  # type: ignore[misc]
         others = {path: text for path, text in one.choices.items() if path.removeprefix(head) not in (*OWN, *VARIED)}
         found.merge(part, others)

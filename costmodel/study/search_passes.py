@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from costmodel.analytic.blocks import single, take
+from costmodel.analytic.blocks import blocks, single, take
+from costmodel.analytic.evaluation import ledger_of
 from costmodel.analytic.grid import evaluate_grid, evaluate_point
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Indices
@@ -117,11 +118,27 @@ def search_passes(asked: Asked, found: Found, told: Told) -> None:
     whole = _Grid(space, grid, shape)
     found.best, found.front = ([
         candidate(
-            evaluate_point(single(scenario, whole.index(place)), calibration), whole.at(place), score, asked.goal.sense
+            evaluate_point(single(scenario, whole.index(place)), calibration), whole.at(place), score, asked.goal
         )
         for place, score in zip(of.place.tolist(), of.score.tolist(), strict=True)
     ] for of in (best, edge))  # fmt: skip
     found.best = ranked(found.best)
+    if not found.best:
+        _note_memory(scenario, shape, found)
+
+
+def _note_memory(scenario: Scenario, shape: tuple[int, ...], found: Found) -> None:
+    """Note what a device needs at least, where no layout fits."""
+    capacity = scenario.cluster.device.device_memory.capacity
+    layout = np.broadcast_to(feasible_layout(scenario), shape)
+    totals = np.full(shape, np.nan)
+    with np.errstate(all="ignore"):
+        for block in blocks(scenario, shape):
+            ledger = ledger_of(block.scenario)
+            assert ledger is not None, "a pass has a ledger"
+            totals[np.ix_(*block.index)] = ledger.total
+    if not np.any(layout & (totals <= capacity)):
+        found.needs(totals[layout & ~np.isnan(totals)])
 
 
 def _evaluated(asked: Asked, scenario: Scenario, calibration: Calibration, grid: _Grid, index: Index) -> _Rows:

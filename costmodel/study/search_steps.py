@@ -22,7 +22,8 @@ from costmodel.study.bounds import Bounder
 from costmodel.study.goals import KEPT, Asked, Found, Goal, Told, candidate, ranked
 from costmodel.study.layouts import LAYOUT, Space, Variant, check_size, training_space, variants
 from costmodel.study.placement import end_weights, stage_sizes
-from costmodel.workload.scenario import Scenario, Training
+from costmodel.workload.plans import Training
+from costmodel.workload.scenario import Scenario
 from costmodel.workload.validity import feasible_layout
 
 _OF_STAGES = ("parallel.pp", "parallel.virtual", "parallel.dp")  # what the work of one layer does not depend on
@@ -132,9 +133,11 @@ def search_steps(asked: Asked, found: Found, devices: int, told: Told) -> None:
     race = _Race(base, calibration, space, head, goal, plans, prune=_prunes(asked))
     groups = sorted(_groups(race, found), key=lambda group: float(group.bounds.min()))
     _run(race, groups, found, told)
+    if found.scheduled:
+        found.least = None
     points = [evaluate_point(race.one(one.variant, one.row), calibration) for one in race.kept]
     found.best = ranked([
-        candidate(point, {**space.at(one.row), **plans[one.variant].document()}, one.score, goal.sense)
+        candidate(point, {**space.at(one.row), **plans[one.variant].document()}, one.score, goal)
         for one, point in zip(race.kept, points, strict=True)
     ])  # fmt: skip
 
@@ -242,7 +245,9 @@ def _may_fit(
     found.looked_at += int(own.sum())
     found.feasible += int(layout.sum())
     with np.errstate(all="ignore"):
-        return layout & (bounder.memory(scenario, plan) <= base.cluster.device.device_memory.capacity)
+        memory = np.broadcast_to(bounder.memory(scenario, plan), own.shape)
+    found.needs(memory[layout])
+    return layout & (memory <= base.cluster.device.device_memory.capacity)
 
 
 def _numbered(columns: Sequence[Array]) -> Indices:

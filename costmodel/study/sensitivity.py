@@ -8,7 +8,8 @@ Processors and clocks carry the peaks with them, so they vary in an evaluation o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ class Sensitivity:
 
     up, down: with the step up alone and down alone, which differ at a kink; low, high: the span of all three; better:
     the metric with the parameter a tenth better, and its 80 % interval; saved: dollars per trillion tokens, null where
-    nothing has a price; tied: its span meets that of the next parameter in the ranking.
+    nothing has a price; tied: its span meets that of a neighbour in the ranking.
     """
 
     path: str
@@ -88,7 +89,8 @@ def sensitivities(workload: Workload, scenario: str, metric: str) -> list[Sensit
         found += _evaluated(workload, scenario, metric, together)
     moving = [one for one in found if one.elasticity or one.up or one.down or one.low or one.high]
     ranked = sorted(moving, key=lambda one: (-abs(one.elasticity), one.path))
-    return [_tied(one, after) for one, after in zip(ranked, (*ranked[1:], None), strict=True)]
+    meets = [False, *(_meet(one, after) for one, after in pairwise(ranked)), False]
+    return [replace(one, tied=before or behind) for one, (before, behind) in zip(ranked, pairwise(meets), strict=False)]
 
 
 def _parameters(workload: Workload, scenario: str) -> Iterator[tuple[str, float, NumberType]]:
@@ -199,10 +201,6 @@ def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _tied(one: Sensitivity, after: Sensitivity | None) -> Sensitivity:
-    """Return a row with whether its span of magnitudes meets that of the row below it."""
-    if after is None:
-        return one
-    spans = [sorted((abs(each.low), abs(each.high))) for each in (one, after)]
-    values = {**one.document(), "tied": spans[0][0] <= spans[1][1]}
-    return Sensitivity(**values)
+def _meet(one: Sensitivity, after: Sensitivity) -> bool:
+    """Tell whether the spans of magnitudes of a row and of the one below it meet."""
+    return min(abs(one.low), abs(one.high)) <= max(abs(after.low), abs(after.high))

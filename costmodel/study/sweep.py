@@ -17,7 +17,7 @@ import numpy as np
 from costmodel import __version__
 from costmodel.api import Vary, Workload
 from costmodel.errors import InputError, LayoutError, Location
-from costmodel.result import PHASES
+from costmodel.result import BAD_LAYOUT, PHASES, REASONS
 from costmodel.schema import SI
 from costmodel.schema.fields import NumberType
 from costmodel.schema.metrics import unit_of
@@ -118,9 +118,8 @@ class Sweep:
                 errors[number] = error
                 found.append(None)
         _check_choices(choices, errors)
-        told = {number: _reason(error) for number, error in errors.items()}
         return [
-            Structure(name, chosen, loaded, told.get(number, ""))
+            Structure(name, chosen, loaded, _reason(errors[number], name) if number in errors else "")
             for name in self.scenarios
             for number, (chosen, loaded) in enumerate(zip(choices, found, strict=True))
         ]
@@ -216,9 +215,12 @@ class Sweep:
         }  # fmt: skip
 
 
-def _reason(error: InputError) -> str:
-    """Return an error as the table says it: without its place."""
-    return str(replace(error.problems[0], location=None))
+def _reason(error: InputError, scenario: str) -> str:
+    """Return an error as the table says it: without its place; of a layout, as of one that numeric axes make."""
+    first = error.problems[0]
+    if first.of_layout:
+        return f"{REASONS[BAD_LAYOUT]}: {first.field.removeprefix(f'scenarios.{scenario}.')}: {first.message}"
+    return str(replace(first, location=None))
 
 
 def _check_choices(choices: Sequence[Mapping[str, str]], errors: Mapping[int, InputError]) -> None:

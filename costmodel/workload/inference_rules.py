@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from costmodel.quantities import Count, divides
 from costmodel.workload.architecture import Attention
 from costmodel.workload.passes import pipeline_batches
+from costmodel.workload.plans import Decode, Generate, Prefill, Serving
 from costmodel.workload.rule import Rule, divides_rule, shown
-from costmodel.workload.scenario import Decode, Generate, Plan, Prefill, Scenario, Serving
+from costmodel.workload.scenario import Plan, Scenario
 
 
 def inference_rules(scenario: Scenario, plan: Plan) -> Iterator[Rule]:

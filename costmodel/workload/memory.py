@@ -20,7 +20,8 @@ from costmodel.workload.layers import ModelWork
 from costmodel.workload.operators import AttentionCore, Elementwise, Exchange, Gemm, MixedAttention, Operator
 from costmodel.workload.optimizer import held_parameters
 from costmodel.workload.passes import Pass, PassWork
-from costmodel.workload.scenario import Precision, Training
+from costmodel.workload.plans import Training
+from costmodel.workload.scenario import Precision
 from costmodel.workload.schedules import ORDERS, Schedule
 from costmodel.workload.sharding import Split, gradient_format, kept_bytes
 from costmodel.workload.stages import Stage

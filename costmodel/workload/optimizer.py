@@ -9,7 +9,7 @@ from costmodel.quantities import Bytes, is_single, maximum, where
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.operators import Elementwise, HostUpdate, Operator
-from costmodel.workload.scenario import Training
+from costmodel.workload.plans import Training
 from costmodel.workload.sharding import (
     Owned,
     by_kind,

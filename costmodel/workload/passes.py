@@ -13,7 +13,8 @@ from costmodel.workload.counting import sum_of
 from costmodel.workload.layers import ModelWork, draft_work, model_work
 from costmodel.workload.mixed import labelled, merged, merged_model, shares_attention, sharing
 from costmodel.workload.operators import Operator
-from costmodel.workload.scenario import Generate, Scenario
+from costmodel.workload.plans import Generate
+from costmodel.workload.scenario import Scenario
 from costmodel.workload.stages import Stage
 from costmodel.workload.work import Work
 

@@ -11,7 +11,7 @@ from costmodel.workload.counting import sum_of
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.hosting import weight_bytes
 from costmodel.workload.operators import Collective, Elementwise, Group, HostTransfer, Operator
-from costmodel.workload.scenario import Training
+from costmodel.workload.plans import Training
 from costmodel.workload.work import Parameters, Work
 
 

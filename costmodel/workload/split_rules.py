@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from costmodel.quantities import Count, Mask, divides, is_single, maximum
 from costmodel.workload.architecture import Attention, Mixer, Mla, MoeFfn, NeuralMemory, Recurrence
+from costmodel.workload.plans import Decode, Training
 from costmodel.workload.rule import Rule, divides_rule, shown
-from costmodel.workload.scenario import Decode, Scenario, Training
+from costmodel.workload.scenario import Scenario
 
 
 def heads_of(mixer: Mixer) -> Count:

@@ -8,7 +8,7 @@ from itertools import groupby
 
 from costmodel.errors import InputError
 from costmodel.workload.architecture import Architecture
-from costmodel.workload.scenario import Placement
+from costmodel.workload.plans import Placement
 
 FIRST_AND_LAST = Placement()
 

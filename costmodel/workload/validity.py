@@ -10,8 +10,9 @@ import numpy as np
 from costmodel.quantities import Mask, divides, is_single
 from costmodel.workload.architecture import Attention, MoeFfn, NoFfn
 from costmodel.workload.inference_rules import inference_rules
+from costmodel.workload.plans import ExpertBound, Training
 from costmodel.workload.rule import Rule, divides_rule, shown
-from costmodel.workload.scenario import Disaggregated, ExpertBound, Precision, Scenario, Training
+from costmodel.workload.scenario import Disaggregated, Precision, Scenario
 from costmodel.workload.schedules import rules_of
 from costmodel.workload.split_rules import context_rules, heads_of, offload_rules, sharding_rules
 

@@ -182,3 +182,15 @@ def test_a_vocabulary_that_tp_does_not_divide_is_noted(run):
     done = run("simulate", "gpt3_175b_a100", "--scenario", "full", "--set", "model.vocabulary=51201")
     assert done.code == 0
     assert "a vocabulary of 51,201 does not divide over tp = 8" in done.out
+
+
+def test_a_problem_of_a_file_that_two_others_name_is_told_once(run, tmp_path):
+    folder = tmp_path / "hardware"
+    (folder / "devices").mkdir(parents=True)
+    (folder / "nodes").mkdir()
+    device, node = folder / "devices" / "mine.yaml", folder / "nodes" / "box.yaml"
+    device.write_text("schema: costmodel/device@1\nextends: devices/h100-sxm\nname: mine\npower: {tdp: 600}\n")
+    node.write_text("schema: costmodel/node@1\nextends: nodes/dgx-h100\nname: box\ndevice: devices/mine\n")
+    done = run("validate", device, node, "--path", tmp_path)
+    assert done.code == 2
+    assert done.out.count("power.tdp: 600 has no unit") == 1

@@ -135,3 +135,28 @@ def test_the_page_names_the_engine_and_lists_nothing_that_rounding_made(run):
     done = run("simulate", FLAGSHIP, "--scenario", "training", "--engine", "event")
     assert done.out.splitlines()[0].endswith("simulated event by event")
     assert " ps" not in done.out
+
+
+def test_what_does_not_fit_has_no_timeline_and_says_so(run, tmp_path):
+    full = ("--set", "scenarios.decode.batch_per_device=1280", "--engine", "event", "--trace")
+    alone, both = tmp_path / "alone.json", tmp_path / "both.json"
+    for form in ((), ("--json",)):
+        done = run("simulate", "deepseek_v3", "--scenario", "decode", *full, str(alone), *form)
+        assert done.code == 3
+        assert f"{alone}: no timeline of decode, which cannot run: does not fit in memory: " in done.err
+        assert f"{alone}: not written" in done.err
+        assert not alone.exists()
+    done = run("simulate", "deepseek_v3", "--scenario", "decode", "--scenario", "prefill", *full, str(both))
+    assert (done.code, "not written" in done.err) == (3, False)
+    names = {
+        each["args"]["name"] for each in json.loads(both.read_text())["traceEvents"] if each["name"] == "process_name"
+    }
+    assert all(name.startswith("prefill") for name in names)
+
+
+def test_a_phase_that_is_not_simulated_has_no_timeline_and_says_so(run, tmp_path):
+    path = tmp_path / "t.json"
+    done = run("simulate", "llama3_8b_rtx4090", "--scenario", "serving", "--engine", "event", "--trace", path)
+    assert done.code == 0
+    assert f"{path}: no timeline of serving: the event engine simulates training, prefill and decode only" in done.err
+    assert not path.exists()

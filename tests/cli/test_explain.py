@@ -5,6 +5,9 @@ import math
 
 import pytest
 
+import costmodel
+from costmodel.report import explain
+
 FLAGSHIP = "deepseek_v3"
 
 
@@ -194,10 +197,18 @@ def test_a_users_own_mix_of_patterns_shows_the_pairs_bytes_and_bound_of_each(run
         assert found["bound"] in ("compute", "memory")
 
 
+def test_a_wait_is_told_to_be_none(run):
+    layout = [f"scenarios.decode.parallel.{each}" for each in ("pp=2", "dp=64", "ep=64")]
+    changes = [word for change in layout for word in ("--set", change)]
+    done = run("explain", FLAGSHIP, "--scenario", "decode", *changes, "--op", "pipeline wait")
+    assert (done.code, done.out) == (2, "")
+    assert "is time in which ranks wait or kernels run slower, not an operator; without --op every line" in done.err
+
+
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("contention", "is time in which ranks wait or kernels run slower, not an operator; without --op every line"),
+        ("slowed by exchanges", "is no operator: beside expert exchanges kernels take `framework.contention` times as"),
         ("rooter", "has no operator 'rooter'; did you mean `router`"),
         ("gizmo", "has no operator 'gizmo'; without --op every line is listed"),
     ],
@@ -207,3 +218,37 @@ def test_a_name_that_no_operator_has_is_told_in_one_line(run, name, told):
     assert (done.code, done.out) == (2, "")
     assert told in done.err
     assert len(done.err.splitlines()) == 1
+
+
+FULL = ("--scenario", "decode", "--set", "scenarios.decode.batch_per_device=1280")
+
+
+def test_what_does_not_fit_is_explained_as_such(run):
+    for asked in ((), ("--op", "expert up")):
+        done = run("explain", FLAGSHIP, *FULL, *asked)
+        assert done.code == 3
+        assert done.out.startswith("does not run: does not fit in memory: the fullest of 128 devices needs")
+        document = json.loads(run("explain", FLAGSHIP, *FULL, *asked, "--json").out)
+        assert "for kv cache: lower `batch_per_device`" in document["reason"]
+        assert document["operators"]
+    assert "reason" not in explained(run, "--scenario", "decode")
+
+
+@pytest.mark.parametrize(
+    "name", ["deepep", "deepseek_v2", "deepseek_v3_serving", "gpt3_175b_a100", "mixtral_8x7b_h100"]
+)
+def test_every_operator_of_the_shipped_workloads_can_be_explained(name):
+    workload = costmodel.load(name)
+    for scenario in workload.scenarios:
+        for line in explain.lines(workload, scenario):
+            assert not line.operators or explain.explain(workload, scenario, line.name)
+
+
+def test_both_tiles_of_a_form_with_two_are_explained(run):
+    asked = ("--op", "expert up", "--set", "scenarios.training.framework=vllm", "--json")
+    (found,) = {
+        one["formula"]: one for one in json.loads(run("explain", "deepseek_v2", *asked).out)["operators"]
+    }.values()
+    inputs = found["inputs"]
+    assert inputs["few_compute (fitted)"] > 0 < inputs["compute (fitted)"]
+    assert "few_scan (fitted)" not in inputs

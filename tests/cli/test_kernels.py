@@ -96,9 +96,15 @@ def test_a_row_without_a_size_is_an_error_at_its_line_and_nothing_is_written(run
 
 
 def test_an_output_that_cannot_be_written_is_an_error(run, world):
-    done = run("predict", write(world, "t.csv", ROWS), "--output", "missing/out.csv", "--path", world)
+    done = run("predict", write(world, "t.csv", ROWS), "--output", "t.csv/out.csv", "--path", world)
     assert done.code == 2
     assert "cannot be written" in done.err
+
+
+def test_folders_of_an_output_are_made(run, world):
+    done = run("predict", write(world, "t.csv", ROWS), "--output", "new/folder/out.csv", "--path", world)
+    assert done.code == 0, done.err
+    assert len(rows_of(world / "new" / "folder" / "out.csv")) == 6
 
 
 def test_a_folder_of_tables_is_predicted_as_one(run, world):
@@ -205,10 +211,12 @@ def test_calibrate_reports_as_json(run, world):
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict", "calibrate"])
-def test_a_table_in_milliseconds_is_refused_where_times_count(run, world, command):
+def test_a_table_in_milliseconds_is_refused(run, world, command):
     write(world, "t.csv", "device,op,dtype_in,m,n,k,time_ms\nCHIP,gemm,bf16,8,8,8,1\n")
     more = {"evaluate": [], "predict": ["--output", "o.csv"], "calibrate": ["--device", "chip", "--output", "o.yaml"]}
     done = run(command, "t.csv", *more[command], "--path", world)
-    assert (done.code == 0) == (command == "predict")
-    if done.code:
-        assert "t.csv:1: time_us: `time_ms` is no column of the measurement schema" in done.err
+    assert done.code == 2
+    assert "t.csv:1: time_us: `time_ms` (column 7) is no column of the measurement schema" in done.err
+    assert "convert `time_ms` to microseconds, named `time_us`" in done.err
+    assert len(done.err.strip().splitlines()) == 1
+    assert not (world / "o.csv").exists()

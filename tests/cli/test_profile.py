@@ -88,6 +88,22 @@ def test_compare_holds_a_result_against_another_and_against_a_benchmark(run, wor
     assert "tpot" in run("compare", "a.json", "bench.json", "--scenario", "decode").out
 
 
+def test_compare_says_which_side_does_not_fit(run, world):
+    tight = ("--set", "hardware.memory.hbm.capacity=1 MB")
+    fits, full = (run("simulate", "small", "--path", world, *changes, "--json").out for changes in ((), tight))
+    half = json.loads(fits)
+    half["scenarios"]["train"] = json.loads(full)["scenarios"]["train"]
+    for name, text in (("a.json", fits), ("full.json", full), ("half.json", json.dumps(half))):
+        write(world, name, text)
+    done = run("compare", "a.json", "full.json")
+    assert done.code == 3
+    assert "decode of full.json cannot run: does not fit in memory: " in done.err
+    document = json.loads(run("compare", "half.json", "a.json", "--json").out)
+    assert {one["scenario"] for one in document["metrics"]} == {"decode"}
+    assert document["refused"]["train"].startswith("half.json cannot run: does not fit in memory: ")
+    assert "train is left out: half.json cannot run: " in run("compare", "half.json", "a.json").out
+
+
 def test_compare_says_what_it_cannot_compare(run, world):
     write(world, "a.json", run("simulate", "small", "--path", world, "--json").out)
     write(world, "bench.json", '{"mean_ttft_ms": 5.0}')

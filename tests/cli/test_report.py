@@ -258,3 +258,19 @@ def test_what_is_not_drawn_is_told(run, tmp_path):
     assert done.code == 0
     assert len(names(swept / "report", ".svg")) == 12
     assert done.err == "4 more combinations of its axes are not drawn; its table holds them\n"
+
+
+def test_axes_that_vary_together_are_all_in_a_figure_and_its_data(run, tmp_path):
+    degrees = [f"scenarios.decode.parallel.{name}=64,128" for name in ("dp", "ep")]
+    batches = "scenarios.decode.batch_per_device=32,64,128"
+    asked = ("--scenario", "decode", "--vary", "; ".join(degrees), "--vary", batches)
+    assert run("sweep", "deepseek_v3", *asked, "--output", tmp_path / "out").code == 0
+    done = run("report", tmp_path / "out", "--output", tmp_path / "figures")
+    assert done.code == 0, done.err
+    rows = list(csv.DictReader((tmp_path / "figures" / "sweep-decode.csv").open()))
+    dp, ep = (f"scenarios.decode.parallel.{name}" for name in ("dp", "ep"))
+    assert {(row[dp], row[ep]) for row in rows} == {("64.0", "64.0"), ("128.0", "128.0")}
+    page = (tmp_path / "figures" / "report.html").read_text()
+    assert "parallel.dp, parallel.ep" in page  # the title of the legend
+    assert "parallel.dp 64, parallel.ep 64" in page  # what a dot tells
+    assert "together with" in page

@@ -90,11 +90,22 @@ ZERO = "scenarios.selective.optimizer.zero"
 
 
 def test_what_is_set_is_not_searched(run):
-    fixed = ("--set", f"{ZERO}=2", "--set", "scenarios.selective.parallel.tp=4")
+    fixed = ("--set", f"{ZERO}=2", "--set", "scenarios.selective.parallel.tp=4", "--devices", "64")
     done = run("search", "gpt3_175b_a100", "--scenario", "selective", *fixed, "--json")
     best = json.loads(done.out)["scenarios"]["selective"]["best"]
-    assert {(one["at"]["parallel.tp"], one["at"]["optimizer.zero"]) for one in best} == {(4, 2)}
-    assert {one["devices"] for one in best} == {64}
+    assert {(one["at"]["parallel.tp"], one["at"]["optimizer.zero"], one["devices"]) for one in best} == {(4, 2, 64)}
+    assert done.err == ""
+
+
+def test_a_degree_that_is_set_makes_as_many_devices_as_in_simulate(run):
+    twice = ("gpt3_175b_a100", "--scenario", "selective", "--set", "scenarios.selective.parallel.dp=2")
+    simulated = json.loads(run("simulate", *twice, "--json").out)["scenarios"]["selective"]
+    done = run("search", *twice, "--json")
+    found = json.loads(done.out)["scenarios"]["selective"]
+    assert found["devices"] == [simulated["devices"]] == [128]
+    assert {(one["devices"], one["at"]["parallel.dp"]) for one in found["best"]} == {(128, 2)}
+    assert "selective takes 128 devices, without it 64: --devices 64 keeps them" in done.err
+    assert "on 128 devices" in run("search", *twice).out
 
 
 @pytest.mark.parametrize("stage", ["0", "1"])
@@ -108,7 +119,7 @@ def test_a_stage_that_is_set_leaves_the_layouts_of_one_replica(run, stage):
     ("change", "told"),
     [
         ("scenarios.selective.parallel.tp=5", "no layout of as many devices has what is set"),
-        ("hardware.memory.hbm.capacity=1GiB", "none fits in memory"),
+        ("hardware.memory.hbm.capacity=1GiB", "none fits in memory: a device would have to hold"),
     ],
 )
 def test_a_search_that_finds_nothing_says_why(run, change, told):

@@ -214,3 +214,12 @@ def test_facts_of_expert_layers_stand_in_the_document(run):
         "dropped_share": 0.0,
     }
     assert "routing" not in scenarios["decode_ep_bound"]
+
+
+@pytest.mark.parametrize(("workload", "engine"), [("llama3_8b_rtx4090", "analytic"), ("llama2_70b_a100", "event")])
+def test_a_breakdown_has_no_line_that_rounding_made(run, workload, engine):
+    document = strict(run("simulate", workload, "--engine", engine, "--json").out)
+    for scenario in document["scenarios"].values():
+        names = [line["name"] for line in scenario["breakdown"]]
+        assert "slowed by exchanges" not in names  # there are none
+        assert min(line["time"] + line["hidden"] for line in scenario["breakdown"]) > 1e-9

@@ -118,6 +118,30 @@ def test_the_list_of_hardware_folds_no_row(columns):
     assert "…" not in shown
 
 
+SEARCHED = ("search", "deepseek_v3", "--scenario", "decode", "--devices", "64,128")
+SWEPT = ("sweep", "deepseek_v3", "--vary", "hardware.node.nic.bandwidth=25GB/s,50GB/s", "--vary")
+
+
+@pytest.mark.parametrize("columns", [80, 160])
+def test_the_front_of_two_rates_has_both_on_any_terminal(columns):
+    shown = on_a_terminal(*SEARCHED, COLUMNS=str(columns), NO_COLOR="1")
+    best, front = shown.split("Pareto front")
+    assert "tokens/s/device" in best
+    assert "tokens/s/device  tokens/s/user" in front
+    tables = [line for line in shown.splitlines() if re.match(r"[~ ] +\d|-+$", line)]
+    assert max(map(len, tables)) <= columns
+
+
+@pytest.mark.parametrize("columns", [80, 160])
+def test_the_table_of_a_sweep_fits_a_terminal_and_says_where_it_is_best(columns, tmp_path):
+    axis = "hardware.memory.hbm.bandwidth=2TB/s,3TB/s"
+    shown = on_a_terminal(*SWEPT, axis, "--output", str(tmp_path), COLUMNS=str(columns), NO_COLOR="1")
+    rows = [line for line in shown.splitlines() if re.match(r"(scenario|training|decode|prefill|-+$)[^:]*$", line)]
+    assert max(map(len, rows)) <= columns
+    assert re.search(r"decode +hbm.bandwidth +3 TB/s", shown)
+    assert re.search(r"decode +nic.bandwidth +50 GB/s", shown)
+
+
 def test_a_pipe_gets_plain_text_in_full(process):
     done = process("reproduce", "korthikanti_2022", COLUMNS="40")
     assert "\x1b[" not in done.out

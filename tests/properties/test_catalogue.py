@@ -17,7 +17,8 @@ from costmodel.result import FITS, REASONS, Result
 from costmodel.schema.files import list_names, load_model, load_node
 from costmodel.workload.architecture import Architecture, Attention
 from costmodel.workload.counting import parameter_count
-from costmodel.workload.scenario import Decode, Generate, Parallelism, Plan, Precision, Prefill, Scenario, Training
+from costmodel.workload.plans import Decode, Generate, Prefill, Training
+from costmodel.workload.scenario import Parallelism, Plan, Precision, Scenario
 
 MODELS = list_names("models")
 DEVICES = list_names("devices")
@@ -129,5 +130,6 @@ def test_what_does_not_fit_is_told_in_one_line() -> None:
     of = replace(of, plan=Decode(1.0, 512.0, 0.0), parallel=Parallelism())
     point = evaluate_point(of, Calibration())
     assert not point.fits
-    assert point.reason == "does not fit in memory"
+    assert point.reason is not None
+    assert point.reason.startswith("does not fit in memory: the device needs ")
     assert set(point.metrics.values()) == {None}

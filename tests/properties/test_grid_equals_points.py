@@ -34,7 +34,8 @@ from costmodel.errors import InputError
 from costmodel.quantities import Array
 from costmodel.result import BAD_LAYOUT, Result
 from costmodel.workload.architecture import HeadGroup, Pattern
-from costmodel.workload.scenario import Communication, Parallelism, Scenario, Speculative
+from costmodel.workload.plans import Speculative
+from costmodel.workload.scenario import Communication, Parallelism, Scenario
 
 # A spread that depends on time, so that an interval has to be taken kernel by kernel.
 FIT = FamilyFit(spread=Spread((1e-6, 1e-4, 1e-2), (0.5, 0.8, 0.9), (2.0, 1.5, 1.1), (6.0, 3.0, 1.3)))

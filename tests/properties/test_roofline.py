@@ -14,7 +14,8 @@ from costmodel.network.paths import path
 from costmodel.workload.layers import model_work
 from costmodel.workload.memory import stage_work
 from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Exchange, Gemm
-from costmodel.workload.scenario import Disaggregated, Scenario, Training
+from costmodel.workload.plans import Training
+from costmodel.workload.scenario import Disaggregated, Scenario
 from costmodel.workload.stages import stage_layout
 
 SLACK = 1 - 1e-12

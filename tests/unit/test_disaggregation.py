@@ -121,7 +121,16 @@ def test_links_bound_the_rate_and_the_result_says_so() -> None:
     assert found["requests_per_second"] == pytest.approx(8 * 1e7 / request)
     assert found["prefill_nodes_per_decode_node"] == pytest.approx(1.0)
     assert any("waits for its links" in note for note in result.notes)
-    assert point(of(TWO)).notes == ()
+    assert not any("waits for its links" in note for note in point(of(TWO)).notes)
+
+
+def test_the_result_says_how_many_devices_its_rates_are_of() -> None:
+    found, result = metrics(of(TWO)), point(of(TWO))
+    decode = float(TWO.decode.parallel.devices)
+    prefill = decode * found["prefill_nodes_per_decode_node"]
+    (note,) = result.notes
+    assert f"{decode:,.0f} devices, and of {prefill:,.1f} prefilling devices" in note
+    assert found["tokens_per_second"] / found["tokens_per_second_per_device"] == pytest.approx(decode + prefill)
 
 
 def test_pools_in_one_node_send_over_its_link() -> None:

@@ -31,7 +31,8 @@ from costmodel.result import Point
 from costmodel.workload.architecture import Architecture, HeadGroup, Pattern
 from costmodel.workload.counting import kv_bytes_per_sequence
 from costmodel.workload.passes import pass_work, pipeline_batches
-from costmodel.workload.scenario import Communication, Decode, Generate, Parallelism, Prefill, Scenario
+from costmodel.workload.plans import Decode, Generate, Prefill
+from costmodel.workload.scenario import Communication, Parallelism, Scenario
 
 ROOMY = with_device(CLUSTER, with_level(DEVICE, "hbm", 2e12, 1e15))
 EXPERTS = Parallelism(dp=16.0, ep=16.0)

@@ -28,7 +28,8 @@ from costmodel.analytic.grid import evaluate_grid, evaluate_point, evaluate_sing
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array
 from costmodel.result import REASONS, Result
-from costmodel.workload.scenario import Parallelism, Scenario
+from costmodel.workload.plans import Decode
+from costmodel.workload.scenario import Parallelism, Plan, Scenario
 
 CALIBRATION = spreads(0.9, 1.5, 2.5)
 
@@ -193,4 +194,21 @@ def test_a_scenario_that_does_not_fit_still_prints_its_ledger() -> None:
     assert document["memory"]["weights"] > 0
     assert document["bound"] == "capacity"
     assert set(document["metrics"].values()) == {None}
-    assert document["reason"] == "does not fit in memory"
+    needed = sum(value for name, value in document["memory"].items() if name not in ("capacity", "fits"))
+    over = needed - document["memory"]["capacity"]
+    assert document["reason"].startswith("does not fit in memory: the device needs ")
+    assert f"needs {needed / 2**30:,.1f} GiB, {over / 2**30:,.1f} GiB more than its" in document["reason"]
+
+
+def test_what_takes_most_of_the_memory_is_named_with_what_shrinks_it() -> None:
+    def reason(plan: Plan, capacity: float) -> str:
+        small = with_device(CLUSTER, with_level(DEVICE, "hbm", 2e12, capacity))
+        told = evaluate_point(scenario(plan, DENSE_MODEL, cluster=small), Calibration()).reason
+        assert told is not None
+        return told
+
+    assert "for kv cache: lower `batch_per_device`" in reason(Decode(4096.0, 4096.0, 64.0), 8e10)
+    assert "for weights: raise `parallel.tp` or `parallel.pp`" in reason(Decode(1.0, 64.0, 64.0), 5e8)
+    assert "for optimizer: shard it (`optimizer.zero: 1`)" in reason(
+        replace(STEP, micro_batch=1.0, sequence=64.0, zero=0), 1e9
+    )

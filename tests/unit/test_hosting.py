@@ -17,7 +17,8 @@ from costmodel.errors import InputError
 from costmodel.hardware import Cluster, Host
 from costmodel.quantities import Quantity
 from costmodel.workload.operators import Gemm, HostProduct, HostTransfer
-from costmodel.workload.scenario import ExpertBound, Generate, Offload, Parallelism, Plan, Scenario, Training
+from costmodel.workload.plans import ExpertBound, Generate, Training
+from costmodel.workload.scenario import Offload, Parallelism, Plan, Scenario
 
 ONE = replace(DECODE, batch_per_device=1.0, micro_batches=1)
 EXPERTS = Offload(experts="host")

@@ -15,7 +15,8 @@ from costmodel.hardware import Nic
 from costmodel.result import Point
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.counting import kv_bytes_per_token, parameter_count
-from costmodel.workload.scenario import Communication, Decode, Parallelism, Plan, Prefill, Scenario
+from costmodel.workload.plans import Decode, Prefill
+from costmodel.workload.scenario import Communication, Parallelism, Plan, Scenario
 
 EXPERTS = Parallelism(dp=16.0, ep=16.0)
 LOW_LATENCY = Communication(mode="low_latency", dispatch="fp8")

@@ -16,7 +16,8 @@ from costmodel.analytic.training import price_step, step_times
 from costmodel.cost.calibration import Calibration, FamilyFit, Spread
 from costmodel.quantities import Quantity
 from costmodel.result import Metrics
-from costmodel.workload.scenario import Communication, Parallelism, Scenario, Training
+from costmodel.workload.plans import Serving, Training
+from costmodel.workload.scenario import Communication, Parallelism, Scenario
 
 EXPERTS = Parallelism(pp=2.0, dp=16.0, ep=16.0)
 SCENARIOS: dict[str, Scenario] = {
@@ -88,6 +89,18 @@ def test_a_family_of_everything_scales_times_and_rates_alike() -> None:
     assert found["bubble_time"] == pytest.approx((2.0, 12.0))
     assert found["exposed_communication_time"] == pytest.approx((0.0, 0.0))
     assert found["open"] is None
+
+
+def test_rates_that_are_multiples_of_each_other_have_intervals_that_are() -> None:
+    of = scenario(Serving(1024.0, 128.0, 8.0), DENSE_MODEL)
+    kernels = spreads(0.8, 1.0, 1.3)
+    whole = FamilyFit(spread=Spread((1.0,), (0.7,), (1.0,), (1.6,)))
+    point = evaluate_point(of, replace(kernels, families={**kernels.families, "composition_serving": whole}))
+    requests = point.intervals["requests_per_second"]
+    assert requests is not None
+    assert width(requests) > np.log(1.6 / 0.7)
+    for metric, tokens in (("input_tokens_per_second", 1024), ("tokens_per_second", 128)):
+        assert point.intervals[metric] == pytest.approx((tokens * requests[0], tokens * requests[1]))
 
 
 def test_independent_families_add_in_quadrature_on_a_logarithmic_scale() -> None:

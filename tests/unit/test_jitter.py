@@ -17,7 +17,8 @@ from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Quantity
 from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.order_statistics import normal_maximum_deviation
-from costmodel.workload.scenario import Communication, Parallelism, Routing, Scenario, Training
+from costmodel.workload.plans import Training
+from costmodel.workload.scenario import Communication, Parallelism, Routing, Scenario
 from costmodel.workload.schedules import Kind, order
 
 LENGTH = {Kind.FORWARD: 1.0, Kind.BACKWARD_INPUT: 1.3, Kind.BACKWARD_WEIGHT: 0.7, Kind.BACKWARD: 2.0}

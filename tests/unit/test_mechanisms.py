@@ -26,7 +26,8 @@ from costmodel.workload.counting import attention_flop_per_token, kv_bytes_per_t
 from costmodel.workload.layers import ModelWork, model_work
 from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Gemm, Operator
 from costmodel.workload.patterns import ChunkTopK, SinkRecent
-from costmodel.workload.scenario import Decode, Denoising, Framework, Parallelism
+from costmodel.workload.plans import Decode, Denoising
+from costmodel.workload.scenario import Framework, Parallelism
 from costmodel.workload.validity import rules
 
 E, D = 2, 1024  # bytes of an element, width of the stream

@@ -19,7 +19,8 @@ from costmodel.quantities import Quantity
 from costmodel.result import NO_HOST_MEMORY, REASONS, Point
 from costmodel.workload.memory import Ledger, stage_work
 from costmodel.workload.operators import HostTransfer, HostUpdate
-from costmodel.workload.scenario import Offload, Parallelism, Scenario, Sharding, Training
+from costmodel.workload.plans import Sharding, Training
+from costmodel.workload.scenario import Offload, Parallelism, Scenario
 from costmodel.workload.schedules import Kind
 from costmodel.workload.validity import rules
 

@@ -26,7 +26,8 @@ from costmodel.hardware import Cluster
 from costmodel.result import Point
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.counting import kv_bytes_per_token
-from costmodel.workload.scenario import Communication, Parallelism, Plan, Scenario, Serving
+from costmodel.workload.plans import Serving
+from costmodel.workload.scenario import Communication, Parallelism, Plan, Scenario
 
 EXPERTS = Parallelism(dp=16.0, ep=16.0)
 ALONE = replace(SERVING, chunk_tokens=None)

@@ -29,7 +29,8 @@ from costmodel.quantities import Quantity
 from costmodel.result import Point
 from costmodel.workload.memory import Ledger, stage_work
 from costmodel.workload.operators import Collective, Elementwise, Group
-from costmodel.workload.scenario import Parallelism, Scenario, Sharding, Training
+from costmodel.workload.plans import Sharding, Training
+from costmodel.workload.scenario import Parallelism, Scenario
 from costmodel.workload.schedules import Kind
 from costmodel.workload.validity import rules
 

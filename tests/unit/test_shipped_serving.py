@@ -11,7 +11,8 @@ import costmodel
 from costmodel.analytic.grid import evaluate_grid, evaluate_point
 from costmodel.calibration.load import load_calibration
 from costmodel.result import PHASES
-from costmodel.workload.scenario import Disaggregated, Serving
+from costmodel.workload.plans import Serving
+from costmodel.workload.scenario import Disaggregated
 
 
 @pytest.fixture(scope="module")

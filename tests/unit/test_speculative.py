@@ -18,7 +18,8 @@ from costmodel.workload.architecture import Architecture, Mtp
 from costmodel.workload.layers import draft_work, model_work
 from costmodel.workload.operators import AttentionCore, Gemm
 from costmodel.workload.passes import Pass, pass_work
-from costmodel.workload.scenario import Decode, Parallelism, Scenario, Speculative, tokens_per_step
+from costmodel.workload.plans import Decode, Speculative, tokens_per_step
+from costmodel.workload.scenario import Parallelism, Scenario
 from costmodel.workload.validity import rules
 
 LAYOUT = Parallelism(dp=16.0, ep=16.0)

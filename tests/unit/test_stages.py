@@ -8,7 +8,7 @@ import pytest
 from builders import DENSE_MODEL, MOE_MODEL
 
 from costmodel.errors import InputError
-from costmodel.workload.scenario import Placement
+from costmodel.workload.plans import Placement
 from costmodel.workload.stages import even_split, layer_runs, stage_layout
 
 

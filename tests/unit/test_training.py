@@ -20,7 +20,8 @@ from costmodel.workload.layers import model_work
 from costmodel.workload.memory import stage_work
 from costmodel.workload.operators import Collective, Elementwise, Exchange
 from costmodel.workload.optimizer import step_operators
-from costmodel.workload.scenario import Communication, Parallelism, Scenario, Training
+from costmodel.workload.plans import Training
+from costmodel.workload.scenario import Communication, Parallelism, Scenario
 from costmodel.workload.schedules import Kind
 
 DUALPIPE = replace(STEP, schedule="dualpipe")

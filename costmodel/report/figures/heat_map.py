@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from costmodel.report.figures.view import View, is_wide
-from costmodel.report.style import PALE, canvas, linear_axis, log_axis, marked_axis, name_of, tell, tick
+from costmodel.report.style import PALE, canvas, linear_axis, log_axis, marked_axis, tell
 from costmodel.report.text import metric
 from costmodel.schema.results import AxisFile
 
@@ -34,8 +34,8 @@ def draw_map(view: View) -> Figure:
     )  # fmt: skip
     if view.grid.value.size <= MOST_TOLD:
         _tell_cells(axes, view)
-    for axis, shown, what in zip((axes.xaxis, axes.yaxis), view.axes, view.names, strict=True):
-        _scale(axis, shown, name_of(what, 60))
+    for at, axis in enumerate((axes.xaxis, axes.yaxis)):
+        _scale(axis, view.axes[at], view.name(at))
     bar = figure.colorbar(image, ax=axes)
     if wide:
         log_axis(bar.ax.yaxis, view.what, view.dimension, ends)
@@ -48,13 +48,9 @@ def draw_map(view: View) -> Figure:
 
 def _tell_cells(axes: Axes, view: View) -> None:
     """Lay a cell that is not seen over each of the map's, which tells its numbers."""
-    right, up = (name_of(name, 60) for name in view.names)
     for (column, row), value in np.ndenumerate(view.grid.value):
         cell = axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1.0, 1.0, alpha=0.0, linewidth=0.0))
-        where = (
-            f"{what} {tick(axis.values[at], axis.dimension)}"
-            for what, axis, at in zip((right, up), view.axes, (column, row), strict=True)
-        )
+        where = (view.place(0, column), view.place(1, row))
         shown = view.grid.reason[column, row] if np.isnan(value) else metric(view.metric, float(value))
         tell([cell], f"{', '.join(where)}: {shown}")
 

@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 
 from costmodel.quantities import Array
 from costmodel.report.figures.view import View, is_wide
-from costmodel.report.style import BLACK, CYCLE, canvas, linear_axis, log_axis, marked_axis, name_of, tell, tick
+from costmodel.report.style import BLACK, CYCLE, canvas, linear_axis, log_axis, marked_axis, name_of, tell
 from costmodel.report.text import metric, span
+from costmodel.result import kind_of
 from costmodel.study.points import Grid
 
 MOST_LINES = len(CYCLE)
@@ -31,13 +32,11 @@ def draw_lines(view: View) -> Figure:
         _dots(axes, view, view.grid, (CYCLE[0], 1.6), "")
         _marks(axes, x, view, view.grid, (BLACK, FOOT))
     else:
-        values, dimension = view.axes[1].values, view.axes[1].dimension
-        widths = np.linspace(2.6, 1.2, len(values))  # a line that lies on another leaves that one's edges visible
-        for at, (value, width) in enumerate(zip(values, widths, strict=True)):
+        widths = np.linspace(2.6, 1.2, len(view.axes[1].values))  # a line on another leaves that one's edges visible
+        for at, width in enumerate(widths):
             part = view.grid.part((slice(None), at))
-            label = tick(value, dimension)
-            _line(axes, x, part, (CYCLE[at], width), label)
-            _dots(axes, view, part, (CYCLE[at], width), f"{name_of(view.names[1], 60)} {label}, ")
+            _line(axes, x, part, (CYCLE[at], width), view.values(1, at))
+            _dots(axes, view, part, (CYCLE[at], width), f"{view.place(1, at)}, ")
             _marks(axes, x, view, part, (CYCLE[at], FOOT + STEP * at))
     view.caption(axes)
     _scale(axes, view)
@@ -61,18 +60,18 @@ def _dots(axes: Axes, view: View, part: Grid, look: tuple[str, float], line: str
     """Draw the points that run, where they are few, each with its numbers. line: what they have in common, or none."""
     runs = np.flatnonzero(~np.isnan(part.value))
     colour, width = look
-    first, what = view.axes[0], name_of(view.names[0], 60)
     for at in runs if len(runs) <= DOTTED else ():
-        x, y = first.values[at], float(part.value[at])
+        x, y = view.axes[0].values[at], float(part.value[at])
         dot = axes.plot(x, y, "o", color=colour, markersize=width + 1.4)
         ends = span(view.metric, float(part.low[at]), float(part.high[at]))
-        tell(dot, f"{line}{what} {tick(x, first.dimension)}: {metric(view.metric, y)} ({ends})")
+        tell(dot, f"{line}{view.place(0, int(at))}: {metric(view.metric, y)} ({ends})")
 
 
 def _marks(axes: Axes, x: Array, view: View, part: Grid, look: tuple[str, float]) -> None:
     """Mark what cannot run at the foot. look: colour, height."""
+    kinds = np.array([kind_of(str(reason)) for reason in part.reason])
     for reason, mark in zip(view.reasons, MARKS, strict=False):
-        there = x[part.reason == reason]
+        there = x[kinds == reason]
         axes.plot(
             there, [look[1]] * len(there), mark, color=look[0], markersize=4.5, clip_on=False,
             transform=axes.get_xaxis_transform(), rasterized=len(x) > DENSE,
@@ -81,7 +80,7 @@ def _marks(axes: Axes, x: Array, view: View, part: Grid, look: tuple[str, float]
 
 def _scale(axes: Axes, view: View) -> None:
     """Label both axes; the vertical one starts at zero unless the metric spans much."""
-    axis, what = view.axes[0], name_of(view.names[0], 60)
+    axis, what = view.axes[0], view.name(0)
     low, high = min(axis.values), max(axis.values)
     steps = np.diff(np.sort(axis.values))
     if not len(steps):
@@ -110,5 +109,5 @@ def _legend(figure: Figure, axes: Axes, view: View) -> None:
         axes.fill_between([], [], color=colour, alpha=0.2, linewidth=0, label="80 % interval")
     for reason, mark in zip(view.reasons, MARKS, strict=False):
         axes.plot([], [], mark, color=BLACK, markersize=4.5, label=name_of(reason, 40))
-    title = name_of(view.names[1], 60) if len(view.axes) > 1 else None
+    title = view.names(1) if len(view.axes) > 1 else None
     figure.legend(loc="outside upper left", ncols=3, title=title, title_fontsize=8, alignment="left")

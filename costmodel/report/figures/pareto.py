@@ -72,7 +72,7 @@ def _best(scenario: str, rows: Sequence[FoundLayout]) -> Drawn:
     for row in rows:
         low, high = row.interval or (None, None)
         label = "\n".join(wrap(f"{row.devices:,} devices: {layout_name(row.at)}", 38))
-        bars.append(Bar(label, headline, row.metrics[headline] or 0.0, low, high, "~" if row.tied else ""))
+        bars.append(Bar(label, headline, row.metrics[headline] or 0.0, low, high, "order open" if row.tied else ""))
     what = f"{name_of(scenario)}: {headline.replace('_', ' ')}"
     return Drawn(bars_figure(bars, what, "time"), {"": _data(rows)})
 

@@ -11,8 +11,7 @@ import numpy as np
 from costmodel.report.figures.drawn import Drawn, table
 from costmodel.report.figures.heat_map import draw_map
 from costmodel.report.figures.lines import MOST_LINES, draw_lines
-from costmodel.report.figures.view import View
-from costmodel.report.style import tick
+from costmodel.report.figures.view import View, place
 from costmodel.report.text import short_paths
 from costmodel.study.points import Table
 
@@ -38,22 +37,20 @@ def left_out(swept: Table) -> int:
 def _views(swept: Table, scenario: str) -> Iterator[View]:
     """Yield the parts of a scenario's grid that figures show: the longest axis first, then the second longest."""
     axes, grid = swept.study.dimensions, swept.grids[scenario]
-    short = short_paths([axis.path for axis in axes])
+    short = short_paths([axis.path for axis in swept.study.axes])
+    together = [tuple(swept.study.together(axis)) for axis in axes]
     order = sorted(range(len(axes)), key=lambda at: -len(axes[at].values))
     shown = [at for at in order[:2] if len(axes[at].values) > 1] or order[:1]
     others = [at for at in range(len(axes)) if at not in shown]
-    for place in np.ndindex(*(len(axes[at].values) for at in others)):
-        fixed = dict(zip(others, place, strict=True))
+    for fixed_at in np.ndindex(*(len(axes[at].values) for at in others)):
+        fixed = dict(zip(others, fixed_at, strict=True))
         part = grid.part(tuple(fixed.get(at, slice(None)) for at in range(len(axes))))
         if np.isnan(part.value).all():
             continue
-        names = (
-            f"{short[axes[at].path]} {tick(axes[at].values[position], axes[at].dimension)}"
-            for at, position in fixed.items()
-        )
+        names = (place(together[at], short, position) for at, position in fixed.items())
         yield View(
             scenario, swept.study.scenarios[scenario].headline, tuple(axes[at] for at in shown),
-            tuple(short[axes[at].path] for at in shown), part if shown == sorted(shown) else part.turned(),
+            tuple(together[at][1:] for at in shown), short, part if shown == sorted(shown) else part.turned(),
             ", ".join(names),
         )  # fmt: skip
 
@@ -64,7 +61,8 @@ def _data(view: View) -> bytes:
     rows: list[list[object]] = []
     for index in np.ndindex(*view.grid.value.shape):
         values = [float(part[index]) for part in (view.grid.value, view.grid.low, view.grid.high)]
-        where = [axis.values[at] for axis, at in zip(view.axes, index, strict=True)]
+        where = [axis.values[at] for dimension, at in enumerate(index) for axis in view.all_of(dimension)]
         reason = str(view.grid.reason[index])
         rows.append([*where, *(None if np.isnan(value) else value for value in values), not reason, reason])
-    return table((*(axis.path for axis in view.axes), *numbers, "fits", "reason"), rows)
+    paths = (axis.path for dimension in range(len(view.axes)) for axis in view.all_of(dimension))
+    return table((*paths, *numbers, "fits", "reason"), rows)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from costmodel.report.style import name_of
+from costmodel.report.style import name_of, tick
+from costmodel.result import kind_of
 from costmodel.schema.metrics import dimension_of
 from costmodel.schema.results import AxisFile
 from costmodel.study.points import Grid
 
+LONGEST_NAME = 80  # characters of an axis' name
+MOST_LISTED = 6  # values of an axis that a name lists
 WIDE = 10.0  # a range whose ends are further apart than this ratio is drawn on a logarithmic scale
 
 
@@ -19,13 +23,15 @@ WIDE = 10.0  # a range whose ends are further apart than this ratio is drawn on 
 class View:
     """A metric over the first axis, with a line or a row for each value of a second one.
 
-    names: short ones of the axes; grid: its arrays have the axes' shape; fixed: the values of other axes, as text.
+    linked: of each axis, those that vary together with it; short: names of all axes; grid: its arrays have the axes'
+    shape; fixed: the values of other axes, as text.
     """
 
     scenario: str
     metric: str
     axes: tuple[AxisFile, ...]
-    names: tuple[str, ...]
+    linked: tuple[tuple[AxisFile, ...], ...]
+    short: Mapping[str, str]
     grid: Grid
     fixed: str
 
@@ -33,6 +39,31 @@ class View:
     def what(self) -> str:
         """Return the label of the metric."""
         return f"{name_of(self.scenario)}: {self.metric.replace('_', ' ')}"
+
+    def all_of(self, at: int) -> tuple[AxisFile, ...]:
+        """Return an axis and those that vary together with it."""
+        return self.axes[at], *self.linked[at]
+
+    def name(self, at: int) -> str:
+        """Return the name of an axis as a scale has it: with the values of those that vary together with it."""
+        told = [self.short[self.axes[at].path]]
+        for axis in self.linked[at]:
+            ends = (axis.values[0], axis.values[-1])
+            values, between = (axis.values, ", ") if len(axis.values) <= MOST_LISTED else (ends, " .. ")
+            told.append(f"{self.short[axis.path]} {between.join(tick(value, axis.dimension) for value in values)}")
+        return name_of(", with ".join(told), LONGEST_NAME)
+
+    def names(self, at: int) -> str:
+        """Return the names of an axis and of those that vary together with it."""
+        return name_of(", ".join(self.short[axis.path] for axis in self.all_of(at)), LONGEST_NAME)
+
+    def values(self, at: int, position: int) -> str:
+        """Return the values at a position of an axis and of those that vary together with it."""
+        return ", ".join(tick(axis.values[position], axis.dimension) for axis in self.all_of(at))
+
+    def place(self, at: int, position: int) -> str:
+        """Return the names with the values at a position."""
+        return place(self.all_of(at), self.short, position)
 
     def caption(self, axes: Axes) -> None:
         """Write the values of the other axes above the plot."""
@@ -52,8 +83,13 @@ class View:
 
     @property
     def reasons(self) -> list[str]:
-        """Return why points cannot run."""
-        return sorted({str(reason) for reason in self.grid.reason.reshape(-1)} - {""})
+        """Return why points cannot run, without the numbers of each."""
+        return sorted({kind_of(str(reason)) for reason in self.grid.reason.reshape(-1)} - {""})
+
+
+def place(axes: Sequence[AxisFile], short: Mapping[str, str], position: int) -> str:
+    """Return names and values of axes that vary together at a position. short: their names."""
+    return ", ".join(f"{name_of(short[axis.path], 60)} {tick(axis.values[position], axis.dimension)}" for axis in axes)
 
 
 def is_wide(low: float, high: float) -> bool:

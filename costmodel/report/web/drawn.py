@@ -22,8 +22,10 @@ def about_sweep(study: SweepFile) -> str:
 
 def sweep_sections(study: SweepFile, figures: Mapping[str, Shown]) -> list[Section]:
     """Return what varies, and a section for each of the figures, which are all of this sweep."""
-    asked = table("Axes", ("axis", ">values", "which"), [
-        [axis.path, (f"{len(axis.values):,}", len(axis.values)), _values(axis)] for axis in study.axes
+    linked = any(axis.link is not None for axis in study.axes)
+    asked = table("Axes", ("axis", ">values", "which", *(("together with",) if linked else ())), [
+        [axis.path, (f"{len(axis.values):,}", len(axis.values)), _values(axis), *(_with(study, axis) if linked else ())]
+        for axis in study.axes
     ])  # fmt: skip
     scenarios = table("Scenarios", ("scenario", "phase", "metric"), [
         [name, one.phase, one.headline.replace("_", " ")] for name, one in study.scenarios.items()
@@ -39,14 +41,19 @@ def sweep_sections(study: SweepFile, figures: Mapping[str, Shown]) -> list[Secti
 
 def _columns(study: SweepFile) -> dict[str, tuple[str, Callable[[float], str]]]:
     """Return the heading of each column of numbers, and how these are written."""
-    short = short_paths([axis.path for axis in study.dimensions])
+    short = short_paths([axis.path for axis in study.axes])
     found: dict[str, tuple[str, Callable[[float], str]]] = {
-        axis.path: (short[axis.path], partial(setting, dimension=axis.dimension)) for axis in study.dimensions
+        axis.path: (short[axis.path], partial(setting, dimension=axis.dimension)) for axis in study.axes
     }
     for name in {one.headline: None for one in study.scenarios.values()}:
         for end in ("", "_low", "_high"):
             found[f"{name}{end}"] = f"{name}{end}".replace("_", " "), partial(metric, name)
     return found
+
+
+def _with(study: SweepFile, axis: AxisFile) -> tuple[str]:
+    """Return the axes that vary together with one."""
+    return (", ".join(other.path for other in study.together(axis) if other is not axis),)
 
 
 def _values(axis: AxisFile) -> str:

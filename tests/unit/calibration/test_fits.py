@@ -77,13 +77,13 @@ def test_what_the_implementation_lacks_the_default_has_and_it_is_told(defaults):
     file(defaults, "chip/own", {"elementwise/norm": stream(9)})
     found = fits(defaults, {"elementwise": "own"})
     assert launch(found["elementwise/add"]) == 2
-    assert found.notes == ["elementwise/add: own is not fitted on chip; the nearest stands in"]
+    assert found.notes == ["elementwise/add: own is not fitted on chip; the nearest fit stands in, or the roofline"]
 
 
 def test_an_unknown_implementation_is_told_though_a_default_stands_in(defaults):
     found = fits(defaults, {"gemm": "nobody"})
     assert launch(found["gemm/bf16"]) == 3
-    assert found.notes == ["gemm: nothing is known of nobody on chip; the nearest stands in"]
+    assert found.notes == ["gemm: nothing is known of nobody on chip; the nearest fit stands in, or the roofline"]
 
 
 def test_an_implementation_for_one_variant_leaves_the_others_alone(defaults):
@@ -298,7 +298,9 @@ def test_the_first_of_several_implementations_that_the_device_has_is_taken(defau
     assert found.notes == []
     both = Fits(Shelf(Library([defaults])), "chip", {"gemm": ("first", "third")})
     assert launch(both["gemm/bf16"]) == 3
-    assert both.notes == ["gemm: nothing is known of first or third on chip; the nearest stands in"]
+    assert both.notes == [
+        "gemm: nothing is known of first or third on chip; the nearest fit stands in, or the roofline"
+    ]
 
 
 def test_products_stand_in_for_batched_ones(defaults):

@@ -111,7 +111,7 @@ def test_a_huge_table_is_refused_with_its_size(tmp_path):
 def test_a_time_in_another_column_names_the_schemas_own(tmp_path, column):
     problem = problem_of(write(tmp_path, "t.csv", f"device,op,dtype_in,{column}\nCHIP,gemm,bf16,1\n"))
     assert (problem.field, problem.location.line) == ("time_us", 1)
-    assert f"`{column}` is no column" in problem.message
+    assert f"`{column}` (column 4) is no column" in problem.message
     assert problem.hint == f"convert `{column}` to microseconds, named `time_us`"
 
 
@@ -127,9 +127,11 @@ def test_rates_and_earlier_predictions_are_no_times(tmp_path):
     assert len(read_tables(write(tmp_path, "t.csv", text))) == 1
 
 
-def test_a_table_to_predict_may_hold_any_time(tmp_path):
-    table = read_tables(write(tmp_path, "t.csv", "device,op,dtype_in,latency\nCHIP,gemm,bf16,x\n"), timed=False)
+def test_a_table_to_predict_needs_no_time_and_has_none_in_another_unit(tmp_path):
+    table = read_tables(write(tmp_path, "t.csv", "device,op,dtype_in\nCHIP,gemm,bf16\n"), timed=False)
     assert np.isnan(table.seconds[0])
+    with pytest.raises(MeasurementError, match=r"u.csv:1: time_us: `latency` \(column 4\) is no column"):
+        read_tables(write(tmp_path, "u.csv", "device,op,dtype_in,latency\nCHIP,gemm,bf16,1\n"), timed=False)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from costmodel.event.conditions import Conditions, device_failure, straggler
 from costmodel.event.evaluation import NOT_SIMULATED, EventEngine
 from costmodel.result import Point
 from costmodel.workload.architecture import Architecture, Layer
-from costmodel.workload.scenario import Communication, Parallelism, Scenario, Sharding
+from costmodel.workload.plans import Sharding
+from costmodel.workload.scenario import Communication, Parallelism, Scenario
 
 EQUAL = Architecture("equal", 2048.0, 1000.0, (Layer(32, LATENT, MOE),))  # a head and an embedding that hardly count
 SCHEDULES = {"gpipe": 1, "1f1b": 1, "interleaved": 2, "zb-h1": 1, "zb-v": 2, "dualpipe": 1, "dualpipe-v": 2}

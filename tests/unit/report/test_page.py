@@ -76,6 +76,28 @@ def test_a_narrow_terminal_loses_bars_first_then_what_may_go(table, columns, lac
     assert ("no room for a column that may go" in shown) == ("1,234,567" in lacks)
 
 
+def test_what_may_go_more_easily_goes_first(capsys, monkeypatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((30, 24)))
+    made = page.table("name", "?>wide enough to go", "??>first", ">kept")
+    made.add("one", "1", "2", "3")
+    made.add("two", "4", "5", "6")
+    assert printed(capsys, made).splitlines()[2].split() == ["name", "wide", "enough", "to", "go", "kept"]
+
+
+def test_a_mark_of_every_row_stays_beside_the_rows(capsys, monkeypatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((20, 24)))
+    made = page.table("", "name", ">a long heading that says the same")
+    made.add("~", "one", "1")
+    made.add("~", "two", "1")
+    lines = printed(capsys, made).splitlines()
+    assert [line[:2] for line in lines[4:6]] == ["~ ", "~ "]
+    assert lines[6] == "in every row: a long heading that says the same 1"
+
+
 def test_a_narrow_terminal_says_once_what_all_rows_say(capsys, monkeypatch) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("NO_COLOR", "1")

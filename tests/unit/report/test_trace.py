@@ -18,7 +18,7 @@ from costmodel.api import event_engine
 from costmodel.event.engine import Timeline
 from costmodel.report.trace import document_lines, trace_events, write_trace
 from costmodel.workload.memory import in_flight, stage_work
-from costmodel.workload.scenario import Training
+from costmodel.workload.plans import Training
 from costmodel.workload.sharding import kept_bytes
 
 SMALL = {"scenarios.training.global_batch": 4096.0}

@@ -9,7 +9,7 @@ from small_world import problems_of, write
 
 from costmodel.schema.case import Case, load_case_file, resolve_case, resolve_device
 from costmodel.schema.files import validate
-from costmodel.workload.scenario import Decode, Training
+from costmodel.workload.plans import Decode, Training
 
 HEAD = """
 schema: costmodel/case@1

@@ -10,7 +10,8 @@ from small_world import edit, write
 
 from costmodel.schema import SI, ResolvedWorkload, resolve
 from costmodel.schema.files import validate
-from costmodel.workload.scenario import Decode, Disaggregated, Generate, Prefill, Scenario, Serving, Speculative
+from costmodel.workload.plans import Decode, Generate, Prefill, Serving, Speculative
+from costmodel.workload.scenario import Disaggregated, Scenario
 
 HEAD = "schema: costmodel/workload@1\nmodel: models/tiny\nscenarios:\n  one: "
 GENERATE = "{phase: generate, cluster: nodes/box, batch: 8, input_tokens: 16, output_tokens: 4}"

@@ -9,7 +9,7 @@ import pytest
 from small_world import FILES, edit, problems_of, write
 
 from costmodel.schema import SI, ResolvedWorkload, resolve
-from costmodel.workload.scenario import Decode, Training
+from costmodel.workload.plans import Decode, Training
 
 
 def small(world: Path, **overrides: object) -> ResolvedWorkload:

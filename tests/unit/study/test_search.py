@@ -19,7 +19,7 @@ from costmodel.study.placement import stage_sizes
 from costmodel.study.search import search, searched
 from costmodel.study.sensitivity import STEP, sensitivities
 from costmodel.study.sweep import NOTHING, Wanted
-from costmodel.workload.scenario import Training
+from costmodel.workload.plans import Training
 
 SMALL = {
     "model.layers.0.repeat": 4, "scenarios.selective.global_batch": 4, "hardware.memory.hbm.capacity": "32 GiB",

@@ -21,7 +21,10 @@ from costmodel.study.sweep import plan_sweep
 NIC, HBM = "hardware.node.nic.bandwidth", "hardware.memory.hbm.bandwidth"
 BATCH, CAPACITY = "scenarios.decode.batch_per_device", "hardware.memory.hbm.capacity"
 TWO = (f"{BATCH}=63,64,128,512", f"{CAPACITY}=80GiB,141GB")  # half a micro-batch, two that fit, one that never does
-
+UNEVEN = (
+    "no such layout: micro_batches: 63 requests a device are 63 of a tensor- and context-parallel group, not whole "
+    "requests for 2 micro-batches"
+)
 
 POINTS = Path("points", "part-00000.csv")
 
@@ -74,7 +77,7 @@ def test_points_that_cannot_run_stay_with_their_reason_and_without_numbers(
 ) -> None:
     rows = written(tmp_path, decode, *TWO)
     reasons = [row["reason"] for row in rows]
-    layout, memory = "a degree does not divide", "does not fit in memory"
+    layout, memory = UNEVEN, "does not fit in memory"
     assert reasons == [layout, layout, "", "", "", "", memory, memory]
     for row in rows:
         known = [name for name in PHASES["decode"][1] if name != "capital_cost"]  # no server of the cluster has a price
@@ -166,7 +169,7 @@ def test_what_is_set_cannot_vary() -> None:
 def test_the_summary_names_the_best_point_and_counts_the_reasons(decode: costmodel.Workload, tmp_path: Path) -> None:
     summary = write(tmp_path, decode, *TWO)["decode"]
     assert (summary["points"], summary["fit"]) == (8, 4)
-    assert summary["infeasible"] == {"a degree does not divide": 2, "does not fit in memory": 2}
+    assert summary["infeasible"] == {UNEVEN: 2, "does not fit in memory": 2}
     alone = costmodel.load("deepseek_v3", set={BATCH: 64}, scenarios=["decode"]).evaluate("decode")
     best: dict[str, Any] = summary["best"]
     assert best["at"] == {BATCH: 64, CAPACITY: 80 * 2**30}

@@ -1,0 +1,220 @@
+"""What is asked of a model in each phase: a training step, a prompt, a step of decoding, requests in flight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from costmodel.quantities import Count, Quantity, where
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The pipeline stages of embedding, head and MTP modules; negative ones count from the last, as in Python."""
+
+    embedding: int = 0
+    head: int = -1
+    mtp: int = -1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sharding:
+    """How ranks that hold the same parameters reduce gradients and gather weights. Null: as the ZeRO stage implies.
+
+    overlap: layer by layer, beside computation (null: in stage 3 only); reduce: gradients after every `micro_batch` or
+    once a `step` (null: every micro-batch from stage 2 on, where no rank has room for all of them); keep_gathered:
+    weights of stage 3 stay from the forward to the backward pass; group: ranks that share one copy of the states, which
+    others repeat (null: all of them); gradients: the format that gradients travel in (null: the one they are kept in).
+    """
+
+    overlap: bool | None = None
+    reduce: str | None = None
+    keep_gathered: bool = False
+    group: Count | None = None
+    gradients: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Training:
+    """A training step. global_batch: sequences a step; recompute: operators whose forward the backward pass repeats.
+
+    stages: layers of each pipeline stage in order (all stages, virtual ones included), null: as even as possible with
+    the shorter stages last. zero: ZeRO stage; sharding: its options."""
+
+    phase: ClassVar[str] = "training"
+    schedule: str
+    global_batch: Count
+    sequence: Count
+    micro_batch: Count
+    recompute: frozenset[str]
+    zero: int = 1
+    stages: tuple[int, ...] | None = None
+    placement: Placement = Placement()
+    sharding: Sharding = Sharding()
+
+    @property
+    def overlaps(self) -> bool:
+        """Tell whether gathers and reductions run beside computation."""
+        return self.zero == 3 if self.sharding.overlap is None else self.sharding.overlap
+
+    @property
+    def reduces_often(self) -> bool:
+        """Tell whether gradients are reduced after every micro-batch rather than once a step."""
+        return self.zero >= 2 if self.sharding.reduce is None else self.sharding.reduce == "micro_batch"
+
+    @property
+    def splits_gradients(self) -> bool:
+        """Tell whether a rank keeps its share of the gradients only: from stage 2 on, if it reduces them at once."""
+        return self.zero >= 2 and self.reduces_often
+
+    @property
+    def gathers_for_backward(self) -> bool:
+        """Tell whether a backward pass has to gather the weights again."""
+        return self.zero == 3 and not self.sharding.keep_gathered
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Speculative:
+    """Tokens that MTP modules draft and that one pass of the model verifies.
+
+    depth: drafted a step; acceptance: chance that a drafted token is kept, those before it having been kept.
+    """
+
+    depth: Count
+    acceptance: Quantity
+
+    @property
+    def tokens_per_step(self) -> Count:
+        """Return the expected tokens of a request in a step: those kept, and the one that the pass itself adds.
+
+        1 + a + ... + a^depth = (1 - a^(depth + 1)) / (1 - a)      [Leviathan et al., arXiv 2211.17192, equation 1]
+        """
+        total: Quantity = 1.0
+        kept: Quantity = 1.0
+        for drafted in range(1, int(np.max(self.depth)) + 1):
+            kept = kept * self.acceptance
+            total = total + where(self.depth >= drafted, kept, 0.0)
+        return total
+
+
+def tokens_per_step(speculative: Speculative | None) -> Count:
+    """Return the expected tokens of a request in a step: one where nothing is drafted."""
+    return 1.0 if speculative is None else speculative.tokens_per_step
+
+
+def drafted_tokens(speculative: Speculative | None) -> Count:
+    """Return the tokens that are drafted for a request in a step."""
+    return 0.0 if speculative is None else speculative.depth
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prefill:
+    """Prompts of `input_tokens` until `tokens_per_device` are in flight, in `micro_batches` that overlap.
+
+    tokens_per_device: over all devices of a tp*cp group there are whole prompts; prefix_hit_rate: share of a prompt
+    that a cache holds: it is read and not computed; denoising: the passes repeat over a sequence, null: one pass.
+    """
+
+    phase: ClassVar[str] = "prefill"
+    input_tokens: Count
+    tokens_per_device: Count
+    micro_batches: int = 1
+    prefix_hit_rate: Quantity = 0.0
+    speculative: Speculative | None = None
+    denoising: Denoising | None = None
+
+    @property
+    def steps(self) -> Count:
+        """Return the passes over each sequence."""
+        return 1.0 if self.denoising is None else self.denoising.steps
+
+    @property
+    def copies(self) -> Count:
+        """Return the sequences of a pass for each prompt: one a branch."""
+        return 1.0 if self.denoising is None else self.denoising.branches
+
+    @property
+    def skipped(self) -> Quantity:
+        """Return the share of a sequence that a pass reads and does not compute: in a cache, or not denoised."""
+        active = 1.0 if self.denoising is None else self.denoising.active
+        return 1.0 - active * (1.0 - self.prefix_hit_rate)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Denoising:
+    """Diffusion: `steps` passes over `branches` copies of a sequence (guided and not), computing a share `active`."""
+
+    steps: Count
+    branches: Count = 1.0
+    active: Quantity = 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decode:
+    """One step for each of `batch_per_device` requests, in `micro_batches` that overlap.
+
+    batch_per_device: over all devices of a tp*cp group there are whole requests, on each pipeline stage as many.
+    """
+
+    phase: ClassVar[str] = "decode"
+    batch_per_device: Count
+    input_tokens: Count
+    output_tokens: Count
+    micro_batches: int = 1
+    speculative: Speculative | None = None
+
+    @property
+    def mean_keys(self) -> Count:
+        """Return the mean context over a request's life: input_tokens + output_tokens / 2."""
+        return self.input_tokens + self.output_tokens / 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Generate:
+    """A static batch: `batch` prompts of `input_tokens` at once, then `output_tokens` for each of them.
+
+    batch: requests of the whole scenario, all data-parallel replicas together; pipeline_batches: parts of a replica's
+    batch that follow one another through the pipeline, null: one a stage, or fewer where there are fewer sequences.
+    """
+
+    phase: ClassVar[str] = "generate"
+    batch: Count
+    input_tokens: Count
+    output_tokens: Count
+    micro_batches: int = 1
+    pipeline_batches: Count | None = None
+    speculative: Speculative | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Serving:
+    """Continuous batching in steady state: a request that ends is replaced at once by the next one.
+
+    concurrency: requests in flight in one data-parallel replica (a tp*cp*pp group), being prefilled or decoded;
+    prefix_hit_rate: share of a prompt that a cache holds; chunk_tokens: prompt tokens that a step carries beside its
+    decoding requests, null: prompts are prefilled in steps of their own.
+    """
+
+    phase: ClassVar[str] = "serving"
+    input_tokens: Count
+    output_tokens: Count
+    concurrency: Count
+    prefix_hit_rate: Quantity = 0.0
+    chunk_tokens: Count | None = None
+    micro_batches: int = 1
+    speculative: Speculative | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExpertBound:
+    """The closed-form bound of expert-parallel decoding: two micro-batches, `sends` copies of each token both ways.
+
+    hidden: width a token is sent with (the paper rounds 7168 to 7000).
+    """
+
+    phase: ClassVar[str] = "ep_bound"
+    tokens_per_device: Count
+    sends: Count
+    hidden: Count
