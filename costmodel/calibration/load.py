@@ -42,9 +42,11 @@ _NEAREST = {"fp16": ("bf16",), "bf16": ("fp16",), "fp8": ("fp8_block",), "fp8_bl
 _CORES = ("attention_prefill", "attention_decode")  # whose FP8 kernels read a cache as narrow as those of 16 bits may
 _STREAMING = "elementwise"
 # Families whose kernels stand in for those that a device has no fit of. Backward cores run at a measured share of the
-# forward ones' rate; a batched product is a product of several groups.
+# forward ones' rate; a batched product is a product of several groups; one that expands narrow weights reads them as
+# they are stored and multiplies as the plain one does.
 GRADIENTS = {"attention_backward": "attention_prefill", "mla_backward": "mla_prefill"}
-_BORROWED = {**GRADIENTS, "bmm": "gemm"}
+_EXPANDING = {product_family(family, weight_only=True): family for family in PRODUCTS}
+_BORROWED = {**GRADIENTS, **_EXPANDING, "bmm": "gemm"}
 _STREAMS = ("activation", "add", "norm", "rotary")  # a kernel of another kind streams as these do
 
 
@@ -235,7 +237,7 @@ class Fits(Mapping[str, FamilyFit]):
         base = shelf.roofline()
         known = {family: family_fit(fit, base.basis) for family, fit in base.families.items()}
         # No table has rows of products that expand narrow weights: they start from the spread of the plain ones.
-        expanding = {product_family(name, weight_only=True): known[name] for name in PRODUCTS if name in known}
+        expanding = {family: known[plain] for family, plain in _EXPANDING.items() if plain in known}
         gradients = {family: known["attention_backward"] for family in GRADIENTS if "attention_backward" in known}
         # Nor are mixed attention kernels compared with the bare roofline: they start from the spread of prompts'.
         mixed = {"attention_mixed": known["attention_prefill"]} if "attention_prefill" in known else {}
@@ -260,6 +262,30 @@ class Fits(Mapping[str, FamilyFit]):
 
     def _find(self, key: str) -> FamilyFit | None:
         family, _, variant = key.partition("/")
+        fit = self._in_family(key, set())
+        if fit is None and variant:
+            fit = self._borrowed(family, variant)
+        return self._base.get(family) if fit is None and not variant else fit
+
+    def _in_family(self, key: str, seen: set[str]) -> FamilyFit | None:
+        """Return the fit that files state, else that of the variant whose kernels are most alike, as `transferred`.
+
+        A stream of no kind in particular is priced as the nearest kind that is known.
+        """
+        family, _, variant = key.partition("/")
+        seen.add(key)
+        stated = self._stated(key)
+        if stated is not None or not (variant or family == _STREAMING):
+            return stated
+        for other in nearest_keys(family, variant):
+            fit = None if other in seen else self._in_family(other, seen)
+            if fit is not None and (fit.form is not None or family == _STREAMING):
+                return replace(fit, basis="transferred")
+        return None
+
+    def _stated(self, key: str) -> FamilyFit | None:
+        """Return the fit of the implementations that the framework names, else of the device's defaults."""
+        family = key.partition("/")[0]
         wanted = self._chosen.get(key, self._chosen.get(family, ()))
         fit = self._by_name(key, wanted) if wanted else None
         if fit is not None:
@@ -270,12 +296,7 @@ class Fits(Mapping[str, FamilyFit]):
                 fit = self._of(held, key)
                 if fit is not None:
                     return fit
-        if variant:
-            near = self._nearest(family, variant)
-            return self._borrowed(family, variant) if near is None else near
-        # A stream of no kind in particular is priced as the nearest kind that is known.
-        near = self._nearest(family, variant) if family == _STREAMING else None
-        return self._base.get(family) if near is None else near
+        return None
 
     def _borrowed(self, family: str, variant: str) -> FamilyFit | None:
         """Return the fit of the family whose kernels stand in for those of one that the device has none of."""
@@ -326,15 +347,6 @@ class Fits(Mapping[str, FamilyFit]):
         """Return a file's fit of the very variant, else of the family as a whole."""
         fit = held.fit(key, self._device)
         return held.fit(key.partition("/")[0], self._device) if fit is None else fit
-
-    def _nearest(self, family: str, variant: str) -> FamilyFit | None:
-        """Return the fit of the variant whose kernels are most alike, its basis lowered to `transferred`."""
-        self._known[f"{family}/{variant}"] = None  # two variants that are nearest to each other end here
-        for other in nearest_keys(family, variant):
-            fit = self.get(other)
-            if fit is not None and (fit.form is not None or family == _STREAMING):
-                return replace(fit, basis="transferred")
-        return None
 
     def _note(self, text: str) -> None:
         if text not in self.notes:

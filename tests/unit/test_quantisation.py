@@ -247,8 +247,19 @@ def test_few_rows_wait_for_no_more_than_a_small_tile() -> None:
     assert plain == evaluate_single(replace(decoding(BF16), cluster=slow), Calibration()).metrics["tpot"]
 
 
-def test_kernels_that_expand_weights_rest_on_no_fit_of_plain_products() -> None:
-    known = load_calibration("h800-sxm", replace(FRAMEWORK, implementations={}))
+@pytest.mark.parametrize(
+    ("device", "family", "dtype"),
+    [("a100-sxm-80gb", "gemm", "bf16"), ("a40", "gemm", "fp16"), ("h800-sxm", "grouped_gemm", "bf16")],
+)
+def test_kernels_that_expand_weights_rest_on_the_fit_of_plain_products(device: str, family: str, dtype: str) -> None:
+    known = load_calibration(device, replace(FRAMEWORK, implementations={}))
+    plain, expanding = (known.families[f"{product}/{dtype}"] for product in (family, f"{family}_weight_only"))
+    assert (plain.basis, expanding.basis) == ("fitted", "transferred")
+    assert (expanding.form, expanding.source) == (plain.form, plain.source)
+
+
+def test_kernels_that_expand_weights_start_from_the_roofline_s_spread_where_no_product_was_fitted() -> None:
+    known = load_calibration("mi300x", replace(FRAMEWORK, implementations={}))
     for family in ("gemm", "grouped_gemm"):
         expanded = known.family(f"{family}_weight_only")
         assert expanded.basis == "roofline"
