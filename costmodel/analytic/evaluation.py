@@ -84,7 +84,8 @@ class TrainingEvaluation:
         beside = [] if traffic is None else traffic.operators()
         ends = [item for tail in self.priced.tails for item in (*tail.serial, *tail.on_host, *tail.copies)]
         passes = [item for work in works for item in (*work.forward, *work.input_gradient, *work.weight_gradient)]
-        return [*passes, *beside, self.priced.transfer, *ends]
+        joining = [] if self.priced.joining is None else [self.priced.joining]
+        return [*passes, *beside, self.priced.transfer, *joining, *ends]
 
     def breakdown(self) -> list[Entry]:
         """Return the operators of the step."""

@@ -50,8 +50,10 @@ class Tail:
 class PricedStep:
     """Everything of a step that no uncertainty changes: structure, kernel times, ledger.
 
-    classes: the distinct stages, in the order of their labels in the program's slots; tails: how each kind of rank ends
-    the step, those with equal stages being one; traffic: what moves beside the passes, null where nothing does.
+    classes: the distinct stages, in the order of their labels in the program's slots; transfer: what sends a chunk's
+    result to the next stage; joining: what puts its parts together there, null where each rank keeps its own; tails:
+    how each kind of rank ends the step, those with equal stages being one; traffic: what moves beside the passes, null
+    where nothing does.
     """
 
     work: ModelWork
@@ -61,6 +63,7 @@ class PricedStep:
     layout: tuple[Stage, ...]
     classes: tuple[Stage, ...]
     transfer: Priced
+    joining: Priced | None
     tails: tuple[Tail, ...]
     traffic: Traffic | None
     ledger: Ledger
@@ -98,8 +101,9 @@ def price_step(scenario: Scenario, plan: Training, calibration: Calibration) -> 
         for rank, stages in enumerate(schedule.placement)
     )
     together = messages_together(plan.schedule)  # they share a rank's link
-    message = together * context.stream_tokens * scenario.architecture.hidden * context.residual
     neighbours = Group(parallel.pp, parallel.tp * parallel.cp * parallel.dp)
+    part = together * context.tokens / parallel.tp * scenario.architecture.hidden * context.residual
+    whole_again = Collective("pipeline all-gather", "all_gather", part * parallel.tp, context.tp_group)
     return PricedStep(
         work,
         {kind.name: pricing.price_work(kind) for kind in kinds},
@@ -107,7 +111,8 @@ def price_step(scenario: Scenario, plan: Training, calibration: Calibration) -> 
         schedule,
         layout,
         classes,
-        pricing.price(Collective("pipeline send", "send_recv", message, neighbours, family="send_recv")),
+        pricing.price(Collective("pipeline send", "send_recv", part, neighbours, family="send_recv")),
+        None if parallel.sequence_parallel else pricing.price(whole_again),
         tuple(
             _tail(pricing, step_operators(context, plan, _held(work, stages), schedule.parameter_copies), stages, last)
             for stages, last in on_ranks
@@ -238,7 +243,7 @@ def step_times(step: PricedStep, moves: Moves) -> StepTimes:
     layers = layer_sums(step, moves)
     stages = [stage_sums(stage_work(step.work, stage), layers) for stage in step.classes]
     slots = [_slot_times(step, slot, stages, layers, moves) for slot in step.program.slots]
-    send = seconds_of(step.transfer, moves)
+    send = arrival(step, moves)
     shape = np.broadcast_shapes(*(np.shape(part) for pair in slots for part in pair), np.shape(send))
     durations, kernels = np.empty((2, len(slots), *shape))
     for row, (duration, kernel) in enumerate(slots):
@@ -247,6 +252,19 @@ def step_times(step: PricedStep, moves: Moves) -> StepTimes:
     transfer = np.broadcast_to(send, shape).reshape(-1) if step.schedule.stages > 1 else 0.0
     span = makespan(step.program, flat + _jitter(step, layers, shape), transfer).reshape(shape)
     return _reported(step.program, span, flat, kernels.reshape(len(slots), -1), tail_times(step, layers, moves))
+
+
+def arrival(step: PricedStep, moves: Moves) -> Seconds:
+    """Return the time from a chunk's result to the next stage's start with it.
+
+        bytes = together * tokens / tp * d * e;      then an all-gather of tp such parts, unless sequences are split
+
+    All ranks of a tensor-parallel group hold the same result unless sequences are split among them: each sends its part
+    over its own NIC. [Narayanan et al., arXiv 2104.04473, section 4.1; DeepSpeed, runtime/pipe/engine.py,
+    is_pipe_partitioned]
+    """
+    sent = seconds_of(step.transfer, moves)
+    return sent if step.joining is None else sent + seconds_of(step.joining, moves)
 
 
 def _jitter(step: PricedStep, layers: Mapping[str, PassSums], shape: tuple[int, ...]) -> Array | float:

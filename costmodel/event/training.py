@@ -14,6 +14,7 @@ from costmodel.analytic.training import (
     PricedStep,
     StepTimes,
     Tail,
+    arrival,
     layer_sums,
     once_a_step,
     pass_of,
@@ -100,6 +101,7 @@ def step_graph(
     wire = wire_seconds(step.transfer, send) / step.together
     # On shared links messages wait for those that they meet, whichever these are.
     alone = send if links.wires is None else send - (step.together - 1) * wire
+    alone += float(arrival(step, None)) - send
     message_of = _one_message(step)
     for (source, row), (place, target) in sends.items():
         rank = int(table.rank[source])

@@ -63,6 +63,7 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
             held=(heads * mixer.head_dim + key_value) / (query + made),
         ),
     )
+    _add_split(builder, context, tokens * (query + made), biased=mixer.bias)
     if mixer.route is not None and mixer.route.router == "linear":
         _add_head_router(builder, context, mixer.route)
     if mixer.qk_norm is not None:
@@ -81,6 +82,21 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
         _add_group(builder, context, mixer, group, name, dropout=dropout)
     biased = mixer.bias if mixer.output_bias is None else mixer.output_bias
     add_output(builder, context, inner, bias=hidden if biased else 0.0, active=mixer.active_share)
+
+
+def _add_split(builder: WorkBuilder, context: Context, elements: Count, *, biased: bool) -> None:
+    """Add what eager frameworks do with the result of the one projection of queries, keys and values in training.
+
+    Its parts are views; their gradients are concatenated, which reads and writes each once: 2*e an element [PyTorch,
+    SplitBackward: at::cat]. Megatron-LM adds the bias of this product in a kernel of its own, 2*e forwards [NVIDIA
+    Megatron-LM, core/tensor_parallel/layers.py, linear_with_grad_accumulation_and_async_allreduce: output + bias].
+    """
+    if context.phase != "training" or not context.framework.eager:
+        return
+    size = 2 * elements * context.residual
+    apart = biased and context.framework.masks_softmax
+    added = [Elementwise("qkv projection bias addition", size, kind="add", rows=context.tokens)] if apart else []
+    builder.step("qkv", added, [Elementwise("query, key, value gradient join", size, rows=context.tokens)])
 
 
 def _named_groups(mixer: Attention) -> Iterator[tuple[str, HeadGroup]]:

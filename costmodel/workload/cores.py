@@ -18,7 +18,7 @@ from costmodel.workload.linear import (
     Linear,
     add_linear,
 )
-from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Gemm
+from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Gemm, Operator
 from costmodel.workload.work import WorkBuilder
 
 
@@ -73,7 +73,10 @@ def add_unfused(builder: WorkBuilder, context: Context, mixer: Attention, share:
 
     Bytes a pair: scale with mask and softmax, each e in and e out, 4*e; the gradient of each the same. As one kernel
     they read what the mask leaves, a share c of the pairs, and write all: (1 + c)*e, their gradient (1 + 2*c)*e [NVIDIA
-    Megatron-LM, fused_kernels/scaled_upper_triang_masked_softmax.h]. Dropout adds 2*e + 1 each way.
+    Megatron-LM, fused_kernels/scaled_upper_triang_masked_softmax.h]. Dropout adds 2*e + 1 each way, there in a kernel
+    of its own. That code also copies the result into the order of the projection behind it, 2*e an element, and scales
+    the gradients of queries and keys in two kernels, 2*e each [NVIDIA Megatron-LM, model/transformer.py, CoreAttention:
+    permute and contiguous, baddbmm with alpha].
     Saved: softmax result, and with dropout its mask and result (5 bytes a pair with two-byte formats).
     """
     element, dtype = context.residual, context.precision.attention
@@ -81,9 +84,16 @@ def add_unfused(builder: WorkBuilder, context: Context, mixer: Attention, share:
     swap = swap_heads(builder, context, share, (mixer.head_dim, mixer.v_head_dim))
     scores = batch * rows * keys
     dropped = 2 * element + 1.0 if dropout else 0.0
+    ordered: list[Operator] = []
+    scaled: list[Operator] = []
+    kernels = 1.0
     if context.framework.masks_softmax:
         left = share.pairs / (rows * keys)
         passes, gradient_passes = (1 + left) * element + dropped, (1 + 2 * left) * element + dropped
+        kernels = 2.0 if dropout else 1.0
+        result, inputs = 2 * batch * rows * mixer.v_head_dim, 2 * batch * (rows + keys) * mixer.head_dim
+        ordered.append(Elementwise("attention result copy", result * element, kind="permute"))
+        scaled.append(Elementwise("query and key gradient scale", inputs * element, calls=2.0))
     else:
         passes = gradient_passes = 4 * element + dropped
 
@@ -95,17 +105,19 @@ def add_unfused(builder: WorkBuilder, context: Context, mixer: Attention, share:
         [
             *swap.before,
             product("attention scores", keys, mixer.head_dim),
-            Elementwise("softmax", scores * passes, kind="softmax"),
+            Elementwise("softmax", scores * passes, kind="softmax", calls=kernels),
             product("attention values", mixer.v_head_dim, keys),
+            *ordered,
             *swap.after,
         ],
         [
             *swap.before_gradient,
             product("attention values gradient", keys, mixer.v_head_dim),
             Gemm("value gradient", keys, mixer.v_head_dim, rows, dtype, element, element, element, batch, family="bmm"),
-            Elementwise("softmax gradient", scores * gradient_passes, kind="softmax"),
+            Elementwise("softmax gradient", scores * gradient_passes, kind="softmax", calls=kernels),
             product("query gradient", mixer.head_dim, keys),
             Gemm("key gradient", keys, mixer.head_dim, rows, dtype, element, element, element, batch, family="bmm"),
+            *scaled,
             *swap.after_gradient,
         ],
     )

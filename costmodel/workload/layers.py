@@ -287,9 +287,7 @@ def _add_final_norm(builder: WorkBuilder, context: Context) -> None:
 def _add_vocabulary(builder: WorkBuilder, context: Context, tokens: Count, *, shared: bool, bias: Count = 0.0) -> None:
     """Add the vocabulary projection of `tokens` and, in training, the cross-entropy.
 
-    Logits are read, kept in FP32, and replaced by their gradient. shared: the matrix is counted elsewhere. Eager
-    frameworks cast logits, take their log-softmax, fill a gradient with zeros, take that of the softmax and cast it:
-    e + 12 bytes a logit forwards, e + 20 backwards [PyTorch, torch/nn/functional.py, cross_entropy under autocast].
+    Logits are read, kept in FP32, and replaced by their gradient. shared: the matrix is counted elsewhere.
     """
     hidden, columns = context.architecture.hidden, context.architecture.vocabulary / context.parallel.tp
     # Every context-parallel rank has the last tokens' rows of a prompt and repeats the product.
@@ -315,17 +313,37 @@ def _add_vocabulary(builder: WorkBuilder, context: Context, tokens: Count, *, sh
         ),
     )
     if context.phase == "training":
-        logits = tokens * columns
-        full = ELEMENT_BYTES["fp32"]
-        if context.framework.eager:
-            builder.step(
-                "loss",
-                [Elementwise("loss", logits * (context.residual + 3 * full), kind="softmax", calls=2.0)],
-                [Elementwise("loss gradient", logits * (context.residual + 5 * full), kind="softmax", calls=3.0)],
-            )
-        else:
-            builder.step("loss", [Elementwise("loss", logits * (context.residual + 2 * full))])
-        builder.save("logits", "head", logits * ELEMENT_BYTES["fp32"])
+        _add_loss(builder, context, tokens, columns)
+        builder.save("logits", "head", tokens * columns * ELEMENT_BYTES["fp32"])
+
+
+def _add_loss(builder: WorkBuilder, context: Context, tokens: Count, columns: Count) -> None:
+    """Add the cross-entropy of `tokens` with `columns` logits each on this rank: e + 8 bytes a logit, fused.
+
+    Eager frameworks cast logits, take their log-softmax, fill a gradient with zeros, take that of the softmax and cast
+    it: e + 12 bytes a logit forwards, e + 20 backwards [PyTorch, torch/nn/functional.py, cross_entropy under autocast].
+    Where a vocabulary may be split, the kernels are: cast, maximum, difference, exponential, sum and quotient, e + 36;
+    backwards product and cast, e + 12; and 16 and 8 that look up the targets and mask and average their losses, FP32
+    numbers of a token in and out [NVIDIA Megatron-LM, core/tensor_parallel/cross_entropy.py; pretrain_gpt.py].
+    """
+    element, full = context.residual, ELEMENT_BYTES["fp32"]
+    logits = tokens * columns
+    if context.framework.masks_softmax:
+        moved = 2 * tokens * full
+        forward = [
+            Elementwise("loss", logits * (element + 9 * full), kind="softmax", calls=6.0),
+            Elementwise("loss of targets", 16 * moved, calls=16.0),
+        ]
+        gradients = [
+            Elementwise("loss gradient", logits * (element + 3 * full), kind="softmax", calls=2.0),
+            Elementwise("loss gradient of targets", 8 * moved, calls=8.0),
+        ]
+    elif context.framework.eager:
+        forward = [Elementwise("loss", logits * (element + 3 * full), kind="softmax", calls=2.0)]
+        gradients = [Elementwise("loss gradient", logits * (element + 5 * full), kind="softmax", calls=3.0)]
+    else:
+        forward, gradients = [Elementwise("loss", logits * (element + 2 * full))], []
+    builder.step("loss", forward, gradients)
 
 
 def _mtp(context: Context, logits: Count) -> Work:

@@ -16,7 +16,9 @@ def add_norm(builder: WorkBuilder, context: Context, name: str, kind: str, rows:
     size = rows * width * context.residual
     gradients = [Elementwise(f"{name} gradient", 3 * size, rows=rows)]
     if context.framework.eager:
-        gradients.append(Elementwise(f"{name} parameter gradients", 2 * size, rows=rows))
+        gradients.append(
+            Elementwise(f"{name} parameter gradients", 2 * size, rows=rows, calls=2.0 + norm_vectors(kind))
+        )
     builder.step("norm", [Elementwise(name, 2 * size, kind="norm", rows=rows)], gradients)
     _own_norm(builder, name, kind, size, width)
 
@@ -31,7 +33,8 @@ def add_residual_norm(
     each y. branches: 2 in a parallel block, whose `norms` may be one or two.
 
     Eager frameworks add, normalise and sum gradients one after the other: 3 passes an addition, 2 a norm; backwards
-    3 a sum of gradients, 3 a norm and 2 more for its parameters [PyTorch, native/cuda/layer_norm_kernel.cu].
+    3 a sum of gradients, 3 a norm and 2 more for its parameters [PyTorch, native/cuda/layer_norm_kernel.cu]. The latter
+    are two kernels, partial sums and their sum, and one that adds each vector to what earlier micro-batches left.
     """
     width, rows = context.architecture.hidden, context.stream_tokens
     size = rows * width * context.residual
@@ -44,7 +47,9 @@ def add_residual_norm(
             ],
             [
                 Elementwise(f"{name} gradient", 3 * norms * size, rows=rows, calls=float(norms)),
-                Elementwise(f"{name} parameter gradients", 2 * norms * size, rows=rows, calls=float(norms)),
+                Elementwise(
+                    f"{name} parameter gradients", 2 * norms * size, rows=rows, calls=norms * (2.0 + norm_vectors(kind))
+                ),
                 Elementwise(f"{name} gradient sum", 3 * branches * size, kind="add", calls=float(branches)),
             ],
             again=[Elementwise(name, 2 * norms * size, kind="norm", rows=rows, calls=float(norms))],
@@ -191,7 +196,8 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
 
     y = x W; dx = dy W^T; dW += x^T dy, accumulated in the gradient's format by a read and a write.
     A narrow compute format casts x and dy before the products and re-quantises both along the other axis for dW. Eager
-    frameworks sum the gradient of a bias in a kernel of its own, which reads dy once more.
+    frameworks sum the gradient of a bias in a kernel of its own, which reads dy once more, and add it to what earlier
+    micro-batches left in another one.
     """
     dtype = linear.dtype or context.precision.linear
     narrow = context.casts and linear.dtype is None
@@ -208,7 +214,7 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
     back: list[Operator] = []
     turned: list[Operator] = []
     if context.framework.eager and not (is_single(linear.bias) and linear.bias == 0):
-        turned.append(Elementwise(f"{linear.name} bias gradient", given * wide))
+        turned.append(Elementwise(f"{linear.name} bias gradient", given * wide, calls=2.0))
     if narrow and linear.cast_gradient:
         back.append(Elementwise(f"{linear.name} gradient cast", given * (wide + operand), kind="cast"))
     if narrow:

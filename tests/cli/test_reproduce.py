@@ -199,7 +199,8 @@ def test_leaving_out_fits_a_declared_term_to_other_publications(run, tmp_path):
     folder.mkdir(parents=True)
     (folder / "end_to_end.yaml").write_text(
         "schema: costmodel/fit_plan@1\nname: end_to_end\nterms:\n  - {path: framework.launch, bounds: [1 us, 50 us], "
-        "frameworks: [deepspeed, megatron], classes: [training], publications: [megascale, mt_nlg, narayanan_2021]}\n",
+        "frameworks: [megatron, megatron-2021], classes: [training], "
+        "publications: [megascale, mt_nlg, narayanan_2021]}\n",
         encoding="utf-8",
     )
     (row,) = json.loads(run("reproduce", "mt_nlg", "--leave-out", "--path", tmp_path, "--json").out)

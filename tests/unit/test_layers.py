@@ -13,9 +13,10 @@ from costmodel.workload.context import Context
 from costmodel.workload.layers import model_work
 from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Exchange, Gemm, Operator
 from costmodel.workload.recompute import OPERATORS, SETS, expand
-from costmodel.workload.scenario import Communication, Parallelism
+from costmodel.workload.scenario import MASKED, Communication, Framework, Parallelism
 from costmodel.workload.work import Work
 
+MEGATRON = replace(UNFUSED, implementations={"attention_prefill": (MASKED,)}, eager=True)
 SEQUENCE, BATCH, HIDDEN, HEADS = 2048, 4, 6144, 64  # of Megatron's 22B
 
 
@@ -23,6 +24,11 @@ def gpt(parallel: Parallelism, recompute: str = "none") -> Work:
     """Return one layer of the 22B model of Korthikanti et al., unfused attention, 16 bits."""
     seen = context(GPT_22B, parallel, sequences=float(BATCH), length=float(SEQUENCE))
     return model_work(replace(seen, framework=UNFUSED, recompute=expand([recompute]))).layers[0]
+
+
+def started(operators: Iterable[Operator]) -> float:
+    """Return how many kernels and messages the host starts."""
+    return float(sum(item.calls if isinstance(item, Elementwise) else 1.0 for item in operators))
 
 
 def kept(work: Work) -> float:
@@ -350,3 +356,52 @@ def test_precision_decides_what_is_kept_of_an_input() -> None:
     rows = 1024 * 4
     assert size(BF16) == rows * 1024 * 2
     assert size(FP8) == rows * 1024 * (1 + 4 / 128)
+
+
+# ---- frameworks that start PyTorch's operators one after the other ---------------------------------------------------
+
+
+def test_megatron_starts_as_many_kernels_as_its_code_has() -> None:
+    """Full recomputation of a layer: 17 kernels forwards, of which two are messages, 17 again, and those of gradients.
+
+    Backwards: drop-outs (2), products (8), GELU, norms (input, two for parameters, two that add these to earlier ones,
+    10), sums (2), the core with its soft-max and drop-out (6), two that scale, one that joins, biases (8), messages.
+    """
+    seen = context(GPT_22B, Parallelism(tp=8.0), sequences=float(BATCH), length=float(SEQUENCE))
+    layer = model_work(replace(seen, framework=MEGATRON, recompute=expand(["full"]))).layers[0]
+    messages = [item for item in layer.forward if isinstance(item, Collective) and item.group.size > 1]
+    assert len(messages) == 2
+    alone = [item for item in (*layer.forward, *layer.input_gradient) if _sent_to_itself(item)]
+    forward = [item for item in layer.forward if not _sent_to_itself(item)]
+    gradients = [*layer.input_gradient[len(layer.forward) :], *layer.weight_gradient]
+    assert started(forward) == 17
+    assert started(item for item in gradients if item not in alone) == 2 + 8 + 1 + 10 + 2 + 6 + 2 + 1 + 8 + 2
+
+
+def _sent_to_itself(item: Operator) -> bool:
+    return isinstance(item, Collective) and bool(item.group.size == 1)
+
+
+@pytest.mark.parametrize("framework", [MEGATRON, replace(MEGATRON, implementations={})])
+def test_gradients_of_queries_keys_and_values_are_joined_where_nothing_is_fused(framework: Framework) -> None:
+    seen = context(GPT_22B, Parallelism(tp=2.0), sequences=float(BATCH), length=float(SEQUENCE))
+    layer = model_work(replace(seen, framework=framework)).layers[0]
+    joined = named(layer.input_gradient, "query, key, value gradient join")
+    assert traffic(joined) == 2 * 2 * BATCH * SEQUENCE * 3 * HIDDEN / 2
+    order = [item.name for item in layer.input_gradient]
+    assert order.index(joined.name) < order.index("qkv projection input gradient")
+    plain = model_work(replace(seen, framework=replace(framework, eager=False))).layers[0]
+    assert all(item.name != joined.name for item in plain.input_gradient)
+
+
+def test_a_loss_over_a_split_vocabulary_passes_its_logits_more_often() -> None:
+    seen = context(GPT_22B, Parallelism(tp=8.0), sequences=float(BATCH), length=float(SEQUENCE))
+    logits = BATCH * SEQUENCE * GPT_22B.vocabulary / 8
+    plain, split = (
+        model_work(replace(seen, framework=framework)).head
+        for framework in (replace(MEGATRON, implementations={}), MEGATRON)
+    )
+    assert traffic(named(plain.forward, "loss")) == logits * (2 + 12)
+    assert traffic(named(split.forward, "loss")) == logits * (2 + 36)
+    assert traffic(named(split.input_gradient, "loss gradient")) == logits * (2 + 12)
+    assert started(split.forward) - started(plain.forward) == 6 + 16 - 2

@@ -11,8 +11,8 @@ from builders import BF16, DENSE_MODEL, FAMILIES, FP8, MOE_MODEL, STEP, scenario
 import costmodel
 from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.pricing import Priced
-from costmodel.analytic.sums import Move
-from costmodel.analytic.training import price_step, step_times, training_context
+from costmodel.analytic.sums import Move, seconds_of
+from costmodel.analytic.training import arrival, price_step, step_times, training_context
 from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Cluster
 from costmodel.result import Point
@@ -345,13 +345,31 @@ def test_exchanges_exist_only_between_ranks() -> None:
     assert operators(scenario(STEP, MOE_MODEL, precision=BF16))[0] == 0
 
 
-def test_a_pair_of_chunks_sends_both_messages_at_once() -> None:
-    def message(of: Scenario) -> Collective:
-        assert isinstance(of.plan, Training)
-        sent = price_step(of, of.plan, Calibration()).transfer.operator
-        assert isinstance(sent, Collective)
-        return sent
+def _message(of: Scenario) -> Collective:
+    assert isinstance(of.plan, Training)
+    sent = price_step(of, of.plan, Calibration()).transfer.operator
+    assert isinstance(sent, Collective)
+    return sent
 
-    alone, pair = message(CASES["pipeline"]), message(CASES["dense dualpipe"])
-    assert pair.size == 2 * alone.size
-    assert message(CASES["zb-v"]).size == alone.size
+
+def test_a_pair_of_chunks_sends_both_messages_at_once() -> None:
+    pair = scenario(DUALPIPE, DENSE_MODEL, Parallelism(pp=4.0))
+    assert _message(pair).size == 2 * _message(CASES["pipeline"]).size
+    assert _message(CASES["zb-v"]).size == _message(CASES["pipeline"]).size
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_tensor_parallel_ranks_send_a_part_each_and_gather_unless_sequences_are_split(split: bool) -> None:
+    of = scenario(STEP, DENSE_MODEL, Parallelism(pp=4.0, tp=4.0, sequence_parallel=split))
+    assert isinstance(of.plan, Training)
+    step, whole = price_step(of, of.plan, Calibration()), _message(CASES["pipeline"])
+    assert 4 * _message(of).size == whole.size
+    sent = float(seconds_of(step.transfer, None))
+    if split:
+        assert step.joining is None
+        assert float(arrival(step, None)) == sent
+    else:
+        assert step.joining is not None
+        assert isinstance(step.joining.operator, Collective)
+        assert step.joining.operator.size == whole.size
+        assert float(arrival(step, None)) > sent

@@ -59,6 +59,7 @@ def test_ranks_that_are_alike_are_simulated_once_with_the_same_result(schedule: 
 OTHERS = {
     "tensor parallel": scenario(STEP, DENSE_MODEL, Parallelism(tp=4.0, sequence_parallel=True)),
     "context parallel": scenario(STEP, DENSE_MODEL, Parallelism(cp=4.0)),
+    "tensor and pipeline parallel": scenario(STEP, DENSE_MODEL, Parallelism(pp=4.0, tp=4.0)),
     "unequal stages": scenario(replace(STEP, stages=(3, 3, 1, 1)), DENSE_MODEL, Parallelism(pp=4.0)),
     "zero 3": scenario(replace(STEP, zero=3), MOE_MODEL, LAYOUT),
     "zero 3, dualpipe": scenario(replace(STEP, zero=3, schedule="dualpipe"), MOE_MODEL, LAYOUT),
