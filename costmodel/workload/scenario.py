@@ -210,9 +210,9 @@ class Framework:
     device has is meant; contention: how much longer kernels take while expert exchanges that hold processors run;
     eager: element-wise operators are kernels of their own, not fused with their neighbours; interference: how much
     longer kernels take while data-parallel ranks gather or reduce beside them; tensor_overlap: which tensor-parallel
-    messages run beside products: `none`, those of input `gradients`, `all`; throttle: how much longer kernels that
-    processors bound take in training than in the loops that they are measured in; host: what the host's program adds
-    to a step; kv_layout: `static` or `paged` caches have room for what comes, a `concat` one is copied as a whole in
+    messages run beside products: `none`, those of input `gradients`, `all`; throttle: how much longer kernels take in a
+    step of training than in the loops that they are measured in; host: what the host's program adds to a step;
+    kv_layout: `static` or `paged` caches have room for what comes, a `concat` one is copied as a whole in
     every decoding step.
     """
 
