@@ -66,7 +66,15 @@ def test_the_winner_is_that_of_trying_every_layout(small: costmodel.Workload) ->
     assert found.scheduled < found.feasible < found.looked_at
 
 
-def test_no_layout_beats_its_bounds(small: costmodel.Workload) -> None:
+SLOW = {
+    "scenarios.selective.optimizer.overlap": True, "hardware.device.links.nvlink.bandwidth": "2 GB/s",
+    "hardware.node.nic.bandwidth": "1 GB/s",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("also", [{}, SLOW], ids=["as stated", "overlapped on a slow network"])
+def test_no_layout_beats_its_bounds(also: dict[str, object]) -> None:
+    small = costmodel.load("gpt3_175b_a100", set=SMALL | also, scenarios=["selective"])
     chosen = small.scenario("selective")
     assert isinstance(chosen.plan, Training)
     space = training_space(chosen, chosen.plan, 8)
