@@ -9,7 +9,7 @@ from typing import ClassVar, TypeAlias
 import numpy as np
 
 from costmodel.hardware import Cluster
-from costmodel.quantities import Bytes, Count, Quantity, Seconds, is_single, where
+from costmodel.quantities import Bytes, Count, Quantity, Seconds, where
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.dtypes import ELEMENT_BYTES, grouped_bytes
 from costmodel.workload.operators import WEIGHT_ONLY
@@ -162,7 +162,7 @@ class Offload:
     def is_used(self) -> bool:
         """Tell whether the host keeps anything, at any point of a grid."""
         shares = (self.optimizer, self.weights, self.activations, self.kv_cache)
-        return self.hosts_experts or any(not (is_single(share) and share == 0) for share in shares)
+        return self.hosts_experts or any(bool(np.any(np.asarray(share) > 0)) for share in shares)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
