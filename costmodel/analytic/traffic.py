@@ -11,9 +11,10 @@ import numpy as np
 from costmodel.analytic.pricing import Priced, Pricer
 from costmodel.analytic.streams import Layers, Reducing, pass_seconds, reducing
 from costmodel.analytic.sums import Moves, seconds_of
-from costmodel.quantities import Quantity, Seconds, maximum
+from costmodel.quantities import Quantity, Seconds, maximum, minimum, where
 from costmodel.workload.context import Context
 from costmodel.workload.layers import ModelWork
+from costmodel.workload.operators import Collective
 from costmodel.workload.optimizer import tied_table
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Offload, Scenario
@@ -180,26 +181,36 @@ def price_traffic(
         moved = layer_traffic(context, plan, copies, parameters, kept)
         layers[name] = {part.name: pricing.price_all(getattr(moved, part.name)) for part in fields(LayerTraffic)}
         if plan.overlaps:
-            layers[name] |= _interference(layers[name], context.framework.interference)
+            layers[name] |= _interference(layers[name], pricing)
     node = scenario.cluster.node
     return Traffic(plan, offload, node.host.link == node.intra.name, layers)
 
 
-def _interference(moved: Mapping[str, tuple[Priced, ...]], interference: Quantity) -> dict[str, tuple[Priced, ...]]:
+def _interference(moved: Mapping[str, tuple[Priced, ...]], pricing: Pricer) -> dict[str, tuple[Priced, ...]]:
     """Return what collectives make the kernels longer by that they run beside.
 
-    t * (1 - 1/interference)        [as of expert exchanges: `contention` of `training`]
+    min(t, t_inside) * (1 - 1/interference)        [as of expert exchanges: `contention` of `training`]
+
+    t: of the collective; t_inside: what its bytes take between the devices of one node. NCCL runs on as many processors
+    as a fabric's bandwidth needs, over a slow one on few for long [NCCL, src/graph/search.cc].
     """
+    interference = pricing.framework.interference
     if np.all(np.asarray(interference) == 1.0):
         return {}
     share = 1.0 - 1.0 / interference
     return {
-        _slowing(name): tuple(
-            replace(priced, operator=replace(priced.operator, name=INTERFERENCE), time=priced.time.scaled(share))
-            for priced in moved[name]
-        )
+        _slowing(name): tuple(_slowed(priced, share, pricing) for priced in moved[name])
         for name in ("gather", "reduce")
     }
+
+
+def _slowed(priced: Priced, share: Quantity, pricing: Pricer) -> Priced:
+    """Return what one operator makes kernels longer by: a share of the time that it keeps processors busy."""
+    operator, busy = replace(priced.operator, name=INTERFERENCE), priced.time
+    if isinstance(operator, Collective):
+        inside = pricing.price(operator.among(maximum(pricing.cluster.node.count, 2.0))).time.seconds
+        busy = busy.scaled(minimum(1.0, inside / where(busy.seconds > 0, busy.seconds, 1.0)))
+    return replace(priced, operator=operator, time=busy.scaled(share))
 
 
 def _slowing(name: str) -> str:

@@ -34,7 +34,8 @@ DIRECT = LowLatencyForm(
 )
 STEPPED = replace(NCCL, reduced=0.0, across=0.9, inside=2e-6, between=4e-6, level=8e-6)
 FORMS = [
-    (NCCL, "all_reduce"), (NCCL, "all_gather"), (STEPPED, "all_reduce"), (STEPPED, "all_gather"), (NCCL, "all_to_all"), (NCCL, "send_recv"), (PEERS, "all_reduce"),
+    (NCCL, "all_reduce"), (NCCL, "all_gather"), (STEPPED, "all_reduce"), (STEPPED, "all_gather"),
+    (NCCL, "all_to_all"), (NCCL, "send_recv"), (PEERS, "all_reduce"),
     (NORMAL, "normal"), (DIRECT, "low_latency"), (replace(DIRECT, direct=False), "low_latency"),
 ]  # fmt: skip
 
