@@ -18,8 +18,8 @@ from costmodel.workload.schedules.table import KINDS
 
 Pass: TypeAlias = "Sequence[tuple[int, Sums]]"  # (how many, times) of each kind of layer that a chunk passes
 
-DRAWS, SEED, SMALL = 128, 1, 0.01  # of chunks' times; the answer is the same at a third or six times that deviation
-_AT_ONCE = 32  # draws
+SEED, SMALL = 1, 0.01  # of drawn times; the answer is the same at a third or six times that deviation
+DRAWS, _AT_ONCE, _MOST = 16384, 16, 16  # of micro-batches in all; steps drawn together; how often at most
 _LENGTH = {  # of an action's forward and of its backward pass
     Kind.FORWARD: (1.0, 0.0),
     Kind.BACKWARD_INPUT: (0.0, 1.0),
@@ -62,9 +62,9 @@ def coupling(schedule: str, pp: int, virtual: int, micro_batches: int, *, alike:
 
         (E[makespan with normal times] - makespan) / (makespan with all times a deviation longer - makespan)
 
-    of equal stages with F = B_in = W, from draws with a fixed seed: one for all that a micro-batch passes, or one for
-    each stage. A rank waits for the latest of its neighbours, so that the pace is that of maxima; where a rank has
-    other work meanwhile, little of it is lost.
+    of equal stages with F = B_in = W, from steps drawn with a fixed seed, more of them the shorter they are: one draw
+    for all that a micro-batch passes, or one for each stage. A rank waits for the latest of its neighbours, so that the
+    pace is that of maxima; where a rank has other work meanwhile, little of it is lost.
     """
     events = _events(schedule, pp, virtual, micro_batches)
     forward, backward = events.length
@@ -81,7 +81,8 @@ def coupling(schedule: str, pp: int, virtual: int, micro_batches: int, *, alike:
         return np.asarray(forward[:, None] * draws[mine[0]] + backward[:, None] * draws[mine[1]])
 
     whole = mean_span(np.zeros_like(length))
-    lost = float(np.mean([mean_span(drawn()) for _ in range(DRAWS // _AT_ONCE)])) - whole
+    times = min(max(DRAWS // (micro_batches * _AT_ONCE), 1), _MOST)
+    lost = float(np.mean([mean_span(drawn()) for _ in range(times)])) - whole
     a_deviation = mean_span(SMALL * np.hypot(forward, backward)[:, None]) - whole
     return max(lost / a_deviation, 0.0)
 
