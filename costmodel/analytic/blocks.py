@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from costmodel.quantities import Array, Indices, Quantity, where
+from costmodel.quantities import Array, Indices, Quantity, maximum, where
 from costmodel.workload.plans import ExpertBound, Training, drafted_tokens
 from costmodel.workload.scenario import Disaggregated, Scenario
 
@@ -66,10 +66,13 @@ def _same_order(scenario: Scenario, whole: tuple[Indices, ...]) -> Iterator[tupl
 
 
 def _order(scenario: Scenario) -> tuple[Quantity, ...]:
-    """Return what fixes an order: pipeline stages; of training the chunks in them, of inference drafts and copies."""
+    """Return what fixes an order: pipeline stages; of training chunks, and copies; of inference drafts and copies."""
     plan, parallel, offload = scenario.plan, scenario.parallel, scenario.offload
     if isinstance(plan, Training):
-        return parallel.pp, parallel.virtual, plan.global_batch / (parallel.dp * plan.micro_batch)
+        hosted = maximum(
+            *(where(share > 0, 1.0, 0.0) for share in (offload.optimizer, offload.weights, offload.activations))
+        )
+        return parallel.pp, parallel.virtual, plan.global_batch / (parallel.dp * plan.micro_batch), hosted
     if isinstance(plan, ExpertBound):
         return (1.0,)
     copies = (where(share > 0, 1.0, 0.0) for share in (offload.weights, offload.kv_cache))

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
+from costmodel.analytic.actions import PassSums, contention, lone_seconds, stage_sums
 from costmodel.analytic.inference import PassTimes, PricedPass
 from costmodel.analytic.pricing import Priced, PricedWork
 from costmodel.analytic.recurrence import Slot
@@ -14,14 +15,11 @@ from costmodel.analytic.segments import COMPUTE
 from costmodel.analytic.sums import exposed_seconds
 from costmodel.analytic.traffic import Traffic, Works
 from costmodel.analytic.training import (
-    PassSums,
     PricedStep,
-    contention,
     layer_sums,
-    lone_seconds,
     once_a_step,
+    pass_times,
     slot_times,
-    stage_sums,
     tail_times,
 )
 from costmodel.result import Entry
@@ -45,7 +43,7 @@ ROUNDING = 1e-13  # of a pass: what differences of floats that are equal leave
 HOST = "host"  # what passes wait for the host to start their kernels
 SLOWED = "slowed by exchanges"  # what kernels take longer because exchanges run beside them
 _UNCOUNTED = (Collective, Exchange, HostTransfer, HostUpdate, HostTime)
-_Part: TypeAlias = "tuple[Priced, int, float]"  # an operator, how often, and the share that nothing hides
+_Part: TypeAlias = "tuple[Priced, float, float]"  # an operator, how often, and the share that nothing hides
 
 
 class Lines:
@@ -110,6 +108,8 @@ def step_breakdown(step: PricedStep) -> list[Entry]:
             lines.add(priced, float(count) * repeats, exposed if isinstance(priced.operator, Exchange) else share)
         for priced, repeats, share in _slot_traffic(step, slot):
             lines.add(priced, float(count) * repeats, share)
+    for priced, repeats, share in _running_on(step):
+        lines.add(priced, repeats, share)
     for priced, repeats, share in _slowest_end(step):
         lines.add(priced, float(repeats), share)
     lines.add_wait(SLOWED, slower, "memory")
@@ -122,7 +122,7 @@ def _host_wait(step: PricedStep, slot: Slot) -> float:
     if not float(step.start):
         return 0.0
     hurried, timed = (slot_times(each, slot, None) for each in (replace(step, start=0.0), step))
-    return float(timed[0]) - float(hurried[0])
+    return float(timed.seconds) - float(hurried.seconds)
 
 
 def _contention(step: PricedStep, slot: Slot) -> float:
@@ -135,23 +135,85 @@ def _contention(step: PricedStep, slot: Slot) -> float:
 
 
 def _slot_traffic(step: PricedStep, slot: Slot) -> Iterator[_Part]:
-    """Yield what moves beside one action, with the share of it that makes the action longer."""
+    """Yield what moves beside one action, with the share of it that makes the action longer.
+
+    Of actions whose reductions run on only what they wait for in full: `_running_on` has the rest.
+    """
     traffic = step.traffic
     if traffic is None:
         return
     layers = layer_sums(step, None)
     if slot.forward is not None and slot.backward is not None:
+        if traffic.settles(slot.kind):
+            return
         works = step.works_of(slot.forward), step.works_of(slot.backward)
-        sums = [stage_sums(each, layers) for each in works]
-        both = sums[0].forward + sums[1].backward
-        moved = [(priced, count) for _, count, priced in traffic.in_pair(*works)]
-        compute = both.compute + contention(both, step.slowing)
-        longer = traffic.overlapped_pair(*works, compute, both.exchanges, None) - max(compute, both.exchanges)
-        yield from _spread(moved, float(longer))
+        alone, exchanges = _pair_alone(step, slot)
+        longer = traffic.overlapped_pair(*works, alone, exchanges, None) - max(alone, exchanges)
+        yield from _spread([(priced, count) for _, count, priced in traffic.in_pair(*works)], float(longer))
         return
+    stages = [step.works_of(_label(slot))]
+    if traffic.settles(slot.kind):
+        waited, _ = _apart(traffic, stages, slot.kind, ends=False)
+        yield from ((priced, count, 1.0) for priced, count in waited)
+        return
+    yield from _lone_traffic(traffic, stages, slot.kind, layers, ends=False)
+
+
+def _running_on(step: PricedStep) -> Iterator[_Part]:
+    """Yield the reductions that run on, means over ranks, with the share of all of them that makes the step longer."""
+    traffic = step.traffic
+    if traffic is None or not traffic.runs_on:
+        return
+    layers = layer_sums(step, None)
+    passes = pass_times(step, layers, None)
+    moved: list[tuple[Priced, float]] = []
+    longer = float(passes.left)
+    for row, (slot, count) in enumerate(zip(step.program.slots, step.program.mean_counts.tolist(), strict=True)):
+        if not traffic.settles(slot.kind):
+            continue
+        if slot.forward is not None and slot.backward is not None:
+            works = step.works_of(slot.forward), step.works_of(slot.backward)
+            own, beside = (
+                max(_pair_alone(step, slot)),
+                [(priced, times) for _, times, priced in traffic.in_pair(*works)],
+            )
+        else:
+            works_of, compute = step.works_of(_label(slot)), lone_seconds(layers, slot.kind)
+            waited, beside = _apart(traffic, [works_of], slot.kind, ends=False)
+            own = sum(times * float(compute[work.name]) for times, work in works_of)
+            own += sum(times * float(priced.time.seconds) for priced, times in waited)
+        longer += count * (float(passes.durations[row].item()) - _host_wait(step, slot) - own)
+        moved += [(priced, count * times) for priced, times in beside]
+    yield from _spread(moved, max(longer, 0.0))
+
+
+def _label(slot: Slot) -> int:
+    """Return the class of stages that a lone action works on."""
     label = slot.backward if slot.forward is None else slot.forward
     assert label is not None, "an action works on a stage"
-    yield from _lone_traffic(traffic, [step.works_of(label)], slot.kind, layers, ends=False)
+    return label
+
+
+def _pair_alone(step: PricedStep, slot: Slot) -> tuple[float, float]:
+    """Return what an overlapped pair takes without what moves beside it: its computation, and its exchanges [s]."""
+    assert slot.forward is not None, "a pair has a chunk each way"
+    assert slot.backward is not None, "a pair has a chunk each way"
+    layers = layer_sums(step, None)
+    forward, backward = (stage_sums(step.works_of(label), layers) for label in (slot.forward, slot.backward))
+    both = forward.forward + backward.backward
+    return float(both.compute + contention(both, step.slowing)), float(both.exchanges)
+
+
+def _apart(
+    traffic: Traffic, stages: Sequence[Works], kind: Kind, *, ends: bool
+) -> tuple[list[tuple[Priced, int]], list[tuple[Priced, int]]]:
+    """Return what a lone pass moves: what it waits for in full, and what runs beside it."""
+    waited, beside = list[tuple[Priced, int]](), list[tuple[Priced, int]]()
+    for works in stages:
+        for count, _, moved in traffic.along(works, kind, ends=ends):
+            for part, priced in moved:
+                (waited if traffic.waits(part) else beside).append((priced, count))
+    return waited, beside
 
 
 def _lone_traffic(
@@ -159,20 +221,15 @@ def _lone_traffic(
 ) -> Iterator[_Part]:
     """Yield what moves beside a lone pass: what it waits for in full, and of the rest what it is longer by."""
     compute = lone_seconds(layers, kind)
-    waited, beside = list[tuple[Priced, int]](), list[tuple[Priced, int]]()
-    alone = 0.0
-    for works in stages:
-        for count, work, moved in traffic.along(works, kind, ends=ends):
-            alone += count * float(compute[work.name])
-            for part, priced in moved:
-                (waited if traffic.waits(part) else beside).append((priced, count))
+    waited, beside = _apart(traffic, stages, kind, ends=ends)
+    alone = sum(count * float(compute[work.name]) for works in stages for count, work in works)
     spent = sum(count * float(priced.time.seconds) for priced, count in waited)
     yield from _spread(waited, spent)
     longer = float(traffic.lone_pass(stages, kind, compute, None, ends=ends)) - alone - spent
     yield from _spread(beside, max(longer, 0.0))
 
 
-def _spread(moved: Sequence[tuple[Priced, int]], longer: float) -> Iterator[_Part]:
+def _spread(moved: Sequence[tuple[Priced, float]], longer: float) -> Iterator[_Part]:
     """Yield operators with equal shares of their times that add up to `longer` seconds."""
     whole = sum(count * float(priced.time.seconds) for priced, count in moved)
     yield from ((priced, count, longer / whole if whole else 0.0) for priced, count in moved)

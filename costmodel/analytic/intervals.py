@@ -69,6 +69,22 @@ def intervals(
     }  # fmt: skip
 
 
+def deviations(
+    point: Metrics, families: Iterable[str], evaluate: Callable[[Moves], Metrics]
+) -> dict[str, tuple[float, float, float]]:
+    """Return what its kernels move the log of each time and rate of a single point by: its centre, then down and up."""
+    moves = moves_of(families, 0)
+    moved = evaluate(moves) if moves else {}
+    found = {}
+    for name, value in point.items():
+        if value is None or name not in TIMES | RATES:
+            continue
+        logs = np.log(np.broadcast_to(np.asarray(moved.get(name, value), dtype=np.float64), 1 + 2 * len(moves)) / value)
+        low, high = _quadrature(logs)
+        found[name] = float(logs[0]), float(logs[0] - low), float(high - logs[0])
+    return found
+
+
 def ratio_interval(before: Array, after: Array) -> tuple[float, float, float]:
     """Return the ratio of two evaluations and the ends of its 80 % interval.
 

@@ -9,13 +9,15 @@ from costmodel.calibration.timing import operator_time
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.cost.machine import Machine
 from costmodel.cost.time import Time
-from costmodel.hardware import Cluster, Device
-from costmodel.quantities import Count
+from costmodel.hardware import Cluster
+from costmodel.quantities import Count, Quantity
 from costmodel.workload.alike import sizes_of
-from costmodel.workload.operators import Collective, Operator
+from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Gemm, MixedAttention, Operator
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Framework, Scenario
 from costmodel.workload.work import Work
+
+KERNELS = (Gemm, AttentionCore, MixedAttention, Elementwise)  # what the device computes; all else moves data
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,14 +44,14 @@ class PricedWork:
 class Pricer:
     """Prices operators of one scenario. Operators of the same sizes, whatever their names, are costed once.
 
-    processors: those that compute kernels may use; device: at the clock that the scenario leaves it (null: its own).
+    processors: those that compute kernels may use; throttle: how much longer these take than in loops of their own.
     """
 
     cluster: Cluster
     framework: Framework
     calibration: Calibration
     processors: Count
-    device: Device | None = None
+    throttle: Quantity = 1.0
     _priced: dict[int, Priced] = field(default_factory=dict)
     _timed: dict[Hashable, tuple[Time, FamilyFit]] = field(default_factory=dict)
 
@@ -69,8 +71,11 @@ class Pricer:
         known = self._timed.get(sizes)
         if known is None:
             fit = self.calibration.fit(operator)
-            machine = Machine(self.device or self.cluster.device, self.framework, self.processors, cluster=self.cluster)
-            known = self._timed[sizes] = operator_time(operator, machine, self.cluster, fit), fit
+            machine = Machine(self.cluster.device, self.framework, self.processors, cluster=self.cluster)
+            time = operator_time(operator, machine, self.cluster, fit)
+            if isinstance(operator, KERNELS):
+                time = time.scaled(self.throttle)
+            known = self._timed[sizes] = time, fit
         return known
 
     def price_all(self, operators: Iterable[Operator]) -> tuple[Priced, ...]:
@@ -86,9 +91,9 @@ class Pricer:
 def pricer(scenario: Scenario, calibration: Calibration) -> Pricer:
     """Return the pricer of a scenario: compute has the processors that communication does not hold.
 
-    In training the framework's `throttle` slows what works in cycles.
+    In training the framework's `throttle` makes all kernels longer.
     """
     device = scenario.cluster.device
     processors = device.processors - scenario.communication.processors
-    slower = device.throttled(scenario.framework.throttle) if isinstance(scenario.plan, Training) else None
-    return Pricer(scenario.cluster, scenario.framework, calibration, processors, slower)
+    throttle = scenario.framework.throttle if isinstance(scenario.plan, Training) else 1.0
+    return Pricer(scenario.cluster, scenario.framework, calibration, processors, throttle)

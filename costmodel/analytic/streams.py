@@ -23,7 +23,7 @@ from typing import TypeAlias
 import numpy as np
 
 from costmodel.analytic.recurrence import Event, Program, compile_events, makespan
-from costmodel.quantities import Mask, Seconds, where
+from costmodel.quantities import Mask, Seconds, maximum, where
 
 UNUSED = 1.0  # seconds at points whose result is not used
 MOVING = ("arrive", "gather", "reduce", "leave")
@@ -73,6 +73,43 @@ def pass_seconds(chain: Sequence[Layers], *, one_link: bool = False) -> Seconds:
     durations = np.stack([np.broadcast_to(np.asarray(row, dtype=np.float64), shape).reshape(-1) for row in rows])
     span = makespan(program, durations).reshape(shape)
     return span if shape else float(span)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reducing:
+    """A pass whose reductions run on beside what follows it [s].
+
+    head: its first unit; rest: the others, each no sooner than the reduction of the unit before is done; trail: the
+    reduction of the last one, which the pass leaves behind.
+    """
+
+    head: Seconds
+    rest: Seconds
+    trail: Seconds
+
+
+def reducing(chain: Sequence[Layers]) -> Reducing:
+    """Return a pass of units that compute and then reduce, where one reduction at a time runs beside what follows.
+
+    A unit is done, and its reduction begins, once it is computed and the reduction before, of this pass or of an
+    earlier one, has ended: the gradients of two units are held at most. With t when unit i is done, w when its
+    reduction is,
+
+        t(i) = max(t(i-1) + c(i), w(i-1)),  w(i) = t(i) + r(i)
+
+    so that a pass from t(0), with w(0) left from before, ends at
+
+        t(n) = max(t(0) + c(1), w(0)) + sum over i > 1 of max(c(i), r(i-1))
+
+    [PyTorch, torch/distributed/fsdp/_fully_shard/_fsdp_param_group.py, post_backward: the compute stream waits for the
+    last reduce-scatter before it hands the next one over]
+    """
+    first, *others = chain
+    rest, trail = (first.count - 1) * maximum(first.compute, first.reduce), first.reduce
+    for each in others:
+        rest = rest + maximum(each.compute, trail) + (each.count - 1) * maximum(each.compute, each.reduce)
+        trail = each.reduce
+    return Reducing(first.compute, rest, trail)
 
 
 def _takes_none(chain: Sequence[Layers], part: str) -> Mask:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 
 from costmodel.analytic.pricing import Priced, Pricer
-from costmodel.analytic.streams import Layers, pass_seconds
+from costmodel.analytic.streams import Layers, Reducing, pass_seconds, reducing
 from costmodel.analytic.sums import Moves, seconds_of
 from costmodel.quantities import Quantity, Seconds, maximum
 from costmodel.workload.context import Context
@@ -42,6 +42,19 @@ class Traffic:
     offload: Offload
     one_link: bool
     layers: Mapping[str, Mapping[str, tuple[Priced, ...]]]
+
+    @property
+    def runs_on(self) -> bool:
+        """Tell whether reductions of a pass run on beside those that follow it.
+
+        Not where gradients go on to the host: its optimizer waits for all of them at the end of every backward pass
+        [DeepSpeed, runtime/zero/stage_1_and_2.py, independent_gradient_partition_epilogue].
+        """
+        return self.plan.reduces_behind and not self.offload.is_used
+
+    def settles(self, kind: Kind) -> bool:
+        """Tell whether actions of a kind have reductions that run on."""
+        return self.runs_on and (kind in _SETTLING or kind is Kind.FORWARD_BACKWARD)
 
     def waits(self, part: str) -> bool:
         """Tell whether a pass waits for the operators of a part."""
@@ -93,6 +106,16 @@ class Traffic:
         self, stages: Sequence[Works], kind: Kind, compute: Mapping[str, Seconds], moves: Moves, *, ends: bool = False
     ) -> Seconds:
         """Return how long a pass through some stages takes [s]. compute: seconds of one layer's own pass, by name."""
+        return pass_seconds(self._chain(stages, kind, compute, moves, ends=ends), one_link=self.one_link)
+
+    def settling_pass(self, works: Works, kind: Kind, compute: Mapping[str, Seconds], moves: Moves) -> Reducing:
+        """Return a backward pass through a stage whose reductions run on [s]."""
+        return reducing(self._chain([works], kind, compute, moves, ends=False))
+
+    def _chain(
+        self, stages: Sequence[Works], kind: Kind, compute: Mapping[str, Seconds], moves: Moves, *, ends: bool
+    ) -> list[Layers]:
+        """Return the layers of some stages in the order of a pass, with what moves beside each."""
         chain = []
         for works in stages if kind is Kind.FORWARD else reversed(stages):
             for count, work, moved in self.along(works, kind, ends=ends):
@@ -101,7 +124,18 @@ class Traffic:
                     place = "compute" if self.waits(part) else part
                     parts[place] = parts.get(place, 0.0) + seconds_of(priced, moves)
                 chain.append(Layers(count, **parts))
-        return pass_seconds(chain, one_link=self.one_link)
+        return chain
+
+    def settling_pair(
+        self, forward: Works, backward: Works, compute: Seconds, exchanges: Seconds, moves: Moves
+    ) -> Reducing:
+        """Return an overlapped pair that begins while reductions of earlier actions run on; its own end with it [s].
+
+        max(compute, exchanges, wire), and no sooner than its reductions after those before.
+        """
+        totals = self._totals(forward, backward, compute, exchanges, moves)
+        wire = totals.get("wire", 0.0)
+        return Reducing(maximum(*totals.values()) - wire, wire, 0.0)
 
     def overlapped_pair(
         self, forward: Works, backward: Works, compute: Seconds, exchanges: Seconds, moves: Moves
@@ -111,11 +145,17 @@ class Traffic:
         All that runs beside its computation is hidden behind it, whatever the order inside:
         max(compute, exchanges, each stream of transfers). compute, exchanges: of both chunks.
         """
+        return maximum(*self._totals(forward, backward, compute, exchanges, moves).values())
+
+    def _totals(
+        self, forward: Works, backward: Works, compute: Seconds, exchanges: Seconds, moves: Moves
+    ) -> dict[str, Quantity]:
+        """Return what each stream of an overlapped pair takes [s]."""
         totals: dict[str, Quantity] = {"compute": compute, "exchanges": exchanges}
         for part, count, priced in self.in_pair(forward, backward):
             place = "compute" if self.waits(part) else _stream(part, one_link=self.one_link)
             totals[place] = totals.get(place, 0.0) + count * seconds_of(priced, moves)
-        return maximum(*totals.values())
+        return totals
 
     def in_pair(self, forward: Works, backward: Works) -> Iterator[tuple[str, int, Priced]]:
         """Yield (part, how often, operator) of what moves beside an overlapped pair."""

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from costmodel.analytic.actions import ActionTimes, PassSums, contention, lone_seconds, pass_of, settling, stage_sums
 from costmodel.analytic.jitter import coupling, deviation, is_even, relative_deviation
 from costmodel.analytic.pricing import Priced, PricedWork, Pricer, pricer
-from costmodel.analytic.recurrence import Program, Slot, compile_schedule, makespan
-from costmodel.analytic.sums import NO_TIME, Moves, Sums, seconds_of, sums_of
-from costmodel.analytic.traffic import Traffic, Works, price_traffic
+from costmodel.analytic.recurrence import Program, Slot, compile_schedule, makespan, paced
+from costmodel.analytic.sums import Moves, seconds_of, sums_of
+from costmodel.analytic.traffic import Traffic, price_traffic
 from costmodel.cost.calibration import Calibration
-from costmodel.quantities import Array, Count, Flop, Quantity, Seconds, is_single, maximum, minimum, where
+from costmodel.quantities import Array, Count, Flop, Quantity, Seconds, is_single, maximum, where
 from costmodel.workload.context import Context
 from costmodel.workload.layers import ModelWork, model_work
 from costmodel.workload.memory import Ledger, stage_work, training_ledger
@@ -218,20 +219,6 @@ class TailTimes:
     host: Seconds
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PassSums:
-    """Times of a layer or a stage: forward, input gradient, weight gradient."""
-
-    forward: Sums = NO_TIME
-    input_gradient: Sums = NO_TIME
-    weight_gradient: Sums = NO_TIME
-
-    @property
-    def backward(self) -> Sums:
-        """Return both gradients together."""
-        return self.input_gradient + self.weight_gradient
-
-
 def step_times(step: PricedStep, moves: Moves) -> StepTimes:
     """Return the step's time, families moved within their spread as `moves` says.
 
@@ -239,23 +226,49 @@ def step_times(step: PricedStep, moves: Moves) -> StepTimes:
 
     Lone chunks run one pass and then its exchanges; a DualPipe pair runs the computation of both and hides their
     exchanges behind it, which slow it down: max(exchange, compute + contention). What moves beside a pass makes it
-    longer as far as it is not hidden.
+    longer as far as it is not hidden, in it or, of reductions that run on, in those that follow.
     """
     layers = layer_sums(step, moves)
+    passes = pass_times(step, layers, moves)
+    return _reported(step.program, passes, tail_times(step, layers, moves))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepPasses:
+    """How the passes of a step go [s]. span: until the last is done; left: what reductions that run on take longer.
+
+    durations, kernels: of the actions of each slot, at each point; durations hold the waits for reductions before, as
+    means.
+    """
+
+    span: Array
+    left: Seconds
+    durations: Array
+    kernels: Array
+
+
+def pass_times(step: PricedStep, layers: Mapping[str, PassSums], moves: Moves) -> StepPasses:
+    """Return how the passes of a step go. layers: the times of one layer of each kind."""
     stages = [stage_sums(stage_work(step.work, stage), layers) for stage in step.classes]
     slots = [_slot_times(step, slot, stages, layers, moves) for slot in step.program.slots]
     send = arrival(step, moves)
-    shape = np.broadcast_shapes(*(np.shape(part) for pair in slots for part in pair), np.shape(send))
-    durations, kernels = np.empty((2, len(slots), *shape))
-    for row, (duration, kernel) in enumerate(slots):
-        durations[row], kernels[row] = duration, kernel
-    flat = durations.reshape(len(slots), -1)
+    rows = [(*slot.parts, slot.kernels) for slot in slots]
+    shape = np.broadcast_shapes(*(np.shape(part) for row in rows for part in row), np.shape(send))
+    times = np.empty((4, len(slots), *shape))
+    for at, row in enumerate(rows):
+        for part, value in enumerate(row):
+            times[part, at] = value
+    head, rest, trail, kernels = times.reshape(4, len(slots), -1)
     transfer = np.broadcast_to(send, shape).reshape(-1) if step.schedule.stages > 1 else 0.0
-    paced = flat.copy()
+    idle = np.zeros_like(head)
     for slot, longer in jitter(step, layers).items():
-        paced[step.program.slots.index(slot)] += np.broadcast_to(longer, shape).reshape(-1)
-    span = makespan(step.program, paced, transfer).reshape(shape)
-    return _reported(step.program, span, flat, kernels.reshape(len(slots), -1), tail_times(step, layers, moves))
+        idle[step.program.slots.index(slot)] = np.broadcast_to(longer, shape).reshape(-1)
+    reduces = [slot.reducing is not None for slot in slots]
+    if not any(reduces):
+        return StepPasses(makespan(step.program, head + idle, transfer).reshape(shape), 0.0, head, kernels)
+    found = paced(step.program, reduces, (head, rest + idle, trail - idle), transfer)  # reductions go on meanwhile
+    durations = head + rest + found.waits
+    return StepPasses(found.span.reshape(shape), found.left.reshape(shape), durations, kernels)
 
 
 def arrival(step: PricedStep, moves: Moves) -> Seconds:
@@ -342,15 +355,13 @@ def once_a_step(step: PricedStep, tail: Tail, layers: Mapping[str, PassSums], mo
     return added[0], added[1]
 
 
-def _reported(
-    program: Program[Slot], span: Array, durations: Array, kernels: Array, tails: Sequence[TailTimes]
-) -> StepTimes:
+def _reported(program: Program[Slot], passes: StepPasses, tails: Sequence[TailTimes]) -> StepTimes:
     """Return the step from the schedule's makespan and what its slots sum to, as means over ranks."""
-    counts, slots = program.mean_counts, program.slots
+    counts, slots, span = program.mean_counts, program.slots, passes.span
     share = np.array(
         [[count if slot.kind is kind else 0.0 for slot, count in zip(slots, counts, strict=True)] for kind in KINDS]
     )
-    by_kind = share @ durations
+    by_kind = share @ passes.durations
     busy = by_kind.sum(axis=0)
     tail: Quantity = 0.0
     waiting: Quantity = 0.0
@@ -360,12 +371,13 @@ def _reported(
         waiting = where(later, end.seconds - end.kernels - end.host, waiting)
         host = where(later, end.host, host)
         tail = maximum(tail, end.seconds)
+    tail, waiting = passes.left + tail, passes.left + waiting
     return StepTimes(
         span + tail,
         {kind.value: row.reshape(span.shape) for kind, row in zip(KINDS, by_kind, strict=True)},
         _idle(span, busy.reshape(span.shape)),
         tail,
-        (busy - counts @ kernels).reshape(span.shape) + waiting,
+        (busy - counts @ passes.kernels).reshape(span.shape) + waiting,
         host,
     )
 
@@ -376,70 +388,37 @@ def _idle(span: Array, busy: Array) -> Array:
     return np.where(idle > ROUNDING * span, idle, 0.0)
 
 
-def slot_times(step: PricedStep, slot: Slot, moves: Moves) -> tuple[Seconds, Seconds]:
-    """Return the (duration, kernel time) of one kind of action."""
+def slot_times(step: PricedStep, slot: Slot, moves: Moves) -> ActionTimes:
+    """Return the times of one kind of action, without what it waits for reductions of earlier ones."""
     layers = layer_sums(step, moves)
     stages = [stage_sums(stage_work(step.work, stage), layers) for stage in step.classes]
     return _slot_times(step, slot, stages, layers, moves)
 
 
-def stage_sums(works: Works, layers: Mapping[str, PassSums]) -> PassSums:
-    """Return the times of a stage: those of its layers added up."""
-    total = PassSums()
-    for count, part in works:
-        layer = layers[part.name]
-        total = PassSums(
-            total.forward + layer.forward.times(count),
-            total.input_gradient + layer.input_gradient.times(count),
-            total.weight_gradient + layer.weight_gradient.times(count),
-        )
-    return total
-
-
 def _slot_times(
     step: PricedStep, slot: Slot, stages: Sequence[PassSums], layers: Mapping[str, PassSums], moves: Moves
-) -> tuple[Seconds, Seconds]:
-    """Return the (duration, kernel time) of one kind of action. stages: the times of each class of stages."""
+) -> ActionTimes:
+    """Return the times of one kind of action. stages: the times of each class of stages."""
+    traffic, runs_on = step.traffic, step.traffic is not None and step.traffic.settles(slot.kind)
     if slot.forward is not None and slot.backward is not None:
         both = stages[slot.forward].forward + stages[slot.backward].backward
         slower = contention(both, step.slowing)
         compute, kernels = both.compute + slower, both.kernels + slower
         compute = maximum(compute, step.start * both.starts)
-        if step.traffic is None:
-            return maximum(compute, both.exchanges), kernels
+        if traffic is None:
+            return ActionTimes(maximum(compute, both.exchanges), kernels)
         works = step.works_of(slot.forward), step.works_of(slot.backward)
-        return step.traffic.overlapped_pair(*works, compute, both.exchanges, moves), kernels
+        if runs_on:
+            return settling(traffic.settling_pair(*works, compute, both.exchanges, moves), kernels, 0.0)
+        return ActionTimes(traffic.overlapped_pair(*works, compute, both.exchanges, moves), kernels)
     label = slot.backward if slot.forward is None else slot.forward
     assert label is not None, "an action works on a stage"
     lone = pass_of(stages[label], slot.kind)
     started = step.start * lone.starts
-    if step.traffic is None:
-        return maximum(lone.total, started), lone.kernels
-    alone = lone_seconds(layers, slot.kind)
-    beside = step.traffic.lone_pass([step.works_of(label)], slot.kind, alone, moves)
-    return maximum(beside, started), lone.kernels
-
-
-def contention(both: Sums, slowing: Quantity) -> Seconds:
-    """Return how much longer the computation of a pair takes because exchanges run beside it.
-
-    Kernels take `slowing` times as long while both run, which is min(exchanges, slowing * compute):
-
-        contention = min(exchanges, slowing * compute) * (1 - 1/slowing)
-    """
-    return minimum(both.exchanges, slowing * both.compute) * (1.0 - 1.0 / slowing)
-
-
-def pass_of(sums: PassSums, kind: Kind) -> Sums:
-    """Return the times of one kind of pass by itself."""
-    return {
-        Kind.FORWARD: sums.forward,
-        Kind.BACKWARD: sums.backward,
-        Kind.BACKWARD_INPUT: sums.input_gradient,
-        Kind.BACKWARD_WEIGHT: sums.weight_gradient,
-    }[kind]
-
-
-def lone_seconds(layers: Mapping[str, PassSums], kind: Kind) -> dict[str, Seconds]:
-    """Return the seconds of one layer's pass by itself, by kind of layer."""
-    return {name: pass_of(sums, kind).total for name, sums in layers.items()}
+    if traffic is None:
+        return ActionTimes(maximum(lone.total, started), lone.kernels)
+    alone, works_of = lone_seconds(layers, slot.kind), step.works_of(label)
+    if runs_on and works_of:
+        return settling(traffic.settling_pass(works_of, slot.kind, alone, moves), lone.kernels, started)
+    beside = traffic.lone_pass([works_of], slot.kind, alone, moves)
+    return ActionTimes(maximum(beside, started), lone.kernels)

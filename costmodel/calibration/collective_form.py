@@ -8,12 +8,13 @@ from typing import ClassVar
 from costmodel.cost.machine import Machine
 from costmodel.cost.residual import Features
 from costmodel.cost.time import Time, message
-from costmodel.network.collectives import collective_time, tree_all_reduce_time
+from costmodel.network.collectives import collective_time, ring_bandwidth, steps_to_all, tree_all_reduce_time
 from costmodel.network.paths import Path, way_of
 from costmodel.quantities import Bytes, Quantity, Seconds, log2, maximum, minimum, where
 from costmodel.workload.operators import Collective
 
 ALL_REDUCE = "all_reduce"
+STEPPED = (ALL_REDUCE, "all_gather", "reduce_scatter")  # rings over all ranks, whose steps add up
 LARGEST_EXPONENT = 60.0  # of two: beyond it one protocol has all of the message
 
 
@@ -35,6 +36,15 @@ class CollectiveForm:
     1/n of it more; settle: fixed time of that [s]; zero where they do not. staged: what stands for `bulk` where
     messages are stored in host memory on their way; across: what stands for it between nodes; zero: `bulk` too.
 
+    inside, between, level: what a step of large messages takes inside one of several nodes and, beside the network's
+    latency a, to another one and along a level of a tree [s]; zero: `stride` counts there too. On n ranks of N nodes
+    with l on each they stand in place of the latencies of `bare`:
+
+        ring   (n - N) * inside + (N - 1) * (between + a)          once; twice for an all-reduce, or
+        tree   2 * ((l - 1) * inside + log2(N) * (level + a))      where that is less
+
+    [NCCL, src/graph/tuning.cc, LL128.]
+
     once, twice: shares of an all-reduce inside a node that reads its peers' memory; zero where there is none. In place
     of `small` stands min(hop*a + (n-1)*size/(once*B), 2*hop*a + 2*(n-1)/n*size/(twice*B)).
     """
@@ -53,6 +63,9 @@ class CollectiveForm:
     twice: float = 0.0
     staged: float = 0.0
     across: float = 0.0
+    inside: float = 0.0
+    between: float = 0.0
+    level: float = 0.0
 
     AXES = ("size", "ranks")
     FORMULA: ClassVar[str] = (
@@ -92,10 +105,20 @@ class CollectiveForm:
         if self.across:
             links = replace(links, outer=self.across * way.outer)
         ring = self.start + _bare(kind, moved, links)
+        if self.between and kind in STEPPED:
+            ring = where(way.nodes > 1, self.start + self._steps(kind, way) + _volume(kind, moved, links), ring)
         if not self.reduced or kind != ALL_REDUCE:
             return ring
         switched = self.settle + moved * (1.0 + 1.0 / way.size) / (self.reduced * way.inner) + way.inner_latency
         return where(way.nodes > 1, ring, minimum(ring, switched))
+
+    def _steps(self, kind: str, way: Path) -> Seconds:
+        """Return what the steps between the ranks of several nodes take, whatever they carry."""
+        ring = (way.size - way.nodes) * self.inside + (way.nodes - 1.0) * (self.between + way.outer_latency)
+        if kind != ALL_REDUCE:
+            return ring
+        tree = (way.local - 1.0) * self.inside + steps_to_all(way.nodes) * (self.level + way.outer_latency)
+        return 2.0 * minimum(ring, tree)
 
     def _peers(self, moved: Bytes, way: Path) -> Seconds:
         """Return the faster of one shot and two; across nodes there is neither."""
@@ -104,6 +127,12 @@ class CollectiveForm:
         twice = 2.0 * latency + 2.0 * others / way.size * moved / (self.twice * way.inner)
         across = _bare(ALL_REDUCE, moved, self._by_steps(way))
         return where(way.nodes > 1, across, minimum(once, twice))
+
+
+def _volume(kind: str, size: Bytes, way: Path) -> Seconds:
+    """Return what a ring over several nodes takes for the bytes alone."""
+    rounds = 2.0 if kind == ALL_REDUCE else 1.0
+    return rounds * (way.size - 1.0) / way.size * size / ring_bandwidth(way)
 
 
 def _bare(kind: str, size: Bytes, way: Path) -> Seconds:

@@ -11,11 +11,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from costmodel import units
 from costmodel.calibration.batch import Catalogue, LeftOut, Mapped
 from costmodel.calibration.fitting import FOLDS, Fitted, Groups, Recipe, Samples, fit_family
 from costmodel.calibration.forms import stated
@@ -28,6 +29,7 @@ from costmodel.calibration.writing import PUBLIC, Evidence, write_calibration
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.quantities import Indices
 from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile, RecipeFile
+from costmodel.schema.forms import dimension
 from costmodel.schema.references import Library
 
 _THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -133,10 +135,13 @@ def samples_of(
 
 
 def recipe_of(rule: RecipeFile) -> Recipe:
-    """Return a recipe as the fit takes it."""
-    return Recipe(
-        rule.form, {name: stated(value) for name, value in rule.choices.items()}, tuple(rule.terms), rule.beside or ""
-    )
+    """Return a recipe as the fit takes it. Raises InputError where a choice has a wrong unit."""
+    choices = {name: _chosen(value, dimension(rule.form, name)) for name, value in rule.choices.items()}
+    return Recipe(rule.form, choices, tuple(rule.terms), rule.beside or "")
+
+
+def _chosen(value: Any, measure: str | None) -> Any:
+    return stated(value) if measure is None or not isinstance(value, str) else units.parse(value, measure)
 
 
 def _groups(table: Table, rows: Indices, columns: Sequence[str]) -> Groups:

@@ -19,7 +19,7 @@ from costmodel.calibration.residuals import DIGITS, write_residuals
 from costmodel.calibration.widths import Halves, Knot, spread_knots
 from costmodel.quantities import Array
 from costmodel.schema.fit_plan import ImplementationFile
-from costmodel.schema.forms import parameter
+from costmodel.schema.forms import dimension, parameter
 from costmodel.schema.whole_files import make_folder, write_whole
 
 _UNITS = frozenset(
@@ -143,9 +143,13 @@ def _spread(knots: Iterable[Knot]) -> Iterator[str]:
 
 def _parameters(fit: Fitted) -> dict[str, str]:
     """Return the form's parameters and choices as they are written."""
-    return _values(fit.recipe.form, fit.estimate.values) | {
-        name: _plain(value) for name, value in fit.recipe.choices.items()
-    }
+    form = fit.recipe.form
+    chosen = {name: _choice(value, dimension(form, name)) for name, value in fit.recipe.choices.items()}
+    return _values(form, fit.estimate.values) | chosen
+
+
+def _choice(value: Any, measure: str | None) -> str:
+    return _written(float(value), measure) if measure in _UNITS else _plain(value)
 
 
 def _values(form: str, values: Mapping[str, float]) -> dict[str, str]:

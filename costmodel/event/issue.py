@@ -12,11 +12,17 @@ FILLER = -1  # of a part that nothing waits for: it runs when no other is ready
 
 
 class Local(NamedTuple):
-    """A part of an action. after: positions, in the action's list, of the parts that it waits for; chunk: its own."""
+    """A part of an action.
+
+    after: positions, in the action's list, of the parts that it waits for; chunk: its own; runs_on: the action does not
+    wait for its end; follows: it waits for what still runs of earlier actions of its rank.
+    """
 
     part: Part
     after: tuple[int, ...] = ()
     chunk: int = 0
+    runs_on: bool = False
+    follows: bool = False
 
 
 def chain(parts: Sequence[Part]) -> list[Local]:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from costmodel.analytic.actions import pass_of, stage_sums
 from costmodel.analytic.pricing import Priced
 from costmodel.analytic.recurrence import Slot
 from costmodel.analytic.sums import seconds_of, sums_of
-from costmodel.analytic.traffic import Traffic
 from costmodel.analytic.training import (
     PricedStep,
     StepTimes,
@@ -19,9 +19,8 @@ from costmodel.analytic.training import (
     jitter,
     layer_sums,
     once_a_step,
-    pass_of,
-    stage_sums,
 )
+from costmodel.event.beside import beside, with_traffic
 from costmodel.event.engine import Timeline
 from costmodel.event.graph import COPY, KERNEL, MESSAGE, START, Graph, Span, Task
 from costmodel.event.issue import FILLER, Local, chain, interleaved
@@ -72,7 +71,8 @@ def step_graph(
 
     An action starts when the one before it on its rank is done and its inputs have arrived, as in the closed form; what
     happens inside it is up to its streams. After it the rank waits for what the closed form says that uneven experts
-    cost it. The end of the step begins when the last rank has done its passes.
+    cost it. The end of the step begins when the last rank has done its passes, and the reductions that run on beside
+    them.
     """
     graph, table, links = (
         Graph(slowing=float(step.slowing)),
@@ -90,16 +90,23 @@ def step_graph(
     kept = [_kept(step, *columns) for columns in _columns(step, table)]
     waits = _waits(step, table)
     previous = -1
+    running: dict[int, tuple[int, ...]] = {}  # by rank, the task that ends the reductions that run on
     for number, action in enumerate(actions):
         rank = int(table.rank[number])
         if not number or table.rank[number - 1] != rank:
             previous = -1
         needs = [sends[int(need), row][0] if linked else ends[int(need)] for row, need, linked in _needs(table, number)]
         roots = tuple(needs) if previous < 0 else (previous, *needs)
-        graph.extend(_instance(action, streams[rank], (first[number], rank), roots, links))
+        earlier = running.get(rank, ())
+        graph.extend(_instance(action, streams[rank], (first[number], rank), (roots, earlier), links))
         waited = {each for local in action for each in local.after}
-        leaves = [first[number] + position for position in range(len(action)) if position not in waited]
+        leaves = [
+            first[number] + position
+            for position, local in enumerate(action)
+            if position not in waited and not local.runs_on
+        ]
         previous = graph.mark(streams[rank][COMPUTE], leaves or roots, wait=waits[number])
+        running[rank] = _still_running(action, first[number], earlier)
         graph.spans.append(Span(first[number], previous, rank, *titles[number], *kept[number]))
     send = float(seconds_of(step.transfer, None))
     wire = wire_seconds(step.transfer, send) / step.together
@@ -118,8 +125,10 @@ def step_graph(
             (sends[int(need), row][0], first[number]) for row, need, linked in _needs(table, number) if linked
         )
     passed = graph.mark(streams[0][COMPUTE], sorted(ends), "all passes done")
+    left = [number for each in running.values() for number in each]
+    reduced = graph.mark(streams[0][COMPUTE], (passed, *left), "all gradients reduced") if left else passed
     closings = [
-        _close(graph, step, (each, rank), passed, _tail(step, schedule, rank, last_passes), links)
+        _close(graph, step, (each, rank), reduced, _tail(step, schedule, rank, last_passes), links)
         for rank, each in enumerate(streams)
     ]
     count = replicas.simulated(len(graph.tasks))
@@ -135,7 +144,7 @@ def step_graph(
         for number in range(begin, end)
         if graph.tasks[number].kind == MESSAGE and (graph.tasks[number].message or graph.tasks[number].seconds > 0)
     }
-    meets = {} if count == 1 else {passed: count} | _meetings(actions, first, unit) | tails
+    meets = {} if count == 1 else dict.fromkeys((passed, reduced), count) | _meetings(actions, first, unit) | tails
     whole = replicated(graph, count, meets, links.copies)
     bounds = tuple(zip(first, ends, strict=False))
     kernels = _kernel_shares(actions, first, closings, len(graph.tasks))
@@ -238,13 +247,21 @@ def _sends(table: Table, first: int) -> dict[tuple[int, int], tuple[int, int]]:
 
 
 def _instance(
-    action: Sequence[Local], streams: dict[str, int], numbers: tuple[int, int], roots: tuple[int, ...], links: Links
+    action: Sequence[Local],
+    streams: dict[str, int],
+    numbers: tuple[int, int],
+    waits: tuple[tuple[int, ...], tuple[int, ...]],
+    links: Links,
 ) -> Iterator[Task]:
-    """Yield the tasks of one action. numbers: of its first task and of its rank; roots: what the action waits for."""
-    first, rank = numbers
+    """Yield the tasks of one action.
+
+    numbers: of its first task and of its rank; waits: for what the action waits, and what still runs of earlier ones.
+    """
+    (first, rank), (roots, running) = numbers, waits
     for local in action:
         part = local.part
         after = tuple(first + each for each in local.after) if local.after else roots
+        after = (*after, *running) if local.follows else after
         kind = MESSAGE if part.priced is not None else _TASK_KIND.get(part.stream, KERNEL)
         stream = streams[part.stream]
         seconds, message = links.sent(part.seconds, part.wire, part.priced, (rank, stream))
@@ -252,6 +269,13 @@ def _instance(
             part.name, stream, seconds, after, kind, part.elastic, part.processors, message, part.classes,
             part.stream == EXCHANGE,
         )  # fmt: skip
+
+
+def _still_running(action: Sequence[Local], first: int, earlier: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the task that ends the reductions that run on when an action is done. earlier: the one before it."""
+    if not any(local.follows for local in action):
+        return earlier
+    return tuple(first + position for position, local in enumerate(action) if local.runs_on)[-1:]
 
 
 class _Templates:
@@ -291,7 +315,7 @@ class _Templates:
         traffic = self._step.traffic
         if traffic is None:
             return chain([part for layer in self._layers(stage, kind) for part in layer])
-        return list(_with_traffic(traffic, self._step, stage, kind, self._layers(stage, kind)))
+        return with_traffic(traffic, stage_work(self._step.work, stage), kind, self._layers(stage, kind))
 
     def _layers(self, stage: Stage, kind: Kind) -> list[list[Part]]:
         """Return the parts of each layer of a stage, in the order of the pass."""
@@ -342,65 +366,12 @@ class _Templates:
         traffic = self._step.traffic
         if traffic is not None:
             moved = traffic.in_pair(stage_work(self._step.work, forward), stage_work(self._step.work, backward))
-            work += [Local(_beside(traffic, part, priced, count)) for part, count, priced in moved]
+            work += [Local(beside(traffic, part, priced, count)) for part, count, priced in moved]
         return interleaved([local for local in work if local.part.seconds > 0])
 
 
 def _gradient(name: str) -> str:
     return name if "gradient" in name else f"{name} gradient"
-
-
-def _beside(traffic: Traffic, part: str, priced: Priced, count: int) -> Part:
-    """Return what moves beside a pass, on the stream that it uses."""
-    seconds = count * float(seconds_of(priced, None))
-    place = {"arrive": ARRIVING, "leave": LEAVING}.get(part, COLLECTIVE)
-    stream = COMPUTE if traffic.waits(part) else COLLECTIVE if traffic.one_link else place
-    if not isinstance(priced.operator, Collective):
-        return Part(priced.operator.name, stream, seconds, 0.0, 0.0)
-    return Part(priced.operator.name, stream, seconds, 0.0, 0.0, wire=wire_seconds(priced, seconds), priced=priced)
-
-
-def _with_traffic(
-    traffic: Traffic, step: PricedStep, stage: Stage, kind: Kind, layers: Sequence[Sequence[Part]]
-) -> list[Local]:
-    """Return a lone pass with what moves beside it: two layers on their way or at work at a time."""
-    along = traffic.along(stage_work(step.work, stage), kind, ends=False)
-    moved = [beside for count, _, beside in along for _ in range(count)]
-    work: list[Local] = []
-    computed: list[int | None] = []
-    fetched: list[tuple[int, ...]] = []
-
-    def add(part: Part, after: Sequence[int | None]) -> int:
-        work.append(Local(part, tuple(dict.fromkeys(each for each in after if each is not None))))
-        return len(work) - 1
-
-    def fetch(layer: int) -> None:
-        room = computed[layer - 2] if layer >= 2 else None
-        arrived: list[int] = []
-        for name in ("arrive", "gather"):
-            own = [_beside(traffic, kind_of, priced, 1) for kind_of, priced in moved[layer] if kind_of == name]
-            arrived += [add(part, (room, *arrived)) for part in own if part.seconds and part.stream != COMPUTE]
-        fetched.append(tuple(arrived))
-
-    fetch(0)
-    for number, layer in enumerate(layers):
-        if number + 1 < len(layers):
-            fetch(number + 1)
-        waited = [_beside(traffic, part, priced, 1) for part, priced in moved[number]]
-        own = [*(part for part in waited if part.stream == COMPUTE and part.seconds), *layer]
-        last = computed[-1] if computed else None
-        needs: tuple[int | None, ...] = (last, *fetched[number])
-        for part in own:
-            last = add(part, needs)
-            needs = (last,)
-        computed.append(last)
-        settled: list[int | None] = [last]
-        for name in ("reduce", "leave"):
-            for kind_of, priced in moved[number]:
-                made = _beside(traffic, kind_of, priced, 1)
-                if kind_of == name and made.seconds and made.stream != COMPUTE:
-                    settled.append(add(made, settled))
-    return work
 
 
 def _tail(step: PricedStep, schedule: Schedule, rank: int, last_passes: Sequence[Kind]) -> Tail:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from costmodel.quantities import (
     Bytes,
@@ -13,7 +13,6 @@ from costmodel.quantities import (
     DollarsPerSecond,
     FlopPerSecond,
     Hertz,
-    Quantity,
     Seconds,
     Watts,
 )
@@ -97,24 +96,6 @@ class Device:
     def level(self, name: str) -> MemoryLevel | None:
         """Return the memory level of that name, or None."""
         return next((level for level in self.memory if level.name == name), None)
-
-    def throttled(self, factor: Quantity) -> Device:
-        """Return the device at a slower clock: what works in cycles takes `factor` times as long.
-
-        Caches and shared memory run at the processors' clock; device memory and links have their own.
-        """
-        share = 1.0 / factor
-        nearer = (
-            replace(level, bandwidth=None if level.bandwidth is None else level.bandwidth * share)
-            for level in self.memory[:-1]
-        )
-        return replace(
-            self,
-            clock=self.clock * share,
-            clock_max=self.clock_max * share,
-            math={name: replace(unit, clock=unit.clock * share) for name, unit in self.math.items()},
-            memory=(*nearer, self.device_memory),
-        )
 
     @property
     def device_memory(self) -> MemoryLevel:

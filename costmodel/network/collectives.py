@@ -18,7 +18,7 @@ def collective_time(kind: str, size: Bytes, path: Path) -> Seconds:
     return where(path.size > 1, _TIMES[kind](size, path), 0.0)
 
 
-def _ring_bandwidth(path: Path) -> Quantity:
+def ring_bandwidth(path: Path) -> Quantity:
     """Return the bandwidth of rings that cross nodes on every rank's own NIC, bounded by the inner link."""
     crossing = where(path.local > 1, minimum(path.inner, path.local * path.outer), path.outer)
     return where(path.nodes > 1, crossing, path.inner)
@@ -32,7 +32,7 @@ def all_gather_time(size: Bytes, path: Path) -> Seconds:
     with n = l*m ranks, l on each of m nodes; the outer step moves each rank's 1/l of the buffer.
     """
     n, local, nodes = path.size, path.local, path.nodes
-    ring = (n - 1) / n * size / _ring_bandwidth(path) + (n - 1) * path.latency
+    ring = (n - 1) / n * size / ring_bandwidth(path) + (n - 1) * path.latency
     outer = (nodes - 1) / nodes * size / local / path.outer + (nodes - 1) * path.outer_latency
     inner = (local - 1) / local * size / path.inner + (local - 1) * path.inner_latency
     return minimum(ring, outer + inner)
@@ -44,7 +44,7 @@ def all_reduce_time(size: Bytes, path: Path) -> Seconds:
     halving and doubling: 2*log2(n)*a + 2*(n-1)/n * S/B over the rings' bandwidth
     """
     n = path.size
-    doubling = 2 * steps_to_all(n) * path.latency + 2 * (n - 1) / n * size / _ring_bandwidth(path)
+    doubling = 2 * steps_to_all(n) * path.latency + 2 * (n - 1) / n * size / ring_bandwidth(path)
     return minimum(2 * all_gather_time(size, path), doubling)
 
 
@@ -54,7 +54,7 @@ def tree_all_reduce_time(size: Bytes, path: Path) -> Seconds:
     2*(n-1)/n * S/B + 2*(l-1)*a_in + 2*log2(m)*a_out
     """
     steps = (path.local - 1) * path.inner_latency + steps_to_all(path.nodes) * path.outer_latency
-    return 2 * (path.size - 1) / path.size * size / _ring_bandwidth(path) + 2 * steps
+    return 2 * (path.size - 1) / path.size * size / ring_bandwidth(path) + 2 * steps
 
 
 def all_to_all_time(size: Bytes, path: Path) -> Seconds:
@@ -77,7 +77,7 @@ def send_recv_time(size: Bytes, path: Path) -> Seconds:
 
 def broadcast_time(size: Bytes, path: Path) -> Seconds:
     """Return the bound of a pipelined broadcast: S/B and the fewer of a chain's (n-1) and a tree's log2(n) steps."""
-    return size / _ring_bandwidth(path) + minimum(path.size - 1, steps_to_all(path.size)) * path.latency
+    return size / ring_bandwidth(path) + minimum(path.size - 1, steps_to_all(path.size)) * path.latency
 
 
 def steps_to_all(value: Count) -> Count:

@@ -241,9 +241,15 @@ FormFile: TypeAlias = Annotated[
 ]
 
 
+def dimension(form: str, name: str) -> str | None:
+    """Return the dimension of a field of a form, null where it is no quantity."""
+    number = number_at(FORM_FILES[form], [name])
+    return number.dimension if isinstance(number, Measure) else None
+
+
 def parameter(form: str, name: str) -> str:
     """Return the dimension of a form's parameter. Raises KeyError where the form has none of that name."""
-    number = number_at(FORM_FILES[form], [name])
-    if not isinstance(number, Measure):
+    found = dimension(form, name)
+    if found is None:
         raise KeyError(f"{name} of {form} has no dimension")
-    return number.dimension
+    return found

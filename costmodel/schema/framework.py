@@ -69,7 +69,7 @@ class FrameworkFile(Strict):
     )
     throttle: LoadFactor = Field(
         default=1.0,
-        description="how much longer kernels that processors bound take in training than in the loops that tables time",
+        description="how much longer kernels take in a step of training than in the loops that tables time",
     )
     interference: LoadFactor = Field(
         default=1.0, description="how much longer kernels take while data-parallel ranks gather or reduce beside them"

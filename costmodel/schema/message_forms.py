@@ -30,6 +30,11 @@ class CollectiveFormFile(Strict):
     across: Ratio | None = Field(
         default=None, description="share of the NICs' bandwidth that large messages get between nodes; null: bulk"
     )
+    inside: Time | None = Field(default=None, description="a step of large messages inside one of several nodes")
+    between: Time | None = Field(
+        default=None, description="a step of large messages to another node, the network's latency aside; null: stride"
+    )
+    level: Time | None = Field(default=None, description="a level of a tree over nodes, the network's latency aside")
 
 
 class LowLatencyFormFile(Strict):

@@ -87,7 +87,8 @@ class Bounder:
 
     M: micro-batches. One-way schedules expose the exchanges, so that computation and exchanges are a sum; there rank r
     waits for the first micro-batch to come through the r stages before its own, and after its last backward pass the
-    gradient goes back through them: waits_r = t of these stages. The end of the step: reductions, optimizer and gathers
+    gradient goes back through them: waits_r = t of these stages, without messages that run on beside other passes. The
+    end of the step: reductions, optimizer and gathers
     of the rank with most of the commonest layers, as far as they end it. Memory is that of the first rank.
 
     stated: the step as its scenario states it, whose stages say what its ends weigh; keys: number of each layout among
@@ -128,7 +129,8 @@ class Bounder:
         passes, splits = self._passes[plan.recompute], self._splits
         assert splits is not None, "memory was asked for first"
         at = np.searchsorted(passes.keys, self.keys[rows])
-        beside = _beside(price_traffic(part, plan, context, work, _copies(plan), price), _kinds(work))
+        traffic = price_traffic(part, plan, context, work, _copies(plan), price)
+        beside = _beside(traffic, _kinds(work))
         waited, wire = (_rows(stream, size) for stream in zip(*beside, strict=True))
         starts = part.framework.host.operator * passes.starts[:, at]
         streams = _Streams(passes.compute[:, at] + waited, passes.exchanges[:, at], wire, starts)
@@ -137,7 +139,7 @@ class Bounder:
         for number in np.unique(member):
             own = member == number
             of = _Streams(*(stream[:, own] for stream in streams))
-            found[own] = _span(plan, splits.of[number], of, count[own])
+            found[own] = _span(plan, splits.of[number], of, count[own], runs_on=traffic is not None and traffic.runs_on)
         return _SHARE * (found + _end(price, context, plan, work, [splits.of[number] for number in member]))
 
     def _some(self, scenario: Scenario, rows: Indices) -> tuple[Scenario, Training]:
@@ -218,8 +220,11 @@ def _split(scenario: Scenario, plan: Training, stated: Training, size: int) -> S
     return Splits(member.reshape(-1), found, np.stack([one.held for one in found], axis=-1))
 
 
-def _span(plan: Training, split: _Split, of: _Streams, count: Array) -> Array:
-    """Return the least makespan of some layouts. count: micro-batches that pass each stage of a rank."""
+def _span(plan: Training, split: _Split, of: _Streams, count: Array, *, runs_on: bool) -> Array:
+    """Return the least makespan of some layouts.
+
+    count: micro-batches that pass each stage of a rank; runs_on: no pass waits for its own messages.
+    """
     if plan.schedule not in _ONE_WAY:
         most: Array = np.max([(split.ranks @ stream).max(axis=0) for stream in of], axis=0)
         return most * count
@@ -228,6 +233,8 @@ def _span(plan: Training, split: _Split, of: _Streams, count: Array) -> Array:
     for stream in (of.compute + of.exchanges, of.wire, of.starts):
         through = np.cumsum(split.stages[: pp - 1] @ stream, axis=0)
         waits = np.concatenate([np.zeros((1, stream.shape[1])), through])
+        if runs_on and stream is of.wire:
+            waits[:] = 0.0
         longest.append((count * (split.ranks @ stream) + waits).max(axis=0))
     span: Array = np.max(longest, axis=0)
     return span

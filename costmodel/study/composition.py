@@ -6,43 +6,108 @@ python -m costmodel.study.composition --output hardware/calibrations/composition
 from __future__ import annotations
 
 import argparse
+import math
 import sys
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from costmodel import units
-from costmodel.analytic.intervals import RATES, TIMES
+from costmodel.analytic.evaluation import evaluate
+from costmodel.analytic.intervals import RATES, TIMES, deviations
+from costmodel.errors import CostModelError
 from costmodel.quantities import Array
+from costmodel.schema.case import Case
+from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
-from costmodel.study.reproduce import Comparison, load_cases, reproduce
+from costmodel.study.predictions import going_with, predict
+from costmodel.study.reproduce import load_cases
+from costmodel.study.weights import weights_of
 
 CLASSES = ("training", "inference", "serving")
-POINTS = (0.1, 0.5, 0.9)  # of the weight of all rows
+OUTSIDE = 0.1  # of the weight of all rows, on each side of an interval
 
 
-def ratio(one: Comparison) -> float | None:
-    """Return measured over predicted time of a scored figure; null where it is no time and no rate."""
-    if one.error is None or not one.predicted or not one.published:
-        return None
-    if one.metric in TIMES:
-        return one.published / one.predicted
-    return one.predicted / one.published if one.metric in RATES else None
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A published time or rate of a whole run. All logs, of times.
+
+    late: measured over predicted time; centre, down, up: what the kernels of the run move it by, and their interval.
+    """
+
+    case_class: str
+    publication: str
+    late: float
+    centre: float
+    down: float
+    up: float
 
 
-def points(values: Array, weights: Array) -> tuple[float, float, float]:
-    """Return the 10 %, 50 % and 90 % points of weighted values, to three digits."""
+def rows_of(cases: Iterable[Case], library: Library) -> Iterator[Row]:
+    """Yield a row for each value of a whole run that is scored; nothing for what cannot be computed."""
+    for case in cases:
+        if case.skip is None and case.scenario is not None and case.case_class in CLASSES:
+            try:
+                yield from _rows(case, library)
+            except CostModelError:  # `reproduce` says so
+                continue
+
+
+def _rows(case: Case, library: Library) -> Iterator[Row]:
+    prediction = predict(case, library.roots, library)
+    if prediction.workload is None or prediction.infeasible or not case.expect:
+        return
+    scenario = prediction.scenario
+    evaluation = evaluate(scenario, prediction.workload.calibration(scenario))
+    kernels = deviations(evaluation.metrics(None), evaluation.families(), evaluation.metrics)
+    for expected in case.expect:
+        metric = going_with(expected.metric)
+        value = prediction.value(expected.metric, case.conventions).value
+        if expected.check == "value" and isinstance(expected.value, float) and value and metric in kernels:
+            late, (centre, down, up) = math.log(expected.value / value), kernels[metric]
+            if metric in TIMES:
+                yield Row(str(case.case_class), case.publication, late, centre, down, up)
+            elif metric in RATES:
+                yield Row(str(case.case_class), case.publication, -late, -centre, up, down)
+
+
+def spread(rows: Sequence[Row]) -> tuple[float, float, float]:
+    """Return low, median and high of what whole runs add to the intervals of their kernels, as ratios, to three digits.
+
+    m = weighted median of (late - centre); with x = late - centre - m
+
+        high = exp(m + U):  the weight of rows with  x >  sqrt(up^2 + U^2)    is OUTSIDE
+        low  = exp(m - D):                           x < -sqrt(down^2 + D^2)  is OUTSIDE
+    """
+    weights = weights_of([row.publication for row in rows], [-row.late for row in rows])
+    late, down, up = (np.array([getattr(row, name) for row in rows]) for name in ("late", "down", "up"))
+    beside = late - np.array([row.centre for row in rows])
+    median = _point(beside, weights, 0.5)
+    beyond = beside - median
+    above = _point(_left(np.maximum(beyond, 0.0), up), weights, 1.0 - OUTSIDE)
+    below = _point(_left(np.maximum(-beyond, 0.0), down), weights, 1.0 - OUTSIDE)
+    low, middle, high = (float(f"{math.exp(each):.3g}") for each in (median - below, median, median + above))
+    return low, middle, high
+
+
+def _left(distances: Array, stated: Array) -> Array:
+    """Return what has to be added to a stated deviation, in quadrature, to reach a distance."""
+    left: Array = np.sqrt(np.maximum(distances**2 - stated**2, 0.0))
+    return left
+
+
+def _point(values: Array, weights: Array, share: float) -> float:
+    """Return the value below which a share of the weight lies."""
     order = np.argsort(values)
     reached = np.cumsum(weights[order]) - weights[order] / 2
-    low, median, high = (float(f"{np.interp(point * weights.sum(), reached, values[order]):.3g}") for point in POINTS)
-    return low, median, high
+    return float(np.interp(share * weights.sum(), reached, values[order]))
 
 
-def render(comparisons: Iterable[Comparison]) -> str:
-    """Return the text of the calibration file; publications of a class weigh the same."""
-    scored = [(one, found) for one in comparisons if (found := ratio(one)) is not None]
+def render(rows: Iterable[Row]) -> str:
+    """Return the text of the calibration file."""
+    every = list(rows)
     lines = [
         "schema: costmodel/calibration@1",
         "name: composition",
@@ -51,18 +116,17 @@ def render(comparisons: Iterable[Comparison]) -> str:
         "families:                                        # measured over predicted times of whole runs",
     ]
     for name in CLASSES:
-        rows = [(one, found) for one, found in scored if one.case_class == name]
-        if not rows:
+        found = [row for row in every if row.case_class == name]
+        if not found:
             continue
-        counts = Counter(one.publication for one, _ in rows)
-        weights = np.array([1.0 / counts[one.publication] for one, _ in rows])
-        low, median, high = points(np.array([found for _, found in rows]), weights)
-        time = units.render(1.0, "time")
+        low, median, high = spread(found)
+        publications = len({row.publication for row in found})
         lines += [
             f"  composition_{name}:",
-            f"    spread: [{{time: {time}, low: {low:g}, median: {median:g}, high: {high:g}, rows: {len(rows)}}}]",
-            f"    rows: {len(rows)}",
-            f'    note: "{len(rows)} figures of {len(counts)} publications, each publication with the same weight."',
+            f"    spread: [{{time: {units.render(1.0, 'time')}, low: {low:g}, median: {median:g}, high: {high:g}, "
+            f"rows: {len(found)}}}]",
+            f"    rows: {len(found)}",
+            f'    note: "{len(found)} figures of {publications} publications"',
         ]
     lines += [
         "sources:",
@@ -70,8 +134,8 @@ def render(comparisons: Iterable[Comparison]) -> str:
         '    cite: "the published cases of the catalogue: workloads/published"',
         "    kind: derived",
         "    note: >-",
-        "      10, 50 and 90 % points. Made by `python -m costmodel.study.composition --output",
-        "      hardware/calibrations/composition.yaml`.",
+        "      What whole runs add to the intervals of their kernels, so that 80 % lie inside. Made by",
+        "      `python -m costmodel.study.composition --output hardware/calibrations/composition.yaml`.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -81,8 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m costmodel.study.composition", description=main.__doc__)
     parser.add_argument("--output", type=Path, required=True, help="calibration file to write")
     chosen = parser.parse_args(arguments)
-    comparisons, _ = reproduce(load_cases([])[0])
-    text = render(comparisons)
+    text = render(rows_of(load_cases([])[0], Library()))
     write_whole(chosen.output, [text.encode("utf-8")])
     sys.stdout.write(text)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import sys
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -25,7 +24,7 @@ from costmodel.schema import SI
 from costmodel.schema.case import Case, resolve_case
 from costmodel.schema.fit_plan import FitPlanFile, TermFile
 from costmodel.schema.references import Library
-from costmodel.study.moved_figures import Ends, Figure, Terms, Values, logs, moved, moves, path_of
+from costmodel.study.moved_figures import Ends, Figure, Terms, Values, logs, moved, moves, path_of, weigh
 from costmodel.study.predictions import going_with, predict
 from costmodel.study.reproduce import Widening, load_cases
 from costmodel.study.term_ends import SOFT, ends_of
@@ -115,7 +114,7 @@ def fit_terms(figures: Sequence[Figure], terms: Terms, library: Library, start: 
 
     minimise over x in [0, 1]^k   sum of w * soft_l1(gap + log(m(low + x (high - low)) / m(files))) + soft_l1(held(x))
 
-    w: one over the figures of the publication, so that each publication weighs the same. A term of fewer than two
+    w: those of `weigh`, by which a publication of many figures counts a little more. A term of fewer than two
     publications among the figures stays as it is. held: what a term's prior says, or else a slight pull to its lower
     bound, which is no effect. start: values to begin with; null: those of the files.
     """
@@ -129,8 +128,7 @@ def fit_terms(figures: Sequence[Figure], terms: Terms, library: Library, start: 
     spans = np.array([term.span for term in terms])
     origin = np.array([_begin(used, terms, at, library, start) for at in free])
     lows, highs = spans[free].T
-    counts = Counter(one.case.publication for one in used)
-    weights = np.array([*(1.0 / counts[one.case.publication] for one in used), *(1.0 for _ in free)])
+    weights = np.concatenate([weigh(used), np.ones(len(free))])
 
     @lru_cache(maxsize=4)
     def at_point(point: bytes) -> tuple[Array, Array]:

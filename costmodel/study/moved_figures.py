@@ -9,6 +9,7 @@ from typing import TypeAlias
 import numpy as np
 
 from costmodel.analytic.grid import evaluate_grid
+from costmodel.analytic.intervals import RATES
 from costmodel.calibration.load import load_calibration
 from costmodel.errors import CostModelError
 from costmodel.quantities import Array
@@ -16,6 +17,7 @@ from costmodel.schema import SI
 from costmodel.schema.case import Case, resolve_case
 from costmodel.schema.fit_plan import TermFile
 from costmodel.schema.references import Library
+from costmodel.study.weights import weights_of
 
 Terms: TypeAlias = Sequence[TermFile]
 Values: TypeAlias = "tuple[float | None, ...]"  # of the terms in order; null: as the framework's file says
@@ -31,6 +33,16 @@ class Figure:
     of: tuple[int, ...]
     gap: float
     metric: str
+
+    @property
+    def late(self) -> float:
+        """Return the log of predicted over published time."""
+        return -self.gap if self.metric in RATES else self.gap
+
+
+def weigh(figures: Sequence[Figure]) -> Array:
+    """Return the weights of figures, by the errors that the files' values leave (`weights_of`)."""
+    return weights_of([one.case.publication for one in figures], [one.late for one in figures])
 
 
 def path_of(case: Case, term: TermFile) -> str:

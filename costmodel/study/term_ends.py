@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from costmodel.quantities import Array
 from costmodel.schema.references import Library
-from costmodel.study.moved_figures import Figure, Terms, logs, moved
+from costmodel.study.moved_figures import Figure, Terms, logs, moved, weigh
 
 SOFT = 0.1  # log error of a publication that counts as one standard deviation; beyond it errors count less than squared
 RISE = 1.642  # the 80 % point of chi-squared with one degree of freedom
@@ -30,16 +29,15 @@ def ends_of(
 
         C(x) = sum of w * soft(error of a figure at x) + (held(x) / SOFT)^2;   C(low) = C(high) = C(fitted) + RISE
 
-    x runs over one term at a time. w: one over the figures of the publication, so that a publication's mean counts as
-    one observation; held: residuals of what is known of the terms beside figures, for columns of units. An end that the
+    x runs over one term at a time. w: those of `weigh`, by which a publication's mean counts as one observation or
+    less; held: residuals of what is known of the terms beside figures, for columns of units. An end that the
     bounds do not reach is the bound: the figures do not determine it.
     """
     scans = [np.clip(unit + np.concatenate([-DISTANCES, DISTANCES]), 0.0, 1.0) for unit in units]
     rises = _of_what_is_known(scans, units, held)
-    counts = Counter(one.case.publication for one in figures)
-    for one in figures:
+    for one, weight in zip(figures, weigh(figures), strict=True):
         for row, costs in _of_a_figure(one, terms, free, units, scans, library):
-            rises[row] += costs / counts[one.case.publication]
+            rises[row] += costs * weight
     result, half = [], len(DISTANCES)
     for row, at in enumerate(free):
         low, high = terms[at].span

@@ -65,6 +65,16 @@ class Training:
         return self.zero >= 2 if self.sharding.reduce is None else self.sharding.reduce == "micro_batch"
 
     @property
+    def reduces_behind(self) -> bool:
+        """Tell whether reductions of a pass run on beside those that follow it: those of stage 2, where they overlap.
+
+        Its weights stay whole until the step ends, and what keeps them so does not wait for reductions in between
+        [PyTorch, FSDPModule.set_is_last_backward]. With stage 3 every backward pass ends with a wait for its own
+        [FSDP, _post_backward_final_callback].
+        """
+        return self.zero == 2 and self.reduces_often and self.overlaps
+
+    @property
     def splits_gradients(self) -> bool:
         """Tell whether a rank keeps its share of the gradients only: from stage 2 on, if it reduces them at once."""
         return self.zero >= 2 and self.reduces_often

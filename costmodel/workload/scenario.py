@@ -9,7 +9,7 @@ from typing import ClassVar, TypeAlias
 import numpy as np
 
 from costmodel.hardware import Cluster
-from costmodel.quantities import Bytes, Count, Quantity, Seconds, is_single, where
+from costmodel.quantities import Bytes, Count, Quantity, Seconds, where
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.dtypes import ELEMENT_BYTES, grouped_bytes
 from costmodel.workload.operators import WEIGHT_ONLY
@@ -162,7 +162,7 @@ class Offload:
     def is_used(self) -> bool:
         """Tell whether the host keeps anything, at any point of a grid."""
         shares = (self.optimizer, self.weights, self.activations, self.kv_cache)
-        return self.hosts_experts or any(not (is_single(share) and share == 0) for share in shares)
+        return self.hosts_experts or any(bool(np.any(np.asarray(share) > 0)) for share in shares)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -210,9 +210,9 @@ class Framework:
     device has is meant; contention: how much longer kernels take while expert exchanges that hold processors run;
     eager: element-wise operators are kernels of their own, not fused with their neighbours; interference: how much
     longer kernels take while data-parallel ranks gather or reduce beside them; tensor_overlap: which tensor-parallel
-    messages run beside products: `none`, those of input `gradients`, `all`; throttle: how much longer kernels that
-    processors bound take in training than in the loops that they are measured in; host: what the host's program adds
-    to a step; kv_layout: `static` or `paged` caches have room for what comes, a `concat` one is copied as a whole in
+    messages run beside products: `none`, those of input `gradients`, `all`; throttle: how much longer kernels take in a
+    step of training than in the loops that they are measured in; host: what the host's program adds to a step;
+    kv_layout: `static` or `paged` caches have room for what comes, a `concat` one is copied as a whole in
     every decoding step.
     """
 

@@ -229,7 +229,7 @@ def test_parts_and_breakdown_sum_to_the_step(name: str, bandwidth: float) -> Non
 
 
 @pytest.mark.parametrize("schedule", ["1f1b", "interleaved", "zb-h1", "dualpipe", "zb-v"])
-@pytest.mark.parametrize("zero", [1, 3])
+@pytest.mark.parametrize("zero", [1, 2, 3])
 def test_parts_and_breakdown_sum_to_the_step_of_a_pipeline(schedule: str, zero: int) -> None:
     plan = replace(STEP, zero=zero, sharding=OVERLAPPED, schedule=schedule)
     virtual = {"interleaved": 2.0, "zb-v": 2.0}.get(schedule, 1.0)

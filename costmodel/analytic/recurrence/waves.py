@@ -6,7 +6,7 @@ nothing to prepare: what a long step on many ranks needs that is evaluated once 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -53,17 +53,38 @@ def makespan_by_waves(waves: Waves, slot: Indices, durations: Array, transfer: A
     slot: of each event, a row of `durations`, which has a column for each point [s]; transfer: one a point [s].
     """
     points = durations.shape[1]
-    width = max(1, _NUMBERS // len(slot))
-    parts = [slice(start, start + width) for start in range(0, points, width)]
+    parts = points_together(len(slot), points)
     return np.concatenate([_makespan(waves, durations[slot, part], transfer[part]) for part in parts])
+
+
+def points_together(events: int, points: int) -> list[slice]:
+    """Return the points in parts that take a bounded room each. events: numbers that each point takes."""
+    width = max(1, _NUMBERS // events)
+    return [slice(start, start + width) for start in range(0, points, width)]
 
 
 def _makespan(waves: Waves, durations: Array, transfer: Array) -> Array:
     """Return the makespan. durations: a row for each event."""
-    events, points = durations.shape
+    finish = events_before(durations.shape)
+    for (first, last), done in started(waves, finish, transfer):
+        np.add(done, durations[first:last], out=done)
+    return np.asarray(finish[:-2].max(axis=0))
+
+
+def events_before(shape: tuple[int, ...]) -> Array:
+    """Return room for when events finish, and below it when the two rows past the last event do.
+
+    shape: (events, points).
+    """
+    events, points = shape
     finish = np.empty((events + 2, points))
     finish[events], finish[events + 1] = 0.0, -np.inf
-    arrived = np.empty((np.diff(waves.bounds).max(), points))
+    return finish
+
+
+def started(waves: Waves, finish: Array, transfer: Array) -> Iterator[tuple[tuple[int, int], Array]]:
+    """Yield (first, past the last event of a group), when they start: rows of `finish`, to become when they finish."""
+    arrived = np.empty((np.diff(waves.bounds).max(), finish.shape[1]))
     transfers = transfer.any()
     for number, (first, last) in enumerate(pairwise(waves.bounds)):
         done, come = finish[first:last], arrived[: last - first]
@@ -74,5 +95,4 @@ def _makespan(waves: Waves, durations: Array, transfer: Array) -> Array:
                 if transfers:
                     np.add(come, transfer, out=come)
                 np.maximum(done, come, out=done)
-        np.add(done, durations[first:last], out=done)
-    return np.asarray(finish[:events].max(axis=0))
+        yield (first, last), done

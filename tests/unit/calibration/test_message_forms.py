@@ -32,8 +32,9 @@ NORMAL = NormalForm(
 DIRECT = LowLatencyForm(
     launch=5e-6, hop=3.0, slot=2e-8, peer=1e-7, token=1e-6, rate=5e9, share=0.55, nic=0.95, sharpness=3.0, direct=True
 )
+STEPPED = replace(NCCL, reduced=0.0, across=0.9, inside=2e-6, between=4e-6, level=8e-6)
 FORMS = [
-    (NCCL, "all_reduce"), (NCCL, "all_gather"), (NCCL, "all_to_all"), (NCCL, "send_recv"), (PEERS, "all_reduce"),
+    (NCCL, "all_reduce"), (NCCL, "all_gather"), (STEPPED, "all_reduce"), (STEPPED, "all_gather"), (NCCL, "all_to_all"), (NCCL, "send_recv"), (PEERS, "all_reduce"),
     (NORMAL, "normal"), (DIRECT, "low_latency"), (replace(DIRECT, direct=False), "low_latency"),
 ]  # fmt: skip
 
@@ -93,6 +94,31 @@ def test_a_large_message_gets_the_share_of_large_ones_and_a_small_one_its_steps(
         3e-6 + 1e-5 + volume / (0.8 * LINK.bandwidth) + 7 * LINK.latency, rel=1e-3
     )
     assert seconds(NCCL, "all_gather", 64.0) == pytest.approx(3e-6 + 7 * 0.5 * LINK.latency, rel=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["all_gather", "reduce_scatter"])
+def test_rings_over_nodes_wait_at_every_rank(kind):
+    """512 ranks on 64 nodes: 448 steps inside a node and 63 to another one, and nearly all bytes over the links."""
+    wire = 511 / 512 * 1e8 / (0.8 * LINK.bandwidth)
+    steps = 448 * 2e-6 + 63 * (4e-6 + NIC.latency)
+    assert seconds(STEPPED, kind, 1e8, 512.0) == pytest.approx(3e-6 + 1e-5 + wire + steps, rel=1e-9)
+
+
+def test_an_all_reduce_over_nodes_takes_a_tree_where_a_ring_has_more_steps():
+    """On 64 nodes a tree has six levels and seven steps inside a node, where a ring has 63 and 448."""
+
+    def waits(ranks: float) -> float:
+        whole = seconds(STEPPED, "all_reduce", 1e8, ranks)
+        return whole - 3e-6 - 1e-5 - 2 * (ranks - 1) / ranks * 1e8 / min(0.8 * LINK.bandwidth, 8 * 0.9 * NIC.bandwidth)
+
+    assert waits(512.0) == pytest.approx(2 * (7 * 2e-6 + 6 * (8e-6 + NIC.latency)), rel=1e-6)
+    assert waits(16.0) == pytest.approx(2 * (7 * 2e-6 + 8e-6 + NIC.latency), rel=1e-6)
+
+
+def test_steps_between_nodes_change_nothing_inside_one():
+    for kind in ("all_reduce", "all_gather", "all_to_all"):
+        plain = replace(STEPPED, inside=0.0, between=0.0, level=0.0)
+        assert seconds(STEPPED, kind, 1e8, 8.0) == seconds(plain, kind, 1e8, 8.0)
 
 
 def test_switches_that_add_up_halve_what_a_large_all_reduce_sends():

@@ -6,7 +6,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import BF16, DECODE, DENSE_MODEL, FP8, LATENT, MOE, MOE_MODEL, PREFILL, SERVING, STEP, scenario
+from builders import (
+    BF16,
+    CLUSTER,
+    DECODE,
+    DENSE_MODEL,
+    FP8,
+    LATENT,
+    MOE,
+    MOE_MODEL,
+    PREFILL,
+    SERVING,
+    STEP,
+    scenario,
+    with_device,
+)
 
 import costmodel
 from costmodel.analytic.grid import evaluate_point
@@ -75,6 +89,46 @@ def test_what_moves_beside_passes_takes_as_long_in_both(case: str) -> None:
     closed = evaluate_point(OTHERS[case], Calibration())
     for full in (False, True):
         assert headline(simulated(OTHERS[case], full=full)) == pytest.approx(headline(closed), rel=1e-6)
+
+
+@pytest.mark.parametrize("bandwidth", [1e9, 2e10, 2e11])
+@pytest.mark.parametrize("overlap", [True, False])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_reductions_that_run_on_beside_later_passes_are_as_long_in_both(
+    schedule: str, overlap: bool, bandwidth: float
+) -> None:
+    """The step on unequal stages; and its parts, but for messages between stages that queue on a rank in one engine."""
+    plan = replace(STEP, zero=2, sharding=Sharding(overlap), schedule=schedule, global_batch=128.0)
+    layout = Parallelism(pp=4.0, dp=8.0, virtual=float(SCHEDULES[schedule]))
+    device = CLUSTER.device
+    link = replace(device.links["nvlink"], bandwidth=bandwidth)
+    of = scenario(plan, DENSE_MODEL, layout, cluster=with_device(CLUSTER, replace(device, links={"nvlink": link})))
+    slowed = replace(of, framework=replace(of.framework, interference=1.5))
+    closed = evaluate_point(slowed, Calibration())
+    for full in (False, True):
+        found = simulated(slowed, full=full)
+        assert headline(found) == pytest.approx(headline(closed), rel=1e-9)
+        for name in ("bubble_time", "exposed_communication_time"):
+            assert found.metrics[name] == pytest.approx(closed.metrics[name], abs=3e-4 * headline(closed)), name
+        assert found.schedule == pytest.approx(closed.schedule, abs=3e-4 * headline(closed))
+
+
+@pytest.mark.parametrize("bandwidth", [1e9, 2e11])
+@pytest.mark.parametrize("schedule", ["1f1b", "zb-h1"])
+def test_reductions_run_on_while_a_rank_waits_for_uneven_experts(schedule: str, bandwidth: float) -> None:
+    of = step(schedule, load=1.4)
+    link = replace(CLUSTER.device.links["nvlink"], bandwidth=bandwidth)
+    cluster = with_device(CLUSTER, replace(CLUSTER.device, links={"nvlink": link}))
+    of = replace(of, plan=replace(of.plan, zero=2, sharding=Sharding(True)), cluster=cluster)
+    assert headline(simulated(of)) == pytest.approx(headline(evaluate_point(of, Calibration())), rel=1e-9)
+
+
+def test_replicas_meet_for_reductions_that_run_on() -> None:
+    of = scenario(
+        replace(STEP, zero=2, sharding=Sharding(True), global_batch=64.0), DENSE_MODEL, Parallelism(pp=2.0, dp=4.0)
+    )
+    together = replace(of, simulation=replace(of.simulation, replicas=4))
+    assert headline(simulated(together)) == pytest.approx(headline(evaluate_point(of, Calibration())), rel=1e-9)
 
 
 def test_an_overlapped_pair_is_never_shorter_than_its_computation_or_its_exchanges() -> None:

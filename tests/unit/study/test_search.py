@@ -66,13 +66,21 @@ def test_the_winner_is_that_of_trying_every_layout(small: costmodel.Workload) ->
     assert found.scheduled < found.feasible < found.looked_at
 
 
-def test_no_layout_beats_its_bounds(small: costmodel.Workload) -> None:
+SLOW = {
+    "scenarios.selective.optimizer.zero": 2, "scenarios.selective.optimizer.overlap": True,
+    "hardware.device.links.nvlink.bandwidth": "2 GB/s", "hardware.memory.hbm.capacity": "200 GiB",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("also", [{}, SLOW], ids=["as stated", "reductions that run on"])
+def test_no_layout_beats_its_bounds(also: dict[str, object]) -> None:
+    small = costmodel.load("gpt3_175b_a100", set=SMALL | also, scenarios=["selective"])
     chosen = small.scenario("selective")
     assert isinstance(chosen.plan, Training)
     space = training_space(chosen, chosen.plan, 8)
     paths = {tuple(f"scenarios.selective.{name}" for name in space.columns): tuple(space.columns.values())}
     base, shape = small.varied("selective", paths)
-    for variant in variants(chosen.plan):
+    for variant in variants(chosen.plan, ("optimizer.zero",) if also else ()):
         scenario = variant.of(base)
         assert isinstance(scenario.plan, Training)
         calibration = small.calibration(base)
