@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -73,6 +72,7 @@ class PricedStep:
     start: Seconds = 0.0  # the host takes as long for each kernel or message that it starts
     together: int = 1  # messages between stages that leave a rank at once: `transfer` is the time of all of them
     expert_ranks: Count = 1.0  # that draw the loads of their experts anew for every chunk
+    alike_layers: bool = False  # a micro-batch that is uneven in one layer is as uneven in all of them
     order: tuple[str, int, int, int] = ("1f1b", 1, 1, 1)  # schedule, ranks, stages a rank, micro-batches
 
     def works_of(self, label: int) -> list[tuple[int, Work]]:
@@ -125,6 +125,7 @@ def price_step(scenario: Scenario, plan: Training, calibration: Calibration) -> 
         scenario.framework.host.operator,
         together,
         context.ep_group.size if _by_chance(scenario) else 1.0,
+        scenario.communication.expert_load is not None,
         (plan.schedule, pp, virtual, micro_batches),
     )
 
@@ -259,11 +260,13 @@ def pass_times(step: PricedStep, layers: Mapping[str, PassSums], moves: Moves) -
             times[part, at] = value
     head, rest, trail, kernels = times.reshape(4, len(slots), -1)
     transfer = np.broadcast_to(send, shape).reshape(-1) if step.schedule.stages > 1 else 0.0
-    longer = head + _jitter(step, layers, shape)
+    idle = np.zeros_like(head)
+    for slot, longer in jitter(step, layers).items():
+        idle[step.program.slots.index(slot)] = np.broadcast_to(longer, shape).reshape(-1)
     reduces = [slot.reducing is not None for slot in slots]
     if not any(reduces):
-        return StepPasses(makespan(step.program, longer, transfer).reshape(shape), 0.0, head, kernels)
-    found = paced(step.program, reduces, (longer, rest, trail), transfer)
+        return StepPasses(makespan(step.program, head + idle, transfer).reshape(shape), 0.0, head, kernels)
+    found = paced(step.program, reduces, (head, rest + idle, trail - idle), transfer)  # reductions go on meanwhile
     durations = head + rest + found.waits
     return StepPasses(found.span.reshape(shape), found.left.reshape(shape), durations, kernels)
 
@@ -281,27 +284,27 @@ def arrival(step: PricedStep, moves: Moves) -> Seconds:
     return sent if step.joining is None else sent + seconds_of(step.joining, moves)
 
 
-def _jitter(step: PricedStep, layers: Mapping[str, PassSums], shape: tuple[int, ...]) -> Array | float:
-    """Return by how much each slot is longer for the pace of the pipeline, since chunks jitter about their mean time.
+def jitter(step: PricedStep, layers: Mapping[str, PassSums]) -> dict[Slot, Seconds]:
+    """Return by how much each action is longer for the pace of the pipeline, since chunks jitter about their mean time.
 
-    The share of a chunk's standard deviation that the schedule loses; ranks are not busy meanwhile.
+    The share of an action's standard deviation that the schedule loses; ranks are not busy meanwhile. A stated load
+    comes from the texts of a micro-batch, which all layers pass; alike experts are uneven by chance, anew in each.
     """
     alone = is_single(step.expert_ranks) and step.expert_ranks == 1
     if alone or is_even({name: (each.forward, each.backward) for name, each in layers.items()}):
-        return 0.0
-    lost, relative = coupling(*step.order), relative_deviation(step.expert_ranks)
-    found = np.empty((len(step.program.slots), math.prod(shape)))
-    for row, slot in zip(found, step.program.slots, strict=True):
-        passes = [(slot.forward, Kind.FORWARD), (slot.backward, _of_pair(slot.kind))]
-        parts = [
-            (count, pass_of(layers[work.name], kind))
-            for label, kind in passes
+        return {}
+    alike, relative = step.alike_layers, relative_deviation(step.expert_ranks)
+    lost = coupling(*step.order, alike=alike)
+    longer: dict[Slot, Seconds] = {}
+    for slot in step.program.slots:
+        made = [(slot.forward, Kind.FORWARD), (slot.backward, _of_pair(slot.kind))]
+        passes = [
+            [(count, pass_of(layers[work.name], kind)) for count, work in step.works_of(label)]
+            for label, kind in made
             if label is not None
-            for count, work in step.works_of(label)
         ]
-        longer = lost * deviation(parts, relative)
-        row[:] = np.broadcast_to(longer, shape).reshape(-1)
-    return found
+        longer[slot] = lost * deviation(passes, relative, alike=alike)
+    return longer
 
 
 def _by_chance(scenario: Scenario) -> bool:

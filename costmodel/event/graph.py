@@ -12,7 +12,7 @@ import numpy as np
 from costmodel.quantities import Array, Bytes, Count, Seconds
 
 KERNEL, MESSAGE, COPY, START, MARK = "kernel", "message", "copy", "start", "mark"
-"""Kinds of tasks: of processors, of the network, between host and device, of the host's program; marks take no time."""
+"""Kinds of tasks: of processors, of the network, between host and device, of the host's program; marks are no work."""
 
 
 class Stream(NamedTuple):
@@ -96,9 +96,12 @@ class Graph:
         self.tasks.append(task)
         return len(self.tasks) - 1
 
-    def mark(self, stream: int, after: Iterable[int], name: str = "") -> int:
-        """Add a task that takes no time: it is done when the stream has come to it and the others have finished."""
-        return self.add(Task(name, stream, 0.0, tuple(after), MARK))
+    def mark(self, stream: int, after: Iterable[int], name: str = "", wait: Seconds = 0.0) -> int:
+        """Add a task that is no work: it begins when the stream has come to it and the others have finished.
+
+        wait: for which it holds up what comes after it [s].
+        """
+        return self.add(Task(name, stream, wait, tuple(after), MARK))
 
     def extend(self, tasks: Iterable[Task]) -> None:
         """Add tasks whose waits are numbered as in the whole graph."""

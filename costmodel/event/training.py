@@ -9,12 +9,14 @@ import numpy as np
 
 from costmodel.analytic.actions import pass_of, stage_sums
 from costmodel.analytic.pricing import Priced
+from costmodel.analytic.recurrence import Slot
 from costmodel.analytic.sums import seconds_of, sums_of
 from costmodel.analytic.training import (
     PricedStep,
     StepTimes,
     Tail,
     arrival,
+    jitter,
     layer_sums,
     once_a_step,
 )
@@ -45,8 +47,8 @@ _TASK_KIND = {STARTS: START, EXCHANGE: MESSAGE, COLLECTIVE: MESSAGE, ARRIVING: C
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepGraph:
-    """A step as a graph. bounds: first and last task of each action, in the order of `table`; kernels: share
-    of each task's time in which kernels run.
+    """A step as a graph. bounds: first task of each action and the mark at its end, in the order of `table`; kernels:
+    share of each task's time in which kernels run.
 
     passed: the mark that all passes are done; ends: of each rank, first and last task of its end, and how it ends, all
     of the first replica; replicas: how many are simulated, with `tasks` tasks each.
@@ -68,8 +70,9 @@ def step_graph(
     """Return the tasks of a step. schedule: the step's, folded or not; last_passes: what ends each rank's passes.
 
     An action starts when the one before it on its rank is done and its inputs have arrived, as in the closed form; what
-    happens inside it is up to its streams. The end of the step begins when the last rank has done its passes, and the
-    reductions that run on beside them.
+    happens inside it is up to its streams. After it the rank waits for what the closed form says that uneven experts
+    cost it. The end of the step begins when the last rank has done its passes, and the reductions that run on beside
+    them.
     """
     graph, table, links = (
         Graph(slowing=float(step.slowing)),
@@ -85,6 +88,7 @@ def step_graph(
     sends = _sends(table, first[-1])
     titles = [(action.kind.value, _title(action)) for actions in schedule.ranks for action in actions]
     kept = [_kept(step, *columns) for columns in _columns(step, table)]
+    waits = _waits(step, table)
     previous = -1
     running: dict[int, tuple[int, ...]] = {}  # by rank, the task that ends the reductions that run on
     for number, action in enumerate(actions):
@@ -101,7 +105,7 @@ def step_graph(
             for position, local in enumerate(action)
             if position not in waited and not local.runs_on
         ]
-        previous = graph.mark(streams[rank][COMPUTE], leaves or roots)
+        previous = graph.mark(streams[rank][COMPUTE], leaves or roots, wait=waits[number])
         running[rank] = _still_running(action, first[number], earlier)
         graph.spans.append(Span(first[number], previous, rank, *titles[number], *kept[number]))
     send = float(seconds_of(step.transfer, None))
@@ -200,6 +204,16 @@ def _kept(step: PricedStep, kind: Kind, forward: Stage | None, backward: Stage |
         for stage in (forward, ends)
     )
     return taken, freed
+
+
+def _waits(step: PricedStep, table: Table) -> list[float]:
+    """Return how long each action holds up its rank beyond its own time, since chunks jitter [s]."""
+    longer = jitter(step, layer_sums(step, None))
+    label = {stage: number for number, stage in enumerate(step.classes)} | {None: None}
+    return [
+        float(longer.get(Slot(kind, label[forward], label[backward]), 0.0))
+        for kind, forward, backward in _columns(step, table)
+    ]
 
 
 def _columns(step: PricedStep, table: Table) -> Iterator[tuple[Kind, Stage | None, Stage | None]]:
@@ -397,8 +411,8 @@ def _close(
 def times_of(made: StepGraph, timeline: Timeline) -> StepTimes:
     """Return the parts of a step as they were simulated, means over ranks, of all replicas.
 
-    A rank works from the start of an action's first task to its end; what is left of the step up to `passed` is bubble.
-    Communication is exposed while a rank works and no kernel of it runs.
+    A rank works from the start of an action's first task to the mark at its end; what is left of the step up to
+    `passed` is bubble. Communication is exposed while a rank works and no kernel of it runs.
     """
     shape = made.replicas, made.tasks
     start, finish = (each[: made.replicas * made.tasks].reshape(shape) for each in (timeline.start, timeline.finish))
@@ -408,7 +422,7 @@ def times_of(made: StepGraph, timeline: Timeline) -> StepTimes:
     ran = (finish - start) * made.kernels
     busy, kernels = 0.0, float(ran[:, : made.passed].sum(axis=1).mean()) / ranks
     for (first, last), kind in zip(made.bounds, made.table.kind, strict=True):
-        seconds = float((finish[:, last] - start[:, first : last + 1].min(axis=1)).mean())
+        seconds = float((start[:, last] - start[:, first : last + 1].min(axis=1)).mean())
         by_kind[KINDS[kind].value] += seconds / ranks
         busy += seconds / ranks
     first, last, tail = max(made.ends, key=lambda end: finish[:, end[1]].max())

@@ -134,8 +134,14 @@ def _microseconds(seconds: float) -> float:
 
 def _actions(timeline: Timeline, first: int) -> Iterator[dict[str, Any]]:
     for span in timeline.graph.spans:
-        times = timeline.start[span.first : span.last + 1].min(), timeline.finish[span.last]
+        times = timeline.start[span.first : span.last + 1].min(), _ended(timeline, span.last)
         yield _slice(span.title, ACTIONS, times, (first + span.device, _ACTION_THREAD), {"kind": span.kind})
+
+
+def _ended(timeline: Timeline, number: int) -> float:
+    """Return when a span is over that ends with a task: a mark is no work, though it may hold up what comes after."""
+    times = timeline.start if timeline.graph.tasks[number].kind == MARK else timeline.finish
+    return float(times[number])
 
 
 def _tasks(timeline: Timeline, first: int) -> Iterator[dict[str, Any]]:
@@ -183,7 +189,7 @@ def _counters(timeline: Timeline, first: int) -> Iterator[dict[str, Any]]:
     for span in graph.spans:
         begin = float(timeline.start[span.first : span.last + 1].min())
         own = steps[span.device, "memory", "activations"]
-        own += [(begin, float(span.takes)), (float(timeline.finish[span.last]), -float(span.frees))]
+        own += [(begin, float(span.takes)), (_ended(timeline, span.last), -float(span.frees))]
     for (device, name, what), changes in sorted(steps.items()):
         level = 0.0
         by_time: dict[float, float] = defaultdict(float)

@@ -10,12 +10,12 @@ tape at many.
 """
 
 from costmodel.analytic.recurrence.evaluate import makespan
-from costmodel.analytic.recurrence.pipeline import Slot, compile_schedule, program_of
+from costmodel.analytic.recurrence.pipeline import Slot, compile_schedule, program_of, side_by_side
 from costmodel.analytic.recurrence.program import Event, Program, compile_events
 from costmodel.analytic.recurrence.running_on import Paced, paced
 from costmodel.analytic.recurrence.tape import Workspace
 
 __all__ = [
     "Event", "Paced", "Program", "Slot", "Workspace", "compile_events", "compile_schedule", "makespan", "paced",
-    "program_of",
+    "program_of", "side_by_side",
 ]  # fmt: skip

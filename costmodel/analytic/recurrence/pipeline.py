@@ -42,7 +42,7 @@ def program_of(schedule: Schedule, stage_class: tuple[int, ...] | None = None) -
     if len(label) != schedule.stages:
         raise ValueError(f"{len(label)} stage classes for {schedule.stages} stages")
     table = schedule.table()
-    groups = _side_by_side(table, schedule.name)
+    groups = side_by_side(table, schedule.name)
     order = np.concatenate(groups)
     place = np.full(len(order) + 1, NOTHING)  # one more, which `NONE` points at
     place[order] = np.arange(len(order))
@@ -52,8 +52,11 @@ def program_of(schedule: Schedule, stage_class: tuple[int, ...] | None = None) -
     return Program(stream, slot[order], receives[:0], receives, slots, waves)
 
 
-def _side_by_side(table: Table, name: str) -> list[Indices]:
-    """Return the actions in groups: as early as what they need allows, each group at most one action of every rank."""
+def side_by_side(table: Table, name: str) -> list[Indices]:
+    """Return the actions in groups: as early as what they need allows, each group at most one action of every rank.
+
+    One group after the other they are the events of the schedule's program.
+    """
     position, end = table.first[:-1].copy(), table.first[1:]
     done = np.zeros(len(table.rank) + 1, dtype=bool)
     done[NONE] = True  # the last one, which is no action

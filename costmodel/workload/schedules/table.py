@@ -24,7 +24,8 @@ class Table:
     """The actions of all ranks as arrays, one rank after the other.
 
     rank, kind (a position in `KINDS`), forward and backward (stages): one number an action; needs: for its forward and
-    its backward pass the action that makes its input; comes_over_a_link: the same of whether another rank makes it.
+    its backward pass the action that makes its input; comes_over_a_link: the same of whether another rank makes it;
+    micro_batch: the same of which one passes.
     """
 
     rank: Indices
@@ -33,6 +34,7 @@ class Table:
     backward: Indices
     needs: Indices
     comes_over_a_link: _Flags
+    micro_batch: Indices
 
     @property
     def first(self) -> Indices:
@@ -55,7 +57,7 @@ def table_of(ranks: Sequence[Sequence[Action]], stages: int, micro_batches: int)
         _neighbours(rank, backward, passes[3], micro_batches, range(1, stages + 1)),
         strict=True,
     )
-    return Table(rank, kind, passes[0], passes[2], np.stack(needs), np.stack(linked))
+    return Table(rank, kind, passes[0], passes[2], np.stack(needs), np.stack(linked), np.stack(passes[1::2]))
 
 
 def fullest(actions: Sequence[Action], stages: Sequence[int]) -> tuple[tuple[int, ...], ...]:
