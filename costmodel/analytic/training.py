@@ -171,6 +171,7 @@ def training_context(scenario: Scenario, plan: Training) -> Context:
         scenario.offload,
         routing=scenario.routing,
         node_devices=scenario.cluster.node.count,
+        micro_batches=micro_batch_count(scenario, plan),
     )
 
 

@@ -288,7 +288,8 @@ def framework(file: FrameworkFile) -> Framework:
         reserve=file.reserve, implementations=_implementations(file),
         weight_only_tiles=tuple(_tile(tile) for tile in file.weight_only_tiles),
         contention=file.contention, eager=file.eager, interference=file.interference,
-        tensor_overlap=file.tensor_overlap, throttle=file.throttle, host=HostTimes(**file.host.model_dump()),
+        tensor_overlap=file.tensor_overlap, throttle=file.throttle, accumulation=file.accumulation,
+        reduction=file.reduction, host=HostTimes(**file.host.model_dump()),
         kv_layout=file.kv_layout,
     )  # fmt: skip
 

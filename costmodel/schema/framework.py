@@ -67,6 +67,15 @@ class FrameworkFile(Strict):
         description="tensor-parallel messages of training that run beside products: those of input gradients beside "
         "the weight gradients of the same layer, or all, in as many parts as ranks, beside the product they belong to",
     )
+    accumulation: Literal["product", "buffer", "autograd"] = Field(
+        default="product",
+        description="what adds gradients of a micro-batch to those before it: the product itself, or a kernel of its "
+        "own, to a buffer always, or by autograd for all but the first",
+    )
+    reduction: Literal["scatter", "all_reduce"] = Field(
+        default="scatter",
+        description="how ZeRO's first two stages bring gradients together: each rank receives its part, or all of them",
+    )
     throttle: LoadFactor = Field(
         default=1.0,
         description="how much longer kernels take in a step of training than in the loops that tables time",

@@ -24,7 +24,7 @@ class Context:
     keys: tokens that the last of them can attend to, itself among them; phase: `training`, `prefill` or `decode`;
     recompute: operator names (training); offload: what the host keeps; node_devices: devices of a node, which balanced
     placement of experts respects; beside: tokens of other work on this rank that goes through the expert layers
-    together with these.
+    together with these; micro_batches: of a training step.
     """
 
     architecture: Architecture
@@ -41,6 +41,13 @@ class Context:
     routing: Routing = BALANCED
     node_devices: Count = math.inf
     beside: Count = 0.0
+    micro_batches: Count = 1.0
+
+    @property
+    def added(self) -> Quantity:
+        """Return the share of micro-batches whose gradients a kernel of its own adds to those before; 0: none does."""
+        how = self.framework.accumulation
+        return 0.0 if how == "product" else 1.0 if how == "buffer" else 1.0 - 1.0 / self.micro_batches
 
     @property
     def rows(self) -> Count:

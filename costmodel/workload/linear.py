@@ -194,7 +194,8 @@ class Linear:
 def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
     """Add a linear layer: three products, the casts around them, its saved input and its parameters.
 
-    y = x W; dx = dy W^T; dW += x^T dy, accumulated in the gradient's format by a read and a write.
+    y = x W; dx = dy W^T; dW += x^T dy, accumulated in the gradient's format by a read and a write: of the product, or
+    of a kernel that reads what the product has written in the residual's format.
     A narrow compute format casts x and dy before the products and re-quantises both along the other axis for dW. Eager
     frameworks sum the gradient of a bias in a kernel of its own, which reads dy once more, and add it to what earlier
     micro-batches left in another one.
@@ -223,7 +224,9 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
             Elementwise(f"{linear.name} transposed casts", taken * 2 * operand + given * (gradient + operand))
         )
     rows, inputs, outputs = linear.rows, linear.inputs, linear.outputs
-    accumulated = 2.0 * ELEMENT_BYTES[context.precision.gradients]
+    gradient_of = ELEMENT_BYTES[context.precision.gradients]
+    separate = context.framework.accumulation != "product"
+    accumulated = wide if separate else 2.0 * gradient_of
     family = product_family(linear.family, weight_only=_expands(context, linear))
 
     def product(suffix: str, shape: tuple[Count, Count, Count], element: tuple[Bytes, Bytes, Bytes]) -> Gemm:
@@ -243,6 +246,7 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
             *linear.routed,
         )
 
+    summed = context.added * linear.groups * inputs * outputs * (wide + 2.0 * gradient_of)
     plain = product("", (rows, outputs, inputs), (operand, weight, wide))
     builder.step(
         linear.operator,
@@ -254,6 +258,11 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
                 product(" weight gradient", (inputs, outputs, rows), (operand, operand, accumulated)),
                 deviation=0.0,  # here the rows are the depth
                 turned=True,
+            ),
+            *(
+                [Elementwise(f"{linear.name} gradient sum", summed, kind="add", calls=context.added)]
+                if separate
+                else []
             ),
         ],
     )

@@ -211,9 +211,11 @@ class Framework:
     eager: element-wise operators are kernels of their own, not fused with their neighbours; interference: how much
     longer kernels take while data-parallel ranks gather or reduce beside them; tensor_overlap: which tensor-parallel
     messages run beside products: `none`, those of input `gradients`, `all`; throttle: how much longer kernels take in a
-    step of training than in the loops that they are measured in; host: what the host's program adds to a step;
-    kv_layout: `static` or `paged` caches have room for what comes, a `concat` one is copied as a whole in
-    every decoding step.
+    step of training than in the loops that they are measured in; accumulation: gradients of a micro-batch are added to
+    those before it by the `product`, or by a kernel of its own, to a `buffer` always, by `autograd` but for the first;
+    reduction: ZeRO's first two stages `scatter` gradients or `all_reduce` them; host: what the host's program adds to a
+    step; kv_layout: `static` or `paged` caches have room for what comes, a `concat` one is copied as a whole in every
+    decoding step.
     """
 
     name: str
@@ -229,6 +231,8 @@ class Framework:
     interference: Quantity = 1.0
     tensor_overlap: str = "none"
     throttle: Quantity = 1.0
+    accumulation: str = "product"
+    reduction: str = "scatter"
     host: HostTimes = HostTimes()
     kv_layout: str = "static"
 

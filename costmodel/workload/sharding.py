@@ -73,9 +73,10 @@ def reductions(context: Context, plan: Training, name: str, parameters: Count, o
 
     name: what operators are called after; parameters: how many; of: who shares them.
 
-    ZeRO-0: all-reduce over all that hold them. From ZeRO-1 on: reduce-scatter in the group that shares a copy, then an
-    all-reduce of a rank's part over the copies. Gradients that travel in another format are cast there and, what is
-    left of them, back. Source: Rajbhandari et al., SC 2020, section 7.
+    ZeRO-0: all-reduce over all that hold them. From ZeRO-1 on: reduce-scatter in the group that shares a copy (an
+    all-reduce where the framework does that in stages 1 and 2), then an all-reduce of a rank's part over the copies.
+    Gradients that travel in another format are cast there and, what is left of them, back. Source: Rajbhandari et al.,
+    SC 2020, section 7.
     """
     travelling, kept = (ELEMENT_BYTES[each] for each in (gradient_format(context, plan), context.precision.gradients))
     size = parameters * travelling
@@ -86,7 +87,10 @@ def reductions(context: Context, plan: Training, name: str, parameters: Count, o
         everyone = Group(of.shard.size * of.replicas.size, of.shard.stride)
         yield Collective(f"{name} gradient all-reduce", "all_reduce", size, everyone)
         return
-    yield Collective(f"{name} gradient reduce-scatter", "reduce_scatter", size, of.shard)
+    if plan.zero < 3 and context.framework.reduction == "all_reduce":
+        yield Collective(f"{name} gradient all-reduce", "all_reduce", size, of.shard)
+    else:
+        yield Collective(f"{name} gradient reduce-scatter", "reduce_scatter", size, of.shard)
     if plan.sharding.group is not None:
         yield Collective(f"{name} gradient all-reduce", "all_reduce", size / of.shard.size, of.replicas)
 
