@@ -70,7 +70,10 @@ def _order(scenario: Scenario) -> tuple[Quantity, ...]:
     plan, parallel, offload = scenario.plan, scenario.parallel, scenario.offload
     if isinstance(plan, Training):
         hosted = maximum(
-            *(where(share > 0, 1.0, 0.0) for share in (offload.optimizer, offload.weights, offload.activations))
+            *(
+                where(share > 0, 1.0, 0.0)
+                for share in (offload.optimizer, offload.weights, offload.activations, offload.kv_cache)
+            )
         )
         return parallel.pp, parallel.virtual, plan.global_batch / (parallel.dp * plan.micro_batch), hosted
     if isinstance(plan, ExpertBound):

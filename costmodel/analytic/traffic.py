@@ -191,8 +191,8 @@ def _interference(moved: Mapping[str, tuple[Priced, ...]], pricing: Pricer) -> d
 
     min(t, t_inside) * (1 - 1/interference)        [as of expert exchanges: `contention` of `training`]
 
-    t: of the collective; t_inside: what its bytes take between the devices of one node. NCCL runs on as many processors
-    as a fabric's bandwidth needs, over a slow one on few for long [NCCL, src/graph/search.cc].
+    t: of the collective; t_inside: what its bytes take between the devices of one node, where it has several. NCCL runs
+    on as many processors as a fabric's bandwidth needs, over a slow one on few for long [NCCL, src/graph/search.cc].
     """
     interference = pricing.framework.interference
     if np.all(np.asarray(interference) == 1.0):
@@ -207,8 +207,9 @@ def _interference(moved: Mapping[str, tuple[Priced, ...]], pricing: Pricer) -> d
 def _slowed(priced: Priced, share: Quantity, pricing: Pricer) -> Priced:
     """Return what one operator makes kernels longer by: a share of the time that it keeps processors busy."""
     operator, busy = replace(priced.operator, name=INTERFERENCE), priced.time
-    if isinstance(operator, Collective):
-        inside = pricing.price(operator.among(maximum(pricing.cluster.node.count, 2.0))).time.seconds
+    devices = pricing.cluster.node.count
+    if isinstance(operator, Collective) and np.all(np.asarray(devices) > 1):
+        inside = pricing.price(operator.among(devices)).time.seconds
         busy = busy.scaled(minimum(1.0, inside / where(busy.seconds > 0, busy.seconds, 1.0)))
     return replace(priced, operator=operator, time=busy.scaled(share))
 

@@ -1,8 +1,8 @@
 """The physical forms of messages as a calibration file states them."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from costmodel.schema.quantity import Bandwidth, Integer, Ratio, Size, Time
 from costmodel.schema.strict import Strict
@@ -30,11 +30,23 @@ class CollectiveFormFile(Strict):
     across: Ratio | None = Field(
         default=None, description="share of the NICs' bandwidth that large messages get between nodes; null: bulk"
     )
-    inside: Time | None = Field(default=None, description="a step of large messages inside one of several nodes")
+    inside: Time | None = Field(
+        default=None, description="a step of large messages inside one of several nodes, stated with `between`"
+    )
     between: Time | None = Field(
         default=None, description="a step of large messages to another node, the network's latency aside; null: stride"
     )
-    level: Time | None = Field(default=None, description="a level of a tree over nodes, the network's latency aside")
+    level: Time | None = Field(
+        default=None, description="a level of a tree over nodes, the network's latency aside, stated with `between`"
+    )
+
+    @model_validator(mode="after")
+    def _steps_come_together(self) -> Self:
+        steps = {"inside": self.inside, "between": self.between, "level": self.level}
+        missing = [name for name, value in steps.items() if value is None]
+        if missing and len(missing) < len(steps):
+            raise ValueError(f"steps between nodes are stated together: {', '.join(missing)} is missing")
+        return self
 
 
 class LowLatencyFormFile(Strict):

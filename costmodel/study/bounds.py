@@ -88,11 +88,11 @@ class Bounder:
     M: micro-batches. One-way schedules expose the exchanges, so that computation and exchanges are a sum; there rank r
     waits for the first micro-batch to come through the r stages before its own, and after its last backward pass the
     gradient goes back through them: waits_r = t of these stages, without messages that run on beside other passes. The
-    end of the step: reductions, optimizer and gathers
-    of the rank with most of the commonest layers, as far as they end it. Memory is that of the first rank.
+    end of the step: reductions, optimizer and gathers of the rank with most of the commonest layers, as far as they end
+    it. Memory is that of the first rank.
 
     stated: the step as its scenario states it, whose stages say what its ends weigh; keys: number of each layout among
-    those whose layers do the same work: they differ in pp, virtual stages and dp alone.
+    those whose layers do the same work (`alike_layers` of `search_steps`).
     """
 
     calibration: Calibration

@@ -207,14 +207,22 @@ def _placement(plan: Training) -> str | None:
     return f"as the scenario states on {len(plan.stages)} stages; on other numbers {spread}"
 
 
+def alike_layers(base: Scenario, columns: Mapping[str, Array], count: Array) -> Indices:
+    """Return a number for each layout, the same where a layer's work is: whatever the pipeline and the copies of it.
+
+    count: micro-batches, of whose gradients autograd adds all but the first to others.
+    """
+    work = [column for name, column in columns.items() if name not in _OF_STAGES]
+    return _numbered([*work, count] if base.framework.accumulation == "autograd" else work)
+
+
 def _groups(race: _Race, found: Found) -> Iterator[_Group]:
     """Yield the layouts of each variant that may fit by what fixes an order, with a lower bound of each."""
     base, columns, plans = race.base, race.space.columns, race.plans
     assert isinstance(base.plan, Training)
     count = np.asarray(base.plan.global_batch) / (columns["parallel.dp"] * columns["micro_batch"])
     order = _numbered([columns["parallel.pp"], columns["parallel.virtual"], count])
-    alike = _numbered([column for name, column in columns.items() if name not in _OF_STAGES])
-    bounder = Bounder(race.calibration, base.plan, alike)
+    bounder = Bounder(race.calibration, base.plan, alike_layers(base, columns, count))
     lowest = min(variant.zero for variant in plans)
     left = [_may_fit(base, variant, columns, bounder, found, lowest) for variant in plans]
     for recompute in dict.fromkeys(variant.recompute for variant in plans):

@@ -92,7 +92,7 @@ def reductions(context: Context, plan: Training, name: str, parameters: Count, o
     else:
         yield Collective(f"{name} gradient reduce-scatter", "reduce_scatter", size, of.shard)
     if plan.sharding.group is not None:
-        yield Collective(f"{name} gradient all-reduce", "all_reduce", size / of.shard.size, of.replicas)
+        yield Collective(f"{name} gradient all-reduce over copies", "all_reduce", size / of.shard.size, of.replicas)
 
 
 def gathering(name: str, weights: Bytes, of: Sharers) -> Collective:

@@ -187,7 +187,7 @@ def test_experts_are_shared_by_as_many_ranks_as_stand_in_the_group() -> None:
             if isinstance(item.operator, Collective)
         }
         assert groups["expert gradient reduce-scatter", "reduce_scatter"] == shared
-        assert groups.get(("expert gradient all-reduce", "all_reduce"), 1.0) == repeated
+        assert groups.get(("expert gradient all-reduce over copies", "all_reduce"), 1.0) == repeated
 
 
 def test_gradients_that_travel_in_another_format_are_cast_there_and_back() -> None:

@@ -76,3 +76,20 @@ def test_more_interference_is_never_faster_and_none_is_none() -> None:
     steps = [step_of(slowed(of, interference=factor)) for factor in (1.0, 1.5, 2.0, 4.0)]
     assert steps == sorted(steps)
     assert lost(evaluate_point(of, Calibration())) == 0.0
+
+
+def test_a_node_of_one_device_has_no_links_inside_to_go_by() -> None:
+    lonely = replace(CLUSTER, node=replace(CLUSTER.node, count=1.0))
+    of = scenario(SHARDED, DENSE_MODEL, Parallelism(dp=16.0), cluster=lonely)
+    point = evaluate_point(slowed(of, interference=2.0), Calibration())
+    plain = evaluate_point(of, Calibration())
+    moved = sum(
+        entry.time + entry.hidden
+        for entry in plain.breakdown
+        if "weight all-gather" in entry.name or "reduce-scatter" in entry.name
+    )
+    assert lost(point) == pytest.approx(0.5 * moved, rel=0.2)
+    assert evaluate_point(
+        scenario(SHARDED, DENSE_MODEL, ALONE, cluster=replace(lonely, node=replace(lonely.node, nic=None))),
+        Calibration(),
+    ).fits

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from builders import FRAMEWORK
+from pydantic import ValidationError
 
 from costmodel.calibration.collective_form import CollectiveForm
 from costmodel.calibration.exchange_form import LowLatencyForm, NormalForm
@@ -15,6 +16,7 @@ from costmodel.cost.machine import Machine
 from costmodel.errors import InfeasibleError
 from costmodel.hardware import Cluster
 from costmodel.schema.files import load_node
+from costmodel.schema.message_forms import CollectiveFormFile
 from costmodel.workload.operators import Collective, Exchange, Group
 
 NODE = load_node("hgx-h800")
@@ -114,6 +116,16 @@ def test_an_all_reduce_over_nodes_takes_a_tree_where_a_ring_has_more_steps():
 
     assert waits(512.0) == pytest.approx(2 * (7 * 2e-6 + 6 * (8e-6 + NIC.latency)), rel=1e-6)
     assert waits(16.0) == pytest.approx(2 * (7 * 2e-6 + 8e-6 + NIC.latency), rel=1e-6)
+
+
+def test_steps_between_nodes_are_stated_together():
+    known = {
+        "kind": "collective", "launch": "1 us", "hop": 0.5, "share": 0.5, "start": "1 us", "stride": 1.0, "bulk": 0.5,
+        "switch": "1 MB", "sharpness": 2.0,
+    }  # fmt: skip
+    assert CollectiveFormFile(**known, inside="2 us", between="4 us", level="8 us").between == pytest.approx(4e-6)
+    with pytest.raises(ValidationError, match="stated together: between, level is missing"):
+        CollectiveFormFile(**known, inside="2 us")
 
 
 def test_steps_between_nodes_change_nothing_inside_one():

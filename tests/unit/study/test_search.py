@@ -17,6 +17,7 @@ from costmodel.study.goals import Goal, read_goal
 from costmodel.study.layouts import divisors, training_space, variants
 from costmodel.study.placement import stage_sizes
 from costmodel.study.search import search, searched
+from costmodel.study.search_steps import alike_layers
 from costmodel.study.sensitivity import STEP, sensitivities
 from costmodel.study.sweep import NOTHING, Wanted
 from costmodel.workload.plans import Training
@@ -72,7 +73,10 @@ SLOW = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("also", [{}, SLOW], ids=["as stated", "reductions that run on"])
+SUMS = {"scenarios.selective.framework.accumulation": "autograd"}
+
+
+@pytest.mark.parametrize("also", [{}, SLOW, SUMS], ids=["as stated", "reductions that run on", "sums by autograd"])
 def test_no_layout_beats_its_bounds(also: dict[str, object]) -> None:
     small = costmodel.load("gpt3_175b_a100", set=SMALL | also, scenarios=["selective"])
     chosen = small.scenario("selective")
@@ -80,11 +84,13 @@ def test_no_layout_beats_its_bounds(also: dict[str, object]) -> None:
     space = training_space(chosen, chosen.plan, 8)
     paths = {tuple(f"scenarios.selective.{name}" for name in space.columns): tuple(space.columns.values())}
     base, shape = small.varied("selective", paths)
-    for variant in variants(chosen.plan, ("optimizer.zero",) if also else ()):
+    for variant in variants(chosen.plan, ("optimizer.zero",) if also == SLOW else ()):
         scenario = variant.of(base)
         assert isinstance(scenario.plan, Training)
         calibration = small.calibration(base)
-        bounder, rows = Bounder(calibration, chosen.plan, np.arange(space.size)), np.arange(space.size)
+        rows = np.arange(space.size)
+        count = np.asarray(chosen.plan.global_batch) / (space.columns["parallel.dp"] * space.columns["micro_batch"])
+        bounder = Bounder(calibration, chosen.plan, alike_layers(base, space.columns, count))
         memory = bounder.memory(scenario, scenario.plan)
         bounder.price(scenario, rows)
         step = bounder.step(scenario, rows)
