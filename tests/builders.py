@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from costmodel.cost.calibration import Calibration, FamilyFit, Spread
 from costmodel.cost.machine import Machine
 from costmodel.hardware import (
@@ -21,6 +23,7 @@ from costmodel.hardware import (
 )
 from costmodel.network.paths import Path
 from costmodel.quantities import Quantity
+from costmodel.result import Point
 from costmodel.workload.architecture import (
     Architecture,
     Attention,
@@ -241,3 +244,13 @@ def spreads(low: float, median: float, high: float, families: tuple[str, ...] = 
     """Return a calibration whose families all have one spread and no correction."""
     fit = FamilyFit(spread=Spread((1.0,), (low,), (median,), (high,)))
     return Calibration("test", dict.fromkeys(families, fit))
+
+
+def assert_adds_up(point: Point) -> None:
+    """Check that the parts of a step, and its breakdown with the bubble, add up to it, and that no line is negative."""
+    whole = point.metrics["step_time"]
+    assert point.schedule is not None
+    assert sum(point.schedule.values()) == pytest.approx(whole, rel=1e-12)
+    total = sum(line.time for line in point.breakdown) + (point.metrics["bubble_time"] or 0.0)
+    assert total == pytest.approx(whole, rel=1e-12)
+    assert min(line.time for line in point.breakdown) >= 0

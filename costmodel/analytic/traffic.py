@@ -11,10 +11,10 @@ import numpy as np
 from costmodel.analytic.pricing import Priced, Pricer
 from costmodel.analytic.streams import Layers, Reducing, pass_seconds, reducing
 from costmodel.analytic.sums import Moves, seconds_of
-from costmodel.quantities import Quantity, Seconds, maximum, minimum, where
+from costmodel.quantities import Count, Quantity, Seconds, maximum, minimum, where
 from costmodel.workload.context import Context
 from costmodel.workload.layers import ModelWork
-from costmodel.workload.operators import Collective
+from costmodel.workload.operators import Collective, Group
 from costmodel.workload.optimizer import tied_table
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Offload, Scenario
@@ -209,9 +209,15 @@ def _slowed(priced: Priced, share: Quantity, pricing: Pricer) -> Priced:
     operator, busy = replace(priced.operator, name=INTERFERENCE), priced.time
     devices = pricing.cluster.node.count
     if isinstance(operator, Collective) and np.all(np.asarray(devices) > 1):
-        inside = pricing.price(operator.among(devices)).time.seconds
+        inside = pricing.price(among(operator, devices)).time.seconds
         busy = busy.scaled(minimum(1.0, inside / where(busy.seconds > 0, busy.seconds, 1.0)))
     return replace(priced, operator=operator, time=busy.scaled(share))
+
+
+def among(operator: Collective, ranks: Count) -> Collective:
+    """Return the collective in which each of some neighbours sends the same bytes: (n-1)/n of a buffer in rings."""
+    size = operator.size * (operator.group.size - 1.0) / operator.group.size * ranks / (ranks - 1.0)
+    return replace(operator, size=size, group=Group(ranks))
 
 
 def _slowing(name: str) -> str:

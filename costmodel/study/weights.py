@@ -26,7 +26,8 @@ def weights_of(publications: Sequence[str], errors: Sequence[float]) -> Array:
 
         s^2 = mean of (NORMAL * median absolute deviation)^2,     t^2 = variance of medians - s^2 * mean(1/n)
 
-    With fewer than `FEWEST` such publications, or without scatter, r = 0 and publications weigh the same. Source:
+    With fewer than `FEWEST` such publications, whose medians have no variance to speak of, or without scatter, r = 0
+    and publications weigh the same; r is `MOST` at most, since fits look at that many figures of a publication. Source:
     DerSimonian and Laird, Controlled Clinical Trials 7, 1986, with robust estimates.
     """
     by_publication: defaultdict[str, list[float]] = defaultdict(list)

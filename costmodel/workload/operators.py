@@ -218,11 +218,6 @@ class Collective:
         """Return which algorithms of the family run it: those of its kind."""
         return self.kind
 
-    def among(self, ranks: Count) -> Collective:
-        """Return the collective in which each of some neighbours sends the same bytes: (n-1)/n of a buffer in rings."""
-        size = self.size * (self.group.size - 1.0) / self.group.size * ranks / (ranks - 1.0)
-        return replace(self, size=size, group=Group(ranks))
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Exchange:

@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
-from builders import DENSE_MODEL, DEVICE, FRAMEWORK, HOSTED, MOE_MODEL, STEP, scenario, with_device
+from builders import DENSE_MODEL, DEVICE, FRAMEWORK, HOSTED, MOE_MODEL, STEP, assert_adds_up, scenario, with_device
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -248,12 +248,7 @@ def test_parts_and_breakdown_sum_to_the_step(offload: Offload, overlap: bool, li
     device = replace(DEVICE, links={**DEVICE.links, "pcie": replace(DEVICE.links["pcie"], bandwidth=link)})
     of = training(offload, 3, 4.0, with_device(HOSTED, device), Sharding(overlap))
     result = point(of)
-    whole = result.metrics["step_time"]
-    assert result.schedule is not None
-    assert sum(result.schedule.values()) == pytest.approx(whole, rel=1e-12)
-    total = sum(line.time for line in result.breakdown) + (result.metrics["bubble_time"] or 0.0)
-    assert total == pytest.approx(whole, rel=1e-12)
-    assert min(line.time for line in result.breakdown) >= 0
+    assert_adds_up(result)
 
 
 def test_transfers_beside_computation_hide_behind_it() -> None:

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from builders import CLUSTER, DENSE_MODEL, HOSTED, STEP, scenario, with_device
+from builders import CLUSTER, DENSE_MODEL, HOSTED, STEP, assert_adds_up, scenario, with_device
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -234,12 +234,7 @@ def test_without_overlap_a_micro_batch_adds_its_passes_and_all_of_its_reductions
 @pytest.mark.parametrize("bandwidth", [1e9, 2e10])
 def test_parts_and_breakdown_sum_to_the_step(layout: str, bandwidth: float) -> None:
     result = point(step(layout, cluster=linked(bandwidth)))
-    whole = result.metrics["step_time"]
-    assert result.schedule is not None
-    assert sum(result.schedule.values()) == pytest.approx(whole, rel=1e-12)
-    total = sum(line.time for line in result.breakdown) + (result.metrics["bubble_time"] or 0.0)
-    assert total == pytest.approx(whole, rel=1e-12)
-    assert min(line.time for line in result.breakdown) >= 0
+    assert_adds_up(result)
 
 
 def test_kernels_take_longer_beside_reductions_as_beside_those_of_their_own_pass() -> None:

@@ -8,7 +8,7 @@ import pytest
 from builders import CLUSTER, DENSE_MODEL, PREFILL, STEP, scenario
 
 from costmodel.analytic.grid import evaluate_point
-from costmodel.analytic.traffic import INTERFERENCE
+from costmodel.analytic.traffic import INTERFERENCE, among
 from costmodel.cost.calibration import Calibration
 from costmodel.result import Point
 from costmodel.workload.operators import Collective, Group
@@ -52,10 +52,10 @@ def test_throttle_leaves_messages_and_inference_alone() -> None:
 
 def test_ranks_of_one_node_that_send_the_same_bytes_each() -> None:
     wide = Collective("gradients", "reduce_scatter", 1e9, Group(64.0, 8.0))
-    few = wide.among(8.0)
+    few = among(wide, 8.0)
     assert few.group.size == 8
     assert few.size * 7 / 8 == pytest.approx(wide.size * 63 / 64)
-    assert wide.among(64.0).size == pytest.approx(wide.size)
+    assert among(wide, 64.0).size == pytest.approx(wide.size)
 
 
 def test_interference_is_a_share_of_what_collectives_take_inside_a_node() -> None:

@@ -35,8 +35,8 @@ def of_formats() -> Asked:
             f"{gib(narrow.on_device)}. FP8 rests on {rests_on(narrow)}; BF16 on {rests_on(broad)}."
         )
     says.append(
-        "More than twice the time is not the format's alone: FP8 experts are priced by DeepGEMM, BF16 ones by the only "
-        "grouped kernel that is public for H800, vLLM's in Triton."
+        "The difference is not the format's alone: FP8 experts are priced by DeepGEMM, BF16 ones by TensorRT-LLM's "
+        "kernels of H100, since no fast ones are public for H800."
     )
     path = "scenarios.prefill"
     command = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from costmodel.study.weights import MOST, weights_of
+from costmodel.study.weights import MOST, NORMAL, weights_of
 
 
 def names(*counts: int) -> list[str]:
@@ -41,7 +41,7 @@ def test_a_mean_of_many_figures_counts_for_more_but_for_one_at_most() -> None:
 def test_the_weights_are_those_of_the_variances_of_means() -> None:
     """s^2 / t^2 from three publications of three figures: deviations 0.1 inside, medians -0.3, 0 and 0.3."""
     errors = [offset + inside for offset in (-0.3, 0.0, 0.3) for inside in (-0.1, 0.0, 0.1)]
-    inside = (1.4826 * 0.1) ** 2
+    inside = (NORMAL * 0.1) ** 2
     ratio = inside / (0.09 - inside / 3)
     assert weights_of(names(3, 3, 3), errors) == pytest.approx(np.full(9, 1 / (3 + ratio)))
 
