@@ -28,9 +28,9 @@ def by_symmetry(ranks: int) -> float:
 
 def by_flows(batches: tuple[float, ...]) -> tuple[float, list[float]]:
     """Return (wall time [s], makespan for each batch [s]) of an all-to-all by ECMP on a two-level tree, by flows."""
+    from costmodel.network.cluster_links import build_plant
     from costmodel.network.flows import run_flows
     from costmodel.network.layout import pairs
-    from costmodel.network.plant import build_plant
     from costmodel.network.routing import Flows, route
     from costmodel.quantities import Array
     from costmodel.schema.files import load_cluster

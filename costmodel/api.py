@@ -11,7 +11,7 @@ import numpy as np
 
 from costmodel import __version__
 from costmodel.analytic.grid import evaluate_grid, evaluate_point, evaluate_single
-from costmodel.calibration.load import load_calibration
+from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InputError, Location
 from costmodel.quantities import Array

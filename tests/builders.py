@@ -21,7 +21,7 @@ from costmodel.hardware import (
     Power,
     Price,
 )
-from costmodel.network.paths import Path
+from costmodel.network.group_links import Path
 from costmodel.quantities import Quantity
 from costmodel.result import Point
 from costmodel.workload.architecture import (

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from small_world import write
 
-from costmodel.calibration.forms import FORMS
-from costmodel.calibration.roofline import default_framework
+from costmodel.calibration.fit_lookup import default_framework
 from costmodel.cost.calibration import Form
+from costmodel.cost.form_registry import FORMS
 from costmodel.cost.machine import Machine
 from costmodel.schema.files import load_device
 from costmodel.workload.operators import Elementwise

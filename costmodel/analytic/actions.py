@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from costmodel.analytic.streams import Reducing
-from costmodel.analytic.sums import NO_TIME, Sums
-from costmodel.analytic.traffic import Works
+from costmodel.analytic.layer_overlap import Reducing
+from costmodel.analytic.overlapped_comm import Works
+from costmodel.analytic.stream_times import NO_TIME, Sums
 from costmodel.quantities import Quantity, Seconds, maximum, minimum
 from costmodel.workload.schedules import Kind
 

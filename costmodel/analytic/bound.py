@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from costmodel.network.paths import path
+from costmodel.network.group_links import path
 from costmodel.quantities import Seconds
 from costmodel.workload.dtypes import payload_width
 from costmodel.workload.operators import Group

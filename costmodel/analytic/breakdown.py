@@ -9,11 +9,11 @@ from typing import TypeAlias
 
 from costmodel.analytic.actions import PassSums, contention, lone_seconds, stage_sums
 from costmodel.analytic.inference import PassTimes, PricedPass
-from costmodel.analytic.pricing import Priced, PricedWork
+from costmodel.analytic.operator_timing import Priced, PricedWork
+from costmodel.analytic.overlapped_comm import Traffic, Works
 from costmodel.analytic.recurrence import Slot
 from costmodel.analytic.segments import COMPUTE
-from costmodel.analytic.sums import exposed_seconds
-from costmodel.analytic.traffic import Traffic, Works
+from costmodel.analytic.stream_times import exposed_seconds
 from costmodel.analytic.training import (
     PricedStep,
     layer_sums,

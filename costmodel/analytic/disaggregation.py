@@ -19,12 +19,12 @@ from costmodel.analytic.inference import (
     priced_pass,
 )
 from costmodel.analytic.metrics import invested, max_batch_per_device, spent
-from costmodel.analytic.pricing import Priced, pricer
+from costmodel.analytic.no_schedule import Unscheduled
+from costmodel.analytic.operator_timing import Priced, pricer
 from costmodel.analytic.serving import decode_steps
-from costmodel.analytic.sums import Moves, seconds_of
-from costmodel.analytic.unscheduled import Unscheduled
+from costmodel.analytic.stream_times import Moves, seconds_of
 from costmodel.cost.calibration import Calibration
-from costmodel.network.paths import path
+from costmodel.network.group_links import path
 from costmodel.quantities import Bytes, Quantity, Seconds, maximum, minimum
 from costmodel.result import Entry, Metrics
 from costmodel.workload.memory import Ledger, cache_of_sequence, fullest

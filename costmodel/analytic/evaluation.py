@@ -18,11 +18,11 @@ from costmodel.analytic.metrics import (
     schedule_times,
     training_metrics,
 )
-from costmodel.analytic.pricing import Priced
+from costmodel.analytic.no_schedule import Unscheduled
+from costmodel.analytic.operator_timing import Priced
 from costmodel.analytic.serving import ServingEvaluation, serving_ledger
-from costmodel.analytic.sums import Moves
+from costmodel.analytic.stream_times import Moves
 from costmodel.analytic.training import StepTimes, micro_batch_count, price_step, step_times, training_context, whole
-from costmodel.analytic.unscheduled import Unscheduled
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Quantity
 from costmodel.result import Entry, Metrics

@@ -19,9 +19,9 @@ from costmodel.analytic.inference import (
     priced_pass,
 )
 from costmodel.analytic.metrics import invested, largest_batch, spent
-from costmodel.analytic.pricing import Priced, pricer
-from costmodel.analytic.sums import Moves
-from costmodel.analytic.unscheduled import Unscheduled
+from costmodel.analytic.no_schedule import Unscheduled
+from costmodel.analytic.operator_timing import Priced, pricer
+from costmodel.analytic.stream_times import Moves
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Count, Quantity, Seconds, maximum, minimum, where
 from costmodel.result import Entry, Metrics

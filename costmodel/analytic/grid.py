@@ -11,9 +11,9 @@ import numpy as np
 from costmodel.analytic.blocks import blocks, single
 from costmodel.analytic.capital import missing
 from costmodel.analytic.evaluation import Evaluation, evaluate, ledger_of
+from costmodel.analytic.expert_load import routing_facts, routing_grid
 from costmodel.analytic.intervals import intervals, whole_runs
-from costmodel.analytic.routing import routing_facts, routing_grid
-from costmodel.analytic.shortfall import largest_layout, too_much_for_a_device, too_much_for_the_host
+from costmodel.analytic.out_of_memory import largest_layout, too_much_for_a_device, too_much_for_the_host
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError, InputError, Problem
 from costmodel.hardware import Device

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costmodel.analytic.pricing import Priced, Pricer, pricer
+from costmodel.analytic.operator_timing import Priced, Pricer, pricer
 from costmodel.analytic.recurrence import Program, makespan
 from costmodel.analytic.segments import COMPUTE, EXCHANGE, Key, Segment, compile_pass, segments_of
-from costmodel.analytic.sums import Moves, seconds_of, sums_of
+from costmodel.analytic.stream_times import Moves, seconds_of, sums_of
 from costmodel.analytic.training import whole
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Count, Quantity, Seconds, maximum

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from costmodel.analytic.sums import Move, Moves
+from costmodel.analytic.stream_times import Move, Moves
 from costmodel.cost.calibration import Calibration, Spread
 from costmodel.quantities import Array, Quantity, maximum, minimum
 from costmodel.result import Interval, Metrics

@@ -10,7 +10,7 @@ import numpy as np
 
 from costmodel.analytic.recurrence import program_of, side_by_side
 from costmodel.analytic.recurrence.waves import Waves, makespan_by_waves
-from costmodel.analytic.sums import Sums
+from costmodel.analytic.stream_times import Sums
 from costmodel.quantities import Array, Count, Indices, Quantity, Seconds, is_single, where
 from costmodel.workload.order_statistics import normal_maximum, normal_maximum_deviation
 from costmodel.workload.schedules import Kind, order

@@ -6,17 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from costmodel.analytic.pricing import Priced, Pricer
+from costmodel.analytic.operator_timing import Priced, Pricer
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InputError
 from costmodel.hardware import Cluster
 from costmodel.network.algorithms import algorithm_time, best_chunks, pipelined
+from costmodel.network.cluster_links import KINDS
 from costmodel.network.collectives import collective_time
-from costmodel.network.exchange import exchange_time
+from costmodel.network.expert_all_to_all import exchange_time
+from costmodel.network.group_links import Path, path
 from costmodel.network.layout import Layout, layout
-from costmodel.network.paths import Path, path
 from costmodel.network.patterns import ALGORITHMS, bandwidth, bus_factor
-from costmodel.network.plant import KINDS
 from costmodel.network.simulation import WORDS, Outcome, Setting, run_collective, run_exchange, setting
 from costmodel.quantities import Seconds
 from costmodel.workload.architecture import Architecture, MoeFfn

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
-from costmodel.analytic.pricing import Priced, Pricer
+from costmodel.analytic.operator_timing import Priced, Pricer
 from costmodel.analytic.recurrence import Event, Program, compile_events
 from costmodel.workload.operators import (
     AttentionCore,

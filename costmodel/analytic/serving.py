@@ -15,10 +15,10 @@ from costmodel.analytic.inference import (
     priced_pass,
 )
 from costmodel.analytic.metrics import invested, spent
-from costmodel.analytic.pricing import Priced, pricer
+from costmodel.analytic.no_schedule import Unscheduled
+from costmodel.analytic.operator_timing import Priced, pricer
 from costmodel.analytic.steady_state import Demand, SteadyState, chunked, separate
-from costmodel.analytic.sums import Moves
-from costmodel.analytic.unscheduled import Unscheduled
+from costmodel.analytic.stream_times import Moves
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Count, maximum, minimum, where
 from costmodel.result import Entry, Metrics

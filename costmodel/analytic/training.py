@@ -10,10 +10,10 @@ import numpy as np
 
 from costmodel.analytic.actions import ActionTimes, PassSums, contention, lone_seconds, pass_of, settling, stage_sums
 from costmodel.analytic.jitter import coupling, deviation, is_even, relative_deviation
-from costmodel.analytic.pricing import Priced, PricedWork, Pricer, pricer
+from costmodel.analytic.operator_timing import Priced, PricedWork, Pricer, pricer
+from costmodel.analytic.overlapped_comm import Traffic, price_traffic
 from costmodel.analytic.recurrence import Program, Slot, compile_schedule, makespan, paced
-from costmodel.analytic.sums import Moves, seconds_of, sums_of
-from costmodel.analytic.traffic import Traffic, price_traffic
+from costmodel.analytic.stream_times import Moves, seconds_of, sums_of
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Count, Flop, Quantity, Seconds, is_single, maximum, where
 from costmodel.workload.context import Context

@@ -1,4 +1,1 @@
-"""What measurements say about kernels: reading the tables, comparing them with the cost functions, loading the fits.
-
-`load` is all that a prediction needs; the other modules load when imported.
-"""
+"""The fits of a device: reading them, choosing among them, and predicting the rows of a table with them."""

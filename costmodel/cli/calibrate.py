@@ -30,7 +30,7 @@ def command(
     .json. Put both under hardware/calibrations/DEVICE of a search path and name them in the device file's
     `calibration: {default: …}`, or in a framework's `implementations`.
     """
-    from costmodel.calibration.calibrating import calibrate
+    from costmodel.fitting.calibrate import calibrate
 
     found = calibrate(measurements, device.removeprefix("devices/"), output, search_path)
     if as_json:

@@ -20,8 +20,8 @@ def command(measurements: Path, device: str | None, as_json: bool, search_path: 
     Rows that are left out are listed with the reason. Rows that the shipped fits were made from are among the scored
     ones: `calibrate` prints errors of rows that a fit has not seen.
     """
-    from costmodel.calibration.scoring import score
-    from costmodel.calibration.tables import read_tables
+    from costmodel.fitting.scoring import score
+    from costmodel.measurements.tables import read_tables
 
     found = score(read_tables(measurements, device=device), search_path)
     if as_json:

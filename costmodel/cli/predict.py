@@ -28,9 +28,9 @@ def command(measurements: Path, device: str | None, output: Path, strict: bool, 
     Rows need the columns of the measurement schema, but no time. `why` names the fit that a time rests on, or says why
     there is none.
     """
-    from costmodel.calibration.predicting import predict, write_predictions
-    from costmodel.calibration.sheets import read_columns
-    from costmodel.calibration.tables import read_tables
+    from costmodel.calibration.row_prediction import predict, write_predictions
+    from costmodel.measurements.raw_tables import read_columns
+    from costmodel.measurements.tables import read_tables
 
     table = read_tables(measurements, timed=False, device=device)
     found = predict(table, search_path)

@@ -31,7 +31,7 @@ def command(device: str, suites: tuple[str, ...], minutes: float, output: Path, 
     The same command goes on where an earlier run, or a kill, has left the table. A device that no file describes gets
     one below a folder of the table's name, to name as --path.
     """
-    from costmodel.calibration.planning import device_names, half_widths
+    from costmodel.calibration.unmeasured_width import device_names, half_widths
     from costmodel.cli.progress import progress
     from costmodel.profiling.running import SECONDS, Asked, run
     from costmodel.report.profiling import show_run

@@ -8,7 +8,7 @@ from typing import ClassVar
 from costmodel.cost.gemm import together
 from costmodel.cost.machine import Machine
 from costmodel.cost.residual import Features
-from costmodel.cost.splits import split_keys
+from costmodel.cost.split_kv import split_keys
 from costmodel.cost.time import Time, busy_kernel
 from costmodel.quantities import Bytes, Count, Quantity, Seconds, ceil, floor, log2, maximum, minimum, where
 from costmodel.workload.operators import AttentionCore

@@ -12,20 +12,20 @@ from costmodel.analytic.evaluation import Evaluation, PassEvaluation, TrainingEv
 from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.inference import PassTimes, PricedPass
 from costmodel.analytic.metrics import decode_metrics, prefill_metrics, schedule_times, training_metrics
-from costmodel.analytic.pricing import Priced
-from costmodel.analytic.sums import Move, Moves
+from costmodel.analytic.no_schedule import Unscheduled
+from costmodel.analytic.operator_timing import Priced
+from costmodel.analytic.stream_times import Move, Moves
 from costmodel.analytic.training import PricedStep, StepTimes, last_pass
-from costmodel.analytic.unscheduled import Unscheduled
 from costmodel.cost.calibration import Calibration
 from costmodel.event.conditions import Conditions
 from costmodel.event.engine import Timeline, run
 from costmodel.event.goodput import simulate_goodput
 from costmodel.event.graph import Graph
-from costmodel.event.moved import moved, moved_alike, stacked
 from costmodel.event.passes import pass_graph, pass_times_of
+from costmodel.event.perturbation import moved, moved_alike, stacked
 from costmodel.event.replicas import Replicas
 from costmodel.event.training import step_graph, times_of
-from costmodel.network.soundness import sound
+from costmodel.network.nominal import sound
 from costmodel.quantities import Quantity
 from costmodel.result import Entry, Metrics, Point
 from costmodel.workload.plans import Decode, Prefill, Training, tokens_per_step

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from costmodel.analytic.blocks import single
+from costmodel.analytic.expert_load import routing_grid
 from costmodel.analytic.grid import evaluate_single
-from costmodel.analytic.routing import routing_grid
 from costmodel.cost.calibration import Calibration
 from costmodel.event.evaluation import EventEngine
 from costmodel.quantities import Array

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
-from costmodel.analytic.pricing import Priced
+from costmodel.analytic.operator_timing import Priced
 from costmodel.event.graph import Graph, Message
 from costmodel.network.sharing import Flags
 from costmodel.quantities import Array

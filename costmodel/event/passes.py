@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from costmodel.analytic.inference import PassTimes, PricedPass, PricedStage
 from costmodel.analytic.recurrence.waves import NOTHING
 from costmodel.analytic.segments import ARRIVING, COMPUTE, EXCHANGE, HOST, LEAVING, Key, Segment
-from costmodel.analytic.sums import seconds_of, sums_of
-from costmodel.event import parts
+from costmodel.analytic.stream_times import seconds_of, sums_of
+from costmodel.event import task_groups as parts
 from costmodel.event.engine import Timeline
 from costmodel.event.graph import COPY, KERNEL, MESSAGE, Graph, Span, Task
 from costmodel.event.links import Links, links_of, wire_seconds
-from costmodel.event.parts import Part, parts_of
 from costmodel.event.replicas import Replicas, replicas_met, replicated
+from costmodel.event.task_groups import Part, parts_of
 from costmodel.quantities import Quantity
 from costmodel.workload.scenario import Scenario
 

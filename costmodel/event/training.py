@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from costmodel.analytic.actions import pass_of, stage_sums
-from costmodel.analytic.pricing import Priced
+from costmodel.analytic.operator_timing import Priced
 from costmodel.analytic.recurrence import Slot
-from costmodel.analytic.sums import seconds_of, sums_of
+from costmodel.analytic.stream_times import seconds_of, sums_of
 from costmodel.analytic.training import (
     PricedStep,
     StepTimes,
@@ -20,13 +20,13 @@ from costmodel.analytic.training import (
     layer_sums,
     once_a_step,
 )
-from costmodel.event.beside import beside, with_traffic
 from costmodel.event.engine import Timeline
 from costmodel.event.graph import COPY, KERNEL, MESSAGE, START, Graph, Span, Task
-from costmodel.event.issue import FILLER, Local, chain, interleaved
 from costmodel.event.links import Links, links_of, wire_seconds
-from costmodel.event.parts import ARRIVING, COLLECTIVE, COMPUTE, EXCHANGE, LEAVING, STARTS, Part, merged, parts_of
+from costmodel.event.list_scheduling import FILLER, Local, chain, interleaved
+from costmodel.event.overlap import beside, with_traffic
 from costmodel.event.replicas import Replicas, replicas_met, replicated
+from costmodel.event.task_groups import ARRIVING, COLLECTIVE, COMPUTE, EXCHANGE, LEAVING, STARTS, Part, merged, parts_of
 from costmodel.quantities import Array, Quantity
 from costmodel.workload.counting import sum_of
 from costmodel.workload.memory import stage_work

@@ -12,7 +12,7 @@ import numpy as np
 
 from costmodel.errors import InputError
 from costmodel.network.collectives import steps_to_all
-from costmodel.network.paths import Path
+from costmodel.network.group_links import Path
 from costmodel.quantities import Bytes, Count, Quantity, Seconds, maximum, minimum, where
 
 

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from costmodel.network.paths import Path
+from costmodel.network.group_links import Path
 from costmodel.quantities import Bytes, Count, Quantity, Seconds, maximum, minimum, where
 
 

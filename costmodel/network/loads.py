@@ -11,14 +11,14 @@ import numpy as np
 from costmodel.errors import InputError
 from costmodel.hardware import Cluster
 from costmodel.network.algorithms import CLOSED, algorithm_time
+from costmodel.network.cluster_links import Plant, build_plant
+from costmodel.network.group_links import path
 from costmodel.network.layout import Layout, pairs
-from costmodel.network.paths import path
+from costmodel.network.nominal import sound
 from costmodel.network.patterns import Phase, algorithms, exchange_phases, phases
-from costmodel.network.plant import Plant, build_plant
 from costmodel.network.routing import Flows, route
 from costmodel.network.sharing import Incidence
 from costmodel.network.simulation import BATCH, MOST_EXACT_FLOWS
-from costmodel.network.soundness import sound
 from costmodel.network.symmetry import run_collapsed
 from costmodel.quantities import Array, Indices
 from costmodel.workload.operators import Collective, Exchange, Group

@@ -12,8 +12,8 @@ from scipy.sparse import coo_matrix
 
 from costmodel.errors import InfeasibleError, InputError
 from costmodel.hardware import Cluster
+from costmodel.network.cluster_links import UNBOUNDED, Plant
 from costmodel.network.graphs import RAILED
-from costmodel.network.plant import UNBOUNDED, Plant
 from costmodel.network.sharing import Incidence
 from costmodel.network.shortest import Paths, shortest_paths
 from costmodel.quantities import Array, Indices

@@ -9,10 +9,10 @@ import numpy as np
 
 from costmodel.errors import InputError
 from costmodel.hardware import Cluster
+from costmodel.network.cluster_links import KINDS, UNBOUNDED, Plant, build_plant, ports
 from costmodel.network.flows import run_flows
 from costmodel.network.layout import Layout, pairs
 from costmodel.network.patterns import Phase, algorithms, exchange_phases, phases
-from costmodel.network.plant import KINDS, UNBOUNDED, Plant, build_plant, ports
 from costmodel.network.routing import Flows, Routed, fabric_latency, inside_latency, route
 from costmodel.network.sharing import Incidence, check_plain
 from costmodel.network.symmetry import run_collapsed

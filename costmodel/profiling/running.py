@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from costmodel.errors import InputError
-from costmodel.profiling.choosing import most_informative
 from costmodel.profiling.device_file import Facts, Rates, rates_of, write_device
 from costmodel.profiling.rows import RowTable
+from costmodel.profiling.shape_selection import most_informative
 from costmodel.profiling.shapes import BYTES, TORCH, Reach, Shape, copies, launches, shapes
 from costmodel.profiling.timing import Rule, Timing, measure
 from costmodel.schema.whole_files import make_folder, write_whole

@@ -12,16 +12,16 @@ import numpy as np
 from costmodel.analytic.bound import bound_times
 from costmodel.analytic.breakdown import SLOWED
 from costmodel.analytic.evaluation import Evaluation, evaluate
-from costmodel.analytic.pricing import Priced
-from costmodel.analytic.routing import routing_facts
-from costmodel.calibration.forms import FORMS
+from costmodel.analytic.expert_load import routing_facts
+from costmodel.analytic.operator_timing import Priced
 from costmodel.cost.calibration import Form
+from costmodel.cost.form_registry import FORMS
 from costmodel.cost.kernels import block_count, tile_times
 from costmodel.cost.machine import VECTOR_DTYPE, Machine
-from costmodel.cost.switched import SwitchedForm
+from costmodel.cost.two_tile_gemm import SwitchedForm
 from costmodel.errors import InputError
+from costmodel.network.group_links import Path, path
 from costmodel.network.host import host_bandwidth, host_link, host_peak
-from costmodel.network.paths import Path, path
 from costmodel.quantities import ceil
 from costmodel.schema.forms import parameter
 from costmodel.schema.references import near

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from costmodel.errors import InfeasibleError
-from costmodel.report.drawing import draw_answer, draw_sweep, draw_timelines, file_names
-from costmodel.report.figures.sweep import left_out
+from costmodel.report.plots.sweep import left_out
+from costmodel.report.plotting import draw_answer, draw_sweep, draw_timelines, file_names
 from costmodel.report.web.answers import (
     fabrics_sections,
     reproduced_sections,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from costmodel.report.expert_load import routing_line
 from costmodel.report.explain import Explanation, Line
 from costmodel.report.page import show, table
-from costmodel.report.routing import routing_line
 from costmodel.report.text import quantity, share
 
 

@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from costmodel.calibration.calibrating import Calibrated
-from costmodel.calibration.fits import FEWEST
-from costmodel.calibration.omissions import Omission
-from costmodel.calibration.scoring import Score
+from costmodel.fitting.calibrate import Calibrated
+from costmodel.fitting.run_plan import FEWEST
+from costmodel.fitting.scoring import Score
+from costmodel.measurements.exclusions import Omission
 from costmodel.report.number import Number
 from costmodel.report.page import show, table
 from costmodel.report.text import NONE

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from costmodel.report.expert_load import is_even, routing_line
 from costmodel.report.page import show, table
-from costmodel.report.routing import is_even, routing_line
 from costmodel.report.text import count, gib, metric, quantity, share, span, used_of
 from costmodel.result import Point
 from costmodel.units import parse

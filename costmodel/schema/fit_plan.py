@@ -112,7 +112,7 @@ class TermFile(Strict):
 
 
 class FitPlanFile(Strict):
-    """What `python -m costmodel.calibration.fits` makes, and what `python -m costmodel.study.end_to_end` fits."""
+    """What `python -m reports.fits.kernels` makes, and what `python -m reports.fits.frameworks` fits."""
 
     name: str = Field(description="name of the plan")
     recipes: dict[str, RecipeFile] = Field(default={}, description="recipe name -> recipe")

@@ -52,7 +52,7 @@ class ToolFile(Strict):
 
 
 class ValidationFile(Strict):
-    """What `python -m costmodel.report.validation` says beside the figures that it computes."""
+    """What `python -m reports.validation` says beside the figures that it computes."""
 
     name: str = Field(description="name of the file")
     bars: list[AskedFile] = Field(default=[], description="the errors that are asked for")

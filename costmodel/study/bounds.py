@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from costmodel.analytic.blocks import take
-from costmodel.analytic.pricing import Pricer, pricer
-from costmodel.analytic.sums import Sums, seconds_of, sums_of
-from costmodel.analytic.traffic import Traffic, price_traffic
+from costmodel.analytic.operator_timing import Pricer, pricer
+from costmodel.analytic.overlapped_comm import Traffic, price_traffic
+from costmodel.analytic.stream_times import Sums, seconds_of, sums_of
 from costmodel.analytic.training import micro_batch_count, training_context
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Indices, Quantity

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from costmodel import __version__
 from costmodel.analytic.blocks import take
 from costmodel.analytic.grid import evaluate_grid
-from costmodel.analytic.refusals import refusals
+from costmodel.analytic.infeasibility import refusals
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import CostModelError
 from costmodel.quantities import Array

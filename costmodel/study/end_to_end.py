@@ -1,12 +1,8 @@
-"""Numbers of frameworks, fitted to published figures of whole runs, and held against those that were left out.
-
-python -m costmodel.study.end_to_end
-"""
+"""Numbers of frameworks, fitted to published figures of whole runs, and held against those that were left out."""
 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -16,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import least_squares
 
-from costmodel.calibration.load import read
+from costmodel.calibration.fit_lookup import read
 from costmodel.errors import CostModelError, InputError
 from costmodel.quantities import Array
 from costmodel.result import PHASES
@@ -24,10 +20,10 @@ from costmodel.schema import SI
 from costmodel.schema.case import Case, resolve_case
 from costmodel.schema.fit_plan import FitPlanFile, TermFile
 from costmodel.schema.references import Library
-from costmodel.study.moved_figures import Ends, Figure, Terms, Values, logs, moved, moves, path_of, weigh
 from costmodel.study.predictions import going_with, predict
 from costmodel.study.reproduce import Widening, load_cases
-from costmodel.study.term_ends import SOFT, ends_of
+from costmodel.study.term_intervals import SOFT, ends_of
+from costmodel.study.term_sensitivity import Ends, Figure, Terms, Values, logs, moved, moves, path_of, weigh
 
 PLAN = "end_to_end"
 MOST = 40  # figures of a publication that a fit looks at, evenly chosen: one table shall not outweigh all others
@@ -249,28 +245,3 @@ def left_out(cases: Sequence[Case], search_path: Sequence[str] = ()) -> Unseen:
     library = Library(search_path)
     terms = read_terms(library)
     return leave_out(cases, load_cases([], search_path)[0], terms, library) if terms else Unseen({}, {})
-
-
-def main() -> None:
-    """Print the fit of all terms, and how they move when one publication is left out."""
-    library = Library()
-    terms = read_terms(library)
-    cases, _ = load_cases([])
-    figures = figures_of(cases, terms, library)
-    whole = fit_terms(figures, terms, library)
-    _show("all", whole, terms)
-    for name in sorted({one.case.publication for one in figures}):
-        rest = [one for one in figures if one.case.publication != name]
-        _show(f"without {name}", fit_terms(rest, terms, library, whole.values), terms)
-
-
-def _show(title: str, fitted: FittedTerms, terms: Terms) -> None:
-    lines = [f"{title}: {fitted.figures} figures, mean |log error| {fitted.before:.3f}, fitted {fitted.after:.3f}"]
-    for term, value, ends in zip(terms, fitted.values, fitted.ends, strict=True):
-        shown = "as stated" if ends is None else f"{value:.6g}  ({ends[0]:.3g} to {ends[1]:.3g})"
-        lines.append(f"  {term.path:40} {', '.join(term.frameworks):30} {shown}")
-    sys.stdout.write("\n".join(lines) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from costmodel.analytic.messages import EXCHANGES, Answer, Asked, answer, routing_of
-from costmodel.calibration.load import load_calibration
-from costmodel.calibration.roofline import default_framework
+from costmodel.calibration.fit_lookup import default_framework, load_calibration
 from costmodel.errors import InputError
 from costmodel.hardware import Cluster
 from costmodel.network.payload import PAYLOADS, payload_bytes

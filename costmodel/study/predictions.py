@@ -11,17 +11,17 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from costmodel.analytic.counted import counted_work
 from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.intervals import intervals
 from costmodel.analytic.metrics import sixteen_bit_peak
+from costmodel.analytic.work_counts import counted_work
 from costmodel.api import Workload, architecture_facts
-from costmodel.calibration.batch import Catalogue
-from costmodel.calibration.operators import map_all
-from costmodel.calibration.predicting import predict_mapped
-from costmodel.calibration.tables import single_row
+from costmodel.calibration.row_prediction import predict_mapped
 from costmodel.errors import InputError, Location
 from costmodel.hardware import Device
+from costmodel.measurements.row_group import Catalogue
+from costmodel.measurements.row_mapping import map_all
+from costmodel.measurements.tables import single_row
 from costmodel.result import Point
 from costmodel.schema.case import Case, resolve_case, resolve_device
 from costmodel.schema.document import entry

@@ -7,19 +7,19 @@ from dataclasses import replace
 
 from costmodel.quantities import Count, Quantity, is_single, maximum
 from costmodel.workload.architecture import Attention, HeadGroup, HeadRoute, Pattern
-from costmodel.workload.context import Context, per_rank
-from costmodel.workload.context_parallel import (
-    gather_keys,
-    replicas_of_keys,
-    share_of_core,
-)
-from costmodel.workload.cores import (
+from costmodel.workload.attention_kernels import (
     add_cache_write,
     add_fused,
     add_output,
     add_unfused,
     is_narrow,
     merge_partial_results,
+)
+from costmodel.workload.context import Context, per_rank
+from costmodel.workload.context_parallel import (
+    gather_keys,
+    replicas_of_keys,
+    share_of_core,
 )
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.linear import (

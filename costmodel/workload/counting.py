@@ -10,9 +10,9 @@ import numpy as np
 
 from costmodel.quantities import Bytes, Count, Flop, Quantity, maximum, minimum
 from costmodel.workload.architecture import Architecture, Attention, Mla, NeuralMemory, Recurrence
-from costmodel.workload.cache import cached_bytes
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
+from costmodel.workload.kv_cache import cached_bytes
 from costmodel.workload.layers import model_work
 from costmodel.workload.recurrences import scan_products
 from costmodel.workload.scenario import Communication, Framework, Parallelism, Precision, Tile

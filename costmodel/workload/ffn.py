@@ -10,6 +10,7 @@ from costmodel.quantities import Bytes, Count, is_single
 from costmodel.workload.architecture import DenseFfn, MoeFfn
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES, LOGARITHMIC, payload_element
+from costmodel.workload.expert_load import ExpertLoad, expert_load, routed_tokens, sent_tokens, served_tokens
 from costmodel.workload.linear import (
     Linear,
     add_linear,
@@ -23,7 +24,6 @@ from costmodel.workload.operators import (
     Operator,
     exchange_family,
 )
-from costmodel.workload.routing import ExpertLoad, expert_load, routed_tokens, sent_tokens, served_tokens
 from costmodel.workload.work import WorkBuilder
 
 

@@ -22,8 +22,7 @@ from costmodel.workload.attention import add_attention
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.ffn import add_dense_ffn, add_moe
-from costmodel.workload.grids import add_convolution, add_gate, add_pool, add_spectral
-from costmodel.workload.hosting import add_copies
+from costmodel.workload.host_offload import add_copies
 from costmodel.workload.linear import (
     Linear,
     add_dropout,
@@ -39,6 +38,7 @@ from costmodel.workload.linear import (
 from costmodel.workload.mla import add_mla
 from costmodel.workload.operators import Elementwise, HostTime
 from costmodel.workload.recurrences import add_memory, add_recurrence
+from costmodel.workload.vision_mixers import add_convolution, add_gate, add_pool, add_spectral
 from costmodel.workload.work import Parameters, Work, WorkBuilder
 
 

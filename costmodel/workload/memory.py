@@ -11,11 +11,11 @@ import numpy as np
 
 from costmodel.hardware import Node
 from costmodel.quantities import Bytes, Count, Mask, Quantity, maximum, minimum, where
-from costmodel.workload.cache import cached_bytes, hosted_bytes, state_bytes
 from costmodel.workload.context import Context
 from costmodel.workload.counting import sum_of
 from costmodel.workload.dtypes import ELEMENT_BYTES
-from costmodel.workload.hosting import placed_cache, placed_weights, weight_bytes
+from costmodel.workload.host_offload import placed_cache, placed_weights, weight_bytes
+from costmodel.workload.kv_cache import cached_bytes, hosted_bytes, state_bytes
 from costmodel.workload.layers import ModelWork
 from costmodel.workload.operators import AttentionCore, Elementwise, Exchange, Gemm, MixedAttention, Operator
 from costmodel.workload.optimizer import held_parameters

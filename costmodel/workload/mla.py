@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from costmodel.quantities import Count
 from costmodel.workload.architecture import Mla, Pattern
+from costmodel.workload.attention_kernels import (
+    add_cache_write,
+    add_fused,
+    add_output,
+    is_narrow,
+    merge_partial_results,
+)
 from costmodel.workload.context import Context
 from costmodel.workload.context_parallel import (
     gather_keys,
 )
-from costmodel.workload.cores import add_cache_write, add_fused, add_output, is_narrow, merge_partial_results
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.linear import (
     Linear,

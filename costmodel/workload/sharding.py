@@ -9,7 +9,7 @@ from costmodel.quantities import Bytes, Count, Quantity, is_single, maximum, min
 from costmodel.workload.context import Context
 from costmodel.workload.counting import sum_of
 from costmodel.workload.dtypes import ELEMENT_BYTES
-from costmodel.workload.hosting import weight_bytes
+from costmodel.workload.host_offload import weight_bytes
 from costmodel.workload.operators import Collective, Elementwise, Group, HostTransfer, Operator
 from costmodel.workload.plans import Training
 from costmodel.workload.work import Parameters, Work

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from costmodel.report.network_page import printed
 from costmodel.units import parse
+from reports.network.__main__ import printed
 
 TABLE_3 = printed()
 COLLECTIVE = ("collective", "all_to_all", "--cluster", "h800-2048-mpft", "--ranks", "64", "--size", "1GiB")

@@ -16,7 +16,7 @@ import pytest
 from command_line import command
 from small_world import write
 
-from costmodel.calibration.tables import read_tables
+from costmodel.measurements.tables import read_tables
 
 torch = pytest.importorskip("torch", reason="the loop measures with torch: pip install 'costmodel[profile]'")
 

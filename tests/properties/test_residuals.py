@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from costmodel.calibration.fitting import FOLDS, fold_numbers
-from costmodel.calibration.regression import Share, residual
 from costmodel.cost.residual import Residual
+from costmodel.fitting.family_fit import FOLDS, fold_numbers
+from costmodel.fitting.regression import Share, residual
 
 OCTAVES = st.floats(-20.0, 40.0)
 

@@ -10,7 +10,7 @@ from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.training import training_context
 from costmodel.cost.calibration import Calibration
-from costmodel.network.paths import path
+from costmodel.network.group_links import path
 from costmodel.workload.layers import model_work
 from costmodel.workload.memory import stage_work
 from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Exchange, Gemm

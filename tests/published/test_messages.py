@@ -7,11 +7,10 @@ from dataclasses import replace
 import pytest
 
 import costmodel
-from costmodel.calibration.choosing import Chooser, Kernel
-from costmodel.calibration.load import load_calibration
-from costmodel.calibration.roofline import default_framework
-from costmodel.calibration.timing import operator_time
+from costmodel.calibration.fit_lookup import default_framework, load_calibration
+from costmodel.calibration.fit_selection import Chooser, Kernel
 from costmodel.cost.machine import Machine
+from costmodel.cost.operator_time import operator_time
 from costmodel.hardware import Cluster
 from costmodel.schema.files import load_node
 from costmodel.study.reproduce import load_cases, reproduce

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from costmodel.report.systems import CASES, _is_check
 from costmodel.schema.files import validate
 from costmodel.schema.references import Library
 from costmodel.study.reproduce import PASS, SKIP, Comparison, load_cases, reproduce
+from reports.systems.__main__ import CASES, _is_check
 
 FILES = {
     "MoH": "moh", "MoA": "moa_7b", "BAM": "bam", "retrieval heads": "retrieval_heads", "RCMHA": "rcmha", "MoTE": "mote",

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from costmodel.calibration.residuals import read_residuals
-from costmodel.calibration.sheets import read_sheet
+from costmodel.calibration.residual_files import read_residuals
 from costmodel.errors import InputError
+from costmodel.measurements.raw_tables import read_sheet
 from costmodel.schema.results import read_result, read_study
 from costmodel.schema.routing import _lines
 from costmodel.study.files import STUDY, check_folder

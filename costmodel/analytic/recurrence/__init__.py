@@ -9,10 +9,10 @@ is structure only, compiled once. Two ways evaluate it, with the same result: wa
 tape at many.
 """
 
+from costmodel.analytic.recurrence.async_reduce import Paced, paced
 from costmodel.analytic.recurrence.evaluate import makespan
 from costmodel.analytic.recurrence.pipeline import Slot, compile_schedule, program_of, side_by_side
 from costmodel.analytic.recurrence.program import Event, Program, compile_events
-from costmodel.analytic.recurrence.running_on import Paced, paced
 from costmodel.analytic.recurrence.tape import Workspace
 
 __all__ = [

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from statistics import median
 
-from costmodel.report.drawing import by_class, file_names
-from costmodel.report.figures.pareto import layout_name
+from costmodel.report.plots.pareto import layout_name
+from costmodel.report.plotting import by_class, file_names
 from costmodel.report.text import metric, published_figure, quantity, span
 from costmodel.report.web.document import Section
 from costmodel.report.web.inline import Shown, figure

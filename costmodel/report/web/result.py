@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from costmodel.report.drawing import file_names
-from costmodel.report.figures.memory import PARTS
+from costmodel.report.plots.memory import PARTS
+from costmodel.report.plotting import file_names
 from costmodel.report.text import gib, metric, quantity, share, span, used_of
 from costmodel.report.web.document import Section, page
 from costmodel.report.web.inline import Shown, figure

@@ -7,11 +7,11 @@ import json
 import pytest
 from small_world import edit, write
 
-from costmodel.calibration.choosing import Chooser, Kernel
-from costmodel.calibration.forms import FORMS
-from costmodel.calibration.load import Fits, Shelf, nearest_variants
-from costmodel.calibration.residuals import read_residuals
+from costmodel.calibration.fit_lookup import Fits, Shelf, nearest_variants
+from costmodel.calibration.fit_selection import Chooser, Kernel
+from costmodel.calibration.residual_files import read_residuals
 from costmodel.cost.calibration import Calibration
+from costmodel.cost.form_registry import FORMS
 from costmodel.errors import InputError
 from costmodel.schema.references import Library
 from costmodel.workload.operators import Gemm

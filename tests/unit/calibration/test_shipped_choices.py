@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from costmodel.calibration.load import load_calibration
+from costmodel.calibration.fit_lookup import load_calibration
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from builders import CLUSTER, NODE
 
 from costmodel.errors import InfeasibleError, InputError
 from costmodel.hardware import Cluster, Host, Network
+from costmodel.network.cluster_links import KINDS, Plant, build_plant
 from costmodel.network.layout import layout, pairs
-from costmodel.network.plant import KINDS, Plant, build_plant
 from costmodel.network.routing import POLICIES, Flows, Routed, route
 from costmodel.quantities import Array
 from costmodel.schema.files import load_cluster, load_topology

@@ -11,12 +11,12 @@ from builders import CLUSTER, NODE, ONE_NODE
 from costmodel.errors import InfeasibleError, InputError
 from costmodel.hardware import Cluster, Link, Network
 from costmodel.network.algorithms import CLOSED, algorithm_time, best_chunks, pipelined
-from costmodel.network.exchange import exchange_time
+from costmodel.network.cluster_links import build_plant
+from costmodel.network.expert_all_to_all import exchange_time
+from costmodel.network.group_links import path
 from costmodel.network.layout import layout
-from costmodel.network.paths import path
 from costmodel.network.patterns import ALGORITHMS, bus_factor, phases
 from costmodel.network.payload import payload_bytes
-from costmodel.network.plant import build_plant
 from costmodel.network.simulation import run_collective, run_exchange, run_phase, setting
 from costmodel.network.uniform import uniform_classes
 from costmodel.schema.files import load_cluster

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from costmodel.errors import InputError
-from costmodel.profiling.choosing import most_informative
+from costmodel.profiling.shape_selection import most_informative
 from costmodel.profiling.shapes import SUITES, Reach, Shape, collectives, shapes
 
 SMALL = Reach({"fp32": 1e11, "bf16": 4e11}, 2e10, 1e8, 1e-3, gpu=False)

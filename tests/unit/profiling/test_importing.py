@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from small_world import write
 
-from costmodel.calibration.tables import read_tables
 from costmodel.errors import MeasurementError
+from costmodel.measurements.tables import read_tables
 from costmodel.profiling.importing.compressed import read_bytes
 from costmodel.profiling.importing.serving import read_benchmark
 

@@ -9,8 +9,8 @@ import re
 import pytest
 from small_world import write
 
-from costmodel.calibration.tables import NUMBERS, TEXTS, read_tables
 from costmodel.errors import InputError, MeasurementError
+from costmodel.measurements.tables import NUMBERS, TEXTS, read_tables
 from costmodel.profiling.device_file import Facts, rates_of, write_device
 from costmodel.profiling.rows import COLUMNS, RowTable
 from costmodel.profiling.running import probes

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from costmodel.errors import InputError
-from costmodel.report.drawing import draw_answer
 from costmodel.report.gathering import write_report
+from costmodel.report.plotting import draw_answer
 from costmodel.schema.answers import SEARCH, SENSITIVITY, read_answer
 
 ATTACK = "<script>alert(1)</script>"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import costmodel
-from costmodel.report.drawing import draw_result
+from costmodel.report.plotting import draw_result
 from costmodel.report.web.inline import read_figures
 from costmodel.report.web.markup import embedded, table
 from costmodel.report.web.result import result_page

@@ -1,0 +1,178 @@
+"""Which calibration file prices a kernel that a table names: the same kernel's, else the nearest that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+
+from costmodel.calibration.fit_lookup import GRADIENTS, Fits, Held, Shelf, nearest_keys
+from costmodel.cost.calibration import Calibration, Spread
+from costmodel.schema.references import Library
+
+STREAMS = "elementwise"
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """How a row names what ran: framework, kernel and timing method, blank where it does not say."""
+
+    framework: str
+    kernel: str
+    timing: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """The fits that price a row, and why these; across: how far other sources' times of such kernels differ.
+
+    None where the row comes from the sources that the fit was made from.
+    """
+
+    calibration: Calibration
+    why: str
+    across: Spread | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Candidate:
+    """A calibration file of the chain.
+
+    distance: devices between its device and the one asked for; defaults: of its device, by family or `family/variant`.
+    """
+
+    held: Held
+    implementation: str
+    distance: int
+    defaults: Mapping[str, str]
+
+    def covers(self, key: str) -> bool:
+        """Tell whether the file has the very `family/variant`, or the family as a whole."""
+        return not {key, key.partition("/")[0]}.isdisjoint(self.held.file.families)
+
+    def mismatch(self, kernel: Kernel) -> tuple[int, ...]:
+        """Return how far the file is from a kernel, the weightiest first; what a row does not say does not count.
+
+        A kernel that no file names is nearest to those of the library whose name its own holds.
+        """
+        file = self.held.file
+        names = [framework.partition(" ")[0] for framework in file.frameworks]
+        other = _differs(kernel.kernel, file.kernels)
+        return (
+            other, int(bool(other) and not self.is_named(kernel)),
+            _differs(kernel.framework.partition(" ")[0], names), _differs(kernel.framework, file.frameworks),
+            _differs(kernel.timing, file.timings),
+        )  # fmt: skip
+
+    def is_named(self, kernel: Kernel) -> bool:
+        """Tell whether the name of a kernel or its framework holds that of the file's library."""
+        library = self.held.file.library
+        return library is not None and library in f"{kernel.kernel} {kernel.framework}".lower()
+
+    def answers(self, kernel: Kernel) -> bool:
+        """Tell whether the file may price a kernel while another has rows: one that states a published rate may not."""
+        file = self.held.file
+        measured = any(family.form is not None for family in file.families.values())
+        return measured or bool(file.frameworks or file.kernels or file.timings) or self.is_named(kernel)
+
+    def kin(self, kernel: Kernel) -> str | None:
+        """Return whether a kernel of another source is of the `same` library or an `other`; None: it is of this source.
+
+        A row that names its framework, but neither its kernel nor how it was timed, is of some other source. A file
+        that states a published rate has no source of rows.
+        """
+        mismatch = self.mismatch(kernel)
+        measured = any(family.form is not None for family in self.held.file.families.values())
+        bare = bool(kernel.framework) and not (kernel.kernel or kernel.timing)
+        if not measured or not (any(mismatch) or bare):
+            return None
+        return "other" if mismatch[1] else "same"
+
+    def order(self, kernel: Kernel, key: str) -> tuple[int | str, ...]:
+        """Return what candidates for a kernel are ordered by: the nearest device, the least mismatch, its default."""
+        default = self.defaults.get(key, self.defaults.get(key.partition("/")[0]))
+        return (self.distance, *self.mismatch(kernel), int(self.implementation != default), self.implementation)
+
+
+class Chooser:
+    """Finds the fits for kernels on one device. Files are read once."""
+
+    def __init__(self, device: str, search_path: Sequence[str | Path] = ()) -> None:
+        self._device = device
+        self._shelf = Shelf(Library(search_path))
+        self._choices: dict[tuple[str, str, Kernel], Choice] = {}
+
+    def choose(self, family: str, variant: str, kernel: Kernel) -> Choice:
+        """Return the fits for a kernel of a family.
+
+        Order: the kernel itself on this device; another kernel, framework or version of it here; the same on the
+        devices that this one inherits from, in turn; the nearest variant that any of these has; a published rate of a
+        kernel that no row names; the roofline. The file prices all families that it covers, such as the decoding part
+        of a mixed call; the others keep the device's defaults.
+        """
+        key = (family, variant, kernel)
+        if key not in self._choices:
+            self._choices[key] = self._choose(family, variant, kernel)
+        return self._choices[key]
+
+    def _choose(self, family: str, variant: str, kernel: Kernel) -> Choice:
+        forward = (f"{GRADIENTS[family]}/{variant}",) if family in GRADIENTS else ()  # at a share of its rate
+        keys = (f"{family}/{variant}", *nearest_keys(family, variant), *forward)
+        measured = [each for each in self._candidates if each.answers(kernel)]
+        for candidates, alike in product((measured, self._candidates), keys):
+            covering = [each for each in candidates if each.covers(alike)]
+            if covering:
+                best = min(covering, key=lambda each: each.order(kernel, alike))
+                own = self._streams(kernel) | {_scope(key): (best.implementation,) for key in best.held.file.families}
+                calibration = Calibration(self._device, Fits(self._shelf, self._device, own))
+                asked = f"{family}/{variant}"
+                instead = "" if alike == asked else f", {alike} stands in for {asked}"
+                kin = best.kin(kernel)
+                across = None if kin is None else self._shelf.across(kin, family, variant)
+                return Choice(calibration, _why(best, kernel) + instead, across)
+        fits = Fits(self._shelf, self._device, {})
+        return Choice(Calibration(self._device, fits), f"no fit of {family}/{variant} for {self._device}: roofline")
+
+    def _streams(self, kernel: Kernel) -> dict[str, tuple[str, ...]]:
+        """Return the implementations of the element-wise kernels that run in the same rows as others, kind by kind."""
+        found: dict[str, _Candidate] = {}
+        for each in self._candidates:
+            for key in each.held.file.families:
+                if key.startswith(f"{STREAMS}/"):
+                    best = found.setdefault(key, each)
+                    found[key] = min(best, each, key=lambda one: one.order(kernel, key))
+        return {key: (each.implementation,) for key, each in found.items()}
+
+    @cached_property
+    def _candidates(self) -> list[_Candidate]:
+        found = []
+        for distance, (device, defaults) in enumerate(self._shelf.chain(self._device)):
+            for implementation in self._shelf.names(device):
+                held = self._shelf.held(device, implementation)
+                if held is not None:
+                    found.append(_Candidate(held, implementation, distance, defaults))
+        return found
+
+
+def _scope(key: str) -> str:
+    """Return for what a file is chosen that has `family/variant`: the family; of streams the kind alone."""
+    return key if key.startswith(f"{STREAMS}/") else key.partition("/")[0]
+
+
+def _why(best: _Candidate, kernel: Kernel) -> str:
+    name = best.held.file.name
+    if best.distance:
+        return f"{name}: stands in from {best.held.device}"
+    other = best.mismatch(kernel)
+    if not any(other):
+        return name
+    said = (
+        *(f"kernel {kernel.kernel}",) * 2, f"framework {kernel.framework}", kernel.framework, f"timing {kernel.timing}",
+    )  # fmt: skip
+    return f"{name}: nearest to {next(text for text, differs in zip(said, other, strict=True) if differs)}"
+
+
+def _differs(stated: str, known: Sequence[str]) -> int:
+    return int(bool(stated) and bool(known) and stated not in known)

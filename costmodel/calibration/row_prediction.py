@@ -1,0 +1,181 @@
+"""Predicts the rows of a measurement table: time, interval, basis, and which fit it rests on."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from costmodel.calibration.fit_lookup import default_framework
+from costmodel.calibration.fit_selection import Choice, Chooser, Kernel
+from costmodel.cost.calibration import FamilyFit
+from costmodel.cost.operator_time import operator_time
+from costmodel.errors import InputError, Problem
+from costmodel.fitting.family_fit import likely_time
+from costmodel.measurements.row_group import Catalogue, LeftOut, Mapped
+from costmodel.measurements.row_mapping import map_all
+from costmodel.measurements.tables import NUMBERS, Table, Texts
+from costmodel.quantities import Array, Indices
+from costmodel.schema.whole_files import make_folder, write_whole
+from costmodel.workload.operators import Operator
+from costmodel.workload.scenario import Framework
+
+MICROSECONDS = 1e6  # tables state microseconds
+_NUMERIC = frozenset((*NUMBERS, "predicted_us", "low_us", "high_us"))  # columns that Parquet holds as numbers
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Predictions:
+    """What is predicted of every row: seconds, NaN where nothing can be said, its 80 % interval, basis and reason."""
+
+    seconds: Array
+    low: Array
+    high: Array
+    basis: Texts
+    why: Texts
+
+    def count_by_basis(self) -> dict[str, int]:
+        """Return how many rows rest on what, `none` where nothing is predicted."""
+        names, counts = np.unique(self.basis.astype(str), return_counts=True)
+        return {name or "none": int(count) for name, count in zip(names, counts, strict=True)}
+
+
+def predict(table: Table, search_path: Sequence[str | Path] = ()) -> Predictions:
+    """Return the predictions for the rows of a table, in its order.
+
+    A kernel that no file covers is priced by the nearest one, which `why` names; a time from the bare roofline is
+    multiplied by the median ratio that measured times have to it. Rows that hold no operator of the package stay empty,
+    with the reason.
+    """
+    mapped, left_out = map_all(table, Catalogue(search_path))
+    return predict_mapped(table, mapped, left_out, search_path)
+
+
+def predict_mapped(
+    table: Table,
+    mapped: Sequence[Mapped],
+    left_out: Sequence[LeftOut],
+    search_path: Sequence[str | Path] = (),
+    lenders: Mapping[str, str] | None = None,
+) -> Predictions:
+    """Return the predictions for rows whose operators are known; those left out stay empty, with the reason.
+
+    lenders: device -> the one whose fits stand in for its own, on its own hardware.
+    """
+    count = len(table)
+    seconds, low, high = (np.full(count, np.nan) for _ in range(3))
+    basis, why = (np.full(count, "", dtype=np.object_) for _ in range(2))
+    framework = default_framework(search_path)
+    choosers: dict[str, Chooser] = {}
+    for part in mapped:
+        device = (lenders or {}).get(part.device.name, part.device.name)
+        chooser = choosers.setdefault(device, Chooser(device, search_path))
+        choice = chooser.choose(part.family, variant_of(part), _kernel(table, part.rows))
+        rows = part.rows
+        seconds[rows], low[rows], high[rows] = _times(part, choice, framework)
+        basis[rows] = _bases(part, choice)
+        why[rows] = choice.why
+    for left in left_out:
+        why[left.rows] = left.reason
+    return Predictions(seconds, low, high, basis, why)
+
+
+def write_predictions(path: Path, columns: Mapping[str, Sequence[str]], found: Predictions) -> None:
+    """Write a table's columns with the predictions as further ones; the file is whole or it is not there.
+
+    Times in microseconds, blank where nothing is predicted. Columns of earlier predictions are replaced.
+    """
+    added = {
+        "predicted_us": _written(found.seconds), "low_us": _written(found.low), "high_us": _written(found.high),
+        "basis": found.basis.tolist(), "why": found.why.tolist(),
+    }  # fmt: skip
+    whole = {**{name: column for name, column in columns.items() if name not in added}, **added}
+    make_folder(path.parent)
+    if path.suffix == ".parquet":
+        _write_parquet(path, whole)
+        return
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(whole)
+    writer.writerows(zip(*whole.values(), strict=True))
+    write_whole(path, [text.getvalue().encode("utf-8")])
+
+
+def _write_parquet(path: Path, columns: Mapping[str, Sequence[str]]) -> None:
+    try:
+        import polars
+    except ImportError:
+        problem = Problem(
+            None, "--output", "writing Parquet needs polars, which is not installed",
+            "pip install 'costmodel[sweep]', or name a .csv file",
+        )  # fmt: skip
+        raise InputError([problem]) from None
+    content = io.BytesIO()
+    typed = {name: _numeric(column) if name in _NUMERIC else list(column) for name, column in columns.items()}
+    polars.DataFrame(typed).write_parquet(content)
+    write_whole(path, [content.getvalue()])
+
+
+def _numeric(column: Sequence[str]) -> list[float | None]:
+    """Return the numbers of a column, none where it is blank."""
+    return [float(cell) if cell.strip() else None for cell in column]
+
+
+def _written(seconds: Array) -> list[str]:
+    return ["" if np.isnan(value) else f"{value * MICROSECONDS:.6g}" for value in seconds]
+
+
+def variant_of(part: Mapped) -> str:
+    """Return the variant of the operator that a row is named after."""
+    return next((each.variant for each in part.operators if each.family == part.family), part.operators[0].variant)
+
+
+def _kernel(table: Table, rows: Indices) -> Kernel:
+    first = rows[0]
+    return Kernel(*(str(table.text(column)[first]) for column in ("framework", "kernel", "timing")))
+
+
+def _times(part: Mapped, choice: Choice, framework: Framework) -> tuple[Array, Array, Array]:
+    """Return predicted times and their intervals [s].
+
+    The errors of one family's kernels in a row are the same, those of different families independent, as is how far the
+    row's source may differ from that of the fit.
+    """
+    machine = part.machine(framework)
+    total, downs, ups = (np.zeros(part.rows.shape) for _ in range(3))
+    by_family: dict[str, list[Array]] = {}
+    for operator in part.operators:
+        fit = choice.calibration.fit(operator)
+        time = np.broadcast_to(operator_time(operator, machine, part.cluster, fit).seconds, part.rows.shape)
+        middle = np.broadcast_to(likely_time(operator, machine, part.cluster, fit), part.rows.shape)
+        spans = by_family.setdefault(operator.family, [np.zeros(part.rows.shape) for _ in range(2)])
+        width = fit.width(operator)
+        spans[0] += width * np.maximum(middle - time * _ratio(fit, time, 1.0, 0.0), 0.0)
+        spans[1] += width * np.maximum(time * _ratio(fit, time, 0.0, 1.0) - middle, 0.0)
+        total += middle
+    total = np.maximum(total - part.fused * framework.launch, framework.launch)
+    for down, up in by_family.values():
+        downs, ups = np.hypot(downs, down), np.hypot(ups, up)
+    if choice.across is not None:  # the row's source is not the one of the fit
+        downs = np.hypot(downs, total * (1.0 - np.asarray(choice.across.ratio(total, 1.0, 0.0))))
+        ups = np.hypot(ups, total * (np.asarray(choice.across.ratio(total, 0.0, 1.0)) - 1.0))
+    return total, np.maximum(total - downs, 0.0), total + ups
+
+
+def _ratio(fit: FamilyFit, seconds: Array, low: float, high: float) -> Array:
+    ratio: Array = np.asarray(fit.spread.ratio(seconds, low, high), dtype=np.float64)
+    return ratio
+
+
+def _bases(part: Mapped, choice: Choice) -> Texts:
+    """Return the basis of every row: that of the operator it is named after."""
+    operator = next((each for each in part.operators if each.family == part.family), part.operators[0])
+    return _bases_of(choice.calibration.fit(operator), operator, len(part.rows))
+
+
+def _bases_of(fit: FamilyFit, operator: Operator, count: int) -> Texts:
+    return np.broadcast_to(np.asarray(fit.bases(operator), dtype=np.object_), (count,))

@@ -1,0 +1,38 @@
+"""What is known of kernels that nobody has measured yet: how wide the interval of a prediction is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from costmodel.calibration.row_prediction import predict
+from costmodel.measurements.raw_tables import Sheet
+from costmodel.measurements.row_group import Catalogue
+from costmodel.measurements.tables import REQUIRED, table_of
+from costmodel.quantities import Array
+
+UNKNOWN = 1.0  # half width over the prediction of a kernel of which nothing can be said
+
+
+def half_widths(rows: Sequence[Mapping[str, str]], search_path: Sequence[str | Path] = ()) -> Array:
+    """Return half of the predicted 80 % interval of every row over its predicted time.
+
+    At least `UNKNOWN` where no fit of any device stands behind it: how kernels elsewhere scatter about their roofline
+    says little of this one. rows: cells by column of the measurement schema, without times.
+    """
+    if not rows:
+        return np.zeros(0)
+    names = dict.fromkeys([*REQUIRED, *(name for row in rows for name in row)])
+    columns = {name: [row.get(name, "") for row in rows] for name in names} | {"time_us": ["-1"] * len(rows)}
+    found = predict(table_of(Sheet(Path("rows"), columns, range(1, len(rows) + 1))), search_path)
+    widths = (found.high - found.low) / 2.0 / found.seconds
+    fitted = np.isfinite(widths) & (found.basis != "roofline")
+    return np.where(fitted, widths, np.fmax(widths, UNKNOWN))
+
+
+def device_names(search_path: Sequence[str | Path] = ()) -> Callable[[str], str | None]:
+    """Return what gives the name of the device file that has a product's name as its own or as an alias."""
+    catalogue = Catalogue(search_path)
+    return catalogue.known

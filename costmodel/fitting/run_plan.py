@@ -1,0 +1,177 @@
+"""Fits the families of an implementation to measurement tables, as a fit plan says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from costmodel import units
+from costmodel.calibration.fit_lookup import Shelf, default_framework, family_fit
+from costmodel.cost.calibration import Calibration, FamilyFit
+from costmodel.cost.form_registry import stated
+from costmodel.fitting.family_fit import FOLDS, Fitted, Groups, Recipe, Samples, fit_family
+from costmodel.fitting.writing import Evidence
+from costmodel.measurements.row_group import Catalogue, LeftOut, Mapped
+from costmodel.measurements.row_mapping import map_rows
+from costmodel.measurements.screening import context
+from costmodel.measurements.tables import NUMBERS, Table
+from costmodel.quantities import Indices
+from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile, RecipeFile
+from costmodel.schema.forms import dimension
+from costmodel.schema.references import Library
+
+PLAN = "public"
+KIND = "devices/"  # before the name of a device in a plan
+FEWEST = 20  # rows of a family, those of siblings too, below which nothing is fitted
+SHAPE = "shape"  # what cross-validation holds out where a plan's groups are fewer than its folds
+
+
+Siblings: TypeAlias = "Mapping[str, Samples]"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """The fits of one implementation with their evidence; skipped: families with too few rows."""
+
+    evidence: Evidence
+    left_out: Sequence[LeftOut]
+    skipped: Mapping[str, int]
+
+
+def fit_implementation(
+    file: ImplementationFile,
+    plan: FitPlanFile,
+    table: Table,
+    catalogue: Catalogue,
+    known: Calibration,
+    siblings: Sequence[Siblings] = (),
+) -> Outcome:
+    """Return the fits of the families that a plan asks for.
+
+    known: prices a row's other kernels; siblings: rows of the same kernels elsewhere, by family.
+    """
+    chosen = table.take(rows_of(file, table))
+    mapped, left_out = map_rows(chosen, catalogue)
+    return fit_families(file, plan, Rows(chosen, mapped, siblings), known, left_out)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Measured rows with their operators; siblings: rows of the same kernels elsewhere, by family."""
+
+    table: Table
+    mapped: Sequence[Mapped]
+    siblings: Sequence[Siblings] = ()
+
+
+def fit_families(
+    file: ImplementationFile, plan: FitPlanFile, rows: Rows, known: Calibration, left_out: Sequence[LeftOut] = ()
+) -> Outcome:
+    """Return the fits of a file's families to some rows.
+
+    Families whose rows hold kernels of others as well are fitted after them, with what was found of those.
+    """
+    fitted: dict[str, Fitted] = {}
+    beside: dict[str, FamilyFit] = {}
+    samples: dict[str, Samples] = {}
+    held_out: dict[str, str] = {}
+    skipped: dict[str, int] = {}
+    for key in sorted(file.families, key=lambda key: _kinds(key, rows.mapped)):
+        rule = plan.recipes[file.families[key]]
+        own = Calibration(known.name, {**known.families, **beside, **{name: fit.fit() for name, fit in fitted.items()}})
+        some = samples_of(key, rows.table, rows.mapped, rule, own)
+        alike = tuple(each[key] for each in rows.siblings if key in each)
+        if some is None or sum(map(len, (some, *alike))) < (rule.fewest or FEWEST):
+            skipped[key] = 0 if some is None else len(some)
+            continue
+        held_out[key] = " x ".join(rule.held_out)
+        if len(np.unique(some.groups)) < FOLDS:
+            some, held_out[key] = replace(some, groups=_shapes(rows.table, some)), SHAPE
+        some = replace(some, siblings=alike)
+        recipe = recipe_of(rule)
+        if recipe.beside in beside:  # found in the rows of an earlier family
+            recipe = replace(recipe, beside="")
+        samples[key], fitted[key] = some, fit_family(some, recipe)
+        streams = fitted[key].beside
+        beside |= {} if streams is None else streams.fits()
+    ordered = {key: fitted[key] for key in file.families if key in fitted}
+    return Outcome(Evidence(file, ordered, samples, held_out), left_out, skipped)
+
+
+def _kinds(key: str, mapped: Sequence[Mapped]) -> int:
+    """Return how many families the rows of a family hold, at most."""
+    family = key.partition("/")[0]
+    own = (part for part in mapped if part.family == family)
+    return max((len({operator.family for operator in part.operators}) for part in own), default=0)
+
+
+def samples_of(
+    key: str, table: Table, mapped: Sequence[Mapped], rule: RecipeFile, known: Calibration
+) -> Samples | None:
+    """Return the rows that measure a family; None where there are none."""
+    family, _, variant = key.partition("/")
+    parts = tuple(
+        part
+        for part in mapped
+        if part.family == family and (not variant or any(operator.variant == variant for operator in part.operators))
+    )
+    if not parts:
+        return None
+    rows = np.concatenate([part.rows for part in parts])
+    return Samples(key, parts, table.seconds[rows], _groups(table, rows, rule.held_out), known, default_framework())
+
+
+def recipe_of(rule: RecipeFile) -> Recipe:
+    """Return a recipe as the fit takes it. Raises InputError where a choice has a wrong unit."""
+    choices = {name: _chosen(value, dimension(rule.form, name)) for name, value in rule.choices.items()}
+    return Recipe(rule.form, choices, tuple(rule.terms), rule.beside or "")
+
+
+def _chosen(value: Any, measure: str | None) -> Any:
+    return stated(value) if measure is None or not isinstance(value, str) else units.parse(value, measure)
+
+
+def _groups(table: Table, rows: Indices, columns: Sequence[str]) -> Groups:
+    """Return the group of every row: the values of some columns, joined."""
+    values = [[f"{value:g}" for value in table.number(name)[rows]] for name in columns]
+    return np.array(["x".join(each) for each in zip(*values, strict=True)], dtype=np.object_)
+
+
+def _shapes(table: Table, samples: Samples) -> Groups:
+    """Return the shape of every row, so that no shape is both fitted and held out."""
+    return _groups(table, np.concatenate([part.rows for part in samples.parts]), NUMBERS)
+
+
+def rows_of(file: ImplementationFile, table: Table) -> npt.NDArray[np.bool_]:
+    """Return the rows of an implementation: device by name or alias is checked by the mapping; tier primary."""
+    mask = ~context(table)
+    for column, wanted in (("framework", file.frameworks), ("kernel", file.kernels), ("timing", file.timings)):
+        if wanted:
+            mask &= np.isin(table.text(column).astype(str), wanted)
+    return mask
+
+
+def rooflines_of(search_path: Sequence[str | Path] = ()) -> dict[str, FamilyFit]:
+    """Return what a device is priced with of which nothing is known."""
+    base = Shelf(Library(search_path)).roofline()
+    return {family: family_fit(fit, base.basis) for family, fit in base.families.items()}
+
+
+def report(outcome: Outcome, write: Callable[[str], object]) -> None:
+    """Write the errors of an implementation's fits, line by line, as plain text."""
+    write(outcome.evidence.file.name)
+    for key, fit in outcome.evidence.fitted.items():
+        errors = {name: f"{100 * each.mean:5.1f}" for name, each in fit.errors.items()}
+        best = fit.errors["residual"]
+        write(
+            f"  {key:28} {fit.rows:6} rows {fit.groups:5} groups   roofline {errors['roofline']}  "
+            f"data {errors['data']}  form {errors['form']}  residual {errors['residual']} %  "
+            f"median {100 * best.median:5.1f} %  bias {100 * best.bias:+5.1f} %"
+        )
+    for key, rows in outcome.skipped.items():
+        write(f"  {key:28} {rows:6} rows: too few, not fitted")

@@ -1,0 +1,59 @@
+"""Measured element-wise kernels as operators: what each reads and writes for one element of its output."""
+
+from __future__ import annotations
+
+from costmodel.measurements.row_group import Batch, Unmapped
+from costmodel.workload.operators import Elementwise, Operator
+
+_PASSES = {
+    # (elements read, elements written) for one element of the output width `n`
+    "silu_and_mul": (2.0, 1.0),  # gate and up
+    "fused_add_rmsnorm": (2.0, 2.0),  # input and residual in, normalised and new residual out
+    "rmsnorm_or_layernorm": (1.0, 1.0),
+    "layernorm": (1.0, 1.0),
+    "softmax": (1.0, 1.0),
+    "rope": (1.0, 1.0),  # queries and keys in place
+    "embedding": (1.0, 1.0),  # one row of the table a token
+    "kv_cache_write": (1.0, 1.0),
+    "sampler_greedy": (1.0, 0.0),  # logits in, one token out
+    "copy": (1.0, 1.0),
+    "adamw": (4.0, 3.0),  # gradient, parameter and two moments in; all but the gradient out
+    **dict.fromkeys(("add", "mul", "div", "pow"), (2.0, 1.0)),
+    **dict.fromkeys(("addu", "mulu", "divu", "powu", "gelu", "relu", "tanh"), (1.0, 1.0)),  # one input, or a scalar
+}
+
+_KINDS = {
+    **dict.fromkeys(("silu_and_mul", "gelu", "relu", "tanh"), "activation"),
+    "fused_add_rmsnorm": "norm",
+    "rmsnorm_or_layernorm": "norm",
+    "layernorm": "norm",
+    "softmax": "softmax",
+    "rope": "rotary",
+    "embedding": "embedding",
+    "kv_cache_write": "cache_write",
+    **dict.fromkeys(("add", "mul", "div", "addu", "mulu", "divu"), "add"),
+    "copy": "copy",
+    "adamw": "optimizer",
+}
+"""What a kernel computes, as the workload names it."""
+
+_FLAT = ("copy", "adamw")  # kernels that know no rows: their blocks take elements as they come
+
+
+def stream(batch: Batch) -> list[Operator]:
+    """Return a kernel that streams `m` rows of `n` output elements."""
+    name = batch.text("sub_op")
+    if name not in _PASSES:
+        raise Unmapped(f"what element-wise kernel {name or 'without a name'} reads and writes is unknown")
+    read, written = _PASSES[name]
+    bytes_in, bytes_out = batch.format("dtype_in").left, batch.format("dtype_out", default=batch.text("dtype_in")).left
+    traffic = batch.number("m") * batch.number("n") * (read * bytes_in + written * bytes_out)
+    rows = 0.0 if name in _FLAT else batch.number("m")
+    return [Elementwise(name, traffic, kind=_KINDS.get(name, ""), rows=rows)]
+
+
+def quantisation(batch: Batch) -> list[Operator]:
+    """Return a cast of `m` x `n` elements with the scales of the narrower format."""
+    width = batch.format("dtype_in").left + batch.format("dtype_out").left
+    rows = batch.number("m")
+    return [Elementwise("cast", rows * batch.number("n") * width, kind="cast", rows=rows)]

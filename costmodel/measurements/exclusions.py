@@ -1,0 +1,64 @@
+"""The rows of a table that fits and comparisons use, and what they leave out, and why, for people and for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from costmodel.measurements.row_group import Catalogue, LeftOut, Mapped
+from costmodel.measurements.row_mapping import by_operation, map_rows
+from costmodel.measurements.screening import context
+from costmodel.measurements.tables import Table
+
+SHOWN = 2  # rows that are named for each reason
+
+
+@dataclass(frozen=True, slots=True)
+class Omission:
+    """Rows of one operation that were left out for one reason. places: where the first of them are written."""
+
+    op: str
+    reason: str
+    rows: int
+    places: tuple[str, ...]
+
+    def document(self) -> dict[str, Any]:
+        """Return the omission as JSON holds it."""
+        return {**asdict(self), "places": list(self.places)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Screened:
+    """Rows of the primary tier with their operators, and what was left out of the table that they come from.
+
+    unmapped: those of `rows` that have no operators here; omissions: these and the rows of the secondary tier.
+    """
+
+    rows: Table
+    mapped: Sequence[Mapped]
+    unmapped: Sequence[LeftOut]
+    omissions: Sequence[Omission]
+
+
+def screen(table: Table, catalogue: Catalogue) -> Screened:
+    """Return the rows of a table that measure a kernel; every other row is told in `omissions`."""
+    secondary = context(table)
+    rows = table.take(~secondary)
+    mapped, unmapped = map_rows(rows, catalogue)
+    aside = omissions(table, [*by_operation(table, "of the secondary tier: context", np.flatnonzero(secondary))])
+    return Screened(rows, mapped, unmapped, [*omissions(rows, unmapped), *aside])
+
+
+def omissions(table: Table, left_out: Sequence[LeftOut]) -> list[Omission]:
+    """Return the rows left out of a table by operation and reason, the most first."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for one in left_out:
+        places = found.setdefault((one.op, one.reason), [])
+        for row in one.rows:
+            earlier = one.repeats.get(int(row))
+            places.append(f"{table.place(row)}{'' if earlier is None else f' repeats {table.place(earlier)}'}")
+    listed = (Omission(op, reason, len(places), tuple(places[:SHOWN])) for (op, reason), places in found.items())
+    return sorted(listed, key=lambda one: (-one.rows, one.op, one.reason))

@@ -1,0 +1,119 @@
+"""Measured matrix products as operators: plain, batched, grouped, and whole layers of experts."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from costmodel.measurements.expert_load import expected_routing
+from costmodel.measurements.row_group import Batch, Unmapped
+from costmodel.quantities import Array, minimum
+from costmodel.workload.dtypes import ELEMENT_BYTES
+from costmodel.workload.operators import Elementwise, Gemm, Operator
+
+_DRAWN = ("contiguous", "masked")  # layers of DeepGEMM's benchmark
+_DRAWN_DEVIATION = 0.6 / 12**0.5  # of the mean: rows are drawn evenly between 0.7 and 1.3 of it (the tables' notes)
+_IN_PLACE = ("triton", "vllm")  # in the names of kernels that leave tokens where they are
+_WIDE = ELEMENT_BYTES["bf16"]  # what activations are before a quantisation kernel
+
+
+def product(batch: Batch) -> list[Operator]:
+    """Return [m,k] x [k,n], behind the quantisation of its left operand where the timed call makes that as well.
+
+    An FP32 result of narrower operands is accumulated in place: read and written.
+    """
+    m, n, k = batch.number("m"), batch.number("n"), batch.number("k")
+    kind = batch.compute_format()
+    operators: list[Operator] = []
+    if "quantisation kernel" in batch.says:
+        operators.append(Elementwise("cast", m * k * (_WIDE + kind.left), kind="cast", rows=m))
+    out = _out(batch)
+    if batch.text("dtype_out") == "fp32" and kind.unit != "fp32":
+        out = 2.0 * out
+    return [
+        *operators,
+        Gemm("gemm", m, n, k, kind.unit, kind.left, kind.right, out, block_scaled=kind.block_scaled),
+    ]
+
+
+def batched(batch: Batch) -> list[Operator]:
+    """Return `batch` independent products [m,k] x [k,n]."""
+    m, n, k, groups = batch.number("m"), batch.number("n"), batch.number("k"), batch.number("batch")
+    kind = batch.compute_format()
+    return [
+        Gemm(
+            "bmm", m, n, k, kind.unit, kind.left, kind.right, _out(batch), groups, family="bmm",
+            block_scaled=kind.block_scaled,
+        )
+    ]  # fmt: skip
+
+
+def grouped(batch: Batch) -> list[Operator]:
+    """Return one product a group; `m` is the total of their rows, and n, k are those of the forward product.
+
+    Where rows are fewer than groups, groups without a row are not read.
+    """
+    total, n, k = batch.number("m"), batch.number("n"), batch.number("k")
+    groups = minimum(batch.number("num_groups"), total)
+    m = total / groups
+    kind, out = batch.compute_format(), _out(batch)
+    shapes: dict[str, tuple[Array, Array, Array]] = {"bwd_grad_act": (m, k, n), "bwd_grad_w": (k, n, m)}
+    layer = batch.text("sub_op")
+    rows, columns, depth = shapes.get(layer, (m, n, k))
+    deviation = np.where(groups > 1, _DRAWN_DEVIATION * m, 0.0) if layer.startswith(_DRAWN) else 0.0
+    return [
+        Gemm(
+            "grouped gemm", rows, columns, depth, kind.unit, kind.left, kind.right, out, groups,
+            family="grouped_gemm", deviation=deviation, block_scaled=kind.block_scaled,
+            masked=layer.startswith("masked"),
+        )
+    ]  # fmt: skip
+
+
+def expert_layer(batch: Batch) -> list[Operator]:
+    """Return the two grouped products of one rank's experts, and the streams around them that are timed.
+
+    The table's `m` and `num_groups` are rows and active experts where it states them; else both are expected values.
+    Triton's kernels keep a row for every copy of every token and write zeros to those of other ranks' experts; others
+    copy the rows of their own together first.
+    """
+    hidden, inter = batch.number("hidden"), batch.number("inter") / batch.number("tp_size")
+    tokens, held = batch.number("num_tokens"), batch.number("num_experts") / batch.number("ep_size")
+    stated = batch.text("sub_op") == "fused_experts"
+    if stated:
+        rows, active = batch.number("m"), batch.number("num_groups")
+        deviation = np.sqrt(rows / active * (1.0 - 1.0 / active))
+    else:
+        rows, active, deviation = expected_routing(batch)
+    kind, out = batch.compute_format(), _out(batch)
+    inputs = 1.0 if "nongated" in batch.says else 2.0
+    in_place = any(name in batch.says for name in _IN_PLACE)
+    copies = tokens * batch.number("topk") if in_place else rows
+
+    def one(name: str, n: Array, k: Array) -> Gemm:
+        return Gemm(
+            name, rows / active, n, k, kind.unit, kind.left, kind.right, out, active, family="grouped_gemm",
+            deviation=deviation, block_scaled=kind.block_scaled, held=held, experts=batch.number("num_experts"),
+            tokens=tokens,
+        )  # fmt: skip
+
+    def stream(name: str, size: Array, kind: str) -> Elementwise:
+        return Elementwise(name, size, kind=kind, rows=copies)
+
+    up, down = one("expert up", inputs * inter, hidden), one("expert down", hidden, inter)
+    zeros = (copies - rows) * (inputs * inter + hidden) * _WIDE
+    if stated:
+        return [up, down, stream("expert permute", zeros + tokens * hidden * 2 * _WIDE, "permute")]
+    moved = (tokens if in_place else rows) * hidden * (_WIDE + kind.left)
+    return [
+        stream("expert permute", zeros + moved, "permute"), up,
+        stream("expert activation", copies * inter * (inputs * _WIDE + kind.left), "activation"), down,
+        stream("expert sum", (copies + tokens) * hidden * _WIDE, "permute"),
+    ]  # fmt: skip
+
+
+def _out(batch: Batch) -> float:
+    """Return the bytes of one element of the result."""
+    name = batch.text("dtype_out") or batch.text("dtype_in")
+    if name not in ELEMENT_BYTES:
+        raise Unmapped(f"number format {name} of a result is unknown")
+    return ELEMENT_BYTES[name]

@@ -1,0 +1,167 @@
+"""Rows that share everything but their sizes, and the hardware that they ran on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from costmodel.cost.machine import Machine
+from costmodel.errors import MeasurementError, Problem
+from costmodel.hardware import Cluster, Device, Node
+from costmodel.measurements.tables import Table
+from costmodel.quantities import Array, Bytes, Count, Indices
+from costmodel.schema.files import list_names, load_device, load_document, load_node
+from costmodel.workload.dtypes import ELEMENT_BYTES, element_bytes
+from costmodel.workload.operators import Operator
+from costmodel.workload.scenario import Framework
+
+
+class Unmapped(Exception):
+    """Says why some rows are left out of a comparison; not an error of the table."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Format:
+    """How a table's number format is computed with and stored.
+
+    unit: the device's math unit; left, right: bytes of an element of activations and of weights, scales included;
+    block_scaled: a scale for every block of elements.
+    """
+
+    unit: str
+    left: Bytes
+    right: Bytes
+    block_scaled: bool = False
+
+
+_BLOCK = 128  # the tables' schema: 1 x 128 activation tiles and 128 x 128 weight blocks carry one scale
+_FLASHMLA_TOKEN = 656  # the tables' schema: bytes of a token in FlashMLA's FP8 cache …
+_FLASHMLA_WIDTH = 576  # … which holds this many elements
+FORMATS = {
+    **{name: Format(name, width, width) for name, width in ELEMENT_BYTES.items()},
+    "fp8_e4m3": Format("fp8", 1.0, 1.0),
+    "fp8_e4m3_blk128": Format("fp8", element_bytes("fp8", _BLOCK), element_bytes("fp8", _BLOCK * _BLOCK), True),
+    "int8_smoothquant": Format("int8", 1.0, 1.0),
+    "fp8_656B": Format("fp8", _FLASHMLA_TOKEN / _FLASHMLA_WIDTH, 1.0),
+}
+"""Number formats as tables spell them."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Rows of one device, operation, kernel and set of number formats; their sizes are arrays.
+
+    rows: at least one; nodes: those that node files make of the device, the smallest first.
+    """
+
+    rows: Table
+    device: Device
+    nodes: tuple[Node, ...]
+
+    def text(self, column: str) -> str:
+        """Return the text that all rows share in a column."""
+        return str(self.rows.text(column)[0])
+
+    def number(self, column: str) -> Array:
+        """Return a column that the operation cannot do without; raise MeasurementError where a row lacks it."""
+        values = self.rows.number(column)
+        blank = np.flatnonzero(np.isnan(values))
+        if len(blank):
+            message = f"{self.text('op')} of {self.text('device')} needs a value"
+            raise MeasurementError([Problem(self.rows.place(blank[0]), column, message, "fill the column")])
+        return values
+
+    def format(self, column: str, *, default: str = "bf16") -> Format:
+        """Return a column's number format; raise Unmapped where the package has none."""
+        name = self.text(column) or default
+        if name not in FORMATS:
+            raise Unmapped(f"number format {name} is unknown")
+        return FORMATS[name]
+
+    def compute_format(self) -> Format:
+        """Return the format of the products; raise Unmapped where the device has no unit for it."""
+        found = self.format("dtype_in")
+        if found.unit not in self.device.math:
+            raise Unmapped(f"{self.device.name} has no {found.unit} unit")
+        return found
+
+    @property
+    def says(self) -> str:
+        """Return what the tables say of the kernel beside its name."""
+        return f"{self.text('kernel')}; {self.text('notes')}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mapped:
+    """Rows of a table and what they ran, as the package's operators.
+
+    rows: positions in the table; fused: operators that are launched together with another one, so that their launch
+    does not count; cluster: where communication ran; warm: the timed call ran over and over on the same operands;
+    held: processors that communication ran on.
+    """
+
+    family: str
+    rows: Indices
+    device: Device
+    operators: tuple[Operator, ...]
+    fused: int = 0
+    cluster: Cluster | None = None
+    warm: bool = False
+    held: Count = 0.0
+
+    def machine(self, framework: Framework) -> Machine:
+        """Return what the kernels ran on: the whole device but what communication held."""
+        return Machine(self.device, framework, self.device.processors - self.held, self.warm, self.cluster)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LeftOut:
+    """Rows that a comparison does not use, and why. repeats: the earlier row that a row repeats."""
+
+    op: str
+    reason: str
+    rows: Indices
+    repeats: Mapping[int, int] = field(default_factory=dict)
+
+
+class Catalogue:
+    """The device files by the names that measurement tables use, and the nodes of each device."""
+
+    def __init__(self, search_path: Sequence[str | Path] = ()) -> None:
+        self._devices: dict[str, Device] = {}
+        self._siblings: dict[str, str | None] = {}
+        for name in list_names("devices", search_path):
+            device = load_device(name, search_path)
+            document = load_document("devices", name, search_path)
+            aliases: list[str] = document["aliases"]
+            self._devices |= dict.fromkeys((name, *aliases), device)
+            self._siblings[device.name] = (document.get("calibration") or {}).get("inherit")
+        nodes = [load_node(name, search_path) for name in list_names("nodes", search_path)]
+        self._nodes: dict[str, list[Node]] = {}
+        for node in sorted(nodes, key=lambda node: float(node.count)):
+            self._nodes.setdefault(node.device.name, []).append(node)
+
+    def device(self, alias: str) -> Device:
+        """Return the device that a table calls `alias`; raise Unmapped where no file has that name."""
+        if alias not in self._devices:
+            raise Unmapped(f"no device file is named or aliased {alias}")
+        return self._devices[alias]
+
+    def name(self, alias: str) -> str:
+        """Return the name of the device file that a table calls `alias`; the alias itself where there is none."""
+        return self._devices[alias].name if alias in self._devices else alias
+
+    def known(self, alias: str) -> str | None:
+        """Return the name of the device file that is named or aliased `alias`; None where there is none."""
+        return self._devices[alias].name if alias in self._devices else None
+
+    def inherits(self, device: str) -> str | None:
+        """Return the device whose fits stand in where a device has none; none where its file names none."""
+        return self._siblings.get(device)
+
+    def nodes(self, device: Device) -> tuple[Node, ...]:
+        """Return the nodes of a device, the smallest first."""
+        return tuple(self._nodes.get(device.name, ()))

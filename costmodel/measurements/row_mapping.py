@@ -1,0 +1,160 @@
+"""From rows of measurement tables to the operators that the package prices, columns as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from costmodel.measurements import attention_rows as cores
+from costmodel.measurements import collective_rows as messages
+from costmodel.measurements import elementwise_rows as streams
+from costmodel.measurements import gemm_rows as products
+from costmodel.measurements.row_group import Batch, Catalogue, LeftOut, Mapped, Unmapped
+from costmodel.measurements.screening import context, contradictory, impossible, repeated
+from costmodel.measurements.tables import Table
+from costmodel.quantities import Indices
+from costmodel.workload.operators import Operator
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """How an operation is mapped: the family that it counts under, and what makes its operators."""
+
+    family: str
+    operators: Callable[[Batch], list[Operator]]
+
+
+_COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
+_EXCHANGES = ("moe_dispatch", "moe_combine")
+_COMMUNICATION = frozenset((*_COLLECTIVES, "send_recv", *_EXCHANGES))
+_RULES = {
+    "gemm": _Rule("gemm", products.product),
+    "gemm_wgrad": _Rule("gemm", products.product),
+    "bmm": _Rule("bmm", products.batched),
+    "grouped_gemm": _Rule("grouped_gemm", products.grouped),
+    "moe_layer": _Rule("grouped_gemm", products.expert_layer),
+    "attention_prefill": _Rule("attention_prefill", cores.attention),
+    "attention_decode": _Rule("attention_decode", cores.attention),
+    "attention_mixed": _Rule("attention_mixed", cores.mixed),
+    "attention_decode_skewed": _Rule("attention_decode_skewed", cores.skewed),
+    "attention_backward": _Rule("attention_backward", cores.backward),
+    "mla_prefill": _Rule("mla_prefill", cores.latent_prefill),
+    "mla_decode": _Rule("mla_decode", cores.latent_decode),
+    "sparse_mla_prefill": _Rule("sparse_mla_prefill", cores.sparse_latent),
+    "sparse_mla_decode": _Rule("sparse_mla_decode", cores.sparse_latent),
+    "mqa_logits": _Rule("mqa_logits", cores.index_logits),
+    "paged_mqa_logits": _Rule("paged_mqa_logits", cores.index_logits),
+    "elementwise": _Rule("elementwise", streams.stream),
+    "quantize": _Rule("elementwise", streams.quantisation),
+    **dict.fromkeys(_COLLECTIVES, _Rule("collective", messages.collective)),
+    "send_recv": _Rule("send_recv", messages.collective),
+    **{name: _Rule(name, messages.exchange) for name in _EXCHANGES},
+}
+_HOST_FLAGS = ("host_overhead_included", "coarse_timer_3_samples")
+_WARM = ("cuda_graph_loop",)  # the tables' schema: few copies of the weights take turns, activations stay
+_GROUPED_BY = (
+    "device", "op", "sub_op", "dtype_in", "dtype_out", "kv_dtype", "causal", "meta_id", "framework", "kernel", "timing",
+    "notes",
+)  # fmt: skip
+
+OPERATIONS = tuple(_RULES)
+"""Operations of measurement tables that have a model."""
+
+
+def map_rows(table: Table, catalogue: Catalogue) -> tuple[list[Mapped], list[LeftOut]]:
+    """Return the rows of a table with their operators, and the rows that are left out with the reason.
+
+    Left out: rows without a time; those whose time is the host's or a coarse timer's (such a flag in the secondary
+    tier, into which the tables put it where it dominates); decoding of sequences that share one set of cached pages
+    beyond what such rows say about memory (flag shared_kv_pages, secondary); rows that repeat another one; rows that
+    their device cannot run as fast; whatever `map_all` leaves out.
+    """
+    left_out: list[LeftOut] = []
+    usable = np.ones(len(table), dtype=bool)
+    for reason, mask in _unusable(table):
+        left_out += by_operation(table, reason, np.flatnonzero(mask & usable))
+        usable &= ~mask
+    twice = {row: first for row, first in repeated(table).items() if usable[row]}
+    left_out += by_operation(table, "the row stands twice", np.array(list(twice), dtype=np.intp), twice)
+    usable[list(twice)] = False
+    mapped, unmapped = map_all(table, catalogue, np.flatnonzero(usable))
+    for reason, rows in impossible(mapped, table):
+        left_out += by_operation(table, reason, rows[usable[rows]])
+        usable[rows] = False
+    if usable.sum() < sum(len(part.rows) for part in mapped) + sum(len(one.rows) for one in unmapped):
+        mapped, unmapped = map_all(table, catalogue, np.flatnonzero(usable))
+    return mapped, [*left_out, *unmapped]
+
+
+def map_all(
+    table: Table, catalogue: Catalogue, rows_of_interest: Indices | None = None
+) -> tuple[list[Mapped], list[LeftOut]]:
+    """Return rows (default: all) with their operators, measured or not, and those that are left out.
+
+    Left out: rows whose sizes exclude each other; those for which a rule raises Unmapped.
+    """
+    mapped: list[Mapped] = []
+    left_out: list[LeftOut] = []
+    kept = np.arange(len(table)) if rows_of_interest is None else rows_of_interest
+    for reason, mask in contradictory(table):
+        left_out += by_operation(table, reason, kept[mask[kept]])
+        kept = kept[~mask[kept]]
+    for _, places in table.take(kept).groups(*_GROUPED_BY):
+        for rows in _same_layout(table, kept[places]):
+            try:
+                mapped.append(_map(table, rows, catalogue))
+            except Unmapped as why:
+                left_out.append(LeftOut(str(table.text("op")[rows[0]]), str(why), rows))
+    return mapped, left_out
+
+
+def by_operation(
+    table: Table, reason: str, rows: Indices, repeats: Mapping[int, int] | None = None
+) -> Iterator[LeftOut]:
+    """Yield rows that are left out for one reason, operation by operation."""
+    operations = table.text("op")[rows]
+    for name in np.unique(operations.astype(str)):
+        yield LeftOut(str(name), reason, rows[operations == name], repeats or {})
+
+
+def _unusable(table: Table) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
+    """Yield the reasons for which rows are no measurement of a kernel, with a mask of the rows."""
+    secondary = context(table)
+    yield "no time was published, only a rate", np.isnan(table.seconds)
+    yield "the time is the host's or a coarse timer's", table.marked(*_HOST_FLAGS) & secondary
+    yield "all sequences share one set of cached pages", table.marked("shared_kv_pages") & secondary
+
+
+def _same_layout(table: Table, rows: Indices) -> Iterator[Indices]:
+    """Yield rows that share the numbers which fix a structure: those of ranks, nodes and choices in communication."""
+    operation = str(table.text("op")[rows[0]])
+    if operation == "attention_prefill":
+        single = table.number("q_len")[rows] == 1
+        yield from (part for part in (rows[single], rows[~single]) if len(part))
+        return
+    if operation not in _COMMUNICATION:
+        yield rows
+        return
+    layout = np.stack([np.nan_to_num(table.number(name)[rows]) for name in ("world_size", "gpus_per_node", "topk")])
+    for one in np.unique(layout, axis=1).T:
+        yield rows[(layout == one[:, None]).all(axis=0)]
+
+
+def _map(table: Table, rows: Indices, catalogue: Catalogue) -> Mapped:
+    operation = str(table.text("op")[rows[0]])
+    rule = _RULES.get(operation)
+    if rule is None:
+        raise Unmapped("the package has no such operator")
+    device = catalogue.device(str(table.text("device")[rows[0]]))
+    batch = Batch(table.take(rows), device, catalogue.nodes(device))
+    operators = tuple(rule.operators(batch))
+    # The modes of an exchange are families of their own, and so is a prefill of single tokens.
+    own = operation in _EXCHANGES or operation in ("attention_prefill", "attention_mixed")
+    family = operators[0].family if own else rule.family
+    found = Mapped(family, rows, device, operators, warm=batch.text("timing") in _WARM)
+    if operation in _COMMUNICATION:
+        return replace(found, cluster=messages.cluster(batch), held=messages.held(batch))
+    return found

@@ -1,0 +1,280 @@
+"""Measurement tables: one CSV row is one timed kernel or communication; a table is its columns as arrays."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from costmodel.errors import Location
+from costmodel.measurements.nccl_tables import is_nccl, translated
+from costmodel.measurements.raw_tables import FOREIGN, Sheet, read_sheet, table_files
+from costmodel.quantities import Array, Indices
+from costmodel.schema.references import near, shown
+
+Texts: TypeAlias = "npt.NDArray[np.object_]"  # of str: notes are long, and few are distinct
+
+NUMBERS = (
+    "m", "n", "k", "batch", "num_groups", "num_experts", "topk", "ep_size", "tp_size", "num_tokens", "hidden", "inter",
+    "q_heads", "kv_heads", "head_dim", "v_head_dim", "q_len", "kv_len", "batch2", "q2_len", "kv2_len", "sparse_topk",
+    "bytes", "world_size", "gpus_per_node", "num_sms",
+)  # fmt: skip
+"""Columns of whole numbers above zero; blank (NaN) where an operation has none."""
+TEXTS = (
+    "row_id", "device", "op", "sub_op", "dtype_in", "dtype_out", "kv_dtype", "distribution", "causal", "flag", "tier",
+    "meta_id", "framework", "kernel", "timing", "notes",
+)  # fmt: skip
+"""Columns of text; blank where an operation has none."""
+REQUIRED = ("device", "op", "dtype_in", "time_us")
+
+_JOINED = ("framework", "kernel", "timing", "notes")  # what meta.csv says about a meta_id
+_BLANK = {"device": "every row needs it, or --device stands in"}
+_SECONDS = 1e-6  # tables state microseconds
+_UNKNOWN_TIME = -1.0  # only a bandwidth or FLOP rate was published
+_CAUSAL = {"": "", "0": "0", "1": "1", "0.0": "0", "1.0": "1", "false": "0", "true": "1"}
+# The schema's column -> its unit, and how columns are called that hold the same in some other unit.
+_OTHER_UNITS = {
+    "time_us": (
+        "microseconds",
+        re.compile(r"(time|latency|duration|elapsed|runtime)(_?(s|sec|ms|us|ns|seconds|milliseconds))?", re.IGNORECASE),
+    ),
+    "bytes": ("bytes", re.compile(r"(size|message_size|bytes)_?(kb|mb|gb|kib|mib|gib)", re.IGNORECASE)),
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """Measured rows, column by column.
+
+    texts, numbers: the columns of TEXTS and NUMBERS, blank or NaN where a row has none; seconds: measured time [s], NaN
+    where the source states none; files, lines: where each row is written.
+    """
+
+    texts: Mapping[str, Texts]
+    numbers: Mapping[str, Array]
+    seconds: Array
+    files: Texts
+    lines: Indices
+
+    def __len__(self) -> int:
+        return len(self.seconds)
+
+    def text(self, name: str) -> Texts:
+        """Return a column of text."""
+        return self.texts[name]
+
+    def number(self, name: str) -> Array:
+        """Return a column of numbers."""
+        return self.numbers[name]
+
+    def place(self, row: int | np.intp) -> Location:
+        """Return where a row is written."""
+        return Location(str(self.files[row]), int(self.lines[row]))
+
+    def take(self, rows: Indices | npt.NDArray[np.bool_]) -> Table:
+        """Return the rows at some positions, or where a mask holds."""
+        return Table(
+            {name: column[rows] for name, column in self.texts.items()},
+            {name: column[rows] for name, column in self.numbers.items()},
+            self.seconds[rows], self.files[rows], self.lines[rows],
+        )  # fmt: skip
+
+    def groups(self, *names: str) -> Iterator[tuple[tuple[str, ...], Indices]]:
+        """Yield every combination of values of some text columns, in order, with the positions of its rows."""
+        found: dict[tuple[str, ...], list[int]] = {}
+        for row, key in enumerate(zip(*(self.texts[name] for name in names), strict=True)):
+            found.setdefault(key, []).append(row)
+        for key in sorted(found):
+            yield key, np.array(found[key], dtype=np.intp)
+
+    def marked(self, *flags: str) -> npt.NDArray[np.bool_]:
+        """Return where a row carries one of some flags; a row may have several, joined by semicolons."""
+        return np.array([not set(flags).isdisjoint(text.split(";")) for text in self.texts["flag"]], dtype=bool)
+
+
+def read_tables(
+    measurements: Path, *, timed: bool = True, device: str | None = None, otherwise: str | None = None
+) -> Table:
+    """Return all rows of a file, or of a folder of tables (`calibration/*.csv` below it where there is such a folder).
+
+    timed: rows have to state a time; those of a table to predict need not, but one that is stated has to be one.
+    device: stands for the rows' own; otherwise: the
+    same where a row of another tool's file has none. Traces of the PyTorch profiler and output of nccl-tests are read
+    as tables.
+
+    Joins `meta.csv`, beside the tables or above them, on `meta_id`; a column that a table has itself is kept. Raises
+    MeasurementError with file and line: a missing column, one in another unit, a row that is cut off, a number that is
+    none, not above zero or not whole.
+    """
+    files = table_files(measurements)
+    folder = measurements if measurements.is_dir() else measurements.parent
+    meta = _meta(next((path for base in (folder, folder.parent) if (path := base / "meta.csv").is_file()), None))
+    return join([table_of(_asked(_named(_sheet(path), otherwise), timed=timed, device=device), meta) for path in files])
+
+
+def _sheet(path: Path) -> Sheet:
+    sheet = read_sheet(path)
+    return translated(sheet) if is_nccl(sheet) else sheet
+
+
+def single_row(cells: Mapping[str, str], place: Location) -> Table:
+    """Return a table of one row that no file holds. cells: column -> text; place: where it is written.
+
+    Raises MeasurementError as `read_tables` does.
+    """
+    sheet = Sheet(Path(place.source), {name: [cell] for name, cell in cells.items()}, [place.line or 1])
+    for name in cells:
+        if name not in (*TEXTS, *NUMBERS):
+            raise sheet.error(
+                "is no column of a measurement table", row=0, field=name, hint=near(name, [*TEXTS, *NUMBERS])
+            )
+    return table_of(_asked(sheet, timed=False, device=None), {})
+
+
+def join(tables: Sequence[Table]) -> Table:
+    """Return the rows of several tables as one."""
+    return Table(
+        {name: np.concatenate([table.texts[name] for table in tables]) for name in TEXTS},
+        {name: np.concatenate([table.numbers[name] for table in tables]) for name in NUMBERS},
+        *(np.concatenate([getattr(table, name) for table in tables]) for name in ("seconds", "files", "lines")),
+    )
+
+
+def _named(sheet: Sheet, device: str | None) -> Sheet:
+    """Return a sheet with a device where another tool has stated none."""
+    if device is None or sheet.path.suffix not in FOREIGN or "device" not in sheet.columns:
+        return sheet
+    return replace(sheet, columns={**sheet.columns, "device": [cell or device for cell in sheet.column("device")]})
+
+
+def _asked(sheet: Sheet, *, timed: bool, device: str | None) -> Sheet:
+    """Return a sheet with the device that stands in for its own, and with no times where none are asked for."""
+    if device is not None:
+        sheet = sheet.with_column("device", device)
+    _refuse_other_units(sheet)
+    if timed:
+        return sheet
+    if "time_us" not in sheet.columns:
+        return sheet.with_column("time_us", str(_UNKNOWN_TIME))
+    times = [cell if cell.strip() else str(_UNKNOWN_TIME) for cell in sheet.column("time_us")]
+    return replace(sheet, columns={**sheet.columns, "time_us": times})
+
+
+def _refuse_other_units(sheet: Sheet) -> None:
+    """Raise MeasurementError where a column states a time or a size in another unit than the schema's column."""
+    for ours, (unit, spelling) in _OTHER_UNITS.items():
+        for number, name in enumerate(sheet.columns, 1):
+            if name != ours and spelling.fullmatch(name.strip()):
+                hint = (
+                    f"keep `{ours}` alone" if ours in sheet.columns else f"convert `{name}` to {unit}, named `{ours}`"
+                )
+                told = f"`{name}` (column {number}) is no column of the measurement schema"
+                raise sheet.error(told, field=ours, hint=hint)
+
+
+def table_of(sheet: Sheet, meta: Mapping[str, Mapping[str, str]] | None = None) -> Table:
+    """Return the rows of a sheet; raise MeasurementError at the first that is wrong. meta: what `meta.csv` says."""
+    if missing := [name for name in REQUIRED if name not in sheet.columns]:
+        told = "the column is missing" if len(missing) == 1 else "the columns are missing"
+        raise sheet.error(told, field=", ".join(missing), hint=near(missing[0], list(sheet.columns)))
+    for name in REQUIRED[:-1]:
+        cells = sheet.column(name)
+        if "" in cells:
+            raise sheet.error("is blank", row=cells.index(""), field=name, hint=_BLANK.get(name, "every row needs it"))
+    numbers = {name: _numbers(sheet, name) for name in NUMBERS}
+    joined = {**_joined(sheet, meta or {}), "causal": _causal(sheet)}
+    texts = {name: np.array(joined.get(name, sheet.column(name)), dtype=np.object_) for name in TEXTS}
+    files = np.full(len(sheet), shown(sheet.path), dtype=np.object_)
+    return Table(texts, numbers, _times(sheet), files, np.array(sheet.lines, dtype=np.intp))
+
+
+def _numbers(sheet: Sheet, name: str) -> Array:
+    """Return a column of numbers above zero, NaN where it is blank."""
+    numbers = _floats(sheet, name)
+    wrong = np.flatnonzero((numbers <= 0) | np.isinf(numbers) | (numbers != np.floor(numbers)) & ~np.isnan(numbers))
+    if len(wrong):
+        raise sheet.error(
+            f"{sheet.column(name)[wrong[0]]!r} is impossible", row=wrong[0], field=name,
+            hint="write a whole number above zero, or leave it blank",
+        )  # fmt: skip
+    return numbers
+
+
+def _times(sheet: Sheet) -> Array:
+    """Return measured times [s]; NaN where the table says -1."""
+    numbers = _floats(sheet, "time_us")
+    unknown = numbers == _UNKNOWN_TIME
+    wrong = np.flatnonzero(~unknown & ~((numbers > 0) & np.isfinite(numbers)))
+    if len(wrong):
+        raise sheet.error(
+            f"{sheet.column('time_us')[wrong[0]]!r} is no time", row=wrong[0], field="time_us",
+            hint="write microseconds above zero, or -1 where only a rate is known",
+        )  # fmt: skip
+    return np.where(unknown, np.nan, numbers * _SECONDS)
+
+
+def _floats(sheet: Sheet, name: str) -> Array:
+    if name not in sheet.columns:
+        return np.full(len(sheet), np.nan)
+    values = sheet.column(name)
+    filled = ["nan" if not value or value.isspace() else value for value in values]
+    try:
+        numbers = np.array(filled, dtype=np.float64)
+    except ValueError:
+        first = next(index for index, value in enumerate(filled) if not _is_number(value))
+        raise sheet.error(f"{values[first]!r} is not a number", row=first, field=name) from None
+    stated = [int(index) for index in np.flatnonzero(np.isnan(numbers)) if values[int(index)].strip()]
+    if stated:
+        raise sheet.error(f"{values[stated[0]]!r} is not a number", row=stated[0], field=name)
+    return numbers
+
+
+def _is_number(value: str) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _causal(sheet: Sheet) -> list[str]:
+    """Return the column of causal masks as 0, 1 or blank."""
+    cells = sheet.column("causal")
+    known = {cell: _CAUSAL.get(cell.strip().lower()) for cell in set(cells)}
+    for row, cell in enumerate(cells):
+        if known[cell] is None:
+            raise sheet.error(f"{cell!r} is neither 0 nor 1", row=row, field="causal")
+    return [known[cell] or "" for cell in cells]
+
+
+def _joined(sheet: Sheet, meta: Mapping[str, Mapping[str, str]]) -> dict[str, Sequence[str]]:
+    """Return what meta.csv says of each row's meta_id, for the columns that the sheet does not have itself."""
+    if not meta or "meta_id" not in sheet.columns:
+        return {}
+    identifiers = sheet.column("meta_id")
+    known = {"": dict.fromkeys(_JOINED, ""), **meta}
+    for row, identifier in enumerate(identifiers):
+        if identifier not in known:
+            raise sheet.error(f"meta.csv has no {identifier!r}", row=row, field="meta_id")
+    wanted = [name for name in _JOINED if name not in sheet.columns]
+    return {name: [known[identifier][name] for identifier in identifiers] for name in wanted}
+
+
+def _meta(path: Path | None) -> dict[str, dict[str, str]]:
+    """Return what meta.csv says of each meta_id; nothing where there is no such file."""
+    if path is None:
+        return {}
+    sheet = read_sheet(path)
+    for name in ("meta_id", *_JOINED):
+        if name not in sheet.columns:
+            raise sheet.error("the column is missing", field=name, hint=near(name, list(sheet.columns)))
+    rows = zip(*(sheet.column(name) for name in _JOINED), strict=True)
+    return {
+        identifier: dict(zip(_JOINED, row, strict=True))
+        for identifier, row in zip(sheet.column("meta_id"), rows, strict=True)
+    }

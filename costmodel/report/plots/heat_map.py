@@ -1,0 +1,61 @@
+"""A metric over two long axes as a map: a cell for each point, pale where it cannot run."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+
+from costmodel.report.plots.view import View, is_wide
+from costmodel.report.style import PALE, canvas, linear_axis, log_axis, marked_axis, tell
+from costmodel.report.text import metric
+from costmodel.schema.results import AxisFile
+
+TICKS = 7  # of an axis, at most
+MOST_TOLD = 1000  # cells up to which each tells its numbers
+
+
+def draw_map(view: View) -> Figure:
+    """Return a map with the first axis to the right and the second one upwards."""
+    figure, axes = canvas(3.4)
+    view.caption(axes)
+    ends = view.ends
+    wide = is_wide(*ends)
+    axes.set_facecolor(PALE)
+    axes.grid(visible=False)
+    image = axes.imshow(
+        np.ma.masked_invalid(view.grid.value.T), origin="lower", aspect="auto", interpolation="nearest",
+        cmap="cividis", norm=LogNorm(*ends) if wide else None,
+    )  # fmt: skip
+    if view.grid.value.size <= MOST_TOLD:
+        _tell_cells(axes, view)
+    for at, axis in enumerate((axes.xaxis, axes.yaxis)):
+        _scale(axis, view.axes[at], view.name(at))
+    bar = figure.colorbar(image, ax=axes)
+    if wide:
+        log_axis(bar.ax.yaxis, view.what, view.dimension, ends)
+    else:
+        linear_axis(bar.ax.yaxis, view.what, view.dimension, ends[1])
+    if view.reasons:
+        figure.legend(handles=[Patch(color=PALE, label=" or ".join(view.reasons))], loc="outside upper left")
+    return figure
+
+
+def _tell_cells(axes: Axes, view: View) -> None:
+    """Lay a cell that is not seen over each of the map's, which tells its numbers."""
+    for (column, row), value in np.ndenumerate(view.grid.value):
+        cell = axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1.0, 1.0, alpha=0.0, linewidth=0.0))
+        where = (view.place(0, column), view.place(1, row))
+        shown = view.grid.reason[column, row] if np.isnan(value) else metric(view.metric, float(value))
+        tell([cell], f"{', '.join(where)}: {shown}")
+
+
+def _scale(axis: Axis, shown: AxisFile, what: str) -> None:
+    """Label an axis with some of its values."""
+    places = range(0, len(shown.values), math.ceil(len(shown.values) / TICKS))
+    marked_axis(axis, what, shown.dimension, [shown.values[at] for at in places], places)

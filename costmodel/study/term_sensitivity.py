@@ -1,0 +1,106 @@
+"""What whole runs are predicted to take where terms of their framework have other values than the files say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+
+from costmodel.analytic.grid import evaluate_grid
+from costmodel.analytic.intervals import RATES
+from costmodel.calibration.fit_lookup import load_calibration
+from costmodel.errors import CostModelError
+from costmodel.quantities import Array
+from costmodel.schema import SI
+from costmodel.schema.case import Case, resolve_case
+from costmodel.schema.fit_plan import TermFile
+from costmodel.schema.references import Library
+from costmodel.study.weights import weights_of
+
+Terms: TypeAlias = Sequence[TermFile]
+Values: TypeAlias = "tuple[float | None, ...]"  # of the terms in order; null: as the framework's file says
+Ends: TypeAlias = "tuple[tuple[float, float] | None, ...]"  # of their 80 % intervals
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Figure:
+    """A published figure that terms can move. of: the terms, by position; gap: log(predicted / published) at the values
+    of the files; metric: of the result, which moves as the published one does."""
+
+    case: Case
+    of: tuple[int, ...]
+    gap: float
+    metric: str
+
+    @property
+    def late(self) -> float:
+        """Return the log of predicted over published time."""
+        return -self.gap if self.metric in RATES else self.gap
+
+
+def weigh(figures: Sequence[Figure]) -> Array:
+    """Return the weights of figures, by the errors that the files' values leave (`weights_of`)."""
+    return weights_of([one.case.publication for one in figures], [one.late for one in figures])
+
+
+def path_of(case: Case, term: TermFile) -> str:
+    """Return the path of a term in the scenario of a case, as `--set` takes it."""
+    return f"scenarios.{case.scenario_name}.{term.path}"
+
+
+def moved(case: Case, of: Sequence[int], terms: Terms, points: Array, library: Library) -> dict[str, Array]:
+    """Return a case's metrics: first with the files' values, then with those of each column of `points`.
+
+    of: the terms whose values the rows of `points` are. A value that the files leave out counts as zero.
+    """
+    resolved = resolve_case(case, library=library)
+    paths = [path_of(case, terms[at]) for at in of]
+    stated = np.array([[_number(resolved.value(path))] for path in paths])
+    values = np.hstack([stated, points])
+    changed = dict(case.overrides) | {path: SI(row) for path, row in zip(paths, values, strict=True)}
+    (scenario,) = resolve_case(replace(case, overrides=changed), library=library).scenarios.values()
+    calibration = load_calibration(scenario.cluster.device, scenario.framework, library.roots)
+    metrics = evaluate_grid(scenario, calibration, (values.shape[1],)).metrics
+    return {name: grid for name, grid in metrics.items() if isinstance(grid, np.ndarray)}
+
+
+def logs(metric: Array) -> Array:
+    """Return the logs of a metric; where a point does not fit, it has not moved."""
+    with np.errstate(all="ignore"):
+        return np.log(np.where(np.isnan(metric), metric[0], metric))
+
+
+def moves(
+    case: Case, of: Sequence[int], terms: Terms, values: Values, ends: Ends, library: Library
+) -> Mapping[str, tuple[float, float]]:
+    """Return by how much the ends of the terms move the log of each metric of a case, down and up.
+
+        down = sqrt(sum over terms of (log m(values) - log m(one term at the end that lowers m))^2),   up likewise
+
+    Nothing where the case cannot be computed.
+    """
+    known = [at for at in of if values[at] is not None and ends[at] is not None]
+    if not known:
+        return {}
+    middle = np.array([values[at] for at in known], dtype=float)
+    points = np.repeat(middle[:, None], 1 + 2 * len(known), axis=1)
+    for row, at in enumerate(known):
+        points[row, 1 + 2 * row : 3 + 2 * row] = ends[at]
+    try:
+        found = moved(case, known, terms, points, library)
+    except CostModelError:
+        return {}
+    result = {}
+    for name, grid in found.items():
+        with np.errstate(invalid="ignore"):  # of a metric that is zero, such as a bubble
+            change = logs(grid)[2:] - logs(grid)[1]
+        pairs = np.where(np.isfinite(change), change, 0.0).reshape(-1, 2)
+        down, up = np.minimum(pairs.min(axis=1), 0.0), np.maximum(pairs.max(axis=1), 0.0)
+        result[name] = float(np.sqrt((down * down).sum())), float(np.sqrt((up * up).sum()))
+    return result
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0

@@ -1,0 +1,117 @@
+"""The published figures of DeepSeek-V3: its result, two sweeps, and a page that shows them.
+
+python -m reports.deepseek_v3 --output reports/deepseek_v3
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from costmodel.api import Workload, load
+from costmodel.report.plotting import draw_result, draw_sweep
+from costmodel.schema.results import read_result
+from costmodel.schema.whole_files import make_folder, write_whole
+from costmodel.study.files import as_json
+from costmodel.study.points import read_sweep, write_sweep
+from costmodel.study.sweep import plan_sweep
+
+WORKLOAD = "deepseek_v3"
+
+
+@dataclass(frozen=True, slots=True)
+class WhatIf:
+    """A published sweep: the scenario, its axes, and what it asks."""
+
+    scenario: str
+    varied: tuple[str, ...]
+    question: str
+
+    @property
+    def command(self) -> str:
+        """Return how to sweep the same."""
+        axes = " ".join(f"--vary {axis}" for axis in self.varied)
+        return f"costmodel sweep {WORKLOAD} --scenario {self.scenario} {axes} --output DIR"
+
+
+WHAT_IFS = (
+    WhatIf(
+        "training",
+        ("hardware.node.nic.bandwidth=50Gbit/s..800Gbit/s:13:log",),
+        "How fast NICs have to be for a training step",
+    ),
+    WhatIf(
+        "decode",
+        ("scenarios.decode.batch_per_device=16..256:16", "hardware.memory.hbm.bandwidth=2TB/s,3.35TB/s,4.8TB/s"),
+        "What a larger batch costs each user, and where memory ends it",
+    ),
+)
+SHOWN = ("roofline-training", "time-training", "sweep-training", "sweep-decode")  # as PNG, too: the README's
+
+
+def publish(folder: Path) -> list[Path]:
+    """Write every figure as SVG, those of the README as PNG as well, the data beside each, and the page."""
+    made: list[Path] = []
+    with tempfile.TemporaryDirectory() as place:
+        aside = Path(place)
+        result = aside / "result.json"
+        write_whole(result, [as_json(load(WORKLOAD).simulate())])
+        made += draw_result(read_result(result), aside / "figures")
+        for what_if in WHAT_IFS:
+            swept = aside / what_if.scenario
+            _sweep(load(WORKLOAD, scenarios=[what_if.scenario]), what_if, swept)
+            made += draw_sweep(read_sweep(swept), aside / "figures")
+        made = [path for path in made if path.suffix != ".png" or path.stem in SHOWN]
+        make_folder(folder)
+        for path in made:
+            write_whole(folder / path.name, [path.read_bytes()])
+    names = [path.name for path in made]
+    write_whole(folder / "README.md", ["\n".join(_page(names, folder)).encode()])
+    return [folder / name for name in (*names, "README.md")]
+
+
+def _sweep(workload: Workload, what_if: WhatIf, folder: Path) -> None:
+    sweep = plan_sweep(workload, what_if.varied, every=True)
+    write_sweep(sweep, folder)
+
+
+def _page(names: list[str], folder: Path) -> Iterator[str]:
+    """Yield the lines of the page that shows the figures."""
+    yield f"# What `{WORKLOAD}` predicts, in figures"
+    yield ""
+    yield "Each figure has its data beside it as CSV, in SI units. Bands are 80 % intervals."
+    for what_if in WHAT_IFS:
+        yield ""
+        yield f"## {what_if.question}"
+        yield ""
+        yield f"![{what_if.question}](sweep-{what_if.scenario}.svg)"
+        yield ""
+        yield f"`{what_if.command}`, then `costmodel report DIR`"
+    yield ""
+    yield "## The workload as it stands"
+    for name in names:
+        stem, _, form = name.rpartition(".")
+        if form == "svg" and not stem.startswith("sweep-"):
+            yield ""
+            yield f"![{stem.replace('-', ' of ', 1)}]({name})"
+    yield ""
+    yield f"`costmodel simulate {WORKLOAD} --json > {WORKLOAD}.json`, then `costmodel report {WORKLOAD}.json`"
+    yield ""
+    yield f"Regenerate: `python -m reports.deepseek_v3 --output {folder.as_posix()}`"
+    yield ""
+
+
+@click.command()
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder to write.")
+def main(output: Path) -> None:
+    """Write the published figures of DeepSeek-V3 and the page that shows them."""
+    for path in publish(output):
+        click.echo(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The programs that fit the shipped calibration files."""

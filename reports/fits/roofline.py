@@ -1,0 +1,154 @@
+"""How measured times scatter about the bare cost functions, per operator family: `hardware/calibrations/roofline.yaml`.
+
+python -m reports.fits.roofline MEASUREMENTS --output hardware/calibrations/roofline.yaml
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from costmodel import units
+from costmodel.calibration.fit_lookup import DEFAULT_FRAMEWORK, default_framework
+from costmodel.fitting.family_fit import roofline_time
+from costmodel.fitting.interval_width import groups, spread
+from costmodel.measurements.row_group import Catalogue, LeftOut
+from costmodel.measurements.row_mapping import map_rows
+from costmodel.measurements.tables import Table, read_tables
+from costmodel.quantities import Array, Indices
+from costmodel.schema.whole_files import write_whole
+from costmodel.workload.scenario import Framework
+
+_METHOD = (
+    "10, 50 and 90 % points of measured over predicted time, each row with the same weight, both tiers, in groups by "
+    "predicted time (below 10 us, 100 us, 1 ms, and above); `time` is the median of the group."
+)
+_COMMAND = "python -m reports.fits.roofline MEASUREMENTS --output hardware/calibrations/roofline.yaml"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ratios:
+    """Measured over predicted time of some rows of one family on one device.
+
+    rows: their positions in the table; predicted: their predicted times [s].
+    """
+
+    family: str
+    device: str
+    rows: Indices
+    values: Array
+    predicted: Array
+
+
+def measured_over_roofline(
+    table: Table, framework: Framework, catalogue: Catalogue
+) -> tuple[list[Ratios], list[LeftOut]]:
+    """Return the ratios of all rows that the package can price, and the rows that it cannot with the reason."""
+    mapped, left_out = map_rows(table, catalogue)
+    ratios = []
+    for one in mapped:
+        seconds = np.broadcast_to(roofline_time(one, framework), one.rows.shape)
+        ratios.append(Ratios(one.family, one.device.name, one.rows, table.seconds[one.rows] / seconds, seconds))
+    return ratios, left_out
+
+
+def by_family(ratios: Iterable[Ratios]) -> dict[str, list[Ratios]]:
+    """Return the ratios of each family, by name."""
+    found: dict[str, list[Ratios]] = {}
+    for one in ratios:
+        found.setdefault(one.family, []).append(one)
+    return dict(sorted(found.items()))
+
+
+def render(ratios: Sequence[Ratios], left_out: Sequence[LeftOut]) -> str:
+    """Return the text of the calibration file; the same rows give the same bytes."""
+    lines = [
+        "schema: costmodel/calibration@1",
+        "name: roofline",
+        "device: null                                     # no device in particular",
+        "basis: roofline",
+        f"frameworks: [{DEFAULT_FRAMEWORK}]",
+        "families:                                        # efficiencies are one: the bare cost functions",
+    ]
+    for family, parts in by_family(ratios).items():
+        values = np.concatenate([part.values for part in parts])
+        seconds = np.concatenate([part.predicted for part in parts])
+        lines += [f"  {family}:", "    spread:"]
+        for rows in groups(seconds):
+            low, median, high = spread(values[rows])
+            time = units.render(float(f"{np.median(seconds[rows]):.3g}"), "time")
+            points = f"low: {low:g}, median: {median:g}, high: {high:g}, rows: {len(rows)}"
+            lines.append(f"      - {{time: {time}, {points}}}")
+        low, median, high = spread(values)
+        devices = ", ".join(sorted({part.device for part in parts}))
+        lines += [
+            f"    rows: {len(values)}",
+            "    note: >-",
+            *_wrapped(f"All rows together: low {low:g}, median {median:g}, high {high:g}. Devices: {devices}."),
+        ]
+    lines += [
+        "sources:",
+        "  - fields: [families]",
+        '    cite: "measured kernel times of public repositories, as listed in sources.csv beside the tables"',
+        "    kind: measurement",
+        "    note: >-",
+        *_wrapped(f"{_METHOD} Made by `{_COMMAND}`. {_left_out_sentence(left_out)}"),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _wrapped(text: str) -> list[str]:
+    """Return the lines of a folded YAML text."""
+    return textwrap.wrap(text, 110, initial_indent=" " * 6, subsequent_indent=" " * 6, break_on_hyphens=False)
+
+
+def _left_out_sentence(left_out: Sequence[LeftOut]) -> str:
+    total: Counter[str] = Counter()
+    for one in left_out:
+        total[one.reason] += len(one.rows)
+    if not total:
+        return "No row is left out."
+    return "Rows left out: " + "; ".join(f"{rows}, {reason}" for reason, rows in sorted(total.items())) + "."
+
+
+def report(ratios: Sequence[Ratios], left_out: Sequence[LeftOut]) -> str:
+    """Return the table of points per family and device, and what was left out, as plain text."""
+    lines = [f"{'family':20} {'device':18} {'rows':>7} {'10 %':>9} {'50 %':>9} {'90 %':>9}"]
+    for family, parts in by_family(ratios).items():
+        lines.append(_line(family, "all", parts))
+        for device in sorted({part.device for part in parts}):
+            lines.append(_line("", device, [part for part in parts if part.device == device]))
+    lines += ["", f"{'left out':>8}  {'operation':24} reason"]
+    total: Counter[tuple[str, str]] = Counter()
+    for one in left_out:
+        total[one.op, one.reason] += len(one.rows)
+    lines += [f"{rows:8}  {operation:24} {reason}" for (operation, reason), rows in sorted(total.items())]
+    return "\n".join(lines)
+
+
+def _line(family: str, device: str, parts: Sequence[Ratios]) -> str:
+    values = np.concatenate([part.values for part in parts])
+    low, median, high = spread(values)
+    return f"{family:20} {device:18} {len(values):7} {low:9.3g} {median:9.3g} {high:9.3g}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compare all rows of a folder of tables with the roofline; print the points, write the calibration file."""
+    parser = argparse.ArgumentParser(prog="python -m reports.fits.roofline", description=main.__doc__)
+    parser.add_argument("measurements", type=Path, help="folder of measurement tables")
+    parser.add_argument("--output", type=Path, required=True, help="calibration file to write")
+    chosen = parser.parse_args(arguments)
+    ratios, left_out = measured_over_roofline(read_tables(chosen.measurements), default_framework(), Catalogue())
+    sys.stdout.write(report(ratios, left_out) + "\n")
+    write_whole(chosen.output, [render(ratios, left_out).encode()])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""How far two sources differ that timed the same shapes on one device: `hardware/calibrations/sources.yaml`.
+
+python -m reports.fits.source_agreement MEASUREMENTS --output hardware/calibrations/sources.yaml
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from costmodel import units
+from costmodel.calibration.fit_lookup import read
+from costmodel.calibration.row_prediction import variant_of
+from costmodel.fitting.run_plan import KIND, PLAN, rows_of
+from costmodel.measurements.exclusions import screen
+from costmodel.measurements.row_group import Catalogue, Mapped
+from costmodel.measurements.tables import NUMBERS, Table, Texts, read_tables
+from costmodel.quantities import Array, Indices
+from costmodel.schema.fit_plan import FitPlanFile
+from costmodel.schema.references import Library
+from costmodel.schema.whole_files import write_whole
+
+SAME, OTHER = "same", "other"  # whether both sources run kernels of one library
+POINT = 0.8  # of the absolute logarithms of the ratios, each pair of sources with the same weight
+FEWEST = 20  # shapes that two sources share
+_WORDS = ("sub_op", "distribution")
+_WEIGHT = ", each with the same weight"
+_COMMAND = "python -m reports.fits.source_agreement MEASUREMENTS --output hardware/calibrations/sources.yaml"
+
+Pair = tuple[str, str]  # names of two implementations of one device
+
+
+def ratios(table: Table, plan: FitPlanFile, catalogue: Catalogue) -> dict[str, dict[Pair, Array]]:
+    """Return |log| of one source's time over another's for the shapes that both timed.
+
+    By kinship and kernels, `same/gemm/bf16`; then by the pair of implementations. A source is the rows of one
+    implementation of the plan.
+    """
+    found = screen(table, catalogue)
+    source = _sources(found.rows, found.mapped, plan)
+    libraries = {file.name: file.library or file.name for file in plan.implementations}
+    logs: dict[str, dict[Pair, list[float]]] = {}
+    for kernels, shapes in _shapes(found.rows, found.mapped).items():
+        for rows in shapes:
+            by_source = {name: rows[source[rows] == name] for name in np.unique(source[rows].astype(str)) if name}
+            for pair in itertools.combinations(sorted(by_source), 2):
+                first, second = (float(np.median(found.rows.seconds[by_source[name]])) for name in pair)
+                kin = SAME if libraries[pair[0]] == libraries[pair[1]] else OTHER
+                logs.setdefault(f"{kin}/{kernels}", {}).setdefault(pair, []).append(abs(float(np.log(first / second))))
+    enough = {
+        key: {pair: np.array(each) for pair, each in pairs.items() if len(each) >= FEWEST}
+        for key, pairs in sorted(logs.items())
+    }
+    return {key: pairs for key, pairs in enough.items() if pairs}
+
+
+def _key(part: Mapped) -> str:
+    """Return the `family/variant` of the kernel that rows are named after; the family where it has no variants."""
+    return "/".join(filter(None, (part.family, variant_of(part))))
+
+
+def _sources(rows: Table, mapped: Iterable[Mapped], plan: FitPlanFile) -> Texts:
+    """Return the implementation of the plan that every row belongs to, the first of several; blank without one."""
+    masks = {file.name: rows_of(file, rows) for file in plan.implementations}
+    source = np.full(len(rows), "", dtype=np.object_)
+    for part in mapped:
+        for file in reversed(plan.implementations):
+            if file.device[len(KIND) :] == part.device.name and not {_key(part), part.family}.isdisjoint(file.families):
+                source[part.rows[masks[file.name][part.rows]]] = file.name
+    return source
+
+
+def _shapes(table: Table, mapped: Iterable[Mapped]) -> dict[str, list[Indices]]:
+    """Return the rows of each shape that several rows have on one device, by `family/variant`."""
+    found: dict[str, list[Indices]] = {}
+    parts: dict[tuple[str, str], list[Indices]] = {}
+    for part in mapped:
+        parts.setdefault((part.device.name, _key(part)), []).append(part.rows)
+    for (_, kernels), rows in parts.items():
+        joined = np.concatenate(rows)
+        words = [table.text(name)[joined].astype(str) for name in _WORDS]
+        numbers = [[f"{value:g}" for value in table.number(name)[joined]] for name in NUMBERS]
+        keys = np.array(["/".join(each) for each in zip(*words, *numbers, strict=True)])
+        _, place, counts = np.unique(keys, return_inverse=True, return_counts=True)
+        order = np.argsort(place, kind="stable")
+        found.setdefault(kernels, []).extend(
+            joined[each] for each in np.split(order, np.cumsum(counts)[:-1]) if len(each) > 1
+        )
+    return found
+
+
+def pooled(found: Mapping[str, Mapping[Pair, Array]]) -> Iterator[tuple[str, float, int, int]]:
+    """Yield (name, 80 % point of the absolute logarithm, rows, pairs) of kernels, of their family, and of all."""
+    names = {key: {"/".join(key.split("/")[:length]) for length in (1, 2, 3)} for key in found}
+    for name in sorted({each for three in names.values() for each in three}):
+        pairs = [logs for key, three in names.items() if name in three for logs in found[key].values()]
+        values, weights = np.concatenate(pairs), np.concatenate([np.full(len(logs), 1.0 / len(logs)) for logs in pairs])
+        order = np.argsort(values, kind="stable")
+        reached = np.cumsum(weights[order]) - weights[order] / 2.0
+        yield name, float(np.interp(POINT * weights.sum(), reached, values[order])), len(values), len(pairs)
+
+
+def render(found: Mapping[str, Mapping[Pair, Array]]) -> str:
+    """Return the text of the calibration file; the same rows give the same bytes."""
+    lines = [
+        "schema: costmodel/calibration@1",
+        "name: sources",
+        "device: null",
+        "basis: fitted",
+        "families:                                        # one source's times over another's, same shapes and device",
+    ]
+    for name, reach, rows, pairs in pooled(found):
+        low, high = float(f"{np.exp(-reach):.3g}"), float(f"{np.exp(reach):.3g}")
+        time = units.render(1.0, "time")
+        lines += [
+            f"  {name}:",
+            f"    spread: [{{time: {time}, low: {low:g}, median: 1, high: {high:g}, rows: {rows}}}]",
+            f"    rows: {rows}",
+            f'    note: "{"One pair" if pairs == 1 else f"{pairs} pairs"} of sources{_WEIGHT if pairs > 1 else ""}."',
+        ]
+    return "\n".join([
+        *lines, "sources:", "  - fields: [families]",
+        '    cite: "measured kernel times of public repositories, as listed in sources.csv beside the tables"',
+        "    kind: measurement", "    note: >-",
+        "      80 % points of the absolute logarithm of the ratio; `same`: kernels of one library, `other`: of two.",
+        f"      Made by `{_COMMAND}`.",
+    ]) + "\n"  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compare the sources of measurement tables; write the calibration file."""
+    parser = argparse.ArgumentParser(prog="python -m reports.fits.source_agreement", description=main.__doc__)
+    parser.add_argument("measurements", type=Path, help="measurement table, or folder of them")
+    parser.add_argument("--output", type=Path, required=True, help="calibration file to write")
+    chosen = parser.parse_args(arguments)
+    plan = read(Library(()), "fit_plans", PLAN, FitPlanFile)
+    text = render(ratios(read_tables(chosen.measurements), plan, Catalogue()))
+    write_whole(chosen.output, [text.encode("utf-8")])
+    sys.stdout.write(text)
+
+
+if __name__ == "__main__":
+    main()

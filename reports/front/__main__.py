@@ -1,0 +1,176 @@
+"""What the README shows that is made, not written: how far predictions lie off, and what hardware and models there are.
+
+python -m reports.front README.md --validation reports/validation --output reports/front
+
+Draws every compared figure of `reports/validation`, and writes the README's tables between their marks.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+
+import click
+
+from costmodel.calibration.fit_lookup import basis_of
+from costmodel.errors import InputError
+from costmodel.report.models import attention
+from costmodel.report.plotting import draw
+from costmodel.report.style import styled
+from costmodel.report.text import gib, quantity
+from costmodel.schema.files import list_names, load_document, read_models
+from costmodel.schema.hugging_face.families import FAMILIES
+from costmodel.schema.whole_files import write_whole
+from costmodel.workload.counting import parameter_count
+from reports.front.plot import Row, accuracy_figure
+
+CLASSES = ("training", "inference", "serving", "kernel", "communication", "memory", "counting")
+FEWEST = 8  # figures of a publication from which it has a row of its own in the figure
+EXACT = 1e-9  # an interval narrower than this share of its upper end is none
+Figures = Sequence[Mapping[str, str]]
+
+
+def read_validation(folder: Path) -> dict[str, list[dict[str, str]]]:
+    """Return the compared figures of each class as `reports/validation` holds them."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for name in CLASSES:
+        path = folder / f"{name}.csv"
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                found[name] = [row for row in csv.DictReader(file) if row["error_left_out"]]
+        except (OSError, KeyError) as error:
+            raise InputError.single(
+                f"{path} is no table of published figures: {error}",
+                hint=f"make it with `python -m reports.validation --output {folder}`",
+            ) from None
+    return found
+
+
+def tables(classes: Mapping[str, Figures]) -> dict[str, str]:
+    """Return the README's tables by their marks."""
+    return {
+        "accuracy": "\n".join(_accuracy(classes)),
+        "hardware": "\n".join(_hardware()),
+        "models": "\n".join(_models()),
+    }
+
+
+def with_tables(readme: str, made: Mapping[str, str]) -> str:
+    """Return the README with the tables between their marks; raise InputError where one has no place."""
+    for name, text in made.items():
+        place = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        if not place.search(readme):
+            raise InputError.single(f"has no `<!-- {name} -->` … `<!-- /{name} -->`", hint="write both", field="README")
+        readme = place.sub(lambda found, text=text: f"{found[1]}\n{text}\n\n{found[2]}", readme)  # type: ignore[misc]
+    return readme
+
+
+def rows_of(classes: Mapping[str, Figures]) -> list[Row]:
+    """Return the rows of the figure: publications with many figures, and the others of each class together."""
+    rows = []
+    for kind, figures in classes.items():
+        by_publication: dict[str, list[float]] = {}
+        for each in figures:
+            by_publication.setdefault(each["publication"], []).append(float(each["error_left_out"]))
+        large = {name: errors for name, errors in by_publication.items() if len(errors) >= FEWEST}
+        others = [error for name, errors in by_publication.items() if name not in large for error in errors]
+        rows += [Row(f"{kind}: {name}", kind, errors) for name, errors in sorted(large.items(), key=_by_size)]
+        if others:
+            rows.append(Row(f"{kind}: {'others' if large else 'all'}", kind, others))
+    return rows
+
+
+def _by_size(item: tuple[str, list[float]]) -> tuple[int, str]:
+    return -len(item[1]), item[0]
+
+
+def _accuracy(classes: Mapping[str, Figures]) -> Iterator[str]:
+    yield "| class | figures | median error | mean error | inside the 80 % interval |"
+    yield "|---|---:|---:|---:|---:|"
+    for name, figures in _groups(classes):
+        errors = [abs(float(each["error_left_out"])) for each in figures]
+        held = [each for each in figures if _has_interval(each)]
+        inside = sum(_inside(each) for each in held)
+        share = f"{inside / len(held):.0%} of {len(held):,}" if held else "no intervals"
+        yield f"| {name} | {len(errors):,} | {median(errors):.1%} | {sum(errors) / len(errors):.1%} | {share} |"
+
+
+def _groups(classes: Mapping[str, Figures]) -> Iterator[tuple[str, Figures]]:
+    """Yield the classes; the two publications that most of the training figures are from stand by themselves."""
+    for kind, figures in classes.items():
+        left = list(figures)
+        if kind == "training":
+            for publication in ("vtrain", "mosaicml"):
+                own = [each for each in left if each["publication"] == publication]
+                left = [each for each in left if each["publication"] != publication]
+                if own:
+                    yield f"training: {publication}", own
+        if left:
+            yield "training: all others" if kind == "training" else kind, left
+
+
+def _has_interval(one: Mapping[str, str]) -> bool:
+    low, high = one["low_left_out"], one["high_left_out"]
+    return bool(low and high) and float(high) - float(low) > EXACT * abs(float(high))
+
+
+def _inside(one: Mapping[str, str]) -> bool:
+    return float(one["low_left_out"]) <= float(one["published"]) <= float(one["high_left_out"])
+
+
+def _hardware() -> Iterator[str]:
+    yield "| device | architecture | memory | bandwidth | BF16 | FP8 | kernel times |"
+    yield "|---|---|---:|---:|---:|---:|---|"
+    for name in list_names("devices"):
+        one = load_document("devices", name)
+        memory, math = one["memory"][-1], one["math"]
+        peaks = (math.get(dtype, {}).get("peak") for dtype in ("bf16", "fp8"))
+        yield (
+            f"| `{name}` | {one['architecture']} | {gib(memory['capacity'], 0)} GiB | "
+            f"{quantity(memory['bandwidth'], 'bandwidth', 3)} | "
+            f"{' | '.join(quantity(peak, 'flop_rate') for peak in peaks)} | {basis_of(name)} |"
+        )
+
+
+def _models() -> Iterator[str]:
+    yield "| family | models | parameters | attention |"
+    yield "|---|---|---:|---|"
+    families: dict[str, list[str]] = {}
+    models, _ = read_models(())
+    for name in models:
+        families.setdefault(re.split(r"[-\d]", name)[0], []).append(name)
+    for family, names in families.items():
+        sizes = [float(parameter_count(models[name].architecture).total) / 1e9 for name in names]
+        kinds = {word for name in names for word in re.findall(r"[A-Z]{3}", attention(models[name].architecture))}
+        ends = " to ".join(
+            dict.fromkeys(f"{size:.3g}" if size < 1000 else f"{size:,.0f}" for size in (min(sizes), max(sizes)))
+        )
+        listed = ", ".join(f"`{name}`" for name in names)
+        yield f"| {family} | {listed} | {ends} B | {', '.join(sorted(kinds)) or 'other'} |"
+    yield ""
+    yield (
+        f"A `config.json` of {len(FAMILIES)} architectures of Hugging Face is read as it is: "
+        "`costmodel model show path/to/config.json`."
+    )
+
+
+@click.command()
+@click.argument("readme", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--validation", type=click.Path(path_type=Path), required=True, help="Folder of the validation report.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder for the figure.")
+def main(readme: Path, validation: Path, output: Path) -> None:
+    """Draw how far predictions lie off, and write the tables of README."""
+    classes = read_validation(validation)
+    with styled():
+        drawn = accuracy_figure(rows_of(classes))
+    made = draw(iter([("accuracy", drawn)]), output)
+    write_whole(readme, [with_tables(readme.read_text(encoding="utf-8"), tables(classes)).encode()])
+    for path in (*made, readme):
+        click.echo(path)
+
+
+if __name__ == "__main__":
+    main()

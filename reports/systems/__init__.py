@@ -1,0 +1,1 @@
+"""The page of attention and MoE systems."""

@@ -1,0 +1,190 @@
+"""The evidence of attention and MoE systems: published claims beside predictions, and every system on three devices.
+
+python -m reports.systems --output reports/systems
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import click
+
+from costmodel.api import load
+from costmodel.errors import InputError
+from costmodel.report.style import rendered, styled
+from costmodel.report.text import metric, setting
+from costmodel.schema.metrics import dimension_of
+from costmodel.schema.references import Library
+from costmodel.schema.whole_files import make_folder, write_whole
+from costmodel.study.reproduce import PASS, SKIP, Comparison, load_cases, reproduce
+from reports.systems.curves import FOLDER, Curves, curves, figure_of
+
+COMMAND = "python -m reports.systems --output reports/systems"
+CASES = ("systems", "systems_series")
+DIGITS = 4
+DEVICES = {"H800": "nodes/hgx-h800", "A100": "nodes/dgx-a100", "RTX 4090": "nodes/rtx-4090-x8"}
+BEFOREHAND = (
+    "Not all of it is prediction. Figures of these tables were known when it was decided which library's fit stands "
+    "for FlashAttention-2 in `frameworks/hf-static`, that it splits keys, how many passes a convolution's "
+    "activation takes, that tensors of convolutions lie channel by channel (PyTorch's default) in SHViT, "
+    "MobileViTv2, NAT and DiNAT, that FP16 means autocast for NAT and DiNAT, that programs of Lightning Attention, "
+    "which carry 32 columns of the values as its source says, share a processor's time, that 4-bit caches have "
+    "QServe's scales, and that UoE ran one sequence in FP32. The time of a second group of heads is fitted on ten "
+    "contexts of DuoAttention's figure 9 (7B), the time of a chunk on the README's row of 4,096 tokens, the rate of "
+    "S2's kernel on stride 1 of its figure; those rows are left out, others of the same series are compared. S2-01 "
+    "to S2-03, S2-06, UE-01 and UE-02 have assumed settings. TK-03 compares two systems that keep equally many "
+    "keys, so that it cannot fail. Claims about DeepSeek-V3 are cases of their own: `costmodel reproduce "
+    "insights_deepseek_v3 deepep ktransformers`."
+)
+MISSES = (
+    "What misses. A concatenated cache (MA-T-concat) comes out a quarter too fast at all three lengths: its bytes "
+    "do not hold what PyTorch's allocator does when tensors grow. Why static caches of 8K and 16K (MA-T-static) "
+    "were slower than those of 4K is not published. Short prompts of FlashAttention-2 (LA-T, LA-S2-4096) follow "
+    "rows of SGLang, whose kernels cost more below 4K than the benchmark's. cuDNN and NATTEN on an H100 (NA-01, "
+    "NA-03, NA-T) have no measured rows and stand on FlashAttention-3's. Steps of 18 to 20 ms (DU-13-20k) are bound "
+    "by the host's program, which is known for a second group of heads only. PCIe (LH-03) is taken at the "
+    "datasheet's rate."
+)
+
+
+def publish(folder: Path, search_path: Sequence[str] = ()) -> list[Path]:
+    """Write the page, its tables as CSV, and the figures; the same files and fits give the same bytes."""
+    cases, problems = load_cases(list(CASES), search_path)
+    comparisons, more = reproduce(cases, search_path)
+    for problem in (*problems, *more):
+        click.echo(str(problem), err=True)
+    make_folder(folder)
+    devices = list(_on_devices(search_path))
+    figures = curves(search_path)
+    written = []
+    for name, shown in figures.items():
+        with styled():
+            written.append(_write(folder / f"{name}.svg", rendered(figure_of(shown)(), "svg")))
+    written.append(_write(folder / "devices.csv", _table(("system", "scenario", *DEVICES), devices)))
+    rows = [tuple("" if cell is None else cell for cell in _claim(one)) for one in comparisons if one.verdict != SKIP]
+    header = ("id", "metric", "unit", "published", "predicted", "error", "verdict")
+    written.append(_write(folder / "claims.csv", _table(header, rows)))
+    page = [*_head(comparisons), *_claims(comparisons), *_left_out(comparisons), *_devices(devices), *_links(figures)]
+    written.append(_write(folder / "README.md", "\n".join(page).encode()))
+    return written
+
+
+def _write(path: Path, content: bytes) -> Path:
+    write_whole(path, [content])
+    return path
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _claim(one: Comparison) -> tuple[object, ...]:
+    numbers = [None if value is None else f"{value:.5g}" for value in (one.published, one.predicted, one.error)]
+    return one.id, one.metric, one.unit, *numbers, one.verdict
+
+
+def _on_devices(search_path: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Yield every scenario of every system: its headline and limit on each device, or why it does not run."""
+    for name in Library(search_path).names(FOLDER):
+        reference = f"{FOLDER}/{name}"
+        for scenario in load(reference, search_path=search_path).scenarios:
+            yield name, scenario, *(_cell(reference, scenario, node, search_path) for node in DEVICES.values())
+
+
+def _cell(reference: str, scenario: str, node: str, search_path: Sequence[str]) -> str:
+    try:
+        workload = load(reference, cluster=node, search_path=search_path, scenarios=[scenario])
+    except InputError as error:
+        return error.problems[0].message
+    point = workload.points([scenario])[scenario]
+    value = point.metrics[point.headline]
+    if not point.fits or value is None:
+        return "does not fit"
+    largest = max(point.breakdown, key=lambda entry: entry.time)
+    return f"{metric(point.headline, value)}, {largest.name} ({largest.bound})"
+
+
+def _is_check(identity: str) -> bool:
+    """Tell whether a case is a check of structure that no paper states: `-D` and a number in its id."""
+    return any(part[:1] == "D" and part[1:].isdigit() for part in identity.split("-")[1:])
+
+
+def _head(comparisons: Sequence[Comparison]) -> Iterator[str]:
+    compared = [one for one in comparisons if one.verdict != SKIP]
+    claims = [one for one in compared if not _is_check(one.id)]
+    passed = sum(one.verdict == PASS for one in claims)
+    yield from (
+        "# Attention and MoE systems: claims against predictions", "",
+        f"Made by `{COMMAND}` from `workloads/systems`, `workloads/published/systems.yaml` and "
+        "`workloads/published/systems_series.yaml`.", "",
+        f"{passed} of {len(claims)} published figures are within their tolerance ({passed / len(claims):.0%}). "
+        f"{len(compared) - len(claims)} more rows check structure that no paper puts a number to. "
+        f"{sum(one.verdict == SKIP for one in comparisons)} rows are left out, with the reason.", "",
+        BEFOREHAND, "", MISSES, "",
+    )  # fmt: skip
+
+
+def _claims(comparisons: Sequence[Comparison]) -> Iterator[str]:
+    yield from (
+        "## Claims",
+        "",
+        "| id | metric | published | predicted | error | verdict |",
+        "|---|---|---|---|---|---|",
+    )
+    for one in comparisons:
+        if one.verdict != SKIP:
+            error = "" if one.error is None else f"{one.error:+.1%}"
+            values = [_shown(one, value) for value in (one.published, one.predicted)]
+            yield f"| {one.id} | {one.metric} | {values[0]} | {values[1]} | {error} | {one.verdict} |"
+    yield ""
+
+
+def _shown(one: Comparison, value: float | None) -> str:
+    """Return a figure with its unit; ratios and counts have none."""
+    if value is None:
+        return "-"
+    dimension = dimension_of(one.metric or "")
+    plain = one.unit == "1" or dimension in (None, "count", "ratio")
+    return f"{value:.4g}" if plain or dimension is None else setting(value, dimension, DIGITS)
+
+
+def _left_out(comparisons: Sequence[Comparison]) -> Iterator[str]:
+    yield from ("## Rows left out", "", "| id | reason |", "|---|---|")
+    yield from (f"| {one.id} | {one.reason} |" for one in comparisons if one.verdict == SKIP)
+    yield ""
+
+
+def _devices(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield from (
+        "## Every system on three devices", "",
+        "The headline of each scenario, and the operator that takes most of it with what limits that.", "",
+        f"| system | scenario | {' | '.join(DEVICES)} |", "|---|---|---|---|---|",
+    )  # fmt: skip
+    yield from (f"| {' | '.join(row)} |" for row in rows)
+    yield ""
+
+
+def _links(figures: Mapping[str, Curves]) -> Iterator[str]:
+    yield from ("## Figures", "")
+    for name, shown in figures.items():
+        yield from (f"![{shown.title}]({name}.svg)", "", shown.told, "")
+
+
+@click.command()
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder to write.")
+@click.option("--path", "search_path", multiple=True, help="Folder to search first; repeatable.")
+def main(output: Path, search_path: tuple[str, ...]) -> None:
+    """Write the evidence of attention and MoE systems: figures, and a page with the tables."""
+    for path in publish(output, search_path):
+        click.echo(path)
+
+
+if __name__ == "__main__":
+    main()

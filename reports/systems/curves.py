@@ -1,0 +1,174 @@
+"""Curves of systems: decoding and memory against context, cores against length, images against FLOP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from matplotlib.figure import Figure
+
+from costmodel.analytic.work_counts import TOTAL, counted_work
+from costmodel.api import load
+from costmodel.report.style import CYCLE, canvas, log_axis
+from costmodel.workload.plans import Prefill
+
+FOLDER = "systems"
+ONE = "nodes/a100-x1"
+CONTEXTS = (4096, 8192, 16384, 32768, 65536, 131072)
+KEEPERS = {
+    "full attention": "duoattention_7b_full", "DuoAttention": "duoattention_7b", "retrieval heads": "retrieval_heads",
+    "MoA": "moa_7b", "StreamingLLM": "streaming_llm_7b", "LongHeads": "longheads",
+    "LongHeads, on host": "longheads_offload", "Task-KV, GQA": "task_kv", "MoM 1.3B": "mom_1_3b",
+    "Titans": "titans_lmm",
+}  # fmt: skip
+LENGTHS = (1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
+CORE, RECURRENCE = "attention_full_h32", "lightning_attention"
+PATTERNS: Mapping[str, Mapping[str, object]] = {
+    "full": {"kind": "full"},
+    "window 2,048": {"kind": "window", "window": 2048},
+    "sink + recent": {"kind": "sink_recent", "sink": 64, "recent": 1024},
+    "MoA, half": {"kind": "elastic_window", "alpha": 0, "beta": 0.4922, "sink": 64},
+    "S2, stride 16": {"kind": "strided_blocks", "block": 64, "local": 16, "stride": 16},
+    "LongHeads": {"kind": "chunk_topk", "chunk": 256, "attend": 4096},
+    "Combiner": {"kind": "spans", "scheme": "fixed"},
+    "a quarter predicted": {"kind": "predicted_sparse", "keep": 0.25, "reduced": 64, "rank": 32, "basis": 0.05},
+}
+LINEAR = "Lightning Attention"
+ATTENTION = "attention core", "key selection"
+IMAGES = {
+    "SHViT": ("shvit_s1", "shvit_s2", "shvit_s3", "shvit_s4"),
+    "SpectFormer": ("spectformer_t", "spectformer_xs", "spectformer_s", "spectformer_b"),
+    "SpectFormer-H": ("spectformer_h_s", "spectformer_h_b", "spectformer_h_l"),
+    "NAT, DiNAT": ("nat_mini", "dinat_mini", "nat_base", "dinat_large", "dinat_large_384"),
+    "MobileViTv2": ("mobilevitv2_1_0",),
+    "Sparsifiner": ("sparsifiner", "sparsifiner_tokens"),
+}
+OF_CONTEXT = (
+    "Llama 2 7B but for Task-KV (Mistral 7B, which shares keys), MoM and Titans (smaller models). Below 10,000 tokens "
+    "weights and the host's program bind; keys on the host cost the link, whatever the context is."
+)
+OF_MEMORY = "LongHeads on the device keeps all keys, as full attention does. States of MoM and Titans do not grow."
+OF_LENGTH = (
+    "One sequence, causal, what chooses the keys included. Patterns run at the rate of the device's fused kernel, "
+    "which a system's own may not reach; Lightning Attention at that of its own."
+)
+OF_IMAGES = (
+    "Batches of the papers. NAT, DiNAT and SpectFormer-H have their first layers at a quarter of the image's width."
+)
+ROOM = 1.2  # beyond the outermost points of a logarithmic axis
+WIDEST = 3.5  # points, of the first line, which stays visible under another
+HEIGHT = 4.3  # inches, the legend below included
+
+Points: TypeAlias = "list[tuple[float, float]]"
+Series: TypeAlias = "dict[str, Points]"
+Dimension: TypeAlias = "tuple[str, str]"  # what an axis shows, and in which unit
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """What one figure shows, and the sentences below it. joined: points of one name belong to a line."""
+
+    title: str
+    told: str
+    across: Dimension
+    up: Dimension
+    series: Mapping[str, Sequence[tuple[float, float]]]
+    joined: bool = True
+
+
+def curves(search_path: Sequence[str]) -> dict[str, Curves]:
+    """Return the figures by the name of their file."""
+    latency, memory = against_context(search_path)
+    context, one = ("tokens of context", "count"), "one A100, one sequence"
+    return {
+        "decode_latency": Curves(f"A decoding step, {one}", OF_CONTEXT, context, ("time of a step", "time"), latency),
+        "kv_memory": Curves(f"Keys, values and states, {one}", OF_MEMORY, context, ("device memory", "size"), memory),
+        "attention_time": Curves(
+            "A core of 32 heads of 128, one A100", OF_LENGTH,
+            ("tokens of a prompt", "count"), ("time of a layer's core", "time"), against_length(search_path),
+        ),
+        "images": Curves(
+            "Networks of images, one A100, FP16", OF_IMAGES, ("work of an image", "flop"), ("images a second", "count"),
+            of_images(search_path), joined=False,
+        ),
+    }  # fmt: skip
+
+
+def against_context(search_path: Sequence[str]) -> tuple[Series, Series]:
+    """Return the decoding step and the bytes on the device of systems that save cache, against the context."""
+    latency: Series = {}
+    memory: Series = {}
+    for title, name in KEEPERS.items():
+        first = next(each for each in load(f"{FOLDER}/{name}", search_path=search_path).scenarios if "decode" in each)
+        path = f"scenarios.{first}"
+        for tokens in CONTEXTS:
+            changes = {f"{path}.input_tokens": tokens, f"{path}.batch_per_device": 1}
+            workload = load(f"{FOLDER}/{name}", changes, cluster=ONE, search_path=search_path, scenarios=[first])
+            point = workload.points()[first]
+            value = point.metrics["tpot"]
+            if point.fits and value is not None and point.memory is not None:
+                latency.setdefault(title, []).append((tokens, value))
+                memory.setdefault(title, []).append((tokens, point.memory["kv_cache"]))
+    return latency, memory
+
+
+def against_length(search_path: Sequence[str]) -> Series:
+    """Return the time of one layer's core of 32 heads, and of what chooses its keys, against the length of a prompt."""
+    found: Series = {}
+    place = "model.layers.0.mixer.head_groups"
+    named: list[tuple[str, str, dict[str, object]]]
+    named = [(title, CORE, {place: [{"share": 1.0, "pattern": pattern}]}) for title, pattern in PATTERNS.items()]
+    for title, name, changes in (*named, (LINEAR, RECURRENCE, {})):
+        first = load(f"{FOLDER}/{name}", search_path=search_path).scenarios[0]
+        path = f"scenarios.{first}"
+        for tokens in LENGTHS:
+            sized = {**changes, f"{path}.input_tokens": tokens, f"{path}.tokens_per_device": tokens}
+            workload = load(f"{FOLDER}/{name}", sized, cluster=ONE, search_path=search_path, scenarios=[first])
+            point = workload.points()[first]
+            if point.fits:
+                spent = sum(line.time for line in point.breakdown if line.name in ATTENTION)
+                found.setdefault(title, []).append((tokens, spent))
+    return found
+
+
+def of_images(search_path: Sequence[str]) -> Series:
+    """Return (FLOP, images a second) of networks of images, by family."""
+    found: Series = {}
+    for family, names in IMAGES.items():
+        for name in names:
+            workload = load(f"{FOLDER}/{name}", cluster=ONE, search_path=search_path)
+            (first,) = workload.scenarios
+            plan, rate = workload.scenario(first).plan, workload.points()[first].metrics["tokens_per_second_per_device"]
+            assert isinstance(plan, Prefill)
+            if rate is not None:
+                tokens = float(plan.input_tokens)
+                work = counted_work(workload.scenario(first))[TOTAL]["flop"] / float(plan.tokens_per_device / tokens)
+                found.setdefault(family, []).append((work, rate / tokens))
+    return found
+
+
+def figure_of(shown: Curves) -> Callable[[], Figure]:
+    """Return what draws the curves on logarithmic axes; names beyond the colours are dashed."""
+
+    def draw() -> Figure:
+        figure, axes = canvas(HEIGHT)
+        for at, (name, points) in enumerate(shown.series.items()):
+            again = at >= len(CYCLE)
+            line = ("--" if again else "-") if shown.joined else ""
+            axes.plot(
+                *zip(*points, strict=True), marker="s" if again else "o", markersize=4, linestyle=line,
+                color=CYCLE[at % len(CYCLE)], label=name, linewidth=WIDEST if at == 0 else None,
+            )  # fmt: skip
+        axes.set(xscale="log", yscale="log")
+        flat = [point for points in shown.series.values() for point in points]
+        ends = zip(*flat, strict=True)
+        for axis, (what, dimension), values in zip(
+            (axes.xaxis, axes.yaxis), (shown.across, shown.up), ends, strict=True
+        ):
+            log_axis(axis, what, dimension, (min(values) / ROOM, max(values) * ROOM))
+        axes.set_title(shown.title, loc="left", fontsize=10)
+        figure.legend(loc="outside lower center", ncols=3)
+        return figure
+
+    return draw

@@ -1,0 +1,423 @@
+"""The evidence of whole scenarios: predicted against published figures, what was asked for, and why figures are missed.
+
+python -m reports.validation --output reports/validation
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import click
+import numpy as np
+
+from costmodel.calibration.fit_lookup import read
+from costmodel.report.plots.drawn import Drawn
+from costmodel.report.plots.validation import validation_figure
+from costmodel.report.style import rendered, styled
+from costmodel.report.text import published_figure
+from costmodel.schema.case import Case
+from costmodel.schema.references import Library
+from costmodel.schema.validation import AskedFile, RemarkFile, ValidationFile
+from costmodel.schema.whole_files import make_folder, write_whole
+from costmodel.study.reproduce import SKIP, load_cases
+from costmodel.study.validating import Errors, Figure, chosen, columns, errors_of, figures_of, judge, settings
+
+PLAN = "public"
+COMMAND = "python -m reports.validation --output reports/validation"
+PAGES = {
+    "training": ("training",), "inference": ("inference",), "serving": ("serving",), "memory": ("memory",),
+    "communication": ("communication",), "kernel": ("kernel",), "counting": ("counting", "topology"),
+}  # fmt: skip
+"""Page -> the classes of cases that it shows."""
+WORST = 5
+NOT_KNOWN = "not known"
+LONG = 40  # figures of a publication beyond which a table sums them up
+MOST_VALUES = 8  # of a setting: beyond, numbers are summed up by ranges
+GROUPED = (
+    "model", "hidden", "layers", "devices", "tp", "pp", "dp", "micro_batch", "global_batch", "sequence", "cluster",
+    "precision", "recompute", "keep_gathered",
+)  # fmt: skip
+NOT_SHOWN = ("phase", "implementations", "stages")  # settings that a row leaves out: the case's file has them
+
+
+def publish(
+    folder: Path, names: Sequence[str] = (), search_path: Sequence[str] = (), plan: str = PLAN
+) -> list[Path]:  # fmt: skip
+    """Write a page, a figure and its data for each class of cases, and the page that sums them up.
+
+    names: cases as `costmodel reproduce` takes them, none: all. plan: the validation file with the bars and remarks.
+    """
+    said = read(Library(search_path), "validations", plan, ValidationFile)
+    cases, unread = load_cases(names, search_path)
+    figures, problems = figures_of(cases, search_path)
+    make_folder(folder)
+    made: list[Path] = []
+    pages: dict[str, list[Figure]] = {}
+    for page, classes in PAGES.items():
+        of = [one for one in figures if one.stated.case_class in classes]
+        if not of:
+            continue
+        pages[page] = of
+        with styled():
+            drawn = validation_figure(page, of)
+            content = _files(page, drawn)
+        content[f"{page}.md"] = "\n".join([*_page(page, of, said, drawn is not None), ""]).encode()
+        for file, data in content.items():
+            write_whole(folder / file, [data])
+            made.append(folder / file)
+    lines = [
+        *_head(), *_by_page(pages), *_bars(figures, said.bars), *_tools(said), *_discrepancies(figures, said),
+        *_not_compared(figures, [str(each) for each in (*unread, *problems)]),
+    ]  # fmt: skip
+    write_whole(folder / "README.md", ["\n".join([*lines, ""]).encode()])
+    return [*made, folder / "README.md"]
+
+
+def _files(page: str, drawn: Drawn | None) -> dict[str, bytes]:
+    if drawn is None:
+        return {}
+    return {f"{page}.svg": rendered(drawn.figure, "svg")} | {f"{page}.csv": data for data in drawn.data.values()}
+
+
+# ---- the page that sums up ------------------------------------------------------------------------------------------
+
+
+def _head() -> Iterator[str]:
+    yield "# Whole scenarios: predicted against published"
+    yield ""
+    yield "Errors are predicted / published - 1, their means and medians those of absolute errors. The first column, as"
+    yield "stated, is what `costmodel reproduce` prints; the second, left out, is `costmodel reproduce --leave-out`:"
+    yield "what is fitted to whole runs is fitted again without the publication that is compared. That one counts."
+    yield ""
+    yield f"Regenerate: `{COMMAND}`"
+
+
+def _by_page(pages: Mapping[str, Sequence[Figure]]) -> Iterator[str]:
+    def rows() -> Iterator[Sequence[str]]:
+        for page, figures in pages.items():
+            stated, unseen = (errors_of(column) for column in columns(figures))
+            if stated is not None and unseen is not None:
+                yield (
+                    f"[{page}]({page}.md)", f"{unseen.figures:,}", *_both(stated, unseen, "mean", "median", "bias"),
+                    f"{unseen.intervals:,}", _percent(unseen.inside), _times(unseen.half_width),
+                )  # fmt: skip
+
+    yield from _table(
+        "By class",
+        (
+            "class", "figures", "mean", "median", "bias", "left out: mean", "median", "bias", "with an interval",
+            "inside 80 %", "half width / error",
+        ),
+        rows(),
+    )  # fmt: skip
+    yield ""
+    yield "Inside and half width are those of the second column, over the figures whose prediction has an interval: the"
+    yield "share that it holds, and the median of half of it over the median absolute error."
+
+
+def _bars(figures: Sequence[Figure], bars: Sequence[AskedFile]) -> Iterator[str]:
+    def rows() -> Iterator[Sequence[str]]:
+        for one in (judge(figures, asked) for asked in bars):
+            if one.figures:
+                show = _ratio if one.asked.statistic == "half_width" else _finely
+                yield (
+                    one.asked.name, f"{one.figures:,}", one.asked.statistic.replace("_", " "),
+                    f"{'≥' if one.asked.statistic == 'inside' else '≤'} {show(float(one.asked.bar))}",
+                    show(one.stated), show(one.unseen), "reached" if one.reached else "**missed**",
+                )  # fmt: skip
+
+    yield from _table(
+        "What was asked for", ("figures", "how many", "measure", "bar", "as stated", "left out", "verdict"), rows()
+    )
+    yield ""
+    yield "Verdicts are those of the second column. Worst: the largest absolute error."
+
+
+def _tools(said: ValidationFile) -> Iterator[str]:
+    yield from _table(
+        "What other tools say of themselves",
+        ("tool", "compared with", "error", "source"),
+        ((one.tool, one.compared, one.error, _source(one.source.cite, one.source.verified)) for one in said.tools),
+    )
+    yield ""
+    yield "These are those tools' own figures, not measured here."
+
+
+def _source(cite: str, verified: bool) -> str:
+    return cite if verified else f"{cite}; as reported, not read at its source"
+
+
+def _discrepancies(figures: Sequence[Figure], said: ValidationFile) -> Iterator[str]:
+    yield from _table(
+        "Discrepancies of the publications themselves",
+        ("publication", "figures", "what", "source"),
+        (
+            (_publications(found), _ids(found), one.text, one.source.cite if one.source else "")
+            for one in said.discrepancies
+            if (found := chosen(figures, one.figures))
+        ),
+    )
+
+
+def _publications(figures: Sequence[Figure]) -> str:
+    return ", ".join(sorted({one.case.publication for one in figures}))
+
+
+def _ids(figures: Sequence[Figure]) -> str:
+    ids = list(dict.fromkeys(one.case.id for one in figures))
+    return f"{len(ids)} cases" if len(ids) > 3 else ", ".join(f"`{each}`" for each in ids)
+
+
+def _not_compared(figures: Sequence[Figure], problems: Sequence[str]) -> Iterator[str]:
+    reasons: dict[str, int] = {}
+    for one in figures:
+        if one.stated.verdict == SKIP and one.stated.reason:
+            reasons[one.stated.reason] = reasons.get(one.stated.reason, 0) + 1
+    yield from _table(
+        "Figures left out",
+        ("figures", "reason"),
+        ((str(count), reason) for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
+    )
+    if problems:
+        yield from _table("Cases that cannot be predicted", ("problem",), ((each,) for each in problems))
+
+
+# ---- the page of a class --------------------------------------------------------------------------------------------
+
+
+def _page(page: str, figures: Sequence[Figure], said: ValidationFile, drawn: bool) -> Iterator[str]:
+    yield f"# {page.capitalize()}: predicted against published"
+    yield ""
+    yield "[All classes](README.md), with what the columns mean."
+    if "topology" in PAGES.get(page, ()):
+        yield "Topologies have [a report of their own](../network/README.md)."
+    if drawn:
+        yield ""
+        yield f"![{page}: predicted against published]({page}.svg)"
+        yield ""
+        yield "Left out column; thin lines are 80 % intervals, and of a publication with very many figures a sample is"
+        yield f"drawn. [{page}.csv]({page}.csv) has every figure in SI."
+    by_publication: dict[str, list[Figure]] = {}
+    for one in figures:
+        by_publication.setdefault(one.case.publication, []).append(one)
+    yield from _by_publication(by_publication)
+    yield from _worst(figures, said.causes)
+    yield from _causes(figures, said.causes)
+    for publication, rows in sorted(by_publication.items()):
+        scored = [one for one in rows if one.stated.error is not None]
+        if len(scored) > LONG and any(one.case.scenario is not None for one in scored):
+            yield from _by_setting(publication, scored)
+        else:
+            yield from _each(publication, scored)
+    yield from _unscored([one for one in figures if one.stated.error is None])
+
+
+def _by_publication(by_publication: Mapping[str, Sequence[Figure]]) -> Iterator[str]:
+    def rows() -> Iterator[Sequence[str]]:
+        for publication, figures in sorted(by_publication.items()):
+            stated, unseen = (errors_of(column) for column in columns(figures))
+            if stated is not None and unseen is not None:
+                yield (
+                    publication, f"{unseen.figures:,}", *_both(stated, unseen, "mean", "median", "bias"),
+                    _percent(unseen.inside), _times(unseen.half_width),
+                )  # fmt: skip
+
+    yield from _table(
+        "By publication",
+        (
+            "publication", "figures", "mean", "median", "bias", "left out: mean", "median", "bias", "inside 80 %",
+            "half width / error",
+        ),
+        rows(),
+    )  # fmt: skip
+
+
+def _worst(figures: Sequence[Figure], causes: Sequence[RemarkFile]) -> Iterator[str]:
+    """Yield the figures that are furthest off."""
+    scored = [one for one in figures if one.unseen.error is not None]
+    scored.sort(key=lambda one: (-abs(one.unseen.error or 0.0), one.case.id))
+    reasons = [_why(one, causes) for one in scored[:WORST]]
+    yield from _table(
+        "The worst figures",
+        ("publication", "case", "metric", "published", "predicted", "as stated", "left out", "why"),
+        (
+            (
+                one.case.publication, f"`{one.case.id}`", one.unseen.metric or "", *_values(one),
+                _signed(one.stated.error), _signed(one.unseen.error),
+                "as above" if reason != NOT_KNOWN and reason in reasons[:at] else reason,
+            )
+            for at, (one, reason) in enumerate(zip(scored, reasons, strict=False))
+        ),
+    )  # fmt: skip
+
+
+def _values(one: Figure) -> tuple[str, str]:
+    name = one.unseen.metric or ""
+    unit = one.unseen.unit
+    return published_figure(name, unit, one.unseen.published), published_figure(name, unit, one.unseen.predicted)
+
+
+def _why(one: Figure, causes: Sequence[RemarkFile]) -> str:
+    """Return the first remark on a figure."""
+    return next((cause.text for cause in causes if chosen([one], cause.figures)), NOT_KNOWN)
+
+
+def _causes(figures: Sequence[Figure], causes: Sequence[RemarkFile]) -> Iterator[str]:
+    """Yield what is known of each publication's errors, and how large they are; a figure's first remark is its own."""
+    own: dict[int, list[Figure]] = {}
+    for one in figures:
+        at = next((at for at, cause in enumerate(causes) if chosen([one], cause.figures)), None)
+        if at is not None and one.unseen.error is not None:
+            own.setdefault(at, []).append(one)
+
+    def rows() -> Iterator[Sequence[str]]:
+        for at, found in sorted(own.items()):
+            errors = errors_of(one.unseen for one in found)
+            if errors is not None:
+                span = [one.unseen.error or 0.0 for one in found]
+                yield (
+                    _publications(found), _ids(found), f"{_signed(min(span))} .. {_signed(max(span))}",
+                    _percent(errors.median), causes[at].text,
+                )  # fmt: skip
+
+    yield from _table("Why", ("publication", "cases", "left out: error", "median", "what is known"), rows())
+
+
+def _each(publication: str, figures: Sequence[Figure]) -> Iterator[str]:
+    rows = (
+        (
+            f"`{one.case.id}`", _configuration(one.case), one.unseen.metric or "", *_values(one),
+            _signed(one.stated.error), _signed(one.unseen.error), _held(one),
+        )
+        for one in figures
+    )  # fmt: skip
+    headings = ("case", "configuration", "metric", "published", "predicted", "as stated", "left out", "inside 80 %")
+    yield from _table(publication, headings, rows)
+
+
+def _held(one: Figure) -> str:
+    errors = errors_of([one.unseen])
+    return "" if errors is None or errors.inside is None else "yes" if errors.inside else "no"
+
+
+def _configuration(case: Case) -> str:
+    shown = {
+        key: value for key, value in settings(case).items() if not key.startswith(NOT_SHOWN) and value != "None"
+    }  # fmt: skip
+    text = ", ".join(
+        value.split("/")[-1] if key in ("model", "cluster", "device", "workload", "scenario") else f"{key} {value}"
+        for key, value in shown.items()
+    )
+    return text.replace("_", " ")
+
+
+def _by_setting(publication: str, figures: Sequence[Figure]) -> Iterator[str]:
+    """Yield errors of many figures by each setting in turn in which they differ."""
+    known = [settings(one.case) for one in figures]
+
+    def rows() -> Iterator[Sequence[str]]:
+        seen: list[list[str]] = []
+        for key in GROUPED:
+            values = [each.get(key, "") for each in known]
+            if len(set(values)) < 2 or values in seen:
+                continue
+            seen.append(values)
+            names, group = _ranges(values)
+            for name in names:
+                found = [one for one, value in zip(figures, values, strict=True) if group(value) == name]
+                stated, unseen = (errors_of(column) for column in columns(found))
+                assert stated is not None
+                assert unseen is not None
+                yield (
+                    key.replace("_", " "), name.split("/")[-1] or "-", f"{unseen.figures:,}",
+                    *_both(stated, unseen, "mean", "median", "bias"), _percent(unseen.inside),
+                )  # fmt: skip
+
+    headings = (
+        "setting", "value", "figures", "mean", "median", "bias", "left out: mean", "median", "bias", "inside 80 %",
+    )  # fmt: skip
+    yield from _table(f"{publication}, {len(figures):,} figures", headings, rows())
+
+
+def _ranges(values: Sequence[str]) -> tuple[list[str], Callable[[str], str]]:
+    """Return the names of the groups of values in order, and the group of a value: itself, or a range of numbers."""
+    distinct = sorted(set(values), key=_order)
+    if len(distinct) <= MOST_VALUES or not all(value.isdigit() for value in distinct):
+        return distinct, str
+    parts = [part.tolist() for part in np.array_split(np.array(distinct, dtype=object), MOST_VALUES // 2)]
+    names = {value: f"{int(part[0]):,} to {int(part[-1]):,}" for part in parts for value in part}
+    return list(dict.fromkeys(names.values())), names.__getitem__
+
+
+def _order(value: str) -> tuple[bool, float, str]:
+    return (not value.isdigit(), float(value) if value.isdigit() else 0.0, value)
+
+
+def _unscored(figures: Sequence[Figure]) -> Iterator[str]:
+    """Yield figures that are only asked to lie on a side or in a range, or that have no prediction."""
+    yield from _table(
+        "Figures of a side, a range or none",
+        ("publication", "case", "metric", "published", "predicted", "verdict"),
+        (
+            (
+                one.case.publication, f"`{one.case.id}`", one.unseen.metric or "", *_values(one),
+                one.unseen.verdict + (f": {one.unseen.reason}" if one.unseen.reason else ""),
+            )
+            for one in figures
+        ),
+    )  # fmt: skip
+
+
+# ---- tables ---------------------------------------------------------------------------------------------------------
+
+
+def _table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Yield a table under its heading; nothing for no rows."""
+    lines = [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows]
+    if lines:
+        yield from ("", f"## {title}", "", f"| {' | '.join(headings)} |", f"|{'---|' * len(headings)}", *lines)
+
+
+def _both(stated: Errors, unseen: Errors, *names: str) -> tuple[str, ...]:
+    return tuple(
+        (_signed if name == "bias" else _percent)(getattr(errors, name))
+        for errors in (stated, unseen)
+        for name in names
+    )
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f} %"
+
+
+def _finely(value: float | None) -> str:
+    """Return a share to two decimals, so that it can be told from its bar."""
+    return "" if value is None else f"{100 * value:.2f} %"
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _signed(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:+.1f} %"
+
+
+def _times(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
+
+
+@click.command()
+@click.argument("cases", nargs=-1)
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder to write.")
+@click.option("--path", "search_path", multiple=True, help="Folder to search first; repeatable.")
+@click.option("--plan", default=PLAN, help="The validation file with bars and remarks.")
+def main(cases: tuple[str, ...], output: Path, search_path: tuple[str, ...], plan: str) -> None:
+    """Write the evidence of whole scenarios: figures, and pages with the tables."""
+    for path in publish(output, cases, search_path, plan):
+        click.echo(path)
+
+
+if __name__ == "__main__":
+    main()

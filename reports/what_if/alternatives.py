@@ -1,0 +1,173 @@
+"""What single changes are worth: each against the workload as it stands, not one after the other.
+
+python -m reports.what_if.alternatives insights_deepseek_v3 --output reports/what_if/insights_deepseek_v3.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from costmodel.analytic.evaluation import Evaluation, evaluate
+from costmodel.analytic.intervals import moves_of, ratio_interval
+from costmodel.api import load
+from costmodel.errors import InfeasibleError
+from costmodel.quantities import Array
+from costmodel.result import PHASES
+from costmodel.schema.what_if import Alternative, MessageFile, WhatIf, load_what_if
+from costmodel.schema.whole_files import make_folder, write_whole
+from costmodel.study.messages import answered, read_message
+from reports.waterfall import waterfall
+from reports.what_if.alternatives_page import markdown
+
+_OWN = "scenario."  # begins a path of the scenario at hand
+_ROUTED = "deepseek-v3"  # whose experts a message reaches, as of `costmodel collective`
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """One change in one scenario, or to one message: the metric without it and with it.
+
+    against: changes that both sides have; ratio: the 80 % interval of with over without, in which the errors that both
+    share cancel, null where nothing is uncertain.
+    """
+
+    term: str
+    scenario: str
+    metric: str
+    against: tuple[str, ...]
+    changes: tuple[str, ...]
+    before: float
+    after: float
+    ratio: tuple[float, float] | None
+    limit: str | None
+    cite: str | None
+
+    @property
+    def clear(self) -> bool:
+        """Tell whether the change is certain to move the metric one way."""
+        return self.before != self.after if self.ratio is None else not self.ratio[0] <= 1.0 <= self.ratio[1]
+
+
+def alternatives(what_if: WhatIf, search_path: tuple[str, ...] = ()) -> list[Worth]:
+    """Return what each change of a what-if file is worth in each of its scenarios: two evaluations each.
+
+    Raises InfeasibleError where one side cannot run.
+    """
+    found = []
+    for one in what_if.alternatives:
+        if one.file.message is not None:
+            found.append(_of_message(one, one.file.message, search_path))
+        elif one.changes:
+            scenarios = one.file.scenarios or [what_if.file.scenario]
+            found += [_of_scenario(what_if, one, scenario, search_path) for scenario in scenarios]
+    return found
+
+
+def _of_message(one: Alternative, file: MessageFile, search_path: tuple[str, ...]) -> Worth:
+    """Return what a change is worth to a message by itself, flow by flow."""
+    asked = read_message(file.kind, file.ranks, file.size, _ROUTED, search_path)
+    before, after = (
+        answered(asked, file.cluster, "flow", changes, search_path)[0].time
+        for changes in (one.against, {**one.against, **one.changes})
+    )
+    scenario = f"{file.kind} of {file.size} among {file.ranks} of {file.cluster}"
+    return Worth(
+        one.file.term, scenario, "time", _told(one.against), _told(one.changes), before, after, None, one.file.limit,
+        one.file.cite,
+    )  # fmt: skip
+
+
+def _of_scenario(what_if: WhatIf, one: Alternative, scenario: str, search_path: tuple[str, ...]) -> Worth:
+    """Return what a change is worth in a scenario."""
+    workload = what_if.file.workload
+    both = {**one.against, **one.changes}
+    without, with_it = (_side(workload, scenario, _for(scenario, each), search_path) for each in (one.against, both))
+    headline = PHASES[load(workload, search_path=search_path, scenarios=[scenario]).scenario(scenario).answers][0]
+    metric = what_if.file.metric if scenario == what_if.file.scenario else headline
+    before, after = (_value(side, metric, one, scenario) for side in (without, with_it))
+    return Worth(
+        one.file.term, scenario, metric, _told(one.against), _told(one.changes), before, after,
+        _ratio(without, with_it, metric, after / before), one.file.limit, one.file.cite,
+    )  # fmt: skip
+
+
+def _side(workload: str, scenario: str, changes: Mapping[str, object], search_path: tuple[str, ...]) -> Evaluation:
+    """Return one side of a comparison; raise InfeasibleError where it does not run."""
+    loaded = load(workload, set=changes, search_path=search_path, scenarios=[scenario])
+    point = loaded.evaluate(scenario)
+    if not np.all(point.fits):
+        raise InfeasibleError(f"{scenario} with {', '.join(_told(changes))}: {point.point().reason}")
+    chosen = loaded.scenario(scenario)
+    return evaluate(chosen, loaded.calibration(chosen))
+
+
+def _value(side: Evaluation, metric: str, one: Alternative, scenario: str) -> float:
+    value = side.metrics(None)[metric]
+    if value is None:
+        raise InfeasibleError(f"{scenario} with {one.file.term}: {metric} is not known")
+    return float(value)
+
+
+def _ratio(before: Evaluation, after: Evaluation, metric: str, point: float) -> tuple[float, float] | None:
+    """Return the 80 % interval of after over before, which always contains the ratio of the two predictions."""
+    moves = moves_of(before.families() | after.families(), 0)
+    if not moves:
+        return None
+    count = 1 + 2 * len(moves)
+    values: list[Array] = [
+        np.broadcast_to(np.asarray(side.metrics(moves)[metric], dtype=np.float64), (count,)) for side in (before, after)
+    ]
+    _, low, high = ratio_interval(*values)
+    return min(low, point), max(high, point)
+
+
+def _for(scenario: str, changes: Mapping[str, object]) -> dict[str, object]:
+    """Return changes with the paths of the scenario at hand."""
+    return {
+        f"scenarios.{scenario}.{path.removeprefix(_OWN)}" if path.startswith(_OWN) else path: value
+        for path, value in changes.items()
+    }
+
+
+def _told(changes: Mapping[str, object]) -> tuple[str, ...]:
+    """Return changes as `--set` takes them, those of the scenario at hand with NAME for it."""
+    return tuple(
+        f"{f'scenarios.NAME.{path.removeprefix(_OWN)}' if path.startswith(_OWN) else path}={_text(value)}"
+        for path, value in changes.items()
+    )
+
+
+def _text(value: object) -> str:
+    """Return a value as YAML writes it in one line."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {_text(item)}' for key, item in value.items())}}}"
+    return str(value)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the alternatives of a what-if file as a Markdown page, and print it."""
+    parser = argparse.ArgumentParser(prog="python -m reports.what_if.alternatives", description=main.__doc__)
+    parser.add_argument("name", help="what-if file, by name")
+    parser.add_argument("--output", type=Path, required=True, help="Markdown file to write")
+    parser.add_argument("--path", action="append", default=[], help="folder to search first")
+    chosen = parser.parse_args(arguments)
+    search_path = tuple(chosen.path)
+    what_if = load_what_if(chosen.name, search_path)
+    ladder = waterfall(chosen.name, search_path) if what_if.file.steps else None
+    page = markdown(what_if, alternatives(what_if, search_path), ladder)
+    again = f"\nRegenerate: `python -m reports.what_if.alternatives {chosen.name} --output {chosen.output}`\n"
+    make_folder(chosen.output.parent)
+    write_whole(chosen.output, [(page + again).encode()])
+    sys.stdout.write(page)
+
+
+if __name__ == "__main__":
+    main()

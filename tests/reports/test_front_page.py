@@ -1,0 +1,33 @@
+"""The README's tables are those that the data give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from costmodel.errors import InputError
+from reports.front.__main__ import read_validation, rows_of, tables, with_tables
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_tables_of_the_readme_are_those_of_the_data() -> None:
+    made = tables(read_validation(ROOT / "reports" / "validation"))
+    assert with_tables(README, made) == README, "run `python -m reports.front` as the README's end says"
+
+
+def test_every_compared_figure_is_in_the_figure() -> None:
+    classes = read_validation(ROOT / "reports" / "validation")
+    assert sum(len(row.errors) for row in rows_of(classes)) == sum(map(len, classes.values()))
+
+
+def test_a_folder_without_the_report_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"costmodel\.report\.validation"):
+        read_validation(tmp_path)
+
+
+def test_a_readme_without_marks_is_an_error() -> None:
+    with pytest.raises(InputError, match="accuracy"):
+        with_tables("# nothing", {"accuracy": "| |"})

@@ -1,0 +1,69 @@
+"""The published what-ifs: the page, its figures, and how a few of them follow from what the model says."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+from costmodel.report.style import styled
+from costmodel.schema.files import load_model
+from costmodel.workload.counting import kv_bytes_per_token
+from reports.what_if.alternatives import Worth
+from reports.what_if.hardware import of_dollars
+from reports.what_if.model import MODELS, of_cache
+from reports.what_if.recommendations import of_recommendations
+
+FOLDER = Path(__file__).resolve().parents[2] / "reports" / "what_if"
+
+
+@pytest.fixture(autouse=True)
+def _style():
+    with styled():
+        yield
+
+
+def rows(asked):
+    return list(csv.DictReader(io.StringIO(asked.drawn.data[""].decode())))
+
+
+def test_the_published_page_shows_every_figure_with_its_data() -> None:
+    page = (FOLDER / "README.md").read_text(encoding="utf-8")
+    drawn = set(re.findall(r"\]\((\w+)\.svg\)", page))
+    assert drawn == {path.stem for path in FOLDER.glob("*.svg")}
+    for name in drawn:
+        assert (FOLDER / f"{name}.csv").is_file()
+        assert f"({name}.csv)" in page
+
+
+def test_a_cache_grows_with_its_context_by_the_bytes_of_a_token() -> None:
+    asked = of_cache()
+    for name in MODELS:
+        each = float(kv_bytes_per_token(load_model(name)))
+        own = [row for row in rows(asked) if row["curve"].startswith(f"{name} ")]
+        assert own
+        for row in own:
+            assert float(row["value"]) == each * float(row["tokens of context"])
+
+
+def test_a_token_costs_its_share_of_the_rent() -> None:
+    asked = of_dollars()
+    own = [row for row in rows(asked) if row["curve"] == "RTX 4090"]
+    per_rent = {
+        round(float(row["value"]) / float(row["rent, $ an hour"]), 9) for row in own if "batch" in row["metric"]
+    }
+    assert len(per_rent) == 1
+    assert any("0.29-1.12 $/h" in line for line in asked.says)
+
+
+def test_recommendations_are_ranked_and_what_gains_nothing_is_named() -> None:
+    def worth(term: str, after: float) -> Worth:
+        return Worth(term, "decode", "tpot", (), (), 1.0, after, (after * 0.9, after * 1.1), None, None)
+
+    asked = of_recommendations([worth("small", 0.98), worth("none", 1.0), worth("large", 0.5)], "some")
+    assert [row["bar"] for row in rows(asked)] == ["large", "small"]
+    assert [row["note"] for row in rows(asked)] == ["", "~"]
+    assert asked.says[0] == "decode: no gain by this model from none."

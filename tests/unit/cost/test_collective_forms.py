@@ -1,0 +1,193 @@
+"""Messages from fitted forms: protocols by size, copies by kind of link, and what better links change."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from builders import FRAMEWORK
+from pydantic import ValidationError
+
+from costmodel.cost.calibration import FamilyFit
+from costmodel.cost.collective import CollectiveForm
+from costmodel.cost.expert_all_to_all import LowLatencyForm, NormalForm
+from costmodel.cost.machine import Machine
+from costmodel.errors import InfeasibleError
+from costmodel.hardware import Cluster
+from costmodel.schema.files import load_node
+from costmodel.schema.message_forms import CollectiveFormFile
+from costmodel.workload.operators import Collective, Exchange, Group
+
+NODE = load_node("hgx-h800")
+LINK, NIC = NODE.intra, NODE.nic
+assert LINK.latency is not None
+assert NIC is not None
+NCCL = CollectiveForm(
+    launch=3e-6, hop=0.5, share=0.2, start=1e-5, stride=1.0, bulk=0.8, switch=1e6, sharpness=6.0, reduced=0.6
+)
+PEERS = replace(NCCL, reduced=0.0, once=0.5, twice=0.7)
+NORMAL = NormalForm(
+    launch=2e-5, hop=5.0, peer=1e-6, token=4e-7, rate=2e10, relay=3.0, share=0.7, nic=0.9, crowd=0.3, sharpness=6.0,
+    processors=20.0,
+)  # fmt: skip
+DIRECT = LowLatencyForm(
+    launch=5e-6, hop=3.0, slot=2e-8, peer=1e-7, token=1e-6, rate=5e9, share=0.55, nic=0.95, sharpness=3.0, direct=True
+)
+STEPPED = replace(NCCL, reduced=0.0, across=0.9, inside=2e-6, between=4e-6, level=8e-6)
+FORMS = [
+    (NCCL, "all_reduce"), (NCCL, "all_gather"), (STEPPED, "all_reduce"), (STEPPED, "all_gather"),
+    (NCCL, "all_to_all"), (NCCL, "send_recv"), (PEERS, "all_reduce"),
+    (NORMAL, "normal"), (DIRECT, "low_latency"), (replace(DIRECT, direct=False), "low_latency"),
+]  # fmt: skip
+
+
+def machine(link: float = 1.0, nic: float = 1.0, latency: float = 1.0, held: float = 24.0) -> Machine:
+    """Return 32 nodes whose bandwidths and latencies are multiples of the stated ones."""
+    intra = replace(LINK, bandwidth=LINK.bandwidth * link, latency=LINK.latency * latency)
+    own = replace(NIC, bandwidth=NIC.bandwidth * nic, latency=NIC.latency * latency)
+    node = replace(NODE, intra=intra, nic=own)
+    device = node.device
+    return Machine(device, FRAMEWORK, device.processors - held, cluster=Cluster(node.name, node, 32.0, None))
+
+
+def operator(kind: str, size, ranks: float):
+    """Return a collective of `size` bytes, or an exchange of as many bytes in tokens of 7,168."""
+    if kind in ("normal", "low_latency"):
+        return Exchange("dispatch", size / 7168, 7392.0, 8, 256.0, 1.0, 1, Group(ranks), kind, 1.0, "moe_dispatch")
+    return Collective(kind, kind, size, Group(ranks))
+
+
+def seconds(form, kind: str, size, ranks: float = 8.0, on: Machine | None = None):
+    return form.time(operator(kind, size, ranks), machine() if on is None else on).seconds
+
+
+@pytest.mark.parametrize(("form", "kind"), FORMS)
+@pytest.mark.parametrize("ranks", [2.0, 8.0, 64.0])
+def test_better_links_are_never_slower_and_some_link_matters(form, kind, ranks):
+    sizes = np.geomspace(7168.0, 1e9, 40)
+    before = seconds(form, kind, sizes, ranks)
+    faster = [
+        seconds(form, kind, sizes, ranks, machine(**{name: factor}))
+        for name, factor in (("link", 4.0), ("nic", 4.0), ("latency", 0.25))
+    ]
+    assert all(np.all(each <= before * (1 + 1e-12)) for each in faster)
+    assert np.all(np.min(faster, axis=0) < before)
+
+
+@pytest.mark.parametrize(("form", "kind"), FORMS)
+def test_a_group_of_one_takes_no_time_and_an_array_what_each_takes(form, kind):
+    assert seconds(form, kind, 1e6, 1.0) == 0
+    sizes = np.array([0.0, 7168.0, 1e6, 1e8])
+    each = [seconds(form, kind, float(size), 16.0) for size in sizes]
+    assert seconds(form, kind, sizes, 16.0) == pytest.approx(each, rel=1e-12)
+    assert np.isfinite(each).all()
+
+
+@pytest.mark.parametrize(("form", "kind"), FORMS)
+def test_what_is_fixed_is_what_an_empty_message_takes(form, kind):
+    time = form.time(operator(kind, 1e6, 8.0), machine())
+    assert 0 < time.fixed < time.seconds
+    assert time.network == pytest.approx(time.seconds - time.fixed)
+
+
+def test_a_large_message_gets_the_share_of_large_ones_and_a_small_one_its_steps():
+    volume = 7 / 8 * 1e9
+    assert seconds(NCCL, "all_gather", 1e9) == pytest.approx(
+        3e-6 + 1e-5 + volume / (0.8 * LINK.bandwidth) + 7 * LINK.latency, rel=1e-3
+    )
+    assert seconds(NCCL, "all_gather", 64.0) == pytest.approx(3e-6 + 7 * 0.5 * LINK.latency, rel=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["all_gather", "reduce_scatter"])
+def test_rings_over_nodes_wait_at_every_rank(kind):
+    """512 ranks on 64 nodes: 448 steps inside a node and 63 to another one, and nearly all bytes over the links."""
+    wire = 511 / 512 * 1e8 / (0.8 * LINK.bandwidth)
+    steps = 448 * 2e-6 + 63 * (4e-6 + NIC.latency)
+    assert seconds(STEPPED, kind, 1e8, 512.0) == pytest.approx(3e-6 + 1e-5 + wire + steps, rel=1e-9)
+
+
+def test_an_all_reduce_over_nodes_takes_a_tree_where_a_ring_has_more_steps():
+    """On 64 nodes a tree has six levels and seven steps inside a node, where a ring has 63 and 448."""
+
+    def waits(ranks: float) -> float:
+        whole = seconds(STEPPED, "all_reduce", 1e8, ranks)
+        bandwidth = min(STEPPED.bulk * LINK.bandwidth, 8 * STEPPED.across * NIC.bandwidth)
+        return whole - STEPPED.launch - STEPPED.start - 2 * (ranks - 1) / ranks * 1e8 / bandwidth
+
+    assert waits(512.0) == pytest.approx(2 * (7 * 2e-6 + 6 * (8e-6 + NIC.latency)), rel=1e-6)
+    assert waits(16.0) == pytest.approx(2 * (7 * 2e-6 + 8e-6 + NIC.latency), rel=1e-6)
+
+
+def test_steps_between_nodes_are_stated_together():
+    known = {
+        "kind": "collective", "launch": "1 us", "hop": 0.5, "share": 0.5, "start": "1 us", "stride": 1.0, "bulk": 0.5,
+        "switch": "1 MB", "sharpness": 2.0,
+    }  # fmt: skip
+    assert CollectiveFormFile(**known, inside="2 us", between="4 us", level="8 us").between == pytest.approx(4e-6)
+    with pytest.raises(ValidationError, match="stated together: between, level is missing"):
+        CollectiveFormFile(**known, inside="2 us")
+
+
+def test_steps_between_nodes_change_nothing_inside_one():
+    for kind in ("all_reduce", "all_gather", "all_to_all"):
+        plain = replace(STEPPED, inside=0.0, between=0.0, level=0.0)
+        assert seconds(STEPPED, kind, 1e8, 8.0) == seconds(plain, kind, 1e8, 8.0)
+
+
+def test_switches_that_add_up_halve_what_a_large_all_reduce_sends():
+    ring = replace(NCCL, reduced=0.0)
+    assert seconds(ring, "all_reduce", 1e9) / seconds(NCCL, "all_reduce", 1e9) == pytest.approx(
+        (14 / 8 / 0.8) / (9 / 8 / 0.6), rel=0.01
+    )
+    assert seconds(NCCL, "all_reduce", 1e9, 64.0) == seconds(ring, "all_reduce", 1e9, 64.0)
+
+
+def test_reading_all_peers_at_once_wins_small_and_in_two_steps_large():
+    once, twice = replace(PEERS, twice=1e-9), replace(PEERS, once=1e-9)
+    assert seconds(PEERS, "all_reduce", 1e4) == seconds(once, "all_reduce", 1e4)
+    assert seconds(PEERS, "all_reduce", 6e5) == seconds(twice, "all_reduce", 6e5)
+
+
+def test_without_peer_access_large_messages_pass_the_host():
+    node = load_node("rtx-4090-x8")
+    staged = replace(NCCL, staged=0.5)
+
+    def bandwidth(peer_to_peer: bool) -> float:
+        cluster = Cluster("box", replace(node, peer_to_peer=peer_to_peer), 1.0, None)
+        on = Machine(node.device, FRAMEWORK, node.device.processors, cluster=cluster)
+        return 1e9 / seconds(staged, "send_recv", 1e9, 2.0, on)
+
+    assert bandwidth(peer_to_peer=True) == pytest.approx(0.8 * node.intra.bandwidth, rel=0.01)
+    assert bandwidth(peer_to_peer=False) == pytest.approx(0.5 * node.intra.bandwidth / 2, rel=0.01)
+
+
+def test_calls_follow_each_other():
+    fit = FamilyFit(basis="fitted", form=NCCL)
+    once, thrice = operator("all_gather", 1e6, 8.0), replace(operator("all_gather", 1e6, 8.0), calls=3.0)
+    assert fit.fitted_time(NCCL, thrice, machine()).seconds == 3 * fit.fitted_time(NCCL, once, machine()).seconds
+
+
+def test_more_processors_move_tokens_faster_until_the_links_bind():
+    held = [float(seconds(NORMAL, "normal", 1e9, 8.0, machine(held=count))) for count in (1.0, 2.0, 24.0, 64.0)]
+    assert held == sorted(held, reverse=True)
+    assert held[0] / held[1] == pytest.approx(2.0, rel=0.02)
+    assert held[2] / held[3] < 1.2
+
+
+def test_where_a_scenario_holds_no_processors_the_library_s_own_number_is_taken():
+    assert seconds(NORMAL, "normal", 1e8, 8.0, machine(held=0.0)) == seconds(
+        NORMAL, "normal", 1e8, 8.0, machine(held=20.0)
+    )
+
+
+def test_kernels_that_send_everything_over_the_nic_do_not_know_the_links_inside():
+    first = replace(DIRECT, direct=False)
+    assert seconds(first, "low_latency", 1e7, 8.0) > 2 * seconds(DIRECT, "low_latency", 1e7, 8.0)
+    assert seconds(first, "low_latency", 1e7, 8.0, machine(link=10.0)) == seconds(first, "low_latency", 1e7, 8.0)
+
+
+def test_a_message_without_a_cluster_is_an_error():
+    alone = replace(machine(), cluster=None)
+    with pytest.raises(InfeasibleError, match="all_gather: nothing says how its ranks are joined"):
+        seconds(NCCL, "all_gather", 1e6, 8.0, alone)

@@ -1,0 +1,130 @@
+"""Fits of attention kernels to times made with known parameters: these come back, and unseen shapes are predicted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from builders import DEVICE, FRAMEWORK
+
+from costmodel.cost.calibration import Calibration, Form
+from costmodel.cost.form_registry import FORMS
+from costmodel.cost.machine import Machine
+from costmodel.cost.residual import Nearness, Residual
+from costmodel.fitting.family_fit import Recipe, Samples, fit_family, fold_numbers
+from costmodel.measurements.row_group import Mapped
+from costmodel.quantities import Array
+from costmodel.workload.operators import AttentionCore, MixedAttention, Operator
+
+CHOICES = {
+    "prefill": {"packed": False, "splits": "never", "tiles": ((64, 128),)},
+    "decode": {"packed": True, "splits": "fa3", "rows": 64, "elements": 32_768, "slots": 1},
+    "varlen": {"tile": (64, 128), "slots": 2},
+}
+TRUTH = {
+    "prefill": {"launch": 5e-6, "compute": 0.6, "memory": 0.8, "fill": 3000.0, "alone": 0.7},
+    "decode": {"launch": 5e-6, "compute": 0.5, "memory": 0.9, "combine": 4e-6, "fill": 3000.0},
+    "varlen": {"launch": 5e-6, "compute": 0.6, "memory": 0.8, "fill": 3000.0},
+}
+ROWS = 600
+
+
+def core(family: str, sequences: Array, heads: Array, rows: Array, keys: Array, kv_heads: Array) -> AttentionCore:
+    pairs = rows * (keys - rows) + rows * (rows + 1) / 2
+    traffic = sequences * (heads * rows + kv_heads * keys) * 512.0
+    return AttentionCore(
+        "core",
+        sequences,
+        heads,
+        rows,
+        pairs,
+        256.0,
+        "bf16",
+        traffic,
+        family,
+        kv_heads=kv_heads,
+        keys=keys,
+        cached=512.0,
+    )
+
+
+def shapes(kind: str, draw: np.random.Generator) -> Operator:
+    """Return `ROWS` shapes of a kind."""
+
+    def powers(low: int, high: int) -> Array:
+        return np.exp2(draw.integers(low, high, ROWS)).astype(np.float64)
+
+    kv_heads, keys = powers(0, 4), np.exp2(draw.uniform(4, 14, ROWS)).round()
+    heads = kv_heads * powers(0, 4)
+    if kind == "decode":
+        return core("attention_decode", powers(0, 8), heads, np.ones(ROWS), keys, kv_heads)
+    chunk = core("attention_prefill", powers(0, 4), heads, keys, keys, kv_heads)
+    if kind == "prefill":
+        return chunk
+    decode = core("attention_decode", powers(0, 7), heads, np.ones(ROWS), np.exp2(draw.uniform(4, 13, ROWS)), kv_heads)
+    return MixedAttention("mixed", (replace(chunk, sequences=np.ones(ROWS)), decode))
+
+
+def made(kind: str, *, noise: float = 0.0) -> tuple[Samples, dict[str, float]]:
+    """Return times that a form with known parameters gives, with normal scatter of its logarithm."""
+    draw = np.random.default_rng(7)
+    operator = shapes(kind, draw)
+    values = {name: bounds.start for name, bounds in FORMS[kind].bounds.items()} | TRUTH[kind]
+    form: Form = FORMS[kind].build(values, CHOICES[kind])
+    seconds = np.asarray(form.time(operator, Machine(DEVICE, FRAMEWORK, DEVICE.processors)).seconds)
+    part = Mapped(operator.family, np.arange(ROWS), DEVICE, (operator,))
+    parts = operator.parts[0] if isinstance(operator, MixedAttention) else operator
+    groups = np.array([f"{a:g}x{b:g}" for a, b in zip(parts.heads, parts.kv_heads, strict=True)], dtype=np.object_)
+    times = seconds * np.exp(noise * draw.standard_normal(ROWS))
+    return Samples(operator.family, (part,), times, groups, Calibration(), FRAMEWORK), values
+
+
+@pytest.mark.parametrize("kind", ["prefill", "decode", "varlen"])
+def test_known_parameters_come_back(kind: str) -> None:
+    samples, values = made(kind)
+    fitted = fit_family(samples, Recipe(kind, CHOICES[kind]))
+    assert fitted.errors["form"].mean < 0.02
+    assert fitted.errors["residual"].mean < 0.02
+    for name in ("launch", "compute"):
+        assert fitted.estimate.values[name] == pytest.approx(values[name], rel=0.1), name
+
+
+def test_head_configurations_that_were_held_out_are_predicted_within_the_scatter() -> None:
+    samples, _ = made("decode", noise=0.03)
+    fitted = fit_family(samples, Recipe("decode", CHOICES["decode"]))
+    assert 0.015 < fitted.errors["residual"].mean < 0.045
+    assert fitted.errors["roofline"].mean > 5 * fitted.errors["residual"].mean
+    assert abs(fitted.errors["residual"].bias) < 0.02
+
+
+def test_a_residual_learns_what_the_form_leaves_out() -> None:
+    samples, _ = made("decode")
+    operator = samples.parts[0].operators[0]
+    assert isinstance(operator, AttentionCore)
+    wavy = replace(samples, seconds=samples.seconds * np.exp(0.3 * np.sin(np.log2(operator.keys) / 2)))
+    fitted = fit_family(wavy, Recipe("decode", CHOICES["decode"]))
+    assert fitted.errors["residual"].mean < 0.5 * fitted.errors["form"].mean
+    assert len(fitted.residual.weights) <= 64
+
+
+def test_rows_of_a_head_configuration_are_held_out_together() -> None:
+    samples, _ = made("prefill")
+    folds = fold_numbers(samples.groups)
+    assert all(len(set(folds[samples.groups == group])) == 1 for group in set(samples.groups))
+
+
+def test_some_rows_of_a_mixed_kernel_keep_their_own_parts() -> None:
+    samples, _ = made("varlen")
+    some = samples.take(samples.groups == samples.groups[0])
+    (part,) = some.parts
+    (operator,) = part.operators
+    assert isinstance(operator, MixedAttention)
+    assert all(len(np.atleast_1d(each.keys)) == len(some) for each in operator.parts)
+
+
+def test_the_spread_is_narrow_near_a_support_and_whole_far_from_all() -> None:
+    at_128_keys = Residual(("keys",), np.array([2.0]), np.array([[7.0]]), np.array([0.1]))
+    nearness = Nearness(near=0.5, far=1.5, share=0.4)
+    distances = np.asarray(at_128_keys.distance((np.array([7.0, 8.0, 9.0, 15.0]),)))
+    assert nearness.width(distances).tolist() == pytest.approx([0.4, 0.4, 0.7, 1.0])
