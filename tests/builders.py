@@ -21,7 +21,7 @@ from costmodel.hardware import (
     Power,
     Price,
 )
-from costmodel.network.group_links import Path
+from costmodel.network.group_links import GroupLinks
 from costmodel.quantities import Quantity
 from costmodel.result import Point
 from costmodel.workload.architecture import (
@@ -235,9 +235,9 @@ def with_level(device: Device, name: str, bandwidth: Quantity, capacity: Quantit
 
 def way(
     size: float, local: float, inner: float = 200e9, outer: float = 50e9, latencies: tuple[float, float] = (1e-6, 3e-6)
-) -> Path:
+) -> GroupLinks:
     """Return a group's path with `local` ranks on each node. latencies: inside and between nodes."""
-    return Path(size, local, size / local, inner, outer, *latencies)
+    return GroupLinks(size, local, size / local, inner, outer, *latencies)
 
 
 def spreads(low: float, median: float, high: float, families: tuple[str, ...] = FAMILIES) -> Calibration:

@@ -13,7 +13,7 @@ import numpy as np
 
 from costmodel.calibration.residual_files import read_residuals
 from costmodel.cost.calibration import Calibration, FamilyFit, Form, Spread
-from costmodel.cost.form_registry import FORMS, stated
+from costmodel.cost.form_registry import FORMS, freeze
 from costmodel.cost.residual import Domain, Nearness, Residual
 from costmodel.errors import InputError, Location, Problem
 from costmodel.hardware import Device
@@ -23,10 +23,10 @@ from costmodel.schema.calibration import FamilyFitFile, FitsFile
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.forms import FormFile
 from costmodel.schema.framework import FrameworkFile
-from costmodel.schema.references import FOLDERS, Library, near, shown
+from costmodel.schema.references import FOLDERS, Library, shown, suggest
 from costmodel.schema.strict import Strict
 from costmodel.schema.tree import Tree
-from costmodel.workload.operators import PRODUCTS, product_family
+from costmodel.workload.operators import GEMM_FAMILIES, gemm_family
 from costmodel.workload.scenario import Framework
 
 File = TypeVar("File", bound=Strict)
@@ -40,15 +40,18 @@ _KIND = "calibrations"
 # Kernels of a variant that nobody measured are nearest to those of another: the same products in the other 16-bit
 # format, the same cache in the products' format, FP8 with the other kind of scales.
 _NEAREST = {"fp16": ("bf16",), "bf16": ("fp16",), "fp8": ("fp8_block",), "fp8_block": ("fp8",)}
-_CORES = ("attention_prefill", "attention_decode")  # whose FP8 kernels read a cache as narrow as those of 16 bits may
-_STREAMING = "elementwise"
+_ATTENTION = (
+    "attention_prefill",
+    "attention_decode",
+)  # whose FP8 kernels read a cache as narrow as those of 16 bits may
+_ELEMENTWISE = "elementwise"
 # Families whose kernels stand in for those that a device has no fit of. Backward cores run at a measured share of the
 # forward ones' rate; a batched product is a product of several groups; one that expands narrow weights reads them as
 # they are stored and multiplies as the plain one does.
 GRADIENTS = {"attention_backward": "attention_prefill", "mla_backward": "mla_prefill"}
-_EXPANDING = {product_family(family, weight_only=True): family for family in PRODUCTS}
-_BORROWED = {**GRADIENTS, **_EXPANDING, "bmm": "gemm"}
-_STREAMS = ("activation", "add", "norm", "rotary")  # a kernel of another kind streams as these do
+_EXPANDING = {gemm_family(family, weight_only=True): family for family in GEMM_FAMILIES}
+_SUBSTITUTES = {**GRADIENTS, **_EXPANDING, "bmm": "gemm"}
+_ELEMENTWISE_KINDS = ("activation", "add", "norm", "rotary")  # a kernel of another kind streams as these do
 
 
 def load_calibration(
@@ -76,8 +79,8 @@ def load_calibration(
 def _loaded(
     device: str, implementations: tuple[tuple[str, tuple[str, ...]], ...], roots: tuple[Path, ...]
 ) -> Calibration:
-    shelf = Shelf(Library(roots))
-    fits = Fits(shelf, device, dict(implementations))
+    shelf = FitStore(Library(roots))
+    fits = FitLookup(shelf, device, dict(implementations))
     return Calibration(ROOFLINE, fits, fits.notes)
 
 
@@ -96,7 +99,7 @@ def basis_of(device: str, search_path: Sequence[str | Path] = ()) -> str:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Held:
+class DeviceFits:
     """A calibration file with its residuals, and the device that it is of."""
 
     file: FitsFile
@@ -113,7 +116,7 @@ class Held:
         return replace(family_fit(family, basis, self.residuals.get(key)), source=source)
 
 
-def _check_axes(path: Path, held: Held) -> None:
+def _check_axes(path: Path, held: DeviceFits) -> None:
     """Raise InputError where a family's domain or residual is not over the axes of its form."""
     for key, family in held.file.families.items():
         if family.form is None:
@@ -148,23 +151,23 @@ def nearest_keys(family: str, variant: str) -> tuple[str, ...]:
 
 def nearest_variants(family: str, variant: str) -> tuple[str, ...]:
     """Return the variants of a family whose kernels stand in for those of `variant`, the most alike first."""
-    if family == _STREAMING:
-        return tuple(kind for kind in _STREAMS if kind != variant)
+    if family == _ELEMENTWISE:
+        return tuple(kind for kind in _ELEMENTWISE_KINDS if kind != variant)
     plain = variant.removesuffix("_narrow").removesuffix("_turned").removesuffix("_masked")
     own: tuple[str, ...] = () if plain == variant else (plain,)
-    if variant == "fp8" and family in _CORES:
+    if variant == "fp8" and family in _ATTENTION:
         own = ("bf16_narrow",)
     return own + _NEAREST.get(plain, ())
 
 
-class Shelf:
+class FitStore:
     """Reads calibration files, each once, and the chain of devices that a device borrows from."""
 
     def __init__(self, library: Library) -> None:
         self._library = library
-        self._held: dict[str, Held | None] = {}
+        self._held: dict[str, DeviceFits | None] = {}
 
-    def held(self, device: str, implementation: str) -> Held | None:
+    def device_fits(self, device: str, implementation: str) -> DeviceFits | None:
         """Return the file `calibrations/DEVICE/IMPLEMENTATION`; None where there is none.
 
         An implementation may name the device itself, as `DEVICE/IMPLEMENTATION`.
@@ -190,7 +193,7 @@ class Shelf:
             return {}
         return read(self._library, _KIND, COMPOSITION, FitsFile).families
 
-    def across(self, kin: str, family: str, variant: str) -> Spread | None:
+    def source_agreement(self, kin: str, family: str, variant: str) -> Spread | None:
         """Return how far two sources differ that timed the same kernels; None without a file.
 
         kin: `same` or `other` library. That of the very variant, else of its family, else of all kernels.
@@ -207,7 +210,7 @@ class Shelf:
         That of the device, else of those that it inherits from in turn, else that of no device in particular.
         """
         for owner, _ in self.chain(device):
-            held = self.held(owner, BACKWARD)
+            held = self.device_fits(owner, BACKWARD)
             if held is not None and family in held.file.families:
                 return family_fit(held.file.families[family], "transferred")
         return family_fit(read(self._library, _KIND, BACKWARD, FitsFile).families[family], "transferred")
@@ -216,23 +219,23 @@ class Shelf:
         """Return the device with its default implementations, then those that it inherits from in turn."""
         return list(_chain(self._library, device))
 
-    def _read(self, device: str, name: str) -> Held:
+    def _read(self, device: str, name: str) -> DeviceFits:
         file = read(self._library, _KIND, name, FitsFile)
         stored = file.residuals
         path = self._library.find(name, _KIND)
-        held = Held(file, {} if stored is None else read_residuals(path.parent / stored), device)
+        held = DeviceFits(file, {} if stored is None else read_residuals(path.parent / stored), device)
         _check_axes(path, held)
         return held
 
 
-class Fits(Mapping[str, FamilyFit]):
+class FitLookup(Mapping[str, FamilyFit]):
     """The fits of a device by `family/variant` and by family, each looked up when it is first asked for.
 
     chosen: implementations that stand before the device's defaults, by family or `family/variant`; of several the first
     that the device has, else that a device has which it inherits from.
     """
 
-    def __init__(self, shelf: Shelf, device: str, chosen: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, shelf: FitStore, device: str, chosen: Mapping[str, Sequence[str]]) -> None:
         self._shelf, self._device, self._chosen = shelf, device, chosen
         self._chain = shelf.chain(device)
         base = shelf.roofline()
@@ -265,7 +268,7 @@ class Fits(Mapping[str, FamilyFit]):
         family, _, variant = key.partition("/")
         fit = self._in_family(key, set())
         if fit is None and variant:
-            fit = self._borrowed(family, variant)
+            fit = self._substitute(family, variant)
         return self._base.get(family) if fit is None and not variant else fit
 
     def _in_family(self, key: str, seen: set[str]) -> FamilyFit | None:
@@ -276,11 +279,11 @@ class Fits(Mapping[str, FamilyFit]):
         family, _, variant = key.partition("/")
         seen.add(key)
         stated = self._stated(key)
-        if stated is not None or not (variant or family == _STREAMING):
+        if stated is not None or not (variant or family == _ELEMENTWISE):
             return stated
         for other in nearest_keys(family, variant):
             fit = None if other in seen else self._in_family(other, seen)
-            if fit is not None and (fit.form is not None or family == _STREAMING):
+            if fit is not None and (fit.form is not None or family == _ELEMENTWISE):
                 return replace(fit, basis="transferred")
         return None
 
@@ -299,15 +302,20 @@ class Fits(Mapping[str, FamilyFit]):
                     return fit
         return None
 
-    def _borrowed(self, family: str, variant: str) -> FamilyFit | None:
+    def _substitute(self, family: str, variant: str) -> FamilyFit | None:
         """Return the fit of the family whose kernels stand in for those of one that the device has none of."""
-        lender = _BORROWED.get(family)
+        lender = _SUBSTITUTES.get(family)
         fit = None if lender is None else self.get(f"{lender}/{variant}" if variant else lender)
         if fit is None or fit.form is None:
             return None
         if family in GRADIENTS:
             gradient = self._shelf.backward(family, self._device)
-            fit = replace(fit, compute=gradient.compute, query=gradient.query, spread=gradient.spread)
+            fit = replace(
+                fit,
+                compute=gradient.compute,
+                extra_keys_per_query=gradient.extra_keys_per_query,
+                spread=gradient.spread,
+            )
         return replace(fit, basis="transferred")
 
     def _by_name(self, key: str, wanted: Sequence[str]) -> FamilyFit | None:
@@ -315,7 +323,7 @@ class Fits(Mapping[str, FamilyFit]):
         family, named = key.partition("/")[0], " or ".join(wanted)
         is_known = False
         for device, each in itertools.product((device for device, _ in self._chain), wanted):
-            held = self._shelf.held(device, each)
+            held = self._shelf.device_fits(device, each)
             fit = None if held is None else self._of(held, key)
             is_known = is_known or held is not None
             if fit is not None:
@@ -328,12 +336,12 @@ class Fits(Mapping[str, FamilyFit]):
         self._note(f"{unknown}; the nearest fit stands in, or the roofline")
         return None
 
-    def _defaults(self, place: int, named: str) -> Iterator[Held]:
+    def _defaults(self, place: int, named: str) -> Iterator[DeviceFits]:
         """Yield the files of a device's default: its own, or those of the devices it borrows from, each when asked."""
         chain = [device for device, _ in self._chain[place:]]
         is_known = False
         for device in chain:
-            held = self._shelf.held(device, named)
+            held = self._shelf.device_fits(device, named)
             if held is not None:
                 is_known = True
                 yield held
@@ -341,10 +349,10 @@ class Fits(Mapping[str, FamilyFit]):
             device = chain[0]
             raise InputError.single(
                 f"devices/{device} names `{named}`, but there is no {_KIND}/{device}/{named}",
-                hint=near(named, self._shelf.names(device)), field="calibration.default",
+                hint=suggest(named, self._shelf.names(device)), field="calibration.default",
             )  # fmt: skip
 
-    def _of(self, held: Held, key: str) -> FamilyFit | None:
+    def _of(self, held: DeviceFits, key: str) -> FamilyFit | None:
         """Return a file's fit of the very variant, else of the family as a whole."""
         fit = held.fit(key, self._device)
         return held.fit(key.partition("/")[0], self._device) if fit is None else fit
@@ -372,7 +380,7 @@ def _chain(library: Library, device: str) -> Iterator[tuple[str, Mapping[str, st
         read(library, "devices", following, DeviceFile)  # raises what is wrong with it
         own = library.own(library.find(following, "devices"), "device")
         yield following, _named(own)
-        lender = _lender(own)
+        lender = _donor(own)
         following = None if lender is None else lender.removeprefix("devices/")
 
 
@@ -383,7 +391,7 @@ def _named(own: Tree) -> dict[str, str]:
     return {} if default is None else {key: str(named.value) for key, named in default.value.items()}
 
 
-def _lender(own: Tree) -> str | None:
+def _donor(own: Tree) -> str | None:
     """Return the device from which this one inherits, as its file says, else the one that the file extends."""
     calibration, base = own.child("calibration"), own.child("extends")
     stated = None if calibration is None else calibration.child("inherit")
@@ -420,7 +428,7 @@ def family_fit(file: FamilyFitFile, basis: str, residual: Residual | None = None
     nearness = None if stated is None else Nearness(float(stated.near), float(stated.far), float(stated.share))
     return FamilyFit(
         file.compute, file.memory, file.network, file.launch, spread, basis, form, residual, _domain(file), nearness,
-        query=file.query_keys,
+        extra_keys_per_query=file.query_keys,
     )  # fmt: skip
 
 
@@ -429,7 +437,7 @@ def _form(file: FormFile) -> Form:
     kind = FORMS[file.kind]
     given = {name: value for name, value in file.model_dump().items() if value is not None and name != "kind"}
     values = {name: float(value) for name, value in given.items() if name in kind.names}
-    return kind.build(values, {name: stated(value) for name, value in given.items() if name not in kind.names})
+    return kind.build(values, {name: freeze(value) for name, value in given.items() if name not in kind.names})
 
 
 def _domain(file: FamilyFitFile) -> Domain | None:

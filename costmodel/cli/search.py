@@ -12,7 +12,7 @@ from costmodel.errors import InfeasibleError, InputError, LayoutError
 
 if TYPE_CHECKING:
     from costmodel.api import Workload
-    from costmodel.study.goals import Found
+    from costmodel.study.goals import SearchResult
 
 
 @click.command("search")
@@ -60,7 +60,7 @@ def command(
         loaded.changed(pins)
     chosen = _chosen(loaded, workload, scenarios, narrow=bool(objective or wanted.constraints))
     numbers = _numbers(devices)
-    found: list[Found] = []
+    found: list[SearchResult] = []
     with progress("search") as told:
         for name in chosen:
 

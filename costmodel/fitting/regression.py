@@ -95,7 +95,7 @@ def _standard_errors(jacobian: Array, misses: Array, active: npt.NDArray[np.int_
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Share:
+class KernelShare:
     """How a row's time depends on one kernel in it: its features and its share of the row's predicted time."""
 
     features: Array  # (rows, axes)
@@ -103,7 +103,7 @@ class Share:
 
 
 def residual(
-    shares: Sequence[Share],
+    shares: Sequence[KernelShare],
     misses: Array,
     axes: tuple[str, ...],
     lengths: Array,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from costmodel.calibration.row_prediction import Predictions, predict_mapped
-from costmodel.measurements.exclusions import Omission, screen
+from costmodel.measurements.exclusions import Exclusion, screen
 from costmodel.measurements.row_group import Catalogue
 from costmodel.measurements.tables import Table
 from costmodel.quantities import Indices
@@ -48,7 +48,7 @@ class Evaluation:
     """The scores of a table's groups, and which of its rows they leave out."""
 
     scores: Sequence[Score]
-    left_out: Sequence[Omission]
+    left_out: Sequence[Exclusion]
 
     def document(self) -> dict[str, Any]:
         """Return the evaluation as JSON holds it."""

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from costmodel import __version__
 from costmodel.analytic.blocks import take
 from costmodel.analytic.grid import evaluate_grid
-from costmodel.analytic.infeasibility import refusals
+from costmodel.analytic.infeasibility import infeasibilities
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import CostModelError
 from costmodel.quantities import Array
@@ -226,7 +226,7 @@ def _names(piece: Piece) -> dict[str, npt.NDArray[Any]]:
     found["fits"] = codes == FITS
     reason = np.array(["", *REASONS[1:]])[codes]
     if np.any(codes == BAD_LAYOUT):
-        reason = np.where(codes == BAD_LAYOUT, refusals(scenario, sizes).reshape(-1), reason)
+        reason = np.where(codes == BAD_LAYOUT, infeasibilities(scenario, sizes).reshape(-1), reason)
     found["reason"] = reason
     return found
 

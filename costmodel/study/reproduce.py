@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, get_args
 from costmodel.errors import CostModelError, InputError, Problem
 from costmodel.schema import SI
 from costmodel.schema.case import Case, CaseClass, Expectation, sound_cases
-from costmodel.schema.references import Library, near
+from costmodel.schema.references import Library, suggest
 from costmodel.schema.tree import plain
 from costmodel.study.predictions import Prediction, Value, going_with, predict
 from costmodel.units import base_unit
@@ -78,7 +78,9 @@ def load_cases(
     known = get_args(CaseClass)
     for wanted in classes:
         if wanted not in known:
-            raise InputError.single(f"no class of cases is named {wanted!r}", hint=near(wanted, known), field="--class")
+            raise InputError.single(
+                f"no class of cases is named {wanted!r}", hint=suggest(wanted, known), field="--class"
+            )
     found, everything, problems = _load(names, search_path)
     kept = [case for case in found if not classes or case.case_class in classes]
     others = {expected.baseline for case in kept for expected in case.expect} - {case.id for case in kept}
@@ -103,7 +105,7 @@ def _load(names: Sequence[str], search_path: Sequence[str]) -> tuple[list[Case],
             problems.extend(whole[1])
         elif not found:
             known = [*shipped, *(case.id for case in everything)]
-            raise InputError.single(f"no case or case file {name!r}", hint=near(name, known))
+            raise InputError.single(f"no case or case file {name!r}", hint=suggest(name, known))
         chosen.extend(found)
     return chosen, [*everything, *chosen], problems
 
@@ -210,7 +212,7 @@ def _widened(found: Comparison, more: Mapping[str, tuple[float, float]]) -> Comp
 def _relative(found: Value, case: Case, expected: Expectation, predictions: Mapping[str, Prediction]) -> Value:
     """Return a prediction over that of the baseline; errors of the two are not independent, so without an interval."""
     if expected.baseline is None or expected.baseline not in predictions:
-        hint = near(str(expected.baseline), list(predictions))
+        hint = suggest(str(expected.baseline), list(predictions))
         raise InputError.single(f"no baseline case {expected.baseline!r} is compared here", hint=hint)
     metric = expected.baseline_metric or expected.metric
     other = predictions[expected.baseline].value(metric, case.conventions).value

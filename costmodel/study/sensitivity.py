@@ -21,7 +21,7 @@ from costmodel.quantities import Array
 from costmodel.result import PHASES
 from costmodel.schema.fields import NumberType
 from costmodel.schema.quantity import SI, Whole
-from costmodel.schema.references import near
+from costmodel.schema.references import suggest
 
 SCHEMA = "costmodel/sensitivity@1"
 STEP = 0.01  # of a parameter, each way: small against its kinks, large against rounding
@@ -74,7 +74,7 @@ def sensitivities(workload: Workload, scenario: str, metric: str) -> list[Sensit
     """
     _, names = PHASES[workload.scenario(scenario).answers]
     if metric not in names:
-        raise InputError.single(f"scenario {scenario} has no metric {metric!r}", hint=near(metric, names))
+        raise InputError.single(f"scenario {scenario} has no metric {metric!r}", hint=suggest(metric, names))
     point = workload.evaluate(scenario)
     base = point.metrics[metric]
     if base is None:

@@ -12,14 +12,14 @@ from costmodel.workload.attention_kernels import (
     add_fused,
     add_output,
     add_unfused,
-    is_narrow,
+    has_quantized_kv,
     merge_partial_results,
 )
 from costmodel.workload.context import Context, per_rank
 from costmodel.workload.context_parallel import (
     gather_keys,
     replicas_of_keys,
-    share_of_core,
+    share_of_attention,
 )
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.linear import (
@@ -27,7 +27,7 @@ from costmodel.workload.linear import (
     add_linear,
     norm_vectors,
 )
-from costmodel.workload.operators import AttentionCore, Elementwise, Gemm, HostTransfer
+from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, HostTransfer
 from costmodel.workload.work import Parameters, WorkBuilder
 
 
@@ -60,7 +60,7 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
             gathered=True,
             replicas=tp * (query + made) / whole,
             bias=whole if mixer.bias else 0.0,
-            held=(heads * mixer.head_dim + key_value) / (query + made),
+            local_experts=(heads * mixer.head_dim + key_value) / (query + made),
         ),
     )
     _add_split(builder, context, tokens * (query + made), biased=mixer.bias)
@@ -91,7 +91,7 @@ def _add_split(builder: WorkBuilder, context: Context, elements: Count, *, biase
     SplitBackward: at::cat]. Megatron-LM adds the bias of this product in a kernel of its own, 2*e forwards [NVIDIA
     Megatron-LM, core/tensor_parallel/layers.py, linear_with_grad_accumulation_and_async_allreduce: output + bias].
     """
-    if context.phase != "training" or not context.framework.eager:
+    if context.phase != "training" or not context.framework.unfused_elementwise:
         return
     size = 2 * elements * context.residual
     apart = biased and context.framework.masks_softmax
@@ -192,7 +192,7 @@ def _add_core(
     if context.phase == "decode":
         _add_decoding(builder, context, mixer, pattern, (heads, kv_heads), name)
     elif context.framework.unfused or kernel.materialised:
-        share = share_of_core(context, heads, kv_heads, pairs)
+        share = share_of_attention(context, heads, kv_heads, pairs)
         add_unfused(builder, context, mixer, share, dropout=dropout)
     else:
         if kernel.permuted:
@@ -238,7 +238,7 @@ def _add_decoding(
     builder.step(
         "attention_core",
         [
-            AttentionCore(
+            AttentionKernel(
                 name,
                 context.sequences,
                 heads[0],
@@ -249,10 +249,10 @@ def _add_decoding(
                 streamed,
                 "attention_decode",
                 kv_heads=heads[1],
-                keys=keys,
-                cached=width * ELEMENT_BYTES[context.precision.kv_cache],
-                narrow_cache=is_narrow(context),
-                rate=mixer.kernel.rate,
+                kv_len=keys,
+                kv_token_bytes=width * ELEMENT_BYTES[context.precision.kv_cache],
+                quantized_kv=has_quantized_kv(context),
+                relative_speed=mixer.kernel.rate,
             )
         ],
     )

@@ -28,9 +28,9 @@ class ExpertLoad:
     rows: Count
     load: Quantity
     executed: Quantity
-    held: Count
-    hit: Count
-    deviation: Count
+    local_experts: Count
+    active_experts: Count
+    rows_std: Count
     dropped: Quantity = 0.0
     padded: bool = False
     popularity: Popularity | None = None
@@ -77,7 +77,7 @@ def sent_tokens(context: Context) -> Count:
 
 def routed_tokens(context: Context) -> Count:
     """Return the tokens that a rank's experts serve for one rank in a pass, those of work beside them included."""
-    return (context.tokens + context.beside) * context.parallel.tensor_of_expert / context.parallel.tp
+    return (context.tokens + context.co_batched_tokens) * context.parallel.tensor_of_expert / context.parallel.tp
 
 
 def popularity_of(context: Context, ffn: MoeFfn) -> Popularity:

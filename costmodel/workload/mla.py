@@ -8,7 +8,7 @@ from costmodel.workload.attention_kernels import (
     add_cache_write,
     add_fused,
     add_output,
-    is_narrow,
+    has_quantized_kv,
     merge_partial_results,
 )
 from costmodel.workload.context import Context
@@ -21,7 +21,7 @@ from costmodel.workload.linear import (
     add_linear,
     add_norm,
 )
-from costmodel.workload.operators import AttentionCore, Elementwise, Gemm
+from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm
 from costmodel.workload.work import Parameters, WorkBuilder
 
 
@@ -150,7 +150,7 @@ def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
     builder.step(
         "attention_core",
         [
-            AttentionCore(
+            AttentionKernel(
                 "attention core",
                 context.sequences,
                 heads,
@@ -160,9 +160,9 @@ def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
                 dtype,
                 streamed,
                 "mla_decode",
-                keys=keys,
-                cached=width * ELEMENT_BYTES[context.precision.kv_cache],
-                narrow_cache=is_narrow(context),
+                kv_len=keys,
+                kv_token_bytes=width * ELEMENT_BYTES[context.precision.kv_cache],
+                quantized_kv=has_quantized_kv(context),
             )
         ],
     )

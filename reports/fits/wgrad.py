@@ -55,7 +55,7 @@ def read(path: Path) -> Rates:
         rows = list(csv.DictReader(file))
     products = tuple(
         Gemm("weight gradient", float(row["m"]), float(row["n"]), float(row["k"]), "fp8", OPERAND, OPERAND, ACCUMULATED,
-             float(row["num_groups"]), block_scaled=True, turned=True)
+             float(row["num_groups"]), block_scaled=True, is_wgrad=True)
         for row in rows
     )  # fmt: skip
     rates = np.array([1e12 * float(row["TFLOP/s"]) for row in rows])

@@ -14,7 +14,7 @@ from costmodel.report.style import rendered, styled
 from costmodel.schema.references import Library
 from costmodel.schema.validation import AskedFile, FiguresFile, ValidationFile
 from costmodel.study.reproduce import Comparison, load_cases
-from costmodel.study.validating import Figure, chosen, errors_of, figures_of, judge, settings
+from costmodel.study.validating import ScoredValue, chosen, errors_of, figures_of, judge, settings
 from reports.validation.__main__ import main, publish
 
 CASES = """
@@ -65,7 +65,7 @@ def comparison(error=None, low=None, high=None, **changed):
 
 def figures(small, *comparisons):
     (case, *_), _ = load_cases([str(small / "workloads/published/paper.yaml")], [str(small)])
-    return [Figure(case, one, one) for one in comparisons]
+    return [ScoredValue(case, one, one) for one in comparisons]
 
 
 def test_errors_are_means_medians_and_shares_of_intervals():
@@ -173,7 +173,7 @@ def test_what_ships_speaks_of_figures_that_exist():
     cases, problems = load_cases([])
     assert not problems
     known = [
-        Figure(case, shown, shown)
+        ScoredValue(case, shown, shown)
         for case in cases
         for each in case.expect
         for shown in [

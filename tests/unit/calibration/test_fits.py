@@ -7,7 +7,7 @@ import json
 import pytest
 from small_world import edit, write
 
-from costmodel.calibration.fit_lookup import Fits, Shelf, nearest_variants
+from costmodel.calibration.fit_lookup import FitLookup, FitStore, nearest_variants
 from costmodel.calibration.fit_selection import Chooser, Kernel
 from costmodel.calibration.residual_files import read_residuals
 from costmodel.cost.calibration import Calibration
@@ -43,7 +43,7 @@ basis: fitted
 
 def fits(root, chosen=None, device="chip"):
     named = {family: (one,) for family, one in (chosen or {}).items()}
-    return Fits(Shelf(Library([root])), device, named)
+    return FitLookup(FitStore(Library([root])), device, named)
 
 
 def launch(fit):
@@ -293,10 +293,10 @@ name: child
 
 def test_the_first_of_several_implementations_that_the_device_has_is_taken(defaults):
     file(defaults, "chip/second", {"gemm/bf16": stream(6)})
-    found = Fits(Shelf(Library([defaults])), "chip", {"gemm": ("first", "second")})
+    found = FitLookup(FitStore(Library([defaults])), "chip", {"gemm": ("first", "second")})
     assert launch(found["gemm/bf16"]) == 6
     assert found.notes == []
-    both = Fits(Shelf(Library([defaults])), "chip", {"gemm": ("first", "third")})
+    both = FitLookup(FitStore(Library([defaults])), "chip", {"gemm": ("first", "third")})
     assert launch(both["gemm/bf16"]) == 3
     assert both.notes == [
         "gemm: nothing is known of first or third on chip; the nearest fit stands in, or the roofline"

@@ -164,7 +164,7 @@ def test_a_warm_cache_serves_small_weights_only_in_a_benchmark() -> None:
     small = product(1.0, 1024.0, 1024.0)
     given = {"memory": 0.8, "cached": 3.2, "copies": 5.0}
     assert seconds(small, **given) == seconds(small, memory=0.8)
-    warm = replace(MACHINE, warm=True)
+    warm = replace(MACHINE, warm_l2=True)
     assert seconds(small, warm, **given) == pytest.approx(seconds(small, memory=3.2), rel=2e-2)
     large = product(1.0, 32768.0, 32768.0)
     assert seconds(large, warm, **given) == pytest.approx(seconds(large, memory=0.8), rel=1e-2)

@@ -13,7 +13,7 @@ from costmodel.cost.kernels import attention_time, elementwise_time, gemm_time
 from costmodel.cost.machine import Machine
 from costmodel.hardware import MathUnit
 from costmodel.quantities import Quantity
-from costmodel.workload.operators import AttentionCore, Elementwise, Gemm
+from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm
 from costmodel.workload.scenario import Tile
 
 LAUNCH, PEAK, MEMORY = 1e-6, 1e15, 2e12  # of the test device in BF16
@@ -29,8 +29,8 @@ def machine(tiles: tuple[Tile, ...] = (Tile(128, 128),), processors: Quantity = 
     return Machine(WIDE, replace(FRAMEWORK, gemm_tiles=tiles), processors)
 
 
-def core(rows: float, heads: float, pairs: float, traffic: float, family: str = "attention_prefill") -> AttentionCore:
-    return AttentionCore("core", 1.0, heads, rows, pairs, 128.0, "bf16", traffic, family)
+def core(rows: float, heads: float, pairs: float, traffic: float, family: str = "attention_prefill") -> AttentionKernel:
+    return AttentionKernel("core", 1.0, heads, rows, pairs, 128.0, "bf16", traffic, family)
 
 
 # ---- matrix products ------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costmodel.quantities import Array, Quantity
-from costmodel.workload.operators import Exchange, Group
+from costmodel.workload.operators import ExpertAllToAll, Group
 from costmodel.workload.popularity import Choice, Popularity, chances, placed
 
 Draws = npt.NDArray[np.bool_]  # [draws, tokens, experts]
@@ -122,11 +122,11 @@ def test_the_fullest_place_gets_as_many_tokens_as_in_draws(
     chosen = sampled(experts, top_k, exponent, tokens)
     visits = chosen.reshape(len(chosen), tokens, places, -1).any(axis=3).sum(axis=1)
     origin = popularity(Choice("zipf", top_k), experts, ranks, exponent, float(tokens))
-    sent = Exchange(
+    sent = ExpertAllToAll(
         "dispatch", float(tokens) / ranks, 1.0, top_k, float(experts), 1.0, 1, Group(float(ranks)), "normal", 1.0,
         "moe_dispatch", origin,
     )  # fmt: skip
-    copies = sent.targets(float(places)) * sent.fullest(float(places)) * tokens / places
+    copies = sent.targets(float(places)) * sent.most_loaded(float(places)) * tokens / places
     fullest = visits.max(axis=1)
     error = 3 * fullest.std() / len(chosen) ** 0.5
     assert copies == pytest.approx(fullest.mean(), abs=error + 0.03 * fullest.mean())
