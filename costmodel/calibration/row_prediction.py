@@ -13,9 +13,8 @@ import numpy as np
 from costmodel.calibration.fit_lookup import default_framework
 from costmodel.calibration.fit_selection import Choice, Chooser, Kernel
 from costmodel.cost.calibration import FamilyFit
-from costmodel.cost.operator_time import operator_time
+from costmodel.cost.operator_time import likely_time, operator_time
 from costmodel.errors import InputError, Problem
-from costmodel.fitting.family_fit import likely_time
 from costmodel.measurements.row_group import Catalogue, ExcludedRows, OperatorRows
 from costmodel.measurements.row_mapping import map_all
 from costmodel.measurements.tables import NUMBERS, Table, Texts

@@ -19,7 +19,16 @@ from costmodel.cost.mixed_attention import VarlenForm
 from costmodel.cost.scaled_roofline import ScaledRooflineForm
 from costmodel.cost.two_tile_gemm import TwoTileForm
 from costmodel.cost.xqa import XqaForm
-from costmodel.fitting.regression import Bounds
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Where a search for a parameter starts, and between what it stays."""
+
+    start: float
+    low: float
+    high: float
+
 
 _LAUNCH = Bounds(3e-6, 0.3e-6, 300e-6)
 _SHARE = Bounds(0.85, 0.05, 1.3)  # of a peak; above one where the clock exceeds the reference

@@ -14,7 +14,7 @@ from costmodel.network.collectives import collective_time
 from costmodel.network.expert_all_to_all import expert_all_to_all_time
 from costmodel.network.group_links import group_links
 from costmodel.network.host import arithmetic_time, host_link, stream_time, transfer_time
-from costmodel.quantities import is_single, where
+from costmodel.quantities import Quantity, is_single, where
 from costmodel.workload.operators import (
     AttentionKernel,
     Collective,
@@ -44,6 +44,12 @@ def operator_time(operator: Operator, machine: Machine, cluster: Cluster | None,
     if isinstance(operator, ExpertAllToAll) and not (is_single(operator.codec) and operator.codec == 0):
         time = time.scaled(1.0 + operator.codec)
     return time if present is True or np.all(present) else time.scaled(where(present, 1.0, 0.0))
+
+
+def likely_time(operator: Operator, machine: Machine, cluster: Cluster | None, fit: FamilyFit) -> Quantity:
+    """Return the most likely time of an operator [s]: a bare roofline's times the median ratio measured to it."""
+    seconds = operator_time(operator, machine, cluster, fit).seconds
+    return seconds * fit.spread.ratio(seconds, 0.0, 0.0) if fit.basis == "roofline" else seconds
 
 
 def _time(operator: Operator, machine: Machine, cluster: Cluster | None, fit: FamilyFit) -> Time:

@@ -11,15 +11,13 @@ import numpy.typing as npt
 
 from costmodel.cost.calibration import ROOFLINE, Calibration, FamilyFit, Form
 from costmodel.cost.form_registry import FORMS
-from costmodel.cost.machine import Machine
-from costmodel.cost.operator_time import operator_time
+from costmodel.cost.operator_time import likely_time, operator_time
 from costmodel.cost.residual import Domain, Nearness, Residual
 from costmodel.fitting.bump_refinement import refine_bumps
 from costmodel.fitting.interval_width import HeldOutPredictions, Shapes, interval_widths
 from costmodel.fitting.regression import CANDIDATES, RIDGE, SUPPORTS, Estimate, KernelShare, estimate, residual
-from costmodel.hardware import Cluster
 from costmodel.measurements.row_group import OperatorRows
-from costmodel.quantities import Array, Indices, Quantity, Seconds
+from costmodel.quantities import Array, Indices, Seconds
 from costmodel.workload.operators import Operator
 from costmodel.workload.scenario import Framework
 
@@ -122,12 +120,6 @@ class Samples:
     def repeats(self) -> int:
         """Return how many operators of a row are fitted, at most."""
         return max(len(own) for _, own, _ in self.targets())
-
-
-def likely_time(operator: Operator, machine: Machine, cluster: Cluster | None, fit: FamilyFit) -> Quantity:
-    """Return the most likely time of an operator [s]: a bare roofline's times the median ratio measured to it."""
-    seconds = operator_time(operator, machine, cluster, fit).seconds
-    return seconds * fit.spread.ratio(seconds, 0.0, 0.0) if fit.basis == "roofline" else seconds
 
 
 def _taken(part: OperatorRows, rows: Indices) -> OperatorRows:
