@@ -178,13 +178,13 @@ def scenario(
     """Return a scenario; what is not given is plain: no parallelism, BF16."""
     return Scenario(
         "test",
-        plan,
-        architecture,
-        cluster,
-        Parallelism() if parallel is None else parallel,
-        precision,
-        Communication() if communication is None else communication,
-        framework,
+        plan=plan,
+        architecture=architecture,
+        cluster=cluster,
+        parallel=Parallelism() if parallel is None else parallel,
+        precision=precision,
+        communication=Communication() if communication is None else communication,
+        framework=framework,
     )
 
 
@@ -198,15 +198,15 @@ def context(
 ) -> Context:
     """Return one rank's view; `replace` it for what else a test changes."""
     return Context(
-        architecture,
-        Parallelism() if parallel is None else parallel,
-        BF16,
-        Communication(),
-        FRAMEWORK,
-        phase,
-        sequences,
-        length,
-        length if keys is None else keys,
+        architecture=architecture,
+        parallel=Parallelism() if parallel is None else parallel,
+        precision=BF16,
+        communication=Communication(),
+        framework=FRAMEWORK,
+        phase=phase,
+        sequences=sequences,
+        length=length,
+        keys=length if keys is None else keys,
     )
 
 

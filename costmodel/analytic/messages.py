@@ -131,7 +131,15 @@ def answer(
         time, latency, bottleneck, algorithm, outcome = _closed(asked, operator, cluster, wire)
     basis = priced.fit.basis_at(operator)
     return CollectiveTime(
-        asked, engine, time, latency, bottleneck, algorithm, basis, _bus_bytes(asked, operator, way), outcome
+        asked=asked,
+        engine=engine,
+        time=time,
+        latency=latency,
+        bottleneck=bottleneck,
+        algorithm=algorithm,
+        basis=basis,
+        bus_bytes=_bus_bytes(asked, operator, way),
+        outcome=outcome,
     )
 
 
@@ -188,8 +196,9 @@ def _operator(asked: CollectiveRequest) -> Collective | ExpertAllToAll:
         raise InputError.single(f"{model.experts:g} experts cannot stand evenly on {asked.ranks} ranks")
     copy = model.hidden * asked.element
     return ExpertAllToAll(
-        asked.kind, asked.size / copy, copy, model.top_k, model.experts, model.expert_groups, model.group_top_k, group,
-        asked.mode, 1.0, expert_all_to_all_family(f"moe_{asked.kind}", asked.mode),
+        asked.kind, tokens=asked.size / copy, token_bytes=copy, top_k=model.top_k, experts=model.experts,
+        expert_groups=model.expert_groups, group_top_k=model.group_top_k, group=group,
+        mode=asked.mode, expert_load=1.0, family=expert_all_to_all_family(f"moe_{asked.kind}", asked.mode),
     )  # fmt: skip
 
 

@@ -116,27 +116,27 @@ def step_model(scenario: Scenario, plan: Training, calibration: Calibration) -> 
     part = together * context.tokens / parallel.tp * scenario.architecture.hidden * context.residual
     whole_again = Collective("pipeline all-gather", "all_gather", part * parallel.tp, context.tp_group)
     return StepModel(
-        work,
-        {kind.name: pricing.time_work(kind) for kind in kinds},
-        compile_schedule(plan.schedule, pp, virtual, micro_batches, labels),
-        schedule,
-        layout,
-        classes,
-        pricing.time_operator(Collective("pipeline send", "send_recv", part, neighbours, family="send_recv")),
-        None if parallel.sequence_parallel else pricing.time_operator(whole_again),
-        tuple(
+        work=work,
+        timed_works={kind.name: pricing.time_work(kind) for kind in kinds},
+        program=compile_schedule(plan.schedule, pp, virtual, micro_batches, labels),
+        schedule=schedule,
+        layout=layout,
+        classes=classes,
+        p2p_send=pricing.time_operator(Collective("pipeline send", "send_recv", part, neighbours, family="send_recv")),
+        p2p_gather=None if parallel.sequence_parallel else pricing.time_operator(whole_again),
+        optimizer_steps=tuple(
             _tail(pricing, step_operators(context, plan, _held(work, stages), schedule.parameter_copies), stages, last)
             for stages, last in on_ranks
         ),
-        overlapped_comm(scenario, plan, context, work, schedule.parameter_copies, pricing),
-        training_ledger(context, plan, work, schedule, layout),
-        executed_flop(work, layout),
-        scenario.framework.slowing(scenario.communication.processors),
-        scenario.framework.host.operator,
-        together,
-        context.ep_group.size if _by_chance(scenario) else 1.0,
-        scenario.communication.expert_load is not None,
-        (plan.schedule, pp, virtual, micro_batches),
+        overlapped_comm=overlapped_comm(scenario, plan, context, work, schedule.parameter_copies, pricing),
+        ledger=training_ledger(context, plan, work, schedule, layout),
+        executed_flop=executed_flop(work, layout),
+        moe_comm_slowdown=scenario.framework.slowing(scenario.communication.processors),
+        start=scenario.framework.host.operator,
+        concurrent_sends=together,
+        expert_ranks=context.ep_group.size if _by_chance(scenario) else 1.0,
+        layers_share_imbalance=scenario.communication.expert_load is not None,
+        order=(plan.schedule, pp, virtual, micro_batches),
     )
 
 
@@ -168,17 +168,17 @@ def micro_batch_count(scenario: Scenario, plan: Training) -> Quantity:
 def training_context(scenario: Scenario, plan: Training) -> Context:
     """Return one rank's view of one micro-batch."""
     return Context(
-        scenario.architecture,
-        scenario.parallel,
-        scenario.precision,
-        scenario.communication,
-        scenario.framework,
-        "training",
-        plan.micro_batch,
-        plan.sequence,
-        plan.sequence,
-        expand(plan.recompute),
-        scenario.offload,
+        architecture=scenario.architecture,
+        parallel=scenario.parallel,
+        precision=scenario.precision,
+        communication=scenario.communication,
+        framework=scenario.framework,
+        phase="training",
+        sequences=plan.micro_batch,
+        length=plan.sequence,
+        keys=plan.sequence,
+        recompute=expand(plan.recompute),
+        offload=scenario.offload,
         routing=scenario.routing,
         node_devices=scenario.cluster.node.count,
         micro_batches=micro_batch_count(scenario, plan),

@@ -427,7 +427,8 @@ def family_fit(file: FamilyFitFile, basis: str, residual: Residual | None = None
     stated = file.nearness
     nearness = None if stated is None else Nearness(float(stated.near), float(stated.far), float(stated.share))
     return FamilyFit(
-        file.compute, file.memory, file.network, file.launch, spread, basis, form, residual, _domain(file), nearness,
+        compute=file.compute, memory=file.memory, network=file.network, launch=file.launch, spread=spread, basis=basis,
+        form=form, residual=residual, domain=_domain(file), nearness=nearness,
         extra_keys_per_query=file.query_keys,
     )  # fmt: skip
 

@@ -68,7 +68,18 @@ def command(
                 told((done + part) / len(chosen))
 
             fixed = [f"{path}={value}" for path, value in pins.items() if path.split(".")[1] == name]
-            found.append(searched(loaded, name, objective, wanted, numbers, varied, fixed, share))
+            found.append(
+                searched(
+                    workload=loaded,
+                    scenario=name,
+                    objective=objective,
+                    wanted=wanted,
+                    devices=numbers,
+                    varied=varied,
+                    fixed=fixed,
+                    told=share,
+                )
+            )
             stated = int(loaded.scenario(name).devices)
             if fixed and not numbers and not varied and found[-1].devices != (stated,):
                 taken = f"{found[-1].devices[0]:,} devices, without it {stated:,}"

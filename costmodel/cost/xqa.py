@@ -117,19 +117,24 @@ class XqaForm:
             if self.slot_elements:
                 slots = maximum(minimum(floor(self.slot_elements / (rows * core.macs_per_pair)), self.slots), 1.0)
         return DecodeForm(
-            self.launch, 0.0, 0.0, 0.0, self.compute, self.memory, self.load, self.cache, self.resident, self.fill,
-            self.reach, self.combine, self.merge, 0.0, self.sharpness, True, self.splits, rows, self.elements,
-            slots, self.tile, 0.0, each,
+            launch=self.launch, gather=0.0, regroup=0.0, pad=0.0, compute=self.compute, memory=self.memory,
+            load=self.load, cache=self.cache, resident=self.resident, fill=self.fill,
+            reach=self.reach, combine=self.combine, merge=self.merge, crowd=0.0, sharpness=self.sharpness, packed=True,
+            splits=self.splits, rows=rows, elements=self.elements,
+            slots=slots, tile=self.tile, parted=0.0, each=each,
         )  # fmt: skip
 
     @property
     def _single(self) -> DecodeForm:
         """Return the form of the kernel that takes each query head by itself."""
         return DecodeForm(
-            self.single_launch, 0.0, 0.0, 0.0, self.single_compute, self.memory, self.single_load, self.cache,
-            self.resident, self.single_fill, self.single_reach, self.single_combine, self.single_merge, 0.0,
-            self.sharpness, False, self.single_splits, 1, self.single_elements or self.elements,
-            self.slots, 0, self.single_parted,
+            launch=self.single_launch, gather=0.0, regroup=0.0, pad=0.0, compute=self.single_compute,
+            memory=self.memory, load=self.single_load, cache=self.cache,
+            resident=self.resident, fill=self.single_fill, reach=self.single_reach, combine=self.single_combine,
+            merge=self.single_merge, crowd=0.0,
+            sharpness=self.sharpness, packed=False, splits=self.single_splits, rows=1,
+            elements=self.single_elements or self.elements,
+            slots=self.slots, tile=0, parted=self.single_parted,
         )  # fmt: skip
 
 

@@ -158,7 +158,16 @@ def step_graph(
     whole = replicated(graph, count, meets, links.copies)
     bounds = tuple(zip(first, ends, strict=False))
     kernels = _kernel_shares(actions, first, closings, len(graph.tasks))
-    return StepGraph(whole, table, bounds, kernels, passed, tuple(closings), count, len(graph.tasks))
+    return StepGraph(
+        graph=whole,
+        table=table,
+        bounds=bounds,
+        kernels=kernels,
+        passed=passed,
+        ends=tuple(closings),
+        replicas=count,
+        tasks=len(graph.tasks),
+    )
 
 
 def _kernel_shares(

@@ -235,13 +235,14 @@ def fit_family(samples: Samples, recipe: Recipe) -> FamilyFitResult:
     shapes = Shapes(stage.axes, stage.features[0], bumps.lengths)
     found = interval_widths(near, far, samples.seconds, shapes, folds)
     return FamilyFitResult(
-        recipe, whole.estimate, replace(stage.residual(bumps), scatter=found.scatter),
-        Domain(features.min(axis=0), features.max(axis=0), NEAR / float(np.exp(np.log(bumps.lengths).mean()))),
-        {
+        recipe=recipe, estimate=whole.estimate, residual=replace(stage.residual(bumps), scatter=found.scatter),
+        domain=Domain(features.min(axis=0), features.max(axis=0), NEAR / float(np.exp(np.log(bumps.lengths).mean()))),
+        errors={
             **{name: Errors.of(predictions[name], samples.seconds) for name in ("roofline", "data", "form")},
             "residual": Errors.of(far.seconds, samples.seconds), "near": Errors.of(near.seconds, samples.seconds),
         },
-        far.seconds, found.of_rows, len(samples), len(np.unique(samples.groups)), found.nearness, whole.beside,
+        predictions=far.seconds, widths=found.of_rows, rows=len(samples), groups=len(np.unique(samples.groups)),
+        nearness=found.nearness, companion=whole.beside,
     )  # fmt: skip
 
 

@@ -54,8 +54,9 @@ def backward(batch: RowGroup) -> list[Operator]:
     pairs = _pairs(batch, rows, batch.number("kv_len"))
     return [
         AttentionKernel(
-            "attention gradient", sequences, heads, rows, pairs, 3 * q + 2 * v, element.unit, traffic,
-            "attention_backward", kv_heads=batch.number("kv_heads"), kv_len=batch.number("kv_len"),
+            "attention gradient", sequences=sequences, heads=heads, q_len=rows, qk_pairs=pairs,
+            macs_per_pair=3 * q + 2 * v, dtype=element.unit, traffic=traffic,
+            family="attention_backward", kv_heads=batch.number("kv_heads"), kv_len=batch.number("kv_len"),
             kv_token_bytes=(q + v) * element.left, forward_macs_per_pair=q + v,
         )
     ]  # fmt: skip
@@ -99,7 +100,8 @@ def index_logits(batch: RowGroup) -> list[Operator]:
     traffic = sequences * (new * heads * width * element.left + keys * cached + pairs * batch.format("dtype_out").left)
     return [
         AttentionKernel(
-            "index logits", sequences, 1.0, heads * new, heads * pairs, width, element.unit, traffic, batch.text("op"),
+            "index logits", sequences=sequences, heads=1.0, q_len=heads * new, qk_pairs=heads * pairs,
+            macs_per_pair=width, dtype=element.unit, traffic=traffic, family=batch.text("op"),
             kv_len=keys, kv_token_bytes=cached,
         )
     ]  # fmt: skip
@@ -112,7 +114,8 @@ def _latent(batch: RowGroup, family: str, pairs: Array, read: Array) -> Attentio
     element = batch.compute_format()
     traffic = read * width * _cached(batch) + sequences * rows * heads * (width + value) * element.left
     return AttentionKernel(
-        "mla", sequences, heads, rows, pairs, width + value, element.unit, traffic, family,
+        "mla", sequences=sequences, heads=heads, q_len=rows, qk_pairs=pairs, macs_per_pair=width + value,
+        dtype=element.unit, traffic=traffic, family=family,
         kv_heads=1.0, kv_len=read / sequences, kv_token_bytes=width * _cached(batch),
         quantized_kv=bool(_cached(batch) < element.left),
     )  # fmt: skip
@@ -129,7 +132,8 @@ def _core(
     traffic = sequences * (heads * new * (q * element.left + v * out.left) + kv_heads * keys * (q + v) * stored)
     pairs = _pairs(batch, new, keys)
     return AttentionKernel(
-        "attention", sequences, heads, new, pairs, q + v, element.unit, traffic, family,
+        "attention", sequences=sequences, heads=heads, q_len=new, qk_pairs=pairs, macs_per_pair=q + v,
+        dtype=element.unit, traffic=traffic, family=family,
         kv_heads=kv_heads, kv_len=keys, kv_token_bytes=(q + v) * stored,
         quantized_kv=bool(_cached(batch) < element.left),
     )  # fmt: skip

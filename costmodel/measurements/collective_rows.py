@@ -41,8 +41,10 @@ def expert_all_to_all(batch: RowGroup) -> list[Operator]:
     groups, chosen = _expert_groups(batch) if mode == "normal" else (1.0, 1)
     return [
         ExpertAllToAll(
-            batch.text("op"), batch.number("num_tokens"), copy, choices, experts, groups, chosen,
-            Group(float(batch.number("world_size")[0])), mode, 1.0, expert_all_to_all_family(batch.text("op"), mode),
+            batch.text("op"), tokens=batch.number("num_tokens"), token_bytes=copy, top_k=choices, experts=experts,
+            expert_groups=groups, group_top_k=chosen,
+            group=Group(float(batch.number("world_size")[0])), mode=mode, expert_load=1.0,
+            family=expert_all_to_all_family(batch.text("op"), mode),
         )
     ]  # fmt: skip
 

@@ -31,7 +31,17 @@ def gemm(batch: RowGroup) -> list[Operator]:
         out = 2.0 * out
     return [
         *operators,
-        Gemm("gemm", m, n, k, kind.unit, kind.left, kind.right, out, block_scaled=kind.block_scaled),
+        Gemm(
+            "gemm",
+            m=m,
+            n=n,
+            k=k,
+            dtype=kind.unit,
+            a_bytes=kind.left,
+            b_bytes=kind.right,
+            out_bytes=out,
+            block_scaled=kind.block_scaled,
+        ),
     ]
 
 
@@ -41,7 +51,8 @@ def batched(batch: RowGroup) -> list[Operator]:
     kind = batch.compute_format()
     return [
         Gemm(
-            "bmm", m, n, k, kind.unit, kind.left, kind.right, _out(batch), groups, family="bmm",
+            "bmm", m=m, n=n, k=k, dtype=kind.unit, a_bytes=kind.left, b_bytes=kind.right, out_bytes=_out(batch),
+            groups=groups, family="bmm",
             block_scaled=kind.block_scaled,
         )
     ]  # fmt: skip
@@ -62,7 +73,8 @@ def grouped(batch: RowGroup) -> list[Operator]:
     deviation = np.where(groups > 1, _DRAWN_DEVIATION * m, 0.0) if layer.startswith(_DRAWN) else 0.0
     return [
         Gemm(
-            "grouped gemm", rows, columns, depth, kind.unit, kind.left, kind.right, out, groups,
+            "grouped gemm", m=rows, n=columns, k=depth, dtype=kind.unit, a_bytes=kind.left, b_bytes=kind.right,
+            out_bytes=out, groups=groups,
             family="grouped_gemm", m_std=deviation, block_scaled=kind.block_scaled,
             masked=layer.startswith("masked"),
         )
@@ -91,7 +103,8 @@ def expert_layer(batch: RowGroup) -> list[Operator]:
 
     def one(name: str, n: Array, k: Array) -> Gemm:
         return Gemm(
-            name, rows / active, n, k, kind.unit, kind.left, kind.right, out, active, family="grouped_gemm",
+            name, m=rows / active, n=n, k=k, dtype=kind.unit, a_bytes=kind.left, b_bytes=kind.right, out_bytes=out,
+            groups=active, family="grouped_gemm",
             m_std=deviation, block_scaled=kind.block_scaled, local_experts=held, experts=batch.number("num_experts"),
             tokens=tokens,
         )  # fmt: skip

@@ -77,8 +77,9 @@ def build_cluster_links(cluster: Cluster, nodes: int, shares: Mapping[str, float
     capacity = np.array(made.capacity)
     check_capacity(capacity, made.names)
     return ClusterLinks(
-        cluster, devices, local, capacity, np.array(made.kind, np.intp), made.names, made.numbers, switches, fabric,
-        leaf, _leaf_ports(leaf), works, graph,
+        cluster=cluster, devices=devices, ranks_per_node=local, capacity=capacity, kind=np.array(made.kind, np.intp),
+        names=made.names, numbers=made.numbers, switches=switches, fabric=fabric,
+        leaf=leaf, port=_leaf_ports(leaf), works=works, graph=graph,
     )  # fmt: skip
 
 

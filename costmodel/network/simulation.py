@@ -172,7 +172,16 @@ def run_phase(phase: Phase, plant: ClusterLinks, run: Setting) -> Outcome:
     at = int(np.argmax(busy)) if len(busy) else 0
     kind, name = (KINDS[plant.kind[at]], plant.names[at]) if len(busy) else ("none", "")
     share = float(busy[at] / done.makespan) if done.makespan else 0.0
-    return Outcome("", done.makespan + latency, latency, kind, name, share, done.carried, plant)
+    return Outcome(
+        algorithm="",
+        time=done.makespan + latency,
+        latency=latency,
+        bottleneck=kind,
+        link=name,
+        busy=share,
+        carried=done.carried,
+        plant=plant,
+    )
 
 
 def _through_switches(plant: ClusterLinks, devices: Indices, size: Array) -> FlowRoutes:

@@ -168,8 +168,9 @@ class _Run:
         bandwidth = rates.memory or memory / _LONGEST[kind]
         longest = _LONGEST[kind] if self._ranks.size == 1 else 1.0
         return ProfileLimits(
-            peaks or {"bf16": 1.0}, bandwidth, memory, longest, (TORCH, *libraries), kind == "cuda", self._ranks.size,
-            self._ranks.local,
+            peaks=peaks or {"bf16": 1.0}, bandwidth=bandwidth, memory=memory, longest=longest,
+            libraries=(TORCH, *libraries), gpu=kind == "cuda", ranks=self._ranks.size,
+            local=self._ranks.local,
         )  # fmt: skip
 
     def _each(self, order: Iterable[Shape], count: int, table: RowTable, tell: Callable[[float], None]) -> None:

@@ -202,15 +202,15 @@ def _explained(workload: Workload, scenario: Scenario, priced: TimedOperator) ->
     notes = workload.calibration(scenario).notes
     return Explanation(
         operator.name,
-        operator.family,
-        _formula(priced),
-        _inputs(priced, scenario),
-        {part: float(value) for part, value in parts.items() if float(value)},
-        float(time.seconds),
-        time.bound,
-        priced.fit.basis_at(operator),
-        _origins(workload, scenario, priced, None if pool is None else _part(operator.name)),
-        tuple(note for note in notes if note.partition(":")[0].partition("/")[0] == operator.family),
+        family=operator.family,
+        formula=_formula(priced),
+        inputs=_inputs(priced, scenario),
+        parts={part: float(value) for part, value in parts.items() if float(value)},
+        time=float(time.seconds),
+        bound=time.bound,
+        basis=priced.fit.basis_at(operator),
+        origins=_origins(workload, scenario, priced, None if pool is None else _part(operator.name)),
+        notes=tuple(note for note in notes if note.partition(":")[0].partition("/")[0] == operator.family),
     )
 
 
@@ -254,7 +254,16 @@ def _bound(workload: Workload, scenario: Scenario, plan: ExpertBound) -> Explana
     wanted = [_link_fields(scenario, slowest)[-1], "sends", "hidden", "tokens_per_device"]
     places = _places(workload, scenario, wanted)
     return Explanation(
-        BOUND, "bound", BOUND_FORMULA, inputs, parts, float(times.tpot), "network", "roofline", places, ()
+        BOUND,
+        family="bound",
+        formula=BOUND_FORMULA,
+        inputs=inputs,
+        parts=parts,
+        time=float(times.tpot),
+        bound="network",
+        basis="roofline",
+        origins=places,
+        notes=(),
     )
 
 

@@ -121,14 +121,15 @@ class Cutter:
             headline = sweep.answers(structure.scenario)[0]
             pieces.append(
                 Piece(
-                    structure.scenario, headline, structure.choices, scenario, calibration, reason, axes, sweep.shape,
-                    index,
+                    structure.scenario, headline=headline, choices=structure.choices, scenario=scenario,
+                    calibration=calibration, reason=reason, axes=axes, shape=sweep.shape,
+                    index=index,
                 )
             )  # fmt: skip
         return Chunk(
-            number, __version__, self.form, tuple(sweep.columns()),
-            frozenset(axis.path for axis in sweep.axes if axis.whole and not axis.texts), sweep.derived,
-            sweep.constraints, tuple(pieces),
+            number=number, version=__version__, form=self.form, columns=tuple(sweep.columns()),
+            counts=frozenset(axis.path for axis in sweep.axes if axis.whole and not axis.texts), derived=sweep.derived,
+            constraints=sweep.constraints, pieces=tuple(pieces),
         )  # fmt: skip
 
     def _resolve(self, structure: Structure) -> tuple[Scenario | None, Calibration | None, str]:

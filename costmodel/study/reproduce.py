@@ -181,18 +181,18 @@ def _compare(case: Case, expected: Expectation, predictions: Mapping[str, Predic
     scored = expected.check in ("value", "ratio") and published
     error = (found.value - published) / published if scored and published else None
     return Comparison(
-        case.id,
-        case.publication,
-        case.case_class,
-        expected.metric,
-        _unit(expected),
-        published,
-        found.value,
-        found.low,
-        found.high,
-        error,
-        PASS if _holds(expected, found.value, error) else FAIL,
-        case.source.cite,
+        id=case.id,
+        publication=case.publication,
+        case_class=case.case_class,
+        metric=expected.metric,
+        unit=_unit(expected),
+        published=published,
+        predicted=found.value,
+        low=found.low,
+        high=found.high,
+        error=error,
+        verdict=PASS if _holds(expected, found.value, error) else FAIL,
+        source=case.source.cite,
     )
 
 
@@ -245,8 +245,9 @@ def _uncompared(case: Case, expected: Expectation | None, verdict: str, reason: 
     unit = None if expected is None else _unit(expected)
     metric = None if expected is None else expected.metric
     return Comparison(
-        case.id, case.publication, case.case_class, metric, unit, published, None, None, None, None, verdict,
-        case.source.cite, reason,
+        id=case.id, publication=case.publication, case_class=case.case_class, metric=metric, unit=unit,
+        published=published, predicted=None, low=None, high=None, error=None, verdict=verdict,
+        source=case.source.cite, reason=reason,
     )  # fmt: skip
 
 

@@ -149,9 +149,11 @@ def _evaluated(
         saved = None if costs is None else float(costs[0] - costs[rows][2])
         found.append(
             Sensitivity(
-                path.removeprefix(f"scenarios.{scenario}."), value, slopes[0], min(known, default=slopes[0]),
-                max(known, default=slopes[0]), _finite(slopes[1]), _finite(slopes[2]), better,
-                None if better is None else (low, high), None if saved is None else _finite(saved),
+                path=path.removeprefix(f"scenarios.{scenario}."), value=value, elasticity=slopes[0],
+                low=min(known, default=slopes[0]),
+                high=max(known, default=slopes[0]), up=_finite(slopes[1]), down=_finite(slopes[2]), better=better,
+                better_interval=None if better is None else (low, high),
+                saved=None if saved is None else _finite(saved),
             )
         )  # fmt: skip
     return [one for one in found if np.isfinite(one.elasticity)]

@@ -107,9 +107,10 @@ def errors_of(comparisons: Iterable[Comparison]) -> Errors | None:
     inside = (published >= low) & (published <= high)
     typical = float(np.median(sizes[wide])) if wide.any() else 0.0
     return Errors(
-        len(scored), float(sizes.mean()), float(np.median(sizes)), float(sizes.max()), float(errors.mean()),
-        int(wide.sum()), float(inside.mean()) if wide.any() else None,
-        float(np.median((high - low) / 2.0 / predicted)) / typical if typical else None,
+        figures=len(scored), mean=float(sizes.mean()), median=float(np.median(sizes)), worst=float(sizes.max()),
+        bias=float(errors.mean()),
+        intervals=int(wide.sum()), inside=float(inside.mean()) if wide.any() else None,
+        half_width=float(np.median((high - low) / 2.0 / predicted)) / typical if typical else None,
     )  # fmt: skip
 
 

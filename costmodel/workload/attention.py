@@ -198,7 +198,18 @@ def _add_core(
         if kernel.permuted:
             _add_permutation(builder, context, dims, (heads, kv_heads))
         seen = pattern.seen(context.keys)
-        add_fused(builder, context, dims, heads, kv_heads, pairs, "attention", name, seen, kernel.rate)
+        add_fused(
+            builder=builder,
+            context=context,
+            dims=dims,
+            heads=heads,
+            kv_heads=kv_heads,
+            pairs=pairs,
+            family="attention",
+            name=name,
+            seen=seen,
+            rate=kernel.rate,
+        )
     if kernel.head_edit:
         edited = 2 * context.tokens * heads * mixer.v_head_dim * context.residual
         once = Elementwise("head edit", edited, rows=context.tokens)
@@ -240,14 +251,14 @@ def _add_decoding(
         [
             AttentionKernel(
                 name,
-                context.sequences,
-                heads[0],
-                context.length,
-                pairs,
-                width,
-                context.precision.attention,
-                streamed,
-                "attention_decode",
+                sequences=context.sequences,
+                heads=heads[0],
+                q_len=context.length,
+                qk_pairs=pairs,
+                macs_per_pair=width,
+                dtype=context.precision.attention,
+                traffic=streamed,
+                family="attention_decode",
                 kv_heads=heads[1],
                 kv_len=keys,
                 kv_token_bytes=width * ELEMENT_BYTES[context.precision.kv_cache],
@@ -283,7 +294,7 @@ def _add_selection(builder: WorkBuilder, context: Context, mixer: Attention, gro
     columns = work / (context.length * mixer.head_dim)
     batch = context.sequences * heads
     size = Gemm(
-        "key selection", context.rows, columns, mixer.head_dim, dtype, element,
-        element * keys / maximum(columns, 1.0), 0.0, batch, family="bmm",
+        "key selection", m=context.rows, n=columns, k=mixer.head_dim, dtype=dtype, a_bytes=element,
+        b_bytes=element * keys / maximum(columns, 1.0), out_bytes=0.0, groups=batch, family="bmm",
     )  # fmt: skip
     builder.step("attention_core", [size])

@@ -100,7 +100,18 @@ def add_unfused(
         passes = gradient_passes = 4 * element + dropped
 
     def product(name: str, n: Count, k: Count) -> Gemm:
-        return Gemm(name, rows, n, k, dtype, element, element, element, batch, family="bmm")
+        return Gemm(
+            name,
+            m=rows,
+            n=n,
+            k=k,
+            dtype=dtype,
+            a_bytes=element,
+            b_bytes=element,
+            out_bytes=element,
+            groups=batch,
+            family="bmm",
+        )
 
     builder.step(
         "attention_core",
@@ -115,10 +126,32 @@ def add_unfused(
         [
             *swap.before_gradient,
             product("attention values gradient", keys, mixer.v_head_dim),
-            Gemm("value gradient", keys, mixer.v_head_dim, rows, dtype, element, element, element, batch, family="bmm"),
+            Gemm(
+                "value gradient",
+                m=keys,
+                n=mixer.v_head_dim,
+                k=rows,
+                dtype=dtype,
+                a_bytes=element,
+                b_bytes=element,
+                out_bytes=element,
+                groups=batch,
+                family="bmm",
+            ),
             Elementwise("softmax gradient", scores * gradient_passes, kind="softmax", calls=kernels),
             product("query gradient", mixer.head_dim, keys),
-            Gemm("key gradient", keys, mixer.head_dim, rows, dtype, element, element, element, batch, family="bmm"),
+            Gemm(
+                "key gradient",
+                m=keys,
+                n=mixer.head_dim,
+                k=rows,
+                dtype=dtype,
+                a_bytes=element,
+                b_bytes=element,
+                out_bytes=element,
+                groups=batch,
+                family="bmm",
+            ),
             *scaled,
             *swap.after_gradient,
         ],

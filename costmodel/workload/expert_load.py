@@ -84,14 +84,14 @@ def popularity_of(context: Context, ffn: MoeFfn) -> Popularity:
     """Return which experts the tokens of an expert-parallel group choose, and where these stand."""
     routing, parallel = context.routing, context.parallel
     return Popularity(
-        Choice(routing.load, ffn.top_k, routing.counts, routing.placement, ffn.group_top_k),
-        ffn.experts,
-        1.0 if ffn.groups is None else ffn.groups,
-        parallel.ep,
-        parallel.ep / context.ep_group.on_one_node(context.node_devices),
-        routing.redundant,
-        routing.exponent,
-        routed_tokens(context) * parallel.ep,
+        choice=Choice(routing.load, ffn.top_k, routing.counts, routing.placement, ffn.group_top_k),
+        experts=ffn.experts,
+        groups=1.0 if ffn.groups is None else ffn.groups,
+        ranks=parallel.ep,
+        nodes=parallel.ep / context.ep_group.on_one_node(context.node_devices),
+        redundant=routing.redundant,
+        exponent=routing.exponent,
+        tokens=routed_tokens(context) * parallel.ep,
     )
 
 

@@ -138,7 +138,18 @@ def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
     builder.parameter(Parameters("key-value up", total, total / context.parallel.tp, total))
 
     def absorb(name: str, n: Count, k: Count) -> Gemm:
-        return Gemm(name, tokens, n, k, dtype, element, element, element, heads, family="bmm")
+        return Gemm(
+            name,
+            m=tokens,
+            n=n,
+            k=k,
+            dtype=dtype,
+            a_bytes=element,
+            b_bytes=element,
+            out_bytes=element,
+            groups=heads,
+            family="bmm",
+        )
 
     builder.step("mla_up", [absorb("query absorption", mixer.kv_lora, mixer.nope_dim)])
     rotated = 2 * tokens * (heads + 1.0) * mixer.rope_dim * context.residual
@@ -152,14 +163,14 @@ def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
         [
             AttentionKernel(
                 "attention core",
-                context.sequences,
-                heads,
-                context.length,
-                context.pairs(Pattern(), causal=mixer.causal),
-                width + mixer.kv_lora,
-                dtype,
-                streamed,
-                "mla_decode",
+                sequences=context.sequences,
+                heads=heads,
+                q_len=context.length,
+                qk_pairs=context.pairs(Pattern(), causal=mixer.causal),
+                macs_per_pair=width + mixer.kv_lora,
+                dtype=dtype,
+                traffic=streamed,
+                family="mla_decode",
                 kv_len=keys,
                 kv_token_bytes=width * ELEMENT_BYTES[context.precision.kv_cache],
                 quantized_kv=has_quantized_kv(context),

@@ -97,8 +97,9 @@ def _add_scan(builder: WorkBuilder, context: Context, mixer: Recurrence) -> None
 
     def scan(name: str, times: float) -> AttentionKernel:
         return AttentionKernel(
-            name, context.sequences, heads * mixer.visited, rows, rows, times * products, context.precision.attention,
-            times * row_bytes + (2 * state if decodes else state), "scan", kv_heads=heads, kv_len=rows,
+            name, sequences=context.sequences, heads=heads * mixer.visited, q_len=rows, qk_pairs=rows,
+            macs_per_pair=times * products, dtype=context.precision.attention,
+            traffic=times * row_bytes + (2 * state if decodes else state), family="scan", kv_heads=heads, kv_len=rows,
             serial_cycles=max(times - 1.0, 1.0) * steps * mixer.chunk_cycles, blocks=mixer.blocks / mixer.programs,
         )  # fmt: skip
 
@@ -127,7 +128,8 @@ def add_memory(builder: WorkBuilder, context: Context, mixer: NeuralMemory) -> N
 
     def product(name: str, times: float) -> Gemm:
         return Gemm(
-            name, chunk, times * weights / hidden, hidden, dtype, element, element, element, chunks, family="bmm"
+            name, m=chunk, n=times * weights / hidden, k=hidden, dtype=dtype, a_bytes=element, b_bytes=element,
+            out_bytes=element, groups=chunks, family="bmm"
         )  # fmt: skip
 
     state = 2 * mixer.state(hidden) / tp * context.precision.cached_element + weights * element

@@ -78,8 +78,9 @@ def _of_message(one: Alternative, file: MessageFile, search_path: tuple[str, ...
     )
     scenario = f"{file.kind} of {file.size} among {file.ranks} of {file.cluster}"
     return ChangeEffect(
-        one.file.term, scenario, "time", _told(one.against), _told(one.changes), before, after, None, one.file.limit,
-        one.file.cite,
+        term=one.file.term, scenario=scenario, metric="time", against=_told(one.against), changes=_told(one.changes),
+        before=before, after=after, ratio=None, limit=one.file.limit,
+        cite=one.file.cite,
     )  # fmt: skip
 
 
@@ -92,8 +93,9 @@ def _of_scenario(what_if: WhatIf, one: Alternative, scenario: str, search_path: 
     metric = what_if.file.metric if scenario == what_if.file.scenario else headline
     before, after = (_value(side, metric, one, scenario) for side in (without, with_it))
     return ChangeEffect(
-        one.file.term, scenario, metric, _told(one.against), _told(one.changes), before, after,
-        _ratio(without, with_it, metric, after / before), one.file.limit, one.file.cite,
+        term=one.file.term, scenario=scenario, metric=metric, against=_told(one.against), changes=_told(one.changes),
+        before=before, after=after,
+        ratio=_ratio(without, with_it, metric, after / before), limit=one.file.limit, cite=one.file.cite,
     )  # fmt: skip
 
 

@@ -59,7 +59,20 @@ def small(world):
 
 def comparison(error=None, low=None, high=None, **changed):
     predicted = 1.0 + (error or 0.0)
-    made = Comparison("a", "paper", "training", "step_time", "s", 1.0, predicted, low, high, error, "pass", "cite")
+    made = Comparison(
+        id="a",
+        publication="paper",
+        case_class="training",
+        metric="step_time",
+        unit="s",
+        published=1.0,
+        predicted=predicted,
+        low=low,
+        high=high,
+        error=error,
+        verdict="pass",
+        source="cite",
+    )
     return replace(made, **changed)
 
 

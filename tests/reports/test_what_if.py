@@ -61,7 +61,18 @@ def test_a_token_costs_its_share_of_the_rent() -> None:
 
 def test_recommendations_are_ranked_and_what_gains_nothing_is_named() -> None:
     def worth(term: str, after: float) -> ChangeEffect:
-        return ChangeEffect(term, "decode", "tpot", (), (), 1.0, after, (after * 0.9, after * 1.1), None, None)
+        return ChangeEffect(
+            term=term,
+            scenario="decode",
+            metric="tpot",
+            against=(),
+            changes=(),
+            before=1.0,
+            after=after,
+            ratio=(after * 0.9, after * 1.1),
+            limit=None,
+            cite=None,
+        )
 
     asked = of_recommendations([worth("small", 0.98), worth("none", 1.0), worth("large", 0.5)], "some")
     assert [row["bar"] for row in rows(asked)] == ["large", "small"]

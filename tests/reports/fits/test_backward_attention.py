@@ -21,7 +21,8 @@ from reports.fits.backward_attention import FAMILY, fit, main, pairs
 SIZES = {"batch": 1, "q_heads": 8, "kv_heads": 8, "head_dim": 128, "v_head_dim": 128, "q_len": 4096, "kv_len": 4096}
 FORWARD, BACKWARD = {"op": "attention_prefill"}, {"op": "attention_backward"}
 CORE = AttentionKernel(
-    "core", 1.0, 32.0, 4096.0, 4096.0 * 4097 / 2, 256.0, "bf16", 4 * 4096.0 * 32 * 128 * 2, "attention_prefill",
+    "core", sequences=1.0, heads=32.0, q_len=4096.0, qk_pairs=4096.0 * 4097 / 2, macs_per_pair=256.0, dtype="bf16",
+    traffic=4 * 4096.0 * 32 * 128 * 2, family="attention_prefill",
     kv_heads=32.0, kv_len=4096.0, kv_token_bytes=512.0,
 )  # fmt: skip
 

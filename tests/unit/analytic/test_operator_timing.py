@@ -17,10 +17,22 @@ from costmodel.workload.operator_key import sizes_of
 from costmodel.workload.operators import Collective, Elementwise, ExpertAllToAll, Gemm, Group, base_name
 from costmodel.workload.scenario import Communication
 
-PRODUCT = Gemm("product", 4096.0, 4096.0, 4096.0, "bf16", 2.0, 2.0, 2.0)
+PRODUCT = Gemm("product", m=4096.0, n=4096.0, k=4096.0, dtype="bf16", a_bytes=2.0, b_bytes=2.0, out_bytes=2.0)
 STREAM = Elementwise("norm", 4e6)
 REDUCTION = Collective("reduction", "all_reduce", 1e9, Group(8.0))
-DISPATCH = ExpertAllToAll("dispatch", 4096.0, 7168.0, 8, 256.0, 8.0, 4, Group(64.0), "normal", 1.0, "moe_dispatch")
+DISPATCH = ExpertAllToAll(
+    "dispatch",
+    tokens=4096.0,
+    token_bytes=7168.0,
+    top_k=8,
+    experts=256.0,
+    expert_groups=8.0,
+    group_top_k=4,
+    group=Group(64.0),
+    mode="normal",
+    expert_load=1.0,
+    family="moe_dispatch",
+)
 SPREAD = Spread((1e-6, 1e-3), (0.5, 0.9), (2.0, 1.0), (4.0, 1.5))
 
 

@@ -16,7 +16,9 @@ from costmodel.errors import InputError
 from costmodel.schema.files import load_device
 from costmodel.workload.operators import Gemm
 
-LARGE = Gemm("large", 8192.0, 8192.0, 8192.0, "bf16", 2.0, 2.0, 2.0)  # limited by arithmetic
+LARGE = Gemm(
+    "large", m=8192.0, n=8192.0, k=8192.0, dtype="bf16", a_bytes=2.0, b_bytes=2.0, out_bytes=2.0
+)  # limited by arithmetic
 
 
 def busy_time(fit: FamilyFit, world: Path) -> float:

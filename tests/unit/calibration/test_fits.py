@@ -17,7 +17,7 @@ from costmodel.schema.references import Library
 from costmodel.workload.operators import Gemm
 
 SPREAD = "spread: [{time: 1 ms, low: 0.9, median: 1, high: 1.1, rows: 30}], rows: 30"
-PRODUCT = Gemm("x", 64.0, 64.0, 64.0, "bf16", 2.0, 2.0, 2.0)
+PRODUCT = Gemm("x", m=64.0, n=64.0, k=64.0, dtype="bf16", a_bytes=2.0, b_bytes=2.0, out_bytes=2.0)
 
 
 def stream(launch_us: float, **more: str) -> str:
@@ -262,7 +262,7 @@ def test_a_device_without_files_takes_its_siblings(shelf):
 def test_a_variant_that_nobody_measured_names_what_stands_in(shelf):
     choice = Chooser("chip", [shelf]).choose("gemm", "fp16", Kernel("", "k2", ""))
     assert choice.why == "chip/b, gemm/bf16 stands in for gemm/fp16"
-    half = Gemm("x", 64.0, 64.0, 64.0, "fp16", 2.0, 2.0, 2.0)
+    half = Gemm("x", m=64.0, n=64.0, k=64.0, dtype="fp16", a_bytes=2.0, b_bytes=2.0, out_bytes=2.0)
     assert choice.calibration.fit(half).basis == "transferred"
     assert launch(choice.calibration.fit(half)) == 2
 

@@ -28,7 +28,17 @@ LINES, LENGTHS = np.ix_(2.0 ** np.arange(0, 16), 2.0 ** np.arange(8, 19))
 def product(variant: str) -> Operator:
     width = WIDTH[variant]
     dtype = variant.removesuffix("_block")
-    return Gemm("x", ROWS, COLUMNS, DEPTHS, dtype, width, width, 2.0, block_scaled=variant.endswith("block"))
+    return Gemm(
+        "x",
+        m=ROWS,
+        n=COLUMNS,
+        k=DEPTHS,
+        dtype=dtype,
+        a_bytes=width,
+        b_bytes=width,
+        out_bytes=2.0,
+        block_scaled=variant.endswith("block"),
+    )
 
 
 def fits(family: str) -> Iterator[tuple[Machine, Operator, FamilyFit]]:

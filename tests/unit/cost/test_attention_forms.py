@@ -41,7 +41,8 @@ def core(
     traffic = sequences * (heads * rows * WIDTH + shared * keys * WIDTH) * 2.0
     family = "attention_prefill"
     return AttentionKernel(
-        "core", sequences, heads, rows, pairs, WIDTH, "bf16", traffic, family, kv_heads=shared, kv_len=keys,
+        "core", sequences=sequences, heads=heads, q_len=rows, qk_pairs=pairs, macs_per_pair=WIDTH, dtype="bf16",
+        traffic=traffic, family=family, kv_heads=shared, kv_len=keys,
         kv_token_bytes=2 * WIDTH,
     )  # fmt: skip
 

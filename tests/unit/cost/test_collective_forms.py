@@ -55,7 +55,17 @@ def operator(kind: str, size, ranks: float):
     """Return a collective of `size` bytes, or an exchange of as many bytes in tokens of 7,168."""
     if kind in ("normal", "low_latency"):
         return ExpertAllToAll(
-            "dispatch", size / 7168, 7392.0, 8, 256.0, 1.0, 1, Group(ranks), kind, 1.0, "moe_dispatch"
+            "dispatch",
+            tokens=size / 7168,
+            token_bytes=7392.0,
+            top_k=8,
+            experts=256.0,
+            expert_groups=1.0,
+            group_top_k=1,
+            group=Group(ranks),
+            mode=kind,
+            expert_load=1.0,
+            family="moe_dispatch",
         )
     return Collective(kind, kind, size, Group(ranks))
 

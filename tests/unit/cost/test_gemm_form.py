@@ -35,7 +35,9 @@ def form(**given: Any) -> GemmForm:
 
 def product(m: Any, n: Any, k: Any, dtype: str = "bf16", *, block_scaled: bool = False) -> Gemm:
     width = 2.0 if dtype == "bf16" else 1.0
-    return Gemm("product", m, n, k, dtype, width, width, 2.0, block_scaled=block_scaled)
+    return Gemm(
+        "product", m=m, n=n, k=k, dtype=dtype, a_bytes=width, b_bytes=width, out_bytes=2.0, block_scaled=block_scaled
+    )
 
 
 def seconds(gemm: Gemm, machine: Machine = MACHINE, **given: Any) -> Any:

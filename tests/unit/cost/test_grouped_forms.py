@@ -30,7 +30,19 @@ def form(**given: Any) -> GemmForm:
 
 
 def experts(m: Any = 100.0, groups: Any = 32.0, **given: Any) -> Gemm:
-    return Gemm("experts", m, 4096.0, 7168.0, "fp8", 1.0, 1.0, 2.0, groups, family="grouped_gemm", **given)
+    return Gemm(
+        "experts",
+        m=m,
+        n=4096.0,
+        k=7168.0,
+        dtype="fp8",
+        a_bytes=1.0,
+        b_bytes=1.0,
+        out_bytes=2.0,
+        groups=groups,
+        family="grouped_gemm",
+        **given,
+    )
 
 
 def test_groups_of_uneven_rows_fill_more_tiles_than_even_ones() -> None:

@@ -22,7 +22,7 @@ WIDE = with_level(with_level(DEVICE, "hbm", 1e16), "l2", 1e16)  # only arithmeti
 
 def gemm(m: Quantity, n: float, k: float, dtype: str = "bf16", groups: float = 1.0) -> Gemm:
     element = 1.0 if dtype == "fp8" else 2.0
-    return Gemm("product", m, n, k, dtype, element, element, 2.0, groups)
+    return Gemm("product", m=m, n=n, k=k, dtype=dtype, a_bytes=element, b_bytes=element, out_bytes=2.0, groups=groups)
 
 
 def machine(tiles: tuple[Tile, ...] = (Tile(128, 128),), processors: Quantity = 100.0) -> Machine:
@@ -30,7 +30,17 @@ def machine(tiles: tuple[Tile, ...] = (Tile(128, 128),), processors: Quantity = 
 
 
 def core(rows: float, heads: float, pairs: float, traffic: float, family: str = "attention_prefill") -> AttentionKernel:
-    return AttentionKernel("core", 1.0, heads, rows, pairs, 128.0, "bf16", traffic, family)
+    return AttentionKernel(
+        "core",
+        sequences=1.0,
+        heads=heads,
+        q_len=rows,
+        qk_pairs=pairs,
+        macs_per_pair=128.0,
+        dtype="bf16",
+        traffic=traffic,
+        family=family,
+    )
 
 
 # ---- matrix products ------------------------------------------------------------------------------------------------

@@ -42,7 +42,19 @@ def step(fabric: str = "h800-2048-mpft", *, contention: bool = True, **network: 
 
 def exchange(ranks: float = 64.0, mode: str = "normal") -> ExpertAllToAll:
     family = "moe_dispatch" if mode == "normal" else "moe_dispatch_low_latency"
-    return ExpertAllToAll("dispatch", 4096.0, 7168.0, 8, 256.0, 8.0, 4, Group(ranks), mode, 1.0, family)
+    return ExpertAllToAll(
+        "dispatch",
+        tokens=4096.0,
+        token_bytes=7168.0,
+        top_k=8,
+        experts=256.0,
+        expert_groups=8.0,
+        group_top_k=4,
+        group=Group(ranks),
+        mode=mode,
+        expert_load=1.0,
+        family=family,
+    )
 
 
 def on(load: LinkLoad, kind: str, wires: Wires) -> Array:

@@ -30,7 +30,7 @@ def samples(device_name: str, seed: int) -> Samples:
     random, device = np.random.default_rng(seed), load_device(device_name)
     shapes = np.array([(m, n, k) for n, k in SHAPES for m in 2.0 ** np.arange(4, 15)], dtype=np.float64)
     m, n, k = shapes.T
-    gemm = Gemm("product", m, n, k, "fp8", 1.03, 1.0, 2.0, block_scaled=True)
+    gemm = Gemm("product", m=m, n=n, k=k, dtype="fp8", a_bytes=1.03, b_bytes=1.0, out_bytes=2.0, block_scaled=True)
     part = OperatorRows("gemm", np.arange(len(m)), device, (gemm,))
     true = FORMS["gemm"].build(TRUE, CHOICES).time(gemm, part.machine(FRAMEWORK)).seconds
     groups = np.array([f"{a:g}x{b:g}" for a, b in zip(n, k, strict=True)], dtype=np.object_)

@@ -214,7 +214,19 @@ def test_a_box_without_switches_does_not_add_up_on_the_way() -> None:
 def exchange(ranks: int, kind: str = "dispatch", mode: str = "normal") -> ExpertAllToAll:
     """Return V3's, 4,096 tokens a rank in FP8."""
     copy = 7168 * float(payload_bytes("fp8"))
-    return ExpertAllToAll(kind, 4096.0, copy, 8, 256.0, 8.0, 4, Group(float(ranks)), mode, 1.0, kind)
+    return ExpertAllToAll(
+        kind,
+        tokens=4096.0,
+        token_bytes=copy,
+        top_k=8,
+        experts=256.0,
+        expert_groups=8.0,
+        group_top_k=4,
+        group=Group(float(ranks)),
+        mode=mode,
+        expert_load=1.0,
+        family=kind,
+    )
 
 
 @pytest.mark.parametrize("mode", ["normal", "low_latency"])

@@ -17,7 +17,17 @@ from costmodel.profiling.running import probes
 from costmodel.profiling.shapes import ProfileLimits, shapes
 from costmodel.schema.files import load_device, load_node, validate
 
-FACTS = Facts('Some "CPU"', "cpu", 2, 2.5e9, 3e9, 2**34, 2**25, "6.1", "memory")
+FACTS = Facts(
+    product='Some "CPU"',
+    architecture="cpu",
+    processors=2,
+    clock=2.5e9,
+    clock_max=3e9,
+    memory=2**34,
+    cache=2**25,
+    driver="6.1",
+    link="memory",
+)
 
 
 def row(identifier: str, **cells: str) -> dict[str, str]:
