@@ -76,9 +76,14 @@ def load_calibration(
 def _loaded(
     device: str, implementations: tuple[tuple[str, tuple[str, ...]], ...], roots: tuple[Path, ...]
 ) -> Calibration:
-    shelf = Shelf(Library(roots))
-    fits = Fits(shelf, device, dict(implementations))
+    fits = Fits(_shelf(roots), device, dict(implementations))
     return Calibration(ROOFLINE, fits, fits.notes)
+
+
+@functools.lru_cache(maxsize=8)
+def _shelf(roots: tuple[Path, ...]) -> Shelf:
+    """Return the files of a search path, which all devices and frameworks share."""
+    return Shelf(Library(roots))
 
 
 def basis_of(device: str, search_path: Sequence[str | Path] = ()) -> str:
