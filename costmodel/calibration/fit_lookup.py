@@ -79,9 +79,14 @@ def load_calibration(
 def _loaded(
     device: str, implementations: tuple[tuple[str, tuple[str, ...]], ...], roots: tuple[Path, ...]
 ) -> Calibration:
-    shelf = FitStore(Library(roots))
-    fits = FitLookup(shelf, device, dict(implementations))
+    fits = FitLookup(_fit_store(roots), device, dict(implementations))
     return Calibration(ROOFLINE, fits, fits.notes)
+
+
+@functools.lru_cache(maxsize=8)
+def _fit_store(roots: tuple[Path, ...]) -> FitStore:
+    """Return the files of a search path, which all devices and frameworks share."""
+    return FitStore(Library(roots))
 
 
 def basis_of(device: str, search_path: Sequence[str | Path] = ()) -> str:
