@@ -28,7 +28,7 @@ def by_symmetry(ranks: int) -> float:
 
 def by_flows(batches: tuple[float, ...]) -> tuple[float, list[float]]:
     """Return (wall time [s], makespan for each batch [s]) of an all-to-all by ECMP on a two-level tree, by flows."""
-    from costmodel.network.cluster_links import build_plant
+    from costmodel.network.cluster_links import build_cluster_links
     from costmodel.network.flows import run_flows
     from costmodel.network.layout import pairs
     from costmodel.network.routing import Flows, route
@@ -42,7 +42,7 @@ def by_flows(batches: tuple[float, ...]) -> tuple[float, list[float]]:
     def makespan(batch: float, endpoints: int) -> float:
         import numpy as np
 
-        plant = build_plant(single, endpoints)
+        plant = build_cluster_links(single, endpoints)
         source, target = pairs(endpoints)
         size: Array = np.full(len(source), 1e9 / endpoints)
         return run_flows(route(plant, Flows(source, target, size), "ecmp").incidence, size, batch=batch).makespan

@@ -132,8 +132,9 @@ def compared(case: Case) -> Difference | None:
     assert time[0] is not None
     assert time[1] is not None
     return Difference(
-        case, event.cluster, closed.headline, time[0], time[1], waits_of(engine.timelines[case.scenario]),
-        _change(exposed), _change(bubble),
+        case=case, cluster=event.cluster, metric=closed.headline, closed=time[0], event=time[1],
+        waits=waits_of(engine.timelines[case.scenario]),
+        exposed=_change(exposed), bubble=_change(bubble),
     )  # fmt: skip
 
 

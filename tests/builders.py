@@ -21,7 +21,7 @@ from costmodel.hardware import (
     Power,
     Price,
 )
-from costmodel.network.group_links import Path
+from costmodel.network.group_links import GroupLinks
 from costmodel.quantities import Quantity
 from costmodel.result import Point
 from costmodel.workload.architecture import (
@@ -178,13 +178,13 @@ def scenario(
     """Return a scenario; what is not given is plain: no parallelism, BF16."""
     return Scenario(
         "test",
-        plan,
-        architecture,
-        cluster,
-        Parallelism() if parallel is None else parallel,
-        precision,
-        Communication() if communication is None else communication,
-        framework,
+        plan=plan,
+        architecture=architecture,
+        cluster=cluster,
+        parallel=Parallelism() if parallel is None else parallel,
+        precision=precision,
+        communication=Communication() if communication is None else communication,
+        framework=framework,
     )
 
 
@@ -198,15 +198,15 @@ def context(
 ) -> Context:
     """Return one rank's view; `replace` it for what else a test changes."""
     return Context(
-        architecture,
-        Parallelism() if parallel is None else parallel,
-        BF16,
-        Communication(),
-        FRAMEWORK,
-        phase,
-        sequences,
-        length,
-        length if keys is None else keys,
+        architecture=architecture,
+        parallel=Parallelism() if parallel is None else parallel,
+        precision=BF16,
+        communication=Communication(),
+        framework=FRAMEWORK,
+        phase=phase,
+        sequences=sequences,
+        length=length,
+        keys=length if keys is None else keys,
     )
 
 
@@ -235,9 +235,9 @@ def with_level(device: Device, name: str, bandwidth: Quantity, capacity: Quantit
 
 def way(
     size: float, local: float, inner: float = 200e9, outer: float = 50e9, latencies: tuple[float, float] = (1e-6, 3e-6)
-) -> Path:
+) -> GroupLinks:
     """Return a group's path with `local` ranks on each node. latencies: inside and between nodes."""
-    return Path(size, local, size / local, inner, outer, *latencies)
+    return GroupLinks(size, local, size / local, inner, outer, *latencies)
 
 
 def spreads(low: float, median: float, high: float, families: tuple[str, ...] = FAMILIES) -> Calibration:

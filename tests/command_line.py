@@ -44,6 +44,7 @@ def run_here(*arguments: object, program: Callable[[], object] = main, name: str
         code = stopped.code or 0
     finally:
         sys.argv = given
-        gc.enable()  # the command line leaves it off
+        gc.enable()  # the command line leaves it off, and all that was alive uncollected
+        gc.unfreeze()
     shown, told = (each.buffer.getvalue().decode("utf-8", errors="surrogateescape") for each in (out, err))
     return Ran(code if isinstance(code, int) else 1, shown, told)

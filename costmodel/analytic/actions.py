@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from costmodel.analytic.layer_overlap import Reducing
+from costmodel.analytic.layer_overlap import AsyncReduceTimes
 from costmodel.analytic.overlapped_comm import Works
-from costmodel.analytic.stream_times import NO_TIME, Sums
+from costmodel.analytic.stream_times import NO_TIME, StreamTimes
 from costmodel.quantities import Quantity, Seconds, maximum, minimum
 from costmodel.workload.schedules import Kind
 
@@ -16,12 +16,12 @@ from costmodel.workload.schedules import Kind
 class PassSums:
     """Times of a layer or a stage: forward, input gradient, weight gradient."""
 
-    forward: Sums = NO_TIME
-    input_gradient: Sums = NO_TIME
-    weight_gradient: Sums = NO_TIME
+    forward: StreamTimes = NO_TIME
+    input_gradient: StreamTimes = NO_TIME
+    weight_gradient: StreamTimes = NO_TIME
 
     @property
-    def backward(self) -> Sums:
+    def backward(self) -> StreamTimes:
         """Return both gradients together."""
         return self.input_gradient + self.weight_gradient
 
@@ -32,7 +32,7 @@ class ActionTimes:
 
     seconds: Seconds
     kernels: Seconds
-    reducing: Reducing | None = None
+    reducing: AsyncReduceTimes | None = None
 
     @property
     def parts(self) -> tuple[Seconds, Seconds, Seconds]:
@@ -41,10 +41,10 @@ class ActionTimes:
         return (self.seconds, 0.0, 0.0) if own is None else (own.head, own.rest, own.trail)
 
 
-def settling(own: Reducing, kernels: Seconds, started: Seconds) -> ActionTimes:
+def settling(own: AsyncReduceTimes, kernels: Seconds, started: Seconds) -> ActionTimes:
     """Return an action whose reductions run on. started: what the host takes to start its kernels."""
     head = maximum(own.head, started - own.rest)
-    return ActionTimes(head + own.rest, kernels, Reducing(head, own.rest, own.trail))
+    return ActionTimes(head + own.rest, kernels, AsyncReduceTimes(head, own.rest, own.trail))
 
 
 def stage_sums(works: Works, layers: Mapping[str, PassSums]) -> PassSums:
@@ -60,17 +60,17 @@ def stage_sums(works: Works, layers: Mapping[str, PassSums]) -> PassSums:
     return total
 
 
-def contention(both: Sums, slowing: Quantity) -> Seconds:
+def all_to_all_contention(both: StreamTimes, slowing: Quantity) -> Seconds:
     """Return how much longer the computation of a pair takes because exchanges run beside it.
 
     Kernels take `slowing` times as long while both run, which is min(exchanges, slowing * compute):
 
         contention = min(exchanges, slowing * compute) * (1 - 1/slowing)
     """
-    return minimum(both.exchanges, slowing * both.compute) * (1.0 - 1.0 / slowing)
+    return minimum(both.expert_all_to_alls, slowing * both.compute) * (1.0 - 1.0 / slowing)
 
 
-def pass_of(sums: PassSums, kind: Kind) -> Sums:
+def pass_of(sums: PassSums, kind: Kind) -> StreamTimes:
     """Return the times of one kind of pass by itself."""
     return {
         Kind.FORWARD: sums.forward,

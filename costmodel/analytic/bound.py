@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from costmodel.network.group_links import path
+from costmodel.network.group_links import group_links
 from costmodel.quantities import Seconds
 from costmodel.workload.dtypes import payload_width
 from costmodel.workload.operators import Group
@@ -31,6 +31,6 @@ def bound_times(scenario: Scenario, plan: ExpertBound) -> BoundTimes:
     in the paper.
     """
     width = payload_width(scenario.communication.dispatch) + payload_width(scenario.communication.combine)
-    bandwidth = path(Group(scenario.parallel.ep), scenario.cluster).slowest
+    bandwidth = group_links(Group(scenario.parallel.ep), scenario.cluster).slowest
     once = width * plan.tokens_per_device * plan.sends * plan.hidden / bandwidth
     return BoundTimes(once, 2 * once, scenario.architecture.depth * 2 * once)

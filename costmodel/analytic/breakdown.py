@@ -7,29 +7,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
-from costmodel.analytic.actions import PassSums, contention, lone_seconds, stage_sums
-from costmodel.analytic.inference import PassTimes, PricedPass
-from costmodel.analytic.operator_timing import Priced, PricedWork
-from costmodel.analytic.overlapped_comm import Traffic, Works
+from costmodel.analytic.actions import PassSums, all_to_all_contention, lone_seconds, stage_sums
+from costmodel.analytic.inference import PassModel, PassTimes
+from costmodel.analytic.operator_timing import TimedOperator, TimedWork
+from costmodel.analytic.overlapped_comm import OverlappedComm, Works
 from costmodel.analytic.recurrence import Slot
 from costmodel.analytic.segments import COMPUTE
 from costmodel.analytic.stream_times import exposed_seconds
 from costmodel.analytic.training import (
-    PricedStep,
+    StepModel,
     layer_sums,
     once_a_step,
+    optimizer_times,
     pass_times,
     slot_times,
-    tail_times,
 )
 from costmodel.result import Entry
 from costmodel.workload.memory import stage_work
 from costmodel.workload.operators import (
-    AttentionCore,
+    AttentionKernel,
     Collective,
-    Exchange,
+    ExpertAllToAll,
     Gemm,
-    HostProduct,
+    HostGemm,
     HostTime,
     HostTransfer,
     HostUpdate,
@@ -42,8 +42,8 @@ from costmodel.workload.schedules import Kind
 ROUNDING = 1e-13  # of a pass: what differences of floats that are equal leave
 HOST = "host"  # what passes wait for the host to start their kernels
 SLOWED = "slowed by exchanges"  # what kernels take longer because exchanges run beside them
-_UNCOUNTED = (Collective, Exchange, HostTransfer, HostUpdate, HostTime)
-_Part: TypeAlias = "tuple[Priced, float, float]"  # an operator, how often, and the share that nothing hides
+_UNCOUNTED = (Collective, ExpertAllToAll, HostTransfer, HostUpdate, HostTime)
+_Part: TypeAlias = "tuple[TimedOperator, float, float]"  # an operator, how often, and the share that nothing hides
 
 
 class Lines:
@@ -51,9 +51,9 @@ class Lines:
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
-        self._bases: dict[Priced, str] = {}
+        self._bases: dict[TimedOperator, str] = {}
 
-    def add(self, priced: Priced, count: float, exposed: float = 1.0) -> None:
+    def add(self, priced: TimedOperator, count: float, exposed: float = 1.0) -> None:
         """Add `count` runs of an operator, a share `exposed` of whose time nothing hides."""
         name = base_name(priced.operator.name)
         entry = self.entries.setdefault(name, Entry(name))
@@ -90,13 +90,13 @@ def _work(operator: Operator) -> tuple[float, float | None, str | None]:
     """Return (FLOP, bytes of device memory, number format of the products) of one run; null: not counted, none."""
     if isinstance(operator, _UNCOUNTED):
         return 0.0, None, None
-    if isinstance(operator, HostProduct):
+    if isinstance(operator, HostGemm):
         return float(operator.flop), None, operator.product.dtype
-    dtype = operator.dtype if isinstance(operator, Gemm | AttentionCore | MixedAttention) else None
+    dtype = operator.dtype if isinstance(operator, Gemm | AttentionKernel | MixedAttention) else None
     return float(operator.flop), float(operator.traffic), dtype
 
 
-def step_breakdown(step: PricedStep) -> list[Entry]:
+def step_breakdown(step: StepModel) -> list[Entry]:
     """Return the operators of a training step, means over pipeline ranks; with the bubble they sum to the step time."""
     lines = Lines()
     slower = waiting = 0.0
@@ -105,7 +105,7 @@ def step_breakdown(step: PricedStep) -> list[Entry]:
         waiting += float(count) * _host_wait(step, slot)
         exposed = _exposed_share(step, slot.kind, slot.forward, slot.backward)
         for priced, repeats, share in _slot_operators(step, slot.kind, slot.forward, slot.backward):
-            lines.add(priced, float(count) * repeats, exposed if isinstance(priced.operator, Exchange) else share)
+            lines.add(priced, float(count) * repeats, exposed if isinstance(priced.operator, ExpertAllToAll) else share)
         for priced, repeats, share in _slot_traffic(step, slot):
             lines.add(priced, float(count) * repeats, share)
     for priced, repeats, share in _running_on(step):
@@ -117,7 +117,7 @@ def step_breakdown(step: PricedStep) -> list[Entry]:
     return lines.sorted()
 
 
-def _host_wait(step: PricedStep, slot: Slot) -> float:
+def _host_wait(step: StepModel, slot: Slot) -> float:
     """Return how much longer an action takes because its kernels cannot be started faster."""
     if not float(step.start):
         return 0.0
@@ -125,26 +125,26 @@ def _host_wait(step: PricedStep, slot: Slot) -> float:
     return float(timed.seconds) - float(hurried.seconds)
 
 
-def _contention(step: PricedStep, slot: Slot) -> float:
+def _contention(step: StepModel, slot: Slot) -> float:
     """Return how much longer the kernels of an action take because exchanges run beside them."""
     if slot.forward is None or slot.backward is None:
         return 0.0
     layers = layer_sums(step, None)
     forward, backward = (stage_sums(step.works_of(label), layers) for label in (slot.forward, slot.backward))
-    return float(contention(forward.forward + backward.backward, step.slowing))
+    return float(all_to_all_contention(forward.forward + backward.backward, step.moe_comm_slowdown))
 
 
-def _slot_traffic(step: PricedStep, slot: Slot) -> Iterator[_Part]:
+def _slot_traffic(step: StepModel, slot: Slot) -> Iterator[_Part]:
     """Yield what moves beside one action, with the share of it that makes the action longer.
 
     Of actions whose reductions run on only what they wait for in full: `_running_on` has the rest.
     """
-    traffic = step.traffic
+    traffic = step.overlapped_comm
     if traffic is None:
         return
     layers = layer_sums(step, None)
     if slot.forward is not None and slot.backward is not None:
-        if traffic.settles(slot.kind):
+        if traffic.has_async_reduce(slot.kind):
             return
         works = step.works_of(slot.forward), step.works_of(slot.backward)
         alone, exchanges = _pair_alone(step, slot)
@@ -152,24 +152,24 @@ def _slot_traffic(step: PricedStep, slot: Slot) -> Iterator[_Part]:
         yield from _spread([(priced, count) for _, count, priced in traffic.in_pair(*works)], float(longer))
         return
     stages = [step.works_of(_label(slot))]
-    if traffic.settles(slot.kind):
+    if traffic.has_async_reduce(slot.kind):
         waited, _ = _apart(traffic, stages, slot.kind, ends=False)
         yield from ((priced, count, 1.0) for priced, count in waited)
         return
     yield from _lone_traffic(traffic, stages, slot.kind, layers, ends=False)
 
 
-def _running_on(step: PricedStep) -> Iterator[_Part]:
+def _running_on(step: StepModel) -> Iterator[_Part]:
     """Yield the reductions that run on, means over ranks, with the share of all of them that makes the step longer."""
-    traffic = step.traffic
+    traffic = step.overlapped_comm
     if traffic is None or not traffic.runs_on:
         return
     layers = layer_sums(step, None)
     passes = pass_times(step, layers, None)
-    moved: list[tuple[Priced, float]] = []
+    moved: list[tuple[TimedOperator, float]] = []
     longer = float(passes.left)
     for row, (slot, count) in enumerate(zip(step.program.slots, step.program.mean_counts.tolist(), strict=True)):
-        if not traffic.settles(slot.kind):
+        if not traffic.has_async_reduce(slot.kind):
             continue
         if slot.forward is not None and slot.backward is not None:
             works = step.works_of(slot.forward), step.works_of(slot.backward)
@@ -194,21 +194,21 @@ def _label(slot: Slot) -> int:
     return label
 
 
-def _pair_alone(step: PricedStep, slot: Slot) -> tuple[float, float]:
+def _pair_alone(step: StepModel, slot: Slot) -> tuple[float, float]:
     """Return what an overlapped pair takes without what moves beside it: its computation, and its exchanges [s]."""
     assert slot.forward is not None, "a pair has a chunk each way"
     assert slot.backward is not None, "a pair has a chunk each way"
     layers = layer_sums(step, None)
     forward, backward = (stage_sums(step.works_of(label), layers) for label in (slot.forward, slot.backward))
     both = forward.forward + backward.backward
-    return float(both.compute + contention(both, step.slowing)), float(both.exchanges)
+    return float(both.compute + all_to_all_contention(both, step.moe_comm_slowdown)), float(both.expert_all_to_alls)
 
 
 def _apart(
-    traffic: Traffic, stages: Sequence[Works], kind: Kind, *, ends: bool
-) -> tuple[list[tuple[Priced, int]], list[tuple[Priced, int]]]:
+    traffic: OverlappedComm, stages: Sequence[Works], kind: Kind, *, ends: bool
+) -> tuple[list[tuple[TimedOperator, int]], list[tuple[TimedOperator, int]]]:
     """Return what a lone pass moves: what it waits for in full, and what runs beside it."""
-    waited, beside = list[tuple[Priced, int]](), list[tuple[Priced, int]]()
+    waited, beside = list[tuple[TimedOperator, int]](), list[tuple[TimedOperator, int]]()
     for works in stages:
         for count, _, moved in traffic.along(works, kind, ends=ends):
             for part, priced in moved:
@@ -217,7 +217,7 @@ def _apart(
 
 
 def _lone_traffic(
-    traffic: Traffic, stages: Sequence[Works], kind: Kind, layers: Mapping[str, PassSums], *, ends: bool
+    traffic: OverlappedComm, stages: Sequence[Works], kind: Kind, layers: Mapping[str, PassSums], *, ends: bool
 ) -> Iterator[_Part]:
     """Yield what moves beside a lone pass: what it waits for in full, and of the rest what it is longer by."""
     compute = lone_seconds(layers, kind)
@@ -229,23 +229,23 @@ def _lone_traffic(
     yield from _spread(beside, max(longer, 0.0))
 
 
-def _spread(moved: Sequence[tuple[Priced, float]], longer: float) -> Iterator[_Part]:
+def _spread(moved: Sequence[tuple[TimedOperator, float]], longer: float) -> Iterator[_Part]:
     """Yield operators with equal shares of their times that add up to `longer` seconds."""
     whole = sum(count * float(priced.time.seconds) for priced, count in moved)
     yield from ((priced, count, longer / whole if whole else 0.0) for priced, count in moved)
 
 
-def _slowest_end(step: PricedStep) -> Iterator[_Part]:
+def _slowest_end(step: StepModel) -> Iterator[_Part]:
     """Yield how the rank that ends last ends the step, with the share of each operator that others do not hide."""
     layers = layer_sums(step, None)
-    times = [float(end.seconds) for end in tail_times(step, layers, None)]
-    tail = step.tails[times.index(max(times))]
+    times = [float(end.seconds) for end in optimizer_times(step, layers, None)]
+    tail = step.optimizer_steps[times.index(max(times))]
     yield from ((priced, 1, 1.0) for priced in (*tail.serial, *tail.on_host))
     host, copies = (sum(float(each.time.seconds) for each in part) for part in (tail.on_host, tail.copies))
     yield from _spread(
         [(priced, 1) for priced in tail.copies], max(copies - host, 0.0) if step.host_overlaps else copies
     )
-    traffic = step.traffic
+    traffic = step.overlapped_comm
     if traffic is None:
         return
     stages = [stage_work(step.work, stage) for stage in tail.stages]
@@ -260,14 +260,14 @@ def _slowest_end(step: PricedStep) -> Iterator[_Part]:
         yield from _spread(extra, float(longer))
 
 
-def _moved(traffic: Traffic, works: Works, kind: Kind, *, ends: bool) -> Iterator[tuple[int, Priced]]:
+def _moved(traffic: OverlappedComm, works: Works, kind: Kind, *, ends: bool) -> Iterator[tuple[int, TimedOperator]]:
     for count, _, moved in traffic.along(works, kind, ends=ends):
         yield from ((count, priced) for _, priced in moved)
 
 
-def _slot_operators(step: PricedStep, kind: Kind, forward: int | None, backward: int | None) -> Iterator[_Part]:
+def _slot_operators(step: StepModel, kind: Kind, forward: int | None, backward: int | None) -> Iterator[_Part]:
     """Yield the operators of one action; shares are what its own pass does not hide."""
-    passes: list[tuple[int, Sequence[Priced]]] = []
+    passes: list[tuple[int, Sequence[TimedOperator]]] = []
     if forward is not None:
         passes.extend((count, work.forward) for count, work in _stage(step, forward))
     if backward is not None:
@@ -280,33 +280,33 @@ def _slot_operators(step: PricedStep, kind: Kind, forward: int | None, backward:
         yield from ((priced, count, share) for priced, share in _shares(operators))
 
 
-def _shares(operators: Sequence[Priced]) -> Iterator[tuple[Priced, float]]:
+def _shares(operators: Sequence[TimedOperator]) -> Iterator[tuple[TimedOperator, float]]:
     """Yield the operators of a pass with the share of each that no other one hides."""
     for priced, seconds in exposed_seconds(operators, None):
         whole = float(priced.time.seconds)
         yield priced, float(seconds) / whole if whole else 1.0
 
 
-def _stage(step: PricedStep, label: int) -> Iterator[tuple[int, PricedWork]]:
+def _stage(step: StepModel, label: int) -> Iterator[tuple[int, TimedWork]]:
     for count, part in stage_work(step.work, step.classes[label]):
-        yield count, step.priced[part.name]
+        yield count, step.timed_works[part.name]
 
 
-def _exposed_share(step: PricedStep, kind: Kind, forward: int | None, backward: int | None) -> float:
+def _exposed_share(step: StepModel, kind: Kind, forward: int | None, backward: int | None) -> float:
     """Return the share of an action's exchanges that its computation does not hide."""
     if kind is not Kind.FORWARD_BACKWARD:
         return 1.0
     compute = exchange = 0.0
     for priced, repeats, share in _slot_operators(step, kind, forward, backward):
-        if isinstance(priced.operator, Exchange):
+        if isinstance(priced.operator, ExpertAllToAll):
             exchange += repeats * float(priced.time.seconds)
         else:
             compute += repeats * share * float(priced.time.seconds)
-    both = float(step.slowing) * compute  # the longest time in which kernels run beside exchanges
+    both = float(step.moe_comm_slowdown) * compute  # the longest time in which kernels run beside exchanges
     return 0.0 if exchange <= both else (exchange - both) / exchange
 
 
-def add_pass(lines: Lines, priced: PricedPass, times: PassTimes, count: float = 1.0) -> None:
+def add_pass(lines: Lines, priced: PassModel, times: PassTimes, count: float = 1.0) -> None:
     """Add `count` runs of a pass: the compute streams in full, and of the other streams what they wait for.
 
     The entries sum to count * latency.

@@ -10,24 +10,24 @@ from functools import cached_property
 
 from costmodel.analytic.breakdown import Lines, add_pass
 from costmodel.analytic.inference import (
+    PassModel,
     PassTimes,
-    PricedPass,
     operators_of,
     pass_ledger,
+    pass_model_of,
     pass_times,
     plan_pass,
-    priced_pass,
 )
 from costmodel.analytic.metrics import invested, max_batch_per_device, spent
 from costmodel.analytic.no_schedule import Unscheduled
-from costmodel.analytic.operator_timing import Priced, pricer
+from costmodel.analytic.operator_timing import TimedOperator, operator_timer
 from costmodel.analytic.serving import decode_steps
-from costmodel.analytic.stream_times import Moves, seconds_of
+from costmodel.analytic.stream_times import Perturbations, seconds_of
 from costmodel.cost.calibration import Calibration
-from costmodel.network.group_links import path
+from costmodel.network.group_links import group_links
 from costmodel.quantities import Bytes, Quantity, Seconds, maximum, minimum
 from costmodel.result import Entry, Metrics
-from costmodel.workload.memory import Ledger, cache_of_sequence, fullest
+from costmodel.workload.memory import Ledger, cache_of_sequence, most_loaded
 from costmodel.workload.operators import Collective, Group
 from costmodel.workload.passes import pass_work
 from costmodel.workload.plans import Decode, Prefill
@@ -53,9 +53,9 @@ class DisaggregatedEvaluation(Unscheduled):
         self.ledger: Ledger | None = pools_ledger(scenario, plan)
         self._prefill = _pool_pass(scenario.of_pool(plan.prefill), "prefill", calibration)
         self._decode = _pool_pass(scenario.of_pool(plan.decode), "decode", calibration)
-        self._transfer = pricer(scenario, calibration).price(transfer(scenario, plan))
+        self._transfer = operator_timer(scenario, calibration).time_operator(transfer(scenario, plan))
 
-    def metrics(self, moves: Moves) -> Metrics:
+    def metrics(self, moves: Perturbations) -> Metrics:
         """Return the metrics of the two pools together, in the ratio in which neither waits for the other.
 
         per_prefill, per_decode: requests a second of a device; ratio = per_decode / per_prefill: prefilling devices for
@@ -120,7 +120,7 @@ class DisaggregatedEvaluation(Unscheduled):
 
     def _link_rate(self) -> Quantity:
         """Return the requests a second whose cache one device's link can carry, of all that its group serves."""
-        bandwidth = path(_pair(self._plan), self._scenario.cluster).slowest * self._transfer.fit.network
+        bandwidth = group_links(_pair(self._plan), self._scenario.cluster).slowest * self._transfer.fit.network
         return bandwidth / delivered(self._scenario, self._plan)
 
     @property
@@ -136,7 +136,7 @@ class DisaggregatedEvaluation(Unscheduled):
         assert isinstance(decode, Decode)
         return max_batch_per_device(own, decode, pass_ledger(own, decode))
 
-    def _timed(self, moves: Moves) -> PoolTimes:
+    def _timed(self, moves: Perturbations) -> PoolTimes:
         if moves is None:
             return self._times
         return PoolTimes(
@@ -153,7 +153,7 @@ class DisaggregatedEvaluation(Unscheduled):
         """Return the families of both pools."""
         return frozenset(item.operator.family for item in self.operators())
 
-    def operators(self) -> list[Priced]:
+    def operators(self) -> list[TimedOperator]:
         """Return the operators of the prefilling pool, the transfer, and those of the decoding pool."""
         return [*self._prefill.operators(), self._transfer, *operators_of((self._decode,))]
 
@@ -183,11 +183,11 @@ class DisaggregatedEvaluation(Unscheduled):
         )
 
 
-def _pool_pass(scenario: Scenario, label: str, calibration: Calibration) -> PricedPass:
+def _pool_pass(scenario: Scenario, label: str, calibration: Calibration) -> PassModel:
     """Return one pool's pass."""
     assert isinstance(scenario.plan, Prefill | Decode)
     one = replace(plan_pass(scenario, scenario.plan), label=label)
-    return priced_pass(scenario, one, pass_work(one), pricer(scenario, calibration))
+    return pass_model_of(scenario, one, pass_work(one), operator_timer(scenario, calibration))
 
 
 def transfer(scenario: Scenario, plan: Disaggregated) -> Collective:
@@ -223,4 +223,4 @@ def delivered(scenario: Scenario, plan: Disaggregated) -> Bytes:
 
 def pools_ledger(scenario: Scenario, plan: Disaggregated) -> Ledger:
     """Return the ledger of the pool whose devices are fuller, and the most that any of both keeps on its host."""
-    return fullest([pass_ledger(scenario.of_pool(pool), pool.plan) for pool in (plan.prefill, plan.decode)])
+    return most_loaded([pass_ledger(scenario.of_pool(pool), pool.plan) for pool in (plan.prefill, plan.decode)])

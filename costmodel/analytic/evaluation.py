@@ -10,7 +10,7 @@ from costmodel.analytic.bound import bound_times
 from costmodel.analytic.breakdown import Lines, add_pass, step_breakdown
 from costmodel.analytic.disaggregation import DisaggregatedEvaluation, pools_ledger
 from costmodel.analytic.generation import GenerateEvaluation, generate_ledger
-from costmodel.analytic.inference import PassTimes, pass_ledger, pass_times, price_pass
+from costmodel.analytic.inference import PassTimes, pass_ledger, pass_model, pass_times
 from costmodel.analytic.metrics import (
     bound_metrics,
     decode_metrics,
@@ -19,10 +19,10 @@ from costmodel.analytic.metrics import (
     training_metrics,
 )
 from costmodel.analytic.no_schedule import Unscheduled
-from costmodel.analytic.operator_timing import Priced
+from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.analytic.serving import ServingEvaluation, serving_ledger
-from costmodel.analytic.stream_times import Moves
-from costmodel.analytic.training import StepTimes, micro_batch_count, price_step, step_times, training_context, whole
+from costmodel.analytic.stream_times import Perturbations
+from costmodel.analytic.training import StepTimes, micro_batch_count, step_model, step_times, training_context, whole
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Quantity
 from costmodel.result import Entry, Metrics
@@ -40,7 +40,7 @@ class Evaluation(Protocol):
     headline: str
     ledger: Ledger | None
 
-    def metrics(self, moves: Moves) -> Metrics:
+    def metrics(self, moves: Perturbations) -> Metrics:
         """Return the metrics with families moved within their spread."""
 
     def families(self) -> frozenset[str]:
@@ -49,10 +49,10 @@ class Evaluation(Protocol):
     def breakdown(self) -> list[Entry]:
         """Return where the time of a single point goes."""
 
-    def operators(self) -> list[Priced]:
+    def operators(self) -> list[TimedOperator]:
         """Return every distinct operator, priced, in the order of a pass."""
 
-    def schedule(self, moves: Moves = None) -> Mapping[str, Quantity] | None:
+    def schedule(self, moves: Perturbations = None) -> Mapping[str, Quantity] | None:
         """Return the parts of a training step with families moved within their spread, null for other phases."""
 
     def notes(self) -> tuple[str, ...]:
@@ -66,10 +66,10 @@ class TrainingEvaluation:
 
     def __init__(self, scenario: Scenario, plan: Training, calibration: Calibration) -> None:
         self._scenario, self._plan = scenario, plan
-        self.priced = price_step(scenario, plan, calibration)
+        self.priced = step_model(scenario, plan, calibration)
         self.ledger: Ledger | None = self.priced.ledger
 
-    def metrics(self, moves: Moves) -> Metrics:
+    def metrics(self, moves: Perturbations) -> Metrics:
         """Return the metrics of the step."""
         times = self._times if moves is None else step_times(self.priced, moves)
         return training_metrics(self._scenario, self._plan, self.priced, times)
@@ -78,20 +78,20 @@ class TrainingEvaluation:
         """Return the families of the step's operators whose times are uncertain."""
         return _families(self.operators())
 
-    def operators(self) -> list[Priced]:
+    def operators(self) -> list[TimedOperator]:
         """Return the operators of all layers and passes, what moves beside them, then those that end the step."""
-        works, traffic = self.priced.priced.values(), self.priced.traffic
+        works, traffic = self.priced.timed_works.values(), self.priced.overlapped_comm
         beside = [] if traffic is None else traffic.operators()
-        ends = [item for tail in self.priced.tails for item in (*tail.serial, *tail.on_host, *tail.copies)]
+        ends = [item for tail in self.priced.optimizer_steps for item in (*tail.serial, *tail.on_host, *tail.copies)]
         passes = [item for work in works for item in (*work.forward, *work.input_gradient, *work.weight_gradient)]
-        joining = [] if self.priced.joining is None else [self.priced.joining]
-        return [*passes, *beside, self.priced.transfer, *joining, *ends]
+        joining = [] if self.priced.p2p_gather is None else [self.priced.p2p_gather]
+        return [*passes, *beside, self.priced.p2p_send, *joining, *ends]
 
     def breakdown(self) -> list[Entry]:
         """Return the operators of the step."""
         return step_breakdown(self.priced)
 
-    def schedule(self, moves: Moves = None) -> Mapping[str, Quantity] | None:
+    def schedule(self, moves: Perturbations = None) -> Mapping[str, Quantity] | None:
         """Return the step's parts."""
         return schedule_times(self._times if moves is None else step_times(self.priced, moves))
 
@@ -109,11 +109,11 @@ class PassEvaluation(Unscheduled):
 
     def __init__(self, scenario: Scenario, plan: Prefill | Decode, calibration: Calibration) -> None:
         self._scenario, self._plan = scenario, plan
-        self.priced = price_pass(scenario, plan, calibration)
+        self.priced = pass_model(scenario, plan, calibration)
         self.ledger: Ledger | None = pass_ledger(scenario, plan)
         self.headline = "ttft" if isinstance(plan, Prefill) else "tpot"
 
-    def metrics(self, moves: Moves) -> Metrics:
+    def metrics(self, moves: Perturbations) -> Metrics:
         """Return the metrics of the pass."""
         times = self._times if moves is None else pass_times(self.priced, moves)
         if isinstance(self._plan, Prefill):
@@ -125,7 +125,7 @@ class PassEvaluation(Unscheduled):
         """Return the families of the pass's operators whose times are uncertain."""
         return _families(self.operators())
 
-    def operators(self) -> list[Priced]:
+    def operators(self) -> list[TimedOperator]:
         """Return the operators of all kinds of layers."""
         return self.priced.operators()
 
@@ -155,7 +155,7 @@ class BoundEvaluation(Unscheduled):
     def __init__(self, scenario: Scenario, plan: ExpertBound) -> None:
         self._times = bound_times(scenario, plan)
 
-    def metrics(self, moves: Moves) -> Metrics:  # noqa: ARG002  a bound has no kernels to move
+    def metrics(self, moves: Perturbations) -> Metrics:  # noqa: ARG002  a bound has no kernels to move
         """Return the bound's metrics."""
         return bound_metrics(self._times)
 
@@ -163,7 +163,7 @@ class BoundEvaluation(Unscheduled):
         """Return nothing: a bound is exact."""
         return frozenset()
 
-    def operators(self) -> list[Priced]:
+    def operators(self) -> list[TimedOperator]:
         """Return nothing: a bound has one formula and no operators."""
         return []
 
@@ -211,5 +211,5 @@ def ledger_of(scenario: Scenario) -> Ledger | None:
     return pass_ledger(scenario, plan)
 
 
-def _families(items: Iterable[Priced]) -> frozenset[str]:
+def _families(items: Iterable[TimedOperator]) -> frozenset[str]:
     return frozenset(item.operator.family for item in items if not item.fit.spread.is_exact)

@@ -38,8 +38,8 @@ def routing_facts(scenario: Scenario) -> Mapping[str, Quantity] | None:
     whole = sum(count for count, _ in layers)
     return {
         "expert_load": sum_of(count * each.load for count, each in loads) / whole,
-        "experts_hit": sum_of(count * each.hit for count, each in loads) / whole,
-        "experts_held": sum_of(count * each.held for count, each in loads) / whole,
+        "experts_hit": sum_of(count * each.active_experts for count, each in loads) / whole,
+        "experts_held": sum_of(count * each.local_experts for count, each in loads) / whole,
         "dropped_share": sum_of(count * each.dropped for count, each in loads) / whole,
     }
 

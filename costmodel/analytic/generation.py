@@ -10,18 +10,18 @@ import numpy as np
 
 from costmodel.analytic.breakdown import Lines, add_pass
 from costmodel.analytic.inference import (
+    PassModel,
     PassTimes,
-    PricedPass,
     draft_passes,
     inference_layout,
     operators_of,
+    pass_model_of,
     pass_times,
-    priced_pass,
 )
 from costmodel.analytic.metrics import invested, largest_batch, spent
 from costmodel.analytic.no_schedule import Unscheduled
-from costmodel.analytic.operator_timing import Priced, pricer
-from costmodel.analytic.stream_times import Moves
+from costmodel.analytic.operator_timing import TimedOperator, operator_timer
+from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Count, Quantity, Seconds, maximum, minimum, where
 from costmodel.result import Entry, Metrics
@@ -59,18 +59,18 @@ class GenerateEvaluation(Unscheduled):
         self._scenario, self._plan = scenario, plan
         self._sets = pipeline_batches(scenario, plan)
         self.ledger: Ledger | None = generate_ledger(scenario, plan)
-        pricing = pricer(scenario, calibration)
+        pricing = operator_timer(scenario, calibration)
         known: list[Operator] = []
-        priced: list[PricedPass] = []
+        priced: list[PassModel] = []
         self._weights = [weight for _, weight in lengths(scenario, plan)]
         decoding = (decode_pass(scenario, plan, keys) for keys, _ in lengths(scenario, plan))
         for one in (prefill_pass(scenario, plan), *decoding):
             work = pass_work(one, known)
             known.extend(work.operators())
-            priced.append(priced_pass(scenario, one, work, pricing))
+            priced.append(pass_model_of(scenario, one, work, pricing))
         self._prefill, *self._decode = priced
 
-    def metrics(self, moves: Moves) -> Metrics:
+    def metrics(self, moves: Perturbations) -> Metrics:
         """Return the metrics of the batch."""
         plan, device, devices = self._plan, self._scenario.cluster.device, self._scenario.devices
         times = self._times if moves is None else self._timed(moves)
@@ -91,7 +91,7 @@ class GenerateEvaluation(Unscheduled):
             **invested(self._scenario, devices),
         }
 
-    def _timed(self, moves: Moves) -> GenerationTimes:
+    def _timed(self, moves: Perturbations) -> GenerationTimes:
         """Return the batch's times.
 
         first = latency + (sets - 1) * slowest stage of the prefill
@@ -121,7 +121,7 @@ class GenerateEvaluation(Unscheduled):
         """Return the families of the batch's operators."""
         return frozenset(item.operator.family for item in self.operators())
 
-    def operators(self) -> list[Priced]:
+    def operators(self) -> list[TimedOperator]:
         """Return the operators of the prefill, then those of decoding, cores at every length that is evaluated."""
         return operators_of((self._prefill, *self._decode))
 

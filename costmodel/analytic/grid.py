@@ -32,7 +32,7 @@ from costmodel.result import (
     Result,
     empty_grid,
 )
-from costmodel.workload.memory import ON_HOST, Ledger, host_fits
+from costmodel.workload.memory import ON_HOST, Ledger, fits_in_host
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.validity import feasible_layout, rules
 
@@ -64,7 +64,7 @@ def _attempt(scenario: Scenario, calibration: Calibration, engine: Engine) -> _A
         unreachable, ledger = str(error), ledger_of(scenario)
     if ledger is not None and not ledger.total <= scenario.cluster.device.device_memory.capacity:
         return _Attempt(ledger, None, NO_MEMORY, too_much_for_a_device(scenario, ledger))
-    if ledger is not None and not host_fits(ledger, scenario.cluster.node, largest_layout(scenario)):
+    if ledger is not None and not fits_in_host(ledger, scenario.cluster.node, largest_layout(scenario)):
         return _Attempt(ledger, None, NO_HOST_MEMORY, too_much_for_the_host(scenario, ledger))
     return _Attempt(ledger, evaluation, FITS if unreachable is None else NO_PATH, unreachable)
 
@@ -207,7 +207,7 @@ def _reason(evaluation: Evaluation, scenario: Scenario, headline: Quantity | Non
     if evaluation.ledger is None:
         return np.where(reachable, float(FITS), float(NO_PATH))
     fits: Mask = evaluation.ledger.total <= scenario.cluster.device.device_memory.capacity
-    hosted = host_fits(evaluation.ledger, scenario.cluster.node, largest_layout(scenario))
+    hosted = fits_in_host(evaluation.ledger, scenario.cluster.node, largest_layout(scenario))
     runs = np.where(hosted, np.where(reachable, float(FITS), float(NO_PATH)), float(NO_HOST_MEMORY))
     return np.where(fits, runs, float(NO_MEMORY))
 

@@ -15,7 +15,7 @@ MOST_TOLD = 500  # points of one rule that are told apart: each takes a quarter 
 
 
 @np.errstate(divide="ignore", invalid="ignore", over="ignore")  # points that break an earlier rule
-def refusals(scenario: Scenario, shape: tuple[int, ...]) -> npt.NDArray[np.str_]:
+def infeasibilities(scenario: Scenario, shape: tuple[int, ...]) -> npt.NDArray[np.str_]:
     """Return, for each point of a grid, the first rule that its layout breaks, nothing where it breaks none.
 
     Beyond `MOST_TOLD` combinations of the values that a rule looks at, the rule is told without them.
@@ -34,11 +34,13 @@ def _told(scenario: Scenario, rule: Rule, broken: npt.NDArray[np.bool_]) -> npt.
     combinations = np.broadcast_to(np.arange(holds.size).reshape(holds.shape), broken.shape)[broken]
     distinct, first, which = np.unique(combinations, return_index=True, return_inverse=True)
     points = np.argwhere(broken)[first[:MOST_TOLD]]
-    texts = [refusal(next(one for one in rules(single(scenario, tuple(point))) if not one.holds)) for point in points]
-    texts += [refusal(rule)] * (len(distinct) - len(texts))
+    texts = [
+        infeasibility(next(one for one in rules(single(scenario, tuple(point))) if not one.holds)) for point in points
+    ]
+    texts += [infeasibility(rule)] * (len(distinct) - len(texts))
     return np.array(texts, dtype=object)[which]
 
 
-def refusal(rule: Rule) -> str:
+def infeasibility(rule: Rule) -> str:
     """Return what is told of a layout that breaks a rule."""
     return f"{REASONS[BAD_LAYOUT]}: {rule.field}: {rule.message}"

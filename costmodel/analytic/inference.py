@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costmodel.analytic.operator_timing import Priced, Pricer, pricer
+from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator, operator_timer
 from costmodel.analytic.recurrence import Program, makespan
 from costmodel.analytic.segments import COMPUTE, EXCHANGE, Key, Segment, compile_pass, segments_of
-from costmodel.analytic.stream_times import Moves, seconds_of, sums_of
+from costmodel.analytic.stream_times import Perturbations, seconds_of, stream_times
 from costmodel.analytic.training import whole
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Count, Quantity, Seconds, maximum
@@ -25,7 +25,7 @@ from costmodel.workload.stages import Stage, layer_runs, stage_layout
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PricedStage:
+class StageModel:
     """Pipeline stages that are alike: how many, how often each kind of layer runs on one, and in which order."""
 
     count: int
@@ -34,7 +34,7 @@ class PricedStage:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PricedPass:
+class PassModel:
     """A forward pass of all micro-batches, all that no uncertainty changes.
 
     segments: by kind of layer; send: one hop between pipeline stages, of which there are `hops`; slowing: kernels take
@@ -43,12 +43,12 @@ class PricedPass:
 
     segments: tuple[tuple[Segment, ...], ...]
     micro_batches: int
-    stages: tuple[PricedStage, ...]
-    send: Priced
+    stages: tuple[StageModel, ...]
+    send: TimedOperator
     hops: Count
-    slowing: Quantity = 1.0
+    moe_comm_slowdown: Quantity = 1.0
 
-    def operators(self) -> list[Priced]:
+    def operators(self) -> list[TimedOperator]:
         """Return the operators of all kinds of layers."""
         segments = (segment for parts in self.segments for segment in parts)
         return [*(item for segment in segments for item in segment.operators), self.send]
@@ -77,13 +77,13 @@ class PassTimes:
         return maximum(self.latency, sets * self.slowest)
 
 
-def price_pass(scenario: Scenario, plan: Prefill | Decode, calibration: Calibration) -> PricedPass:
+def pass_model(scenario: Scenario, plan: Prefill | Decode, calibration: Calibration) -> PassModel:
     """Return one pass of a prefill or decode scenario with every operator priced."""
     one = plan_pass(scenario, plan)
-    return priced_pass(scenario, one, pass_work(one), pricer(scenario, calibration))
+    return pass_model_of(scenario, one, pass_work(one), operator_timer(scenario, calibration))
 
 
-def priced_pass(scenario: Scenario, one: Pass, work: PassWork, pricing: Pricer) -> PricedPass:
+def pass_model_of(scenario: Scenario, one: Pass, work: PassWork, pricing: OperatorTimer) -> PassModel:
     """Return a pass with every operator priced."""
     split = scenario.communication.split_attention
     segments = tuple(segments_of(kind, pricing, split=split) for kind in work.kinds)
@@ -91,18 +91,18 @@ def priced_pass(scenario: Scenario, one: Pass, work: PassWork, pricing: Pricer) 
     overlap = scenario.offload.overlap
     layout = inference_layout(scenario)
     stages = Counter(zip(layout, layer_runs(scenario.architecture, layout), strict=True))
-    return PricedPass(
+    return PassModel(
         segments,
         one.micro_batches,
         tuple(
-            PricedStage(
+            StageModel(
                 count,
                 work.repeats(stage),
                 compile_pass(shape, work.runs(stage, layers), one.micro_batches, overlap=overlap),
             )
             for (stage, layers), count in stages.items()
         ),
-        pricing.price(_send(scenario, one)),
+        pricing.time_operator(_send(scenario, one)),
         scenario.parallel.pp - 1,
         scenario.framework.slowing(scenario.communication.processors),
     )
@@ -111,7 +111,7 @@ def priced_pass(scenario: Scenario, one: Pass, work: PassWork, pricing: Pricer) 
 def _send(scenario: Scenario, one: Pass) -> Operator:
     """Return the message of one micro-batch from a stage to the next."""
     parallel, context = scenario.parallel, one.parts[0]
-    size = one.stream_tokens * scenario.architecture.hidden * context.residual
+    size = one.residual_tokens * scenario.architecture.hidden * context.residual
     neighbours = Group(parallel.pp, parallel.tp * parallel.cp * parallel.dp)
     name = f"{one.label}: pipeline send" if one.label else "pipeline send"
     return Collective(name, "send_recv", size, neighbours, family="send_recv")
@@ -152,7 +152,7 @@ def pass_ledger(scenario: Scenario, plan: Prefill | Decode) -> Ledger:
     return inference_ledger([(one, pass_work(one))], inference_layout(scenario), cached)
 
 
-def pass_times(priced: PricedPass, moves: Moves) -> PassTimes:
+def pass_times(priced: PassModel, moves: Perturbations) -> PassTimes:
     """Return how long the pass takes.
 
     Of a stage it is the recurrence over segments of all its layers and micro-batches on their streams: micro-batches
@@ -173,7 +173,7 @@ def pass_times(priced: PricedPass, moves: Moves) -> PassTimes:
         span = makespan(stage.program, durations).reshape(shape)
         compute = (counts[COMPUTE] @ durations).reshape(shape)
         exchange = (counts[EXCHANGE] @ durations).reshape(shape) if len(counts) > EXCHANGE else 0.0
-        slower = contention(span, compute, exchange, priced.slowing)
+        slower = contention(span, compute, exchange, priced.moe_comm_slowdown)
         span, waited = span + slower, waited + stage.count * slower
         latency = stage.count * span + latency
         slowest = maximum(slowest, span)
@@ -194,12 +194,12 @@ def contention(span: Seconds, compute: Seconds, exchange: Seconds, slowing: Quan
     return maximum(beside * (1.0 - 1.0 / slowing) - waited, 0.0)
 
 
-def _segment_sums(priced: PricedPass, moves: Moves) -> dict[Key, tuple[Seconds, Seconds]]:
+def _segment_sums(priced: PassModel, moves: Perturbations) -> dict[Key, tuple[Seconds, Seconds]]:
     """Return (time, kernel time) of every segment."""
     found: dict[Key, tuple[Seconds, Seconds]] = {}
     for kind, parts in enumerate(priced.segments):
         for part, segment in enumerate(parts):
-            sums = sums_of(segment.operators, moves)
+            sums = stream_times(segment.operators, moves)
             found[kind, part] = sums.total, sums.kernels
     return found
 
@@ -210,6 +210,6 @@ def _stacked(values: Sequence[Quantity]) -> tuple[Array, tuple[int, ...]]:
     return np.stack([np.broadcast_to(each, shape).reshape(-1) for each in values]), shape
 
 
-def operators_of(passes: Iterable[PricedPass]) -> list[Priced]:
+def operators_of(passes: Iterable[PassModel]) -> list[TimedOperator]:
     """Return the operators of several passes, those that they share once."""
     return list({id(item): item for one in passes for item in one.operators()}.values())

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from costmodel.analytic.stream_times import Move, Moves
+from costmodel.analytic.stream_times import Perturbation, Perturbations
 from costmodel.cost.calibration import Calibration, Spread
 from costmodel.quantities import Array, Quantity, maximum, minimum
 from costmodel.result import Interval, Metrics
@@ -31,7 +31,7 @@ RATES = frozenset({
 _CLASSES = {"prefill": "inference", "decode": "inference", "generate": "inference"}
 
 
-def moves_of(families: Iterable[str], dimensions: int) -> dict[str, Move]:
+def perturbations_of(families: Iterable[str], dimensions: int) -> dict[str, Perturbation]:
     """Return moves along a new leading axis: all families at the median, then each one low and high in turn.
 
     dimensions: of the grid that the axis stands in front of.
@@ -39,7 +39,7 @@ def moves_of(families: Iterable[str], dimensions: int) -> dict[str, Move]:
     uncertain = sorted(families)
     positions = np.arange(1 + 2 * len(uncertain)).reshape(-1, *(1,) * dimensions)
     return {
-        name: Move(low=1.0 * (positions == 1 + 2 * number), high=1.0 * (positions == 2 + 2 * number))
+        name: Perturbation(low=1.0 * (positions == 1 + 2 * number), high=1.0 * (positions == 2 + 2 * number))
         for number, name in enumerate(uncertain)
     }
 
@@ -48,7 +48,7 @@ def intervals(
     point: Metrics,
     families: Iterable[str],
     dimensions: int,
-    evaluate: Callable[[Moves], Metrics],
+    evaluate: Callable[[Perturbations], Metrics],
     whole: Spread | None = None,
 ) -> dict[str, Interval]:
     """Return [low, high] of every metric; it always contains the point. families: those whose times are uncertain.
@@ -59,7 +59,7 @@ def intervals(
     except for `LINEAR` metrics. whole: measured over predicted times of whole runs, one more term of
     `TIMES` and `RATES`.
     """
-    moves = moves_of(families, dimensions)
+    moves = perturbations_of(families, dimensions)
     if not moves:
         return {name: None if value is None else (value, value) for name, value in point.items()}
     moved = evaluate(moves)
@@ -70,10 +70,10 @@ def intervals(
 
 
 def deviations(
-    point: Metrics, families: Iterable[str], evaluate: Callable[[Moves], Metrics]
+    point: Metrics, families: Iterable[str], evaluate: Callable[[Perturbations], Metrics]
 ) -> dict[str, tuple[float, float, float]]:
     """Return what its kernels move the log of each time and rate of a single point by: its centre, then down and up."""
-    moves = moves_of(families, 0)
+    moves = perturbations_of(families, 0)
     moved = evaluate(moves) if moves else {}
     found = {}
     for name, value in point.items():

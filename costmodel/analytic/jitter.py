@@ -10,13 +10,13 @@ import numpy as np
 
 from costmodel.analytic.recurrence import program_of, side_by_side
 from costmodel.analytic.recurrence.waves import Waves, makespan_by_waves
-from costmodel.analytic.stream_times import Sums
+from costmodel.analytic.stream_times import StreamTimes
 from costmodel.quantities import Array, Count, Indices, Quantity, Seconds, is_single, where
 from costmodel.workload.order_statistics import normal_maximum, normal_maximum_deviation
 from costmodel.workload.schedules import Kind, order
 from costmodel.workload.schedules.table import KINDS
 
-Pass: TypeAlias = "Sequence[tuple[int, Sums]]"  # (how many, times) of each kind of layer that a chunk passes
+Pass: TypeAlias = "Sequence[tuple[int, StreamTimes]]"  # (how many, times) of each kind of layer that a chunk passes
 
 SEED, SMALL = 1, 0.01  # of drawn times; the answer is the same at a third or six times that deviation
 DRAWS, _AT_ONCE, _MOST = 16384, 16, 16  # of micro-batches in all; steps drawn together; how often at most
@@ -49,10 +49,10 @@ def deviation(passes: Sequence[Pass], relative: Quantity, *, alike: bool) -> Sec
     variance: Quantity = 0.0
     for layers in passes:
         if alike:
-            uneven: Quantity = sum(count * sums.uneven for count, sums in layers)
+            uneven: Quantity = sum(count * sums.imbalance_time for count, sums in layers)
             variance = variance + uneven**2
         else:
-            variance = variance + sum(count * sums.uneven**2 for count, sums in layers)
+            variance = variance + sum(count * sums.imbalance_time**2 for count, sums in layers)
     return np.sqrt(variance) * relative
 
 
@@ -112,6 +112,8 @@ def _events(schedule: str, pp: int, virtual: int, micro_batches: int) -> _Events
     return _Events(waves, length, micro_batch, stage * micro_batches + micro_batch)
 
 
-def is_even(layers: Mapping[str, Sequence[Sums]]) -> bool:
+def is_even(layers: Mapping[str, Sequence[StreamTimes]]) -> bool:
     """Tell whether no layer has experts that are unevenly loaded."""
-    return all(is_single(sums.uneven) and sums.uneven == 0 for passes in layers.values() for sums in passes)
+    return all(
+        is_single(sums.imbalance_time) and sums.imbalance_time == 0 for passes in layers.values() for sums in passes
+    )

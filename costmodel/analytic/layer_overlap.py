@@ -26,34 +26,34 @@ from costmodel.analytic.recurrence import Event, Program, compile_events, makesp
 from costmodel.quantities import Mask, Seconds, maximum, where
 
 UNUSED = 1.0  # seconds at points whose result is not used
-MOVING = ("arrive", "gather", "reduce", "leave")
-PARTS = ("arrive", "gather", "compute", "reduce", "leave")
-_STREAM = {"arrive": 0, "gather": 1, "compute": 2, "reduce": 1, "leave": 3}
+MOVING = ("h2d", "gather", "reduce", "d2h")
+PARTS = ("h2d", "gather", "compute", "reduce", "d2h")
+_STREAM = {"h2d": 0, "gather": 1, "compute": 2, "reduce": 1, "d2h": 3}
 _Key: TypeAlias = "tuple[int, str]"  # (which layers, part)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Layers:
+class LayerSegment:
     """Equal layers that follow each other in a pass: how many, and how long each part of one takes [s].
 
-    arrive: transfers from the host; gather: collectives before it; compute: the layer; reduce: collectives after it;
-    leave: transfers to the host.
+    h2d: transfers from the host; gather: collectives before it; compute: the layer; reduce: collectives after it;
+    d2h: transfers to the host.
     """
 
     count: int
     compute: Seconds
-    arrive: Seconds = 0.0
+    h2d: Seconds = 0.0
     gather: Seconds = 0.0
     reduce: Seconds = 0.0
-    leave: Seconds = 0.0
+    d2h: Seconds = 0.0
 
-    def taking(self, part: str, seconds: Seconds) -> Layers:
+    def taking(self, part: str, seconds: Seconds) -> LayerSegment:
         """Return the same layers with another time for one part of what moves."""
         times = {each: getattr(self, each) for each in MOVING} | {part: seconds}
-        return Layers(self.count, self.compute, **times)
+        return LayerSegment(self.count, self.compute, **times)
 
 
-def pass_seconds(chain: Sequence[Layers], *, one_link: bool = False) -> Seconds:
+def pass_seconds(chain: Sequence[LayerSegment], *, one_link: bool = False) -> Seconds:
     """Return how long the layers of a chain take, one after the other, with what moves beside them [s].
 
     one_link: ranks reach each other over the link to the host, so that nothing moves at the same time.
@@ -76,7 +76,7 @@ def pass_seconds(chain: Sequence[Layers], *, one_link: bool = False) -> Seconds:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Reducing:
+class AsyncReduceTimes:
     """A pass whose reductions run on beside what follows it [s].
 
     head: its first unit; rest: the others, each no sooner than the reduction of the unit before is done; trail: the
@@ -88,7 +88,7 @@ class Reducing:
     trail: Seconds
 
 
-def reducing(chain: Sequence[Layers]) -> Reducing:
+def async_reduce_times(chain: Sequence[LayerSegment]) -> AsyncReduceTimes:
     """Return a pass of units that compute and then reduce, where one reduction at a time runs beside what follows.
 
     A unit is done, and its reduction begins, once it is computed and the reduction before, of this pass or of an
@@ -109,10 +109,10 @@ def reducing(chain: Sequence[Layers]) -> Reducing:
     for each in others:
         rest = rest + maximum(each.compute, trail) + (each.count - 1) * maximum(each.compute, each.reduce)
         trail = each.reduce
-    return Reducing(first.compute, rest, trail)
+    return AsyncReduceTimes(first.compute, rest, trail)
 
 
-def _takes_none(chain: Sequence[Layers], part: str) -> Mask:
+def _takes_none(chain: Sequence[LayerSegment], part: str) -> Mask:
     """Tell where no layer of the chain has anything to do in a part."""
     none: Mask = True
     for each in chain:
@@ -142,14 +142,14 @@ def _compile(counts: tuple[int, ...], parts: tuple[str, ...], *, one_link: bool)
             events.append(Event(stream, (order[layer], part), after))
 
     def fetch(layer: int) -> None:
-        add(layer, "arrive", (layer - 2, "compute"))
-        add(layer, "gather", (layer, "arrive"), (layer - 2, "compute"))
+        add(layer, "h2d", (layer - 2, "compute"))
+        add(layer, "gather", (layer, "h2d"), (layer - 2, "compute"))
 
     fetch(0)
     for layer in range(len(order)):
         if layer + 1 < len(order):
             fetch(layer + 1)
-        add(layer, "compute", (layer, "arrive"), (layer, "gather"))
+        add(layer, "compute", (layer, "h2d"), (layer, "gather"))
         add(layer, "reduce", (layer, "compute"))
-        add(layer, "leave", (layer, "compute"), (layer, "reduce"))
+        add(layer, "d2h", (layer, "compute"), (layer, "reduce"))
     return compile_events(events, tuple(dict.fromkeys(event.slot for event in events)))

@@ -6,21 +6,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from costmodel.analytic.operator_timing import Priced, Pricer
+from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InputError
 from costmodel.hardware import Cluster
 from costmodel.network.algorithms import algorithm_time, best_chunks, pipelined
 from costmodel.network.cluster_links import KINDS
 from costmodel.network.collectives import collective_time
-from costmodel.network.expert_all_to_all import exchange_time
-from costmodel.network.group_links import Path, path
+from costmodel.network.expert_all_to_all import expert_all_to_all_time
+from costmodel.network.group_links import GroupLinks, group_links
 from costmodel.network.layout import Layout, layout
 from costmodel.network.patterns import ALGORITHMS, bandwidth, bus_factor
 from costmodel.network.simulation import WORDS, Outcome, Setting, run_collective, run_exchange, setting
 from costmodel.quantities import Seconds
 from costmodel.workload.architecture import Architecture, MoeFfn
-from costmodel.workload.operators import Collective, Exchange, Group, exchange_family
+from costmodel.workload.operators import Collective, ExpertAllToAll, Group, expert_all_to_all_family
 from costmodel.workload.scenario import Framework
 
 ENGINES = ("analytic", "flow")
@@ -51,7 +51,7 @@ def routing_of(model: Architecture) -> Routing:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Asked:
+class CollectiveRequest:
     """A collective of `size` bytes among `ranks`, as nccl-tests counts them.
 
     algorithm: null for the fastest; chunks: of a pipelined one, null for so many that they do not count; stride,
@@ -74,10 +74,10 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Answer:
+class CollectiveTime:
     """What it takes. latency: the part that does not shrink with the size; share: achieved part of the links."""
 
-    asked: Asked
+    asked: CollectiveRequest
     engine: str
     time: float
     latency: float
@@ -109,7 +109,9 @@ class Wire:
     fixed: float | None
 
 
-def answer(asked: Asked, cluster: Cluster, calibration: Calibration, framework: Framework, engine: str) -> Answer:
+def answer(
+    asked: CollectiveRequest, cluster: Cluster, calibration: Calibration, framework: Framework, engine: str
+) -> CollectiveTime:
     """Return the time of a collective or exchange; raise InputError where it does not fit the cluster."""
     if engine not in ENGINES:
         raise InputError.single(f"no engine is named {engine!r}", hint=f"write one of {', '.join(ENGINES)}")
@@ -119,8 +121,8 @@ def answer(asked: Asked, cluster: Cluster, calibration: Calibration, framework: 
     where = layout(cluster, asked.ranks, stride=asked.stride, groups=asked.groups)
     operator = _operator(asked)
     whole = replace(cluster, network=_sound(cluster))
-    priced = Pricer(whole, framework, calibration, cluster.device.processors).price(operator)
-    way = path(operator.group, whole)
+    priced = OperatorTimer(whole, framework, calibration, cluster.device.processors).time_operator(operator)
+    way = group_links(operator.group, whole)
     if engine == "flow":
         wire = _wire(priced, framework, lambda: _bare_flows(operator, cluster))
         time, latency, bottleneck, algorithm, outcome = _by_flows(asked, operator, cluster, where, wire)
@@ -128,10 +130,20 @@ def answer(asked: Asked, cluster: Cluster, calibration: Calibration, framework: 
         wire = _wire(priced, framework, lambda: float(_wire_time(operator, _bare(way))))
         time, latency, bottleneck, algorithm, outcome = _closed(asked, operator, cluster, wire)
     basis = priced.fit.basis_at(operator)
-    return Answer(asked, engine, time, latency, bottleneck, algorithm, basis, _bus_bytes(asked, operator, way), outcome)
+    return CollectiveTime(
+        asked=asked,
+        engine=engine,
+        time=time,
+        latency=latency,
+        bottleneck=bottleneck,
+        algorithm=algorithm,
+        basis=basis,
+        bus_bytes=_bus_bytes(asked, operator, way),
+        outcome=outcome,
+    )
 
 
-def _check_engine(asked: Asked, engine: str) -> None:
+def _check_engine(asked: CollectiveRequest, engine: str) -> None:
     """Raise InputError for what only the other engine knows."""
     only_flows = {
         "stride": asked.stride > 1, "groups": asked.groups > 1, "seed": asked.seed != 0, "in_network": asked.in_network
@@ -143,7 +155,7 @@ def _check_engine(asked: Asked, engine: str) -> None:
         raise InputError.single("flows know no chunks", hint="leave chunks out, or write --engine analytic")
 
 
-def _wire(priced: Priced, framework: Framework, bare: Callable[[], float]) -> Wire:
+def _wire(priced: TimedOperator, framework: Framework, bare: Callable[[], float]) -> Wire:
     """Return the part of the links' bandwidth that a fit says is achieved at an operator's size, and what is fixed.
 
     Without a fitted form: the fit's share of the network. With one: the engine's time without latencies, on a fabric
@@ -155,11 +167,11 @@ def _wire(priced: Priced, framework: Framework, bare: Callable[[], float]) -> Wi
     return Wire(0.0, bare() / float(time.network), float(time.fixed))
 
 
-def _bare(way: Path) -> Path:
-    return replace(way, inner_latency=0.0, outer_latency=0.0)
+def _bare(way: GroupLinks) -> GroupLinks:
+    return replace(way, intra_latency=0.0, inter_latency=0.0)
 
 
-def _bare_flows(operator: Collective | Exchange, cluster: Cluster) -> float:
+def _bare_flows(operator: Collective | ExpertAllToAll, cluster: Cluster) -> float:
     """Return the time of an operator's flows without latencies where all NICs hang on one switch [s]."""
     network = None if cluster.network is None else replace(_sound(cluster), topology="unspecified", planes=1.0)
     alone = replace(cluster, network=network)
@@ -172,7 +184,7 @@ def _sound(cluster: Cluster) -> Any:
     return None if cluster.network is None else replace(cluster.network, failed=(), pxn=True)
 
 
-def _operator(asked: Asked) -> Collective | Exchange:
+def _operator(asked: CollectiveRequest) -> Collective | ExpertAllToAll:
     group = Group(float(asked.ranks))
     if asked.kind not in EXCHANGES:
         family = "send_recv" if asked.kind == "send_recv" else "collective"
@@ -183,25 +195,26 @@ def _operator(asked: Asked) -> Collective | Exchange:
     if model.experts % asked.ranks:
         raise InputError.single(f"{model.experts:g} experts cannot stand evenly on {asked.ranks} ranks")
     copy = model.hidden * asked.element
-    return Exchange(
-        asked.kind, asked.size / copy, copy, model.top_k, model.experts, model.expert_groups, model.group_top_k, group,
-        asked.mode, 1.0, exchange_family(f"moe_{asked.kind}", asked.mode),
+    return ExpertAllToAll(
+        asked.kind, tokens=asked.size / copy, token_bytes=copy, top_k=model.top_k, experts=model.experts,
+        expert_groups=model.expert_groups, group_top_k=model.group_top_k, group=group,
+        mode=asked.mode, expert_load=1.0, family=expert_all_to_all_family(f"moe_{asked.kind}", asked.mode),
     )  # fmt: skip
 
 
-def _wire_time(operator: Any, way: Path, algorithm: str | None = None) -> Seconds:
-    if isinstance(operator, Exchange):
-        return exchange_time(operator, way)
+def _wire_time(operator: Any, way: GroupLinks, algorithm: str | None = None) -> Seconds:
+    if isinstance(operator, ExpertAllToAll):
+        return expert_all_to_all_time(operator, way)
     if algorithm is not None:
         return algorithm_time(operator.kind, algorithm, operator.size, way)
     return collective_time(operator.kind, operator.size, way)
 
 
 def _closed(
-    asked: Asked, operator: Collective | Exchange, cluster: Cluster, wire: Wire
+    asked: CollectiveRequest, operator: Collective | ExpertAllToAll, cluster: Cluster, wire: Wire
 ) -> tuple[float, float, str, str, Outcome | None]:
     """Return (time, latency part, bottleneck, algorithm, null) in closed form."""
-    way, algorithm = path(operator.group, cluster), asked.algorithm
+    way, algorithm = group_links(operator.group, cluster), asked.algorithm
     moved = float(_wire_time(operator, _bare(way), algorithm)) / wire.share
     steps = float(_wire_time(operator, way, algorithm)) / wire.share - moved
     latency = wire.launch + steps if wire.fixed is None else wire.fixed
@@ -222,16 +235,16 @@ def _chunked(chunks: int, bare: float, whole: float, each: float, wire: Wire) ->
     return total - latencies, latencies + wire.launch
 
 
-def _slowest(operator: Collective | Exchange, way: Path, algorithm: str | None) -> str:
+def _slowest(operator: Collective | ExpertAllToAll, way: GroupLinks, algorithm: str | None) -> str:
     """Return the kind of link that would help most if it were twice as fast."""
     faster = {
-        "intra": replace(way, inner=2 * way.inner), "nic": replace(way, outer=2 * way.outer)
+        "intra": replace(way, intra=2 * way.intra), "nic": replace(way, inter=2 * way.inter)
     }  # fmt: skip
     return min(faster, key=lambda kind: float(_wire_time(operator, faster[kind], algorithm)))
 
 
 def _by_flows(
-    asked: Asked, operator: Collective | Exchange, cluster: Cluster, where: Layout, wire: Wire
+    asked: CollectiveRequest, operator: Collective | ExpertAllToAll, cluster: Cluster, where: Layout, wire: Wire
 ) -> tuple[float, float, str, str, Outcome | None]:
     """Return (time, latency part, bottleneck, algorithm, outcome) on the flow level."""
     run = setting(cluster, where, dict.fromkeys(KINDS, wire.share), asked.seed)
@@ -243,25 +256,25 @@ def _by_flows(
     else:  # the fit knows the way between ranks that are side by side, on a network that is sound
         latency = wire.fixed + found.latency - _usual_latency(operator, cluster, found)
     moved = found.time - found.latency
-    return latency + moved, latency, "latency" if latency > moved else found.told, found.algorithm, found
+    return latency + moved, latency, "latency" if latency > moved else found.document, found.algorithm, found
 
 
-def _usual_latency(operator: Collective | Exchange, cluster: Cluster, found: Outcome) -> float:
+def _usual_latency(operator: Collective | ExpertAllToAll, cluster: Cluster, found: Outcome) -> float:
     """Return the latency of the algorithm that was taken, with ranks side by side on a sound network [s]."""
     sound = replace(cluster, network=_sound(cluster))
     run = setting(sound, layout(sound, int(operator.group.size)))
-    return _flows(operator, run, None if isinstance(operator, Exchange) else found.algorithm).latency
+    return _flows(operator, run, None if isinstance(operator, ExpertAllToAll) else found.algorithm).latency
 
 
 def _flows(
-    operator: Collective | Exchange, run: Setting, algorithm: str | None = None, *, in_network: bool = False
+    operator: Collective | ExpertAllToAll, run: Setting, algorithm: str | None = None, *, in_network: bool = False
 ) -> Outcome:
-    if isinstance(operator, Exchange):
+    if isinstance(operator, ExpertAllToAll):
         return run_exchange(operator, run, in_network=in_network)
     return run_collective(operator.kind, float(operator.size), run, algorithm)
 
 
-def _bus_bytes(asked: Asked, operator: Collective | Exchange, way: Path) -> float:
+def _bus_bytes(asked: CollectiveRequest, operator: Collective | ExpertAllToAll, way: GroupLinks) -> float:
     """Return the bytes that bus bandwidth counts: nccl-tests' share of the buffer; of an exchange what DeepEP counts.
 
     Copies to nodes, or to ranks in one node, those that stay included; in low-latency mode one an expert.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from costmodel.analytic.bound import BoundTimes
 from costmodel.analytic.capital import capital
 from costmodel.analytic.inference import PassTimes
-from costmodel.analytic.training import PricedStep, StepTimes
+from costmodel.analytic.training import StepModel, StepTimes
 from costmodel.cost.money import energy, rental_cost
 from costmodel.hardware import Device
 from costmodel.quantities import Count, FlopPerSecond, Quantity, maximum, minimum
@@ -21,7 +21,7 @@ SECONDS_PER_HOUR, SECONDS_PER_DAY = 3600.0, 86400.0
 MILLION, TRILLION = 1e6, 1e12
 
 
-def training_metrics(scenario: Scenario, plan: Training, priced: PricedStep, times: StepTimes) -> Metrics:
+def training_metrics(scenario: Scenario, plan: Training, priced: StepModel, times: StepTimes) -> Metrics:
     """Return the metrics of a training step.
 
     mfu = model FLOP of the step's tokens / (step * devices * 16-bit peak), causal attention, no recompute, no MTP.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from costmodel.analytic.stream_times import Moves
+from costmodel.analytic.stream_times import Perturbations
 from costmodel.quantities import Quantity
 
 
 class Unscheduled:
     """An evaluation without a pipeline schedule, and with nothing that a reader has to be told."""
 
-    def schedule(self, moves: Moves = None) -> Mapping[str, Quantity] | None:  # noqa: ARG002  the protocol's signature
+    def schedule(self, moves: Perturbations = None) -> Mapping[str, Quantity] | None:  # noqa: ARG002  the protocol's signature
         """Return nothing: only a training step has a schedule."""
         return None
 

@@ -12,57 +12,57 @@ from costmodel.cost.time import Time
 from costmodel.hardware import Cluster
 from costmodel.quantities import Count, Quantity
 from costmodel.workload.operator_key import sizes_of
-from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Gemm, MixedAttention, Operator
+from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, Gemm, MixedAttention, Operator
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Framework, Scenario
 from costmodel.workload.work import Work
 
-KERNELS = (Gemm, AttentionCore, MixedAttention, Elementwise)  # what the device computes; all else moves data
+KERNELS = (Gemm, AttentionKernel, MixedAttention, Elementwise)  # what the device computes; all else moves data
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Priced:
+class TimedOperator:
     """An operator with its time and the fit that the time rests on. behind: the product that it runs beside, if any."""
 
     operator: Operator
     time: Time
     fit: FamilyFit
-    behind: Priced | None = None
+    behind: TimedOperator | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PricedWork:
+class TimedWork:
     """The three passes of one kind of layer, operator by operator."""
 
     name: str
-    forward: tuple[Priced, ...]
-    input_gradient: tuple[Priced, ...]
-    weight_gradient: tuple[Priced, ...]
+    forward: tuple[TimedOperator, ...]
+    input_gradient: tuple[TimedOperator, ...]
+    weight_gradient: tuple[TimedOperator, ...]
 
 
 @dataclass(slots=True)
-class Pricer:
-    """Prices operators of one scenario. Operators of the same sizes, whatever their names, are costed once.
+class OperatorTimer:
+    """Times the operators of one scenario; operators of equal sizes, whatever their names, are evaluated once.
 
-    processors: those that compute kernels may use; throttle: how much longer these take than in loops of their own.
+    processors: those that compute kernels may use; sustained_slowdown: of kernels in a step over benchmark loops.
     """
 
     cluster: Cluster
     framework: Framework
     calibration: Calibration
     processors: Count
-    throttle: Quantity = 1.0
-    _priced: dict[int, Priced] = field(default_factory=dict)
+    sustained_slowdown: Quantity = 1.0
+    _priced: dict[int, TimedOperator] = field(default_factory=dict)
     _timed: dict[Hashable, tuple[Time, FamilyFit]] = field(default_factory=dict)
 
-    def price(self, operator: Operator) -> Priced:
+    def time_operator(self, operator: Operator) -> TimedOperator:
         """Return the operator with its time."""
         known = self._priced.get(id(operator))
         if known is None:
             time, fit = self._time(operator)
             product = operator.behind if isinstance(operator, Collective) else None
-            behind = None if product is None else self.price(product)
-            known = self._priced[id(operator)] = Priced(operator, time, fit, behind)
+            behind = None if product is None else self.time_operator(product)
+            known = self._priced[id(operator)] = TimedOperator(operator, time, fit, behind)
         return known
 
     def _time(self, operator: Operator) -> tuple[Time, FamilyFit]:
@@ -74,26 +74,26 @@ class Pricer:
             machine = Machine(self.cluster.device, self.framework, self.processors, cluster=self.cluster)
             time = operator_time(operator, machine, self.cluster, fit)
             if isinstance(operator, KERNELS):
-                time = time.scaled(self.throttle)
+                time = time.scaled(self.sustained_slowdown)
             known = self._timed[sizes] = time, fit
         return known
 
-    def price_all(self, operators: Iterable[Operator]) -> tuple[Priced, ...]:
+    def time_all(self, operators: Iterable[Operator]) -> tuple[TimedOperator, ...]:
         """Return operators with their times, in order."""
-        return tuple(self.price(operator) for operator in operators)
+        return tuple(self.time_operator(operator) for operator in operators)
 
-    def price_work(self, work: Work) -> PricedWork:
+    def time_work(self, work: Work) -> TimedWork:
         """Return the three passes of one kind of layer."""
         passes = (work.forward, work.input_gradient, work.weight_gradient)
-        return PricedWork(work.name, *(self.price_all(each) for each in passes))
+        return TimedWork(work.name, *(self.time_all(each) for each in passes))
 
 
-def pricer(scenario: Scenario, calibration: Calibration) -> Pricer:
+def operator_timer(scenario: Scenario, calibration: Calibration) -> OperatorTimer:
     """Return the pricer of a scenario: compute has the processors that communication does not hold.
 
-    In training the framework's `throttle` makes all kernels longer.
+    In training the framework's `sustained_slowdown` makes all kernels longer.
     """
     device = scenario.cluster.device
     processors = device.processors - scenario.communication.processors
-    throttle = scenario.framework.throttle if isinstance(scenario.plan, Training) else 1.0
-    return Pricer(scenario.cluster, scenario.framework, calibration, processors, throttle)
+    slowdown = scenario.framework.sustained_slowdown if isinstance(scenario.plan, Training) else 1.0
+    return OperatorTimer(scenario.cluster, scenario.framework, calibration, processors, slowdown)

@@ -8,9 +8,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from costmodel.analytic.layer_overlap import Layers, Reducing, pass_seconds, reducing
-from costmodel.analytic.operator_timing import Priced, Pricer
-from costmodel.analytic.stream_times import Moves, seconds_of
+from costmodel.analytic.layer_overlap import AsyncReduceTimes, LayerSegment, async_reduce_times, pass_seconds
+from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator
+from costmodel.analytic.stream_times import Perturbations, seconds_of
 from costmodel.quantities import Count, Quantity, Seconds, maximum, minimum, where
 from costmodel.workload.context import Context
 from costmodel.workload.layers import ModelWork
@@ -25,7 +25,7 @@ from costmodel.workload.work import Work
 INTERFERENCE = "interference of collectives"  # the name of what they make kernels longer by
 HEAD_AWAY = "tied head"  # a head that is tied to an embedding on another stage
 Works: TypeAlias = "Sequence[tuple[int, Work]]"  # (how many, work) along a stage
-Beside: TypeAlias = "tuple[str, Priced]"  # a part of `streams.PARTS` or SLOWS, and an operator in it
+Beside: TypeAlias = "tuple[str, TimedOperator]"  # a part of `streams.PARTS` or SLOWS, and an operator in it
 SLOWS = "slows"  # what a pass is longer by because collectives run beside its kernels
 
 _FETCHING = (Kind.BACKWARD, Kind.BACKWARD_INPUT)
@@ -33,7 +33,7 @@ _SETTLING = (Kind.BACKWARD, Kind.BACKWARD_WEIGHT)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Traffic:
+class OverlappedComm:
     """What moves beside the passes. layers: by kind of layer, the fields of its `LayerTraffic`, priced.
 
     one_link: ranks reach each other over the link to the host.
@@ -42,7 +42,7 @@ class Traffic:
     plan: Training
     offload: Offload
     one_link: bool
-    layers: Mapping[str, Mapping[str, tuple[Priced, ...]]]
+    layers: Mapping[str, Mapping[str, tuple[TimedOperator, ...]]]
 
     @property
     def runs_on(self) -> bool:
@@ -53,7 +53,7 @@ class Traffic:
         """
         return self.plan.reduces_behind and not self.offload.is_used
 
-    def settles(self, kind: Kind) -> bool:
+    def has_async_reduce(self, kind: Kind) -> bool:
         """Tell whether actions of a kind have reductions that run on."""
         return self.runs_on and (kind in _SETTLING or kind is Kind.FORWARD_BACKWARD)
 
@@ -78,19 +78,19 @@ class Traffic:
                 yield from ((SLOWS, priced) for priced in moved.get(_slowing(name), ()))
 
         if kind is Kind.FORWARD:
-            yield from named("arrive", "weights_in")
+            yield from named("h2d", "weights_in")
             if plan.zero == 3 or (once and plan.zero in (1, 2)):
                 yield from named("gather", "gather")
-            yield from named("leave", "kept_out")
+            yield from named("d2h", "kept_out")
         if kind in _FETCHING:
-            yield from named("arrive", "weights_in", "kept_in")
+            yield from named("h2d", "weights_in", "kept_in")
             if plan.gathers_for_backward:
                 yield from named("gather", "gather")
         if kind in _SETTLING and (plan.reduces_often or once):
             yield from named("reduce", "reduce")
-            yield from named("leave", "gradients_out")
+            yield from named("d2h", "gradients_out")
 
-    def operators(self) -> list[Priced]:
+    def operators(self) -> list[TimedOperator]:
         """Return all operators that move beside some pass, of every kind of layer."""
         every = (Kind.FORWARD, Kind.BACKWARD)
         moved = [self.beside(label, kind, ends=True) for label in self.layers for kind in every]
@@ -104,18 +104,26 @@ class Traffic:
             yield count, work, tuple(self.beside(HEAD_AWAY if away else work.name, kind, ends=ends))
 
     def lone_pass(
-        self, stages: Sequence[Works], kind: Kind, compute: Mapping[str, Seconds], moves: Moves, *, ends: bool = False
+        self,
+        stages: Sequence[Works],
+        kind: Kind,
+        compute: Mapping[str, Seconds],
+        moves: Perturbations,
+        *,
+        ends: bool = False,
     ) -> Seconds:
         """Return how long a pass through some stages takes [s]. compute: seconds of one layer's own pass, by name."""
         return pass_seconds(self._chain(stages, kind, compute, moves, ends=ends), one_link=self.one_link)
 
-    def settling_pass(self, works: Works, kind: Kind, compute: Mapping[str, Seconds], moves: Moves) -> Reducing:
+    def async_reduce_pass(
+        self, works: Works, kind: Kind, compute: Mapping[str, Seconds], moves: Perturbations
+    ) -> AsyncReduceTimes:
         """Return a backward pass through a stage whose reductions run on [s]."""
-        return reducing(self._chain([works], kind, compute, moves, ends=False))
+        return async_reduce_times(self._chain([works], kind, compute, moves, ends=False))
 
     def _chain(
-        self, stages: Sequence[Works], kind: Kind, compute: Mapping[str, Seconds], moves: Moves, *, ends: bool
-    ) -> list[Layers]:
+        self, stages: Sequence[Works], kind: Kind, compute: Mapping[str, Seconds], moves: Perturbations, *, ends: bool
+    ) -> list[LayerSegment]:
         """Return the layers of some stages in the order of a pass, with what moves beside each."""
         chain = []
         for works in stages if kind is Kind.FORWARD else reversed(stages):
@@ -124,22 +132,22 @@ class Traffic:
                 for part, priced in moved:
                     place = "compute" if self.waits(part) else part
                     parts[place] = parts.get(place, 0.0) + seconds_of(priced, moves)
-                chain.append(Layers(count, **parts))
+                chain.append(LayerSegment(count, **parts))
         return chain
 
-    def settling_pair(
-        self, forward: Works, backward: Works, compute: Seconds, exchanges: Seconds, moves: Moves
-    ) -> Reducing:
+    def async_reduce_pair(
+        self, forward: Works, backward: Works, compute: Seconds, exchanges: Seconds, moves: Perturbations
+    ) -> AsyncReduceTimes:
         """Return an overlapped pair that begins while reductions of earlier actions run on; its own end with it [s].
 
         max(compute, exchanges, wire), and no sooner than its reductions after those before.
         """
         totals = self._totals(forward, backward, compute, exchanges, moves)
         wire = totals.get("wire", 0.0)
-        return Reducing(maximum(*totals.values()) - wire, wire, 0.0)
+        return AsyncReduceTimes(maximum(*totals.values()) - wire, wire, 0.0)
 
     def overlapped_pair(
-        self, forward: Works, backward: Works, compute: Seconds, exchanges: Seconds, moves: Moves
+        self, forward: Works, backward: Works, compute: Seconds, exchanges: Seconds, moves: Perturbations
     ) -> Seconds:
         """Return how long a forward takes that overlaps another chunk's backward [s].
 
@@ -149,7 +157,7 @@ class Traffic:
         return maximum(*self._totals(forward, backward, compute, exchanges, moves).values())
 
     def _totals(
-        self, forward: Works, backward: Works, compute: Seconds, exchanges: Seconds, moves: Moves
+        self, forward: Works, backward: Works, compute: Seconds, exchanges: Seconds, moves: Perturbations
     ) -> dict[str, Quantity]:
         """Return what each stream of an overlapped pair takes [s]."""
         totals: dict[str, Quantity] = {"compute": compute, "exchanges": exchanges}
@@ -158,16 +166,16 @@ class Traffic:
             totals[place] = totals.get(place, 0.0) + count * seconds_of(priced, moves)
         return totals
 
-    def in_pair(self, forward: Works, backward: Works) -> Iterator[tuple[str, int, Priced]]:
+    def in_pair(self, forward: Works, backward: Works) -> Iterator[tuple[str, int, TimedOperator]]:
         """Yield (part, how often, operator) of what moves beside an overlapped pair."""
         for works, kind in ((forward, Kind.FORWARD), (backward, Kind.BACKWARD)):
             for count, _, moved in self.along(works, kind, ends=False):
                 yield from ((part, count, priced) for part, priced in moved)
 
 
-def price_traffic(
-    scenario: Scenario, plan: Training, context: Context, work: ModelWork, copies: int, pricing: Pricer
-) -> Traffic | None:
+def overlapped_comm(
+    scenario: Scenario, plan: Training, context: Context, work: ModelWork, copies: int, pricing: OperatorTimer
+) -> OverlappedComm | None:
     """Return what moves beside the passes; null where nothing does: all of it then ends the step."""
     offload = scenario.offload
     if not (plan.zero == 3 or plan.reduces_often or plan.overlaps or offload.is_used):
@@ -179,37 +187,39 @@ def price_traffic(
     layers = {}
     for name, (parameters, kept) in listed.items():
         moved = layer_traffic(context, plan, copies, parameters, kept)
-        layers[name] = {part.name: pricing.price_all(getattr(moved, part.name)) for part in fields(LayerTraffic)}
+        layers[name] = {part.name: pricing.time_all(getattr(moved, part.name)) for part in fields(LayerTraffic)}
         if plan.overlaps:
             layers[name] |= _interference(layers[name], pricing)
     node = scenario.cluster.node
-    return Traffic(plan, offload, node.host.link == node.intra.name, layers)
+    return OverlappedComm(plan, offload, node.host.link == node.intra.name, layers)
 
 
-def _interference(moved: Mapping[str, tuple[Priced, ...]], pricing: Pricer) -> dict[str, tuple[Priced, ...]]:
+def _interference(
+    moved: Mapping[str, tuple[TimedOperator, ...]], pricing: OperatorTimer
+) -> dict[str, tuple[TimedOperator, ...]]:
     """Return what collectives make the kernels longer by that they run beside.
 
-    min(t, t_inside) * (1 - 1/interference)        [as of expert exchanges: `contention` of `training`]
+    min(t, t_inside) * (1 - 1/dp_comm_slowdown)        [as of expert exchanges: `all_to_all_contention` of `actions`]
 
     t: of the collective; t_inside: what its bytes take between the devices of one node, where it has several. NCCL runs
     on as many processors as a fabric's bandwidth needs, over a slow one on few for long [NCCL, src/graph/search.cc].
     """
-    interference = pricing.framework.interference
-    if np.all(np.asarray(interference) == 1.0):
+    slowdown = pricing.framework.dp_comm_slowdown
+    if np.all(np.asarray(slowdown) == 1.0):
         return {}
-    share = 1.0 - 1.0 / interference
+    share = 1.0 - 1.0 / slowdown
     return {
         _slowing(name): tuple(_slowed(priced, share, pricing) for priced in moved[name])
         for name in ("gather", "reduce")
     }
 
 
-def _slowed(priced: Priced, share: Quantity, pricing: Pricer) -> Priced:
+def _slowed(priced: TimedOperator, share: Quantity, pricing: OperatorTimer) -> TimedOperator:
     """Return what one operator makes kernels longer by: a share of the time that it keeps processors busy."""
     operator, busy = replace(priced.operator, name=INTERFERENCE), priced.time
     devices = pricing.cluster.node.count
     if isinstance(operator, Collective) and np.all(np.asarray(devices) > 1):
-        inside = pricing.price(among(operator, devices)).time.seconds
+        inside = pricing.time_operator(among(operator, devices)).time.seconds
         busy = busy.scaled(minimum(1.0, inside / where(busy.seconds > 0, busy.seconds, 1.0)))
     return replace(priced, operator=operator, time=busy.scaled(share))
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
-from costmodel.analytic.operator_timing import Priced, Pricer
+from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator
 from costmodel.analytic.recurrence import Event, Program, compile_events
 from costmodel.workload.operators import (
-    AttentionCore,
-    Exchange,
-    HostProduct,
+    AttentionKernel,
+    ExpertAllToAll,
+    HostGemm,
     HostTransfer,
     HostUpdate,
     MixedAttention,
@@ -46,21 +46,21 @@ class Segment:
     """Operators of one micro-batch that run without a break on one stream."""
 
     place: Place
-    operators: tuple[Priced, ...]
+    operators: tuple[TimedOperator, ...]
 
     def runs(self, micro_batches: int) -> int:
         """Return how often a layer runs the segment in a pass."""
         return 1 if self.place.once else micro_batches
 
 
-def segments_of(work: Work, pricing: Pricer, *, split: bool = False) -> tuple[Segment, ...]:
+def segments_of(work: Work, pricing: OperatorTimer, *, split: bool = False) -> tuple[Segment, ...]:
     """Return a layer's forward pass cut where the stream changes; split: and before its attention core.
 
     What it needs from the host comes first, what it leaves there last; tokens on their way to the host's work and back
     belong to that work.
     """
     copies = [
-        Segment(Place(ARRIVING if copy.direction == "in" else LEAVING, once=copy.once), (pricing.price(copy),))
+        Segment(Place(ARRIVING if copy.direction == "in" else LEAVING, once=copy.once), (pricing.time_operator(copy),))
         for copy in work.copies
     ]
     halves = _second_halves(work.forward) if split else [False] * len(work.forward)
@@ -69,7 +69,7 @@ def segments_of(work: Work, pricing: Pricer, *, split: bool = False) -> tuple[Se
         for at, (operator, half) in enumerate(zip(work.forward, halves, strict=True))
     ]
     own = [
-        Segment(Place(stream, beside, second=half), tuple(pricing.price(operator) for *_, operator in run))
+        Segment(Place(stream, beside, second=half), tuple(pricing.time_operator(operator) for *_, operator in run))
         for (stream, beside, half), run in itertools.groupby(placed, key=lambda each: each[:3])
     ]
     arriving = [copy for copy in copies if copy.place.stream == ARRIVING]
@@ -80,15 +80,17 @@ def _second_halves(operators: Sequence[Operator]) -> list[bool]:
     """Tell of each operator whether it belongs to the second half of attention: from the core to the next exchange."""
     second, found = False, []
     for operator in operators:
-        second = (second or isinstance(operator, AttentionCore | MixedAttention)) and not isinstance(operator, Exchange)
+        second = (second or isinstance(operator, AttentionKernel | MixedAttention)) and not isinstance(
+            operator, ExpertAllToAll
+        )
         found.append(second)
     return found
 
 
 def _stream(operator: Operator) -> int:
-    if isinstance(operator, HostProduct | HostUpdate | HostTransfer):
+    if isinstance(operator, HostGemm | HostUpdate | HostTransfer):
         return HOST
-    return EXCHANGE if isinstance(operator, Exchange) else COMPUTE
+    return EXCHANGE if isinstance(operator, ExpertAllToAll) else COMPUTE
 
 
 class _Part(NamedTuple):

@@ -11,14 +11,14 @@ from costmodel.analytic.inference import (
     draft_passes,
     inference_layout,
     operators_of,
+    pass_model_of,
     pass_times,
-    priced_pass,
 )
 from costmodel.analytic.metrics import invested, spent
 from costmodel.analytic.no_schedule import Unscheduled
-from costmodel.analytic.operator_timing import Priced, pricer
+from costmodel.analytic.operator_timing import TimedOperator, operator_timer
 from costmodel.analytic.steady_state import Demand, SteadyState, chunked, separate
-from costmodel.analytic.stream_times import Moves
+from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Count, maximum, minimum, where
 from costmodel.result import Entry, Metrics
@@ -53,12 +53,12 @@ class ServingEvaluation(Unscheduled):
         self.ledger: Ledger | None = self._admission.ledger
         self._state = steady_state(scenario, plan, self._admission.admitted)
         carrying, plain = engine_passes(scenario, plan, self._state)
-        pricing = pricer(scenario, calibration)
-        self._carrying = priced_pass(scenario, carrying, pass_work(carrying), pricing)
-        self._plain = priced_pass(scenario, plain, pass_work(plain), pricing)
+        pricing = operator_timer(scenario, calibration)
+        self._carrying = pass_model_of(scenario, carrying, pass_work(carrying), pricing)
+        self._plain = pass_model_of(scenario, plain, pass_work(plain), pricing)
         self._labels = carrying.label, plain.label
 
-    def metrics(self, moves: Moves) -> Metrics:
+    def metrics(self, moves: Perturbations) -> Metrics:
         """Return the metrics of the steady state.
 
         Every pipeline stage's set of requests is an engine of its own; a step takes a round of the pipeline.
@@ -91,7 +91,7 @@ class ServingEvaluation(Unscheduled):
         """Return the requests of one pipeline set that wait because memory has no room for them."""
         return (self._plan.concurrency - self._admission.admitted) / self._scenario.parallel.pp
 
-    def _step_times(self, moves: Moves) -> tuple[PassTimes, PassTimes]:
+    def _step_times(self, moves: Perturbations) -> tuple[PassTimes, PassTimes]:
         return self._times if moves is None else (pass_times(self._carrying, moves), pass_times(self._plain, moves))
 
     @cached_property
@@ -102,7 +102,7 @@ class ServingEvaluation(Unscheduled):
         """Return the families of both kinds of steps."""
         return frozenset(item.operator.family for item in self.operators())
 
-    def operators(self) -> list[Priced]:
+    def operators(self) -> list[TimedOperator]:
         """Return the operators of steps that carry prompts, then of those that do not."""
         return operators_of((self._carrying, self._plain))
 

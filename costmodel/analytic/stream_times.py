@@ -6,13 +6,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from costmodel.analytic.operator_timing import Priced
+from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.quantities import Count, Quantity, Seconds, is_single, maximum, where
-from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Exchange, Gemm, HostTime, HostTransfer
+from costmodel.workload.operators import (
+    AttentionKernel,
+    Collective,
+    Elementwise,
+    ExpertAllToAll,
+    Gemm,
+    HostTime,
+    HostTransfer,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Move:
+class Perturbation:
     """How a family is moved: 1 where it is taken at the low (high) point of its spread, 0 where at its median."""
 
     low: Quantity
@@ -20,11 +28,11 @@ class Move:
 
 
 # Operator family -> move. Families that are not named, and all of them under None, keep their predicted times.
-Moves: TypeAlias = "Mapping[str, Move] | None"
+Perturbations: TypeAlias = "Mapping[str, Perturbation] | None"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sums:
+class StreamTimes:
     """Times of some operators [s], each after the other.
 
     kernels: of the device, and updates and products of the host that it waits for; collectives: messages, host
@@ -34,9 +42,9 @@ class Sums:
 
     kernels: Seconds = 0.0
     collectives: Seconds = 0.0
-    exchanges: Seconds = 0.0
+    expert_all_to_alls: Seconds = 0.0
     starts: Count = 0.0
-    uneven: Seconds = 0.0
+    imbalance_time: Seconds = 0.0
 
     @property
     def compute(self) -> Seconds:
@@ -46,29 +54,32 @@ class Sums:
     @property
     def total(self) -> Seconds:
         """Return the time of all operators, one after another."""
-        return self.kernels + self.collectives + self.exchanges
+        return self.kernels + self.collectives + self.expert_all_to_alls
 
-    def __add__(self, other: Sums) -> Sums:
+    def __add__(self, other: StreamTimes) -> StreamTimes:
         """Return the sum, stream by stream."""
-        return Sums(
-            self.kernels + other.kernels, self.collectives + other.collectives, self.exchanges + other.exchanges,
-            self.starts + other.starts, self.uneven + other.uneven,
-        )  # fmt: skip
+        return StreamTimes(
+            kernels=self.kernels + other.kernels,
+            collectives=self.collectives + other.collectives,
+            expert_all_to_alls=self.expert_all_to_alls + other.expert_all_to_alls,
+            starts=self.starts + other.starts,
+            imbalance_time=self.imbalance_time + other.imbalance_time,
+        )
 
-    def times(self, count: float) -> Sums:
+    def times(self, count: float) -> StreamTimes:
         """Return `count` times these operators."""
-        return Sums(
-            count * self.kernels, count * self.collectives, count * self.exchanges, count * self.starts,
-            count * self.uneven,
+        return StreamTimes(
+            count * self.kernels, count * self.collectives, count * self.expert_all_to_alls, count * self.starts,
+            count * self.imbalance_time,
         )  # fmt: skip
 
 
-NO_TIME = Sums()
+NO_TIME = StreamTimes()
 _MESSAGES = (Collective, HostTransfer, HostTime)  # what kernels wait for
-_REPEATED = (AttentionCore, Collective, Elementwise)  # what may stand for several calls
+_REPEATED = (AttentionKernel, Collective, Elementwise)  # what may stand for several calls
 
 
-def seconds_of(priced: Priced, moves: Moves) -> Seconds:
+def seconds_of(priced: TimedOperator, moves: Perturbations) -> Seconds:
     """Return an operator's time, moved within its family's spread: that of one call, where it stands for several."""
     seconds, operator = priced.time.seconds, priced.operator
     move = None if moves is None else moves.get(operator.family)
@@ -79,7 +90,9 @@ def seconds_of(priced: Priced, moves: Moves) -> Seconds:
     return seconds * priced.fit.spread.ratio(one, move.low, move.high)
 
 
-def exposed_seconds(operators: Iterable[Priced], moves: Moves) -> Iterator[tuple[Priced, Seconds]]:
+def exposed_seconds(
+    operators: Iterable[TimedOperator], moves: Perturbations
+) -> Iterator[tuple[TimedOperator, Seconds]]:
     """Yield every operator of a pass with the part of its time that no other operator of the pass hides.
 
         messages that run beside the attention cores just before them: max(0, t - overlap * t_cores)
@@ -93,7 +106,7 @@ def exposed_seconds(operators: Iterable[Priced], moves: Moves) -> Iterator[tuple
     ended = False  # a message has come since: the next core begins anew
     for priced in operators:
         seconds, operator = seconds_of(priced, moves), priced.operator
-        if isinstance(operator, AttentionCore):
+        if isinstance(operator, AttentionKernel):
             cores, ended = (seconds if ended else cores + seconds), False
         elif isinstance(operator, Collective) and not (is_single(operator.overlap) and operator.overlap == 0):
             seconds, ended = maximum(seconds - operator.overlap * cores, 0.0), True
@@ -108,7 +121,7 @@ def _beside_product(seconds: Seconds, product: Seconds, chunks: Count) -> Second
     return maximum(seconds - product, where(chunks > 0, seconds / parts, 0.0))
 
 
-def sums_of(operators: Iterable[Priced], moves: Moves) -> Sums:
+def stream_times(operators: Iterable[TimedOperator], moves: Perturbations) -> StreamTimes:
     """Return the times of some operators by stream, without what another one of them hides."""
     kernels: Quantity = 0.0
     collectives: Quantity = 0.0
@@ -119,12 +132,12 @@ def sums_of(operators: Iterable[Priced], moves: Moves) -> Sums:
         operator = priced.operator
         kernels_of = operator.calls if isinstance(operator, Elementwise) else 1.0
         starts = starts + where(priced.time.seconds > 0, kernels_of, 0.0)
-        if isinstance(operator, Exchange):
+        if isinstance(operator, ExpertAllToAll):
             exchanges = exchanges + seconds
         elif isinstance(operator, _MESSAGES):
             collectives = collectives + seconds
         else:
             kernels = kernels + seconds
-            if isinstance(operator, Gemm) and not (is_single(operator.load) and operator.load == 1):
-                uneven = uneven + seconds * (1.0 - 1.0 / operator.load)
-    return Sums(kernels, collectives, exchanges, starts, uneven)
+            if isinstance(operator, Gemm) and not (is_single(operator.expert_load) and operator.expert_load == 1):
+                uneven = uneven + seconds * (1.0 - 1.0 / operator.expert_load)
+    return StreamTimes(kernels, collectives, exchanges, starts, uneven)

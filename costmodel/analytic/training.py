@@ -8,19 +8,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costmodel.analytic.actions import ActionTimes, PassSums, contention, lone_seconds, pass_of, settling, stage_sums
+from costmodel.analytic.actions import (
+    ActionTimes,
+    PassSums,
+    all_to_all_contention,
+    lone_seconds,
+    pass_of,
+    settling,
+    stage_sums,
+)
 from costmodel.analytic.jitter import coupling, deviation, is_even, relative_deviation
-from costmodel.analytic.operator_timing import Priced, PricedWork, Pricer, pricer
-from costmodel.analytic.overlapped_comm import Traffic, price_traffic
-from costmodel.analytic.recurrence import Program, Slot, compile_schedule, makespan, paced
-from costmodel.analytic.stream_times import Moves, seconds_of, sums_of
+from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator, TimedWork, operator_timer
+from costmodel.analytic.overlapped_comm import OverlappedComm, overlapped_comm
+from costmodel.analytic.recurrence import Program, Slot, async_reduce_span, compile_schedule, makespan
+from costmodel.analytic.stream_times import Perturbations, seconds_of, stream_times
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Count, Flop, Quantity, Seconds, is_single, maximum, where
 from costmodel.workload.context import Context
 from costmodel.workload.layers import ModelWork, model_work
 from costmodel.workload.memory import Ledger, stage_work, training_ledger
-from costmodel.workload.operators import AttentionCore, Collective, Gemm, Group, HostTime
-from costmodel.workload.optimizer import Ending, step_operators
+from costmodel.workload.operators import AttentionKernel, Collective, Gemm, Group, HostTime
+from costmodel.workload.optimizer import OptimizerOperators, step_operators
 from costmodel.workload.plans import Training
 from costmodel.workload.recompute import expand
 from costmodel.workload.scenario import Scenario
@@ -33,21 +41,21 @@ ROUNDING = 1e-12  # of a makespan: what adding up the same times in another orde
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Tail:
+class OptimizerStep:
     """How one rank ends the step. serial: operators one after the other; on_host: the host's update, with its copies.
 
     stages: those of the rank in order; last: the kind of backward pass that its last micro-batch ends with.
     """
 
-    serial: tuple[Priced, ...]
-    on_host: tuple[Priced, ...]
-    copies: tuple[Priced, ...]
+    serial: tuple[TimedOperator, ...]
+    on_host: tuple[TimedOperator, ...]
+    copies: tuple[TimedOperator, ...]
     stages: tuple[Stage, ...]
     last: Kind
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PricedStep:
+class StepModel:
     """Everything of a step that no uncertainty changes: structure, kernel times, ledger.
 
     classes: the distinct stages, in the order of their labels in the program's slots; transfer: what sends a chunk's
@@ -57,22 +65,24 @@ class PricedStep:
     """
 
     work: ModelWork
-    priced: Mapping[str, PricedWork]
+    timed_works: Mapping[str, TimedWork]
     program: Program[Slot]
     schedule: Schedule
     layout: tuple[Stage, ...]
     classes: tuple[Stage, ...]
-    transfer: Priced
-    joining: Priced | None
-    tails: tuple[Tail, ...]
-    traffic: Traffic | None
+    p2p_send: TimedOperator
+    p2p_gather: TimedOperator | None
+    optimizer_steps: tuple[OptimizerStep, ...]
+    overlapped_comm: OverlappedComm | None
     ledger: Ledger
     executed_flop: Flop  # of a micro-batch on one rank of each stage, all stages
-    slowing: Quantity = 1.0  # kernels take as much longer while expert exchanges run
+    moe_comm_slowdown: Quantity = 1.0  # kernels take as much longer while expert exchanges run
     start: Seconds = 0.0  # the host takes as long for each kernel or message that it starts
-    together: int = 1  # messages between stages that leave a rank at once: `transfer` is the time of all of them
+    concurrent_sends: int = (
+        1  # messages between stages that leave a rank at once: `transfer` is the time of all of them
+    )
     expert_ranks: Count = 1.0  # that draw the loads of their experts anew for every chunk
-    alike_layers: bool = False  # a micro-batch that is uneven in one layer is as uneven in all of them
+    layers_share_imbalance: bool = False  # a micro-batch that is uneven in one layer is as uneven in all of them
     order: tuple[str, int, int, int] = ("1f1b", 1, 1, 1)  # schedule, ranks, stages a rank, micro-batches
 
     def works_of(self, label: int) -> list[tuple[int, Work]]:
@@ -82,16 +92,16 @@ class PricedStep:
     @property
     def host_overlaps(self) -> bool:
         """Tell whether the host exchanges weights with the device while it updates others."""
-        return self.traffic is not None and self.traffic.offload.overlap
+        return self.overlapped_comm is not None and self.overlapped_comm.offload.overlap
 
 
-def price_step(scenario: Scenario, plan: Training, calibration: Calibration) -> PricedStep:
+def step_model(scenario: Scenario, plan: Training, calibration: Calibration) -> StepModel:
     """Return a step with every operator priced. What fixes an order (pp, micro-batches) is one number here."""
     parallel = scenario.parallel
     pp, virtual, micro_batches = whole(parallel.pp), whole(parallel.virtual), whole(micro_batch_count(scenario, plan))
     context = training_context(scenario, plan)
     work = model_work(context)
-    pricing = pricer(scenario, calibration)
+    pricing = operator_timer(scenario, calibration)
     schedule = folded_order(plan.schedule, pp, virtual, micro_batches)
     layout = stage_layout(scenario.architecture, schedule.stages, plan.stages, plan.placement)
     classes = tuple(dict.fromkeys(layout))
@@ -105,38 +115,38 @@ def price_step(scenario: Scenario, plan: Training, calibration: Calibration) -> 
     neighbours = Group(parallel.pp, parallel.tp * parallel.cp * parallel.dp)
     part = together * context.tokens / parallel.tp * scenario.architecture.hidden * context.residual
     whole_again = Collective("pipeline all-gather", "all_gather", part * parallel.tp, context.tp_group)
-    return PricedStep(
-        work,
-        {kind.name: pricing.price_work(kind) for kind in kinds},
-        compile_schedule(plan.schedule, pp, virtual, micro_batches, labels),
-        schedule,
-        layout,
-        classes,
-        pricing.price(Collective("pipeline send", "send_recv", part, neighbours, family="send_recv")),
-        None if parallel.sequence_parallel else pricing.price(whole_again),
-        tuple(
+    return StepModel(
+        work=work,
+        timed_works={kind.name: pricing.time_work(kind) for kind in kinds},
+        program=compile_schedule(plan.schedule, pp, virtual, micro_batches, labels),
+        schedule=schedule,
+        layout=layout,
+        classes=classes,
+        p2p_send=pricing.time_operator(Collective("pipeline send", "send_recv", part, neighbours, family="send_recv")),
+        p2p_gather=None if parallel.sequence_parallel else pricing.time_operator(whole_again),
+        optimizer_steps=tuple(
             _tail(pricing, step_operators(context, plan, _held(work, stages), schedule.parameter_copies), stages, last)
             for stages, last in on_ranks
         ),
-        price_traffic(scenario, plan, context, work, schedule.parameter_copies, pricing),
-        training_ledger(context, plan, work, schedule, layout),
-        executed_flop(work, layout),
-        scenario.framework.slowing(scenario.communication.processors),
-        scenario.framework.host.operator,
-        together,
-        context.ep_group.size if _by_chance(scenario) else 1.0,
-        scenario.communication.expert_load is not None,
-        (plan.schedule, pp, virtual, micro_batches),
+        overlapped_comm=overlapped_comm(scenario, plan, context, work, schedule.parameter_copies, pricing),
+        ledger=training_ledger(context, plan, work, schedule, layout),
+        executed_flop=executed_flop(work, layout),
+        moe_comm_slowdown=scenario.framework.slowing(scenario.communication.processors),
+        start=scenario.framework.host.operator,
+        concurrent_sends=together,
+        expert_ranks=context.ep_group.size if _by_chance(scenario) else 1.0,
+        layers_share_imbalance=scenario.communication.expert_load is not None,
+        order=(plan.schedule, pp, virtual, micro_batches),
     )
 
 
-def _tail(pricing: Pricer, ending: Ending, stages: tuple[Stage, ...], last: Kind) -> Tail:
+def _tail(pricing: OperatorTimer, ending: OptimizerOperators, stages: tuple[Stage, ...], last: Kind) -> OptimizerStep:
     """Return how a rank ends the step, priced."""
-    serial, on_host, copies = (pricing.price_all(part) for part in (ending.serial, ending.on_host, ending.copies))
+    serial, on_host, copies = (pricing.time_all(part) for part in (ending.serial, ending.on_host, ending.copies))
     step = pricing.framework.host.step
     if np.any(np.asarray(step)):
-        serial = (*serial, pricing.price(HostTime("host", step, 0.0, 0.0)))
-    return Tail(serial, on_host, copies, stages, last)
+        serial = (*serial, pricing.time_operator(HostTime("host", step, 0.0, 0.0)))
+    return OptimizerStep(serial, on_host, copies, stages, last)
 
 
 def _held(work: ModelWork, stages: tuple[Stage, ...]) -> list[tuple[int, Work]]:
@@ -158,17 +168,17 @@ def micro_batch_count(scenario: Scenario, plan: Training) -> Quantity:
 def training_context(scenario: Scenario, plan: Training) -> Context:
     """Return one rank's view of one micro-batch."""
     return Context(
-        scenario.architecture,
-        scenario.parallel,
-        scenario.precision,
-        scenario.communication,
-        scenario.framework,
-        "training",
-        plan.micro_batch,
-        plan.sequence,
-        plan.sequence,
-        expand(plan.recompute),
-        scenario.offload,
+        architecture=scenario.architecture,
+        parallel=scenario.parallel,
+        precision=scenario.precision,
+        communication=scenario.communication,
+        framework=scenario.framework,
+        phase="training",
+        sequences=plan.micro_batch,
+        length=plan.sequence,
+        keys=plan.sequence,
+        recompute=expand(plan.recompute),
+        offload=scenario.offload,
         routing=scenario.routing,
         node_devices=scenario.cluster.node.count,
         micro_batches=micro_batch_count(scenario, plan),
@@ -185,8 +195,8 @@ def executed_flop(work: ModelWork, layout: tuple[Stage, ...]) -> Flop:
         for count, part in stage_work(work, stage):
             for operator in (*part.forward, *part.input_gradient, *part.weight_gradient):
                 if isinstance(operator, Gemm):
-                    total = total + alike * count * operator.flop / operator.load
-                elif isinstance(operator, AttentionCore):
+                    total = total + alike * count * operator.flop / operator.expert_load
+                elif isinstance(operator, AttentionKernel):
                     total = total + alike * count * operator.flop
     return total
 
@@ -212,7 +222,7 @@ class StepTimes:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class TailTimes:
+class OptimizerTimes:
     """Seconds in which a rank ends the step; of them, kernels of its device, and its host's update."""
 
     seconds: Seconds
@@ -220,7 +230,7 @@ class TailTimes:
     host: Seconds
 
 
-def step_times(step: PricedStep, moves: Moves) -> StepTimes:
+def step_times(step: StepModel, moves: Perturbations) -> StepTimes:
     """Return the step's time, families moved within their spread as `moves` says.
 
         step = makespan of the schedule + max over ranks of (what is left of reductions and gathers + optimizer)
@@ -231,7 +241,7 @@ def step_times(step: PricedStep, moves: Moves) -> StepTimes:
     """
     layers = layer_sums(step, moves)
     passes = pass_times(step, layers, moves)
-    return _reported(step.program, passes, tail_times(step, layers, moves))
+    return _reported(step.program, passes, optimizer_times(step, layers, moves))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -248,7 +258,7 @@ class StepPasses:
     kernels: Array
 
 
-def pass_times(step: PricedStep, layers: Mapping[str, PassSums], moves: Moves) -> StepPasses:
+def pass_times(step: StepModel, layers: Mapping[str, PassSums], moves: Perturbations) -> StepPasses:
     """Return how the passes of a step go. layers: the times of one layer of each kind."""
     stages = [stage_sums(stage_work(step.work, stage), layers) for stage in step.classes]
     slots = [_slot_times(step, slot, stages, layers, moves) for slot in step.program.slots]
@@ -267,12 +277,14 @@ def pass_times(step: PricedStep, layers: Mapping[str, PassSums], moves: Moves) -
     reduces = [slot.reducing is not None for slot in slots]
     if not any(reduces):
         return StepPasses(makespan(step.program, head + idle, transfer).reshape(shape), 0.0, head, kernels)
-    found = paced(step.program, reduces, (head, rest + idle, trail - idle), transfer)  # reductions go on meanwhile
+    found = async_reduce_span(
+        step.program, reduces, (head, rest + idle, trail - idle), transfer
+    )  # reductions go on meanwhile
     durations = head + rest + found.waits
     return StepPasses(found.span.reshape(shape), found.left.reshape(shape), durations, kernels)
 
 
-def arrival(step: PricedStep, moves: Moves) -> Seconds:
+def arrival(step: StepModel, moves: Perturbations) -> Seconds:
     """Return the time from a chunk's result to the next stage's start with it.
 
         bytes = together * tokens / tp * d * e;      then an all-gather of tp such parts, unless sequences are split
@@ -281,11 +293,11 @@ def arrival(step: PricedStep, moves: Moves) -> Seconds:
     over its own NIC. [Narayanan et al., arXiv 2104.04473, section 4.1; DeepSpeed, runtime/pipe/engine.py,
     is_pipe_partitioned]
     """
-    sent = seconds_of(step.transfer, moves)
-    return sent if step.joining is None else sent + seconds_of(step.joining, moves)
+    sent = seconds_of(step.p2p_send, moves)
+    return sent if step.p2p_gather is None else sent + seconds_of(step.p2p_gather, moves)
 
 
-def jitter(step: PricedStep, layers: Mapping[str, PassSums]) -> dict[Slot, Seconds]:
+def jitter(step: StepModel, layers: Mapping[str, PassSums]) -> dict[Slot, Seconds]:
     """Return by how much each action is longer for the pace of the pipeline, since chunks jitter about their mean time.
 
     The share of an action's standard deviation that the schedule loses; ranks are not busy meanwhile. A stated load
@@ -294,7 +306,7 @@ def jitter(step: PricedStep, layers: Mapping[str, PassSums]) -> dict[Slot, Secon
     alone = is_single(step.expert_ranks) and step.expert_ranks == 1
     if alone or is_even({name: (each.forward, each.backward) for name, each in layers.items()}):
         return {}
-    alike, relative = step.alike_layers, relative_deviation(step.expert_ranks)
+    alike, relative = step.layers_share_imbalance, relative_deviation(step.expert_ranks)
     lost = coupling(*step.order, alike=alike)
     longer: dict[Slot, Seconds] = {}
     for slot in step.program.slots:
@@ -318,33 +330,37 @@ def _of_pair(kind: Kind) -> Kind:
     return Kind.BACKWARD if kind is Kind.FORWARD_BACKWARD else kind
 
 
-def layer_sums(step: PricedStep, moves: Moves) -> dict[str, PassSums]:
+def layer_sums(step: StepModel, moves: Perturbations) -> dict[str, PassSums]:
     """Return the times of the passes of one layer of each kind."""
     return {
-        name: PassSums(*(sums_of(part, moves) for part in (work.forward, work.input_gradient, work.weight_gradient)))
-        for name, work in step.priced.items()
+        name: PassSums(
+            *(stream_times(part, moves) for part in (work.forward, work.input_gradient, work.weight_gradient))
+        )
+        for name, work in step.timed_works.items()
     }
 
 
-def tail_times(step: PricedStep, layers: Mapping[str, PassSums], moves: Moves) -> list[TailTimes]:
+def optimizer_times(step: StepModel, layers: Mapping[str, PassSums], moves: Perturbations) -> list[OptimizerTimes]:
     """Return the times of the end of the step of each kind of rank."""
     found = []
-    for tail in step.tails:
+    for tail in step.optimizer_steps:
         left = sum(once_a_step(step, tail, layers, moves))
-        serial, host = sums_of(tail.serial, moves), sums_of(tail.on_host, moves).kernels
-        copies = sums_of(tail.copies, moves).collectives
+        serial, host = stream_times(tail.serial, moves), stream_times(tail.on_host, moves).kernels
+        copies = stream_times(tail.copies, moves).collectives
         beside = maximum(host, copies) if step.host_overlaps else host + copies
-        found.append(TailTimes(serial.compute + beside + left, serial.kernels, host))
+        found.append(OptimizerTimes(serial.compute + beside + left, serial.kernels, host))
     return found
 
 
-def once_a_step(step: PricedStep, tail: Tail, layers: Mapping[str, PassSums], moves: Moves) -> tuple[Seconds, Seconds]:
+def once_a_step(
+    step: StepModel, tail: OptimizerStep, layers: Mapping[str, PassSums], moves: Perturbations
+) -> tuple[Seconds, Seconds]:
     """Return what a rank's gathers for the first forward pass, and its reductions beside the last backward pass, add.
 
     Only the passes of one micro-batch hide them: those of all stages of the rank, one after the other, and of the last
     one the weight gradients where they run by themselves.
     """
-    traffic = step.traffic
+    traffic = step.overlapped_comm
     if traffic is None or not traffic.plan.overlaps:
         return 0.0, 0.0
     stages = [stage_work(step.work, stage) for stage in tail.stages]
@@ -356,7 +372,7 @@ def once_a_step(step: PricedStep, tail: Tail, layers: Mapping[str, PassSums], mo
     return added[0], added[1]
 
 
-def _reported(program: Program[Slot], passes: StepPasses, tails: Sequence[TailTimes]) -> StepTimes:
+def _reported(program: Program[Slot], passes: StepPasses, tails: Sequence[OptimizerTimes]) -> StepTimes:
     """Return the step from the schedule's makespan and what its slots sum to, as means over ranks."""
     counts, slots, span = program.mean_counts, program.slots, passes.span
     share = np.array(
@@ -389,7 +405,7 @@ def _idle(span: Array, busy: Array) -> Array:
     return np.where(idle > ROUNDING * span, idle, 0.0)
 
 
-def slot_times(step: PricedStep, slot: Slot, moves: Moves) -> ActionTimes:
+def slot_times(step: StepModel, slot: Slot, moves: Perturbations) -> ActionTimes:
     """Return the times of one kind of action, without what it waits for reductions of earlier ones."""
     layers = layer_sums(step, moves)
     stages = [stage_sums(stage_work(step.work, stage), layers) for stage in step.classes]
@@ -397,21 +413,24 @@ def slot_times(step: PricedStep, slot: Slot, moves: Moves) -> ActionTimes:
 
 
 def _slot_times(
-    step: PricedStep, slot: Slot, stages: Sequence[PassSums], layers: Mapping[str, PassSums], moves: Moves
+    step: StepModel, slot: Slot, stages: Sequence[PassSums], layers: Mapping[str, PassSums], moves: Perturbations
 ) -> ActionTimes:
     """Return the times of one kind of action. stages: the times of each class of stages."""
-    traffic, runs_on = step.traffic, step.traffic is not None and step.traffic.settles(slot.kind)
+    traffic, runs_on = (
+        step.overlapped_comm,
+        step.overlapped_comm is not None and step.overlapped_comm.has_async_reduce(slot.kind),
+    )
     if slot.forward is not None and slot.backward is not None:
         both = stages[slot.forward].forward + stages[slot.backward].backward
-        slower = contention(both, step.slowing)
+        slower = all_to_all_contention(both, step.moe_comm_slowdown)
         compute, kernels = both.compute + slower, both.kernels + slower
         compute = maximum(compute, step.start * both.starts)
         if traffic is None:
-            return ActionTimes(maximum(compute, both.exchanges), kernels)
+            return ActionTimes(maximum(compute, both.expert_all_to_alls), kernels)
         works = step.works_of(slot.forward), step.works_of(slot.backward)
         if runs_on:
-            return settling(traffic.settling_pair(*works, compute, both.exchanges, moves), kernels, 0.0)
-        return ActionTimes(traffic.overlapped_pair(*works, compute, both.exchanges, moves), kernels)
+            return settling(traffic.async_reduce_pair(*works, compute, both.expert_all_to_alls, moves), kernels, 0.0)
+        return ActionTimes(traffic.overlapped_pair(*works, compute, both.expert_all_to_alls, moves), kernels)
     label = slot.backward if slot.forward is None else slot.forward
     assert label is not None, "an action works on a stage"
     lone = pass_of(stages[label], slot.kind)
@@ -420,6 +439,6 @@ def _slot_times(
         return ActionTimes(maximum(lone.total, started), lone.kernels)
     alone, works_of = lone_seconds(layers, slot.kind), step.works_of(label)
     if runs_on and works_of:
-        return settling(traffic.settling_pass(works_of, slot.kind, alone, moves), lone.kernels, started)
+        return settling(traffic.async_reduce_pass(works_of, slot.kind, alone, moves), lone.kernels, started)
     beside = traffic.lone_pass([works_of], slot.kind, alone, moves)
     return ActionTimes(maximum(beside, started), lone.kernels)

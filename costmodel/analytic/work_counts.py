@@ -6,7 +6,7 @@ from collections import defaultdict
 
 from costmodel.analytic.inference import inference_layout, plan_pass
 from costmodel.errors import InputError
-from costmodel.workload.operators import AttentionCore, Elementwise, Gemm, base_name
+from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, base_name
 from costmodel.workload.passes import pass_work
 from costmodel.workload.plans import Decode, Prefill
 from costmodel.workload.scenario import Scenario
@@ -29,11 +29,11 @@ def counted_work(scenario: Scenario) -> dict[str, dict[str, float]]:
         for place, (times, kind) in enumerate(zip(work.repeats(stage), work.kinds, strict=True)):
             inner = (LAYERS,) if 0 < place <= len(work.body.layers) else ()
             for operator in kind.forward:
-                if not isinstance(operator, Gemm | AttentionCore | Elementwise):
+                if not isinstance(operator, Gemm | AttentionKernel | Elementwise):
                     continue
                 pairs = 0.0
-                if isinstance(operator, AttentionCore):
-                    pairs = float(operator.sequences * operator.heads * operator.pairs)
+                if isinstance(operator, AttentionKernel):
+                    pairs = float(operator.sequences * operator.heads * operator.qk_pairs)
                 for name in (base_name(operator.name), TOTAL, *inner):
                     line = found[name]
                     line["flop"] += again * times * float(operator.flop)

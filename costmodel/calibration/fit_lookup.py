@@ -13,7 +13,7 @@ import numpy as np
 
 from costmodel.calibration.residual_files import read_residuals
 from costmodel.cost.calibration import Calibration, FamilyFit, Form, Spread
-from costmodel.cost.form_registry import FORMS, stated
+from costmodel.cost.form_registry import FORMS, freeze
 from costmodel.cost.residual import Domain, Nearness, Residual
 from costmodel.errors import InputError, Location, Problem
 from costmodel.hardware import Device
@@ -23,10 +23,10 @@ from costmodel.schema.calibration import FamilyFitFile, FitsFile
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.forms import FormFile
 from costmodel.schema.framework import FrameworkFile
-from costmodel.schema.references import FOLDERS, Library, near, shown
+from costmodel.schema.references import FOLDERS, Library, shown, suggest
 from costmodel.schema.strict import Strict
 from costmodel.schema.tree import Tree
-from costmodel.workload.operators import PRODUCTS, product_family
+from costmodel.workload.operators import GEMM_FAMILIES, gemm_family
 from costmodel.workload.scenario import Framework
 
 File = TypeVar("File", bound=Strict)
@@ -40,15 +40,18 @@ _KIND = "calibrations"
 # Kernels of a variant that nobody measured are nearest to those of another: the same products in the other 16-bit
 # format, the same cache in the products' format, FP8 with the other kind of scales.
 _NEAREST = {"fp16": ("bf16",), "bf16": ("fp16",), "fp8": ("fp8_block",), "fp8_block": ("fp8",)}
-_CORES = ("attention_prefill", "attention_decode")  # whose FP8 kernels read a cache as narrow as those of 16 bits may
-_STREAMING = "elementwise"
+_ATTENTION = (
+    "attention_prefill",
+    "attention_decode",
+)  # whose FP8 kernels read a cache as narrow as those of 16 bits may
+_ELEMENTWISE = "elementwise"
 # Families whose kernels stand in for those that a device has no fit of. Backward cores run at a measured share of the
 # forward ones' rate; a batched product is a product of several groups; one that expands narrow weights reads them as
 # they are stored and multiplies as the plain one does.
 GRADIENTS = {"attention_backward": "attention_prefill", "mla_backward": "mla_prefill"}
-_EXPANDING = {product_family(family, weight_only=True): family for family in PRODUCTS}
-_BORROWED = {**GRADIENTS, **_EXPANDING, "bmm": "gemm"}
-_STREAMS = ("activation", "add", "norm", "rotary")  # a kernel of another kind streams as these do
+_EXPANDING = {gemm_family(family, weight_only=True): family for family in GEMM_FAMILIES}
+_SUBSTITUTES = {**GRADIENTS, **_EXPANDING, "bmm": "gemm"}
+_ELEMENTWISE_KINDS = ("activation", "add", "norm", "rotary")  # a kernel of another kind streams as these do
 
 
 def load_calibration(
@@ -76,9 +79,14 @@ def load_calibration(
 def _loaded(
     device: str, implementations: tuple[tuple[str, tuple[str, ...]], ...], roots: tuple[Path, ...]
 ) -> Calibration:
-    shelf = Shelf(Library(roots))
-    fits = Fits(shelf, device, dict(implementations))
+    fits = FitLookup(_fit_store(roots), device, dict(implementations))
     return Calibration(ROOFLINE, fits, fits.notes)
+
+
+@functools.lru_cache(maxsize=8)
+def _fit_store(roots: tuple[Path, ...]) -> FitStore:
+    """Return the files of a search path, which all devices and frameworks share."""
+    return FitStore(Library(roots))
 
 
 def basis_of(device: str, search_path: Sequence[str | Path] = ()) -> str:
@@ -96,7 +104,7 @@ def basis_of(device: str, search_path: Sequence[str | Path] = ()) -> str:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Held:
+class DeviceFits:
     """A calibration file with its residuals, and the device that it is of."""
 
     file: FitsFile
@@ -113,7 +121,7 @@ class Held:
         return replace(family_fit(family, basis, self.residuals.get(key)), source=source)
 
 
-def _check_axes(path: Path, held: Held) -> None:
+def _check_axes(path: Path, held: DeviceFits) -> None:
     """Raise InputError where a family's domain or residual is not over the axes of its form."""
     for key, family in held.file.families.items():
         if family.form is None:
@@ -148,23 +156,23 @@ def nearest_keys(family: str, variant: str) -> tuple[str, ...]:
 
 def nearest_variants(family: str, variant: str) -> tuple[str, ...]:
     """Return the variants of a family whose kernels stand in for those of `variant`, the most alike first."""
-    if family == _STREAMING:
-        return tuple(kind for kind in _STREAMS if kind != variant)
+    if family == _ELEMENTWISE:
+        return tuple(kind for kind in _ELEMENTWISE_KINDS if kind != variant)
     plain = variant.removesuffix("_narrow").removesuffix("_turned").removesuffix("_masked")
     own: tuple[str, ...] = () if plain == variant else (plain,)
-    if variant == "fp8" and family in _CORES:
+    if variant == "fp8" and family in _ATTENTION:
         own = ("bf16_narrow",)
     return own + _NEAREST.get(plain, ())
 
 
-class Shelf:
+class FitStore:
     """Reads calibration files, each once, and the chain of devices that a device borrows from."""
 
     def __init__(self, library: Library) -> None:
         self._library = library
-        self._held: dict[str, Held | None] = {}
+        self._held: dict[str, DeviceFits | None] = {}
 
-    def held(self, device: str, implementation: str) -> Held | None:
+    def device_fits(self, device: str, implementation: str) -> DeviceFits | None:
         """Return the file `calibrations/DEVICE/IMPLEMENTATION`; None where there is none.
 
         An implementation may name the device itself, as `DEVICE/IMPLEMENTATION`.
@@ -190,7 +198,7 @@ class Shelf:
             return {}
         return read(self._library, _KIND, COMPOSITION, FitsFile).families
 
-    def across(self, kin: str, family: str, variant: str) -> Spread | None:
+    def source_agreement(self, kin: str, family: str, variant: str) -> Spread | None:
         """Return how far two sources differ that timed the same kernels; None without a file.
 
         kin: `same` or `other` library. That of the very variant, else of its family, else of all kernels.
@@ -207,32 +215,56 @@ class Shelf:
         That of the device, else of those that it inherits from in turn, else that of no device in particular.
         """
         for owner, _ in self.chain(device):
-            held = self.held(owner, BACKWARD)
+            held = self.device_fits(owner, BACKWARD)
             if held is not None and family in held.file.families:
                 return family_fit(held.file.families[family], "transferred")
         return family_fit(read(self._library, _KIND, BACKWARD, FitsFile).families[family], "transferred")
+
+    def same_die(self, device: str, implementation: str) -> list[str]:
+        """Return the other devices of the same die that have a fit of the implementation, the nearest first.
+
+        Distance: the logarithms of processors and device memory bandwidth, which is what products of one die differ in.
+        """
+        own = self._device_file(device)
+        if own is None or own.die is None or "/" in implementation:
+            return []
+        folders = [root / FOLDERS[_KIND] / _KIND for root in self._library.roots]
+        names = {path.parent.name for folder in folders for path in folder.glob(f"*/{implementation}.yaml")}
+        siblings = ((name, self._device_file(name)) for name in sorted(names - {device}))
+        return [
+            name
+            for _, name in sorted(
+                (_distance(own, file), name) for name, file in siblings if file and file.die == own.die
+            )
+        ]
+
+    def _device_file(self, device: str) -> DeviceFile | None:
+        """Return a device's file; None for a device that was made in Python."""
+        if not _exists(self._library, "devices", device):
+            return None
+        return read(self._library, "devices", device, DeviceFile)
 
     def chain(self, device: str) -> list[tuple[str, Mapping[str, str]]]:
         """Return the device with its default implementations, then those that it inherits from in turn."""
         return list(_chain(self._library, device))
 
-    def _read(self, device: str, name: str) -> Held:
+    def _read(self, device: str, name: str) -> DeviceFits:
         file = read(self._library, _KIND, name, FitsFile)
         stored = file.residuals
         path = self._library.find(name, _KIND)
-        held = Held(file, {} if stored is None else read_residuals(path.parent / stored), device)
+        held = DeviceFits(file, {} if stored is None else read_residuals(path.parent / stored), device)
         _check_axes(path, held)
         return held
 
 
-class Fits(Mapping[str, FamilyFit]):
+class FitLookup(Mapping[str, FamilyFit]):
     """The fits of a device by `family/variant` and by family, each looked up when it is first asked for.
 
     chosen: implementations that stand before the device's defaults, by family or `family/variant`; of several the first
     that the device has, else that a device has which it inherits from.
     """
 
-    def __init__(self, shelf: Shelf, device: str, chosen: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, shelf: FitStore, device: str, chosen: Mapping[str, Sequence[str]]) -> None:
         self._shelf, self._device, self._chosen = shelf, device, chosen
         self._chain = shelf.chain(device)
         base = shelf.roofline()
@@ -265,7 +297,7 @@ class Fits(Mapping[str, FamilyFit]):
         family, _, variant = key.partition("/")
         fit = self._in_family(key, set())
         if fit is None and variant:
-            fit = self._borrowed(family, variant)
+            fit = self._substitute(family, variant)
         return self._base.get(family) if fit is None and not variant else fit
 
     def _in_family(self, key: str, seen: set[str]) -> FamilyFit | None:
@@ -276,11 +308,11 @@ class Fits(Mapping[str, FamilyFit]):
         family, _, variant = key.partition("/")
         seen.add(key)
         stated = self._stated(key)
-        if stated is not None or not (variant or family == _STREAMING):
+        if stated is not None or not (variant or family == _ELEMENTWISE):
             return stated
         for other in nearest_keys(family, variant):
             fit = None if other in seen else self._in_family(other, seen)
-            if fit is not None and (fit.form is not None or family == _STREAMING):
+            if fit is not None and (fit.form is not None or family == _ELEMENTWISE):
                 return replace(fit, basis="transferred")
         return None
 
@@ -299,23 +331,39 @@ class Fits(Mapping[str, FamilyFit]):
                     return fit
         return None
 
-    def _borrowed(self, family: str, variant: str) -> FamilyFit | None:
+    def _substitute(self, family: str, variant: str) -> FamilyFit | None:
         """Return the fit of the family whose kernels stand in for those of one that the device has none of."""
-        lender = _BORROWED.get(family)
+        lender = _SUBSTITUTES.get(family)
         fit = None if lender is None else self.get(f"{lender}/{variant}" if variant else lender)
         if fit is None or fit.form is None:
             return None
         if family in GRADIENTS:
             gradient = self._shelf.backward(family, self._device)
-            fit = replace(fit, compute=gradient.compute, query=gradient.query, spread=gradient.spread)
+            fit = replace(
+                fit,
+                compute=gradient.compute,
+                extra_keys_per_query=gradient.extra_keys_per_query,
+                spread=gradient.spread,
+            )
         return replace(fit, basis="transferred")
 
     def _by_name(self, key: str, wanted: Sequence[str]) -> FamilyFit | None:
-        """Return the first fit of some implementations, here or on the nearest device; note what stands in for it."""
+        """Return the first fit of some implementations, and note what stands in for it.
+
+        Looked for here, on the devices that this one inherits from, then on others of the same die: the same kernel on
+        the same die is nearer than another kernel on this device.
+        """
         family, named = key.partition("/")[0], " or ".join(wanted)
         is_known = False
-        for device, each in itertools.product((device for device, _ in self._chain), wanted):
-            held = self._shelf.held(device, each)
+        chain = [device for device, _ in self._chain]
+        siblings = (
+            (device, each)
+            for each in wanted
+            for device in self._shelf.same_die(self._device, each)
+            if device not in chain
+        )
+        for device, each in itertools.chain(itertools.product(chain, wanted), siblings):
+            held = self._shelf.device_fits(device, each)
             fit = None if held is None else self._of(held, key)
             is_known = is_known or held is not None
             if fit is not None:
@@ -328,12 +376,12 @@ class Fits(Mapping[str, FamilyFit]):
         self._note(f"{unknown}; the nearest fit stands in, or the roofline")
         return None
 
-    def _defaults(self, place: int, named: str) -> Iterator[Held]:
+    def _defaults(self, place: int, named: str) -> Iterator[DeviceFits]:
         """Yield the files of a device's default: its own, or those of the devices it borrows from, each when asked."""
         chain = [device for device, _ in self._chain[place:]]
         is_known = False
         for device in chain:
-            held = self._shelf.held(device, named)
+            held = self._shelf.device_fits(device, named)
             if held is not None:
                 is_known = True
                 yield held
@@ -341,10 +389,10 @@ class Fits(Mapping[str, FamilyFit]):
             device = chain[0]
             raise InputError.single(
                 f"devices/{device} names `{named}`, but there is no {_KIND}/{device}/{named}",
-                hint=near(named, self._shelf.names(device)), field="calibration.default",
+                hint=suggest(named, self._shelf.names(device)), field="calibration.default",
             )  # fmt: skip
 
-    def _of(self, held: Held, key: str) -> FamilyFit | None:
+    def _of(self, held: DeviceFits, key: str) -> FamilyFit | None:
         """Return a file's fit of the very variant, else of the family as a whole."""
         fit = held.fit(key, self._device)
         return held.fit(key.partition("/")[0], self._device) if fit is None else fit
@@ -352,6 +400,15 @@ class Fits(Mapping[str, FamilyFit]):
     def _note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
+
+
+def _distance(own: DeviceFile, other: DeviceFile) -> float:
+    """Return how far two devices of one die are apart: the sum of |log| of what they differ in."""
+
+    def sizes(file: DeviceFile) -> tuple[float, float]:
+        return float(file.processors), float(file.memory[-1].bandwidth or np.nan)
+
+    return float(sum(abs(np.log(mine / theirs)) for mine, theirs in zip(sizes(own), sizes(other), strict=True)))
 
 
 def _chain(library: Library, device: str) -> Iterator[tuple[str, Mapping[str, str]]]:
@@ -372,7 +429,7 @@ def _chain(library: Library, device: str) -> Iterator[tuple[str, Mapping[str, st
         read(library, "devices", following, DeviceFile)  # raises what is wrong with it
         own = library.own(library.find(following, "devices"), "device")
         yield following, _named(own)
-        lender = _lender(own)
+        lender = _donor(own)
         following = None if lender is None else lender.removeprefix("devices/")
 
 
@@ -383,7 +440,7 @@ def _named(own: Tree) -> dict[str, str]:
     return {} if default is None else {key: str(named.value) for key, named in default.value.items()}
 
 
-def _lender(own: Tree) -> str | None:
+def _donor(own: Tree) -> str | None:
     """Return the device from which this one inherits, as its file says, else the one that the file extends."""
     calibration, base = own.child("calibration"), own.child("extends")
     stated = None if calibration is None else calibration.child("inherit")
@@ -419,8 +476,9 @@ def family_fit(file: FamilyFitFile, basis: str, residual: Residual | None = None
     stated = file.nearness
     nearness = None if stated is None else Nearness(float(stated.near), float(stated.far), float(stated.share))
     return FamilyFit(
-        file.compute, file.memory, file.network, file.launch, spread, basis, form, residual, _domain(file), nearness,
-        query=file.query_keys,
+        compute=file.compute, memory=file.memory, network=file.network, launch=file.launch, spread=spread, basis=basis,
+        form=form, residual=residual, domain=_domain(file), nearness=nearness,
+        extra_keys_per_query=file.query_keys,
     )  # fmt: skip
 
 
@@ -429,7 +487,7 @@ def _form(file: FormFile) -> Form:
     kind = FORMS[file.kind]
     given = {name: value for name, value in file.model_dump().items() if value is not None and name != "kind"}
     values = {name: float(value) for name, value in given.items() if name in kind.names}
-    return kind.build(values, {name: stated(value) for name, value in given.items() if name not in kind.names})
+    return kind.build(values, {name: freeze(value) for name, value in given.items() if name not in kind.names})
 
 
 def _domain(file: FamilyFitFile) -> Domain | None:

@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import product
 from pathlib import Path
 
-from costmodel.calibration.fit_lookup import GRADIENTS, Fits, Held, Shelf, nearest_keys
+from costmodel.calibration.fit_lookup import GRADIENTS, DeviceFits, FitLookup, FitStore, nearest_keys
 from costmodel.cost.calibration import Calibration, Spread
 from costmodel.schema.references import Library
 
@@ -43,7 +43,7 @@ class _Candidate:
     distance: devices between its device and the one asked for; defaults: of its device, by family or `family/variant`.
     """
 
-    held: Held
+    held: DeviceFits
     implementation: str
     distance: int
     defaults: Mapping[str, str]
@@ -101,7 +101,7 @@ class Chooser:
 
     def __init__(self, device: str, search_path: Sequence[str | Path] = ()) -> None:
         self._device = device
-        self._shelf = Shelf(Library(search_path))
+        self._shelf = FitStore(Library(search_path))
         self._choices: dict[tuple[str, str, Kernel], Choice] = {}
 
     def choose(self, family: str, variant: str, kernel: Kernel) -> Choice:
@@ -126,13 +126,13 @@ class Chooser:
             if covering:
                 best = min(covering, key=lambda each: each.order(kernel, alike))
                 own = self._streams(kernel) | {_scope(key): (best.implementation,) for key in best.held.file.families}
-                calibration = Calibration(self._device, Fits(self._shelf, self._device, own))
+                calibration = Calibration(self._device, FitLookup(self._shelf, self._device, own))
                 asked = f"{family}/{variant}"
                 instead = "" if alike == asked else f", {alike} stands in for {asked}"
                 kin = best.kin(kernel)
-                across = None if kin is None else self._shelf.across(kin, family, variant)
+                across = None if kin is None else self._shelf.source_agreement(kin, family, variant)
                 return Choice(calibration, _why(best, kernel) + instead, across)
-        fits = Fits(self._shelf, self._device, {})
+        fits = FitLookup(self._shelf, self._device, {})
         return Choice(Calibration(self._device, fits), f"no fit of {family}/{variant} for {self._device}: roofline")
 
     def _streams(self, kernel: Kernel) -> dict[str, tuple[str, ...]]:
@@ -150,7 +150,7 @@ class Chooser:
         found = []
         for distance, (device, defaults) in enumerate(self._shelf.chain(self._device)):
             for implementation in self._shelf.names(device):
-                held = self._shelf.held(device, implementation)
+                held = self._shelf.device_fits(device, implementation)
                 if held is not None:
                     found.append(_Candidate(held, implementation, distance, defaults))
         return found

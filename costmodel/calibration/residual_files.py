@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from costmodel.cost.residual import Residual, Scatter
+from costmodel.cost.residual import Dispersion, Residual
 from costmodel.errors import InputError, Location, Problem
 from costmodel.schema.loader import MOST_BYTES, read_text
 from costmodel.schema.references import shown
@@ -37,7 +37,7 @@ def write_residuals(path: Path, residuals: Mapping[str, Residual]) -> None:
     write_whole(path, [f'{{"schema": "{SCHEMA}", "families": {{\n{body}\n}}}}\n'.encode()])
 
 
-def _scatter_document(scatter: Scatter | None) -> dict[str, Any]:
+def _scatter_document(scatter: Dispersion | None) -> dict[str, Any]:
     """Return a scatter as it stands beside its residual; nothing where there is none."""
     if scatter is None:
         return {}
@@ -65,7 +65,7 @@ def _residual(path: Path, name: str, value: Mapping[str, Any]) -> Residual:
     level = float(scatter["level"])
     if not 0.0 < level < np.inf:
         raise _broken(path, f"has a scatter of {name} whose level {level:g} is no positive number")
-    return replace(bumps, scatter=Scatter(_bumps(path, name, scatter, bumps.axes), level))
+    return replace(bumps, scatter=Dispersion(_bumps(path, name, scatter, bumps.axes), level))
 
 
 def _bumps(path: Path, name: str, value: Mapping[str, Any], axes: tuple[str, ...]) -> Residual:

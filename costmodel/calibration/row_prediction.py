@@ -13,10 +13,9 @@ import numpy as np
 from costmodel.calibration.fit_lookup import default_framework
 from costmodel.calibration.fit_selection import Choice, Chooser, Kernel
 from costmodel.cost.calibration import FamilyFit
-from costmodel.cost.operator_time import operator_time
+from costmodel.cost.operator_time import likely_time, operator_time
 from costmodel.errors import InputError, Problem
-from costmodel.fitting.family_fit import likely_time
-from costmodel.measurements.row_group import Catalogue, LeftOut, Mapped
+from costmodel.measurements.row_group import Catalogue, ExcludedRows, OperatorRows
 from costmodel.measurements.row_mapping import map_all
 from costmodel.measurements.tables import NUMBERS, Table, Texts
 from costmodel.quantities import Array, Indices
@@ -57,8 +56,8 @@ def predict(table: Table, search_path: Sequence[str | Path] = ()) -> Predictions
 
 def predict_mapped(
     table: Table,
-    mapped: Sequence[Mapped],
-    left_out: Sequence[LeftOut],
+    mapped: Sequence[OperatorRows],
+    left_out: Sequence[ExcludedRows],
     search_path: Sequence[str | Path] = (),
     lenders: Mapping[str, str] | None = None,
 ) -> Predictions:
@@ -129,7 +128,7 @@ def _written(seconds: Array) -> list[str]:
     return ["" if np.isnan(value) else f"{value * MICROSECONDS:.6g}" for value in seconds]
 
 
-def variant_of(part: Mapped) -> str:
+def variant_of(part: OperatorRows) -> str:
     """Return the variant of the operator that a row is named after."""
     return next((each.variant for each in part.operators if each.family == part.family), part.operators[0].variant)
 
@@ -139,7 +138,7 @@ def _kernel(table: Table, rows: Indices) -> Kernel:
     return Kernel(*(str(table.text(column)[first]) for column in ("framework", "kernel", "timing")))
 
 
-def _times(part: Mapped, choice: Choice, framework: Framework) -> tuple[Array, Array, Array]:
+def _times(part: OperatorRows, choice: Choice, framework: Framework) -> tuple[Array, Array, Array]:
     """Return predicted times and their intervals [s].
 
     The errors of one family's kernels in a row are the same, those of different families independent, as is how far the
@@ -171,7 +170,7 @@ def _ratio(fit: FamilyFit, seconds: Array, low: float, high: float) -> Array:
     return ratio
 
 
-def _bases(part: Mapped, choice: Choice) -> Texts:
+def _bases(part: OperatorRows, choice: Choice) -> Texts:
     """Return the basis of every row: that of the operator it is named after."""
     operator = next((each for each in part.operators if each.family == part.family), part.operators[0])
     return _bases_of(choice.calibration.fit(operator), operator, len(part.rows))

@@ -43,12 +43,12 @@ def show_command(name: str, as_json: bool, search_path: tuple[str, ...]) -> int:
     """Show a device, node, cluster or framework: every value with its source; of a cluster also what it costs."""
     from costmodel.errors import InputError
     from costmodel.schema.files import list_names, load_cluster, load_document
-    from costmodel.schema.references import near
+    from costmodel.schema.references import suggest
 
     kinds = [kind for kind in KINDS if name.removeprefix(f"{kind}/") in list_names(kind, search_path)]
     if not kinds:
         known = [found for kind in KINDS for found in list_names(kind, search_path)]
-        raise InputError.single(f"no device, node, cluster or framework `{name}`", hint=near(name, known))
+        raise InputError.single(f"no device, node, cluster or framework `{name}`", hint=suggest(name, known))
     document, counted = load_document(kinds[0], name, search_path), {}
     if kinds[0] == "clusters":
         from costmodel.analytic.capital import facts

@@ -32,9 +32,9 @@ _TABLES = "tables of measurements have columns: docs/measurements.md lists them,
 
 def unknown(kind: str, kinds: Iterable[str]) -> InputError:
     """Return the error of a kind of file that there is none of. kinds: those there are."""
-    from costmodel.schema.references import near
+    from costmodel.schema.references import suggest
 
-    hint = _TABLES if kind.startswith("measurement") else near(kind, list(kinds))
+    hint = _TABLES if kind.startswith("measurement") else suggest(kind, list(kinds))
     return InputError.single(f"no kind of file `{kind}`", hint=hint)
 
 

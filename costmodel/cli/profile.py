@@ -33,11 +33,11 @@ def command(device: str, suites: tuple[str, ...], minutes: float, output: Path, 
     """
     from costmodel.calibration.unmeasured_width import device_names, half_widths
     from costmodel.cli.progress import progress
-    from costmodel.profiling.running import SECONDS, Asked, run
+    from costmodel.profiling.running import SECONDS, ProfileRequest, run
     from costmodel.report.profiling import show_run
 
     own = (*search_path, str(output.with_suffix("")))
-    asked = Asked(device, suites, minutes * SECONDS, output)
+    asked = ProfileRequest(device, suites, minutes * SECONDS, output)
     with progress("measuring") as tell:
         found = run(asked, device_names(search_path), lambda rows: half_widths(rows, own), tell)
     if found.writes:

@@ -12,7 +12,7 @@ from costmodel.errors import InfeasibleError, InputError, LayoutError
 
 if TYPE_CHECKING:
     from costmodel.api import Workload
-    from costmodel.study.goals import Found
+    from costmodel.study.goals import SearchResult
 
 
 @click.command("search")
@@ -60,7 +60,7 @@ def command(
         loaded.changed(pins)
     chosen = _chosen(loaded, workload, scenarios, narrow=bool(objective or wanted.constraints))
     numbers = _numbers(devices)
-    found: list[Found] = []
+    found: list[SearchResult] = []
     with progress("search") as told:
         for name in chosen:
 
@@ -68,7 +68,18 @@ def command(
                 told((done + part) / len(chosen))
 
             fixed = [f"{path}={value}" for path, value in pins.items() if path.split(".")[1] == name]
-            found.append(searched(loaded, name, objective, wanted, numbers, varied, fixed, share))
+            found.append(
+                searched(
+                    workload=loaded,
+                    scenario=name,
+                    objective=objective,
+                    wanted=wanted,
+                    devices=numbers,
+                    varied=varied,
+                    fixed=fixed,
+                    told=share,
+                )
+            )
             stated = int(loaded.scenario(name).devices)
             if fixed and not numbers and not varied and found[-1].devices != (stated,):
                 taken = f"{found[-1].devices[0]:,} devices, without it {stated:,}"

@@ -32,7 +32,7 @@ def command(
     from costmodel.api import load
     from costmodel.result import PHASES
     from costmodel.schema.metrics import unit_of
-    from costmodel.schema.references import near
+    from costmodel.schema.references import suggest
     from costmodel.study.sensitivity import SCHEMA, sensitivities
 
     loaded = load(
@@ -42,7 +42,7 @@ def command(
     having = [name for name, known in metrics.items() if metric in known]
     if not having:
         known = sorted({name for names in metrics.values() for name in names})
-        raise InputError.single(f"no scenario has the metric {metric!r}", hint=near(metric, known), field="--metric")
+        raise InputError.single(f"no scenario has the metric {metric!r}", hint=suggest(metric, known), field="--metric")
     found = {name: sensitivities(loaded, name, metric) for name in having}
     if as_json:
         rows = {name: [row.document() for row in each] for name, each in found.items()}

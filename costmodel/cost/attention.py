@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from costmodel.cost.gemm import together
+from costmodel.cost.gemm import p_norm
 from costmodel.cost.machine import Machine
 from costmodel.cost.residual import Features
 from costmodel.cost.split_kv import split_keys
 from costmodel.cost.time import Time, busy_kernel
 from costmodel.quantities import Bytes, Count, Quantity, Seconds, ceil, floor, log2, maximum, minimum, where
-from costmodel.workload.operators import AttentionCore
+from costmodel.workload.operators import AttentionKernel
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,43 +57,43 @@ class PrefillForm:
         "t = launch + p-norm of (chip, memory), chip = b-norm of the longest block and the whole grid"
     )
 
-    def time(self, core: AttentionCore, machine: Machine) -> Time:
+    def time(self, core: AttentionKernel, machine: Machine) -> Time:
         """Return the core's time."""
-        cached = core.sequences * core.kv_heads * core.keys * core.cached
+        cached = core.sequences * core.kv_heads * core.kv_len * core.kv_token_bytes
         memory = (core.traffic + self.scatter * cached) / (self.memory * machine.memory_bandwidth)
         chip = minimum(*(self._chip(core, machine, float(rows), float(keys)) for rows, keys in self.tiles))
-        busy = together(self.sharpness, chip, memory)
+        busy = p_norm(self.sharpness, chip, memory)
         return busy_kernel(self.launch, busy, memory, self.sharpness)
 
-    def features(self, core: AttentionCore) -> Features:
+    def features(self, core: AttentionKernel) -> Features:
         """Return log2 of query rows, keys, heads of all sequences, heads, queries per key head, and product width."""
         return (
-            log2(core.rows), log2(core.keys), log2(core.sequences * core.heads), log2(core.heads),
-            log2(core.heads / core.kv_heads), log2(core.products),
+            log2(core.q_len), log2(core.kv_len), log2(core.sequences * core.heads), log2(core.heads),
+            log2(core.heads / core.kv_heads), log2(core.macs_per_pair),
         )  # fmt: skip
 
-    def _chip(self, core: AttentionCore, machine: Machine, rows: float, keys: float) -> Seconds:
+    def _chip(self, core: AttentionKernel, machine: Machine, rows: float, keys: float) -> Seconds:
         """Return the time of all blocks on the processors."""
         unit = machine.device.math[core.dtype]
-        step = 2.0 * rows * keys * core.products / unit.flop_per_cycle
-        fill = self.fill + self.reach * core.products
+        step = 2.0 * rows * keys * core.macs_per_pair / unit.flop_per_cycle
+        fill = self.fill + self.reach * core.macs_per_pair
         sharing = core.heads / core.kv_heads
-        panels = ceil(core.rows * (sharing if self.packed else 1.0) / rows)
-        last = ceil((core.keys if core.seen is None else core.seen) / keys)
+        panels = ceil(core.q_len * (sharing if self.packed else 1.0) / rows)
+        last = ceil((core.kv_len if core.last_query_kv_len is None else core.last_query_kv_len) / keys)
         blocks = core.sequences * (core.kv_heads if self.packed else core.heads) * panels
         split = split_keys(self.splits, blocks, machine.processors, last, sharing > 1.0)
         longest = fill + ceil(last / split) * step / self.alone + where(split > 1.0, self.combine * unit.clock, 0.0)
         filled = blocks * split / machine.processors
         waves = maximum(filled + self.tail * (ceil(filled) - filled), 1.0)
         grid = waves * (fill + mean_tiles(core, panels, keys) / split * step / self.compute)
-        found: Seconds = together(self.balance, longest, grid) / unit.clock
+        found: Seconds = p_norm(self.balance, longest, grid) / unit.clock
         return found
 
 
-def mean_tiles(core: AttentionCore, panels: Count, keys: float) -> Count:
+def mean_tiles(core: AttentionKernel, panels: Count, keys: float) -> Count:
     """Return the key tiles of a block on the mean: of its rows, and half a tile that the diagonal cuts through."""
-    last = ceil(core.keys / keys)
-    return where(panels <= 1.0, last, minimum(core.pairs / core.rows / keys + 0.5, last))
+    last = ceil(core.kv_len / keys)
+    return where(panels <= 1.0, last, minimum(core.qk_pairs / core.q_len / keys + 0.5, last))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -153,53 +153,53 @@ class DecodeForm:
         "t = launch + gather, regroup, pad + waves of p-norm of (chip, bytes) + combine and merge of split keys"
     )
 
-    def time(self, core: AttentionCore, machine: Machine) -> Time:
+    def time(self, core: AttentionKernel, machine: Machine) -> Time:
         """Return the core's time."""
         shared = core.heads > core.kv_heads
         several = (core.kv_heads > 1.0) & (core.sequences > 1.0)
         fixed = self.launch + where(shared, self.gather, 0.0) + where(shared & several, self.regroup, 0.0)
-        fixed = fixed + where(log2(core.products) % 1.0 > 0.0, self.pad, 0.0)
-        memory = cold_bytes(core.traffic, machine, self.resident) / (self.memory * machine.memory_bandwidth)
+        fixed = fixed + where(log2(core.macs_per_pair) % 1.0 > 0.0, self.pad, 0.0)
+        memory = l2_miss_bytes(core.traffic, machine, self.resident) / (self.memory * machine.memory_bandwidth)
         busy = self._busy(core, machine, memory)
         return busy_kernel(fixed, busy, memory, self.sharpness)
 
-    def features(self, core: AttentionCore) -> Features:
+    def features(self, core: AttentionKernel) -> Features:
         """Return log2 of keys, sequences, heads, queries per key head, and width of the products."""
         return (
-            log2(core.keys), log2(core.sequences), log2(core.heads), log2(core.heads / core.kv_heads),
-            log2(core.products),
+            log2(core.kv_len), log2(core.sequences), log2(core.heads), log2(core.heads / core.kv_heads),
+            log2(core.macs_per_pair),
         )  # fmt: skip
 
-    def _busy(self, core: AttentionCore, machine: Machine, memory: Seconds) -> Seconds:
+    def _busy(self, core: AttentionKernel, machine: Machine, memory: Seconds) -> Seconds:
         """Return the time of all waves and of joining the pieces. memory: of all bytes from device memory [s]."""
         clock, processors = machine.device.math[core.dtype].clock, machine.processors
         sharing = core.heads / core.kv_heads
-        tile = self.tile or self.elements / core.products
-        tiles = ceil(core.keys / tile)
-        panels = ceil(core.rows * (sharing if self.packed else 1.0) / self.rows)
+        tile = self.tile or self.elements / core.macs_per_pair
+        tiles = ceil(core.kv_len / tile)
+        panels = ceil(core.q_len * (sharing if self.packed else 1.0) / self.rows)
         whole = core.sequences * (core.kv_heads if self.packed else core.heads) * panels
         chunk = ceil(tiles / split_keys(self.splits, whole, processors, tiles, sharing > 1.0))
         split = ceil(tiles / chunk)
         load = where(split > 1.0, self.parted, self.load) if self.parted else self.load
         block = self._block(core, machine, chunk * tile, load) / clock
         cache = core.traffic / (self.cache * machine.device.processors * clock)
-        each = together(self.sharpness, memory, cache) / (whole * split)
+        each = p_norm(self.sharpness, memory, cache) / (whole * split)
         full = floor(whole * split / (self.slots * processors))
         rest = whole * split - full * self.slots * processors
         crowded = 1.0 + self.crowd * minimum(maximum(2.0 * rest / processors - 1.0, 0.0), 1.0)
-        first = together(self.sharpness, self.slots * (1.0 + self.crowd) * block, self.slots * processors * each)
-        last = together(self.sharpness, maximum(ceil(rest / processors), 1.0) * crowded * block, rest * each)
+        first = p_norm(self.sharpness, self.slots * (1.0 + self.crowd) * block, self.slots * processors * each)
+        last = p_norm(self.sharpness, maximum(ceil(rest / processors), 1.0) * crowded * block, rest * each)
         joined = where(split > 1.0, self.combine + self.merge * split, 0.0)
         busy: Seconds = full * first + where(rest > 0.0, last, 0.0) + joined
         return busy
 
-    def _block(self, core: AttentionCore, machine: Machine, keys: Count, rate: Quantity) -> Quantity:
+    def _block(self, core: AttentionKernel, machine: Machine, keys: Count, rate: Quantity) -> Quantity:
         """Return the cycles of a block over some keys, whole tiles. rate: bytes that it loads in a cycle."""
-        load = minimum(keys, core.keys) * core.cached / rate
+        load = minimum(keys, core.kv_len) * core.kv_token_bytes / rate
         peak = self.compute * machine.device.math[core.dtype].flop_per_cycle
-        tensor = 2.0 * self.rows * keys * core.products / peak
+        tensor = 2.0 * self.rows * keys * core.macs_per_pair / peak
         rows = core.heads / core.kv_heads if self.packed else 1.0
-        return maximum(load, tensor) + self.fill + (self.reach + self.each * rows) * core.products
+        return maximum(load, tensor) + self.fill + (self.reach + self.each * rows) * core.macs_per_pair
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -208,22 +208,22 @@ class LatentForm(DecodeForm):
 
     AXES: ClassVar[tuple[str, ...]] = ("keys", "blocks", "sharing", "width")
 
-    def features(self, core: AttentionCore) -> Features:
+    def features(self, core: AttentionKernel) -> Features:
         """Return log2 of keys, sequences times key heads, queries per key head, and width of the products."""
         return (
-            log2(core.keys), log2(core.sequences * core.kv_heads), log2(core.heads / core.kv_heads),
-            log2(core.products),
+            log2(core.kv_len), log2(core.sequences * core.kv_heads), log2(core.heads / core.kv_heads),
+            log2(core.macs_per_pair),
         )  # fmt: skip
 
 
-def cold_bytes(traffic: Bytes, machine: Machine, resident: float) -> Bytes:
+def l2_miss_bytes(traffic: Bytes, machine: Machine, resident: float) -> Bytes:
     """Return what of a kernel's bytes is not in L2 from the run before, which is all of it where none was.
 
     L2 keeps everything up to `resident` of its capacity, and ever less until at twice of that each byte was displaced
     before it is read again.
     """
     level = machine.device.level("l2")
-    if not machine.warm or level is None:
+    if not machine.warm_l2 or level is None:
         return traffic
     displaced = minimum(maximum(traffic / (resident * level.capacity) - 1.0, 0.0), 1.0)
     return traffic * displaced

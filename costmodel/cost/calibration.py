@@ -13,7 +13,7 @@ from costmodel.cost.machine import Machine
 from costmodel.cost.residual import Domain, Features, Nearness, Residual
 from costmodel.cost.time import Time
 from costmodel.quantities import Array, Count, Quantity, Seconds, is_single, maximum
-from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Operator, of_one_at_least
+from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, Operator, clamp_sizes
 
 SHORTEST = 1e-12  # a time of zero (a group of one rank) has no logarithm
 BASES = ("measured", "fitted", "transferred", "extrapolated", "roofline")
@@ -98,7 +98,7 @@ class FamilyFit:
     domain: Domain | None = None
     nearness: Nearness | None = None
     source: str = ""
-    query: Count = 0.0
+    extra_keys_per_query: Count = 0.0
 
     def bases(self, operator: Operator) -> npt.NDArray[np.str_]:
         """Return on what the time of an operator rests, size by size.
@@ -141,20 +141,20 @@ class FamilyFit:
         """
         one = _one_call(operator)
         time = form.time(one, machine).scaled(self.correction(one))
-        if isinstance(operator, AttentionCore) and isinstance(one, AttentionCore):
-            longer = operator.products / one.products / self.compute * self._beside_pairs(operator)
-            return time.scaled(operator.calls * longer / operator.rate)
+        if isinstance(operator, AttentionKernel) and isinstance(one, AttentionKernel):
+            longer = operator.macs_per_pair / one.macs_per_pair / self.compute * self._beside_pairs(operator)
+            return time.scaled(operator.calls * longer / operator.relative_speed)
         if isinstance(operator, Collective):
             return time.scaled(operator.calls)
         if isinstance(operator, Elementwise):
             return time.after((operator.calls - 1.0) * time.fixed)
         return time
 
-    def _beside_pairs(self, core: AttentionCore) -> Quantity:
+    def _beside_pairs(self, core: AttentionKernel) -> Quantity:
         """Return by how much what a call does once a query makes a backward core longer: 1 + query / (pairs / rows)."""
-        if is_single(self.query) and self.query == 0.0:
+        if is_single(self.extra_keys_per_query) and self.extra_keys_per_query == 0.0:
             return 1.0
-        return 1.0 + self.query * core.calls * core.rows / maximum(core.pairs, 1.0)
+        return 1.0 + self.extra_keys_per_query * core.calls * core.q_len / maximum(core.qk_pairs, 1.0)
 
 
 def _one_call(operator: Operator) -> Operator:
@@ -163,16 +163,20 @@ def _one_call(operator: Operator) -> Operator:
     Of a backward core it is the forward one, whose form it borrows. Without rows or sequences, where no kernel runs, it
     has the shape of one.
     """
-    operator = of_one_at_least(operator)
-    if not isinstance(operator, AttentionCore):
+    operator = clamp_sizes(operator)
+    if not isinstance(operator, AttentionKernel):
         return operator
-    if not (is_single(operator.forward_products) and operator.forward_products == 0.0):
+    if not (is_single(operator.forward_macs_per_pair) and operator.forward_macs_per_pair == 0.0):
         operator = operator.forward
     if is_single(operator.calls) and operator.calls == 1.0:
         return operator
     calls = operator.calls
     return replace(
-        operator, pairs=operator.pairs / calls, traffic=operator.traffic / calls, keys=operator.keys / calls, calls=1.0
+        operator,
+        qk_pairs=operator.qk_pairs / calls,
+        traffic=operator.traffic / calls,
+        kv_len=operator.kv_len / calls,
+        calls=1.0,
     )
 
 

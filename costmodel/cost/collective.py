@@ -9,7 +9,7 @@ from costmodel.cost.machine import Machine
 from costmodel.cost.residual import Features
 from costmodel.cost.time import Time, message
 from costmodel.network.collectives import collective_time, ring_bandwidth, steps_to_all, tree_all_reduce_time
-from costmodel.network.group_links import Path, way_of
+from costmodel.network.group_links import GroupLinks, require_group_links
 from costmodel.quantities import Bytes, Quantity, Seconds, log2, maximum, minimum, where
 from costmodel.workload.operators import Collective
 
@@ -75,9 +75,9 @@ class CollectiveForm:
 
     def time(self, operator: Collective, machine: Machine) -> Time:
         """Return the time of one collective; zero in a group of one."""
-        way = way_of(operator.group, machine.cluster, operator.name)
+        way = require_group_links(operator.group, machine.cluster, operator.name)
         if self.staged and machine.cluster is not None and not machine.cluster.node.peer_to_peer:
-            way = replace(way, inner=way.inner * self.staged / self.bulk)
+            way = replace(way, intra=way.intra * self.staged / self.bulk)
         seconds, fixed = self._seconds(operator, way, operator.size), self._seconds(operator, way, 0.0 * operator.size)
         joined = way.size > 1
         return message(where(joined, seconds, 0.0), where(joined, minimum(fixed, seconds), 0.0))
@@ -86,7 +86,7 @@ class CollectiveForm:
         """Return log2 of the buffer [B] and of the ranks."""
         return log2(maximum(operator.size, 1.0)), log2(maximum(operator.group.size, 1.0))
 
-    def _seconds(self, operator: Collective, way: Path, moved: Bytes) -> Seconds:
+    def _seconds(self, operator: Collective, way: GroupLinks, moved: Bytes) -> Seconds:
         """Return the time of the protocols that the operator's size takes, moving `moved` bytes."""
         large = self._share_of_large(operator.size)
         small = self._peers(moved, way) if self.once else _bare(operator.kind, moved, self._by_steps(way))
@@ -97,50 +97,50 @@ class CollectiveForm:
         power = 2.0 ** minimum(maximum(exponent, -LARGEST_EXPONENT), LARGEST_EXPONENT)
         return power / (1.0 + power)
 
-    def _by_steps(self, way: Path) -> Path:
+    def _by_steps(self, way: GroupLinks) -> GroupLinks:
         return _scaled(way, self.share, self.hop)
 
-    def _large(self, kind: str, moved: Bytes, way: Path) -> Seconds:
+    def _large(self, kind: str, moved: Bytes, way: GroupLinks) -> Seconds:
         links = _scaled(way, self.bulk, self.stride)
         if self.across:
-            links = replace(links, outer=self.across * way.outer)
+            links = replace(links, inter=self.across * way.inter)
         ring = self.start + _bare(kind, moved, links)
         if self.between and kind in STEPPED:
             ring = where(way.nodes > 1, self.start + self._steps(kind, way) + _volume(kind, moved, links), ring)
         if not self.reduced or kind != ALL_REDUCE:
             return ring
-        switched = self.settle + moved * (1.0 + 1.0 / way.size) / (self.reduced * way.inner) + way.inner_latency
+        switched = self.settle + moved * (1.0 + 1.0 / way.size) / (self.reduced * way.intra) + way.intra_latency
         return where(way.nodes > 1, ring, minimum(ring, switched))
 
-    def _steps(self, kind: str, way: Path) -> Seconds:
+    def _steps(self, kind: str, way: GroupLinks) -> Seconds:
         """Return what the steps between the ranks of several nodes take, whatever they carry."""
-        ring = (way.size - way.nodes) * self.inside + (way.nodes - 1.0) * (self.between + way.outer_latency)
+        ring = (way.size - way.nodes) * self.inside + (way.nodes - 1.0) * (self.between + way.inter_latency)
         if kind != ALL_REDUCE:
             return ring
-        tree = (way.local - 1.0) * self.inside + steps_to_all(way.nodes) * (self.level + way.outer_latency)
+        tree = (way.ranks_per_node - 1.0) * self.inside + steps_to_all(way.nodes) * (self.level + way.inter_latency)
         return 2.0 * minimum(ring, tree)
 
-    def _peers(self, moved: Bytes, way: Path) -> Seconds:
+    def _peers(self, moved: Bytes, way: GroupLinks) -> Seconds:
         """Return the faster of one shot and two; across nodes there is neither."""
-        others, latency = way.size - 1.0, self.hop * way.inner_latency
-        once = latency + others * moved / (self.once * way.inner)
-        twice = 2.0 * latency + 2.0 * others / way.size * moved / (self.twice * way.inner)
+        others, latency = way.size - 1.0, self.hop * way.intra_latency
+        once = latency + others * moved / (self.once * way.intra)
+        twice = 2.0 * latency + 2.0 * others / way.size * moved / (self.twice * way.intra)
         across = _bare(ALL_REDUCE, moved, self._by_steps(way))
         return where(way.nodes > 1, across, minimum(once, twice))
 
 
-def _volume(kind: str, size: Bytes, way: Path) -> Seconds:
+def _volume(kind: str, size: Bytes, way: GroupLinks) -> Seconds:
     """Return what a ring over several nodes takes for the bytes alone."""
     rounds = 2.0 if kind == ALL_REDUCE else 1.0
     return rounds * (way.size - 1.0) / way.size * size / ring_bandwidth(way)
 
 
-def _bare(kind: str, size: Bytes, way: Path) -> Seconds:
+def _bare(kind: str, size: Bytes, way: GroupLinks) -> Seconds:
     return tree_all_reduce_time(size, way) if kind == ALL_REDUCE else collective_time(kind, size, way)
 
 
-def _scaled(way: Path, share: float, hop: float) -> Path:
+def _scaled(way: GroupLinks, share: float, hop: float) -> GroupLinks:
     return replace(
-        way, inner=share * way.inner, outer=share * way.outer, inner_latency=hop * way.inner_latency,
-        outer_latency=hop * way.outer_latency,
+        way, intra=share * way.intra, inter=share * way.inter, intra_latency=hop * way.intra_latency,
+        inter_latency=hop * way.inter_latency,
     )  # fmt: skip

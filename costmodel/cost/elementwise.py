@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from costmodel.cost.gemm import together
+from costmodel.cost.gemm import p_norm
 from costmodel.cost.machine import VECTOR_DTYPE, Machine
 from costmodel.cost.residual import Features
 from costmodel.cost.time import Time, busy_kernel
@@ -16,7 +16,7 @@ SHARPNESS = 4.0  # chosen: a row's own time and the stream of all rows overlap, 
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class StreamForm:
+class ElementwiseForm:
     """The fitted form of kernels that only stream, one block of threads a row.
 
         t      = launch + (row^4 + stream^4)^(1/4)
@@ -47,7 +47,7 @@ class StreamForm:
         rows = operator.rows
         stream = streamed + rows * self.fill / (machine.processors * clock)
         row = where(rows > 0, _row(operator), 0.0) / (self.load * clock)
-        busy = together(SHARPNESS, stream, row)
+        busy = p_norm(SHARPNESS, stream, row)
         return busy_kernel(self.launch, busy, streamed, SHARPNESS)
 
     def features(self, operator: Elementwise) -> Features:

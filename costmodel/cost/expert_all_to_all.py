@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from costmodel.cost.calibration import SHORTEST
-from costmodel.cost.gemm import together
+from costmodel.cost.gemm import p_norm
 from costmodel.cost.machine import Machine
 from costmodel.cost.residual import Features
 from costmodel.cost.time import Time, message
-from costmodel.network.expert_all_to_all import Copies, copies
-from costmodel.network.group_links import Path, way_of
+from costmodel.network.expert_all_to_all import TokenCopies, token_copies
+from costmodel.network.group_links import GroupLinks, require_group_links
 from costmodel.quantities import Count, Mask, Quantity, Seconds, ceil, log2, maximum, where
-from costmodel.workload.operators import Exchange
+from costmodel.workload.operators import ExpertAllToAll
 
 AXES = ("tokens", "copy", "choices", "experts", "ranks")
 
@@ -49,20 +49,20 @@ class LowLatencyForm:
         "node / share of its links, bytes between nodes / share of the NIC)"
     )
 
-    def time(self, operator: Exchange, machine: Machine) -> Time:
+    def time(self, operator: ExpertAllToAll, machine: Machine) -> Time:
         """Return the time of one direction; zero in a group of one."""
-        way = way_of(operator.group, machine.cluster, operator.name)
+        way = require_group_links(operator.group, machine.cluster, operator.name)
         blocks = operator.experts / ceil(operator.experts / machine.device.processors)
         send = operator.tokens / blocks * (self.token + operator.token_bytes / self.rate)
-        found = copies(operator, way)
+        found = token_copies(operator, way)
         if not self.direct:
-            found = replace(found, inner=0.0, outer=operator.top_k * operator.load * (1.0 - 1.0 / way.size))
+            found = replace(found, intra=0.0, inter=operator.top_k * operator.expert_load * (1.0 - 1.0 / way.size))
         inner, outer = _wire(operator, way, found, self.share, self.nic)
         across = way.nodes > 1 if self.direct else way.size > 1
         fixed = self.launch + _latency(way, self.hop, across) + self.peer * way.size + self.slot * operator.experts
-        return _message(fixed, together(self.sharpness, SHORTEST, send, inner, outer), way)
+        return _message(fixed, p_norm(self.sharpness, SHORTEST, send, inner, outer), way)
 
-    def features(self, operator: Exchange) -> Features:
+    def features(self, operator: ExpertAllToAll) -> Features:
         """Return log2 of tokens, bytes of a copy, experts a token, experts and ranks."""
         return _features(operator)
 
@@ -100,41 +100,43 @@ class NormalForm:
         "its links, bytes between nodes / share of the NIC * (nodes/2)^crowd)"
     )
 
-    def time(self, operator: Exchange, machine: Machine) -> Time:
+    def time(self, operator: ExpertAllToAll, machine: Machine) -> Time:
         """Return the time of one direction; zero in a group of one."""
-        way = way_of(operator.group, machine.cluster, operator.name)
+        way = require_group_links(operator.group, machine.cluster, operator.name)
         held = machine.device.processors - machine.processors
         working = where(held > 0, held, self.processors)
-        found = copies(operator, way)
-        handled = found.reached + self.relay * found.outer
+        found = token_copies(operator, way)
+        handled = found.reached + self.relay * found.inter
         send = operator.tokens / working * (self.token + handled * operator.token_bytes / self.rate)
         inner, outer = _wire(operator, way, found, self.share, self.nic)
         outer = outer * maximum(way.nodes / 2.0, 1.0) ** self.crowd
         fixed = self.launch + _latency(way, self.hop, way.nodes > 1) + self.peer * way.size
-        return _message(fixed, together(self.sharpness, SHORTEST, send, inner, outer), way)
+        return _message(fixed, p_norm(self.sharpness, SHORTEST, send, inner, outer), way)
 
-    def features(self, operator: Exchange) -> Features:
+    def features(self, operator: ExpertAllToAll) -> Features:
         """Return log2 of tokens, bytes of a copy, experts a token, experts and ranks."""
         return _features(operator)
 
 
-def _wire(operator: Exchange, way: Path, found: Copies, share: Quantity, nic: Quantity) -> tuple[Seconds, Seconds]:
+def _wire(
+    operator: ExpertAllToAll, way: GroupLinks, found: TokenCopies, share: Quantity, nic: Quantity
+) -> tuple[Seconds, Seconds]:
     """Return what the links inside and between nodes take [s]."""
     sent = operator.tokens * operator.token_bytes
-    return sent * found.inner / (share * way.inner), sent * found.outer / (nic * way.outer)
+    return sent * found.intra / (share * way.intra), sent * found.inter / (nic * way.inter)
 
 
-def _latency(way: Path, hop: Quantity, across: Mask) -> Seconds:
+def _latency(way: GroupLinks, hop: Quantity, across: Mask) -> Seconds:
     """Return the latency of the links: that inside the node, and `hop` times that of the NIC where it is used."""
-    return way.inner_latency + where(across, hop * way.outer_latency, 0.0)
+    return way.intra_latency + where(across, hop * way.inter_latency, 0.0)
 
 
-def _message(fixed: Seconds, busy: Seconds, way: Path) -> Time:
+def _message(fixed: Seconds, busy: Seconds, way: GroupLinks) -> Time:
     joined = way.size > 1
     return message(where(joined, fixed + busy, 0.0), where(joined, fixed, 0.0))
 
 
-def _features(operator: Exchange) -> Features:
+def _features(operator: ExpertAllToAll) -> Features:
     sizes: tuple[Count, ...] = (
         operator.tokens, operator.token_bytes, float(operator.top_k), operator.experts, operator.group.size,
     )  # fmt: skip

@@ -12,14 +12,23 @@ from typing import Any
 from costmodel.cost.attention import DecodeForm, LatentForm, PrefillForm
 from costmodel.cost.calibration import Form
 from costmodel.cost.collective import CollectiveForm
-from costmodel.cost.elementwise import StreamForm
+from costmodel.cost.elementwise import ElementwiseForm
 from costmodel.cost.expert_all_to_all import LowLatencyForm, NormalForm
 from costmodel.cost.gemm import GemmForm
 from costmodel.cost.mixed_attention import VarlenForm
-from costmodel.cost.scaled_roofline import PlainForm
-from costmodel.cost.two_tile_gemm import SwitchedForm
+from costmodel.cost.scaled_roofline import ScaledRooflineForm
+from costmodel.cost.two_tile_gemm import TwoTileForm
 from costmodel.cost.xqa import XqaForm
-from costmodel.fitting.regression import Bounds
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Where a search for a parameter starts, and between what it stays."""
+
+    start: float
+    low: float
+    high: float
+
 
 _LAUNCH = Bounds(3e-6, 0.3e-6, 300e-6)
 _SHARE = Bounds(0.85, 0.05, 1.3)  # of a peak; above one where the clock exceeds the reference
@@ -82,7 +91,7 @@ class FormKind:
 
     def made(self, form: Form) -> bool:
         """Tell whether a form is of this kind."""
-        return type(form) is (SwitchedForm if self.make is SwitchedForm.of else self.make)
+        return type(form) is (TwoTileForm if self.make is TwoTileForm.of else self.make)
 
     @property
     def names(self) -> frozenset[str]:
@@ -94,9 +103,9 @@ class FormKind:
         return self.make(**values, **choices)
 
 
-def stated(value: Any) -> Any:
+def freeze(value: Any) -> Any:
     """Return a choice of a file as a form takes it: lists of numbers as tuples."""
-    return tuple(map(stated, value)) if isinstance(value, list | tuple) else value
+    return tuple(map(freeze, value)) if isinstance(value, list | tuple) else value
 
 
 _LINK = Bounds(0.7, 0.01, 1.0)  # share of a link's bandwidth
@@ -138,7 +147,7 @@ FORMS = {
         },
     ),
     "switched": FormKind(
-        SwitchedForm.of,
+        TwoTileForm.of,
         {
             "launch": _LAUNCH,
             "memory": _SHARE,
@@ -148,7 +157,7 @@ FORMS = {
             "compute": _SHARE,
             **_TILE,
         },
-        SwitchedForm.AXES,
+        TwoTileForm.AXES,
         (2.0, 3.0, 3.0, 3.0, 1.0, 2.0),
         {
             "sag": {"sag": Bounds(0.1, 1e-3, 0.9)},
@@ -156,9 +165,9 @@ FORMS = {
         },
     ),
     "plain": FormKind(
-        PlainForm,
+        ScaledRooflineForm,
         {"launch": _LAUNCH, "compute": _SHARE, "memory": _SHARE},
-        PlainForm.AXES,
+        ScaledRooflineForm.AXES,
         (3.0, 3.0),
     ),
     "prefill": FormKind(
@@ -221,7 +230,7 @@ FORMS = {
         (2.0, 2.0, 2.0, 2.0, 2.0, 4.0),
     ),
     "stream": FormKind(
-        StreamForm,
+        ElementwiseForm,
         {
             "launch": _LAUNCH,
             "memory": _SHARE,
@@ -230,7 +239,7 @@ FORMS = {
             "load": Bounds(10.0, 0.5, 1000.0),
             "fill": Bounds(100.0, 0.5, 1e5),
         },
-        StreamForm.AXES,
+        ElementwiseForm.AXES,
         (2.0, 2.0),
     ),
     "collective": FormKind(

@@ -114,7 +114,7 @@ class GemmForm:
         ideal = gemm.flop / (self.compute * machine.processors * machine.processor_peak(gemm.dtype))
         busy = busy + self.sag * ideal * ideal / maximum(busy, SHORTEST)
         memory = gemm.traffic / (self.memory * machine.memory_bandwidth)
-        fixed = self.launch + self.scan * gemm.held if self.scan else self.launch
+        fixed = self.launch + self.scan * gemm.local_experts if self.scan else self.launch
         return busy_kernel(fixed, busy, memory, self.sharpness)
 
     def features(self, gemm: Gemm) -> Features:
@@ -175,11 +175,11 @@ class GemmForm:
         tiles = gemm.groups * down * across
         split = _split(block.mode, tiles, processors, gemm.k) if self.splits else 1.0
         depth, blocks = gemm.k / split, tiles * split
-        moved = (minimum(gemm.m, block.rows) * gemm.left + minimum(gemm.n, block.columns) * gemm.right) * depth
+        moved = (minimum(gemm.m, block.rows) * gemm.a_bytes + minimum(gemm.n, block.columns) * gemm.b_bytes) * depth
         area = block.rows * block.columns * depth
         edge = 1.0 + self.edge * (16.0 / block.rows + 16.0 / block.columns)
         tensor = area * (2.0 / (self.compute * unit.flop_per_cycle) * edge + self._promotion(gemm, machine))
-        work = maximum(tensor, moved / self.load, self._turn(gemm) / STEP * gemm.left * depth)
+        work = maximum(tensor, moved / self.load, self._turn(gemm) / STEP * gemm.a_bytes * depth)
         if self.overhang:
             over = minimum(down * block.rows - gemm.m, block.rows) / block.rows
             work = work * (1.0 + self.overhang * over * minimum(1.0, self.shared * block.down / down))
@@ -189,10 +189,10 @@ class GemmForm:
             traffic = traffic + self._again(gemm, machine, block)
         bandwidth = self.memory * machine.memory_bandwidth
         if not self.splits:
-            return together(self.sharpness, chip, cache, traffic / bandwidth)
+            return p_norm(self.sharpness, chip, cache, traffic / bandwidth)
         divided = split > 1.0
         partial = where(divided, self.split * gemm.groups * gemm.m * gemm.n, 0.0) * split
-        busy = together(self.sharpness, chip, cache, (traffic + partial) / bandwidth)
+        busy = p_norm(self.sharpness, chip, cache, (traffic + partial) / bandwidth)
         return busy + where(divided, self.combine, 0.0)
 
     def _turn(self, gemm: Gemm) -> Quantity:
@@ -207,9 +207,9 @@ class GemmForm:
         traffic: Any = gemm.traffic
         if self.dirty:
             traffic = traffic + self.dirty * minimum(traffic, self.ramp)
-        if self.cached and machine.warm:
+        if self.cached and machine.warm_l2:
             capacity = _l2(machine)
-            left, right = gemm.groups * gemm.m * gemm.k * gemm.left, gemm.groups * gemm.n * gemm.k * gemm.right
+            left, right = gemm.groups * gemm.m * gemm.k * gemm.a_bytes, gemm.groups * gemm.n * gemm.k * gemm.b_bytes
             kept = right / (1.0 + (self.copies * right / capacity) ** EDGE)
             for tensor in (left, gemm.traffic - left - right):
                 kept = kept + tensor / (1.0 + (tensor / (self.resident * capacity)) ** EDGE)
@@ -234,7 +234,7 @@ class GemmForm:
         Every strip of tiles across reads the whole operand along which the strip runs; what exceeds L2 is read again.
         """
         down, across = block.tiles(gemm)
-        left, right = gemm.groups * gemm.m * gemm.k * gemm.left, gemm.groups * gemm.n * gemm.k * gemm.right
+        left, right = gemm.groups * gemm.m * gemm.k * gemm.a_bytes, gemm.groups * gemm.n * gemm.k * gemm.b_bytes
         along = across > down
         operand = where(along, left, right)
         strips = where(along, across / block.across, down / block.down) - 1.0
@@ -285,9 +285,9 @@ def row_tiles(gemm: Gemm, heights: Any) -> Any:
 
     heights: a number or an array, of few distinct values.
     """
-    if is_single(gemm.deviation) and gemm.deviation == 0:
+    if is_single(gemm.m_std) and gemm.m_std == 0:
         return ceil(gemm.m / heights)
-    known = key(gemm.m), key(gemm.deviation)
+    known = key(gemm.m), key(gemm.m_std)
     if is_single(heights):
         return _expected(*known, float(heights))
     distinct = sorted(set(heights.reshape(-1).tolist()))
@@ -322,7 +322,7 @@ def _l2(machine: Machine) -> Bytes:
     return 1.0 if cache is None else cache.capacity
 
 
-def together(sharpness: float, *parts: Any) -> Any:
+def p_norm(sharpness: float, *parts: Any) -> Any:
     """Return the p-norm of times that overlap: near the largest, more where several are as long; zero where all are."""
     largest = maximum(parts[0], *parts[1:])
     unit = maximum(largest, SHORTEST)

@@ -13,7 +13,7 @@ from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.machine import VECTOR_DTYPE, Machine
 from costmodel.cost.time import Time, kernel
 from costmodel.quantities import Count, Quantity, Seconds, ceil, maximum, minimum, where
-from costmodel.workload.operators import AttentionCore, Elementwise, Gemm, MixedAttention
+from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, MixedAttention
 from costmodel.workload.order_statistics import expected_tiles
 from costmodel.workload.scenario import Tile
 
@@ -59,18 +59,20 @@ def tile_times(gemm: Gemm, machine: Machine, fit: FamilyFit) -> Iterator[tuple[T
             on_chip = maximum(on_chip, products / promotion_rate)
         if cache is not None and cache.bandwidth is not None:
             rows, columns = minimum(gemm.m, tile.m), minimum(gemm.n, tile.n)
-            on_chip = maximum(on_chip, blocks * depth * (rows * gemm.left + columns * gemm.right) / cache.bandwidth)
+            on_chip = maximum(
+                on_chip, blocks * depth * (rows * gemm.a_bytes + columns * gemm.b_bytes) / cache.bandwidth
+            )
         moved = traffic + 8.0 * gemm.groups * gemm.m * gemm.n * (tile.split - 1) if tile.split > 1 else traffic
         yield tile, on_chip / fit.compute, moved / bandwidth / fit.memory
 
 
 def block_count(gemm: Gemm, tile: Tile) -> Count:
     """Return the blocks of a product: its tiles, expected ones where the rows of its groups vary, times the K split."""
-    rows = expected_tiles(gemm.m, gemm.deviation, tile.m)
+    rows = expected_tiles(gemm.m, gemm.m_std, tile.m)
     return gemm.groups * rows * ceil(gemm.n / tile.n) * tile.split
 
 
-def attention_time(core: AttentionCore, machine: Machine, fit: FamilyFit) -> Time:
+def attention_time(core: AttentionKernel, machine: Machine, fit: FamilyFit) -> Time:
     """Return a fused attention core's time.
 
         t = launch + max(tensor, memory)
@@ -83,12 +85,12 @@ def attention_time(core: AttentionCore, machine: Machine, fit: FamilyFit) -> Tim
     padding: Quantity = 1.0
     if core.family == "scan":
         waves = ceil(core.sequences * core.heads / (machine.processors * core.blocks))
-        chain: Seconds = waves * core.serial / machine.device.clock
+        chain: Seconds = waves * core.serial_cycles / machine.device.clock
     else:
         chain = 0.0
     if not core.family.endswith(("decode", "scan")):
         padding = minimum(*(_padding(core, tile, machine.processors) for tile in machine.framework.attention_tiles))
-    compute = padding * core.flop / (machine.processors * machine.processor_peak(core.dtype) * core.rate)
+    compute = padding * core.flop / (machine.processors * machine.processor_peak(core.dtype) * core.relative_speed)
     memory = core.traffic / machine.memory_bandwidth
     compute = maximum(compute, chain * fit.compute)
     launches = core.calls * machine.framework.launch * fit.launch
@@ -105,9 +107,9 @@ def mixed_time(mixed: MixedAttention, machine: Machine, fit: FamilyFit) -> Time:
     return kernel(compute, memory, machine.framework.launch * fit.launch)
 
 
-def _padding(core: AttentionCore, tile: Tile, processors: Count) -> Quantity:
+def _padding(core: AttentionKernel, tile: Tile, processors: Count) -> Quantity:
     """Return how much longer whole tiles in whole waves take than an even share of the work on every processor."""
-    filled = core.rows / tile.m
+    filled = core.q_len / tile.m
     tiles = ceil(filled)
     blocks = core.sequences * core.heads * tiles
     return tiles / filled * ceil(blocks / processors) * processors / blocks

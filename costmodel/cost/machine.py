@@ -22,7 +22,7 @@ class Machine:
     device: Device
     framework: Framework
     processors: Count
-    warm: bool = False
+    warm_l2: bool = False
     cluster: Cluster | None = None
 
     @property

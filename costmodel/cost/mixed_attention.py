@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from costmodel.cost.attention import mean_tiles
-from costmodel.cost.gemm import together
+from costmodel.cost.gemm import p_norm
 from costmodel.cost.machine import Machine
 from costmodel.cost.residual import Features
 from costmodel.cost.time import Time, busy_kernel
 from costmodel.quantities import Bytes, Count, Quantity, ceil, log2, maximum, minimum, where
-from costmodel.workload.operators import AttentionCore, MixedAttention, of_one_at_least
+from costmodel.workload.operators import AttentionKernel, MixedAttention, clamp_sizes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,31 +65,31 @@ class VarlenForm:
         grid, longest, blocks = 0.0, 0.0, 0.0  # type: tuple[Quantity, Quantity, Quantity]
         for part in core.parts:
             panels, heads = self._panels(part), part.sequences * part.heads
-            step = 2.0 * self.tile[0] * self.tile[1] * part.products / unit.flop_per_cycle
+            step = 2.0 * self.tile[0] * self.tile[1] * part.macs_per_pair / unit.flop_per_cycle
             block = self.fill + mean_tiles(part, panels, self.tile[1]) * step / self.compute
             grid = grid + heads * (panels * block + (most - panels) * self.idle)
-            alone = self.fill + ceil(part.keys / self.tile[1]) * step / self.alone
+            alone = self.fill + ceil(part.kv_len / self.tile[1]) * step / self.alone
             longest = maximum(longest, where(heads > 0, alone, 0.0))
             blocks = blocks + heads * panels
         filled = blocks / machine.processors
         lost = 1.0 + self.tail * (ceil(filled) - filled) / filled
-        chip = together(self.balance, longest, lost * grid / machine.processors) / unit.clock
+        chip = p_norm(self.balance, longest, lost * grid / machine.processors) / unit.clock
         traffic = core.traffic + self._reloads(core, machine, blocks)
         memory = traffic / (self.memory * machine.memory_bandwidth)
-        busy = together(self.sharpness, chip, memory)
+        busy = p_norm(self.sharpness, chip, memory)
         return busy_kernel(self.launch, busy, memory, self.sharpness)
 
     def features(self, core: MixedAttention) -> Features:
         """Return log2 of the first part's query rows, keys and sequences, the last one's, and queries per key head."""
-        first, last = (of_one_at_least(part) for part in (core.parts[0], core.parts[-1]))
+        first, last = (clamp_sizes(part) for part in (core.parts[0], core.parts[-1]))
         return (
-            log2(first.rows), log2(first.keys), log2(first.sequences), log2(last.keys), log2(last.sequences),
+            log2(first.q_len), log2(first.kv_len), log2(first.sequences), log2(last.kv_len), log2(last.sequences),
             log2(first.heads / first.kv_heads),
         )  # fmt: skip
 
-    def _panels(self, part: AttentionCore) -> Count:
+    def _panels(self, part: AttentionKernel) -> Count:
         """Return the query tiles of one sequence and head."""
-        return ceil(part.rows / self.tile[0])
+        return ceil(part.q_len / self.tile[0])
 
     def _reloads(self, core: MixedAttention, machine: Machine, blocks: Count) -> Bytes:
         """Return what is read again from device memory because query heads that share a cache run one after another."""
@@ -98,7 +98,7 @@ class VarlenForm:
             return 0.0
         caches: Quantity = 0.0
         for part in core.parts:
-            caches = caches + part.sequences * part.keys * part.cached
+            caches = caches + part.sequences * part.kv_len * part.kv_token_bytes
         sharing = first.heads / first.kv_heads
         together_now = minimum(maximum(self.slots * machine.processors * first.heads / blocks, 1.0), sharing)
         missing = minimum(maximum(caches / (self.resident * level.capacity) - 1.0, 0.0), 1.0)

@@ -11,24 +11,24 @@ from costmodel.cost.time import Time, kernel, message
 from costmodel.errors import InfeasibleError
 from costmodel.hardware import Cluster
 from costmodel.network.collectives import collective_time
-from costmodel.network.expert_all_to_all import exchange_time
-from costmodel.network.group_links import path
+from costmodel.network.expert_all_to_all import expert_all_to_all_time
+from costmodel.network.group_links import group_links
 from costmodel.network.host import arithmetic_time, host_link, stream_time, transfer_time
-from costmodel.quantities import is_single, where
+from costmodel.quantities import Quantity, is_single, where
 from costmodel.workload.operators import (
-    AttentionCore,
+    AttentionKernel,
     Collective,
     Elementwise,
-    Exchange,
+    ExpertAllToAll,
     Gemm,
-    HostProduct,
+    HostGemm,
     HostTime,
     HostTransfer,
     HostUpdate,
     MixedAttention,
     Operator,
+    clamp_sizes,
     has_work,
-    of_one_at_least,
 )
 
 
@@ -40,10 +40,16 @@ def operator_time(operator: Operator, machine: Machine, cluster: Cluster | None,
     for a message where no cluster says how its ranks are joined.
     """
     present = has_work(operator)
-    time = _time(of_one_at_least(operator), machine, cluster, fit)
-    if isinstance(operator, Exchange) and not (is_single(operator.codec) and operator.codec == 0):
+    time = _time(clamp_sizes(operator), machine, cluster, fit)
+    if isinstance(operator, ExpertAllToAll) and not (is_single(operator.codec) and operator.codec == 0):
         time = time.scaled(1.0 + operator.codec)
     return time if present is True or np.all(present) else time.scaled(where(present, 1.0, 0.0))
+
+
+def likely_time(operator: Operator, machine: Machine, cluster: Cluster | None, fit: FamilyFit) -> Quantity:
+    """Return the most likely time of an operator [s]: a bare roofline's times the median ratio measured to it."""
+    seconds = operator_time(operator, machine, cluster, fit).seconds
+    return seconds * fit.spread.ratio(seconds, 0.0, 0.0) if fit.basis == "roofline" else seconds
 
 
 def _time(operator: Operator, machine: Machine, cluster: Cluster | None, fit: FamilyFit) -> Time:
@@ -52,7 +58,7 @@ def _time(operator: Operator, machine: Machine, cluster: Cluster | None, fit: Fa
         return fit.fitted_time(fit.form, operator, machine)
     if isinstance(operator, Gemm):
         return gemm_time(operator, machine, fit)
-    if isinstance(operator, AttentionCore):
+    if isinstance(operator, AttentionKernel):
         return attention_time(operator, machine, fit)
     if isinstance(operator, MixedAttention):
         return mixed_time(operator, machine, fit)
@@ -65,7 +71,7 @@ def _time(operator: Operator, machine: Machine, cluster: Cluster | None, fit: Fa
     launch = machine.framework.launch * fit.launch
     if isinstance(operator, HostUpdate):
         return kernel(0.0, stream_time(operator, cluster) / fit.memory, 0.0)
-    if isinstance(operator, HostProduct):
+    if isinstance(operator, HostGemm):
         arithmetic = arithmetic_time(operator, cluster) / fit.compute
         return kernel(arithmetic, stream_time(operator, cluster) / fit.memory, 0.0)
     if isinstance(operator, HostTransfer):
@@ -74,10 +80,10 @@ def _time(operator: Operator, machine: Machine, cluster: Cluster | None, fit: Fa
         moved = operator.size > 0
         copied = started + transfer_time(operator, cluster) / fit.network
         return message(where(moved, copied, 0.0), where(moved, started, 0.0))
-    way = path(operator.group, cluster)
+    way = group_links(operator.group, cluster)
     if isinstance(operator, Collective):
         calls, wire = operator.calls, collective_time(operator.kind, operator.size, way)
     else:
-        calls, wire = 1.0, exchange_time(operator, way)
+        calls, wire = 1.0, expert_all_to_all_time(operator, way)
     fixed = where(way.size > 1, calls * (launch + way.latency), 0.0)
     return message(where(way.size > 1, calls * (launch + wire / fit.network), 0.0), fixed)

@@ -36,7 +36,7 @@ class Residual:
     lengths: Array
     centres: Array
     weights: Array
-    scatter: Scatter | None = None
+    scatter: Dispersion | None = None
     spans: Array | None = None
 
     def factor(self, features: Features) -> Quantity:
@@ -110,7 +110,7 @@ def _parts(supports: int, features: Features) -> Iterator[slice]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scatter:
+class Dispersion:
     """How wide a family's spread is at a shape, over what it is for all shapes of the same predicted time.
 
         width = level * exp(sum_i w_i * exp(-|(x - c_i) / l|^2 / 2))

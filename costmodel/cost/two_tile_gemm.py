@@ -19,7 +19,7 @@ _FEW = "few_"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SwitchedForm:
+class TwoTileForm:
     """The fitted form of Triton's fused layers of experts: one tile for few tokens, another one for many.
 
         t = few(product) where tokens <= experts held, else many(product)
@@ -41,7 +41,7 @@ class SwitchedForm:
             return GemmForm(launch=launch, memory=memory, sharpness=sharpness, tiles=candidates, splits=False, **own)
 
         few = {name.removeprefix(_FEW): value for name, value in values.items() if name.startswith(_FEW)}
-        return SwitchedForm(
+        return TwoTileForm(
             one(few_tiles, few), one(tiles, {name: each for name, each in values.items() if not name.startswith(_FEW)})
         )
 
@@ -52,7 +52,7 @@ class SwitchedForm:
     def time(self, gemm: Gemm, machine: Machine) -> Time:
         """Return the product's time."""
         few, many = self.few.time(gemm, machine), self.many.time(gemm, machine)
-        is_few = gemm.tokens <= gemm.held
+        is_few = gemm.tokens <= gemm.local_experts
 
         def of(first: Quantity, second: Quantity) -> Quantity:
             return where(is_few, first, second)
@@ -64,5 +64,5 @@ class SwitchedForm:
 
     def features(self, gemm: Gemm) -> Features:
         """Return log2 of m, n, k, groups; an octave where tokens are many; log2 of the ranks that share the experts."""
-        many = where(gemm.tokens <= gemm.held, 0.0, 1.0)
-        return *self.many.features(gemm), many, log2(maximum(gemm.experts / maximum(gemm.held, 1.0), 1.0))
+        many = where(gemm.tokens <= gemm.local_experts, 0.0, 1.0)
+        return *self.many.features(gemm), many, log2(maximum(gemm.experts / maximum(gemm.local_experts, 1.0), 1.0))

@@ -10,7 +10,7 @@ from costmodel.cost.machine import Machine
 from costmodel.cost.residual import Features
 from costmodel.cost.time import Time
 from costmodel.quantities import Mask, Quantity, ceil, floor, log2, maximum, minimum, where
-from costmodel.workload.operators import AttentionCore
+from costmodel.workload.operators import AttentionKernel
 
 _HISTORY = 128.0  # tokens of the cache to a block, by which the library counts blocks when it chooses
 
@@ -74,10 +74,10 @@ class XqaForm:
     AXES = ("keys", "blocks", "queries", "width")
     FORMULA: ClassVar[str] = DecodeForm.FORMULA
 
-    def time(self, core: AttentionCore, machine: Machine) -> Time:
+    def time(self, core: AttentionKernel, machine: Machine) -> Time:
         """Return the core's time."""
         sharing = core.heads / core.kv_heads
-        blocks = core.sequences * core.kv_heads * maximum(floor(core.keys / _HISTORY), 1.0)
+        blocks = core.sequences * core.kv_heads * maximum(floor(core.kv_len / _HISTORY), 1.0)
         busy = blocks * self.blocks >= machine.device.processors
         time = _either(self._groups(sharing) & busy, self._shared(core), self._single, core, machine)
         if not self.plain_width:
@@ -85,16 +85,16 @@ class XqaForm:
         plain = replace(
             self._shared(core), launch=self.plain_launch, fill=self.plain_fill, slots=self.plain_slots or self.slots
         )
-        other = self._groups(sharing) & busy & (core.products <= self.plain_width)
+        other = self._groups(sharing) & busy & (core.macs_per_pair <= self.plain_width)
         return _chosen(other, plain.time(core, machine), time)
 
-    def features(self, core: AttentionCore) -> Features:
+    def features(self, core: AttentionKernel) -> Features:
         """Return log2 of keys, blocks before keys are split, queries of a tile, and width of the products."""
         sharing = core.heads / core.kv_heads
         grouped = self._groups(sharing)
         queries = where(grouped, self._tile(sharing), 1.0)
         blocks = core.sequences * where(grouped, core.kv_heads, core.heads)
-        return log2(core.keys), log2(blocks), log2(queries), log2(core.products)
+        return log2(core.kv_len), log2(blocks), log2(queries), log2(core.macs_per_pair)
 
     def _groups(self, sharing: Quantity) -> Mask:
         """Tell where queries that share a key head may run together."""
@@ -105,35 +105,40 @@ class XqaForm:
         tile = self.padded or self.rows
         return ceil(sharing / tile) * tile
 
-    def _shared(self, core: AttentionCore) -> DecodeForm:
+    def _shared(self, core: AttentionKernel) -> DecodeForm:
         """Return the form of XQA."""
         slots: Quantity = self.slots
         rows: Quantity = self.rows
         each: Quantity = self.each
         if self.padded:
             sharing = core.heads / core.kv_heads
-            rows = self._tile(sharing) * 2.0 ** ceil(log2(core.products)) / core.products
+            rows = self._tile(sharing) * 2.0 ** ceil(log2(core.macs_per_pair)) / core.macs_per_pair
             each = self.each * rows / sharing
             if self.slot_elements:
-                slots = maximum(minimum(floor(self.slot_elements / (rows * core.products)), self.slots), 1.0)
+                slots = maximum(minimum(floor(self.slot_elements / (rows * core.macs_per_pair)), self.slots), 1.0)
         return DecodeForm(
-            self.launch, 0.0, 0.0, 0.0, self.compute, self.memory, self.load, self.cache, self.resident, self.fill,
-            self.reach, self.combine, self.merge, 0.0, self.sharpness, True, self.splits, rows, self.elements,
-            slots, self.tile, 0.0, each,
+            launch=self.launch, gather=0.0, regroup=0.0, pad=0.0, compute=self.compute, memory=self.memory,
+            load=self.load, cache=self.cache, resident=self.resident, fill=self.fill,
+            reach=self.reach, combine=self.combine, merge=self.merge, crowd=0.0, sharpness=self.sharpness, packed=True,
+            splits=self.splits, rows=rows, elements=self.elements,
+            slots=slots, tile=self.tile, parted=0.0, each=each,
         )  # fmt: skip
 
     @property
     def _single(self) -> DecodeForm:
         """Return the form of the kernel that takes each query head by itself."""
         return DecodeForm(
-            self.single_launch, 0.0, 0.0, 0.0, self.single_compute, self.memory, self.single_load, self.cache,
-            self.resident, self.single_fill, self.single_reach, self.single_combine, self.single_merge, 0.0,
-            self.sharpness, False, self.single_splits, 1, self.single_elements or self.elements,
-            self.slots, 0, self.single_parted,
+            launch=self.single_launch, gather=0.0, regroup=0.0, pad=0.0, compute=self.single_compute,
+            memory=self.memory, load=self.single_load, cache=self.cache,
+            resident=self.resident, fill=self.single_fill, reach=self.single_reach, combine=self.single_combine,
+            merge=self.single_merge, crowd=0.0,
+            sharpness=self.sharpness, packed=False, splits=self.single_splits, rows=1,
+            elements=self.single_elements or self.elements,
+            slots=self.slots, tile=0, parted=self.single_parted,
         )  # fmt: skip
 
 
-def _either(mask: Mask, yes: DecodeForm, no: DecodeForm, core: AttentionCore, machine: Machine) -> Time:
+def _either(mask: Mask, yes: DecodeForm, no: DecodeForm, core: AttentionKernel, machine: Machine) -> Time:
     """Return a core's time by one form where a mask holds, by another elsewhere."""
     return _chosen(mask, yes.time(core, machine), no.time(core, machine))
 

@@ -18,7 +18,7 @@ _KINDS = {"compute": KERNEL, "network": MESSAGE, EVERYTHING: EVERYTHING}
 
 
 @dataclass(frozen=True, slots=True)
-class Disturbance:
+class SlowdownWindow:
     """Tasks of one kind on a device run `factor` times as fast from `begin` to `end` [s]; 0: they stand still.
 
     device: null for all of them; kind: of the tasks, or `everything`.
@@ -35,24 +35,24 @@ class Disturbance:
         return self.device in (None, device) and self.kind in (EVERYTHING, kind)
 
 
-def straggler(device: int, factor: float) -> Disturbance:
+def straggler(device: int, factor: float) -> SlowdownWindow:
     """Return a device whose kernels run `factor` times as fast, from the first to the last."""
-    return Disturbance(device, 0.0, np.inf, factor, KERNEL)
+    return SlowdownWindow(device, 0.0, np.inf, factor, KERNEL)
 
 
-def link_flap(device: int, begin: Seconds, seconds: Seconds) -> Disturbance:
+def link_flap(device: int, begin: Seconds, seconds: Seconds) -> SlowdownWindow:
     """Return a device's link that is down for some seconds."""
-    return Disturbance(device, begin, begin + seconds, 0.0, MESSAGE)
+    return SlowdownWindow(device, begin, begin + seconds, 0.0, MESSAGE)
 
 
-def plane_failure(begin: Seconds, planes: int, failed: int = 1) -> Disturbance:
+def plane_failure(begin: Seconds, planes: int, failed: int = 1) -> SlowdownWindow:
     """Return a fabric that loses some of its planes and goes on with the bandwidth of the others."""
-    return Disturbance(None, begin, np.inf, (planes - failed) / planes, MESSAGE)
+    return SlowdownWindow(None, begin, np.inf, (planes - failed) / planes, MESSAGE)
 
 
-def device_failure(device: int, begin: Seconds) -> Disturbance:
+def device_failure(device: int, begin: Seconds) -> SlowdownWindow:
     """Return a device that stops and does not come back."""
-    return Disturbance(device, begin, np.inf, 0.0)
+    return SlowdownWindow(device, begin, np.inf, 0.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,7 +67,7 @@ class Conditions:
 
     seed: int = 0
     jitter: float = 0.0
-    disturbances: tuple[Disturbance, ...] = ()
+    slowdown_windows: tuple[SlowdownWindow, ...] = ()
     processors: tuple[Count, Count] | None = None
     patience: Seconds = np.inf
 
@@ -91,8 +91,8 @@ class Conditions:
             raise InputError.single(f"is {float(self.patience):g}", field="patience", hint="write a time above zero")
 
     def _stated(self) -> Mapping[str, float]:
-        factors = {f"disturbances[{i}].factor": each.factor for i, each in enumerate(self.disturbances)}
-        begins = {f"disturbances[{i}].begin": float(each.begin) for i, each in enumerate(self.disturbances)}
+        factors = {f"disturbances[{i}].factor": each.factor for i, each in enumerate(self.slowdown_windows)}
+        begins = {f"disturbances[{i}].begin": float(each.begin) for i, each in enumerate(self.slowdown_windows)}
         return {"jitter": self.jitter, **factors, **begins}
 
     def factors(self, graph: Graph) -> list[float]:
@@ -106,7 +106,7 @@ class Conditions:
     def speed(self, device: int, kind: str, now: Seconds) -> float:
         """Return how fast tasks of a kind run on a device at some time, 1 where nothing disturbs them."""
         speed = 1.0
-        for each in self.disturbances:
+        for each in self.slowdown_windows:
             if each.begin <= now < each.end and each.touches(device, kind):
                 speed *= each.factor
         return speed
@@ -115,7 +115,7 @@ class Conditions:
         """Tell of each task whether its speed can change while it runs."""
         shares = self.processors is not None
         slowed = {
-            (device, kind): any(each.touches(device, kind) for each in self.disturbances)
+            (device, kind): any(each.touches(device, kind) for each in self.slowdown_windows)
             for device in {stream.device for stream in graph.streams}
             for kind in {task.kind for task in graph.tasks} - {MARK}
         }
@@ -124,13 +124,13 @@ class Conditions:
             task.kind != MARK
             and (
                 slowed[devices[task.stream], task.kind]
-                or (shares and task.elastic > 0)
+                or (shares and task.processor_bound_share > 0)
                 or (graph.slowing > 1 and task.kind == KERNEL)
             )
             for task in graph.tasks
         ]
 
 
-def _disturbance(asked: Slowdown) -> Disturbance:
+def _disturbance(asked: Slowdown) -> SlowdownWindow:
     end = np.inf if asked.end is None else asked.end
-    return Disturbance(asked.rank, asked.begin, end, asked.speed, _KINDS[asked.slows])
+    return SlowdownWindow(asked.rank, asked.begin, end, asked.speed, _KINDS[asked.slows])

@@ -29,7 +29,7 @@ from costmodel.quantities import Array
 LISTED = 6  # waiting streams that an error names
 
 
-class StuckError(InfeasibleError):
+class DeadlockError(InfeasibleError):
     """Nothing goes on although tasks are left. waiting: by stream, the task at its head and what that waits for."""
 
     def __init__(self, message: str, waiting: tuple[str, ...]) -> None:
@@ -99,13 +99,13 @@ class _Run:
         self._begin([number for number, missing in enumerate(self._missing) if not missing])
         while self._finished < len(self._graph.tasks):
             if self._environment.peek() == np.inf:
-                raise StuckError("the streams wait for each other and nothing runs", self._waiting())
+                raise DeadlockError("the streams wait for each other and nothing runs", self._waiting())
             self._environment.step()
         return Timeline(self._graph, np.array(self._start), np.array(self._finish))
 
     def _watch(self) -> None:
         """Set clocks for disturbances and for the watchdog."""
-        times = {time for each in self._conditions.disturbances for time in (each.begin, each.end)}
+        times = {time for each in self._conditions.slowdown_windows for time in (each.begin, each.end)}
         for time in sorted(float(time) for time in times if 0 < time < np.inf):
             self._call(time, lambda _: self._disturb())
         if np.isfinite(self._conditions.patience):
@@ -120,7 +120,7 @@ class _Run:
     def _check(self, patience: float, before: int) -> None:
         """Give up where no task has finished since the last look; look again later."""
         if self._finished == before:
-            raise StuckError(f"no task has finished for {patience:g} s", self._waiting())
+            raise DeadlockError(f"no task has finished for {patience:g} s", self._waiting())
         now = self._finished
         self._call(patience, lambda _: self._check(patience, now))
 
@@ -183,10 +183,12 @@ class _Run:
         speed = self._conditions.speed(device, task.kind, now)
         if task.kind == KERNEL and self._slowed[device]:
             speed /= self._graph.slowing
-        if self._conditions.processors is not None and task.elastic:
+        if self._conditions.processors is not None and task.processor_bound_share:
             whole, priced = map(float, self._conditions.processors)
             free = max(whole - self._held[device], 0.0)
-            return speed / (1 - task.elastic + task.elastic * priced / free) if free else 0.0
+            return (
+                speed / (1 - task.processor_bound_share + task.processor_bound_share * priced / free) if free else 0.0
+            )
         return speed
 
     def _rescale(self, devices: list[int]) -> None:
@@ -228,7 +230,7 @@ class _Run:
         """Return the rate that a message cannot exceed now, as its sender is disturbed."""
         task = self._graph.tasks[number]
         assert task.message is not None, "only messages move"
-        if not self._conditions.disturbances:
+        if not self._conditions.slowdown_windows:
             return task.message.limit
         speed = self._conditions.speed(self._device[task.stream], task.kind, self._environment.now)
         return float(task.message.limit) * speed if speed else 0.0

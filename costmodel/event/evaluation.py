@@ -10,22 +10,22 @@ import numpy as np
 from costmodel.analytic.breakdown import Lines, add_pass
 from costmodel.analytic.evaluation import Evaluation, PassEvaluation, TrainingEvaluation, evaluate
 from costmodel.analytic.grid import evaluate_point
-from costmodel.analytic.inference import PassTimes, PricedPass
+from costmodel.analytic.inference import PassModel, PassTimes
 from costmodel.analytic.metrics import decode_metrics, prefill_metrics, schedule_times, training_metrics
 from costmodel.analytic.no_schedule import Unscheduled
-from costmodel.analytic.operator_timing import Priced
-from costmodel.analytic.stream_times import Move, Moves
-from costmodel.analytic.training import PricedStep, StepTimes, last_pass
+from costmodel.analytic.operator_timing import TimedOperator
+from costmodel.analytic.stream_times import Perturbation, Perturbations
+from costmodel.analytic.training import StepModel, StepTimes, last_pass
 from costmodel.cost.calibration import Calibration
 from costmodel.event.conditions import Conditions
 from costmodel.event.engine import Timeline, run
 from costmodel.event.goodput import simulate_goodput
 from costmodel.event.graph import Graph
 from costmodel.event.passes import pass_graph, pass_times_of
-from costmodel.event.perturbation import moved, moved_alike, stacked
+from costmodel.event.perturbation import moved_alike, perturbed, stacked
 from costmodel.event.replicas import Replicas
 from costmodel.event.training import step_graph, times_of
-from costmodel.network.nominal import sound
+from costmodel.network.nominal import nominal_cluster
 from costmodel.quantities import Quantity
 from costmodel.result import Entry, Metrics, Point
 from costmodel.workload.plans import Decode, Prefill, Training, tokens_per_step
@@ -57,10 +57,10 @@ class EventEngine:
 
     def simulates_all(self, scenario: Scenario) -> bool:
         """Tell whether every rank is simulated by itself."""
-        disturbed = self.conditions is not None and bool(self.conditions.jitter or self.conditions.disturbances)
+        disturbed = self.conditions is not None and bool(self.conditions.jitter or self.conditions.slowdown_windows)
         return self.full or disturbed or scenario.simulation.contention or scenario.simulation.tells_ranks_apart
 
-    def perturbs(self, scenario: Scenario, moves: Mapping[str, Move]) -> bool:
+    def perturbs(self, scenario: Scenario, moves: Mapping[str, Perturbation]) -> bool:
         """Tell whether a scenario is simulated anew for each position along the axis of the moves."""
         tasks = len(self.timelines[scenario.name].graph.tasks)
         return tasks * _positions(moves) <= FEW_TASKS if self.perturbed is None else self.perturbed
@@ -68,7 +68,7 @@ class EventEngine:
     def replicas(self, scenario: Scenario) -> Replicas:
         """Return how many data-parallel replicas are simulated: all of them with `full`."""
         asked, of = scenario.simulation, round(float(scenario.parallel.dp))
-        disturbed = self.conditions is not None and bool(self.conditions.jitter or self.conditions.disturbances)
+        disturbed = self.conditions is not None and bool(self.conditions.jitter or self.conditions.slowdown_windows)
         count = of if self.full else 1 if asked.replicas is None else asked.replicas
         apart = disturbed or asked.tells_ranks_apart or asked.replicas is not None
         return Replicas(count, of, apart, f"scenarios.{scenario.name}.simulation")
@@ -114,7 +114,7 @@ class _Step:
         self.ledger = self._closed.ledger
         self._times, engine.timelines[scenario.name], self._notes = self._simulated(self._closed.priced)
 
-    def _simulated(self, priced: PricedStep) -> tuple[StepTimes, Timeline, tuple[str, ...]]:
+    def _simulated(self, priced: StepModel) -> tuple[StepTimes, Timeline, tuple[str, ...]]:
         scenario, engine = self._scenario, self._engine
         schedule = _whole(priced.schedule, scenario) if engine.simulates_all(scenario) else priced.schedule
         last_passes = [last_pass(self._plan, schedule, rank) for rank in range(len(schedule.ranks))]
@@ -123,21 +123,21 @@ class _Step:
         timeline = engine.run(scenario, made.graph)
         return times_of(made, timeline), timeline, _alike(replicas, made.replicas)
 
-    def metrics(self, moves: Moves) -> Metrics:
+    def metrics(self, moves: Perturbations) -> Metrics:
         """Return the metrics of the step; moved ones as far as the closed form's, or by simulations of their own."""
         priced = self._closed.priced
         if moves is None:
             return training_metrics(self._scenario, self._plan, priced, self._times)
         if not self._engine.perturbs(self._scenario, moves):
             return moved_alike(self.metrics(None), self._closed.metrics(None), self._closed.metrics(moves))
-        steps = (moved(priced, moves, position) for position in range(_positions(moves)))
+        steps = (perturbed(priced, moves, position) for position in range(_positions(moves)))
         return stacked([training_metrics(self._scenario, self._plan, step, self._simulated(step)[0]) for step in steps])
 
     def families(self) -> frozenset[str]:
         """Return the families of the step's operators whose times are uncertain."""
         return self._closed.families()
 
-    def operators(self) -> list[Priced]:
+    def operators(self) -> list[TimedOperator]:
         """Return the operators of the step."""
         return self._closed.operators()
 
@@ -145,7 +145,7 @@ class _Step:
         """Return the operators of the step; with the bubble they sum to the step."""
         return _summing(self._closed.breakdown(), float(self._times.step) - float(self._times.bubble))
 
-    def schedule(self, moves: Moves = None) -> Mapping[str, Quantity] | None:
+    def schedule(self, moves: Perturbations = None) -> Mapping[str, Quantity] | None:
         """Return the step's parts."""
         return self._closed.schedule(moves) if moves is not None else schedule_times(self._times)
 
@@ -165,20 +165,20 @@ class _Pass(Unscheduled):
         self.ledger, self.headline = self._closed.ledger, self._closed.headline
         self._times, engine.timelines[scenario.name], self._notes = self._simulated(self._closed.priced)
 
-    def _simulated(self, priced: PricedPass) -> tuple[PassTimes, Timeline, tuple[str, ...]]:
+    def _simulated(self, priced: PassModel) -> tuple[PassTimes, Timeline, tuple[str, ...]]:
         scenario, engine = self._scenario, self._engine
         replicas = engine.replicas(scenario)
         made = pass_graph(scenario, priced, replicas, full=engine.simulates_all(scenario))
         timeline = engine.run(scenario, made.graph)
         return pass_times_of(priced, made, timeline), timeline, _alike(replicas, made.replicas)
 
-    def metrics(self, moves: Moves) -> Metrics:
+    def metrics(self, moves: Perturbations) -> Metrics:
         """Return the metrics of the pass; moved ones as far as the closed form's, or by simulations of their own."""
         if moves is None:
             return self._of(self._times)
         if not self._engine.perturbs(self._scenario, moves):
             return moved_alike(self.metrics(None), self._closed.metrics(None), self._closed.metrics(moves))
-        passes = (moved(self._closed.priced, moves, position) for position in range(_positions(moves)))
+        passes = (perturbed(self._closed.priced, moves, position) for position in range(_positions(moves)))
         return stacked([self._of(self._simulated(each)[0]) for each in passes])
 
     def _of(self, times: PassTimes) -> Metrics:
@@ -191,7 +191,7 @@ class _Pass(Unscheduled):
         """Return the families of the pass's operators whose times are uncertain."""
         return self._closed.families()
 
-    def operators(self) -> list[Priced]:
+    def operators(self) -> list[TimedOperator]:
         """Return the operators of all kinds of layers."""
         return self._closed.operators()
 
@@ -213,7 +213,7 @@ class _Pass(Unscheduled):
         return _summing(lines.sorted(), step / tokens)
 
 
-def _positions(moves: Mapping[str, Move]) -> int:
+def _positions(moves: Mapping[str, Perturbation]) -> int:
     """Return the length of the axis along which families are moved."""
     return max(np.size(move.low) for move in moves.values())
 
@@ -226,7 +226,7 @@ def _alike(asked: Replicas, simulated: int) -> tuple[str, ...]:
 
 def _unmet(scenario: Scenario) -> Scenario:
     """Return what times of messages are taken from: with contention, a fabric on which nothing meets."""
-    return replace(scenario, cluster=sound(scenario.cluster)) if scenario.simulation.contention else scenario
+    return replace(scenario, cluster=nominal_cluster(scenario.cluster)) if scenario.simulation.contention else scenario
 
 
 def _whole(folded: Schedule, scenario: Scenario) -> Schedule:

@@ -49,7 +49,7 @@ class Task(NamedTuple):
     seconds: Seconds
     after: tuple[int, ...] = ()
     kind: str = KERNEL
-    elastic: float = 0.0
+    processor_bound_share: float = 0.0
     holds: Count = 0.0
     message: Message | None = None
     classes: tuple[tuple[str, float], ...] = ()

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
-from costmodel.analytic.operator_timing import Priced
+from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.event.graph import Graph, Message
 from costmodel.network.sharing import Flags
 from costmodel.quantities import Array
-from costmodel.workload.operators import Collective, Exchange
+from costmodel.workload.operators import Collective, ExpertAllToAll
 from costmodel.workload.scenario import Scenario
 
 if TYPE_CHECKING:
-    from costmodel.network.loads import Load, Wires
+    from costmodel.network.loads import LinkLoad, Wires
 
 FULL = 1.0 + 1e-6  # of a link's time: sums of loads that come to less never make it bound
 ROUNDING = 1e-9  # weights that differ by less are one
@@ -32,7 +32,7 @@ class _Sent(NamedTuple):
     """A message that is sent again and again. target: as of `Links.sent`."""
 
     message: Message
-    priced: Priced
+    priced: TimedOperator
     sender: Sender
     target: int | None
 
@@ -47,7 +47,7 @@ class Links:
     _copies: dict[int, tuple[Message, ...]] = field(default_factory=dict)  # by the identity of a message
 
     def sent(
-        self, seconds: float, wire: float, priced: Priced | None, sender: Sender, target: int | None = None
+        self, seconds: float, wire: float, priced: TimedOperator | None, sender: Sender, target: int | None = None
     ) -> tuple[float, Message | None]:
         """Return (time before bytes move [s], what moves then); `settle` tells it the links once all is known.
 
@@ -64,7 +64,7 @@ class Links:
             self._sent.append(_Sent(message, priced, sender, target))
         return known
 
-    def settle(self, graph: Graph, replicas: int = 1, of: int = 1) -> None:
+    def assign_links(self, graph: Graph, replicas: int = 1, of: int = 1) -> None:
         """Tell every message its links, and the graph how many of them there are.
 
         replicas: of `of` data-parallel ones, that are simulated one by one, each with messages of its own. A message's
@@ -93,13 +93,13 @@ class Links:
         """Return a message of each replica."""
         return self._copies[id(message)]
 
-    def _load(self, sent: _Sent, part: tuple[int, int]) -> Load:
+    def _load(self, sent: _Sent, part: tuple[int, int]) -> LinkLoad:
         assert self.wires is not None, "there is contention"
         operator, rank = sent.priced.operator, sent.sender[0]
         if sent.target is not None:
             assert isinstance(operator, Collective), "it has a size"
             return self.wires.send(float(operator.size), rank, sent.target, part)
-        assert isinstance(operator, Collective | Exchange), "it has a group"
+        assert isinstance(operator, Collective | ExpertAllToAll), "it has a group"
         return self.wires.collective(operator, rank, part)
 
 
@@ -114,13 +114,13 @@ def links_of(scenario: Scenario, copies: int = 1) -> Links:
     return Links(Wires(scenario.cluster, ranks, width, copies, scenario.simulation.seed))
 
 
-def wire_seconds(priced: Priced, seconds: float) -> float:
+def wire_seconds(priced: TimedOperator, seconds: float) -> float:
     """Return the part of an operator's exposed `seconds` in which bytes move [s]."""
     whole = float(priced.time.seconds)
     return seconds * float(priced.time.network) / whole if whole else 0.0
 
 
-def binding(loads: Sequence[Load], senders: Sequence[Sender]) -> list[dict[int, float]]:
+def binding(loads: Sequence[LinkLoad], senders: Sequence[Sender]) -> list[dict[int, float]]:
     """Return of each message its weights on the links that can come to bound it, which are numbered anew.
 
     A weight is the share of a link's time that the message takes by itself. Links on which every message weighs the
@@ -135,13 +135,13 @@ def binding(loads: Sequence[Load], senders: Sequence[Sender]) -> list[dict[int, 
     return [{int(link): float(row[link]) for link in np.flatnonzero(row)} for row in matrix]
 
 
-def _weights(loads: Sequence[Load]) -> Array:
+def _weights(loads: Sequence[LinkLoad]) -> Array:
     """Return the weight of each message on each distinct link, (messages, links)."""
     used = np.unique(np.concatenate([np.empty(0, np.intp), *(load.links for load in loads)]))
     matrix = np.zeros((len(loads), len(used)))
     for row, load in zip(matrix, loads, strict=True):
-        if load.ideal:
-            row[np.searchsorted(used, load.links)] = np.round(load.busy / load.alone / ROUNDING) * ROUNDING
+        if load.uncontended_time:
+            row[np.searchsorted(used, load.links)] = np.round(load.busy / load.isolated_time / ROUNDING) * ROUNDING
     with np.errstate(over="ignore"):  # sums modulo 2^64 tell columns apart, but for one pair in 2^64
         mixed = np.random.default_rng(0).integers(1, 2**63, (len(loads), 1), np.uint64)
         bits = (np.round(matrix / ROUNDING).astype(np.uint64) * mixed).sum(axis=0, dtype=np.uint64)

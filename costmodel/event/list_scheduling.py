@@ -6,31 +6,31 @@ import heapq
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from costmodel.event.task_groups import Part
+from costmodel.event.task_groups import TaskGroup
 
 FILLER = -1  # of a part that nothing waits for: it runs when no other is ready
 
 
-class Local(NamedTuple):
+class ActionTask(NamedTuple):
     """A part of an action.
 
     after: positions, in the action's list, of the parts that it waits for; chunk: its own; runs_on: the action does not
     wait for its end; follows: it waits for what still runs of earlier actions of its rank.
     """
 
-    part: Part
+    part: TaskGroup
     after: tuple[int, ...] = ()
     chunk: int = 0
-    runs_on: bool = False
-    follows: bool = False
+    is_async: bool = False
+    after_async: bool = False
 
 
-def chain(parts: Sequence[Part]) -> list[Local]:
+def chain(parts: Sequence[TaskGroup]) -> list[ActionTask]:
     """Return parts that follow one another."""
-    return [Local(part, (number - 1,) if number else ()) for number, part in enumerate(parts)]
+    return [ActionTask(part, (number - 1,) if number else ()) for number, part in enumerate(parts)]
 
 
-def interleaved(work: Sequence[Local]) -> list[Local]:
+def interleaved(work: Sequence[ActionTask]) -> list[ActionTask]:
     """Return the parts of chunks 0 and 1 in the order in which each stream takes them up.
 
     List scheduling: a stream that is free takes, of the parts that are ready, the one with the longest way to the end
@@ -52,7 +52,7 @@ def interleaved(work: Sequence[Local]) -> list[Local]:
     _, order = min(orders)
     place = {number: position for position, number in enumerate(order)}
     return [
-        Local(work[number].part, tuple(place[each] for each in work[number].after), work[number].chunk)
+        ActionTask(work[number].part, tuple(place[each] for each in work[number].after), work[number].chunk)
         for number in order
     ]
 
@@ -65,7 +65,7 @@ def _rank(chunk: int, first: int | None) -> int:
 
 
 def _listed(
-    work: Sequence[Local], followers: Sequence[Sequence[int]], keys: Sequence[tuple[int, float, int]]
+    work: Sequence[ActionTask], followers: Sequence[Sequence[int]], keys: Sequence[tuple[int, float, int]]
 ) -> tuple[float, list[int]]:
     """Return when the last part ends if each stream takes the smallest key of those that are ready, and the order."""
     missing = [len(local.after) for local in work]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from costmodel.analytic.inference import PassTimes, PricedPass, PricedStage
+from costmodel.analytic.inference import PassModel, PassTimes, StageModel
 from costmodel.analytic.recurrence.waves import NOTHING
 from costmodel.analytic.segments import ARRIVING, COMPUTE, EXCHANGE, HOST, LEAVING, Key, Segment
-from costmodel.analytic.stream_times import seconds_of, sums_of
+from costmodel.analytic.stream_times import seconds_of, stream_times
 from costmodel.event import task_groups as parts
 from costmodel.event.engine import Timeline
 from costmodel.event.graph import COPY, KERNEL, MESSAGE, Graph, Span, Task
 from costmodel.event.links import Links, links_of, wire_seconds
 from costmodel.event.replicas import Replicas, replicas_met, replicated
-from costmodel.event.task_groups import Part, parts_of
+from costmodel.event.task_groups import TaskGroup, parts_of
 from costmodel.quantities import Quantity
 from costmodel.workload.scenario import Scenario
 
@@ -37,14 +37,14 @@ class PassGraph:
     tasks: int
 
 
-def pass_graph(scenario: Scenario, priced: PricedPass, replicas: Replicas, *, full: bool = False) -> PassGraph:
+def pass_graph(scenario: Scenario, priced: PassModel, replicas: Replicas, *, full: bool = False) -> PassGraph:
     """Return the tasks of a pass through all stages, each after the one before it and a message.
 
     full: stages that are alike are simulated one by one, not once for all.
     """
     meets: dict[int, int] = {}
     unit = scenario.parallel.tp * scenario.parallel.cp
-    graph, links = Graph(slowing=float(priced.slowing)), links_of(scenario)
+    graph, links = Graph(slowing=float(priced.moe_comm_slowdown)), links_of(scenario)
     known = {
         (kind, number): _parts(segment, float(scenario.communication.processors), apart=links.wires is not None)
         for kind, segments in enumerate(priced.segments)
@@ -71,17 +71,17 @@ def pass_graph(scenario: Scenario, priced: PricedPass, replicas: Replicas, *, fu
             found.append((1.0 if full else float(stage.count), first, last))
             previous = (last,)
     count = replicas.simulated(len(graph.tasks))
-    links.settle(graph, count, replicas.of)
+    links.assign_links(graph, count, replicas.of)
     return PassGraph(replicated(graph, count, meets, links.copies), tuple(found), count, len(graph.tasks))
 
 
-def _parts(segment: Segment, processors: float, *, apart: bool) -> list[Part]:
+def _parts(segment: Segment, processors: float, *, apart: bool) -> list[TaskGroup]:
     return parts_of(segment.operators, "layer", processors, apart=apart) or [
-        Part("nothing", parts.COMPUTE, 0.0, 0.0, 0.0)
+        TaskGroup("nothing", parts.COMPUTE, 0.0, 0.0, 0.0)
     ]
 
 
-def _kind(part: Part, place: int) -> str:
+def _kind(part: TaskGroup, place: int) -> str:
     return _KINDS[place] if part.priced is None else MESSAGE
 
 
@@ -99,14 +99,14 @@ class _Place:
     meets: dict[int, int]
     unit: Quantity
 
-    def add(self, part: Part, place: int, after: tuple[int, ...]) -> int:
+    def add(self, part: TaskGroup, place: int, after: tuple[int, ...]) -> int:
         """Add a part and return its task."""
         stream = self.streams[place]
         seconds, message = self.links.sent(part.seconds, part.wire, part.priced, (self.device, stream))
         number = self.graph.add(
             Task(
-                part.name, stream, seconds, after, _kind(part, place), part.elastic, part.processors, message,
-                part.classes, place == EXCHANGE,
+                part.name, stream, seconds, after, _kind(part, place), part.processor_bound_share, part.processors,
+                message, part.classes, place == EXCHANGE,
             )
         )  # fmt: skip
         met = 1 if part.priced is None else replicas_met(part.priced.operator, self.unit)
@@ -115,7 +115,7 @@ class _Place:
         return number
 
 
-def _turns(device: _Place, stage: PricedStage, known: dict[Key, list[Part]], before: tuple[int, ...]) -> list[int]:
+def _turns(device: _Place, stage: StageModel, known: dict[Key, list[TaskGroup]], before: tuple[int, ...]) -> list[int]:
     """Add the events of a stage in the order of the closed form and return their last tasks."""
     program = stage.program
     done: list[int] = []
@@ -127,7 +127,7 @@ def _turns(device: _Place, stage: PricedStage, known: dict[Key, list[Part]], bef
     return done
 
 
-def pass_times_of(priced: PricedPass, made: PassGraph, timeline: Timeline) -> PassTimes:
+def pass_times_of(priced: PassModel, made: PassGraph, timeline: Timeline) -> PassTimes:
     """Return the times of a pass as it was simulated; of stages that are alike, those of the simulated one count.
 
     A stage takes as long as on the slowest replica.
@@ -150,7 +150,7 @@ def pass_times_of(priced: PricedPass, made: PassGraph, timeline: Timeline) -> Pa
             for segment in segments:
                 if segment.place.stream == COMPUTE:
                     runs = stage.count * repeats * segment.runs(priced.micro_batches)
-                    sums = sums_of(segment.operators, None)
+                    sums = stream_times(segment.operators, None)
                     compute, kernels = compute + runs * float(sums.total), kernels + runs * float(sums.kernels)
     slower = busy - compute
     return PassTimes(latency, slowest, busy, kernels + slower, slower)

@@ -8,29 +8,29 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from costmodel.analytic.inference import PricedPass, PricedStage
+from costmodel.analytic.inference import PassModel, StageModel
 from costmodel.analytic.intervals import LINEAR
-from costmodel.analytic.operator_timing import Priced, PricedWork
-from costmodel.analytic.overlapped_comm import Traffic
+from costmodel.analytic.operator_timing import TimedOperator, TimedWork
+from costmodel.analytic.overlapped_comm import OverlappedComm
 from costmodel.analytic.segments import Segment
-from costmodel.analytic.stream_times import Move, seconds_of
-from costmodel.analytic.training import PricedStep, Tail
+from costmodel.analytic.stream_times import Perturbation, seconds_of
+from costmodel.analytic.training import OptimizerStep, StepModel
 from costmodel.quantities import Quantity
 from costmodel.result import Metrics
 
-_HOLDERS = (PricedStep, PricedWork, Tail, Traffic, PricedPass, PricedStage, Segment)
-_Whole = TypeVar("_Whole", PricedStep, PricedPass)
+_HOLDERS = (StepModel, TimedWork, OptimizerStep, OverlappedComm, PassModel, StageModel, Segment)
+_Whole = TypeVar("_Whole", StepModel, PassModel)
 
 
-def moved(whole: _Whole, moves: Mapping[str, Move], position: int) -> _Whole:
+def perturbed(whole: _Whole, moves: Mapping[str, Perturbation], position: int) -> _Whole:
     """Return a step or a pass whose operators take the times of one position along the leading axis of the moves."""
     one = {
-        family: Move(float(np.ravel(move.low)[position]), float(np.ravel(move.high)[position]))
+        family: Perturbation(float(np.ravel(move.low)[position]), float(np.ravel(move.high)[position]))
         for family, move in moves.items()
     }
-    known: dict[int, Priced] = {}
+    known: dict[int, TimedOperator] = {}
 
-    def again(priced: Priced) -> Priced:
+    def again(priced: TimedOperator) -> TimedOperator:
         if id(priced) not in known:
             seconds = priced.time.seconds
             ratio = seconds_of(priced, one) / seconds if np.all(np.asarray(seconds) > 0) else 1.0
@@ -41,9 +41,9 @@ def moved(whole: _Whole, moves: Mapping[str, Move], position: int) -> _Whole:
     return found
 
 
-def _mapped(value: Any, again: Callable[[Priced], Priced]) -> Any:
+def _mapped(value: Any, again: Callable[[TimedOperator], TimedOperator]) -> Any:
     """Return what holds priced operators with each replaced."""
-    if isinstance(value, Priced):
+    if isinstance(value, TimedOperator):
         return again(value)
     if isinstance(value, tuple) and value and not hasattr(value, "_fields"):
         return tuple(_mapped(each, again) for each in value)

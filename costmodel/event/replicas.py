@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from costmodel.errors import InputError
 from costmodel.event.graph import Graph, Message, Stream, Task
 from costmodel.quantities import Quantity
-from costmodel.workload.operators import Collective, Exchange
+from costmodel.workload.operators import Collective, ExpertAllToAll
 
 MOST_TASKS = 1_000_000  # of a graph: three quarters of a gigabyte, and half a minute
 MEETING = "meetings"  # streams of nothing but marks
@@ -55,7 +55,7 @@ class Replicas:
 
 def replicas_met(operator: object, unit: Quantity) -> int:
     """Return how many neighbouring replicas of `unit` devices a message's group spans: one for what is no message."""
-    if not isinstance(operator, Collective | Exchange):
+    if not isinstance(operator, Collective | ExpertAllToAll):
         return 1
     return max(round(float(operator.group.size * operator.group.stride / unit)), 1)
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from costmodel.analytic.actions import pass_of, stage_sums
-from costmodel.analytic.operator_timing import Priced
+from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.analytic.recurrence import Slot
-from costmodel.analytic.stream_times import seconds_of, sums_of
+from costmodel.analytic.stream_times import seconds_of, stream_times
 from costmodel.analytic.training import (
-    PricedStep,
+    OptimizerStep,
+    StepModel,
     StepTimes,
-    Tail,
     arrival,
     jitter,
     layer_sums,
@@ -23,10 +23,20 @@ from costmodel.analytic.training import (
 from costmodel.event.engine import Timeline
 from costmodel.event.graph import COPY, KERNEL, MESSAGE, START, Graph, Span, Task
 from costmodel.event.links import Links, links_of, wire_seconds
-from costmodel.event.list_scheduling import FILLER, Local, chain, interleaved
+from costmodel.event.list_scheduling import FILLER, ActionTask, chain, interleaved
 from costmodel.event.overlap import beside, with_traffic
 from costmodel.event.replicas import Replicas, replicas_met, replicated
-from costmodel.event.task_groups import ARRIVING, COLLECTIVE, COMPUTE, EXCHANGE, LEAVING, STARTS, Part, merged, parts_of
+from costmodel.event.task_groups import (
+    ARRIVING,
+    COLLECTIVE,
+    COMPUTE,
+    EXCHANGE,
+    LEAVING,
+    STARTS,
+    TaskGroup,
+    merged,
+    parts_of,
+)
 from costmodel.quantities import Array, Quantity
 from costmodel.workload.counting import sum_of
 from costmodel.workload.memory import stage_work
@@ -59,13 +69,13 @@ class StepGraph:
     bounds: tuple[tuple[int, int], ...]
     kernels: Array
     passed: int
-    ends: tuple[tuple[int, int, Tail], ...]
+    ends: tuple[tuple[int, int, OptimizerStep], ...]
     replicas: int
     tasks: int
 
 
 def step_graph(
-    scenario: Scenario, step: PricedStep, schedule: Schedule, last_passes: Sequence[Kind], replicas: Replicas
+    scenario: Scenario, step: StepModel, schedule: Schedule, last_passes: Sequence[Kind], replicas: Replicas
 ) -> StepGraph:
     """Return the tasks of a step. schedule: the step's, folded or not; last_passes: what ends each rank's passes.
 
@@ -75,7 +85,7 @@ def step_graph(
     them.
     """
     graph, table, links = (
-        Graph(slowing=float(step.slowing)),
+        Graph(slowing=float(step.moe_comm_slowdown)),
         schedule.table(),
         links_of(scenario, schedule.parameter_copies),
     )
@@ -103,15 +113,15 @@ def step_graph(
         leaves = [
             first[number] + position
             for position, local in enumerate(action)
-            if position not in waited and not local.runs_on
+            if position not in waited and not local.is_async
         ]
         previous = graph.mark(streams[rank][COMPUTE], leaves or roots, wait=waits[number])
         running[rank] = _still_running(action, first[number], earlier)
         graph.spans.append(Span(first[number], previous, rank, *titles[number], *kept[number]))
-    send = float(seconds_of(step.transfer, None))
-    wire = wire_seconds(step.transfer, send) / step.together
+    send = float(seconds_of(step.p2p_send, None))
+    wire = wire_seconds(step.p2p_send, send) / step.concurrent_sends
     # On shared links messages wait for those that they meet, whichever these are.
-    alone = send if links.wires is None else send - (step.together - 1) * wire
+    alone = send if links.wires is None else send - (step.concurrent_sends - 1) * wire
     alone += float(arrival(step, None)) - send
     message_of = _one_message(step)
     for (source, row), (place, target) in sends.items():
@@ -132,7 +142,7 @@ def step_graph(
         for rank, each in enumerate(streams)
     ]
     count = replicas.simulated(len(graph.tasks))
-    links.settle(graph, count, replicas.of)
+    links.assign_links(graph, count, replicas.of)
     graph.spans.extend(
         Span(begin, end, rank, "optimizer", "gradient reduction and optimizer")
         for rank, (begin, end, _) in enumerate(closings)
@@ -148,11 +158,23 @@ def step_graph(
     whole = replicated(graph, count, meets, links.copies)
     bounds = tuple(zip(first, ends, strict=False))
     kernels = _kernel_shares(actions, first, closings, len(graph.tasks))
-    return StepGraph(whole, table, bounds, kernels, passed, tuple(closings), count, len(graph.tasks))
+    return StepGraph(
+        graph=whole,
+        table=table,
+        bounds=bounds,
+        kernels=kernels,
+        passed=passed,
+        ends=tuple(closings),
+        replicas=count,
+        tasks=len(graph.tasks),
+    )
 
 
 def _kernel_shares(
-    actions: Sequence[Sequence[Local]], first: Sequence[int], closings: Sequence[tuple[int, int, Tail]], tasks: int
+    actions: Sequence[Sequence[ActionTask]],
+    first: Sequence[int],
+    closings: Sequence[tuple[int, int, OptimizerStep]],
+    tasks: int,
 ) -> Array:
     """Return the share of each task's time in which kernels run: none of messages, marks and the host's work."""
     shares = np.zeros(tasks)
@@ -165,7 +187,7 @@ def _kernel_shares(
     return shares
 
 
-def _meetings(actions: Sequence[Sequence[Local]], first: Sequence[int], unit: Quantity) -> dict[int, int]:
+def _meetings(actions: Sequence[Sequence[ActionTask]], first: Sequence[int], unit: Quantity) -> dict[int, int]:
     """Return the messages of the passes that several replicas have to have come to, and how many of them."""
     spans: dict[int, int] = {}
     for begin, action in zip(first, actions, strict=False):
@@ -180,11 +202,11 @@ def _process(schedule: Schedule, rank: int) -> str:
     return f"rank {rank}: stage{'s' if len(schedule.stages_of(rank)) > 1 else ''} {held}"
 
 
-def _one_message(step: PricedStep) -> Priced:
+def _one_message(step: StepModel) -> TimedOperator:
     """Return one of the messages between stages that `transfer` is the time of."""
-    operator = step.transfer.operator
+    operator = step.p2p_send.operator
     assert isinstance(operator, Collective), "it has a size"
-    return replace(step.transfer, operator=replace(operator, size=operator.size / step.together))
+    return replace(step.p2p_send, operator=replace(operator, size=operator.size / step.concurrent_sends))
 
 
 def _title(action: Action) -> str:
@@ -194,7 +216,7 @@ def _title(action: Action) -> str:
     return f"{action.kind.value.replace('_', ' ')}: {told}"
 
 
-def _kept(step: PricedStep, kind: Kind, forward: Stage | None, backward: Stage | None) -> tuple[float, float]:
+def _kept(step: StepModel, kind: Kind, forward: Stage | None, backward: Stage | None) -> tuple[float, float]:
     """Return what an action keeps for the backward pass, and what it lets go [B]."""
     ends = None if kind is Kind.BACKWARD_INPUT else backward
     taken, freed = (
@@ -206,7 +228,7 @@ def _kept(step: PricedStep, kind: Kind, forward: Stage | None, backward: Stage |
     return taken, freed
 
 
-def _waits(step: PricedStep, table: Table) -> list[float]:
+def _waits(step: StepModel, table: Table) -> list[float]:
     """Return how long each action holds up its rank beyond its own time, since chunks jitter [s]."""
     longer = jitter(step, layer_sums(step, None))
     label = {stage: number for number, stage in enumerate(step.classes)} | {None: None}
@@ -216,7 +238,7 @@ def _waits(step: PricedStep, table: Table) -> list[float]:
     ]
 
 
-def _columns(step: PricedStep, table: Table) -> Iterator[tuple[Kind, Stage | None, Stage | None]]:
+def _columns(step: StepModel, table: Table) -> Iterator[tuple[Kind, Stage | None, Stage | None]]:
     """Yield (kind, stage forward, stage backward) of every action."""
     for kind, forward, backward in zip(table.kind, table.forward, table.backward, strict=True):
         yield (
@@ -247,7 +269,7 @@ def _sends(table: Table, first: int) -> dict[tuple[int, int], tuple[int, int]]:
 
 
 def _instance(
-    action: Sequence[Local],
+    action: Sequence[ActionTask],
     streams: dict[str, int],
     numbers: tuple[int, int],
     waits: tuple[tuple[int, ...], tuple[int, ...]],
@@ -261,40 +283,40 @@ def _instance(
     for local in action:
         part = local.part
         after = tuple(first + each for each in local.after) if local.after else roots
-        after = (*after, *running) if local.follows else after
+        after = (*after, *running) if local.after_async else after
         kind = MESSAGE if part.priced is not None else _TASK_KIND.get(part.stream, KERNEL)
         stream = streams[part.stream]
         seconds, message = links.sent(part.seconds, part.wire, part.priced, (rank, stream))
         yield Task(
-            part.name, stream, seconds, after, kind, part.elastic, part.processors, message, part.classes,
+            part.name, stream, seconds, after, kind, part.processor_bound_share, part.processors, message, part.classes,
             part.stream == EXCHANGE,
         )  # fmt: skip
 
 
-def _still_running(action: Sequence[Local], first: int, earlier: tuple[int, ...]) -> tuple[int, ...]:
+def _still_running(action: Sequence[ActionTask], first: int, earlier: tuple[int, ...]) -> tuple[int, ...]:
     """Return the task that ends the reductions that run on when an action is done. earlier: the one before it."""
-    if not any(local.follows for local in action):
+    if not any(local.after_async for local in action):
         return earlier
-    return tuple(first + position for position, local in enumerate(action) if local.runs_on)[-1:]
+    return tuple(first + position for position, local in enumerate(action) if local.is_async)[-1:]
 
 
 class _Templates:
     """The parts of every kind of action, put together once."""
 
-    def __init__(self, scenario: Scenario, step: PricedStep, *, apart: bool) -> None:
+    def __init__(self, scenario: Scenario, step: StepModel, *, apart: bool) -> None:
         self._step, self._apart = step, apart
         self._processors = float(scenario.communication.processors)
         self._layer_sums = layer_sums(step, None)
-        self._known: dict[tuple[Kind, Stage | None, Stage | None], list[Local]] = {}
+        self._known: dict[tuple[Kind, Stage | None, Stage | None], list[ActionTask]] = {}
 
-    def of(self, kind: Kind, forward: Stage | None, backward: Stage | None) -> list[Local]:
+    def of(self, kind: Kind, forward: Stage | None, backward: Stage | None) -> list[ActionTask]:
         """Return the parts of an action."""
         key = (kind, forward, backward)
         if key not in self._known:
             made = self._made(*key)
             starting = float(self._step.start) * self._starts(*key)
             if starting:
-                made.append(Local(Part("kernel starts", STARTS, starting, 0.0, 0.0)))
+                made.append(ActionTask(TaskGroup("kernel starts", STARTS, starting, 0.0, 0.0)))
             self._known[key] = made
         return self._known[key]
 
@@ -307,23 +329,23 @@ class _Templates:
             if stage is not None
         )
 
-    def _made(self, kind: Kind, forward: Stage | None, backward: Stage | None) -> list[Local]:
+    def _made(self, kind: Kind, forward: Stage | None, backward: Stage | None) -> list[ActionTask]:
         if forward is not None and backward is not None:
             return self._pair(forward, backward)
         stage = backward if forward is None else forward
         assert stage is not None, "an action works on a stage"
-        traffic = self._step.traffic
+        traffic = self._step.overlapped_comm
         if traffic is None:
             return chain([part for layer in self._layers(stage, kind) for part in layer])
         return with_traffic(traffic, stage_work(self._step.work, stage), kind, self._layers(stage, kind))
 
-    def _layers(self, stage: Stage, kind: Kind) -> list[list[Part]]:
+    def _layers(self, stage: Stage, kind: Kind) -> list[list[TaskGroup]]:
         """Return the parts of each layer of a stage, in the order of the pass."""
         works = stage_work(self._step.work, stage)
         found = []
         for count, work in works if kind is Kind.FORWARD else reversed(works):
-            priced = self._step.priced[work.name]
-            own: list[Part] = []
+            priced = self._step.timed_works[work.name]
+            own: list[TaskGroup] = []
             if kind is Kind.FORWARD:
                 own += self._parts(priced.forward, work.name)
             if kind in (Kind.BACKWARD, Kind.BACKWARD_INPUT):
@@ -335,10 +357,10 @@ class _Templates:
             found.extend([own] * count)
         return found
 
-    def _parts(self, operators: Sequence[Priced], name: str) -> list[Part]:
+    def _parts(self, operators: Sequence[TimedOperator], name: str) -> list[TaskGroup]:
         return parts_of(operators, name, self._processors, apart=self._apart)
 
-    def _weights(self, operators: Sequence[Priced], name: str) -> list[Part]:
+    def _weights(self, operators: Sequence[TimedOperator], name: str) -> list[TaskGroup]:
         """Return the weight gradients of routed experts, which are ready before the others, and all others."""
         of_experts = [item for item in operators if base_name(item.operator.name).startswith(EXPERT)]
         others = [item for item in operators if item not in of_experts]
@@ -347,7 +369,7 @@ class _Templates:
             *merged(self._parts(others, name), WEIGHTS),
         ]
 
-    def _pair(self, forward: Stage, backward: Stage) -> list[Local]:
+    def _pair(self, forward: Stage, backward: Stage) -> list[ActionTask]:
         """Return a forward pass and another chunk's backward pass side by side."""
         ahead = [part for layer in self._layers(forward, Kind.FORWARD) for part in layer]
         work = chain(ahead)
@@ -355,18 +377,18 @@ class _Templates:
         for layer in self._layers(backward, Kind.BACKWARD):
             ready: dict[str, tuple[int, ...]] = {}
             for part in (each for each in layer if each.name not in _ALL_WEIGHTS):
-                work.append(Local(part, last, 1))
+                work.append(ActionTask(part, last, 1))
                 last = (len(work) - 1,)
                 ready[part.name] = last
             work += [
-                Local(part, ready.get(EXPERTS_GRADIENT, last) if part.name == EXPERT_WEIGHTS else last, FILLER)
+                ActionTask(part, ready.get(EXPERTS_GRADIENT, last) if part.name == EXPERT_WEIGHTS else last, FILLER)
                 for part in layer
                 if part.name in _ALL_WEIGHTS
             ]
-        traffic = self._step.traffic
+        traffic = self._step.overlapped_comm
         if traffic is not None:
             moved = traffic.in_pair(stage_work(self._step.work, forward), stage_work(self._step.work, backward))
-            work += [Local(beside(traffic, part, priced, count)) for part, count, priced in moved]
+            work += [ActionTask(beside(traffic, part, priced, count)) for part, count, priced in moved]
         return interleaved([local for local in work if local.part.seconds > 0])
 
 
@@ -374,20 +396,20 @@ def _gradient(name: str) -> str:
     return name if "gradient" in name else f"{name} gradient"
 
 
-def _tail(step: PricedStep, schedule: Schedule, rank: int, last_passes: Sequence[Kind]) -> Tail:
+def _tail(step: StepModel, schedule: Schedule, rank: int, last_passes: Sequence[Kind]) -> OptimizerStep:
     """Return how a rank ends the step."""
     held = tuple(step.layout[stage] for stage in schedule.stages_of(rank))
     mirrored = held[::-1]
     for stages in (held, mirrored):
-        for tail in step.tails:
+        for tail in step.optimizer_steps:
             if tail.stages == stages and tail.last is last_passes[rank]:
                 return tail
     raise AssertionError("every rank ends the step in a priced way")
 
 
 def _close(
-    graph: Graph, step: PricedStep, place: tuple[dict[str, int], int], passed: int, tail: Tail, links: Links
-) -> tuple[int, int, Tail]:
+    graph: Graph, step: StepModel, place: tuple[dict[str, int], int], passed: int, tail: OptimizerStep, links: Links
+) -> tuple[int, int, OptimizerStep]:
     """Add the end of the step on one rank: what overlap left of reductions, then reductions and optimizer in turn."""
     first, (streams, rank) = len(graph.tasks), place
     left = float(sum(once_a_step(step, tail, layer_sums(step, None), None)))
@@ -403,7 +425,7 @@ def _close(
     for priced in tail.on_host:
         previous = graph.add(Task(priced.operator.name, streams[COMPUTE], float(priced.time.seconds), (previous,)))
     after = begun if step.host_overlaps else previous
-    copies = float(sums_of(tail.copies, None).collectives)
+    copies = float(stream_times(tail.copies, None).collectives)
     copied = graph.add(Task("weights and gradients", streams[ARRIVING], copies, (after,), COPY))
     return first, graph.mark(streams[COMPUTE], (previous, copied)), tail
 
@@ -427,7 +449,7 @@ def times_of(made: StepGraph, timeline: Timeline) -> StepTimes:
         busy += seconds / ranks
     first, last, tail = max(made.ends, key=lambda end: finish[:, end[1]].max())
     slowest = int(finish[:, last].argmax())
-    host = float(sums_of(tail.on_host, None).kernels)
+    host = float(stream_times(tail.on_host, None).kernels)
     ending = float(finish[slowest, last]) - span
     waiting = ending - float(ran[slowest, first:last].sum()) - host
     return StepTimes(span + ending, by_kind, span - busy, ending, busy - kernels + waiting, host)

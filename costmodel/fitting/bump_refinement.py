@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from costmodel.cost.residual import Residual
-from costmodel.fitting.regression import ROBUST, Share
+from costmodel.fitting.regression import ROBUST, KernelShare
 from costmodel.quantities import Array
 
 STEPS = 400  # of the descent, at most
@@ -17,7 +17,7 @@ TIE = 0.003  # how strongly a bump is held to its place and lengths, against a r
 FURTHEST = 4.0  # by what a bump's own lengths differ from those that all start with, at most
 
 
-def moved(start: Residual, shares: Sequence[Share], misses: Array, ridge: float) -> Residual:
+def refine_bumps(start: Residual, shares: Sequence[KernelShare], misses: Array, ridge: float) -> Residual:
     """Return a residual whose bumps have left their places for those where they explain more.
 
     Minimises over places c, own lengths l and heights w of all bumps
@@ -65,7 +65,7 @@ class _Descent:
     ridge: float
 
     @staticmethod
-    def of(start: Residual, shares: Sequence[Share], misses: Array, ridge: float) -> _Descent:
+    def of(start: Residual, shares: Sequence[KernelShare], misses: Array, ridge: float) -> _Descent:
         """Return the objective of some rows."""
         middle = start.centres.mean(axis=0)
         shapes = (np.concatenate([share.features for share in shares]) - middle) / start.lengths

@@ -12,10 +12,10 @@ import numpy as np
 from costmodel.calibration.fit_lookup import read
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InputError
-from costmodel.fitting.run_plan import FEWEST, PLAN, Outcome, Rows, fit_families, rooflines_of
+from costmodel.fitting.run_plan import FEWEST, PLAN, ImplementationFits, MappedRows, fit_families, rooflines_of
 from costmodel.fitting.writing import Origin, write_calibration
-from costmodel.measurements.exclusions import Omission, Screened, screen
-from costmodel.measurements.row_group import Catalogue, Mapped
+from costmodel.measurements.exclusions import Exclusion, Screened, screen
+from costmodel.measurements.row_group import Catalogue, OperatorRows
 from costmodel.measurements.tables import Table, join, read_tables
 from costmodel.schema.files import load_device
 from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
@@ -25,7 +25,7 @@ SCHEMA = "costmodel/calibration_report@1"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Calibrated:
+class CalibrationRun:
     """What a calibration found, and what it did not.
 
     too_few: rows of families that have fewer than a fit needs; without_recipe: rows of families that the plan has no
@@ -34,10 +34,10 @@ class Calibrated:
     for families without.
     """
 
-    outcome: Outcome
+    outcome: ImplementationFits
     too_few: Mapping[str, int]
     without_recipe: Mapping[str, int]
-    left_out: Sequence[Omission]
+    left_out: Sequence[Exclusion]
     other_devices: int
     kernels: int
     inherits: str | None
@@ -66,7 +66,7 @@ class Calibrated:
 
 def calibrate(
     measurements: Sequence[Path], device: str, output: Path, search_path: Sequence[str | Path] = ()
-) -> Calibrated:
+) -> CalibrationRun:
     """Fit every `family/variant` that a device's rows measure, by the default recipes, and write the calibration file.
 
     Raises InputError where the device is unknown, no row is of it, or no family has enough rows.
@@ -87,21 +87,21 @@ def calibrate(
     families, without = default_families(defaults, found.mapped)
     file = _file(known, output, found.rows, families)
     outcome = fit_families(
-        file, plan, Rows(found.rows, found.mapped), Calibration(file.name, rooflines_of(search_path))
+        file, plan, MappedRows(found.rows, found.mapped), Calibration(file.name, rooflines_of(search_path))
     )
     if not outcome.evidence.fitted:
         raise _nothing_fitted(outcome, without, found)
     made = f"costmodel calibrate {' '.join(path.name for path in measurements)} --device {known} --output {output.name}"
     write_calibration(output, outcome.evidence, Origin(f"measurement tables of {known}", made))
     pairs = set(zip(found.rows.text("framework"), found.rows.text("kernel"), strict=True))
-    return Calibrated(
+    return CalibrationRun(
         outcome, outcome.skipped, without, found.omissions, len(table) - len(rows), len(pairs),
         catalogue.inherits(known),
     )  # fmt: skip
 
 
 def default_families(
-    defaults: Mapping[str, str], mapped: Sequence[Mapped]
+    defaults: Mapping[str, str], mapped: Sequence[OperatorRows]
 ) -> tuple[dict[str, str], dict[str, int]]:  # fmt: skip
     """Return the recipe of every `family/variant` that rows measure, and the rows of those without one.
 
@@ -137,7 +137,7 @@ def _file(device: str, output: Path, rows: Table, families: Mapping[str, str]) -
     )  # fmt: skip
 
 
-def _nothing_fitted(outcome: Outcome, without: Mapping[str, int], found: Screened) -> InputError:
+def _nothing_fitted(outcome: ImplementationFits, without: Mapping[str, int], found: Screened) -> InputError:
     reasons = [f"{key}: {rows} rows" for key, rows in outcome.skipped.items()]
     reasons += [f"{key}: {rows} rows, and no recipe" for key, rows in without.items()]
     reasons += [f"{one.op}: {one.rows} rows left out, {one.reason}" for one in found.omissions]

@@ -11,15 +11,13 @@ import numpy.typing as npt
 
 from costmodel.cost.calibration import ROOFLINE, Calibration, FamilyFit, Form
 from costmodel.cost.form_registry import FORMS
-from costmodel.cost.machine import Machine
-from costmodel.cost.operator_time import operator_time
+from costmodel.cost.operator_time import likely_time, operator_time
 from costmodel.cost.residual import Domain, Nearness, Residual
-from costmodel.fitting.bump_refinement import moved
-from costmodel.fitting.interval_width import Shapes, Unseen, widths
-from costmodel.fitting.regression import CANDIDATES, RIDGE, SUPPORTS, Estimate, Share, estimate, residual
-from costmodel.hardware import Cluster
-from costmodel.measurements.row_group import Mapped
-from costmodel.quantities import Array, Indices, Quantity, Seconds
+from costmodel.fitting.bump_refinement import refine_bumps
+from costmodel.fitting.interval_width import HeldOutPredictions, Shapes, interval_widths
+from costmodel.fitting.regression import CANDIDATES, RIDGE, SUPPORTS, Estimate, KernelShare, estimate, residual
+from costmodel.measurements.row_group import OperatorRows
+from costmodel.quantities import Array, Indices, Seconds
 from costmodel.workload.operators import Operator
 from costmodel.workload.scenario import Framework
 
@@ -50,7 +48,7 @@ class Samples:
     """
 
     key: str
-    parts: tuple[Mapped, ...]
+    parts: tuple[OperatorRows, ...]
     seconds: Array
     groups: Groups
     known: Calibration
@@ -70,7 +68,7 @@ class Samples:
                 parts.append(_taken(part, np.flatnonzero(inside)))
         return replace(self, parts=tuple(parts), seconds=self.seconds[mask], groups=self.groups[mask])
 
-    def targets(self) -> Iterator[tuple[Mapped, list[Operator], list[Operator]]]:
+    def targets(self) -> Iterator[tuple[OperatorRows, list[Operator], list[Operator]]]:
         """Yield (rows, operators that are fitted, others) of each part."""
         for part in self.parts:
             own = [operator for operator in part.operators if self.is_target(operator)]
@@ -124,13 +122,7 @@ class Samples:
         return max(len(own) for _, own, _ in self.targets())
 
 
-def likely_time(operator: Operator, machine: Machine, cluster: Cluster | None, fit: FamilyFit) -> Quantity:
-    """Return the most likely time of an operator [s]: a bare roofline's times the median ratio measured to it."""
-    seconds = operator_time(operator, machine, cluster, fit).seconds
-    return seconds * fit.spread.ratio(seconds, 0.0, 0.0) if fit.basis == "roofline" else seconds
-
-
-def _taken(part: Mapped, rows: Indices) -> Mapped:
+def _taken(part: OperatorRows, rows: Indices) -> OperatorRows:
     """Return some rows of a part."""
     count = len(part.rows)
 
@@ -142,7 +134,12 @@ def _taken(part: Mapped, rows: Indices) -> Mapped:
     def some(operator: Any) -> Any:
         return replace(operator, **{each.name: cut(getattr(operator, each.name)) for each in fields(operator)})
 
-    return replace(part, rows=part.rows[rows], operators=tuple(map(some, part.operators)), held=cut(part.held))
+    return replace(
+        part,
+        rows=part.rows[rows],
+        operators=tuple(map(some, part.operators)),
+        comm_processors=cut(part.comm_processors),
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -175,7 +172,7 @@ class Errors:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Beside:
+class CompanionFit:
     """The form of streams that run in the rows of a family and that nothing else measures."""
 
     key: str
@@ -192,7 +189,7 @@ class Beside:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Fitted:
+class FamilyFitResult:
     """A family's fit and its evidence.
 
     errors: by model, `roofline`, `data` (a smooth function of the shape alone), `form`, `residual` (the form with it),
@@ -211,7 +208,7 @@ class Fitted:
     rows: int
     groups: int
     nearness: Nearness | None = None
-    beside: Beside | None = None
+    companion: CompanionFit | None = None
 
     def fit(self) -> FamilyFit:
         """Return the fit as prices are made with it, its spread left to the file."""
@@ -221,30 +218,31 @@ class Fitted:
         )  # fmt: skip
 
 
-def fit_family(samples: Samples, recipe: Recipe) -> Fitted:
+def fit_family(samples: Samples, recipe: Recipe) -> FamilyFitResult:
     """Return the fit of a family with its cross-validated errors."""
     folds = fold_numbers(samples.groups)
     predictions = {name: np.empty(len(samples)) for name in ("roofline", "data", "form")}
     trials = []
     for fold in range(int(folds.max()) + 1):
         held = folds == fold
-        trials.append(_Trial.of(samples.take(~held), samples.take(held), recipe, held))
+        trials.append(_Fold.of(samples.take(~held), samples.take(held), recipe, held))
         trials[-1].write(predictions)
     bumps, far = _best_bumps(trials, np.array(FORMS[recipe.form].lengths), samples.seconds)
-    whole = _Trained.on(samples, recipe)
+    whole = _FormFit.on(samples, recipe)
     stage = whole.stage(samples)
     features = np.concatenate(stage.features)
     near = _without_shapes(stage, bumps)
     shapes = Shapes(stage.axes, stage.features[0], bumps.lengths)
-    found = widths(near, far, samples.seconds, shapes, folds)
-    return Fitted(
-        recipe, whole.estimate, replace(stage.residual(bumps), scatter=found.scatter),
-        Domain(features.min(axis=0), features.max(axis=0), NEAR / float(np.exp(np.log(bumps.lengths).mean()))),
-        {
+    found = interval_widths(near, far, samples.seconds, shapes, folds)
+    return FamilyFitResult(
+        recipe=recipe, estimate=whole.estimate, residual=replace(stage.residual(bumps), scatter=found.scatter),
+        domain=Domain(features.min(axis=0), features.max(axis=0), NEAR / float(np.exp(np.log(bumps.lengths).mean()))),
+        errors={
             **{name: Errors.of(predictions[name], samples.seconds) for name in ("roofline", "data", "form")},
             "residual": Errors.of(far.seconds, samples.seconds), "near": Errors.of(near.seconds, samples.seconds),
         },
-        far.seconds, found.of_rows, len(samples), len(np.unique(samples.groups)), found.nearness, whole.beside,
+        predictions=far.seconds, widths=found.of_rows, rows=len(samples), groups=len(np.unique(samples.groups)),
+        nearness=found.nearness, companion=whole.beside,
     )  # fmt: skip
 
 
@@ -262,18 +260,18 @@ class _Bumps:
     moving: bool = False
 
 
-def _without_shapes(stage: _Stage, bumps: _Bumps) -> Unseen:
+def _without_shapes(stage: _Stage, bumps: _Bumps) -> HeldOutPredictions:
     """Return the prediction of every row with a residual of the rows of other shapes; the form has seen them all."""
     _, shapes = np.unique(np.concatenate(stage.features, axis=1), axis=0, return_inverse=True)
     folds = np.random.default_rng(SEED).permutation(int(shapes.max()) + 1)[shapes] % FOLDS
-    found = Unseen(np.empty(len(stage.seconds)), np.empty(len(stage.seconds)))
+    found = HeldOutPredictions(np.empty(len(stage.seconds)), np.empty(len(stage.seconds)))
     for fold in range(int(folds.max()) + 1):
         held = folds == fold
         stage.take(~held).write(bumps, stage.take(held), held, found)
     return found
 
 
-def _best_bumps(trials: Sequence[_Trial], start: Array, seconds: Array) -> tuple[_Bumps, Unseen]:
+def _best_bumps(trials: Sequence[_Fold], start: Array, seconds: Array) -> tuple[_Bumps, HeldOutPredictions]:
     """Return the bumps whose residual predicts unseen rows best, and those predictions.
 
     All lengths are scaled together first, then each axis by itself, in its turn; what helps by less than `GAIN` is
@@ -283,8 +281,8 @@ def _best_bumps(trials: Sequence[_Trial], start: Array, seconds: Array) -> tuple
     neighbours, those supports are chosen that explain most.
     """
 
-    def score(bumps: _Bumps) -> tuple[float, Unseen]:
-        found = Unseen(np.empty(len(seconds)), np.empty(len(seconds)))
+    def score(bumps: _Bumps) -> tuple[float, HeldOutPredictions]:
+        found = HeldOutPredictions(np.empty(len(seconds)), np.empty(len(seconds)))
         for trial in trials:
             trial.seen.write(bumps, trial.held, trial.mask, found)
         return Errors.of(found.seconds, seconds).mean, found
@@ -336,12 +334,12 @@ class _Stage:
     def residual(self, bumps: _Bumps) -> Residual:
         """Return the residual of the rows."""
         total = self.others + np.sum(self.times, axis=0)
-        shares = [Share(features, part / total) for features, part in zip(self.features, self.times, strict=True)]
+        shares = [KernelShare(features, part / total) for features, part in zip(self.features, self.times, strict=True)]
         misses = np.log(self.seconds / total)
         found = residual(shares, misses, self.axes, bumps.lengths, bumps.ridge, bumps.candidates)
-        return moved(found, shares, misses, bumps.ridge) if bumps.moving else found
+        return refine_bumps(found, shares, misses, bumps.ridge) if bumps.moving else found
 
-    def write(self, bumps: _Bumps, held: _Stage, mask: npt.NDArray[np.bool_], found: Unseen) -> None:
+    def write(self, bumps: _Bumps, held: _Stage, mask: npt.NDArray[np.bool_], found: HeldOutPredictions) -> None:
         """Write what the residual of these rows says of others, and how far they are. mask: where those are."""
         correction = self.residual(bumps)
         found.seconds[mask], found.distances[mask] = held.predict(correction), held.distances(correction)
@@ -365,7 +363,7 @@ class _Stage:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Trial:
+class _Fold:
     """One fold: a form fitted to the rows seen, and the rows held out; mask: where those are."""
 
     seen: _Stage
@@ -375,11 +373,11 @@ class _Trial:
     mask: npt.NDArray[np.bool_]
 
     @staticmethod
-    def of(seen: Samples, held: Samples, recipe: Recipe, mask: npt.NDArray[np.bool_]) -> _Trial:
+    def of(seen: Samples, held: Samples, recipe: Recipe, mask: npt.NDArray[np.bool_]) -> _Fold:
         """Return the trial of a fold."""
-        trained = _Trained.on(seen, recipe)
+        trained = _FormFit.on(seen, recipe)
         data = _data_driven(seen, held, trained.form, recipe)
-        return _Trial(trained.stage(seen), trained.stage(held), data, _roofline(held), mask)
+        return _Fold(trained.stage(seen), trained.stage(held), data, _roofline(held), mask)
 
     def write(self, predictions: Mapping[str, Array]) -> None:
         """Write what the models without a residual say of the rows held out."""
@@ -389,16 +387,16 @@ class _Trial:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Trained:
+class _FormFit:
     """A form whose parameters are known."""
 
     recipe: Recipe
     estimate: Estimate
     form: Form
-    beside: Beside | None = None
+    beside: CompanionFit | None = None
 
     @staticmethod
-    def on(samples: Samples, recipe: Recipe) -> _Trained:
+    def on(samples: Samples, recipe: Recipe) -> _FormFit:
         """Return the form fitted to (a sample of) some rows."""
         kind = FORMS[recipe.form]
         sets = [_some(each) for each in (samples, *samples.siblings)]
@@ -411,7 +409,7 @@ class _Trained:
             form = kind.build(own, recipe.choices)
             rests = others
             if other:
-                given = Beside(recipe.beside, Estimate(other, other)).fits()
+                given = CompanionFit(recipe.beside, Estimate(other, other)).fits()
                 rests = [each.others(given) for each in sets]
             parts = zip(sets, rests, strict=True)
             return np.concatenate([rest + np.sum(each.form_times(form, each.repeats), axis=0) for each, rest in parts])
@@ -420,8 +418,8 @@ class _Trained:
         seconds = np.concatenate([each.seconds for each in sets])
         found = estimate(predict, seconds, bounds, weights)
         own, other = (Estimate(*each) for each in zip(_parted(found.values), _parted(found.errors), strict=True))
-        beside = Beside(recipe.beside, other) if streams else None
-        return _Trained(recipe, own, kind.build(own.values, recipe.choices), beside)
+        beside = CompanionFit(recipe.beside, other) if streams else None
+        return _FormFit(recipe, own, kind.build(own.values, recipe.choices), beside)
 
     def stage(self, samples: Samples) -> _Stage:
         """Return some rows as the form sees them."""
@@ -466,13 +464,13 @@ def _data_driven(seen: Samples, held: Samples, form: Form, recipe: Recipe) -> Ar
     slopes, *_ = np.linalg.lstsq(plane(seen), target, rcond=None)
     misses = target - plane(seen) @ slopes
     ones = np.ones(len(seen))
-    bumps = residual([Share(seen.features(form, 1)[0], ones)], misses, kind.axes, np.array(kind.lengths))
+    bumps = residual([KernelShare(seen.features(form, 1)[0], ones)], misses, kind.axes, np.array(kind.lengths))
     factor = bumps.factor(list(held.features(form, 1)[0].T))
     predicted: Array = np.exp(plane(held) @ slopes) * factor
     return predicted
 
 
-def roofline_time(mapped: Mapped, framework: Framework) -> Seconds:
+def roofline_time(mapped: OperatorRows, framework: Framework) -> Seconds:
     """Return the roofline time of some rows [s]: the sum over their operators, one launch a kernel."""
     seconds: Seconds = -mapped.fused * framework.launch
     for operator in mapped.operators:

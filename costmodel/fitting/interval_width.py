@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from costmodel.cost.calibration import Spread
-from costmodel.cost.residual import Nearness, Residual, Scatter
+from costmodel.cost.residual import Dispersion, Nearness, Residual
 from costmodel.fitting.regression import cluster_centres, gaussians
 from costmodel.quantities import Array, Indices
 
@@ -70,7 +70,7 @@ def spread_knots(predicted: Array, ratio: Array) -> Iterator[Knot]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Unseen:
+class HeldOutPredictions:
     """Predictions of rows that a fit had not seen [s], and how far the nearest support was [lengths]."""
 
     seconds: Array
@@ -78,20 +78,20 @@ class Unseen:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Halves:
+class HalfWidths:
     """What an interval reaches below and above a predicted time, as shares of it, where all shapes are alike."""
 
     below: Array
     above: Array
 
     @staticmethod
-    def of(predicted: Array, ratio: Array) -> Halves:
+    def of(predicted: Array, ratio: Array) -> HalfWidths:
         """Return those of rows by the spread that their own misses have. ratio: measured over predicted."""
         ordered = sorted(spread_knots(predicted, ratio), key=lambda knot: knot.time)
         columns = [tuple(getattr(knot, name) for knot in ordered) for name in ("time", "low", "median", "high")]
         stated = Spread(*columns)
         low, high = (np.asarray(stated.ratio(predicted, *side)) for side in ((1.0, 0.0), (0.0, 1.0)))
-        return Halves(np.maximum(1.0 - low, LEAST), np.maximum(high - 1.0, LEAST))
+        return HalfWidths(np.maximum(1.0 - low, LEAST), np.maximum(high - 1.0, LEAST))
 
     def misses(self, ratio: Array) -> Array:
         """Return how far measured times are off, in halves of the interval on their side."""
@@ -104,11 +104,13 @@ class Widths:
     """How wide a family's intervals are. of_rows: at the rows, each from a scatter that had not seen its group."""
 
     nearness: Nearness | None
-    scatter: Scatter | None
+    scatter: Dispersion | None
     of_rows: Array
 
 
-def widths(near: Unseen, far: Unseen, seconds: Array, shapes: Shapes, folds: Indices) -> Widths:
+def interval_widths(
+    near: HeldOutPredictions, far: HeldOutPredictions, seconds: Array, shapes: Shapes, folds: Indices
+) -> Widths:
     """Return how the width of intervals depends on place and shape.
 
     near, far: the rows where single shapes and where whole groups were held out; seconds: measured; folds: of groups.
@@ -117,12 +119,12 @@ def widths(near: Unseen, far: Unseen, seconds: Array, shapes: Shapes, folds: Ind
     nearness = nearness_of(near, far, seconds)
     place = np.ones(len(seconds)) if nearness is None else np.asarray(nearness.width(far.distances))
     ratio = seconds / far.seconds
-    misses = Halves.of(far.seconds, ratio).misses(ratio) / place
+    misses = HalfWidths.of(far.seconds, ratio).misses(ratio) / place
     scatter, unseen = _scatter(misses, shapes, folds)
     return Widths(nearness, scatter, place * unseen)
 
 
-def nearness_of(near: Unseen, far: Unseen, seconds: Array) -> Nearness | None:
+def nearness_of(near: HeldOutPredictions, far: HeldOutPredictions, seconds: Array) -> Nearness | None:
     """Return how the spread depends on the distance to a support; None where groups are no farther than shapes."""
     places = [float(np.median(each.distances)) for each in (near, far)]
     reach = [float(np.quantile(np.abs(np.log(each.seconds / seconds)), INTERVAL)) for each in (near, far)]
@@ -144,7 +146,7 @@ class Shapes:
         return Shapes(self.axes, self.features[mask], self.lengths)
 
 
-def _scatter(misses: Array, shapes: Shapes, folds: Indices) -> tuple[Scatter, Array]:
+def _scatter(misses: Array, shapes: Shapes, folds: Indices) -> tuple[Dispersion, Array]:
     """Return the scatter of misses by shape, and its width at every row from a fit that had not seen the row's fold.
 
     Of some lengths and ridges those under which unseen misses are likeliest; one width for all shapes is among them.
@@ -162,7 +164,7 @@ def _scatter(misses: Array, shapes: Shapes, folds: Indices) -> tuple[Scatter, Ar
     (longer, ridge), width = min(tried, key=lambda one: _unlikeliness(misses, one[1]))
     scale = float(np.quantile(misses / width, INTERVAL))
     found = _Basis.of(shapes, longer).scatter(misses, ridge)
-    return Scatter(found.bumps, found.level * scale), width * scale
+    return Dispersion(found.bumps, found.level * scale), width * scale
 
 
 def _unlikeliness(misses: Array, width: Array) -> float:
@@ -188,7 +190,7 @@ class _Basis:
         matrix = np.concatenate([gaussians(points, supports), np.ones((len(points), 1))], axis=1)
         return _Basis(shapes.axes, lengths, supports, matrix)
 
-    def scatter(self, misses: Array, ridge: float) -> Scatter:
+    def scatter(self, misses: Array, ridge: float) -> Dispersion:
         """Return the scatter under which the absolute misses of the rows are likeliest.
 
         They are exponential, of mean level * exp(sum of bumps): a generalised linear model with a logarithmic link, by
@@ -198,7 +200,7 @@ class _Basis:
         level = np.log(max(float(misses.mean()), LEAST))
         if not np.isfinite(ridge):
             none = Residual(self.axes, self.lengths, np.zeros((0, len(self.lengths))), np.zeros(0))
-            return Scatter(none, float(np.exp(level)))
+            return Dispersion(none, float(np.exp(level)))
         prior = np.zeros((self.matrix.shape[1],) * 2)
         prior[:-1, :-1] = ridge * (gaussians(self.supports, self.supports) + 1e-6 * np.eye(len(self.supports)))
         weights = np.append(np.zeros(len(self.supports)), level)
@@ -209,6 +211,6 @@ class _Basis:
             weights = weights + step
             if float(np.abs(step).max()) < ENOUGH:
                 break
-        return Scatter(
+        return Dispersion(
             Residual(self.axes, self.lengths, self.supports * self.lengths, weights[:-1]), float(np.exp(weights[-1]))
         )

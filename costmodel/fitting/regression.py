@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from costmodel.cost.form_registry import Bounds
 from costmodel.cost.residual import Residual
 from costmodel.quantities import Array
 
@@ -24,15 +25,6 @@ FIRST = 12  # evaluations of each start
 APART = 0.7  # standard deviation of the logarithms of starts
 EVALUATIONS = 40
 STEP = 1e-3  # of a finite difference: forms have steps (whole waves), which a smaller one would not see across
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """Where a search for a parameter starts, and between what it stays."""
-
-    start: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,7 +87,7 @@ def _standard_errors(jacobian: Array, misses: Array, active: npt.NDArray[np.int_
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Share:
+class KernelShare:
     """How a row's time depends on one kernel in it: its features and its share of the row's predicted time."""
 
     features: Array  # (rows, axes)
@@ -103,7 +95,7 @@ class Share:
 
 
 def residual(
-    shares: Sequence[Share],
+    shares: Sequence[KernelShare],
     misses: Array,
     axes: tuple[str, ...],
     lengths: Array,

@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from costmodel import units
-from costmodel.calibration.fit_lookup import Shelf, default_framework, family_fit
+from costmodel.calibration.fit_lookup import FitStore, default_framework, family_fit
 from costmodel.cost.calibration import Calibration, FamilyFit
-from costmodel.cost.form_registry import stated
-from costmodel.fitting.family_fit import FOLDS, Fitted, Groups, Recipe, Samples, fit_family
+from costmodel.cost.form_registry import freeze
+from costmodel.fitting.family_fit import FOLDS, FamilyFitResult, Groups, Recipe, Samples, fit_family
 from costmodel.fitting.writing import Evidence
-from costmodel.measurements.row_group import Catalogue, LeftOut, Mapped
+from costmodel.measurements.row_group import Catalogue, ExcludedRows, OperatorRows
 from costmodel.measurements.row_mapping import map_rows
 from costmodel.measurements.screening import context
 from costmodel.measurements.tables import NUMBERS, Table
@@ -35,11 +35,11 @@ Siblings: TypeAlias = "Mapping[str, Samples]"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Outcome:
+class ImplementationFits:
     """The fits of one implementation with their evidence; skipped: families with too few rows."""
 
     evidence: Evidence
-    left_out: Sequence[LeftOut]
+    left_out: Sequence[ExcludedRows]
     skipped: Mapping[str, int]
 
 
@@ -50,33 +50,37 @@ def fit_implementation(
     catalogue: Catalogue,
     known: Calibration,
     siblings: Sequence[Siblings] = (),
-) -> Outcome:
+) -> ImplementationFits:
     """Return the fits of the families that a plan asks for.
 
     known: prices a row's other kernels; siblings: rows of the same kernels elsewhere, by family.
     """
     chosen = table.take(rows_of(file, table))
     mapped, left_out = map_rows(chosen, catalogue)
-    return fit_families(file, plan, Rows(chosen, mapped, siblings), known, left_out)
+    return fit_families(file, plan, MappedRows(chosen, mapped, siblings), known, left_out)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Rows:
+class MappedRows:
     """Measured rows with their operators; siblings: rows of the same kernels elsewhere, by family."""
 
     table: Table
-    mapped: Sequence[Mapped]
+    mapped: Sequence[OperatorRows]
     siblings: Sequence[Siblings] = ()
 
 
 def fit_families(
-    file: ImplementationFile, plan: FitPlanFile, rows: Rows, known: Calibration, left_out: Sequence[LeftOut] = ()
-) -> Outcome:
+    file: ImplementationFile,
+    plan: FitPlanFile,
+    rows: MappedRows,
+    known: Calibration,
+    left_out: Sequence[ExcludedRows] = (),
+) -> ImplementationFits:
     """Return the fits of a file's families to some rows.
 
     Families whose rows hold kernels of others as well are fitted after them, with what was found of those.
     """
-    fitted: dict[str, Fitted] = {}
+    fitted: dict[str, FamilyFitResult] = {}
     beside: dict[str, FamilyFit] = {}
     samples: dict[str, Samples] = {}
     held_out: dict[str, str] = {}
@@ -97,13 +101,13 @@ def fit_families(
         if recipe.beside in beside:  # found in the rows of an earlier family
             recipe = replace(recipe, beside="")
         samples[key], fitted[key] = some, fit_family(some, recipe)
-        streams = fitted[key].beside
+        streams = fitted[key].companion
         beside |= {} if streams is None else streams.fits()
     ordered = {key: fitted[key] for key in file.families if key in fitted}
-    return Outcome(Evidence(file, ordered, samples, held_out), left_out, skipped)
+    return ImplementationFits(Evidence(file, ordered, samples, held_out), left_out, skipped)
 
 
-def _kinds(key: str, mapped: Sequence[Mapped]) -> int:
+def _kinds(key: str, mapped: Sequence[OperatorRows]) -> int:
     """Return how many families the rows of a family hold, at most."""
     family = key.partition("/")[0]
     own = (part for part in mapped if part.family == family)
@@ -111,7 +115,7 @@ def _kinds(key: str, mapped: Sequence[Mapped]) -> int:
 
 
 def samples_of(
-    key: str, table: Table, mapped: Sequence[Mapped], rule: RecipeFile, known: Calibration
+    key: str, table: Table, mapped: Sequence[OperatorRows], rule: RecipeFile, known: Calibration
 ) -> Samples | None:
     """Return the rows that measure a family; None where there are none."""
     family, _, variant = key.partition("/")
@@ -133,7 +137,7 @@ def recipe_of(rule: RecipeFile) -> Recipe:
 
 
 def _chosen(value: Any, measure: str | None) -> Any:
-    return stated(value) if measure is None or not isinstance(value, str) else units.parse(value, measure)
+    return freeze(value) if measure is None or not isinstance(value, str) else units.parse(value, measure)
 
 
 def _groups(table: Table, rows: Indices, columns: Sequence[str]) -> Groups:
@@ -158,11 +162,11 @@ def rows_of(file: ImplementationFile, table: Table) -> npt.NDArray[np.bool_]:
 
 def rooflines_of(search_path: Sequence[str | Path] = ()) -> dict[str, FamilyFit]:
     """Return what a device is priced with of which nothing is known."""
-    base = Shelf(Library(search_path)).roofline()
+    base = FitStore(Library(search_path)).roofline()
     return {family: family_fit(fit, base.basis) for family, fit in base.families.items()}
 
 
-def report(outcome: Outcome, write: Callable[[str], object]) -> None:
+def report(outcome: ImplementationFits, write: Callable[[str], object]) -> None:
     """Write the errors of an implementation's fits, line by line, as plain text."""
     write(outcome.evidence.file.name)
     for key, fit in outcome.evidence.fitted.items():

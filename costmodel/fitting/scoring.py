@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from costmodel.calibration.row_prediction import Predictions, predict_mapped
-from costmodel.measurements.exclusions import Omission, screen
+from costmodel.measurements.exclusions import Exclusion, screen
 from costmodel.measurements.row_group import Catalogue
 from costmodel.measurements.tables import Table
 from costmodel.quantities import Indices
@@ -48,7 +48,7 @@ class Evaluation:
     """The scores of a table's groups, and which of its rows they leave out."""
 
     scores: Sequence[Score]
-    left_out: Sequence[Omission]
+    left_out: Sequence[Exclusion]
 
     def document(self) -> dict[str, Any]:
         """Return the evaluation as JSON holds it."""
@@ -78,12 +78,25 @@ def _score(key: tuple[str, ...], group: Indices, table: Table, found: Prediction
     known = group[np.isfinite(found.seconds[group]) & np.isfinite(table.seconds[group])]
     device, op, dtype = key
     if not len(known):
-        return Score(device, op, dtype, 0, len(group), None, None, None, None, None)
+        return Score(
+            device=device,
+            op=op,
+            dtype=dtype,
+            rows=0,
+            left_out=len(group),
+            mean=None,
+            median=None,
+            bias=None,
+            inside=None,
+            half_width=None,
+        )
     measured, predicted = table.seconds[known], found.seconds[known]
     misses = np.abs(predicted / measured - 1.0)
     inside = (measured >= found.low[known]) & (measured <= found.high[known])
     half = (found.high[known] - found.low[known]) / 2.0 / predicted
     return Score(
-        device, op, dtype, len(known), len(group) - len(known), float(misses.mean()), float(np.median(misses)),
-        float(np.median(predicted / measured)) - 1.0, float(inside.mean()), float(np.median(half)),
+        device=device, op=op, dtype=dtype, rows=len(known), left_out=len(group) - len(known),
+        mean=float(misses.mean()), median=float(np.median(misses)),
+        bias=float(np.median(predicted / measured)) - 1.0, inside=float(inside.mean()),
+        half_width=float(np.median(half)),
     )  # fmt: skip

@@ -15,8 +15,8 @@ import numpy as np
 from costmodel import units
 from costmodel.calibration.residual_files import DIGITS, write_residuals
 from costmodel.cost.form_registry import FORMS
-from costmodel.fitting.family_fit import STREAM, Beside, Fitted, Samples
-from costmodel.fitting.interval_width import Halves, Knot, spread_knots
+from costmodel.fitting.family_fit import STREAM, CompanionFit, FamilyFitResult, Samples
+from costmodel.fitting.interval_width import HalfWidths, Knot, spread_knots
 from costmodel.quantities import Array
 from costmodel.schema.fit_plan import ImplementationFile
 from costmodel.schema.forms import dimension, parameter
@@ -34,7 +34,7 @@ class Evidence:
     """What goes into one calibration file. held_out: what the rows share that cross-validation holds out together."""
 
     file: ImplementationFile
-    fitted: Mapping[str, Fitted]
+    fitted: Mapping[str, FamilyFitResult]
     samples: Mapping[str, Samples]
     held_out: Mapping[str, str]
 
@@ -90,7 +90,7 @@ def _seen(evidence: Evidence, column: str) -> list[str]:
     return list(stated)
 
 
-def _family(name: str, fit: Fitted, evidence: Evidence) -> Iterator[str]:
+def _family(name: str, fit: FamilyFitResult, evidence: Evidence) -> Iterator[str]:
     kind = FORMS[fit.recipe.form]
     yield f"  {name}:"
     yield f"    form: {{kind: {fit.recipe.form}, {_joined(_parameters(fit))}}}"
@@ -113,11 +113,11 @@ def _family(name: str, fit: Fitted, evidence: Evidence) -> Iterator[str]:
         values = {each: f"{getattr(fit.nearness, each):.3g}" for each in ("near", "far", "share")}
         yield f"    nearness: {{{_joined(values)}}}"
     yield f"    rows: {fit.rows}"
-    if fit.beside is not None:
-        yield from _beside(name, fit, fit.beside, ratio)
+    if fit.companion is not None:
+        yield from _beside(name, fit, fit.companion, ratio)
 
 
-def _beside(name: str, fit: Fitted, beside: Beside, ratio: Array) -> Iterator[str]:
+def _beside(name: str, fit: FamilyFitResult, beside: CompanionFit, ratio: Array) -> Iterator[str]:
     """Yield the streams that were fitted in the same rows, with the scatter of the rows as a whole."""
     yield f"  {beside.key}:"
     yield f"    form: {{kind: {STREAM}, {_joined(_values(STREAM, beside.estimate.values))}}}"
@@ -127,9 +127,9 @@ def _beside(name: str, fit: Fitted, beside: Beside, ratio: Array) -> Iterator[st
     yield f"    note: Fitted together with {name}, in the same rows; the spread is that of their whole time."
 
 
-def _intervals(fit: Fitted, ratio: Array) -> tuple[float, float]:
+def _intervals(fit: FamilyFitResult, ratio: Array) -> tuple[float, float]:
     """Return the share of unseen rows in their 80 % intervals, and the median of half of these over the time."""
-    halves = Halves.of(fit.predictions, ratio)
+    halves = HalfWidths.of(fit.predictions, ratio)
     half = fit.widths * (halves.below + halves.above) / 2.0
     return float((halves.misses(ratio) <= fit.widths).mean()), float(np.median(half))
 
@@ -141,7 +141,7 @@ def _spread(knots: Iterable[Knot]) -> Iterator[str]:
         yield f"      - {{time: {units.render(knot.time, 'time')}, {points}, rows: {knot.rows}}}"
 
 
-def _parameters(fit: Fitted) -> dict[str, str]:
+def _parameters(fit: FamilyFitResult) -> dict[str, str]:
     """Return the form's parameters and choices as they are written."""
     form = fit.recipe.form
     chosen = {name: _choice(value, dimension(form, name)) for name, value in fit.recipe.choices.items()}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from costmodel.measurements.row_group import Batch
+from costmodel.measurements.row_group import RowGroup
 from costmodel.quantities import Array, Bytes, minimum
-from costmodel.workload.operators import AttentionCore, Elementwise, MixedAttention, Operator
+from costmodel.workload.operators import AttentionKernel, Elementwise, MixedAttention, Operator
 
 _LATENT = 576.0  # elements of a cached token in every measured MLA: 512 of the latent and 64 rotated (meta.csv)
 _SCALE = 4.0  # bytes of the scale of an indexed key
@@ -12,7 +12,7 @@ _ROTATED = 64.0  # of them, and of each head's query
 _BY_PHASE = ("trtllm",)  # frameworks that choose the kernel by the request's phase, not by its number of queries
 
 
-def attention(batch: Batch) -> list[Operator]:
+def attention(batch: RowGroup) -> list[Operator]:
     """Return the core of `batch` sequences, and the write of their new keys where the timed call makes that as well."""
     sequences, new = batch.number("batch"), batch.number("q_len")
     # A single query a sequence is a decoding step, whatever the call is named: most libraries have one kernel for it.
@@ -22,7 +22,7 @@ def attention(batch: Batch) -> list[Operator]:
     return [core, *_cache_write(batch, sequences * new)]
 
 
-def mixed(batch: Batch) -> list[Operator]:
+def mixed(batch: RowGroup) -> list[Operator]:
     """Return `batch` chunks of prompts and `batch2` decoding sequences: one kernel, or two where the tables say so."""
     chunks, new = batch.number("batch"), batch.number("q_len")
     others, more = batch.number("batch2"), batch.number("q2_len")
@@ -32,7 +32,7 @@ def mixed(batch: Batch) -> list[Operator]:
     return [*cores, *_cache_write(batch, chunks * new + others * more)]
 
 
-def skewed(batch: Batch) -> list[Operator]:
+def skewed(batch: RowGroup) -> list[Operator]:
     """Return two populations that decode in one call."""
     first, second = (
         _core(batch, "attention_decode", batch.number(count), batch.number(new), batch.number(keys))
@@ -41,7 +41,7 @@ def skewed(batch: Batch) -> list[Operator]:
     return [MixedAttention("attention", (first, second), "attention_decode_skewed")]
 
 
-def backward(batch: Batch) -> list[Operator]:
+def backward(batch: RowGroup) -> list[Operator]:
     """Return the backward core, which recomputes the scores: 3*q + 2*v multiply-adds a pair.
 
     Traffic: q, o, do in and dq out; k, v in and dk, dv out.
@@ -53,29 +53,30 @@ def backward(batch: Batch) -> list[Operator]:
     traffic = sequences * (heads * rows + keys) * 2 * (q + v) * element.left
     pairs = _pairs(batch, rows, batch.number("kv_len"))
     return [
-        AttentionCore(
-            "attention gradient", sequences, heads, rows, pairs, 3 * q + 2 * v, element.unit, traffic,
-            "attention_backward", kv_heads=batch.number("kv_heads"), keys=batch.number("kv_len"),
-            cached=(q + v) * element.left, forward_products=q + v,
+        AttentionKernel(
+            "attention gradient", sequences=sequences, heads=heads, q_len=rows, qk_pairs=pairs,
+            macs_per_pair=3 * q + 2 * v, dtype=element.unit, traffic=traffic,
+            family="attention_backward", kv_heads=batch.number("kv_heads"), kv_len=batch.number("kv_len"),
+            kv_token_bytes=(q + v) * element.left, forward_macs_per_pair=q + v,
         )
     ]  # fmt: skip
 
 
-def latent_prefill(batch: Batch) -> list[Operator]:
+def latent_prefill(batch: RowGroup) -> list[Operator]:
     """Return MLA with keys and values of every head; the cache's format does not concern the core."""
     sequences, new = batch.number("batch"), batch.number("q_len")
     core = _core(batch, "mla_prefill", sequences, new, batch.number("kv_len"), cached=batch.format("dtype_in").left)
     return [core, *_latent_write(batch, sequences * new)]
 
 
-def latent_decode(batch: Batch) -> list[Operator]:
+def latent_decode(batch: RowGroup) -> list[Operator]:
     """Return absorbed MLA: every head reads the same latents, whose first part serves as values as well."""
     sequences, new, keys = batch.number("batch"), batch.number("q_len"), batch.number("kv_len")
     pairs = _pairs(batch, new, keys)
     return [_latent(batch, "mla_decode", pairs, sequences * keys), *_latent_write(batch, sequences * new)]
 
 
-def sparse_latent(batch: Batch) -> list[Operator]:
+def sparse_latent(batch: RowGroup) -> list[Operator]:
     """Return absorbed MLA over the `sparse_topk` keys that a query picked.
 
     Decoding reads the picked tokens of each sequence; in prefill the picks overlap, so each token is counted once.
@@ -87,7 +88,7 @@ def sparse_latent(batch: Batch) -> list[Operator]:
     return [_latent(batch, batch.text("op"), new * picked, read)]
 
 
-def index_logits(batch: Batch) -> list[Operator]:
+def index_logits(batch: RowGroup) -> list[Operator]:
     """Return the scores of all heads of a query for the keys before it, summed to one FP32 number a pair: DSA's index.
 
     All heads share one key, which carries an FP32 scale.
@@ -98,29 +99,31 @@ def index_logits(batch: Batch) -> list[Operator]:
     pairs, cached = _pairs(batch, new, keys), width * _cached(batch) + _SCALE
     traffic = sequences * (new * heads * width * element.left + keys * cached + pairs * batch.format("dtype_out").left)
     return [
-        AttentionCore(
-            "index logits", sequences, 1.0, heads * new, heads * pairs, width, element.unit, traffic, batch.text("op"),
-            keys=keys, cached=cached,
+        AttentionKernel(
+            "index logits", sequences=sequences, heads=1.0, q_len=heads * new, qk_pairs=heads * pairs,
+            macs_per_pair=width, dtype=element.unit, traffic=traffic, family=batch.text("op"),
+            kv_len=keys, kv_token_bytes=cached,
         )
     ]  # fmt: skip
 
 
-def _latent(batch: Batch, family: str, pairs: Array, read: Array) -> AttentionCore:
+def _latent(batch: RowGroup, family: str, pairs: Array, read: Array) -> AttentionKernel:
     """Return an absorbed core that reads `read` cached tokens once."""
     sequences, heads, rows = batch.number("batch"), batch.number("q_heads"), batch.number("q_len")
     width, value = batch.number("head_dim"), batch.number("v_head_dim")
     element = batch.compute_format()
     traffic = read * width * _cached(batch) + sequences * rows * heads * (width + value) * element.left
-    return AttentionCore(
-        "mla", sequences, heads, rows, pairs, width + value, element.unit, traffic, family,
-        kv_heads=1.0, keys=read / sequences, cached=width * _cached(batch),
-        narrow_cache=bool(_cached(batch) < element.left),
+    return AttentionKernel(
+        "mla", sequences=sequences, heads=heads, q_len=rows, qk_pairs=pairs, macs_per_pair=width + value,
+        dtype=element.unit, traffic=traffic, family=family,
+        kv_heads=1.0, kv_len=read / sequences, kv_token_bytes=width * _cached(batch),
+        quantized_kv=bool(_cached(batch) < element.left),
     )  # fmt: skip
 
 
 def _core(
-    batch: Batch, family: str, sequences: Array, new: Array, keys: Array, *, cached: Bytes | None = None
-) -> AttentionCore:
+    batch: RowGroup, family: str, sequences: Array, new: Array, keys: Array, *, cached: Bytes | None = None
+) -> AttentionKernel:
     """Return softmax(QK')V of `new` queries over `keys` keys of each sequence."""
     heads, kv_heads = batch.number("q_heads"), batch.number("kv_heads")
     q, v = batch.number("head_dim"), batch.number("v_head_dim")
@@ -128,25 +131,27 @@ def _core(
     stored = _cached(batch) if cached is None else cached
     traffic = sequences * (heads * new * (q * element.left + v * out.left) + kv_heads * keys * (q + v) * stored)
     pairs = _pairs(batch, new, keys)
-    return AttentionCore(
-        "attention", sequences, heads, new, pairs, q + v, element.unit, traffic, family,
-        kv_heads=kv_heads, keys=keys, cached=(q + v) * stored, narrow_cache=bool(_cached(batch) < element.left),
+    return AttentionKernel(
+        "attention", sequences=sequences, heads=heads, q_len=new, qk_pairs=pairs, macs_per_pair=q + v,
+        dtype=element.unit, traffic=traffic, family=family,
+        kv_heads=kv_heads, kv_len=keys, kv_token_bytes=(q + v) * stored,
+        quantized_kv=bool(_cached(batch) < element.left),
     )  # fmt: skip
 
 
-def _pairs(batch: Batch, new: Array, keys: Array) -> Array:
+def _pairs(batch: RowGroup, new: Array, keys: Array) -> Array:
     """Return (query, key) pairs of one head and sequence; a new token sees all before it, and itself."""
     if batch.text("causal") == "0":
         return new * keys
     return new * (keys - new) + new * (new + 1) / 2
 
 
-def _cached(batch: Batch) -> Bytes:
+def _cached(batch: RowGroup) -> Bytes:
     """Return the bytes of one cached element."""
     return batch.format("kv_dtype", default=batch.text("dtype_in")).left
 
 
-def _cache_write(batch: Batch, tokens: Array) -> list[Operator]:
+def _cache_write(batch: RowGroup, tokens: Array) -> list[Operator]:
     """Return the copy of new keys and values to the cache, where the tables say that the time holds it."""
     if "KV write +" not in batch.says and "KV-cache write" not in batch.says:
         return []
@@ -154,7 +159,7 @@ def _cache_write(batch: Batch, tokens: Array) -> list[Operator]:
     return [Elementwise("kv cache write", tokens * width * (batch.format("dtype_in").left + _cached(batch)))]
 
 
-def _latent_write(batch: Batch, tokens: Array) -> list[Operator]:
+def _latent_write(batch: RowGroup, tokens: Array) -> list[Operator]:
     """Return the rotation and the copy of new latents to the cache, where the tables say that the time holds them.
 
     Where decoding rotates the queries as well (`mla_rope_generation`), their rotated part is read and written; with a

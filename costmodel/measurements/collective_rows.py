@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from costmodel.hardware import Cluster, Host, Node
-from costmodel.measurements.row_group import Batch, Unmapped
+from costmodel.measurements.row_group import RowGroup, Unmapped
 from costmodel.quantities import Count
-from costmodel.workload.operators import Collective, Exchange, Group, Operator, exchange_family
+from costmodel.workload.operators import Collective, ExpertAllToAll, Group, Operator, expert_all_to_all_family
 
 # Fabrics slower than any link of their devices. The notes beside the tables name two: A100 across two nodes (6-22 GB/s)
 # and L40S with more than two devices (2-5 GB/s, PCIe across sockets). A40 pairs move every size at 4 GB/s, where their
@@ -20,14 +20,14 @@ _GROUPS = 4.0  # deepseek-ai/DeepEP, tests/test_internode.py: min(nodes, 4) grou
 _LOW_LATENCY_HEADER = 16.0  # the tables' schema: bytes in front of a low-latency FP8 copy
 
 
-def collective(batch: Batch) -> list[Operator]:
+def collective(batch: RowGroup) -> list[Operator]:
     """Return a collective of the size that nccl-tests states, or a message between neighbours."""
     kind = batch.text("op")
     family = "send_recv" if kind == "send_recv" else "collective"
     return [Collective(kind, kind, batch.number("bytes"), Group(float(batch.number("world_size")[0])), family)]
 
 
-def exchange(batch: Batch) -> list[Operator]:
+def expert_all_to_all(batch: RowGroup) -> list[Operator]:
     """Return one direction of the expert all-to-all of `num_tokens` tokens a rank; `topk` is the same in all rows."""
     mode = _MODES.get(batch.text("sub_op"))
     if mode is None:
@@ -40,14 +40,16 @@ def exchange(batch: Batch) -> list[Operator]:
     choices = int(batch.number("topk")[0])
     groups, chosen = _expert_groups(batch) if mode == "normal" else (1.0, 1)
     return [
-        Exchange(
-            batch.text("op"), batch.number("num_tokens"), copy, choices, experts, groups, chosen,
-            Group(float(batch.number("world_size")[0])), mode, 1.0, exchange_family(batch.text("op"), mode),
+        ExpertAllToAll(
+            batch.text("op"), tokens=batch.number("num_tokens"), token_bytes=copy, top_k=choices, experts=experts,
+            expert_groups=groups, group_top_k=chosen,
+            group=Group(float(batch.number("world_size")[0])), mode=mode, expert_load=1.0,
+            family=expert_all_to_all_family(batch.text("op"), mode),
         )
     ]  # fmt: skip
 
 
-def _expert_groups(batch: Batch) -> tuple[float, int]:
+def _expert_groups(batch: RowGroup) -> tuple[float, int]:
     """Return the groups that experts stand in and how many of them a token uses, as DeepEP's test of normal kernels.
 
     Each node holds a group, and a token goes to at most `_GROUPS` of them.
@@ -57,13 +59,13 @@ def _expert_groups(batch: Batch) -> tuple[float, int]:
     return (nodes, int(min(nodes, _GROUPS))) if not (batch.number("num_experts") % nodes).any() else (1.0, 1)
 
 
-def held(batch: Batch) -> Count:
+def comm_processors(batch: RowGroup) -> Count:
     """Return the processors that communication ran on; zero where a table does not say."""
     processors = np.nan_to_num(batch.rows.number("num_sms"))
     return processors if processors.any() else 0.0
 
 
-def cluster(batch: Batch) -> Cluster:
+def cluster(batch: RowGroup) -> Cluster:
     """Return what the ranks of a batch ran on; raise Unmapped where no file describes it.
 
     world_size and gpus_per_node are the same in all rows. The smallest node of the device that holds the ranks of one,
@@ -82,7 +84,7 @@ def cluster(batch: Batch) -> Cluster:
     return Cluster(node.name, replace(node, count=local), nodes, None)
 
 
-def _box(batch: Batch, ranks: float, local: float) -> Node:
+def _box(batch: RowGroup, ranks: float, local: float) -> Node:
     """Return a node of a device that no node file describes."""
     links = batch.device.links
     bridged = "pairwise_nvlink" in batch.says

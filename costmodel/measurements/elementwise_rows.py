@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from costmodel.measurements.row_group import Batch, Unmapped
+from costmodel.measurements.row_group import RowGroup, Unmapped
 from costmodel.workload.operators import Elementwise, Operator
 
 _PASSES = {
@@ -40,7 +40,7 @@ _KINDS = {
 _FLAT = ("copy", "adamw")  # kernels that know no rows: their blocks take elements as they come
 
 
-def stream(batch: Batch) -> list[Operator]:
+def elementwise(batch: RowGroup) -> list[Operator]:
     """Return a kernel that streams `m` rows of `n` output elements."""
     name = batch.text("sub_op")
     if name not in _PASSES:
@@ -52,7 +52,7 @@ def stream(batch: Batch) -> list[Operator]:
     return [Elementwise(name, traffic, kind=_KINDS.get(name, ""), rows=rows)]
 
 
-def quantisation(batch: Batch) -> list[Operator]:
+def quantisation(batch: RowGroup) -> list[Operator]:
     """Return a cast of `m` x `n` elements with the scales of the narrower format."""
     width = batch.format("dtype_in").left + batch.format("dtype_out").left
     rows = batch.number("m")

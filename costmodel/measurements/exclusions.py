@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from costmodel.measurements.row_group import Catalogue, LeftOut, Mapped
+from costmodel.measurements.row_group import Catalogue, ExcludedRows, OperatorRows
 from costmodel.measurements.row_mapping import by_operation, map_rows
 from costmodel.measurements.screening import context
 from costmodel.measurements.tables import Table
@@ -17,7 +17,7 @@ SHOWN = 2  # rows that are named for each reason
 
 
 @dataclass(frozen=True, slots=True)
-class Omission:
+class Exclusion:
     """Rows of one operation that were left out for one reason. places: where the first of them are written."""
 
     op: str
@@ -38,9 +38,9 @@ class Screened:
     """
 
     rows: Table
-    mapped: Sequence[Mapped]
-    unmapped: Sequence[LeftOut]
-    omissions: Sequence[Omission]
+    mapped: Sequence[OperatorRows]
+    unmapped: Sequence[ExcludedRows]
+    omissions: Sequence[Exclusion]
 
 
 def screen(table: Table, catalogue: Catalogue) -> Screened:
@@ -48,11 +48,11 @@ def screen(table: Table, catalogue: Catalogue) -> Screened:
     secondary = context(table)
     rows = table.take(~secondary)
     mapped, unmapped = map_rows(rows, catalogue)
-    aside = omissions(table, [*by_operation(table, "of the secondary tier: context", np.flatnonzero(secondary))])
-    return Screened(rows, mapped, unmapped, [*omissions(rows, unmapped), *aside])
+    aside = exclusions(table, [*by_operation(table, "of the secondary tier: context", np.flatnonzero(secondary))])
+    return Screened(rows, mapped, unmapped, [*exclusions(rows, unmapped), *aside])
 
 
-def omissions(table: Table, left_out: Sequence[LeftOut]) -> list[Omission]:
+def exclusions(table: Table, left_out: Sequence[ExcludedRows]) -> list[Exclusion]:
     """Return the rows left out of a table by operation and reason, the most first."""
     found: dict[tuple[str, str], list[str]] = {}
     for one in left_out:
@@ -60,5 +60,5 @@ def omissions(table: Table, left_out: Sequence[LeftOut]) -> list[Omission]:
         for row in one.rows:
             earlier = one.repeats.get(int(row))
             places.append(f"{table.place(row)}{'' if earlier is None else f' repeats {table.place(earlier)}'}")
-    listed = (Omission(op, reason, len(places), tuple(places[:SHOWN])) for (op, reason), places in found.items())
+    listed = (Exclusion(op, reason, len(places), tuple(places[:SHOWN])) for (op, reason), places in found.items())
     return sorted(listed, key=lambda one: (-one.rows, one.op, one.reason))

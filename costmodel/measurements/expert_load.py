@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from costmodel.measurements.row_group import Batch, Unmapped
+from costmodel.measurements.row_group import RowGroup, Unmapped
 from costmodel.quantities import Array
 
 _DRAWS = 32  # the tables do not record the draw, so it is averaged over
@@ -15,7 +15,7 @@ _TO_FULLEST = ("trtllm 1.0.0",)  # frameworks whose benchmark gives what roundin
 _TO_EMPTIEST = ("vllm 0.14.0",)  # … to empty experts, wherever they stand; later ones go round the ranks
 
 
-def expected_routing(batch: Batch) -> tuple[Array, Array, Array]:
+def expected_routing(batch: RowGroup) -> tuple[Array, Array, Array]:
     """Return rows of the timed rank, its experts that get any, and the deviation of their rows, over the draw.
 
     balanced: T*k/ep rows, over all local experts as long as each gets one. power_law_a: weights of the experts come
@@ -33,7 +33,7 @@ def expected_routing(batch: Batch) -> tuple[Array, Array, Array]:
     return rows, active, deviation
 
 
-def _exponents(batch: Batch) -> Array:
+def _exponents(batch: RowGroup) -> Array:
     """Return the exponent of the power law, zero where experts are loaded equally."""
     names = batch.rows.text("distribution")
     unknown = [name for name in np.unique(names) if not name.startswith(_POWER_LAW) and name not in _BALANCED]

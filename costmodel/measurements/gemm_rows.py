@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from costmodel.measurements.expert_load import expected_routing
-from costmodel.measurements.row_group import Batch, Unmapped
+from costmodel.measurements.row_group import RowGroup, Unmapped
 from costmodel.quantities import Array, minimum
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.operators import Elementwise, Gemm, Operator
@@ -16,7 +16,7 @@ _IN_PLACE = ("triton", "vllm")  # in the names of kernels that leave tokens wher
 _WIDE = ELEMENT_BYTES["bf16"]  # what activations are before a quantisation kernel
 
 
-def product(batch: Batch) -> list[Operator]:
+def gemm(batch: RowGroup) -> list[Operator]:
     """Return [m,k] x [k,n], behind the quantisation of its left operand where the timed call makes that as well.
 
     An FP32 result of narrower operands is accumulated in place: read and written.
@@ -31,23 +31,34 @@ def product(batch: Batch) -> list[Operator]:
         out = 2.0 * out
     return [
         *operators,
-        Gemm("gemm", m, n, k, kind.unit, kind.left, kind.right, out, block_scaled=kind.block_scaled),
+        Gemm(
+            "gemm",
+            m=m,
+            n=n,
+            k=k,
+            dtype=kind.unit,
+            a_bytes=kind.left,
+            b_bytes=kind.right,
+            out_bytes=out,
+            block_scaled=kind.block_scaled,
+        ),
     ]
 
 
-def batched(batch: Batch) -> list[Operator]:
+def batched(batch: RowGroup) -> list[Operator]:
     """Return `batch` independent products [m,k] x [k,n]."""
     m, n, k, groups = batch.number("m"), batch.number("n"), batch.number("k"), batch.number("batch")
     kind = batch.compute_format()
     return [
         Gemm(
-            "bmm", m, n, k, kind.unit, kind.left, kind.right, _out(batch), groups, family="bmm",
+            "bmm", m=m, n=n, k=k, dtype=kind.unit, a_bytes=kind.left, b_bytes=kind.right, out_bytes=_out(batch),
+            groups=groups, family="bmm",
             block_scaled=kind.block_scaled,
         )
     ]  # fmt: skip
 
 
-def grouped(batch: Batch) -> list[Operator]:
+def grouped(batch: RowGroup) -> list[Operator]:
     """Return one product a group; `m` is the total of their rows, and n, k are those of the forward product.
 
     Where rows are fewer than groups, groups without a row are not read.
@@ -62,14 +73,15 @@ def grouped(batch: Batch) -> list[Operator]:
     deviation = np.where(groups > 1, _DRAWN_DEVIATION * m, 0.0) if layer.startswith(_DRAWN) else 0.0
     return [
         Gemm(
-            "grouped gemm", rows, columns, depth, kind.unit, kind.left, kind.right, out, groups,
-            family="grouped_gemm", deviation=deviation, block_scaled=kind.block_scaled,
+            "grouped gemm", m=rows, n=columns, k=depth, dtype=kind.unit, a_bytes=kind.left, b_bytes=kind.right,
+            out_bytes=out, groups=groups,
+            family="grouped_gemm", m_std=deviation, block_scaled=kind.block_scaled,
             masked=layer.startswith("masked"),
         )
     ]  # fmt: skip
 
 
-def expert_layer(batch: Batch) -> list[Operator]:
+def expert_layer(batch: RowGroup) -> list[Operator]:
     """Return the two grouped products of one rank's experts, and the streams around them that are timed.
 
     The table's `m` and `num_groups` are rows and active experts where it states them; else both are expected values.
@@ -91,8 +103,9 @@ def expert_layer(batch: Batch) -> list[Operator]:
 
     def one(name: str, n: Array, k: Array) -> Gemm:
         return Gemm(
-            name, rows / active, n, k, kind.unit, kind.left, kind.right, out, active, family="grouped_gemm",
-            deviation=deviation, block_scaled=kind.block_scaled, held=held, experts=batch.number("num_experts"),
+            name, m=rows / active, n=n, k=k, dtype=kind.unit, a_bytes=kind.left, b_bytes=kind.right, out_bytes=out,
+            groups=active, family="grouped_gemm",
+            m_std=deviation, block_scaled=kind.block_scaled, local_experts=held, experts=batch.number("num_experts"),
             tokens=tokens,
         )  # fmt: skip
 
@@ -111,7 +124,7 @@ def expert_layer(batch: Batch) -> list[Operator]:
     ]  # fmt: skip
 
 
-def _out(batch: Batch) -> float:
+def _out(batch: RowGroup) -> float:
     """Return the bytes of one element of the result."""
     name = batch.text("dtype_out") or batch.text("dtype_in")
     if name not in ELEMENT_BYTES:

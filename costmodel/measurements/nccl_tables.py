@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from costmodel.measurements.raw_tables import Sheet
+from costmodel.measurements.raw_tables import RawTable
 from costmodel.workload.dtypes import ELEMENT_BYTES
 
 _COLUMNS = ("device", "op_name", "nccl_dtype", "num_gpus", "message_size", "latency", "system", "file")
@@ -15,12 +15,12 @@ _NODE = "8"  # GPUs of the nodes that these tables come from
 _MICROSECONDS = 1e3  # of a millisecond
 
 
-def is_nccl(sheet: Sheet) -> bool:
+def is_nccl(sheet: RawTable) -> bool:
     """Tell whether a sheet has the columns of such a table."""
     return set(_COLUMNS) <= set(sheet.columns)
 
 
-def translated(sheet: Sheet) -> Sheet:
+def translated(sheet: RawTable) -> RawTable:
     """Return the sheet with the columns of the measurement schema; raise MeasurementError where a cell has no meaning.
 
     The version of NCCL is the folder of the file that a row comes from. A row without a device is of that which the
@@ -43,10 +43,10 @@ def translated(sheet: Sheet) -> Sheet:
         "kernel": ["nccl-tests out-of-place"] * len(sheet),
         "timing": ["nccl_tests"] * len(sheet),
     }
-    return Sheet(sheet.path, columns, sheet.lines)
+    return RawTable(sheet.path, columns, sheet.lines)
 
 
-def _devices(sheet: Sheet) -> list[str]:
+def _devices(sheet: RawTable) -> list[str]:
     systems, devices = sheet.column("system"), sheet.column("device")
     named = {system: device for system, device in zip(systems, devices, strict=True) if device}
     return [
@@ -55,13 +55,13 @@ def _devices(sheet: Sheet) -> list[str]:
     ]
 
 
-def _known(sheet: Sheet, column: str, row: int, name: str, known: dict[str, str]) -> str:
+def _known(sheet: RawTable, column: str, row: int, name: str, known: dict[str, str]) -> str:
     if name not in known:
         raise sheet.error(f"{name!r} is unknown", row=row, field=column, hint=f"known: {', '.join(sorted(known))}")
     return known[name]
 
 
-def _numbers(sheet: Sheet, column: str) -> list[float]:
+def _numbers(sheet: RawTable, column: str) -> list[float]:
     numbers = []
     for row, cell in enumerate(sheet.column(column)):
         try:

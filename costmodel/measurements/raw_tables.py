@@ -21,7 +21,7 @@ _BESIDE = ("meta.csv", "sources.csv")  # of a folder of tables, but no tables
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sheet:
+class RawTable:
     """One file. columns: text, cell by cell; lines: where each row begins (Parquet: its number, the first being 1)."""
 
     path: Path
@@ -35,13 +35,13 @@ class Sheet:
         """Return a column, blank where the file has none of that name."""
         return self.columns.get(name, [""] * len(self))
 
-    def with_column(self, name: str, value: str) -> Sheet:
+    def with_column(self, name: str, value: str) -> RawTable:
         """Return the sheet with one value in all rows of a column."""
         return replace(self, columns={**self.columns, name: [value] * len(self)})
 
     def error(self, message: str, *, row: int | None = None, field: str = "", hint: str = "") -> MeasurementError:
         """Return an error at a row; without one, at the header."""
-        return sheet_error(self.path, message, line=1 if row is None else self.lines[row], field=field, hint=hint)
+        return table_error(self.path, message, line=1 if row is None else self.lines[row], field=field, hint=hint)
 
 
 def table_files(measurements: Path) -> list[Path]:
@@ -53,11 +53,11 @@ def table_files(measurements: Path) -> list[Path]:
     found = (path for suffix in SUFFIXES for path in folder.glob(f"*{suffix}"))
     files = sorted(path for path in found if path.name not in _BESIDE)
     if not files:
-        raise sheet_error(measurements, "holds no measurement table", hint="name a folder of CSV or Parquet files")
+        raise table_error(measurements, "holds no measurement table", hint="name a folder of CSV or Parquet files")
     return files
 
 
-def read_sheet(path: Path) -> Sheet:
+def read_raw_table(path: Path) -> RawTable:
     """Return the cells of a file; raise MeasurementError where it is missing, empty, cut off or no such file."""
     if path.suffix == ".parquet":
         return _parquet(path)
@@ -69,27 +69,27 @@ def read_columns(measurements: Path) -> dict[str, Sequence[str]]:
 
     A column that some tables of a folder lack is blank there; columns stand in the order in which they first appear.
     """
-    sheets = [read_sheet(path) for path in table_files(measurements)]
+    sheets = [read_raw_table(path) for path in table_files(measurements)]
     names = dict.fromkeys(name for sheet in sheets for name in sheet.columns)
     return {name: [cell for sheet in sheets for cell in sheet.column(name)] for name in names}
 
 
-def sheet_error(
+def table_error(
     path: Path, message: str, *, line: int | None = None, field: str = "", hint: str = ""
 ) -> MeasurementError:
     """Return an error at a place in a file."""
     return MeasurementError([Problem(Location(shown(path), line), field, message, hint)])
 
 
-def _foreign(path: Path) -> Sheet:
+def _foreign(path: Path) -> RawTable:
     """Return what another tool measured: a profiler's trace, or the output of nccl-tests."""
     from costmodel.profiling.importing import read_foreign
 
     found = read_foreign(path, shown(path))
-    return Sheet(path, found.columns, found.lines)
+    return RawTable(path, found.columns, found.lines)
 
 
-def _csv(path: Path) -> Sheet:
+def _csv(path: Path) -> RawTable:
     try:
         text = read_text(path, shown(path), MOST_TABLE_BYTES)
     except InputError as error:
@@ -102,16 +102,16 @@ def _csv(path: Path) -> Sheet:
         rows = list(_rows(path, reader, header, lines))
     except csv.Error as error:
         hint = "complete the file: it may be cut off" if "end of data" in str(error) else ""
-        raise sheet_error(path, f"is not valid CSV: {error}", line=reader.line_num, hint=hint) from None
+        raise table_error(path, f"is not valid CSV: {error}", line=reader.line_num, hint=hint) from None
     if not rows:
-        raise sheet_error(path, "holds no row", hint="write a header line and at least one row")
-    return Sheet(path, dict(zip(header, zip(*rows, strict=True), strict=True)), lines)
+        raise table_error(path, "holds no row", hint="write a header line and at least one row")
+    return RawTable(path, dict(zip(header, zip(*rows, strict=True), strict=True)), lines)
 
 
 def _check_header(path: Path, header: Sequence[str]) -> None:
     twice = [name for name in header if header.count(name) > 1]
     if twice:
-        raise sheet_error(
+        raise table_error(
             path, "the column stands twice", line=1, field=twice[0], hint="rename or remove one of them"
         )  # fmt: skip
 
@@ -122,28 +122,28 @@ def _rows(path: Path, reader: Iterator[list[str]], header: Sequence[str], lines:
     for row in reader:
         if len(row) != len(header):
             message = f"has {len(row)} values for {len(header)} columns"
-            raise sheet_error(path, message, line=first, hint="complete the row: the file may be cut off")
+            raise table_error(path, message, line=first, hint="complete the row: the file may be cut off")
         lines.append(first)
         first = reader.line_num + 1  # type: ignore[attr-defined]
         yield row
 
 
-def _parquet(path: Path) -> Sheet:
+def _parquet(path: Path) -> RawTable:
     try:
         import polars
     except ImportError:
         message = "reading Parquet needs polars, which is not installed"
-        raise sheet_error(path, message, hint="pip install 'costmodel[sweep]', or write the table as CSV") from None
+        raise table_error(path, message, hint="pip install 'costmodel[sweep]', or write the table as CSV") from None
     try:
         frame = polars.read_parquet(io.BytesIO(read_data(path, shown(path), MOST_TABLE_BYTES)))
     except InputError as error:
         raise MeasurementError(error.problems) from None
     except (OSError, polars.exceptions.PolarsError) as error:
-        raise sheet_error(path, f"cannot be read: {error}") from None
+        raise table_error(path, f"cannot be read: {error}") from None
     if frame.is_empty():
-        raise sheet_error(path, "holds no row", hint="write at least one row")
+        raise table_error(path, "holds no row", hint="write at least one row")
     columns = {name: [_cell(value) for value in frame[name].to_list()] for name in frame.columns}
-    return Sheet(path, columns, range(1, len(frame) + 1))
+    return RawTable(path, columns, range(1, len(frame) + 1))
 
 
 def _cell(value: object) -> str:

@@ -51,7 +51,7 @@ FORMATS = {
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Batch:
+class RowGroup:
     """Rows of one device, operation, kernel and set of number formats; their sizes are arrays.
 
     rows: at least one; nodes: those that node files make of the device, the smallest first.
@@ -95,7 +95,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Mapped:
+class OperatorRows:
     """Rows of a table and what they ran, as the package's operators.
 
     rows: positions in the table; fused: operators that are launched together with another one, so that their launch
@@ -109,16 +109,18 @@ class Mapped:
     operators: tuple[Operator, ...]
     fused: int = 0
     cluster: Cluster | None = None
-    warm: bool = False
-    held: Count = 0.0
+    warm_l2: bool = False
+    comm_processors: Count = 0.0
 
     def machine(self, framework: Framework) -> Machine:
         """Return what the kernels ran on: the whole device but what communication held."""
-        return Machine(self.device, framework, self.device.processors - self.held, self.warm, self.cluster)
+        return Machine(
+            self.device, framework, self.device.processors - self.comm_processors, self.warm_l2, self.cluster
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LeftOut:
+class ExcludedRows:
     """Rows that a comparison does not use, and why. repeats: the earlier row that a row repeats."""
 
     op: str

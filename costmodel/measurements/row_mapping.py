@@ -12,7 +12,7 @@ from costmodel.measurements import attention_rows as cores
 from costmodel.measurements import collective_rows as messages
 from costmodel.measurements import elementwise_rows as streams
 from costmodel.measurements import gemm_rows as products
-from costmodel.measurements.row_group import Batch, Catalogue, LeftOut, Mapped, Unmapped
+from costmodel.measurements.row_group import Catalogue, ExcludedRows, OperatorRows, RowGroup, Unmapped
 from costmodel.measurements.screening import context, contradictory, impossible, repeated
 from costmodel.measurements.tables import Table
 from costmodel.quantities import Indices
@@ -24,15 +24,15 @@ class _Rule:
     """How an operation is mapped: the family that it counts under, and what makes its operators."""
 
     family: str
-    operators: Callable[[Batch], list[Operator]]
+    operators: Callable[[RowGroup], list[Operator]]
 
 
 _COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
 _EXCHANGES = ("moe_dispatch", "moe_combine")
 _COMMUNICATION = frozenset((*_COLLECTIVES, "send_recv", *_EXCHANGES))
 _RULES = {
-    "gemm": _Rule("gemm", products.product),
-    "gemm_wgrad": _Rule("gemm", products.product),
+    "gemm": _Rule("gemm", products.gemm),
+    "gemm_wgrad": _Rule("gemm", products.gemm),
     "bmm": _Rule("bmm", products.batched),
     "grouped_gemm": _Rule("grouped_gemm", products.grouped),
     "moe_layer": _Rule("grouped_gemm", products.expert_layer),
@@ -47,11 +47,11 @@ _RULES = {
     "sparse_mla_decode": _Rule("sparse_mla_decode", cores.sparse_latent),
     "mqa_logits": _Rule("mqa_logits", cores.index_logits),
     "paged_mqa_logits": _Rule("paged_mqa_logits", cores.index_logits),
-    "elementwise": _Rule("elementwise", streams.stream),
+    "elementwise": _Rule("elementwise", streams.elementwise),
     "quantize": _Rule("elementwise", streams.quantisation),
     **dict.fromkeys(_COLLECTIVES, _Rule("collective", messages.collective)),
     "send_recv": _Rule("send_recv", messages.collective),
-    **{name: _Rule(name, messages.exchange) for name in _EXCHANGES},
+    **{name: _Rule(name, messages.expert_all_to_all) for name in _EXCHANGES},
 }
 _HOST_FLAGS = ("host_overhead_included", "coarse_timer_3_samples")
 _WARM = ("cuda_graph_loop",)  # the tables' schema: few copies of the weights take turns, activations stay
@@ -64,7 +64,7 @@ OPERATIONS = tuple(_RULES)
 """Operations of measurement tables that have a model."""
 
 
-def map_rows(table: Table, catalogue: Catalogue) -> tuple[list[Mapped], list[LeftOut]]:
+def map_rows(table: Table, catalogue: Catalogue) -> tuple[list[OperatorRows], list[ExcludedRows]]:
     """Return the rows of a table with their operators, and the rows that are left out with the reason.
 
     Left out: rows without a time; those whose time is the host's or a coarse timer's (such a flag in the secondary
@@ -72,7 +72,7 @@ def map_rows(table: Table, catalogue: Catalogue) -> tuple[list[Mapped], list[Lef
     beyond what such rows say about memory (flag shared_kv_pages, secondary); rows that repeat another one; rows that
     their device cannot run as fast; whatever `map_all` leaves out.
     """
-    left_out: list[LeftOut] = []
+    left_out: list[ExcludedRows] = []
     usable = np.ones(len(table), dtype=bool)
     for reason, mask in _unusable(table):
         left_out += by_operation(table, reason, np.flatnonzero(mask & usable))
@@ -91,13 +91,13 @@ def map_rows(table: Table, catalogue: Catalogue) -> tuple[list[Mapped], list[Lef
 
 def map_all(
     table: Table, catalogue: Catalogue, rows_of_interest: Indices | None = None
-) -> tuple[list[Mapped], list[LeftOut]]:
+) -> tuple[list[OperatorRows], list[ExcludedRows]]:
     """Return rows (default: all) with their operators, measured or not, and those that are left out.
 
     Left out: rows whose sizes exclude each other; those for which a rule raises Unmapped.
     """
-    mapped: list[Mapped] = []
-    left_out: list[LeftOut] = []
+    mapped: list[OperatorRows] = []
+    left_out: list[ExcludedRows] = []
     kept = np.arange(len(table)) if rows_of_interest is None else rows_of_interest
     for reason, mask in contradictory(table):
         left_out += by_operation(table, reason, kept[mask[kept]])
@@ -107,17 +107,17 @@ def map_all(
             try:
                 mapped.append(_map(table, rows, catalogue))
             except Unmapped as why:
-                left_out.append(LeftOut(str(table.text("op")[rows[0]]), str(why), rows))
+                left_out.append(ExcludedRows(str(table.text("op")[rows[0]]), str(why), rows))
     return mapped, left_out
 
 
 def by_operation(
     table: Table, reason: str, rows: Indices, repeats: Mapping[int, int] | None = None
-) -> Iterator[LeftOut]:
+) -> Iterator[ExcludedRows]:
     """Yield rows that are left out for one reason, operation by operation."""
     operations = table.text("op")[rows]
     for name in np.unique(operations.astype(str)):
-        yield LeftOut(str(name), reason, rows[operations == name], repeats or {})
+        yield ExcludedRows(str(name), reason, rows[operations == name], repeats or {})
 
 
 def _unusable(table: Table) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
@@ -143,18 +143,18 @@ def _same_layout(table: Table, rows: Indices) -> Iterator[Indices]:
         yield rows[(layout == one[:, None]).all(axis=0)]
 
 
-def _map(table: Table, rows: Indices, catalogue: Catalogue) -> Mapped:
+def _map(table: Table, rows: Indices, catalogue: Catalogue) -> OperatorRows:
     operation = str(table.text("op")[rows[0]])
     rule = _RULES.get(operation)
     if rule is None:
         raise Unmapped("the package has no such operator")
     device = catalogue.device(str(table.text("device")[rows[0]]))
-    batch = Batch(table.take(rows), device, catalogue.nodes(device))
+    batch = RowGroup(table.take(rows), device, catalogue.nodes(device))
     operators = tuple(rule.operators(batch))
     # The modes of an exchange are families of their own, and so is a prefill of single tokens.
     own = operation in _EXCHANGES or operation in ("attention_prefill", "attention_mixed")
     family = operators[0].family if own else rule.family
-    found = Mapped(family, rows, device, operators, warm=batch.text("timing") in _WARM)
+    found = OperatorRows(family, rows, device, operators, warm_l2=batch.text("timing") in _WARM)
     if operation in _COMMUNICATION:
-        return replace(found, cluster=messages.cluster(batch), held=messages.held(batch))
+        return replace(found, cluster=messages.cluster(batch), comm_processors=messages.comm_processors(batch))
     return found

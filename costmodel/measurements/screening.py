@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from costmodel.hardware import Device
-from costmodel.measurements.row_group import Mapped
+from costmodel.measurements.row_group import OperatorRows
 from costmodel.measurements.tables import NUMBERS, TEXTS, Table
 from costmodel.quantities import Array, Indices
-from costmodel.workload.operators import AttentionCore, Elementwise, Gemm, Operator
+from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, Operator
 
 CONTEXT = "secondary"  # the tier that the tables keep as context: neither fitted nor scored
 TOO_FAST_TO_COMPUTE = "faster than the dense peak at the highest clock"
@@ -52,7 +52,7 @@ def contradictory(table: Table) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
     yield "topk is more than num_experts", table.number("topk") > table.number("num_experts")
 
 
-def impossible(mapped: Sequence[Mapped], table: Table) -> Iterator[tuple[str, Indices]]:
+def impossible(mapped: Sequence[OperatorRows], table: Table) -> Iterator[tuple[str, Indices]]:
     """Yield why some rows are faster than their device can be, with the rows.
 
         time < FLOP / (dense peak * max / reference clock)
@@ -74,7 +74,7 @@ def impossible(mapped: Sequence[Mapped], table: Table) -> Iterator[tuple[str, In
                 yield reason, part.rows[wrong]
 
 
-def _is_exact(table: Table, part: Mapped) -> bool:
+def _is_exact(table: Table, part: OperatorRows) -> bool:
     first = part.rows[0]
     return str(table.text("op")[first]) != "moe_layer" or str(table.text("sub_op")[first]) == "fused_experts"
 
@@ -84,7 +84,7 @@ def _arithmetic(operators: Sequence[Operator], device: Device) -> Array:
     total: Any = 0.0
     for operator in operators:
         for kernel in getattr(operator, "parts", (operator,)):
-            if not isinstance(kernel, Gemm | AttentionCore):
+            if not isinstance(kernel, Gemm | AttentionKernel):
                 continue
             unit = device.math[kernel.dtype]
             clock = np.maximum(unit.clock, device.clock_max)
@@ -96,7 +96,7 @@ def _reading(operators: Sequence[Operator], device: Device) -> Array:
     """Return the least time of the bytes that L2 cannot hold [s]."""
     total: Any = 0.0
     for operator in operators:
-        if isinstance(operator, Gemm | AttentionCore | Elementwise):
+        if isinstance(operator, Gemm | AttentionKernel | Elementwise):
             total = total + operator.traffic
     cache, memory = device.level("l2"), device.device_memory
     assert memory.bandwidth is not None, "a device file states the bandwidth of its memory"

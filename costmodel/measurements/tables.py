@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from costmodel.errors import Location
 from costmodel.measurements.nccl_tables import is_nccl, translated
-from costmodel.measurements.raw_tables import FOREIGN, Sheet, read_sheet, table_files
+from costmodel.measurements.raw_tables import FOREIGN, RawTable, read_raw_table, table_files
 from costmodel.quantities import Array, Indices
-from costmodel.schema.references import near, shown
+from costmodel.schema.references import shown, suggest
 
 Texts: TypeAlias = "npt.NDArray[np.object_]"  # of str: notes are long, and few are distinct
 
@@ -117,8 +117,8 @@ def read_tables(
     return join([table_of(_asked(_named(_sheet(path), otherwise), timed=timed, device=device), meta) for path in files])
 
 
-def _sheet(path: Path) -> Sheet:
-    sheet = read_sheet(path)
+def _sheet(path: Path) -> RawTable:
+    sheet = read_raw_table(path)
     return translated(sheet) if is_nccl(sheet) else sheet
 
 
@@ -127,11 +127,11 @@ def single_row(cells: Mapping[str, str], place: Location) -> Table:
 
     Raises MeasurementError as `read_tables` does.
     """
-    sheet = Sheet(Path(place.source), {name: [cell] for name, cell in cells.items()}, [place.line or 1])
+    sheet = RawTable(Path(place.source), {name: [cell] for name, cell in cells.items()}, [place.line or 1])
     for name in cells:
         if name not in (*TEXTS, *NUMBERS):
             raise sheet.error(
-                "is no column of a measurement table", row=0, field=name, hint=near(name, [*TEXTS, *NUMBERS])
+                "is no column of a measurement table", row=0, field=name, hint=suggest(name, [*TEXTS, *NUMBERS])
             )
     return table_of(_asked(sheet, timed=False, device=None), {})
 
@@ -145,14 +145,14 @@ def join(tables: Sequence[Table]) -> Table:
     )
 
 
-def _named(sheet: Sheet, device: str | None) -> Sheet:
+def _named(sheet: RawTable, device: str | None) -> RawTable:
     """Return a sheet with a device where another tool has stated none."""
     if device is None or sheet.path.suffix not in FOREIGN or "device" not in sheet.columns:
         return sheet
     return replace(sheet, columns={**sheet.columns, "device": [cell or device for cell in sheet.column("device")]})
 
 
-def _asked(sheet: Sheet, *, timed: bool, device: str | None) -> Sheet:
+def _asked(sheet: RawTable, *, timed: bool, device: str | None) -> RawTable:
     """Return a sheet with the device that stands in for its own, and with no times where none are asked for."""
     if device is not None:
         sheet = sheet.with_column("device", device)
@@ -165,7 +165,7 @@ def _asked(sheet: Sheet, *, timed: bool, device: str | None) -> Sheet:
     return replace(sheet, columns={**sheet.columns, "time_us": times})
 
 
-def _refuse_other_units(sheet: Sheet) -> None:
+def _refuse_other_units(sheet: RawTable) -> None:
     """Raise MeasurementError where a column states a time or a size in another unit than the schema's column."""
     for ours, (unit, spelling) in _OTHER_UNITS.items():
         for number, name in enumerate(sheet.columns, 1):
@@ -177,11 +177,11 @@ def _refuse_other_units(sheet: Sheet) -> None:
                 raise sheet.error(told, field=ours, hint=hint)
 
 
-def table_of(sheet: Sheet, meta: Mapping[str, Mapping[str, str]] | None = None) -> Table:
+def table_of(sheet: RawTable, meta: Mapping[str, Mapping[str, str]] | None = None) -> Table:
     """Return the rows of a sheet; raise MeasurementError at the first that is wrong. meta: what `meta.csv` says."""
     if missing := [name for name in REQUIRED if name not in sheet.columns]:
         told = "the column is missing" if len(missing) == 1 else "the columns are missing"
-        raise sheet.error(told, field=", ".join(missing), hint=near(missing[0], list(sheet.columns)))
+        raise sheet.error(told, field=", ".join(missing), hint=suggest(missing[0], list(sheet.columns)))
     for name in REQUIRED[:-1]:
         cells = sheet.column(name)
         if "" in cells:
@@ -193,7 +193,7 @@ def table_of(sheet: Sheet, meta: Mapping[str, Mapping[str, str]] | None = None) 
     return Table(texts, numbers, _times(sheet), files, np.array(sheet.lines, dtype=np.intp))
 
 
-def _numbers(sheet: Sheet, name: str) -> Array:
+def _numbers(sheet: RawTable, name: str) -> Array:
     """Return a column of numbers above zero, NaN where it is blank."""
     numbers = _floats(sheet, name)
     wrong = np.flatnonzero((numbers <= 0) | np.isinf(numbers) | (numbers != np.floor(numbers)) & ~np.isnan(numbers))
@@ -205,7 +205,7 @@ def _numbers(sheet: Sheet, name: str) -> Array:
     return numbers
 
 
-def _times(sheet: Sheet) -> Array:
+def _times(sheet: RawTable) -> Array:
     """Return measured times [s]; NaN where the table says -1."""
     numbers = _floats(sheet, "time_us")
     unknown = numbers == _UNKNOWN_TIME
@@ -218,7 +218,7 @@ def _times(sheet: Sheet) -> Array:
     return np.where(unknown, np.nan, numbers * _SECONDS)
 
 
-def _floats(sheet: Sheet, name: str) -> Array:
+def _floats(sheet: RawTable, name: str) -> Array:
     if name not in sheet.columns:
         return np.full(len(sheet), np.nan)
     values = sheet.column(name)
@@ -242,7 +242,7 @@ def _is_number(value: str) -> bool:
     return True
 
 
-def _causal(sheet: Sheet) -> list[str]:
+def _causal(sheet: RawTable) -> list[str]:
     """Return the column of causal masks as 0, 1 or blank."""
     cells = sheet.column("causal")
     known = {cell: _CAUSAL.get(cell.strip().lower()) for cell in set(cells)}
@@ -252,7 +252,7 @@ def _causal(sheet: Sheet) -> list[str]:
     return [known[cell] or "" for cell in cells]
 
 
-def _joined(sheet: Sheet, meta: Mapping[str, Mapping[str, str]]) -> dict[str, Sequence[str]]:
+def _joined(sheet: RawTable, meta: Mapping[str, Mapping[str, str]]) -> dict[str, Sequence[str]]:
     """Return what meta.csv says of each row's meta_id, for the columns that the sheet does not have itself."""
     if not meta or "meta_id" not in sheet.columns:
         return {}
@@ -269,10 +269,10 @@ def _meta(path: Path | None) -> dict[str, dict[str, str]]:
     """Return what meta.csv says of each meta_id; nothing where there is no such file."""
     if path is None:
         return {}
-    sheet = read_sheet(path)
+    sheet = read_raw_table(path)
     for name in ("meta_id", *_JOINED):
         if name not in sheet.columns:
-            raise sheet.error("the column is missing", field=name, hint=near(name, list(sheet.columns)))
+            raise sheet.error("the column is missing", field=name, hint=suggest(name, list(sheet.columns)))
     rows = zip(*(sheet.column(name) for name in _JOINED), strict=True)
     return {
         identifier: dict(zip(_JOINED, row, strict=True))

@@ -21,7 +21,7 @@ KINDS = ("intra", "pcie", "nic", "memory", "socket", "fabric")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Plant:
+class ClusterLinks:
     """Links of `devices` devices, `local` in each node.
 
     Links by number: `intra_up[d]`, `intra_down[d]` and so on for device d, and those of the fabric from `fabric` on.
@@ -32,7 +32,7 @@ class Plant:
 
     cluster: Cluster
     devices: int
-    local: int
+    ranks_per_node: int
     capacity: Array
     kind: Indices
     names: Sequence[str]
@@ -45,7 +45,7 @@ class Plant:
     graph: nx.MultiGraph | None = field(repr=False, default=None)
 
 
-def build_plant(cluster: Cluster, nodes: int, shares: Mapping[str, float] | None = None) -> Plant:
+def build_cluster_links(cluster: Cluster, nodes: int, shares: Mapping[str, float] | None = None) -> ClusterLinks:
     """Return the links of the first `nodes` nodes of a cluster.
 
     shares: achieved share of the bandwidth by kind of link, as measurements say it (default: all of it). Raises
@@ -76,9 +76,10 @@ def build_plant(cluster: Cluster, nodes: int, shares: Mapping[str, float] | None
         _fabric(cluster, network, nodes)
     capacity = np.array(made.capacity)
     check_capacity(capacity, made.names)
-    return Plant(
-        cluster, devices, local, capacity, np.array(made.kind, np.intp), made.names, made.numbers, switches, fabric,
-        leaf, _leaf_ports(leaf), works, graph,
+    return ClusterLinks(
+        cluster=cluster, devices=devices, ranks_per_node=local, capacity=capacity, kind=np.array(made.kind, np.intp),
+        names=made.names, numbers=made.numbers, switches=switches, fabric=fabric,
+        leaf=leaf, port=_leaf_ports(leaf), works=works, graph=graph,
     )  # fmt: skip
 
 

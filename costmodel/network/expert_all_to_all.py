@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from costmodel.network.group_links import Path
+from costmodel.network.group_links import GroupLinks
 from costmodel.quantities import Count, Seconds, maximum, minimum, where
-from costmodel.workload.operators import Exchange
+from costmodel.workload.operators import ExpertAllToAll
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Copies:
+class TokenCopies:
     """How many copies of a token go over links inside nodes, forwarded ones included, and over those between them.
 
     reached: copies that arrive somewhere, the own rank included.
     """
 
-    inner: Count
-    outer: Count
+    intra: Count
+    inter: Count
     reached: Count
 
 
-def copies(exchange: Exchange, path: Path) -> Copies:
+def token_copies(exchange: ExpertAllToAll, path: GroupLinks) -> TokenCopies:
     """Return the copies of one token on each kind of link, those of the fullest place.
 
     normal: one copy a node, forwarded inside it: E_ranks*load_n*(1 - 1/l) and E_nodes*load_N*(1 - 1/N)
@@ -32,20 +32,20 @@ def copies(exchange: Exchange, path: Path) -> Copies:
     the wider one takes, and one copy of the other.
     """
     found = _copies(exchange, path)
-    return replace(found, outer=minimum(found.outer, 1.0)) if exchange.once else found
+    return replace(found, inter=minimum(found.inter, 1.0)) if exchange.in_network else found
 
 
-def _copies(exchange: Exchange, path: Path) -> Copies:
+def _copies(exchange: ExpertAllToAll, path: GroupLinks) -> TokenCopies:
     """Return the copies of one token where every one of them leaves and arrives by itself."""
     if exchange.deduplicates:
-        to_nodes = exchange.targets(path.nodes) * exchange.fullest(path.nodes)
-        to_ranks = exchange.targets(path.size) * exchange.fullest(path.size)
-        return Copies(to_ranks * (1 - 1 / path.local), to_nodes * (1 - 1 / path.nodes), to_ranks)
-    sent = exchange.top_k * exchange.load
-    return Copies(sent * (path.local - 1) / path.size, sent * (1 - path.local / path.size), sent)
+        to_nodes = exchange.targets(path.nodes) * exchange.most_loaded(path.nodes)
+        to_ranks = exchange.targets(path.size) * exchange.most_loaded(path.size)
+        return TokenCopies(to_ranks * (1 - 1 / path.ranks_per_node), to_nodes * (1 - 1 / path.nodes), to_ranks)
+    sent = exchange.top_k * exchange.expert_load
+    return TokenCopies(sent * (path.ranks_per_node - 1) / path.size, sent * (1 - path.ranks_per_node / path.size), sent)
 
 
-def exchange_time(exchange: Exchange, path: Path) -> Seconds:
+def expert_all_to_all_time(exchange: ExpertAllToAll, path: GroupLinks) -> Seconds:
     """Return the time of one direction of the all-to-all [s]; zero in a group of one.
 
     normal: one copy a node, forwarded inside it,
@@ -57,6 +57,6 @@ def exchange_time(exchange: Exchange, path: Path) -> Seconds:
     ranks in deduplicated copies, load in copies an expert. A node's copies share its NICs evenly.
     """
     sent = exchange.tokens * exchange.token_bytes
-    found = copies(exchange, path)
-    outer, inner = sent * found.outer / path.outer, sent * found.inner / path.inner
+    found = token_copies(exchange, path)
+    outer, inner = sent * found.inter / path.inter, sent * found.intra / path.intra
     return where(path.size > 1, maximum(outer, inner) + path.latency, 0.0)

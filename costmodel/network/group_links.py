@@ -14,7 +14,7 @@ from costmodel.workload.operators import Group
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Path:
+class GroupLinks:
     """A group of `size` ranks on `nodes` nodes, `local` on each.
 
     inner, outer: bandwidth of one rank inside and between nodes, one direction [B/s]; inner_latency, outer_latency: of
@@ -22,25 +22,27 @@ class Path:
     """
 
     size: Count
-    local: Count
+    ranks_per_node: Count
     nodes: Count
-    inner: BytesPerSecond
-    outer: BytesPerSecond
-    inner_latency: Seconds
-    outer_latency: Seconds
+    intra: BytesPerSecond
+    inter: BytesPerSecond
+    intra_latency: Seconds
+    inter_latency: Seconds
 
     @property
     def slowest(self) -> BytesPerSecond:
         """Return the bandwidth of the slowest link that the group crosses."""
-        return where(self.nodes > 1, where(self.local > 1, minimum(self.inner, self.outer), self.outer), self.inner)
+        return where(
+            self.nodes > 1, where(self.ranks_per_node > 1, minimum(self.intra, self.inter), self.inter), self.intra
+        )
 
     @property
     def latency(self) -> Seconds:
         """Return the latency of the farthest pair."""
-        return where(self.nodes > 1, self.outer_latency, self.inner_latency)
+        return where(self.nodes > 1, self.inter_latency, self.intra_latency)
 
 
-def path(group: Group, cluster: Cluster) -> Path:
+def group_links(group: Group, cluster: Cluster) -> GroupLinks:
     """Return the path of a group whose ranks stand `stride` apart, nodes filled in rank order.
 
     local = clip(devices a node / stride, 1, size); nodes = size / local.
@@ -51,14 +53,14 @@ def path(group: Group, cluster: Cluster) -> Path:
     span = maximum(group.size * group.stride / node.count, nodes)
     outer, outer_latency = _between_nodes(cluster, nodes, span)
     inner, inner_latency = _inside_node(cluster)
-    return Path(group.size, local, nodes, inner, outer, inner_latency, outer_latency)
+    return GroupLinks(group.size, local, nodes, inner, outer, inner_latency, outer_latency)
 
 
-def way_of(group: Group, cluster: Cluster | None, name: str) -> Path:
+def require_group_links(group: Group, cluster: Cluster | None, name: str) -> GroupLinks:
     """Return the path of a message's group; raise InfeasibleError where no cluster says how its ranks are joined."""
     if cluster is None:
         raise InfeasibleError(f"{name}: nothing says how its ranks are joined")
-    return path(group, cluster)
+    return group_links(group, cluster)
 
 
 def _inside_node(cluster: Cluster) -> tuple[BytesPerSecond, Seconds]:

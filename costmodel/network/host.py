@@ -5,7 +5,7 @@ from __future__ import annotations
 from costmodel.errors import InfeasibleError
 from costmodel.hardware import Cluster, Link
 from costmodel.quantities import BytesPerSecond, Count, FlopPerSecond, Seconds, minimum
-from costmodel.workload.operators import HostProduct, HostTransfer, HostWork
+from costmodel.workload.operators import HostGemm, HostTransfer, HostWork
 
 
 def host_link(cluster: Cluster) -> Link:
@@ -56,7 +56,7 @@ def host_peak(cluster: Cluster, dtype: str, devices: Count) -> FlopPerSecond | N
     return None if peak is None else peak / minimum(cluster.node.count, devices)
 
 
-def arithmetic_time(work: HostProduct, cluster: Cluster) -> Seconds:
+def arithmetic_time(work: HostGemm, cluster: Cluster) -> Seconds:
     """Return how long the host's processors compute a product for a device [s]; zero where no source states their peak.
 
     t = FLOP * devices of a node / peak

@@ -19,7 +19,7 @@ class Layout:
     """
 
     ranks: int
-    local: int
+    ranks_per_node: int
     nodes: int
     stride: int = 1
     groups: int = 1
@@ -28,7 +28,7 @@ class Layout:
         """Return the device of a rank of a group, devices numbered node by node."""
         span = self.stride * self.nodes
         first = group // self.stride * span + group % self.stride
-        return (first + rank // self.local * self.stride) * per_node + rank % self.local
+        return (first + rank // self.ranks_per_node * self.stride) * per_node + rank % self.ranks_per_node
 
     @property
     def last_node(self) -> int:

@@ -11,23 +11,23 @@ import numpy as np
 from costmodel.errors import InputError
 from costmodel.hardware import Cluster
 from costmodel.network.algorithms import CLOSED, algorithm_time
-from costmodel.network.cluster_links import Plant, build_plant
-from costmodel.network.group_links import path
+from costmodel.network.cluster_links import ClusterLinks, build_cluster_links
+from costmodel.network.group_links import group_links
 from costmodel.network.layout import Layout, pairs
-from costmodel.network.nominal import sound
+from costmodel.network.nominal import nominal_cluster
 from costmodel.network.patterns import Phase, algorithms, exchange_phases, phases
 from costmodel.network.routing import Flows, route
 from costmodel.network.sharing import Incidence
 from costmodel.network.simulation import BATCH, MOST_EXACT_FLOWS
 from costmodel.network.symmetry import run_collapsed
 from costmodel.quantities import Array, Indices
-from costmodel.workload.operators import Collective, Exchange, Group
+from costmodel.workload.operators import Collective, ExpertAllToAll, Group
 
 UNMET = "one switch"  # a fabric on which no two flows meet but at the NICs
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Load:
+class LinkLoad:
     """A message on the links. links, busy: those that its own flows use, and how long each is full with them [s].
 
     alone: of all flows of the groups that move together, on this cluster [s]; ideal: on one where NICs and links inside
@@ -36,13 +36,13 @@ class Load:
 
     links: Indices
     busy: Array
-    alone: float
-    ideal: float
+    isolated_time: float
+    uncontended_time: float
 
     @property
     def slower(self) -> float:
         """Return how many times as long the message takes on this fabric as on one where no flows meet."""
-        return self.alone / self.ideal if self.ideal else 1.0
+        return self.isolated_time / self.uncontended_time if self.uncontended_time else 1.0
 
 
 Part: TypeAlias = "tuple[int, int]"  # (number, count): a device block of a rank cut into so many parts, which of them
@@ -81,34 +81,34 @@ class Wires:
     width: int
     copies: int = 1
     seed: int = 0
-    plant: Plant = field(init=False)
-    _ideal: Plant = field(init=False)
+    plant: ClusterLinks = field(init=False)
+    _ideal: ClusterLinks = field(init=False)
     _known: dict[tuple[object, ...], _Unit] = field(default_factory=dict)
     _apart_known: dict[tuple[bytes, ...], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         nodes = -(-self.ranks * self.width // int(self.cluster.node.count))
-        self.plant = build_plant(self.cluster, nodes)
-        self._ideal = build_plant(sound(self.cluster, UNMET), nodes)
+        self.plant = build_cluster_links(self.cluster, nodes)
+        self._ideal = build_cluster_links(nominal_cluster(self.cluster, UNMET), nodes)
 
-    def collective(self, operator: Collective | Exchange, rank: int, part: Part = WHOLE) -> Load:
+    def collective(self, operator: Collective | ExpertAllToAll, rank: int, part: Part = WHOLE) -> LinkLoad:
         """Return the load of a collective or exchange of all groups of a pipeline rank, or of a part of its devices."""
         members = self._members(operator.group, rank)
         local = _beside(operator.group, int(self.cluster.node.count))
         made = list(self._phases(operator, Layout(members.shape[1], local, members.shape[1] // local)))
         return self._load(made, members, rank, part)
 
-    def send(self, size: float, rank: int, target: int, part: Part = WHOLE) -> Load:
+    def send(self, size: float, rank: int, target: int, part: Part = WHOLE) -> LinkLoad:
         """Return the load of a message from every device of a rank, or a part of them, to the same of another rank."""
         members = np.stack([np.arange(self.width) + each * self.width for each in (rank, target)], axis=1)
         return self._load([Phase(np.array([0]), np.array([1]), np.array([size]))], members, rank, part)
 
-    def _phases(self, operator: Collective | Exchange, where: Layout) -> Iterator[Phase]:
+    def _phases(self, operator: Collective | ExpertAllToAll, where: Layout) -> Iterator[Phase]:
         """Yield what moves one after the other, by the algorithm that is fastest in closed form."""
-        if isinstance(operator, Exchange):
+        if isinstance(operator, ExpertAllToAll):
             yield from exchange_phases(operator, where)
             return
-        way = path(operator.group, sound(self.cluster))
+        way = group_links(operator.group, nominal_cluster(self.cluster))
         size = float(operator.size)
         named = [name for name in algorithms(operator.kind, where) if name in CLOSED[operator.kind]]
         fastest = min(named, key=lambda name: float(algorithm_time(operator.kind, name, size, way)))
@@ -130,11 +130,11 @@ class Wires:
             )  # fmt: skip
         return own.reshape(-1, size, stride).swapaxes(1, 2).reshape(-1, size)
 
-    def _load(self, made: Sequence[Phase], members: Indices, rank: int, part: Part) -> Load:
+    def _load(self, made: Sequence[Phase], members: Indices, rank: int, part: Part) -> LinkLoad:
         """Return the load of phases among groups that all work at the same time."""
         largest = max((float(phase.size.max(initial=0.0)) for phase in made), default=0.0)
         if not largest:
-            return Load(np.empty(0, np.intp), np.empty(0), 0.0, 0.0)
+            return LinkLoad(np.empty(0, np.intp), np.empty(0), 0.0, 0.0)
         shape = tuple(
             (phase.source.tobytes(), phase.target.tobytes(), phase.uniform, _rounded(phase.size / largest))
             for phase in made
@@ -145,7 +145,7 @@ class Wires:
         one = self._known[key]
         busy = one.busy(rank * self.width, self.width, part)
         used = np.flatnonzero(busy)
-        return Load(used, busy[used] * largest, one.alone * largest, one.ideal * largest)
+        return LinkLoad(used, busy[used] * largest, one.alone * largest, one.ideal * largest)
 
     def _unit(self, made: Sequence[Phase], members: Indices) -> _Unit:
         """Return what phases take by themselves, and which of their flows load what.

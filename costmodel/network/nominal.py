@@ -7,7 +7,7 @@ from dataclasses import replace
 from costmodel.hardware import Cluster
 
 
-def sound(cluster: Cluster, topology: str | None = None) -> Cluster:
+def nominal_cluster(cluster: Cluster, topology: str | None = None) -> Cluster:
     """Return the cluster as measurements found it: nothing has failed, no uplink is narrower than what it joins.
 
     topology: another one for the fabric, null for its own.

@@ -15,7 +15,7 @@ import numpy as np
 from costmodel.errors import InputError
 from costmodel.network.layout import Layout, pairs
 from costmodel.quantities import Array, Bytes, Indices
-from costmodel.workload.operators import Exchange
+from costmodel.workload.operators import ExpertAllToAll
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,7 +51,7 @@ def algorithms(kind: str, where: Layout) -> tuple[str, ...]:
     return tuple(
         name for name in _CHOICES.get(kind, tuple(ALGORITHMS[kind])[:1])
         if not (name == "halving_doubling" and where.ranks & (where.ranks - 1))
-        and not (name == "hierarchical" and (where.nodes == 1 or where.local == 1))
+        and not (name == "hierarchical" and (where.nodes == 1 or where.ranks_per_node == 1))
     )  # fmt: skip
 
 
@@ -59,7 +59,7 @@ _RINGS = ("ring", "hierarchical")
 _CHOICES = {"all_reduce": (*_RINGS, "halving_doubling"), "all_gather": _RINGS, "reduce_scatter": _RINGS}
 
 
-def exchange_phases(exchange: Exchange, where: Layout, *, in_network: bool = False) -> list[Phase]:
+def exchange_phases(exchange: ExpertAllToAll, where: Layout, *, in_network: bool = False) -> list[Phase]:
     """Return the phases of one direction of the expert all-to-all with uniform routing.
 
     normal: one copy a node to the rank of the same number there, and on to the ranks of the experts inside it, at the
@@ -71,18 +71,22 @@ def exchange_phases(exchange: Exchange, where: Layout, *, in_network: bool = Fal
     bytes_ = float(exchange.tokens * exchange.token_bytes)
     if not exchange.deduplicates:
         source, target = pairs(where.ranks)
-        each = bytes_ * exchange.top_k * float(exchange.load) / where.ranks
+        each = bytes_ * exchange.top_k * float(exchange.expert_load) / where.ranks
         return [Phase(source, target, np.full(len(source), each), uniform=True)]
     nodes, ranks = float(where.nodes), float(where.ranks)
-    a_node = bytes_ * float(exchange.targets(nodes) * exchange.fullest(nodes)) / nodes
-    inside = bytes_ * float(exchange.targets(ranks) * exchange.fullest(ranks)) / where.local
+    a_node = bytes_ * float(exchange.targets(nodes) * exchange.most_loaded(nodes)) / nodes
+    inside = bytes_ * float(exchange.targets(ranks) * exchange.most_loaded(ranks)) / where.ranks_per_node
     made: list[tuple[Indices, Indices, Array]] = []
     rank = np.arange(where.ranks)
     for step in range(1, where.nodes):
-        made.append((rank, (rank + step * where.local) % where.ranks, np.full(where.ranks, a_node)))
-    for step in range(1, where.local):
+        made.append((rank, (rank + step * where.ranks_per_node) % where.ranks, np.full(where.ranks, a_node)))
+    for step in range(1, where.ranks_per_node):
         made.append(
-            (rank, rank // where.local * where.local + (rank + step) % where.local, np.full(where.ranks, inside))
+            (
+                rank,
+                rank // where.ranks_per_node * where.ranks_per_node + (rank + step) % where.ranks_per_node,
+                np.full(where.ranks, inside),
+            )
         )
     source, target, sizes = (np.concatenate(parts) for parts in zip(*made, strict=True))
     copies = float(exchange.targets(nodes)) * (1 - 1 / nodes)
@@ -96,15 +100,15 @@ def _ring_orders(where: Layout) -> list[Indices]:
 
     A ring leaves a node at the rank of the same number at which it enters the next, so that it stays on one rail there.
     """
-    if where.nodes == 1 or where.local == 1:
+    if where.nodes == 1 or where.ranks_per_node == 1:
         return [np.arange(where.ranks)]
     orders = []
-    for channel in range(where.local):
-        doors = [(channel - node % 2) % where.local for node in range(where.nodes)]
+    for channel in range(where.ranks_per_node):
+        doors = [(channel - node % 2) % where.ranks_per_node for node in range(where.nodes)]
         if where.nodes % 2:
-            doors[-1] = (channel - 2) % where.local
-        passed = [_passage(*ends, where.local) for ends in zip(doors, [*doors[1:], doors[0]], strict=True)]
-        orders.append(np.concatenate([node * where.local + inside for node, inside in enumerate(passed)]))
+            doors[-1] = (channel - 2) % where.ranks_per_node
+        passed = [_passage(*ends, where.ranks_per_node) for ends in zip(doors, [*doors[1:], doors[0]], strict=True)]
+        orders.append(np.concatenate([node * where.ranks_per_node + inside for node, inside in enumerate(passed)]))
     return orders
 
 
@@ -129,7 +133,7 @@ def _all_gather_ring(size: float, where: Layout) -> Iterator[Phase]:
 
 def _inner(size: float, where: Layout) -> Iterator[Phase]:
     """Yield a ring inside every node over `size` bytes."""
-    local = where.local
+    local = where.ranks_per_node
     rank = np.arange(where.ranks)
     target = rank // local * local + (rank + 1) % local
     yield Phase(rank, target, np.full(where.ranks, (local - 1) / local * size), local - 1.0)
@@ -139,8 +143,8 @@ def _outer(size: float, where: Layout) -> Iterator[Phase]:
     """Yield a ring over the nodes for each rail, each over its part of `size` bytes."""
     nodes = where.nodes
     rank = np.arange(where.ranks)
-    target = (rank + where.local) % where.ranks
-    yield Phase(rank, target, np.full(where.ranks, (nodes - 1) / nodes * size / where.local), nodes - 1.0)
+    target = (rank + where.ranks_per_node) % where.ranks
+    yield Phase(rank, target, np.full(where.ranks, (nodes - 1) / nodes * size / where.ranks_per_node), nodes - 1.0)
 
 
 def _all_gather_hierarchical(size: float, where: Layout) -> Iterator[Phase]:
@@ -195,7 +199,7 @@ def _in_switch(size: float, where: Layout) -> Iterator[Phase]:
         yield Phase(rank, rank, np.full(where.ranks, size), switched=True)
         return
     yield from _inner(size, where)
-    yield Phase(rank, rank, np.full(where.ranks, size / where.local), switched=True)
+    yield Phase(rank, rank, np.full(where.ranks, size / where.ranks_per_node), switched=True)
     yield from _inner(size, where)
 
 
@@ -206,7 +210,7 @@ def _all_to_all(size: float, where: Layout) -> Iterator[Phase]:
 
 def _all_to_all_hierarchical(size: float, where: Layout) -> Iterator[Phase]:
     """Yield an exchange inside the nodes, by rail of the target, then one along the rails."""
-    rank, local = np.arange(where.ranks), where.local
+    rank, local = np.arange(where.ranks), where.ranks_per_node
     for steps, count, each in ((range(1, local), 1, size / local), (range(1, where.nodes), local, size / where.nodes)):
         if not len(steps):
             continue

@@ -12,7 +12,7 @@ from scipy.sparse import coo_matrix
 
 from costmodel.errors import InfeasibleError, InputError
 from costmodel.hardware import Cluster
-from costmodel.network.cluster_links import UNBOUNDED, Plant
+from costmodel.network.cluster_links import UNBOUNDED, ClusterLinks
 from costmodel.network.graphs import RAILED
 from costmodel.network.sharing import Incidence
 from costmodel.network.shortest import Paths, shortest_paths
@@ -22,7 +22,7 @@ POLICIES = ("ecmp", "static", "adaptive", "spray")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Routed:
+class FlowRoutes:
     """Flows on a plant: the links that each loads, and the time of its first byte on the way [s]."""
 
     incidence: Incidence
@@ -38,7 +38,7 @@ class Flows:
     size: Array
 
 
-def route(plant: Plant, flows: Flows, policy: str, seed: int = 0) -> Routed:
+def route(plant: ClusterLinks, flows: Flows, policy: str, seed: int = 0) -> FlowRoutes:
     """Return the links of each flow under a policy.
 
     ecmp: a hash of source, target and `seed` picks one of the equal paths; static: the target's port does, as fixed
@@ -48,7 +48,7 @@ def route(plant: Plant, flows: Flows, policy: str, seed: int = 0) -> Routed:
     if policy not in POLICIES:
         raise InputError.single(f"no routing is named {policy!r}", hint=f"write one of {', '.join(POLICIES)}")
     made = _Entries(len(flows.source))
-    shared = flows.source // plant.local == flows.target // plant.local
+    shared = flows.source // plant.ranks_per_node == flows.target // plant.ranks_per_node
     outside = np.flatnonzero(~shared)
     within = np.flatnonzero(shared & (flows.source != flows.target))
     _inside(made, plant, within, flows.source[within], flows.target[within])
@@ -59,7 +59,7 @@ def route(plant: Plant, flows: Flows, policy: str, seed: int = 0) -> Routed:
         _forward(made, plant, ways, latency)
         _out_and_in(made, plant, ways)
         _through(made, plant, ways, flows, policy, seed, latency)
-    return Routed(made.incidence(plant.capacity), latency)
+    return FlowRoutes(made.incidence(plant.capacity), latency)
 
 
 @dataclass(slots=True)
@@ -115,7 +115,7 @@ class _Ways:
         return bool((self.share == 1.0).all())
 
 
-def _inside(made: _Entries, plant: Plant, flow: Indices, source: Indices, target: Indices) -> None:
+def _inside(made: _Entries, plant: ClusterLinks, flow: Indices, source: Indices, target: Indices) -> None:
     """Add what flows inside nodes load.
 
     Without peer-to-peer access a message is stored in the host's memory and read from there, one hop after the other:
@@ -129,11 +129,11 @@ def _inside(made: _Entries, plant: Plant, flow: Indices, source: Indices, target
     weight = 1.0 if node.peer_to_peer else 2.0
     _over_host(made, plant, flow, source, target, weight)
     if not node.peer_to_peer:
-        made.add(flow, plant.numbers["memory"][source // plant.local], 2.0)
+        made.add(flow, plant.numbers["memory"][source // plant.ranks_per_node], 2.0)
 
 
 def _over_host(
-    made: _Entries, plant: Plant, flow: Indices, source: Indices, target: Indices, weight: Array | float
+    made: _Entries, plant: ClusterLinks, flow: Indices, source: Indices, target: Indices, weight: Array | float
 ) -> None:
     """Add the PCIe tree between two devices of a node: up to where their branches meet, and down."""
     numbers, host = plant.numbers, plant.cluster.node.host
@@ -143,7 +143,10 @@ def _over_host(
     for what, count in (("switch", int(host.switches or 0)), ("socket", int(host.sockets or 1))):
         if count < 2:
             continue
-        branch = [at // plant.local * count + at % plant.local * count // plant.local for at in (source, target)]
+        branch = [
+            at // plant.ranks_per_node * count + at % plant.ranks_per_node * count // plant.ranks_per_node
+            for at in (source, target)
+        ]
         apart = branch[0] != branch[1]
         made.add(flow[apart], numbers[f"{what}_up"][branch[0][apart]], weights[apart])
         made.add(flow[apart], numbers[f"{what}_down"][branch[1][apart]], weights[apart])
@@ -156,13 +159,13 @@ def inside_latency(cluster: Cluster) -> float:
     return hops * float(node.intra.latency or 0.0)
 
 
-def _ways(plant: Plant, flows: Flows, outside: Indices) -> _Ways:
+def _ways(plant: ClusterLinks, flows: Flows, outside: Indices) -> _Ways:
     """Return by which NICs each flow between nodes leaves and enters.
 
     With rails and PXN, or with a plane a rail, a message changes to the rail of its target before it leaves; else the
     devices' own NICs carry it. A flow whose NIC does not work is divided evenly over the rails that do at both ends.
     """
-    local, network = plant.local, plant.cluster.network
+    local, network = plant.ranks_per_node, plant.cluster.network
     every = len(outside) == len(flows.source)
     source, target = (ends if every else ends[outside] for ends in (flows.source, flows.target))
     railed = network is not None and network.topology in RAILED and local > 1
@@ -197,7 +200,7 @@ def _ways(plant: Plant, flows: Flows, outside: Indices) -> _Ways:
     )  # fmt: skip
 
 
-def _forward(made: _Entries, plant: Plant, ways: _Ways, latency: Array) -> None:
+def _forward(made: _Entries, plant: ClusterLinks, ways: _Ways, latency: Array) -> None:
     """Add what is forwarded inside nodes: over their own link with PXN, else over PCIe, through the other device."""
     network, node = plant.cluster.network, plant.cluster.node
     for begins, ends in ((ways.source, ways.leaves), (ways.enters, ways.target)):
@@ -211,7 +214,7 @@ def _forward(made: _Entries, plant: Plant, ways: _Ways, latency: Array) -> None:
         latency[flow] += float(node.intra.latency or 0.0)
 
 
-def _out_and_in(made: _Entries, plant: Plant, ways: _Ways) -> None:
+def _out_and_in(made: _Entries, plant: ClusterLinks, ways: _Ways) -> None:
     """Add the NICs' links, and between device and NIC those to the host where they can bound."""
     share: Array | float = 1.0 if ways.whole else ways.share
     names = ["nic_up", "nic_down", *(("pcie_up", "pcie_down") if _host_binds(plant) else ())]
@@ -219,7 +222,7 @@ def _out_and_in(made: _Entries, plant: Plant, ways: _Ways) -> None:
         made.add(ways.flow, plant.numbers[name][ways.leaves if name.endswith("up") else ways.enters], share)
 
 
-def _host_binds(plant: Plant) -> bool:
+def _host_binds(plant: ClusterLinks) -> bool:
     """Tell whether a link to the host can be full before the NIC behind it: it is slower, or carries something else."""
     node, network = plant.cluster.node, plant.cluster.network
     host, nic = plant.numbers["pcie_up"][0], plant.numbers["nic_up"][0]
@@ -229,7 +232,9 @@ def _host_binds(plant: Plant) -> bool:
     return bool(shared or plant.capacity[host] < plant.capacity[nic])
 
 
-def _through(made: _Entries, plant: Plant, ways: _Ways, flows: Flows, policy: str, seed: int, latency: Array) -> None:
+def _through(
+    made: _Entries, plant: ClusterLinks, ways: _Ways, flows: Flows, policy: str, seed: int, latency: Array
+) -> None:
     """Add the fabric's links, and the latency of its switches."""
     assert plant.switches is not None
     count = len(plant.switches.names)
@@ -260,7 +265,9 @@ def _through(made: _Entries, plant: Plant, ways: _Ways, flows: Flows, policy: st
         made.add(flow, np.where(links < 0, UNBOUNDED, links + plant.fabric), share)
 
 
-def _choice(plant: Plant, paths: Paths, pair: Indices, ways: _Ways, flows: Flows, policy: str, seed: int) -> Indices:
+def _choice(
+    plant: ClusterLinks, paths: Paths, pair: Indices, ways: _Ways, flows: Flows, policy: str, seed: int
+) -> Indices:
     """Return which of its equal paths each flow takes."""
     number = paths.count[pair]
     if policy == "static":

@@ -9,16 +9,16 @@ import numpy as np
 
 from costmodel.errors import InputError
 from costmodel.hardware import Cluster
-from costmodel.network.cluster_links import KINDS, UNBOUNDED, Plant, build_plant, ports
+from costmodel.network.cluster_links import KINDS, UNBOUNDED, ClusterLinks, build_cluster_links, ports
 from costmodel.network.flows import run_flows
 from costmodel.network.layout import Layout, pairs
 from costmodel.network.patterns import Phase, algorithms, exchange_phases, phases
-from costmodel.network.routing import Flows, Routed, fabric_latency, inside_latency, route
+from costmodel.network.routing import FlowRoutes, Flows, fabric_latency, inside_latency, route
 from costmodel.network.sharing import Incidence, check_plain
 from costmodel.network.symmetry import run_collapsed
 from costmodel.network.uniform import LINKS, Symmetry, uniform_classes
 from costmodel.quantities import Array, Indices
-from costmodel.workload.operators import Exchange
+from costmodel.workload.operators import ExpertAllToAll
 
 WORDS = {
     "intra": "links between devices of a node", "pcie": "links to the host", "nic": "NICs", "memory": "host memory",
@@ -43,10 +43,10 @@ class Outcome:
     link: str = ""
     busy: float = 0.0
     carried: Array | None = None
-    plant: Plant | None = None
+    plant: ClusterLinks | None = None
 
     @property
-    def told(self) -> str:
+    def document(self) -> str:
         """Return the bottleneck in words."""
         name = f", such as {self.link}" if self.link else ""
         return f"{WORDS.get(self.bottleneck, self.bottleneck)}{name}"
@@ -81,7 +81,7 @@ def run_collective(kind: str, size: float, run: Setting, algorithm: str | None =
     return min(found, key=lambda outcome: outcome.time)
 
 
-def run_exchange(exchange: Exchange, run: Setting, *, in_network: bool = False) -> Outcome:
+def run_exchange(exchange: ExpertAllToAll, run: Setting, *, in_network: bool = False) -> Outcome:
     """Return the time of one direction of the expert all-to-all."""
     return _run(exchange.mode, exchange_phases(exchange, run.where, in_network=in_network), run)
 
@@ -90,7 +90,7 @@ def _run(algorithm: str, made: list[Phase], run: Setting) -> Outcome:
     """Return the sum over phases; the bottleneck is that of the longest."""
     if not made:
         return Outcome(algorithm, 0.0, 0.0, "none")
-    plant: Plant | None = None
+    plant: ClusterLinks | None = None
     total = latency = longest = 0.0
     best = Outcome(algorithm, 0.0, 0.0, "none")
     for phase in made:
@@ -98,7 +98,7 @@ def _run(algorithm: str, made: list[Phase], run: Setting) -> Outcome:
         if symmetric is not None:
             one = symmetric
         else:
-            plant = plant or build_plant(run.cluster, run.where.last_node, run.shares)
+            plant = plant or build_cluster_links(run.cluster, run.where.last_node, run.shares)
             one = run_phase(phase, plant, run)
         total, latency = total + one.time, latency + one.latency
         if one.time - one.latency >= longest:
@@ -126,7 +126,7 @@ def _symmetric(phase: Phase, run: Setting) -> Outcome | None:
 
 def _one_of_each(run: Setting) -> dict[str, float]:
     """Return the bandwidth of a link of each kind that a uniform exchange meets [B/s]."""
-    node = build_plant(replace(run.cluster, network=None), 1, run.shares)
+    node = build_cluster_links(replace(run.cluster, network=None), 1, run.shares)
     links = {kind: int(node.numbers[f"{kind}_up"][0]) for kind in ("intra", "pcie")}
     capacity = {kind: float(node.capacity[link]) for kind, link in links.items() if link != UNBOUNDED}
     if run.where.nodes == 1:
@@ -146,7 +146,7 @@ def _farthest(found: Symmetry, cluster: Cluster) -> float:
     return float(times.max())
 
 
-def run_phase(phase: Phase, plant: Plant, run: Setting) -> Outcome:
+def run_phase(phase: Phase, plant: ClusterLinks, run: Setting) -> Outcome:
     """Return a phase flow by flow, those that are alike as one."""
     source, target, size = phase.source, phase.target, phase.size
     if phase.uniform:
@@ -154,7 +154,7 @@ def run_phase(phase: Phase, plant: Plant, run: Setting) -> Outcome:
         source, target = pairs(run.where.ranks)
         size = np.full(len(source), phase.size[0])
     ends = [
-        np.concatenate([run.where.device(rank, plant.local, group) for group in range(run.where.groups)])
+        np.concatenate([run.where.device(rank, plant.ranks_per_node, group) for group in range(run.where.groups)])
         for rank in (source, target)
     ]
     size = np.tile(size, run.where.groups)
@@ -172,10 +172,19 @@ def run_phase(phase: Phase, plant: Plant, run: Setting) -> Outcome:
     at = int(np.argmax(busy)) if len(busy) else 0
     kind, name = (KINDS[plant.kind[at]], plant.names[at]) if len(busy) else ("none", "")
     share = float(busy[at] / done.makespan) if done.makespan else 0.0
-    return Outcome("", done.makespan + latency, latency, kind, name, share, done.carried, plant)
+    return Outcome(
+        algorithm="",
+        time=done.makespan + latency,
+        latency=latency,
+        bottleneck=kind,
+        link=name,
+        busy=share,
+        carried=done.carried,
+        plant=plant,
+    )
 
 
-def _through_switches(plant: Plant, devices: Indices, size: Array) -> Routed:
+def _through_switches(plant: ClusterLinks, devices: Indices, size: Array) -> FlowRoutes:
     """Return what each rank loads where switches add up or copy: its own link, once each way.
 
     Between switches one stream a leaf is left, which is no more than one NIC's.
@@ -185,10 +194,12 @@ def _through_switches(plant: Plant, devices: Indices, size: Array) -> Routed:
     start = np.arange(0, 2 * len(devices) + 1, 2)
     between = plant.switches is not None
     latency = float(fabric_latency(plant.cluster, np.array([2.0]))[0]) if between else inside_latency(plant.cluster)
-    return Routed(Incidence(start, links.ravel().astype(np.int32), None, plant.capacity), np.full(len(size), latency))
+    return FlowRoutes(
+        Incidence(start, links.ravel().astype(np.int32), None, plant.capacity), np.full(len(size), latency)
+    )
 
 
-def _lightened(incidence: Incidence, plant: Plant, lighter: tuple[str, float]) -> Incidence:
+def _lightened(incidence: Incidence, plant: ClusterLinks, lighter: tuple[str, float]) -> Incidence:
     """Return the incidence with less weight on the NICs' links of one direction."""
     side, share = lighter
     if share == 1.0:

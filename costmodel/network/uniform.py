@@ -58,7 +58,7 @@ def uniform_classes(cluster: Cluster, where: Layout, capacity: dict[str, float],
     if shape is None:
         return None
     tiers, ranks_a_link, full = shape
-    changes = network is not None and network.topology in RAILED and where.local > 1
+    changes = network is not None and network.topology in RAILED and where.ranks_per_node > 1
     over_host = changes and network is not None and not network.pxn and bool(network.planes > 1)
     forwards = changes and network is not None and network.pxn
     if network is not None and network.failed:
@@ -86,10 +86,10 @@ def _flows(
 ) -> Iterator[dict[str, float]]:
     """Yield each class of a rank's flows: how many, and how often each loads a link of each kind."""
     nothing = dict.fromkeys((*LINKS, "hops", "forwarded"), 0.0)
-    if where.local > 1:
-        yield nothing | {"count": where.local - 1.0, "intra": 1.0}
+    if where.ranks_per_node > 1:
+        yield nothing | {"count": where.ranks_per_node - 1.0, "intra": 1.0}
     for tier in tiers:
-        for count, changed in ((1.0, False), (where.local - 1.0, True)):
+        for count, changed in ((1.0, False), (where.ranks_per_node - 1.0, True)):
             if tier.nodes * count == 0:
                 continue
             climbs = max(tier.climbs, 1) if changed and by_spine else tier.climbs
@@ -115,7 +115,7 @@ def _shape(cluster: Cluster, where: Layout) -> tuple[list[Tier], dict[str, float
     network, local = cluster.network, int(cluster.node.count)
     if network is None or network.topology in _FLAT:
         return [Tier(where.nodes - 1.0, 0)], {}, True
-    if network.topology not in _TREES or where.local != local:
+    if network.topology not in _TREES or where.ranks_per_node != local:
         return None
     railed, ports = network.topology in RAILED, leaf_ports(network.radix, network.oversubscription)
     if (railed and network.planes not in (1.0, float(local))) or (not railed and network.planes > 1):
@@ -152,7 +152,7 @@ def _has_room(network: Network, nodes: int, local: int) -> bool:
 
 def _nodes(where: Layout, group: int) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
     """Return the nodes of a group."""
-    return where.device(np.arange(0, where.ranks, where.local), 1, group)
+    return where.device(np.arange(0, where.ranks, where.ranks_per_node), 1, group)
 
 
 def _even(places: np.ndarray[tuple[int], np.dtype[np.intp]]) -> int | None:

@@ -150,9 +150,11 @@ def _gpu() -> Machine:
     clock, _, driver, highest, limit = _smi()
     highest_clock = max(_hertz(clock), _hertz(highest))  # a device with nothing to do states a low one
     facts = Facts(
-        properties.name, f"sm{properties.major}{properties.minor}", properties.multi_processor_count,
-        highest_clock, highest_clock, properties.total_memory, getattr(properties, "L2_cache_size", 0),
-        driver, "pcie", float(limit) if _is_number(limit) else None,
+        product=properties.name, architecture=f"sm{properties.major}{properties.minor}",
+        processors=properties.multi_processor_count,
+        clock=highest_clock, clock_max=highest_clock, memory=properties.total_memory,
+        cache=getattr(properties, "L2_cache_size", 0),
+        driver=driver, link="pcie", power=float(limit) if _is_number(limit) else None,
     )  # fmt: skip
     narrow = ("fp8_e4m3", "fp8_e4m3_blk128") if (properties.major, properties.minor) >= (8, 9) else ()
     formats = ("bf16", "fp16", "fp32", *narrow) if properties.major >= 8 else ("fp16", "fp32")
@@ -183,9 +185,11 @@ def _cpu(threads: int | None) -> Machine:
     torch.set_num_threads(_fastest_threads() if threads is None else threads)
     clock = _cpu_clock()
     facts = Facts(
-        _cpu_field("model name") or platform.processor() or platform.machine(), "cpu", torch.get_num_threads(), clock,
-        max(clock, _highest_clock()), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), _last_cache(),
-        platform.release(), "memory",
+        product=_cpu_field("model name") or platform.processor() or platform.machine(), architecture="cpu",
+        processors=torch.get_num_threads(), clock=clock,
+        clock_max=max(clock, _highest_clock()), memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        cache=_last_cache(),
+        driver=platform.release(), link="memory",
     )  # fmt: skip
     return Machine("cpu", facts, HostWatch(), "host_clock_cold", ("fp32", "bf16"))
 

@@ -18,7 +18,7 @@ from costmodel.errors import InputError
 from costmodel.profiling.device_file import Facts, Rates, rates_of, write_device
 from costmodel.profiling.rows import RowTable
 from costmodel.profiling.shape_selection import most_informative
-from costmodel.profiling.shapes import BYTES, TORCH, Reach, Shape, copies, launches, shapes
+from costmodel.profiling.shapes import BYTES, TORCH, ProfileLimits, Shape, copies, launches, shapes
 from costmodel.profiling.timing import Rule, Timing, measure
 from costmodel.schema.whole_files import make_folder, write_whole
 
@@ -41,7 +41,7 @@ Names: TypeAlias = "Callable[[str], str | None]"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ProfileRequest:
     """What a run is asked for. device: auto, cuda or cpu; suites: none for all; seconds: after which none begins."""
 
     device: str
@@ -51,7 +51,7 @@ class Asked:
 
 
 @dataclass(slots=True)
-class Ran:
+class ProfileRun:
     """What a run left: rows new and in all, kernels that failed with the reason, and the device file if one was made.
 
     left: kernels that it had no time for; writes: this process is the one of its group that has written the table.
@@ -66,7 +66,7 @@ class Ran:
     writes: bool = True
 
 
-def run(asked: Asked, names: Names, widths: Widths, tell: Callable[[float], None]) -> Ran:
+def run(asked: ProfileRequest, names: Names, widths: Widths, tell: Callable[[float], None]) -> ProfileRun:
     """Time kernels until the time is over or none is left; rows that the output already holds are not timed again.
 
     names: the device file that a product's name or alias means; widths: half widths of predicted 80 % intervals over
@@ -75,7 +75,7 @@ def run(asked: Asked, names: Names, widths: Widths, tell: Callable[[float], None
     """
     if asked.output.suffix != ".csv":
         raise InputError.single(f"{asked.output} is no .csv file", hint="name one, such as mine.csv", field="--output")
-    shapes(asked.suites, Reach({}, 1.0, 0.0, 0.0))  # an unknown suite is told before anything is imported
+    shapes(asked.suites, ProfileLimits({}, 1.0, 0.0, 0.0))  # an unknown suite is told before anything is imported
     if importlib.util.find_spec("torch") is None:
         raise InputError.single("torch is not installed", hint="pip install 'costmodel[profile]'", field="profile")
     from costmodel.profiling.collectives import Ranks
@@ -114,19 +114,19 @@ class _Run:
     """A run on one device. named: a file of the device is on the search path already."""
 
     def __init__(
-        self, asked: Asked, machine: Machine, ranks: Ranks, device: str, widths: Widths, *, named: bool
+        self, asked: ProfileRequest, machine: Machine, ranks: Ranks, device: str, widths: Widths, *, named: bool
     ) -> None:
         from costmodel.profiling.operands import Operands
 
         self._asked, self._machine, self._ranks, self._widths = asked, machine, ranks, widths
         self._named = named
         self._operands = Operands(machine.kind, machine.facts.cache)
-        self._ran = Ran(device, writes=ranks.first)
+        self._ran = ProfileRun(device, writes=ranks.first)
         self._end = time.monotonic() + asked.seconds
         self._last_state: dict[str, str] = {}
         self._read_at = -math.inf
 
-    def go(self, tell: Callable[[float], None]) -> Ran:
+    def go(self, tell: Callable[[float], None]) -> ProfileRun:
         """Time what there is time for."""
         path = self._asked.output if self._ranks.first else None
         with RowTable(path, self._ran.device) as table:
@@ -158,7 +158,7 @@ class _Run:
         """Return the suites: in a group those of the group alone, so that no rank times what another disturbs."""
         return ("collectives",) if self._ranks.size > 1 else self._asked.suites
 
-    def _reach(self, rates: Rates) -> Reach:
+    def _reach(self, rates: Rates) -> ProfileLimits:
         from costmodel.profiling.libraries import importable
 
         facts, kind = self._machine.facts, self._machine.kind
@@ -167,9 +167,10 @@ class _Run:
         memory = facts.memory * _MEMORY[kind]
         bandwidth = rates.memory or memory / _LONGEST[kind]
         longest = _LONGEST[kind] if self._ranks.size == 1 else 1.0
-        return Reach(
-            peaks or {"bf16": 1.0}, bandwidth, memory, longest, (TORCH, *libraries), kind == "cuda", self._ranks.size,
-            self._ranks.local,
+        return ProfileLimits(
+            peaks=peaks or {"bf16": 1.0}, bandwidth=bandwidth, memory=memory, longest=longest,
+            libraries=(TORCH, *libraries), gpu=kind == "cuda", ranks=self._ranks.size,
+            local=self._ranks.local,
         )  # fmt: skip
 
     def _each(self, order: Iterable[Shape], count: int, table: RowTable, tell: Callable[[float], None]) -> None:

@@ -128,7 +128,7 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class ProfileLimits:
     """What a device can time: kernels that its roofline takes at most `longest` for, whose operands fit.
 
     peaks: dense rate by number format [FLOP/s]; bandwidth: of its memory [B/s]; memory: for operands [B]; libraries:
@@ -161,7 +161,7 @@ def _is_shared(shape: Shape) -> bool:
     return shape.suite == "attention" and shape.size("q_heads") != shape.size("kv_heads")
 
 
-def shapes(suites: Sequence[str], reach: Reach) -> list[Shape]:
+def shapes(suites: Sequence[str], reach: ProfileLimits) -> list[Shape]:
     """Return the kernels of some suites (none: all) that a device can time; raise InputError on an unknown suite."""
     wrong = [name for name in suites if name not in SUITES]
     if wrong:
@@ -198,7 +198,7 @@ def launches() -> list[Shape]:
     return [Shape("launch", "launch", "fp32", (("m", 1),), how, secondary=True) for how in ("eager", "cuda_graph")]
 
 
-def collectives(reach: Reach) -> list[Shape]:
+def collectives(reach: ProfileLimits) -> list[Shape]:
     """Return the messages of a group; none in a group of one."""
     if reach.ranks < 2:
         return []

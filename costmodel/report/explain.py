@@ -13,33 +13,33 @@ from costmodel.analytic.bound import bound_times
 from costmodel.analytic.breakdown import SLOWED
 from costmodel.analytic.evaluation import Evaluation, evaluate
 from costmodel.analytic.expert_load import routing_facts
-from costmodel.analytic.operator_timing import Priced
+from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.cost.calibration import Form
 from costmodel.cost.form_registry import FORMS
 from costmodel.cost.kernels import block_count, tile_times
 from costmodel.cost.machine import VECTOR_DTYPE, Machine
-from costmodel.cost.two_tile_gemm import SwitchedForm
+from costmodel.cost.two_tile_gemm import TwoTileForm
 from costmodel.errors import InputError
-from costmodel.network.group_links import Path, path
+from costmodel.network.group_links import GroupLinks, group_links
 from costmodel.network.host import host_bandwidth, host_link, host_peak
 from costmodel.quantities import ceil
 from costmodel.schema.forms import parameter
-from costmodel.schema.references import near
+from costmodel.schema.references import suggest
 from costmodel.workload.dtypes import payload_width
 from costmodel.workload.operators import (
-    AttentionCore,
+    AttentionKernel,
     Collective,
     Elementwise,
-    Exchange,
+    ExpertAllToAll,
     Gemm,
     Group,
-    HostProduct,
+    HostGemm,
     HostTime,
     HostTransfer,
     HostUpdate,
     MixedAttention,
     base_name,
-    product_family,
+    gemm_family,
 )
 from costmodel.workload.plans import ExpertBound
 from costmodel.workload.scenario import Disaggregated, HostTimes, Pool, Scenario
@@ -49,14 +49,14 @@ if TYPE_CHECKING:
 
 FORMULAS = {
     Gemm: "t = launch + min over tiles of max(tensor, promotion, L2, memory)",
-    AttentionCore: "t = launch + max(FLOP / peak in whole waves, traffic / memory bandwidth)",
+    AttentionKernel: "t = launch + max(FLOP / peak in whole waves, traffic / memory bandwidth)",
     MixedAttention: "t = launch + max(FLOP of all parts / peak, traffic of all parts / memory bandwidth)",
     Elementwise: "t = launch + traffic / memory bandwidth",
     Collective: "t = fastest of ring, two levels and halving-doubling, over the links that the group crosses",
     HostTime: "t = always + each * sequences",
     HostTransfer: "t = launch + size / min(B_link, B_host / devices of a node) + latency",
     HostUpdate: "t = traffic / (B_host / devices of a node)",
-    HostProduct: "t = max(traffic / (B_host / devices of a node), FLOP / (host peak / devices of a node))",
+    HostGemm: "t = max(traffic / (B_host / devices of a node), FLOP / (host peak / devices of a node))",
 }
 EXCHANGE_FORMULAS = {
     True: "t = max(T * E_nodes * load_N * (1-1/N) * b / B_out, T * E_ranks * load_n * (1-1/l) * b / B_in) + latency",
@@ -64,7 +64,7 @@ EXCHANGE_FORMULAS = {
 }  # by whether a token goes once to each place
 
 
-EXPERTS = ("grouped_gemm", product_family("grouped_gemm", weight_only=True))  # families of the experts' products
+EXPERTS = ("grouped_gemm", gemm_family("grouped_gemm", weight_only=True))  # families of the experts' products
 BOUND = "all-to-all"  # the one line of a bound
 BOUND_FORMULA = (
     "all_to_all = (b_dispatch + b_combine) * tokens * sends * hidden / B; layer = 2 * all_to_all; tpot = layers * layer"
@@ -171,12 +171,14 @@ def _unknown(workload: Workload, scenario: str, name: str, known: list[str]) -> 
     """Return the error of a name that no operator has: a wait between operators, or nothing at all."""
     everything = "without --op every line is listed"
     if name == SLOWED:
-        text = f"{name!r} is no operator: beside expert exchanges kernels take `framework.contention` times as long"
+        text = (
+            f"{name!r} is no operator: beside expert exchanges kernels take `framework.moe_comm_slowdown` times as long"
+        )
         return InputError.single(text, hint="set it to 1 to see the step without", field="--op")
     if any(line.name == name for line in lines(workload, scenario)):
         text = f"{name!r} of scenario {scenario} is time in which ranks wait or kernels run slower, not an operator"
         return InputError.single(text, hint=everything, field="--op")
-    hint = near(name, known)
+    hint = suggest(name, known)
     text = f"scenario {scenario} has no operator {name!r}"
     return InputError.single(text, hint=hint if hint.endswith("?") else everything, field="--op")
 
@@ -192,7 +194,7 @@ def _evaluated(workload: Workload, scenario: str) -> Evaluation:
     return evaluate(chosen, workload.calibration(chosen))
 
 
-def _explained(workload: Workload, scenario: Scenario, priced: Priced) -> Explanation:
+def _explained(workload: Workload, scenario: Scenario, priced: TimedOperator) -> Explanation:
     operator, time = priced.operator, priced.time
     pool = _pool(scenario, operator.name)
     scenario = scenario if pool is None else scenario.of_pool(pool)
@@ -200,24 +202,26 @@ def _explained(workload: Workload, scenario: Scenario, priced: Priced) -> Explan
     notes = workload.calibration(scenario).notes
     return Explanation(
         operator.name,
-        operator.family,
-        _formula(priced),
-        _inputs(priced, scenario),
-        {part: float(value) for part, value in parts.items() if float(value)},
-        float(time.seconds),
-        time.bound,
-        priced.fit.basis_at(operator),
-        _origins(workload, scenario, priced, None if pool is None else _part(operator.name)),
-        tuple(note for note in notes if note.partition(":")[0].partition("/")[0] == operator.family),
+        family=operator.family,
+        formula=_formula(priced),
+        inputs=_inputs(priced, scenario),
+        parts={part: float(value) for part, value in parts.items() if float(value)},
+        time=float(time.seconds),
+        bound=time.bound,
+        basis=priced.fit.basis_at(operator),
+        origins=_origins(workload, scenario, priced, None if pool is None else _part(operator.name)),
+        notes=tuple(note for note in notes if note.partition(":")[0].partition("/")[0] == operator.family),
     )
 
 
-def _formula(priced: Priced) -> str:
+def _formula(priced: TimedOperator) -> str:
     """Return the equation that gave an operator's time."""
     form, operator = priced.fit.form, priced.operator
     if form is not None:
         return form.FORMULA if priced.fit.residual is None else f"{form.FORMULA}; times the correction"
-    return EXCHANGE_FORMULAS[operator.deduplicates] if isinstance(operator, Exchange) else FORMULAS[type(operator)]
+    return (
+        EXCHANGE_FORMULAS[operator.deduplicates] if isinstance(operator, ExpertAllToAll) else FORMULAS[type(operator)]
+    )
 
 
 def _pool(scenario: Scenario, operator: str) -> Pool | None:
@@ -236,7 +240,7 @@ def _part(operator: str) -> str:
 def _bound(workload: Workload, scenario: Scenario, plan: ExpertBound) -> Explanation:
     """Return the closed-form bound explained: it has one formula and no operators."""
     times, communication = bound_times(scenario, plan), scenario.communication
-    slowest = path(Group(scenario.parallel.ep), scenario.cluster)
+    slowest = group_links(Group(scenario.parallel.ep), scenario.cluster)
     inputs = {
         "bytes of a dispatched element": (payload_width(communication.dispatch), "size"),
         "bytes of a combined element": (payload_width(communication.combine), "size"),
@@ -250,34 +254,43 @@ def _bound(workload: Workload, scenario: Scenario, plan: ExpertBound) -> Explana
     wanted = [_link_fields(scenario, slowest)[-1], "sends", "hidden", "tokens_per_device"]
     places = _places(workload, scenario, wanted)
     return Explanation(
-        BOUND, "bound", BOUND_FORMULA, inputs, parts, float(times.tpot), "network", "roofline", places, ()
+        BOUND,
+        family="bound",
+        formula=BOUND_FORMULA,
+        inputs=inputs,
+        parts=parts,
+        time=float(times.tpot),
+        bound="network",
+        basis="roofline",
+        origins=places,
+        notes=(),
     )
 
 
-def _inputs(priced: Priced, scenario: Scenario) -> dict[str, tuple[float, str]]:
+def _inputs(priced: TimedOperator, scenario: Scenario) -> dict[str, tuple[float, str]]:
     """Return what enters the formula."""
     operator = priced.operator
-    if isinstance(operator, Gemm | AttentionCore | MixedAttention | Elementwise) and priced.fit.form is not None:
+    if isinstance(operator, Gemm | AttentionKernel | MixedAttention | Elementwise) and priced.fit.form is not None:
         device = {name: value for name, value in _device(operator, scenario).items() if name != "launch"}
         return {**_work(operator), **device, **_fitted(priced.fit.form, priced)}
     shares = _shares(priced)
     if isinstance(operator, Gemm):
         return {**_work(operator), **_device(operator, scenario), **_tile(operator, priced, scenario), **shares}
-    if isinstance(operator, AttentionCore | MixedAttention | Elementwise):
-        decodes = isinstance(operator, AttentionCore) and operator.family.endswith("decode")
+    if isinstance(operator, AttentionKernel | MixedAttention | Elementwise):
+        decodes = isinstance(operator, AttentionKernel) and operator.family.endswith("decode")
         cached = {"element of the cache": (float(scenario.precision.cached_element), "size")} if decodes else {}
         return {**_work(operator), **cached, **_device(operator, scenario), **shares}
-    if isinstance(operator, HostTransfer | HostUpdate | HostProduct):
+    if isinstance(operator, HostTransfer | HostUpdate | HostGemm):
         return _host(operator, scenario)
     if isinstance(operator, HostTime):
-        each = {"each": (float(operator.each), "time"), "sequences": (float(operator.sequences), "count")}
-        return {"always": (float(operator.always), "time"), **each}
-    way = path(operator.group, scenario.cluster)
+        each = {"each": (float(operator.sequence_seconds), "time"), "sequences": (float(operator.sequences), "count")}
+        return {"always": (float(operator.step_seconds), "time"), **each}
+    way = group_links(operator.group, scenario.cluster)
     group = {
         "ranks": (float(way.size), "count"),
-        "ranks a node": (float(way.local), "count"),
-        "bandwidth inside a node": (float(way.inner), "bandwidth"),
-        "bandwidth between nodes": (float(way.outer), "bandwidth"),
+        "ranks a node": (float(way.ranks_per_node), "count"),
+        "bandwidth inside a node": (float(way.intra), "bandwidth"),
+        "bandwidth between nodes": (float(way.inter), "bandwidth"),
         "latency (0: no source states one)" if way.latency == 0 else "latency": (float(way.latency), "time"),
     }
     fitted = {} if priced.fit.form is None else _fitted(priced.fit.form, priced)
@@ -294,13 +307,13 @@ def _inputs(priced: Priced, scenario: Scenario) -> dict[str, tuple[float, str]]:
     }
 
 
-def _shares(priced: Priced) -> dict[str, tuple[float, str]]:
+def _shares(priced: TimedOperator) -> dict[str, tuple[float, str]]:
     """Return the shares of the peaks that a fit without a form states, where they are not all of them."""
     stated = {"share of the arithmetic peak": priced.fit.compute, "share of the memory bandwidth": priced.fit.memory}
     return {name: (float(share), "ratio") for name, share in stated.items() if float(share) != 1.0}
 
 
-def _fitted(form: Form, priced: Priced) -> dict[str, tuple[float, str]]:
+def _fitted(form: Form, priced: TimedOperator) -> dict[str, tuple[float, str]]:
     """Return the fitted parameters of a form, and what its residual multiplies the time by.
 
     A parameter that the fit leaves at what it means nothing at is left out.
@@ -308,7 +321,7 @@ def _fitted(form: Form, priced: Priced) -> dict[str, tuple[float, str]]:
     kind = next(name for name, each in FORMS.items() if each.made(form))
     found = {}
     for name in FORMS[kind].names:
-        part, own = form.part(name) if isinstance(form, SwitchedForm) else (form, name)
+        part, own = form.part(name) if isinstance(form, TwoTileForm) else (form, name)
         value = float(getattr(part, own))
         if value != signature(type(part)).parameters[own].default:
             dimension = parameter(kind, name)
@@ -317,13 +330,13 @@ def _fitted(form: Form, priced: Priced) -> dict[str, tuple[float, str]]:
     return {**dict(sorted(found.items())), "correction": (correction, "ratio")}
 
 
-def _host(operator: HostTransfer | HostUpdate | HostProduct, scenario: Scenario) -> dict[str, tuple[float, str]]:
+def _host(operator: HostTransfer | HostUpdate | HostGemm, scenario: Scenario) -> dict[str, tuple[float, str]]:
     """Return what a copy to the host, or the host's own work, rests on."""
     share = host_bandwidth(scenario.cluster, operator.devices)
     found = {} if share is None else {"host bandwidth a device": (float(share), "bandwidth")}
     if isinstance(operator, HostUpdate):
         return {"traffic": (float(operator.traffic), "size"), **found}
-    if isinstance(operator, HostProduct):
+    if isinstance(operator, HostGemm):
         dtype = operator.product.dtype
         peak = host_peak(scenario.cluster, dtype, operator.devices)
         unknown = f"host {dtype} peak a device (0: no source states one)"
@@ -338,42 +351,45 @@ def _host(operator: HostTransfer | HostUpdate | HostProduct, scenario: Scenario)
     return {**copied, **found, "launch": (float(scenario.framework.launch), "time")}
 
 
-def _loads(exchange: Exchange, way: Path) -> dict[str, tuple[float, str]]:
+def _loads(exchange: ExpertAllToAll, way: GroupLinks) -> dict[str, tuple[float, str]]:
     """Return how many places a token goes to, and how much more the fullest one gets than the mean."""
     if not exchange.deduplicates:
-        return {"load of the fullest rank": (float(exchange.load), "count")}
+        return {"load of the fullest rank": (float(exchange.expert_load), "count")}
     found: dict[str, tuple[float, str]] = {}
     for name, places in (("node", way.nodes), ("rank", way.size)):
         found[f"expected {name}s a token"] = (float(exchange.targets(places)), "count")
-        found[f"load of the fullest {name}, each token once"] = (float(exchange.fullest(places)), "count")
+        found[f"load of the fullest {name}, each token once"] = (float(exchange.most_loaded(places)), "count")
     return found
 
 
-def _work(operator: Gemm | AttentionCore | MixedAttention | Elementwise) -> dict[str, tuple[float, str]]:
+def _work(operator: Gemm | AttentionKernel | MixedAttention | Elementwise) -> dict[str, tuple[float, str]]:
     work = {"FLOP": (float(operator.flop), "flop"), "traffic": (float(operator.traffic), "size")}
     if isinstance(operator, Gemm):
         shape = {"m": operator.m, "n": operator.n, "k": operator.k, "groups": operator.groups}
         if operator.family in EXPERTS:
-            shape |= {"standard deviation of m": operator.deviation, "load of the fullest rank": operator.load}
-        widths = {"left": operator.left, "right": operator.right, "result": operator.out}
+            shape |= {"standard deviation of m": operator.m_std, "load of the fullest rank": operator.expert_load}
+        widths = {"left": operator.a_bytes, "right": operator.b_bytes, "result": operator.out_bytes}
         return {
             **{name: (float(value), "count") for name, value in shape.items()},
             **{f"element of {name}": (float(value), "size") for name, value in widths.items()},
             **work,
         }
-    if isinstance(operator, AttentionCore):
-        shape = {"sequences": operator.sequences, "heads": operator.heads, "query rows": operator.rows}
-        shape["query-key pairs a head"] = operator.pairs
-        if operator.seen is not None:
-            shape["keys of the last query"] = operator.seen
-        if np.any(operator.serial):
-            shape |= {"cycles of a block, chunk after chunk": operator.serial, "blocks on a processor": operator.blocks}
+    if isinstance(operator, AttentionKernel):
+        shape = {"sequences": operator.sequences, "heads": operator.heads, "query rows": operator.q_len}
+        shape["query-key pairs a head"] = operator.qk_pairs
+        if operator.last_query_kv_len is not None:
+            shape["keys of the last query"] = operator.last_query_kv_len
+        if np.any(operator.serial_cycles):
+            shape |= {
+                "cycles of a block, chunk after chunk": operator.serial_cycles,
+                "blocks on a processor": operator.blocks,
+            }
         shape |= {} if operator.calls == 1 else {"blocks of keys, a kernel each": operator.calls}
         return {**{name: (float(value), "count") for name, value in shape.items()}, **work}
     return {"traffic": work["traffic"]}
 
 
-def _tile(gemm: Gemm, priced: Priced, scenario: Scenario) -> dict[str, tuple[float, str]]:
+def _tile(gemm: Gemm, priced: TimedOperator, scenario: Scenario) -> dict[str, tuple[float, str]]:
     """Return the tile that was fastest, and in how many waves its blocks run."""
     processors = scenario.cluster.device.processors - scenario.communication.processors
     machine = Machine(scenario.cluster.device, scenario.framework, processors)
@@ -389,7 +405,7 @@ def _tile(gemm: Gemm, priced: Priced, scenario: Scenario) -> dict[str, tuple[flo
 
 
 def _device(
-    operator: Gemm | AttentionCore | MixedAttention | Elementwise, scenario: Scenario
+    operator: Gemm | AttentionKernel | MixedAttention | Elementwise, scenario: Scenario
 ) -> dict[str, tuple[float, str]]:
     device = scenario.cluster.device
     processors = device.processors - scenario.communication.processors
@@ -409,21 +425,21 @@ def _device(
     return found
 
 
-def _origins(workload: Workload, scenario: Scenario, priced: Priced, pool: str | None) -> dict[str, str]:
+def _origins(workload: Workload, scenario: Scenario, priced: TimedOperator, pool: str | None) -> dict[str, str]:
     """Return where the values that enter were written. pool: where the operator's layout stands, of two pools."""
     operator, fitted = priced.operator, priced.fit.form is not None
-    if isinstance(operator, HostTransfer | HostUpdate | HostProduct):
+    if isinstance(operator, HostTransfer | HostUpdate | HostGemm):
         host = ["hardware.node.host.bandwidth"]
         if isinstance(operator, HostTransfer):
             host.insert(0, f"hardware.device.links.{scenario.cluster.node.host.link}.bandwidth")
-        if isinstance(operator, HostProduct):
+        if isinstance(operator, HostGemm):
             host.append(f"hardware.node.host.peak.{operator.product.dtype}")
         return _places(workload, scenario, host)
     if isinstance(operator, HostTime):
         return _places(workload, scenario, [f"framework.host.{field.name}" for field in fields(HostTimes)])
-    if not isinstance(operator, Gemm | AttentionCore | MixedAttention | Elementwise):
-        way = path(operator.group, scenario.cluster)
-        loads = [_load_field(scenario)] if isinstance(operator, Exchange) else []
+    if not isinstance(operator, Gemm | AttentionKernel | MixedAttention | Elementwise):
+        way = group_links(operator.group, scenario.cluster)
+        loads = [_load_field(scenario)] if isinstance(operator, ExpertAllToAll) else []
         links = [*loads, *_latency_fields(scenario, way), *_link_fields(scenario, way)]
         return _places(workload, scenario, links) | ({"fit": priced.fit.source} if fitted else {})
     wanted = ["hardware.device.memory.hbm.bandwidth", *([] if fitted else ["framework.launch"])]
@@ -443,13 +459,13 @@ def _load_field(scenario: Scenario) -> str:
     return "routing.load" if scenario.communication.expert_load is None else "communication.expert_load"
 
 
-def _link_fields(scenario: Scenario, way: Path) -> list[str]:
+def _link_fields(scenario: Scenario, way: GroupLinks) -> list[str]:
     """Return the fields that hold the bandwidths of a path, the one between nodes last."""
     inner = f"hardware.device.links.{scenario.cluster.node.intra.name}.bandwidth"
     return [inner, "hardware.node.nic.bandwidth"] if float(way.nodes) > 1 else [inner]
 
 
-def _latency_fields(scenario: Scenario, way: Path) -> list[str]:
+def _latency_fields(scenario: Scenario, way: GroupLinks) -> list[str]:
     """Return the fields that may hold the latency of a path: the fabric's where it states one, else the NIC's."""
     network = scenario.cluster.network
     if float(way.nodes) <= 1:

@@ -10,7 +10,7 @@ from costmodel.report.text import quantity
 
 if TYPE_CHECKING:
     from costmodel.analytic.fabrics import FabricFacts
-    from costmodel.analytic.messages import Answer
+    from costmodel.analytic.messages import CollectiveTime
     from costmodel.hardware import Cluster
 
 UNKNOWN = "-"
@@ -34,7 +34,7 @@ def show_fabrics(rows: Sequence[FabricFacts]) -> None:
     show("links and diameter count links between switches; every port is in use", "dim")
 
 
-def show_answer(answer: Answer, cluster: Cluster) -> None:
+def show_answer(answer: CollectiveTime, cluster: Cluster) -> None:
     """Print what a collective takes and why."""
     asked = answer.asked
     show(f"{asked.kind} of {quantity(asked.size, 'size')} on {asked.ranks:,} devices of {cluster.name}", "bold")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from costmodel.profiling.running import Ran
+from costmodel.profiling.running import ProfileRun
 from costmodel.report.page import show
 
 _SHOWN = 3  # failed kernels that are told
 
 
-def show_run(found: Ran, output: Path) -> None:
+def show_run(found: ProfileRun, output: Path) -> None:
     """Print how much was measured, what failed, and what to do with the table."""
     more = f", {found.left:,} more would follow" if found.left else ""
     show(f"{found.new:,} new rows of {found.device}, {found.rows:,} in {output}{more}")

@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from costmodel.fitting.calibrate import Calibrated
+from costmodel.fitting.calibrate import CalibrationRun
 from costmodel.fitting.run_plan import FEWEST
 from costmodel.fitting.scoring import Score
-from costmodel.measurements.exclusions import Omission
+from costmodel.measurements.exclusions import Exclusion
 from costmodel.report.number import Number
 from costmodel.report.page import show, table
 from costmodel.report.text import NONE
@@ -34,7 +34,7 @@ def show_scores(scores: Sequence[Score]) -> None:
         show("no row can be scored")
 
 
-def show_omissions(left_out: Sequence[Omission]) -> None:
+def show_omissions(left_out: Sequence[Exclusion]) -> None:
     """Print what was left out, and why."""
     if not left_out:
         show("no row is left out", "dim")
@@ -47,7 +47,7 @@ def show_omissions(left_out: Sequence[Omission]) -> None:
     show(rows)
 
 
-def show_fits(found: Calibrated) -> None:
+def show_fits(found: CalibrationRun) -> None:
     """Print the cross-validated errors of a calibration's fits, what was not fitted, and what to do with the file."""
     evidence = found.outcome.evidence
     rows = table(
@@ -74,7 +74,7 @@ def show_fits(found: Calibrated) -> None:
         show(f"{found.other_devices:,} rows are of other devices", "dim")
 
 
-def show_use(found: Calibrated, output: Path) -> None:
+def show_use(found: CalibrationRun, output: Path) -> None:
     """Print how a scenario comes to use a calibration file."""
     file = found.outcome.evidence.file
     families = sorted({key.partition("/")[0] for key in found.outcome.evidence.fitted})
@@ -84,7 +84,7 @@ def show_use(found: Calibrated, output: Path) -> None:
     show(f"and `calibration: {{default: {{{named}}}}}` in the device file, simulate uses them.")
 
 
-def _show_sibling(found: Calibrated) -> None:
+def _show_sibling(found: CalibrationRun) -> None:
     device = found.outcome.evidence.file.device
     if found.inherits:
         show(f"the fits of {found.inherits} stand in for these, where it has them: {device} inherits from it")

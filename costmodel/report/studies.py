@@ -11,14 +11,14 @@ from costmodel.report.text import NONE, count, gib, metric, setting, short_paths
 from costmodel.result import PHASES
 from costmodel.schema import ResolvedWorkload
 from costmodel.schema.quantity import Measure
-from costmodel.study.goals import Candidate, Found
+from costmodel.study.goals import Candidate, SearchResult
 from costmodel.study.sensitivity import Sensitivity
 
 MOST_NUMBERS = 4  # of devices that are listed
 MOST_ROWS = 20  # of a ranking that people read; --json has them all
 
 
-def show_found(found: Found) -> None:
+def show_found(found: SearchResult) -> None:
     """Print how many layouts were looked at, the best ones, and the front of rate against rate a user."""
     show(
         f"{found.scenario}: looked at {found.looked_at:,} layouts on {_numbers(found.devices)} devices; "
@@ -47,7 +47,7 @@ def _numbers(devices: Sequence[int]) -> str:
     return " or ".join(f"{number:,}" for number in devices)
 
 
-def _why_none(found: Found) -> str:
+def _why_none(found: SearchResult) -> str:
     """Return why a search found nothing."""
     if not found.looked_at:
         return "no layout of as many devices has what is set: a degree does not divide them, the heads or the experts"

@@ -54,12 +54,12 @@ from costmodel.workload.architecture import (
     Architecture,
     Attention,
     Convolution,
-    CoreKernel,
     DenseFfn,
     Ffn,
     Gate,
     HeadGroup,
     HeadRoute,
+    KernelTraits,
     Layer,
     Memories,
     MilPool,
@@ -162,7 +162,14 @@ def node(file: NodeFile, inside: Device) -> Node:
 def _host(file: HostFile) -> Host:
     stated: Mapping[str, Quantity] = {str(dtype): peak for dtype, peak in (file.peak or {}).items()}
     return Host(
-        file.memory, file.bandwidth, file.sockets, stated, file.link, file.price, file.switches, file.interconnect
+        memory=file.memory,
+        bandwidth=file.bandwidth,
+        sockets=file.sockets,
+        peak=stated,
+        link=file.link,
+        price=file.price,
+        switches=file.switches,
+        interconnect=file.interconnect,
     )
 
 
@@ -174,9 +181,10 @@ def cluster(file: ClusterFile, of: Node) -> Cluster:
 def network(file: NetworkFile) -> Network:
     """Return the fabric between nodes."""
     return Network(
-        file.topology, file.planes, file.radix, file.bandwidth, file.latency.same_leaf, file.latency.cross_leaf,
-        file.routing, FabricPrice(file.price.switch, file.price.link, file.price.endpoint_link),
-        file.groups, file.oversubscription, file.pxn, tuple(file.failed),
+        topology=file.topology, planes=file.planes, radix=file.radix, bandwidth=file.bandwidth,
+        latency_same_leaf=file.latency.same_leaf, latency_cross_leaf=file.latency.cross_leaf,
+        routing=file.routing, price=FabricPrice(file.price.switch, file.price.link, file.price.endpoint_link),
+        groups=file.groups, oversubscription=file.oversubscription, pxn=file.pxn, failed=tuple(file.failed),
     )  # fmt: skip
 
 
@@ -212,8 +220,9 @@ def _layers(file: LayerFile | LayerGroupFile, hidden: Count) -> tuple[Layer, ...
 def _layer(file: LayerFile, hidden: Count) -> Layer:
     hidden = hidden if file.width is None else file.width
     return Layer(
-        file.repeat, _mixer(file.mixer, hidden), _ffn(file.ffn, hidden), file.norm, file.dropout, file.norm_position,
-        file.block, file.shared_norm, file.width, file.scale, file.plain,
+        repeat=file.repeat, mixer=_mixer(file.mixer, hidden), ffn=_ffn(file.ffn, hidden), norm=file.norm,
+        dropout=file.dropout, norm_position=file.norm_position,
+        block=file.block, shared_norm=file.shared_norm, width=file.width, scale=file.scale, plain=file.plain,
     )  # fmt: skip
 
 
@@ -226,9 +235,11 @@ def _mixer(file: AnyMixer, hidden: Count) -> Mixer:
     if isinstance(file, RecurrenceFile):
         memories = None if file.memories is None else Memories(**file.memories.model_dump())
         return Recurrence(
-            file.heads, file.key_dim, file.key_dim if file.value_dim is None else file.value_dim, file.chunk,
-            file.decay, memories, file.short_conv, file.output_gate, file.chunk_cycles, file.blocks,
-            file.columns,
+            heads=file.heads, key_dim=file.key_dim,
+            value_dim=file.key_dim if file.value_dim is None else file.value_dim, chunk=file.chunk,
+            decay=file.decay, memories=memories, short_conv=file.short_conv, output_gate=file.output_gate,
+            chunk_cycles=file.chunk_cycles, blocks=file.blocks,
+            columns=file.columns,
         )  # fmt: skip
     if isinstance(file, ConvolutionFile):
         return Convolution(file.kernel, file.inputs, file.outputs, file.stride, file.depthwise, file.channels_first)
@@ -243,11 +254,13 @@ def _mixer(file: AnyMixer, hidden: Count) -> Mixer:
     groups = tuple(HeadGroup(group.share_of(file.q_heads), _pattern(group.pattern)) for group in file.head_groups)
     head_dim = hidden / file.q_heads if file.head_dim is None else file.head_dim
     return Attention(
-        file.q_heads, file.q_heads if file.kv_heads is None else file.kv_heads, head_dim,
-        head_dim if file.v_head_dim is None else file.v_head_dim, file.causal, file.rotary, file.bias, groups,
-        file.output_bias, file.rotary_dim, file.alibi, file.qk_norm, CoreKernel(**file.kernel.model_dump()),
-        None if file.route is None else HeadRoute(**file.route.model_dump()), file.partial,
-        file.keeps,
+        q_heads=file.q_heads, kv_heads=file.q_heads if file.kv_heads is None else file.kv_heads, head_dim=head_dim,
+        v_head_dim=head_dim if file.v_head_dim is None else file.v_head_dim, causal=file.causal, rotary=file.rotary,
+        bias=file.bias, head_groups=groups,
+        output_bias=file.output_bias, rotary_dim=file.rotary_dim, alibi=file.alibi, qk_norm=file.qk_norm,
+        kernel=KernelTraits(**file.kernel.model_dump()),
+        route=None if file.route is None else HeadRoute(**file.route.model_dump()), partial=file.partial,
+        keeps=file.keeps,
     )  # fmt: skip
 
 
@@ -274,8 +287,10 @@ def _ffn(file: DenseFile | MoeFile | NoFfnFile, hidden: Count) -> Ffn:
         width = 4 * hidden if file.intermediate is None else file.intermediate
         return DenseFfn(width, gated=file.type == "glu", bias=file.bias)
     return MoeFfn(
-        file.experts, file.intermediate, file.top_k, file.shared, file.shared_intermediate, file.groups,
-        file.group_top_k, file.gated, file.bias, file.router_bias, file.shared_gate, file.masked, file.router_extra,
+        experts=file.experts, intermediate=file.intermediate, top_k=file.top_k, shared=file.shared,
+        shared_intermediate=file.shared_intermediate, groups=file.groups,
+        group_top_k=file.group_top_k, gated=file.gated, bias=file.bias, router_bias=file.router_bias,
+        shared_gate=file.shared_gate, masked=file.masked, router_extra=file.router_extra,
     )  # fmt: skip
 
 
@@ -287,8 +302,9 @@ def framework(file: FrameworkFile) -> Framework:
         promotion_interval=file.promotion_interval, launch=file.launch,
         reserve=file.reserve, implementations=_implementations(file),
         weight_only_tiles=tuple(_tile(tile) for tile in file.weight_only_tiles),
-        contention=file.contention, eager=file.eager, interference=file.interference,
-        tensor_overlap=file.tensor_overlap, throttle=file.throttle, accumulation=file.accumulation,
+        moe_comm_slowdown=file.moe_comm_slowdown, unfused_elementwise=file.unfused_elementwise,
+        dp_comm_slowdown=file.dp_comm_slowdown,
+        tensor_overlap=file.tensor_overlap, sustained_slowdown=file.sustained_slowdown, accumulation=file.accumulation,
         reduction=file.reduction, host=HostTimes(**file.host.model_dump()),
         kv_layout=file.kv_layout,
     )  # fmt: skip
@@ -320,22 +336,23 @@ def parallelism(file: ParallelFile, schedule: str | None = None) -> Parallelism:
     """Return the degrees of parallelism; virtual stages that are not stated are those that the schedule implies."""
     implied = 1.0 if schedule is None else float(implied_virtual(schedule))
     return Parallelism(
-        file.tp, file.pp, file.dp, file.ep, file.cp, implied if file.virtual is None else file.virtual,
-        file.expert_tensor, file.sequence_parallel, file.context,
+        tp=file.tp, pp=file.pp, dp=file.dp, ep=file.ep, cp=file.cp,
+        virtual=implied if file.virtual is None else file.virtual,
+        expert_tensor=file.expert_tensor, sequence_parallel=file.sequence_parallel, context=file.context,
     )  # fmt: skip
 
 
 def communication(file: CommunicationFile) -> Communication:
     """Return how ranks talk."""
     return Communication(
-        file.processors,
-        file.dispatch,
-        file.combine,
-        file.mode,
-        file.expert_load,
-        file.split_attention,
-        file.codec,
-        file.in_network,
+        processors=file.processors,
+        dispatch=file.dispatch,
+        combine=file.combine,
+        mode=file.mode,
+        expert_load=file.expert_load,
+        split_attention=file.split_attention,
+        codec=file.codec,
+        in_network=file.in_network,
     )
 
 
@@ -348,14 +365,14 @@ def simulation(file: SimulationFile) -> Simulation:
     """Return what the event engine is told."""
     kept = file.checkpoints
     return Simulation(
-        file.seed,
-        float(file.jitter),
-        file.shares_processors,
-        file.contention,
-        tuple(Slowdown(one.rank, one.slows, float(one.speed), one.begin, one.end) for one in file.slowdowns),
-        file.patience,
-        None if kept is None else Checkpoints(kept.interval, kept.write, kept.restart, kept.device_mtbf),
-        file.replicas,
+        seed=file.seed,
+        jitter=float(file.jitter),
+        shares_processors=file.shares_processors,
+        contention=file.contention,
+        slowdowns=tuple(Slowdown(one.rank, one.slows, float(one.speed), one.begin, one.end) for one in file.slowdowns),
+        patience=file.patience,
+        checkpoints=None if kept is None else Checkpoints(kept.interval, kept.write, kept.restart, kept.device_mtbf),
+        replicas=file.replicas,
     )
 
 
@@ -373,9 +390,11 @@ def plan(file: PlanFile) -> Plan:
     """Return what the scenario's phase asks."""
     if isinstance(file, TrainingFile):
         return Training(
-            file.schedule, file.global_batch, file.sequence, file.micro_batch, file.recompute, file.optimizer.zero,
-            tuple(file.stages) if file.stages else None,
-            Placement(file.placement.embedding, file.placement.head, file.placement.mtp), _sharding(file.optimizer),
+            schedule=file.schedule, global_batch=file.global_batch, sequence=file.sequence,
+            micro_batch=file.micro_batch, recompute=file.recompute, zero=file.optimizer.zero,
+            stages=tuple(file.stages) if file.stages else None,
+            placement=Placement(file.placement.embedding, file.placement.head, file.placement.mtp),
+            sharding=_sharding(file.optimizer),
         )  # fmt: skip
     if isinstance(file, PrefillFile):
         again = file.denoising

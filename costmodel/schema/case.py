@@ -19,7 +19,7 @@ from costmodel.schema.device import DeviceFile
 from costmodel.schema.loader import MOST_TABLE_BYTES, parse_tree, read_text
 from costmodel.schema.metrics import dimension_of, metric_names
 from costmodel.schema.quantity import Measure, Named, Ratio, Verbatim
-from costmodel.schema.references import Library, near, shown
+from costmodel.schema.references import Library, shown, suggest
 from costmodel.schema.resolve import ResolvedWorkload, in_order, resolve_model, resolve_tree
 from costmodel.schema.strict import Strict, checked
 from costmodel.schema.tree import Tree, merge, replaced
@@ -276,7 +276,7 @@ def _expectation(file: ExpectFile, tree: Tree, name: str) -> Expectation:
     dimension = dimension_of(file.metric)
     if dimension is None:
         raise InputError.single(
-            f"{file.metric!r} is no known metric", hint=near(file.metric, metric_names()), field=field,
+            f"{file.metric!r} is no known metric", hint=suggest(file.metric, metric_names()), field=field,
             location=tree.value["metric"].location,
         )  # fmt: skip
     at = tree.child("value") or tree
@@ -322,7 +322,7 @@ def _rows(assembly: Assembly, tree: Tree, path: Path) -> Iterator[tuple[Tree, di
     for header, at in tree.value["columns"].value.items():
         if header not in headers:
             raise InputError.single(
-                f"{table.table} has no column {header!r}", hint=near(header, headers), field="cases.columns",
+                f"{table.table} has no column {header!r}", hint=suggest(header, headers), field="cases.columns",
                 location=at.key,
             )  # fmt: skip
     targets = {

@@ -12,7 +12,7 @@ from costmodel.schema.framework import FrameworkFile, PrecisionFile
 from costmodel.schema.installation import Installation
 from costmodel.schema.model import ModelFile
 from costmodel.schema.overrides import Place
-from costmodel.schema.references import near
+from costmodel.schema.references import suggest
 from costmodel.schema.workload import PlanFile
 from costmodel.workload.scenario import Scenario
 
@@ -96,7 +96,7 @@ def entry(document: Mapping[str, Any], route: Sequence[str], path: str) -> Any:
     for part in route:
         known = _keys(current)
         if part not in known:
-            raise InputError.single(f"nothing here is named {part!r}", hint=near(part, list(known)), field=path)
+            raise InputError.single(f"nothing here is named {part!r}", hint=suggest(part, list(known)), field=path)
         current = known[part]
     return current
 

@@ -14,7 +14,7 @@ from costmodel.errors import InputError
 from costmodel.schema.case import CaseReferenceFile, EntryFile, TableFile
 from costmodel.schema.device import DType, Source
 from costmodel.schema.files import FILES
-from costmodel.schema.references import near
+from costmodel.schema.references import suggest
 from costmodel.schema.strict import Strict
 from costmodel.schema.workload import PHASES, ScenarioFile
 
@@ -38,7 +38,7 @@ _SHARED = {"sources": Source}  # mappings that every file may have: described on
 def json_schema(kind: str) -> dict[str, Any]:
     """Return the JSON Schema of a kind of file: `device`, `workload`, `case` …"""
     if kind not in FILES:
-        raise InputError.single(f"no kind of file is named {kind!r}", hint=near(kind, list(FILES)))
+        raise InputError.single(f"no kind of file is named {kind!r}", hint=suggest(kind, list(FILES)))
     schema = FILES[kind].model_json_schema()
     head = {"schema": {"const": f"costmodel/{kind}@1"}, "extends": {"type": "string"}}
     properties = head | schema["properties"]

@@ -54,12 +54,12 @@ class FrameworkFile(Strict):
         "first that the device has. `attention_prefill: unfused` materialises the scores, `masked-softmax` too, with "
         "scale, causal mask and softmax in one kernel",
     )
-    eager: bool = Field(
+    unfused_elementwise: bool = Field(
         default=False,
         description="element-wise operators are kernels of their own: residual additions, gates, gradients of biases "
         "and norms, and the parts of the cross-entropy are not fused with their neighbours",
     )
-    contention: LoadFactor = Field(
+    moe_comm_slowdown: LoadFactor = Field(
         default=1.0, description="how much longer kernels take while expert exchanges that hold processors run"
     )
     tensor_overlap: Literal["none", "gradients", "all"] = Field(
@@ -76,11 +76,11 @@ class FrameworkFile(Strict):
         default="scatter",
         description="how ZeRO's first two stages bring gradients together: each rank receives its part, or all of them",
     )
-    throttle: LoadFactor = Field(
+    sustained_slowdown: LoadFactor = Field(
         default=1.0,
         description="how much longer kernels take in a step of training than in the loops that tables time",
     )
-    interference: LoadFactor = Field(
+    dp_comm_slowdown: LoadFactor = Field(
         default=1.0, description="how much longer kernels take while data-parallel ranks gather or reduce beside them"
     )
     host: HostTimesFile = Field(default_factory=HostTimesFile, description="what the host's program adds to a step")

@@ -15,7 +15,7 @@ from costmodel.schema.cluster import ClusterFile, NodeFile
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.overrides import edited
 from costmodel.schema.quantity import SI
-from costmodel.schema.references import near
+from costmodel.schema.references import suggest
 from costmodel.schema.tree import Tree
 
 
@@ -106,7 +106,7 @@ def install_node(
         stated_link = node.tree.at(field.split("."))
         if stated_link is not None and stated_link.value not in built.links:
             raise InputError.single(
-                f"{built.name} has no link {stated_link.value!r}", hint=near(stated_link.value, list(built.links)),
+                f"{built.name} has no link {stated_link.value!r}", hint=suggest(stated_link.value, list(built.links)),
                 field=field, location=stated_link.location,
             )  # fmt: skip
     return node, device, build.node(node.file, built)
@@ -124,7 +124,7 @@ def _cluster_document(assembly: Assembly, reference: Tree, place: str) -> tuple[
         found = [name for name in (text, f"clusters/{text}", f"nodes/{text}") if name in known]
         if not found:
             raise InputError.single(
-                f"no cluster or node {text!r} is on the search path", hint=near(text, known),
+                f"no cluster or node {text!r} is on the search path", hint=suggest(text, known),
                 field=place, location=reference.location,
             )  # fmt: skip
         is_node = found[0].startswith("nodes/")

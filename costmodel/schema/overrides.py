@@ -15,7 +15,7 @@ import numpy as np
 from costmodel.errors import InputError, Location, Problem
 from costmodel.schema.loader import kind_of, parse_tree
 from costmodel.schema.quantity import SI
-from costmodel.schema.references import near
+from costmodel.schema.references import suggest
 from costmodel.schema.tree import Tree, replaced
 
 Target: TypeAlias = str  # "model", "scenario", "cluster", "node", "device" or "framework"
@@ -77,13 +77,13 @@ def locate(path: str, scenarios: Sequence[str], label: Location | None = None) -
         name, *inner = rest
         if name not in scenarios:
             raise InputError.single(
-                f"no scenario is named {name!r}", hint=near(name, scenarios), field=path, location=label
+                f"no scenario is named {name!r}", hint=suggest(name, scenarios), field=path, location=label
             )
         return _in_scenario(name, inner)
     if head in ("hardware", "scenarios"):
         hint = "name a field below it, as in `hardware.memory.hbm.bandwidth` or `scenarios.NAME.parallel.tp`"
         raise InputError.single("names a whole section, not a value", hint=hint, field=path, location=label)
-    hint = near(head, ("model", "scenarios", "hardware"))
+    hint = suggest(head, ("model", "scenarios", "hardware"))
     if hint.startswith("known"):
         hint = f"paths start with model, hardware or scenarios.NAME: did you mean `scenarios.NAME.{path}`?"
     raise InputError.single(f"no path starts with {head!r}", hint=hint, field=path, location=label)
@@ -146,7 +146,7 @@ def _no_such(stopped: Tree, part: str, change: Override, field: str) -> InputErr
             field=path, location=change.value.location,
         )  # fmt: skip
     return InputError.single(
-        f"nothing here is named {part!r}", hint=near(part, known), field=path, location=change.value.location
+        f"nothing here is named {part!r}", hint=suggest(part, known), field=path, location=change.value.location
     )
 
 

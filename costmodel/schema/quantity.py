@@ -19,7 +19,7 @@ from costmodel import units
 from costmodel.errors import InputError
 from costmodel.quantities import Array, Quantity
 from costmodel.schema.loader import kind_of
-from costmodel.schema.references import near
+from costmodel.schema.references import suggest
 
 _MOST = 1e30  # SI units of anything; one over it is the least: beyond, arithmetic under- and overflows
 
@@ -283,7 +283,7 @@ class OneOf(_Checked):
         if value in self.names:
             return str(value)
         given = repr(value) if isinstance(value, str) else kind_of(value)
-        raise wrong(f"{given} is no known choice", near(str(value), self.names))
+        raise wrong(f"{given} is no known choice", suggest(str(value), self.names))
 
     def describe(self) -> str:
         """Return what to write."""
@@ -305,11 +305,11 @@ class NameSet(_Checked):
         """Return the value of the field in SI, or raise what is wrong with it."""
         known = (*self.sets, *self.members)
         if not isinstance(value, (str, list)):
-            raise wrong(f"must be a named set or a list of names, not {kind_of(value)}", near("", known))
+            raise wrong(f"must be a named set or a list of names, not {kind_of(value)}", suggest("", known))
         names = [value] if isinstance(value, str) else value
         for name in names:
             if name not in known:
-                raise wrong(f"{name!r} is no known name", near(str(name), known))
+                raise wrong(f"{name!r} is no known name", suggest(str(name), known))
         return frozenset(names) - {"none"}
 
     def describe(self) -> str:

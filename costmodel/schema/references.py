@@ -49,7 +49,7 @@ def is_name(text: str) -> bool:
     return "/" not in text and _NAME.fullmatch(text) is not None
 
 
-def near(word: str, known: Sequence[str]) -> str:
+def suggest(word: str, known: Sequence[str]) -> str:
     """Return a hint that names what `word` may have been meant to be, and otherwise all that is known."""
     close = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
     if close:
@@ -88,7 +88,7 @@ class Library:
         if alias is not None:
             return alias
         known = self.names(kind)
-        hint = near(name, [*known, *self.aliases(kind)])
+        hint = suggest(name, [*known, *self.aliases(kind)])
         if not hint.startswith("known") and len(known) < 30:
             hint += f" available: {', '.join(known)}"
         folder = f"{FOLDERS.get(kind, '')}/{kind}".lstrip("/")
@@ -153,7 +153,7 @@ class Library:
             if path.is_file():
                 return path
         raise InputError.single(
-            f"{text!r} is neither a file nor a workload on the search path", hint=near(name, self.names(_WORKLOADS))
+            f"{text!r} is neither a file nor a workload on the search path", hint=suggest(name, self.names(_WORKLOADS))
         )
 
     def document(self, reference: Tree, kind: str, schema: str, field: str) -> Tree:
@@ -161,7 +161,7 @@ class Library:
         if not isinstance(reference.value, str):
             raise InputError.single(
                 f"must name a file of {kind}/, not {kind_of(reference.value)}",
-                hint=near("", self.names(kind)), field=field, location=reference.location,
+                hint=suggest("", self.names(kind)), field=field, location=reference.location,
             )  # fmt: skip
         path = self.find(reference.value, kind, origin=reference.location, field=field)
         return self.read(path, schema)
@@ -217,7 +217,7 @@ class Library:
             if stated.value == version:
                 return kind
         raise InputError.single(
-            f"{stated.value!r} is no known schema", hint=near(str(stated.value), list(_VERSIONS.values())),
+            f"{stated.value!r} is no known schema", hint=suggest(str(stated.value), list(_VERSIONS.values())),
             field="schema", location=stated.location,
         )  # fmt: skip
 

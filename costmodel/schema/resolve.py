@@ -22,7 +22,7 @@ from costmodel.schema.installation import install
 from costmodel.schema.model import ModelFile
 from costmodel.schema.number_formats import choose_formats, spelt_out
 from costmodel.schema.overrides import Target, edited, locate, read_overrides
-from costmodel.schema.references import Library, as_reference, near
+from costmodel.schema.references import Library, as_reference, suggest
 from costmodel.schema.routing import expert_counts
 from costmodel.schema.strict import Strict, checked
 from costmodel.schema.tree import Tree, merge
@@ -200,7 +200,7 @@ def _selected(known: Sequence[str], wanted: Iterable[str] | None) -> list[str]:
     names = list(known if wanted is None else wanted)
     for name in names:
         if name not in known:
-            raise InputError.single(f"no scenario is named {name!r}", hint=near(name, known), field="scenarios")
+            raise InputError.single(f"no scenario is named {name!r}", hint=suggest(name, known), field="scenarios")
     return names
 
 
@@ -281,7 +281,7 @@ def _plan(assembly: Assembly, name: str, stated: Tree, cluster: str | None) -> t
     if phase is None or not isinstance(phase.value, str) or phase.value not in PHASES:
         message = "is missing" if phase is None else f"{phase.value!r} is no known phase"
         raise InputError.single(
-            message, hint=near(str(phase.value if phase else ""), list(PHASES)), field=f"{field}.phase",
+            message, hint=suggest(str(phase.value if phase else ""), list(PHASES)), field=f"{field}.phase",
             location=(phase or tree).location,
         )  # fmt: skip
     found: list[Problem] = []

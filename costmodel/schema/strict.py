@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Tag, ValidationError
 
 from costmodel.errors import Location, Problem
 from costmodel.schema.loader import kind_of
-from costmodel.schema.references import near
+from costmodel.schema.references import suggest
 from costmodel.schema.tree import Tree, plain
 
 Model = TypeVar("Model", bound="Strict")
@@ -25,9 +25,10 @@ _OTHER_NAMES = {
     "batch": "batch_per_device", "max_num_seqs": "concurrency", "chunk_size": "chunk_tokens", "isl": "input_tokens",
     "osl": "output_tokens", "input_len": "input_tokens", "output_len": "output_tokens",
     "global_batch_size": "global_batch", "kv_lora_rank": "kv_lora", "q_lora_rank": "q_lora", "num_nodes": "count",
-    "gpu": "device", "gpus": "devices",
+    "gpu": "device", "gpus": "devices", "throttle": "sustained_slowdown", "contention": "moe_comm_slowdown",
+    "interference": "dp_comm_slowdown", "eager": "unfused_elementwise",
 }  # fmt: skip
-"""Names that other tools use for a key -> ours."""
+"""Names that other tools or earlier versions use for a key -> ours."""
 
 
 class Strict(BaseModel):
@@ -74,7 +75,7 @@ def _problem(finding: dict[str, Any], model: type[Strict], tree: Tree, prefix: s
     if kind == "extra_forbidden":
         known = keys_at(model, place[:-1])
         ours = _OTHER_NAMES.get(str(place[-1]))
-        hint = f"write `{ours}`" if ours in known else near(str(place[-1]), known)
+        hint = f"write `{ours}`" if ours in known else suggest(str(place[-1]), known)
         message = "unknown key"
     elif kind == "missing":
         message, hint = "is missing", "add it" + _what_to_add(model, place)
@@ -92,10 +93,10 @@ def _told(kind: str, finding: dict[str, Any]) -> tuple[str, str]:
     given = repr(value) if isinstance(value, (str, bool, int, float)) else kind_of(value)
     if kind == "literal_error":
         known = [word.strip("'") for word in context["expected"].replace(" or ", ", ").split(", ")]
-        return f"{given} is no known choice", near(str(value), known)
+        return f"{given} is no known choice", suggest(str(value), known)
     if kind == "union_tag_invalid":
         known = [word.strip("'") for word in context["expected_tags"].split(", ")]
-        return f"{_key(context)} {context['tag']!r} is no known choice", near(context["tag"], known)
+        return f"{_key(context)} {context['tag']!r} is no known choice", suggest(context["tag"], known)
     if kind == "union_tag_not_found":
         return f"{_key(context)} is missing", "add it to say which kind this is"
     wanted = {

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from costmodel.analytic.blocks import take
-from costmodel.analytic.operator_timing import Pricer, pricer
-from costmodel.analytic.overlapped_comm import Traffic, price_traffic
-from costmodel.analytic.stream_times import Sums, seconds_of, sums_of
+from costmodel.analytic.operator_timing import OperatorTimer, operator_timer
+from costmodel.analytic.overlapped_comm import OverlappedComm, overlapped_comm
+from costmodel.analytic.stream_times import StreamTimes, seconds_of, stream_times
 from costmodel.analytic.training import micro_batch_count, training_context
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Indices, Quantity
@@ -116,20 +116,20 @@ class Bounder:
         """Price the layers of some layouts, which all variants with the same recomputation share."""
         keys, first = np.unique(self.keys[rows], return_index=True)
         part, plan = self._some(scenario, rows[first])
-        price = pricer(part, self.calibration)
+        price = operator_timer(part, self.calibration)
         sums = [_passes(price, kind) for kind in _kinds(model_work(training_context(part, plan)))]
-        streams = zip(*((one.compute, one.exchanges, one.starts) for one in sums), strict=True)
+        streams = zip(*((one.compute, one.expert_all_to_alls, one.starts) for one in sums), strict=True)
         self._passes[plan.recompute] = _Passes(keys, *(_rows(stream, len(keys)) for stream in streams))
 
     def step(self, scenario: Scenario, rows: Indices) -> Array:
         """Return the seconds that a step takes at least, in some layouts of a variant that have been priced."""
         part, plan = self._some(scenario, rows)
         context = training_context(part, plan)
-        work, price, size = model_work(context), pricer(part, self.calibration), len(rows)
+        work, price, size = model_work(context), operator_timer(part, self.calibration), len(rows)
         passes, splits = self._passes[plan.recompute], self._splits
         assert splits is not None, "memory was asked for first"
         at = np.searchsorted(passes.keys, self.keys[rows])
-        traffic = price_traffic(part, plan, context, work, _copies(plan), price)
+        traffic = overlapped_comm(part, plan, context, work, _copies(plan), price)
         beside = _beside(traffic, _kinds(work))
         waited, wire = (_rows(stream, size) for stream in zip(*beside, strict=True))
         starts = part.framework.host.operator * passes.starts[:, at]
@@ -173,16 +173,16 @@ def _kinds(work: ModelWork) -> list[Work]:
     return [work.embedding, *work.layers, work.head, *([] if work.mtp is None else [work.mtp])]
 
 
-def _passes(price: Pricer, kind: Work) -> Sums:
+def _passes(price: OperatorTimer, kind: Work) -> StreamTimes:
     """Return the times of all passes of one layer for one micro-batch."""
-    priced = price.price_work(kind)
+    priced = price.time_work(kind)
     forward, *backward = (
-        sums_of(part, None) for part in (priced.forward, priced.input_gradient, priced.weight_gradient)
+        stream_times(part, None) for part in (priced.forward, priced.input_gradient, priced.weight_gradient)
     )
     return forward + backward[0] + backward[1]
 
 
-def _beside(traffic: Traffic | None, kinds: Sequence[Work]) -> list[tuple[Quantity, Quantity]]:
+def _beside(traffic: OverlappedComm | None, kinds: Sequence[Work]) -> list[tuple[Quantity, Quantity]]:
     """Return what moves beside all passes of one layer of each kind: what passes wait for, and the ranks' messages."""
     if traffic is None:
         return [(0.0, 0.0)] * len(kinds)
@@ -240,7 +240,7 @@ def _span(plan: Training, split: _Split, of: _Streams, count: Array, *, runs_on:
     return span
 
 
-def _end(price: Pricer, context: Context, plan: Training, work: ModelWork, splits: Sequence[_Split]) -> Array:
+def _end(price: OperatorTimer, context: Context, plan: Training, work: ModelWork, splits: Sequence[_Split]) -> Array:
     """Return what ends the step on the rank with most of the commonest layers. splits: of each layout.
 
     Left out: other layers with experts, of which the rank may have none, and a head that is tied to the embedding.
@@ -255,5 +255,5 @@ def _end(price: Pricer, context: Context, plan: Training, work: ModelWork, split
         if at == main or not (kind in ends or any(item.expert for item in kind.parameters))
     ]
     ending = step_operators(context, plan, counted, _copies(plan))
-    found = sums_of(price.price_all(ending.serial), None).compute + context.framework.host.step
+    found = stream_times(price.time_all(ending.serial), None).compute + context.framework.host.step
     return _row(found, len(splits))

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from costmodel import __version__
 from costmodel.analytic.blocks import take
 from costmodel.analytic.grid import evaluate_grid
-from costmodel.analytic.infeasibility import refusals
+from costmodel.analytic.infeasibility import infeasibilities
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import CostModelError
 from costmodel.quantities import Array
@@ -121,14 +121,15 @@ class Cutter:
             headline = sweep.answers(structure.scenario)[0]
             pieces.append(
                 Piece(
-                    structure.scenario, headline, structure.choices, scenario, calibration, reason, axes, sweep.shape,
-                    index,
+                    structure.scenario, headline=headline, choices=structure.choices, scenario=scenario,
+                    calibration=calibration, reason=reason, axes=axes, shape=sweep.shape,
+                    index=index,
                 )
             )  # fmt: skip
         return Chunk(
-            number, __version__, self.form, tuple(sweep.columns()),
-            frozenset(axis.path for axis in sweep.axes if axis.whole and not axis.texts), sweep.derived,
-            sweep.constraints, tuple(pieces),
+            number=number, version=__version__, form=self.form, columns=tuple(sweep.columns()),
+            counts=frozenset(axis.path for axis in sweep.axes if axis.whole and not axis.texts), derived=sweep.derived,
+            constraints=sweep.constraints, pieces=tuple(pieces),
         )  # fmt: skip
 
     def _resolve(self, structure: Structure) -> tuple[Scenario | None, Calibration | None, str]:
@@ -226,7 +227,7 @@ def _names(piece: Piece) -> dict[str, npt.NDArray[Any]]:
     found["fits"] = codes == FITS
     reason = np.array(["", *REASONS[1:]])[codes]
     if np.any(codes == BAD_LAYOUT):
-        reason = np.where(codes == BAD_LAYOUT, refusals(scenario, sizes).reshape(-1), reason)
+        reason = np.where(codes == BAD_LAYOUT, infeasibilities(scenario, sizes).reshape(-1), reason)
     found["reason"] = reason
     return found
 

@@ -10,7 +10,7 @@ from typing import Any
 from costmodel.errors import InfeasibleError, InputError, Location
 from costmodel.profiling.importing.compressed import parse_json, read_bytes
 from costmodel.profiling.importing.serving import is_benchmark, read_benchmark
-from costmodel.schema.references import near
+from costmodel.schema.references import suggest
 from costmodel.schema.results import ResultFile, ScenarioResult, read_result
 
 SCHEMA = "costmodel/comparison@1"
@@ -105,7 +105,7 @@ def _chosen(result: ResultFile, scenario: str | None, path: Path) -> Mapping[str
     if scenario is None:
         return result.scenarios
     if scenario not in result.scenarios:
-        hint = near(scenario, list(result.scenarios))
+        hint = suggest(scenario, list(result.scenarios))
         raise InputError.single(f"no scenario `{scenario}`", hint=hint, location=Location(str(path)))
     return {scenario: result.scenarios[scenario]}
 

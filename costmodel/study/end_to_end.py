@@ -23,7 +23,7 @@ from costmodel.schema.references import Library
 from costmodel.study.predictions import going_with, predict
 from costmodel.study.reproduce import Widening, load_cases
 from costmodel.study.term_intervals import SOFT, ends_of
-from costmodel.study.term_sensitivity import Ends, Figure, Terms, Values, logs, moved, moves, path_of, weigh
+from costmodel.study.term_sensitivity import Ends, PublishedValue, Terms, Values, logs, moved, moves, path_of, weigh
 
 PLAN = "end_to_end"
 MOST = 40  # figures of a publication that a fit looks at, evenly chosen: one table shall not outweigh all others
@@ -50,7 +50,7 @@ def read_terms(library: Library, plan: str = PLAN) -> Terms:
     return read(library, "fit_plans", plan, FitPlanFile).terms
 
 
-def figures_of(cases: Iterable[Case], terms: Terms, library: Library) -> list[Figure]:
+def figures_of(cases: Iterable[Case], terms: Terms, library: Library) -> list[PublishedValue]:
     """Return the figures that the terms are fitted to: read at their source, of their classes and publications.
 
     Of a publication with more than `MOST` such cases, as many are taken, evenly. What cannot be computed says nothing.
@@ -60,7 +60,7 @@ def figures_of(cases: Iterable[Case], terms: Terms, library: Library) -> list[Fi
         wanted = [at for at, term in enumerate(terms) if _is_fitted_to(term, case)]
         if wanted:
             by_publication.setdefault(case.publication, []).append((case, wanted))
-    found: list[Figure] = []
+    found: list[PublishedValue] = []
     for rows in by_publication.values():
         for case, wanted in (rows[at] for at in _evenly(len(rows))):
             of = tuple(at for at in moving(case, terms, library) if at in wanted)
@@ -89,7 +89,7 @@ def moving(case: Case, terms: Terms, library: Library) -> tuple[int, ...]:
     return tuple(at for at, term in enumerate(terms) if names & set(term.frameworks))
 
 
-def _figures(case: Case, of: tuple[int, ...], library: Library) -> list[Figure]:
+def _figures(case: Case, of: tuple[int, ...], library: Library) -> list[PublishedValue]:
     found = []
     try:
         prediction = predict(case, library.roots, library)
@@ -99,13 +99,15 @@ def _figures(case: Case, of: tuple[int, ...], library: Library) -> list[Figure]:
             if expected.check == "value" and metric in metrics and not prediction.infeasible:
                 value = prediction.value(expected.metric, case.conventions).value
                 if value and isinstance(expected.value, float):
-                    found.append(Figure(case, of, math.log(value / expected.value), metric))
+                    found.append(PublishedValue(case, of, math.log(value / expected.value), metric))
     except CostModelError:
         return []
     return found
 
 
-def fit_terms(figures: Sequence[Figure], terms: Terms, library: Library, start: Values | None = None) -> FittedTerms:
+def fit_terms(
+    figures: Sequence[PublishedValue], terms: Terms, library: Library, start: Values | None = None
+) -> FittedTerms:
     """Return the values of the terms with the least robust squares of log(predicted / published).
 
     minimise over x in [0, 1]^k   sum of w * soft_l1(gap + log(m(low + x (high - low)) / m(files))) + soft_l1(held(x))
@@ -164,7 +166,7 @@ def _held(terms: Terms, free: Sequence[int], units: Array) -> tuple[Array, Array
     return residuals, slopes
 
 
-def _begin(figures: Sequence[Figure], terms: Terms, at: int, library: Library, start: Values | None) -> float:
+def _begin(figures: Sequence[PublishedValue], terms: Terms, at: int, library: Library, start: Values | None) -> float:
     """Return the value that a term begins with: that of the framework's file unless `start` has one, inside its bounds.
 
     The middle of its bounds where the file has none.
@@ -179,7 +181,7 @@ def _begin(figures: Sequence[Figure], terms: Terms, at: int, library: Library, s
 
 
 def _errors(
-    figures: Sequence[Figure], terms: Terms, free: Sequence[int], spans: npt.NDArray[np.float64], units: Array,
+    figures: Sequence[PublishedValue], terms: Terms, free: Sequence[int], spans: npt.NDArray[np.float64], units: Array,
     library: Library,
 ) -> tuple[Array, Array]:  # fmt: skip
     """Return log(predicted / published) of all figures at a point, and its derivatives by the free terms."""

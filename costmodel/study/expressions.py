@@ -18,7 +18,7 @@ import numpy as np
 from costmodel.errors import InputError, Location
 from costmodel.quantities import Quantity
 from costmodel.schema.metrics import dimension_of
-from costmodel.schema.references import near
+from costmodel.schema.references import suggest
 from costmodel.units import DIMENSIONS, example_unit, parse, spellings
 
 _ARITHMETIC: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
@@ -68,7 +68,7 @@ def read_expression(text: str, known: Collection[str], place: Location, *, condi
     found = tuple(dict.fromkeys(_names(tree, text, place, quantities)))
     for name in found:
         if name not in known:
-            raise _wrong(text, place, f"{name!r} is no metric of this study", near(name, list(known)))
+            raise _wrong(text, place, f"{name!r} is no metric of this study", suggest(name, list(known)))
     if condition != _is_condition(tree):
         hint = "write one such as `tpot <= 50 ms`" if condition else "write a number, without a comparison"
         raise _wrong(text, place, "is no condition" if condition else "is a condition", hint)

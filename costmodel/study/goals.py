@@ -100,7 +100,7 @@ class Candidate:
 
 
 @dataclass(slots=True, eq=False)
-class Found:
+class SearchResult:
     """What a search found. looked_at: layouts; feasible: those whose degrees divide; scheduled: those evaluated.
 
     devices: numbers of them that layouts take; least: where none fits, no layout needs less memory a device [B];
@@ -138,7 +138,7 @@ class Found:
             least = float(memory.min())
             self.least = least if self.least is None else min(self.least, least)
 
-    def merge(self, other: Found, choices: Mapping[str, str]) -> None:
+    def merge(self, other: SearchResult, choices: Mapping[str, str]) -> None:
         """Add what a search of another structure found, with the structural values that it had."""
         self.looked_at += other.looked_at
         self.feasible += other.feasible
@@ -158,7 +158,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Asked:
+class SearchRequest:
     """One search. devices: numbers of them to lay out on; fixed: structural paths below the scenario that axes name.
 
     axes: those of numbers, by dimension.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from costmodel.analytic.messages import EXCHANGES, Answer, Asked, answer, routing_of
+from costmodel.analytic.messages import EXCHANGES, CollectiveRequest, CollectiveTime, answer, routing_of
 from costmodel.calibration.fit_lookup import default_framework, load_calibration
 from costmodel.errors import InputError
 from costmodel.hardware import Cluster
@@ -16,8 +16,12 @@ from costmodel.units import parse
 
 
 def answered(
-    asked: Asked, cluster: str, engine: str, changes: Mapping[str, object], search_path: Sequence[str | Path] = ()
-) -> tuple[Answer, Cluster]:
+    asked: CollectiveRequest,
+    cluster: str,
+    engine: str,
+    changes: Mapping[str, object],
+    search_path: Sequence[str | Path] = (),
+) -> tuple[CollectiveTime, Cluster]:
     """Return the time of a message on a cluster, with some of its fields changed, and that cluster."""
     found = load_cluster(cluster, search_path, devices=float(max(asked.ranks, 1)), changes=changes)
     framework = default_framework(search_path)
@@ -25,7 +29,9 @@ def answered(
     return answer(asked, found, calibration, framework, engine), found
 
 
-def read_message(kind: str, ranks: int, size: str, model: str, search_path: Sequence[str | Path] = ()) -> Asked:
+def read_message(
+    kind: str, ranks: int, size: str, model: str, search_path: Sequence[str | Path] = ()
+) -> CollectiveRequest:
     """Return what `KIND[:OPTION,…]`, a number of ranks and a size ask for.
 
     Raises InputError on an option that the kind does not have, and on a bad size.
@@ -55,4 +61,4 @@ def read_message(kind: str, ranks: int, size: str, model: str, search_path: Sequ
         buffer *= said.get("element", wide) / wide
     if buffer < 0:
         raise InputError.single(f"{size!r} is negative", hint="write --size 64MiB")
-    return Asked(name, ranks, buffer, **said)
+    return CollectiveRequest(name, ranks, buffer, **said)

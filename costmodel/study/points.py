@@ -131,7 +131,7 @@ class Grid:
         """Return what lies at an index of the grid: a position on an axis, or all of it."""
         return Grid(self.value[index], self.low[index], self.high[index], self.reason[index])
 
-    def turned(self) -> Grid:
+    def transpose(self) -> Grid:
         """Return the grid with its axes in reverse order."""
         return Grid(self.value.T, self.low.T, self.high.T, self.reason.T)
 

@@ -25,9 +25,9 @@ from costmodel.measurements.tables import single_row
 from costmodel.result import Point
 from costmodel.schema.case import Case, resolve_case, resolve_device
 from costmodel.schema.document import entry
-from costmodel.schema.references import Library, near
+from costmodel.schema.references import Library, suggest
 from costmodel.workload.counting import attention_flop_per_token
-from costmodel.workload.operators import AttentionCore, Gemm
+from costmodel.workload.operators import AttentionKernel, Gemm
 from costmodel.workload.plans import Training
 from costmodel.workload.recompute import expand
 from costmodel.workload.scenario import Scenario
@@ -191,7 +191,7 @@ class Prediction:
         if stated is None:
             return sixteen_bit_peak_of(device)
         if stated not in device.math:
-            raise InputError.single(f"{device.name} has no {stated} peak", hint=near(stated, list(device.math)))
+            raise InputError.single(f"{device.name} has no {stated} peak", hint=suggest(stated, list(device.math)))
         return float(device.peak(stated))
 
 
@@ -224,7 +224,7 @@ def kernel_figures(case: Case, search_path: Sequence[str | Path] = ()) -> dict[s
         raise InputError.single("; ".join(left.reason for left in left_out), field="kernel", location=case.location)
     found = predict_mapped(table, mapped, left_out, search_path)
     seconds = [float(each[0]) for each in (found.seconds, found.low, found.high)]
-    flop = sum(float(np.sum(each.flop)) for each in mapped[0].operators if isinstance(each, Gemm | AttentionCore))
+    flop = sum(float(np.sum(each.flop)) for each in mapped[0].operators if isinstance(each, Gemm | AttentionKernel))
     rates = [flop / each if each else math.inf for each in seconds]
     return {"time": Value(*seconds), "flop_rate": Value(rates[0], rates[2], rates[1])}
 
@@ -238,9 +238,9 @@ def _check(conventions: Mapping[str, str]) -> None:
     """Raise InputError on a convention that no prediction knows."""
     for name, word in conventions.items():
         if name not in (*CONVENTIONS, "peak"):
-            raise InputError.single(f"no convention is named {name!r}", hint=near(name, [*CONVENTIONS, "peak"]))
+            raise InputError.single(f"no convention is named {name!r}", hint=suggest(name, [*CONVENTIONS, "peak"]))
         if name != "peak" and word not in CONVENTIONS[name]:
-            raise InputError.single(f"unknown convention {name}: {word}", hint=near(word, CONVENTIONS[name]))
+            raise InputError.single(f"unknown convention {name}: {word}", hint=suggest(word, CONVENTIONS[name]))
 
 
 def sixteen_bit_peak_of(device: Device) -> float:
@@ -255,7 +255,7 @@ def _attention(scenario: Scenario, plan: Training, *, causal: bool) -> float:
 def _entry(values: Mapping[str, Any], name: str, metric: str) -> Any:
     """Return an entry; raise InputError with the nearest names where there is none."""
     if name not in values:
-        raise InputError.single(f"no prediction has a metric {metric!r}", hint=near(name, list(values)))
+        raise InputError.single(f"no prediction has a metric {metric!r}", hint=suggest(name, list(values)))
     return values[name]
 
 

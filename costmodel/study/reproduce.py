@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, get_args
 from costmodel.errors import CostModelError, InputError, Problem
 from costmodel.schema import SI
 from costmodel.schema.case import Case, CaseClass, Expectation, sound_cases
-from costmodel.schema.references import Library, near
+from costmodel.schema.references import Library, suggest
 from costmodel.schema.tree import plain
 from costmodel.study.predictions import Prediction, Value, going_with, predict
 from costmodel.units import base_unit
@@ -78,7 +78,9 @@ def load_cases(
     known = get_args(CaseClass)
     for wanted in classes:
         if wanted not in known:
-            raise InputError.single(f"no class of cases is named {wanted!r}", hint=near(wanted, known), field="--class")
+            raise InputError.single(
+                f"no class of cases is named {wanted!r}", hint=suggest(wanted, known), field="--class"
+            )
     found, everything, problems = _load(names, search_path)
     kept = [case for case in found if not classes or case.case_class in classes]
     others = {expected.baseline for case in kept for expected in case.expect} - {case.id for case in kept}
@@ -103,7 +105,7 @@ def _load(names: Sequence[str], search_path: Sequence[str]) -> tuple[list[Case],
             problems.extend(whole[1])
         elif not found:
             known = [*shipped, *(case.id for case in everything)]
-            raise InputError.single(f"no case or case file {name!r}", hint=near(name, known))
+            raise InputError.single(f"no case or case file {name!r}", hint=suggest(name, known))
         chosen.extend(found)
     return chosen, [*everything, *chosen], problems
 
@@ -179,18 +181,18 @@ def _compare(case: Case, expected: Expectation, predictions: Mapping[str, Predic
     scored = expected.check in ("value", "ratio") and published
     error = (found.value - published) / published if scored and published else None
     return Comparison(
-        case.id,
-        case.publication,
-        case.case_class,
-        expected.metric,
-        _unit(expected),
-        published,
-        found.value,
-        found.low,
-        found.high,
-        error,
-        PASS if _holds(expected, found.value, error) else FAIL,
-        case.source.cite,
+        id=case.id,
+        publication=case.publication,
+        case_class=case.case_class,
+        metric=expected.metric,
+        unit=_unit(expected),
+        published=published,
+        predicted=found.value,
+        low=found.low,
+        high=found.high,
+        error=error,
+        verdict=PASS if _holds(expected, found.value, error) else FAIL,
+        source=case.source.cite,
     )
 
 
@@ -210,7 +212,7 @@ def _widened(found: Comparison, more: Mapping[str, tuple[float, float]]) -> Comp
 def _relative(found: Value, case: Case, expected: Expectation, predictions: Mapping[str, Prediction]) -> Value:
     """Return a prediction over that of the baseline; errors of the two are not independent, so without an interval."""
     if expected.baseline is None or expected.baseline not in predictions:
-        hint = near(str(expected.baseline), list(predictions))
+        hint = suggest(str(expected.baseline), list(predictions))
         raise InputError.single(f"no baseline case {expected.baseline!r} is compared here", hint=hint)
     metric = expected.baseline_metric or expected.metric
     other = predictions[expected.baseline].value(metric, case.conventions).value
@@ -243,8 +245,9 @@ def _uncompared(case: Case, expected: Expectation | None, verdict: str, reason: 
     unit = None if expected is None else _unit(expected)
     metric = None if expected is None else expected.metric
     return Comparison(
-        case.id, case.publication, case.case_class, metric, unit, published, None, None, None, None, verdict,
-        case.source.cite, reason,
+        id=case.id, publication=case.publication, case_class=case.case_class, metric=metric, unit=unit,
+        published=published, predicted=None, low=None, high=None, error=None, verdict=verdict,
+        source=case.source.cite, reason=reason,
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from costmodel.api import Workload
 from costmodel.errors import InputError, LayoutError
 from costmodel.schema import SI
 from costmodel.study.axes import Axis
-from costmodel.study.goals import Asked, Found, Goal, Told, read_goal
+from costmodel.study.goals import Goal, SearchRequest, SearchResult, Told, read_goal
 from costmodel.study.layouts import DEGREES, OWN, VARIED
 from costmodel.study.search_passes import search_passes
 from costmodel.study.search_steps import search_steps
@@ -34,7 +34,7 @@ def searched(
     varied: Sequence[str] = (),
     fixed: Sequence[str] = (),
     told: Told = lambda _: None,
-) -> Found:
+) -> SearchResult:
     """Return what a search finds that is asked for as text. varied: axes as `--vary` takes them.
 
     fixed: parts of a layout as `PATH=VALUE`, which every layout that is looked at has. Without devices the layouts take
@@ -59,16 +59,16 @@ def search(
     devices: Sequence[int] = (),
     sweep: Sweep | None = None,
     told: Told = lambda _: None,
-) -> Found:
+) -> SearchResult:
     """Return the best layouts of a scenario on some devices (default: as many as it takes now, at all axes' values).
 
     sweep: the axes that are part of the search. With several numbers of devices and the objective `minimise devices`,
     a training step is searched on ever more devices until one meets the constraints.
     """
-    found = Found(scenario, goal.sense)
+    found = SearchResult(scenario, goal.sense)
     if sweep is None:
         found.devices = _numbers(workload, scenario, devices, None)
-        _add(found, Asked(workload, scenario, goal, found.devices), told)
+        _add(found, SearchRequest(workload, scenario, goal, found.devices), told)
         return found
     found.devices = _numbers(sweep.workload, scenario, devices, sweep)
     structures = [one for one in sweep.structures if one.scenario == scenario]
@@ -78,10 +78,10 @@ def search(
             continue
         head = f"scenarios.{scenario}."
         fixed = tuple(path.removeprefix(head) for path in one.choices)
-        part = Found(scenario, goal.sense)
+        part = SearchResult(scenario, goal.sense)
         done = number / len(structures)
         axes = [*_stated(one.choices, head), *sweep.numeric]
-        asked = Asked(loaded, scenario, goal, found.devices, axes, fixed)
+        asked = SearchRequest(loaded, scenario, goal, found.devices, axes, fixed)
         _add(part, asked, lambda share, done=done: told(done + share / len(structures)))  # type: ignore[misc]
         others = {path: text for path, text in one.choices.items() if path.removeprefix(head) not in (*OWN, *VARIED)}
         found.merge(part, others)
@@ -110,7 +110,7 @@ def _stated(choices: Mapping[str, str], head: str) -> Iterator[tuple[Axis, ...]]
             yield (Axis(path, np.array([float(text)]), "count", whole=True),)
 
 
-def _add(found: Found, asked: Asked, told: Told) -> None:
+def _add(found: SearchResult, asked: SearchRequest, told: Told) -> None:
     """Search one structure."""
     chosen = asked.workload.scenario(asked.scenario)
     unknown = missing(chosen)

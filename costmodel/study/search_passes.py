@@ -17,7 +17,7 @@ from costmodel.quantities import Array, Indices
 from costmodel.result import PHASES
 from costmodel.study.axes import Axis
 from costmodel.study.chunks import Index, cut
-from costmodel.study.goals import FRONT, KEPT, Asked, Found, Told, candidate, front, ranked
+from costmodel.study.goals import FRONT, KEPT, SearchRequest, SearchResult, Told, candidate, front, ranked
 from costmodel.study.layouts import BATCHES, OWN, Space, check_size, inference_space
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.validity import feasible_layout
@@ -82,7 +82,7 @@ class _Grid:
 _NONE = _Rows(np.zeros(0, dtype=np.intp), np.zeros(0), np.zeros(0), np.zeros(0))
 
 
-def search_passes(asked: Asked, found: Found, told: Told) -> None:
+def search_passes(asked: SearchRequest, found: SearchResult, told: Told) -> None:
     """Search the layouts of a pass, and the front of the rate of a device against that of a user."""
     workload, head = asked.workload, asked.head
     stated = workload.scenario(asked.scenario)
@@ -127,7 +127,7 @@ def search_passes(asked: Asked, found: Found, told: Told) -> None:
         _note_memory(scenario, shape, found)
 
 
-def _note_memory(scenario: Scenario, shape: tuple[int, ...], found: Found) -> None:
+def _note_memory(scenario: Scenario, shape: tuple[int, ...], found: SearchResult) -> None:
     """Note what a device needs at least, where no layout fits."""
     capacity = scenario.cluster.device.device_memory.capacity
     layout = np.broadcast_to(feasible_layout(scenario), shape)
@@ -141,7 +141,7 @@ def _note_memory(scenario: Scenario, shape: tuple[int, ...], found: Found) -> No
         found.needs(totals[layout & ~np.isnan(totals)])
 
 
-def _evaluated(asked: Asked, scenario: Scenario, calibration: Calibration, grid: _Grid, index: Index) -> _Rows:
+def _evaluated(asked: SearchRequest, scenario: Scenario, calibration: Calibration, grid: _Grid, index: Index) -> _Rows:
     """Return the points of one piece of the grid that fit and meet the constraints."""
     places = tuple(np.arange(part.start, part.stop) for part in index)
     sizes = tuple(len(part) for part in places)

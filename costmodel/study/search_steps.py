@@ -19,7 +19,7 @@ from costmodel.analytic.grid import evaluate_grid, evaluate_point, evaluate_sing
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Indices
 from costmodel.study.bounds import Bounder
-from costmodel.study.goals import KEPT, Asked, Found, Goal, Told, candidate, ranked
+from costmodel.study.goals import KEPT, Goal, SearchRequest, SearchResult, Told, candidate, ranked
 from costmodel.study.layouts import LAYOUT, Space, Variant, check_size, training_space, variants
 from costmodel.study.placement import end_weights, stage_sizes
 from costmodel.workload.plans import Training
@@ -118,7 +118,7 @@ class _Race:
         self.kept = sorted(distinct.values())[:KEPT]
 
 
-def search_steps(asked: Asked, found: Found, devices: int, told: Told) -> None:
+def search_steps(asked: SearchRequest, found: SearchResult, devices: int, told: Told) -> None:
     """Search the layouts of a training step on some devices, at all values of the axes; add what is found."""
     workload, goal, head = asked.workload, asked.goal, asked.head
     stated = workload.scenario(asked.scenario)
@@ -142,7 +142,7 @@ def search_steps(asked: Asked, found: Found, devices: int, told: Told) -> None:
     ])  # fmt: skip
 
 
-def _prunes(asked: Asked) -> bool:
+def _prunes(asked: SearchRequest) -> bool:
     """Tell whether a layout with a shorter step is always better.
 
     So it is for the step itself; for what follows from it as long as no axis changes a step's tokens, peaks or prices.
@@ -154,7 +154,7 @@ def _prunes(asked: Asked) -> bool:
     return asked.goal.by_step and len(harmless) == len(paths)
 
 
-def _run(race: _Race, groups: Sequence[_Group], found: Found, told: Told) -> None:
+def _run(race: _Race, groups: Sequence[_Group], found: SearchResult, told: Told) -> None:
     """Evaluate layouts until no other can be among the best."""
     if race.prune and groups:
         bounds = np.concatenate([group.bounds for group in groups])
@@ -178,7 +178,7 @@ def _fits(scenario: Scenario, size: int) -> npt.NDArray[np.bool_]:
     return np.broadcast_to(ledger.total <= scenario.cluster.device.device_memory.capacity, (size,))
 
 
-def _space(asked: Asked, stated: Scenario, devices: int) -> Space:
+def _space(asked: SearchRequest, stated: Scenario, devices: int) -> Space:
     """Return the layouts on some devices, at all values of the axes."""
     plan, path = stated.plan, f"{asked.head}global_batch"
     assert isinstance(plan, Training)
@@ -216,7 +216,7 @@ def alike_layers(base: Scenario, columns: Mapping[str, Array], count: Array) -> 
     return _numbered([*work, count] if base.framework.accumulation == "autograd" else work)
 
 
-def _groups(race: _Race, found: Found) -> Iterator[_Group]:
+def _groups(race: _Race, found: SearchResult) -> Iterator[_Group]:
     """Yield the layouts of each variant that may fit by what fixes an order, with a lower bound of each."""
     base, columns, plans = race.base, race.space.columns, race.plans
     assert isinstance(base.plan, Training)
@@ -241,7 +241,7 @@ def _groups(race: _Race, found: Found) -> Iterator[_Group]:
 
 
 def _may_fit(
-    base: Scenario, variant: Variant, columns: Mapping[str, Array], bounder: Bounder, found: Found, least: int
+    base: Scenario, variant: Variant, columns: Mapping[str, Array], bounder: Bounder, found: SearchResult, least: int
 ) -> npt.NDArray[np.bool_]:
     """Return the layouts of a variant whose degrees divide and that may fit; count those that are looked at.
 

@@ -21,7 +21,7 @@ from costmodel.quantities import Array
 from costmodel.result import PHASES
 from costmodel.schema.fields import NumberType
 from costmodel.schema.quantity import SI, Whole
-from costmodel.schema.references import near
+from costmodel.schema.references import suggest
 
 SCHEMA = "costmodel/sensitivity@1"
 STEP = 0.01  # of a parameter, each way: small against its kinks, large against rounding
@@ -74,7 +74,7 @@ def sensitivities(workload: Workload, scenario: str, metric: str) -> list[Sensit
     """
     _, names = PHASES[workload.scenario(scenario).answers]
     if metric not in names:
-        raise InputError.single(f"scenario {scenario} has no metric {metric!r}", hint=near(metric, names))
+        raise InputError.single(f"scenario {scenario} has no metric {metric!r}", hint=suggest(metric, names))
     point = workload.evaluate(scenario)
     base = point.metrics[metric]
     if base is None:
@@ -149,9 +149,11 @@ def _evaluated(
         saved = None if costs is None else float(costs[0] - costs[rows][2])
         found.append(
             Sensitivity(
-                path.removeprefix(f"scenarios.{scenario}."), value, slopes[0], min(known, default=slopes[0]),
-                max(known, default=slopes[0]), _finite(slopes[1]), _finite(slopes[2]), better,
-                None if better is None else (low, high), None if saved is None else _finite(saved),
+                path=path.removeprefix(f"scenarios.{scenario}."), value=value, elasticity=slopes[0],
+                low=min(known, default=slopes[0]),
+                high=max(known, default=slopes[0]), up=_finite(slopes[1]), down=_finite(slopes[2]), better=better,
+                better_interval=None if better is None else (low, high),
+                saved=None if saved is None else _finite(saved),
             )
         )  # fmt: skip
     return [one for one in found if np.isfinite(one.elasticity)]

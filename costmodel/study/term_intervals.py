@@ -8,7 +8,7 @@ import numpy as np
 
 from costmodel.quantities import Array
 from costmodel.schema.references import Library
-from costmodel.study.term_sensitivity import Figure, Terms, logs, moved, weigh
+from costmodel.study.term_sensitivity import PublishedValue, Terms, logs, moved, weigh
 
 SOFT = 0.1  # log error of a publication that counts as one standard deviation; beyond it errors count less than squared
 RISE = 1.642  # the 80 % point of chi-squared with one degree of freedom
@@ -22,7 +22,7 @@ def soft(errors: Array) -> Array:
 
 
 def ends_of(
-    figures: Sequence[Figure], terms: Terms, free: Sequence[int], units: Array, held: Callable[[Array], Array],
+    figures: Sequence[PublishedValue], terms: Terms, free: Sequence[int], units: Array, held: Callable[[Array], Array],
     library: Library,
 ) -> list[tuple[float, float]]:  # fmt: skip
     """Return the ends of each free term's 80 % interval, in its own unit.
@@ -59,7 +59,7 @@ def _of_what_is_known(scans: Sequence[Array], units: Array, held: Callable[[Arra
 
 
 def _of_a_figure(
-    one: Figure, terms: Terms, free: Sequence[int], units: Array, scans: Sequence[Array], library: Library
+    one: PublishedValue, terms: Terms, free: Sequence[int], units: Array, scans: Sequence[Array], library: Library
 ) -> Iterator[tuple[int, Array]]:
     """Yield the rows of a figure's terms, with by how much its own cost grows along each one's scan."""
     rows = [free.index(at) for at in one.of]

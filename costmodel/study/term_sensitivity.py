@@ -25,7 +25,7 @@ Ends: TypeAlias = "tuple[tuple[float, float] | None, ...]"  # of their 80 % inte
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Figure:
+class PublishedValue:
     """A published figure that terms can move. of: the terms, by position; gap: log(predicted / published) at the values
     of the files; metric: of the result, which moves as the published one does."""
 
@@ -40,7 +40,7 @@ class Figure:
         return -self.gap if self.metric in RATES else self.gap
 
 
-def weigh(figures: Sequence[Figure]) -> Array:
+def weigh(figures: Sequence[PublishedValue]) -> Array:
     """Return the weights of figures, by the errors that the files' values leave (`weights_of`)."""
     return weights_of([one.case.publication for one in figures], [one.late for one in figures])
 

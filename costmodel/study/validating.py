@@ -20,7 +20,7 @@ EXACT = 1e-9  # an interval narrower than this share of its value is none
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Figure:
+class ScoredValue:
     """A published figure and two predictions: as the files say, and with the terms fitted without its publication."""
 
     case: Case
@@ -58,7 +58,7 @@ class Judged:
     reached: bool
 
 
-def figures_of(cases: Sequence[Case], search_path: Sequence[str] = ()) -> tuple[list[Figure], list[Problem]]:
+def figures_of(cases: Sequence[Case], search_path: Sequence[str] = ()) -> tuple[list[ScoredValue], list[Problem]]:
     """Return every compared figure of the cases, and the problems of those that cannot be predicted."""
     stated, problems = reproduce(cases, search_path)
     without = left_out(cases, search_path)
@@ -66,11 +66,11 @@ def figures_of(cases: Sequence[Case], search_path: Sequence[str] = ()) -> tuple[
     by_id = {case.id: case for case in cases}
     again = {(one.id, one.metric): one for one in unseen}
     return [
-        Figure(by_id[one.id], one, again[one.id, one.metric]) for one in stated if (one.id, one.metric) in again
+        ScoredValue(by_id[one.id], one, again[one.id, one.metric]) for one in stated if (one.id, one.metric) in again
     ], problems
 
 
-def chosen(figures: Iterable[Figure], wanted: FiguresFile) -> list[Figure]:
+def chosen(figures: Iterable[ScoredValue], wanted: FiguresFile) -> list[ScoredValue]:
     """Return the figures that meet every condition."""
     return [one for one in figures if _meets(one.stated, wanted)]
 
@@ -107,13 +107,14 @@ def errors_of(comparisons: Iterable[Comparison]) -> Errors | None:
     inside = (published >= low) & (published <= high)
     typical = float(np.median(sizes[wide])) if wide.any() else 0.0
     return Errors(
-        len(scored), float(sizes.mean()), float(np.median(sizes)), float(sizes.max()), float(errors.mean()),
-        int(wide.sum()), float(inside.mean()) if wide.any() else None,
-        float(np.median((high - low) / 2.0 / predicted)) / typical if typical else None,
+        figures=len(scored), mean=float(sizes.mean()), median=float(np.median(sizes)), worst=float(sizes.max()),
+        bias=float(errors.mean()),
+        intervals=int(wide.sum()), inside=float(inside.mean()) if wide.any() else None,
+        half_width=float(np.median((high - low) / 2.0 / predicted)) / typical if typical else None,
     )  # fmt: skip
 
 
-def judge(figures: Sequence[Figure], asked: AskedFile) -> Judged:
+def judge(figures: Sequence[ScoredValue], asked: AskedFile) -> Judged:
     """Return what was asked of some figures beside what they show; the verdict is that of the unseen figures."""
     found = chosen(figures, asked.figures)
     before, without = (errors_of(column) for column in columns(found))
@@ -123,7 +124,7 @@ def judge(figures: Sequence[Figure], asked: AskedFile) -> Judged:
     return Judged(asked, 0 if without is None else without.figures, stated, unseen, reached)
 
 
-def columns(figures: Sequence[Figure]) -> tuple[list[Comparison], list[Comparison]]:
+def columns(figures: Sequence[ScoredValue]) -> tuple[list[Comparison], list[Comparison]]:
     """Return the figures as the files predict them, and as they are predicted without their publication."""
     return [one.stated for one in figures], [one.unseen for one in figures]
 

@@ -18,7 +18,7 @@ class HeadGroup:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class CoreKernel:
+class KernelTraits:
     """How a system's own code computes an attention core.
 
     realised: `fused` (only the pairs of the pattern), `gathered` (their keys are copied together first) or `masked`
@@ -83,7 +83,7 @@ class Attention:
     rotary_dim: Count | None = None
     alibi: bool = False
     qk_norm: str | None = None
-    kernel: CoreKernel = CoreKernel()
+    kernel: KernelTraits = KernelTraits()
     route: HeadRoute | None = None
     partial: Count | None = None
     keeps: bool | None = None

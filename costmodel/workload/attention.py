@@ -12,14 +12,14 @@ from costmodel.workload.attention_kernels import (
     add_fused,
     add_output,
     add_unfused,
-    is_narrow,
+    has_quantized_kv,
     merge_partial_results,
 )
 from costmodel.workload.context import Context, per_rank
 from costmodel.workload.context_parallel import (
     gather_keys,
     replicas_of_keys,
-    share_of_core,
+    share_of_attention,
 )
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.linear import (
@@ -27,7 +27,7 @@ from costmodel.workload.linear import (
     add_linear,
     norm_vectors,
 )
-from costmodel.workload.operators import AttentionCore, Elementwise, Gemm, HostTransfer
+from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, HostTransfer
 from costmodel.workload.work import Parameters, WorkBuilder
 
 
@@ -60,7 +60,7 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
             gathered=True,
             replicas=tp * (query + made) / whole,
             bias=whole if mixer.bias else 0.0,
-            held=(heads * mixer.head_dim + key_value) / (query + made),
+            local_experts=(heads * mixer.head_dim + key_value) / (query + made),
         ),
     )
     _add_split(builder, context, tokens * (query + made), biased=mixer.bias)
@@ -91,7 +91,7 @@ def _add_split(builder: WorkBuilder, context: Context, elements: Count, *, biase
     SplitBackward: at::cat]. Megatron-LM adds the bias of this product in a kernel of its own, 2*e forwards [NVIDIA
     Megatron-LM, core/tensor_parallel/layers.py, linear_with_grad_accumulation_and_async_allreduce: output + bias].
     """
-    if context.phase != "training" or not context.framework.eager:
+    if context.phase != "training" or not context.framework.unfused_elementwise:
         return
     size = 2 * elements * context.residual
     apart = biased and context.framework.masks_softmax
@@ -192,13 +192,24 @@ def _add_core(
     if context.phase == "decode":
         _add_decoding(builder, context, mixer, pattern, (heads, kv_heads), name)
     elif context.framework.unfused or kernel.materialised:
-        share = share_of_core(context, heads, kv_heads, pairs)
+        share = share_of_attention(context, heads, kv_heads, pairs)
         add_unfused(builder, context, mixer, share, dropout=dropout)
     else:
         if kernel.permuted:
             _add_permutation(builder, context, dims, (heads, kv_heads))
         seen = pattern.seen(context.keys)
-        add_fused(builder, context, dims, heads, kv_heads, pairs, "attention", name, seen, kernel.rate)
+        add_fused(
+            builder=builder,
+            context=context,
+            dims=dims,
+            heads=heads,
+            kv_heads=kv_heads,
+            pairs=pairs,
+            family="attention",
+            name=name,
+            seen=seen,
+            rate=kernel.rate,
+        )
     if kernel.head_edit:
         edited = 2 * context.tokens * heads * mixer.v_head_dim * context.residual
         once = Elementwise("head edit", edited, rows=context.tokens)
@@ -238,21 +249,21 @@ def _add_decoding(
     builder.step(
         "attention_core",
         [
-            AttentionCore(
+            AttentionKernel(
                 name,
-                context.sequences,
-                heads[0],
-                context.length,
-                pairs,
-                width,
-                context.precision.attention,
-                streamed,
-                "attention_decode",
+                sequences=context.sequences,
+                heads=heads[0],
+                q_len=context.length,
+                qk_pairs=pairs,
+                macs_per_pair=width,
+                dtype=context.precision.attention,
+                traffic=streamed,
+                family="attention_decode",
                 kv_heads=heads[1],
-                keys=keys,
-                cached=width * ELEMENT_BYTES[context.precision.kv_cache],
-                narrow_cache=is_narrow(context),
-                rate=mixer.kernel.rate,
+                kv_len=keys,
+                kv_token_bytes=width * ELEMENT_BYTES[context.precision.kv_cache],
+                quantized_kv=has_quantized_kv(context),
+                relative_speed=mixer.kernel.rate,
             )
         ],
     )
@@ -283,7 +294,7 @@ def _add_selection(builder: WorkBuilder, context: Context, mixer: Attention, gro
     columns = work / (context.length * mixer.head_dim)
     batch = context.sequences * heads
     size = Gemm(
-        "key selection", context.rows, columns, mixer.head_dim, dtype, element,
-        element * keys / maximum(columns, 1.0), 0.0, batch, family="bmm",
+        "key selection", m=context.rows, n=columns, k=mixer.head_dim, dtype=dtype, a_bytes=element,
+        b_bytes=element * keys / maximum(columns, 1.0), out_bytes=0.0, groups=batch, family="bmm",
     )  # fmt: skip
     builder.step("attention_core", [size])

@@ -8,9 +8,9 @@ from costmodel.quantities import Bytes, Count, Quantity
 from costmodel.workload.architecture import Attention
 from costmodel.workload.context import Context
 from costmodel.workload.context_parallel import (
-    CoreShare,
+    AttentionShare,
     pass_keys_around,
-    share_of_core,
+    share_of_attention,
     swap_heads,
 )
 from costmodel.workload.dtypes import ELEMENT_BYTES
@@ -18,7 +18,7 @@ from costmodel.workload.linear import (
     Linear,
     add_linear,
 )
-from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Gemm, Operator
+from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, Gemm, Operator
 from costmodel.workload.work import WorkBuilder
 
 
@@ -40,23 +40,23 @@ def add_fused(
     """
     q, v = dims
     keys, sequences, element = context.keys, context.sequences, context.residual
-    share = share_of_core(context, heads, kv_heads, pairs)
+    share = share_of_attention(context, heads, kv_heads, pairs)
     # Queries and results are read and written by every call, keys and values once in all of them.
     row_traffic = share.heads * share.rows * (q + v) * share.calls
     traffic = sequences * (row_traffic + share.kv_heads * keys * (q + v)) * element
 
-    def core(title: str, products: Count, moved: Bytes, kind: str) -> AttentionCore:
+    def core(title: str, products: Count, moved: Bytes, kind: str) -> AttentionKernel:
         dtype = context.precision.attention
         shape = sequences, share.heads, share.rows, share.pairs
-        return AttentionCore(
-            title, *shape, products, dtype, moved, kind, calls=share.calls, kv_heads=share.kv_heads, keys=keys,
-            cached=(q + v) * element, seen=seen, rate=rate,
+        return AttentionKernel(
+            title, *shape, products, dtype, moved, kind, calls=share.calls, kv_heads=share.kv_heads, kv_len=keys,
+            kv_token_bytes=(q + v) * element, last_query_kv_len=seen, relative_speed=rate,
         )  # fmt: skip
 
     forward = core(name, q + v, traffic, f"{family}_prefill")
     # q, o, do in and dq out; k, v in and dk, dv out
     backward = core(f"{name} gradient", 3 * q + 2 * v, 2 * traffic, f"{family}_backward")
-    backward = replace(backward, forward_products=q + v)
+    backward = replace(backward, forward_macs_per_pair=q + v)
     swap = swap_heads(builder, context, share, dims)
     ring = pass_keys_around(builder, context, share, dims)
     builder.step(
@@ -68,7 +68,9 @@ def add_fused(
     builder.save("softmax statistics", "fused_core", statistics)
 
 
-def add_unfused(builder: WorkBuilder, context: Context, mixer: Attention, share: CoreShare, *, dropout: bool) -> None:
+def add_unfused(
+    builder: WorkBuilder, context: Context, mixer: Attention, share: AttentionShare, *, dropout: bool
+) -> None:
     """Add a core whose scores go through memory: two batched products around a softmax, all S*T pairs.
 
     Bytes a pair: scale with mask and softmax, each e in and e out, 4*e; the gradient of each the same. As one kernel
@@ -98,7 +100,18 @@ def add_unfused(builder: WorkBuilder, context: Context, mixer: Attention, share:
         passes = gradient_passes = 4 * element + dropped
 
     def product(name: str, n: Count, k: Count) -> Gemm:
-        return Gemm(name, rows, n, k, dtype, element, element, element, batch, family="bmm")
+        return Gemm(
+            name,
+            m=rows,
+            n=n,
+            k=k,
+            dtype=dtype,
+            a_bytes=element,
+            b_bytes=element,
+            out_bytes=element,
+            groups=batch,
+            family="bmm",
+        )
 
     builder.step(
         "attention_core",
@@ -113,10 +126,32 @@ def add_unfused(builder: WorkBuilder, context: Context, mixer: Attention, share:
         [
             *swap.before_gradient,
             product("attention values gradient", keys, mixer.v_head_dim),
-            Gemm("value gradient", keys, mixer.v_head_dim, rows, dtype, element, element, element, batch, family="bmm"),
+            Gemm(
+                "value gradient",
+                m=keys,
+                n=mixer.v_head_dim,
+                k=rows,
+                dtype=dtype,
+                a_bytes=element,
+                b_bytes=element,
+                out_bytes=element,
+                groups=batch,
+                family="bmm",
+            ),
             Elementwise("softmax gradient", scores * gradient_passes, kind="softmax", calls=kernels),
             product("query gradient", mixer.head_dim, keys),
-            Gemm("key gradient", keys, mixer.head_dim, rows, dtype, element, element, element, batch, family="bmm"),
+            Gemm(
+                "key gradient",
+                m=keys,
+                n=mixer.head_dim,
+                k=rows,
+                dtype=dtype,
+                a_bytes=element,
+                b_bytes=element,
+                out_bytes=element,
+                groups=batch,
+                family="bmm",
+            ),
             *scaled,
             *swap.after_gradient,
         ],
@@ -145,7 +180,7 @@ def add_cache_write(builder: WorkBuilder, context: Context, width: Count, held: 
     builder.step("kv_write", [Elementwise("kv cache write", written, kind="cache_write", rows=context.tokens)])
 
 
-def is_narrow(context: Context) -> bool:
+def has_quantized_kv(context: Context) -> bool:
     """Tell whether the cache has a narrower format than the products."""
     return ELEMENT_BYTES[context.precision.kv_cache] < ELEMENT_BYTES[context.precision.attention]
 
@@ -182,7 +217,7 @@ def add_output(builder: WorkBuilder, context: Context, inner: Count, bias: Count
             active * inner / tp,
             hidden,
             inner * hidden,
-            held=1.0 / active,
+            local_experts=1.0 / active,
             kept=None if stated is None else ELEMENT_BYTES[stated],
             bias=bias,
         ),

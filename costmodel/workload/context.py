@@ -40,7 +40,7 @@ class Context:
     offload: Offload = field(default_factory=Offload)
     routing: Routing = BALANCED
     node_devices: Count = math.inf
-    beside: Count = 0.0
+    co_batched_tokens: Count = 0.0
     micro_batches: Count = 1.0
 
     @property
@@ -60,7 +60,7 @@ class Context:
         return self.sequences * self.rows
 
     @property
-    def stream_tokens(self) -> Count:
+    def residual_tokens(self) -> Count:
         """Return the tokens of the residual stream that this rank holds: split over tp under sequence parallelism."""
         return self.tokens / self.parallel.tp if self.parallel.sequence_parallel else self.tokens
 

@@ -12,7 +12,7 @@ from costmodel.workload.work import WorkBuilder
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class CoreShare:
+class AttentionShare:
     """The part of an attention core that one rank computes.
 
     heads, kv_heads: of this rank; rows: its queries of one head and sequence; pairs: (query, key) pairs of one head and
@@ -36,7 +36,7 @@ class Around:
     after_gradient: tuple[Operator, ...] = ()
 
 
-def share_of_core(context: Context, heads: Count, kv_heads: Count, pairs: Count) -> CoreShare:
+def share_of_attention(context: Context, heads: Count, kv_heads: Count, pairs: Count) -> AttentionShare:
     """Return this rank's part of a core of `heads` heads, `pairs` of whose pairs belong to its rows.
 
     Ulysses: all rows of heads/cp heads, hence cp times the pairs; fewer key-value heads than ranks are replicated.
@@ -44,8 +44,8 @@ def share_of_core(context: Context, heads: Count, kv_heads: Count, pairs: Count)
     """
     cp = context.parallel.cp
     if context.parallel.context == "ulysses":
-        return CoreShare(heads / cp, per_rank(kv_heads, cp), context.length, pairs * cp)
-    return CoreShare(heads, kv_heads, context.rows, pairs, cp if context.parallel.context == "ring" else 1.0)
+        return AttentionShare(heads / cp, per_rank(kv_heads, cp), context.length, pairs * cp)
+    return AttentionShare(heads, kv_heads, context.rows, pairs, cp if context.parallel.context == "ring" else 1.0)
 
 
 def replicas_of_keys(context: Context, kv_heads: Count) -> Count:
@@ -74,7 +74,7 @@ def gather_keys(builder: WorkBuilder, context: Context, width: Count) -> None:
     _land(builder, context, size)
 
 
-def swap_heads(builder: WorkBuilder, context: Context, share: CoreShare, dims: tuple[Count, Count]) -> Around:
+def swap_heads(builder: WorkBuilder, context: Context, share: AttentionShare, dims: tuple[Count, Count]) -> Around:
     """Return the all-to-alls that swap a rank's rows of all heads for all rows of its heads, and back (Ulysses).
 
     Four each way: q, k, v and the output forward, the gradients of the output and of q, k, v backward; of each local
@@ -94,7 +94,9 @@ def swap_heads(builder: WorkBuilder, context: Context, share: CoreShare, dims: t
     return Around((queries, keys, values), (results,), (results,), (queries, keys, values))
 
 
-def pass_keys_around(builder: WorkBuilder, context: Context, share: CoreShare, dims: tuple[Count, Count]) -> Around:
+def pass_keys_around(
+    builder: WorkBuilder, context: Context, share: AttentionShare, dims: tuple[Count, Count]
+) -> Around:
     """Return what moves around a ring while blocks are computed, and the merging of the blocks' results.
 
     Each of cp steps computes one block while keys and values move on to the next rank; the last one sends nothing.

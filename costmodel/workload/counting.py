@@ -50,10 +50,32 @@ def parameter_count(architecture: Architecture) -> ParameterCount:
 def _unsplit(architecture: Architecture) -> Context:
     """Return a context in which one rank holds the whole model; formats and batch do not enter a count."""
     half = "bf16"
-    formats = Precision(half, half, half, half, half, half, None, half, half, half, half)
+    formats = Precision(
+        linear=half,
+        attention=half,
+        router=half,
+        head=half,
+        residual=half,
+        weights=half,
+        master=None,
+        gradients=half,
+        moments=half,
+        kv_cache=half,
+        activations=half,
+    )
     tiles = (Tile(1, 1),)
     framework = Framework("none", tiles, tiles, 1.0, 0.0, 0.0)
-    return Context(architecture, Parallelism(), formats, Communication(), framework, "training", 1.0, 1.0, 1.0)
+    return Context(
+        architecture=architecture,
+        parallel=Parallelism(),
+        precision=formats,
+        communication=Communication(),
+        framework=framework,
+        phase="training",
+        sequences=1.0,
+        length=1.0,
+        keys=1.0,
+    )
 
 
 def sum_of(values: Iterable[Quantity]) -> Quantity:

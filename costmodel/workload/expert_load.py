@@ -28,9 +28,9 @@ class ExpertLoad:
     rows: Count
     load: Quantity
     executed: Quantity
-    held: Count
-    hit: Count
-    deviation: Count
+    local_experts: Count
+    active_experts: Count
+    rows_std: Count
     dropped: Quantity = 0.0
     padded: bool = False
     popularity: Popularity | None = None
@@ -77,21 +77,21 @@ def sent_tokens(context: Context) -> Count:
 
 def routed_tokens(context: Context) -> Count:
     """Return the tokens that a rank's experts serve for one rank in a pass, those of work beside them included."""
-    return (context.tokens + context.beside) * context.parallel.tensor_of_expert / context.parallel.tp
+    return (context.tokens + context.co_batched_tokens) * context.parallel.tensor_of_expert / context.parallel.tp
 
 
 def popularity_of(context: Context, ffn: MoeFfn) -> Popularity:
     """Return which experts the tokens of an expert-parallel group choose, and where these stand."""
     routing, parallel = context.routing, context.parallel
     return Popularity(
-        Choice(routing.load, ffn.top_k, routing.counts, routing.placement, ffn.group_top_k),
-        ffn.experts,
-        1.0 if ffn.groups is None else ffn.groups,
-        parallel.ep,
-        parallel.ep / context.ep_group.on_one_node(context.node_devices),
-        routing.redundant,
-        routing.exponent,
-        routed_tokens(context) * parallel.ep,
+        choice=Choice(routing.load, ffn.top_k, routing.counts, routing.placement, ffn.group_top_k),
+        experts=ffn.experts,
+        groups=1.0 if ffn.groups is None else ffn.groups,
+        ranks=parallel.ep,
+        nodes=parallel.ep / context.ep_group.on_one_node(context.node_devices),
+        redundant=routing.redundant,
+        exponent=routing.exponent,
+        tokens=routed_tokens(context) * parallel.ep,
     )
 
 

@@ -18,11 +18,11 @@ from costmodel.workload.linear import (
 from costmodel.workload.operators import (
     Collective,
     Elementwise,
-    Exchange,
+    ExpertAllToAll,
     Gemm,
     HostTransfer,
     Operator,
-    exchange_family,
+    expert_all_to_all_family,
 )
 from costmodel.workload.work import WorkBuilder
 
@@ -79,7 +79,7 @@ def add_activation(
     """
     element, inputs = context.residual, 2.0 if gated else 1.0
     size = rows * width * element
-    if gated and context.framework.eager:
+    if gated and context.framework.unfused_elementwise:
         forward = [
             Elementwise(name, 2 * size, kind="activation", rows=rows),
             Elementwise(f"{name} gate", 3 * size, kind="add", rows=rows),
@@ -109,7 +109,7 @@ def add_moe(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, fresh: bool 
             "router",
             "router",
             "norm",
-            context.stream_tokens,
+            context.residual_tokens,
             hidden,
             ffn.experts,
             hidden * ffn.experts,
@@ -124,10 +124,10 @@ def add_moe(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, fresh: bool 
     if context.casts and fresh:
         # One cast serves the dispatched tokens and the shared expert.
         passes = context.residual + context.operand
-        tokens = context.stream_tokens
+        tokens = context.residual_tokens
         builder.step("norm", [Elementwise("expert input cast", tokens * hidden * passes, kind="cast", rows=tokens)])
     _add_experts(builder, context, ffn, fresh=fresh)
-    summed = 4 * context.stream_tokens * hidden * context.residual
+    summed = 4 * context.residual_tokens * hidden * context.residual
     builder.step(
         "combine", [Elementwise("expert sum", summed, kind="permute")], [Elementwise("expert sum gradient", summed)]
     )
@@ -212,7 +212,7 @@ def _add_shared(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, fresh: b
 
 def _add_shared_gate(builder: WorkBuilder, context: Context) -> None:
     """Add the gate of the shared experts: a number for every token. Parameters: d."""
-    hidden, tokens = context.architecture.hidden, context.stream_tokens
+    hidden, tokens = context.architecture.hidden, context.residual_tokens
     replicas = 1.0 if context.parallel.sequence_parallel else context.parallel.tp
     add_linear(
         builder,
@@ -243,17 +243,17 @@ def _add_routed(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
     hidden, width = context.architecture.hidden, ffn.intermediate / context.parallel.tensor_of_expert
     sent, share = sent_tokens(context), expert_load(context, ffn)
     rows = _own_rows(context, share)
-    up, down = _expert_products(context, ffn, share)
-    exchange = _exchanges(context, ffn, share)
+    up, down = _expert_gemms(context, ffn, share)
+    exchange = _expert_all_to_alls(context, ffn, share)
     narrow, wide = context.operand if context.casts else context.residual, context.residual
     builder.step("dispatch", [exchange[0]], [exchange[3]])
     gather, scatter = _slices(context, rows * hidden, narrow, wide)
     builder.step("dispatch", gather[:1], scatter[1:])
-    builder.step("permute", *_moves("expert permute", rows * hidden, 2 * narrow, 2 * wide))
+    builder.step("permute", *_permute_operators("expert permute", rows * hidden, 2 * narrow, 2 * wide))
     add_linear(builder, context, up)
     add_activation(builder, context, "expert activation", rows, width, gated=ffn.gated)
     add_linear(builder, context, down)
-    builder.step("permute", *_moves("expert unpermute", rows * hidden, 2 * wide, 2 * narrow))
+    builder.step("permute", *_permute_operators("expert unpermute", rows * hidden, 2 * wide, 2 * narrow))
     builder.step("combine", scatter[:1], gather[1:])
     back: list[Operator] = [exchange[2]]
     if context.casts:
@@ -270,7 +270,7 @@ def _add_hosted(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
     """
     message = served_tokens(context) * context.architecture.hidden * context.residual
     devices = context.parallel.devices
-    products = _expert_products(context, ffn, expert_load(context, ffn))
+    products = _expert_gemms(context, ffn, expert_load(context, ffn))
     up, down = (replace(each, cast=False, hosted=True) for each in products)
     builder.step("dispatch", [HostTransfer("expert input to the host", message, "out", devices)])
     add_linear(builder, context, up)
@@ -283,7 +283,7 @@ def _own_rows(context: Context, share: ExpertLoad) -> Count:
     return share.rows * served_tokens(context) / routed_tokens(context)
 
 
-def _expert_products(context: Context, ffn: MoeFfn, share: ExpertLoad) -> tuple[Linear, Linear]:
+def _expert_gemms(context: Context, ffn: MoeFfn, share: ExpertLoad) -> tuple[Linear, Linear]:
     """Return the up projections (with their gates) and the down projections of a rank's experts that get any rows."""
     hidden, width = context.architecture.hidden, ffn.intermediate / context.parallel.tensor_of_expert
     matrices, matrix = (2.0 if ffn.gated else 1.0), ffn.experts * hidden * ffn.intermediate
@@ -291,22 +291,26 @@ def _expert_products(context: Context, ffn: MoeFfn, share: ExpertLoad) -> tuple[
     active = ffn.top_k / ffn.experts
     up = Linear(
         "expert up",
-        "ffn_up",
-        "dispatch",
-        _own_rows(context, share) / share.hit,
-        hidden,
-        matrices * width,
-        matrices * matrix,
-        (matrices * matrix + up_bias) * active,
-        groups=share.hit,
+        operator="ffn_up",
+        producer="dispatch",
+        rows=_own_rows(context, share) / share.active_experts,
+        inputs=hidden,
+        outputs=matrices * width,
+        total=matrices * matrix,
+        active=(matrices * matrix + up_bias) * active,
+        groups=share.active_experts,
         cast=False,
         family="grouped_gemm",
         bias=up_bias,
-        held=share.held,
-        deviation=share.deviation,
-        load=share.executed,
+        local_experts=share.local_experts,
+        m_std=share.rows_std,
+        expert_load=share.executed,
         masked=context.communication.mode == "low_latency",
-        routed=(share.held, ffn.experts + context.routing.redundant, routed_tokens(context) * context.parallel.ep),
+        routed=(
+            share.local_experts,
+            ffn.experts + context.routing.redundant,
+            routed_tokens(context) * context.parallel.ep,
+        ),
     )
     down = replace(
         up,
@@ -324,7 +328,9 @@ def _expert_products(context: Context, ffn: MoeFfn, share: ExpertLoad) -> tuple[
     return up, down
 
 
-def _moves(name: str, elements: Count, forward: Bytes, backward: Bytes) -> tuple[list[Operator], list[Operator]]:
+def _permute_operators(
+    name: str, elements: Count, forward: Bytes, backward: Bytes
+) -> tuple[list[Operator], list[Operator]]:
     """Return a gather or scatter of rows, forward and backward, each reading and writing every row."""
     return (
         [Elementwise(name, elements * forward, kind="permute")],
@@ -355,7 +361,9 @@ def _slices(context: Context, elements: Count, narrow: Bytes, wide: Bytes) -> tu
     )
 
 
-def _exchanges(context: Context, ffn: MoeFfn, share: ExpertLoad) -> tuple[Exchange, Exchange, Exchange, Exchange]:
+def _expert_all_to_alls(
+    context: Context, ffn: MoeFfn, share: ExpertLoad
+) -> tuple[ExpertAllToAll, ExpertAllToAll, ExpertAllToAll, ExpertAllToAll]:
     """Return dispatch, combine, the combine's gradient (a dispatch) and the dispatch's gradient (a combine).
 
     Where the network copies and adds up, the directions with the narrower payload are those that count once.
@@ -367,28 +375,31 @@ def _exchanges(context: Context, ffn: MoeFfn, share: ExpertLoad) -> tuple[Exchan
     def width(dtype: str) -> Bytes:
         return payload_element(dtype, context.precision.scale_block)
 
-    def one(name: str, dtype: str, family: str, *, once: bool) -> Exchange:
-        return Exchange(
+    def one(name: str, dtype: str, family: str, *, once: bool) -> ExpertAllToAll:
+        return ExpertAllToAll(
             name,
-            sent_tokens(context),
-            hidden * width(dtype),
-            ffn.top_k,
-            ffn.experts,
-            groups,
-            group_top_k,
-            context.ep_group,
-            plan.mode,
-            share.load,
-            family,
-            share.popularity,
-            share.padded,
-            plan.codec if dtype in LOGARITHMIC else 0.0,
-            once,
+            tokens=sent_tokens(context),
+            token_bytes=hidden * width(dtype),
+            top_k=ffn.top_k,
+            experts=ffn.experts,
+            expert_groups=groups,
+            group_top_k=group_top_k,
+            group=context.ep_group,
+            mode=plan.mode,
+            expert_load=share.load,
+            family=family,
+            popularity=share.popularity,
+            padded=share.padded,
+            codec=plan.codec if dtype in LOGARITHMIC else 0.0,
+            in_network=once,
         )
 
     narrow = bool(np.all(np.asarray(width(plan.dispatch)) <= np.asarray(width(plan.combine))))
     sent, summed = (plan.in_network and each for each in (narrow, not narrow))
-    dispatch, combine = exchange_family("moe_dispatch", plan.mode), exchange_family("moe_combine", plan.mode)
+    dispatch, combine = (
+        expert_all_to_all_family("moe_dispatch", plan.mode),
+        expert_all_to_all_family("moe_combine", plan.mode),
+    )
     return (
         one("dispatch", plan.dispatch, dispatch, once=sent),
         one("combine", plan.combine, combine, once=summed),

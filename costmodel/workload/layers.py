@@ -96,7 +96,7 @@ def staged(context: Context, layer: Layer) -> Context:
 
 def _layer_input(context: Context) -> Count:
     """Return the bytes of a layer's input on the residual stream."""
-    return context.stream_tokens * context.architecture.hidden * context.residual
+    return context.residual_tokens * context.architecture.hidden * context.residual
 
 
 def _add_layer(builder: WorkBuilder, context: Context, layer: Layer) -> None:
@@ -115,7 +115,7 @@ def _add_plain(builder: WorkBuilder, context: Context, layer: Layer) -> None:
     """Add a mixer and the activation behind it, one pass; its norm has parameters but is part of the product."""
     context = context.in_branch
     _add_mixer(builder, context, layer)
-    width, rows = context.architecture.hidden, context.stream_tokens
+    width, rows = context.architecture.hidden, context.residual_tokens
     size = rows * width * context.residual
     once = Elementwise("activation", 2 * size)  # of a grid, not of rows with a block of threads each
     builder.step("activation", [once], [Elementwise("activation gradient", 3 * size)])
@@ -158,7 +158,7 @@ def _add_half(builder: WorkBuilder, context: Context, layer: Layer, name: str) -
         add_norm_after(builder, context, f"{name} norm", layer.norm)
     elif layer.norm_position == "both":
         hidden = context.architecture.hidden
-        add_norm(builder, context, f"{name} output norm", layer.norm, context.stream_tokens, hidden)
+        add_norm(builder, context, f"{name} output norm", layer.norm, context.residual_tokens, hidden)
 
 
 def _enter_branch(builder: WorkBuilder, context: Context, name: str) -> Context:
@@ -168,8 +168,8 @@ def _enter_branch(builder: WorkBuilder, context: Context, name: str) -> Context:
     """
     inner = context.in_branch
     if inner is not context:
-        size = context.stream_tokens * context.architecture.hidden * (context.residual + inner.residual)
-        cast = Elementwise(f"{name} input cast", size, kind="cast", rows=context.stream_tokens)
+        size = context.residual_tokens * context.architecture.hidden * (context.residual + inner.residual)
+        cast = Elementwise(f"{name} input cast", size, kind="cast", rows=context.residual_tokens)
         builder.step("norm", [cast], [Elementwise(f"{name} input gradient cast", size, kind="cast")])
     return inner
 
@@ -241,7 +241,7 @@ def _embedding(context: Context) -> Work:
     leave_tensor_parallel(builder, context, "embedding")
     if architecture.embedding_norm is not None:
         kind, width = architecture.embedding_norm, architecture.hidden
-        add_norm(builder, context, "embedding norm", kind, context.stream_tokens, width)
+        add_norm(builder, context, "embedding norm", kind, context.residual_tokens, width)
     table = architecture.vocabulary * architecture.hidden
     # A tied head reads this very table, in the format that it is kept in for that.
     kept = context.head_weight if architecture.tied_embeddings and context.precision.head_weights is not None else None
@@ -273,7 +273,7 @@ def _add_final_norm(builder: WorkBuilder, context: Context) -> None:
     """Add the norm before the head, with the last residual add where the last layer has not done it."""
     last, stated = context.architecture.layers[-1], context.architecture.final_norm
     kind, branches = stated or last.norm, 2 if last.block == "parallel" else 1
-    rows, width = context.stream_tokens, context.architecture.hidden
+    rows, width = context.residual_tokens, context.architecture.hidden
     if last.norm_position == "after":
         if kind != "none":
             add_norm(builder, context, "final norm", kind, rows, width)
@@ -338,7 +338,7 @@ def _add_loss(builder: WorkBuilder, context: Context, tokens: Count, columns: Co
             Elementwise("loss gradient", logits * (element + 3 * full), kind="softmax", calls=2.0),
             Elementwise("loss gradient of targets", 8 * moved, calls=8.0),
         ]
-    elif context.framework.eager:
+    elif context.framework.unfused_elementwise:
         forward = [Elementwise("loss", logits * (element + 3 * full), kind="softmax", calls=2.0)]
         gradients = [Elementwise("loss gradient", logits * (element + 5 * full), kind="softmax", calls=3.0)]
     else:
@@ -354,8 +354,8 @@ def _mtp(context: Context, logits: Count) -> Work:
     last = context.architecture.layers[-1]
     hidden, tokens = context.architecture.hidden, context.tokens
     builder = WorkBuilder("mtp", context.recompute)
-    add_norm(builder, context, "mtp hidden norm", last.norm, context.stream_tokens, hidden)
-    add_norm(builder, context, "mtp embedding norm", last.norm, context.stream_tokens, hidden)
+    add_norm(builder, context, "mtp hidden norm", last.norm, context.residual_tokens, hidden)
+    add_norm(builder, context, "mtp embedding norm", last.norm, context.residual_tokens, hidden)
     add_linear(
         builder,
         context,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from costmodel.quantities import Bytes, Count, Quantity, is_single, minimum
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES, math_unit
-from costmodel.workload.operators import Collective, Elementwise, Gemm, HostProduct, Operator, product_family
+from costmodel.workload.operators import Collective, Elementwise, Gemm, HostGemm, Operator, gemm_family
 from costmodel.workload.work import Parameters, WorkBuilder
 
 
@@ -15,7 +15,7 @@ def add_norm(builder: WorkBuilder, context: Context, name: str, kind: str, rows:
     """Add a norm by itself: forward reads x and writes y; backward reads dy and x and writes dx."""
     size = rows * width * context.residual
     gradients = [Elementwise(f"{name} gradient", 3 * size, rows=rows)]
-    if context.framework.eager:
+    if context.framework.unfused_elementwise:
         gradients.append(
             Elementwise(f"{name} parameter gradients", 2 * size, rows=rows, calls=2.0 + norm_vectors(kind))
         )
@@ -36,9 +36,9 @@ def add_residual_norm(
     3 a sum of gradients, 3 a norm and 2 more for its parameters [PyTorch, native/cuda/layer_norm_kernel.cu]. The latter
     are two kernels, partial sums and their sum, and one that adds each vector to what earlier micro-batches left.
     """
-    width, rows = context.architecture.hidden, context.stream_tokens
+    width, rows = context.architecture.hidden, context.residual_tokens
     size = rows * width * context.residual
-    if context.framework.eager:
+    if context.framework.unfused_elementwise:
         builder.step(
             "norm",
             [
@@ -70,7 +70,7 @@ def add_norm_after(builder: WorkBuilder, context: Context, name: str, kind: str)
     Forward reads x and z and writes the sum; backward reads the residual's gradient, that of the next branch and z and
     writes the sum of the gradients and dz.
     """
-    width, rows = context.architecture.hidden, context.stream_tokens
+    width, rows = context.architecture.hidden, context.residual_tokens
     size = rows * width * context.residual
     builder.step(
         "norm",
@@ -98,9 +98,11 @@ def add_dropout(builder: WorkBuilder, context: Context, name: str) -> None:
     Where the residual addition is a kernel by itself, it does the dropout as well and only the mask is more [NVIDIA
     Megatron-LM, core/fusions/fused_bias_dropout.py].
     """
-    elements = context.stream_tokens * context.architecture.hidden
+    elements = context.residual_tokens * context.architecture.hidden
     streamed = elements * (2 * context.residual + 1.0)
-    forward = Elementwise(name, elements, calls=0.0) if context.framework.eager else Elementwise(name, streamed)
+    forward = (
+        Elementwise(name, elements, calls=0.0) if context.framework.unfused_elementwise else Elementwise(name, streamed)
+    )
     builder.step("dropout", [forward], [Elementwise(f"{name} gradient", streamed)])
     builder.save(f"{name} mask", "dropout", elements)
 
@@ -183,9 +185,9 @@ class Linear:
     kept: Bytes | None = None
     gathered: bool = False
     stored: bool = True
-    held: Count | None = None
-    deviation: Count = 0.0
-    load: Quantity = 1.0
+    local_experts: Count | None = None
+    m_std: Count = 0.0
+    expert_load: Quantity = 1.0
     hosted: bool = False
     masked: bool = False
     routed: tuple[Count, Count, Count] = (0.0, 0.0, 0.0)
@@ -214,7 +216,7 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
         )
     back: list[Operator] = []
     turned: list[Operator] = []
-    if context.framework.eager and not (is_single(linear.bias) and linear.bias == 0):
+    if context.framework.unfused_elementwise and not (is_single(linear.bias) and linear.bias == 0):
         turned.append(Elementwise(f"{linear.name} bias gradient", given * wide, calls=2.0))
     if narrow and linear.cast_gradient:
         back.append(Elementwise(f"{linear.name} gradient cast", given * (wide + operand), kind="cast"))
@@ -227,7 +229,7 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
     gradient_of = ELEMENT_BYTES[context.precision.gradients]
     separate = context.framework.accumulation != "product"
     accumulated = wide if separate else 2.0 * gradient_of
-    family = product_family(linear.family, weight_only=_expands(context, linear))
+    family = gemm_family(linear.family, weight_only=_expands(context, linear))
 
     def product(suffix: str, shape: tuple[Count, Count, Count], element: tuple[Bytes, Bytes, Bytes]) -> Gemm:
         """Return one of the three products. shape: m, n, k; element: bytes of one of left, right and result."""
@@ -239,8 +241,8 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
             linear.groups,
             linear.replicas,
             family,
-            linear.deviation,
-            linear.load,
+            linear.m_std,
+            linear.expert_load,
             narrow and context.precision.scale_block is not None,
             linear.masked,
             *linear.routed,
@@ -250,14 +252,14 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
     plain = product("", (rows, outputs, inputs), (operand, weight, wide))
     builder.step(
         linear.operator,
-        [HostProduct(linear.name, plain, context.parallel.devices) if linear.hosted else plain],
+        [HostGemm(linear.name, plain, context.parallel.devices) if linear.hosted else plain],
         [*back, product(" input gradient", (rows, inputs, outputs), (operand, weight, wide))],
         [
             *turned,
             replace(
                 product(" weight gradient", (inputs, outputs, rows), (operand, operand, accumulated)),
-                deviation=0.0,  # here the rows are the depth
-                turned=True,
+                m_std=0.0,  # here the rows are the depth
+                is_wgrad=True,
             ),
             *(
                 [Elementwise(f"{linear.name} gradient sum", summed, kind="add", calls=context.added)]
@@ -269,7 +271,7 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
     usual = context.kept if linear.dtype is None else ELEMENT_BYTES[dtype]
     kept = taken * (usual if linear.kept is None else linear.kept)
     builder.save(f"{linear.name} input", linear.producer, kept * context.kept_share if linear.gathered else kept)
-    held = linear.groups if linear.held is None else linear.held
+    held = linear.groups if linear.local_experts is None else linear.local_experts
     matrix = (linear.total, held * inputs * outputs) if linear.stored else (0.0, 0.0)
     total = matrix[0] + linear.bias
     if is_single(total) and total == 0:

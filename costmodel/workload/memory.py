@@ -17,8 +17,8 @@ from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.host_offload import placed_cache, placed_weights, weight_bytes
 from costmodel.workload.kv_cache import cached_bytes, hosted_bytes, state_bytes
 from costmodel.workload.layers import ModelWork
-from costmodel.workload.operators import AttentionCore, Elementwise, Exchange, Gemm, MixedAttention, Operator
-from costmodel.workload.optimizer import held_parameters
+from costmodel.workload.operators import AttentionKernel, Elementwise, ExpertAllToAll, Gemm, MixedAttention, Operator
+from costmodel.workload.optimizer import stage_parameters
 from costmodel.workload.passes import Pass, PassWork
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Precision
@@ -61,7 +61,7 @@ class Ledger:
         return self.host + self.host_cache
 
 
-def host_fits(ledger: Ledger, node: Node, devices: Count) -> Mask:
+def fits_in_host(ledger: Ledger, node: Node, devices: Count) -> Mask:
     """Tell whether what the devices of a node keep on their host fits into its memory.
 
     devices: all of the layout's, of which a node holds at most its count. A memory that no source states holds all.
@@ -106,7 +106,7 @@ def training_ledger(
         chunks = zip(*states, strict=True)  # by stage: chunks held in each fullest state
         held = [(stage_work(work, stage), count) for stage, count in zip(stages, chunks, strict=True)]
         ledgers.append(_rank_ledger(context, plan, schedule.parameter_copies, held))
-    return fullest(ledgers)
+    return most_loaded(ledgers)
 
 
 def least_memory(context: Context, plan: Training, copies: int, held: Sequence[tuple[Parts, Count]]) -> Bytes:
@@ -150,7 +150,7 @@ Parts: TypeAlias = "Sequence[tuple[Count, Work]]"  # (how many, work) of each ki
 def _rank_ledger(context: Context, plan: Training, copies: int, held: Sequence[_Held]) -> Ledger:
     """Return the ledger of one rank. held: by stage, its work and its chunks in flight in each fullest state."""
     parts = [part for stage, _ in held for part in stage]
-    owned, split = held_parameters(context, parts), Split(context, plan, copies)
+    owned, split = stage_parameters(context, parts), Split(context, plan, copies)
     saved = [sum_of(count * kept_bytes(part) for count, part in stage) for stage, _ in held]
     states_held = zip(*(chunks for _, chunks in held), strict=True)
     kept = [sum_of(chunks * size for chunks, size in zip(state, saved, strict=True)) for state in states_held]
@@ -198,7 +198,7 @@ def inference_ledger(passes: Sequence[tuple[Pass, PassWork]], layout: Sequence[S
     Activations, of the pass that needs most: two copies of every micro-batch's residual stream, and the largest
     operator's operands; communication: landing buffers of every micro-batch. A stage keeps the cache of its own layers.
     """
-    return fullest([_stage_ledger(passes, stage, cached) for stage in dict.fromkeys(layout)])
+    return most_loaded([_stage_ledger(passes, stage, cached) for stage in dict.fromkeys(layout)])
 
 
 def _stage_ledger(passes: Sequence[tuple[Pass, PassWork]], stage: Stage, cached: Cached) -> Ledger:
@@ -262,7 +262,7 @@ def _working(one: Pass, work: PassWork, stage: Stage) -> tuple[Bytes, Bytes]:
     """Return the activations and the landing buffers of one kind of pass on a stage [B]."""
     context = one.parts[0]
     kinds = [kind for kind, count in zip(work.kinds, work.repeats(stage), strict=True) if count]
-    stream = 2 * one.stream_tokens * context.architecture.hidden * context.residual
+    stream = 2 * one.residual_tokens * context.architecture.hidden * context.residual
     largest = maximum(0.0, *(_operands(operator) for kind in kinds for operator in kind.forward))
     return one.micro_batches * stream + largest, one.micro_batches * _buffers(kinds)
 
@@ -275,13 +275,13 @@ def _state_bytes(precision: Precision) -> Bytes:
 
 def _operands(operator: Operator) -> Bytes:
     """Return the activation bytes that an operator reads and writes."""
-    if isinstance(operator, AttentionCore) and operator.family.endswith("decode"):
+    if isinstance(operator, AttentionKernel) and operator.family.endswith("decode"):
         return 0.0  # what it reads is the cache, which has a line of its own
     if isinstance(operator, MixedAttention):
         return sum_of(_operands(part) for part in operator.parts)
     if isinstance(operator, Gemm):
-        return operator.groups * operator.m * (operator.k * operator.left + operator.n * operator.out)
-    if isinstance(operator, Elementwise | AttentionCore):
+        return operator.groups * operator.m * (operator.k * operator.a_bytes + operator.n * operator.out_bytes)
+    if isinstance(operator, Elementwise | AttentionKernel):
         return operator.traffic / maximum(operator.calls, 1.0)
     return 0.0
 
@@ -295,19 +295,23 @@ def _buffers(parts: Iterable[Work]) -> Bytes:
     for part in parts:
         largest["context"] = maximum(largest.get("context", 0.0), part.landing)
         for operator in part.forward:
-            if isinstance(operator, Exchange):
+            if isinstance(operator, ExpertAllToAll):
                 largest[operator.family] = maximum(largest.get(operator.family, 0.0), _arrival(operator))
     return sum_of(largest.values())
 
 
-def _arrival(exchange: Exchange) -> Bytes:
+def _arrival(exchange: ExpertAllToAll) -> Bytes:
     """Return the bytes that land on a rank: each token once for all of its experts, in low-latency mode for each."""
     size = exchange.group.size
-    each = exchange.targets(size) * exchange.fullest(size) if exchange.deduplicates else exchange.top_k * exchange.load
+    each = (
+        exchange.targets(size) * exchange.most_loaded(size)
+        if exchange.deduplicates
+        else exchange.top_k * exchange.expert_load
+    )
     return where(size > 1, exchange.tokens * each * exchange.token_bytes, 0.0)
 
 
-def fullest(ledgers: Sequence[Ledger]) -> Ledger:
+def most_loaded(ledgers: Sequence[Ledger]) -> Ledger:
     """Return, element by element, the ledger with the largest total, and the most that any keeps on its host."""
     most = ledgers[0]
     for ledger in ledgers[1:]:

@@ -17,14 +17,14 @@ from costmodel.quantities import is_single, maximum
 from costmodel.workload.context import Context
 from costmodel.workload.layers import ModelWork
 from costmodel.workload.operators import (
-    PRODUCTS,
+    GEMM_FAMILIES,
     WEIGHT_ONLY,
-    AttentionCore,
+    AttentionKernel,
     Collective,
     Elementwise,
-    Exchange,
+    ExpertAllToAll,
     Gemm,
-    HostProduct,
+    HostGemm,
     HostTime,
     HostTransfer,
     MixedAttention,
@@ -32,7 +32,7 @@ from costmodel.workload.operators import (
 )
 from costmodel.workload.work import Work
 
-ROWS = WEIGHT_ONLY.union(PRODUCTS)  # products of rows with a weight, which more rows share
+ROWS = WEIGHT_ONLY.union(GEMM_FAMILIES)  # products of rows with a weight, which more rows share
 _Rows = TypeVar("_Rows", bound=Operator)
 
 
@@ -99,7 +99,7 @@ def _shares(operator: Operator, other: Operator, *, one_core: bool) -> bool:
     """Tell whether two operators of a layer run as one."""
     if operator.name != other.name or type(operator) is not type(other):
         return False
-    if isinstance(operator, AttentionCore):
+    if isinstance(operator, AttentionKernel):
         families = {operator.family, other.family}
         return one_core and families == {"attention_prefill", "attention_decode"}
     return not isinstance(operator, Gemm) or operator.family in ROWS
@@ -107,7 +107,7 @@ def _shares(operator: Operator, other: Operator, *, one_core: bool) -> bool:
 
 def _one(operator: Operator, other: Operator) -> Operator:
     """Return one operator that does the work of two; of attention cores, the chunk of a prompt stands first."""
-    if isinstance(operator, AttentionCore) and isinstance(other, AttentionCore):
+    if isinstance(operator, AttentionKernel) and isinstance(other, AttentionKernel):
         decodes = operator.family == "attention_decode"
         return MixedAttention(operator.name, (other, operator) if decodes else (operator, other))
     return _joined(operator, other)
@@ -126,9 +126,9 @@ def _joined(operator: _Rows, other: Any) -> _Rows:
         return operator if operator.once else replace(operator, size=operator.size + other.size)
     if isinstance(operator, HostTime):
         return replace(operator, sequences=operator.sequences + other.sequences)
-    if isinstance(operator, HostProduct):
+    if isinstance(operator, HostGemm):
         return replace(operator, product=_joined(operator.product, other.product))
-    assert isinstance(operator, Exchange)
+    assert isinstance(operator, ExpertAllToAll)
     return replace(operator, tokens=operator.tokens + other.tokens)
 
 

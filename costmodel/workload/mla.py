@@ -8,7 +8,7 @@ from costmodel.workload.attention_kernels import (
     add_cache_write,
     add_fused,
     add_output,
-    is_narrow,
+    has_quantized_kv,
     merge_partial_results,
 )
 from costmodel.workload.context import Context
@@ -21,7 +21,7 @@ from costmodel.workload.linear import (
     add_linear,
     add_norm,
 )
-from costmodel.workload.operators import AttentionCore, Elementwise, Gemm
+from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm
 from costmodel.workload.work import Parameters, WorkBuilder
 
 
@@ -138,7 +138,18 @@ def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
     builder.parameter(Parameters("key-value up", total, total / context.parallel.tp, total))
 
     def absorb(name: str, n: Count, k: Count) -> Gemm:
-        return Gemm(name, tokens, n, k, dtype, element, element, element, heads, family="bmm")
+        return Gemm(
+            name,
+            m=tokens,
+            n=n,
+            k=k,
+            dtype=dtype,
+            a_bytes=element,
+            b_bytes=element,
+            out_bytes=element,
+            groups=heads,
+            family="bmm",
+        )
 
     builder.step("mla_up", [absorb("query absorption", mixer.kv_lora, mixer.nope_dim)])
     rotated = 2 * tokens * (heads + 1.0) * mixer.rope_dim * context.residual
@@ -150,19 +161,19 @@ def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
     builder.step(
         "attention_core",
         [
-            AttentionCore(
+            AttentionKernel(
                 "attention core",
-                context.sequences,
-                heads,
-                context.length,
-                context.pairs(Pattern(), causal=mixer.causal),
-                width + mixer.kv_lora,
-                dtype,
-                streamed,
-                "mla_decode",
-                keys=keys,
-                cached=width * ELEMENT_BYTES[context.precision.kv_cache],
-                narrow_cache=is_narrow(context),
+                sequences=context.sequences,
+                heads=heads,
+                q_len=context.length,
+                qk_pairs=context.pairs(Pattern(), causal=mixer.causal),
+                macs_per_pair=width + mixer.kv_lora,
+                dtype=dtype,
+                traffic=streamed,
+                family="mla_decode",
+                kv_len=keys,
+                kv_token_bytes=width * ELEMENT_BYTES[context.precision.kv_cache],
+                quantized_kv=has_quantized_kv(context),
             )
         ],
     )

@@ -11,13 +11,13 @@ import numpy as np
 
 from costmodel.quantities import Same
 from costmodel.workload.operators import (
-    AttentionCore,
+    AttentionKernel,
     Collective,
     Elementwise,
-    Exchange,
+    ExpertAllToAll,
     Gemm,
     Group,
-    HostProduct,
+    HostGemm,
     HostTime,
     HostTransfer,
     HostUpdate,
@@ -50,7 +50,7 @@ _PLAIN = {float, int, str, bool, type(None)}
 _READERS = {
     kind: _reader(kind)
     for kind in (
-        Gemm, AttentionCore, MixedAttention, Elementwise, Group, Collective, Exchange, HostTransfer, HostUpdate,
-        HostProduct, HostTime,
+        Gemm, AttentionKernel, MixedAttention, Elementwise, Group, Collective, ExpertAllToAll, HostTransfer, HostUpdate,
+        HostGemm, HostTime,
     )
 }  # fmt: skip

@@ -33,20 +33,20 @@ class Gemm:
     n: Count
     k: Count
     dtype: str
-    left: Bytes
-    right: Bytes
-    out: Bytes
+    a_bytes: Bytes
+    b_bytes: Bytes
+    out_bytes: Bytes
     groups: Count = 1.0
     replicas: Count = 1.0
     family: str = "gemm"
-    deviation: Count = 0.0
-    load: Quantity = 1.0
+    m_std: Count = 0.0
+    expert_load: Quantity = 1.0
     block_scaled: bool = False
     masked: bool = False
-    held: Count = 0.0
+    local_experts: Count = 0.0
     experts: Count = 0.0
     tokens: Count = 0.0
-    turned: bool = False
+    is_wgrad: bool = False
 
     @property
     def variant(self) -> str:
@@ -56,7 +56,7 @@ class Gemm:
         """
         if not self.block_scaled:
             return f"{self.dtype}{'_masked' if self.masked else ''}"
-        return f"{self.dtype}_block{'_masked' if self.masked else ''}{'_turned' if self.turned else ''}"
+        return f"{self.dtype}_block{'_masked' if self.masked else ''}{'_turned' if self.is_wgrad else ''}"
 
     @property
     def flop(self) -> Flop:
@@ -66,12 +66,12 @@ class Gemm:
     @property
     def traffic(self) -> Bytes:
         """Return the compulsory bytes to and from device memory: each operand once [B]."""
-        per_group = self.m * self.k * self.left + self.k * self.n * self.right + self.m * self.n * self.out
+        per_group = self.m * self.k * self.a_bytes + self.k * self.n * self.b_bytes + self.m * self.n * self.out_bytes
         return self.groups * per_group
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class AttentionCore:
+class AttentionKernel:
     """Fused softmax(Q K^T) V of `sequences` sequences; no score leaves the chip.
 
     pairs: (query, key) pairs of one head and sequence; products: matrix-product width per pair in multiply-adds
@@ -87,38 +87,40 @@ class AttentionCore:
     name: str
     sequences: Count
     heads: Count
-    rows: Count
-    pairs: Count
-    products: Count
+    q_len: Count
+    qk_pairs: Count
+    macs_per_pair: Count
     dtype: str
     traffic: Bytes
     family: str
     replicas: Count = 1.0
     calls: Count = 1.0
     kv_heads: Count = 1.0
-    keys: Count = 1.0
-    cached: Bytes = 0.0
-    narrow_cache: bool = False
-    forward_products: Count = 0.0
-    seen: Count | None = None
-    rate: Quantity = 1.0
-    serial: Count = 0.0
+    kv_len: Count = 1.0
+    kv_token_bytes: Bytes = 0.0
+    quantized_kv: bool = False
+    forward_macs_per_pair: Count = 0.0
+    last_query_kv_len: Count | None = None
+    relative_speed: Quantity = 1.0
+    serial_cycles: Count = 0.0
     blocks: Count = 1.0
 
     @property
-    def forward(self) -> AttentionCore:
+    def forward(self) -> AttentionKernel:
         """Return the forward core of a backward one, which moves half of its bytes: q, k, v in and o out."""
-        return replace(self, products=self.forward_products, traffic=self.traffic / 2.0, forward_products=0.0)
+        return replace(
+            self, macs_per_pair=self.forward_macs_per_pair, traffic=self.traffic / 2.0, forward_macs_per_pair=0.0
+        )
 
     @property
     def variant(self) -> str:
         """Return which kernels of the family run it: those of its number format, and of a narrower cache's."""
-        return f"{self.dtype}_narrow" if self.narrow_cache else self.dtype
+        return f"{self.dtype}_narrow" if self.quantized_kv else self.dtype
 
     @property
     def flop(self) -> Flop:
         """Return 2 * sequences * heads * pairs * products [FLOP]."""
-        return 2.0 * self.sequences * self.heads * self.pairs * self.products
+        return 2.0 * self.sequences * self.heads * self.qk_pairs * self.macs_per_pair
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,7 +131,7 @@ class MixedAttention:
     """
 
     name: str
-    parts: tuple[AttentionCore, ...]
+    parts: tuple[AttentionKernel, ...]
     family: str = "attention_mixed"
     replicas: Count = 1.0
 
@@ -141,7 +143,7 @@ class MixedAttention:
     @property
     def variant(self) -> str:
         """Return which kernels of the family run it: those of its number format, and of a narrower cache's."""
-        return next((part.variant for part in self.parts if part.narrow_cache), self.dtype)
+        return next((part.variant for part in self.parts if part.quantized_kv), self.dtype)
 
     @property
     def flop(self) -> Flop:
@@ -220,7 +222,7 @@ class Collective:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Exchange:
+class ExpertAllToAll:
     """One direction of the expert all-to-all: `dispatch` to the experts or `combine` back.
 
     tokens: of one rank; token_bytes: of one copy [B]; top_k copies go to distinct experts out of `experts`, which stand
@@ -240,19 +242,19 @@ class Exchange:
     group_top_k: int
     group: Group
     mode: str
-    load: Count
+    expert_load: Count
     family: str
     popularity: Popularity | None = None
     padded: bool = False
     codec: Quantity = 0.0
-    once: bool = False
+    in_network: bool = False
 
     @property
     def deduplicates(self) -> bool:
         """Tell whether a token goes once to a node and a rank, rather than once to each of its experts."""
         return self.mode == "normal" and not self.padded
 
-    def fullest(self, places: Count) -> Quantity:
+    def most_loaded(self, places: Count) -> Quantity:
         """Return the tokens, each once, that come to the fullest of `places` over those of the mean of equal experts.
 
         Where only the load of the fullest rank is known, ranks have independent normal loads with that expected
@@ -267,11 +269,11 @@ class Exchange:
 
     def _stated_load(self, places: Count) -> Quantity:
         """Return the load of the fullest place that follows from the stated one of the fullest rank."""
-        if is_single(self.load) and self.load == 1:
+        if is_single(self.expert_load) and self.expert_load == 1:
             return 1.0
         ranks = self.group.size
         together = normal_maximum(places) / maximum(normal_maximum(ranks), TINY) * np.sqrt(places / ranks)
-        return 1.0 + (self.load - 1.0) * together
+        return 1.0 + (self.expert_load - 1.0) * together
 
     @property
     def variant(self) -> str:
@@ -339,7 +341,7 @@ class HostUpdate:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class HostProduct:
+class HostGemm:
     """A matrix product that the host's processors compute for one device, its operands in the host's memory.
 
     devices: as for a transfer.
@@ -374,8 +376,8 @@ class HostTime:
     """
 
     name: str
-    always: Seconds
-    each: Seconds
+    step_seconds: Seconds
+    sequence_seconds: Seconds
     sequences: Count
     family: str = "host_time"
 
@@ -387,12 +389,12 @@ class HostTime:
     @property
     def seconds(self) -> Seconds:
         """Return always + each * sequences [s]."""
-        return self.always + self.each * self.sequences
+        return self.step_seconds + self.sequence_seconds * self.sequences
 
 
-HostWork: TypeAlias = "HostUpdate | HostProduct"
-Kernel: TypeAlias = "Gemm | AttentionCore | MixedAttention | Elementwise"
-Operator: TypeAlias = "Kernel | Collective | Exchange | HostTransfer | HostUpdate | HostProduct | HostTime"
+HostWork: TypeAlias = "HostUpdate | HostGemm"
+Kernel: TypeAlias = "Gemm | AttentionKernel | MixedAttention | Elementwise"
+Operator: TypeAlias = "Kernel | Collective | ExpertAllToAll | HostTransfer | HostUpdate | HostGemm | HostTime"
 
 
 _Any = TypeVar("_Any", bound=Operator)
@@ -402,17 +404,17 @@ def has_work(operator: Operator) -> Mask:
     """Tell where a product has rows and a core sequences: without, no kernel is started. All others have work."""
     if isinstance(operator, Gemm):
         return operator.m > 0
-    return operator.sequences > 0 if isinstance(operator, AttentionCore) else True
+    return operator.sequences > 0 if isinstance(operator, AttentionKernel) else True
 
 
-def of_one_at_least(operator: _Any) -> _Any:
+def clamp_sizes(operator: _Any) -> _Any:
     """Return an operator with one row, or a sequence of one byte, where it has none, so that it has a shape."""
     present = has_work(operator)
     if present is True or np.all(present):  # the first is much quicker, and all that single sizes need
         return operator
     if isinstance(operator, Gemm):
         return replace(operator, m=where(present, operator.m, 1.0))
-    assert isinstance(operator, AttentionCore)
+    assert isinstance(operator, AttentionKernel)
     sequences, traffic = (where(present, value, 1.0) for value in (operator.sequences, operator.traffic))
     return replace(operator, sequences=sequences, traffic=traffic)
 
@@ -458,20 +460,20 @@ def _binomial(items: Count, choices: int) -> Quantity:
     return ways
 
 
-def exchange_family(direction: str, mode: str) -> str:
+def expert_all_to_all_family(direction: str, mode: str) -> str:
     """Return the operator family of an exchange: kernels of the two modes share no code, so they are fitted apart."""
     return direction if mode == "normal" else f"{direction}_{mode}"
 
 
-PRODUCTS = ("gemm", "grouped_gemm")  # families of the products of linear layers
+GEMM_FAMILIES = ("gemm", "grouped_gemm")  # families of the products of linear layers
 
 
-def product_family(family: str, *, weight_only: bool) -> str:
+def gemm_family(family: str, *, weight_only: bool) -> str:
     """Return the operator family of a product: kernels that expand narrow weights on the way are fitted apart."""
     return f"{family}_weight_only" if weight_only else family
 
 
-WEIGHT_ONLY = frozenset(product_family(family, weight_only=True) for family in PRODUCTS)
+WEIGHT_ONLY = frozenset(gemm_family(family, weight_only=True) for family in GEMM_FAMILIES)
 
 
 _SUFFIXES = (

@@ -25,7 +25,7 @@ from costmodel.workload.work import Parameters, Work
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Ending:
+class OptimizerOperators:
     """The operators of one pipeline rank after its last micro-batch.
 
     serial: one after the other; on_host: the host's own update; copies: what it exchanges with the device meanwhile.
@@ -36,7 +36,7 @@ class Ending:
     copies: tuple[Operator, ...] = ()
 
 
-def held_parameters(context: Context, held: Sequence[tuple[int, Work]]) -> list[tuple[int, Parameters]]:
+def stage_parameters(context: Context, held: Sequence[tuple[int, Work]]) -> list[tuple[int, Parameters]]:
     """Return (how many, parameters) of one rank.
 
     held: (how many, work) of each kind of layer on it. A tied head away from its embedding keeps a copy of the table.
@@ -59,7 +59,9 @@ def tied_table(context: Context) -> Parameters:
     return Parameters("tied head", 0.0, table / context.parallel.tp, 0.0)
 
 
-def step_operators(context: Context, plan: Training, held: Sequence[tuple[int, Work]], copies: int) -> Ending:
+def step_operators(
+    context: Context, plan: Training, held: Sequence[tuple[int, Work]], copies: int
+) -> OptimizerOperators:
     """Return what one pipeline rank does after its last micro-batch.
 
     held: (how many, work) of each kind of layer on the rank; copies: ranks of a pipeline that hold each stage (2 under
@@ -69,7 +71,7 @@ def step_operators(context: Context, plan: Training, held: Sequence[tuple[int, W
     serial: list[Operator] = []
     on_host: list[Operator] = []
     copied: list[Operator] = []
-    for expert, owned in by_kind(context, held_parameters(context, held)).items():
+    for expert, owned in by_kind(context, stage_parameters(context, held)).items():
         name = kind_name(expert=expert)
         of = sharers(context, plan, copies, expert=expert)
         ranks = split_over(context, plan, copies, expert=expert)
@@ -86,7 +88,7 @@ def step_operators(context: Context, plan: Training, held: Sequence[tuple[int, W
         serial.append(Elementwise(f"{name} optimizer", update, calls=calls, kind="optimizer"))
         on_host.extend(_host_update(context, plan, name, shard))
         copied.extend(_changed_weights(context, shard.weights))
-    return Ending(tuple(serial), tuple(on_host), tuple(copied))
+    return OptimizerOperators(tuple(serial), tuple(on_host), tuple(copied))
 
 
 def _host_update(context: Context, plan: Training, name: str, shard: Owned) -> Iterable[Operator]:

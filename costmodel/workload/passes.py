@@ -34,11 +34,11 @@ class Pass:
     label: str = ""
 
     @property
-    def stream_tokens(self) -> Count:
+    def residual_tokens(self) -> Count:
         """Return the tokens of the residual stream that a rank holds, of one micro-batch."""
-        total: Quantity = self.parts[0].stream_tokens
+        total: Quantity = self.parts[0].residual_tokens
         for part in self.parts[1:]:
-            total = total + part.stream_tokens
+            total = total + part.residual_tokens
         return total
 
 
@@ -109,7 +109,9 @@ def pass_work(one: Pass, known: Iterable[Operator] = ()) -> PassWork:
 def side_by_side(parts: Sequence[Context]) -> list[Context]:
     """Return the parts of a pass, each knowing the tokens of the others: they meet in the expert layers."""
     return [
-        replace(part, beside=sum_of(other.tokens for other in parts if other is not part)) if len(parts) > 1 else part
+        replace(part, co_batched_tokens=sum_of(other.tokens for other in parts if other is not part))
+        if len(parts) > 1
+        else part
         for part in parts
     ]
 
@@ -150,15 +152,15 @@ def pipeline_batches(scenario: Scenario, plan: Generate) -> Count:
 
 def _context(scenario: Scenario, phase: str, sequences: Count, length: Count, keys: Count) -> Context:
     return Context(
-        scenario.architecture,
-        scenario.parallel,
-        scenario.precision,
-        scenario.communication,
-        scenario.framework,
-        phase,
-        sequences,
-        length,
-        keys,
+        architecture=scenario.architecture,
+        parallel=scenario.parallel,
+        precision=scenario.precision,
+        communication=scenario.communication,
+        framework=scenario.framework,
+        phase=phase,
+        sequences=sequences,
+        length=length,
+        keys=keys,
         routing=scenario.routing,
         offload=scenario.offload,
         node_devices=scenario.cluster.node.count,

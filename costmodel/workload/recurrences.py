@@ -6,7 +6,7 @@ from costmodel.quantities import Count, ceil, minimum
 from costmodel.workload.architecture import Memories, NeuralMemory, Recurrence
 from costmodel.workload.context import Context
 from costmodel.workload.linear import Linear, add_linear
-from costmodel.workload.operators import AttentionCore, Elementwise, Gemm, Operator
+from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, Operator
 from costmodel.workload.work import Parameters, WorkBuilder
 
 
@@ -24,7 +24,7 @@ def add_recurrence(builder: WorkBuilder, context: Context, mixer: Recurrence) ->
     computed, whole = fixed + mixer.visited * each, fixed + mixer.states * each
     qkv = Linear(
         "qkv projection", "qkv", "norm", tokens, hidden, computed / tp, hidden * whole, gathered=True,
-        active=hidden * computed, held=whole / computed,
+        active=hidden * computed, local_experts=whole / computed,
     )  # fmt: skip
     add_linear(builder, context, qkv)
     if mixer.memories is not None:
@@ -95,11 +95,12 @@ def _add_scan(builder: WorkBuilder, context: Context, mixer: Recurrence) -> None
     state = context.sequences * heads * mixer.visited * q * v * context.precision.cached_element
     steps = 0.0 if decodes else ceil(context.length / mixer.chunk)
 
-    def scan(name: str, times: float) -> AttentionCore:
-        return AttentionCore(
-            name, context.sequences, heads * mixer.visited, rows, rows, times * products, context.precision.attention,
-            times * row_bytes + (2 * state if decodes else state), "scan", kv_heads=heads, keys=rows,
-            serial=max(times - 1.0, 1.0) * steps * mixer.chunk_cycles, blocks=mixer.blocks / mixer.programs,
+    def scan(name: str, times: float) -> AttentionKernel:
+        return AttentionKernel(
+            name, sequences=context.sequences, heads=heads * mixer.visited, q_len=rows, qk_pairs=rows,
+            macs_per_pair=times * products, dtype=context.precision.attention,
+            traffic=times * row_bytes + (2 * state if decodes else state), family="scan", kv_heads=heads, kv_len=rows,
+            serial_cycles=max(times - 1.0, 1.0) * steps * mixer.chunk_cycles, blocks=mixer.blocks / mixer.programs,
         )  # fmt: skip
 
     builder.step("fused_core", [scan("attention core", 1.0)], [scan("attention core gradient", 3.0)])
@@ -127,7 +128,8 @@ def add_memory(builder: WorkBuilder, context: Context, mixer: NeuralMemory) -> N
 
     def product(name: str, times: float) -> Gemm:
         return Gemm(
-            name, chunk, times * weights / hidden, hidden, dtype, element, element, element, chunks, family="bmm"
+            name, m=chunk, n=times * weights / hidden, k=hidden, dtype=dtype, a_bytes=element, b_bytes=element,
+            out_bytes=element, groups=chunks, family="bmm"
         )  # fmt: skip
 
     state = 2 * mixer.state(hidden) / tp * context.precision.cached_element + weights * element

@@ -203,19 +203,22 @@ class HostTimes:
 class Framework:
     """What belongs to kernels and hosts rather than to devices.
 
-    gemm_tiles, attention_tiles: candidates of which the fastest is taken; weight_only_tiles: those of products that
-    expand narrow weights, none: as of the others; promotion_interval: elements of K between two promotions of an FP8
-    accumulator; launch: time of an empty kernel on a stream [s]; reserve: device memory that the context and libraries
-    keep [B]; implementations: operator family or `family/variant` -> kernel libraries, of which the first that the
-    device has is meant; contention: how much longer kernels take while expert exchanges that hold processors run;
-    eager: element-wise operators are kernels of their own, not fused with their neighbours; interference: how much
-    longer kernels take while data-parallel ranks gather or reduce beside them; tensor_overlap: which tensor-parallel
-    messages run beside products: `none`, those of input `gradients`, `all`; throttle: how much longer kernels take in a
-    step of training than in the loops that they are measured in; accumulation: gradients of a micro-batch are added to
-    those before it by the `product`, or by a kernel of its own, to a `buffer` always, by `autograd` but for the first;
-    reduction: ZeRO's first two stages `scatter` gradients or `all_reduce` them; host: what the host's program adds to a
-    step; kv_layout: `static` or `paged` caches have room for what comes, a `concat` one is copied as a whole in every
-    decoding step.
+    gemm_tiles, attention_tiles: candidates of which the fastest is taken.
+    weight_only_tiles: those of GEMMs that expand narrow weights; empty: as of the others.
+    promotion_interval: elements of K between two promotions of an FP8 accumulator.
+    launch: time of an empty kernel on a stream [s].
+    reserve: device memory that the context and libraries keep [B].
+    implementations: operator family or `family/variant` -> kernel libraries; the first that the device has is used.
+    moe_comm_slowdown: slowdown of kernels while an expert all-to-all that occupies processors runs beside them.
+    dp_comm_slowdown: slowdown of kernels while data-parallel ranks gather or reduce beside them.
+    sustained_slowdown: slowdown of kernels in a training step over the benchmark loops that measured them.
+    unfused_elementwise: element-wise operators run as separate kernels.
+    tensor_overlap: tensor-parallel messages that overlap GEMMs: `none`, those of input `gradients`, or `all`.
+    accumulation: what adds a micro-batch's gradients to the earlier ones: the `product`, or a separate kernel, into a
+        `buffer` always, by `autograd` for all but the first.
+    reduction: ZeRO stages 1 and 2 `scatter` gradients or `all_reduce` them.
+    host: what the host's program adds to a step.
+    kv_layout: `static` and `paged` caches have room for what comes; a `concat` cache is copied whole in every step.
     """
 
     name: str
@@ -226,11 +229,11 @@ class Framework:
     reserve: Bytes
     implementations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     weight_only_tiles: tuple[Tile, ...] = ()
-    contention: Quantity = 1.0
-    eager: bool = False
-    interference: Quantity = 1.0
+    moe_comm_slowdown: Quantity = 1.0
+    unfused_elementwise: bool = False
+    dp_comm_slowdown: Quantity = 1.0
     tensor_overlap: str = "none"
-    throttle: Quantity = 1.0
+    sustained_slowdown: Quantity = 1.0
     accumulation: str = "product"
     reduction: str = "scatter"
     host: HostTimes = HostTimes()
@@ -238,7 +241,7 @@ class Framework:
 
     def slowing(self, processors: Count) -> Quantity:
         """Return how much longer kernels take while exchanges run that hold some processors; without any, no longer."""
-        return where(processors > 0, self.contention, 1.0)
+        return where(processors > 0, self.moe_comm_slowdown, 1.0)
 
     @property
     def unfused(self) -> bool:

@@ -179,15 +179,15 @@ class WorkBuilder:
             saved = [Saved("layer input", "input", layer_input)]
         return Work(
             self.name,
-            tuple(self._forward),
-            tuple(backward),
-            tuple(self._weight),
-            tuple(saved),
-            self._rebuilt,
-            tuple(self._parameters),
-            self._landing,
-            frozenset(self._beside),
-            tuple(self._copies),
+            forward=tuple(self._forward),
+            input_gradient=tuple(backward),
+            weight_gradient=tuple(self._weight),
+            saved=tuple(saved),
+            rebuilt=self._rebuilt,
+            parameters=tuple(self._parameters),
+            landing=self._landing,
+            beside=frozenset(self._beside),
+            copies=tuple(self._copies),
         )
 
 

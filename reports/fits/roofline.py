@@ -19,7 +19,7 @@ from costmodel import units
 from costmodel.calibration.fit_lookup import DEFAULT_FRAMEWORK, default_framework
 from costmodel.fitting.family_fit import roofline_time
 from costmodel.fitting.interval_width import groups, spread
-from costmodel.measurements.row_group import Catalogue, LeftOut
+from costmodel.measurements.row_group import Catalogue, ExcludedRows
 from costmodel.measurements.row_mapping import map_rows
 from costmodel.measurements.tables import Table, read_tables
 from costmodel.quantities import Array, Indices
@@ -49,7 +49,7 @@ class Ratios:
 
 def measured_over_roofline(
     table: Table, framework: Framework, catalogue: Catalogue
-) -> tuple[list[Ratios], list[LeftOut]]:
+) -> tuple[list[Ratios], list[ExcludedRows]]:
     """Return the ratios of all rows that the package can price, and the rows that it cannot with the reason."""
     mapped, left_out = map_rows(table, catalogue)
     ratios = []
@@ -67,7 +67,7 @@ def by_family(ratios: Iterable[Ratios]) -> dict[str, list[Ratios]]:
     return dict(sorted(found.items()))
 
 
-def render(ratios: Sequence[Ratios], left_out: Sequence[LeftOut]) -> str:
+def render(ratios: Sequence[Ratios], left_out: Sequence[ExcludedRows]) -> str:
     """Return the text of the calibration file; the same rows give the same bytes."""
     lines = [
         "schema: costmodel/calibration@1",
@@ -109,7 +109,7 @@ def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, 110, initial_indent=" " * 6, subsequent_indent=" " * 6, break_on_hyphens=False)
 
 
-def _left_out_sentence(left_out: Sequence[LeftOut]) -> str:
+def _left_out_sentence(left_out: Sequence[ExcludedRows]) -> str:
     total: Counter[str] = Counter()
     for one in left_out:
         total[one.reason] += len(one.rows)
@@ -118,7 +118,7 @@ def _left_out_sentence(left_out: Sequence[LeftOut]) -> str:
     return "Rows left out: " + "; ".join(f"{rows}, {reason}" for reason, rows in sorted(total.items())) + "."
 
 
-def report(ratios: Sequence[Ratios], left_out: Sequence[LeftOut]) -> str:
+def report(ratios: Sequence[Ratios], left_out: Sequence[ExcludedRows]) -> str:
     """Return the table of points per family and device, and what was left out, as plain text."""
     lines = [f"{'family':20} {'device':18} {'rows':>7} {'10 %':>9} {'50 %':>9} {'90 %':>9}"]
     for family, parts in by_family(ratios).items():

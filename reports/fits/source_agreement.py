@@ -18,7 +18,7 @@ from costmodel.calibration.fit_lookup import read
 from costmodel.calibration.row_prediction import variant_of
 from costmodel.fitting.run_plan import KIND, PLAN, rows_of
 from costmodel.measurements.exclusions import screen
-from costmodel.measurements.row_group import Catalogue, Mapped
+from costmodel.measurements.row_group import Catalogue, OperatorRows
 from costmodel.measurements.tables import NUMBERS, Table, Texts, read_tables
 from costmodel.quantities import Array, Indices
 from costmodel.schema.fit_plan import FitPlanFile
@@ -59,12 +59,12 @@ def ratios(table: Table, plan: FitPlanFile, catalogue: Catalogue) -> dict[str, d
     return {key: pairs for key, pairs in enough.items() if pairs}
 
 
-def _key(part: Mapped) -> str:
+def _key(part: OperatorRows) -> str:
     """Return the `family/variant` of the kernel that rows are named after; the family where it has no variants."""
     return "/".join(filter(None, (part.family, variant_of(part))))
 
 
-def _sources(rows: Table, mapped: Iterable[Mapped], plan: FitPlanFile) -> Texts:
+def _sources(rows: Table, mapped: Iterable[OperatorRows], plan: FitPlanFile) -> Texts:
     """Return the implementation of the plan that every row belongs to, the first of several; blank without one."""
     masks = {file.name: rows_of(file, rows) for file in plan.implementations}
     source = np.full(len(rows), "", dtype=np.object_)
@@ -75,7 +75,7 @@ def _sources(rows: Table, mapped: Iterable[Mapped], plan: FitPlanFile) -> Texts:
     return source
 
 
-def _shapes(table: Table, mapped: Iterable[Mapped]) -> dict[str, list[Indices]]:
+def _shapes(table: Table, mapped: Iterable[OperatorRows]) -> dict[str, list[Indices]]:
     """Return the rows of each shape that several rows have on one device, by `family/variant`."""
     found: dict[str, list[Indices]] = {}
     parts: dict[tuple[str, str], list[Indices]] = {}

@@ -54,8 +54,9 @@ def read(path: Path) -> Rates:
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     products = tuple(
-        Gemm("weight gradient", float(row["m"]), float(row["n"]), float(row["k"]), "fp8", OPERAND, OPERAND, ACCUMULATED,
-             float(row["num_groups"]), block_scaled=True, turned=True)
+        Gemm("weight gradient", m=float(row["m"]), n=float(row["n"]), k=float(row["k"]), dtype="fp8",
+             a_bytes=OPERAND, b_bytes=OPERAND, out_bytes=ACCUMULATED, groups=float(row["num_groups"]),
+             block_scaled=True, is_wgrad=True)
         for row in rows
     )  # fmt: skip
     rates = np.array([1e12 * float(row["TFLOP/s"]) for row in rows])
@@ -68,7 +69,8 @@ def form_of(compute: float, fill: float) -> GemmForm:
     compute: share of the dense peak; fill: cycles of a block's start and end, in which the sums are read and written.
     """
     return GemmForm(
-        LAUNCH, compute, MEMORY, UNBOUNDED, UNBOUNDED, fill, NOTHING, NOTHING, SHARPNESS, (TILE,), splits=False
+        launch=LAUNCH, compute=compute, memory=MEMORY, load=UNBOUNDED, cache=UNBOUNDED, fill=fill, turn=NOTHING,
+        edge=NOTHING, sharpness=SHARPNESS, tiles=(TILE,), splits=False
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from costmodel.calibration.fit_lookup import read
 from costmodel.calibration.row_prediction import Predictions, predict_mapped
 from costmodel.fitting.run_plan import PLAN
 from costmodel.fitting.scoring import Score, scores_of
-from costmodel.measurements.exclusions import Omission, Screened, screen
+from costmodel.measurements.exclusions import Exclusion, Screened, screen
 from costmodel.measurements.row_group import Catalogue
 from costmodel.measurements.tables import read_tables
 from costmodel.quantities import Indices
@@ -173,7 +173,7 @@ def _borrowed(
     yield "Kernels of which the lender has no fit are left out. With its own rows: as in the table before."
 
 
-def _left_out(left_out: Sequence[Omission]) -> Iterator[str]:
+def _left_out(left_out: Sequence[Exclusion]) -> Iterator[str]:
     yield from _table(
         "Rows left out", ("rows", "operator", "reason"), ((f"{one.rows:,}", one.op, one.reason) for one in left_out)
     )

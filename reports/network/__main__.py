@@ -17,10 +17,10 @@ import numpy as np
 from scipy.optimize import linprog
 
 from costmodel.analytic.fabrics import facts
-from costmodel.analytic.messages import ENGINES, Asked, answer, routing_of
+from costmodel.analytic.messages import ENGINES, CollectiveRequest, answer, routing_of
 from costmodel.calibration.fit_lookup import default_framework, load_calibration
 from costmodel.hardware import Cluster, Network
-from costmodel.network.cluster_links import KINDS, Plant, build_plant
+from costmodel.network.cluster_links import KINDS, ClusterLinks, build_cluster_links
 from costmodel.network.graphs import fabric_graph
 from costmodel.network.layout import layout
 from costmodel.network.patterns import phases
@@ -305,7 +305,7 @@ def _fits() -> Iterator[str]:
         calibration = load_calibration(cluster.device, framework)
         worst, bases = 0.0, set[str]()
         for kind, count, text in itertools.product(kinds, ranks, ("1MiB", "32MiB", "1GiB")):
-            asked = Asked(kind, count, parse(text, "size"), routing=routing)
+            asked = CollectiveRequest(kind, count, parse(text, "size"), routing=routing)
             fitted, flows = (answer(asked, cluster, calibration, framework, engine) for engine in ENGINES)
             worst, bases = max(worst, abs(flows.time / fitted.time - 1)), bases | {fitted.basis}
         yield _row(f"`{name}`", ", ".join(map(str, ranks)), ", ".join(kinds), ", ".join(sorted(bases)), f"{worst:.1e}")
@@ -347,10 +347,10 @@ def _link_by_link(cluster: Cluster, ranks: int) -> Outcome:
     """Return an all-to-all flow by flow, so that what each link carries is known."""
     run = setting(cluster, layout(cluster, ranks))
     (phase,) = phases("all_to_all", "direct", 1e6, run.where)
-    return run_phase(phase, build_plant(cluster, run.where.last_node), run)
+    return run_phase(phase, build_cluster_links(cluster, run.where.last_node), run)
 
 
-def _busy(found: Outcome, plant: Plant) -> dict[Cable, float]:
+def _busy(found: Outcome, plant: ClusterLinks) -> dict[Cable, float]:
     """Return the share of the time for which each cable between switches, or of a NIC, is full."""
     assert found.carried is not None
     duration = found.time - found.latency

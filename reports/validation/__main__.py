@@ -21,7 +21,7 @@ from costmodel.schema.references import Library
 from costmodel.schema.validation import AskedFile, RemarkFile, ValidationFile
 from costmodel.schema.whole_files import make_folder, write_whole
 from costmodel.study.reproduce import SKIP, load_cases
-from costmodel.study.validating import Errors, Figure, chosen, columns, errors_of, figures_of, judge, settings
+from costmodel.study.validating import Errors, ScoredValue, chosen, columns, errors_of, figures_of, judge, settings
 
 PLAN = "public"
 COMMAND = "python -m reports.validation --output reports/validation"
@@ -32,6 +32,7 @@ PAGES = {
 """Page -> the classes of cases that it shows."""
 WORST = 5
 NOT_KNOWN = "not known"
+IN_SAMPLE = "in_sample.csv"  # the values that a fit rests on
 LONG = 40  # figures of a publication beyond which a table sums them up
 MOST_VALUES = 8  # of a setting: beyond, numbers are summed up by ranges
 GROUPED = (
@@ -51,9 +52,12 @@ def publish(
     said = read(Library(search_path), "validations", plan, ValidationFile)
     cases, unread = load_cases(names, search_path)
     figures, problems = figures_of(cases, search_path)
+    in_sample = {id(one) for remark in said.in_sample for one in chosen(figures, remark.figures)}
+    held_out = [one for one in figures if id(one) not in in_sample]
     make_folder(folder)
-    made: list[Path] = []
-    pages: dict[str, list[Figure]] = {}
+    write_whole(folder / IN_SAMPLE, [_in_sample_table(one for one in figures if id(one) in in_sample)])
+    made: list[Path] = [folder / IN_SAMPLE]
+    pages: dict[str, list[ScoredValue]] = {}
     for page, classes in PAGES.items():
         of = [one for one in figures if one.stated.case_class in classes]
         if not of:
@@ -67,7 +71,9 @@ def publish(
             write_whole(folder / file, [data])
             made.append(folder / file)
     lines = [
-        *_head(), *_by_page(pages), *_bars(figures, said.bars), *_tools(said), *_discrepancies(figures, said),
+        *_head(), *_by_page({page: [one for one in of if id(one) not in in_sample] for page, of in pages.items()}),
+        *_in_sample(figures, said.in_sample), *_bars(held_out, said.bars), *_tools(said),
+        *_discrepancies(figures, said),
         *_not_compared(figures, [str(each) for each in (*unread, *problems)]),
     ]  # fmt: skip
     write_whole(folder / "README.md", ["\n".join([*lines, ""]).encode()])
@@ -93,7 +99,7 @@ def _head() -> Iterator[str]:
     yield f"Regenerate: `{COMMAND}`"
 
 
-def _by_page(pages: Mapping[str, Sequence[Figure]]) -> Iterator[str]:
+def _by_page(pages: Mapping[str, Sequence[ScoredValue]]) -> Iterator[str]:
     def rows() -> Iterator[Sequence[str]]:
         for page, figures in pages.items():
             stated, unseen = (errors_of(column) for column in columns(figures))
@@ -116,7 +122,27 @@ def _by_page(pages: Mapping[str, Sequence[Figure]]) -> Iterator[str]:
     yield "share that it holds, and the median of half of it over the median absolute error."
 
 
-def _bars(figures: Sequence[Figure], bars: Sequence[AskedFile]) -> Iterator[str]:
+def _in_sample(figures: Sequence[ScoredValue], remarks: Sequence[RemarkFile]) -> Iterator[str]:
+    def rows() -> Iterator[Sequence[str]]:
+        for remark in remarks:
+            values = chosen(figures, remark.figures)
+            errors = errors_of(one.stated for one in values)
+            if errors is not None:
+                yield _publications(values), f"{errors.figures:,}", _percent(errors.mean), remark.text
+
+    yield from _table("In-sample values", ("publication", "values", "mean error", "what rests on them"), rows())
+    yield ""
+    yield "A fit behind these predictions rests on the values: their errors say how well it describes its own data."
+    yield "They count in no other table of this page."
+
+
+def _in_sample_table(values: Iterable[ScoredValue]) -> bytes:
+    """Return the ids and metrics of the in-sample values as CSV."""
+    lines = ["id,metric", *(f"{one.stated.id},{one.stated.metric}" for one in values)]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _bars(figures: Sequence[ScoredValue], bars: Sequence[AskedFile]) -> Iterator[str]:
     def rows() -> Iterator[Sequence[str]]:
         for one in (judge(figures, asked) for asked in bars):
             if one.figures:
@@ -148,7 +174,7 @@ def _source(cite: str, verified: bool) -> str:
     return cite if verified else f"{cite}; as reported, not read at its source"
 
 
-def _discrepancies(figures: Sequence[Figure], said: ValidationFile) -> Iterator[str]:
+def _discrepancies(figures: Sequence[ScoredValue], said: ValidationFile) -> Iterator[str]:
     yield from _table(
         "Discrepancies of the publications themselves",
         ("publication", "figures", "what", "source"),
@@ -160,16 +186,16 @@ def _discrepancies(figures: Sequence[Figure], said: ValidationFile) -> Iterator[
     )
 
 
-def _publications(figures: Sequence[Figure]) -> str:
+def _publications(figures: Sequence[ScoredValue]) -> str:
     return ", ".join(sorted({one.case.publication for one in figures}))
 
 
-def _ids(figures: Sequence[Figure]) -> str:
+def _ids(figures: Sequence[ScoredValue]) -> str:
     ids = list(dict.fromkeys(one.case.id for one in figures))
     return f"{len(ids)} cases" if len(ids) > 3 else ", ".join(f"`{each}`" for each in ids)
 
 
-def _not_compared(figures: Sequence[Figure], problems: Sequence[str]) -> Iterator[str]:
+def _not_compared(figures: Sequence[ScoredValue], problems: Sequence[str]) -> Iterator[str]:
     reasons: dict[str, int] = {}
     for one in figures:
         if one.stated.verdict == SKIP and one.stated.reason:
@@ -186,7 +212,7 @@ def _not_compared(figures: Sequence[Figure], problems: Sequence[str]) -> Iterato
 # ---- the page of a class --------------------------------------------------------------------------------------------
 
 
-def _page(page: str, figures: Sequence[Figure], said: ValidationFile, drawn: bool) -> Iterator[str]:
+def _page(page: str, figures: Sequence[ScoredValue], said: ValidationFile, drawn: bool) -> Iterator[str]:
     yield f"# {page.capitalize()}: predicted against published"
     yield ""
     yield "[All classes](README.md), with what the columns mean."
@@ -198,7 +224,7 @@ def _page(page: str, figures: Sequence[Figure], said: ValidationFile, drawn: boo
         yield ""
         yield "Left out column; thin lines are 80 % intervals, and of a publication with very many figures a sample is"
         yield f"drawn. [{page}.csv]({page}.csv) has every figure in SI."
-    by_publication: dict[str, list[Figure]] = {}
+    by_publication: dict[str, list[ScoredValue]] = {}
     for one in figures:
         by_publication.setdefault(one.case.publication, []).append(one)
     yield from _by_publication(by_publication)
@@ -213,7 +239,7 @@ def _page(page: str, figures: Sequence[Figure], said: ValidationFile, drawn: boo
     yield from _unscored([one for one in figures if one.stated.error is None])
 
 
-def _by_publication(by_publication: Mapping[str, Sequence[Figure]]) -> Iterator[str]:
+def _by_publication(by_publication: Mapping[str, Sequence[ScoredValue]]) -> Iterator[str]:
     def rows() -> Iterator[Sequence[str]]:
         for publication, figures in sorted(by_publication.items()):
             stated, unseen = (errors_of(column) for column in columns(figures))
@@ -233,7 +259,7 @@ def _by_publication(by_publication: Mapping[str, Sequence[Figure]]) -> Iterator[
     )  # fmt: skip
 
 
-def _worst(figures: Sequence[Figure], causes: Sequence[RemarkFile]) -> Iterator[str]:
+def _worst(figures: Sequence[ScoredValue], causes: Sequence[RemarkFile]) -> Iterator[str]:
     """Yield the figures that are furthest off."""
     scored = [one for one in figures if one.unseen.error is not None]
     scored.sort(key=lambda one: (-abs(one.unseen.error or 0.0), one.case.id))
@@ -252,20 +278,20 @@ def _worst(figures: Sequence[Figure], causes: Sequence[RemarkFile]) -> Iterator[
     )  # fmt: skip
 
 
-def _values(one: Figure) -> tuple[str, str]:
+def _values(one: ScoredValue) -> tuple[str, str]:
     name = one.unseen.metric or ""
     unit = one.unseen.unit
     return published_figure(name, unit, one.unseen.published), published_figure(name, unit, one.unseen.predicted)
 
 
-def _why(one: Figure, causes: Sequence[RemarkFile]) -> str:
+def _why(one: ScoredValue, causes: Sequence[RemarkFile]) -> str:
     """Return the first remark on a figure."""
     return next((cause.text for cause in causes if chosen([one], cause.figures)), NOT_KNOWN)
 
 
-def _causes(figures: Sequence[Figure], causes: Sequence[RemarkFile]) -> Iterator[str]:
+def _causes(figures: Sequence[ScoredValue], causes: Sequence[RemarkFile]) -> Iterator[str]:
     """Yield what is known of each publication's errors, and how large they are; a figure's first remark is its own."""
-    own: dict[int, list[Figure]] = {}
+    own: dict[int, list[ScoredValue]] = {}
     for one in figures:
         at = next((at for at, cause in enumerate(causes) if chosen([one], cause.figures)), None)
         if at is not None and one.unseen.error is not None:
@@ -284,7 +310,7 @@ def _causes(figures: Sequence[Figure], causes: Sequence[RemarkFile]) -> Iterator
     yield from _table("Why", ("publication", "cases", "left out: error", "median", "what is known"), rows())
 
 
-def _each(publication: str, figures: Sequence[Figure]) -> Iterator[str]:
+def _each(publication: str, figures: Sequence[ScoredValue]) -> Iterator[str]:
     rows = (
         (
             f"`{one.case.id}`", _configuration(one.case), one.unseen.metric or "", *_values(one),
@@ -296,7 +322,7 @@ def _each(publication: str, figures: Sequence[Figure]) -> Iterator[str]:
     yield from _table(publication, headings, rows)
 
 
-def _held(one: Figure) -> str:
+def _held(one: ScoredValue) -> str:
     errors = errors_of([one.unseen])
     return "" if errors is None or errors.inside is None else "yes" if errors.inside else "no"
 
@@ -312,7 +338,7 @@ def _configuration(case: Case) -> str:
     return text.replace("_", " ")
 
 
-def _by_setting(publication: str, figures: Sequence[Figure]) -> Iterator[str]:
+def _by_setting(publication: str, figures: Sequence[ScoredValue]) -> Iterator[str]:
     """Yield errors of many figures by each setting in turn in which they differ."""
     known = [settings(one.case) for one in figures]
 
@@ -354,7 +380,7 @@ def _order(value: str) -> tuple[bool, float, str]:
     return (not value.isdigit(), float(value) if value.isdigit() else 0.0, value)
 
 
-def _unscored(figures: Sequence[Figure]) -> Iterator[str]:
+def _unscored(figures: Sequence[ScoredValue]) -> Iterator[str]:
     """Yield figures that are only asked to lie on a side or in a range, or that have no prediction."""
     yield from _table(
         "Figures of a side, a range or none",

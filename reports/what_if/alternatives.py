@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from costmodel.analytic.evaluation import Evaluation, evaluate
-from costmodel.analytic.intervals import moves_of, ratio_interval
+from costmodel.analytic.intervals import perturbations_of, ratio_interval
 from costmodel.api import load
 from costmodel.errors import InfeasibleError
 from costmodel.quantities import Array
@@ -30,7 +30,7 @@ _ROUTED = "deepseek-v3"  # whose experts a message reaches, as of `costmodel col
 
 
 @dataclass(frozen=True, slots=True)
-class Worth:
+class ChangeEffect:
     """One change in one scenario, or to one message: the metric without it and with it.
 
     against: changes that both sides have; ratio: the 80 % interval of with over without, in which the errors that both
@@ -54,7 +54,7 @@ class Worth:
         return self.before != self.after if self.ratio is None else not self.ratio[0] <= 1.0 <= self.ratio[1]
 
 
-def alternatives(what_if: WhatIf, search_path: tuple[str, ...] = ()) -> list[Worth]:
+def alternatives(what_if: WhatIf, search_path: tuple[str, ...] = ()) -> list[ChangeEffect]:
     """Return what each change of a what-if file is worth in each of its scenarios: two evaluations each.
 
     Raises InfeasibleError where one side cannot run.
@@ -69,7 +69,7 @@ def alternatives(what_if: WhatIf, search_path: tuple[str, ...] = ()) -> list[Wor
     return found
 
 
-def _of_message(one: Alternative, file: MessageFile, search_path: tuple[str, ...]) -> Worth:
+def _of_message(one: Alternative, file: MessageFile, search_path: tuple[str, ...]) -> ChangeEffect:
     """Return what a change is worth to a message by itself, flow by flow."""
     asked = read_message(file.kind, file.ranks, file.size, _ROUTED, search_path)
     before, after = (
@@ -77,13 +77,14 @@ def _of_message(one: Alternative, file: MessageFile, search_path: tuple[str, ...
         for changes in (one.against, {**one.against, **one.changes})
     )
     scenario = f"{file.kind} of {file.size} among {file.ranks} of {file.cluster}"
-    return Worth(
-        one.file.term, scenario, "time", _told(one.against), _told(one.changes), before, after, None, one.file.limit,
-        one.file.cite,
+    return ChangeEffect(
+        term=one.file.term, scenario=scenario, metric="time", against=_told(one.against), changes=_told(one.changes),
+        before=before, after=after, ratio=None, limit=one.file.limit,
+        cite=one.file.cite,
     )  # fmt: skip
 
 
-def _of_scenario(what_if: WhatIf, one: Alternative, scenario: str, search_path: tuple[str, ...]) -> Worth:
+def _of_scenario(what_if: WhatIf, one: Alternative, scenario: str, search_path: tuple[str, ...]) -> ChangeEffect:
     """Return what a change is worth in a scenario."""
     workload = what_if.file.workload
     both = {**one.against, **one.changes}
@@ -91,9 +92,10 @@ def _of_scenario(what_if: WhatIf, one: Alternative, scenario: str, search_path: 
     headline = PHASES[load(workload, search_path=search_path, scenarios=[scenario]).scenario(scenario).answers][0]
     metric = what_if.file.metric if scenario == what_if.file.scenario else headline
     before, after = (_value(side, metric, one, scenario) for side in (without, with_it))
-    return Worth(
-        one.file.term, scenario, metric, _told(one.against), _told(one.changes), before, after,
-        _ratio(without, with_it, metric, after / before), one.file.limit, one.file.cite,
+    return ChangeEffect(
+        term=one.file.term, scenario=scenario, metric=metric, against=_told(one.against), changes=_told(one.changes),
+        before=before, after=after,
+        ratio=_ratio(without, with_it, metric, after / before), limit=one.file.limit, cite=one.file.cite,
     )  # fmt: skip
 
 
@@ -116,7 +118,7 @@ def _value(side: Evaluation, metric: str, one: Alternative, scenario: str) -> fl
 
 def _ratio(before: Evaluation, after: Evaluation, metric: str, point: float) -> tuple[float, float] | None:
     """Return the 80 % interval of after over before, which always contains the ratio of the two predictions."""
-    moves = moves_of(before.families() | after.families(), 0)
+    moves = perturbations_of(before.families() | after.families(), 0)
     if not moves:
         return None
     count = 1 + 2 * len(moves)

@@ -11,18 +11,18 @@ from costmodel.units import render
 from reports.waterfall import Waterfall
 
 if TYPE_CHECKING:
-    from reports.what_if.alternatives import Worth
+    from reports.what_if.alternatives import ChangeEffect
 
 SHOWN_DIGITS = 4
 _NOTHING = "±0 %"
 
 
-def markdown(what_if: WhatIf, found: Sequence[Worth], ladder: Waterfall | None) -> str:
+def markdown(what_if: WhatIf, found: Sequence[ChangeEffect], ladder: Waterfall | None) -> str:
     """Return the changes as a Markdown page: what they are worth, their ladder, and what no path expresses."""
     return "\n".join(_lines(what_if, found, ladder)) + "\n"
 
 
-def _lines(what_if: WhatIf, found: Sequence[Worth], ladder: Waterfall | None) -> Iterator[str]:
+def _lines(what_if: WhatIf, found: Sequence[ChangeEffect], ladder: Waterfall | None) -> Iterator[str]:
     yield f"# {what_if.file.title}"
     yield ""
     messages = {one.file.term for one in what_if.alternatives if one.file.message is not None}
@@ -52,7 +52,7 @@ def _lines(what_if: WhatIf, found: Sequence[Worth], ladder: Waterfall | None) ->
             yield from _row(other.term, other.why or "", other.cite or "")
 
 
-def _changes(found: Sequence[Worth]) -> Iterator[str]:
+def _changes(found: Sequence[ChangeEffect]) -> Iterator[str]:
     """Yield the table of changes to scenarios, and the paths that state them."""
     columns = {one.scenario: one.metric for one in found}
     yield "Each change alone, against the workload as it stands, or against what its limit states."
@@ -89,7 +89,7 @@ def _row(*cells: str) -> Iterator[str]:
     yield f"| {' | '.join(cells)} |"
 
 
-def _cell(one: Worth) -> str:
+def _cell(one: ChangeEffect) -> str:
     """Return what a change does to a metric: both values, the change in per cent and its interval."""
     told = [] if one.ratio is None or one.before == one.after else [_change(end) for end in one.ratio]
     ends = f" ({' to '.join(told)})" if set(told) - {_NOTHING} else ""

@@ -44,7 +44,7 @@ def bar(label: str, found: Point, note: str = "", colour: str = BLUE, kind: str 
     value = found.metrics[name]
     assert value is not None, f"{label} cannot run"
     low, high = found.intervals[name] or (None, None)
-    return Bar(label, name, value, low, high, note, colour, kind)
+    return Bar(label=label, metric=name, value=value, low=low, high=high, note=note, colour=colour, kind=kind)
 
 
 def curve(label: str, x: Sequence[float] | Array, result: Result, name: str, part: Any = slice(None)) -> Curve:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from costmodel.analytic.fabrics import facts
-from costmodel.analytic.messages import Asked as Message
+from costmodel.analytic.messages import CollectiveRequest as Message
 from costmodel.analytic.messages import answer
 from costmodel.calibration.fit_lookup import default_framework, load_calibration
 from costmodel.quantities import Array

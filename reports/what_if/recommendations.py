@@ -7,7 +7,7 @@ from textwrap import wrap
 from costmodel.report.plots.bars import Bar, Group, group_rows, groups_figure
 from costmodel.report.plots.drawn import Drawn
 from costmodel.report.style import BLUE, GREEN, GREY, ORANGE
-from reports.what_if.alternatives import Worth
+from reports.what_if.alternatives import ChangeEffect
 from reports.what_if.asked import Asked
 
 COLOURS = {"training": BLUE, "prefill": GREEN, "decode": ORANGE}
@@ -15,7 +15,7 @@ WIDE = 42  # characters of a line beside a bar
 LEAST = 5e-4  # of the metric: less is shown as nothing
 
 
-def of_recommendations(found: list[Worth], name: str) -> Asked:
+def of_recommendations(found: list[ChangeEffect], name: str) -> Asked:
     """Return what each recommendation of a what-if file saves, a panel for each scenario, the largest first."""
     groups, says = [], []
     for scenario in dict.fromkeys(one.scenario for one in found):

@@ -208,7 +208,10 @@ def test_a_wait_is_told_to_be_none(run):
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("slowed by exchanges", "is no operator: beside expert exchanges kernels take `framework.contention` times as"),
+        (
+            "slowed by exchanges",
+            "is no operator: beside expert exchanges kernels take `framework.moe_comm_slowdown` times as",
+        ),
         ("rooter", "has no operator 'rooter'; did you mean `router`"),
         ("gizmo", "has no operator 'gizmo'; without --op every line is listed"),
     ],

@@ -27,7 +27,7 @@ from costmodel.workload.architecture import (
 from costmodel.workload.context import Context
 from costmodel.workload.layers import model_work
 from costmodel.workload.memory import stage_work
-from costmodel.workload.operators import AttentionCore, Gemm
+from costmodel.workload.operators import AttentionKernel, Gemm
 from costmodel.workload.scenario import Parallelism
 from costmodel.workload.stages import stage_layout
 
@@ -111,7 +111,7 @@ def flop_by_operator(seen: Context, pipeline: int) -> dict[str, float]:
     for stage in stage_layout(seen.architecture, pipeline):
         for count, part in stage_work(work, stage):
             for operator in (*part.forward, *part.input_gradient, *part.weight_gradient):
-                if isinstance(operator, Gemm | AttentionCore):
+                if isinstance(operator, Gemm | AttentionKernel):
                     totals[operator.name] += count * float(operator.flop / operator.replicas)
     return totals
 

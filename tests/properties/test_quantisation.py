@@ -71,7 +71,16 @@ def test_a_product_takes_at_least_its_bytes_over_the_bandwidth(
     m: int, n: int, k: int, bits: float, groups: int
 ) -> None:
     gemm = Gemm(
-        "product", float(m), float(n), float(k), "bf16", 2.0, bits / 8, 2.0, float(groups), family="gemm_weight_only"
+        "product",
+        m=float(m),
+        n=float(n),
+        k=float(k),
+        dtype="bf16",
+        a_bytes=2.0,
+        b_bytes=bits / 8,
+        out_bytes=2.0,
+        groups=float(groups),
+        family="gemm_weight_only",
     )
     time = gemm_time(gemm, MACHINE, ROOFLINE)
     assert time.seconds >= gemm.groups * n * k * bits / 8 / 2e12

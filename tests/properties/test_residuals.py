@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 
 from costmodel.cost.residual import Residual
 from costmodel.fitting.family_fit import FOLDS, fold_numbers
-from costmodel.fitting.regression import Share, residual
+from costmodel.fitting.regression import KernelShare, residual
 
 OCTAVES = st.floats(-20.0, 40.0)
 
@@ -66,7 +66,7 @@ def test_a_residual_explains_smooth_misses_of_its_own_rows(seed: int) -> None:
     generator = np.random.default_rng(seed)
     shapes = generator.uniform(0.0, 12.0, (120, 2))
     truth = 0.3 * np.exp(-0.5 * (((shapes - 6.0) / 3.0) ** 2).sum(axis=1))
-    found = residual([Share(shapes, np.ones(120))], truth, ("a", "b"), np.array([3.0, 3.0]))
+    found = residual([KernelShare(shapes, np.ones(120))], truth, ("a", "b"), np.array([3.0, 3.0]))
     assert len(found.weights) <= 64
     left = truth - np.log(np.asarray(found.factor(list(shapes.T))))
     assert np.sqrt((left**2).mean()) < 0.25 * np.sqrt((truth**2).mean())

@@ -10,10 +10,10 @@ from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.training import training_context
 from costmodel.cost.calibration import Calibration
-from costmodel.network.group_links import path
+from costmodel.network.group_links import group_links
 from costmodel.workload.layers import model_work
 from costmodel.workload.memory import stage_work
-from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Exchange, Gemm
+from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, ExpertAllToAll, Gemm
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Disaggregated, Scenario
 from costmodel.workload.stages import stage_layout
@@ -32,9 +32,9 @@ def test_no_kernel_is_faster_than_its_arithmetic_and_its_bytes(of: Scenario) -> 
     assert bandwidth is not None
     for priced in evaluate(of, Calibration()).operators():
         operator, seconds = priced.operator, priced.time.seconds
-        if isinstance(operator, Gemm | AttentionCore):
+        if isinstance(operator, Gemm | AttentionKernel):
             assert seconds >= operator.flop / device.peak(operator.dtype, processors) * SLACK, operator.name
-        if isinstance(operator, Gemm | AttentionCore | Elementwise):
+        if isinstance(operator, Gemm | AttentionKernel | Elementwise):
             launches = (1.0 if isinstance(operator, Gemm) else operator.calls) * of.framework.launch
             assert seconds >= (operator.traffic / bandwidth + launches) * SLACK, operator.name
 
@@ -46,13 +46,13 @@ def test_no_message_is_faster_than_its_links(of: Scenario) -> None:
     for priced in evaluate(of, Calibration()).operators():
         operator, seconds = priced.operator, float(priced.time.seconds)
         if isinstance(operator, Collective) and operator.kind in share:
-            way = path(operator.group, of.cluster)
+            way = group_links(operator.group, of.cluster)
             size = float(operator.group.size)
-            fastest = max(float(way.inner), float(way.outer)) + float(way.inner)
+            fastest = max(float(way.intra), float(way.inter)) + float(way.intra)
             assert seconds >= share[operator.kind] * (size - 1) / size * operator.size / fastest * SLACK
-        if isinstance(operator, Exchange) and operator.group.size > 1:
-            way = path(operator.group, of.cluster)
-            both = float(way.inner) + float(way.outer)
+        if isinstance(operator, ExpertAllToAll) and operator.group.size > 1:
+            way = group_links(operator.group, of.cluster)
+            both = float(way.intra) + float(way.inter)
             assert seconds >= operator.tokens * operator.token_bytes * (1 - 1 / operator.group.size) / both * SLACK
 
 
@@ -71,7 +71,7 @@ def test_no_phase_is_faster_than_its_flop_at_the_peak_of_all_devices(of: Scenari
     for stage in stage_layout(of.architecture, int(of.parallel.pp)):
         for count, part in stage_work(work, stage):
             for operator in (*part.forward, *part.input_gradient, *part.weight_gradient):
-                if isinstance(operator, Gemm | AttentionCore):
+                if isinstance(operator, Gemm | AttentionKernel):
                     seconds += count * float(operator.flop / device.peak(operator.dtype))
     micro_batches = plan.global_batch / (of.parallel.dp * plan.micro_batch)
     assert headline >= micro_batches * seconds / of.parallel.pp * SLACK

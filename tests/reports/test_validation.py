@@ -14,7 +14,7 @@ from costmodel.report.style import rendered, styled
 from costmodel.schema.references import Library
 from costmodel.schema.validation import AskedFile, FiguresFile, ValidationFile
 from costmodel.study.reproduce import Comparison, load_cases
-from costmodel.study.validating import Figure, chosen, errors_of, figures_of, judge, settings
+from costmodel.study.validating import ScoredValue, chosen, errors_of, figures_of, judge, settings
 from reports.validation.__main__ import main, publish
 
 CASES = """
@@ -59,13 +59,26 @@ def small(world):
 
 def comparison(error=None, low=None, high=None, **changed):
     predicted = 1.0 + (error or 0.0)
-    made = Comparison("a", "paper", "training", "step_time", "s", 1.0, predicted, low, high, error, "pass", "cite")
+    made = Comparison(
+        id="a",
+        publication="paper",
+        case_class="training",
+        metric="step_time",
+        unit="s",
+        published=1.0,
+        predicted=predicted,
+        low=low,
+        high=high,
+        error=error,
+        verdict="pass",
+        source="cite",
+    )
     return replace(made, **changed)
 
 
 def figures(small, *comparisons):
     (case, *_), _ = load_cases([str(small / "workloads/published/paper.yaml")], [str(small)])
-    return [Figure(case, one, one) for one in comparisons]
+    return [ScoredValue(case, one, one) for one in comparisons]
 
 
 def test_errors_are_means_medians_and_shares_of_intervals():
@@ -173,7 +186,7 @@ def test_what_ships_speaks_of_figures_that_exist():
     cases, problems = load_cases([])
     assert not problems
     known = [
-        Figure(case, shown, shown)
+        ScoredValue(case, shown, shown)
         for case in cases
         for each in case.expect
         for shown in [

@@ -12,7 +12,7 @@ import pytest
 from costmodel.report.style import styled
 from costmodel.schema.files import load_model
 from costmodel.workload.counting import kv_bytes_per_token
-from reports.what_if.alternatives import Worth
+from reports.what_if.alternatives import ChangeEffect
 from reports.what_if.hardware import of_dollars
 from reports.what_if.model import MODELS, of_cache
 from reports.what_if.recommendations import of_recommendations
@@ -60,8 +60,19 @@ def test_a_token_costs_its_share_of_the_rent() -> None:
 
 
 def test_recommendations_are_ranked_and_what_gains_nothing_is_named() -> None:
-    def worth(term: str, after: float) -> Worth:
-        return Worth(term, "decode", "tpot", (), (), 1.0, after, (after * 0.9, after * 1.1), None, None)
+    def worth(term: str, after: float) -> ChangeEffect:
+        return ChangeEffect(
+            term=term,
+            scenario="decode",
+            metric="tpot",
+            against=(),
+            changes=(),
+            before=1.0,
+            after=after,
+            ratio=(after * 0.9, after * 1.1),
+            limit=None,
+            cite=None,
+        )
 
     asked = of_recommendations([worth("small", 0.98), worth("none", 1.0), worth("large", 0.5)], "some")
     assert [row["bar"] for row in rows(asked)] == ["large", "small"]

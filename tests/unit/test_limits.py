@@ -9,7 +9,7 @@ import pytest
 
 from costmodel.calibration.residual_files import read_residuals
 from costmodel.errors import InputError
-from costmodel.measurements.raw_tables import read_sheet
+from costmodel.measurements.raw_tables import read_raw_table
 from costmodel.schema.results import read_result, read_study
 from costmodel.schema.routing import _lines
 from costmodel.study.files import STUDY, check_folder
@@ -18,8 +18,8 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "result": ("result.json", read_result),
     "study": ("study.json", read_study),
     "residuals": ("fit.json", read_residuals),
-    "measurements": ("rows.csv", read_sheet),
-    "parquet": ("rows.parquet", read_sheet),
+    "measurements": ("rows.csv", read_raw_table),
+    "parquet": ("rows.parquet", read_raw_table),
     "routing": ("tokens.csv", lambda path: list(_lines(path))),
 }
 

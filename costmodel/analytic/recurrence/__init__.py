@@ -9,13 +9,22 @@ is structure only, compiled once. Two ways evaluate it, with the same result: wa
 tape at many.
 """
 
-from costmodel.analytic.recurrence.async_reduce import Paced, paced
+from costmodel.analytic.recurrence.async_reduce import AsyncReduceSpan, async_reduce_span
 from costmodel.analytic.recurrence.evaluate import makespan
 from costmodel.analytic.recurrence.pipeline import Slot, compile_schedule, program_of, side_by_side
 from costmodel.analytic.recurrence.program import Event, Program, compile_events
 from costmodel.analytic.recurrence.tape import Workspace
 
 __all__ = [
-    "Event", "Paced", "Program", "Slot", "Workspace", "compile_events", "compile_schedule", "makespan", "paced",
-    "program_of", "side_by_side",
+    "AsyncReduceSpan",
+    "Event",
+    "Program",
+    "Slot",
+    "Workspace",
+    "async_reduce_span",
+    "compile_events",
+    "compile_schedule",
+    "makespan",
+    "program_of",
+    "side_by_side",
 ]  # fmt: skip

@@ -23,7 +23,7 @@ _KEPT = 3  # numbers that an event takes at each point: when it and its reductio
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Paced:
+class AsyncReduceSpan:
     """How a program went [s]. span: until the last action was done, at each point; left: what reductions took longer.
 
     waits: for reductions before, mean of the actions of each slot.
@@ -34,9 +34,9 @@ class Paced:
     waits: Array
 
 
-def paced(
+def async_reduce_span(
     program: Program[K], reduces: Sequence[bool], times: tuple[Array, Array, Array], transfer: Seconds = 0.0
-) -> Paced:
+) -> AsyncReduceSpan:
     """Return how the program goes.
 
     reduces: of each slot, whether its actions reduce; times: heads, rests and trails, each with a row for each of
@@ -55,7 +55,7 @@ def paced(
         spans[part], lefts[part], waited = _run(waves, program.slot, earlier, each, transfers[part])
         for row in np.flatnonzero(reduces):
             waits[row, part] = waited[program.slot == row].mean(axis=0)
-    return Paced(spans, lefts, waits)
+    return AsyncReduceSpan(spans, lefts, waits)
 
 
 def _earlier(program: Program[K], reduces: Indices) -> Indices:

@@ -50,7 +50,7 @@ def _views(swept: Table, scenario: str) -> Iterator[View]:
         names = (place(together[at], short, position) for at, position in fixed.items())
         yield View(
             scenario, swept.study.scenarios[scenario].headline, tuple(axes[at] for at in shown),
-            tuple(together[at][1:] for at in shown), short, part if shown == sorted(shown) else part.turned(),
+            tuple(together[at][1:] for at in shown), short, part if shown == sorted(shown) else part.transpose(),
             ", ".join(names),
         )  # fmt: skip
 

@@ -21,7 +21,7 @@ from costmodel.schema.metrics import dimension_of
 
 if TYPE_CHECKING:
     from costmodel.study.reproduce import Comparison
-    from costmodel.study.validating import Figure
+    from costmodel.study.validating import ScoredValue
 
 COLUMNS, FEWEST = 2, 4  # panels side by side; figures below which a panel is left to the table
 PANEL = WIDTH / COLUMNS  # width and height of one [inches]
@@ -38,7 +38,7 @@ NUMBERS = ("published", "predicted", "low", "high", "error")
 Compared: TypeAlias = "Comparison | Reproduced"
 
 
-def validation_figure(name: str, figures: Sequence[Figure]) -> Drawn | None:
+def validation_figure(name: str, figures: Sequence[ScoredValue]) -> Drawn | None:
     """Return predictions without the publication against published figures, both logarithmic; null for none."""
     scored = [
         one.unseen for one in figures
@@ -90,7 +90,7 @@ def compared_picture(title: str, rows: Sequence[Compared]) -> Picture | None:
     return picture
 
 
-def _is_ratio(one: Figure) -> bool:
+def _is_ratio(one: ScoredValue) -> bool:
     """Tell whether a figure is a ratio of two runs, which stands on no axis of its metric."""
     return any(each.check == "ratio" and each.metric == one.unseen.metric for each in one.case.expect)
 
@@ -173,7 +173,7 @@ def _ends(shown: Sequence[Compared]) -> tuple[float, float]:
     return low / short, high * short
 
 
-def _data(figures: Sequence[Figure]) -> bytes:
+def _data(figures: Sequence[ScoredValue]) -> bytes:
     """Return every figure of the class as CSV, in SI, with both columns of predictions."""
     return table(
         ("id", "publication", "metric", "unit", *NUMBERS, *(f"{name}_left_out" for name in NUMBERS[1:]), "verdict"),

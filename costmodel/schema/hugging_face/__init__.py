@@ -13,7 +13,7 @@ from costmodel.schema.hugging_face.families import FAMILIES, INERT, Family, keys
 from costmodel.schema.hugging_face.model import model_tree
 from costmodel.schema.json_tree import parse_json
 from costmodel.schema.loader import MOST_BYTES, kind_of, read_text
-from costmodel.schema.references import near, shown
+from costmodel.schema.references import shown, suggest
 from costmodel.schema.tree import Tree, plain
 
 FILE = "config.json"
@@ -60,7 +60,7 @@ def _family(tree: Tree) -> Family:
     if stated is None or not isinstance(stated.value, str):
         raise InputError.single("is missing", hint=f"add it: {known}", field="model_type", location=tree.location)
     if stated.value not in FAMILIES:
-        hint = near(stated.value, list(FAMILIES))
+        hint = suggest(stated.value, list(FAMILIES))
         parts = [hint] if hint.startswith("known") else [hint, f"known: {known}"]
         if tree.child("text_config"):
             parts.append("its `text_config` is a language model of its own: put that in a file")

@@ -15,14 +15,15 @@ from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import operator_time
 from costmodel.errors import InputError
 from costmodel.schema.files import load_device
-from costmodel.workload.operators import AttentionCore
+from costmodel.workload.operators import AttentionKernel
 from reports.fits.backward_attention import FAMILY, fit, main, pairs
 
 SIZES = {"batch": 1, "q_heads": 8, "kv_heads": 8, "head_dim": 128, "v_head_dim": 128, "q_len": 4096, "kv_len": 4096}
 FORWARD, BACKWARD = {"op": "attention_prefill"}, {"op": "attention_backward"}
-CORE = AttentionCore(
-    "core", 1.0, 32.0, 4096.0, 4096.0 * 4097 / 2, 256.0, "bf16", 4 * 4096.0 * 32 * 128 * 2, "attention_prefill",
-    kv_heads=32.0, keys=4096.0, cached=512.0,
+CORE = AttentionKernel(
+    "core", sequences=1.0, heads=32.0, q_len=4096.0, qk_pairs=4096.0 * 4097 / 2, macs_per_pair=256.0, dtype="bf16",
+    traffic=4 * 4096.0 * 32 * 128 * 2, family="attention_prefill",
+    kv_heads=32.0, kv_len=4096.0, kv_token_bytes=512.0,
 )  # fmt: skip
 
 
@@ -64,7 +65,11 @@ def test_a_backward_core_is_as_much_longer_as_its_products_at_the_share_of_the_r
     machine = Machine(load_device("a100-sxm-80gb"), default_framework(), 108.0)
     forward = replace(CORE, calls=calls)
     backward = replace(
-        forward, products=5 * 128.0, traffic=2 * CORE.traffic, family="attention_backward", forward_products=256.0
+        forward,
+        macs_per_pair=5 * 128.0,
+        traffic=2 * CORE.traffic,
+        family="attention_backward",
+        forward_macs_per_pair=256.0,
     )
     fit = calibration.fit(backward)
     assert fit.basis == "transferred"
@@ -89,12 +94,14 @@ def test_a_causal_query_sees_half_of_the_keys_in_the_mean(table):
 
 
 def test_hopper_has_a_share_of_its_own_and_its_siblings_take_it():
-    core = replace(CORE, products=640.0, traffic=2 * CORE.traffic, family="attention_backward", forward_products=256.0)
+    core = replace(
+        CORE, macs_per_pair=640.0, traffic=2 * CORE.traffic, family="attention_backward", forward_macs_per_pair=256.0
+    )
     ampere, hopper, sibling = (
         load_calibration(name, "default").fit(core) for name in ("a100-sxm-80gb", "h100-sxm", "h800-sxm")
     )
-    assert (hopper.compute, hopper.query) == (sibling.compute, sibling.query)
-    assert ampere.query == 0 < hopper.query
+    assert (hopper.compute, hopper.extra_keys_per_query) == (sibling.compute, sibling.extra_keys_per_query)
+    assert ampere.extra_keys_per_query == 0 < hopper.extra_keys_per_query
 
 
 def test_a_backward_core_of_short_sequences_pays_for_its_queries():
@@ -103,13 +110,17 @@ def test_a_backward_core_of_short_sequences_pays_for_its_queries():
         Machine(load_device("h100-sxm"), default_framework(), 132.0),
     )
     for length in (2048.0, 8192.0):
-        forward = replace(CORE, rows=length, keys=length, pairs=length * (length + 1) / 2)
+        forward = replace(CORE, q_len=length, kv_len=length, qk_pairs=length * (length + 1) / 2)
         backward = replace(
-            forward, products=640.0, traffic=2 * forward.traffic, family="attention_backward", forward_products=256.0
+            forward,
+            macs_per_pair=640.0,
+            traffic=2 * forward.traffic,
+            family="attention_backward",
+            forward_macs_per_pair=256.0,
         )
         share = fit_(backward)
         seconds = [operator_time(core, machine, None, fit_(core)).seconds for core in (forward, backward)]
-        expected = 2.5 / share.compute * (1 + share.query / ((length + 1) / 2))
+        expected = 2.5 / share.compute * (1 + share.extra_keys_per_query / ((length + 1) / 2))
         assert seconds[1] == pytest.approx(expected * np.asarray(seconds[0]))
 
 

@@ -8,7 +8,7 @@ from small_world import write
 
 from costmodel.calibration.fit_lookup import default_framework, load_calibration
 from costmodel.fitting.interval_width import groups
-from costmodel.measurements.row_group import LeftOut
+from costmodel.measurements.row_group import ExcludedRows
 from costmodel.schema.files import validate
 from reports.fits.roofline import Ratios, main, measured_over_roofline, render
 
@@ -45,7 +45,7 @@ def test_few_rows_join_the_next_shorter_group():
 def test_the_written_file_is_valid_the_same_each_time_and_says_what_was_left_out(tmp_path):
     values = np.linspace(1.0, 2.0, 101)
     ratios = [Ratios("gemm", "chip", np.arange(101), values, np.full(101, 2e-5))]
-    left_out = [LeftOut("gemm", "a reason", np.arange(5))]
+    left_out = [ExcludedRows("gemm", "a reason", np.arange(5))]
     text = render(ratios, left_out)
     assert text == render(ratios, left_out)
     assert "low: 1.1, median: 1.5, high: 1.9, rows: 101" in text

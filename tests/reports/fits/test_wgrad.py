@@ -32,7 +32,19 @@ def test_published_rates_are_met_within_five_percent_in_the_mean() -> None:
 
 
 def test_processors_that_communication_holds_are_missing_in_full() -> None:
-    gradient = Gemm("dW", 7168.0, 4096.0, 8192.0, "fp8", 1.03, 1.03, 8.0, 4.0, block_scaled=True, turned=True)
+    gradient = Gemm(
+        "dW",
+        m=7168.0,
+        n=4096.0,
+        k=8192.0,
+        dtype="fp8",
+        a_bytes=1.03,
+        b_bytes=1.03,
+        out_bytes=8.0,
+        groups=4.0,
+        block_scaled=True,
+        is_wgrad=True,
+    )
     whole, part = (
         float(form_of(0.62, 5300.0).time(gradient, replace(MACHINE, processors=count)).seconds)
         for count in (132.0, 112.0)

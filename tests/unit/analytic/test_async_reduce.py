@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from costmodel.analytic.actions import lone_seconds
 from costmodel.analytic.grid import evaluate_grid, evaluate_point, evaluate_single
-from costmodel.analytic.layer_overlap import Layers, pass_seconds, reducing
-from costmodel.analytic.recurrence import Program, Slot, compile_schedule, makespan, paced
-from costmodel.analytic.stream_times import sums_of
-from costmodel.analytic.training import layer_sums, price_step
+from costmodel.analytic.layer_overlap import LayerSegment, async_reduce_times, pass_seconds
+from costmodel.analytic.recurrence import Program, Slot, async_reduce_span, compile_schedule, makespan
+from costmodel.analytic.stream_times import stream_times
+from costmodel.analytic.training import layer_sums, step_model
 from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Cluster
 from costmodel.quantities import Array
@@ -75,7 +75,7 @@ def test_a_pass_is_its_units_of_which_each_waits_for_the_reduction_before(
         for _ in range(count):
             done = max(done + compute, wire)
             wire = done + reduce
-    found = reducing([Layers(count, compute, reduce=reduce) for count, compute, reduce in units])
+    found = async_reduce_times([LayerSegment(count, compute, reduce=reduce) for count, compute, reduce in units])
     assert max(start + found.head, free) + found.rest == pytest.approx(done, rel=1e-12)
     assert done + found.trail == pytest.approx(wire, rel=1e-12)
 
@@ -84,8 +84,8 @@ def test_a_pass_is_its_units_of_which_each_waits_for_the_reduction_before(
 def test_equal_layers_take_as_long_as_where_the_pass_ends_with_its_reductions(
     count: int, compute: float, reduce: float
 ) -> None:
-    chain = [Layers(count, compute, reduce=reduce)]
-    found = reducing(chain)
+    chain = [LayerSegment(count, compute, reduce=reduce)]
+    found = async_reduce_times(chain)
     assert found.head + found.rest + found.trail == pytest.approx(pass_seconds(chain), rel=1e-12)
 
 
@@ -116,7 +116,7 @@ def test_a_program_goes_as_event_by_event(name: str, pp: int, virtual: int) -> N
     shape = (len(program.slots), 50)
     head = draw.uniform(0.1, 1.0, shape)
     rest, trail = (np.where(np.array(reduces)[:, None], draw.uniform(0.0, 2.0, shape), 0.0) for _ in range(2))
-    found = paced(program, reduces, (head, rest, trail), 0.1)
+    found = async_reduce_span(program, reduces, (head, rest, trail), 0.1)
     events = np.bincount(program.slot, minlength=len(program.slots))
     for at in range(shape[1]):
         span, left, waits = walked(program, [head[:, at], rest[:, at], trail[:, at]], 0.1)
@@ -129,7 +129,7 @@ def test_without_reductions_a_program_takes_its_makespan() -> None:
     program = compile_schedule("interleaved", 4, 2, 8)
     head = np.random.default_rng(1).uniform(0.1, 1.0, (len(program.slots), 3))
     nothing = np.zeros_like(head)
-    found = paced(program, [True] * len(program.slots), (head, nothing, nothing), 0.2)
+    found = async_reduce_span(program, [True] * len(program.slots), (head, nothing, nothing), 0.2)
     np.testing.assert_allclose(found.span, makespan(program, head, 0.2), rtol=1e-13)
     assert not found.left.any()
     assert not found.waits.any()
@@ -144,7 +144,7 @@ def test_a_round_takes_the_longer_of_computing_and_reducing_where_a_chunk_is_one
         backward = np.array([[slot.kind is Kind.BACKWARD] for slot in program.slots])
         head = np.where(backward, 2.0, 1.0)
         trail = np.where(backward, reduce, 0.0)
-        found = paced(program, backward[:, 0].tolist(), (head, np.zeros_like(head), trail))
+        found = async_reduce_span(program, backward[:, 0].tolist(), (head, np.zeros_like(head), trail))
         spans.append(float((found.span + found.left)[0]))
     assert (spans[1] - spans[0]) / 16 == pytest.approx(2 * max(3.0, reduce))
 
@@ -152,18 +152,18 @@ def test_a_round_takes_the_longer_of_computing_and_reducing_where_a_chunk_is_one
 # ---- a step ----------------------------------------------------------------------------------------------------------
 
 
-def reductions(of: Scenario) -> tuple[list[Layers], float, float]:
+def reductions(of: Scenario) -> tuple[list[LayerSegment], float, float]:
     """Return the units of a backward pass on a lone stage, its forward pass and the end of the step [s]."""
     assert isinstance(of.plan, Training)
-    priced = price_step(of, of.plan, Calibration())
-    assert priced.traffic is not None
+    priced = step_model(of, of.plan, Calibration())
+    assert priced.overlapped_comm is not None
     sums = layer_sums(priced, None)
     works = stage_work(priced.work, priced.layout[0])
     units = [
-        Layers(
+        LayerSegment(
             count,
             lone_seconds(sums, Kind.BACKWARD)[work.name],
-            reduce=sums_of(priced.traffic.layers[work.name]["reduce"], None).total,
+            reduce=stream_times(priced.overlapped_comm.layers[work.name]["reduce"], None).total,
         )
         for count, work in reversed(works)
     ]
@@ -201,15 +201,15 @@ def test_on_a_slow_network_a_step_takes_at_least_all_of_its_reductions(layout: s
     """And little more where only the first pass, and the last reductions and gathers, have nothing beside them."""
     of = step(layout, cluster=linked(1e8))
     assert isinstance(of.plan, Training)
-    priced = price_step(of, of.plan, Calibration())
-    assert priced.traffic is not None
+    priced = step_model(of, of.plan, Calibration())
+    assert priced.overlapped_comm is not None
     wire = max(
         sum(
-            float(count * sums_of(priced.traffic.layers[work.name]["reduce"], None).total)
+            float(count * stream_times(priced.overlapped_comm.layers[work.name]["reduce"], None).total)
             for stage in tail.stages
             for count, work in stage_work(priced.work, stage)
         )
-        for tail in priced.tails
+        for tail in priced.optimizer_steps
     )
     passes = point(of).schedule
     assert passes is not None
@@ -239,7 +239,7 @@ def test_parts_and_breakdown_sum_to_the_step(layout: str, bandwidth: float) -> N
 
 def test_kernels_take_longer_beside_reductions_as_beside_those_of_their_own_pass() -> None:
     of = step("interleaved", cluster=linked(1e11))
-    slowed = replace(of, framework=replace(of.framework, interference=2.0))
+    slowed = replace(of, framework=replace(of.framework, dp_comm_slowdown=2.0))
     assert time(slowed) > 1.01 * time(of)
     assert (
         time(slowed) <= time(replace(slowed, plan=step("interleaved", sharding=Sharding(overlap=False)).plan)) * 1.001

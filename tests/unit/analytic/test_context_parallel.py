@@ -26,15 +26,15 @@ from hypothesis import strategies as st
 
 from costmodel.analytic.evaluation import evaluate, ledger_of
 from costmodel.analytic.grid import evaluate_point
-from costmodel.analytic.operator_timing import Priced, pricer
-from costmodel.analytic.stream_times import Move, exposed_seconds, seconds_of, sums_of
+from costmodel.analytic.operator_timing import TimedOperator, operator_timer
+from costmodel.analytic.stream_times import Perturbation, exposed_seconds, seconds_of, stream_times
 from costmodel.cost.calibration import ROOFLINE, Calibration
 from costmodel.cost.time import Time
 from costmodel.hardware import Cluster
 from costmodel.workload.architecture import HeadGroup, Pattern
 from costmodel.workload.context import Context
 from costmodel.workload.layers import draft_work, model_work
-from costmodel.workload.operators import AttentionCore, Collective, Gemm, Group, Operator
+from costmodel.workload.operators import AttentionKernel, Collective, Gemm, Group, Operator
 from costmodel.workload.scenario import Parallelism, Scenario
 from costmodel.workload.validity import rules
 
@@ -57,9 +57,9 @@ def messages(of: Context, operators: str) -> list[tuple[str, float, float]]:
     ]
 
 
-def cores(of: Context, operators: str = "forward") -> list[AttentionCore]:
+def cores(of: Context, operators: str = "forward") -> list[AttentionKernel]:
     found: tuple[Operator, ...] = getattr(model_work(of).layers[0], operators)
-    return [item for item in found if isinstance(item, AttentionCore)]
+    return [item for item in found if isinstance(item, AttentionKernel)]
 
 
 # ---- volumes --------------------------------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ def test_fewer_key_value_heads_than_ranks_are_sent_to_each_and_kept_by_each() ->
     kept = {item.name: float(item.size) for item in model_work(seen("ulysses", cp=8.0)).layers[0].saved}
     assert kept["query, key, value"] == tokens * (16 * 64 + 8 * 128) * 2
     (core,) = cores(seen("ulysses", cp=8.0))
-    assert (core.heads, core.rows) == (2, SEQUENCE)
+    assert (core.heads, core.q_len) == (2, SEQUENCE)
 
 
 def test_keys_that_lie_in_the_cache_pass_every_rank_too() -> None:
@@ -175,8 +175,8 @@ def test_one_rank_moves_nothing_and_takes_the_same_time(kind: str) -> None:
 # ---- what a ring hides ----------------------------------------------------------------------------------------------
 
 
-def priced(operator: Operator, seconds: float) -> Priced:
-    return Priced(operator, Time(seconds), ROOFLINE)
+def priced(operator: Operator, seconds: float) -> TimedOperator:
+    return TimedOperator(operator, Time(seconds), ROOFLINE)
 
 
 def ring_by_hand(sends: list[float], block: float) -> float:
@@ -196,12 +196,12 @@ def test_a_ring_takes_the_longer_of_block_and_message_in_every_step(cp: int, blo
         (work.forward, [send] * (cp - 1) + [0.0]),
         (work.input_gradient, [send] + [2 * send] * (cp - 2) + [send]),
     ):
-        core = next(item for item in operators if isinstance(item, AttentionCore))
+        core = next(item for item in operators if isinstance(item, AttentionKernel))
         ring = [item for item in operators if item.name.startswith("key-value ring") and isinstance(item, Collective)]
         unit = min(float(item.size) for item in ring)
         items = [priced(core, cp * block)]
         items += [priced(item, float(item.calls) * send * float(item.size) / unit) for item in ring]
-        assert sums_of(items, None).total == pytest.approx(ring_by_hand(sends, block), rel=1e-9)
+        assert stream_times(items, None).total == pytest.approx(ring_by_hand(sends, block), rel=1e-9)
 
 
 def _slow(bandwidth: float) -> Cluster:
@@ -244,13 +244,13 @@ def test_a_moved_family_moves_every_call_by_the_ratio_of_one_call() -> None:
     fit = replace(
         fit, spread=replace(fit.spread, times=(1e-3, 4e-3), low=(0.5, 1.0), median=(1.0, 1.0), high=(2.0, 1.0))
     )
-    four = Priced(Collective("ring", "send_recv", 1.0, Group(4.0), calls=4.0), Time(4e-3), fit)
-    assert seconds_of(four, {"collective": Move(0.0, 1.0)}) == pytest.approx(8e-3)
+    four = TimedOperator(Collective("ring", "send_recv", 1.0, Group(4.0), calls=4.0), Time(4e-3), fit)
+    assert seconds_of(four, {"collective": Perturbation(0.0, 1.0)}) == pytest.approx(8e-3)
 
 
 def test_blocks_are_kernels_of_their_own_and_their_results_are_merged() -> None:
     of = scenario(PREFILL, DENSE_MODEL, Parallelism(cp=4.0, context="ring"))
-    work = pricer(of, Calibration()).price_work(model_work(seen("ring")).layers[0])
+    work = operator_timer(of, Calibration()).time_work(model_work(seen("ring")).layers[0])
     launches = {item.operator.name: float(item.time.fixed) for item in work.forward}
     assert launches["attention core"] == pytest.approx(4e-6)
     assert launches["attention merge"] == pytest.approx(3e-6)

@@ -25,14 +25,14 @@ from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.expert_load import routing_facts
 from costmodel.analytic.grid import evaluate_grid, evaluate_point
 from costmodel.analytic.serving import admission, steady_state
-from costmodel.analytic.training import price_step
+from costmodel.analytic.training import step_model
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Quantity
 from costmodel.workload.architecture import Architecture, Layer, MoeFfn
 from costmodel.workload.context import Context
 from costmodel.workload.expert_load import ExpertLoad, expert_load
 from costmodel.workload.layers import model_work
-from costmodel.workload.operators import Elementwise, Exchange, Gemm
+from costmodel.workload.operators import Elementwise, ExpertAllToAll, Gemm
 from costmodel.workload.scenario import Communication, Parallelism, Routing, Scenario
 from costmodel.workload.validity import rules
 
@@ -64,7 +64,7 @@ def product(seen: Context, name: str = "expert up") -> Gemm:
 def test_experts_without_a_token_are_not_hit(tokens: float, hit: float) -> None:
     """A token leaves three of four experts out: 8 * (1 - (3/4)^T)."""
     for routing in (BALANCED, UNIFORM):
-        assert load(tokens, routing=routing).hit == pytest.approx(hit, rel=1e-6)
+        assert load(tokens, routing=routing).active_experts == pytest.approx(hit, rel=1e-6)
         assert load(tokens, routing=routing).rows == pytest.approx(2 * tokens)
 
 
@@ -86,8 +86,8 @@ def test_experts_without_a_token_are_in_memory_all_the_same() -> None:
 def test_a_rank_whose_only_expert_is_busy_reads_it_whole() -> None:
     """Eight experts on eight ranks, one token: some rank has a row, and waits for its expert's weights."""
     found = load(0.125, 8.0, UNIFORM)
-    assert (found.rows, found.hit) == (pytest.approx(1.0), pytest.approx(1.0))
-    assert load(0.125, 8.0).hit == 1
+    assert (found.rows, found.active_experts) == (pytest.approx(1.0), pytest.approx(1.0))
+    assert load(0.125, 8.0).active_experts == 1
 
 
 # ---- load of the fullest rank ---------------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ def test_a_rank_whose_only_expert_is_busy_reads_it_whole() -> None:
 def test_balanced_is_the_default_and_has_no_fuller_rank() -> None:
     for tokens in (1.0, 64.0, 4096.0):
         found = load(tokens, 8.0)
-        assert (found.load, found.deviation, found.dropped) == (1.0, 0.0, 0.0)
+        assert (found.load, found.rows_std, found.dropped) == (1.0, 0.0, 0.0)
         assert found.rows == 2 * tokens
 
 
@@ -119,28 +119,28 @@ def test_load_multiplies_rows_permutes_and_exchanges_alike() -> None:
         assert isinstance(after, Elementwise)
         assert after.traffic == pytest.approx(found.load * before.traffic)
     sent = work[skewed]["dispatch"]
-    assert isinstance(sent, Exchange)
-    assert sent.load == pytest.approx(found.load)
+    assert isinstance(sent, ExpertAllToAll)
+    assert sent.expert_load == pytest.approx(found.load)
 
 
 def test_deduplicated_copies_of_the_fullest_rank_are_never_more_than_all_tokens() -> None:
     for routing in (UNIFORM, ZIPF, Routing("zipf", exponent=4.0)):
         for tokens in (1.0, 16.0, 4096.0):
             seen = view(tokens, 2.0, routing)
-            sent = next(each for each in model_work(seen).layers[0].forward if isinstance(each, Exchange))
-            assert sent.targets(2.0) / 2 * sent.fullest(2.0) <= 1 + 1e-9
-            assert sent.fullest(2.0) >= 1 - 1e-9
+            sent = next(each for each in model_work(seen).layers[0].forward if isinstance(each, ExpertAllToAll))
+            assert sent.targets(2.0) / 2 * sent.most_loaded(2.0) <= 1 + 1e-9
+            assert sent.most_loaded(2.0) >= 1 - 1e-9
 
 
 def test_rows_of_the_experts_of_a_rank_differ_by_chance_and_by_popularity() -> None:
     """Two experts a rank with about 512 rows each by chance: deviation sqrt(512 * (1 - 1/2))."""
     chance = load(1024.0, 4.0, UNIFORM)
-    assert chance.deviation == pytest.approx((chance.rows / 4) ** 0.5, rel=0.01)
-    assert load(1024.0, 4.0, ZIPF).deviation > 5 * float(chance.deviation)
+    assert chance.rows_std == pytest.approx((chance.rows / 4) ** 0.5, rel=0.01)
+    assert load(1024.0, 4.0, ZIPF).rows_std > 5 * float(chance.rows_std)
     seen = view(1024.0, 4.0, UNIFORM)
-    assert product(seen).deviation == chance.deviation
+    assert product(seen).m_std == chance.rows_std
     gradients = [each for each in model_work(seen).layers[0].weight_gradient if each.name.startswith("expert up")]
-    assert [each.deviation for each in gradients if isinstance(each, Gemm)] == [0.0]
+    assert [each.m_std for each in gradients if isinstance(each, Gemm)] == [0.0]
 
 
 @pytest.mark.parametrize("plan", [STEP, PREFILL, DECODE])
@@ -161,7 +161,7 @@ def test_skewed_routing_is_slower(plan: object) -> None:
 def test_executed_flop_are_those_of_the_mean_rank_whatever_the_load() -> None:
     def flop(routing: Routing) -> float:
         asked = replace(scenario(STEP, MOE_MODEL, Parallelism(dp=8.0, ep=8.0)), routing=routing)
-        return float(price_step(asked, STEP, Calibration()).executed_flop)
+        return float(step_model(asked, STEP, Calibration()).executed_flop)
 
     assert flop(UNIFORM) == pytest.approx(flop(BALANCED), rel=1e-9)
     assert flop(ZIPF) == pytest.approx(flop(BALANCED), rel=1e-9)
@@ -173,7 +173,7 @@ def test_executed_flop_are_those_of_the_mean_rank_whatever_the_load() -> None:
 
 def test_replicas_are_weights_of_the_rank_and_not_of_the_model() -> None:
     plain, replicated = view(64.0, 8.0), view(64.0, 8.0, Routing(redundant=8.0))
-    assert expert_load(replicated, EIGHT).held == 2
+    assert expert_load(replicated, EIGHT).local_experts == 2
     for before, after in zip(
         model_work(plain).layers[0].parameters, model_work(replicated).layers[0].parameters, strict=True
     ):
@@ -210,7 +210,7 @@ def test_what_is_kept_and_what_is_dropped_are_all_copies(routing: Routing, facto
     assert found.dropped == pytest.approx(1 - kept / 2048, abs=5e-4)
     assert found.rows == 2 * 4 * room
     assert found.load == pytest.approx(factor)
-    assert (found.hit, found.deviation, found.padded) == (2.0, 0.0, True)
+    assert (found.active_experts, found.rows_std, found.padded) == (2.0, 0.0, True)
 
 
 def test_room_is_no_row_more_than_the_factor_says() -> None:
@@ -229,9 +229,9 @@ def test_less_is_dropped_with_more_room_and_nothing_without_a_limit() -> None:
 
 def test_padded_buffers_travel_full_and_once_to_each_expert() -> None:
     seen = view(64.0, 8.0, Routing("uniform", capacity=1.25))
-    sent = next(each for each in model_work(seen).layers[0].forward if isinstance(each, Exchange))
+    sent = next(each for each in model_work(seen).layers[0].forward if isinstance(each, ExpertAllToAll))
     assert not sent.deduplicates
-    assert sent.load == pytest.approx(np.ceil(20) * 8 / 128)
+    assert sent.expert_load == pytest.approx(np.ceil(20) * 8 / 128)
 
 
 # ---- grids and facts ------------------------------------------------------------------------------------------------
@@ -318,8 +318,8 @@ def test_the_fullest_rank_lies_between_the_mean_and_all_that_can_reach_it(
     found = load(float(tokens), ep, Routing("zipf", exponent=exponent))
     local = 8 / ep
     assert 1 - 1e-9 <= found.load <= min(2.0, local) * ep / 2 + 1e-9
-    assert 1 - 1e-9 <= found.hit <= local + 1e-9
-    assert found.rows >= found.hit - 1e-6
+    assert 1 - 1e-9 <= found.active_experts <= local + 1e-9
+    assert found.rows >= found.active_experts - 1e-6
 
 
 def test_facts_of_chunked_serving_count_the_prompts_that_ride_along() -> None:
@@ -332,7 +332,7 @@ def test_facts_of_chunked_serving_count_the_prompts_that_ride_along() -> None:
     assert rows[0] > 2 * rows[1]
     facts = routing_facts(of)
     assert facts is not None
-    hits = [float(load(each, routing=UNIFORM).hit) for each in rows]
+    hits = [float(load(each, routing=UNIFORM).active_experts) for each in rows]
     assert facts["experts_hit"] == pytest.approx(float(state.carrying) * hits[0] + float(state.plain) * hits[1])
     alone = routing_facts(replace(of, plan=replace(plan, chunk_tokens=None)))
     assert alone is not None

@@ -9,7 +9,7 @@ from builders import MOE, MOE_MODEL, STEP, context, scenario
 from costmodel.analytic.evaluation import ledger_of
 from costmodel.analytic.training import training_context
 from costmodel.workload.layers import model_work
-from costmodel.workload.operators import Collective, Exchange, Gemm
+from costmodel.workload.operators import Collective, ExpertAllToAll, Gemm
 from costmodel.workload.optimizer import step_operators
 from costmodel.workload.scenario import Parallelism
 from costmodel.workload.work import Work
@@ -23,7 +23,7 @@ def layer(parallel: Parallelism) -> Work:
 
 
 def exchanged(work: Work) -> set[float]:
-    return {float(item.tokens) for item in work.forward if isinstance(item, Exchange)}
+    return {float(item.tokens) for item in work.forward if isinstance(item, ExpertAllToAll)}
 
 
 def slices(work: Work, operators: str = "forward") -> list[tuple[str, float, float]]:
@@ -104,5 +104,7 @@ def test_slices_meet_element_by_element_on_a_grid() -> None:
     degrees = Parallelism(tp=2.0, dp=8.0, ep=np.array([1.0, 8.0, 1.0]), expert_tensor=np.array([2.0, 2.0, 4.0]))
     sizes = [np.asarray(item.group.size) for item in layer(degrees).forward if isinstance(item, Collective)]
     assert any(list(size.reshape(-1)) == [1, 2, 4] for size in sizes)
-    (sent,) = {tuple(np.broadcast_to(item.tokens, 3)) for item in layer(degrees).forward if isinstance(item, Exchange)}
+    (sent,) = {
+        tuple(np.broadcast_to(item.tokens, 3)) for item in layer(degrees).forward if isinstance(item, ExpertAllToAll)
+    }
     assert sent == (TOKENS, TOKENS / 2, TOKENS / 2)

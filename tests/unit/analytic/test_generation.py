@@ -23,8 +23,8 @@ from builders import (
 
 from costmodel.analytic.generation import attention_windows, decode_pass, lengths
 from costmodel.analytic.grid import evaluate_point
-from costmodel.analytic.inference import pass_times, priced_pass
-from costmodel.analytic.operator_timing import pricer
+from costmodel.analytic.inference import pass_model_of, pass_times
+from costmodel.analytic.operator_timing import operator_timer
 from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Cluster, Nic
 from costmodel.result import Point
@@ -67,7 +67,7 @@ def mean_of_all_steps(chosen: Scenario, plan: Generate) -> float:
     """Return the mean step time with every step of the batch evaluated at its own length."""
     keys = np.arange(plan.input_tokens + 1, plan.input_tokens + plan.output_tokens)
     one = decode_pass(chosen, plan, keys)
-    times = pass_times(priced_pass(chosen, one, pass_work(one), pricer(chosen, Calibration())), None)
+    times = pass_times(pass_model_of(chosen, one, pass_work(one), operator_timer(chosen, Calibration())), None)
     return float(np.mean(times.round(pipeline_batches(chosen, plan))))
 
 

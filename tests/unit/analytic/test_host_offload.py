@@ -11,12 +11,12 @@ from builders import BF16, CLUSTER, DECODE, DENSE_MODEL, DRAFTS, MOE_MODEL, PREF
 import costmodel
 from costmodel.analytic.evaluation import evaluate, ledger_of
 from costmodel.analytic.grid import evaluate_point, evaluate_single
-from costmodel.analytic.layer_overlap import Layers, pass_seconds
+from costmodel.analytic.layer_overlap import LayerSegment, pass_seconds
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.errors import InputError
 from costmodel.hardware import Cluster, Host
 from costmodel.quantities import Quantity
-from costmodel.workload.operators import Gemm, HostProduct, HostTransfer
+from costmodel.workload.operators import Gemm, HostGemm, HostTransfer
 from costmodel.workload.plans import ExpertBound, Generate, Training
 from costmodel.workload.scenario import Offload, Parallelism, Plan, Scenario
 
@@ -81,10 +81,10 @@ def test_v3_s_ledgers_are_those_that_ktransformers_states() -> None:
 def test_the_host_reads_the_experts_that_tokens_hit() -> None:
     for batch, hit in ((1.0, 4.0), (2.0, 64 * (1 - (15 / 16) ** 2)), (32.0, 64 * (1 - (15 / 16) ** 32))):
         found = operators(served(EXPERTS, replace(ONE, batch_per_device=batch)))["expert up"]
-        assert isinstance(found, HostProduct)
+        assert isinstance(found, HostGemm)
         assert found.product.groups == pytest.approx(hit)
         assert found.product.groups * found.product.m == pytest.approx(4 * batch)
-        assert (found.product.n, found.product.k, found.product.right) == (1024, 1024, 2)
+        assert (found.product.n, found.product.k, found.product.b_bytes) == (1024, 1024, 2)
 
 
 def test_every_token_goes_to_the_host_once_and_comes_back_once() -> None:
@@ -185,7 +185,7 @@ def test_a_pass_with_streamed_weights_is_that_of_a_queue_for_the_link() -> None:
         ends = lines["embedding"] + lines["final norm"] + lines["vocabulary projection"]
         arrive = lines.pop("weights from the host") / 8
         compute = (sum(lines.values()) - ends) / 8
-        queued = float(np.asarray(pass_seconds([Layers(8, compute, arrive=arrive)])))
+        queued = float(np.asarray(pass_seconds([LayerSegment(8, compute, h2d=arrive)])))
         # The embedding computes while the first layer arrives, and the head follows the last.
         before = min(lines["embedding"], arrive)
         assert headline(of) == pytest.approx(queued + ends - before, rel=1e-9)

@@ -8,7 +8,7 @@ from builders import DECODE, DENSE_MODEL, MOE_MODEL, ONE_NODE, STEP, scenario
 
 from costmodel.analytic import infeasibility as module
 from costmodel.analytic.blocks import single
-from costmodel.analytic.infeasibility import refusals
+from costmodel.analytic.infeasibility import infeasibilities
 from costmodel.result import kind_of
 from costmodel.workload.scenario import Parallelism, Scenario
 from costmodel.workload.validity import feasible_layout, rules
@@ -27,7 +27,7 @@ GRIDS: dict[str, Scenario] = {
 @pytest.mark.parametrize("name", list(GRIDS))
 def test_each_point_names_the_rule_that_it_breaks_alone_with_its_numbers(name: str) -> None:
     of = GRIDS[name]
-    told, holds = refusals(of, SHAPE), np.broadcast_to(feasible_layout(of), SHAPE)
+    told, holds = infeasibilities(of, SHAPE), np.broadcast_to(feasible_layout(of), SHAPE)
     assert not holds.all()
     for index in np.ndindex(SHAPE):
         broken = [rule for rule in rules(single(of, index)) if not rule.holds]
@@ -40,6 +40,6 @@ def test_each_point_names_the_rule_that_it_breaks_alone_with_its_numbers(name: s
 def test_rules_that_too_many_points_break_are_told_without_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_TOLD", 1)
     of = scenario(DECODE, DENSE_MODEL, Parallelism(tp=np.array([3.0, 5.0, 7.0])))
-    first, *others = refusals(of, (3,)).tolist()
+    first, *others = infeasibilities(of, (3,)).tolist()
     assert "parallel.tp: 3 does not divide the attention heads" in first
     assert set(others) == {first.replace(": 3 does", ": one of its values does")}

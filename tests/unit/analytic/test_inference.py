@@ -9,7 +9,7 @@ from builders import CLUSTER, DECODE, DENSE_MODEL, FP8, MOE_MODEL, NODE, PREFILL
 
 import costmodel
 from costmodel.analytic.grid import evaluate_point
-from costmodel.analytic.inference import PricedPass, Segment, inference_context, pass_times, price_pass
+from costmodel.analytic.inference import PassModel, Segment, inference_context, pass_model, pass_times
 from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Nic
 from costmodel.result import Point
@@ -70,7 +70,7 @@ def test_hidden_and_exposed_exchanges_are_all_exchanges(name: str) -> None:
     chosen = CASES[name]
     assert isinstance(chosen.plan, Prefill | Decode)
     lines = [line for line in point(chosen).breakdown if line.name in {"dispatch", "combine"}]
-    priced = price_pass(chosen, chosen.plan, Calibration())
+    priced = pass_model(chosen, chosen.plan, Calibration())
     layer = [
         item
         for segment in priced.segments[2]
@@ -94,7 +94,7 @@ def test_two_micro_batches_hide_exchanges_shorter_than_computation_in_every_laye
         chosen = replace(of(PREFILL, nic=4e11), architecture=replace(MOE_MODEL, layers=layers))
         node = replace(chosen.cluster.node, intra=replace(chosen.cluster.node.intra, bandwidth=4e11))
         chosen = replace(chosen, cluster=replace(chosen.cluster, node=node))
-        priced = price_pass(chosen, PREFILL, Calibration())
+        priced = pass_model(chosen, PREFILL, Calibration())
         attention, dispatch, experts, combine, _ = (_seconds(segment) for segment in priced.segments[2])
         assert max(dispatch, combine) < min(attention, experts)
         times = pass_times(priced, None)
@@ -105,14 +105,14 @@ def test_two_micro_batches_hide_exchanges_shorter_than_computation_in_every_laye
 def test_a_pass_is_at_least_its_computation_and_at_least_its_exchanges() -> None:
     for chosen in CASES.values():
         assert isinstance(chosen.plan, Prefill | Decode)
-        priced = price_pass(chosen, chosen.plan, Calibration())
+        priced = pass_model(chosen, chosen.plan, Calibration())
         times = pass_times(priced, None)
         exchanges = priced.stages[0].program.counts[1:] @ _exchange_rows(priced)
         assert times.latency * (1 + 1e-12) >= times.busy >= times.kernels
         assert times.latency * (1 + 1e-12) >= max(map(float, exchanges), default=0.0)
 
 
-def _exchange_rows(priced: PricedPass) -> list[float]:
+def _exchange_rows(priced: PassModel) -> list[float]:
     slots = (priced.segments[kind][part] for kind, part in priced.stages[0].program.slots)
     return [_seconds(segment) for segment in slots]
 
@@ -153,8 +153,8 @@ def test_a_pipeline_s_latency_is_the_sum_of_its_stages_and_its_rate_the_slowest(
     layout = Parallelism(pp=pp)
     prefill = of(PREFILL, layout)
     prefill = replace(prefill, architecture=DENSE_MODEL)
-    times = pass_times(price_pass(prefill, PREFILL, Calibration()), None)
-    alone = pass_times(price_pass(replace(prefill, parallel=Parallelism()), PREFILL, Calibration()), None)
+    times = pass_times(pass_model(prefill, PREFILL, Calibration()), None)
+    alone = pass_times(pass_model(replace(prefill, parallel=Parallelism()), PREFILL, Calibration()), None)
     hops = [line.time for line in point(prefill).breakdown if line.name == "pipeline send"]
     assert times.latency == pytest.approx(float(alone.latency) + sum(hops), rel=1e-12)
     assert pp * times.slowest > alone.latency  # no split of the layers, embedding and head is exactly even
@@ -165,7 +165,7 @@ def test_a_pipeline_s_latency_is_the_sum_of_its_stages_and_its_rate_the_slowest(
 
 def test_a_round_of_decoding_waits_for_the_slowest_stage_or_for_its_own_last_token() -> None:
     chosen = replace(of(DECODE, Parallelism(pp=3.0)), architecture=DENSE_MODEL)
-    times = pass_times(price_pass(chosen, DECODE, Calibration()), None)
+    times = pass_times(pass_model(chosen, DECODE, Calibration()), None)
     assert point(chosen).metrics["tpot"] == pytest.approx(max(float(times.latency), 3 * float(times.slowest)))
     assert times.round(1.0) == times.latency
     result = point(chosen)

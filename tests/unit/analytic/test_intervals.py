@@ -11,8 +11,8 @@ from builders import BF16, DECODE, DENSE_MODEL, FAMILIES, FP8, MOE_MODEL, PREFIL
 from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.intervals import intervals
-from costmodel.analytic.stream_times import Move, Moves
-from costmodel.analytic.training import price_step, step_times
+from costmodel.analytic.stream_times import Perturbation, Perturbations
+from costmodel.analytic.training import step_model, step_times
 from costmodel.cost.calibration import Calibration, FamilyFit, Spread
 from costmodel.quantities import Quantity
 from costmodel.result import Metrics
@@ -74,7 +74,7 @@ def test_a_family_of_everything_scales_times_and_rates_alike() -> None:
     """One family alone in a scenario: the interval of a time is its spread, of a rate the inverse."""
     moved: Metrics = {"time": 10.0, "rate": 0.1, "bubble_time": 4.0, "exposed_communication_time": 0.0, "open": None}
 
-    def evaluate(moves: Moves) -> Metrics:
+    def evaluate(moves: Perturbations) -> Metrics:
         assert moves is not None
         move = moves["gemm"]
         ratio = 1.5 + move.low * (0.5 - 1.5) + move.high * (3.0 - 1.5)
@@ -104,7 +104,7 @@ def test_rates_that_are_multiples_of_each_other_have_intervals_that_are() -> Non
 
 
 def test_independent_families_add_in_quadrature_on_a_logarithmic_scale() -> None:
-    def evaluate(moves: Moves) -> Metrics:
+    def evaluate(moves: Perturbations) -> Metrics:
         assert moves is not None
         product: Quantity = 1.0
         for move in moves.values():
@@ -149,14 +149,14 @@ def test_quadrature_agrees_with_random_sampling(name: str) -> None:
     assert isinstance(of.plan, Training)
     low, median, high = 0.8, 1.0, 1.25
     calibration = spreads(low, median, high)
-    priced = price_step(of, of.plan, calibration)
+    priced = step_model(of, of.plan, calibration)
     random, draws = np.random.default_rng(7), 20_000
     sigma = np.log(high) / 1.2815515655446004
-    moves: dict[str, Move] = {}
+    moves: dict[str, Perturbation] = {}
     for family in FAMILIES:
         ratio = np.exp(sigma * random.standard_normal(draws))
         # ratio = 1 + low * (0.8 - 1) + high * (1.25 - 1): a draw above one takes a multiple of the upper move.
-        moves[family] = Move(
+        moves[family] = Perturbation(
             np.where(ratio < 1, (1 - ratio) / (1 - low), 0.0), np.where(ratio > 1, (ratio - 1) / (high - 1), 0.0)
         )
     sampled = np.asarray(step_times(priced, moves).step)

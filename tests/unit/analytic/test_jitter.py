@@ -12,8 +12,8 @@ import pytest
 from builders import FP8, MOE_MODEL, STEP, scenario
 
 from costmodel.analytic.jitter import coupling, deviation, relative_deviation
-from costmodel.analytic.stream_times import Sums
-from costmodel.analytic.training import price_step, step_times
+from costmodel.analytic.stream_times import StreamTimes
+from costmodel.analytic.training import step_model, step_times
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Quantity
 from costmodel.workload.architecture import MoeFfn
@@ -36,14 +36,14 @@ def test_of_sixty_four_ranks_a_fifth_of_what_the_fullest_has_above_the_mean_is_c
 
 
 def test_layers_that_draw_apart_jitter_less_than_layers_that_are_alike() -> None:
-    layers = [(4, Sums(uneven=0.003))]
+    layers = [(4, StreamTimes(imbalance_time=0.003))]
     assert deviation([layers], 0.5, alike=False) == pytest.approx(0.003)
     assert deviation([layers], 0.5, alike=True) == pytest.approx(0.006)
 
 
 @pytest.mark.parametrize("alike", [False, True])
 def test_all_passes_of_a_layer_follow_one_draw_and_the_two_chunks_of_a_pair_their_own(alike: bool) -> None:
-    both = Sums(uneven=0.003) + Sums(uneven=0.001)
+    both = StreamTimes(imbalance_time=0.003) + StreamTimes(imbalance_time=0.001)
     assert deviation([[(1, both)]], 0.5, alike=alike) == pytest.approx(0.002)
     assert deviation([[(1, both)], [(1, both)]], 0.5, alike=alike) == pytest.approx(0.002 * 2**0.5)
 
@@ -113,7 +113,7 @@ def test_even_experts_do_not_jitter_and_uneven_ones_only_add_idle_time() -> None
     for load, jitters in ((None, False), (1.0, False), (1.4, True)):
         of = uneven(load)
         assert isinstance(of.plan, Training)
-        step = price_step(of, of.plan, Calibration())
+        step = step_model(of, of.plan, Calibration())
         with_jitter, without = (step_times(each, None) for each in (step, replace(step, expert_ranks=1.0)))
         gained = with_jitter.bubble - without.bubble
         assert bool(gained > 0) is jitters
@@ -126,17 +126,17 @@ def test_counted_loads_are_the_same_in_every_chunk() -> None:
     counts = (3.0, *(1.0,) * (int(experts) - 1))
     counted = replace(uneven(None), routing=Routing(load="counts", counts=counts))
     assert isinstance(counted.plan, Training)
-    assert price_step(counted, counted.plan, Calibration()).expert_ranks == 1
-    assert price_step(uneven(1.4), counted.plan, Calibration()).expert_ranks == 8
+    assert step_model(counted, counted.plan, Calibration()).expert_ranks == 1
+    assert step_model(uneven(1.4), counted.plan, Calibration()).expert_ranks == 8
 
 
 def test_a_stated_load_is_of_texts_and_a_uniform_one_of_chance() -> None:
     by_chance = replace(uneven(None), routing=Routing(load="uniform"))
     assert isinstance(by_chance.plan, Training)
-    assert price_step(uneven(1.4), by_chance.plan, Calibration()).alike_layers
-    assert not price_step(by_chance, by_chance.plan, Calibration()).alike_layers
-    stated = price_step(uneven(1.4), by_chance.plan, Calibration())
-    idle = [step_times(replace(stated, alike_layers=alike), None).bubble for alike in (False, True)]
+    assert step_model(uneven(1.4), by_chance.plan, Calibration()).layers_share_imbalance
+    assert not step_model(by_chance, by_chance.plan, Calibration()).layers_share_imbalance
+    stated = step_model(uneven(1.4), by_chance.plan, Calibration())
+    idle = [step_times(replace(stated, layers_share_imbalance=alike), None).bubble for alike in (False, True)]
     assert idle[1] > idle[0]
 
 
@@ -148,7 +148,7 @@ def test_a_grid_of_loads_and_networks_is_its_points() -> None:
     def span(load: Quantity, tokens: Quantity) -> Quantity:
         plan = replace(STEP, schedule="dualpipe", micro_batch=1.0, sequence=tokens * 256.0)
         asked = replace(of, plan=plan, communication=replace(of.communication, expert_load=load))
-        return step_times(price_step(asked, plan, Calibration()), None).bubble
+        return step_times(step_model(asked, plan, Calibration()), None).bubble
 
     grid = np.asarray(span(loads, sizes))
     assert grid.shape == (3, 2)

@@ -15,16 +15,16 @@ from costmodel.workload.architecture import (
     Architecture,
     Attention,
     Convolution,
-    CoreKernel,
     HeadGroup,
     HeadRoute,
+    KernelTraits,
     Layer,
     Mixer,
     NoFfn,
 )
 from costmodel.workload.counting import attention_flop_per_token, kv_bytes_per_token, parameter_count
 from costmodel.workload.layers import ModelWork, model_work
-from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Gemm, Operator
+from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, Gemm, Operator
 from costmodel.workload.patterns import ChunkTopK, SinkRecent
 from costmodel.workload.plans import Decode, Denoising
 from costmodel.workload.scenario import Framework, Parallelism
@@ -54,7 +54,7 @@ def traffic(operators: Iterable[Operator], name: str) -> float:
 
 
 def flop(operators: Iterable[Operator], name: str) -> float:
-    return float(sum(one.flop for one in operators if isinstance(one, Gemm | AttentionCore) and one.name == name))
+    return float(sum(one.flop for one in operators if isinstance(one, Gemm | AttentionKernel) and one.name == name))
 
 
 # ---- caches ---------------------------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ def test_offloaded_keys_are_in_the_host_s_ledger() -> None:
 
 
 def test_a_permutation_reads_and_writes_queries_keys_values_and_results() -> None:
-    mixer = replace(GQA, causal=False, kernel=CoreKernel(permuted=True))
+    mixer = replace(GQA, causal=False, kernel=KernelTraits(permuted=True))
     found = work(model(mixer), length=64.0, keys=64.0).layers[0]
     once = 64 * (H * Q + G * Q + G * Q + H * Q) * E
     assert traffic(found.forward, "token permutation") == 2 * once
@@ -125,7 +125,7 @@ def test_a_permutation_reads_and_writes_queries_keys_values_and_results() -> Non
 
 
 def test_an_edit_of_heads_is_a_pass_over_their_results_in_every_phase() -> None:
-    mixer = replace(GQA, kernel=CoreKernel(head_edit=True))
+    mixer = replace(GQA, kernel=KernelTraits(head_edit=True))
     assert traffic(forward(mixer, length=64.0, keys=64.0), "head edit") == 2 * 64 * H * Q * E
     assert traffic(decoding(mixer), "head edit") == 2 * 3 * H * Q * E
     assert flop(forward(mixer), "attention core") == flop(forward(GQA), "attention core")
@@ -144,7 +144,7 @@ def test_convolutions_on_channels_first_are_transposed_before_and_after() -> Non
 # ---- heads that choose their tokens ---------------------------------------------------------------------------------
 
 CHOOSING = replace(
-    GQA, kv_heads=16.0, route=HeadRoute(0.0, 16.0, None, tokens=0.5), kernel=CoreKernel(realised="gathered")
+    GQA, kv_heads=16.0, route=HeadRoute(0.0, 16.0, None, tokens=0.5), kernel=KernelTraits(realised="gathered")
 )
 
 
@@ -164,15 +164,15 @@ def test_a_head_that_chooses_half_of_the_tokens_sees_a_quarter_of_the_pairs() ->
 
 def test_heads_for_all_tokens_are_a_core_beside_those_that_choose() -> None:
     mixer = replace(CHOOSING, route=HeadRoute(4.0, 12.0, None, tokens=0.25))
-    found = {one.name: one for one in forward(mixer, length=64.0, keys=64.0) if isinstance(one, AttentionCore)}
+    found = {one.name: one for one in forward(mixer, length=64.0, keys=64.0) if isinstance(one, AttentionKernel)}
     assert found["attention core (shared)"].heads == 4
-    assert found["attention core (shared)"].pairs == 64 * 65 / 2
+    assert found["attention core (shared)"].qk_pairs == 64 * 65 / 2
     assert found["attention core"].heads == 12
-    assert found["attention core"].pairs == 16 * 17 / 2
+    assert found["attention core"].qk_pairs == 16 * 17 / 2
 
 
 def test_masked_heads_compute_all() -> None:
-    masked = replace(CHOOSING, kernel=CoreKernel(realised="masked"))
+    masked = replace(CHOOSING, kernel=KernelTraits(realised="masked"))
     plain = replace(GQA, kv_heads=16.0)
     assert flop(forward(masked), "attention core") == flop(forward(plain), "attention core")
 

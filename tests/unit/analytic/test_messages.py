@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from builders import FRAMEWORK
 
-from costmodel.analytic.messages import Answer, Asked, Routing, answer
+from costmodel.analytic.messages import CollectiveRequest, CollectiveTime, Routing, answer
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.cost.machine import Machine
 from costmodel.cost.time import Time, message
 from costmodel.errors import InputError
 from costmodel.hardware import Cluster
 from costmodel.network.collectives import collective_time
-from costmodel.network.group_links import path
+from costmodel.network.group_links import group_links
 from costmodel.schema.files import load_cluster
 from costmodel.workload.operators import Group
 
@@ -48,8 +48,8 @@ BARE = Calibration()
 
 def ask(
     engine: str, kind: str, ranks: int = 64, cluster: Cluster = MPFT, fits: Calibration = BARE, **more: Any
-) -> Answer:
-    asked = Asked(kind, ranks, 256 * MIB, routing=V3, **more)
+) -> CollectiveTime:
+    asked = CollectiveRequest(kind, ranks, 256 * MIB, routing=V3, **more)
     return answer(asked, cluster, fits, FRAMEWORK, engine)
 
 
@@ -85,7 +85,7 @@ def test_a_share_of_the_network_holds_for_both_engines(engine: str) -> None:
 
 def test_without_a_fit_the_closed_form_is_a_launch_and_the_wire() -> None:
     found = ask("analytic", "all_reduce")
-    wire = collective_time("all_reduce", 256 * MIB, path(Group(64.0), MPFT))
+    wire = collective_time("all_reduce", 256 * MIB, group_links(Group(64.0), MPFT))
     assert found.time == pytest.approx(float(FRAMEWORK.launch + wire))
     assert found.document()["busbw"] == pytest.approx(2 * 63 / 64 * 256 * MIB / found.time)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from costmodel.analytic.evaluation import ledger_of
 from costmodel.analytic.grid import evaluate_grid, evaluate_point, evaluate_single
-from costmodel.analytic.training import price_step
+from costmodel.analytic.training import step_model
 from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Cluster, Host, Power
 from costmodel.quantities import Quantity
@@ -61,12 +61,12 @@ def copied(of: Scenario) -> dict[str, float]:
     """Return the bytes that a device exchanges with its host in a step, by name."""
     plan = of.plan
     assert isinstance(plan, Training)
-    priced = price_step(of, plan, Calibration())
-    (tail,) = priced.tails
-    assert priced.traffic is not None
+    priced = step_model(of, plan, Calibration())
+    (tail,) = priced.optimizer_steps
+    assert priced.overlapped_comm is not None
     listed = [(1.0, item.operator) for item in (*tail.serial, *tail.copies)]
     for kind in (Kind.FORWARD, Kind.BACKWARD):
-        for count, _, beside in priced.traffic.along(stage_work(priced.work, tail.stages[0]), kind, ends=False):
+        for count, _, beside in priced.overlapped_comm.along(stage_work(priced.work, tail.stages[0]), kind, ends=False):
             listed += [(count * BATCHES, item.operator) for _, item in beside]
     found: dict[str, float] = {}
     for often, operator in listed:
@@ -221,8 +221,8 @@ def test_devices_of_a_node_share_their_host() -> None:
 def test_an_update_is_the_host_s_only_as_far_as_it_keeps_the_states() -> None:
     plan = STEP
     of = replace(scenario(plan, MOE_MODEL, cluster=HOSTED), offload=Offload(optimizer=0.25))
-    priced = price_step(of, plan, Calibration())
-    (tail,) = priced.tails
+    priced = step_model(of, plan, Calibration())
+    (tail,) = priced.optimizer_steps
     host = sum(float(item.operator.traffic) for item in tail.on_host if isinstance(item.operator, HostUpdate))
     device = sum(
         float(item.operator.traffic)  # type: ignore[union-attr]

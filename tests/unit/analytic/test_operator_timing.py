@@ -8,96 +8,110 @@ import numpy as np
 import pytest
 from builders import CLUSTER, DEVICE, FRAMEWORK, MACHINE, ONE_NODE, scenario, way
 
-from costmodel.analytic.operator_timing import Pricer, pricer
-from costmodel.analytic.stream_times import Move, seconds_of, sums_of
+from costmodel.analytic.operator_timing import OperatorTimer, operator_timer
+from costmodel.analytic.stream_times import Perturbation, seconds_of, stream_times
 from costmodel.cost.calibration import ROOFLINE, Calibration, FamilyFit, Spread
 from costmodel.cost.kernels import gemm_time
 from costmodel.network.collectives import collective_time
 from costmodel.workload.operator_key import sizes_of
-from costmodel.workload.operators import Collective, Elementwise, Exchange, Gemm, Group, base_name
+from costmodel.workload.operators import Collective, Elementwise, ExpertAllToAll, Gemm, Group, base_name
 from costmodel.workload.scenario import Communication
 
-PRODUCT = Gemm("product", 4096.0, 4096.0, 4096.0, "bf16", 2.0, 2.0, 2.0)
+PRODUCT = Gemm("product", m=4096.0, n=4096.0, k=4096.0, dtype="bf16", a_bytes=2.0, b_bytes=2.0, out_bytes=2.0)
 STREAM = Elementwise("norm", 4e6)
 REDUCTION = Collective("reduction", "all_reduce", 1e9, Group(8.0))
-DISPATCH = Exchange("dispatch", 4096.0, 7168.0, 8, 256.0, 8.0, 4, Group(64.0), "normal", 1.0, "moe_dispatch")
+DISPATCH = ExpertAllToAll(
+    "dispatch",
+    tokens=4096.0,
+    token_bytes=7168.0,
+    top_k=8,
+    experts=256.0,
+    expert_groups=8.0,
+    group_top_k=4,
+    group=Group(64.0),
+    mode="normal",
+    expert_load=1.0,
+    family="moe_dispatch",
+)
 SPREAD = Spread((1e-6, 1e-3), (0.5, 0.9), (2.0, 1.0), (4.0, 1.5))
 
 
-def priced_by(calibration: Calibration) -> Pricer:
-    return Pricer(CLUSTER, FRAMEWORK, calibration, 100.0)
+def priced_by(calibration: Calibration) -> OperatorTimer:
+    return OperatorTimer(CLUSTER, FRAMEWORK, calibration, 100.0)
 
 
 def test_every_operator_gets_the_time_of_its_kind() -> None:
     plain = priced_by(Calibration())
-    assert plain.price(PRODUCT).time.seconds == gemm_time(PRODUCT, MACHINE, ROOFLINE).seconds
-    assert plain.price(STREAM).time.seconds == pytest.approx(1e-6 + 2e-6)
+    assert plain.time_operator(PRODUCT).time.seconds == gemm_time(PRODUCT, MACHINE, ROOFLINE).seconds
+    assert plain.time_operator(STREAM).time.seconds == pytest.approx(1e-6 + 2e-6)
     wire = collective_time("all_reduce", 1e9, way(8.0, 8.0))
-    assert plain.price(REDUCTION).time.seconds == pytest.approx(FRAMEWORK.launch + wire)
-    assert plain.price(DISPATCH).time.bound == "network"
+    assert plain.time_operator(REDUCTION).time.seconds == pytest.approx(FRAMEWORK.launch + wire)
+    assert plain.time_operator(DISPATCH).time.bound == "network"
 
 
 def test_a_fit_applies_to_its_family_alone_and_names_the_basis() -> None:
     calibrated = priced_by(Calibration("test", {"gemm": FamilyFit(compute=0.5, memory=0.5, basis="measured")}))
     plain = priced_by(Calibration())
-    assert calibrated.price(PRODUCT).time.seconds > plain.price(PRODUCT).time.seconds
-    assert calibrated.price(PRODUCT).fit.basis == "measured"
-    assert calibrated.price(STREAM).time.seconds == plain.price(STREAM).time.seconds
-    assert calibrated.price(STREAM).fit.basis == "roofline"
+    assert calibrated.time_operator(PRODUCT).time.seconds > plain.time_operator(PRODUCT).time.seconds
+    assert calibrated.time_operator(PRODUCT).fit.basis == "measured"
+    assert calibrated.time_operator(STREAM).time.seconds == plain.time_operator(STREAM).time.seconds
+    assert calibrated.time_operator(STREAM).fit.basis == "roofline"
 
 
 def test_a_network_efficiency_slows_messages_and_not_their_launch() -> None:
     plain, slow = (priced_by(Calibration("test", {"collective": FamilyFit(network=share)})) for share in (1.0, 0.5))
     wire = collective_time("all_reduce", 1e9, way(8.0, 8.0))
-    assert slow.price(REDUCTION).time.seconds - plain.price(REDUCTION).time.seconds == pytest.approx(wire)
+    assert slow.time_operator(REDUCTION).time.seconds - plain.time_operator(REDUCTION).time.seconds == pytest.approx(
+        wire
+    )
 
 
 def test_compute_has_the_processors_that_communication_leaves() -> None:
-    shared = pricer(scenario(communication=Communication(processors=50.0)), Calibration())
+    shared = operator_timer(scenario(communication=Communication(processors=50.0)), Calibration())
     expected = gemm_time(PRODUCT, replace(MACHINE, processors=DEVICE.processors - 50.0), ROOFLINE)
-    assert shared.price(PRODUCT).time.seconds == expected.seconds
+    assert shared.time_operator(PRODUCT).time.seconds == expected.seconds
 
 
 def test_an_operator_that_passes_share_is_priced_once() -> None:
     plain = priced_by(Calibration())
-    assert plain.price(PRODUCT) is plain.price(PRODUCT)
-    assert plain.price_all([PRODUCT, STREAM, PRODUCT])[2] is plain.price(PRODUCT)
+    assert plain.time_operator(PRODUCT) is plain.time_operator(PRODUCT)
+    assert plain.time_all([PRODUCT, STREAM, PRODUCT])[2] is plain.time_operator(PRODUCT)
 
 
 def test_a_message_s_launch_and_latency_are_its_fixed_part() -> None:
-    alone = Pricer(ONE_NODE, FRAMEWORK, Calibration(), 100.0)
-    short = alone.price(Collective("tiny", "send_recv", 1.0, Group(2.0))).time
+    alone = OperatorTimer(ONE_NODE, FRAMEWORK, Calibration(), 100.0)
+    short = alone.time_operator(Collective("tiny", "send_recv", 1.0, Group(2.0))).time
     assert short.fixed == pytest.approx(FRAMEWORK.launch + 1e-6)
     assert short.bound == "latency"
-    nothing = alone.price(Collective("none", "all_reduce", 1e9, Group(1.0))).time
+    nothing = alone.time_operator(Collective("none", "all_reduce", 1e9, Group(1.0))).time
     assert (nothing.seconds, nothing.network, nothing.fixed) == (0, 0, 0)
 
 
 def test_times_add_up_by_stream() -> None:
     plain = priced_by(Calibration())
-    items = plain.price_all([PRODUCT, STREAM, REDUCTION, DISPATCH])
-    sums = sums_of(items, None)
+    items = plain.time_all([PRODUCT, STREAM, REDUCTION, DISPATCH])
+    sums = stream_times(items, None)
     assert sums.kernels == items[0].time.seconds + items[1].time.seconds
     assert sums.collectives == items[2].time.seconds
-    assert sums.exchanges == items[3].time.seconds
-    assert sums.total == pytest.approx(sums.compute + sums.exchanges)
+    assert sums.expert_all_to_alls == items[3].time.seconds
+    assert sums.total == pytest.approx(sums.compute + sums.expert_all_to_alls)
     assert (sums + sums.times(2.0)).total == pytest.approx(3 * sums.total)
 
 
 def test_a_moved_family_is_taken_at_a_point_of_its_spread() -> None:
     item = priced_by(
         Calibration("test", {"elementwise": FamilyFit(spread=Spread((1.0,), (0.5,), (1.5,), (3.0,)))})
-    ).price(STREAM)
+    ).time_operator(STREAM)
     seconds = float(item.time.seconds)
 
     def moved(low: float, high: float) -> float:
-        return float(seconds_of(item, {"elementwise": Move(low, high)}))
+        return float(seconds_of(item, {"elementwise": Perturbation(low, high)}))
 
     assert moved(0.0, 0.0) == pytest.approx(1.5 * seconds)
     assert moved(1.0, 0.0) == pytest.approx(0.5 * seconds)
     assert moved(0.0, 1.0) == pytest.approx(3.0 * seconds)
     assert seconds_of(item, None) == seconds
-    assert seconds_of(item, {"gemm": Move(1.0, 0.0)}) == seconds
+    assert seconds_of(item, {"gemm": Perturbation(1.0, 0.0)}) == seconds
 
 
 def test_a_spread_is_a_power_of_time_between_its_knots_and_flat_beyond_them() -> None:
@@ -139,7 +153,7 @@ def test_operators_of_the_same_sizes_take_the_same_time_under_their_own_names() 
         (DISPATCH, replace(DISPATCH, name="other", group=Group(64.0))),
     ):
         assert sizes_of(one) == sizes_of(other)
-        first, second = pricing.price(one), pricing.price(other)
+        first, second = pricing.time_operator(one), pricing.time_operator(other)
         assert second.operator.name == "other"
         assert np.array_equal(first.time.seconds, second.time.seconds)
 
@@ -152,7 +166,7 @@ def test_any_other_size_is_another_operator() -> None:
         replace(base, m=rows[:, None]),
         replace(base, m=64.0),
         replace(base, family="grouped_gemm"),
-        replace(base, turned=True),
+        replace(base, is_wgrad=True),
     ):
         assert sizes_of(base) != sizes_of(other)
     assert sizes_of(REDUCTION) != sizes_of(replace(REDUCTION, group=Group(8.0, 8.0)))

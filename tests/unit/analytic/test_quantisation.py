@@ -32,7 +32,7 @@ from costmodel.workload.architecture import Architecture, Attention, DenseFfn, L
 from costmodel.workload.counting import kv_bytes_per_token
 from costmodel.workload.dtypes import element_bytes, grouped_bytes, math_unit
 from costmodel.workload.layers import model_work
-from costmodel.workload.operators import AttentionCore, Elementwise, Gemm
+from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm
 from costmodel.workload.scenario import Framework, Parallelism, Precision, Scenario, Tile
 from costmodel.workload.work import Work
 
@@ -153,15 +153,15 @@ def test_products_read_weights_as_stored_and_multiply_as_before() -> None:
     plain, narrow = products(layer(BF16)), products(layer(AWQ))
     assert plain.keys() == narrow.keys()
     for name, product in narrow.items():
-        assert (product.dtype, product.left, product.out) == ("bf16", 2.0, 2.0)
-        assert product.right * 8 == pytest.approx(4.15625)
+        assert (product.dtype, product.a_bytes, product.out_bytes) == ("bf16", 2.0, 2.0)
+        assert product.b_bytes * 8 == pytest.approx(4.15625)
         assert (product.family, plain[name].family) == ("gemm_weight_only", "gemm")
         assert product.flop == plain[name].flop
 
 
 def test_sixteen_bits_over_a_symmetric_group_of_128_is_marlin_s_3_87() -> None:
     """Marlin, README: at most 3.87 times faster, with 0.125 bits of storage overhead for the group scales."""
-    ratio = products(layer(BF16))["ffn up"].right / products(layer(GPTQ_SYMMETRIC))["ffn up"].right
+    ratio = products(layer(BF16))["ffn up"].b_bytes / products(layer(GPTQ_SYMMETRIC))["ffn up"].b_bytes
     assert ratio == pytest.approx(3.87, abs=0.01)
 
 
@@ -170,7 +170,7 @@ def test_router_head_and_embedding_keep_their_format() -> None:
     work = model_work(view)
     router = products(work.layers[1])["router"]
     head = products(work.head)["vocabulary projection"]
-    assert (router.right, head.right) == (2.0, 2.0)
+    assert (router.b_bytes, head.b_bytes) == (2.0, 2.0)
     assert (router.family, head.family) == ("gemm", "gemm")
     assert products(work.layers[1])["expert up"].family == "grouped_gemm_weight_only"
 
@@ -178,22 +178,22 @@ def test_router_head_and_embedding_keep_their_format() -> None:
 def test_a_head_may_be_stored_narrower() -> None:
     view = replace(context(LLAMA_2_7B, phase="decode", length=1.0), precision=replace(BF16, head_weights="q6_k"))
     head = products(model_work(view).head)["vocabulary projection"]
-    assert (head.right, head.family, head.dtype) == (210 / 256, "gemm_weight_only", "bf16")
+    assert (head.b_bytes, head.family, head.dtype) == (210 / 256, "gemm_weight_only", "bf16")
     wide = replace(view, precision=replace(BF16, head_weights="fp32"))
-    assert products(model_work(wide).head)["vocabulary projection"].right == 2.0  # cast before
+    assert products(model_work(wide).head)["vocabulary projection"].b_bytes == 2.0  # cast before
 
 
 def test_weights_wider_than_the_product_are_read_as_the_product_has_them() -> None:
     """V3's training keeps BF16 weights and multiplies FP8: casts are not counted, as before."""
     product = products(layer(replace(FP8, weights="bf16"), "training"))["ffn up"]
-    assert product.right == 1 + 4 / 128**2
+    assert product.b_bytes == 1 + 4 / 128**2
     assert product.family == "gemm"
 
 
 def test_eight_bit_products_cast_their_inputs_and_run_on_their_own_unit() -> None:
     work = layer(INT8)
     product = products(work)["ffn up"]
-    assert (product.dtype, product.left, product.right, product.family) == ("int8", 1.0, 1.0, "gemm")
+    assert (product.dtype, product.a_bytes, product.b_bytes, product.family) == ("int8", 1.0, 1.0, "gemm")
     casts = [item for item in work.forward if isinstance(item, Elementwise) and item.name.endswith(" cast")]
     assert [item.name for item in casts] == [
         "qkv projection cast", "output projection cast", "ffn up cast", "ffn down cast",
@@ -203,9 +203,14 @@ def test_eight_bit_products_cast_their_inputs_and_run_on_their_own_unit() -> Non
 
 def test_block_scaled_fp4_reads_nine_bytes_for_sixteen_values() -> None:
     product = products(layer(replace(BF16, linear="nvfp4", weights="nvfp4")))["ffn up"]
-    assert (product.dtype, product.left, product.right, product.family) == ("fp4", 9 / 16, 9 / 16, "gemm")
+    assert (product.dtype, product.a_bytes, product.b_bytes, product.family) == ("fp4", 9 / 16, 9 / 16, "gemm")
     on_bf16 = products(layer(replace(BF16, weights="nvfp4")))["ffn up"]
-    assert (on_bf16.dtype, on_bf16.left, on_bf16.right, on_bf16.family) == ("bf16", 2.0, 9 / 16, "gemm_weight_only")
+    assert (on_bf16.dtype, on_bf16.a_bytes, on_bf16.b_bytes, on_bf16.family) == (
+        "bf16",
+        2.0,
+        9 / 16,
+        "gemm_weight_only",
+    )
 
 
 def test_decoding_one_token_takes_at_least_its_weights_over_the_bandwidth() -> None:
@@ -287,7 +292,7 @@ def test_cores_read_and_write_the_cache_as_stored() -> None:
 
     def of(work: Work, name: str) -> float:
         (found,) = [item for item in work.forward if item.name == name]
-        assert isinstance(found, AttentionCore | Elementwise)
+        assert isinstance(found, AttentionKernel | Elementwise)
         return float(found.traffic)
 
     cached = 1000 * 4 * (64 + 64)

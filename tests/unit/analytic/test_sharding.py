@@ -21,9 +21,9 @@ from builders import (
 
 from costmodel.analytic.evaluation import ledger_of
 from costmodel.analytic.grid import evaluate_grid, evaluate_point, evaluate_single
-from costmodel.analytic.layer_overlap import Layers, pass_seconds
-from costmodel.analytic.stream_times import sums_of
-from costmodel.analytic.training import layer_sums, price_step, step_times
+from costmodel.analytic.layer_overlap import LayerSegment, pass_seconds
+from costmodel.analytic.stream_times import stream_times
+from costmodel.analytic.training import layer_sums, step_model, step_times
 from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Cluster
 from costmodel.quantities import Quantity
@@ -78,13 +78,13 @@ def moved(of: Scenario) -> dict[str, float]:
     """Return the bytes that a rank sends in a step, by kind: rings send (n-1)/n of a buffer, an all-reduce twice."""
     plan = of.plan
     assert isinstance(plan, Training)
-    priced = price_step(of, plan, Calibration())
-    (tail,) = priced.tails
+    priced = step_model(of, plan, Calibration())
+    (tail,) = priced.optimizer_steps
     listed = [(1.0, item.operator) for item in tail.serial]
-    if priced.traffic is not None:
+    if priced.overlapped_comm is not None:
         works = stage_work(priced.work, tail.stages[0])
         for kind in (Kind.FORWARD, Kind.BACKWARD):
-            passes = (priced.traffic.along(works, kind, ends=ends) for ends in (False, True))
+            passes = (priced.overlapped_comm.along(works, kind, ends=ends) for ends in (False, True))
             for (count, _, usual), (_, _, whole) in zip(*passes, strict=True):
                 listed += [(count * BATCHES, each.operator) for _, each in usual]
                 listed += [(count, each.operator) for part, each in whole if (part, each) not in usual]
@@ -168,9 +168,9 @@ def test_groups_inside_a_node_gather_over_its_links_only() -> None:
     times = []
     for of in (across, inside):
         assert isinstance(of.plan, Training)
-        priced = price_step(of, of.plan, Calibration())
-        assert priced.traffic is not None
-        times.append(sum(float(item.time.seconds) for item in priced.traffic.layers["layer 0"]["gather"]))
+        priced = step_model(of, of.plan, Calibration())
+        assert priced.overlapped_comm is not None
+        times.append(sum(float(item.time.seconds) for item in priced.overlapped_comm.layers["layer 0"]["gather"]))
     assert times[1] == pytest.approx(1e-6 + 7 / 8 * 2 * LAYER / 200e9 + 7e-6)
     assert times[1] < times[0]
 
@@ -180,11 +180,11 @@ def test_experts_are_shared_by_as_many_ranks_as_stand_in_the_group() -> None:
     for group, shared, repeated in ((None, 4.0, 1.0), (8.0, 2.0, 2.0), (2.0, 1.0, 4.0)):
         plan = replace(STEP, zero=3, sharding=Sharding(group=group))
         of = scenario(plan, MOE_MODEL, Parallelism(dp=16.0, ep=4.0))
-        priced = price_step(of, plan, Calibration())
-        assert priced.traffic is not None
+        priced = step_model(of, plan, Calibration())
+        assert priced.overlapped_comm is not None
         groups = {
             (item.operator.name, item.operator.kind): float(item.operator.group.size)
-            for item in priced.traffic.layers["layer 1"]["reduce"]
+            for item in priced.overlapped_comm.layers["layer 1"]["reduce"]
             if isinstance(item.operator, Collective)
         }
         assert groups["expert gradient reduce-scatter", "reduce_scatter"] == shared
@@ -193,10 +193,12 @@ def test_experts_are_shared_by_as_many_ranks_as_stand_in_the_group() -> None:
 
 def test_gradients_that_travel_in_another_format_are_cast_there_and_back() -> None:
     plan = replace(STEP, zero=2, sharding=Sharding(gradients="bf16"))
-    priced = price_step(scenario(plan, DENSE_MODEL, Parallelism(dp=RANKS)), plan, Calibration())
-    assert priced.traffic is not None
+    priced = step_model(scenario(plan, DENSE_MODEL, Parallelism(dp=RANKS)), plan, Calibration())
+    assert priced.overlapped_comm is not None
     casts = [
-        item.operator for item in priced.traffic.layers["layer 0"]["reduce"] if isinstance(item.operator, Elementwise)
+        item.operator
+        for item in priced.overlapped_comm.layers["layer 0"]["reduce"]
+        if isinstance(item.operator, Elementwise)
     ]
     assert [cast.traffic for cast in casts] == [pytest.approx(LAYER * (1 + 1 / RANKS) * (4 + 2))]
 
@@ -260,15 +262,19 @@ def test_a_pass_of_stage_3_is_that_of_its_layers_on_two_streams() -> None:
     of = step(3, cluster=linked(2e10))
     plan = of.plan
     assert isinstance(plan, Training)
-    priced = price_step(of, plan, Calibration())
-    assert priced.traffic is not None
+    priced = step_model(of, plan, Calibration())
+    assert priced.overlapped_comm is not None
     sums = layer_sums(priced, None)
-    gathers = {name: sums_of(fields["gather"], None).total for name, fields in priced.traffic.layers.items()}
-    reduces = {name: sums_of(fields["reduce"], None).total for name, fields in priced.traffic.layers.items()}
+    gathers = {
+        name: stream_times(fields["gather"], None).total for name, fields in priced.overlapped_comm.layers.items()
+    }
+    reduces = {
+        name: stream_times(fields["reduce"], None).total for name, fields in priced.overlapped_comm.layers.items()
+    }
     names = (("embedding", 1), ("layer 0", 8), ("head", 1))
-    forward = [Layers(count, sums[name].forward.total, gather=gathers[name]) for name, count in names]
+    forward = [LayerSegment(count, sums[name].forward.total, gather=gathers[name]) for name, count in names]
     backward = [
-        Layers(count, sums[name].backward.total, gather=gathers[name], reduce=reduces[name])
+        LayerSegment(count, sums[name].backward.total, gather=gathers[name], reduce=reduces[name])
         for name, count in reversed(names)
     ]
     parts = step_times(priced, None).by_kind
@@ -298,7 +304,7 @@ def test_only_weight_gradients_hide_reductions_where_they_run_last_by_themselves
     for schedule in ("1f1b", "zb-h1"):
         plan = replace(STEP, zero=1, sharding=OVERLAPPED, schedule=schedule)
         of = scenario(plan, DENSE_MODEL, Parallelism(pp=2.0, dp=RANKS), cluster=linked(1e9))
-        found[schedule] = price_step(of, plan, Calibration()).tails[0].last
+        found[schedule] = step_model(of, plan, Calibration()).optimizer_steps[0].last
     assert found == {"1f1b": Kind.BACKWARD, "zb-h1": Kind.BACKWARD_WEIGHT}
 
 
@@ -312,12 +318,14 @@ def test_a_tied_table_moves_once_on_one_stage_and_with_each_end_on_two() -> None
     tied = replace(DENSE_MODEL, tied_embeddings=True)
     plan = replace(STEP, zero=3, global_batch=64.0)
     for pp, tables in ((1.0, 1.0), (2.0, 2.0)):
-        priced = price_step(scenario(plan, tied, Parallelism(pp=pp, dp=4.0)), plan, Calibration())
-        assert priced.traffic is not None
+        priced = step_model(scenario(plan, tied, Parallelism(pp=pp, dp=4.0)), plan, Calibration())
+        assert priced.overlapped_comm is not None
         gathered = sum(
             count * sum(float(each.operator.size) for part, each in beside if part == "gather")  # type: ignore[union-attr]
             for stage in priced.layout
-            for count, _, beside in priced.traffic.along(stage_work(priced.work, stage), Kind.FORWARD, ends=False)
+            for count, _, beside in priced.overlapped_comm.along(
+                stage_work(priced.work, stage), Kind.FORWARD, ends=False
+            )
         )
         assert gathered == pytest.approx(2 * (8 * LAYER + tables * 32_000 * 1024 + 1024))
 
@@ -421,14 +429,16 @@ def test_a_grid_of_ranks_and_groups_is_its_points(zero: int, overlap: bool, redu
 def test_a_group_is_one_of_the_ranks_that_hold_the_same_parameters() -> None:
     """Stride: tensor-parallel ranks hold other parameters, so sharers stand tp apart."""
     plan = replace(STEP, zero=3, sharding=Sharding(group=2.0))
-    priced = price_step(scenario(plan, DENSE_MODEL, Parallelism(tp=2.0, dp=8.0)), plan, Calibration())
-    assert priced.traffic is not None
-    (gather,) = priced.traffic.layers["layer 0"]["gather"]
+    priced = step_model(scenario(plan, DENSE_MODEL, Parallelism(tp=2.0, dp=8.0)), plan, Calibration())
+    assert priced.overlapped_comm is not None
+    (gather,) = priced.overlapped_comm.layers["layer 0"]["gather"]
     assert isinstance(gather.operator, Collective)
     group: Group = gather.operator.group
     assert (group.size, group.stride) == (2.0, 2.0)
     across = next(
-        item.operator for item in priced.traffic.layers["layer 0"]["reduce"] if "all-reduce" in item.operator.name
+        item.operator
+        for item in priced.overlapped_comm.layers["layer 0"]["reduce"]
+        if "all-reduce" in item.operator.name
     )
     assert isinstance(across, Collective)
     assert (across.group.size, across.group.stride) == (4.0, 4.0)

@@ -20,7 +20,7 @@ SHARDED = replace(STEP, zero=3, sharding=Sharding(overlap=True))
 
 
 def slowed(of: Scenario, throttle: float = 1.0, interference: float = 1.0) -> Scenario:
-    return replace(of, framework=replace(of.framework, throttle=throttle, interference=interference))
+    return replace(of, framework=replace(of.framework, sustained_slowdown=throttle, dp_comm_slowdown=interference))
 
 
 def lost(point: Point) -> float:

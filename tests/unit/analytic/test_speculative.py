@@ -16,7 +16,7 @@ from costmodel.cost.calibration import Calibration
 from costmodel.result import Point
 from costmodel.workload.architecture import Architecture, Mtp
 from costmodel.workload.layers import draft_work, model_work
-from costmodel.workload.operators import AttentionCore, Gemm
+from costmodel.workload.operators import AttentionKernel, Gemm
 from costmodel.workload.passes import Pass, pass_work
 from costmodel.workload.plans import Decode, Speculative, tokens_per_step
 from costmodel.workload.scenario import Parallelism, Scenario
@@ -71,10 +71,10 @@ def test_verifying_takes_the_rows_of_all_drafted_tokens_and_reads_the_cache_once
             assert isinstance(after, Gemm)
             assert after.m == 3 * before.m
     core, wide = (
-        next(each for each in work.layers[0].forward if isinstance(each, AttentionCore)) for work in (one, three)
+        next(each for each in work.layers[0].forward if isinstance(each, AttentionKernel)) for work in (one, three)
     )
-    assert wide.rows == 3.0
-    assert wide.pairs == 1000 + 1001 + 1002
+    assert wide.q_len == 3.0
+    assert wide.qk_pairs == 1000 + 1001 + 1002
     query = 8 * 16 * 128 * 2  # bytes of q and o, a new token
     assert wide.traffic - 3 * query == pytest.approx((core.traffic - query) * 1.002)
     head = [next(each for each in work.head.forward if isinstance(each, Gemm)) for work in (one, three)]

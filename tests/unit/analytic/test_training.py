@@ -10,15 +10,15 @@ from builders import BF16, DENSE_MODEL, FAMILIES, FP8, MOE_MODEL, STEP, scenario
 
 import costmodel
 from costmodel.analytic.grid import evaluate_point
-from costmodel.analytic.operator_timing import Priced
-from costmodel.analytic.stream_times import Move, seconds_of
-from costmodel.analytic.training import arrival, price_step, step_times, training_context
+from costmodel.analytic.operator_timing import TimedOperator
+from costmodel.analytic.stream_times import Perturbation, seconds_of
+from costmodel.analytic.training import arrival, step_model, step_times, training_context
 from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Cluster
 from costmodel.result import Point
 from costmodel.workload.layers import model_work
 from costmodel.workload.memory import stage_work
-from costmodel.workload.operators import Collective, Elementwise, Exchange
+from costmodel.workload.operators import Collective, Elementwise, ExpertAllToAll
 from costmodel.workload.optimizer import step_operators
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Communication, Parallelism, Scenario
@@ -133,7 +133,7 @@ def test_a_pair_hides_exchanges_up_to_its_computation() -> None:
 def _pair_exchanges(of: Scenario) -> float:
     """Return the exchanges of all F&B pairs of a rank, mean over ranks [s]."""
     assert isinstance(of.plan, Training)
-    step = price_step(of, of.plan, Calibration())
+    step = step_model(of, of.plan, Calibration())
     total = 0.0
     for slot, count in zip(step.program.slots, step.program.mean_counts, strict=True):
         if slot.kind is not Kind.FORWARD_BACKWARD:
@@ -141,14 +141,14 @@ def _pair_exchanges(of: Scenario) -> float:
         assert slot.forward is not None
         assert slot.backward is not None
         for repeats, part in stage_work(step.work, step.classes[slot.forward]):
-            total += count * repeats * _exchanged(step.priced[part.name].forward)
+            total += count * repeats * _exchanged(step.timed_works[part.name].forward)
         for repeats, part in stage_work(step.work, step.classes[slot.backward]):
-            total += count * repeats * _exchanged(step.priced[part.name].input_gradient)
+            total += count * repeats * _exchanged(step.timed_works[part.name].input_gradient)
     return total
 
 
-def _exchanged(items: Iterable[Priced]) -> float:
-    return sum(float(item.time.seconds) for item in items if isinstance(item.operator, Exchange))
+def _exchanged(items: Iterable[TimedOperator]) -> float:
+    return sum(float(item.time.seconds) for item in items if isinstance(item.operator, ExpertAllToAll))
 
 
 def test_one_rank_has_no_bubble_and_nothing_exposed() -> None:
@@ -319,11 +319,11 @@ def test_a_dense_model_has_no_expert_tail() -> None:
 def test_a_moved_family_moves_the_step() -> None:
     of = EXPERT
     assert isinstance(of.plan, Training)
-    priced = price_step(of, of.plan, spreads(0.5, 1.0, 2.0))
+    priced = step_model(of, of.plan, spreads(0.5, 1.0, 2.0))
     plain = float(step_times(priced, None).step)
-    every = dict.fromkeys(FAMILIES, Move(0.0, 1.0))
+    every = dict.fromkeys(FAMILIES, Perturbation(0.0, 1.0))
     assert float(step_times(priced, every).step) == pytest.approx(2 * plain, rel=1e-9)
-    assert float(step_times(priced, {"gemm": Move(0.0, 1.0)}).step) > plain
+    assert float(step_times(priced, {"gemm": Perturbation(0.0, 1.0)}).step) > plain
 
 
 def test_pipeline_messages_are_hidden_only_where_nothing_waits_for_them() -> None:
@@ -341,13 +341,13 @@ def test_pipeline_messages_are_hidden_only_where_nothing_waits_for_them() -> Non
 
 def test_exchanges_exist_only_between_ranks() -> None:
     alone = model_work(training_context(scenario(STEP, MOE_MODEL), STEP)).layers[-1]
-    assert all(float(item.group.size) == 1 for item in alone.forward if isinstance(item, Exchange))
+    assert all(float(item.group.size) == 1 for item in alone.forward if isinstance(item, ExpertAllToAll))
     assert operators(scenario(STEP, MOE_MODEL, precision=BF16))[0] == 0
 
 
 def _message(of: Scenario) -> Collective:
     assert isinstance(of.plan, Training)
-    sent = price_step(of, of.plan, Calibration()).transfer.operator
+    sent = step_model(of, of.plan, Calibration()).p2p_send.operator
     assert isinstance(sent, Collective)
     return sent
 
@@ -362,14 +362,14 @@ def test_a_pair_of_chunks_sends_both_messages_at_once() -> None:
 def test_tensor_parallel_ranks_send_a_part_each_and_gather_unless_sequences_are_split(split: bool) -> None:
     of = scenario(STEP, DENSE_MODEL, Parallelism(pp=4.0, tp=4.0, sequence_parallel=split))
     assert isinstance(of.plan, Training)
-    step, whole = price_step(of, of.plan, Calibration()), _message(CASES["pipeline"])
+    step, whole = step_model(of, of.plan, Calibration()), _message(CASES["pipeline"])
     assert 4 * _message(of).size == whole.size
-    sent = float(seconds_of(step.transfer, None))
+    sent = float(seconds_of(step.p2p_send, None))
     if split:
-        assert step.joining is None
+        assert step.p2p_gather is None
         assert float(arrival(step, None)) == sent
     else:
-        assert step.joining is not None
-        assert isinstance(step.joining.operator, Collective)
-        assert step.joining.operator.size == whole.size
+        assert step.p2p_gather is not None
+        assert isinstance(step.p2p_gather.operator, Collective)
+        assert step.p2p_gather.operator.size == whole.size
         assert float(arrival(step, None)) > sent

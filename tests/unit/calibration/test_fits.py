@@ -7,7 +7,7 @@ import json
 import pytest
 from small_world import edit, write
 
-from costmodel.calibration.fit_lookup import Fits, Shelf, nearest_variants
+from costmodel.calibration.fit_lookup import FitLookup, FitStore, nearest_variants
 from costmodel.calibration.fit_selection import Chooser, Kernel
 from costmodel.calibration.residual_files import read_residuals
 from costmodel.cost.calibration import Calibration
@@ -17,7 +17,7 @@ from costmodel.schema.references import Library
 from costmodel.workload.operators import Gemm
 
 SPREAD = "spread: [{time: 1 ms, low: 0.9, median: 1, high: 1.1, rows: 30}], rows: 30"
-PRODUCT = Gemm("x", 64.0, 64.0, 64.0, "bf16", 2.0, 2.0, 2.0)
+PRODUCT = Gemm("x", m=64.0, n=64.0, k=64.0, dtype="bf16", a_bytes=2.0, b_bytes=2.0, out_bytes=2.0)
 
 
 def stream(launch_us: float, **more: str) -> str:
@@ -43,7 +43,7 @@ basis: fitted
 
 def fits(root, chosen=None, device="chip"):
     named = {family: (one,) for family, one in (chosen or {}).items()}
-    return Fits(Shelf(Library([root])), device, named)
+    return FitLookup(FitStore(Library([root])), device, named)
 
 
 def launch(fit):
@@ -262,7 +262,7 @@ def test_a_device_without_files_takes_its_siblings(shelf):
 def test_a_variant_that_nobody_measured_names_what_stands_in(shelf):
     choice = Chooser("chip", [shelf]).choose("gemm", "fp16", Kernel("", "k2", ""))
     assert choice.why == "chip/b, gemm/bf16 stands in for gemm/fp16"
-    half = Gemm("x", 64.0, 64.0, 64.0, "fp16", 2.0, 2.0, 2.0)
+    half = Gemm("x", m=64.0, n=64.0, k=64.0, dtype="fp16", a_bytes=2.0, b_bytes=2.0, out_bytes=2.0)
     assert choice.calibration.fit(half).basis == "transferred"
     assert launch(choice.calibration.fit(half)) == 2
 
@@ -293,10 +293,10 @@ name: child
 
 def test_the_first_of_several_implementations_that_the_device_has_is_taken(defaults):
     file(defaults, "chip/second", {"gemm/bf16": stream(6)})
-    found = Fits(Shelf(Library([defaults])), "chip", {"gemm": ("first", "second")})
+    found = FitLookup(FitStore(Library([defaults])), "chip", {"gemm": ("first", "second")})
     assert launch(found["gemm/bf16"]) == 6
     assert found.notes == []
-    both = Fits(Shelf(Library([defaults])), "chip", {"gemm": ("first", "third")})
+    both = FitLookup(FitStore(Library([defaults])), "chip", {"gemm": ("first", "third")})
     assert launch(both["gemm/bf16"]) == 3
     assert both.notes == [
         "gemm: nothing is known of first or third on chip; the nearest fit stands in, or the roofline"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from costmodel.calibration.fit_lookup import Shelf, default_framework
+from costmodel.calibration.fit_lookup import FitStore, default_framework
 from costmodel.cost import elementwise as streaming
 from costmodel.cost import gemm
 from costmodel.cost.calibration import FamilyFit
@@ -28,16 +28,26 @@ LINES, LENGTHS = np.ix_(2.0 ** np.arange(0, 16), 2.0 ** np.arange(8, 19))
 def product(variant: str) -> Operator:
     width = WIDTH[variant]
     dtype = variant.removesuffix("_block")
-    return Gemm("x", ROWS, COLUMNS, DEPTHS, dtype, width, width, 2.0, block_scaled=variant.endswith("block"))
+    return Gemm(
+        "x",
+        m=ROWS,
+        n=COLUMNS,
+        k=DEPTHS,
+        dtype=dtype,
+        a_bytes=width,
+        b_bytes=width,
+        out_bytes=2.0,
+        block_scaled=variant.endswith("block"),
+    )
 
 
 def fits(family: str) -> Iterator[tuple[Machine, Operator, FamilyFit]]:
     """Yield the shipped fits of a family, each with its device and many shapes."""
-    shelf, framework = Shelf(Library()), default_framework()
+    shelf, framework = FitStore(Library()), default_framework()
     for folder in sorted(path for path in CALIBRATIONS.iterdir() if path.is_dir()):
         device = load_device(folder.name)
         for file in sorted(folder.glob("*.yaml")):
-            held = shelf.held(folder.name, file.stem)
+            held = shelf.device_fits(folder.name, file.stem)
             assert held is not None
             for key in held.file.families:
                 name, _, variant = key.partition("/")
@@ -46,7 +56,7 @@ def fits(family: str) -> Iterator[tuple[Machine, Operator, FamilyFit]]:
                     continue
                 some = Elementwise("x", LINES * LENGTHS, kind=variant, rows=LINES + 0 * LENGTHS)
                 yield (
-                    Machine(device, framework, device.processors, warm=True),
+                    Machine(device, framework, device.processors, warm_l2=True),
                     (product(variant) if name == "gemm" else some),
                     fit,
                 )

@@ -19,7 +19,7 @@ from costmodel.cost.split_kv import SPLITS, split_keys
 from costmodel.cost.xqa import XqaForm
 from costmodel.hardware import Device
 from costmodel.quantities import Quantity
-from costmodel.workload.operators import AttentionCore, MixedAttention
+from costmodel.workload.operators import AttentionKernel, MixedAttention
 
 # The device: 100 processors at 1 GHz with 10,000 FLOP a cycle each in BF16, L2 of 50 MB, memory of 2 TB/s.
 CLOCK, PROCESSORS, RATE, MEMORY, L2 = 1e9, 100.0, 10_000.0, 2e12, 5e7
@@ -34,15 +34,16 @@ def machine(device: Device = FREE, *, warm: bool = False) -> Machine:
 
 def core(
     sequences: Quantity, heads: float, rows: Quantity, keys: Quantity, kv_heads: float | None = None
-) -> AttentionCore:
+) -> AttentionKernel:
     """Return a causal core of `rows` new tokens at the end of `keys`."""
     shared = heads if kv_heads is None else kv_heads
     pairs = rows * (keys - rows) + rows * (rows + 1) / 2
     traffic = sequences * (heads * rows * WIDTH + shared * keys * WIDTH) * 2.0
     family = "attention_prefill"
-    return AttentionCore(
-        "core", sequences, heads, rows, pairs, WIDTH, "bf16", traffic, family, kv_heads=shared, keys=keys,
-        cached=2 * WIDTH,
+    return AttentionKernel(
+        "core", sequences=sequences, heads=heads, q_len=rows, qk_pairs=pairs, macs_per_pair=WIDTH, dtype="bf16",
+        traffic=traffic, family=family, kv_heads=shared, kv_len=keys,
+        kv_token_bytes=2 * WIDTH,
     )  # fmt: skip
 
 
@@ -159,7 +160,7 @@ def test_packed_heads_share_a_query_tile() -> None:
 
 def test_calls_that_share_a_core_take_their_part_of_the_keys_each() -> None:
     whole = core(1.0, 64.0, 4096.0, 8192.0)
-    part = replace(whole, pairs=whole.pairs / 4, traffic=whole.traffic / 4, keys=whole.keys / 4)
+    part = replace(whole, qk_pairs=whole.qk_pairs / 4, traffic=whole.traffic / 4, kv_len=whole.kv_len / 4)
     fit = FamilyFit(basis="fitted", form=PREFILL)
     four = fit.fitted_time(PREFILL, replace(whole, calls=4.0), machine()).seconds
     assert four == pytest.approx(4 * PREFILL.time(part, machine()).seconds)
@@ -213,7 +214,7 @@ def test_queries_are_regrouped_only_with_several_key_heads_and_sequences() -> No
 
 def test_a_head_of_uneven_width_is_padded() -> None:
     even = core(1.0, 1.0, 1.0, 128.0)
-    assert DECODE.time(replace(even, products=384.0), machine()).fixed == pytest.approx(LAUNCH + 8e-6)
+    assert DECODE.time(replace(even, macs_per_pair=384.0), machine()).fixed == pytest.approx(LAUNCH + 8e-6)
     assert DECODE.time(even, machine()).fixed == LAUNCH
 
 
@@ -257,7 +258,7 @@ def test_queries_of_a_key_head_come_in_multiples_and_heads_in_powers_of_two() ->
     ending = replace(XQA, padded=8, each=10.0, fill=1e-9, reach=0.0, compute=1e9, blocks=1000)
 
     def end(sharing: float, width: float) -> float:
-        shape = replace(core(1.0, sharing, 1.0, 128.0, kv_heads=1.0), products=width)
+        shape = replace(core(1.0, sharing, 1.0, 128.0, kv_heads=1.0), macs_per_pair=width)
         return float(ending.time(shape, machine()).seconds - LAUNCH)
 
     assert end(8.0, 256.0) == pytest.approx(10.0 * 8 * 256 / CLOCK, rel=1e-6)
@@ -270,7 +271,7 @@ def test_wide_blocks_share_a_processor_with_fewer_others() -> None:
     two = replace(XQA, padded=8, slots=2, slot_elements=2 * 8 * 256, compute=1e9, reach=0.0)
 
     def waves(width: float) -> float:
-        shape = replace(core(200.0, 8.0, 1.0, 128.0, kv_heads=1.0), products=width)
+        shape = replace(core(200.0, 8.0, 1.0, 128.0, kv_heads=1.0), macs_per_pair=width)
         return float((two.time(shape, machine()).seconds - LAUNCH) * CLOCK / two.fill)
 
     assert waves(256.0) == pytest.approx(2.0, rel=1e-6)  # one wave of two blocks to a processor, one after the other
@@ -281,7 +282,8 @@ def test_wide_blocks_share_a_processor_with_fewer_others() -> None:
 def test_narrow_heads_run_on_a_kernel_of_their_own() -> None:
     plain = replace(XQA, blocks=1000, plain_width=128, plain_launch=5e-6, plain_fill=1000.0, plain_slots=4)
     shapes = [
-        replace(core(1.0, heads, 1.0, 128.0, 1.0), products=width) for heads, width in ((8, 128), (8, 256), (1, 128))
+        replace(core(1.0, heads, 1.0, 128.0, 1.0), macs_per_pair=width)
+        for heads, width in ((8, 128), (8, 256), (1, 128))
     ]
     assert [plain.time(shape, machine()).fixed for shape in shapes] == [5e-6, LAUNCH, 9e-6]
 
@@ -289,7 +291,7 @@ def test_narrow_heads_run_on_a_kernel_of_their_own() -> None:
 # ---- several populations --------------------------------------------------------------------------------------------
 
 
-def together(*parts: AttentionCore) -> MixedAttention:
+def together(*parts: AttentionKernel) -> MixedAttention:
     return MixedAttention("attention", parts)
 
 

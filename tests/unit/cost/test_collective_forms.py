@@ -17,7 +17,7 @@ from costmodel.errors import InfeasibleError
 from costmodel.hardware import Cluster
 from costmodel.schema.files import load_node
 from costmodel.schema.message_forms import CollectiveFormFile
-from costmodel.workload.operators import Collective, Exchange, Group
+from costmodel.workload.operators import Collective, ExpertAllToAll, Group
 
 NODE = load_node("hgx-h800")
 LINK, NIC = NODE.intra, NODE.nic
@@ -54,7 +54,19 @@ def machine(link: float = 1.0, nic: float = 1.0, latency: float = 1.0, held: flo
 def operator(kind: str, size, ranks: float):
     """Return a collective of `size` bytes, or an exchange of as many bytes in tokens of 7,168."""
     if kind in ("normal", "low_latency"):
-        return Exchange("dispatch", size / 7168, 7392.0, 8, 256.0, 1.0, 1, Group(ranks), kind, 1.0, "moe_dispatch")
+        return ExpertAllToAll(
+            "dispatch",
+            tokens=size / 7168,
+            token_bytes=7392.0,
+            top_k=8,
+            experts=256.0,
+            expert_groups=1.0,
+            group_top_k=1,
+            group=Group(ranks),
+            mode=kind,
+            expert_load=1.0,
+            family="moe_dispatch",
+        )
     return Collective(kind, kind, size, Group(ranks))
 
 

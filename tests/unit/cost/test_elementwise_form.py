@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from builders import FRAMEWORK
 
-from costmodel.cost.elementwise import StreamForm
+from costmodel.cost.elementwise import ElementwiseForm
 from costmodel.cost.machine import Machine
 from costmodel.schema.files import load_device
 from costmodel.workload.operators import Elementwise
@@ -18,10 +18,10 @@ DEVICE = load_device("h800-sxm")
 MACHINE = Machine(DEVICE, FRAMEWORK, DEVICE.processors)
 CLOCK = DEVICE.math["fp32"].clock
 BANDWIDTH = DEVICE.device_memory.bandwidth or 0.0
-FORM = StreamForm(launch=2e-6, memory=0.8, cached=1.6, resident=0.5, load=6.0, fill=500.0)
+FORM = ElementwiseForm(launch=2e-6, memory=0.8, cached=1.6, resident=0.5, load=6.0, fill=500.0)
 
 
-def seconds(traffic: Any, rows: Any, form: StreamForm = FORM) -> Any:
+def seconds(traffic: Any, rows: Any, form: ElementwiseForm = FORM) -> Any:
     return form.time(Elementwise("norm", traffic, rows=rows), MACHINE).seconds
 
 

@@ -35,7 +35,9 @@ def form(**given: Any) -> GemmForm:
 
 def product(m: Any, n: Any, k: Any, dtype: str = "bf16", *, block_scaled: bool = False) -> Gemm:
     width = 2.0 if dtype == "bf16" else 1.0
-    return Gemm("product", m, n, k, dtype, width, width, 2.0, block_scaled=block_scaled)
+    return Gemm(
+        "product", m=m, n=n, k=k, dtype=dtype, a_bytes=width, b_bytes=width, out_bytes=2.0, block_scaled=block_scaled
+    )
 
 
 def seconds(gemm: Gemm, machine: Machine = MACHINE, **given: Any) -> Any:
@@ -164,7 +166,7 @@ def test_a_warm_cache_serves_small_weights_only_in_a_benchmark() -> None:
     small = product(1.0, 1024.0, 1024.0)
     given = {"memory": 0.8, "cached": 3.2, "copies": 5.0}
     assert seconds(small, **given) == seconds(small, memory=0.8)
-    warm = replace(MACHINE, warm=True)
+    warm = replace(MACHINE, warm_l2=True)
     assert seconds(small, warm, **given) == pytest.approx(seconds(small, memory=3.2), rel=2e-2)
     large = product(1.0, 32768.0, 32768.0)
     assert seconds(large, warm, **given) == pytest.approx(seconds(large, memory=0.8), rel=1e-2)

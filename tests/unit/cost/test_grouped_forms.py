@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from costmodel.cost.form_registry import FORMS
 from costmodel.cost.gemm import GemmForm, row_tiles
 from costmodel.cost.machine import Machine
-from costmodel.cost.scaled_roofline import PlainForm
-from costmodel.cost.two_tile_gemm import SwitchedForm
+from costmodel.cost.scaled_roofline import ScaledRooflineForm
+from costmodel.cost.two_tile_gemm import TwoTileForm
 from costmodel.schema.files import load_device
 from costmodel.workload.operators import Gemm
 
@@ -30,7 +30,19 @@ def form(**given: Any) -> GemmForm:
 
 
 def experts(m: Any = 100.0, groups: Any = 32.0, **given: Any) -> Gemm:
-    return Gemm("experts", m, 4096.0, 7168.0, "fp8", 1.0, 1.0, 2.0, groups, family="grouped_gemm", **given)
+    return Gemm(
+        "experts",
+        m=m,
+        n=4096.0,
+        k=7168.0,
+        dtype="fp8",
+        a_bytes=1.0,
+        b_bytes=1.0,
+        out_bytes=2.0,
+        groups=groups,
+        family="grouped_gemm",
+        **given,
+    )
 
 
 def test_groups_of_uneven_rows_fill_more_tiles_than_even_ones() -> None:
@@ -68,7 +80,7 @@ def test_more_rows_never_take_less_time(m: float, groups: float) -> None:
 
 
 FLAT = {**SHARED, **RATES, **{f"few_{name}": value for name, value in RATES.items()}, "few_load": 10.0}
-SWITCHED = SwitchedForm.of(**FLAT, few_tiles=((16, 32),), tiles=((64, 64),))
+SWITCHED = TwoTileForm.of(**FLAT, few_tiles=((16, 32),), tiles=((64, 64),))
 
 
 def test_the_tile_for_few_tokens_holds_until_there_are_more_than_experts() -> None:
@@ -100,7 +112,7 @@ def test_a_switched_form_takes_all_parameters_that_a_fit_gives() -> None:
 
 
 def test_a_plain_form_is_bound_by_work_or_bytes() -> None:
-    plain = PlainForm(launch=1e-6, compute=0.5, memory=0.8)
+    plain = ScaledRooflineForm(launch=1e-6, compute=0.5, memory=0.8)
     wide, thin = experts(10000.0), experts(1.0)
     assert plain.time(wide, MACHINE).seconds == pytest.approx(wide.flop / (0.5 * DEVICE.peak("fp8")), rel=0.02)
     bandwidth = DEVICE.device_memory.bandwidth or 0.0

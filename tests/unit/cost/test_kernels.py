@@ -13,7 +13,7 @@ from costmodel.cost.kernels import attention_time, elementwise_time, gemm_time
 from costmodel.cost.machine import Machine
 from costmodel.hardware import MathUnit
 from costmodel.quantities import Quantity
-from costmodel.workload.operators import AttentionCore, Elementwise, Gemm
+from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm
 from costmodel.workload.scenario import Tile
 
 LAUNCH, PEAK, MEMORY = 1e-6, 1e15, 2e12  # of the test device in BF16
@@ -22,15 +22,25 @@ WIDE = with_level(with_level(DEVICE, "hbm", 1e16), "l2", 1e16)  # only arithmeti
 
 def gemm(m: Quantity, n: float, k: float, dtype: str = "bf16", groups: float = 1.0) -> Gemm:
     element = 1.0 if dtype == "fp8" else 2.0
-    return Gemm("product", m, n, k, dtype, element, element, 2.0, groups)
+    return Gemm("product", m=m, n=n, k=k, dtype=dtype, a_bytes=element, b_bytes=element, out_bytes=2.0, groups=groups)
 
 
 def machine(tiles: tuple[Tile, ...] = (Tile(128, 128),), processors: Quantity = 100.0) -> Machine:
     return Machine(WIDE, replace(FRAMEWORK, gemm_tiles=tiles), processors)
 
 
-def core(rows: float, heads: float, pairs: float, traffic: float, family: str = "attention_prefill") -> AttentionCore:
-    return AttentionCore("core", 1.0, heads, rows, pairs, 128.0, "bf16", traffic, family)
+def core(rows: float, heads: float, pairs: float, traffic: float, family: str = "attention_prefill") -> AttentionKernel:
+    return AttentionKernel(
+        "core",
+        sequences=1.0,
+        heads=heads,
+        q_len=rows,
+        qk_pairs=pairs,
+        macs_per_pair=128.0,
+        dtype="bf16",
+        traffic=traffic,
+        family=family,
+    )
 
 
 # ---- matrix products ------------------------------------------------------------------------------------------------

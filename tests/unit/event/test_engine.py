@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from costmodel.errors import InputError
 from costmodel.event.conditions import (
     Conditions,
-    Disturbance,
+    SlowdownWindow,
     device_failure,
     link_flap,
     plane_failure,
     straggler,
 )
-from costmodel.event.engine import StuckError, Timeline, run
+from costmodel.event.engine import DeadlockError, Timeline, run
 from costmodel.event.graph import MESSAGE, Graph, Message, Task
 
 
@@ -76,7 +76,7 @@ def test_any_graph_keeps_the_order_of_streams_and_all_waits(drawn: list[tuple[in
 def test_a_kernel_slows_down_while_a_communication_kernel_holds_processors() -> None:
     """100 processors, 20 of them held for the first second: 10 s of work at 80 processors take 1 + 9*80/100 s."""
     graph = _graph()
-    graph.add(Task("kernel", 0, 10.0, elastic=1.0))
+    graph.add(Task("kernel", 0, 10.0, processor_bound_share=1.0))
     graph.add(Task("message", 1, 1.0, kind=MESSAGE, holds=20.0))
     found = run(graph, Conditions(processors=(100.0, 80.0)))
     assert found.finish[0] == pytest.approx(1.0 + 9.0 * 80.0 / 100.0)
@@ -85,14 +85,14 @@ def test_a_kernel_slows_down_while_a_communication_kernel_holds_processors() -> 
 
 def test_what_memory_binds_takes_as_long_with_more_processors() -> None:
     graph = _graph()
-    graph.add(Task("kernel", 0, 10.0, elastic=0.25))
+    graph.add(Task("kernel", 0, 10.0, processor_bound_share=0.25))
     found = run(graph, Conditions(processors=(100.0, 50.0)))
     assert found.makespan == pytest.approx(7.5 + 2.5 * 0.5)
 
 
 def test_a_kernel_stands_still_where_communication_holds_every_processor() -> None:
     graph = _graph()
-    graph.add(Task("kernel", 0, 1.0, elastic=1.0))
+    graph.add(Task("kernel", 0, 1.0, processor_bound_share=1.0))
     graph.add(Task("message", 1, 3.0, kind=MESSAGE, holds=100.0))
     assert run(graph, Conditions(processors=(100.0, 100.0))).finish[0] == pytest.approx(4.0)
 
@@ -151,14 +151,14 @@ def test_a_message_on_shared_links_stands_still_while_its_device_is_cut_off_and_
     graph = _messages(2)
     for number in range(2):
         graph.tasks[number] = graph.tasks[number]._replace(message=Message({0: 1.0}, 100.0, 100.0))
-    found = run(graph, Conditions(disturbances=(link_flap(0, 1.0, 2.0),)))
+    found = run(graph, Conditions(slowdown_windows=(link_flap(0, 1.0, 2.0),)))
     assert found.finish.tolist() == pytest.approx([3.0 + 0.75, 1.75])
 
 
 def test_a_message_that_never_moves_again_is_reported() -> None:
     graph = _messages(1)
-    with pytest.raises(StuckError, match="message stands still"):
-        run(graph, Conditions(disturbances=(device_failure(0, 1.0),)))
+    with pytest.raises(DeadlockError, match="message stands still"):
+        run(graph, Conditions(slowdown_windows=(device_failure(0, 1.0),)))
 
 
 def test_jitter_moves_the_bytes_of_messages_too() -> None:
@@ -171,27 +171,29 @@ def test_a_straggler_takes_longer_by_its_factor() -> None:
     graph = _graph(2, 2)
     for stream in (0, 1):
         graph.add(Task("kernel", stream, 2.0))
-    assert run(graph, Conditions(disturbances=(straggler(1, 0.5),))).finish.tolist() == pytest.approx([2.0, 4.0])
+    assert run(graph, Conditions(slowdown_windows=(straggler(1, 0.5),))).finish.tolist() == pytest.approx([2.0, 4.0])
 
 
 def test_a_link_that_flaps_holds_a_message_up_for_as_long_as_it_is_down() -> None:
     graph = _graph(1)
     graph.add(Task("message", 0, 2.0, kind=MESSAGE))
-    assert run(graph, Conditions(disturbances=(link_flap(0, 1.0, 5.0),))).makespan == pytest.approx(7.0)
+    assert run(graph, Conditions(slowdown_windows=(link_flap(0, 1.0, 5.0),))).makespan == pytest.approx(7.0)
 
 
 def test_a_fabric_without_one_of_eight_planes_keeps_seven_eighths_of_its_speed() -> None:
     graph = _graph(1)
     graph.add(Task("message", 0, 8.0, kind=MESSAGE))
-    assert run(graph, Conditions(disturbances=(plane_failure(1.0, 8),))).makespan == pytest.approx(1.0 + 7.0 * 8 / 7)
+    assert run(graph, Conditions(slowdown_windows=(plane_failure(1.0, 8),))).makespan == pytest.approx(
+        1.0 + 7.0 * 8 / 7
+    )
 
 
 def test_a_failed_device_is_reported_with_all_that_waits_for_it() -> None:
     graph = _graph(2, 2)
     first = graph.add(Task("kernel", 0, 2.0))
     graph.add(Task("send", 1, 1.0, (first,)))
-    with pytest.raises(StuckError, match="nothing runs") as caught:
-        run(graph, Conditions(disturbances=(device_failure(0, 1.0),)))
+    with pytest.raises(DeadlockError, match="nothing runs") as caught:
+        run(graph, Conditions(slowdown_windows=(device_failure(0, 1.0),)))
     assert caught.value.waiting == (
         "device 0, stream 0: kernel stands still",
         "device 1, stream 1: send waits for kernel of device 0",
@@ -202,7 +204,7 @@ def test_streams_that_wait_for_each_other_are_a_deadlock() -> None:
     graph = _graph()
     graph.add(Task("one", 0, 1.0, (1,)))
     graph.add(Task("other", 1, 1.0, (0,)))
-    with pytest.raises(StuckError) as caught:
+    with pytest.raises(DeadlockError) as caught:
         run(graph)
     assert len(caught.value.waiting) == 2
 
@@ -210,8 +212,8 @@ def test_streams_that_wait_for_each_other_are_a_deadlock() -> None:
 def test_starvation_is_reported_after_the_patience() -> None:
     graph = _graph(1)
     graph.add(Task("message", 0, 2.0, kind=MESSAGE))
-    conditions = Conditions(disturbances=(link_flap(0, 1.0, 1e6),), patience=10.0)
-    with pytest.raises(StuckError, match="no task has finished for 10 s"):
+    conditions = Conditions(slowdown_windows=(link_flap(0, 1.0, 1e6),), patience=10.0)
+    with pytest.raises(DeadlockError, match="no task has finished for 10 s"):
         run(graph, conditions)
 
 
@@ -238,7 +240,7 @@ def test_jitter_keeps_the_mean_time() -> None:
         lambda: Conditions(jitter=-0.1),
         lambda: Conditions(jitter=np.nan),
         lambda: Conditions(patience=0.0),
-        lambda: Conditions(disturbances=(Disturbance(0, 0.0, 1.0, -1.0),)),
+        lambda: Conditions(slowdown_windows=(SlowdownWindow(0, 0.0, 1.0, -1.0),)),
     ],
 )
 def test_wrong_conditions_are_refused(wrong: object) -> None:

@@ -103,7 +103,7 @@ def test_reductions_that_run_on_beside_later_passes_are_as_long_in_both(
     device = CLUSTER.device
     link = replace(device.links["nvlink"], bandwidth=bandwidth)
     of = scenario(plan, DENSE_MODEL, layout, cluster=with_device(CLUSTER, replace(device, links={"nvlink": link})))
-    slowed = replace(of, framework=replace(of.framework, interference=1.5))
+    slowed = replace(of, framework=replace(of.framework, dp_comm_slowdown=1.5))
     closed = evaluate_point(slowed, Calibration())
     for full in (False, True):
         found = simulated(slowed, full=full)
@@ -147,7 +147,7 @@ def test_decoding_with_and_without_a_cut_through_attention_is_that_of_the_closed
 
 def test_kernels_that_exchanges_slow_down_make_a_pair_as_much_longer_as_in_the_closed_form() -> None:
     of = step("dualpipe")
-    slow = replace(of, framework=replace(of.framework, contention=1.2))
+    slow = replace(of, framework=replace(of.framework, moe_comm_slowdown=1.2))
     closed = headline(evaluate_point(slow, Calibration()))
     assert closed > 1.001 * headline(evaluate_point(of, Calibration()))
     assert headline(simulated(slow)) == pytest.approx(closed, rel=5e-3)
@@ -178,7 +178,7 @@ def test_intervals_hold_the_point() -> None:
 
 def test_one_slow_rank_holds_up_the_whole_pipeline() -> None:
     plain = headline(simulated(step("1f1b")))
-    slow = headline(simulated(step("1f1b"), Conditions(disturbances=(straggler(2, 0.5),))))
+    slow = headline(simulated(step("1f1b"), Conditions(slowdown_windows=(straggler(2, 0.5),))))
     assert 1.3 * plain < slow < 2 * plain
 
 
@@ -192,7 +192,7 @@ def test_processors_that_communication_leaves_free_make_a_step_shorter() -> None
 def test_faster_kernels_leave_exposed_communication_as_it_was() -> None:
     of = step("1f1b")
     whole = float(of.cluster.device.processors)
-    told = (None, Conditions(processors=(whole, whole - 10.0)), Conditions(disturbances=(straggler(2, 0.5),)))
+    told = (None, Conditions(processors=(whole, whole - 10.0)), Conditions(slowdown_windows=(straggler(2, 0.5),)))
     exposed = [simulated(of, each).metrics["exposed_communication_time"] for each in told]
     assert exposed[1:] == pytest.approx([exposed[0]] * 2, rel=5e-3)  # another rank may be last
 
@@ -219,7 +219,7 @@ def test_intervals_with_noise_are_moved_by_the_ratio_of_the_closed_form_where_si
 
 
 def test_a_step_that_a_failed_device_ends_is_infeasible_and_says_what_waits() -> None:
-    found = simulated(step("1f1b"), Conditions(disturbances=(device_failure(3, 1e-3),)))
+    found = simulated(step("1f1b"), Conditions(slowdown_windows=(device_failure(3, 1e-3),)))
     assert not found.fits
     assert "rank 3" in str(found.reason)
     assert headline_is_null(found)

@@ -15,11 +15,11 @@ from costmodel.api import event_engine
 from costmodel.event.links import binding
 from costmodel.hardware import Cluster
 from costmodel.network.flows import run_flows
-from costmodel.network.loads import Load, Wires
+from costmodel.network.loads import LinkLoad, Wires
 from costmodel.network.routing import Flows, route
 from costmodel.network.sessions import FlowSession
 from costmodel.quantities import Array
-from costmodel.workload.operators import Collective, Exchange, Group
+from costmodel.workload.operators import Collective, ExpertAllToAll, Group
 
 PLACE = "scenarios.training.simulation"
 FABRICS = ("h800-2048-mpft", "h800-2048-mrft")
@@ -42,12 +42,24 @@ def step(fabric: str = "h800-2048-mpft", *, contention: bool = True, **network: 
     return value
 
 
-def exchange(ranks: float = 64.0, mode: str = "normal") -> Exchange:
+def exchange(ranks: float = 64.0, mode: str = "normal") -> ExpertAllToAll:
     family = "moe_dispatch" if mode == "normal" else "moe_dispatch_low_latency"
-    return Exchange("dispatch", 4096.0, 7168.0, 8, 256.0, 8.0, 4, Group(ranks), mode, 1.0, family)
+    return ExpertAllToAll(
+        "dispatch",
+        tokens=4096.0,
+        token_bytes=7168.0,
+        top_k=8,
+        experts=256.0,
+        expert_groups=8.0,
+        group_top_k=4,
+        group=Group(ranks),
+        mode=mode,
+        expert_load=1.0,
+        family=family,
+    )
 
 
-def on(load: Load, kind: str, wires: Wires) -> Array:
+def on(load: LinkLoad, kind: str, wires: Wires) -> Array:
     """Return how full the links of a kind are."""
     names = [wires.plant.names[link] for link in load.links]
     return np.array([busy for name, busy in zip(names, load.busy, strict=True) if name.startswith(kind)])
@@ -66,7 +78,7 @@ def test_a_collective_alone_takes_as_long_as_where_no_flows_meet(kind: str, grou
     wires = Wires(cluster(), 16, 128, copies=2)
     load = wires.collective(Collective(kind, kind, 1e9, group), 1)
     assert load.slower == pytest.approx(1.0, rel=5e-3)
-    assert load.busy.max() <= load.alone * (1 + 1e-9)
+    assert load.busy.max() <= load.isolated_time * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("narrow", [1, 3])
@@ -96,16 +108,16 @@ def test_a_part_of_the_devices_loads_its_own_links_and_all_parts_together_what_t
     together = np.zeros(len(wires.plant.capacity))
     for part in parts:
         together[part.links] += part.busy
-        assert part.alone == whole.alone
+        assert part.isolated_time == whole.isolated_time
     assert together[whole.links] == pytest.approx(whole.busy)
     assert len(on(parts[0], "nic", wires)) < len(on(whole, "nic", wires))
 
 
-def together(loads: Sequence[Load]) -> list[float]:
+def together(loads: Sequence[LinkLoad]) -> list[float]:
     """Return when messages end that start at the same time, each as one flow [s]."""
     weights = binding(loads, [(number, number) for number in range(len(loads))])
     session = FlowSession(np.ones(1 + max((link for each in weights for link in each), default=0)))
-    numbers = [session.add(each, load.alone, 1.0) for each, load in zip(weights, loads, strict=True)]
+    numbers = [session.add(each, load.isolated_time, 1.0) for each, load in zip(weights, loads, strict=True)]
     ends = [0.0] * len(loads)
     while (at := session.next_completion()) is not None:
         for flow in session.advance(at):
@@ -135,24 +147,24 @@ def test_two_sends_end_when_all_of_their_flows_do(network: dict[str, str], longe
 def test_two_messages_that_need_one_nic_take_as_long_as_both_and_those_that_need_others_do_not() -> None:
     wires = Wires(cluster(), 16, 128)
     one, other = wires.send(1e6, 0, 1), wires.send(1e6, 0, 1)
-    assert together([one, other]) == pytest.approx([2 * one.alone] * 2)
-    assert together([one, wires.send(1e6, 1, 0)]) == pytest.approx([one.alone] * 2)  # the other way
-    assert together([one, wires.send(1e6, 5, 6)]) == pytest.approx([one.alone] * 2)
+    assert together([one, other]) == pytest.approx([2 * one.isolated_time] * 2)
+    assert together([one, wires.send(1e6, 1, 0)]) == pytest.approx([one.isolated_time] * 2)  # the other way
+    assert together([one, wires.send(1e6, 5, 6)]) == pytest.approx([one.isolated_time] * 2)
 
 
 @st.composite
-def messages(draw: st.DrawFn) -> tuple[list[Load], list[tuple[int, int]]]:
+def messages(draw: st.DrawFn) -> tuple[list[LinkLoad], list[tuple[int, int]]]:
     count, links = draw(st.integers(1, 7)), draw(st.integers(1, 8))
     share = st.sampled_from((0.0, 0.0, 0.2, 0.35, 0.5, 1.0))
     rows = [np.array(draw(st.lists(share, min_size=links, max_size=links))) for _ in range(count)]
-    loads = [Load(np.flatnonzero(row), row[row > 0], 1.0, 1.0) for row in rows]
+    loads = [LinkLoad(np.flatnonzero(row), row[row > 0], 1.0, 1.0) for row in rows]
     streams = draw(st.lists(st.integers(0, 4), min_size=count, max_size=count))
     return loads, [(stream // 2, stream) for stream in streams]
 
 
 @given(messages())
 def test_links_that_are_left_out_never_bound_what_streams_can_send(
-    drawn: tuple[list[Load], list[tuple[int, int]]],
+    drawn: tuple[list[LinkLoad], list[tuple[int, int]]],
 ) -> None:
     """Any set of messages, one of each stream, has the same fair rates on all links as on those that are kept."""
     loads, senders = drawn

@@ -13,9 +13,9 @@ from costmodel.cost.form_registry import FORMS
 from costmodel.cost.machine import Machine
 from costmodel.cost.residual import Nearness, Residual
 from costmodel.fitting.family_fit import Recipe, Samples, fit_family, fold_numbers
-from costmodel.measurements.row_group import Mapped
+from costmodel.measurements.row_group import OperatorRows
 from costmodel.quantities import Array
-from costmodel.workload.operators import AttentionCore, MixedAttention, Operator
+from costmodel.workload.operators import AttentionKernel, MixedAttention, Operator
 
 CHOICES = {
     "prefill": {"packed": False, "splits": "never", "tiles": ((64, 128),)},
@@ -30,22 +30,22 @@ TRUTH = {
 ROWS = 600
 
 
-def core(family: str, sequences: Array, heads: Array, rows: Array, keys: Array, kv_heads: Array) -> AttentionCore:
+def core(family: str, sequences: Array, heads: Array, rows: Array, keys: Array, kv_heads: Array) -> AttentionKernel:
     pairs = rows * (keys - rows) + rows * (rows + 1) / 2
     traffic = sequences * (heads * rows + kv_heads * keys) * 512.0
-    return AttentionCore(
+    return AttentionKernel(
         "core",
-        sequences,
-        heads,
-        rows,
-        pairs,
-        256.0,
-        "bf16",
-        traffic,
-        family,
+        sequences=sequences,
+        heads=heads,
+        q_len=rows,
+        qk_pairs=pairs,
+        macs_per_pair=256.0,
+        dtype="bf16",
+        traffic=traffic,
+        family=family,
         kv_heads=kv_heads,
-        keys=keys,
-        cached=512.0,
+        kv_len=keys,
+        kv_token_bytes=512.0,
     )
 
 
@@ -73,7 +73,7 @@ def made(kind: str, *, noise: float = 0.0) -> tuple[Samples, dict[str, float]]:
     values = {name: bounds.start for name, bounds in FORMS[kind].bounds.items()} | TRUTH[kind]
     form: Form = FORMS[kind].build(values, CHOICES[kind])
     seconds = np.asarray(form.time(operator, Machine(DEVICE, FRAMEWORK, DEVICE.processors)).seconds)
-    part = Mapped(operator.family, np.arange(ROWS), DEVICE, (operator,))
+    part = OperatorRows(operator.family, np.arange(ROWS), DEVICE, (operator,))
     parts = operator.parts[0] if isinstance(operator, MixedAttention) else operator
     groups = np.array([f"{a:g}x{b:g}" for a, b in zip(parts.heads, parts.kv_heads, strict=True)], dtype=np.object_)
     times = seconds * np.exp(noise * draw.standard_normal(ROWS))
@@ -101,8 +101,8 @@ def test_head_configurations_that_were_held_out_are_predicted_within_the_scatter
 def test_a_residual_learns_what_the_form_leaves_out() -> None:
     samples, _ = made("decode")
     operator = samples.parts[0].operators[0]
-    assert isinstance(operator, AttentionCore)
-    wavy = replace(samples, seconds=samples.seconds * np.exp(0.3 * np.sin(np.log2(operator.keys) / 2)))
+    assert isinstance(operator, AttentionKernel)
+    wavy = replace(samples, seconds=samples.seconds * np.exp(0.3 * np.sin(np.log2(operator.kv_len) / 2)))
     fitted = fit_family(wavy, Recipe("decode", CHOICES["decode"]))
     assert fitted.errors["residual"].mean < 0.5 * fitted.errors["form"].mean
     assert len(fitted.residual.weights) <= 64
@@ -120,7 +120,7 @@ def test_some_rows_of_a_mixed_kernel_keep_their_own_parts() -> None:
     (part,) = some.parts
     (operator,) = part.operators
     assert isinstance(operator, MixedAttention)
-    assert all(len(np.atleast_1d(each.keys)) == len(some) for each in operator.parts)
+    assert all(len(np.atleast_1d(each.kv_len)) == len(some) for each in operator.parts)
 
 
 def test_the_spread_is_narrow_near_a_support_and_whole_far_from_all() -> None:

@@ -9,7 +9,7 @@ import pytest
 from small_world import write
 from synthetic import HEADER, LAUNCH, MEMORY, NOISE, stream_table
 
-from costmodel.calibration.fit_lookup import Fits, Shelf
+from costmodel.calibration.fit_lookup import FitLookup, FitStore
 from costmodel.calibration.row_prediction import predict
 from costmodel.errors import InputError
 from costmodel.fitting.calibrate import calibrate, default_families
@@ -80,7 +80,7 @@ def test_the_same_table_gives_the_same_bytes(calibrated):
 def test_what_is_read_back_predicts_what_was_fitted(calibrated):
     root, found = calibrated
     fitted = found.outcome.evidence.fitted["elementwise/activation"]
-    read = Fits(Shelf(Library([root])), "chip", {"elementwise": ("mine",)})["elementwise/activation"]
+    read = FitLookup(FitStore(Library([root])), "chip", {"elementwise": ("mine",)})["elementwise/activation"]
     assert read.form is not None
     assert read.residual is not None
     for features in ([12.0], [20.0], [30.0]):
@@ -144,7 +144,10 @@ def test_the_output_has_to_be_yaml(world):
 def test_a_file_of_any_name_can_be_read_again(world, stem):
     output = world / f"hardware/calibrations/chip/{stem}.yaml"
     calibrate([stream_table(world, "t.csv", rows=30)], "chip", output, [world])
-    assert Fits(Shelf(Library([world])), "chip", {"elementwise": (stem,)})["elementwise/activation"].form is not None
+    assert (
+        FitLookup(FitStore(Library([world])), "chip", {"elementwise": (stem,)})["elementwise/activation"].form
+        is not None
+    )
 
 
 @pytest.mark.parametrize("stem", ["a b", "ü", "x: y", "#c"])

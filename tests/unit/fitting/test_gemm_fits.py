@@ -11,8 +11,8 @@ from builders import FRAMEWORK
 
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.form_registry import FORMS
-from costmodel.fitting.family_fit import Fitted, Recipe, Samples, fit_family
-from costmodel.measurements.row_group import Mapped
+from costmodel.fitting.family_fit import FamilyFitResult, Recipe, Samples, fit_family
+from costmodel.measurements.row_group import OperatorRows
 from costmodel.schema.files import load_device
 from costmodel.workload.operators import Elementwise, Gemm
 
@@ -30,8 +30,8 @@ def samples(device_name: str, seed: int) -> Samples:
     random, device = np.random.default_rng(seed), load_device(device_name)
     shapes = np.array([(m, n, k) for n, k in SHAPES for m in 2.0 ** np.arange(4, 15)], dtype=np.float64)
     m, n, k = shapes.T
-    gemm = Gemm("product", m, n, k, "fp8", 1.03, 1.0, 2.0, block_scaled=True)
-    part = Mapped("gemm", np.arange(len(m)), device, (gemm,))
+    gemm = Gemm("product", m=m, n=n, k=k, dtype="fp8", a_bytes=1.03, b_bytes=1.0, out_bytes=2.0, block_scaled=True)
+    part = OperatorRows("gemm", np.arange(len(m)), device, (gemm,))
     true = FORMS["gemm"].build(TRUE, CHOICES).time(gemm, part.machine(FRAMEWORK)).seconds
     groups = np.array([f"{a:g}x{b:g}" for a, b in zip(n, k, strict=True)], dtype=np.object_)
     measured = np.asarray(true) * np.exp(random.normal(0.0, 0.01, len(m)))
@@ -39,22 +39,22 @@ def samples(device_name: str, seed: int) -> Samples:
 
 
 @pytest.fixture(scope="module")
-def joint() -> Fitted:
+def joint() -> FamilyFitResult:
     return fit_family(replace(samples("h800-sxm", 1), siblings=(samples("h20", 2),)), RECIPE)
 
 
-def test_the_fit_predicts_weight_shapes_that_it_has_not_seen(joint: Fitted) -> None:
+def test_the_fit_predicts_weight_shapes_that_it_has_not_seen(joint: FamilyFitResult) -> None:
     assert joint.errors["form"].mean < 0.03
     assert joint.errors["residual"].mean < 0.03
     assert joint.errors["roofline"].mean > 0.2
 
 
-def test_parameters_that_bind_are_recovered(joint: Fitted) -> None:
+def test_parameters_that_bind_are_recovered(joint: FamilyFitResult) -> None:
     for name in ("launch", "memory", "turn"):
         assert joint.estimate.values[name] == pytest.approx(TRUE[name], rel=0.1), name
 
 
-def test_rows_of_a_sibling_are_explained_but_never_scored(joint: Fitted) -> None:
+def test_rows_of_a_sibling_are_explained_but_never_scored(joint: FamilyFitResult) -> None:
     own = samples("h800-sxm", 1)
     assert joint.rows == len(joint.predictions) == len(own)
 
@@ -73,12 +73,12 @@ def test_a_cast_that_only_the_products_rows_show_is_fitted_with_them() -> None:
     )
     found = fit_family(rows, replace(RECIPE, beside="elementwise/cast"))
     assert found.errors["residual"].mean < 0.05
-    assert found.beside is not None
+    assert found.companion is not None
     large = Elementwise("cast", 3e9, kind="cast", rows=16384.0)
-    assert found.beside.form.time(large, part.machine(FRAMEWORK)).seconds == pytest.approx(1.5e-3, rel=0.1)
+    assert found.companion.form.time(large, part.machine(FRAMEWORK)).seconds == pytest.approx(1.5e-3, rel=0.1)
 
 
-def test_arithmetic_and_promotion_together_are_known_better_than_either(joint: Fitted) -> None:
+def test_arithmetic_and_promotion_together_are_known_better_than_either(joint: FamilyFitResult) -> None:
     # On a tile of 128^3: 512 cycles of products over `compute`, and `exposed` of 128 for the promotion.
     values = joint.estimate.values
     total = 512 / values["compute"] + 128 * values["exposed"]

@@ -10,10 +10,10 @@ import pytest
 
 from costmodel.calibration.residual_files import read_residuals, write_residuals
 from costmodel.cost.calibration import FamilyFit
-from costmodel.cost.elementwise import StreamForm
-from costmodel.cost.residual import Residual, Scatter
+from costmodel.cost.elementwise import ElementwiseForm
+from costmodel.cost.residual import Dispersion, Residual
 from costmodel.errors import InputError
-from costmodel.fitting.interval_width import INTERVAL, Halves, Shapes, Unseen, Widths, widths
+from costmodel.fitting.interval_width import INTERVAL, HalfWidths, HeldOutPredictions, Shapes, Widths, interval_widths
 from costmodel.quantities import Array
 from costmodel.workload.operators import Elementwise
 
@@ -21,16 +21,16 @@ ROWS, FOLDS = 2000, 5
 SMALL, LARGE = 0.02, 0.2  # relative misses below and above a size of 2^10
 
 
-def made(small: float, large: float) -> tuple[Array, Widths, Halves, Array]:
+def made(small: float, large: float) -> tuple[Array, Widths, HalfWidths, Array]:
     """Return sizes in octaves, the widths found for misses by size, the halves of intervals, and the ratios."""
     random = np.random.default_rng(1)
     octaves = random.uniform(0.0, 20.0, ROWS)
     ratio = np.exp(random.normal(0.0, np.where(octaves < 10.0, small, large)))
     predicted = np.full(ROWS, 5e-5)
-    unseen = Unseen(predicted, np.ones(ROWS))
+    unseen = HeldOutPredictions(predicted, np.ones(ROWS))
     shapes = Shapes(("size",), octaves[:, None], np.array([2.0]))
-    found = widths(unseen, unseen, predicted * ratio, shapes, np.arange(ROWS) % FOLDS)
-    return octaves, found, Halves.of(predicted, ratio), ratio
+    found = interval_widths(unseen, unseen, predicted * ratio, shapes, np.arange(ROWS) % FOLDS)
+    return octaves, found, HalfWidths.of(predicted, ratio), ratio
 
 
 def test_intervals_hold_the_share_of_unseen_rows_that_they_state() -> None:
@@ -61,7 +61,7 @@ def scattered() -> Residual:
     """Return a residual whose spread is three times as wide at 2^7 rows, half as wide far away."""
     axes, lengths, centres = ("rows", "bytes"), np.array([2.0, 2.0]), np.array([[7.0, 20.0]])
     bumps = Residual(axes, lengths, centres, np.array([np.log(6.0)]))
-    return Residual(axes, lengths, centres, np.array([0.1]), Scatter(bumps, 0.5))
+    return Residual(axes, lengths, centres, np.array([0.1]), Dispersion(bumps, 0.5))
 
 
 def test_a_scatter_is_its_level_far_away_and_its_height_at_a_support() -> None:
@@ -75,7 +75,7 @@ def test_a_scatter_is_its_level_far_away_and_its_height_at_a_support() -> None:
 
 def test_a_fit_takes_its_width_from_the_scatter_of_its_residual() -> None:
     operator = Elementwise("norm", traffic=2.0**27, rows=2.0**7)
-    form = StreamForm(launch=1e-6, memory=0.9, cached=1.0, resident=0.5, load=10.0, fill=1.0)
+    form = ElementwiseForm(launch=1e-6, memory=0.9, cached=1.0, resident=0.5, load=10.0, fill=1.0)
     fit = FamilyFit(basis="fitted", form=form, residual=scattered())
     assert fit.width(operator) == pytest.approx(3.0)
     assert replace(fit, residual=replace(scattered(), scatter=None)).width(operator) == 1.0
@@ -91,7 +91,7 @@ def test_a_scatter_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_one_width_for_all_shapes_is_read_as_it_was_written(tmp_path: Path) -> None:
     residual = scattered()
     none = Residual(residual.axes, residual.lengths, np.zeros((0, 2)), np.zeros(0))
-    write_residuals(tmp_path / "a.json", {"elementwise": replace(residual, scatter=Scatter(none, 0.7))})
+    write_residuals(tmp_path / "a.json", {"elementwise": replace(residual, scatter=Dispersion(none, 0.7))})
     found = read_residuals(tmp_path / "a.json")["elementwise"]
     assert found.scatter is not None
     assert found.scatter.width([7.0, 20.0]) == pytest.approx(0.7)

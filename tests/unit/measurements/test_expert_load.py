@@ -19,10 +19,10 @@ def routing(table, catalogue):
     """Return (rows, experts with any, deviation) of the timed rank of one row."""
 
     def of(**changes):
-        from costmodel.measurements.row_group import Batch
+        from costmodel.measurements.row_group import RowGroup
 
         rows = table(ROW | changes)
-        found = expected_routing(Batch(rows, catalogue.device("CHIP"), ()))
+        found = expected_routing(RowGroup(rows, catalogue.device("CHIP"), ()))
         return tuple(float(each[0]) for each in found)
 
     return of

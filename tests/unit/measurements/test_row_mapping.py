@@ -8,7 +8,7 @@ import pytest
 from costmodel.errors import MeasurementError
 from costmodel.measurements.row_group import Catalogue
 from costmodel.measurements.row_mapping import map_rows
-from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Exchange, Gemm, MixedAttention
+from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, ExpertAllToAll, Gemm, MixedAttention
 
 GEMM = {"op": "gemm", "m": 128, "n": 256, "k": 512}
 ATTENTION = {"batch": 4, "q_heads": 32, "kv_heads": 8, "head_dim": 128, "v_head_dim": 128, "q_len": 1, "kv_len": 1000}
@@ -53,9 +53,9 @@ def test_other_formats_make_other_groups(table, catalogue):
 def test_block_scaled_operands_carry_their_scales(table):
     row = GEMM | {"device": "H800_SXM", "dtype_in": "fp8_e4m3_blk128", "dtype_out": "bf16"}
     (product,) = only(table(row), Catalogue()).operators
-    assert product.left == 1 + 4 / 128
-    assert product.right == 1 + 4 / 128**2
-    assert product.out == 2.0
+    assert product.a_bytes == 1 + 4 / 128
+    assert product.b_bytes == 1 + 4 / 128**2
+    assert product.out_bytes == 2.0
 
 
 def test_a_quantisation_inside_the_time_is_a_cast_before_the_product(table, catalogue):
@@ -69,7 +69,7 @@ def test_a_quantisation_inside_the_time_is_a_cast_before_the_product(table, cata
 
 def test_an_accumulated_result_is_read_and_written(table, catalogue):
     (product,) = only(table(GEMM | {"dtype_out": "fp32"}), catalogue).operators
-    assert product.out == 8.0
+    assert product.out_bytes == 8.0
 
 
 def test_grouped_products_share_their_rows_and_skip_empty_groups(table, catalogue):
@@ -93,7 +93,7 @@ def test_a_balanced_expert_layer_copies_rows_together_and_sums_them_again(table,
     assert found.family == "grouped_gemm"
     assert (up.groups[0], up.m[0], up.n[0], up.k[0]) == (4.0, rows / 4, 2 * width, 64.0)
     assert (down.n[0], down.k[0]) == (64.0, width)
-    assert (up.held[0], up.experts[0], up.tokens[0]) == (4.0, 8.0, 16.0)
+    assert (up.local_experts[0], up.experts[0], up.tokens[0]) == (4.0, 8.0, 16.0)
     assert activation.traffic[0] == rows * width * 3 * 2
     assert permute.traffic[0] == rows * 64 * 2 * 2
     assert total.traffic[0] == (rows + 16) * 64 * 2
@@ -115,7 +115,7 @@ def test_skewed_routing_loads_the_timed_rank_more_and_touches_fewer_experts(tabl
     assert skewed.m[0] * skewed.groups[0] > even.m[0] * even.groups[0] == 64.0
     assert skewed.groups[0] < even.groups[0] == 16.0
     assert skewed.groups[0] == again.groups[0]
-    assert skewed.deviation[0] > even.deviation[0] == 0.0
+    assert skewed.m_std[0] > even.m_std[0] == 0.0
 
 
 def test_exact_rows_of_a_fused_expert_kernel_are_used(table, catalogue):
@@ -130,7 +130,7 @@ def test_masked_groups_are_told_from_contiguous_ones(table, catalogue):
     for name, masked in (("masked_up", True), ("contiguous_down", False)):
         (product,) = only(table(row | {"sub_op": name}), catalogue).operators
         assert product.masked is masked
-        assert product.deviation[0] == pytest.approx(0.6 / 12**0.5 * 8.0)
+        assert product.m_std[0] == pytest.approx(0.6 / 12**0.5 * 8.0)
 
 
 def test_index_logits_are_one_product_of_all_heads_with_one_key(table, catalogue):
@@ -161,9 +161,9 @@ def test_a_narrow_cache_is_read_in_its_own_format(table, catalogue):
 def test_a_causal_chunk_sees_its_history_and_itself(table, catalogue):
     row = ATTENTION | {"op": "attention_prefill", "q_len": 100, "causal": 1}
     (core,) = only(table(row), catalogue).operators
-    assert core.pairs.tolist() == [100 * 900 + 100 * 101 / 2]
+    assert core.qk_pairs.tolist() == [100 * 900 + 100 * 101 / 2]
     (full,) = only(table(row | {"causal": 0}), catalogue).operators
-    assert full.pairs.tolist() == [100 * 1000.0]
+    assert full.qk_pairs.tolist() == [100 * 1000.0]
 
 
 def test_a_mixed_call_is_one_kernel_unless_it_is_two(table, catalogue):
@@ -174,20 +174,21 @@ def test_a_mixed_call_is_one_kernel_unless_it_is_two(table, catalogue):
     assert isinstance(mixed, MixedAttention)
     assert (one.family, two.family) == ("attention_mixed", "attention_prefill")
     assert [core.family for core in two.operators] == ["attention_prefill", "attention_decode"]
-    assert mixed.parts[1].pairs.tolist() == two.operators[1].pairs.tolist() == [50.0]
+    assert mixed.parts[1].qk_pairs.tolist() == two.operators[1].qk_pairs.tolist() == [50.0]
 
 
 def test_two_populations_that_decode_in_one_call_are_one_kernel(table, catalogue):
     row = ATTENTION | {"op": "attention_decode_skewed", "q_len": 1, "batch2": 3, "q2_len": 1, "kv2_len": 50}
     (mixed,) = only(table(row), catalogue).operators
     assert mixed.family == "attention_decode_skewed"
-    assert [core.keys.tolist() for core in mixed.parts] == [[1000.0], [50.0]]
+    assert [core.kv_len.tolist() for core in mixed.parts] == [[1000.0], [50.0]]
 
 
 def test_kernels_that_run_again_and_again_find_l2_warm(table, catalogue):
     row = ATTENTION | {"op": "attention_decode"}
     warm = {
-        timing: only(table(row | {"timing": timing}), catalogue).warm for timing in ("cuda_graph_loop", "kineto_kernel")
+        timing: only(table(row | {"timing": timing}), catalogue).warm_l2
+        for timing in ("cuda_graph_loop", "kineto_kernel")
     }
     assert warm == {"cuda_graph_loop": True, "kineto_kernel": False}
 
@@ -211,7 +212,7 @@ def test_decoding_that_rotates_its_queries_reads_and_writes_their_rotated_part(t
 def test_a_cache_write_inside_the_time_is_an_operator_of_its_own(table, catalogue):
     row = ATTENTION | {"op": "attention_decode", "kernel": "Attention module: KV write + flash-attn varlen"}
     core, written = only(table(row), catalogue).operators
-    assert isinstance(core, AttentionCore)
+    assert isinstance(core, AttentionKernel)
     assert written.traffic.tolist() == [4 * 8 * 256 * (2.0 + 2.0)]
 
 
@@ -270,7 +271,7 @@ def test_ranks_on_nodes_that_no_file_joins_are_left_out(table, catalogue):
 def test_exchanges_of_other_groups_and_choices_stand_apart(table, catalogue):
     mapped, _ = map_rows(table(EXCHANGE, EXCHANGE | {"topk": 4}, EXCHANGE | {"world_size": 8}), catalogue)
     operators = [one.operators[0] for one in mapped]
-    assert all(isinstance(one, Exchange) for one in operators)
+    assert all(isinstance(one, ExpertAllToAll) for one in operators)
     assert sorted((one.top_k, one.group.size) for one in operators) == [(4, 16.0), (8, 8.0), (8, 16.0)]
     assert operators[0].token_bytes.tolist() == [2048.0]
 

@@ -11,7 +11,7 @@ from builders import CLUSTER, NODE, ONE_NODE, way
 from costmodel.errors import InfeasibleError
 from costmodel.hardware import Host, Nic
 from costmodel.network.collectives import collective_time, tree_all_reduce_time
-from costmodel.network.group_links import Path, path
+from costmodel.network.group_links import GroupLinks, group_links
 from costmodel.workload.operators import Group
 
 KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv", "broadcast")
@@ -22,7 +22,7 @@ NO_LATENCY = (0.0, 0.0)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_group_of_one_has_nothing_to_send(kind: str) -> None:
     assert collective_time(kind, SIZE, way(1.0, 1.0)) == 0
-    mixed = Path(np.array([1.0, 8.0]), np.array([1.0, 8.0]), np.array([1.0, 1.0]), 200e9, 50e9, 1e-6, 3e-6)
+    mixed = GroupLinks(np.array([1.0, 8.0]), np.array([1.0, 8.0]), np.array([1.0, 1.0]), 200e9, 50e9, 1e-6, 3e-6)
     assert [time == 0 for time in np.asarray(collective_time(kind, SIZE, mixed))] == [True, False]
 
 
@@ -114,44 +114,44 @@ def test_a_message_between_nodes_takes_the_slowest_link() -> None:
     [(8, 1, 8, 1), (4, 1, 4, 1), (32, 1, 8, 4), (4, 2, 4, 1), (8, 2, 4, 2), (4, 8, 1, 4), (4, 64, 1, 4), (1, 1, 1, 1)],
 )
 def test_neighbours_fill_nodes_in_rank_order(size: float, stride: float, local: float, nodes: float) -> None:
-    group = path(Group(float(size), float(stride)), CLUSTER)
-    assert (group.local, group.nodes) == (local, nodes)
+    group = group_links(Group(float(size), float(stride)), CLUSTER)
+    assert (group.ranks_per_node, group.nodes) == (local, nodes)
 
 
 def test_the_latency_of_the_fabric_stands_for_the_nic_s_and_grows_beyond_a_leaf() -> None:
-    assert path(Group(8.0), CLUSTER).latency == 1e-6
-    assert path(Group(256.0), CLUSTER).latency == 2e-6  # 32 nodes: half the ports of a 64-port leaf
-    assert path(Group(264.0), CLUSTER).latency == 3e-6
+    assert group_links(Group(8.0), CLUSTER).latency == 1e-6
+    assert group_links(Group(256.0), CLUSTER).latency == 2e-6  # 32 nodes: half the ports of a 64-port leaf
+    assert group_links(Group(264.0), CLUSTER).latency == 3e-6
 
 
 def test_several_nics_add_up_and_a_slow_port_bounds_each() -> None:
     doubled = replace(CLUSTER, node=replace(NODE, nic=Nic(50e9, 2.0, 2e-6)))
-    assert path(Group(16.0), doubled).outer == 100e9
+    assert group_links(Group(16.0), doubled).inter == 100e9
     assert CLUSTER.network is not None
     ports = replace(doubled, network=replace(CLUSTER.network, bandwidth=25e9))
-    assert path(Group(16.0), ports).outer == 50e9
+    assert group_links(Group(16.0), ports).inter == 50e9
 
 
 def test_without_peer_to_peer_messages_share_the_host_s_memory() -> None:
     box = replace(ONE_NODE, node=replace(NODE, peer_to_peer=False, host=Host(None, 160e9, None)))
-    group = path(Group(8.0), box)
-    assert group.inner == 160e9 / 16  # eight devices, each byte written and read
-    assert group.inner_latency == 2e-6
+    group = group_links(Group(8.0), box)
+    assert group.intra == 160e9 / 16  # eight devices, each byte written and read
+    assert group.intra_latency == 2e-6
     unstated = replace(box, node=replace(box.node, host=Host(None, None, None)))
-    assert path(Group(8.0), unstated).inner == 100e9  # two hops over the link, one after the other
+    assert group_links(Group(8.0), unstated).intra == 100e9  # two hops over the link, one after the other
 
 
 def test_nodes_without_a_nic_cannot_work_together() -> None:
     lone = replace(CLUSTER, node=replace(NODE, nic=None))
-    assert path(Group(8.0), lone).nodes == 1
+    assert group_links(Group(8.0), lone).nodes == 1
     with pytest.raises(InfeasibleError, match="no NIC"):
-        path(Group(16.0), lone)
-    grid = path(Group(np.array([8.0, 16.0])), lone)
+        group_links(Group(16.0), lone)
+    grid = group_links(Group(np.array([8.0, 16.0])), lone)
     assert list(np.isnan(np.asarray(collective_time("all_reduce", SIZE, grid)))) == [False, True]
 
 
 def test_an_all_reduce_of_nccl_passes_the_chain_of_a_node_and_the_tree_between_nodes_twice():
     group = way(32.0, 8.0)
-    steps = 2 * (7 * group.inner_latency + 2 * group.outer_latency)
+    steps = 2 * (7 * group.intra_latency + 2 * group.inter_latency)
     assert tree_all_reduce_time(0.0, group) == pytest.approx(steps)
-    assert tree_all_reduce_time(1e9, group) == pytest.approx(steps + 2 * 31 / 32 * 1e9 / group.inner)
+    assert tree_all_reduce_time(1e9, group) == pytest.approx(steps + 2 * 31 / 32 * 1e9 / group.intra)

@@ -7,7 +7,7 @@ import pytest
 import costmodel
 from costmodel.analytic.evaluation import evaluate
 from costmodel.errors import InputError
-from costmodel.workload.operators import Exchange
+from costmodel.workload.operators import ExpertAllToAll
 
 TRAINING = "scenarios.training.communication"
 
@@ -21,7 +21,7 @@ def exchanges(**changes: object) -> dict[str, tuple[float, float]]:
     found = evaluate(scenario, loaded.calibration(scenario)).operators()
     return {
         one.operator.name: (float(one.operator.token_bytes), float(one.time.seconds))
-        for one in found if isinstance(one.operator, Exchange)
+        for one in found if isinstance(one.operator, ExpertAllToAll)
     }  # fmt: skip
 
 

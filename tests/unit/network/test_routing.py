@@ -10,9 +10,9 @@ from builders import CLUSTER, NODE
 
 from costmodel.errors import InfeasibleError, InputError
 from costmodel.hardware import Cluster, Host, Network
-from costmodel.network.cluster_links import KINDS, Plant, build_plant
+from costmodel.network.cluster_links import KINDS, ClusterLinks, build_cluster_links
 from costmodel.network.layout import layout, pairs
-from costmodel.network.routing import POLICIES, Flows, Routed, route
+from costmodel.network.routing import POLICIES, FlowRoutes, Flows, route
 from costmodel.quantities import Array
 from costmodel.schema.files import load_cluster, load_topology
 
@@ -25,14 +25,14 @@ def cluster(topology: str, planes: int = 1, nodes: int = 8, local: int = 4, **mo
     return Cluster("test", replace(NODE, count=float(local)), float(nodes), fabric)
 
 
-def routed(where: Cluster, policy: str = "spray", nodes: int | None = None) -> tuple[Plant, Flows, Routed]:
-    plant = build_plant(where, int(where.count) if nodes is None else nodes)
+def routed(where: Cluster, policy: str = "spray", nodes: int | None = None) -> tuple[ClusterLinks, Flows, FlowRoutes]:
+    plant = build_cluster_links(where, int(where.count) if nodes is None else nodes)
     source, target = pairs(plant.devices)
     flows = Flows(source, target, np.ones(len(source)))
     return plant, flows, route(plant, flows, policy)
 
 
-def loads(plant: Plant, found: Routed, kind: str) -> Array:
+def loads(plant: ClusterLinks, found: FlowRoutes, kind: str) -> Array:
     return found.incidence.load(np.ones(found.incidence.flows))[plant.kind == KINDS.index(kind)]
 
 
@@ -133,7 +133,7 @@ def test_a_network_that_is_parted_is_told(topology: str, planes: int, failed: tu
 )
 def test_what_is_not_there_cannot_fail(failed: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        build_plant(cluster("ft2", failed=(failed,)), 8)
+        build_cluster_links(cluster("ft2", failed=(failed,)), 8)
 
 
 @pytest.mark.parametrize("nodes", [1, 4])
@@ -143,15 +143,15 @@ def test_what_a_group_does_not_use_may_fail(nodes: int) -> None:
     broken, whole = (loads(*routed(one, nodes=nodes)[::2], "nic") for one in (far, sound))
     assert broken == pytest.approx(whole)
     with pytest.raises(InputError, match=r"no part 'leaf0\.99'"):
-        build_plant(replace(far, network=replace(far.network, failed=("leaf0.99",))), nodes)
+        build_cluster_links(replace(far, network=replace(far.network, failed=("leaf0.99",))), nodes)
 
 
 def test_a_link_without_bandwidth_is_an_error() -> None:
     nothing = replace(FOUR, intra=replace(FOUR.intra, bandwidth=0.0))
     with pytest.raises(InputError, match=r"link intra0.up has a bandwidth of 0 B/s"):
-        build_plant(replace(cluster("ft2"), node=nothing), 8)
+        build_cluster_links(replace(cluster("ft2"), node=nothing), 8)
     with pytest.raises(InputError, match="no kind of link is named 'nics'"):
-        build_plant(cluster("ft2"), 8, {"nics": 0.5})
+        build_cluster_links(cluster("ft2"), 8, {"nics": 0.5})
 
 
 def test_unknown_policies_are_errors() -> None:
@@ -160,7 +160,7 @@ def test_unknown_policies_are_errors() -> None:
 
 
 def test_measured_shares_scale_the_links_of_their_kind() -> None:
-    whole, part = (build_plant(cluster("ft2"), 2, shares) for shares in ({}, {"nic": 0.5, "intra": 0.9}))
+    whole, part = (build_cluster_links(cluster("ft2"), 2, shares) for shares in ({}, {"nic": 0.5, "intra": 0.9}))
     for kind, share in (("nic", 0.5), ("intra", 0.9), ("pcie", 1.0)):
         of_kind = whole.kind == KINDS.index(kind)
         assert part.capacity[of_kind] == pytest.approx(share * whole.capacity[of_kind])
@@ -180,7 +180,7 @@ def test_without_peer_to_peer_bytes_go_up_and_down_and_through_memory() -> None:
 )
 def test_the_latencies_of_table_5(fabric: str, target: int, latency: float) -> None:
     """DeepSeek-AI, arXiv 2505.09343, table 5: 64 B, InfiniBand in one leaf and over two, NVLink."""
-    plant = build_plant(load_cluster(fabric), 33)
+    plant = build_cluster_links(load_cluster(fabric), 33)
     found = route(plant, Flows(np.array([0]), np.array([target]), np.array([64.0])), "static")
     assert found.latency[0] == pytest.approx(latency)
 
@@ -189,7 +189,7 @@ def test_the_latencies_of_table_5(fabric: str, target: int, latency: float) -> N
 def test_the_latencies_of_table_5_over_ethernet(target: int, latency: float) -> None:
     plain = load_cluster("h800-2048-mrft")
     one = replace(plain, node=replace(plain.node, count=1.0), network=load_topology("roce-ft2")[0])
-    found = route(build_plant(one, 64), Flows(np.array([0]), np.array([target]), np.array([64.0])), "ecmp")
+    found = route(build_cluster_links(one, 64), Flows(np.array([0]), np.array([target]), np.array([64.0])), "ecmp")
     assert found.latency[0] == pytest.approx(latency)
 
 

@@ -11,16 +11,16 @@ from builders import CLUSTER, NODE, ONE_NODE
 from costmodel.errors import InfeasibleError, InputError
 from costmodel.hardware import Cluster, Link, Network
 from costmodel.network.algorithms import CLOSED, algorithm_time, best_chunks, pipelined
-from costmodel.network.cluster_links import build_plant
-from costmodel.network.expert_all_to_all import exchange_time
-from costmodel.network.group_links import path
+from costmodel.network.cluster_links import build_cluster_links
+from costmodel.network.expert_all_to_all import expert_all_to_all_time
+from costmodel.network.group_links import group_links
 from costmodel.network.layout import layout
 from costmodel.network.patterns import ALGORITHMS, bus_factor, phases
 from costmodel.network.payload import payload_bytes
 from costmodel.network.simulation import run_collective, run_exchange, run_phase, setting
 from costmodel.network.uniform import uniform_classes
 from costmodel.schema.files import load_cluster
-from costmodel.workload.operators import Exchange, Group
+from costmodel.workload.operators import ExpertAllToAll, Group
 
 SIZE = 1e9
 MPFT, MRFT = load_cluster("h800-2048-mpft"), load_cluster("h800-2048-mrft")
@@ -52,7 +52,7 @@ def test_the_two_levels_have_the_same_algorithms() -> None:
 @pytest.mark.parametrize(("kind", "algorithm"), EVERY)
 @pytest.mark.parametrize("ranks", [2, 8])
 def test_in_a_node_flows_take_the_closed_form(kind: str, algorithm: str, ranks: int) -> None:
-    closed = algorithm_time(kind, algorithm, SIZE, path(Group(float(ranks)), ONE_NODE))
+    closed = algorithm_time(kind, algorithm, SIZE, group_links(Group(float(ranks)), ONE_NODE))
     share = 1.0 if algorithm != "tree" or ranks > 2 else 0.5  # of two ranks either tree is one edge
     if algorithm == "tree":
         assert share * 0.5 * closed <= time(kind, ONE_NODE, ranks, algorithm) <= closed * (1 + 1e-9)
@@ -63,13 +63,13 @@ def test_in_a_node_flows_take_the_closed_form(kind: str, algorithm: str, ranks: 
 @pytest.mark.parametrize(("kind", "algorithm"), [one for one in EVERY if one[1] != "tree"])
 @pytest.mark.parametrize("ranks", [16, 64])
 def test_between_nodes_flows_that_meet_no_others_take_the_closed_form(kind: str, algorithm: str, ranks: int) -> None:
-    closed = algorithm_time(kind, algorithm, SIZE, path(Group(float(ranks)), INSTANT))
+    closed = algorithm_time(kind, algorithm, SIZE, group_links(Group(float(ranks)), INSTANT))
     assert time(kind, INSTANT, ranks, algorithm) == pytest.approx(float(closed), rel=1e-9)
 
 
 @pytest.mark.parametrize("nodes", [3, 5])
 def test_rings_stay_on_their_rails_over_an_odd_number_of_nodes(nodes: int) -> None:
-    closed = algorithm_time("all_gather", "ring", SIZE, path(Group(8.0 * nodes), INSTANT))
+    closed = algorithm_time("all_gather", "ring", SIZE, group_links(Group(8.0 * nodes), INSTANT))
     assert time("all_gather", INSTANT, 8 * nodes, "ring") == pytest.approx(float(closed), rel=1e-9)
 
 
@@ -82,7 +82,7 @@ def test_latency_is_what_is_left_of_an_empty_collective() -> None:
     found = run_collective("all_gather", 0.0, setting(ONE_NODE, layout(ONE_NODE, 8)), "ring")
     assert found.time == found.latency == pytest.approx(7e-6)
     assert found.bottleneck == "latency"
-    assert found.told == "latency"
+    assert found.document == "latency"
 
 
 # ---- symmetry -------------------------------------------------------------------------------------------------------
@@ -109,7 +109,7 @@ def test_symmetry_gives_what_the_flows_give(
     run = setting(cluster, layout(cluster, 64, **placed))
     by_symmetry = run_collective("all_to_all", SIZE, run, "direct")
     (phase,) = phases("all_to_all", "direct", SIZE, run.where)
-    by_flows = run_phase(phase, build_plant(cluster, run.where.last_node), run)
+    by_flows = run_phase(phase, build_cluster_links(cluster, run.where.last_node), run)
     assert by_symmetry.time == pytest.approx(by_flows.time, rel=1e-9)
     assert by_symmetry.latency == pytest.approx(by_flows.latency)
 
@@ -211,10 +211,22 @@ def test_a_box_without_switches_does_not_add_up_on_the_way() -> None:
 # ---- experts --------------------------------------------------------------------------------------------------------
 
 
-def exchange(ranks: int, kind: str = "dispatch", mode: str = "normal") -> Exchange:
+def exchange(ranks: int, kind: str = "dispatch", mode: str = "normal") -> ExpertAllToAll:
     """Return V3's, 4,096 tokens a rank in FP8."""
     copy = 7168 * float(payload_bytes("fp8"))
-    return Exchange(kind, 4096.0, copy, 8, 256.0, 8.0, 4, Group(float(ranks)), mode, 1.0, kind)
+    return ExpertAllToAll(
+        kind,
+        tokens=4096.0,
+        token_bytes=copy,
+        top_k=8,
+        experts=256.0,
+        expert_groups=8.0,
+        group_top_k=4,
+        group=Group(float(ranks)),
+        mode=mode,
+        expert_load=1.0,
+        family=kind,
+    )
 
 
 @pytest.mark.parametrize("mode", ["normal", "low_latency"])
@@ -222,7 +234,9 @@ def exchange(ranks: int, kind: str = "dispatch", mode: str = "normal") -> Exchan
 def test_an_exchange_takes_its_closed_form(ranks: int, mode: str) -> None:
     operator = exchange(ranks, mode=mode)
     found = run_exchange(operator, setting(INSTANT, layout(INSTANT, ranks)))
-    assert found.time == pytest.approx(float(exchange_time(operator, path(operator.group, INSTANT))), rel=1e-9)
+    assert found.time == pytest.approx(
+        float(expert_all_to_all_time(operator, group_links(operator.group, INSTANT))), rel=1e-9
+    )
 
 
 def test_one_copy_a_node_beats_one_an_expert() -> None:

@@ -7,9 +7,9 @@ import pytest
 
 from costmodel.errors import InputError
 from costmodel.profiling.shape_selection import most_informative
-from costmodel.profiling.shapes import SUITES, Reach, Shape, collectives, shapes
+from costmodel.profiling.shapes import SUITES, ProfileLimits, Shape, collectives, shapes
 
-SMALL = Reach({"fp32": 1e11, "bf16": 4e11}, 2e10, 1e8, 1e-3, gpu=False)
+SMALL = ProfileLimits({"fp32": 1e11, "bf16": 4e11}, 2e10, 1e8, 1e-3, gpu=False)
 
 
 def product(m: int, n: int = 64, sub_op: str = "") -> Shape:
@@ -84,7 +84,7 @@ def test_a_suite_holds_kernels_that_are_short_fit_and_differ(suite):
 
 
 def test_more_time_and_libraries_only_add_kernels():
-    larger = Reach(SMALL.peaks, SMALL.bandwidth, SMALL.memory, 1e-2, ("torch", "flash_attn"), gpu=True)
+    larger = ProfileLimits(SMALL.peaks, SMALL.bandwidth, SMALL.memory, 1e-2, ("torch", "flash_attn"), gpu=True)
     few, many = shapes([], SMALL), shapes([], larger)
     assert {shape.row_id for shape in few} < {shape.row_id for shape in many}
     assert {shape.library for shape in few} == {"torch"}
@@ -93,7 +93,7 @@ def test_more_time_and_libraries_only_add_kernels():
 
 def test_messages_are_of_groups_only():
     assert collectives(SMALL) == []
-    group = Reach(SMALL.peaks, SMALL.bandwidth, SMALL.memory, 1.0, ranks=8, local=4)
+    group = ProfileLimits(SMALL.peaks, SMALL.bandwidth, SMALL.memory, 1.0, ranks=8, local=4)
     found = collectives(group)
     assert {shape.op for shape in found} == {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv"}
     assert all(shape.size("bytes") % (2 * 8) == 0 for shape in found)  # whole BF16 elements for every rank

@@ -11,9 +11,9 @@ torch = pytest.importorskip("torch", reason="kernels are torch's: pip install 'c
 from costmodel.profiling.kernels import build  # noqa: E402
 from costmodel.profiling.machine import HostWatch, machine  # noqa: E402
 from costmodel.profiling.operands import Operands  # noqa: E402
-from costmodel.profiling.shapes import SUITES, Reach, Shape, shapes  # noqa: E402
+from costmodel.profiling.shapes import SUITES, ProfileLimits, Shape, shapes  # noqa: E402
 
-REACH = Reach({"fp32": 1e11, "bf16": 1e11}, 1e10, 1e7, 1e-3, gpu=False)
+REACH = ProfileLimits({"fp32": 1e11, "bf16": 1e11}, 1e10, 1e7, 1e-3, gpu=False)
 
 
 def smallest() -> list[Shape]:

@@ -14,10 +14,20 @@ from costmodel.measurements.tables import NUMBERS, TEXTS, read_tables
 from costmodel.profiling.device_file import Facts, rates_of, write_device
 from costmodel.profiling.rows import COLUMNS, RowTable
 from costmodel.profiling.running import probes
-from costmodel.profiling.shapes import Reach, shapes
+from costmodel.profiling.shapes import ProfileLimits, shapes
 from costmodel.schema.files import load_device, load_node, validate
 
-FACTS = Facts('Some "CPU"', "cpu", 2, 2.5e9, 3e9, 2**34, 2**25, "6.1", "memory")
+FACTS = Facts(
+    product='Some "CPU"',
+    architecture="cpu",
+    processors=2,
+    clock=2.5e9,
+    clock_max=3e9,
+    memory=2**34,
+    cache=2**25,
+    driver="6.1",
+    link="memory",
+)
 
 
 def row(identifier: str, **cells: str) -> dict[str, str]:
@@ -26,7 +36,7 @@ def row(identifier: str, **cells: str) -> dict[str, str]:
 
 
 def test_rows_are_read_by_the_strict_reader_with_every_column(tmp_path):
-    every = shapes([], Reach({"fp32": 1e12, "bf16": 1e13}, 1e12, 1e9, 1e-2, gpu=True, ranks=2, local=2))
+    every = shapes([], ProfileLimits({"fp32": 1e12, "bf16": 1e13}, 1e12, 1e9, 1e-2, gpu=True, ranks=2, local=2))
     with RowTable(tmp_path / "t.csv", "this-cpu") as table:
         for shape in every[::37]:
             table.append(shape.columns() | {"device": "this-cpu", "time_us": "3.25", "spread": "0.01", "driver": "1"})

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import costmodel
-from costmodel.analytic.training import price_step
+from costmodel.analytic.training import step_model
 from costmodel.api import event_engine
 from costmodel.event.engine import Timeline
 from costmodel.report.trace import document_lines, trace_events, write_trace
@@ -154,7 +154,7 @@ def test_activations_peak_where_the_ledger_has_them(events: list[dict[str, Any]]
     workload = costmodel.load("deepseek_v3", set=SMALL, scenarios=["training"])
     scenario = workload.scenario("training")
     assert isinstance(scenario.plan, Training)
-    step = price_step(scenario, scenario.plan, workload.calibration(scenario))
+    step = step_model(scenario, scenario.plan, workload.calibration(scenario))
     for rank, states in enumerate(in_flight(step.schedule)):
         held = [stage_work(step.work, step.layout[stage]) for stage in step.schedule.stages_of(rank)]
         sizes = [sum(count * float(kept_bytes(work)) for count, work in stage) for stage in held]

@@ -11,12 +11,12 @@ from builders import BF16, DENSE_MODEL, FP8, GPT_22B, GPT_LAYER, GQA, MOE, MOE_M
 from costmodel.workload.architecture import Architecture, DenseFfn, Layer, MoeFfn
 from costmodel.workload.context import Context
 from costmodel.workload.layers import model_work
-from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Exchange, Gemm, Operator
+from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, ExpertAllToAll, Gemm, Operator
 from costmodel.workload.recompute import OPERATORS, SETS, expand
 from costmodel.workload.scenario import MASKED, Communication, Framework, Parallelism
 from costmodel.workload.work import Work
 
-MEGATRON = replace(UNFUSED, implementations={"attention_prefill": (MASKED,)}, eager=True)
+MEGATRON = replace(UNFUSED, implementations={"attention_prefill": (MASKED,)}, unfused_elementwise=True)
 SEQUENCE, BATCH, HIDDEN, HEADS = 2048, 4, 6144, 64  # of Megatron's 22B
 
 
@@ -36,7 +36,7 @@ def kept(work: Work) -> float:
 
 
 def flop(operators: Iterable[Operator]) -> float:
-    return float(sum(item.flop for item in operators if isinstance(item, Gemm | AttentionCore)))
+    return float(sum(item.flop for item in operators if isinstance(item, Gemm | AttentionKernel)))
 
 
 def named(operators: Iterable[Operator], name: str) -> Operator:
@@ -209,14 +209,14 @@ def test_unfused_attention_counts_all_pairs_four_times_backwards() -> None:
 
 def test_causal_pairs_are_half_and_the_diagonal() -> None:
     core = named(model_work(context(length=1000.0)).layers[0].forward, "attention core")
-    assert isinstance(core, AttentionCore)
-    assert core.pairs == 1000 * 1001 / 2
+    assert isinstance(core, AttentionKernel)
+    assert core.qk_pairs == 1000 * 1001 / 2
 
 
 def test_weight_gradients_read_and_write_their_sum() -> None:
     product = named(moe_layer().weight_gradient, "query up weight gradient")
     assert isinstance(product, Gemm)
-    assert product.out == 8.0  # a 4-byte read and a 4-byte write
+    assert product.out_bytes == 8.0  # a 4-byte read and a 4-byte write
 
 
 def test_narrow_products_cast_their_inputs_both_ways_and_turn_them_for_the_weight_gradient() -> None:
@@ -235,12 +235,12 @@ def test_narrow_products_cast_their_inputs_both_ways_and_turn_them_for_the_weigh
 def test_absorbed_decoding_reads_the_latent_once_for_all_heads() -> None:
     seen = context(MOE_MODEL, phase="decode", sequences=32.0, length=1.0, keys=1000.0)
     core = named(model_work(seen).layers[0].forward, "attention core")
-    assert isinstance(core, AttentionCore)
+    assert isinstance(core, AttentionKernel)
     width = 128 + 32
     assert core.flop == 2 * 32 * 16 * 1000 * (width + 128)
     assert core.traffic == 32 * 1000 * width * 2 + 32 * 16 * (width + 128) * 2
     split = named(model_work(replace(seen, parallel=Parallelism(tp=4.0))).layers[0].forward, "attention core")
-    assert isinstance(split, AttentionCore)
+    assert isinstance(split, AttentionKernel)
     assert split.flop == core.flop / 4
     assert split.traffic > 32 * 1000 * width * 2
 
@@ -293,10 +293,10 @@ def test_context_parallelism_passes_keys_and_values_round_and_their_gradients_ba
     assert collectives(Parallelism(cp=4.0)) == [("all_gather", whole)] * 2 + [("reduce_scatter", whole)]
 
 
-def exchange(name: str) -> Exchange:
+def exchange(name: str) -> ExpertAllToAll:
     work = moe_layer()
     found = named([*work.forward, *work.input_gradient], name)
-    assert isinstance(found, Exchange)
+    assert isinstance(found, ExpertAllToAll)
     return found
 
 
@@ -315,8 +315,8 @@ def test_the_fullest_rank_s_load_multiplies_expert_rows_and_copies() -> None:
         seen = replace(context(MOE_MODEL, Parallelism(dp=8.0, ep=8.0)), communication=Communication(expert_load=load))
         work = model_work(seen).layers[-1]
         sent = named(work.forward, "dispatch")
-        assert isinstance(sent, Exchange)
-        return flop([named(work.forward, "expert up")]), float(sent.load)
+        assert isinstance(sent, ExpertAllToAll)
+        return flop([named(work.forward, "expert up")]), float(sent.expert_load)
 
     assert loaded(1.5) == (1.5 * loaded(1.0)[0], 1.5)
 
@@ -390,7 +390,7 @@ def test_gradients_of_queries_keys_and_values_are_joined_where_nothing_is_fused(
     assert traffic(joined) == 2 * 2 * BATCH * SEQUENCE * 3 * HIDDEN / 2
     order = [item.name for item in layer.input_gradient]
     assert order.index(joined.name) < order.index("qkv projection input gradient")
-    plain = model_work(replace(seen, framework=replace(framework, eager=False))).layers[0]
+    plain = model_work(replace(seen, framework=replace(framework, unfused_elementwise=False))).layers[0]
     assert all(item.name != joined.name for item in plain.input_gradient)
 
 

@@ -13,12 +13,12 @@ from costmodel.workload.layers import model_work
 from costmodel.workload.mixed import labelled, merged_model, sharing
 from costmodel.workload.operators import (
     WEIGHT_ONLY,
-    AttentionCore,
+    AttentionKernel,
     Collective,
     Elementwise,
-    Exchange,
+    ExpertAllToAll,
     Gemm,
-    HostProduct,
+    HostGemm,
     HostTransfer,
     MixedAttention,
     Operator,
@@ -51,11 +51,11 @@ def test_flop_exchanges_and_collectives_of_both_are_conserved(model: Architectur
     alone, together = [*operators(decode), *operators(chunk)], operators(decode, chunk)
     for kind, amount in (
         (Gemm, lambda one: one.flop),
-        (AttentionCore, lambda one: one.flop),
-        (AttentionCore, lambda one: one.traffic),
+        (AttentionKernel, lambda one: one.flop),
+        (AttentionKernel, lambda one: one.traffic),
         (Elementwise, lambda one: one.traffic),
         (Elementwise, lambda one: one.rows),
-        (Exchange, lambda one: one.tokens),
+        (ExpertAllToAll, lambda one: one.tokens),
         (Collective, lambda one: one.size),
     ):
         sums = [sum(amount(one) for one in found if isinstance(one, kind)) for found in (together, alone)]
@@ -67,12 +67,12 @@ def test_weights_are_read_once_for_both(model: Architecture) -> None:
     decode, chunk = parts(model)
     alike = replace(decode, sequences=decode.tokens + chunk.tokens)
     weights = [
-        sum(one.groups * one.k * one.n * one.right for one in found if isinstance(one, Gemm) and one.family != "bmm")
+        sum(one.groups * one.k * one.n * one.b_bytes for one in found if isinstance(one, Gemm) and one.family != "bmm")
         for found in (operators(decode, chunk), operators(alike))
     ]
     # The chunk of a latent-attention model expands its keys and values, which decoding does not.
     expansion = [one for one in operators(chunk) if isinstance(one, Gemm) and one.name == "key-value up"]
-    extra = sum(one.k * one.n * one.right for one in expansion)
+    extra = sum(one.k * one.n * one.b_bytes for one in expansion)
     assert weights[0] == pytest.approx(weights[1] + extra, rel=1e-12)
 
 
@@ -94,7 +94,7 @@ def test_the_host_computes_its_experts_once_for_the_tokens_of_both() -> None:
     )
     layer = pass_work(Pass((decode, chunk), 1)).body.layers[1]
     alone = model_work(decode).layers[1], model_work(chunk).layers[1]
-    (product,) = (one for one in layer.forward if isinstance(one, HostProduct) and one.name == "expert up")
+    (product,) = (one for one in layer.forward if isinstance(one, HostGemm) and one.name == "expert up")
     assert product.product.m * product.product.groups == pytest.approx(4 * (24 + 256))
     assert product.product.groups == pytest.approx(64)
     moved = [one for one in layer.forward if isinstance(one, HostTransfer)]
@@ -123,15 +123,15 @@ def test_a_step_without_decoding_requests_is_its_prompts() -> None:
     decode, chunk = (replace(part, routing=Routing("uniform")) for part in parts(MOE_MODEL))
     together = operators(replace(decode, sequences=0.0), chunk)
     alone = operators(chunk)
-    assert sum(one.flop for one in together if isinstance(one, Gemm | AttentionCore)) == pytest.approx(
-        sum(one.flop for one in alone if isinstance(one, Gemm | AttentionCore))
+    assert sum(one.flop for one in together if isinstance(one, Gemm | AttentionKernel)) == pytest.approx(
+        sum(one.flop for one in alone if isinstance(one, Gemm | AttentionKernel))
     )
 
 
 def test_each_part_keeps_its_attention_kernel() -> None:
-    cores = [one for one in operators(*parts(DENSE_MODEL)) if isinstance(one, AttentionCore)]
+    cores = [one for one in operators(*parts(DENSE_MODEL)) if isinstance(one, AttentionKernel)]
     assert [core.family for core in cores] == ["attention_decode", "attention_prefill"]
-    assert [float(core.rows) for core in cores] == [1.0, 256.0]
+    assert [float(core.q_len) for core in cores] == [1.0, 256.0]
 
 
 ONE_CORE = replace(FRAMEWORK, implementations={"attention_mixed": "any"})
@@ -146,12 +146,12 @@ def test_an_engine_s_one_kernel_for_both_does_the_work_of_two(windowed: bool) ->
     apart, together = operators(*two), operators(*one)
     cores = [each for each in together if isinstance(each, MixedAttention)]
     assert len(cores) == (2 if windowed else 1)
-    assert not any(isinstance(each, AttentionCore) for each in together)
+    assert not any(isinstance(each, AttentionKernel) for each in together)
     assert len(together) == len(apart) - len(cores)
     for core in cores:
         assert [part.family for part in core.parts] == ["attention_prefill", "attention_decode"]
     for amount in (lambda each: each.flop, lambda each: each.traffic):
-        alone = sum(amount(each) for each in apart if isinstance(each, AttentionCore))
+        alone = sum(amount(each) for each in apart if isinstance(each, AttentionKernel))
         assert sum(amount(core) for core in cores) == pytest.approx(alone, rel=1e-12)
 
 

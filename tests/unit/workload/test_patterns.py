@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from builders import DENSE_MODEL, GQA, context
 
-from costmodel.workload.architecture import Attention, CoreKernel, HeadGroup, HeadRoute
+from costmodel.workload.architecture import Attention, HeadGroup, HeadRoute, KernelTraits
 from costmodel.workload.layers import model_work
-from costmodel.workload.operators import AttentionCore, Operator
+from costmodel.workload.operators import AttentionKernel, Operator
 from costmodel.workload.patterns import (
     Axis,
     ChunkTopK,
@@ -205,19 +205,21 @@ def test_longer_sequences_never_need_less_nor_more_than_all(pattern: Pattern) ->
     assert np.all(pattern.read(1.0, lengths) <= lengths)
 
 
-def forward(groups: tuple[HeadGroup, ...], phase: str, kernel: CoreKernel | None = None) -> tuple[Operator, ...]:
-    mixer = replace(GQA, head_groups=groups, kernel=kernel or CoreKernel())
+def forward(groups: tuple[HeadGroup, ...], phase: str, kernel: KernelTraits | None = None) -> tuple[Operator, ...]:
+    mixer = replace(GQA, head_groups=groups, kernel=kernel or KernelTraits())
     model = replace(DENSE_MODEL, layers=(replace(DENSE_MODEL.layers[0], mixer=mixer),))
     seen = context(model, phase=phase, length=64.0 if phase == "prefill" else 1.0, keys=64.0)
     return model_work(seen).layers[0].forward
 
 
-def names(groups: tuple[HeadGroup, ...], phase: str, kernel: CoreKernel) -> list[str]:
+def names(groups: tuple[HeadGroup, ...], phase: str, kernel: KernelTraits) -> list[str]:
     return [each.name for each in forward(groups, phase, kernel)]
 
 
-def work_of(groups: tuple[HeadGroup, ...], phase: str, kernel: CoreKernel | None = None) -> dict[str, AttentionCore]:
-    return {each.name: each for each in forward(groups, phase, kernel) if isinstance(each, AttentionCore)}
+def work_of(
+    groups: tuple[HeadGroup, ...], phase: str, kernel: KernelTraits | None = None
+) -> dict[str, AttentionKernel]:
+    return {each.name: each for each in forward(groups, phase, kernel) if isinstance(each, AttentionKernel)}
 
 
 GROUPS = (HeadGroup(0.5, Pattern("window", 16.0)), HeadGroup(0.25, StridedBlocks(block=4.0, local=2.0, stride=2.0)),
@@ -238,18 +240,18 @@ def test_a_mix_of_patterns_is_a_kernel_each_with_its_own_pairs_and_bytes() -> No
 
 def test_masked_kernels_compute_all_pairs_and_gathered_ones_copy_keys() -> None:
     window = (HeadGroup(1.0, Pattern("window", 16.0)),)
-    masked = work_of(window, "prefill", CoreKernel(realised="masked"))["attention core"]
-    assert masked.pairs == 64 * 65 / 2
-    assert "key gather" in names(window, "decode", CoreKernel(realised="gathered"))
-    assert "softmax" in names(window, "prefill", CoreKernel(materialised=True))
-    assert "score edit" in names(window, "decode", CoreKernel(materialised=True))
+    masked = work_of(window, "prefill", KernelTraits(realised="masked"))["attention core"]
+    assert masked.qk_pairs == 64 * 65 / 2
+    assert "key gather" in names(window, "decode", KernelTraits(realised="gathered"))
+    assert "softmax" in names(window, "prefill", KernelTraits(materialised=True))
+    assert "score edit" in names(window, "decode", KernelTraits(materialised=True))
 
 
 def test_routed_heads_skip_the_work_of_inactive_ones_only_if_realised() -> None:
     route = HeadRoute(shared=GQA.q_heads / 2, routed=GQA.q_heads / 2, top_k=GQA.q_heads / 4)
     assert route.active_share == 0.75
-    routed = replace(GQA, route=route, kernel=CoreKernel(realised="gathered"))
-    masked = replace(GQA, route=route, kernel=CoreKernel(realised="masked"))
+    routed = replace(GQA, route=route, kernel=KernelTraits(realised="gathered"))
+    masked = replace(GQA, route=route, kernel=KernelTraits(realised="masked"))
 
     def flop(mixer: Attention) -> float:
         model = replace(DENSE_MODEL, layers=(replace(DENSE_MODEL.layers[0], mixer=mixer),))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costmodel.quantities import Array, Quantity
-from costmodel.workload.operators import Exchange, Group
+from costmodel.workload.operators import ExpertAllToAll, Group
 from costmodel.workload.popularity import Choice, Popularity, chances, placed
 
 Draws = npt.NDArray[np.bool_]  # [draws, tokens, experts]
@@ -46,7 +46,16 @@ def grouped(groups: int, taken: int, experts: int, top_k: int, tokens: int, draw
 
 
 def popularity(choice: Choice, experts: int, ranks: int, exponent: float, tokens: Quantity) -> Popularity:
-    return Popularity(choice, float(experts), 1.0, float(ranks), 1.0, 0.0, exponent, tokens)
+    return Popularity(
+        choice=choice,
+        experts=float(experts),
+        groups=1.0,
+        ranks=float(ranks),
+        nodes=1.0,
+        redundant=0.0,
+        exponent=exponent,
+        tokens=tokens,
+    )
 
 
 @lru_cache
@@ -96,7 +105,16 @@ def test_limited_groups_spread_the_loads_further(
     chosen = grouped(groups, taken, experts, top_k, tokens, int(np.clip(4e6 / (tokens * experts), 60, 1000)))
     fullest = chosen.sum(axis=1).reshape(len(chosen), ranks, -1).sum(axis=2).max(axis=1)
     choice = Choice("uniform", top_k, group_top_k=taken)
-    limited = Popularity(choice, float(experts), float(groups), float(ranks), 1.0, 0.0, 0.0, float(tokens))
+    limited = Popularity(
+        choice=choice,
+        experts=float(experts),
+        groups=float(groups),
+        ranks=float(ranks),
+        nodes=1.0,
+        redundant=0.0,
+        exponent=0.0,
+        tokens=float(tokens),
+    )
     rows, _, _ = limited.fullest_rank()
     error = 3 * fullest.std() / len(chosen) ** 0.5
     assert rows == pytest.approx(fullest.mean(), abs=error + 0.02 * fullest.mean())
@@ -106,7 +124,16 @@ def test_limited_groups_spread_the_loads_further(
 
 def test_groups_of_one_expert_are_experts() -> None:
     """Taking one of eight groups of one expert is taking one of eight experts."""
-    grouped_choice = Popularity(Choice("uniform", 1, group_top_k=1), 8.0, 8.0, 4.0, 1.0, 0.0, 0.0, 100.0)
+    grouped_choice = Popularity(
+        choice=Choice("uniform", 1, group_top_k=1),
+        experts=8.0,
+        groups=8.0,
+        ranks=4.0,
+        nodes=1.0,
+        redundant=0.0,
+        exponent=0.0,
+        tokens=100.0,
+    )
     assert grouped_choice.fullest_rank() == pytest.approx(
         popularity(Choice("uniform", 1), 8, 4, 0.0, 100.0).fullest_rank()
     )
@@ -122,11 +149,12 @@ def test_the_fullest_place_gets_as_many_tokens_as_in_draws(
     chosen = sampled(experts, top_k, exponent, tokens)
     visits = chosen.reshape(len(chosen), tokens, places, -1).any(axis=3).sum(axis=1)
     origin = popularity(Choice("zipf", top_k), experts, ranks, exponent, float(tokens))
-    sent = Exchange(
-        "dispatch", float(tokens) / ranks, 1.0, top_k, float(experts), 1.0, 1, Group(float(ranks)), "normal", 1.0,
-        "moe_dispatch", origin,
+    sent = ExpertAllToAll(
+        "dispatch", tokens=float(tokens) / ranks, token_bytes=1.0, top_k=top_k, experts=float(experts),
+        expert_groups=1.0, group_top_k=1, group=Group(float(ranks)), mode="normal", expert_load=1.0,
+        family="moe_dispatch", popularity=origin,
     )  # fmt: skip
-    copies = sent.targets(float(places)) * sent.fullest(float(places)) * tokens / places
+    copies = sent.targets(float(places)) * sent.most_loaded(float(places)) * tokens / places
     fullest = visits.max(axis=1)
     error = 3 * fullest.std() / len(chosen) ** 0.5
     assert copies == pytest.approx(fullest.mean(), abs=error + 0.03 * fullest.mean())
@@ -216,7 +244,16 @@ def test_arrays_of_tokens_ranks_and_exponents_equal_single_points() -> None:
     tokens, ranks = np.array([1.0, 17.0, 4096.0])[:, None, None], np.array([2.0, 32.0, 3.0])[:, None]
     exponents, redundant = np.array([0.0, 0.7]), np.array([0.0, 32.0])[:, None, None, None]
     choice = Choice("zipf", 8, group_top_k=4)
-    grid = Popularity(choice, 256.0, 8.0, ranks, ranks / 8, redundant, exponents, tokens)
+    grid = Popularity(
+        choice=choice,
+        experts=256.0,
+        groups=8.0,
+        ranks=ranks,
+        nodes=ranks / 8,
+        redundant=redundant,
+        exponent=exponents,
+        tokens=tokens,
+    )
     found = np.broadcast_arrays(*grid.fullest_rank())
     load = np.broadcast_to(grid.fullest_place(ranks, 0.3), found[0].shape)
     assert found[0].shape == (2, 3, 3, 2)
@@ -224,8 +261,9 @@ def test_arrays_of_tokens_ranks_and_exponents_equal_single_points() -> None:
         more, token, rank, skew = index
         degree = float(ranks[rank, 0])
         alone = Popularity(
-            choice, 256.0, 8.0, degree, degree / 8, float(redundant[more, 0, 0, 0]), float(exponents[skew]),
-            float(tokens[token, 0, 0]),
+            choice=choice, experts=256.0, groups=8.0, ranks=degree, nodes=degree / 8,
+            redundant=float(redundant[more, 0, 0, 0]), exponent=float(exponents[skew]),
+            tokens=float(tokens[token, 0, 0]),
         )  # fmt: skip
         assert [float(each[index]) for each in found] == pytest.approx(list(alone.fullest_rank()), nan_ok=True)
         assert load[index] == pytest.approx(alone.fullest_place(degree, 0.3), nan_ok=True)

@@ -23,7 +23,7 @@ from costmodel.workload.architecture import (
 from costmodel.workload.counting import kv_bytes_per_token, parameter_count
 from costmodel.workload.kv_cache import cached_bytes, state_bytes
 from costmodel.workload.layers import model_work
-from costmodel.workload.operators import AttentionCore, Gemm, Operator
+from costmodel.workload.operators import AttentionKernel, Gemm, Operator
 
 LINEAR = Recurrence(heads=4.0, key_dim=8.0, value_dim=16.0, chunk=4.0)
 MEMORY = NeuralMemory(heads=4.0, depth=2, width=1.0, chunk=64.0)
@@ -38,8 +38,8 @@ def forward(mixer: Mixer, phase: str, length: float, sequences: float = 1.0) -> 
     return model_work(seen).layers[0].forward
 
 
-def scan(mixer: Mixer, phase: str = "prefill", length: float = 64.0) -> AttentionCore:
-    return next(each for each in forward(mixer, phase, length) if isinstance(each, AttentionCore))
+def scan(mixer: Mixer, phase: str = "prefill", length: float = 64.0) -> AttentionKernel:
+    return next(each for each in forward(mixer, phase, length) if isinstance(each, AttentionKernel))
 
 
 def test_chunked_linear_attention() -> None:
@@ -89,7 +89,7 @@ def test_a_scan_takes_its_chunks_one_after_the_other() -> None:
     mixer = replace(LINEAR, chunk_cycles=1e4, blocks=2.0)
 
     def seconds(sequences: float, length: float = 64.0) -> float:
-        (core,) = (each for each in forward(mixer, "prefill", length, sequences) if isinstance(each, AttentionCore))
+        (core,) = (each for each in forward(mixer, "prefill", length, sequences) if isinstance(each, AttentionKernel))
         return float(attention_time(core, MACHINE, FamilyFit()).compute)
 
     assert seconds(1.0) == pytest.approx(16 * 1e4 / 1e9)
@@ -132,7 +132,7 @@ def test_a_state_of_several_programs_fills_more_processors() -> None:
     split = replace(whole, columns=4.0)  # of 16
 
     def seconds(mixer: Recurrence, sequences: float) -> float:
-        (core,) = (each for each in forward(mixer, "prefill", 64.0, sequences) if isinstance(each, AttentionCore))
+        (core,) = (each for each in forward(mixer, "prefill", 64.0, sequences) if isinstance(each, AttentionKernel))
         return float(attention_time(core, MACHINE, FamilyFit()).compute)
 
     assert seconds(whole, 1.0) == seconds(split, 1.0) == seconds(split, 6.0)

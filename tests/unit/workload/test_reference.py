@@ -10,7 +10,7 @@ from builders import DENSE_MODEL, GQA, context
 
 from costmodel.workload.architecture import HeadGroup
 from costmodel.workload.layers import model_work
-from costmodel.workload.operators import AttentionCore
+from costmodel.workload.operators import AttentionKernel
 from costmodel.workload.patterns import (
     Axis,
     ChunkTopK,
@@ -54,12 +54,12 @@ CASES: dict[str, tuple[Pattern, Visible, bool]] = {
 }
 
 
-def cores(pattern: Pattern, phase: str, *, causal: bool) -> list[AttentionCore]:
+def cores(pattern: Pattern, phase: str, *, causal: bool) -> list[AttentionKernel]:
     mixer = replace(GQA, head_groups=(HeadGroup(1.0, pattern),), causal=causal)
     model = replace(DENSE_MODEL, layers=(replace(DENSE_MODEL.layers[0], mixer=mixer),))
     new = 1.0 if phase == "decode" else float(LENGTH)
     seen = context(model, phase=phase, length=new, keys=float(LENGTH), sequences=float(SEQUENCES))
-    return [each for each in model_work(seen).layers[0].forward if isinstance(each, AttentionCore)]
+    return [each for each in model_work(seen).layers[0].forward if isinstance(each, AttentionKernel)]
 
 
 @pytest.mark.parametrize("name", CASES)

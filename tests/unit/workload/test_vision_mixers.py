@@ -22,7 +22,7 @@ from costmodel.workload.architecture import (
     Spectral,
 )
 from costmodel.workload.layers import model_work
-from costmodel.workload.operators import AttentionCore, Collective, Elementwise, Gemm, HostTime
+from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, Gemm, HostTime
 from costmodel.workload.scenario import HostTimes
 from costmodel.workload.work import Work
 
@@ -33,7 +33,7 @@ def layer(mixer: Mixer, width: float | None = None, scale: float = 1.0, tokens: 
 
 
 def flop(work: Work) -> float:
-    return float(sum(each.flop for each in work.forward if isinstance(each, Gemm | Elementwise | AttentionCore)))
+    return float(sum(each.flop for each in work.forward if isinstance(each, Gemm | Elementwise | AttentionKernel)))
 
 
 def parameters(work: Work, name: str) -> float:
