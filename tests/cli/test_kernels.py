@@ -130,6 +130,7 @@ def test_parquet_is_written_and_read(run, world):
     ]
 
 
+@pytest.mark.core
 def test_without_polars_a_parquet_output_is_one_error(run, world, monkeypatch):
     monkeypatch.setitem(sys.modules, "polars", None)
     done = run("predict", write(world, "t.csv", ROWS), "--output", "out.parquet", "--path", world)
