@@ -338,5 +338,5 @@ def _check_places(workload: Workload, requests: Sequence[Request], scenarios: Se
 
 def _place(path: str, names: Sequence[str], scenario: str) -> tuple[str, tuple[str, ...]] | None:
     """Return what a path changes in a scenario, null where it changes another."""
-    place = locate(path, names).of_number()
-    return (place.target, place.path) if place.scenario in (None, scenario) else None
+    place = locate(path, names).for_number()
+    return (place.document, place.path) if place.scenario in (None, scenario) else None
