@@ -10,8 +10,8 @@ import sys
 
 import click
 
-from costmodel import __version__
 from costmodel.errors import CostModelError, InputError
+from costmodel.version import __version__
 
 # Command -> what `costmodel --help` says of it; each lives in the module of its name.
 COMMANDS = {

@@ -20,7 +20,7 @@ from costmodel.report.web.document import Section, page
 from costmodel.report.web.drawn import ABOUT_TIMELINE, about_sweep, sweep_sections, timeline_sections
 from costmodel.report.web.inline import Shown, read_figures
 from costmodel.report.web.result import about_result, result_sections
-from costmodel.schema.answers import FabricsFile, ReproducedFile, SearchFile, SensitivityFile, read_answer
+from costmodel.schema.answers import ReproducedFile, SearchFile, SensitivityFile, TopologiesFile, read_answer
 from costmodel.schema.whole_files import write_whole
 from costmodel.study.points import read_sweep
 from costmodel.study.timelines import is_trace_file, read_slices
@@ -119,7 +119,7 @@ def _answered(source: Path, folder: Path, prefix: str) -> Part:
             lambda figures: reproduced_sections(found, figures, prefix),
             data,
         )
-    if isinstance(found, FabricsFile):
+    if isinstance(found, TopologiesFile):
         about = "Every port is in use; links and diameter count links between switches."
         return Part("Topologies", about, files, lambda figures: fabrics_sections(found, figures, prefix), data)
     title = found.workload or found.model.name

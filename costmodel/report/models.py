@@ -9,7 +9,7 @@ from typing import Any
 from costmodel.report.catalogue import DIGITS, show_sources
 from costmodel.report.page import show, table
 from costmodel.report.text import quantity
-from costmodel.schema.files import ModelRead
+from costmodel.schema.files import ModelDocument
 from costmodel.workload.architecture import (
     Architecture,
     Attention,
@@ -26,7 +26,7 @@ WIDTH = 80  # columns of a terminal
 _SIZES = ((1e9, "B"), (1e6, "M"))
 
 
-def show_models(models: Mapping[str, ModelRead]) -> None:
+def show_models(models: Mapping[str, ModelDocument]) -> None:
     """Print a line for every model, then the other names of those that have some."""
     rows = table("model", ">parameters", ">active", ">layers", ">hidden", "attention", ">KV B/token")
     for name, model in models.items():
@@ -86,7 +86,7 @@ def _short(value: float) -> str:
     return f"{value / size:,.1f} {unit}"
 
 
-def show_model(facts: Mapping[str, Any], model: ModelRead) -> None:
+def show_model(facts: Mapping[str, Any], model: ModelDocument) -> None:
     """Print a model: what can be counted, its layers, its sources, what was left out of its file."""
     document = model.document
     show(str(facts["name"]), "bold")

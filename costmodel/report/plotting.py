@@ -18,7 +18,7 @@ from costmodel.report.plots.timeline import timeline_figures
 from costmodel.report.plots.tornado import tornado_figure
 from costmodel.report.plots.validation import reproduced_figure
 from costmodel.report.style import rendered, styled
-from costmodel.schema.answers import Answer, Reproduced, ReproducedFile, SearchFile, SensitivityFile
+from costmodel.schema.answers import Answer, ReproducedFile, ReproducedValue, SearchFile, SensitivityFile
 from costmodel.schema.results import ResultFile
 from costmodel.schema.whole_files import make_folder, write_whole
 from costmodel.study.points import Table
@@ -74,9 +74,9 @@ def _of_answer(answer: Answer) -> Iterator[Named]:
         yield "topologies", fabrics_figure(answer.root)
 
 
-def by_class(found: ReproducedFile) -> dict[str, list[Reproduced]]:
+def by_class(found: ReproducedFile) -> dict[str, list[ReproducedValue]]:
     """Return the figures of each class; those that are not compared belong to none."""
-    classes: dict[str, list[Reproduced]] = {}
+    classes: dict[str, list[ReproducedValue]] = {}
     for one in found.root:
         if one.case_class is not None and one.published is not None:
             classes.setdefault(one.case_class, []).append(one)

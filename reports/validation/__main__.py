@@ -18,7 +18,7 @@ from costmodel.report.style import rendered, styled
 from costmodel.report.text import published_figure
 from costmodel.schema.case import Case
 from costmodel.schema.references import Library
-from costmodel.schema.validation import AskedFile, RemarkFile, ValidationFile
+from costmodel.schema.validation import AccuracyTargetFile, RemarkFile, ValidationFile
 from costmodel.schema.whole_files import make_folder, write_whole
 from costmodel.study.reproduce import SKIP, load_cases
 from costmodel.study.validating import Errors, ScoredValue, chosen, columns, errors_of, figures_of, judge, settings
@@ -142,7 +142,7 @@ def _in_sample_table(values: Iterable[ScoredValue]) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-def _bars(figures: Sequence[ScoredValue], bars: Sequence[AskedFile]) -> Iterator[str]:
+def _bars(figures: Sequence[ScoredValue], bars: Sequence[AccuracyTargetFile]) -> Iterator[str]:
     def rows() -> Iterator[Sequence[str]]:
         for one in (judge(figures, asked) for asked in bars):
             if one.figures:

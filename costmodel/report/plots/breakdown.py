@@ -11,7 +11,7 @@ from costmodel.report.plots.drawn import Drawn, table
 from costmodel.report.style import BOUNDS, GREY, canvas, linear_axis, name_of, tell
 from costmodel.report.text import quantity, share
 from costmodel.result import PHASES
-from costmodel.schema.results import Line, ScenarioResult
+from costmodel.schema.results import BreakdownLine, ScenarioResult
 
 SHOWN = 14  # operators; the others share a bar
 COLUMNS = ("name", "time", "hidden", "share", "bound", "basis")
@@ -68,7 +68,7 @@ def _bars(scenario: ScenarioResult) -> list[_Bar]:
     return bars
 
 
-def _together(lines: list[Line]) -> _Bar:
+def _together(lines: list[BreakdownLine]) -> _Bar:
     exposed, hidden = sum(line.time for line in lines), sum(line.hidden for line in lines)
     return _Bar(f"{len(lines)} more", exposed, hidden, share(sum(line.share for line in lines)), None)
 

@@ -9,18 +9,18 @@ from matplotlib.figure import Figure
 from costmodel.report.plots.drawn import Drawn, table
 from costmodel.report.style import BLUE, GREEN, ORANGE, WIDTH, name_of, tell
 from costmodel.report.text import quantity
-from costmodel.schema.answers import Fabric
+from costmodel.schema.answers import TopologyResult
 
 COLUMNS = ("name", "endpoints", "switches", "links", "cost", "cost_per_endpoint", "diameter", "bisection_bandwidth")
 
 
-def fabrics_figure(fabrics: Sequence[Fabric]) -> Drawn | None:
+def fabrics_figure(fabrics: Sequence[TopologyResult]) -> Drawn | None:
     """Return three panels of bars, a row for each fabric."""
     if not fabrics:
         return None
     figure = Figure(figsize=(WIDTH, 0.95 + 0.22 * len(fabrics)), layout="constrained")
     axes = figure.subplots(1, 3, sharey=True)
-    panels: tuple[tuple[str, str, Callable[[Fabric], float | None], Callable[[float], str]], ...] = (
+    panels: tuple[tuple[str, str, Callable[[TopologyResult], float | None], Callable[[float], str]], ...] = (
         ("endpoints", BLUE, lambda one: one.endpoints, lambda value: f"{value:,.0f}"),
         ("$ an endpoint", ORANGE, lambda one: one.cost_per_endpoint, lambda value: f"{value:,.0f}"),
         ("bisection/endpoint", GREEN, _bisection, lambda value: quantity(value, "bandwidth", 3)),
@@ -52,5 +52,5 @@ def fabrics_figure(fabrics: Sequence[Fabric]) -> Drawn | None:
     return Drawn(figure, {"": table(COLUMNS, rows)})
 
 
-def _bisection(one: Fabric) -> float | None:
+def _bisection(one: TopologyResult) -> float | None:
     return None if one.bisection_bandwidth is None else one.bisection_bandwidth / one.endpoints

@@ -14,7 +14,7 @@ from matplotlib.patches import Patch, Rectangle
 from costmodel.report.plots.view import View, is_wide
 from costmodel.report.style import PALE, canvas, linear_axis, log_axis, marked_axis, tell
 from costmodel.report.text import metric
-from costmodel.schema.results import AxisFile
+from costmodel.schema.results import SweepAxis
 
 TICKS = 7  # of an axis, at most
 MOST_TOLD = 1000  # cells up to which each tells its numbers
@@ -55,7 +55,7 @@ def _tell_cells(axes: Axes, view: View) -> None:
         tell([cell], f"{', '.join(where)}: {shown}")
 
 
-def _scale(axis: Axis, shown: AxisFile, what: str) -> None:
+def _scale(axis: Axis, shown: SweepAxis, what: str) -> None:
     """Label an axis with some of its values."""
     places = range(0, len(shown.values), math.ceil(len(shown.values) / TICKS))
     marked_axis(axis, what, shown.dimension, [shown.values[at] for at in places], places)

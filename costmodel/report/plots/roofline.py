@@ -16,7 +16,7 @@ from costmodel.report.plots.drawn import Drawn, table
 from costmodel.report.plots.labels import place_labels
 from costmodel.report.style import CYCLE, GREY, WIDTH, log_axis, name_of, tell, tick
 from costmodel.report.text import quantity, share
-from costmodel.schema.results import Line, Offer, ScenarioResult
+from costmodel.schema.results import BreakdownLine, HardwareResult, ScenarioResult
 
 COLUMNS = (
     "name", "dtype", "bound", "basis", "count", "flop", "traffic", "arithmetic_intensity", "flop_rate", "time",
@@ -59,24 +59,24 @@ def roofline_figure(name: str, scenario: ScenarioResult) -> Drawn | None:
     return Drawn(figure, {"": table(COLUMNS, rows), "-roofs": _table_of_roofs(offer)})
 
 
-def _place(line: Line) -> tuple[float, float]:
+def _place(line: BreakdownLine) -> tuple[float, float]:
     assert line.arithmetic_intensity is not None
     assert line.flop_rate is not None
     return line.arithmetic_intensity, line.flop_rate
 
 
-def _told(line: Line) -> str:
+def _told(line: BreakdownLine) -> str:
     """Return what the figure tells of an operator."""
     intensity, rate = _place(line)
     return f"{line.name}: {quantity(rate, 'flop_rate')} at {intensity:,.4g} FLOP/B, {share(line.share)} of the time"
 
 
-def _area(line: Line) -> float:
+def _area(line: BreakdownLine) -> float:
     """Return the area of an operator's marker [square points]."""
     return max(AREA * line.share, LEAST_AREA)
 
 
-def _frame(axes: Axes, lines: list[Line], offer: Offer, used: list[str]) -> None:
+def _frame(axes: Axes, lines: list[BreakdownLine], offer: HardwareResult, used: list[str]) -> None:
     """Set both axes: room around the operators, and above the highest peak."""
     intensities, rates = zip(*map(_place, lines), strict=True)
     ends = min(intensities) / 4, max(intensities) * 4
@@ -89,7 +89,7 @@ def _frame(axes: Axes, lines: list[Line], offer: Offer, used: list[str]) -> None
     log_axis(axes.yaxis, "rate on a device", "flop_rate", heights)
 
 
-def _draw_roofs(axes: Axes, offer: Offer, colours: Mapping[str, str]) -> list[Line2D]:
+def _draw_roofs(axes: Axes, offer: HardwareResult, colours: Mapping[str, str]) -> list[Line2D]:
     """Draw the ceiling of each number format and the slope of each memory level; return what a legend shows."""
     low, high = axes.get_xlim()
     top = max((offer.peaks[dtype] for dtype in colours), default=axes.get_ylim()[1])
@@ -110,7 +110,7 @@ def _draw_roofs(axes: Axes, offer: Offer, colours: Mapping[str, str]) -> list[Li
     return drawn
 
 
-def _list(beside: Axes, lines: list[Line], colours: Mapping[str, str], scenario: ScenarioResult) -> None:
+def _list(beside: Axes, lines: list[BreakdownLine], colours: Mapping[str, str], scenario: ScenarioResult) -> None:
     """List the longest operators by their numbers, and how much of the time has no point."""
     rows = [
         (str(at), f"{name_of(line.name, LONGEST)} {share(line.share)}", colours.get(line.dtype or "", GREY))
@@ -123,7 +123,7 @@ def _list(beside: Axes, lines: list[Line], colours: Mapping[str, str], scenario:
         beside.text(0.14, 0.044 * at, text, fontsize=7, transform=beside.transAxes)
 
 
-def _table_of_roofs(offer: Offer) -> bytes:
+def _table_of_roofs(offer: HardwareResult) -> bytes:
     rows = [("peak", dtype, peak, "FLOP/s") for dtype, peak in offer.peaks.items()]
     levels = [("bandwidth", level.name, level.bandwidth, "B/s") for level in offer.memory]
     return table(("kind", "name", "value", "unit"), [*rows, *levels])

@@ -38,7 +38,7 @@ def _views(swept: Table, scenario: str) -> Iterator[View]:
     """Yield the parts of a scenario's grid that figures show: the longest axis first, then the second longest."""
     axes, grid = swept.study.dimensions, swept.grids[scenario]
     short = short_paths([axis.path for axis in swept.study.axes])
-    together = [tuple(swept.study.together(axis)) for axis in axes]
+    together = [tuple(swept.study.linked_axes(axis)) for axis in axes]
     order = sorted(range(len(axes)), key=lambda at: -len(axes[at].values))
     shown = [at for at in order[:2] if len(axes[at].values) > 1] or order[:1]
     others = [at for at in range(len(axes)) if at not in shown]

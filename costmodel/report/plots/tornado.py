@@ -9,13 +9,13 @@ from matplotlib.patches import Patch
 from costmodel.report.plots.drawn import Drawn, table
 from costmodel.report.style import BLACK, BLUE, VERMILLION, canvas, name_of, tell
 from costmodel.report.text import metric as written
-from costmodel.schema.answers import Slope
+from costmodel.schema.answers import ParameterSensitivity
 
 SHOWN = 16
 COLUMNS = ("path", "value", "elasticity", "low", "high", "better", "saved", "tied")
 
 
-def tornado_figure(scenario: str, metric: str, slopes: Sequence[Slope]) -> Drawn | None:
+def tornado_figure(scenario: str, metric: str, slopes: Sequence[ParameterSensitivity]) -> Drawn | None:
     """Return the elasticities of a metric as bars to both sides, their span over both steps as whiskers."""
     if not slopes:
         return None

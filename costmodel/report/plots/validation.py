@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 
 from costmodel.report.plots.drawn import Drawn, table
 from costmodel.report.style import CYCLE, GREY, WIDTH, log_axis, name_of, unit_for
-from costmodel.schema.answers import Reproduced
+from costmodel.schema.answers import ReproducedValue
 from costmodel.schema.metrics import dimension_of
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ MARKS = tuple((shape, colour) for shape, colour in product("os^D", CYCLE))
 UNITS = ("flop_rate", "flop", "bandwidth", "power", "size")  # whose units are too long for every tick
 NUMBERS = ("published", "predicted", "low", "high", "error")
 
-Compared: TypeAlias = "Comparison | Reproduced"
+Compared: TypeAlias = "Comparison | ReproducedValue"
 
 
 def validation_figure(name: str, figures: Sequence[ScoredValue]) -> Drawn | None:
@@ -48,7 +48,7 @@ def validation_figure(name: str, figures: Sequence[ScoredValue]) -> Drawn | None
     return None if picture is None else Drawn(picture, {"": _data(figures)})
 
 
-def reproduced_figure(name: str, rows: Sequence[Reproduced]) -> Drawn | None:
+def reproduced_figure(name: str, rows: Sequence[ReproducedValue]) -> Drawn | None:
     """Return the predictions of a class as `reproduce` printed them against published figures; null for none."""
     scored = [
         row for row in rows if row.error is not None and row.predicted and row.published and not _without_unit(row)
@@ -59,7 +59,7 @@ def reproduced_figure(name: str, rows: Sequence[Reproduced]) -> Drawn | None:
     return None if picture is None else Drawn(picture, {"": data})
 
 
-def _without_unit(row: Reproduced) -> bool:
+def _without_unit(row: ReproducedValue) -> bool:
     """Tell whether a figure is a ratio of two runs: it has no unit, though its metric has one."""
     return row.unit == "1" and dimension_of(row.metric or "") not in ("ratio", "count", None)
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from costmodel.report.style import name_of, tick
 from costmodel.result import kind_of
 from costmodel.schema.metrics import dimension_of
-from costmodel.schema.results import AxisFile
+from costmodel.schema.results import SweepAxis
 from costmodel.study.points import Grid
 
 LONGEST_NAME = 80  # characters of an axis' name
@@ -29,8 +29,8 @@ class View:
 
     scenario: str
     metric: str
-    axes: tuple[AxisFile, ...]
-    linked: tuple[tuple[AxisFile, ...], ...]
+    axes: tuple[SweepAxis, ...]
+    linked: tuple[tuple[SweepAxis, ...], ...]
     short: Mapping[str, str]
     grid: Grid
     fixed: str
@@ -40,7 +40,7 @@ class View:
         """Return the label of the metric."""
         return f"{name_of(self.scenario)}: {self.metric.replace('_', ' ')}"
 
-    def all_of(self, at: int) -> tuple[AxisFile, ...]:
+    def all_of(self, at: int) -> tuple[SweepAxis, ...]:
         """Return an axis and those that vary together with it."""
         return self.axes[at], *self.linked[at]
 
@@ -87,7 +87,7 @@ class View:
         return sorted({kind_of(str(reason)) for reason in self.grid.reason.reshape(-1)} - {""})
 
 
-def place(axes: Sequence[AxisFile], short: Mapping[str, str], position: int) -> str:
+def place(axes: Sequence[SweepAxis], short: Mapping[str, str], position: int) -> str:
     """Return names and values of axes that vary together at a position. short: their names."""
     return ", ".join(f"{name_of(short[axis.path], 60)} {tick(axis.values[position], axis.dimension)}" for axis in axes)
 

@@ -13,14 +13,14 @@ from costmodel.report.web.inline import Shown, figure
 from costmodel.report.web.markup import Cell, items, table
 from costmodel.result import PHASES
 from costmodel.schema.answers import (
-    FabricsFile,
     FoundLayout,
     FoundScenario,
-    Reproduced,
+    ParameterSensitivity,
     ReproducedFile,
+    ReproducedValue,
     SearchFile,
     SensitivityFile,
-    Slope,
+    TopologiesFile,
 )
 
 NONE = "-"
@@ -88,7 +88,7 @@ def sensitivity_sections(found: SensitivityFile, figures: Mapping[str, Shown], p
     ]  # fmt: skip
 
 
-def _slopes(name: str, slopes: list[Slope]) -> str:
+def _slopes(name: str, slopes: list[ParameterSensitivity]) -> str:
     headings = ("parameter", ">value", ">elasticity", ">a tenth better", ">80 % interval", ">saves $/T tokens")
     rows: list[list[Cell]] = []
     for one in slopes:
@@ -128,7 +128,7 @@ def reproduced_sections(found: ReproducedFile, figures: Mapping[str, Shown], pre
     return sections
 
 
-def _published(members: list[Reproduced]) -> str:
+def _published(members: list[ReproducedValue]) -> str:
     headings = ("case", "metric", ">published", ">predicted", ">error", "verdict")
     rows: list[list[Cell]] = [
         [
@@ -141,7 +141,7 @@ def _published(members: list[Reproduced]) -> str:
     return table("Figures, the worst first", headings, rows)
 
 
-def fabrics_sections(found: FabricsFile, figures: Mapping[str, Shown], prefix: str = "") -> list[Section]:
+def fabrics_sections(found: TopologiesFile, figures: Mapping[str, Shown], prefix: str = "") -> list[Section]:
     """Return the fabrics as a figure and a table."""
     headings = ("topology", ">endpoints", ">switches", ">links", ">cost", ">an endpoint", ">diameter", ">bisection")
     rows: list[list[Cell]] = [

@@ -9,7 +9,7 @@ from costmodel.report.text import metric, quantity, setting, short_paths
 from costmodel.report.web.document import Section
 from costmodel.report.web.inline import MOST_ROWS, Shown, data_table, figure, rows_of
 from costmodel.report.web.markup import Cell, table
-from costmodel.schema.results import AxisFile, SweepFile
+from costmodel.schema.results import SweepAxis, SweepFile
 
 ALL_ROWS, FEWEST_ROWS = 6000, 20  # of the tables of all figures together, and of one
 MOST_VALUES = 12  # of an axis that are listed
@@ -51,12 +51,12 @@ def _columns(study: SweepFile) -> dict[str, tuple[str, Callable[[float], str]]]:
     return found
 
 
-def _with(study: SweepFile, axis: AxisFile) -> tuple[str]:
+def _with(study: SweepFile, axis: SweepAxis) -> tuple[str]:
     """Return the axes that vary together with one."""
-    return (", ".join(other.path for other in study.together(axis) if other is not axis),)
+    return (", ".join(other.path for other in study.linked_axes(axis) if other is not axis),)
 
 
-def _values(axis: AxisFile) -> str:
+def _values(axis: SweepAxis) -> str:
     shown = ", ".join(setting(value, axis.dimension) for value in axis.values[:MOST_VALUES])
     return f"{shown}, …" if len(axis.values) > MOST_VALUES else shown
 

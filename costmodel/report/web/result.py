@@ -11,7 +11,7 @@ from costmodel.report.web.document import Section, page
 from costmodel.report.web.inline import Shown, figure
 from costmodel.report.web.markup import Cell, items, table, text
 from costmodel.result import PHASES
-from costmodel.schema.results import Line, ResultFile, ScenarioResult
+from costmodel.schema.results import BreakdownLine, ResultFile, ScenarioResult
 
 NONE = "-"
 
@@ -93,7 +93,7 @@ def _basis(one: ScenarioResult) -> str:
     return table("What the time rests on", ("basis", ">share of the time"), rows) if rows else ""
 
 
-def _operator(line: Line) -> list[Cell]:
+def _operator(line: BreakdownLine) -> list[Cell]:
     return [
         line.name, (quantity(line.time, "time"), line.time), (share(line.share), line.share),
         (quantity(line.hidden, "time"), line.hidden) if line.hidden else "",
