@@ -108,7 +108,7 @@ def _chosen(loaded: Workload, name: str, scenarios: tuple[str, ...], *, narrow: 
     """Return the scenarios to search: those that are named, or all that have layouts. narrow: the goal is of one."""
     from costmodel.study.goals import SEARCHED
 
-    chosen = scenarios or tuple(each for each in loaded.scenarios if loaded.scenario(each).answers in SEARCHED)
+    chosen = scenarios or tuple(each for each in loaded.scenarios if loaded.scenario(each).result_kind in SEARCHED)
     if not chosen:
         raise InputError.single("no scenario has layouts to search", hint="sweep a study with axes", field=name)
     if narrow and len(chosen) > 1 and not scenarios:

@@ -145,7 +145,7 @@ class Sweep:
 
     def answers(self, scenario: str) -> tuple[str, tuple[str, ...]]:
         """Return the headline metric and all metrics of a scenario."""
-        return PHASES[self.workload.scenario(scenario).answers]
+        return PHASES[self.workload.scenario(scenario).result_kind]
 
     @property
     def metrics(self) -> list[str]:
