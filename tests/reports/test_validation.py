@@ -9,13 +9,14 @@ from click.testing import CliRunner
 from small_world import problems_of, write
 
 from costmodel.calibration.fit_lookup import read
-from costmodel.report.plots.validation import POINTS, kind_of, validation_figure
-from costmodel.report.style import rendered, styled
+from costmodel.report.plots.validation import POINTS, quantity_kind
+from costmodel.report.style import figure_bytes, styled
 from costmodel.schema.references import Library
 from costmodel.schema.validation import AccuracyTargetFile, ValidationFile, ValueSelectionFile
 from costmodel.study.reproduce import Comparison, load_cases
 from costmodel.study.validating import ScoredValue, chosen, errors_of, figures_of, judge, settings
 from reports.validation.__main__ import main, publish
+from reports.validation.plot import validation_plot
 
 CASES = """
 schema: costmodel/case@1
@@ -131,8 +132,8 @@ def test_settings_are_those_of_the_case_with_its_devices(small):
 def test_a_large_figure_shows_a_sample_that_is_the_same_every_time(small):
     rows = figures(small, *(comparison(0.1, 0.5, 2.0, published=float(at)) for at in range(1, 4 * POINTS)))
     with styled():
-        again = [validation_figure("training", rows) for _ in range(2)]
-        first, second = (rendered(drawn.figure, "svg") for drawn in again)
+        again = [validation_plot("training", rows) for _ in range(2)]
+        first, second = (figure_bytes(drawn.figure, "svg") for drawn in again)
     assert first == second
     assert f"{POINTS} shown".encode() in first
     assert again[0].data[""].count(b"\n") == 4 * POINTS  # with the headings, every figure
@@ -140,14 +141,14 @@ def test_a_large_figure_shows_a_sample_that_is_the_same_every_time(small):
 
 def test_nothing_scored_draws_nothing(small):
     with styled():
-        assert validation_figure("training", figures(small, comparison())) is None
+        assert validation_plot("training", figures(small, comparison())) is None
 
 
 def test_kinds_of_quantities_share_a_panel():
-    assert kind_of("step_time") == kind_of("schedule.bubble") == "time"
-    assert kind_of("tokens_per_second_per_user") == "tokens/s"
-    assert kind_of("mfu") == "share"
-    assert kind_of("tokens_per_day") == "tokens_per_day"
+    assert quantity_kind("step_time") == quantity_kind("schedule.bubble") == "time"
+    assert quantity_kind("tokens_per_second_per_user") == "tokens/s"
+    assert quantity_kind("mfu") == "share"
+    assert quantity_kind("tokens_per_day") == "tokens_per_day"
 
 
 def test_pages_have_errors_bars_and_remarks_and_are_the_same_again(small, tmp_path):

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from costmodel.errors import InputError
-from costmodel.report.gathering import write_report
-from costmodel.report.plotting import draw_answer
+from costmodel.report.html_report import write_report
+from costmodel.report.plotting import draw
 from costmodel.schema.answers import SEARCH, SENSITIVITY, read_answer
 
 ATTACK = "<script>alert(1)</script>"
@@ -96,7 +96,7 @@ def written(document: object, folder: Path, name: str = "answer.json") -> Path:
 def test_each_kind_of_document_has_its_figures_the_same_every_time(kind: str, tmp_path: Path) -> None:
     document, names = DOCUMENTS[kind]
     path = written(document, tmp_path)
-    first, second = (draw_answer(read_answer(path), tmp_path / each, forms=("svg",)) for each in ("a", "b"))
+    first, second = (draw(read_answer(path), tmp_path / each, forms=("svg",)) for each in ("a", "b"))
     assert sorted(one.stem for one in first if one.suffix == ".svg") == names
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes()
@@ -104,7 +104,7 @@ def test_each_kind_of_document_has_its_figures_the_same_every_time(kind: str, tm
 
 def test_the_data_beside_a_tornado_is_what_the_document_says(tmp_path: Path) -> None:
     path = written(DOCUMENTS["sensitivity"][0], tmp_path)
-    (_, data) = draw_answer(read_answer(path), tmp_path, forms=("svg",))
+    (_, data) = draw(read_answer(path), tmp_path, forms=("svg",))
     (row,) = csv.DictReader(io.StringIO(data.read_text()))
     assert row["path"] == SLOPE["path"]
     assert [float(row[key]) for key in ("elasticity", "low", "high", "better", "saved")] == [
