@@ -10,9 +10,8 @@ from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InputError
 from costmodel.hardware import Cluster
-from costmodel.network.algorithms import algorithm_time, best_chunks, pipelined
 from costmodel.network.cluster_links import KINDS
-from costmodel.network.collectives import collective_time
+from costmodel.network.collectives import algorithm_time, best_chunks, collective_time, pipelined
 from costmodel.network.expert_all_to_all import expert_all_to_all_time
 from costmodel.network.group_links import GroupLinks, group_links
 from costmodel.network.layout import Layout, layout

@@ -10,8 +10,8 @@ import numpy as np
 
 from costmodel.errors import InputError
 from costmodel.hardware import Cluster
-from costmodel.network.algorithms import CLOSED, algorithm_time
 from costmodel.network.cluster_links import ClusterLinks, build_cluster_links
+from costmodel.network.collectives import algorithm_time
 from costmodel.network.group_links import group_links
 from costmodel.network.layout import Layout, pairs
 from costmodel.network.nominal import nominal_cluster
@@ -110,8 +110,8 @@ class Wires:
             return
         way = group_links(operator.group, nominal_cluster(self.cluster))
         size = float(operator.size)
-        named = [name for name in algorithms(operator.kind, where) if name in CLOSED[operator.kind]]
-        fastest = min(named, key=lambda name: float(algorithm_time(operator.kind, name, size, way)))
+        names = algorithms(operator.kind, where)
+        fastest = min(names, key=lambda name: float(algorithm_time(operator.kind, name, size, way)))
         yield from phases(operator.kind, fastest, size, where)
 
     def _members(self, group: Group, rank: int) -> Indices:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from costmodel.errors import InputError
+from costmodel.network.collectives import IN_SWITCHES
 from costmodel.network.layout import Layout, pairs
 from costmodel.quantities import Array, Bytes, Indices
 from costmodel.workload.operators import ExpertAllToAll
@@ -46,17 +47,18 @@ def phases(kind: str, algorithm: str, size: float, where: Layout) -> list[Phase]
     return [] if where.ranks == 1 else list(made[algorithm](size, where))
 
 
-def algorithms(kind: str, where: Layout) -> tuple[str, ...]:
-    """Return the algorithms of a collective that a library without switches that compute may choose from."""
-    return tuple(
-        name for name in _CHOICES.get(kind, tuple(ALGORITHMS[kind])[:1])
-        if not (name == "halving_doubling" and where.ranks & (where.ranks - 1))
-        and not (name == "hierarchical" and (where.nodes == 1 or where.ranks_per_node == 1))
-    )  # fmt: skip
+def algorithms(kind: str, rank_layout: Layout) -> tuple[str, ...]:
+    """Return the algorithms of a collective that suit a layout, without those that need switches which add up or copy.
 
-
-_RINGS = ("ring", "hierarchical")
-_CHOICES = {"all_reduce": (*_RINGS, "halving_doubling"), "all_gather": _RINGS, "reduce_scatter": _RINGS}
+    An all-to-all is direct: in two levels it is never faster where flows meet no others, and has ever so many more.
+    """
+    if kind == "all_to_all":
+        return ("direct",)
+    two_levels = rank_layout.nodes > 1 and rank_layout.ranks_per_node > 1
+    unsuited = {*IN_SWITCHES, *(() if two_levels else ("hierarchical",))}
+    if rank_layout.ranks & (rank_layout.ranks - 1):
+        unsuited.add("halving_doubling")
+    return tuple(name for name in ALGORITHMS[kind] if name not in unsuited)
 
 
 def exchange_phases(exchange: ExpertAllToAll, where: Layout, *, in_network: bool = False) -> list[Phase]:
