@@ -109,6 +109,9 @@ class DeviceFile(Strict):
 
     name: str = Field(description="name by which other files call it")
     architecture: str = Field(description="vendor's architecture name, in lower case")
+    die: str | None = Field(
+        default=None, description="chip that the device is cut from, in lower case; fits of one die serve its devices"
+    )
     processors: Number = Field(description="streaming multiprocessors that software can use")
     clock: ClockFile = Field(description="clock frequencies")
     math: dict[DType, MathFile] = Field(min_length=1, description="number format -> arithmetic; fp32 is the CUDA cores")

@@ -56,6 +56,9 @@ class ValidationFile(Strict):
 
     name: str = Field(description="name of the file")
     bars: list[AskedFile] = Field(default=[], description="the errors that are asked for")
+    in_sample: list[RemarkFile] = Field(
+        default=[], description="values that a fit behind their prediction rests on, and which: no measure of accuracy"
+    )
     causes: list[RemarkFile] = Field(default=[], description="why figures are missed")
     discrepancies: list[RemarkFile] = Field(default=[], description="what in the publications themselves is at odds")
     tools: list[ToolFile] = Field(default=[], description="other tools, for comparison")
