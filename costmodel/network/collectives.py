@@ -1,4 +1,4 @@
-"""Collectives in closed form: one formula for each algorithm, and the fastest of them.
+"""Collectives in closed form: one formula for each algorithm, the one that a library takes, and the fastest of all.
 
 Sizes S are whole buffers, as nccl-tests counts them. A group has n ranks, l on each of N nodes; B_in and B_out are the
 bandwidths, a_in and a_out the latencies of a rank's links inside and between nodes, a the farthest one. `patterns` has
@@ -7,7 +7,7 @@ the same algorithms as flows. Ring, and halving and doubling: Thakur et al., IJH
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -32,13 +32,24 @@ from costmodel.quantities import (
 
 
 def collective_time(kind: str, size: Bytes, links: GroupLinks) -> Seconds:
+    """Return the time of the fastest algorithm that libraries have for a collective [s]; zero in a group of one.
+
+    Raises KeyError on an unknown kind.
+    """
+    return _least(kind, LIBRARY[kind], size, links)
+
+
+def fastest_time(kind: str, size: Bytes, links: GroupLinks) -> Seconds:
     """Return the time of the fastest algorithm of a collective [s]; zero in a group of one.
 
-    Algorithms of `IN_SWITCHES` are left out: no file says which switches add up or copy. Raises KeyError on an unknown
-    kind.
+    Algorithms of `IN_SWITCHES` are left out: no file says which switches add up or copy.
     """
-    forms = [form for name, form in CLOSED_FORMS[kind].items() if name not in IN_SWITCHES]
-    return where(links.size > 1, minimum(*(form(size, links) for form in forms)), 0.0)
+    return _least(kind, [name for name in CLOSED_FORMS[kind] if name not in IN_SWITCHES], size, links)
+
+
+def _least(kind: str, names: Sequence[str], size: Bytes, links: GroupLinks) -> Seconds:
+    times = [CLOSED_FORMS[kind][name](size, links) for name in names]
+    return where(links.size > 1, minimum(*times), 0.0)
 
 
 def algorithm_time(kind: str, algorithm: str, size: Bytes, links: GroupLinks) -> Seconds:
@@ -57,20 +68,17 @@ def algorithm_time(kind: str, algorithm: str, size: Bytes, links: GroupLinks) ->
 
 
 def nccl_time(kind: str, size: Bytes, links: GroupLinks) -> Seconds:
-    """Return the time of a collective by the algorithms that NCCL has; the base of fitted collectives.
+    """Return the time of a collective of NCCL [s], the base of fitted collectives.
 
-    Gathers and scatters are rings, flat or in two levels. An all-reduce has the volume of the rings and the steps of
-    the double binary trees, which are chains inside a node, as NCCL takes trees for small messages and rings for large
-    ones [NCCL, src/graph/tuning.cc]:
+    It is `collective_time`, but of an all-reduce the volume of rings and the steps of double binary trees, which are
+    chains inside a node: NCCL takes trees for small messages and rings for large ones [NCCL, src/graph/tuning.cc].
 
         2*(n-1)/n * S/B_ring + 2*(l-1)*a_in + 2*ceil(log2 N)*a_out
     """
-    if kind == "all_reduce":
-        steps = (links.ranks_per_node - 1) * links.intra_latency + doublings(links.nodes) * links.inter_latency
-        return where(links.size > 1, 2 * ring_transfer(size, links) + 2 * steps, 0.0)
-    if kind in ("all_gather", "reduce_scatter"):
-        return where(links.size > 1, minimum(ring(size, links), hierarchical(size, links)), 0.0)
-    return collective_time(kind, size, links)
+    if kind != "all_reduce":
+        return collective_time(kind, size, links)
+    steps = (links.ranks_per_node - 1) * links.intra_latency + doublings(links.nodes) * links.inter_latency
+    return where(links.size > 1, 2 * ring_transfer(size, links) + 2 * steps, 0.0)
 
 
 def ring_bandwidth(links: GroupLinks) -> BytesPerSecond:
@@ -195,6 +203,15 @@ CLOSED_FORMS: Mapping[str, Mapping[str, ClosedForm]] = {
     "send_recv": {"direct": message},
 }
 """Collective -> algorithm -> its closed form."""
+LIBRARY: Mapping[str, Sequence[str]] = {
+    "all_reduce": ("ring", "hierarchical", "halving_doubling", "tree"),
+    "all_gather": ("ring", "hierarchical"),
+    "reduce_scatter": ("ring", "hierarchical"),
+    "broadcast": ("ring",),
+    "all_to_all": ("direct",),
+    "send_recv": ("direct",),
+}
+"""Collective -> algorithms that libraries have; gathers of NCCL are rings."""
 IN_SWITCHES = ("in_switch", "multicast")
 """Algorithms that need switches which add up or copy."""
 

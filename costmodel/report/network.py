@@ -36,8 +36,8 @@ def show_fabrics(rows: Sequence[FabricFacts]) -> None:
 
 def show_answer(answer: CollectiveTime, cluster: Cluster) -> None:
     """Print what a collective takes and why."""
-    asked = answer.asked
-    show(f"{asked.kind} of {quantity(asked.size, 'size')} on {asked.ranks:,} devices of {cluster.name}", "bold")
+    request = answer.request
+    show(f"{request.kind} of {quantity(request.size, 'size')} on {request.ranks:,} devices of {cluster.name}", "bold")
     document = answer.document()
     rows = table("what", ">value")
     rows.add("time", quantity(answer.time, "time"))
@@ -45,7 +45,7 @@ def show_answer(answer: CollectiveTime, cluster: Cluster) -> None:
     rows.add("algorithm bandwidth", quantity(document["algbw"], "bandwidth"))
     rows.add("bus bandwidth", quantity(document["busbw"], "bandwidth"))
     show(rows)
-    if asked.ranks == 1:
+    if request.ranks == 1:
         show("a device by itself sends nothing")
         return
     engine = "closed form" if answer.engine == "analytic" else "flows"
