@@ -157,10 +157,18 @@ def chain(size: Bytes, links: GroupLinks) -> Seconds:
     return size / ring_bandwidth(links) + minimum(links.size - 1, doublings(links.size)) * links.latency
 
 
+def both_links(intra: Bytes, inter: Bytes, links: GroupLinks) -> Seconds:
+    """Return the slower of both links, used at once: max(intra/B_in, inter/B_out) + a.
+
+    intra, inter: what a rank sends over its link inside the node and over its NIC [B].
+    """
+    return maximum(intra / links.intra, inter / links.inter) + links.latency
+
+
 def direct_all_to_all(size: Bytes, links: GroupLinks) -> Seconds:
-    """Return the slower of both links, used at once: max((l-1)/n * S/B_in, (n-l)/n * S/B_out) + a."""
+    """Return a message from every rank to every other: max((l-1)/n * S/B_in, (n-l)/n * S/B_out) + a."""
     local, n = links.ranks_per_node, links.size
-    return maximum((local - 1) / n * size / links.intra, (n - local) / n * size / links.inter) + links.latency
+    return both_links((local - 1) / n * size, (n - local) / n * size, links)
 
 
 def hierarchical_all_to_all(size: Bytes, links: GroupLinks) -> Seconds:

@@ -14,6 +14,7 @@ import numpy as np
 
 from costmodel.errors import InputError
 from costmodel.network.collectives import IN_SWITCHES
+from costmodel.network.expert_all_to_all import copies_to
 from costmodel.network.layout import Layout, pairs
 from costmodel.quantities import Array, Bytes, Indices
 from costmodel.workload.operators import ExpertAllToAll
@@ -76,8 +77,8 @@ def exchange_phases(exchange: ExpertAllToAll, where: Layout, *, in_network: bool
         each = bytes_ * exchange.top_k * float(exchange.expert_load) / where.ranks
         return [Phase(source, target, np.full(len(source), each), uniform=True)]
     nodes, ranks = float(where.nodes), float(where.ranks)
-    a_node = bytes_ * float(exchange.targets(nodes) * exchange.most_loaded(nodes)) / nodes
-    inside = bytes_ * float(exchange.targets(ranks) * exchange.most_loaded(ranks)) / where.ranks_per_node
+    a_node = bytes_ * float(copies_to(exchange, nodes)) / nodes
+    inside = bytes_ * float(copies_to(exchange, ranks)) / where.ranks_per_node
     made: list[tuple[Indices, Indices, Array]] = []
     rank = np.arange(where.ranks)
     for step in range(1, where.nodes):
