@@ -24,7 +24,7 @@ from costmodel.event.engine import Timeline
 from costmodel.event.graph import COPY, KERNEL, MESSAGE, START, Graph, Span, Task
 from costmodel.event.links import Links, links_of, wire_seconds
 from costmodel.event.list_scheduling import FILLER, ActionTask, chain, interleaved
-from costmodel.event.overlap import beside, with_traffic
+from costmodel.event.overlap import comm_task, overlapped_pass
 from costmodel.event.replicas import Replicas, replicas_met, replicated
 from costmodel.event.task_groups import (
     ARRIVING,
@@ -337,7 +337,7 @@ class _Templates:
         traffic = self._step.overlapped_comm
         if traffic is None:
             return chain([part for layer in self._layers(stage, kind) for part in layer])
-        return with_traffic(traffic, stage_work(self._step.work, stage), kind, self._layers(stage, kind))
+        return overlapped_pass(traffic, stage_work(self._step.work, stage), kind, self._layers(stage, kind))
 
     def _layers(self, stage: Stage, kind: Kind) -> list[list[TaskGroup]]:
         """Return the parts of each layer of a stage, in the order of the pass."""
@@ -388,7 +388,7 @@ class _Templates:
         traffic = self._step.overlapped_comm
         if traffic is not None:
             moved = traffic.in_pair(stage_work(self._step.work, forward), stage_work(self._step.work, backward))
-            work += [ActionTask(beside(traffic, part, priced, count)) for part, count, priced in moved]
+            work += [ActionTask(comm_task(traffic, part, priced, count)) for part, count, priced in moved]
         return interleaved([local for local in work if local.part.seconds > 0])
 
 
