@@ -126,7 +126,7 @@ def read_answer(path: Path) -> Answer:
     for known, (model, hint) in _SCHEMAS.items():
         if schema == known or is_newer(schema, known):
             return validate_output(path, document, model, known, hint)
-    message = f"is a {schema!r} file, which `report` cannot draw" if schema else "has no `schema` key"
+    message = f"is a {schema} file, which `report` cannot draw" if schema else "has no `schema` key"
     raise InputError.single(message, hint=HINT, location=Location(str(path)))
 
 

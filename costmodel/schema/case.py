@@ -65,15 +65,13 @@ class EntryFile(Strict):
     case_class: CaseClass | None = Field(default=None, alias="class", description="kind of case")
     skip: str | None = Field(default=None, description="why the case cannot be computed; then no other key is needed")
     scenario: Annotated[Any, Named("workloads")] = Field(
-        default=None,
-        description="a scenario with its `model`, or {workload: NAME, scenario: NAME, set: {path: value}}",
+        default=None, description="a scenario with its `model`, or {workload: NAME, scenario: NAME, set: {path: value}}"
     )
     device: Annotated[str, Named("devices")] | None = Field(
         default=None, description="a device instead of a scenario; its metrics are `device.` and a path of its file"
     )
     kernel: dict[str, str | int | float] | None = Field(
-        default=None,
-        description="a kernel instead of a scenario, as a row of a measurement table: column -> value",
+        default=None, description="a kernel instead of a scenario, as a row of a measurement table: column -> value"
     )
     conventions: dict[str, str] = Field(default={}, description="conventions of the values, such as flop: model")
     expect: list[ExpectFile] = Field(default=[], description="the published values")
@@ -180,34 +178,7 @@ def resolve_case(
 
     A scenario inside the case itself is called `case`. library: one that has read files already, for many cases.
     """
-    return _resolved(case, library or Library(search_path))
-
-
-def resolve_device(case: Case, search_path: Sequence[str | Path] = ()) -> dict[str, Any]:
-    """Return the device of a case, as nested dicts in SI."""
-    return _device(case, Library(search_path))
-
-
-def _device(case: Case, library: Library) -> dict[str, Any]:
-    assert case.device is not None
-    assembly = Assembly(library)
-    with assembly.collecting_problems():
-        tree = library.document(case.device, "devices", "device", f"cases.{case.id}.device")
-        return assembly.part(DeviceFile, tree).file.model_dump()
-    raise InputError(in_order(assembly.problems))
-
-
-def check_cases(assembly: Assembly, tree: Tree, path: Path) -> None:
-    """Collect every problem of a case file and of the scenarios in it."""
-    for case in _cases(assembly, tree, path):
-        with assembly.collecting_problems():
-            if case.skip is None and case.device is not None:
-                _device(case, assembly.library)
-            elif case.skip is None and case.scenario is not None:
-                _resolved(case, assembly.library)
-
-
-def _resolved(case: Case, library: Library) -> ResolvedWorkload:
+    library = library or Library(search_path)
     tree = case.scenario
     if tree is None:
         raise InputError.single(f"case {case.id} has no scenario", location=case.location)
@@ -220,6 +191,28 @@ def _resolved(case: Case, library: Library) -> ResolvedWorkload:
     workload = library.read(library.find_workload(reference.workload), "workload")
     overrides = {**reference.set, **case.overrides}
     return resolve_tree(workload, case.id, library, overrides=overrides, scenarios=[reference.scenario])
+
+
+def resolve_device(
+    case: Case, search_path: Sequence[str | Path] = (), library: Library | None = None
+) -> dict[str, Any]:
+    """Return the device of a case, as nested dicts in SI."""
+    assert case.device is not None
+    assembly = Assembly(library or Library(search_path))
+    with assembly.collecting_problems():
+        tree = assembly.library.document(case.device, "devices", "device", f"cases.{case.id}.device")
+        return assembly.part(DeviceFile, tree).file.model_dump()
+    raise InputError(in_order(assembly.problems))
+
+
+def check_cases(assembly: Assembly, tree: Tree, path: Path) -> None:
+    """Collect every problem of a case file and of the scenarios in it."""
+    for case in _cases(assembly, tree, path):
+        with assembly.collecting_problems():
+            if case.skip is None and case.device is not None:
+                resolve_device(case, library=assembly.library)
+            elif case.skip is None and case.scenario is not None:
+                resolve_case(case, library=assembly.library)
 
 
 def _resolve_inline(case: Case, tree: Tree, library: Library) -> ResolvedWorkload:

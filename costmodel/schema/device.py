@@ -63,9 +63,7 @@ class MemoryLevelFile(Strict):
     name: str = Field(description="name of the level, such as smem, l2, hbm")
     capacity: Size = Field(description="capacity")
     bandwidth: Bandwidth | None = Field(description="read bandwidth; null: unknown")
-    per: Literal["processor", "device"] = Field(
-        default="device", description="whether both values are per processor or of the device"
-    )
+    per: Literal["processor", "device"] = Field(default="device", description="unit of both values")
 
 
 class LinkFile(Strict):

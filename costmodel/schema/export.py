@@ -136,8 +136,9 @@ def _rows(
             if part in above:
                 continue
             if len(nested) > 1:
-                tag = next(iter(_literals(next(iter(part.model_fields.values())).annotation)))
-                yield f"{path}", f"with `type: {tag}`" if tag else "mapping", "", _summary(part)
+                tag_key, tag_field = next(iter(part.model_fields.items()))
+                tags = " or ".join(f"`{tag_key}: {tag}`" for tag in _literals(tag_field.annotation))
+                yield path, f"with {tags}" if tags else "mapping", "", _summary(part)
             yield from _rows(part, f"{path}.", key, above=(*above, *nested))
 
 
@@ -195,4 +196,4 @@ def _default(field: FieldInfo) -> str:
 
 
 def _literals(annotation: Any) -> tuple[Any, ...]:
-    return typing.get_args(annotation) if typing.get_origin(annotation) is typing.Literal else ("",)
+    return typing.get_args(annotation) if typing.get_origin(annotation) is typing.Literal else ()

@@ -71,20 +71,17 @@ class FrameworkFile(Strict):
         "buffer for every micro-batch, or by autograd for all but the first",
     )
     reduction: Literal["scatter", "all_reduce"] = Field(
-        default="scatter",
-        description="reduction of gradients in ZeRO stages 1 and 2: reduce-scatter or all-reduce",
+        default="scatter", description="reduction of gradients in ZeRO stages 1 and 2: reduce-scatter or all-reduce"
     )
     sustained_slowdown: LoadFactor = Field(
-        default=1.0,
-        description="slowdown of kernels in a training step relative to benchmark loops",
+        default=1.0, description="slowdown of kernels in a training step relative to benchmark loops"
     )
     dp_comm_slowdown: LoadFactor = Field(
         default=1.0, description="slowdown of kernels that run concurrently with data-parallel gathers and reductions"
     )
     host: HostTimesFile = Field(default_factory=HostTimesFile, description="host time per step")
     kv_layout: Literal["static", "paged", "concat"] = Field(
-        default="static",
-        description="static: preallocated; paged; concat: copied as a whole in every step",
+        default="static", description="static: preallocated; paged; concat: copied as a whole in every step"
     )
     sources: list[Source] = Field(default=[], description="sources of the values")
 
@@ -104,9 +101,7 @@ class PrecisionFile(Strict):
     moments: DType = Field(description="optimizer moments")
     kv_cache: StoredType = Field(description="cached keys and values")
     activations: DType = Field(description="activations kept for the backward pass")
-    attention_output: DType | None = Field(
-        default=None, description="attention output kept for the backward pass; null: as `activations`"
-    )
+    attention_output: DType | None = Field(default=None, description="saved attention output; null: as `activations`")
     scale_block: Number | None = Field(default=None, description="elements per FP32 scale; null: one scale per tensor")
     head_weights: StoredType | None = Field(default=None, description="weights of the LM head; null: as `head`")
     weight_group: Number | None = Field(
@@ -115,15 +110,14 @@ class PrecisionFile(Strict):
     weight_scale: DType = Field(default="fp16", description="format of weight scales")
     weight_zero: DType | None = Field(default=None, description="format of weight zero points; null: symmetric")
     weight_bits: Bits | None = Field(
-        default=None, description="average bits per stored weight, scales included; null: by the format"
+        default=None, description="average bits per weight with scales; null: by the format"
     )
     kv_group: Number | None = Field(
-        default=None, description="cached elements of a token and head per scale; null: one scale per tensor"
+        default=None, description="cached elements per scale, of a token and head; null: one scale per tensor"
     )
     kv_scale: DType = Field(default="fp16", description="format of KV-cache scales")
     kv_zero: DType | None = Field(default=None, description="format of KV-cache zero points; null: symmetric")
     branches: DType | None = Field(
-        default=None,
-        description="activations between norm and residual add, as under autocast; null: as `residual`",
+        default=None, description="activations between norm and residual add, as under autocast; null: as `residual`"
     )
     sources: list[Source] = Field(default=[], description="sources of the values")

@@ -65,9 +65,5 @@ def unit_of(metric: str) -> str:
 
 def metric_names() -> list[str]:
     """Return the names of all metrics; sections as `memory.NAME`."""
-    return [
-        *_BY_METRIC,
-        *(f"{section}.NAME" for section in _BY_SECTION),
-        "work.NAME.flop",
-        *(f"device.….{name}" for name in _OF_DEVICE),
-    ]
+    sections, fields = (f"{section}.NAME" for section in _BY_SECTION), (f"device.….{name}" for name in _OF_DEVICE)
+    return [*_BY_METRIC, *sections, "work.NAME.flop", *fields]

@@ -40,8 +40,7 @@ class HeadRouteFile(Strict):
     routed: Number = Field(description="routed query heads")
     top_k: Number | None = Field(default=None, description="routed heads per token; null: see `tokens`")
     tokens: Share | None = Field(
-        default=None,
-        description="share of a sequence that each routed head selects and attends to; null: see `top_k`",
+        default=None, description="share of a sequence that each routed head selects and attends to; null: see `top_k`"
     )
     router: Literal["linear", "query_norm"] = Field(default="linear", description="linear layer, or norms of queries")
 
@@ -164,7 +163,7 @@ class RecurrenceFile(Strict):
     short_conv: NumberOrZero = Field(default=0.0, description="taps of a convolution on q, k and v; 0: none")
     output_gate: bool = Field(default=False, description="a gate on the output")
     chunk_cycles: NumberOrZero = Field(
-        default=0.0, description="clock cycles per chunk in one thread block of the kernel; cite the source"
+        default=0.0, description="clock cycles per chunk of a thread block; cite the source"
     )
     blocks: Number = Field(default=1.0, description="concurrent thread blocks per processor")
     columns: Number | None = Field(default=None, description="value columns of a state per thread block; null: all")
@@ -191,7 +190,7 @@ class ConvolutionFile(Strict):
     stride: Number = Field(default=1.0, description="stride on each axis")
     depthwise: bool = Field(default=False, description="depthwise convolution")
     channels_first: bool = Field(
-        default=False, description="tensors are channels-first: they are transposed before and after the GEMM"
+        default=False, description="channels-first tensors, transposed before and after the GEMM"
     )
 
 

@@ -100,8 +100,7 @@ class LayerFile(Strict):
     mixer: Annotated[AnyMixer, Field(discriminator="type")] = Field(description="attention, recurrence or vision mixer")
     width: Number | None = Field(default=None, description="residual width in this layer; null: the model's")
     scale: PositiveNumber = Field(
-        default=1.0,
-        description="tokens in this layer per input token, if stages shrink a grid or drop tokens",
+        default=1.0, description="tokens in this layer per input token, if stages shrink a grid or drop tokens"
     )
     plain: bool = Field(
         default=False,
@@ -153,7 +152,7 @@ class ModelFile(Strict):
     head_bias: bool = Field(default=False, description="the LM head has a bias")
     embedding_norm: NormKind | None = Field(default=None, description="norm after the embedding; null: none")
     final_norm: NormKind | Literal["none"] | None = Field(
-        default=None, description="norm before the LM head; null: as in the last layer"
+        default=None, description="norm before the LM head; null: as the last layer's"
     )
     features: bool = Field(default=False, description="inputs are vectors, such as image patches, not token ids")
     mtp: MtpFile | None = Field(default=None, description="multi-token prediction; null: none")

@@ -40,7 +40,7 @@ class ElasticWindowFile(Strict):
     kind: Literal["elastic_window"] = Field(description="this pattern")
     alpha: Offset = Field(description="tokens at length zero, may be negative")
     beta: ShareOrZero = Field(description="tokens per token of the length")
-    sink: NumberOrZero = Field(default=0.0, description="first tokens, always attended to, part of the window")
+    sink: NumberOrZero = Field(default=0.0, description="first tokens, always attended to; the window exceeds them")
     rule: Literal["length", "length_minus_alpha"] = Field(
         default="length", description="beta applies to all tokens, or to those beyond alpha"
     )

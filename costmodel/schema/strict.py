@@ -16,7 +16,7 @@ from costmodel.schema.references import suggest
 from costmodel.schema.tree import PathPart, Tree, to_python
 
 Model = TypeVar("Model", bound="Strict")
-Path: TypeAlias = "Sequence[PathPart]"
+FieldPath: TypeAlias = "Sequence[PathPart]"
 
 _OUR_NAMES = {
     "tensor_parallel": "tp", "pipeline_parallel": "pp", "data_parallel": "dp", "expert_parallel": "ep",
@@ -123,12 +123,9 @@ def _key(context: dict[str, Any]) -> str:
     return str(context["discriminator"]).strip("'")
 
 
-def _what_to_add(model: type[Strict], path: Path) -> str:
+def _what_to_add(model: type[Strict], path: FieldPath) -> str:
     """Return the type and meaning of a missing key, in brackets."""
-    parent: Any = model
-    for part in path[:-1]:
-        parent = _inside(parent, part)
-    for owner in file_models(parent):
+    for owner in _owners(model, path[:-1]):
         for name, field in owner.model_fields.items():
             if (field.alias or name) == path[-1]:
                 notes = [note.describe() for note in field.metadata if hasattr(note, "describe")]
@@ -137,12 +134,17 @@ def _what_to_add(model: type[Strict], path: Path) -> str:
     return ""
 
 
-def keys_at(model: type[Strict], path: Path) -> list[str]:
+def keys_at(model: type[Strict], path: FieldPath) -> list[str]:
     """Return the keys that the mapping at `path` may have."""
+    return [field.alias or name for owner in _owners(model, path) for name, field in owner.model_fields.items()]
+
+
+def _owners(model: type[Strict], path: FieldPath) -> list[type[Strict]]:
+    """Return the file models that the mapping at `path` may be of."""
     current: Any = model
     for part in path:
         current = _inside(current, part)
-    return [field.alias or name for owner in file_models(current) for name, field in owner.model_fields.items()]
+    return file_models(current)
 
 
 def _inside(annotation: Any, part: PathPart) -> Any:
@@ -160,7 +162,7 @@ def _inside(annotation: Any, part: PathPart) -> Any:
     return next((owner for owner in file_models(annotation) if part in _literals(owner)), None)
 
 
-def _without_tags(model: type[Strict], path: Path) -> tuple[PathPart, ...]:
+def _without_tags(model: type[Strict], path: FieldPath) -> tuple[PathPart, ...]:
     """Return an error's path without the tags of unions that no key of the file discriminates."""
     current: Any = model
     parts: list[PathPart] = []
@@ -202,7 +204,7 @@ def _literals(owner: type[Strict]) -> list[Any]:
     return [word for field in owner.model_fields.values() for word in typing.get_args(field.annotation)]
 
 
-def _locate(tree: Tree, path: Path, *, at_key: bool) -> tuple[str, Location | None]:
+def _locate(tree: Tree, path: FieldPath, *, at_key: bool) -> tuple[str, Location | None]:
     """Return the dotted field and the location of `path`; parts that are no keys (pydantic's union tags) drop out."""
     current, names = tree, []
     for i, part in enumerate(path):

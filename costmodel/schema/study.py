@@ -28,8 +28,7 @@ class StudyFile(Strict):
     scenarios: list[str] = Field(default=[], description="names of its scenarios; none: all that have the paths")
     set: dict[str, Annotated[Any, Verbatim()]] = Field(default={}, description="changes, path -> value")
     axes: list[dict[str, Annotated[Any, Verbatim()]]] = Field(
-        default=[],
-        description="path -> values as for `--vary`, or a list of them; paths of one entry vary together",
+        default=[], description="path -> values as for `--vary`, or a list of them; paths of one entry vary together"
     )
     derived: dict[str, str] = Field(default={}, description="further metrics, name -> formula over metrics")
     constraints: list[str] = Field(default=[], description="conditions such as `tpot <= 50 ms`")

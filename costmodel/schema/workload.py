@@ -42,9 +42,7 @@ class ParallelFile(Strict):
     dp: Number = Field(default=1.0, description="data parallel")
     ep: Number = Field(default=1.0, description="expert parallel; spans tp * cp * dp ranks")
     cp: Number = Field(default=1.0, description="context parallel")
-    virtual: Number | None = Field(
-        default=None, description="virtual pipeline stages per rank; null: 2 for zb-v and dualpipe-v, else 1"
-    )
+    virtual: Number | None = Field(default=None, description="stages per rank; null: 2 for zb-v and dualpipe-v, else 1")
     expert_tensor: Number | None = Field(default=None, description="tp inside an expert; null: tp if ep is 1, else 1")
     sequence_parallel: bool = Field(default=False, description="also split activations outside tp regions over tp")
     context: Literal["gather", "ring", "ulysses"] = Field(
@@ -64,8 +62,7 @@ class CommunicationFile(Strict):
         description="extra time of logfmt8/logfmt10 all-to-alls when their kernels encode and decode; 0: hardware does",
     )
     in_network: bool = Field(
-        default=False,
-        description="in-network multicast (dispatch) and reduction (combine), running concurrently",
+        default=False, description="in-network multicast (dispatch) and reduction (combine), running concurrently"
     )
     mode: Literal["normal", "low_latency"] = Field(default="normal", description="one copy per node, or one per expert")
     expert_load: LoadFactor | None = Field(
@@ -73,8 +70,7 @@ class CommunicationFile(Strict):
         description="load of the busiest expert rank relative to the mean; overrides `routing`; null: from `routing`",
     )
     split_attention: bool = Field(
-        default=False,
-        description="in inference, micro-batches also alternate inside attention, before its kernel",
+        default=False, description="in inference, micro-batches also alternate inside attention, before its kernel"
     )
 
 
@@ -82,8 +78,7 @@ class RoutingFile(Strict):
     """How tokens are routed to experts and where experts are placed."""
 
     load: Literal["balanced", "uniform", "zipf", "counts"] = Field(
-        default="balanced",
-        description="balanced: all ranks equal; uniform / zipf: random routing; counts: from a file",
+        default="balanced", description="balanced: all ranks equal; uniform / zipf: random routing; counts: from a file"
     )
     exponent: Exponent | None = Field(default=None, description="of Zipf's law, popularity = rank^-exponent; zipf only")
     counts: str | None = Field(
@@ -99,14 +94,11 @@ class RoutingFile(Strict):
     )
 
     @model_validator(mode="after")
-    def _load_has_what_it_needs(self) -> Self:
-        if (self.load == "zipf") != (self.exponent is not None):
-            raise wrong(
-                "`exponent` is required for load: zipf and not allowed otherwise", "write {load: zipf, exponent: 1}"
-            )
-        if (self.load == "counts") != (self.counts is not None):
-            message = "`counts` is required for load: counts and not allowed otherwise"
-            raise wrong(message, "write {load: counts, counts: ./experts.csv}")
+    def _check_load(self) -> Self:
+        for load, key, example in (("zipf", "exponent", "1"), ("counts", "counts", "./experts.csv")):
+            if (self.load == load) != (getattr(self, key) is not None):
+                message = f"`{key}` is required for load: {load} and not allowed otherwise"
+                raise wrong(message, f"write {{load: {load}, {key}: {example}}}")
         return self
 
 
@@ -280,9 +272,7 @@ class PrefillFile(ScenarioFile):
     )
     micro_batches: Integer = Field(default=1, description="overlapping micro-batches")
     prefix_hit_rate: ShareOrZero = Field(default=0.0, description="share of a prompt found in the prefix cache")
-    denoising: DenoisingFile | None = Field(
-        default=None, description="passes of a diffusion model over every sequence; null: one pass"
-    )
+    denoising: DenoisingFile | None = Field(default=None, description="diffusion passes per sequence; null: one")
 
 
 class DecodeFile(ScenarioFile):
@@ -354,7 +344,7 @@ class ServingFile(ScenarioFile):
     decode: DecodePoolFile | None = Field(default=None, description="pool for decode; null: one engine")
 
     @model_validator(mode="after")
-    def _one_engine_or_two_pools(self) -> Self:
+    def _check_pools(self) -> Self:
         pools = self.prefill is not None or self.decode is not None
         if pools and (self.prefill is None or self.decode is None):
             raise wrong("`prefill` and `decode` must be set together", "set both pools, or neither and `concurrency`")
