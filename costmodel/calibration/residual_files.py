@@ -50,7 +50,7 @@ def _scatter_document(scatter: Dispersion | None) -> dict[str, Any]:
 def read_residuals(path: Path) -> dict[str, Residual]:
     """Return the residuals of a file; raise InputError where it is missing or not what it should be."""
     try:
-        document = json.loads(read_text(path, display_path(path), MAX_BYTES, absent="fit the calibration again"))
+        document = json.loads(read_text(path, display_path(path), MAX_BYTES, missing_hint="fit the calibration again"))
         if document["schema"] != SCHEMA:
             raise _broken(path, f"is not of schema {SCHEMA}")
         return {name: _residual(path, name, value) for name, value in document["families"].items()}

@@ -78,10 +78,10 @@ def test_scales_of_a_set_may_be_changed_one_by_one(world: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "told"),
     [
-        ("weights", "int5", "'int5' is no known choice; did you mean `int8` or `int4`?"),
+        ("weights", "int5", "unknown value 'int5'; did you mean `int8` or `int4`?"),
         ("weights", "q4km", "did you mean `q4_k`?"),
         ("kv_cache", "fp9", "did you mean `fp8` or `fp4`?"),
-        ("linear", "q4_k", "'q4_k' is no known choice"),
+        ("linear", "q4_k", "unknown value 'q4_k'"),
         ("head_weights", "q6k", "did you mean `q6_k`?"),
         ("weight_group", "0", "0 is too small; write at least 1"),
         ("weight_group", "64.5", "64.5 is not a whole number; write 64"),
@@ -103,7 +103,7 @@ def test_what_cannot_be_a_format_is_told_with_its_fix(world: Path, path: str, va
 def test_an_average_of_quantised_weights_needs_quantised_weights(world: Path) -> None:
     (problem,) = problems_of(lambda: decoding(world, "bf16", weight_bits="4.5"))
     assert problem.field == "scenarios.decode.precision.weight_bits"
-    assert "these are bf16" in problem.message
+    assert "the weights are bf16" in problem.message
     assert "weight_bits: null" in problem.hint
     assert decoding(world, "{compute: bf16, weights: int4}", weight_bits="4.5").weight_bits == 4.5
 

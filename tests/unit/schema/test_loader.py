@@ -40,12 +40,12 @@ def test_an_alias_repeats_its_anchor() -> None:
 @pytest.mark.parametrize(
     ("text", "place", "message"),
     [
-        ("a: 1\nb: 2\na: 3\n", "f.yaml:3:1", "key 'a' stands twice; keep one; the first is at line 1"),
+        ("a: 1\nb: 2\na: 3\n", "f.yaml:3:1", "duplicate key 'a'; keep one; the first is at line 1"),
         ("a:\n\tb: 1\n", "f.yaml:2:1", "indent with spaces, not tabs"),
         ("a: 1\n---\nb: 2\n", "f.yaml:2:1", "more than one document"),
         ("a: [1, 2\n", "f.yaml:2:1", "is not valid YAML"),
         ("a: {b: 1}}\n", "f.yaml:1:", "is not valid YAML"),
-        ("a: &x [*x]\n", "f.yaml:1:4", "an alias stands inside its own anchor"),
+        ("a: &x [*x]\n", "f.yaml:1:4", "a YAML alias refers to itself"),
         ("a: *x\n", "f.yaml:1:4", "define the anchor"),
         ("b: &x {c: 1}\na:\n  <<: *x\n", "f.yaml:3:3", "merge keys"),
         ("a: !!python/object:os.system ls\n", "f.yaml:1:4", "has the tag"),
@@ -74,8 +74,8 @@ def test_aliases_that_multiply_are_stopped() -> None:
     [
         (b"", "is empty"),
         (b"# only a comment\n", "is empty"),
-        (b"- a\n- b\n", "holds a list at top level"),
-        (b"just text\n", "holds text at top level"),
+        (b"- a\n- b\n", "must be a mapping at top level, not a list"),
+        (b"just text\n", "must be a mapping at top level, not text"),
         (b"a: \xff\xfe\n", "is not UTF-8 text"),
         ("a: 1\n".encode("utf-16"), "is not UTF-8 text"),
     ],
@@ -119,7 +119,7 @@ def test_a_huge_file_is_refused_with_its_size_before_it_is_read(
 def test_what_does_not_know_its_size_is_read_up_to_the_limit() -> None:
     with pytest.raises(InputError) as caught:
         read_text(Path("/dev/zero"), "zero", MAX_BYTES)
-    assert "goes on after 16 MiB" in str(caught.value)
+    assert "file too large: more than 16 MiB" in str(caught.value)
 
 
 def test_a_file_at_the_limit_is_read(tmp_path: Path) -> None:
