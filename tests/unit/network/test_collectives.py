@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import CLUSTER, NODE, ONE_NODE, way
+from builders import CLUSTER, NODE, ONE_NODE, group_links
 
 from costmodel.errors import InfeasibleError
 from costmodel.hardware import Host, Nic
@@ -21,14 +21,14 @@ NO_LATENCY = (0.0, 0.0)
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_group_of_one_has_nothing_to_send(kind: str) -> None:
-    assert collective_time(kind, SIZE, way(1.0, 1.0)) == 0
+    assert collective_time(kind, SIZE, group_links(1.0, 1.0)) == 0
     mixed = GroupLinks(np.array([1.0, 8.0]), np.array([1.0, 8.0]), np.array([1.0, 1.0]), 200e9, 50e9, 1e-6, 3e-6)
     assert [time == 0 for time in np.asarray(collective_time(kind, SIZE, mixed))] == [True, False]
 
 
 def test_an_unknown_kind_is_an_error() -> None:
     with pytest.raises(KeyError, match="gossip"):
-        collective_time("gossip", SIZE, way(8.0, 8.0))
+        collective_time("gossip", SIZE, group_links(8.0, 8.0))
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_an_unknown_kind_is_an_error() -> None:
     ],
 )
 def test_in_a_node_without_latency_the_inner_link_carries_the_volume(kind: str, bytes_on_the_link: float) -> None:
-    node = way(8.0, 8.0, latencies=NO_LATENCY)
+    node = group_links(8.0, 8.0, latencies=NO_LATENCY)
     assert collective_time(kind, SIZE, node) == pytest.approx(bytes_on_the_link / 200e9)
 
 
@@ -59,11 +59,11 @@ def test_in_a_node_without_latency_the_inner_link_carries_the_volume(kind: str, 
     ],
 )
 def test_an_empty_message_in_a_node_takes_its_latency_steps(kind: str, steps: float) -> None:
-    assert collective_time(kind, 0.0, way(8.0, 8.0)) == pytest.approx(steps * 1e-6)
+    assert collective_time(kind, 0.0, group_links(8.0, 8.0)) == pytest.approx(steps * 1e-6)
 
 
 def test_two_levels_gather_a_share_over_the_nic_and_all_in_the_node() -> None:
-    across = way(32.0, 8.0, latencies=NO_LATENCY)
+    across = group_links(32.0, 8.0, latencies=NO_LATENCY)
     # Four nodes of eight: each rank fetches 3/4 of its eighth over 50 GB/s, then 7/8 of all over 200 GB/s ...
     two_levels = 3 / 4 * SIZE / 8 / 50e9 + 7 / 8 * SIZE / 200e9
     # ... or one ring over all NICs at once, as fast as the inner link.
@@ -72,14 +72,14 @@ def test_two_levels_gather_a_share_over_the_nic_and_all_in_the_node() -> None:
 
 
 def test_small_messages_go_through_two_levels() -> None:
-    across = way(64.0, 8.0)
+    across = group_links(64.0, 8.0)
     assert collective_time("all_gather", 0.0, across) == pytest.approx(7 * 3e-6 + 7 * 1e-6)
     assert collective_time("all_gather", 0.0, across) < 63 * 3e-6
     assert collective_time("all_reduce", 0.0, across) == pytest.approx(2 * min(6 * 3e-6, 7 * 3e-6 + 7 * 1e-6))
 
 
 def test_a_slow_nic_limits_a_ring_over_nodes() -> None:
-    slow = way(16.0, 8.0, outer=1e9, latencies=NO_LATENCY)
+    slow = group_links(16.0, 8.0, outer=1e9, latencies=NO_LATENCY)
     ring, two_levels = 15 / 16 * SIZE / 8e9, 1 / 2 * SIZE / 8 / 1e9 + 7 / 8 * SIZE / 200e9
     assert collective_time("all_gather", SIZE, slow) == pytest.approx(min(ring, two_levels))
 
@@ -88,22 +88,22 @@ def test_a_slow_nic_limits_a_ring_over_nodes() -> None:
 @pytest.mark.parametrize("size", [0.0, 1e3, 1e6, 1e9])
 @pytest.mark.parametrize("nodes", [2.0, 4.0, 32.0])
 def test_the_choice_is_never_slower_than_a_flat_ring(kind: str, size: float, nodes: float) -> None:
-    group = way(8 * nodes, 8.0)
+    group = group_links(8 * nodes, 8.0)
     flat = (group.size - 1) / group.size * size / min(200e9, 8 * 50e9) + (group.size - 1) * 3e-6
     assert collective_time(kind, size, group) <= (2 if kind == "all_reduce" else 1) * flat * (1 + 1e-12)
 
 
 def test_an_all_to_all_uses_both_links_at_once() -> None:
-    across = way(16.0, 8.0)
+    across = group_links(16.0, 8.0)
     assert collective_time("all_to_all", SIZE, across) == pytest.approx(
         max(7 / 16 * SIZE / 200e9, 8 / 16 * SIZE / 50e9) + 3e-6
     )
-    fast_nic = way(16.0, 8.0, inner=20e9)
+    fast_nic = group_links(16.0, 8.0, inner=20e9)
     assert collective_time("all_to_all", SIZE, fast_nic) == pytest.approx(7 / 16 * SIZE / 20e9 + 3e-6)
 
 
 def test_a_message_between_nodes_takes_the_slowest_link() -> None:
-    assert collective_time("send_recv", SIZE, way(16.0, 8.0)) == pytest.approx(SIZE / 50e9 + 3e-6)
+    assert collective_time("send_recv", SIZE, group_links(16.0, 8.0)) == pytest.approx(SIZE / 50e9 + 3e-6)
 
 
 # ---- paths ----------------------------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def test_nodes_without_a_nic_cannot_work_together() -> None:
 
 
 def test_an_all_reduce_of_nccl_passes_the_chain_of_a_node_and_the_tree_between_nodes_twice():
-    group = way(32.0, 8.0)
+    group = group_links(32.0, 8.0)
     steps = 2 * (7 * group.intra_latency + 2 * group.inter_latency)
     assert tree_all_reduce_time(0.0, group) == pytest.approx(steps)
     assert tree_all_reduce_time(1e9, group) == pytest.approx(steps + 2 * 31 / 32 * 1e9 / group.intra)
