@@ -66,7 +66,7 @@ def weights_held(precision: Precision, architecture: Architecture = LLAMA_2_7B) 
 
 
 def layer(precision: Precision, phase: str = "decode", architecture: Architecture = LLAMA_2_7B) -> LayerWork:
-    view = replace(context(architecture, phase=phase, length=1.0, keys=1000.0), precision=precision)
+    view = replace(context(architecture, phase=phase, new_tokens=1.0, kv_len=1000.0), precision=precision)
     return model_work(view).layers[0]
 
 
@@ -166,7 +166,7 @@ def test_sixteen_bits_over_a_symmetric_group_of_128_is_marlin_s_3_87() -> None:
 
 
 def test_router_head_and_embedding_keep_their_format() -> None:
-    view = replace(context(MOE_MODEL, phase="decode", length=1.0, keys=100.0), precision=AWQ)
+    view = replace(context(MOE_MODEL, phase="decode", new_tokens=1.0, kv_len=100.0), precision=AWQ)
     work = model_work(view)
     router = products(work.layers[1])["router"]
     head = products(work.head)["vocabulary projection"]
@@ -176,7 +176,7 @@ def test_router_head_and_embedding_keep_their_format() -> None:
 
 
 def test_a_head_may_be_stored_narrower() -> None:
-    view = replace(context(LLAMA_2_7B, phase="decode", length=1.0), precision=replace(BF16, head_weights="q6_k"))
+    view = replace(context(LLAMA_2_7B, phase="decode", new_tokens=1.0), precision=replace(BF16, head_weights="q6_k"))
     head = products(model_work(view).head)["vocabulary projection"]
     assert (head.b_bytes, head.family, head.dtype) == (210 / 256, "gemm_weight_only", "bf16")
     wide = replace(view, precision=replace(BF16, head_weights="fp32"))

@@ -32,8 +32,8 @@ LAYOUT = Parallelism(tp=2.0, dp=8.0, ep=16.0)
 
 
 def parts(model: Architecture) -> tuple[Context, Context]:
-    decode = context(model, LAYOUT, "decode", sequences=24.0, length=1.0, keys=900.0)
-    chunk = context(model, LAYOUT, "prefill", sequences=1.0, length=256.0, keys=700.0)
+    decode = context(model, LAYOUT, "decode", sequences=24.0, new_tokens=1.0, kv_len=900.0)
+    chunk = context(model, LAYOUT, "prefill", sequences=1.0, new_tokens=256.0, kv_len=700.0)
     return replace(decode, precision=FP8), replace(chunk, precision=FP8)
 
 
