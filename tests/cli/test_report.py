@@ -4,10 +4,9 @@ import csv
 import json
 import os
 import shutil
-import subprocess
 
 import pytest
-from command_line import command
+from command_line import run_here
 
 FLAGSHIP = "deepseek_v3"
 
@@ -22,13 +21,10 @@ def simulated(tmp_path_factory):
     """Return the flagship's result in a file, and a folder with its figures."""
     folder = tmp_path_factory.mktemp("report")
     file = folder / "v3.json"
-    with file.open("w") as out:
-        subprocess.run(command("simulate", FLAGSHIP, "--json"), stdout=out, check=True)
-    done = subprocess.run(
-        command("report", file, "--output", folder / "figures"), capture_output=True, text=True, check=True
-    )
-    assert done.stderr == ""
-    return file, folder / "figures", done.stdout.splitlines()
+    file.write_text(run_here("simulate", FLAGSHIP, "--json").out)
+    done = run_here("report", file, "--output", folder / "figures")
+    assert (done.code, done.err) == (0, "")
+    return file, folder / "figures", done.out.splitlines()
 
 
 @pytest.fixture

@@ -50,6 +50,7 @@ def test_json_is_the_study_with_a_summary_and_nothing_else(run, tmp_path):
     assert summary["prefill"]["fit"] == summary["prefill"]["points"] == 8
 
 
+@pytest.mark.core
 def test_a_row_is_what_simulate_prints_with_the_same_set(run, tmp_path):
     run(*sweep(RANGE), "--set", "hardware.processors=120", "--output", tmp_path / "out")
     with (tmp_path / "out" / "points" / "part-00000.csv").open() as file:

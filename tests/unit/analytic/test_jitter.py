@@ -75,8 +75,8 @@ def span(of: Schedule, longer: Callable[[Action], float]) -> float:
 @pytest.mark.parametrize("schedule", ["1f1b", "zb-h1", "dualpipe"])
 def test_the_coupling_is_the_idle_time_of_draws(schedule: str, alike: bool) -> None:
     of, small = order(schedule, 4, 1, 16), 0.02
-    drawn = np.random.default_rng(9).normal(0.0, small, (300, 1 if alike else of.stages, of.micro_batches))
-    drawn = np.broadcast_to(np.concatenate([drawn, -drawn]), (600, of.stages, of.micro_batches))
+    drawn = np.random.default_rng(9).normal(0.0, small, (100, 1 if alike else of.stages, of.micro_batches))
+    drawn = np.broadcast_to(np.concatenate([drawn, -drawn]), (200, of.stages, of.micro_batches))
 
     def longer(action: Action, draw: Array) -> float:
         passes = zip(lengths(action), (action.forward, action.backward), strict=True)
