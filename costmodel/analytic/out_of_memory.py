@@ -97,7 +97,7 @@ def _one_prompt_relief(scenario: Scenario, part: str) -> str:
     if part == "kv_cache":
         return f"shorten `input_tokens`, narrow `precision.kv_cache`, or {SPLIT}"
     relief = f"shorten `input_tokens` or {SPLIT}"
-    if scenario.framework.unfused:
+    if scenario.framework.unfused_attention:
         relief += ", or name a framework with fused attention: this one writes all attention scores to memory"
     chunks = "a prompt runs in one pass in this phase; chunks, which need less, are modelled in `phase: serving` only"
     return f"{relief} ({chunks})"

@@ -23,7 +23,7 @@ from costmodel.schema.calibration import FamilyFitFile, FitsFile
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.forms import FormFile
 from costmodel.schema.framework import FrameworkFile
-from costmodel.schema.references import FOLDERS, Library, shown, suggest
+from costmodel.schema.references import FOLDERS, Library, display_path, suggest
 from costmodel.schema.strict import Strict
 from costmodel.schema.tree import Tree
 from costmodel.workload.operators import GEMM_FAMILIES, gemm_family
@@ -133,7 +133,7 @@ def _check_axes(path: Path, held: DeviceFits) -> None:
         ):  # fmt: skip
             if given != axes:
                 message = f"is over {', '.join(given)}, but a `{family.form.kind}` has {', '.join(axes)}"
-                place = Location(shown(path))
+                place = Location(display_path(path))
                 raise InputError([Problem(place, f"families.{key}.{name}", message, "fit the calibration again")])
 
 
@@ -427,7 +427,7 @@ def _chain(library: Library, device: str) -> Iterator[tuple[str, Mapping[str, st
             yield following, {}
             return  # a device that was made in Python
         read(library, "devices", following, DeviceFile)  # raises what is wrong with it
-        own = library.own(library.find(following, "devices"), "device")
+        own = library.read_unextended(library.find(following, "devices"), "device")
         yield following, _named(own)
         lender = _donor(own)
         following = None if lender is None else lender.removeprefix("devices/")

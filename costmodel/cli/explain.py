@@ -5,7 +5,14 @@ from __future__ import annotations
 import click
 
 from costmodel.cli.completion import names
-from costmodel.cli.options import asked, json_option, path_option, print_json, read_changes, set_option
+from costmodel.cli.options import (
+    json_option,
+    path_option,
+    print_json,
+    read_changes,
+    set_option,
+    workload_arguments,
+)
 from costmodel.errors import InfeasibleError
 
 
@@ -56,7 +63,7 @@ def command(
         else:
             from costmodel.report.operators import show_lines, show_refused
 
-            again = asked(workload, cluster, changes, search_path)
+            again = workload_arguments(workload, cluster, changes, search_path)
             show_refused(refused)
             show_lines(lines, f"{again} --scenario {name}" if scenario else again, routing)
         return code

@@ -1,4 +1,4 @@
-"""A number as people read it, which still knows its value."""
+"""Text of a number that still knows its value."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Self
 
 
 class Number(str):
-    """Text that carries a number: low is the value in SI, or the lower end of an interval whose upper one is high."""
+    """Text with its value in SI: low is the value, or the lower end of an interval whose upper end is high."""
 
     __slots__ = ("high", "low", "unit")
 
@@ -15,7 +15,7 @@ class Number(str):
     unit: str
 
     def __new__(cls, text: str, low: float, unit: str = "", high: float | None = None) -> Self:
-        """Return the text with its number."""
-        made = super().__new__(cls, text)
-        made.low, made.high, made.unit = float(low), None if high is None else float(high), unit
-        return made
+        """Return the text with its value."""
+        number = super().__new__(cls, text)
+        number.low, number.high, number.unit = float(low), None if high is None else float(high), unit
+        return number

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from costmodel.report.plotting import draw
+from costmodel.report.plotting import write_plots
 from costmodel.report.style import styled
 from costmodel.schema.what_if import load_what_if
 from costmodel.schema.whole_files import write_whole
@@ -46,7 +46,7 @@ def publish(folder: Path) -> list[Path]:
             write_whole(made[-1], [(markdown(what_if, found, ladder) + again).encode()])
         for one in asked:
             forms = ("svg", "png") if one.name in SHOWN else ("svg",)
-            made += draw(iter([(one.name, one.drawn)]), folder, forms)  # type: ignore[arg-type]
+            made += write_plots(iter([(one.name, one.drawn)]), folder, forms)  # type: ignore[arg-type]
     write_whole(folder / "README.md", ["\n".join(_page(asked)).encode()])
     return [*made, folder / "README.md"]
 

@@ -172,8 +172,8 @@ def test_an_imported_model_is_shown_with_what_is_not_mapped(run, config, inside)
     done = run("model", "show", config / inside)
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith("small-llama\n")
-    assert "not mapped, and without effect here: residual_scale = 0.5" in done.out
-    assert "quantization_config is not mapped" in done.out
+    assert "ignored keys: residual_scale = 0.5" in done.out
+    assert "quantization_config is ignored" in done.out
     document = json.loads(run("model", "show", config / inside, "--json").out)
     assert len(document["notes"]) == 2
     assert document["file"]["hidden"] == 64

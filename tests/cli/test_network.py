@@ -99,7 +99,7 @@ def test_hardware_can_be_changed_and_can_fail(run):
         (("--set", "hardware.network.failed=[plane0]"), 2, "closed forms know no failed parts"),
         (("--set", "hardware.network.oversubscription=0.5"), 2, "too small"),
         (("--set", "hardware.node.nic.bandwidth=0 GB/s"), 2, "write a value above zero"),
-        (("--set", "model.hidden=4096"), 2, "no part of the hardware"),
+        (("--set", "model.hidden=4096"), 2, "not part of the hardware"),
         (("--model", "llama-3-8b"), 0, ""),  # ignored: this collective reaches no experts
     ],
 )

@@ -8,20 +8,28 @@ import hashlib
 import io
 import json
 import re
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 import costmodel
-from costmodel.report.plotting import draw_result
-from costmodel.report.web.inline import read_figures
+from costmodel.report.plotting import draw
+from costmodel.report.web.document import page as page_of
+from costmodel.report.web.inline import EmbeddedPlot, read_plots
 from costmodel.report.web.markup import embedded, table
-from costmodel.report.web.result import result_page
-from costmodel.schema.results import read_result
+from costmodel.report.web.result import about_result, result_sections
+from costmodel.schema.results import ResultFile, read_result
 
 ATTACK = "<script>alert(1)</script>"
 VOID = {"meta", "link"}
+
+
+def result_page(result: ResultFile, plots: Mapping[str, EmbeddedPlot]) -> bytes:
+    """Return the page of a result with the plots that were drawn of it."""
+    sections = result_sections(result, plots)
+    return page_of(result.workload or result.model.name, about_result(result), sections, result.model_dump(mode="json"))
 
 
 class Page(HTMLParser):
@@ -75,8 +83,8 @@ def made(document, tmp_path_factory):
     folder = tmp_path_factory.mktemp("web")
     (folder / "result.json").write_text(json.dumps(document))
     result = read_result(folder / "result.json")
-    files = draw_result(result, folder / "figures", forms=("svg",))
-    return result, files, result_page(result, read_figures(files))
+    files = draw(result, folder / "figures", forms=("svg",))
+    return result, files, result_page(result, read_plots(files))
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +169,7 @@ def test_figures_tell_values_under_the_pointer(document, page: Page) -> None:
 
 def test_the_same_result_gives_the_same_page(made) -> None:
     result, files, page = made
-    assert result_page(result, read_figures(files)) == page
+    assert result_page(result, read_plots(files)) == page
 
 
 def test_a_result_that_does_not_run_says_why(document, tmp_path: Path) -> None:
