@@ -171,7 +171,7 @@ def test_a_stopped_sweep_goes_on_to_the_same_table(tmp_path, sent):
     assert "Traceback" not in err
     assert started.returncode in (0, 130 if sent is signal.SIGINT else -sent)
     if started.returncode == 130:
-        assert f"interrupted: {out} keeps what is finished, and the same command goes on from there" in err
+        assert f"interrupted: {out} keeps the finished points; run the same command to resume" in err
     first = (out / "points" / "part-00000.csv").stat()
     assert rows_of(out, again=True) == 1 + 5 * 15000
     assert (out / "points" / "part-00000.csv").stat().st_mtime_ns == first.st_mtime_ns
