@@ -9,7 +9,7 @@ import os
 import pytest
 
 from costmodel.report import page
-from costmodel.report.number import Number
+from costmodel.report.page import Number
 from costmodel.report.text import metric, quantity, share, span
 
 
