@@ -205,8 +205,8 @@ def context(
         framework=FRAMEWORK,
         phase=phase,
         sequences=sequences,
-        length=length,
-        keys=length if keys is None else keys,
+        new_tokens=length,
+        kv_len=length if keys is None else keys,
     )
 
 

@@ -27,7 +27,7 @@ from costmodel.cost.calibration import Calibration
 from costmodel.network.group_links import group_links
 from costmodel.quantities import Bytes, Quantity, Seconds, maximum, minimum
 from costmodel.result import Entry, Metrics
-from costmodel.workload.memory import Ledger, cache_of_sequence, most_loaded
+from costmodel.workload.memory import Ledger, most_loaded, sequence_cache_bytes
 from costmodel.workload.operators import Collective, Group
 from costmodel.workload.passes import pass_work
 from costmodel.workload.plans import Decode, Prefill
@@ -218,7 +218,7 @@ def delivered(scenario: Scenario, plan: Disaggregated) -> Bytes:
     decode = plan.decode.plan
     assert isinstance(decode, Decode)
     one = plan_pass(scenario.of_pool(plan.decode), decode)
-    return plan.decode.parallel.tp * cache_of_sequence(one, plan.input_tokens)
+    return plan.decode.parallel.tp * sequence_cache_bytes(one, plan.input_tokens)
 
 
 def pools_ledger(scenario: Scenario, plan: Disaggregated) -> Ledger:

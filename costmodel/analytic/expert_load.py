@@ -15,7 +15,7 @@ from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.context import Context
 from costmodel.workload.counting import sum_of
 from costmodel.workload.expert_load import expert_load
-from costmodel.workload.passes import side_by_side
+from costmodel.workload.passes import co_batched
 from costmodel.workload.plans import Decode, ExpertBound, Generate, Prefill, Serving, Training
 from costmodel.workload.scenario import Disaggregated, Scenario
 
@@ -56,7 +56,7 @@ def _views(scenario: Scenario) -> list[tuple[Quantity, Context]]:
         carrying, plain = engine_passes(scenario, plan, state)
         if plan.chunk_tokens is None:
             return [(1.0, plain.parts[0])]
-        return [(state.carrying, side_by_side(carrying.parts)[0]), (state.plain, plain.parts[0])]
+        return [(state.carrying, co_batched(carrying.parts)[0]), (state.plain, plain.parts[0])]
     if isinstance(plan, Disaggregated):
         return _views(scenario.of_pool(plan.decode))
     assert isinstance(plan, Prefill | Decode)

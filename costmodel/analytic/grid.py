@@ -95,7 +95,7 @@ def evaluate_point(scenario: Scenario, calibration: Calibration, engine: Engine 
 def _plain_metrics(scenario: Scenario, attempt: _Attempt) -> Metrics:
     """Return the metrics as floats, null where the scenario cannot run."""
     if attempt.evaluation is None:
-        return dict.fromkeys(PHASES[scenario.answers][1])
+        return dict.fromkeys(PHASES[scenario.result_kind][1])
     found = attempt.evaluation.metrics(None)
     return {name: None if value is None else float(value) for name, value in found.items()}
 
@@ -114,7 +114,7 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
         phase=scenario.plan.phase,
         cluster=scenario.cluster.name,
         devices=int(scenario.devices),
-        headline=PHASES[scenario.answers][0],
+        headline=PHASES[scenario.result_kind][0],
         metrics={name: None if value is None else float(value) for name, value in metrics.items()},
         intervals=spans,
         breakdown=[] if evaluation is None else evaluation.breakdown(),
@@ -165,7 +165,7 @@ def _host_memory(ledger: Ledger | None) -> dict[str, float] | None:
 @np.errstate(divide="ignore", invalid="ignore", over="ignore")  # points that are masked afterwards
 def evaluate_grid(scenario: Scenario, calibration: Calibration, shape: tuple[int, ...]) -> Result:
     """Return a scenario whose values vary over a grid of that shape, one axis for each dimension of its arrays."""
-    headline, names = PHASES[scenario.answers]
+    headline, names = PHASES[scenario.result_kind]
     layout = np.broadcast_to(feasible_layout(scenario), shape)
     reason = np.where(layout, FITS, BAD_LAYOUT).astype(np.int8)
     metrics = {name: empty_grid(shape) for name in names}

@@ -15,7 +15,7 @@ directions at once: Rajbhandari et al., ZeRO-Infinity, arXiv 2104.07857.]
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
@@ -29,7 +29,7 @@ UNUSED = 1.0  # seconds at points whose result is not used
 MOVING = ("h2d", "gather", "reduce", "d2h")
 PARTS = ("h2d", "gather", "compute", "reduce", "d2h")
 _STREAM = {"h2d": 0, "gather": 1, "compute": 2, "reduce": 1, "d2h": 3}
-_Key: TypeAlias = "tuple[int, str]"  # (which layers, part)
+LayerPart: TypeAlias = "tuple[int, str]"  # (layer or segment, part)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,29 +127,35 @@ def _sum(values: Sequence[Seconds]) -> Seconds:
     return total
 
 
-@lru_cache(maxsize=256)
-def _compile(counts: tuple[int, ...], parts: tuple[str, ...], *, one_link: bool) -> Program[_Key]:
-    """Return the program of a chain. counts: equal layers in a row; parts: those that take time."""
-    order = [which for which, count in enumerate(counts) for _ in range(count)]
-    events: list[Event[_Key]] = []
-    done: dict[_Key, int] = {}  # (layer, part) -> its event
+def layer_steps(layers: int) -> Iterator[tuple[int, str, tuple[LayerPart, ...]]]:
+    """Yield (layer, part, what it waits for) of a pass, in the order in which streams take them up.
 
-    def add(layer: int, part: str, *needs: _Key) -> None:
+    Both engines use it. A layer's compute also waits for that of the layer before, on the same stream.
+    """
+
+    def fetch(layer: int) -> Iterator[tuple[int, str, tuple[LayerPart, ...]]]:
+        yield layer, "h2d", ((layer - 2, "compute"),)
+        yield layer, "gather", ((layer - 2, "compute"), (layer, "h2d"))
+
+    yield from fetch(0)
+    for layer in range(layers):
+        if layer + 1 < layers:
+            yield from fetch(layer + 1)
+        yield layer, "compute", ((layer, "h2d"), (layer, "gather"))
+        yield layer, "reduce", ((layer, "compute"),)
+        yield layer, "d2h", ((layer, "compute"), (layer, "reduce"))
+
+
+@lru_cache(maxsize=256)
+def _compile(counts: tuple[int, ...], parts: tuple[str, ...], *, one_link: bool) -> Program[LayerPart]:
+    """Return the program of a chain. counts: equal layers in a row; parts: those that take time."""
+    segment_of = [segment for segment, count in enumerate(counts) for _ in range(count)]
+    events: list[Event[LayerPart]] = []
+    event_of: dict[LayerPart, int] = {}
+    for layer, part, needs in layer_steps(len(segment_of)):
         if part in parts:
             stream = 2 if part == "compute" else 1 if one_link else _STREAM[part]
-            after = tuple(done[need] for need in needs if need in done)
-            done[layer, part] = len(events)
-            events.append(Event(stream, (order[layer], part), after))
-
-    def fetch(layer: int) -> None:
-        add(layer, "h2d", (layer - 2, "compute"))
-        add(layer, "gather", (layer, "h2d"), (layer - 2, "compute"))
-
-    fetch(0)
-    for layer in range(len(order)):
-        if layer + 1 < len(order):
-            fetch(layer + 1)
-        add(layer, "compute", (layer, "h2d"), (layer, "gather"))
-        add(layer, "reduce", (layer, "compute"))
-        add(layer, "d2h", (layer, "compute"), (layer, "reduce"))
+            after = tuple(event_of[need] for need in needs if need in event_of)
+            event_of[layer, part] = len(events)
+            events.append(Event(stream, (segment_of[layer], part), after))
     return compile_events(events, tuple(dict.fromkeys(event.slot for event in events)))

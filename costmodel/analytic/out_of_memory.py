@@ -28,7 +28,7 @@ def too_much_for_a_device(scenario: Scenario, ledger: Ledger) -> str:
     return (
         f"{REASONS[NO_MEMORY]}: {_which(scenario.devices)}{where} needs {_gib(ledger.total)}, "
         f"{_gib(ledger.total - capacity)} more than its {_gib(capacity)}; {_gib(parts[largest])} of it for "
-        f"{largest.replace('_', ' ')}: {_relief(plan, largest)}"
+        f"{largest.replace('_', ' ')}: {_relief(scenario, plan, largest)}"
     )
 
 
@@ -69,7 +69,7 @@ def _gib(size: Bytes) -> str:
     return f"{value:,.1f} GiB" if value < 1000 else f"{value:,.0f} GiB"
 
 
-def _relief(plan: Plan, part: str) -> str:
+def _relief(scenario: Scenario, plan: Plan, part: str) -> str:
     """Return what makes a part of the ledger smaller."""
     if isinstance(plan, Training):
         stages = {"weights": 3, "gradients": 2, "optimizer": 1}
@@ -80,7 +80,27 @@ def _relief(plan: Plan, part: str) -> str:
         return "shrink `micro_batch` or recompute more (`recompute`)" if part == "activations" else SPLIT
     if part == "weights":
         return f"{SPLIT}, or narrow `precision.weights`"
+    if _has_one_prompt(plan):
+        return _one_prompt_relief(scenario, part)
     return f"lower {_batch(plan)}" + (", shorten prompts or narrow `precision.kv_cache`" if part == "kv_cache" else "")
+
+
+def _has_one_prompt(plan: Plan) -> bool:
+    """Tell whether a single prompt is in flight, so that no smaller batch is left."""
+    if isinstance(plan, Prefill):
+        return bool(plan.tokens_per_device <= plan.input_tokens)
+    return isinstance(plan, Generate) and bool(plan.batch <= 1)
+
+
+def _one_prompt_relief(scenario: Scenario, part: str) -> str:
+    """Return what shrinks a single prompt's part of the ledger, and what of real programs the model lacks there."""
+    if part == "kv_cache":
+        return f"shorten `input_tokens`, narrow `precision.kv_cache`, or {SPLIT}"
+    relief = f"shorten `input_tokens` or {SPLIT}"
+    if scenario.framework.unfused_attention:
+        relief += ", or name a framework with fused attention: this one writes all attention scores to memory"
+    chunks = "a prompt runs in one pass in this phase; chunks, which need less, are modelled in `phase: serving` only"
+    return f"{relief} ({chunks})"
 
 
 def _batch(plan: Plan) -> str:

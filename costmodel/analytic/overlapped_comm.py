@@ -19,12 +19,12 @@ from costmodel.workload.optimizer import tied_table
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Offload, Scenario
 from costmodel.workload.schedules import Kind
-from costmodel.workload.sharding import LayerTraffic, kept_bytes, layer_traffic
-from costmodel.workload.work import Work
+from costmodel.workload.sharding import LayerTransfers, layer_transfers, saved_bytes
+from costmodel.workload.work import LayerWork
 
 INTERFERENCE = "interference of collectives"  # the name of what they make kernels longer by
 HEAD_AWAY = "tied head"  # a head that is tied to an embedding on another stage
-Works: TypeAlias = "Sequence[tuple[int, Work]]"  # (how many, work) along a stage
+Works: TypeAlias = "Sequence[tuple[int, LayerWork]]"  # (how many, work) along a stage
 Beside: TypeAlias = "tuple[str, TimedOperator]"  # a part of `streams.PARTS` or SLOWS, and an operator in it
 SLOWS = "slows"  # what a pass is longer by because collectives run beside its kernels
 
@@ -51,7 +51,7 @@ class OverlappedComm:
         Not where gradients go on to the host: its optimizer waits for all of them at the end of every backward pass
         [DeepSpeed, runtime/zero/stage_1_and_2.py, independent_gradient_partition_epilogue].
         """
-        return self.plan.reduces_behind and not self.offload.is_used
+        return self.plan.has_async_reduce and not self.offload.is_used
 
     def has_async_reduce(self, kind: Kind) -> bool:
         """Tell whether actions of a kind have reductions that run on."""
@@ -61,7 +61,7 @@ class OverlappedComm:
         """Tell whether a pass waits for the operators of a part."""
         if part == SLOWS:
             return True
-        return not (self.plan.overlaps if part in ("gather", "reduce") else self.offload.overlap)
+        return not (self.plan.overlaps_communication if part in ("gather", "reduce") else self.offload.overlap)
 
     def beside(self, label: str, kind: Kind, *, ends: bool) -> Iterator[Beside]:
         """Yield what a pass of one layer moves. ends: what happens once a step too, in its first or last pass.
@@ -70,7 +70,7 @@ class OverlappedComm:
         for the first forward pass. Gradients are reduced after every micro-batch or after the last one.
         """
         plan, moved = self.plan, self.layers[label]
-        once = ends and plan.overlaps
+        once = ends and plan.overlaps_communication
 
         def named(part: str, *names: str) -> Iterator[Beside]:
             for name in names:
@@ -81,12 +81,12 @@ class OverlappedComm:
             yield from named("h2d", "weights_in")
             if plan.zero == 3 or (once and plan.zero in (1, 2)):
                 yield from named("gather", "gather")
-            yield from named("d2h", "kept_out")
+            yield from named("d2h", "activations_out")
         if kind in _FETCHING:
-            yield from named("h2d", "weights_in", "kept_in")
-            if plan.gathers_for_backward:
+            yield from named("h2d", "weights_in", "activations_in")
+            if plan.regathers_weights:
                 yield from named("gather", "gather")
-        if kind in _SETTLING and (plan.reduces_often or once):
+        if kind in _SETTLING and (plan.reduces_each_micro_batch or once):
             yield from named("reduce", "reduce")
             yield from named("d2h", "gradients_out")
 
@@ -96,7 +96,7 @@ class OverlappedComm:
         moved = [self.beside(label, kind, ends=True) for label in self.layers for kind in every]
         return list({id(priced): priced for each in moved for _, priced in each}.values())
 
-    def along(self, works: Works, kind: Kind, *, ends: bool) -> Iterator[tuple[int, Work, tuple[Beside, ...]]]:
+    def along(self, works: Works, kind: Kind, *, ends: bool) -> Iterator[tuple[int, LayerWork, tuple[Beside, ...]]]:
         """Yield (how many, work, what moves beside one) of the layers of a stage, in the order of the pass."""
         has_embedding = any(work.name == "embedding" for _, work in works)
         for count, work in works if kind is Kind.FORWARD else reversed(works):
@@ -178,17 +178,17 @@ def overlapped_comm(
 ) -> OverlappedComm | None:
     """Return what moves beside the passes; null where nothing does: all of it then ends the step."""
     offload = scenario.offload
-    if not (plan.zero == 3 or plan.reduces_often or plan.overlaps or offload.is_used):
+    if not (plan.zero == 3 or plan.reduces_each_micro_batch or plan.overlaps_communication or offload.is_used):
         return None
     kinds = [work.embedding, *work.layers, work.head, *([] if work.mtp is None else [work.mtp])]
-    listed = {kind.name: (kind.parameters, kept_bytes(kind)) for kind in kinds}
+    listed = {kind.name: (kind.parameters, saved_bytes(kind)) for kind in kinds}
     if context.architecture.tied_embeddings:
-        listed[HEAD_AWAY] = ((*work.head.parameters, tied_table(context)), kept_bytes(work.head))
+        listed[HEAD_AWAY] = ((*work.head.parameters, tied_table(context)), saved_bytes(work.head))
     layers = {}
     for name, (parameters, kept) in listed.items():
-        moved = layer_traffic(context, plan, copies, parameters, kept)
-        layers[name] = {part.name: pricing.time_all(getattr(moved, part.name)) for part in fields(LayerTraffic)}
-        if plan.overlaps:
+        moved = layer_transfers(context, plan, copies, parameters, kept)
+        layers[name] = {part.name: pricing.time_all(getattr(moved, part.name)) for part in fields(LayerTransfers)}
+        if plan.overlaps_communication:
             layers[name] |= _interference(layers[name], pricing)
     node = scenario.cluster.node
     return OverlappedComm(plan, offload, node.host.link == node.intra.name, layers)

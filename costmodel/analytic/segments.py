@@ -19,8 +19,8 @@ from costmodel.workload.operators import (
     MixedAttention,
     Operator,
 )
-from costmodel.workload.passes import Runs
-from costmodel.workload.work import Work
+from costmodel.workload.passes import LayerRuns
+from costmodel.workload.work import LayerWork
 
 COMPUTE, EXCHANGE, HOST, ARRIVING, LEAVING = range(5)
 """Streams: the device's kernels, its exchanges, its host's work, and the two directions of the link to the host."""
@@ -53,19 +53,21 @@ class Segment:
         return 1 if self.place.once else micro_batches
 
 
-def segments_of(work: Work, pricing: OperatorTimer, *, split: bool = False) -> tuple[Segment, ...]:
+def segments_of(work: LayerWork, pricing: OperatorTimer, *, split: bool = False) -> tuple[Segment, ...]:
     """Return a layer's forward pass cut where the stream changes; split: and before its attention core.
 
     What it needs from the host comes first, what it leaves there last; tokens on their way to the host's work and back
     belong to that work.
     """
     copies = [
-        Segment(Place(ARRIVING if copy.direction == "in" else LEAVING, once=copy.once), (pricing.time_operator(copy),))
-        for copy in work.copies
+        Segment(
+            Place(ARRIVING if copy.direction == "in" else LEAVING, once=copy.per_pass), (pricing.time_operator(copy),)
+        )
+        for copy in work.host_transfers
     ]
     halves = _second_halves(work.forward) if split else [False] * len(work.forward)
     placed = [
-        (_stream(operator), at in work.beside, half, operator)
+        (_stream(operator), at in work.beside_host, half, operator)
         for at, (operator, half) in enumerate(zip(work.forward, halves, strict=True))
     ]
     own = [
@@ -111,7 +113,7 @@ Shape: TypeAlias = "tuple[tuple[Place, ...], ...]"  # by kind of layer
 
 
 @lru_cache(maxsize=256)
-def compile_pass(shape: Shape, runs: Runs, micro_batches: int, *, overlap: bool = True) -> Program[Key]:
+def compile_pass(shape: Shape, runs: LayerRuns, micro_batches: int, *, overlap: bool = True) -> Program[Key]:
     """Return the program of a stage. shape: places of the segments, by kind of layer; runs: (kind, layers) in order.
 
     A turn lasts until the micro-batch has to change streams: what follows a combine and the next layer's attention are
@@ -143,7 +145,7 @@ def _rounds(turns: Iterable[list[_Part]]) -> list[list[_Part]]:
     return rounds
 
 
-def _chain(shape: Shape, runs: Runs) -> Iterator[_Part]:
+def _chain(shape: Shape, runs: LayerRuns) -> Iterator[_Part]:
     """Yield the segments of all layers that a micro-batch runs one after the other, copies left out."""
     layer = 0
     for kind, layers in runs:

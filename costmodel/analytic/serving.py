@@ -22,8 +22,8 @@ from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Count, maximum, minimum, where
 from costmodel.result import Entry, Metrics
-from costmodel.workload.memory import Cached, Ledger, host_room, inference_ledger
-from costmodel.workload.passes import Pass, computed_tokens, pass_work, prompts, requests
+from costmodel.workload.memory import CachedSequences, Ledger, host_batch_limit, inference_ledger
+from costmodel.workload.passes import Pass, computed_tokens, pass_work, prompt_context, request_context
 from costmodel.workload.plans import Serving, Speculative, drafted_tokens, tokens_per_step
 from costmodel.workload.scenario import Scenario
 
@@ -159,12 +159,12 @@ def engine_passes(scenario: Scenario, plan: Serving, state: SteadyState) -> tupl
     split, drafts = plan.micro_batches, drafted_tokens(plan.speculative)
     keys = plan.input_tokens + plan.output_tokens / 2
     middle = plan.input_tokens - (demand(plan).computed - state.rows) / 2
-    carried = prompts(scenario, state.prompts / split, state.rows, middle)
+    carried = prompt_context(scenario, state.prompts / split, state.rows, middle)
     passes = draft_passes(plan.speculative)
-    plain = Pass((requests(scenario, state.active / split, keys, drafts),), split, passes, "decode")
+    plain = Pass((request_context(scenario, state.active / split, keys, drafts),), split, passes, "decode")
     if plan.chunk_tokens is None:
         return Pass((carried,), split, passes, "prefill"), plain
-    return Pass((requests(scenario, state.beside / split, keys, drafts), carried), split, passes, "mixed"), plain
+    return Pass((request_context(scenario, state.beside / split, keys, drafts), carried), split, passes, "mixed"), plain
 
 
 def admission(scenario: Scenario, plan: Serving) -> Admission:
@@ -184,7 +184,7 @@ def admission(scenario: Scenario, plan: Serving) -> Admission:
     wanted = state.active * sets
     full = _ledger(scenario, plan, state, wanted)
     each = full.kv_cache / wanted
-    hosted = host_room(full, scenario.cluster.node, scenario.parallel.devices, wanted, unit)
+    hosted = host_batch_limit(full, scenario.cluster.node, scenario.parallel.devices, wanted, unit)
     room = minimum((capacity - full.weights - full.reserve) / each, hosted)
     bounded = _ledger(scenario, plan, state, maximum(minimum(wanted, room), unit))
     free = capacity - (bounded.total - bounded.kv_cache)
@@ -208,7 +208,9 @@ def _ledger(scenario: Scenario, plan: Serving, state: SteadyState, held: Count) 
     state = steady_state(scenario, plan, held) if plan.chunk_tokens is None else state
     passes = engine_passes(scenario, plan, replace(state, beside=share, active=share))
     keys = plan.input_tokens + plan.output_tokens / 2 + drafted_tokens(plan.speculative)
-    return inference_ledger([(one, pass_work(one)) for one in passes], inference_layout(scenario), Cached(held, keys))
+    return inference_ledger(
+        [(one, pass_work(one)) for one in passes], inference_layout(scenario), CachedSequences(held, keys)
+    )
 
 
 def serving_ledger(scenario: Scenario, plan: Serving) -> Ledger:

@@ -108,8 +108,10 @@ def exposed_seconds(
         seconds, operator = seconds_of(priced, moves), priced.operator
         if isinstance(operator, AttentionKernel):
             cores, ended = (seconds if ended else cores + seconds), False
-        elif isinstance(operator, Collective) and not (is_single(operator.overlap) and operator.overlap == 0):
-            seconds, ended = maximum(seconds - operator.overlap * cores, 0.0), True
+        elif isinstance(operator, Collective) and not (
+            is_single(operator.attention_overlap) and operator.attention_overlap == 0
+        ):
+            seconds, ended = maximum(seconds - operator.attention_overlap * cores, 0.0), True
         elif isinstance(operator, Collective) and priced.behind is not None:
             seconds = _beside_product(seconds, seconds_of(priced.behind, moves), operator.chunks)
         yield priced, seconds

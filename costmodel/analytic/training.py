@@ -32,9 +32,9 @@ from costmodel.workload.optimizer import OptimizerOperators, step_operators
 from costmodel.workload.plans import Training
 from costmodel.workload.recompute import expand
 from costmodel.workload.scenario import Scenario
-from costmodel.workload.schedules import Kind, Schedule, folded_order, messages_together
+from costmodel.workload.schedules import Kind, Schedule, concurrent_messages, folded_order
 from costmodel.workload.stages import Stage, stage_layout
-from costmodel.workload.work import Work
+from costmodel.workload.work import LayerWork
 
 KINDS = tuple(Kind)
 ROUNDING = 1e-12  # of a makespan: what adding up the same times in another order can leave over
@@ -85,7 +85,7 @@ class StepModel:
     layers_share_imbalance: bool = False  # a micro-batch that is uneven in one layer is as uneven in all of them
     order: tuple[str, int, int, int] = ("1f1b", 1, 1, 1)  # schedule, ranks, stages a rank, micro-batches
 
-    def works_of(self, label: int) -> list[tuple[int, Work]]:
+    def works_of(self, label: int) -> list[tuple[int, LayerWork]]:
         """Return (how many, work) of each kind of layer on a class of stages."""
         return stage_work(self.work, self.classes[label])
 
@@ -111,7 +111,7 @@ def step_model(scenario: Scenario, plan: Training, calibration: Calibration) -> 
         (tuple(layout[stage] for stage in stages), last_pass(plan, schedule, rank))
         for rank, stages in enumerate(schedule.placement)
     )
-    together = messages_together(plan.schedule)  # they share a rank's link
+    together = concurrent_messages(plan.schedule)  # they share a rank's link
     neighbours = Group(parallel.pp, parallel.tp * parallel.cp * parallel.dp)
     part = together * context.tokens / parallel.tp * scenario.architecture.hidden * context.residual
     whole_again = Collective("pipeline all-gather", "all_gather", part * parallel.tp, context.tp_group)
@@ -125,13 +125,13 @@ def step_model(scenario: Scenario, plan: Training, calibration: Calibration) -> 
         p2p_send=pricing.time_operator(Collective("pipeline send", "send_recv", part, neighbours, family="send_recv")),
         p2p_gather=None if parallel.sequence_parallel else pricing.time_operator(whole_again),
         optimizer_steps=tuple(
-            _tail(pricing, step_operators(context, plan, _held(work, stages), schedule.parameter_copies), stages, last)
+            _tail(pricing, step_operators(context, plan, _held(work, stages), schedule.stage_replicas), stages, last)
             for stages, last in on_ranks
         ),
-        overlapped_comm=overlapped_comm(scenario, plan, context, work, schedule.parameter_copies, pricing),
+        overlapped_comm=overlapped_comm(scenario, plan, context, work, schedule.stage_replicas, pricing),
         ledger=training_ledger(context, plan, work, schedule, layout),
         executed_flop=executed_flop(work, layout),
-        moe_comm_slowdown=scenario.framework.slowing(scenario.communication.processors),
+        moe_comm_slowdown=scenario.framework.comm_slowdown(scenario.communication.processors),
         start=scenario.framework.host.operator,
         concurrent_sends=together,
         expert_ranks=context.ep_group.size if _by_chance(scenario) else 1.0,
@@ -142,14 +142,16 @@ def step_model(scenario: Scenario, plan: Training, calibration: Calibration) -> 
 
 def _tail(pricing: OperatorTimer, ending: OptimizerOperators, stages: tuple[Stage, ...], last: Kind) -> OptimizerStep:
     """Return how a rank ends the step, priced."""
-    serial, on_host, copies = (pricing.time_all(part) for part in (ending.serial, ending.on_host, ending.copies))
+    serial, on_host, copies = (
+        pricing.time_all(part) for part in (ending.serial, ending.on_host, ending.host_transfers)
+    )
     step = pricing.framework.host.step
     if np.any(np.asarray(step)):
         serial = (*serial, pricing.time_operator(HostTime("host", step, 0.0, 0.0)))
     return OptimizerStep(serial, on_host, copies, stages, last)
 
 
-def _held(work: ModelWork, stages: tuple[Stage, ...]) -> list[tuple[int, Work]]:
+def _held(work: ModelWork, stages: tuple[Stage, ...]) -> list[tuple[int, LayerWork]]:
     """Return (how many, work) of each kind of layer on a rank."""
     return [part for stage in stages for part in stage_work(work, stage)]
 
@@ -157,7 +159,7 @@ def _held(work: ModelWork, stages: tuple[Stage, ...]) -> list[tuple[int, Work]]:
 def last_pass(plan: Training, schedule: Schedule, rank: int) -> Kind:
     """Return the pass that hides a rank's last reductions: its last weight gradients, where they run by themselves."""
     last = next(action for action in reversed(schedule.ranks[rank]) if action.backward is not None)
-    return Kind.BACKWARD_WEIGHT if plan.overlaps and last.kind is Kind.BACKWARD_WEIGHT else Kind.BACKWARD
+    return Kind.BACKWARD_WEIGHT if plan.overlaps_communication and last.kind is Kind.BACKWARD_WEIGHT else Kind.BACKWARD
 
 
 def micro_batch_count(scenario: Scenario, plan: Training) -> Quantity:
@@ -175,8 +177,8 @@ def training_context(scenario: Scenario, plan: Training) -> Context:
         framework=scenario.framework,
         phase="training",
         sequences=plan.micro_batch,
-        length=plan.sequence,
-        keys=plan.sequence,
+        new_tokens=plan.sequence,
+        kv_len=plan.sequence,
         recompute=expand(plan.recompute),
         offload=scenario.offload,
         routing=scenario.routing,
@@ -361,7 +363,7 @@ def once_a_step(
     one the weight gradients where they run by themselves.
     """
     traffic = step.overlapped_comm
-    if traffic is None or not traffic.plan.overlaps:
+    if traffic is None or not traffic.plan.overlaps_communication:
         return 0.0, 0.0
     stages = [stage_work(step.work, stage) for stage in tail.stages]
     added = []

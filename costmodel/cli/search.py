@@ -110,7 +110,7 @@ def _chosen(loaded: Workload, name: str, scenarios: tuple[str, ...], *, has_goal
     """Return the scenarios to search: those named, else all that have layouts; a goal needs a single one."""
     from costmodel.study.goals import SEARCHED
 
-    chosen = scenarios or tuple(name for name in loaded.scenarios if loaded.scenario(name).answers in SEARCHED)
+    chosen = scenarios or tuple(name for name in loaded.scenarios if loaded.scenario(name).result_kind in SEARCHED)
     if not chosen:
         raise InputError.single(
             "no scenario can be searched: none has a parallel layout", hint="sweep a study with axes", field=name

@@ -29,7 +29,7 @@ def command(
     loaded = load(
         workload, set=read_changes(changes), cluster=cluster, search_path=search_path, scenarios=scenarios or None
     )
-    metrics = {name: PHASES[loaded.scenario(name).answers][1] for name in loaded.scenarios}
+    metrics = {name: PHASES[loaded.scenario(name).result_kind][1] for name in loaded.scenarios}
     with_metric = [name for name, available in metrics.items() if metric in available]
     if not with_metric:
         available = sorted({name for names in metrics.values() for name in names})

@@ -58,7 +58,7 @@ class EventEngine:
     def simulates_all(self, scenario: Scenario) -> bool:
         """Tell whether every rank is simulated by itself."""
         disturbed = self.conditions is not None and bool(self.conditions.jitter or self.conditions.slowdown_windows)
-        return self.full or disturbed or scenario.simulation.contention or scenario.simulation.tells_ranks_apart
+        return self.full or disturbed or scenario.simulation.contention or scenario.simulation.ranks_differ
 
     def perturbs(self, scenario: Scenario, moves: Mapping[str, Perturbation]) -> bool:
         """Tell whether a scenario is simulated anew for each position along the axis of the moves."""
@@ -70,7 +70,7 @@ class EventEngine:
         asked, of = scenario.simulation, round(float(scenario.parallel.dp))
         disturbed = self.conditions is not None and bool(self.conditions.jitter or self.conditions.slowdown_windows)
         count = of if self.full else 1 if asked.replicas is None else asked.replicas
-        apart = disturbed or asked.tells_ranks_apart or asked.replicas is not None
+        apart = disturbed or asked.ranks_differ or asked.replicas is not None
         return Replicas(count, of, apart, f"scenarios.{scenario.name}.simulation")
 
     def evaluate(self, scenario: Scenario, calibration: Calibration) -> Evaluation:

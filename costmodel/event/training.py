@@ -24,7 +24,7 @@ from costmodel.event.engine import Timeline
 from costmodel.event.graph import COPY, KERNEL, MESSAGE, START, Graph, Span, Task
 from costmodel.event.links import Links, links_of, wire_seconds
 from costmodel.event.list_scheduling import FILLER, ActionTask, chain, interleaved
-from costmodel.event.overlap import beside, with_traffic
+from costmodel.event.overlap import comm_task, overlapped_pass
 from costmodel.event.replicas import Replicas, replicas_met, replicated
 from costmodel.event.task_groups import (
     ARRIVING,
@@ -44,7 +44,7 @@ from costmodel.workload.operators import Collective, HostTime, HostTransfer, bas
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.schedules import Action, Kind, Schedule
 from costmodel.workload.schedules.table import KINDS, NONE, Table
-from costmodel.workload.sharding import kept_bytes
+from costmodel.workload.sharding import saved_bytes
 from costmodel.workload.stages import Stage
 
 SENDS = ("send activations", "send gradients")
@@ -87,7 +87,7 @@ def step_graph(
     graph, table, links = (
         Graph(slowing=float(step.moe_comm_slowdown)),
         schedule.table(),
-        links_of(scenario, schedule.parameter_copies),
+        links_of(scenario, schedule.stage_replicas),
     )
     processes = [_process(schedule, rank) for rank in range(len(schedule.ranks))]
     streams = [{name: graph.stream(process, rank, name) for name in STREAMS} for rank, process in enumerate(processes)]
@@ -222,7 +222,7 @@ def _kept(step: StepModel, kind: Kind, forward: Stage | None, backward: Stage | 
     taken, freed = (
         0.0
         if stage is None
-        else float(sum_of(count * kept_bytes(work) for count, work in stage_work(step.work, stage)))
+        else float(sum_of(count * saved_bytes(work) for count, work in stage_work(step.work, stage)))
         for stage in (forward, ends)
     )
     return taken, freed
@@ -252,7 +252,7 @@ def _needs(table: Table, number: int) -> Iterator[tuple[int, int, bool]]:
     """Yield (0 for the forward's input and 1 for the backward's, action that makes it, whether it is sent)."""
     for row in range(len(table.needs)):
         if table.needs[row, number] != NONE:
-            yield row, int(table.needs[row, number]), bool(table.comes_over_a_link[row, number])
+            yield row, int(table.needs[row, number]), bool(table.is_transfer[row, number])
 
 
 def _sends(table: Table, first: int) -> dict[tuple[int, int], tuple[int, int]]:
@@ -337,7 +337,7 @@ class _Templates:
         traffic = self._step.overlapped_comm
         if traffic is None:
             return chain([part for layer in self._layers(stage, kind) for part in layer])
-        return with_traffic(traffic, stage_work(self._step.work, stage), kind, self._layers(stage, kind))
+        return overlapped_pass(traffic, stage_work(self._step.work, stage), kind, self._layers(stage, kind))
 
     def _layers(self, stage: Stage, kind: Kind) -> list[list[TaskGroup]]:
         """Return the parts of each layer of a stage, in the order of the pass."""
@@ -388,7 +388,7 @@ class _Templates:
         traffic = self._step.overlapped_comm
         if traffic is not None:
             moved = traffic.in_pair(stage_work(self._step.work, forward), stage_work(self._step.work, backward))
-            work += [ActionTask(beside(traffic, part, priced, count)) for part, count, priced in moved]
+            work += [ActionTask(comm_task(traffic, part, priced, count)) for part, count, priced in moved]
         return interleaved([local for local in work if local.part.seconds > 0])
 
 

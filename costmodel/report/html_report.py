@@ -16,7 +16,7 @@ from costmodel.report.web.document import Section, page
 from costmodel.report.web.inline import EmbeddedPlot, read_plots
 from costmodel.report.web.result import about_result, result_sections
 from costmodel.report.web.sweep import ABOUT_TIMELINE, about_sweep, sweep_sections, timeline_sections
-from costmodel.schema.answers import Answer, FabricsFile, ReproducedFile, SearchFile, SensitivityFile, read_answer
+from costmodel.schema.answers import Answer, ReproducedFile, SearchFile, SensitivityFile, TopologiesFile, read_answer
 from costmodel.schema.whole_files import write_whole
 from costmodel.study.points import read_sweep
 from costmodel.study.timelines import is_trace_file, read_slices
@@ -111,7 +111,7 @@ def _described(answer: Answer, prefix: str) -> tuple[str, str, Sections]:
     if isinstance(answer, ReproducedFile):
         about = f"{len(answer.root):,} published results and their predictions. Lines are 80 % intervals."
         return "Predicted against published", about, lambda plots: reproduced_sections(answer, plots, prefix)
-    if isinstance(answer, FabricsFile):
+    if isinstance(answer, TopologiesFile):
         about = "All switch ports are assumed to be used; links and diameter count inter-switch links."
         return "Network topologies", about, lambda plots: topologies_sections(answer, plots, prefix)
     title = answer.workload or answer.model.name

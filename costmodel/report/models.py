@@ -9,7 +9,7 @@ from typing import Any
 from costmodel.report.hardware import DIGITS, WIDTH, show_sources
 from costmodel.report.page import show, table
 from costmodel.report.text import quantity, readable
-from costmodel.schema.files import ModelRead
+from costmodel.schema.files import ModelDocument
 from costmodel.workload.architecture import (
     Architecture,
     Attention,
@@ -25,7 +25,7 @@ from costmodel.workload.counting import kv_bytes_per_token, parameter_count
 _SIZES = ((1e9, "B"), (1e6, "M"))
 
 
-def show_models(models: Mapping[str, ModelRead]) -> None:
+def show_models(models: Mapping[str, ModelDocument]) -> None:
     """Print one row per model, then the models with other names."""
     rows = table("model", ">parameters", ">active", ">layers", ">hidden", "attention", ">KV B/token")
     for name, model in models.items():
@@ -75,7 +75,7 @@ def _short(value: float) -> str:
     return f"{value / size:,.1f} {unit}"
 
 
-def show_model(facts: Mapping[str, Any], model: ModelRead) -> None:
+def show_model(facts: Mapping[str, Any], model: ModelDocument) -> None:
     """Print a model: parameters, KV cache and FLOPs, layers, sources, and notes on its import."""
     document = model.document
     show(str(facts["name"]), "bold")

@@ -37,7 +37,7 @@ def topologies_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def show_collective(answer: CollectiveTime, cluster: Cluster) -> None:
     """Print the time of a collective, its bandwidths, and what limits it."""
-    request, document = answer.asked, answer.document()
+    request, document = answer.request, answer.document()
     devices = "1 device" if request.ranks == 1 else f"{request.ranks:,} devices"
     show(f"{request.kind} of {quantity(request.size, 'size')} on {devices} of {cluster.name}", "bold")
     rows = table("quantity", ">value")

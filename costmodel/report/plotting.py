@@ -18,7 +18,7 @@ from costmodel.report.plots.topologies import topologies_plot
 from costmodel.report.plots.tornado import tornado_plot
 from costmodel.report.plots.validation import reproduced_plot
 from costmodel.report.style import figure_bytes, styled
-from costmodel.schema.answers import Answer, Reproduced, ReproducedFile, SearchFile, SensitivityFile
+from costmodel.schema.answers import Answer, ReproducedFile, ReproducedValue, SearchFile, SensitivityFile
 from costmodel.schema.results import ResultFile
 from costmodel.schema.whole_files import make_folder, write_whole
 from costmodel.study.points import Table
@@ -67,9 +67,9 @@ def plots_of(source: Answer | Table | Sequence[Slice]) -> Iterator[NamedPlot]:
         yield "topologies", topologies_plot(source.root)
 
 
-def by_class(results: ReproducedFile) -> dict[str, list[Reproduced]]:
+def by_class(results: ReproducedFile) -> dict[str, list[ReproducedValue]]:
     """Return the published results of each class; those that are not compared have none."""
-    classes: dict[str, list[Reproduced]] = {}
+    classes: dict[str, list[ReproducedValue]] = {}
     for result in results.root:
         if result.case_class is not None and result.published is not None:
             classes.setdefault(result.case_class, []).append(result)

@@ -9,10 +9,10 @@ from costmodel.report.page import Table, show, table
 from costmodel.report.text import interval, percent, published_value
 
 if TYPE_CHECKING:
-    from costmodel.schema.answers import Reproduced
+    from costmodel.schema.answers import ReproducedValue
     from costmodel.study.reproduce import Comparison, Summary
 
-Compared: TypeAlias = "Comparison | Reproduced"
+Compared: TypeAlias = "Comparison | ReproducedValue"
 
 STYLES = {"pass": "green", "fail": "red", "skip": "dim", "infeasible": "yellow"}
 

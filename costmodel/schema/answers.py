@@ -8,7 +8,16 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import Field, RootModel
 
 from costmodel.errors import InputError, Location
-from costmodel.schema.results import RESULT, RESULT_HINT, ResultFile, Written, checked, is_newer, read_json, validated
+from costmodel.schema.results import (
+    RESULT,
+    RESULT_HINT,
+    OutputModel,
+    ResultFile,
+    is_newer,
+    read_json,
+    validate_as,
+    validate_output,
+)
 
 SEARCH, SENSITIVITY = "costmodel/search@1", "costmodel/sensitivity@1"
 HINT = (
@@ -17,7 +26,7 @@ HINT = (
 )
 
 
-class FoundLayout(Written):
+class FoundLayout(OutputModel):
     """A layout that a search evaluated."""
 
     at: dict[str, Any]
@@ -28,7 +37,7 @@ class FoundLayout(Written):
     tied: bool
 
 
-class FoundScenario(Written):
+class FoundScenario(OutputModel):
     """What a search found for a scenario. front: best rates of a device against rates of a user; none of training."""
 
     looked_at: int
@@ -38,14 +47,14 @@ class FoundScenario(Written):
     front: list[FoundLayout]
 
 
-class SearchFile(Written):
+class SearchFile(OutputModel):
     """What `search --json` prints."""
 
     workload: str
     scenarios: dict[str, FoundScenario] = Field(min_length=1)
 
 
-class Slope(Written):
+class ParameterSensitivity(OutputModel):
     """How a metric follows one parameter of the hardware."""
 
     path: str
@@ -59,16 +68,16 @@ class Slope(Written):
     tied: bool
 
 
-class SensitivityFile(Written):
+class SensitivityFile(OutputModel):
     """What `sensitivity --json` prints."""
 
     workload: str
     metric: str
     unit: str
-    scenarios: dict[str, list[Slope]] = Field(min_length=1)
+    scenarios: dict[str, list[ParameterSensitivity]] = Field(min_length=1)
 
 
-class Reproduced(Written):
+class ReproducedValue(OutputModel):
     """A published figure beside a prediction; null where it has none, or is not compared."""
 
     id: str
@@ -84,11 +93,11 @@ class Reproduced(Written):
     verdict: str
 
 
-class ReproducedFile(RootModel[list[Reproduced]]):
+class ReproducedFile(RootModel[list[ReproducedValue]]):
     """What `reproduce --json` prints."""
 
 
-class Fabric(Written):
+class TopologyResult(OutputModel):
     """A fabric: its parts, its price, how far apart its endpoints are."""
 
     name: str
@@ -101,11 +110,11 @@ class Fabric(Written):
     bisection_bandwidth: float | None
 
 
-class FabricsFile(RootModel[list[Fabric]]):
+class TopologiesFile(RootModel[list[TopologyResult]]):
     """What `topology --json` prints."""
 
 
-Answer: TypeAlias = "ResultFile | SearchFile | SensitivityFile | ReproducedFile | FabricsFile"
+Answer: TypeAlias = "ResultFile | SearchFile | SensitivityFile | ReproducedFile | TopologiesFile"
 
 
 def read_answer(path: Path) -> Answer:
@@ -113,17 +122,19 @@ def read_answer(path: Path) -> Answer:
     document = read_json(path, HINT)
     if isinstance(document, list) and document and isinstance(document[0], dict):
         if "verdict" in document[0]:
-            return validated(path, document, ReproducedFile, "make it with `costmodel reproduce --json > FILE`")
+            return validate_as(path, document, ReproducedFile, "make it with `costmodel reproduce --json > FILE`")
         if "bisection_bandwidth" in document[0]:
-            return validated(path, document, FabricsFile, "make it with `costmodel topology --json > FILE`")
+            return validate_as(path, document, TopologiesFile, "make it with `costmodel topology --json > FILE`")
     schema = document.get("schema") if isinstance(document, dict) else None
     if schema == SEARCH:
-        return checked(path, document, SearchFile, SEARCH, "make it with `costmodel search WORKLOAD --json > FILE`")
+        return validate_output(
+            path, document, SearchFile, SEARCH, "make it with `costmodel search WORKLOAD --json > FILE`"
+        )
     if schema == SENSITIVITY:
         hint = "make it with `costmodel sensitivity WORKLOAD --metric NAME --json > FILE`"
-        return checked(path, document, SensitivityFile, SENSITIVITY, hint)
+        return validate_output(path, document, SensitivityFile, SENSITIVITY, hint)
     if schema == RESULT or any(is_newer(schema, known) for known in (RESULT, SEARCH, SENSITIVITY)):
         known = next((each for each in (SEARCH, SENSITIVITY) if is_newer(schema, each)), RESULT)
-        return checked(path, document, ResultFile, known, RESULT_HINT)
+        return validate_output(path, document, ResultFile, known, RESULT_HINT)
     told = f"is {schema!r}, of which there are no figures" if schema else "does not say what it is"
     raise InputError.single(told, hint=HINT, location=Location(str(path)))

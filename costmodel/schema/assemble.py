@@ -10,9 +10,9 @@ from typing import Any, Generic, TypeVar
 
 from costmodel.errors import InputError, Problem
 from costmodel.schema.loader import kind_of
-from costmodel.schema.overrides import Override, edited
-from costmodel.schema.references import Library, beside, folder_of
-from costmodel.schema.strict import Strict, checked
+from costmodel.schema.overrides import Override, apply_overrides
+from costmodel.schema.references import Library, folder_of, relative_path
+from costmodel.schema.strict import Strict, validate_tree
 from costmodel.schema.tree import Tree, merge
 
 File = TypeVar("File", bound=Strict)
@@ -23,11 +23,11 @@ class Stop(Exception):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Part(Generic[File]):
+class DocumentPart(Generic[File]):
     """One document of a scenario as written, changes made. `stated` is the document before the changes."""
 
     tree: Tree
-    stated: Tree
+    original: Tree
     _file: File | None
 
     @property
@@ -58,7 +58,7 @@ class Assembly:
         self._parts: dict[tuple[object, ...], Any] = {}
 
     @contextmanager
-    def noting(self) -> Iterator[None]:
+    def collecting_problems(self) -> Iterator[None]:
         """Note the problems of what is done inside, and go on after it."""
         try:
             yield
@@ -67,20 +67,22 @@ class Assembly:
         except Stop:
             pass
 
-    def changes(self, target: str, scenario: str | None) -> list[Override]:
+    def overrides_of(self, target: str, scenario: str | None) -> list[Override]:
         """Return the changes that the user makes to one document of a scenario, in their order."""
         return [
             change for change in self._overrides
-            if change.place.target == target and change.place.scenario in (None, scenario)
+            if change.target.document == target and change.target.scenario in (None, scenario)
         ]  # fmt: skip
 
-    def part(self, model: type[File], stated: Tree, changes: Sequence[Override] = (), field: str = "") -> Part[File]:
+    def part(
+        self, model: type[File], stated: Tree, changes: Sequence[Override] = (), field: str = ""
+    ) -> DocumentPart[File]:
         """Return a document with `changes` made, checked as `model`."""
         self._used.update(changes)
         key = (model, stated, *changes)
         if key not in self._parts:
-            tree = edited(stated, changes, field)
-            self._parts[key] = Part(tree, stated, checked(model, tree, self.problems, field))
+            tree = apply_overrides(stated, changes, field)
+            self._parts[key] = DocumentPart(tree, stated, validate_tree(model, tree, self.problems, field))
         return self._parts[key]  # type: ignore[no-any-return]
 
     def inline_or_named(self, reference: Tree, schema: str, field: str) -> tuple[Tree, str]:
@@ -110,7 +112,7 @@ class Assembly:
                 )  # fmt: skip
             return merge(self._imported(stated), reference.without("hf")), field
         text = reference.value
-        if isinstance(text, str) and text.startswith("./") and _is_config(beside(text, reference.location)):
+        if isinstance(text, str) and text.startswith("./") and _is_config(relative_path(text, reference.location)):
             return self._imported(reference), ""
         return self.inline_or_named(reference, "model", field)
 
@@ -118,14 +120,14 @@ class Assembly:
         """Return the model of a config.json, and note what of it is not mapped."""
         from costmodel.schema.hugging_face import import_config  # few models are imported
 
-        imported = import_config(beside(path.value, path.location), path.location)
+        imported = import_config(relative_path(path.value, path.location), path.location)
         self.notes.extend(imported.notes)
         return imported.tree
 
-    def note_unused(self) -> None:
+    def report_unused(self) -> None:
         """Note the changes for all scenarios that changed nothing in any."""
         for change in self._overrides:
-            if change.place.scenario is None and change not in self._used:
+            if change.target.scenario is None and change not in self._used:
                 message = "changes nothing: no selected scenario has that part"
                 self.problems.append(Problem(change.value.location, "", message, "name a cluster that has it"))
 

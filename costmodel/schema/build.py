@@ -20,15 +20,15 @@ from costmodel.hardware import (
 )
 from costmodel.quantities import Count, Quantity, ceil, minimum
 from costmodel.schema.cluster import ClusterFile, HostFile, NetworkFile, NodeFile
-from costmodel.schema.device import DeviceFile, MathFile
+from costmodel.schema.device import DeviceFile, MathUnitFile
 from costmodel.schema.framework import FrameworkFile, PrecisionFile, TileFile
 from costmodel.schema.mixers import (
     AnyMixer,
     ConvolutionFile,
     GateFile,
-    MemoryFile,
     MilPoolFile,
     MlaFile,
+    NeuralMemoryFile,
     RecurrenceFile,
     SpectralFile,
 )
@@ -140,12 +140,12 @@ def device(file: DeviceFile, stated: DeviceFile, restated: frozenset[str] = froz
     )  # fmt: skip
 
 
-def _math_unit(unit: MathFile, file: DeviceFile, at: DeviceFile) -> MathUnit:
+def _math_unit(unit: MathUnitFile, file: DeviceFile, at: DeviceFile) -> MathUnit:
     per_cycle = unit.peak / (at.processors * _clock(at, unit))
     return MathUnit(per_cycle, _clock(file, unit), unit.accumulate, unit.scaling)
 
 
-def _clock(file: DeviceFile, unit: MathFile) -> Quantity:
+def _clock(file: DeviceFile, unit: MathUnitFile) -> Quantity:
     return file.clock.max if unit.clock == "max" else file.clock.tensor_reference
 
 
@@ -249,7 +249,7 @@ def _mixer(file: AnyMixer, hidden: Count) -> Mixer:
         return Gate(file.heads, file.passes)
     if isinstance(file, MilPoolFile):
         return MilPool(file.branches, file.inner)
-    if isinstance(file, MemoryFile):
+    if isinstance(file, NeuralMemoryFile):
         return NeuralMemory(file.heads, file.depth, file.width, file.chunk, file.momentum)
     groups = tuple(HeadGroup(group.share_of(file.q_heads), _pattern(group.pattern)) for group in file.head_groups)
     head_dim = hidden / file.q_heads if file.head_dim is None else file.head_dim

@@ -16,13 +16,13 @@ from pydantic_core import PydanticCustomError
 from costmodel.errors import InputError, Location, Problem
 from costmodel.schema.assemble import Assembly
 from costmodel.schema.device import DeviceFile
-from costmodel.schema.loader import MOST_TABLE_BYTES, parse_tree, read_text
+from costmodel.schema.loader import MAX_TABLE_BYTES, parse_tree, read_text
 from costmodel.schema.metrics import dimension_of, metric_names
 from costmodel.schema.quantity import Measure, Named, Ratio, Verbatim
-from costmodel.schema.references import Library, shown, suggest
+from costmodel.schema.references import Library, display_path, suggest
 from costmodel.schema.resolve import ResolvedWorkload, in_order, resolve_model, resolve_tree
-from costmodel.schema.strict import Strict, checked
-from costmodel.schema.tree import Tree, merge, replaced
+from costmodel.schema.strict import Strict, validate_tree
+from costmodel.schema.tree import Tree, merge, replace_at
 
 SUBJECTS = ("scenario", "device", "kernel")  # what a case is of
 _INLINE = "case"  # name of a scenario that stands in the case itself
@@ -153,20 +153,20 @@ class CaseReferenceFile(Strict):
 
 def load_case_file(path: str | Path, search_path: Sequence[str | Path] = ()) -> tuple[Case, ...]:
     """Return the cases of a file; raise InputError with every problem. A case's scenario is not yet resolved."""
-    cases, problems = sound_cases(path, search_path)
+    cases, problems = readable_cases(path, search_path)
     if problems:
         raise InputError(problems)
     return cases
 
 
-def sound_cases(
+def readable_cases(
     path: str | Path, search_path: Sequence[str | Path] = ()
 ) -> tuple[tuple[Case, ...], tuple[Problem, ...]]:
     """Return the cases of a file that can be read, and the problems of those that cannot."""
     library = Library(search_path)
     assembly = Assembly(library)
     cases: list[Case] = []
-    with assembly.noting():
+    with assembly.collecting_problems():
         for case in _cases(assembly, library.read(Path(path), "case"), Path(path)):
             cases.append(case)  # one by one: those before a problem are kept
     return tuple(cases), tuple(in_order(assembly.problems))
@@ -190,7 +190,7 @@ def resolve_device(case: Case, search_path: Sequence[str | Path] = ()) -> dict[s
 def _device(case: Case, library: Library) -> dict[str, Any]:
     assert case.device is not None
     assembly = Assembly(library)
-    with assembly.noting():
+    with assembly.collecting_problems():
         stated = library.document(case.device, "devices", "device", f"cases.{case.id}.device")
         return assembly.part(DeviceFile, stated).file.model_dump()
     raise InputError(in_order(assembly.problems))
@@ -199,7 +199,7 @@ def _device(case: Case, library: Library) -> dict[str, Any]:
 def check_cases(assembly: Assembly, tree: Tree, path: Path) -> None:
     """Note every problem of a case file and of the scenarios in it."""
     for case in _cases(assembly, tree, path):
-        with assembly.noting():
+        with assembly.collecting_problems():
             if case.skip is None and case.device is not None:
                 _device(case, assembly.library)
             elif case.skip is None and case.scenario is not None:
@@ -220,7 +220,7 @@ def _resolved(case: Case, library: Library) -> ResolvedWorkload:
             Tree({**model, "scenarios": scenarios}, stated.location), case.id, library, overrides=case.overrides
         )  # fmt: skip
     problems: list[Problem] = []
-    reference = checked(CaseReferenceFile, stated, problems, "scenario")
+    reference = validate_tree(CaseReferenceFile, stated, problems, "scenario")
     if reference is None:
         raise InputError(problems)
     tree = library.read(library.find_workload(reference.workload), "workload")
@@ -234,7 +234,7 @@ def _cases(assembly: Assembly, tree: Tree, path: Path) -> Iterator[Case]:
     for item in tree.value["cases"].value:
         entries = _rows(assembly, item, path) if item.child("table") else [(item, {})]
         for entry, overrides in entries:
-            with assembly.noting():
+            with assembly.collecting_problems():
                 case = _case(assembly, entry, overrides, path.stem, file.source)
                 if case.id in seen:
                     raise InputError.single(f"id {case.id!r} stands twice", hint="rename one", location=entry.location)
@@ -317,7 +317,7 @@ def _rows(assembly: Assembly, tree: Tree, path: Path) -> Iterator[tuple[Tree, di
             f"{table.table} is no file beside this one", hint="check the name", field="cases.table",
             location=tree.value["table"].location,
         )  # fmt: skip
-    reader = csv.DictReader(io.StringIO(read_text(file, shown(file), MOST_TABLE_BYTES), newline=""))
+    reader = csv.DictReader(io.StringIO(read_text(file, display_path(file), MAX_TABLE_BYTES), newline=""))
     headers = list(reader.fieldnames or [])
     for header, at in tree.value["columns"].value.items():
         if header not in headers:
@@ -331,7 +331,7 @@ def _rows(assembly: Assembly, tree: Tree, path: Path) -> Iterator[tuple[Tree, di
     }
     numbered = not any(path == "id" for paths in targets.values() for path, _ in paths)
     for number, row in enumerate(reader, start=1):
-        place = Location(shown(file), reader.line_num)
+        place = Location(display_path(file), reader.line_num)
         if None in row or None in row.values():
             raise InputError.single(
                 f"has more or fewer cells than the {len(headers)} columns", hint="complete or remove the line",
@@ -339,7 +339,7 @@ def _rows(assembly: Assembly, tree: Tree, path: Path) -> Iterator[tuple[Tree, di
             )  # fmt: skip
         entry, overrides = _row(tree.value["template"], targets, row, place)
         if numbered:
-            entry = entry.having(id=Tree(f"{entry.text('id') or Path(table.table).stem}-{number}", place, place))
+            entry = entry.with_entries(id=Tree(f"{entry.text('id') or Path(table.table).stem}-{number}", place, place))
         yield entry, overrides
 
 
@@ -377,9 +377,9 @@ def _row(
         written = f"{cell} {unit}".strip()
         head, _, rest = target.partition(".")
         if head in ("id", "skip"):
-            entry = entry.having(**{head: Tree(written, place, place)})
+            entry = entry.with_entries(**{head: Tree(written, place, place)})
         elif head in ("class", "conventions", "kernel"):
-            entry = replaced(entry, target.split("."), parse_tree(written, place.source, place=place))
+            entry = replace_at(entry, target.split("."), parse_tree(written, place.source, place=place))
         elif head == "expect":
             entry = _expecting(entry, rest, parse_tree(written, place.source, place=place))
         else:
@@ -397,4 +397,4 @@ def _expecting(entry: Tree, metric: str, value: Tree) -> Tree:
         listed[same[0]] = merge(listed[same[0]], own)
     else:
         listed.append(own)
-    return entry.having(expect=Tree(listed, value.location, value.location))
+    return entry.with_entries(expect=Tree(listed, value.location, value.location))

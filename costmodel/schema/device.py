@@ -23,10 +23,10 @@ from costmodel.schema.strict import Strict
 DType = Literal["fp64", "fp32", "tf32", "bf16", "fp16", "e5m6", "fp8", "fp8_fp16", "fp4", "int8", "int4"]
 """Number formats. `X_Y` is a math unit for format X that accumulates in Y, where a device has several."""
 
-ProductType = Literal[DType, "mxfp4", "nvfp4"]
+LinearType = Literal[DType, "mxfp4", "nvfp4"]
 """Number formats of linear layers: blocks of FP4 that hold their scales are multiplied in the unit `fp4`."""
 
-StoredType = Literal[ProductType, "q4_0", "q8_0", "q4_k", "q5_k", "q6_k"]
+StoredType = Literal[LinearType, "q4_0", "q8_0", "q4_k", "q5_k", "q6_k"]
 """Number formats of what is only stored: the blocks of GGUF files as well."""
 
 
@@ -46,7 +46,7 @@ class ClockFile(Strict):
     max: Frequency = Field(description="highest boost clock")
 
 
-class MathFile(Strict):
+class MathUnitFile(Strict):
     """The dense arithmetic of one number format."""
 
     peak: Peak = Field(description="dense peak of the device; a multiply-add is two FLOP")
@@ -57,7 +57,7 @@ class MathFile(Strict):
     clock: Literal["reference", "max"] = Field(default="reference", description="clock at which the peak is stated")
 
 
-class MemoryFile(Strict):
+class MemoryLevelFile(Strict):
     """One level of the memory hierarchy."""
 
     name: str = Field(description="name of the level, such as smem, l2, hbm")
@@ -109,10 +109,15 @@ class DeviceFile(Strict):
 
     name: str = Field(description="name by which other files call it")
     architecture: str = Field(description="vendor's architecture name, in lower case")
+    die: str | None = Field(
+        default=None, description="chip that the device is cut from, in lower case; fits of one die serve its devices"
+    )
     processors: Number = Field(description="streaming multiprocessors that software can use")
     clock: ClockFile = Field(description="clock frequencies")
-    math: dict[DType, MathFile] = Field(min_length=1, description="number format -> arithmetic; fp32 is the CUDA cores")
-    memory: list[MemoryFile] = Field(min_length=1, description="levels from the nearest to the device memory")
+    math: dict[DType, MathUnitFile] = Field(
+        min_length=1, description="number format -> arithmetic; fp32 is the CUDA cores"
+    )
+    memory: list[MemoryLevelFile] = Field(min_length=1, description="levels from the nearest to the device memory")
     links: dict[str, LinkFile] = Field(default_factory=dict, description="link name -> link")
     power: PowerFile = Field(default_factory=PowerFile, description="electrical power")
     price: PriceFile = Field(default_factory=PriceFile, description="prices")

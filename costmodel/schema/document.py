@@ -11,7 +11,7 @@ from costmodel.schema.device import DeviceFile
 from costmodel.schema.framework import FrameworkFile, PrecisionFile
 from costmodel.schema.installation import Installation
 from costmodel.schema.model import ModelFile
-from costmodel.schema.overrides import Place
+from costmodel.schema.overrides import OverrideTarget
 from costmodel.schema.references import suggest
 from costmodel.schema.workload import PlanFile
 from costmodel.workload.scenario import Scenario
@@ -54,7 +54,7 @@ def scenario_document(
         "framework": framework.model_dump(exclude=_PROVENANCE),
         "hardware": {
             "device": device_document(hardware, scenario),
-            "node": hardware.node.file.model_dump(exclude=_PROVENANCE) | {"count": built.node.count},
+            "node": hardware.node_part.file.model_dump(exclude=_PROVENANCE) | {"count": built.node.count},
             "network": _network(scenario),
         },
     }
@@ -62,9 +62,9 @@ def scenario_document(
 
 def device_document(hardware: Installation, scenario: Scenario) -> dict[str, Any]:
     """Return the document of a device; its peaks are those at the processors and the clock it ends up with."""
-    file: DeviceFile = hardware.device.file
+    file: DeviceFile = hardware.device_part.file
     document = file.model_dump(exclude=_PROVENANCE)
-    changed = hardware.device.tree is not hardware.device.stated
+    changed = hardware.device_part.tree is not hardware.device_part.original
     for name, unit in document["math"].items() if changed else ():
         unit["peak"] = scenario.cluster.device.peak(name)
     return document
@@ -85,7 +85,7 @@ def _network(scenario: Scenario) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def find(document: Mapping[str, Any], place: Place, scenario: str, path: str) -> Any:
+def find(document: Mapping[str, Any], place: OverrideTarget, scenario: str, path: str) -> Any:
     """Return the value at a place; raise InputError that names what is there instead."""
     return entry(document, _route(place, scenario), path)
 
@@ -101,10 +101,10 @@ def entry(document: Mapping[str, Any], route: Sequence[str], path: str) -> Any:
     return current
 
 
-def _route(place: Place, scenario: str) -> Sequence[str]:
+def _route(place: OverrideTarget, scenario: str) -> Sequence[str]:
     """Return where the document holds what a place of the files says."""
     own = ("scenarios", scenario)
-    match place.target, place.path:
+    match place.document, place.path:
         case "workload", _:
             return ("model",)
         case "model", path:

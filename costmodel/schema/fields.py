@@ -12,8 +12,8 @@ from pydantic_core import PydanticCustomError
 from costmodel.errors import InputError, Location
 from costmodel.schema.loader import parse_tree
 from costmodel.schema.quantity import Measure, Positive, Whole
-from costmodel.schema.strict import Strict, classes_of, members_of
-from costmodel.schema.tree import plain
+from costmodel.schema.strict import Strict, file_models, union_members
+from costmodel.schema.tree import to_python
 
 NumberType: TypeAlias = Measure | Whole | Positive
 
@@ -28,14 +28,14 @@ def number_at(root: type[Strict], path: Sequence[str]) -> NumberType | None:
     for part in path:
         fields = [
             field
-            for owner in classes_of(current)
+            for owner in file_models(current)
             for name, field in owner.model_fields.items()
             if (field.alias or name) == part
         ]
         if fields:
             current, notes = fields[0].annotation, fields[0].metadata
             continue
-        arguments = [typing.get_args(one) for one in members_of(current) if typing.get_origin(one) in (list, dict)]
+        arguments = [typing.get_args(one) for one in union_members(current) if typing.get_origin(one) in (list, dict)]
         if not arguments:
             return None
         current, notes = arguments[0][-1], ()
@@ -45,7 +45,7 @@ def number_at(root: type[Strict], path: Sequence[str]) -> NumberType | None:
 def read_number(number: NumberType, text: str, label: Location, field: str) -> float:
     """Return a number written as `--set` takes it, in SI; raise InputError with its place and fix."""
     try:
-        return float(number.check(plain(parse_tree(text, label.source, place=label))))
+        return float(number.check(to_python(parse_tree(text, label.source, place=label))))
     except PydanticCustomError as error:
         told = error.context or {}
         raise InputError.single(told["message"], hint=told["hint"], field=field, location=label) from None

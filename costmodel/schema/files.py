@@ -52,7 +52,7 @@ FILES: dict[str, type[Strict]] = {
 def validate(path: str | Path, search_path: Sequence[str | Path] = ()) -> list[Problem]:
     """Return every problem of a file and of the files that it names, by file and line; none if it is sound."""
     assembly = Assembly(Library(search_path))
-    with assembly.noting():
+    with assembly.collecting_problems():
         _check(assembly, Path(path))
     return in_order(assembly.problems)
 
@@ -117,14 +117,14 @@ def load_cluster(
     """
     overrides = read_overrides(changes or {}, [])
     for change in overrides:
-        if change.place.target not in ("cluster", "node", "device"):
+        if change.target.document not in ("cluster", "node", "device"):
             raise InputError.single(
                 "is no part of the hardware", hint="write --set hardware.…", location=change.value.location
             )
     assembly = Assembly(Library(search_path), overrides)
-    with assembly.noting():
+    with assembly.collecting_problems():
         built = install(assembly, Tree(as_reference(name)), None, devices, None).built
-        assembly.note_unused()
+        assembly.report_unused()
         if not assembly.problems:
             return built
     raise InputError(in_order(assembly.problems))
@@ -136,7 +136,7 @@ def load_model(name: str, search_path: Sequence[str | Path] = ()) -> Architectur
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ModelRead:
+class ModelDocument:
     """A model as its file says it. document: checked, in SI, with its sources; notes: what was left out."""
 
     architecture: Architecture
@@ -144,20 +144,20 @@ class ModelRead:
     notes: tuple[str, ...]
 
 
-def read_model(name: str, search_path: Sequence[str | Path] = ()) -> ModelRead:
+def read_model(name: str, search_path: Sequence[str | Path] = ()) -> ModelDocument:
     """Return the model of a name, a file, a config.json or the folder that holds one, with what was left out of it."""
     assembly = Assembly(Library(search_path))
-    with assembly.noting():
+    with assembly.collecting_problems():
         tree, _ = assembly.model(Tree(_model_reference(name)), "")
         file = assembly.part(ModelFile, tree).file
         document = model_document(file) | file.model_dump(include={"aliases", "sources"})
-        return ModelRead(build.architecture(file), document, tuple(assembly.notes))
+        return ModelDocument(build.architecture(file), document, tuple(assembly.notes))
     raise InputError(in_order(assembly.problems))
 
 
-def read_models(search_path: Sequence[str | Path] = ()) -> tuple[dict[str, ModelRead], list[Problem]]:
+def read_models(search_path: Sequence[str | Path] = ()) -> tuple[dict[str, ModelDocument], list[Problem]]:
     """Return every model on the search path by its name, and the problems of those that cannot be read."""
-    found: dict[str, ModelRead] = {}
+    found: dict[str, ModelDocument] = {}
     problems: list[Problem] = []
     for name in list_names("models", search_path):
         try:
@@ -170,12 +170,12 @@ def read_models(search_path: Sequence[str | Path] = ()) -> tuple[dict[str, Model
 def imported_yaml(path: str | Path) -> tuple[str, tuple[str, ...]]:
     """Return a config.json, or that of a folder, as the text of a model file, and what of it is not mapped."""
     assembly = Assembly(Library())
-    with assembly.noting():
+    with assembly.collecting_problems():
         imported = import_config(Path(path))
         assembly.part(ModelFile, imported.tree).require()
         source = {"fields": ["hidden", "vocabulary", "layers"], "cite": f"imported from {path}", "kind": "derived"}
         sources = parse_tree(json.dumps([source]), str(path))
-        return yaml_of(imported.tree.having(sources=sources), "model"), imported.notes
+        return yaml_of(imported.tree.with_entries(sources=sources), "model"), imported.notes
     raise InputError(in_order(assembly.problems))
 
 
@@ -193,7 +193,7 @@ def load_document(kind: str, name: str, search_path: Sequence[str | Path] = ()) 
 
 def _load(name: str, schema: str, search_path: Sequence[str | Path], make: Callable[[Assembly, Tree], Made]) -> Made:
     assembly = Assembly(Library(search_path))
-    with assembly.noting():
+    with assembly.collecting_problems():
         tree = assembly.library.document(Tree(as_reference(name)), folder_of(schema), schema, "")
         return make(assembly, tree)
     raise InputError(in_order(assembly.problems))

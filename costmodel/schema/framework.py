@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from costmodel.schema.device import DType, ProductType, Source, StoredType
+from costmodel.schema.device import DType, LinearType, Source, StoredType
 from costmodel.schema.quantity import Bits, Integer, LoadFactor, Measure, Number, Size, Time, Value
 from costmodel.schema.strict import Strict
 
@@ -95,7 +95,7 @@ class PrecisionFile(Strict):
     """The number format of each operator family and stored tensor."""
 
     name: str = Field(description="name by which scenarios call it")
-    linear: ProductType = Field(description="projections and FFN matrix products")
+    linear: LinearType = Field(description="projections and FFN matrix products")
     attention: DType = Field(description="scores and their product with the values")
     router: DType = Field(description="expert router")
     head: DType = Field(description="LM head")

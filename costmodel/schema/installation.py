@@ -10,10 +10,10 @@ from costmodel.errors import InputError
 from costmodel.hardware import Cluster, Device, Node
 from costmodel.quantities import Count, is_single
 from costmodel.schema import build
-from costmodel.schema.assemble import Assembly, Part, Stop
+from costmodel.schema.assemble import Assembly, DocumentPart, Stop
 from costmodel.schema.cluster import ClusterFile, NodeFile
 from costmodel.schema.device import DeviceFile
-from costmodel.schema.overrides import edited
+from costmodel.schema.overrides import apply_overrides
 from costmodel.schema.quantity import SI
 from costmodel.schema.references import suggest
 from costmodel.schema.tree import Tree
@@ -23,9 +23,9 @@ from costmodel.schema.tree import Tree
 class Installation:
     """A scenario's hardware: its documents, and the cluster that they build."""
 
-    device: Part[DeviceFile]
-    node: Part[NodeFile]
-    cluster: Part[ClusterFile]
+    device_part: DocumentPart[DeviceFile]
+    node_part: DocumentPart[NodeFile]
+    cluster_part: DocumentPart[ClusterFile]
     built: Cluster
 
 
@@ -39,10 +39,12 @@ def install(
     """
     place = f"scenarios.{scenario}.cluster" if scenario else ""
     document, field, is_node = _cluster_document(assembly, reference, place)
-    changes = assembly.changes("cluster", scenario)
-    named = edited(document, [change for change in changes if change.place.path[0] == "node"], field).child("node")
+    changes = assembly.overrides_of("cluster", scenario)
+    named = apply_overrides(document, [change for change in changes if change.target.path[0] == "node"], field).child(
+        "node"
+    )
     inside = None
-    with assembly.noting():
+    with assembly.collecting_problems():
         inside = _inside(assembly, named, scenario, place)
     if inside is not None:
         needed = build.nodes_for(layout if limit is None else limit, inside[2].count) if is_node else None
@@ -51,7 +53,7 @@ def install(
         raise Stop
     fabric = document.child("network")
     if fabric is None or fabric.value is None:  # what a change for all scenarios does to a fabric passes this one by
-        changes = [c for c in changes if c.place.scenario or c.place.path[0] != "network" or len(c.place.path) == 1]
+        changes = [c for c in changes if c.target.scenario or c.target.path[0] != "network" or len(c.target.path) == 1]
     cluster = assembly.part(ClusterFile, document, changes, field)
     if inside is None:
         raise Stop
@@ -63,7 +65,7 @@ def install(
 
 def _inside(
     assembly: Assembly, named: Tree | None, scenario: str | None, place: str
-) -> tuple[Part[NodeFile], Part[DeviceFile], Node]:
+) -> tuple[DocumentPart[NodeFile], DocumentPart[DeviceFile], Node]:
     """Return what a cluster's `node` names."""
     if named is None or not isinstance(named.value, str):
         raise Stop
@@ -79,7 +81,7 @@ def _completed(document: Tree, node: Node, needed: Count | None, reference: Tree
     """
     at = reference.location
     if needed is not None:
-        document = document.having(name=Tree(node.name, at), count=Tree(SI(needed), at))
+        document = document.with_entries(name=Tree(node.name, at), count=Tree(SI(needed), at))
     stated, fabric = document.child("count"), document.child("network")
     count = stated.value if stated else None
     count = count.value if isinstance(count, SI) else count
@@ -89,14 +91,14 @@ def _completed(document: Tree, node: Node, needed: Count | None, reference: Tree
     if np.all(np.less_equal(count, 1)):
         return document
     radix = count * node.count * node.nic.per_device
-    return document.having(network=Tree({"topology": Tree("unspecified"), "radix": Tree(SI(radix))}, at))
+    return document.with_entries(network=Tree({"topology": Tree("unspecified"), "radix": Tree(SI(radix))}, at))
 
 
 def install_node(
     assembly: Assembly, stated: Tree, scenario: str | None = None
-) -> tuple[Part[NodeFile], Part[DeviceFile], Node]:
+) -> tuple[DocumentPart[NodeFile], DocumentPart[DeviceFile], Node]:
     """Return a node's document, its device's, and the node that they build."""
-    node = assembly.part(NodeFile, stated, assembly.changes("node", scenario))
+    node = assembly.part(NodeFile, stated, assembly.overrides_of("node", scenario))
     named = node.tree.child("device")
     if named is None or not isinstance(named.value, str):
         raise Stop
@@ -133,9 +135,11 @@ def _cluster_document(assembly: Assembly, reference: Tree, place: str) -> tuple[
     return (*assembly.inline_or_named(reference, "cluster", place), False)
 
 
-def install_device(assembly: Assembly, stated: Tree, scenario: str | None = None) -> tuple[Part[DeviceFile], Device]:
+def install_device(
+    assembly: Assembly, stated: Tree, scenario: str | None = None
+) -> tuple[DocumentPart[DeviceFile], Device]:
     """Return a device's document and the device."""
-    part = assembly.part(DeviceFile, stated, assembly.changes("device", scenario))
+    part = assembly.part(DeviceFile, stated, assembly.overrides_of("device", scenario))
     before = assembly.part(DeviceFile, stated)
     restated = frozenset(
         name for name in part.file.math

@@ -16,9 +16,9 @@ from costmodel import units
 from costmodel.errors import InputError, Location
 from costmodel.schema.tree import Tree
 
-MOST_BYTES = 16 * 2**20  # of a YAML or JSON file; far above any real one
-MOST_TABLE_BYTES = 64 * 2**20  # of a table, which Python holds at ten times its size
-MOST_SWEEP_BYTES = 256 * 2**20  # of the table that a sweep wrote: one of a million points is read back
+MAX_BYTES = 16 * 2**20  # of a YAML or JSON file; far above any real one
+MAX_TABLE_BYTES = 64 * 2**20  # of a table, which Python holds at ten times its size
+MAX_SWEEP_BYTES = 256 * 2**20  # of the table that a sweep wrote: one of a million points is read back
 _MOST_NODES = 100_000  # far above any real file; reached only by aliases that multiply
 _CORE_TAGS = {"tag:yaml.org,2002:str", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"}
 _CONSTANTS = (
@@ -84,7 +84,7 @@ def read_tree(path: Path, shown: str) -> Tree:
     place = Location(shown)
     if path.is_dir():
         raise InputError.single("is a directory", hint="name a YAML file inside it", location=place)
-    tree = parse_tree(read_text(path, shown, MOST_BYTES), shown)
+    tree = parse_tree(read_text(path, shown, MAX_BYTES), shown)
     if not tree.is_mapping:
         found = "is empty" if tree.value is None else f"holds {kind_of(tree.value)} at top level"
         hint = "write a mapping that begins with its kind, as in `schema: costmodel/workload@1`"

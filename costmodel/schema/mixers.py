@@ -11,7 +11,7 @@ from costmodel.schema.quantity import Integer, Number, NumberOrZero, PositiveNum
 from costmodel.schema.strict import Strict
 
 
-class CoreKernelFile(Strict):
+class KernelTraitsFile(Strict):
     """How a system's own code computes its attention cores."""
 
     realised: Literal["fused", "gathered", "masked"] = Field(
@@ -80,7 +80,7 @@ class AttentionFile(Strict):
     head_groups: list[HeadGroupFile] = Field(
         default_factory=_one_full_group, min_length=1, description="groups of heads, which are all heads together"
     )
-    kernel: CoreKernelFile = Field(default_factory=CoreKernelFile, description="how the cores are computed")
+    kernel: KernelTraitsFile = Field(default_factory=KernelTraitsFile, description="how the cores are computed")
     partial: Number | None = Field(
         default=None, description="channels that enter the projections; the others join before the output's; null: all"
     )
@@ -172,7 +172,7 @@ class RecurrenceFile(Strict):
     )
 
 
-class MemoryFile(Strict):
+class NeuralMemoryFile(Strict):
     """A small network whose weights are the state."""
 
     type: Literal["memory"] = Field(description="this mixer")
@@ -222,5 +222,12 @@ class MilPoolFile(Strict):
 
 
 AnyMixer: TypeAlias = (
-    AttentionFile | MlaFile | RecurrenceFile | MemoryFile | ConvolutionFile | SpectralFile | GateFile | MilPoolFile
+    AttentionFile
+    | MlaFile
+    | RecurrenceFile
+    | NeuralMemoryFile
+    | ConvolutionFile
+    | SpectralFile
+    | GateFile
+    | MilPoolFile
 )

@@ -19,7 +19,7 @@ from costmodel.schema.quantity import (
 )
 from costmodel.schema.strict import Strict
 
-MOST_LAYERS = 10_000  # published transformers end at 1,000 (DeepNet, arXiv 2203.00555); each layer gets a stage
+MAX_LAYERS = 10_000  # published transformers end at 1,000 (DeepNet, arXiv 2203.00555); each layer gets a stage
 NormKind: TypeAlias = Literal["rms", "layer", "layer_no_bias"]
 
 
@@ -199,9 +199,9 @@ class ModelFile(Strict):
     @model_validator(mode="after")
     def _depth_is_sane(self) -> Self:
         depth = sum(count for count, _ in self.kinds())
-        if depth > MOST_LAYERS:
+        if depth > MAX_LAYERS:
             raise wrong(
-                f"the model has {depth:,} layers, more than the {MOST_LAYERS:,} that can be laid out on stages",
+                f"the model has {depth:,} layers, more than the {MAX_LAYERS:,} that can be laid out on stages",
                 "check `repeat`",
             )
         return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from costmodel.errors import InputError
 from costmodel.hardware import Device
-from costmodel.schema.assemble import Assembly, Part
+from costmodel.schema.assemble import Assembly, DocumentPart
 from costmodel.schema.framework import PrecisionFile
 from costmodel.schema.tree import Tree, merge
 from costmodel.workload.dtypes import ELEMENT_BYTES, math_unit
@@ -22,18 +22,18 @@ _SCALES = {
 """What is said of a stored format beside its name."""
 
 
-def spelt_out(scenario: Tree) -> Tree:
+def expand_set_name(scenario: Tree) -> Tree:
     """Return a scenario with `precision: NAME` as the mapping that it is short for."""
     precision = scenario.child("precision")
     if precision is None or not isinstance(precision.value, str):
         return scenario
     chosen = Tree({"compute": Tree(precision.value, precision.location)}, precision.location, precision.key)
-    return scenario.having(precision=chosen)
+    return scenario.with_entries(precision=chosen)
 
 
 def choose_formats(
     assembly: Assembly, chosen: Tree, device: Device, field: str
-) -> tuple[Part[PrecisionFile], list[str]]:
+) -> tuple[DocumentPart[PrecisionFile], list[str]]:
     """Return the formats of a scenario on a device, and those that the fallback set stands in for.
 
     Where the device has no unit for a format that is computed in, every field of that format takes the fallback set's.
@@ -57,7 +57,7 @@ def choose_formats(
     return part, replaced
 
 
-def _standing_in(part: Part[PrecisionFile], lacking: list[str], merged: Tree, instead: Tree) -> Tree:
+def _standing_in(part: DocumentPart[PrecisionFile], lacking: list[str], merged: Tree, instead: Tree) -> Tree:
     """Return the formats with those of a fallback set wherever one has a unit that the device lacks."""
     names = [
         name for name in _FORMATS
@@ -66,10 +66,10 @@ def _standing_in(part: Part[PrecisionFile], lacking: list[str], merged: Tree, in
     scales = [scale for name in names for scale in _SCALES.get(name, ())]
     entries = {name: instead.value[name] for name in (*names, *scales) if name in instead.value}
     block = instead.child("scale_block") or Tree(None, instead.location)
-    return merged.without(*scales).having(**entries, scale_block=block)
+    return merged.without(*scales).with_entries(**entries, scale_block=block)
 
 
-def _check_bits(part: Part[PrecisionFile], chosen: Tree, field: str) -> None:
+def _check_bits(part: DocumentPart[PrecisionFile], chosen: Tree, field: str) -> None:
     """Raise InputError where an average of quantised weights is stated and the weights are not quantised."""
     file = part.file
     if file.weight_bits is None or ELEMENT_BYTES[file.weights] <= 1.0:
@@ -87,6 +87,6 @@ def _named_set(assembly: Assembly, chosen: Tree, key: str, field: str) -> Tree:
     return assembly.library.document(named, "precisions", "precision", f"{field}.{key}")
 
 
-def _lacking(part: Part[PrecisionFile], device: Device) -> list[str]:
+def _lacking(part: DocumentPart[PrecisionFile], device: Device) -> list[str]:
     """Return the formats that are computed in and that the device has no unit for."""
     return sorted({math_unit(getattr(part.file, name)) for name in _COMPUTED} - set(device.math))

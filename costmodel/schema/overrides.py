@@ -16,32 +16,32 @@ from costmodel.errors import InputError, Location, Problem
 from costmodel.schema.loader import kind_of, parse_tree
 from costmodel.schema.quantity import SI
 from costmodel.schema.references import suggest
-from costmodel.schema.tree import Tree, replaced
+from costmodel.schema.tree import Tree, replace_at
 
-Target: TypeAlias = str  # "model", "scenario", "cluster", "node", "device" or "framework"
+DocumentName: TypeAlias = str  # "model", "scenario", "cluster", "node", "device" or "framework"
 
 _OPEN = ("math", "links", "implementations")  # mappings whose keys are names, not fields
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Place:
+class OverrideTarget:
     """A path of the resolved document: in which scenario (None: all), in which of its documents, where there."""
 
     scenario: str | None
-    target: Target
+    document: DocumentName
     path: tuple[str, ...]
 
-    def of_number(self) -> Place:
+    def for_number(self) -> OverrideTarget:
         """Return where a number for this place stands: one for `clock` is the tensor reference clock."""
-        short = (self.target, self.path) == ("device", ("clock",))
-        return Place(self.scenario, self.target, ("clock", "tensor_reference")) if short else self
+        short = (self.document, self.path) == ("device", ("clock",))
+        return OverrideTarget(self.scenario, self.document, ("clock", "tensor_reference")) if short else self
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Override:
     """A new value at a place; `label` is how the user wrote it."""
 
-    place: Place
+    target: OverrideTarget
     value: Tree
 
 
@@ -63,14 +63,14 @@ def _read(path: str, value: object, scenarios: Sequence[str]) -> Override:
     label = Location(f"--set {path}={_shown(value)}")
     tree = parse_tree(value, label.source, place=label) if isinstance(value, str) else _from_python(value, label)
     place = locate(path, scenarios, label)
-    return Override(place if tree.is_mapping else place.of_number(), tree)
+    return Override(place if tree.is_mapping else place.for_number(), tree)
 
 
-def locate(path: str, scenarios: Sequence[str], label: Location | None = None) -> Place:
+def locate(path: str, scenarios: Sequence[str], label: Location | None = None) -> OverrideTarget:
     """Return the place of a path such as `hardware.memory.hbm.bandwidth` or `scenarios.decode.parallel.ep`."""
     head, *rest = path.split(".")
     if head == "model":
-        return Place(None, "model", tuple(rest)) if rest else Place(None, "workload", ("model",))
+        return OverrideTarget(None, "model", tuple(rest)) if rest else OverrideTarget(None, "workload", ("model",))
     if head == "hardware" and rest:
         return _in_hardware(None, rest)
     if head == "scenarios" and len(rest) > 1:
@@ -89,44 +89,44 @@ def locate(path: str, scenarios: Sequence[str], label: Location | None = None) -
     raise InputError.single(f"no path starts with {head!r}", hint=hint, field=path, location=label)
 
 
-def edited(tree: Tree, changes: Sequence[Override], field: str = "") -> Tree:
+def apply_overrides(tree: Tree, changes: Sequence[Override], field: str = "") -> Tree:
     """Return `tree` with `changes` made in their order."""
     for change in changes:
         _check_names(tree, change, field)
         try:
-            tree = replaced(tree, change.place.path, change.value)
+            tree = replace_at(tree, change.target.path, change.value)
         except LookupError as error:
             stopped, part = error.args
             raise _no_such(stopped, part, change, field) from None
     return tree
 
 
-def _in_scenario(name: str, inner: Sequence[str]) -> Place:
+def _in_scenario(name: str, inner: Sequence[str]) -> OverrideTarget:
     head, *rest = inner
     if head == "hardware" and rest:
         return _in_hardware(name, rest)
     if head in ("cluster", "framework") and rest:
-        return Place(name, head, tuple(rest))
-    return Place(name, "scenario", tuple(inner))
+        return OverrideTarget(name, head, tuple(rest))
+    return OverrideTarget(name, "scenario", tuple(inner))
 
 
-def _in_hardware(scenario: str | None, path: Sequence[str]) -> Place:
+def _in_hardware(scenario: str | None, path: Sequence[str]) -> OverrideTarget:
     """Return the place of what follows `hardware`; what is no part of it is a field of the device."""
     match list(path):
         case ["device"]:
-            return Place(scenario, "node", ("device",))
+            return OverrideTarget(scenario, "node", ("device",))
         case ["node"] | ["network", *_]:
-            return Place(scenario, "cluster", tuple(path))
+            return OverrideTarget(scenario, "cluster", tuple(path))
         case ["node", "device", *rest] | ["device", *rest] if rest:
-            return Place(scenario, "device", tuple(rest))
+            return OverrideTarget(scenario, "device", tuple(rest))
         case ["node", *rest]:
-            return Place(scenario, "node", tuple(rest))
-    return Place(scenario, "device", tuple(path))
+            return OverrideTarget(scenario, "node", tuple(rest))
+    return OverrideTarget(scenario, "device", tuple(path))
 
 
 def _check_names(tree: Tree, change: Override, field: str) -> None:
     """Raise InputError where a path goes through a name that a mapping of names does not have."""
-    path = change.place.path
+    path = change.target.path
     for at, part in enumerate(path[:-2]):
         below = tree.at(path[: at + 1])
         if part in _OPEN and below is not None and below.is_mapping and below.child(path[at + 1]) is None:
@@ -139,7 +139,7 @@ def _no_such(stopped: Tree, part: str, change: Override, field: str) -> InputErr
         known = [name or str(at) for at, name in enumerate(stopped.names())]
     else:
         known = list(stopped.value) if stopped.is_mapping else []
-    path = ".".join(piece for piece in (field, *change.place.path) if piece)
+    path = ".".join(piece for piece in (field, *change.target.path) if piece)
     if not known:
         return InputError.single(
             f"{part!r} is below {kind_of(stopped.value)} that has no fields", hint="shorten the path",

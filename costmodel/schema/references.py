@@ -78,7 +78,7 @@ class Library:
     def find(self, reference: str, kind: str, *, origin: Location | None = None, field: str = "") -> Path:
         """Return the file that `reference` means: `./path` beside the file that says it, `kind/name` or `name`."""
         if reference.startswith("./"):
-            return beside(reference, origin)
+            return relative_path(reference, origin)
         name = reference.removeprefix(f"{kind}/")
         for root in self.roots if _NAME.fullmatch(name) else ():
             path = self._folder(root, kind) / f"{name}.yaml"
@@ -119,7 +119,7 @@ class Library:
         for item in stated.value if stated is not None and isinstance(stated.value, list) else ():
             if item.value in taken:
                 yield Problem(
-                    item.location, "aliases", f"{item.value!r} is a name of {shown(taken[item.value])}, too",
+                    item.location, "aliases", f"{item.value!r} is a name of {display_path(taken[item.value])}, too",
                     "remove it from one of them",
                 )  # fmt: skip
 
@@ -128,7 +128,7 @@ class Library:
         claims = self.aliases(kind).get(name, [])
         if len(claims) > 1:
             raise InputError.single(
-                f"{name!r} is an alias of {' and of '.join(shown(path) for path in claims)}",
+                f"{name!r} is an alias of {' and of '.join(display_path(path) for path in claims)}",
                 hint="remove it from one of them, or use another name", field=field, location=origin,
             )  # fmt: skip
         return claims[0] if claims else None
@@ -198,7 +198,7 @@ class Library:
         below = self.extend(self._checked(path, schema), schema, (*chain, path))
         return merge(below, tree.without("extends"))
 
-    def own(self, path: Path, schema: str) -> Tree:
+    def read_unextended(self, path: Path, schema: str) -> Tree:
         """Return what a file of that schema says itself, without what its `extends` brings."""
         return self._checked(path, schema)
 
@@ -226,14 +226,14 @@ class Library:
         if found != schema:
             raise InputError.single(
                 f"is a {found} file where a {schema} is expected", field="schema",
-                hint=f"name a file whose schema is {_VERSIONS[schema]}", location=Location(shown(path)),
+                hint=f"name a file whose schema is {_VERSIONS[schema]}", location=Location(display_path(path)),
             )  # fmt: skip
         return self._tree(path)
 
     def _tree(self, path: Path) -> Tree:
         key = path.resolve()
         if key not in self._read:
-            self._read[key] = read_tree(path, shown(path))
+            self._read[key] = read_tree(path, display_path(path))
         return self._read[key]
 
     @staticmethod
@@ -241,12 +241,12 @@ class Library:
         return root / _WORKLOADS if kind == _WORKLOADS else root / FOLDERS[kind] / kind
 
 
-def beside(reference: str, origin: Location | None) -> Path:
+def relative_path(reference: str, origin: Location | None) -> Path:
     """Return the path that a file says, relative to that file; what stands in no file is relative to where one is."""
     return (Path(origin.source).parent if origin and origin.line else Path()) / reference
 
 
-def shown(path: Path) -> str:
+def display_path(path: Path) -> str:
     """Return how messages name a file: relative to the working folder where it lies inside it."""
     try:
         return path.resolve().relative_to(Path.cwd()).as_posix()

@@ -12,27 +12,27 @@ import numpy as np
 from costmodel.errors import InputError, LayoutError, Location, Problem
 from costmodel.quantities import is_single
 from costmodel.schema import build
-from costmodel.schema.assemble import Assembly, Part, Stop
+from costmodel.schema.assemble import Assembly, DocumentPart, Stop
 from costmodel.schema.cluster import ClusterFile, NodeFile
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.document import find, model_document, scenario_document
+from costmodel.schema.expert_load import expert_counts
 from costmodel.schema.fields import NumberType, number_at
 from costmodel.schema.framework import FrameworkFile
 from costmodel.schema.installation import install
 from costmodel.schema.model import ModelFile
-from costmodel.schema.number_formats import choose_formats, spelt_out
-from costmodel.schema.overrides import Target, edited, locate, read_overrides
+from costmodel.schema.number_formats import choose_formats, expand_set_name
+from costmodel.schema.overrides import DocumentName, apply_overrides, locate, read_overrides
 from costmodel.schema.references import Library, as_reference, suggest
-from costmodel.schema.routing import expert_counts
-from costmodel.schema.strict import Strict, checked
+from costmodel.schema.strict import Strict, validate_tree
 from costmodel.schema.tree import Tree, merge
-from costmodel.schema.workload import PHASES, PlanFile, WorkloadFile, phases_of
+from costmodel.schema.workload import PHASES, PlanFile, WorkloadFile, phases_with
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.scenario import Parallelism, Scenario
 from costmodel.workload.validity import rules
 
 _DEFAULT = Location("default")
-_FILES: dict[Target, type[Strict]] = {
+_FILES: dict[DocumentName, type[Strict]] = {
     "workload": WorkloadFile, "model": ModelFile, "cluster": ClusterFile, "node": NodeFile, "device": DeviceFile,
     "framework": FrameworkFile,
 }  # fmt: skip
@@ -65,11 +65,11 @@ class ResolvedWorkload:
         Raises InputError for no such path.
         """
         self.value(path)
-        place = locate(path, list(self.scenarios)).of_number()
-        if place.target == "scenario":
+        place = locate(path, list(self.scenarios)).for_number()
+        if place.document == "scenario":
             name = place.scenario or next(iter(self.scenarios))
             return number_at(PHASES[self.scenarios[name].plan.phase], place.path)
-        return number_at(_FILES[place.target], place.path)
+        return number_at(_FILES[place.document], place.path)
 
     def origin(self, path: str) -> Location | None:
         """Return where the value at `path` was written: a file position, `--set …` or `default`; None: no such path.
@@ -82,7 +82,7 @@ class ResolvedWorkload:
         except InputError:
             return None
         trees = self._trees[place.scenario or next(iter(self._trees))]
-        found = trees[place.target].at(place.path)
+        found = trees[place.document].at(place.path)
         return (found.location or found.key or _DEFAULT) if found is not None else _DEFAULT
 
 
@@ -127,17 +127,17 @@ def resolve_tree(
     stated = tree.child("scenarios")
     named: dict[str, Tree] = stated.value if stated is not None and stated.is_mapping else {}
     assembly = Assembly(library, read_overrides(overrides or {}, list(named)))
-    head = assembly.part(WorkloadFile, tree, assembly.changes("workload", None))
-    model: Part[ModelFile] | None = None
-    with assembly.noting():
+    head = assembly.part(WorkloadFile, tree, assembly.overrides_of("workload", None))
+    model: DocumentPart[ModelFile] | None = None
+    with assembly.collecting_problems():
         model = _model(assembly, head.tree)
     architecture = build.architecture(model.file) if model else None
     resolved: dict[str, _Resolved] = {}
     for each in _selected(list(named), scenarios):
-        with assembly.noting():
+        with assembly.collecting_problems():
             resolved[each] = _scenario(assembly, each, named[each], architecture, cluster)
     if not assembly.problems:
-        assembly.note_unused()
+        assembly.report_unused()
     if assembly.problems or model is None or architecture is None:
         problems = in_order(assembly.problems)
         raise (LayoutError if all(problem.of_layout for problem in problems) else InputError)(problems)
@@ -160,8 +160,8 @@ def resolve_model(
 ) -> ResolvedWorkload:
     """Return a workload without scenarios: its model alone, for questions that need no hardware."""
     assembly = Assembly(library, read_overrides(overrides or {}, ()))
-    with assembly.noting():
-        model = _model(assembly, edited(tree, assembly.changes("workload", None)))
+    with assembly.collecting_problems():
+        model = _model(assembly, apply_overrides(tree, assembly.overrides_of("workload", None)))
         return ResolvedWorkload(
             name, None, {"model": model_document(model.file), "scenarios": {}}, {}, build.architecture(model.file),
             {"": {"model": model.tree, "workload": tree}}, tuple(assembly.notes),
@@ -204,12 +204,12 @@ def _selected(known: Sequence[str], wanted: Iterable[str] | None) -> list[str]:
     return names
 
 
-def _model(assembly: Assembly, tree: Tree) -> Part[ModelFile]:
+def _model(assembly: Assembly, tree: Tree) -> DocumentPart[ModelFile]:
     reference = tree.child("model")
     if reference is None:
         raise Stop
     document, place = assembly.model(reference, "model")
-    part = assembly.part(ModelFile, document, assembly.changes("model", None), place)
+    part = assembly.part(ModelFile, document, assembly.overrides_of("model", None), place)
     part.require()
     return part
 
@@ -222,7 +222,7 @@ def _scenario(
     hardware = install(assembly, tree.value["cluster"], name, build.devices(plan), plan.devices)
     place = f"scenarios.{name}.framework"
     named, place = assembly.inline_or_named(tree.child("framework") or Tree(plan.framework), "framework", place)
-    framework = assembly.part(FrameworkFile, named, assembly.changes("framework", name), place)
+    framework = assembly.part(FrameworkFile, named, assembly.overrides_of("framework", name), place)
     field = f"scenarios.{name}.precision"
     chosen = tree.child("precision") or Tree({}, tree.location)
     formats, replaced = choose_formats(assembly, chosen, hardware.built.device, field)
@@ -245,8 +245,8 @@ def _scenario(
         simulation=build.simulation(plan.simulation),
     )  # fmt: skip
     trees = {
-        "scenario": tree.having(precision=merge(formats.tree, chosen)), "cluster": hardware.cluster.tree,
-        "node": hardware.node.tree, "device": hardware.device.tree, "framework": framework.tree,
+        "scenario": tree.with_entries(precision=merge(formats.tree, chosen)), "cluster": hardware.cluster_part.tree,
+        "node": hardware.node_part.tree, "device": hardware.device_part.tree, "framework": framework.tree,
     }  # fmt: skip
     _check_layout(assembly, scenario, tree)
     return _Resolved(scenario, scenario_document(plan, scenario, hardware, formats.file, framework.file), trees)
@@ -273,10 +273,10 @@ def _plan(assembly: Assembly, name: str, stated: Tree, cluster: str | None) -> t
     field = f"scenarios.{name}"
     if not stated.is_mapping:
         raise InputError.single("must be a mapping", hint="begin with `phase:`", field=field, location=stated.location)
-    tree = spelt_out(edited(spelt_out(stated), assembly.changes("scenario", name), field))
+    tree = expand_set_name(apply_overrides(expand_set_name(stated), assembly.overrides_of("scenario", name), field))
     if cluster is not None:
         label = Location(f"--cluster {cluster}")
-        tree = tree.having(cluster=Tree(as_reference(cluster), label, label))
+        tree = tree.with_entries(cluster=Tree(as_reference(cluster), label, label))
     phase = tree.child("phase")
     if phase is None or not isinstance(phase.value, str) or phase.value not in PHASES:
         message = "is missing" if phase is None else f"{phase.value!r} is no known phase"
@@ -285,7 +285,7 @@ def _plan(assembly: Assembly, name: str, stated: Tree, cluster: str | None) -> t
             location=(phase or tree).location,
         )  # fmt: skip
     found: list[Problem] = []
-    plan = checked(PHASES[phase.value], tree, found, field)
+    plan = validate_tree(PHASES[phase.value], tree, found, field)
     assembly.problems.extend(_told_by_phase(problem, field, phase.value) for problem in found)
     if plan is None:
         _look_ahead(assembly, tree, name)
@@ -296,7 +296,7 @@ def _plan(assembly: Assembly, name: str, stated: Tree, cluster: str | None) -> t
 def _told_by_phase(problem: Problem, field: str, phase: str) -> Problem:
     """Return the problem of an unknown key that another phase knows in words that name that phase."""
     key = problem.field.removeprefix(f"{field}.")
-    others = [other for other in phases_of(key) if other != phase]
+    others = [other for other in phases_with(key) if other != phase]
     if problem.message != "unknown key" or not others:
         return problem
     *first, last = others
@@ -312,7 +312,7 @@ def _look_ahead(assembly: Assembly, tree: Tree, name: str) -> None:
     """Note what is wrong in the hardware of a scenario that itself has problems."""
     reference = tree.child("cluster")
     if reference is not None and isinstance(reference.value, (str, dict)):
-        with assembly.noting():
+        with assembly.collecting_problems():
             install(assembly, reference, name, 1.0, None)
 
 

@@ -10,19 +10,19 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from costmodel.errors import InputError, Location
-from costmodel.schema.loader import MOST_BYTES, read_data
+from costmodel.schema.loader import MAX_BYTES, read_data
 from costmodel.units import DIMENSIONS
 
 RESULT, SWEEP = "costmodel/result@1", "costmodel/sweep@1"
 
 
-class Written(BaseModel):
+class OutputModel(BaseModel):
     """A part of a document that a program wrote: exact types, finite numbers; keys that are not read may be added."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
-class Line(Written):
+class BreakdownLine(OutputModel):
     """One line of a breakdown."""
 
     name: str
@@ -39,7 +39,7 @@ class Line(Written):
     flop_rate: float | None = Field(default=None, gt=0.0)
 
 
-class Ledger(Written):
+class MemoryResult(OutputModel):
     """What the fullest device holds, and whether the scenario runs."""
 
     weights: float
@@ -53,14 +53,14 @@ class Ledger(Written):
     fits: bool
 
 
-class HostLedger(Written):
+class HostMemoryResult(OutputModel):
     """What a device keeps in its host's memory."""
 
     tensors: float
     kv_cache: float
 
 
-class Level(Written):
+class MemoryLevelResult(OutputModel):
     """One level of a device's memory."""
 
     name: str
@@ -68,16 +68,16 @@ class Level(Written):
     bandwidth: float | None = Field(gt=0.0)
 
 
-class Offer(Written):
+class HardwareResult(OutputModel):
     """What the device offers."""
 
     device: str
     processors: float
     peaks: dict[str, float]
-    memory: list[Level]
+    memory: list[MemoryLevelResult]
 
 
-class ScenarioResult(Written):
+class ScenarioResult(OutputModel):
     """One scenario of a result."""
 
     phase: str
@@ -86,23 +86,23 @@ class ScenarioResult(Written):
     metrics: dict[str, float | None]
     intervals: dict[str, list[float] | None]
     bound: str
-    breakdown: list[Line]
-    memory: Ledger
-    host_memory: HostLedger | None = None
-    hardware: Offer | None = None
+    breakdown: list[BreakdownLine]
+    memory: MemoryResult
+    host_memory: HostMemoryResult | None = None
+    hardware: HardwareResult | None = None
     reason: str | None = None
     reasons: dict[str, str] = {}
     basis: dict[str, float] = {}
     notes: list[str] = []
 
 
-class ModelFacts(Written):
+class ModelFacts(OutputModel):
     """The model of a result."""
 
     name: str
 
 
-class ResultFile(Written):
+class ResultFile(OutputModel):
     """A result as `simulate --json` prints it."""
 
     version: str
@@ -125,7 +125,7 @@ def _sized(value: Any) -> Any:
     return value
 
 
-class AxisFile(Written):
+class SweepAxis(OutputModel):
     """One axis of a sweep; its values in SI. link: axes of one number vary together; null: it varies by itself."""
 
     path: str
@@ -135,35 +135,35 @@ class AxisFile(Written):
     link: int | None = None
 
 
-class SweptScenario(Written):
+class SweepScenario(OutputModel):
     """One scenario of a sweep. headline: the metric whose interval the table holds."""
 
     phase: str
     headline: str
 
 
-class SweepFile(Written):
+class SweepFile(OutputModel):
     """What a sweep asked, as its `study.json` holds it. columns: of the table, with their units; form: of its parts."""
 
     version: str
     workload: str
-    axes: list[Annotated[AxisFile, BeforeValidator(_sized)]] = Field(min_length=1)
-    scenarios: dict[str, SweptScenario] = Field(min_length=1)
+    axes: list[Annotated[SweepAxis, BeforeValidator(_sized)]] = Field(min_length=1)
+    scenarios: dict[str, SweepScenario] = Field(min_length=1)
     points: int = Field(gt=0)
     columns: dict[str, str | None]
     form: Literal["csv", "parquet"]
     parts: int = Field(gt=0, le=10**7)
 
-    def dimension_of(self, axis: AxisFile) -> AxisFile:
+    def dimension_of(self, axis: SweepAxis) -> SweepAxis:
         """Return the axis that stands for a dimension of the grid: of axes that vary together the first."""
         return axis if axis.link is None else next(each for each in self.axes if each.link == axis.link)
 
-    def together(self, axis: AxisFile) -> list[AxisFile]:
+    def linked_axes(self, axis: SweepAxis) -> list[SweepAxis]:
         """Return the axes that make a dimension of the grid together, the one that stands for it first."""
         return [each for each in self.axes if self.dimension_of(each) is self.dimension_of(axis)]
 
     @property
-    def dimensions(self) -> list[AxisFile]:
+    def dimensions(self) -> list[SweepAxis]:
         """Return the axes that stand for the dimensions of the grid."""
         return [axis for axis in self.axes if self.dimension_of(axis) is axis]
 
@@ -176,25 +176,25 @@ Document = TypeVar("Document", bound=BaseModel)
 
 def read_result(path: Path) -> ResultFile:
     """Return a result that `simulate --json` printed into a file; raise InputError where it is none, or not whole."""
-    return checked(path, read_json(path, RESULT_HINT), ResultFile, RESULT, RESULT_HINT)
+    return validate_output(path, read_json(path, RESULT_HINT), ResultFile, RESULT, RESULT_HINT)
 
 
 def read_study(path: Path) -> SweepFile:
     """Return what a sweep asked; raise InputError where the file is no sweep's, or not whole."""
-    return checked(path, read_json(path, SWEEP_HINT), SweepFile, SWEEP, SWEEP_HINT)
+    return validate_output(path, read_json(path, SWEEP_HINT), SweepFile, SWEEP, SWEEP_HINT)
 
 
 def read_json(path: Path, hint: str) -> Any:
     """Return a JSON document; raise InputError where there is none, or not a whole one."""
     place = Location(str(path))
     try:
-        return json.loads(read_data(path, str(path), MOST_BYTES, absent=hint))
+        return json.loads(read_data(path, str(path), MAX_BYTES, absent=hint))
     except (ValueError, RecursionError) as error:
         message = f"is no complete JSON document: {error}" if isinstance(error, ValueError) else "is nested too deeply"
         raise InputError.single(message, hint=hint, location=place) from None
 
 
-def checked(path: Path, document: Any, model: type[Document], schema: str, hint: str) -> Document:
+def validate_output(path: Path, document: Any, model: type[Document], schema: str, hint: str) -> Document:
     """Return a document as its model; raise InputError where it is of another schema, or a part is wrong."""
     found = document.get("schema") if isinstance(document, dict) else None
     if found != schema:
@@ -202,10 +202,10 @@ def checked(path: Path, document: Any, model: type[Document], schema: str, hint:
         newer = is_newer(found, schema)
         hint = f"this costmodel reads {schema}: bring it up to date" if newer else hint
         raise InputError.single(told, hint=hint, location=Location(str(path)))
-    return validated(path, document, model, hint)
+    return validate_as(path, document, model, hint)
 
 
-def validated(path: Path, document: Any, model: type[Document], hint: str) -> Document:
+def validate_as(path: Path, document: Any, model: type[Document], hint: str) -> Document:
     """Return a document as its model; raise InputError on the first part that is wrong."""
     try:
         return model.model_validate(document)

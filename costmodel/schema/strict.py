@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Tag, ValidationError
 from costmodel.errors import Location, Problem
 from costmodel.schema.loader import kind_of
 from costmodel.schema.references import suggest
-from costmodel.schema.tree import Tree, plain
+from costmodel.schema.tree import Tree, to_python
 
 Model = TypeVar("Model", bound="Strict")
 
@@ -37,9 +37,9 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, protected_namespaces=())
 
 
-def checked(model: type[Model], tree: Tree, problems: list[Problem], prefix: str = "") -> Model | None:
+def validate_tree(model: type[Model], tree: Tree, problems: list[Problem], prefix: str = "") -> Model | None:
     """Return `tree` as a `model` with its quantities in SI; on failure add every problem and return None."""
-    raw = plain(tree)
+    raw = to_python(tree)
     if isinstance(raw, dict):
         raw = {key: value for key, value in raw.items() if key not in ("schema", "extends")}
     try:
@@ -119,7 +119,7 @@ def _what_to_add(model: type[Strict], place: Sequence[str | int]) -> str:
     parent: Any = model
     for part in place[:-1]:
         parent = _inside(parent, part)
-    for owner in classes_of(parent):
+    for owner in file_models(parent):
         for name, field in owner.model_fields.items():
             if (field.alias or name) == place[-1]:
                 notes = [note.describe() for note in field.metadata if hasattr(note, "describe")]
@@ -133,23 +133,23 @@ def keys_at(model: type[Strict], place: Sequence[str | int]) -> list[str]:
     current: Any = model
     for part in place:
         current = _inside(current, part)
-    return [field.alias or name for owner in classes_of(current) for name, field in owner.model_fields.items()]
+    return [field.alias or name for owner in file_models(current) for name, field in owner.model_fields.items()]
 
 
 def _inside(annotation: Any, part: str | int) -> Any:
     """Return the type found under `part`: a key, an index, or the tag by which pydantic chose one of a union."""
-    for owner in classes_of(annotation):
+    for owner in file_models(annotation):
         for name, field in owner.model_fields.items():
             if (field.alias or name) == part:
                 return field.annotation
-    members = members_of(annotation)
+    members = union_members(annotation)
     for member in members:
         arguments = typing.get_args(member)
         if typing.get_origin(member) in (list, tuple) and isinstance(part, int):
             return arguments[0]
         if typing.get_origin(member) is dict:
             return arguments[1]
-    tagged = [owner for owner in classes_of(annotation) if part in _tags(owner)]
+    tagged = [owner for owner in file_models(annotation) if part in _tags(owner)]
     return tagged[0] if tagged else None
 
 
@@ -176,19 +176,19 @@ def _kind_names(annotation: Any) -> list[str]:
     return []
 
 
-def members_of(annotation: Any) -> list[Any]:
+def union_members(annotation: Any) -> list[Any]:
     """Return the types that a union may be, those of a plain type alone, without what they are annotated with."""
     origin = typing.get_origin(annotation)
     if origin is typing.Annotated:
-        return members_of(typing.get_args(annotation)[0])
+        return union_members(typing.get_args(annotation)[0])
     if origin in (typing.Union, UnionType):
-        return [member for argument in typing.get_args(annotation) for member in members_of(argument)]
+        return [member for argument in typing.get_args(annotation) for member in union_members(argument)]
     return [annotation]
 
 
-def classes_of(annotation: Any) -> list[type[Strict]]:
+def file_models(annotation: Any) -> list[type[Strict]]:
     """Return the file models that a type may be."""
-    return [one for one in members_of(annotation) if isinstance(one, type) and issubclass(one, Strict)]
+    return [one for one in union_members(annotation) if isinstance(one, type) and issubclass(one, Strict)]
 
 
 def _tags(owner: type[Strict]) -> list[Any]:

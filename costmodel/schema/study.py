@@ -15,7 +15,7 @@ from costmodel.schema.quantity import Verbatim
 from costmodel.schema.references import Library, as_reference
 from costmodel.schema.resolve import in_order
 from costmodel.schema.strict import Strict
-from costmodel.schema.tree import Tree, plain
+from costmodel.schema.tree import Tree, to_python
 
 _KIND, _FOLDER = "study", "studies"
 
@@ -57,7 +57,7 @@ def find_study(argument: str, search_path: Sequence[str | Path] = ()) -> Study |
             return None
     elif argument.removeprefix(f"{_FOLDER}/") not in library.names(_FOLDER):
         return None
-    with assembly.noting():
+    with assembly.collecting_problems():
         file: StudyFile = assembly.part(
             StudyFile, library.document(Tree(as_reference(argument)), _FOLDER, _KIND, "")
         ).file
@@ -77,4 +77,4 @@ def _values(value: Any) -> str:
 
 
 def _text(value: Any) -> Any:
-    return plain(value) if isinstance(value, Tree) else value
+    return to_python(value) if isinstance(value, Tree) else value

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from costmodel.errors import Location
 
-Part: TypeAlias = "str | int"
+PathPart: TypeAlias = "str | int"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,7 +24,7 @@ class Tree:
         """Tell whether the value is a mapping."""
         return isinstance(self.value, dict)
 
-    def child(self, part: Part) -> Tree | None:
+    def child(self, part: PathPart) -> Tree | None:
         """Return the entry under a key, or the list item at an index or with that name; None where there is none."""
         if isinstance(self.value, dict):
             found = self.value.get(part)
@@ -34,7 +34,7 @@ class Tree:
             return None if index is None else self.value[index]
         return None
 
-    def index(self, part: Part) -> int | None:
+    def index(self, part: PathPart) -> int | None:
         """Return the position of a list item, addressed by number or by its `name`."""
         if isinstance(part, int) or part.isdecimal():
             return int(part) if int(part) < len(self.value) else None
@@ -46,7 +46,7 @@ class Tree:
             name = item.child("name") if item.is_mapping else None
             yield name.value if name is not None and isinstance(name.value, str) else None
 
-    def at(self, path: Sequence[Part]) -> Tree | None:
+    def at(self, path: Sequence[PathPart]) -> Tree | None:
         """Return the tree at `path`, or None."""
         current: Tree | None = self
         for part in path:
@@ -62,17 +62,17 @@ class Tree:
         """Return the mapping without `keys`."""
         return replace(self, value={key: item for key, item in self.value.items() if key not in keys})
 
-    def having(self, **entries: Tree) -> Tree:
+    def with_entries(self, **entries: Tree) -> Tree:
         """Return the mapping with `entries` added or replaced."""
         return replace(self, value={**self.value, **entries})
 
 
-def plain(tree: Tree) -> Any:
+def to_python(tree: Tree) -> Any:
     """Return the nested dicts, lists and scalars of `tree` without their places."""
     if isinstance(tree.value, dict):
-        return {key: plain(item) for key, item in tree.value.items()}
+        return {key: to_python(item) for key, item in tree.value.items()}
     if isinstance(tree.value, list):
-        return [plain(item) for item in tree.value]
+        return [to_python(item) for item in tree.value]
     return tree.value
 
 
@@ -91,7 +91,7 @@ def merge(base: Tree, over: Tree) -> Tree:
     return over
 
 
-def replaced(tree: Tree, path: Sequence[Part], new: Tree) -> Tree:
+def replace_at(tree: Tree, path: Sequence[PathPart], new: Tree) -> Tree:
     """Return `tree` with `new` at `path`; mappings that are missing on the way are made, everything else is shared.
 
     Raise LookupError(tree, part) where a list has no such item or a scalar stands in the way.
@@ -104,14 +104,14 @@ def replaced(tree: Tree, path: Sequence[Part], new: Tree) -> Tree:
         if index is None:
             raise LookupError(tree, part)
         items = list(tree.value)
-        items[index] = replaced(items[index], rest, new)
+        items[index] = replace_at(items[index], rest, new)
         return replace(tree, value=items)
     if tree.value is None:
         tree = Tree({}, new.location, tree.key)
     if not tree.is_mapping:
         raise LookupError(tree, part)
     below = tree.value.get(part, Tree(None, new.location, new.location))
-    return replace(tree, value={**tree.value, part: replaced(below, rest, new)})
+    return replace(tree, value={**tree.value, part: replace_at(below, rest, new)})
 
 
 def _all_named(tree: Tree) -> bool:

@@ -13,7 +13,7 @@ from costmodel.schema.strict import Strict
 Statistic: TypeAlias = Literal["mean", "median", "worst", "inside", "half_width"]
 
 
-class FiguresFile(Strict):
+class ValueSelectionFile(Strict):
     """Some published figures: those that meet every condition."""
 
     classes: list[CaseClass] = Field(default=[], description="classes of their cases; none: all")
@@ -22,11 +22,11 @@ class FiguresFile(Strict):
     metrics: list[str] = Field(default=[], description="their metrics, `*` for any text; none: all")
 
 
-class AskedFile(Strict):
+class AccuracyTargetFile(Strict):
     """What is asked of some figures together."""
 
     name: str = Field(description="the figures in a few words")
-    figures: FiguresFile = Field(description="the figures")
+    figures: ValueSelectionFile = Field(description="the figures")
     statistic: Statistic = Field(
         description="mean, median or worst: of the absolute relative errors; inside: share of figures in their 80 % "
         "intervals; half_width: median half width of these over the median absolute error"
@@ -37,7 +37,7 @@ class AskedFile(Strict):
 class RemarkFile(Strict):
     """What is known of some figures."""
 
-    figures: FiguresFile = Field(description="the figures")
+    figures: ValueSelectionFile = Field(description="the figures")
     text: str = Field(description="a sentence or two")
     source: CaseSourceFile | None = Field(default=None, description="where that is known from")
 
@@ -55,7 +55,10 @@ class ValidationFile(Strict):
     """What `python -m reports.validation` says beside the figures that it computes."""
 
     name: str = Field(description="name of the file")
-    bars: list[AskedFile] = Field(default=[], description="the errors that are asked for")
+    bars: list[AccuracyTargetFile] = Field(default=[], description="the errors that are asked for")
+    in_sample: list[RemarkFile] = Field(
+        default=[], description="values that a fit behind their prediction rests on, and which: no measure of accuracy"
+    )
     causes: list[RemarkFile] = Field(default=[], description="why figures are missed")
     discrepancies: list[RemarkFile] = Field(default=[], description="what in the publications themselves is at odds")
     tools: list[ToolFile] = Field(default=[], description="other tools, for comparison")

@@ -14,7 +14,7 @@ from costmodel.schema.quantity import Verbatim, Whole, wrong
 from costmodel.schema.references import Library
 from costmodel.schema.resolve import in_order
 from costmodel.schema.strict import Strict
-from costmodel.schema.tree import Tree, plain
+from costmodel.schema.tree import Tree, to_python
 from costmodel.units import parse
 
 
@@ -103,7 +103,7 @@ class WhatIf:
 def load_what_if(name: str, search_path: tuple[str, ...] = ()) -> WhatIf:
     """Return the chain of a file or a name under `workloads/what_ifs`; raise InputError with every problem."""
     assembly = Assembly(Library(search_path))
-    with assembly.noting():
+    with assembly.collecting_problems():
         tree = assembly.library.document(Tree(name), "what_ifs", "what_if", "")
         file: WhatIfFile = assembly.part(WhatIfFile, tree).file
         dimension = dimension_of(file.metric) or "count"
@@ -122,4 +122,4 @@ def _texts(values: dict[str, Any]) -> dict[str, object]:
 
 def _text(value: Any) -> object:
     """Return a value as an override takes it."""
-    return plain(value) if isinstance(value, Tree) else value
+    return to_python(value) if isinstance(value, Tree) else value

@@ -20,7 +20,7 @@ def write_whole(path: Path, parts: Iterable[bytes]) -> None:
     then.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with telling(path):
+    with reporting_os_errors(path):
         try:
             with _nameless(aside) as file:
                 for part in parts:
@@ -59,12 +59,12 @@ def _name(number: int, aside: Path) -> None:
 
 def make_folder(folder: Path) -> None:
     """Make a folder, and those above it, unless it is there; raise InputError where it cannot be."""
-    with telling(folder):
+    with reporting_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
-def telling(path: Path) -> Iterator[None]:
+def reporting_os_errors(path: Path) -> Iterator[None]:
     """Tell what the system does not allow as an error at the path."""
     try:
         yield

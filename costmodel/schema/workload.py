@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
-from costmodel.schema.device import DType, ProductType, Source, StoredType
+from costmodel.schema.device import DType, LinearType, Source, StoredType
 from costmodel.schema.quantity import (
     Bits,
     Duration,
@@ -160,7 +160,7 @@ class PrecisionChoiceFile(Strict):
 
     compute: str = Field(default="bf16", description="the precision set, `precisions/NAME`")
     fallback: str | None = Field(default=None, description="the set to use for formats without a math unit")
-    linear: ProductType | None = Field(default=None, description="instead of the set's")
+    linear: LinearType | None = Field(default=None, description="instead of the set's")
     attention: DType | None = Field(default=None, description="instead of the set's")
     router: DType | None = Field(default=None, description="instead of the set's")
     head: DType | None = Field(default=None, description="instead of the set's")
@@ -424,7 +424,7 @@ class WorkloadFile(Strict):
     sources: list[Source] = Field(default=[], description="where the values come from")
 
 
-def phases_of(key: str) -> list[str]:
+def phases_with(key: str) -> list[str]:
     """Return the phases whose scenarios have `key`, empty if all or none have it."""
     having = [phase for phase, model in PHASES.items() if key in model.model_fields]
     return having if len(having) < len(PHASES) else []

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from costmodel.schema.loader import parse_tree
-from costmodel.schema.tree import Tree, plain
+from costmodel.schema.tree import Tree, to_python
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 _FLOW = ("mixer", "ffn", "mtp", "sources")  # written on one line each
@@ -16,7 +16,7 @@ _FLOW = ("mixer", "ffn", "mtp", "sources")  # written on one line each
 
 def yaml_of(tree: Tree, schema: str) -> str:
     """Return the YAML file of a document; what it says reads back as the same document."""
-    return "\n".join([f"schema: costmodel/{schema}@1", *_block(plain(tree), "")]) + "\n"
+    return "\n".join([f"schema: costmodel/{schema}@1", *_block(to_python(tree), "")]) + "\n"
 
 
 def _block(value: Mapping[str, Any], indent: str) -> Iterator[str]:

@@ -9,17 +9,17 @@ from costmodel.quantities import Count, Quantity, is_single, maximum
 from costmodel.workload.architecture import Attention, HeadGroup, HeadRoute, Pattern
 from costmodel.workload.attention_kernels import (
     add_cache_write,
-    add_fused,
-    add_output,
-    add_unfused,
+    add_fused_attention,
+    add_output_projection,
+    add_unfused_attention,
     has_quantized_kv,
     merge_partial_results,
 )
 from costmodel.workload.context import Context, per_rank
 from costmodel.workload.context_parallel import (
-    gather_keys,
-    replicas_of_keys,
-    share_of_attention,
+    attention_shard,
+    gather_kv,
+    kv_replicas,
 )
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.linear import (
@@ -43,7 +43,7 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
     heads, kv_heads = mixer.q_heads / tp, per_rank(mixer.kv_heads, tp)
     query = heads * mixer.active_share * mixer.head_dim
     key_value = kv_heads * (mixer.head_dim + mixer.v_head_dim)
-    made = mixer.kept_share * key_value
+    made = mixer.kv_share * key_value
     whole = mixer.q_heads * mixer.head_dim + mixer.kv_heads * (mixer.head_dim + mixer.v_head_dim)
     inner = mixer.q_heads * mixer.v_head_dim + hidden - entering
     add_linear(
@@ -70,18 +70,18 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
         _add_qk_norm(builder, context, mixer, (heads, kv_heads), norm)
     if mixer.rotary:
         _add_rotary(builder, context, mixer, heads + kv_heads)
-    if mixer.cached:
-        add_cache_write(builder, context, made, mixer.kept(context.keys - context.length))
+    if mixer.has_kv_cache:
+        add_cache_write(builder, context, made, mixer.cached_tokens(context.kv_len - context.new_tokens))
     if context.phase == "decode":
         merge_partial_results(builder, context, query, heads * mixer.v_head_dim)
     else:
-        gather_keys(builder, context, made)
-    kept = query + made * replicas_of_keys(context, kv_heads)
+        gather_kv(builder, context, made)
+    kept = query + made * kv_replicas(context, kv_heads)
     builder.save("query, key, value", "qkv", tokens * kept * context.residual)
     for name, group in _named_groups(mixer):
         _add_group(builder, context, mixer, group, name, dropout=dropout)
     biased = mixer.bias if mixer.output_bias is None else mixer.output_bias
-    add_output(builder, context, inner, bias=hidden if biased else 0.0, active=mixer.active_share)
+    add_output_projection(builder, context, inner, bias=hidden if biased else 0.0, active=mixer.active_share)
 
 
 def _add_split(builder: WorkBuilder, context: Context, elements: Count, *, biased: bool) -> None:
@@ -94,7 +94,7 @@ def _add_split(builder: WorkBuilder, context: Context, elements: Count, *, biase
     if context.phase != "training" or not context.framework.unfused_elementwise:
         return
     size = 2 * elements * context.residual
-    apart = biased and context.framework.masks_softmax
+    apart = biased and context.framework.fused_masked_softmax
     added = [Elementwise("qkv projection bias addition", size, kind="add", rows=context.tokens)] if apart else []
     builder.step("qkv", added, [Elementwise("query, key, value gradient join", size, rows=context.tokens)])
 
@@ -148,7 +148,7 @@ def _add_qk_norm(
     total = 2 * mixer.head_dim if shared else (mixer.q_heads + mixer.kv_heads) * mixer.head_dim
     local = 2 * mixer.head_dim if shared else element
     vectors = norm_vectors(norm)
-    builder.parameter(Parameters("query-key norm", vectors * total, vectors * local, vectors * total))
+    builder.add_parameters(Parameters("query-key norm", vectors * total, vectors * local, vectors * total))
 
 
 def _add_group(
@@ -159,13 +159,13 @@ def _add_group(
     Heads that choose their tokens see a sequence of these alone: t*S queries on t*T keys, for which inputs are gathered
     and results scattered, hidden elements a head and token. Heads that all tokens visit are a core beside them.
     """
-    for heads, tokens in mixer.parts:
+    for heads, tokens in mixer.head_parts:
         everyone = is_single(tokens) and tokens == 1
-        title = f"{name} (shared)" if everyone and len(mixer.parts) > 1 else name
+        title = f"{name} (shared)" if everyone and len(mixer.head_parts) > 1 else name
         if everyone:
             _add_core(builder, context, mixer, (group, heads), title, dropout=dropout)
             continue
-        chosen = replace(context, length=context.length * tokens, keys=context.keys * tokens)
+        chosen = replace(context, new_tokens=context.new_tokens * tokens, kv_len=context.kv_len * tokens)
         copies = group.share * heads * mixer.q_heads / context.parallel.tp * context.architecture.hidden
         moved = 2 * chosen.tokens * copies * context.residual
         builder.step("attention_core", [Elementwise("patch gather", moved, kind="permute")])
@@ -191,14 +191,14 @@ def _add_core(
     _add_selection(builder, context, mixer, group, heads)
     if context.phase == "decode":
         _add_decoding(builder, context, mixer, pattern, (heads, kv_heads), name)
-    elif context.framework.unfused or kernel.materialised:
-        share = share_of_attention(context, heads, kv_heads, pairs)
-        add_unfused(builder, context, mixer, share, dropout=dropout)
+    elif context.framework.unfused_attention or kernel.materialised:
+        share = attention_shard(context, heads, kv_heads, pairs)
+        add_unfused_attention(builder, context, mixer, share, dropout=dropout)
     else:
         if kernel.permuted:
             _add_permutation(builder, context, dims, (heads, kv_heads))
-        seen = pattern.seen(context.keys)
-        add_fused(
+        seen = pattern.last_query_keys(context.kv_len)
+        add_fused_attention(
             builder=builder,
             context=context,
             dims=dims,
@@ -225,7 +225,7 @@ def _add_permutation(
 
     The gradient moves that of o in and those of q, k and v out. [NATTEN, docs/profiler.md]
     """
-    both = heads[0] * context.rows + heads[1] * context.keys
+    both = heads[0] * context.q_len + heads[1] * context.kv_len
     moved = 2 * context.sequences * both * (dims[0] + dims[1]) * context.residual
     order = Elementwise("token permutation", moved, calls=4.0, kind="permute")
     builder.step("fused_core", [order], [replace(order, name="token permutation gradient", kind="")])
@@ -239,9 +239,9 @@ def _add_decoding(
     Scores in memory are written and read, and so are their softmax: 4*e a pair. Gathered keys are read, written and
     read again.
     """
-    keys, width = context.kept_keys(pattern), mixer.head_dim + mixer.v_head_dim
-    cache = context.sequences * heads[1] * keys * width * context.precision.cached_element
-    streamed = cache + context.sequences * context.length * heads[0] * width * context.residual
+    keys, width = context.cached_keys(pattern), mixer.head_dim + mixer.v_head_dim
+    cache = context.sequences * heads[1] * keys * width * context.precision.kv_element
+    streamed = cache + context.sequences * context.new_tokens * heads[0] * width * context.residual
     pairs = context.pairs(pattern, causal=mixer.causal)
     _add_fetch(builder, context, mixer, pattern, heads[1])
     if mixer.kernel.realised == "gathered":
@@ -253,7 +253,7 @@ def _add_decoding(
                 name,
                 sequences=context.sequences,
                 heads=heads[0],
-                q_len=context.length,
+                q_len=context.new_tokens,
                 qk_pairs=pairs,
                 macs_per_pair=width,
                 dtype=context.precision.attention,
@@ -274,11 +274,11 @@ def _add_decoding(
 
 def _add_fetch(builder: WorkBuilder, context: Context, mixer: Attention, pattern: Pattern, kv_heads: Count) -> None:
     """Add the copy of the chosen keys and values from the host, which the choice has to precede."""
-    fetched = pattern.fetched(context.length, context.keys)
+    fetched = pattern.fetched_keys(context.new_tokens, context.kv_len)
     if is_single(fetched) and fetched == 0:
         return
     width = mixer.head_dim + mixer.v_head_dim
-    size = context.sequences * kv_heads * fetched * width * context.precision.cached_element / context.parallel.cp
+    size = context.sequences * kv_heads * fetched * width * context.precision.kv_element / context.parallel.cp
     builder.step("attention_core", [HostTransfer("chosen keys from the host", size, "in", context.parallel.devices)])
 
 
@@ -287,14 +287,14 @@ def _add_selection(builder: WorkBuilder, context: Context, mixer: Attention, gro
 
     Its multiply-adds are those of a batched product over the width of a head.
     """
-    work, keys = group.pattern.selection(context.length, context.keys, mixer.head_dim)
+    work, keys = group.pattern.selection(context.new_tokens, context.kv_len, mixer.head_dim)
     if is_single(work) and work == 0:
         return
     element, dtype = context.residual, context.precision.attention
-    columns = work / (context.length * mixer.head_dim)
+    columns = work / (context.new_tokens * mixer.head_dim)
     batch = context.sequences * heads
     size = Gemm(
-        "key selection", m=context.rows, n=columns, k=mixer.head_dim, dtype=dtype, a_bytes=element,
+        "key selection", m=context.q_len, n=columns, k=mixer.head_dim, dtype=dtype, a_bytes=element,
         b_bytes=element * keys / maximum(columns, 1.0), out_bytes=0.0, groups=batch, family="bmm",
     )  # fmt: skip
     builder.step("attention_core", [size])

@@ -8,10 +8,10 @@ from costmodel.quantities import Bytes, Count, Quantity
 from costmodel.workload.architecture import Attention
 from costmodel.workload.context import Context
 from costmodel.workload.context_parallel import (
-    AttentionShare,
-    pass_keys_around,
-    share_of_attention,
-    swap_heads,
+    AttentionShard,
+    attention_shard,
+    ring_exchange,
+    ulysses_exchange,
 )
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.linear import (
@@ -22,7 +22,7 @@ from costmodel.workload.operators import AttentionKernel, Collective, Elementwis
 from costmodel.workload.work import WorkBuilder
 
 
-def add_fused(
+def add_fused_attention(
     builder: WorkBuilder,
     context: Context,
     dims: tuple[Count, Count],
@@ -39,15 +39,15 @@ def add_fused(
     It keeps no scores, so selective recomputation (`attention_core`) finds nothing to drop here.
     """
     q, v = dims
-    keys, sequences, element = context.keys, context.sequences, context.residual
-    share = share_of_attention(context, heads, kv_heads, pairs)
+    keys, sequences, element = context.kv_len, context.sequences, context.residual
+    share = attention_shard(context, heads, kv_heads, pairs)
     # Queries and results are read and written by every call, keys and values once in all of them.
-    row_traffic = share.heads * share.rows * (q + v) * share.calls
+    row_traffic = share.heads * share.q_len * (q + v) * share.calls
     traffic = sequences * (row_traffic + share.kv_heads * keys * (q + v)) * element
 
     def core(title: str, products: Count, moved: Bytes, kind: str) -> AttentionKernel:
         dtype = context.precision.attention
-        shape = sequences, share.heads, share.rows, share.pairs
+        shape = sequences, share.heads, share.q_len, share.qk_pairs
         return AttentionKernel(
             title, *shape, products, dtype, moved, kind, calls=share.calls, kv_heads=share.kv_heads, kv_len=keys,
             kv_token_bytes=(q + v) * element, last_query_kv_len=seen, relative_speed=rate,
@@ -57,19 +57,19 @@ def add_fused(
     # q, o, do in and dq out; k, v in and dk, dv out
     backward = core(f"{name} gradient", 3 * q + 2 * v, 2 * traffic, f"{family}_backward")
     backward = replace(backward, forward_macs_per_pair=q + v)
-    swap = swap_heads(builder, context, share, dims)
-    ring = pass_keys_around(builder, context, share, dims)
+    swap = ulysses_exchange(builder, context, share, dims)
+    ring = ring_exchange(builder, context, share, dims)
     builder.step(
         "fused_core",
         [*swap.before, forward, *ring.after, *swap.after],
         [*swap.before_gradient, backward, *ring.after_gradient, *swap.after_gradient],
     )
-    statistics = sequences * share.heads * share.rows * ELEMENT_BYTES["fp32"]
+    statistics = sequences * share.heads * share.q_len * ELEMENT_BYTES["fp32"]
     builder.save("softmax statistics", "fused_core", statistics)
 
 
-def add_unfused(
-    builder: WorkBuilder, context: Context, mixer: Attention, share: AttentionShare, *, dropout: bool
+def add_unfused_attention(
+    builder: WorkBuilder, context: Context, mixer: Attention, share: AttentionShard, *, dropout: bool
 ) -> None:
     """Add a core whose scores go through memory: two batched products around a softmax, all S*T pairs.
 
@@ -82,15 +82,15 @@ def add_unfused(
     Saved: softmax result, and with dropout its mask and result (5 bytes a pair with two-byte formats).
     """
     element, dtype = context.residual, context.precision.attention
-    rows, keys, batch = share.rows, context.keys, context.sequences * share.heads
-    swap = swap_heads(builder, context, share, (mixer.head_dim, mixer.v_head_dim))
+    rows, keys, batch = share.q_len, context.kv_len, context.sequences * share.heads
+    swap = ulysses_exchange(builder, context, share, (mixer.head_dim, mixer.v_head_dim))
     scores = batch * rows * keys
     dropped = 2 * element + 1.0 if dropout else 0.0
     ordered: list[Operator] = []
     scaled: list[Operator] = []
     kernels = 1.0
-    if context.framework.masks_softmax:
-        left = share.pairs / (rows * keys)
+    if context.framework.fused_masked_softmax:
+        left = share.qk_pairs / (rows * keys)
         passes, gradient_passes = (1 + left) * element + dropped, (1 + 2 * left) * element + dropped
         kernels = 2.0 if dropout else 1.0
         result, inputs = 2 * batch * rows * mixer.v_head_dim, 2 * batch * (rows + keys) * mixer.head_dim
@@ -170,7 +170,7 @@ def add_cache_write(builder: WorkBuilder, context: Context, width: Count, held: 
     width: cached elements of one token on this rank; held: tokens that the cache holds of a sequence before the step.
     Keys and values are a kernel each. [transformers, cache_utils.py, DynamicCache.update: torch.cat]
     """
-    element = context.precision.cached_element
+    element = context.precision.kv_element
     if context.phase == "training":
         return
     if context.phase == "decode" and context.framework.kv_layout == "concat":
@@ -190,7 +190,7 @@ def merge_partial_results(builder: WorkBuilder, context: Context, query: Count, 
 
     Each rank attends to its share of every sequence's keys; query, result: elements of one token.
     """
-    element = context.sequences * context.length * context.residual
+    element = context.sequences * context.new_tokens * context.residual
     builder.step(
         "attention_core",
         [
@@ -200,7 +200,9 @@ def merge_partial_results(builder: WorkBuilder, context: Context, query: Count, 
     )
 
 
-def add_output(builder: WorkBuilder, context: Context, inner: Count, bias: Count = 0.0, active: Quantity = 1.0) -> None:
+def add_output_projection(
+    builder: WorkBuilder, context: Context, inner: Count, bias: Count = 0.0, active: Quantity = 1.0
+) -> None:
     """Add the output projection, `inner` x hidden, of which the `active` share of the rows is computed.
 
     Its input is the core's output, which the precision may keep in a format of its own.

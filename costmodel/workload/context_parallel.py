@@ -12,7 +12,7 @@ from costmodel.workload.work import WorkBuilder
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class AttentionShare:
+class AttentionShard:
     """The part of an attention core that one rank computes.
 
     heads, kv_heads: of this rank; rows: its queries of one head and sequence; pairs: (query, key) pairs of one head and
@@ -21,13 +21,13 @@ class AttentionShare:
 
     heads: Count
     kv_heads: Count
-    rows: Count
-    pairs: Count
+    q_len: Count
+    qk_pairs: Count
     calls: Count = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Around:
+class ContextExchange:
     """What stands around a core's two passes."""
 
     before: tuple[Operator, ...] = ()
@@ -36,7 +36,7 @@ class Around:
     after_gradient: tuple[Operator, ...] = ()
 
 
-def share_of_attention(context: Context, heads: Count, kv_heads: Count, pairs: Count) -> AttentionShare:
+def attention_shard(context: Context, heads: Count, kv_heads: Count, pairs: Count) -> AttentionShard:
     """Return this rank's part of a core of `heads` heads, `pairs` of whose pairs belong to its rows.
 
     Ulysses: all rows of heads/cp heads, hence cp times the pairs; fewer key-value heads than ranks are replicated.
@@ -44,16 +44,16 @@ def share_of_attention(context: Context, heads: Count, kv_heads: Count, pairs: C
     """
     cp = context.parallel.cp
     if context.parallel.context == "ulysses":
-        return AttentionShare(heads / cp, per_rank(kv_heads, cp), context.length, pairs * cp)
-    return AttentionShare(heads, kv_heads, context.rows, pairs, cp if context.parallel.context == "ring" else 1.0)
+        return AttentionShard(heads / cp, per_rank(kv_heads, cp), context.new_tokens, pairs * cp)
+    return AttentionShard(heads, kv_heads, context.q_len, pairs, cp if context.parallel.context == "ring" else 1.0)
 
 
-def replicas_of_keys(context: Context, kv_heads: Count) -> Count:
+def kv_replicas(context: Context, kv_heads: Count) -> Count:
     """Return how often the keys that a rank keeps stand on others: where ranks swap heads and there are fewer heads."""
     return maximum(context.parallel.cp / kv_heads, 1.0) if context.parallel.context == "ulysses" else 1.0
 
 
-def gather_keys(builder: WorkBuilder, context: Context, width: Count) -> None:
+def gather_kv(builder: WorkBuilder, context: Context, width: Count) -> None:
     """Add the gathering of all keys and values, `width` elements a token, unless ranks see each other otherwise.
 
     All-gather forward; all-gather and reduce-scatter backward [Llama 3, arXiv 2407.21783, section 3.3.2; Transformer
@@ -62,7 +62,7 @@ def gather_keys(builder: WorkBuilder, context: Context, width: Count) -> None:
     """
     if context.parallel.context != "gather":
         return
-    size = context.sequences * context.keys * width * context.residual
+    size = context.sequences * context.kv_len * width * context.residual
     builder.step(
         "fused_core",
         [Collective("key-value gather", "all_gather", size, context.cp_group)],
@@ -74,7 +74,9 @@ def gather_keys(builder: WorkBuilder, context: Context, width: Count) -> None:
     _land(builder, context, size)
 
 
-def swap_heads(builder: WorkBuilder, context: Context, share: AttentionShare, dims: tuple[Count, Count]) -> Around:
+def ulysses_exchange(
+    builder: WorkBuilder, context: Context, share: AttentionShard, dims: tuple[Count, Count]
+) -> ContextExchange:
     """Return the all-to-alls that swap a rank's rows of all heads for all rows of its heads, and back (Ulysses).
 
     Four each way: q, k, v and the output forward, the gradients of the output and of q, k, v backward; of each local
@@ -82,21 +84,21 @@ def swap_heads(builder: WorkBuilder, context: Context, share: AttentionShare, di
     the ranks are sent once to each [verl, models/transformers/monkey_patch.py].
     """
     if context.parallel.context != "ulysses":
-        return Around()
+        return ContextExchange()
     element = context.sequences * context.residual
 
     def swap(rows: Count, width: Count) -> Collective:
         return Collective("head all-to-all", "all_to_all", element * rows * width, context.cp_group)
 
-    queries, results = (swap(context.length, share.heads * width) for width in dims)
-    keys, values = (swap(context.keys, share.kv_heads * width) for width in dims)
+    queries, results = (swap(context.new_tokens, share.heads * width) for width in dims)
+    keys, values = (swap(context.kv_len, share.kv_heads * width) for width in dims)
     _land(builder, context, queries.size + keys.size + values.size)
-    return Around((queries, keys, values), (results,), (results,), (queries, keys, values))
+    return ContextExchange((queries, keys, values), (results,), (results,), (queries, keys, values))
 
 
-def pass_keys_around(
-    builder: WorkBuilder, context: Context, share: AttentionShare, dims: tuple[Count, Count]
-) -> Around:
+def ring_exchange(
+    builder: WorkBuilder, context: Context, share: AttentionShard, dims: tuple[Count, Count]
+) -> ContextExchange:
     """Return what moves around a ring while blocks are computed, and the merging of the blocks' results.
 
     Each of cp steps computes one block while keys and values move on to the next rank; the last one sends nothing.
@@ -109,16 +111,16 @@ def pass_keys_around(
     Merging reads a block's result, and reads and writes the FP32 sum [ring-flash-attention, utils.py].
     """
     if context.parallel.context != "ring":
-        return Around()
+        return ContextExchange()
     cp, (q, v) = context.parallel.cp, dims
-    block = context.sequences * context.keys / cp * share.kv_heads * (q + v) * context.residual
+    block = context.sequences * context.kv_len / cp * share.kv_heads * (q + v) * context.residual
 
     def send(name: str, size: Bytes, count: Count) -> Collective:
-        return Collective(name, "send_recv", size, context.cp_group, "send_recv", count, overlap=count / cp)
+        return Collective(name, "send_recv", size, context.cp_group, "send_recv", count, attention_overlap=count / cp)
 
     merged = context.tokens * share.heads * v * (context.residual + 2 * ELEMENT_BYTES["fp32"])
     _land(builder, context, 2 * block)  # one in use, one arriving
-    return Around(
+    return ContextExchange(
         after=(
             send("key-value ring", block, cp - 1),
             Elementwise("attention merge", (cp - 1) * merged, calls=cp - 1),
@@ -133,4 +135,4 @@ def pass_keys_around(
 def _land(builder: WorkBuilder, context: Context, size: Bytes) -> None:
     """Note the buffers that an exchange of `size` bytes fills, in training those of its gradients too."""
     passes = 2.0 if context.phase == "training" else 1.0
-    builder.land(where(context.parallel.cp > 1, passes * size, 0.0))
+    builder.add_receive_buffers(where(context.parallel.cp > 1, passes * size, 0.0))

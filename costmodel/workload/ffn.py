@@ -92,7 +92,7 @@ def add_activation(
         forward = [Elementwise(name, (inputs + 1) * size, kind="activation", rows=rows)]
         backward = [Elementwise(f"{name} gradient", (2 * inputs + 1) * size, rows=rows)]
     builder.step("activation", forward, backward)
-    builder.save(f"{name} input", "ffn_up", rows * width * inputs * context.kept)
+    builder.save(f"{name} input", "ffn_up", rows * width * inputs * context.saved_element)
 
 
 def add_moe(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, fresh: bool = True) -> None:
@@ -121,9 +121,9 @@ def add_moe(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, fresh: bool 
     )
     if ffn.router_extra is not None:
         _add_smoothing(builder, context, ffn)
-    if context.casts and fresh:
+    if context.casts_inputs and fresh:
         # One cast serves the dispatched tokens and the shared expert.
-        passes = context.residual + context.operand
+        passes = context.residual + context.gemm_element
         tokens = context.residual_tokens
         builder.step("norm", [Elementwise("expert input cast", tokens * hidden * passes, kind="cast", rows=tokens)])
     _add_experts(builder, context, ffn, fresh=fresh)
@@ -136,9 +136,9 @@ def add_moe(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, fresh: bool 
 def _add_smoothing(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
     """Add what smooths a router's scores over the tokens of a sequence: [S, d] x [d, T], or [S, T] x [T, E]."""
     hidden, dtype = context.architecture.hidden, context.precision.router
-    size, element = (context.rows, context.keys, hidden), ELEMENT_BYTES[dtype]
+    size, element = (context.q_len, context.kv_len, hidden), ELEMENT_BYTES[dtype]
     if ffn.router_extra == "attention_matrix":
-        size = (context.rows, ffn.experts, context.keys)
+        size = (context.q_len, ffn.experts, context.kv_len)
     m, n, k = size
 
     def product(name: str, rows: Count, columns: Count, depth: Count) -> Gemm:
@@ -160,7 +160,7 @@ def _add_experts(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, fresh: 
     if has_shared:
         _add_shared(builder, context, ffn, fresh=fresh)
     if hosted:
-        builder.run_beside(first)
+        builder.overlap_host_work(first)
     else:
         _add_routed(builder, context, ffn)
 
@@ -240,12 +240,12 @@ def _add_routed(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
     rank sends its own T/tp tokens; ranks with slices of one expert gather what arrived at each, and scatter the sums of
     their results.
     """
-    hidden, width = context.architecture.hidden, ffn.intermediate / context.parallel.tensor_of_expert
+    hidden, width = context.architecture.hidden, ffn.intermediate / context.parallel.etp
     sent, share = sent_tokens(context), expert_load(context, ffn)
     rows = _own_rows(context, share)
     up, down = _expert_gemms(context, ffn, share)
     exchange = _expert_all_to_alls(context, ffn, share)
-    narrow, wide = context.operand if context.casts else context.residual, context.residual
+    narrow, wide = context.gemm_element if context.casts_inputs else context.residual, context.residual
     builder.step("dispatch", [exchange[0]], [exchange[3]])
     gather, scatter = _slices(context, rows * hidden, narrow, wide)
     builder.step("dispatch", gather[:1], scatter[1:])
@@ -256,7 +256,7 @@ def _add_routed(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
     builder.step("permute", *_permute_operators("expert unpermute", rows * hidden, 2 * wide, 2 * narrow))
     builder.step("combine", scatter[:1], gather[1:])
     back: list[Operator] = [exchange[2]]
-    if context.casts:
+    if context.casts_inputs:
         # The gradient is cast before it is dispatched, and arrives in the format of the products.
         back.insert(0, Elementwise("combine gradient cast", sent * hidden * (wide + narrow), kind="cast"))
     builder.step("combine", [exchange[1]], back)
@@ -271,7 +271,7 @@ def _add_hosted(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
     message = served_tokens(context) * context.architecture.hidden * context.residual
     devices = context.parallel.devices
     products = _expert_gemms(context, ffn, expert_load(context, ffn))
-    up, down = (replace(each, cast=False, hosted=True) for each in products)
+    up, down = (replace(each, cast=False, host_computed=True) for each in products)
     builder.step("dispatch", [HostTransfer("expert input to the host", message, "out", devices)])
     add_linear(builder, context, up)
     add_linear(builder, context, down)
@@ -285,7 +285,7 @@ def _own_rows(context: Context, share: ExpertLoad) -> Count:
 
 def _expert_gemms(context: Context, ffn: MoeFfn, share: ExpertLoad) -> tuple[Linear, Linear]:
     """Return the up projections (with their gates) and the down projections of a rank's experts that get any rows."""
-    hidden, width = context.architecture.hidden, ffn.intermediate / context.parallel.tensor_of_expert
+    hidden, width = context.architecture.hidden, ffn.intermediate / context.parallel.etp
     matrices, matrix = (2.0 if ffn.gated else 1.0), ffn.experts * hidden * ffn.intermediate
     up_bias, down_bias = (ffn.experts * each if ffn.bias else 0.0 for each in (matrices * ffn.intermediate, hidden))
     active = ffn.top_k / ffn.experts
@@ -304,7 +304,7 @@ def _expert_gemms(context: Context, ffn: MoeFfn, share: ExpertLoad) -> tuple[Lin
         bias=up_bias,
         local_experts=share.local_experts,
         m_std=share.rows_std,
-        expert_load=share.executed,
+        expert_load=share.imbalance,
         masked=context.communication.mode == "low_latency",
         routed=(
             share.local_experts,
@@ -347,7 +347,7 @@ def _slices(context: Context, elements: Count, narrow: Bytes, wide: Bytes) -> tu
     """
     if context.parallel.expert_tensor is None:
         return [], []
-    group = context.slice_group
+    group = context.expert_slice_group
 
     def gather(name: str) -> Collective:
         return Collective(name, "all_gather", elements * narrow, group)

@@ -22,7 +22,7 @@ from costmodel.workload.attention import add_attention
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.ffn import add_dense_ffn, add_moe
-from costmodel.workload.host_offload import add_copies
+from costmodel.workload.host_offload import add_host_transfers
 from costmodel.workload.linear import (
     Linear,
     add_dropout,
@@ -39,17 +39,17 @@ from costmodel.workload.mla import add_mla
 from costmodel.workload.operators import Elementwise, HostTime
 from costmodel.workload.recurrences import add_memory, add_recurrence
 from costmodel.workload.vision_mixers import add_convolution, add_gate, add_pool, add_spectral
-from costmodel.workload.work import Parameters, Work, WorkBuilder
+from costmodel.workload.work import LayerWork, Parameters, WorkBuilder
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelWork:
     """The work of every kind of layer; `layers` follows the architecture's `kinds`; `mtp` is null without one."""
 
-    embedding: Work
-    layers: tuple[Work, ...]
-    head: Work
-    mtp: Work | None
+    embedding: LayerWork
+    layers: tuple[LayerWork, ...]
+    head: LayerWork
+    mtp: LayerWork | None
 
 
 def model_work(context: Context) -> ModelWork:
@@ -63,7 +63,7 @@ def model_work(context: Context) -> ModelWork:
     )
 
 
-def draft_work(context: Context) -> Work:
+def draft_work(context: Context) -> LayerWork:
     """Return one MTP module that drafts: over all new tokens, with the logits of each sequence's last one.
 
     It runs over all of them because its own layer has to keep their keys and values. Decoding requests are split over
@@ -72,26 +72,26 @@ def draft_work(context: Context) -> Work:
     return _mtp(context, context.sequences / context.parallel.cp if context.phase == "decode" else context.sequences)
 
 
-def _layer(context: Context, layer: Layer, name: str) -> Work:
+def _layer(context: Context, layer: Layer, name: str) -> LayerWork:
     """Return one layer: mixer and feed-forward part, each behind its norm."""
     builder = WorkBuilder(name, context.recompute)
-    context = staged(context, layer)
+    context = layer_context(context, layer)
     _add_host(builder, context, layer)
     _add_layer(builder, context, layer)
     if context.phase != "training":
-        add_copies(builder, context, layer)
+        add_host_transfers(builder, context, layer)
     overlap_tensor_parallel(builder, context)
     return builder.build(_layer_input(context))
 
 
-def staged(context: Context, layer: Layer) -> Context:
+def layer_context(context: Context, layer: Layer) -> Context:
     """Return the view of a layer with a width of its own, or with fewer tokens than the input."""
     scaled = not (is_single(layer.scale) and layer.scale == 1.0)
     if layer.width is None and not scaled:
         return context
     hidden = context.architecture.hidden if layer.width is None else layer.width
-    length, keys = context.length * layer.scale, context.keys * layer.scale
-    return replace(context, architecture=replace(context.architecture, hidden=hidden), length=length, keys=keys)
+    length, keys = context.new_tokens * layer.scale, context.kv_len * layer.scale
+    return replace(context, architecture=replace(context.architecture, hidden=hidden), new_tokens=length, kv_len=keys)
 
 
 def _layer_input(context: Context) -> Count:
@@ -121,7 +121,7 @@ def _add_plain(builder: WorkBuilder, context: Context, layer: Layer) -> None:
     builder.step("activation", [once], [Elementwise("activation gradient", 3 * size)])
     builder.save("activation input", "activation", size)
     own = norm_vectors(layer.norm) * width
-    builder.parameter(Parameters("folded norm", own, own, own))
+    builder.add_parameters(Parameters("folded norm", own, own, own))
 
 
 def _add_host(builder: WorkBuilder, context: Context, layer: Layer | None = None) -> None:
@@ -220,7 +220,7 @@ def _add_ffn(builder: WorkBuilder, context: Context, layer: Layer, *, fresh: boo
         add_moe(builder, context, layer.ffn, fresh=fresh)
 
 
-def _embedding(context: Context) -> Work:
+def _embedding(context: Context) -> LayerWork:
     """Return the table look-up; its gradient is a scatter into the gradient's format. Parameters: V*d (+ positions*d).
 
     A token visits one row a table, which counts as d active parameters only by convention; `active` here is the whole
@@ -245,14 +245,14 @@ def _embedding(context: Context) -> Work:
     table = architecture.vocabulary * architecture.hidden
     # A tied head reads this very table, in the format that it is kept in for that.
     kept = context.head_weight if architecture.tied_embeddings and context.precision.head_weights is not None else None
-    builder.parameter(Parameters("embedding", table, table / context.parallel.tp, table, element=kept))
+    builder.add_parameters(Parameters("embedding", table, table / context.parallel.tp, table, element_bytes=kept))
     if architecture.positions is not None:
         positions = architecture.positions * architecture.hidden
-        builder.parameter(Parameters("position table", positions, positions, positions))
+        builder.add_parameters(Parameters("position table", positions, positions, positions))
     return builder.build()
 
 
-def _head(context: Context) -> Work:
+def _head(context: Context) -> LayerWork:
     """Return final norm, vocabulary projection and loss (training) or logits (inference).
 
     Logits are those of a prompt's last token, or of every token that a decoding step verifies, of which a
@@ -261,7 +261,7 @@ def _head(context: Context) -> Work:
     architecture = context.architecture
     builder = WorkBuilder("head")
     _add_host(builder, context)
-    _add_final_norm(builder, staged(context, architecture.layers[-1]) if architecture.features else context)
+    _add_final_norm(builder, layer_context(context, architecture.layers[-1]) if architecture.features else context)
     logits = context.sequences if context.phase == "prefill" else context.tokens
     bias = architecture.vocabulary if architecture.head_bias else 0.0
     _add_vocabulary(builder, context, logits, shared=architecture.tied_embeddings, bias=bias)
@@ -328,7 +328,7 @@ def _add_loss(builder: WorkBuilder, context: Context, tokens: Count, columns: Co
     """
     element, full = context.residual, ELEMENT_BYTES["fp32"]
     logits = tokens * columns
-    if context.framework.masks_softmax:
+    if context.framework.fused_masked_softmax:
         moved = 2 * tokens * full
         forward = [
             Elementwise("loss", logits * (element + 9 * full), kind="softmax", calls=6.0),
@@ -346,7 +346,7 @@ def _add_loss(builder: WorkBuilder, context: Context, tokens: Count, columns: Co
     builder.step("loss", forward, gradients)
 
 
-def _mtp(context: Context, logits: Count) -> Work:
+def _mtp(context: Context, logits: Count) -> LayerWork:
     """Return one multi-token-prediction module: two norms, a 2d -> d projection, a layer, and the shared head.
 
     logits: tokens that the head is applied to. Source: DeepSeek-V3 report, arXiv 2412.19437, section 2.2.

@@ -52,14 +52,14 @@ def add_residual_norm(
                 ),
                 Elementwise(f"{name} gradient sum", 3 * branches * size, kind="add", calls=float(branches)),
             ],
-            again=[Elementwise(name, 2 * norms * size, kind="norm", rows=rows, calls=float(norms))],
+            recomputed=[Elementwise(name, 2 * norms * size, kind="norm", rows=rows, calls=float(norms))],
         )
     else:
         builder.step(
             "norm",
             [Elementwise(name, (2 + branches + norms) * size, kind="norm", rows=rows)],
             [Elementwise(f"{name} gradient", (3 + branches) * size, rows=rows)],
-            again=[Elementwise(name, (1 + norms) * size, kind="norm", rows=rows)],
+            recomputed=[Elementwise(name, (1 + norms) * size, kind="norm", rows=rows)],
         )
     _own_norm(builder, name, kind, size, norms * width)
 
@@ -89,7 +89,7 @@ def _own_norm(builder: WorkBuilder, name: str, kind: str, size: Bytes, width: Co
     """Add what a norm keeps and its parameters. width: of all norms on that input."""
     builder.save(f"{name} input", "input", size)
     own = norm_vectors(kind) * width
-    builder.parameter(Parameters(name, own, own, own))
+    builder.add_parameters(Parameters(name, own, own, own))
 
 
 def add_dropout(builder: WorkBuilder, context: Context, name: str) -> None:
@@ -121,7 +121,7 @@ def enter_tensor_parallel(builder: WorkBuilder, context: Context, name: str) -> 
         )
     else:
         builder.step("tensor_parallel", [], [Collective(f"{name} gradient all-reduce", "all_reduce", size, group)])
-    builder.enters()
+    builder.mark_entry()
 
 
 def leave_tensor_parallel(builder: WorkBuilder, context: Context, name: str) -> None:
@@ -135,7 +135,7 @@ def leave_tensor_parallel(builder: WorkBuilder, context: Context, name: str) -> 
         )
     else:
         builder.step("tensor_parallel", [Collective(f"{name} all-reduce", "all_reduce", size, group)])
-    builder.leaves()
+    builder.mark_exit()
 
 
 def overlap_tensor_parallel(builder: WorkBuilder, context: Context) -> None:
@@ -146,7 +146,7 @@ def overlap_tensor_parallel(builder: WorkBuilder, context: Context) -> None:
     """
     which = context.framework.tensor_overlap
     if context.phase == "training" and which != "none":
-        builder.overlap(context.parallel.tp if which == "all" else None)
+        builder.overlap_collectives(context.parallel.tp if which == "all" else None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -188,7 +188,7 @@ class Linear:
     local_experts: Count | None = None
     m_std: Count = 0.0
     expert_load: Quantity = 1.0
-    hosted: bool = False
+    host_computed: bool = False
     masked: bool = False
     routed: tuple[Count, Count, Count] = (0.0, 0.0, 0.0)
 
@@ -203,9 +203,9 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
     micro-batches left in another one.
     """
     dtype = linear.dtype or context.precision.linear
-    narrow = context.casts and linear.dtype is None
+    narrow = context.casts_inputs and linear.dtype is None
     wide = context.residual
-    operand = context.operand if narrow else ELEMENT_BYTES[dtype]
+    operand = context.gemm_element if narrow else ELEMENT_BYTES[dtype]
     weight = _read_weight(context, linear)
     taken = linear.groups * linear.rows * linear.inputs
     given = linear.groups * linear.rows * linear.outputs
@@ -248,11 +248,11 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
             *linear.routed,
         )
 
-    summed = context.added * linear.groups * inputs * outputs * (wide + 2.0 * gradient_of)
+    summed = context.accumulated_share * linear.groups * inputs * outputs * (wide + 2.0 * gradient_of)
     plain = product("", (rows, outputs, inputs), (operand, weight, wide))
     builder.step(
         linear.operator,
-        [HostGemm(linear.name, plain, context.parallel.devices) if linear.hosted else plain],
+        [HostGemm(linear.name, plain, context.parallel.devices) if linear.host_computed else plain],
         [*back, product(" input gradient", (rows, inputs, outputs), (operand, weight, wide))],
         [
             *turned,
@@ -262,21 +262,21 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
                 is_wgrad=True,
             ),
             *(
-                [Elementwise(f"{linear.name} gradient sum", summed, kind="add", calls=context.added)]
+                [Elementwise(f"{linear.name} gradient sum", summed, kind="add", calls=context.accumulated_share)]
                 if separate
                 else []
             ),
         ],
     )
-    usual = context.kept if linear.dtype is None else ELEMENT_BYTES[dtype]
+    usual = context.saved_element if linear.dtype is None else ELEMENT_BYTES[dtype]
     kept = taken * (usual if linear.kept is None else linear.kept)
-    builder.save(f"{linear.name} input", linear.producer, kept * context.kept_share if linear.gathered else kept)
+    builder.save(f"{linear.name} input", linear.producer, kept * context.gathered_share if linear.gathered else kept)
     held = linear.groups if linear.local_experts is None else linear.local_experts
     matrix = (linear.total, held * inputs * outputs) if linear.stored else (0.0, 0.0)
     total = matrix[0] + linear.bias
     if is_single(total) and total == 0:
         return
-    builder.parameter(
+    builder.add_parameters(
         Parameters(
             linear.name,
             total,
@@ -284,18 +284,18 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
             total if linear.active is None else linear.active,
             expert=linear.family == "grouped_gemm",
             linear=linear.dtype is None,
-            element=linear.weight,
-            hosted=linear.hosted,
+            element_bytes=linear.weight,
+            host_computed=linear.host_computed,
         )
     )
 
 
 def _read_weight(context: Context, linear: Linear) -> Bytes:
     """Return the bytes of one weight as the layer's products read it."""
-    if linear.hosted:
+    if linear.host_computed:
         return context.stored_weight
     if linear.dtype is None:
-        return context.weight_operand
+        return context.gemm_weight
     return ELEMENT_BYTES[linear.dtype] if linear.weight is None else linear.weight
 
 

@@ -6,14 +6,14 @@ from costmodel.quantities import Count
 from costmodel.workload.architecture import Mla, Pattern
 from costmodel.workload.attention_kernels import (
     add_cache_write,
-    add_fused,
-    add_output,
+    add_fused_attention,
+    add_output_projection,
     has_quantized_kv,
     merge_partial_results,
 )
 from costmodel.workload.context import Context
 from costmodel.workload.context_parallel import (
-    gather_keys,
+    gather_kv,
 )
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.linear import (
@@ -87,7 +87,7 @@ def add_mla(builder: WorkBuilder, context: Context, mixer: Mla, *, norm: str) ->
     else:
         _add_expanded(builder, context, mixer)
     inner = mixer.heads * mixer.v_head_dim
-    add_output(builder, context, inner)
+    add_output_projection(builder, context, inner)
 
 
 def _add_expanded(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
@@ -96,7 +96,7 @@ def _add_expanded(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
     Latents of earlier tokens are expanded as well: the cache holds nothing else of them.
     """
     heads, tokens, element = mixer.heads / context.parallel.tp, context.tokens, context.residual
-    cached = context.sequences * (context.keys / context.parallel.cp)
+    cached = context.sequences * (context.kv_len / context.parallel.cp)
     outputs = mixer.heads * (mixer.nope_dim + mixer.v_head_dim)
     add_linear(
         builder,
@@ -120,11 +120,11 @@ def _add_expanded(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
         [Elementwise("rotary", assembled, kind="rotary", rows=tokens)],
         [Elementwise("rotary gradient", assembled, rows=tokens)],
     )
-    add_cache_write(builder, context, mixer.kv_lora + mixer.rope_dim, context.keys - context.length)
-    gather_keys(builder, context, heads * (key + mixer.v_head_dim))
+    add_cache_write(builder, context, mixer.kv_lora + mixer.rope_dim, context.kv_len - context.new_tokens)
+    gather_kv(builder, context, heads * (key + mixer.v_head_dim))
     builder.save("query, key, value", "mla_up", tokens * heads * (2 * key + mixer.v_head_dim) * element)
     pairs = context.pairs(Pattern(), causal=mixer.causal)
-    add_fused(builder, context, (key, mixer.v_head_dim), heads, heads, pairs, "mla")
+    add_fused_attention(builder, context, (key, mixer.v_head_dim), heads, heads, pairs, "mla")
 
 
 def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
@@ -135,7 +135,7 @@ def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
     heads, tokens, dtype = mixer.heads / context.parallel.tp, context.tokens, context.precision.attention
     element, width = ELEMENT_BYTES[dtype], mixer.kv_lora + mixer.rope_dim
     total = mixer.kv_lora * mixer.heads * (mixer.nope_dim + mixer.v_head_dim)
-    builder.parameter(Parameters("key-value up", total, total / context.parallel.tp, total))
+    builder.add_parameters(Parameters("key-value up", total, total / context.parallel.tp, total))
 
     def absorb(name: str, n: Count, k: Count) -> Gemm:
         return Gemm(
@@ -154,10 +154,10 @@ def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
     builder.step("mla_up", [absorb("query absorption", mixer.kv_lora, mixer.nope_dim)])
     rotated = 2 * tokens * (heads + 1.0) * mixer.rope_dim * context.residual
     builder.step("rotary", [Elementwise("rotary", rotated, kind="rotary", rows=tokens)])
-    add_cache_write(builder, context, mixer.kv_lora + mixer.rope_dim, context.keys - context.length)
-    keys = context.kept_keys(Pattern())
-    cache = context.sequences * keys * width * context.precision.cached_element
-    streamed = cache + context.sequences * context.length * heads * (width + mixer.kv_lora) * element
+    add_cache_write(builder, context, mixer.kv_lora + mixer.rope_dim, context.kv_len - context.new_tokens)
+    keys = context.cached_keys(Pattern())
+    cache = context.sequences * keys * width * context.precision.kv_element
+    streamed = cache + context.sequences * context.new_tokens * heads * (width + mixer.kv_lora) * element
     builder.step(
         "attention_core",
         [
@@ -165,7 +165,7 @@ def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
                 "attention core",
                 sequences=context.sequences,
                 heads=heads,
-                q_len=context.length,
+                q_len=context.new_tokens,
                 qk_pairs=context.pairs(Pattern(), causal=mixer.causal),
                 macs_per_pair=width + mixer.kv_lora,
                 dtype=dtype,

@@ -211,8 +211,8 @@ class Collective:
     group: Group
     family: str = "collective"
     calls: Count = 1.0
-    overlap: Count = 0.0
-    behind: Gemm | None = None
+    attention_overlap: Count = 0.0
+    overlapped_gemm: Gemm | None = None
     chunks: Count = 0.0
 
     @property
@@ -265,7 +265,7 @@ class ExpertAllToAll:
         share = self.targets(places) / places
         if self.popularity is None:
             return minimum(self._stated_load(places), 1 / share)
-        return self.popularity.fullest_place(places, share)
+        return self.popularity.most_loaded_target(places, share)
 
     def _stated_load(self, places: Count) -> Quantity:
         """Return the load of the fullest place that follows from the stated one of the fullest rank."""
@@ -314,7 +314,7 @@ class HostTransfer:
     direction: str
     devices: Count
     family: str = "host_transfer"
-    once: bool = False
+    per_pass: bool = False
 
     @property
     def variant(self) -> str:
@@ -348,7 +348,7 @@ class HostGemm:
     """
 
     name: str
-    product: Gemm
+    gemm: Gemm
     devices: Count
     family: str = "host_product"
 
@@ -360,12 +360,12 @@ class HostGemm:
     @property
     def flop(self) -> Flop:
         """Return the product's FLOP."""
-        return self.product.flop
+        return self.gemm.flop
 
     @property
     def traffic(self) -> Bytes:
         """Return the bytes that pass the host's memory: each operand once [B]."""
-        return self.product.traffic
+        return self.gemm.traffic
 
 
 @dataclass(frozen=True, slots=True, eq=False)

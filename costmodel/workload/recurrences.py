@@ -21,7 +21,7 @@ def add_recurrence(builder: WorkBuilder, context: Context, mixer: Recurrence) ->
     gates = {"none": 0.0, "scalar": 0.0, "gated": 1.0, "delta": 2.0}[mixer.decay]
     each = mixer.heads * (q + v + gates)  # of one state
     fixed = mixer.heads * (q + (v if mixer.output_gate else 0.0))
-    computed, whole = fixed + mixer.visited * each, fixed + mixer.states * each
+    computed, whole = fixed + mixer.visited_states * each, fixed + mixer.states * each
     qkv = Linear(
         "qkv projection", "qkv", "norm", tokens, hidden, computed / tp, hidden * whole, gathered=True,
         active=hidden * computed, local_experts=whole / computed,
@@ -29,7 +29,7 @@ def add_recurrence(builder: WorkBuilder, context: Context, mixer: Recurrence) ->
     add_linear(builder, context, qkv)
     if mixer.memories is not None:
         _add_dispatch(builder, context, mixer.memories)
-    inputs = mixer.heads * (q + mixer.visited * (q + v)) / tp
+    inputs = mixer.heads * (q + mixer.visited_states * (q + v)) / tp
     size = tokens * inputs * context.residual
     builder.save("query, key, value", "qkv", size)
     if mixer.short_conv:
@@ -37,7 +37,7 @@ def add_recurrence(builder: WorkBuilder, context: Context, mixer: Recurrence) ->
         builder.step(
             "qkv", [Elementwise("short convolution", 2 * size)], [Elementwise("convolution gradient", 3 * size)]
         )
-        builder.parameter(Parameters("short convolution", taps, taps / tp, taps))
+        builder.add_parameters(Parameters("short convolution", taps, taps / tp, taps))
     _add_scan(builder, context, mixer)
     if mixer.output_gate:
         gated = 3 * tokens * mixer.heads * v / tp * context.residual
@@ -64,7 +64,7 @@ def _add_dispatch(builder: WorkBuilder, context: Context, memories: Memories) ->
     builder.step("dispatch", [sort], [Elementwise("memory dispatch gradient", moved)])
 
 
-def scan_products(mixer: Recurrence, *, decodes: bool) -> Count:
+def scan_macs(mixer: Recurrence, *, decodes: bool) -> Count:
     """Return the multiply-adds of one token, head and state.
 
     A chunk of C: C*(q + v) inside it, whole squares, and 2*q*v between query, state and update; the delta rule solves
@@ -89,15 +89,15 @@ def _add_scan(builder: WorkBuilder, context: Context, mixer: Recurrence) -> None
     """
     heads, q, v = mixer.heads / context.parallel.tp, mixer.key_dim, mixer.value_dim
     decodes = context.phase == "decode"
-    products = scan_products(mixer, decodes=decodes)
-    rows = context.length / context.parallel.cp
-    row_bytes = context.sequences * heads * rows * (q + v + mixer.visited * (q + v)) * context.residual
-    state = context.sequences * heads * mixer.visited * q * v * context.precision.cached_element
-    steps = 0.0 if decodes else ceil(context.length / mixer.chunk)
+    products = scan_macs(mixer, decodes=decodes)
+    rows = context.new_tokens / context.parallel.cp
+    row_bytes = context.sequences * heads * rows * (q + v + mixer.visited_states * (q + v)) * context.residual
+    state = context.sequences * heads * mixer.visited_states * q * v * context.precision.kv_element
+    steps = 0.0 if decodes else ceil(context.new_tokens / mixer.chunk)
 
     def scan(name: str, times: float) -> AttentionKernel:
         return AttentionKernel(
-            name, sequences=context.sequences, heads=heads * mixer.visited, q_len=rows, qk_pairs=rows,
+            name, sequences=context.sequences, heads=heads * mixer.visited_states, q_len=rows, qk_pairs=rows,
             macs_per_pair=times * products, dtype=context.precision.attention,
             traffic=times * row_bytes + (2 * state if decodes else state), family="scan", kv_heads=heads, kv_len=rows,
             serial_cycles=max(times - 1.0, 1.0) * steps * mixer.chunk_cycles, blocks=mixer.blocks / mixer.programs,
@@ -121,9 +121,9 @@ def add_memory(builder: WorkBuilder, context: Context, mixer: NeuralMemory) -> N
     builder.save("query, key, value", "qkv", tokens * 3 * hidden / tp * context.residual)
     weights = mixer.weights(hidden) / tp
     begin = mixer.weights(hidden)
-    builder.parameter(Parameters("memory at the start", begin, begin / tp, begin))
-    chunk = learned_at_once(context, mixer)
-    chunks = context.sequences * ceil(context.rows / chunk)
+    builder.add_parameters(Parameters("memory at the start", begin, begin / tp, begin))
+    chunk = memory_step_tokens(context, mixer)
+    chunks = context.sequences * ceil(context.q_len / chunk)
     element, dtype = context.residual, context.precision.attention
 
     def product(name: str, times: float) -> Gemm:
@@ -132,7 +132,7 @@ def add_memory(builder: WorkBuilder, context: Context, mixer: NeuralMemory) -> N
             out_bytes=element, groups=chunks, family="bmm"
         )  # fmt: skip
 
-    state = 2 * mixer.state(hidden) / tp * context.precision.cached_element + weights * element
+    state = 2 * mixer.state(hidden) / tp * context.precision.kv_element + weights * element
     step = Elementwise("memory step", chunks * state)
     forward: list[Operator] = [product("memory retrieval", 1.0), product("memory update", 3.0), step]
     gradient: list[Operator] = [product("memory retrieval gradient", 2.0), product("memory update gradient", 6.0)]
@@ -146,6 +146,6 @@ def add_memory(builder: WorkBuilder, context: Context, mixer: NeuralMemory) -> N
     )  # fmt: skip
 
 
-def learned_at_once(context: Context, mixer: NeuralMemory) -> Count:
+def memory_step_tokens(context: Context, mixer: NeuralMemory) -> Count:
     """Return the tokens that one step of the memory learns from: a chunk, or the new tokens where there are fewer."""
-    return minimum(context.rows, mixer.chunk)
+    return minimum(context.q_len, mixer.chunk)

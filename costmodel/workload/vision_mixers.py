@@ -48,7 +48,7 @@ def add_convolution(builder: WorkBuilder, context: Context, mixer: Convolution) 
             [product("convolution weight gradient", (depth, outputs, tokens), read, element)],
         )
         own = depth * outputs
-    builder.parameter(Parameters("convolution", own, own, own))
+    builder.add_parameters(Parameters("convolution", own, own, own))
     builder.save("convolution input", "input", tokens * area * inputs * element)
 
 
@@ -65,7 +65,7 @@ def add_spectral(builder: WorkBuilder, context: Context, mixer: Spectral) -> Non
     forward = Elementwise("spectral gate", traffic, calls=4.0, work=work)
     builder.step("qkv", [forward], [Elementwise("spectral gate gradient", 2 * traffic, calls=8.0, work=2 * work)])
     own = 2.0 * half * channels
-    builder.parameter(Parameters("spectral gate", own, own, own))
+    builder.add_parameters(Parameters("spectral gate", own, own, own))
     builder.save("spectrum", "input", 2 * context.sequences * half * channels * ELEMENT_BYTES["fp32"])
 
 
@@ -79,7 +79,7 @@ def add_gate(builder: WorkBuilder, context: Context, mixer: Gate) -> None:
         "qkv", [once], [Elementwise("feature gate gradient", 2 * moved, calls=2 * mixer.passes, work=2 * work)]
     )
     own = 2.0 * mixer.heads
-    builder.parameter(Parameters("feature gate", own, own, own))
+    builder.add_parameters(Parameters("feature gate", own, own, own))
     builder.save("feature gate input", "input", elements * context.residual)
 
 
@@ -91,7 +91,7 @@ def add_pool(builder: WorkBuilder, context: Context, mixer: MilPool) -> None:
     scores = Linear("instance scores", "output_projection", "activation", tokens, inner, branches, inner * branches)
     add_linear(builder, context, gates)
     add_linear(builder, context, scores)
-    element, rows = context.residual, context.rows
+    element, rows = context.residual, context.q_len
     shape = branches, hidden, rows
     pool = Gemm(
         "pooling", *shape, context.precision.attention, element, element, element, context.sequences, family="bmm"

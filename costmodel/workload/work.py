@@ -10,7 +10,7 @@ from costmodel.workload.operators import Collective, Gemm, HostTransfer, Operato
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Saved:
+class SavedTensor:
     """A tensor that the forward pass keeps for the backward pass; `producer` is the recompute name that drops it."""
 
     name: str
@@ -33,12 +33,12 @@ class Parameters:
     active: Count
     expert: bool = False
     linear: bool = False
-    element: Bytes | None = None
-    hosted: bool = False
+    element_bytes: Bytes | None = None
+    host_computed: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Work:
+class LayerWork:
     """What one kind of layer asks of one rank for one micro-batch.
 
     rebuilt: bytes of the tensors that the backward pass of one such layer makes again and holds meanwhile [B]; landing:
@@ -51,12 +51,12 @@ class Work:
     forward: tuple[Operator, ...]
     input_gradient: tuple[Operator, ...]
     weight_gradient: tuple[Operator, ...]
-    saved: tuple[Saved, ...]
-    rebuilt: Bytes
+    saved: tuple[SavedTensor, ...]
+    recomputed_bytes: Bytes
     parameters: tuple[Parameters, ...]
-    landing: Bytes = 0.0
-    beside: frozenset[int] = frozenset()
-    copies: tuple[HostTransfer, ...] = ()
+    receive_buffers: Bytes = 0.0
+    beside_host: frozenset[int] = frozenset()
+    host_transfers: tuple[HostTransfer, ...] = ()
 
 
 @dataclass(slots=True)
@@ -71,7 +71,7 @@ class WorkBuilder:
     _forward: list[Operator] = field(default_factory=list)
     _backward: list[tuple[Operator, ...]] = field(default_factory=list)
     _weight: list[Operator] = field(default_factory=list)
-    _saved: list[Saved] = field(default_factory=list)
+    _saved: list[SavedTensor] = field(default_factory=list)
     _rebuilt: Bytes = 0.0
     _parameters: list[Parameters] = field(default_factory=list)
     _landing: Bytes = 0.0
@@ -86,7 +86,7 @@ class WorkBuilder:
         forward: Iterable[Operator],
         backward: Iterable[Operator] = (),
         weight: Iterable[Operator] = (),
-        again: Iterable[Operator] | None = None,
+        recomputed: Iterable[Operator] | None = None,
     ) -> None:
         """Add one step: its forward operators, and those of its input and weight gradients.
 
@@ -95,19 +95,19 @@ class WorkBuilder:
         forward = tuple(forward)
         self._forward.extend(forward)
         repeats = producer in self.recompute and "layer" not in self.recompute
-        repeated = forward if again is None else tuple(again)
+        repeated = forward if recomputed is None else tuple(recomputed)
         self._backward.append((*(repeated if repeats else ()), *backward))
         self._weight.extend(weight)
 
-    def enters(self) -> None:
+    def mark_entry(self) -> None:
         """Note that the last step's messages bring what the next product takes, and send what its gradient is."""
         self._entries.append((len(self._forward), len(self._backward) - 1, len(self._weight)))
 
-    def leaves(self) -> None:
+    def mark_exit(self) -> None:
         """Note that the last step's messages send what the last product made, and bring its gradient."""
         self._exits.append((len(self._forward), len(self._backward) - 1))
 
-    def overlap(self, chunks: Count | None) -> None:
+    def overlap_collectives(self, chunks: Count | None) -> None:
         """Let tensor-parallel messages run beside products.
 
         Those of an input gradient run beside the weight gradient of the same layer. With chunks also the others, in as
@@ -128,23 +128,23 @@ class WorkBuilder:
         """Let the message at the end of the forward operators so far run beside a product."""
         last = self._forward[position - 1]
         if isinstance(last, Collective):
-            self._forward[position - 1] = replace(last, behind=product, chunks=chunks)
+            self._forward[position - 1] = replace(last, overlapped_gemm=product, chunks=chunks)
 
     @staticmethod
     def _hide(steps: list[tuple[Operator, ...]], at: int, product: Gemm | None, chunks: Count) -> None:
         steps[at] = tuple(
-            replace(operator, behind=product, chunks=chunks) if isinstance(operator, Collective) else operator
+            replace(operator, overlapped_gemm=product, chunks=chunks) if isinstance(operator, Collective) else operator
             for operator in steps[at]
         )
 
     def save(self, name: str, producer: str, size: Bytes) -> None:
         """Keep a tensor of `size` bytes unless the step that produces it is recomputed."""
         if producer not in self.recompute and "layer" not in self.recompute:
-            self._saved.append(Saved(name, producer, size))
+            self._saved.append(SavedTensor(name, producer, size))
         else:
             self._rebuilt = self._rebuilt + size
 
-    def land(self, size: Bytes) -> None:
+    def add_receive_buffers(self, size: Bytes) -> None:
         """Note buffers that an exchange fills; those of the largest one are kept for all."""
         self._landing = maximum(self._landing, size)
 
@@ -153,11 +153,11 @@ class WorkBuilder:
         """Return how many forward operators there are so far."""
         return len(self._forward)
 
-    def run_beside(self, first: int) -> None:
+    def overlap_host_work(self, first: int) -> None:
         """Let the forward operators from position `first` on run beside the host's work that was added before them."""
         self._beside.update(range(first, self.position))
 
-    def copy(self, transfer: HostTransfer) -> None:
+    def add_host_transfer(self, transfer: HostTransfer) -> None:
         """Add a copy of what the layer needs from the host, or leaves to it."""
         self._copies.append(transfer)
 
@@ -166,28 +166,28 @@ class WorkBuilder:
         """Return the trainable parameters so far."""
         return tuple(self._parameters)
 
-    def parameter(self, parameters: Parameters) -> None:
+    def add_parameters(self, parameters: Parameters) -> None:
         """Add trainable parameters."""
         self._parameters.append(parameters)
 
-    def build(self, layer_input: Bytes = 0.0) -> Work:
+    def build(self, layer_input: Bytes = 0.0) -> LayerWork:
         """Return the finished work. layer_input: what a fully recomputed layer still keeps [B]."""
         backward = [operator for step in reversed(self._backward) for operator in step]
         saved = self._saved
         if "layer" in self.recompute:
             backward = [*self._forward, *backward]
-            saved = [Saved("layer input", "input", layer_input)]
-        return Work(
+            saved = [SavedTensor("layer input", "input", layer_input)]
+        return LayerWork(
             self.name,
             forward=tuple(self._forward),
             input_gradient=tuple(backward),
             weight_gradient=tuple(self._weight),
             saved=tuple(saved),
-            rebuilt=self._rebuilt,
+            recomputed_bytes=self._rebuilt,
             parameters=tuple(self._parameters),
-            landing=self._landing,
-            beside=frozenset(self._beside),
-            copies=tuple(self._copies),
+            receive_buffers=self._landing,
+            beside_host=frozenset(self._beside),
+            host_transfers=tuple(self._copies),
         )
 
 

@@ -1,6 +1,6 @@
 """The published what-ifs: a page, its figures with their data, and what the paper's recommendations are worth.
 
-python -m costmodel.report.what_if --output reports/what_if
+python -m reports.what_if --output reports/what_if
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from reports.what_if.model import of_cache, of_experts, of_formats
 from reports.what_if.network import of_planes
 from reports.what_if.recommendations import of_recommendations
 
-COMMAND = "python -m costmodel.report.what_if --output reports/what_if"
+COMMAND = "python -m reports.what_if --output reports/what_if"
 RANKED = ("insights_deepseek_v3", "ep_decode_bound")  # files of workloads/what_ifs
 SHOWN = ("h800_h100", "nvlink", "insights_deepseek_v3", "rtx4090_a100")  # as PNG, too: the README's
 

@@ -89,7 +89,7 @@ def _of_scenario(what_if: WhatIf, one: Alternative, scenario: str, search_path: 
     workload = what_if.file.workload
     both = {**one.against, **one.changes}
     without, with_it = (_side(workload, scenario, _for(scenario, each), search_path) for each in (one.against, both))
-    headline = PHASES[load(workload, search_path=search_path, scenarios=[scenario]).scenario(scenario).answers][0]
+    headline = PHASES[load(workload, search_path=search_path, scenarios=[scenario]).scenario(scenario).result_kind][0]
     metric = what_if.file.metric if scenario == what_if.file.scenario else headline
     before, after = (_value(side, metric, one, scenario) for side in (without, with_it))
     return ChangeEffect(

@@ -41,7 +41,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return Ran(int(stopped.value.code or 0), captured.out, captured.err)
 
     yield ran
-    gc.enable()  # the command line leaves it off
+    gc.enable()  # the command line leaves it off, and all that was alive uncollected
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 
 from costmodel.schema.references import package_root
-from costmodel.schema.tree import plain
+from costmodel.schema.tree import to_python
 from costmodel.study.reproduce import Comparison, load_cases, reproduce, summarise, summarise_publications
 
 ROWS = package_root().parent / "shared/published/published_dev.csv"
@@ -78,7 +78,7 @@ def test_drafts_are_held_against_a_batch_that_is_cited():
     (case,) = (one for one in cases if one.id == "ins_mtp_tps")
     assert case.scenario is not None
     assert case.scenario.text("workload") == "deepseek_v3_serving"
-    assert list(plain(case.scenario)["set"]) == ["scenarios.online.speculative"]
+    assert list(to_python(case.scenario)["set"]) == ["scenarios.online.speculative"]
     assert 1 < figure("ins_mtp_tps").predicted < 1.85
 
 

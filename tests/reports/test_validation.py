@@ -12,7 +12,7 @@ from costmodel.calibration.fit_lookup import read
 from costmodel.report.plots.validation import POINTS, quantity_kind
 from costmodel.report.style import figure_bytes, styled
 from costmodel.schema.references import Library
-from costmodel.schema.validation import AskedFile, FiguresFile, ValidationFile
+from costmodel.schema.validation import AccuracyTargetFile, ValidationFile, ValueSelectionFile
 from costmodel.study.reproduce import Comparison, load_cases
 from costmodel.study.validating import ScoredValue, chosen, errors_of, figures_of, judge, settings
 from reports.validation.__main__ import main, publish
@@ -99,7 +99,7 @@ def test_an_interval_of_no_width_holds_nothing():
 
 def test_the_second_column_decides_on_a_bar(small):
     (one,) = figures(small, comparison(0.01))
-    asked = AskedFile(name="steps", figures=FiguresFile(), statistic="mean", bar="5 %")
+    asked = AccuracyTargetFile(name="steps", figures=ValueSelectionFile(), statistic="mean", bar="5 %")
     assert judge([one], asked).reached
     missed = judge([replace(one, unseen=comparison(0.2))], asked)
     assert (missed.stated, missed.unseen, missed.reached) == (pytest.approx(0.01), pytest.approx(0.2), False)
@@ -108,7 +108,7 @@ def test_the_second_column_decides_on_a_bar(small):
 
 def test_a_share_of_intervals_has_to_be_at_least_its_bar(small):
     held, lost = figures(small, comparison(0.1, 0.9, 1.3), comparison(-0.3, 0.6, 0.8))
-    asked = AskedFile(name="all", figures=FiguresFile(), statistic="inside", bar="50 %")
+    asked = AccuracyTargetFile(name="all", figures=ValueSelectionFile(), statistic="inside", bar="50 %")
     assert judge([held, lost], asked).reached
     assert not judge([lost], asked).reached
 
@@ -119,7 +119,7 @@ def test_a_share_of_intervals_has_to_be_at_least_its_bar(small):
 )
 def test_figures_are_chosen_by_every_condition(small, wanted, count):
     rows = figures(small, comparison(0.1), comparison(0.1, metric="mfu"))
-    assert len(chosen(rows, FiguresFile(**wanted))) == count
+    assert len(chosen(rows, ValueSelectionFile(**wanted))) == count
 
 
 def test_settings_are_those_of_the_case_with_its_devices(small):

@@ -10,8 +10,8 @@ import pytest
 from costmodel.calibration.residual_files import read_residuals
 from costmodel.errors import InputError
 from costmodel.measurements.raw_tables import read_raw_table
+from costmodel.schema.expert_load import _lines
 from costmodel.schema.results import read_result, read_study
-from costmodel.schema.routing import _lines
 from costmodel.study.files import STUDY, check_folder
 
 READERS: dict[str, tuple[str, Callable[[Path], object]]] = {

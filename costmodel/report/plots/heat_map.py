@@ -14,7 +14,7 @@ from matplotlib.patches import Patch, Rectangle
 from costmodel.report.plots.view import View, is_wide
 from costmodel.report.style import PALE, add_tooltip, canvas, linear_axis, log_axis, marked_axis
 from costmodel.report.text import metric
-from costmodel.schema.results import AxisFile
+from costmodel.schema.results import SweepAxis
 
 TICKS = 7  # of an axis, at most
 MOST_TOOLTIPS = 1000  # cells up to which each has a tooltip
@@ -55,7 +55,7 @@ def _add_tooltips(axes: Axes, view: View) -> None:
         add_tooltip([cell], f"{position}: {text}")
 
 
-def _scale(axis: Axis, shown: AxisFile, what: str) -> None:
+def _scale(axis: Axis, shown: SweepAxis, what: str) -> None:
     """Label an axis with some of its values."""
     positions = range(0, len(shown.values), math.ceil(len(shown.values) / TICKS))
     marked_axis(axis, what, shown.dimension, [shown.values[i] for i in positions], positions)

@@ -16,7 +16,7 @@ from costmodel.report.plots.labels import place_labels
 from costmodel.report.plots.plot import Plot, table
 from costmodel.report.style import CYCLE, GREY, WIDTH, add_tooltip, display_name, log_axis, tick
 from costmodel.report.text import quantity, share
-from costmodel.schema.results import Line, Offer, ScenarioResult
+from costmodel.schema.results import BreakdownLine, HardwareResult, ScenarioResult
 
 COLUMNS = (
     "name", "dtype", "bound", "basis", "count", "flop", "traffic", "arithmetic_intensity", "flop_rate", "time",
@@ -60,23 +60,23 @@ def roofline_plot(name: str, scenario: ScenarioResult) -> Plot | None:
     return Plot(figure, {"": table(COLUMNS, rows), "-roofs": _roofs_table(device)})
 
 
-def _position(line: Line) -> tuple[float, float]:
+def _position(line: BreakdownLine) -> tuple[float, float]:
     assert line.arithmetic_intensity is not None
     assert line.flop_rate is not None
     return line.arithmetic_intensity, line.flop_rate
 
 
-def _tooltip(line: Line) -> str:
+def _tooltip(line: BreakdownLine) -> str:
     intensity, rate = _position(line)
     return f"{line.name}: {quantity(rate, 'flop_rate')} at {intensity:,.4g} FLOP/B, {share(line.share)} of the time"
 
 
-def _area(line: Line) -> float:
+def _area(line: BreakdownLine) -> float:
     """Return the area of an operator's marker [pt^2]."""
     return max(AREA * line.share, LEAST_AREA)
 
 
-def _set_axes(axes: Axes, lines: list[Line], peaks: list[float]) -> None:
+def _set_axes(axes: Axes, lines: list[BreakdownLine], peaks: list[float]) -> None:
     """Set both axes with room around the operators and above the highest peak."""
     intensities, rates = zip(*map(_position, lines), strict=True)
     x_ends = min(intensities) / 4, max(intensities) * 4
@@ -89,7 +89,7 @@ def _set_axes(axes: Axes, lines: list[Line], peaks: list[float]) -> None:
     log_axis(axes.yaxis, "achieved rate per device", "flop_rate", y_ends)
 
 
-def _draw_roofs(axes: Axes, device: Offer, colours: Mapping[str, str]) -> list[Line2D]:
+def _draw_roofs(axes: Axes, device: HardwareResult, colours: Mapping[str, str]) -> list[Line2D]:
     """Draw the peak of each number format and the bandwidth of each memory level; return the lines for a legend."""
     low, high = axes.get_xlim()
     top = max((device.peaks[dtype] for dtype in colours), default=axes.get_ylim()[1])
@@ -110,7 +110,7 @@ def _draw_roofs(axes: Axes, device: Offer, colours: Mapping[str, str]) -> list[L
     return roofs
 
 
-def _list(side: Axes, lines: list[Line], colours: Mapping[str, str], scenario: ScenarioResult) -> None:
+def _list(side: Axes, lines: list[BreakdownLine], colours: Mapping[str, str], scenario: ScenarioResult) -> None:
     """List the longest operators by their numbers, and the share of the time without a point."""
     rows = [
         (str(i), f"{display_name(line.name, LONGEST)} {share(line.share)}", colours.get(line.dtype or "", GREY))
@@ -123,7 +123,7 @@ def _list(side: Axes, lines: list[Line], colours: Mapping[str, str], scenario: S
         side.text(0.14, 0.044 * i, text, fontsize=7, transform=side.transAxes)
 
 
-def _roofs_table(device: Offer) -> bytes:
+def _roofs_table(device: HardwareResult) -> bytes:
     rows = [("peak", dtype, peak, "FLOP/s") for dtype, peak in device.peaks.items()]
     levels = [("bandwidth", level.name, level.bandwidth, "B/s") for level in device.memory]
     return table(("kind", "name", "value", "unit"), [*rows, *levels])

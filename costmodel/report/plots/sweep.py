@@ -38,7 +38,7 @@ def _views(sweep: Table, scenario: str) -> Iterator[View]:
     """Yield the parts of a scenario's grid that plots show: the longest axis first, then the second longest."""
     axes, grid = sweep.study.dimensions, sweep.grids[scenario]
     short = short_paths([axis.path for axis in sweep.study.axes])
-    linked = [tuple(sweep.study.together(axis)) for axis in axes]
+    linked = [tuple(sweep.study.linked_axes(axis)) for axis in axes]
     order = sorted(range(len(axes)), key=lambda i: -len(axes[i].values))
     shown = [i for i in order[:2] if len(axes[i].values) > 1] or order[:1]
     others = [i for i in range(len(axes)) if i not in shown]

@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 from costmodel.report.plots.plot import Plot, table
 from costmodel.report.style import BLUE, GREEN, ORANGE, WIDTH, add_tooltip, label_rows
 from costmodel.report.text import quantity
-from costmodel.schema.answers import Fabric
+from costmodel.schema.answers import TopologyResult
 
 COLUMNS = ("name", "endpoints", "switches", "links", "cost", "cost_per_endpoint", "diameter", "bisection_bandwidth")
 
 
-def topologies_plot(fabrics: Sequence[Fabric]) -> Plot | None:
+def topologies_plot(fabrics: Sequence[TopologyResult]) -> Plot | None:
     """Return three panels of bars, one row per topology."""
     if not fabrics:
         return None

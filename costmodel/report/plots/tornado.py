@@ -10,13 +10,13 @@ from costmodel.report.plots.plot import Plot, table
 from costmodel.report.style import BLACK, BLUE, VERMILLION, add_tooltip, canvas, display_name, label_rows
 from costmodel.report.text import metric as metric_text
 from costmodel.report.text import title_of
-from costmodel.schema.answers import Slope
+from costmodel.schema.answers import ParameterSensitivity
 
 SHOWN = 16
 COLUMNS = ("path", "value", "elasticity", "low", "high", "better", "saved", "tied")
 
 
-def tornado_plot(scenario: str, metric: str, slopes: Sequence[Slope]) -> Plot | None:
+def tornado_plot(scenario: str, metric: str, slopes: Sequence[ParameterSensitivity]) -> Plot | None:
     """Return the elasticities of a metric as bars to both sides; whiskers show those of a step up and a step down."""
     if not slopes:
         return None

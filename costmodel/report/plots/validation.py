@@ -17,7 +17,7 @@ from costmodel.report.plots.plot import Plot, table
 from costmodel.report.reproduce import Compared
 from costmodel.report.style import CYCLE, GREY, WIDTH, display_name, log_axis, unit_for
 from costmodel.report.text import readable
-from costmodel.schema.answers import Reproduced
+from costmodel.schema.answers import ReproducedValue
 from costmodel.schema.metrics import dimension_of
 
 COLUMNS, FEWEST = 2, 4  # panels side by side; results below which a kind of quantity has no panel
@@ -33,7 +33,7 @@ LONG_UNITS = ("flop_rate", "flop", "bandwidth", "power", "size")  # dimensions w
 NUMBERS = ("published", "predicted", "low", "high", "error")
 
 
-def reproduced_plot(name: str, rows: Sequence[Reproduced]) -> Plot | None:
+def reproduced_plot(name: str, rows: Sequence[ReproducedValue]) -> Plot | None:
     """Return the predictions of a class, as `reproduce` printed them, against published values; null for none."""
     scored = [
         row for row in rows if row.error is not None and row.predicted and row.published and not _is_unitless(row)
@@ -44,7 +44,7 @@ def reproduced_plot(name: str, rows: Sequence[Reproduced]) -> Plot | None:
     return None if figure is None else Plot(figure, {"": data})
 
 
-def _is_unitless(row: Reproduced) -> bool:
+def _is_unitless(row: ReproducedValue) -> bool:
     """Tell whether a value is a ratio of two runs: it has no unit although its metric has one."""
     return row.unit == "1" and dimension_of(row.metric or "") not in ("ratio", "count", None)
 

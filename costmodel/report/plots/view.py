@@ -12,7 +12,7 @@ from costmodel.report.style import display_name, tick
 from costmodel.report.text import title_of
 from costmodel.result import reason_kind
 from costmodel.schema.metrics import dimension_of
-from costmodel.schema.results import AxisFile
+from costmodel.schema.results import SweepAxis
 from costmodel.study.points import Grid
 
 LONGEST_NAME = 80  # characters of an axis' name
@@ -30,8 +30,8 @@ class View:
 
     scenario: str
     metric: str
-    axes: tuple[AxisFile, ...]
-    linked: tuple[tuple[AxisFile, ...], ...]
+    axes: tuple[SweepAxis, ...]
+    linked: tuple[tuple[SweepAxis, ...], ...]
     short: Mapping[str, str]
     grid: Grid
     fixed: str
@@ -41,7 +41,7 @@ class View:
         """Return the label of the metric."""
         return f"{display_name(self.scenario)}: {title_of(self.metric)}"
 
-    def all_of(self, i: int) -> tuple[AxisFile, ...]:
+    def all_of(self, i: int) -> tuple[SweepAxis, ...]:
         """Return axis i and those that vary together with it."""
         return self.axes[i], *self.linked[i]
 
@@ -88,7 +88,7 @@ class View:
         return sorted({reason_kind(str(reason)) for reason in self.grid.reason.reshape(-1)} - {""})
 
 
-def position_text(axes: Sequence[AxisFile], short: Mapping[str, str], position: int) -> str:
+def position_text(axes: Sequence[SweepAxis], short: Mapping[str, str], position: int) -> str:
     """Return names and values, at a position, of axes that vary together. short: path -> short name."""
     return ", ".join(
         f"{display_name(short[axis.path], 60)} {tick(axis.values[position], axis.dimension)}" for axis in axes

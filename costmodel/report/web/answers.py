@@ -9,13 +9,13 @@ from costmodel.report.network import topologies_table
 from costmodel.report.page import Number, table
 from costmodel.report.plots.pareto import layout_name
 from costmodel.report.plotting import by_class, file_names
-from costmodel.report.reproduce import results_table
+from costmodel.report.reproduce import Compared, results_table
 from costmodel.report.text import NONE, interval, metric, percent, title_of, whole
 from costmodel.report.web.document import Section
 from costmodel.report.web.inline import EmbeddedPlot, figure
 from costmodel.report.web.markup import html_table, items
 from costmodel.result import PHASES
-from costmodel.schema.answers import FabricsFile, FoundLayout, Reproduced, ReproducedFile, SearchFile, SensitivityFile
+from costmodel.schema.answers import FoundLayout, ReproducedFile, SearchFile, SensitivityFile, TopologiesFile
 
 MOST_RESULTS = 500  # published results that a table lists
 
@@ -105,7 +105,7 @@ def reproduced_sections(results: ReproducedFile, plots: Mapping[str, EmbeddedPlo
     return sections
 
 
-def _errors(results: list[Reproduced]) -> list[str]:
+def _errors(results: Sequence[Compared]) -> list[str]:
     """Return the number of results, of errors, their median and mean, and the share of values within intervals."""
     errors = [abs(result.error) for result in results if result.error is not None]
     inside = [
@@ -122,7 +122,9 @@ def _errors(results: list[Reproduced]) -> list[str]:
     ]  # fmt: skip
 
 
-def topologies_sections(topologies: FabricsFile, plots: Mapping[str, EmbeddedPlot], prefix: str = "") -> list[Section]:
+def topologies_sections(
+    topologies: TopologiesFile, plots: Mapping[str, EmbeddedPlot], prefix: str = ""
+) -> list[Section]:
     """Return the topologies as a plot and a table."""
     plot = figure(plots, f"{prefix}topologies", "Endpoints, cost and bisection bandwidth of each topology")
     rows = topologies_table([topology.model_dump() for topology in topologies.root])

@@ -13,7 +13,7 @@ from costmodel.report.web.document import Section
 from costmodel.report.web.inline import EmbeddedPlot, figure
 from costmodel.report.web.markup import html_table, items, text
 from costmodel.result import PHASES, shown_line
-from costmodel.schema.results import Line, ResultFile, ScenarioResult
+from costmodel.schema.results import BreakdownLine, ResultFile, ScenarioResult
 
 
 def about_result(result: ResultFile) -> str:
@@ -79,7 +79,7 @@ def _basis(scenario: ScenarioResult) -> str:
     return html_table("Where the times come from", rows)
 
 
-def _operators(breakdown: Sequence[Line]) -> Table:
+def _operators(breakdown: Sequence[BreakdownLine]) -> Table:
     rows = table("operator", ">time", ">share", ">hidden", ">calls", "bound", "basis", "format", ">rate")
     for line in breakdown:
         rows.add(

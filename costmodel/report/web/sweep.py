@@ -10,7 +10,7 @@ from costmodel.report.text import metric, quantity, readable, setting, short_pat
 from costmodel.report.web.document import Section
 from costmodel.report.web.inline import MOST_ROWS, EmbeddedPlot, data_table, figure, rows_of
 from costmodel.report.web.markup import html_table
-from costmodel.schema.results import AxisFile, SweepFile
+from costmodel.schema.results import SweepAxis, SweepFile
 
 ALL_ROWS, FEWEST_ROWS = 6000, 20  # of the tables of all plots together, and of one
 MOST_VALUES = 12  # of an axis that are listed
@@ -27,7 +27,7 @@ def sweep_sections(study: SweepFile, plots: Mapping[str, EmbeddedPlot]) -> list[
     linked = any(axis.link is not None for axis in study.axes)
     axes = table("axis", ">values", "list", *(("together with",) if linked else ()))
     for axis in study.axes:
-        others = ", ".join(other.path for other in study.together(axis) if other is not axis)
+        others = ", ".join(other.path for other in study.linked_axes(axis) if other is not axis)
         axes.add(axis.path, whole(len(axis.values)), _values(axis), *((others,) if linked else ()))
     scenarios = table("scenario", "phase", "metric")
     for name, scenario in study.scenarios.items():
@@ -53,7 +53,7 @@ def _columns(study: SweepFile) -> dict[str, tuple[str, Callable[[float], str]]]:
     return columns
 
 
-def _values(axis: AxisFile) -> str:
+def _values(axis: SweepAxis) -> str:
     shown = ", ".join(setting(value, axis.dimension) for value in axis.values[:MOST_VALUES])
     return f"{shown}, …" if len(axis.values) > MOST_VALUES else shown
 

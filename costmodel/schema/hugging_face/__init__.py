@@ -12,9 +12,9 @@ from costmodel.schema.hugging_face.config import BY_HAND, Config
 from costmodel.schema.hugging_face.families import FAMILIES, INERT, Family, keys_of
 from costmodel.schema.hugging_face.model import model_tree
 from costmodel.schema.json_tree import parse_json
-from costmodel.schema.loader import MOST_BYTES, kind_of, read_text
-from costmodel.schema.references import shown, suggest
-from costmodel.schema.tree import Tree, plain
+from costmodel.schema.loader import MAX_BYTES, kind_of, read_text
+from costmodel.schema.references import display_path, suggest
+from costmodel.schema.tree import Tree, to_python
 
 FILE = "config.json"
 _QUANTISED = "quantization_config"
@@ -43,15 +43,15 @@ def import_config(path: Path, origin: Location | None = None) -> Imported:
     if not file.is_file():
         found = f"is a folder without a {FILE}" if path.is_dir() else "is no file or folder"
         hint = f"name a {FILE} or the folder that holds it"
-        raise InputError.single(f"{shown(path)} {found}", hint=hint, field="model.hf", location=origin)
-    tree = parse_json(read_text(file, shown(file), MOST_BYTES), shown(file))
+        raise InputError.single(f"{display_path(path)} {found}", hint=hint, field="model.hf", location=origin)
+    tree = parse_json(read_text(file, display_path(file), MAX_BYTES), display_path(file))
     if not tree.is_mapping:
         raise InputError.single(
             f"holds {kind_of(tree.value)} at top level", hint="write an object {…}", location=tree.location
         )
     family = _family(tree)
     document = model_tree(Config(tree, family), _name(tree, file))
-    return Imported(document, tuple(_notes(tree, family, shown(file))))
+    return Imported(document, tuple(_notes(tree, family, display_path(file))))
 
 
 def _family(tree: Tree) -> Family:
@@ -98,5 +98,5 @@ def _unmapped(tree: Tree, family: Family, prefix: str) -> Iterator[str]:
         if item.is_mapping and any(other.startswith(f"{path}.") for other in known):
             yield from _unmapped(item, family, f"{path}.")
             continue
-        text = json.dumps(plain(item))
+        text = json.dumps(to_python(item))
         yield f"{path} = {text if len(text) <= _SHOWN else text[:_SHOWN] + ' …'}"

@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 from costmodel.errors import InputError, Location, Problem
 from costmodel.schema.hugging_face.families import REQUIRED, Family, Key, keys_of
 from costmodel.schema.quantity import Measure, Whole
-from costmodel.schema.tree import Tree, plain
+from costmodel.schema.tree import Tree, to_python
 
 BY_HAND = "write the model as YAML: `costmodel init model` prints one to start from"
 
@@ -45,7 +45,7 @@ class Config:
         if not isinstance(source, Key):
             return source
         stated = self._stated(source)
-        return source.default if stated is None else plain(stated)
+        return source.default if stated is None else to_python(stated)
 
     def count(self, fact: str, low: int = 1) -> int | None:
         """Return a fact that is a whole number, None where there is none."""
@@ -124,6 +124,6 @@ class Config:
             expected = other.value if other is not None else wanted
             if stated is not None and stated.value is not None and stated.value != expected:
                 raise InputError.single(
-                    f"{json.dumps(plain(stated))} is a variant that cannot be imported", hint=BY_HAND, field=name,
+                    f"{json.dumps(to_python(stated))} is a variant that cannot be imported", hint=BY_HAND, field=name,
                     location=stated.location,
                 )  # fmt: skip

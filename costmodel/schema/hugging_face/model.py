@@ -6,16 +6,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from costmodel.schema.hugging_face.config import BY_HAND, Config
-from costmodel.schema.model import MOST_LAYERS
+from costmodel.schema.model import MAX_LAYERS
 from costmodel.schema.tree import Tree
 
 
 def model_tree(config: Config, name: Tree) -> Tree:
     """Return the model document of a config.json; raise InputError where its fields contradict each other."""
     depth = config.size("depth")
-    if depth > MOST_LAYERS:
+    if depth > MAX_LAYERS:
         raise config.wrong(
-            "depth", f"{depth:,} layers are more than the {MOST_LAYERS:,} that can be laid out on stages",
+            "depth", f"{depth:,} layers are more than the {MAX_LAYERS:,} that can be laid out on stages",
             "check the number",
         )  # fmt: skip
     mtp = config.count("mtp", 0)

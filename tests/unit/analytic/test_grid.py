@@ -28,7 +28,7 @@ from costmodel.analytic.grid import evaluate_grid, evaluate_point, evaluate_sing
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array
 from costmodel.result import REASONS, Result
-from costmodel.workload.plans import Decode
+from costmodel.workload.plans import Decode, Generate
 from costmodel.workload.scenario import Parallelism, Plan, Scenario
 
 CALIBRATION = spreads(0.9, 1.5, 2.5)
@@ -209,6 +209,10 @@ def test_what_takes_most_of_the_memory_is_named_with_what_shrinks_it() -> None:
 
     assert "for kv cache: lower `batch_per_device`" in reason(Decode(4096.0, 4096.0, 64.0), 8e10)
     assert "for weights: raise `parallel.tp` or `parallel.pp`" in reason(Decode(1.0, 64.0, 64.0), 5e8)
+    prompt = reason(Generate(1.0, 65536.0, 64.0), 1.5e9)
+    assert "for activations: shorten `input_tokens`" in prompt
+    assert "lower" not in prompt, "one prompt has no smaller batch"
+    assert "chunks, which need less, are modelled in `phase: serving` only" in prompt
     assert "for optimizer: shard it (`optimizer.zero: 1`)" in reason(
         replace(STEP, micro_batch=1.0, sequence=64.0, zero=0), 1e9
     )

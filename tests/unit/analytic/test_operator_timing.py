@@ -13,7 +13,7 @@ from costmodel.analytic.stream_times import Perturbation, seconds_of, stream_tim
 from costmodel.cost.calibration import ROOFLINE, Calibration, FamilyFit, Spread
 from costmodel.cost.kernels import gemm_time
 from costmodel.network.collectives import collective_time
-from costmodel.workload.operator_key import sizes_of
+from costmodel.workload.operator_key import operator_key
 from costmodel.workload.operators import Collective, Elementwise, ExpertAllToAll, Gemm, Group, base_name
 from costmodel.workload.scenario import Communication
 
@@ -152,7 +152,7 @@ def test_operators_of_the_same_sizes_take_the_same_time_under_their_own_names() 
         (REDUCTION, replace(REDUCTION, name="other", group=Group(8.0))),
         (DISPATCH, replace(DISPATCH, name="other", group=Group(64.0))),
     ):
-        assert sizes_of(one) == sizes_of(other)
+        assert operator_key(one) == operator_key(other)
         first, second = pricing.time_operator(one), pricing.time_operator(other)
         assert second.operator.name == "other"
         assert np.array_equal(first.time.seconds, second.time.seconds)
@@ -168,6 +168,6 @@ def test_any_other_size_is_another_operator() -> None:
         replace(base, family="grouped_gemm"),
         replace(base, is_wgrad=True),
     ):
-        assert sizes_of(base) != sizes_of(other)
-    assert sizes_of(REDUCTION) != sizes_of(replace(REDUCTION, group=Group(8.0, 8.0)))
-    assert sizes_of(REDUCTION) != sizes_of(replace(REDUCTION, behind=PRODUCT))
+        assert operator_key(base) != operator_key(other)
+    assert operator_key(REDUCTION) != operator_key(replace(REDUCTION, group=Group(8.0, 8.0)))
+    assert operator_key(REDUCTION) != operator_key(replace(REDUCTION, overlapped_gemm=PRODUCT))

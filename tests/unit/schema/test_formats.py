@@ -70,7 +70,7 @@ def test_a_fallback_brings_what_it_says_of_the_formats_that_stand_in(world: Path
 def test_scales_of_a_set_may_be_changed_one_by_one(world: Path) -> None:
     found = decoding(world, "w4", weight_zero="null", weight_group="32", kv_cache="int8", kv_group="16", kv_zero="fp16")
     assert (found.weight_zero, found.weight_group, found.kv_cache, found.kv_group) == (None, 32, "int8", 16)
-    assert found.cached_element == 1 + 4 / 16
+    assert found.kv_element == 1 + 4 / 16
     bits = decoding(world, "w4", weight_bits=SI(np.array([4.0, 5.0]))).weight_bits
     assert np.array_equal(np.asarray(bits), [4, 5])
 

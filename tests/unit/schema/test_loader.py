@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from costmodel.errors import InputError, Location
-from costmodel.schema.loader import MOST_BYTES, parse_tree, read_text, read_tree
-from costmodel.schema.tree import plain
+from costmodel.schema.loader import MAX_BYTES, parse_tree, read_text, read_tree
+from costmodel.schema.tree import to_python
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from costmodel.schema.tree import plain
     ],
 )  # fmt: skip
 def test_scalars_are_typed_by_the_core_rules_of_yaml_1_2(text: str, value: object) -> None:
-    read = plain(parse_tree(f"key: {text}", "f.yaml"))["key"]
+    read = to_python(parse_tree(f"key: {text}", "f.yaml"))["key"]
     assert read == value
     assert type(read) is type(value)
 
@@ -34,7 +34,7 @@ def test_every_value_knows_its_place() -> None:
 
 
 def test_an_alias_repeats_its_anchor() -> None:
-    assert plain(parse_tree("a: &x {b: 1}\nc: *x\n", "f")) == {"a": {"b": 1}, "c": {"b": 1}}
+    assert to_python(parse_tree("a: &x {b: 1}\nc: *x\n", "f")) == {"a": {"b": 1}, "c": {"b": 1}}
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_directory_and_a_missing_file_are_refused(tmp_path: Path) -> None:
 def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
     path = tmp_path / "f.yaml"
     path.write_bytes(b"\xef\xbb\xbfa: 1\n")
-    assert plain(read_tree(path, "f.yaml")) == {"a": 1}
+    assert to_python(read_tree(path, "f.yaml")) == {"a": 1}
 
 
 def test_a_huge_file_is_refused_with_its_size_before_it_is_read(
@@ -118,7 +118,7 @@ def test_a_huge_file_is_refused_with_its_size_before_it_is_read(
 
 def test_what_does_not_know_its_size_is_read_up_to_the_limit() -> None:
     with pytest.raises(InputError) as caught:
-        read_text(Path("/dev/zero"), "zero", MOST_BYTES)
+        read_text(Path("/dev/zero"), "zero", MAX_BYTES)
     assert "goes on after 16 MiB" in str(caught.value)
 
 

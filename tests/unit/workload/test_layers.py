@@ -14,13 +14,13 @@ from costmodel.workload.layers import model_work
 from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, ExpertAllToAll, Gemm, Operator
 from costmodel.workload.recompute import OPERATORS, SETS, expand
 from costmodel.workload.scenario import MASKED, Communication, Framework, Parallelism
-from costmodel.workload.work import Work
+from costmodel.workload.work import LayerWork
 
 MEGATRON = replace(UNFUSED, implementations={"attention_prefill": (MASKED,)}, unfused_elementwise=True)
 SEQUENCE, BATCH, HIDDEN, HEADS = 2048, 4, 6144, 64  # of Megatron's 22B
 
 
-def gpt(parallel: Parallelism, recompute: str = "none") -> Work:
+def gpt(parallel: Parallelism, recompute: str = "none") -> LayerWork:
     """Return one layer of the 22B model of Korthikanti et al., unfused attention, 16 bits."""
     seen = context(GPT_22B, parallel, sequences=float(BATCH), length=float(SEQUENCE))
     return model_work(replace(seen, framework=UNFUSED, recompute=expand([recompute]))).layers[0]
@@ -31,7 +31,7 @@ def started(operators: Iterable[Operator]) -> float:
     return float(sum(item.calls if isinstance(item, Elementwise) else 1.0 for item in operators))
 
 
-def kept(work: Work) -> float:
+def kept(work: LayerWork) -> float:
     return float(sum(item.size for item in work.saved))
 
 
@@ -94,7 +94,7 @@ def test_fused_attention_keeps_no_scores_but_a_statistic_a_row() -> None:
 # ---- recomputation --------------------------------------------------------------------------------------------------
 
 
-def moe_layer(recompute: Iterable[str] = (), architecture: Architecture = MOE_MODEL) -> Work:
+def moe_layer(recompute: Iterable[str] = (), architecture: Architecture = MOE_MODEL) -> LayerWork:
     seen = replace(context(architecture, Parallelism(dp=8.0, ep=8.0)), precision=FP8, recompute=frozenset(recompute))
     return model_work(replace(seen, communication=Communication(dispatch="fp8"))).layers[-1]
 
@@ -106,7 +106,7 @@ def test_recomputing_an_operator_drops_its_tensors_and_repeats_its_forward(opera
     plain, again = moe_layer((), model), moe_layer([operator], model)
     dropped = [item for item in plain.saved if item.producer == operator]
     assert [item.name for item in again.saved] == [item.name for item in plain.saved if item.producer != operator]
-    assert again.rebuilt == pytest.approx(sum(item.size for item in dropped))
+    assert again.recomputed_bytes == pytest.approx(sum(item.size for item in dropped))
     repeated = [item.name for item in again.input_gradient]
     for item in plain.input_gradient:
         repeated.remove(item.name)

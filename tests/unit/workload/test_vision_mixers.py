@@ -24,19 +24,19 @@ from costmodel.workload.architecture import (
 from costmodel.workload.layers import model_work
 from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, Gemm, HostTime
 from costmodel.workload.scenario import HostTimes
-from costmodel.workload.work import Work
+from costmodel.workload.work import LayerWork
 
 
-def layer(mixer: Mixer, width: float | None = None, scale: float = 1.0, tokens: float = 196.0) -> Work:
+def layer(mixer: Mixer, width: float | None = None, scale: float = 1.0, tokens: float = 196.0) -> LayerWork:
     model = replace(DENSE_MODEL, layers=(Layer(1, mixer, NoFfn(), width=width, scale=scale),))
     return model_work(context(model, phase="prefill", length=tokens)).layers[0]
 
 
-def flop(work: Work) -> float:
+def flop(work: LayerWork) -> float:
     return float(sum(each.flop for each in work.forward if isinstance(each, Gemm | Elementwise | AttentionKernel)))
 
 
-def parameters(work: Work, name: str) -> float:
+def parameters(work: LayerWork, name: str) -> float:
     return float(sum(each.total for each in work.parameters if each.name == name))
 
 
@@ -103,7 +103,7 @@ def test_a_plain_layer_folds_its_norm_and_has_one_pass_behind_it() -> None:
     assert sum(each.traffic for each in work.forward if isinstance(each, Elementwise)) == 2 * 49 * 64 * 2
 
 
-def moe(ffn: MoeFfn) -> Work:
+def moe(ffn: MoeFfn) -> LayerWork:
     model = replace(DENSE_MODEL, layers=(Layer(1, GQA, ffn),))
     return model_work(context(model, phase="prefill", length=64.0, keys=64.0)).layers[0]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from costmodel.errors import InputError, Location, Problem
 from costmodel.quantities import is_single
-from costmodel.schema.loader import MOST_TABLE_BYTES, read_text
-from costmodel.schema.references import beside, shown
+from costmodel.schema.loader import MAX_TABLE_BYTES, read_text
+from costmodel.schema.references import display_path, relative_path
 from costmodel.schema.tree import Tree
 from costmodel.schema.workload import RoutingFile
 from costmodel.workload.architecture import Architecture, MoeFfn
@@ -61,9 +61,11 @@ def _path(written: str, origin: Location | None, field: str) -> Path:
             f"{written!r} is no path of a file", hint=f"write `./{written.lstrip('/')}`, relative to this file",
             field=field, location=origin,
         )  # fmt: skip
-    path = beside(written, origin)
+    path = relative_path(written, origin)
     if not path.is_file():
-        raise InputError.single(f"there is no file {shown(path)}", hint="check the path", field=field, location=origin)
+        raise InputError.single(
+            f"there is no file {display_path(path)}", hint="check the path", field=field, location=origin
+        )
     return path
 
 
@@ -91,7 +93,7 @@ def _rows(path: Path, experts: int) -> Iterator[tuple[int, tuple[float, int]]]:
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield (line, column -> text) of every row."""
-    text = read_text(path, shown(path), MOST_TABLE_BYTES)
+    text = read_text(path, display_path(path), MAX_TABLE_BYTES)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
@@ -132,4 +134,4 @@ def _tokens(path: Path, written: str, line: int) -> float:
 
 
 def _error(path: Path, message: str, line: int | None, field: str, hint: str) -> InputError:
-    return InputError([Problem(Location(shown(path), line), field, message, hint)])
+    return InputError([Problem(Location(display_path(path), line), field, message, hint)])
