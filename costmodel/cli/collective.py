@@ -14,47 +14,27 @@ MODEL = "deepseek-v3"
 @click.command("collective")
 @click.argument("kind", metavar="KIND[:OPTION,…]")
 @click.option(
-    "--cluster",
-    required=True,
-    metavar="NAME",
-    shell_complete=names("clusters", "nodes", qualified=True),
+    "--cluster", required=True, metavar="NAME", shell_complete=names("clusters", "nodes", qualified=True),
     help="clusters/NAME or nodes/NAME.",
-)
+)  # fmt: skip
 @click.option(
-    "--ranks",
-    required=True,
-    type=int,
-    metavar="N",
+    "--ranks", required=True, type=int, metavar="N",
     help="Number of participating devices: within one node, or a whole number of nodes.",
-)
+)  # fmt: skip
 @click.option("--size", required=True, metavar="S", help="Total buffer size as in nccl-tests, e.g. 64MiB.")
 @click.option(
-    "--engine",
-    type=click.Choice(ENGINES),
-    default="analytic",
-    show_default=True,
+    "--engine", type=click.Choice(ENGINES), default="analytic", show_default=True,
     help="analytic: closed form; flow: flow-level network simulation.",
-)
+)  # fmt: skip
 @click.option(
-    "--model",
-    default=MODEL,
-    show_default=True,
-    metavar="NAME",
-    shell_complete=names("models", files=True),
+    "--model", default=MODEL, show_default=True, metavar="NAME", shell_complete=names("models", files=True),
     help="Model whose experts are used for dispatch and combine.",
-)
+)  # fmt: skip
 @common_options
 def command(
-    kind: str,
-    cluster: str,
-    ranks: int,
-    size: str,
-    engine: str,
-    model: str,
-    changes: tuple[str, ...],
-    as_json: bool,
+    kind: str, cluster: str, ranks: int, size: str, engine: str, model: str, changes: tuple[str, ...], as_json: bool,
     search_path: tuple[str, ...],
-) -> int:
+) -> int:  # fmt: skip
     """Predict a collective of KIND: all_reduce, all_gather, reduce_scatter, broadcast, all_to_all, send_recv, dispatch
     or combine.
 

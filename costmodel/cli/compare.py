@@ -14,11 +14,9 @@ from costmodel.cli.options import json_option, print_json
 @click.argument("other", metavar="RESULT|BENCH.json", type=click.Path(path_type=Path))
 @click.option("--scenario", metavar="NAME", help="Compare only this scenario.")
 @click.option(
-    "--trace",
-    metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False),
+    "--trace", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
     help="Both inputs are traces: merge them into FILE and compare the time of each class of operators.",
-)
+)  # fmt: skip
 @json_option
 def command(result: Path, other: Path, scenario: str | None, trace: Path | None, as_json: bool) -> int:
     """Compare RESULT (from `simulate --json`) with another result, metric by metric and operator by operator.

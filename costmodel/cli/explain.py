@@ -46,6 +46,7 @@ def command(
 
     from costmodel.api import load
     from costmodel.report import explain
+    from costmodel.result import stored_line
 
     chosen = None if scenario is None else [scenario]
     loaded = load(workload, set=read_changes(changes), cluster=cluster, search_path=search_path, scenarios=chosen)
@@ -67,7 +68,7 @@ def command(
             show_refused(refused)
             show_lines(lines, f"{again} --scenario {name}" if scenario else again, routing)
         return code
-    found = explain.explain(loaded, name, operator)
+    found = explain.explain(loaded, name, stored_line(operator))
     if as_json:
         print_json({**head, "operators": [each.document() for each in found]})
     else:

@@ -11,21 +11,13 @@ from costmodel.errors import InputError
 
 # Kind of file -> the shipped file that shows it: complete, commented and valid.
 EXAMPLES = {
-    "device": ("devices", "h100-sxm"),
-    "node": ("nodes", "dgx-h100"),
-    "cluster": ("clusters", "h800-2048-mpft"),
-    "framework": ("frameworks", "default"),
-    "precision": ("precisions", "bf16"),
-    "calibration": ("calibrations", "roofline"),
-    "model": ("models", "llama-3-8b"),
-    "workload": ("workloads", "deepseek_v3"),
-    "case": ("published", "deepseek_profile"),
-    "what_if": ("what_ifs", "deepseek_v3_gap"),
-    "study": ("studies", "deepseek_v3_decode"),
-    "fit_plan": ("fit_plans", "public"),
-    "topology": ("topologies", "mpft"),
-    "validation": ("validations", "public"),
-}
+    "device": ("devices", "h100-sxm"), "node": ("nodes", "dgx-h100"), "cluster": ("clusters", "h800-2048-mpft"),
+    "framework": ("frameworks", "default"), "precision": ("precisions", "bf16"),
+    "calibration": ("calibrations", "roofline"), "model": ("models", "llama-3-8b"),
+    "workload": ("workloads", "deepseek_v3"), "case": ("published", "deepseek_profile"),
+    "what_if": ("what_ifs", "deepseek_v3_gap"), "study": ("studies", "deepseek_v3_decode"),
+    "fit_plan": ("fit_plans", "public"), "topology": ("topologies", "mpft"), "validation": ("validations", "public"),
+}  # fmt: skip
 
 _TABLES = "measurement tables are CSV files: docs/measurements.md lists their columns, `costmodel profile` writes one"
 
@@ -41,12 +33,9 @@ def unknown_kind(kind: str, kinds: Iterable[str]) -> InputError:
 @click.command("init")
 @click.argument("kind", shell_complete=words(list(EXAMPLES)))
 @click.option(
-    "--from",
-    "source",
-    type=click.Path(),
-    metavar="PATH",
+    "--from", "source", type=click.Path(), metavar="PATH",
     help="For a model: a Hugging Face config.json, or its folder.",
-)
+)  # fmt: skip
 def command(kind: str, source: str | None) -> int:
     """Print a complete, valid example of KIND to start from. `costmodel schema KIND` lists all keys."""
     from costmodel.schema.references import Library

@@ -21,29 +21,20 @@ FORMS = ("md", "csv", "json")
 ENGINES = ("analytic", "event")
 
 set_option = click.option(
-    "--set",
-    "changes",
-    multiple=True,
-    metavar="PATH=VALUE",
+    "--set", "changes", multiple=True, metavar="PATH=VALUE",
     help='Set any field of the workload, e.g. hardware.memory.hbm.bandwidth="3 TB/s". Repeatable.',
-)
+)  # fmt: skip
 path_option = click.option(
-    "--path",
-    "search_path",
-    multiple=True,
-    metavar="FOLDER",
-    type=click.Path(file_okay=False),
+    "--path", "search_path", multiple=True, metavar="FOLDER", type=click.Path(file_okay=False),
     help="Folder with your own hardware/ and workloads/, searched first. Repeatable.",
-)
+)  # fmt: skip
 scenario_option = click.option(
     "--scenario", "scenarios", multiple=True, metavar="NAME", help="Run only this scenario. Repeatable."
 )
 cluster_option = click.option(
-    "--cluster",
-    metavar="NAME",
-    shell_complete=names("clusters", "nodes", qualified=True),
+    "--cluster", metavar="NAME", shell_complete=names("clusters", "nodes", qualified=True),
     help="Run every scenario on this cluster instead: clusters/NAME or nodes/NAME.",
-)
+)  # fmt: skip
 
 
 def output_option(metavar: str, text: str) -> Callable[[F], F]:

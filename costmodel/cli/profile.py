@@ -15,12 +15,9 @@ from costmodel.cli.options import output_option, path_option
     "--suite", "suites", multiple=True, metavar="NAME", help="Suite to time. Repeatable. Default: all suites."
 )
 @click.option(
-    "--minutes",
-    type=click.FloatRange(min=0, min_open=True),
-    default=5.0,
-    show_default=True,
+    "--minutes", type=click.FloatRange(min=0, min_open=True), default=5.0, show_default=True,
     help="Start no new kernel after this many minutes.",
-)
+)  # fmt: skip
 @output_option("FILE", "Table to write (.csv); missing folders are created.")
 @path_option
 def command(device: str, suites: tuple[str, ...], minutes: float, output: Path, search_path: tuple[str, ...]) -> int:

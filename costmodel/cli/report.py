@@ -10,11 +10,9 @@ import click
 @click.command("report")
 @click.argument("sources", metavar="RESULT|TRACE|DIR...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
+    "--output", type=click.Path(path_type=Path), metavar="DIR",
     help="Output folder (default: RESULT's name plus `_report`, or DIR/report).",
-)
+)  # fmt: skip
 def command(sources: tuple[Path, ...], output: Path | None) -> int:
     """Draw figures from RESULT (the --json output of simulate, search, sensitivity, reproduce or topology), TRACE (from
     `simulate --trace`) or DIR (from `sweep`).

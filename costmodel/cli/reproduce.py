@@ -12,12 +12,9 @@ from costmodel.errors import InputError
 @click.argument("cases", nargs=-1, metavar="[FILE|ID]...")
 @click.option("--class", "classes", multiple=True, metavar="NAME", help="Only this class of cases. Repeatable.")
 @click.option(
-    "--leave-out",
-    "--cross-validate",
-    "leave_out",
-    is_flag=True,
+    "--leave-out", "--cross-validate", "leave_out", is_flag=True,
     help="Before each comparison, refit framework parameters without that publication.",
-)
+)  # fmt: skip
 @json_option
 @path_option
 def command(

@@ -25,24 +25,15 @@ if TYPE_CHECKING:
     help="`minimise FORMULA` or `maximise FORMULA`; formulas use metric names and `devices`.",
 )
 @click.option(
-    "--constraint",
-    "constraints",
-    multiple=True,
-    metavar="TEXT",
+    "--constraint", "constraints", multiple=True, metavar="TEXT",
     help="Condition to meet, e.g. `tpot <= 50 ms`. Repeatable.",
-)
+)  # fmt: skip
 @click.option("--devices", metavar="N,N,…", help="Device counts to consider, e.g. 64,128.")
 @common_options
 def command(
-    workload: str,
-    scenarios: tuple[str, ...],
-    objective: str | None,
-    constraints: tuple[str, ...],
-    devices: str | None,
-    changes: tuple[str, ...],
-    as_json: bool,
-    search_path: tuple[str, ...],
-) -> int:
+    workload: str, scenarios: tuple[str, ...], objective: str | None, constraints: tuple[str, ...], devices: str | None,
+    changes: tuple[str, ...], as_json: bool, search_path: tuple[str, ...],
+) -> int:  # fmt: skip
     """Find the best parallel degrees, micro-batch size, recomputation and batch size for WORKLOAD.
 
     `--objective "minimise devices"` with a constraint finds the fewest devices that meet it. Anything fixed with

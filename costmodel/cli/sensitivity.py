@@ -13,14 +13,9 @@ from costmodel.errors import InputError
 @click.option("--metric", required=True, metavar="NAME", help="Metric to examine, such as step_time or tpot.")
 @workload_options
 def command(
-    workload: str,
-    metric: str,
-    scenarios: tuple[str, ...],
-    cluster: str | None,
-    changes: tuple[str, ...],
-    as_json: bool,
-    search_path: tuple[str, ...],
-) -> int:
+    workload: str, metric: str, scenarios: tuple[str, ...], cluster: str | None, changes: tuple[str, ...],
+    as_json: bool, search_path: tuple[str, ...],
+) -> int:  # fmt: skip
     """Rank the bandwidths, peaks, latencies, clocks and capacities of the hardware by their effect on a metric.
 
     An elasticity of -0.4 means: increasing the parameter by 1 % reduces the metric by 0.4 %.

@@ -19,31 +19,19 @@ if TYPE_CHECKING:
 @click.command("simulate")
 @click.argument("workload", shell_complete=names("workloads", files=True))
 @click.option(
-    "--engine",
-    type=click.Choice(ENGINES),
-    default="analytic",
-    show_default=True,
+    "--engine", type=click.Choice(ENGINES), default="analytic", show_default=True,
     help="analytic: closed form; event: discrete-event simulation.",
-)
+)  # fmt: skip
 @click.option("--full", is_flag=True, help="Simulate every rank, even identical ones (event engine only).")
 @click.option(
-    "--trace",
-    metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False),
+    "--trace", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
     help="Write the timeline for Perfetto to FILE; compressed if FILE ends in .gz (event engine only).",
-)
+)  # fmt: skip
 @workload_options
 def command(
-    workload: str,
-    scenarios: tuple[str, ...],
-    cluster: str | None,
-    engine: str,
-    full: bool,
-    trace: Path | None,
-    changes: tuple[str, ...],
-    as_json: bool,
-    search_path: tuple[str, ...],
-) -> int:
+    workload: str, scenarios: tuple[str, ...], cluster: str | None, engine: str, full: bool, trace: Path | None,
+    changes: tuple[str, ...], as_json: bool, search_path: tuple[str, ...],
+) -> int:  # fmt: skip
     """Predict time, memory, cost and the limiting resource for each scenario of WORKLOAD (a file or a name)."""
     from costmodel.api import event_engine, load
 

@@ -15,38 +15,23 @@ from costmodel.errors import InfeasibleError, InputError
 @click.command("sweep")
 @click.argument("workload", metavar="WORKLOAD|STUDY.yaml")
 @click.option(
-    "--vary",
-    "--axis",
-    "varied",
-    multiple=True,
-    metavar="PATH=VALUES",
+    "--vary", "--axis", "varied", multiple=True, metavar="PATH=VALUES",
     help="Axis to vary: a comma-separated list of values or LOW..HIGH:COUNT[:log]; join paths with `;` to vary them "
-    "together. Repeatable.",
-)
+         "together. Repeatable.",
+)  # fmt: skip
 @scenario_option
 @click.option("--cluster", metavar="NAME", hidden=True, help="As `--set scenarios.NAME.cluster=…` for every scenario.")
 @click.option("--workers", type=click.IntRange(1, 1024), metavar="N", help="Evaluate in this many processes.")
 @click.option(
-    "--cluster-scheduler",
-    "scheduler",
-    envvar="DASK_SCHEDULER_ADDRESS",
-    metavar="URL",
+    "--cluster-scheduler", "scheduler", envvar="DASK_SCHEDULER_ADDRESS", metavar="URL",
     help="Dask scheduler to use, or `embedded` to start a local one.",
-)
+)  # fmt: skip
 @output_option("DIR", "Output folder.")
 @common_options
 def command(
-    workload: str,
-    varied: tuple[str, ...],
-    scenarios: tuple[str, ...],
-    cluster: str | None,
-    changes: tuple[str, ...],
-    workers: int | None,
-    scheduler: str | None,
-    output: Path,
-    as_json: bool,
-    search_path: tuple[str, ...],
-) -> int:
+    workload: str, varied: tuple[str, ...], scenarios: tuple[str, ...], cluster: str | None, changes: tuple[str, ...],
+    workers: int | None, scheduler: str | None, output: Path, as_json: bool, search_path: tuple[str, ...],
+) -> int:  # fmt: skip
     """Evaluate a workload at every combination of values; writes results to DIR/points/ and the settings to
     DIR/study.json.
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from costmodel.report.number import Number
-from costmodel.report.page import show, table
+from costmodel.report.page import Number, show, table
 from costmodel.report.text import metric, quantity, readable
 from costmodel.result import shown_line
 from costmodel.study.comparing import Compared, Pair

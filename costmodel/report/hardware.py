@@ -45,15 +45,11 @@ def _show_devices(devices: Sequence[Mapping[str, Any]], bases: Mapping[str, str]
     for device in devices:
         memory, math = device["memory"][-1], device["math"]
         rows.add(
-            device["name"],
-            device["architecture"],
-            _in(memory["capacity"], "1 GiB", "size", 0),
+            device["name"], device["architecture"], _in(memory["capacity"], "1 GiB", "size", 0),
             _in(memory["bandwidth"], "1 TB/s", "bandwidth", 2),
             *(_in(math.get(dtype, {}).get("peak"), "1 TFLOP/s", "flop_rate", 0) for dtype in ("bf16", "fp8")),
-            _in(device["power"]["tdp"], "1 W", "power", 0),
-            _price(device["price"]),
-            bases[device["name"]],
-        )
+            _in(device["power"]["tdp"], "1 W", "power", 0), _price(device["price"]), bases[device["name"]],
+        )  # fmt: skip
     show(rows)
 
 

@@ -11,12 +11,7 @@ from costmodel.errors import InfeasibleError
 from costmodel.report.plots.sweep import count_not_drawn
 from costmodel.report.plotting import draw, file_names
 from costmodel.report.text import title_of
-from costmodel.report.web.answers import (
-    reproduced_sections,
-    search_sections,
-    sensitivity_sections,
-    topologies_sections,
-)
+from costmodel.report.web.answers import reproduced_sections, search_sections, sensitivity_sections, topologies_sections
 from costmodel.report.web.document import Section, page
 from costmodel.report.web.inline import EmbeddedPlot, read_plots
 from costmodel.report.web.result import about_result, result_sections

@@ -32,14 +32,9 @@ def show_models(models: Mapping[str, ModelDocument]) -> None:
         architecture = model.architecture
         count = parameter_count(architecture)
         rows.add(
-            name,
-            _short(float(count.total)),
-            _short(float(count.active_with_embedding)),
-            str(architecture.depth),
-            f"{architecture.hidden:g}",
-            attention(architecture),
-            f"{float(kv_bytes_per_token(architecture)):,.0f}",
-        )
+            name, _short(float(count.total)), _short(float(count.active_with_embedding)), str(architecture.depth),
+            f"{architecture.hidden:g}", attention(architecture), f"{float(kv_bytes_per_token(architecture)):,.0f}",
+        )  # fmt: skip
     show(rows)
     if any("~" in attention(model.architecture) for model in models.values()):
         show("~ some or all layers use a sliding window or another sparse pattern")
@@ -52,18 +47,13 @@ def show_models(models: Mapping[str, ModelDocument]) -> None:
 
 
 def attention(architecture: Architecture) -> str:
-    """Return the kinds of attention of a model: MLA heads, or MHA, GQA, MQA with query and key-value heads."""
-    return ", ".join(dict.fromkeys(_kind(layer.mixer) for layer in _widest(architecture)))
+    """Return the kinds of attention of a model: MLA heads, or MHA, GQA, MQA with query and key-value heads.
 
-
-def _widest(architecture: Architecture) -> list[Any]:
-    """Return one layer for each kind of heads, with a window if any layer of that kind has one."""
-    chosen: dict[str, Any] = {}
-    for layer in architecture.kinds:
-        name = _kind(layer.mixer).rstrip("~")
-        if name not in chosen or _kind(layer.mixer).endswith("~"):
-            chosen[name] = layer
-    return list(chosen.values())
+    A kind ends with `~` if any of its layers has a window or another sparse pattern.
+    """
+    kinds = dict.fromkeys(_kind(layer.mixer) for layer in architecture.kinds)
+    names = dict.fromkeys(kind.rstrip("~") for kind in kinds)
+    return ", ".join(f"{name}~" if f"{name}~" in kinds else name for name in names)
 
 
 def _kind(mixer: Any) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from costmodel.report.number import Number
-from costmodel.report.page import Table, show, table
+from costmodel.report.page import Number, Table, show, table
 from costmodel.report.text import NONE, dollars, quantity, whole
 
 if TYPE_CHECKING:

@@ -15,11 +15,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 import click
-
-from costmodel.report.number import Number
 
 Cell: TypeAlias = "str | tuple[str, str] | float"  # text, text and its style, or the share that a bar shows
 GAP = "  "
@@ -27,6 +25,22 @@ BAR = 12  # characters of a full bar
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _GROUPED = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
 _format: ContextVar[str] = ContextVar("format", default="text")
+
+
+class Number(str):
+    """Text with its value in SI: low is the value, or the lower end of an interval whose upper end is high."""
+
+    __slots__ = ("high", "low", "unit")
+
+    low: float
+    high: float | None
+    unit: str
+
+    def __new__(cls, text: str, low: float, unit: str = "", high: float | None = None) -> Self:
+        """Return the text with its value."""
+        number = super().__new__(cls, text)
+        number.low, number.high, number.unit = float(low), None if high is None else float(high), unit
+        return number
 
 
 @dataclass(slots=True)

@@ -10,8 +10,7 @@ from costmodel.fitting.calibrate import CalibrationRun
 from costmodel.fitting.run_plan import FEWEST
 from costmodel.fitting.scoring import Score
 from costmodel.measurements.exclusions import Exclusion
-from costmodel.report.number import Number
-from costmodel.report.page import show, table
+from costmodel.report.page import Number, show, table
 from costmodel.report.text import NONE
 
 _FOLDERS = re.compile(r"(?<!\S)\S*/(?=\S+:\d+)")  # folders before a file's name and line

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from costmodel.report.number import Number
-from costmodel.report.page import show, table
+from costmodel.report.page import Number, show, table
 from costmodel.report.text import NONE, count, metric, setting
 from costmodel.schema import ResolvedWorkload
 from costmodel.schema.quantity import Measure

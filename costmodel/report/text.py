@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 
-from costmodel.report.number import Number
+from costmodel.report.page import Number
 from costmodel.schema.metrics import dimension_of, unit_of
 from costmodel.units import base_unit, parse, render
 

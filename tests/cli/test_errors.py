@@ -23,10 +23,10 @@ def workload(tmp_path, text):
         (("simulate", "deepseek_v33"), "did you mean `deepseek_v3` or"),
         (("simulate", "no/such/file.yaml"), "neither a file nor a known workload"),
         (("simulate", "."), "is a directory"),
-        (("simulate", FLAGSHIP, "--set", "foo"), "is not PATH=VALUE"),
-        (("simulate", FLAGSHIP, "--set", "=1"), "is not PATH=VALUE"),
+        (("simulate", FLAGSHIP, "--set", "foo"), "must have the form PATH=VALUE"),
+        (("simulate", FLAGSHIP, "--set", "=1"), "must have the form PATH=VALUE"),
         (("simulate", FLAGSHIP, "--set", "model.hiden=7168"), "did you mean `hidden`?"),
-        (("simulate", FLAGSHIP, "--set", "hardware.processors=1", "--set", "hardware.processors=2"), "is set twice"),
+        (("simulate", FLAGSHIP, "--set", "hardware.processors=1", "--set", "hardware.processors=2"), "is given twice"),
         (("simulate", FLAGSHIP, "--set", "hardware.memory.hbm.bandwidth=4 Gb/s"), "Gbit/s"),
         (("simulate", FLAGSHIP, "--set", "hardware.memory.hbm.bandwidth=4"), "has no unit"),
         (("simulate", FLAGSHIP, "--cluster", "clusters/h800-2048-mpf"), "h800-2048-mpft"),
@@ -146,7 +146,7 @@ def test_our_own_bug_is_one_line_with_a_way_to_the_traceback():
 
     quiet, loud = crash(sys.executable), crash(sys.executable, COSTMODEL_DEBUG="1")
     assert quiet.returncode == loud.returncode == 1
-    assert "this is a bug in costmodel: KeyError" in quiet.stderr
+    assert "This is a bug in costmodel: KeyError" in quiet.stderr
     assert "COSTMODEL_DEBUG=1" in quiet.stderr
     assert "Traceback" not in quiet.stderr
     assert "Traceback" in loud.stderr

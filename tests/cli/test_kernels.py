@@ -47,7 +47,7 @@ def test_rows_keep_their_order_and_every_column(run, world):
     before, after = rows_of(table), rows_of(world / "out.csv")
     assert list(after[0]) == [*before[0], *ADDED]
     assert [{name: row[name] for name in before[0]} for row in after] == before
-    assert done.out == "6 rows to out.csv: 3 none, 3 roofline\n"
+    assert done.out == "wrote 6 rows to out.csv (3 without a prediction, 3 roofline)\n"
 
 
 def test_unknown_names_are_told_and_what_can_be_predicted_is(run, world):

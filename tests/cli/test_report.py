@@ -111,7 +111,7 @@ def test_what_does_not_fit_is_drawn_as_its_ledger_alone(run, tmp_path):
     file.write_text(run("simulate", FLAGSHIP, *options).out)
     assert run("report", file, "--output", tmp_path / "figures").code == 0
     assert names(tmp_path / "figures", ".svg") == ["memory"]
-    assert "does not run" in (tmp_path / "figures" / "memory.svg").read_text()
+    assert "cannot run" in (tmp_path / "figures" / "memory.svg").read_text()
 
 
 def test_the_data_of_a_swept_figure_are_the_table_s_points(run, tmp_path):
@@ -253,7 +253,7 @@ def test_what_is_not_drawn_is_told(run, tmp_path):
     done = run("report", swept)
     assert done.code == 0
     assert len(names(swept / "report", ".svg")) == 12
-    assert done.err == "4 more combinations of its axes are not drawn; its table holds them\n"
+    assert done.err == "4 more axis combinations are not drawn; they are in the table\n"
 
 
 def test_axes_that_vary_together_are_all_in_a_figure_and_its_data(run, tmp_path):

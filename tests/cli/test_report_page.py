@@ -62,7 +62,7 @@ def test_the_page_of_a_sweep_has_its_points_in_their_units(pages):
 
 def test_the_page_of_a_trace_has_the_work_of_each_row(pages):
     page = pages["trace"].read_text()
-    assert "<caption>Work that is shown</caption>" in page
+    assert "<caption>Work shown</caption>" in page
     assert "<title>" in page.partition("<svg")[2]
 
 

@@ -37,12 +37,12 @@ def test_a_sweep_prints_its_axes_range_best_point_and_what_cannot_run(run, tmp_p
     assert re.search(r"decode +decode.batch_per_device +64\n", done.out)
     assert re.search(r"decode +hbm.capacity +80 GiB\n", done.out)
     assert "2 of 4 points cannot run: does not fit in memory" in done.out
-    assert "training: left out" in done.out
+    assert "training: skipped" in done.out
     assert sorted(os.listdir(tmp_path / "out")) == ["points", "study.json"]
 
 
 def test_json_is_the_study_with_a_summary_and_nothing_else(run, tmp_path):
-    done = run(*sweep(RANGE), "--scenario", "prefill", "--output", tmp_path / "out", "--json")
+    done = run("sweep", FLAGSHIP, "--axis", RANGE, "--scenario", "prefill", "--output", tmp_path / "out", "--json")
     document = json.loads(done.out)
     summary = document.pop("summary")
     assert document == json.loads((tmp_path / "out" / "study.json").read_text())

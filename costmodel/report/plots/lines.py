@@ -8,16 +8,7 @@ from matplotlib.figure import Figure
 
 from costmodel.quantities import Array
 from costmodel.report.plots.view import View, is_wide
-from costmodel.report.style import (
-    BLACK,
-    CYCLE,
-    add_tooltip,
-    canvas,
-    display_name,
-    linear_axis,
-    log_axis,
-    marked_axis,
-)
+from costmodel.report.style import BLACK, CYCLE, add_tooltip, canvas, display_name, linear_axis, log_axis, marked_axis
 from costmodel.report.text import interval, metric
 from costmodel.result import reason_kind
 from costmodel.study.points import Grid

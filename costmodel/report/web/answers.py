@@ -6,25 +6,16 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 
 from costmodel.report.network import topologies_table
-from costmodel.report.number import Number
-from costmodel.report.page import table
+from costmodel.report.page import Number, table
 from costmodel.report.plots.pareto import layout_name
 from costmodel.report.plotting import by_class, file_names
-from costmodel.report.reproduce import results_table
+from costmodel.report.reproduce import Compared, results_table
 from costmodel.report.text import NONE, interval, metric, percent, title_of, whole
 from costmodel.report.web.document import Section
 from costmodel.report.web.inline import EmbeddedPlot, figure
 from costmodel.report.web.markup import html_table, items
 from costmodel.result import PHASES
-from costmodel.schema.answers import (
-    FoundLayout,
-    ParameterSensitivity,
-    ReproducedFile,
-    ReproducedValue,
-    SearchFile,
-    SensitivityFile,
-    TopologiesFile,
-)
+from costmodel.schema.answers import FoundLayout, ReproducedFile, SearchFile, SensitivityFile, TopologiesFile
 
 MOST_RESULTS = 500  # published results that a table lists
 
@@ -74,22 +65,23 @@ def sensitivity_sections(
     sensitivity: SensitivityFile, plots: Mapping[str, EmbeddedPlot], prefix: str = ""
 ) -> list[Section]:
     """Return a section for each scenario that was examined."""
-    name = sensitivity.metric
+    title = title_of(sensitivity.metric)
     return [
         Section(scenario, [
-            figure(plots, f"{prefix}tornado-{file}", f"{scenario}: elasticity of {title_of(name)}"),
-            _slopes(name, sensitivity.scenarios[scenario]),
+            figure(plots, f"{prefix}tornado-{file}", f"{scenario}: elasticity of {title}"),
+            _slopes(sensitivity, scenario),
         ])
         for scenario, file in file_names(sensitivity.scenarios).items()
     ]  # fmt: skip
 
 
-def _slopes(name: str, slopes: list[ParameterSensitivity]) -> str:
+def _slopes(sensitivity: SensitivityFile, scenario: str) -> str:
+    name = sensitivity.metric
     rows = table(
         "parameter", ">value", ">elasticity", f">{name} if 10 % better", ">80 % interval",
         ">saves ($ per trillion tokens)",
     )  # fmt: skip
-    for slope in slopes:
+    for slope in sensitivity.scenarios[scenario]:
         rows.add(
             slope.path, Number(f"{slope.value:.6g}", slope.value), Number(f"{slope.elasticity:+.3f}", slope.elasticity),
             metric(name, slope.better), _interval(name, slope.better_interval),
@@ -113,7 +105,7 @@ def reproduced_sections(results: ReproducedFile, plots: Mapping[str, EmbeddedPlo
     return sections
 
 
-def _errors(results: list[ReproducedValue]) -> list[str]:
+def _errors(results: Sequence[Compared]) -> list[str]:
     """Return the number of results, of errors, their median and mean, and the share of values within intervals."""
     errors = [abs(result.error) for result in results if result.error is not None]
     inside = [

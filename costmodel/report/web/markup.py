@@ -8,8 +8,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from costmodel.report.number import Number
-from costmodel.report.page import Cell, Table, cell_text
+from costmodel.report.page import Cell, Number, Table, cell_text
 
 UNPRINTABLE = "\ufffd"
 NUMBER = ' class="number"'  # attribute of right-aligned cells

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from costmodel.report.number import Number
-from costmodel.report.page import Table, table
+from costmodel.report.page import Number, Table, table
 from costmodel.report.plots.memory import PARTS
 from costmodel.report.plotting import file_names
 from costmodel.report.simulate import interval_of, metrics_table
