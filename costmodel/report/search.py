@@ -8,6 +8,7 @@ from typing import Any
 from costmodel.report.page import Table, show, table
 from costmodel.report.text import NONE, gib, interval, metric, setting, short_paths
 from costmodel.result import PHASES
+from costmodel.schema.answers import FoundScenario
 from costmodel.study.goals import Candidate, SearchResult
 
 MOST_COUNTS = 4  # device counts that are listed
@@ -15,12 +16,7 @@ MOST_COUNTS = 4  # device counts that are listed
 
 def show_search(result: SearchResult) -> None:
     """Print how many layouts were considered, the best ones, and the Pareto front of the two token rates."""
-    ruled_out = " (bounds rule out the rest)" if result.scheduled < result.feasible else ""
-    show(
-        f"{result.scenario}: considered {result.looked_at:,} layouts on {_device_counts(result.devices)} devices; "
-        f"{result.feasible:,} divide evenly; {result.scheduled:,} evaluated in full{ruled_out}",
-        "bold",
-    )
+    show(f"{result.scenario}: {considered(result, f' on {_device_counts(result.devices)} devices')}", "bold")
     if result.stages is not None:
         show(f"stages: {result.stages}")
     if not result.best:
@@ -36,6 +32,15 @@ def show_search(result: SearchResult) -> None:
         show("")
         show("Pareto front: tokens/s per device against tokens/s per user", "bold")
         show(_layouts(result.front, result.axes, front=True))
+
+
+def considered(result: SearchResult | FoundScenario, where: str = "") -> str:
+    """Return how many layouts were considered, are valid, and were evaluated."""
+    ruled_out = " (bounds rule out the rest)" if result.scheduled < result.feasible else ""
+    return (
+        f"considered {result.looked_at:,} layouts{where}; {result.feasible:,} divide evenly; "
+        f"{result.scheduled:,} evaluated in full{ruled_out}"
+    )
 
 
 def _device_counts(counts: Sequence[int]) -> str:

@@ -12,7 +12,7 @@ from costmodel.report.style import BLACK, BLUE, WIDTH, add_tooltip, display_name
 from costmodel.report.text import interval, metric
 
 LONGEST_LABEL = 44  # characters of a line beside a bar
-ROOM = 1.34  # end of the axis, in lengths of the longest bar
+ROOM, NOTE_ROOM = 1.34, 0.045  # end of the axis in lengths of the longest bar, and more per character of a note
 WHOLE = 1.15  # end of an axis of shares
 
 
@@ -65,5 +65,6 @@ def draw_bars(axes: Axes, bars: Sequence[Bar], what: str, dimension: str) -> Non
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
     top = max(max(bar.value, bar.high or 0.0) for bar in bars)
-    axes.set_xlim(0.0, min(ROOM * top, WHOLE) if dimension == "ratio" and top <= 1.0 else ROOM * top)
+    right = (ROOM + NOTE_ROOM * max(len(bar.note) for bar in bars)) * top
+    axes.set_xlim(0.0, min(right, WHOLE) if dimension == "ratio" and top <= 1.0 else right)
     linear_axis(axes.xaxis, what, dimension, top)

@@ -33,7 +33,7 @@ def topologies_plot(fabrics: Sequence[TopologyResult]) -> Plot | None:
     )
     for axes, (title, colour, values, text) in zip(panels, columns, strict=True):
         is_log = _draw(axes, values, colour, [f"{name}: {title}" for name in names], text)
-        axes.set_title(title + (" (log)" if is_log else ""), loc="left", fontsize=8)
+        axes.set_title(title + (" (log)" if is_log else ""), loc="left", fontsize=7)
     label_rows(panels[0], names, size=8)
     rows = ([getattr(fabric, column) for column in COLUMNS] for fabric in fabrics)
     return Plot(figure, {"": table(COLUMNS, rows)})

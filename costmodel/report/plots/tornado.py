@@ -36,7 +36,7 @@ def tornado_plot(scenario: str, metric: str, slopes: Sequence[ParameterSensitivi
     axes.axvline(0.0, color=BLACK, linewidth=0.8)
     label_rows(axes, [slope.path.removeprefix("hardware.") for slope in shown], size=8, longest=46)
     axes.set_xmargin(0.16)
-    axes.set_xlabel(f"{display_name(scenario)}: change in {title_of(metric)} for a 1 % increase (%)")
+    figure.supxlabel(f"{display_name(scenario)}: change in {title_of(metric)} for a 1 % increase (%)", fontsize=9)
     signs = {slope.elasticity > 0 for slope in shown}
     legend = {False: (BLUE, "decreases the metric"), True: (VERMILLION, "increases the metric")}
     handles = [Patch(color=legend[sign][0], label=legend[sign][1]) for sign in sorted(signs)]

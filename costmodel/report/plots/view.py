@@ -39,7 +39,7 @@ class View:
     @property
     def what(self) -> str:
         """Return the label of the metric."""
-        return f"{display_name(self.scenario)}: {title_of(self.metric)}"
+        return title_of(self.metric)
 
     def all_of(self, i: int) -> tuple[SweepAxis, ...]:
         """Return axis i and those that vary together with it."""
@@ -67,9 +67,9 @@ class View:
         return position_text(self.all_of(i), self.short, position)
 
     def caption(self, axes: Axes) -> None:
-        """Write the values of the other axes above the plot."""
-        if self.fixed:
-            axes.set_title(display_name(self.fixed, 80), loc="left", fontsize=8)
+        """Write the scenario and the values of the other axes above the plot."""
+        title = f"{display_name(self.scenario)}{': ' if self.fixed else ''}{self.fixed}"
+        axes.set_title(display_name(title, 80), loc="left", fontsize=8)
 
     @property
     def dimension(self) -> str:

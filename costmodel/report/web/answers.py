@@ -10,6 +10,7 @@ from costmodel.report.page import Number, table
 from costmodel.report.plots.pareto import layout_name
 from costmodel.report.plotting import by_class, file_names
 from costmodel.report.reproduce import Compared, results_table
+from costmodel.report.search import considered
 from costmodel.report.text import NONE, interval, metric, percent, title_of, whole
 from costmodel.report.web.document import Section
 from costmodel.report.web.inline import EmbeddedPlot, figure
@@ -25,13 +26,8 @@ def search_sections(search: SearchFile, plots: Mapping[str, EmbeddedPlot], prefi
     sections = []
     for name, file in file_names(search.scenarios).items():
         result = search.scenarios[name]
-        ruled_out = " (bounds rule out the rest)" if result.scheduled < result.feasible else ""
-        considered = (
-            f"considered {result.looked_at:,} layouts; {result.feasible:,} divide evenly; "
-            f"{result.scheduled:,} evaluated in full{ruled_out}"
-        )
         sections.append(Section(name, [
-            items([considered]),
+            items([considered(result)]),
             figure(plots, f"{prefix}best-{file}", f"{name}: the best layouts, 80 % intervals"),
             _layouts("Best", result.best),
             figure(plots, f"{prefix}pareto-{file}", f"{name}: tokens/s per device against tokens/s per user"),
