@@ -163,7 +163,7 @@ def _wire(priced: TimedOperator, framework: Framework, bare: Callable[[], float]
     """
     fit, time = priced.fit, priced.time
     if fit.form is None or float(time.network) <= 0:
-        return Wire(float(framework.launch * fit.launch), float(fit.network), None)
+        return Wire(float(framework.launch * fit.launch_factor), float(fit.network_efficiency), None)
     return Wire(0.0, bare() / float(time.network), float(time.fixed))
 
 

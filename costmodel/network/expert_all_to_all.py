@@ -56,7 +56,15 @@ def expert_all_to_all_time(exchange: ExpertAllToAll, path: GroupLinks) -> Second
     alike in a combine; the other side is that of the fullest place, which is never less: load_N of nodes, load_n of
     ranks in deduplicated copies, load in copies an expert. A node's copies share its NICs evenly.
     """
+    return concurrent_time(*wire_times(exchange, token_copies(exchange, path), path), path)
+
+
+def wire_times(exchange: ExpertAllToAll, copies: TokenCopies, path: GroupLinks) -> tuple[Seconds, Seconds]:
+    """Return what the links between nodes and inside them take for the bytes [s]."""
     sent = exchange.tokens * exchange.token_bytes
-    found = token_copies(exchange, path)
-    outer, inner = sent * found.inter / path.inter, sent * found.intra / path.intra
-    return where(path.size > 1, maximum(outer, inner) + path.latency, 0.0)
+    return sent * copies.inter / path.inter, sent * copies.intra / path.intra
+
+
+def concurrent_time(inter: Seconds, intra: Seconds, path: GroupLinks) -> Seconds:
+    """Return the time of both kinds of links, which carry at the same time [s]; zero in a group of one."""
+    return where(path.size > 1, maximum(inter, intra) + path.latency, 0.0)

@@ -21,6 +21,7 @@ from costmodel.hardware import (
 from costmodel.quantities import Count, Quantity, ceil, minimum
 from costmodel.schema.cluster import ClusterFile, HostFile, NetworkFile, NodeFile
 from costmodel.schema.device import DeviceFile, MathFile
+from costmodel.schema.earlier_names import name_of_today
 from costmodel.schema.framework import FrameworkFile, PrecisionFile, TileFile
 from costmodel.schema.mixers import (
     AnyMixer,
@@ -312,8 +313,8 @@ def framework(file: FrameworkFile) -> Framework:
 
 def _implementations(file: FrameworkFile) -> dict[str, tuple[str, ...]]:
     """Return the kernel libraries that each family names, one or several."""
-    named = file.implementations.items()
-    return {family: (one,) if isinstance(one, str) else tuple(one) for family, one in named}
+    named = {key: [names] if isinstance(names, str) else names for key, names in file.implementations.items()}
+    return {name_of_today(key): tuple(map(name_of_today, names)) for key, names in named.items()}
 
 
 def _tile(file: TileFile) -> Tile:

@@ -6,11 +6,12 @@ import difflib
 import typing
 from collections.abc import Sequence
 from types import UnionType
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Tag, ValidationError
 
 from costmodel.errors import Location, Problem
+from costmodel.schema.earlier_names import FORM_KINDS
 from costmodel.schema.loader import kind_of
 from costmodel.schema.references import suggest
 from costmodel.schema.tree import Tree, plain
@@ -32,8 +33,12 @@ _OTHER_NAMES = {
 
 
 class Strict(BaseModel):
-    """A mapping of a file: unknown keys are errors. Built when first used, which keeps start-up short."""
+    """A mapping of a file: unknown keys are errors. Built when first used, which keeps start-up short.
 
+    earlier: keys that it had before, each with the one of today.
+    """
+
+    earlier: ClassVar[dict[str, str]] = {}
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, protected_namespaces=())
 
 
@@ -46,7 +51,7 @@ def checked(model: type[Model], tree: Tree, problems: list[Problem], prefix: str
         return model.model_validate(raw)
     except ValidationError as error:
         findings = [dict(finding) for finding in error.errors(include_url=False)]
-        renamed = _renamed(findings)
+        renamed = _renamed(findings, model)
         problems.extend(
             _problem(finding, model, tree, prefix)
             for finding in findings
@@ -55,14 +60,14 @@ def checked(model: type[Model], tree: Tree, problems: list[Problem], prefix: str
         return None
 
 
-def _renamed(findings: list[dict[str, Any]]) -> set[tuple[str | int, ...]]:
+def _renamed(findings: list[dict[str, Any]], model: type[Strict]) -> set[tuple[str | int, ...]]:
     """Return the places of missing keys that stand there under another name: those need no problem of their own."""
     missing = [finding["loc"] for finding in findings if finding["type"] == "missing"]
     renamed: set[tuple[str | int, ...]] = set()
     for place in (finding["loc"] for finding in findings if finding["type"] == "extra_forbidden"):
         beside = [str(other[-1]) for other in missing if other[:-1] == place[:-1]]
         word = str(place[-1])
-        ours = _OTHER_NAMES.get(word)
+        ours = _earlier(model, place) or _OTHER_NAMES.get(word)
         meant = [ours] if ours in beside else difflib.get_close_matches(word, beside, n=1)
         renamed.update((*place[:-1], str(name)) for name in meant)
     return renamed
@@ -74,9 +79,10 @@ def _problem(finding: dict[str, Any], model: type[Strict], tree: Tree, prefix: s
     place = _without_tags(model, [part for part in finding["loc"] if part != "[key]"])
     if kind == "extra_forbidden":
         known = keys_at(model, place[:-1])
-        ours = _OTHER_NAMES.get(str(place[-1]))
+        today = _earlier(model, place)
+        ours = today or _OTHER_NAMES.get(str(place[-1]))
         hint = f"write `{ours}`" if ours in known else suggest(str(place[-1]), known)
-        message = "unknown key"
+        message = f"is now `{today}`" if today else "unknown key"
     elif kind == "missing":
         message, hint = "is missing", "add it" + _what_to_add(model, place)
     else:
@@ -96,6 +102,9 @@ def _told(kind: str, finding: dict[str, Any]) -> tuple[str, str]:
         return f"{given} is no known choice", suggest(str(value), known)
     if kind == "union_tag_invalid":
         known = [word.strip("'") for word in context["expected_tags"].split(", ")]
+        today = FORM_KINDS.get(context["tag"])
+        if today in known:
+            return f"`{context['tag']}` is now `{today}`", f"write `{today}`"
         return f"{_key(context)} {context['tag']!r} is no known choice", suggest(context["tag"], known)
     if kind == "union_tag_not_found":
         return f"{_key(context)} is missing", "add it to say which kind this is"
@@ -130,10 +139,21 @@ def _what_to_add(model: type[Strict], place: Sequence[str | int]) -> str:
 
 def keys_at(model: type[Strict], place: Sequence[str | int]) -> list[str]:
     """Return the keys that the mapping at `place` may have."""
+    return [field.alias or name for owner in _owners(model, place) for name, field in owner.model_fields.items()]
+
+
+def _earlier(model: type[Strict], place: Sequence[str | int]) -> str | None:
+    """Return the key of today where the one at `place` is what it was called before."""
+    key = str(place[-1])
+    return next((owner.earlier[key] for owner in _owners(model, place[:-1]) if key in owner.earlier), None)
+
+
+def _owners(model: type[Strict], place: Sequence[str | int]) -> list[type[Strict]]:
+    """Return the file models that the mapping at `place` may be of."""
     current: Any = model
     for part in place:
         current = _inside(current, part)
-    return [field.alias or name for owner in classes_of(current) for name, field in owner.model_fields.items()]
+    return classes_of(current)
 
 
 def _inside(annotation: Any, part: str | int) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 from costmodel.quantities import Bytes, Count, Flop, Mask, Quantity, Seconds, is_single, maximum, minimum, where
 from costmodel.workload.order_statistics import normal_maximum
 from costmodel.workload.popularity import Popularity
+from costmodel.workload.variant import Variant
 
 TINY = 1e-12  # a group of one has no fullest rank
 
@@ -52,11 +53,10 @@ class Gemm:
     def variant(self) -> str:
         """Return which kernels of the family run it: those of its number format, of masked buffers, of two vectors.
 
-        Both operands of a block-scaled weight gradient (`turned`) carry scales along their rows only.
+        Both operands of a block-scaled weight gradient carry scales along their rows only.
         """
-        if not self.block_scaled:
-            return f"{self.dtype}{'_masked' if self.masked else ''}"
-        return f"{self.dtype}_block{'_masked' if self.masked else ''}{'_turned' if self.is_wgrad else ''}"
+        is_wgrad = self.block_scaled and self.is_wgrad
+        return str(Variant(self.dtype, block_scaled=self.block_scaled, masked=self.masked, is_wgrad=is_wgrad))
 
     @property
     def flop(self) -> Flop:
@@ -115,7 +115,7 @@ class AttentionKernel:
     @property
     def variant(self) -> str:
         """Return which kernels of the family run it: those of its number format, and of a narrower cache's."""
-        return f"{self.dtype}_narrow" if self.quantized_kv else self.dtype
+        return str(Variant(self.dtype, quantized_kv=self.quantized_kv))
 
     @property
     def flop(self) -> Flop:

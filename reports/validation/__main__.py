@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from costmodel.calibration.fit_lookup import read
+from costmodel.calibration.fit_files import read
 from costmodel.report.plots.drawn import Drawn
 from costmodel.report.plots.validation import validation_figure
 from costmodel.report.style import rendered, styled
