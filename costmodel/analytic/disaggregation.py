@@ -120,8 +120,8 @@ class DisaggregatedEvaluation(Unscheduled):
 
     def _link_rate(self) -> Quantity:
         """Return the requests a second whose cache one device's link can carry, of all that its group serves."""
-        bandwidth = group_links(_pair(self._plan), self._scenario.cluster).slowest * self._transfer.fit.network
-        return bandwidth / delivered(self._scenario, self._plan)
+        link = group_links(_pair(self._plan), self._scenario.cluster).slowest
+        return link * self._transfer.fit.network_efficiency / delivered(self._scenario, self._plan)
 
     @property
     def _steps(self) -> Quantity:
