@@ -12,7 +12,7 @@ from costmodel.schema.strict import Strict
 from costmodel.workload import architecture, plans, scenario, simulation
 from costmodel.workload import patterns as pattern_records
 
-PROVENANCE = {"sources", "aliases", "calibration"}
+PROVENANCE = {"sources", "aliases", "die", "calibration"}
 PAIRS: list[tuple[type[Strict], type, set[str]]] = [
     (device.DeviceFile, hardware.Device, set()),
     (device.MathUnitFile, hardware.MathUnit, {"peak"}),  # becomes a rate per processor and cycle
