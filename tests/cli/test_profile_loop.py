@@ -27,7 +27,7 @@ HELD_OUT = 5  # every fifth kernel is kept from the fit
 BAR = 0.15  # median error on those, beyond what two runs of the same kernels differ by
 FEWEST = 10  # of them, for each kind
 KINDS = ("gemm", "attention")
-MINUTES, RUNS = 0.25, 12  # of one run, and how many there are at most: a busy machine times few kernels a minute
+RUNS = 20  # at most: a busy machine times few kernels a minute
 MODEL = """
 schema: costmodel/model@1
 name: small
@@ -46,10 +46,10 @@ scenarios:
 """
 
 
-def profiled(table: Path, enough: int) -> Path:
+def profiled(table: Path, enough: int, minutes: float) -> Path:
     """Time products and attention until there are enough kernels of each kind; return the table."""
     suites = ("--suite", "gemm", "--suite", "attention")
-    arguments = command("profile", "--device", "cpu", *suites, "--minutes", str(MINUTES), "--output", table)
+    arguments = command("profile", "--device", "cpu", *suites, "--minutes", str(minutes), "--output", table)
     for _ in range(RUNS):
         done = subprocess.run(arguments, capture_output=True, text=True, timeout=200, check=False)
         assert done.returncode == 0, done.stderr
@@ -61,7 +61,7 @@ def profiled(table: Path, enough: int) -> Path:
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a table of which enough is held out."""
-    return profiled(tmp_path_factory.mktemp("loop") / "mine.csv", 7 * FEWEST)
+    return profiled(tmp_path_factory.mktemp("loop") / "mine.csv", 7 * FEWEST, 0.4)
 
 
 def times(table: Path, kind: str) -> dict[str, float]:
@@ -91,7 +91,7 @@ def split(table: Path) -> tuple[Path, Path]:
 
 def test_the_loop_predicts_kernels_of_this_machine_that_no_fit_has_seen(run, measured, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    again = profiled(tmp_path / "again.csv", 2 * FEWEST)
+    again = profiled(tmp_path / "again.csv", 2 * FEWEST, 0.2)
     seen, unseen = split(measured)
     root = measured.with_suffix("")
     output = root / "hardware/calibrations/this-cpu/torch.yaml"
