@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from costmodel.analytic.bound import bound_times
-from costmodel.analytic.breakdown import SLOWED
+from costmodel.analytic.breakdown import ALL_TO_ALL_CONTENTION
 from costmodel.analytic.evaluation import Evaluation, evaluate
 from costmodel.analytic.expert_load import routing_facts
 from costmodel.analytic.operator_timing import TimedOperator
@@ -170,7 +170,7 @@ def explain(workload: Workload, scenario: str, name: str) -> list[Explanation]:
 def _unknown(workload: Workload, scenario: str, name: str, known: list[str]) -> InputError:
     """Return the error of a name that no operator has: a wait between operators, or nothing at all."""
     everything = "without --op every line is listed"
-    if name == SLOWED:
+    if name == ALL_TO_ALL_CONTENTION:
         text = (
             f"{name!r} is no operator: beside expert exchanges kernels take `framework.moe_comm_slowdown` times as long"
         )

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from costmodel.event.engine import Timeline
-from costmodel.event.graph import COPY, KERNEL, MARK, MESSAGE, START
+from costmodel.event.graph import COPY, KERNEL, LAUNCH, MARK, MESSAGE
 from costmodel.schema.whole_files import make_folder, write_whole
 from costmodel.study.timelines import ACTIONS, MICRO, Slice, class_of
 
-CATEGORIES = {KERNEL: "kernel", MESSAGE: "kernel", COPY: "gpu_memcpy", START: "cuda_runtime"}
+CATEGORIES = {KERNEL: "kernel", MESSAGE: "kernel", COPY: "gpu_memcpy", LAUNCH: "cuda_runtime"}
 DIGITS = 4  # of microseconds
 _ACTION_THREAD = 0
 _SIDE = 1 << 16  # processes of one side of a comparison
@@ -189,7 +189,7 @@ def _counters(timeline: Timeline, first: int) -> Iterator[dict[str, Any]]:
     for span in graph.spans:
         begin = float(timeline.start[span.first : span.last + 1].min())
         own = steps[span.device, "memory", "activations"]
-        own += [(begin, float(span.takes)), (_ended(timeline, span.last), -float(span.frees))]
+        own += [(begin, float(span.allocates)), (_ended(timeline, span.last), -float(span.frees))]
     for (device, name, what), changes in sorted(steps.items()):
         level = 0.0
         by_time: dict[float, float] = defaultdict(float)
