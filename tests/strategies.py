@@ -20,6 +20,7 @@ from builders import (
     pools,
     scenario,
 )
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from costmodel.hardware import Cluster, Host, Link, MathUnit, MemoryLevel, Network, Nic
@@ -49,6 +50,9 @@ from costmodel.workload.scenario import (
     Tile,
 )
 from costmodel.workload.schedules import SCHEDULES
+
+# Of a property that evaluates whole scenarios: a quarter of the examples that the profile gives to others.
+few = settings(max_examples=settings().max_examples // 4)
 
 
 def rates(low: float, high: float) -> st.SearchStrategy[float]:

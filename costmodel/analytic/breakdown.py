@@ -95,7 +95,7 @@ def _work(operator: Operator) -> tuple[float, float | None, str | None]:
     if isinstance(operator, _UNCOUNTED):
         return 0.0, None, None
     if isinstance(operator, HostGemm):
-        return float(operator.flop), None, operator.product.dtype
+        return float(operator.flop), None, operator.gemm.dtype
     dtype = operator.dtype if isinstance(operator, Gemm | AttentionKernel | MixedAttention) else None
     return float(operator.flop), float(operator.traffic), dtype
 

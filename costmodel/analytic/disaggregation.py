@@ -26,7 +26,7 @@ from costmodel.cost.calibration import Calibration
 from costmodel.network.group_links import group_links
 from costmodel.quantities import Bytes, Quantity, Seconds, maximum, minimum
 from costmodel.result import Entry, Metrics
-from costmodel.workload.memory import Ledger, cache_of_sequence, most_loaded
+from costmodel.workload.memory import Ledger, most_loaded, sequence_cache_bytes
 from costmodel.workload.operators import Collective, Group
 from costmodel.workload.passes import pass_work
 from costmodel.workload.plans import Decode, Prefill
@@ -193,7 +193,7 @@ def delivered_cache(scenario: Scenario, plan: Disaggregated) -> Bytes:
     decode = plan.decode.plan
     assert isinstance(decode, Decode)
     forward = plan_pass(scenario.of_pool(plan.decode), decode)
-    return plan.decode.parallel.tp * cache_of_sequence(forward, plan.input_tokens)
+    return plan.decode.parallel.tp * sequence_cache_bytes(forward, plan.input_tokens)
 
 
 def pools_ledger(scenario: Scenario, plan: Disaggregated) -> Ledger:

@@ -16,7 +16,7 @@ from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.context import Context
 from costmodel.workload.counting import sum_of
 from costmodel.workload.expert_load import expert_load
-from costmodel.workload.passes import side_by_side
+from costmodel.workload.passes import co_batched
 from costmodel.workload.plans import Decode, ExpertBound, Generate, Prefill, Serving, Training
 from costmodel.workload.scenario import Disaggregated, Scenario
 
@@ -61,7 +61,7 @@ def _contexts(scenario: Scenario) -> list[tuple[Quantity, Context]]:
         with_prompts, decode_only = engine_passes(scenario, plan, state)
         if plan.chunk_tokens is None:
             return [(1.0, decode_only.parts[0])]
-        mixed = side_by_side(with_prompts.parts)[0]
+        mixed = co_batched(with_prompts.parts)[0]
         return [(state.prompt_steps, mixed), (state.decode_only_steps, decode_only.parts[0])]
     if isinstance(plan, Disaggregated):
         return _contexts(scenario.of_pool(plan.decode))

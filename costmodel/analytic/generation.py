@@ -25,10 +25,10 @@ from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Count, Quantity, Seconds, maximum, minimum, where
 from costmodel.result import Entry, Metrics
-from costmodel.workload.counting import attention_windows
-from costmodel.workload.memory import Cached, Ledger, inference_ledger
+from costmodel.workload.counting import kv_breakpoints
+from costmodel.workload.memory import CachedSequences, Ledger, inference_ledger
 from costmodel.workload.operators import Operator
-from costmodel.workload.passes import Pass, pass_work, pipeline_batches, prompts, requests
+from costmodel.workload.passes import Pass, pass_work, pipeline_batches, prompt_context, request_context
 from costmodel.workload.plans import Generate, drafted_tokens, tokens_per_step
 from costmodel.workload.scenario import Scenario
 
@@ -129,13 +129,13 @@ class GenerateEvaluation(PhaseEvaluation[GenerationTimes]):
 
 def prefill_pass(scenario: Scenario, plan: Generate) -> Pass:
     """Return the pass over the prompts of one part of the batch."""
-    context = prompts(scenario, _sequences(scenario, plan), plan.input_tokens, plan.input_tokens)
+    context = prompt_context(scenario, _sequences(scenario, plan), plan.input_tokens, plan.input_tokens)
     return Pass((context,), plan.micro_batches, draft_passes(plan.speculative), "prefill")
 
 
 def decode_pass(scenario: Scenario, plan: Generate, keys: Count) -> Pass:
     """Return the step of one part of the batch when each request has `keys` tokens, the new one included."""
-    context = requests(scenario, _sequences(scenario, plan), keys, drafted_tokens(plan.speculative))
+    context = request_context(scenario, _sequences(scenario, plan), keys, drafted_tokens(plan.speculative))
     return Pass((context,), plan.micro_batches, draft_passes(plan.speculative), "decode")
 
 
@@ -154,7 +154,7 @@ def kv_lengths(scenario: Scenario, plan: Generate) -> list[tuple[Count, Quantity
     """
     low, steps = plan.input_tokens + 0.5, plan.output_tokens - 1
     ends: list[Count] = [low]
-    for window in attention_windows(scenario.architecture):
+    for window in kv_breakpoints(scenario.architecture):
         ends.append(maximum(ends[-1], minimum(window, low + steps)))
     ends.append(low + steps)
     lengths: list[tuple[Count, Quantity]] = []
@@ -177,5 +177,5 @@ def generate_ledger(scenario: Scenario, plan: Generate) -> Ledger:
     """Return the ledger with the cache at its longest, input + output tokens, and the larger of both parts' buffers."""
     longest = plan.input_tokens + plan.output_tokens + drafted_tokens(plan.speculative)
     passes = [prefill_pass(scenario, plan), decode_pass(scenario, plan, plan.input_tokens + plan.output_tokens)]
-    cached = Cached(plan.batch / scenario.parallel.dp, longest)
+    cached = CachedSequences(plan.batch / scenario.parallel.dp, longest)
     return inference_ledger([(forward, pass_work(forward)) for forward in passes], inference_layout(scenario), cached)

@@ -96,7 +96,7 @@ def evaluate_point(scenario: Scenario, calibration: Calibration, engine: Engine 
 def _point_metrics(scenario: Scenario, attempt: _Attempt) -> dict[str, float | None]:
     """Return the metrics as floats, null where the scenario cannot run."""
     if attempt.evaluation is None:
-        return dict.fromkeys(PHASES[scenario.answers][1])
+        return dict.fromkeys(PHASES[scenario.result_kind][1])
     metrics = attempt.evaluation.metrics(None)
     return {name: None if value is None else float(value) for name, value in metrics.items()}
 
@@ -116,7 +116,7 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
         phase=scenario.plan.phase,
         cluster=scenario.cluster.name,
         devices=int(scenario.devices),
-        headline=PHASES[scenario.answers][0],
+        headline=PHASES[scenario.result_kind][0],
         metrics=metrics,
         intervals=spans,
         breakdown=[] if evaluation is None else evaluation.breakdown(),
@@ -162,7 +162,7 @@ def _host_memory(ledger: Ledger | None) -> dict[str, float] | None:
 @np.errstate(divide="ignore", invalid="ignore", over="ignore")  # points that are masked afterwards
 def evaluate_grid(scenario: Scenario, calibration: Calibration, shape: tuple[int, ...]) -> Result:
     """Return a scenario whose values vary over a grid of that shape, one axis for each dimension of its arrays."""
-    headline, names = PHASES[scenario.answers]
+    headline, names = PHASES[scenario.result_kind]
     layout = np.broadcast_to(feasible_layout(scenario), shape)
     reason = np.where(layout, FITS, BAD_LAYOUT).astype(np.int8)
     metrics: dict[str, Array] = {name: empty_grid(shape) for name in names}

@@ -16,9 +16,9 @@ from costmodel.analytic.training import uniform_int
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Count, Quantity, Seconds, maximum
 from costmodel.workload.context import Context
-from costmodel.workload.memory import Cached, Ledger, inference_ledger
+from costmodel.workload.memory import CachedSequences, Ledger, inference_ledger
 from costmodel.workload.operators import Collective, Group, Operator
-from costmodel.workload.passes import Pass, PassWork, computed_tokens, pass_work, prompts, requests
+from costmodel.workload.passes import Pass, PassWork, computed_tokens, pass_work, prompt_context, request_context
 from costmodel.workload.plans import Decode, Prefill, Speculative, drafted_tokens
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.stages import Stage, layer_runs, stage_layout
@@ -106,7 +106,7 @@ def pass_model_of(scenario: Scenario, forward: Pass, work: PassWork, timer: Oper
         ),
         send=timer.time_operator(_send(scenario, forward)),
         hops=scenario.parallel.pp - 1,
-        moe_comm_slowdown=scenario.framework.slowing(scenario.communication.processors),
+        moe_comm_slowdown=scenario.framework.comm_slowdown(scenario.communication.processors),
     )
 
 
@@ -139,18 +139,18 @@ def inference_context(scenario: Scenario, plan: Prefill | Decode) -> Context:
     """Return one rank's view of one micro-batch; the ranks of a tp*cp group serve their sequences together."""
     ranks = scenario.parallel.tp * scenario.parallel.cp / plan.micro_batches
     if isinstance(plan, Prefill):
-        sequences = plan.copies * plan.tokens_per_device * ranks / plan.input_tokens
-        computed = computed_tokens(plan.input_tokens, plan.skipped)
-        return prompts(scenario, sequences, computed, plan.input_tokens)
+        sequences = plan.branches * plan.tokens_per_device * ranks / plan.input_tokens
+        computed = computed_tokens(plan.input_tokens, plan.uncomputed_share)
+        return prompt_context(scenario, sequences, computed, plan.input_tokens)
     sequences = plan.batch_per_device * ranks
-    return requests(scenario, sequences, plan.mean_keys, drafted_tokens(plan.speculative))
+    return request_context(scenario, sequences, plan.mean_kv_len, drafted_tokens(plan.speculative))
 
 
 def pass_ledger(scenario: Scenario, plan: Prefill | Decode) -> Ledger:
     """Return the ledger with the sequences of all micro-batches, and of a set for each pipeline stage, in the cache."""
     forward = plan_pass(scenario, plan)
     context = forward.parts[0]
-    cached = Cached(context.sequences * plan.micro_batches * scenario.parallel.pp, context.keys)
+    cached = CachedSequences(context.sequences * plan.micro_batches * scenario.parallel.pp, context.kv_len)
     return inference_ledger([(forward, pass_work(forward))], inference_layout(scenario), cached)
 
 

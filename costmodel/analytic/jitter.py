@@ -12,7 +12,7 @@ from costmodel.analytic.recurrence import program_of, side_by_side
 from costmodel.analytic.recurrence.waves import Waves, makespan_by_waves
 from costmodel.analytic.stream_times import StreamTimes
 from costmodel.quantities import Array, Count, Indices, Quantity, Seconds, is_single, where
-from costmodel.workload.order_statistics import normal_maximum, normal_maximum_deviation
+from costmodel.workload.order_statistics import normal_maximum, normal_maximum_std
 from costmodel.workload.schedules import Kind, order
 from costmodel.workload.schedules.table import KINDS
 
@@ -34,7 +34,7 @@ def relative_deviation(ranks: Count) -> Quantity:
 
     Of independent normal loads, s(n)/e(n): 0.19 of 64 ranks, whatever the load.
     """
-    ratio = normal_maximum_deviation(ranks) / np.maximum(normal_maximum(ranks), 1e-12)
+    ratio = normal_maximum_std(ranks) / np.maximum(normal_maximum(ranks), 1e-12)
     return where(ranks > 1, ratio, 0.0)
 
 

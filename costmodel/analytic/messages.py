@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InputError
 from costmodel.hardware import Cluster
-from costmodel.network.algorithms import algorithm_time, best_chunks, pipelined
 from costmodel.network.cluster_links import KINDS
-from costmodel.network.collectives import collective_time
+from costmodel.network.collectives import algorithm_time, best_chunks, fastest_time, pipelined
 from costmodel.network.expert_all_to_all import expert_all_to_all_time
 from costmodel.network.group_links import GroupLinks, group_links
 from costmodel.network.layout import Layout, layout
@@ -73,11 +72,11 @@ class CollectiveRequest:
     in_network: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class CollectiveTime:
-    """What it takes. latency: the part that does not shrink with the size; share: achieved part of the links."""
+    """What it takes [s]. latency: the part that does not shrink with the size; bus_bytes: what bus bandwidth counts."""
 
-    asked: CollectiveRequest
+    request: CollectiveRequest
     engine: str
     time: float
     latency: float
@@ -90,8 +89,8 @@ class CollectiveTime:
     def document(self) -> dict[str, Any]:
         """Return the answer as `costmodel collective --json` prints it."""
         return {
-            "kind": self.asked.kind, "ranks": self.asked.ranks, "size": self.asked.size, "engine": self.engine,
-            "algorithm": self.algorithm, "time": self.time, "algbw": bandwidth(self.asked.size, self.time),
+            "kind": self.request.kind, "ranks": self.request.ranks, "size": self.request.size, "engine": self.engine,
+            "algorithm": self.algorithm, "time": self.time, "algbw": bandwidth(self.request.size, self.time),
             "busbw": bandwidth(self.bus_bytes, self.time), "latency_part": self.latency, "bottleneck": self.bottleneck,
             "basis": self.basis,
         }  # fmt: skip
@@ -99,9 +98,10 @@ class CollectiveTime:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Wire:
-    """What measurements say of a message's links. fixed: null where the latencies of the path stand for themselves.
+    """What measurements say of a message's links.
 
-    launch: before it [s]; share: achieved part of the bandwidth of every link at this size.
+    launch: before it [s]; share: achieved part of the bandwidth of every link at this size; fixed: the time that does
+    not shrink with the size [s], null where the latencies of the links stand for themselves.
     """
 
     launch: float
@@ -109,74 +109,85 @@ class Wire:
     fixed: float | None
 
 
+class _Answer(NamedTuple):
+    """What an engine says. transfer: the part of the time in which bytes move [s]."""
+
+    transfer: float
+    latency: float
+    bottleneck: str
+    algorithm: str
+    outcome: Outcome | None = None
+
+
 def answer(
-    asked: CollectiveRequest, cluster: Cluster, calibration: Calibration, framework: Framework, engine: str
+    request: CollectiveRequest, cluster: Cluster, calibration: Calibration, framework: Framework, engine: str
 ) -> CollectiveTime:
     """Return the time of a collective or exchange; raise InputError where it does not fit the cluster."""
     if engine not in ENGINES:
         raise InputError.single(f"no engine is named {engine!r}", hint=f"write one of {', '.join(ENGINES)}")
-    if asked.kind not in COLLECTIVES:
-        raise InputError.single(f"no collective is named {asked.kind!r}", hint=f"write one of {', '.join(COLLECTIVES)}")
-    _check_engine(asked, engine)
-    where = layout(cluster, asked.ranks, stride=asked.stride, groups=asked.groups)
-    operator = _operator(asked)
-    whole = replace(cluster, network=_sound(cluster))
-    priced = OperatorTimer(whole, framework, calibration, cluster.device.processors).time_operator(operator)
-    way = group_links(operator.group, whole)
+    if request.kind not in COLLECTIVES:
+        known = ", ".join(COLLECTIVES)
+        raise InputError.single(f"no collective is named {request.kind!r}", hint=f"write one of {known}")
+    _check_engine(request, engine)
+    rank_layout = layout(cluster, request.ranks, stride=request.stride, groups=request.groups)
+    operator = _operator(request)
+    sound = replace(cluster, network=_sound(cluster))
+    timed = OperatorTimer(sound, framework, calibration, cluster.device.processors).time_operator(operator)
+    links = group_links(operator.group, sound)
     if engine == "flow":
-        wire = _wire(priced, framework, lambda: _bare_flows(operator, cluster))
-        time, latency, bottleneck, algorithm, outcome = _by_flows(asked, operator, cluster, where, wire)
+        wire = _wire(timed, framework, lambda: _uncontended_transfer(operator, cluster))
+        found = _by_flows(request, operator, cluster, rank_layout, wire)
     else:
-        wire = _wire(priced, framework, lambda: float(_wire_time(operator, _bare(way))))
-        time, latency, bottleneck, algorithm, outcome = _closed(asked, operator, cluster, wire)
-    basis = priced.fit.basis_at(operator)
+        wire = _wire(timed, framework, lambda: float(_link_time(operator, _without_latency(links))))
+        found = _closed(request, operator, group_links(operator.group, cluster), wire)
     return CollectiveTime(
-        asked=asked,
+        request=request,
         engine=engine,
-        time=time,
-        latency=latency,
-        bottleneck=bottleneck,
-        algorithm=algorithm,
-        basis=basis,
-        bus_bytes=_bus_bytes(asked, operator, way),
-        outcome=outcome,
+        time=found.latency + found.transfer,
+        latency=found.latency,
+        bottleneck=found.bottleneck,
+        algorithm=found.algorithm,
+        basis=timed.fit.basis_at(operator),
+        bus_bytes=_bus_bytes(request, operator, links),
+        outcome=found.outcome,
     )
 
 
-def _check_engine(asked: CollectiveRequest, engine: str) -> None:
+def _check_engine(request: CollectiveRequest, engine: str) -> None:
     """Raise InputError for what only the other engine knows."""
     only_flows = {
-        "stride": asked.stride > 1, "groups": asked.groups > 1, "seed": asked.seed != 0, "in_network": asked.in_network
+        "stride": request.stride > 1, "groups": request.groups > 1, "seed": request.seed != 0,
+        "in_network": request.in_network,
     }  # fmt: skip
-    named = [name for name, stated in only_flows.items() if stated]
-    if engine != "flow" and named:
-        raise InputError.single(f"the closed form knows no {named[0]}", hint="write --engine flow")
-    if engine == "flow" and asked.chunks is not None:
+    names = [name for name, is_asked in only_flows.items() if is_asked]
+    if engine != "flow" and names:
+        raise InputError.single(f"the closed form knows no {names[0]}", hint="write --engine flow")
+    if engine == "flow" and request.chunks is not None:
         raise InputError.single("flows know no chunks", hint="leave chunks out, or write --engine analytic")
 
 
-def _wire(priced: TimedOperator, framework: Framework, bare: Callable[[], float]) -> Wire:
+def _wire(timed: TimedOperator, framework: Framework, transfer: Callable[[], float]) -> Wire:
     """Return the part of the links' bandwidth that a fit says is achieved at an operator's size, and what is fixed.
 
-    Without a fitted form: the fit's share of the network. With one: the engine's time without latencies, on a fabric
-    where nothing meets, over the fit's time on the wire, so that flows that meet no others take the fitted time.
+    Without a fitted form: the fit's share of the network. With one: the engine's transfer on a fabric where no flows
+    meet, over the fit's, so that flows that meet no others take the fitted time.
     """
-    fit, time = priced.fit, priced.time
+    fit, time = timed.fit, timed.time
     if fit.form is None or float(time.network) <= 0:
         return Wire(float(framework.launch * fit.launch), float(fit.network), None)
-    return Wire(0.0, bare() / float(time.network), float(time.fixed))
+    return Wire(0.0, transfer() / float(time.network), float(time.fixed))
 
 
-def _bare(way: GroupLinks) -> GroupLinks:
-    return replace(way, intra_latency=0.0, inter_latency=0.0)
+def _without_latency(links: GroupLinks) -> GroupLinks:
+    return replace(links, intra_latency=0.0, inter_latency=0.0)
 
 
-def _bare_flows(operator: Collective | ExpertAllToAll, cluster: Cluster) -> float:
+def _uncontended_transfer(operator: Collective | ExpertAllToAll, cluster: Cluster) -> float:
     """Return the time of an operator's flows without latencies where all NICs hang on one switch [s]."""
     network = None if cluster.network is None else replace(_sound(cluster), topology="unspecified", planes=1.0)
-    alone = replace(cluster, network=network)
-    found = _flows(operator, setting(alone, layout(alone, int(operator.group.size))))
-    return found.time - found.latency
+    flat = replace(cluster, network=network)
+    outcome = _flows(operator, setting(flat, layout(flat, int(operator.group.size))), bytes_alone=True)
+    return outcome.time - outcome.latency
 
 
 def _sound(cluster: Cluster) -> Any:
@@ -184,103 +195,107 @@ def _sound(cluster: Cluster) -> Any:
     return None if cluster.network is None else replace(cluster.network, failed=(), pxn=True)
 
 
-def _operator(asked: CollectiveRequest) -> Collective | ExpertAllToAll:
-    group = Group(float(asked.ranks))
-    if asked.kind not in EXCHANGES:
-        family = "send_recv" if asked.kind == "send_recv" else "collective"
-        return Collective(asked.kind, asked.kind, asked.size, group, family)
-    model = asked.routing
+def _operator(request: CollectiveRequest) -> Collective | ExpertAllToAll:
+    group = Group(float(request.ranks))
+    if request.kind not in EXCHANGES:
+        family = "send_recv" if request.kind == "send_recv" else "collective"
+        return Collective(request.kind, request.kind, request.size, group, family)
+    model = request.routing
     if model is None:
-        raise InputError.single(f"{asked.kind} needs a model with experts", hint="write --model NAME")
-    if model.experts % asked.ranks:
-        raise InputError.single(f"{model.experts:g} experts cannot stand evenly on {asked.ranks} ranks")
-    copy = model.hidden * asked.element
+        raise InputError.single(f"{request.kind} needs a model with experts", hint="write --model NAME")
+    if model.experts % request.ranks:
+        raise InputError.single(f"{model.experts:g} experts cannot stand evenly on {request.ranks} ranks")
+    copy = model.hidden * request.element
     return ExpertAllToAll(
-        asked.kind, tokens=asked.size / copy, token_bytes=copy, top_k=model.top_k, experts=model.experts,
+        request.kind, tokens=request.size / copy, token_bytes=copy, top_k=model.top_k, experts=model.experts,
         expert_groups=model.expert_groups, group_top_k=model.group_top_k, group=group,
-        mode=asked.mode, expert_load=1.0, family=expert_all_to_all_family(f"moe_{asked.kind}", asked.mode),
+        mode=request.mode, expert_load=1.0, family=expert_all_to_all_family(f"moe_{request.kind}", request.mode),
     )  # fmt: skip
 
 
-def _wire_time(operator: Any, way: GroupLinks, algorithm: str | None = None) -> Seconds:
+def _link_time(operator: Collective | ExpertAllToAll, links: GroupLinks, algorithm: str | None = None) -> Seconds:
+    """Return the time of an operator on its links, by the fastest algorithm where none is named [s]."""
     if isinstance(operator, ExpertAllToAll):
-        return expert_all_to_all_time(operator, way)
+        return expert_all_to_all_time(operator, links)
     if algorithm is not None:
-        return algorithm_time(operator.kind, algorithm, operator.size, way)
-    return collective_time(operator.kind, operator.size, way)
+        return algorithm_time(operator.kind, algorithm, operator.size, links)
+    return fastest_time(operator.kind, operator.size, links)
 
 
 def _closed(
-    asked: CollectiveRequest, operator: Collective | ExpertAllToAll, cluster: Cluster, wire: Wire
-) -> tuple[float, float, str, str, Outcome | None]:
-    """Return (time, latency part, bottleneck, algorithm, null) in closed form."""
-    way, algorithm = group_links(operator.group, cluster), asked.algorithm
-    moved = float(_wire_time(operator, _bare(way), algorithm)) / wire.share
-    steps = float(_wire_time(operator, way, algorithm)) / wire.share - moved
+    request: CollectiveRequest, operator: Collective | ExpertAllToAll, links: GroupLinks, wire: Wire
+) -> _Answer:
+    """Return what the closed form says."""
+    algorithm = request.algorithm
+    transfer = float(_link_time(operator, _without_latency(links), algorithm)) / wire.share
+    steps = float(_link_time(operator, links, algorithm)) / wire.share - transfer
     latency = wire.launch + steps if wire.fixed is None else wire.fixed
-    if asked.ranks == 1:
-        return 0.0, 0.0, "none", algorithm or "", None
-    if asked.chunks is not None:
-        moved, latency = _chunked(asked.chunks, moved, steps, float(way.latency), wire)
-    kind = "latency" if latency > moved else _slowest(operator, _bare(way), algorithm)
-    return latency + moved, latency, WORDS.get(kind, kind), algorithm or "fastest", None
+    if request.ranks == 1:
+        return _Answer(0.0, 0.0, "none", algorithm or "")
+    if request.chunks is not None:
+        transfer, latency = _chunked(request.chunks, transfer, steps, float(links.latency), wire)
+    kind = "latency" if latency > transfer else _slowest(operator, _without_latency(links), algorithm)
+    return _Answer(transfer, latency, WORDS.get(kind, kind), algorithm or "fastest")
 
 
-def _chunked(chunks: int, bare: float, whole: float, each: float, wire: Wire) -> tuple[float, float]:
-    """Return (time on the wire, latencies) of a pipeline with so many chunks; 0 chunks: the best number."""
-    steps = max(round(whole / each), 1) if each else 1
-    number = float(chunks or best_chunks(bare, float(steps), each))
-    total = float(pipelined(bare, float(steps), each, number))
-    latencies = (steps - 1 + number) * each
+def _chunked(chunks: int, transfer: float, latencies: float, latency: float, wire: Wire) -> tuple[float, float]:
+    """Return (transfer, latencies) of a pipeline with so many chunks [s]; 0 chunks: the best number.
+
+    latencies: of all steps, without chunks; latency: of one.
+    """
+    steps = max(round(latencies / latency), 1) if latency else 1
+    number = float(chunks or best_chunks(transfer, float(steps), latency))
+    total = float(pipelined(transfer, float(steps), latency, number))
+    latencies = (steps - 1 + number) * latency
     return total - latencies, latencies + wire.launch
 
 
-def _slowest(operator: Collective | ExpertAllToAll, way: GroupLinks, algorithm: str | None) -> str:
+def _slowest(operator: Collective | ExpertAllToAll, links: GroupLinks, algorithm: str | None) -> str:
     """Return the kind of link that would help most if it were twice as fast."""
-    faster = {
-        "intra": replace(way, intra=2 * way.intra), "nic": replace(way, inter=2 * way.inter)
-    }  # fmt: skip
-    return min(faster, key=lambda kind: float(_wire_time(operator, faster[kind], algorithm)))
+    faster = {"intra": replace(links, intra=2 * links.intra), "nic": replace(links, inter=2 * links.inter)}
+    return min(faster, key=lambda kind: float(_link_time(operator, faster[kind], algorithm)))
 
 
 def _by_flows(
-    asked: CollectiveRequest, operator: Collective | ExpertAllToAll, cluster: Cluster, where: Layout, wire: Wire
-) -> tuple[float, float, str, str, Outcome | None]:
-    """Return (time, latency part, bottleneck, algorithm, outcome) on the flow level."""
-    run = setting(cluster, where, dict.fromkeys(KINDS, wire.share), asked.seed)
-    found = _flows(operator, run, asked.algorithm, in_network=asked.in_network)
-    if where.ranks == 1:
-        return 0.0, 0.0, "none", found.algorithm, found
+    request: CollectiveRequest, operator: Collective | ExpertAllToAll, cluster: Cluster, rank_layout: Layout, wire: Wire
+) -> _Answer:
+    """Return what the flow level says."""
+    run = setting(cluster, rank_layout, dict.fromkeys(KINDS, wire.share), request.seed)
+    is_fitted = wire.fixed is not None
+    outcome = _flows(operator, run, request.algorithm, in_network=request.in_network, bytes_alone=is_fitted)
+    if rank_layout.ranks == 1:
+        return _Answer(0.0, 0.0, "none", outcome.algorithm, outcome)
     if wire.fixed is None:
-        latency = found.latency / wire.share + wire.launch
-    else:  # the fit knows the way between ranks that are side by side, on a network that is sound
-        latency = wire.fixed + found.latency - _usual_latency(operator, cluster, found)
-    moved = found.time - found.latency
-    return latency + moved, latency, "latency" if latency > moved else found.document, found.algorithm, found
+        latency = outcome.latency / wire.share + wire.launch
+    else:  # the fit knows the latency of ranks that are side by side, on a network that is sound
+        latency = wire.fixed + outcome.latency - _usual_latency(operator, cluster, outcome.algorithm)
+    transfer = outcome.time - outcome.latency
+    bottleneck = "latency" if latency > transfer else outcome.document
+    return _Answer(transfer, latency, bottleneck, outcome.algorithm, outcome)
 
 
-def _usual_latency(operator: Collective | ExpertAllToAll, cluster: Cluster, found: Outcome) -> float:
-    """Return the latency of the algorithm that was taken, with ranks side by side on a sound network [s]."""
+def _usual_latency(operator: Collective | ExpertAllToAll, cluster: Cluster, algorithm: str) -> float:
+    """Return the latency of an algorithm with ranks side by side on a sound network [s]."""
     sound = replace(cluster, network=_sound(cluster))
-    run = setting(sound, layout(sound, int(operator.group.size)))
-    return _flows(operator, run, None if isinstance(operator, ExpertAllToAll) else found.algorithm).latency
+    return _flows(operator, setting(sound, layout(sound, int(operator.group.size))), algorithm).latency
 
 
 def _flows(
-    operator: Collective | ExpertAllToAll, run: Setting, algorithm: str | None = None, *, in_network: bool = False
-) -> Outcome:
+    operator: Collective | ExpertAllToAll, run: Setting, algorithm: str | None = None, *,
+    in_network: bool = False, bytes_alone: bool = False,
+) -> Outcome:  # fmt: skip
     if isinstance(operator, ExpertAllToAll):
         return run_exchange(operator, run, in_network=in_network)
-    return run_collective(operator.kind, float(operator.size), run, algorithm)
+    return run_collective(operator.kind, float(operator.size), run, algorithm, bytes_alone=bytes_alone)
 
 
-def _bus_bytes(asked: CollectiveRequest, operator: Collective | ExpertAllToAll, way: GroupLinks) -> float:
+def _bus_bytes(request: CollectiveRequest, operator: Collective | ExpertAllToAll, links: GroupLinks) -> float:
     """Return the bytes that bus bandwidth counts: nccl-tests' share of the buffer; of an exchange what DeepEP counts.
 
     Copies to nodes, or to ranks in one node, those that stay included; in low-latency mode one an expert.
     """
     if isinstance(operator, Collective):
-        return float(operator.size) * bus_factor(asked.kind, asked.ranks)
-    places = way.nodes if float(way.nodes) > 1 else way.size
+        return float(operator.size) * bus_factor(request.kind, request.ranks)
+    places = links.nodes if float(links.nodes) > 1 else links.size
     copies = operator.targets(places) if operator.deduplicates else operator.top_k
-    return asked.size * float(copies)
+    return request.size * float(copies)

@@ -13,7 +13,7 @@ from costmodel.hardware import Device
 from costmodel.quantities import Count, FlopPerSecond, Quantity, maximum, minimum
 from costmodel.result import Metrics
 from costmodel.workload.counting import parameter_count, training_flop_per_token
-from costmodel.workload.memory import Ledger, host_room
+from costmodel.workload.memory import Ledger, host_batch_limit
 from costmodel.workload.plans import Decode, Prefill, Training, tokens_per_step
 from costmodel.workload.scenario import Scenario
 
@@ -152,7 +152,7 @@ def largest_batch(scenario: Scenario, ledger: Ledger, batch: Count, unit: Count)
     fixed = ledger.weights + ledger.reserve
     per_request = (ledger.total - fixed) / batch
     free = scenario.cluster.device.device_memory.capacity - fixed
-    hosted = host_room(ledger, scenario.cluster.node, scenario.parallel.devices, batch, unit)
+    hosted = host_batch_limit(ledger, scenario.cluster.node, scenario.parallel.devices, batch, unit)
     return maximum(minimum(free // (per_request * unit) * unit, hosted), 0.0)
 
 

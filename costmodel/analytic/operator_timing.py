@@ -11,11 +11,11 @@ from costmodel.cost.operator_time import operator_time
 from costmodel.cost.time import Time
 from costmodel.hardware import Cluster
 from costmodel.quantities import Count, Quantity
-from costmodel.workload.operator_key import sizes_of
+from costmodel.workload.operator_key import operator_key
 from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, Gemm, MixedAttention, Operator
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Framework, Scenario
-from costmodel.workload.work import Work
+from costmodel.workload.work import LayerWork
 
 KERNELS = (Gemm, AttentionKernel, MixedAttention, Elementwise)  # computed by the device; all others move data
 
@@ -60,14 +60,14 @@ class OperatorTimer:
         known = self._by_identity.get(id(operator))
         if known is None:
             time, fit = self._time(operator)
-            gemm = operator.behind if isinstance(operator, Collective) else None
+            gemm = operator.overlapped_gemm if isinstance(operator, Collective) else None
             overlapped = None if gemm is None else self.time_operator(gemm)
             known = self._by_identity[id(operator)] = TimedOperator(operator, time, fit, overlapped)
         return known
 
     def _time(self, operator: Operator) -> tuple[Time, FamilyFit]:
         """Return an operator's time and the fit that it comes from."""
-        sizes = sizes_of(operator)
+        sizes = operator_key(operator)
         known = self._by_size.get(sizes)
         if known is None:
             fit = self.calibration.fit(operator)
@@ -82,7 +82,7 @@ class OperatorTimer:
         """Return operators with their times, in order."""
         return tuple(self.time_operator(operator) for operator in operators)
 
-    def time_work(self, work: Work) -> TimedWork:
+    def time_work(self, work: LayerWork) -> TimedWork:
         """Return the three passes of one kind of layer."""
         passes = (work.forward, work.input_gradient, work.weight_gradient)
         return TimedWork(work.name, *(self.time_all(operators) for operators in passes))

@@ -22,7 +22,7 @@ def too_much_for_a_device(scenario: Scenario, ledger: Ledger) -> str:
     capacity = scenario.cluster.device.device_memory.capacity
     parts = {name: float(size) for name, size in ledger.on_device.items()}
     largest = max(parts, key=lambda name: parts[name])
-    name, relief = "KV cache" if largest == "kv_cache" else largest, _relief(plan, largest)
+    name, relief = "KV cache" if largest == "kv_cache" else largest, _relief(scenario, plan, largest)
     devices = "the device" if scenario.devices == 1 else f"the most-loaded of {scenario.devices:,.0f} devices"
     return (
         f"{REASONS[NO_MEMORY]}: {devices}{f' of the {pool} pool' if pool else ''} needs {_gib(ledger.total)} but has "
@@ -64,7 +64,7 @@ def _gib(size: Bytes) -> str:
     return f"{value:,.1f} GiB" if value < 1000 else f"{value:,.0f} GiB"
 
 
-def _relief(plan: Plan, part: str) -> str:
+def _relief(scenario: Scenario, plan: Plan, part: str) -> str:
     """Return what shrinks a part of the ledger."""
     if isinstance(plan, Training):
         stages = {"weights": 3, "gradients": 2, "optimizer": 1}
@@ -75,8 +75,28 @@ def _relief(plan: Plan, part: str) -> str:
         return "reduce `micro_batch` or recompute more (`recompute`)" if part == "activations" else SPLIT
     if part == "weights":
         return f"{SPLIT} or use a narrower `precision.weights`"
+    if _has_one_prompt(plan):
+        return _one_prompt_relief(scenario, part)
     relief = ", shorten prompts or use a narrower `precision.kv_cache`" if part == "kv_cache" else ""
     return f"lower {_batch(plan)}{relief}"
+
+
+def _has_one_prompt(plan: Plan) -> bool:
+    """Tell whether a single prompt is in flight, so that no smaller batch is left."""
+    if isinstance(plan, Prefill):
+        return bool(plan.tokens_per_device <= plan.input_tokens)
+    return isinstance(plan, Generate) and bool(plan.batch <= 1)
+
+
+def _one_prompt_relief(scenario: Scenario, part: str) -> str:
+    """Return what shrinks a single prompt's part of the ledger, and what of real programs the model lacks there."""
+    if part == "kv_cache":
+        return f"shorten `input_tokens`, use a narrower `precision.kv_cache` or {SPLIT}"
+    relief = f"shorten `input_tokens` or {SPLIT}"
+    if scenario.framework.unfused_attention:
+        relief += ", or name a framework with fused attention: this one writes all attention scores to memory"
+    chunks = "a prompt runs in one pass in this phase; chunks, which need less, are modelled in `phase: serving` only"
+    return f"{relief} ({chunks})"
 
 
 def _batch(plan: Plan) -> str:

@@ -26,13 +26,13 @@ from costmodel.workload.optimizer import tied_table
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Offload, Scenario
 from costmodel.workload.schedules import Kind
-from costmodel.workload.sharding import LayerTraffic, kept_bytes, layer_traffic
-from costmodel.workload.work import Work
+from costmodel.workload.sharding import LayerTransfers, layer_transfers, saved_bytes
+from costmodel.workload.work import LayerWork
 
 DP_COMM_SLOWDOWN = "interference of collectives"  # name in results of what collectives add to concurrent kernels
 REMOTE_TIED_HEAD = "tied head"  # a head tied to an embedding on another stage
 SLOWDOWN = "slowdown"  # the part of a pass that collectives add to the kernels that run beside them
-Works: TypeAlias = "Sequence[tuple[int, Work]]"  # (how many, work) along a stage
+Works: TypeAlias = "Sequence[tuple[int, LayerWork]]"  # (how many, work) along a stage
 PartOperator: TypeAlias = "tuple[str, TimedOperator]"  # (one of `layer_overlap.PARTS` or `SLOWDOWN`, operator)
 
 _GATHERING = (Kind.BACKWARD, Kind.BACKWARD_INPUT)
@@ -44,7 +44,7 @@ class OverlappedComm:
     """Communication that passes overlap.
 
     one_link: ranks reach each other over the link to the host
-    layers: by kind of layer, its timed operators by field of `LayerTraffic`, and `SLOWDOWN` of some of them
+    layers: by kind of layer, its timed operators by field of `LayerTransfers`, and `SLOWDOWN` of some of them
     """
 
     plan: Training
@@ -59,7 +59,7 @@ class OverlappedComm:
         Not where gradients move on to the host: its optimizer waits for all of them after every backward pass
         [DeepSpeed, runtime/zero/stage_1_and_2.py, independent_gradient_partition_epilogue].
         """
-        return self.plan.reduces_behind and not self.offload.is_used
+        return self.plan.has_async_reduce and not self.offload.is_used
 
     def has_async_reduce(self, kind: Kind) -> bool:
         """Tell whether actions of a kind leave reductions running."""
@@ -69,7 +69,7 @@ class OverlappedComm:
         """Tell whether a pass waits for the operators of a part."""
         if part == SLOWDOWN:
             return True
-        return not (self.plan.overlaps if part in ("gather", "reduce") else self.offload.overlap)
+        return not (self.plan.overlaps_communication if part in ("gather", "reduce") else self.offload.overlap)
 
     def stream(self, part: str) -> str:
         """Return the stream that a part occupies."""
@@ -82,7 +82,7 @@ class OverlappedComm:
         for the first forward pass. Gradients are reduced after every micro-batch or after the last one.
         """
         plan, layer = self.plan, self.layers[label]
-        once = once_per_step and plan.overlaps
+        once = once_per_step and plan.overlaps_communication
 
         def part_of(part: str, *names: str) -> Iterator[PartOperator]:
             for name in names:
@@ -93,12 +93,12 @@ class OverlappedComm:
             yield from part_of("h2d", "weights_in")
             if plan.zero == 3 or (once and plan.zero in (1, 2)):
                 yield from part_of("gather", "gather")
-            yield from part_of("d2h", "kept_out")
+            yield from part_of("d2h", "activations_out")
         if kind in _GATHERING:
-            yield from part_of("h2d", "weights_in", "kept_in")
-            if plan.gathers_for_backward:
+            yield from part_of("h2d", "weights_in", "activations_in")
+            if plan.regathers_weights:
                 yield from part_of("gather", "gather")
-        if kind in _REDUCING and (plan.reduces_often or once):
+        if kind in _REDUCING and (plan.reduces_each_micro_batch or once):
             yield from part_of("reduce", "reduce")
             yield from part_of("d2h", "gradients_out")
 
@@ -113,7 +113,7 @@ class OverlappedComm:
 
     def by_layer(
         self, works: Works, kind: Kind, *, once_per_step: bool = False
-    ) -> Iterator[tuple[int, Work, tuple[PartOperator, ...]]]:
+    ) -> Iterator[tuple[int, LayerWork, tuple[PartOperator, ...]]]:
         """Yield (how many, work, communication of one) of the layers of a stage, in the order of the pass."""
         has_embedding = any(work.name == "embedding" for _, work in works)
         for count, work in works if kind is Kind.FORWARD else reversed(works):
@@ -197,16 +197,16 @@ def overlapped_comm(
 ) -> OverlappedComm | None:
     """Return the communication that passes overlap, null where all of it follows them. copies: ranks of each stage."""
     offload = scenario.offload
-    if not (plan.zero == 3 or plan.reduces_often or plan.overlaps or offload.is_used):
+    if not (plan.zero == 3 or plan.reduces_each_micro_batch or plan.overlaps_communication or offload.is_used):
         return None
-    listed = {kind.name: (kind.parameters, kept_bytes(kind)) for kind in work.kinds}
+    listed = {kind.name: (kind.parameters, saved_bytes(kind)) for kind in work.kinds}
     if context.architecture.tied_embeddings:
-        listed[REMOTE_TIED_HEAD] = ((*work.head.parameters, tied_table(context)), kept_bytes(work.head))
+        listed[REMOTE_TIED_HEAD] = ((*work.head.parameters, tied_table(context)), saved_bytes(work.head))
     layers = {}
     for name, (parameters, kept) in listed.items():
-        traffic = layer_traffic(context, plan, copies, parameters, kept)
-        layers[name] = {part.name: timer.time_all(getattr(traffic, part.name)) for part in fields(LayerTraffic)}
-        if plan.overlaps:
+        traffic = layer_transfers(context, plan, copies, parameters, kept)
+        layers[name] = {part.name: timer.time_all(getattr(traffic, part.name)) for part in fields(LayerTransfers)}
+        if plan.overlaps_communication:
             layers[name] |= _dp_comm_slowdown(layers[name], timer)
     node = scenario.cluster.node
     return OverlappedComm(plan, offload, node.host.link == node.intra.name, layers)

@@ -20,8 +20,8 @@ from costmodel.workload.operators import (
     MixedAttention,
     Operator,
 )
-from costmodel.workload.passes import Runs
-from costmodel.workload.work import Work
+from costmodel.workload.passes import LayerRuns
+from costmodel.workload.work import LayerWork
 
 COMPUTE, ALL_TO_ALL, HOST, H2D, D2H = range(5)
 """Streams: the device's kernels, its expert all-to-alls, its host's work, and both directions of the host's link."""
@@ -55,18 +55,18 @@ class Segment:
         return 1 if self.placement.once else micro_batches
 
 
-def segments_of(work: Work, timer: OperatorTimer, *, split: bool = False) -> tuple[Segment, ...]:
+def segments_of(work: LayerWork, timer: OperatorTimer, *, split: bool = False) -> tuple[Segment, ...]:
     """Return a layer's forward pass cut where the stream changes; split: and before its attention kernel.
 
     Copies from the host come first, copies to it last; tokens on their way to the host's work and back belong to it.
     """
     copies = [
-        Segment(Placement(H2D if copy.direction == "in" else D2H, once=copy.once), (timer.time_operator(copy),))
-        for copy in work.copies
+        Segment(Placement(H2D if copy.direction == "in" else D2H, once=copy.per_pass), (timer.time_operator(copy),))
+        for copy in work.host_transfers
     ]
     halves = _second_halves(work.forward) if split else [False] * len(work.forward)
     placed = [
-        ((_stream(operator), index in work.beside, half), operator)
+        ((_stream(operator), index in work.beside_host, half), operator)
         for index, (operator, half) in enumerate(zip(work.forward, halves, strict=True))
     ]
     own = [
@@ -116,7 +116,7 @@ Shape: TypeAlias = "tuple[tuple[Placement, ...], ...]"  # by kind of layer
 
 
 @lru_cache(maxsize=256)
-def compile_pass(shape: Shape, runs: Runs, micro_batches: int, *, overlap: bool = True) -> Program[SegmentKey]:
+def compile_pass(shape: Shape, runs: LayerRuns, micro_batches: int, *, overlap: bool = True) -> Program[SegmentKey]:
     """Return the program of a stage, whose micro-batches alternate in time slices.
 
     shape: placements of the segments, by kind of layer; runs: (kind, layers) in order; overlap: copies to a layer
@@ -150,7 +150,7 @@ def _with_all_to_alls(slices: Iterable[list[_ChainSegment]]) -> list[list[_Chain
     return joined
 
 
-def _chain(shape: Shape, runs: Runs) -> Iterator[_ChainSegment]:
+def _chain(shape: Shape, runs: LayerRuns) -> Iterator[_ChainSegment]:
     """Yield the segments that a micro-batch runs one after the other through all layers, without copies."""
     layer = 0
     for kind, layers in runs:

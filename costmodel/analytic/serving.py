@@ -23,8 +23,8 @@ from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Count, maximum, minimum, where
 from costmodel.result import Entry, Metrics
-from costmodel.workload.memory import Cached, Ledger, host_room, inference_ledger
-from costmodel.workload.passes import Pass, computed_tokens, pass_work, prompts, requests
+from costmodel.workload.memory import CachedSequences, Ledger, host_batch_limit, inference_ledger
+from costmodel.workload.passes import Pass, computed_tokens, pass_work, prompt_context, request_context
 from costmodel.workload.plans import Serving, Speculative, drafted_tokens, tokens_per_step
 from costmodel.workload.scenario import Scenario
 
@@ -152,12 +152,12 @@ def engine_passes(scenario: Scenario, plan: Serving, state: SteadyState) -> tupl
     split, drafts = plan.micro_batches, drafted_tokens(plan.speculative)
     keys = plan.input_tokens + plan.output_tokens / 2
     middle = plan.input_tokens - (demand(plan).computed - state.prompt_tokens) / 2
-    chunk = prompts(scenario, state.prompts / split, state.prompt_tokens, middle)
+    chunk = prompt_context(scenario, state.prompts / split, state.prompt_tokens, middle)
     passes = draft_passes(plan.speculative)
-    decode_only = Pass((requests(scenario, state.active / split, keys, drafts),), split, passes, "decode")
+    decode_only = Pass((request_context(scenario, state.active / split, keys, drafts),), split, passes, "decode")
     if plan.chunk_tokens is None:
         return Pass((chunk,), split, passes, "prefill"), decode_only
-    co_batched = requests(scenario, state.co_batched / split, keys, drafts)
+    co_batched = request_context(scenario, state.co_batched / split, keys, drafts)
     return Pass((co_batched, chunk), split, passes, "mixed"), decode_only
 
 
@@ -177,7 +177,7 @@ def admission(scenario: Scenario, plan: Serving) -> Admission:
     wanted = state.active * sets
     full = _ledger(scenario, plan, state, wanted)
     per_request = full.kv_cache / wanted
-    hosted = host_room(full, scenario.cluster.node, scenario.parallel.devices, wanted, unit)
+    hosted = host_batch_limit(full, scenario.cluster.node, scenario.parallel.devices, wanted, unit)
     room = minimum((capacity - full.weights - full.reserve) / per_request, hosted)
     bounded = _ledger(scenario, plan, state, maximum(minimum(wanted, room), unit))
     free = capacity - (bounded.total - bounded.kv_cache)
@@ -197,5 +197,5 @@ def _ledger(scenario: Scenario, plan: Serving, state: SteadyState, running: Coun
     state = steady_state(scenario, plan, running) if plan.chunk_tokens is None else state
     passes = engine_passes(scenario, plan, replace(state, co_batched=share, active=share))
     keys = plan.input_tokens + plan.output_tokens / 2 + drafted_tokens(plan.speculative)
-    cached = Cached(running, keys)
+    cached = CachedSequences(running, keys)
     return inference_ledger([(step, pass_work(step)) for step in passes], inference_layout(scenario), cached)

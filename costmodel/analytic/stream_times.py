@@ -114,8 +114,10 @@ def exposed_seconds(
         seconds, operator = seconds_of(timed, perturbations), timed.operator
         if isinstance(operator, AttentionKernel):
             attention, after_message = (seconds if after_message else attention + seconds), False
-        elif isinstance(operator, Collective) and not (is_single(operator.overlap) and operator.overlap == 0):
-            seconds, after_message = maximum(seconds - operator.overlap * attention, 0.0), True
+        elif isinstance(operator, Collective) and not (
+            is_single(operator.attention_overlap) and operator.attention_overlap == 0
+        ):
+            seconds, after_message = maximum(seconds - operator.attention_overlap * attention, 0.0), True
         elif isinstance(operator, Collective) and timed.overlapped_gemm is not None:
             gemm, chunks = seconds_of(timed.overlapped_gemm, perturbations), maximum(operator.chunks, 1.0)
             seconds = maximum(seconds - gemm, where(operator.chunks > 0, seconds / chunks, 0.0))

@@ -33,9 +33,9 @@ from costmodel.workload.optimizer import OptimizerOperators, step_operators
 from costmodel.workload.plans import Training
 from costmodel.workload.recompute import expand
 from costmodel.workload.scenario import Scenario
-from costmodel.workload.schedules import Kind, Schedule, folded_order, messages_together
+from costmodel.workload.schedules import Kind, Schedule, concurrent_messages, folded_order
 from costmodel.workload.stages import Stage, stage_layout
-from costmodel.workload.work import Work
+from costmodel.workload.work import LayerWork
 
 Order: TypeAlias = "tuple[str, int, int, int]"  # (schedule, ranks, stages per rank, micro-batches)
 KINDS = tuple(Kind)
@@ -136,7 +136,7 @@ class StepModel:
     moe_comm_slowdown: Quantity = 1.0
     launch_time: Seconds = 0.0
 
-    def works_of(self, label: int) -> list[tuple[int, Work]]:
+    def works_of(self, label: int) -> list[tuple[int, LayerWork]]:
         """Return (how many, work) of each kind of layer on a class of stages."""
         return stage_work(self.work, self.pipeline.classes[label])
 
@@ -153,7 +153,7 @@ def step_model(scenario: Scenario, plan: Training, calibration: Calibration) -> 
     timer = operator_timer(scenario, calibration)
     pipeline = _pipeline(scenario, plan)
     schedule, layout = pipeline.schedule, pipeline.layout
-    copies = schedule.parameter_copies
+    copies = schedule.stage_replicas
     kinds_of_ranks = dict.fromkeys(
         (tuple(layout[stage] for stage in stages), last_pass(plan, schedule, rank))
         for rank, stages in enumerate(schedule.placement)
@@ -174,7 +174,7 @@ def step_model(scenario: Scenario, plan: Training, calibration: Calibration) -> 
         ),
         ledger=training_ledger(context, plan, work, schedule, layout),
         executed_flop=executed_flop(work, layout),
-        moe_comm_slowdown=scenario.framework.slowing(scenario.communication.processors),
+        moe_comm_slowdown=scenario.framework.comm_slowdown(scenario.communication.processors),
         launch_time=scenario.framework.host.operator,
     )
 
@@ -197,7 +197,7 @@ def _pipeline(scenario: Scenario, plan: Training) -> Pipeline:
 
 def _stage_messages(scenario: Scenario, plan: Training, context: Context, timer: OperatorTimer) -> StageMessages:
     """Return the messages between the stages of a step."""
-    parallel, concurrent = scenario.parallel, messages_together(plan.schedule)  # they share a rank's link
+    parallel, concurrent = scenario.parallel, concurrent_messages(plan.schedule)  # they share a rank's link
     neighbours = Group(parallel.pp, parallel.tp * parallel.cp * parallel.dp)
     part = concurrent * context.tokens / parallel.tp * scenario.architecture.hidden * context.residual
     send = timer.time_operator(Collective("pipeline send", "send_recv", part, neighbours, family="send_recv"))
@@ -211,14 +211,14 @@ def _optimizer_step(
     timer: OperatorTimer, operators: OptimizerOperators, stages: tuple[Stage, ...], last: Kind
 ) -> OptimizerStep:
     """Return how a kind of rank ends the step."""
-    serial, on_host, copies = map(timer.time_all, (operators.serial, operators.on_host, operators.copies))
+    serial, on_host, copies = map(timer.time_all, (operators.serial, operators.on_host, operators.host_transfers))
     step = timer.framework.host.step
     if np.any(np.asarray(step)):
         serial = (*serial, timer.time_operator(HostTime("host", step, 0.0, 0.0)))
     return OptimizerStep(serial, on_host, copies, stages, last)
 
 
-def _rank_work(work: ModelWork, stages: tuple[Stage, ...]) -> list[tuple[int, Work]]:
+def _rank_work(work: ModelWork, stages: tuple[Stage, ...]) -> list[tuple[int, LayerWork]]:
     """Return (how many, work) of each kind of layer on a rank."""
     return [part for stage in stages for part in stage_work(work, stage)]
 
@@ -226,7 +226,7 @@ def _rank_work(work: ModelWork, stages: tuple[Stage, ...]) -> list[tuple[int, Wo
 def last_pass(plan: Training, schedule: Schedule, rank: int) -> Kind:
     """Return the pass that hides a rank's last reductions: its last weight gradients, where they run by themselves."""
     last = next(action for action in reversed(schedule.ranks[rank]) if action.backward is not None)
-    return Kind.BACKWARD_WEIGHT if plan.overlaps and last.kind is Kind.BACKWARD_WEIGHT else Kind.BACKWARD
+    return Kind.BACKWARD_WEIGHT if plan.overlaps_communication and last.kind is Kind.BACKWARD_WEIGHT else Kind.BACKWARD
 
 
 def micro_batch_count(scenario: Scenario, plan: Training) -> Quantity:
@@ -244,8 +244,8 @@ def training_context(scenario: Scenario, plan: Training) -> Context:
         framework=scenario.framework,
         phase="training",
         sequences=plan.micro_batch,
-        length=plan.sequence,
-        keys=plan.sequence,
+        new_tokens=plan.sequence,
+        kv_len=plan.sequence,
         recompute=expand(plan.recompute),
         offload=scenario.offload,
         routing=scenario.routing,
@@ -415,7 +415,7 @@ def once_per_step(step: StepModel, end: OptimizerStep, streams: StepStreams) -> 
     weight gradients alone, where they run by themselves.
     """
     comm = step.overlapped_comm
-    if comm is None or not comm.plan.overlaps:
+    if comm is None or not comm.plan.overlaps_communication:
         return 0.0, 0.0
     stages = [stage_work(step.work, stage) for stage in end.stages]
     added = []

@@ -23,7 +23,7 @@ from costmodel.schema.calibration import FamilyFitFile, FitsFile
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.forms import FormFile
 from costmodel.schema.framework import FrameworkFile
-from costmodel.schema.references import FOLDERS, Library, shown, suggest
+from costmodel.schema.references import FOLDERS, Library, display_path, suggest
 from costmodel.schema.strict import Strict
 from costmodel.schema.tree import Tree
 from costmodel.workload.operators import GEMM_FAMILIES, gemm_family
@@ -79,9 +79,14 @@ def load_calibration(
 def _loaded(
     device: str, implementations: tuple[tuple[str, tuple[str, ...]], ...], roots: tuple[Path, ...]
 ) -> Calibration:
-    shelf = FitStore(Library(roots))
-    fits = FitLookup(shelf, device, dict(implementations))
+    fits = FitLookup(_fit_store(roots), device, dict(implementations))
     return Calibration(ROOFLINE, fits, fits.notes)
+
+
+@functools.lru_cache(maxsize=8)
+def _fit_store(roots: tuple[Path, ...]) -> FitStore:
+    """Return the files of a search path, which all devices and frameworks share."""
+    return FitStore(Library(roots))
 
 
 def basis_of(device: str, search_path: Sequence[str | Path] = ()) -> str:
@@ -128,7 +133,7 @@ def _check_axes(path: Path, held: DeviceFits) -> None:
         ):  # fmt: skip
             if given != axes:
                 message = f"is over {', '.join(given)}, but a `{family.form.kind}` has {', '.join(axes)}"
-                place = Location(shown(path))
+                place = Location(display_path(path))
                 raise InputError([Problem(place, f"families.{key}.{name}", message, "fit the calibration again")])
 
 
@@ -214,6 +219,30 @@ class FitStore:
             if held is not None and family in held.file.families:
                 return family_fit(held.file.families[family], "transferred")
         return family_fit(read(self._library, _KIND, BACKWARD, FitsFile).families[family], "transferred")
+
+    def same_die(self, device: str, implementation: str) -> list[str]:
+        """Return the other devices of the same die that have a fit of the implementation, the nearest first.
+
+        Distance: the logarithms of processors and device memory bandwidth, which is what products of one die differ in.
+        """
+        own = self._device_file(device)
+        if own is None or own.die is None or "/" in implementation:
+            return []
+        folders = [root / FOLDERS[_KIND] / _KIND for root in self._library.roots]
+        names = {path.parent.name for folder in folders for path in folder.glob(f"*/{implementation}.yaml")}
+        siblings = ((name, self._device_file(name)) for name in sorted(names - {device}))
+        return [
+            name
+            for _, name in sorted(
+                (_distance(own, file), name) for name, file in siblings if file and file.die == own.die
+            )
+        ]
+
+    def _device_file(self, device: str) -> DeviceFile | None:
+        """Return a device's file; None for a device that was made in Python."""
+        if not _exists(self._library, "devices", device):
+            return None
+        return read(self._library, "devices", device, DeviceFile)
 
     def chain(self, device: str) -> list[tuple[str, Mapping[str, str]]]:
         """Return the device with its default implementations, then those that it inherits from in turn."""
@@ -319,10 +348,21 @@ class FitLookup(Mapping[str, FamilyFit]):
         return replace(fit, basis="transferred")
 
     def _by_name(self, key: str, wanted: Sequence[str]) -> FamilyFit | None:
-        """Return the first fit of some implementations, here or on the nearest device; note what stands in for it."""
+        """Return the first fit of some implementations, and note what stands in for it.
+
+        Looked for here, on the devices that this one inherits from, then on others of the same die: the same kernel on
+        the same die is nearer than another kernel on this device.
+        """
         family, named = key.partition("/")[0], " or ".join(wanted)
         is_known = False
-        for device, each in itertools.product((device for device, _ in self._chain), wanted):
+        chain = [device for device, _ in self._chain]
+        siblings = (
+            (device, each)
+            for each in wanted
+            for device in self._shelf.same_die(self._device, each)
+            if device not in chain
+        )
+        for device, each in itertools.chain(itertools.product(chain, wanted), siblings):
             held = self._shelf.device_fits(device, each)
             fit = None if held is None else self._of(held, key)
             is_known = is_known or held is not None
@@ -362,6 +402,15 @@ class FitLookup(Mapping[str, FamilyFit]):
             self.notes.append(text)
 
 
+def _distance(own: DeviceFile, other: DeviceFile) -> float:
+    """Return how far two devices of one die are apart: the sum of |log| of what they differ in."""
+
+    def sizes(file: DeviceFile) -> tuple[float, float]:
+        return float(file.processors), float(file.memory[-1].bandwidth or np.nan)
+
+    return float(sum(abs(np.log(mine / theirs)) for mine, theirs in zip(sizes(own), sizes(other), strict=True)))
+
+
 def _chain(library: Library, device: str) -> Iterator[tuple[str, Mapping[str, str]]]:
     """Yield the device with its default implementations, then those that it inherits from in turn."""
     seen: list[str] = []
@@ -378,7 +427,7 @@ def _chain(library: Library, device: str) -> Iterator[tuple[str, Mapping[str, st
             yield following, {}
             return  # a device that was made in Python
         read(library, "devices", following, DeviceFile)  # raises what is wrong with it
-        own = library.own(library.find(following, "devices"), "device")
+        own = library.read_unextended(library.find(following, "devices"), "device")
         yield following, _named(own)
         lender = _donor(own)
         following = None if lender is None else lender.removeprefix("devices/")

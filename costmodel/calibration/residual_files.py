@@ -12,8 +12,8 @@ import numpy as np
 
 from costmodel.cost.residual import Dispersion, Residual
 from costmodel.errors import InputError, Location, Problem
-from costmodel.schema.loader import MOST_BYTES, read_text
-from costmodel.schema.references import shown
+from costmodel.schema.loader import MAX_BYTES, read_text
+from costmodel.schema.references import display_path
 from costmodel.schema.whole_files import write_whole
 
 SCHEMA = "costmodel/residuals@1"
@@ -50,7 +50,7 @@ def _scatter_document(scatter: Dispersion | None) -> dict[str, Any]:
 def read_residuals(path: Path) -> dict[str, Residual]:
     """Return the residuals of a file; raise InputError where it is missing or not what it should be."""
     try:
-        document = json.loads(read_text(path, shown(path), MOST_BYTES, absent="fit the calibration again"))
+        document = json.loads(read_text(path, display_path(path), MAX_BYTES, missing_hint="fit the calibration again"))
         if document["schema"] != SCHEMA:
             raise _broken(path, f"is not of schema {SCHEMA}")
         return {name: _residual(path, name, value) for name, value in document["families"].items()}
@@ -86,4 +86,4 @@ def _rounded(values: Iterable[float]) -> list[float]:
 
 
 def _broken(path: Path, message: str) -> InputError:
-    return InputError([Problem(Location(shown(path)), "", message, "fit the calibration again")])
+    return InputError([Problem(Location(display_path(path)), "", message, "fit the calibration again")])

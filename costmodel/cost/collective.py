@@ -8,7 +8,7 @@ from typing import ClassVar
 from costmodel.cost.machine import Machine
 from costmodel.cost.residual import Features
 from costmodel.cost.time import Time, message
-from costmodel.network.collectives import collective_time, ring_bandwidth, steps_to_all, tree_all_reduce_time
+from costmodel.network.collectives import doublings, nccl_time, ring_transfer
 from costmodel.network.group_links import GroupLinks, require_group_links
 from costmodel.quantities import Bytes, Quantity, Seconds, log2, maximum, minimum, where
 from costmodel.workload.operators import Collective
@@ -89,7 +89,7 @@ class CollectiveForm:
     def _seconds(self, operator: Collective, way: GroupLinks, moved: Bytes) -> Seconds:
         """Return the time of the protocols that the operator's size takes, moving `moved` bytes."""
         large = self._share_of_large(operator.size)
-        small = self._peers(moved, way) if self.once else _bare(operator.kind, moved, self._by_steps(way))
+        small = self._peers(moved, way) if self.once else nccl_time(operator.kind, moved, self._by_steps(way))
         return self.launch + (1.0 - large) * small + large * self._large(operator.kind, moved, way)
 
     def _share_of_large(self, size: Bytes) -> Quantity:
@@ -104,9 +104,12 @@ class CollectiveForm:
         links = _scaled(way, self.bulk, self.stride)
         if self.across:
             links = replace(links, inter=self.across * way.inter)
-        ring = self.start + _bare(kind, moved, links)
+        ring = self.start + nccl_time(kind, moved, links)
         if self.between and kind in STEPPED:
-            ring = where(way.nodes > 1, self.start + self._steps(kind, way) + _volume(kind, moved, links), ring)
+            passes = 2.0 if kind == ALL_REDUCE else 1.0
+            ring = where(
+                way.nodes > 1, self.start + self._steps(kind, way) + passes * ring_transfer(moved, links), ring
+            )
         if not self.reduced or kind != ALL_REDUCE:
             return ring
         switched = self.settle + moved * (1.0 + 1.0 / way.size) / (self.reduced * way.intra) + way.intra_latency
@@ -117,7 +120,7 @@ class CollectiveForm:
         ring = (way.size - way.nodes) * self.inside + (way.nodes - 1.0) * (self.between + way.inter_latency)
         if kind != ALL_REDUCE:
             return ring
-        tree = (way.ranks_per_node - 1.0) * self.inside + steps_to_all(way.nodes) * (self.level + way.inter_latency)
+        tree = (way.ranks_per_node - 1.0) * self.inside + doublings(way.nodes) * (self.level + way.inter_latency)
         return 2.0 * minimum(ring, tree)
 
     def _peers(self, moved: Bytes, way: GroupLinks) -> Seconds:
@@ -125,18 +128,8 @@ class CollectiveForm:
         others, latency = way.size - 1.0, self.hop * way.intra_latency
         once = latency + others * moved / (self.once * way.intra)
         twice = 2.0 * latency + 2.0 * others / way.size * moved / (self.twice * way.intra)
-        across = _bare(ALL_REDUCE, moved, self._by_steps(way))
+        across = nccl_time(ALL_REDUCE, moved, self._by_steps(way))
         return where(way.nodes > 1, across, minimum(once, twice))
-
-
-def _volume(kind: str, size: Bytes, way: GroupLinks) -> Seconds:
-    """Return what a ring over several nodes takes for the bytes alone."""
-    rounds = 2.0 if kind == ALL_REDUCE else 1.0
-    return rounds * (way.size - 1.0) / way.size * size / ring_bandwidth(way)
-
-
-def _bare(kind: str, size: Bytes, way: GroupLinks) -> Seconds:
-    return tree_all_reduce_time(size, way) if kind == ALL_REDUCE else collective_time(kind, size, way)
 
 
 def _scaled(way: GroupLinks, share: float, hop: float) -> GroupLinks:

@@ -16,18 +16,18 @@ from costmodel.cost.residual import Features
 from costmodel.cost.time import Time, busy_kernel
 from costmodel.quantities import (
     Array,
+    ArrayKey,
     Bytes,
     Count,
     Quantity,
-    Same,
     Seconds,
+    as_key,
     ceil,
+    from_key,
     is_single,
-    key,
     log2,
     maximum,
     minimum,
-    value_of,
     where,
 )
 from costmodel.workload.operators import Gemm
@@ -287,7 +287,7 @@ def row_tiles(gemm: Gemm, heights: Any) -> Any:
     """
     if is_single(gemm.m_std) and gemm.m_std == 0:
         return ceil(gemm.m / heights)
-    known = key(gemm.m), key(gemm.m_std)
+    known = as_key(gemm.m), as_key(gemm.m_std)
     if is_single(heights):
         return _expected(*known, float(heights))
     distinct = sorted(set(heights.reshape(-1).tolist()))
@@ -295,9 +295,9 @@ def row_tiles(gemm: Gemm, heights: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=512)
-def _expected(mean: Same | float, deviation: Same | float, height: float) -> Quantity:
+def _expected(mean: ArrayKey | float, deviation: ArrayKey | float, height: float) -> Quantity:
     """Return the expected tiles; a fit asks for those of the same rows thousands of times."""
-    return expected_tiles(value_of(mean), value_of(deviation), height)
+    return expected_tiles(from_key(mean), from_key(deviation), height)
 
 
 def _split(mode: Any, tiles: Any, processors: Count, depth: Count) -> Any:

@@ -62,7 +62,7 @@ class EventEngine:
     def _tells_ranks_apart(self, scenario: Scenario) -> bool:
         """Tell whether symmetric ranks may take different times."""
         own = self.conditions is not None and self.conditions.tells_devices_apart
-        return own or scenario.simulation.tells_ranks_apart
+        return own or scenario.simulation.ranks_differ
 
     def simulates_all(self, scenario: Scenario) -> bool:
         """Tell whether every rank is simulated by itself."""

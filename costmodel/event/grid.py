@@ -20,7 +20,7 @@ from costmodel.workload.validity import feasible_layout
 def simulate_grid(scenario: Scenario, calibration: Calibration, shape: tuple[int, ...]) -> Result:
     """Return a scenario whose values vary over a grid of that shape; each feasible point is simulated by itself."""
     engine = EventEngine()
-    _, names = PHASES[scenario.answers]
+    _, names = PHASES[scenario.result_kind]
     layout = np.broadcast_to(feasible_layout(scenario), shape)
     reason = np.full(shape, BAD_LAYOUT, dtype=np.int8)
     metrics = {name: empty_grid(shape) for name in names}

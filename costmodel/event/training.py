@@ -23,7 +23,7 @@ from costmodel.workload.operators import Collective, HostTransfer
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.schedules import Action, Kind, Schedule
 from costmodel.workload.schedules.table import KINDS, NONE, Table
-from costmodel.workload.sharding import kept_bytes
+from costmodel.workload.sharding import saved_bytes
 
 SENDS = ("send activations", "send gradients")
 STREAMS = (COMPUTE, ALL_TO_ALL, COLLECTIVE, H2D, D2H, HOST, *SENDS)
@@ -109,7 +109,7 @@ class _Builder:
     def __init__(self, scenario: Scenario, step: StepModel, schedule: Schedule) -> None:
         self.step, self.schedule, self.table = step, schedule, schedule.table()
         self.graph = Graph(moe_comm_slowdown=float(step.moe_comm_slowdown))
-        self.links = links_of(scenario, schedule.parameter_copies)
+        self.links = links_of(scenario, schedule.stage_replicas)
         self._streams = [
             {name: self.graph.stream(_process(schedule, rank), rank, name) for name in STREAMS}
             for rank in range(len(schedule.ranks))
@@ -258,7 +258,7 @@ def _saved(step: StepModel, slot: Slot) -> tuple[float, float]:
     """Return the activations that an action saves for the backward pass, and those that it frees [B]."""
     freed = None if slot.kind is Kind.BACKWARD_INPUT else slot.backward
     saved, freed_bytes = (
-        0.0 if label is None else float(sum_of(count * kept_bytes(work) for count, work in step.works_of(label)))
+        0.0 if label is None else float(sum_of(count * saved_bytes(work) for count, work in step.works_of(label)))
         for label in (slot.forward, freed)
     )
     return saved, freed_bytes
@@ -279,7 +279,7 @@ def _inputs(table: Table, number: int) -> Iterator[tuple[int, int, bool]]:
     """Yield (0 for the forward's input and 1 for the backward's, action that makes it, whether it is sent)."""
     for row in range(len(table.needs)):
         if table.needs[row, number] != NONE:
-            yield row, int(table.needs[row, number]), bool(table.comes_over_a_link[row, number])
+            yield row, int(table.needs[row, number]), bool(table.is_transfer[row, number])
 
 
 def _sends(table: Table, first: int) -> dict[tuple[int, int], tuple[int, int]]:

@@ -1,95 +1,239 @@
-"""Collectives in closed form: the fastest of ring, two-level and halving-doubling, each with its latency steps.
+"""Collectives in closed form: one formula for each algorithm, the one that a library takes, and the fastest of all.
 
-Sizes are as nccl-tests counts them: the whole buffer. Ring, and halving and doubling: Thakur et al., IJHPCA 2005.
+Sizes S are whole buffers, as nccl-tests counts them. A group has n ranks, l on each of N nodes; B_in and B_out are the
+bandwidths, a_in and a_out the latencies of a rank's links inside and between nodes, a the farthest one. `patterns` has
+the same algorithms as flows. Ring, and halving and doubling: Thakur et al., IJHPCA 2005.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
+from costmodel.errors import InputError
 from costmodel.network.group_links import GroupLinks
-from costmodel.quantities import Bytes, Count, Quantity, Seconds, maximum, minimum, where
+from costmodel.quantities import (
+    Bytes,
+    BytesPerSecond,
+    Count,
+    Mask,
+    Quantity,
+    Seconds,
+    ceil,
+    floor,
+    is_single,
+    log2,
+    maximum,
+    minimum,
+    where,
+)
 
 
-def collective_time(kind: str, size: Bytes, path: GroupLinks) -> Seconds:
-    """Return the time of one collective [s]; zero in a group of one. Raises KeyError on an unknown kind."""
-    return where(path.size > 1, _TIMES[kind](size, path), 0.0)
+def collective_time(kind: str, size: Bytes, links: GroupLinks) -> Seconds:
+    """Return the time of the fastest algorithm that libraries have for a collective [s]; zero in a group of one.
 
-
-def ring_bandwidth(path: GroupLinks) -> Quantity:
-    """Return the bandwidth of rings that cross nodes on every rank's own NIC, bounded by the inner link."""
-    crossing = where(path.ranks_per_node > 1, minimum(path.intra, path.ranks_per_node * path.inter), path.inter)
-    return where(path.nodes > 1, crossing, path.intra)
-
-
-def all_gather_time(size: Bytes, path: GroupLinks) -> Seconds:
-    """Return the faster of a flat ring and a two-level one.
-
-    ring: (n-1)/n * S/B + (n-1)*a
-    two levels: (m-1)/m * S/n_l / B_out + (m-1)*a_out, then (l-1)/l * S / B_in + (l-1)*a_in
-    with n = l*m ranks, l on each of m nodes; the outer step moves each rank's 1/l of the buffer.
+    Raises KeyError on an unknown kind.
     """
-    n, local, nodes = path.size, path.ranks_per_node, path.nodes
-    ring = (n - 1) / n * size / ring_bandwidth(path) + (n - 1) * path.latency
-    outer = (nodes - 1) / nodes * size / local / path.inter + (nodes - 1) * path.inter_latency
-    inner = (local - 1) / local * size / path.intra + (local - 1) * path.intra_latency
-    return minimum(ring, outer + inner)
+    return _least(kind, LIBRARY[kind], size, links)
 
 
-def all_reduce_time(size: Bytes, path: GroupLinks) -> Seconds:
-    """Return the faster of reduce-scatter plus all-gather, and recursive halving and doubling.
+def fastest_time(kind: str, size: Bytes, links: GroupLinks) -> Seconds:
+    """Return the time of the fastest algorithm of a collective [s]; zero in a group of one.
 
-    halving and doubling: 2*log2(n)*a + 2*(n-1)/n * S/B over the rings' bandwidth
+    Algorithms of `IN_SWITCHES` are left out: no file says which switches add up or copy.
     """
-    n = path.size
-    doubling = 2 * steps_to_all(n) * path.latency + 2 * (n - 1) / n * size / ring_bandwidth(path)
-    return minimum(2 * all_gather_time(size, path), doubling)
+    return _least(kind, [name for name in CLOSED_FORMS[kind] if name not in IN_SWITCHES], size, links)
 
 
-def tree_all_reduce_time(size: Bytes, path: GroupLinks) -> Seconds:
-    """Return the all-reduce of NCCL, whose rings and double binary trees are chains inside a node.
+def _least(kind: str, names: Sequence[str], size: Bytes, links: GroupLinks) -> Seconds:
+    times = [CLOSED_FORMS[kind][name](size, links) for name in names]
+    return where(links.size > 1, minimum(*times), 0.0)
 
-    2*(n-1)/n * S/B + 2*(l-1)*a_in + 2*log2(m)*a_out
+
+def algorithm_time(kind: str, algorithm: str, size: Bytes, links: GroupLinks) -> Seconds:
+    """Return the time of a collective by one algorithm [s]; infinite at points of an array that it does not suit.
+
+    Raises InputError where the collective has no such algorithm, or where it does not suit the only point.
     """
-    steps = (path.ranks_per_node - 1) * path.intra_latency + steps_to_all(path.nodes) * path.inter_latency
-    return 2 * (path.size - 1) / path.size * size / ring_bandwidth(path) + 2 * steps
+    forms = CLOSED_FORMS.get(kind, {})
+    if algorithm not in forms:
+        known = ", ".join(forms) or "(none)"
+        raise InputError.single(f"{kind} has no algorithm {algorithm!r} in closed form", hint=f"write one of {known}")
+    time = where(links.size > 1, forms[algorithm](size, links), 0.0)
+    if is_single(time) and time == np.inf:
+        raise InputError.single(f"{algorithm} takes a power of two of ranks, not {links.size:g}")
+    return time
 
 
-def all_to_all_time(size: Bytes, path: GroupLinks) -> Seconds:
-    """Return the slower of the inner and the outer share, which move at the same time.
+def nccl_time(kind: str, size: Bytes, links: GroupLinks) -> Seconds:
+    """Return the time of a collective of NCCL [s], the base of fitted collectives.
 
-    inner: (l-1)/n * S/B_in; outer: (n-l)/n * S/B_out; plus the farthest latency.
+    It is `collective_time`, but of an all-reduce the volume of rings and the steps of double binary trees, which are
+    chains inside a node: NCCL takes trees for small messages and rings for large ones [NCCL, src/graph/tuning.cc].
+
+        2*(n-1)/n * S/B_ring + 2*(l-1)*a_in + 2*ceil(log2 N)*a_out
     """
-    inner = (path.ranks_per_node - 1) / path.size * size / path.intra
-    outer = (path.size - path.ranks_per_node) / path.size * size / path.inter
-    return maximum(inner, outer) + path.latency
+    if kind != "all_reduce":
+        return collective_time(kind, size, links)
+    steps = (links.ranks_per_node - 1) * links.intra_latency + doublings(links.nodes) * links.inter_latency
+    return where(links.size > 1, 2 * ring_transfer(size, links) + 2 * steps, 0.0)
 
 
-def send_recv_time(size: Bytes, path: GroupLinks) -> Seconds:
-    """Return a message between neighbours of the group: S/B + a over the link between them.
+def ring_bandwidth(links: GroupLinks) -> BytesPerSecond:
+    """Return the bandwidth of l rings over all NICs of a node: min(B_in * l/(l-1), l*B_out); B_in in one node.
 
-    Neighbours share a node where the group has more than one rank on each; the slowest pair sets the pace.
+    Each ring carries S/l. It enters a node by the NIC of one rank, passes all l ranks and leaves by the NIC of another
+    one: l hops a node, of which l-1 are over inner links and one over a NIC. The rings leave by different ranks, so
+    that a rank sends l-1 of the l rings over its inner link and one over its NIC, both at the same time. With
+    V = (n-1)/n * S over all rings its inner link carries V*(l-1)/l and its NIC V/l.
+
+    NCCL does so where links inside nodes bound: NCCL_CROSS_NIC and "Alternate rings" in src/graph/connect.cc, issues
+    1411 (rings over two H800 nodes are faster than NVLink) and 1494 of NVIDIA/nccl. Rings that leave a node by the NIC
+    by which they came make all l hops inside: min(B_in, l*B_out).
     """
-    return size / path.slowest + path.latency
+    local = links.ranks_per_node
+    inside = links.intra * local / where(local > 1, local - 1, 1.0)
+    crossing = where(local > 1, minimum(inside, local * links.inter), links.inter)
+    return where(links.nodes > 1, crossing, links.intra)
 
 
-def broadcast_time(size: Bytes, path: GroupLinks) -> Seconds:
-    """Return the bound of a pipelined broadcast: S/B and the fewer of a chain's (n-1) and a tree's log2(n) steps."""
-    return size / ring_bandwidth(path) + minimum(path.size - 1, steps_to_all(path.size)) * path.latency
+def ring_transfer(size: Bytes, links: GroupLinks) -> Seconds:
+    """Return the time of the bytes of one pass of a ring, without latencies: (n-1)/n * S/B_ring."""
+    return (links.size - 1) / links.size * size / ring_bandwidth(links)
 
 
-def steps_to_all(value: Count) -> Count:
-    """Return the number of doublings that reach `value` ranks."""
-    return np.ceil(np.log2(value)) if isinstance(value, np.ndarray) else float(math.ceil(math.log2(value)))
+def ring(size: Bytes, links: GroupLinks) -> Seconds:
+    """Return one pass of a ring: (n-1)/n * S/B_ring + (n-1)*a."""
+    return ring_transfer(size, links) + (links.size - 1) * links.latency
 
 
-_TIMES = {
-    "all_reduce": all_reduce_time,
-    "all_gather": all_gather_time,
-    "reduce_scatter": all_gather_time,  # the same volume and steps, backwards
-    "all_to_all": all_to_all_time,
-    "send_recv": send_recv_time,
-    "broadcast": broadcast_time,
+def hierarchical(size: Bytes, links: GroupLinks) -> Seconds:
+    """Return rings along the rails, then in the nodes.
+
+    (N-1)/N * S/l / B_out + (N-1)*a_out + (l-1)/l * S/B_in + (l-1)*a_in
+    """
+    local, nodes = links.ranks_per_node, links.nodes
+    outer = (nodes - 1) / nodes * size / local / links.inter + (nodes - 1) * links.inter_latency
+    return outer + (local - 1) / local * size / links.intra + (local - 1) * links.intra_latency
+
+
+def halving_doubling(size: Bytes, links: GroupLinks) -> Seconds:
+    """Return log2(n) exchanges, the nearest with half of the buffer; infinite where n or l is no power of two.
+
+    Inside nodes (l-1)/l * S/B_in + log2(l)*a_in, then between them (1/l - 1/n) * S/B_out + log2(N)*a_out.
+    """
+    local, n = links.ranks_per_node, links.size
+    inner = (local - 1) / local * size / links.intra + log2(local) * links.intra_latency
+    outer = (1 / local - 1 / n) * size / links.inter + log2(links.nodes) * links.inter_latency
+    return where(_is_power_of_two(n) & _is_power_of_two(local), inner + outer, np.inf)
+
+
+def trees(size: Bytes, links: GroupLinks) -> Seconds:
+    """Return the bound of two complementary binary trees, up and down at once: 2*S/B + 2*ceil(log2 n)*a.
+
+    A rank inside one tree sends its half to a parent and to two children, and as a leaf of the other to a parent. Which
+    of these leave a node depends on the ranks; the flow level counts them.
+    """
+    return 2 * size / links.slowest + 2 * doublings(links.size) * links.latency
+
+
+def in_switch(size: Bytes, links: GroupLinks) -> Seconds:
+    """Return a reduction in the switches: S/B_in + a; between nodes S/l / B_out + a_out, between rings in the nodes."""
+    local = links.ranks_per_node
+    inside = (local - 1) / local * size / links.intra + (local - 1) * links.intra_latency
+    between = 2 * inside + size / local / links.inter + links.inter_latency
+    return where(links.nodes > 1, between, size / links.intra + links.intra_latency)
+
+
+def multicast(size: Bytes, links: GroupLinks) -> Seconds:
+    """Return one copy in and one out of every rank, which switches make: S/B + a."""
+    return size / where(links.nodes > 1, links.inter, links.intra) + links.latency
+
+
+def chain(size: Bytes, links: GroupLinks) -> Seconds:
+    """Return the bound of a broadcast in many small chunks: S/B_ring + min(n-1, ceil(log2 n))*a."""
+    return size / ring_bandwidth(links) + minimum(links.size - 1, doublings(links.size)) * links.latency
+
+
+def both_links(intra: Bytes, inter: Bytes, links: GroupLinks) -> Seconds:
+    """Return the slower of both links, used at once: max(intra/B_in, inter/B_out) + a.
+
+    intra, inter: what a rank sends over its link inside the node and over its NIC [B].
+    """
+    return maximum(intra / links.intra, inter / links.inter) + links.latency
+
+
+def direct_all_to_all(size: Bytes, links: GroupLinks) -> Seconds:
+    """Return a message from every rank to every other: max((l-1)/n * S/B_in, (n-l)/n * S/B_out) + a."""
+    local, n = links.ranks_per_node, links.size
+    return both_links((local - 1) / n * size, (n - local) / n * size, links)
+
+
+def hierarchical_all_to_all(size: Bytes, links: GroupLinks) -> Seconds:
+    """Return one exchange after the other: (l-1)/l * S/B_in + a_in + (N-1)/N * S/B_out + a_out."""
+    local, nodes = links.ranks_per_node, links.nodes
+    inner = where(local > 1, (local - 1) / local * size / links.intra + links.intra_latency, 0.0)
+    return inner + where(nodes > 1, (nodes - 1) / nodes * size / links.inter + links.inter_latency, 0.0)
+
+
+def message(size: Bytes, links: GroupLinks) -> Seconds:
+    """Return a message to the next rank of the group, over the slowest link that any pair uses: S/B + a."""
+    return size / links.slowest + links.latency
+
+
+def doublings(ranks: Count) -> Count:
+    """Return ceil(log2 n): how many doublings reach n ranks."""
+    return ceil(log2(ranks))
+
+
+def _is_power_of_two(count: Count) -> Mask:
+    exponent = log2(count)
+    return exponent == floor(exponent)
+
+
+ClosedForm: TypeAlias = Callable[[Bytes, GroupLinks], Seconds]
+
+
+def _both_ways(one_way: ClosedForm) -> ClosedForm:
+    """Return an all-reduce: a reduce-scatter, and an all-gather of the same volume and steps."""
+    return lambda size, links: 2 * one_way(size, links)
+
+
+_GATHERS: dict[str, ClosedForm] = {"ring": ring, "hierarchical": hierarchical, "halving_doubling": halving_doubling}
+CLOSED_FORMS: Mapping[str, Mapping[str, ClosedForm]] = {
+    "all_reduce": {name: _both_ways(form) for name, form in _GATHERS.items()} | {"tree": trees, "in_switch": in_switch},
+    "all_gather": _GATHERS,
+    "reduce_scatter": _GATHERS,
+    "broadcast": {"ring": chain, "multicast": multicast},
+    "all_to_all": {"direct": direct_all_to_all, "hierarchical": hierarchical_all_to_all},
+    "send_recv": {"direct": message},
 }
+"""Collective -> algorithm -> its closed form."""
+LIBRARY: Mapping[str, Sequence[str]] = {
+    "all_reduce": ("ring", "hierarchical", "halving_doubling", "tree"),
+    "all_gather": ("ring", "hierarchical"),
+    "reduce_scatter": ("ring", "hierarchical"),
+    "broadcast": ("ring",),
+    "all_to_all": ("direct",),
+    "send_recv": ("direct",),
+}
+"""Collective -> algorithms that libraries have; gathers of NCCL are rings."""
+IN_SWITCHES = ("in_switch", "multicast")
+"""Algorithms that need switches which add up or copy."""
+
+
+def pipelined(whole: Seconds, steps: Count, latency: Seconds, chunks: Count) -> Seconds:
+    """Return the time of data that passes `steps` hops in chunks: (steps - 1 + chunks) * (whole / chunks + latency).
+
+    whole: of all data over one hop, without latency.
+    """
+    return (steps - 1 + chunks) * (whole / chunks + latency)
+
+
+def best_chunks(whole: Seconds, steps: Count, latency: Seconds) -> Count:
+    """Return how many chunks make `pipelined` shortest: sqrt((steps - 1) * whole / latency), at least one."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        number: Quantity = np.sqrt((steps - 1) * whole / np.asarray(latency, float))
+    return maximum(1.0, np.round(number) if isinstance(number, np.ndarray) and number.ndim else float(np.round(number)))

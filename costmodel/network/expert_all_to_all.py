@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from costmodel.network.collectives import both_links
 from costmodel.network.group_links import GroupLinks
-from costmodel.quantities import Count, Seconds, maximum, minimum, where
+from costmodel.quantities import Count, Seconds, minimum, where
 from costmodel.workload.operators import ExpertAllToAll
 
 
@@ -13,7 +14,7 @@ from costmodel.workload.operators import ExpertAllToAll
 class TokenCopies:
     """How many copies of a token go over links inside nodes, forwarded ones included, and over those between them.
 
-    reached: copies that arrive somewhere, the own rank included.
+    reached: copies that arrive at some rank, its own included.
     """
 
     intra: Count
@@ -21,42 +22,48 @@ class TokenCopies:
     reached: Count
 
 
-def token_copies(exchange: ExpertAllToAll, path: GroupLinks) -> TokenCopies:
-    """Return the copies of one token on each kind of link, those of the fullest place.
+def copies_to(exchange: ExpertAllToAll, places: Count) -> Count:
+    """Return the copies of a token that reach `places` nodes or ranks, one each, as the most loaded one has them."""
+    return exchange.targets(places) * exchange.most_loaded(places)
+
+
+def token_copies(exchange: ExpertAllToAll, links: GroupLinks) -> TokenCopies:
+    """Return the copies of one token on each kind of link, those of the most loaded node and rank.
 
     normal: one copy a node, forwarded inside it: E_ranks*load_n*(1 - 1/l) and E_nodes*load_N*(1 - 1/N)
     low_latency, or buffers of fixed size: one copy an expert, straight to its rank: k*load*(l-1)/n and k*load*(1 - l/n)
 
-    With multicast and reduction in the network a token leaves its rank once, or its sum arrives once; every receiver
+    With multicast and reduction in the network a token leaves its rank once, or its sum arrives once. Every receiver
     still takes, and every sender still sends, as many copies as before. Both directions at the same time then take what
     the wider one takes, and one copy of the other.
     """
-    found = _copies(exchange, path)
-    return replace(found, inter=minimum(found.inter, 1.0)) if exchange.in_network else found
+    copies = _separate_copies(exchange, links)
+    return replace(copies, inter=minimum(copies.inter, 1.0)) if exchange.in_network else copies
 
 
-def _copies(exchange: ExpertAllToAll, path: GroupLinks) -> TokenCopies:
-    """Return the copies of one token where every one of them leaves and arrives by itself."""
+def _separate_copies(exchange: ExpertAllToAll, links: GroupLinks) -> TokenCopies:
+    """Return the copies of one token where each of them leaves and arrives by itself."""
+    local, n = links.ranks_per_node, links.size
     if exchange.deduplicates:
-        to_nodes = exchange.targets(path.nodes) * exchange.most_loaded(path.nodes)
-        to_ranks = exchange.targets(path.size) * exchange.most_loaded(path.size)
-        return TokenCopies(to_ranks * (1 - 1 / path.ranks_per_node), to_nodes * (1 - 1 / path.nodes), to_ranks)
+        to_nodes, to_ranks = copies_to(exchange, links.nodes), copies_to(exchange, n)
+        return TokenCopies(to_ranks * (1 - 1 / local), to_nodes * (1 - 1 / links.nodes), to_ranks)
     sent = exchange.top_k * exchange.expert_load
-    return TokenCopies(sent * (path.ranks_per_node - 1) / path.size, sent * (1 - path.ranks_per_node / path.size), sent)
+    return TokenCopies(sent * (local - 1) / n, sent * (1 - local / n), sent)
 
 
-def expert_all_to_all_time(exchange: ExpertAllToAll, path: GroupLinks) -> Seconds:
-    """Return the time of one direction of the all-to-all [s]; zero in a group of one.
+def expert_all_to_all_time(exchange: ExpertAllToAll, links: GroupLinks) -> Seconds:
+    """Return the time of one direction of the all-to-all on its links [s]; zero in a group of one.
 
     normal: one copy a node, forwarded inside it,
         t = max(T*E_nodes*load_N*(1 - 1/N)*b / B_out, T*E_ranks*load_n*(1 - 1/l)*b / B_in) + a
     low_latency, or buffers of fixed size: one copy an expert, straight to its rank,
         t = max(T*k*load*(1 - l/n)*b / B_out, T*k*load*(l-1)/n*b / B_in) + a
-    T: tokens of a rank; b: bytes of a copy; N nodes of l ranks, n = N*l. All ranks send alike in a dispatch and receive
-    alike in a combine; the other side is that of the fullest place, which is never less: load_N of nodes, load_n of
-    ranks in deduplicated copies, load in copies an expert. A node's copies share its NICs evenly.
+    T: tokens of a rank; b: bytes of a copy; N nodes of l ranks, n = N*l.
+
+    The second is `collectives.direct_all_to_all` of S = T*k*load*b. All ranks send alike in a dispatch and receive
+    alike in a combine. The other side is that of the most loaded node or rank, which is never less: load_N of nodes and
+    load_n of ranks in deduplicated copies, load in copies an expert. A node's copies share its NICs evenly. Fitted
+    kernels (`cost.expert_all_to_all`) move the same copies and add the work of the processors that send them.
     """
-    sent = exchange.tokens * exchange.token_bytes
-    found = token_copies(exchange, path)
-    outer, inner = sent * found.inter / path.inter, sent * found.intra / path.intra
-    return where(path.size > 1, maximum(outer, inner) + path.latency, 0.0)
+    sent, copies = exchange.tokens * exchange.token_bytes, token_copies(exchange, links)
+    return where(links.size > 1, both_links(sent * copies.intra, sent * copies.inter, links), 0.0)

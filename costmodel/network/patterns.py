@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from costmodel.errors import InputError
+from costmodel.network.collectives import IN_SWITCHES
+from costmodel.network.expert_all_to_all import copies_to
 from costmodel.network.layout import Layout, pairs
 from costmodel.quantities import Array, Bytes, Indices
 from costmodel.workload.operators import ExpertAllToAll
@@ -46,17 +48,18 @@ def phases(kind: str, algorithm: str, size: float, where: Layout) -> list[Phase]
     return [] if where.ranks == 1 else list(made[algorithm](size, where))
 
 
-def algorithms(kind: str, where: Layout) -> tuple[str, ...]:
-    """Return the algorithms of a collective that a library without switches that compute may choose from."""
-    return tuple(
-        name for name in _CHOICES.get(kind, tuple(ALGORITHMS[kind])[:1])
-        if not (name == "halving_doubling" and where.ranks & (where.ranks - 1))
-        and not (name == "hierarchical" and (where.nodes == 1 or where.ranks_per_node == 1))
-    )  # fmt: skip
+def algorithms(kind: str, rank_layout: Layout) -> tuple[str, ...]:
+    """Return the algorithms of a collective that suit a layout, without those that need switches which add up or copy.
 
-
-_RINGS = ("ring", "hierarchical")
-_CHOICES = {"all_reduce": (*_RINGS, "halving_doubling"), "all_gather": _RINGS, "reduce_scatter": _RINGS}
+    An all-to-all is direct: in two levels it is never faster where flows meet no others, and has ever so many more.
+    """
+    if kind == "all_to_all":
+        return ("direct",)
+    two_levels = rank_layout.nodes > 1 and rank_layout.ranks_per_node > 1
+    unsuited = {*IN_SWITCHES, *(() if two_levels else ("hierarchical",))}
+    if rank_layout.ranks & (rank_layout.ranks - 1):
+        unsuited.add("halving_doubling")
+    return tuple(name for name in ALGORITHMS[kind] if name not in unsuited)
 
 
 def exchange_phases(exchange: ExpertAllToAll, where: Layout, *, in_network: bool = False) -> list[Phase]:
@@ -74,8 +77,8 @@ def exchange_phases(exchange: ExpertAllToAll, where: Layout, *, in_network: bool
         each = bytes_ * exchange.top_k * float(exchange.expert_load) / where.ranks
         return [Phase(source, target, np.full(len(source), each), uniform=True)]
     nodes, ranks = float(where.nodes), float(where.ranks)
-    a_node = bytes_ * float(exchange.targets(nodes) * exchange.most_loaded(nodes)) / nodes
-    inside = bytes_ * float(exchange.targets(ranks) * exchange.most_loaded(ranks)) / where.ranks_per_node
+    a_node = bytes_ * float(copies_to(exchange, nodes)) / nodes
+    inside = bytes_ * float(copies_to(exchange, ranks)) / where.ranks_per_node
     made: list[tuple[Indices, Indices, Array]] = []
     rank = np.arange(where.ranks)
     for step in range(1, where.nodes):

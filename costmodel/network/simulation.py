@@ -72,13 +72,18 @@ def setting(cluster: Cluster, where: Layout, shares: Mapping[str, float] | None 
     return Setting(cluster, where, shares or {}, seed)
 
 
-def run_collective(kind: str, size: float, run: Setting, algorithm: str | None = None) -> Outcome:
-    """Return the time of a collective of `size` [B], as nccl-tests counts it; without an algorithm the fastest's."""
+def run_collective(
+    kind: str, size: float, run: Setting, algorithm: str | None = None, *, bytes_alone: bool = False
+) -> Outcome:
+    """Return the time of a collective of `size` [B], as nccl-tests counts it; without an algorithm the fastest's.
+
+    bytes_alone: the fastest without latencies.
+    """
     if not (np.isfinite(size) and size >= 0):
         raise InputError.single("the size is negative or not a number", hint="write --size 64MiB")
     names = (algorithm,) if algorithm else algorithms(kind, run.where)
-    found = [_run(name, phases(kind, name, size, run.where), run) for name in names]
-    return min(found, key=lambda outcome: outcome.time)
+    outcomes = [_run(name, phases(kind, name, size, run.where), run) for name in names]
+    return min(outcomes, key=lambda outcome: outcome.time - (outcome.latency if bytes_alone else 0.0))
 
 
 def run_exchange(exchange: ExpertAllToAll, run: Setting, *, in_network: bool = False) -> Outcome:

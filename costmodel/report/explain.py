@@ -278,7 +278,7 @@ def _inputs(priced: TimedOperator, scenario: Scenario) -> dict[str, tuple[float,
         return {**_work(operator), **_device(operator, scenario), **_tile(operator, priced, scenario), **shares}
     if isinstance(operator, AttentionKernel | MixedAttention | Elementwise):
         decodes = isinstance(operator, AttentionKernel) and operator.family.endswith("decode")
-        cached = {"element of the cache": (float(scenario.precision.cached_element), "size")} if decodes else {}
+        cached = {"element of the cache": (float(scenario.precision.kv_element), "size")} if decodes else {}
         return {**_work(operator), **cached, **_device(operator, scenario), **shares}
     if isinstance(operator, HostTransfer | HostUpdate | HostGemm):
         return _host(operator, scenario)
@@ -337,7 +337,7 @@ def _host(operator: HostTransfer | HostUpdate | HostGemm, scenario: Scenario) ->
     if isinstance(operator, HostUpdate):
         return {"traffic": (float(operator.traffic), "size"), **found}
     if isinstance(operator, HostGemm):
-        dtype = operator.product.dtype
+        dtype = operator.gemm.dtype
         peak = host_peak(scenario.cluster, dtype, operator.devices)
         unknown = f"host {dtype} peak a device (0: no source states one)"
         rate = (
@@ -345,7 +345,7 @@ def _host(operator: HostTransfer | HostUpdate | HostGemm, scenario: Scenario) ->
             if peak is None
             else {f"host {dtype} peak a device": (float(peak), "flop_rate")}
         )
-        return {**_work(operator.product), **found, **rate}
+        return {**_work(operator.gemm), **found, **rate}
     link = host_link(scenario.cluster)
     copied = {"size": (float(operator.size), "size"), "link to the host": (float(link.bandwidth), "bandwidth")}
     return {**copied, **found, "launch": (float(scenario.framework.launch), "time")}
@@ -433,7 +433,7 @@ def _origins(workload: Workload, scenario: Scenario, priced: TimedOperator, pool
         if isinstance(operator, HostTransfer):
             host.insert(0, f"hardware.device.links.{scenario.cluster.node.host.link}.bandwidth")
         if isinstance(operator, HostGemm):
-            host.append(f"hardware.node.host.peak.{operator.product.dtype}")
+            host.append(f"hardware.node.host.peak.{operator.gemm.dtype}")
         return _places(workload, scenario, host)
     if isinstance(operator, HostTime):
         return _places(workload, scenario, [f"framework.host.{field.name}" for field in fields(HostTimes)])

@@ -1,52 +1,53 @@
-"""The terminal views of fabrics and of a collective by itself."""
+"""The terminal views of network topologies and of a single collective."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from costmodel.report.page import show, table
-from costmodel.report.text import quantity
+from costmodel.report.page import Number, Table, show, table
+from costmodel.report.text import NONE, dollars, quantity, whole
 
 if TYPE_CHECKING:
     from costmodel.analytic.fabrics import FabricFacts
     from costmodel.analytic.messages import CollectiveTime
     from costmodel.hardware import Cluster
 
-UNKNOWN = "-"
+
+def show_topologies(topologies: Sequence[FabricFacts]) -> None:
+    """Print one row per topology."""
+    show(topologies_table([topology.document() for topology in topologies]))
+    show("links and diameter count inter-switch links; all switch ports are assumed to be used", "dim")
 
 
-def show_fabrics(rows: Sequence[FabricFacts]) -> None:
-    """Print fabrics, a row each."""
-    shown = table("topology", ">endpoints", ">switches", "?>links", "?>cost", ">an endpoint", ">diameter", ">bisection")
+def topologies_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return one row per topology. rows: of `topology --json`."""
+    topologies = table(
+        "topology", ">endpoints", ">switches", "?>links", "?>cost", ">cost per endpoint", ">diameter", ">bisection"
+    )
     for row in rows:
-        shown.add(
-            row.name,
-            f"{row.endpoints:,.0f}",
-            f"{row.switches:,.0f}",
-            f"{row.links:,.0f}",
-            UNKNOWN if row.cost is None else f"{row.cost:,.0f} $",
-            UNKNOWN if row.cost is None else f"{row.cost / row.endpoints:,.0f} $",
-            f"{row.diameter:.0f}",
-            UNKNOWN if row.bisection is None else quantity(row.bisection, "bandwidth"),
-        )
-    show(shown)
-    show("links and diameter count links between switches; every port is in use", "dim")
+        diameter = NONE if row["diameter"] is None else Number(f"{row['diameter']:g}", row["diameter"])
+        topologies.add(
+            row["name"], *(whole(row[key]) for key in ("endpoints", "switches", "links")),
+            dollars(row["cost"]), dollars(row["cost_per_endpoint"]), diameter,
+            quantity(row["bisection_bandwidth"], "bandwidth"),
+        )  # fmt: skip
+    return topologies
 
 
-def show_answer(answer: CollectiveTime, cluster: Cluster) -> None:
-    """Print what a collective takes and why."""
-    asked = answer.asked
-    show(f"{asked.kind} of {quantity(asked.size, 'size')} on {asked.ranks:,} devices of {cluster.name}", "bold")
-    document = answer.document()
-    rows = table("what", ">value")
+def show_collective(answer: CollectiveTime, cluster: Cluster) -> None:
+    """Print the time of a collective, its bandwidths, and what limits it."""
+    request, document = answer.request, answer.document()
+    devices = "1 device" if request.ranks == 1 else f"{request.ranks:,} devices"
+    show(f"{request.kind} of {quantity(request.size, 'size')} on {devices} of {cluster.name}", "bold")
+    rows = table("quantity", ">value")
     rows.add("time", quantity(answer.time, "time"))
-    rows.add("of which latency", quantity(answer.latency, "time"))
+    rows.add("latency part", quantity(answer.latency, "time"))
     rows.add("algorithm bandwidth", quantity(document["algbw"], "bandwidth"))
     rows.add("bus bandwidth", quantity(document["busbw"], "bandwidth"))
     show(rows)
-    if asked.ranks == 1:
-        show("a device by itself sends nothing")
+    if request.ranks == 1:
+        show("a single device has nothing to send")
         return
-    engine = "closed form" if answer.engine == "analytic" else "flows"
-    show(f"limit: {answer.bottleneck}; algorithm: {answer.algorithm}; by {engine}; basis: {answer.basis}")
+    engine = "closed form" if answer.engine == "analytic" else "flow simulation"
+    show(f"bound: {answer.bottleneck}; algorithm: {answer.algorithm}; engine: {engine}; basis: {answer.basis}")

@@ -8,6 +8,7 @@ from costmodel.report.expert_load import routing_line
 from costmodel.report.explain import Explanation, Line
 from costmodel.report.page import show, table
 from costmodel.report.text import quantity, share
+from costmodel.result import shown_line
 
 
 def show_refused(reason: str | None) -> None:
@@ -24,7 +25,7 @@ def show_lines(found: Sequence[Line], argument: str, routing: Mapping[str, float
     for line in found:
         hidden = quantity(line.hidden, "time") if line.hidden else ""
         rows.add(
-            line.name, quantity(line.time, "time"), share(line.share), line.time / longest, hidden,
+            shown_line(line.name), quantity(line.time, "time"), share(line.share), line.time / longest, hidden,
             line.bound, line.basis,
         )  # fmt: skip
     show(rows)

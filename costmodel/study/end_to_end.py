@@ -93,7 +93,7 @@ def _figures(case: Case, of: tuple[int, ...], library: Library) -> list[Publishe
     found = []
     try:
         prediction = predict(case, library.roots, library)
-        metrics = PHASES[prediction.scenario.answers][1]
+        metrics = PHASES[prediction.scenario.result_kind][1]
         for expected in case.expect:
             metric = going_with(expected.metric)
             if expected.check == "value" and metric in metrics and not prediction.infeasible:

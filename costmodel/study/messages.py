@@ -16,17 +16,17 @@ from costmodel.units import parse
 
 
 def answered(
-    asked: CollectiveRequest,
+    request: CollectiveRequest,
     cluster: str,
     engine: str,
     changes: Mapping[str, object],
     search_path: Sequence[str | Path] = (),
 ) -> tuple[CollectiveTime, Cluster]:
     """Return the time of a message on a cluster, with some of its fields changed, and that cluster."""
-    found = load_cluster(cluster, search_path, devices=float(max(asked.ranks, 1)), changes=changes)
+    found = load_cluster(cluster, search_path, devices=float(max(request.ranks, 1)), changes=changes)
     framework = default_framework(search_path)
     calibration = load_calibration(found.device, framework, search_path)
-    return answer(asked, found, calibration, framework, engine), found
+    return answer(request, found, calibration, framework, engine), found
 
 
 def read_message(

@@ -89,21 +89,21 @@ class Attention:
     keeps: bool | None = None
 
     @property
-    def cached(self) -> bool:
+    def has_kv_cache(self) -> bool:
         """Tell whether inference keeps keys and values."""
         return self.causal if self.keeps is None else self.keeps
 
     @property
-    def kept_share(self) -> Quantity:
+    def kv_share(self) -> Quantity:
         """Return the share of keys and values that exist: all, unless heads choose their tokens."""
         chooses = self.route is not None and self.route.tokens is not None
         return self.active_share if chooses else 1.0  # of masked heads all
 
-    def kept(self, tokens: Count) -> Count:
+    def cached_tokens(self, tokens: Count) -> Count:
         """Return the tokens of a sequence of `tokens` whose keys and values the device holds, on the mean of heads."""
         total: Quantity = 0.0
         for group in self.head_groups:
-            total = total + group.share * group.pattern.kept(tokens)
+            total = total + group.share * group.pattern.cached_tokens(tokens)
         return total
 
     @property
@@ -112,15 +112,15 @@ class Attention:
         skips = self.route is not None and self.kernel.realised != "masked"
         return self.route.active_share if self.route is not None and skips else 1.0
 
-    def hosted(self, tokens: Count) -> Count:
+    def host_tokens(self, tokens: Count) -> Count:
         """Return the tokens of a sequence of `tokens` whose keys and values the host holds, on the mean of heads."""
         total: Quantity = 0.0
         for group in self.head_groups:
-            total = total + group.share * group.pattern.hosted(tokens)
+            total = total + group.share * group.pattern.host_tokens(tokens)
         return total
 
     @property
-    def parts(self) -> tuple[tuple[Quantity, Quantity], ...]:
+    def head_parts(self) -> tuple[tuple[Quantity, Quantity], ...]:
         """Return (share of the query heads, share of a sequence that they attend among) of those that are computed."""
         route = self.route
         if route is None or route.tokens is None or self.kernel.realised == "masked":
@@ -187,7 +187,7 @@ class Recurrence:
         return 1.0 if self.columns is None else ceil(self.value_dim / self.columns)
 
     @property
-    def visited(self) -> Count:
+    def visited_states(self) -> Count:
         """Return the states of a head that a token reads and writes."""
         return 1.0 if self.memories is None else self.memories.top_k + self.memories.shared
 

@@ -34,8 +34,8 @@ class Context:
     framework: Framework
     phase: str
     sequences: Count
-    length: Count
-    keys: Count
+    new_tokens: Count
+    kv_len: Count
     recompute: frozenset[str] = frozenset()
     offload: Offload = field(default_factory=Offload)
     routing: Routing = BALANCED
@@ -44,20 +44,20 @@ class Context:
     micro_batches: Count = 1.0
 
     @property
-    def added(self) -> Quantity:
+    def accumulated_share(self) -> Quantity:
         """Return the share of micro-batches whose gradients a kernel of its own adds to those before; 0: none does."""
         how = self.framework.accumulation
         return 0.0 if how == "product" else 1.0 if how == "buffer" else 1.0 - 1.0 / self.micro_batches
 
     @property
-    def rows(self) -> Count:
+    def q_len(self) -> Count:
         """Return the new tokens of one sequence on this rank: length / cp."""
-        return self.length / self.parallel.cp
+        return self.new_tokens / self.parallel.cp
 
     @property
     def tokens(self) -> Count:
         """Return the new tokens of this rank: sequences * length / cp."""
-        return self.sequences * self.rows
+        return self.sequences * self.q_len
 
     @property
     def residual_tokens(self) -> Count:
@@ -65,7 +65,7 @@ class Context:
         return self.tokens / self.parallel.tp if self.parallel.sequence_parallel else self.tokens
 
     @property
-    def kept_share(self) -> Quantity:
+    def gathered_share(self) -> Quantity:
         """Return the share of a gathered activation that one rank keeps: 1/tp under sequence parallelism, else all."""
         return 1.0 / self.parallel.tp if self.parallel.sequence_parallel else 1.0
 
@@ -81,12 +81,12 @@ class Context:
         return self if own is None else replace(self, precision=replace(self.precision, residual=own))
 
     @property
-    def operand(self) -> Bytes:
+    def gemm_element(self) -> Bytes:
         """Return the bytes of one element as a linear layer's matrix product reads it, block scale included."""
         return element_bytes(self.precision.linear, self.precision.scale_block)
 
     @property
-    def weight_operand(self) -> Bytes:
+    def gemm_weight(self) -> Bytes:
         """Return the bytes of one weight as a linear layer's matrix product reads it.
 
         Wider ones than the product's format were cast before; narrower ones the kernel expands on the way.
@@ -121,12 +121,12 @@ class Context:
         return None if block is None else block * block
 
     @property
-    def kept(self) -> Bytes:
+    def saved_element(self) -> Bytes:
         """Return the bytes of one element of a matrix product's input as the backward pass keeps it."""
         return element_bytes(self.precision.activations, self.precision.scale_block)
 
     @property
-    def casts(self) -> bool:
+    def casts_inputs(self) -> bool:
         """Tell whether linear layers take a narrower format than the residual stream, so that inputs are cast."""
         return ELEMENT_BYTES[self.precision.linear] < ELEMENT_BYTES[self.precision.residual]
 
@@ -143,31 +143,31 @@ class Context:
     @property
     def ep_group(self) -> Group:
         """Return the expert-parallel group: neighbours, `expert_tensor` apart."""
-        return Group(self.parallel.ep, self.parallel.tensor_of_expert)
+        return Group(self.parallel.ep, self.parallel.etp)
 
     @property
-    def slices_meet(self) -> Mask:
+    def gathers_for_slices(self) -> Mask:
         """Tell where ranks with slices of one expert have tokens of their own, which they have to gather first.
 
         Not where a tensor-parallel group holds the slices: its ranks have the same tokens anyway.
         """
-        return (self.parallel.ep > 1) | (self.parallel.tensor_of_expert > self.parallel.tp)
+        return (self.parallel.ep > 1) | (self.parallel.etp > self.parallel.tp)
 
     @property
-    def slice_group(self) -> Group:
+    def expert_slice_group(self) -> Group:
         """Return the ranks that gather tokens for the slices of one expert: `expert_tensor` neighbours, or one."""
-        return Group(where(self.slices_meet, self.parallel.tensor_of_expert, 1.0))
+        return Group(where(self.gathers_for_slices, self.parallel.etp, 1.0))
 
     def pairs(self, pattern: Pattern, *, causal: bool) -> Count:
         """Return the (query, key) pairs of one head and sequence on this rank.
 
         Context-parallel ranks share the pairs evenly (zigzag order).
         """
-        return pattern.pairs(self.length, self.keys, causal=causal) / self.parallel.cp
+        return pattern.pairs(self.new_tokens, self.kv_len, causal=causal) / self.parallel.cp
 
-    def kept_keys(self, pattern: Pattern) -> Count:
+    def cached_keys(self, pattern: Pattern) -> Count:
         """Return the cached tokens of a sequence that a decoding step reads on this rank: its share over cp."""
-        return pattern.read(self.length, self.keys) / self.parallel.cp
+        return pattern.keys_read(self.new_tokens, self.kv_len) / self.parallel.cp
 
 
 def per_rank(value: Quantity, degree: Quantity) -> Quantity:

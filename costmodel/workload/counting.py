@@ -14,7 +14,7 @@ from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.kv_cache import cached_bytes
 from costmodel.workload.layers import model_work
-from costmodel.workload.recurrences import scan_products
+from costmodel.workload.recurrences import scan_macs
 from costmodel.workload.scenario import Communication, Framework, Parallelism, Precision, Tile
 
 
@@ -34,7 +34,7 @@ def parameter_count(architecture: Architecture) -> ParameterCount:
 
     A tied output head works with the embedding's matrix, which is then active.
     """
-    work = model_work(_unsplit(architecture))
+    work = model_work(_on_one_rank(architecture))
     bodies = list(zip(map(float, architecture.kinds.values()), work.layers, strict=True))
     total = sum_of(times * item.total for times, body in bodies for item in body.parameters)
     active = sum_of(times * item.active for times, body in bodies for item in body.parameters)
@@ -47,7 +47,7 @@ def parameter_count(architecture: Architecture) -> ParameterCount:
     return ParameterCount(total + embedding + head, active + head + used_again, active + head + embedding, mtp)
 
 
-def _unsplit(architecture: Architecture) -> Context:
+def _on_one_rank(architecture: Architecture) -> Context:
     """Return a context in which one rank holds the whole model; formats and batch do not enter a count."""
     half = "bf16"
     formats = Precision(
@@ -73,8 +73,8 @@ def _unsplit(architecture: Architecture) -> Context:
         framework=framework,
         phase="training",
         sequences=1.0,
-        length=1.0,
-        keys=1.0,
+        new_tokens=1.0,
+        kv_len=1.0,
     )
 
 
@@ -103,12 +103,12 @@ def kv_bytes_per_sequence(architecture: Architecture, keys: Count, element: Byte
     return sum_of(layer.repeat * cached_bytes(layer.mixer, keys, element, tp) for layer in architecture.layers)
 
 
-def attention_windows(architecture: Architecture) -> list[Count]:
+def kv_breakpoints(architecture: Architecture) -> list[Count]:
     """Return the distinct windows of a model's attention, at every point in ascending order."""
     windows: list[Count] = []
     for layer in architecture.layers:
         for group in layer.mixer.head_groups if isinstance(layer.mixer, Attention) else ():
-            for window in group.pattern.bends:
+            for window in group.pattern.breakpoints:
                 if not any(np.array_equal(window, known) for known in windows):
                     windows.append(window)
     for last in range(len(windows) - 1, 0, -1):
@@ -136,8 +136,8 @@ def attention_flop_per_token(architecture: Architecture, sequence: Count, *, cau
             continue
         for group in mixer.head_groups:
             width = group.share * mixer.q_heads * (mixer.head_dim + mixer.v_head_dim)
-            for heads, tokens in mixer.parts:
-                seen = group.pattern.mean_seen(tokens * sequence, causal=causal and mixer.causal)
+            for heads, tokens in mixer.head_parts:
+                seen = group.pattern.mean_keys(tokens * sequence, causal=causal and mixer.causal)
                 total = total + 2 * layer.repeat * width * heads * tokens * seen
     return total
 
@@ -146,7 +146,7 @@ def _recurrent_flop(mixer: Recurrence | NeuralMemory, hidden: Count) -> Flop:
     """Return the FLOP of a token in a state: those of the scan, or retrieval and update of a memory, 8*P."""
     if isinstance(mixer, NeuralMemory):
         return 8 * mixer.weights(hidden)
-    return 2 * mixer.heads * mixer.visited * scan_products(mixer, decodes=False)
+    return 2 * mixer.heads * mixer.visited_states * scan_macs(mixer, decodes=False)
 
 
 def training_flop_per_token(architecture: Architecture, active: Count, sequence: Count, *, causal: bool = True) -> Flop:

@@ -10,7 +10,7 @@ from costmodel.quantities import Count, Quantity, ceil, maximum, where
 from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.context import Context
 from costmodel.workload.order_statistics import expected_surplus
-from costmodel.workload.popularity import Choice, Popularity, chances
+from costmodel.workload.popularity import Popularity, RoutingLaw, expert_probabilities
 
 ROUNDING = 1e-12  # 1.1 * 10 is 11 rows, not the 12 that its last digit would make of it
 
@@ -27,7 +27,7 @@ class ExpertLoad:
 
     rows: Count
     load: Quantity
-    executed: Quantity
+    imbalance: Quantity
     local_experts: Count
     active_experts: Count
     rows_std: Count
@@ -57,7 +57,7 @@ def expert_load(context: Context, ffn: MoeFfn) -> ExpertLoad:
         return _at_capacity(context, ffn, routing.capacity)
     if plan.expert_load is None and routing.load != "balanced":
         popularity = popularity_of(context, ffn)
-        rows, hit, deviation = popularity.fullest_rank()
+        rows, hit, deviation = popularity.most_loaded_rank()
         load = rows / mean
         return ExpertLoad(rows, load, load, held, hit, deviation, popularity=popularity)
     load = (1.0 if plan.expert_load is None else plan.expert_load) / (1.0 - ffn.masked)
@@ -67,24 +67,24 @@ def expert_load(context: Context, ffn: MoeFfn) -> ExpertLoad:
 
 def served_tokens(context: Context) -> Count:
     """Return the tokens that a rank's experts serve for one rank: its tensor-parallel group's, shared out by slices."""
-    return context.tokens * context.parallel.tensor_of_expert / context.parallel.tp
+    return context.tokens * context.parallel.etp / context.parallel.tp
 
 
 def sent_tokens(context: Context) -> Count:
     """Return the tokens that one rank dispatches: its own, unless those with slices of one expert have the same."""
-    return where(context.slices_meet, context.tokens / context.parallel.tp, served_tokens(context))
+    return where(context.gathers_for_slices, context.tokens / context.parallel.tp, served_tokens(context))
 
 
 def routed_tokens(context: Context) -> Count:
     """Return the tokens that a rank's experts serve for one rank in a pass, those of work beside them included."""
-    return (context.tokens + context.co_batched_tokens) * context.parallel.tensor_of_expert / context.parallel.tp
+    return (context.tokens + context.co_batched_tokens) * context.parallel.etp / context.parallel.tp
 
 
 def popularity_of(context: Context, ffn: MoeFfn) -> Popularity:
     """Return which experts the tokens of an expert-parallel group choose, and where these stand."""
     routing, parallel = context.routing, context.parallel
     return Popularity(
-        choice=Choice(routing.load, ffn.top_k, routing.counts, routing.placement, ffn.group_top_k),
+        law=RoutingLaw(routing.load, ffn.top_k, routing.counts, routing.placement, ffn.group_top_k),
         experts=ffn.experts,
         groups=1.0 if ffn.groups is None else ffn.groups,
         ranks=parallel.ep,
@@ -117,14 +117,14 @@ def _dropped(context: Context, ffn: MoeFfn, sent: Count, room: Count) -> Quantit
     routing = context.routing
     if routing.load == "balanced":
         return ffn.experts * maximum(sent * ffn.top_k / ffn.experts - room, 0.0)
-    choice = Choice(routing.load, ffn.top_k, routing.counts)
+    choice = RoutingLaw(routing.load, ffn.top_k, routing.counts)
     shape = np.broadcast_shapes(*(np.shape(each) for each in (sent, room, ffn.experts, routing.exponent)))
     experts, exponents = (np.broadcast_to(each, shape) for each in (ffn.experts, routing.exponent))
     found = np.empty(shape)
     for key in np.unique(np.stack([experts.reshape(-1), exponents.reshape(-1)]), axis=1).T:
         here = (experts == key[0]) & (exponents == key[1])
         at = [np.broadcast_to(each, shape)[here] for each in (sent, room)]
-        chance = chances(choice, int(key[0]), float(key[1]))[:, None]
-        over = expected_surplus(at[0], chance, at[1]) if choice.by_chance else np.maximum(at[0] * chance - at[1], 0.0)
+        chance = expert_probabilities(choice, int(key[0]), float(key[1]))[:, None]
+        over = expected_surplus(at[0], chance, at[1]) if choice.is_random else np.maximum(at[0] * chance - at[1], 0.0)
         found[here] = over.sum(axis=0)
     return float(found) if not shape else found

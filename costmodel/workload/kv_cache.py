@@ -23,21 +23,21 @@ def cached_bytes(mixer: Mixer, tokens: Count, element: Bytes, tp: Count) -> Byte
     all heads and never split; states do not grow with tokens, and attention to later tokens keeps none. element: bytes
     of one cached element, scales included.
     """
-    if not isinstance(mixer, Attention | Mla) or (isinstance(mixer, Attention) and not mixer.cached):
+    if not isinstance(mixer, Attention | Mla) or (isinstance(mixer, Attention) and not mixer.has_kv_cache):
         return 0.0
     if isinstance(mixer, Mla):
         return tokens * (mixer.kv_lora + mixer.rope_dim) * element
-    return mixer.kept(tokens) * _token_bytes(mixer, element, tp)
+    return mixer.cached_tokens(tokens) * _token_bytes(mixer, element, tp)
 
 
-def hosted_bytes(mixer: Mixer, tokens: Count, element: Bytes, tp: Count) -> Bytes:
+def host_cached_bytes(mixer: Mixer, tokens: Count, element: Bytes, tp: Count) -> Bytes:
     """Return what a layer's patterns keep of a sequence of `tokens` in the host's memory, for one rank [B]."""
-    if not isinstance(mixer, Attention) or not mixer.cached:
+    if not isinstance(mixer, Attention) or not mixer.has_kv_cache:
         return 0.0
-    return mixer.hosted(tokens) * _token_bytes(mixer, element, tp)
+    return mixer.host_tokens(tokens) * _token_bytes(mixer, element, tp)
 
 
 def _token_bytes(mixer: Attention, element: Bytes, tp: Count) -> Bytes:
     """Return the keys and values of one token in all heads of one rank, those that exist [B]."""
     width = mixer.kv_heads * (mixer.head_dim + mixer.v_head_dim) * element
-    return mixer.kept_share * width / minimum(tp, mixer.kv_heads)
+    return mixer.kv_share * width / minimum(tp, mixer.kv_heads)

@@ -14,8 +14,8 @@ from costmodel.quantities import Bytes, Count, Mask, Quantity, maximum, minimum,
 from costmodel.workload.context import Context
 from costmodel.workload.counting import sum_of
 from costmodel.workload.dtypes import ELEMENT_BYTES
-from costmodel.workload.host_offload import placed_cache, placed_weights, weight_bytes
-from costmodel.workload.kv_cache import cached_bytes, hosted_bytes, state_bytes
+from costmodel.workload.host_offload import cache_by_memory, weight_bytes, weights_by_memory
+from costmodel.workload.kv_cache import cached_bytes, host_cached_bytes, state_bytes
 from costmodel.workload.layers import ModelWork
 from costmodel.workload.operators import AttentionKernel, Elementwise, ExpertAllToAll, Gemm, MixedAttention, Operator
 from costmodel.workload.optimizer import stage_parameters
@@ -23,9 +23,9 @@ from costmodel.workload.passes import Pass, PassWork
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Precision
 from costmodel.workload.schedules import ORDERS, Schedule
-from costmodel.workload.sharding import Split, gradient_format, kept_bytes
+from costmodel.workload.sharding import StateSharding, gradient_format, saved_bytes
 from costmodel.workload.stages import Stage
-from costmodel.workload.work import Parameters, Work
+from costmodel.workload.work import LayerWork, Parameters
 
 ON_HOST = ("host", "host_cache")
 
@@ -75,7 +75,7 @@ def fits_in_host(ledger: Ledger, node: Node, devices: Count) -> Mask:
     return True if memory is None else ledger.on_host * minimum(node.count, devices) <= memory
 
 
-def host_room(ledger: Ledger, node: Node, devices: Count, batch: Count, unit: Count) -> Count:
+def host_batch_limit(ledger: Ledger, node: Node, devices: Count, batch: Count, unit: Count) -> Count:
     """Return how many requests' caches the host has memory for, without limit where it keeps none.
 
         (memory / devices of a node - what else a device keeps there) / (its cache of a request)
@@ -110,11 +110,11 @@ def training_ledger(
     for stages, states in alike.items():
         chunks = zip(*states, strict=True)  # by stage: chunks held in each fullest state
         held = [(stage_work(work, stage), count) for stage, count in zip(stages, chunks, strict=True)]
-        ledgers.append(_rank_ledger(context, plan, schedule.parameter_copies, held))
+        ledgers.append(_rank_ledger(context, plan, schedule.stage_replicas, held))
     return most_loaded(ledgers)
 
 
-def least_memory(context: Context, plan: Training, copies: int, held: Sequence[tuple[Parts, Count]]) -> Bytes:
+def minimum_memory(context: Context, plan: Training, copies: int, held: Sequence[tuple[Parts, Count]]) -> Bytes:
     """Return what a pipeline rank holds at least, where the counts of its layers are arrays.
 
         weights + gradients + optimizer + activations + what one layer of a kind that it has needs beside + reserve
@@ -124,17 +124,17 @@ def least_memory(context: Context, plan: Training, copies: int, held: Sequence[t
     a tied head's copy of the embedding not at all.
     """
     parts = [part for stage, _ in held for part in stage]
-    split = Split(context, plan, copies)
-    activations = sum_of(chunks * sum_of(count * kept_bytes(part) for count, part in stage) for stage, chunks in held)
+    split = StateSharding(context, plan, copies)
+    activations = sum_of(chunks * sum_of(count * saved_bytes(part) for count, part in stage) for stage, chunks in held)
     beside: Bytes = 0.0
     for count, part in parts:
-        own = _buffers([part]) + split.passing([[(1, part)]]) + part.rebuilt
+        own = _buffers([part]) + split.transient_bytes([[(1, part)]]) + part.recomputed_bytes
         beside = maximum(beside, where(count > 0, own, 0.0))
     owned = [(count, parameters) for count, part in parts for parameters in part.parameters]
     return _owner_ledger(context, plan, split, owned, activations).total + beside + context.framework.reserve
 
 
-def stage_work(work: ModelWork, stage: Stage) -> list[tuple[int, Work]]:
+def stage_work(work: ModelWork, stage: Stage) -> list[tuple[int, LayerWork]]:
     """Return (how many, work) of each kind of layer on a stage."""
     parts = [(stage.embedding, work.embedding), *zip(stage.layers, work.layers, strict=True), (stage.head, work.head)]
     if work.mtp is not None:
@@ -148,41 +148,47 @@ def in_flight(schedule: Schedule) -> tuple[tuple[tuple[int, ...], ...], ...]:
     return tuple(schedule.in_flight(rank) for rank in range(len(schedule.ranks)))
 
 
-_Held: TypeAlias = "tuple[list[tuple[int, Work]], tuple[int, ...]]"
-Parts: TypeAlias = "Sequence[tuple[Count, Work]]"  # (how many, work) of each kind of layer
+_Held: TypeAlias = "tuple[list[tuple[int, LayerWork]], tuple[int, ...]]"
+Parts: TypeAlias = "Sequence[tuple[Count, LayerWork]]"  # (how many, work) of each kind of layer
 
 
 def _rank_ledger(context: Context, plan: Training, copies: int, held: Sequence[_Held]) -> Ledger:
     """Return the ledger of one rank. held: by stage, its work and its chunks in flight in each fullest state."""
     parts = [part for stage, _ in held for part in stage]
-    owned, split = stage_parameters(context, parts), Split(context, plan, copies)
-    saved = [sum_of(count * kept_bytes(part) for count, part in stage) for stage, _ in held]
+    owned, split = stage_parameters(context, parts), StateSharding(context, plan, copies)
+    saved = [sum_of(count * saved_bytes(part) for count, part in stage) for stage, _ in held]
     states_held = zip(*(chunks for _, chunks in held), strict=True)
     kept = [sum_of(chunks * size for chunks, size in zip(state, saved, strict=True)) for state in states_held]
     ledger = _owner_ledger(context, plan, split, owned, maximum(*kept, 0.0))
     return replace(
         ledger,
-        communication=_buffers(part for _, part in parts) + split.passing([stage for stage, _ in held]),
-        reserve=context.framework.reserve + maximum(0.0, *(part.rebuilt for _, part in parts)),
+        communication=_buffers(part for _, part in parts) + split.transient_bytes([stage for stage, _ in held]),
+        reserve=context.framework.reserve + maximum(0.0, *(part.recomputed_bytes for _, part in parts)),
     )
 
 
 def _owner_ledger(
-    context: Context, plan: Training, split: Split, owned: Sequence[tuple[Count, Parameters]], activations: Bytes
+    context: Context,
+    plan: Training,
+    split: StateSharding,
+    owned: Sequence[tuple[Count, Parameters]],
+    activations: Bytes,
 ) -> Ledger:
     """Return what a rank holds of its parameters and activations. owned: (how many, parameters)."""
     offload = context.offload
-    weights = split.held(owned, lambda item: weight_bytes(context, item), over=plan.zero == 3)
-    states = split.held(owned, lambda _: _state_bytes(context.precision), over=plan.zero >= 1)
-    sent = split.held(owned, lambda _: ELEMENT_BYTES[gradient_format(context, plan)], over=plan.zero >= 1)
-    gradients = split.held(owned, lambda _: ELEMENT_BYTES[context.precision.gradients], over=plan.splits_gradients)
+    weights = split.rank_bytes(owned, lambda item: weight_bytes(context, item), over=plan.zero == 3)
+    states = split.rank_bytes(owned, lambda _: _state_bytes(context.precision), over=plan.zero >= 1)
+    sent = split.rank_bytes(owned, lambda _: ELEMENT_BYTES[gradient_format(context, plan)], over=plan.zero >= 1)
+    gradients = split.rank_bytes(
+        owned, lambda _: ELEMENT_BYTES[context.precision.gradients], over=plan.shards_gradients
+    )
     if plan.zero == 3 and plan.sharding.keep_gathered:
-        resident = split.held(owned, lambda item: weight_bytes(context, item), over=False)
+        resident = split.rank_bytes(owned, lambda item: weight_bytes(context, item), over=False)
     else:
         resident = (1 - offload.weights) * weights
     return Ledger(
         weights=resident,
-        gradients=(1 - offload.optimizer if plan.reduces_often else 1.0) * gradients,
+        gradients=(1 - offload.optimizer if plan.reduces_each_micro_batch else 1.0) * gradients,
         optimizer=(1 - offload.optimizer) * states,
         activations=(1 - offload.activations) * activations,
         host=offload.weights * weights + offload.optimizer * (states + sent) + offload.activations * activations,
@@ -190,14 +196,16 @@ def _owner_ledger(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Cached:
+class CachedSequences:
     """What the KV cache of one tp*cp*pp group holds: `sequences` of `keys` tokens each."""
 
     sequences: Count
-    keys: Count
+    kv_len: Count
 
 
-def inference_ledger(passes: Sequence[tuple[Pass, PassWork]], layout: Sequence[Stage], cached: Cached) -> Ledger:
+def inference_ledger(
+    passes: Sequence[tuple[Pass, PassWork]], layout: Sequence[Stage], cached: CachedSequences
+) -> Ledger:
     """Return the ledger of the fullest pipeline rank of an inference engine that runs these kinds of passes in turn.
 
     Activations, of the pass that needs most: two copies of every micro-batch's residual stream, and the largest
@@ -206,7 +214,7 @@ def inference_ledger(passes: Sequence[tuple[Pass, PassWork]], layout: Sequence[S
     return most_loaded([_stage_ledger(passes, stage, cached) for stage in dict.fromkeys(layout)])
 
 
-def _stage_ledger(passes: Sequence[tuple[Pass, PassWork]], stage: Stage, cached: Cached) -> Ledger:
+def _stage_ledger(passes: Sequence[tuple[Pass, PassWork]], stage: Stage, cached: CachedSequences) -> Ledger:
     """Return the ledger of a rank of one pipeline stage."""
     (first, work), *_ = passes
     context = first.parts[0]
@@ -217,10 +225,10 @@ def _stage_ledger(passes: Sequence[tuple[Pass, PassWork]], stage: Stage, cached:
         (stage.head, work.body.head),
         *((modules, draft) for _, draft in work.drafts[:1]),
     ]
-    weights, host_weights = placed_weights(context, layers, others)
-    *caches, drafts = (cached.sequences * size / context.parallel.cp for size in _kept(context, cached.keys))
-    cache, host_cache = placed_cache(context, list(zip(stage.layers, caches, strict=True)))
-    hosted = zip(stage.layers, _hosted(context, cached.keys), strict=True)
+    weights, host_weights = weights_by_memory(context, layers, others)
+    *caches, drafts = (cached.sequences * size / context.parallel.cp for size in _kept(context, cached.kv_len))
+    cache, host_cache = cache_by_memory(context, list(zip(stage.layers, caches, strict=True)))
+    hosted = zip(stage.layers, _hosted(context, cached.kv_len), strict=True)
     chosen_from = sum_of(cached.sequences * count * size / context.parallel.cp for count, size in hosted)
     working = [_working(one, of, stage) for one, of in passes]
     return Ledger(
@@ -240,7 +248,7 @@ def draft_modules(one: Pass) -> int:
     return 0 if mtp is None else min(one.drafts, mtp.depth)
 
 
-def cache_of_sequence(one: Pass, keys: Count) -> Bytes:
+def sequence_cache_bytes(one: Pass, keys: Count) -> Bytes:
     """Return the KV cache of a sequence over all pipeline stages, drafting modules too, on a tensor-parallel rank."""
     context = one.parts[0]
     repeats = (*context.architecture.kinds.values(), draft_modules(one))
@@ -249,7 +257,7 @@ def cache_of_sequence(one: Pass, keys: Count) -> Bytes:
 
 def _kept(context: Context, keys: Count) -> list[Bytes]:
     """Return the cache of `keys` tokens on a tensor-parallel rank, of one layer of each kind, then of an MTP module."""
-    element, tp = context.precision.cached_element, context.parallel.tp
+    element, tp = context.precision.kv_element, context.parallel.tp
     layers = (*context.architecture.kinds, context.architecture.layers[-1])
     hidden = context.architecture.hidden
     return [
@@ -259,8 +267,8 @@ def _kept(context: Context, keys: Count) -> list[Bytes]:
 
 def _hosted(context: Context, keys: Count) -> list[Bytes]:
     """Return what patterns keep on the host of a sequence of `keys` tokens, of one layer of each kind, for a rank."""
-    element, tp = context.precision.cached_element, context.parallel.tp
-    return [hosted_bytes(layer.mixer, keys, element, tp) for layer in context.architecture.kinds]
+    element, tp = context.precision.kv_element, context.parallel.tp
+    return [host_cached_bytes(layer.mixer, keys, element, tp) for layer in context.architecture.kinds]
 
 
 def _working(one: Pass, work: PassWork, stage: Stage) -> tuple[Bytes, Bytes]:
@@ -291,14 +299,14 @@ def _operands(operator: Operator) -> Bytes:
     return 0.0
 
 
-def _buffers(parts: Iterable[Work]) -> Bytes:
+def _buffers(parts: Iterable[LayerWork]) -> Bytes:
     """Return a rank's landing buffers.
 
     One for its largest dispatch, one for its largest combine, and those of its largest context-parallel exchange.
     """
     largest: dict[str, Quantity] = {}
     for part in parts:
-        largest["context"] = maximum(largest.get("context", 0.0), part.landing)
+        largest["context"] = maximum(largest.get("context", 0.0), part.receive_buffers)
         for operator in part.forward:
             if isinstance(operator, ExpertAllToAll):
                 largest[operator.family] = maximum(largest.get(operator.family, 0.0), _arrival(operator))

@@ -30,13 +30,13 @@ from costmodel.workload.operators import (
     MixedAttention,
     Operator,
 )
-from costmodel.workload.work import Work
+from costmodel.workload.work import LayerWork
 
 ROWS = WEIGHT_ONLY.union(GEMM_FAMILIES)  # products of rows with a weight, which more rows share
 _Rows = TypeVar("_Rows", bound=Operator)
 
 
-def shares_attention(context: Context) -> bool:
+def fuses_mixed_attention(context: Context) -> bool:
     """Tell whether one attention kernel takes prompts and decoding requests together.
 
     Not where context-parallel ranks share sequences: they split prompts by queries and decoding requests by keys.
@@ -45,13 +45,15 @@ def shares_attention(context: Context) -> bool:
     return alone and "attention_mixed" in context.framework.implementations
 
 
-def merged_model(first: ModelWork, second: ModelWork, *, one_core: bool = False) -> ModelWork:
+def merge_models(first: ModelWork, second: ModelWork, *, one_core: bool = False) -> ModelWork:
     """Return the work of a pass that does both, layer by layer. one_core: their attention cores are one kernel."""
-    layers = tuple(merged(*pair, one_core=one_core) for pair in zip(first.layers, second.layers, strict=True))
-    return ModelWork(merged(first.embedding, second.embedding), layers, merged(first.head, second.head), None)
+    layers = tuple(merge_layers(*pair, one_core=one_core) for pair in zip(first.layers, second.layers, strict=True))
+    return ModelWork(
+        merge_layers(first.embedding, second.embedding), layers, merge_layers(first.head, second.head), None
+    )
 
 
-def merged(first: Work, second: Work, *, one_core: bool = False) -> Work:
+def merge_layers(first: LayerWork, second: LayerWork, *, one_core: bool = False) -> LayerWork:
     """Return one layer's forward pass over the rows of both, in the order of the first.
 
     Operators of one name are one kernel, or one message, with the rows of both: products by m, streams by bytes
@@ -65,17 +67,17 @@ def merged(first: Work, second: Work, *, one_core: bool = False) -> Work:
         input_gradient=(),
         weight_gradient=(),
         saved=(),
-        landing=maximum(first.landing, second.landing),
-        beside=beside,
-        copies=tuple(_joined(*pair) for pair in zip(first.copies, second.copies, strict=True)),
+        receive_buffers=maximum(first.receive_buffers, second.receive_buffers),
+        beside_host=beside,
+        host_transfers=tuple(_joined(*pair) for pair in zip(first.host_transfers, second.host_transfers, strict=True)),
     )
 
 
 _Placed: TypeAlias = "tuple[Operator, bool]"  # an operator; whether it runs beside the host's work before it
 
 
-def _placed(work: Work) -> list[_Placed]:
-    return [(operator, at in work.beside) for at, operator in enumerate(work.forward)]
+def _placed(work: LayerWork) -> list[_Placed]:
+    return [(operator, at in work.beside_host) for at, operator in enumerate(work.forward)]
 
 
 def _joined_in_order(
@@ -123,16 +125,16 @@ def _joined(operator: _Rows, other: Any) -> _Rows:
         return replace(operator, size=operator.size + other.size)
     if isinstance(operator, HostTransfer):
         # Weights that are copied once serve the rows of both.
-        return operator if operator.once else replace(operator, size=operator.size + other.size)
+        return operator if operator.per_pass else replace(operator, size=operator.size + other.size)
     if isinstance(operator, HostTime):
         return replace(operator, sequences=operator.sequences + other.sequences)
     if isinstance(operator, HostGemm):
-        return replace(operator, product=_joined(operator.product, other.product))
+        return replace(operator, gemm=_joined(operator.gemm, other.gemm))
     assert isinstance(operator, ExpertAllToAll)
     return replace(operator, tokens=operator.tokens + other.tokens)
 
 
-def labelled(work: Work, label: str) -> Work:
+def label_operators(work: LayerWork, label: str) -> LayerWork:
     """Return the work with operators called `LABEL: NAME`; without a label as it is."""
     if not label:
         return work
@@ -140,10 +142,10 @@ def labelled(work: Work, label: str) -> Work:
     def named(operators: Iterable[_Rows]) -> tuple[_Rows, ...]:
         return tuple(replace(each, name=f"{label}: {each.name}") for each in operators)
 
-    return replace(work, forward=named(work.forward), copies=named(work.copies))
+    return replace(work, forward=named(work.forward), host_transfers=named(work.host_transfers))
 
 
-def sharing(work: Work, known: Iterable[Operator]) -> Work:
+def reuse_operators(work: LayerWork, known: Iterable[Operator]) -> LayerWork:
     """Return the work with operators that equal known ones replaced by those, so that they are priced once."""
     by_name: dict[str, list[Operator]] = {}
     for operator in known:

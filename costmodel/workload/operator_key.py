@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from costmodel.quantities import Same
+from costmodel.quantities import ArrayKey
 from costmodel.workload.operators import (
     AttentionKernel,
     Collective,
@@ -26,7 +26,7 @@ from costmodel.workload.operators import (
 )
 
 
-def sizes_of(operator: Operator) -> Hashable:
+def operator_key(operator: Operator) -> Hashable:
     """Return all that an operator's time depends on, which is everything but its name: alike ones have equal sizes."""
     return _key(operator)
 
@@ -38,7 +38,7 @@ def _key(whole: Any) -> Hashable:
         return kind, *[part if type(part) in _PLAIN else _key(part) for part in _READERS[kind](whole)]
     if kind is tuple:
         return tuple(map(_key, whole))
-    return Same(whole) if kind is np.ndarray else whole
+    return ArrayKey(whole) if kind is np.ndarray else whole
 
 
 def _reader(kind: type) -> Callable[[Any], tuple[Any, ...]]:

@@ -11,17 +11,17 @@ from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.operators import Elementwise, HostUpdate, Operator
 from costmodel.workload.plans import Training
 from costmodel.workload.sharding import (
-    Owned,
-    by_kind,
-    gathering,
+    RankParameters,
     gradient_format,
+    gradient_reductions,
     host_copies,
     kind_name,
-    reductions,
-    sharers,
-    split_over,
+    parameters_by_kind,
+    shard_groups,
+    shard_size,
+    weight_gather,
 )
-from costmodel.workload.work import Parameters, Work
+from costmodel.workload.work import LayerWork, Parameters
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,21 +33,21 @@ class OptimizerOperators:
 
     serial: tuple[Operator, ...]
     on_host: tuple[Operator, ...] = ()
-    copies: tuple[Operator, ...] = ()
+    host_transfers: tuple[Operator, ...] = ()
 
 
-def stage_parameters(context: Context, held: Sequence[tuple[int, Work]]) -> list[tuple[int, Parameters]]:
+def stage_parameters(context: Context, held: Sequence[tuple[int, LayerWork]]) -> list[tuple[int, Parameters]]:
     """Return (how many, parameters) of one rank.
 
     held: (how many, work) of each kind of layer on it. A tied head away from its embedding keeps a copy of the table.
     """
     owned = [(count, parameters) for count, part in held for parameters in part.parameters]
-    if needs_table(context, held):
+    if needs_tied_table(context, held):
         owned.append((1, tied_table(context)))
     return owned
 
 
-def needs_table(context: Context, held: Sequence[tuple[int, Work]]) -> bool:
+def needs_tied_table(context: Context, held: Sequence[tuple[int, LayerWork]]) -> bool:
     """Tell whether a head is tied to an embedding that is not among these layers."""
     names = {part.name for _, part in held}
     return context.architecture.tied_embeddings and "head" in names and "embedding" not in names
@@ -60,7 +60,7 @@ def tied_table(context: Context) -> Parameters:
 
 
 def step_operators(
-    context: Context, plan: Training, held: Sequence[tuple[int, Work]], copies: int
+    context: Context, plan: Training, held: Sequence[tuple[int, LayerWork]], copies: int
 ) -> OptimizerOperators:
     """Return what one pipeline rank does after its last micro-batch.
 
@@ -71,17 +71,17 @@ def step_operators(
     serial: list[Operator] = []
     on_host: list[Operator] = []
     copied: list[Operator] = []
-    for expert, owned in by_kind(context, stage_parameters(context, held)).items():
+    for expert, owned in parameters_by_kind(context, stage_parameters(context, held)).items():
         name = kind_name(expert=expert)
-        of = sharers(context, plan, copies, expert=expert)
-        ranks = split_over(context, plan, copies, expert=expert)
-        shard = Owned(owned.parameters / ranks, owned.weights / ranks)
-        if not (plan.reduces_often or plan.overlaps):
-            serial.extend(reductions(context, plan, name, owned.parameters, of))
+        of = shard_groups(context, plan, copies, expert=expert)
+        ranks = shard_size(context, plan, copies, expert=expert)
+        shard = RankParameters(owned.parameters / ranks, owned.weights / ranks)
+        if not (plan.reduces_each_micro_batch or plan.overlaps_communication):
+            serial.extend(gradient_reductions(context, plan, name, owned.parameters, of))
             sent = shard.parameters * ELEMENT_BYTES[gradient_format(context, plan)]
             serial.extend(host_copies(context, "gradients to the host", context.offload.optimizer, sent, "out"))
-        if plan.zero in (1, 2) and not plan.overlaps:
-            serial.append(gathering(name, owned.weights, of))
+        if plan.zero in (1, 2) and not plan.overlaps_communication:
+            serial.append(weight_gather(name, owned.weights, of))
         kept = 1 - context.offload.optimizer
         update = kept * _adam_bytes(context, shard)
         calls = where(kept > 0, 1.0, 0.0)
@@ -91,7 +91,7 @@ def step_operators(
     return OptimizerOperators(tuple(serial), tuple(on_host), tuple(copied))
 
 
-def _host_update(context: Context, plan: Training, name: str, shard: Owned) -> Iterable[Operator]:
+def _host_update(context: Context, plan: Training, name: str, shard: RankParameters) -> Iterable[Operator]:
     """Yield the host's update of the states that it keeps: what AdamW streams, through the host's memory.
 
     28 bytes a parameter for 16-bit gradients. Source: Ren et al., ZeRO-Offload, arXiv 2101.06840; DeepSpeed, csrc/adam.
@@ -115,7 +115,7 @@ def _changed_weights(context: Context, size: Bytes) -> Iterable[Operator]:
     yield from host_copies(context, "updated weights to the host", leaving, size, "out")
 
 
-def _adam_bytes(context: Context, shard: Owned, gradients: str | None = None) -> Bytes:
+def _adam_bytes(context: Context, shard: RankParameters, gradients: str | None = None) -> Bytes:
     """Return the bytes that AdamW moves for some parameters: gradients and states in, states and weights out.
 
     Without master copies the weights are a part of the states.

@@ -14,7 +14,7 @@ STEPS = 8  # of a product's row tiles that are summed one by one
 _LEAST = 1e-3  # of |1 - variance/mean|: nearer to one the count is as good as Poisson
 
 
-def expected_maximum(mean: Array, variance: Array, alike: Array) -> Array:
+def expected_maximum(mean: Array, variance: Array, multiplicity: Array) -> Array:
     """Return the expected largest of some counts whose sum is fixed.
 
         E[max] = sum over x >= 0 of 1 - prod over places of F(x)
@@ -26,16 +26,16 @@ def expected_maximum(mean: Array, variance: Array, alike: Array) -> Array:
     mean, variance: [kinds of places, points]; alike: places of each kind [kinds]. Where there are many possible
     values, POINTS of them stand for all (the midpoint rule).
     """
-    places = alike.sum()
+    places = multiplicity.sum()
     if places == 1:
         return np.asarray(mean[0], dtype=np.float64)
     spread = np.sqrt(variance * places / (places - 1))
-    low = np.maximum(np.floor((mean - np.where(places == alike[:, None], 2.0, 4.0) * spread).max(axis=0)), 0.0)
+    low = np.maximum(np.floor((mean - np.where(places == multiplicity[:, None], 2.0, 4.0) * spread).max(axis=0)), 0.0)
     high = np.ceil((mean + 8 * spread).max(axis=0)) + 10
     stride = np.maximum(np.ceil((high - low) / POINTS), 1.0)
     values = low + np.arange(POINTS)[:, None] * stride + (stride - 1) / 2
     below = np.zeros_like(values)
-    for each, deviation, count in zip(mean, spread, alike, strict=True):
+    for each, deviation, count in zip(mean, spread, multiplicity, strict=True):
         if np.any(each + 8 * deviation + 10 > low):  # elsewhere the place is never the fullest
             below += count * np.log(np.maximum(_distribution(values, each, deviation**2), 1e-300))
     return np.asarray(low + stride * (1.0 - np.exp(below)).sum(axis=0), dtype=np.float64)
@@ -75,7 +75,7 @@ def normal_maximum(places: Count) -> Quantity:
     return maximum(_normal_quantile((places - 0.375) / (places + 0.25)), 0.0)
 
 
-def normal_maximum_deviation(places: Count) -> Quantity:
+def normal_maximum_std(places: Count) -> Quantity:
     """Return the standard deviation of the largest of that many standard normal numbers, from its quartiles.
 
         (Phi^-1(0.75^(1/n)) - Phi^-1(0.25^(1/n))) / 1.349

@@ -11,12 +11,12 @@ from costmodel.quantities import Count, Quantity, maximum, minimum
 from costmodel.workload.context import Context
 from costmodel.workload.counting import sum_of
 from costmodel.workload.layers import ModelWork, draft_work, model_work
-from costmodel.workload.mixed import labelled, merged, merged_model, shares_attention, sharing
+from costmodel.workload.mixed import fuses_mixed_attention, label_operators, merge_layers, merge_models, reuse_operators
 from costmodel.workload.operators import Operator
 from costmodel.workload.plans import Generate
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.stages import Stage
-from costmodel.workload.work import Work
+from costmodel.workload.work import LayerWork
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,7 +42,7 @@ class Pass:
         return total
 
 
-Runs: TypeAlias = "tuple[tuple[int, int], ...]"  # (kind of layer, how often in a row)
+LayerRuns: TypeAlias = "tuple[tuple[int, int], ...]"  # (kind of layer, how often in a row)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,10 +53,10 @@ class PassWork:
     """
 
     body: ModelWork
-    drafts: tuple[tuple[int, Work], ...] = ()
+    drafts: tuple[tuple[int, LayerWork], ...] = ()
 
     @property
-    def kinds(self) -> tuple[Work, ...]:
+    def kinds(self) -> tuple[LayerWork, ...]:
         """Return the kinds of layers in the order of a pass."""
         return (self.body.embedding, *self.body.layers, self.body.head, *(work for _, work in self.drafts))
 
@@ -64,7 +64,7 @@ class PassWork:
         """Return how often each kind runs on a stage; drafts run where the head stands."""
         return (stage.embedding, *stage.layers, stage.head, *(stage.head * count for count, _ in self.drafts))
 
-    def runs(self, stage: Stage, layers: Runs) -> Runs:
+    def runs(self, stage: Stage, layers: LayerRuns) -> LayerRuns:
         """Return (kind, how often) in the order of a stage. layers: the runs of its layers, by the model's kinds."""
         counts = self.repeats(stage)
         head = 1 + len(self.body.layers)
@@ -78,22 +78,24 @@ class PassWork:
 
 def pass_work(one: Pass, known: Iterable[Operator] = ()) -> PassWork:
     """Return the operators of a pass. known: operators of an earlier pass, which equal ones are taken from."""
-    parts = side_by_side(one.parts)
-    one_core = shares_attention(parts[0])
-    body = reduce(partial(merged_model, one_core=one_core), [model_work(part) for part in parts])
-    first = reduce(partial(merged, one_core=one_core), [draft_work(part) for part in parts]) if one.drafts else None
-    drafts: list[tuple[int, Work]] = [] if first is None else [(1, first)]
+    parts = co_batched(one.parts)
+    one_core = fuses_mixed_attention(parts[0])
+    body = reduce(partial(merge_models, one_core=one_core), [model_work(part) for part in parts])
+    first = (
+        reduce(partial(merge_layers, one_core=one_core), [draft_work(part) for part in parts]) if one.drafts else None
+    )
+    drafts: list[tuple[int, LayerWork]] = [] if first is None else [(1, first)]
     if one.drafts > 1:
         # What a draft leads to is one more token of each sequence; a step that also carries prompts is one of decoding.
         decoding = [part for part in one.parts if part.phase == "decode"] or one.parts
-        single = side_by_side([replace(part, phase="decode", length=1.0) for part in decoding])
-        again = reduce(merged, [draft_work(part) for part in single])
+        single = co_batched([replace(part, phase="decode", new_tokens=1.0) for part in decoding])
+        again = reduce(merge_layers, [draft_work(part) for part in single])
         drafts.append((one.drafts - 1, again))
     known = list(known)
 
-    def finished(work: Work, label: str) -> Work:
-        named = labelled(work, label)
-        return sharing(named, known) if known else named
+    def finished(work: LayerWork, label: str) -> LayerWork:
+        named = label_operators(work, label)
+        return reuse_operators(named, known) if known else named
 
     return PassWork(
         ModelWork(
@@ -106,7 +108,7 @@ def pass_work(one: Pass, known: Iterable[Operator] = ()) -> PassWork:
     )
 
 
-def side_by_side(parts: Sequence[Context]) -> list[Context]:
+def co_batched(parts: Sequence[Context]) -> list[Context]:
     """Return the parts of a pass, each knowing the tokens of the others: they meet in the expert layers."""
     return [
         replace(part, co_batched_tokens=sum_of(other.tokens for other in parts if other is not part))
@@ -116,7 +118,7 @@ def side_by_side(parts: Sequence[Context]) -> list[Context]:
     ]
 
 
-def prompts(scenario: Scenario, sequences: Count, length: Count, keys: Count) -> Context:
+def prompt_context(scenario: Scenario, sequences: Count, length: Count, keys: Count) -> Context:
     """Return one rank's view of `sequences` prompts, shared by its tp*cp group.
 
     length: tokens of each that are computed; keys: tokens of each up to the last of them, cached ones included.
@@ -124,7 +126,7 @@ def prompts(scenario: Scenario, sequences: Count, length: Count, keys: Count) ->
     return _context(scenario, "prefill", sequences, length, keys)
 
 
-def requests(scenario: Scenario, sequences: Count, keys: Count, drafts: Count = 0.0) -> Context:
+def request_context(scenario: Scenario, sequences: Count, keys: Count, drafts: Count = 0.0) -> Context:
     """Return one rank's view of `sequences` decoding requests, shared by its tp*cp group.
 
     keys: tokens that each has once the new one is written; drafts: tokens that are verified behind that one.
@@ -159,8 +161,8 @@ def _context(scenario: Scenario, phase: str, sequences: Count, length: Count, ke
         framework=scenario.framework,
         phase=phase,
         sequences=sequences,
-        length=length,
-        keys=keys,
+        new_tokens=length,
+        kv_len=keys,
         routing=scenario.routing,
         offload=scenario.offload,
         node_devices=scenario.cluster.node.count,

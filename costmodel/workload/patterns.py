@@ -22,7 +22,7 @@ class Pattern:
     kind: str = "full"
     window: Count | None = None
 
-    def width(self, keys: Count) -> Count | None:
+    def max_keys(self, keys: Count) -> Count | None:
         """Return the most keys that a query sees of a sequence of `keys` tokens; null: all."""
         return self.window
 
@@ -32,52 +32,52 @@ class Pattern:
         causal: prefix*S + S*(S+1)/2; bidirectional: S*T; a width of w: no query sees more than w keys. Queries whose
         whole past is shorter are the first `ramp` of the new ones.
         """
-        width, prefix = self.width(keys), keys - new
+        width, prefix = self.max_keys(keys), keys - new
         if width is None:
             return prefix * new + new * (new + 1) / 2 if causal else new * keys
         width = minimum(width, keys)
         ramp = minimum(maximum(width - prefix, 0.0), new)
         return ramp * prefix + ramp * (ramp + 1) / 2 + (new - ramp) * width if causal else new * width
 
-    def seen(self, keys: Count) -> Count:
+    def last_query_keys(self, keys: Count) -> Count:
         """Return the keys that the last query sees, for the longest block of a kernel: min(T, w)."""
-        width = self.width(keys)
+        width = self.max_keys(keys)
         return keys if width is None else minimum(keys, width)
 
-    def read(self, new: Count, keys: Count) -> Count:
+    def keys_read(self, new: Count, keys: Count) -> Count:
         """Return the cached tokens that `new` queries of a decoding step read.
 
         Windows of queries that are verified together are shifted against each other: w + S - 1 keys in all.
         """
-        width = self.width(keys)
+        width = self.max_keys(keys)
         return keys if width is None else minimum(keys, width + new - 1)
 
-    def kept(self, tokens: Count) -> Count:
+    def cached_tokens(self, tokens: Count) -> Count:
         """Return the tokens of a sequence of `tokens` whose keys and values the cache holds."""
-        return self.seen(tokens)
+        return self.last_query_keys(tokens)
 
-    def hosted(self, tokens: Count) -> Count:
+    def host_tokens(self, tokens: Count) -> Count:
         """Return the tokens of a sequence of `tokens` whose keys and values the host's memory holds; none here."""
         return 0.0
 
-    def mean_seen(self, sequence: Count, *, causal: bool) -> Count:
+    def mean_keys(self, sequence: Count, *, causal: bool) -> Count:
         """Return the keys that a query sees on the mean, by the usual convention of model FLOP.
 
         T/2 if causal and T if not; with a width w - w^2/(2*T) and w; other patterns: pairs / T.
         """
-        width = self.seen(sequence)
+        width = self.last_query_keys(sequence)
         return width - width * width / (2 * sequence) if causal else width
 
     def selection(self, new: Count, keys: Count, head_dim: Count) -> tuple[Count, Count]:
         """Return the multiply-adds that choose the keys of `new` queries, and how many keys they read; none here."""
         return 0.0, 0.0
 
-    def fetched(self, new: Count, keys: Count) -> Count:
+    def fetched_keys(self, new: Count, keys: Count) -> Count:
         """Return the keys that a decoding step copies from the host for every head; none here."""
         return 0.0
 
     @property
-    def bends(self) -> tuple[Count, ...]:
+    def breakpoints(self) -> tuple[Count, ...]:
         """Return the lengths at which what a decoding step reads stops growing as before."""
         return () if self.window is None else (self.window,)
 
@@ -96,7 +96,7 @@ class SinkRecent(Pattern):
     recent: Count = 0.0
     chunk: Count | None = None
 
-    def width(self, keys: Count) -> Count:
+    def max_keys(self, keys: Count) -> Count:
         """Return sink + recent."""
         return self.sink + self.recent
 
@@ -104,12 +104,12 @@ class SinkRecent(Pattern):
         """Return the pairs, chunk by chunk where prompts come in chunks."""
         if self.chunk is None or not causal:
             return Pattern.pairs(self, new, keys, causal=causal)
-        return where(new > 1, self._chunked(keys) - self._chunked(keys - new), minimum(keys, self.width(keys)) * new)
+        return where(new > 1, self._chunked(keys) - self._chunked(keys - new), minimum(keys, self.max_keys(keys)) * new)
 
     def _chunked(self, tokens: Count) -> Count:
         """Return the pairs of a prompt of `tokens`, in whole chunks and what is left; a <= chunk older keys each."""
         assert self.chunk is not None
-        older = self.width(tokens)
+        older = self.max_keys(tokens)
         whole = floor(tokens / self.chunk)
         rest = tokens - whole * self.chunk
         # The k-th chunk has k*c older tokens; where older > c, the first few have fewer than it.
@@ -119,7 +119,7 @@ class SinkRecent(Pattern):
         return inside + self.chunk * before + rest * minimum(older, whole * self.chunk)
 
     @property
-    def bends(self) -> tuple[Count, ...]:
+    def breakpoints(self) -> tuple[Count, ...]:
         """Return sink + recent."""
         return (self.sink + self.recent,)
 
@@ -137,13 +137,13 @@ class ElasticWindow(Pattern):
     sink: Count = 0.0
     rule: str = "length"
 
-    def width(self, keys: Count) -> Count:
+    def max_keys(self, keys: Count) -> Count:
         """Return min(max(alpha + beta*T, sink + 1), T)."""
         grown = keys if self.rule == "length" else maximum(keys - self.alpha, 0.0)
         return minimum(maximum(self.alpha + self.beta * grown, self.sink + 1.0), keys)
 
     @property
-    def bends(self) -> tuple[Count, ...]:
+    def breakpoints(self) -> tuple[Count, ...]:
         """Return no length: a line bends once, which the quadrature over lengths takes."""
         return ()
 
@@ -164,7 +164,7 @@ class StridedBlocks(Pattern):
     def pairs(self, new: Count, keys: Count, *, causal: bool) -> Count:
         """Return the pairs of whole blocks of keys; a bidirectional head sees both sides."""
         if not causal:
-            return new * self.seen(keys)
+            return new * self.last_query_keys(keys)
         return self._below(keys) - self._below(keys - new)
 
     def _below(self, tokens: Count) -> Count:
@@ -185,15 +185,15 @@ class StridedBlocks(Pattern):
         """Return the blocks that query block `index` computes."""
         return minimum(index + 1.0, self.local) + floor(maximum(index + 1.0 - self.local, 0.0) / self.stride)
 
-    def seen(self, keys: Count) -> Count:
+    def last_query_keys(self, keys: Count) -> Count:
         """Return the keys of the last query's blocks, at most T."""
         return minimum(keys, self.block * self._row(floor(maximum(keys - 1.0, 0.0) / self.block)))
 
-    def read(self, new: Count, keys: Count) -> Count:
+    def keys_read(self, new: Count, keys: Count) -> Count:
         """Return the keys of the last query's blocks and one more for each query that is verified with it."""
-        return minimum(keys, self.seen(keys) + new - 1)
+        return minimum(keys, self.last_query_keys(keys) + new - 1)
 
-    def mean_seen(self, sequence: Count, *, causal: bool) -> Count:
+    def mean_keys(self, sequence: Count, *, causal: bool) -> Count:
         """Return pairs / T."""
         return self.pairs(sequence, sequence, causal=causal) / sequence
 
@@ -255,21 +255,21 @@ class Neighbourhood(Pattern):
         """Return S * T * density."""
         return new * keys * self._density()
 
-    def seen(self, keys: Count) -> Count:
+    def last_query_keys(self, keys: Count) -> Count:
         """Return T * density."""
         return keys * self._density()
 
-    def kept(self, tokens: Count) -> Count:
+    def cached_tokens(self, tokens: Count) -> Count:
         """Return all: any place may be a neighbour of a later one."""
         return tokens
 
-    def read(self, new: Count, keys: Count) -> Count:
+    def keys_read(self, new: Count, keys: Count) -> Count:
         """Return what one query sees and a key for each further one."""
-        return minimum(keys, self.seen(keys) + new - 1)
+        return minimum(keys, self.last_query_keys(keys) + new - 1)
 
-    def mean_seen(self, sequence: Count, *, causal: bool) -> Count:
+    def mean_keys(self, sequence: Count, *, causal: bool) -> Count:
         """Return T * density."""
-        return self.seen(sequence)
+        return self.last_query_keys(sequence)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -285,16 +285,16 @@ class ChunkTopK(Pattern):
     attend: Count = 4096.0
     offload: bool = False
 
-    def width(self, keys: Count) -> Count:
+    def max_keys(self, keys: Count) -> Count:
         """Return the attended keys."""
         return self.attend
 
-    def kept(self, tokens: Count) -> Count:
+    def cached_tokens(self, tokens: Count) -> Count:
         """Return T + T/(2c), since a pooled key has no value; on the device without the T, but the attended keys."""
         held = minimum(tokens, self.attend) if self.offload else tokens
         return held + 0.5 * tokens / self.chunk
 
-    def hosted(self, tokens: Count) -> Count:
+    def host_tokens(self, tokens: Count) -> Count:
         """Return all, if they are offloaded."""
         return tokens if self.offload else 0.0
 
@@ -304,12 +304,12 @@ class ChunkTopK(Pattern):
         chooses = keys > self.attend
         return where(chooses, scored * head_dim, 0.0), where(chooses, keys / self.chunk, 0.0)
 
-    def fetched(self, new: Count, keys: Count) -> Count:
+    def fetched_keys(self, new: Count, keys: Count) -> Count:
         """Return what a step attends to, if keys are offloaded and nothing chosen before is still there."""
         return minimum(keys, self.attend) * new if self.offload else 0.0
 
     @property
-    def bends(self) -> tuple[Count, ...]:
+    def breakpoints(self) -> tuple[Count, ...]:
         """Return the attended keys."""
         return (self.attend,)
 
@@ -327,7 +327,7 @@ class KvBudget(Pattern):
     recent: Count = 0.0
     full_share: Quantity = 0.0
 
-    def kept(self, tokens: Count) -> Count:
+    def cached_tokens(self, tokens: Count) -> Count:
         """Return max(budget*T, min(T, sink + recent)) on the mean of the heads."""
         return maximum(self.budget * tokens, minimum(tokens, self.sink + self.recent))
 
@@ -336,13 +336,13 @@ class KvBudget(Pattern):
         rest = (self.budget - self.full_share) * tokens / (1.0 - self.full_share)
         return maximum(rest - self.sink - self.recent, 0.0)
 
-    def read(self, new: Count, keys: Count) -> Count:
+    def keys_read(self, new: Count, keys: Count) -> Count:
         """Return what is kept."""
-        return minimum(keys, self.kept(keys) + new - 1)
+        return minimum(keys, self.cached_tokens(keys) + new - 1)
 
     def pairs(self, new: Count, keys: Count, *, causal: bool) -> Count:
         """Return those of a prompt in full, of one new token those with kept keys."""
-        return where(new > 1, Pattern.pairs(self, new, keys, causal=causal), new * self.kept(keys))
+        return where(new > 1, Pattern.pairs(self, new, keys, causal=causal), new * self.cached_tokens(keys))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -359,11 +359,11 @@ class PredictedSparse(Pattern):
     rank: Count = 1.0
     basis: Quantity = 1.0
 
-    def width(self, keys: Count) -> Count:
+    def max_keys(self, keys: Count) -> Count:
         """Return keep*T."""
         return self.keep * keys
 
-    def kept(self, tokens: Count) -> Count:
+    def cached_tokens(self, tokens: Count) -> Count:
         """Return all."""
         return tokens
 
@@ -385,7 +385,7 @@ class Spans(Pattern):
     scheme: str = "fixed"
     span: Count | None = None
 
-    def width(self, keys: Count) -> Count:
+    def max_keys(self, keys: Count) -> Count:
         """Return the keys and summaries that a query sees."""
         if self.scheme == "logsparse":
             return log2(keys) + 1.0
@@ -394,15 +394,15 @@ class Spans(Pattern):
 
     def pairs(self, new: Count, keys: Count, *, causal: bool) -> Count:
         """Return S times that."""
-        return new * minimum(self.width(keys), keys)
+        return new * minimum(self.max_keys(keys), keys)
 
-    def kept(self, tokens: Count) -> Count:
+    def cached_tokens(self, tokens: Count) -> Count:
         """Return all."""
         return tokens
 
-    def mean_seen(self, sequence: Count, *, causal: bool) -> Count:
+    def mean_keys(self, sequence: Count, *, causal: bool) -> Count:
         """Return the same for every query."""
-        return minimum(self.width(sequence), sequence)
+        return minimum(self.max_keys(sequence), sequence)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -422,6 +422,6 @@ class Mixed(Pattern):
             total = total + queries * visible
         return total
 
-    def mean_seen(self, sequence: Count, *, causal: bool) -> Count:
+    def mean_keys(self, sequence: Count, *, causal: bool) -> Count:
         """Return pairs / T."""
         return self.pairs(sequence, sequence, causal=causal) / sequence

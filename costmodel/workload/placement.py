@@ -13,7 +13,7 @@ import numpy as np
 from costmodel.quantities import Array, Indices
 
 
-def in_order(loads: Array, ranks: int) -> Array:
+def sequential(loads: Array, ranks: int) -> Array:
     """Return the loads of the slots of every rank, experts placed in their order [ranks, slots a rank]."""
     return loads.reshape(ranks, -1)
 

@@ -11,13 +11,13 @@ import numpy as np
 
 from costmodel.quantities import Array, Count, Quantity
 from costmodel.workload.order_statistics import expected_maximum
-from costmodel.workload.placement import balanced, in_order
+from costmodel.workload.placement import balanced, sequential
 
-Structure: TypeAlias = "tuple[float, ...]"  # experts, groups, ranks, nodes, redundant, exponent
+ExpertLayout: TypeAlias = "tuple[float, ...]"  # experts, groups, ranks, nodes, redundant, exponent
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class RoutingLaw:
     """What is no size of how tokens choose.
 
     load: `uniform`, `zipf` or `counts`; counts: tokens of each expert; placement: null is by load where there are
@@ -31,12 +31,12 @@ class Choice:
     group_top_k: int | None = None
 
     @property
-    def by_chance(self) -> bool:
+    def is_random(self) -> bool:
         """Tell whether tokens are drawn; counted loads are as counted."""
         return self.load != "counts"
 
 
-def chances(choice: Choice, experts: int, exponent: float) -> Array:
+def expert_probabilities(choice: RoutingLaw, experts: int, exponent: float) -> Array:
     """Return for every expert the chance that a token chooses it; together `top_k`.
 
     uniform: k/E; counts: k * count / all counts; zipf: min(1, c * r^-exponent) for the expert of popularity r = 1, 2 …,
@@ -66,21 +66,21 @@ def _van_der_corput(count: int) -> Array:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Placed:
+class PlacedExperts:
     """Ranks with their experts: chances [ranks, slots a rank] that a token comes to each; what is alike stands once.
 
     kinds: the distinct ranks [kinds, slots]; alike: how many of each; mean, variance: rows of one token on a rank.
     """
 
-    chances: Array
+    probabilities: Array
     kinds: Array
-    alike: Array
+    multiplicity: Array
     mean: Array
     variance: Array
 
 
 @lru_cache(maxsize=1024)
-def placed(choice: Choice, structure: Structure) -> Placed | None:
+def place_experts(choice: RoutingLaw, structure: ExpertLayout) -> PlacedExperts | None:
     """Return the experts where they stand; null for a structure that cannot be (experts that do not divide).
 
     variance of the rows that a token gives a rank, from the chances p of its slots [Hájek, Annals of Mathematical
@@ -96,14 +96,14 @@ def placed(choice: Choice, structure: Structure) -> Placed | None:
         return None
     if choice.counts is not None and len(choice.counts) != experts:
         return None
-    each = chances(choice, int(experts), exponent)
+    each = expert_probabilities(choice, int(experts), exponent)
     if (choice.placement or ("balanced" if redundant else "sequential")) == "balanced":
         on_nodes = int(nodes) if float(nodes).is_integer() else 1
         found = balanced(each, int(ranks), int(redundant), int(groups), on_nodes)
     elif redundant:
         return None
     else:
-        found = in_order(each, int(ranks))
+        found = sequential(each, int(ranks))
     kinds, alike = np.unique(np.sort(found, axis=1), axis=0, return_counts=True)
     uncertain = kinds * (1 - kinds)
     own, count = uncertain.sum(axis=1), found.size
@@ -111,10 +111,10 @@ def placed(choice: Choice, structure: Structure) -> Placed | None:
     varies = everything > 0 and count > 1
     free = (own - own**2 / everything) * count / (count - 1) if varies else np.zeros_like(own)
     limited = _variance_in_groups(choice, experts, groups, ranks)
-    return Placed(found, kinds, alike.astype(np.float64), kinds.sum(axis=1), np.maximum(free, 0.0) * limited)
+    return PlacedExperts(found, kinds, alike.astype(np.float64), kinds.sum(axis=1), np.maximum(free, 0.0) * limited)
 
 
-def _variance_in_groups(choice: Choice, experts: float, groups: float, ranks: float) -> float:
+def _variance_in_groups(choice: RoutingLaw, experts: float, groups: float, ranks: float) -> float:
     """Return the variance of a token's rows on a rank under limited groups over that under free choice.
 
     A token takes M of G groups, then k of their n experts. J of its groups stand on the rank, which holds q = G/ranks:
@@ -148,7 +148,7 @@ class Popularity:
     nodes: over which the ranks stand evenly; redundant: replicas beside the experts; exponent: of a Zipf law.
     """
 
-    choice: Choice
+    law: RoutingLaw
     experts: Count
     groups: Count
     ranks: Count
@@ -161,28 +161,28 @@ class Popularity:
     def _structure(self) -> tuple[Quantity, ...]:
         return self.experts, self.groups, self.ranks, self.nodes, self.redundant, self.exponent
 
-    def fullest_rank(self) -> tuple[Count, Count, Count]:
+    def most_loaded_rank(self) -> tuple[Count, Count, Count]:
         """Return of the fullest rank: rows, experts that are hit, standard deviation of the rows of those.
 
         Rows and hit experts are each the expected maximum over ranks: the first sets the time of a full layer, the
         second of one that mostly reads weights.
         """
-        rows, hit, deviation = _by_structure(_fullest_rank, self.choice, self._structure, (self.tokens,), 3)
+        rows, hit, deviation = _by_structure(_fullest_rank, self.law, self._structure, (self.tokens,), 3)
         return rows, hit, deviation
 
-    def fullest_place(self, places: Count, chance: Quantity) -> Quantity:
+    def most_loaded_target(self, places: Count, chance: Quantity) -> Quantity:
         """Return the tokens that come to the fullest of `places` (nodes or ranks), each once, over those of the mean.
 
         chance: that a token comes to one of them if experts are alike; skewed ones share the exponent that makes
         1 - prod(1-p)^exponent right for equal p.
         """
-        (load,) = _by_structure(_fullest_place, self.choice, (*self._structure, places), (self.tokens, chance), 1)
+        (load,) = _by_structure(_fullest_place, self.law, (*self._structure, places), (self.tokens, chance), 1)
         return load
 
 
-def _fullest_rank(choice: Choice, structure: Structure, tokens: Array) -> Array:
+def _fullest_rank(choice: RoutingLaw, structure: ExpertLayout, tokens: Array) -> Array:
     """Return rows, hit experts and deviation of the fullest rank [3, points]."""
-    at = placed(choice, structure)
+    at = place_experts(choice, structure)
     if at is None:
         return np.full((3, len(tokens)), np.nan)
     slots = at.kinds.shape[1]
@@ -190,9 +190,9 @@ def _fullest_rank(choice: Choice, structure: Structure, tokens: Array) -> Array:
     missed = (1 - np.minimum(at.kinds[:, :, None], 1.0)) ** tokens
     hit = slots - missed.sum(axis=1)
     most_rows, most_hit = mean.max(axis=0), hit.max(axis=0)
-    if choice.by_chance:
-        rows = expected_maximum(mean, at.variance[:, None] * tokens, at.alike)
-        full = expected_maximum(hit, (missed * (1 - missed)).sum(axis=1), at.alike)
+    if choice.is_random:
+        rows = expected_maximum(mean, at.variance[:, None] * tokens, at.multiplicity)
+        full = expected_maximum(hit, (missed * (1 - missed)).sum(axis=1), at.multiplicity)
         most_rows = np.clip(rows, most_rows, np.maximum(tokens * min(choice.top_k, slots), most_rows))
         most_hit = np.clip(full, most_hit, slots)
     some = np.minimum(tokens * choice.top_k, 1.0)  # somewhere each token goes
@@ -201,21 +201,21 @@ def _fullest_rank(choice: Choice, structure: Structure, tokens: Array) -> Array:
     fullest = at.kinds[at.mean.argmax()]
     share = (fullest / max(float(fullest.sum()), 1e-300))[:, None]
     squares = ((share * most_rows) ** 2).sum(axis=0)
-    if choice.by_chance:
+    if choice.is_random:
         squares = squares + (share * (1 - share) * most_rows).sum(axis=0)
     variance = squares / most_hit - (most_rows / most_hit) ** 2
     return np.stack([most_rows, most_hit, np.sqrt(np.maximum(variance, 0.0))])
 
 
-def _fullest_place(choice: Choice, structure: Structure, tokens: Array, chance: Array) -> Array:
+def _fullest_place(choice: RoutingLaw, structure: ExpertLayout, tokens: Array, chance: Array) -> Array:
     """Return the load of the fullest place over the mean of equal experts [1, points]."""
     *rest, places = structure
-    at = placed(choice, tuple(rest))
+    at = place_experts(choice, tuple(rest))
     if at is None or not places > 1:
         return np.full((1, len(tokens)), np.nan if at is None else 1.0)
-    ranks, experts = len(at.chances), rest[0]
+    ranks, experts = len(at.probabilities), rest[0]
     starts = np.arange(0, ranks, max(int(ranks / places), 1))
-    missed = np.add.reduceat(np.log1p(-np.minimum(at.chances, 1 - 1e-15)).sum(axis=1), starts)
+    missed = np.add.reduceat(np.log1p(-np.minimum(at.probabilities, 1 - 1e-15)).sum(axis=1), starts)
     kinds, alike = np.unique(missed, return_counts=True)
     equal = experts / places * np.log1p(-min(choice.top_k / experts, 1 - 1e-15))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -223,7 +223,7 @@ def _fullest_place(choice: Choice, structure: Structure, tokens: Array, chance: 
     visited = -np.expm1(kinds[:, None] * exponent)
     mean = visited * tokens
     most = mean.max(axis=0)
-    if choice.by_chance:
+    if choice.is_random:
         drawn = expected_maximum(mean, mean * (1 - visited), alike.astype(np.float64))
         most = np.clip(drawn, most, tokens)
     return np.asarray((np.maximum(most, np.minimum(tokens, 1.0)) / (tokens * chance))[None], dtype=np.float64)
@@ -233,7 +233,7 @@ _Evaluated: TypeAlias = Callable[..., Array]
 
 
 def _by_structure(
-    function: _Evaluated, choice: Choice, structure: tuple[Quantity, ...], sizes: tuple[Quantity, ...], outputs: int
+    function: _Evaluated, choice: RoutingLaw, structure: tuple[Quantity, ...], sizes: tuple[Quantity, ...], outputs: int
 ) -> list[Quantity]:
     """Return what `function` gives at every point; it is called once for each distinct structure."""
     if not any(isinstance(each, np.ndarray) for each in (*structure, *sizes)):
@@ -251,7 +251,7 @@ def _by_structure(
 
 @lru_cache(maxsize=4096)
 def _at_one_point(
-    function: _Evaluated, choice: Choice, structure: Structure, sizes: tuple[float, ...]
+    function: _Evaluated, choice: RoutingLaw, structure: ExpertLayout, sizes: tuple[float, ...]
 ) -> tuple[float, ...]:
     found = function(choice, structure, *(np.array([each]) for each in sizes))
     return tuple(float(each) for each in found[:, 0])

@@ -40,7 +40,7 @@ class Parallelism:
     context: str = "gather"
 
     @property
-    def tensor_of_expert(self) -> Count:
+    def etp(self) -> Count:
         """Return the tensor parallelism inside an expert: as stated, else tp without expert parallelism, else one."""
         return where(self.ep == 1, self.tp, 1.0) if self.expert_tensor is None else self.expert_tensor
 
@@ -93,7 +93,7 @@ class Precision:
         return ELEMENT_BYTES[self.weights] < ELEMENT_BYTES[self.linear]
 
     @property
-    def cached_element(self) -> Bytes:
+    def kv_element(self) -> Bytes:
         """Return the bytes of one cached key or value element, its share of scale and zero point included."""
         return grouped_bytes(self.kv_cache, self.kv_group, self.kv_scale, self.kv_zero)
 
@@ -239,17 +239,17 @@ class Framework:
     host: HostTimes = HostTimes()
     kv_layout: str = "static"
 
-    def slowing(self, processors: Count) -> Quantity:
+    def comm_slowdown(self, processors: Count) -> Quantity:
         """Return how much longer kernels take while exchanges run that hold some processors; without any, no longer."""
         return where(processors > 0, self.moe_comm_slowdown, 1.0)
 
     @property
-    def unfused(self) -> bool:
+    def unfused_attention(self) -> bool:
         """Tell whether attention writes its scores to memory: a product, a softmax and a product."""
         return self.implementations.get("attention_prefill") in ((UNFUSED,), (MASKED,))
 
     @property
-    def masks_softmax(self) -> bool:
+    def fused_masked_softmax(self) -> bool:
         """Tell whether scale, mask and softmax of scores in memory are one kernel."""
         return self.implementations.get("attention_prefill") == (MASKED,)
 
@@ -306,7 +306,7 @@ class Scenario:
         return self.parallel.devices
 
     @property
-    def answers(self) -> str:
+    def result_kind(self) -> str:
         """Return the name of the set of metrics that answer the scenario: its phase, or `disaggregated`."""
         return "disaggregated" if isinstance(self.plan, Disaggregated) else self.plan.phase
 

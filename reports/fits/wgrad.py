@@ -55,7 +55,8 @@ def read(path: Path) -> Rates:
         rows = list(csv.DictReader(file))
     products = tuple(
         Gemm("weight gradient", m=float(row["m"]), n=float(row["n"]), k=float(row["k"]), dtype="fp8",
-             a_bytes=OPERAND, b_bytes=OPERAND, out_bytes=ACCUMULATED, groups=float(row["num_groups"]), block_scaled=True, is_wgrad=True)
+             a_bytes=OPERAND, b_bytes=OPERAND, out_bytes=ACCUMULATED, groups=float(row["num_groups"]),
+             block_scaled=True, is_wgrad=True)
         for row in rows
     )  # fmt: skip
     rates = np.array([1e12 * float(row["TFLOP/s"]) for row in rows])

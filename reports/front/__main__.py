@@ -18,7 +18,7 @@ import click
 from costmodel.calibration.fit_lookup import basis_of
 from costmodel.errors import InputError
 from costmodel.report.models import attention
-from costmodel.report.plotting import draw
+from costmodel.report.plotting import write_plots
 from costmodel.report.style import styled
 from costmodel.report.text import gib, quantity
 from costmodel.schema.files import list_names, load_document, read_models
@@ -27,6 +27,7 @@ from costmodel.schema.whole_files import write_whole
 from costmodel.workload.counting import parameter_count
 from reports.front.plot import Row, accuracy_figure
 
+IN_SAMPLE = "in-sample"
 CLASSES = ("training", "inference", "serving", "kernel", "communication", "memory", "counting")
 FEWEST = 8  # figures of a publication from which it has a row of its own in the figure
 EXACT = 1e-9  # an interval narrower than this share of its upper end is none
@@ -34,19 +35,25 @@ Figures = Sequence[Mapping[str, str]]
 
 
 def read_validation(folder: Path) -> dict[str, list[dict[str, str]]]:
-    """Return the compared figures of each class as `reports/validation` holds them."""
-    found: dict[str, list[dict[str, str]]] = {}
+    """Return the compared values of each class as `reports/validation` holds them, in-sample ones apart."""
+    in_sample = {(row["id"], row["metric"]) for row in _rows(folder / "in_sample.csv", "id")}
+    classes: dict[str, list[dict[str, str]]] = {name: [] for name in (*CLASSES, IN_SAMPLE)}
     for name in CLASSES:
-        path = folder / f"{name}.csv"
-        try:
-            with path.open(encoding="utf-8", newline="") as file:
-                found[name] = [row for row in csv.DictReader(file) if row["error_left_out"]]
-        except (OSError, KeyError) as error:
-            raise InputError.single(
-                f"{path} is no table of published figures: {error}",
-                hint=f"make it with `python -m reports.validation --output {folder}`",
-            ) from None
-    return found
+        for row in _rows(folder / f"{name}.csv", "error_left_out"):
+            classes[IN_SAMPLE if (row["id"], row["metric"]) in in_sample else name].append(row)
+    return classes
+
+
+def _rows(path: Path, needed: str) -> list[dict[str, str]]:
+    """Return the rows of a table that have a value in the column `needed`."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [row for row in csv.DictReader(file) if row[needed]]
+    except (OSError, KeyError) as error:
+        raise InputError.single(
+            f"{path} is not a table of published values: {error}",
+            hint=f"make it with `python -m reports.validation --output {path.parent}`",
+        ) from None
 
 
 def tables(classes: Mapping[str, Figures]) -> dict[str, str]:
@@ -90,7 +97,7 @@ def _by_size(item: tuple[str, list[float]]) -> tuple[int, str]:
 def _accuracy(classes: Mapping[str, Figures]) -> Iterator[str]:
     yield "| class | figures | median error | mean error | inside the 80 % interval |"
     yield "|---|---:|---:|---:|---:|"
-    for name, figures in _groups(classes):
+    for name, figures in _groups({kind: rows for kind, rows in classes.items() if kind != IN_SAMPLE}):
         errors = [abs(float(each["error_left_out"])) for each in figures]
         held = [each for each in figures if _has_interval(each)]
         inside = sum(_inside(each) for each in held)
@@ -166,7 +173,7 @@ def main(readme: Path, validation: Path, output: Path) -> None:
     classes = read_validation(validation)
     with styled():
         drawn = accuracy_figure(rows_of(classes))
-    made = draw(iter([("accuracy", drawn)]), output)
+    made = write_plots(iter([("accuracy", drawn)]), output)
     write_whole(readme, [with_tables(readme.read_text(encoding="utf-8"), tables(classes)).encode()])
     for path in (*made, readme):
         click.echo(path)

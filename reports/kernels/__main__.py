@@ -20,7 +20,7 @@ from costmodel.measurements.row_group import Catalogue
 from costmodel.measurements.tables import read_tables
 from costmodel.quantities import Indices
 from costmodel.report.plotting import file_names
-from costmodel.report.style import rendered, styled
+from costmodel.report.style import figure_bytes, styled
 from costmodel.schema.fit_plan import FitPlanFile
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import make_folder, write_whole
@@ -42,7 +42,7 @@ def publish(measurements: Path, folder: Path, search_path: Sequence[str | Path] 
     for device, operators in _points(found, predictions).items():
         name = f"{file_names([device])[device]}.svg"
         with styled():
-            write_whole(folder / name, [rendered(kernels_figure(device, operators), "svg")])
+            write_whole(folder / name, [figure_bytes(kernels_figure(device, operators), "svg")])
         figures[device] = name
     plan = read(Library(search_path), "fit_plans", PLAN, FitPlanFile)
     accuracies = stated_accuracies(search_path)

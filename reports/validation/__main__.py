@@ -12,16 +12,16 @@ import click
 import numpy as np
 
 from costmodel.calibration.fit_lookup import read
-from costmodel.report.plots.drawn import Drawn
-from costmodel.report.plots.validation import validation_figure
-from costmodel.report.style import rendered, styled
-from costmodel.report.text import published_figure
+from costmodel.report.plots.plot import Plot
+from costmodel.report.style import figure_bytes, styled
+from costmodel.report.text import published_value
 from costmodel.schema.case import Case
 from costmodel.schema.references import Library
-from costmodel.schema.validation import AskedFile, RemarkFile, ValidationFile
+from costmodel.schema.validation import AccuracyTargetFile, RemarkFile, ValidationFile
 from costmodel.schema.whole_files import make_folder, write_whole
 from costmodel.study.reproduce import SKIP, load_cases
 from costmodel.study.validating import Errors, ScoredValue, chosen, columns, errors_of, figures_of, judge, settings
+from reports.validation.plot import validation_plot
 
 PLAN = "public"
 COMMAND = "python -m reports.validation --output reports/validation"
@@ -32,6 +32,7 @@ PAGES = {
 """Page -> the classes of cases that it shows."""
 WORST = 5
 NOT_KNOWN = "not known"
+IN_SAMPLE = "in_sample.csv"  # the values that a fit rests on
 LONG = 40  # figures of a publication beyond which a table sums them up
 MOST_VALUES = 8  # of a setting: beyond, numbers are summed up by ranges
 GROUPED = (
@@ -51,8 +52,11 @@ def publish(
     said = read(Library(search_path), "validations", plan, ValidationFile)
     cases, unread = load_cases(names, search_path)
     figures, problems = figures_of(cases, search_path)
+    in_sample = {id(one) for remark in said.in_sample for one in chosen(figures, remark.figures)}
+    held_out = [one for one in figures if id(one) not in in_sample]
     make_folder(folder)
-    made: list[Path] = []
+    write_whole(folder / IN_SAMPLE, [_in_sample_table(one for one in figures if id(one) in in_sample)])
+    made: list[Path] = [folder / IN_SAMPLE]
     pages: dict[str, list[ScoredValue]] = {}
     for page, classes in PAGES.items():
         of = [one for one in figures if one.stated.case_class in classes]
@@ -60,24 +64,26 @@ def publish(
             continue
         pages[page] = of
         with styled():
-            drawn = validation_figure(page, of)
+            drawn = validation_plot(page, of)
             content = _files(page, drawn)
         content[f"{page}.md"] = "\n".join([*_page(page, of, said, drawn is not None), ""]).encode()
         for file, data in content.items():
             write_whole(folder / file, [data])
             made.append(folder / file)
     lines = [
-        *_head(), *_by_page(pages), *_bars(figures, said.bars), *_tools(said), *_discrepancies(figures, said),
+        *_head(), *_by_page({page: [one for one in of if id(one) not in in_sample] for page, of in pages.items()}),
+        *_in_sample(figures, said.in_sample), *_bars(held_out, said.bars), *_tools(said),
+        *_discrepancies(figures, said),
         *_not_compared(figures, [str(each) for each in (*unread, *problems)]),
     ]  # fmt: skip
     write_whole(folder / "README.md", ["\n".join([*lines, ""]).encode()])
     return [*made, folder / "README.md"]
 
 
-def _files(page: str, drawn: Drawn | None) -> dict[str, bytes]:
+def _files(page: str, drawn: Plot | None) -> dict[str, bytes]:
     if drawn is None:
         return {}
-    return {f"{page}.svg": rendered(drawn.figure, "svg")} | {f"{page}.csv": data for data in drawn.data.values()}
+    return {f"{page}.svg": figure_bytes(drawn.figure, "svg")} | {f"{page}.csv": data for data in drawn.data.values()}
 
 
 # ---- the page that sums up ------------------------------------------------------------------------------------------
@@ -116,7 +122,27 @@ def _by_page(pages: Mapping[str, Sequence[ScoredValue]]) -> Iterator[str]:
     yield "share that it holds, and the median of half of it over the median absolute error."
 
 
-def _bars(figures: Sequence[ScoredValue], bars: Sequence[AskedFile]) -> Iterator[str]:
+def _in_sample(figures: Sequence[ScoredValue], remarks: Sequence[RemarkFile]) -> Iterator[str]:
+    def rows() -> Iterator[Sequence[str]]:
+        for remark in remarks:
+            values = chosen(figures, remark.figures)
+            errors = errors_of(one.stated for one in values)
+            if errors is not None:
+                yield _publications(values), f"{errors.figures:,}", _percent(errors.mean), remark.text
+
+    yield from _table("In-sample values", ("publication", "values", "mean error", "what rests on them"), rows())
+    yield ""
+    yield "A fit behind these predictions rests on the values: their errors say how well it describes its own data."
+    yield "They count in no other table of this page."
+
+
+def _in_sample_table(values: Iterable[ScoredValue]) -> bytes:
+    """Return the ids and metrics of the in-sample values as CSV."""
+    lines = ["id,metric", *(f"{one.stated.id},{one.stated.metric}" for one in values)]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _bars(figures: Sequence[ScoredValue], bars: Sequence[AccuracyTargetFile]) -> Iterator[str]:
     def rows() -> Iterator[Sequence[str]]:
         for one in (judge(figures, asked) for asked in bars):
             if one.figures:
@@ -255,7 +281,7 @@ def _worst(figures: Sequence[ScoredValue], causes: Sequence[RemarkFile]) -> Iter
 def _values(one: ScoredValue) -> tuple[str, str]:
     name = one.unseen.metric or ""
     unit = one.unseen.unit
-    return published_figure(name, unit, one.unseen.published), published_figure(name, unit, one.unseen.predicted)
+    return published_value(name, unit, one.unseen.published), published_value(name, unit, one.unseen.predicted)
 
 
 def _why(one: ScoredValue, causes: Sequence[RemarkFile]) -> str:

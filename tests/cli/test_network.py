@@ -99,7 +99,7 @@ def test_hardware_can_be_changed_and_can_fail(run):
         (("--set", "hardware.network.failed=[plane0]"), 2, "closed forms know no failed parts"),
         (("--set", "hardware.network.oversubscription=0.5"), 2, "too small"),
         (("--set", "hardware.node.nic.bandwidth=0 GB/s"), 2, "write a value above zero"),
-        (("--set", "model.hidden=4096"), 2, "no part of the hardware"),
+        (("--set", "model.hidden=4096"), 2, "not part of the hardware"),
         (("--model", "llama-3-8b"), 0, ""),  # ignored: this collective reaches no experts
     ],
 )
@@ -143,11 +143,11 @@ def test_people_read_a_table(run):
     shown = run(*COLLECTIVE, "--engine", "flow")
     assert shown.code == 0
     assert "bus bandwidth" in shown.out
-    assert "limit: NICs" in shown.out
+    assert "bound: NICs" in shown.out
 
 
 def test_a_device_by_itself_sends_nothing(run):
     done = run("collective", "all_reduce", "--cluster", "nodes/hgx-h800", "--ranks", "1", "--size", "64MiB")
     assert done.code == 0
-    assert "a device by itself sends nothing" in done.out
+    assert "a single device has nothing to send" in done.out
     assert "algorithm: ;" not in done.out

@@ -1,47 +1,130 @@
-"""The flagship's headline numbers, written out: a change that moves one shows it. `--update-golden` rewrites them."""
+"""Predictions written out, one case per phase, engine and attention kind: a change that moves one shows by how much.
+
+`--update-golden` rewrites the files and prints what moved in per cent. Cases are compared by key, so that a new key of
+a result moves nothing else.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import costmodel
+from costmodel.workload.architecture import Attention
 
-GOLDEN = Path(__file__).with_name("deepseek_v3.txt")
-DIGITS = 6
+pytestmark = pytest.mark.core
 
-
-def shown(value: object) -> str:
-    """Return a number with the digits that are compared."""
-    return f"{value:.{DIGITS}g}" if isinstance(value, float | int) and not isinstance(value, bool) else str(value)
-
-
-def lines(workload: costmodel.Workload) -> Iterator[str]:
-    """Yield one line for each headline number of the result."""
-    document = workload.simulate()
-    for name, value in document["model"].items():
-        yield f"model.{name} = {shown(value)}"
-    for scenario, found in document["scenarios"].items():
-        yield ""
-        for metric, value in found["metrics"].items():
-            yield f"{scenario}.{metric} = {shown(value)}"
-        for part, value in found.get("schedule", {}).items():
-            yield f"{scenario}.schedule.{part} = {shown(value)}"
-        for part, value in found["memory"].items():
-            yield f"{scenario}.memory.{part} = {shown(value)}"
-        yield f"{scenario}.bound = {found['bound']}"
-        for entry in found["breakdown"][:5]:
-            yield f"{scenario}.breakdown.{entry['name']} = {shown(entry['time'])}"
+FOLDER = Path(__file__).parent
+TOLERANCE = 1e-9  # relative: rounding of other processors and libraries, and nothing else
+LINES = 8  # of a breakdown, the longest first
 
 
-def test_the_flagship_gives_its_golden_numbers(v3: costmodel.Workload, pytestconfig: pytest.Config) -> None:
-    text = "\n".join(lines(v3)) + "\n"
-    if pytestconfig.getoption("--update-golden"):
-        GOLDEN.write_text(text, encoding="utf-8")
-    golden = GOLDEN.read_text(encoding="utf-8")
-    moved = [
-        f"{old}  ->  {new}" for old, new in zip(golden.splitlines(), text.splitlines(), strict=False) if old != new
-    ]
-    assert text == golden, "\n".join(["moved (run with --update-golden to accept, and say by how much):", *moved])
+@dataclass(frozen=True)
+class Case:
+    """A workload of `workloads/`, the scenarios of it that are compared (none: all), and the engine."""
+
+    workload: str
+    scenarios: tuple[str, ...] = ()
+    engine: str = "analytic"
+
+    @property
+    def name(self) -> str:
+        """Return the name of its file."""
+        return "-".join((Path(self.workload).name, *self.scenarios, self.engine))
+
+
+PHASES = [
+    Case("deepseek_v3"),  # training, prefill, decode, ep_bound
+    Case("gpt3_175b_a100", ("selective",)),  # training with tensor and pipeline parallelism
+    Case("mixtral_8x7b_h100"),
+    Case("llama3_8b_rtx4090"),  # generate, serving
+    Case("deepseek_v3_serving"),  # two pools
+    Case("deepseek_v3", ("training",), "event"),
+    Case("deepseek_v3", ("prefill",), "event"),
+    Case("deepseek_v3", ("decode",), "event"),
+]
+ATTENTION = {  # kind of mixer or pattern -> a system that has it
+    "full": "attention_full_h32", "window": "titans_mal", "sink_recent": "streaming_llm_7b",
+    "elastic_window": "moa_7b", "strided_blocks": "s2_attention", "neighbourhood": "nat_mini",
+    "chunk_topk": "longheads", "kv_budget": "task_kv", "predicted_sparse": "sparsifiner", "spans": "combiner",
+    "mixed": "ir_diffusion", "Mla": "mote", "Recurrence": "mom_340m", "NeuralMemory": "titans_lmm",
+    "Convolution": "mobilevitv2_1_0", "Spectral": "spectformer_t", "Gate": "titans_mag", "MilPool": "acmil",
+}  # fmt: skip
+CASES = [*PHASES, *(Case(f"systems/{name}") for name in ATTENTION.values())]
+
+
+def answers(case: Case) -> dict[str, object]:
+    """Return what is compared of a case by dotted key, numbers to 12 digits."""
+    document = costmodel.load(case.workload).simulate(case.scenarios or None, engine=case.engine)
+    leaves = {f"model.{key}": value for key, value in document["model"].items()}
+    for name, scenario in document["scenarios"].items():
+        leaves |= {f"{name}.{key}": value for key, value in leaves_of(scenario)}
+    return {path: float(f"{value:.12g}") if isinstance(value, float) else value for path, value in leaves.items()}
+
+
+def leaves_of(scenario: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    """Yield what is compared of a scenario: metrics, headline's interval, bound, basis, memory, longest lines."""
+    yield "bound", scenario["bound"]
+    yield from scenario["metrics"].items()
+    for metric, ends in list(scenario["intervals"].items())[:1]:
+        yield from (
+            (f"interval.{metric}.{end}", value) for end, value in zip(("low", "high"), ends or (), strict=False)
+        )
+    for part in ("schedule", "memory", "basis"):
+        yield from ((f"{part}.{key}", value) for key, value in scenario.get(part, {}).items())
+    yield from ((f"breakdown.{line['name']}", line["time"]) for line in scenario["breakdown"][:LINES])
+
+
+def moved(before: object, after: object) -> str | None:
+    """Return how a value moved, None where it did not."""
+    if isinstance(before, int | float) and isinstance(after, int | float):
+        if math.isclose(before, after, rel_tol=TOLERANCE, abs_tol=0.0):
+            return None
+        return f"{before:.6g} -> {after:.6g}" + (f" ({100 * (after / before - 1):+.3g} %)" if before else "")
+    return None if before == after else f"{before} -> {after}"
+
+
+def differences(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
+    """Return one line for each key that moved, appeared or went."""
+    lines = [f"{key}: gone" for key in before if key not in after]
+    lines += [f"{key}: new, {after[key]}" for key in after if key not in before]
+    both = ((key, moved(before[key], after[key])) for key in after if key in before)
+    return lines + [f"{key}: {text}" for key, text in both if text]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_case_gives_its_golden_numbers(case: Case, pytestconfig: pytest.Config) -> None:
+    path = FOLDER / f"{case.name}.json"
+    now = answers(case)
+    is_update = pytestconfig.getoption("--update-golden")
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() or not is_update else {}
+    lines = differences(before, now)
+    if is_update and lines:
+        path.write_text(json.dumps(now, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
+        reporter = pytestconfig.pluginmanager.get_plugin("terminalreporter")
+        reporter.write_line(f"\n{case.name}: {len(lines)} keys moved" if before else f"\n{case.name}: new")
+        for line in lines if before else ():
+            reporter.write_line(f"  {line}")
+        return
+    assert not lines, "\n".join(["moved (--update-golden accepts it; say by how much in CHANGELOG):", *lines])
+
+
+def test_every_kind_of_attention_has_a_golden_case() -> None:
+    for kind, system in ATTENTION.items():
+        scenario = next(iter(costmodel.load(f"systems/{system}").resolved.scenarios.values()))
+        mixers = [layer.mixer for layer in scenario.architecture.layers]
+        patterns = {
+            group.pattern.kind for mixer in mixers if isinstance(mixer, Attention) for group in mixer.head_groups
+        }
+        assert kind in patterns | {type(mixer).__name__ for mixer in mixers}, (kind, system)
+
+
+def test_a_moved_number_is_shown_in_per_cent_and_by_key() -> None:
+    lines = differences({"a": 2.0, "b": 1, "gone": 3}, {"a": 2.1, "b": 1, "new": 4})
+    assert lines == ["gone: gone", "new: new, 4", "a: 2 -> 2.1 (+5 %)"]

@@ -152,7 +152,7 @@ def test_only_named_products_are_repeated(architecture: Architecture, parallel: 
 @given(architecture=architectures(), parallel=layouts())
 def test_parameters_summed_over_ranks_equal_the_model_s(architecture: Architecture, parallel: Parallelism) -> None:
     work = model_work(view(architecture, parallel, "training", parallel.dp))
-    etp = parallel.tensor_of_expert
+    etp = parallel.etp
     for layer, part in zip((None, *architecture.layers, None), (work.embedding, *work.layers, work.head), strict=True):
         for item in part.parameters:
             if item.expert:

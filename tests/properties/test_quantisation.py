@@ -9,7 +9,7 @@ import pytest
 from builders import MACHINE
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import rates, served
+from strategies import few, rates, served
 
 from costmodel.analytic.evaluation import ledger_of
 from costmodel.analytic.grid import evaluate_grid, evaluate_single
@@ -34,6 +34,7 @@ def held(of: Scenario) -> float:
     return float(ledger.total)
 
 
+@few
 @given(of=served())
 def test_fewer_bits_a_weight_are_never_slower_and_never_larger(of: Scenario) -> None:
     narrow = replace(of.precision, weights="int4", weight_bits=BITS)
@@ -45,6 +46,7 @@ def test_fewer_bits_a_weight_are_never_slower_and_never_larger(of: Scenario) -> 
     assert np.all(np.diff(np.broadcast_to(ledger.total, BITS.shape)) <= 0)
 
 
+@few
 @given(of=served())
 def test_expanding_weights_in_the_tiles_of_plain_products_is_never_slower(of: Scenario) -> None:
     same = replace(of, framework=replace(of.framework, weight_only_tiles=()))
@@ -53,6 +55,7 @@ def test_expanding_weights_in_the_tiles_of_plain_products_is_never_slower(of: Sc
     assert headline(four) <= headline(plain) * (1 + 1e-12)
 
 
+@few
 @given(of=served(), formats=st.sampled_from([("bf16", "fp8"), ("fp8", "int4"), ("bf16", "int8")]))
 def test_a_narrower_cache_is_never_slower_and_never_larger(of: Scenario, formats: tuple[str, str]) -> None:
     wide, narrow = (replace(of, precision=replace(of.precision, kv_cache=each, kv_group=64.0)) for each in formats)
@@ -86,6 +89,7 @@ def test_a_product_takes_at_least_its_bytes_over_the_bandwidth(
 
 
 @pytest.mark.parametrize("field", ["weight_bits", "weight_group", "kv_group"])
+@few
 @given(of=served())
 def test_a_grid_of_formats_is_its_points(field: str, of: Scenario) -> None:
     values: Array = np.array([3.0, 4.5, 8.0] if field == "weight_bits" else [32.0, 64.0, 128.0])

@@ -23,8 +23,16 @@ def test_every_compared_figure_is_in_the_figure() -> None:
     assert sum(len(row.errors) for row in rows_of(classes)) == sum(map(len, classes.values()))
 
 
+def test_in_sample_values_stand_apart_from_the_accuracy_of_their_class() -> None:
+    classes = read_validation(ROOT / "reports" / "validation")
+    apart = {(row["publication"], row["metric"]) for row in classes["in-sample"]}
+    assert {publication for publication, _ in apart} == {"deepep", "deepseek_profile"}
+    assert not any(row["publication"] == "deepep" for row in classes["communication"])
+    assert "in-sample" not in tables(classes)["accuracy"]
+
+
 def test_a_folder_without_the_report_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"costmodel\.report\.validation"):
+    with pytest.raises(InputError, match=r"reports\.validation"):
         read_validation(tmp_path)
 
 

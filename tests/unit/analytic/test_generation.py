@@ -21,7 +21,7 @@ from builders import (
     with_level,
 )
 
-from costmodel.analytic.generation import attention_windows, decode_pass, kv_lengths
+from costmodel.analytic.generation import decode_pass, kv_breakpoints, kv_lengths
 from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.inference import pass_model_of, pass_times
 from costmodel.analytic.operator_timing import operator_timer
@@ -106,10 +106,10 @@ def test_weights_of_lengths_sum_to_one_and_stay_between_first_and_last_step() ->
 
 
 def test_windows_come_in_order_once_each() -> None:
-    assert attention_windows(windowed(3000.0, 500.0)) == [500.0, 3000.0]
-    assert attention_windows(MOE_MODEL) == []
+    assert kv_breakpoints(windowed(3000.0, 500.0)) == [500.0, 3000.0]
+    assert kv_breakpoints(MOE_MODEL) == []
     grid = windowed(np.array([1.0, 5.0]), np.array([3.0, 3.0]))  # type: ignore[arg-type]
-    np.testing.assert_array_equal(attention_windows(grid), [[1.0, 3.0], [3.0, 5.0]])
+    np.testing.assert_array_equal(kv_breakpoints(grid), [[1.0, 3.0], [3.0, 5.0]])
 
 
 @pytest.mark.parametrize("layout", [Parallelism(), Parallelism(tp=4.0), Parallelism(dp=8.0, ep=8.0)])

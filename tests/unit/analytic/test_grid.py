@@ -29,7 +29,7 @@ from costmodel.analytic.grid import evaluate_grid, evaluate_point, evaluate_sing
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array
 from costmodel.result import REASONS, Result
-from costmodel.workload.plans import Decode
+from costmodel.workload.plans import Decode, Generate
 from costmodel.workload.scenario import Parallelism, Plan, Scenario
 
 CALIBRATION = spreads(0.9, 1.5, 2.5)
@@ -216,3 +216,7 @@ def test_what_takes_most_of_the_memory_is_named_with_what_shrinks_it() -> None:
     assert named("weights", "Raise `parallel.tp` or `parallel.pp`", Decode(1.0, 64.0, 64.0), 5e8)
     step = replace(STEP, micro_batch=1.0, sequence=64.0, zero=0)
     assert named("optimizer", r"Shard it \(`optimizer.zero: 1`\)", step, 1e9)
+    prompt = reason(Generate(1.0, 65536.0, 64.0), 1.5e9)
+    assert re.search(r"Largest part: activations, [\d.]+ GiB\. Shorten `input_tokens`", prompt)
+    assert "ower" not in prompt, "one prompt has no smaller batch"
+    assert "chunks, which need less, are modelled in `phase: serving` only" in prompt

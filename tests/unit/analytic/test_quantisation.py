@@ -34,7 +34,7 @@ from costmodel.workload.dtypes import element_bytes, grouped_bytes, math_unit
 from costmodel.workload.layers import model_work
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm
 from costmodel.workload.scenario import Framework, Parallelism, Precision, Scenario, Tile
-from costmodel.workload.work import Work
+from costmodel.workload.work import LayerWork
 
 AWQ = replace(BF16, weights="int4", weight_group=128.0, weight_zero="int4", master=None)
 GPTQ_SYMMETRIC = replace(AWQ, weight_zero=None)
@@ -65,12 +65,12 @@ def weights_held(precision: Precision, architecture: Architecture = LLAMA_2_7B) 
     return float(ledger.weights)
 
 
-def layer(precision: Precision, phase: str = "decode", architecture: Architecture = LLAMA_2_7B) -> Work:
-    view = replace(context(architecture, phase=phase, length=1.0, keys=1000.0), precision=precision)
+def layer(precision: Precision, phase: str = "decode", architecture: Architecture = LLAMA_2_7B) -> LayerWork:
+    view = replace(context(architecture, phase=phase, new_tokens=1.0, kv_len=1000.0), precision=precision)
     return model_work(view).layers[0]
 
 
-def products(work: Work) -> dict[str, Gemm]:
+def products(work: LayerWork) -> dict[str, Gemm]:
     return {item.name: item for item in work.forward if isinstance(item, Gemm)}
 
 
@@ -166,7 +166,7 @@ def test_sixteen_bits_over_a_symmetric_group_of_128_is_marlin_s_3_87() -> None:
 
 
 def test_router_head_and_embedding_keep_their_format() -> None:
-    view = replace(context(MOE_MODEL, phase="decode", length=1.0, keys=100.0), precision=AWQ)
+    view = replace(context(MOE_MODEL, phase="decode", new_tokens=1.0, kv_len=100.0), precision=AWQ)
     work = model_work(view)
     router = products(work.layers[1])["router"]
     head = products(work.head)["vocabulary projection"]
@@ -176,7 +176,7 @@ def test_router_head_and_embedding_keep_their_format() -> None:
 
 
 def test_a_head_may_be_stored_narrower() -> None:
-    view = replace(context(LLAMA_2_7B, phase="decode", length=1.0), precision=replace(BF16, head_weights="q6_k"))
+    view = replace(context(LLAMA_2_7B, phase="decode", new_tokens=1.0), precision=replace(BF16, head_weights="q6_k"))
     head = products(model_work(view).head)["vocabulary projection"]
     assert (head.b_bytes, head.family, head.dtype) == (210 / 256, "gemm_weight_only", "bf16")
     wide = replace(view, precision=replace(BF16, head_weights="fp32"))
@@ -280,17 +280,17 @@ def test_training_refuses_weights_that_it_could_not_update() -> None:
 
 
 def test_a_cached_element_carries_its_share_of_scale_and_zero_point() -> None:
-    assert KV4.cached_element == 0.5 + 4 / 64
-    assert replace(KV4, kv_zero=None).cached_element == 0.5 + 2 / 64
-    assert replace(BF16, kv_cache="fp8").cached_element == 1.0
-    assert BF16.cached_element == 2.0
+    assert KV4.kv_element == 0.5 + 4 / 64
+    assert replace(KV4, kv_zero=None).kv_element == 0.5 + 2 / 64
+    assert replace(BF16, kv_cache="fp8").kv_element == 1.0
+    assert BF16.kv_element == 2.0
 
 
 def test_cores_read_and_write_the_cache_as_stored() -> None:
     architecture = Architecture("one", 1024.0, 1000.0, (Layer(1, GQA, DenseFfn(2048.0, gated=True)),))
     plain, narrow = (layer(precision, architecture=architecture) for precision in (BF16, KV4))
 
-    def of(work: Work, name: str) -> float:
+    def of(work: LayerWork, name: str) -> float:
         (found,) = [item for item in work.forward if item.name == name]
         assert isinstance(found, AttentionKernel | Elementwise)
         return float(found.traffic)

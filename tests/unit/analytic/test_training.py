@@ -260,7 +260,7 @@ def tail(zero: int, parallel: Parallelism, copies: int = 1) -> list[Collective |
     plan: Training = replace(STEP, zero=zero)
     seen = training_context(scenario(plan, MOE_MODEL, parallel), plan)
     found = step_operators(seen, plan, [(1, model_work(seen).layers[-1])], copies)
-    assert found.on_host == found.copies == ()
+    assert found.on_host == found.host_transfers == ()
     return [item for item in found.serial if isinstance(item, Collective | Elementwise)]
 
 

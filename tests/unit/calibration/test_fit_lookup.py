@@ -82,6 +82,31 @@ implementations: {gemm: nobody}
     ]
 
 
+def test_the_same_kernel_of_the_nearest_device_of_the_die_comes_before_another_kernel_of_the_device(world):
+    chip = (world / "hardware/devices/chip.yaml").read_text()
+    library = (world / "hardware/calibrations/chip/library.yaml").read_text(encoding="utf-8")
+    die = chip.replace("architecture: test", "architecture: test\ndie: d1")
+    write(world, "hardware/devices/chip.yaml", die)
+    write(
+        world,
+        "hardware/devices/far.yaml",
+        die.replace("name: chip", "name: far").replace("2 TB/s", "8 TB/s").replace("CHIP", "FAR"),
+    )
+    write(world, "hardware/calibrations/far/library.yaml", library.replace("chip", "far").replace("0.5", "0.125"))
+    own = die.replace("name: chip", "name: own").replace("CHIP", "OWN") + "calibration: {default: {gemm: other}}\n"
+    write(world, "hardware/devices/own.yaml", own)
+    write(
+        world,
+        "hardware/calibrations/own/other.yaml",
+        library.replace("chip/library", "own/other").replace("devices/chip", "devices/own").replace("0.5", "0.25"),
+    )
+    calibration = load_calibration("own", "fast", [world])
+    assert (calibration.family("gemm").compute, calibration.family("gemm").basis) == (0.5, "transferred")
+    assert list(calibration.notes) == ["gemm: library of chip stands in for library on own"]
+    write(world, "hardware/devices/own.yaml", own.replace("die: d1", "die: d2"))
+    assert load_calibration("own", "fast", [world, world / "nowhere"]).family("gemm").compute == 0.25
+
+
 def test_devices_that_inherit_in_a_cycle_are_an_error(world):
     chip = (world / "hardware/devices/chip.yaml").read_text()
     write(world, "hardware/devices/chip.yaml", chip + "calibration: {inherit: sibling}\n")

@@ -10,8 +10,8 @@ from builders import CLUSTER, NODE, ONE_NODE
 
 from costmodel.errors import InfeasibleError, InputError
 from costmodel.hardware import Cluster, Link, Network
-from costmodel.network.algorithms import CLOSED, algorithm_time, best_chunks, pipelined
 from costmodel.network.cluster_links import build_cluster_links
+from costmodel.network.collectives import CLOSED_FORMS, algorithm_time, best_chunks, pipelined
 from costmodel.network.expert_all_to_all import expert_all_to_all_time
 from costmodel.network.group_links import group_links
 from costmodel.network.layout import layout
@@ -21,6 +21,8 @@ from costmodel.network.simulation import run_collective, run_exchange, run_phase
 from costmodel.network.uniform import uniform_classes
 from costmodel.schema.files import load_cluster
 from costmodel.workload.operators import ExpertAllToAll, Group
+
+pytestmark = pytest.mark.core  # with numba and without
 
 SIZE = 1e9
 MPFT, MRFT = load_cluster("h800-2048-mpft"), load_cluster("h800-2048-mrft")
@@ -33,7 +35,7 @@ INSTANT = replace(
     node=replace(WIDE, intra=replace(WIDE.intra, latency=0.0)),
     network=replace(CLUSTER.network, topology="mrft", latency_same_leaf=0.0, latency_cross_leaf=0.0),
 )
-EVERY = [(kind, name) for kind, made in CLOSED.items() for name in made]
+EVERY = [(kind, name) for kind, made in CLOSED_FORMS.items() for name in made]
 
 
 def with_network(cluster: Cluster, **changes: object) -> Cluster:
@@ -46,7 +48,9 @@ def time(kind: str, cluster: Cluster, ranks: int, algorithm: str | None = None, 
 
 
 def test_the_two_levels_have_the_same_algorithms() -> None:
-    assert {kind: set(made) for kind, made in ALGORITHMS.items()} == {kind: set(made) for kind, made in CLOSED.items()}
+    assert {kind: set(made) for kind, made in ALGORITHMS.items()} == {
+        kind: set(made) for kind, made in CLOSED_FORMS.items()
+    }
 
 
 @pytest.mark.parametrize(("kind", "algorithm"), EVERY)

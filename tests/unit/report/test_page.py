@@ -9,7 +9,7 @@ import os
 import pytest
 
 from costmodel.report import page
-from costmodel.report.number import Number
+from costmodel.report.page import Number
 from costmodel.report.text import metric, quantity, share, span
 
 
@@ -73,7 +73,7 @@ def test_a_narrow_terminal_loses_bars_first_then_what_may_go(table, columns, lac
     assert widest <= columns
     for word in ("█", "1,234,567"):
         assert (word in shown) == (word not in lacks)
-    assert ("no room for a column that may go" in shown) == ("1,234,567" in lacks)
+    assert ("columns left out (terminal too narrow): a column that may go" in shown) == ("1,234,567" in lacks)
 
 
 def test_what_may_go_more_easily_goes_first(capsys, monkeypatch) -> None:
@@ -95,7 +95,7 @@ def test_a_mark_of_every_row_stays_beside_the_rows(capsys, monkeypatch) -> None:
     made.add("~", "two", "1")
     lines = printed(capsys, made).splitlines()
     assert [line[:2] for line in lines[4:6]] == ["~ ", "~ "]
-    assert lines[6] == "in every row: a long heading that says the same 1"
+    assert lines[6] == "same in every row: a long heading that says the same 1"
 
 
 def test_a_narrow_terminal_says_once_what_all_rows_say(capsys, monkeypatch) -> None:
@@ -106,7 +106,13 @@ def test_a_narrow_terminal_says_once_what_all_rows_say(capsys, monkeypatch) -> N
     for step in ("1 s", "2 s"):
         made.add("64", "8", step, "")
     lines = printed(capsys, made).splitlines()
-    assert lines[-5:] == ["step", "----", " 1 s", " 2 s", "in every row: devices 64, degree of tensor parallelism 8"]
+    assert lines[-5:] == [
+        "step",
+        "----",
+        " 1 s",
+        " 2 s",
+        "same in every row: devices 64, degree of tensor parallelism 8",
+    ]
 
 
 def test_bars_grow_with_their_share() -> None:

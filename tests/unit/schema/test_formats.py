@@ -70,7 +70,7 @@ def test_a_fallback_brings_what_it_says_of_the_formats_that_stand_in(world: Path
 def test_scales_of_a_set_may_be_changed_one_by_one(world: Path) -> None:
     found = decoding(world, "w4", weight_zero="null", weight_group="32", kv_cache="int8", kv_group="16", kv_zero="fp16")
     assert (found.weight_zero, found.weight_group, found.kv_cache, found.kv_group) == (None, 32, "int8", 16)
-    assert found.cached_element == 1 + 4 / 16
+    assert found.kv_element == 1 + 4 / 16
     bits = decoding(world, "w4", weight_bits=SI(np.array([4.0, 5.0]))).weight_bits
     assert np.array_equal(np.asarray(bits), [4, 5])
 
@@ -78,10 +78,10 @@ def test_scales_of_a_set_may_be_changed_one_by_one(world: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "told"),
     [
-        ("weights", "int5", "'int5' is no known choice; did you mean `int8` or `int4`?"),
+        ("weights", "int5", "unknown value 'int5'; did you mean `int8` or `int4`?"),
         ("weights", "q4km", "did you mean `q4_k`?"),
         ("kv_cache", "fp9", "did you mean `fp8` or `fp4`?"),
-        ("linear", "q4_k", "'q4_k' is no known choice"),
+        ("linear", "q4_k", "unknown value 'q4_k'"),
         ("head_weights", "q6k", "did you mean `q6_k`?"),
         ("weight_group", "0", "0 is too small; write at least 1"),
         ("weight_group", "64.5", "64.5 is not a whole number; write 64"),
@@ -103,7 +103,7 @@ def test_what_cannot_be_a_format_is_told_with_its_fix(world: Path, path: str, va
 def test_an_average_of_quantised_weights_needs_quantised_weights(world: Path) -> None:
     (problem,) = problems_of(lambda: decoding(world, "bf16", weight_bits="4.5"))
     assert problem.field == "scenarios.decode.precision.weight_bits"
-    assert "these are bf16" in problem.message
+    assert "the weights are bf16" in problem.message
     assert "weight_bits: null" in problem.hint
     assert decoding(world, "{compute: bf16, weights: int4}", weight_bits="4.5").weight_bits == 4.5
 

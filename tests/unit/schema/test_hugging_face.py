@@ -292,7 +292,7 @@ def test_a_family_s_layer_is_counted_by_hand(
 
 def test_keys_without_a_meaning_here_are_listed_and_inert_ones_are_not() -> None:
     (note,) = read_model(str(DATA / "gemma-2-9b.json")).notes
-    assert "not mapped" in note
+    assert "ignored keys: " in note
     for part in ("attn_logit_softcapping = 50.0", "final_logit_softcapping = 30.0", "sliding_window_size = 4096"):
         assert part in note
     assert "torch_dtype" not in note
@@ -301,7 +301,7 @@ def test_keys_without_a_meaning_here_are_listed_and_inert_ones_are_not() -> None
 
 def test_a_quantised_file_says_that_formats_are_the_scenario_s() -> None:
     (note,) = read_model(str(DATA / "deepseek-v3.json")).notes
-    assert "quantization_config is not mapped" in note
+    assert "quantization_config is ignored" in note
     assert "`precision`" in note
 
 
@@ -324,7 +324,7 @@ def test_a_workload_s_model_may_be_a_config_beside_it(world: Path, path: str) ->
     workload = resolve("small", search_path=[world])
     assert workload.architecture.name == "llama"
     assert workload.value("model.hidden") == 4096
-    assert [note.split(": ", 1)[1] for note in workload.notes] == ["not mapped, and without effect here: my_key = 1"]
+    assert [note.split(": ", 1)[1] for note in workload.notes] == ["ignored keys: my_key = 1"]
     assert str(workload.origin("model.hidden")).startswith("workloads/llama/config.json:1:")
 
 
@@ -339,10 +339,10 @@ def test_keys_beside_the_path_replace_what_was_imported(world: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "problem"),
     [
-        ("{hf: nowhere}", ":2:13: model.hf: workloads/nowhere is no file or folder"),
+        ("{hf: nowhere}", ":2:13: model.hf: workloads/nowhere not found"),
         ("{hf: models}", "workloads/models is a folder without a config.json"),
         ("{hf: 3}", "model.hf: must be a path, not a number"),
-        ("{hf: c.json, extends: models/tiny}", "is imported or extends another, not both"),
+        ("{hf: c.json, extends: models/tiny}", "use either `hf` or `extends`, not both"),
         ("{hf: c.json, hiden: 3}", "model.hiden: unknown key; did you mean `hidden`"),
     ],
 )
@@ -379,14 +379,14 @@ def test_the_yaml_of_an_imported_model_is_the_same_model(tmp_path: Path, name: s
     ("name", "changes", "problem"),
     [
         ("llama-2-7b", {"model_type": "llam"},
-         "model_type: 'llam' is no architecture that can be imported; did you mean `llama`"),
-        ("llama-2-7b", {"model_type": "mamba"}, "known: "),
+         "model_type: 'llam': this architecture cannot be imported; did you mean `llama`"),
+        ("llama-2-7b", {"model_type": "mamba"}, "available: "),
         ("llama-2-7b", {"model_type": "qwen3_vl", "text_config": {}},
          "its `text_config` is a language model of its own"),
         ("llama-2-7b", {"model_type": ...}, "model_type: is missing; add it"),
         ("llama-2-7b", {"hidden_size": ...}, "config.json:1:1: hidden_size: is missing"),
         ("llama-2-7b", {"hidden_size": None}, "hidden_size: is missing"),
-        ("llama-2-7b", {"hidden_size": 4097}, "hidden_size: 4097 is no multiple of 32 heads (num_attention_heads)"),
+        ("llama-2-7b", {"hidden_size": 4097}, "hidden_size: 4097 is not a multiple of 32 heads (num_attention_heads)"),
         ("llama-2-7b", {"hidden_size": "4096"}, "hidden_size: must be a whole number, not '4096'"),
         ("llama-2-7b", {"hidden_size": 4096.5}, "hidden_size: 4096.5 is not a whole number"),
         ("llama-2-7b", {"hidden_size": float("nan")}, "hidden_size: nan is not a finite number"),
@@ -395,15 +395,16 @@ def test_the_yaml_of_an_imported_model_is_the_same_model(tmp_path: Path, name: s
          "num_key_value_heads: 64 key-value heads are more than 32 heads (num_attention_heads)"),
         ("llama-2-7b", {"num_key_value_heads": 5}, "5 key-value heads do not divide 32 heads"),
         ("llama-2-7b", {"vocab_size": -32000}, "vocab_size: -32000 is too small; write at least 1"),
-        ("llama-2-7b", {"num_hidden_layers": 10**9}, "1,000,000,000 layers are more than the 10,000"),
+        ("llama-2-7b", {"num_hidden_layers": 10**9}, "1,000,000,000 layers exceed the limit of 10,000"),
         ("llama-2-7b", {"tie_word_embeddings": "no"}, 'tie_word_embeddings: must be true or false, not "no"'),
         ("mixtral-8x7b", {"num_experts_per_tok": 9},
          "num_experts_per_tok: a token cannot visit 9 of 8 experts (num_local_experts)"),
         ("deepseek-v3", {"n_group": 7}, "n_group: 7 groups do not divide 256 experts (n_routed_experts)"),
-        ("deepseek-v3", {"attention_bias": True}, "attention_bias: true is a variant that cannot be imported"),
+        ("deepseek-v3", {"attention_bias": True}, "attention_bias: this variant cannot be imported: true"),
         ("gpt-oss-20b", {"layer_types": ["full_attention"] * 23},
-         "layer_types: has 23 entries for 24 layers; write one a layer, or correct num_hidden_layers"),
-        ("gpt-oss-20b", {"layer_types": ["linear_attention"] * 24}, "'linear_attention' is no kind of layer"),
+         "layer_types: has 23 entries for 24 layers; write one per layer, or correct num_hidden_layers"),
+        ("gpt-oss-20b", {"layer_types": ["linear_attention"] * 24},
+         "layers of type 'linear_attention' cannot be imported"),
         ("qwen2-7b", {"layer_types": ["sliding_attention"] * 28, "sliding_window": None},
          "sliding_window: is missing, but `layer_types` has sliding_attention"),
         ("qwen2-7b", {"layer_types": "all"}, "layer_types: must be a list"),
@@ -432,10 +433,10 @@ def test_all_missing_keys_come_at_once(tmp_path: Path) -> None:
         ('{"model_type": "llama",}', ":1:24: is not valid JSON: no key"),
         ("{'model_type': 1}", ":1:2: is not valid JSON: no key"),
         ('{"a": 1 "b": 2}', ":1:9: is not valid JSON: no `,`"),
-        ('{"a": 1, "a": 2}', ":1:10: key 'a' stands twice; keep one; the first is at line 1"),
+        ('{"a": 1, "a": 2}', ":1:10: duplicate key 'a'; keep one; the first is at line 1"),
         ('{"a": yes}', ":1:7: is not valid JSON: no value"),
         ("", ":1:1: is not valid JSON: the file ends too early"),
-        ("[1]", ":1:1: holds a list at top level"),
+        ("[1]", ":1:1: must be an object at top level, not a list"),
         ("{} {}", ":1:4: is not valid JSON: more text after the document"),
         ("[" * 100_000, "is nested too deeply to read"),
     ],

@@ -88,10 +88,10 @@ def test_every_number_of_a_pool_can_be_an_axis(world: Path) -> None:
         (SERVING.replace(", concurrency: 8", ""), "needs `concurrency`, or the pools `prefill` and `decode`"),
         (
             SERVING.replace("concurrency: 8", "prefill: {tokens_per_device: 16}"),
-            "`prefill` and `decode` go together; state both pools",
+            "`prefill` and `decode` must be set together; set both pools",
         ),
-        (POOLS.replace("prefix", "concurrency: 3, prefix"), "`concurrency` describes one engine"),
-        (POOLS.replace("prefix", "parallel: {tp: 2}, prefix"), "`parallel` describes one engine"),
+        (POOLS.replace("prefix", "concurrency: 3, prefix"), "`concurrency` is not allowed with pools"),
+        (POOLS.replace("prefix", "parallel: {tp: 2}, prefix"), "`parallel` is not allowed with pools"),
         (POOLS.replace("tp: 2", "tp: 3"), "one.prefill.parallel.tp: 3 does not divide the attention heads (8)"),
         (POOLS.replace("0.25", "0.1"), "one.decode.batch_per_device: 0.1 requests a device are 0.4"),
         (POOLS.replace("0.25", "0"), "one.decode.batch_per_device: 0 is too small; write a number above zero"),
@@ -104,7 +104,7 @@ def test_every_number_of_a_pool_can_be_an_axis(world: Path) -> None:
         (GENERATE.replace("batch: 8", "batch_per_device: 8"), "batch: is missing"),
         (
             GENERATE.replace("batch: 8", "batch: 8, concurrency: 8"),
-            "one.concurrency: belongs to phase serving, this one is generate",
+            "one.concurrency: not allowed in phase generate (belongs to serving)",
         ),
         (
             GENERATE.replace("batch: 8", "batch: 8, speculative: {depth: 1, acceptance: 0.9}"),

@@ -79,32 +79,32 @@ def test_a_value_inside_a_group_is_changed_by_its_path(world: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        (ATTENTION, "{type: attention, q_heads: 7}", "hidden of 64 is no multiple of 7 q_heads; write `head_dim`"),
-        (ATTENTION, "{type: attention, q_heads: 8, kv_heads: 16}", "layers.0.mixer: kv_heads is larger than q_heads"),
-        ("head_dim: 8}", "head_dim: 8, alibi: true}", "layers.0.mixer: rotary and alibi are two kinds of positions"),
-        ("head_dim: 8}", "head_dim: 8, rotary_dim: 16}", "rotary_dim is larger than head_dim"),
-        ("head_dim: 8}", "head_dim: 8, rotary: false, rotary_dim: 4}", "rotary_dim without rotary rotates nothing"),
-        ("head_dim: 8}", "head_dim: 8, qk_norm: heads}", "'heads' is no known choice; did you mean `head`"),
+        (ATTENTION, "{type: attention, q_heads: 7}", "hidden = 64 is not a multiple of q_heads = 7; write `head_dim`"),
+        (ATTENTION, "{type: attention, q_heads: 8, kv_heads: 16}", "layers.0.mixer: kv_heads must not exceed q_heads"),
+        ("head_dim: 8}", "head_dim: 8, alibi: true}", "layers.0.mixer: rotary and alibi exclude each other"),
+        ("head_dim: 8}", "head_dim: 8, rotary_dim: 16}", "rotary_dim must not exceed head_dim"),
+        ("head_dim: 8}", "head_dim: 8, rotary: false, rotary_dim: 4}", "rotary_dim has no effect without rotary"),
+        ("head_dim: 8}", "head_dim: 8, qk_norm: heads}", "unknown value 'heads'; did you mean `head`"),
         (GLU, "{type: glu}", "layers.0.ffn: `intermediate` is missing"),
-        (GLU, "{type: moe, experts: 4, intermediate: 8, top_k: 5}", "layers.0.ffn: top_k is larger than experts"),
+        (GLU, "{type: moe, experts: 4, intermediate: 8, top_k: 5}", "layers.0.ffn: top_k must not exceed experts"),
         (
             GLU,
             "{type: moe, experts: 8, intermediate: 8, top_k: 2, groups: 2, group_top_k: 3}",
-            "group_top_k is larger than groups",
+            "group_top_k must not exceed groups",
         ),
         (
             GLU,
             "{type: moe, experts: 8, intermediate: 8, top_k: 2, shared_gate: true}",
-            "shared_gate without shared experts gates nothing",
+            "shared_gate has no effect without shared experts",
         ),
-        ("  - repeat: 2", "  - repeat: 2\n    shared_norm: true", "layers.0: shared_norm is for a parallel block"),
+        ("  - repeat: 2", "  - repeat: 2\n    shared_norm: true", "layers.0: shared_norm needs a parallel block"),
         (
             "  - repeat: 2",
             "  - repeat: 2\n    block: parallel\n    norm_position: both",
-            "layers.0: a parallel block has its norms before",
+            "layers.0: a parallel block needs norm_position: before",
         ),
-        ("  - repeat: 2", "  - repeat: 1000000000", "1,000,000,000 layers, more than the 10,000"),
-        ("  - repeat: 2", "  - repeat: 2\n    norm: batch", "layers.0.norm: 'batch' is no known choice"),
+        ("  - repeat: 2", "  - repeat: 1000000000", "1,000,000,000 layers exceed the limit of 10,000"),
+        ("  - repeat: 2", "  - repeat: 2\n    norm: batch", "layers.0.norm: unknown value 'batch'"),
         ("vocabulary: 512", "vocabulary: -512", "vocabulary: -512 is too small; write at least 1"),
         ("hidden: 64", "hidden: .nan", "hidden: nan is not a finite number"),
     ],
@@ -123,8 +123,8 @@ def test_a_model_that_cannot_be_is_told_with_its_fix(world: Path, old: str, new:
         ("intermediate: 128}\n  - repeat: 3", "intermediat: 128}\n  - repeat: 3", ":7:"),
         ("      - mixer:", "      - mixxer:", "layers.1.layers.0.mixxer: unknown key; did you mean `mixer`"),
         ("  - repeat: 3\n    layers:", "  - layers:", "layers.1.repeat: is missing"),
-        ("repeat: 3", "repeat: 9999", "29,998 layers, more than the 10,000"),
-        ("pattern: {kind: window, window: 16}", "pattern: {kind: window}", "kind window needs its `window`"),
+        ("repeat: 3", "repeat: 9999", "29,998 layers exceed the limit of 10,000"),
+        ("pattern: {kind: window, window: 16}", "pattern: {kind: window}", "`window` is required for kind: window"),
     ],
 )
 def test_what_is_wrong_in_a_group_is_told_at_its_place(world: Path, old: str, new: str, problem: str) -> None:
@@ -157,14 +157,14 @@ def test_two_files_with_one_alias_are_an_error_where_it_is_used_and_where_it_is_
     assert "'vast' is an alias of workloads/models/one.yaml and of workloads/models/two.yaml" in problem.message
     (text,) = told(world, "workloads/models/two.yaml")
     assert text.startswith(
-        "workloads/models/two.yaml:3:11: aliases: 'vast' is a name of workloads/models/one.yaml, too"
+        "workloads/models/two.yaml:3:11: aliases: 'vast' is also a name of workloads/models/one.yaml"
     )
 
 
 def test_an_alias_that_is_another_file_s_name_is_an_error_where_it_is_checked(world: Path) -> None:
     write(world, "workloads/models/big.yaml", FILES[TINY].replace("name: tiny", "name: big\naliases: [tiny]"))
     (text,) = told(world, "workloads/models/big.yaml")
-    assert "'tiny' is a name of workloads/models/tiny.yaml, too" in text
+    assert "'tiny' is also a name of workloads/models/tiny.yaml" in text
 
 
 def test_a_misspelt_alias_is_answered_with_the_nearest_name(world: Path) -> None:

@@ -225,7 +225,7 @@ def test_a_file_where_the_folder_should_be_is_told(decode: costmodel.Workload, t
 def test_a_table_that_is_far_too_large_is_refused(decode: costmodel.Workload, tmp_path: Path) -> None:
     written(tmp_path, decode, *TWO)
     os.truncate(tmp_path / POINTS, 10 * 2**30)
-    with pytest.raises(InputError, match="has 10 GiB, and at most 256 MiB are read"):
+    with pytest.raises(InputError, match="file too large: 10 GiB; the limit is 256 MiB"):
         read_sweep(tmp_path)
 
 

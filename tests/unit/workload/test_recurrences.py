@@ -34,7 +34,7 @@ def model(mixer: Mixer, layers: int = 1) -> Architecture:
 
 
 def forward(mixer: Mixer, phase: str, length: float, sequences: float = 1.0) -> tuple[Operator, ...]:
-    seen = context(model(mixer), phase=phase, length=length, keys=64.0, sequences=sequences)
+    seen = context(model(mixer), phase=phase, new_tokens=length, kv_len=64.0, sequences=sequences)
     return model_work(seen).layers[0].forward
 
 
@@ -113,7 +113,9 @@ def test_mixture_of_experts_routing() -> None:
     """Each token meets top_k experts; every expert gets its share of the rows."""
     ffn = MoeFfn(experts=8.0, intermediate=64.0, top_k=2, shared=1.0)
     layers = (Layer(1, GQA, ffn),)
-    work = model_work(context(replace(DENSE_MODEL, layers=layers), phase="prefill", length=32.0, keys=32.0)).layers[0]
+    work = model_work(
+        context(replace(DENSE_MODEL, layers=layers), phase="prefill", new_tokens=32.0, kv_len=32.0)
+    ).layers[0]
     counted = 0
     for token in range(32):
         for expert in {token % 8, (token + 3) % 8}:
