@@ -115,7 +115,9 @@ class DisaggregatedEvaluation(PhaseEvaluation[PoolTimes]):
 
     def _link_rate(self) -> Quantity:
         """Return the requests per second whose cache one device's link can carry, of all that its group serves."""
-        bandwidth = group_links(_pair(self._plan), self._scenario.cluster).slowest * self._transfer.fit.network
+        bandwidth = (
+            group_links(_pair(self._plan), self._scenario.cluster).slowest * self._transfer.fit.network_efficiency
+        )
         return bandwidth / delivered_cache(self._scenario, self._plan)
 
     def _max_batch(self) -> Quantity:

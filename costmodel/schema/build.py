@@ -13,6 +13,7 @@ from costmodel import hardware
 from costmodel.quantities import Count, Quantity, ceil, minimum
 from costmodel.schema.cluster import ClusterFile, NetworkFile, NodeFile
 from costmodel.schema.device import DeviceFile, MathUnitFile, MemoryLevelFile
+from costmodel.schema.earlier_names import name_of_today
 from costmodel.schema.framework import FrameworkFile, PrecisionFile, TileFile
 from costmodel.schema.mixers import (
     AnyMixer,
@@ -243,14 +244,14 @@ def _ffn(file: DenseFile | MoeFile | NoFfnFile, hidden: Count) -> arch.Ffn:
 
 def framework(file: FrameworkFile) -> Framework:
     """Return what belongs to kernels and hosts; each family has one or several kernel libraries."""
-    named = file.implementations.items()
+    named = {key: [names] if isinstance(names, str) else names for key, names in file.implementations.items()}
     return _record(
         Framework,
         file,
         gemm_tiles=_tiles(file.gemm_tiles),
         attention_tiles=_tiles(file.attention_tiles),
         weight_only_tiles=_tiles(file.weight_only_tiles),
-        implementations={family: (name,) if isinstance(name, str) else tuple(name) for family, name in named},
+        implementations={name_of_today(key): tuple(map(name_of_today, names)) for key, names in named.items()},
         host=_record(HostTimes, file.host),
     )
 

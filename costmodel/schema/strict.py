@@ -6,11 +6,12 @@ import difflib
 import typing
 from collections.abc import Sequence
 from types import UnionType
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Tag, ValidationError
 
 from costmodel.errors import Location, Problem
+from costmodel.schema.earlier_names import FORM_KINDS
 from costmodel.schema.loader import kind_of
 from costmodel.schema.references import suggest
 from costmodel.schema.tree import PathPart, Tree, to_python
@@ -38,8 +39,12 @@ _EXPECTED = {
 
 
 class Strict(BaseModel):
-    """A mapping of a file: unknown keys are errors. Built on first use, which keeps start-up short."""
+    """A mapping of a file: unknown keys are errors. Built on first use, which keeps start-up short.
 
+    earlier: keys that it had before, each with the one of today.
+    """
+
+    earlier: ClassVar[dict[str, str]] = {}
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, protected_namespaces=())
 
 
@@ -55,7 +60,7 @@ def validate_tree(model: type[Model], tree: Tree, problems: list[Problem], prefi
         return model.model_validate(raw)
     except ValidationError as error:
         findings = [dict(finding) for finding in error.errors(include_url=False)]
-        misnamed = _misnamed(findings)
+        misnamed = _misnamed(findings, model)
         problems.extend(
             _problem(finding, model, tree, prefix)
             for finding in findings
@@ -64,14 +69,14 @@ def validate_tree(model: type[Model], tree: Tree, problems: list[Problem], prefi
         return None
 
 
-def _misnamed(findings: list[dict[str, Any]]) -> set[tuple[PathPart, ...]]:
+def _misnamed(findings: list[dict[str, Any]], model: type[Strict]) -> set[tuple[PathPart, ...]]:
     """Return the paths of missing keys that are present under another name: the unknown key is problem enough."""
     missing = [finding["loc"] for finding in findings if finding["type"] == "missing"]
     misnamed: set[tuple[PathPart, ...]] = set()
     for path in (finding["loc"] for finding in findings if finding["type"] == "extra_forbidden"):
         siblings = [str(other[-1]) for other in missing if other[:-1] == path[:-1]]
         key = str(path[-1])
-        ours = _OUR_NAMES.get(key)
+        ours = _earlier(model, path) or _OUR_NAMES.get(key)
         meant = [ours] if ours in siblings else difflib.get_close_matches(key, siblings, n=1)
         misnamed.update((*path[:-1], str(name)) for name in meant)
     return misnamed
@@ -83,9 +88,10 @@ def _problem(finding: dict[str, Any], model: type[Strict], tree: Tree, prefix: s
     path = _without_tags(model, [part for part in finding["loc"] if part != "[key]"])
     if kind == "extra_forbidden":
         known = keys_at(model, path[:-1])
-        ours = _OUR_NAMES.get(str(path[-1]))
+        today = _earlier(model, path)
+        ours = today or _OUR_NAMES.get(str(path[-1]))
         hint = f"write `{ours}`" if ours in known else suggest(str(path[-1]), known)
-        message = "unknown key"
+        message = f"is now `{today}`" if today else "unknown key"
     elif kind == "missing":
         message, hint = "is missing", "add it" + _what_to_add(model, path)
     else:
@@ -103,6 +109,9 @@ def _message_and_hint(kind: str, finding: dict[str, Any]) -> tuple[str, str]:
         return f"unknown value {given}", suggest(str(value), _listed(context["expected"].replace(" or ", ", ")))
     if kind == "union_tag_invalid":
         known = _listed(context["expected_tags"])
+        today = FORM_KINDS.get(context["tag"])
+        if today in known:
+            return f"`{context['tag']}` is now `{today}`", f"write `{today}`"
         return f"unknown {_key(context)} {context['tag']!r}", suggest(context["tag"], known)
     if kind == "union_tag_not_found":
         return f"{_key(context)} is missing", "add it to select the kind"
@@ -137,6 +146,12 @@ def _what_to_add(model: type[Strict], path: FieldPath) -> str:
 def keys_at(model: type[Strict], path: FieldPath) -> list[str]:
     """Return the keys that the mapping at `path` may have."""
     return [field.alias or name for owner in _owners(model, path) for name, field in owner.model_fields.items()]
+
+
+def _earlier(model: type[Strict], path: FieldPath) -> str | None:
+    """Return the key of today where the one at `path` is what it was called before."""
+    key = str(path[-1])
+    return next((owner.earlier[key] for owner in _owners(model, path[:-1]) if key in owner.earlier), None)
 
 
 def _owners(model: type[Strict], path: FieldPath) -> list[type[Strict]]:

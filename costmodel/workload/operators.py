@@ -11,6 +11,7 @@ import numpy as np
 from costmodel.quantities import Bytes, Count, Flop, Mask, Quantity, Seconds, is_single, maximum, minimum, where
 from costmodel.workload.order_statistics import normal_maximum
 from costmodel.workload.popularity import Popularity
+from costmodel.workload.variant import Variant
 
 TINY = 1e-12  # a group of one has no most loaded rank
 
@@ -57,9 +58,8 @@ class Gemm:
 
         Both operands of a block-scaled weight gradient carry scales along rows only.
         """
-        if not self.block_scaled:
-            return f"{self.dtype}{'_masked' if self.masked else ''}"
-        return f"{self.dtype}_block{'_masked' if self.masked else ''}{'_turned' if self.is_wgrad else ''}"
+        is_wgrad = self.block_scaled and self.is_wgrad
+        return str(Variant(self.dtype, block_scaled=self.block_scaled, masked=self.masked, is_wgrad=is_wgrad))
 
     @property
     def flop(self) -> Flop:
@@ -122,7 +122,7 @@ class AttentionKernel:
     @property
     def variant(self) -> str:
         """Return the kernels of the family: by number format, and whether the cache is narrower."""
-        return f"{self.dtype}_narrow" if self.quantized_kv else self.dtype
+        return str(Variant(self.dtype, quantized_kv=self.quantized_kv))
 
     @property
     def flop(self) -> Flop:

@@ -18,7 +18,8 @@ from scipy.optimize import linprog
 
 from costmodel.analytic.fabrics import facts
 from costmodel.analytic.messages import ENGINES, CollectiveRequest, answer, routing_of
-from costmodel.calibration.fit_lookup import default_framework, load_calibration
+from costmodel.calibration.fit_files import default_framework
+from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.hardware import Cluster, Network
 from costmodel.network.cluster_links import KINDS, ClusterLinks, build_cluster_links
 from costmodel.network.graphs import fabric_graph

@@ -50,7 +50,9 @@ def test_every_operator_gets_the_time_of_its_kind() -> None:
 
 
 def test_a_fit_applies_to_its_family_alone_and_names_the_basis() -> None:
-    calibrated = priced_by(Calibration("test", {"gemm": FamilyFit(compute=0.5, memory=0.5, basis="measured")}))
+    calibrated = priced_by(
+        Calibration("test", {"gemm": FamilyFit(compute_efficiency=0.5, hbm_efficiency=0.5, basis="measured")})
+    )
     plain = priced_by(Calibration())
     assert calibrated.time_operator(PRODUCT).time.seconds > plain.time_operator(PRODUCT).time.seconds
     assert calibrated.time_operator(PRODUCT).fit.basis == "measured"
@@ -59,7 +61,9 @@ def test_a_fit_applies_to_its_family_alone_and_names_the_basis() -> None:
 
 
 def test_a_network_efficiency_slows_messages_and_not_their_launch() -> None:
-    plain, slow = (priced_by(Calibration("test", {"collective": FamilyFit(network=share)})) for share in (1.0, 0.5))
+    plain, slow = (
+        priced_by(Calibration("test", {"collective": FamilyFit(network_efficiency=share)})) for share in (1.0, 0.5)
+    )
     wire = collective_time("all_reduce", 1e9, links(8.0, 8.0))
     assert slow.time_operator(REDUCTION).time.seconds - plain.time_operator(REDUCTION).time.seconds == pytest.approx(
         wire

@@ -10,7 +10,8 @@ from small_tables import FILES
 from small_world import write
 from synthetic import HEADER, LAUNCH, MEMORY, NOISE, stream_table
 
-from costmodel.calibration.fit_lookup import FitLookup, FitStore
+from costmodel.calibration.fit_files import FitStore
+from costmodel.calibration.fit_lookup import FitLookup
 from costmodel.calibration.row_prediction import predict
 from costmodel.errors import InputError
 from costmodel.fitting.calibrate import calibrate, default_families
