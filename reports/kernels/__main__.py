@@ -77,8 +77,8 @@ def _points(found: Screened, predictions: Predictions) -> dict[str, dict[str, Po
 def _head() -> Iterator[str]:
     yield "# Kernel times: predicted against measured"
     yield ""
-    yield "Errors are |predicted / measured - 1|. Columns `roofline`, `shape_only`, `form` and `residual` are means over"
-    yield "rows that a fit had not seen, as the calibration files state them: the bare roofline, a smooth function of the"
+    yield "Errors are |predicted / measured - 1|. Columns `roofline`, `shape_only`, `form` and `residual` are means"
+    yield "over held-out rows, as the calibration files state them: the bare roofline, a smooth function of the"
     yield "shape alone, the physical form, and the form with its residual, which is what times are made of."
     yield ""
     yield f"Regenerate: `{COMMAND}`"

@@ -31,7 +31,8 @@ class Pooled:
     """Families of one device that share a bar, or one family without: errors are means over rows.
 
     median: the row-weighted mean of the families' medians; coverage: share of the same rows within their
-    80 % intervals; half_width: row-weighted mean of the families' medians of half an interval; none where a file does not say.
+    80 % intervals; half_width: row-weighted mean of the families' medians of half an interval; none where a file does
+    not say.
     bar, aim: of the mean error, of the median below `ENOUGH` rows; none where the plan asks for none.
     """
 

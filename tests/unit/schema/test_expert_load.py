@@ -49,23 +49,25 @@ def problems(text: str) -> Sequence[Problem]:
 
 
 @pytest.mark.usefixtures("experts")
-def test_routing_is_balanced_where_nothing_is_said() -> None:
-    found = loaded().scenarios["decode"]
-    assert (found.routing.load, found.routing.counts, found.routing.redundant) == ("balanced", None, 0)
-    assert found.communication.expert_load is None
+def test_routing_is_balanced_by_default() -> None:
+    scenario = loaded().scenarios["decode"]
+    assert (scenario.routing.load, scenario.routing.counts, scenario.routing.redundant) == ("balanced", None, 0)
+    assert scenario.communication.expert_load is None
     assert loaded().value("scenarios.decode.routing.load") == "balanced"
 
 
-def test_a_stated_load_is_still_read_where_it_was(experts: Path) -> None:
-    found = resolve("small", overrides={"scenarios.decode.communication.expert_load": "1.3"}, search_path=[experts])
-    assert found.scenarios["decode"].communication.expert_load == 1.3
+def test_an_expert_load_is_read_from_communication(experts: Path) -> None:
+    workload = resolve("small", overrides={"scenarios.decode.communication.expert_load": "1.3"}, search_path=[experts])
+    assert workload.scenarios["decode"].communication.expert_load == 1.3
 
 
 @pytest.mark.usefixtures("experts")
 def test_sizes_of_a_routing_may_be_axes() -> None:
     skew = SI(np.array([0.0, 0.5, 1.0]))
-    found = loaded(**{"routing.load": "zipf", "routing.exponent": skew, "routing.redundant": SI(np.array([0.0, 4.0]))})
-    np.testing.assert_array_equal(found.scenarios["decode"].routing.exponent, [0, 0.5, 1])
+    workload = loaded(
+        **{"routing.load": "zipf", "routing.exponent": skew, "routing.redundant": SI(np.array([0.0, 4.0]))}
+    )
+    np.testing.assert_array_equal(workload.scenarios["decode"].routing.exponent, [0, 0.5, 1])
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,7 @@ def test_sizes_of_a_routing_may_be_axes() -> None:
     ],
 )
 @pytest.mark.usefixtures("experts")
-def test_what_cannot_be_is_one_error_with_its_place(text: str, field: str, message: str) -> None:
+def test_an_invalid_routing_is_one_error_with_its_location(text: str, field: str, message: str) -> None:
     (problem,) = problems(text)
     assert problem.field == f"scenarios.decode.{field}"
     assert message in problem.message
@@ -108,18 +110,18 @@ def test_an_error_in_a_file_names_its_line(experts: Path) -> None:
 # ---- the table ------------------------------------------------------------------------------------------------------
 
 
-def test_a_table_is_read_beside_the_file_that_names_it(experts: Path) -> None:
+def test_counts_are_read_relative_to_the_referring_file(experts: Path) -> None:
     in_file(experts, "{load: counts, counts: ./counts.csv}")
-    found = loaded().scenarios["decode"].routing
-    assert found.counts == (10, 20, 30, 4)
+    routing = loaded().scenarios["decode"].routing
+    assert routing.counts == (10, 20, 30, 4)
 
 
 @pytest.mark.usefixtures("experts")
-def test_a_table_named_on_the_command_line_is_read_from_the_working_folder() -> None:
+def test_counts_of_an_override_are_read_relative_to_the_working_folder() -> None:
     assert routing("{load: counts, counts: ./workloads/counts.csv}").counts == (10, 20, 30, 4)
 
 
-def test_experts_may_stand_in_any_order_and_columns_too(experts: Path) -> None:
+def test_experts_and_columns_may_be_in_any_order(experts: Path) -> None:
     write(experts, "workloads/counts.csv", "tokens,expert\n4,3\n20.5,2\n0,0\n20,1\n")
     assert routing("{load: counts, counts: ./workloads/counts.csv}").counts == (0, 20, 20.5, 4)
 
@@ -148,7 +150,9 @@ def test_experts_may_stand_in_any_order_and_columns_too(experts: Path) -> None:
         ("expert,tokens\n0,10\n1,80\n2,30\n3,4\n", 3, "expert 1 has 80 of 124 tokens"),
     ],
 )
-def test_a_wrong_table_is_one_error_with_its_row(experts: Path, table: str, line: int | None, message: str) -> None:
+def test_an_invalid_table_of_counts_is_one_error_with_its_row(
+    experts: Path, table: str, line: int | None, message: str
+) -> None:
     (experts / "workloads/counts.csv").write_text(table, encoding="utf-8")
     (problem,) = problems("{load: counts, counts: ./workloads/counts.csv}")
     assert problem.location is not None
@@ -158,7 +162,7 @@ def test_a_wrong_table_is_one_error_with_its_row(experts: Path, table: str, line
     assert problem.hint
 
 
-def test_a_table_that_is_no_text_is_said_to_be_none(experts: Path) -> None:
+def test_a_binary_table_is_an_error(experts: Path) -> None:
     (experts / "workloads/counts.csv").write_bytes(b"expert,tokens\n\xff\xfe,1\n")
     (problem,) = problems("{load: counts, counts: ./workloads/counts.csv}")
     assert "not UTF-8" in problem.message
@@ -171,7 +175,7 @@ def test_a_model_without_experts_has_no_routing() -> None:
     assert "no routed experts" in problem.message
 
 
-def test_counts_are_of_one_number_of_experts(experts: Path) -> None:
+def test_counts_need_layers_with_equal_numbers_of_experts(experts: Path) -> None:
     edit(
         experts, "workloads/models/tiny.yaml", "  - repeat: 2",
         "  - {repeat: 1, mixer: {type: attention, q_heads: 8, kv_heads: 8, head_dim: 8}, "

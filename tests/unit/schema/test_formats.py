@@ -46,11 +46,11 @@ def resolved(world: Path, precision: str, **changes: object) -> ResolvedWorkload
 
 def test_storing_needs_no_math_unit(world: Path) -> None:
     """The chip multiplies bf16 and fp32 only."""
-    found = decoding(world, "w4")
-    assert (found.linear, found.weights, found.weight_group, found.weight_scale, found.weight_zero) == (
+    formats = decoding(world, "w4")
+    assert (formats.linear, formats.weights, formats.weight_group, formats.weight_scale, formats.weight_zero) == (
         "bf16", "int4", 64, "fp16", "int4",
     )  # fmt: skip
-    assert found.weight_only
+    assert formats.weight_only
     assert decoding(world, "{compute: bf16, weights: q6_k, kv_cache: nvfp4}").weights == "q6_k"
 
 
@@ -60,23 +60,25 @@ def test_computing_in_fp4_blocks_needs_the_fp4_unit(world: Path) -> None:
     assert "fallback: bf16" in problem.hint
 
 
-def test_a_fallback_brings_what_it_says_of_the_formats_that_stand_in(world: Path) -> None:
-    found = decoding(world, "{compute: nvfp4, fallback: w4}")
-    assert (found.linear, found.weights, found.weight_group, found.weight_zero) == ("bf16", "int4", 64, "int4")
+def test_a_fallback_set_replaces_formats_with_their_scales(world: Path) -> None:
+    formats = decoding(world, "{compute: nvfp4, fallback: w4}")
+    assert (formats.linear, formats.weights, formats.weight_group, formats.weight_zero) == ("bf16", "int4", 64, "int4")
     plain = decoding(world, "{compute: nvfp4, fallback: bf16, kv_group: 32}")
     assert (plain.linear, plain.weights, plain.weight_group, plain.kv_group) == ("bf16", "bf16", None, 32)
 
 
 def test_scales_of_a_set_may_be_changed_one_by_one(world: Path) -> None:
-    found = decoding(world, "w4", weight_zero="null", weight_group="32", kv_cache="int8", kv_group="16", kv_zero="fp16")
-    assert (found.weight_zero, found.weight_group, found.kv_cache, found.kv_group) == (None, 32, "int8", 16)
-    assert found.kv_element == 1 + 4 / 16
+    formats = decoding(
+        world, "w4", weight_zero="null", weight_group="32", kv_cache="int8", kv_group="16", kv_zero="fp16"
+    )
+    assert (formats.weight_zero, formats.weight_group, formats.kv_cache, formats.kv_group) == (None, 32, "int8", 16)
+    assert formats.kv_element == 1 + 4 / 16
     bits = decoding(world, "w4", weight_bits=SI(np.array([4.0, 5.0]))).weight_bits
     assert np.array_equal(np.asarray(bits), [4, 5])
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "told"),
+    ("path", "value", "message"),
     [
         ("weights", "int5", "unknown value 'int5'; did you mean `int8` or `int4`?"),
         ("weights", "q4km", "did you mean `q4_k`?"),
@@ -94,10 +96,10 @@ def test_scales_of_a_set_may_be_changed_one_by_one(world: Path) -> None:
         ("weight_grup", "64", "unknown key; did you mean `weight_group`"),
     ],
 )
-def test_what_cannot_be_a_format_is_told_with_its_fix(world: Path, path: str, value: str, told: str) -> None:
+def test_an_invalid_format_is_an_error_with_its_fix(world: Path, path: str, value: str, message: str) -> None:
     (problem,) = problems_of(lambda: decoding(world, "w4", **{path: value}))
     assert str(problem).startswith(f"--set scenarios.decode.precision.{path}={value}: ")
-    assert told in str(problem)
+    assert message in str(problem)
 
 
 def test_an_average_of_quantised_weights_needs_quantised_weights(world: Path) -> None:
@@ -111,6 +113,6 @@ def test_an_average_of_quantised_weights_needs_quantised_weights(world: Path) ->
 @pytest.mark.parametrize("name", ["w4a16", "w8a16", "int8", "fp8-kv", "int8-kv", "int4-kv", "q4_k_m"])
 def test_every_set_of_inference_decodes_on_an_rtx_4090(name: str) -> None:
     changes = {"scenarios.decode.precision": name, "scenarios.decode.cluster": "nodes/rtx-4090-x8"}
-    found = resolve("deepseek_v3", overrides=changes, scenarios=["decode"]).scenarios["decode"]
-    assert found.notes == ()
-    assert found.precision.master is None
+    scenario = resolve("deepseek_v3", overrides=changes, scenarios=["decode"]).scenarios["decode"]
+    assert scenario.notes == ()
+    assert scenario.precision.master is None

@@ -63,8 +63,8 @@ SAME_AS = {  # file -> the catalogue's model of the same sizes
 
 def config(name: str, **changes: Any) -> dict[str, Any]:
     """Return a public file with some keys changed; a key at `...` is left out."""
-    found = json.loads((DATA / f"{name}.json").read_text(encoding="utf-8")) | changes
-    return {key: value for key, value in found.items() if value is not ...}
+    document = json.loads((DATA / f"{name}.json").read_text(encoding="utf-8")) | changes
+    return {key: value for key, value in document.items() if value is not ...}
 
 
 @pytest.fixture
@@ -86,8 +86,8 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., st
 
     def problem(name: str, **changes: Any) -> str:
         (tmp_path / "config.json").write_text(json.dumps(config(name, **changes), indent=2), encoding="utf-8")
-        (found,) = problems_of(lambda: load_model("config.json"))
-        return str(found)
+        (problem,) = problems_of(lambda: load_model("config.json"))
+        return str(problem)
 
     return problem
 
@@ -110,13 +110,13 @@ def test_every_fixture_is_counted_and_has_a_source() -> None:
 @pytest.mark.parametrize(("file", "name"), SAME_AS.items())
 def test_an_imported_model_is_that_of_the_catalogue(file: str, name: str) -> None:
     imported, shipped = read_model(str(DATA / f"{file}.json")).document, read_model(name).document
-    told = {"name", "aliases", "sources"}
-    assert {key: value for key, value in imported.items() if key not in told} == {
-        key: value for key, value in shipped.items() if key not in told
+    provenance = {"name", "aliases", "sources"}
+    assert {key: value for key, value in imported.items() if key not in provenance} == {
+        key: value for key, value in shipped.items() if key not in provenance
     }
 
 
-def test_the_head_s_width_is_stated_or_follows_from_the_heads(imported: Callable[..., Architecture]) -> None:
+def test_head_dim_is_given_or_follows_from_the_heads(imported: Callable[..., Architecture]) -> None:
     def width(architecture: Architecture) -> float:
         mixer = architecture.layers[0].mixer
         assert isinstance(mixer, Attention)
@@ -142,7 +142,7 @@ def test_dense_layers_come_before_experts_in_deepseek(imported: Callable[..., Ar
     assert (lite.ffn.groups, lite.mixer.q_lora) == (None, None)  # one group is no group
 
 
-def test_experts_may_stand_in_every_second_layer(imported: Callable[..., Architecture]) -> None:
+def test_experts_may_be_in_every_second_layer(imported: Callable[..., Architecture]) -> None:
     sparse = imported("qwen3-30b-a3b", decoder_sparse_step=2, mlp_only_layers=[1])
     with_experts = [at for at, layer in enumerate(expanded(sparse)) if isinstance(layer.ffn, MoeFfn)]
     assert with_experts == list(range(3, 48, 2))
@@ -160,7 +160,7 @@ def windows(architecture: Architecture) -> list[float | None]:
     return [layer.mixer.head_groups[0].pattern.window for layer in expanded(architecture)]
 
 
-def test_windows_stand_where_the_family_puts_them(imported: Callable[..., Architecture]) -> None:
+def test_windows_are_in_the_layers_of_the_family(imported: Callable[..., Architecture]) -> None:
     assert windows(imported("mistral-7b-v0.3")) == [None] * 32
     assert windows(imported("mistral-7b-v0.3", sliding_window=4096)) == [4096] * 32
     assert windows(imported("qwen2-7b")) == [None] * 28  # stated, and switched off
@@ -171,12 +171,12 @@ def test_windows_stand_where_the_family_puts_them(imported: Callable[..., Archit
 
 def test_layer_types_say_which_layers_have_a_window(imported: Callable[..., Architecture]) -> None:
     types = (["sliding_attention"] * 5 + ["full_attention"]) * 4 + ["sliding_attention"] * 4
-    found = imported("qwen2-7b", layer_types=types, sliding_window=1024)
-    assert windows(found) == [1024 if name == "sliding_attention" else None for name in types]
-    assert len(found.kinds) == 3  # runs of five and of four with a window, and one without
+    model = imported("qwen2-7b", layer_types=types, sliding_window=1024)
+    assert windows(model) == [1024 if name == "sliding_attention" else None for name in types]
+    assert len(model.kinds) == 3  # runs of five and of four with a window, and one without
 
 
-def test_layers_that_take_turns_are_written_as_a_group() -> None:
+def test_alternating_layers_are_written_as_a_group() -> None:
     (group,) = read_model(str(DATA / "gemma-2-9b.json")).document["layers"]
     assert group["repeat"] == 21
     assert [layer["norm_position"] for layer in group["layers"]] == ["both", "both"]
@@ -220,10 +220,10 @@ def test_key_value_heads_are_grouped_one_or_all(imported: Callable[..., Architec
 
 def test_positions_are_rotated_looked_up_or_slopes(imported: Callable[..., Architecture]) -> None:
     def positions(name: str, **changes: Any) -> tuple[Any, ...]:
-        found = imported(name, **changes)
-        mixer = found.layers[0].mixer
+        model = imported(name, **changes)
+        mixer = model.layers[0].mixer
         assert isinstance(mixer, Attention)
-        return mixer.rotary, mixer.rotary_dim, mixer.alibi, found.positions
+        return mixer.rotary, mixer.rotary_dim, mixer.alibi, model.positions
 
     assert positions("llama-2-7b") == (True, None, False, None)
     assert positions("redpajama-3b", rotary_pct=0.25) == (True, 20, False, None)
@@ -238,8 +238,8 @@ def test_positions_are_rotated_looked_up_or_slopes(imported: Callable[..., Archi
 
 def test_mpt_as_it_was_trained_has_the_catalogue_s_parameters(imported: Callable[..., Architecture]) -> None:
     learned = config("mpt-7b-instruct")["attn_config"] | {"alibi": False}
-    found = imported("mpt-7b-instruct", attn_config=learned, no_bias=False, vocab_size=50368)
-    assert parameter_count(found).total == 6_658_859_008
+    model = imported("mpt-7b-instruct", attn_config=learned, no_bias=False, vocab_size=50368)
+    assert parameter_count(model).total == 6_658_859_008
 
 
 def test_dropout_is_that_of_any_rate_above_zero(imported: Callable[..., Architecture]) -> None:
@@ -290,7 +290,7 @@ def test_a_family_s_layer_is_counted_by_hand(
 # ---- what is left out is listed -------------------------------------------------------------------------------------
 
 
-def test_keys_without_a_meaning_here_are_listed_and_inert_ones_are_not() -> None:
+def test_ignored_keys_are_listed_and_inert_ones_are_not() -> None:
     (note,) = read_model(str(DATA / "gemma-2-9b.json")).notes
     assert "ignored keys: " in note
     for part in ("attn_logit_softcapping = 50.0", "final_logit_softcapping = 30.0", "sliding_window_size = 4096"):
@@ -299,7 +299,7 @@ def test_keys_without_a_meaning_here_are_listed_and_inert_ones_are_not() -> None
     assert read_model(str(DATA / "llama-3.1-405b.json")).notes == ()
 
 
-def test_a_quantised_file_says_that_formats_are_the_scenario_s() -> None:
+def test_a_quantisation_config_is_ignored_with_a_note() -> None:
     (note,) = read_model(str(DATA / "deepseek-v3.json")).notes
     assert "quantization_config is ignored" in note
     assert "`precision`" in note
@@ -316,7 +316,7 @@ def test_keys_inside_a_mapping_are_listed_by_their_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["llama", "llama/config.json", "./llama"])
-def test_a_workload_s_model_may_be_a_config_beside_it(world: Path, path: str) -> None:
+def test_the_model_of_a_workload_may_be_a_config_json_relative_to_it(world: Path, path: str) -> None:
     (world / "workloads/llama").mkdir()
     text = json.dumps(config("llama-2-7b", my_key=1))
     (world / "workloads/llama/config.json").write_text(text, encoding="utf-8")
@@ -328,12 +328,12 @@ def test_a_workload_s_model_may_be_a_config_beside_it(world: Path, path: str) ->
     assert str(workload.origin("model.hidden")).startswith("workloads/llama/config.json:1:")
 
 
-def test_keys_beside_the_path_replace_what_was_imported(world: Path) -> None:
+def test_other_keys_replace_imported_ones(world: Path) -> None:
     (world / "workloads/c.json").write_text(json.dumps(config("llama-2-7b")), encoding="utf-8")
     edit(world, "workloads/small.yaml", "models/tiny", "{hf: c.json, name: mine, vocabulary: 32064}")
     workload = resolve("small", search_path=[world], overrides={"model.layers.0.repeat": "2"}, scenarios=["train"])
-    found = workload.architecture
-    assert (found.name, found.vocabulary, found.hidden, found.depth) == ("mine", 32064, 4096, 2)
+    model = workload.architecture
+    assert (model.name, model.vocabulary, model.hidden, model.depth) == ("mine", 32064, 4096, 2)
 
 
 @pytest.mark.parametrize(
@@ -346,10 +346,10 @@ def test_keys_beside_the_path_replace_what_was_imported(world: Path) -> None:
         ("{hf: c.json, hiden: 3}", "model.hiden: unknown key; did you mean `hidden`"),
     ],
 )
-def test_a_wrong_path_is_told_where_it_is_written(world: Path, model: str, problem: str) -> None:
+def test_an_invalid_path_is_an_error_where_it_is_written(world: Path, model: str, problem: str) -> None:
     (world / "workloads/c.json").write_text(json.dumps(config("llama-2-7b")), encoding="utf-8")
     edit(world, "workloads/small.yaml", "models/tiny", model)
-    texts = [str(found) for found in validate(world / "workloads/small.yaml", [world])]
+    texts = [str(problem) for problem in validate(world / "workloads/small.yaml", [world])]
     assert any(problem in text for text in texts), texts
 
 
@@ -411,7 +411,7 @@ def test_the_yaml_of_an_imported_model_is_the_same_model(tmp_path: Path, name: s
         ("redpajama-3b", {"rotary_pct": 1.5}, "rotary_pct: 1.5 is too large; write at most 1"),
     ],
 )  # fmt: skip
-def test_a_file_that_contradicts_itself_is_refused_at_its_key(
+def test_an_inconsistent_config_is_an_error_at_its_key(
     refused: Callable[..., str], name: str, changes: dict[str, Any], problem: str
 ) -> None:
     text = refused(name, **changes)
@@ -441,21 +441,21 @@ def test_all_missing_keys_come_at_once(tmp_path: Path) -> None:
         ("[" * 100_000, "is nested too deeply to read"),
     ],
 )
-def test_what_is_no_json_is_told_at_its_place(tmp_path: Path, text: str, problem: str) -> None:
+def test_invalid_json_is_an_error_at_its_location(tmp_path: Path, text: str, problem: str) -> None:
     file = tmp_path / "config.json"
     file.write_text(text, encoding="utf-8")
-    (found,) = validate(file)
-    assert problem in str(found)
+    (error,) = validate(file)
+    assert problem in str(error)
 
 
-def test_a_file_that_is_not_text_is_told(tmp_path: Path) -> None:
+def test_a_binary_config_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(b'{"a": "\xff"}')
-    (found,) = validate(tmp_path)
-    assert "is not UTF-8 text" in found.message
+    (error,) = validate(tmp_path)
+    assert "is not UTF-8 text" in error.message
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_every_family_tells_what_an_empty_file_lacks(tmp_path: Path, family: str) -> None:
+def test_every_family_reports_the_missing_keys_of_an_empty_file(tmp_path: Path, family: str) -> None:
     file = tmp_path / "config.json"
     file.write_text(json.dumps({"model_type": family}), encoding="utf-8")
     problems = validate(file)
@@ -467,7 +467,7 @@ BAD = [None, "x", "", -1, 0, 1, 1.5, 10**40, float("inf"), [], [1], ["x"], {}, {
 
 
 @pytest.mark.parametrize("name", ["llama-2-7b", "deepseek-v3", "gpt-oss-20b", "mpt-7b-instruct", "falcon-40b", "gpt2"])
-def test_whatever_a_key_holds_is_imported_or_told(tmp_path: Path, name: str) -> None:
+def test_any_value_of_a_key_is_imported_or_an_error(tmp_path: Path, name: str) -> None:
     file = tmp_path / "config.json"
     for key in config(name):
         for value in BAD:

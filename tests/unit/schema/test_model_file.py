@@ -33,11 +33,11 @@ layers:
 """
 
 
-def told(root: Path, name: str = TINY) -> list[str]:
+def problem_texts(root: Path, name: str = TINY) -> list[str]:
     return [str(problem) for problem in validate(root / name, [root])]
 
 
-def test_heads_and_widths_follow_from_hidden_where_nothing_is_said(world: Path) -> None:
+def test_heads_and_widths_default_to_what_follows_from_hidden(world: Path) -> None:
     edit(world, TINY, ATTENTION, "{type: attention, q_heads: 4}")
     edit(world, TINY, GLU, "{type: mlp}")
     layer = load_model("tiny", [world]).layers[0]
@@ -47,7 +47,7 @@ def test_heads_and_widths_follow_from_hidden_where_nothing_is_said(world: Path) 
     assert layer.ffn.intermediate == 4 * 64
 
 
-def test_the_resolved_document_states_what_was_left_out(world: Path) -> None:
+def test_the_resolved_document_has_the_defaults(world: Path) -> None:
     edit(world, TINY, ATTENTION, "{type: attention, q_heads: 4, bias: true}")
     edit(world, TINY, GLU, "{type: mlp}")
     workload = resolve("small", search_path=[world], scenarios=["train"])
@@ -57,7 +57,7 @@ def test_the_resolved_document_states_what_was_left_out(world: Path) -> None:
     assert workload.value("model.layers.0.ffn.intermediate") == 256
 
 
-def test_layers_of_a_group_come_in_turn_and_are_shared(world: Path) -> None:
+def test_layers_of_a_group_alternate_and_are_shared(world: Path) -> None:
     write(world, "workloads/models/turns.yaml", GROUP)
     model = load_model("turns", [world])
     assert [layer.repeat for layer in model.layers] == [1, 1, 2, 1, 2, 1, 2]
@@ -109,9 +109,9 @@ def test_a_value_inside_a_group_is_changed_by_its_path(world: Path) -> None:
         ("hidden: 64", "hidden: .nan", "hidden: nan is not a finite number"),
     ],
 )
-def test_a_model_that_cannot_be_is_told_with_its_fix(world: Path, old: str, new: str, problem: str) -> None:
+def test_an_invalid_model_is_an_error_with_its_fix(world: Path, old: str, new: str, problem: str) -> None:
     edit(world, TINY, old, new)
-    texts = told(world)
+    texts = problem_texts(world)
     assert len(texts) == 1
     assert problem in texts[0]
     assert f"{TINY}:" in texts[0]
@@ -127,14 +127,14 @@ def test_a_model_that_cannot_be_is_told_with_its_fix(world: Path, old: str, new:
         ("pattern: {kind: window, window: 16}", "pattern: {kind: window}", "`window` is required for kind: window"),
     ],
 )
-def test_what_is_wrong_in_a_group_is_told_at_its_place(world: Path, old: str, new: str, problem: str) -> None:
+def test_an_error_in_a_group_has_its_location(world: Path, old: str, new: str, problem: str) -> None:
     write(world, "workloads/models/turns.yaml", GROUP)
     edit(world, "workloads/models/turns.yaml", old, new)
-    texts = told(world, "workloads/models/turns.yaml")
+    texts = problem_texts(world, "workloads/models/turns.yaml")
     assert any(problem in text for text in texts), texts
 
 
-def test_an_alias_is_a_name_to_refer_to(world: Path) -> None:
+def test_an_alias_can_be_referred_to(world: Path) -> None:
     write(world, "workloads/models/big.yaml", FILES[TINY].replace("name: tiny", "name: big\naliases: [vast, org/Big]"))
     assert load_model("vast", [world]).name == load_model("models/org/Big", [world]).name == "big"
     edit(world, "workloads/small.yaml", "models/tiny", "models/vast")
@@ -155,7 +155,7 @@ def test_two_files_with_one_alias_are_an_error_where_it_is_used_and_where_it_is_
         )
     (problem,) = problems_of(lambda: load_model("vast", [world]))
     assert "'vast' is an alias of workloads/models/one.yaml and of workloads/models/two.yaml" in problem.message
-    (text,) = told(world, "workloads/models/two.yaml")
+    (text,) = problem_texts(world, "workloads/models/two.yaml")
     assert text.startswith(
         "workloads/models/two.yaml:3:11: aliases: 'vast' is also a name of workloads/models/one.yaml"
     )
@@ -163,7 +163,7 @@ def test_two_files_with_one_alias_are_an_error_where_it_is_used_and_where_it_is_
 
 def test_an_alias_that_is_another_file_s_name_is_an_error_where_it_is_checked(world: Path) -> None:
     write(world, "workloads/models/big.yaml", FILES[TINY].replace("name: tiny", "name: big\naliases: [tiny]"))
-    (text,) = told(world, "workloads/models/big.yaml")
+    (text,) = problem_texts(world, "workloads/models/big.yaml")
     assert "'tiny' is also a name of workloads/models/tiny.yaml" in text
 
 

@@ -72,14 +72,14 @@ def test_the_first_root_of_the_search_path_wins(world: Path, monkeypatch: pytest
     assert load_device("chip", [world]).processors == 10
 
 
-def test_a_path_with_a_dot_is_beside_the_file_that_says_it(world: Path) -> None:
+def test_a_path_with_a_dot_is_relative_to_the_referring_file(world: Path) -> None:
     write(world, "mine/box.yaml", FILES["hardware/nodes/box.yaml"].replace("devices/chip", "./chip.yaml"))
     write(world, "mine/chip.yaml", FILES["hardware/devices/chip.yaml"].replace("name: chip", "name: mine"))
     assert load_node("mine/box.yaml", [world]).device.name == "mine"
 
 
 @pytest.mark.parametrize("argument", ["small", "small.yaml", "workloads/small.yaml", "workloads/small"])
-def test_a_workload_is_found_from_any_folder(
+def test_a_workload_name_works_in_any_folder(
     world: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, argument: str
 ) -> None:
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
@@ -102,7 +102,7 @@ def test_names_of_a_kind_are_listed(world: Path) -> None:
     assert Library([world]).names("devices") == list_names("devices", [world])
 
 
-def test_a_node_stands_for_as_many_as_are_needed(world: Path) -> None:
+def test_a_node_in_place_of_a_cluster_means_as_many_as_needed(world: Path) -> None:
     assert load_cluster("nodes/box", [world], devices=9.0).count == 3
     assert load_cluster("pair", [world]).devices == 8
 

@@ -39,7 +39,7 @@ def test_the_names_that_are_promised_ship(name: str) -> None:
     assert Path(name) in SHIPPED
 
 
-def test_a_fallback_that_stands_in_is_told() -> None:
+def test_the_use_of_the_fallback_precision_is_noted() -> None:
     plain, replaced = (
         resolve("deepseek_v3", cluster=cluster).scenarios["decode"] for cluster in (None, "nodes/dgx-a100")
     )

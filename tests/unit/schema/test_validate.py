@@ -12,7 +12,7 @@ from costmodel.schema.files import validate
 CHIP = "hardware/devices/chip.yaml"
 
 
-def found(root: Path, name: str) -> list[str]:
+def problem_texts(root: Path, name: str) -> list[str]:
     """Return the problems of a file as text."""
     return [str(problem) for problem in validate(root / name, [root])]
 
@@ -26,7 +26,7 @@ def found(root: Path, name: str) -> list[str]:
     ],
 )  # fmt: skip
 def test_sound_files_have_no_problems(world: Path, name: str) -> None:
-    assert found(world, name) == []
+    assert problem_texts(world, name) == []
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_sound_files_have_no_problems(world: Path, name: str) -> None:
 )
 def test_a_wrong_value_is_reported_with_its_fix(world: Path, old: str, new: str, problem: str) -> None:
     edit(world, CHIP, old, new)
-    texts = found(world, CHIP)
+    texts = problem_texts(world, CHIP)
     assert len(texts) == 1
     assert problem in texts[0]
 
@@ -74,21 +74,23 @@ def test_all_problems_come_at_once_and_in_order(world: Path) -> None:
     edit(world, "hardware/nodes/box.yaml", "count: 4", "count: 0")
     edit(world, "workloads/models/tiny.yaml", "hidden: 64", "d_model: 64")
     edit(world, "workloads/small.yaml", "sequence: 128", "sequence: many")
-    places = [text.split(": ")[0] for text in found(world, "workloads/small.yaml")]
+    places = [text.split(": ")[0] for text in problem_texts(world, "workloads/small.yaml")]
     assert places == [
         f"{CHIP}:4:1", f"{CHIP}:11:46", "hardware/nodes/box.yaml:4:8", "workloads/models/tiny.yaml:3:1",
         "workloads/small.yaml:9:15",
     ]  # fmt: skip
 
 
-def test_a_name_that_other_tools_use_is_answered_with_ours(world: Path) -> None:
+def test_a_name_that_other_tools_use_is_an_error_with_ours(world: Path) -> None:
     edit(world, "workloads/small.yaml", "sequence: 128", "seq_len: 128")
-    assert "scenarios.train.seq_len: unknown key; write `sequence`" in "\n".join(found(world, "workloads/small.yaml"))
+    assert "scenarios.train.seq_len: unknown key; write `sequence`" in "\n".join(
+        problem_texts(world, "workloads/small.yaml")
+    )
 
 
 def test_a_key_of_another_phase_names_that_phase(world: Path) -> None:
     edit(world, "workloads/small.yaml", "sequence: 128", "sequence: 128\n    output_tokens: 3")
-    (text,) = found(world, "workloads/small.yaml")
+    (text,) = problem_texts(world, "workloads/small.yaml")
     assert (
         "scenarios.train.output_tokens: not allowed in phase training (belongs to decode, generate and serving)" in text
     )
@@ -109,7 +111,7 @@ def test_a_key_of_another_phase_names_that_phase(world: Path) -> None:
 )  # fmt: skip
 def test_a_workload_is_checked_down_to_its_layout(world: Path, old: str, new: str, problem: str) -> None:
     edit(world, "workloads/small.yaml", old, new)
-    texts = found(world, "workloads/small.yaml")
+    texts = problem_texts(world, "workloads/small.yaml")
     assert any(problem in text for text in texts), texts
 
 
@@ -124,35 +126,38 @@ def test_a_workload_is_checked_down_to_its_layout(world: Path, old: str, new: st
 )
 def test_a_file_must_say_what_it_is(world: Path, text: str, problem: str) -> None:
     write(world, "x.yaml", text)
-    assert problem in found(world, "x.yaml")[0]
+    assert problem in problem_texts(world, "x.yaml")[0]
 
 
-def test_a_mixer_of_no_known_type_is_one_problem(world: Path) -> None:
+def test_a_mixer_of_unknown_type_is_one_problem(world: Path) -> None:
     edit(world, "workloads/models/tiny.yaml", "type: attention", "type: atention")
-    (text,) = found(world, "workloads/models/tiny.yaml")
+    (text,) = problem_texts(world, "workloads/models/tiny.yaml")
     assert "layers.0.mixer: unknown type 'atention'; did you mean `attention`" in text
 
 
-def test_a_misspelt_key_inside_a_mixer_is_found(world: Path) -> None:
+def test_a_misspelt_key_inside_a_mixer_is_reported(world: Path) -> None:
     edit(world, "workloads/models/tiny.yaml", "kv_heads: 8", "kv_head: 8")
-    (text,) = found(world, "workloads/models/tiny.yaml")
+    (text,) = problem_texts(world, "workloads/models/tiny.yaml")
     assert "layers.0.mixer.kv_head: unknown key; did you mean `kv_heads`" in text
 
 
 def test_shares_of_head_groups_must_sum_to_one(world: Path) -> None:
     groups = "head_dim: 8, head_groups: [{share: 0.5, pattern: {kind: full}}]"
     edit(world, "workloads/models/tiny.yaml", "head_dim: 8", groups)
-    (text,) = found(world, "workloads/models/tiny.yaml")
+    (text,) = problem_texts(world, "workloads/models/tiny.yaml")
     assert "layers.0.mixer: the shares of head_groups sum to 0.5; make them sum to 1" in text
 
 
 def test_a_node_names_a_link_that_its_device_has(world: Path) -> None:
     edit(world, "hardware/nodes/box.yaml", "intra: fast", "intra: slow")
-    assert "box.yaml:5:8: intra: chip has no link 'slow'; available: fast" in found(world, "hardware/nodes/box.yaml")[0]
+    assert (
+        "box.yaml:5:8: intra: chip has no link 'slow'; available: fast"
+        in problem_texts(world, "hardware/nodes/box.yaml")[0]
+    )
 
 
 @pytest.mark.parametrize(
-    ("power", "told"),
+    ("power", "message"),
     [
         ("{tdp: 100 W, idle: 200 W}", "idle must not exceed tdp"),
         ("{idle: 20}", "20 W"),
@@ -160,14 +165,14 @@ def test_a_node_names_a_link_that_its_device_has(world: Path) -> None:
         ("{idel: 20 W}", "did you mean `idle`"),
     ],
 )
-def test_idle_power_is_below_the_limit_and_has_a_unit(world: Path, power: str, told: str) -> None:
+def test_idle_power_is_below_the_limit_and_has_a_unit(world: Path, power: str, message: str) -> None:
     edit(world, CHIP, "architecture: test", f"architecture: test\npower: {power}")
-    (problem,) = found(world, CHIP)
-    assert told in problem
+    (problem,) = problem_texts(world, CHIP)
+    assert message in problem
 
 
 @pytest.mark.parametrize(
-    ("host", "told"),
+    ("host", "message"),
     [
         ("{link: slow}", "host.link: chip has no link 'slow'; available: fast"),
         ("{link: [fast]}", "host.link: must be text"),
@@ -179,15 +184,15 @@ def test_idle_power_is_below_the_limit_and_has_a_unit(world: Path, power: str, t
         ("{cores: 64}", "host.cores: unknown key"),
     ],
 )
-def test_a_host_is_held_to_its_units_and_to_the_links_of_the_device(world: Path, host: str, told: str) -> None:
+def test_a_host_needs_units_and_a_link_of_the_device(world: Path, host: str, message: str) -> None:
     edit(world, "hardware/nodes/box.yaml", "intra: fast", f"intra: fast\nhost: {host}")
-    (problem,) = found(world, "hardware/nodes/box.yaml")
+    (problem,) = problem_texts(world, "hardware/nodes/box.yaml")
     assert "box.yaml:6:" in problem
-    assert told in problem
+    assert message in problem
 
 
 @pytest.mark.parametrize(
-    ("offload", "told"),
+    ("offload", "message"),
     [
         ("{optimizer: 1.5}", "offload.optimizer: 1.5 is too large"),
         ("{weights: -0.1}", "offload.weights: -0.1 is too small"),
@@ -195,6 +200,8 @@ def test_a_host_is_held_to_its_units_and_to_the_links_of_the_device(world: Path,
         ("{optimizer: 1}", "host"),
     ],
 )
-def test_offloaded_shares_are_held_to_their_range_and_need_a_host(world: Path, offload: str, told: str) -> None:
+def test_offloaded_shares_have_a_range_and_need_a_host(world: Path, offload: str, message: str) -> None:
     edit(world, "workloads/small.yaml", "global_batch: 16", f"global_batch: 16\n    offload: {offload}")
-    assert any("small.yaml:9:" in problem and told in problem for problem in found(world, "workloads/small.yaml"))
+    assert any(
+        "small.yaml:9:" in problem and message in problem for problem in problem_texts(world, "workloads/small.yaml")
+    )
