@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from costmodel.analytic.bound import bound_times
-from costmodel.analytic.breakdown import SLOWED
+from costmodel.analytic.breakdown import ALL_TO_ALL_CONTENTION
 from costmodel.analytic.evaluation import Evaluation, evaluate
 from costmodel.analytic.expert_load import routing_facts
 from costmodel.analytic.operator_timing import KERNELS, TimedOperator
@@ -154,7 +154,7 @@ def explain(workload: Workload, scenario: str, name: str) -> list[Explanation]:
 def _unknown(workload: Workload, scenario: str, name: str, known: list[str]) -> InputError:
     """Return the error of a name that no operator has: a wait between operators, or nothing at all."""
     everything = "run without --op to list all operators"
-    if name == SLOWED:
+    if name == ALL_TO_ALL_CONTENTION:
         text = (
             f"{name!r} is not an operator: kernels that run beside expert exchanges take "
             "`framework.moe_comm_slowdown` times as long"

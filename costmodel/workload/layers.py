@@ -51,6 +51,11 @@ class ModelWork:
     head: LayerWork
     mtp: LayerWork | None
 
+    @property
+    def kinds(self) -> tuple[LayerWork, ...]:
+        """Return all of them: embedding, layers, head and the MTP module."""
+        return (self.embedding, *self.layers, self.head, *(() if self.mtp is None else (self.mtp,)))
+
 
 def model_work(context: Context) -> ModelWork:
     """Return the operators of every kind of layer on one rank for one micro-batch."""

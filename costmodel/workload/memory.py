@@ -53,7 +53,12 @@ class Ledger:
     @property
     def total(self) -> Bytes:
         """Return the sum of all parts on the device."""
-        return sum_of(getattr(self, part.name) for part in fields(self) if part.name not in ON_HOST)
+        return sum_of(self.on_device.values())
+
+    @property
+    def on_device(self) -> dict[str, Bytes]:
+        """Return the parts on the device by name."""
+        return {part.name: getattr(self, part.name) for part in fields(self) if part.name not in ON_HOST}
 
     @property
     def on_host(self) -> Bytes:

@@ -99,7 +99,7 @@ def test_times_add_up_by_stream() -> None:
     assert sums.collectives == items[2].time.seconds
     assert sums.expert_all_to_alls == items[3].time.seconds
     assert sums.total == pytest.approx(sums.compute + sums.expert_all_to_alls)
-    assert (sums + sums.times(2.0)).total == pytest.approx(3 * sums.total)
+    assert (sums + sums.scaled(2.0)).total == pytest.approx(3 * sums.total)
 
 
 def test_a_moved_family_is_taken_at_a_point_of_its_spread() -> None:

@@ -21,12 +21,13 @@ from builders import (
     scenario,
     with_device,
 )
+from slowdown_windows import device_failure, straggler
 
 import costmodel
 from costmodel.analytic.grid import evaluate_point
 from costmodel.api import event_engine
 from costmodel.cost.calibration import Calibration
-from costmodel.event.conditions import Conditions, device_failure, straggler
+from costmodel.event.conditions import Conditions
 from costmodel.event.evaluation import NOT_SIMULATED, EventEngine
 from costmodel.result import Point
 from costmodel.workload.architecture import Architecture, Layer

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import costmodel
 from costmodel.api import event_engine
-from costmodel.event.links import binding
+from costmodel.event.links import binding_links
 from costmodel.hardware import Cluster
 from costmodel.network.flows import run_flows
 from costmodel.network.loads import LinkLoad, Wires
@@ -115,7 +115,7 @@ def test_a_part_of_the_devices_loads_its_own_links_and_all_parts_together_what_t
 
 def together(loads: Sequence[LinkLoad]) -> list[float]:
     """Return when messages end that start at the same time, each as one flow [s]."""
-    weights = binding(loads, [(number, number) for number in range(len(loads))])
+    weights = binding_links(loads, [(number, number) for number in range(len(loads))])
     session = FlowSession(np.ones(1 + max((link for each in weights for link in each), default=0)))
     numbers = [session.add(each, load.isolated_time, 1.0) for each, load in zip(weights, loads, strict=True)]
     ends = [0.0] * len(loads)
@@ -168,7 +168,7 @@ def test_links_that_are_left_out_never_bound_what_streams_can_send(
 ) -> None:
     """Any set of messages, one of each stream, has the same fair rates on all links as on those that are kept."""
     loads, senders = drawn
-    kept = binding(loads, senders)
+    kept = binding_links(loads, senders)
     for first in range(len(loads)):
         chosen: dict[int, int] = {}
         for at in (*range(first, len(loads)), *range(first)):
