@@ -21,114 +21,119 @@ from costmodel.workload.operators import Collective, ExpertAllToAll
 from costmodel.workload.scenario import Scenario
 
 if TYPE_CHECKING:
-    from costmodel.network.loads import LinkLoad, Wires
+    from costmodel.network.link_loads import LinkLoad, LinkLoads
 
 FULL = 1.0 + 1e-6  # of a link's time: sums of loads that come to less never make it bound
 ROUNDING = 1e-9  # weights that differ by less are one
 Sender: TypeAlias = "tuple[int, int]"  # (device, stream) of a message
 
 
-class _Sent(NamedTuple):
-    """A message that is sent again and again. target: as of `Links.sent`."""
+class _Repeated(NamedTuple):
+    """A message that is sent again and again. target: as of `Links.message`."""
 
     message: Message
-    priced: TimedOperator
+    timed: TimedOperator
     sender: Sender
     target: int | None
 
 
 @dataclass(slots=True)
 class Links:
-    """Collects the messages of a graph and finds the links on which they meet. wires: null without contention."""
+    """Collects the messages of a graph and finds the links on which they meet. link_loads: null without contention."""
 
-    wires: Wires | None
-    _sent: list[_Sent] = field(default_factory=list)
+    link_loads: LinkLoads | None
+    _repeated: list[_Repeated] = field(default_factory=list)
     _known: dict[tuple[object, ...], tuple[float, Message | None]] = field(default_factory=dict)
-    _copies: dict[int, tuple[Message, ...]] = field(default_factory=dict)  # by the identity of a message
+    _by_replica: dict[int, tuple[Message, ...]] = field(default_factory=dict)  # by the identity of a message
 
-    def sent(
-        self, seconds: float, wire: float, priced: TimedOperator | None, sender: Sender, target: int | None = None
+    def message(
+        self, seconds: float, wire: float, timed: TimedOperator | None, sender: Sender, target: int | None = None
     ) -> tuple[float, Message | None]:
-        """Return (time before bytes move [s], what moves then); `settle` tells it the links once all is known.
+        """Return (time before bytes move [s], the message); it gets its links from `assign_links`.
 
-        wire: the part of `seconds` in which bytes move [s]; priced: the message, null for what is none; target:
-        pipeline rank that a message between two ranks goes to.
+        wire: the part of `seconds` in which bytes move [s].
+        timed: the operator, null for what is no message.
+        target: pipeline rank that a message between two ranks goes to.
         """
-        if self.wires is None or priced is None or wire <= 0:
+        if self.link_loads is None or timed is None or wire <= 0:
             return seconds, None
-        key = (id(priced), seconds, wire, sender, target)
+        key = (id(timed), seconds, wire, sender, target)
         known = self._known.get(key)
         if known is None:
             message = Message({}, wire, 1.0)
             known = self._known[key] = max(seconds - wire, 0.0), message
-            self._sent.append(_Sent(message, priced, sender, target))
+            self._repeated.append(_Repeated(message, timed, sender, target))
         return known
 
     def assign_links(self, graph: Graph, replicas: int = 1, of: int = 1) -> None:
-        """Tell every message its links, and the graph how many of them there are.
+        """Give every message its links, and the graph their number.
 
         replicas: of `of` data-parallel ones, that are simulated one by one, each with messages of its own. A message's
         bytes are the seconds that it takes by itself: links carry one a second, and so does a message.
         """
-        if self.wires is None:
+        if self.link_loads is None:
             return
-        parts = [(0, 1)] if replicas == 1 else [(replica, of) for replica in range(replicas)]
-        loads = [self._load(each, part) for each in self._sent for part in parts]
-        last = 1 + max((each.sender for each in self._sent), default=(0, 0))[0]
+        blocks = [(0, 1)] if replicas == 1 else [(replica, of) for replica in range(replicas)]
+        loads = [self._load(repeated, block) for repeated in self._repeated for block in blocks]
+        devices = 1 + max((repeated.sender for repeated in self._repeated), default=(0, 0))[0]
         senders = [
-            (number * last + each.sender[0], number * len(graph.streams) + each.sender[1])
-            for each in self._sent
-            for number in range(len(parts))
+            (number * devices + repeated.sender[0], number * len(graph.streams) + repeated.sender[1])
+            for repeated in self._repeated
+            for number in range(len(blocks))
         ]
-        found = iter(zip(binding(loads, senders), loads, strict=True))
-        for each in self._sent:
-            size = each.message.size
-            made = [Message(weights, size * load.slower, 1.0) for weights, load in (next(found) for _ in parts)]
-            each.message.loads, each.message.size = made[0].loads, made[0].size
-            self._copies[id(each.message)] = tuple(made)
-        links = [link for made in self._copies.values() for message in made for link in message.loads]
+        weighted = iter(zip(binding(loads, senders), loads, strict=True))
+        for repeated in self._repeated:
+            size = repeated.message.size
+            messages = [
+                Message(weights, size * load.slowdown, 1.0) for weights, load in (next(weighted) for _ in blocks)
+            ]
+            repeated.message.loads, repeated.message.size = messages[0].loads, messages[0].size
+            self._by_replica[id(repeated.message)] = tuple(messages)
+        links = [link for messages in self._by_replica.values() for message in messages for link in message.loads]
         graph.capacity = np.ones(1 + max(links, default=-1))
 
-    def copies(self, message: Message) -> tuple[Message, ...]:
+    def of_replicas(self, message: Message) -> tuple[Message, ...]:
         """Return a message of each replica."""
-        return self._copies[id(message)]
+        return self._by_replica[id(message)]
 
-    def _load(self, sent: _Sent, part: tuple[int, int]) -> LinkLoad:
-        assert self.wires is not None, "there is contention"
-        operator, rank = sent.priced.operator, sent.sender[0]
-        if sent.target is not None:
+    def _load(self, repeated: _Repeated, block: tuple[int, int]) -> LinkLoad:
+        assert self.link_loads is not None, "there is contention"
+        operator, rank = repeated.timed.operator, repeated.sender[0]
+        if repeated.target is not None:
             assert isinstance(operator, Collective), "it has a size"
-            return self.wires.send(float(operator.size), rank, sent.target, part)
+            return self.link_loads.send(float(operator.size), rank, repeated.target, block)
         assert isinstance(operator, Collective | ExpertAllToAll), "it has a group"
-        return self.wires.collective(operator, rank, part)
+        return self.link_loads.collective(operator, rank, block)
 
 
-def links_of(scenario: Scenario, copies: int = 1) -> Links:
-    """Return the links of a scenario's cluster. copies: ranks of a pipeline that hold each stage."""
+def links_of(scenario: Scenario, stage_replicas: int = 1) -> Links:
+    """Return the links of a scenario's cluster. stage_replicas: ranks of a pipeline that hold each stage."""
     if not scenario.simulation.contention:
         return Links(None)
-    from costmodel.network.loads import Wires  # builds graphs: nothing that a simulation without contention waits for
+    from costmodel.network.link_loads import (
+        LinkLoads,  # builds graphs: nothing that a simulation without contention waits for
+    )
 
     ranks = round(float(scenario.parallel.pp))
     width = round(float(scenario.parallel.devices)) // ranks
-    return Links(Wires(scenario.cluster, ranks, width, copies, scenario.simulation.seed))
+    return Links(LinkLoads(scenario.cluster, ranks, width, stage_replicas, scenario.simulation.seed))
 
 
-def wire_seconds(priced: TimedOperator, seconds: float) -> float:
+def wire_seconds(timed: TimedOperator, seconds: float) -> float:
     """Return the part of an operator's exposed `seconds` in which bytes move [s]."""
-    whole = float(priced.time.seconds)
-    return seconds * float(priced.time.network) / whole if whole else 0.0
+    whole = float(timed.time.seconds)
+    return seconds * float(timed.time.network) / whole if whole else 0.0
 
 
 def binding(loads: Sequence[LinkLoad], senders: Sequence[Sender]) -> list[dict[int, float]]:
-    """Return of each message its weights on the links that can come to bound it, which are numbered anew.
+    """Return of each message its weights on the links that can bound it, which are numbered anew.
 
     A weight is the share of a link's time that the message takes by itself. Links on which every message weighs the
     same are one. A link that is never full goes: where the messages of all streams at once do not fill it, where
     another one is always fuller, or where links of their own hold its senders to less than it carries.
     """
     matrix = _weights(loads)
-    streams, devices = ([sender[at] for sender in senders] for at in (1, 0))
+    streams, devices = ([sender[i] for sender in senders] for i in (1, 0))
     matrix = matrix[:, _summed(_peaks(matrix, streams)) > FULL]
     matrix = _undominated(matrix)
     matrix = matrix[:, ~_implied(matrix, streams, devices)]
@@ -163,13 +168,13 @@ def _summed(values: Array) -> Array:
 def _undominated(matrix: Array) -> Array:
     """Return the links without those on which no message weighs more than on another one of them."""
     order = np.argsort(-matrix.sum(axis=0), kind="stable")
-    kept: list[int] = []
+    links: list[int] = []
     for link in order:
         rows = np.flatnonzero(matrix[:, link])
-        others = matrix[rows][:, kept]
+        others = matrix[rows][:, links]
         if not (others >= matrix[rows, link][:, None]).all(axis=0).any():
-            kept.append(int(link))
-    return matrix[:, sorted(kept)]
+            links.append(int(link))
+    return matrix[:, sorted(links)]
 
 
 def _implied(matrix: Array, streams: Sequence[int], devices: Sequence[int]) -> Flags:
@@ -178,15 +183,15 @@ def _implied(matrix: Array, streams: Sequence[int], devices: Sequence[int]) -> F
     A device with such a link k sends at most max_m(w_ml / w_mk) over link l, with w the weights of its messages m, or
     what its streams send at most.
     """
-    place, held = np.asarray(devices), np.zeros(matrix.shape[1])
-    users = np.array([np.unique(place[column > 0]).size for column in matrix.T], np.intp)
-    for device in np.unique(place):
-        own = matrix[place == device]
-        most = _summed(_peaks(own, np.asarray(streams)[place == device].tolist()))
+    device_of, bound = np.asarray(devices), np.zeros(matrix.shape[1])
+    users = np.array([np.unique(device_of[column > 0]).size for column in matrix.T], np.intp)
+    for device in np.unique(device_of):
+        own = matrix[device_of == device]
+        most = _summed(_peaks(own, np.asarray(streams)[device_of == device].tolist()))
         for link in np.flatnonzero((users == 1) & (own > 0).any(axis=0)):
             base = own[:, link][:, None]
             with np.errstate(divide="ignore", invalid="ignore"):
                 ratio = np.where(own > 0, own / base, 0.0).max(axis=0)
             most = np.minimum(most, ratio)
-        held += most
-    return (users > 1) & (held <= FULL)
+        bound += most
+    return (users > 1) & (bound <= FULL)

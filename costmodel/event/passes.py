@@ -46,7 +46,7 @@ def pass_graph(scenario: Scenario, priced: PassModel, replicas: Replicas, *, ful
     unit = scenario.parallel.tp * scenario.parallel.cp
     graph, links = Graph(slowing=float(priced.moe_comm_slowdown)), links_of(scenario)
     known = {
-        (kind, number): _parts(segment, float(scenario.communication.processors), apart=links.wires is not None)
+        (kind, number): _parts(segment, float(scenario.communication.processors), apart=links.link_loads is not None)
         for kind, segments in enumerate(priced.segments)
         for number, segment in enumerate(segments)
     }
@@ -60,7 +60,7 @@ def pass_graph(scenario: Scenario, priced: PassModel, replicas: Replicas, *, ful
             if found:
                 sending = graph.stream(process, device, SEND)
                 seconds = float(seconds_of(priced.send, None))
-                own, message = links.sent(
+                own, message = links.message(
                     seconds, wire_seconds(priced.send, seconds), priced.send, (device - 1, sending), device
                 )
                 previous = (graph.add(Task("pipeline send", sending, own, previous, MESSAGE, message=message)),)
@@ -72,7 +72,7 @@ def pass_graph(scenario: Scenario, priced: PassModel, replicas: Replicas, *, ful
             previous = (last,)
     count = replicas.simulated(len(graph.tasks))
     links.assign_links(graph, count, replicas.of)
-    return PassGraph(replicated(graph, count, meets, links.copies), tuple(found), count, len(graph.tasks))
+    return PassGraph(replicated(graph, count, meets, links.of_replicas), tuple(found), count, len(graph.tasks))
 
 
 def _parts(segment: Segment, processors: float, *, apart: bool) -> list[TaskGroup]:
@@ -102,7 +102,7 @@ class _Place:
     def add(self, part: TaskGroup, place: int, after: tuple[int, ...]) -> int:
         """Add a part and return its task."""
         stream = self.streams[place]
-        seconds, message = self.links.sent(part.seconds, part.wire, part.priced, (self.device, stream))
+        seconds, message = self.links.message(part.seconds, part.wire, part.priced, (self.device, stream))
         number = self.graph.add(
             Task(
                 part.name, stream, seconds, after, _kind(part, place), part.processor_bound_share, part.processors,

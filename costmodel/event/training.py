@@ -91,7 +91,7 @@ def step_graph(
     )
     processes = [_process(schedule, rank) for rank in range(len(schedule.ranks))]
     streams = [{name: graph.stream(process, rank, name) for name in STREAMS} for rank, process in enumerate(processes)]
-    templates = _Templates(scenario, step, apart=links.wires is not None)
+    templates = _Templates(scenario, step, apart=links.link_loads is not None)
     actions = [templates.of(*columns) for columns in _columns(step, table)]
     first = np.cumsum([0, *(len(action) + 1 for action in actions)]).tolist()
     ends = [begin - 1 for begin in first[1:]]
@@ -121,13 +121,13 @@ def step_graph(
     send = float(seconds_of(step.p2p_send, None))
     wire = wire_seconds(step.p2p_send, send) / step.concurrent_sends
     # On shared links messages wait for those that they meet, whichever these are.
-    alone = send if links.wires is None else send - (step.concurrent_sends - 1) * wire
+    alone = send if links.link_loads is None else send - (step.concurrent_sends - 1) * wire
     alone += float(arrival(step, None)) - send
     message_of = _one_message(step)
     for (source, row), (place, target) in sends.items():
         rank = int(table.rank[source])
         stream = streams[rank][SENDS[row]]
-        own, message = links.sent(alone, wire, message_of, (rank, stream), target)
+        own, message = links.message(alone, wire, message_of, (rank, stream), target)
         number = graph.add(Task("pipeline send", stream, own, (ends[source],), MESSAGE, message=message))
         assert number == place, "messages stand behind all actions"
     for number in range(len(actions)):
@@ -155,7 +155,7 @@ def step_graph(
         if graph.tasks[number].kind == MESSAGE and (graph.tasks[number].message or graph.tasks[number].seconds > 0)
     }
     meets = {} if count == 1 else dict.fromkeys((passed, reduced), count) | _meetings(actions, first, unit) | tails
-    whole = replicated(graph, count, meets, links.copies)
+    whole = replicated(graph, count, meets, links.of_replicas)
     bounds = tuple(zip(first, ends, strict=False))
     kernels = _kernel_shares(actions, first, closings, len(graph.tasks))
     return StepGraph(
@@ -286,7 +286,7 @@ def _instance(
         after = (*after, *running) if local.after_async else after
         kind = MESSAGE if part.priced is not None else _TASK_KIND.get(part.stream, KERNEL)
         stream = streams[part.stream]
-        seconds, message = links.sent(part.seconds, part.wire, part.priced, (rank, stream))
+        seconds, message = links.message(part.seconds, part.wire, part.priced, (rank, stream))
         yield Task(
             part.name, stream, seconds, after, kind, part.processor_bound_share, part.processors, message, part.classes,
             part.stream == EXCHANGE,
@@ -419,7 +419,7 @@ def _close(
         stream, kind = (COLLECTIVE, MESSAGE) if message else (COMPUTE, KERNEL)
         seconds = float(priced.time.seconds)
         sent = priced if isinstance(priced.operator, Collective) else None
-        own, moved = links.sent(seconds, wire_seconds(priced, seconds), sent, (rank, streams[stream]))
+        own, moved = links.message(seconds, wire_seconds(priced, seconds), sent, (rank, streams[stream]))
         previous = graph.add(Task(priced.operator.name, streams[stream], own, (previous,), kind, message=moved))
     begun = previous
     for priced in tail.on_host:
