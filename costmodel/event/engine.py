@@ -23,7 +23,7 @@ import simpy
 from costmodel.errors import InfeasibleError
 from costmodel.event.conditions import Conditions
 from costmodel.event.graph import KERNEL, Graph, Task
-from costmodel.network.sessions import FlowSession
+from costmodel.network.flow_session import FlowSession
 from costmodel.quantities import Array
 
 LISTED = 6  # waiting streams that an error names

@@ -22,7 +22,7 @@ from costmodel.workload.operators import Collective, ExpertAllToAll
 from costmodel.workload.scenario import Scenario
 
 if TYPE_CHECKING:
-    from costmodel.network.loads import LinkLoad, Wires
+    from costmodel.network.link_loads import LinkLoad, LinkLoads
 
 FULL = 1.0 + 1e-6  # of a link's time: a sum of loads below it never makes the link a bottleneck
 ROUNDING = 1e-9  # weights that differ by less are equal
@@ -42,7 +42,7 @@ class _Sent(NamedTuple):
 class Links:
     """Collects the messages of a graph and finds the links that they share. wires: null without contention."""
 
-    wires: Wires | None
+    wires: LinkLoads | None
     _sent: list[_Sent] = field(default_factory=list)
     _known: dict[tuple[object, ...], tuple[float, Message | None]] = field(default_factory=dict)
     _replicas: dict[int, tuple[Message, ...]] = field(default_factory=dict)  # by the identity of a message
@@ -92,7 +92,9 @@ class Links:
         weighted = iter(zip(binding_links(loads, senders), loads, strict=True))
         for sent in self._sent:
             size = sent.message.size
-            messages = [Message(weights, size * load.slower, 1.0) for weights, load in (next(weighted) for _ in parts)]
+            messages = [
+                Message(weights, size * load.slowdown, 1.0) for weights, load in (next(weighted) for _ in parts)
+            ]
             sent.message.loads, sent.message.size = messages[0].loads, messages[0].size
             self._replicas[id(sent.message)] = tuple(messages)
         links = [link for messages in self._replicas.values() for message in messages for link in message.loads]
@@ -116,11 +118,11 @@ def links_of(scenario: Scenario, copies: int = 1) -> Links:
     """Return the links of a scenario's cluster. copies: ranks of a pipeline that hold each stage."""
     if not scenario.simulation.contention:
         return Links(None)
-    from costmodel.network.loads import Wires  # imports networkx, which no simulation without contention needs
+    from costmodel.network.link_loads import LinkLoads  # imports networkx, which no simulation without contention needs
 
     ranks = round(float(scenario.parallel.pp))
     width = round(float(scenario.parallel.devices)) // ranks
-    return Links(Wires(scenario.cluster, ranks, width, copies, scenario.simulation.seed))
+    return Links(LinkLoads(scenario.cluster, ranks, width, copies, scenario.simulation.seed))
 
 
 def binding_links(loads: Sequence[LinkLoad], senders: Sequence[Sender]) -> list[dict[int, float]]:
