@@ -37,8 +37,7 @@ from costmodel.event.task_groups import (
     merged,
     parts_of,
 )
-from costmodel.quantities import Array, Quantity
-from costmodel.workload.counting import sum_of
+from costmodel.quantities import Array, Quantity, sum_of
 from costmodel.workload.memory import stage_work
 from costmodel.workload.operators import Collective, HostTime, HostTransfer, base_name
 from costmodel.workload.scenario import Scenario

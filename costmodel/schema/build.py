@@ -72,6 +72,7 @@ from costmodel.workload.architecture import (
     Recurrence,
     Spectral,
 )
+from costmodel.workload.dtypes import GroupScaling
 from costmodel.workload.patterns import (
     Axis,
     ChunkTopK,
@@ -230,7 +231,8 @@ def _mixer(file: AnyMixer, hidden: Count) -> Mixer:
     """Return the mixer; by default heads share the residual stream's width, and each has keys of its own."""
     if isinstance(file, MlaFile):
         return Mla(
-            file.heads, file.q_lora, file.kv_lora, file.nope_dim, file.rope_dim, file.v_head_dim, file.causal
+            heads=file.heads, q_lora=file.q_lora, kv_lora=file.kv_lora, nope_dim=file.nope_dim,
+            rope_dim=file.rope_dim, v_head_dim=file.v_head_dim, causal=file.causal,
         )  # fmt: skip
     if isinstance(file, RecurrenceFile):
         memories = None if file.memories is None else Memories(**file.memories.model_dump())
@@ -326,9 +328,9 @@ def precision(file: PrecisionFile) -> Precision:
         linear=file.linear, attention=file.attention, router=file.router, head=file.head, residual=file.residual,
         weights=file.weights, master=file.master, gradients=file.gradients, moments=file.moments,
         kv_cache=file.kv_cache, activations=file.activations, attention_output=file.attention_output,
-        scale_block=file.scale_block, head_weights=file.head_weights, weight_group=file.weight_group,
-        weight_scale=file.weight_scale, weight_zero=file.weight_zero, weight_bits=file.weight_bits,
-        kv_group=file.kv_group, kv_scale=file.kv_scale, kv_zero=file.kv_zero, branches=file.branches,
+        scale_block=file.scale_block, head_weights=file.head_weights, weight_bits=file.weight_bits,
+        weight_scaling=GroupScaling(file.weight_group, file.weight_scale, file.weight_zero),
+        kv_scaling=GroupScaling(file.kv_group, file.kv_scale, file.kv_zero), branches=file.branches,
     )  # fmt: skip
 
 
