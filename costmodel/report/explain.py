@@ -18,6 +18,7 @@ from costmodel.cost.parameter import Parameter, declarations, value
 from costmodel.errors import InputError
 from costmodel.network.group_links import group_links
 from costmodel.report.explain_inputs import Inputs, inputs_of, link_paths, locations, origins_of
+from costmodel.report.explain_step import BUBBLE, EQUATION, STEP, step_terms
 from costmodel.schema.references import suggest
 from costmodel.workload.dtypes import payload_width
 from costmodel.workload.operators import Group, base_name
@@ -132,6 +133,8 @@ def explain(workload: Workload, scenario: str, name: str) -> list[Explanation]:
     nearest ones.
     """
     chosen = workload.scenario(scenario)
+    if isinstance(chosen.plan, Training) and name in (STEP, BUBBLE):
+        return [_step(workload, chosen, chosen.plan, name)]
     if isinstance(chosen.plan, ExpertBound):
         known, found = {BOUND}, [_bound(workload, chosen, chosen.plan)] if name == BOUND else []
     else:
@@ -234,6 +237,18 @@ def _pool(scenario: Scenario, operator: str) -> Pool | None:
 def _part(operator: str) -> str:
     """Return the part of a phase that an operator's name begins with."""
     return operator.partition(":")[0].removesuffix(" draft")
+
+
+def _step(workload: Workload, scenario: Scenario, plan: Training, name: str) -> Explanation:
+    """Return a training step, or its bubble, explained."""
+    terms, actions, bound = step_terms(scenario, plan, workload.calibration(scenario))
+    parts = {key.removesuffix("_time"): terms[key] for key in ("busy_time", "bubble_time", "optimizer_time")}
+    return Explanation(
+        name=name, family="schedule", equation=EQUATION,
+        file="costmodel/analytic/training.py; costmodel/analytic/recurrence/evaluate.py",
+        section="docs/method.md, section 10.2", inputs=actions, terms=terms, parts=parts, time=terms[f"{name}_time"],
+        bound=bound, basis="derived from the operators' times",
+    )  # fmt: skip
 
 
 def _bound(workload: Workload, scenario: Scenario, plan: ExpertBound) -> Explanation:
