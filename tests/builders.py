@@ -233,7 +233,7 @@ def with_level(device: Device, name: str, bandwidth: Quantity, capacity: Quantit
     )
 
 
-def links(
+def links_of(
     size: float, local: float, inner: float = 200e9, outer: float = 50e9, latencies: tuple[float, float] = (1e-6, 3e-6)
 ) -> GroupLinks:
     """Return a group's path with `local` ranks on each node. latencies: inside and between nodes."""

@@ -11,10 +11,9 @@ from costmodel.analytic.generation import decode_pass
 from costmodel.analytic.inference import inference_context
 from costmodel.analytic.serving import admission, engine_passes, steady_state
 from costmodel.analytic.training import training_context
-from costmodel.quantities import Quantity
+from costmodel.quantities import Quantity, sum_of
 from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.context import Context
-from costmodel.workload.counting import sum_of
 from costmodel.workload.expert_load import expert_load
 from costmodel.workload.passes import co_batched
 from costmodel.workload.plans import Decode, ExpertBound, Generate, Prefill, Serving, Training

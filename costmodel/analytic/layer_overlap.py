@@ -25,8 +25,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from costmodel.analytic.recurrence import Event, Program, compile_events, makespan
-from costmodel.quantities import Mask, Seconds, maximum, where
-from costmodel.workload.counting import sum_of
+from costmodel.quantities import Mask, Seconds, maximum, sum_of, where
 
 PARTS = ("h2d", "gather", "compute", "reduce", "d2h")
 TRANSFERS = ("h2d", "gather", "reduce", "d2h")

@@ -75,7 +75,7 @@ class OverlappedComm:
         """Return the stream that a part occupies."""
         return COMPUTE if self.is_blocking(part) else stream_of(part, one_link=self.one_link)
 
-    def of_layer(self, label: str, kind: Kind, *, once_per_step: bool) -> Iterator[PartOperator]:
+    def of_layer(self, label: str, kind: Kind, *, once_per_step: bool = False) -> Iterator[PartOperator]:
         """Yield the communication of one layer's pass. once_per_step: with that of the step's first or last pass.
 
         Stage 3 gathers weights for a forward pass, and for a backward pass unless they were kept; stages 1 and 2 once,

@@ -17,8 +17,7 @@ from costmodel.event.graph import COPY, KERNEL, LAUNCH, MESSAGE, Graph, Span, Ta
 from costmodel.event.links import links_of
 from costmodel.event.replicas import Replicas, replicas_spanned, replicated
 from costmodel.event.task_groups import ALL_TO_ALL, COLLECTIVE, COMPUTE, D2H, H2D, HOST, wire_seconds
-from costmodel.quantities import Array, Quantity
-from costmodel.workload.counting import sum_of
+from costmodel.quantities import Array, Quantity, sum_of
 from costmodel.workload.operators import Collective, HostTransfer
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.schedules import Action, Kind, Schedule

@@ -46,6 +46,7 @@ from costmodel.schema.workload import (
 )
 from costmodel.workload import architecture as arch
 from costmodel.workload import patterns, plans
+from costmodel.workload.dtypes import GroupScaling
 from costmodel.workload.scenario import (
     Communication,
     Disaggregated,
@@ -262,7 +263,12 @@ def _tiles(files: Sequence[TileFile]) -> tuple[Tile, ...]:
 
 def precision(file: PrecisionFile) -> Precision:
     """Return the number formats."""
-    return _record(Precision, file)
+    return _record(
+        Precision,
+        file,
+        weight_scaling=GroupScaling(file.weight_group, file.weight_scale, file.weight_zero),
+        kv_scaling=GroupScaling(file.kv_group, file.kv_scale, file.kv_zero),
+    )
 
 
 def parallelism(file: ParallelFile, schedule: str | None = None) -> Parallelism:

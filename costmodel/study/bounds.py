@@ -192,11 +192,7 @@ def _beside(traffic: OverlappedComm | None, kinds: Sequence[LayerWork]) -> list[
     for kind in kinds:
         waited: Quantity = 0.0
         wire: Quantity = 0.0
-        moved = [
-            each
-            for way in (Kind.FORWARD, Kind.BACKWARD)
-            for each in traffic.of_layer(kind.name, way, once_per_step=False)
-        ]
+        moved = [each for way in (Kind.FORWARD, Kind.BACKWARD) for each in traffic.of_layer(kind.name, way)]
         for part, priced in moved:
             seconds = seconds_of(priced, None)
             if traffic.is_blocking(part):

@@ -289,11 +289,6 @@ class ExpertAllToAll:
         ratio = normal_maximum(targets) / maximum(normal_maximum(ranks), TINY) * np.sqrt(targets / ranks)
         return 1.0 + (self.expert_load - 1.0) * ratio
 
-    @property
-    def reachable(self) -> Count:
-        """Return the experts that a token can choose from once its groups are chosen."""
-        return self.experts * self.group_top_k / self.expert_groups
-
     def targets(self, places: Count) -> Count:
         """Return the expected number of `places` (nodes or ranks, with equally many experts) that a token visits.
 

@@ -94,7 +94,7 @@ def test_hardware_can_be_changed_and_can_fail(run):
         (("--ranks", "12"), 2, "write --ranks 8 or 16"),
         (("--size", "64"), 2, "has no unit"),
         (("--size", "-1 GiB"), 2, "negative"),
-        (("--cluster", "nowhere"), 2, "no cluster or node 'nowhere'"),
+        (("--cluster", "nowhere"), 2, "unknown cluster or node 'nowhere'"),
         (("--set", "hardware.network.failed=[plane9]", "--engine", "flow"), 2, "no part 'plane9'"),
         (("--set", "hardware.network.failed=[plane0]"), 2, "closed forms do not support failed parts"),
         (("--set", "hardware.network.oversubscription=0.5"), 2, "too small"),

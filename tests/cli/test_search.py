@@ -40,7 +40,7 @@ def test_a_search_in_which_nothing_fits_exits_3(run):
         ((*DECODE, "--devices", "many"), "write whole numbers such as 64,128"),
         ((FLAGSHIP, "--constraint", "tpot <= 50 ms"), "add --scenario"),
         ((FLAGSHIP, "--scenario", "decode_ep_bound"), "knows no layouts of phase ep_bound"),
-        (("no_such_study",), "is neither a file nor a workload"),
+        (("no_such_study",), "is neither a file nor a known workload"),
     ],
 )
 def test_bad_input_of_a_search_is_told(run, arguments, told):

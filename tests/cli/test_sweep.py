@@ -71,7 +71,7 @@ def test_a_sweep_in_which_nothing_runs_exits_3_with_its_table(run, tmp_path):
 def test_a_stand_in_for_a_number_format_is_told(run, tmp_path):
     options = ("--cluster", "nodes/dgx-a100", "--scenario", "decode", "--output", tmp_path / "out")
     done = run(*sweep(f"{BATCH}=8,16"), *options)
-    assert "note: a100-sxm-80gb has no unit for fp8" in done.out
+    assert "note: a100-sxm-80gb has no FP8 unit" in done.out
 
 
 @pytest.mark.parametrize(

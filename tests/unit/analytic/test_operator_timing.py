@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import CLUSTER, DEVICE, FRAMEWORK, MACHINE, ONE_NODE, links, scenario
+from builders import CLUSTER, DEVICE, FRAMEWORK, MACHINE, ONE_NODE, links_of, scenario
 
 from costmodel.analytic.operator_timing import OperatorTimer, operator_timer
 from costmodel.analytic.stream_times import Perturbation, seconds_of, stream_times
@@ -44,7 +44,7 @@ def test_every_operator_gets_the_time_of_its_kind() -> None:
     plain = priced_by(Calibration())
     assert plain.time_operator(PRODUCT).time.seconds == gemm_time(PRODUCT, MACHINE, ROOFLINE).seconds
     assert plain.time_operator(STREAM).time.seconds == pytest.approx(1e-6 + 2e-6)
-    wire = collective_time("all_reduce", 1e9, links(8.0, 8.0))
+    wire = collective_time("all_reduce", 1e9, links_of(8.0, 8.0))
     assert plain.time_operator(REDUCTION).time.seconds == pytest.approx(FRAMEWORK.launch + wire)
     assert plain.time_operator(DISPATCH).time.bound == "network"
 
@@ -64,7 +64,7 @@ def test_a_network_efficiency_slows_messages_and_not_their_launch() -> None:
     plain, slow = (
         priced_by(Calibration("test", {"collective": FamilyFit(network_efficiency=share)})) for share in (1.0, 0.5)
     )
-    wire = collective_time("all_reduce", 1e9, links(8.0, 8.0))
+    wire = collective_time("all_reduce", 1e9, links_of(8.0, 8.0))
     assert slow.time_operator(REDUCTION).time.seconds - plain.time_operator(REDUCTION).time.seconds == pytest.approx(
         wire
     )

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from small_world import problems_of, write
 
+from costmodel.quantities import Quantity
 from costmodel.schema import SI, ResolvedWorkload, resolve
+from costmodel.workload.dtypes import GroupScaling
 from costmodel.workload.scenario import Precision
 
 W4 = """
@@ -44,13 +46,16 @@ def resolved(world: Path, precision: str, **changes: object) -> ResolvedWorkload
     return resolve("small", overrides=overrides, search_path=[world], scenarios=["decode"])
 
 
+def scaling(found: GroupScaling) -> tuple[Quantity | None, str, str | None]:
+    return found.group, found.scale, found.zero
+
+
 def test_storing_needs_no_math_unit(world: Path) -> None:
     """The chip multiplies bf16 and fp32 only."""
-    formats = decoding(world, "w4")
-    assert (formats.linear, formats.weights, formats.weight_group, formats.weight_scale, formats.weight_zero) == (
-        "bf16", "int4", 64, "fp16", "int4",
-    )  # fmt: skip
-    assert formats.weight_only
+    found = decoding(world, "w4")
+    assert (found.linear, found.weights) == ("bf16", "int4")
+    assert scaling(found.weight_scaling) == (64, "fp16", "int4")
+    assert found.weight_only
     assert decoding(world, "{compute: bf16, weights: q6_k, kv_cache: nvfp4}").weights == "q6_k"
 
 
@@ -60,19 +65,20 @@ def test_computing_in_fp4_blocks_needs_the_fp4_unit(world: Path) -> None:
     assert "fallback: bf16" in problem.hint
 
 
-def test_a_fallback_set_replaces_formats_with_their_scales(world: Path) -> None:
-    formats = decoding(world, "{compute: nvfp4, fallback: w4}")
-    assert (formats.linear, formats.weights, formats.weight_group, formats.weight_zero) == ("bf16", "int4", 64, "int4")
+def test_a_fallback_brings_what_it_says_of_the_formats_that_stand_in(world: Path) -> None:
+    found = decoding(world, "{compute: nvfp4, fallback: w4}")
+    assert (found.linear, found.weights) == ("bf16", "int4")
+    assert scaling(found.weight_scaling) == (64, "fp16", "int4")
     plain = decoding(world, "{compute: nvfp4, fallback: bf16, kv_group: 32}")
-    assert (plain.linear, plain.weights, plain.weight_group, plain.kv_group) == ("bf16", "bf16", None, 32)
+    assert (plain.linear, plain.weights) == ("bf16", "bf16")
+    assert (plain.weight_scaling.group, plain.kv_scaling.group) == (None, 32)
 
 
 def test_scales_of_a_set_may_be_changed_one_by_one(world: Path) -> None:
-    formats = decoding(
-        world, "w4", weight_zero="null", weight_group="32", kv_cache="int8", kv_group="16", kv_zero="fp16"
-    )
-    assert (formats.weight_zero, formats.weight_group, formats.kv_cache, formats.kv_group) == (None, 32, "int8", 16)
-    assert formats.kv_element == 1 + 4 / 16
+    found = decoding(world, "w4", weight_zero="null", weight_group="32", kv_cache="int8", kv_group="16", kv_zero="fp16")
+    assert scaling(found.weight_scaling) == (32, "fp16", None)
+    assert (found.kv_cache, found.kv_scaling.group) == ("int8", 16)
+    assert found.kv_element == 1 + 4 / 16
     bits = decoding(world, "w4", weight_bits=SI(np.array([4.0, 5.0]))).weight_bits
     assert np.array_equal(np.asarray(bits), [4, 5])
 

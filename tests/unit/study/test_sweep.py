@@ -136,7 +136,7 @@ def test_an_axis_of_one_scenario_s_hardware_leaves_the_others_alone(v3: costmode
         (("hardware.links.nvlinc.bandwidth=1GB/s",), "did you mean `nvlink`?"),
         (("scenarios.decod.batch_per_device=64",), "did you mean `decode`"),
         (("scenarios.decode.batch_per_devic=64",), "did you mean `batch_per_device`?"),
-        (("batch_per_device=64",), "paths start with model, hardware or scenarios.NAME"),
+        (("batch_per_device=64",), "paths start with `model.`, `hardware.` or `scenarios.NAME.`"),
         ((f"{BATCH}=64", "scenarios.training.sequence=4096"), "no scenario has all of these paths"),
         (("hardware.clock=1GHz", "hardware.device.clock.tensor_reference=1GHz"), "--vary hardware.device.clock"),
         ((f"{HBM}=1TB/s", f"scenarios.decode.{HBM}=1TB/s"), "stands for the same field as --vary hardware.memory"),

@@ -9,6 +9,7 @@ from builders import BF16, DENSE_MODEL, FP8, FRAMEWORK, GQA, MOE_MODEL, context
 
 from costmodel.workload.architecture import Architecture, DenseFfn, HeadGroup, Layer, Pattern
 from costmodel.workload.context import Context
+from costmodel.workload.dtypes import GroupScaling
 from costmodel.workload.layers import model_work
 from costmodel.workload.mixed import label_operators, merge_models, reuse_operators
 from costmodel.workload.operators import (
@@ -27,7 +28,7 @@ from costmodel.workload.operators import (
 from costmodel.workload.passes import Pass, pass_work
 from costmodel.workload.scenario import Offload, Parallelism, Routing
 
-FOUR_BITS = replace(BF16, weights="int4", weight_group=128.0)
+FOUR_BITS = replace(BF16, weights="int4", weight_scaling=GroupScaling(128.0))
 LAYOUT = Parallelism(tp=2.0, dp=8.0, ep=16.0)
 
 

@@ -164,8 +164,6 @@ def test_chunk_top_k(new: int, keys: int) -> None:
 def test_budget_keeps_its_share() -> None:
     pattern = KvBudget(budget=0.4, sink=16, recent=256, full_share=0.3)
     assert pattern.cached_tokens(30_000.0) == 12_000
-    whole = 0.3 * 30_000 + 0.7 * (16 + 256 + pattern.middle(30_000.0))
-    assert whole == pytest.approx(12_000)
     assert pattern.pairs(100, 100, causal=True) == 5_050  # a prompt is read in full
     assert pattern.pairs(1, 30_000, causal=True) == 12_000
 

@@ -68,7 +68,7 @@ def test_a_decoding_step_reads_and_writes_its_states() -> None:
 
 def test_the_state_does_not_grow() -> None:
     # SYSTEMS 2.11: MoM of 340M keeps 5*4*256^2*24 numbers, 62.9 MB
-    mixer = Recurrence(4.0, 256.0, 256.0, 64.0, "gated", Memories(4.0, 2.0, 1.0))
+    mixer = Recurrence(4.0, 256.0, 256.0, 64.0, decay="gated", memories=Memories(4.0, 2.0, 1.0))
     assert 24 * state_bytes(mixer, 1024.0, 2.0, 1.0) == pytest.approx(62.9e6, rel=1e-3)
     assert cached_bytes(mixer, 1e6, 2.0, 1.0) == 0.0
     assert kv_bytes_per_token(model(mixer)) == 0.0
