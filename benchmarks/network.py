@@ -18,11 +18,11 @@ BATCHES = (0.05, 0.025)
 def by_symmetry(ranks: int) -> float:
     """Return the wall time of a uniform all-to-all on eight planes [s]."""
     from costmodel.network.layout import layout
-    from costmodel.network.simulation import run_collective, setting
+    from costmodel.network.simulation import FlowRun, run_collective
     from costmodel.schema.files import load_cluster
 
     cluster = replace(load_cluster("h800-2048-mpft"), count=float(ranks // 8))
-    run = setting(cluster, layout(cluster, ranks))
+    run = FlowRun(cluster, layout(cluster, ranks))
     return best(lambda: run_collective("all_to_all", 1e9, run))
 
 

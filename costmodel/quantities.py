@@ -8,6 +8,7 @@ arrays by broadcasting, so that one line serves a point and a sweep.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -51,6 +52,14 @@ def minimum(first: Quantity, *others: Quantity) -> Quantity:
         elif other < smallest:
             smallest = other
     return smallest  # type: ignore[no-any-return]
+
+
+def sum_of(values: Iterable[Quantity]) -> Quantity:
+    """Return the sum of numbers and arrays that broadcast; zero of none."""
+    total: Quantity = 0.0
+    for value in values:
+        total = total + value
+    return total
 
 
 def ceil(value: Quantity) -> Quantity:

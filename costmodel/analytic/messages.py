@@ -11,12 +11,12 @@ from costmodel.cost.calibration import Calibration
 from costmodel.errors import InputError
 from costmodel.hardware import Cluster
 from costmodel.network.cluster_links import KINDS
+from costmodel.network.collective_flows import ALGORITHMS, bandwidth, bus_factor
 from costmodel.network.collectives import algorithm_time, best_chunks, fastest_time, pipelined
 from costmodel.network.expert_all_to_all import expert_all_to_all_time
 from costmodel.network.group_links import GroupLinks, group_links
 from costmodel.network.layout import Layout, layout
-from costmodel.network.patterns import ALGORITHMS, bandwidth, bus_factor
-from costmodel.network.simulation import WORDS, Outcome, Setting, run_collective, run_exchange, setting
+from costmodel.network.simulation import LINK_NAMES, FlowRun, Outcome, run_collective, run_expert_all_to_all
 from costmodel.quantities import Seconds
 from costmodel.workload.architecture import Architecture, MoeFfn
 from costmodel.workload.operators import Collective, ExpertAllToAll, Group, expert_all_to_all_family
@@ -174,7 +174,7 @@ def _wire(timed: TimedOperator, framework: Framework, transfer: Callable[[], flo
     """
     fit, time = timed.fit, timed.time
     if fit.form is None or float(time.network) <= 0:
-        return Wire(float(framework.launch * fit.launch), float(fit.network), None)
+        return Wire(float(framework.launch * fit.launch_factor), float(fit.network_efficiency), None)
     return Wire(0.0, transfer() / float(time.network), float(time.fixed))
 
 
@@ -186,8 +186,8 @@ def _uncontended_transfer(operator: Collective | ExpertAllToAll, cluster: Cluste
     """Return the time of an operator's flows without latencies where all NICs hang on one switch [s]."""
     network = None if cluster.network is None else replace(_sound(cluster), topology="unspecified", planes=1.0)
     flat = replace(cluster, network=network)
-    outcome = _flows(operator, setting(flat, layout(flat, int(operator.group.size))), bytes_alone=True)
-    return outcome.time - outcome.latency
+    outcome = _flows(operator, FlowRun(flat, layout(flat, int(operator.group.size))), bytes_alone=True)
+    return outcome.transfer
 
 
 def _sound(cluster: Cluster) -> Any:
@@ -235,7 +235,7 @@ def _closed(
     if request.chunks is not None:
         transfer, latency = _chunked(request.chunks, transfer, steps, float(links.latency), wire)
     kind = "latency" if latency > transfer else _slowest(operator, _without_latency(links), algorithm)
-    return _Answer(transfer, latency, WORDS.get(kind, kind), algorithm or "fastest")
+    return _Answer(transfer, latency, LINK_NAMES.get(kind, kind), algorithm or "fastest")
 
 
 def _chunked(chunks: int, transfer: float, latencies: float, latency: float, wire: Wire) -> tuple[float, float]:
@@ -260,7 +260,7 @@ def _by_flows(
     request: CollectiveRequest, operator: Collective | ExpertAllToAll, cluster: Cluster, rank_layout: Layout, wire: Wire
 ) -> _Answer:
     """Return what the flow level says."""
-    run = setting(cluster, rank_layout, dict.fromkeys(KINDS, wire.share), request.seed)
+    run = FlowRun(cluster, rank_layout, dict.fromkeys(KINDS, wire.share), request.seed)
     is_fitted = wire.fixed is not None
     outcome = _flows(operator, run, request.algorithm, in_network=request.in_network, bytes_alone=is_fitted)
     if rank_layout.ranks == 1:
@@ -269,23 +269,23 @@ def _by_flows(
         latency = outcome.latency / wire.share + wire.launch
     else:  # the fit knows the latency of ranks that are side by side, on a network that is sound
         latency = wire.fixed + outcome.latency - _usual_latency(operator, cluster, outcome.algorithm)
-    transfer = outcome.time - outcome.latency
-    bottleneck = "latency" if latency > transfer else outcome.document
+    transfer = outcome.transfer
+    bottleneck = "latency" if latency > transfer else outcome.bottleneck_text
     return _Answer(transfer, latency, bottleneck, outcome.algorithm, outcome)
 
 
 def _usual_latency(operator: Collective | ExpertAllToAll, cluster: Cluster, algorithm: str) -> float:
     """Return the latency of an algorithm with ranks side by side on a sound network [s]."""
     sound = replace(cluster, network=_sound(cluster))
-    return _flows(operator, setting(sound, layout(sound, int(operator.group.size))), algorithm).latency
+    return _flows(operator, FlowRun(sound, layout(sound, int(operator.group.size))), algorithm).latency
 
 
 def _flows(
-    operator: Collective | ExpertAllToAll, run: Setting, algorithm: str | None = None, *,
+    operator: Collective | ExpertAllToAll, run: FlowRun, algorithm: str | None = None, *,
     in_network: bool = False, bytes_alone: bool = False,
 ) -> Outcome:  # fmt: skip
     if isinstance(operator, ExpertAllToAll):
-        return run_exchange(operator, run, in_network=in_network)
+        return run_expert_all_to_all(operator, run, in_network=in_network)
     return run_collective(operator.kind, float(operator.size), run, algorithm, bytes_alone=bytes_alone)
 
 

@@ -26,7 +26,7 @@ def list_command(as_json: bool, search_path: tuple[str, ...]) -> int:
     if as_json:
         print_json(listed)
         return 0
-    from costmodel.calibration.fit_lookup import basis_of
+    from costmodel.calibration.fit_files import basis_of
     from costmodel.report.hardware import show_hardware
     from costmodel.schema.files import load_document
 

@@ -1,4 +1,4 @@
-"""A cluster as links that flows load: between devices of a node, to the NICs, and through the fabric."""
+"""The directed links of a cluster: between devices of a node, to the NICs, and through the fabric."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from costmodel.errors import InfeasibleError, InputError
 from costmodel.hardware import Cluster, Network
 from costmodel.network.graphs import fabric_graph
 from costmodel.network.sharing import Flags, check_capacity
-from costmodel.network.shortest import Switches, switches_of
+from costmodel.network.shortest_paths import Switches, switches_of
 from costmodel.quantities import Array, BytesPerSecond, Indices
 
 KINDS = ("intra", "pcie", "nic", "memory", "socket", "fabric")
@@ -22,12 +22,14 @@ KINDS = ("intra", "pcie", "nic", "memory", "socket", "fabric")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClusterLinks:
-    """Links of `devices` devices, `local` in each node.
+    """Links of `devices` devices, `ranks_per_node` in each node.
 
-    Links by number: `intra_up[d]`, `intra_down[d]` and so on for device d, and those of the fabric from `fabric` on.
-    A link that never bounds has the number -1. leaf: the switch of each device's NIC; port: its number there, leaves
-    one after the other; works: whether that NIC does.
     capacity, kind, names: of each link.
+    numbers: links of each device or node by `intra_up`, `nic_down` and so on; UNBOUNDED where a link never bounds.
+    fabric: number of the first link between switches.
+    leaf: switch of each device's NIC.
+    port: the NIC's number there, leaves one after the other.
+    works: whether the NIC does.
     """
 
     cluster: Cluster
@@ -54,46 +56,45 @@ def build_cluster_links(cluster: Cluster, nodes: int, shares: Mapping[str, float
     """
     local = int(cluster.node.count)
     devices = nodes * local
-    made = _Links(shares or {})
-    _inside(made, cluster, nodes)
+    table = _LinkTable(shares or {})
+    _add_node_links(table, cluster, nodes)
     graph, network = None, cluster.network
     leaf, works = np.zeros(devices, np.intp), np.ones(devices, bool)
     switches, fabric = None, 0
     if nodes > 1:
         nic, port = ports(cluster)
-        made.per_device("nic", devices, nic)
+        table.add_per_device("nic", devices, nic)
         network = network or Network("one switch", 1.0, float(devices), None, None, None, "static")
-        graph, dead = _fabric(cluster, network, nodes)
-        works = np.array([f"nic{device}" in graph and graph.degree(f"nic{device}") > 0 for device in range(devices)])
-        works &= np.array([f"nic{device}" not in dead for device in range(devices)])
+        graph, failed_nics = _fabric(cluster, network, nodes)
+        joined = [f"nic{d}" in graph and graph.degree(f"nic{d}") > 0 for d in range(devices)]
+        works = np.array([joined[d] and f"nic{d}" not in failed_nics for d in range(devices)])
         switches = switches_of(graph)
-        number = {name: at for at, name in enumerate(switches.names)}
+        number = {name: i for i, name in enumerate(switches.names)}
         leaf = np.array([number[next(iter(graph[f"nic{d}"]))] if works[d] else 0 for d in range(devices)], np.intp)
-        fabric = len(made.capacity)
-        links = len(switches.tail)
-        made.add("fabric", [switches.link_name(link) for link in range(links)], port)
+        fabric = len(table.capacity)
+        table.add("fabric", [switches.link_name(link) for link in range(len(switches.tail))], port)
     elif network is not None and network.failed and cluster.node.nic is not None:
-        _fabric(cluster, network, nodes)
-    capacity = np.array(made.capacity)
-    check_capacity(capacity, made.names)
+        _fabric(cluster, network, nodes)  # names that do not exist are an error on one node, too
+    capacity = np.array(table.capacity)
+    check_capacity(capacity, table.names)
     return ClusterLinks(
-        cluster=cluster, devices=devices, ranks_per_node=local, capacity=capacity, kind=np.array(made.kind, np.intp),
-        names=made.names, numbers=made.numbers, switches=switches, fabric=fabric,
-        leaf=leaf, port=_leaf_ports(leaf), works=works, graph=graph,
+        cluster=cluster, devices=devices, ranks_per_node=local, capacity=capacity, kind=np.array(table.kind, np.intp),
+        names=table.names, numbers=table.numbers, switches=switches, fabric=fabric,
+        leaf=leaf, port=_port_numbers(leaf), works=works, graph=graph,
     )  # fmt: skip
 
 
-_FLAT = ("unspecified", "one switch")  # fabrics of which nothing but a port is known: one switch as wide as it takes
+_FLAT = ("unspecified", "one switch")  # fabrics of which only a port is known: one switch as wide as needed
 UNBOUNDED = -1
 
 
-class _Links:
-    """Links as they are added; a bandwidth that no source states makes none, which never bounds."""
+class _LinkTable:
+    """Links as they are added. A bandwidth that no source states makes none: it never bounds."""
 
     def __init__(self, shares: Mapping[str, float]) -> None:
         unknown = set(shares) - set(KINDS)
         if unknown:
-            raise InputError.single(f"no kind of link is named {unknown.pop()!r}", hint=f"known: {', '.join(KINDS)}")
+            raise InputError.single(f"unknown kind of link {unknown.pop()!r}", hint=f"known: {', '.join(KINDS)}")
         self._shares = shares
         self.capacity: list[float] = []
         self.kind: list[int] = []
@@ -110,13 +111,13 @@ class _Links:
         self.names += names
         return np.arange(first, first + len(names))
 
-    def per_device(self, kind: str, devices: int, bandwidth: BytesPerSecond | None) -> None:
+    def add_per_device(self, kind: str, devices: int, bandwidth: BytesPerSecond | None) -> None:
         """Add a link out of and one into each device."""
-        for way in ("up", "down"):
-            self.numbers[f"{kind}_{way}"] = self.add(kind, [f"{kind}{d}.{way}" for d in range(devices)], bandwidth)
+        for side in ("up", "down"):
+            self.numbers[f"{kind}_{side}"] = self.add(kind, [f"{kind}{d}.{side}" for d in range(devices)], bandwidth)
 
 
-def _inside(made: _Links, cluster: Cluster, nodes: int) -> None:
+def _add_node_links(table: _LinkTable, cluster: Cluster, nodes: int) -> None:
     """Add the links inside nodes.
 
     Devices that are joined over the host's link have no other. Each device hangs on a PCIe switch, where the host has
@@ -124,22 +125,21 @@ def _inside(made: _Links, cluster: Cluster, nodes: int) -> None:
     """
     node, devices = cluster.node, nodes * int(cluster.node.count)
     host = node.device.links.get(node.host.link)
-    made.per_device("pcie", devices, None if host is None else host.bandwidth)
+    pcie = None if host is None else host.bandwidth
+    table.add_per_device("pcie", devices, pcie)
     if node.intra.name == node.host.link:
-        made.numbers |= {f"intra_{way}": made.numbers[f"pcie_{way}"] for way in ("up", "down")}
+        table.numbers |= {f"intra_{side}": table.numbers[f"pcie_{side}"] for side in ("up", "down")}
     else:
-        made.per_device("intra", devices, node.intra.bandwidth)
-    per_node = {
-        "switch": int(node.host.switches or 0),
-        "socket": int(node.host.sockets or 1),
-    }
-    for what, count in per_node.items():
-        bandwidth = node.host.interconnect if what == "socket" else None if host is None else host.bandwidth
-        kind = "socket" if what == "socket" else "pcie"
-        for way in ("up", "down"):
-            names = [f"{what}{n}.{each}.{way}" for n in range(nodes) for each in range(count)]
-            made.numbers[f"{what}_{way}"] = made.add(kind, names, bandwidth if count > 1 else None)
-    made.numbers["memory"] = made.add("memory", [f"memory{n}" for n in range(nodes)], node.host.bandwidth)
+        table.add_per_device("intra", devices, node.intra.bandwidth)
+    branches = (
+        ("switch", "pcie", int(node.host.switches or 0), pcie),
+        ("socket", "socket", int(node.host.sockets or 1), node.host.interconnect),
+    )
+    for branch, kind, count, bandwidth in branches:
+        for side in ("up", "down"):
+            names = [f"{branch}{n}.{i}.{side}" for n in range(nodes) for i in range(count)]
+            table.numbers[f"{branch}_{side}"] = table.add(kind, names, bandwidth if count > 1 else None)
+    table.numbers["memory"] = table.add("memory", [f"memory{n}" for n in range(nodes)], node.host.bandwidth)
 
 
 def ports(cluster: Cluster) -> tuple[float, float]:
@@ -156,18 +156,18 @@ def ports(cluster: Cluster) -> tuple[float, float]:
 
 
 def _fabric(cluster: Cluster, network: Network, nodes: int) -> tuple[nx.MultiGraph, set[str]]:
-    """Return the fabric of the first nodes without what has failed, and the NICs among that.
+    """Return the fabric of the first nodes without what has failed, and the NICs that have.
 
-    With failures it is that of the whole cluster: a part that the group does not use may fail, one that is not there
+    With failures it is that of the whole cluster: a part that the group does not use may fail, one that does not exist
     may not.
     """
     local = int(cluster.node.count)
     devices = local * (max(nodes, int(cluster.count)) if network.failed else nodes)
     graph = _one_switch(devices) if network.topology in _FLAT else fabric_graph(network, devices, local)
-    return graph, _failed(graph, network.failed)
+    return graph, _remove_failed(graph, network.failed)
 
 
-def _leaf_ports(leaf: Indices) -> Indices:
+def _port_numbers(leaf: Indices) -> Indices:
     """Return the port of each device: its place on its leaf, after as many for each leaf before as the fullest has."""
     order = np.argsort(leaf, kind="stable")
     counts = np.bincount(leaf)
@@ -186,36 +186,38 @@ def _one_switch(devices: int) -> nx.MultiGraph:
     return graph
 
 
-def _failed(graph: nx.MultiGraph, failed: Sequence[str]) -> set[str]:
+def _remove_failed(graph: nx.MultiGraph, failed: Sequence[str]) -> set[str]:
     """Take what has failed out of a fabric and return the NICs among it.
 
     A name is a NIC, a switch, `plane2` or a cable `leaf0.3-spine0.1`; raises InputError where the fabric has none such.
     """
-    dead: set[str] = set()
+    failed_nics: set[str] = set()
     for name in failed:
         ends = name.split("-")
         plane = re.fullmatch(r"plane(\d+)", name)
-        planes = {says["plane"] for _, says in graph.nodes(data=True)}
-        if plane and int(plane[1]) in planes:
-            gone = [
-                at for at, says in graph.nodes(data=True) if says["plane"] == int(plane[1]) and not says["endpoint"]
-            ]
-            graph.remove_nodes_from(gone)
+        planes = dict(graph.nodes(data="plane"))
+        switches = [part for part, is_endpoint in graph.nodes(data="endpoint") if not is_endpoint]
+        if plane and int(plane[1]) in planes.values():
+            graph.remove_nodes_from([switch for switch in switches if planes[switch] == int(plane[1])])
         elif len(ends) == 2 and all(end in graph for end in ends):
-            if not graph.has_edge(*ends):
-                raise InputError.single(
-                    f"no link connects {ends[0]} and {ends[1]}", field="network.failed",
-                    hint=f"{ends[0]} is joined to {', '.join(sorted(graph[ends[0]])[:8])}",
-                )  # fmt: skip
-            graph.remove_edge(*ends)
+            _remove_cable(graph, *ends)
         elif name in graph and graph.nodes[name]["endpoint"]:
-            dead.add(name)
+            failed_nics.add(name)
         elif name in graph:
             graph.remove_node(name)
         else:
-            known = sorted(at for at, says in graph.nodes(data=True) if not says["endpoint"])
             raise InputError.single(
                 f"the fabric has no part {name!r}", field="network.failed",
-                hint=f"name a plane (plane0), a NIC (nic0), a switch ({', '.join(known[:6])} …) or a cable (A-B)",
+                hint=f"name a plane (plane0), a NIC (nic0), a switch ({', '.join(sorted(switches)[:6])} …) or a cable "
+                "(A-B)",
             )  # fmt: skip
-    return dead
+    return failed_nics
+
+
+def _remove_cable(graph: nx.MultiGraph, first: str, second: str) -> None:
+    if not graph.has_edge(first, second):
+        raise InputError.single(
+            f"no link connects {first} and {second}", field="network.failed",
+            hint=f"{first} is joined to {', '.join(sorted(graph[first])[:8])}",
+        )  # fmt: skip
+    graph.remove_edge(first, second)

@@ -1,4 +1,4 @@
-"""Fabrics as graphs, cable by cable: switches, endpoints and what joins them.
+"""Fabrics as graphs, cable by cable: switches, endpoints and the cables between them.
 
 Nodes are named `nic12`, `leaf0.3` (plane 0, leaf 3), `spine0.1`, `core0.5`, `router0.7`, `chip2`; endpoints carry
 `endpoint=True`, every node its `plane`. Only the leaves that hold endpoints are built, with all spines of the full
@@ -20,6 +20,7 @@ from costmodel.network.topologies import (
     Ports,
     dragonfly_numbers,
     full_fabric,
+    has_three_levels,
     leaf_ports,
     slim_fly_numbers,
     three_level_fat_tree,
@@ -40,11 +41,11 @@ def fabric_graph(network: Network, endpoints: int, rails: int = 1) -> nx.MultiGr
             f"topology {network.topology!r} has no graph", field="network.topology",
             hint=f"write one of {', '.join(name for name in TOPOLOGIES if name != 'pcie')}",
         )  # fmt: skip
-    whole = full_fabric(network, float(endpoints))
-    if whole is None or endpoints > whole.endpoints:
-        room = 0.0 if whole is None else whole.endpoints
+    full = full_fabric(network, float(endpoints))
+    if full is None or endpoints > full.endpoints:
+        ports = 0.0 if full is None else full.endpoints
         raise InputError.single(
-            f"the fabric has {room:,.0f} ports, {endpoints:,} endpoints need one each",
+            f"the fabric has {ports:,.0f} ports, {endpoints:,} endpoints need one each",
             hint="use fewer ranks, more planes or switches with more ports", field="network.radix",
         )  # fmt: skip
     graph = nx.MultiGraph()
@@ -60,81 +61,78 @@ def fabric_graph(network: Network, endpoints: int, rails: int = 1) -> nx.MultiGr
     return graph
 
 
-def leaf_places(network: Network, endpoints: int, rails: int) -> tuple[list[int], list[int], Ports]:
+def leaf_assignment(network: Network, endpoints: int, rails: int) -> tuple[list[int], list[int], Ports]:
     """Return (plane of each endpoint, its leaf inside the plane, ports of a leaf) of a fat tree.
 
     mpft: NIC i of node n is in plane i; mrft: on leaf floor(n/d) of rail i; rail: on leaf i of unit floor(n/d); else
     endpoints fill leaves in order.
     """
     ports, planes = leaf_ports(network.radix, network.oversubscription), int(network.planes)
-    down = int(ports.down)
+    down, every = int(ports.down), range(endpoints)
     if network.topology not in RAILED or rails == 1:
         if planes > 1 and network.topology not in RAILED:
-            return [e % planes for e in range(endpoints)], [e // planes // down for e in range(endpoints)], ports
-        return [0] * endpoints, [e // down for e in range(endpoints)], ports
+            return [e % planes for e in every], [e // planes // down for e in every], ports
+        return [0] * endpoints, [e // down for e in every], ports
+    leaves_per_rail = math.ceil(math.ceil(endpoints / rails) / down)
     if planes > 1:
-        width = max(rails // planes, 1)  # rails that share a plane
-        deep = math.ceil(math.ceil(endpoints / rails) / down)
+        rails_per_plane = max(rails // planes, 1)
         return (
-            [e % rails % planes for e in range(endpoints)],
-            [e % rails // planes % width * deep + e // rails // down for e in range(endpoints)],
+            [e % rails % planes for e in every],
+            [e % rails // planes % rails_per_plane * leaves_per_rail + e // rails // down for e in every],
             ports,
         )
     if network.topology == "rail":
-        return [0] * endpoints, [e // rails // down * rails + e % rails for e in range(endpoints)], ports
-    deep = math.ceil(math.ceil(endpoints / rails) / down)  # leaves of a rail
-    return [0] * endpoints, [e % rails * deep + e // rails // down for e in range(endpoints)], ports
+        return [0] * endpoints, [e // rails // down * rails + e % rails for e in every], ports
+    return [0] * endpoints, [e % rails * leaves_per_rail + e // rails // down for e in every], ports
 
 
-def _switch(graph: nx.MultiGraph, name: str, plane: int) -> str:
+def _add_switch(graph: nx.MultiGraph, name: str, plane: int) -> str:
     graph.add_node(name, endpoint=False, plane=plane)
     return name
 
 
-def _host(graph: nx.MultiGraph, number: int, switch: str, prefix: str = "nic") -> None:
-    plane = graph.nodes[switch]["plane"]
-    graph.add_node(f"{prefix}{number}", endpoint=True, plane=plane)
-    graph.add_edge(f"{prefix}{number}", switch)
+def _add_nic(graph: nx.MultiGraph, number: int, switch: str) -> None:
+    graph.add_node(f"nic{number}", endpoint=True, plane=graph.nodes[switch]["plane"])
+    graph.add_edge(f"nic{number}", switch)
 
 
 def _fat_trees(graph: nx.MultiGraph, network: Network, endpoints: int, rails: int) -> None:
     """Add the trees of all planes: leaves under spines, and pods under cores where the topology has three levels."""
-    plane_of, leaf_of, ports = leaf_places(network, endpoints, rails)
+    plane_of, leaf_of, ports = leaf_assignment(network, endpoints, rails)
     up, half = int(ports.up), int(network.radix) // 2
-    one = two_level_fat_tree(network.radix, network.oversubscription)
-    grows = network.topology in ("fat-tree", "rail")
-    deep = network.topology == "ft3" or (grows and endpoints > one.endpoints * network.planes)
+    three_levels = has_three_levels(network, float(endpoints))
+    tree = (three_level_fat_tree if three_levels else two_level_fat_tree)(network.radix, network.oversubscription)
+    most_leaves = tree.endpoints / ports.down
     for plane in range(int(network.planes)):
-        used = sorted({leaf for leaf, where in zip(leaf_of, plane_of, strict=True) if where == plane})
-        room = (three_level_fat_tree if deep else two_level_fat_tree)(network.radix, network.oversubscription)
-        if used and used[-1] >= room.endpoints / ports.down:
+        used = sorted({leaf for leaf, number in zip(leaf_of, plane_of, strict=True) if number == plane})
+        if used and used[-1] >= most_leaves:
             raise InputError.single(
-                f"plane {plane} has {room.endpoints / ports.down:.0f} leaves, leaf {used[-1]} is needed",
+                f"plane {plane} has {most_leaves:.0f} leaves, leaf {used[-1]} is needed",
                 hint="use fewer nodes or switches with more ports", field="network.radix",
             )  # fmt: skip
-        leaves = {leaf: _switch(graph, f"leaf{plane}.{leaf}", plane) for leaf in used}
-        if deep:
+        leaves = {leaf: _add_switch(graph, f"leaf{plane}.{leaf}", plane) for leaf in used}
+        if three_levels:
             _pods(graph, leaves, plane, up, half)
         else:
-            spines = [_switch(graph, f"spine{plane}.{spine}", plane) for spine in range(up)]
+            spines = [_add_switch(graph, f"spine{plane}.{spine}", plane) for spine in range(up)]
             graph.add_edges_from((leaf, spine) for leaf in leaves.values() for spine in spines)
     for number in range(endpoints):
-        _host(graph, number, f"leaf{plane_of[number]}.{leaf_of[number]}")
+        _add_nic(graph, number, f"leaf{plane_of[number]}.{leaf_of[number]}")
 
 
 def _pods(graph: nx.MultiGraph, leaves: dict[int, str], plane: int, up: int, half: int) -> None:
     """Add the spines of each pod and, of several pods, cores: spine s of every pod under its own `half`."""
     pods = sorted({leaf // half for leaf in leaves})
-    spines = {(pod, s): _switch(graph, f"spine{plane}.{pod}.{s}", plane) for pod in pods for s in range(up)}
+    spines = {(pod, s): _add_switch(graph, f"spine{plane}.{pod}.{s}", plane) for pod in pods for s in range(up)}
     graph.add_edges_from((name, spines[leaf // half, s]) for leaf, name in leaves.items() for s in range(up))
     if len(pods) > 1:
-        cores = {(s, c): _switch(graph, f"core{plane}.{s * half + c}", plane) for s in range(up) for c in range(half)}
-        graph.add_edges_from((spines[pod, s], core) for pod in pods for (s, _), core in cores.items())
+        cores = [_add_switch(graph, f"core{plane}.{number}", plane) for number in range(up * half)]
+        graph.add_edges_from((spines[pod, number // half], core) for pod in pods for number, core in enumerate(cores))
 
 
 def _nvlink(graph: nx.MultiGraph, network: Network, endpoints: int) -> None:
     for chip in range(int(network.planes)):
-        _switch(graph, f"chip{chip}", 0)
+        _add_switch(graph, f"chip{chip}", 0)
     for number in range(endpoints):
         graph.add_node(f"gpu{number}", endpoint=True, plane=0)
         graph.add_edges_from((f"gpu{number}", f"chip{chip}") for chip in range(int(network.planes)))
@@ -146,20 +144,20 @@ def _slim_fly(graph: nx.MultiGraph, network: Network, endpoints: int) -> None:
     (0, x, y) - (0, x, y') where y - y' is in X; (1, m, c) - (1, m, c') where c - c' is in X'; (0, x, y) - (1, m, c)
     where y = m*x + c; all modulo q.
     """
-    found = slim_fly_numbers(network.radix)
-    q, hosts = int(found.q), int(found.hosts)
+    numbers = slim_fly_numbers(network.radix)
+    q, hosts = int(numbers.q), int(numbers.hosts)
     if any(q % divisor == 0 for divisor in range(2, int(q**0.5) + 1)):
         raise InputError.single(
-            f"a Slim Fly of {network.radix:g}-port routers has q = {q}, which is no prime: only its counts are known",
+            f"a Slim Fly of {network.radix:g}-port routers has q = {q}, not a prime: only its counts are known",
             hint="graphs are built for prime q: 11 ports (q = 5), 17 (q = 7), 30 (q = 13)", field="network.radix",
         )  # fmt: skip
-    own, other = _generators(q, int(found.delta))
+    generators = _generators(q, int(numbers.delta))
     for plane in range(int(network.planes)):
         names = {
-            (side, x, y): _switch(graph, f"router{plane}.{(side * q + x) * q + y}", plane)
+            (side, x, y): _add_switch(graph, f"router{plane}.{(side * q + x) * q + y}", plane)
             for side in (0, 1) for x in range(q) for y in range(q)
         }  # fmt: skip
-        for side, steps in ((0, own), (1, other)):
+        for side, steps in enumerate(generators):
             for x in range(q):
                 for y, z in combinations(range(q), 2):
                     if (z - y) % q in steps:
@@ -167,7 +165,7 @@ def _slim_fly(graph: nx.MultiGraph, network: Network, endpoints: int) -> None:
         graph.add_edges_from(
             (names[0, x, (m * x + c) % q], names[1, m, c]) for x in range(q) for m in range(q) for c in range(q)
         )
-    _fill(graph, endpoints, int(network.planes), hosts)
+    _add_nics(graph, endpoints, int(network.planes), hosts)
 
 
 def _generators(q: int, delta: int) -> tuple[set[int], set[int]]:
@@ -183,25 +181,25 @@ def _generators(q: int, delta: int) -> tuple[set[int], set[int]]:
 
 def _dragonfly(graph: nx.MultiGraph, network: Network, endpoints: int) -> None:
     """Add all groups of a balanced dragonfly: routers of a group all joined, global ports spread over other groups."""
-    found = dragonfly_numbers(network.radix, network.groups)
-    h, a, groups = int(found.per_router), int(found.routers), int(found.groups)
+    numbers = dragonfly_numbers(network.radix, network.groups)
+    h, a, groups = int(numbers.per_router), int(numbers.routers), int(numbers.groups)
     for plane in range(int(network.planes)):
-        names = [[_switch(graph, f"router{plane}.{g * a + r}", plane) for r in range(a)] for g in range(groups)]
+        names = [[_add_switch(graph, f"router{plane}.{g * a + r}", plane) for r in range(a)] for g in range(groups)]
         for group in names:
             graph.add_edges_from(combinations(group, 2))
         offsets = list(_offsets(a * h, groups))
-        mates: dict[int, int] = {}  # port -> the port at the other end, `offset` groups further on
-        waiting: dict[int, list[int]] = {}
+        far_port: dict[int, int] = {}  # port -> the port at the other end, `offset` groups further on
+        ports_by_offset: dict[int, list[int]] = {}
         for port, offset in enumerate(offsets):
-            waiting.setdefault(offset, []).append(port)
-        for offset, ports in waiting.items():
-            mates.update(zip(ports, waiting[groups - offset], strict=True))
+            ports_by_offset.setdefault(offset, []).append(port)
+        for offset, ports in ports_by_offset.items():
+            far_port.update(zip(ports, ports_by_offset[groups - offset], strict=True))
         for g in range(groups):
             for port, offset in enumerate(offsets):
-                there = (g + offset) % groups
-                if (g, port) < (there, mates[port]):
-                    graph.add_edge(names[g][port // h], names[there][mates[port] // h])
-    _fill(graph, endpoints, int(network.planes), h)
+                far_group = (g + offset) % groups
+                if (g, port) < (far_group, far_port[port]):
+                    graph.add_edge(names[g][port // h], names[far_group][far_port[port] // h])
+    _add_nics(graph, endpoints, int(network.planes), h)
 
 
 def _offsets(ports: int, groups: int) -> Iterable[int]:
@@ -212,13 +210,13 @@ def _offsets(ports: int, groups: int) -> Iterable[int]:
     rounds, rest = divmod(ports, others)
     for _ in range(rounds):
         yield from range(1, groups)
-    left = rest // 2
-    yield from (*range(1, left + 1), *range(groups - left, groups))
+    each_way = rest // 2
+    yield from (*range(1, each_way + 1), *range(groups - each_way, groups))
     if rest % 2 and groups % 2 == 0:
         yield groups // 2
 
 
-def _fill(graph: nx.MultiGraph, endpoints: int, planes: int, hosts: int) -> None:
-    """Hang endpoints on routers, `hosts` on each; plane by plane where there are several."""
+def _add_nics(graph: nx.MultiGraph, endpoints: int, planes: int, hosts: int) -> None:
+    """Add endpoints to routers, `hosts` on each; plane by plane where there are several."""
     for number in range(endpoints):
-        _host(graph, number, f"router{number % planes}.{number // planes // hosts}")
+        _add_nic(graph, number, f"router{number % planes}.{number // planes // hosts}")

@@ -1,4 +1,4 @@
-"""What a group of ranks meets on its way: how many share a node, and the two links they use."""
+"""The links of a group of ranks: how many ranks share a node, and the two links that a rank uses."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from costmodel.workload.operators import Group
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GroupLinks:
-    """A group of `size` ranks on `nodes` nodes, `local` on each.
+    """A group of `size` ranks on `nodes` nodes, and the links of one of them, one direction.
 
-    inner, outer: bandwidth of one rank inside and between nodes, one direction [B/s]; inner_latency, outer_latency: of
-    a small message [s]. A latency that no source states counts as zero: the time stays a lower bound.
+    intra, inter: bandwidth inside and between nodes [B/s]; intra_latency, inter_latency: of a small message [s]. A
+    latency that no source states counts as zero: the time stays a lower bound.
     """
 
     size: Count
@@ -43,23 +43,23 @@ class GroupLinks:
 
 
 def group_links(group: Group, cluster: Cluster) -> GroupLinks:
-    """Return the path of a group whose ranks stand `stride` apart, nodes filled in rank order.
+    """Return the links of a group whose ranks are `stride` apart, nodes filled in rank order.
 
-    local = clip(devices a node / stride, 1, size); nodes = size / local.
+    ranks_per_node = clip(devices a node / stride, 1, size); nodes = size / ranks_per_node.
     """
     node = cluster.node
-    local = group.on_one_node(node.count)
-    nodes = group.size / local
+    ranks_per_node = group.on_one_node(node.count)
+    nodes = group.size / ranks_per_node
     span = maximum(group.size * group.stride / node.count, nodes)
-    outer, outer_latency = _between_nodes(cluster, nodes, span)
-    inner, inner_latency = _inside_node(cluster)
-    return GroupLinks(group.size, local, nodes, inner, outer, inner_latency, outer_latency)
+    inter, inter_latency = _between_nodes(cluster, nodes, span)
+    intra, intra_latency = _inside_node(cluster)
+    return GroupLinks(group.size, ranks_per_node, nodes, intra, inter, intra_latency, inter_latency)
 
 
 def require_group_links(group: Group, cluster: Cluster | None, name: str) -> GroupLinks:
-    """Return the path of a message's group; raise InfeasibleError where no cluster says how its ranks are joined."""
+    """Return the links of a message's group; raise InfeasibleError where no cluster says how its ranks are joined."""
     if cluster is None:
-        raise InfeasibleError(f"{name}: nothing says how its ranks are joined")
+        raise InfeasibleError(f"{name}: no cluster says how its ranks are connected")
     return group_links(group, cluster)
 
 
@@ -67,8 +67,8 @@ def _inside_node(cluster: Cluster) -> tuple[BytesPerSecond, Seconds]:
     """Return bandwidth and latency between two devices of a node.
 
     Without peer-to-peer access a message is stored in host memory and read from there: two hops one after the other, at
-    half the link's bandwidth and twice its latency; and all devices share the host's memory bandwidth, which each byte
-    uses twice.
+    half the link's bandwidth and twice its latency. All devices share the host's memory bandwidth, which each byte uses
+    twice.
     """
     node = cluster.node
     latency = node.intra.latency if node.intra.latency is not None else 0.0
@@ -83,7 +83,7 @@ def _between_nodes(cluster: Cluster, nodes: Count, span: Count) -> tuple[BytesPe
     """Return bandwidth and latency between nodes, for one device. span: nodes from the group's first to its last.
 
     The NIC and the fabric's port both bound; a fabric's latency is end to end and stands for the NIC's. Without a NIC
-    there is no path: an error at a single point, NaN on a grid.
+    the ranks cannot reach each other: an error at a single point, NaN on a grid.
     """
     nic, network = cluster.node.nic, cluster.network
     if nic is None:
@@ -91,8 +91,8 @@ def _between_nodes(cluster: Cluster, nodes: Count, span: Count) -> tuple[BytesPe
             return where(nodes > 1, np.nan, cluster.node.intra.bandwidth), 0.0
         if nodes > 1:
             raise InfeasibleError(
-                f"{cluster.node.name} has no NIC: its devices cannot work together across nodes; state one as "
-                f"hardware.node.nic, or lay out at most {cluster.node.count:g} devices"
+                f"{cluster.node.name} has no NIC, so a job cannot span nodes: set hardware.node.nic, or use at most "
+                f"{cluster.node.count:g} devices"
             )
         return cluster.node.intra.bandwidth, 0.0
     bandwidth = nic.bandwidth
@@ -102,21 +102,20 @@ def _between_nodes(cluster: Cluster, nodes: Count, span: Count) -> tuple[BytesPe
         same = network.latency_same_leaf if network.latency_same_leaf is not None else latency
         cross = network.latency_cross_leaf if network.latency_cross_leaf is not None else same
         _check_whole(network)
-        # One plane has one port a node. Beyond a leaf all may have to go through the spines at once.
+        # One plane has one port a node. Beyond a leaf all ranks may have to go through the spines at once.
         in_leaf = span <= leaf_ports(network.radix, network.oversubscription).down
         latency = where(in_leaf, same, cross)
         bandwidth = bandwidth / where(in_leaf, 1.0, network.oversubscription)
     return bandwidth * nic.per_device, latency
 
 
-_FLOWS = "ask `costmodel collective --engine flow`, or `simulate --engine event` with `simulation.contention: true`"
+_FLOWS = "use `costmodel collective --engine flow`, or `simulate --engine event` with `simulation.contention: true`"
 
 
 def _check_whole(network: Network) -> None:
     """Raise InputError for what only flows see: parts that have failed, planes without forwarding over NVLink."""
     if network.failed:
-        raise InputError.single("closed forms know no failed parts", field="network.failed", hint=_FLOWS)
+        raise InputError.single("closed forms do not support failed parts", field="network.failed", hint=_FLOWS)
     if not network.pxn and np.any(np.greater(network.planes, 1)):
-        raise InputError.single(
-            "closed forms know no forwarding over PCIe", field="network.pxn", hint=_FLOWS
-        )  # fmt: skip
+        text = "closed forms do not support forwarding over PCIe"
+        raise InputError.single(text, field="network.pxn", hint=_FLOWS)

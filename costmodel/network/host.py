@@ -1,4 +1,4 @@
-"""The host's side: copies over a device's link to it, and what its processors stream through their own memory."""
+"""Times of the host: copies over a device's link to it, and what its processors compute and stream from memory."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def transfer_time(transfer: HostTransfer, cluster: Cluster) -> Seconds:
         t = size / min(B_link, B_host / devices of a node)
 
     Every device has a link of its own; each byte passes the host's memory once, and the devices of a node share that
-    memory's bandwidth. A host bandwidth that no source states does not bound.
+    memory's bandwidth. A host bandwidth that no source states is no bound.
     """
     link, shared = host_link(cluster).bandwidth, host_bandwidth(cluster, transfer.devices)
     return transfer.size / (link if shared is None else minimum(link, shared))
 
 
 def stream_time(work: HostWork, cluster: Cluster) -> Seconds:
-    """Return how long the host's memory streams what its processors read and write for a device [s].
+    """Return the time in which the host's memory streams what its processors read and write for a device [s].
 
         t = traffic * devices of a node / B_host
 
@@ -57,7 +57,7 @@ def host_peak(cluster: Cluster, dtype: str, devices: Count) -> FlopPerSecond | N
 
 
 def arithmetic_time(work: HostGemm, cluster: Cluster) -> Seconds:
-    """Return how long the host's processors compute a product for a device [s]; zero where no source states their peak.
+    """Return the time in which the host's processors compute a GEMM for a device [s]; zero without a stated peak.
 
     t = FLOP * devices of a node / peak
     """

@@ -13,9 +13,9 @@ from costmodel.quantities import Indices
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """A group of `ranks`, `local` on each of `nodes` nodes, every `stride`-th node of the cluster.
+    """A group of `ranks`, `ranks_per_node` on each of `nodes` nodes, every `stride`-th node of the cluster.
 
-    groups: how many such groups work at the same time, the next ones on the nodes in between and after.
+    groups: how many such groups work at the same time, the others on the nodes in between and after.
     """
 
     ranks: int
@@ -25,10 +25,10 @@ class Layout:
     groups: int = 1
 
     def device(self, rank: Indices, per_node: int, group: int = 0) -> Indices:
-        """Return the device of a rank of a group, devices numbered node by node."""
+        """Return the device of a rank of a group, devices numbered node by node, `per_node` on each."""
         span = self.stride * self.nodes
-        first = group // self.stride * span + group % self.stride
-        return (first + rank // self.ranks_per_node * self.stride) * per_node + rank % self.ranks_per_node
+        first_node = group // self.stride * span + group % self.stride
+        return (first_node + rank // self.ranks_per_node * self.stride) * per_node + rank % self.ranks_per_node
 
     @property
     def last_node(self) -> int:
@@ -44,7 +44,7 @@ def layout(cluster: Cluster, ranks: int, *, stride: int = 1, groups: int = 1) ->
     """
     per_node, nodes = int(cluster.node.count), int(cluster.count)
     if ranks < 1:
-        raise InputError.single(f"{ranks} ranks are no group", hint="write --ranks 2 or more")
+        raise InputError.single(f"a collective needs at least one rank, not {ranks}", hint="write --ranks 2 or more")
     if ranks > per_node * nodes:
         raise InputError.single(
             f"rank {ranks - 1} is outside the cluster: {cluster.name} has {per_node * nodes:,} devices",
@@ -52,16 +52,17 @@ def layout(cluster: Cluster, ranks: int, *, stride: int = 1, groups: int = 1) ->
         )
     if ranks > per_node and ranks % per_node:
         raise InputError.single(
-            f"{ranks} ranks are no whole number of nodes with {per_node} devices each",
+            f"{ranks} ranks do not fill whole nodes of {per_node} devices",
             hint=f"write --ranks {ranks // per_node * per_node} or {-(-ranks // per_node) * per_node}",
         )
-    found = Layout(ranks, min(ranks, per_node), max(ranks // per_node, 1), stride, groups)
-    if found.last_node > nodes:
+    rank_layout = Layout(ranks, min(ranks, per_node), max(ranks // per_node, 1), stride, groups)
+    needed = rank_layout.last_node
+    if needed > nodes:
         raise InputError.single(
-            f"{groups} groups of {found.nodes} nodes, {stride} apart, need {found.last_node} nodes of {nodes}",
+            f"{groups} groups of {rank_layout.nodes} nodes, {stride} apart, need {needed} nodes of {nodes}",
             hint="use fewer ranks, or place them closer",
         )
-    return found
+    return rank_layout
 
 
 def pairs(ranks: int) -> tuple[Indices, Indices]:

@@ -1,4 +1,4 @@
-"""Clusters as measurements found them, for times that failures and narrow fabrics are not yet part of."""
+"""Clusters as measurements found them: times before failures and narrow fabrics slow them down."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from costmodel.hardware import Cluster
 def nominal_cluster(cluster: Cluster, topology: str | None = None) -> Cluster:
     """Return the cluster as measurements found it: nothing has failed, no uplink is narrower than what it joins.
 
-    topology: another one for the fabric, null for its own.
+    topology: replaces the fabric's own; null keeps it.
     """
     network = cluster.network
     if network is None:
         return cluster
     planes = network.planes if topology is None else 1.0
-    whole = replace(network, failed=(), pxn=True, oversubscription=1.0, planes=planes)
-    return replace(cluster, network=whole if topology is None else replace(whole, topology=topology))
+    nominal = replace(network, failed=(), pxn=True, oversubscription=1.0, planes=planes)
+    return replace(cluster, network=nominal if topology is None else replace(nominal, topology=topology))

@@ -1,10 +1,10 @@
-"""What dispatch and combine carry: formats of one element with its share of a tile's scales."""
+"""Payload formats of dispatch and combine: bytes of one element with its share of a tile's scales."""
 
 from __future__ import annotations
 
 from costmodel.errors import InputError
 from costmodel.quantities import Bytes
-from costmodel.workload.dtypes import LOGARITHMIC, TILE, payload_element
+from costmodel.workload.dtypes import LOGARITHMIC, LOGFMT_TILE, payload_element
 
 PAYLOADS = ("bf16", "fp16", "fp8", *LOGARITHMIC)
 
@@ -16,5 +16,5 @@ def payload_bytes(name: str) -> Bytes:
     logfmtN  N/8 + 2*4/128            a tile has its least and its greatest logarithm
     """
     if name not in PAYLOADS:
-        raise InputError.single(f"no payload is named {name!r}", hint=f"write one of {', '.join(PAYLOADS)}")
-    return payload_element(name, TILE)
+        raise InputError.single(f"unknown payload {name!r}", hint=f"write one of {', '.join(PAYLOADS)}")
+    return payload_element(name, LOGFMT_TILE)

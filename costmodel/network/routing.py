@@ -1,4 +1,4 @@
-"""Which links a flow loads: inside its nodes, which NICs it uses, which of the equal paths of the fabric it takes."""
+"""Routes of flows: the links inside nodes, the NICs, and which of the equal paths of the fabric a flow takes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from costmodel.hardware import Cluster
 from costmodel.network.cluster_links import UNBOUNDED, ClusterLinks
 from costmodel.network.graphs import RAILED
 from costmodel.network.sharing import Incidence
-from costmodel.network.shortest import Paths, shortest_paths
+from costmodel.network.shortest_paths import Paths, shortest_paths
 from costmodel.quantities import Array, Indices
 
 POLICIES = ("ecmp", "static", "adaptive", "spray")
@@ -23,7 +23,7 @@ POLICIES = ("ecmp", "static", "adaptive", "spray")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FlowRoutes:
-    """Flows on a plant: the links that each loads, and the time of its first byte on the way [s]."""
+    """The links that each flow loads, and the latency of its first byte [s]."""
 
     incidence: Incidence
     latency: Array
@@ -38,28 +38,41 @@ class Flows:
     size: Array
 
 
-def route(plant: ClusterLinks, flows: Flows, policy: str, seed: int = 0) -> FlowRoutes:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Traffic:
+    """Flows on a cluster's links. policy, seed: as of `route`."""
+
+    links: ClusterLinks
+    flows: Flows
+    policy: str
+    seed: int
+
+
+def route(links: ClusterLinks, flows: Flows, policy: str, seed: int = 0) -> FlowRoutes:
     """Return the links of each flow under a policy.
 
-    ecmp: a hash of source, target and `seed` picks one of the equal paths; static: the target's port does, as fixed
-    tables do (D-mod-k); adaptive: flow by flow, in the order of source and target, the path whose fullest link is
-    emptiest, in bytes; spray: all equal paths, evenly. Raises InfeasibleError where what has failed leaves no path.
+    ecmp: a hash of source, target and `seed` picks one of the equal paths.
+    static: the target's port picks it, as fixed tables do (D-mod-k).
+    adaptive: flow by flow, in the order of source and target, the path whose fullest link is emptiest, in bytes.
+    spray: all equal paths, evenly.
+
+    Raises InfeasibleError where what has failed leaves no path.
     """
     if policy not in POLICIES:
-        raise InputError.single(f"no routing is named {policy!r}", hint=f"write one of {', '.join(POLICIES)}")
-    made = _Entries(len(flows.source))
-    shared = flows.source // plant.ranks_per_node == flows.target // plant.ranks_per_node
-    outside = np.flatnonzero(~shared)
-    within = np.flatnonzero(shared & (flows.source != flows.target))
-    _inside(made, plant, within, flows.source[within], flows.target[within])
+        raise InputError.single(f"unknown routing {policy!r}", hint=f"write one of {', '.join(POLICIES)}")
+    entries = _Entries(len(flows.source))
+    shares_node = flows.source // links.ranks_per_node == flows.target // links.ranks_per_node
+    outside = np.flatnonzero(~shares_node)
+    within = np.flatnonzero(shares_node & (flows.source != flows.target))
+    _add_intra(entries, links, within, (flows.source[within], flows.target[within]))
     latency = np.zeros(len(flows.source))
-    latency[within] = inside_latency(plant.cluster)
+    latency[within] = inside_latency(links.cluster)
     if len(outside):
-        ways = _ways(plant, flows, outside)
-        _forward(made, plant, ways, latency)
-        _out_and_in(made, plant, ways)
-        _through(made, plant, ways, flows, policy, seed, latency)
-    return FlowRoutes(made.incidence(plant.capacity), latency)
+        hops = _nic_hops(links, flows, outside)
+        _add_forwarding(entries, links, hops, latency)
+        _add_nics(entries, links, hops)
+        _add_fabric(entries, _Traffic(links, flows, policy, seed), hops, latency)
+    return FlowRoutes(entries.incidence(links.capacity), latency)
 
 
 @dataclass(slots=True)
@@ -89,67 +102,65 @@ class _Entries:
         owner = np.concatenate([*self._owner, np.empty(0, np.intp)])
         links = np.concatenate([*self._links, np.empty(0, np.int32)])
         weights = np.concatenate([*(np.broadcast_to(weight, len(own)) for weight, own in self._pairs()), np.empty(0)])
-        kept = links != UNBOUNDED
-        found = coo_matrix((weights[kept], (owner[kept], links[kept])), shape=(self.flows, len(capacity))).tocsr()
-        ones = bool((found.data == 1.0).all())
-        return Incidence(found.indptr.astype(np.int64), found.indices, None if ones else found.data, capacity)
+        bounding = links != UNBOUNDED
+        entries = (weights[bounding], (owner[bounding], links[bounding]))
+        table = coo_matrix(entries, shape=(self.flows, len(capacity))).tocsr()
+        ones = bool((table.data == 1.0).all())
+        return Incidence(table.indptr.astype(np.int64), table.indices, None if ones else table.data, capacity)
 
     def _pairs(self) -> Iterator[tuple[Array | float, Indices]]:
         return zip(self._weights, self._owner, strict=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Ways:
-    """Parts of flows between nodes, each with the devices whose NICs it leaves and enters by."""
+class _NicHops:
+    """Shares of flows between nodes, each with the devices whose NICs it leaves and enters by."""
 
     flow: Indices
     share: Array
     source: Indices
-    leaves: Indices
-    enters: Indices
+    egress: Indices
+    ingress: Indices
     target: Indices
 
     @property
-    def whole(self) -> bool:
+    def is_whole(self) -> bool:
         """Tell whether no flow is divided."""
         return bool((self.share == 1.0).all())
 
 
-def _inside(made: _Entries, plant: ClusterLinks, flow: Indices, source: Indices, target: Indices) -> None:
-    """Add what flows inside nodes load.
+def _add_intra(entries: _Entries, links: ClusterLinks, flow: Indices, ends: tuple[Indices, Indices]) -> None:
+    """Add the links of flows inside nodes. ends: their sources and targets.
 
     Without peer-to-peer access a message is stored in the host's memory and read from there, one hop after the other:
     each byte takes both links for twice its time, and the memory twice.
     """
-    node = plant.cluster.node
+    node = links.cluster.node
     if node.peer_to_peer and node.intra.name != node.host.link:
-        made.add(flow, plant.numbers["intra_up"][source])
-        made.add(flow, plant.numbers["intra_down"][target])
+        for side, device in zip(("up", "down"), ends, strict=True):
+            entries.add(flow, links.numbers[f"intra_{side}"][device])
         return
-    weight = 1.0 if node.peer_to_peer else 2.0
-    _over_host(made, plant, flow, source, target, weight)
+    _add_pcie(entries, links, flow, ends, 1.0 if node.peer_to_peer else 2.0)
     if not node.peer_to_peer:
-        made.add(flow, plant.numbers["memory"][source // plant.ranks_per_node], 2.0)
+        entries.add(flow, links.numbers["memory"][ends[0] // links.ranks_per_node], 2.0)
 
 
-def _over_host(
-    made: _Entries, plant: ClusterLinks, flow: Indices, source: Indices, target: Indices, weight: Array | float
+def _add_pcie(
+    entries: _Entries, links: ClusterLinks, flow: Indices, ends: tuple[Indices, Indices], weight: Array | float
 ) -> None:
     """Add the PCIe tree between two devices of a node: up to where their branches meet, and down."""
-    numbers, host = plant.numbers, plant.cluster.node.host
-    made.add(flow, numbers["pcie_up"][source], weight)
-    made.add(flow, numbers["pcie_down"][target], weight)
+    numbers, host, local = links.numbers, links.cluster.node.host, links.ranks_per_node
+    sides = ("up", "down")
+    for side, device in zip(sides, ends, strict=True):
+        entries.add(flow, numbers[f"pcie_{side}"][device], weight)
     weights = np.broadcast_to(weight, len(flow))
-    for what, count in (("switch", int(host.switches or 0)), ("socket", int(host.sockets or 1))):
+    for branch, count in (("switch", int(host.switches or 0)), ("socket", int(host.sockets or 1))):
         if count < 2:
             continue
-        branch = [
-            at // plant.ranks_per_node * count + at % plant.ranks_per_node * count // plant.ranks_per_node
-            for at in (source, target)
-        ]
-        apart = branch[0] != branch[1]
-        made.add(flow[apart], numbers[f"{what}_up"][branch[0][apart]], weights[apart])
-        made.add(flow[apart], numbers[f"{what}_down"][branch[1][apart]], weights[apart])
+        branches = [device // local * count + device % local * count // local for device in ends]
+        apart = branches[0] != branches[1]
+        for side, number in zip(sides, branches, strict=True):
+            entries.add(flow[apart], numbers[f"{branch}_{side}"][number[apart]], weights[apart])
 
 
 def inside_latency(cluster: Cluster) -> float:
@@ -159,134 +170,140 @@ def inside_latency(cluster: Cluster) -> float:
     return hops * float(node.intra.latency or 0.0)
 
 
-def _ways(plant: ClusterLinks, flows: Flows, outside: Indices) -> _Ways:
+def _nic_hops(links: ClusterLinks, flows: Flows, outside: Indices) -> _NicHops:
     """Return by which NICs each flow between nodes leaves and enters.
 
     With rails and PXN, or with a plane a rail, a message changes to the rail of its target before it leaves; else the
-    devices' own NICs carry it. A flow whose NIC does not work is divided evenly over the rails that do at both ends.
+    devices' own NICs carry it.
     """
-    local, network = plant.ranks_per_node, plant.cluster.network
-    every = len(outside) == len(flows.source)
-    source, target = (ends if every else ends[outside] for ends in (flows.source, flows.target))
-    railed = network is not None and network.topology in RAILED and local > 1
-    changes = railed and network is not None and (network.pxn or network.planes > 1)
-    leaves = source // local * local + target % local if changes else source
-    lost = ~(plant.works[leaves] & plant.works[target])
+    local, network = links.ranks_per_node, links.cluster.network
+    is_all = len(outside) == len(flows.source)
+    source, target = (ends if is_all else ends[outside] for ends in (flows.source, flows.target))
+    has_rails = network is not None and network.topology in RAILED and local > 1
+    changes_rail = has_rails and network is not None and bool(network.pxn or network.planes > 1)
+    egress = source // local * local + target % local if changes_rail else source
+    lost = ~(links.works[egress] & links.works[target])
     if not lost.any():
-        return _Ways(outside, np.ones(len(outside)), source, leaves, target, target)
-    kept = [ends[~lost] for ends in (outside, source, leaves, target, target)]
-    whole = _Ways(kept[0], np.ones(len(kept[0])), *kept[1:])
-    rails = np.arange(local)
-    out, into = (np.repeat(ends[lost] // local * local, local) for ends in (source, target))
-    rail = np.tile(rails, int(lost.sum()))
-    leave, enter = (
-        (out + rail, into + rail) if changes
-        else (np.where(np.repeat(plant.works[leaves[lost]], local), np.repeat(leaves[lost], local), out + rail),
-              np.where(np.repeat(plant.works[target[lost]], local), np.repeat(target[lost], local), into + rail))
-    )  # fmt: skip
-    usable = plant.works[leave] & plant.works[enter]
+        return _NicHops(outside, np.ones(len(outside)), source, egress, target, target)
+    whole, flow = (source, egress, target, target), outside[~lost]
+    rails = _usable_rails(links, source[lost], target[lost], egress[lost], changes_rail=changes_rail)
+    return _NicHops(
+        np.concatenate([flow, outside[lost][rails.flow]]),
+        np.concatenate([np.ones(len(flow)), rails.share]),
+        *(
+            np.concatenate([ends[~lost], others])
+            for ends, others in zip(whole, (rails.source, rails.egress, rails.ingress, rails.target), strict=True)
+        ),
+    )
+
+
+def _usable_rails(
+    links: ClusterLinks, source: Indices, target: Indices, egress: Indices, *, changes_rail: bool
+) -> _NicHops:
+    """Return flows whose NIC does not work, divided evenly over the rails that work at both ends."""
+    local, works = links.ranks_per_node, links.works
+    rail = np.tile(np.arange(local), len(source))
+    flow, begin, end, usual = (np.repeat(each, local) for each in (np.arange(len(source)), source, target, egress))
+    out, into = begin // local * local + rail, end // local * local + rail
+    if not changes_rail:
+        out, into = np.where(works[usual], usual, out), np.where(works[end], end, into)
+    usable = works[out] & works[into]
     number = usable.reshape(-1, local).sum(axis=1)
     if (number == 0).any():
-        at = int(np.flatnonzero(number == 0)[0])
+        cut = int(np.flatnonzero(number == 0)[0])
         raise InfeasibleError(
-            f"no NIC leads from device {source[lost][at]} to device {target[lost][at]}: what failed parts the network"
+            f"the failures disconnect the network: no NIC path from device {source[cut]} to device {target[cut]}"
         )
-    share = (1.0 / np.repeat(number, local))[usable]
-    again = [np.repeat(values[lost], local)[usable] for values in (outside, source, target)]
-    return _Ways(
-        np.concatenate([whole.flow, again[0]]), np.concatenate([whole.share, share]),
-        np.concatenate([whole.source, again[1]]), np.concatenate([whole.leaves, leave[usable]]),
-        np.concatenate([whole.enters, enter[usable]]), np.concatenate([whole.target, again[2]]),
-    )  # fmt: skip
+    share = 1.0 / np.repeat(number, local)
+    return _NicHops(flow[usable], share[usable], begin[usable], out[usable], into[usable], end[usable])
 
 
-def _forward(made: _Entries, plant: ClusterLinks, ways: _Ways, latency: Array) -> None:
+def _add_forwarding(entries: _Entries, links: ClusterLinks, hops: _NicHops, latency: Array) -> None:
     """Add what is forwarded inside nodes: over their own link with PXN, else over PCIe, through the other device."""
-    network, node = plant.cluster.network, plant.cluster.node
-    for begins, ends in ((ways.source, ways.leaves), (ways.enters, ways.target)):
+    network, node = links.cluster.network, links.cluster.node
+    for begins, ends in ((hops.source, hops.egress), (hops.ingress, hops.target)):
         other = np.flatnonzero(begins != ends)
-        flow, here, there = ways.flow[other], begins[other], ends[other]
+        flow, here, there = hops.flow[other], begins[other], ends[other]
         if network is None or network.pxn:
-            for way, device in (("intra_up", here), ("intra_down", there)):
-                made.add(flow, plant.numbers[way][device], ways.share[other])
+            for name, device in (("intra_up", here), ("intra_down", there)):
+                entries.add(flow, links.numbers[name][device], hops.share[other])
         else:
-            _over_host(made, plant, flow, here, there, ways.share[other])
+            _add_pcie(entries, links, flow, (here, there), hops.share[other])
         latency[flow] += float(node.intra.latency or 0.0)
 
 
-def _out_and_in(made: _Entries, plant: ClusterLinks, ways: _Ways) -> None:
+def _add_nics(entries: _Entries, links: ClusterLinks, hops: _NicHops) -> None:
     """Add the NICs' links, and between device and NIC those to the host where they can bound."""
-    share: Array | float = 1.0 if ways.whole else ways.share
-    names = ["nic_up", "nic_down", *(("pcie_up", "pcie_down") if _host_binds(plant) else ())]
+    share: Array | float = 1.0 if hops.is_whole else hops.share
+    names = ["nic_up", "nic_down", *(("pcie_up", "pcie_down") if _host_can_bound(links) else ())]
     for name in names:
-        made.add(ways.flow, plant.numbers[name][ways.leaves if name.endswith("up") else ways.enters], share)
+        entries.add(hops.flow, links.numbers[name][hops.egress if name.endswith("up") else hops.ingress], share)
 
 
-def _host_binds(plant: ClusterLinks) -> bool:
+def _host_can_bound(links: ClusterLinks) -> bool:
     """Tell whether a link to the host can be full before the NIC behind it: it is slower, or carries something else."""
-    node, network = plant.cluster.node, plant.cluster.network
-    host, nic = plant.numbers["pcie_up"][0], plant.numbers["nic_up"][0]
+    node, network = links.cluster.node, links.cluster.network
+    host, nic = links.numbers["pcie_up"][0], links.numbers["nic_up"][0]
     if host == UNBOUNDED:
         return False
-    shared = node.intra.name == node.host.link or not node.peer_to_peer or (network is not None and not network.pxn)
-    return bool(shared or plant.capacity[host] < plant.capacity[nic])
+    is_shared = node.intra.name == node.host.link or not node.peer_to_peer or (network is not None and not network.pxn)
+    return bool(is_shared or links.capacity[host] < links.capacity[nic])
 
 
-def _through(
-    made: _Entries, plant: ClusterLinks, ways: _Ways, flows: Flows, policy: str, seed: int, latency: Array
-) -> None:
+def _add_fabric(entries: _Entries, traffic: _Traffic, hops: _NicHops, latency: Array) -> None:
     """Add the fabric's links, and the latency of its switches."""
-    assert plant.switches is not None
-    count = len(plant.switches.names)
-    ends = plant.leaf[ways.leaves] * count + plant.leaf[ways.enters]
-    met = np.zeros(count**2, bool)
-    met[ends] = True
-    pairs = np.flatnonzero(met)
-    pair = (np.cumsum(met) - 1)[ends]
-    paths = shortest_paths(plant.switches, pairs // count, pairs % count)
-    hops = paths.hops[paths.first[pair]]
-    if ways.whole:
-        latency[ways.flow] += fabric_latency(plant.cluster, hops)
+    links = traffic.links
+    assert links.switches is not None
+    count = len(links.switches.names)
+    ends = links.leaf[hops.egress] * count + links.leaf[hops.ingress]
+    is_used = np.zeros(count**2, bool)
+    is_used[ends] = True
+    pairs = np.flatnonzero(is_used)
+    pair = (np.cumsum(is_used) - 1)[ends]
+    paths = shortest_paths(links.switches, pairs // count, pairs % count)
+    times = fabric_latency(links.cluster, paths.hops[paths.first[pair]])
+    if hops.is_whole:
+        latency[hops.flow] += times
     else:
-        np.maximum.at(latency, ways.flow, latency[ways.flow] + fabric_latency(plant.cluster, hops))
+        np.maximum.at(latency, hops.flow, latency[hops.flow] + times)
     if paths.rows.shape[1] == 0:
         return
     share: Array | float
-    if policy == "spray":
+    if traffic.policy == "spray":
         number = paths.count[pair]
-        way = np.repeat(np.arange(len(pair)), number)
-        row = np.repeat(paths.first[pair], number) + np.arange(len(way)) - np.repeat(np.cumsum(number) - number, number)
-        flow, share = ways.flow[way], (ways.share / number)[way]
+        part = np.repeat(np.arange(len(pair)), number)
+        offset = np.arange(len(part)) - np.repeat(np.cumsum(number) - number, number)
+        row = np.repeat(paths.first[pair], number) + offset
+        flow, share = hops.flow[part], (hops.share / number)[part]
     else:
-        flow, share = ways.flow, 1.0 if ways.whole else ways.share
-        row = paths.first[pair] + _choice(plant, paths, pair, ways, flows, policy, seed)
+        flow, share = hops.flow, 1.0 if hops.is_whole else hops.share
+        row = paths.first[pair] + _chosen_path(traffic, paths, pair, hops)
     for column in paths.rows.T:
-        links = column[row]
-        made.add(flow, np.where(links < 0, UNBOUNDED, links + plant.fabric), share)
+        numbers = column[row]
+        entries.add(flow, np.where(numbers < 0, UNBOUNDED, numbers + links.fabric), share)
 
 
-def _choice(
-    plant: ClusterLinks, paths: Paths, pair: Indices, ways: _Ways, flows: Flows, policy: str, seed: int
-) -> Indices:
+def _chosen_path(traffic: _Traffic, paths: Paths, pair: Indices, hops: _NicHops) -> Indices:
     """Return which of its equal paths each flow takes."""
-    number = paths.count[pair]
-    if policy == "static":
-        return plant.port[ways.enters] % number
-    if policy == "ecmp":
-        return (_hash(ways.source, ways.enters * (2 * seed + 1) + seed) % number.astype(np.uint64)).astype(np.intp)
-    order = np.lexsort((ways.enters, flows.size[ways.flow], ways.target, ways.source))
+    links, seed, number = traffic.links, traffic.seed, paths.count[pair]
+    if traffic.policy == "static":
+        return links.port[hops.ingress] % number
+    if traffic.policy == "ecmp":
+        mixed = _hash(hops.source, hops.ingress * (2 * seed + 1) + seed)
+        return (mixed % number.astype(np.uint64)).astype(np.intp)
+    size = traffic.flows.size[hops.flow]
+    order = np.lexsort((hops.ingress, size, hops.target, hops.source))
     chosen = np.empty(len(pair), np.intp)
-    sizes = flows.size[ways.flow] * ways.share
-    chosen[order] = _least_loaded(paths, pair[order], sizes[order], len(plant.capacity) - plant.fabric)
+    chosen[order] = _least_loaded(paths, pair[order], (size * hops.share)[order], len(links.capacity) - links.fabric)
     return chosen
 
 
 def _least_loaded(paths: Paths, pair: Indices, sizes: Array, links: int) -> Indices:
     """Return for one flow after the other the path whose fullest link carries least, the first of equals."""
-    from costmodel.network import routing_fast
+    from costmodel.network import routing_numba
 
-    kernel: Any = routing_fast.kernel() or routing_fast.least_loaded
-    chosen: Indices = kernel(paths.rows, paths.first, paths.count, pair, sizes, links)
+    kernel: Any = routing_numba.kernel() or routing_numba.least_loaded
+    chosen: Indices = kernel((paths.rows, paths.first, paths.count), pair, sizes, links)
     return chosen
 
 

@@ -18,16 +18,16 @@ from costmodel.quantities import Array, Indices
 Integers = npt.NDArray[np.int32]
 Flags = npt.NDArray[np.bool_]
 
-MOST_PLAIN_FLOWS = 256 * 255  # an all-to-all of 256 endpoints; numba takes more
+MAX_NUMPY_FLOWS = 256 * 255  # an all-to-all of 256 endpoints; numba shares more
 _TIE = 1e-12  # shares that differ by less are one bottleneck
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Incidence:
-    """Which links each flow loads: flow f those of `links[start[f]:start[f + 1]]`.
+    """The links that each flow loads: flow f those of `links[start[f]:start[f + 1]]`.
 
-    weights: bytes on the link a byte of the flow, as many as `links`; null where all are one. capacity: of each link,
-    one direction [B/s].
+    weights: bytes on the link per byte of the flow, as many as `links`; null where all are one.
+    capacity: of each link, one direction [B/s].
     """
 
     start: npt.NDArray[np.int64]
@@ -49,11 +49,11 @@ class Incidence:
         """Return the weight of each entry."""
         return np.ones(len(self.links)) if self.weights is None else self.weights
 
-    def only(self, kept: Flags) -> Incidence:
-        """Return the flows that are kept, in their order."""
+    def select(self, mask: Flags) -> Incidence:
+        """Return the flows of a mask, in their order."""
         lengths = np.diff(self.start)
-        entries = np.repeat(kept, lengths)
-        start = np.concatenate(([0], np.cumsum(lengths[kept])))
+        entries = np.repeat(mask, lengths)
+        start = np.concatenate(([0], np.cumsum(lengths[mask])))
         weights = None if self.weights is None else self.weights[entries]
         return Incidence(start, self.links[entries], weights, self.capacity)
 
@@ -67,11 +67,11 @@ class Incidence:
 
 
 def check_capacity(capacity: Array, names: Any) -> None:
-    """Raise InputError where a link carries nothing; `names[i]` is what to call it."""
-    wrong = np.flatnonzero(~(np.isfinite(capacity) & (capacity > 0)))
-    if len(wrong):
+    """Raise InputError where a link carries nothing; `names[i]` is the name of link i."""
+    invalid = np.flatnonzero(~(np.isfinite(capacity) & (capacity > 0)))
+    if len(invalid):
         raise InputError.single(
-            f"link {names[int(wrong[0])]} has a bandwidth of {capacity[wrong[0]]:g} B/s",
+            f"link {names[int(invalid[0])]} has a bandwidth of {capacity[invalid[0]]:g} B/s",
             hint="state a bandwidth above zero, or name the link under network.failed",
         )
 
@@ -81,39 +81,39 @@ def fair_rates(incidence: Incidence) -> Array:
 
     Uses numba where it is installed. Raises InputError for more flows than numpy alone can share in a reasonable time.
     """
-    fast = compiled()
-    if fast is None:
-        check_plain(incidence.flows)
-        return plain_rates(incidence)
+    numba_rates = compiled()
+    if numba_rates is None:
+        check_flow_count(incidence.flows)
+        return numpy_rates(incidence)
     weights = np.empty(0) if incidence.weights is None else incidence.weights
-    rates: Array = fast(incidence.start, incidence.links, weights, incidence.capacity)
+    rates: Array = numba_rates(incidence.start, incidence.links, weights, incidence.capacity)
     return rates
 
 
-def check_plain(flows: int) -> None:
-    """Raise InputError where there are more flows than numpy alone takes and numba is not installed."""
-    if flows > MOST_PLAIN_FLOWS and compiled() is None:
+def check_flow_count(flows: int) -> None:
+    """Raise InputError where there are more flows than numpy alone shares and numba is not installed."""
+    if flows > MAX_NUMPY_FLOWS and compiled() is None:
         raise InputError.single(
-            f"{flows:,} flows are too many without numba ({MOST_PLAIN_FLOWS:,} at most, 256 endpoints all to all)",
+            f"{flows:,} flows need numba (without it at most {MAX_NUMPY_FLOWS:,}, an all-to-all of 256 endpoints)",
             hint="pip install 'costmodel[fast]'",
         )
 
 
 def compiled() -> Any:
     """Return the compiled progressive filling, null without numba."""
-    from costmodel.network import sharing_fast
+    from costmodel.network import sharing_numba
 
-    return sharing_fast.kernel()
+    return sharing_numba.kernel()
 
 
-def plain_rates(incidence: Incidence) -> Array:
+def numpy_rates(incidence: Incidence) -> Array:
     """Return the rates with numpy alone.
 
-    A round freezes the flows of every link whose fair share, residual / load, is the least that any of its flows meets;
-    the link of the smallest share of all is one, so that each round ends some flow.
+    A round freezes the flows of every link whose fair share, residual / load, is the least that any of its flows meets.
+    The link of the smallest share of all is one of them, so that each round freezes some flow.
     """
-    count, capacity = incidence.flows, incidence.capacity
-    rates = np.full(count, np.inf)
+    capacity = incidence.capacity
+    rates = np.full(incidence.flows, np.inf)
     lengths = np.diff(incidence.start)
     live = np.flatnonzero(lengths > 0)
     links, owner = incidence.links, np.repeat(np.arange(len(live)), lengths[live])

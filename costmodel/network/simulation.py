@@ -3,37 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from costmodel.errors import InputError
 from costmodel.hardware import Cluster
 from costmodel.network.cluster_links import KINDS, UNBOUNDED, ClusterLinks, build_cluster_links, ports
-from costmodel.network.flows import run_flows
+from costmodel.network.collective_flows import Phase, algorithms, expert_phases, phases
+from costmodel.network.flow_classes import run_collapsed
+from costmodel.network.flows import Completed, run_flows
 from costmodel.network.layout import Layout, pairs
-from costmodel.network.patterns import Phase, algorithms, exchange_phases, phases
 from costmodel.network.routing import FlowRoutes, Flows, fabric_latency, inside_latency, route
-from costmodel.network.sharing import Incidence, check_plain
-from costmodel.network.symmetry import run_collapsed
-from costmodel.network.uniform import LINKS, Symmetry, uniform_classes
+from costmodel.network.sharing import Incidence, check_flow_count
+from costmodel.network.uniform_all_to_all import LINKS, UniformFlows, uniform_flow_classes
 from costmodel.quantities import Array, Indices
 from costmodel.workload.operators import ExpertAllToAll
 
-WORDS = {
+LINK_NAMES = {
     "intra": "links between devices of a node", "pcie": "links to the host", "nic": "NICs", "memory": "host memory",
     "socket": "links between sockets", "fabric": "links between switches", "core": "links between spines and cores",
 }  # fmt: skip
-BATCH = 0.05  # completions closer than this count as one event: halving it moves makespans by less than 0.5 %
-MOST_EXACT_FLOWS = 20_000  # up to here every completion is an event
+BATCH = 0.05  # completions closer than this are one event: halving it moves makespans by less than 0.5 %
+MAX_EXACT_FLOWS = 20_000  # up to here every completion is an event
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
     """What a collective takes on the flow level.
 
-    time: all of it [s]; latency: the part that does not shrink with the size; bottleneck: kind of the fullest link;
-    link: its name; busy: share of the time for which it is full; carried: bytes over each link, null by symmetry.
+    time: all of it [s].
+    latency: the part that does not shrink with the size [s].
+    bottleneck, link: kind and name of the fullest link.
+    busy: share of the time for which it is full.
+    carried: bytes over each link of `cluster_links`, null by symmetry.
     """
 
     algorithm: str
@@ -43,37 +46,48 @@ class Outcome:
     link: str = ""
     busy: float = 0.0
     carried: Array | None = None
-    plant: ClusterLinks | None = None
+    cluster_links: ClusterLinks | None = None
 
     @property
-    def document(self) -> str:
+    def transfer(self) -> float:
+        """Return the time in which bytes move [s]."""
+        return self.time - self.latency
+
+    @property
+    def bottleneck_text(self) -> str:
         """Return the bottleneck in words."""
         name = f", such as {self.link}" if self.link else ""
-        return f"{WORDS.get(self.bottleneck, self.bottleneck)}{name}"
+        return f"{LINK_NAMES.get(self.bottleneck, self.bottleneck)}{name}"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Setting:
-    """How a collective is run. shares: achieved part of the bandwidth by kind of link, as measured; seed: of hashes."""
+@dataclass(slots=True, eq=False)
+class FlowRun:
+    """Ranks of a cluster that run a collective.
+
+    shares: achieved part of the bandwidth by kind of link, as measured (default: all of it); seed: of ECMP's hashes.
+    """
 
     cluster: Cluster
-    where: Layout
-    shares: Mapping[str, float]
+    rank_layout: Layout
+    shares: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
+    _links: ClusterLinks | None = field(default=None, init=False, repr=False)
 
     @property
     def policy(self) -> str:
         """Return the routing of the fabric."""
         return "static" if self.cluster.network is None else self.cluster.network.routing
 
-
-def setting(cluster: Cluster, where: Layout, shares: Mapping[str, float] | None = None, seed: int = 0) -> Setting:
-    """Return how a collective is run on a cluster."""
-    return Setting(cluster, where, shares or {}, seed)
+    @property
+    def links(self) -> ClusterLinks:
+        """Return the links of the nodes in use."""
+        if self._links is None:
+            self._links = build_cluster_links(self.cluster, self.rank_layout.last_node, self.shares)
+        return self._links
 
 
 def run_collective(
-    kind: str, size: float, run: Setting, algorithm: str | None = None, *, bytes_alone: bool = False
+    kind: str, size: float, run: FlowRun, algorithm: str | None = None, *, bytes_alone: bool = False
 ) -> Outcome:
     """Return the time of a collective of `size` [B], as nccl-tests counts it; without an algorithm the fastest's.
 
@@ -81,135 +95,123 @@ def run_collective(
     """
     if not (np.isfinite(size) and size >= 0):
         raise InputError.single("the size is negative or not a number", hint="write --size 64MiB")
-    names = (algorithm,) if algorithm else algorithms(kind, run.where)
-    outcomes = [_run(name, phases(kind, name, size, run.where), run) for name in names]
-    return min(outcomes, key=lambda outcome: outcome.time - (outcome.latency if bytes_alone else 0.0))
+    names = (algorithm,) if algorithm else algorithms(kind, run.rank_layout)
+    outcomes = [_run(name, phases(kind, name, size, run.rank_layout), run) for name in names]
+    return min(outcomes, key=lambda outcome: outcome.transfer if bytes_alone else outcome.time)
 
 
-def run_exchange(exchange: ExpertAllToAll, run: Setting, *, in_network: bool = False) -> Outcome:
+def run_expert_all_to_all(exchange: ExpertAllToAll, run: FlowRun, *, in_network: bool = False) -> Outcome:
     """Return the time of one direction of the expert all-to-all."""
-    return _run(exchange.mode, exchange_phases(exchange, run.where, in_network=in_network), run)
+    return _run(exchange.mode, expert_phases(exchange, run.rank_layout, in_network=in_network), run)
 
 
-def _run(algorithm: str, made: list[Phase], run: Setting) -> Outcome:
+def _run(algorithm: str, sequence: list[Phase], run: FlowRun) -> Outcome:
     """Return the sum over phases; the bottleneck is that of the longest."""
-    if not made:
+    if not sequence:
         return Outcome(algorithm, 0.0, 0.0, "none")
-    plant: ClusterLinks | None = None
-    total = latency = longest = 0.0
-    best = Outcome(algorithm, 0.0, 0.0, "none")
-    for phase in made:
-        symmetric = _symmetric(phase, run)
-        if symmetric is not None:
-            one = symmetric
-        else:
-            plant = plant or build_cluster_links(run.cluster, run.where.last_node, run.shares)
-            one = run_phase(phase, plant, run)
-        total, latency = total + one.time, latency + one.latency
-        if one.time - one.latency >= longest:
-            longest, best = one.time - one.latency, one
-    best = replace(best, algorithm=algorithm, time=total, latency=latency)
-    return best if total - latency > latency else replace(best, bottleneck="latency", link="")
+    outcomes = [_by_symmetry(phase, run) or phase_outcome(phase, run) for phase in sequence]
+    total, latency = sum(outcome.time for outcome in outcomes), sum(outcome.latency for outcome in outcomes)
+    longest = max(reversed(outcomes), key=lambda outcome: outcome.transfer)
+    whole = replace(longest, algorithm=algorithm, time=total, latency=latency)
+    return whole if total - latency > latency else replace(whole, bottleneck="latency", link="")
 
 
-def _symmetric(phase: Phase, run: Setting) -> Outcome | None:
+def _by_symmetry(phase: Phase, run: FlowRun) -> Outcome | None:
     """Return a uniform all-to-all by symmetry, null where that does not hold."""
     if not phase.uniform:
         return None
     capacity = _one_of_each(run)
-    found = uniform_classes(run.cluster, run.where, capacity, run.policy)
-    if found is None:
+    flows = uniform_flow_classes(run.cluster, run.rank_layout, capacity, run.policy)
+    if flows is None:
         return None
-    done = run_flows(found.incidence, np.full(len(found.count), phase.size[0]))
-    latency = phase.steps * _farthest(found, run.cluster)
-    busy = done.carried / found.incidence.capacity
-    at = int(np.argmax(busy))
-    kind = [name for name in LINKS if name in capacity][at]
-    share = float(busy[at] / done.makespan) if done.makespan else 0.0
-    return Outcome("", done.makespan + latency, latency, kind, "", share)
+    done = run_flows(flows.incidence, np.full(len(flows.count), phase.size[0]))
+    latency = phase.steps * _farthest(flows, run.cluster)
+    fullest, busy = _fullest(done, flows.incidence.capacity)
+    kind = [name for name in LINKS if name in capacity][fullest]
+    return Outcome("", done.makespan + latency, latency, kind, busy=busy)
 
 
-def _one_of_each(run: Setting) -> dict[str, float]:
-    """Return the bandwidth of a link of each kind that a uniform exchange meets [B/s]."""
+def _fullest(done: Completed, capacity: Array) -> tuple[int, float]:
+    """Return the fullest link and the share of the time for which it is full."""
+    seconds = done.carried / capacity
+    fullest = int(np.argmax(seconds))
+    return fullest, float(seconds[fullest] / done.makespan) if done.makespan else 0.0
+
+
+def _one_of_each(run: FlowRun) -> dict[str, float]:
+    """Return the bandwidth of a link of each kind that a uniform all-to-all crosses [B/s]."""
     node = build_cluster_links(replace(run.cluster, network=None), 1, run.shares)
     links = {kind: int(node.numbers[f"{kind}_up"][0]) for kind in ("intra", "pcie")}
     capacity = {kind: float(node.capacity[link]) for kind, link in links.items() if link != UNBOUNDED}
-    if run.where.nodes == 1:
+    if run.rank_layout.nodes == 1:
         return capacity
     nic, port = ports(run.cluster)
-    between = port * run.shares.get("fabric", 1.0)
-    return capacity | {"nic": nic * run.shares.get("nic", 1.0), "fabric": between, "core": between}
+    fabric = port * run.shares.get("fabric", 1.0)
+    return capacity | {"nic": nic * run.shares.get("nic", 1.0), "fabric": fabric, "core": fabric}
 
 
-def _farthest(found: Symmetry, cluster: Cluster) -> float:
+def _farthest(flows: UniformFlows, cluster: Cluster) -> float:
     """Return the latency of the farthest class [s]."""
     inside = inside_latency(cluster)
-    times = np.full(len(found.count), inside)
-    away = found.outside
+    times = np.full(len(flows.count), inside)
+    away = flows.outside
     if away.any():
-        times[away] = fabric_latency(cluster, found.hops[away]) + found.forwarded[away] * inside
+        times[away] = fabric_latency(cluster, flows.hops[away]) + flows.forwarded[away] * inside
     return float(times.max())
 
 
-def run_phase(phase: Phase, plant: ClusterLinks, run: Setting) -> Outcome:
-    """Return a phase flow by flow, those that are alike as one."""
+def phase_outcome(phase: Phase, run: FlowRun) -> Outcome:
+    """Return a phase flow by flow, equivalent ones as one."""
+    links, rank_layout = run.links, run.rank_layout
     source, target, size = phase.source, phase.target, phase.size
     if phase.uniform:
-        check_plain(run.where.ranks * (run.where.ranks - 1) * run.where.groups)
-        source, target = pairs(run.where.ranks)
+        check_flow_count(rank_layout.ranks * (rank_layout.ranks - 1) * rank_layout.groups)
+        source, target = pairs(rank_layout.ranks)
         size = np.full(len(source), phase.size[0])
     ends = [
-        np.concatenate([run.where.device(rank, plant.ranks_per_node, group) for group in range(run.where.groups)])
+        np.concatenate([rank_layout.device(rank, links.ranks_per_node, group) for group in range(rank_layout.groups)])
         for rank in (source, target)
     ]
-    size = np.tile(size, run.where.groups)
+    size = np.tile(size, rank_layout.groups)
     if phase.switched:
-        if not plant.cluster.node.peer_to_peer:
-            raise InputError.single(f"{plant.cluster.node.name} has no switches that copy or add up")
-        routed = _through_switches(plant, ends[0], size)
+        if not links.cluster.node.peer_to_peer:
+            raise InputError.single(f"{links.cluster.node.name} has no switches that copy or add up")
+        routes = _through_switches(links, ends[0])
     else:
-        routed = route(plant, Flows(ends[0], ends[1], size), run.policy, run.seed)
-    incidence = _lightened(routed.incidence, plant, phase.lighter)
-    batch = 0.0 if incidence.flows <= MOST_EXACT_FLOWS else BATCH
-    done = run_collapsed(incidence, size, batch=batch)
-    latency = phase.steps * float(routed.latency.max(initial=0.0))
-    busy = done.carried / plant.capacity
-    at = int(np.argmax(busy)) if len(busy) else 0
-    kind, name = (KINDS[plant.kind[at]], plant.names[at]) if len(busy) else ("none", "")
-    share = float(busy[at] / done.makespan) if done.makespan else 0.0
+        routes = route(links, Flows(ends[0], ends[1], size), run.policy, run.seed)
+    incidence = _lightened(routes.incidence, links, phase.lighter)
+    done = run_collapsed(incidence, size, batch=0.0 if incidence.flows <= MAX_EXACT_FLOWS else BATCH)
+    latency = phase.steps * float(routes.latency.max(initial=0.0))
+    kind, name, busy = "none", "", 0.0
+    if len(links.capacity):
+        fullest, busy = _fullest(done, links.capacity)
+        kind, name = KINDS[links.kind[fullest]], links.names[fullest]
     return Outcome(
-        algorithm="",
-        time=done.makespan + latency,
-        latency=latency,
-        bottleneck=kind,
-        link=name,
-        busy=share,
-        carried=done.carried,
-        plant=plant,
-    )
+        "", done.makespan + latency, latency, kind, link=name, busy=busy, carried=done.carried, cluster_links=links
+    )  # fmt: skip
 
 
-def _through_switches(plant: ClusterLinks, devices: Indices, size: Array) -> FlowRoutes:
+def _through_switches(links: ClusterLinks, devices: Indices) -> FlowRoutes:
     """Return what each rank loads where switches add up or copy: its own link, once each way.
 
     Between switches one stream a leaf is left, which is no more than one NIC's.
     """
-    way = "nic" if plant.switches is not None else "intra"
-    links = np.stack([plant.numbers[f"{way}_{side}"][devices] for side in ("up", "down")], axis=1)
+    is_between = links.switches is not None
+    kind = "nic" if is_between else "intra"
+    rows = np.stack([links.numbers[f"{kind}_{side}"][devices] for side in ("up", "down")], axis=1)
     start = np.arange(0, 2 * len(devices) + 1, 2)
-    between = plant.switches is not None
-    latency = float(fabric_latency(plant.cluster, np.array([2.0]))[0]) if between else inside_latency(plant.cluster)
-    return FlowRoutes(
-        Incidence(start, links.ravel().astype(np.int32), None, plant.capacity), np.full(len(size), latency)
-    )
+    cluster = links.cluster
+    latency = float(fabric_latency(cluster, np.array([2.0]))[0]) if is_between else inside_latency(cluster)
+    incidence = Incidence(start, rows.ravel().astype(np.int32), None, links.capacity)
+    return FlowRoutes(incidence, np.full(len(devices), latency))
 
 
-def _lightened(incidence: Incidence, plant: ClusterLinks, lighter: tuple[str, float]) -> Incidence:
+def _lightened(incidence: Incidence, links: ClusterLinks, lighter: tuple[str, float]) -> Incidence:
     """Return the incidence with less weight on the NICs' links of one direction."""
     side, share = lighter
     if share == 1.0:
         return incidence
-    light = np.zeros(len(plant.capacity), bool)
-    light[plant.numbers[f"nic_{side}"]] = True
-    weights = incidence.entry_weights() * np.where(light[incidence.links], share, 1.0)
+    is_light = np.zeros(len(links.capacity), bool)
+    is_light[links.numbers[f"nic_{side}"]] = True
+    weights = incidence.entry_weights() * np.where(is_light[incidence.links], share, 1.0)
     return replace(incidence, weights=weights)

@@ -113,9 +113,9 @@ def slim_fly_numbers(radix: Count) -> SlimFly:
         delta = {0: 0.0, 1: 1.0, 3: -1.0}.get(q % 4)
         if delta is None:
             continue
-        found = SlimFly(float(q), delta)
-        fits = found.degree + found.hosts <= radix
-        best = SlimFly(where(fits, float(q), best.q), where(fits, delta, best.delta))
+        candidate = SlimFly(float(q), delta)
+        has_ports = candidate.degree + candidate.hosts <= radix
+        best = SlimFly(where(has_ports, float(q), best.q), where(has_ports, delta, best.delta))
     return best
 
 
@@ -125,9 +125,9 @@ def slim_fly(radix: Count) -> Fabric:
     2q^2 routers of degree (3q - delta)/2: links q^2*(3q - delta)/2; diameter 2. Cut q^3/2: half the routers times the
     gap q between degree and second eigenvalue (q - delta)/2, halved; exact for even q, a lower bound for odd q.
     """
-    found = slim_fly_numbers(radix)
-    routers = 2 * found.q**2
-    return Fabric(routers * found.hosts, routers, routers * found.degree / 2, 2.0, found.q**3 / 2)
+    numbers = slim_fly_numbers(radix)
+    routers = 2 * numbers.q**2
+    return Fabric(routers * numbers.hosts, routers, routers * numbers.degree / 2, 2.0, numbers.q**3 / 2)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -156,8 +156,8 @@ def dragonfly(radix: Count, groups: Count | None = None) -> Fabric:
     g*a*(a-1)/2 + g*a*h/2; local, global, local: diameter 3. The cut keeps groups whole; that is
     a*h*g^2 / (4*(g-1)) links, the mean over all ways to halve them, and all ways where every two groups share as many.
     """
-    found = dragonfly_numbers(radix, groups)
-    a, h, g = found.routers, found.per_router, found.groups
+    numbers = dragonfly_numbers(radix, groups)
+    a, h, g = numbers.routers, numbers.per_router, numbers.groups
     out = a * h
     return Fabric(g * out, g * a, g * (a * (a - 1) + out) / 2, 3.0, out * g**2 / (4 * maximum(g - 1, 1.0)))
 
@@ -170,18 +170,18 @@ def nvlink_domain(network: Network) -> Fabric:
 def pcie_tree(network: Network, endpoints: Count) -> Fabric:
     """Return a PCIe tree: switches of `radix` devices below `groups` host bridges, which are joined to each other.
 
-    As many switches as bridges are none: the devices hang on the bridges. All hang on one where nothing is stated. Cut:
-    the links of bridges in one half to the others, or with one bridge the uplinks of half of its switches.
+    With no more switches than bridges the devices hang on the bridges; on one bridge where none is stated. Cut: the
+    links of bridges in one half to the others, or with one bridge the uplinks of half of its switches.
     """
     bridges: Count = 1.0 if network.groups is None else network.groups
-    below = ceil(endpoints / network.radix)
-    switched = below > bridges
+    switches = ceil(endpoints / network.radix)
+    has_switches = switches > bridges
     between = bridges * (bridges - 1) / 2
-    links = where(switched, below, 0.0) + between
+    links = where(has_switches, switches, 0.0) + between
     halves = floor(bridges / 2) * ceil(bridges / 2)
-    diameter = where(switched, 2.0, 0.0) + where(bridges > 1, 1.0, 0.0)
-    cut = where(bridges > 1, halves, where(switched, floor(below / 2), endpoints / 2))
-    return Fabric(endpoints, where(switched, below, 0.0) + bridges, links, diameter, cut)
+    diameter = where(has_switches, 2.0, 0.0) + where(bridges > 1, 1.0, 0.0)
+    cut = where(bridges > 1, halves, where(has_switches, floor(switches / 2), endpoints / 2))
+    return Fabric(endpoints, where(has_switches, switches, 0.0) + bridges, links, diameter, cut)
 
 
 def _two_levels(network: Network, endpoints: Count) -> Fabric:  # noqa: ARG001  one signature for all
@@ -215,8 +215,15 @@ TOPOLOGIES: dict[str, Callable[[Network, Count], Fabric]] = {
 
 def full_fabric(network: Network, endpoints: Count) -> Fabric | None:
     """Return the full fabric that a network of `endpoints` is a part of, null where its topology has no counts."""
-    made = TOPOLOGIES.get(network.topology)
-    return None if made is None else made(network, endpoints)
+    build = TOPOLOGIES.get(network.topology)
+    return None if build is None else build(network, endpoints)
+
+
+def has_three_levels(network: Network, endpoints: Count) -> bool:
+    """Tell whether the tree that holds `endpoints` has three levels of switches."""
+    two = two_level_fat_tree(network.radix, network.oversubscription)
+    grows = network.topology in ("fat-tree", "rail")
+    return network.topology == "ft3" or (grows and bool(endpoints > two.endpoints * network.planes))
 
 
 def named_fabric(network: Network, endpoints: Count | None) -> Fabric:
@@ -225,9 +232,7 @@ def named_fabric(network: Network, endpoints: Count | None) -> Fabric:
     A PCIe tree and trees of as many levels as they need (`fat-tree`, `rail`) need the endpoints.
     """
     if endpoints is None and network.topology in ("pcie", "fat-tree", "rail"):
-        raise InputError.single(
-            f"a {network.topology} by itself does not say how large it is", hint="state `endpoints`"
-        )
+        raise InputError.single(f"a {network.topology} has no size of its own", hint="state `endpoints`")
     fabric = full_fabric(network, 1.0 if endpoints is None else endpoints)
     if fabric is None:
         raise InputError.single(
@@ -236,7 +241,8 @@ def named_fabric(network: Network, endpoints: Count | None) -> Fabric:
     if not np.all(np.greater(fabric.endpoints, 0)):
         raise InputError.single(f"a {network.topology} cannot be made of {network.radix:g}-port switches")
     if endpoints is not None and np.any(np.greater(endpoints, fabric.endpoints)):
-        raise InputError.single(f"it has {fabric.endpoints:,.0f} ports for endpoints, {endpoints:,.0f} are stated")
+        text = f"the fabric has {fabric.endpoints:,.0f} ports for endpoints, {endpoints:,.0f} are stated"
+        raise InputError.single(text)
     return fabric
 
 

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from costmodel.event.engine import Timeline
-from costmodel.event.graph import COPY, KERNEL, MARK, MESSAGE, START
+from costmodel.event.graph import COPY, KERNEL, LAUNCH, MARK, MESSAGE
 from costmodel.schema.whole_files import make_folder, write_whole
 from costmodel.study.timelines import ACTIONS, MICRO, Slice, class_of
 
 Event: TypeAlias = "dict[str, Any]"
 
-CATEGORIES = {KERNEL: "kernel", MESSAGE: "kernel", COPY: "gpu_memcpy", START: "cuda_runtime"}
+CATEGORIES = {KERNEL: "kernel", MESSAGE: "kernel", COPY: "gpu_memcpy", LAUNCH: "cuda_runtime"}
 DIGITS = 4  # of microseconds
 _ACTION_THREAD = 0
 _SIDE = 1 << 16  # process numbers of one side of a comparison
@@ -212,5 +212,5 @@ def _counter_changes(timeline: Timeline) -> dict[tuple[int, str, str], list[tupl
     for span in graph.spans:
         begin = float(timeline.start[span.first : span.last + 1].min())
         memory = changes[span.device, "memory", "activations"]
-        memory += [(begin, float(span.takes)), (_end(timeline, span.last), -float(span.frees))]
+        memory += [(begin, float(span.allocates)), (_end(timeline, span.last), -float(span.frees))]
     return changes

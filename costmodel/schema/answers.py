@@ -1,4 +1,4 @@
-"""The documents of `search`, `sensitivity`, `reproduce` and `topology`, as `report` reads them back."""
+"""The output of `search`, `sensitivity`, `reproduce` and `topology`, as `report` reads it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,7 @@ from costmodel.schema.results import (
 )
 
 SEARCH, SENSITIVITY = "costmodel/search@1", "costmodel/sensitivity@1"
-HINT = (
-    "known are the results of simulate --json, search --json, sensitivity --json, reproduce --json, topology --json, "
-    "traces, and the folder of a sweep"
-)
+HINT = "supported: --json output of simulate, search, sensitivity, reproduce and topology; traces; sweep folders"
 
 
 class FoundLayout(OutputModel):
@@ -38,7 +35,7 @@ class FoundLayout(OutputModel):
 
 
 class FoundScenario(OutputModel):
-    """What a search found for a scenario. front: best rates of a device against rates of a user; none of training."""
+    """The search results of a scenario. front: best rate per device against rate per user; empty for training."""
 
     looked_at: int
     feasible: int
@@ -48,14 +45,14 @@ class FoundScenario(OutputModel):
 
 
 class SearchFile(OutputModel):
-    """What `search --json` prints."""
+    """The output of `search --json`."""
 
     workload: str
     scenarios: dict[str, FoundScenario] = Field(min_length=1)
 
 
 class ParameterSensitivity(OutputModel):
-    """How a metric follows one parameter of the hardware."""
+    """The sensitivity of a metric to one hardware parameter."""
 
     path: str
     value: float
@@ -69,7 +66,7 @@ class ParameterSensitivity(OutputModel):
 
 
 class SensitivityFile(OutputModel):
-    """What `sensitivity --json` prints."""
+    """The output of `sensitivity --json`."""
 
     workload: str
     metric: str
@@ -78,7 +75,7 @@ class SensitivityFile(OutputModel):
 
 
 class ReproducedValue(OutputModel):
-    """A published figure beside a prediction; null where it has none, or is not compared."""
+    """A published value and its prediction; null where there is none, or where they are not compared."""
 
     id: str
     publication: str
@@ -94,11 +91,11 @@ class ReproducedValue(OutputModel):
 
 
 class ReproducedFile(RootModel[list[ReproducedValue]]):
-    """What `reproduce --json` prints."""
+    """The output of `reproduce --json`."""
 
 
 class TopologyResult(OutputModel):
-    """A fabric: its parts, its price, how far apart its endpoints are."""
+    """A topology: its parts, price, diameter and bisection bandwidth."""
 
     name: str
     endpoints: float
@@ -111,14 +108,14 @@ class TopologyResult(OutputModel):
 
 
 class TopologiesFile(RootModel[list[TopologyResult]]):
-    """What `topology --json` prints."""
+    """The output of `topology --json`."""
 
 
 Answer: TypeAlias = "ResultFile | SearchFile | SensitivityFile | ReproducedFile | TopologiesFile"
 
 
 def read_answer(path: Path) -> Answer:
-    """Return a document that a command printed; raise InputError where it is cut off, newer, or of another command."""
+    """Return the output of a command; raise InputError if it is incomplete, newer, or of another command."""
     document = read_json(path, HINT)
     if isinstance(document, list) and document and isinstance(document[0], dict):
         if "verdict" in document[0]:
@@ -126,15 +123,16 @@ def read_answer(path: Path) -> Answer:
         if "bisection_bandwidth" in document[0]:
             return validate_as(path, document, TopologiesFile, "make it with `costmodel topology --json > FILE`")
     schema = document.get("schema") if isinstance(document, dict) else None
-    if schema == SEARCH:
-        return validate_output(
-            path, document, SearchFile, SEARCH, "make it with `costmodel search WORKLOAD --json > FILE`"
-        )
-    if schema == SENSITIVITY:
-        hint = "make it with `costmodel sensitivity WORKLOAD --metric NAME --json > FILE`"
-        return validate_output(path, document, SensitivityFile, SENSITIVITY, hint)
-    if schema == RESULT or any(is_newer(schema, known) for known in (RESULT, SEARCH, SENSITIVITY)):
-        known = next((each for each in (SEARCH, SENSITIVITY) if is_newer(schema, each)), RESULT)
-        return validate_output(path, document, ResultFile, known, RESULT_HINT)
-    told = f"is {schema!r}, of which there are no figures" if schema else "does not say what it is"
-    raise InputError.single(told, hint=HINT, location=Location(str(path)))
+    for known, (model, hint) in _SCHEMAS.items():
+        if schema == known or is_newer(schema, known):
+            return validate_output(path, document, model, known, hint)
+    message = f"is a {schema} file, which `report` cannot draw" if schema else "has no `schema` key"
+    raise InputError.single(message, hint=HINT, location=Location(str(path)))
+
+
+_SCHEMAS: dict[str, tuple[type[ResultFile | SearchFile | SensitivityFile], str]] = {
+    RESULT: (ResultFile, RESULT_HINT),
+    SEARCH: (SearchFile, "make it with `costmodel search WORKLOAD --json > FILE`"),
+    SENSITIVITY: (SensitivityFile, "make it with `costmodel sensitivity WORKLOAD --metric NAME --json > FILE`"),
+}
+"""Schema -> the model of its documents, and how to make one."""

@@ -118,7 +118,7 @@ class Bounder:
         part, plan = self._some(scenario, rows[first])
         price = operator_timer(part, self.calibration)
         sums = [_passes(price, kind) for kind in _kinds(model_work(training_context(part, plan)))]
-        streams = zip(*((one.compute, one.expert_all_to_alls, one.starts) for one in sums), strict=True)
+        streams = zip(*((one.compute, one.expert_all_to_alls, one.launches) for one in sums), strict=True)
         self._passes[plan.recompute] = _Passes(keys, *(_rows(stream, len(keys)) for stream in streams))
 
     def step(self, scenario: Scenario, rows: Indices) -> Array:
@@ -139,7 +139,9 @@ class Bounder:
         for number in np.unique(member):
             own = member == number
             of = _Streams(*(stream[:, own] for stream in streams))
-            found[own] = _span(plan, splits.of[number], of, count[own], runs_on=traffic is not None and traffic.runs_on)
+            found[own] = _span(
+                plan, splits.of[number], of, count[own], runs_on=traffic is not None and traffic.reduces_async
+            )
         return _SHARE * (found + _end(price, context, plan, work, [splits.of[number] for number in member]))
 
     def _some(self, scenario: Scenario, rows: Indices) -> tuple[Scenario, Training]:
@@ -190,10 +192,10 @@ def _beside(traffic: OverlappedComm | None, kinds: Sequence[LayerWork]) -> list[
     for kind in kinds:
         waited: Quantity = 0.0
         wire: Quantity = 0.0
-        moved = [each for way in (Kind.FORWARD, Kind.BACKWARD) for each in traffic.beside(kind.name, way, ends=False)]
+        moved = [each for way in (Kind.FORWARD, Kind.BACKWARD) for each in traffic.of_layer(kind.name, way)]
         for part, priced in moved:
             seconds = seconds_of(priced, None)
-            if traffic.waits(part):
+            if traffic.is_blocking(part):
                 waited = waited + seconds
             elif part in ("gather", "reduce"):
                 wire = wire + seconds

@@ -172,7 +172,7 @@ def _parts(study: SweepFile, folder: Path) -> Iterator[Columns]:
     left = MAX_SWEEP_BYTES
     for number in range(study.parts):
         path = part_path(folder, number, study.form)
-        data = read_data(path, str(path), left, absent="run the sweep again")
+        data = read_data(path, str(path), left, missing_hint="run the sweep again")
         left -= len(data)
         yield decode(data, study.form, Location(str(path)))
 

@@ -57,6 +57,3 @@ class Simulation:
     def ranks_differ(self) -> bool:
         """Tell whether ranks that are alike come to differ."""
         return self.jitter > 0 or any(each.rank is not None for each in self.slowdowns)
-
-
-PLAIN = Simulation()

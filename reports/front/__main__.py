@@ -15,7 +15,7 @@ from statistics import median
 
 import click
 
-from costmodel.calibration.fit_lookup import basis_of
+from costmodel.calibration.fit_files import basis_of
 from costmodel.errors import InputError
 from costmodel.report.models import attention
 from costmodel.report.plotting import write_plots

@@ -18,13 +18,14 @@ from scipy.optimize import linprog
 
 from costmodel.analytic.fabrics import facts
 from costmodel.analytic.messages import ENGINES, CollectiveRequest, answer, routing_of
-from costmodel.calibration.fit_lookup import default_framework, load_calibration
+from costmodel.calibration.fit_files import default_framework
+from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.hardware import Cluster, Network
-from costmodel.network.cluster_links import KINDS, ClusterLinks, build_cluster_links
+from costmodel.network.cluster_links import KINDS, ClusterLinks
+from costmodel.network.collective_flows import phases
 from costmodel.network.graphs import fabric_graph
 from costmodel.network.layout import layout
-from costmodel.network.patterns import phases
-from costmodel.network.simulation import Outcome, run_collective, run_phase, setting
+from costmodel.network.simulation import FlowRun, Outcome, phase_outcome, run_collective
 from costmodel.quantities import Array
 from costmodel.report.plots.plot import Plot
 from costmodel.report.style import figure_bytes, styled
@@ -165,7 +166,7 @@ def _latencies() -> Iterator[str]:
         if stride and cluster is ib:
             one = replace(one, network=replace(ib.network, planes=1.0))  # type: ignore[type-var]
         where = layout(one, 2, stride=max(stride, 1))
-        time = run_collective("send_recv", 64.0, setting(one, where)).time
+        time = run_collective("send_recv", 64.0, FlowRun(one, where)).time
         yield _row(link, "device 0", f"device {max(stride, 1)}", quantity(time, "time"), text)
 
 
@@ -241,7 +242,7 @@ def _with(cluster: Cluster, **changes: object) -> Cluster:
 
 def _all_to_all(cluster: Cluster, ranks: int, size: float, stride: int = 1, groups: int = 1) -> float:
     where = layout(cluster, ranks, stride=stride, groups=groups)
-    return run_collective("all_to_all", size, setting(cluster, where)).time
+    return run_collective("all_to_all", size, FlowRun(cluster, where)).time
 
 
 # ---- routing --------------------------------------------------------------------------------------------------------
@@ -266,7 +267,7 @@ def _routing() -> Iterator[str]:
         where = layout(one, members, stride=256 // members, groups=256 // members)
 
         def speed(policy: str, seed: int = 0, where: object = where, members: int = members) -> float:
-            run = setting(_with(one, routing=policy), where, seed=seed)  # type: ignore[arg-type]
+            run = FlowRun(_with(one, routing=policy), where, seed=seed)  # type: ignore[arg-type]
             return size * (members - 1) / members / run_collective("all_gather", size, run, "ring").time / 1e9
 
         ecmp = [speed("ecmp", seed) for seed in SEEDS]
@@ -334,35 +335,34 @@ def _pictures() -> Iterator[tuple[str, str, Plot]]:
     )
     for name, caption, cluster, fabric, ranks in shown:
         whole = replace(cluster, network=fabric, count=float(ranks) / cluster.node.count)
-        found = _link_by_link(whole, ranks)
-        plant = found.plant
-        assert plant is not None
-        assert plant.graph is not None
-        yield name, caption, fabric_figure(plant.graph, _busy(found, plant), f"All-to-all: {caption}")
+        outcome = _link_by_link(whole, ranks)
+        links = outcome.cluster_links
+        assert links is not None
+        assert links.graph is not None
+        yield name, caption, fabric_figure(links.graph, _busy(outcome, links), f"All-to-all: {caption}")
     yield "nvlink", "NVLink domain of eight devices", _nvlink()
     yield "pcie", "PCIe tree of eight RTX 4090, through the host's memory", _pcie()
 
 
 def _link_by_link(cluster: Cluster, ranks: int) -> Outcome:
     """Return an all-to-all flow by flow, so that what each link carries is known."""
-    run = setting(cluster, layout(cluster, ranks))
-    (phase,) = phases("all_to_all", "direct", 1e6, run.where)
-    return run_phase(phase, build_cluster_links(cluster, run.where.last_node), run)
+    run = FlowRun(cluster, layout(cluster, ranks))
+    (phase,) = phases("all_to_all", "direct", 1e6, run.rank_layout)
+    return phase_outcome(phase, run)
 
 
-def _busy(found: Outcome, plant: ClusterLinks) -> dict[Cable, float]:
+def _busy(outcome: Outcome, links: ClusterLinks) -> dict[Cable, float]:
     """Return the share of the time for which each cable between switches, or of a NIC, is full."""
-    assert found.carried is not None
-    duration = found.time - found.latency
-    shares = found.carried / plant.capacity / duration
+    assert outcome.carried is not None
+    shares = outcome.carried / links.capacity / outcome.transfer
     busy: dict[Cable, float] = {}
     for link, share in enumerate(shares):
-        name, kind = plant.names[link], KINDS[plant.kind[link]]
+        name, kind = links.names[link], KINDS[links.kind[link]]
         if kind == "fabric":
             a, b = name.split(">")
-        elif kind == "nic" and plant.graph is not None:
+        elif kind == "nic" and links.graph is not None:
             a = name.partition(".")[0]
-            b = next(iter(plant.graph[a]))
+            b = next(iter(links.graph[a]))
         else:
             continue
         busy[a, b] = max(busy.get((a, b), 0.0), float(share))
@@ -382,12 +382,12 @@ def _pcie() -> Plot:
     cluster = load_cluster("nodes/rtx-4090-x8")
     found = _link_by_link(cluster, 8)
     assert found.carried is not None
-    assert found.plant is not None
+    assert found.cluster_links is not None
     graph, busy = nx.Graph(), {}
     for device in range(8):
         graph.add_edge(f"gpu{device}", f"bridge{device // 4}")
-        links = [found.plant.numbers[way][device] for way in ("pcie_up", "pcie_down")]
-        shares = found.carried[links] / found.plant.capacity[links] / (found.time - found.latency)
+        links = [found.cluster_links.numbers[way][device] for way in ("pcie_up", "pcie_down")]
+        shares = found.carried[links] / found.cluster_links.capacity[links] / (found.time - found.latency)
         busy[f"gpu{device}", f"bridge{device // 4}"] = float(shares.max())
     graph.add_edges_from((f"bridge{side}", "memory") for side in range(2))
     graph.add_edge("bridge0", "bridge1")

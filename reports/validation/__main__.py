@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from costmodel.calibration.fit_lookup import read
+from costmodel.calibration.fit_files import read
 from costmodel.report.plots.plot import Plot
 from costmodel.report.style import figure_bytes, styled
 from costmodel.report.text import published_value

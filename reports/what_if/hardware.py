@@ -61,7 +61,7 @@ def _headline(found: Any) -> float:
 
 def _lacking(found: Any) -> str:
     """Return the kernels of which nothing was measured, as the notes name them."""
-    names = [note.partition("nothing is known of ")[2].partition(" on ")[0] for note in found.notes]
+    names = [note.partition("has no measurements of ")[2].partition("; ")[0] for note in found.notes]
     return " and ".join(dict.fromkeys(filter(None, names))) or "nothing"
 
 

@@ -24,6 +24,7 @@ def world(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.core
 def test_without_torch_the_install_line_is_told(process, tmp_path):
     hidden = tmp_path / "hidden"
     write(hidden, "sitecustomize.py", "import importlib.util as u\nf = u.find_spec\n"

@@ -5,11 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import re
-import subprocess
 
 import pytest
 from browser import BROWSER, NAMES, browsing
-from command_line import command
+from command_line import run_here
 
 from costmodel.report.text import metric
 
@@ -21,7 +20,9 @@ in_a_browser = pytest.mark.skipif(BROWSER is None, reason=f"none of {', '.join(N
 
 
 def printed(*arguments):
-    return subprocess.run(command(*arguments), capture_output=True, text=True, check=True).stdout
+    done = run_here(*arguments)
+    assert done.code == 0, done.err
+    return done.out
 
 
 @pytest.fixture(scope="module")

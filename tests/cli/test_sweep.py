@@ -50,6 +50,7 @@ def test_json_is_the_study_with_a_summary_and_nothing_else(run, tmp_path):
     assert summary["prefill"]["fit"] == summary["prefill"]["points"] == 8
 
 
+@pytest.mark.core
 def test_a_row_is_what_simulate_prints_with_the_same_set(run, tmp_path):
     run(*sweep(RANGE), "--set", "hardware.processors=120", "--output", tmp_path / "out")
     with (tmp_path / "out" / "points" / "part-00000.csv").open() as file:
@@ -70,7 +71,7 @@ def test_a_sweep_in_which_nothing_runs_exits_3_with_its_table(run, tmp_path):
 def test_a_stand_in_for_a_number_format_is_told(run, tmp_path):
     options = ("--cluster", "nodes/dgx-a100", "--scenario", "decode", "--output", tmp_path / "out")
     done = run(*sweep(f"{BATCH}=8,16"), *options)
-    assert "note: a100-sxm-80gb has no unit for fp8" in done.out
+    assert "note: a100-sxm-80gb has no FP8 unit" in done.out
 
 
 @pytest.mark.parametrize(

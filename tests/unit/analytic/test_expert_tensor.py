@@ -19,7 +19,7 @@ TOKENS = SEQUENCES * LENGTH
 
 
 def layer(parallel: Parallelism) -> LayerWork:
-    return model_work(context(MOE_MODEL, parallel, sequences=SEQUENCES, length=LENGTH)).layers[1]
+    return model_work(context(MOE_MODEL, parallel, sequences=SEQUENCES, new_tokens=LENGTH)).layers[1]
 
 
 def exchanged(work: LayerWork) -> set[float]:

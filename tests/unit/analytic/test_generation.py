@@ -21,7 +21,7 @@ from builders import (
     with_level,
 )
 
-from costmodel.analytic.generation import decode_pass, kv_breakpoints, lengths
+from costmodel.analytic.generation import decode_pass, kv_breakpoints, kv_lengths
 from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.inference import pass_model_of, pass_times
 from costmodel.analytic.operator_timing import operator_timer
@@ -99,7 +99,7 @@ def test_weights_of_lengths_sum_to_one_and_stay_between_first_and_last_step() ->
     for model in (DENSE_MODEL, windowed(1100.0), windowed(1100.0, 1200.0, 9e9)):
         for output in (1.0, 2.0, 300.0):
             plan = replace(GENERATE, output_tokens=output)
-            found = lengths(of(plan, model), plan)
+            found = kv_lengths(of(plan, model), plan)
             assert sum(weight for _, weight in found) == pytest.approx(1.0)
             assert all(1024.5 <= keys <= 1024 + output for keys, _ in found)
             assert sum(weight * keys for keys, weight in found) == pytest.approx(1024 + output / 2)

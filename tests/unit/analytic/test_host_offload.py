@@ -145,7 +145,7 @@ def test_micro_batches_keep_host_and_device_busy_together() -> None:
 
 def test_an_efficiency_of_the_host_is_a_fit_of_its_own() -> None:
     of = served(EXPERTS)
-    fitted = Calibration("cpu", {"host_product": FamilyFit(memory=0.35, basis="fitted")})
+    fitted = Calibration("cpu", {"host_product": FamilyFit(hbm_efficiency=0.35, basis="fitted")})
     slower = (headline(of, fitted) - headline(of)) / spent(of, "expert up", "expert down")
     assert slower == pytest.approx(1 / 0.35 - 1)
     assert evaluate_point(of, fitted).basis()["fitted"] > 0.5

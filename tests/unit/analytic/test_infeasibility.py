@@ -38,7 +38,7 @@ def test_each_point_names_the_rule_that_it_breaks_alone_with_its_numbers(name: s
 
 
 def test_rules_that_too_many_points_break_are_told_without_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_TOLD", 1)
+    monkeypatch.setattr(module, "MAX_TEXTS", 1)
     of = scenario(DECODE, DENSE_MODEL, Parallelism(tp=np.array([3.0, 5.0, 7.0])))
     first, *others = infeasibilities(of, (3,)).tolist()
     assert "parallel.tp: 3 does not divide the attention heads" in first

@@ -8,11 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costmodel.errors import InputError
+from costmodel.network.flow_classes import flow_classes, run_collapsed
+from costmodel.network.flow_session import FlowSession, _by_arrays
 from costmodel.network.flows import run_flows
-from costmodel.network.sessions import FlowSession, _fill_many
-from costmodel.network.sharing import MOST_PLAIN_FLOWS, Incidence, check_capacity, compiled, fair_rates, plain_rates
-from costmodel.network.symmetry import classes, run_collapsed
+from costmodel.network.sharing import MAX_NUMPY_FLOWS, Incidence, check_capacity, compiled, fair_rates, numpy_rates
 from costmodel.quantities import Array
+
+pytestmark = pytest.mark.core  # with numba and without
 
 
 def incidence(flows: list[list[int]], capacity: list[float], weights: list[list[float]] | None = None) -> Incidence:
@@ -34,7 +36,7 @@ def systems(draw: st.DrawFn) -> Incidence:
 @given(systems())
 def test_every_flow_has_a_full_link_on_which_no_flow_is_faster(system: Incidence) -> None:
     """The definition of max-min fairness [Bertsekas, Gallager 1992, section 6.5.2]."""
-    rates = plain_rates(system)
+    rates = numpy_rates(system)
     load = system.load(rates)
     assert (load <= system.capacity * (1 + 1e-9)).all()
     for flow in range(system.flows):
@@ -54,14 +56,14 @@ def test_the_order_of_flows_does_not_matter(system: Incidence, random: object) -
         list(system.capacity),
         [list(system.entry_weights()[part]) for part in parts],
     )
-    assert plain_rates(mixed) == pytest.approx(plain_rates(system)[order], rel=1e-12)
+    assert numpy_rates(mixed) == pytest.approx(numpy_rates(system)[order], rel=1e-12)
 
 
 @given(systems())
 def test_numba_and_numpy_agree(system: Incidence) -> None:
     if compiled() is None:
         pytest.skip("numba is not installed")
-    assert fair_rates(system) == pytest.approx(plain_rates(system), rel=1e-9)
+    assert fair_rates(system) == pytest.approx(numpy_rates(system), rel=1e-9)
 
 
 @given(systems(), st.floats(1.0, 3.0))
@@ -81,16 +83,16 @@ def test_flows_that_are_alike_are_shared_as_one(system: Incidence) -> None:
 
 def test_classes_tell_apart_what_differs() -> None:
     ring = incidence([[at, (at + 1) % 8] for at in range(8)], [1.0] * 8)
-    found = classes(ring, np.ones(8))
+    found = flow_classes(ring, np.ones(8))
     assert found is not None
-    assert len(found.one) == 1
+    assert len(found.representative) == 1
     sizes = np.ones(8)
     sizes[3] = 2.0
-    assert classes(ring, sizes) is None  # eight places around a ring with one that differs: nothing is saved
+    assert flow_classes(ring, sizes) is None  # eight places around a ring with one that differs: nothing is saved
     starts = np.array([0.0, 1.0] * 4)
-    halves = classes(ring, np.ones(8), starts)
+    halves = flow_classes(ring, np.ones(8), starts)
     assert halves is not None
-    assert len(halves.one) == 2
+    assert len(halves.representative) == 2
 
 
 def test_a_flow_that_completes_leaves_its_share_to_the_others() -> None:
@@ -190,8 +192,8 @@ def test_a_session_of_many_flows_shares_as_one_of_few(system: Incidence, limits:
         part = slice(system.start[flow], system.start[flow + 1])
         loads = dict(zip(system.links[part].tolist(), system.entry_weights()[part].tolist(), strict=True))
         flows.append((session.add(loads, 1.0, limits[flow]), array.add(loads, 1.0, limits[flow])))
-    joined = array._joined(each for _, each in flows)
-    by_numpy = _fill_many([array._flows[each] for each in joined], array._capacity)
+    joined = array._connected(number for _, number in flows)
+    by_numpy = _by_arrays([array._flows[number] for number in joined], array._capacity)
     assert by_numpy == pytest.approx([session.rate(number) for number, _ in flows], rel=1e-9)
 
 
@@ -207,6 +209,6 @@ def test_impossible_flows_are_errors() -> None:
 def test_more_flows_than_numpy_takes_name_the_line_that_installs_numba() -> None:
     if compiled() is not None:
         pytest.skip("numba is installed")
-    system, sizes = random_system(MOST_PLAIN_FLOWS + 1)
+    system, sizes = random_system(MAX_NUMPY_FLOWS + 1)
     with pytest.raises(InputError, match=r"pip install 'costmodel\[fast\]'"):
         run_flows(system, sizes)

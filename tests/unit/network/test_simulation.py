@@ -10,17 +10,18 @@ from builders import CLUSTER, NODE, ONE_NODE
 
 from costmodel.errors import InfeasibleError, InputError
 from costmodel.hardware import Cluster, Link, Network
-from costmodel.network.cluster_links import build_cluster_links
+from costmodel.network.collective_flows import ALGORITHMS, bus_factor, phases
 from costmodel.network.collectives import CLOSED_FORMS, algorithm_time, best_chunks, pipelined
 from costmodel.network.expert_all_to_all import expert_all_to_all_time
 from costmodel.network.group_links import group_links
 from costmodel.network.layout import layout
-from costmodel.network.patterns import ALGORITHMS, bus_factor, phases
 from costmodel.network.payload import payload_bytes
-from costmodel.network.simulation import run_collective, run_exchange, run_phase, setting
-from costmodel.network.uniform import uniform_classes
+from costmodel.network.simulation import FlowRun, phase_outcome, run_collective, run_expert_all_to_all
+from costmodel.network.uniform_all_to_all import uniform_flow_classes
 from costmodel.schema.files import load_cluster
 from costmodel.workload.operators import ExpertAllToAll, Group
+
+pytestmark = pytest.mark.core  # with numba and without
 
 SIZE = 1e9
 MPFT, MRFT = load_cluster("h800-2048-mpft"), load_cluster("h800-2048-mrft")
@@ -42,7 +43,7 @@ def with_network(cluster: Cluster, **changes: object) -> Cluster:
 
 
 def time(kind: str, cluster: Cluster, ranks: int, algorithm: str | None = None, size: float = SIZE) -> float:
-    return run_collective(kind, size, setting(cluster, layout(cluster, ranks)), algorithm).time
+    return run_collective(kind, size, FlowRun(cluster, layout(cluster, ranks)), algorithm).time
 
 
 def test_the_two_levels_have_the_same_algorithms() -> None:
@@ -81,10 +82,10 @@ def test_a_collective_of_one_takes_no_time(kind: str) -> None:
 
 
 def test_latency_is_what_is_left_of_an_empty_collective() -> None:
-    found = run_collective("all_gather", 0.0, setting(ONE_NODE, layout(ONE_NODE, 8)), "ring")
+    found = run_collective("all_gather", 0.0, FlowRun(ONE_NODE, layout(ONE_NODE, 8)), "ring")
     assert found.time == found.latency == pytest.approx(7e-6)
     assert found.bottleneck == "latency"
-    assert found.document == "latency"
+    assert found.bottleneck_text == "latency"
 
 
 # ---- symmetry -------------------------------------------------------------------------------------------------------
@@ -108,10 +109,10 @@ def test_symmetry_gives_what_the_flows_give(
     topology: str, planes: float, more: dict[str, object], placed: dict[str, int], policy: str
 ) -> None:
     cluster = with_network(MRFT, topology=topology, planes=planes, routing=policy, **more)
-    run = setting(cluster, layout(cluster, 64, **placed))
+    run = FlowRun(cluster, layout(cluster, 64, **placed))
     by_symmetry = run_collective("all_to_all", SIZE, run, "direct")
-    (phase,) = phases("all_to_all", "direct", SIZE, run.where)
-    by_flows = run_phase(phase, build_cluster_links(cluster, run.where.last_node), run)
+    (phase,) = phases("all_to_all", "direct", SIZE, run.rank_layout)
+    by_flows = phase_outcome(phase, run)
     assert by_symmetry.time == pytest.approx(by_flows.time, rel=1e-9)
     assert by_symmetry.latency == pytest.approx(by_flows.latency)
 
@@ -119,17 +120,17 @@ def test_symmetry_gives_what_the_flows_give(
 def test_symmetry_is_not_claimed_where_it_does_not_hold() -> None:
     capacity = {"intra": 1.0, "nic": 1.0, "fabric": 1.0, "core": 1.0}
     uneven = layout(MRFT, 8 * 33)  # 32 nodes on one leaf, one on the next
-    assert uniform_classes(MRFT, uneven, capacity, "spray") is None
+    assert uniform_flow_classes(MRFT, uneven, capacity, "spray") is None
     apart = layout(with_network(MRFT, topology="ft2"), 128)
-    assert uniform_classes(with_network(MRFT, topology="ft2"), apart, capacity, "ecmp") is None
+    assert uniform_flow_classes(with_network(MRFT, topology="ft2"), apart, capacity, "ecmp") is None
     broken = with_network(MPFT, failed=("plane0",))
-    assert uniform_classes(broken, layout(broken, 128), capacity, "spray") is None
+    assert uniform_flow_classes(broken, layout(broken, 128), capacity, "spray") is None
 
 
 def test_a_uniform_exchange_of_a_whole_cluster_needs_no_flows() -> None:
     large = replace(MPFT, count=2048.0)
-    found = run_collective("all_to_all", SIZE, setting(large, layout(large, 16_384)))
-    assert found.plant is None
+    found = run_collective("all_to_all", SIZE, FlowRun(large, layout(large, 16_384)))
+    assert found.cluster_links is None
     assert found.time == pytest.approx((16_384 - 8) / 16_384 * SIZE / 50e9 + 7.03e-6)
 
 
@@ -151,7 +152,7 @@ def test_planes_and_rails_are_alike_and_what_parts_them_is_as_large_as_by_hand(r
     nodes = ranks // 8
     placed = layout(MPFT, ranks, stride=256 // nodes, groups=2048 // ranks)
     full, half = (
-        run_collective("all_to_all", size, setting(with_network(MPFT, oversubscription=over, radix=radix), placed)).time
+        run_collective("all_to_all", size, FlowRun(with_network(MPFT, oversubscription=over, radix=radix), placed)).time
         for over, radix in ((1.0, 64.0), (2.0, 96.0))
     )
     a_leaf = max(nodes // 4, 1)
@@ -167,7 +168,7 @@ def test_hashed_paths_are_slower_than_static_and_adaptive_ones(members: int) -> 
     where = layout(single, members, stride=256 // members, groups=256 // members)
 
     def gather(policy: str) -> float:
-        return run_collective("all_gather", SIZE, setting(with_network(single, routing=policy), where), "ring").time
+        return run_collective("all_gather", SIZE, FlowRun(with_network(single, routing=policy), where), "ring").time
 
     assert gather("static") == pytest.approx(gather("adaptive"), rel=1e-6)
     assert gather("spray") == pytest.approx(gather("adaptive"), rel=1e-6)
@@ -189,7 +190,7 @@ def test_nodes_without_a_nic_cannot_exchange() -> None:
 
 
 def test_unknown_collectives_and_algorithms_are_errors() -> None:
-    run = setting(ONE_NODE, layout(ONE_NODE, 8))
+    run = FlowRun(ONE_NODE, layout(ONE_NODE, 8))
     for kind, algorithm, message in (
         ("gossip", "ring", "no collective is named 'gossip'"),
         ("all_reduce", "telepathy", "all_reduce has no algorithm 'telepathy'"),
@@ -197,7 +198,7 @@ def test_unknown_collectives_and_algorithms_are_errors() -> None:
         with pytest.raises(InputError, match=message):
             run_collective(kind, SIZE, run, algorithm)
     with pytest.raises(InputError, match="power of two"):
-        run_collective("all_reduce", SIZE, setting(ONE_NODE, layout(ONE_NODE, 6)), "halving_doubling")
+        run_collective("all_reduce", SIZE, FlowRun(ONE_NODE, layout(ONE_NODE, 6)), "halving_doubling")
     with pytest.raises(InputError, match="negative or not a number"):
         run_collective("all_reduce", float("inf"), run)
 
@@ -235,26 +236,26 @@ def exchange(ranks: int, kind: str = "dispatch", mode: str = "normal") -> Expert
 @pytest.mark.parametrize("ranks", [8, 16, 32, 64])
 def test_an_exchange_takes_its_closed_form(ranks: int, mode: str) -> None:
     operator = exchange(ranks, mode=mode)
-    found = run_exchange(operator, setting(INSTANT, layout(INSTANT, ranks)))
+    found = run_expert_all_to_all(operator, FlowRun(INSTANT, layout(INSTANT, ranks)))
     assert found.time == pytest.approx(
         float(expert_all_to_all_time(operator, group_links(operator.group, INSTANT))), rel=1e-9
     )
 
 
 def test_one_copy_a_node_beats_one_an_expert() -> None:
-    run = setting(INSTANT, layout(INSTANT, 64))
-    once, each = (run_exchange(exchange(64, mode=mode), run).time for mode in ("normal", "low_latency"))
+    run = FlowRun(INSTANT, layout(INSTANT, 64))
+    once, each = (run_expert_all_to_all(exchange(64, mode=mode), run).time for mode in ("normal", "low_latency"))
     assert each / once == pytest.approx(8 * (1 - 8 / 64) / (3.629 * 7 / 8), rel=1e-3)
 
 
 def test_copies_in_the_network_help_senders_and_not_receivers() -> None:
     """Full-duplex links carry what is received at the same time, so that the time stays (MECHANISMS of the paper)."""
-    run = setting(INSTANT, layout(INSTANT, 64))
-    plain, copied = (run_exchange(exchange(64), run, in_network=which) for which in (False, True))
+    run = FlowRun(INSTANT, layout(INSTANT, 64))
+    plain, copied = (run_expert_all_to_all(exchange(64), run, in_network=which) for which in (False, True))
     assert plain.carried is not None
     assert copied.carried is not None
-    assert copied.plant is not None
-    sent, received = (copied.plant.numbers[f"nic_{way}"] for way in ("up", "down"))
+    assert copied.cluster_links is not None
+    sent, received = (copied.cluster_links.numbers[f"nic_{way}"] for way in ("up", "down"))
     assert copied.time == pytest.approx(plain.time)
     assert copied.carried[sent] == pytest.approx(plain.carried[sent] / (3.629 * 7 / 8), rel=1e-3)
     assert copied.carried[received] == pytest.approx(plain.carried[received])
@@ -265,7 +266,7 @@ def test_payloads_have_their_scales() -> None:
     assert payload_bytes("fp8") == pytest.approx(1 + 4 / 128)
     assert payload_bytes("logfmt8") == pytest.approx(1 + 8 / 128)
     assert payload_bytes("logfmt10") == pytest.approx(1.25 + 8 / 128)
-    with pytest.raises(InputError, match="no payload is named 'fp7'"):
+    with pytest.raises(InputError, match="unknown payload 'fp7'"):
         payload_bytes("fp7")
 
 

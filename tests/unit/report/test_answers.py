@@ -132,11 +132,11 @@ def test_several_sources_stand_on_one_page_and_names_are_text(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ('{"schema": "costmodel/search@1", "scen', "is no complete JSON document"),
-        ('{"schema": "costmodel/search@2"}', "bring it up to date"),
-        ('{"schema": "costmodel/result@7"}', "bring it up to date"),
-        ('{"schema": "costmodel/comparison@1"}', "of which there are no figures"),
-        ('{"operators": []}', "does not say what it is"),
+        ('{"schema": "costmodel/search@1", "scen', "not a complete JSON document"),
+        ('{"schema": "costmodel/search@2"}', "update costmodel"),
+        ('{"schema": "costmodel/result@7"}', "update costmodel"),
+        ('{"schema": "costmodel/comparison@1"}', "which `report` cannot draw"),
+        ('{"operators": []}', "has no `schema` key"),
         ('{"schema": "costmodel/sensitivity@1", "workload": "w"}', "metric"),
         ('[{"verdict": "pass"}]', "costmodel reproduce --json"),
     ],

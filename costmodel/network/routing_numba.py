@@ -18,8 +18,12 @@ def kernel() -> Any:
     return numba.njit(least_loaded, cache=True, nogil=True)
 
 
-def least_loaded(rows: Any, first: Any, count: Any, pair: Any, sizes: Any, links: int) -> Any:
-    """Return for one flow after the other the path of its pair whose fullest link carries least, first of equals."""
+def least_loaded(paths: Any, pair: Any, sizes: Any, links: int) -> Any:
+    """Return for one flow after the other the path of its pair whose fullest link carries least, first of equals.
+
+    paths: (rows, first, count) of `Paths`; pair, sizes: of each flow.
+    """
+    rows, first, count = paths
     load = np.zeros(links)
     chosen = np.empty(len(pair), np.int64)
     for flow in range(len(pair)):

@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import shortest_path
 from costmodel.errors import InfeasibleError, InputError
 from costmodel.quantities import Indices
 
-MOST_ROWS = 4_000_000  # path rows held at once: about 100 MB
+MAX_ROWS = 4_000_000  # path rows held at once: about 100 MB
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,8 +49,8 @@ class Switches:
 
 def switches_of(graph: nx.MultiGraph) -> Switches:
     """Return the switches of a fabric and a link for each direction of each cable between two of them."""
-    names = tuple(name for name, says in graph.nodes(data=True) if not says["endpoint"])
-    number = {name: at for at, name in enumerate(names)}
+    names = tuple(name for name, is_endpoint in graph.nodes(data="endpoint") if not is_endpoint)
+    number = {name: i for i, name in enumerate(names)}
     pairs = [(number[a], number[b]) for a, b in graph.edges() if a in number and b in number]
     ends = np.array(pairs, np.intp).reshape(-1, 2)
     tail, head = np.concatenate([ends[:, 0], ends[:, 1]]), np.concatenate([ends[:, 1], ends[:, 0]])
@@ -65,35 +65,32 @@ def shortest_paths(switches: Switches, sources: Indices, targets: Indices) -> Pa
     spine i modulo their number. Raises InfeasibleError where a pair is not connected.
     """
     count = len(switches.names)
-    joined = csr_matrix((np.ones(len(switches.tail)), (switches.tail, switches.head)), (count, count))
+    adjacency = csr_matrix((np.ones(len(switches.tail)), (switches.tail, switches.head)), (count, count))
     ends, target_row = np.unique(targets, return_inverse=True)
-    distance = shortest_path(joined, unweighted=True, indices=ends) if len(ends) else np.zeros((0, count))
-    apart = np.isinf(distance[target_row, sources])
-    if apart.any():
-        at = int(np.flatnonzero(apart)[0])
-        raise InfeasibleError(
-            f"no path leads from {switches.names[sources[at]]} to {switches.names[targets[at]]}: "
-            "what has failed parts the network"
-        )
+    distance = shortest_path(adjacency, unweighted=True, indices=ends) if len(ends) else np.zeros((0, count))
+    disconnected = np.flatnonzero(np.isinf(distance[target_row, sources]))
+    if len(disconnected):
+        source, target = (switches.names[side[disconnected[0]]] for side in (sources, targets))
+        raise InfeasibleError(f"the failures disconnect the network: no path from {source} to {target}")
     pair, node = np.arange(len(sources)), sources.copy()
     hops: list[Indices] = []
-    digits: list[Indices] = []
+    choices: list[Indices] = []
     while not np.array_equal(node, targets[pair]):
-        place, first, count_out, onward = _next_hops(switches, distance, node, target_row[pair])
-        width = count_out[place]
-        if width.sum() > MOST_ROWS:
+        case, first, width, onward = _next_hops(switches, distance, node, target_row[pair])
+        ways = width[case]
+        if ways.sum() > MAX_ROWS:
             raise InputError.single(
-                f"there are more than {MOST_ROWS:,} equal paths",
+                f"there are more than {MAX_ROWS:,} equal paths",
                 hint="use fewer ranks, or a topology with fewer spines",
             )
-        row = np.repeat(np.arange(len(node)), width)
-        digit = np.arange(len(row)) - np.repeat(np.cumsum(width) - width, width)
-        link = onward[first[place[row]] + digit]
+        row = np.repeat(np.arange(len(node)), ways)
+        choice = np.arange(len(row)) - np.repeat(np.cumsum(ways) - ways, ways)
+        link = onward[first[case[row]] + choice]
         node = np.where(link < 0, node[row], switches.head[link])
         hops = [column[row] for column in hops] + [link]
-        digits = [column[row] for column in digits] + [digit]
+        choices = [column[row] for column in choices] + [choice]
         pair = pair[row]
-    order = np.lexsort((*digits, pair)) if digits else np.arange(len(pair))
+    order = np.lexsort((*choices, pair)) if choices else np.arange(len(pair))
     rows = np.stack(hops, axis=1)[order] if hops else np.empty((len(pair), 0), np.intp)
     counts = np.bincount(pair, minlength=len(sources))
     return Paths(rows, np.cumsum(counts) - counts, counts)
@@ -104,18 +101,18 @@ def _next_hops(
 ) -> tuple[Indices, Indices, Indices, Indices]:
     """Return the links that lead closer to a goal, for each distinct (switch, goal) once.
 
-    (place of each row among the distinct, first link there, how many, the links); at the goal there is one link, -1.
+    (distinct case of each row, its first link, how many, the links); at the goal there is one link, -1.
     """
-    many = len(switches.names)
-    keys, place = np.unique(goal * many + node, return_inverse=True)
-    here, end = keys % many, keys // many
-    degree = np.bincount(switches.tail, minlength=many)
+    count = len(switches.names)
+    keys, case = np.unique(goal * count + node, return_inverse=True)
+    here, end = keys % count, keys // count
+    degree = np.bincount(switches.tail, minlength=count)
     first_out = np.cumsum(degree) - degree
     arrived = distance[end, here] == 0
     width = np.where(arrived, 1, degree[here])
     key = np.repeat(np.arange(len(keys)), width)
     offset = np.arange(len(key)) - np.repeat(np.cumsum(width) - width, width)
     link = np.where(arrived[key], -1, first_out[here[key]] + offset)
-    kept = (link < 0) | (distance[end[key], switches.head[link]] == distance[end[key], here[key]] - 1)
-    count = np.bincount(key[kept], minlength=len(keys))
-    return place, np.cumsum(count) - count, count, link[kept]
+    closer = (link < 0) | (distance[end[key], switches.head[link]] == distance[end[key], here[key]] - 1)
+    widths = np.bincount(key[closer], minlength=len(keys))
+    return case, np.cumsum(widths) - widths, widths, link[closer]

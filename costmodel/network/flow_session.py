@@ -10,22 +10,25 @@ import numpy as np
 
 from costmodel.errors import InputError
 from costmodel.network.flows import TIE
-from costmodel.network.sharing import Incidence, plain_rates
+from costmodel.network.sharing import Incidence, numpy_rates
 from costmodel.quantities import Array, Bytes, Seconds
 
-FEW = 40  # flows that share links: up to here plain Python shares them faster than numpy
+FEW = 40  # flows that share links: up to here Python shares them faster than numpy
 
 
 @dataclass(slots=True)
 class _Flow:
-    """A flow under way. loads: bytes on each link a byte of the flow; left: at `since`; turn: of its heap entry."""
+    """A flow under way.
+
+    loads: bytes on each link per byte of the flow; remaining: at `since` [B]; version: of its entry in the heap.
+    """
 
     loads: Mapping[int, float]
     limit: float
-    left: float
+    remaining: float
     since: float
     rate: float = 0.0
-    turn: int = 0
+    version: int = 0
 
 
 class FlowSession:
@@ -36,31 +39,31 @@ class FlowSession:
     """
 
     def __init__(self, capacity: Array) -> None:
-        self._capacity = [float(each) for each in capacity]
+        self._capacity = [float(value) for value in capacity]
         self._flows: dict[int, _Flow] = {}
-        self._on: list[dict[int, None]] = [{} for _ in self._capacity]  # the flows on each link
-        self._ends: list[tuple[float, int, int]] = []  # (end, flow, turn); an entry of an earlier turn is void
+        self._flows_on: list[dict[int, None]] = [{} for _ in self._capacity]  # by link
+        self._ends: list[tuple[float, int, int]] = []  # (end, flow, version); an entry of an earlier version is void
         self._number = 0
         self.now: float = 0.0
 
     def add(self, loads: Mapping[int, float], size: Bytes, limit: float = np.inf) -> int:
         """Start a flow of `size` [B] now and return its number.
 
-        loads: bytes on each link a byte of the flow, above zero; limit: rate that it never exceeds [B/s].
+        loads: bytes on each link per byte of the flow, above zero; limit: rate that it never exceeds [B/s].
         """
         if not (np.isfinite(size) and size >= 0):
             raise InputError.single("a flow's size is negative or not a number")
         self._number += 1
         self._flows[self._number] = _Flow(loads, limit, float(size), self.now)
         for link in loads:
-            self._on[link][self._number] = None
-        self._share(self._joined((self._number,)))
+            self._flows_on[link][self._number] = None
+        self._share(self._connected((self._number,)))
         return self._number
 
     def limit(self, flow: int, rate: float) -> None:
         """Let a flow run at `rate` at most from now on [B/s]."""
         self._flows[flow].limit = rate
-        self._share(self._joined((flow,)))
+        self._share(self._connected((flow,)))
 
     def rate(self, flow: int) -> float:
         """Return the rate of a flow now [B/s]."""
@@ -68,7 +71,7 @@ class FlowSession:
 
     def next_completion(self) -> Seconds | None:
         """Return when the next flow completes if none is added [s]; infinite where all stand still, null without."""
-        while self._ends and not self._holds(self._ends[0]):
+        while self._ends and not self._is_current(self._ends[0]):
             heapq.heappop(self._ends)
         return self._ends[0][0] if self._ends else None
 
@@ -85,100 +88,102 @@ class FlowSession:
         done: list[int] = []
         while (following := self.next_completion()) is not None and following <= to * (1 + TIE):
             done.append(heapq.heappop(self._ends)[1])
-            self._flows[done[-1]].turn += 1
-        beside = [self._remove(flow) for flow in done]
-        left = [flow for flows in beside for flow in flows if flow in self._flows]
-        if left:
-            self._share(self._joined(left))
+            self._flows[done[-1]].version += 1
+        neighbours = [self._remove(flow) for flow in done]
+        running = [flow for flows in neighbours for flow in flows if flow in self._flows]
+        if running:
+            self._share(self._connected(running))
         return sorted(done)
 
-    def _holds(self, entry: tuple[float, int, int]) -> bool:
+    def _is_current(self, entry: tuple[float, int, int]) -> bool:
         flow = self._flows.get(entry[1])
-        return flow is not None and flow.turn == entry[2]
+        return flow is not None and flow.version == entry[2]
 
     def _remove(self, number: int) -> list[int]:
         """Take a flow away and return those on its links."""
-        others: dict[int, None] = {}
+        neighbours: dict[int, None] = {}
         for link in self._flows.pop(number).loads:
-            del self._on[link][number]
-            others.update(self._on[link])
-        return list(others)
+            del self._flows_on[link][number]
+            neighbours.update(self._flows_on[link])
+        return list(neighbours)
 
-    def _joined(self, some: Iterable[int]) -> list[int]:
+    def _connected(self, numbers: Iterable[int]) -> list[int]:
         """Return flows, and all that share links with them directly or through others, by number."""
-        found = dict.fromkeys(some)
-        if len(found) == 1 and all(len(self._on[link]) == 1 for each in found for link in self._flows[each].loads):
-            return list(found)
-        queue = list(found)
+        reached = dict.fromkeys(numbers)
+        if len(reached) == 1 and all(
+            len(self._flows_on[link]) == 1 for flow in reached for link in self._flows[flow].loads
+        ):
+            return list(reached)
+        queue = list(reached)
         seen: set[int] = set()
         while queue:
             for link in self._flows[queue.pop()].loads:
                 if link in seen:
                     continue
                 seen.add(link)
-                for other in self._on[link]:
-                    if other not in found:
-                        found[other] = None
+                for other in self._flows_on[link]:
+                    if other not in reached:
+                        reached[other] = None
                         queue.append(other)
-        return sorted(found)
+        return sorted(reached)
 
     def _share(self, numbers: Sequence[int]) -> None:
         """Find the rates of flows that share links with no others, and when each ends."""
         flows = [self._flows[number] for number in numbers]
-        rates = fill(flows, self._capacity) if len(flows) <= FEW else _fill_many(flows, self._capacity)
+        rates = fair_rates_of_few(flows, self._capacity) if len(flows) <= FEW else _by_arrays(flows, self._capacity)
         for number, flow, rate in zip(numbers, flows, rates, strict=True):
-            if flow.turn and rate == flow.rate:
+            if flow.version and rate == flow.rate:
                 continue
-            moved = flow.rate * (self.now - flow.since) if self.now > flow.since else 0.0
-            flow.left, flow.since, flow.rate = max(flow.left - moved, 0.0), self.now, rate
-            flow.turn += 1
-            end = self.now if not flow.left else self.now + flow.left / rate if rate else np.inf
-            heapq.heappush(self._ends, (end, number, flow.turn))
+            sent = flow.rate * (self.now - flow.since) if self.now > flow.since else 0.0
+            flow.remaining, flow.since, flow.rate = max(flow.remaining - sent, 0.0), self.now, rate
+            flow.version += 1
+            end = self.now if not flow.remaining else self.now + flow.remaining / rate if rate else np.inf
+            heapq.heappush(self._ends, (end, number, flow.version))
 
 
-def fill(flows: Sequence[_Flow], capacity: Sequence[float]) -> list[float]:
+def fair_rates_of_few(flows: Sequence[_Flow], capacity: Sequence[float]) -> list[float]:
     """Return the max-min fair rates of a few flows by progressive filling: all rise together until a link is full."""
     if len(flows) == 1:
-        only = flows[0]
-        return [min([only.limit, *(capacity[link] / weight for link, weight in only.loads.items())])]
+        flow = flows[0]
+        return [min([flow.limit, *(capacity[link] / weight for link, weight in flow.loads.items())])]
     rates = [0.0] * len(flows)
     rising = list(range(len(flows)))
-    left: dict[int, float] = {link: capacity[link] for flow in flows for link in flow.loads}
+    residual: dict[int, float] = {link: capacity[link] for flow in flows for link in flow.loads}
     while rising:
-        load = dict.fromkeys(left, 0.0)
-        for at in rising:
-            for link, weight in flows[at].loads.items():
+        load = dict.fromkeys(residual, 0.0)
+        for i in rising:
+            for link, weight in flows[i].loads.items():
                 load[link] += weight
-        shares = {link: max(left[link], 0.0) / each for link, each in load.items() if each > 0}
-        level = min([*shares.values(), *(flows[at].limit for at in rising)])
+        shares = {link: max(residual[link], 0.0) / weight for link, weight in load.items() if weight > 0}
+        level = min([*shares.values(), *(flows[i].limit for i in rising)])
         full = {link for link, share in shares.items() if share <= level * (1 + TIE)}
-        stays = []
-        for at in rising:
-            flow = flows[at]
+        still_rising = []
+        for i in rising:
+            flow = flows[i]
             if flow.limit <= level or any(link in full for link in flow.loads):
-                rates[at] = level
+                rates[i] = level
                 for link, weight in flow.loads.items():
-                    left[link] -= weight * level
+                    residual[link] -= weight * level
             else:
-                stays.append(at)
-        rising = stays
+                still_rising.append(i)
+        rising = still_rising
     return rates
 
 
-def _fill_many(flows: Sequence[_Flow], capacity: Sequence[float]) -> list[float]:
+def _by_arrays(flows: Sequence[_Flow], capacity: Sequence[float]) -> list[float]:
     """Return the same by arrays; a flow's limit is a link of its own."""
-    used = {link: at for at, link in enumerate(dict.fromkeys(link for flow in flows for link in flow.loads))}
-    limited = [at for at, flow in enumerate(flows) if flow.limit < np.inf and flow.limit > 0]
-    own = {at: len(used) + number for number, at in enumerate(limited)}
+    used = {link: i for i, link in enumerate(dict.fromkeys(link for flow in flows for link in flow.loads))}
+    limited = [i for i, flow in enumerate(flows) if flow.limit < np.inf and flow.limit > 0]
+    limit_link = {i: len(used) + number for number, i in enumerate(limited)}
     links, weights, start = [], [], [0]
-    for at, flow in enumerate(flows):
+    for i, flow in enumerate(flows):
         if flow.limit:
             links += [used[link] for link in flow.loads]
             weights += list(flow.loads.values())
-            if at in own:
-                links.append(own[at])
+            if i in limit_link:
+                links.append(limit_link[i])
                 weights.append(1.0)
         start.append(len(links))
-    whole = np.array([*(capacity[link] for link in used), *(flows[at].limit for at in limited)])
-    found = plain_rates(Incidence(np.array(start, np.int64), np.array(links, np.int32), np.array(weights), whole))
-    return [rate if flow.limit else 0.0 for rate, flow in zip(map(float, found), flows, strict=True)]
+    capacities = np.array([*(capacity[link] for link in used), *(flows[i].limit for i in limited)])
+    rates = numpy_rates(Incidence(np.array(start, np.int64), np.array(links, np.int32), np.array(weights), capacities))
+    return [rate if flow.limit else 0.0 for rate, flow in zip(map(float, rates), flows, strict=True)]

@@ -1,0 +1,107 @@
+"""Equivalent flows and links as classes: the rates of a class are found once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from costmodel.network.flows import Completed, run_flows
+from costmodel.network.sharing import Incidence
+from costmodel.quantities import Array, Indices
+
+Bits = npt.NDArray[np.uint64]
+
+MAX_ENTRIES = 4_000_000  # beyond, looking for classes takes longer than sharing
+_USELESS = 0.5  # classes that are more than this share of the flows save nothing
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FlowClasses:
+    """Flows in classes of equal rates.
+
+    class_of: the class of each flow; representative: a flow of each class; incidence: of classes.
+    """
+
+    class_of: Indices
+    representative: Indices
+    incidence: Incidence
+
+
+def run_collapsed(incidence: Incidence, sizes: Array, starts: Array | None = None, *, batch: float = 0.0) -> Completed:
+    """Return what `run_flows` does, with the flows of a class shared as one."""
+    collapsed = None if len(incidence.links) > MAX_ENTRIES else flow_classes(incidence, sizes, starts)
+    if collapsed is None:
+        return run_flows(incidence, sizes, starts, batch=batch)
+    flows = collapsed.representative
+    done = run_flows(collapsed.incidence, sizes[flows], None if starts is None else starts[flows], batch=batch)
+    return Completed(done.finish[collapsed.class_of], incidence.load(sizes.astype(float)))
+
+
+def flow_classes(incidence: Incidence, sizes: Array, starts: Array | None = None) -> FlowClasses | None:
+    """Return the coarsest division of flows and links into equivalent ones; null where it saves nothing.
+
+    A class is refined until flows of one class load as many links of each class, with the same weights, and links of
+    one class carry as many flows of each [equitable partition: McKay, Congressus Numerantium 30, 1981]. Max-min rates
+    are then equal inside a class, because the allocation is unique. Sums of 64 mixed bits stand for classes.
+    """
+    if incidence.flows == 0:
+        return None
+    weights, owner = incidence.entry_weights(), incidence.flow_of
+    weight_bits = _mixed(weights.view(np.uint64))
+    flow = _mixed(sizes.astype(float).view(np.uint64))
+    if starts is not None:
+        flow = _mixed(flow + starts.astype(float).view(np.uint64))
+    link = _mixed(incidence.capacity.view(np.uint64))
+    last_count = 0
+    while True:
+        count = len(np.unique(flow)) + len(np.unique(link))
+        if count == last_count:
+            break
+        last_count = count
+        if count > _USELESS * (incidence.flows + len(incidence.capacity)):
+            return None
+        link = _mixed(link + _summed(_mixed(flow[owner] + weight_bits), incidence.links, len(link)))
+        flow = _mixed(flow + _summed(_mixed(link[incidence.links] + weight_bits), owner, len(flow)))
+    _, representative, class_of = np.unique(flow, return_index=True, return_inverse=True)
+    _, class_links, link_class = np.unique(link, return_index=True, return_inverse=True)
+    if len(representative) > _USELESS * incidence.flows:
+        return None
+    quotient = _quotient(incidence, class_of, len(representative), link_class, class_links)
+    return FlowClasses(class_of, representative, quotient)
+
+
+def _quotient(
+    incidence: Incidence, class_of: Indices, classes: int, link_class: Indices, class_links: Indices
+) -> Incidence:
+    """Return the incidence of classes: bytes on one link of a class per byte of each flow of a class.
+
+    link_class: the class of each link; class_links: a link of each class.
+    """
+    links_per_class = np.bincount(link_class)
+    key = class_of[incidence.flow_of] * len(class_links) + link_class[incidence.links]
+    entry, place = np.unique(key, return_inverse=True)
+    flow, link = entry // len(class_links), entry % len(class_links)
+    weights = np.bincount(place, incidence.entry_weights(), len(entry)) / links_per_class[link]
+    start = np.concatenate(([0], np.cumsum(np.bincount(flow, minlength=classes))))
+    return Incidence(start.astype(np.int64), link.astype(np.int32), weights, incidence.capacity[class_links])
+
+
+def _summed(values: Bits, places: npt.NDArray[np.integer], count: int) -> Bits:
+    """Return the sum, modulo 2^64, of the values at each place."""
+    total = np.zeros(count, np.uint64)
+    low = np.bincount(places, (values & np.uint64(0xFFFFFFFF)).astype(float), count)
+    high = np.bincount(places, (values >> np.uint64(32)).astype(float), count)
+    with np.errstate(over="ignore"):
+        total += low.astype(np.uint64) + (high.astype(np.uint64) << np.uint64(32))
+    return total
+
+
+def _mixed(values: Bits) -> Bits:
+    """Return 64 well-mixed bits [SplitMix64: Steele, Lea, Flood, OOPSLA 2014]."""
+    with np.errstate(over="ignore"):
+        mixed = values + np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return mixed ^ (mixed >> np.uint64(31))

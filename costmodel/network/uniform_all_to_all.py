@@ -1,0 +1,185 @@
+"""A uniform all-to-all by the symmetry of the fabric: classes of flows and links, without a graph.
+
+Every rank stands for all, and one link for all of its kind: of a class a link carries (flows of a rank that cross one
+of its kind) * ranks / links of the kind. That needs equal leaves and a policy that loads equal paths evenly. The fabric
+may bound, as on the flow level; `collectives.direct_all_to_all` knows only NICs and links inside nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from costmodel.hardware import Cluster, Network
+from costmodel.network.graphs import RAILED
+from costmodel.network.layout import Layout
+from costmodel.network.sharing import Flags, Incidence
+from costmodel.network.topologies import full_fabric, has_three_levels, leaf_ports
+from costmodel.quantities import Array, Indices
+
+LINKS = ("intra", "pcie", "nic", "fabric", "core")
+_TREES = ("ft2", "ft3", "fat-tree", *RAILED)
+_FLAT = ("unspecified",)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tier:
+    """Nodes at one distance from a node: how many, and how many tiers of switches a message to them climbs."""
+
+    nodes: float
+    climbs: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class UniformFlows:
+    """Classes of flows.
+
+    count: flows of a class from each rank.
+    outside: whether they go between nodes.
+    forwarded: how often they are, inside a node.
+    hops: links between switches on the way.
+    """
+
+    incidence: Incidence
+    count: Array
+    outside: Flags
+    forwarded: Array
+    hops: Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _RailChange:
+    """How messages between different rails change over: by spines, over the host's link, or forwarded inside a node."""
+
+    by_spine: bool
+    over_host: bool
+    forwards: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Shape:
+    """A group on a fabric. ranks_per_link: of each kind of link between switches; full: whether leaves are full."""
+
+    tiers: list[Tier]
+    ranks_per_link: dict[str, float]
+    full: bool
+
+
+def uniform_flow_classes(
+    cluster: Cluster, rank_layout: Layout, capacity: dict[str, float], policy: str
+) -> UniformFlows | None:
+    """Return the classes of an all-to-all of equal messages, null where the symmetry does not hold.
+
+    capacity: of each kind of link of LINKS [B/s]; a kind that is left out does not bound.
+    """
+    node, network = cluster.node, cluster.network
+    is_switched = node.peer_to_peer and node.intra.name != node.host.link and node.host.switches is None
+    shape = _shape(cluster, rank_layout) if is_switched else None
+    if shape is None or (network is not None and network.failed):
+        return None
+    change = _rail_change(network, rank_layout)
+    is_even = policy in ("adaptive", "spray") or (policy == "static" and shape.full)
+    if not is_even and (change.by_spine or any(tier.climbs for tier in shape.tiers)):
+        return None
+    rows = list(_flows(rank_layout, shape.tiers, change))
+    names = [name for name in LINKS if name in capacity]
+    weights = np.array([[row[name] for name in names] for row in rows])
+    count = np.array([row["count"] for row in rows])
+    per_link = np.array([shape.ranks_per_link.get(name, 1.0) for name in names])
+    entries = weights * count[:, None] * per_link[None, :]
+    used = entries > 0
+    start = np.concatenate(([0], np.cumsum(used.sum(axis=1))))
+    links = np.nonzero(used)[1].astype(np.int32)
+    incidence = Incidence(start, links, entries[used], np.array([capacity[name] for name in names]))
+    outside, forwarded, hops = (np.array([row[name] for row in rows]) for name in ("nic", "forwarded", "hops"))
+    return UniformFlows(incidence, count, outside > 0, forwarded, hops)
+
+
+def _rail_change(network: Network | None, rank_layout: Layout) -> _RailChange:
+    """Return how messages change rails; not at all where the fabric has none."""
+    if network is None or network.topology not in RAILED or rank_layout.ranks_per_node == 1:
+        return _RailChange(by_spine=False, over_host=False, forwards=False)
+    over_host = not network.pxn and bool(network.planes > 1)
+    return _RailChange(by_spine=not network.pxn and not over_host, over_host=over_host, forwards=network.pxn)
+
+
+def _flows(rank_layout: Layout, tiers: list[Tier], change: _RailChange) -> Iterator[dict[str, float]]:
+    """Yield each class of a rank's flows: how many, and how often each loads a link of each kind."""
+    nothing = dict.fromkeys((*LINKS, "hops", "forwarded"), 0.0)
+    others = rank_layout.ranks_per_node - 1.0
+    if others > 0:
+        yield nothing | {"count": others, "intra": 1.0}
+    for tier in tiers:
+        for count, changes in ((1.0, False), (others, True)):
+            if tier.nodes * count == 0:
+                continue
+            climbs = max(tier.climbs, 1) if changes and change.by_spine else tier.climbs
+            yield nothing | {
+                "count": tier.nodes * count,
+                "nic": 1.0,
+                "pcie": 2.0 if changes and change.over_host else 1.0,
+                "intra": 1.0 if changes and change.forwards else 0.0,
+                "fabric": 1.0 if climbs >= 1 else 0.0,
+                "core": 1.0 if climbs >= 2 else 0.0,
+                "hops": 2.0 * climbs,
+                "forwarded": 1.0 if changes and (change.forwards or change.over_host) else 0.0,
+            }
+
+
+def _shape(cluster: Cluster, rank_layout: Layout) -> _Shape | None:
+    """Return the tiers of nodes around each node; null where the group does not look the same from all of its nodes."""
+    nodes, last_node = rank_layout.nodes, rank_layout.last_node
+    if nodes == 1:
+        return _Shape([], {}, full=True)
+    network, local = cluster.network, int(cluster.node.count)
+    if network is None or network.topology in _FLAT:
+        return _Shape([Tier(nodes - 1.0, 0)], {}, full=True)
+    if network.topology not in _TREES or rank_layout.ranks_per_node != local:
+        return None
+    is_railed, ports = network.topology in RAILED, leaf_ports(network.radix, network.oversubscription)
+    if (is_railed and network.planes not in (1.0, float(local))) or (not is_railed and network.planes > 1):
+        return None
+    endpoints_per_node = 1 if is_railed else local
+    nodes_per_leaf, rest = divmod(int(ports.down), endpoints_per_node)
+    half, three_levels = int(network.radix) // 2, has_three_levels(network, float(last_node * local))
+    nodes_per_pod = nodes_per_leaf * half if three_levels else last_node
+    if rest or nodes_per_leaf == 0 or (three_levels and network.topology == "rail"):
+        return None
+    if not _has_room(network, last_node, local):
+        return None
+    groups = [_nodes(rank_layout, group) for group in range(rank_layout.groups)]
+    every = np.concatenate(groups)
+    in_leaf, in_pod = (_even(every // width) for width in (nodes_per_leaf, nodes_per_pod))
+    own_leaf, own_pod = (_even(groups[0] // width) for width in (nodes_per_leaf, nodes_per_pod))
+    if in_leaf is None or in_pod is None or own_leaf is None or own_pod is None:
+        return None
+    if any((_even(group // nodes_per_leaf), _even(group // nodes_per_pod)) != (own_leaf, own_pod) for group in groups):
+        return None
+    tiers = [Tier(own_leaf - 1.0, 0), Tier(float(own_pod - own_leaf), 1), Tier(float(nodes - own_pod), 2)]
+    up = float(ports.up)
+    ranks = {"fabric": in_leaf * endpoints_per_node / up, "core": in_pod * endpoints_per_node / (up * half)}
+    return _Shape([tier for tier in tiers if tier.nodes > 0], ranks, full=in_leaf == nodes_per_leaf)
+
+
+def _has_room(network: Network, nodes: int, local: int) -> bool:
+    """Tell whether a tree has as many leaves as the nodes need; where it has not, the graph says which are missing."""
+    down = leaf_ports(network.radix, network.oversubscription).down
+    whole = full_fabric(network, float(nodes * local))
+    leaves = np.ceil(nodes / down) * (local if network.topology == "mrft" else 1)
+    if network.topology not in RAILED:
+        leaves = np.ceil(nodes * local / down)
+    return whole is not None and bool(leaves <= whole.endpoints / network.planes / down)
+
+
+def _nodes(rank_layout: Layout, group: int) -> Indices:
+    """Return the nodes of a group."""
+    return rank_layout.device(np.arange(0, rank_layout.ranks, rank_layout.ranks_per_node), 1, group)
+
+
+def _even(places: Indices) -> int | None:
+    """Return how many there are of each place that occurs; null where that differs."""
+    counts = np.bincount(places)
+    counts = counts[counts > 0]
+    return int(counts[0]) if (counts == counts[0]).all() else None
