@@ -11,55 +11,17 @@ from typing import TYPE_CHECKING, TypeVar
 
 from costmodel import hardware
 from costmodel.quantities import Count, Quantity, ceil, minimum
+from costmodel.schema import mixers, workload
 from costmodel.schema.cluster import ClusterFile, NetworkFile, NodeFile
 from costmodel.schema.device import DeviceFile, MathUnitFile, MemoryLevelFile
 from costmodel.schema.earlier_names import name_of_today
 from costmodel.schema.framework import FrameworkFile, PrecisionFile, TileFile
-from costmodel.schema.mixers import (
-    AnyMixer,
-    AttentionFile,
-    ConvolutionFile,
-    GateFile,
-    MilPoolFile,
-    MlaFile,
-    NeuralMemoryFile,
-    RecurrenceFile,
-    SpectralFile,
-)
 from costmodel.schema.model import DenseFile, LayerFile, LayerGroupFile, ModelFile, MoeFile, NoFfnFile
 from costmodel.schema.patterns import AnyPattern, MixedFile, NeighbourhoodFile
 from costmodel.schema.strict import Strict
-from costmodel.schema.workload import (
-    CommunicationFile,
-    DecodeFile,
-    ExpertBoundFile,
-    GenerateFile,
-    OffloadFile,
-    OptimizerFile,
-    ParallelFile,
-    PlanFile,
-    PrefillFile,
-    RoutingFile,
-    ServingFile,
-    SimulationFile,
-    TrainingFile,
-)
 from costmodel.workload import architecture as arch
-from costmodel.workload import patterns, plans
+from costmodel.workload import patterns, plans, scenario
 from costmodel.workload.dtypes import GroupScaling
-from costmodel.workload.scenario import (
-    Communication,
-    Disaggregated,
-    Framework,
-    HostTimes,
-    Offload,
-    Parallelism,
-    Plan,
-    Pool,
-    Precision,
-    Routing,
-    Tile,
-)
 from costmodel.workload.schedules import implied_virtual
 from costmodel.workload.simulation import Checkpoints, Simulation, Slowdown
 
@@ -183,22 +145,22 @@ def _layer(file: LayerFile, hidden: Count) -> arch.Layer:
 
 
 _MIXERS: Mapping[type[Strict], type[arch.Mixer]] = {
-    MlaFile: arch.Mla, NeuralMemoryFile: arch.NeuralMemory, ConvolutionFile: arch.Convolution,
-    SpectralFile: arch.Spectral, GateFile: arch.Gate, MilPoolFile: arch.MilPool,
+    mixers.MlaFile: arch.Mla, mixers.NeuralMemoryFile: arch.NeuralMemory, mixers.ConvolutionFile: arch.Convolution,
+    mixers.SpectralFile: arch.Spectral, mixers.GateFile: arch.Gate, mixers.MilPoolFile: arch.MilPool,
 }  # fmt: skip
 
 
-def _mixer(file: AnyMixer, hidden: Count) -> arch.Mixer:
+def _mixer(file: mixers.AnyMixer, hidden: Count) -> arch.Mixer:
     """Return the mixer; by default heads split the residual stream's width, and each has keys of its own."""
-    if isinstance(file, AttentionFile):
+    if isinstance(file, mixers.AttentionFile):
         return _attention(file, hidden)
-    if isinstance(file, RecurrenceFile):
+    if isinstance(file, mixers.RecurrenceFile):
         value_dim = file.key_dim if file.value_dim is None else file.value_dim
         return _record(arch.Recurrence, file, value_dim=value_dim, memories=_optional(arch.Memories, file.memories))
     return _record(_MIXERS[type(file)], file)
 
 
-def _attention(file: AttentionFile, hidden: Count) -> arch.Attention:
+def _attention(file: mixers.AttentionFile, hidden: Count) -> arch.Attention:
     head_dim = hidden / file.q_heads if file.head_dim is None else file.head_dim
     return _record(
         arch.Attention,
@@ -243,51 +205,51 @@ def _ffn(file: DenseFile | MoeFile | NoFfnFile, hidden: Count) -> arch.Ffn:
 # ---- scenario -------------------------------------------------------------------------------------------------------
 
 
-def framework(file: FrameworkFile) -> Framework:
+def framework(file: FrameworkFile) -> scenario.Framework:
     """Return what belongs to kernels and hosts; each family has one or several kernel libraries."""
     named = {key: [names] if isinstance(names, str) else names for key, names in file.implementations.items()}
     return _record(
-        Framework,
+        scenario.Framework,
         file,
         gemm_tiles=_tiles(file.gemm_tiles),
         attention_tiles=_tiles(file.attention_tiles),
         weight_only_tiles=_tiles(file.weight_only_tiles),
         implementations={name_of_today(key): tuple(map(name_of_today, names)) for key, names in named.items()},
-        host=_record(HostTimes, file.host),
+        host=_record(scenario.HostTimes, file.host),
     )
 
 
-def _tiles(files: Sequence[TileFile]) -> tuple[Tile, ...]:
-    return tuple(_record(Tile, tile) for tile in files)
+def _tiles(files: Sequence[TileFile]) -> tuple[scenario.Tile, ...]:
+    return tuple(_record(scenario.Tile, tile) for tile in files)
 
 
-def precision(file: PrecisionFile) -> Precision:
+def precision(file: PrecisionFile) -> scenario.Precision:
     """Return the number formats."""
     return _record(
-        Precision,
+        scenario.Precision,
         file,
         weight_scaling=GroupScaling(file.weight_group, file.weight_scale, file.weight_zero),
         kv_scaling=GroupScaling(file.kv_group, file.kv_scale, file.kv_zero),
     )
 
 
-def parallelism(file: ParallelFile, schedule: str | None = None) -> Parallelism:
+def parallelism(file: workload.ParallelFile, schedule: str | None = None) -> scenario.Parallelism:
     """Return the degrees of parallelism; virtual stages default to those that the schedule implies."""
     implied = 1.0 if schedule is None else float(implied_virtual(schedule))
-    return _record(Parallelism, file, virtual=implied if file.virtual is None else file.virtual)
+    return _record(scenario.Parallelism, file, virtual=implied if file.virtual is None else file.virtual)
 
 
-def communication(file: CommunicationFile) -> Communication:
+def communication(file: workload.CommunicationFile) -> scenario.Communication:
     """Return the communication settings."""
-    return _record(Communication, file)
+    return _record(scenario.Communication, file)
 
 
-def offload(file: OffloadFile) -> Offload:
+def offload(file: workload.OffloadFile) -> scenario.Offload:
     """Return the shares that are kept in host memory."""
-    return _record(Offload, file)
+    return _record(scenario.Offload, file)
 
 
-def simulation(file: SimulationFile) -> Simulation:
+def simulation(file: workload.SimulationFile) -> Simulation:
     """Return the settings of the event engine."""
     return _record(
         Simulation,
@@ -298,28 +260,28 @@ def simulation(file: SimulationFile) -> Simulation:
     )
 
 
-def routing(file: RoutingFile, counts: tuple[float, ...] | None) -> Routing:
+def routing(file: workload.RoutingFile, counts: tuple[float, ...] | None) -> scenario.Routing:
     """Return how tokens are routed to experts. counts: the content of the file that `counts` names."""
-    return _record(Routing, file, counts=counts, exponent=0.0 if file.exponent is None else file.exponent)
+    return _record(scenario.Routing, file, counts=counts, exponent=0.0 if file.exponent is None else file.exponent)
 
 
-def plan(file: PlanFile) -> Plan:
+def plan(file: workload.PlanFile) -> scenario.Plan:
     """Return the work of the scenario's phase."""
-    if isinstance(file, TrainingFile):
+    if isinstance(file, workload.TrainingFile):
         return _training(file)
-    if isinstance(file, PrefillFile):
+    if isinstance(file, workload.PrefillFile):
         return _record(plans.Prefill, file, speculative=None, denoising=_optional(plans.Denoising, file.denoising))
-    if isinstance(file, ExpertBoundFile):
+    if isinstance(file, workload.ExpertBoundFile):
         return _record(plans.ExpertBound, file)
     drafts = _optional(plans.Speculative, file.speculative)
-    if isinstance(file, DecodeFile):
+    if isinstance(file, workload.DecodeFile):
         return _record(plans.Decode, file, speculative=drafts)
-    if isinstance(file, GenerateFile):
+    if isinstance(file, workload.GenerateFile):
         return _record(plans.Generate, file, speculative=drafts)
     return _serving(file, drafts)
 
 
-def _training(file: TrainingFile) -> plans.Training:
+def _training(file: workload.TrainingFile) -> plans.Training:
     return _record(
         plans.Training,
         file,
@@ -330,11 +292,11 @@ def _training(file: TrainingFile) -> plans.Training:
     )
 
 
-def _sharding(file: OptimizerFile) -> plans.Sharding:
+def _sharding(file: workload.OptimizerFile) -> plans.Sharding:
     return _record(plans.Sharding, file, group=file.shard_group, gradients=file.gradient_communication)
 
 
-def _serving(file: ServingFile, drafts: plans.Speculative | None) -> plans.Serving | Disaggregated:
+def _serving(file: workload.ServingFile, drafts: plans.Speculative | None) -> plans.Serving | scenario.Disaggregated:
     """Return serving on one engine, or from two pools."""
     if file.prefill is None or file.decode is None:
         return _record(plans.Serving, file, speculative=drafts)
@@ -344,24 +306,24 @@ def _serving(file: ServingFile, drafts: plans.Speculative | None) -> plans.Servi
     requests = plans.Decode(
         file.decode.batch_per_device, file.input_tokens, file.output_tokens, file.decode.micro_batches, drafts
     )
-    return Disaggregated(
+    return scenario.Disaggregated(
         file.input_tokens,
         file.output_tokens,
-        Pool(parallelism(file.prefill.parallel), communication(file.prefill.communication), prompts),
-        Pool(parallelism(file.decode.parallel), communication(file.decode.communication), requests),
+        scenario.Pool(parallelism(file.prefill.parallel), communication(file.prefill.communication), prompts),
+        scenario.Pool(parallelism(file.decode.parallel), communication(file.decode.communication), requests),
     )
 
 
-def layout(file: PlanFile) -> Parallelism:
+def layout(file: workload.PlanFile) -> scenario.Parallelism:
     """Return the layout of a scenario; of two pools, that of the decoding one."""
-    pool = file.decode if isinstance(file, ServingFile) else None
+    pool = file.decode if isinstance(file, workload.ServingFile) else None
     if pool is not None:
         return parallelism(pool.parallel)
-    return parallelism(file.parallel, file.schedule if isinstance(file, TrainingFile) else None)
+    return parallelism(file.parallel, file.schedule if isinstance(file, workload.TrainingFile) else None)
 
 
-def devices(file: PlanFile) -> Count:
+def devices(file: workload.PlanFile) -> Count:
     """Return how many devices a scenario's layout takes; with two pools, both together."""
-    if isinstance(file, ServingFile) and file.prefill is not None:
+    if isinstance(file, workload.ServingFile) and file.prefill is not None:
         return parallelism(file.prefill.parallel).devices + layout(file).devices
     return layout(file).devices
