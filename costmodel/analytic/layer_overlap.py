@@ -1,16 +1,19 @@
-"""A pass through layers whose weights, gradients and activations move meanwhile: four streams, layer after layer.
+"""A pass through layers whose weights, gradients and activations move meanwhile, on four streams.
 
-What a layer waits for comes from the host and then from other ranks; what follows it goes to other ranks and then to
-the host. At most two layers are on their way or at work at a time: one computes while the next is fetched.
+Before a layer computes, its data come from the host and then from other ranks; afterwards they go to other ranks and
+then to the host. At most two layers are in progress: one computes while the next is fetched.
 
-    fetch(i)   from the host, then gather:   after compute(i-2)
-    compute(i)                               after compute(i-1) and fetch(i)
-    settle(i)  reduce, then to the host:     after compute(i)
+    h2d(i), gather(i)   after compute(i-2)
+    compute(i)          after compute(i-1), h2d(i) and gather(i)
+    reduce(i), d2h(i)   after compute(i)
 
-with one transfer at a time in each direction over the host's link and one collective at a time over the others, where
-layer i+1 is fetched before layer i is settled. For L equal layers and one kind of transfer t beside c this is
+There is one transfer at a time in each direction over the host's link, and one collective at a time over the others.
+Layer i+1 is fetched before layer i is reduced. For L equal layers and one kind of transfer t beside c this is
 t + (L-1)*max(c, t) + c. [order and single stream of collectives: PyTorch, docs/source/notes/fsdp.rst; three
 directions at once: Rajbhandari et al., ZeRO-Infinity, arXiv 2104.07857.]
+
+The closed form evaluates this recurrence over arrays; `event.overlap` makes tasks of the same `layer_steps`, which
+other tasks of a rank may delay.
 """
 
 from __future__ import annotations
@@ -49,7 +52,7 @@ class LayerSegment:
 
     def taking(self, part: str, seconds: Seconds) -> LayerSegment:
         """Return the same layers with another time for one part of what moves."""
-        times = {each: getattr(self, each) for each in MOVING} | {part: seconds}
+        times = {name: getattr(self, name) for name in MOVING} | {part: seconds}
         return LayerSegment(self.count, self.compute, **times)
 
 
@@ -59,15 +62,15 @@ def pass_seconds(chain: Sequence[LayerSegment], *, one_link: bool = False) -> Se
     one_link: ranks reach each other over the link to the host, so that nothing moves at the same time.
     """
     for part in MOVING:  # what does not happen waits for nothing and holds nothing up, which zero seconds do not say
-        nothing = _takes_none(chain, part)
-        if isinstance(nothing, np.ndarray) and nothing.any() and not nothing.all():
-            without = [each.taking(part, 0.0) for each in chain]
-            some = [each.taking(part, where(nothing, UNUSED, getattr(each, part))) for each in chain]
-            return where(nothing, pass_seconds(without, one_link=one_link), pass_seconds(some, one_link=one_link))
+        absent = _takes_none(chain, part)
+        if isinstance(absent, np.ndarray) and absent.any() and not absent.all():
+            without = [segment.taking(part, 0.0) for segment in chain]
+            present = [segment.taking(part, where(absent, UNUSED, getattr(segment, part))) for segment in chain]
+            return where(absent, pass_seconds(without, one_link=one_link), pass_seconds(present, one_link=one_link))
     parts = tuple(part for part in PARTS if part == "compute" or not np.all(_takes_none(chain, part)))
     if parts == ("compute",):
-        return _sum([each.count * each.compute for each in chain])
-    program = _compile(tuple(each.count for each in chain), parts, one_link=one_link)
+        return _sum([segment.count * segment.compute for segment in chain])
+    program = _compile(tuple(segment.count for segment in chain), parts, one_link=one_link)
     rows: list[Seconds] = [getattr(chain[which], part) for which, part in program.slots]
     shape = np.broadcast_shapes(*(np.shape(row) for row in rows))
     durations = np.stack([np.broadcast_to(np.asarray(row, dtype=np.float64), shape).reshape(-1) for row in rows])
@@ -77,10 +80,11 @@ def pass_seconds(chain: Sequence[LayerSegment], *, one_link: bool = False) -> Se
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AsyncReduceTimes:
-    """A pass whose reductions run on beside what follows it [s].
+    """A pass whose reductions run on while later actions compute [s].
 
-    head: its first unit; rest: the others, each no sooner than the reduction of the unit before is done; trail: the
-    reduction of the last one, which the pass leaves behind.
+    head: its first unit.
+    rest: the others, each no sooner than the reduction of the unit before is done.
+    trail: the reduction of the last one, which the pass leaves behind.
     """
 
     head: Seconds
@@ -106,17 +110,17 @@ def async_reduce_times(chain: Sequence[LayerSegment]) -> AsyncReduceTimes:
     """
     first, *others = chain
     rest, trail = (first.count - 1) * maximum(first.compute, first.reduce), first.reduce
-    for each in others:
-        rest = rest + maximum(each.compute, trail) + (each.count - 1) * maximum(each.compute, each.reduce)
-        trail = each.reduce
+    for segment in others:
+        rest = rest + maximum(segment.compute, trail) + (segment.count - 1) * maximum(segment.compute, segment.reduce)
+        trail = segment.reduce
     return AsyncReduceTimes(first.compute, rest, trail)
 
 
 def _takes_none(chain: Sequence[LayerSegment], part: str) -> Mask:
     """Tell where no layer of the chain has anything to do in a part."""
     none: Mask = True
-    for each in chain:
-        none = none & (getattr(each, part) == 0)
+    for segment in chain:
+        none = none & (getattr(segment, part) == 0)
     return none
 
 

@@ -18,7 +18,9 @@ UNKNOWN = "-"
 
 def show_fabrics(rows: Sequence[FabricFacts]) -> None:
     """Print fabrics, a row each."""
-    shown = table("topology", ">endpoints", ">switches", "?>links", "?>cost", ">an endpoint", ">diameter", ">bisection")
+    shown = table(
+        "topology", ">endpoints", ">switches", "?>links", "?>cost", ">cost per endpoint", ">diameter", ">bisection"
+    )
     for row in rows:
         shown.add(
             row.name,
@@ -31,7 +33,7 @@ def show_fabrics(rows: Sequence[FabricFacts]) -> None:
             UNKNOWN if row.bisection is None else quantity(row.bisection, "bandwidth"),
         )
     show(shown)
-    show("links and diameter count links between switches; every port is in use", "dim")
+    show("links and diameter count inter-switch links; all switch ports are assumed to be used", "dim")
 
 
 def show_answer(answer: CollectiveTime, cluster: Cluster) -> None:
@@ -41,12 +43,12 @@ def show_answer(answer: CollectiveTime, cluster: Cluster) -> None:
     document = answer.document()
     rows = table("what", ">value")
     rows.add("time", quantity(answer.time, "time"))
-    rows.add("of which latency", quantity(answer.latency, "time"))
+    rows.add("latency part", quantity(answer.latency, "time"))
     rows.add("algorithm bandwidth", quantity(document["algbw"], "bandwidth"))
     rows.add("bus bandwidth", quantity(document["busbw"], "bandwidth"))
     show(rows)
     if request.ranks == 1:
-        show("a device by itself sends nothing")
+        show("a single device has nothing to send")
         return
-    engine = "closed form" if answer.engine == "analytic" else "flows"
-    show(f"limit: {answer.bottleneck}; algorithm: {answer.algorithm}; by {engine}; basis: {answer.basis}")
+    engine = "closed form" if answer.engine == "analytic" else "flow simulation"
+    show(f"limit: {answer.bottleneck}; algorithm: {answer.algorithm}; engine: {engine}; basis: {answer.basis}")

@@ -117,7 +117,9 @@ def test_flows_go_around_what_has_failed(part: str, policy: str) -> None:
         ("mpft", 4, ("nic0", "nic1", "nic2", "nic3"), "no NIC path from device 0"),
     ],
 )
-def test_failures_that_disconnect_a_network_are_an_error(topology: str, planes: int, failed: tuple[str, ...], message: str) -> None:
+def test_failures_that_disconnect_a_network_are_an_error(
+    topology: str, planes: int, failed: tuple[str, ...], message: str
+) -> None:
     with pytest.raises(InfeasibleError, match=message):
         routed(cluster(topology, planes, failed=failed))
 
