@@ -42,10 +42,10 @@ def by_flows(batches: tuple[float, ...]) -> tuple[float, list[float]]:
     def makespan(batch: float, endpoints: int) -> float:
         import numpy as np
 
-        plant = build_cluster_links(single, endpoints)
+        links = build_cluster_links(single, endpoints)
         source, target = pairs(endpoints)
         size: Array = np.full(len(source), 1e9 / endpoints)
-        return run_flows(route(plant, Flows(source, target, size), "ecmp").incidence, size, batch=batch).makespan
+        return run_flows(route(links, Flows(source, target, size), "ecmp").incidence, size, batch=batch).makespan
 
     makespan(0.0, 64)  # compiles
     start = time.perf_counter()

@@ -83,10 +83,8 @@ def expert_phases(exchange: ExpertAllToAll, rank_layout: Layout, *, in_network: 
         source, target = pairs(rank_layout.ranks)
         to_rank = sent * exchange.top_k * float(exchange.expert_load) / rank_layout.ranks
         return [Phase(source, target, np.full(len(source), to_rank), uniform=True)]
-    to_node, to_rank = (
-        sent * float(copies_to(exchange, nodes)) / nodes,
-        sent * float(copies_to(exchange, ranks)) / local,
-    )
+    to_node = sent * float(copies_to(exchange, nodes)) / nodes
+    to_rank = sent * float(copies_to(exchange, ranks)) / local
     rank = np.arange(rank_layout.ranks)
     targets = [(rank + step * local) % rank_layout.ranks for step in range(1, rank_layout.nodes)]
     targets += [rank // local * local + (rank + step) % local for step in range(1, local)]

@@ -1,8 +1,8 @@
 """Collectives in closed form: one formula for each algorithm, the one that a library takes, and the fastest of all.
 
 Sizes S are whole buffers, as nccl-tests counts them. A group has n ranks, l on each of N nodes; B_in and B_out are the
-bandwidths, a_in and a_out the latencies of a rank's links inside and between nodes, a the farthest one. `patterns` has
-the same algorithms as flows. Ring, and halving and doubling: Thakur et al., IJHPCA 2005.
+bandwidths, a_in and a_out the latencies of a rank's links inside and between nodes, a that of the farthest pair. The
+same algorithms as flows: `collective_flows`. Ring, and halving and doubling: Thakur et al., IJHPCA 2005.
 """
 
 from __future__ import annotations

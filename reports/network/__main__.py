@@ -1,4 +1,4 @@
-"""The published evidence of the network: counts and prices, latencies, planes against rails, routing, pictures.
+"""The published evidence of the network: counts and prices, latencies, planes against rails, routing, diagrams.
 
 python -m reports.network --output reports/network
 """
@@ -24,7 +24,7 @@ from costmodel.hardware import Cluster, Network
 from costmodel.network.cluster_links import KINDS, ClusterLinks
 from costmodel.network.collective_flows import phases
 from costmodel.network.graphs import fabric_graph
-from costmodel.network.layout import layout
+from costmodel.network.layout import Layout, layout
 from costmodel.network.simulation import FlowRun, Outcome, phase_outcome, run_collective
 from costmodel.quantities import Array
 from costmodel.report.plots.plot import Plot
@@ -47,7 +47,7 @@ SEEDS = range(20)
 def publish(folder: Path) -> list[Path]:
     """Write the page, a picture of each topology as SVG, and the data beside it."""
     make_folder(folder)
-    made: list[Path] = []
+    files: list[Path] = []
     pictures: list[tuple[str, str]] = []
     with styled():
         for name, caption, drawn in _pictures():
@@ -56,18 +56,18 @@ def publish(folder: Path) -> list[Path]:
             content |= {f"{name}{suffix}.csv": data for suffix, data in drawn.data.items()}
             for file, data in content.items():
                 write_whole(folder / file, [data])
-                made.append(folder / file)
+                files.append(folder / file)
     page = [
         *_head(), *_prices(), *_latencies(), *_planes_and_rails(), *_routing(), *_fits(), *_shown(pictures)
     ]  # fmt: skip
     write_whole(folder / "README.md", ["\n".join([*page, ""]).encode()])
-    return [*made, folder / "README.md"]
+    return [*files, folder / "README.md"]
 
 
 def _head() -> Iterator[str]:
-    yield "# The network"
+    yield "# Network topologies: check against the paper"
     yield ""
-    yield f"Against {PAPER}. Times are of the wire, at full bandwidth and without a launch, but where fits are named."
+    yield f"Against {PAPER}. Times are wire times at full bandwidth, without launch overhead, unless a fit is named."
     yield ""
     yield f"Regenerate: `{COMMAND}`"
 
@@ -99,7 +99,7 @@ def _prices() -> Iterator[str]:
     yield ""
     yield "## Parts and prices (table 3)"
     yield from _heading(
-        "topology", "endpoints", "switches", "links", "cost", "printed", "error", "an endpoint", "printed"
+        "topology", "endpoints", "switches", "links", "cost", "published", "error", "cost per endpoint", "published"
     )
     for name, row in rows.items():
         total, each = (parse(table[name][field], "money") for field in ("cost", "cost_per_endpoint"))
@@ -122,12 +122,11 @@ def _prices() -> Iterator[str]:
     totals = np.array([parse(row["cost"], "money") for row in table.values()])
     yield from _heading("price", "in use", "least", "most")
     price = load_topology("ft2")[0].price
-    used = (price.switch, price.link, price.endpoint_link)
-    for at, (name, known) in enumerate(
-        zip(("a switch", "a link between switches", "a link to an endpoint"), used, strict=True)
-    ):
-        low, high = (_extreme(parts, totals, at, sign) for sign in (1.0, -1.0))
-        yield _row(name, f"{known or 0:,.0f} $", f"{low:,.0f} $", f"{high:,.0f} $")
+    in_use = (price.switch, price.link, price.endpoint_link)
+    names = ("a switch", "a link between switches", "a link to an endpoint")
+    for part, (name, value) in enumerate(zip(names, in_use, strict=True)):
+        low, high = (_extreme(parts, totals, part, sign) for sign in (1.0, -1.0))
+        yield _row(name, f"{value or 0:,.0f} $", f"{low:,.0f} $", f"{high:,.0f} $")
     yield ""
     cited = facts("ft2-cited-prices", *load_topology("ft2-cited-prices"))
     yield (
@@ -136,10 +135,10 @@ def _prices() -> Iterator[str]:
     )
 
 
-def _extreme(parts: Array, totals: Array, at: int, sign: float) -> float:
+def _extreme(parts: Array, totals: Array, part: int, sign: float) -> float:
     """Return the least (sign 1) or largest (-1) of one price with which all totals are met [$]."""
     weights = np.zeros(3)
-    weights[at] = sign
+    weights[part] = sign
     bounds = np.concatenate([parts, -parts])
     limits = np.concatenate([totals * (1 + WITHIN), -totals * (1 - WITHIN)])
     return float(sign * linprog(weights, bounds, limits, bounds=(0, None)).fun)
@@ -155,18 +154,17 @@ def _latencies() -> Iterator[str]:
     yield ""
     yield "## Latency of 64 B (table 5)"
     yield ""
-    yield "A switch more adds half of the difference between two leaves and one; a third level would add as much again."
-    yield from _heading("link", "from", "to", "predicted", "printed")
-    printed = (
+    yield "Each extra switch adds half of the difference between cross-leaf and same-leaf latency."
+    yield from _heading("link", "from", "to", "predicted", "published")
+    published = (
         ("InfiniBand", ib, 8, 1, "2.8 us"), ("InfiniBand", ib, 8, nodes, "3.7 us"), ("RoCE", roce, 1, 1, "3.6 us"),
         ("RoCE", roce, 1, nodes, "5.6 us"), ("NVLink", ib, 8, 0, "3.33 us"),
     )  # fmt: skip
-    for link, cluster, count, stride, text in printed:
+    for link, cluster, count, stride, text in published:
         one = replace(cluster, node=replace(cluster.node, count=1.0 if stride else float(count)), count=2048.0)
         if stride and cluster is ib:
             one = replace(one, network=replace(ib.network, planes=1.0))  # type: ignore[type-var]
-        where = layout(one, 2, stride=max(stride, 1))
-        time = run_collective("send_recv", 64.0, FlowRun(one, where)).time
+        time = run_collective("send_recv", 64.0, FlowRun(one, layout(one, 2, stride=max(stride, 1)))).time
         yield _row(link, "device 0", f"device {max(stride, 1)}", quantity(time, "time"), text)
 
 
@@ -174,7 +172,7 @@ def _latencies() -> Iterator[str]:
 
 
 def _planes_and_rails() -> Iterator[str]:
-    """Yield figures 5 and 6, and what parts the two topologies."""
+    """Yield figures 5 and 6, and what makes the two topologies differ."""
     mpft, mrft = load_cluster("h800-2048-mpft"), load_cluster("h800-2048-mrft")
     yield ""
     yield "## Planes against rails (figures 5 and 6)"
@@ -194,9 +192,10 @@ def _planes_and_rails() -> Iterator[str]:
         base = _all_to_all(mpft, ranks, size)
         nodes = ranks // 8
         hand = (1 + 7 / 8) * float(mpft.node.nic.bandwidth) / float(mpft.device.links["pcie"].bandwidth)  # type: ignore[union-attr]
-        yield _changed(
-            "PXN off", ranks, base, (mpft, mrft), size, f"MPFT (1 + 7/8) * 50/64 = {hand:.3f}, MRFT 1", pxn=False
-        )
+        without = [_all_to_all(_with(cluster, pxn=False), ranks, size) / base for cluster in (mpft, mrft)]
+        yield _row(
+            ranks, "PXN off", *(f"{ratio:.3f}" for ratio in without), f"MPFT (1 + 7/8) * 50/64 = {hand:.3f}, MRFT 1"
+        )  # fmt: skip
         lost = _all_to_all(_with(mpft, failed=("plane0",)), ranks, size)
         nic = _all_to_all(_with(mrft, failed=tuple(f"nic{8 * node}" for node in range(nodes))), ranks, size)
         yield _row(
@@ -206,8 +205,8 @@ def _planes_and_rails() -> Iterator[str]:
             f"{nic / base:.3f}",
             f"8/7 = {8 / 7:.3f}",
         )
-        a_leaf = max(nodes * 64 // 256, 1)
-        by_hand = 2 * (nodes - a_leaf) / (nodes - 1)
+        in_leaf = max(nodes * 64 // 256, 1)
+        by_hand = 2 * (nodes - in_leaf) / (nodes - 1)
         spread = {"stride": 256 // nodes, "groups": 2048 // ranks}
         over = [
             _all_to_all(_with(cluster, oversubscription=2.0, radix=96.0), ranks, size, **spread)
@@ -215,8 +214,8 @@ def _planes_and_rails() -> Iterator[str]:
             for cluster in (mpft, mrft)
         ]
         yield _row(
-            ranks, "2:1 oversubscription", *(f"{one:.3f}" for one in over),
-            f"2 * {nodes - a_leaf}/{nodes - 1} = {by_hand:.3f}",
+            ranks, "2:1 oversubscription", *(f"{ratio:.3f}" for ratio in over),
+            f"2 * {nodes - in_leaf}/{nodes - 1} = {by_hand:.3f}",
         )  # fmt: skip
     yield ""
     yield (
@@ -229,20 +228,13 @@ def _planes_and_rails() -> Iterator[str]:
     )
 
 
-def _changed(
-    what: str, ranks: int, base: float, clusters: Sequence[Cluster], size: float, hand: str, *, pxn: bool
-) -> str:
-    times = [_all_to_all(_with(cluster, pxn=pxn), ranks, size) / base for cluster in clusters]
-    return _row(ranks, what, *(f"{time:.3f}" for time in times), hand)
-
-
 def _with(cluster: Cluster, **changes: object) -> Cluster:
     return replace(cluster, network=replace(cluster.network, **changes))  # type: ignore[type-var]
 
 
 def _all_to_all(cluster: Cluster, ranks: int, size: float, stride: int = 1, groups: int = 1) -> float:
-    where = layout(cluster, ranks, stride=stride, groups=groups)
-    return run_collective("all_to_all", size, FlowRun(cluster, where)).time
+    rank_layout = layout(cluster, ranks, stride=stride, groups=groups)
+    return run_collective("all_to_all", size, FlowRun(cluster, rank_layout)).time
 
 
 # ---- routing --------------------------------------------------------------------------------------------------------
@@ -264,10 +256,10 @@ def _routing() -> Iterator[str]:
     one = replace(cluster, node=replace(cluster.node, count=1.0), count=256.0, network=network)
     size = parse("1GiB", "size")
     for members in (2, 4, 8, 16, 32):
-        where = layout(one, members, stride=256 // members, groups=256 // members)
+        rank_layout = layout(one, members, stride=256 // members, groups=256 // members)
 
-        def speed(policy: str, seed: int = 0, where: object = where, members: int = members) -> float:
-            run = FlowRun(_with(one, routing=policy), where, seed=seed)  # type: ignore[arg-type]
+        def speed(policy: str, seed: int = 0, rank_layout: Layout = rank_layout, members: int = members) -> float:
+            run = FlowRun(_with(one, routing=policy), rank_layout, seed=seed)
             return size * (members - 1) / members / run_collective("all_gather", size, run, "ring").time / 1e9
 
         ecmp = [speed("ecmp", seed) for seed in SEEDS]
@@ -306,13 +298,13 @@ def _fits() -> Iterator[str]:
         calibration = load_calibration(cluster.device, framework)
         worst, bases = 0.0, set[str]()
         for kind, count, text in itertools.product(kinds, ranks, ("1MiB", "32MiB", "1GiB")):
-            asked = CollectiveRequest(kind, count, parse(text, "size"), routing=routing)
-            fitted, flows = (answer(asked, cluster, calibration, framework, engine) for engine in ENGINES)
+            request = CollectiveRequest(kind, count, parse(text, "size"), routing=routing)
+            fitted, flows = (answer(request, cluster, calibration, framework, engine) for engine in ENGINES)
             worst, bases = max(worst, abs(flows.time / fitted.time - 1)), bases | {fitted.basis}
         yield _row(f"`{name}`", ", ".join(map(str, ranks)), ", ".join(kinds), ", ".join(sorted(bases)), f"{worst:.1e}")
 
 
-# ---- pictures -------------------------------------------------------------------------------------------------------
+# ---- diagrams -------------------------------------------------------------------------------------------------------
 
 
 def _pictures() -> Iterator[tuple[str, str, Plot]]:
@@ -396,7 +388,7 @@ def _pcie() -> Plot:
 
 def _shown(pictures: Sequence[tuple[str, str]]) -> Iterator[str]:
     yield ""
-    yield "## Pictures"
+    yield "## Diagrams"
     yield ""
     yield "Small fabrics of each kind. Marked are the links that an all-to-all of equal messages fills longest."
     for name, caption in pictures:
