@@ -56,7 +56,7 @@ name: chip/library
 device: devices/chip
 basis: fitted
 families:
-  gemm: {compute: 0.5, spread: [{time: 1 ms, low: 0.9, median: 1, high: 1.2, rows: 10}], rows: 10}
+  gemm: {compute_efficiency: 0.5, spread: [{time: 1 ms, low: 0.9, median: 1, high: 1.2, rows: 10}], rows: 10}
 """,
 }
 

@@ -9,8 +9,9 @@ from small_world import write
 
 from costmodel.calibration.fit_files import default_framework
 from costmodel.cost.calibration import Form
-from costmodel.cost.form_registry import FORMS
+from costmodel.cost.elementwise import ElementwiseForm
 from costmodel.cost.machine import Machine
+from costmodel.cost.parameter import parameters
 from costmodel.schema.files import load_device
 from costmodel.workload.operators import Elementwise
 
@@ -21,9 +22,9 @@ WIDTHS = (256, 512, 768, 1024, 2048, 3072, 4096, 5120, 8192, 12288)
 
 def stream_form() -> Form:
     """Return a form of streams with a known launch and share of the memory's bandwidth."""
-    kind = FORMS["stream"]
-    known = {"launch": LAUNCH, "memory": MEMORY}
-    return kind.build({name: known.get(name, bounds.start) for name, bounds in kind.bounds.items()}, {})
+    known = {"launch": LAUNCH, "hbm_efficiency": MEMORY}
+    start = {name: parameter.start for name, parameter in parameters(ElementwiseForm).items()}
+    return ElementwiseForm(**(start | known))
 
 
 def stream_table(

@@ -41,10 +41,12 @@ def test_a_matrix_product_without_a_fit_states_its_inputs_units_tile_and_sources
     inputs = found["inputs"]
     assert inputs["FLOP"] == pytest.approx(2 * inputs["groups"] * inputs["m"] * inputs["n"] * inputs["k"])
     assert inputs["processors"] == 112  # 132, 20 of them taken by communication
-    assert inputs["blocks"] / inputs["processors"] <= inputs["waves"]
+    terms = found["terms"]
+    assert terms["ctas"] / inputs["processors"] <= terms["waves"]
+    assert found["time"] == pytest.approx(terms["launch"] + max(terms["chip_time"], terms["hbm_time"]))
     assert found["bound"] == "compute"
     assert found["basis"] == "roofline"
-    assert found["time"] >= inputs["FLOP"] / inputs["fp32 peak of them"]
+    assert found["time"] >= inputs["FLOP"] / inputs["fp32 peak of these processors"]
     assert "h100-sxm.yaml:" in found["origins"]["hardware.device.math.fp32.peak"]
     shown = run("explain", FLAGSHIP, "--op", "router").out
     assert "TFLOP/s" in shown
@@ -54,9 +56,9 @@ def test_a_matrix_product_without_a_fit_states_its_inputs_units_tile_and_sources
 def test_an_exchange_states_its_path(run):
     found = explained(run, "--scenario", "training", "--op", "dispatch")["operators"][0]
     assert found["inputs"]["ranks"] == 64
-    assert found["inputs"]["ranks a node"] == 8
+    assert found["inputs"]["ranks per node"] == 8
     assert found["inputs"]["bandwidth between nodes"] == 50e9
-    assert found["inputs"]["expected nodes a token"] == pytest.approx(3.63, abs=0.01)
+    assert found["inputs"]["expected nodes per token"] == pytest.approx(3.63, abs=0.01)
     assert found["bound"] == "network"
     assert "hgx-h800.yaml:" in found["origins"]["hardware.node.nic.bandwidth"]
 
@@ -64,7 +66,7 @@ def test_an_exchange_states_its_path(run):
 def test_a_changed_value_is_said_to_come_from_the_command_line(run):
     found = explained(run, "--op", "expert up", "--set", "hardware.memory.hbm.bandwidth=4 TB/s")["operators"][0]
     assert found["origins"]["hardware.device.memory.hbm.bandwidth"] == "--set hardware.memory.hbm.bandwidth=4 TB/s"
-    assert found["inputs"]["memory bandwidth"] == 4e12
+    assert found["inputs"]["HBM bandwidth"] == 4e12
 
 
 def test_the_closed_form_bound_is_explained_by_its_formula(run):
@@ -91,20 +93,20 @@ def test_expert_layers_state_how_full_the_fullest_rank_is(run):
         ]["routing"]
     )
     (product,) = explained(run, "--scenario", "prefill", *SKEWED, "--op", "expert up")["operators"]
-    assert product["inputs"]["load of the fullest rank"] == pytest.approx(facts["expert_load"])
+    assert product["inputs"]["load of the busiest rank"] == pytest.approx(facts["expert_load"])
     assert product["inputs"]["groups"] == pytest.approx(facts["experts_hit"])
     assert product["inputs"]["standard deviation of m"] > 0
     assert product["origins"]["routing.load"].startswith("--set scenarios.prefill.routing=")
     (sent,) = explained(run, "--scenario", "prefill", *SKEWED, "--op", "dispatch")["operators"]
-    assert sent["inputs"]["load of the fullest node, each token once"] >= 1
-    assert 1 <= sent["inputs"]["load of the fullest rank, each token once"] < facts["expert_load"]
+    assert sent["inputs"]["load of the busiest node, each token once"] >= 1
+    assert 1 <= sent["inputs"]["load of the busiest rank, each token once"] < facts["expert_load"]
     assert "expert load: the busiest rank gets" in run("explain", FLAGSHIP, "--scenario", "prefill", *SKEWED).out
 
 
 def test_a_stated_load_is_where_the_load_comes_from(run):
     stated = ("--scenario", "decode", "--set", "scenarios.decode.communication.expert_load=1.25")
     (product,) = explained(run, *stated, "--op", "expert down")["operators"]
-    assert product["inputs"]["load of the fullest rank"] == 1.25
+    assert product["inputs"]["load of the busiest rank"] == 1.25
     assert "communication.expert_load" in product["origins"]
 
 
@@ -113,13 +115,17 @@ def test_a_product_of_the_host_states_its_operands_and_what_it_shares(run):
     (found,) = json.loads(done.out)["operators"]
     inputs = found["inputs"]
     assert found["family"] == "host_product"
-    assert (inputs["groups"], inputs["m"], inputs["element of left"]) == (pytest.approx(8), pytest.approx(1), 2)
-    assert inputs["element of right"] == pytest.approx(4.82 / 8)
-    assert found["time"] == pytest.approx(inputs["traffic"] / inputs["host bandwidth a device"])
+    assert (inputs["groups"], inputs["m"], inputs["bytes per element, left operand"]) == (
+        pytest.approx(8),
+        pytest.approx(1),
+        2,
+    )
+    assert inputs["bytes per element, right operand"] == pytest.approx(4.82 / 8)
+    assert found["time"] == pytest.approx(inputs["traffic"] / inputs["host bandwidth per device"])
     assert (found["bound"], found["basis"]) == ("memory", "roofline")
     assert "xeon-6454s-rtx-4090d.yaml:" in found["origins"]["hardware.node.host.bandwidth"]
     shown = run("explain", "deepseek_v3_hybrid", "--scenario", "decode", "--op", "expert up").out
-    assert "host bf16 peak a device" in shown
+    assert "host bf16 peak per device" in shown
 
 
 def test_a_host_without_a_stated_peak_is_said_to_have_none(run):
@@ -131,14 +137,14 @@ def test_a_host_without_a_stated_peak_is_said_to_have_none(run):
 def test_quantised_operands_are_shown_by_their_width(run):
     weights = run("explain", "deepseek_v3_hybrid", "--scenario", "decode", "--op", "output projection", "--json")
     (found,) = json.loads(weights.out)["operators"]
-    assert (found["family"], found["inputs"]["element of left"]) == ("gemm_weight_only", 2)
-    assert found["inputs"]["element of right"] == pytest.approx(0.6025)
+    assert (found["family"], found["inputs"]["bytes per element, left operand"]) == ("gemm_weight_only", 2)
+    assert found["inputs"]["bytes per element, right operand"] == pytest.approx(0.6025)
     changes = ("--set", "scenarios.decode.precision.kv_cache=int8", "--set", "scenarios.decode.precision.kv_group=64")
     cache = run(
         "explain", "deepseek_v3_hybrid", "--scenario", "decode", "--op", "attention core", "--json", *changes
     )  # fmt: skip
     (core,) = json.loads(cache.out)["operators"]
-    assert core["inputs"]["element of the cache"] == 1 + 2 / 64
+    assert core["inputs"]["bytes per element, KV cache"] == 1 + 2 / 64
 
 
 def test_a_fitted_kernel_states_its_form_parameters_correction_and_file(run, tmp_path):
@@ -154,11 +160,13 @@ def test_a_fitted_kernel_states_its_form_parameters_correction_and_file(run, tmp
     )  # fmt: skip
     assert done.code == 0, done.err
     (found,) = json.loads(done.out)["operators"]
-    inputs = found["inputs"]
-    assert found["formula"].startswith("t = launch + busy")
-    assert 0 < inputs["launch (fitted)"] < 1e-4
-    assert 0.5 < inputs["memory (fitted)"] <= 1.3
-    assert inputs["correction"] == pytest.approx(1, abs=0.5)
+    parameters = found["parameters"]
+    assert found["equation"].startswith("time = t * residual_factor\nt ")
+    assert (found["file"], found["section"]) == ("costmodel/cost/gemm.py", "docs/method.md, section 7.5")
+    assert 0 < parameters["launch"] < 1e-4
+    assert 0.5 < parameters["hbm_efficiency"] <= 1.3
+    assert found["terms"]["residual_factor"] == pytest.approx(1, abs=0.5)
+    assert found["considered"][-1].startswith("calibrations/a100-sxm-80gb/cublas-vllm (default of my-a100)")
     assert found["origins"]["fit"] == "calibrations/a100-sxm-80gb/cublas-vllm"
 
 
@@ -192,7 +200,7 @@ def test_a_users_own_mix_of_patterns_shows_the_pairs_bytes_and_bound_of_each(run
         done = run("explain", str(path), "--op", f"attention core ({kind})", "--json")
         assert done.code == 0, done.err
         (found,) = json.loads(done.out)["operators"]
-        assert found["inputs"]["query-key pairs a head"] == expected
+        assert found["inputs"]["query-key pairs per head"] == expected
         assert found["inputs"]["traffic"] > 0
         assert found["bound"] in ("compute", "memory")
 
@@ -202,7 +210,7 @@ def test_a_wait_is_told_to_be_none(run):
     changes = [word for change in layout for word in ("--set", change)]
     done = run("explain", FLAGSHIP, "--scenario", "decode", *changes, "--op", "pipeline wait")
     assert (done.code, done.out) == (2, "")
-    assert "is time in which ranks wait or kernels run slower, not an operator; without --op every line" in done.err
+    assert "is waiting or slowdown time, not an operator; run without --op to list all operators" in done.err
 
 
 @pytest.mark.parametrize(
@@ -210,10 +218,10 @@ def test_a_wait_is_told_to_be_none(run):
     [
         (
             "slowed by exchanges",
-            "is no operator: beside expert exchanges kernels take `framework.moe_comm_slowdown` times as",
+            "is not an operator: kernels that run beside expert exchanges take `framework.moe_comm_slowdown` times as",
         ),
         ("rooter", "has no operator 'rooter'; did you mean `router`"),
-        ("gizmo", "has no operator 'gizmo'; without --op every line is listed"),
+        ("gizmo", "has no operator 'gizmo'; run without --op to list all operators"),
     ],
 )
 def test_a_name_that_no_operator_has_is_told_in_one_line(run, name, told):
@@ -230,7 +238,7 @@ def test_what_does_not_fit_is_explained_as_such(run):
     for asked in ((), ("--op", "expert up")):
         done = run("explain", FLAGSHIP, *FULL, *asked)
         assert done.code == 3
-        assert done.out.startswith("does not run: does not fit in memory: the fullest of 128 devices needs")
+        assert done.out.startswith("infeasible: does not fit in memory: the most-loaded of 128 devices needs")
         document = json.loads(run("explain", FLAGSHIP, *FULL, *asked, "--json").out)
         assert "for kv cache: lower `batch_per_device`" in document["reason"]
         assert document["operators"]
@@ -249,9 +257,8 @@ def test_every_operator_of_the_shipped_workloads_can_be_explained(name):
 
 def test_both_tiles_of_a_form_with_two_are_explained(run):
     asked = ("--op", "expert up", "--set", "scenarios.training.framework=vllm", "--json")
-    (found,) = {
-        one["formula"]: one for one in json.loads(run("explain", "deepseek_v2", *asked).out)["operators"]
-    }.values()
-    inputs = found["inputs"]
-    assert inputs["few_compute (fitted)"] > 0 < inputs["compute (fitted)"]
-    assert "few_scan (fitted)" not in inputs
+    found = json.loads(run("explain", "deepseek_v2", *asked).out)["operators"][0]
+    parameters = found["parameters"]
+    assert parameters["small_compute_efficiency"] > 0 < parameters["large_compute_efficiency"]
+    assert "small_reread_share" not in parameters
+    assert (found["terms"]["m_t"], found["terms"]["n_t"]) == (64, 64)  # the large tile

@@ -86,7 +86,7 @@ def test_a_product_takes_at_least_its_bytes_over_the_bandwidth(
     )
     time = gemm_time(gemm, MACHINE, ROOFLINE)
     assert time.seconds >= gemm.groups * n * k * bits / 8 / 2e12
-    assert time.seconds >= gemm.traffic / MACHINE.memory_bandwidth
+    assert time.seconds >= gemm.traffic / MACHINE.hbm_bandwidth
     assert time.seconds >= gemm.flop / MACHINE.device.peak("bf16")
 
 

@@ -21,8 +21,8 @@ def residuals(draw: st.DrawFn) -> Residual:
     weights = draw(hnp.arrays(np.float64, supports, elements=st.floats(-1.0, 1.0)))
     lengths = draw(hnp.arrays(np.float64, axes, elements=st.floats(0.5, 5.0)))
     longer = draw(st.none() | hnp.arrays(np.float64, (supports, axes), elements=st.floats(0.25, 4.0)))
-    spans = None if longer is None else lengths * longer
-    return Residual(tuple(f"axis{at}" for at in range(axes)), lengths, centres, weights, spans=spans)
+    bump_lengths = None if longer is None else lengths * longer
+    return Residual(tuple(f"axis{at}" for at in range(axes)), lengths, centres, weights, bump_lengths=bump_lengths)
 
 
 @given(residuals(), st.data())
@@ -43,7 +43,7 @@ def test_a_correction_is_never_more_than_all_weights_together(one: Residual, dat
 
 @given(residuals())
 def test_it_fades_with_distance(one: Residual) -> None:
-    longest = one.lengths if one.spans is None else one.spans.max(axis=0)
+    longest = one.lengths if one.bump_lengths is None else one.bump_lengths.max(axis=0)
     shape = (one.centres.max(axis=0) + 10.0 * longest).tolist()
     assert abs(np.log(one.factor(shape))) <= np.abs(one.weights).sum() * np.exp(-50.0 * len(one.axes)) + 1e-12
 

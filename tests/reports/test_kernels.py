@@ -46,12 +46,12 @@ def plan(*bars: tuple[str, list[str], float, float]) -> FitPlanFile:
 
 
 def test_intervals_are_judged_on_rows_that_no_fit_had_seen():
-    known = stated(inside=0.8, half_width=0.06, median=0.03)
+    known = stated(coverage=0.8, half_width=0.06, median=0.03)
     (found,) = pooled([Accuracy("gpu", "gpu/a", "gemm/bf16", 100.0, known)], plan())
-    assert (found.inside, found.width) == (pytest.approx(0.8), pytest.approx(2.0))
+    assert (found.coverage, found.width) == (pytest.approx(0.8), pytest.approx(2.0))
     mixed = [Accuracy("gpu", f"gpu/{name}", "gemm/bf16", 100.0, one) for name, one in (("a", known), ("b", stated()))]
     (unknown,) = pooled(mixed, plan())
-    assert (unknown.inside, unknown.width) == (None, None)
+    assert (unknown.coverage, unknown.width) == (None, None)
 
 
 def test_files_of_one_operator_are_averaged_over_their_rows():

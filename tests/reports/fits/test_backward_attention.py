@@ -57,7 +57,7 @@ def test_the_command_writes_the_median_share(tmp_path, capsys):
     main([str(tmp_path / "tables"), "--output", str(output)])
     assert capsys.readouterr().out == output.read_text()
     family = yaml.safe_load(output.read_text())["families"]["attention_backward"]
-    assert (family["compute"], family["rows"]) == ("80 %", 3)
+    assert (family["backward_rate"], family["rows"]) == ("80 %", 3)
 
 
 @pytest.mark.parametrize("calls", [1.0, 4.0])
@@ -74,9 +74,9 @@ def test_a_backward_core_is_as_much_longer_as_its_products_at_the_share_of_the_r
     )
     fit = calibration.fit(backward)
     assert fit.basis == "transferred"
-    assert 0.5 < fit.compute < 1.0
+    assert 0.5 < fit.backward_rate < 1.0
     seconds = [operator_time(core, machine, None, calibration.fit(core)).seconds for core in (forward, backward)]
-    assert seconds[1] == pytest.approx(2.5 * np.asarray(seconds[0]) / fit.compute)
+    assert seconds[1] == pytest.approx(2.5 * np.asarray(seconds[0]) / fit.backward_rate)
 
 
 def test_what_a_query_costs_is_told_apart_from_the_share_of_long_sequences(table):
@@ -101,7 +101,7 @@ def test_hopper_has_a_share_of_its_own_and_its_siblings_take_it():
     ampere, hopper, sibling = (
         load_calibration(name, "default").fit(core) for name in ("a100-sxm-80gb", "h100-sxm", "h800-sxm")
     )
-    assert (hopper.compute, hopper.extra_keys_per_query) == (sibling.compute, sibling.extra_keys_per_query)
+    assert (hopper.backward_rate, hopper.extra_keys_per_query) == (sibling.backward_rate, sibling.extra_keys_per_query)
     assert ampere.extra_keys_per_query == 0 < hopper.extra_keys_per_query
 
 
@@ -121,7 +121,7 @@ def test_a_backward_core_of_short_sequences_pays_for_its_queries():
         )
         share = fit_(backward)
         seconds = [operator_time(core, machine, None, fit_(core)).seconds for core in (forward, backward)]
-        expected = 2.5 / share.compute * (1 + share.extra_keys_per_query / ((length + 1) / 2))
+        expected = 2.5 / share.backward_rate * (1 + share.extra_keys_per_query / ((length + 1) / 2))
         assert seconds[1] == pytest.approx(expected * np.asarray(seconds[0]))
 
 

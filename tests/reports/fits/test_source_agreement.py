@@ -15,7 +15,7 @@ PLAN = """
 schema: costmodel/fit_plan@1
 name: test
 recipes:
-  products: {form: plain, held_out: [n]}
+  products: {form: scaled_roofline, held_out: [n]}
 implementations:
   - {name: chip/a, library: one, device: devices/chip, frameworks: [a], families: {gemm/bf16: products}}
   - {name: chip/b, library: one, device: devices/chip, frameworks: [b], families: {gemm/bf16: products}}

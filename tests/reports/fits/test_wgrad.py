@@ -15,7 +15,7 @@ from costmodel.workload.operators import Gemm
 from reports.fits.wgrad import SPEED_UP, Rates, fit, form_of, main, read, times
 
 FOLDER = Path(__file__).parents[3] / "hardware" / "calibrations"
-TABLE = FOLDER / "h800-sxm" / "deepgemm-turned.csv"
+TABLE = FOLDER / "h800-sxm" / "deepgemm-wgrad.csv"
 MACHINE = Machine(load_device("h800-sxm"), default_framework(), 132.0)
 
 
@@ -55,7 +55,7 @@ def test_processors_that_communication_holds_are_missing_in_full() -> None:
 def test_the_command_writes_the_shipped_files(tmp_path: Path) -> None:
     (tmp_path / "h800-sxm").mkdir()
     main([str(TABLE), "--output", str(tmp_path)])
-    for name in ("deepgemm-turned", "cutlass-turned"):
+    for name in ("deepgemm-wgrad", "cutlass-wgrad"):
         assert (tmp_path / "h800-sxm" / f"{name}.yaml").read_text() == (
             FOLDER / "h800-sxm" / f"{name}.yaml"
         ).read_text()
@@ -64,5 +64,7 @@ def test_the_command_writes_the_shipped_files(tmp_path: Path) -> None:
 def test_the_kernels_before_take_as_much_longer_as_stated() -> None:
     product = read(TABLE).products[:1]
     compute, fill = fit(read(TABLE), MACHINE)
-    slower = replace(form_of(compute / SPEED_UP, fill * SPEED_UP), launch=2.52e-6 * SPEED_UP, memory=0.955 / SPEED_UP)
+    slower = replace(
+        form_of(compute / SPEED_UP, fill * SPEED_UP), launch=2.52e-6 * SPEED_UP, hbm_efficiency=0.955 / SPEED_UP
+    )
     assert times(slower, product, MACHINE) == pytest.approx(SPEED_UP * times(form_of(compute, fill), product, MACHINE))

@@ -64,7 +64,7 @@ def test_simulated_acceptance_agrees_with_the_expectation() -> None:
 
 def test_verifying_takes_the_rows_of_all_drafted_tokens_and_reads_the_cache_once() -> None:
     plain = context(DENSE_MODEL, phase="decode", sequences=8.0, new_tokens=1.0, kv_len=1000.0)
-    verify = replace(plain, length=3.0, keys=1002.0)
+    verify = replace(plain, new_tokens=3.0, kv_len=1002.0)
     one, three = (model_work(each) for each in (plain, verify))
     for before, after in zip(one.layers[0].forward, three.layers[0].forward, strict=True):
         if isinstance(before, Gemm):

@@ -29,7 +29,7 @@ def busy_time(fit: FamilyFit, world: Path) -> float:
 def test_without_a_named_implementation_every_family_has_the_spread_of_the_roofline():
     calibration = load_calibration("l4", "default")
     gemm = calibration.family("gemm")
-    assert (gemm.compute, gemm.memory, gemm.basis) == (1.0, 1.0, "roofline")
+    assert (gemm.compute_efficiency, gemm.hbm_efficiency, gemm.basis) == (1.0, 1.0, "roofline")
     assert all(
         low <= median <= high
         for low, median, high in zip(gemm.spread.low, gemm.spread.median, gemm.spread.high, strict=True)
@@ -53,8 +53,8 @@ def test_families_that_a_fit_does_not_cover_stay_at_the_roofline(world):
 def test_a_device_without_measurements_borrows_those_of_its_sibling(world):
     calibration = load_calibration("sibling", "fast", [world])
     assert calibration.family("gemm").basis == "transferred"
-    assert calibration.family("gemm").compute == 0.5
-    assert list(calibration.notes) == ["gemm: library of chip stands in for library on sibling"]
+    assert calibration.family("gemm").compute_efficiency == 0.5
+    assert list(calibration.notes) == ["gemm: sibling has no fit of library; using library, measured on chip"]
 
 
 def test_a_sibling_s_file_is_read_only_where_the_device_has_no_fit_of_its_own(world):
@@ -63,7 +63,7 @@ def test_a_sibling_s_file_is_read_only_where_the_device_has_no_fit_of_its_own(wo
     write(world, "hardware/calibrations/chip/library.yaml", "schema: costmodel/calibration@1\nname: broken\n")
     calibration = load_calibration("sibling", "fast", [world])
     gemm = calibration.family("gemm")
-    assert (gemm.compute, gemm.basis) == (0.25, "fitted")
+    assert (gemm.compute_efficiency, gemm.basis) == (0.25, "fitted")
     with pytest.raises(InputError, match=r"library\.yaml"):
         load_calibration("chip", "fast", [world]).family("gemm")
 
@@ -78,7 +78,7 @@ implementations: {gemm: nobody}
     calibration = load_calibration("sibling", "fast", [world])
     assert calibration.family("gemm").basis == "roofline"
     assert list(calibration.notes) == [
-        "gemm: nothing is known of nobody on sibling; the nearest fit stands in, or the roofline"
+        "gemm: sibling has no measurements of nobody; using the closest available fit, or the roofline if there is none"
     ]
 
 
@@ -101,10 +101,10 @@ def test_the_same_kernel_of_the_nearest_device_of_the_die_comes_before_another_k
         library.replace("chip/library", "own/other").replace("devices/chip", "devices/own").replace("0.5", "0.25"),
     )
     calibration = load_calibration("own", "fast", [world])
-    assert (calibration.family("gemm").compute, calibration.family("gemm").basis) == (0.5, "transferred")
-    assert list(calibration.notes) == ["gemm: library of chip stands in for library on own"]
+    assert (calibration.family("gemm").compute_efficiency, calibration.family("gemm").basis) == (0.5, "transferred")
+    assert list(calibration.notes) == ["gemm: own has no fit of library; using library, measured on chip"]
     write(world, "hardware/devices/own.yaml", own.replace("die: d1", "die: d2"))
-    assert load_calibration("own", "fast", [world, world / "nowhere"]).family("gemm").compute == 0.25
+    assert load_calibration("own", "fast", [world, world / "nowhere"]).family("gemm").compute_efficiency == 0.25
 
 
 def test_devices_that_inherit_in_a_cycle_are_an_error(world):
@@ -122,14 +122,14 @@ name: chip/library
 device: devices/chip
 basis: fitted
 families:
-  gemm: {compute: 1.5, memry: 0.9, spread: [{time: 1 ms, low: 2, median: 1, high: 3, rows: 1}], rows: 1}
+  gemm: {compute_efficiency: 1.5, hbm_eficiency: 0.9, spread: [{time: 1 ms, low: 2, median: 1, high: 3, rows: 1}], rows: 1}
 """)  # fmt: skip
     with pytest.raises(InputError) as caught:
         load_calibration("chip", "fast", [world]).family("gemm")
     text = str(caught.value)
     assert len(caught.value.problems) == 3
-    assert "families.gemm.compute" in text
-    assert "did you mean `memory`?" in text
+    assert "families.gemm.compute_efficiency" in text
+    assert "did you mean `hbm_efficiency`?" in text
     assert "2, 1, 3 are not in order" in text
 
 

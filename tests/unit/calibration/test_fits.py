@@ -13,7 +13,8 @@ from costmodel.calibration.fit_selection import Chooser, Kernel
 from costmodel.calibration.residual_files import read_residuals
 from costmodel.calibration.substitutes import nearest_variants
 from costmodel.cost.calibration import Calibration
-from costmodel.cost.form_registry import FORMS
+from costmodel.cost.elementwise import ElementwiseForm
+from costmodel.cost.parameter import parameters
 from costmodel.errors import InputError
 from costmodel.schema.references import Library
 from costmodel.workload.operators import Gemm
@@ -24,10 +25,9 @@ PRODUCT = Gemm("x", m=64.0, n=64.0, k=64.0, dtype="bf16", a_bytes=2.0, b_bytes=2
 
 def stream(launch_us: float, **more: str) -> str:
     """Return a family with a form, told apart by its launch."""
-    kind = FORMS["stream"]
-    values = {name: f"{bounds.start:g}" for name, bounds in kind.bounds.items()} | {"launch": f"{launch_us} us"}
-    form = ", ".join(f"{name}: {value}" for name, value in values.items())
-    return f"{{form: {{kind: stream, {form}}}, {''.join(f'{key}: {value}, ' for key, value in more.items())}{SPREAD}}}"
+    start = {name: f"{parameter.start:g}" for name, parameter in parameters(ElementwiseForm).items()}
+    form = ", ".join(f"{name}: {value}" for name, value in (start | {"launch": f"{launch_us} us"}).items())
+    return f"{{form: {{kind: elementwise, {form}}}, {''.join(f'{key}: {value}, ' for key, value in more.items())}{SPREAD}}}"
 
 
 def file(root, name, families, extra=""):
@@ -79,13 +79,17 @@ def test_what_the_implementation_lacks_the_default_has_and_it_is_told(defaults):
     file(defaults, "chip/own", {"elementwise/norm": stream(9)})
     found = fits(defaults, {"elementwise": "own"})
     assert launch(found["elementwise/add"]) == 2
-    assert found.notes == ["elementwise/add: own is not fitted on chip; the nearest fit stands in, or the roofline"]
+    assert found.notes == [
+        "elementwise/add: chip has no fit of own for this operation; using the closest available fit, or the roofline if there is none"
+    ]
 
 
 def test_an_unknown_implementation_is_told_though_a_default_stands_in(defaults):
     found = fits(defaults, {"gemm": "nobody"})
     assert launch(found["gemm/bf16"]) == 3
-    assert found.notes == ["gemm: nothing is known of nobody on chip; the nearest fit stands in, or the roofline"]
+    assert found.notes == [
+        "gemm: chip has no measurements of nobody; using the closest available fit, or the roofline if there is none"
+    ]
 
 
 def test_an_implementation_for_one_variant_leaves_the_others_alone(defaults):
@@ -113,7 +117,7 @@ def test_a_sibling_with_the_implementation_comes_before_the_own_default(defaults
     edit(defaults, "hardware/devices/sibling.yaml", "{inherit: chip}", "{inherit: chip, default: {gemm: other}}")
     found = fits(defaults, {"gemm": "own"}, "sibling")
     assert launch(found["gemm/bf16"]) == 7
-    assert found.notes == ["gemm/bf16: own of chip stands in for own on sibling"]
+    assert found.notes == ["gemm/bf16: sibling has no fit of own; using own, measured on chip"]
     assert launch(fits(defaults, device="sibling")["gemm/bf16"]) == 8
 
 
@@ -124,7 +128,7 @@ def test_the_nearest_variant_stands_in_as_transferred(defaults):
     assert found["elementwise/activation"].basis == "transferred"
 
 
-@pytest.mark.parametrize("first", ["fp16", "bf16", "bf16_narrow", "fp8", "fp8_block"])
+@pytest.mark.parametrize("first", ["fp16", "bf16", "bf16_kvquant", "fp8", "fp8_block"])
 def test_variants_that_are_nearest_to_each_other_end_at_the_roofline(world, first):
     found = fits(world)
     for variant in (first, "bf16", "fp16", "fp8_block", "fp8"):
@@ -140,7 +144,7 @@ def test_whatever_is_asked_first_a_stream_finds_the_nearest_kind(defaults, first
 
 
 def test_narrow_caches_stand_nearest_to_their_own_products():
-    assert nearest_variants("attention_decode", "bf16_narrow") == ("bf16", "fp16")
+    assert nearest_variants("attention_decode", "bf16_kvquant") == ("bf16", "fp16")
     assert nearest_variants("gemm", "int8") == ()
 
 
@@ -167,7 +171,7 @@ def test_a_missing_residual_file_is_an_error_at_its_path(world):
 
 
 def residuals(root, **changes):
-    axes = list(FORMS["stream"].axes)
+    axes = list(ElementwiseForm.AXES)
     one = {"axes": axes, "lengths": [2.0] * len(axes), "centres": [[20.0] * len(axes)], "weights": [0.1]} | changes
     document = {"schema": "costmodel/residuals@1", "families": {"gemm/bf16": one}}
     return write(root, "hardware/calibrations/chip/own.json", json.dumps(document))
@@ -178,7 +182,8 @@ def residuals(root, **changes):
     [
         {"axes": ["other", "and", "more"]}, {"lengths": [0.0]}, {"lengths": []}, {"weights": []}, {"weights": ["x"]},
         {"centres": [[1.0], [2.0, 3.0]]}, {"centres": [[float("nan")]]}, {"weights": None},
-        {"spans": [[2.0]]}, {"spans": [[0.0, 2.0]]}, {"spans": [[2.0, float("inf")]]}, {"spans": None},
+        {"bump_lengths": [[2.0]]}, {"bump_lengths": [[0.0, 2.0]]}, {"bump_lengths": [[2.0, float("inf")]]},
+        {"bump_lengths": None},
     ],
 )  # fmt: skip
 def test_damaged_residuals_are_errors_at_their_file(world, changes):
@@ -222,11 +227,11 @@ def shelf(world):
         (Kernel("", "k1", ""), "chip/a"),
         (Kernel("", "", "event"), "chip/c"),
         (Kernel("", "", ""), "chip/a"),
-        (Kernel("vllm 9", "k2", "graph"), "chip/b: nearest to vllm 9"),
-        (Kernel("sglang 9", "k2", ""), "chip/c: nearest to sglang 9"),
-        (Kernel("other 1", "k1", "graph"), "chip/a: nearest to framework other 1"),
-        (Kernel("vllm 2", "unheard", "graph"), "chip/b: nearest to kernel unheard"),
-        (Kernel("sglang 1", "k2", "graph"), "chip/c: nearest to timing graph"),
+        (Kernel("vllm 9", "k2", "graph"), "chip/b (closest match for vllm 9)"),
+        (Kernel("sglang 9", "k2", ""), "chip/c (closest match for sglang 9)"),
+        (Kernel("other 1", "k1", "graph"), "chip/a (closest match for framework other 1)"),
+        (Kernel("vllm 2", "unheard", "graph"), "chip/b (closest match for kernel unheard)"),
+        (Kernel("sglang 1", "k2", "graph"), "chip/c (closest match for timing graph)"),
     ],
 )
 def test_a_row_gets_the_file_of_its_kernel_else_the_nearest(shelf, kernel, why):
@@ -236,7 +241,7 @@ def test_a_row_gets_the_file_of_its_kernel_else_the_nearest(shelf, kernel, why):
 def test_an_unknown_kernel_takes_the_library_that_its_name_holds(shelf):
     file(shelf, "chip/z", {"gemm/bf16": stream(4)}, kernels("k9", '"sglang 1"') + "library: triton\n")
     choice = Chooser("chip", [shelf]).choose("gemm", "bf16", Kernel("vllm 1", "fused (Triton kernel)", "graph"))
-    assert choice.why == "chip/z: nearest to kernel fused (Triton kernel)"
+    assert choice.why == "chip/z (closest match for kernel fused (Triton kernel))"
 
 
 def test_streams_in_the_rows_of_others_come_kind_by_kind(shelf):
@@ -257,13 +262,13 @@ def test_masked_groups_that_nobody_measured_rest_on_plain_ones(shelf):
 
 def test_a_device_without_files_takes_its_siblings(shelf):
     choice = Chooser("sibling", [shelf]).choose("gemm", "bf16", Kernel("", "k2", "event"))
-    assert choice.why == "chip/c: stands in from chip"
+    assert choice.why == "chip/c (fit of chip)"
     assert choice.calibration.fit(PRODUCT).basis == "transferred"
 
 
 def test_a_variant_that_nobody_measured_names_what_stands_in(shelf):
     choice = Chooser("chip", [shelf]).choose("gemm", "fp16", Kernel("", "k2", ""))
-    assert choice.why == "chip/b, gemm/bf16 stands in for gemm/fp16"
+    assert choice.why == "chip/b, gemm/bf16 substitutes for gemm/fp16"
     half = Gemm("x", m=64.0, n=64.0, k=64.0, dtype="fp16", a_bytes=2.0, b_bytes=2.0, out_bytes=2.0)
     assert choice.calibration.fit(half).basis == "transferred"
     assert launch(choice.calibration.fit(half)) == 2
@@ -271,7 +276,7 @@ def test_a_variant_that_nobody_measured_names_what_stands_in(shelf):
 
 def test_a_family_that_nobody_measured_rests_on_the_roofline(shelf):
     choice = Chooser("chip", [shelf]).choose("gemm", "int8", Kernel("", "k2", ""))
-    assert choice.why == "no fit of gemm/int8 for chip: roofline"
+    assert choice.why == "no fit of gemm/int8 for chip; roofline used"
 
 
 def test_one_file_prices_all_families_of_a_call(shelf):
@@ -301,7 +306,7 @@ def test_the_first_of_several_implementations_that_the_device_has_is_taken(defau
     both = FitLookup(FitStore(Library([defaults])), "chip", {"gemm": ("first", "third")})
     assert launch(both["gemm/bf16"]) == 3
     assert both.notes == [
-        "gemm: nothing is known of first or third on chip; the nearest fit stands in, or the roofline"
+        "gemm: chip has no measurements of first or third; using the closest available fit, or the roofline if there is none"
     ]
 
 
@@ -312,7 +317,9 @@ def test_products_stand_in_for_batched_ones(defaults):
 
 
 def rate(share):
-    return f"{{compute: {share}, spread: [{{time: 1 ms, low: 0.9, median: 1, high: 1.2, rows: 2}}], rows: 2}}"
+    return (
+        f"{{compute_efficiency: {share}, spread: [{{time: 1 ms, low: 0.9, median: 1, high: 1.2, rows: 2}}], rows: 2}}"
+    )
 
 
 def published(root, name, library, families):
@@ -333,7 +340,7 @@ def test_a_published_rate_prices_no_kernel_that_has_rows(shelf):
     choose = Chooser("chip", [shelf]).choose
     assert choose("gemm", "bf16", Kernel("vllm 1", "k1", "graph")).why == "chip/a"
     assert choose("gemm", "bf16", Kernel("", "", "")).why == "chip/a"
-    assert choose("gemm", "fp16", Kernel("vllm 1", "k1", "")).why == "chip/a, gemm/bf16 stands in for gemm/fp16"
+    assert choose("gemm", "fp16", Kernel("vllm 1", "k1", "")).why == "chip/a, gemm/bf16 substitutes for gemm/fp16"
     assert choose("gemm", "bf16", Kernel("vllm 1", "old gemm", "graph")).why == "chip/aaa"
 
 
@@ -352,13 +359,13 @@ def test_backward_cores_rest_on_the_forward_fit_of_the_row_s_own_kernel(shelf):
     published(shelf, "chip/aaa", "old", {"attention_backward": rate(0.3)})
     assert Chooser("chip", [shelf]).choose("attention_backward", "", Kernel("", "core", "")).why.startswith("chip/aaa")
     found = Chooser("chip", [shelf]).choose("attention_backward", "bf16", Kernel("", "core", "")).why
-    assert found == "chip/core, attention_prefill/bf16 stands in for attention_backward/bf16"
+    assert found == "chip/core, attention_prefill/bf16 substitutes for attention_backward/bf16"
 
 
 def test_fp8_cores_rest_on_those_with_a_cache_as_narrow(shelf):
-    file(shelf, "chip/core", {"attention_decode/bf16": stream(4), "attention_decode/bf16_narrow": stream(5)})
+    file(shelf, "chip/core", {"attention_decode/bf16": stream(4), "attention_decode/bf16_kvquant": stream(5)})
     choice = Chooser("chip", [shelf]).choose("attention_decode", "fp8", Kernel("", "", ""))
-    assert choice.why == "chip/core, attention_decode/bf16_narrow stands in for attention_decode/fp8"
+    assert choice.why == "chip/core, attention_decode/bf16_kvquant substitutes for attention_decode/fp8"
 
 
 SOURCES = """

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from costmodel.calibration.fit_files import FitStore, default_framework
-from costmodel.cost import elementwise as streaming
-from costmodel.cost import gemm
+from costmodel.cost import elementwise, gemm_mechanisms, gemm_tiles
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.machine import Machine
 from costmodel.quantities import Array
@@ -78,21 +77,21 @@ def times(family: str) -> list[Array]:
 @pytest.mark.parametrize(
     ("module", "name", "value"),
     [
-        (gemm, "CLIFF", 4.0),
-        (gemm, "CLIFF", 9.0),
-        (gemm, "EDGE", 3.0),
-        (gemm, "EDGE", 6.0),
-        (gemm, "SHORTEST_SPLIT", 128),
-        (gemm, "SHORTEST_SPLIT", 512),
-        (streaming, "SHARPNESS", 3.0),
-        (streaming, "SHARPNESS", 6.0),
+        (gemm_mechanisms, "REREAD_STEEPNESS", 4.0),
+        (gemm_mechanisms, "REREAD_STEEPNESS", 9.0),
+        (gemm_mechanisms, "L2_STEEPNESS", 3.0),
+        (gemm_mechanisms, "L2_STEEPNESS", 6.0),
+        (gemm_tiles, "MIN_SPLIT_K", 128),
+        (gemm_tiles, "MIN_SPLIT_K", 512),
+        (elementwise, "OVERLAP_P", 3.0),
+        (elementwise, "OVERLAP_P", 6.0),
     ],
 )
 def test_no_fit_s_times_rest_on_a_chosen_number(
     monkeypatch: pytest.MonkeyPatch, module: object, name: str, value: float
 ) -> None:
     """The mean over many shapes moves by less than 2 %, a shape in between by less than 20 %."""
-    family = "gemm" if module is gemm else "elementwise"
+    family = "elementwise" if module is elementwise else "gemm"
     before = times(family)
     monkeypatch.setattr(module, name, value)
     moved = [np.abs(after / own - 1.0) for after, own in zip(times(family), before, strict=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,12 +12,12 @@ from builders import DEVICE, FRAMEWORK, with_level
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodel.cost.attention import DecodeForm, PrefillForm
+from costmodel.cost.attention import NO_COPIES, DecodeForm, PrefillForm, QueryCopies
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.machine import Machine
 from costmodel.cost.mixed_attention import VarlenForm
-from costmodel.cost.split_kv import SPLITS, split_keys
-from costmodel.cost.xqa import XqaForm
+from costmodel.cost.split_kv import SplitKvRule, split_keys
+from costmodel.cost.xqa import MmhaKernel, NarrowHeadKernel, XqaForm
 from costmodel.hardware import Device
 from costmodel.quantities import Quantity
 from costmodel.workload.operators import AttentionKernel, MixedAttention
@@ -56,25 +57,25 @@ STEP = 2 * 64 * 128 * WIDTH / RATE  # cycles of a key tile at the peak
 FILL = 1000.0 + WIDTH
 
 DECODE = DecodeForm(
-    launch=LAUNCH, gqa_gather=2e-6, gqa_regroup=4e-6, head_dim_pad=8e-6, compute_efficiency=0.5, hbm_efficiency=1.0,
-    cta_load_rate=1e9, l2_rate=1e9, warm_l2_share=1.0,
-    cta_overhead=1000.0, cta_overhead_per_dim=1.0, combine_latency=3e-6, combine_per_split=1e-7, tpc_contention=0.0,
-    overlap_p=SHARP, pack_gqa=True, split_kv_rule="never", q_tile=64,
-    kv_tile_elements=32_768, occupancy=1,
+    launch=LAUNCH, copies=QueryCopies(gqa_gather=2e-6, gqa_regroup=4e-6, head_dim_pad=8e-6), compute_efficiency=0.5,
+    hbm_efficiency=1.0, cta_load_rate=1e9, l2_rate=1e9, warm_l2_share=1.0, cta_overhead=1000.0,
+    cta_overhead_per_dim=1.0, combine_latency=3e-6, combine_per_split=1e-7, tpc_contention=0.0, overlap_p=SHARP,
+    pack_gqa=True, split_kv_rule="never", q_tile=64, kv_tile_elements=32_768, occupancy=1,
 )  # fmt: skip
 VARLEN = VarlenForm(
     launch=LAUNCH, compute_efficiency=0.5, single_cta_efficiency=1.0, hbm_efficiency=1.0, cta_overhead=1000.0,
     empty_cta_cycles=100.0, wave_tail_loss=1e-9, l2_share=1.0, critical_path_p=SHARP,
     overlap_p=SHARP, tile=(64, 128), occupancy=1,
 )  # fmt: skip
+MMHA = MmhaKernel(
+    launch=9e-6, compute_efficiency=0.01, cta_load_rate=1e9, cta_overhead=1000.0, cta_overhead_per_dim=1.0,
+    combine_latency=3e-6, combine_per_split=1e-7, split_kv_rule="never",
+)  # fmt: skip
 XQA = XqaForm(
     launch=LAUNCH, compute_efficiency=0.5, hbm_efficiency=1.0, cta_load_rate=1e9, l2_rate=1e9, warm_l2_share=1.0,
-    cta_overhead=1000.0, cta_overhead_per_dim=1.0, combine_latency=3e-6,
-    combine_per_split=1e-7, overlap_p=SHARP, mmha_launch=9e-6, mmha_compute_efficiency=0.01, mmha_cta_load_rate=1e9,
-    mmha_cta_overhead=1000.0,
-    mmha_cta_overhead_per_dim=1.0, mmha_combine_latency=3e-6, mmha_combine_per_split=1e-7, split_kv_rule="never",
-    mmha_split_kv_rule="never", q_tile=16,
-    kv_tile_elements=32_768, occupancy=1, max_q_per_kv=32, min_block_factor=4,
+    cta_overhead=1000.0, cta_overhead_per_dim=1.0, combine_latency=3e-6, combine_per_split=1e-7, overlap_p=SHARP,
+    mmha=MMHA, split_kv_rule="never", q_tile=16, kv_tile_elements=32_768, occupancy=1, max_q_per_kv=32,
+    min_block_factor=4,
 )  # fmt: skip
 
 
@@ -111,8 +112,8 @@ def test_the_shared_rule_leaves_heads_with_a_cache_of_their_own_whole() -> None:
     assert split_keys("fa2_shared", 10.0, 100.0, 50.0, False) == 1.0
 
 
-@given(st.sampled_from(SPLITS), st.floats(1, 500), st.floats(1, 1000))
-def test_splits_of_a_grid_are_those_of_its_points(rule: str, blocks: float, tiles: float) -> None:
+@given(st.sampled_from(get_args(SplitKvRule)), st.floats(1, 500), st.floats(1, 1000))
+def test_splits_of_a_grid_are_those_of_its_points(rule: SplitKvRule, blocks: float, tiles: float) -> None:
     grid = split_keys(rule, np.array([math.floor(blocks), 7.0]), 100.0, np.array([math.floor(tiles), 64.0]), True)
     point = split_keys(rule, float(math.floor(blocks)), 100.0, float(math.floor(tiles)), True)
     assert np.broadcast_to(grid, (2,))[0] == point
@@ -182,7 +183,7 @@ def test_one_decoding_block_pads_its_queries_to_a_tile() -> None:
     expected = LAUNCH + (FILL + 10 * STEP / 0.5) / CLOCK
     assert DECODE.time(core(1.0, 1.0, 1.0, 1280.0), machine()).seconds == pytest.approx(expected, rel=1e-6)
     sharing = DECODE.time(core(1.0, 64.0, 1.0, 1280.0, kv_heads=1.0), machine()).seconds
-    assert sharing == pytest.approx(expected + DECODE.gather, rel=1e-6)
+    assert sharing == pytest.approx(expected + DECODE.copies.gqa_gather, rel=1e-6)
 
 
 def test_decoding_blocks_run_in_waves() -> None:
@@ -256,9 +257,8 @@ def test_the_kernel_for_shared_caches_needs_blocks_for_a_quarter_of_the_processo
 
 
 def test_without_it_each_query_head_reads_the_cache_again() -> None:
-    loading = replace(
-        XQA, mmha_cta_load_rate=10.0, mmha_compute_efficiency=1.0, mmha_cta_overhead=1e-9, mmha_cta_overhead_per_dim=0.0
-    )
+    mmha = replace(MMHA, cta_load_rate=10.0, compute_efficiency=1.0, cta_overhead=1e-9, cta_overhead_per_dim=0.0)
+    loading = replace(XQA, mmha=mmha)
     own = loading.time(core(100.0, 64.0, 1.0, 1280.0, kv_heads=1.0), machine()).seconds
     assert own - 9e-6 == pytest.approx(64 * 1280 * 2 * WIDTH / 10.0 / CLOCK, rel=1e-6)
 
@@ -291,22 +291,16 @@ def test_wide_blocks_share_a_processor_with_fewer_others() -> None:
 
     def waves(width: float) -> float:
         shape = replace(core(200.0, 8.0, 1.0, 128.0, kv_heads=1.0), macs_per_pair=width)
-        return float((two.time(shape, machine()).seconds - LAUNCH) * CLOCK / two.fill)
+        return float((two.time(shape, machine()).seconds - LAUNCH) * CLOCK / two.cta_overhead)
 
     assert waves(256.0) == pytest.approx(2.0, rel=1e-6)  # one wave of two blocks to a processor, one after the other
     assert waves(512.0) == pytest.approx(2.0, rel=1e-6)  # two waves of one
-    assert float(np.asarray(two.slots)) == 2
+    assert float(np.asarray(two.occupancy)) == 2
 
 
 def test_narrow_heads_run_on_a_kernel_of_their_own() -> None:
-    plain = replace(
-        XQA,
-        min_block_factor=1000,
-        narrow_head_max_dims=128,
-        narrow_head_launch=5e-6,
-        narrow_head_cta_overhead=1000.0,
-        narrow_head_occupancy=4,
-    )
+    narrow = NarrowHeadKernel(launch=5e-6, cta_overhead=1000.0, max_dims=128, occupancy=4)
+    plain = replace(XQA, min_block_factor=1000, narrow_head=narrow)
     shapes = [
         replace(core(1.0, heads, 1.0, 128.0, 1.0), macs_per_pair=width)
         for heads, width in ((8, 128), (8, 256), (1, 128))
@@ -414,10 +408,10 @@ def test_a_grid_of_mixed_kernels_is_its_points(points: list[tuple[float, float]]
 
 def test_a_tile_of_keys_is_not_split_however_wide_the_heads() -> None:
     """One sequence of one key head: 128 keys in one piece, 256 in two, which are then joined."""
-    form = replace(DECODE, split_kv_rule="once", kv_tile=128, gqa_gather=0.0, head_dim_pad=0.0, combine_per_split=0.0)
+    form = replace(DECODE, split_kv_rule="once", kv_tile=128, copies=NO_COPIES, combine_per_split=0.0)
     one, two = (float(form.time(core(1.0, 4.0, 1.0, keys, 1.0), machine()).seconds) for keys in (128.0, 256.0))
     assert two - one == pytest.approx(3e-6, rel=0.02)
-    narrow = replace(form, tile=0, elements=16_384)  # tiles of 64 keys, of which 128 are two
+    narrow = replace(form, kv_tile=0, kv_tile_elements=16_384)  # tiles of 64 keys, of which 128 are two
     assert float(narrow.time(core(1.0, 4.0, 1.0, 128.0, 1.0), machine()).seconds) > one + 2e-6
 
 
@@ -430,14 +424,13 @@ def test_blocks_over_part_of_the_keys_load_at_their_own_rate() -> None:
         split_load_rate=4.0,
         combine_latency=0.0,
         combine_per_split=0.0,
-        gqa_gather=0.0,
-        head_dim_pad=0.0,
+        copies=NO_COPIES,
     )
     cycles = 8192 * 512 / 64 / 4 + FILL
     assert float(form.time(core(1.0, 1.0, 1.0, 8192.0), machine()).seconds) == pytest.approx(
         LAUNCH + cycles / CLOCK, rel=0.01
     )
-    whole = replace(form, splits="never")
+    whole = replace(form, split_kv_rule="never")
     assert float(whole.time(core(1.0, 1.0, 1.0, 8192.0), machine()).seconds) == pytest.approx(
         LAUNCH + (8192 * 512 / 8 + FILL) / CLOCK, rel=0.01
     )

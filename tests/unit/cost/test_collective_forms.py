@@ -7,16 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from builders import FRAMEWORK
-from costmodel.schema.message_forms import CollectiveFormFile
 from pydantic import ValidationError
 
 from costmodel.cost.calibration import FamilyFit
-from costmodel.cost.collective import CollectiveForm
+from costmodel.cost.collective import ClusterSteps, CollectiveForm, CustomAllReduce, Nvls
 from costmodel.cost.expert_all_to_all import LowLatencyForm, NormalForm
 from costmodel.cost.machine import Machine
 from costmodel.errors import InfeasibleError
 from costmodel.hardware import Cluster
 from costmodel.schema.files import load_node
+from costmodel.schema.forms import FORM_FILES
 from costmodel.workload.operators import Collective, ExpertAllToAll, Group
 
 NODE = load_node("hgx-h800")
@@ -32,9 +32,9 @@ NCCL = CollectiveForm(
     large_efficiency=0.8,
     protocol_switch=1e6,
     switch_sharpness=6.0,
-    nvls_efficiency=0.6,
+    nvls=Nvls(nvls_efficiency=0.6, nvls_latency=0.0),
 )
-PEERS = replace(NCCL, nvls_efficiency=0.0, one_shot_efficiency=0.5, two_shot_efficiency=0.7)
+PEERS = replace(NCCL, nvls=None, custom_all_reduce=CustomAllReduce(one_shot_efficiency=0.5, two_shot_efficiency=0.7))
 NORMAL = NormalForm(
     launch=2e-5, inter_hops=5.0, rank_latency=1e-6, token_latency=4e-7, send_bandwidth=2e10, forward_cost=3.0,
     intra_efficiency=0.7, inter_efficiency=0.9, fabric_exponent=0.3, overlap_p=6.0,
@@ -52,7 +52,8 @@ DIRECT = LowLatencyForm(
     overlap_p=3.0,
     uses_intra_links=True,
 )
-STEPPED = replace(NCCL, nvls_efficiency=0.0, inter_efficiency=0.9, intra_step=2e-6, inter_step=4e-6, tree_step=8e-6)
+STEPS = ClusterSteps(intra_step=2e-6, inter_step=4e-6, tree_step=8e-6)
+STEPPED = replace(NCCL, nvls=None, inter_efficiency=0.9, cluster_steps=STEPS)
 FORMS = [
     (NCCL, "all_reduce"), (NCCL, "all_gather"), (STEPPED, "all_reduce"), (STEPPED, "all_gather"),
     (NCCL, "all_to_all"), (NCCL, "send_recv"), (PEERS, "all_reduce"),
@@ -142,8 +143,8 @@ def test_an_all_reduce_over_nodes_takes_a_tree_where_a_ring_has_more_steps():
 
     def waits(ranks: float) -> float:
         whole = seconds(STEPPED, "all_reduce", 1e8, ranks)
-        bandwidth = min(STEPPED.bulk * LINK.bandwidth * 8 / 7, 8 * STEPPED.across * NIC.bandwidth)
-        return whole - STEPPED.launch - STEPPED.start - 2 * (ranks - 1) / ranks * 1e8 / bandwidth
+        bandwidth = min(STEPPED.large_efficiency * LINK.bandwidth * 8 / 7, 8 * STEPPED.inter_efficiency * NIC.bandwidth)
+        return whole - STEPPED.launch - STEPPED.large_latency - 2 * (ranks - 1) / ranks * 1e8 / bandwidth
 
     assert waits(512.0) == pytest.approx(2 * (7 * 2e-6 + 6 * (8e-6 + NIC.latency)), rel=1e-6)
     assert waits(16.0) == pytest.approx(2 * (7 * 2e-6 + 8e-6 + NIC.latency), rel=1e-6)
@@ -151,22 +152,24 @@ def test_an_all_reduce_over_nodes_takes_a_tree_where_a_ring_has_more_steps():
 
 def test_steps_between_nodes_are_stated_together():
     known = {
-        "kind": "collective", "launch": "1 us", "hop": 0.5, "share": 0.5, "start": "1 us", "stride": 1.0, "bulk": 0.5,
-        "switch": "1 MB", "sharpness": 2.0,
+        "kind": "collective", "launch": "1 us", "small_step": 0.5, "small_efficiency": 0.5, "large_latency": "1 us",
+        "large_step": 1.0, "large_efficiency": 0.5, "protocol_switch": "1 MB", "switch_sharpness": 2.0,
     }  # fmt: skip
-    assert CollectiveFormFile(**known, inside="2 us", between="4 us", level="8 us").between == pytest.approx(4e-6)
-    with pytest.raises(ValidationError, match="stated together: between, level is missing"):
-        CollectiveFormFile(**known, inside="2 us")
+    steps = {"intra_step": "2 us", "inter_step": "4 us", "tree_step": "8 us"}
+    file = FORM_FILES["collective"](**known, **steps)
+    assert file.inter_step == pytest.approx(4e-6)
+    with pytest.raises(ValidationError, match="stated together: inter_step, tree_step is missing"):
+        FORM_FILES["collective"](**known, intra_step="2 us")
 
 
 def test_steps_between_nodes_change_nothing_inside_one():
     for kind in ("all_reduce", "all_gather", "all_to_all"):
-        plain = replace(STEPPED, intra_step=0.0, inter_step=0.0, tree_step=0.0)
+        plain = replace(STEPPED, cluster_steps=None)
         assert seconds(STEPPED, kind, 1e8, 8.0) == seconds(plain, kind, 1e8, 8.0)
 
 
 def test_switches_that_add_up_halve_what_a_large_all_reduce_sends():
-    ring = replace(NCCL, nvls_efficiency=0.0)
+    ring = replace(NCCL, nvls=None)
     assert seconds(ring, "all_reduce", 1e9) / seconds(NCCL, "all_reduce", 1e9) == pytest.approx(
         (14 / 8 / 0.8) / (9 / 8 / 0.6), rel=0.01
     )
@@ -174,7 +177,10 @@ def test_switches_that_add_up_halve_what_a_large_all_reduce_sends():
 
 
 def test_reading_all_peers_at_once_wins_small_and_in_two_steps_large():
-    once, twice = replace(PEERS, two_shot_efficiency=1e-9), replace(PEERS, one_shot_efficiency=1e-9)
+    once, twice = (
+        replace(PEERS, custom_all_reduce=CustomAllReduce(one_shot_efficiency=one, two_shot_efficiency=two))
+        for one, two in ((0.5, 1e-9), (1e-9, 0.7))
+    )
     assert seconds(PEERS, "all_reduce", 1e4) == seconds(once, "all_reduce", 1e4)
     assert seconds(PEERS, "all_reduce", 6e5) == seconds(twice, "all_reduce", 6e5)
 

@@ -7,8 +7,9 @@ import pytest
 from builders import MACHINE
 
 from costmodel.cost.calibration import FamilyFit
-from costmodel.cost.form_registry import FORMS
+from costmodel.cost.elementwise import ElementwiseForm
 from costmodel.cost.machine import Machine
+from costmodel.cost.parameter import parameters
 from costmodel.cost.residual import Domain, Residual
 from costmodel.cost.time import Time
 from costmodel.workload.operators import Elementwise
@@ -68,16 +69,18 @@ def test_distance_is_to_the_nearest_support_point_in_lengths():
 
 
 def test_a_bump_of_its_own_lengths_reaches_as_far_as_they_say_and_distance_is_in_the_familys():
-    spans = np.array([[1.0, 4.0]])
-    lone = Residual(("a", "b"), np.array([2.0, 2.0]), np.array([[3.0, 5.0]]), np.array([np.log(1.7)]), spans=spans)
+    lengths = np.array([[1.0, 4.0]])
+    lone = Residual(
+        ("a", "b"), np.array([2.0, 2.0]), np.array([[3.0, 5.0]]), np.array([np.log(1.7)]), bump_lengths=lengths
+    )
     assert lone.factor([4.0, 5.0]) == pytest.approx(1.7 ** np.exp(-0.5), rel=1e-12)
     assert lone.factor([3.0, 9.0]) == pytest.approx(1.7 ** np.exp(-0.5), rel=1e-12)
     assert lone.distance([5.0, 5.0]) == pytest.approx(1.0)
 
 
 def test_bumps_that_share_a_place_but_not_their_lengths_are_two():
-    places, spans = np.array([[1.0, 2.0], [1.0, 2.0]]), np.array([[1.0, 1.0], [3.0, 1.0]])
-    both = Residual(("a", "b"), np.array([2.0, 2.0]), places, np.array([0.2, -0.1]), spans=spans)
+    places, lengths = np.array([[1.0, 2.0], [1.0, 2.0]]), np.array([[1.0, 1.0], [3.0, 1.0]])
+    both = Residual(("a", "b"), np.array([2.0, 2.0]), places, np.array([0.2, -0.1]), bump_lengths=lengths)
     along = np.array([0.0, 1.0, 4.0])
     expected = np.exp(0.2 * np.exp(-0.5 * (along - 1.0) ** 2) - 0.1 * np.exp(-0.5 * ((along - 1.0) / 3.0) ** 2))
     np.testing.assert_allclose(both.factor([along, 2.0]), expected, rtol=1e-12)
@@ -133,11 +136,10 @@ def test_without_support_points_nothing_counts_as_measured():
 
 
 def test_the_correction_multiplies_every_part_of_a_time():
-    kind = FORMS["stream"]
-    form = kind.build({name: bounds.start for name, bounds in kind.bounds.items()}, {})
+    form = ElementwiseForm(**{name: parameter.start for name, parameter in parameters(ElementwiseForm).items()})
     kernel = Elementwise("x", 2.0**30)
     shape = np.array([list(form.features(kernel))], dtype=np.float64)
-    residual = Residual(kind.axes, np.full(shape.shape[1], 2.0), shape, np.array([np.log(1.5)]))
+    residual = Residual(tuple(form.AXES), np.full(shape.shape[1], 2.0), shape, np.array([np.log(1.5)]))
     plain = FamilyFit(basis="fitted", form=form).fitted_time(form, kernel, MACHINE)
     corrected = FamilyFit(basis="fitted", form=form, residual=residual).fitted_time(form, kernel, MACHINE)
     factor = 1.5

@@ -8,25 +8,32 @@ import numpy as np
 import pytest
 from builders import DEVICE, FRAMEWORK
 
-from costmodel.cost.calibration import Calibration, Form
+from costmodel.cost.calibration import Calibration
 from costmodel.cost.form_registry import FORMS
 from costmodel.cost.machine import Machine
+from costmodel.cost.parameter import build, parameters
 from costmodel.cost.residual import Nearness, Residual
 from costmodel.fitting.family_fit import Recipe, Samples, fit_family, fold_numbers
 from costmodel.measurements.row_group import OperatorRows
 from costmodel.quantities import Array
 from costmodel.workload.operators import AttentionKernel, MixedAttention, Operator
 
-CHOICES = {
-    "prefill": {"packed": False, "splits": "never", "tiles": ((64, 128),)},
-    "decode": {"packed": True, "splits": "fa3", "rows": 64, "elements": 32_768, "slots": 1},
-    "varlen": {"tile": (64, 128), "slots": 2},
+CONSTANTS = {
+    "prefill": {"pack_gqa": False, "split_kv_rule": "never", "tiles": ((64, 128),)},
+    "decode": {"pack_gqa": True, "split_kv_rule": "fa3", "q_tile": 64, "kv_tile_elements": 32_768, "occupancy": 1},
+    "varlen": {"tile": (64, 128), "occupancy": 2},
 }
 TRUTH = {
-    "prefill": {"launch": 5e-6, "compute": 0.6, "memory": 0.8, "fill": 3000.0, "alone": 0.7},
-    "decode": {"launch": 5e-6, "compute": 0.5, "memory": 0.9, "combine": 4e-6, "fill": 3000.0},
-    "varlen": {"launch": 5e-6, "compute": 0.6, "memory": 0.8, "fill": 3000.0},
-}
+    "prefill": {
+        "launch": 5e-6, "compute_efficiency": 0.6, "hbm_efficiency": 0.8, "cta_overhead": 3000.0,
+        "single_cta_efficiency": 0.7,
+    },
+    "decode": {
+        "launch": 5e-6, "compute_efficiency": 0.5, "hbm_efficiency": 0.9, "combine_latency": 4e-6,
+        "cta_overhead": 3000.0,
+    },
+    "varlen": {"launch": 5e-6, "compute_efficiency": 0.6, "hbm_efficiency": 0.8, "cta_overhead": 3000.0},
+}  # fmt: skip
 ROWS = 300
 
 
@@ -70,8 +77,8 @@ def made(kind: str, *, noise: float = 0.0) -> tuple[Samples, dict[str, float]]:
     """Return times that a form with known parameters gives, with normal scatter of its logarithm."""
     draw = np.random.default_rng(7)
     operator = shapes(kind, draw)
-    values = {name: bounds.start for name, bounds in FORMS[kind].bounds.items()} | TRUTH[kind]
-    form: Form = FORMS[kind].build(values, CHOICES[kind])
+    values = {name: parameter.start for name, parameter in parameters(FORMS[kind]).items()} | TRUTH[kind]
+    form = build(FORMS[kind], values | CONSTANTS[kind])
     seconds = np.asarray(form.time(operator, Machine(DEVICE, FRAMEWORK, DEVICE.processors)).seconds)
     part = OperatorRows(operator.family, np.arange(ROWS), DEVICE, (operator,))
     parts = operator.parts[0] if isinstance(operator, MixedAttention) else operator
@@ -83,16 +90,16 @@ def made(kind: str, *, noise: float = 0.0) -> tuple[Samples, dict[str, float]]:
 @pytest.mark.parametrize("kind", ["prefill", "decode", "varlen"])
 def test_known_parameters_come_back(kind: str) -> None:
     samples, values = made(kind)
-    fitted = fit_family(samples, Recipe(kind, CHOICES[kind]))
+    fitted = fit_family(samples, Recipe(kind, CONSTANTS[kind]))
     assert fitted.errors["form"].mean < 0.02
     assert fitted.errors["residual"].mean < 0.02
-    for name in ("launch", "compute"):
+    for name in ("launch", "compute_efficiency"):
         assert fitted.estimate.values[name] == pytest.approx(values[name], rel=0.1), name
 
 
-def test_head_configurations_that_were_held_out_are_predicted_within_the_scatter() -> None:
+def test_head_configurations_that_were_held_out_are_predicted_within_the_noise() -> None:
     samples, _ = made("decode", noise=0.03)
-    fitted = fit_family(samples, Recipe("decode", CHOICES["decode"]))
+    fitted = fit_family(samples, Recipe("decode", CONSTANTS["decode"]))
     assert 0.015 < fitted.errors["residual"].mean < 0.045
     assert fitted.errors["roofline"].mean > 5 * fitted.errors["residual"].mean
     assert abs(fitted.errors["residual"].bias) < 0.02
@@ -103,7 +110,7 @@ def test_a_residual_learns_what_the_form_leaves_out() -> None:
     operator = samples.parts[0].operators[0]
     assert isinstance(operator, AttentionKernel)
     wavy = replace(samples, seconds=samples.seconds * np.exp(0.3 * np.sin(np.log2(operator.kv_len) / 2)))
-    fitted = fit_family(wavy, Recipe("decode", CHOICES["decode"]))
+    fitted = fit_family(wavy, Recipe("decode", CONSTANTS["decode"]))
     assert fitted.errors["residual"].mean < 0.5 * fitted.errors["form"].mean
     assert len(fitted.residual.weights) <= 64
 
@@ -124,7 +131,7 @@ def test_some_rows_of_a_mixed_kernel_keep_their_own_parts() -> None:
 
 
 def test_the_spread_is_narrow_near_a_support_and_whole_far_from_all() -> None:
-    at_128_keys = Residual(("keys",), np.array([2.0]), np.array([[7.0]]), np.array([0.1]))
+    at_128_keys = Residual(("kv_len",), np.array([2.0]), np.array([[7.0]]), np.array([0.1]))
     nearness = Nearness(near=0.5, far=1.5, share=0.4)
     distances = np.asarray(at_128_keys.distance((np.array([7.0, 8.0, 9.0, 15.0]),)))
     assert nearness.width(distances).tolist() == pytest.approx([0.4, 0.4, 0.7, 1.0])

@@ -49,10 +49,10 @@ def test_bumps_of_their_own_lengths_explain_what_equal_ones_cannot() -> None:
 def test_lengths_stay_within_their_limits() -> None:
     shares, misses = rows()
     free = refine_bumps(start(shares, misses, 6), shares, misses, RIDGE)
-    assert free.spans is not None
-    assert free.spans.shape == free.centres.shape
-    assert np.all(free.spans <= FURTHEST * LENGTHS * (1.0 + 1e-12))
-    assert np.all(free.spans >= LENGTHS / FURTHEST * (1.0 - 1e-12))
+    assert free.bump_lengths is not None
+    assert free.bump_lengths.shape == free.centres.shape
+    assert np.all(free.bump_lengths <= FURTHEST * LENGTHS * (1.0 + 1e-12))
+    assert np.all(free.bump_lengths >= LENGTHS / FURTHEST * (1.0 - 1e-12))
 
 
 def test_a_strong_ridge_leaves_hardly_a_correction() -> None:
@@ -86,7 +86,7 @@ def test_the_gradient_is_that_of_the_objective() -> None:
 def test_the_same_rows_give_the_same_bumps() -> None:
     shares, misses = rows(100)
     first, second = (refine_bumps(start(shares, misses, 6), shares, misses, RIDGE) for _ in range(2))
-    for name in ("centres", "weights", "spans"):
+    for name in ("centres", "weights", "bump_lengths"):
         assert np.array_equal(getattr(first, name), getattr(second, name))
 
 

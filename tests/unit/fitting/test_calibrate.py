@@ -37,9 +37,9 @@ def test_known_parameters_are_found_again(calibrated):
     fit = found.outcome.evidence.fitted["elementwise/activation"]
     assert fit.rows == 400
     assert fit.estimate.values["launch"] == pytest.approx(LAUNCH, rel=0.05)
-    assert fit.estimate.values["memory"] == pytest.approx(MEMORY, rel=0.05)
-    for name in ("launch", "memory"):
-        miss = abs(np.log(fit.estimate.values[name] / {"launch": LAUNCH, "memory": MEMORY}[name]))
+    assert fit.estimate.values["hbm_efficiency"] == pytest.approx(MEMORY, rel=0.05)
+    for name in ("launch", "hbm_efficiency"):
+        miss = abs(np.log(fit.estimate.values[name] / {"launch": LAUNCH, "hbm_efficiency": MEMORY}[name]))
         assert miss < 4 * fit.estimate.errors[name]
 
 

@@ -10,18 +10,21 @@ import pytest
 from builders import FRAMEWORK
 
 from costmodel.cost.calibration import Calibration
-from costmodel.cost.form_registry import FORMS
+from costmodel.cost.gemm import GemmForm
+from costmodel.cost.parameter import build
 from costmodel.fitting.family_fit import FamilyFitResult, Recipe, Samples, fit_family
 from costmodel.measurements.row_group import OperatorRows
 from costmodel.schema.files import load_device
 from costmodel.workload.operators import Elementwise, Gemm
 
 TRUE = {
-    "launch": 2.5e-6, "compute": 0.85, "memory": 0.85, "load": 400.0, "cache": 400.0, "fill": 2000.0, "turn": 210.0,
-    "edge": 0.05, "sharpness": 4.0, "exposed": 0.3,
+    "launch": 2.5e-6, "compute_efficiency": 0.85, "hbm_efficiency": 0.85, "cta_load_rate": 400.0, "l2_rate": 400.0,
+    "cta_overhead": 2000.0, "k_step": 210.0, "small_tile_loss": 0.05, "overlap_p": 4.0, "exposed_promotion": 0.3,
 }  # fmt: skip
-CHOICES: dict[str, Any] = {"tiles": ((64, 64), (64, 128), (128, 128)), "splits": False, "rule": "waves"}
-RECIPE = Recipe("gemm", CHOICES, ("promotion",))
+CONSTANTS: dict[str, Any] = {
+    "tiles": ((64, 64), (64, 128), (128, 128)), "has_split_k": False, "tile_rule": "waves",
+}  # fmt: skip
+RECIPE = Recipe("gemm", CONSTANTS, ("exposed_promotion",))
 SHAPES = [(512, 16384), (576, 7168), (4096, 7168), (7168, 2048), (7168, 18432), (24576, 1536), (2048, 7168)]
 
 
@@ -32,7 +35,7 @@ def samples(device_name: str, seed: int) -> Samples:
     m, n, k = shapes.T
     gemm = Gemm("product", m=m, n=n, k=k, dtype="fp8", a_bytes=1.03, b_bytes=1.0, out_bytes=2.0, block_scaled=True)
     part = OperatorRows("gemm", np.arange(len(m)), device, (gemm,))
-    true = FORMS["gemm"].build(TRUE, CHOICES).time(gemm, part.machine(FRAMEWORK)).seconds
+    true = build(GemmForm, TRUE | CONSTANTS).time(gemm, part.machine(FRAMEWORK)).seconds
     groups = np.array([f"{a:g}x{b:g}" for a, b in zip(n, k, strict=True)], dtype=np.object_)
     measured = np.asarray(true) * np.exp(random.normal(0.0, 0.01, len(m)))
     return Samples("gemm/fp8_block", (part,), measured, groups, Calibration(), FRAMEWORK)
@@ -50,7 +53,7 @@ def test_the_fit_predicts_weight_shapes_that_it_has_not_seen(joint: FamilyFitRes
 
 
 def test_parameters_that_bind_are_recovered(joint: FamilyFitResult) -> None:
-    for name in ("launch", "memory", "turn"):
+    for name in ("launch", "hbm_efficiency", "k_step"):
         assert joint.estimate.values[name] == pytest.approx(TRUE[name], rel=0.1), name
 
 
@@ -71,7 +74,7 @@ def test_a_cast_that_only_the_products_rows_show_is_fitted_with_them() -> None:
         parts=(replace(part, operators=(cast, gemm)),),
         seconds=bare.seconds + 4e-6 + np.asarray(cast.traffic) / 2e12,
     )
-    found = fit_family(rows, replace(RECIPE, beside="elementwise/cast"))
+    found = fit_family(rows, replace(RECIPE, companion="elementwise/cast"))
     assert found.errors["residual"].mean < 0.05
     assert found.companion is not None
     large = Elementwise("cast", 3e9, kind="cast", rows=16384.0)
@@ -79,7 +82,8 @@ def test_a_cast_that_only_the_products_rows_show_is_fitted_with_them() -> None:
 
 
 def test_arithmetic_and_promotion_together_are_known_better_than_either(joint: FamilyFitResult) -> None:
-    # On a tile of 128^3: 512 cycles of products over `compute`, and `exposed` of 128 for the promotion.
+    # On a tile of 128^3: 512 cycles of products over `compute_efficiency`,
+    `exposed_promotion` of 128 for the promotion.
     values = joint.estimate.values
-    total = 512 / values["compute"] + 128 * values["exposed"]
-    assert total == pytest.approx(512 / TRUE["compute"] + 128 * TRUE["exposed"], rel=0.03)
+    total = 512 / values["compute_efficiency"] + 128 * values["exposed_promotion"]
+    assert total == pytest.approx(512 / TRUE["compute_efficiency"] + 128 * TRUE["exposed_promotion"], rel=0.03)

@@ -35,7 +35,7 @@ def made(small: float, large: float) -> tuple[Array, Widths, HalfWidths, Array]:
 
 def test_intervals_hold_the_share_of_unseen_rows_that_they_state() -> None:
     _, found, halves, ratio = made(SMALL, LARGE)
-    assert float((halves.misses(ratio) <= found.of_rows).mean()) == pytest.approx(INTERVAL, abs=0.002)
+    assert float((halves.errors(ratio) <= found.of_rows).mean()) == pytest.approx(INTERVAL, abs=0.002)
 
 
 def test_shapes_with_larger_misses_have_wider_intervals() -> None:
@@ -43,12 +43,12 @@ def test_shapes_with_larger_misses_have_wider_intervals() -> None:
     narrow, wide = (found.of_rows[mask] for mask in (octaves < 8.0, octaves > 12.0))
     assert np.median(wide) / np.median(narrow) == pytest.approx(LARGE / SMALL, rel=0.3)
     for mask in (octaves < 8.0, octaves > 12.0):
-        assert float((halves.misses(ratio) <= found.of_rows)[mask].mean()) == pytest.approx(INTERVAL, abs=0.06)
+        assert float((halves.errors(ratio) <= found.of_rows)[mask].mean()) == pytest.approx(INTERVAL, abs=0.06)
 
 
 def test_where_all_shapes_miss_alike_all_widths_are_alike() -> None:
     _, found, _, _ = made(0.1, 0.1)
-    assert found.scatter is not None
+    assert found.dispersion is not None
     assert np.quantile(found.of_rows, 0.9) / np.quantile(found.of_rows, 0.1) < 1.3
 
 
@@ -64,44 +64,44 @@ def scattered() -> Residual:
     return Residual(axes, lengths, centres, np.array([0.1]), Dispersion(bumps, 0.5))
 
 
-def test_a_scatter_is_its_level_far_away_and_its_height_at_a_support() -> None:
-    scatter = scattered().scatter
-    assert scatter is not None
-    assert scatter.width([7.0, 20.0]) == pytest.approx(3.0)
-    assert np.asarray(scatter.width([np.array([7.0, 70.0]), np.array([20.0, 20.0])])).tolist() == pytest.approx(
+def test_a_dispersion_is_its_level_far_away_and_its_height_at_a_support() -> None:
+    dispersion = scattered().dispersion
+    assert dispersion is not None
+    assert dispersion.width([7.0, 20.0]) == pytest.approx(3.0)
+    assert np.asarray(dispersion.width([np.array([7.0, 70.0]), np.array([20.0, 20.0])])).tolist() == pytest.approx(
         [3, 0.5]
     )
 
 
-def test_a_fit_takes_its_width_from_the_scatter_of_its_residual() -> None:
+def test_a_fit_takes_its_width_from_the_dispersion_of_its_residual() -> None:
     operator = Elementwise("norm", traffic=2.0**27, rows=2.0**7)
     form = ElementwiseForm(
         launch=1e-6, hbm_efficiency=0.9, l2_efficiency=1.0, l2_share=0.5, cta_load_rate=10.0, row_cycles=1.0
     )
     fit = FamilyFit(basis="fitted", form=form, residual=scattered())
     assert fit.width(operator) == pytest.approx(3.0)
-    assert replace(fit, residual=replace(scattered(), scatter=None)).width(operator) == 1.0
+    assert replace(fit, residual=replace(scattered(), dispersion=None)).width(operator) == 1.0
 
 
-def test_a_scatter_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_dispersion_is_read_as_it_was_written(tmp_path: Path) -> None:
     write_residuals(tmp_path / "a.json", {"elementwise": scattered()})
     found = read_residuals(tmp_path / "a.json")["elementwise"]
-    assert found.scatter is not None
-    assert found.scatter.width([8.0, 20.0]) == pytest.approx(scattered().scatter.width([8.0, 20.0]), rel=1e-5)  # type: ignore[union-attr]
+    assert found.dispersion is not None
+    assert found.dispersion.width([8.0, 20.0]) == pytest.approx(scattered().dispersion.width([8.0, 20.0]), rel=1e-5)  # type: ignore[union-attr]
 
 
 def test_one_width_for_all_shapes_is_read_as_it_was_written(tmp_path: Path) -> None:
     residual = scattered()
     none = Residual(residual.axes, residual.lengths, np.zeros((0, 2)), np.zeros(0))
-    write_residuals(tmp_path / "a.json", {"elementwise": replace(residual, scatter=Dispersion(none, 0.7))})
+    write_residuals(tmp_path / "a.json", {"elementwise": replace(residual, dispersion=Dispersion(none, 0.7))})
     found = read_residuals(tmp_path / "a.json")["elementwise"]
-    assert found.scatter is not None
-    assert found.scatter.width([7.0, 20.0]) == pytest.approx(0.7)
-    assert np.asarray(found.scatter.width([np.array([7.0, 9.0]), np.array([20.0, 20.0])])) == pytest.approx(0.7)
+    assert found.dispersion is not None
+    assert found.dispersion.width([7.0, 20.0]) == pytest.approx(0.7)
+    assert np.asarray(found.dispersion.width([np.array([7.0, 9.0]), np.array([20.0, 20.0])])) == pytest.approx(0.7)
 
 
 @pytest.mark.parametrize("level", ["0", "-1", "Infinity"])
-def test_a_scatter_without_a_positive_level_is_an_error_at_its_file(tmp_path: Path, level: str) -> None:
+def test_a_dispersion_without_a_positive_level_is_an_error_at_its_file(tmp_path: Path, level: str) -> None:
     path = tmp_path / "a.json"
     write_residuals(path, {"elementwise": scattered()})
     path.write_text(path.read_text().replace('"level": 0.5', f'"level": {level}'))

@@ -155,8 +155,8 @@ def test_activations_peak_where_the_ledger_has_them(events: list[dict[str, Any]]
     scenario = workload.scenario("training")
     assert isinstance(scenario.plan, Training)
     step = step_model(scenario, scenario.plan, workload.calibration(scenario))
-    for rank, states in enumerate(in_flight(step.schedule)):
-        held = [stage_work(step.work, step.layout[stage]) for stage in step.schedule.stages_of(rank)]
+    for rank, states in enumerate(in_flight(step.pipeline.schedule)):
+        held = [stage_work(step.work, step.pipeline.layout[stage]) for stage in step.pipeline.schedule.stages_of(rank)]
         sizes = [sum(count * float(saved_bytes(work)) for count, work in stage) for stage in held]
         fullest = max(sum(n * size for n, size in zip(state, sizes, strict=True)) for state in states)
         assert peaks[rank] == pytest.approx(fullest, rel=1e-6)
