@@ -22,6 +22,7 @@ from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
 from costmodel.schema.references import Library, is_name
 
 SCHEMA = "costmodel/calibration_report@1"
+_JSON_NAMES = {"shape_only": "data"}  # of the document, whose keys other programs read
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,7 +53,7 @@ class CalibrationRun:
                 {
                     "family": key, "form": fit.recipe.form, "rows": fit.rows, "groups": fit.groups,
                     "held_out": evidence.held_out[key],
-                    "mean": {model: errors.mean for model, errors in fit.errors.items()},
+                    "mean": {_JSON_NAMES.get(model, model): errors.mean for model, errors in fit.errors.items()},
                     "median": fit.errors["residual"].median, "bias": fit.errors["residual"].bias,
                 }
                 for key, fit in evidence.fitted.items()

@@ -15,7 +15,8 @@ from costmodel.report.text import NONE
 
 _FOLDERS = re.compile(r"(?<!\S)\S*/(?=\S+:\d+)")  # folders before a file's name and line
 _MODELS = {
-    "roofline": "error: roofline", "data": "data only", "form": "formula only", "residual": "formula + correction",
+    "roofline": "error: roofline", "shape_only": "data only", "form": "formula only",
+    "residual": "formula + correction",
 }  # fmt: skip
 
 

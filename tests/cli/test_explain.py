@@ -240,7 +240,7 @@ def test_what_does_not_fit_is_explained_as_such(run):
         assert done.code == 3
         assert done.out.startswith("infeasible: does not fit in memory: the most-loaded of 128 devices needs")
         document = json.loads(run("explain", FLAGSHIP, *FULL, *asked, "--json").out)
-        assert "for kv cache: lower `batch_per_device`" in document["reason"]
+        assert "Lower `batch_per_device`" in document["reason"]
         assert document["operators"]
     assert "reason" not in explained(run, "--scenario", "decode")
 

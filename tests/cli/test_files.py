@@ -97,9 +97,9 @@ def test_the_list_says_what_the_times_of_a_device_rest_on(run, tmp_path):
 
 def test_a_cluster_is_shown_with_what_it_costs_and_what_keeps_it_from_being_known(run):
     shown = run("hardware", "show", "h800-2048-mpft").out
-    assert "16,384 endpoints, 768 switches, 16,384 links" in shown
+    assert "16,384 endpoints, 768 switches, 16,384 inter-switch links" in shown
     assert "9,005," in shown  # an eighth of the paper's 72 M$
-    assert "no purchase price of h800-sxm: set hardware.price.purchase" in shown
+    assert "h800-sxm has no purchase price: set hardware.price.purchase" in shown
     document = json.loads(run("hardware", "show", "h800-2048-mpft", "--json").out)
     assert document["count"] == 256
     assert document["fabric"]["used"] == 2048

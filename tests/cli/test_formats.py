@@ -22,7 +22,7 @@ def test_the_forms_of_a_command_say_the_same(run) -> None:
     for row in csv.DictReader(io.StringIO(metrics)):
         key = row["metric"].replace(" ", "_")
         value = decode["metrics"][key]
-        assert row["predicted"] == ("" if value is None else repr(value))
+        assert (float(row["predicted"]) if row["predicted"] else None) == value
         if decode["intervals"][key] is not None:
             ends = [row["80 % interval low"], row["80 % interval high"]]
             assert [float(end) for end in ends] == decode["intervals"][key]

@@ -54,12 +54,12 @@ def test_unknown_names_are_told_and_what_can_be_predicted_is(run, world):
     run("predict", write(world, "t.csv", ROWS), "--output", "out.csv", "--path", world)
     after = rows_of(world / "out.csv")
     assert [row["why"] for row in after] == [
-        "no fit of gemm/bf16 for chip: roofline",
-        "no fit of gemm/bf16 for chip: roofline",
+        "no fit of gemm/bf16 for chip; roofline used",
+        "no fit of gemm/bf16 for chip; roofline used",
         "no device file is named or aliased UNKNOWN",
         "the package has no such operator",
         "what element-wise kernel unheard_of reads and writes is unknown",
-        "no fit of elementwise/activation for chip: roofline",
+        "no fit of elementwise/activation for chip; roofline used",
     ]
     for row in after:
         if row["basis"]:

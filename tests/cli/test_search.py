@@ -29,7 +29,7 @@ def test_json_of_a_search_is_one_document_and_the_same_each_time(run):
 def test_a_search_in_which_nothing_fits_exits_3(run):
     done = run("search", *DECODE, "--devices", "64", "--constraint", "tpot <= 1 us")
     assert done.code == 3
-    assert "none fits" in done.out
+    assert "no layout both fits and meets the constraints" in done.out
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_degree_that_is_set_makes_as_many_devices_as_in_simulate(run):
     found = json.loads(done.out)["scenarios"]["selective"]
     assert found["devices"] == [simulated["devices"]] == [128]
     assert {(one["devices"], one["at"]["parallel.dp"]) for one in found["best"]} == {(128, 2)}
-    assert "selective takes 128 devices, without it 64: --devices 64 keeps them" in done.err
+    assert "your --set changes selective from 64 to 128 devices; add --devices 64 to keep 64" in done.err
     assert "on 128 devices" in run("search", *twice).out
 
 
@@ -118,7 +118,7 @@ def test_a_stage_that_is_set_leaves_the_layouts_of_one_replica(run, stage):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ("scenarios.selective.parallel.tp=5", "no layout of as many devices has what is set"),
+        ("scenarios.selective.parallel.tp=5", "no layout on this many devices matches your --set"),
         ("hardware.memory.hbm.capacity=1GiB", "none fits in memory: the smallest layout needs"),
     ],
 )

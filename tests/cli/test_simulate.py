@@ -56,7 +56,15 @@ def test_all_scenarios_fit_one_screen_with_value_interval_limit_memory_and_next_
 
 def test_one_scenario_is_shown_in_detail(run):
     done = run("simulate", FLAGSHIP, "--scenario", "training")
-    for part in ("step time", "mfu", "hidden", "bubble", "schedule, mean over pipeline ranks", "optimizer", "weights"):
+    for part in (
+        "step time",
+        "mfu",
+        "hidden",
+        "bubble",
+        "schedule (average over pipeline ranks)",
+        "optimizer",
+        "weights",
+    ):
         assert part in done.out
     assert "prefill" not in done.out
 
@@ -197,9 +205,9 @@ def test_a_file_anywhere_is_read_and_printed_in_the_encoding_of_the_output(proce
 
 def test_uneven_experts_are_told_and_even_ones_only_in_detail(run):
     load = "scenarios.training.communication.expert_load"
-    assert "experts:" not in run("simulate", FLAGSHIP, "--set", f"{load}=1").out
+    assert "expert load:" not in run("simulate", FLAGSHIP, "--set", f"{load}=1").out
     assert "the busiest rank gets 1.3 times the average rows" in run("simulate", FLAGSHIP).out
-    assert "2 of its 2 experts get any" in run("simulate", FLAGSHIP, "--scenario", "decode").out
+    assert "2 of its 2 experts receive tokens" in run("simulate", FLAGSHIP, "--scenario", "decode").out
     limited = "scenarios.training.routing={load: uniform, capacity: 1}"
     uneven = run("simulate", FLAGSHIP, "--set", f"{load}=null", "--set", limited).out
     assert "of the copies are dropped" in uneven

@@ -122,7 +122,11 @@ name: chip/library
 device: devices/chip
 basis: fitted
 families:
-  gemm: {compute_efficiency: 1.5, hbm_eficiency: 0.9, spread: [{time: 1 ms, low: 2, median: 1, high: 3, rows: 1}], rows: 1}
+  gemm:
+    compute_efficiency: 1.5
+    hbm_eficiency: 0.9
+    spread: [{time: 1 ms, low: 2, median: 1, high: 3, rows: 1}]
+    rows: 1
 """)  # fmt: skip
     with pytest.raises(InputError) as caught:
         load_calibration("chip", "fast", [world]).family("gemm")

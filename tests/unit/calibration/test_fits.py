@@ -27,7 +27,8 @@ def stream(launch_us: float, **more: str) -> str:
     """Return a family with a form, told apart by its launch."""
     start = {name: f"{parameter.start:g}" for name, parameter in parameters(ElementwiseForm).items()}
     form = ", ".join(f"{name}: {value}" for name, value in (start | {"launch": f"{launch_us} us"}).items())
-    return f"{{form: {{kind: elementwise, {form}}}, {''.join(f'{key}: {value}, ' for key, value in more.items())}{SPREAD}}}"
+    further = "".join(f"{key}: {value}, " for key, value in more.items())
+    return f"{{form: {{kind: elementwise, {form}}}, {further}{SPREAD}}}"
 
 
 def file(root, name, families, extra=""):
@@ -80,7 +81,8 @@ def test_what_the_implementation_lacks_the_default_has_and_it_is_told(defaults):
     found = fits(defaults, {"elementwise": "own"})
     assert launch(found["elementwise/add"]) == 2
     assert found.notes == [
-        "elementwise/add: chip has no fit of own for this operation; using the closest available fit, or the roofline if there is none"
+        "elementwise/add: chip has no fit of own for this operation; using the closest available fit, or the roofline "
+        "if there is none"
     ]
 
 
@@ -306,7 +308,8 @@ def test_the_first_of_several_implementations_that_the_device_has_is_taken(defau
     both = FitLookup(FitStore(Library([defaults])), "chip", {"gemm": ("first", "third")})
     assert launch(both["gemm/bf16"]) == 3
     assert both.notes == [
-        "gemm: chip has no measurements of first or third; using the closest available fit, or the roofline if there is none"
+        "gemm: chip has no measurements of first or third; using the closest available fit, or the roofline if there "
+        "is none"
     ]
 
 

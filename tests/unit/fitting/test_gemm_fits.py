@@ -82,8 +82,7 @@ def test_a_cast_that_only_the_products_rows_show_is_fitted_with_them() -> None:
 
 
 def test_arithmetic_and_promotion_together_are_known_better_than_either(joint: FamilyFitResult) -> None:
-    # On a tile of 128^3: 512 cycles of products over `compute_efficiency`,
-    `exposed_promotion` of 128 for the promotion.
+    # A tile of 128^3: 512 cycles of products over `compute_efficiency`, 128 times `exposed_promotion` to promote.
     values = joint.estimate.values
     total = 512 / values["compute_efficiency"] + 128 * values["exposed_promotion"]
     assert total == pytest.approx(512 / TRUE["compute_efficiency"] + 128 * TRUE["exposed_promotion"], rel=0.03)
