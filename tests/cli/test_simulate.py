@@ -210,7 +210,7 @@ def test_uneven_experts_are_told_and_even_ones_only_in_detail(run):
     assert "2 of its 2 experts receive tokens" in run("simulate", FLAGSHIP, "--scenario", "decode").out
     limited = "scenarios.training.routing={load: uniform, capacity: 1}"
     uneven = run("simulate", FLAGSHIP, "--set", f"{load}=null", "--set", limited).out
-    assert "of the copies are dropped" in uneven
+    assert "of token copies are dropped" in uneven
 
 
 def test_facts_of_expert_layers_stand_in_the_document(run):

@@ -74,7 +74,7 @@ def ffns(draw: st.DrawFn) -> Ffn:
 def architectures(draw: st.DrawFn) -> Architecture:
     layers = draw(
         st.lists(
-            st.builds(Layer, st.integers(1, 5), mixers(), ffns(), st.sampled_from(["rms", "layer"])),
+            st.builds(Layer, st.integers(1, 5), mixers(), ffns(), norm=st.sampled_from(["rms", "layer"])),
             min_size=1,
             max_size=3,
         )
