@@ -32,8 +32,8 @@ aliases: [CHIP]
 
 
 def stated(**errors: float) -> AccuracyFile:
-    usual = dict.fromkeys(("roofline", "data", "form", "residual", "median", "bias"), 0.5)
-    usual |= {"inside": None, "half_width": None}
+    usual = dict.fromkeys(("roofline", "shape_only", "form", "residual", "median", "bias"), 0.5)
+    usual |= {"coverage": None, "half_width": None}
     return AccuracyFile.model_construct(held_out="n", groups=9.0, **(usual | errors))
 
 
