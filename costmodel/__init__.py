@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from costmodel.version import __version__
+
 if TYPE_CHECKING:
     from costmodel.api import Workload, load
 
 __all__ = ["Workload", "__version__", "load"]
-
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

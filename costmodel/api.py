@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from costmodel import __version__
 from costmodel.analytic.grid import evaluate_grid, evaluate_point, evaluate_single
 from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.cost.calibration import Calibration
@@ -19,6 +18,7 @@ from costmodel.result import SCHEMA, Point, Result
 from costmodel.schema import SI, ResolvedWorkload, resolve
 from costmodel.schema.fields import read_number
 from costmodel.schema.references import Library
+from costmodel.version import __version__
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.counting import kv_bytes_per_token, parameter_count, training_flop_per_token
 from costmodel.workload.plans import Training

@@ -8,6 +8,7 @@ arrays by broadcasting, so that one line serves a point and a sweep.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -53,6 +54,14 @@ def minimum(first: Quantity, *others: Quantity) -> Quantity:
     return smallest  # type: ignore[no-any-return]
 
 
+def sum_of(values: Iterable[Quantity]) -> Quantity:
+    """Return the sum of numbers and arrays that broadcast; zero of none."""
+    total: Quantity = 0.0
+    for value in values:
+        total = total + value
+    return total
+
+
 def ceil(value: Quantity) -> Quantity:
     """Return the smallest whole number not below `value`, as a float."""
     if isinstance(value, np.ndarray):
@@ -90,7 +99,7 @@ def is_single(value: Quantity) -> bool:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Same:
+class ArrayKey:
     """An array as a key: it equals another one of the same numbers, so that what follows from both is found once."""
 
     values: Array
@@ -100,16 +109,16 @@ class Same:
         return hash((self.values.shape, ends))
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Same):
+        if not isinstance(other, ArrayKey):
             return False
         return other.values is self.values or np.array_equal(other.values, self.values)
 
 
-def key(value: Quantity) -> Same | float:
+def as_key(value: Quantity) -> ArrayKey | float:
     """Return a number or an array as a key of what follows from it; `value_of` returns it again."""
-    return Same(value) if isinstance(value, np.ndarray) else value
+    return ArrayKey(value) if isinstance(value, np.ndarray) else value
 
 
-def value_of(known: Same | float) -> Quantity:
+def from_key(known: ArrayKey | float) -> Quantity:
     """Return what a key stands for."""
-    return known.values if isinstance(known, Same) else known
+    return known.values if isinstance(known, ArrayKey) else known

@@ -54,13 +54,31 @@ PHASES: dict[str, tuple[str, tuple[str, ...]]] = {
 FITS, BAD_LAYOUT, NO_MEMORY, NO_PATH, NO_HOST_MEMORY = 0, 1, 2, 3, 4
 REASONS = (
     "fits", "no such layout", "does not fit in memory", "devices cannot reach each other",
-    "does not fit in the host's memory",
+    "does not fit in host memory",
 )  # fmt: skip
 
+# Lines of a breakdown that are no operators: the name in results -> the name that people read.
+SHOWN_LINES = {
+    "slowed by exchanges": "all-to-all contention",
+    "interference of collectives": "DP communication slowdown",
+    "waits between streams": "stream stalls",
+}
+_STORED_LINES = {shown: stored for stored, shown in SHOWN_LINES.items()}
 
-def kind_of(reason: str) -> str:
-    """Return what a reason says without the numbers of one point, which it states behind a colon."""
-    return reason.partition(": ")[0]
+
+def shown_line(name: str) -> str:
+    """Return the name of a breakdown line as people read it."""
+    return SHOWN_LINES.get(name, name)
+
+
+def stored_line(name: str) -> str:
+    """Return the name that results have for a breakdown line, given that name or the one that people read."""
+    return _STORED_LINES.get(name, name)
+
+
+def reason_kind(reason: str) -> str:
+    """Return the entry of `REASONS` that a reason begins with; of any other reason, what precedes its details."""
+    return next((kind for kind in REASONS[1:] if reason.startswith(kind)), reason.partition(": ")[0])
 
 
 @dataclass(slots=True)

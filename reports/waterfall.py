@@ -52,17 +52,17 @@ class Waterfall:
 def waterfall(name: str, search_path: tuple[str, ...] = ()) -> Waterfall:
     """Return the terms of a what-if file. Each is the difference of two evaluations, one change apart."""
     what_if = load_what_if(name, search_path)
-    changes = dict(what_if.start)
+    changes = dict(what_if.file.start)
     start = before = _evaluate(what_if, changes, search_path)
     terms: list[Term] = []
     own = 0
-    for step, value in zip(what_if.file.steps, what_if.values, strict=True):
+    for step in what_if.file.steps:
         if step.value is None:
             shown = f"{step.path}={changes.pop(step.path)}"
             change = f"without `{shown}`"
         else:
-            changes[step.path] = value
-            change = f"with `{step.path}={value}`"
+            changes[step.path] = step.value
+            change = f"with `{step.path}={step.value}`"
         after = _evaluate(what_if, changes, search_path)
         terms.append(Term(step.term, change, before, after, step.cite))
         before = after

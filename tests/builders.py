@@ -193,8 +193,8 @@ def context(
     parallel: Parallelism | None = None,
     phase: str = "training",
     sequences: Quantity = 1.0,
-    length: Quantity = 1024.0,
-    keys: Quantity | None = None,
+    new_tokens: Quantity = 1024.0,
+    kv_len: Quantity | None = None,
 ) -> Context:
     """Return one rank's view; `replace` it for what else a test changes."""
     return Context(
@@ -205,8 +205,8 @@ def context(
         framework=FRAMEWORK,
         phase=phase,
         sequences=sequences,
-        length=length,
-        keys=length if keys is None else keys,
+        new_tokens=new_tokens,
+        kv_len=new_tokens if kv_len is None else kv_len,
     )
 
 
@@ -233,7 +233,7 @@ def with_level(device: Device, name: str, bandwidth: Quantity, capacity: Quantit
     )
 
 
-def way(
+def links_of(
     size: float, local: float, inner: float = 200e9, outer: float = 50e9, latencies: tuple[float, float] = (1e-6, 3e-6)
 ) -> GroupLinks:
     """Return a group's path with `local` ranks on each node. latencies: inside and between nodes."""

@@ -1,24 +1,42 @@
-"""Options, the hypothesis profile, and workloads that many tests read."""
+"""Options, profiles of hypothesis, the order of files over workers, and workloads that many tests read."""
 
 from __future__ import annotations
+
+import os
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # there are as many workers as processors
+
 import costmodel
 
-settings.register_profile(
-    "repeatable", derandomize=True, deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.load_profile("repeatable")
+SHORT, LONG = 40, 200  # examples of a property
+COMMON = {"derandomize": True, "deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("short", max_examples=SHORT, **COMMON)
+settings.register_profile("long", max_examples=LONG, **COMMON)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the switch that rewrites golden files with what the code gives now."""
+    """Add the switches of this suite."""
     parser.addoption("--update-golden", action="store_true", help="rewrite golden files instead of comparing")
+    parser.addoption("--long", action="store_true", help="more examples and full products: see docs/testing.md")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the profile of hypothesis; files go to workers in their order, the slow ones first."""
+    settings.load_profile("long" if config.getoption("--long") else "short")
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
 
 
 @pytest.fixture(scope="session")
 def v3() -> costmodel.Workload:
     """Return the flagship workload, read once."""
     return costmodel.load("deepseek_v3")
+
+
+@pytest.fixture(scope="session")
+def long(pytestconfig: pytest.Config) -> bool:
+    """Return whether the long profile is asked for."""
+    return bool(pytestconfig.getoption("--long"))

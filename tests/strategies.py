@@ -12,6 +12,8 @@ from builders import (
     FP8,
     FRAMEWORK,
     GENERATE,
+    LATENT,
+    MOE,
     NODE,
     PREFILL,
     SERVING,
@@ -20,6 +22,7 @@ from builders import (
     pools,
     scenario,
 )
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from costmodel.hardware import Cluster, Host, Link, MathUnit, MemoryLevel, Network, Nic
@@ -30,11 +33,10 @@ from costmodel.workload.architecture import (
     HeadGroup,
     Layer,
     Mixer,
-    Mla,
-    MoeFfn,
     Mtp,
     Pattern,
 )
+from costmodel.workload.dtypes import GroupScaling
 from costmodel.workload.plans import Sharding, Speculative, Training
 from costmodel.workload.recompute import SETS
 from costmodel.workload.scenario import (
@@ -49,6 +51,9 @@ from costmodel.workload.scenario import (
     Tile,
 )
 from costmodel.workload.schedules import SCHEDULES
+
+# Of a property that evaluates whole scenarios: a quarter of the examples that the profile gives to others.
+few = settings(max_examples=settings().max_examples // 4)
 
 
 def rates(low: float, high: float) -> st.SearchStrategy[float]:
@@ -106,8 +111,8 @@ def models(draw: st.DrawFn) -> Architecture:
         Attention(16.0, 16.0, 64.0, 64.0, bias=True, rotary_dim=16.0),
         Attention(16.0, 4.0, 64.0, 64.0),
         Attention(16.0, 4.0, 64.0, 64.0, bias=True, output_bias=False, qk_norm="head", head_groups=window),
-        Mla(16.0, 256.0, 128.0, 64.0, 32.0, 64.0),
-        Mla(16.0, None, 128.0, 64.0, 32.0, 64.0),
+        LATENT,
+        replace(LATENT, q_lora=None),
     ]
     mixer = draw(st.sampled_from(mixers))
     block = {"norm": draw(st.sampled_from(["rms", "layer"])), "dropout": draw(st.booleans())} | draw(
@@ -123,7 +128,9 @@ def models(draw: st.DrawFn) -> Architecture:
     )
     dense = DenseFfn(2048.0, gated=draw(st.booleans()), bias=draw(st.booleans()))
     groups = draw(st.sampled_from([(None, None), (8.0, 4)]))
-    experts = MoeFfn(64.0, 512.0, 4, 1.0, None, *groups, gated=draw(st.booleans()), shared_gate=draw(st.booleans()))
+    experts = replace(
+        MOE, groups=groups[0], group_top_k=groups[1], gated=draw(st.booleans()), shared_gate=draw(st.booleans())
+    )
     first, other = Layer(1, mixer, dense, **block), Layer(1, mixer, experts, **block)
     runs = [(replace(first, repeat=8),), (replace(first, repeat=2), replace(other, repeat=6)), (first, other) * 4]
     return Architecture(
@@ -143,7 +150,7 @@ def layouts(draw: st.DrawFn) -> Parallelism:
     tp, dp, pp = (float(draw(st.sampled_from(choices))) for choices in ([1, 2, 4], [1, 2, 8], [1, 2, 4]))
     ep = float(draw(st.sampled_from([degree for degree in (1, 2, 4, 8, 16, 32) if tp * dp % degree == 0])))
     cp, context = float(draw(st.sampled_from([1, 2]))), draw(st.sampled_from(["gather", "ring", "ulysses"]))
-    return Parallelism(tp, pp, dp, ep, cp, sequence_parallel=draw(st.booleans()), context=context)
+    return Parallelism(tp=tp, pp=pp, dp=dp, ep=ep, cp=cp, sequence_parallel=draw(st.booleans()), context=context)
 
 
 @st.composite
@@ -279,11 +286,11 @@ def stored_formats(draw: st.DrawFn) -> Precision:
         base,
         weights=draw(st.sampled_from(["fp8", "int8", "int4", "q6_k", "nvfp4", base.linear])),
         head_weights=draw(st.sampled_from([None, "q6_k", "int8"])),
-        weight_group=draw(st.sampled_from([None, 32.0, 128.0])),
-        weight_zero=draw(st.sampled_from([None, "int4", "fp16"])),
+        weight_scaling=GroupScaling(
+            draw(st.sampled_from([None, 32.0, 128.0])), zero=draw(st.sampled_from([None, "int4", "fp16"]))
+        ),
         kv_cache=draw(st.sampled_from(["bf16", "fp8", "int8", "int4"])),
-        kv_group=draw(st.sampled_from([None, 64.0, 128.0])),
-        kv_zero=draw(st.sampled_from([None, "fp16"])),
+        kv_scaling=GroupScaling(draw(st.sampled_from([None, 64.0, 128.0])), zero=draw(st.sampled_from([None, "fp16"]))),
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from small_world import write
 
-from costmodel.calibration.fit_lookup import default_framework
+from costmodel.calibration.fit_files import default_framework
 from costmodel.cost.calibration import Form
 from costmodel.cost.form_registry import FORMS
 from costmodel.cost.machine import Machine

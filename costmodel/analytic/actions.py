@@ -1,4 +1,4 @@
-"""Times of the actions of a training step: of their layers by stream, and how they go."""
+"""Times of the actions of a training step: of their layers by stream, and of the action itself."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from costmodel.workload.schedules import Kind
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PassSums:
-    """Times of a layer or a stage: forward, input gradient, weight gradient."""
+class LayerTimes:
+    """Times of the three passes of a layer, or of the layers of a stage."""
 
     forward: StreamTimes = NO_TIME
     input_gradient: StreamTimes = NO_TIME
@@ -25,61 +25,63 @@ class PassSums:
         """Return both gradients together."""
         return self.input_gradient + self.weight_gradient
 
+    def of(self, kind: Kind) -> StreamTimes:
+        """Return the times of one kind of pass that overlaps no other."""
+        return {
+            Kind.FORWARD: self.forward,
+            Kind.BACKWARD: self.backward,
+            Kind.BACKWARD_INPUT: self.input_gradient,
+            Kind.BACKWARD_WEIGHT: self.weight_gradient,
+        }[kind]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ActionTimes:
-    """Times of one kind of action [s]. kernels: of the device; reducing: how it goes where its reductions run on."""
+    """Times of one kind of action [s].
+
+    kernels: of the device; async_reduce: the action in parts, null where it leaves no reductions running.
+    """
 
     seconds: Seconds
     kernels: Seconds
-    reducing: AsyncReduceTimes | None = None
+    async_reduce: AsyncReduceTimes | None = None
 
     @property
     def parts(self) -> tuple[Seconds, Seconds, Seconds]:
-        """Return head, rest and trail: all of an action is its head where nothing runs on."""
-        own = self.reducing
-        return (self.seconds, 0.0, 0.0) if own is None else (own.head, own.rest, own.trail)
+        """Return head, rest and trail; without asynchronous reductions all of the action is its head."""
+        parts = self.async_reduce
+        return (self.seconds, 0.0, 0.0) if parts is None else (parts.head, parts.rest, parts.trail)
 
 
-def settling(own: AsyncReduceTimes, kernels: Seconds, started: Seconds) -> ActionTimes:
-    """Return an action whose reductions run on. started: what the host takes to start its kernels."""
-    head = maximum(own.head, started - own.rest)
-    return ActionTimes(head + own.rest, kernels, AsyncReduceTimes(head, own.rest, own.trail))
+def with_async_reduce(parts: AsyncReduceTimes, kernels: Seconds, launches: Seconds) -> ActionTimes:
+    """Return an action with asynchronous reductions. launches: time of the host to launch its kernels."""
+    head = maximum(parts.head, launches - parts.rest)
+    return ActionTimes(head + parts.rest, kernels, AsyncReduceTimes(head, parts.rest, parts.trail))
 
 
-def stage_sums(works: Works, layers: Mapping[str, PassSums]) -> PassSums:
-    """Return the times of a stage: those of its layers added up."""
-    total = PassSums()
-    for count, part in works:
-        layer = layers[part.name]
-        total = PassSums(
-            total.forward + layer.forward.times(count),
-            total.input_gradient + layer.input_gradient.times(count),
-            total.weight_gradient + layer.weight_gradient.times(count),
+def stage_times(works: Works, layers: Mapping[str, LayerTimes]) -> LayerTimes:
+    """Return the times of a stage, the sum over its layers."""
+    total = LayerTimes()
+    for count, work in works:
+        layer = layers[work.name]
+        total = LayerTimes(
+            total.forward + layer.forward.scaled(count),
+            total.input_gradient + layer.input_gradient.scaled(count),
+            total.weight_gradient + layer.weight_gradient.scaled(count),
         )
     return total
 
 
-def all_to_all_contention(both: StreamTimes, slowing: Quantity) -> Seconds:
-    """Return how much longer the computation of a pair takes because exchanges run beside it.
+def all_to_all_contention(pair: StreamTimes, slowdown: Quantity) -> Seconds:
+    """Return the extra time of an overlapped pair's kernels due to concurrent expert all-to-alls.
 
-    Kernels take `slowing` times as long while both run, which is min(exchanges, slowing * compute):
+    Kernels take `slowdown` times as long while both run, which is min(all_to_alls, slowdown * compute):
 
-        contention = min(exchanges, slowing * compute) * (1 - 1/slowing)
+        contention = min(all_to_alls, slowdown * compute) * (1 - 1/slowdown)
     """
-    return minimum(both.expert_all_to_alls, slowing * both.compute) * (1.0 - 1.0 / slowing)
+    return minimum(pair.expert_all_to_alls, slowdown * pair.compute) * (1.0 - 1.0 / slowdown)
 
 
-def pass_of(sums: PassSums, kind: Kind) -> StreamTimes:
-    """Return the times of one kind of pass by itself."""
-    return {
-        Kind.FORWARD: sums.forward,
-        Kind.BACKWARD: sums.backward,
-        Kind.BACKWARD_INPUT: sums.input_gradient,
-        Kind.BACKWARD_WEIGHT: sums.weight_gradient,
-    }[kind]
-
-
-def lone_seconds(layers: Mapping[str, PassSums], kind: Kind) -> dict[str, Seconds]:
-    """Return the seconds of one layer's pass by itself, by kind of layer."""
-    return {name: pass_of(sums, kind).total for name, sums in layers.items()}
+def layer_seconds(layers: Mapping[str, LayerTimes], kind: Kind) -> dict[str, Seconds]:
+    """Return the time of one layer's pass that overlaps no other, by kind of layer [s]."""
+    return {name: times.of(kind).total for name, times in layers.items()}

@@ -1,4 +1,4 @@
-"""Cuts a grid of scenarios into blocks that one pass of array arithmetic can evaluate."""
+"""Splits a grid of scenarios into blocks that array arithmetic evaluates at once."""
 
 from __future__ import annotations
 
@@ -14,67 +14,62 @@ from costmodel.workload.scenario import Disaggregated, Scenario
 
 T = TypeVar("T")
 
-POINTS = 8192  # of one axis in a block: its arrays stay in cache
+POINTS = 8192  # along one axis of a block: its arrays stay in cache
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """A part of the grid: index[axis] are the positions taken on each axis."""
+    """A part of the grid: index[axis]: selected positions on each axis."""
 
     scenario: Scenario
     index: tuple[Indices, ...]
 
 
 def blocks(scenario: Scenario, shape: tuple[int, ...]) -> Iterator[Block]:
-    """Yield blocks that cover the grid; within one, what fixes an order (pipeline stages, micro-batches) is constant.
+    """Yield blocks that cover the grid, each with one order of work (pipeline stages, micro-batches).
 
-    Points whose order cannot exist (a fractional count) are left out: they stay NaN.
+    Points without an order (a fractional count) are excluded: they stay NaN.
     """
-    whole = tuple(np.arange(size) for size in shape)
-    for index in _same_order(scenario, whole):
-        long = max(range(len(shape)), key=lambda axis: len(index[axis]), default=None)
-        if long is None or len(index[long]) <= POINTS:
+    for index in _same_order(scenario, tuple(np.arange(size) for size in shape)):
+        longest = max(range(len(shape)), key=lambda axis: len(index[axis]), default=None)
+        if longest is None or len(index[longest]) <= POINTS:
             yield Block(take(scenario, index, shape), index)
             continue
-        for part in np.array_split(index[long], -(-len(index[long]) // POINTS)):
-            smaller = tuple(part if axis == long else kept for axis, kept in enumerate(index))
+        for part in np.array_split(index[longest], -(-len(index[longest]) // POINTS)):
+            smaller = tuple(part if axis == longest else positions for axis, positions in enumerate(index))
             yield Block(take(scenario, smaller, shape), smaller)
 
 
-def _same_order(scenario: Scenario, whole: tuple[Indices, ...]) -> Iterator[tuple[Indices, ...]]:
-    """Yield index sets on which everything that fixes an order of work is a constant whole number."""
+def _same_order(scenario: Scenario, grid: tuple[Indices, ...]) -> Iterator[tuple[Indices, ...]]:
+    """Yield index sets on which everything that determines the order of work is a constant whole number."""
     keys = np.broadcast_arrays(*_order(scenario))
     if keys[0].ndim == 0 or keys[0].size == 1:
         if all(float(key.reshape(-1)[0]).is_integer() for key in keys):
-            yield whole
+            yield grid
         return
     varying = [axis for axis, size in enumerate(keys[0].shape) if size > 1]
     *outer, last = sorted(varying, key=lambda axis: keys[0].shape[axis])
     for fixed in np.ndindex(*(keys[0].shape[axis] for axis in outer)):
-        place: list[Any] = [0] * keys[0].ndim
+        line_index: list[Any] = [0] * keys[0].ndim
         for axis, position in zip(outer, fixed, strict=True):
-            place[axis] = position
-        place[last] = slice(None)
-        line = np.stack([key[tuple(place)] for key in keys])
+            line_index[axis] = position
+        line_index[last] = slice(None)
+        line = np.stack([key[tuple(line_index)] for key in keys])
         distinct, member = np.unique(line, axis=1, return_inverse=True)
         for number, key in enumerate(distinct.T):
             if not np.all(key == np.floor(key)):
                 continue
             chosen = {axis: np.array([position]) for axis, position in zip(outer, fixed, strict=True)}
             chosen[last] = np.flatnonzero(member == number)
-            yield tuple(chosen.get(axis, full) for axis, full in enumerate(whole))
+            yield tuple(chosen.get(axis, full) for axis, full in enumerate(grid))
 
 
 def _order(scenario: Scenario) -> tuple[Quantity, ...]:
-    """Return what fixes an order: pipeline stages; of training chunks, and copies; of inference drafts and copies."""
+    """Return what determines the order of work: stages, micro-batches or drafts, and whether there are host copies."""
     plan, parallel, offload = scenario.plan, scenario.parallel, scenario.offload
     if isinstance(plan, Training):
-        hosted = maximum(
-            *(
-                where(share > 0, 1.0, 0.0)
-                for share in (offload.optimizer, offload.weights, offload.activations, offload.kv_cache)
-            )
-        )
+        shares = (offload.optimizer, offload.weights, offload.activations, offload.kv_cache)
+        hosted = maximum(*(where(share > 0, 1.0, 0.0) for share in shares))
         return parallel.pp, parallel.virtual, plan.global_batch / (parallel.dp * plan.micro_batch), hosted
     if isinstance(plan, ExpertBound):
         return (1.0,)
@@ -88,28 +83,27 @@ def _order(scenario: Scenario) -> tuple[Quantity, ...]:
 def take(value: T, index: tuple[Indices, ...], shape: tuple[int, ...]) -> T:
     """Return a copy of a tree of dataclasses whose arrays keep only the indexed positions of each axis they vary on."""
 
-    def kept(array: Array) -> Array:
+    def selected(array: Array) -> Array:
         for axis, positions in enumerate(index):
             if array.shape[axis] > 1 and len(positions) < shape[axis]:
                 array = array.take(positions, axis=axis)
         return array
 
-    return cast(T, _map(value, kept))
+    return cast(T, _map(value, selected))
 
 
 def single(value: T, index: tuple[int, ...]) -> T:
     """Return a copy of a tree of dataclasses at one position: every array is a float."""
 
     def element(array: Array) -> float:
-        return float(
-            array[tuple(position if size > 1 else 0 for position, size in zip(index, array.shape, strict=True))]
-        )
+        point = tuple(position if size > 1 else 0 for position, size in zip(index, array.shape, strict=True))
+        return float(array[point])
 
     return cast(T, _map(value, element))
 
 
 def _map(value: Any, change: Callable[[Array], Quantity]) -> Any:
-    """Return a tree of dataclasses, tuples and mappings with every array changed; parts without arrays are shared."""
+    """Return a tree of dataclasses, tuples and mappings with every array changed; parts without arrays stay."""
     if isinstance(value, np.ndarray):
         return change(value)
     if is_dataclass(value) and not isinstance(value, type):

@@ -27,10 +27,10 @@ def bound_times(scenario: Scenario, plan: ExpertBound) -> BoundTimes:
         all_to_all = (b_dispatch + b_combine) * tokens * sends * hidden / B
         layer = 2 * all_to_all;   tpot = layers * layer
 
-    B: the slowest link that the expert-parallel group crosses [B/s]. Latency, scales and deduplication are left out, as
+    B: the slowest link that the expert-parallel group crosses [B/s]. Latency, scales and deduplication are excluded, as
     in the paper.
     """
     width = payload_width(scenario.communication.dispatch) + payload_width(scenario.communication.combine)
     bandwidth = group_links(Group(scenario.parallel.ep), scenario.cluster).slowest
-    once = width * plan.tokens_per_device * plan.sends * plan.hidden / bandwidth
-    return BoundTimes(once, 2 * once, scenario.architecture.depth * 2 * once)
+    all_to_all = width * plan.tokens_per_device * plan.sends * plan.hidden / bandwidth
+    return BoundTimes(all_to_all, 2 * all_to_all, scenario.architecture.depth * 2 * all_to_all)

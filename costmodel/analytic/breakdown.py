@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
-from costmodel.analytic.actions import PassSums, all_to_all_contention, lone_seconds, stage_sums
+from costmodel.analytic.actions import all_to_all_contention, layer_seconds
 from costmodel.analytic.inference import PassModel, PassTimes
-from costmodel.analytic.operator_timing import TimedOperator, TimedWork
+from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.analytic.overlapped_comm import OverlappedComm, Works
 from costmodel.analytic.recurrence import Slot
 from costmodel.analytic.segments import COMPUTE
 from costmodel.analytic.stream_times import exposed_seconds
 from costmodel.analytic.training import (
     StepModel,
-    layer_sums,
-    once_a_step,
+    action_times,
+    lone_stage,
+    once_per_step,
     optimizer_times,
-    pass_times,
-    slot_times,
+    pipeline_times,
+    step_streams,
 )
 from costmodel.result import Entry
 from costmodel.workload.memory import stage_work
@@ -39,295 +40,277 @@ from costmodel.workload.operators import (
 )
 from costmodel.workload.schedules import Kind
 
-ROUNDING = 1e-13  # of a pass: what differences of floats that are equal leave
-HOST = "host"  # what passes wait for the host to start their kernels
-SLOWED = "slowed by exchanges"  # what kernels take longer because exchanges run beside them
+ROUNDING = 1e-13  # of a pass: difference of floats that are equal but for rounding
+HOST = "host"  # line of the time that passes wait for the host to launch their kernels
+ALL_TO_ALL_CONTENTION = "slowed by exchanges"  # line of what concurrent expert all-to-alls add to kernels
 _UNCOUNTED = (Collective, ExpertAllToAll, HostTransfer, HostUpdate, HostTime)
-_Part: TypeAlias = "tuple[TimedOperator, float, float]"  # an operator, how often, and the share that nothing hides
+_Counted: TypeAlias = "tuple[TimedOperator, float]"  # an operator and how often it runs
+_Exposed: TypeAlias = "tuple[TimedOperator, float, float]"  # an operator, how often it runs, and its exposed share
 
 
-class Lines:
-    """Adds priced operators up by base name."""
+class BreakdownLines:
+    """Adds timed operators up by base name."""
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
         self._bases: dict[TimedOperator, str] = {}
 
-    def add(self, priced: TimedOperator, count: float, exposed: float = 1.0) -> None:
-        """Add `count` runs of an operator, a share `exposed` of whose time nothing hides."""
-        name = base_name(priced.operator.name)
+    def add(self, timed: TimedOperator, count: float, exposed: float = 1.0) -> None:
+        """Add `count` runs of an operator. exposed: share of its time that nothing hides."""
+        name = base_name(timed.operator.name)
         entry = self.entries.setdefault(name, Entry(name))
-        if priced not in self._bases:
-            self._bases[priced] = priced.fit.basis_at(priced.operator)
-        entry.add(float(priced.time.seconds) * count, exposed, priced.time.bound, self._bases[priced])
-        entry.add_work(count, *_work(priced.operator))
+        if timed not in self._bases:
+            self._bases[timed] = timed.fit.basis_at(timed.operator)
+        entry.add(float(timed.time.seconds) * count, exposed, timed.time.bound, self._bases[timed])
+        entry.add_work(count, *_work(timed.operator))
 
     def add_wait(self, name: str, seconds: float, bound: str) -> None:
-        """Add time in which nothing of the scenario's own runs; it rests on what the rest so far rests on."""
-        known: dict[str, float] = defaultdict(float)
-        for entry in self.entries.values():
-            for basis, share in entry.by_basis.items():
-                known[basis] += share
-        whole = sum(known.values())
+        """Add time in which no operator runs; its basis is that of the operators so far."""
         if not seconds:
             return
+        bases: dict[str, float] = defaultdict(float)
+        for entry in self.entries.values():
+            for basis, time in entry.by_basis.items():
+                bases[basis] += time
+        total = sum(bases.values())
         entry = self.entries.setdefault(name, Entry(name))
-        for basis, share in known.items():
-            entry.add(seconds * share / whole, 1.0, bound, basis)
+        for basis, time in bases.items():
+            entry.add(seconds * time / total, 1.0, bound, basis)
 
     def sorted(self) -> list[Entry]:
-        """Return the entries that take any time, the longest first; what rounding left of a difference is none."""
-        nothing = ROUNDING * sum(entry.time + entry.hidden for entry in self.entries.values())
+        """Return the entries that take time beyond rounding, the longest first."""
+        negligible = ROUNDING * sum(entry.time + entry.hidden for entry in self.entries.values())
         for entry in self.entries.values():
-            entry.hidden = entry.hidden if entry.hidden > nothing else 0.0
+            entry.hidden = entry.hidden if entry.hidden > negligible else 0.0
         present = [
-            entry for entry in self.entries.values() if entry.time > (0.0 if entry.count else nothing) or entry.hidden
+            entry
+            for entry in self.entries.values()
+            if entry.time > (0.0 if entry.count else negligible) or entry.hidden
         ]
         return sorted(present, key=lambda entry: -entry.time)
 
 
 def _work(operator: Operator) -> tuple[float, float | None, str | None]:
-    """Return (FLOP, bytes of device memory, number format of the products) of one run; null: not counted, none."""
+    """Return (FLOP, bytes of device memory or null, number format of GEMMs or null) of one run."""
     if isinstance(operator, _UNCOUNTED):
         return 0.0, None, None
     if isinstance(operator, HostGemm):
-        return float(operator.flop), None, operator.product.dtype
+        return float(operator.flop), None, operator.gemm.dtype
     dtype = operator.dtype if isinstance(operator, Gemm | AttentionKernel | MixedAttention) else None
     return float(operator.flop), float(operator.traffic), dtype
 
 
 def step_breakdown(step: StepModel) -> list[Entry]:
     """Return the operators of a training step, means over pipeline ranks; with the bubble they sum to the step time."""
-    lines = Lines()
-    slower = waiting = 0.0
-    for slot, count in zip(step.program.slots, step.program.mean_counts, strict=True):
-        slower += float(count) * _contention(step, slot)
-        waiting += float(count) * _host_wait(step, slot)
-        exposed = _exposed_share(step, slot.kind, slot.forward, slot.backward)
-        for priced, repeats, share in _slot_operators(step, slot.kind, slot.forward, slot.backward):
-            lines.add(priced, float(count) * repeats, exposed if isinstance(priced.operator, ExpertAllToAll) else share)
-        for priced, repeats, share in _slot_traffic(step, slot):
-            lines.add(priced, float(count) * repeats, share)
-    for priced, repeats, share in _running_on(step):
-        lines.add(priced, repeats, share)
-    for priced, repeats, share in _slowest_end(step):
-        lines.add(priced, float(repeats), share)
-    lines.add_wait(SLOWED, slower, "memory")
-    lines.add_wait(HOST, waiting, "latency")
+    lines, parts = BreakdownLines(), _StepParts(step)
+    contention = host = 0.0
+    program = step.pipeline.program
+    for slot, count in zip(program.slots, program.mean_counts.tolist(), strict=True):
+        contention += count * parts.contention(slot)
+        host += count * parts.host_wait(slot)
+        for timed, repeats, exposed in (*parts.operators(slot), *parts.communication(slot)):
+            lines.add(timed, count * repeats, exposed)
+    for timed, repeats, exposed in (*parts.async_reductions(), *parts.optimizer()):
+        lines.add(timed, float(repeats), exposed)
+    lines.add_wait(ALL_TO_ALL_CONTENTION, contention, "memory")
+    lines.add_wait(HOST, host, "latency")
     return lines.sorted()
 
 
-def _host_wait(step: StepModel, slot: Slot) -> float:
-    """Return how much longer an action takes because its kernels cannot be started faster."""
-    if not float(step.start):
-        return 0.0
-    hurried, timed = (slot_times(each, slot, None) for each in (replace(step, start=0.0), step))
-    return float(timed.seconds) - float(hurried.seconds)
+class _Pair(NamedTuple):
+    """An overlapped pair: layers of both chunks, their computation with contention, their all-to-alls [s]."""
+
+    works: tuple[Works, Works]
+    compute: float
+    all_to_alls: float
+    contention: float
 
 
-def _contention(step: StepModel, slot: Slot) -> float:
-    """Return how much longer the kernels of an action take because exchanges run beside them."""
-    if slot.forward is None or slot.backward is None:
-        return 0.0
-    layers = layer_sums(step, None)
-    forward, backward = (stage_sums(step.works_of(label), layers) for label in (slot.forward, slot.backward))
-    return float(all_to_all_contention(forward.forward + backward.backward, step.moe_comm_slowdown))
+class _StepParts:
+    """The operators of a training step, each with the share of its time that nothing hides."""
 
+    def __init__(self, step: StepModel) -> None:
+        self._step, self._comm, self._streams = step, step.overlapped_comm, step_streams(step, None)
 
-def _slot_traffic(step: StepModel, slot: Slot) -> Iterator[_Part]:
-    """Yield what moves beside one action, with the share of it that makes the action longer.
+    def _pair(self, slot: Slot) -> _Pair | None:
+        """Return the times of an overlapped pair, null for a lone chunk."""
+        if slot.forward is None or slot.backward is None:
+            return None
+        stages = self._streams.stages
+        both = stages[slot.forward].forward + stages[slot.backward].backward
+        contention = all_to_all_contention(both, self._step.moe_comm_slowdown)
+        works = self._step.works_of(slot.forward), self._step.works_of(slot.backward)
+        return _Pair(works, float(both.compute + contention), float(both.expert_all_to_alls), float(contention))
 
-    Of actions whose reductions run on only what they wait for in full: `_running_on` has the rest.
-    """
-    traffic = step.overlapped_comm
-    if traffic is None:
-        return
-    layers = layer_sums(step, None)
-    if slot.forward is not None and slot.backward is not None:
-        if traffic.has_async_reduce(slot.kind):
-            return
-        works = step.works_of(slot.forward), step.works_of(slot.backward)
-        alone, exchanges = _pair_alone(step, slot)
-        longer = traffic.overlapped_pair(*works, alone, exchanges, None) - max(alone, exchanges)
-        yield from _spread([(priced, count) for _, count, priced in traffic.in_pair(*works)], float(longer))
-        return
-    stages = [step.works_of(_label(slot))]
-    if traffic.has_async_reduce(slot.kind):
-        waited, _ = _apart(traffic, stages, slot.kind, ends=False)
-        yield from ((priced, count, 1.0) for priced, count in waited)
-        return
-    yield from _lone_traffic(traffic, stages, slot.kind, layers, ends=False)
+    def contention(self, slot: Slot) -> float:
+        """Return the extra time of an action's kernels due to concurrent expert all-to-alls."""
+        pair = self._pair(slot)
+        return 0.0 if pair is None else pair.contention
 
+    def host_wait(self, slot: Slot) -> float:
+        """Return the time of an action that its host adds, which launches its kernels."""
+        if not float(self._step.launch_time):
+            return 0.0
+        without = action_times(replace(self._step, launch_time=0.0), slot, self._streams)
+        return float(action_times(self._step, slot, self._streams).seconds) - float(without.seconds)
 
-def _running_on(step: StepModel) -> Iterator[_Part]:
-    """Yield the reductions that run on, means over ranks, with the share of all of them that makes the step longer."""
-    traffic = step.overlapped_comm
-    if traffic is None or not traffic.runs_on:
-        return
-    layers = layer_sums(step, None)
-    passes = pass_times(step, layers, None)
-    moved: list[tuple[TimedOperator, float]] = []
-    longer = float(passes.left)
-    for row, (slot, count) in enumerate(zip(step.program.slots, step.program.mean_counts.tolist(), strict=True)):
-        if not traffic.has_async_reduce(slot.kind):
-            continue
-        if slot.forward is not None and slot.backward is not None:
-            works = step.works_of(slot.forward), step.works_of(slot.backward)
-            own, beside = (
-                max(_pair_alone(step, slot)),
-                [(priced, times) for _, times, priced in traffic.in_pair(*works)],
-            )
-        else:
-            works_of, compute = step.works_of(_label(slot)), lone_seconds(layers, slot.kind)
-            waited, beside = _apart(traffic, [works_of], slot.kind, ends=False)
-            own = sum(times * float(compute[work.name]) for times, work in works_of)
-            own += sum(times * float(priced.time.seconds) for priced, times in waited)
-        longer += count * (float(passes.durations[row].item()) - _host_wait(step, slot) - own)
-        moved += [(priced, count * times) for priced, times in beside]
-    yield from _spread(moved, max(longer, 0.0))
-
-
-def _label(slot: Slot) -> int:
-    """Return the class of stages that a lone action works on."""
-    label = slot.backward if slot.forward is None else slot.forward
-    assert label is not None, "an action works on a stage"
-    return label
-
-
-def _pair_alone(step: StepModel, slot: Slot) -> tuple[float, float]:
-    """Return what an overlapped pair takes without what moves beside it: its computation, and its exchanges [s]."""
-    assert slot.forward is not None, "a pair has a chunk each way"
-    assert slot.backward is not None, "a pair has a chunk each way"
-    layers = layer_sums(step, None)
-    forward, backward = (stage_sums(step.works_of(label), layers) for label in (slot.forward, slot.backward))
-    both = forward.forward + backward.backward
-    return float(both.compute + all_to_all_contention(both, step.moe_comm_slowdown)), float(both.expert_all_to_alls)
-
-
-def _apart(
-    traffic: OverlappedComm, stages: Sequence[Works], kind: Kind, *, ends: bool
-) -> tuple[list[tuple[TimedOperator, int]], list[tuple[TimedOperator, int]]]:
-    """Return what a lone pass moves: what it waits for in full, and what runs beside it."""
-    waited, beside = list[tuple[TimedOperator, int]](), list[tuple[TimedOperator, int]]()
-    for works in stages:
-        for count, _, moved in traffic.along(works, kind, ends=ends):
-            for part, priced in moved:
-                (waited if traffic.waits(part) else beside).append((priced, count))
-    return waited, beside
-
-
-def _lone_traffic(
-    traffic: OverlappedComm, stages: Sequence[Works], kind: Kind, layers: Mapping[str, PassSums], *, ends: bool
-) -> Iterator[_Part]:
-    """Yield what moves beside a lone pass: what it waits for in full, and of the rest what it is longer by."""
-    compute = lone_seconds(layers, kind)
-    waited, beside = _apart(traffic, stages, kind, ends=ends)
-    alone = sum(count * float(compute[work.name]) for works in stages for count, work in works)
-    spent = sum(count * float(priced.time.seconds) for priced, count in waited)
-    yield from _spread(waited, spent)
-    longer = float(traffic.lone_pass(stages, kind, compute, None, ends=ends)) - alone - spent
-    yield from _spread(beside, max(longer, 0.0))
-
-
-def _spread(moved: Sequence[tuple[TimedOperator, float]], longer: float) -> Iterator[_Part]:
-    """Yield operators with equal shares of their times that add up to `longer` seconds."""
-    whole = sum(count * float(priced.time.seconds) for priced, count in moved)
-    yield from ((priced, count, longer / whole if whole else 0.0) for priced, count in moved)
-
-
-def _slowest_end(step: StepModel) -> Iterator[_Part]:
-    """Yield how the rank that ends last ends the step, with the share of each operator that others do not hide."""
-    layers = layer_sums(step, None)
-    times = [float(end.seconds) for end in optimizer_times(step, layers, None)]
-    tail = step.optimizer_steps[times.index(max(times))]
-    yield from ((priced, 1, 1.0) for priced in (*tail.serial, *tail.on_host))
-    host, copies = (sum(float(each.time.seconds) for each in part) for part in (tail.on_host, tail.copies))
-    yield from _spread(
-        [(priced, 1) for priced in tail.copies], max(copies - host, 0.0) if step.host_overlaps else copies
-    )
-    traffic = step.overlapped_comm
-    if traffic is None:
-        return
-    stages = [stage_work(step.work, stage) for stage in tail.stages]
-    for kind, longer in zip((Kind.FORWARD, tail.last), once_a_step(step, tail, layers, None), strict=True):
-        usual = {id(priced) for works in stages for _, priced in _moved(traffic, works, kind, ends=False)}
-        extra = [
-            (priced, count)
-            for works in stages
-            for count, priced in _moved(traffic, works, kind, ends=True)
-            if id(priced) not in usual
+    def operators(self, slot: Slot) -> list[_Exposed]:
+        """Return the operators of an action, each exposed as far as its own pass and the other chunk do not hide it."""
+        exposed = [item for count, work in self._passes(slot) for item in _exposed(work, count)]
+        if slot.kind is not Kind.FORWARD_BACKWARD:
+            return exposed
+        compute = all_to_all = 0.0
+        for timed, count, share in exposed:
+            if isinstance(timed.operator, ExpertAllToAll):
+                all_to_all += count * float(timed.time.seconds)
+            else:
+                compute += count * share * float(timed.time.seconds)
+        hiding = float(self._step.moe_comm_slowdown) * compute  # the longest time in which kernels and all-to-alls run
+        left = 0.0 if all_to_all <= hiding else (all_to_all - hiding) / all_to_all
+        return [
+            (timed, count, left if isinstance(timed.operator, ExpertAllToAll) else share)
+            for timed, count, share in exposed
         ]
-        yield from _spread(extra, float(longer))
+
+    def _passes(self, slot: Slot) -> Iterator[tuple[int, Sequence[TimedOperator]]]:
+        """Yield (how many, operators of one) of the passes of an action."""
+        works = self._step.timed_works
+        if slot.forward is not None:
+            yield from ((count, works[work.name].forward) for count, work in self._step.works_of(slot.forward))
+        if slot.backward is not None:
+            for count, work in self._step.works_of(slot.backward):
+                if slot.kind is not Kind.BACKWARD_WEIGHT:
+                    yield count, works[work.name].input_gradient
+                if slot.kind is not Kind.BACKWARD_INPUT:
+                    yield count, works[work.name].weight_gradient
+
+    def communication(self, slot: Slot) -> Iterator[_Exposed]:
+        """Yield the overlapped communication of an action, exposed as far as it makes the action longer.
+
+        Without asynchronous reductions: `async_reductions` has those.
+        """
+        comm, pair = self._comm, self._pair(slot)
+        if comm is None or (pair is not None and comm.has_async_reduce(slot.kind)):
+            return
+        if pair is not None:
+            alone = max(pair.compute, pair.all_to_alls)
+            longer = comm.overlapped_pair(pair.works, pair.compute, pair.all_to_alls, None) - alone
+            yield from _spread([(timed, count) for _, count, timed in comm.of_pair(*pair.works)], float(longer))
+            return
+        works_of = self._step.works_of(lone_stage(slot))
+        blocking, overlapped = _blocking_and_overlapped(comm, works_of, slot.kind)
+        if comm.has_async_reduce(slot.kind):
+            yield from ((timed, count, 1.0) for timed, count in blocking)
+            return
+        compute_of = layer_seconds(self._streams.layers, slot.kind)
+        alone = sum(count * float(compute_of[work.name]) for count, work in works_of)
+        blocked = _seconds(blocking)
+        yield from _spread(blocking, blocked)
+        longer = float(comm.lone_pass([works_of], slot.kind, compute_of, None)) - alone - blocked
+        yield from _spread(overlapped, max(longer, 0.0))
+
+    def async_reductions(self) -> Iterator[_Exposed]:
+        """Yield the asynchronous reductions, means over ranks, exposed as far as all of them make the step longer."""
+        comm, program = self._comm, self._step.pipeline.program
+        if comm is None or not comm.reduces_async:
+            return
+        times = pipeline_times(self._step, self._streams)
+        reductions: list[_Counted] = []
+        longer = float(times.reduce_tail)
+        for row, (slot, count) in enumerate(zip(program.slots, program.mean_counts.tolist(), strict=True)):
+            if not comm.has_async_reduce(slot.kind):
+                continue
+            pair = self._pair(slot)
+            if pair is not None:
+                alone = max(pair.compute, pair.all_to_alls)
+                overlapped: list[_Counted] = [(timed, repeats) for _, repeats, timed in comm.of_pair(*pair.works)]
+            else:
+                works, compute_of = (
+                    self._step.works_of(lone_stage(slot)),
+                    layer_seconds(self._streams.layers, slot.kind),
+                )
+                blocking, overlapped = _blocking_and_overlapped(comm, works, slot.kind)
+                alone = sum(repeats * float(compute_of[work.name]) for repeats, work in works)
+                alone += _seconds(blocking)
+            longer += count * (float(times.durations[row].item()) - self.host_wait(slot) - alone)
+            reductions += [(timed, count * repeats) for timed, repeats in overlapped]
+        yield from _spread(reductions, max(longer, 0.0))
+
+    def optimizer(self) -> Iterator[_Exposed]:
+        """Yield the operators with which the slowest rank ends the step."""
+        step, comm = self._step, self._comm
+        times = [float(end.seconds) for end in optimizer_times(step, self._streams)]
+        end = step.optimizer_steps[times.index(max(times))]
+        yield from ((timed, 1, 1.0) for timed in (*end.serial, *end.on_host))
+        host, copies = (_seconds([(timed, 1) for timed in part]) for part in (end.on_host, end.copies))
+        yield from _spread(
+            [(timed, 1) for timed in end.copies], max(copies - host, 0.0) if step.host_overlaps else copies
+        )
+        if comm is None:
+            return
+        stages = [stage_work(step.work, stage) for stage in end.stages]
+        for kind, longer in zip((Kind.FORWARD, end.last), once_per_step(step, end, self._streams), strict=True):
+            usual = {id(timed) for works in stages for timed, _ in _communication(comm, works, kind)}
+            once = (item for works in stages for item in _communication(comm, works, kind, once_per_step=True))
+            yield from _spread([(timed, count) for timed, count in once if id(timed) not in usual], float(longer))
 
 
-def _moved(traffic: OverlappedComm, works: Works, kind: Kind, *, ends: bool) -> Iterator[tuple[int, TimedOperator]]:
-    for count, _, moved in traffic.along(works, kind, ends=ends):
-        yield from ((count, priced) for _, priced in moved)
+def _communication(
+    comm: OverlappedComm, works: Works, kind: Kind, *, once_per_step: bool = False
+) -> Iterator[_Counted]:
+    """Yield the communication of a lone pass."""
+    for count, _, operators in comm.by_layer(works, kind, once_per_step=once_per_step):
+        yield from ((timed, count) for _, timed in operators)
 
 
-def _slot_operators(step: StepModel, kind: Kind, forward: int | None, backward: int | None) -> Iterator[_Part]:
-    """Yield the operators of one action; shares are what its own pass does not hide."""
-    passes: list[tuple[int, Sequence[TimedOperator]]] = []
-    if forward is not None:
-        passes.extend((count, work.forward) for count, work in _stage(step, forward))
-    if backward is not None:
-        for count, work in _stage(step, backward):
-            if kind is not Kind.BACKWARD_WEIGHT:
-                passes.append((count, work.input_gradient))
-            if kind is not Kind.BACKWARD_INPUT:
-                passes.append((count, work.weight_gradient))
-    for count, operators in passes:
-        yield from ((priced, count, share) for priced, share in _shares(operators))
+def _blocking_and_overlapped(comm: OverlappedComm, works: Works, kind: Kind) -> tuple[list[_Counted], list[_Counted]]:
+    """Return the communication that a lone pass waits for, and what it overlaps."""
+    blocking, overlapped = list[_Counted](), list[_Counted]()
+    for count, _, operators in comm.by_layer(works, kind):
+        for part, timed in operators:
+            (blocking if comm.is_blocking(part) else overlapped).append((timed, count))
+    return blocking, overlapped
 
 
-def _shares(operators: Sequence[TimedOperator]) -> Iterator[tuple[TimedOperator, float]]:
-    """Yield the operators of a pass with the share of each that no other one hides."""
-    for priced, seconds in exposed_seconds(operators, None):
-        whole = float(priced.time.seconds)
-        yield priced, float(seconds) / whole if whole else 1.0
+def _seconds(operators: Iterable[_Counted]) -> float:
+    return sum(count * float(timed.time.seconds) for timed, count in operators)
 
 
-def _stage(step: StepModel, label: int) -> Iterator[tuple[int, TimedWork]]:
-    for count, part in stage_work(step.work, step.classes[label]):
-        yield count, step.timed_works[part.name]
+def _spread(operators: Sequence[_Counted], exposed: float) -> Iterator[_Exposed]:
+    """Yield operators with equal exposed shares that add up to `exposed` seconds."""
+    total = _seconds(operators)
+    yield from ((timed, count, exposed / total if total else 0.0) for timed, count in operators)
 
 
-def _exposed_share(step: StepModel, kind: Kind, forward: int | None, backward: int | None) -> float:
-    """Return the share of an action's exchanges that its computation does not hide."""
-    if kind is not Kind.FORWARD_BACKWARD:
-        return 1.0
-    compute = exchange = 0.0
-    for priced, repeats, share in _slot_operators(step, kind, forward, backward):
-        if isinstance(priced.operator, ExpertAllToAll):
-            exchange += repeats * float(priced.time.seconds)
-        else:
-            compute += repeats * share * float(priced.time.seconds)
-    both = float(step.moe_comm_slowdown) * compute  # the longest time in which kernels run beside exchanges
-    return 0.0 if exchange <= both else (exchange - both) / exchange
+def _exposed(operators: Sequence[TimedOperator], count: float) -> Iterator[_Exposed]:
+    """Yield the operators of `count` passes, each exposed as far as no other operator of its pass hides it."""
+    for timed, seconds in exposed_seconds(operators, None):
+        total = float(timed.time.seconds)
+        yield timed, count, float(seconds) / total if total else 1.0
 
 
-def add_pass(lines: Lines, priced: PassModel, times: PassTimes, count: float = 1.0) -> None:
-    """Add `count` runs of a pass: the compute streams in full, and of the other streams what they wait for.
+def add_pass(lines: BreakdownLines, model: PassModel, times: PassTimes, count: float = 1.0) -> None:
+    """Add `count` runs of a pass: the compute streams in full, and the exposed time of the other streams.
 
     The entries sum to count * latency.
     """
-    busy, latency = float(times.busy), float(times.latency)
     runs = [
-        (segment, repeats * stage.count * segment.runs(priced.micro_batches))
-        for stage in priced.stages
-        for segments, repeats in zip(priced.segments, stage.repeats, strict=True)
+        (segment, repeats * stage.count * segment.runs(model.micro_batches))
+        for stage in model.stages
+        for segments, repeats in zip(model.segments, stage.repeats, strict=True)
         for segment in segments
     ]
     elsewhere = sum(
-        number * sum(float(item.time.seconds) for item in segment.operators)
+        number * sum(float(timed.time.seconds) for timed in segment.operators)
         for segment, number in runs
-        if segment.place.stream != COMPUTE
+        if segment.placement.stream != COMPUTE
     )
-    send = float(priced.hops) * float(priced.send.time.seconds)
-    exposed = 0.0 if elsewhere == 0.0 else (latency - busy - send) / elsewhere
+    send = float(model.hops) * float(model.send.time.seconds)
+    exposed = 0.0 if elsewhere == 0.0 else (float(times.latency) - float(times.busy) - send) / elsewhere
     for segment, number in runs:
-        for operator, share in _shares(segment.operators):
-            lines.add(operator, number * count, share if segment.place.stream == COMPUTE else exposed)
-    lines.add_wait(SLOWED, count * float(times.contention), "memory")
+        is_compute = segment.placement.stream == COMPUTE
+        for timed, repeats, share in _exposed(segment.operators, number * count):
+            lines.add(timed, repeats, share if is_compute else exposed)
+    lines.add_wait(ALL_TO_ALL_CONTENTION, count * float(times.contention), "memory")
     if send:
-        lines.add(priced.send, float(priced.hops) * count)
+        lines.add(model.send, float(model.hops) * count)

@@ -1,4 +1,4 @@
-"""What it costs to buy the devices of a scenario and their share of nodes and fabric; and why a price is missing."""
+"""Purchase cost of a scenario's devices with their share of nodes and fabric, and why a price is missing."""
 
 from __future__ import annotations
 
@@ -28,76 +28,72 @@ class Capital:
 
     @property
     def total(self) -> Dollars | None:
-        """Return the sum, null where a part of it is."""
+        """Return the sum, null where a part is null."""
         if self.devices is None or self.hosts is None or self.network is None:
             return None
         return self.devices + self.hosts + self.network
 
 
 def endpoints(cluster: Cluster, devices: Count) -> Count:
-    """Return the ports that some devices take on the fabric: devices * NICs a device."""
+    """Return the fabric ports of some devices: devices * NICs per device."""
     return 0.0 if cluster.node.nic is None else devices * cluster.node.nic.per_device
 
 
 def capital(cluster: Cluster, devices: Count) -> Capital:
-    """Return what `devices` of a cluster cost, with their share of its nodes and of the full fabric.
-
-    Without a fabric there is none to pay for.
-    """
+    """Return the cost of `devices` of a cluster, with their share of its nodes and of the full fabric, if any."""
     network = 0.0 if cluster.network is None else share_cost(cluster.network, endpoints(cluster, devices))
     return Capital(purchase_cost(cluster.device, devices), host_cost(cluster.node, devices), network)
 
 
 def missing(scenario: Scenario) -> Mapping[str, str]:
-    """Return metric -> why it is null, for those that a missing price or power limit leaves open."""
+    """Return metric -> why it is null, for those that need a missing price or power limit."""
     cluster = scenario.cluster
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     name = cluster.device.name
     if cluster.device.price.rental is None:
-        found |= dict.fromkeys(COST, f"no source states a rental price of {name}: set hardware.price.rental")
+        reasons |= dict.fromkeys(COST, f"{name} has no rental price: set hardware.price.rental")
     if cluster.device.power.tdp is None:
-        found |= dict.fromkeys(ENERGY, f"no source states a power limit of {name}: set hardware.power.tdp")
+        reasons |= dict.fromkeys(ENERGY, f"{name} has no power limit: set hardware.power.tdp")
     lacks = "; ".join(lacking(cluster, scenario.devices))
-    return {**found, "capital_cost": lacks} if lacks else found
+    return {**reasons, "capital_cost": lacks} if lacks else reasons
 
 
 def lacking(cluster: Cluster, devices: Count) -> Iterator[str]:
-    """Yield what keeps the capital of a cluster's devices from being known, each with the fix."""
+    """Yield why the capital of a cluster's devices is unknown, each reason with its fix."""
     node, network = cluster.node, cluster.network
     if node.device.price.purchase is None:
-        yield f"no purchase price of {node.device.name}: set hardware.price.purchase"
+        yield f"{node.device.name} has no purchase price: set hardware.price.purchase"
     if node.host.price is None:
-        yield f"no price of {node.name} without its devices: set hardware.node.host.price"
+        yield f"{node.name} has no price for the node without its devices: set hardware.node.host.price"
     if network is None:
         return
-    whole, needed = full_fabric(network, endpoints(cluster, devices)), endpoints(cluster, devices)
-    if whole is None:
-        known = ", ".join(TOPOLOGIES)
-        yield f"topology {network.topology} has no count of switches: set hardware.network.topology to one of {known}"
-    elif not np.all(np.less_equal(needed, whole.endpoints)):
-        yield f"the fabric has {np.min(whole.endpoints):,.0f} ports, {np.max(needed):,.0f} are needed"
+    needed = endpoints(cluster, devices)
+    fabric = full_fabric(network, needed)
+    if fabric is None:
+        yield f"network topology {network.topology}: set hardware.network.topology to one of {', '.join(TOPOLOGIES)}"
+    elif not np.all(np.less_equal(needed, fabric.endpoints)):
+        yield f"the fabric has {np.min(fabric.endpoints):,.0f} ports, {np.max(needed):,.0f} are needed"
     price = network.price
     if price.switch is None or price.link is None or price.endpoint_link is None:
         yield "no price of switches and cables: set hardware.network.price"
 
 
 def facts(cluster: Cluster) -> dict[str, Any]:
-    """Return what can be counted of a whole cluster.
+    """Return counts and costs of a whole cluster.
 
-    fabric: parts of the full fabric, and the endpoints that the cluster takes of them, null where there is none or none
-    is known; cost: `devices`, `hosts`, `network` and `total` [$], null where a price is missing, and `lacks`: why.
+    fabric: parts of the full fabric, and `used` endpoints, null where there is none or none is known
+    cost: `devices`, `hosts`, `network` and `total` [$], null where a price is missing, and `lacks`: why
     """
     network, needed = cluster.network, endpoints(cluster, cluster.devices)
-    whole = None if network is None else full_fabric(network, needed)
+    fabric = None if network is None else full_fabric(network, needed)
     parts = capital(cluster, cluster.devices)
-    lacks = list(lacking(cluster, cluster.devices))
+    costs = {name: _finite(value) for name, value in (asdict(parts) | {"total": parts.total}).items()}
     return {
-        "fabric": None if whole is None else asdict(whole) | {"used": needed},
-        "cost": {name: _known(value) for name, value in (asdict(parts) | {"total": parts.total}).items()}
-        | {"lacks": lacks},
+        "fabric": None if fabric is None else asdict(fabric) | {"used": needed},
+        "cost": costs | {"lacks": list(lacking(cluster, cluster.devices))},
     }
 
 
-def _known(value: Dollars | None) -> float | None:
+def _finite(value: Dollars | None) -> float | None:
     """Return a price as JSON can hold it."""
     return None if value is None or not np.isfinite(value) else float(value)

@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 
-from costmodel.analytic.breakdown import Lines, add_pass
+from costmodel.analytic.breakdown import BreakdownLines, add_pass
 from costmodel.analytic.inference import (
     PassModel,
     PassTimes,
@@ -19,15 +18,15 @@ from costmodel.analytic.inference import (
     plan_pass,
 )
 from costmodel.analytic.metrics import invested, max_batch_per_device, spent
-from costmodel.analytic.no_schedule import Unscheduled
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
+from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.serving import decode_steps
 from costmodel.analytic.stream_times import Perturbations, seconds_of
 from costmodel.cost.calibration import Calibration
 from costmodel.network.group_links import group_links
 from costmodel.quantities import Bytes, Quantity, Seconds, maximum, minimum
 from costmodel.result import Entry, Metrics
-from costmodel.workload.memory import Ledger, cache_of_sequence, most_loaded
+from costmodel.workload.memory import Ledger, most_loaded, sequence_cache_bytes
 from costmodel.workload.operators import Collective, Group
 from costmodel.workload.passes import pass_work
 from costmodel.workload.plans import Decode, Prefill
@@ -43,25 +42,31 @@ class PoolTimes:
     transfer: Seconds
 
 
-class DisaggregatedEvaluation(Unscheduled):
-    """Serving from two pools, each instance of the decoding one fed by as many of the other as it takes."""
+class DisaggregatedEvaluation(PhaseEvaluation[PoolTimes]):
+    """Serving from two pools, with as many prefill devices as keep one decode instance busy."""
 
     headline = "latency"
 
     def __init__(self, scenario: Scenario, plan: Disaggregated, calibration: Calibration) -> None:
         self._scenario, self._plan = scenario, plan
+        prefill, decode = plan.prefill.plan, plan.decode.plan
+        assert isinstance(prefill, Prefill)
+        assert isinstance(decode, Decode)
+        self._batch, self._prompts = decode.batch_per_device, prefill.tokens_per_device / plan.input_tokens
+        self._steps = decode_steps(plan.output_tokens, decode.speculative)
+        self._sets = plan.decode.parallel.pp
         self.ledger: Ledger | None = pools_ledger(scenario, plan)
         self._prefill = _pool_pass(scenario.of_pool(plan.prefill), "prefill", calibration)
         self._decode = _pool_pass(scenario.of_pool(plan.decode), "decode", calibration)
         self._transfer = operator_timer(scenario, calibration).time_operator(transfer(scenario, plan))
 
-    def metrics(self, moves: Perturbations) -> Metrics:
+    def metrics(self, perturbations: Perturbations) -> Metrics:
         """Return the metrics of the two pools together, in the ratio in which neither waits for the other.
 
-        per_prefill, per_decode: requests a second of a device; ratio = per_decode / per_prefill: prefilling devices for
-        each decoding one, and as many nodes, whose counts are the same
+        per_prefill, per_decode: requests per second and device; ratio = per_decode / per_prefill: prefill devices per
+        decode device, and as many nodes, which have as many devices in both pools
         """
-        plan, device, times = self._plan, self._scenario.cluster.device, self._timed(moves)
+        plan, device, times = self._plan, self._scenario.cluster.device, self.times(perturbations)
         per_prefill, per_decode = self._rates(times)
         ratio = per_decode / per_prefill
         rate = per_decode * plan.decode.parallel.devices
@@ -87,79 +92,50 @@ class DisaggregatedEvaluation(Unscheduled):
         }
 
     def _computing(self, times: PoolTimes) -> Quantity:
-        """Return the time in which kernels run, a second of a decoding device and of its share of the other pool.
+        """Return the time in which kernels run, per second of a decode device and of its share of the prefill pool.
 
         A device's requests of a set take the kernels of all stages, which its pipeline shares among as many sets.
         """
-        plan = self._plan
-        prefill, decode = plan.prefill.plan, plan.decode.plan
-        assert isinstance(prefill, Prefill)
-        assert isinstance(decode, Decode)
         _, per_decode = self._rates(times)
-        prompts = prefill.tokens_per_device / plan.input_tokens
-        own = self._steps / decode.batch_per_device * times.decode.kernels
-        return per_decode * (own + times.prefill.kernels / prompts)
+        own = self._steps / self._batch * times.decode.kernels
+        return per_decode * (own + times.prefill.kernels / self._prompts)
 
     def _rates(self, times: PoolTimes) -> tuple[Quantity, Quantity]:
-        """Return the requests a second of a prefilling and of a decoding device.
+        """Return the requests per second of a prefill and of a decode device.
 
-        prefill  prompts a device / (pp * slowest stage)
-        decode   requests a device / (steps * round)
-        either   at most bandwidth / (KV cache of a request): what one device's link can send, or take in
+        prefill  prompts per device / (pp * slowest stage)
+        decode   requests per device / (steps * round)
+        either   at most bandwidth / (KV cache per request): what one device's link can send or receive
         """
-        plan = self._plan
-        prefill, decode = plan.prefill.plan, plan.decode.plan
-        assert isinstance(prefill, Prefill)
-        assert isinstance(decode, Decode)
-        prompts = prefill.tokens_per_device / plan.input_tokens
         link = self._link_rate()
         return (
-            minimum(prompts / (plan.prefill.parallel.pp * times.prefill.slowest), link),
-            minimum(decode.batch_per_device / (self._steps * times.decode.round(self._sets)), link),
+            minimum(self._prompts / (self._plan.prefill.parallel.pp * times.prefill.slowest), link),
+            minimum(self._batch / (self._steps * times.decode.round(self._sets)), link),
         )
 
     def _link_rate(self) -> Quantity:
-        """Return the requests a second whose cache one device's link can carry, of all that its group serves."""
-        bandwidth = group_links(_pair(self._plan), self._scenario.cluster).slowest * self._transfer.fit.network
-        return bandwidth / delivered(self._scenario, self._plan)
-
-    @property
-    def _steps(self) -> Quantity:
-        return decode_steps(self._plan.output_tokens, self._plan.decode.plan.speculative)
-
-    @property
-    def _sets(self) -> Quantity:
-        return self._plan.decode.parallel.pp
+        """Return the requests per second whose cache one device's link can carry, of all that its group serves."""
+        bandwidth = (
+            group_links(_pair(self._plan), self._scenario.cluster).slowest * self._transfer.fit.network_efficiency
+        )
+        return bandwidth / delivered_cache(self._scenario, self._plan)
 
     def _max_batch(self) -> Quantity:
-        own, decode = self._scenario.of_pool(self._plan.decode), self._plan.decode.plan
+        pool, decode = self._scenario.of_pool(self._plan.decode), self._plan.decode.plan
         assert isinstance(decode, Decode)
-        return max_batch_per_device(own, decode, pass_ledger(own, decode))
+        return max_batch_per_device(pool, decode, pass_ledger(pool, decode))
 
-    def _timed(self, moves: Perturbations) -> PoolTimes:
-        if moves is None:
-            return self._times
-        return PoolTimes(
-            pass_times(self._prefill, moves), pass_times(self._decode, moves), seconds_of(self._transfer, moves)
-        )
-
-    @cached_property
-    def _times(self) -> PoolTimes:
-        return PoolTimes(
-            pass_times(self._prefill, None), pass_times(self._decode, None), seconds_of(self._transfer, None)
-        )
-
-    def families(self) -> frozenset[str]:
-        """Return the families of both pools."""
-        return frozenset(item.operator.family for item in self.operators())
+    def _evaluate(self, perturbations: Perturbations) -> PoolTimes:
+        prefill, decode = (pass_times(model, perturbations) for model in (self._prefill, self._decode))
+        return PoolTimes(prefill, decode, seconds_of(self._transfer, perturbations))
 
     def operators(self) -> list[TimedOperator]:
-        """Return the operators of the prefilling pool, the transfer, and those of the decoding pool."""
+        """Return the operators of the prefill pool, the transfer, and those of the decode pool."""
         return [*self._prefill.operators(), self._transfer, *operators_of((self._decode,))]
 
     def breakdown(self) -> list[Entry]:
         """Return what a request's latency consists of: prefill, transfer and all decoding steps."""
-        lines, times, steps = Lines(), self._times, float(self._steps)
+        lines, times, steps = BreakdownLines(), self.times(), float(self._steps)
         add_pass(lines, self._prefill, times.prefill)
         lines.add(self._transfer, 1.0)
         add_pass(lines, self._decode, times.decode, steps)
@@ -168,59 +144,60 @@ class DisaggregatedEvaluation(Unscheduled):
         return lines.sorted()
 
     def notes(self) -> tuple[str, ...]:
-        """Return which devices the rates of both pools together are of, and that links limit them, where they do."""
-        bound = float(self._link_rate())
-        held = [
-            name for name, rate in zip(("prefill", "decode"), self._rates(self._times), strict=True) if rate >= bound
-        ]
+        """Return which devices the rates of both pools together are of, and whether links limit them."""
+        limit, rates = float(self._link_rate()), self._rates(self.times())
+        limited = [name for name, rate in zip(("prefill", "decode"), rates, strict=True) if rate >= limit]
         decode, prefill = (float(pool.parallel.devices) for pool in (self._plan.decode, self._plan.prefill))
-        per_prefill, per_decode = map(float, self._rates(self._times))
+        per_prefill, per_decode = map(float, rates)
         busy = decode * per_decode / per_prefill
         return (
-            f"the rates are those of one decode instance, {decode:,.0f} devices, and of {busy:,.1f} prefilling "
-            f"devices, {busy / prefill:.3g} prefill instances, which keep it busy",
-            *(f"the {name} pool waits for its links: they carry {bound:.3g} KV caches a second" for name in held),
+            f"rates are for one decode instance ({decode:,.0f} devices) and the {busy:,.1f} prefill devices "
+            f"({busy / prefill:.3g} instances) needed to keep it busy",
+            *(
+                f"the {name} pool is limited by its links, which carry {limit:.3g} KV caches per second"
+                for name in limited
+            ),
         )
 
 
 def _pool_pass(scenario: Scenario, label: str, calibration: Calibration) -> PassModel:
     """Return one pool's pass."""
     assert isinstance(scenario.plan, Prefill | Decode)
-    one = replace(plan_pass(scenario, scenario.plan), label=label)
-    return pass_model_of(scenario, one, pass_work(one), operator_timer(scenario, calibration))
+    forward = replace(plan_pass(scenario, scenario.plan), label=label)
+    return pass_model_of(scenario, forward, pass_work(forward), operator_timer(scenario, calibration))
 
 
 def transfer(scenario: Scenario, plan: Disaggregated) -> Collective:
-    """Return the message that brings the prompts of a prefill pass to decoding devices, as its busiest link sees it.
+    """Return the message that brings the prompts of a prefill pass to decode devices, as its busiest link sees it.
 
-    The devices of a prefilling group send the caches of all its prompts, each its share; a decoding device takes in its
-    part of one request's cache.
+    The devices of a prefill group send the caches of all its prompts, each its share; a decode device receives its part
+    of one request's cache.
     """
     source, target = plan.prefill.parallel, plan.decode.parallel
     prefill = plan.prefill.plan
     assert isinstance(prefill, Prefill)
-    request = delivered(scenario, plan)
+    request = delivered_cache(scenario, plan)
     sent = prefill.tokens_per_device / plan.input_tokens / source.pp * request
-    taken = request / (target.tp * target.cp * target.pp)
-    return Collective("kv transfer", "send_recv", maximum(sent, taken), _pair(plan), family="send_recv")
+    received = request / (target.tp * target.cp * target.pp)
+    return Collective("kv transfer", "send_recv", maximum(sent, received), _pair(plan), family="send_recv")
 
 
 def _pair(plan: Disaggregated) -> Group:
-    """Return a prefilling device and its decoding partner: the pools stand one behind the other."""
+    """Return a prefill device and its decode partner, in pools one behind the other."""
     return Group(2.0, plan.prefill.parallel.devices)
 
 
-def delivered(scenario: Scenario, plan: Disaggregated) -> Bytes:
-    """Return the KV cache of a prompt as the decoding group keeps it: with every copy that its ranks hold [B].
+def delivered_cache(scenario: Scenario, plan: Disaggregated) -> Bytes:
+    """Return the KV cache of a prompt as the decode group keeps it, with every copy on its ranks [B].
 
-    Cached tokens of the prompt are sent as well: the prefilling device has read them.
+    Cached tokens of the prompt are sent as well: the prefill device has read them.
     """
     decode = plan.decode.plan
     assert isinstance(decode, Decode)
-    one = plan_pass(scenario.of_pool(plan.decode), decode)
-    return plan.decode.parallel.tp * cache_of_sequence(one, plan.input_tokens)
+    forward = plan_pass(scenario.of_pool(plan.decode), decode)
+    return plan.decode.parallel.tp * sequence_cache_bytes(forward, plan.input_tokens)
 
 
 def pools_ledger(scenario: Scenario, plan: Disaggregated) -> Ledger:
-    """Return the ledger of the pool whose devices are fuller, and the most that any of both keeps on its host."""
+    """Return the ledger of the pool with the most-loaded devices, and the most that either keeps on its host."""
     return most_loaded([pass_ledger(scenario.of_pool(pool), pool.plan) for pool in (plan.prefill, plan.decode)])

@@ -1,21 +1,21 @@
-"""What a result says about expert layers: how full the fullest rank is, which experts it runs, what is dropped."""
+"""Expert load in results: load of the busiest rank, its active experts, dropped tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 
 from costmodel.analytic.generation import decode_pass
 from costmodel.analytic.inference import inference_context
 from costmodel.analytic.serving import admission, engine_passes, steady_state
 from costmodel.analytic.training import training_context
-from costmodel.quantities import Quantity
+from costmodel.quantities import Quantity, sum_of
 from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.context import Context
-from costmodel.workload.counting import sum_of
 from costmodel.workload.expert_load import expert_load
-from costmodel.workload.passes import side_by_side
+from costmodel.workload.passes import co_batched
 from costmodel.workload.plans import Decode, ExpertBound, Generate, Prefill, Serving, Training
 from costmodel.workload.scenario import Disaggregated, Scenario
 
@@ -23,29 +23,33 @@ from costmodel.workload.scenario import Disaggregated, Scenario
 def routing_facts(scenario: Scenario) -> Mapping[str, Quantity] | None:
     """Return means over the model's expert layers, for one micro-batch; null without such layers and for a bound.
 
-    Where a phase has several kinds of passes it is one of decoding; of those that carry chunks of prompts and those
-    that do not it is the mean, each as often as it runs.
+    Of a decoding pass where a phase has several kinds; of passes with and without chunks of prompts the mean, each as
+    often as it runs.
 
-    expert_load: rows of the fullest rank over the mean; experts_hit: experts of such a rank that get a row;
-    experts_held: experts and replicas on a rank; dropped_share: copies of tokens that find no room, over all.
+    expert_load: rows of the busiest rank over the mean
+    experts_hit: active experts of such a rank
+    experts_held: experts and replicas on a rank
+    dropped_share: copies of tokens over capacity, over all
     """
     plan = scenario.plan
     kinds = scenario.architecture.kinds.items()
     layers = [(count, layer.ffn) for layer, count in kinds if isinstance(layer.ffn, MoeFfn)]
     if not layers or isinstance(plan, ExpertBound):
         return None
-    loads = [(share * count, expert_load(context, ffn)) for share, context in _views(scenario) for count, ffn in layers]
-    whole = sum(count for count, _ in layers)
+    loads = [
+        (share * count, expert_load(context, ffn)) for share, context in _contexts(scenario) for count, ffn in layers
+    ]
+    total = sum(count for count, _ in layers)
     return {
-        "expert_load": sum_of(count * each.load for count, each in loads) / whole,
-        "experts_hit": sum_of(count * each.active_experts for count, each in loads) / whole,
-        "experts_held": sum_of(count * each.local_experts for count, each in loads) / whole,
-        "dropped_share": sum_of(count * each.dropped for count, each in loads) / whole,
+        "expert_load": sum_of(count * load.load for count, load in loads) / total,
+        "experts_hit": sum_of(count * load.active_experts for count, load in loads) / total,
+        "experts_held": sum_of(count * load.local_experts for count, load in loads) / total,
+        "dropped_share": sum_of(count * load.dropped for count, load in loads) / total,
     }
 
 
-def _views(scenario: Scenario) -> list[tuple[Quantity, Context]]:
-    """Return (share of the passes, one rank's view of a micro-batch) of what the facts are about."""
+def _contexts(scenario: Scenario) -> list[tuple[Quantity, Context]]:
+    """Return (share of the passes, one rank's view of a micro-batch) of the passes that the facts describe."""
     plan = scenario.plan
     if isinstance(plan, Training):
         return [(1.0, training_context(scenario, plan))]
@@ -53,19 +57,20 @@ def _views(scenario: Scenario) -> list[tuple[Quantity, Context]]:
         return [(1.0, decode_pass(scenario, plan, plan.input_tokens + plan.output_tokens / 2).parts[0])]
     if isinstance(plan, Serving):
         state = steady_state(scenario, plan, admission(scenario, plan).admitted)
-        carrying, plain = engine_passes(scenario, plan, state)
+        with_prompts, decode_only = engine_passes(scenario, plan, state)
         if plan.chunk_tokens is None:
-            return [(1.0, plain.parts[0])]
-        return [(state.carrying, side_by_side(carrying.parts)[0]), (state.plain, plain.parts[0])]
+            return [(1.0, decode_only.parts[0])]
+        mixed = co_batched(with_prompts.parts)[0]
+        return [(state.prompt_steps, mixed), (state.decode_only_steps, decode_only.parts[0])]
     if isinstance(plan, Disaggregated):
-        return _views(scenario.of_pool(plan.decode))
+        return _contexts(scenario.of_pool(plan.decode))
     assert isinstance(plan, Prefill | Decode)
     return [(1.0, inference_context(scenario, plan))]
 
 
 @np.errstate(divide="ignore", invalid="ignore", over="ignore")  # points that are masked afterwards
 def routing_grid(
-    scenario: Scenario, shape: tuple[int, ...], layout: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+    scenario: Scenario, shape: tuple[int, ...], layout: npt.NDArray[np.bool_]
 ) -> Mapping[str, Quantity] | None:
     """Return the facts over a grid of that shape, NaN where a degree does not divide."""
     facts = routing_facts(scenario)

@@ -1,4 +1,4 @@
-"""A topology by itself: what it consists of, what it costs, how far and how wide it is."""
+"""A topology by itself: parts, cost, diameter and bisection."""
 
 from __future__ import annotations
 
@@ -24,20 +24,25 @@ class FabricFacts:
 
     def document(self) -> dict[str, Any]:
         """Return the row as JSON holds it."""
-        each = None if self.cost is None else self.cost / self.endpoints
+        per_endpoint = None if self.cost is None else self.cost / self.endpoints
         counts = {name: int(getattr(self, name)) for name in ("endpoints", "switches", "links")}
         return {
-            "name": self.name, **counts, "cost": self.cost, "cost_per_endpoint": each, "diameter": int(self.diameter),
-            "bisection_bandwidth": self.bisection,
+            "name": self.name, **counts, "cost": self.cost, "cost_per_endpoint": per_endpoint,
+            "diameter": int(self.diameter), "bisection_bandwidth": self.bisection,
         }  # fmt: skip
 
 
 def facts(name: str, network: Network, endpoints: Quantity | None) -> FabricFacts:
-    """Return what can be counted of a topology with every port in use; raise InputError where it cannot be made."""
+    """Return the counts of a topology with every port in use; raise InputError where it cannot be built."""
     fabric = named_fabric(network, endpoints)
     price = cost(fabric, network.price)
-    wide = None if network.bandwidth is None else bisection_bandwidth(fabric, network.bandwidth)
+    bisection = None if network.bandwidth is None else bisection_bandwidth(fabric, network.bandwidth)
     return FabricFacts(
-        name, float(fabric.endpoints), float(fabric.switches), float(fabric.links),
-        None if price is None else float(price), float(fabric.diameter), None if wide is None else float(wide),
-    )  # fmt: skip
+        name,
+        float(fabric.endpoints),
+        float(fabric.switches),
+        float(fabric.links),
+        None if price is None else float(price),
+        float(fabric.diameter),
+        None if bisection is None else float(bisection),
+    )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import numpy as np
 
-from costmodel.analytic.breakdown import Lines, add_pass
+from costmodel.analytic.breakdown import BreakdownLines, add_pass
 from costmodel.analytic.inference import (
     PassModel,
     PassTimes,
@@ -19,16 +19,16 @@ from costmodel.analytic.inference import (
     pass_times,
 )
 from costmodel.analytic.metrics import invested, largest_batch, spent
-from costmodel.analytic.no_schedule import Unscheduled
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
+from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Count, Quantity, Seconds, maximum, minimum, where
 from costmodel.result import Entry, Metrics
-from costmodel.workload.counting import attention_windows
-from costmodel.workload.memory import Cached, Ledger, inference_ledger
+from costmodel.workload.counting import kv_breakpoints
+from costmodel.workload.memory import CachedSequences, Ledger, inference_ledger
 from costmodel.workload.operators import Operator
-from costmodel.workload.passes import Pass, pass_work, pipeline_batches, prompts, requests
+from costmodel.workload.passes import Pass, pass_work, pipeline_batches, prompt_context, request_context
 from costmodel.workload.plans import Generate, drafted_tokens, tokens_per_step
 from costmodel.workload.scenario import Scenario
 
@@ -39,8 +39,8 @@ LENGTHS = 4  # KV lengths at which a decoding step is evaluated, between attenti
 class GenerationTimes:
     """Seconds of a static batch.
 
-    first: until all of it has its first token; later: of one more token, on average; kernels: of one part of the batch
-    in all passes, on all stages.
+    first: until all of it has its first token; later: of one more token, on average
+    kernels: of one part of the batch in all passes, on all stages
     """
 
     prefill: PassTimes
@@ -50,7 +50,7 @@ class GenerationTimes:
     kernels: Seconds
 
 
-class GenerateEvaluation(Unscheduled):
+class GenerateEvaluation(PhaseEvaluation[GenerationTimes]):
     """A static batch."""
 
     headline = "latency"
@@ -58,22 +58,24 @@ class GenerateEvaluation(Unscheduled):
     def __init__(self, scenario: Scenario, plan: Generate, calibration: Calibration) -> None:
         self._scenario, self._plan = scenario, plan
         self._sets = pipeline_batches(scenario, plan)
+        self._steps: Count = (plan.output_tokens - 1) / tokens_per_step(plan.speculative)
         self.ledger: Ledger | None = generate_ledger(scenario, plan)
-        pricing = operator_timer(scenario, calibration)
+        timer = operator_timer(scenario, calibration)
         known: list[Operator] = []
-        priced: list[PassModel] = []
-        self._weights = [weight for _, weight in lengths(scenario, plan)]
-        decoding = (decode_pass(scenario, plan, keys) for keys, _ in lengths(scenario, plan))
-        for one in (prefill_pass(scenario, plan), *decoding):
-            work = pass_work(one, known)
+        models: list[PassModel] = []
+        lengths = kv_lengths(scenario, plan)
+        self._weights = [weight for _, weight in lengths]
+        decoding = (decode_pass(scenario, plan, keys) for keys, _ in lengths)
+        for forward in (prefill_pass(scenario, plan), *decoding):
+            work = pass_work(forward, known)
             known.extend(work.operators())
-            priced.append(pass_model_of(scenario, one, work, pricing))
-        self._prefill, *self._decode = priced
+            models.append(pass_model_of(scenario, forward, work, timer))
+        self._prefill, *self._decode = models
 
-    def metrics(self, moves: Perturbations) -> Metrics:
+    def metrics(self, perturbations: Perturbations) -> Metrics:
         """Return the metrics of the batch."""
         plan, device, devices = self._plan, self._scenario.cluster.device, self._scenario.devices
-        times = self._times if moves is None else self._timed(moves)
+        times = self.times(perturbations)
         latency = times.first + (plan.output_tokens - 1) * times.later
         rate = plan.batch * plan.output_tokens / latency
         computing = self._sets / self._scenario.parallel.pp * times.kernels / latency
@@ -91,49 +93,35 @@ class GenerateEvaluation(Unscheduled):
             **invested(self._scenario, devices),
         }
 
-    def _timed(self, moves: Perturbations) -> GenerationTimes:
-        """Return the batch's times.
+    def _evaluate(self, perturbations: Perturbations) -> GenerationTimes:
+        """Return the times of the batch.
 
         first = latency + (sets - 1) * slowest stage of the prefill
-        later = mean over the steps of max(latency, sets * slowest stage) / (tokens a step)
+        later = mean over the steps of max(latency, sets * slowest stage) / tokens per step
         """
-        prefill = pass_times(self._prefill, moves)
-        decode = tuple(pass_times(one, moves) for one in self._decode)
-        tokens, steps = tokens_per_step(self._plan.speculative), self._steps
+        prefill = pass_times(self._prefill, perturbations)
+        decode = tuple(pass_times(model, perturbations) for model in self._decode)
         step: Quantity = 0.0
         kernels = prefill.kernels
         for weight, times in zip(self._weights, decode, strict=True):
             step = step + weight * times.round(self._sets)
-            kernels = kernels + steps * weight * times.kernels
+            kernels = kernels + self._steps * weight * times.kernels
         first = prefill.latency + (self._sets - 1) * prefill.slowest
-        return GenerationTimes(prefill, decode, first, step / tokens, kernels)
-
-    @property
-    def _steps(self) -> Count:
-        """Return the decoding steps of the batch: (output - 1) / (tokens a step)."""
-        return (self._plan.output_tokens - 1) / tokens_per_step(self._plan.speculative)
-
-    @cached_property
-    def _times(self) -> GenerationTimes:
-        return self._timed(None)
-
-    def families(self) -> frozenset[str]:
-        """Return the families of the batch's operators."""
-        return frozenset(item.operator.family for item in self.operators())
+        return GenerationTimes(prefill, decode, first, step / tokens_per_step(self._plan.speculative), kernels)
 
     def operators(self) -> list[TimedOperator]:
-        """Return the operators of the prefill, then those of decoding, cores at every length that is evaluated."""
+        """Return the operators of the prefill, then those of decoding, attention at every evaluated KV length."""
         return operators_of((self._prefill, *self._decode))
 
     def breakdown(self) -> list[Entry]:
-        """Return the operators of both parts; with what stages wait for, they sum to the latency."""
-        lines, times, sets = Lines(), self._times, float(self._sets)
+        """Return the operators of both parts; with the time that stages wait, they sum to the latency."""
+        lines, times, sets = BreakdownLines(), self.times(), float(self._sets)
         steps = float(self._steps)
         add_pass(lines, self._prefill, times.prefill)
         waiting = 0.0
-        for weight, priced, each in zip(map(float, self._weights), self._decode, times.decode, strict=True):
-            add_pass(lines, priced, each, steps * weight)
-            waiting += steps * weight * (float(each.round(sets)) - float(each.latency))
+        for weight, model, step in zip(map(float, self._weights), self._decode, times.decode, strict=True):
+            add_pass(lines, model, step, steps * weight)
+            waiting += steps * weight * (float(step.round(sets)) - float(step.latency))
         lines.add_wait("prefill: pipeline wait", (sets - 1.0) * float(times.prefill.slowest), "latency")
         lines.add_wait("decode: pipeline wait", waiting, "latency")
         return lines.sorted()
@@ -141,13 +129,13 @@ class GenerateEvaluation(Unscheduled):
 
 def prefill_pass(scenario: Scenario, plan: Generate) -> Pass:
     """Return the pass over the prompts of one part of the batch."""
-    context = prompts(scenario, _sequences(scenario, plan), plan.input_tokens, plan.input_tokens)
+    context = prompt_context(scenario, _sequences(scenario, plan), plan.input_tokens, plan.input_tokens)
     return Pass((context,), plan.micro_batches, draft_passes(plan.speculative), "prefill")
 
 
 def decode_pass(scenario: Scenario, plan: Generate, keys: Count) -> Pass:
     """Return the step of one part of the batch when each request has `keys` tokens, the new one included."""
-    context = requests(scenario, _sequences(scenario, plan), keys, drafted_tokens(plan.speculative))
+    context = request_context(scenario, _sequences(scenario, plan), keys, drafted_tokens(plan.speculative))
     return Pass((context,), plan.micro_batches, draft_passes(plan.speculative), "decode")
 
 
@@ -156,38 +144,38 @@ def _sequences(scenario: Scenario, plan: Generate) -> Count:
     return plan.batch / (scenario.parallel.dp * pipeline_batches(scenario, plan) * plan.micro_batches)
 
 
-def lengths(scenario: Scenario, plan: Generate) -> list[tuple[Count, Quantity]]:
+def kv_lengths(scenario: Scenario, plan: Generate) -> list[tuple[Count, Quantity]]:
     """Return (KV length, weight) at which a decoding step is evaluated; the weights sum to one.
 
     The steps after the first token see input + 1 ... input + output - 1 tokens. Their mean is that of the integral over
-    [input + 1/2, input + output - 1/2] as far as the step time is linear in between. Gauss and Legendre's rule takes
-    it, apart on either side of each attention window: exact for polynomials up to degree 2*n - 1, and close where a
-    kernel turns from one bound to another or begins to hide an exchange.
+    [input + 1/2, input + output - 1/2] as far as the step time is linear in between. Gauss-Legendre quadrature
+    evaluates it, separately on either side of each attention window: exact for polynomials up to degree 2*n - 1, and
+    close where a kernel changes its bound or starts to hide an all-to-all.
     """
     low, steps = plan.input_tokens + 0.5, plan.output_tokens - 1
     ends: list[Count] = [low]
-    for window in attention_windows(scenario.architecture):
+    for window in kv_breakpoints(scenario.architecture):
         ends.append(maximum(ends[-1], minimum(window, low + steps)))
     ends.append(low + steps)
-    found: list[tuple[Count, Quantity]] = []
+    lengths: list[tuple[Count, Quantity]] = []
     for begin, end in itertools.pairwise(ends):
         share = where(steps > 0, (end - begin) / maximum(steps, 1.0), 1.0 / (len(ends) - 1))
-        found.extend(
-            ((begin + end) / 2 + place * (end - begin) / 2, weight * share) for place, weight in quadrature(LENGTHS)
+        lengths.extend(
+            ((begin + end) / 2 + node * (end - begin) / 2, weight * share) for node, weight in quadrature(LENGTHS)
         )
-    return found
+    return lengths
 
 
 @lru_cache(maxsize=8)
 def quadrature(points: int) -> tuple[tuple[float, float], ...]:
-    """Return (place in [-1, 1], weight) of Gauss and Legendre's rule; the weights sum to one."""
-    places, weights = np.polynomial.legendre.leggauss(points)
-    return tuple((float(place), float(weight) / 2) for place, weight in zip(places, weights, strict=True))
+    """Return (node in [-1, 1], weight) of Gauss-Legendre quadrature; the weights sum to one."""
+    nodes, weights = np.polynomial.legendre.leggauss(points)
+    return tuple((float(node), float(weight) / 2) for node, weight in zip(nodes, weights, strict=True))
 
 
 def generate_ledger(scenario: Scenario, plan: Generate) -> Ledger:
     """Return the ledger with the cache at its longest, input + output tokens, and the larger of both parts' buffers."""
     longest = plan.input_tokens + plan.output_tokens + drafted_tokens(plan.speculative)
     passes = [prefill_pass(scenario, plan), decode_pass(scenario, plan, plan.input_tokens + plan.output_tokens)]
-    cached = Cached(plan.batch / scenario.parallel.dp, longest)
-    return inference_ledger([(one, pass_work(one)) for one in passes], inference_layout(scenario), cached)
+    cached = CachedSequences(plan.batch / scenario.parallel.dp, longest)
+    return inference_ledger([(forward, pass_work(forward)) for forward in passes], inference_layout(scenario), cached)

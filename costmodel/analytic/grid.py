@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
-from costmodel.analytic.blocks import blocks, single
+from costmodel.analytic.blocks import Block, blocks, single
 from costmodel.analytic.capital import missing
 from costmodel.analytic.evaluation import Evaluation, evaluate, ledger_of
 from costmodel.analytic.expert_load import routing_facts, routing_grid
-from costmodel.analytic.intervals import intervals, whole_runs
+from costmodel.analytic.intervals import intervals, run_spread
 from costmodel.analytic.out_of_memory import largest_layout, too_much_for_a_device, too_much_for_the_host
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError, InputError, Problem
 from costmodel.hardware import Device
-from costmodel.quantities import Array, Mask, Quantity
+from costmodel.quantities import Array, Indices, Mask, Quantity
 from costmodel.result import (
     BAD_LAYOUT,
     FITS,
@@ -26,13 +27,12 @@ from costmodel.result import (
     NO_PATH,
     PHASES,
     Interval,
-    Metrics,
     Offer,
     Point,
     Result,
     empty_grid,
 )
-from costmodel.workload.memory import ON_HOST, Ledger, fits_in_host
+from costmodel.workload.memory import Ledger, fits_in_host
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.validity import feasible_layout, rules
 
@@ -41,7 +41,7 @@ Engine: TypeAlias = "Callable[[Scenario, Calibration], Evaluation]"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Attempt:
-    """A single scenario tried: reason is an index into `REASONS`, said in full by `explanation` where it is not 0."""
+    """A single scenario tried. reason: index into `REASONS`; explanation: of a reason other than `FITS`, in full."""
 
     ledger: Ledger | None
     evaluation: Evaluation | None
@@ -72,19 +72,20 @@ def _attempt(scenario: Scenario, calibration: Calibration, engine: Engine) -> _A
 def evaluate_single(scenario: Scenario, calibration: Calibration, engine: Engine = evaluate) -> Result:
     """Return a scenario without axes. Raises InputError where a degree does not divide."""
     attempt = _attempt(scenario, calibration, engine)
+
+    def chosen_intervals(names: Collection[str]) -> dict[str, Interval]:
+        spans = _point(scenario, calibration, attempt).intervals
+        return {name: spans[name] for name in names}
+
     return Result(
         scenario.name,
-        _plain_metrics(scenario, attempt),
+        dict(_point_metrics(scenario, attempt)),
         attempt.reason == FITS,
         attempt.reason,
-        lambda chosen: _some(_point(scenario, calibration, attempt).intervals, chosen),
+        chosen_intervals,
         lambda _: _point(scenario, calibration, attempt),
         lambda: routing_facts(scenario),
     )
-
-
-def _some(found: Mapping[str, Interval], chosen: Collection[str]) -> dict[str, Interval]:
-    return {name: found[name] for name in chosen}
 
 
 def evaluate_point(scenario: Scenario, calibration: Calibration, engine: Engine = evaluate) -> Point:
@@ -92,40 +93,41 @@ def evaluate_point(scenario: Scenario, calibration: Calibration, engine: Engine 
     return _point(scenario, calibration, _attempt(scenario, calibration, engine))
 
 
-def _plain_metrics(scenario: Scenario, attempt: _Attempt) -> Metrics:
+def _point_metrics(scenario: Scenario, attempt: _Attempt) -> dict[str, float | None]:
     """Return the metrics as floats, null where the scenario cannot run."""
     if attempt.evaluation is None:
-        return dict.fromkeys(PHASES[scenario.answers][1])
-    found = attempt.evaluation.metrics(None)
-    return {name: None if value is None else float(value) for name, value in found.items()}
+        return dict.fromkeys(PHASES[scenario.result_kind][1])
+    metrics = attempt.evaluation.metrics(None)
+    return {name: None if value is None else float(value) for name, value in metrics.items()}
 
 
 def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> Point:
     """Return a single scenario's document, its numbers null where it cannot run."""
-    metrics, evaluation, ledger = _plain_metrics(scenario, attempt), attempt.evaluation, attempt.ledger
+    metrics, evaluation, ledger = _point_metrics(scenario, attempt), attempt.evaluation, attempt.ledger
     spans: dict[str, tuple[float, float] | None] = dict.fromkeys(metrics)
+    parts = None
     if evaluation is not None:
-        whole = whole_runs(calibration, scenario.plan.phase)
-        moved = intervals(metrics, evaluation.families(), 0, evaluation.metrics, whole)
-        spans = {name: None if pair is None else (float(pair[0]), float(pair[1])) for name, pair in moved.items()}
-    parts = None if evaluation is None else evaluation.schedule()
-    routing = routing_facts(scenario)
+        spread = run_spread(calibration, scenario.plan.phase)
+        bounds = intervals(dict(metrics), evaluation.families(), 0, evaluation.metrics, spread)
+        spans = {name: None if pair is None else (float(pair[0]), float(pair[1])) for name, pair in bounds.items()}
+        parts = evaluation.schedule()
+    facts = routing_facts(scenario)
     return Point(
         phase=scenario.plan.phase,
         cluster=scenario.cluster.name,
         devices=int(scenario.devices),
-        headline=PHASES[scenario.answers][0],
-        metrics={name: None if value is None else float(value) for name, value in metrics.items()},
+        headline=PHASES[scenario.result_kind][0],
+        metrics=metrics,
         intervals=spans,
         breakdown=[] if evaluation is None else evaluation.breakdown(),
-        memory=None if ledger is None else _memory(ledger),
+        memory=None if ledger is None else {name: float(size) for name, size in ledger.on_device.items()},
         capacity=float(scenario.cluster.device.device_memory.capacity),
         schedule=None if parts is None else {name: float(value) for name, value in parts.items()},
         reason=attempt.explanation,
         notes=(*scenario.notes, *(() if evaluation is None else evaluation.notes()), *calibration.notes),
         reasons=_reasons(scenario, metrics, attempt.explanation),
         offer=_offer(scenario.cluster.device),
-        routing=None if routing is None else {name: float(value) for name, value in routing.items()},
+        routing=None if facts is None else {name: float(value) for name, value in facts.items()},
         host_memory=_host_memory(ledger),
     )
 
@@ -143,16 +145,11 @@ def _offer(device: Device) -> Offer:
     )
 
 
-def _reasons(scenario: Scenario, metrics: Metrics, infeasible: str | None) -> dict[str, str]:
+def _reasons(scenario: Scenario, metrics: Mapping[str, float | None], infeasible: str | None) -> dict[str, str]:
     """Return metric -> why it is null: the scenario cannot run, or a price or power limit is missing."""
     unknown = [name for name, value in metrics.items() if value is None or not np.isfinite(value)]
     why = {} if infeasible else missing(scenario)
     return {name: infeasible or why.get(name, "not defined here") for name in unknown}
-
-
-def _memory(ledger: Ledger) -> dict[str, float]:
-    """Return the parts of a ledger that stand on the device."""
-    return {part.name: float(getattr(ledger, part.name)) for part in fields(ledger) if part.name not in ON_HOST}
 
 
 def _host_memory(ledger: Ledger | None) -> dict[str, float] | None:
@@ -165,28 +162,25 @@ def _host_memory(ledger: Ledger | None) -> dict[str, float] | None:
 @np.errstate(divide="ignore", invalid="ignore", over="ignore")  # points that are masked afterwards
 def evaluate_grid(scenario: Scenario, calibration: Calibration, shape: tuple[int, ...]) -> Result:
     """Return a scenario whose values vary over a grid of that shape, one axis for each dimension of its arrays."""
-    headline, names = PHASES[scenario.answers]
+    headline, names = PHASES[scenario.result_kind]
     layout = np.broadcast_to(feasible_layout(scenario), shape)
     reason = np.where(layout, FITS, BAD_LAYOUT).astype(np.int8)
-    metrics = {name: empty_grid(shape) for name in names}
-    absent: set[str] = set()  # metrics that a missing price or power limit leaves open
-    for block in blocks(scenario, shape):
-        place = np.ix_(*block.index)
-        if not layout[place].any():  # such an order does not exist
-            continue
+    metrics: dict[str, Array] = {name: empty_grid(shape) for name in names}
+    absent: set[str] = set()  # metrics that need a missing price or power limit
+    for block, points in _feasible_blocks(scenario, shape, layout):
         try:
             evaluation = evaluate(block.scenario, calibration)
         except InfeasibleError:
-            reason[place] = np.where(reason[place] == FITS, NO_PATH, reason[place])
+            reason[points] = np.where(reason[points] == FITS, NO_PATH, reason[points])
             continue
-        outcome = evaluation.metrics(None)
-        found = _reason(evaluation, block.scenario, outcome[headline])
-        reason[place] = np.where(reason[place] == FITS, found, reason[place])
-        for name, value in outcome.items():
+        values = evaluation.metrics(None)
+        codes = _reason(evaluation, block.scenario, values[headline])
+        reason[points] = np.where(reason[points] == FITS, codes, reason[points])
+        for name, value in values.items():
             if value is None:
                 absent.add(name)
             else:
-                metrics[name][place] = value
+                metrics[name][points] = value
     fits = reason == FITS
     for grid in metrics.values():
         grid[~fits] = np.nan
@@ -195,10 +189,20 @@ def evaluate_grid(scenario: Scenario, calibration: Calibration, shape: tuple[int
         {name: None if name in absent else grid for name, grid in metrics.items()},
         fits,
         reason,
-        lambda chosen: _grid_intervals(scenario, calibration, shape, fits, chosen),
+        lambda chosen: _grid_intervals(scenario, calibration, fits, chosen),
         lambda index: evaluate_point(_at(scenario, index, shape), calibration),
         lambda: routing_grid(scenario, shape, layout),
     )
+
+
+def _feasible_blocks(
+    scenario: Scenario, shape: tuple[int, ...], feasible: Mask
+) -> Iterator[tuple[Block, tuple[Indices, ...]]]:
+    """Yield the blocks of a grid with any feasible point, each with the index of its points."""
+    for block in blocks(scenario, shape):
+        points = np.ix_(*block.index)
+        if np.asarray(feasible)[points].any():
+            yield block, points
 
 
 def _reason(evaluation: Evaluation, scenario: Scenario, headline: Quantity | None) -> Quantity:
@@ -214,28 +218,25 @@ def _reason(evaluation: Evaluation, scenario: Scenario, headline: Quantity | Non
 
 @np.errstate(divide="ignore", invalid="ignore", over="ignore")
 def _grid_intervals(
-    scenario: Scenario, calibration: Calibration, shape: tuple[int, ...], fits: Mask, names: Collection[str]
+    scenario: Scenario, calibration: Calibration, fits: npt.NDArray[np.bool_], names: Collection[str]
 ) -> dict[str, Interval]:
     """Return the intervals of some metrics over the grid."""
-    lows: dict[str, Array] = {name: empty_grid(shape) for name in names}
-    highs: dict[str, Array] = {name: empty_grid(shape) for name in names}
+    shape = fits.shape
+    lows, highs = ({name: empty_grid(shape) for name in names} for _ in range(2))
     absent: set[str] = set()
-    for block in blocks(scenario, shape):
-        place = np.ix_(*block.index)
-        if not np.asarray(fits)[place].any():
-            continue
+    for block, points in _feasible_blocks(scenario, shape, fits):
         evaluation = evaluate(block.scenario, calibration)
         metrics = evaluation.metrics(None)
-        plain = {name: metrics[name] for name in names}
-        whole = whole_runs(calibration, scenario.plan.phase)
-        found = intervals(plain, evaluation.families(), len(shape), evaluation.metrics, whole)
-        for name, pair in found.items():
+        chosen = {name: metrics[name] for name in names}
+        spread = run_spread(calibration, scenario.plan.phase)
+        spans = intervals(chosen, evaluation.families(), len(shape), evaluation.metrics, spread)
+        for name, pair in spans.items():
             if pair is None:
                 absent.add(name)
             else:
-                lows[name][place], highs[name][place] = pair
+                lows[name][points], highs[name][points] = pair
     for grid in (*lows.values(), *highs.values()):
-        grid[~np.asarray(fits)] = np.nan
+        grid[~fits] = np.nan
     return {name: None if name in absent else (lows[name], highs[name]) for name in names}
 
 

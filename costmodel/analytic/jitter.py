@@ -1,4 +1,4 @@
-"""What it costs a pipeline that its chunks do not always take equally long: experts are uneven anew in every chunk."""
+"""Pipeline time lost because chunks vary about their mean time: the expert load of every chunk is drawn anew."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from costmodel.analytic.recurrence import program_of, side_by_side
 from costmodel.analytic.recurrence.waves import Waves, makespan_by_waves
 from costmodel.analytic.stream_times import StreamTimes
 from costmodel.quantities import Array, Count, Indices, Quantity, Seconds, is_single, where
-from costmodel.workload.order_statistics import normal_maximum, normal_maximum_deviation
+from costmodel.workload.order_statistics import normal_maximum, normal_maximum_std
 from costmodel.workload.schedules import Kind, order
 from costmodel.workload.schedules.table import KINDS
 
-Pass: TypeAlias = "Sequence[tuple[int, StreamTimes]]"  # (how many, times) of each kind of layer that a chunk passes
+Pass: TypeAlias = "Sequence[tuple[int, StreamTimes]]"  # (how many, times) of each kind of layer of a chunk
 
 SEED, SMALL = 1, 0.01  # of drawn times; the answer is the same at a third or six times that deviation
-DRAWS, _AT_ONCE, _MOST = 16384, 16, 16  # of micro-batches in all; steps drawn together; how often at most
+DRAWS, _AT_ONCE, _MOST = 16384, 16, 16  # micro-batches in all; steps drawn together; repetitions at most
 _LENGTH = {  # of an action's forward and of its backward pass
     Kind.FORWARD: (1.0, 0.0),
     Kind.BACKWARD_INPUT: (0.0, 1.0),
@@ -30,67 +30,65 @@ _LENGTH = {  # of an action's forward and of its backward pass
 
 
 def relative_deviation(ranks: Count) -> Quantity:
-    """Return the standard deviation of what the fullest rank has above the mean, over its expected value.
+    """Return the standard deviation of the busiest rank's excess over the mean, over its expected value.
 
     Of independent normal loads, s(n)/e(n): 0.19 of 64 ranks, whatever the load.
     """
-    shared = normal_maximum_deviation(ranks) / np.maximum(normal_maximum(ranks), 1e-12)
-    return where(ranks > 1, shared, 0.0)
+    ratio = normal_maximum_std(ranks) / np.maximum(normal_maximum(ranks), 1e-12)
+    return where(ranks > 1, ratio, 0.0)
 
 
-def deviation(passes: Sequence[Pass], relative: Quantity, *, alike: bool) -> Seconds:
+def deviation(passes: Sequence[Pass], relative: Quantity, *, shared: bool) -> Seconds:
     """Return the standard deviation of the time of an action [s]. passes: of a chunk each.
 
-        sd^2 = sum over passes of (relative * sum over layers of t_uneven)^2      alike: a micro-batch draws once
-        sd^2 = sum over passes and layers of (relative * t_uneven)^2              each layer draws anew
-
-    All that a layer does follows its draw.
+    sd^2 = sum over passes of (relative * sum over layers of t_imbalance)^2      shared: one draw per micro-batch
+    sd^2 = sum over passes and layers of (relative * t_imbalance)^2              a new draw in each layer
     """
     variance: Quantity = 0.0
     for layers in passes:
-        if alike:
-            uneven: Quantity = sum(count * sums.imbalance_time for count, sums in layers)
-            variance = variance + uneven**2
+        if shared:
+            imbalance: Quantity = sum(count * times.imbalance_time for count, times in layers)
+            variance = variance + imbalance**2
         else:
-            variance = variance + sum(count * sums.imbalance_time**2 for count, sums in layers)
+            variance = variance + sum(count * times.imbalance_time**2 for count, times in layers)
     return np.sqrt(variance) * relative
 
 
 @lru_cache(maxsize=256)
-def coupling(schedule: str, pp: int, virtual: int, micro_batches: int, *, alike: bool) -> float:
-    """Return how much of the actions' standard deviation a schedule loses, as if all of them took as much longer.
+def coupling(schedule: str, pp: int, virtual: int, micro_batches: int, *, shared: bool) -> float:
+    """Return the share of the actions' standard deviation that a schedule loses, as if all of them took that longer.
 
         (E[makespan with normal times] - makespan) / (makespan with all times a deviation longer - makespan)
 
-    of equal stages with F = B_in = W, from steps drawn with a fixed seed, more of them the shorter they are: one draw
-    for all that a micro-batch passes, or one for each stage. A rank waits for the latest of its neighbours, so that the
-    pace is that of maxima; where a rank has other work meanwhile, little of it is lost.
+    of equal stages with F = B_in = W, from steps drawn with a fixed seed, more of them the shorter they are. shared:
+    one draw for all that a micro-batch passes, or one for each stage. A rank waits for the latest of its neighbours, so
+    the pace is that of maxima; a rank with other work meanwhile loses little.
     """
     events = _events(schedule, pp, virtual, micro_batches)
     forward, backward = events.length
     length, rows = (forward + backward)[:, None], np.arange(len(forward))
-    mine = events.micro_batch if alike else events.chunk  # of each event's passes, the draw that they follow
+    draw_of = events.micro_batch if shared else events.chunk  # by pass, then event
     generator = np.random.default_rng(SEED)
 
-    def mean_span(longer: Array) -> float:
-        return float(makespan_by_waves(events.waves, rows, length + longer, np.zeros(longer.shape[1])).mean())
+    def mean_span(extra: Array) -> float:
+        return float(makespan_by_waves(events.waves, rows, length + extra, np.zeros(extra.shape[1])).mean())
 
     def drawn() -> Array:
-        half = generator.normal(0.0, SMALL, (int(mine.max()) + 1, _AT_ONCE // 2))
-        draws = np.concatenate([half, -half], axis=1)  # in pairs, whose mean is that of the times
-        return np.asarray(forward[:, None] * draws[mine[0]] + backward[:, None] * draws[mine[1]])
+        half = generator.normal(0.0, SMALL, (int(draw_of.max()) + 1, _AT_ONCE // 2))
+        draws = np.concatenate([half, -half], axis=1)  # antithetic pairs: their mean is that of the times
+        return np.asarray(forward[:, None] * draws[draw_of[0]] + backward[:, None] * draws[draw_of[1]])
 
-    whole = mean_span(np.zeros_like(length))
-    times = min(max(DRAWS // (micro_batches * _AT_ONCE), 1), _MOST)
-    lost = float(np.mean([mean_span(drawn()) for _ in range(times)])) - whole
-    a_deviation = mean_span(SMALL * np.hypot(forward, backward)[:, None]) - whole
-    return max(lost / a_deviation, 0.0)
+    constant = mean_span(np.zeros_like(length))
+    repetitions = min(max(DRAWS // (micro_batches * _AT_ONCE), 1), _MOST)
+    lost = float(np.mean([mean_span(drawn()) for _ in range(repetitions)])) - constant
+    one_deviation = mean_span(SMALL * np.hypot(forward, backward)[:, None]) - constant
+    return max(lost / one_deviation, 0.0)
 
 
 class _Events(NamedTuple):
-    """The actions of all ranks in the order of the recurrence; two rows each: of forward and of backward passes.
+    """The actions of all ranks in the order of the recurrence; arrays have rows for the forward and the backward pass.
 
-    length: zero of a pass that an action does not make; micro_batch, chunk: which one passes, any where none does.
+    length: zero of an absent pass; micro_batch, chunk: those of the pass, any where it is absent.
     """
 
     waves: Waves
@@ -100,20 +98,20 @@ class _Events(NamedTuple):
 
 
 def _events(schedule: str, pp: int, virtual: int, micro_batches: int) -> _Events:
-    """Return the schedule's events, mirrored ranks too: what passes them differs."""
-    of = order(schedule, pp, virtual, micro_batches)
-    table = of.table()
-    waves = program_of(of, (0,) * of.stages).waves
+    """Return the schedule's events, mirrored ranks too: their draws differ."""
+    unfolded = order(schedule, pp, virtual, micro_batches)
+    table = unfolded.table()
+    waves = program_of(unfolded, (0,) * unfolded.stages).waves
     assert waves is not None, "schedules are compiled with their waves"
-    listed = np.concatenate(side_by_side(table, of.name))
+    listed = np.concatenate(side_by_side(table, unfolded.name))
     length = np.array([_LENGTH[kind] for kind in KINDS])[table.kind[listed]].T
     micro_batch = np.maximum(table.micro_batch[:, listed], 0)
     stage = np.maximum(np.stack([table.forward, table.backward])[:, listed], 0)
     return _Events(waves, length, micro_batch, stage * micro_batches + micro_batch)
 
 
-def is_even(layers: Mapping[str, Sequence[StreamTimes]]) -> bool:
-    """Tell whether no layer has experts that are unevenly loaded."""
+def is_balanced(layers: Mapping[str, Sequence[StreamTimes]]) -> bool:
+    """Tell whether no layer has unevenly loaded experts."""
     return all(
-        is_single(sums.imbalance_time) and sums.imbalance_time == 0 for passes in layers.values() for sums in passes
+        is_single(times.imbalance_time) and times.imbalance_time == 0 for passes in layers.values() for times in passes
     )

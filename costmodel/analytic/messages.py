@@ -174,7 +174,7 @@ def _wire(timed: TimedOperator, framework: Framework, transfer: Callable[[], flo
     """
     fit, time = timed.fit, timed.time
     if fit.form is None or float(time.network) <= 0:
-        return Wire(float(framework.launch * fit.launch), float(fit.network), None)
+        return Wire(float(framework.launch * fit.launch_factor), float(fit.network_efficiency), None)
     return Wire(0.0, transfer() / float(time.network), float(time.fixed))
 
 

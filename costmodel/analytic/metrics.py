@@ -13,7 +13,7 @@ from costmodel.hardware import Device
 from costmodel.quantities import Count, FlopPerSecond, Quantity, maximum, minimum
 from costmodel.result import Metrics
 from costmodel.workload.counting import parameter_count, training_flop_per_token
-from costmodel.workload.memory import Ledger, host_room
+from costmodel.workload.memory import Ledger, host_batch_limit
 from costmodel.workload.plans import Decode, Prefill, Training, tokens_per_step
 from costmodel.workload.scenario import Scenario
 
@@ -21,11 +21,11 @@ SECONDS_PER_HOUR, SECONDS_PER_DAY = 3600.0, 86400.0
 MILLION, TRILLION = 1e6, 1e12
 
 
-def training_metrics(scenario: Scenario, plan: Training, priced: StepModel, times: StepTimes) -> Metrics:
+def training_metrics(scenario: Scenario, plan: Training, model: StepModel, times: StepTimes) -> Metrics:
     """Return the metrics of a training step.
 
     mfu = model FLOP of the step's tokens / (step * devices * 16-bit peak), causal attention, no recompute, no MTP.
-    Devices compute outside of bubbles, messages that nothing hides, and the host's update.
+    Devices compute outside of bubbles, exposed messages and the host's update.
     """
     devices, device = scenario.parallel.devices, scenario.cluster.device
     tokens = plan.global_batch * plan.sequence
@@ -41,7 +41,7 @@ def training_metrics(scenario: Scenario, plan: Training, priced: StepModel, time
         "tokens_per_second": tokens / times.step,
         "tokens_per_day": SECONDS_PER_DAY * tokens / times.step,
         "tokens_per_second_per_device": tokens / times.step / devices,
-        "flop_per_token": priced.executed_flop * scenario.parallel.tp * scenario.parallel.cp / rank_tokens,
+        "flop_per_token": model.executed_flop * scenario.parallel.tp * scenario.parallel.cp / rank_tokens,
         "mfu": causal * tokens / offered,
         "mfu_noncausal": full * tokens / offered,
         "bubble_time": times.bubble,
@@ -67,7 +67,14 @@ def schedule_times(times: StepTimes) -> Mapping[str, Quantity]:
     }
 
 
-def prefill_metrics(scenario: Scenario, plan: Prefill, times: PassTimes) -> Metrics:
+def pass_metrics(scenario: Scenario, plan: Prefill | Decode, ledger: Ledger, times: PassTimes) -> Metrics:
+    """Return the metrics of a prefill or of decoding."""
+    if isinstance(plan, Prefill):
+        return _prefill_metrics(scenario, plan, times)
+    return _decode_metrics(scenario, plan, ledger, times)
+
+
+def _prefill_metrics(scenario: Scenario, plan: Prefill, times: PassTimes) -> Metrics:
     """Return the metrics of a prefill.
 
     ttft: latency of a device's whole batch through all stages; rate: tokens_per_device / (pp * slowest stage), cached
@@ -82,8 +89,8 @@ def prefill_metrics(scenario: Scenario, plan: Prefill, times: PassTimes) -> Metr
     }
 
 
-def decode_metrics(scenario: Scenario, plan: Decode, ledger: Ledger, times: PassTimes) -> Metrics:
-    """Return the metrics of decoding; a round of the pipeline's pp sets gives every request its tokens of a step."""
+def _decode_metrics(scenario: Scenario, plan: Decode, ledger: Ledger, times: PassTimes) -> Metrics:
+    """Return the metrics of decoding; in a round of the pipeline's pp sets every request gets its tokens of a step."""
     step = times.round(scenario.parallel.pp)
     tpot = step / tokens_per_step(plan.speculative)
     rate = plan.batch_per_device / tpot
@@ -97,12 +104,12 @@ def decode_metrics(scenario: Scenario, plan: Decode, ledger: Ledger, times: Pass
 
 
 def _spent(scenario: Scenario, rate: Quantity, computing: Quantity) -> Metrics:
-    """Return money and energy of a pass that gives `rate` tokens a second on each device."""
+    """Return money and energy of a pass that generates `rate` tokens per second and device."""
     return {**spent(scenario.cluster.device, 1.0, rate, computing), **invested(scenario, scenario.devices)}
 
 
 def spent(device: Device, devices: Count, rate: Quantity, computing: Quantity) -> Metrics:
-    """Return money and energy of `devices` that together give `rate` tokens a second.
+    """Return money and energy of `devices` that together generate `rate` tokens per second.
 
     computing: share of the time in which one of them runs kernels.
     """
@@ -128,7 +135,7 @@ def bound_metrics(times: BoundTimes) -> Metrics:
 
 
 def max_batch_per_device(scenario: Scenario, plan: Decode, ledger: Ledger) -> Quantity:
-    """Return the largest batch a device that memory allows, at the scenario's mean context.
+    """Return the largest batch per device that fits in memory, at the scenario's mean context.
 
     Rounded down to whole sequences of a tp*cp group in every micro-batch.
     """
@@ -137,16 +144,16 @@ def max_batch_per_device(scenario: Scenario, plan: Decode, ledger: Ledger) -> Qu
 
 
 def largest_batch(scenario: Scenario, ledger: Ledger, batch: Count, unit: Count) -> Count:
-    """Return the largest batch that memory allows, a whole multiple of `unit`, where the ledger is that of `batch`.
+    """Return the largest batch that fits in memory, a whole multiple of `unit`. ledger: of `batch`.
 
-    (capacity - weights - reserve) / (bytes that grow with the batch, a request), rounded down; or what the host has
-    memory for, where it keeps a share of the cache
+    (capacity - weights - reserve) / (bytes that grow with the batch, per request), rounded down; or what fits in the
+    host's memory, where it keeps a share of the cache
     """
     fixed = ledger.weights + ledger.reserve
-    each = (ledger.total - fixed) / batch
+    per_request = (ledger.total - fixed) / batch
     free = scenario.cluster.device.device_memory.capacity - fixed
-    hosted = host_room(ledger, scenario.cluster.node, scenario.parallel.devices, batch, unit)
-    return maximum(minimum(free // (each * unit) * unit, hosted), 0.0)
+    hosted = host_batch_limit(ledger, scenario.cluster.node, scenario.parallel.devices, batch, unit)
+    return maximum(minimum(free // (per_request * unit) * unit, hosted), 0.0)
 
 
 def sixteen_bit_peak(device: Device) -> FlopPerSecond:

@@ -1,4 +1,4 @@
-"""Prices operators: kernels on the device, messages on the network, each with its family's fit."""
+"""Times operators: kernels on the device, messages on the network, each with its family's fit."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from costmodel.cost.operator_time import operator_time
 from costmodel.cost.time import Time
 from costmodel.hardware import Cluster
 from costmodel.quantities import Count, Quantity
-from costmodel.workload.operator_key import sizes_of
+from costmodel.workload.operator_key import operator_key
 from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, Gemm, MixedAttention, Operator
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Framework, Scenario
-from costmodel.workload.work import Work
+from costmodel.workload.work import LayerWork
 
-KERNELS = (Gemm, AttentionKernel, MixedAttention, Elementwise)  # what the device computes; all else moves data
+KERNELS = (Gemm, AttentionKernel, MixedAttention, Elementwise)  # computed by the device; all others move data
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TimedOperator:
-    """An operator with its time and the fit that the time rests on. behind: the product that it runs beside, if any."""
+    """An operator, its time and the fit behind it. overlapped_gemm: the one that a tensor-parallel message overlaps."""
 
     operator: Operator
     time: Time
     fit: FamilyFit
-    behind: TimedOperator | None = None
+    overlapped_gemm: TimedOperator | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,9 +42,9 @@ class TimedWork:
 
 @dataclass(slots=True)
 class OperatorTimer:
-    """Times the operators of one scenario; operators of equal sizes, whatever their names, are evaluated once.
+    """Times the operators of one scenario; operators of equal sizes are evaluated once, whatever their names.
 
-    processors: those that compute kernels may use; sustained_slowdown: of kernels in a step over benchmark loops.
+    processors: available to compute kernels; sustained_slowdown: of kernels in a step over benchmark loops.
     """
 
     cluster: Cluster
@@ -52,47 +52,44 @@ class OperatorTimer:
     calibration: Calibration
     processors: Count
     sustained_slowdown: Quantity = 1.0
-    _priced: dict[int, TimedOperator] = field(default_factory=dict)
-    _timed: dict[Hashable, tuple[Time, FamilyFit]] = field(default_factory=dict)
+    _by_identity: dict[int, TimedOperator] = field(default_factory=dict)
+    _by_size: dict[Hashable, tuple[Time, FamilyFit]] = field(default_factory=dict)
 
     def time_operator(self, operator: Operator) -> TimedOperator:
         """Return the operator with its time."""
-        known = self._priced.get(id(operator))
+        known = self._by_identity.get(id(operator))
         if known is None:
             time, fit = self._time(operator)
-            product = operator.behind if isinstance(operator, Collective) else None
-            behind = None if product is None else self.time_operator(product)
-            known = self._priced[id(operator)] = TimedOperator(operator, time, fit, behind)
+            gemm = operator.overlapped_gemm if isinstance(operator, Collective) else None
+            overlapped = None if gemm is None else self.time_operator(gemm)
+            known = self._by_identity[id(operator)] = TimedOperator(operator, time, fit, overlapped)
         return known
 
     def _time(self, operator: Operator) -> tuple[Time, FamilyFit]:
-        """Return an operator's time, and the fit that it rests on."""
-        sizes = sizes_of(operator)
-        known = self._timed.get(sizes)
+        """Return an operator's time and the fit that it comes from."""
+        sizes = operator_key(operator)
+        known = self._by_size.get(sizes)
         if known is None:
             fit = self.calibration.fit(operator)
             machine = Machine(self.cluster.device, self.framework, self.processors, cluster=self.cluster)
             time = operator_time(operator, machine, self.cluster, fit)
             if isinstance(operator, KERNELS):
                 time = time.scaled(self.sustained_slowdown)
-            known = self._timed[sizes] = time, fit
+            known = self._by_size[sizes] = time, fit
         return known
 
     def time_all(self, operators: Iterable[Operator]) -> tuple[TimedOperator, ...]:
         """Return operators with their times, in order."""
         return tuple(self.time_operator(operator) for operator in operators)
 
-    def time_work(self, work: Work) -> TimedWork:
+    def time_work(self, work: LayerWork) -> TimedWork:
         """Return the three passes of one kind of layer."""
         passes = (work.forward, work.input_gradient, work.weight_gradient)
-        return TimedWork(work.name, *(self.time_all(each) for each in passes))
+        return TimedWork(work.name, *(self.time_all(operators) for operators in passes))
 
 
 def operator_timer(scenario: Scenario, calibration: Calibration) -> OperatorTimer:
-    """Return the pricer of a scenario: compute has the processors that communication does not hold.
-
-    In training the framework's `sustained_slowdown` makes all kernels longer.
-    """
+    """Return the timer of a scenario; in training all kernels are slower by the framework's `sustained_slowdown`."""
     device = scenario.cluster.device
     processors = device.processors - scenario.communication.processors
     slowdown = scenario.framework.sustained_slowdown if isinstance(scenario.plan, Training) else 1.0

@@ -1,4 +1,4 @@
-"""What moves beside the passes of a training step: which part of which pass, and what a pass waits for."""
+"""Communication of a training step that passes overlap: gathers, reductions and copies to and from the host."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from typing import TypeAlias
 
 import numpy as np
 
-from costmodel.analytic.layer_overlap import AsyncReduceTimes, LayerSegment, async_reduce_times, pass_seconds
+from costmodel.analytic.layer_overlap import (
+    COMMUNICATION,
+    COMPUTE,
+    AsyncReduceTimes,
+    LayerSegment,
+    pass_seconds,
+    stream_of,
+)
 from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator
 from costmodel.analytic.stream_times import Perturbations, seconds_of
 from costmodel.quantities import Count, Quantity, Seconds, maximum, minimum, where
@@ -19,24 +26,25 @@ from costmodel.workload.optimizer import tied_table
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Offload, Scenario
 from costmodel.workload.schedules import Kind
-from costmodel.workload.sharding import LayerTraffic, kept_bytes, layer_traffic
-from costmodel.workload.work import Work
+from costmodel.workload.sharding import LayerTransfers, layer_transfers, saved_bytes
+from costmodel.workload.work import LayerWork
 
-INTERFERENCE = "interference of collectives"  # the name of what they make kernels longer by
-HEAD_AWAY = "tied head"  # a head that is tied to an embedding on another stage
-Works: TypeAlias = "Sequence[tuple[int, Work]]"  # (how many, work) along a stage
-Beside: TypeAlias = "tuple[str, TimedOperator]"  # a part of `streams.PARTS` or SLOWS, and an operator in it
-SLOWS = "slows"  # what a pass is longer by because collectives run beside its kernels
+DP_COMM_SLOWDOWN = "interference of collectives"  # name in results of what collectives add to concurrent kernels
+REMOTE_TIED_HEAD = "tied head"  # a head tied to an embedding on another stage
+SLOWDOWN = "slowdown"  # the part of a pass that collectives add to the kernels that run beside them
+Works: TypeAlias = "Sequence[tuple[int, LayerWork]]"  # (how many, work) along a stage
+PartOperator: TypeAlias = "tuple[str, TimedOperator]"  # (one of `layer_overlap.PARTS` or `SLOWDOWN`, operator)
 
-_FETCHING = (Kind.BACKWARD, Kind.BACKWARD_INPUT)
-_SETTLING = (Kind.BACKWARD, Kind.BACKWARD_WEIGHT)
+_GATHERING = (Kind.BACKWARD, Kind.BACKWARD_INPUT)
+_REDUCING = (Kind.BACKWARD, Kind.BACKWARD_WEIGHT)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OverlappedComm:
-    """What moves beside the passes. layers: by kind of layer, the fields of its `LayerTraffic`, priced.
+    """Communication that passes overlap.
 
-    one_link: ranks reach each other over the link to the host.
+    one_link: ranks reach each other over the link to the host
+    layers: by kind of layer, its timed operators by field of `LayerTransfers`, and `SLOWDOWN` of some of them
     """
 
     plan: Training
@@ -45,195 +53,200 @@ class OverlappedComm:
     layers: Mapping[str, Mapping[str, tuple[TimedOperator, ...]]]
 
     @property
-    def runs_on(self) -> bool:
-        """Tell whether reductions of a pass run on beside those that follow it.
+    def reduces_async(self) -> bool:
+        """Tell whether later passes overlap the reductions of earlier ones.
 
-        Not where gradients go on to the host: its optimizer waits for all of them at the end of every backward pass
+        Not where gradients move on to the host: its optimizer waits for all of them after every backward pass
         [DeepSpeed, runtime/zero/stage_1_and_2.py, independent_gradient_partition_epilogue].
         """
-        return self.plan.reduces_behind and not self.offload.is_used
+        return self.plan.has_async_reduce and not self.offload.is_used
 
     def has_async_reduce(self, kind: Kind) -> bool:
-        """Tell whether actions of a kind have reductions that run on."""
-        return self.runs_on and (kind in _SETTLING or kind is Kind.FORWARD_BACKWARD)
+        """Tell whether actions of a kind leave reductions running."""
+        return self.reduces_async and (kind in _REDUCING or kind is Kind.FORWARD_BACKWARD)
 
-    def waits(self, part: str) -> bool:
+    def is_blocking(self, part: str) -> bool:
         """Tell whether a pass waits for the operators of a part."""
-        if part == SLOWS:
+        if part == SLOWDOWN:
             return True
-        return not (self.plan.overlaps if part in ("gather", "reduce") else self.offload.overlap)
+        return not (self.plan.overlaps_communication if part in ("gather", "reduce") else self.offload.overlap)
 
-    def beside(self, label: str, kind: Kind, *, ends: bool) -> Iterator[Beside]:
-        """Yield what a pass of one layer moves. ends: what happens once a step too, in its first or last pass.
+    def stream(self, part: str) -> str:
+        """Return the stream that a part occupies."""
+        return COMPUTE if self.is_blocking(part) else stream_of(part, one_link=self.one_link)
 
-        Stage 3 gathers weights for a forward pass, and for a backward pass if they were not kept; stages 1 and 2 once,
+    def of_layer(self, label: str, kind: Kind, *, once_per_step: bool = False) -> Iterator[PartOperator]:
+        """Yield the communication of one layer's pass. once_per_step: with that of the step's first or last pass.
+
+        Stage 3 gathers weights for a forward pass, and for a backward pass unless they were kept; stages 1 and 2 once,
         for the first forward pass. Gradients are reduced after every micro-batch or after the last one.
         """
-        plan, moved = self.plan, self.layers[label]
-        once = ends and plan.overlaps
+        plan, layer = self.plan, self.layers[label]
+        once = once_per_step and plan.overlaps_communication
 
-        def named(part: str, *names: str) -> Iterator[Beside]:
+        def part_of(part: str, *names: str) -> Iterator[PartOperator]:
             for name in names:
-                yield from ((part, priced) for priced in moved[name])
-                yield from ((SLOWS, priced) for priced in moved.get(_slowing(name), ()))
+                yield from ((part, timed) for timed in layer[name])
+                yield from ((SLOWDOWN, timed) for timed in layer.get(_slowdown_of(name), ()))
 
         if kind is Kind.FORWARD:
-            yield from named("h2d", "weights_in")
+            yield from part_of("h2d", "weights_in")
             if plan.zero == 3 or (once and plan.zero in (1, 2)):
-                yield from named("gather", "gather")
-            yield from named("d2h", "kept_out")
-        if kind in _FETCHING:
-            yield from named("h2d", "weights_in", "kept_in")
-            if plan.gathers_for_backward:
-                yield from named("gather", "gather")
-        if kind in _SETTLING and (plan.reduces_often or once):
-            yield from named("reduce", "reduce")
-            yield from named("d2h", "gradients_out")
+                yield from part_of("gather", "gather")
+            yield from part_of("d2h", "activations_out")
+        if kind in _GATHERING:
+            yield from part_of("h2d", "weights_in", "activations_in")
+            if plan.regathers_weights:
+                yield from part_of("gather", "gather")
+        if kind in _REDUCING and (plan.reduces_each_micro_batch or once):
+            yield from part_of("reduce", "reduce")
+            yield from part_of("d2h", "gradients_out")
 
     def operators(self) -> list[TimedOperator]:
-        """Return all operators that move beside some pass, of every kind of layer."""
-        every = (Kind.FORWARD, Kind.BACKWARD)
-        moved = [self.beside(label, kind, ends=True) for label in self.layers for kind in every]
-        return list({id(priced): priced for each in moved for _, priced in each}.values())
+        """Return the distinct operators of all passes and kinds of layers."""
+        passes = [
+            self.of_layer(label, kind, once_per_step=True)
+            for label in self.layers
+            for kind in (Kind.FORWARD, Kind.BACKWARD)
+        ]
+        return list({id(timed): timed for operators in passes for _, timed in operators}.values())
 
-    def along(self, works: Works, kind: Kind, *, ends: bool) -> Iterator[tuple[int, Work, tuple[Beside, ...]]]:
-        """Yield (how many, work, what moves beside one) of the layers of a stage, in the order of the pass."""
+    def by_layer(
+        self, works: Works, kind: Kind, *, once_per_step: bool = False
+    ) -> Iterator[tuple[int, LayerWork, tuple[PartOperator, ...]]]:
+        """Yield (how many, work, communication of one) of the layers of a stage, in the order of the pass."""
         has_embedding = any(work.name == "embedding" for _, work in works)
         for count, work in works if kind is Kind.FORWARD else reversed(works):
-            away = work.name == "head" and not has_embedding and HEAD_AWAY in self.layers
-            yield count, work, tuple(self.beside(HEAD_AWAY if away else work.name, kind, ends=ends))
+            is_remote = work.name == "head" and not has_embedding and REMOTE_TIED_HEAD in self.layers
+            label = REMOTE_TIED_HEAD if is_remote else work.name
+            yield count, work, tuple(self.of_layer(label, kind, once_per_step=once_per_step))
+
+    def of_pair(self, forward: Works, backward: Works) -> Iterator[tuple[str, int, TimedOperator]]:
+        """Yield (part, how often, operator) of the communication of an overlapped pair."""
+        for works, kind in ((forward, Kind.FORWARD), (backward, Kind.BACKWARD)):
+            for count, _, operators in self.by_layer(works, kind):
+                yield from ((part, count, timed) for part, timed in operators)
 
     def lone_pass(
         self,
         stages: Sequence[Works],
         kind: Kind,
         compute: Mapping[str, Seconds],
-        moves: Perturbations,
+        perturbations: Perturbations,
         *,
-        ends: bool = False,
+        once_per_step: bool = False,
     ) -> Seconds:
-        """Return how long a pass through some stages takes [s]. compute: seconds of one layer's own pass, by name."""
-        return pass_seconds(self._chain(stages, kind, compute, moves, ends=ends), one_link=self.one_link)
+        """Return the time of a pass through some stages [s]. compute: of one layer's own pass, by name [s]."""
+        chain = self.chain(stages, kind, compute, perturbations, once_per_step=once_per_step)
+        return pass_seconds(chain, one_link=self.one_link)
 
-    def async_reduce_pass(
-        self, works: Works, kind: Kind, compute: Mapping[str, Seconds], moves: Perturbations
-    ) -> AsyncReduceTimes:
-        """Return a backward pass through a stage whose reductions run on [s]."""
-        return async_reduce_times(self._chain([works], kind, compute, moves, ends=False))
-
-    def _chain(
-        self, stages: Sequence[Works], kind: Kind, compute: Mapping[str, Seconds], moves: Perturbations, *, ends: bool
+    def chain(
+        self,
+        stages: Sequence[Works],
+        kind: Kind,
+        compute: Mapping[str, Seconds],
+        perturbations: Perturbations,
+        *,
+        once_per_step: bool = False,
     ) -> list[LayerSegment]:
-        """Return the layers of some stages in the order of a pass, with what moves beside each."""
+        """Return the layers of some stages in the order of a pass, each with its communication [s]."""
         chain = []
         for works in stages if kind is Kind.FORWARD else reversed(stages):
-            for count, work, moved in self.along(works, kind, ends=ends):
+            for count, work, operators in self.by_layer(works, kind, once_per_step=once_per_step):
                 parts: dict[str, Quantity] = {"compute": compute[work.name]}
-                for part, priced in moved:
-                    place = "compute" if self.waits(part) else part
-                    parts[place] = parts.get(place, 0.0) + seconds_of(priced, moves)
+                for name, timed in operators:
+                    part = "compute" if self.is_blocking(name) else name
+                    parts[part] = parts.get(part, 0.0) + seconds_of(timed, perturbations)
                 chain.append(LayerSegment(count, **parts))
         return chain
 
-    def async_reduce_pair(
-        self, forward: Works, backward: Works, compute: Seconds, exchanges: Seconds, moves: Perturbations
-    ) -> AsyncReduceTimes:
-        """Return an overlapped pair that begins while reductions of earlier actions run on; its own end with it [s].
-
-        max(compute, exchanges, wire), and no sooner than its reductions after those before.
-        """
-        totals = self._totals(forward, backward, compute, exchanges, moves)
-        wire = totals.get("wire", 0.0)
-        return AsyncReduceTimes(maximum(*totals.values()) - wire, wire, 0.0)
-
     def overlapped_pair(
-        self, forward: Works, backward: Works, compute: Seconds, exchanges: Seconds, moves: Perturbations
+        self, pair: tuple[Works, Works], compute: Seconds, all_to_alls: Seconds, perturbations: Perturbations
     ) -> Seconds:
-        """Return how long a forward takes that overlaps another chunk's backward [s].
+        """Return the time of a forward pass that overlaps another chunk's backward pass [s].
 
-        All that runs beside its computation is hidden behind it, whatever the order inside:
-        max(compute, exchanges, each stream of transfers). compute, exchanges: of both chunks.
+        Its streams overlap in full: max(compute, all-to-alls, each stream of communication). pair: works of forward and
+        backward; compute, all_to_alls: of both [s].
         """
-        return maximum(*self._totals(forward, backward, compute, exchanges, moves).values())
+        return maximum(*self._stream_totals(pair, compute, all_to_alls, perturbations).values())
 
-    def _totals(
-        self, forward: Works, backward: Works, compute: Seconds, exchanges: Seconds, moves: Perturbations
+    def async_reduce_pair(
+        self, pair: tuple[Works, Works], compute: Seconds, all_to_alls: Seconds, perturbations: Perturbations
+    ) -> AsyncReduceTimes:
+        """Return an overlapped pair that earlier reductions may delay; its own end with it [s].
+
+        max(compute, all-to-alls, collectives), where its collectives wait for the earlier ones.
+        """
+        totals = self._stream_totals(pair, compute, all_to_alls, perturbations)
+        collectives = totals.get(COMMUNICATION, 0.0)
+        return AsyncReduceTimes(maximum(*totals.values()) - collectives, collectives, 0.0)
+
+    def _stream_totals(
+        self, pair: tuple[Works, Works], compute: Seconds, all_to_alls: Seconds, perturbations: Perturbations
     ) -> dict[str, Quantity]:
-        """Return what each stream of an overlapped pair takes [s]."""
-        totals: dict[str, Quantity] = {"compute": compute, "exchanges": exchanges}
-        for part, count, priced in self.in_pair(forward, backward):
-            place = "compute" if self.waits(part) else _stream(part, one_link=self.one_link)
-            totals[place] = totals.get(place, 0.0) + count * seconds_of(priced, moves)
+        """Return the busy time of each stream of an overlapped pair [s]."""
+        totals: dict[str, Quantity] = {COMPUTE: compute, "all-to-all": all_to_alls}
+        for part, count, timed in self.of_pair(*pair):
+            stream = self.stream(part)
+            totals[stream] = totals.get(stream, 0.0) + count * seconds_of(timed, perturbations)
         return totals
-
-    def in_pair(self, forward: Works, backward: Works) -> Iterator[tuple[str, int, TimedOperator]]:
-        """Yield (part, how often, operator) of what moves beside an overlapped pair."""
-        for works, kind in ((forward, Kind.FORWARD), (backward, Kind.BACKWARD)):
-            for count, _, moved in self.along(works, kind, ends=False):
-                yield from ((part, count, priced) for part, priced in moved)
 
 
 def overlapped_comm(
-    scenario: Scenario, plan: Training, context: Context, work: ModelWork, copies: int, pricing: OperatorTimer
+    scenario: Scenario, plan: Training, context: Context, work: ModelWork, copies: int, timer: OperatorTimer
 ) -> OverlappedComm | None:
-    """Return what moves beside the passes; null where nothing does: all of it then ends the step."""
+    """Return the communication that passes overlap, null where all of it follows them. copies: ranks of each stage."""
     offload = scenario.offload
-    if not (plan.zero == 3 or plan.reduces_often or plan.overlaps or offload.is_used):
+    if not (plan.zero == 3 or plan.reduces_each_micro_batch or plan.overlaps_communication or offload.is_used):
         return None
-    kinds = [work.embedding, *work.layers, work.head, *([] if work.mtp is None else [work.mtp])]
-    listed = {kind.name: (kind.parameters, kept_bytes(kind)) for kind in kinds}
+    listed = {kind.name: (kind.parameters, saved_bytes(kind)) for kind in work.kinds}
     if context.architecture.tied_embeddings:
-        listed[HEAD_AWAY] = ((*work.head.parameters, tied_table(context)), kept_bytes(work.head))
+        listed[REMOTE_TIED_HEAD] = ((*work.head.parameters, tied_table(context)), saved_bytes(work.head))
     layers = {}
     for name, (parameters, kept) in listed.items():
-        moved = layer_traffic(context, plan, copies, parameters, kept)
-        layers[name] = {part.name: pricing.time_all(getattr(moved, part.name)) for part in fields(LayerTraffic)}
-        if plan.overlaps:
-            layers[name] |= _interference(layers[name], pricing)
+        traffic = layer_transfers(context, plan, copies, parameters, kept)
+        layers[name] = {part.name: timer.time_all(getattr(traffic, part.name)) for part in fields(LayerTransfers)}
+        if plan.overlaps_communication:
+            layers[name] |= _dp_comm_slowdown(layers[name], timer)
     node = scenario.cluster.node
     return OverlappedComm(plan, offload, node.host.link == node.intra.name, layers)
 
 
-def _interference(
-    moved: Mapping[str, tuple[TimedOperator, ...]], pricing: OperatorTimer
+def _dp_comm_slowdown(
+    layer: Mapping[str, tuple[TimedOperator, ...]], timer: OperatorTimer
 ) -> dict[str, tuple[TimedOperator, ...]]:
-    """Return what collectives make the kernels longer by that they run beside.
+    """Return the extra time of kernels due to concurrent data-parallel collectives, as operators.
 
-    min(t, t_inside) * (1 - 1/dp_comm_slowdown)        [as of expert exchanges: `all_to_all_contention` of `actions`]
+        min(t, t_node) * (1 - 1/dp_comm_slowdown)        [as `all_to_all_contention` of `actions`]
 
-    t: of the collective; t_inside: what its bytes take between the devices of one node, where it has several. NCCL runs
-    on as many processors as a fabric's bandwidth needs, over a slow one on few for long [NCCL, src/graph/search.cc].
+    t: of the collective; t_node: the same bytes between the devices of one node, where it has several. NCCL runs on as
+    many processors as a fabric's bandwidth needs: on few for long over a slow one [NCCL, src/graph/search.cc].
     """
-    slowdown = pricing.framework.dp_comm_slowdown
+    slowdown = timer.framework.dp_comm_slowdown
     if np.all(np.asarray(slowdown) == 1.0):
         return {}
     share = 1.0 - 1.0 / slowdown
     return {
-        _slowing(name): tuple(_slowed(priced, share, pricing) for priced in moved[name])
+        _slowdown_of(name): tuple(_kernel_slowdown(timed, share, timer) for timed in layer[name])
         for name in ("gather", "reduce")
     }
 
 
-def _slowed(priced: TimedOperator, share: Quantity, pricing: OperatorTimer) -> TimedOperator:
-    """Return what one operator makes kernels longer by: a share of the time that it keeps processors busy."""
-    operator, busy = replace(priced.operator, name=INTERFERENCE), priced.time
-    devices = pricing.cluster.node.count
+def _kernel_slowdown(timed: TimedOperator, share: Quantity, timer: OperatorTimer) -> TimedOperator:
+    """Return a collective's extra time of kernels: a share of the time that it keeps processors busy."""
+    operator, busy = replace(timed.operator, name=DP_COMM_SLOWDOWN), timed.time
+    devices = timer.cluster.node.count
     if isinstance(operator, Collective) and np.all(np.asarray(devices) > 1):
-        inside = pricing.time_operator(among(operator, devices)).time.seconds
-        busy = busy.scaled(minimum(1.0, inside / where(busy.seconds > 0, busy.seconds, 1.0)))
-    return replace(priced, operator=operator, time=busy.scaled(share))
+        in_node = timer.time_operator(within_node(operator, devices)).time.seconds
+        busy = busy.scaled(minimum(1.0, in_node / where(busy.seconds > 0, busy.seconds, 1.0)))
+    return replace(timed, operator=operator, time=busy.scaled(share))
 
 
-def among(operator: Collective, ranks: Count) -> Collective:
+def within_node(operator: Collective, ranks: Count) -> Collective:
     """Return the collective in which each of some neighbours sends the same bytes: (n-1)/n of a buffer in rings."""
     size = operator.size * (operator.group.size - 1.0) / operator.group.size * ranks / (ranks - 1.0)
     return replace(operator, size=size, group=Group(ranks))
 
 
-def _slowing(name: str) -> str:
-    return f"{name} {SLOWS}"
-
-
-def _stream(part: str, *, one_link: bool) -> str:
-    """Return the name of the stream that a part runs on."""
-    return "wire" if one_link or part in ("gather", "reduce") else part
+def _slowdown_of(name: str) -> str:
+    return f"{name} {SLOWDOWN}"

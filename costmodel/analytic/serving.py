@@ -1,12 +1,13 @@
-"""Continuous batching on one kind of engine: times of its two kinds of steps, put together by the steady state."""
+"""Continuous batching on one kind of engine: times of its two kinds of steps, combined by the steady state."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from typing import TypeAlias
 
-from costmodel.analytic.breakdown import Lines, add_pass
+from costmodel.analytic.breakdown import BreakdownLines, add_pass
 from costmodel.analytic.inference import (
+    PassModel,
     PassTimes,
     draft_passes,
     inference_layout,
@@ -15,25 +16,29 @@ from costmodel.analytic.inference import (
     pass_times,
 )
 from costmodel.analytic.metrics import invested, spent
-from costmodel.analytic.no_schedule import Unscheduled
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
+from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.steady_state import Demand, SteadyState, chunked, separate
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Count, maximum, minimum, where
 from costmodel.result import Entry, Metrics
-from costmodel.workload.memory import Cached, Ledger, host_room, inference_ledger
-from costmodel.workload.passes import Pass, computed_tokens, pass_work, prompts, requests
+from costmodel.workload.memory import CachedSequences, Ledger, host_batch_limit, inference_ledger
+from costmodel.workload.passes import Pass, computed_tokens, pass_work, prompt_context, request_context
 from costmodel.workload.plans import Serving, Speculative, drafted_tokens, tokens_per_step
 from costmodel.workload.scenario import Scenario
+
+StepTimes: TypeAlias = "tuple[PassTimes, PassTimes]"  # of a step with prompts, and of one that only decodes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Admission:
-    """Requests of one replica that steps can work on.
+    """Requests of one replica.
 
-    most: whose KV cache memory has room for; admitted: of those in flight, what memory leaves of them; running: those
-    that steps work on, fewer where chunks of prompts are full; ledger: with these.
+    most: those whose KV cache fits in memory
+    admitted: of those in flight, those that memory admits
+    running: those that steps process, fewer where chunks of prompts are full
+    ledger: with the running requests
     """
 
     most: Count
@@ -42,7 +47,7 @@ class Admission:
     ledger: Ledger
 
 
-class ServingEvaluation(Unscheduled):
+class ServingEvaluation(PhaseEvaluation[StepTimes]):
     """Continuous batching in steady state."""
 
     headline = "latency"
@@ -52,24 +57,24 @@ class ServingEvaluation(Unscheduled):
         self._admission = admission(scenario, plan)
         self.ledger: Ledger | None = self._admission.ledger
         self._state = steady_state(scenario, plan, self._admission.admitted)
-        carrying, plain = engine_passes(scenario, plan, self._state)
-        pricing = operator_timer(scenario, calibration)
-        self._carrying = pass_model_of(scenario, carrying, pass_work(carrying), pricing)
-        self._plain = pass_model_of(scenario, plain, pass_work(plain), pricing)
-        self._labels = carrying.label, plain.label
+        passes = engine_passes(scenario, plan, self._state)
+        timer = operator_timer(scenario, calibration)
+        self._models: list[PassModel] = [pass_model_of(scenario, step, pass_work(step), timer) for step in passes]
+        self._labels = [step.label for step in passes]
 
-    def metrics(self, moves: Perturbations) -> Metrics:
+    def metrics(self, perturbations: Perturbations) -> Metrics:
         """Return the metrics of the steady state.
 
         Every pipeline stage's set of requests is an engine of its own; a step takes a round of the pipeline.
         """
         plan, parallel, state = self._plan, self._scenario.parallel, self._state
-        times = self._step_times(moves)
-        carrying, plain = (each.round(parallel.pp) for each in times)
-        computing = state.period(*(each.kernels for each in times)) / state.period(carrying, plain)
-        first = state.until_first(carrying, plain) + self._shut_out / state.throughput(carrying, plain)
-        later = state.after_first(carrying, plain)
-        rate = state.throughput(carrying, plain) * parallel.pp * parallel.dp
+        times = self.times(perturbations)
+        with_prompts, decode_only = (step.round(parallel.pp) for step in times)
+        computing = state.period(*(step.kernels for step in times)) / state.period(with_prompts, decode_only)
+        throughput = state.throughput(with_prompts, decode_only)
+        first = state.until_first(with_prompts, decode_only) + self._not_admitted / throughput
+        later = state.after_first(with_prompts, decode_only)
+        rate = throughput * parallel.pp * parallel.dp
         tokens = rate * plan.output_tokens
         return {
             "ttft": first,
@@ -87,59 +92,47 @@ class ServingEvaluation(Unscheduled):
         }
 
     @property
-    def _shut_out(self) -> Count:
-        """Return the requests of one pipeline set that wait because memory has no room for them."""
+    def _not_admitted(self) -> Count:
+        """Return the requests of one pipeline set that wait for memory."""
         return (self._plan.concurrency - self._admission.admitted) / self._scenario.parallel.pp
 
-    def _step_times(self, moves: Perturbations) -> tuple[PassTimes, PassTimes]:
-        return self._times if moves is None else (pass_times(self._carrying, moves), pass_times(self._plain, moves))
-
-    @cached_property
-    def _times(self) -> tuple[PassTimes, PassTimes]:
-        return pass_times(self._carrying, None), pass_times(self._plain, None)
-
-    def families(self) -> frozenset[str]:
-        """Return the families of both kinds of steps."""
-        return frozenset(item.operator.family for item in self.operators())
+    def _evaluate(self, perturbations: Perturbations) -> StepTimes:
+        with_prompts, decode_only = (pass_times(model, perturbations) for model in self._models)
+        return with_prompts, decode_only
 
     def operators(self) -> list[TimedOperator]:
-        """Return the operators of steps that carry prompts, then of those that do not."""
-        return operators_of((self._carrying, self._plain))
+        """Return the operators of steps with prompts, then of those that only decode."""
+        return operators_of(self._models)
 
     def breakdown(self) -> list[Entry]:
-        """Return what a request's latency consists of: operators of all the steps that it sees, and waiting."""
-        lines, state, sets = Lines(), self._state, float(self._scenario.parallel.pp)
-        seen = float(state.first + state.later_carrying), float(state.later_plain)
-        steps = [each.round(sets) for each in self._times]
-        for name, priced, times, count in zip(
-            self._labels, (self._carrying, self._plain), self._times, seen, strict=True
-        ):
-            add_pass(lines, priced, times, count)
-            lines.add_wait(
-                f"{name}: pipeline wait", count * (float(times.round(sets)) - float(times.latency)), "latency"
-            )
-        rate = float(state.throughput(*steps))
-        lines.add_wait("waiting for memory", float(self._shut_out) / rate, "capacity")
+        """Return what a request's latency consists of: operators of all the steps of its life, and waiting."""
+        lines, state, sets = BreakdownLines(), self._state, float(self._scenario.parallel.pp)
+        counts = float(state.first_token_steps + state.later_prompt_steps), float(state.later_decode_only_steps)
+        for name, model, times, count in zip(self._labels, self._models, self.times(), counts, strict=True):
+            add_pass(lines, model, times, count)
+            waiting = count * (float(times.round(sets)) - float(times.latency))
+            lines.add_wait(f"{name}: pipeline wait", waiting, "latency")
+        rate = float(state.throughput(*(times.round(sets) for times in self.times())))
+        lines.add_wait("waiting for memory", float(self._not_admitted) / rate, "capacity")
         lines.add_wait("waiting for a chunk", float(state.waiting) / rate, "compute")
         return lines.sorted()
 
     def notes(self) -> tuple[str, ...]:
-        """Return that memory cuts the concurrency, where it does."""
-        asked, admitted = float(self._plan.concurrency), float(self._admission.admitted)
-        if admitted >= asked:
+        """Return that memory limits the concurrency, where it does."""
+        requested, admitted = float(self._plan.concurrency), float(self._admission.admitted)
+        if admitted >= requested:
             return ()
-        return (f"{admitted:g} of {asked:g} requests find room for their KV cache; the others wait",)
+        return (f"only {admitted:g} of {requested:g} requests fit into the KV cache; the others wait",)
 
 
 def demand(plan: Serving) -> Demand:
-    """Return what a request asks of an engine: the first token comes from its prompt, the others from decoding."""
-    return Demand(
-        computed_tokens(plan.input_tokens, plan.prefix_hit_rate), decode_steps(plan.output_tokens, plan.speculative)
-    )
+    """Return the work of a request: its first token comes from the prompt, the others from decoding."""
+    computed = computed_tokens(plan.input_tokens, plan.prefix_hit_rate)
+    return Demand(computed, decode_steps(plan.output_tokens, plan.speculative))
 
 
 def decode_steps(output_tokens: Count, speculative: Speculative | None) -> Count:
-    """Return the decoding steps of a request: (output - 1) / (tokens a step), at least one."""
+    """Return the decoding steps of a request: (output - 1) / tokens per step, at least one."""
     return maximum((output_tokens - 1) / tokens_per_step(speculative), 1.0)
 
 
@@ -152,65 +145,57 @@ def steady_state(scenario: Scenario, plan: Serving, concurrency: Count) -> Stead
 
 
 def engine_passes(scenario: Scenario, plan: Serving, state: SteadyState) -> tuple[Pass, Pass]:
-    """Return the step that carries prompts, and the one that only decodes.
+    """Return the step with prompts, and the one that only decodes.
 
-    The rows of a prompt are those of its chunk in the middle: earlier chunks have fewer keys, later ones more.
+    The tokens of a prompt are those of its chunk in the middle: earlier chunks have fewer keys, later ones more.
     """
     split, drafts = plan.micro_batches, drafted_tokens(plan.speculative)
     keys = plan.input_tokens + plan.output_tokens / 2
-    middle = plan.input_tokens - (demand(plan).computed - state.rows) / 2
-    carried = prompts(scenario, state.prompts / split, state.rows, middle)
+    middle = plan.input_tokens - (demand(plan).computed - state.prompt_tokens) / 2
+    chunk = prompt_context(scenario, state.prompts / split, state.prompt_tokens, middle)
     passes = draft_passes(plan.speculative)
-    plain = Pass((requests(scenario, state.active / split, keys, drafts),), split, passes, "decode")
+    decode_only = Pass((request_context(scenario, state.active / split, keys, drafts),), split, passes, "decode")
     if plan.chunk_tokens is None:
-        return Pass((carried,), split, passes, "prefill"), plain
-    return Pass((requests(scenario, state.beside / split, keys, drafts), carried), split, passes, "mixed"), plain
+        return Pass((chunk,), split, passes, "prefill"), decode_only
+    co_batched = request_context(scenario, state.co_batched / split, keys, drafts)
+    return Pass((co_batched, chunk), split, passes, "mixed"), decode_only
 
 
 def admission(scenario: Scenario, plan: Serving) -> Admission:
-    """Return how many requests memory has room for, each with its mean context, in whole micro-batches.
+    """Return how many requests fit in memory, each with its mean context, in whole micro-batches.
 
-        room = (capacity - weights - reserve) / (KV cache of a request)
-        most = (capacity - all but the cache, with min(A, room) requests) / (KV cache of a request),   rounded down
+        room = (capacity - weights - reserve) / (KV cache per request)
+        most = (capacity - all but the cache, with min(A, room) requests) / (KV cache per request),   rounded down
 
-    both at most what the host has memory for, where it keeps a share of the cache;
-
-    with A the requests that steps would work on if memory did not matter: only those have a KV cache. What they work on
-    grows with their number, so those that are admitted do fit.
+    both at most what fits in the host's memory, where it keeps a share of the cache. A: the requests that steps would
+    process with unlimited memory, which alone have a KV cache. What steps process grows with their number, so those
+    that are admitted do fit.
     """
     sets, unit = scenario.parallel.pp, plan.micro_batches * scenario.parallel.pp
     capacity = scenario.cluster.device.device_memory.capacity
     state = steady_state(scenario, plan, plan.concurrency)
     wanted = state.active * sets
     full = _ledger(scenario, plan, state, wanted)
-    each = full.kv_cache / wanted
-    hosted = host_room(full, scenario.cluster.node, scenario.parallel.devices, wanted, unit)
-    room = minimum((capacity - full.weights - full.reserve) / each, hosted)
+    per_request = full.kv_cache / wanted
+    hosted = host_batch_limit(full, scenario.cluster.node, scenario.parallel.devices, wanted, unit)
+    room = minimum((capacity - full.weights - full.reserve) / per_request, hosted)
     bounded = _ledger(scenario, plan, state, maximum(minimum(wanted, room), unit))
     free = capacity - (bounded.total - bounded.kv_cache)
-    most = maximum(minimum(free // (each * unit) * unit, hosted), 0.0)
+    most = maximum(minimum(free // (per_request * unit) * unit, hosted), 0.0)
     running = minimum(wanted, maximum(most, unit))
-    return Admission(
-        most,
-        where(wanted > most, running, plan.concurrency),
-        running,
-        _ledger(scenario, plan, state, running),
-    )
+    admitted = where(wanted > most, running, plan.concurrency)
+    return Admission(most, admitted, running, _ledger(scenario, plan, state, running))
 
 
-def _ledger(scenario: Scenario, plan: Serving, state: SteadyState, held: Count) -> Ledger:
-    """Return the ledger with `held` requests of a replica, as if all of them were decoding.
+def _ledger(scenario: Scenario, plan: Serving, state: SteadyState, running: Count) -> Ledger:
+    """Return the ledger with `running` requests of a replica, as if all of them were decoding.
 
-    state: that of all requests that were asked for, whose chunks are the fullest; prompts that run alone are as many as
-    the held requests bring.
+    state: of all requested ones, whose chunks are the fullest; prompts in steps of their own are as many as the running
+    requests bring.
     """
-    share = held / scenario.parallel.pp
-    state = steady_state(scenario, plan, held) if plan.chunk_tokens is None else state
-    passes = engine_passes(scenario, plan, replace(state, beside=share, active=share))
+    share = running / scenario.parallel.pp
+    state = steady_state(scenario, plan, running) if plan.chunk_tokens is None else state
+    passes = engine_passes(scenario, plan, replace(state, co_batched=share, active=share))
     keys = plan.input_tokens + plan.output_tokens / 2 + drafted_tokens(plan.speculative)
-    return inference_ledger([(one, pass_work(one)) for one in passes], inference_layout(scenario), Cached(held, keys))
-
-
-def serving_ledger(scenario: Scenario, plan: Serving) -> Ledger:
-    """Return the ledger with the requests that memory has room for."""
-    return admission(scenario, plan).ledger
+    cached = CachedSequences(running, keys)
+    return inference_ledger([(step, pass_work(step)) for step in passes], inference_layout(scenario), cached)

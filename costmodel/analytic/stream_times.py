@@ -1,4 +1,4 @@
-"""Adds up the times of operators by the stream they hold, as predicted or with families moved within their spread."""
+"""Times of operators added up per stream, as predicted or with operator families perturbed within their spread."""
 
 from __future__ import annotations
 
@@ -21,29 +21,31 @@ from costmodel.workload.operators import (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Perturbation:
-    """How a family is moved: 1 where it is taken at the low (high) point of its spread, 0 where at its median."""
+    """Where in its spread a family is taken: 1 selects the low (high) point, 0 in both the median."""
 
     low: Quantity
     high: Quantity
 
 
-# Operator family -> move. Families that are not named, and all of them under None, keep their predicted times.
+# By operator family. Families without an entry, and all of them under None, keep their predicted times.
 Perturbations: TypeAlias = "Mapping[str, Perturbation] | None"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StreamTimes:
-    """Times of some operators [s], each after the other.
+    """Times of operators that run one after another [s].
 
-    kernels: of the device, and updates and products of the host that it waits for; collectives: messages, host
-    transfers and the host's program, which kernels wait for; exchanges: those of experts; starts: how many all are;
-    uneven: of products of experts, the part that the fullest rank has above the mean.
+    kernels: kernels of the device, and GEMMs and updates that the host computes while the device waits
+    collectives: messages, host transfers and host time that block kernels
+    expert_all_to_alls: dispatch and combine
+    launches: number of kernels and messages [-]
+    imbalance_time: excess of the busiest rank over the mean in expert GEMMs
     """
 
     kernels: Seconds = 0.0
     collectives: Seconds = 0.0
     expert_all_to_alls: Seconds = 0.0
-    starts: Count = 0.0
+    launches: Count = 0.0
     imbalance_time: Seconds = 0.0
 
     @property
@@ -62,82 +64,83 @@ class StreamTimes:
             kernels=self.kernels + other.kernels,
             collectives=self.collectives + other.collectives,
             expert_all_to_alls=self.expert_all_to_alls + other.expert_all_to_alls,
-            starts=self.starts + other.starts,
+            launches=self.launches + other.launches,
             imbalance_time=self.imbalance_time + other.imbalance_time,
         )
 
-    def times(self, count: float) -> StreamTimes:
-        """Return `count` times these operators."""
+    def scaled(self, count: float) -> StreamTimes:
+        """Return the times of `count` repetitions."""
         return StreamTimes(
-            count * self.kernels, count * self.collectives, count * self.expert_all_to_alls, count * self.starts,
-            count * self.imbalance_time,
-        )  # fmt: skip
+            kernels=count * self.kernels,
+            collectives=count * self.collectives,
+            expert_all_to_alls=count * self.expert_all_to_alls,
+            launches=count * self.launches,
+            imbalance_time=count * self.imbalance_time,
+        )
 
 
 NO_TIME = StreamTimes()
-_MESSAGES = (Collective, HostTransfer, HostTime)  # what kernels wait for
-_REPEATED = (AttentionKernel, Collective, Elementwise)  # what may stand for several calls
+BLOCKING = (Collective, HostTransfer, HostTime)  # operators that the kernels behind them wait for
+_REPEATED = (AttentionKernel, Collective, Elementwise)  # operators that may represent several calls
 
 
-def seconds_of(priced: TimedOperator, moves: Perturbations) -> Seconds:
-    """Return an operator's time, moved within its family's spread: that of one call, where it stands for several."""
-    seconds, operator = priced.time.seconds, priced.operator
-    move = None if moves is None else moves.get(operator.family)
-    if move is None:
+def seconds_of(timed: TimedOperator, perturbations: Perturbations) -> Seconds:
+    """Return an operator's time, perturbed within its family's spread at the time of one call [s]."""
+    seconds, operator = timed.time.seconds, timed.operator
+    perturbation = None if perturbations is None else perturbations.get(operator.family)
+    if perturbation is None:
         return seconds
     calls = operator.calls if isinstance(operator, _REPEATED) else 1.0
-    one = seconds if is_single(calls) and calls == 1 else seconds / maximum(calls, 1.0)
-    return seconds * priced.fit.spread.ratio(one, move.low, move.high)
+    one_call = seconds if is_single(calls) and calls == 1 else seconds / maximum(calls, 1.0)
+    return seconds * timed.fit.spread.ratio(one_call, perturbation.low, perturbation.high)
 
 
 def exposed_seconds(
-    operators: Iterable[TimedOperator], moves: Perturbations
+    operators: Iterable[TimedOperator], perturbations: Perturbations
 ) -> Iterator[tuple[TimedOperator, Seconds]]:
-    """Yield every operator of a pass with the part of its time that no other operator of the pass hides.
+    """Yield each operator of a pass with its exposed time: what no other operator of the pass hides [s].
 
-        messages that run beside the attention cores just before them: max(0, t - overlap * t_cores)
+    Messages that overlap the attention kernels just before them, such as the c-1 sends of ring attention:
 
-    which for the c-1 sends of a ring behind c blocks is (c-1) * max(0, t_send - t_block). Tensor-parallel messages that
-    run beside a product, in n chunks of which the first waits, or as one message that nothing waits for:
+        max(0, t - overlap * t_attention)
 
-        max(t - t_product, t / n)   or   max(t - t_product, 0)
+    Tensor-parallel messages that overlap a GEMM, in n chunks of which the first is exposed, or unchunked:
+
+        max(t - t_gemm, t / n)   or   max(t - t_gemm, 0)
     """
-    cores: Quantity = 0.0
-    ended = False  # a message has come since: the next core begins anew
-    for priced in operators:
-        seconds, operator = seconds_of(priced, moves), priced.operator
+    attention: Quantity = 0.0
+    after_message = False  # the next attention kernel starts a new sum
+    for timed in operators:
+        seconds, operator = seconds_of(timed, perturbations), timed.operator
         if isinstance(operator, AttentionKernel):
-            cores, ended = (seconds if ended else cores + seconds), False
-        elif isinstance(operator, Collective) and not (is_single(operator.overlap) and operator.overlap == 0):
-            seconds, ended = maximum(seconds - operator.overlap * cores, 0.0), True
-        elif isinstance(operator, Collective) and priced.behind is not None:
-            seconds = _beside_product(seconds, seconds_of(priced.behind, moves), operator.chunks)
-        yield priced, seconds
+            attention, after_message = (seconds if after_message else attention + seconds), False
+        elif isinstance(operator, Collective) and not (
+            is_single(operator.attention_overlap) and operator.attention_overlap == 0
+        ):
+            seconds, after_message = maximum(seconds - operator.attention_overlap * attention, 0.0), True
+        elif isinstance(operator, Collective) and timed.overlapped_gemm is not None:
+            gemm, chunks = seconds_of(timed.overlapped_gemm, perturbations), maximum(operator.chunks, 1.0)
+            seconds = maximum(seconds - gemm, where(operator.chunks > 0, seconds / chunks, 0.0))
+        yield timed, seconds
 
 
-def _beside_product(seconds: Seconds, product: Seconds, chunks: Count) -> Seconds:
-    """Return what a product leaves of a message that runs beside it [s]."""
-    parts = maximum(chunks, 1.0)
-    return maximum(seconds - product, where(chunks > 0, seconds / parts, 0.0))
-
-
-def stream_times(operators: Iterable[TimedOperator], moves: Perturbations) -> StreamTimes:
-    """Return the times of some operators by stream, without what another one of them hides."""
+def stream_times(operators: Iterable[TimedOperator], perturbations: Perturbations) -> StreamTimes:
+    """Return the exposed times of operators, added up per stream."""
     kernels: Quantity = 0.0
     collectives: Quantity = 0.0
-    exchanges: Quantity = 0.0
-    starts: Quantity = 0.0
-    uneven: Quantity = 0.0
-    for priced, seconds in exposed_seconds(operators, moves):
-        operator = priced.operator
-        kernels_of = operator.calls if isinstance(operator, Elementwise) else 1.0
-        starts = starts + where(priced.time.seconds > 0, kernels_of, 0.0)
+    all_to_alls: Quantity = 0.0
+    launches: Quantity = 0.0
+    imbalance: Quantity = 0.0
+    for timed, seconds in exposed_seconds(operators, perturbations):
+        operator = timed.operator
+        calls = operator.calls if isinstance(operator, Elementwise) else 1.0
+        launches = launches + where(timed.time.seconds > 0, calls, 0.0)
         if isinstance(operator, ExpertAllToAll):
-            exchanges = exchanges + seconds
-        elif isinstance(operator, _MESSAGES):
+            all_to_alls = all_to_alls + seconds
+        elif isinstance(operator, BLOCKING):
             collectives = collectives + seconds
         else:
             kernels = kernels + seconds
             if isinstance(operator, Gemm) and not (is_single(operator.expert_load) and operator.expert_load == 1):
-                uneven = uneven + seconds * (1.0 - 1.0 / operator.expert_load)
-    return StreamTimes(kernels, collectives, exchanges, starts, uneven)
+                imbalance = imbalance + seconds * (1.0 - 1.0 / operator.expert_load)
+    return StreamTimes(kernels, collectives, all_to_alls, launches, imbalance)

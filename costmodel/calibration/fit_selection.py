@@ -1,4 +1,4 @@
-"""Which calibration file prices a kernel that a table names: the same kernel's, else the nearest that is known."""
+"""Which calibration file answers for a kernel that a table names: the same kernel's, else the nearest that is known."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from functools import cached_property
 from itertools import product
 from pathlib import Path
 
-from costmodel.calibration.fit_lookup import GRADIENTS, DeviceFits, FitLookup, FitStore, nearest_keys
+from costmodel.calibration.fit_files import DeviceFits, FitStore
+from costmodel.calibration.fit_lookup import FitLookup
+from costmodel.calibration.substitutes import ELEMENTWISE, GRADIENTS, nearest_keys
 from costmodel.cost.calibration import Calibration, Spread
 from costmodel.schema.references import Library
-
-STREAMS = "elementwise"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Kernel:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Choice:
-    """The fits that price a row, and why these; across: how far other sources' times of such kernels differ.
+    """The fits that answer for a row, and why these; across: how far other sources' times of such kernels differ.
 
     None where the row comes from the sources that the fit was made from.
     """
@@ -40,24 +40,25 @@ class Choice:
 class _Candidate:
     """A calibration file of the chain.
 
-    distance: devices between its device and the one asked for; defaults: of its device, by family or `family/variant`.
+    distance: devices between its device and the one asked for.
+    defaults: of its device, by family or `family/variant`.
     """
 
-    held: DeviceFits
+    fits: DeviceFits
     implementation: str
     distance: int
     defaults: Mapping[str, str]
 
     def covers(self, key: str) -> bool:
         """Tell whether the file has the very `family/variant`, or the family as a whole."""
-        return not {key, key.partition("/")[0]}.isdisjoint(self.held.file.families)
+        return not {key, key.partition("/")[0]}.isdisjoint(self.fits.file.families)
 
     def mismatch(self, kernel: Kernel) -> tuple[int, ...]:
         """Return how far the file is from a kernel, the weightiest first; what a row does not say does not count.
 
         A kernel that no file names is nearest to those of the library whose name its own holds.
         """
-        file = self.held.file
+        file = self.fits.file
         names = [framework.partition(" ")[0] for framework in file.frameworks]
         other = _differs(kernel.kernel, file.kernels)
         return (
@@ -68,14 +69,18 @@ class _Candidate:
 
     def is_named(self, kernel: Kernel) -> bool:
         """Tell whether the name of a kernel or its framework holds that of the file's library."""
-        library = self.held.file.library
+        library = self.fits.file.library
         return library is not None and library in f"{kernel.kernel} {kernel.framework}".lower()
 
+    @property
+    def is_measured(self) -> bool:
+        """Tell whether the file was fitted to rows, rather than states a published rate."""
+        return any(family.form is not None for family in self.fits.file.families.values())
+
     def answers(self, kernel: Kernel) -> bool:
-        """Tell whether the file may price a kernel while another has rows: one that states a published rate may not."""
-        file = self.held.file
-        measured = any(family.form is not None for family in file.families.values())
-        return measured or bool(file.frameworks or file.kernels or file.timings) or self.is_named(kernel)
+        """Tell whether the file may answer for a kernel while another has rows: one that states a rate may not."""
+        file = self.fits.file
+        return self.is_measured or bool(file.frameworks or file.kernels or file.timings) or self.is_named(kernel)
 
     def kin(self, kernel: Kernel) -> str | None:
         """Return whether a kernel of another source is of the `same` library or an `other`; None: it is of this source.
@@ -84,9 +89,8 @@ class _Candidate:
         that states a published rate has no source of rows.
         """
         mismatch = self.mismatch(kernel)
-        measured = any(family.form is not None for family in self.held.file.families.values())
-        bare = bool(kernel.framework) and not (kernel.kernel or kernel.timing)
-        if not measured or not (any(mismatch) or bare):
+        is_bare = bool(kernel.framework) and not (kernel.kernel or kernel.timing)
+        if not self.is_measured or not (any(mismatch) or is_bare):
             return None
         return "other" if mismatch[1] else "same"
 
@@ -101,7 +105,7 @@ class Chooser:
 
     def __init__(self, device: str, search_path: Sequence[str | Path] = ()) -> None:
         self._device = device
-        self._shelf = FitStore(Library(search_path))
+        self._store = FitStore(Library(search_path))
         self._choices: dict[tuple[str, str, Kernel], Choice] = {}
 
     def choose(self, family: str, variant: str, kernel: Kernel) -> Choice:
@@ -109,8 +113,8 @@ class Chooser:
 
         Order: the kernel itself on this device; another kernel, framework or version of it here; the same on the
         devices that this one inherits from, in turn; the nearest variant that any of these has; a published rate of a
-        kernel that no row names; the roofline. The file prices all families that it covers, such as the decoding part
-        of a mixed call; the others keep the device's defaults.
+        kernel that no row names; the roofline. The file answers for all families that it covers, such as the decoding
+        part of a mixed call; the others keep the device's defaults.
         """
         key = (family, variant, kernel)
         if key not in self._choices:
@@ -119,59 +123,67 @@ class Chooser:
 
     def _choose(self, family: str, variant: str, kernel: Kernel) -> Choice:
         forward = (f"{GRADIENTS[family]}/{variant}",) if family in GRADIENTS else ()  # at a share of its rate
-        keys = (f"{family}/{variant}", *nearest_keys(family, variant), *forward)
-        measured = [each for each in self._candidates if each.answers(kernel)]
-        for candidates, alike in product((measured, self._candidates), keys):
-            covering = [each for each in candidates if each.covers(alike)]
+        requested = f"{family}/{variant}"
+        measured = [candidate for candidate in self._candidates if candidate.answers(kernel)]
+        keys = (requested, *nearest_keys(family, variant), *forward)
+        for candidates, key in product((measured, self._candidates), keys):
+            covering = [candidate for candidate in candidates if candidate.covers(key)]
             if covering:
-                best = min(covering, key=lambda each: each.order(kernel, alike))
-                own = self._streams(kernel) | {_scope(key): (best.implementation,) for key in best.held.file.families}
-                calibration = Calibration(self._device, FitLookup(self._shelf, self._device, own))
-                asked = f"{family}/{variant}"
-                instead = "" if alike == asked else f", {alike} stands in for {asked}"
-                kin = best.kin(kernel)
-                across = None if kin is None else self._shelf.source_agreement(kin, family, variant)
-                return Choice(calibration, _why(best, kernel) + instead, across)
-        fits = FitLookup(self._shelf, self._device, {})
-        return Choice(Calibration(self._device, fits), f"no fit of {family}/{variant} for {self._device}: roofline")
+                best = min(covering, key=lambda candidate: candidate.order(kernel, key))
+                return self._choice(best, kernel, requested, key)
+        fits = FitLookup(self._store, self._device, {})
+        return Choice(Calibration(self._device, fits), f"no fit of {requested} for {self._device}; roofline used")
 
-    def _streams(self, kernel: Kernel) -> dict[str, tuple[str, ...]]:
+    def _choice(self, best: _Candidate, kernel: Kernel, requested: str, key: str) -> Choice:
+        """Return the fits of a device with those of one file before its defaults. key: what the file is taken for."""
+        scopes: dict[str, tuple[str, ...]] = {_scope(key): (best.implementation,) for key in best.fits.file.families}
+        calibration = Calibration(
+            self._device, FitLookup(self._store, self._device, self._elementwise(kernel) | scopes)
+        )  # fmt: skip
+        instead = "" if key == requested else f", {key} substitutes for {requested}"
+        kin = best.kin(kernel)
+        family, _, variant = requested.partition("/")
+        across = None if kin is None else self._store.source_agreement(kin, family, variant)
+        return Choice(calibration, _why(best, kernel) + instead, across)
+
+    def _elementwise(self, kernel: Kernel) -> dict[str, tuple[str, ...]]:
         """Return the implementations of the element-wise kernels that run in the same rows as others, kind by kind."""
-        found: dict[str, _Candidate] = {}
-        for each in self._candidates:
-            for key in each.held.file.families:
-                if key.startswith(f"{STREAMS}/"):
-                    best = found.setdefault(key, each)
-                    found[key] = min(best, each, key=lambda one: one.order(kernel, key))
-        return {key: (each.implementation,) for key, each in found.items()}
+        best: dict[str, _Candidate] = {}
+        for candidate in self._candidates:
+            for key in candidate.fits.file.families:
+                if key.startswith(f"{ELEMENTWISE}/"):
+                    pair = (best.setdefault(key, candidate), candidate)
+                    best[key] = min(pair, key=lambda each: each.order(kernel, key))
+        return {key: (candidate.implementation,) for key, candidate in best.items()}
 
     @cached_property
     def _candidates(self) -> list[_Candidate]:
-        found = []
-        for distance, (device, defaults) in enumerate(self._shelf.chain(self._device)):
-            for implementation in self._shelf.names(device):
-                held = self._shelf.device_fits(device, implementation)
-                if held is not None:
-                    found.append(_Candidate(held, implementation, distance, defaults))
-        return found
+        candidates = []
+        for distance, (device, defaults) in enumerate(self._store.chain(self._device)):
+            for implementation in self._store.names(device):
+                fits = self._store.device_fits(device, implementation)
+                if fits is not None:
+                    candidates.append(_Candidate(fits, implementation, distance, defaults))
+        return candidates
 
 
 def _scope(key: str) -> str:
     """Return for what a file is chosen that has `family/variant`: the family; of streams the kind alone."""
-    return key if key.startswith(f"{STREAMS}/") else key.partition("/")[0]
+    return key if key.startswith(f"{ELEMENTWISE}/") else key.partition("/")[0]
 
 
 def _why(best: _Candidate, kernel: Kernel) -> str:
-    name = best.held.file.name
+    name = best.fits.file.name
     if best.distance:
-        return f"{name}: stands in from {best.held.device}"
-    other = best.mismatch(kernel)
-    if not any(other):
+        return f"{name} (fit of {best.fits.device})"
+    mismatch = best.mismatch(kernel)
+    if not any(mismatch):
         return name
     said = (
         *(f"kernel {kernel.kernel}",) * 2, f"framework {kernel.framework}", kernel.framework, f"timing {kernel.timing}",
     )  # fmt: skip
-    return f"{name}: nearest to {next(text for text, differs in zip(said, other, strict=True) if differs)}"
+    closest = next(text for text, differs in zip(said, mismatch, strict=True) if differs)
+    return f"{name} (closest match for {closest})"
 
 
 def _differs(stated: str, known: Sequence[str]) -> int:

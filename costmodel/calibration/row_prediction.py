@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from costmodel.calibration.fit_lookup import default_framework
+from costmodel.calibration.fit_files import default_framework
 from costmodel.calibration.fit_selection import Choice, Chooser, Kernel
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.operator_time import likely_time, operator_time

@@ -1,4 +1,4 @@
-"""`costmodel evaluate`: the error of predictions."""
+"""`costmodel evaluate`: errors of kernel predictions."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ from costmodel.cli.options import json_option, path_option, print_json
 
 @click.command("evaluate")
 @click.argument("measurements", type=click.Path(path_type=Path))
-@click.option("--device", metavar="NAME", help="Stand in for the rows' own device.")
+@click.option("--device", metavar="NAME", help="Use this device for all rows.")
 @json_option
 @path_option
 def command(measurements: Path, device: str | None, as_json: bool, search_path: tuple[str, ...]) -> int:
-    """Show the error of predictions for MEASUREMENTS, a table or a folder of them, per device, operator and format.
+    """Compare predictions with MEASUREMENTS (a table, or a folder of tables): errors by device, operator and number
+    format.
 
-    Rows that are left out are listed with the reason. Rows that the shipped fits were made from are among the scored
-    ones: `calibrate` prints errors of rows that a fit has not seen.
+    Skipped rows are listed with the reason. The score includes rows that the shipped fits were made from; `calibrate`
+    prints errors on held-out rows.
     """
     from costmodel.fitting.scoring import score
     from costmodel.measurements.tables import read_tables
 
-    found = score(read_tables(measurements, device=device), search_path)
+    report = score(read_tables(measurements, device=device), search_path)
     if as_json:
-        print_json(found.document())
-    else:
-        from costmodel.report.page import show
-        from costmodel.report.scores import show_omissions, show_scores
+        print_json(report.document())
+        return 0
+    from costmodel.report.page import show
+    from costmodel.report.scores import show_exclusions, show_scores
 
-        show_scores(found.scores)
-        show()
-        show_omissions(found.left_out)
+    show_scores(report.scores)
+    show()
+    show_exclusions(report.left_out)
     return 0

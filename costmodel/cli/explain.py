@@ -5,7 +5,14 @@ from __future__ import annotations
 import click
 
 from costmodel.cli.completion import names
-from costmodel.cli.options import asked, json_option, path_option, print_json, read_changes, set_option
+from costmodel.cli.options import (
+    json_option,
+    path_option,
+    print_json,
+    read_changes,
+    set_option,
+    workload_arguments,
+)
 from costmodel.errors import InfeasibleError
 
 
@@ -39,6 +46,7 @@ def command(
 
     from costmodel.api import load
     from costmodel.report import explain
+    from costmodel.result import stored_line
 
     chosen = None if scenario is None else [scenario]
     loaded = load(workload, set=read_changes(changes), cluster=cluster, search_path=search_path, scenarios=chosen)
@@ -56,11 +64,11 @@ def command(
         else:
             from costmodel.report.operators import show_lines, show_refused
 
-            again = asked(workload, cluster, changes, search_path)
+            again = workload_arguments(workload, cluster, changes, search_path)
             show_refused(refused)
             show_lines(lines, f"{again} --scenario {name}" if scenario else again, routing)
         return code
-    found = explain.explain(loaded, name, operator)
+    found = explain.explain(loaded, name, stored_line(operator))
     if as_json:
         print_json({**head, "operators": [each.document() for each in found]})
     else:

@@ -1,4 +1,4 @@
-"""`costmodel init`: a file to start from."""
+"""`costmodel init`: example files to start from."""
 
 from __future__ import annotations
 
@@ -9,63 +9,52 @@ import click
 from costmodel.cli.completion import words
 from costmodel.errors import InputError
 
-# Kind of file -> the shipped file that shows it: complete, commented, and valid as it stands.
+# Kind of file -> the shipped file that shows it: complete, commented and valid.
 EXAMPLES = {
-    "device": ("devices", "h100-sxm"),
-    "node": ("nodes", "dgx-h100"),
-    "cluster": ("clusters", "h800-2048-mpft"),
-    "framework": ("frameworks", "default"),
-    "precision": ("precisions", "bf16"),
-    "calibration": ("calibrations", "roofline"),
-    "model": ("models", "llama-3-8b"),
-    "workload": ("workloads", "deepseek_v3"),
-    "case": ("published", "deepseek_profile"),
-    "what_if": ("what_ifs", "deepseek_v3_gap"),
-    "study": ("studies", "deepseek_v3_decode"),
-    "fit_plan": ("fit_plans", "public"),
-    "topology": ("topologies", "mpft"),
-    "validation": ("validations", "public"),
-}
+    "device": ("devices", "h100-sxm"), "node": ("nodes", "dgx-h100"), "cluster": ("clusters", "h800-2048-mpft"),
+    "framework": ("frameworks", "default"), "precision": ("precisions", "bf16"),
+    "calibration": ("calibrations", "roofline"), "model": ("models", "llama-3-8b"),
+    "workload": ("workloads", "deepseek_v3"), "case": ("published", "deepseek_profile"),
+    "what_if": ("what_ifs", "deepseek_v3_gap"), "study": ("studies", "deepseek_v3_decode"),
+    "fit_plan": ("fit_plans", "public"), "topology": ("topologies", "mpft"), "validation": ("validations", "public"),
+}  # fmt: skip
 
-_TABLES = "tables of measurements have columns: docs/measurements.md lists them, `costmodel profile` writes one"
+_TABLES = "measurement tables are CSV files: docs/measurements.md lists their columns, `costmodel profile` writes one"
 
 
-def unknown(kind: str, kinds: Iterable[str]) -> InputError:
-    """Return the error of a kind of file that there is none of. kinds: those there are."""
+def unknown_kind(kind: str, kinds: Iterable[str]) -> InputError:
+    """Return the error for a kind of file that does not exist. kinds: the available ones."""
     from costmodel.schema.references import suggest
 
     hint = _TABLES if kind.startswith("measurement") else suggest(kind, list(kinds))
-    return InputError.single(f"no kind of file `{kind}`", hint=hint)
+    return InputError.single(f"unknown kind of file `{kind}`", hint=hint)
 
 
 @click.command("init")
 @click.argument("kind", shell_complete=words(list(EXAMPLES)))
 @click.option(
-    "--from",
-    "source",
-    type=click.Path(),
-    metavar="PATH",
+    "--from", "source", type=click.Path(), metavar="PATH",
     help="For a model: a Hugging Face config.json, or its folder.",
-)
+)  # fmt: skip
 def command(kind: str, source: str | None) -> int:
-    """Print a complete, valid file of a KIND to start from; `costmodel schema KIND` lists its keys."""
+    """Print a complete, valid example of KIND to start from. `costmodel schema KIND` lists all keys."""
     from costmodel.schema.references import Library
 
     if kind not in EXAMPLES:
-        raise unknown(kind, EXAMPLES)
-    if source is not None and kind != "model":
+        raise unknown_kind(kind, EXAMPLES)
+    if source is None:
+        folder, name = EXAMPLES[kind]
+        click.echo(f"# To start from: the shipped {folder}/{name}. All keys: `costmodel schema {kind}`.")
+        click.echo(Library().find(name, folder).read_text(encoding="utf-8"), nl=False)
+        return 0
+    if kind != "model":
         raise InputError.single(
             f"--from imports a model, not a {kind}", hint="write `costmodel init model --from PATH`"
         )
-    if source is not None:
-        from costmodel.schema.files import imported_yaml
+    from costmodel.schema.files import imported_yaml
 
-        text, notes = imported_yaml(source)
-        for note in notes:
-            click.echo(f"note: {note}", err=True)
-        click.echo(text, nl=False)
-        return 0
-    folder, name = EXAMPLES[kind]
-    click.echo(f"# To start from: the shipped {folder}/{name}. All keys: `costmodel schema {kind}`.")
-    click.echo(Library().find(name, folder).read_text(encoding="utf-8"), nl=False)
+    text, notes = imported_yaml(source)
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+    click.echo(text, nl=False)
     return 0

@@ -10,37 +10,37 @@ import sys
 
 import click
 
-from costmodel import __version__
 from costmodel.errors import CostModelError, InputError
+from costmodel.version import __version__
 
-# Command -> what `costmodel --help` says of it; each lives in the module of its name.
+# Command -> its line in `costmodel --help`; each is in the module of its name.
 COMMANDS = {
-    "simulate": "Predict time, memory and cost of a workload's scenarios.",
-    "explain": "Show the formula, inputs and numbers of one operator.",
-    "validate": "Report every problem of files, with its place and fix.",
-    "topology": "List fabrics: parts, price, diameter and bisection.",
-    "collective": "Predict a collective or expert exchange by itself.",
-    "sweep": "Evaluate a workload over ranges and alternatives, into a table.",
-    "search": "Find the best layouts and batches for an objective.",
-    "sensitivity": "Say how a metric follows every number of the hardware.",
-    "predict": "Predict the kernels of a measurement table.",
-    "evaluate": "Hold predictions against the times of a measurement table.",
-    "profile": "Measure the kernels of this machine, for `calibrate`.",
-    "calibrate": "Fit a device's kernels to measurement tables.",
-    "reproduce": "Hold predictions against published figures.",
-    "compare": "Hold a result against another, or a serving benchmark.",
-    "report": "Draw a result or a sweep: figures, with the data beside each.",
-    "hardware": "List devices, nodes and clusters, or show one with its sources.",
-    "model": "List models, or show one with what can be counted of it.",
-    "schema": "Print the JSON Schema of a kind of file.",
-    "init": "Print a commented file of a kind to start from.",
+    "simulate": "Predict the time, memory and cost of each scenario in a workload.",
+    "explain": "Show how the time of one operator is computed.",
+    "validate": "Check input files: every problem with its line and a fix.",
+    "topology": "Compare network topologies: parts, price, diameter, bisection bandwidth.",
+    "collective": "Predict a single collective or expert exchange.",
+    "sweep": "Evaluate a workload over a range of settings and write a table.",
+    "search": "Find the best parallel layout and batch size for an objective.",
+    "sensitivity": "Rank the hardware parameters by their effect on a metric.",
+    "predict": "Predict the time of each kernel in a measurement table.",
+    "evaluate": "Compare predictions with the times in a measurement table.",
+    "profile": "Time kernels on this machine, as input for `calibrate`.",
+    "calibrate": "Fit a device's kernel times to measurement tables.",
+    "reproduce": "Compare predictions with published results.",
+    "compare": "Compare two results, or a result and a serving benchmark.",
+    "report": "Draw figures and an HTML page from results, sweeps and traces.",
+    "hardware": "List devices, nodes, clusters and frameworks, or show one with its sources.",
+    "model": "List models, or show the parameters, KV cache and FLOPs of one.",
+    "schema": "Print the JSON Schema for one kind of file.",
+    "init": "Print a commented example file to start from.",
 }
 
 INTERRUPTED = 130
 
 
 class Commands(click.Group):
-    """A group that imports a command only to run it."""
+    """A group that imports a command only when it runs."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's signature
         """Return the commands in the order of the table."""
@@ -57,13 +57,13 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command that the arguments name; an unknown name is told with the nearest ones."""
+        """Return the command that the arguments name; an unknown one is an error with the nearest name."""
         import difflib
 
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             close = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            hint = f"did you mean `{close[0]}`?" if close else f"write one of {', '.join(COMMANDS)}"
-            raise click.UsageError(f"no command `{args[0]}`; {hint}", ctx)
+            hint = f"did you mean `{close[0]}`?" if close else f"choose one of {', '.join(COMMANDS)}"
+            raise click.UsageError(f"unknown command `{args[0]}`; {hint}", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
@@ -75,17 +75,20 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def root() -> None:
-    """Predict how long a transformer workload takes on a GPU cluster, what it needs, and what limits it."""
+    """Predict how long a transformer workload takes on a GPU cluster, what it needs, and what limits it.
+
+    Start with `costmodel simulate deepseek_v3`.
+    """
 
 
 def main() -> None:
     """Run the command line and exit with its code: 0 done, 1 our bug, 2 bad input, 3 infeasible, 130 interrupted."""
-    # A tenth of the time that imports take goes into looking for garbage that they do not make.
+    # Garbage collection takes a tenth of the import time and finds nothing.
     gc.disable()
-    # The command line uses no pydantic plugin; looking for some takes a twentieth of a second.
+    # The command line uses no pydantic plugin; searching for plugins takes 0.05 s.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a name in a source must not end a run on an ASCII terminal
+        sys.stdout.reconfigure(errors="replace")  # a name in a source must not end a run
     try:
         code = root.main(prog_name="costmodel", standalone_mode=False)
         sys.stdout.flush()
@@ -101,13 +104,14 @@ def main() -> None:
     except CostModelError as error:
         click.echo(error, err=True)
         code = error.exit_code
-    except (BrokenPipeError, SystemExit):  # the reader of a pipe has seen enough; click leaves, too
+    except (BrokenPipeError, SystemExit):  # a pipe that is closed; click exits, too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as error:
         if os.environ.get("COSTMODEL_DEBUG"):
             raise
-        click.echo(f"this is a bug in costmodel: {type(error).__name__}: {error}", err=True)
-        click.echo("run it again with COSTMODEL_DEBUG=1 for the traceback, and report it", err=True)
+        click.echo(f"This is a bug in costmodel: {type(error).__name__}: {error}", err=True)
+        click.echo("Please report it; run again with COSTMODEL_DEBUG=1 to get the traceback.", err=True)
         code = 1
+    gc.freeze()  # else the interpreter looks for garbage once more before it ends: a tenth of a short run
     sys.exit(code if isinstance(code, int) else 0)

@@ -1,4 +1,4 @@
-"""`costmodel model`: models and what can be counted of them."""
+"""`costmodel model`: models and their parameters, KV cache and FLOPs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from costmodel.errors import InputError
 
 @click.group("model")
 def command() -> None:
-    """List models, or show one with what can be counted of it."""
+    """List models, or show the parameters, KV cache and FLOPs of one."""
 
 
 @command.command("list")
 @json_option
 @path_option
 def list_command(as_json: bool, search_path: tuple[str, ...]) -> int:
-    """List the models on the search path with their sizes; as JSON their names."""
+    """List the models on the search path with their sizes (with --json, names only)."""
     from costmodel.schema.files import list_names, read_models
 
     if as_json:
@@ -38,9 +38,9 @@ def list_command(as_json: bool, search_path: tuple[str, ...]) -> int:
 @json_option
 @path_option
 def show_command(name: str, as_json: bool, search_path: tuple[str, ...]) -> int:
-    """Show a model: parameters, KV cache, FLOP a token, layers, sources.
+    """Show a model: parameters, KV cache, FLOPs per token, layers, sources.
 
-    NAME is a model on the search path, a model file, a Hugging Face config.json, or the folder that holds one.
+    NAME is a model on the search path, a model file, a Hugging Face config.json, or the folder that contains one.
     """
     from costmodel.api import architecture_facts
     from costmodel.schema.files import read_model

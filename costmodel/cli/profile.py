@@ -6,40 +6,36 @@ from pathlib import Path
 
 import click
 
-from costmodel.cli.options import path_option
+from costmodel.cli.options import output_option, path_option
 
 
 @click.command("profile")
-@click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", help="What to measure.")
-@click.option("--suite", "suites", multiple=True, metavar="NAME", help="Kernels to time; repeatable. Default: all.")
+@click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", help="Device to measure.")
+@click.option(
+    "--suite", "suites", multiple=True, metavar="NAME", help="Suite to time. Repeatable. Default: all suites."
+)
 @click.option(
     "--minutes", type=click.FloatRange(min=0, min_open=True), default=5.0, show_default=True,
-    help="Time after which no kernel begins.",
+    help="Start no new kernel after this many minutes.",
 )  # fmt: skip
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    required=True,
-    metavar="FILE",
-    help="Table to write, .csv; makes its folders.",
-)
+@output_option("FILE", "Table to write (.csv); missing folders are created.")
 @path_option
 def command(device: str, suites: tuple[str, ...], minutes: float, output: Path, search_path: tuple[str, ...]) -> int:
-    """Time kernels of this machine with torch, the most informative first, into a table that `calibrate` reads.
+    """Time kernels on this machine with PyTorch, most informative first, and write a table for `calibrate`.
 
     Suites: copies, gemm, grouped_gemm, attention, mla, moe, elementwise, optimizer, launch; under torchrun collectives.
-    The same command goes on where an earlier run, or a kill, has left the table. A device that no file describes gets
-    one below a folder of the table's name, to name as --path.
+    Run the same command again to continue after an interruption. If no device file describes this machine, one is
+    written to a folder named after the table; pass that folder as --path.
     """
     from costmodel.calibration.unmeasured_width import device_names, half_widths
     from costmodel.cli.progress import progress
     from costmodel.profiling.running import SECONDS, ProfileRequest, run
     from costmodel.report.profiling import show_run
 
-    own = (*search_path, str(output.with_suffix("")))
-    asked = ProfileRequest(device, suites, minutes * SECONDS, output)
-    with progress("measuring") as tell:
-        found = run(asked, device_names(search_path), lambda rows: half_widths(rows, own), tell)
-    if found.writes:
-        show_run(found, output)
+    folders = (*search_path, str(output.with_suffix("")))
+    request = ProfileRequest(device, suites, minutes * SECONDS, output)
+    with progress("measuring") as on_progress:
+        result = run(request, device_names(search_path), lambda rows: half_widths(rows, folders), on_progress)
+    if result.writes:
+        show_run(result, output)
     return 0

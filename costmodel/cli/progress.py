@@ -1,4 +1,4 @@
-"""A progress bar on standard error, for work that lasts."""
+"""A progress bar on standard error."""
 
 from __future__ import annotations
 
@@ -7,51 +7,43 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-PATIENCE = 1.0  # seconds of work before a bar appears
+DELAY = 1.0  # seconds before a bar appears
 
 
 @contextmanager
 def progress(what: str, total: float = 1.0) -> Iterator[Callable[[float], None]]:
-    """Give a function to call with how much of `total` is done; a terminal shows it, its rate and the time left."""
+    """Yield a function that takes how much of `total` is done; a terminal shows that, the rate and the time left."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return
     done = [0.0]
-    over = threading.Event()
-    shown = threading.Thread(target=_show, args=(what, total, done, over), daemon=True)
-    shown.start()
+    finished = threading.Event()
+    thread = threading.Thread(target=_show, args=(what, total, done, finished), daemon=True)
+    thread.start()
     try:
         yield lambda so_far: done.__setitem__(0, so_far)
     finally:
-        over.set()
-        shown.join()
+        finished.set()
+        thread.join()
 
 
-def _show(what: str, total: float, done: list[float], over: threading.Event) -> None:
-    """Show the bar from the moment that patience ends until the work is over."""
-    if over.wait(PATIENCE):
+def _show(what: str, total: float, done: list[float], finished: threading.Event) -> None:
+    """Show the bar after the delay, until the work is finished."""
+    if finished.wait(DELAY):
         return
+    from rich import progress as bars
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
     from rich.text import Text
 
-    class Rate(ProgressColumn):
-        """Points a second."""
+    class Rate(bars.ProgressColumn):
+        """Points per second."""
 
-        def render(self, task: Task) -> Text:
+        def render(self, task: bars.Task) -> Text:
             return Text(f"{task.speed:,.0f} points/s" if task.speed else "")
 
-    counted = (Rate(), TimeRemainingColumn()) if total > 1.0 else ()
-    columns = (TextColumn(what), BarColumn(), TimeElapsedColumn(), *counted)
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    rate_columns = (Rate(), bars.TimeRemainingColumn()) if total > 1.0 else ()
+    columns = (bars.TextColumn(what), bars.BarColumn(), bars.TimeElapsedColumn(), *rate_columns)
+    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=total)
-        while not over.wait(0.1):
+        while not finished.wait(0.1):
             bar.update(task, completed=done[0])

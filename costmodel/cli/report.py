@@ -1,4 +1,4 @@
-"""`costmodel report`: figures and one page of results, sweeps and traces."""
+"""`costmodel report`: figures and an HTML page from results, sweeps and traces."""
 
 from __future__ import annotations
 
@@ -10,34 +10,30 @@ import click
 @click.command("report")
 @click.argument("sources", metavar="RESULT|TRACE|DIR...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Folder to make for the figures (default: RESULT's name with `_report`, or DIR/report).",
-)
+    "--output", type=click.Path(path_type=Path), metavar="DIR",
+    help="Output folder (default: RESULT's name plus `_report`, or DIR/report).",
+)  # fmt: skip
 def command(sources: tuple[Path, ...], output: Path | None) -> int:
-    """Draw RESULT, what `simulate`, `search`, `sensitivity`, `reproduce` or `topology` print with --json, TRACE, what
-    `simulate --trace` wrote, or DIR, what `sweep` wrote.
+    """Draw figures from RESULT (the --json output of simulate, search, sensitivity, reproduce or topology), TRACE (from
+    `simulate --trace`) or DIR (from `sweep`).
 
-    As SVG and PNG, with the data as CSV, and all of it as one page, report.html; several of them on one page.
+    Writes SVG, PNG and CSV files and a single page, report.html. Several inputs share one page.
     """
     from costmodel.errors import InputError
-    from costmodel.report.gathering import write_report
+    from costmodel.report.html_report import write_report
 
     if output is None and len(sources) > 1:
-        raise InputError.single(
-            "several sources have no folder of their own", hint="add --output DIR", field="--output"
-        )
-    made, hidden = write_report(sources, output or _folder(sources[0]))
-    if hidden:
-        click.echo(f"{hidden:,} more combinations of its axes are not drawn; its table holds them", err=True)
-    for path in made:
+        raise InputError.single("several inputs need an output folder", hint="add --output DIR", field="--output")
+    files, not_drawn = write_report(sources, output or _folder(sources[0]))
+    if not_drawn:
+        click.echo(f"{not_drawn:,} more axis combinations are not drawn; they are in the table", err=True)
+    for path in files:
         click.echo(path)
     return 0
 
 
 def _folder(source: Path) -> Path:
-    """Return where the figures of a source go."""
+    """Return the default output folder of a source."""
     if source.is_dir():
         return source / "report"
     stem = source.stem if source.suffix == ".json" else source.name.partition(".")[0]

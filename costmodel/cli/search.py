@@ -1,13 +1,14 @@
-"""`costmodel search`: the best layouts and batches for an objective under constraints."""
+"""`costmodel search`: the best layouts and batch sizes for an objective under constraints."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
 
-from costmodel.cli.options import json_option, path_option, print_json, read_changes, set_option
+from costmodel.cli.options import common_options, print_json, read_changes, scenario_option
 from costmodel.errors import InfeasibleError, InputError, LayoutError
 
 if TYPE_CHECKING:
@@ -17,28 +18,27 @@ if TYPE_CHECKING:
 
 @click.command("search")
 @click.argument("workload", metavar="WORKLOAD|STUDY.yaml")
-@click.option("--scenario", "scenarios", multiple=True, metavar="NAME", help="Only this scenario; repeatable.")
-@click.option("--objective", metavar="TEXT", help="`minimise FORMULA` or `maximise FORMULA` of metrics and `devices`.")
-@click.option("--constraint", "constraints", multiple=True, metavar="TEXT", help="`tpot <= 50 ms`; repeatable.")
-@click.option("--devices", metavar="N,N,…", help="Numbers of devices to lay out on.")
-@set_option
-@json_option
-@path_option
+@scenario_option
+@click.option(
+    "--objective",
+    metavar="TEXT",
+    help="`minimise FORMULA` or `maximise FORMULA`; formulas use metric names and `devices`.",
+)
+@click.option(
+    "--constraint", "constraints", multiple=True, metavar="TEXT",
+    help="Condition to meet, e.g. `tpot <= 50 ms`. Repeatable.",
+)  # fmt: skip
+@click.option("--devices", metavar="N,N,…", help="Device counts to consider, e.g. 64,128.")
+@common_options
 def command(
-    workload: str,
-    scenarios: tuple[str, ...],
-    objective: str | None,
-    constraints: tuple[str, ...],
-    devices: str | None,
-    changes: tuple[str, ...],
-    as_json: bool,
-    search_path: tuple[str, ...],
-) -> int:
-    """Find the best degrees of parallelism, micro-batches, recomputation and batches of WORKLOAD.
+    workload: str, scenarios: tuple[str, ...], objective: str | None, constraints: tuple[str, ...], devices: str | None,
+    changes: tuple[str, ...], as_json: bool, search_path: tuple[str, ...],
+) -> int:  # fmt: skip
+    """Find the best parallel degrees, micro-batch size, recomputation and batch size for WORKLOAD.
 
-    `--objective "minimise devices"` with a constraint finds the fewest devices that meet it. A degree, batch, schedule,
-    recomputation or ZeRO stage that `--set` states is not searched. Without --devices layouts take as many as
-    `simulate` does with the same --set, tp*cp*dp*pp.
+    `--objective "minimise devices"` with a constraint finds the fewest devices that meet it. Anything fixed with
+    `--set` (degree, batch, schedule, recomputation, ZeRO stage) is not searched. Without --devices, the number of
+    devices is tp*cp*dp*pp, as in `simulate` with the same --set.
     """
     from costmodel.api import load
     from costmodel.cli.progress import progress
@@ -46,84 +46,90 @@ def command(
     from costmodel.study.search import SCHEMA, searched
     from costmodel.study.sweep import Wanted
 
-    study, made = find_study(workload, search_path), read_changes(changes)
+    study, values = find_study(workload, search_path), read_changes(changes)
     varied: tuple[str, ...] = ()
     wanted = Wanted({}, constraints)
     if study is not None:
-        workload, made, varied = study.file.workload, {**study.changes, **made}, study.varied
+        workload, values, varied = study.file.workload, {**study.changes, **values}, study.varied
         scenarios, objective = scenarios or tuple(study.file.scenarios), objective or study.file.objective
         wanted = Wanted(study.file.derived, (*study.file.constraints, *constraints))
-    pins = {path: value for path, value in made.items() if _is_pinned(path, value)}
-    rest = {path: value for path, value in made.items() if path not in pins}
-    loaded = load(workload, set=rest, search_path=search_path, scenarios=scenarios or None)
-    with suppress(LayoutError):  # whether the layout that is stated can be does not matter: others may
+    pins = {path: value for path, value in values.items() if _is_pinned(path, value)}
+    others = {path: value for path, value in values.items() if path not in pins}
+    loaded = load(workload, set=others, search_path=search_path, scenarios=scenarios or None)
+    with suppress(LayoutError):  # the workload's own layout need not be valid: others may be
         loaded.changed(pins)
-    chosen = _chosen(loaded, workload, scenarios, narrow=bool(objective or wanted.constraints))
-    numbers = _numbers(devices)
-    found: list[SearchResult] = []
-    with progress("search") as told:
-        for name in chosen:
-
-            def share(part: float, done: int = len(found)) -> None:
-                told((done + part) / len(chosen))
-
+    chosen = _chosen(loaded, workload, scenarios, has_goal=bool(objective or wanted.constraints))
+    counts = _device_counts(devices)
+    results: list[SearchResult] = []
+    with progress("search") as on_progress:
+        for number, name in enumerate(chosen):
             fixed = [f"{path}={value}" for path, value in pins.items() if path.split(".")[1] == name]
-            found.append(
-                searched(
-                    workload=loaded,
-                    scenario=name,
-                    objective=objective,
-                    wanted=wanted,
-                    devices=numbers,
-                    varied=varied,
-                    fixed=fixed,
-                    told=share,
-                )
+            result = searched(
+                workload=loaded,
+                scenario=name,
+                objective=objective,
+                wanted=wanted,
+                devices=counts,
+                varied=varied,
+                fixed=fixed,
+                told=lambda share, done=number: on_progress((done + share) / len(chosen)),  # type: ignore[misc]
             )
-            stated = int(loaded.scenario(name).devices)
-            if fixed and not numbers and not varied and found[-1].devices != (stated,):
-                taken = f"{found[-1].devices[0]:,} devices, without it {stated:,}"
-                click.echo(
-                    f"note: with what --set states {name} takes {taken}: --devices {stated} keeps them", err=True
-                )
+            results.append(result)
+            if fixed and not counts and not varied:
+                _note_device_count(name, int(loaded.scenario(name).devices), result.devices)
     if as_json:
-        print_json({"schema": SCHEMA, **loaded.asked(), "scenarios": {one.scenario: one.document() for one in found}})
+        documents = {result.scenario: result.document() for result in results}
+        print_json({"schema": SCHEMA, **loaded.asked(), "scenarios": documents})
     else:
-        from costmodel.report.studies import show_found
+        from costmodel.report.search import show_search
 
-        for one in found:
-            show_found(one)
-    return 0 if all(one.best for one in found) else InfeasibleError.exit_code
+        for result in results:
+            show_search(result)
+    return 0 if all(result.best for result in results) else InfeasibleError.exit_code
+
+
+def _note_device_count(name: str, before: int, counts: Sequence[int]) -> None:
+    """Print a note on standard error where the layout that `--set` fixes changes the number of devices."""
+    if counts != (before,):
+        click.echo(
+            f"note: your --set changes {name} from {before:,} to {counts[0]:,} devices; "
+            f"add --devices {before} to keep {before:,}",
+            err=True,
+        )
 
 
 def _is_pinned(path: str, value: object) -> bool:
-    """Tell whether `--set` states a part of a layout that a search would try others of. A list is no such value."""
+    """Tell whether `--set` fixes a part of a layout that a search would vary. A list fixes nothing."""
     from costmodel.study.layouts import OWN, VARIED
 
     head, _, rest = path.partition(".")
     return head == "scenarios" and rest.partition(".")[2] in (*OWN, *VARIED) and not str(value).startswith("[")
 
 
-def _chosen(loaded: Workload, name: str, scenarios: tuple[str, ...], *, narrow: bool) -> tuple[str, ...]:
-    """Return the scenarios to search: those that are named, or all that have layouts. narrow: the goal is of one."""
+def _chosen(loaded: Workload, name: str, scenarios: tuple[str, ...], *, has_goal: bool) -> tuple[str, ...]:
+    """Return the scenarios to search: those named, else all that have layouts; a goal needs a single one."""
     from costmodel.study.goals import SEARCHED
 
-    chosen = scenarios or tuple(each for each in loaded.scenarios if loaded.scenario(each).answers in SEARCHED)
+    chosen = scenarios or tuple(name for name in loaded.scenarios if loaded.scenario(name).result_kind in SEARCHED)
     if not chosen:
-        raise InputError.single("no scenario has layouts to search", hint="sweep a study with axes", field=name)
-    if narrow and len(chosen) > 1 and not scenarios:
         raise InputError.single(
-            "an objective or a constraint is of one scenario", hint=f"add --scenario {chosen[0]}", field="--scenario"
+            "no scenario can be searched: none has a parallel layout", hint="sweep a study with axes", field=name
+        )
+    if has_goal and len(chosen) > 1 and not scenarios:
+        raise InputError.single(
+            "an objective or a constraint applies to a single scenario",
+            hint=f"add --scenario {chosen[0]}",
+            field="--scenario",
         )
     return chosen
 
 
-def _numbers(text: str | None) -> list[int]:
-    """Return numbers of devices as `--devices` writes them."""
-    found = [part.strip() for part in text.split(",")] if text is not None else []
-    for part in found:
+def _device_counts(text: str | None) -> list[int]:
+    """Return the device counts that `--devices` lists."""
+    parts = [part.strip() for part in text.split(",")] if text is not None else []
+    for part in parts:
         if not part.isdigit() or not 0 < int(part) <= 10**7:
             raise InputError.single(
-                f"{part!r} is no number of devices", hint="write whole numbers such as 64,128", field="--devices"
+                f"{part!r} is not a device count", hint="write whole numbers such as 64,128", field="--devices"
             )
-    return [int(part) for part in found]
+    return [int(part) for part in parts]

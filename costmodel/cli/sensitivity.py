@@ -1,33 +1,24 @@
-"""`costmodel sensitivity`: how a metric follows every number of the hardware."""
+"""`costmodel sensitivity`: the effect of each hardware parameter on a metric."""
 
 from __future__ import annotations
 
 import click
 
-from costmodel.cli.options import json_option, path_option, print_json, read_changes, set_option
+from costmodel.cli.options import print_json, read_changes, workload_options
 from costmodel.errors import InputError
 
 
 @click.command("sensitivity")
 @click.argument("workload")
-@click.option("--metric", required=True, metavar="NAME", help="Metric of the scenarios, such as step_time or tpot.")
-@click.option("--scenario", "scenarios", multiple=True, metavar="NAME", help="Only this scenario; repeatable.")
-@click.option("--cluster", metavar="NAME", help="Stand in for every scenario's cluster.")
-@set_option
-@json_option
-@path_option
+@click.option("--metric", required=True, metavar="NAME", help="Metric to examine, such as step_time or tpot.")
+@workload_options
 def command(
-    workload: str,
-    metric: str,
-    scenarios: tuple[str, ...],
-    cluster: str | None,
-    changes: tuple[str, ...],
-    as_json: bool,
-    search_path: tuple[str, ...],
-) -> int:
-    """Rank the bandwidths, peaks, latencies, clocks and capacities of WORKLOAD's hardware by what they do to a metric.
+    workload: str, metric: str, scenarios: tuple[str, ...], cluster: str | None, changes: tuple[str, ...],
+    as_json: bool, search_path: tuple[str, ...],
+) -> int:  # fmt: skip
+    """Rank the bandwidths, peaks, latencies, clocks and capacities of the hardware by their effect on a metric.
 
-    An elasticity of -0.4 means: one per cent more of it, 0.4 % less of the metric.
+    An elasticity of -0.4 means: increasing the parameter by 1 % reduces the metric by 0.4 %.
     """
     from costmodel.api import load
     from costmodel.result import PHASES
@@ -38,17 +29,18 @@ def command(
     loaded = load(
         workload, set=read_changes(changes), cluster=cluster, search_path=search_path, scenarios=scenarios or None
     )
-    metrics = {name: PHASES[loaded.scenario(name).answers][1] for name in loaded.scenarios}
-    having = [name for name, known in metrics.items() if metric in known]
-    if not having:
-        known = sorted({name for names in metrics.values() for name in names})
-        raise InputError.single(f"no scenario has the metric {metric!r}", hint=suggest(metric, known), field="--metric")
-    found = {name: sensitivities(loaded, name, metric) for name in having}
+    metrics = {name: PHASES[loaded.scenario(name).result_kind][1] for name in loaded.scenarios}
+    with_metric = [name for name, available in metrics.items() if metric in available]
+    if not with_metric:
+        available = sorted({name for names in metrics.values() for name in names})
+        hint = suggest(metric, available)
+        raise InputError.single(f"no scenario has the metric {metric!r}", hint=hint, field="--metric")
+    by_scenario = {name: sensitivities(loaded, name, metric) for name in with_metric}
     if as_json:
-        rows = {name: [row.document() for row in each] for name, each in found.items()}
+        rows = {name: [row.document() for row in rows] for name, rows in by_scenario.items()}
         print_json({"schema": SCHEMA, **loaded.asked(), "metric": metric, "unit": unit_of(metric), "scenarios": rows})
     else:
-        from costmodel.report.studies import show_sensitivities
+        from costmodel.report.sensitivity import show_sensitivities
 
-        show_sensitivities(loaded.resolved, metric, found)
+        show_sensitivities(loaded.resolved, metric, by_scenario)
     return 0

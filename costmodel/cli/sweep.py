@@ -1,4 +1,4 @@
-"""`costmodel sweep`: evaluate the scenarios of a workload over axes, into a table that a killed run goes on with."""
+"""`costmodel sweep`: evaluates the scenarios of a workload over axes into a table; an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -8,48 +8,34 @@ from pathlib import Path
 
 import click
 
-from costmodel.cli.options import json_option, path_option, print_json, read_changes, set_option
+from costmodel.cli.options import common_options, output_option, print_json, read_changes, scenario_option
 from costmodel.errors import InfeasibleError, InputError
 
 
 @click.command("sweep")
 @click.argument("workload", metavar="WORKLOAD|STUDY.yaml")
 @click.option(
-    "--vary",
-    "varied",
-    multiple=True,
-    metavar="PATH=VALUES",
-    help="An axis: values, or LOW..HIGH:COUNT[:log], with commas between; `;` links paths. Repeatable.",
-)
-@click.option("--scenario", "scenarios", multiple=True, metavar="NAME", help="Only this scenario; repeatable.")
+    "--vary", "--axis", "varied", multiple=True, metavar="PATH=VALUES",
+    help="Axis to vary: a comma-separated list of values or LOW..HIGH:COUNT[:log]; join paths with `;` to vary them "
+         "together. Repeatable.",
+)  # fmt: skip
+@scenario_option
 @click.option("--cluster", metavar="NAME", hidden=True, help="As `--set scenarios.NAME.cluster=…` for every scenario.")
-@set_option
 @click.option("--workers", type=click.IntRange(1, 1024), metavar="N", help="Evaluate in this many processes.")
 @click.option(
-    "--cluster-scheduler",
-    "scheduler",
-    envvar="DASK_SCHEDULER_ADDRESS",
-    metavar="URL",
-    help="Evaluate on the Dask cluster of this scheduler, or `embedded`.",
-)
-@click.option("--output", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder to make.")
-@json_option
-@path_option
+    "--cluster-scheduler", "scheduler", envvar="DASK_SCHEDULER_ADDRESS", metavar="URL",
+    help="Dask scheduler to use, or `embedded` to start a local one.",
+)  # fmt: skip
+@output_option("DIR", "Output folder.")
+@common_options
 def command(
-    workload: str,
-    varied: tuple[str, ...],
-    scenarios: tuple[str, ...],
-    cluster: str | None,
-    changes: tuple[str, ...],
-    workers: int | None,
-    scheduler: str | None,
-    output: Path,
-    as_json: bool,
-    search_path: tuple[str, ...],
-) -> int:
-    """Vary a workload and write every point to DIR/points/, what was asked to DIR/study.json.
+    workload: str, varied: tuple[str, ...], scenarios: tuple[str, ...], cluster: str | None, changes: tuple[str, ...],
+    workers: int | None, scheduler: str | None, output: Path, as_json: bool, search_path: tuple[str, ...],
+) -> int:  # fmt: skip
+    """Evaluate a workload at every combination of values; writes results to DIR/points/ and the settings to
+    DIR/study.json.
 
-    The same command goes on where a killed one stopped.
+    Run the same command again to resume an interrupted sweep.
     """
     from costmodel.api import load
     from costmodel.cli.progress import progress
@@ -60,28 +46,28 @@ def command(
     from costmodel.study.sweep import NOTHING, Wanted, plan_sweep
 
     study = find_study(workload, search_path)
-    made = read_changes(changes)
+    values = read_changes(changes)
     wanted = NOTHING
     if study is not None:
-        twice = next((path for path in made if path in study.changes), None)
-        if twice is not None:
-            raise InputError.single(f"is set by the study {workload}, too", hint="keep one of them", field=twice)
-        workload, made = study.file.workload, {**study.changes, **made}
+        duplicate = next((path for path in values if path in study.changes), None)
+        if duplicate is not None:
+            raise InputError.single(f"is also set by the study {workload}", hint="keep one of them", field=duplicate)
+        workload, values = study.file.workload, {**study.changes, **values}
         varied, scenarios = (*study.varied, *varied), scenarios or tuple(study.file.scenarios)
         wanted = Wanted(study.file.derived, tuple(study.file.constraints))
-    loaded = load(workload, set=made, cluster=cluster, search_path=search_path, scenarios=scenarios or None)
+    loaded = load(workload, set=values, cluster=cluster, search_path=search_path, scenarios=scenarios or None)
     sweep = plan_sweep(loaded, varied, every=bool(scenarios), wanted=wanted)
     check_folder(output, sweep.document())
     try:
-        with progress("sweep", sweep.points) as told, pool(workers, scheduler) as executor:
-            found = write_sweep(sweep, output, told, executor)
+        with progress("sweep", sweep.points) as on_progress, pool(workers, scheduler) as executor:
+            summaries = write_sweep(sweep, output, on_progress, executor)
     except KeyboardInterrupt:
-        click.echo(f"interrupted: {output} keeps what is finished, and the same command goes on from there", err=True)
+        click.echo(f"interrupted: {output} keeps the finished points; run the same command to resume", err=True)
         raise
     if as_json:
-        print_json({**json.loads((output / STUDY).read_text(encoding="utf-8")), "summary": found})
+        print_json({**json.loads((output / STUDY).read_text(encoding="utf-8")), "summary": summaries})
     else:
-        from costmodel.report.sweeps import show_sweep
+        from costmodel.report.sweep import show_sweep
 
-        show_sweep(sweep.document(), found, shlex.quote(str(output)))
-    return 0 if any(summary["fit"] for summary in found.values()) else InfeasibleError.exit_code
+        show_sweep(sweep.document(), summaries, shlex.quote(str(output)))
+    return 0 if any(summary["fit"] for summary in summaries.values()) else InfeasibleError.exit_code

@@ -1,4 +1,4 @@
-"""`costmodel topology`: parts, price, diameter and bisection of fabrics."""
+"""`costmodel topology`: parts, price, diameter and bisection bandwidth of network topologies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from costmodel.cli.options import json_option, path_option, print_json
 @json_option
 @path_option
 def command(topologies: tuple[str, ...], as_json: bool, search_path: tuple[str, ...]) -> int:
-    """List fabrics: endpoints, switches, links between switches, cost, diameter and bisection bandwidth."""
+    """List network topologies with endpoints, switches, inter-switch links, cost, diameter and bisection bandwidth."""
     from costmodel.analytic.fabrics import facts
     from costmodel.schema.files import list_names, load_topology
 
@@ -22,7 +22,7 @@ def command(topologies: tuple[str, ...], as_json: bool, search_path: tuple[str, 
     if as_json:
         print_json([row.document() for row in rows])
         return 0
-    from costmodel.report.network import show_fabrics
+    from costmodel.report.network import show_topologies
 
-    show_fabrics(rows)
+    show_topologies(rows)
     return 0

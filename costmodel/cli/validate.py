@@ -1,4 +1,4 @@
-"""`costmodel validate`: every problem of files."""
+"""`costmodel validate`: every problem of input files."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from costmodel.errors import InputError
 @click.argument("files", nargs=-1, required=True, type=click.Path())
 @path_option
 def command(files: tuple[str, ...], search_path: tuple[str, ...]) -> int:
-    """Report every problem of FILES and of the files they name, as file:line:column: field: problem; fix."""
+    """Check FILES and the files they refer to. Prints one line per problem: file:line:column: field: problem; fix."""
     from costmodel.schema.files import validate
 
     problems = dict.fromkeys(str(problem) for file in files for problem in validate(file, search_path))
-    for problem in problems:  # one that several files name is told once
+    for problem in problems:
         click.echo(problem)
     if not problems:
-        click.echo(f"{len(files)} file{'s' if len(files) > 1 else ''} without problems")
+        click.echo(f"{len(files)} file{'s' if len(files) > 1 else ''} checked, no problems found")
     return InputError.exit_code if problems else 0

@@ -1,229 +1,299 @@
-"""A fused attention core's time from the fit of one library's kernels: query tiles, or one query over split keys."""
+"""The time of fused attention from the fit of one library's kernels: query tiles, or a few queries over split keys."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from costmodel.cost.gemm import p_norm
 from costmodel.cost.machine import Machine
+from costmodel.cost.parameter import constant, fitted, record
 from costmodel.cost.residual import Features
-from costmodel.cost.split_kv import split_keys
+from costmodel.cost.split_kv import SplitKvRule, split_keys
+from costmodel.cost.terms import Terms, p_norm
 from costmodel.cost.time import Time, busy_kernel
 from costmodel.quantities import Bytes, Count, Quantity, Seconds, ceil, floor, log2, maximum, minimum, where
 from costmodel.workload.operators import AttentionKernel
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class PrefillForm:
-    """The fitted form of cores whose blocks take one tile of queries each.
+    """Attention kernels whose CTAs take one tile of queries each.
 
-        t = launch + (chip^p + memory^p)^(1/p), the fastest candidate tile m_t x n_t
-        chip    = (longest^b + grid^b)^(1/b) / clock
-        longest = fill' + last / s * step / alone + combine where keys are split into s > 1 pieces   [cycles]
-        grid    = waves * (fill' + mean / s * step / compute)                                        [cycles]
-        step    = 2*m_t*n_t*(q + v) / flop per cycle,   fill' = fill + reach*(q + v)                 [cycles]
-        memory  = (traffic + scatter * cache) / (memory * bandwidth)
+    Longest: the CTA of the last queries, whose key tiles run one after another. Grid: all CTAs, each with the mean key
+    tiles. Two CTAs on a processor hide each other's waits, so the two have efficiencies of their own. Of several tiles
+    the fastest runs.
 
-    longest: the block of the last queries, whose `last` key tiles run one after another; grid: all blocks, each with
-    the `mean` key tiles, whole waves with a `tail` of the last one.
-
-    launch, combine: fixed times [s]; compute: share of the peak that full processors reach; alone: that of a block by
-    itself; memory: share of the bandwidth; fill, reach: start and end of a block, by itself and for each element of a
-    head [cycles]; tail: of a wave that is not full, the share that is lost; balance, sharpness: b and p; scatter: how
-    much more a byte of the cache costs than one of the queries, since pages are scattered; packed: query heads that
-    share a key head fill one tile; splits: rule of `split_keys`; tiles: candidates (queries, keys).
-
-    FlashAttention-2, arXiv 2307.08691, section 3.2 (one block for a tile of queries); -3, arXiv 2407.08608.
+    FlashAttention-2, arXiv 2307.08691, section 3.2 (one CTA for a tile of queries); -3, arXiv 2407.08608.
     """
 
-    launch: float
-    compute: float
-    alone: float
-    memory: float
-    fill: float
-    reach: float
-    tail: float
-    balance: float
-    sharpness: float
-    scatter: float
-    combine: float
-    packed: bool
-    splits: str
-    tiles: tuple[tuple[int, int], ...]
+    SECTION: ClassVar[str] = "19.1"
+    EQUATION: ClassVar[str] = """
+        t               = launch + busy_time
+        busy_time       = (cta_time^p + hbm_time^p)^(1/p)                          p = overlap_p
+        cta_time        = (longest_cycles^c + grid_cycles^c)^(1/c) / clock         c = critical_path_p
+        longest_cycles  = overhead_cycles + serial_tiles * step_cycles / single_cta_efficiency + combine_cycles
+        serial_tiles    = ceil(kv_tiles / splits)
+        combine_cycles  = combine_latency * clock                                  where splits > 1
+        grid_cycles     = waves * (overhead_cycles + mean_kv_tiles / splits * step_cycles / compute_efficiency)
+        waves           = max(filled + wave_tail_loss * (ceil(filled) - filled), 1)
+        filled          = ctas / processors
+        step_cycles     = 2*m_t*n_t*(q + v) / flop_per_cycle
+        overhead_cycles = cta_overhead + cta_overhead_per_dim * (q + v)
+        hbm_time        = (traffic + paged_kv_penalty * kv_bytes) / (hbm_efficiency * hbm_bandwidth)
+    """
+    AXES: ClassVar[dict[str, float]] = {
+        "q_len": 2.0, "kv_len": 4.0, "batch_heads": 2.0, "heads": 4.0, "q_per_kv": 3.0, "head_dims": 2.0,
+    }  # fmt: skip
 
-    AXES = ("rows", "keys", "blocks", "heads", "sharing", "width")
-    FORMULA: ClassVar[str] = (
-        "t = launch + p-norm of (chip, memory), chip = b-norm of the longest block and the whole grid"
-    )
+    launch: float = fitted("s", 3e-6, 3e-7, 3e-4, "kernel overhead")
+    compute_efficiency: float = fitted("1", 0.85, 0.05, 1.3, "of the dense peak, of full processors")
+    single_cta_efficiency: float = fitted("1", 0.6, 0.02, 2.0, "the same of a CTA that has a processor to itself")
+    hbm_efficiency: float = fitted("1", 0.85, 0.05, 1.0, "of the HBM bandwidth")
+    cta_overhead: float = fitted("cycles", 1000.0, 1.0, 3e4, "prologue and epilogue of a CTA")
+    cta_overhead_per_dim: float = fitted("cycles", 3.0, 0.01, 200.0, "the same for each element of q + v")
+    wave_tail_loss: float = fitted("1", 0.5, 0.01, 10.0, "share lost of a wave that is not full")
+    critical_path_p: float = fitted("1", 3.0, 1.0, 12.0, "p-norm that joins the longest CTA and the whole grid")
+    overlap_p: float = fitted("1", 2.0, 1.0, 12.0, "p-norm that joins times which overlap")
+    paged_kv_penalty: float = fitted("1", 0.5, 1e-3, 20.0, "how much more a byte of the KV cache costs, in pages")
+    combine_latency: float = fitted("s", 3e-6, 1e-9, 1e-4, "fixed time where keys are split")
 
-    def time(self, core: AttentionKernel, machine: Machine) -> Time:
-        """Return the core's time."""
-        cached = core.sequences * core.kv_heads * core.kv_len * core.kv_token_bytes
-        memory = (core.traffic + self.scatter * cached) / (self.memory * machine.memory_bandwidth)
-        chip = minimum(*(self._chip(core, machine, float(rows), float(keys)) for rows, keys in self.tiles))
-        busy = p_norm(self.sharpness, chip, memory)
-        return busy_kernel(self.launch, busy, memory, self.sharpness)
+    pack_gqa: bool = constant("queries that share a key head fill one tile")
+    split_kv_rule: SplitKvRule = constant("rule by which keys are split over CTAs")
+    tiles: tuple[tuple[int, int], ...] = constant("candidate tiles, queries by keys")
 
-    def features(self, core: AttentionKernel) -> Features:
-        """Return log2 of query rows, keys, heads of all sequences, heads, queries per key head, and product width."""
+    def time(self, attention: AttentionKernel, machine: Machine) -> Time:
+        """Return the kernel's time."""
+        tiles = (self._tile_terms(attention, machine, float(q), float(kv))["cta_time"] for q, kv in self.tiles)
+        terms = self._total_terms(attention, machine, minimum(*tiles))
+        return busy_kernel(self.launch, terms["busy_time"], terms["hbm_time"], self.overlap_p)
+
+    def terms(self, attention: AttentionKernel, machine: Machine) -> Terms:
+        """Return the terms of the equation at one size, of the fastest tile."""
+        tiles = [self._tile_terms(attention, machine, float(q), float(kv)) for q, kv in self.tiles]
+        fastest = min(tiles, key=lambda terms: float(terms["cta_time"]))
+        return self._total_terms(attention, machine, fastest["cta_time"]) | fastest
+
+    def features(self, attention: AttentionKernel) -> Features:
+        """Return log2 of queries, keys, heads of all sequences, heads, queries per key head, and q + v."""
         return (
-            log2(core.q_len), log2(core.kv_len), log2(core.sequences * core.heads), log2(core.heads),
-            log2(core.heads / core.kv_heads), log2(core.macs_per_pair),
+            log2(attention.q_len), log2(attention.kv_len), log2(attention.sequences * attention.heads),
+            log2(attention.heads), log2(attention.heads / attention.kv_heads), log2(attention.macs_per_pair),
         )  # fmt: skip
 
-    def _chip(self, core: AttentionKernel, machine: Machine, rows: float, keys: float) -> Seconds:
-        """Return the time of all blocks on the processors."""
-        unit = machine.device.math[core.dtype]
-        step = 2.0 * rows * keys * core.macs_per_pair / unit.flop_per_cycle
-        fill = self.fill + self.reach * core.macs_per_pair
-        sharing = core.heads / core.kv_heads
-        panels = ceil(core.q_len * (sharing if self.packed else 1.0) / rows)
-        last = ceil((core.kv_len if core.last_query_kv_len is None else core.last_query_kv_len) / keys)
-        blocks = core.sequences * (core.kv_heads if self.packed else core.heads) * panels
-        split = split_keys(self.splits, blocks, machine.processors, last, sharing > 1.0)
-        longest = fill + ceil(last / split) * step / self.alone + where(split > 1.0, self.combine * unit.clock, 0.0)
-        filled = blocks * split / machine.processors
-        waves = maximum(filled + self.tail * (ceil(filled) - filled), 1.0)
-        grid = waves * (fill + mean_tiles(core, panels, keys) / split * step / self.compute)
-        found: Seconds = p_norm(self.balance, longest, grid) / unit.clock
-        return found
+    def _total_terms(self, attention: AttentionKernel, machine: Machine, cta_time: Seconds) -> Terms:
+        """Return the terms that all tiles share. cta_time: of the tile that runs."""
+        kv_bytes = attention.sequences * attention.kv_heads * attention.kv_len * attention.kv_token_bytes
+        hbm_bytes = attention.traffic + self.paged_kv_penalty * kv_bytes
+        hbm_time = hbm_bytes / (self.hbm_efficiency * machine.hbm_bandwidth)
+        return {"busy_time": p_norm(self.overlap_p, cta_time, hbm_time), "hbm_time": hbm_time, "kv_bytes": kv_bytes}
+
+    def _tile_terms(self, attention: AttentionKernel, machine: Machine, q_tile: float, kv_tile: float) -> Terms:
+        """Return the terms of one tile: the time of all CTAs on the processors."""
+        unit = machine.device.math[attention.dtype]
+        step = 2.0 * q_tile * kv_tile * attention.macs_per_pair / unit.flop_per_cycle
+        overhead = self.cta_overhead + self.cta_overhead_per_dim * attention.macs_per_pair
+        q_per_kv = attention.heads / attention.kv_heads
+        q_tiles = ceil(attention.q_len * (q_per_kv if self.pack_gqa else 1.0) / q_tile)
+        last = attention.kv_len if attention.last_query_kv_len is None else attention.last_query_kv_len
+        kv_tiles = ceil(last / kv_tile)
+        unsplit = attention.sequences * (attention.kv_heads if self.pack_gqa else attention.heads) * q_tiles
+        splits = split_keys(self.split_kv_rule, unsplit, machine.processors, kv_tiles, q_per_kv > 1.0)
+        combine = where(splits > 1.0, self.combine_latency * unit.clock, 0.0)
+        serial_tiles = ceil(kv_tiles / splits)
+        longest = overhead + serial_tiles * step / self.single_cta_efficiency + combine
+        ctas = unsplit * splits
+        filled = ctas / machine.processors
+        waves = maximum(filled + self.wave_tail_loss * (ceil(filled) - filled), 1.0)
+        mean = mean_kv_tiles(attention, q_tiles, kv_tile)
+        grid = waves * (overhead + mean / splits * step / self.compute_efficiency)
+        return {
+            "cta_time": p_norm(self.critical_path_p, longest, grid) / unit.clock,
+            "longest_cycles": longest, "grid_cycles": grid, "combine_cycles": combine, "step_cycles": step,
+            "overhead_cycles": overhead, "m_t": q_tile, "n_t": kv_tile, "kv_tiles": kv_tiles,
+            "serial_tiles": serial_tiles, "mean_kv_tiles": mean,
+            "splits": splits, "ctas": ctas, "filled": filled, "waves": waves,
+        }  # fmt: skip
 
 
-def mean_tiles(core: AttentionKernel, panels: Count, keys: float) -> Count:
-    """Return the key tiles of a block on the mean: of its rows, and half a tile that the diagonal cuts through."""
-    last = ceil(core.kv_len / keys)
-    return where(panels <= 1.0, last, minimum(core.qk_pairs / core.q_len / keys + 0.5, last))
+def mean_kv_tiles(attention: AttentionKernel, q_tiles: Count, kv_tile: float) -> Count:
+    """Return the key tiles of a CTA on the mean: of its queries, and half a tile that the diagonal cuts through."""
+    last = ceil(attention.kv_len / kv_tile)
+    return where(q_tiles <= 1.0, last, minimum(attention.qk_pairs / attention.q_len / kv_tile + 0.5, last))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class QueryCopies:
+    """Fixed times of the kernels that sort and pad queries before the attention kernel."""
+
+    gqa_gather: float = fitted("s", 1e-6, 1e-9, 1e-4, "fixed time where heads share keys")
+    gqa_regroup: float = fitted("s", 1e-6, 1e-9, 1e-4, "fixed time where they do, with several key heads and sequences")
+    head_dim_pad: float = fitted("s", 1e-6, 1e-9, 1e-4, "fixed time where q + v is no power of two")
+
+    def fixed_time(self, launch: Seconds, attention: AttentionKernel) -> Seconds:
+        """Return `launch` and the fixed times of the copies that a shape needs."""
+        shared = attention.heads > attention.kv_heads
+        several = (attention.kv_heads > 1.0) & (attention.sequences > 1.0)
+        fixed = launch + where(shared, self.gqa_gather, 0.0) + where(shared & several, self.gqa_regroup, 0.0)
+        return fixed + where(log2(attention.macs_per_pair) % 1.0 > 0.0, self.head_dim_pad, 0.0)
+
+
+NO_COPIES = QueryCopies(gqa_gather=0.0, gqa_regroup=0.0, head_dim_pad=0.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class DecodeForm:
-    """The fitted form of cores that read a cache for a few queries, with the keys split over processors.
+    """Attention kernels that read a cache for a few queries, with the keys split over processors.
 
-        t = launch + gather where queries share a key head (+ regroup where there are several key heads and sequences)
-            + pad where a head's width is no power of two + waves + (combine + merge*s where keys are split into s > 1)
-        waves  = sum over whole and the last wave of b blocks ((crowded * chip)^p + b*bytes^p)^(1/p)
-        chip   = ceil(b / processors) * (max(load, tensor) + fill + (reach + each*queries of a block)*(q + v)) / clock
-        load   = keys of a piece * bytes of a token / load, / parted where keys are split            [cycles]
-        tensor = 2*m_t*n_t*(q + v) * key tiles of a piece / (compute * flop per cycle)               [cycles]
-        bytes  = ((cold / (memory * bandwidth))^p + (traffic / (cache * processors * clock))^p)^(1/p) / blocks
-        crowded = 1 + crowd * (share of the pairs of processors that are both in use)
+    A CTA takes one key head of a sequence (`pack_gqa`: its queries fill the `q_tile` rows of a tile; else each query
+    head reads its keys again) over one piece of its keys, whole tiles of `kv_tile_elements` / (q + v) keys. A wave is
+    `occupancy` CTAs on each processor; it waits for its CTAs or its bytes, so that a few CTAs too many cost the time of
+    one, not their share of the bandwidth. Two processors that are both in use share a path to L2 (`contention`).
 
-    A block takes one key head of a sequence (`packed`: the queries that share it fill the m_t = `rows` of a tile; else
-    each query head reads its keys again) over one of the s pieces of its keys, whole tiles of n_t = elements / (q + v)
-    keys. A wave is `slots` blocks on each processor. cold: what of the traffic is not in L2 from the run before, where
-    a benchmark repeats itself: all of it beyond twice `resident` of L2's capacity, none below once.
-
-    launch, gather, regroup, pad, combine: fixed times [s] (copies regroup and pad the queries); merge: for each split
-    [s]; compute, memory: shares of the peaks; load, cache: bytes a cycle of a processor, from anywhere and from L2;
-    resident: share of L2; fill, reach: start and end of a block, by itself and for each element of a head [cycles];
-    crowd: how much slower two neighbours are; sharpness: p; splits: rule of `split_keys`; tile: n_t, where it is a
-    number of keys whatever their width; parted: bytes a cycle that a processor loads where keys are split, zero: as
-    `load`; each: end of a block for each element of each of its query rows [cycles].
+    kv_tile: keys of a tile, where that is a number whatever the width of a head; zero: by elements.
+    split_load_rate: what one processor loads where keys are split [B/cycle]; zero: as `cta_load_rate`.
+    epilogue_per_q_dim: end of a CTA for each element of each of its queries [cycles].
 
     Split keys: FlashDecoding; FlashInfer, arXiv 2501.01005.
     """
 
-    launch: float
-    gather: float
-    regroup: float
-    pad: float
-    compute: float
-    memory: float
-    load: float
-    cache: float
-    resident: float
-    fill: float
-    reach: float
-    combine: float
-    merge: float
-    crowd: float
-    sharpness: float
-    packed: bool
-    splits: str
-    rows: Count
-    elements: int
-    slots: Count
-    tile: int = 0
-    parted: float = 0.0
-    each: Quantity = 0.0
+    SECTION: ClassVar[str] = "19.2"
+    EQUATION: ClassVar[str] = """
+        t               = fixed_time + busy_time
+        fixed_time      = launch + gqa_gather + gqa_regroup + head_dim_pad            the copies that the shape needs
+        busy_time       = full_waves * wave_time + last_wave_time + combine_time
+        wave_time       = ((occupancy * (1 + tpc_contention) * cta_time)^p + (occupancy*processors*share_time)^p)^(1/p)
+        last_wave_time  = ((ceil(last_ctas/processors) * contention * cta_time)^p + (last_ctas * share_time)^p)^(1/p)
+        last_ctas       = ctas - full_waves * occupancy * processors
+        contention      = 1 + tpc_contention * min(max(2*last_ctas/processors - 1, 0), 1)
+        share_time      = (hbm_time^p + l2_time^p)^(1/p) / ctas                       p = overlap_p
+        cta_time        = (max(load_cycles, math_cycles) + cta_overhead + head_dim_cycles) / clock
+        load_cycles     = min(piece_keys, kv_len) * kv_token_bytes / cta_load_rate
+        math_cycles     = 2*q_tile * piece_keys * (q + v) / (compute_efficiency * flop_per_cycle)
+        head_dim_cycles = (cta_overhead_per_dim + epilogue_per_q_dim * queries) * (q + v)
+        hbm_time        = l2_miss_bytes / (hbm_efficiency * hbm_bandwidth)
+        l2_time         = traffic / (l2_rate * processors * clock)
+        combine_time    = combine_latency + combine_per_split * splits                where splits > 1
+    """
+    AXES: ClassVar[dict[str, float]] = {
+        "kv_len": 2.0, "sequences": 2.0, "heads": 2.0, "q_per_kv": 2.0, "head_dims": 2.0,
+    }  # fmt: skip
 
-    AXES: ClassVar[tuple[str, ...]] = ("keys", "sequences", "heads", "sharing", "width")
-    FORMULA: ClassVar[str] = (
-        "t = launch + gather, regroup, pad + waves of p-norm of (chip, bytes) + combine and merge of split keys"
-    )
+    launch: float = fitted("s", 3e-6, 3e-7, 3e-4, "kernel overhead")
+    copies: QueryCopies = record(QueryCopies, "")
+    compute_efficiency: float = fitted("1", 0.5, 0.02, 1.3, "of the dense peak")
+    hbm_efficiency: float = fitted("1", 0.85, 0.05, 1.0, "of the HBM bandwidth")
+    cta_load_rate: float = fitted("B/cycle", 30.0, 2.0, 500.0, "load of one processor")
+    l2_rate: float = fitted("B/cycle", 60.0, 5.0, 1000.0, "what L2 gives each processor, all loading")
+    warm_l2_share: float = fitted("1", 0.6, 0.01, 3.0, "share of L2 that a warm benchmark finds again")
+    cta_overhead: float = fitted("cycles", 2000.0, 1.0, 1e5, "prologue and epilogue of a CTA")
+    cta_overhead_per_dim: float = fitted("cycles", 5.0, 0.01, 200.0, "the same for each element of q + v")
+    combine_latency: float = fitted("s", 1e-6, 1e-9, 1e-4, "fixed time where keys are split")
+    combine_per_split: float = fitted("s", 1e-7, 1e-10, 1e-5, "the same for each split")
+    tpc_contention: float = fitted("1", 0.1, 1e-3, 2.0, "how much slower two neighbouring processors are than one")
+    overlap_p: float = fitted("1", 3.0, 1.2, 12.0, "p-norm that joins times which overlap")
 
-    def time(self, core: AttentionKernel, machine: Machine) -> Time:
-        """Return the core's time."""
-        shared = core.heads > core.kv_heads
-        several = (core.kv_heads > 1.0) & (core.sequences > 1.0)
-        fixed = self.launch + where(shared, self.gather, 0.0) + where(shared & several, self.regroup, 0.0)
-        fixed = fixed + where(log2(core.macs_per_pair) % 1.0 > 0.0, self.pad, 0.0)
-        memory = l2_miss_bytes(core.traffic, machine, self.resident) / (self.memory * machine.memory_bandwidth)
-        busy = self._busy(core, machine, memory)
-        return busy_kernel(fixed, busy, memory, self.sharpness)
+    pack_gqa: bool = constant("queries that share a key head fill one tile")
+    split_kv_rule: SplitKvRule = constant("rule by which keys are split over CTAs")
+    q_tile: Count = constant("query rows of a tile", "count")
+    kv_tile_elements: int = constant("elements of keys and values in a tile", "count")
+    occupancy: Count = constant("CTAs that a processor holds", "count")
+    kv_tile: int = 0
+    split_load_rate: float = 0.0
+    epilogue_per_q_dim: Quantity = 0.0
 
-    def features(self, core: AttentionKernel) -> Features:
-        """Return log2 of keys, sequences, heads, queries per key head, and width of the products."""
+    def time(self, attention: AttentionKernel, machine: Machine) -> Time:
+        """Return the kernel's time."""
+        terms = self.terms(attention, machine)
+        return busy_kernel(terms["fixed_time"], terms["busy_time"], terms["hbm_time"], self.overlap_p)
+
+    def terms(self, attention: AttentionKernel, machine: Machine) -> Terms:
+        """Return the terms of the equation."""
+        miss = l2_miss_bytes(attention.traffic, machine, self.warm_l2_share)
+        hbm_time = miss / (self.hbm_efficiency * machine.hbm_bandwidth)
+        cta = self._cta_terms(attention, machine)
+        fixed = self.copies.fixed_time(self.launch, attention)
+        waves = self._wave_terms(attention, machine, cta, hbm_time)
+        return {"fixed_time": fixed, "hbm_time": hbm_time, "l2_miss_bytes": miss, **waves, **cta}
+
+    def features(self, attention: AttentionKernel) -> Features:
+        """Return log2 of keys, sequences, heads, queries per key head, and q + v."""
         return (
-            log2(core.kv_len), log2(core.sequences), log2(core.heads), log2(core.heads / core.kv_heads),
-            log2(core.macs_per_pair),
+            log2(attention.kv_len), log2(attention.sequences), log2(attention.heads),
+            log2(attention.heads / attention.kv_heads), log2(attention.macs_per_pair),
         )  # fmt: skip
 
-    def _busy(self, core: AttentionKernel, machine: Machine, memory: Seconds) -> Seconds:
-        """Return the time of all waves and of joining the pieces. memory: of all bytes from device memory [s]."""
-        clock, processors = machine.device.math[core.dtype].clock, machine.processors
-        sharing = core.heads / core.kv_heads
-        tile = self.tile or self.elements / core.macs_per_pair
-        tiles = ceil(core.kv_len / tile)
-        panels = ceil(core.q_len * (sharing if self.packed else 1.0) / self.rows)
-        whole = core.sequences * (core.kv_heads if self.packed else core.heads) * panels
-        chunk = ceil(tiles / split_keys(self.splits, whole, processors, tiles, sharing > 1.0))
-        split = ceil(tiles / chunk)
-        load = where(split > 1.0, self.parted, self.load) if self.parted else self.load
-        block = self._block(core, machine, chunk * tile, load) / clock
-        cache = core.traffic / (self.cache * machine.device.processors * clock)
-        each = p_norm(self.sharpness, memory, cache) / (whole * split)
-        full = floor(whole * split / (self.slots * processors))
-        rest = whole * split - full * self.slots * processors
-        crowded = 1.0 + self.crowd * minimum(maximum(2.0 * rest / processors - 1.0, 0.0), 1.0)
-        first = p_norm(self.sharpness, self.slots * (1.0 + self.crowd) * block, self.slots * processors * each)
-        last = p_norm(self.sharpness, maximum(ceil(rest / processors), 1.0) * crowded * block, rest * each)
-        joined = where(split > 1.0, self.combine + self.merge * split, 0.0)
-        busy: Seconds = full * first + where(rest > 0.0, last, 0.0) + joined
-        return busy
+    def _wave_terms(self, attention: AttentionKernel, machine: Machine, cta: Terms, hbm_time: Seconds) -> Terms:
+        """Return the terms of all waves and of joining the pieces. cta: terms of a CTA; hbm_time: of all bytes."""
+        clock, processors, p = machine.device.math[attention.dtype].clock, machine.processors, self.overlap_p
+        ctas, cta_time = cta["ctas"], cta["cta_time"]
+        l2_time = attention.traffic / (self.l2_rate * machine.device.processors * clock)
+        share = p_norm(p, hbm_time, l2_time) / ctas
+        full = floor(ctas / (self.occupancy * processors))
+        last_ctas = ctas - full * self.occupancy * processors
+        contention = 1.0 + self.tpc_contention * minimum(maximum(2.0 * last_ctas / processors - 1.0, 0.0), 1.0)
+        wave = p_norm(
+            p, self.occupancy * (1.0 + self.tpc_contention) * cta_time, self.occupancy * processors * share
+        )  # fmt: skip
+        last = p_norm(p, maximum(ceil(last_ctas / processors), 1.0) * contention * cta_time, last_ctas * share)
+        last = where(last_ctas > 0.0, last, 0.0)
+        combine = where(cta["splits"] > 1.0, self.combine_latency + self.combine_per_split * cta["splits"], 0.0)
+        return {
+            "busy_time": full * wave + last + combine, "wave_time": wave, "last_wave_time": last,
+            "combine_time": combine, "full_waves": full, "last_ctas": last_ctas, "contention": contention,
+            "share_time": share, "l2_time": l2_time,
+        }  # fmt: skip
 
-    def _block(self, core: AttentionKernel, machine: Machine, keys: Count, rate: Quantity) -> Quantity:
-        """Return the cycles of a block over some keys, whole tiles. rate: bytes that it loads in a cycle."""
-        load = minimum(keys, core.kv_len) * core.kv_token_bytes / rate
-        peak = self.compute * machine.device.math[core.dtype].flop_per_cycle
-        tensor = 2.0 * self.rows * keys * core.macs_per_pair / peak
-        rows = core.heads / core.kv_heads if self.packed else 1.0
-        return maximum(load, tensor) + self.fill + (self.reach + self.each * rows) * core.macs_per_pair
+    def _cta_terms(self, attention: AttentionKernel, machine: Machine) -> Terms:
+        """Return the terms of a CTA over one piece of the keys, whole tiles."""
+        unit = machine.device.math[attention.dtype]
+        q_per_kv = attention.heads / attention.kv_heads
+        kv_tile = self.kv_tile or self.kv_tile_elements / attention.macs_per_pair
+        kv_tiles = ceil(attention.kv_len / kv_tile)
+        q_tiles = ceil(attention.q_len * (q_per_kv if self.pack_gqa else 1.0) / self.q_tile)
+        unsplit = attention.sequences * (attention.kv_heads if self.pack_gqa else attention.heads) * q_tiles
+        piece = ceil(
+            kv_tiles / split_keys(self.split_kv_rule, unsplit, machine.processors, kv_tiles, q_per_kv > 1.0)
+        )  # fmt: skip
+        splits, keys = ceil(kv_tiles / piece), piece * kv_tile
+        rate = (
+            where(splits > 1.0, self.split_load_rate, self.cta_load_rate)
+            if self.split_load_rate
+            else self.cta_load_rate
+        )
+        load = minimum(keys, attention.kv_len) * attention.kv_token_bytes / rate
+        peak = self.compute_efficiency * unit.flop_per_cycle
+        math_cycles = 2.0 * self.q_tile * keys * attention.macs_per_pair / peak
+        per_dim = self.cta_overhead_per_dim + self.epilogue_per_q_dim * (q_per_kv if self.pack_gqa else 1.0)
+        head_dim_cycles = per_dim * attention.macs_per_pair
+        cta_cycles = maximum(load, math_cycles) + self.cta_overhead + head_dim_cycles
+        return {
+            "cta_time": cta_cycles / unit.clock, "load_cycles": load, "math_cycles": math_cycles,
+            "head_dim_cycles": head_dim_cycles,
+            "ctas": unsplit * splits, "splits": splits, "piece_keys": keys, "q_tiles": q_tiles,
+        }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class LatentForm(DecodeForm):
-    """A `DecodeForm` of cores whose query heads all share one cache (MLA): their number is no axis of its own."""
+    """A `DecodeForm` of kernels whose query heads all share one cache (MLA): their number is no axis of its own."""
 
-    AXES: ClassVar[tuple[str, ...]] = ("keys", "blocks", "sharing", "width")
+    AXES: ClassVar[dict[str, float]] = {"kv_len": 2.0, "batch_kv_heads": 2.0, "q_per_kv": 2.0, "head_dims": 2.0}
 
-    def features(self, core: AttentionKernel) -> Features:
-        """Return log2 of keys, sequences times key heads, queries per key head, and width of the products."""
+    def features(self, attention: AttentionKernel) -> Features:
+        """Return log2 of keys, sequences times key heads, queries per key head, and q + v."""
         return (
-            log2(core.kv_len), log2(core.sequences * core.kv_heads), log2(core.heads / core.kv_heads),
-            log2(core.macs_per_pair),
+            log2(attention.kv_len), log2(attention.sequences * attention.kv_heads),
+            log2(attention.heads / attention.kv_heads), log2(attention.macs_per_pair),
         )  # fmt: skip
 
 
-def l2_miss_bytes(traffic: Bytes, machine: Machine, resident: float) -> Bytes:
+def l2_miss_bytes(traffic: Bytes, machine: Machine, share: float) -> Bytes:
     """Return what of a kernel's bytes is not in L2 from the run before, which is all of it where none was.
 
-    L2 keeps everything up to `resident` of its capacity, and ever less until at twice of that each byte was displaced
+    L2 keeps everything up to `share` of its capacity, and ever less until at twice of that each byte was displaced
     before it is read again.
     """
     level = machine.device.level("l2")
     if not machine.warm_l2 or level is None:
         return traffic
-    displaced = minimum(maximum(traffic / (resident * level.capacity) - 1.0, 0.0), 1.0)
-    return traffic * displaced
+    return traffic * minimum(maximum(traffic / (share * level.capacity) - 1.0, 0.0), 1.0)

@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from costmodel.cost.machine import Machine
 from costmodel.cost.residual import Domain, Features, Nearness, Residual
+from costmodel.cost.terms import SHORTEST, Terms
 from costmodel.cost.time import Time
 from costmodel.quantities import Array, Count, Quantity, Seconds, is_single, maximum
 from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, Operator, clamp_sizes
 
-SHORTEST = 1e-12  # a time of zero (a group of one rank) has no logarithm
 BASES = ("measured", "fitted", "transferred", "extrapolated", "roofline")
 
 
@@ -40,11 +40,12 @@ class Spread:
 
         low, high: 1 where the family is taken at its low or high point, else 0.
         """
-        place = np.log(np.maximum(seconds, SHORTEST))
-        median = self._ratio(place, self.median)
-        return median + low * (self._ratio(place, self.low) - median) + high * (self._ratio(place, self.high) - median)
+        log_time = np.log(np.maximum(seconds, SHORTEST))
+        median = self._ratio(log_time, self.median)
+        low_side, high_side = self._ratio(log_time, self.low) - median, self._ratio(log_time, self.high) - median
+        return median + low * low_side + high * high_side
 
-    def _ratio(self, place: Quantity, points: tuple[float, ...]) -> Array:
+    def _ratio(self, log_time: Quantity, points: tuple[float, ...]) -> Array:
         """Return the ratio at a logarithm of predicted time.
 
         Straight lines between the knots' (log predicted, log measured); a measured time that falls below that of a
@@ -52,53 +53,70 @@ class Spread:
         """
         knots = np.log(self.times)
         measured = np.maximum.accumulate(knots + np.log(points))
-        return np.asarray(np.exp(np.interp(place, knots, measured - knots)))
+        return np.asarray(np.exp(np.interp(log_time, knots, measured - knots)))
 
     @property
     def is_exact(self) -> bool:
-        """Tell whether the spread says nothing: predicted times are taken as true."""
+        """Tell whether predicted times are taken as true."""
         return {*self.low, *self.median, *self.high} == {1.0}
 
 
 class Form(Protocol):
     """The physical form of a family's kernels: few parameters, each with a unit, that measurements determine.
 
-    FORMULA: its equation in one line, for `explain`.
+    SECTION: of docs/method.md, which quotes the equation.
+    EQUATION: of its time, term by term.
+    AXES: of the family's log-shape space, with the length of the residual's bumps along each before cross-validation
+        scales it [octaves].
     """
 
-    FORMULA: ClassVar[str]
+    SECTION: ClassVar[str]
+    EQUATION: ClassVar[str]
+    AXES: ClassVar[dict[str, float]]
 
     def time(self, operator: Any, machine: Machine) -> Time:
         """Return the time of one kernel."""
+
+    def terms(self, operator: Any, machine: Machine) -> Terms:
+        """Return the terms of the equation of one kernel of one size, by the names that it gives them."""
 
     def features(self, operator: Any) -> Features:
         """Return where a kernel lies in the family's log-shape space [octaves]."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class FamilyFit:
     """One operator family on one device.
 
-    compute, memory, network: achieved share of each resource's peak (one: the roofline); launch: fixed time over the
-    framework's stated launch; spread: measured over predicted; basis: where the efficiencies come from. Where
-    measurements determined a `form`, it stands for the roofline and those shares (but `compute` is the share of the
-    forward kernel's rate that a backward core reaches, and `query` the keys that each of its queries costs beside those
-    that it sees); `residual` corrects it near measured shapes, `domain` says where they lie, and `nearness` how much
-    narrower the spread is there. source: the file that states it.
+    Either shares of the roofline's peaks:
+        compute_efficiency, hbm_efficiency, network_efficiency: achieved share of each peak; one: the roofline.
+        launch_factor: fixed time over the framework's launch.
+    or what measurements determined in their place:
+        form: of one kernel.
+        residual: corrects it near measured shapes.
+        domain: where these lie.
+        nearness: how much narrower the spread is there.
+    Of a backward kernel, over the forward one whose form it borrows:
+        backward_rate: multiply-adds per second, over the forward kernel's.
+        extra_keys_per_query: keys that each query costs beside those that it sees.
+    spread: measured over predicted time.
+    basis: where the numbers come from.
+    source: the file that states them.
     """
 
-    compute: Quantity = 1.0
-    memory: Quantity = 1.0
-    network: Quantity = 1.0
-    launch: Quantity = 1.0
-    spread: Spread = Spread()
-    basis: str = "roofline"
+    compute_efficiency: Quantity = 1.0
+    hbm_efficiency: Quantity = 1.0
+    network_efficiency: Quantity = 1.0
+    launch_factor: Quantity = 1.0
     form: Form | None = None
     residual: Residual | None = None
     domain: Domain | None = None
     nearness: Nearness | None = None
-    source: str = ""
+    backward_rate: Quantity = 1.0
     extra_keys_per_query: Count = 0.0
+    spread: Spread = Spread()
+    basis: str = "roofline"
+    source: str = ""
 
     def bases(self, operator: Operator) -> npt.NDArray[np.str_]:
         """Return on what the time of an operator rests, size by size.
@@ -109,9 +127,9 @@ class FamilyFit:
         if self.form is None or self.domain is None or self.basis != "fitted":
             return np.asarray(self.basis)
         features = self.form.features(_one_call(operator))
-        near = np.inf if self.residual is None else self.residual.distance(features)
-        inside = np.where(np.asarray(near) <= self.domain.radius, "measured", "fitted")
-        return np.where(self.domain.holds(features), inside, "extrapolated")
+        distance = np.inf if self.residual is None else self.residual.distance(features)
+        within = np.where(np.asarray(distance) <= self.domain.radius, "measured", "fitted")
+        return np.where(self.domain.holds(features), within, "extrapolated")
 
     def basis_at(self, operator: Operator) -> str:
         """Return on what the time of an operator of one size rests."""
@@ -123,7 +141,7 @@ class FamilyFit:
             return 1.0
         features = self.form.features(_one_call(operator))
         width = 1.0 if self.nearness is None else self.nearness.width(self.residual.distance(features))
-        return width if self.residual.scatter is None else width * self.residual.scatter.width(features)
+        return width if self.residual.dispersion is None else width * self.residual.dispersion.width(features)
 
     def correction(self, operator: Operator) -> Quantity:
         """Return exp(residual(shape)), by which the form's time is multiplied; one without a residual."""
@@ -134,34 +152,54 @@ class FamilyFit:
     def fitted_time(self, form: Form, operator: Operator, machine: Machine) -> Time:
         """Return the time that the form and the residual give: t = form(operator) * exp(residual(shape)).
 
-        Calls that share a core take it each over its part of the keys, one after the other: as many times the time of
-        one. A backward core takes as much longer than its forward one as it has more products, at a share of its rate:
-        compute / (1 + query / keys that a query sees in the mean). Messages follow each other. Streams that share their
-        bytes each add the form's fixed time.
+        Calls that share an attention kernel take it each over its part of the keys, one after the other: as many times
+        the time of one. Messages follow each other. Streams that share their bytes each add the form's fixed time.
         """
-        one = _one_call(operator)
-        time = form.time(one, machine).scaled(self.correction(one))
-        if isinstance(operator, AttentionKernel) and isinstance(one, AttentionKernel):
-            longer = operator.macs_per_pair / one.macs_per_pair / self.compute * self._beside_pairs(operator)
-            return time.scaled(operator.calls * longer / operator.relative_speed)
+        call = _one_call(operator)
+        time = form.time(call, machine).scaled(self.correction(call))
+        if isinstance(operator, AttentionKernel) and isinstance(call, AttentionKernel):
+            return time.scaled(operator.calls * self._backward_factor(operator, call) / operator.relative_speed)
         if isinstance(operator, Collective):
             return time.scaled(operator.calls)
         if isinstance(operator, Elementwise):
             return time.after((operator.calls - 1.0) * time.fixed)
         return time
 
-    def _beside_pairs(self, core: AttentionKernel) -> Quantity:
-        """Return by how much what a call does once a query makes a backward core longer: 1 + query / (pairs / rows)."""
+    def fitted_terms(self, form: Form, operator: Operator, machine: Machine) -> tuple[Terms, str]:
+        """Return the terms of one call by the form's equation, and how the operator's time follows from them."""
+        call = _one_call(operator)
+        factors = {"residual_factor": self.correction(call)} if self.residual is not None else {}
+        calls = getattr(operator, "calls", 1.0)
+        if isinstance(operator, AttentionKernel) and isinstance(call, AttentionKernel):
+            backward, speed = self._backward_factor(operator, call), 1.0 / operator.relative_speed
+            factors |= {"backward_factor": backward, "relative_duration": speed}
+        if not isinstance(operator, Elementwise):
+            factors["calls"] = calls
+        factors = {name: value for name, value in factors.items() if name == "residual_factor" or np.any(value != 1.0)}
+        time = " * ".join(("t", *factors))
+        if isinstance(operator, Elementwise) and np.any(calls != 1.0):
+            time = " * ".join(("(t + (calls - 1) * launch)", *factors))
+            factors["calls"] = calls
+        call_terms = {"t": form.time(call, machine).seconds, **form.terms(call, machine)}
+        return {**call_terms, **factors}, time
+
+    def _backward_factor(self, operator: AttentionKernel, call: AttentionKernel) -> Quantity:
+        """Return how much longer a backward kernel takes than its forward one, one of a forward kernel.
+
+        It has more products, and runs at a share of the rate: backward_rate / (1 + extra keys / keys of a query).
+        """
+        factor = operator.macs_per_pair / call.macs_per_pair / self.backward_rate
         if is_single(self.extra_keys_per_query) and self.extra_keys_per_query == 0.0:
-            return 1.0
-        return 1.0 + self.extra_keys_per_query * core.calls * core.q_len / maximum(core.qk_pairs, 1.0)
+            return factor
+        extra = self.extra_keys_per_query * operator.calls * operator.q_len / maximum(operator.qk_pairs, 1.0)
+        return factor * (1.0 + extra)
 
 
 def _one_call(operator: Operator) -> Operator:
-    """Return one of the calls that share a core, each over its part of the keys; any other operator as it is.
+    """Return one of the calls that share an attention kernel, each over its part of the keys; others as they are.
 
-    Of a backward core it is the forward one, whose form it borrows. Without rows or sequences, where no kernel runs, it
-    has the shape of one.
+    Of a backward kernel it is the forward one, whose form it borrows. Without rows or sequences, where no kernel runs,
+    it has the shape of one.
     """
     operator = clamp_sizes(operator)
     if not isinstance(operator, AttentionKernel):
@@ -187,8 +225,8 @@ ROOFLINE = FamilyFit()
 class Calibration:
     """Fits by operator family, or by `family/variant` where kernels of one family are fitted apart.
 
-    A family without one is priced at the roofline, with the roofline's own spread. notes: which fit stands in for which
-    missing one, for `explain`.
+    A family without one is timed by the roofline, with the roofline's own spread. notes: which fit substitutes for
+    which missing one, for `explain`.
     """
 
     name: str = "roofline"
@@ -201,5 +239,5 @@ class Calibration:
 
     def fit(self, operator: Operator) -> FamilyFit:
         """Return the fit of an operator: that of its variant, else of its family, else the bare roofline."""
-        own = self.families.get(f"{operator.family}/{operator.variant}")
-        return self.family(operator.family) if own is None else own
+        fit = self.families.get(f"{operator.family}/{operator.variant}")
+        return self.family(operator.family) if fit is None else fit

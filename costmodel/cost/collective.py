@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from costmodel.cost.machine import Machine
+from costmodel.cost.parameter import constant, fitted, mechanism
 from costmodel.cost.residual import Features
+from costmodel.cost.terms import Terms
 from costmodel.cost.time import Time, message
 from costmodel.network.collectives import doublings, nccl_time, ring_transfer
 from costmodel.network.group_links import GroupLinks, require_group_links
@@ -18,122 +20,159 @@ STEPPED = (ALL_REDUCE, "all_gather", "reduce_scatter")  # rings over all ranks, 
 LARGEST_EXPONENT = 60.0  # of two: beyond it one protocol has all of the message
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class CollectiveForm:
-    """The fitted form of one kind of collective.
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Nvls:
+    """Switches add up inside a node: a device sends its buffer once, and receives 1/n of it more."""
 
-        t     = launch + w * small + (1 - w) * large,   w = 1 / (1 + (size / switch)^sharpness)
-        small = bare(size; share * B, hop * a)
-        large = min(start + bare(size; bulk * B, stride * a), settle + size * (1 + 1/n) / (reduced * B) + a)
+    nvls_efficiency: float = fitted("1", 0.65, 0.5, 1.0, "of the bandwidth where switches add up")
+    nvls_latency: float = fitted("s", 1e-5, 1e-8, 1e-3, "fixed time of large messages where switches add up")
 
-    bare: the closed form of the kind over the group's links, bandwidth B and latency a, with its volumes and steps; of
-    an all-reduce that of NCCL.
-    Libraries take their protocol by the size of the message, not by what is fastest, so links do not move `switch`.
-    launch: fixed time [s]; hop, stride: what a step takes, over the latency of a link; share, bulk: of the bandwidth;
-    start: further fixed time of the protocol for large messages [s]; switch [B].
+    def time(self, size: Bytes, links: GroupLinks) -> Seconds:
+        """Return the time of an all-reduce inside a node."""
+        wire = size * (1.0 + 1.0 / links.size) / (self.nvls_efficiency * links.intra)
+        return self.nvls_latency + wire + links.intra_latency
 
-    reduced: share of the bandwidth where switches add up (NVLS), so that a device sends its buffer once and receives
-    1/n of it more; settle: fixed time of that [s]; zero where they do not. staged: what stands for `bulk` where
-    messages are stored in host memory on their way; across: what stands for it between nodes; zero: `bulk` too.
 
-    inside, between, level: what a step of large messages takes inside one of several nodes and, beside the network's
-    latency a, to another one and along a level of a tree [s]; zero: `stride` counts there too. On n ranks of N nodes
-    with l on each they stand in place of the latencies of `bare`:
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class CustomAllReduce:
+    """All-reduces of inference engines that read the memory of other devices of a node, in one shot or two."""
 
-        ring   (n - N) * inside + (N - 1) * (between + a)          once; twice for an all-reduce, or
-        tree   2 * ((l - 1) * inside + log2(N) * (level + a))      where that is less
+    one_shot_efficiency: float = fitted("1", 0.7, 0.01, 1.0, "of the bandwidth of an all-reduce in one shot")
+    two_shot_efficiency: float = fitted("1", 0.7, 0.01, 1.0, "the same in two shots")
 
-    [NCCL, src/graph/tuning.cc, LL128.]
+    def time(self, size: Bytes, links: GroupLinks, small_step: float) -> Seconds:
+        """Return the faster of one shot and two."""
+        others, latency = links.size - 1.0, small_step * links.intra_latency
+        one_shot = latency + others * size / (self.one_shot_efficiency * links.intra)
+        volume = 2.0 * others / links.size * size
+        return minimum(one_shot, 2.0 * latency + volume / (self.two_shot_efficiency * links.intra))
 
-    once, twice: shares of an all-reduce inside a node that reads its peers' memory; zero where there is none. In place
-    of `small` stands min(hop*a + (n-1)*size/(once*B), 2*hop*a + 2*(n-1)/n*size/(twice*B)).
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class ClusterSteps:
+    """What a step of large messages takes on several nodes, in place of the links' latencies.
+
+    NCCL, src/graph/tuning.cc, LL128.
     """
 
-    launch: float
-    hop: float
-    share: float
-    start: float
-    stride: float
-    bulk: float
-    switch: float
-    sharpness: float
-    reduced: float = 0.0
-    settle: float = 0.0
-    once: float = 0.0
-    twice: float = 0.0
-    staged: float = 0.0
-    across: float = 0.0
-    inside: float = 0.0
-    between: float = 0.0
-    level: float = 0.0
+    intra_step: float = constant("a step of large messages inside one of several nodes", "s")
+    inter_step: float = constant("a step of large messages to another node, the network's latency aside", "s")
+    tree_step: float = constant("a level of a tree over nodes, the network's latency aside", "s")
 
-    AXES = ("size", "ranks")
-    FORMULA: ClassVar[str] = (
-        "t = launch + the protocol for the size: steps * hop * latency + volume / (share of bandwidth), large messages "
-        "after a start"
+    def time(self, kind: str, links: GroupLinks) -> Seconds:
+        """Return the time of the steps between all ranks, whatever they carry.
+
+        ring (n - N) * intra_step + (N - 1) * (inter_step + a_out); of an all-reduce twice that, or twice a tree's
+        (l - 1) * intra_step + log2(N) * (tree_step + a_out): n ranks on N nodes with l on each.
+        """
+        latency = links.inter_latency
+        ring = (links.size - links.nodes) * self.intra_step + (links.nodes - 1.0) * (self.inter_step + latency)
+        if kind != ALL_REDUCE:
+            return ring
+        tree = (links.ranks_per_node - 1.0) * self.intra_step + doublings(links.nodes) * (self.tree_step + latency)
+        return 2.0 * minimum(ring, tree)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class CollectiveForm:
+    """One kind of collective: a protocol for small messages and one for large.
+
+    Libraries take their protocol by the size of the message, not by what is fastest, so links do not move the switch.
+    bare: the closed form of the kind over links of bandwidth B and latency a, with its volume and steps; of an
+    all-reduce that of NCCL. Between nodes `inter_efficiency` stands for `large_efficiency`, and the steps of
+    `ClusterSteps` for the latencies of `bare`.
+    """
+
+    SECTION: ClassVar[str] = "8.6"
+    EQUATION: ClassVar[str] = """
+        t                = launch + (1 - large_share) * small_time + large_share * large_time
+        large_share      = x / (1 + x),     x = (size / protocol_switch)^switch_sharpness
+        small_time       = bare(size; small_efficiency * B, small_step * a), or inside a node custom_time
+        custom_time      = min(small_step*a + (n-1)*size / (one_shot_efficiency*B),
+                               2*small_step*a + 2*(n-1)/n*size / (two_shot_efficiency*B))
+        large_time       = min(ring_time, nvls_time)
+        ring_time        = large_latency + bare(size; large_efficiency * B, large_step * a)
+        nvls_time        = nvls_latency + size * (1 + 1/n) / (nvls_efficiency * B) + a
+    """
+    AXES: ClassVar[dict[str, float]] = {"size": 2.0, "ranks": 1.0}
+
+    launch: float = fitted("s", 3e-6, 3e-7, 3e-4, "kernel overhead")
+    small_step: float = fitted("1", 0.5, 1e-3, 30.0, "time of a step of small messages, over a link's latency")
+    small_efficiency: float = fitted("1", 0.2, 1e-3, 1.0, "of the links' bandwidth, small messages")
+    large_latency: float = fitted("s", 1e-5, 1e-8, 1e-3, "further fixed time of large messages")
+    large_step: float = fitted("1", 0.5, 1e-3, 30.0, "time of a step of large messages, over a link's latency")
+    large_efficiency: float = fitted("1", 0.7, 0.01, 1.0, "of the links' bandwidth, large messages")
+    protocol_switch: float = fitted("B", 1e6, 1e3, 3e8, "size at which one protocol gives way to the other")
+    switch_sharpness: float = fitted("1", 6.0, 2.0, 12.0, "exponent of the size that says how suddenly")
+    nvls: Nvls | None = mechanism(Nvls)
+    custom_all_reduce: CustomAllReduce | None = mechanism(CustomAllReduce)
+
+    host_staged_efficiency: float = constant("of the bandwidth, large messages stored in host memory", "1", 0.0)
+    inter_efficiency: float = constant(
+        "of the NICs' bandwidth, large messages between nodes; null: large_efficiency", "1", 0.0
     )
+    cluster_steps: ClusterSteps | None = mechanism(ClusterSteps)
 
     def time(self, operator: Collective, machine: Machine) -> Time:
         """Return the time of one collective; zero in a group of one."""
-        way = require_group_links(operator.group, machine.cluster, operator.name)
-        if self.staged and machine.cluster is not None and not machine.cluster.node.peer_to_peer:
-            way = replace(way, intra=way.intra * self.staged / self.bulk)
-        seconds, fixed = self._seconds(operator, way, operator.size), self._seconds(operator, way, 0.0 * operator.size)
-        joined = way.size > 1
-        return message(where(joined, seconds, 0.0), where(joined, minimum(fixed, seconds), 0.0))
+        links = self._links(operator, machine)
+        seconds = self._terms(operator, links, operator.size)["t"]
+        fixed = self._terms(operator, links, 0.0 * operator.size)["t"]
+        has_peers = links.size > 1
+        return message(where(has_peers, seconds, 0.0), where(has_peers, minimum(fixed, seconds), 0.0))
+
+    def terms(self, operator: Collective, machine: Machine) -> Terms:
+        """Return the terms of the equation."""
+        return self._terms(operator, self._links(operator, machine), operator.size)
 
     def features(self, operator: Collective) -> Features:
         """Return log2 of the buffer [B] and of the ranks."""
         return log2(maximum(operator.size, 1.0)), log2(maximum(operator.group.size, 1.0))
 
-    def _seconds(self, operator: Collective, way: GroupLinks, moved: Bytes) -> Seconds:
-        """Return the time of the protocols that the operator's size takes, moving `moved` bytes."""
-        large = self._share_of_large(operator.size)
-        small = self._peers(moved, way) if self.once else nccl_time(operator.kind, moved, self._by_steps(way))
-        return self.launch + (1.0 - large) * small + large * self._large(operator.kind, moved, way)
+    def _links(self, operator: Collective, machine: Machine) -> GroupLinks:
+        """Return the links of the group; those inside a node without peer-to-peer access are slower."""
+        links = require_group_links(operator.group, machine.cluster, operator.name)
+        if self.host_staged_efficiency and machine.cluster is not None and not machine.cluster.node.peer_to_peer:
+            return replace(links, intra=links.intra * self.host_staged_efficiency / self.large_efficiency)
+        return links
 
-    def _share_of_large(self, size: Bytes) -> Quantity:
-        exponent = self.sharpness * (log2(maximum(size, 1.0)) - log2(self.switch))
+    def _terms(self, operator: Collective, links: GroupLinks, size: Bytes) -> Terms:
+        """Return the terms of moving `size` bytes by the protocols that the operator's own size takes."""
+        share = self._large_share(operator.size)
+        small = self._small_terms(operator.kind, size, links)
+        large = self._large_terms(operator.kind, size, links)
+        seconds = self.launch + (1.0 - share) * small["small_time"] + share * large["large_time"]
+        return {"t": seconds, "large_share": share, **small, **large}
+
+    def _large_share(self, size: Bytes) -> Quantity:
+        exponent = self.switch_sharpness * (log2(maximum(size, 1.0)) - log2(self.protocol_switch))
         power = 2.0 ** minimum(maximum(exponent, -LARGEST_EXPONENT), LARGEST_EXPONENT)
         return power / (1.0 + power)
 
-    def _by_steps(self, way: GroupLinks) -> GroupLinks:
-        return _scaled(way, self.share, self.hop)
+    def _small_terms(self, kind: str, size: Bytes, links: GroupLinks) -> Terms:
+        if self.custom_all_reduce is None:
+            return {"small_time": nccl_time(kind, size, _scaled(links, self.small_efficiency, self.small_step))}
+        across = nccl_time(ALL_REDUCE, size, _scaled(links, self.small_efficiency, self.small_step))
+        custom = self.custom_all_reduce.time(size, links, self.small_step)
+        return {"small_time": where(links.nodes > 1, across, custom), "custom_time": custom}
 
-    def _large(self, kind: str, moved: Bytes, way: GroupLinks) -> Seconds:
-        links = _scaled(way, self.bulk, self.stride)
-        if self.across:
-            links = replace(links, inter=self.across * way.inter)
-        ring = self.start + nccl_time(kind, moved, links)
-        if self.between and kind in STEPPED:
+    def _large_terms(self, kind: str, size: Bytes, links: GroupLinks) -> Terms:
+        scaled = _scaled(links, self.large_efficiency, self.large_step)
+        if self.inter_efficiency:
+            scaled = replace(scaled, inter=self.inter_efficiency * links.inter)
+        ring = self.large_latency + nccl_time(kind, size, scaled)
+        if self.cluster_steps is not None and kind in STEPPED:
             passes = 2.0 if kind == ALL_REDUCE else 1.0
-            ring = where(
-                way.nodes > 1, self.start + self._steps(kind, way) + passes * ring_transfer(moved, links), ring
-            )
-        if not self.reduced or kind != ALL_REDUCE:
-            return ring
-        switched = self.settle + moved * (1.0 + 1.0 / way.size) / (self.reduced * way.intra) + way.intra_latency
-        return where(way.nodes > 1, ring, minimum(ring, switched))
-
-    def _steps(self, kind: str, way: GroupLinks) -> Seconds:
-        """Return what the steps between the ranks of several nodes take, whatever they carry."""
-        ring = (way.size - way.nodes) * self.inside + (way.nodes - 1.0) * (self.between + way.inter_latency)
-        if kind != ALL_REDUCE:
-            return ring
-        tree = (way.ranks_per_node - 1.0) * self.inside + doublings(way.nodes) * (self.level + way.inter_latency)
-        return 2.0 * minimum(ring, tree)
-
-    def _peers(self, moved: Bytes, way: GroupLinks) -> Seconds:
-        """Return the faster of one shot and two; across nodes there is neither."""
-        others, latency = way.size - 1.0, self.hop * way.intra_latency
-        once = latency + others * moved / (self.once * way.intra)
-        twice = 2.0 * latency + 2.0 * others / way.size * moved / (self.twice * way.intra)
-        across = nccl_time(ALL_REDUCE, moved, self._by_steps(way))
-        return where(way.nodes > 1, across, minimum(once, twice))
+            stepped = self.large_latency + self.cluster_steps.time(kind, links) + passes * ring_transfer(size, scaled)
+            ring = where(links.nodes > 1, stepped, ring)
+        if self.nvls is None or kind != ALL_REDUCE:
+            return {"large_time": ring, "ring_time": ring}
+        nvls = self.nvls.time(size, links)
+        return {"large_time": where(links.nodes > 1, ring, minimum(ring, nvls)), "ring_time": ring, "nvls_time": nvls}
 
 
-def _scaled(way: GroupLinks, share: float, hop: float) -> GroupLinks:
+def _scaled(links: GroupLinks, efficiency: float, step: float) -> GroupLinks:
     return replace(
-        way, intra=share * way.intra, inter=share * way.inter, intra_latency=hop * way.intra_latency,
-        inter_latency=hop * way.inter_latency,
+        links, intra=efficiency * links.intra, inter=efficiency * links.inter,
+        intra_latency=step * links.intra_latency, inter_latency=step * links.inter_latency,
     )  # fmt: skip

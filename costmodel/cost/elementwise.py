@@ -5,56 +5,61 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from costmodel.cost.gemm import p_norm
 from costmodel.cost.machine import VECTOR_DTYPE, Machine
+from costmodel.cost.parameter import fitted
 from costmodel.cost.residual import Features
+from costmodel.cost.terms import Terms, p_norm
 from costmodel.cost.time import Time, busy_kernel
-from costmodel.quantities import Bytes, Quantity, log2, maximum, minimum, where
+from costmodel.quantities import Bytes, log2, maximum, minimum, where
 from costmodel.workload.operators import Elementwise
 
-SHARPNESS = 4.0  # chosen: a row's own time and the stream of all rows overlap, and the longer one counts, smoothly
+OVERLAP_P = 4.0  # chosen: a row's own time and the stream of all rows overlap, and the longer one counts, smoothly
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class ElementwiseForm:
-    """The fitted form of kernels that only stream, one block of threads a row.
+    """Kernels that only stream, one CTA a row. A kernel that does not state its rows has neither term of them."""
 
-        t      = launch + (row^4 + stream^4)^(1/4)
-        row    = bytes of a row / load / clock
-        stream = (kept / cached + (traffic - kept) / memory) / bandwidth + rows * fill / (processors * clock)
-        kept   = min(traffic, resident * L2 capacity)
-
-    launch: fixed time [s]; memory: share of the memory bandwidth; cached: the same for bytes that stay in L2 (above
-    one); resident: share of L2 that holds them; load: what one block moves [B/cycle]; fill: what a row costs its
-    processor beside its bytes [cycles]. A kernel that does not state its rows has neither term of them.
+    SECTION: ClassVar[str] = "7.6"
+    EQUATION: ClassVar[str] = """
+        t            = launch + busy_time
+        busy_time    = (stream_time^4 + row_time^4)^(1/4)
+        row_time     = bytes of a row / (cta_load_rate * clock)
+        stream_time  = hbm_time + rows * row_cycles / (processors * clock)
+        hbm_time     = (l2_hit_bytes / l2_efficiency + (traffic - l2_hit_bytes) / hbm_efficiency) / hbm_bandwidth
+        l2_hit_bytes = min(traffic, l2_share * l2_capacity)
     """
+    AXES: ClassVar[dict[str, float]] = {"rows": 2.0, "row_bytes": 2.0}
 
-    launch: float
-    memory: float
-    cached: float
-    resident: float
-    load: float
-    fill: float
-
-    AXES = ("rows", "row")
-    FORMULA: ClassVar[str] = "t = launch + p-norm of (bytes of a row / load, traffic / memory bandwidth + rows * fill)"
+    launch: float = fitted("s", 3e-6, 3e-7, 3e-4, "kernel overhead")
+    hbm_efficiency: float = fitted("1", 0.85, 0.05, 1.3, "of the HBM bandwidth")
+    l2_efficiency: float = fitted("1", 1.2, 0.5, 10.0, "the same for bytes that stay in L2")
+    l2_share: float = fitted("1", 0.5, 0.01, 1.0, "share of L2 that holds them")
+    cta_load_rate: float = fitted("B/cycle", 10.0, 0.5, 1000.0, "what one row's CTA moves")
+    row_cycles: float = fitted("cycles", 100.0, 0.5, 1e5, "what a row costs its processor beside its bytes")
 
     def time(self, operator: Elementwise, machine: Machine) -> Time:
         """Return the kernel's time."""
-        cache, clock = machine.device.level("l2"), machine.device.math[VECTOR_DTYPE].clock
-        kept: Quantity = 0.0 if cache is None else minimum(operator.traffic, self.resident * cache.capacity)
-        streamed = (kept / self.cached + (operator.traffic - kept) / self.memory) / machine.memory_bandwidth
-        rows = operator.rows
-        stream = streamed + rows * self.fill / (machine.processors * clock)
-        row = where(rows > 0, _row(operator), 0.0) / (self.load * clock)
-        busy = p_norm(SHARPNESS, stream, row)
-        return busy_kernel(self.launch, busy, streamed, SHARPNESS)
+        terms = self.terms(operator, machine)
+        return busy_kernel(self.launch, terms["busy_time"], terms["hbm_time"], OVERLAP_P)
+
+    def terms(self, operator: Elementwise, machine: Machine) -> Terms:
+        """Return the terms of the equation."""
+        level, clock = machine.device.level("l2"), machine.device.math[VECTOR_DTYPE].clock
+        hits = 0.0 if level is None else minimum(operator.traffic, self.l2_share * level.capacity)
+        misses = operator.traffic - hits
+        hbm = (hits / self.l2_efficiency + misses / self.hbm_efficiency) / machine.hbm_bandwidth
+        stream = hbm + operator.rows * self.row_cycles / (machine.processors * clock)
+        row = where(operator.rows > 0, _row_bytes(operator), 0.0) / (self.cta_load_rate * clock)
+        return {
+            "busy_time": p_norm(OVERLAP_P, stream, row), "row_time": row, "stream_time": stream, "hbm_time": hbm,
+            "l2_hit_bytes": hits,
+        }  # fmt: skip
 
     def features(self, operator: Elementwise) -> Features:
         """Return log2 of the rows and of the bytes of one; all is one row where rows are not stated."""
-        return log2(maximum(operator.rows, 1.0)), log2(maximum(_row(operator), 1.0))
+        return log2(maximum(operator.rows, 1.0)), log2(maximum(_row_bytes(operator), 1.0))
 
 
-def _row(operator: Elementwise) -> Bytes:
-    """Return the bytes of one row."""
+def _row_bytes(operator: Elementwise) -> Bytes:
     return operator.traffic / maximum(operator.rows, 1.0)

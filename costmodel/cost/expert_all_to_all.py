@@ -5,139 +5,158 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from costmodel.cost.calibration import SHORTEST
-from costmodel.cost.gemm import p_norm
 from costmodel.cost.machine import Machine
+from costmodel.cost.parameter import constant, fitted, like
 from costmodel.cost.residual import Features
+from costmodel.cost.terms import SHORTEST, Terms, p_norm
 from costmodel.cost.time import Time, message
 from costmodel.network.expert_all_to_all import TokenCopies, token_copies
 from costmodel.network.group_links import GroupLinks, require_group_links
-from costmodel.quantities import Count, Mask, Quantity, Seconds, ceil, log2, maximum, where
+from costmodel.quantities import Mask, Quantity, Seconds, ceil, log2, maximum, where
 from costmodel.workload.operators import ExpertAllToAll
 
-AXES = ("tokens", "copy", "choices", "experts", "ranks")
+AXES = {"tokens": 2.0, "token_bytes": 2.0, "top_k": 2.0, "experts": 3.0, "ranks": 2.0}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class LowLatencyForm:
-    """The fitted form of kernels that send a copy to every expert, on all processors.
+    """Kernels that send a copy of a token to every expert, on all processors.
 
-        t     = launch + a_in + hop * a_out + slot * experts + peer * ranks + (send^p + inner^p + outer^p)^(1/p)
-        send  = T / blocks * (token + b / rate),   blocks = experts / ceil(experts / processors)
-        inner = copies inside the node * b / (share * B_in),   outer = copies to others * b / (nic * B_out)
-
-    launch: fixed time [s]; hop: steps between nodes, over the latency there; slot: cost of an expert's counter [s];
-    peer: of a rank's queue [s]; token: what a token costs its block [s]; rate: what a block moves [B/s]; share, nic: of
-    the bandwidths.
-    direct: copies inside a node go over its own links; else over the NIC, as those to other nodes.
+    `ctas`, as many as experts that all processors serve at a time, share the tokens. Copies inside a node go over its
+    own links, or over the NIC like those to other nodes (`uses_intra_links`).
     """
 
-    launch: float
-    hop: float
-    slot: float
-    peer: float
-    token: float
-    rate: float
-    share: float
-    nic: float
-    sharpness: float
-    direct: bool = True
+    SECTION: ClassVar[str] = "9.1"
+    EQUATION: ClassVar[str] = """
+        t          = fixed_time + busy_time
+        fixed_time = launch + links_latency + rank_latency * ranks + expert_latency * experts
+        links_latency = a_in + inter_hops * a_out                      a_out where the NIC is used
+        busy_time  = (send_time^p + intra_time^p + inter_time^p)^(1/p)       p = overlap_p
+        send_time  = tokens / ctas * (token_latency + token_bytes / send_bandwidth)
+        ctas       = experts / ceil(experts / processors)
+        intra_time = tokens * intra_copies * token_bytes / (intra_efficiency * B_in)
+        inter_time = tokens * inter_copies * token_bytes / (inter_efficiency * B_out)
+    """
+    AXES: ClassVar[dict[str, float]] = AXES
 
-    AXES = AXES
-    FORMULA: ClassVar[str] = (
-        "t = launch + latencies + slot * experts + peer * ranks + p-norm of (tokens of a block, bytes inside the "
-        "node / share of its links, bytes between nodes / share of the NIC)"
-    )
+    launch: float = fitted("s", 1e-5, 1e-6, 3e-4, "kernel overhead, notification included")
+    inter_hops: float = fitted("1", 0.5, 1e-3, 30.0, "steps between nodes, over the latency there")
+    rank_latency: float = fitted("s", 1e-7, 1e-10, 1e-5, "fixed time for each rank")
+    token_latency: float = fitted("s", 1e-6, 1e-9, 1e-4, "what a token costs its CTA")
+    send_bandwidth: float = fitted("B/s", 2e10, 1e8, 1e13, "what a CTA moves")
+    intra_efficiency: float = fitted("1", 0.7, 0.01, 1.0, "of the bandwidth inside a node")
+    inter_efficiency: float = fitted("1", 0.7, 0.01, 1.0, "of the bandwidth between nodes")
+    overlap_p: float = fitted("1", 3.0, 1.0, 12.0, "p-norm that joins times which overlap")
+    expert_latency: float = fitted("s", 1e-7, 1e-10, 1e-5, "fixed time for each expert")
+
+    uses_intra_links: bool = constant("copies inside a node go over its own links, not over the NIC")
 
     def time(self, operator: ExpertAllToAll, machine: Machine) -> Time:
         """Return the time of one direction; zero in a group of one."""
-        way = require_group_links(operator.group, machine.cluster, operator.name)
-        blocks = operator.experts / ceil(operator.experts / machine.device.processors)
-        send = operator.tokens / blocks * (self.token + operator.token_bytes / self.rate)
-        found = token_copies(operator, way)
-        if not self.direct:
-            found = replace(found, intra=0.0, inter=operator.top_k * operator.expert_load * (1.0 - 1.0 / way.size))
-        inner, outer = _wire(operator, way, found, self.share, self.nic)
-        across = way.nodes > 1 if self.direct else way.size > 1
-        fixed = self.launch + _latency(way, self.hop, across) + self.peer * way.size + self.slot * operator.experts
-        return _message(fixed, p_norm(self.sharpness, SHORTEST, send, inner, outer), way)
+        return _message(self.terms(operator, machine), _links(operator, machine))
+
+    def terms(self, operator: ExpertAllToAll, machine: Machine) -> Terms:
+        """Return the terms of the equation."""
+        links = _links(operator, machine)
+        ctas = operator.experts / ceil(operator.experts / machine.device.processors)
+        send = operator.tokens / ctas * (self.token_latency + operator.token_bytes / self.send_bandwidth)
+        copies = token_copies(operator, links)
+        if not self.uses_intra_links:
+            copies = replace(copies, intra=0.0, inter=operator.top_k * operator.expert_load * (1.0 - 1.0 / links.size))
+        intra, inter = _wire_times(operator, links, copies, self.intra_efficiency, self.inter_efficiency)
+        uses_nic = links.nodes > 1 if self.uses_intra_links else links.size > 1
+        latency = _links_latency(links, self.inter_hops, uses_nic)
+        fixed = self.launch + latency + self.rank_latency * links.size + self.expert_latency * operator.experts
+        return {
+            "fixed_time": fixed, "busy_time": p_norm(self.overlap_p, SHORTEST, send, intra, inter),
+            "links_latency": latency, "send_time": send, "intra_time": intra, "inter_time": inter, "ctas": ctas,
+            "intra_copies": copies.intra, "inter_copies": copies.inter,
+        }  # fmt: skip
 
     def features(self, operator: ExpertAllToAll) -> Features:
         """Return log2 of tokens, bytes of a copy, experts a token, experts and ranks."""
         return _features(operator)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class NormalForm:
-    """The fitted form of kernels that send a copy to every node and rank, on the processors that communication holds.
+    """Kernels that send a copy of a token to every node and rank, on the processors that communication holds."""
 
-        t     = launch + a_in + hop * a_out + peer * ranks + (send^p + inner^p + outer^p)^(1/p)
-        send  = T / processors * (token + (E_ranks + relay * E_nodes * (1 - 1/N)) * b / rate)
-        inner = T * E_ranks * (1 - 1/l) * b / (share * B_in)
-        outer = T * E_nodes * (1 - 1/N) * b / (nic * B_out) * (N/2)^crowd
-
-    launch: fixed time, notification included [s]; hop: steps between nodes, over the latency there; peer: cost of a
-    rank [s]; token: what a token costs its processor [s]; rate: what a processor moves [B/s]; relay: how much more it
-    costs to hand a copy to another node than to a rank; share, nic: of the bandwidths; crowd: how
-    much slower NICs are where more nodes share the fabric. processors: taken where a scenario holds none.
+    SECTION: ClassVar[str] = "9.1"
+    EQUATION: ClassVar[str] = """
+        t          = fixed_time + busy_time
+        fixed_time = launch + links_latency + rank_latency * ranks
+        links_latency = a_in + inter_hops * a_out                      a_out where the NIC is used
+        busy_time  = (send_time^p + intra_time^p + inter_time^p)^(1/p)       p = overlap_p
+        send_time  = tokens / senders * (token_latency + copies_sent * token_bytes / send_bandwidth)
+        copies_sent = copies to ranks + forward_cost * inter_copies
+        intra_time = tokens * intra_copies * token_bytes / (intra_efficiency * B_in)
+        inter_time = tokens * inter_copies * token_bytes / (inter_efficiency * B_out) * max(nodes/2, 1)^fabric_exponent
     """
+    AXES: ClassVar[dict[str, float]] = AXES
 
-    launch: float
-    hop: float
-    peer: float
-    token: float
-    rate: float
-    relay: float
-    share: float
-    nic: float
-    crowd: float
-    sharpness: float
-    processors: float
+    launch: float = like(LowLatencyForm, "launch")
+    inter_hops: float = like(LowLatencyForm, "inter_hops")
+    rank_latency: float = like(LowLatencyForm, "rank_latency")
+    token_latency: float = fitted("s", 1e-6, 1e-9, 1e-4, "what a token costs its processor")
+    send_bandwidth: float = fitted("B/s", 2e10, 1e8, 1e13, "what a processor moves")
+    intra_efficiency: float = like(LowLatencyForm, "intra_efficiency")
+    inter_efficiency: float = like(LowLatencyForm, "inter_efficiency")
+    overlap_p: float = like(LowLatencyForm, "overlap_p")
+    forward_cost: float = fitted("1", 1.0, 1e-2, 20.0, "cost of a copy to another node, over that of one to a rank")
+    fabric_exponent: float = fitted("1", 0.1, 1e-3, 2.0, "exponent of the nodes by which their fabric slows down")
 
-    AXES = AXES
-    FORMULA: ClassVar[str] = (
-        "t = launch + latencies + peer * ranks + p-norm of (tokens of a processor, bytes inside the node / share of "
-        "its links, bytes between nodes / share of the NIC * (nodes/2)^crowd)"
-    )
+    processors: int = constant("processors that send where a scenario holds none for communication", "count")
 
     def time(self, operator: ExpertAllToAll, machine: Machine) -> Time:
         """Return the time of one direction; zero in a group of one."""
-        way = require_group_links(operator.group, machine.cluster, operator.name)
-        held = machine.device.processors - machine.processors
-        working = where(held > 0, held, self.processors)
-        found = token_copies(operator, way)
-        handled = found.reached + self.relay * found.inter
-        send = operator.tokens / working * (self.token + handled * operator.token_bytes / self.rate)
-        inner, outer = _wire(operator, way, found, self.share, self.nic)
-        outer = outer * maximum(way.nodes / 2.0, 1.0) ** self.crowd
-        fixed = self.launch + _latency(way, self.hop, way.nodes > 1) + self.peer * way.size
-        return _message(fixed, p_norm(self.sharpness, SHORTEST, send, inner, outer), way)
+        return _message(self.terms(operator, machine), _links(operator, machine))
+
+    def terms(self, operator: ExpertAllToAll, machine: Machine) -> Terms:
+        """Return the terms of the equation."""
+        links = _links(operator, machine)
+        comm_processors = machine.device.processors - machine.processors
+        senders = where(comm_processors > 0, comm_processors, self.processors)
+        copies = token_copies(operator, links)
+        sent = copies.reached + self.forward_cost * copies.inter
+        send = operator.tokens / senders * (self.token_latency + sent * operator.token_bytes / self.send_bandwidth)
+        intra, inter = _wire_times(operator, links, copies, self.intra_efficiency, self.inter_efficiency)
+        inter = inter * maximum(links.nodes / 2.0, 1.0) ** self.fabric_exponent
+        latency = _links_latency(links, self.inter_hops, links.nodes > 1)
+        return {
+            "fixed_time": self.launch + latency + self.rank_latency * links.size,
+            "busy_time": p_norm(self.overlap_p, SHORTEST, send, intra, inter), "links_latency": latency,
+            "send_time": send, "intra_time": intra, "inter_time": inter, "senders": senders, "copies_sent": sent,
+            "intra_copies": copies.intra, "inter_copies": copies.inter,
+        }  # fmt: skip
 
     def features(self, operator: ExpertAllToAll) -> Features:
         """Return log2 of tokens, bytes of a copy, experts a token, experts and ranks."""
         return _features(operator)
 
 
-def _wire(
-    operator: ExpertAllToAll, way: GroupLinks, found: TokenCopies, share: Quantity, nic: Quantity
+def _links(operator: ExpertAllToAll, machine: Machine) -> GroupLinks:
+    return require_group_links(operator.group, machine.cluster, operator.name)
+
+
+def _wire_times(
+    operator: ExpertAllToAll, links: GroupLinks, copies: TokenCopies, intra: Quantity, inter: Quantity
 ) -> tuple[Seconds, Seconds]:
-    """Return what the links inside and between nodes take [s]."""
+    """Return what the links inside and between nodes take [s]. intra, inter: efficiencies."""
     sent = operator.tokens * operator.token_bytes
-    return sent * found.intra / (share * way.intra), sent * found.inter / (nic * way.inter)
+    return sent * copies.intra / (intra * links.intra), sent * copies.inter / (inter * links.inter)
 
 
-def _latency(way: GroupLinks, hop: Quantity, across: Mask) -> Seconds:
-    """Return the latency of the links: that inside the node, and `hop` times that of the NIC where it is used."""
-    return way.intra_latency + where(across, hop * way.inter_latency, 0.0)
+def _links_latency(links: GroupLinks, hops: Quantity, uses_nic: Mask) -> Seconds:
+    """Return the latency of the links: that inside the node, and `hops` times that of the NIC where it is used."""
+    return links.intra_latency + where(uses_nic, hops * links.inter_latency, 0.0)
 
 
-def _message(fixed: Seconds, busy: Seconds, way: GroupLinks) -> Time:
-    joined = way.size > 1
-    return message(where(joined, fixed + busy, 0.0), where(joined, fixed, 0.0))
+def _message(terms: Terms, links: GroupLinks) -> Time:
+    fixed, has_peers = terms["fixed_time"], links.size > 1
+    return message(where(has_peers, fixed + terms["busy_time"], 0.0), where(has_peers, fixed, 0.0))
 
 
 def _features(operator: ExpertAllToAll) -> Features:
-    sizes: tuple[Count, ...] = (
-        operator.tokens, operator.token_bytes, float(operator.top_k), operator.experts, operator.group.size,
-    )  # fmt: skip
+    sizes = (operator.tokens, operator.token_bytes, float(operator.top_k), operator.experts, operator.group.size)
     return tuple(log2(maximum(size, 1.0)) for size in sizes)

@@ -1,121 +1,169 @@
-"""Kernel times: launch + max over resources(work / (peak * efficiency)), work counted by tile and memory level.
+"""Kernel times by the roofline: launch + max over resources(work / (peak * efficiency)), work counted by tile.
 
-Roofline: Williams, Waterman, Patterson, CACM 52(4), 2009. Waves: a kernel's blocks run in ceil(blocks / processors)
-rounds, each as long as one block.
+Roofline: Williams, Waterman, Patterson, CACM 52(4), 2009. Waves: a kernel's CTAs run in ceil(CTAs / processors) rounds,
+each as long as one CTA.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.machine import VECTOR_DTYPE, Machine
+from costmodel.cost.terms import Terms
 from costmodel.cost.time import Time, kernel
 from costmodel.quantities import Count, Quantity, Seconds, ceil, maximum, minimum, where
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, MixedAttention
 from costmodel.workload.order_statistics import expected_tiles
 from costmodel.workload.scenario import Tile
 
+GEMM_EQUATION = """
+    t              = launch + max(chip_time, hbm_time)                         of the fastest tile m_t x n_t, split s
+    chip_time      = max(tensor_time, promotion_time, l2_time) / compute_efficiency
+    tensor_time    = waves * 2*m_t*n_t*k/s / peak of a processor
+    waves          = ceil(ctas / processors)
+    ctas           = groups * ceil(m/m_t) * ceil(n/n_t) * s                    row tiles in expectation
+    promotion_time = waves * 2*m_t*n_t*k/s / (promotion_interval * FP32 peak)  FP8 with block scales in software
+    l2_time        = ctas * k/s * (min(m, m_t)*a_bytes + min(n, n_t)*b_bytes) / l2_bandwidth
+    hbm_time       = (traffic + 8*groups*m*n*(s-1)) / (hbm_efficiency * hbm_bandwidth)
+"""
+ATTENTION_EQUATION = """
+    t            = launch + max(compute_time, hbm_time)
+    compute_time = max(padding * FLOP / (peak * relative_speed * compute_efficiency), serial_time)
+    padding      = q_tiles*m_t/q_len * ceil(ctas/processors) * processors/ctas     1 in decoding, which splits the keys
+    serial_time  = ceil(sequences*heads / (processors*blocks)) * serial_cycles / clock     of a scan
+    hbm_time     = traffic / (hbm_efficiency * hbm_bandwidth)
+"""
+MIXED_EQUATION = """
+    t            = launch + max(compute_time, hbm_time)
+    compute_time = sum over parts of padding * FLOP / (compute_efficiency * peak)
+    hbm_time     = sum over parts of traffic / (hbm_efficiency * hbm_bandwidth)
+"""
+ELEMENTWISE_EQUATION = """
+    t        = calls * launch + hbm_time
+    hbm_time = traffic / (hbm_efficiency * hbm_bandwidth)
+"""
+
 
 def gemm_time(gemm: Gemm, machine: Machine, fit: FamilyFit) -> Time:
-    """Return a matrix product's time: launch + the fastest candidate tile's max(on-chip, device memory).
+    """Return a GEMM's time: that of the fastest candidate tile.
 
-    Of several that are as fast, one that device memory keeps busy says what limits the product.
+    Of several that are as fast, one that device memory keeps busy says what bounds the GEMM.
     """
     busy: Seconds = math.inf
     memory_bound: Seconds = math.inf
-    for _, on_chip, memory in tile_times(gemm, machine, fit):
-        busy = minimum(busy, maximum(on_chip, memory))
-        memory_bound = minimum(memory_bound, where(memory >= on_chip, memory, math.inf))
-    launch = machine.framework.launch * fit.launch
-    compulsory = gemm.traffic / machine.memory_bandwidth / fit.memory
-    limited = where(memory_bound <= busy, busy, compulsory)
-    return Time(launch + busy, compute=busy, memory=limited, fixed=launch)
+    for terms in _tile_terms(gemm, machine, fit):
+        chip, hbm = terms["chip_time"], terms["hbm_time"]
+        busy = minimum(busy, maximum(chip, hbm))
+        memory_bound = minimum(memory_bound, where(hbm >= chip, hbm, math.inf))
+    launch = machine.framework.launch * fit.launch_factor
+    compulsory = gemm.traffic / machine.hbm_bandwidth / fit.hbm_efficiency
+    memory = where(memory_bound <= busy, busy, compulsory)
+    return Time(launch + busy, compute=busy, memory=memory, fixed=launch)
 
 
-def tile_times(gemm: Gemm, machine: Machine, fit: FamilyFit) -> Iterator[tuple[Tile, Seconds, Seconds]]:
-    """Yield (tile, on-chip time, device memory time) of every candidate tile.
+def gemm_terms(gemm: Gemm, machine: Machine, fit: FamilyFit) -> Terms:
+    """Return the terms of a GEMM of one size, of the fastest tile."""
+    fastest = min(_tile_terms(gemm, machine, fit), key=lambda terms: max(terms["chip_time"], terms["hbm_time"]))
+    return {"launch": machine.framework.launch * fit.launch_factor} | fastest
 
-    on-chip   = max(tensor, promotion, L2)
-    tensor    = waves * 2*m_t*n_t*k/s / (peak a processor)
-    waves     = ceil(g * ceil(m/m_t) * ceil(n/n_t) * s / P)      row tiles in expectation where groups differ in rows
-    promotion = waves * 2*m_t*n_t*k/s / interval / (CUDA-core peak a processor), FP8 with block scales in software
-    L2        = blocks * k/s * (min(m, m_t)*e_left + min(n, n_t)*e_right) / B_L2
-    memory    = (operands and result once + 2*4*g*m*n*(s-1) for the sums of a split K) / B_memory
-    """
+
+def _tile_terms(gemm: Gemm, machine: Machine, fit: FamilyFit) -> Iterator[dict[str, Any]]:
+    """Yield the terms of every candidate tile."""
     device, framework = machine.device, machine.framework
     rate = machine.processor_peak(gemm.dtype)
-    unit, cache = device.math[gemm.dtype], device.level("l2")
+    unit, l2 = device.math[gemm.dtype], device.level("l2")
     promotes = unit.scaling == "software" or unit.accumulate == "fp22"
     promotion_rate = machine.processor_peak(VECTOR_DTYPE) * framework.promotion_interval
-    traffic, bandwidth = gemm.traffic, machine.memory_bandwidth
     for tile in framework.tiles_of(gemm.family):
         depth = gemm.k / tile.split
-        blocks = block_count(gemm, tile)
-        products = ceil(blocks / machine.processors) * (2.0 * tile.m * tile.n) * depth
-        on_chip = products / rate
-        if promotes:
-            on_chip = maximum(on_chip, products / promotion_rate)
-        if cache is not None and cache.bandwidth is not None:
-            rows, columns = minimum(gemm.m, tile.m), minimum(gemm.n, tile.n)
-            on_chip = maximum(
-                on_chip, blocks * depth * (rows * gemm.a_bytes + columns * gemm.b_bytes) / cache.bandwidth
-            )
-        moved = traffic + 8.0 * gemm.groups * gemm.m * gemm.n * (tile.split - 1) if tile.split > 1 else traffic
-        yield tile, on_chip / fit.compute, moved / bandwidth / fit.memory
+        ctas = _cta_count(gemm, tile)
+        waves = ceil(ctas / machine.processors)
+        flop = waves * (2.0 * tile.m * tile.n) * depth
+        tensor = flop / rate
+        promotion = flop / promotion_rate if promotes else 0.0
+        cache: Seconds = 0.0
+        if l2 is not None and l2.bandwidth is not None:
+            m, n = minimum(gemm.m, tile.m), minimum(gemm.n, tile.n)
+            cache = ctas * depth * (m * gemm.a_bytes + n * gemm.b_bytes) / l2.bandwidth
+        partial_sums = 8.0 * gemm.groups * gemm.m * gemm.n * (tile.split - 1)
+        yield {
+            "chip_time": maximum(tensor, promotion, cache) / fit.compute_efficiency,
+            "hbm_time": (gemm.traffic + partial_sums) / machine.hbm_bandwidth / fit.hbm_efficiency,
+            "tensor_time": tensor, "promotion_time": promotion, "l2_time": cache, "m_t": float(tile.m),
+            "n_t": float(tile.n), "s": float(tile.split), "ctas": ctas, "waves": waves,
+        }  # fmt: skip
 
 
-def block_count(gemm: Gemm, tile: Tile) -> Count:
-    """Return the blocks of a product: its tiles, expected ones where the rows of its groups vary, times the K split."""
+def _cta_count(gemm: Gemm, tile: Tile) -> Count:
+    """Return the CTAs of a GEMM: its tiles, expected ones where the rows of its groups vary, times the K split."""
     rows = expected_tiles(gemm.m, gemm.m_std, tile.m)
     return gemm.groups * rows * ceil(gemm.n / tile.n) * tile.split
 
 
-def attention_time(core: AttentionKernel, machine: Machine, fit: FamilyFit) -> Time:
-    """Return a fused attention core's time.
+def attention_time(attention: AttentionKernel, machine: Machine, fit: FamilyFit) -> Time:
+    """Return a fused attention kernel's time.
 
-        t = launch + max(tensor, memory)
-        tensor = FLOP / (peak of the processors in use), padded to whole query tiles, in whole waves of blocks
-
-    One block handles one query tile of one head; the candidate tile that pads least is taken. Decoding splits the keys
-    instead, so its grid has no waves. A scan takes, if that is longer, ceil(blocks / (processors * side by side)) times
-    the cycles in which one block goes through its sequence.
+    One CTA handles one query tile of one head; the candidate tile that pads least is taken. Decoding splits the keys
+    instead, so its grid has no waves. A scan takes, if that is longer, as long as its CTAs need for their sequences.
     """
+    terms = attention_terms(attention, machine, fit)
+    return kernel(terms["compute_time"], terms["hbm_time"], terms["launch"])
+
+
+def attention_terms(attention: AttentionKernel, machine: Machine, fit: FamilyFit) -> Terms:
+    """Return the terms of a fused attention kernel."""
     padding: Quantity = 1.0
-    if core.family == "scan":
-        waves = ceil(core.sequences * core.heads / (machine.processors * core.blocks))
-        chain: Seconds = waves * core.serial_cycles / machine.device.clock
-    else:
-        chain = 0.0
-    if not core.family.endswith(("decode", "scan")):
-        padding = minimum(*(_padding(core, tile, machine.processors) for tile in machine.framework.attention_tiles))
-    compute = padding * core.flop / (machine.processors * machine.processor_peak(core.dtype) * core.relative_speed)
-    memory = core.traffic / machine.memory_bandwidth
-    compute = maximum(compute, chain * fit.compute)
-    launches = core.calls * machine.framework.launch * fit.launch
-    return kernel(compute / fit.compute, memory / fit.memory, launches)
+    serial: Seconds = 0.0
+    if attention.family == "scan":
+        waves = ceil(attention.sequences * attention.heads / (machine.processors * attention.blocks))
+        serial = waves * attention.serial_cycles / machine.device.clock
+    elif not attention.family.endswith("decode"):
+        tiles = machine.framework.attention_tiles
+        padding = minimum(*(_padding(attention, tile, machine.processors) for tile in tiles))
+    peak = machine.processors * machine.processor_peak(attention.dtype) * attention.relative_speed
+    compute = maximum(padding * attention.flop / peak, serial * fit.compute_efficiency)
+    return {
+        "launch": attention.calls * machine.framework.launch * fit.launch_factor,
+        "compute_time": compute / fit.compute_efficiency,
+        "hbm_time": attention.traffic / machine.hbm_bandwidth / fit.hbm_efficiency,
+        "padding": padding, "serial_time": serial,
+    }  # fmt: skip
 
 
 def mixed_time(mixed: MixedAttention, machine: Machine, fit: FamilyFit) -> Time:
-    """Return the time of several populations in one kernel: launch + max(all tensor work, all traffic)."""
+    """Return the time of several populations in one kernel."""
+    terms = mixed_terms(mixed, machine, fit)
+    return kernel(terms["compute_time"], terms["hbm_time"], terms["launch"])
+
+
+def mixed_terms(mixed: MixedAttention, machine: Machine, fit: FamilyFit) -> Terms:
+    """Return the terms of several populations in one kernel: all tensor work, all traffic."""
     compute: Seconds = 0.0
     memory: Seconds = 0.0
     for part in mixed.parts:
-        time = attention_time(part, machine, fit)
-        compute, memory = compute + time.compute, memory + time.memory
-    return kernel(compute, memory, machine.framework.launch * fit.launch)
+        terms = attention_terms(part, machine, fit)
+        compute, memory = compute + terms["compute_time"], memory + terms["hbm_time"]
+    return {"launch": machine.framework.launch * fit.launch_factor, "compute_time": compute, "hbm_time": memory}
 
 
-def _padding(core: AttentionKernel, tile: Tile, processors: Count) -> Quantity:
+def _padding(attention: AttentionKernel, tile: Tile, processors: Count) -> Quantity:
     """Return how much longer whole tiles in whole waves take than an even share of the work on every processor."""
-    filled = core.q_len / tile.m
+    filled = attention.q_len / tile.m
     tiles = ceil(filled)
-    blocks = core.sequences * core.heads * tiles
-    return tiles / filled * ceil(blocks / processors) * processors / blocks
+    ctas = attention.sequences * attention.heads * tiles
+    return tiles / filled * ceil(ctas / processors) * processors / ctas
 
 
 def elementwise_time(operator: Elementwise, machine: Machine, fit: FamilyFit) -> Time:
-    """Return launch + traffic / B_memory: such a kernel only streams."""
-    memory = operator.traffic / machine.memory_bandwidth
-    return kernel(0.0, memory / fit.memory, operator.calls * machine.framework.launch * fit.launch)
+    """Return the time of a kernel that only streams."""
+    terms = elementwise_terms(operator, machine, fit)
+    return kernel(0.0, terms["hbm_time"], terms["launch"])
+
+
+def elementwise_terms(operator: Elementwise, machine: Machine, fit: FamilyFit) -> Terms:
+    """Return the terms of a kernel that only streams."""
+    launch = operator.calls * machine.framework.launch * fit.launch_factor
+    return {"launch": launch, "hbm_time": operator.traffic / machine.hbm_bandwidth / fit.hbm_efficiency}

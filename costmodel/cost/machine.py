@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from costmodel.hardware import Cluster, Device
-from costmodel.quantities import BytesPerSecond, Count, FlopPerSecond
+from costmodel.quantities import Bytes, BytesPerSecond, Count, FlopPerSecond
 from costmodel.workload.scenario import Framework
 
 VECTOR_DTYPE = "fp32"  # CUDA cores: activations, promotion of FP8 sums
@@ -15,8 +15,8 @@ VECTOR_DTYPE = "fp32"  # CUDA cores: activations, promotion of FP8 sums
 class Machine:
     """The part of a device that a kernel may use: `processors` of them (communication may hold the rest).
 
-    warm: the kernel runs over and over on the same operands, as in a benchmark, so that L2 holds what fits. cluster:
-    what joins it to others, for messages.
+    warm_l2: the kernel runs over and over on the same operands, as in a benchmark, so that L2 holds what fits.
+    cluster: what joins it to others, for messages.
     """
 
     device: Device
@@ -26,11 +26,17 @@ class Machine:
     cluster: Cluster | None = None
 
     @property
-    def memory_bandwidth(self) -> BytesPerSecond:
+    def hbm_bandwidth(self) -> BytesPerSecond:
         """Return the bandwidth of device memory [B/s]; a device file always states it."""
         bandwidth = self.device.device_memory.bandwidth
         assert bandwidth is not None
         return bandwidth
+
+    @property
+    def l2_capacity(self) -> Bytes:
+        """Return the capacity of L2 [B]; one byte, which keeps nothing, where the device states none."""
+        level = self.device.level("l2")
+        return 1.0 if level is None else level.capacity
 
     def processor_peak(self, unit: str) -> FlopPerSecond:
         """Return the dense rate of one processor [FLOP/s]."""

@@ -5,101 +5,112 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from costmodel.cost.attention import mean_tiles
-from costmodel.cost.gemm import p_norm
+from costmodel.cost.attention import PrefillForm, mean_kv_tiles
 from costmodel.cost.machine import Machine
+from costmodel.cost.parameter import constant, fitted, like
 from costmodel.cost.residual import Features
+from costmodel.cost.terms import Terms, p_norm
 from costmodel.cost.time import Time, busy_kernel
-from costmodel.quantities import Bytes, Count, Quantity, ceil, log2, maximum, minimum, where
+from costmodel.quantities import Count, Quantity, ceil, log2, maximum, minimum, where
 from costmodel.workload.operators import AttentionKernel, MixedAttention, clamp_sizes
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class VarlenForm:
-    """The fitted form of one grid over all sequences, with as many query tiles for each as the longest one has.
+    """One grid over all sequences, with as many query tiles for each as the longest one has.
 
-        t = launch + (chip^p + memory^p)^(1/p)
-        chip    = (longest^b + grid^b)^(1/b) / clock
-        longest = max over parts of fill + key tiles * step / alone                                   [cycles]
-        grid    = (sum over parts of blocks * (fill + mean * step / compute) + empty * idle) / processors, with a `tail`
-        step    = 2*m_t*n_t*(q + v) / flop per cycle                                                  [cycles]
-        memory  = (traffic + reloads) / (memory * bandwidth)
-        reloads = missing * (sharing / together - 1) * the bytes of all caches
+    Longest, grid: as of `PrefillForm`. Query heads are not packed: each is a CTA of its own that reads the key head's
+    cache again. CTAs start head by head, so that `joint_heads` of those that share a cache run at a time and read it
+    once; the others find it in L2 unless all sequences' caches of one key head exceed `l2_share` of it. Sequences
+    shorter than the longest have empty tiles.
 
-    Query heads are not packed: each is a block of its own that reads the key head's cache again. Blocks are started
-    head by head, so that `together` = slots * processors / (blocks of one head) of the heads that share a cache run at
-    a time, and read it once; the others find it in L2 unless all sequences' caches of one key head exceed `resident` of
-    its capacity (`missing`: from none at once to all at twice of that). empty: tiles of sequences that are shorter than
-    the longest.
-
-    launch: fixed time [s]; compute: share of the peak that full processors reach; alone: that of a block by itself;
-    memory: share of the bandwidth; fill: start and end of a block [cycles]; idle: an empty block [cycles]; tail: of a
-    wave that is not full, the share that is lost; balance, sharpness: b and p; tile: (queries, keys); slots: blocks
-    that a processor holds.
-
-    (flash_attn_varlen_func of FlashAttention-2, arXiv 2307.08691: grid of query tiles x sequences x heads.)
+    flash_attn_varlen_func of FlashAttention-2, arXiv 2307.08691: grid of query tiles x sequences x heads.
     """
 
-    launch: float
-    compute: float
-    alone: float
-    memory: float
-    fill: float
-    idle: float
-    tail: float
-    resident: float
-    balance: float
-    sharpness: float
-    tile: tuple[int, int]
-    slots: int
+    SECTION: ClassVar[str] = "19.3"
+    EQUATION: ClassVar[str] = """
+        t              = launch + busy_time
+        busy_time      = (cta_time^p + hbm_time^p)^(1/p)                               p = overlap_p
+        cta_time       = (longest_cycles^c + (tail_factor * grid_cycles / processors)^c)^(1/c) / clock
+        longest_cycles = max over parts of cta_overhead + kv_tiles * step / single_cta_efficiency    c = critical_path_p
+        grid_cycles    = sum over parts of ctas * (cta_overhead + mean_kv_tiles * step / compute_efficiency)
+                         + empty ctas * empty_cta_cycles,     step = 2*m_t*n_t*(q + v) / flop_per_cycle
+        tail_factor    = 1 + wave_tail_loss * (ceil(filled) - filled) / filled
+        filled         = ctas / processors
+        hbm_time       = (traffic + reload_bytes) / (hbm_efficiency * hbm_bandwidth)
+        reload_bytes   = l2_misses * (q_per_kv / joint_heads - 1) * the bytes of all caches
+        joint_heads    = occupancy * processors / (ctas of one head), from 1 to q_per_kv
+        l2_misses      = min(max(caches of one key head / (l2_share * l2_capacity) - 1, 0), 1)
+    """
+    AXES: ClassVar[dict[str, float]] = {
+        "q_len": 2.0, "kv_len": 2.0, "sequences": 2.0, "last_kv_len": 2.0, "last_sequences": 2.0, "q_per_kv": 4.0,
+    }  # fmt: skip
 
-    AXES = ("rows", "keys", "sequences", "other_keys", "other_sequences", "sharing")
-    FORMULA: ClassVar[str] = (
-        "t = launch + p-norm of (chip, memory), chip = b-norm of the longest block and the whole grid"
-    )
+    launch: float = like(PrefillForm, "launch")
+    compute_efficiency: float = like(PrefillForm, "compute_efficiency")
+    single_cta_efficiency: float = like(PrefillForm, "single_cta_efficiency")
+    hbm_efficiency: float = like(PrefillForm, "hbm_efficiency")
+    cta_overhead: float = like(PrefillForm, "cta_overhead")
+    empty_cta_cycles: float = fitted("cycles", 500.0, 1.0, 1e4, "a CTA without work")
+    wave_tail_loss: float = like(PrefillForm, "wave_tail_loss")
+    l2_share: float = fitted("1", 1.0, 0.1, 10.0, "share of L2 that holds the caches of one key head")
+    critical_path_p: float = like(PrefillForm, "critical_path_p")
+    overlap_p: float = like(PrefillForm, "overlap_p")
 
-    def time(self, core: MixedAttention, machine: Machine) -> Time:
+    tile: tuple[int, int] = constant("queries by keys")
+    occupancy: int = constant("CTAs that a processor holds", "count")
+
+    def time(self, attention: MixedAttention, machine: Machine) -> Time:
         """Return the kernel's time."""
-        unit = machine.device.math[core.parts[0].dtype]
-        most = maximum(*(self._panels(part) for part in core.parts))
-        grid, longest, blocks = 0.0, 0.0, 0.0  # type: tuple[Quantity, Quantity, Quantity]
-        for part in core.parts:
-            panels, heads = self._panels(part), part.sequences * part.heads
-            step = 2.0 * self.tile[0] * self.tile[1] * part.macs_per_pair / unit.flop_per_cycle
-            block = self.fill + mean_tiles(part, panels, self.tile[1]) * step / self.compute
-            grid = grid + heads * (panels * block + (most - panels) * self.idle)
-            alone = self.fill + ceil(part.kv_len / self.tile[1]) * step / self.alone
-            longest = maximum(longest, where(heads > 0, alone, 0.0))
-            blocks = blocks + heads * panels
-        filled = blocks / machine.processors
-        lost = 1.0 + self.tail * (ceil(filled) - filled) / filled
-        chip = p_norm(self.balance, longest, lost * grid / machine.processors) / unit.clock
-        traffic = core.traffic + self._reloads(core, machine, blocks)
-        memory = traffic / (self.memory * machine.memory_bandwidth)
-        busy = p_norm(self.sharpness, chip, memory)
-        return busy_kernel(self.launch, busy, memory, self.sharpness)
+        terms = self.terms(attention, machine)
+        return busy_kernel(self.launch, terms["busy_time"], terms["hbm_time"], self.overlap_p)
 
-    def features(self, core: MixedAttention) -> Features:
-        """Return log2 of the first part's query rows, keys and sequences, the last one's, and queries per key head."""
-        first, last = (clamp_sizes(part) for part in (core.parts[0], core.parts[-1]))
+    def terms(self, attention: MixedAttention, machine: Machine) -> Terms:
+        """Return the terms of the equation."""
+        unit, kv_tile = machine.device.math[attention.parts[0].dtype], self.tile[1]
+        most = maximum(*(self._q_tiles(part) for part in attention.parts))
+        grid, longest, ctas = 0.0, 0.0, 0.0  # type: tuple[Quantity, Quantity, Quantity]
+        for part in attention.parts:
+            q_tiles, heads = self._q_tiles(part), part.sequences * part.heads
+            step = 2.0 * self.tile[0] * kv_tile * part.macs_per_pair / unit.flop_per_cycle
+            cta = self.cta_overhead + mean_kv_tiles(part, q_tiles, kv_tile) * step / self.compute_efficiency
+            grid = grid + heads * (q_tiles * cta + (most - q_tiles) * self.empty_cta_cycles)
+            single = self.cta_overhead + ceil(part.kv_len / kv_tile) * step / self.single_cta_efficiency
+            longest = maximum(longest, where(heads > 0, single, 0.0))
+            ctas = ctas + heads * q_tiles
+        filled = ctas / machine.processors
+        tail = 1.0 + self.wave_tail_loss * (ceil(filled) - filled) / filled
+        cta_time = p_norm(self.critical_path_p, longest, tail * grid / machine.processors) / unit.clock
+        reload = self._reload_terms(attention, machine, ctas)
+        hbm_time = (attention.traffic + reload["reload_bytes"]) / (self.hbm_efficiency * machine.hbm_bandwidth)
+        return {
+            "busy_time": p_norm(self.overlap_p, cta_time, hbm_time), "cta_time": cta_time, "hbm_time": hbm_time,
+            "longest_cycles": longest, "grid_cycles": grid, "ctas": ctas, "filled": filled, "tail_factor": tail,
+            **reload,
+        }  # fmt: skip
+
+    def features(self, attention: MixedAttention) -> Features:
+        """Return log2 of the first part's queries, keys and sequences, the last one's, and queries per key head."""
+        first, last = (clamp_sizes(part) for part in (attention.parts[0], attention.parts[-1]))
         return (
             log2(first.q_len), log2(first.kv_len), log2(first.sequences), log2(last.kv_len), log2(last.sequences),
             log2(first.heads / first.kv_heads),
         )  # fmt: skip
 
-    def _panels(self, part: AttentionKernel) -> Count:
+    def _q_tiles(self, part: AttentionKernel) -> Count:
         """Return the query tiles of one sequence and head."""
         return ceil(part.q_len / self.tile[0])
 
-    def _reloads(self, core: MixedAttention, machine: Machine, blocks: Count) -> Bytes:
-        """Return what is read again from device memory because query heads that share a cache run one after another."""
-        first, level = core.parts[0], machine.device.level("l2")
+    def _reload_terms(self, attention: MixedAttention, machine: Machine, ctas: Count) -> Terms:
+        """Return what is read again from memory because query heads that share a cache run one after another."""
+        first, level = attention.parts[0], machine.device.level("l2")
         if level is None:
-            return 0.0
+            return {"reload_bytes": 0.0, "joint_heads": 1.0, "l2_misses": 0.0}
         caches: Quantity = 0.0
-        for part in core.parts:
+        for part in attention.parts:
             caches = caches + part.sequences * part.kv_len * part.kv_token_bytes
-        sharing = first.heads / first.kv_heads
-        together_now = minimum(maximum(self.slots * machine.processors * first.heads / blocks, 1.0), sharing)
-        missing = minimum(maximum(caches / (self.resident * level.capacity) - 1.0, 0.0), 1.0)
-        return missing * (sharing / together_now - 1.0) * caches * first.kv_heads
+        q_per_kv = first.heads / first.kv_heads
+        joint = minimum(maximum(self.occupancy * machine.processors * first.heads / ctas, 1.0), q_per_kv)
+        misses = minimum(maximum(caches / (self.l2_share * level.capacity) - 1.0, 0.0), 1.0)
+        reload = misses * (q_per_kv / joint - 1.0) * caches * first.kv_heads
+        return {"reload_bytes": reload, "joint_heads": joint, "l2_misses": misses}

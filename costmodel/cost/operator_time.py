@@ -1,19 +1,20 @@
-"""One operator's time on a cluster: kernels on the device, messages on the network."""
+"""One operator's time on a cluster: the fitted form of its kernels, else the closed form of its kind."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 
+from costmodel.cost import kernels, transfers
 from costmodel.cost.calibration import FamilyFit
-from costmodel.cost.kernels import attention_time, elementwise_time, gemm_time, mixed_time
 from costmodel.cost.machine import Machine
+from costmodel.cost.terms import Terms
 from costmodel.cost.time import Time, kernel, message
 from costmodel.errors import InfeasibleError
 from costmodel.hardware import Cluster
-from costmodel.network.collectives import collective_time
-from costmodel.network.expert_all_to_all import expert_all_to_all_time
-from costmodel.network.group_links import group_links
-from costmodel.network.host import arithmetic_time, host_link, stream_time, transfer_time
 from costmodel.quantities import Quantity, is_single, where
 from costmodel.workload.operators import (
     AttentionKernel,
@@ -32,11 +33,35 @@ from costmodel.workload.operators import (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class ClosedForm:
+    """The time of a kind of operators without a fit. section: of docs/method.md, which quotes the equation."""
+
+    section: str
+    equation: str
+    terms: Callable[..., Terms]
+
+
+KERNELS = (Gemm, AttentionKernel, MixedAttention, Elementwise)
+CLOSED_FORMS: dict[type, ClosedForm] = {
+    Gemm: ClosedForm("7.1", kernels.GEMM_EQUATION, kernels.gemm_terms),
+    AttentionKernel: ClosedForm("7.3", kernels.ATTENTION_EQUATION, kernels.attention_terms),
+    MixedAttention: ClosedForm("7.3", kernels.MIXED_EQUATION, kernels.mixed_terms),
+    Elementwise: ClosedForm("7.4", kernels.ELEMENTWISE_EQUATION, kernels.elementwise_terms),
+    Collective: ClosedForm("8.2", transfers.COLLECTIVE_EQUATION, transfers.collective_terms),
+    ExpertAllToAll: ClosedForm("9", transfers.EXPERT_ALL_TO_ALL_EQUATION, transfers.expert_all_to_all_terms),
+    HostTransfer: ClosedForm("12.6", transfers.HOST_TRANSFER_EQUATION, transfers.host_transfer_terms),
+    HostUpdate: ClosedForm("12.6", transfers.HOST_UPDATE_EQUATION, transfers.host_update_terms),
+    HostGemm: ClosedForm("12.6", transfers.HOST_GEMM_EQUATION, transfers.host_gemm_terms),
+    HostTime: ClosedForm("12.7", transfers.HOST_TIME_EQUATION, transfers.host_time_terms),
+}
+
+
 def operator_time(operator: Operator, machine: Machine, cluster: Cluster | None, fit: FamilyFit) -> Time:
     """Return an operator's time.
 
     A message takes a launch, as a kernel does, and its time on the wire; nothing in a group of one, and no kernel
-    without rows. An exchange whose kernels encode and decode its payload takes `codec` longer. Raises InfeasibleError
+    without rows. An all-to-all whose kernels encode and decode its payload takes `codec` longer. Raises InfeasibleError
     for a message where no cluster says how its ranks are joined.
     """
     present = has_work(operator)
@@ -52,38 +77,64 @@ def likely_time(operator: Operator, machine: Machine, cluster: Cluster | None, f
     return seconds * fit.spread.ratio(seconds, 0.0, 0.0) if fit.basis == "roofline" else seconds
 
 
+@dataclass(frozen=True, slots=True)
+class Derivation:
+    """How an operator's time comes about.
+
+    equation: of t, the time of one call.
+    composition: of the operator's time, from t and further terms.
+    section: of docs/method.md that explains it.
+    module: that computes it.
+    terms: every value, by the name that the equation gives it.
+    """
+
+    equation: str
+    composition: str
+    section: str
+    module: str
+    terms: Terms
+
+
+def derivation(operator: Operator, machine: Machine, cluster: Cluster | None, fit: FamilyFit) -> Derivation:
+    """Return how the time of an operator of one size comes about."""
+    operator = clamp_sizes(operator)
+    form = fit.form
+    if form is not None:
+        terms, composition = fit.fitted_terms(form, operator, machine)
+        equation, section, module = form.EQUATION, form.SECTION, type(form).__module__
+    else:
+        closed, composition = CLOSED_FORMS[type(operator)], "t"
+        equation, section, module = closed.equation, closed.section, closed.terms.__module__
+        terms = _closed_terms(operator, machine, cluster, fit)
+        terms = {"t": _time(operator, machine, cluster, fit).seconds} | terms
+    if isinstance(operator, ExpertAllToAll) and operator.codec:
+        terms["codec"], composition = operator.codec, f"{composition} * (1 + codec)"
+    return Derivation(inspect.cleandoc(equation), composition, section, module, terms)
+
+
+def _closed_terms(operator: Operator, machine: Machine, cluster: Cluster | None, fit: FamilyFit) -> Terms:
+    """Return the terms of an operator without a fit."""
+    terms = CLOSED_FORMS[type(operator)].terms
+    if isinstance(operator, KERNELS):
+        return terms(operator, machine, fit)
+    if isinstance(operator, HostTime):
+        return terms(operator)
+    if cluster is None:
+        raise InfeasibleError(f"{operator.name}: nothing says how its ranks are joined")
+    return terms(operator, machine, cluster, fit)
+
+
 def _time(operator: Operator, machine: Machine, cluster: Cluster | None, fit: FamilyFit) -> Time:
     """Return the time of an operator that has work."""
     if fit.form is not None:
         return fit.fitted_time(fit.form, operator, machine)
     if isinstance(operator, Gemm):
-        return gemm_time(operator, machine, fit)
-    if isinstance(operator, AttentionKernel):
-        return attention_time(operator, machine, fit)
-    if isinstance(operator, MixedAttention):
-        return mixed_time(operator, machine, fit)
-    if isinstance(operator, Elementwise):
-        return elementwise_time(operator, machine, fit)
+        return kernels.gemm_time(operator, machine, fit)
+    terms = _closed_terms(operator, machine, cluster, fit)
+    if isinstance(operator, HostUpdate | HostGemm):
+        return kernel(terms.get("arithmetic_time", 0.0), terms["memory_time"], 0.0)
     if isinstance(operator, HostTime):
-        return Time(operator.seconds, fixed=operator.seconds)
-    if cluster is None:
-        raise InfeasibleError(f"{operator.name}: nothing says how its ranks are joined")
-    launch = machine.framework.launch * fit.launch
-    if isinstance(operator, HostUpdate):
-        return kernel(0.0, stream_time(operator, cluster) / fit.memory, 0.0)
-    if isinstance(operator, HostGemm):
-        arithmetic = arithmetic_time(operator, cluster) / fit.compute
-        return kernel(arithmetic, stream_time(operator, cluster) / fit.memory, 0.0)
-    if isinstance(operator, HostTransfer):
-        latency = host_link(cluster).latency
-        started = launch + (0.0 if latency is None else latency)
-        moved = operator.size > 0
-        copied = started + transfer_time(operator, cluster) / fit.network
-        return message(where(moved, copied, 0.0), where(moved, started, 0.0))
-    way = group_links(operator.group, cluster)
-    if isinstance(operator, Collective):
-        calls, wire = operator.calls, collective_time(operator.kind, operator.size, way)
-    else:
-        calls, wire = 1.0, expert_all_to_all_time(operator, way)
-    fixed = where(way.size > 1, calls * (launch + way.latency), 0.0)
-    return message(where(way.size > 1, calls * (launch + wire / fit.network), 0.0), fixed)
+        return Time(terms["t"], fixed=terms["t"])
+    if isinstance(operator, KERNELS):
+        return kernel(terms.get("compute_time", 0.0), terms["hbm_time"], terms["launch"])
+    return message(terms["t"], terms["fixed_time"])

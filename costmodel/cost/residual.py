@@ -16,7 +16,7 @@ from costmodel.quantities import Array, Mask, Quantity, is_single, maximum, mini
 Features: TypeAlias = "Sequence[Quantity]"  # binary logarithms of a kernel's sizes, one per axis of its shape space
 
 
-CACHED = 32_768  # numbers of a temporary array
+TEMPORARY = 32_768  # numbers of a temporary array that stays in the cache
 ROUNDING = 1e-4  # octaves: a stored limit has six digits
 
 
@@ -26,18 +26,22 @@ class Residual:
 
         r(x) = sum_i w_i * exp(-|(x - c_i) / l_i|^2 / 2),   factor = exp(r)
 
-    It interpolates between measured shapes and fades to a factor of one away from them. axes: names of the features;
-    lengths: the family's, one per axis, in which distances are [octaves]; centres: c, shape (supports, axes)
-    [octaves]; weights: w, shape (supports,); spans: l, shape (supports, axes), none where all are `lengths` [octaves];
-    scatter: how far measured times lie about what it gives, by shape; none where that is the same for all shapes.
+    It interpolates between measured shapes and fades to a factor of one away from them.
+
+    axes: names of the features.
+    lengths: the family's, one per axis, in which distances are [octaves].
+    centres: c, shape (supports, axes) [octaves].
+    weights: w, shape (supports,).
+    dispersion: how far measured times lie about what it gives, by shape; none where that is the same for all shapes.
+    bump_lengths: l, shape (supports, axes), none where all are `lengths` [octaves].
     """
 
     axes: tuple[str, ...]
     lengths: Array
     centres: Array
     weights: Array
-    scatter: Dispersion | None = None
-    spans: Array | None = None
+    dispersion: Dispersion | None = None
+    bump_lengths: Array | None = None
 
     def factor(self, features: Features) -> Quantity:
         """Return measured over physical time at a shape; features broadcast.
@@ -46,24 +50,24 @@ class Residual:
         points that differ on such axes alone are one.
         """
         if all(map(is_single, features)):
-            return float(np.exp(self.weights @ np.exp(-0.5 * self._squares(features, self._spans))))
+            return float(np.exp(self.weights @ np.exp(-0.5 * self._squares(features, self._bump_lengths))))
         varied = [axis for axis, value in enumerate(features) if not is_single(value)]
-        weights, spans = self.weights, self._spans
+        weights, lengths = self.weights, self._bump_lengths
         for axis in set(range(len(self.axes))).difference(varied):
-            weights = weights * np.exp(-0.5 * _square(self.centres[:, axis], spans[:, axis], features[axis], 0))
+            weights = weights * np.exp(-0.5 * _square(self.centres[:, axis], lengths[:, axis], features[axis], 0))
         dimensions = max(map(np.ndim, features))
-        both = np.concatenate([self.centres[:, varied], spans[:, varied]], axis=1)
-        bumps, which = np.unique(both, axis=0, return_inverse=True)
-        together = np.bincount(which.reshape(-1), weights)
-        places, widths = bumps[:, : len(varied)], bumps[:, len(varied) :]
+        centres_and_lengths = np.concatenate([self.centres[:, varied], lengths[:, varied]], axis=1)
+        bumps, which = np.unique(centres_and_lengths, axis=0, return_inverse=True)
+        heights = np.bincount(which.reshape(-1), weights)
+        centres, widths = bumps[:, : len(varied)], bumps[:, len(varied) :]
         correction: Quantity = 0.0
-        for some in _parts(len(bumps), features):
-            each = (
-                _square(places[some, at], widths[some, at], features[axis], dimensions)
-                for at, axis in enumerate(varied)
+        for chunk in _chunks(len(bumps), features):
+            by_axis = (
+                _square(centres[chunk, i], widths[chunk, i], features[axis], dimensions)
+                for i, axis in enumerate(varied)
             )
-            squares = functools.reduce(operator.add, each)
-            correction = correction + np.tensordot(together[some], np.exp(-0.5 * squares), 1)
+            squares = functools.reduce(operator.add, by_axis)
+            correction = correction + np.tensordot(heights[chunk], np.exp(-0.5 * squares), 1)
         factor: Array = np.exp(correction)
         return factor
 
@@ -73,20 +77,22 @@ class Residual:
             return float(np.sqrt(self._squares(features, self.lengths).min()))
         nearest: Quantity = np.inf
         dimensions = max(map(np.ndim, features))
-        for some in _parts(len(self.weights), features):
-            each = (
-                _square(self.centres[some, axis], self.lengths[axis], value, dimensions)
+        for chunk in _chunks(len(self.weights), features):
+            by_axis = (
+                _square(self.centres[chunk, axis], self.lengths[axis], value, dimensions)
                 for axis, value in enumerate(features)
             )
-            squares = functools.reduce(operator.add, each)
+            squares = functools.reduce(operator.add, by_axis)
             nearest = minimum(nearest, squares.min(axis=0))
         distance: Array = np.sqrt(nearest)
         return distance
 
     @property
-    def _spans(self) -> Array:
+    def _bump_lengths(self) -> Array:
         """Return the lengths of every bump, shape (supports, axes)."""
-        return np.broadcast_to(self.lengths, self.centres.shape) if self.spans is None else self.spans
+        if self.bump_lengths is None:
+            return np.broadcast_to(self.lengths, self.centres.shape)
+        return self.bump_lengths
 
     def _squares(self, features: Features, lengths: Array) -> Array:
         """Return the squared distances of one shape to all support points, in lengths."""
@@ -95,17 +101,17 @@ class Residual:
         return squares
 
 
-def _square(places: Array, lengths: Array, value: Quantity, dimensions: int) -> Any:
-    """Return the squared distance along one axis to some places on it, which are a new axis before `dimensions`."""
+def _square(centres: Array, lengths: Array, value: Quantity, dimensions: int) -> Any:
+    """Return the squared distance along one axis to some centres, which are a new axis before `dimensions`."""
     first = (-1, *(1,) * dimensions)
-    offsets = value * np.reshape(1.0 / lengths, first) - (places / lengths).reshape(first)
+    offsets = value * np.reshape(1.0 / lengths, first) - (centres / lengths).reshape(first)
     return np.multiply(offsets, offsets, out=offsets)
 
 
-def _parts(supports: int, features: Features) -> Iterator[slice]:
-    """Yield support points in parts whose distances to all shapes stay in the cache."""
+def _chunks(supports: int, features: Features) -> Iterator[slice]:
+    """Yield support points in chunks whose distances to all shapes stay in the cache."""
     points = math.prod(np.broadcast_shapes(*map(np.shape, features)))
-    step = max(CACHED // max(points, 1), 1)
+    step = max(TEMPORARY // max(points, 1), 1)
     yield from (slice(first, first + step) for first in range(0, supports, step))
 
 
@@ -139,10 +145,10 @@ class Domain:
 
     def holds(self, features: Features) -> Mask:
         """Tell where a shape lies between the smallest and the largest measured sizes."""
-        inside: Mask = True
+        holds: Mask = True
         for low, value, high in zip(self.low, features, self.high, strict=True):
-            inside = inside & (value >= low - ROUNDING) & (value <= high + ROUNDING)
-        return inside
+            holds = holds & (value >= low - ROUNDING) & (value <= high + ROUNDING)
+        return holds
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,9 +157,9 @@ class Nearness:
 
         width = share + (1 - share) * min(max((distance - near) / (far - near), 0), 1)
 
-    distance: to the nearest support point; near, far: medians of it where single shapes and where whole groups of
-    shapes were held out [lengths]; share: width of the 80 % interval about the former predictions over that about the
-    latter.
+    distance: to the nearest support point.
+    near, far: medians of it where single shapes and where whole groups of shapes were held out [lengths].
+    share: width of the 80 % interval about the former predictions over that about the latter.
     """
 
     near: float
@@ -162,5 +168,5 @@ class Nearness:
 
     def width(self, distance: Quantity) -> Quantity:
         """Return the width at a distance from the nearest support point [lengths]."""
-        place = minimum(maximum((distance - self.near) / (self.far - self.near), 0.0), 1.0)
-        return self.share + (1.0 - self.share) * place
+        farness = minimum(maximum((distance - self.near) / (self.far - self.near), 0.0), 1.0)
+        return self.share + (1.0 - self.share) * farness

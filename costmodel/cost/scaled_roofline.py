@@ -5,38 +5,46 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from costmodel.cost.gemm import p_norm
+from costmodel.cost.gemm import GemmForm
 from costmodel.cost.machine import Machine
+from costmodel.cost.parameter import like
 from costmodel.cost.residual import Features
+from costmodel.cost.terms import Terms, p_norm
 from costmodel.cost.time import Time, busy_kernel
 from costmodel.quantities import log2, maximum
 from costmodel.workload.operators import AttentionKernel, Gemm
 
-SHARPNESS = 4.0  # work and bytes overlap: the longer one counts
+OVERLAP_P = 4.0  # chosen: work and bytes overlap, and the longer one counts
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class ScaledRooflineForm:
-    """The fitted form of kernels of which few sizes are measured.
+    """Kernels of which few sizes are measured: the roofline with a share of either peak."""
 
-        t = launch + ((FLOP / (compute * peak))^4 + (traffic / (memory * bandwidth))^4)^(1/4)
-
-    launch: fixed time [s]; compute, memory: shares of the dense peak and of the memory bandwidth.
+    SECTION: ClassVar[str] = "7.5"
+    EQUATION: ClassVar[str] = """
+        t            = launch + busy_time
+        busy_time    = (compute_time^4 + hbm_time^4)^(1/4)
+        compute_time = FLOP / (compute_efficiency * peak)
+        hbm_time     = traffic / (hbm_efficiency * hbm_bandwidth)
     """
+    AXES: ClassVar[dict[str, float]] = {"flop": 3.0, "bytes": 3.0}
 
-    launch: float
-    compute: float
-    memory: float
-
-    AXES = ("flop", "bytes")
-    FORMULA: ClassVar[str] = "t = launch + p-norm of (FLOP / peak, traffic / memory bandwidth)"
+    launch: float = like(GemmForm, "launch")
+    compute_efficiency: float = like(GemmForm, "compute_efficiency")
+    hbm_efficiency: float = like(GemmForm, "hbm_efficiency")
 
     def time(self, operator: Gemm | AttentionKernel, machine: Machine) -> Time:
         """Return the kernel's time."""
+        terms = self.terms(operator, machine)
+        return busy_kernel(self.launch, terms["busy_time"], terms["hbm_time"], OVERLAP_P)
+
+    def terms(self, operator: Gemm | AttentionKernel, machine: Machine) -> Terms:
+        """Return the terms of the equation."""
         peak = machine.processors * machine.processor_peak(operator.dtype)
-        memory = operator.traffic / (self.memory * machine.memory_bandwidth)
-        busy = p_norm(SHARPNESS, operator.flop / (self.compute * peak), memory)
-        return busy_kernel(self.launch, busy, memory, SHARPNESS)
+        compute = operator.flop / (self.compute_efficiency * peak)
+        hbm = operator.traffic / (self.hbm_efficiency * machine.hbm_bandwidth)
+        return {"busy_time": p_norm(OVERLAP_P, compute, hbm), "compute_time": compute, "hbm_time": hbm}
 
     def features(self, operator: Gemm | AttentionKernel) -> Features:
         """Return log2 of FLOP and bytes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from costmodel.quantities import Quantity, Seconds, maximum, minimum, where
+from costmodel.quantities import Mask, Quantity, Seconds, maximum, minimum, where
 
 BOUNDS = ("compute", "memory", "network", "latency", "capacity")
 
@@ -41,18 +41,26 @@ class Time:
         return max(parts, key=lambda name: float(parts[name]))
 
 
+def time_where(mask: Mask, yes: Time, no: Time) -> Time:
+    """Return one time where a mask holds, another elsewhere; both of kernels."""
+    return Time(
+        where(mask, yes.seconds, no.seconds), where(mask, yes.compute, no.compute), where(mask, yes.memory, no.memory),
+        fixed=where(mask, yes.fixed, no.fixed),
+    )  # fmt: skip
+
+
 def kernel(compute: Seconds, memory: Seconds, launch: Seconds) -> Time:
     """Return launch + max(compute, memory)."""
     return Time(launch + maximum(compute, memory), compute=compute, memory=memory, fixed=launch)
 
 
-def busy_kernel(fixed: Seconds, busy: Seconds, memory: Seconds, sharpness: Quantity) -> Time:
+def busy_kernel(fixed: Seconds, busy: Seconds, memory: Seconds, p: Quantity) -> Time:
     """Return fixed + busy of a kernel in which processors and device memory work side by side.
 
-    busy: the p-norm of several times, one of which is `memory`; sharpness: p. Memory is what keeps the kernel busy
-    where it is more than half of the norm, memory^p >= busy^p / 2.
+    busy: the p-norm of several times, one of which is `memory`. Memory is what keeps the kernel busy where it is more
+    than half of the norm, memory^p >= busy^p / 2.
     """
-    bound = memory >= busy * 0.5 ** (1.0 / sharpness)
+    bound = memory >= busy * 0.5 ** (1.0 / p)
     return Time(fixed + busy, compute=busy, memory=where(bound, busy, minimum(memory, busy)), fixed=fixed)
 
 

@@ -1,68 +1,78 @@
-"""A grouped product's time where the library has two configurations and takes one by how many tokens there are."""
+"""A grouped GEMM's time where the library has two configurations and takes one by how many tokens there are."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from dataclasses import dataclass, fields
+from typing import ClassVar
 
-from costmodel.cost.calibration import Form
 from costmodel.cost.gemm import GemmForm
+from costmodel.cost.gemm_mechanisms import Reread
+from costmodel.cost.gemm_tiles import Shapes
 from costmodel.cost.machine import Machine
+from costmodel.cost.parameter import like, mechanism, record
 from costmodel.cost.residual import Features
-from costmodel.cost.time import Time
-from costmodel.quantities import Quantity, log2, maximum, where
+from costmodel.cost.terms import Terms
+from costmodel.cost.time import Time, time_where
+from costmodel.quantities import Mask, log2, maximum, where
 from costmodel.workload.operators import Gemm
 
-Tiles: TypeAlias = "tuple[tuple[int, int], ...]"
-_FEW = "few_"
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class TileRates:
+    """What a GEMM with one of the tiles does not share with those of the other."""
+
+    compute_efficiency: float = like(GemmForm, "compute_efficiency")
+    cta_load_rate: float = like(GemmForm, "cta_load_rate")
+    l2_rate: float = like(GemmForm, "l2_rate")
+    cta_overhead: float = like(GemmForm, "cta_overhead")
+    k_step: float = like(GemmForm, "k_step")
+    small_tile_loss: float = like(GemmForm, "small_tile_loss")
+    clock_droop: float = like(GemmForm, "clock_droop")
+    reread: Reread | None = mechanism(Reread)
+    tiles: Shapes = like(GemmForm, "tiles")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class TwoTileForm:
-    """The fitted form of Triton's fused layers of experts: one tile for few tokens, another one for many.
+    """Triton's fused layers of experts: a small tile for few tokens, a large one for many.
 
-        t = few(product) where tokens <= experts held, else many(product)
-
-    few, many: forms with the same launch, bandwidth and sharpness, but tiles and rates of their own.
+    Both are a `GemmForm`, with the same launch, bandwidth and overlap.
     """
 
-    few: GemmForm
-    many: GemmForm
+    SECTION: ClassVar[str] = "7.5"
+    EQUATION: ClassVar[str] = GemmForm.EQUATION
+    AXES: ClassVar[dict[str, float]] = {
+        "m": 2.0, "n": 3.0, "k": 3.0, "groups": 3.0, "large_tile": 1.0, "ranks": 2.0,
+    }  # fmt: skip
 
-    AXES = ("m", "n", "k", "groups", "many", "ranks")
-    FORMULA: ClassVar[str] = "t = few(product) where tokens <= experts of the rank, else many(product)"
-
-    @staticmethod
-    def of(launch: float, memory: float, sharpness: float, few_tiles: Tiles, tiles: Tiles, **values: float) -> Form:
-        """Return the form of flat parameters: those with `few_` are of the tile for few tokens."""
-
-        def one(candidates: Tiles, own: Mapping[str, Any]) -> GemmForm:
-            return GemmForm(launch=launch, memory=memory, sharpness=sharpness, tiles=candidates, splits=False, **own)
-
-        few = {name.removeprefix(_FEW): value for name, value in values.items() if name.startswith(_FEW)}
-        return TwoTileForm(
-            one(few_tiles, few), one(tiles, {name: each for name, each in values.items() if not name.startswith(_FEW)})
-        )
-
-    def part(self, name: str) -> tuple[GemmForm, str]:
-        """Return the form that a flat parameter is of, and its name there."""
-        return (self.few, name.removeprefix(_FEW)) if name.startswith(_FEW) else (self.many, name)
+    launch: float = like(GemmForm, "launch")
+    hbm_efficiency: float = like(GemmForm, "hbm_efficiency")
+    overlap_p: float = like(GemmForm, "overlap_p")
+    small: TileRates = record(TileRates, "small_")
+    large: TileRates = record(TileRates, "large_")
 
     def time(self, gemm: Gemm, machine: Machine) -> Time:
-        """Return the product's time."""
-        few, many = self.few.time(gemm, machine), self.many.time(gemm, machine)
-        is_few = gemm.tokens <= gemm.local_experts
+        """Return the GEMM's time."""
+        small, large = (self.with_rates(rates).time(gemm, machine) for rates in (self.small, self.large))
+        return time_where(_has_few_tokens(gemm), small, large)
 
-        def of(first: Quantity, second: Quantity) -> Quantity:
-            return where(is_few, first, second)
-
-        return Time(
-            of(few.seconds, many.seconds), compute=of(few.compute, many.compute), memory=of(few.memory, many.memory),
-            fixed=self.few.launch,
-        )  # fmt: skip
+    def terms(self, gemm: Gemm, machine: Machine) -> Terms:
+        """Return the terms of the equation at one size, of the tile that runs."""
+        return self.with_rates(self.small if _has_few_tokens(gemm) else self.large).terms(gemm, machine)
 
     def features(self, gemm: Gemm) -> Features:
         """Return log2 of m, n, k, groups; an octave where tokens are many; log2 of the ranks that share the experts."""
-        many = where(gemm.tokens <= gemm.local_experts, 0.0, 1.0)
-        return *self.many.features(gemm), many, log2(maximum(gemm.experts / maximum(gemm.local_experts, 1.0), 1.0))
+        is_large = where(_has_few_tokens(gemm), 0.0, 1.0)
+        ranks = log2(maximum(gemm.experts / maximum(gemm.local_experts, 1.0), 1.0))
+        return log2(gemm.m), log2(gemm.n), log2(gemm.k), log2(gemm.groups), is_large, ranks
+
+    def with_rates(self, rates: TileRates) -> GemmForm:
+        """Return the form of one of the tiles."""
+        own = {field.name: getattr(rates, field.name) for field in fields(rates)}
+        return GemmForm(
+            launch=self.launch, hbm_efficiency=self.hbm_efficiency, overlap_p=self.overlap_p, has_split_k=False, **own
+        )  # fmt: skip
+
+
+def _has_few_tokens(gemm: Gemm) -> Mask:
+    return gemm.tokens <= gemm.local_experts

@@ -5,147 +5,173 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from costmodel.cost.attention import DecodeForm
+from costmodel.cost.attention import NO_COPIES, DecodeForm
 from costmodel.cost.machine import Machine
+from costmodel.cost.parameter import constant, fitted, like, mechanism, optional, record
 from costmodel.cost.residual import Features
-from costmodel.cost.time import Time
+from costmodel.cost.split_kv import SplitKvRule
+from costmodel.cost.terms import Terms
+from costmodel.cost.time import Time, time_where
 from costmodel.quantities import Mask, Quantity, ceil, floor, log2, maximum, minimum, where
 from costmodel.workload.operators import AttentionKernel
 
-_HISTORY = 128.0  # tokens of the cache to a block, by which the library counts blocks when it chooses
+_HISTORY = 128.0  # tokens of the cache to a CTA, by which the library counts CTAs when it chooses
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class MmhaKernel:
+    """The masked multi-head kernel: each query head reads its keys again and computes by itself."""
+
+    launch: float = like(DecodeForm, "launch")
+    compute_efficiency: float = fitted("1", 0.02, 1e-4, 1.3, "of the dense peak")
+    cta_load_rate: float = like(DecodeForm, "cta_load_rate")
+    cta_overhead: float = like(DecodeForm, "cta_overhead")
+    cta_overhead_per_dim: float = like(DecodeForm, "cta_overhead_per_dim")
+    combine_latency: float = like(DecodeForm, "combine_latency")
+    combine_per_split: float = like(DecodeForm, "combine_per_split")
+    split_load_rate: float = optional("B/cycle", 15.0, 2.0, 500.0, "load of one processor where keys are split")
+    split_kv_rule: SplitKvRule = like(DecodeForm, "split_kv_rule")
+    kv_tile_elements: int = constant("elements of keys and values in a tile; null: as the XQA kernel", "count", 0)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class NarrowHeadKernel:
+    """The kernel that takes the place of XQA's for narrow heads."""
+
+    launch: float = like(DecodeForm, "launch")
+    cta_overhead: float = like(DecodeForm, "cta_overhead")
+    max_dims: int = constant("q + v up to which the kernel runs", "count")
+    occupancy: int = constant("CTAs that a processor holds; null: as the XQA kernel", "count", 0)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class XqaForm:
-    """The fitted form of TensorRT-LLM's decoding: XQA on tensor cores where `widest` queries or fewer share.
+    """TensorRT-LLM's decoding: XQA on tensor cores where few enough queries share a key head.
 
-    That is, where 1 < queries per key head <= widest and blocks * sequences * key heads * max(keys / 128, 1) >=
-    processors. Elsewhere the masked multi-head kernel runs, where each query head reads its keys again and computes by
-    itself. Both are a `DecodeForm`: XQA with packed queries, the other with a single row and the parameters named
-    `single_…`; they share the device's memory and L2.
+    That is, where 1 < queries per key head <= max_q_per_kv and
+    min_block_factor * sequences * key heads * max(kv_len / 128, 1) >= processors. Elsewhere the masked multi-head
+    kernel runs (`mmha_…`). Both are a `DecodeForm`, XQA with packed queries, the other with a single row; they share
+    the device's memory and L2.
 
-    A block of XQA takes all queries of a key head, in multiples of `padded`, over heads padded to a power of two. As
-    many blocks share a processor as have `slot_elements` together (queries times q + v), at most `slots`, at least one.
-    Heads of q + v <= `plain_width` run on another kernel, of which `plain_slots` share a processor and whose start and
-    end of a block are `plain_launch` and `plain_fill`.
+    A CTA of XQA takes all queries of a key head, in multiples of `q_multiple`, over heads padded to a power of two. As
+    many CTAs share a processor as have `occupancy_elements` together (queries times q + v), at most `occupancy`, at
+    least one. XQA never splits fewer than `kv_tile` keys (kMinHistoryTokensPerBlock), the other kernel no tile.
 
-    XQA never splits fewer than `tile` keys (kMinHistoryTokensPerBlock), the other kernel no tile of `single_elements`.
-    widest is what the measurements show; the count of blocks, and that of splits, are those of mayHavePerfGain and
+    max_q_per_kv is what the measurements show; the count of CTAs, and that of splits, are those of mayHavePerfGain and
     kTargetWaveFactor in NVIDIA/TensorRT-LLM, cpp/tensorrt_llm/kernels/decoderMaskedMultiheadAttention
     (decoderXQAImplJIT/decoderXQAImplJIT.cpp, decoderXQAConstants.h).
     """
 
-    launch: float
-    compute: float
-    memory: float
-    load: float
-    cache: float
-    resident: float
-    fill: float
-    reach: float
-    combine: float
-    merge: float
-    sharpness: float
-    single_launch: float
-    single_compute: float
-    single_load: float
-    single_fill: float
-    single_reach: float
-    single_combine: float
-    single_merge: float
-    splits: str
-    single_splits: str
-    rows: int
-    elements: int
-    slots: int
-    widest: int
-    blocks: int
-    tile: int = 0
-    single_elements: int = 0
-    single_parted: float = 0.0
-    each: float = 0.0
-    plain_launch: float = 0.0
-    plain_fill: float = 0.0
-    plain_width: int = 0
-    plain_slots: int = 0
-    padded: int = 0
-    slot_elements: int = 0
+    SECTION: ClassVar[str] = "19.2"
+    EQUATION: ClassVar[str] = DecodeForm.EQUATION
+    AXES: ClassVar[dict[str, float]] = {"kv_len": 2.0, "ctas": 2.0, "q_tile": 1.0, "head_dims": 2.0}
 
-    AXES = ("keys", "blocks", "queries", "width")
-    FORMULA: ClassVar[str] = DecodeForm.FORMULA
+    launch: float = like(DecodeForm, "launch")
+    compute_efficiency: float = like(DecodeForm, "compute_efficiency")
+    hbm_efficiency: float = like(DecodeForm, "hbm_efficiency")
+    cta_load_rate: float = like(DecodeForm, "cta_load_rate")
+    l2_rate: float = like(DecodeForm, "l2_rate")
+    warm_l2_share: float = like(DecodeForm, "warm_l2_share")
+    cta_overhead: float = like(DecodeForm, "cta_overhead")
+    cta_overhead_per_dim: float = like(DecodeForm, "cta_overhead_per_dim")
+    combine_latency: float = like(DecodeForm, "combine_latency")
+    combine_per_split: float = like(DecodeForm, "combine_per_split")
+    overlap_p: float = like(DecodeForm, "overlap_p")
+    mmha: MmhaKernel = record(MmhaKernel, "mmha_")
+    epilogue_per_q_dim: float = optional("cycles", 0.3, 1e-4, 20.0, "end of a CTA for each element of each query")
+    narrow_head: NarrowHeadKernel | None = mechanism(NarrowHeadKernel, "narrow_head_")
 
-    def time(self, core: AttentionKernel, machine: Machine) -> Time:
-        """Return the core's time."""
-        sharing = core.heads / core.kv_heads
-        blocks = core.sequences * core.kv_heads * maximum(floor(core.kv_len / _HISTORY), 1.0)
-        busy = blocks * self.blocks >= machine.device.processors
-        time = _either(self._groups(sharing) & busy, self._shared(core), self._single, core, machine)
-        if not self.plain_width:
+    split_kv_rule: SplitKvRule = like(DecodeForm, "split_kv_rule")
+    q_tile: int = like(DecodeForm, "q_tile")
+    kv_tile_elements: int = like(DecodeForm, "kv_tile_elements")
+    occupancy: int = like(DecodeForm, "occupancy")
+    max_q_per_kv: int = constant("queries that share a key head, up to which XQA runs", "count")
+    min_block_factor: int = constant("XQA runs where this times the CTAs fill the processors", "count")
+    kv_tile: int = constant("keys that XQA does not split; null: a tile", "count", 0)
+    q_multiple: int = constant("queries of a key head come in multiples of this", "count", 0)
+    occupancy_elements: int = constant("queries times q + v of XQA's CTAs on one processor; null: any", "count", 0)
+
+    def time(self, attention: AttentionKernel, machine: Machine) -> Time:
+        """Return the time of the kernel that runs."""
+        runs_xqa = self._runs_xqa(attention, machine)
+        xqa, mmha = self._xqa(attention).time(attention, machine), self._mmha.time(attention, machine)
+        time = time_where(runs_xqa, xqa, mmha)
+        if self.narrow_head is None:
             return time
-        plain = replace(
-            self._shared(core), launch=self.plain_launch, fill=self.plain_fill, slots=self.plain_slots or self.slots
-        )
-        other = self._groups(sharing) & busy & (core.macs_per_pair <= self.plain_width)
-        return _chosen(other, plain.time(core, machine), time)
+        is_narrow = runs_xqa & (attention.macs_per_pair <= self.narrow_head.max_dims)
+        return time_where(is_narrow, self._narrow(attention, self.narrow_head).time(attention, machine), time)
 
-    def features(self, core: AttentionKernel) -> Features:
-        """Return log2 of keys, blocks before keys are split, queries of a tile, and width of the products."""
-        sharing = core.heads / core.kv_heads
-        grouped = self._groups(sharing)
-        queries = where(grouped, self._tile(sharing), 1.0)
-        blocks = core.sequences * where(grouped, core.kv_heads, core.heads)
-        return log2(core.kv_len), log2(blocks), log2(queries), log2(core.macs_per_pair)
+    def terms(self, attention: AttentionKernel, machine: Machine) -> Terms:
+        """Return the terms of the equation at one size, of the kernel that runs."""
+        if not self._runs_xqa(attention, machine):
+            return self._mmha.terms(attention, machine)
+        if self.narrow_head is None or attention.macs_per_pair > self.narrow_head.max_dims:
+            return self._xqa(attention).terms(attention, machine)
+        return self._narrow(attention, self.narrow_head).terms(attention, machine)
 
-    def _groups(self, sharing: Quantity) -> Mask:
+    def features(self, attention: AttentionKernel) -> Features:
+        """Return log2 of keys, CTAs before keys are split, queries of a tile, and q + v."""
+        q_per_kv = attention.heads / attention.kv_heads
+        grouped = self._may_group(q_per_kv)
+        queries = where(grouped, self._padded(q_per_kv), 1.0)
+        ctas = attention.sequences * where(grouped, attention.kv_heads, attention.heads)
+        return log2(attention.kv_len), log2(ctas), log2(queries), log2(attention.macs_per_pair)
+
+    def _runs_xqa(self, attention: AttentionKernel, machine: Machine) -> Mask:
+        """Tell where the library takes XQA's kernels."""
+        ctas = attention.sequences * attention.kv_heads * maximum(floor(attention.kv_len / _HISTORY), 1.0)
+        is_full = ctas * self.min_block_factor >= machine.device.processors
+        return self._may_group(attention.heads / attention.kv_heads) & is_full
+
+    def _may_group(self, q_per_kv: Quantity) -> Mask:
         """Tell where queries that share a key head may run together."""
-        return (sharing > 1.0) & (sharing <= self.widest)
+        return (q_per_kv > 1.0) & (q_per_kv <= self.max_q_per_kv)
 
-    def _tile(self, sharing: Quantity) -> Quantity:
-        """Return the queries of a block, padded to whole tiles."""
-        tile = self.padded or self.rows
-        return ceil(sharing / tile) * tile
+    def _padded(self, q_per_kv: Quantity) -> Quantity:
+        """Return the queries of a CTA, padded to whole tiles."""
+        multiple = self.q_multiple or self.q_tile
+        return ceil(q_per_kv / multiple) * multiple
 
-    def _shared(self, core: AttentionKernel) -> DecodeForm:
-        """Return the form of XQA."""
-        slots: Quantity = self.slots
-        rows: Quantity = self.rows
-        each: Quantity = self.each
-        if self.padded:
-            sharing = core.heads / core.kv_heads
-            rows = self._tile(sharing) * 2.0 ** ceil(log2(core.macs_per_pair)) / core.macs_per_pair
-            each = self.each * rows / sharing
-            if self.slot_elements:
-                slots = maximum(minimum(floor(self.slot_elements / (rows * core.macs_per_pair)), self.slots), 1.0)
+    def _xqa(self, attention: AttentionKernel) -> DecodeForm:
+        """Return the form of XQA's kernel."""
+        occupancy: Quantity = self.occupancy
+        q_tile: Quantity = self.q_tile
+        epilogue: Quantity = self.epilogue_per_q_dim
+        if self.q_multiple:
+            q_per_kv, head_dims = attention.heads / attention.kv_heads, attention.macs_per_pair
+            q_tile = self._padded(q_per_kv) * 2.0 ** ceil(log2(head_dims)) / head_dims
+            epilogue = self.epilogue_per_q_dim * q_tile / q_per_kv
+            if self.occupancy_elements:
+                fitting = floor(self.occupancy_elements / (q_tile * head_dims))
+                occupancy = maximum(minimum(fitting, self.occupancy), 1.0)
         return DecodeForm(
-            launch=self.launch, gather=0.0, regroup=0.0, pad=0.0, compute=self.compute, memory=self.memory,
-            load=self.load, cache=self.cache, resident=self.resident, fill=self.fill,
-            reach=self.reach, combine=self.combine, merge=self.merge, crowd=0.0, sharpness=self.sharpness, packed=True,
-            splits=self.splits, rows=rows, elements=self.elements,
-            slots=slots, tile=self.tile, parted=0.0, each=each,
+            launch=self.launch, copies=NO_COPIES, compute_efficiency=self.compute_efficiency,
+            hbm_efficiency=self.hbm_efficiency, cta_load_rate=self.cta_load_rate, l2_rate=self.l2_rate,
+            warm_l2_share=self.warm_l2_share, cta_overhead=self.cta_overhead,
+            cta_overhead_per_dim=self.cta_overhead_per_dim, combine_latency=self.combine_latency,
+            combine_per_split=self.combine_per_split, tpc_contention=0.0, overlap_p=self.overlap_p, pack_gqa=True,
+            split_kv_rule=self.split_kv_rule, q_tile=q_tile, kv_tile_elements=self.kv_tile_elements,
+            occupancy=occupancy, kv_tile=self.kv_tile, epilogue_per_q_dim=epilogue,
+        )  # fmt: skip
+
+    def _narrow(self, attention: AttentionKernel, kernel: NarrowHeadKernel) -> DecodeForm:
+        """Return the form of the kernel for narrow heads."""
+        return replace(
+            self._xqa(attention), launch=kernel.launch, cta_overhead=kernel.cta_overhead,
+            occupancy=kernel.occupancy or self.occupancy,
         )  # fmt: skip
 
     @property
-    def _single(self) -> DecodeForm:
-        """Return the form of the kernel that takes each query head by itself."""
+    def _mmha(self) -> DecodeForm:
+        """Return the form of the masked multi-head kernel."""
+        kernel = self.mmha
         return DecodeForm(
-            launch=self.single_launch, gather=0.0, regroup=0.0, pad=0.0, compute=self.single_compute,
-            memory=self.memory, load=self.single_load, cache=self.cache,
-            resident=self.resident, fill=self.single_fill, reach=self.single_reach, combine=self.single_combine,
-            merge=self.single_merge, crowd=0.0,
-            sharpness=self.sharpness, packed=False, splits=self.single_splits, rows=1,
-            elements=self.single_elements or self.elements,
-            slots=self.slots, tile=0, parted=self.single_parted,
+            launch=kernel.launch, copies=NO_COPIES, compute_efficiency=kernel.compute_efficiency,
+            hbm_efficiency=self.hbm_efficiency, cta_load_rate=kernel.cta_load_rate, l2_rate=self.l2_rate,
+            warm_l2_share=self.warm_l2_share, cta_overhead=kernel.cta_overhead,
+            cta_overhead_per_dim=kernel.cta_overhead_per_dim, combine_latency=kernel.combine_latency,
+            combine_per_split=kernel.combine_per_split, tpc_contention=0.0, overlap_p=self.overlap_p, pack_gqa=False,
+            split_kv_rule=kernel.split_kv_rule, q_tile=1,
+            kv_tile_elements=kernel.kv_tile_elements or self.kv_tile_elements, occupancy=self.occupancy,
+            split_load_rate=kernel.split_load_rate,
         )  # fmt: skip
-
-
-def _either(mask: Mask, yes: DecodeForm, no: DecodeForm, core: AttentionKernel, machine: Machine) -> Time:
-    """Return a core's time by one form where a mask holds, by another elsewhere."""
-    return _chosen(mask, yes.time(core, machine), no.time(core, machine))
-
-
-def _chosen(mask: Mask, yes: Time, no: Time) -> Time:
-    """Return one time where a mask holds, another elsewhere."""
-    return Time(
-        where(mask, yes.seconds, no.seconds), where(mask, yes.compute, no.compute), where(mask, yes.memory, no.memory),
-        fixed=where(mask, yes.fixed, no.fixed),
-    )  # fmt: skip

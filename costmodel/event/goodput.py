@@ -1,8 +1,9 @@
-"""How much of a long training run is progress when devices fail: checkpoints, lost work and restarts."""
+"""The share of a long training run that is progress when devices fail: checkpoints, lost work and restarts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import simpy
@@ -11,12 +12,12 @@ from simpy.events import ProcessGenerator
 from costmodel.quantities import Count, Seconds
 from costmodel.workload.simulation import Checkpoints
 
-FAILURES = 2000  # that a run lives through: the share then lies within two or three per cent of its mean's
+FAILURES = 2000  # in a run: the share is then within two or three per cent of its mean
 
 
 @dataclass(frozen=True, slots=True)
 class Goodput:
-    """Shares of a long run. goodput: training that was kept; lost: training that a failure took back."""
+    """Shares of a long run. goodput: training that was kept; lost: training that failures undid."""
 
     goodput: float
     writing: float
@@ -26,52 +27,46 @@ class Goodput:
 
     def document(self) -> dict[str, float]:
         """Return the shares as a result holds them."""
-        return {
-            "goodput": self.goodput, "writing": self.writing, "lost": self.lost, "restarting": self.restarting,
-            "failures_per_day": self.failures_per_day,
-        }  # fmt: skip
+        return asdict(self)
 
 
 @dataclass(slots=True)
 class _Clock:
+    """Seconds of a run so far."""
+
     kept: float = 0.0
     written: float = 0.0
     lost: float = 0.0
     restarted: float = 0.0
 
 
-def simulate_goodput(step: Seconds, devices: Count, asked: Checkpoints, seed: int) -> Goodput:
+def simulate_goodput(step: Seconds, devices: Count, checkpoints: Checkpoints, seed: int) -> Goodput:
     """Return where the time of a run goes.
 
-    Any device's failure ends the run, at exponential times with the mean device_mtbf / devices; it goes on `restart`
-    later from the last checkpoint that was written. Checkpoints stand between steps. For a mean M between failures the
-    expected goodput is t / (e^((t + w)/M) - 1) / (M + R) [renewal argument as in Daly, Future Generation Computer
+    Any device's failure ends the run, at exponential times with the mean device_mtbf / devices; it continues after
+    `restart` from the last checkpoint that was written. Checkpoints are between steps. For a mean M between failures
+    the expected goodput is t / (e^((t + w)/M) - 1) / (M + R) [renewal argument as in Daly, Future Generation Computer
     Systems 22, 2006].
     """
     environment, clock = simpy.Environment(), _Clock()
-    interval = float(np.ceil(asked.interval / step) * step)
-    mean = float(asked.device_mtbf / devices)
-    environment.process(_training(environment, clock, asked, interval, np.random.default_rng(seed), mean))
+    interval = float(np.ceil(checkpoints.interval / step) * step)
+    mean = float(checkpoints.device_mtbf / devices)
+    failures = np.cumsum(np.random.default_rng(seed).exponential(mean, FAILURES)).tolist()
+    environment.process(_training(environment, clock, checkpoints, interval, failures))
     environment.run()
-    whole = float(environment.now)
+    total = float(environment.now)
     parts = (clock.kept, clock.written, clock.lost, clock.restarted)
-    kept, written, lost, restarted = (part / whole for part in parts)
-    return Goodput(kept, written, lost, restarted, 86400.0 * FAILURES / whole)
+    kept, written, lost, restarted = (part / total for part in parts)
+    return Goodput(kept, written, lost, restarted, 86400.0 * FAILURES / total)
 
 
 def _training(
-    environment: simpy.Environment,
-    clock: _Clock,
-    asked: Checkpoints,
-    interval: float,
-    random: np.random.Generator,
-    mean: float,
+    environment: simpy.Environment, clock: _Clock, checkpoints: Checkpoints, interval: float, failures: Sequence[float]
 ) -> ProcessGenerator:
-    """Train from checkpoint to checkpoint until so many failures have come."""
-    write, restart = float(asked.write), float(asked.restart)
-    for failure in environment.now + np.cumsum(random.exponential(mean, FAILURES)):
-        # Every failure's clock starts when training goes on: restarts shift it.
-        fails_at = float(failure) + clock.restarted
+    """Train from checkpoint to checkpoint until all failures have come. failures: their times without restarts [s]."""
+    write, restart = float(checkpoints.write), float(checkpoints.restart)
+    for failure in failures:
+        fails_at = failure + clock.restarted  # every failure's clock starts when training continues
         while environment.now + interval + write <= fails_at:
             yield environment.timeout(interval + write)
             clock.kept += interval

@@ -1,4 +1,4 @@
-"""Tasks on streams: what a device is told to do, in the order of each stream, and what each task waits for."""
+"""Tasks on streams: the work of a device in the order of each stream, and what each task waits for."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 
 from costmodel.quantities import Array, Bytes, Count, Seconds
 
-KERNEL, MESSAGE, COPY, START, MARK = "kernel", "message", "copy", "start", "mark"
-"""Kinds of tasks: of processors, of the network, between host and device, of the host's program; marks are no work."""
+KERNEL, MESSAGE, COPY, LAUNCH, MARK = "kernel", "message", "copy", "start", "mark"
+"""Kinds of tasks: of processors, of the network, between host and device, of the host's program; marks do no work."""
 
 
 class Stream(NamedTuple):
@@ -25,10 +25,9 @@ class Stream(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Message:
-    """What a task puts on links that it shares: a flow of `size` of the flow level [B].
+    """A flow of `size` bytes on links that messages share. Several tasks may have the same message.
 
-    loads: bytes on each link a byte of the message; limit: its rate without anybody else [B/s]. Tasks may have one in
-    common.
+    loads: bytes on each link per byte of the message; limit: its rate without contention [B/s]
     """
 
     loads: Mapping[int, float]
@@ -39,9 +38,12 @@ class Message:
 class Task(NamedTuple):
     """One piece of work. Tasks of a stream run in the order in which they are listed, as those of a CUDA stream do.
 
-    seconds: what it takes alone, of one with a message before the bytes move [s]; after: tasks that must have finished;
-    elastic: share of its time that shrinks with more processors; holds: processors that it takes from kernels;
-    classes: seconds by class of operator; slows: kernels beside it take longer.
+    seconds: duration alone, with a message the time before bytes move [s]
+    after: tasks that must have finished
+    processor_bound_share: share of its time that shrinks with more processors
+    processors: that it takes from kernels
+    classes: seconds by class of operator
+    slows_kernels: concurrent kernels are slower by the graph's `moe_comm_slowdown`
     """
 
     name: str
@@ -50,16 +52,16 @@ class Task(NamedTuple):
     after: tuple[int, ...] = ()
     kind: str = KERNEL
     processor_bound_share: float = 0.0
-    holds: Count = 0.0
+    processors: Count = 0.0
     message: Message | None = None
     classes: tuple[tuple[str, float], ...] = ()
-    slows: bool = False
+    slows_kernels: bool = False
 
 
 class Span(NamedTuple):
-    """What tasks `first` to `last` of a device are for. kind: as of an action; title: with its micro-batches.
+    """Tasks `first` to `last` of a device as one action. kind: of the action; title: with its micro-batches.
 
-    takes, frees: memory that it holds from its start, and gives back at its end [B].
+    allocates, frees: memory allocated at its start and freed at its end [B]
     """
 
     first: int
@@ -67,7 +69,7 @@ class Span(NamedTuple):
     device: int
     kind: str
     title: str
-    takes: Bytes = 0.0
+    allocates: Bytes = 0.0
     frees: Bytes = 0.0
 
 
@@ -75,15 +77,16 @@ class Span(NamedTuple):
 class Graph:
     """Tasks of all devices; a task's number is its position.
 
-    arrows: (from, to) of results that go to other devices; spans: what groups of tasks are for; slowing: kernels take
-    as much longer while a task that slows them runs on their device; capacity: of the links that messages share [B/s].
+    arrows: (from, to) of results that go to other devices; spans: actions
+    moe_comm_slowdown: of kernels while a task that slows them runs on their device
+    capacity: of the links that messages share [B/s]
     """
 
     streams: list[Stream] = field(default_factory=list)
     tasks: list[Task] = field(default_factory=list)
     arrows: list[tuple[int, int]] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
-    slowing: float = 1.0
+    moe_comm_slowdown: float = 1.0
     capacity: Array = field(default_factory=lambda: np.empty(0))
 
     def stream(self, process: str, device: int, name: str) -> int:
@@ -97,12 +100,8 @@ class Graph:
         return len(self.tasks) - 1
 
     def mark(self, stream: int, after: Iterable[int], name: str = "", wait: Seconds = 0.0) -> int:
-        """Add a task that is no work: it begins when the stream has come to it and the others have finished.
+        """Add a mark: it starts when its stream has reached it and the tasks `after` have finished.
 
-        wait: for which it holds up what comes after it [s].
+        wait: delay of what comes after it [s]
         """
         return self.add(Task(name, stream, wait, tuple(after), MARK))
-
-    def extend(self, tasks: Iterable[Task]) -> None:
-        """Add tasks whose waits are numbered as in the whole graph."""
-        self.tasks.extend(tasks)

@@ -1,4 +1,4 @@
-"""The event engine over a grid: one simulation a point."""
+"""The event engine over a grid: one simulation per point."""
 
 from __future__ import annotations
 
@@ -12,29 +12,27 @@ from costmodel.analytic.expert_load import routing_grid
 from costmodel.analytic.grid import evaluate_single
 from costmodel.cost.calibration import Calibration
 from costmodel.event.evaluation import EventEngine
-from costmodel.quantities import Array
 from costmodel.result import BAD_LAYOUT, FITS, PHASES, Interval, Result, empty_grid
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.validity import feasible_layout
 
 
 def simulate_grid(scenario: Scenario, calibration: Calibration, shape: tuple[int, ...]) -> Result:
-    """Return a scenario whose values vary over a grid of that shape; each point that can run is simulated by itself."""
+    """Return a scenario whose values vary over a grid of that shape; each feasible point is simulated by itself."""
     engine = EventEngine()
-    _, names = PHASES[scenario.answers]
+    _, names = PHASES[scenario.result_kind]
     layout = np.broadcast_to(feasible_layout(scenario), shape)
     reason = np.full(shape, BAD_LAYOUT, dtype=np.int8)
     metrics = {name: empty_grid(shape) for name in names}
-    for index in np.argwhere(layout):
-        place = tuple(int(position) for position in index)
-        found = evaluate_single(single(scenario, place), calibration, engine.evaluate)
-        reason[place] = found.reason
-        for name, value in found.metrics.items():
-            metrics[name][place] = np.nan if value is None else value
+    for index in _points(layout):
+        point = evaluate_single(single(scenario, index), calibration, engine.evaluate)
+        reason[index] = point.reason
+        for name, value in point.metrics.items():
+            metrics[name][index] = np.nan if value is None else value
     fits = reason == FITS
     return Result(
         scenario.name,
-        {name: _stated(grid, fits) for name, grid in metrics.items()},
+        {name: None if fits.any() and np.isnan(grid[fits]).all() else grid for name, grid in metrics.items()},
         fits,
         reason,
         lambda names: _intervals(scenario, calibration, fits, names),
@@ -43,9 +41,9 @@ def simulate_grid(scenario: Scenario, calibration: Calibration, shape: tuple[int
     )
 
 
-def _stated(grid: Array, fits: npt.NDArray[np.bool_]) -> Array | None:
-    """Return the grid of a metric; null where no point that runs has it."""
-    return None if fits.any() and np.isnan(grid[fits]).all() else grid
+def _points(mask: npt.NDArray[np.bool_]) -> list[tuple[int, ...]]:
+    """Return the indices of a mask's points."""
+    return [tuple(index) for index in np.argwhere(mask).tolist()]
 
 
 def _intervals(
@@ -53,11 +51,10 @@ def _intervals(
 ) -> dict[str, Interval]:
     """Return the intervals of some metrics over the grid."""
     lows, highs = ({name: empty_grid(fits.shape) for name in names} for _ in range(2))
-    for index in np.argwhere(fits):
-        place = tuple(int(position) for position in index)
-        found = evaluate_single(single(scenario, place), calibration, EventEngine().evaluate).intervals
+    for index in _points(fits):
+        spans = evaluate_single(single(scenario, index), calibration, EventEngine().evaluate).intervals
         for name in names:
-            pair = found[name]
+            pair = spans[name]
             if pair is not None:
-                lows[name][place], highs[name][place] = pair
+                lows[name][index], highs[name][index] = pair
     return {name: (lows[name], highs[name]) for name in names}

@@ -1,4 +1,4 @@
-"""In which order a device's program issues the tasks of two chunks that overlap: fixed before the run, as on a GPU."""
+"""The order in which a device's program launches the tasks of an overlapped pair: fixed before the run, as on a GPU."""
 
 from __future__ import annotations
 
@@ -8,86 +8,90 @@ from typing import NamedTuple
 
 from costmodel.event.task_groups import TaskGroup
 
-FILLER = -1  # of a part that nothing waits for: it runs when no other is ready
+FILLER = -1  # chunk of a task that nothing waits for: it runs when no other is ready
 
 
 class ActionTask(NamedTuple):
-    """A part of an action.
+    """A task of an action.
 
-    after: positions, in the action's list, of the parts that it waits for; chunk: its own; runs_on: the action does not
-    wait for its end; follows: it waits for what still runs of earlier actions of its rank.
+    after: positions, in the action's list, of the tasks that it waits for
+    chunk: 0 or 1 of an overlapped pair, or `FILLER`
+    is_async: the action may finish before this task
+    after_async: it starts once earlier asynchronous tasks on the rank have finished
     """
 
-    part: TaskGroup
+    group: TaskGroup
     after: tuple[int, ...] = ()
     chunk: int = 0
     is_async: bool = False
     after_async: bool = False
 
 
-def chain(parts: Sequence[TaskGroup]) -> list[ActionTask]:
-    """Return parts that follow one another."""
-    return [ActionTask(part, (number - 1,) if number else ()) for number, part in enumerate(parts)]
+def chain(groups: Sequence[TaskGroup]) -> list[ActionTask]:
+    """Return tasks that follow one another."""
+    return [ActionTask(group, (number - 1,) if number else ()) for number, group in enumerate(groups)]
 
 
-def interleaved(work: Sequence[ActionTask]) -> list[ActionTask]:
-    """Return the parts of chunks 0 and 1 in the order in which each stream takes them up.
+def list_schedule(tasks: Sequence[ActionTask]) -> list[ActionTask]:
+    """Return the tasks of chunks 0 and 1 in the order in which each stream runs them.
 
-    List scheduling: a stream that is free takes, of the parts that are ready, the one with the longest way to the end
-    [Graham, SIAM J. Appl. Math. 17, 1969; Hu, Operations Research 9, 1961], or one of the chunk that goes first; of
-    these three orders the shortest stands. Weight gradients fill what is left.
+    List scheduling: a free stream takes, of the ready tasks, the one with the longest path to the end [Graham, SIAM J.
+    Appl. Math. 17, 1969; Hu, Operations Research 9, 1961], or one of the chunk that has priority; the shortest of these
+    three orders is used. Weight gradients fill what is left.
     """
-    followers: list[list[int]] = [[] for _ in work]
-    for number, local in enumerate(work):
-        for needed in local.after:
+    followers: list[list[int]] = [[] for _ in tasks]
+    for number, task in enumerate(tasks):
+        for needed in task.after:
             followers[needed].append(number)
-    way = [0.0] * len(work)
-    for number in reversed(range(len(work))):
-        way[number] = work[number].part.seconds + max((way[each] for each in followers[number]), default=0.0)
+    path = [0.0] * len(tasks)
+    for number in reversed(range(len(tasks))):
+        path[number] = tasks[number].group.seconds + max(
+            (path[follower] for follower in followers[number]), default=0.0
+        )
     orders = []
     for first in (None, 0, 1):
-        ranks = [_rank(local.chunk, first) for local in work]
-        keys = [(rank, -length, number) for number, (rank, length) in enumerate(zip(ranks, way, strict=True))]
-        orders.append(_listed(work, followers, keys))
+        ranks = [_rank(task.chunk, first) for task in tasks]
+        keys = [(rank, -length, number) for number, (rank, length) in enumerate(zip(ranks, path, strict=True))]
+        orders.append(_schedule(tasks, followers, keys))
     _, order = min(orders)
-    place = {number: position for position, number in enumerate(order)}
+    position = {number: index for index, number in enumerate(order)}
     return [
-        ActionTask(work[number].part, tuple(place[each] for each in work[number].after), work[number].chunk)
+        ActionTask(tasks[number].group, tuple(position[needed] for needed in tasks[number].after), tasks[number].chunk)
         for number in order
     ]
 
 
 def _rank(chunk: int, first: int | None) -> int:
-    """Return the turn of a chunk: 0 for the one that goes first, or for both; fillers come last."""
+    """Return the rank of a chunk: 0 for the one with priority, or for both; fillers come last."""
     if chunk == FILLER:
         return 2
     return 0 if first is None or chunk == first else 1
 
 
-def _listed(
-    work: Sequence[ActionTask], followers: Sequence[Sequence[int]], keys: Sequence[tuple[int, float, int]]
+def _schedule(
+    tasks: Sequence[ActionTask], followers: Sequence[Sequence[int]], keys: Sequence[tuple[int, float, int]]
 ) -> tuple[float, list[int]]:
-    """Return when the last part ends if each stream takes the smallest key of those that are ready, and the order."""
-    missing = [len(local.after) for local in work]
-    ready: dict[str, list[tuple[int, float, int]]] = {local.part.stream: [] for local in work}
+    """Return when the last task ends if each stream takes the smallest key of the ready ones, and the order."""
+    missing = [len(task.after) for task in tasks]
+    ready: dict[str, list[tuple[int, float, int]]] = {task.group.stream: [] for task in tasks}
     for number, count in enumerate(missing):
         if not count:
-            heapq.heappush(ready[work[number].part.stream], keys[number])
+            heapq.heappush(ready[tasks[number].group.stream], keys[number])
     order: list[int] = []
     running: list[tuple[float, int]] = []
     busy: set[str] = set()
     now = 0.0
-    while len(order) < len(work) or running:
+    while len(order) < len(tasks) or running:
         for stream, waiting in ready.items():
             if waiting and stream not in busy:
                 *_, number = heapq.heappop(waiting)
                 order.append(number)
                 busy.add(stream)
-                heapq.heappush(running, (now + work[number].part.seconds, number))
+                heapq.heappush(running, (now + tasks[number].group.seconds, number))
         now, ended = heapq.heappop(running)
-        busy.discard(work[ended].part.stream)
+        busy.discard(tasks[ended].group.stream)
         for follower in followers[ended]:
             missing[follower] -= 1
             if not missing[follower]:
-                heapq.heappush(ready[work[follower].part.stream], keys[follower])
+                heapq.heappush(ready[tasks[follower].group.stream], keys[follower])
     return now, order

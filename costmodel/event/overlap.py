@@ -1,85 +1,73 @@
-"""Communication that overlaps the passes of a training step, as tasks of its actions."""
+"""Lone passes of a training step with overlapped communication as tasks, in the order of the closed form."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from costmodel.analytic.layer_overlap import LayerPart, layer_steps
+from costmodel.analytic import layer_overlap
+from costmodel.analytic.layer_overlap import LayerPart, async_reduce_order, layer_order
 from costmodel.analytic.operator_timing import TimedOperator
-from costmodel.analytic.overlapped_comm import Beside, OverlappedComm, Works
+from costmodel.analytic.overlapped_comm import OverlappedComm, PartOperator, Works
 from costmodel.analytic.stream_times import seconds_of
-from costmodel.event.links import wire_seconds
 from costmodel.event.list_scheduling import ActionTask
-from costmodel.event.task_groups import ARRIVING, COLLECTIVE, COMPUTE, LEAVING, TaskGroup
+from costmodel.event.task_groups import COLLECTIVE, COMPUTE, D2H, H2D, TaskGroup, wire_seconds
 from costmodel.workload.operators import Collective
 from costmodel.workload.schedules import Kind
 
-_NOTHING, _HANDED_OVER = (TaskGroup(name, COMPUTE, 0.0, 0.0, 0.0) for name in ("nothing", "gradients handed over"))
+_STREAM = {
+    layer_overlap.H2D: H2D, layer_overlap.COMMUNICATION: COLLECTIVE, layer_overlap.COMPUTE: COMPUTE,
+    layer_overlap.D2H: D2H,
+}  # fmt: skip
+_NO_WORK, _HANDOVER = (TaskGroup(name, COMPUTE, 0.0) for name in ("nothing", "gradients handed over"))
 
 
-def comm_task(comm: OverlappedComm, part: str, timed: TimedOperator, count: int) -> TaskGroup:
-    """Return `count` equal operators that overlap a pass, on the stream that they use."""
+def overlapped_group(comm: OverlappedComm, part: str, timed: TimedOperator, count: int = 1) -> TaskGroup:
+    """Return `count` runs of an operator of overlapped communication as one group, on its stream."""
     seconds = count * float(seconds_of(timed, None))
-    own_stream = {"h2d": ARRIVING, "d2h": LEAVING}.get(part, COLLECTIVE)
-    stream = COMPUTE if comm.waits(part) else COLLECTIVE if comm.one_link else own_stream
+    name, stream = timed.operator.name, _STREAM[comm.stream(part)]
     if not isinstance(timed.operator, Collective):
-        return TaskGroup(timed.operator.name, stream, seconds, 0.0, 0.0)
-    return TaskGroup(timed.operator.name, stream, seconds, 0.0, 0.0, wire=wire_seconds(timed, seconds), priced=timed)
+        return TaskGroup(name, stream, seconds)
+    return TaskGroup(name, stream, seconds, wire=wire_seconds(timed, seconds), message=timed)
 
 
 def overlapped_pass(
     comm: OverlappedComm, works: Works, kind: Kind, layers: Sequence[Sequence[TaskGroup]]
 ) -> list[ActionTask]:
-    """Return a lone pass and the communication that overlaps it, in the order of `layer_steps`."""
-    along = comm.along(works, kind, ends=False)
-    overlapped = [operators for count, _, operators in along for _ in range(count)]
-    if comm.has_async_reduce(kind):
-        return _async_reduce_pass(comm, layers, overlapped)
-    tasks: list[ActionTask] = []
-    ends: dict[LayerPart, list[int]] = {}  # the tasks that end a layer's part
-    computed: list[int] = []  # the last task of the layers so far
-    for layer, part, needs in layer_steps(len(layers)):
-        after = [position for need in needs for position in ends.get(need, ())]
-        if part == "compute":
-            waited, _ = _by_stream(comm, overlapped[layer])
-            after = [*computed, *after]
-            for group in (*waited, *layers[layer]):
-                tasks.append(ActionTask(group, tuple(after)))
-                computed = after = [len(tasks) - 1]
-            ends[layer, part] = computed
-            continue
-        _, moving = _by_stream(comm, [(name, timed) for name, timed in overlapped[layer] if name == part])
-        for group in moving:
-            tasks.append(ActionTask(group, (*after, *ends.get((layer, part), ()))))
-            ends.setdefault((layer, part), []).append(len(tasks) - 1)
-    return tasks
+    """Return a lone pass through a stage. layers: groups of each layer's own operators, in order."""
+    by_layer = comm.by_layer(works, kind)
+    overlapped = [operators for count, _, operators in by_layer for _ in range(count)]
+    parts = [_parts(comm, operators, own) for operators, own in zip(overlapped, layers, strict=True)]
+    is_async = comm.has_async_reduce(kind)
+    work: list[ActionTask] = []
+    last: dict[LayerPart, tuple[int, ...]] = {}
+    for (layer, part), needs in (async_reduce_order if is_async else layer_order)(len(layers)):
+        after = tuple(dict.fromkeys(task for need in needs for task in last.get(need, ())))
+        groups = parts[layer].get(part, [])
+        if is_async and part != "reduce" and not groups:  # an action starts with a task, even one that only waits
+            groups = [_HANDOVER if part == "handover" else _NO_WORK]
+        for group in groups:
+            work.append(
+                ActionTask(
+                    group, after, is_async=is_async and (layer, part) == (len(layers) - 1, "reduce"),
+                    after_async=(layer, part) == (0, "handover"),
+                )
+            )  # fmt: skip
+            after = (len(work) - 1,)
+        if groups:
+            last[layer, part] = after
+        elif part == "compute":
+            last[layer, part] = last.get((layer - 1, part), ())
+    return work
 
 
-def _by_stream(comm: OverlappedComm, operators: Sequence[Beside]) -> tuple[list[TaskGroup], list[TaskGroup]]:
-    """Return the operators that a pass waits for, and those on streams of their own."""
-    groups = [comm_task(comm, part, timed, 1) for part, timed in operators]
-    waited = [group for group in groups if group.stream == COMPUTE and group.seconds]
-    return waited, [group for group in groups if group.stream != COMPUTE and group.seconds]
-
-
-def _async_reduce_pass(
-    comm: OverlappedComm, layers: Sequence[Sequence[TaskGroup]], overlapped: Sequence[Sequence[Beside]]
-) -> list[ActionTask]:
-    """Return a lone pass whose reductions run on while later actions compute: one of them at a time.
-
-    A layer hands its own over when it is computed and the one before has ended (`layer_overlap.async_reduce_times`,
-    which has the same recurrence in closed form).
-    """
-    tasks: list[ActionTask] = []
-    last, reduced = tuple[int, ...](), tuple[int, ...]()
-    for number, layer in enumerate(layers):
-        waited, moving = _by_stream(comm, overlapped[number])
-        for group in [*waited, *layer] or [_NOTHING]:  # the action begins with it, though its first layer may wait
-            tasks.append(ActionTask(group, last))
-            last = (len(tasks) - 1,)
-        tasks.append(ActionTask(_HANDED_OVER, (*last, *reduced), after_async=not number))
-        last = reduced = (len(tasks) - 1,)
-        for group in moving:
-            tasks.append(ActionTask(group, reduced, is_async=number == len(layers) - 1))
-            reduced = (len(tasks) - 1,)
-    return tasks
+def _parts(
+    comm: OverlappedComm, operators: Sequence[PartOperator], own: Sequence[TaskGroup]
+) -> dict[str, list[TaskGroup]]:
+    """Return the groups of each part of a layer; communication that blocks runs with its computation."""
+    parts: dict[str, list[TaskGroup]] = {"compute": []}
+    for name, timed in operators:
+        group = overlapped_group(comm, name, timed)
+        if group.seconds:
+            parts.setdefault("compute" if group.stream == COMPUTE else name, []).append(group)
+    parts["compute"] += own
+    return parts

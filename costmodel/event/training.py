@@ -2,74 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from costmodel.analytic.actions import pass_of, stage_sums
 from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.analytic.recurrence import Slot
-from costmodel.analytic.stream_times import seconds_of, stream_times
-from costmodel.analytic.training import (
-    OptimizerStep,
-    StepModel,
-    StepTimes,
-    arrival,
-    jitter,
-    layer_sums,
-    once_a_step,
-)
+from costmodel.analytic.stream_times import BLOCKING, seconds_of, stream_times
+from costmodel.analytic.training import OptimizerStep, StepModel, StepTimes, jitter, once_per_step, step_streams
+from costmodel.event.action_tasks import ActionTasks
 from costmodel.event.engine import Timeline
-from costmodel.event.graph import COPY, KERNEL, MESSAGE, START, Graph, Span, Task
-from costmodel.event.links import Links, links_of, wire_seconds
-from costmodel.event.list_scheduling import FILLER, ActionTask, chain, interleaved
-from costmodel.event.overlap import comm_task, overlapped_pass
-from costmodel.event.replicas import Replicas, replicas_met, replicated
-from costmodel.event.task_groups import (
-    ARRIVING,
-    COLLECTIVE,
-    COMPUTE,
-    EXCHANGE,
-    LEAVING,
-    STARTS,
-    TaskGroup,
-    merged,
-    parts_of,
-)
-from costmodel.quantities import Array, Quantity
-from costmodel.workload.counting import sum_of
-from costmodel.workload.memory import stage_work
-from costmodel.workload.operators import Collective, HostTime, HostTransfer, base_name
+from costmodel.event.graph import COPY, KERNEL, LAUNCH, MESSAGE, Graph, Span, Task
+from costmodel.event.links import links_of
+from costmodel.event.replicas import Replicas, replicas_spanned, replicated
+from costmodel.event.task_groups import ALL_TO_ALL, COLLECTIVE, COMPUTE, D2H, H2D, HOST, wire_seconds
+from costmodel.quantities import Array, Quantity, sum_of
+from costmodel.workload.operators import Collective, HostTransfer
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.schedules import Action, Kind, Schedule
 from costmodel.workload.schedules.table import KINDS, NONE, Table
-from costmodel.workload.sharding import kept_bytes
-from costmodel.workload.stages import Stage
+from costmodel.workload.sharding import saved_bytes
 
 SENDS = ("send activations", "send gradients")
-STREAMS = (COMPUTE, EXCHANGE, COLLECTIVE, ARRIVING, LEAVING, STARTS, *SENDS)
-EXPERT, EXPERTS_GRADIENT = "expert ", "experts gradient"
-EXPERT_WEIGHTS, WEIGHTS = "expert weight gradients", "weight gradients"
-_ALL_WEIGHTS = (EXPERT_WEIGHTS, WEIGHTS)
-_TASK_KIND = {STARTS: START, EXCHANGE: MESSAGE, COLLECTIVE: MESSAGE, ARRIVING: COPY, LEAVING: COPY}
+STREAMS = (COMPUTE, ALL_TO_ALL, COLLECTIVE, H2D, D2H, HOST, *SENDS)
+_TASK_KIND = {COMPUTE: KERNEL, HOST: LAUNCH, ALL_TO_ALL: MESSAGE, COLLECTIVE: MESSAGE, H2D: COPY, D2H: COPY}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class StepGraph:
-    """A step as a graph. bounds: first task of each action and the mark at its end, in the order of `table`; kernels:
-    share of each task's time in which kernels run.
+class RankEnd:
+    """How a rank ends the step: its first task, the mark at its end, and what it does."""
 
-    passed: the mark that all passes are done; ends: of each rank, first and last task of its end, and how it ends, all
-    of the first replica; replicas: how many are simulated, with `tasks` tasks each.
+    first: int
+    last: int
+    optimizer: OptimizerStep
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class StepGraph:
+    """A step as a graph; tasks are those of the first replica.
+
+    actions: first task of each action and the mark at its end, in the order of `table`
+    kernel_shares: share of each task's time in which kernels run
+    passes_done: the mark that all passes are done; ends: of each rank
+    replicas: how many are simulated, with `tasks` tasks each
     """
 
     graph: Graph
     table: Table
-    bounds: tuple[tuple[int, int], ...]
-    kernels: Array
-    passed: int
-    ends: tuple[tuple[int, int, OptimizerStep], ...]
+    actions: tuple[tuple[int, int], ...]
+    kernel_shares: Array
+    passes_done: int
+    ends: tuple[RankEnd, ...]
     replicas: int
     tasks: int
 
@@ -79,377 +63,274 @@ def step_graph(
 ) -> StepGraph:
     """Return the tasks of a step. schedule: the step's, folded or not; last_passes: what ends each rank's passes.
 
-    An action starts when the one before it on its rank is done and its inputs have arrived, as in the closed form; what
-    happens inside it is up to its streams. After it the rank waits for what the closed form says that uneven experts
-    cost it. The end of the step begins when the last rank has done its passes, and the reductions that run on beside
-    them.
+    An action starts when the one before it on its rank is done and its inputs have arrived, as in the closed form; its
+    streams decide what happens inside it. After it the rank waits as long as the closed form loses to uneven experts.
+    The end of the step starts when the last rank has finished its passes, and all asynchronous reductions.
     """
-    graph, table, links = (
-        Graph(slowing=float(step.moe_comm_slowdown)),
-        schedule.table(),
-        links_of(scenario, schedule.parameter_copies),
+    builder = _Builder(scenario, step, schedule)
+    graph, links = builder.graph, builder.links
+    builder.add_actions()
+    builder.add_sends()
+    marks = builder.add_passes_done()
+    ends = tuple(
+        builder.add_end(rank, marks[-1], _optimizer_step(step, schedule, rank, last_passes))
+        for rank in range(len(schedule.ranks))
     )
-    processes = [_process(schedule, rank) for rank in range(len(schedule.ranks))]
-    streams = [{name: graph.stream(process, rank, name) for name in STREAMS} for rank, process in enumerate(processes)]
-    templates = _Templates(scenario, step, apart=links.link_loads is not None)
-    actions = [templates.of(*columns) for columns in _columns(step, table)]
-    first = np.cumsum([0, *(len(action) + 1 for action in actions)]).tolist()
-    ends = [begin - 1 for begin in first[1:]]
-    sends = _sends(table, first[-1])
-    titles = [(action.kind.value, _title(action)) for actions in schedule.ranks for action in actions]
-    kept = [_kept(step, *columns) for columns in _columns(step, table)]
-    waits = _waits(step, table)
-    previous = -1
-    running: dict[int, tuple[int, ...]] = {}  # by rank, the task that ends the reductions that run on
-    for number, action in enumerate(actions):
-        rank = int(table.rank[number])
-        if not number or table.rank[number - 1] != rank:
-            previous = -1
-        needs = [sends[int(need), row][0] if linked else ends[int(need)] for row, need, linked in _needs(table, number)]
-        roots = tuple(needs) if previous < 0 else (previous, *needs)
-        earlier = running.get(rank, ())
-        graph.extend(_instance(action, streams[rank], (first[number], rank), (roots, earlier), links))
-        waited = {each for local in action for each in local.after}
-        leaves = [
-            first[number] + position
-            for position, local in enumerate(action)
-            if position not in waited and not local.is_async
-        ]
-        previous = graph.mark(streams[rank][COMPUTE], leaves or roots, wait=waits[number])
-        running[rank] = _still_running(action, first[number], earlier)
-        graph.spans.append(Span(first[number], previous, rank, *titles[number], *kept[number]))
-    send = float(seconds_of(step.p2p_send, None))
-    wire = wire_seconds(step.p2p_send, send) / step.concurrent_sends
-    # On shared links messages wait for those that they meet, whichever these are.
-    alone = send if links.link_loads is None else send - (step.concurrent_sends - 1) * wire
-    alone += float(arrival(step, None)) - send
-    message_of = _one_message(step)
-    for (source, row), (place, target) in sends.items():
-        rank = int(table.rank[source])
-        stream = streams[rank][SENDS[row]]
-        own, message = links.message(alone, wire, message_of, (rank, stream), target)
-        number = graph.add(Task("pipeline send", stream, own, (ends[source],), MESSAGE, message=message))
-        assert number == place, "messages stand behind all actions"
-    for number in range(len(actions)):
-        graph.arrows.extend(
-            (sends[int(need), row][0], first[number]) for row, need, linked in _needs(table, number) if linked
-        )
-    passed = graph.mark(streams[0][COMPUTE], sorted(ends), "all passes done")
-    left = [number for each in running.values() for number in each]
-    reduced = graph.mark(streams[0][COMPUTE], (passed, *left), "all gradients reduced") if left else passed
-    closings = [
-        _close(graph, step, (each, rank), reduced, _tail(step, schedule, rank, last_passes), links)
-        for rank, each in enumerate(streams)
-    ]
-    count = replicas.simulated(len(graph.tasks))
+    count, tasks = replicas.simulated(len(graph.tasks)), len(graph.tasks)
     links.assign_links(graph, count, replicas.of)
     graph.spans.extend(
-        Span(begin, end, rank, "optimizer", "gradient reduction and optimizer")
-        for rank, (begin, end, _) in enumerate(closings)
+        Span(end.first, end.last, rank, "optimizer", "gradient reduction and optimizer")
+        for rank, end in enumerate(ends)
     )
-    unit = scenario.parallel.tp * scenario.parallel.cp
-    tails = {
-        number: count
-        for begin, end, _ in closings
-        for number in range(begin, end)
-        if graph.tasks[number].kind == MESSAGE and (graph.tasks[number].message or graph.tasks[number].seconds > 0)
-    }
-    meets = {} if count == 1 else dict.fromkeys((passed, reduced), count) | _meetings(actions, first, unit) | tails
-    whole = replicated(graph, count, meets, links.of_replicas)
-    bounds = tuple(zip(first, ends, strict=False))
-    kernels = _kernel_shares(actions, first, closings, len(graph.tasks))
+    synchronised: dict[int, int] = {}
+    if count > 1:
+        synchronised = dict.fromkeys(marks, count) | builder.spanned(scenario.parallel.tp * scenario.parallel.cp)
+        synchronised |= dict.fromkeys(_end_messages(graph, ends), count)
     return StepGraph(
-        graph=whole,
-        table=table,
-        bounds=bounds,
-        kernels=kernels,
-        passed=passed,
-        ends=tuple(closings),
+        graph=replicated(graph, count, synchronised, links.per_replica),
+        table=builder.table,
+        actions=tuple(zip(builder.first, builder.ends, strict=False)),
+        kernel_shares=builder.kernel_shares(ends),
+        passes_done=marks[0],
+        ends=ends,
         replicas=count,
-        tasks=len(graph.tasks),
+        tasks=tasks,
     )
 
 
-def _kernel_shares(
-    actions: Sequence[Sequence[ActionTask]],
-    first: Sequence[int],
-    closings: Sequence[tuple[int, int, OptimizerStep]],
-    tasks: int,
-) -> Array:
-    """Return the share of each task's time in which kernels run: none of messages, marks and the host's work."""
-    shares = np.zeros(tasks)
-    for begin, _, tail in closings:
-        for number, priced in enumerate(tail.serial, begin + 1):
-            shares[number] = 0.0 if isinstance(priced.operator, Collective | HostTransfer | HostTime) else 1.0
-    for begin, action in zip(first, actions, strict=False):
-        for position, local in enumerate(action):
-            shares[begin + position] = local.part.kernels / local.part.seconds if local.part.seconds else 0.0
-    return shares
+class _Builder:
+    """Adds the tasks of a step to a graph.
+
+    actions: tasks of each action in the order of `table`; first, ends: its first task and the mark at its end
+    sends: (action, 0 for activations or 1 for gradients) -> task that sends its result, and rank that receives it
+    """
+
+    def __init__(self, scenario: Scenario, step: StepModel, schedule: Schedule) -> None:
+        self.step, self.schedule, self.table = step, schedule, schedule.table()
+        self.graph = Graph(moe_comm_slowdown=float(step.moe_comm_slowdown))
+        self.links = links_of(scenario, schedule.stage_replicas)
+        self._streams = [
+            {name: self.graph.stream(_process(schedule, rank), rank, name) for name in STREAMS}
+            for rank in range(len(schedule.ranks))
+        ]
+        self._times = step_streams(step, None)
+        tasks = ActionTasks(scenario, step, self._times, split_collectives=self.links.wires is not None)
+        self._slots = list(_slots(step, self.table))
+        self.actions = [tasks.of(slot) for slot in self._slots]
+        self.first: list[int] = np.cumsum([0, *(len(action) + 1 for action in self.actions)]).tolist()
+        self.ends = [first - 1 for first in self.first[1:]]
+        self.sends = _sends(self.table, self.first[-1])
+        self._running: dict[int, tuple[int, ...]] = {}  # by rank, the task that ends its asynchronous reductions
+
+    def add_actions(self) -> None:
+        """Add the tasks of all actions."""
+        idle = jitter(self.step, self._times.layers)
+        titles = [(action.kind.value, _title(action)) for rank in self.schedule.ranks for action in rank]
+        previous: tuple[int, ...] = ()
+        for number, slot in enumerate(self._slots):
+            rank = int(self.table.rank[number])
+            if not number or self.table.rank[number - 1] != rank:
+                previous = ()
+            inputs = _inputs(self.table, number)
+            needs = (self.sends[action, row][0] if is_sent else self.ends[action] for row, action, is_sent in inputs)
+            roots = (*previous, *needs)
+            leaves = self._add_action(number, rank, roots)
+            end = self.graph.mark(self._streams[rank][COMPUTE], leaves or roots, wait=float(idle.get(slot, 0.0)))
+            previous = (end,)
+            self.graph.spans.append(Span(self.first[number], end, rank, *titles[number], *_saved(self.step, slot)))
+
+    def _add_action(self, number: int, rank: int, roots: tuple[int, ...]) -> list[int]:
+        """Add the tasks of an action, which waits for `roots`, and return those that end it."""
+        action, first, streams = self.actions[number], self.first[number], self._streams[rank]
+        running = self._running.get(rank, ())
+        for task in action:
+            after = tuple(first + needed for needed in task.after) or roots
+            after = (*after, *running) if task.after_async else after
+            stream = task.group.stream
+            self.graph.add(self.links.task(task.group, streams[stream], _TASK_KIND[stream], after, rank))
+        if any(task.after_async for task in action):
+            self._running[rank] = tuple(first + i for i, task in enumerate(action) if task.is_async)[-1:]
+        waited = {needed for task in action for needed in task.after}
+        return [first + i for i, task in enumerate(action) if i not in waited and not task.is_async]
+
+    def add_sends(self) -> None:
+        """Add the messages between stages."""
+        p2p = self.step.p2p
+        send = float(seconds_of(p2p.send, None))
+        wire = wire_seconds(p2p.send, send) / p2p.concurrent
+        # On shared links messages wait for whichever others they meet there, not for the concurrent ones of the fit.
+        seconds = send if self.links.wires is None else send - (p2p.concurrent - 1) * wire
+        seconds += float(p2p.seconds(None)) - send
+        single = _single_send(self.step)
+        for (source, row), (task, target) in self.sends.items():
+            rank = int(self.table.rank[source])
+            stream = self._streams[rank][SENDS[row]]
+            before, message = self.links.message(seconds, wire, single, (rank, stream), target)
+            number = self.graph.add(
+                Task("pipeline send", stream, before, (self.ends[source],), MESSAGE, message=message)
+            )
+            assert number == task, "messages follow all actions"
+        for number, first in enumerate(self.first[:-1]):
+            inputs = _inputs(self.table, number)
+            self.graph.arrows.extend((self.sends[action, row][0], first) for row, action, is_sent in inputs if is_sent)
+
+    def add_passes_done(self) -> tuple[int, ...]:
+        """Add marks that all passes are done, and then asynchronous reductions, if any; return them."""
+        stream = self._streams[0][COMPUTE]
+        passes_done = self.graph.mark(stream, sorted(self.ends), "all passes done")
+        running = [task for tasks in self._running.values() for task in tasks]
+        if not running:
+            return (passes_done,)
+        return passes_done, self.graph.mark(stream, (passes_done, *running), "all gradients reduced")
+
+    def add_end(self, rank: int, after: int, end: OptimizerStep) -> RankEnd:
+        """Add the end of the step on one rank: exposed gathers and reductions, then reductions and optimizer."""
+        graph, links, streams, first = self.graph, self.links, self._streams[rank], len(self.graph.tasks)
+        exposed = float(sum(once_per_step(self.step, end, self._times)))
+        previous = graph.add(Task("exposed gathers and reductions", streams[COLLECTIVE], exposed, (after,), MESSAGE))
+        for timed in end.serial:
+            operator, seconds = timed.operator, float(timed.time.seconds)
+            name, kind = (COLLECTIVE, MESSAGE) if isinstance(operator, Collective | HostTransfer) else (COMPUTE, KERNEL)
+            sent = timed if isinstance(operator, Collective) else None
+            before, message = links.message(seconds, wire_seconds(timed, seconds), sent, (rank, streams[name]))
+            previous = graph.add(Task(operator.name, streams[name], before, (previous,), kind, message=message))
+        serial_done = previous
+        for timed in end.on_host:
+            seconds = float(timed.time.seconds)
+            previous = graph.add(Task(timed.operator.name, streams[COMPUTE], seconds, (previous,)))
+        copies = float(stream_times(end.copies, None).collectives)
+        copy_after = serial_done if self.step.host_overlaps else previous
+        copied = graph.add(Task("weights and gradients", streams[H2D], copies, (copy_after,), COPY))
+        return RankEnd(first, graph.mark(streams[COMPUTE], (previous, copied)), end)
+
+    def spanned(self, unit: Quantity) -> dict[int, int]:
+        """Return task -> how many replicas of `unit` devices it spans, of messages of the passes that span several."""
+        return {
+            first + i: spanned
+            for first, action in zip(self.first, self.actions, strict=False)
+            for i, task in enumerate(action)
+            if task.group.message is not None and (spanned := replicas_spanned(task.group.message.operator, unit)) > 1
+        }
+
+    def kernel_shares(self, ends: Sequence[RankEnd]) -> Array:
+        """Return the share of each task's time in which kernels run: none of messages, marks and the host's work."""
+        shares = np.zeros(len(self.graph.tasks))
+        for end in ends:
+            for number, timed in enumerate(end.optimizer.serial, end.first + 1):
+                shares[number] = 0.0 if isinstance(timed.operator, BLOCKING) else 1.0
+        for first, action in zip(self.first, self.actions, strict=False):
+            for i, task in enumerate(action):
+                shares[first + i] = task.group.kernels / task.group.seconds if task.group.seconds else 0.0
+        return shares
 
 
-def _meetings(actions: Sequence[Sequence[ActionTask]], first: Sequence[int], unit: Quantity) -> dict[int, int]:
-    """Return the messages of the passes that several replicas have to have come to, and how many of them."""
-    spans: dict[int, int] = {}
-    for begin, action in zip(first, actions, strict=False):
-        for position, local in enumerate(action):
-            if local.part.priced is not None:
-                spans[begin + position] = replicas_met(local.part.priced.operator, unit)
-    return {number: span for number, span in spans.items() if span > 1}
+def _end_messages(graph: Graph, ends: Sequence[RankEnd]) -> Iterator[int]:
+    """Yield the messages with which ranks end the step."""
+    for end in ends:
+        for number in range(end.first, end.last):
+            task = graph.tasks[number]
+            if task.kind == MESSAGE and (task.message or task.seconds > 0):
+                yield number
 
 
 def _process(schedule: Schedule, rank: int) -> str:
-    held = " and ".join(str(stage) for stage in schedule.stages_of(rank))
-    return f"rank {rank}: stage{'s' if len(schedule.stages_of(rank)) > 1 else ''} {held}"
+    stages = schedule.stages_of(rank)
+    return f"rank {rank}: stage{'s' if len(stages) > 1 else ''} {' and '.join(map(str, stages))}"
 
 
-def _one_message(step: StepModel) -> TimedOperator:
-    """Return one of the messages between stages that `transfer` is the time of."""
-    operator = step.p2p_send.operator
+def _single_send(step: StepModel) -> TimedOperator:
+    """Return one of the concurrent messages between stages."""
+    p2p = step.p2p
+    operator = p2p.send.operator
     assert isinstance(operator, Collective), "it has a size"
-    return replace(step.p2p_send, operator=replace(operator, size=operator.size / step.concurrent_sends))
+    return replace(p2p.send, operator=replace(operator, size=operator.size / p2p.concurrent))
 
 
 def _title(action: Action) -> str:
-    """Return what an action is: its kind and the micro-batches that it works on."""
+    """Return the title of an action: its kind and its micro-batches."""
     chunks = [chunk for chunk in (action.forward, action.backward) if chunk is not None]
-    told = " and ".join(f"micro-batch {chunk.micro_batch} on stage {chunk.stage}" for chunk in chunks)
-    return f"{action.kind.value.replace('_', ' ')}: {told}"
+    names = " and ".join(f"micro-batch {chunk.micro_batch} on stage {chunk.stage}" for chunk in chunks)
+    return f"{action.kind.value.replace('_', ' ')}: {names}"
 
 
-def _kept(step: StepModel, kind: Kind, forward: Stage | None, backward: Stage | None) -> tuple[float, float]:
-    """Return what an action keeps for the backward pass, and what it lets go [B]."""
-    ends = None if kind is Kind.BACKWARD_INPUT else backward
-    taken, freed = (
-        0.0
-        if stage is None
-        else float(sum_of(count * kept_bytes(work) for count, work in stage_work(step.work, stage)))
-        for stage in (forward, ends)
+def _saved(step: StepModel, slot: Slot) -> tuple[float, float]:
+    """Return the activations that an action saves for the backward pass, and those that it frees [B]."""
+    freed = None if slot.kind is Kind.BACKWARD_INPUT else slot.backward
+    saved, freed_bytes = (
+        0.0 if label is None else float(sum_of(count * saved_bytes(work) for count, work in step.works_of(label)))
+        for label in (slot.forward, freed)
     )
-    return taken, freed
+    return saved, freed_bytes
 
 
-def _waits(step: StepModel, table: Table) -> list[float]:
-    """Return how long each action holds up its rank beyond its own time, since chunks jitter [s]."""
-    longer = jitter(step, layer_sums(step, None))
-    label = {stage: number for number, stage in enumerate(step.classes)} | {None: None}
-    return [
-        float(longer.get(Slot(kind, label[forward], label[backward]), 0.0))
-        for kind, forward, backward in _columns(step, table)
-    ]
+def _slots(step: StepModel, table: Table) -> Iterator[Slot]:
+    """Yield the slot of every action."""
+    labels: Mapping[int, int | None] = {
+        number: step.pipeline.classes.index(stage) for number, stage in enumerate(step.pipeline.layout)
+    } | {NONE: None}
+    for kind, forward, backward in zip(
+        table.kind.tolist(), table.forward.tolist(), table.backward.tolist(), strict=True
+    ):
+        yield Slot(KINDS[kind], labels[forward], labels[backward])
 
 
-def _columns(step: StepModel, table: Table) -> Iterator[tuple[Kind, Stage | None, Stage | None]]:
-    """Yield (kind, stage forward, stage backward) of every action."""
-    for kind, forward, backward in zip(table.kind, table.forward, table.backward, strict=True):
-        yield (
-            KINDS[kind],
-            None if forward == NONE else step.layout[forward],
-            None if backward == NONE else step.layout[backward],
-        )
-
-
-def _needs(table: Table, number: int) -> Iterator[tuple[int, int, bool]]:
+def _inputs(table: Table, number: int) -> Iterator[tuple[int, int, bool]]:
     """Yield (0 for the forward's input and 1 for the backward's, action that makes it, whether it is sent)."""
     for row in range(len(table.needs)):
         if table.needs[row, number] != NONE:
-            yield row, int(table.needs[row, number]), bool(table.comes_over_a_link[row, number])
+            yield row, int(table.needs[row, number]), bool(table.is_transfer[row, number])
 
 
 def _sends(table: Table, first: int) -> dict[tuple[int, int], tuple[int, int]]:
-    """Return (action, 0 or 1) -> the task that sends its result, in the order of the actions, and the rank it goes to.
+    """Return (action, 0 or 1) -> the task that sends its result, in the order of the actions, and the receiving rank.
 
     A result that several actions wait for goes to the rank of the first.
     """
-    linked: dict[tuple[int, int], int] = {}
+    receiver: dict[tuple[int, int], int] = {}
     for number in range(len(table.rank)):
-        for row, need, sent in _needs(table, number):
-            if sent:
-                linked.setdefault((need, row), int(table.rank[number]))
-    return {key: (first + number, linked[key]) for number, key in enumerate(sorted(linked))}
+        for row, action, is_sent in _inputs(table, number):
+            if is_sent:
+                receiver.setdefault((action, row), int(table.rank[number]))
+    return {key: (first + number, receiver[key]) for number, key in enumerate(sorted(receiver))}
 
 
-def _instance(
-    action: Sequence[ActionTask],
-    streams: dict[str, int],
-    numbers: tuple[int, int],
-    waits: tuple[tuple[int, ...], tuple[int, ...]],
-    links: Links,
-) -> Iterator[Task]:
-    """Yield the tasks of one action.
-
-    numbers: of its first task and of its rank; waits: for what the action waits, and what still runs of earlier ones.
-    """
-    (first, rank), (roots, running) = numbers, waits
-    for local in action:
-        part = local.part
-        after = tuple(first + each for each in local.after) if local.after else roots
-        after = (*after, *running) if local.after_async else after
-        kind = MESSAGE if part.priced is not None else _TASK_KIND.get(part.stream, KERNEL)
-        stream = streams[part.stream]
-        seconds, message = links.message(part.seconds, part.wire, part.priced, (rank, stream))
-        yield Task(
-            part.name, stream, seconds, after, kind, part.processor_bound_share, part.processors, message, part.classes,
-            part.stream == EXCHANGE,
-        )  # fmt: skip
-
-
-def _still_running(action: Sequence[ActionTask], first: int, earlier: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the task that ends the reductions that run on when an action is done. earlier: the one before it."""
-    if not any(local.after_async for local in action):
-        return earlier
-    return tuple(first + position for position, local in enumerate(action) if local.is_async)[-1:]
-
-
-class _Templates:
-    """The parts of every kind of action, put together once."""
-
-    def __init__(self, scenario: Scenario, step: StepModel, *, apart: bool) -> None:
-        self._step, self._apart = step, apart
-        self._processors = float(scenario.communication.processors)
-        self._layer_sums = layer_sums(step, None)
-        self._known: dict[tuple[Kind, Stage | None, Stage | None], list[ActionTask]] = {}
-
-    def of(self, kind: Kind, forward: Stage | None, backward: Stage | None) -> list[ActionTask]:
-        """Return the parts of an action."""
-        key = (kind, forward, backward)
-        if key not in self._known:
-            made = self._made(*key)
-            starting = float(self._step.start) * self._starts(*key)
-            if starting:
-                made.append(ActionTask(TaskGroup("kernel starts", STARTS, starting, 0.0, 0.0)))
-            self._known[key] = made
-        return self._known[key]
-
-    def _starts(self, kind: Kind, forward: Stage | None, backward: Stage | None) -> float:
-        """Return how many kernels and messages the host starts for an action."""
-        other = Kind.BACKWARD if kind is Kind.FORWARD_BACKWARD else kind
-        return sum(
-            float(pass_of(stage_sums(stage_work(self._step.work, stage), self._layer_sums), each).starts)
-            for stage, each in ((forward, Kind.FORWARD), (backward, other))
-            if stage is not None
-        )
-
-    def _made(self, kind: Kind, forward: Stage | None, backward: Stage | None) -> list[ActionTask]:
-        if forward is not None and backward is not None:
-            return self._pair(forward, backward)
-        stage = backward if forward is None else forward
-        assert stage is not None, "an action works on a stage"
-        traffic = self._step.overlapped_comm
-        if traffic is None:
-            return chain([part for layer in self._layers(stage, kind) for part in layer])
-        return overlapped_pass(traffic, stage_work(self._step.work, stage), kind, self._layers(stage, kind))
-
-    def _layers(self, stage: Stage, kind: Kind) -> list[list[TaskGroup]]:
-        """Return the parts of each layer of a stage, in the order of the pass."""
-        works = stage_work(self._step.work, stage)
-        found = []
-        for count, work in works if kind is Kind.FORWARD else reversed(works):
-            priced = self._step.timed_works[work.name]
-            own: list[TaskGroup] = []
-            if kind is Kind.FORWARD:
-                own += self._parts(priced.forward, work.name)
-            if kind in (Kind.BACKWARD, Kind.BACKWARD_INPUT):
-                own += [
-                    part._replace(name=_gradient(part.name)) for part in self._parts(priced.input_gradient, work.name)
-                ]
-            if kind in (Kind.BACKWARD, Kind.BACKWARD_WEIGHT):
-                own += self._weights(priced.weight_gradient, work.name)
-            found.extend([own] * count)
-        return found
-
-    def _parts(self, operators: Sequence[TimedOperator], name: str) -> list[TaskGroup]:
-        return parts_of(operators, name, self._processors, apart=self._apart)
-
-    def _weights(self, operators: Sequence[TimedOperator], name: str) -> list[TaskGroup]:
-        """Return the weight gradients of routed experts, which are ready before the others, and all others."""
-        of_experts = [item for item in operators if base_name(item.operator.name).startswith(EXPERT)]
-        others = [item for item in operators if item not in of_experts]
-        return [
-            *merged(self._parts(of_experts, name), EXPERT_WEIGHTS),
-            *merged(self._parts(others, name), WEIGHTS),
-        ]
-
-    def _pair(self, forward: Stage, backward: Stage) -> list[ActionTask]:
-        """Return a forward pass and another chunk's backward pass side by side."""
-        ahead = [part for layer in self._layers(forward, Kind.FORWARD) for part in layer]
-        work = chain(ahead)
-        last: tuple[int, ...] = ()
-        for layer in self._layers(backward, Kind.BACKWARD):
-            ready: dict[str, tuple[int, ...]] = {}
-            for part in (each for each in layer if each.name not in _ALL_WEIGHTS):
-                work.append(ActionTask(part, last, 1))
-                last = (len(work) - 1,)
-                ready[part.name] = last
-            work += [
-                ActionTask(part, ready.get(EXPERTS_GRADIENT, last) if part.name == EXPERT_WEIGHTS else last, FILLER)
-                for part in layer
-                if part.name in _ALL_WEIGHTS
-            ]
-        traffic = self._step.overlapped_comm
-        if traffic is not None:
-            moved = traffic.in_pair(stage_work(self._step.work, forward), stage_work(self._step.work, backward))
-            work += [ActionTask(comm_task(traffic, part, priced, count)) for part, count, priced in moved]
-        return interleaved([local for local in work if local.part.seconds > 0])
-
-
-def _gradient(name: str) -> str:
-    return name if "gradient" in name else f"{name} gradient"
-
-
-def _tail(step: StepModel, schedule: Schedule, rank: int, last_passes: Sequence[Kind]) -> OptimizerStep:
+def _optimizer_step(step: StepModel, schedule: Schedule, rank: int, last_passes: Sequence[Kind]) -> OptimizerStep:
     """Return how a rank ends the step."""
-    held = tuple(step.layout[stage] for stage in schedule.stages_of(rank))
-    mirrored = held[::-1]
-    for stages in (held, mirrored):
-        for tail in step.optimizer_steps:
-            if tail.stages == stages and tail.last is last_passes[rank]:
-                return tail
-    raise AssertionError("every rank ends the step in a priced way")
+    stages = tuple(step.pipeline.layout[stage] for stage in schedule.stages_of(rank))
+    for order in (stages, stages[::-1]):  # a mirrored rank has them in reverse
+        for end in step.optimizer_steps:
+            if end.stages == order and end.last is last_passes[rank]:
+                return end
+    raise AssertionError("every rank ends the step in a timed way")
 
 
-def _close(
-    graph: Graph, step: StepModel, place: tuple[dict[str, int], int], passed: int, tail: OptimizerStep, links: Links
-) -> tuple[int, int, OptimizerStep]:
-    """Add the end of the step on one rank: what overlap left of reductions, then reductions and optimizer in turn."""
-    first, (streams, rank) = len(graph.tasks), place
-    left = float(sum(once_a_step(step, tail, layer_sums(step, None), None)))
-    previous = graph.add(Task("gathers and reductions left over", streams[COLLECTIVE], left, (passed,), MESSAGE))
-    for priced in tail.serial:
-        message = isinstance(priced.operator, Collective | HostTransfer)
-        stream, kind = (COLLECTIVE, MESSAGE) if message else (COMPUTE, KERNEL)
-        seconds = float(priced.time.seconds)
-        sent = priced if isinstance(priced.operator, Collective) else None
-        own, moved = links.message(seconds, wire_seconds(priced, seconds), sent, (rank, streams[stream]))
-        previous = graph.add(Task(priced.operator.name, streams[stream], own, (previous,), kind, message=moved))
-    begun = previous
-    for priced in tail.on_host:
-        previous = graph.add(Task(priced.operator.name, streams[COMPUTE], float(priced.time.seconds), (previous,)))
-    after = begun if step.host_overlaps else previous
-    copies = float(stream_times(tail.copies, None).collectives)
-    copied = graph.add(Task("weights and gradients", streams[ARRIVING], copies, (after,), COPY))
-    return first, graph.mark(streams[COMPUTE], (previous, copied)), tail
+def step_times_of(step: StepGraph, timeline: Timeline) -> StepTimes:
+    """Return the times of a step as they were simulated, means over ranks, of all replicas.
 
-
-def times_of(made: StepGraph, timeline: Timeline) -> StepTimes:
-    """Return the parts of a step as they were simulated, means over ranks, of all replicas.
-
-    A rank works from the start of an action's first task to the mark at its end; what is left of the step up to
-    `passed` is bubble. Communication is exposed while a rank works and no kernel of it runs.
+    A rank works from the start of an action's first task to the mark at its end; the rest of the time until
+    `passes_done` is bubble. Communication is exposed while a rank works and no kernel of it runs.
     """
-    shape = made.replicas, made.tasks
-    start, finish = (each[: made.replicas * made.tasks].reshape(shape) for each in (timeline.start, timeline.finish))
-    span = float(finish[0, made.passed])
+    shape = step.replicas, step.tasks
+    start, finish = (times[: step.replicas * step.tasks].reshape(shape) for times in (timeline.start, timeline.finish))
+    span = float(finish[0, step.passes_done])
     by_kind = dict.fromkeys((kind.value for kind in Kind), 0.0)
-    ranks = int(made.table.rank[-1]) + 1
-    ran = (finish - start) * made.kernels
-    busy, kernels = 0.0, float(ran[:, : made.passed].sum(axis=1).mean()) / ranks
-    for (first, last), kind in zip(made.bounds, made.table.kind, strict=True):
+    ranks = int(step.table.rank[-1]) + 1
+    running = (finish - start) * step.kernel_shares
+    busy, kernels = 0.0, float(running[:, : step.passes_done].sum(axis=1).mean()) / ranks
+    for (first, last), kind in zip(step.actions, step.table.kind, strict=True):
         seconds = float((start[:, last] - start[:, first : last + 1].min(axis=1)).mean())
         by_kind[KINDS[kind].value] += seconds / ranks
         busy += seconds / ranks
-    first, last, tail = max(made.ends, key=lambda end: finish[:, end[1]].max())
-    slowest = int(finish[:, last].argmax())
-    host = float(stream_times(tail.on_host, None).kernels)
-    ending = float(finish[slowest, last]) - span
-    waiting = ending - float(ran[slowest, first:last].sum()) - host
-    return StepTimes(span + ending, by_kind, span - busy, ending, busy - kernels + waiting, host)
+    end = max(step.ends, key=lambda end: finish[:, end.last].max())
+    slowest = int(finish[:, end.last].argmax())
+    host = float(stream_times(end.optimizer.on_host, None).kernels)
+    optimizer = float(finish[slowest, end.last]) - span
+    waiting = optimizer - float(running[slowest, end.first : end.last].sum()) - host
+    return StepTimes(
+        step=span + optimizer,
+        by_kind=by_kind,
+        bubble=span - busy,
+        optimizer=optimizer,
+        exposed_communication=busy - kernels + waiting,
+        host=host,
+    )

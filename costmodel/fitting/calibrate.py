@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from costmodel.calibration.fit_lookup import read
+from costmodel.calibration.fit_files import read
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InputError
 from costmodel.fitting.run_plan import FEWEST, PLAN, ImplementationFits, MappedRows, fit_families, rooflines_of

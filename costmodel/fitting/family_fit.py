@@ -1,24 +1,24 @@
-"""One family of one implementation on one device: its form, its residual, and how well they predict unseen rows."""
+"""One family of one implementation on one device: its form, its residual, and how well they predict held-out rows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from costmodel.cost.calibration import ROOFLINE, Calibration, FamilyFit, Form
+from costmodel.cost.calibration import ROOFLINE, FamilyFit, Form
 from costmodel.cost.form_registry import FORMS
-from costmodel.cost.operator_time import likely_time, operator_time
+from costmodel.cost.operator_time import operator_time
+from costmodel.cost.parameter import build, parameters
 from costmodel.cost.residual import Domain, Nearness, Residual
 from costmodel.fitting.bump_refinement import refine_bumps
 from costmodel.fitting.interval_width import HeldOutPredictions, Shapes, interval_widths
 from costmodel.fitting.regression import CANDIDATES, RIDGE, SUPPORTS, Estimate, KernelShare, estimate, residual
+from costmodel.fitting.samples import Groups, RowMask, Samples
 from costmodel.measurements.row_group import OperatorRows
 from costmodel.quantities import Array, Indices, Seconds
-from costmodel.workload.operators import Operator
 from costmodel.workload.scenario import Framework
 
 FOLDS = 5
@@ -26,149 +26,62 @@ ROWS = 800  # that the form's few parameters are fitted to; the residual sees al
 SCALES = (0.7, 1.4, 2.0)  # of the residual's lengths, among which cross-validation chooses
 THOROUGH = (0.7, 1.0, 1.4)  # of the lengths found, once more with supports chosen among many candidates
 RIDGES = (0.3, 3.0, 30.0)  # of the residual's weights, likewise: the last leaves hardly any residual
-MOVING = (0.1, 1.0)  # of the weights of bumps that move, likewise
-SHORTER = (0.7, 0.5)  # of the lengths found, from which bumps that move may start as well
+REFINED_RIDGES = (0.1, 1.0)  # of the weights of refined bumps, likewise
+SHORTER = (0.7, 0.5)  # of the lengths found, from which refined bumps may start as well
 GAIN = 0.01  # of the error: what a length of its own has to win
 NEAR = 1.0  # octaves: a shape this near to a support point is as good as measured
 SIBLING = 0.1  # what a row of a sibling weighs: it tells of the form, not of this device
 SEED = 0
-STREAM = "stream"  # the form of kernels beside those that are fitted
-_BESIDE = "beside "
-
-Groups = npt.NDArray[np.object_]  # of str: rows of one group are held out together
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Samples:
-    """Measured rows of one family.
-
-    parts: rows that share their structure, with their operators; seconds, groups: of all rows in the order of the
-    parts; key: `family/variant` that is fitted; known: fits of the other operators in a row; framework: of launches;
-    siblings: rows of the same kernels elsewhere, which the form explains as well but which are never predicted.
-    """
-
-    key: str
-    parts: tuple[OperatorRows, ...]
-    seconds: Array
-    groups: Groups
-    known: Calibration
-    framework: Framework
-    siblings: tuple[Samples, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.seconds)
-
-    def take(self, mask: npt.NDArray[np.bool_]) -> Samples:
-        """Return the rows where a mask holds."""
-        parts, first = [], 0
-        for part in self.parts:
-            inside = mask[first : first + len(part.rows)]
-            first += len(part.rows)
-            if inside.any():
-                parts.append(_taken(part, np.flatnonzero(inside)))
-        return replace(self, parts=tuple(parts), seconds=self.seconds[mask], groups=self.groups[mask])
-
-    def targets(self) -> Iterator[tuple[OperatorRows, list[Operator], list[Operator]]]:
-        """Yield (rows, operators that are fitted, others) of each part."""
-        for part in self.parts:
-            own = [operator for operator in part.operators if self.is_target(operator)]
-            yield part, own, [operator for operator in part.operators if not self.is_target(operator)]
-
-    def is_target(self, operator: Operator) -> bool:
-        """Tell whether an operator is one of those that are fitted."""
-        return self.key in (operator.family, f"{operator.family}/{operator.variant}")
-
-    def has(self, key: str) -> bool:
-        """Tell whether rows have an operator of a `family/variant`."""
-        operators = (operator for part in self.parts for operator in part.operators)
-        return any(f"{operator.family}/{operator.variant}" == key for operator in operators)
-
-    def others(self, beside: Mapping[str, FamilyFit] | None = None) -> Array:
-        """Return what the other operators of every row take [s]. beside: fits that stand before those known."""
-        given = {} if beside is None else beside
-        seconds = []
-        for part, _, others in self.targets():
-            machine = part.machine(self.framework)
-            total: Any = 0.0
-            for operator in others:
-                fit = given.get(f"{operator.family}/{operator.variant}", self.known.fit(operator))
-                total = total + likely_time(operator, machine, part.cluster, fit)
-            seconds.append(np.broadcast_to(total, part.rows.shape))
-        return np.concatenate(seconds)
-
-    def form_times(self, form: Form, count: int) -> list[Array]:
-        """Return the times of the first, second … fitted operator of every row [s]; zero where a row has fewer."""
-        columns: list[list[Array]] = [[] for _ in range(count)]
-        for part, own, _ in self.targets():
-            machine = part.machine(self.framework)
-            for place in range(count):
-                seconds = form.time(own[place], machine).seconds if place < len(own) else 0.0
-                columns[place].append(np.broadcast_to(seconds, part.rows.shape))
-        return [np.concatenate(column) for column in columns]
-
-    def features(self, form: Form, count: int) -> list[Array]:
-        """Return the features of the first, second … fitted operator of every row, shape (rows, axes)."""
-        columns: list[list[Array]] = [[] for _ in range(count)]
-        for part, own, _ in self.targets():
-            for place in range(count):
-                features = form.features(own[min(place, len(own) - 1)])
-                shape = (len(features), len(part.rows))
-                columns[place].append(np.stack([np.broadcast_to(value, shape[1:]) for value in features], axis=1))
-        return [np.concatenate(column) for column in columns]
-
-    @property
-    def repeats(self) -> int:
-        """Return how many operators of a row are fitted, at most."""
-        return max(len(own) for _, own, _ in self.targets())
-
-
-def _taken(part: OperatorRows, rows: Indices) -> OperatorRows:
-    """Return some rows of a part."""
-    count = len(part.rows)
-
-    def cut(value: Any) -> Any:
-        if isinstance(value, tuple):
-            return tuple(map(some, value))
-        return value[rows] if isinstance(value, np.ndarray) and value.shape == (count,) else value
-
-    def some(operator: Any) -> Any:
-        return replace(operator, **{each.name: cut(getattr(operator, each.name)) for each in fields(operator)})
-
-    return replace(
-        part,
-        rows=part.rows[rows],
-        operators=tuple(map(some, part.operators)),
-        comm_processors=cut(part.comm_processors),
-    )
+COMPANION = "elementwise"  # the form of kernels that are fitted jointly with a family
+_COMPANION = "companion "  # before the names of their parameters
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recipe:
     """How a family is fitted: the name of its form, what of it is stated rather than fitted, and its further terms.
 
-    beside: `family/variant` of streams in the same rows that nothing else measures, which are fitted with it.
+    companion: `family/variant` of streams in the same rows that nothing else measures, which are fitted with it.
     """
 
     form: str
-    choices: Mapping[str, Any] = field(default_factory=dict)
+    constants: Mapping[str, Any] = field(default_factory=dict)
     terms: tuple[str, ...] = ()
-    beside: str = ""
+    companion: str = ""
+
+    @property
+    def kind(self) -> type[Form]:
+        """Return the form's class."""
+        return FORMS[self.form]
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Return the axes of the form's shape space."""
+        return tuple(self.kind.AXES)
+
+    @property
+    def lengths(self) -> Array:
+        """Return the lengths of bumps along the axes before they are scaled [octaves]."""
+        return np.array(list(self.kind.AXES.values()))
+
+    def build(self, values: Mapping[str, float]) -> Form:
+        """Return the form with these parameters."""
+        return build(self.kind, {**values, **self.constants})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Errors:
-    """Predicted over measured time of rows that the fit had not seen."""
+    """Predicted over measured time of held-out rows. bias: median of predicted over measured, less one."""
 
     mean: float
     median: float
-    bias: float  # median of predicted over measured, less one
+    bias: float
 
     @staticmethod
     def of(predicted: Array, seconds: Array) -> Errors:
         """Return the errors of some predictions."""
         ratio = predicted / seconds
-        misses = np.abs(ratio - 1.0)
-        return Errors(float(misses.mean()), float(np.median(misses)), float(np.median(ratio)) - 1.0)
+        errors = np.abs(ratio - 1.0)
+        return Errors(float(errors.mean()), float(np.median(errors)), float(np.median(ratio)) - 1.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -181,7 +94,7 @@ class CompanionFit:
     @property
     def form(self) -> Form:
         """Return the form."""
-        return FORMS[STREAM].build(self.estimate.values, {})
+        return build(FORMS[COMPANION], self.estimate.values)
 
     def fits(self) -> dict[str, FamilyFit]:
         """Return the fit by its `family/variant`."""
@@ -192,10 +105,12 @@ class CompanionFit:
 class FamilyFitResult:
     """A family's fit and its evidence.
 
-    errors: by model, `roofline`, `data` (a smooth function of the shape alone), `form`, `residual` (the form with it),
-    in cross-validation over groups, and `near`, the last where single shapes were held out; predictions: of `residual`,
-    by row, each from a fit without the row's group [s]; widths: of the spread at these predictions; nearness: how it
-    depends on the distance to a support; beside: the form of other kernels in the same rows.
+    errors: by model in cross-validation over groups: `roofline`, `shape_only` (a smooth function of the shape alone),
+        `form`, `residual` (the form with it); and `near`, the last where single shapes were held out.
+    predictions: of `residual`, by row, each from a fit without the row's group [s].
+    widths: of the spread at these predictions.
+    nearness: how the spread depends on the distance to a support.
+    companion: the form of other kernels in the same rows.
     """
 
     recipe: Recipe
@@ -211,104 +126,106 @@ class FamilyFitResult:
     companion: CompanionFit | None = None
 
     def fit(self) -> FamilyFit:
-        """Return the fit as prices are made with it, its spread left to the file."""
-        form = FORMS[self.recipe.form].build(self.estimate.values, self.recipe.choices)
+        """Return the fit as times are made with it, its spread left to the file."""
         return FamilyFit(
-            basis="fitted", form=form, residual=self.residual, domain=self.domain, nearness=self.nearness
+            basis="fitted", form=self.recipe.build(self.estimate.values), residual=self.residual, domain=self.domain,
+            nearness=self.nearness,
         )  # fmt: skip
 
 
 def fit_family(samples: Samples, recipe: Recipe) -> FamilyFitResult:
     """Return the fit of a family with its cross-validated errors."""
-    folds = fold_numbers(samples.groups)
-    predictions = {name: np.empty(len(samples)) for name in ("roofline", "data", "form")}
-    trials = []
-    for fold in range(int(folds.max()) + 1):
-        held = folds == fold
-        trials.append(_Fold.of(samples.take(~held), samples.take(held), recipe, held))
-        trials[-1].write(predictions)
-    bumps, far = _best_bumps(trials, np.array(FORMS[recipe.form].lengths), samples.seconds)
+    fold_of_row = fold_numbers(samples.groups)
+    predictions = {name: np.empty(len(samples)) for name in ("roofline", "shape_only", "form")}
+    folds = []
+    for number in range(int(fold_of_row.max()) + 1):
+        held_out = fold_of_row == number
+        folds.append(_Fold.of(samples.take(~held_out), samples.take(held_out), recipe, held_out))
+        folds[-1].write(predictions)
+    bumps, far = _best_bumps(folds, recipe.lengths, samples.seconds)
     whole = _FormFit.on(samples, recipe)
-    stage = whole.stage(samples)
-    features = np.concatenate(stage.features)
-    near = _without_shapes(stage, bumps)
-    shapes = Shapes(stage.axes, stage.features[0], bumps.lengths)
-    found = interval_widths(near, far, samples.seconds, shapes, folds)
+    rows = whole.rows(samples)
+    features = np.concatenate(rows.features)
+    near = _without_shapes(rows, bumps)
+    widths = interval_widths(
+        near, far, samples.seconds, Shapes(rows.axes, rows.features[0], bumps.lengths), fold_of_row
+    )  # fmt: skip
+    errors = {name: Errors.of(predicted, samples.seconds) for name, predicted in predictions.items()}
+    errors |= {name: Errors.of(found.seconds, samples.seconds) for name, found in (("residual", far), ("near", near))}
     return FamilyFitResult(
-        recipe=recipe, estimate=whole.estimate, residual=replace(stage.residual(bumps), scatter=found.scatter),
+        recipe=recipe, estimate=whole.estimate, residual=replace(rows.residual(bumps), dispersion=widths.dispersion),
         domain=Domain(features.min(axis=0), features.max(axis=0), NEAR / float(np.exp(np.log(bumps.lengths).mean()))),
-        errors={
-            **{name: Errors.of(predictions[name], samples.seconds) for name in ("roofline", "data", "form")},
-            "residual": Errors.of(far.seconds, samples.seconds), "near": Errors.of(near.seconds, samples.seconds),
-        },
-        predictions=far.seconds, widths=found.of_rows, rows=len(samples), groups=len(np.unique(samples.groups)),
-        nearness=found.nearness, companion=whole.beside,
+        errors=errors, predictions=far.seconds, widths=widths.of_rows, rows=len(samples),
+        groups=len(np.unique(samples.groups)), nearness=widths.nearness, companion=whole.companion,
     )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Bumps:
-    """How a residual is made: the lengths of its bumps, the ridge on their heights, and where they stand.
+    """How a residual is made.
 
-    candidates: clusters of shapes, of whose centres those are taken that explain most; moving: whether bumps leave
-    their places, and take lengths of their own.
+    lengths: of its bumps, along each axis.
+    ridge: on their heights.
+    candidates: clusters of shapes, of whose centres those are taken that explain most.
+    is_refined: bumps leave their places, and take lengths of their own.
     """
 
     lengths: Array
     ridge: float = RIDGE
     candidates: int = SUPPORTS
-    moving: bool = False
+    is_refined: bool = False
 
 
-def _without_shapes(stage: _Stage, bumps: _Bumps) -> HeldOutPredictions:
+def _without_shapes(rows: _FormRows, bumps: _Bumps) -> HeldOutPredictions:
     """Return the prediction of every row with a residual of the rows of other shapes; the form has seen them all."""
-    _, shapes = np.unique(np.concatenate(stage.features, axis=1), axis=0, return_inverse=True)
+    _, shapes = np.unique(np.concatenate(rows.features, axis=1), axis=0, return_inverse=True)
     folds = np.random.default_rng(SEED).permutation(int(shapes.max()) + 1)[shapes] % FOLDS
-    found = HeldOutPredictions(np.empty(len(stage.seconds)), np.empty(len(stage.seconds)))
-    for fold in range(int(folds.max()) + 1):
-        held = folds == fold
-        stage.take(~held).write(bumps, stage.take(held), held, found)
-    return found
+    predictions = HeldOutPredictions(np.empty(len(rows.seconds)), np.empty(len(rows.seconds)))
+    for number in range(int(folds.max()) + 1):
+        held_out = folds == number
+        rows.take(~held_out).write(bumps, rows.take(held_out), held_out, predictions)
+    return predictions
 
 
-def _best_bumps(trials: Sequence[_Fold], start: Array, seconds: Array) -> tuple[_Bumps, HeldOutPredictions]:
-    """Return the bumps whose residual predicts unseen rows best, and those predictions.
+def _best_bumps(folds: Sequence[_Fold], start: Array, seconds: Array) -> tuple[_Bumps, HeldOutPredictions]:
+    """Return the bumps whose residual predicts held-out rows best, and those predictions.
 
     All lengths are scaled together first, then each axis by itself, in its turn; what helps by less than `GAIN` is
     left, so that the choice follows the rows and not their noise. The ridge comes first: it says how far the residual
-    is to be believed at all. The search takes the centres of clusters as supports. From there bumps move, at ridges of
-    their own and then from shorter lengths, where that helps by more than `GAIN`; else, for the lengths found and their
-    neighbours, those supports are chosen that explain most.
+    is to be believed at all. The search takes the centres of clusters as supports. From there bumps are refined, at
+    ridges of their own and then from shorter lengths, where that helps by more than `GAIN`; else, for the lengths found
+    and their neighbours, those supports are chosen that explain most.
     """
 
     def score(bumps: _Bumps) -> tuple[float, HeldOutPredictions]:
-        found = HeldOutPredictions(np.empty(len(seconds)), np.empty(len(seconds)))
-        for trial in trials:
-            trial.seen.write(bumps, trial.held, trial.mask, found)
-        return Errors.of(found.seconds, seconds).mean, found
+        predictions = HeldOutPredictions(np.empty(len(seconds)), np.empty(len(seconds)))
+        for fold in folds:
+            fold.seen.write(bumps, fold.held_out, fold.mask, predictions)
+        return Errors.of(predictions.seconds, seconds).mean, predictions
 
     best = _Bumps(start)
-    found = score(best)
+    best_score = score(best)
 
     def better(tried: Sequence[_Bumps], gain: float) -> None:
-        nonlocal best, found
+        nonlocal best, best_score
         for bumps in tried:
             other = score(bumps)
-            if other[0] < (1.0 - gain) * found[0]:
-                best, found = bumps, other
+            if other[0] < (1.0 - gain) * best_score[0]:
+                best, best_score = bumps, other
 
     better([replace(best, ridge=ridge) for ridge in RIDGES], 0.0)
     better([replace(best, lengths=scale * start) for scale in SCALES], 0.0)
     for axis in range(len(start)):
         along = np.arange(len(start)) == axis
         better([replace(best, lengths=np.where(along, scale**2, 1.0) * best.lengths) for scale in SCALES], GAIN)
-    plain = best
-    better([replace(plain, ridge=ridge, moving=True) for ridge in MOVING], GAIN)
-    if best.moving:
-        better([replace(best, lengths=scale * plain.lengths) for scale in SHORTER], 0.0)
+    clustered = best
+    better([replace(clustered, ridge=ridge, is_refined=True) for ridge in REFINED_RIDGES], GAIN)
+    if best.is_refined:
+        better([replace(best, lengths=scale * clustered.lengths) for scale in SHORTER], 0.0)
     else:
-        better([replace(plain, lengths=scale * plain.lengths, candidates=CANDIDATES) for scale in THOROUGH], 0.0)
-    return best, found[1]
+        scaled = (scale * clustered.lengths for scale in THOROUGH)
+        better([replace(clustered, lengths=lengths, candidates=CANDIDATES) for lengths in scaled], 0.0)
+    return best, best_score[1]
 
 
 def fold_numbers(groups: Groups) -> Indices:
@@ -317,37 +234,38 @@ def fold_numbers(groups: Groups) -> Indices:
     if len(names) < FOLDS:
         return np.random.default_rng(SEED).permutation(len(groups)) % FOLDS
     order = np.random.default_rng(SEED).permutation(len(names)) % FOLDS
-    found: Indices = order[np.searchsorted(names, groups)]
-    return found
+    folds: Indices = order[np.searchsorted(names, groups)]
+    return folds
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Stage:
+class _FormRows:
     """Rows as a form sees them: their features, the times of their operators, and of the others [s]."""
 
     axes: tuple[str, ...]
     features: list[Array]
     times: list[Array]
-    others: Array
+    other_times: Array
     seconds: Array
 
     def residual(self, bumps: _Bumps) -> Residual:
         """Return the residual of the rows."""
-        total = self.others + np.sum(self.times, axis=0)
-        shares = [KernelShare(features, part / total) for features, part in zip(self.features, self.times, strict=True)]
-        misses = np.log(self.seconds / total)
-        found = residual(shares, misses, self.axes, bumps.lengths, bumps.ridge, bumps.candidates)
-        return refine_bumps(found, shares, misses, bumps.ridge) if bumps.moving else found
+        total = self.other_times + np.sum(self.times, axis=0)
+        shares = [KernelShare(features, time / total) for features, time in zip(self.features, self.times, strict=True)]
+        log_errors = np.log(self.seconds / total)
+        clustered = residual(shares, log_errors, self.axes, bumps.lengths, bumps.ridge, bumps.candidates)
+        return refine_bumps(clustered, shares, log_errors, bumps.ridge) if bumps.is_refined else clustered
 
-    def write(self, bumps: _Bumps, held: _Stage, mask: npt.NDArray[np.bool_], found: HeldOutPredictions) -> None:
+    def write(self, bumps: _Bumps, held_out: _FormRows, mask: RowMask, predictions: HeldOutPredictions) -> None:
         """Write what the residual of these rows says of others, and how far they are. mask: where those are."""
         correction = self.residual(bumps)
-        found.seconds[mask], found.distances[mask] = held.predict(correction), held.distances(correction)
+        predictions.seconds[mask] = held_out.predict(correction)
+        predictions.distances[mask] = held_out.distances(correction)
 
-    def take(self, mask: npt.NDArray[np.bool_]) -> _Stage:
+    def take(self, mask: RowMask) -> _FormRows:
         """Return the rows where a mask holds."""
-        features, times = [each[mask] for each in self.features], [each[mask] for each in self.times]
-        return _Stage(self.axes, features, times, self.others[mask], self.seconds[mask])
+        features, times = [each[mask] for each in self.features], [time[mask] for time in self.times]
+        return _FormRows(self.axes, features, times, self.other_times[mask], self.seconds[mask])
 
     def distances(self, correction: Residual) -> Array:
         """Return how far the nearest support is from every row [lengths]."""
@@ -355,35 +273,38 @@ class _Stage:
 
     def predict(self, correction: Residual | None) -> Array:
         """Return the time of every row [s]."""
-        total = self.others
-        for part, features in zip(self.times, self.features, strict=True):
+        total = self.other_times
+        for time, features in zip(self.times, self.features, strict=True):
             factor = 1.0 if correction is None else np.asarray(correction.factor(list(features.T)))
-            total = total + part * factor
+            total = total + time * factor
         return total
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Fold:
-    """One fold: a form fitted to the rows seen, and the rows held out; mask: where those are."""
+    """A form fitted to the rows seen, and the rows held out with what models without a residual say of them [s].
 
-    seen: _Stage
-    held: _Stage
-    data: Array
+    mask: where the rows held out are.
+    """
+
+    seen: _FormRows
+    held_out: _FormRows
+    shape_only: Array
     roofline: Array
-    mask: npt.NDArray[np.bool_]
+    mask: RowMask
 
     @staticmethod
-    def of(seen: Samples, held: Samples, recipe: Recipe, mask: npt.NDArray[np.bool_]) -> _Fold:
-        """Return the trial of a fold."""
-        trained = _FormFit.on(seen, recipe)
-        data = _data_driven(seen, held, trained.form, recipe)
-        return _Fold(trained.stage(seen), trained.stage(held), data, _roofline(held), mask)
+    def of(seen: Samples, held_out: Samples, recipe: Recipe, mask: RowMask) -> _Fold:
+        """Return the fold of some rows."""
+        fit = _FormFit.on(seen, recipe)
+        shape_only = _shape_only(seen, held_out, fit.form, recipe)
+        return _Fold(fit.rows(seen), fit.rows(held_out), shape_only, _roofline(held_out), mask)
 
     def write(self, predictions: Mapping[str, Array]) -> None:
         """Write what the models without a residual say of the rows held out."""
-        predictions["form"][self.mask] = self.held.predict(None)
+        predictions["form"][self.mask] = self.held_out.predict(None)
         predictions["roofline"][self.mask] = self.roofline
-        predictions["data"][self.mask] = self.data
+        predictions["shape_only"][self.mask] = self.shape_only
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -393,57 +314,53 @@ class _FormFit:
     recipe: Recipe
     estimate: Estimate
     form: Form
-    beside: CompanionFit | None = None
+    companion: CompanionFit | None = None
 
     @staticmethod
     def on(samples: Samples, recipe: Recipe) -> _FormFit:
         """Return the form fitted to (a sample of) some rows."""
-        kind = FORMS[recipe.form]
-        sets = [_some(each) for each in (samples, *samples.siblings)]
-        others = [each.others() for each in sets]
-        streams = FORMS[STREAM].bounds if samples.has(recipe.beside) else {}
-        bounds = kind.parameters(recipe.terms) | {_BESIDE + name: each for name, each in streams.items()}
+        sets = [_sampled(rows) for rows in (samples, *samples.siblings)]
+        other_times = [rows.other_times() for rows in sets]
+        companion = parameters(FORMS[COMPANION]) if samples.has(recipe.companion) else {}
+        bounds = parameters(recipe.kind, recipe.terms) | {_COMPANION + name: each for name, each in companion.items()}
 
         def predict(values: Mapping[str, float]) -> Array:
-            own, other = _parted(values)
-            form = kind.build(own, recipe.choices)
-            rests = others
-            if other:
-                given = CompanionFit(recipe.beside, Estimate(other, other)).fits()
-                rests = [each.others(given) for each in sets]
-            parts = zip(sets, rests, strict=True)
-            return np.concatenate([rest + np.sum(each.form_times(form, each.repeats), axis=0) for each, rest in parts])
+            own, others = _parted(values)
+            form, rests = recipe.build(own), other_times
+            if others:
+                fits = CompanionFit(recipe.companion, Estimate(others, others)).fits()
+                rests = [rows.other_times(fits) for rows in sets]
+            pairs = zip(sets, rests, strict=True)
+            return np.concatenate([rest + np.sum(rows.form_times(form, rows.repeats), axis=0) for rows, rest in pairs])
 
-        weights = np.concatenate([np.full(len(each), SIBLING if place else 1.0) for place, each in enumerate(sets)])
-        seconds = np.concatenate([each.seconds for each in sets])
+        weights = np.concatenate([np.full(len(rows), SIBLING if i else 1.0) for i, rows in enumerate(sets)])
+        seconds = np.concatenate([rows.seconds for rows in sets])
         found = estimate(predict, seconds, bounds, weights)
-        own, other = (Estimate(*each) for each in zip(_parted(found.values), _parted(found.errors), strict=True))
-        beside = CompanionFit(recipe.beside, other) if streams else None
-        return _FormFit(recipe, own, kind.build(own.values, recipe.choices), beside)
+        own, others = (Estimate(*pair) for pair in zip(_parted(found.values), _parted(found.errors), strict=True))
+        joint = CompanionFit(recipe.companion, others) if companion else None
+        return _FormFit(recipe, own, recipe.build(own.values), joint)
 
-    def stage(self, samples: Samples) -> _Stage:
+    def rows(self, samples: Samples) -> _FormRows:
         """Return some rows as the form sees them."""
-        kind, count = FORMS[self.recipe.form], samples.repeats
-        others = samples.others(None if self.beside is None else self.beside.fits())
-        return _Stage(
-            kind.axes, samples.features(self.form, count), samples.form_times(self.form, count), others,
-            samples.seconds,
-        )  # fmt: skip
+        form, count = self.form, samples.repeats
+        other_times = samples.other_times(None if self.companion is None else self.companion.fits())
+        features, times = samples.features(form, count), samples.form_times(form, count)
+        return _FormRows(self.recipe.axes, features, times, other_times, samples.seconds)
 
 
 def _parted(values: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
-    """Return what is said of a form's parameters, and of those of the streams beside it."""
-    own = {name: value for name, value in values.items() if not name.startswith(_BESIDE)}
-    return own, {name.removeprefix(_BESIDE): values[name] for name in values if name not in own}
+    """Return what is said of a form's parameters, and of those of its companion."""
+    own = {name: value for name, value in values.items() if not name.startswith(_COMPANION)}
+    return own, {name.removeprefix(_COMPANION): values[name] for name in values if name not in own}
 
 
-def _some(samples: Samples) -> Samples:
+def _sampled(samples: Samples) -> Samples:
     """Return as many of the rows as a form is fitted to."""
     if len(samples) <= ROWS:
         return samples
-    chosen = np.zeros(len(samples), dtype=bool)
-    chosen[np.random.default_rng(SEED).permutation(len(samples))[:ROWS]] = True
-    return samples.take(chosen)
+    taken = np.zeros(len(samples), dtype=bool)
+    taken[np.random.default_rng(SEED).permutation(len(samples))[:ROWS]] = True
+    return samples.take(taken)
 
 
 def _roofline(samples: Samples) -> Array:
@@ -452,9 +369,8 @@ def _roofline(samples: Samples) -> Array:
     return np.concatenate(times)
 
 
-def _data_driven(seen: Samples, held: Samples, form: Form, recipe: Recipe) -> Array:
+def _shape_only(seen: Samples, held_out: Samples, form: Form, recipe: Recipe) -> Array:
     """Return what a smooth function of the shape alone says: a plane in log-shape space and bumps on it."""
-    kind = FORMS[recipe.form]
 
     def plane(samples: Samples) -> Array:
         features = samples.features(form, 1)[0]
@@ -462,17 +378,16 @@ def _data_driven(seen: Samples, held: Samples, form: Form, recipe: Recipe) -> Ar
 
     target = np.log(seen.seconds)
     slopes, *_ = np.linalg.lstsq(plane(seen), target, rcond=None)
-    misses = target - plane(seen) @ slopes
-    ones = np.ones(len(seen))
-    bumps = residual([KernelShare(seen.features(form, 1)[0], ones)], misses, kind.axes, np.array(kind.lengths))
-    factor = bumps.factor(list(held.features(form, 1)[0].T))
-    predicted: Array = np.exp(plane(held) @ slopes) * factor
+    log_errors = target - plane(seen) @ slopes
+    shares = [KernelShare(seen.features(form, 1)[0], np.ones(len(seen)))]
+    factor = residual(shares, log_errors, recipe.axes, recipe.lengths).factor(list(held_out.features(form, 1)[0].T))
+    predicted: Array = np.exp(plane(held_out) @ slopes) * factor
     return predicted
 
 
-def roofline_time(mapped: OperatorRows, framework: Framework) -> Seconds:
+def roofline_time(rows: OperatorRows, framework: Framework) -> Seconds:
     """Return the roofline time of some rows [s]: the sum over their operators, one launch a kernel."""
-    seconds: Seconds = -mapped.fused * framework.launch
-    for operator in mapped.operators:
-        seconds = seconds + operator_time(operator, mapped.machine(framework), mapped.cluster, ROOFLINE).seconds
+    seconds: Seconds = -rows.fused * framework.launch
+    for operator in rows.operators:
+        seconds = seconds + operator_time(operator, rows.machine(framework), rows.cluster, ROOFLINE).seconds
     return seconds

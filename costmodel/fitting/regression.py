@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from costmodel.cost.form_registry import Bounds
+from costmodel.cost.parameter import Parameter
 from costmodel.cost.residual import Residual
 from costmodel.quantities import Array
 
@@ -38,7 +38,7 @@ class Estimate:
 def estimate(
     predict: Callable[[Mapping[str, float]], Array],
     seconds: Array,
-    bounds: Mapping[str, Bounds],
+    bounds: Mapping[str, Parameter],
     weights: Array | float = 1.0,
 ) -> Estimate:
     """Return the parameters that make predicted times nearest to measured ones.
@@ -54,8 +54,8 @@ def estimate(
 
     def misfit(point: Array) -> Array:
         times = predict(dict(zip(names, np.exp(point).tolist(), strict=True)))
-        misses: Array = weights * (np.log(times) - target)
-        return misses
+        errors: Array = weights * (np.log(times) - target)
+        return errors
 
     low, start, high = (np.log([getattr(bounds[name], side) for name in names]) for side in ("low", "start", "high"))
 
@@ -64,24 +64,24 @@ def estimate(
             misfit, point, bounds=(low, high), loss="soft_l1", f_scale=ROBUST, diff_step=STEP, max_nfev=evaluations
         )
 
-    places = np.random.default_rng(0).normal(0.0, APART, size=(STARTS - 1, len(start)))
-    starts = [start, *np.clip(start + places, low + STEP, high - STEP)]
+    offsets = np.random.default_rng(0).normal(0.0, APART, size=(STARTS - 1, len(start)))
+    starts = [start, *np.clip(start + offsets, low + STEP, high - STEP)]
     tried = [search(point, FIRST) for point in starts]
-    found = search(min(tried, key=lambda one: float(one.cost)).x, EVALUATIONS)
+    found = search(min(tried, key=lambda each: float(each.cost)).x, EVALUATIONS)
     return Estimate(
         dict(zip(names, np.exp(found.x).tolist(), strict=True)),
         dict(zip(names, _standard_errors(found.jac, found.fun, found.active_mask), strict=True)),
     )
 
 
-def _standard_errors(jacobian: Array, misses: Array, active: npt.NDArray[np.int_]) -> list[float]:
+def _standard_errors(jacobian: Array, log_errors: Array, active: npt.NDArray[np.int_]) -> list[float]:
     """Return the standard errors of logarithmic parameters, NaN for those at a bound or without effect."""
     free = (active == 0) & (np.abs(jacobian).max(axis=0) > 0)
     errors = np.full(len(active), np.nan)
-    rows, parameters = len(misses), int(free.sum())
+    rows, parameters = len(log_errors), int(free.sum())
     if rows > parameters > 0:
         information = jacobian[:, free].T @ jacobian[:, free]
-        variance = float(misses @ misses) / (rows - parameters)
+        variance = float(log_errors @ log_errors) / (rows - parameters)
         errors[free] = np.sqrt(np.maximum(np.diag(np.linalg.pinv(information)), 0.0) * variance)
     return errors.tolist()
 
@@ -96,7 +96,7 @@ class KernelShare:
 
 def residual(
     shares: Sequence[KernelShare],
-    misses: Array,
+    log_errors: Array,
     axes: tuple[str, ...],
     lengths: Array,
     ridge: float = RIDGE,
@@ -106,7 +106,10 @@ def residual(
 
     A row of several kernels moves by the sum of their corrections, each times its share of the time. Support points are
     the centres of clusters of the measured shapes; of more `candidates` than supports, those that explain most. Ridge
-    regression, reweighted against outliers. misses: (rows,); ridge: weight of the bumps' heights against that of a row.
+    regression, reweighted against outliers.
+
+    log_errors: (rows,).
+    ridge: weight of the bumps' heights against that of a row.
     """
     points = np.concatenate([share.features for share in shares]) / lengths
     centres = cluster_centres(points, candidates)
@@ -114,46 +117,46 @@ def residual(
     matrix: Array = functools.reduce(np.add, rows)
     prior = ridge * gaussians(centres, centres) + 1e-6 * np.eye(len(centres))
     if len(centres) > SUPPORTS:
-        _, weights = _ridge(matrix, misses, prior)
-        chosen = _most_telling(matrix, misses, prior, weights)
+        _, weights = _ridge(matrix, log_errors, prior)
+        chosen = _most_telling(matrix, log_errors, prior, weights)
         centres, matrix, prior = centres[chosen], matrix[:, chosen], prior[np.ix_(chosen, chosen)]
-    solution, _ = _ridge(matrix, misses, prior)
+    solution, _ = _ridge(matrix, log_errors, prior)
     return Residual(axes, lengths, centres * lengths, solution)
 
 
-def _ridge(matrix: Array, misses: Array, prior: Array) -> tuple[Array, Array]:
+def _ridge(matrix: Array, log_errors: Array, prior: Array) -> tuple[Array, Array]:
     """Return the heights of the bumps, and what each row weighs in the end."""
-    weights: Array = np.ones(len(misses))
+    weights: Array = np.ones(len(log_errors))
     solution: Array = np.zeros(len(prior))
     for _ in range(ROUNDS):
         weighted = matrix * weights[:, None]
-        solution = np.asarray(np.linalg.solve(weighted.T @ matrix + prior, weighted.T @ misses), dtype=np.float64)
-        weights = 1.0 / np.sqrt(1.0 + ((misses - matrix @ solution) / ROBUST) ** 2)
+        solution = np.asarray(np.linalg.solve(weighted.T @ matrix + prior, weighted.T @ log_errors), dtype=np.float64)
+        weights = 1.0 / np.sqrt(1.0 + ((log_errors - matrix @ solution) / ROBUST) ** 2)
     return solution, weights
 
 
-def _most_telling(matrix: Array, misses: Array, prior: Array, weights: Array) -> npt.NDArray[np.intp]:
+def _most_telling(matrix: Array, log_errors: Array, prior: Array, weights: Array) -> npt.NDArray[np.intp]:
     """Return the `SUPPORTS` bumps that explain most together, chosen one after another.
 
     Each is the one by which the ridge regression's objective falls most, given those chosen before: orthogonal least
     squares (Chen, Cowan, Grant, IEEE Transactions on Neural Networks 2(2), 1991), by the columns of a Cholesky factor.
     """
     weighted = matrix * weights[:, None]
-    normal, explained = weighted.T @ matrix + prior, weighted.T @ misses
-    left = np.diag(normal).copy()  # of each bump, what those chosen before do not span
-    enough = 1e-9 * left
-    columns = np.zeros((SUPPORTS, len(left)))
+    normal, explained = weighted.T @ matrix + prior, weighted.T @ log_errors
+    remaining = np.diag(normal).copy()  # of each bump, what those chosen before do not span
+    enough = 1e-9 * remaining
+    columns = np.zeros((SUPPORTS, len(remaining)))
     chosen: list[int] = []
-    for place in range(SUPPORTS):
-        gain = np.where(left > enough, explained**2 / np.maximum(left, enough), 0.0)
+    for i in range(SUPPORTS):
+        gain = np.where(remaining > enough, explained**2 / np.maximum(remaining, enough), 0.0)
         gain[chosen] = 0.0
         best = int(np.argmax(gain))
         if gain[best] <= 0.0:
             break
-        root = np.sqrt(left[best])
-        columns[place] = (normal[best] - columns[:place, best] @ columns[:place]) / root
-        explained = explained - explained[best] / root * columns[place]
-        left = left - columns[place] ** 2
+        root = np.sqrt(remaining[best])
+        columns[i] = (normal[best] - columns[:i, best] @ columns[:i]) / root
+        explained = explained - explained[best] / root * columns[i]
+        remaining = remaining - columns[i] ** 2
         chosen.append(best)
     return np.array(sorted(chosen), dtype=np.intp)
 

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from costmodel import units
-from costmodel.calibration.fit_lookup import FitStore, default_framework, family_fit
+from costmodel.calibration.fit_files import FitStore, default_framework, family_fit
 from costmodel.cost.calibration import Calibration, FamilyFit
-from costmodel.cost.form_registry import freeze
-from costmodel.fitting.family_fit import FOLDS, FamilyFitResult, Groups, Recipe, Samples, fit_family
+from costmodel.cost.form_registry import FORMS
+from costmodel.cost.parameter import declarations, freeze
+from costmodel.fitting.family_fit import FOLDS, FamilyFitResult, Recipe, fit_family
+from costmodel.fitting.samples import Groups, RowMask, Samples
 from costmodel.fitting.writing import Evidence
 from costmodel.measurements.row_group import Catalogue, ExcludedRows, OperatorRows
 from costmodel.measurements.row_mapping import map_rows
@@ -22,14 +23,12 @@ from costmodel.measurements.screening import context
 from costmodel.measurements.tables import NUMBERS, Table
 from costmodel.quantities import Indices
 from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile, RecipeFile
-from costmodel.schema.forms import dimension
 from costmodel.schema.references import Library
 
 PLAN = "public"
 KIND = "devices/"  # before the name of a device in a plan
 FEWEST = 20  # rows of a family, those of siblings too, below which nothing is fitted
 SHAPE = "shape"  # what cross-validation holds out where a plan's groups are fewer than its folds
-
 
 Siblings: TypeAlias = "Mapping[str, Samples]"
 
@@ -53,11 +52,11 @@ def fit_implementation(
 ) -> ImplementationFits:
     """Return the fits of the families that a plan asks for.
 
-    known: prices a row's other kernels; siblings: rows of the same kernels elsewhere, by family.
+    known: times a row's other kernels; siblings: rows of the same kernels elsewhere, by family.
     """
-    chosen = table.take(rows_of(file, table))
-    mapped, left_out = map_rows(chosen, catalogue)
-    return fit_families(file, plan, MappedRows(chosen, mapped, siblings), known, left_out)
+    rows = table.take(rows_of(file, table))
+    mapped, left_out = map_rows(rows, catalogue)
+    return fit_families(file, plan, MappedRows(rows, mapped, siblings), known, left_out)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,28 +80,29 @@ def fit_families(
     Families whose rows hold kernels of others as well are fitted after them, with what was found of those.
     """
     fitted: dict[str, FamilyFitResult] = {}
-    beside: dict[str, FamilyFit] = {}
+    companions: dict[str, FamilyFit] = {}
     samples: dict[str, Samples] = {}
     held_out: dict[str, str] = {}
     skipped: dict[str, int] = {}
     for key in sorted(file.families, key=lambda key: _kinds(key, rows.mapped)):
         rule = plan.recipes[file.families[key]]
-        own = Calibration(known.name, {**known.families, **beside, **{name: fit.fit() for name, fit in fitted.items()}})
-        some = samples_of(key, rows.table, rows.mapped, rule, own)
-        alike = tuple(each[key] for each in rows.siblings if key in each)
-        if some is None or sum(map(len, (some, *alike))) < (rule.fewest or FEWEST):
-            skipped[key] = 0 if some is None else len(some)
+        fits = {name: fit.fit() for name, fit in fitted.items()}
+        others = Calibration(known.name, {**known.families, **companions, **fits})
+        found = samples_of(key, rows.table, rows.mapped, rule, others)
+        siblings = tuple(each[key] for each in rows.siblings if key in each)
+        if found is None or sum(map(len, (found, *siblings))) < (rule.fewest or FEWEST):
+            skipped[key] = 0 if found is None else len(found)
             continue
         held_out[key] = " x ".join(rule.held_out)
-        if len(np.unique(some.groups)) < FOLDS:
-            some, held_out[key] = replace(some, groups=_shapes(rows.table, some)), SHAPE
-        some = replace(some, siblings=alike)
+        if len(np.unique(found.groups)) < FOLDS:
+            found, held_out[key] = replace(found, groups=_shapes(rows.table, found)), SHAPE
+        samples[key] = replace(found, siblings=siblings)
         recipe = recipe_of(rule)
-        if recipe.beside in beside:  # found in the rows of an earlier family
-            recipe = replace(recipe, beside="")
-        samples[key], fitted[key] = some, fit_family(some, recipe)
-        streams = fitted[key].companion
-        beside |= {} if streams is None else streams.fits()
+        if recipe.companion in companions:  # found in the rows of an earlier family
+            recipe = replace(recipe, companion="")
+        fitted[key] = fit_family(samples[key], recipe)
+        companion = fitted[key].companion
+        companions |= {} if companion is None else companion.fits()
     ordered = {key: fitted[key] for key in file.families if key in fitted}
     return ImplementationFits(Evidence(file, ordered, samples, held_out), left_out, skipped)
 
@@ -131,19 +131,20 @@ def samples_of(
 
 
 def recipe_of(rule: RecipeFile) -> Recipe:
-    """Return a recipe as the fit takes it. Raises InputError where a choice has a wrong unit."""
-    choices = {name: _chosen(value, dimension(rule.form, name)) for name, value in rule.choices.items()}
-    return Recipe(rule.form, choices, tuple(rule.terms), rule.beside or "")
+    """Return a recipe as the fit takes it. Raises InputError where a constant has a wrong unit."""
+    known = declarations(FORMS[rule.form])
+    constants = {name: _constant(value, known[name].kind.dimension) for name, value in rule.constants.items()}
+    return Recipe(rule.form, constants, tuple(rule.terms), rule.companion or "")
 
 
-def _chosen(value: Any, measure: str | None) -> Any:
-    return freeze(value) if measure is None or not isinstance(value, str) else units.parse(value, measure)
+def _constant(value: Any, dimension: str | None) -> Any:
+    return freeze(value) if dimension is None or not isinstance(value, str) else units.parse(value, dimension)
 
 
 def _groups(table: Table, rows: Indices, columns: Sequence[str]) -> Groups:
     """Return the group of every row: the values of some columns, joined."""
     values = [[f"{value:g}" for value in table.number(name)[rows]] for name in columns]
-    return np.array(["x".join(each) for each in zip(*values, strict=True)], dtype=np.object_)
+    return np.array(["x".join(row) for row in zip(*values, strict=True)], dtype=np.object_)
 
 
 def _shapes(table: Table, samples: Samples) -> Groups:
@@ -151,7 +152,7 @@ def _shapes(table: Table, samples: Samples) -> Groups:
     return _groups(table, np.concatenate([part.rows for part in samples.parts]), NUMBERS)
 
 
-def rows_of(file: ImplementationFile, table: Table) -> npt.NDArray[np.bool_]:
+def rows_of(file: ImplementationFile, table: Table) -> RowMask:
     """Return the rows of an implementation: device by name or alias is checked by the mapping; tier primary."""
     mask = ~context(table)
     for column, wanted in (("framework", file.frameworks), ("kernel", file.kernels), ("timing", file.timings)):
@@ -161,7 +162,7 @@ def rows_of(file: ImplementationFile, table: Table) -> npt.NDArray[np.bool_]:
 
 
 def rooflines_of(search_path: Sequence[str | Path] = ()) -> dict[str, FamilyFit]:
-    """Return what a device is priced with of which nothing is known."""
+    """Return what a device is timed with of which nothing is known."""
     base = FitStore(Library(search_path)).roofline()
     return {family: family_fit(fit, base.basis) for family, fit in base.families.items()}
 
@@ -170,11 +171,11 @@ def report(outcome: ImplementationFits, write: Callable[[str], object]) -> None:
     """Write the errors of an implementation's fits, line by line, as plain text."""
     write(outcome.evidence.file.name)
     for key, fit in outcome.evidence.fitted.items():
-        errors = {name: f"{100 * each.mean:5.1f}" for name, each in fit.errors.items()}
+        errors = {name: f"{100 * error.mean:5.1f}" for name, error in fit.errors.items()}
         best = fit.errors["residual"]
         write(
             f"  {key:28} {fit.rows:6} rows {fit.groups:5} groups   roofline {errors['roofline']}  "
-            f"data {errors['data']}  form {errors['form']}  residual {errors['residual']} %  "
+            f"shape only {errors['shape_only']}  form {errors['form']}  residual {errors['residual']} %  "
             f"median {100 * best.median:5.1f} %  bias {100 * best.bias:+5.1f} %"
         )
     for key, rows in outcome.skipped.items():

@@ -15,16 +15,15 @@ import numpy as np
 from costmodel import units
 from costmodel.calibration.residual_files import DIGITS, write_residuals
 from costmodel.cost.form_registry import FORMS
-from costmodel.fitting.family_fit import STREAM, CompanionFit, FamilyFitResult, Samples
+from costmodel.cost.parameter import declarations
+from costmodel.fitting.family_fit import COMPANION, CompanionFit, FamilyFitResult
 from costmodel.fitting.interval_width import HalfWidths, Knot, spread_knots
+from costmodel.fitting.samples import Samples
 from costmodel.quantities import Array
 from costmodel.schema.fit_plan import ImplementationFile
-from costmodel.schema.forms import dimension, parameter
 from costmodel.schema.whole_files import make_folder, write_whole
 
-_UNITS = frozenset(
-    ("time", "size", "bandwidth")
-)  # dimensions of parameters that are written with one; others have none
+_UNITS = ("time", "size", "bandwidth")  # dimensions of numbers that are written with one; others stand bare
 _PLAIN = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*(/[a-z0-9]+(-[a-z0-9]+)*)?")
 _WORDS = frozenset(("null", "true", "false", "yes", "no", "on", "off", "y", "n"))  # that YAML takes for something else
 
@@ -71,7 +70,7 @@ def _lines(evidence: Evidence, origin: Origin, residuals: str) -> Iterator[str]:
     yield f"library: {_word(file.library)}"
     yield "basis: fitted"
     for key in ("frameworks", "kernels", "timings"):
-        yield f"{key}: {_listed(_seen(evidence, key.removesuffix('s')))}"
+        yield f"{key}: {_listed(getattr(file, key))}"
     yield f"residuals: {residuals}"
     yield "families:"
     for name, fit in evidence.fitted.items():
@@ -84,44 +83,38 @@ def _lines(evidence: Evidence, origin: Origin, residuals: str) -> Iterator[str]:
     yield f"    note: {made if origin is PUBLIC else _quoted(made)}"
 
 
-def _seen(evidence: Evidence, column: str) -> list[str]:
-    """Return what the rows say in a column, as the plan states it."""
-    stated: list[str] = getattr(evidence.file, f"{column}s")
-    return list(stated)
-
-
 def _family(name: str, fit: FamilyFitResult, evidence: Evidence) -> Iterator[str]:
-    kind = FORMS[fit.recipe.form]
     yield f"  {name}:"
     yield f"    form: {{kind: {fit.recipe.form}, {_joined(_parameters(fit))}}}"
     yield f"    errors: {{{_joined({key: _percent(value) for key, value in fit.estimate.errors.items()})}}}"
-    sizes = zip(kind.axes, np.exp2(fit.domain.low), np.exp2(fit.domain.high), strict=True)
+    sizes = zip(fit.recipe.axes, np.exp2(fit.domain.low), np.exp2(fit.domain.high), strict=True)
     yield f"    domain: {{{', '.join(f'{axis}: [{low:.6g}, {high:.6g}]' for axis, low, high in sizes)}}}"
     yield f"    radius: {fit.domain.radius:.{DIGITS}g}"
     means = {model: _percent(errors.mean) for model, errors in fit.errors.items() if model != "near"}
     best, near = fit.errors["residual"], fit.errors["near"]
     ratio = evidence.samples[name].seconds / fit.predictions
     knots = list(spread_knots(fit.predictions, ratio))
-    inside, half_width = _intervals(fit, ratio)
+    coverage, half_width = _intervals(fit, ratio)
     yield (
         f'    accuracy: {{held_out: "{evidence.held_out[name]}", groups: {fit.groups}, {_joined(means)}, '
-        f"median: {_percent(best.median)}, bias: {_percent(best.bias)}, inside: {_percent(inside)}, "
+        f"median: {_percent(best.median)}, bias: {_percent(best.bias)}, coverage: {_percent(coverage)}, "
         f"half_width: {_percent(half_width)}, near_median: {_percent(near.median)}}}"
     )
     yield from _spread(knots)
     if fit.nearness is not None:
-        values = {each: f"{getattr(fit.nearness, each):.3g}" for each in ("near", "far", "share")}
+        values = {key: f"{getattr(fit.nearness, key):.3g}" for key in ("near", "far", "share")}
         yield f"    nearness: {{{_joined(values)}}}"
     yield f"    rows: {fit.rows}"
     if fit.companion is not None:
-        yield from _beside(name, fit, fit.companion, ratio)
+        yield from _companion(name, fit, fit.companion, ratio)
 
 
-def _beside(name: str, fit: FamilyFitResult, beside: CompanionFit, ratio: Array) -> Iterator[str]:
-    """Yield the streams that were fitted in the same rows, with the scatter of the rows as a whole."""
-    yield f"  {beside.key}:"
-    yield f"    form: {{kind: {STREAM}, {_joined(_values(STREAM, beside.estimate.values))}}}"
-    yield f"    errors: {{{_joined({key: _percent(value) for key, value in beside.estimate.errors.items()})}}}"
+def _companion(name: str, fit: FamilyFitResult, companion: CompanionFit, ratio: Array) -> Iterator[str]:
+    """Yield the streams that were fitted in the same rows, with the spread of the rows as a whole."""
+    estimate = companion.estimate
+    yield f"  {companion.key}:"
+    yield f"    form: {{kind: {COMPANION}, {_joined(_values(COMPANION, estimate.values))}}}"
+    yield f"    errors: {{{_joined({key: _percent(value) for key, value in estimate.errors.items()})}}}"
     yield from _spread([Knot.of(fit.predictions, ratio)])
     yield f"    rows: {fit.rows}"
     yield f"    note: Fitted together with {name}, in the same rows; the spread is that of their whole time."
@@ -131,7 +124,7 @@ def _intervals(fit: FamilyFitResult, ratio: Array) -> tuple[float, float]:
     """Return the share of unseen rows in their 80 % intervals, and the median of half of these over the time."""
     halves = HalfWidths.of(fit.predictions, ratio)
     half = fit.widths * (halves.below + halves.above) / 2.0
-    return float((halves.misses(ratio) <= fit.widths).mean()), float(np.median(half))
+    return float((halves.errors(ratio) <= fit.widths).mean()), float(np.median(half))
 
 
 def _spread(knots: Iterable[Knot]) -> Iterator[str]:
@@ -142,22 +135,25 @@ def _spread(knots: Iterable[Knot]) -> Iterator[str]:
 
 
 def _parameters(fit: FamilyFitResult) -> dict[str, str]:
-    """Return the form's parameters and choices as they are written."""
-    form = fit.recipe.form
-    chosen = {name: _choice(value, dimension(form, name)) for name, value in fit.recipe.choices.items()}
-    return _values(form, fit.estimate.values) | chosen
+    """Return the form's parameters and constants as they are written."""
+    known = declarations(fit.recipe.kind)
+    constants = {name: _constant(value, known[name].kind.dimension) for name, value in fit.recipe.constants.items()}
+    return _values(fit.recipe.form, fit.estimate.values) | constants
 
 
-def _choice(value: Any, measure: str | None) -> str:
-    return _written(float(value), measure) if measure in _UNITS else _plain(value)
+def _constant(value: Any, dimension: str | None) -> str:
+    return _written(float(value), dimension) if dimension in _UNITS else _plain(value)
 
 
 def _values(form: str, values: Mapping[str, float]) -> dict[str, str]:
     """Return parameters as they are written, with the unit that the file's schema asks for."""
-    return {name: _written(float(f"{value:.{DIGITS}g}"), parameter(form, name)) for name, value in values.items()}
+    known = declarations(FORMS[form])
+    return {
+        name: _written(float(f"{value:.{DIGITS}g}"), known[name].kind.dimension) for name, value in values.items()
+    }  # fmt: skip
 
 
-def _written(value: float, dimension: str) -> str:
+def _written(value: float, dimension: str | None) -> str:
     return units.render(value, dimension) if dimension in _UNITS else f"{value:.{DIGITS}g}"
 
 
@@ -165,7 +161,7 @@ def _plain(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        return f"[{', '.join(_plain(each) for each in value)}]"
+        return f"[{', '.join(map(_plain, value))}]"
     return str(value)
 
 

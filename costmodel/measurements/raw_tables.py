@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from costmodel.errors import InputError, Location, MeasurementError, Problem
-from costmodel.schema.loader import MOST_TABLE_BYTES, read_data, read_text
-from costmodel.schema.references import shown
+from costmodel.schema.loader import MAX_TABLE_BYTES, read_data, read_text
+from costmodel.schema.references import display_path
 
 SUFFIXES = (".csv", ".parquet")
 FOREIGN = (".json", ".gz", ".txt", ".log", ".out")  # of files that are no tables, told apart by their content
@@ -78,20 +78,20 @@ def table_error(
     path: Path, message: str, *, line: int | None = None, field: str = "", hint: str = ""
 ) -> MeasurementError:
     """Return an error at a place in a file."""
-    return MeasurementError([Problem(Location(shown(path), line), field, message, hint)])
+    return MeasurementError([Problem(Location(display_path(path), line), field, message, hint)])
 
 
 def _foreign(path: Path) -> RawTable:
     """Return what another tool measured: a profiler's trace, or the output of nccl-tests."""
     from costmodel.profiling.importing import read_foreign
 
-    found = read_foreign(path, shown(path))
+    found = read_foreign(path, display_path(path))
     return RawTable(path, found.columns, found.lines)
 
 
 def _csv(path: Path) -> RawTable:
     try:
-        text = read_text(path, shown(path), MOST_TABLE_BYTES)
+        text = read_text(path, display_path(path), MAX_TABLE_BYTES)
     except InputError as error:
         raise MeasurementError(error.problems) from None
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -135,7 +135,7 @@ def _parquet(path: Path) -> RawTable:
         message = "reading Parquet needs polars, which is not installed"
         raise table_error(path, message, hint="pip install 'costmodel[sweep]', or write the table as CSV") from None
     try:
-        frame = polars.read_parquet(io.BytesIO(read_data(path, shown(path), MOST_TABLE_BYTES)))
+        frame = polars.read_parquet(io.BytesIO(read_data(path, display_path(path), MAX_TABLE_BYTES)))
     except InputError as error:
         raise MeasurementError(error.problems) from None
     except (OSError, polars.exceptions.PolarsError) as error:

@@ -15,7 +15,7 @@ from costmodel.errors import Location
 from costmodel.measurements.nccl_tables import is_nccl, translated
 from costmodel.measurements.raw_tables import FOREIGN, RawTable, read_raw_table, table_files
 from costmodel.quantities import Array, Indices
-from costmodel.schema.references import shown, suggest
+from costmodel.schema.references import display_path, suggest
 
 Texts: TypeAlias = "npt.NDArray[np.object_]"  # of str: notes are long, and few are distinct
 
@@ -189,7 +189,7 @@ def table_of(sheet: RawTable, meta: Mapping[str, Mapping[str, str]] | None = Non
     numbers = {name: _numbers(sheet, name) for name in NUMBERS}
     joined = {**_joined(sheet, meta or {}), "causal": _causal(sheet)}
     texts = {name: np.array(joined.get(name, sheet.column(name)), dtype=np.object_) for name in TEXTS}
-    files = np.full(len(sheet), shown(sheet.path), dtype=np.object_)
+    files = np.full(len(sheet), display_path(sheet.path), dtype=np.object_)
     return Table(texts, numbers, _times(sheet), files, np.array(sheet.lines, dtype=np.intp))
 
 

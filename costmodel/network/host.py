@@ -61,5 +61,5 @@ def arithmetic_time(work: HostGemm, cluster: Cluster) -> Seconds:
 
     t = FLOP * devices of a node / peak
     """
-    peak = host_peak(cluster, work.product.dtype, work.devices)
+    peak = host_peak(cluster, work.gemm.dtype, work.devices)
     return 0.0 if peak is None else work.flop / peak

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from costmodel.errors import InputError
 from costmodel.quantities import Bytes
-from costmodel.workload.dtypes import LOGARITHMIC, TILE, payload_element
+from costmodel.workload.dtypes import LOGARITHMIC, LOGFMT_TILE, payload_element
 
 PAYLOADS = ("bf16", "fp16", "fp8", *LOGARITHMIC)
 
@@ -17,4 +17,4 @@ def payload_bytes(name: str) -> Bytes:
     """
     if name not in PAYLOADS:
         raise InputError.single(f"unknown payload {name!r}", hint=f"write one of {', '.join(PAYLOADS)}")
-    return payload_element(name, TILE)
+    return payload_element(name, LOGFMT_TILE)

@@ -31,15 +31,6 @@ _LAUNCHES = 100  # of an empty kernel in one call: fewer than a stream queues
 Builder = Callable[[Shape, Operands], Kernel]
 
 
-def build(shape: Shape, operands: Operands) -> Kernel:
-    """Return the kernel of a shape; raise ImportError where its library is not there."""
-    if shape.library != "torch":
-        from costmodel.profiling.libraries import BUILDERS as FOREIGN
-
-        return FOREIGN[shape.library](shape, operands)
-    return _BUILDERS[shape.op](shape, operands)
-
-
 def _product(shape: Shape, operands: Operands) -> Kernel:
     """Return x W' for the forward pass, dy W (`dgrad`) or dy' x (`gemm_wgrad`), with the layouts of a linear layer."""
     m, n, k = (shape.size(name) for name in "mnk")
@@ -232,7 +223,7 @@ def _launch(shape: Shape, operands: Operands) -> Kernel:
     return Kernel(lambda: graph.replay, "torch.add_", _LAUNCHES)
 
 
-_BUILDERS: dict[str, Builder] = {
+BUILDERS: dict[str, Builder] = {
     "gemm": _product,
     "gemm_wgrad": _product,
     "grouped_gemm": _grouped,

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from costmodel.profiling.kernels import BUILDERS as TORCH_BUILDERS
 from costmodel.profiling.kernels import Builder, Kernel, core_operands
 from costmodel.profiling.operands import TYPES, Operands
 from costmodel.profiling.shapes import Shape
@@ -21,6 +22,12 @@ _BLOCK = 128  # elements that share a scale
 def importable() -> tuple[str, ...]:
     """Return the libraries that are installed."""
     return tuple(name for name in BUILDERS if importlib.util.find_spec(name) is not None)
+
+
+def build(shape: Shape, operands: Operands) -> Kernel:
+    """Return the kernel of a shape, torch's own or another library's; raise ImportError where that is not installed."""
+    builder = TORCH_BUILDERS[shape.op] if shape.library == "torch" else BUILDERS[shape.library]
+    return builder(shape, operands)
 
 
 def _flash_attn(shape: Shape, operands: Operands) -> Kernel:

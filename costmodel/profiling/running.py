@@ -204,7 +204,7 @@ class _Run:
         self._ran.new += 1
 
     def _time(self, shape: Shape) -> tuple[Timing, str]:
-        from costmodel.profiling.kernels import build
+        from costmodel.profiling.libraries import build
         from costmodel.profiling.machine import HostWatch
 
         self._operands.prepare(shape.traffic)

@@ -1,1 +1,1 @@
-"""What people see: terminal views and pages. No number is made here that a result does not hold."""
+"""Terminal views, plots and pages. Every number comes from a result."""

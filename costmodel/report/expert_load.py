@@ -1,4 +1,4 @@
-"""Expert layers in one line for people."""
+"""The load of expert layers as one line."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ _EVEN = 1.0005  # a load that reads as 1 with three digits
 
 
 def is_even(facts: Mapping[str, float]) -> bool:
-    """Tell whether all ranks are alike, run all of their experts and drop nothing."""
+    """Tell whether all ranks have the same load, run all of their experts and drop nothing."""
     all_hit = facts["experts_hit"] >= facts["experts_held"] * (2 - _EVEN)
     return facts["expert_load"] < _EVEN and all_hit and facts["dropped_share"] == 0
 
 
 def routing_line(facts: Mapping[str, float]) -> str:
-    """Return how full the fullest rank is, which of its experts it runs, and what is dropped."""
+    """Return the load of the busiest rank, how many of its experts receive tokens, and the share that is dropped."""
     text = (
-        f"experts: the fullest rank computes {facts['expert_load']:.3g} times the mean rows, "
-        f"{facts['experts_hit']:.3g} of its {facts['experts_held']:.3g} experts get any"
+        f"expert load: the busiest rank gets {facts['expert_load']:.3g} times the average rows; "
+        f"{facts['experts_hit']:.3g} of its {facts['experts_held']:.3g} experts receive tokens"
     )
     dropped = facts["dropped_share"]
-    return f"{text}, {share(dropped)} of the copies are dropped" if dropped else text
+    return f"{text}; {share(dropped)} of token copies are dropped" if dropped else text

@@ -1,33 +1,41 @@
-"""The hardware on the search path as tables, and what a cluster costs."""
+"""The terminal views of hardware: what is on the search path, one file with its sources, the cost of a cluster."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from costmodel.report.catalogue import DIMENSIONS
 from costmodel.report.page import show, table
-from costmodel.report.text import count, quantity
+from costmodel.report.text import NONE, count, dollars, quantity
 from costmodel.units import parse, render
 
 Documents = Mapping[str, Sequence[Mapping[str, Any]]]
-UNKNOWN = "-"
 WIDTH = 80  # characters of a plain terminal
+DIGITS = 6
+# Keys of hardware files whose values carry a unit -> dimension.
+DIMENSIONS = {
+    **dict.fromkeys(("capacity", "memory", "reserve"), "size"),
+    **dict.fromkeys(("latency", "same_leaf", "cross_leaf", "launch"), "time"),
+    **dict.fromkeys(("tensor_reference", "max"), "frequency"),
+    **dict.fromkeys(("tdp", "idle"), "power"),
+    **dict.fromkeys(("purchase", "price", "switch", "link", "endpoint_link"), "money"),
+    "peak": "flop_rate",
+    "bandwidth": "bandwidth",
+}
 
 
 def show_hardware(documents: Documents, bases: Mapping[str, str]) -> None:
-    """Print devices, nodes, clusters and frameworks. documents: by kind; bases: what the times of a device rest on."""
-    show("devices: memory in GiB and TB/s, dense peaks in TFLOP/s, board power limit in W", "bold")
+    """Print devices, nodes, clusters and frameworks. documents: by kind; bases: device -> basis of its kernel times."""
+    show("devices (memory in GiB and TB/s, dense peaks in TFLOP/s, power limit in W)", "bold")
     _show_devices(documents["devices"], bases)
-    show("\nnodes: NICs of one device, one direction; memory of the host and its bandwidth", "bold")
+    show("\nnodes (NIC bandwidth per device and direction; host memory and its bandwidth)", "bold")
     _show_nodes(documents["nodes"])
     show("\nclusters", "bold")
     _show_clusters(documents["clusters"])
     show("\nframeworks", "bold")
-    names = ", ".join(str(document["name"]) for document in documents["frameworks"])
-    for line in textwrap.wrap(names, WIDTH):
+    for line in textwrap.wrap(", ".join(str(document["name"]) for document in documents["frameworks"]), WIDTH):
         show(line)
     show("next: costmodel hardware show NAME", "dim")
 
@@ -37,16 +45,11 @@ def _show_devices(devices: Sequence[Mapping[str, Any]], bases: Mapping[str, str]
     for device in devices:
         memory, math = device["memory"][-1], device["math"]
         rows.add(
-            device["name"],
-            device["architecture"],
-            _in(memory["capacity"], "1 GiB", "size", 0),
+            device["name"], device["architecture"], _in(memory["capacity"], "1 GiB", "size", 0),
             _in(memory["bandwidth"], "1 TB/s", "bandwidth", 2),
-            _in(math.get("bf16", {}).get("peak"), "1 TFLOP/s", "flop_rate", 0),
-            _in(math.get("fp8", {}).get("peak"), "1 TFLOP/s", "flop_rate", 0),
-            _in(device["power"]["tdp"], "1 W", "power", 0),
-            _price(device["price"]),
-            bases[device["name"]],
-        )
+            *(_in(math.get(dtype, {}).get("peak"), "1 TFLOP/s", "flop_rate", 0) for dtype in ("bf16", "fp8")),
+            _in(device["power"]["tdp"], "1 W", "power", 0), _price(device["price"]), bases[device["name"]],
+        )  # fmt: skip
     show(rows)
 
 
@@ -59,8 +62,8 @@ def _show_nodes(nodes: Sequence[Mapping[str, Any]]) -> None:
             node["name"],
             f"{count(node['count'])}x {node['device'].removeprefix('devices/')}",
             node["intra"] if node["count"] > 1 else "",
-            UNKNOWN if nic is None else quantity(nic["bandwidth"] * nic["per_device"], "bandwidth"),
-            ", ".join(memory) or UNKNOWN,
+            NONE if nic is None else quantity(nic["bandwidth"] * nic["per_device"], "bandwidth"),
+            ", ".join(memory) or NONE,
         )
     show(rows)
 
@@ -69,36 +72,78 @@ def _show_clusters(clusters: Sequence[Mapping[str, Any]]) -> None:
     rows = table("cluster", "nodes", "network", ">planes", ">radix")
     for cluster in clusters:
         network = cluster["network"] or {"topology": "none", "planes": 0.0, "radix": 0.0}
-        rows.add(
-            cluster["name"],
-            f"{count(cluster['count'])} x {cluster['node'].removeprefix('nodes/')}",
-            network["topology"],
-            count(network["planes"]),
-            count(network["radix"]),
-        )
+        nodes = f"{count(cluster['count'])} x {cluster['node'].removeprefix('nodes/')}"
+        rows.add(cluster["name"], nodes, network["topology"], count(network["planes"]), count(network["radix"]))
     show(rows)
 
 
+def show_document(document: Mapping[str, Any]) -> None:
+    """Print a hardware file: its values, then the sources."""
+    show(str(document["name"]), "bold")
+    rows = table("field", ">value")
+    for field, value in _values(document, ""):
+        rows.add(field, value)
+    show(rows)
+    show_sources(document)
+
+
+def show_sources(document: Mapping[str, Any]) -> None:
+    """Print each source with the fields that it is for."""
+    for source in document.get("sources") or ():
+        note = f" ({source['note']})" if source.get("note") else ""
+        show(f"{', '.join(source['fields'])}: {source['cite']}{note}", "dim")
+
+
 def show_cost(facts: Mapping[str, Any]) -> None:
-    """Print what `costmodel.analytic.capital.facts` tells of a cluster: parts of its fabric, and what it costs."""
+    """Print the parts of a cluster's network and its cost. facts: of `costmodel.analytic.capital.facts`."""
     fabric, cost = facts["fabric"], facts["cost"]
     if fabric is not None:
         show(
             f"full fabric: {fabric['endpoints']:,.0f} endpoints, {fabric['switches']:,.0f} switches, "
-            f"{fabric['links']:,.0f} links between switches; this cluster takes {fabric['used']:,.0f} endpoints"
+            f"{fabric['links']:,.0f} inter-switch links; this cluster uses {fabric['used']:,.0f} of the endpoints"
         )
-    rows = table("to buy", ">cost")
-    labels = {"devices": "devices", "hosts": "nodes without devices", "network": "share of the fabric", "total": "all"}
+    rows = table("purchase", ">cost")
+    labels = {
+        "devices": "devices", "hosts": "nodes without devices", "network": "network share", "total": "total",
+    }  # fmt: skip
     for part, label in labels.items():
-        rows.add(label, "unknown" if cost[part] is None else f"{cost[part]:,.0f} $")
+        rows.add(label, "unknown" if cost[part] is None else dollars(cost[part]))
     show(rows)
-    for lack in cost["lacks"]:
-        show(lack)
+    for reason in cost["lacks"]:
+        show(reason)
+
+
+def _values(value: Any, field: str) -> Iterator[tuple[str, str]]:
+    """Yield (dotted field, text) of every leaf but the sources."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if key not in ("sources", "name") or (field and key != "name"):
+                yield from _values(inner, f"{field}.{key}" if field else str(key))
+    elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+        for i, inner in enumerate(value):
+            yield from _values(inner, f"{field}.{inner.get('name', i)}")
+    else:
+        yield field, _leaf(field, value)
+
+
+def _leaf(field: str, value: Any) -> str:
+    """Return a leaf in its unit, `unknown` for null."""
+    if value is None:
+        return "unknown"
+    *parents, key = field.split(".")
+    key = "peak" if parents[-1:] == ["peak"] else key  # a host's peaks are keyed by their format
+    if key == "rental":  # a round price per hour is not round per second
+        return render(value, "money_rate")
+    if key in DIMENSIONS and isinstance(value, float | int):
+        return quantity(float(value), DIMENSIONS[key], DIGITS)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _in(value: float | None, unit: str, dimension: str, digits: int) -> str:
     """Return a value as a number of `unit`."""
-    return UNKNOWN if value is None else f"{value / _unit(unit, dimension):.{digits}f}"
+    return NONE if value is None else f"{value / _unit(unit, dimension):.{digits}f}"
 
 
 @cache
@@ -107,8 +152,8 @@ def _unit(unit: str, dimension: str) -> float:
 
 
 def _price(price: Mapping[str, float | None]) -> str:
-    """Return the rent of a device, else its purchase price."""
+    """Return the rental price of a device, else its purchase price."""
     rental, purchase = price["rental"], price["purchase"]
     if rental is not None:
         return render(float(f"{rental:.15g}"), "money_rate")
-    return UNKNOWN if purchase is None else f"{purchase:,.0f} $"
+    return dollars(purchase)

@@ -1,4 +1,4 @@
-"""Models for people: a table of all, or one with what can be counted of it."""
+"""The terminal views of models: a table of all, or one with its parameters, KV cache and FLOPs."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from costmodel.report.catalogue import DIGITS, show_sources
+from costmodel.report.hardware import DIGITS, WIDTH, show_sources
 from costmodel.report.page import show, table
-from costmodel.report.text import quantity
-from costmodel.schema.files import ModelRead
+from costmodel.report.text import quantity, readable
+from costmodel.schema.files import ModelDocument
 from costmodel.workload.architecture import (
     Architecture,
     Attention,
@@ -22,49 +22,38 @@ from costmodel.workload.architecture import (
 )
 from costmodel.workload.counting import kv_bytes_per_token, parameter_count
 
-WIDTH = 80  # columns of a terminal
 _SIZES = ((1e9, "B"), (1e6, "M"))
 
 
-def show_models(models: Mapping[str, ModelRead]) -> None:
-    """Print a line for every model, then the other names of those that have some."""
+def show_models(models: Mapping[str, ModelDocument]) -> None:
+    """Print one row per model, then the models with other names."""
     rows = table("model", ">parameters", ">active", ">layers", ">hidden", "attention", ">KV B/token")
     for name, model in models.items():
         architecture = model.architecture
         count = parameter_count(architecture)
         rows.add(
-            name,
-            _short(float(count.total)),
-            _short(float(count.active_with_embedding)),
-            str(architecture.depth),
-            f"{architecture.hidden:g}",
-            attention(architecture),
-            f"{float(kv_bytes_per_token(architecture)):,.0f}",
-        )
+            name, _short(float(count.total)), _short(float(count.active_with_embedding)), str(architecture.depth),
+            f"{architecture.hidden:g}", attention(architecture), f"{float(kv_bytes_per_token(architecture)):,.0f}",
+        )  # fmt: skip
     show(rows)
     if any("~" in attention(model.architecture) for model in models.values()):
-        show("~: a sliding window or another sparse pattern in some or all layers")
-    others = {
+        show("~ some or all layers use a sliding window or another sparse pattern")
+    aliases = {
         name: [alias for alias in model.document["aliases"] if "/" not in alias] for name, model in models.items()
     }
-    told = "; ".join(f"{', '.join(aliases)} = {name}" for name, aliases in others.items() if aliases)
-    if told:
-        show(textwrap.fill(f"also: {told}", WIDTH, subsequent_indent="      ", break_on_hyphens=False))
+    listed = "; ".join(f"{', '.join(others)} = {name}" for name, others in aliases.items() if others)
+    if listed:
+        show(textwrap.fill(f"also: {listed}", WIDTH, subsequent_indent="      ", break_on_hyphens=False))
 
 
 def attention(architecture: Architecture) -> str:
-    """Return the kinds of attention of a model: MLA heads, or MHA, GQA, MQA with query and key-value heads."""
-    return ", ".join(dict.fromkeys(_kind(layer.mixer) for layer in _widest(architecture)))
+    """Return the kinds of attention of a model: MLA heads, or MHA, GQA, MQA with query and key-value heads.
 
-
-def _widest(architecture: Architecture) -> list[Any]:
-    """Return a layer for each kind of heads, one with a window where some have one."""
-    chosen: dict[str, Any] = {}
-    for layer in architecture.kinds:
-        name = _kind(layer.mixer).rstrip("~")
-        if name not in chosen or _kind(layer.mixer).endswith("~"):
-            chosen[name] = layer
-    return list(chosen.values())
+    A kind ends with `~` if any of its layers has a window or another sparse pattern.
+    """
+    kinds = dict.fromkeys(_kind(layer.mixer) for layer in architecture.kinds)
+    names = dict.fromkeys(kind.rstrip("~") for kind in kinds)
+    return ", ".join(f"{name}~" if f"{name}~" in kinds else name for name in names)
 
 
 def _kind(mixer: Any) -> str:
@@ -86,15 +75,17 @@ def _short(value: float) -> str:
     return f"{value / size:,.1f} {unit}"
 
 
-def show_model(facts: Mapping[str, Any], model: ModelRead) -> None:
-    """Print a model: what can be counted, its layers, its sources, what was left out of its file."""
+def show_model(facts: Mapping[str, Any], model: ModelDocument) -> None:
+    """Print a model: parameters, KV cache and FLOPs, layers, sources, and notes on its import."""
     document = model.document
     show(str(facts["name"]), "bold")
-    rows = table("count", ">value")
+    rows = table("quantity", ">value")
     for name in ("parameters", "active_parameters", "active_parameters_with_embedding", "mtp_parameters"):
-        rows.add(name.replace("_", " "), f"{facts[name]:,.0f}")
-    rows.add("KV cache a token, BF16", quantity(facts["kv_cache_bytes_per_token"], "size", DIGITS))
-    rows.add("training FLOP a token at 4,096", quantity(facts["training_flop_per_token"], "flop", DIGITS))
+        rows.add(readable(name), f"{facts[name]:,.0f}")
+    rows.add("KV cache per token (BF16)", quantity(facts["kv_cache_bytes_per_token"], "size", DIGITS))
+    rows.add(
+        "training FLOPs per token at sequence length 4,096", quantity(facts["training_flop_per_token"], "flop", DIGITS)
+    )
     show(rows)
     for line in _layer_lines(document["layers"]):
         show(line)
@@ -106,28 +97,28 @@ def show_model(facts: Mapping[str, Any], model: ModelRead) -> None:
 
 
 def _layer_lines(layers: list[Mapping[str, Any]], indent: str = "") -> Iterator[str]:
-    """Yield a line for every run of layers; the layers of a group stand below it."""
+    """Yield one line for each run of identical layers; those of a group are indented below it."""
     for layer in layers:
         if "layers" in layer:
-            yield f"{indent}{layer['repeat']} times"
+            yield f"{indent}{layer['repeat']} times:"
             yield from _layer_lines(layer["layers"], f"{indent}  ")
             continue
-        parts = [f"{part}: {_flat(layer[part])}" for part in ("mixer", "ffn")]
+        parts = ", ".join(f"{part}: {_flat(layer[part])}" for part in ("mixer", "ffn"))
         number = layer["repeat"]
-        yield f"{indent}{number} layer{'' if number == 1 else 's'}, {_block(layer)}, {', '.join(parts)}"
+        yield f"{indent}{number} layer{'' if number == 1 else 's'}, {_block(layer)}, {parts}"
 
 
 def _block(layer: Mapping[str, Any]) -> str:
-    """Return how a layer's halves and norms stand, in a few words."""
-    place = "" if layer["norm_position"] == "before" else f" {layer['norm_position']}"
+    """Return the kind and position of a layer's norms, and whether its block is parallel."""
+    position = "" if layer["norm_position"] == "before" else f" {layer['norm_position']}"
     shared = " (one norm)" if layer["shared_norm"] else ""
     parallel = f", parallel{shared}" if layer["block"] == "parallel" else ""
-    return f"norm {layer['norm']}{place}{parallel}"
+    return f"norm {layer['norm']}{position}{parallel}"
 
 
 def _flat(part: Mapping[str, Any]) -> str:
-    """Return a mixer or FFN in one line; values at null or false are left out."""
-    plain = {
+    """Return a mixer or FFN in one line, without values that are null or false."""
+    values = {
         key: value
         for key, value in part.items()
         if value is not None and value is not False and not isinstance(value, list | Mapping)
@@ -136,9 +127,9 @@ def _flat(part: Mapping[str, Any]) -> str:
     windows = [pattern["window"] for pattern in patterns if pattern.get("window")]
     others = [pattern["kind"].replace("_", " ") for pattern in patterns if pattern["kind"] not in ("full", "window")]
     if windows:
-        plain["window"] = " and ".join(f"{window:g}" for window in windows)
+        values["window"] = " and ".join(f"{window:g}" for window in windows)
     if others:
-        plain["patterns"] = ", ".join(dict.fromkeys(others))
+        values["patterns"] = ", ".join(dict.fromkeys(others))
     return ", ".join(
-        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in plain.items()
+        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in values.items()
     )

@@ -1,47 +1,46 @@
-"""The terminal views of fabrics and of a collective by itself."""
+"""The terminal views of network topologies and of a single collective."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from costmodel.report.page import show, table
-from costmodel.report.text import quantity
+from costmodel.report.page import Number, Table, show, table
+from costmodel.report.text import NONE, dollars, quantity, whole
 
 if TYPE_CHECKING:
     from costmodel.analytic.fabrics import FabricFacts
     from costmodel.analytic.messages import CollectiveTime
     from costmodel.hardware import Cluster
 
-UNKNOWN = "-"
 
-
-def show_fabrics(rows: Sequence[FabricFacts]) -> None:
-    """Print fabrics, a row each."""
-    shown = table(
-        "topology", ">endpoints", ">switches", "?>links", "?>cost", ">cost per endpoint", ">diameter", ">bisection"
-    )
-    for row in rows:
-        shown.add(
-            row.name,
-            f"{row.endpoints:,.0f}",
-            f"{row.switches:,.0f}",
-            f"{row.links:,.0f}",
-            UNKNOWN if row.cost is None else f"{row.cost:,.0f} $",
-            UNKNOWN if row.cost is None else f"{row.cost / row.endpoints:,.0f} $",
-            f"{row.diameter:.0f}",
-            UNKNOWN if row.bisection is None else quantity(row.bisection, "bandwidth"),
-        )
-    show(shown)
+def show_topologies(topologies: Sequence[FabricFacts]) -> None:
+    """Print one row per topology."""
+    show(topologies_table([topology.document() for topology in topologies]))
     show("links and diameter count inter-switch links; all switch ports are assumed to be used", "dim")
 
 
-def show_answer(answer: CollectiveTime, cluster: Cluster) -> None:
-    """Print what a collective takes and why."""
-    request = answer.request
-    show(f"{request.kind} of {quantity(request.size, 'size')} on {request.ranks:,} devices of {cluster.name}", "bold")
-    document = answer.document()
-    rows = table("what", ">value")
+def topologies_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return one row per topology. rows: of `topology --json`."""
+    topologies = table(
+        "topology", ">endpoints", ">switches", "?>links", "?>cost", ">cost per endpoint", ">diameter", ">bisection"
+    )
+    for row in rows:
+        diameter = NONE if row["diameter"] is None else Number(f"{row['diameter']:g}", row["diameter"])
+        topologies.add(
+            row["name"], *(whole(row[key]) for key in ("endpoints", "switches", "links")),
+            dollars(row["cost"]), dollars(row["cost_per_endpoint"]), diameter,
+            quantity(row["bisection_bandwidth"], "bandwidth"),
+        )  # fmt: skip
+    return topologies
+
+
+def show_collective(answer: CollectiveTime, cluster: Cluster) -> None:
+    """Print the time of a collective, its bandwidths, and what limits it."""
+    request, document = answer.request, answer.document()
+    devices = "1 device" if request.ranks == 1 else f"{request.ranks:,} devices"
+    show(f"{request.kind} of {quantity(request.size, 'size')} on {devices} of {cluster.name}", "bold")
+    rows = table("quantity", ">value")
     rows.add("time", quantity(answer.time, "time"))
     rows.add("latency part", quantity(answer.latency, "time"))
     rows.add("algorithm bandwidth", quantity(document["algbw"], "bandwidth"))
@@ -51,4 +50,4 @@ def show_answer(answer: CollectiveTime, cluster: Cluster) -> None:
         show("a single device has nothing to send")
         return
     engine = "closed form" if answer.engine == "analytic" else "flow simulation"
-    show(f"limit: {answer.bottleneck}; algorithm: {answer.algorithm}; engine: {engine}; basis: {answer.basis}")
+    show(f"bound: {answer.bottleneck}; algorithm: {answer.algorithm}; engine: {engine}; basis: {answer.basis}")

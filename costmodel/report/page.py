@@ -1,4 +1,4 @@
-"""What the terminal views print on: styled by rich on a terminal, plain text anywhere else, or Markdown or CSV.
+"""Output of the commands: styled by rich on a terminal, plain text in a pipe, or Markdown or CSV.
 
 rich is imported on a terminal only: a pipe does not wait for it, and nothing is folded or cut there.
 """
@@ -15,26 +15,42 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 import click
 
-from costmodel.report.number import Number
-
 Cell: TypeAlias = "str | tuple[str, str] | float"  # text, text and its style, or the share that a bar shows
 GAP = "  "
-BAR = 12  # characters of a whole bar
+BAR = 12  # characters of a full bar
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _GROUPED = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
-_form: ContextVar[str] = ContextVar("form", default="text")
+_format: ContextVar[str] = ContextVar("format", default="text")
+
+
+class Number(str):
+    """Text with its value in SI: low is the value, or the lower end of an interval whose upper end is high."""
+
+    __slots__ = ("high", "low", "unit")
+
+    low: float
+    high: float | None
+    unit: str
+
+    def __new__(cls, text: str, low: float, unit: str = "", high: float | None = None) -> Self:
+        """Return the text with its value."""
+        number = super().__new__(cls, text)
+        number.low, number.high, number.unit = float(low), None if high is None else float(high), unit
+        return number
 
 
 @dataclass(slots=True)
 class Table:
-    """Rows under headings. A heading that begins with `>` is right-aligned; one that begins with `|` stands over bars,
-    whose cells are shares. Where a terminal has no room, bars are left out, then columns that say the same in every
-    row, which a line below the table says once, then those whose heading begins with `?`: first those with more of
-    them, of as many the widest.
+    """Rows under headings.
+
+    A heading that begins with `>` is right-aligned, one that begins with `|` is a column of bars, whose cells are
+    shares. A terminal that is too narrow drops the bars, then columns with the same text in every row, which a line
+    below the table states once, then columns whose heading begins with `?`: first those with more `?`, among equals
+    the widest.
     """
 
     headings: tuple[str, ...]
@@ -44,28 +60,35 @@ class Table:
         """Add a row."""
         self.rows.append(cells)
 
-    def without(self, dropped: int) -> Table:
-        """Return the table without a column."""
-        rows = [row[:dropped] + row[dropped + 1 :] for row in self.rows]
-        return Table(self.headings[:dropped] + self.headings[dropped + 1 :], rows)
+    def without(self, i: int) -> Table:
+        """Return the table without column i."""
+        return Table(self.headings[:i] + self.headings[i + 1 :], [row[:i] + row[i + 1 :] for row in self.rows])
 
     def without_bars(self) -> Table:
         """Return the table without its bars."""
-        bars = [at for at, heading in enumerate(self.headings) if heading.startswith("|")]
+        bars = [i for i, heading in enumerate(self.headings) if heading.startswith("|")]
         return self.without(bars[-1]).without_bars() if bars else self
 
+    @property
+    def names(self) -> list[str]:
+        """Return the headings as they are printed."""
+        return [heading.lstrip("?>|") for heading in self.headings]
 
-def _name(heading: str) -> str:
-    return heading.lstrip("?>|")
+    @property
+    def right_aligned(self) -> list[bool]:
+        """Tell for each column whether it is right-aligned."""
+        return [heading.lstrip("?").startswith(">") for heading in self.headings]
 
+    @property
+    def widths(self) -> list[int]:
+        """Return the width of each column in characters."""
+        columns = zip(self.names, *(map(cell_text, row) for row in self.rows), strict=True)
+        return [max(map(len, column)) for column in columns]
 
-def _spare(heading: str) -> int:
-    """Return how easily a column is left out."""
-    return len(heading) - len(heading.lstrip("?"))
-
-
-def _is_number(heading: str) -> bool:
-    return heading.lstrip("?").startswith(">")
+    @property
+    def width(self) -> int:
+        """Return the width of the table in characters."""
+        return sum(self.widths) + len(GAP) * (len(self.headings) - 1)
 
 
 def table(*headings: str) -> Table:
@@ -75,20 +98,20 @@ def table(*headings: str) -> Table:
 
 @contextmanager
 def printing(form: str) -> Iterator[None]:
-    """Print inside as `text`, as `md`, Markdown, or as `csv`: the tables alone, in SI, an empty line between two."""
-    token = _form.set(form)
+    """Print inside as `text`, as `md` (Markdown) or as `csv` (tables only, SI units, an empty line between tables)."""
+    token = _format.set(form)
     try:
         yield
     finally:
-        _form.reset(token)
+        _format.reset(token)
 
 
 def show(content: str | Table = "", style: str = "") -> None:
-    """Print a line or a table to standard output. style: as rich names them, for the whole line.
+    """Print a line or a table to standard output.
 
-    Hints, which are `dim`, are for readers of text alone.
+    style: rich's name of the style of a whole line; Markdown and CSV leave out what is `dim`, hints to readers.
     """
-    form = _form.get()
+    form = _format.get()
     if form == "csv":
         if isinstance(content, Table):
             click.echo(_csv(content.without_bars()))
@@ -96,90 +119,78 @@ def show(content: str | Table = "", style: str = "") -> None:
         if style != "dim" and content:
             click.echo(_markdown(content, style))
     elif isinstance(content, Table):
-        fitting, same, left_out = _fitting(content)
-        if _styled():
-            _show_styled_table(fitting)
+        shown, constant, dropped = _fit_to_terminal(content)
+        if _is_styled():
+            _show_styled_table(shown)
         else:
-            click.echo(_plain(fitting))
-        if same:
-            show(f"in every row: {', '.join(same)}", "dim")
-        if left_out:
-            show(f"no room for {', '.join(left_out)}", "dim")
-    elif _styled():
+            click.echo(_plain(shown))
+        if constant:
+            show(f"same in every row: {', '.join(constant)}", "dim")
+        if dropped:
+            show(f"columns left out (terminal too narrow): {', '.join(dropped)}", "dim")
+    elif _is_styled():
         _show_styled(content, style)
     else:
         click.echo(content)
 
 
-def _styled() -> bool:
+def _is_styled() -> bool:
     """Tell whether the output is a terminal that may be coloured."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def _fitting(content: Table) -> tuple[Table, list[str], list[str]]:
-    """Return a table that fits a terminal, what all rows of columns that it lacks say, and the other columns it lacks.
+def _fit_to_terminal(content: Table) -> tuple[Table, list[str], list[str]]:
+    """Return a table that fits the terminal, dropped columns of constant text as `name text`, and other dropped names.
 
-    A pipe has room for all.
+    A pipe has no width.
     """
-    same: list[str] = []
-    left_out: list[str] = []
+    constant: list[str] = []
+    dropped: list[str] = []
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
-    if _width(content) > columns:
+    if content.width > columns:
         content = content.without_bars()
-    if _width(content) > columns:
-        alike = [at for at in range(len(content.headings)) if _is_alike(content, at)]
-        for at in reversed(alike) if len(content.rows) > 1 and len(alike) < len(content.headings) else ():
-            same.insert(0, f"{_name(content.headings[at])} {_words(content.rows[0][at])}".strip())
-            content = content.without(at)
-    while _width(content) > columns:
-        widths = _widths(content)
-        spare = [at for at, heading in enumerate(content.headings) if heading.startswith("?")]
-        if not spare:
+    if content.width > columns:
+        same = [i for i in range(len(content.headings)) if _is_constant(content, i)]
+        for i in reversed(same) if len(content.rows) > 1 and len(same) < len(content.headings) else ():
+            constant.insert(0, f"{content.names[i]} {cell_text(content.rows[0][i])}".strip())
+            content = content.without(i)
+    while content.width > columns:
+        widths = content.widths
+        droppable = [i for i, heading in enumerate(content.headings) if heading.startswith("?")]
+        if not droppable:
             break
-        widest = max(spare, key=lambda at: (_spare(content.headings[at]), widths[at]))
-        left_out.append(_name(content.headings[widest]))
-        content = content.without(widest)
-    return content, [words for words in same if words], left_out
+        i = max(droppable, key=lambda i: (content.headings[i].count("?"), widths[i]))
+        dropped.append(content.names[i])
+        content = content.without(i)
+    return content, list(filter(None, constant)), dropped
 
 
-def _is_alike(content: Table, at: int) -> bool:
-    """Tell whether a column says the same in every row; a mark without a heading means nothing away from its rows."""
-    words = {_words(row[at]) for row in content.rows}
-    return len(words) == 1 and (bool(_name(content.headings[at])) or words == {""})
-
-
-def _width(content: Table) -> int:
-    """Return how wide a table is."""
-    return sum(_widths(content)) + len(GAP) * (len(content.headings) - 1)
-
-
-def _widths(content: Table) -> list[int]:
-    """Return how wide each column is."""
-    columns = zip(map(_name, content.headings), *([_words(cell) for cell in row] for row in content.rows), strict=True)
-    return [max(map(len, column)) for column in columns]
+def _is_constant(content: Table, i: int) -> bool:
+    """Tell whether column i has the same text in every row; a mark without a heading has to stay in its row."""
+    texts = {cell_text(row[i]) for row in content.rows}
+    return len(texts) == 1 and (bool(content.names[i]) or texts == {""})
 
 
 def _plain(content: Table) -> str:
-    rows = [[_words(cell) for cell in row] for row in content.rows]
-    widths = _widths(content)
-    right = [_is_number(heading) for heading in content.headings]
+    widths, right = content.widths, content.right_aligned
 
-    def line(cells: list[str]) -> str:
-        placed = zip(cells, widths, right, strict=True)
-        return GAP.join(cell.rjust(width) if last else cell.ljust(width) for cell, width, last in placed).rstrip()
+    def line(cells: Sequence[str]) -> str:
+        columns = zip(cells, widths, right, strict=True)
+        return GAP.join(cell.rjust(width) if last else cell.ljust(width) for cell, width, last in columns).rstrip()
 
-    rule = "-" * _width(content)
-    return "\n".join([line([_name(heading) for heading in content.headings]), rule, *map(line, rows)])
+    rows = (line([cell_text(cell) for cell in row]) for row in content.rows)
+    return "\n".join([line(content.names), "-" * content.width, *rows])
 
 
-def _words(cell: Cell) -> str:
+def cell_text(cell: Cell) -> str:
+    """Return a cell as text."""
     if isinstance(cell, float):
         return bar(cell)
     return cell if isinstance(cell, str) else cell[0]
 
 
 def bar(share: float, width: int = BAR) -> str:
-    """Return a bar of that share of the width: eighths of a character, whole `#` where the output takes ASCII alone."""
+    """Return a bar of that share of the width: eighths of a character, whole `#` where the output is ASCII."""
     eighths = round(8 * width * min(max(share, 0.0), 1.0))
     if not (sys.stdout.encoding or "").lower().startswith("utf"):
         return "#" * round(eighths / 8)
@@ -191,27 +202,29 @@ def _markdown(content: str | Table, style: str) -> str:
         line = " ".join(content.split())
         lead = "### " if style == "bold" else "- " if content.startswith("  ") else ""
         return f"{lead}{line}\n"
-    kept = content.without_bars()
+    content = content.without_bars()
 
     def line_of(cells: Sequence[str]) -> str:
         return f"| {' | '.join(cell.replace('|', chr(92) + '|').replace(chr(10), ' ') for cell in cells)} |"
 
-    rules = ["---:" if _is_number(heading) else "---" for heading in kept.headings]
-    rows = (line_of([_words(cell) for cell in row]) for row in kept.rows)
-    return "\n".join([line_of([_name(heading) for heading in kept.headings]), line_of(rules), *rows, ""])
+    rules = ["---:" if right else "---" for right in content.right_aligned]
+    rows = (line_of([cell_text(cell) for cell in row]) for row in content.rows)
+    return "\n".join([line_of(content.names), line_of(rules), *rows, ""])
 
 
 def _csv(content: Table) -> str:
-    """Return a table as CSV. An interval takes two columns; a unit stands in the heading, or in a column of its own."""
-    columns: list[list[str]] = []
-    for at, heading in enumerate(content.headings):
-        columns += _columns(_name(heading), [row[at] for row in content.rows])
+    """Return a table as CSV. An interval takes two columns; a unit is in the heading, or in a column of its own."""
+    columns = [
+        column
+        for i, name in enumerate(content.names)
+        for column in _csv_columns(name, [row[i] for row in content.rows])
+    ]
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(zip(*columns, strict=True))
     return text.getvalue()
 
 
-def _columns(heading: str, cells: Sequence[Cell]) -> Iterator[list[str]]:
+def _csv_columns(heading: str, cells: Sequence[Cell]) -> Iterator[list[str]]:
     numbers = [cell for cell in cells if isinstance(cell, Number)]
     units = dict.fromkeys(cell.unit for cell in numbers)
     unit = next(iter(units)) if len(units) == 1 else ""
@@ -227,13 +240,13 @@ def _columns(heading: str, cells: Sequence[Cell]) -> Iterator[list[str]]:
 
 def _raw(cell: Cell, end: str) -> str:
     """Return a cell as a program reads it: the number in SI, a count without separators, nothing for `-`."""
+    text = cell_text(cell)
     if isinstance(cell, Number):
         value = cell.high if end == "high" and cell.high is not None else cell.low
-        return repr(value)
-    words = _words(cell)
-    if words == "-":
+        return f"{value:.0f}" if text == f"{value:,.0f}" and value.is_integer() else repr(value)
+    if text == "-":
         return ""
-    return words.replace(",", "") if _GROUPED.fullmatch(words) else words
+    return text.replace(",", "") if _GROUPED.fullmatch(text) else text
 
 
 def _show_styled(line: str, style: str) -> None:
@@ -249,10 +262,9 @@ def _show_styled_table(content: Table) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    made = RichTable(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold", show_edge=False)
-    for heading in content.headings:
-        justify = "right" if _is_number(heading) else "left"
-        made.add_column(_name(heading), justify=justify, overflow="fold")  # type: ignore[arg-type]
+    styled = RichTable(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold", show_edge=False)
+    for name, right in zip(content.names, content.right_aligned, strict=True):
+        styled.add_column(name, justify="right" if right else "left", overflow="fold")
     for row in content.rows:
-        made.add_row(*(Text(*cell) if isinstance(cell, tuple) else Text(_words(cell)) for cell in row))
-    Console(highlight=False).print(made)
+        styled.add_row(*(Text(*cell) if isinstance(cell, tuple) else Text(cell_text(cell)) for cell in row))
+    Console(highlight=False).print(styled)

@@ -1,4 +1,4 @@
-"""What a run of the harness left, for people."""
+"""The terminal view of a profiling run."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from pathlib import Path
 from costmodel.profiling.running import ProfileRun
 from costmodel.report.page import show
 
-_SHOWN = 3  # failed kernels that are told
+_SHOWN = 3  # failed kernels that are listed
 
 
-def show_run(found: ProfileRun, output: Path) -> None:
-    """Print how much was measured, what failed, and what to do with the table."""
-    more = f", {found.left:,} more would follow" if found.left else ""
-    show(f"{found.new:,} new rows of {found.device}, {found.rows:,} in {output}{more}")
-    for row, reason in list(found.failed.items())[:_SHOWN]:
+def show_run(run: ProfileRun, output: Path) -> None:
+    """Print how much was measured, what failed, and the command that uses the table."""
+    more = f"; {run.left:,} more kernels could be measured" if run.left else ""
+    show(f"{run.new:,} new rows of {run.device}, {run.rows:,} in {output}{more}")
+    for row, reason in list(run.failed.items())[:_SHOWN]:
         show(f"{row}: {reason}", "dim")
-    if len(found.failed) > _SHOWN:
-        show(f"{len(found.failed):,} kernels cannot run here; {output.with_suffix('.json').name} names them", "dim")
-    path = "" if found.device_file is None else f" --path {output.with_suffix('')}"
-    folder = f"{output.with_suffix('')}/hardware/calibrations/{found.device}"
-    show(f"costmodel calibrate {output} --device {found.device} --output {folder}/torch.yaml{path}")
+    if len(run.failed) > _SHOWN:
+        listed = output.with_suffix(".json").name
+        show(f"{len(run.failed):,} kernels could not run on this machine (listed in {listed})", "dim")
+    folder = output.with_suffix("")
+    path = "" if run.device_file is None else f" --path {folder}"
+    calibration = f"{folder}/hardware/calibrations/{run.device}/torch.yaml"
+    show(f"costmodel calibrate {output} --device {run.device} --output {calibration}{path}")

@@ -1,4 +1,4 @@
-"""The errors of kernel predictions and of fits, and what was left out of them, as tables for people."""
+"""The terminal views of errors: of kernel predictions, of a calibration's fits, and the skipped rows."""
 
 from __future__ import annotations
 
@@ -10,89 +10,90 @@ from costmodel.fitting.calibrate import CalibrationRun
 from costmodel.fitting.run_plan import FEWEST
 from costmodel.fitting.scoring import Score
 from costmodel.measurements.exclusions import Exclusion
-from costmodel.report.number import Number
-from costmodel.report.page import show, table
+from costmodel.report.page import Number, show, table
 from costmodel.report.text import NONE
 
-_PATH = re.compile(r"(?<!\S)\S*/(?=\S+:\d+)")  # folders in front of a file's name and line
+_FOLDERS = re.compile(r"(?<!\S)\S*/(?=\S+:\d+)")  # folders before a file's name and line
+_MODELS = {
+    "roofline": "error: roofline", "data": "data only", "form": "formula only", "residual": "formula + correction",
+}  # fmt: skip
 
 
 def show_scores(scores: Sequence[Score]) -> None:
     """Print one row for each device, operator and number format that has scored rows."""
     rows = table(
-        "device", "operator", "format", ">rows", ">mean error", "?>median", "?>bias", "?>in 80 %", "?>half width"
+        "device", "operator", "format", ">rows", ">mean error", "?>median", "?>bias", "?>within 80 % interval",
+        "?>interval half-width",
     )  # fmt: skip
-    for one in scores:
-        if one.rows:
+    for score in scores:
+        if score.rows:
             rows.add(
-                one.device, one.op, one.dtype, f"{one.rows:,}", _percent(one.mean), _percent(one.median),
-                _percent(one.bias, sign=True), _percent(one.inside), _percent(one.half_width),
+                score.device, score.op, score.dtype, f"{score.rows:,}", _percent(score.mean), _percent(score.median),
+                _percent(score.bias, sign="+"), _percent(score.inside), _percent(score.half_width),
             )  # fmt: skip
-    if rows.rows:
-        show(rows)
-    else:
-        show("no row can be scored")
+    show(rows if rows.rows else "no rows could be scored")
 
 
-def show_omissions(left_out: Sequence[Exclusion]) -> None:
-    """Print what was left out, and why."""
-    if not left_out:
-        show("no row is left out", "dim")
+def show_exclusions(exclusions: Sequence[Exclusion]) -> None:
+    """Print the skipped rows with the reason."""
+    if not exclusions:
+        show("no rows were skipped", "dim")
         return
-    rows = table(">left out", "operator", "reason", "rows")
-    for one in left_out:
-        more = ", …" if one.rows > len(one.places) else ""
-        places = ", ".join(_PATH.sub("", place) for place in one.places)
-        rows.add(f"{one.rows:,}", one.op, one.reason, places + more)
+    rows = table(">skipped", "operator", "reason", "rows")
+    for group in exclusions:
+        places = ", ".join(_FOLDERS.sub("", place) for place in group.places)
+        rows.add(f"{group.rows:,}", group.op, group.reason, places + (", …" if group.rows > len(group.places) else ""))
     show(rows)
 
 
-def show_fits(found: CalibrationRun) -> None:
-    """Print the cross-validated errors of a calibration's fits, what was not fitted, and what to do with the file."""
-    evidence = found.outcome.evidence
-    rows = table(
-        "family", "form", ">rows", ">groups", "held out", ">roofline", ">data", ">form", ">residual", ">median", ">bias"
-    )  # fmt: skip
+def show_fits(run: CalibrationRun) -> None:
+    """Print the cross-validated errors of a calibration's fits, what was not fitted, and what to do about it."""
+    evidence = run.outcome.evidence
+    errors = (f">{heading}" for heading in _MODELS.values())
+    rows = table("family", "formula", ">rows", ">groups", "held out by", *errors, ">median", ">bias")
     for key, fit in evidence.fitted.items():
-        best = fit.errors["residual"]
+        used = fit.errors["residual"]
         rows.add(
             key, fit.recipe.form, f"{fit.rows:,}", f"{fit.groups:,}", evidence.held_out[key],
-            *(_percent(fit.errors[model].mean) for model in ("roofline", "data", "form", "residual")),
-            _percent(best.median), _percent(best.bias, sign=True),
+            *(_percent(fit.errors[model].mean) for model in _MODELS), _percent(used.median),
+            _percent(used.bias, sign="+"),
         )  # fmt: skip
     show(rows)
-    show("Mean errors of rows whose group a fit had not seen; `residual` is what prices are made of.", "dim")
-    for key, count in found.too_few.items():
+    show(
+        "Mean errors on held-out groups of rows; predictions use formula + correction, whose median and bias follow.",
+        "dim",
+    )
+    for key, count in run.too_few.items():
         show(f"{key}: {count} rows are too few to fit, at least {FEWEST} are needed")
-    for key, count in found.without_recipe.items():
-        show(f"{key}: {count:,} rows, but the plan has no recipe for it")
-    if found.too_few or found.without_recipe:
-        _show_sibling(found)
-    if found.kernels > 1:
-        show(f"{found.kernels} kernels share these fits; where they differ, fit the rows of each to a file of its own")
-    if found.other_devices:
-        show(f"{found.other_devices:,} rows are of other devices", "dim")
+    for key, count in run.without_recipe.items():
+        show(f"{key}: {count:,} rows, but the fit plan does not cover this operator")
+    if run.too_few or run.without_recipe:
+        _show_sibling(run)
+    if run.kernels > 1:
+        show(f"{run.kernels} kernels share these fits; if they differ, fit each to its own file")
+    if run.other_devices:
+        show(f"{run.other_devices:,} rows are of other devices", "dim")
 
 
-def show_use(found: CalibrationRun, output: Path) -> None:
+def show_use(run: CalibrationRun, output: Path) -> None:
     """Print how a scenario comes to use a calibration file."""
-    file = found.outcome.evidence.file
-    families = sorted({key.partition("/")[0] for key in found.outcome.evidence.fitted})
-    named = ", ".join(f"{family}: {file.library}" for family in families)
-    folder = f"hardware/calibrations/{file.name.partition('/')[0]}"
-    show(f"Wrote {output} and {output.with_suffix('.json').name}. With both in {folder} of a search path,")
-    show(f"and `calibration: {{default: {{{named}}}}}` in the device file, simulate uses them.")
+    file = run.outcome.evidence.file
+    families = sorted({key.partition("/")[0] for key in run.outcome.evidence.fitted})
+    default = ", ".join(f"{family}: {file.library}" for family in families)
+    show(f"Wrote {output} and {output.with_suffix('.json').name}.")
+    show(
+        f"Put both into hardware/calibrations/{file.name.partition('/')[0]} on your search path "
+        f"and add `calibration: {{default: {{{default}}}}}` to the device file to use them."
+    )
 
 
-def _show_sibling(found: CalibrationRun) -> None:
-    device = found.outcome.evidence.file.device
-    if found.inherits:
-        show(f"the fits of {found.inherits} stand in for these, where it has them: {device} inherits from it")
+def _show_sibling(run: CalibrationRun) -> None:
+    device = run.outcome.evidence.file.device
+    if run.inherits:
+        show(f"these use the fits of {run.inherits} where available, because {device} inherits from it")
     else:
-        show(f"`calibration: {{inherit: SIBLING}}` in {device} lets another device's fits stand in for these")
+        show(f"add `calibration: {{inherit: SIBLING}}` to {device} to use another device's fits for these")
 
 
-def _percent(value: float | None, *, sign: bool = False) -> str:
-    if value is None:
-        return NONE
-    return Number(f"{100 * value:+.1f} %" if sign else f"{100 * value:.1f} %", value)
+def _percent(value: float | None, sign: str = "") -> str:
+    return NONE if value is None else Number(f"{100 * value:{sign}.1f} %", value)

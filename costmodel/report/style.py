@@ -1,4 +1,4 @@
-"""How figures look: one style, colours that a colour-blind reader tells apart, axes in human units, the same bytes.
+"""The look of figures: one style, colours that colour-blind readers can distinguish, axes in readable units.
 
 Colours: Okabe and Ito, Color Universal Design, jfly.uni-koeln.de/color, 2008.
 """
@@ -31,12 +31,12 @@ GREY, PALE = "#7F7F7F", "#D9D9D9"
 CYCLE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 BOUNDS = {"compute": BLUE, "memory": ORANGE, "network": GREEN, "latency": PURPLE, "capacity": BLACK}
 
-WIDTH = 5.2  # inches: at half of it, as in two columns, text of 9 points stays readable
+WIDTH = 5.2  # inches: text of 9 points stays readable at half the width, as in two columns
 TICK_DIGITS = 3
-LONGEST_NAME = 28  # characters of a name that a figure shows
-LONGEST_TOLD = 200  # characters of what a figure tells under the pointer
-_TELLING = "tells "  # what a group's name begins with until the file is made
-_TOLD = re.compile(rb'<g id="tells ([^"]*)">')
+LONGEST_NAME = 28  # characters of a name
+LONGEST_TOOLTIP = 200  # characters of a tooltip
+_TOOLTIP = "tooltip "  # prefix of a group's id, replaced in the SVG
+_TOOLTIP_GROUP = re.compile(rb'<g id="tooltip ([^"]*)">')
 
 _STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
@@ -70,7 +70,7 @@ def styled() -> Iterator[None]:
     with mpl.rc_context(), warnings.catch_warnings():
         mpl.rcdefaults()
         mpl.rcParams.update(cast(Any, _STYLE))
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in another script; the SVG holds it
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in another script; the SVG has it
         yield
 
 
@@ -80,28 +80,37 @@ def canvas(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def rendered(figure: Figure, form: Literal["svg", "png"]) -> bytes:
-    """Return a figure as a file holds it: no date, no versions, so that the same figure gives the same bytes."""
-    nothing: dict[str, Any] = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[form]
+def figure_bytes(figure: Figure, form: Literal["svg", "png"]) -> bytes:
+    """Return a figure as a file without date and versions: the same figure gives the same bytes."""
+    metadata: dict[str, Any] = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[form]
     file = io.BytesIO()
-    figure.savefig(file, format=form, metadata=nothing)
-    return _TOLD.sub(rb"<g><title>\1</title>", file.getvalue()) if form == "svg" else file.getvalue()
+    figure.savefig(file, format=form, metadata=metadata)
+    data = file.getvalue()
+    return _TOOLTIP_GROUP.sub(rb"<g><title>\1</title>", data) if form == "svg" else data
 
 
-def tell(artists: Iterable[Artist], told: str) -> None:
-    """Let an SVG tell something where a pointer rests on the artists."""
+def add_tooltip(artists: Iterable[Artist], text: str) -> None:
+    """Let an SVG show a text where a pointer hovers over the artists."""
     for artist in artists:
-        artist.set_gid(f"{_TELLING}{name_of(told, LONGEST_TOLD)}")
+        artist.set_gid(f"{_TOOLTIP}{display_name(text, LONGEST_TOOLTIP)}")
 
 
-def name_of(text: str, longest: int = LONGEST_NAME) -> str:
-    """Return a name as a figure shows it: on one line, printable, not longer than the figure can bear."""
+def display_name(text: str, longest: int = LONGEST_NAME) -> str:
+    """Return a name on one line, printable, shortened to `longest` characters."""
     clean = "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
     return clean if len(clean) <= longest else clean[: longest - 1] + "…"
 
 
+def label_rows(axes: Axes, names: Sequence[str], size: float = 9.0, longest: int = LONGEST_NAME) -> None:
+    """Label the rows of a bar chart, the first one on top. size: of the text [points]."""
+    axes.set_yticks(range(len(names)), [display_name(name, longest) for name in names], fontsize=size)
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False, axis="y")
+
+
 def unit_for(value: float, dimension: str) -> tuple[str, float]:
-    """Return the unit in which a value of a dimension is short to read, and how many SI units that is."""
+    """Return the unit in which a value is short, and that unit in SI."""
     if dimension == "ratio":
         return "%", parse("1 %", "ratio")
     unit = render(float(f"{value:.3g}"), dimension).partition(" ")[2] if value else ""
@@ -109,7 +118,7 @@ def unit_for(value: float, dimension: str) -> tuple[str, float]:
 
 
 def linear_axis(axis: Axis, what: str, dimension: str, highest: float) -> None:
-    """Label a linear axis with its unit, ticks in that unit."""
+    """Label a linear axis with its unit."""
     unit, factor = unit_for(highest, dimension)
     axis.set_label_text(f"{what} ({unit})" if unit else what)
     axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
@@ -117,7 +126,7 @@ def linear_axis(axis: Axis, what: str, dimension: str, highest: float) -> None:
 
 
 def log_axis(axis: Axis, what: str, dimension: str, ends: tuple[float, float]) -> None:
-    """Label a logarithmic axis; each tick carries its unit. ends: lowest and highest value on it."""
+    """Label a logarithmic axis, each tick with its unit. ends: lowest and highest value."""
     decades = math.log10(ends[1] / ends[0])
     axis.set_label_text(what)
     axis.set_major_locator(LogLocator(10, subs=(1.0,) if decades > 2 else (1.0, 2.0, 5.0), numticks=12))
@@ -127,12 +136,12 @@ def log_axis(axis: Axis, what: str, dimension: str, ends: tuple[float, float]) -
 
 
 def marked_axis(
-    axis: Axis, what: str, dimension: str, values: Sequence[float], places: Sequence[float] | None = None
+    axis: Axis, what: str, dimension: str, values: Sequence[float], positions: Sequence[float] | None = None
 ) -> None:
-    """Label an axis with its unit, ticks at the given values. places: where these stand (default: at the values)."""
+    """Label an axis with its unit and ticks at some values. positions: of these ticks (default: the values)."""
     unit, factor = unit_for(max(values), dimension)
     axis.set_label_text(f"{what} ({unit})" if unit else what)
-    axis.set_ticks(places or values, [_short(value / factor) for value in values])
+    axis.set_ticks(positions or values, [_short(value / factor) for value in values])
     axis.set_minor_locator(NullLocator())
 
 

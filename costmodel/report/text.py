@@ -1,11 +1,11 @@
-"""Numbers as text for people."""
+"""Numbers and names as text for people."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
 
-from costmodel.report.number import Number
+from costmodel.report.page import Number
 from costmodel.schema.metrics import dimension_of, unit_of
 from costmodel.units import base_unit, parse, render
 
@@ -13,6 +13,36 @@ SHOWN_DIGITS = 4
 BILLION = 1e9
 NONE = "-"
 SHORT = 10  # characters of a quantity
+
+_READABLE = {
+    "kv_cache": "KV cache",
+    "mtp_parameters": "MTP parameters",
+    "backward_input": "backward (input)",
+    "backward_weight": "backward (weight)",
+    "forward_backward": "overlapped forward/backward",
+}
+_TITLES = {
+    "ttft": "time to first token",
+    "tpot": "time per output token",
+    "latency": "request latency",
+    "mfu": "MFU",
+    "mfu_noncausal": "MFU (non-causal)",
+    "tokens_per_second": "tokens/s",
+    "tokens_per_second_per_device": "tokens/s per device",
+    "tokens_per_second_per_user": "tokens/s per user",
+    "requests_per_second": "requests/s",
+    "input_tokens_per_second": "input tokens/s",
+}
+
+
+def readable(key: str) -> str:
+    """Return a key such as `kv_cache` in words."""
+    return _READABLE.get(key, key.replace("_", " "))
+
+
+def title_of(metric: str) -> str:
+    """Return the name of a metric in full, as plots and pages have it."""
+    return _TITLES.get(metric, readable(metric))
 
 
 def quantity(value: float | None, dimension: str, digits: int = SHOWN_DIGITS) -> str:
@@ -23,7 +53,7 @@ def quantity(value: float | None, dimension: str, digits: int = SHOWN_DIGITS) ->
 
 
 def setting(value: float, dimension: str, digits: int = SHOWN_DIGITS) -> str:
-    """Return a value that somebody chose: in full where that is short, as `80 GiB`, else to a few digits."""
+    """Return a value that a user chose: in full where that is short, as `80 GiB`, else to a few digits."""
     if dimension in ("count", "ratio"):
         return count(value, digits)
     exact = render(value, dimension)
@@ -32,19 +62,22 @@ def setting(value: float, dimension: str, digits: int = SHOWN_DIGITS) -> str:
 
 @cache
 def _base(dimension: str) -> str:
-    """Return the SI unit of a dimension, nothing for what has none."""
-    unit = base_unit(dimension)
+    """Return the SI unit of a dimension, empty for a pure number."""
+    return _unit_text(base_unit(dimension))
+
+
+def _unit_text(unit: str) -> str:
     return "" if unit == "1" else unit
 
 
-def used_of(used: float, capacity: float) -> str:
+def memory_use(used: float, capacity: float) -> str:
     """Return used of available memory, both in GiB."""
     return Number(f"{gib(used)} / {gib(capacity)} GiB", used, _base("size"))
 
 
 def gib(value: float, digits: int = 1) -> str:
     """Return a size as a number of GiB."""
-    return f"{value / _gib():.{digits}f}"
+    return Number(f"{value / _gib():.{digits}f}", value, _base("size"))
 
 
 @cache
@@ -52,27 +85,26 @@ def _gib() -> float:
     return parse("1 GiB", "size")
 
 
-def span(name: str, low: float, high: float) -> str:
-    """Return an interval of a metric; the unit stands once where both ends have the same."""
-    unit = unit_of(name)
+def interval(name: str, low: float, high: float) -> str:
+    """Return an interval of a metric; the unit is written once where both ends have the same."""
+    unit = _unit_text(unit_of(name))
     if low == high:
-        return Number("exact", low, "" if unit == "1" else unit, high)
-    ends = metric(name, low), metric(name, high)
-    number, _, shown = ends[0].partition(" ")
-    words = f"{number if shown and ends[1].endswith(f' {shown}') else ends[0]} .. {ends[1]}"
-    return Number(words, low, "" if unit == "1" else unit, high)
+        return Number("exact", low, unit, high)
+    first, last = metric(name, low), metric(name, high)
+    number, _, shown_unit = first.partition(" ")
+    start = number if shown_unit and last.endswith(f" {shown_unit}") else first
+    return Number(f"{start} .. {last}", low, unit, high)
 
 
 def metric(name: str, value: float | None, digits: int = SHOWN_DIGITS) -> str:
     """Return a metric as people read it: a share as per cent, a time or a size in its unit, a count with separators."""
     if value is None:
         return NONE
-    unit = unit_of(name)
-    return Number(_metric(name, value, digits), value, "" if unit == "1" else unit)
+    return Number(_metric(name, value, digits), value, _unit_text(unit_of(name)))
 
 
-def published_figure(name: str, unit: str | None, value: float | None) -> str:
-    """Return a published figure of a metric: as people read the metric, a ratio of two of them as a factor."""
+def published_value(name: str, unit: str | None, value: float | None) -> str:
+    """Return a published value of a metric as people read it, a ratio of two of them as a factor."""
     if value is not None and unit == "1" and (dimension_of(name) or "count") not in ("count", "ratio"):
         return Number(f"{value:.{SHOWN_DIGITS}g}x", value)
     return metric(name, value)
@@ -89,8 +121,18 @@ def _metric(name: str, value: float, digits: int) -> str:
     return quantity(value, "time" if dimension == "duration" else dimension, digits)
 
 
+def whole(value: float) -> str:
+    """Return a whole number with separators."""
+    return Number(f"{value:,.0f}", value)
+
+
+def dollars(value: float | None) -> str:
+    """Return a price in whole dollars."""
+    return NONE if value is None else Number(f"{value:,.0f} $", value, _base("money"))
+
+
 def count(value: float, digits: int = SHOWN_DIGITS) -> str:
-    """Return a count to a few digits, with separators, or in billions where it has many."""
+    """Return a count to a few digits, with separators, or in billions."""
     rounded = float(f"{value:.{digits}g}")
     if abs(rounded) >= BILLION:
         return Number(f"{rounded / BILLION:,.{digits}g} billion", value)
@@ -103,19 +145,19 @@ def share(value: float) -> str:
 
 
 def percent(value: float | None, digits: int = 1, sign: str = "") -> str:
-    """Return a ratio as per cent. sign: `+` to write it of what is above zero, too."""
+    """Return a ratio as per cent. sign: `+` to write it of values above zero as well."""
     return NONE if value is None else Number(f"{value:{sign}.{digits}%}", value)
 
 
 def short_paths(paths: Sequence[str]) -> dict[str, str]:
-    """Return for each path its last two words, or as many as tell it from the others."""
+    """Return for each path its last two words, or as many as distinguish it from the others."""
     words = {path: path.split(".") for path in paths}
 
     def short(path: str) -> str:
         for length in range(2, len(words[path]) + 1):
-            found = ".".join(words[path][-length:])
-            if not any(other != path and f".{other}".endswith(f".{found}") for other in paths):
-                return found
+            ending = ".".join(words[path][-length:])
+            if not any(other != path and f".{other}".endswith(f".{ending}") for other in paths):
+                return ending
         return path
 
     return {path: short(path) for path in paths}

@@ -1,8 +1,8 @@
 """Timelines as a file in the Chrome trace-event format, which Perfetto and chrome://tracing show.
 
 A process is a pipeline rank or a stage, a thread one of its streams; categories are those of the PyTorch profiler.
-Above the streams stand the actions of the schedule; counters show the messages under way, how busy the busiest link is
-where links are shared, and the activations that a rank holds; arrows follow results to other ranks. [Trace Event
+Above the streams are the actions of the schedule. Counters show the messages in flight, the load of the busiest link
+where links are shared, and the activations that a rank keeps; arrows follow results to other ranks. [Trace Event
 Format, Google, 2016; PyTorch, libkineto.]
 """
 
@@ -13,84 +13,86 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from costmodel.event.engine import Timeline
-from costmodel.event.graph import COPY, KERNEL, MARK, MESSAGE, START
+from costmodel.event.graph import COPY, KERNEL, LAUNCH, MARK, MESSAGE
 from costmodel.schema.whole_files import make_folder, write_whole
 from costmodel.study.timelines import ACTIONS, MICRO, Slice, class_of
 
-CATEGORIES = {KERNEL: "kernel", MESSAGE: "kernel", COPY: "gpu_memcpy", START: "cuda_runtime"}
+Event: TypeAlias = "dict[str, Any]"
+
+CATEGORIES = {KERNEL: "kernel", MESSAGE: "kernel", COPY: "gpu_memcpy", LAUNCH: "cuda_runtime"}
 DIGITS = 4  # of microseconds
 _ACTION_THREAD = 0
-_SIDE = 1 << 16  # processes of one side of a comparison
-_LINES = 2000  # that are packed together
+_SIDE = 1 << 16  # process numbers of one side of a comparison
+_CHUNK = 2000  # events that are compressed at once
 _GZIP = 16 + zlib.MAX_WBITS
 
 
 def write_trace(path: Path, timelines: Mapping[str, Timeline]) -> None:
-    """Write timelines, by scenario, as one file: packed where its name ends in `.gz`, whole or not at all."""
+    """Write timelines by scenario as one file, gzip-compressed if its name ends in `.gz`."""
+    _write(path, _all_events(timelines))
+
+
+def write_merged(path: Path, predicted: Sequence[Slice], measured: Sequence[Slice]) -> None:
+    """Write two timelines as one file, each starting at zero."""
+    sides = (("predicted", predicted), ("measured", measured))
+    _write(path, (event for i, (side, slices) in enumerate(sides) for event in _slice_events(side, slices, _SIDE * i)))
+
+
+def _write(path: Path, events: Iterable[Event]) -> None:
     make_folder(path.parent)
-    lines = document_lines(event for timeline in _placed(timelines) for event in timeline)
-    write_whole(path, _packed(lines) if path.suffix == ".gz" else lines)
+    lines = document_lines(events)
+    write_whole(path, _compressed(lines) if path.suffix == ".gz" else lines)
 
 
 def document_lines(events: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
-    """Yield the JSON document of some events, one a line; the same events give the same bytes."""
+    """Yield the JSON document of events, one per line; the same events give the same bytes."""
     yield b'{"schemaVersion": 1, "displayTimeUnit": "ms", "traceEvents": [\n'
     separator = ""
-    held: list[str] = []
+    chunk: list[str] = []
     for event in events:
-        held.append(separator + json.dumps(event, separators=(",", ":"), allow_nan=False))
+        chunk.append(separator + json.dumps(event, separators=(",", ":"), allow_nan=False))
         separator = ",\n"
-        if len(held) == _LINES:
-            yield "".join(held).encode()
-            held = []
-    yield "".join(held).encode() + b"\n]}\n"
+        if len(chunk) == _CHUNK:
+            yield "".join(chunk).encode()
+            chunk = []
+    yield "".join(chunk).encode() + b"\n]}\n"
 
 
-def write_beside(path: Path, predicted: Sequence[Slice], measured: Sequence[Slice]) -> None:
-    """Write two timelines as one file, each from its own first moment on."""
-    make_folder(path.parent)
-    sides = (("predicted", predicted), ("measured", measured))
-    lines = document_lines(event for number, (side, own) in enumerate(sides) for event in _again(side, own, number))
-    write_whole(path, _packed(lines) if path.suffix == ".gz" else lines)
-
-
-def _again(side: str, slices: Sequence[Slice], number: int) -> Iterator[dict[str, Any]]:
-    """Yield the events of slices that were read. number: of the side, which its processes' numbers begin with."""
-    first = min(each.start for each in slices)
-    processes = {name: _SIDE * number + at for at, name in enumerate(dict.fromkeys(each.process for each in slices))}
-    threads = dict.fromkeys((each.process, each.thread) for each in slices)
-    threads_of = {key: at for at, key in enumerate(threads)}
+def _slice_events(side: str, slices: Sequence[Slice], first_process: int) -> Iterator[Event]:
+    """Yield the events of the slices of a trace that was read."""
+    start = min(piece.start for piece in slices)
+    processes = {name: first_process + i for i, name in enumerate(dict.fromkeys(piece.process for piece in slices))}
+    threads = {key: i for i, key in enumerate(dict.fromkeys((piece.process, piece.thread) for piece in slices))}
     for name, process in processes.items():
-        yield _meta("process_name", process, 0, {"name": f"{side}: {name}"})
-        yield _meta("process_sort_index", process, 0, {"sort_index": process})
-    for (name, thread), at in threads_of.items():
-        yield _meta("thread_name", processes[name], at, {"name": thread})
-    for each in slices:
-        times = each.start - first, each.start - first + each.seconds
-        kind = each.kind or class_of(each.name, each.category)
-        place = processes[each.process], threads_of[each.process, each.thread]
-        yield _slice(each.name, each.category, times, place, {"class": kind})
+        yield from _process_names(process, f"{side}: {name}")
+    for (name, thread), i in threads.items():
+        yield _meta("thread_name", processes[name], i, {"name": thread})
+    for piece in slices:
+        times = piece.start - start, piece.start - start + piece.seconds
+        thread_id = processes[piece.process], threads[piece.process, piece.thread]
+        kind = piece.kind or class_of(piece.name, piece.category)
+        yield _slice(piece.name, piece.category, times, thread_id, {"class": kind})
 
 
-def _packed(lines: Iterable[bytes]) -> Iterator[bytes]:
+def _compressed(lines: Iterable[bytes]) -> Iterator[bytes]:
     """Yield gzip without a time stamp."""
-    packer = zlib.compressobj(wbits=_GZIP)
+    compressor = zlib.compressobj(wbits=_GZIP)
     for line in lines:
-        yield packer.compress(line)
-    yield packer.flush()
+        yield compressor.compress(line)
+    yield compressor.flush()
 
 
-def _placed(timelines: Mapping[str, Timeline]) -> Iterator[Iterator[dict[str, Any]]]:
+def _all_events(timelines: Mapping[str, Timeline]) -> Iterator[Event]:
     first = 0
     for name, timeline in timelines.items():
-        yield trace_events(timeline, name, first)
+        yield from trace_events(timeline, name, first)
         first += 1 + max((stream.device for stream in timeline.graph.streams), default=0)
 
 
-def trace_events(timeline: Timeline, scenario: str, first: int = 0) -> Iterator[dict[str, Any]]:
+def trace_events(timeline: Timeline, scenario: str, first: int = 0) -> Iterator[Event]:
     """Yield the events of a timeline. first: number of its first process."""
     yield from _names(timeline, scenario, first)
     yield from _actions(timeline, first)
@@ -99,31 +101,37 @@ def trace_events(timeline: Timeline, scenario: str, first: int = 0) -> Iterator[
     yield from _counters(timeline, first)
 
 
-def _names(timeline: Timeline, scenario: str, first: int) -> Iterator[dict[str, Any]]:
+def _names(timeline: Timeline, scenario: str, first: int) -> Iterator[Event]:
     used = {task.stream for task in timeline.graph.tasks if task.kind != MARK}
     named: set[int] = set()
-    for number, stream in enumerate(timeline.graph.streams):
+    for i, stream in enumerate(timeline.graph.streams):
         process = first + stream.device
         if process not in named:
             named.add(process)
-            yield _meta("process_name", process, 0, {"name": f"{scenario}, {stream.process}"})
-            yield _meta("process_sort_index", process, 0, {"sort_index": process})
+            yield from _process_names(process, f"{scenario}, {stream.process}")
             yield _meta("thread_name", process, _ACTION_THREAD, {"name": "actions"})
-        if number in used:
-            yield _meta("thread_name", process, number + 1, {"name": stream.name})
-            yield _meta("thread_sort_index", process, number + 1, {"sort_index": number + 1})
+        if i in used:
+            yield _meta("thread_name", process, i + 1, {"name": stream.name})
+            yield _meta("thread_sort_index", process, i + 1, {"sort_index": i + 1})
 
 
-def _meta(name: str, process: int, thread: int, args: Mapping[str, Any]) -> dict[str, Any]:
+def _process_names(process: int, name: str) -> Iterator[Event]:
+    yield _meta("process_name", process, 0, {"name": name})
+    yield _meta("process_sort_index", process, 0, {"sort_index": process})
+
+
+def _meta(name: str, process: int, thread: int, args: Mapping[str, Any]) -> Event:
     return {"ph": "M", "name": name, "pid": process, "tid": thread, "args": dict(args)}
 
 
 def _slice(
-    name: str, category: str, times: tuple[float, float], place: tuple[int, int], args: Mapping[str, Any]
-) -> dict[str, Any]:
+    name: str, category: str, times: tuple[float, float], thread_id: tuple[int, int], args: Mapping[str, Any]
+) -> Event:
+    """Return a slice from the first to the second time [s]. thread_id: process and thread."""
     start, finish = (_microseconds(time) for time in times)
+    process, thread = thread_id
     return {
-        "ph": "X", "name": name, "cat": category, "pid": place[0], "tid": place[1], "ts": start,
+        "ph": "X", "name": name, "cat": category, "pid": process, "tid": thread, "ts": start,
         "dur": round(max(finish - start, 0.0), DIGITS), "args": dict(args),
     }  # fmt: skip
 
@@ -132,65 +140,51 @@ def _microseconds(seconds: float) -> float:
     return round(float(seconds) / MICRO, DIGITS)
 
 
-def _actions(timeline: Timeline, first: int) -> Iterator[dict[str, Any]]:
+def _actions(timeline: Timeline, first: int) -> Iterator[Event]:
     for span in timeline.graph.spans:
-        times = timeline.start[span.first : span.last + 1].min(), _ended(timeline, span.last)
+        times = timeline.start[span.first : span.last + 1].min(), _end(timeline, span.last)
         yield _slice(span.title, ACTIONS, times, (first + span.device, _ACTION_THREAD), {"kind": span.kind})
 
 
-def _ended(timeline: Timeline, number: int) -> float:
-    """Return when a span is over that ends with a task: a mark is no work, though it may hold up what comes after."""
-    times = timeline.start if timeline.graph.tasks[number].kind == MARK else timeline.finish
-    return float(times[number])
+def _end(timeline: Timeline, i: int) -> float:
+    """Return when a span ends whose last task is i: a mark is no work, though later tasks may wait for it."""
+    times = timeline.start if timeline.graph.tasks[i].kind == MARK else timeline.finish
+    return float(times[i])
 
 
-def _tasks(timeline: Timeline, first: int) -> Iterator[dict[str, Any]]:
+def _tasks(timeline: Timeline, first: int) -> Iterator[Event]:
     streams = timeline.graph.streams
     for task, start, finish in zip(timeline.graph.tasks, timeline.start, timeline.finish, strict=True):
         if task.kind != MARK and finish > start:
-            place = first + streams[task.stream].device, task.stream + 1
+            thread_id = first + streams[task.stream].device, task.stream + 1
             args: dict[str, Any] = {"stream": task.stream}
             if task.classes:
                 args["classes"] = {name: _microseconds(seconds) for name, seconds in task.classes}
             elif task.kind == MESSAGE:
                 args["classes"] = {"collective": _microseconds(finish - start)}
-            yield _slice(task.name, CATEGORIES[task.kind], (start, finish), place, args)
+            yield _slice(task.name, CATEGORIES[task.kind], (start, finish), thread_id, args)
 
 
-def _arrows(timeline: Timeline, first: int) -> Iterator[dict[str, Any]]:
-    """Yield an arrow from each message between ranks to what it brings on: viewers draw those that begin in a slice."""
+def _arrows(timeline: Timeline, first: int) -> Iterator[Event]:
+    """Yield an arrow from each message between ranks to what it triggers; viewers draw those that begin in a slice."""
     graph = timeline.graph
-    for number, (source, target) in enumerate(graph.arrows):
-        common = {"cat": "ac2g", "name": "ac2g", "id": (first << 24) + number}
-        for end, kind in ((source, "s"), (target, "f")):
-            stream = graph.tasks[end].stream
+    for number, ends in enumerate(graph.arrows):
+        for task, kind in zip(ends, "sf", strict=True):
+            stream = graph.tasks[task].stream
             event = {
-                "ph": kind, **common, "pid": first + graph.streams[stream].device, "tid": stream + 1,
-                "ts": _microseconds(timeline.start[end]),
+                "ph": kind, "cat": "ac2g", "name": "ac2g", "id": (first << 24) + number,
+                "pid": first + graph.streams[stream].device, "tid": stream + 1,
+                "ts": _microseconds(timeline.start[task]),
             }  # fmt: skip
             yield event if kind == "s" else {**event, "bp": "e"}
 
 
-def _counters(timeline: Timeline, first: int) -> Iterator[dict[str, Any]]:
-    """Yield counters of each process as they change.
+def _counters(timeline: Timeline, first: int) -> Iterator[Event]:
+    """Yield the counters of each process as they change.
 
-    messages: on their way; busiest link: per cent of it that they use, where links are shared, each at its mean rate;
-    memory: bytes of activations that are held.
+    messages: in flight; busiest link: its load in per cent at the mean rate of each message; memory: activations [B].
     """
-    graph = timeline.graph
-    steps: dict[tuple[int, str, str], list[tuple[float, float]]] = defaultdict(list)
-    for task, start, finish in zip(graph.tasks, timeline.start, timeline.finish, strict=True):
-        if task.kind == MESSAGE and finish > start:
-            device = graph.streams[task.stream].device
-            steps[device, "links", "messages"] += [(float(start), 1.0), (float(finish), -1.0)]
-            if task.message is not None and task.message.loads:
-                share = 100.0 * task.message.size * max(task.message.loads.values()) / float(finish - start)
-                steps[device, "busiest link", "per cent"] += [(float(start), share), (float(finish), -share)]
-    for span in graph.spans:
-        begin = float(timeline.start[span.first : span.last + 1].min())
-        own = steps[span.device, "memory", "activations"]
-        own += [(begin, float(span.takes)), (_ended(timeline, span.last), -float(span.frees))]
-    for (device, name, what), changes in sorted(steps.items()):
+    for (device, name, unit), changes in sorted(_counter_changes(timeline).items()):
         level = 0.0
         by_time: dict[float, float] = defaultdict(float)
         for time, change in changes:
@@ -200,5 +194,23 @@ def _counters(timeline: Timeline, first: int) -> Iterator[dict[str, Any]]:
                 level += change
                 yield {
                     "ph": "C", "name": name, "pid": first + device, "tid": 0, "ts": _microseconds(time),
-                    "args": {what: abs(round(level))},
+                    "args": {unit: abs(round(level))},
                 }  # fmt: skip
+
+
+def _counter_changes(timeline: Timeline) -> dict[tuple[int, str, str], list[tuple[float, float]]]:
+    """Return (device, counter, what it counts) -> (time, change)."""
+    graph = timeline.graph
+    changes: dict[tuple[int, str, str], list[tuple[float, float]]] = defaultdict(list)
+    for task, start, finish in zip(graph.tasks, timeline.start, timeline.finish, strict=True):
+        if task.kind == MESSAGE and finish > start:
+            device = graph.streams[task.stream].device
+            changes[device, "links", "messages"] += [(float(start), 1.0), (float(finish), -1.0)]
+            if task.message is not None and task.message.loads:
+                load = 100.0 * task.message.size * max(task.message.loads.values()) / float(finish - start)
+                changes[device, "busiest link", "per cent"] += [(float(start), load), (float(finish), -load)]
+    for span in graph.spans:
+        begin = float(timeline.start[span.first : span.last + 1].min())
+        memory = changes[span.device, "memory", "activations"]
+        memory += [(begin, float(span.allocates)), (_end(timeline, span.last), -float(span.frees))]
+    return changes

@@ -1,4 +1,4 @@
-"""The documents of `search`, `sensitivity`, `reproduce` and `topology`, as `report` reads them back."""
+"""The output of `search`, `sensitivity`, `reproduce` and `topology`, as `report` reads it."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import Field, RootModel
 
 from costmodel.errors import InputError, Location
-from costmodel.schema.results import RESULT, RESULT_HINT, ResultFile, Written, checked, is_newer, read_json, validated
-
-SEARCH, SENSITIVITY = "costmodel/search@1", "costmodel/sensitivity@1"
-HINT = (
-    "known are the results of simulate --json, search --json, sensitivity --json, reproduce --json, topology --json, "
-    "traces, and the folder of a sweep"
+from costmodel.schema.results import (
+    RESULT,
+    RESULT_HINT,
+    OutputModel,
+    ResultFile,
+    is_newer,
+    read_json,
+    validate_as,
+    validate_output,
 )
 
+SEARCH, SENSITIVITY = "costmodel/search@1", "costmodel/sensitivity@1"
+HINT = "supported: --json output of simulate, search, sensitivity, reproduce and topology; traces; sweep folders"
 
-class FoundLayout(Written):
+
+class FoundLayout(OutputModel):
     """A layout that a search evaluated."""
 
     at: dict[str, Any]
@@ -28,8 +34,8 @@ class FoundLayout(Written):
     tied: bool
 
 
-class FoundScenario(Written):
-    """What a search found for a scenario. front: best rates of a device against rates of a user; none of training."""
+class FoundScenario(OutputModel):
+    """The search results of a scenario. front: best rate per device against rate per user; empty for training."""
 
     looked_at: int
     feasible: int
@@ -38,15 +44,15 @@ class FoundScenario(Written):
     front: list[FoundLayout]
 
 
-class SearchFile(Written):
-    """What `search --json` prints."""
+class SearchFile(OutputModel):
+    """The output of `search --json`."""
 
     workload: str
     scenarios: dict[str, FoundScenario] = Field(min_length=1)
 
 
-class Slope(Written):
-    """How a metric follows one parameter of the hardware."""
+class ParameterSensitivity(OutputModel):
+    """The sensitivity of a metric to one hardware parameter."""
 
     path: str
     value: float
@@ -59,17 +65,17 @@ class Slope(Written):
     tied: bool
 
 
-class SensitivityFile(Written):
-    """What `sensitivity --json` prints."""
+class SensitivityFile(OutputModel):
+    """The output of `sensitivity --json`."""
 
     workload: str
     metric: str
     unit: str
-    scenarios: dict[str, list[Slope]] = Field(min_length=1)
+    scenarios: dict[str, list[ParameterSensitivity]] = Field(min_length=1)
 
 
-class Reproduced(Written):
-    """A published figure beside a prediction; null where it has none, or is not compared."""
+class ReproducedValue(OutputModel):
+    """A published value and its prediction; null where there is none, or where they are not compared."""
 
     id: str
     publication: str
@@ -84,12 +90,12 @@ class Reproduced(Written):
     verdict: str
 
 
-class ReproducedFile(RootModel[list[Reproduced]]):
-    """What `reproduce --json` prints."""
+class ReproducedFile(RootModel[list[ReproducedValue]]):
+    """The output of `reproduce --json`."""
 
 
-class Fabric(Written):
-    """A fabric: its parts, its price, how far apart its endpoints are."""
+class TopologyResult(OutputModel):
+    """A topology: its parts, price, diameter and bisection bandwidth."""
 
     name: str
     endpoints: float
@@ -101,29 +107,32 @@ class Fabric(Written):
     bisection_bandwidth: float | None
 
 
-class FabricsFile(RootModel[list[Fabric]]):
-    """What `topology --json` prints."""
+class TopologiesFile(RootModel[list[TopologyResult]]):
+    """The output of `topology --json`."""
 
 
-Answer: TypeAlias = "ResultFile | SearchFile | SensitivityFile | ReproducedFile | FabricsFile"
+Answer: TypeAlias = "ResultFile | SearchFile | SensitivityFile | ReproducedFile | TopologiesFile"
 
 
 def read_answer(path: Path) -> Answer:
-    """Return a document that a command printed; raise InputError where it is cut off, newer, or of another command."""
+    """Return the output of a command; raise InputError if it is incomplete, newer, or of another command."""
     document = read_json(path, HINT)
     if isinstance(document, list) and document and isinstance(document[0], dict):
         if "verdict" in document[0]:
-            return validated(path, document, ReproducedFile, "make it with `costmodel reproduce --json > FILE`")
+            return validate_as(path, document, ReproducedFile, "make it with `costmodel reproduce --json > FILE`")
         if "bisection_bandwidth" in document[0]:
-            return validated(path, document, FabricsFile, "make it with `costmodel topology --json > FILE`")
+            return validate_as(path, document, TopologiesFile, "make it with `costmodel topology --json > FILE`")
     schema = document.get("schema") if isinstance(document, dict) else None
-    if schema == SEARCH:
-        return checked(path, document, SearchFile, SEARCH, "make it with `costmodel search WORKLOAD --json > FILE`")
-    if schema == SENSITIVITY:
-        hint = "make it with `costmodel sensitivity WORKLOAD --metric NAME --json > FILE`"
-        return checked(path, document, SensitivityFile, SENSITIVITY, hint)
-    if schema == RESULT or any(is_newer(schema, known) for known in (RESULT, SEARCH, SENSITIVITY)):
-        known = next((each for each in (SEARCH, SENSITIVITY) if is_newer(schema, each)), RESULT)
-        return checked(path, document, ResultFile, known, RESULT_HINT)
-    told = f"is {schema!r}, of which there are no figures" if schema else "does not say what it is"
-    raise InputError.single(told, hint=HINT, location=Location(str(path)))
+    for known, (model, hint) in _SCHEMAS.items():
+        if schema == known or is_newer(schema, known):
+            return validate_output(path, document, model, known, hint)
+    message = f"is a {schema} file, which `report` cannot draw" if schema else "has no `schema` key"
+    raise InputError.single(message, hint=HINT, location=Location(str(path)))
+
+
+_SCHEMAS: dict[str, tuple[type[ResultFile | SearchFile | SensitivityFile], str]] = {
+    RESULT: (ResultFile, RESULT_HINT),
+    SEARCH: (SearchFile, "make it with `costmodel search WORKLOAD --json > FILE`"),
+    SENSITIVITY: (SensitivityFile, "make it with `costmodel sensitivity WORKLOAD --metric NAME --json > FILE`"),
+}
+"""Schema -> the model of its documents, and how to make one."""

@@ -1,4 +1,4 @@
-"""The documents of a scenario: read once, changed as the user asks, checked, every problem noted."""
+"""The documents of a scenario: read once, overrides applied, checked, every problem collected."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ from typing import Any, Generic, TypeVar
 
 from costmodel.errors import InputError, Problem
 from costmodel.schema.loader import kind_of
-from costmodel.schema.overrides import Override, edited
-from costmodel.schema.references import Library, beside, folder_of
-from costmodel.schema.strict import Strict, checked
+from costmodel.schema.overrides import Override, apply_overrides
+from costmodel.schema.references import Library, folder_of, relative_path
+from costmodel.schema.strict import Strict, validate_tree
 from costmodel.schema.tree import Tree, merge
 
 File = TypeVar("File", bound=Strict)
 
 
 class Stop(Exception):
-    """Ends the work on one part whose problems are already noted."""
+    """Ends the work on a document whose problems are already collected."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Part(Generic[File]):
-    """One document of a scenario as written, changes made. `stated` is the document before the changes."""
+class DocumentPart(Generic[File]):
+    """One document of a scenario with its overrides. `original`: the document before them."""
 
     tree: Tree
-    stated: Tree
+    original: Tree
     _file: File | None
 
     @property
     def file(self) -> File:
-        """Return the checked document; stop where it has problems."""
+        """Return the checked document; stop if it has problems."""
         if self._file is None:
             raise Stop
         return self._file
 
     def require(self) -> None:
-        """Stop where the document has problems."""
+        """Stop if the document has problems."""
         if self._file is None:
             raise Stop
 
 
 class Assembly:
-    """Makes parts, once for all scenarios that share them, and notes every problem on the way.
+    """Reads and checks documents, once for all scenarios that share them, and collects every problem.
 
-    notes: what people should know of what was read, such as keys of a config.json that are not mapped.
+    notes: what users should know about the files read, such as ignored keys of a config.json.
     """
 
     def __init__(self, library: Library, overrides: Sequence[Override] = ()) -> None:
@@ -58,8 +58,8 @@ class Assembly:
         self._parts: dict[tuple[object, ...], Any] = {}
 
     @contextmanager
-    def noting(self) -> Iterator[None]:
-        """Note the problems of what is done inside, and go on after it."""
+    def collecting_problems(self) -> Iterator[None]:
+        """Collect the problems raised inside, and continue after it."""
         try:
             yield
         except InputError as error:
@@ -67,67 +67,74 @@ class Assembly:
         except Stop:
             pass
 
-    def changes(self, target: str, scenario: str | None) -> list[Override]:
-        """Return the changes that the user makes to one document of a scenario, in their order."""
+    def overrides_of(self, document: str, scenario: str | None) -> list[Override]:
+        """Return the overrides of one document of a scenario, in their order."""
         return [
-            change for change in self._overrides
-            if change.place.target == target and change.place.scenario in (None, scenario)
+            override for override in self._overrides
+            if override.target.document == document and override.target.scenario in (None, scenario)
         ]  # fmt: skip
 
-    def part(self, model: type[File], stated: Tree, changes: Sequence[Override] = (), field: str = "") -> Part[File]:
-        """Return a document with `changes` made, checked as `model`."""
-        self._used.update(changes)
-        key = (model, stated, *changes)
+    def part(
+        self, model: type[File], original: Tree, overrides: Sequence[Override] = (), field: str = ""
+    ) -> DocumentPart[File]:
+        """Return a document with `overrides`, checked as `model`. field: the field of the document itself."""
+        self._used.update(overrides)
+        key = (model, original, *overrides)
         if key not in self._parts:
-            tree = edited(stated, changes, field)
-            self._parts[key] = Part(tree, stated, checked(model, tree, self.problems, field))
+            tree = apply_overrides(original, overrides, field)
+            self._parts[key] = DocumentPart(tree, original, validate_tree(model, tree, self.problems, field))
         return self._parts[key]  # type: ignore[no-any-return]
 
     def inline_or_named(self, reference: Tree, schema: str, field: str) -> tuple[Tree, str]:
-        """Return the document that a reference names or holds, and the field below which its own fields stand."""
+        """Return the document that a reference names or holds, and the field of that document."""
         if reference.is_mapping:
             return self.library.extend(reference, schema), field
         return self.library.document(reference, folder_of(schema), schema, field), ""
 
     def model(self, reference: Tree, field: str) -> tuple[Tree, str]:
-        """Return the model that a reference means, and the field below which its own fields stand.
+        """Return the model that a reference names or holds, and the field of that document.
 
-        Beside a name and a mapping this may be a config.json or its folder: a path to it, or `{hf: PATH}`, whose other
-        keys replace what was imported.
+        Besides a name and a mapping it may be a config.json or its folder: a path to it, or `{hf: PATH}`, whose other
+        keys replace imported ones.
         """
-        stated = reference.child("hf") if reference.is_mapping else None
-        if stated is not None:
-            if not isinstance(stated.value, str) or not stated.value:
-                raise InputError.single(
-                    f"must be a path, not {kind_of(stated.value)}", hint="write the path of a config.json",
-                    field=f"{field}.hf".lstrip("."), location=stated.location,
-                )  # fmt: skip
-            base = reference.child("extends")
-            if base is not None:
-                raise InputError.single(
-                    "a model is imported or extends another, not both", hint="keep `hf` or `extends`",
-                    field=f"{field}.extends".lstrip("."), location=base.key,
-                )  # fmt: skip
-            return merge(self._imported(stated), reference.without("hf")), field
+        path = reference.child("hf") if reference.is_mapping else None
+        if path is not None:
+            _check_import(reference, path, field)
+            return merge(self._imported(path), reference.without("hf")), field
         text = reference.value
-        if isinstance(text, str) and text.startswith("./") and _is_config(beside(text, reference.location)):
+        if isinstance(text, str) and text.startswith("./") and _is_config(relative_path(text, reference.location)):
             return self._imported(reference), ""
         return self.inline_or_named(reference, "model", field)
 
     def _imported(self, path: Tree) -> Tree:
-        """Return the model of a config.json, and note what of it is not mapped."""
+        """Return the model of a config.json, and note its ignored keys."""
         from costmodel.schema.hugging_face import import_config  # few models are imported
 
-        imported = import_config(beside(path.value, path.location), path.location)
+        imported = import_config(relative_path(path.value, path.location), path.location)
         self.notes.extend(imported.notes)
         return imported.tree
 
-    def note_unused(self) -> None:
-        """Note the changes for all scenarios that changed nothing in any."""
-        for change in self._overrides:
-            if change.place.scenario is None and change not in self._used:
-                message = "changes nothing: no selected scenario has that part"
-                self.problems.append(Problem(change.value.location, "", message, "name a cluster that has it"))
+    def report_unused(self) -> None:
+        """Collect as problems the overrides for all scenarios that apply to none."""
+        for override in self._overrides:
+            if override.target.scenario is None and override not in self._used:
+                message = "has no effect: no selected scenario has this field"
+                self.problems.append(Problem(override.value.location, "", message, "name a cluster that has it"))
+
+
+def _check_import(reference: Tree, path: Tree, field: str) -> None:
+    """Raise InputError unless `hf` is a path, and the only base of the model."""
+    if not isinstance(path.value, str) or not path.value:
+        raise InputError.single(
+            f"must be a path, not {kind_of(path.value)}", hint="write the path of a config.json",
+            field=f"{field}.hf".lstrip("."), location=path.location,
+        )  # fmt: skip
+    base = reference.child("extends")
+    if base is not None:
+        raise InputError.single(
+            "use either `hf` or `extends`, not both", hint="remove one of them",
+            field=f"{field}.extends".lstrip("."), location=base.key,
+        )  # fmt: skip
 
 
 def _is_config(path: Path) -> bool:

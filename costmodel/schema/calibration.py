@@ -1,14 +1,24 @@
 """The calibration file: what measurements say about the kernels of one implementation on one device."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from costmodel.schema.device import Source
+from costmodel.schema.earlier_names import ACCURACY_KEYS, FAMILY_FIT_KEYS, name_of_today
 from costmodel.schema.forms import FormFile
 from costmodel.schema.quantity import Measure, NumberOrZero, Ratio, Share, Time, Value, wrong
 from costmodel.schema.strict import Strict
 
+
+def _of_today(key: str) -> str:
+    today = name_of_today(key)
+    if today != key:
+        raise wrong(f"is now `{today}`", f"write `{today}`")
+    return key
+
+
+FamilyKey = Annotated[str, AfterValidator(_of_today)]  # `family` or `family/variant`
 Signed = Annotated[Value, Measure("ratio", low=-1.0)]
 RatioOrZero = Annotated[Value, Measure("ratio", zero=True)]
 
@@ -33,15 +43,16 @@ class SpreadFile(Strict):
 class AccuracyFile(Strict):
     """Mean absolute relative errors on rows that the fit had not seen: whole groups of rows are held out together."""
 
+    earlier: ClassVar[dict[str, str]] = ACCURACY_KEYS
     held_out: str = Field(description="what the rows of a group share")
     groups: NumberOrZero = Field(description="how many groups there are")
     roofline: RatioOrZero = Field(description="of the bare roofline")
-    data: RatioOrZero = Field(description="of a smooth function of the shape alone")
+    shape_only: RatioOrZero = Field(description="of a smooth function of the shape alone")
     form: RatioOrZero = Field(description="of the physical form")
-    residual: RatioOrZero = Field(description="of the form with its residual, which is what prices are made of")
+    residual: RatioOrZero = Field(description="of the form with its residual, which is what times are made of")
     median: RatioOrZero = Field(description="the median of these errors in place of the mean")
     bias: Signed = Field(description="median of predicted over measured time, less one")
-    inside: RatioOrZero | None = Field(default=None, description="share of these rows that their 80 % intervals hold")
+    coverage: RatioOrZero | None = Field(default=None, description="share of these rows within their 80 % intervals")
     half_width: RatioOrZero | None = Field(
         default=None, description="median of half an interval of these rows over the predicted time"
     )
@@ -70,6 +81,7 @@ class FamilyFitFile(Strict):
     Either a `form` with its evidence, or shares of the roofline's peaks.
     """
 
+    earlier: ClassVar[dict[str, str]] = FAMILY_FIT_KEYS
     form: FormFile | None = Field(default=None, description="the fitted form; null: shares of the roofline's peaks")
     errors: dict[str, RatioOrZero | None] = Field(
         default={}, description="relative standard errors of the form's parameters; null: the rows do not determine it"
@@ -79,12 +91,13 @@ class FamilyFitFile(Strict):
     )
     radius: Ratio | None = Field(default=None, description="of `measured` shapes about a support point, in lengths")
     accuracy: AccuracyFile | None = Field(default=None, description="cross-validated errors")
-    compute: Share = Field(default=1.0, description="share of the arithmetic and cache peaks")
-    memory: Share = Field(default=1.0, description="share of the device memory's bandwidth")
-    network: Share = Field(default=1.0, description="share of the links' bandwidth")
-    launch: RatioOrZero = Field(default=1.0, description="fixed time over the framework's `launch`")
-    query_keys: NumberOrZero = Field(
-        default=0.0, description="of a backward core: keys that a query costs beside those that it sees"
+    compute_efficiency: Share = Field(default=1.0, description="share of the arithmetic and cache peaks")
+    hbm_efficiency: Share = Field(default=1.0, description="share of the device memory's bandwidth")
+    network_efficiency: Share = Field(default=1.0, description="share of the links' bandwidth")
+    launch_factor: RatioOrZero = Field(default=1.0, description="fixed time over the framework's `launch`")
+    backward_rate: Share = Field(default=1.0, description="of backward attention: rate over the forward kernels'")
+    extra_keys_per_query: NumberOrZero = Field(
+        default=0.0, description="of backward attention: keys that a query costs beside those that it sees"
     )
     spread: list[SpreadFile] = Field(min_length=1, description="measured over predicted times, by predicted time")
     nearness: NearnessFile | None = Field(
@@ -104,6 +117,6 @@ class FitsFile(Strict):
     timings: list[str] = Field(default=[], description="timing methods of the rows, as the tables name them")
     library: str | None = Field(default=None, description="the kernel library, whatever its version or framework")
     residuals: str | None = Field(default=None, description="JSON file beside this one with the families' residuals")
-    families: dict[str, FamilyFitFile] = Field(min_length=1, description="operator family -> fit")
+    families: dict[FamilyKey, FamilyFitFile] = Field(min_length=1, description="operator family -> fit")
     basis: Literal["fitted", "measured", "roofline"] = Field(description="where the efficiencies come from")
     sources: list[Source] = Field(default=[], description="where the values come from")

@@ -1,4 +1,4 @@
-"""The node file and the cluster file: how devices are put together."""
+"""The node, cluster and topology files."""
 
 from typing import Literal
 
@@ -10,99 +10,95 @@ from costmodel.schema.strict import Strict
 
 
 class NicFile(Strict):
-    """The network cards of a node."""
+    """The NICs of a node."""
 
-    per_device: Number = Field(default=1.0, description="NICs that one device has for itself")
+    per_device: Number = Field(default=1.0, description="NICs per device")
     bandwidth: NicBandwidth = Field(description="one NIC, one direction")
-    latency: Latency | None = Field(description="time of a small message; null where no source states it")
+    latency: Latency | None = Field(description="time of a small message; null: unknown")
 
 
 class HostFile(Strict):
-    """The CPU side of a node; null where no source states a value."""
+    """The CPU side of a node; null: unknown."""
 
     memory: Size | None = Field(default=None, description="host memory")
-    bandwidth: Bandwidth | None = Field(default=None, description="host memory bandwidth, all sockets together")
+    bandwidth: Bandwidth | None = Field(default=None, description="host memory bandwidth of all sockets")
     sockets: Number | None = Field(default=None, description="CPU sockets")
     cpu: str | None = Field(default=None, description="CPU model")
-    peak: dict[DType, Peak] | None = Field(
-        default=None, description="number format -> dense peak of all sockets; null where no source states one"
-    )
-    link: str = Field(default="pcie", description="name of the device's link that leads to the host")
-    price: Money | None = Field(default=None, description="price of a node without its devices; null: no source")
+    peak: dict[DType, Peak] | None = Field(default=None, description="format -> dense peak, all sockets; null: unknown")
+    link: str = Field(default="pcie", description="name of the device's link to the host")
+    price: Money | None = Field(default=None, description="price of a node without its devices; null: unknown")
     switches: Number | None = Field(default=None, description="PCIe switches below the sockets; null: none")
-    interconnect: Bandwidth | None = Field(default=None, description="one socket to the others, one direction")
+    interconnect: Bandwidth | None = Field(default=None, description="one-way bandwidth from a socket to the others")
 
 
 class NodeFile(Strict):
-    """Devices in one box."""
+    """Devices in one machine."""
 
-    name: str = Field(description="name by which other files call it")
+    name: str = Field(description="name in references")
     device: str = Field(description="the device file, `devices/NAME`")
     count: Number = Field(description="devices in the node")
-    intra: str = Field(description="name of the device's link that joins the devices")
-    peer_to_peer: bool = Field(default=True, description="false where traffic between devices goes through host memory")
-    nic: NicFile | None = Field(default=None, description="the way out of the node; null where it has none")
+    intra: str = Field(description="name of the link between the devices")
+    peer_to_peer: bool = Field(default=True, description="false: traffic between devices goes through host memory")
+    nic: NicFile | None = Field(default=None, description="NICs; null: none")
     host: HostFile = Field(default_factory=HostFile, description="the CPU side")
     aliases: list[str] = Field(default=[], description="other names of the node")
-    sources: list[Source] = Field(default=[], description="where the values come from")
+    sources: list[Source] = Field(default=[], description="sources of the values")
 
 
 class FabricLatencyFile(Strict):
-    """End-to-end time of a small message; null where no source states it."""
+    """End-to-end time of a small message; null: unknown."""
 
-    same_leaf: Latency | None = Field(default=None, description="between endpoints on one leaf switch")
+    same_leaf: Latency | None = Field(default=None, description="between endpoints on the same leaf switch")
     cross_leaf: Latency | None = Field(default=None, description="between endpoints on different leaf switches")
 
 
 class FabricPriceFile(Strict):
-    """What the parts of a fabric cost; null where no source states it."""
+    """Prices of network parts; null: unknown."""
 
-    switch: Money | None = Field(default=None, description="one switch")
-    link: Money | None = Field(default=None, description="one cable between switches, transceivers included")
-    endpoint_link: Money | None = Field(default=None, description="one cable between a NIC and a switch")
+    switch: Money | None = Field(default=None, description="per switch")
+    link: Money | None = Field(default=None, description="per cable between switches, transceivers included")
+    endpoint_link: Money | None = Field(default=None, description="per cable between a NIC and a switch")
 
 
 class NetworkFile(Strict):
-    """The fabric between nodes."""
+    """The network between nodes."""
 
     topology: str = Field(
-        description="kind of fabric: ft2, ft3, fat-tree, mrft, rail, mpft, sf, df, nvlink, pcie; others have no counts"
+        description="ft2, ft3, fat-tree, mrft, rail, mpft, sf, df, nvlink or pcie; any other has no part counts"
     )
-    planes: Number = Field(default=1.0, description="independent fabrics side by side; of nvlink: switch chips")
-    radix: Number = Field(description="ports of one switch; of nvlink: devices; of pcie: devices below one switch")
+    planes: Number = Field(default=1.0, description="parallel independent planes; nvlink: switch chips")
+    radix: Number = Field(description="ports per switch; nvlink: devices; pcie: devices per switch")
     groups: Number | None = Field(
         default=None,
-        description="groups of a dragonfly, host bridges of a PCIe tree; null: as many as radix allows, one",
+        description="groups of a dragonfly (null: as many as radix allows), host bridges of a PCIe tree (null: one)",
     )
-    oversubscription: LoadFactor = Field(
-        default=1.0, description="a leaf's ports to endpoints over its ports to spines"
-    )
-    pxn: bool = Field(default=True, description="change rails inside the node, over the link that joins its devices")
+    oversubscription: LoadFactor = Field(default=1.0, description="leaf ports to endpoints over leaf ports to spines")
+    pxn: bool = Field(default=True, description="change rails inside the node, over the link between its devices")
     failed: list[str] = Field(
-        default=[], description="parts that do not work: plane0, nic12, leaf0.3, leaf0.3-spine0.1 (flow level only)"
+        default=[], description="failed parts: plane0, nic12, leaf0.3, leaf0.3-spine0.1 (flow engine only)"
     )
-    bandwidth: NicBandwidth | None = Field(default=None, description="one port one way; null: as fast as the NIC")
+    bandwidth: NicBandwidth | None = Field(default=None, description="per port, one direction; null: as the NIC")
     latency: FabricLatencyFile = Field(default_factory=FabricLatencyFile, description="latencies")
-    routing: Literal["static", "ecmp", "adaptive", "spray"] = Field(default="static", description="choice of paths")
-    price: FabricPriceFile = Field(default_factory=FabricPriceFile, description="prices of the parts")
+    routing: Literal["static", "ecmp", "adaptive", "spray"] = Field(default="static", description="path selection")
+    price: FabricPriceFile = Field(default_factory=FabricPriceFile, description="prices of parts")
 
 
 class ClusterFile(Strict):
-    """Equal nodes on one network. Inline in a scenario, `name` may be left out."""
+    """Identical nodes on one network. Inside a scenario, `name` is optional."""
 
-    name: str = Field(default="inline", description="name by which other files call it")
+    name: str = Field(default="inline", description="name in references")
     node: str = Field(description="the node file, `nodes/NAME`")
     count: Number = Field(description="nodes in the cluster")
     network: NetworkFile | None = Field(
-        default=None, description="the fabric; null: several nodes with NICs hang on one switch, at the NIC's latency"
+        default=None, description="the network; null: several nodes with NICs share one switch, at the NIC's latency"
     )
-    sources: list[Source] = Field(default=[], description="where the values come from")
+    sources: list[Source] = Field(default=[], description="sources of the values")
 
 
 class TopologyFile(Strict):
-    """A fabric by itself, for counts and prices; the network of a cluster is written alike."""
+    """A network by itself, for part counts and prices; same keys as the network of a cluster."""
 
-    name: str = Field(description="name by which `costmodel topology` calls it")
-    network: NetworkFile = Field(description="the fabric, as in a cluster file")
-    endpoints: Number | None = Field(default=None, description="endpoints in use; null: every port that is for one")
-    sources: list[Source] = Field(default=[], description="where the values come from")
+    name: str = Field(description="name for `costmodel topology`")
+    network: NetworkFile = Field(description="the network, as in a cluster file")
+    endpoints: Number | None = Field(default=None, description="endpoints in use; null: all endpoint ports")
+    sources: list[Source] = Field(default=[], description="sources of the values")

@@ -1,4 +1,4 @@
-"""The device file: one accelerator, as its datasheet states it."""
+"""The device file: one accelerator, by its datasheet."""
 
 from typing import Literal, Self
 
@@ -23,17 +23,17 @@ from costmodel.schema.strict import Strict
 DType = Literal["fp64", "fp32", "tf32", "bf16", "fp16", "e5m6", "fp8", "fp8_fp16", "fp4", "int8", "int4"]
 """Number formats. `X_Y` is a math unit for format X that accumulates in Y, where a device has several."""
 
-ProductType = Literal[DType, "mxfp4", "nvfp4"]
-"""Number formats of linear layers: blocks of FP4 that hold their scales are multiplied in the unit `fp4`."""
+LinearType = Literal[DType, "mxfp4", "nvfp4"]
+"""Number formats of linear layers: block-scaled FP4 formats run on the math unit `fp4`."""
 
-StoredType = Literal[ProductType, "q4_0", "q8_0", "q4_k", "q5_k", "q6_k"]
-"""Number formats of what is only stored: the blocks of GGUF files as well."""
+StoredType = Literal[LinearType, "q4_0", "q8_0", "q4_k", "q5_k", "q6_k"]
+"""Number formats of stored tensors, including the blocks of GGUF files."""
 
 
 class Source(Strict):
-    """Where values come from."""
+    """The source of values."""
 
-    fields: list[str] = Field(description="paths of the fields that this source covers")
+    fields: list[str] = Field(description="paths of the fields that it covers")
     cite: str = Field(description="title, version, page or address")
     kind: Literal["datasheet", "paper", "measurement", "vendor-page", "derived"] = Field(description="kind of source")
     note: str | None = Field(default=None, description="how the value was read or derived")
@@ -42,59 +42,59 @@ class Source(Strict):
 class ClockFile(Strict):
     """Clock frequencies."""
 
-    tensor_reference: Frequency = Field(description="clock at which the datasheet states tensor peaks")
+    tensor_reference: Frequency = Field(description="clock of the datasheet's tensor peaks")
     max: Frequency = Field(description="highest boost clock")
 
 
-class MathFile(Strict):
+class MathUnitFile(Strict):
     """The dense arithmetic of one number format."""
 
     peak: Peak = Field(description="dense peak of the device; a multiply-add is two FLOP")
     accumulate: Literal["fp64", "fp32", "fp22", "fp16", "int32"] = Field(
-        default="fp32", description="format of the running sum"
+        default="fp32", description="format of the accumulator"
     )
-    scaling: Literal["none", "software", "native"] = Field(default="none", description="who applies block scales")
-    clock: Literal["reference", "max"] = Field(default="reference", description="clock at which the peak is stated")
+    scaling: Literal["none", "software", "native"] = Field(default="none", description="where block scales are applied")
+    clock: Literal["reference", "max"] = Field(default="reference", description="clock of the stated peak")
 
 
-class MemoryFile(Strict):
+class MemoryLevelFile(Strict):
     """One level of the memory hierarchy."""
 
     name: str = Field(description="name of the level, such as smem, l2, hbm")
-    capacity: Size = Field(description="bytes it holds")
-    bandwidth: Bandwidth | None = Field(description="read bandwidth; null where no source states it")
-    per: Literal["processor", "device"] = Field(default="device", description="whose capacity and bandwidth these are")
+    capacity: Size = Field(description="capacity")
+    bandwidth: Bandwidth | None = Field(description="read bandwidth; null: unknown")
+    per: Literal["processor", "device"] = Field(default="device", description="unit of both values")
 
 
 class LinkFile(Strict):
     """A connection of the device to others."""
 
     bandwidth: LinkBandwidth = Field(description="one direction, all lanes of one device together")
-    latency: Latency | None = Field(description="time of a small message; null where no source states it")
+    latency: Latency | None = Field(description="time of a small message; null: unknown")
 
 
 class PowerFile(Strict):
     """Electrical power."""
 
-    tdp: Watts | None = Field(default=None, description="board power limit; null where no source states it")
-    idle: Watts | None = Field(default=None, description="power of a board with nothing to do; null: no source")
+    tdp: Watts | None = Field(default=None, description="board power limit; null: unknown")
+    idle: Watts | None = Field(default=None, description="idle board power; null: unknown")
 
     @model_validator(mode="after")
-    def _idle_below_limit(self) -> Self:
+    def _check_idle(self) -> Self:
         if self.tdp is not None and self.idle is not None and not np.all(np.less_equal(self.idle, self.tdp)):
-            raise wrong("idle is above tdp", "write the power limit as tdp and the idle power as idle")
+            raise wrong("idle must not exceed tdp", "write the power limit as tdp and the idle power as idle")
         return self
 
 
 class PriceFile(Strict):
-    """What the device costs; null where no source states it."""
+    """Prices of the device; null: unknown."""
 
-    rental: MoneyRate | None = Field(default=None, description="rent of one device")
-    purchase: Money | None = Field(default=None, description="price of one device")
+    rental: MoneyRate | None = Field(default=None, description="rent per device")
+    purchase: Money | None = Field(default=None, description="purchase price per device")
 
 
 class CalibrationFile(Strict):
-    """Which measured efficiencies this device has, and whose stand in where it has none."""
+    """The fits of this device, and the sibling whose fits it uses where it has none."""
 
     default: dict[str, str] = Field(
         default={},
@@ -107,18 +107,16 @@ class CalibrationFile(Strict):
 class DeviceFile(Strict):
     """One accelerator."""
 
-    name: str = Field(description="name by which other files call it")
+    name: str = Field(description="name in references")
     architecture: str = Field(description="vendor's architecture name, in lower case")
-    die: str | None = Field(
-        default=None, description="chip that the device is cut from, in lower case; fits of one die serve its devices"
-    )
-    processors: Number = Field(description="streaming multiprocessors that software can use")
+    die: str | None = Field(default=None, description="chip that the device is cut from, in lower case")
+    processors: Number = Field(description="usable streaming multiprocessors (SMs)")
     clock: ClockFile = Field(description="clock frequencies")
-    math: dict[DType, MathFile] = Field(min_length=1, description="number format -> arithmetic; fp32 is the CUDA cores")
-    memory: list[MemoryFile] = Field(min_length=1, description="levels from the nearest to the device memory")
+    math: dict[DType, MathUnitFile] = Field(min_length=1, description="number format -> arithmetic; fp32: CUDA cores")
+    memory: list[MemoryLevelFile] = Field(min_length=1, description="levels, from the nearest to device memory")
     links: dict[str, LinkFile] = Field(default_factory=dict, description="link name -> link")
     power: PowerFile = Field(default_factory=PowerFile, description="electrical power")
     price: PriceFile = Field(default_factory=PriceFile, description="prices")
-    aliases: list[str] = Field(default=[], description="how measurement tables name the device")
-    calibration: CalibrationFile | None = Field(default=None, description="sibling whose efficiencies it may borrow")
-    sources: list[Source] = Field(default=[], description="where the values come from")
+    aliases: list[str] = Field(default=[], description="names of the device in measurement tables")
+    calibration: CalibrationFile | None = Field(default=None, description="fits of the device")
+    sources: list[Source] = Field(default=[], description="sources of the values")

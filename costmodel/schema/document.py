@@ -1,4 +1,4 @@
-"""The resolved document: nested dicts in SI, by the paths that `--set`, sweeps and sensitivities use."""
+"""The resolved document: nested dicts in SI, by the paths of `--set`, sweeps and sensitivities."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from costmodel.schema.device import DeviceFile
 from costmodel.schema.framework import FrameworkFile, PrecisionFile
 from costmodel.schema.installation import Installation
 from costmodel.schema.model import ModelFile
-from costmodel.schema.overrides import Place
+from costmodel.schema.overrides import OverrideTarget
 from costmodel.schema.references import suggest
 from costmodel.schema.workload import PlanFile
 from costmodel.workload.scenario import Scenario
@@ -20,16 +20,16 @@ _PROVENANCE = {"sources", "aliases", "calibration"}
 
 
 def model_document(file: ModelFile) -> dict[str, Any]:
-    """Return the document of a model, with what its heads and FFNs have by default filled in."""
+    """Return the document of a model, with the defaults of its heads and FFNs filled in."""
     document = file.model_dump(exclude=_PROVENANCE)
     for entry in document["layers"]:
         for layer in entry.get("layers", [entry]):
-            _fill(layer, document["hidden"])
+            _fill_defaults(layer, document["hidden"])
     return document
 
 
-def _fill(layer: dict[str, Any], hidden: Quantity) -> None:
-    """Write what a layer's null stands for into its document."""
+def _fill_defaults(layer: dict[str, Any], hidden: Quantity) -> None:
+    """Replace the nulls of a layer's document by the values that they mean."""
     mixer, ffn = layer["mixer"], layer["ffn"]
     if mixer["type"] == "attention":
         defaults = {"kv_heads": mixer["q_heads"], "head_dim": hidden / mixer["q_heads"], "output_bias": mixer["bias"]}
@@ -47,85 +47,84 @@ def scenario_document(
     if "recompute" in document:
         document["recompute"] = sorted(document["recompute"])
     chosen = {"compute": plan.precision.compute, "fallback": plan.precision.fallback}
-    built = scenario.cluster
+    cluster = scenario.cluster
     return document | {
-        "cluster": {"name": built.name, "count": built.count},
+        "cluster": {"name": cluster.name, "count": cluster.count},
         "precision": chosen | formats.model_dump(exclude={"name", "sources"}),
         "framework": framework.model_dump(exclude=_PROVENANCE),
         "hardware": {
             "device": device_document(hardware, scenario),
-            "node": hardware.node.file.model_dump(exclude=_PROVENANCE) | {"count": built.node.count},
+            "node": hardware.node_part.file.model_dump(exclude=_PROVENANCE) | {"count": cluster.node.count},
             "network": _network(scenario),
         },
     }
 
 
 def device_document(hardware: Installation, scenario: Scenario) -> dict[str, Any]:
-    """Return the document of a device; its peaks are those at the processors and the clock it ends up with."""
-    file: DeviceFile = hardware.device.file
+    """Return the document of a device; with overrides, its peaks are those at the final processors and clock."""
+    file: DeviceFile = hardware.device_part.file
     document = file.model_dump(exclude=_PROVENANCE)
-    changed = hardware.device.tree is not hardware.device.stated
-    for name, unit in document["math"].items() if changed else ():
-        unit["peak"] = scenario.cluster.device.peak(name)
+    is_overridden = hardware.device_part.tree is not hardware.device_part.original
+    for name, math_unit in document["math"].items() if is_overridden else ():
+        math_unit["peak"] = scenario.cluster.device.peak(name)
     return document
 
 
 def _network(scenario: Scenario) -> dict[str, Any] | None:
-    fabric = scenario.cluster.network
-    if fabric is None:
+    network = scenario.cluster.network
+    if network is None:
         return None
+    price = network.price
     return {
-        "topology": fabric.topology, "planes": fabric.planes, "radix": fabric.radix, "bandwidth": fabric.bandwidth,
-        "latency": {"same_leaf": fabric.latency_same_leaf, "cross_leaf": fabric.latency_cross_leaf},
-        "routing": fabric.routing, "groups": fabric.groups, "oversubscription": fabric.oversubscription,
-        "pxn": fabric.pxn, "failed": list(fabric.failed),
-        "price": {
-            "switch": fabric.price.switch, "link": fabric.price.link, "endpoint_link": fabric.price.endpoint_link
-        },
+        "topology": network.topology, "planes": network.planes, "radix": network.radix, "bandwidth": network.bandwidth,
+        "latency": {"same_leaf": network.latency_same_leaf, "cross_leaf": network.latency_cross_leaf},
+        "routing": network.routing, "groups": network.groups, "oversubscription": network.oversubscription,
+        "pxn": network.pxn, "failed": list(network.failed),
+        "price": {"switch": price.switch, "link": price.link, "endpoint_link": price.endpoint_link},
     }  # fmt: skip
 
 
-def find(document: Mapping[str, Any], place: Place, scenario: str, path: str) -> Any:
-    """Return the value at a place; raise InputError that names what is there instead."""
-    return entry(document, _route(place, scenario), path)
+def find(document: Mapping[str, Any], target: OverrideTarget, scenario: str, path: str) -> Any:
+    """Return the value at a target; raise InputError, at `path`, that names the fields that exist."""
+    return entry(document, _route(target, scenario), path)
 
 
 def entry(document: Mapping[str, Any], route: Sequence[str], path: str) -> Any:
-    """Return the value that a route leads to; raise InputError, at `path`, that names what is there instead."""
+    """Return the value at the end of a route; raise InputError, at `path`, that names the fields that exist."""
     current: Any = document
     for part in route:
-        known = _keys(current)
-        if part not in known:
-            raise InputError.single(f"nothing here is named {part!r}", hint=suggest(part, list(known)), field=path)
-        current = known[part]
+        entries = _entries(current)
+        if part not in entries:
+            raise InputError.single(f"unknown field {part!r}", hint=suggest(part, list(entries)), field=path)
+        current = entries[part]
     return current
 
 
-def _route(place: Place, scenario: str) -> Sequence[str]:
-    """Return where the document holds what a place of the files says."""
-    own = ("scenarios", scenario)
-    match place.target, place.path:
+def _route(target: OverrideTarget, scenario: str) -> Sequence[str]:
+    """Return the path in the resolved document of what an override targets in the files."""
+    base = ("scenarios", scenario)
+    match target.document, target.path:
         case "workload", _:
             return ("model",)
         case "model", path:
             return ("model", *path)
         case "scenario", path:
-            return (*own, *path)
+            return (*base, *path)
         case "node", ("device",):
-            return (*own, "hardware", "device")
-        case ("node" | "device") as target, path:
-            return (*own, "hardware", target, *path)
+            return (*base, "hardware", "device")
+        case ("node" | "device") as name, path:
+            return (*base, "hardware", name, *path)
         case "cluster", ("node" | "network", *_) as path:
-            return (*own, "hardware", *path)
-        case target, path:
-            return (*own, target, *path)
+            return (*base, "hardware", *path)
+        case name, path:
+            return (*base, name, *path)
 
 
-def _keys(value: Any) -> dict[str, Any]:
+def _entries(value: Any) -> dict[str, Any]:
     """Return the entries of a mapping or list by the words that address them."""
     if isinstance(value, Mapping):
         return dict(value)
     if not isinstance(value, Sequence) or isinstance(value, str):
         return {}
-    by_index = {str(at): item for at, item in enumerate(value)}
+    by_index = {str(i): item for i, item in enumerate(value)}
     return by_index | {item["name"]: item for item in value if isinstance(item, Mapping) and "name" in item}

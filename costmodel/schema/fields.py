@@ -1,4 +1,4 @@
-"""The number that a field holds: which quantity or count the file model says stands at a path."""
+"""The number type of a field: which quantity or count the file model has at a path."""
 
 from __future__ import annotations
 
@@ -12,48 +12,52 @@ from pydantic_core import PydanticCustomError
 from costmodel.errors import InputError, Location
 from costmodel.schema.loader import parse_tree
 from costmodel.schema.quantity import Measure, Positive, Whole
-from costmodel.schema.strict import Strict, classes_of, members_of
-from costmodel.schema.tree import plain
+from costmodel.schema.strict import Strict, file_models, union_members
+from costmodel.schema.tree import to_python
 
 NumberType: TypeAlias = Measure | Whole | Positive
 
 
 def number_at(root: type[Strict], path: Sequence[str]) -> NumberType | None:
-    """Return what kind of number a file holds at `path`, null where it is text, a switch, a list or a mapping.
+    """Return the type of the number at `path`, null for text, a switch, a list or a mapping.
 
-    Items of lists and entries of mappings are all of one kind, so their names and positions say nothing.
+    Items of a list and entries of a mapping of names share one type, so their names and positions do not matter.
     """
     current: Any = root
     notes: Sequence[Any] = ()
     for part in path:
+        models = file_models(current)
         fields = [
-            field
-            for owner in classes_of(current)
-            for name, field in owner.model_fields.items()
-            if (field.alias or name) == part
+            field for model in models for name, field in model.model_fields.items() if part == (field.alias or name)
         ]
         if fields:
             current, notes = fields[0].annotation, fields[0].metadata
             continue
-        arguments = [typing.get_args(one) for one in members_of(current) if typing.get_origin(one) in (list, dict)]
-        if not arguments:
+        containers = [member for member in union_members(current) if typing.get_origin(member) in (list, dict)]
+        if not containers:
             return None
-        current, notes = arguments[0][-1], ()
+        current, notes = typing.get_args(containers[0])[-1], ()
     return next((note for note in (*notes, *_notes(current)) if isinstance(note, NumberType)), None)
 
 
 def read_number(number: NumberType, text: str, label: Location, field: str) -> float:
-    """Return a number written as `--set` takes it, in SI; raise InputError with its place and fix."""
+    """Return a number in SI, written as for `--set`; raise InputError with its location and fix."""
     try:
-        return float(number.check(plain(parse_tree(text, label.source, place=label))))
+        return float(number.check(to_python(parse_tree(text, label.source, label=label))))
     except PydanticCustomError as error:
-        told = error.context or {}
-        raise InputError.single(told["message"], hint=told["hint"], field=field, location=label) from None
+        raise field_error(error, field, label) from None
+
+
+def field_error(error: PydanticCustomError, field: str, location: Location | None) -> InputError:
+    """Return what a field's check found, at its place in a file."""
+    context = error.context or {}
+    return InputError.single(str(context["message"]), hint=str(context["hint"]), field=field, location=location)
 
 
 def _notes(annotation: Any) -> list[Any]:
-    """Return what a type, or a member of a union, is annotated with."""
+    """Return the annotations of a type, and of the members of a union."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         return list(annotation.__metadata__)
-    return [note for one in arguments for note in _notes(one)] if origin in (typing.Union, UnionType) else []
+    is_union = origin in (typing.Union, UnionType)
+    return [note for argument in arguments for note in _notes(argument)] if is_union else []

@@ -37,22 +37,21 @@ from costmodel.schema.workload import WorkloadFile
 from costmodel.schema.writing import yaml_of
 from costmodel.workload.architecture import Architecture
 
-Made = TypeVar("Made")
+Loaded = TypeVar("Loaded")
 
 FILES: dict[str, type[Strict]] = {
     "device": DeviceFile, "node": NodeFile, "cluster": ClusterFile, "framework": FrameworkFile,
     "precision": PrecisionFile, "calibration": FitsFile, "model": ModelFile, "workload": WorkloadFile, "case": CaseFile,
-    "what_if": WhatIfFile, "fit_plan": FitPlanFile, "topology": TopologyFile,
-    "validation": ValidationFile,
+    "what_if": WhatIfFile, "fit_plan": FitPlanFile, "topology": TopologyFile, "validation": ValidationFile,
     "study": StudyFile,
 }  # fmt: skip
-"""The model of every kind of file."""
+"""Kind of file -> its model."""
 
 
 def validate(path: str | Path, search_path: Sequence[str | Path] = ()) -> list[Problem]:
-    """Return every problem of a file and of the files that it names, by file and line; none if it is sound."""
+    """Return every problem of a file and of the files that it refers to, by file and line."""
     assembly = Assembly(Library(search_path))
-    with assembly.noting():
+    with assembly.collecting_problems():
         _check(assembly, Path(path))
     return in_order(assembly.problems)
 
@@ -90,18 +89,18 @@ def load_device(name: str, search_path: Sequence[str | Path] = ()) -> Device:
 
 
 def load_topology(name: str, search_path: Sequence[str | Path] = ()) -> tuple[Network, Quantity | None]:
-    """Return the fabric of a topology file, and how many endpoints are in use: null for all."""
+    """Return the network of a topology file, and how many endpoints are in use: null for all."""
 
-    def made(assembly: Assembly, tree: Tree) -> tuple[Network, Quantity | None]:
+    def load(assembly: Assembly, tree: Tree) -> tuple[Network, Quantity | None]:
         file = assembly.part(TopologyFile, tree).file
         return build.network(file.network), file.endpoints
 
-    return _load(name, "topology", search_path, made)
+    return _load(name, "topology", search_path, load)
 
 
 def load_node(name: str, search_path: Sequence[str | Path] = ()) -> Node:
-    """Return the node of a name or a file, its device inside."""
-    return _load(name, "node", search_path, lambda assembly, tree: install_node(assembly, tree)[2])
+    """Return the node of a name or a file, with its device."""
+    return _load(name, "node", search_path, lambda assembly, tree: install_node(assembly, tree).node)
 
 
 def load_cluster(
@@ -111,22 +110,22 @@ def load_cluster(
     devices: float = 1.0,
     changes: Mapping[str, object] | None = None,
 ) -> Cluster:
-    """Return the cluster of a name or a file; of a node, as many of it as hold `devices`.
+    """Return the cluster of a name or a file; for a node, a cluster of as many as hold `devices`.
 
-    changes: paths of `hardware.…` and their new values, as `--set` takes them.
+    changes: paths of `hardware.…` and their new values, as for `--set`.
     """
     overrides = read_overrides(changes or {}, [])
-    for change in overrides:
-        if change.place.target not in ("cluster", "node", "device"):
+    for override in overrides:
+        if override.target.document not in ("cluster", "node", "device"):
             raise InputError.single(
-                "is no part of the hardware", hint="write --set hardware.…", location=change.value.location
+                "is not part of the hardware", hint="write --set hardware.…", location=override.value.location
             )
     assembly = Assembly(Library(search_path), overrides)
-    with assembly.noting():
-        built = install(assembly, Tree(as_reference(name)), None, devices, None).built
-        assembly.note_unused()
+    with assembly.collecting_problems():
+        cluster = install(assembly, Tree(as_reference(name)), None, devices, None).cluster
+        assembly.report_unused()
         if not assembly.problems:
-            return built
+            return cluster
     raise InputError(in_order(assembly.problems))
 
 
@@ -136,46 +135,46 @@ def load_model(name: str, search_path: Sequence[str | Path] = ()) -> Architectur
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ModelRead:
-    """A model as its file says it. document: checked, in SI, with its sources; notes: what was left out."""
+class ModelDocument:
+    """A model. document: its file, checked, in SI, with its sources; notes: what the file says that is ignored."""
 
     architecture: Architecture
     document: dict[str, Any]
     notes: tuple[str, ...]
 
 
-def read_model(name: str, search_path: Sequence[str | Path] = ()) -> ModelRead:
-    """Return the model of a name, a file, a config.json or the folder that holds one, with what was left out of it."""
+def read_model(name: str, search_path: Sequence[str | Path] = ()) -> ModelDocument:
+    """Return the model of a name, a file, a config.json or the folder that holds one, with its document and notes."""
     assembly = Assembly(Library(search_path))
-    with assembly.noting():
+    with assembly.collecting_problems():
         tree, _ = assembly.model(Tree(_model_reference(name)), "")
         file = assembly.part(ModelFile, tree).file
         document = model_document(file) | file.model_dump(include={"aliases", "sources"})
-        return ModelRead(build.architecture(file), document, tuple(assembly.notes))
+        return ModelDocument(build.architecture(file), document, tuple(assembly.notes))
     raise InputError(in_order(assembly.problems))
 
 
-def read_models(search_path: Sequence[str | Path] = ()) -> tuple[dict[str, ModelRead], list[Problem]]:
+def read_models(search_path: Sequence[str | Path] = ()) -> tuple[dict[str, ModelDocument], list[Problem]]:
     """Return every model on the search path by its name, and the problems of those that cannot be read."""
-    found: dict[str, ModelRead] = {}
+    models: dict[str, ModelDocument] = {}
     problems: list[Problem] = []
     for name in list_names("models", search_path):
         try:
-            found[name] = read_model(name, search_path)
+            models[name] = read_model(name, search_path)
         except InputError as error:
             problems.extend(error.problems)
-    return found, problems
+    return models, problems
 
 
 def imported_yaml(path: str | Path) -> tuple[str, tuple[str, ...]]:
-    """Return a config.json, or that of a folder, as the text of a model file, and what of it is not mapped."""
+    """Return a config.json, or that of a folder, as the text of a model file, and notes on its ignored keys."""
     assembly = Assembly(Library())
-    with assembly.noting():
+    with assembly.collecting_problems():
         imported = import_config(Path(path))
         assembly.part(ModelFile, imported.tree).require()
         source = {"fields": ["hidden", "vocabulary", "layers"], "cite": f"imported from {path}", "kind": "derived"}
         sources = parse_tree(json.dumps([source]), str(path))
-        return yaml_of(imported.tree.having(sources=sources), "model"), imported.notes
+        return yaml_of(imported.tree.with_entries(sources=sources), "model"), imported.notes
     raise InputError(in_order(assembly.problems))
 
 
@@ -191,9 +190,11 @@ def load_document(kind: str, name: str, search_path: Sequence[str | Path] = ()) 
     return _load(name, schema, search_path, lambda assembly, tree: assembly.part(FILES[schema], tree).file.model_dump())
 
 
-def _load(name: str, schema: str, search_path: Sequence[str | Path], make: Callable[[Assembly, Tree], Made]) -> Made:
+def _load(
+    name: str, schema: str, search_path: Sequence[str | Path], load: Callable[[Assembly, Tree], Loaded]
+) -> Loaded:
     assembly = Assembly(Library(search_path))
-    with assembly.noting():
+    with assembly.collecting_problems():
         tree = assembly.library.document(Tree(as_reference(name)), folder_of(schema), schema, "")
-        return make(assembly, tree)
+        return load(assembly, tree)
     raise InputError(in_order(assembly.problems))

@@ -3,15 +3,20 @@ terms of frameworks are fitted to published figures of whole runs."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from costmodel.cost.form_registry import FORMS
+from costmodel.cost.parameter import Parameter, declarations
+from costmodel.schema.calibration import FamilyKey
 from costmodel.schema.case import CaseClass
 from costmodel.schema.device import Source
+from costmodel.schema.earlier_names import FORM_KEYS, FORM_KINDS, RECIPE_KEYS
 from costmodel.schema.fields import number_at
 from costmodel.schema.framework import FrameworkFile
 from costmodel.schema.quantity import Integer, LoadFactor, Ratio, Verbatim, wrong
+from costmodel.schema.references import suggest
 from costmodel.schema.strict import Strict
 
 FRAMEWORK = "framework."  # what the path of a term begins with
@@ -20,16 +25,35 @@ FRAMEWORK = "framework."  # what the path of a term begins with
 class RecipeFile(Strict):
     """How a family is fitted."""
 
+    earlier: ClassVar[dict[str, str]] = RECIPE_KEYS
     form: str = Field(description="the physical form")
-    choices: dict[str, Annotated[Any, Verbatim()]] = Field(
+    constants: dict[str, Annotated[Any, Verbatim()]] = Field(
         default={}, description="what of the form is stated rather than fitted, such as candidate tiles"
     )
     terms: list[str] = Field(default=[], description="further terms of the form, by name")
-    beside: str | None = Field(
+    companion: str | None = Field(
         default=None, description="`family/variant` of streams in the same rows, which are fitted with it"
     )
     fewest: Integer | None = Field(default=None, description="rows below which nothing is fitted; null: 20")
     held_out: list[str] = Field(min_length=1, description="columns whose values cross-validation holds out together")
+
+    @model_validator(mode="after")
+    def _form_has_what_is_named(self) -> Self:
+        if self.form not in FORMS:
+            today = FORM_KINDS.get(self.form)
+            told = f"`{self.form}` is now `{today}`" if today else f"unknown form {self.form!r}"
+            raise wrong(told, suggest(today or self.form, list(FORMS)))
+        known, earlier = declarations(FORMS[self.form]), FORM_KEYS.get(self.form, {})
+        for name in self.constants:
+            if name not in known:
+                today = earlier.get(name)
+                told = f"`{name}` is now `{today}`" if today else f"`{self.form}` has no constant `{name}`"
+                raise wrong(told, suggest(today or name, list(known)))
+        terms = {each.term for each in known.values() if each.term and isinstance(each.kind, Parameter)}
+        for term in self.terms:
+            if term not in terms:
+                raise wrong(f"`{self.form}` has no term `{term}`", f"available: {', '.join(sorted(terms)) or 'none'}")
+        return self
 
 
 class ImplementationFile(Strict):
@@ -41,7 +65,7 @@ class ImplementationFile(Strict):
     frameworks: list[str] = Field(default=[], description="frameworks of the rows, as the tables name them; none: all")
     kernels: list[str] = Field(default=[], description="kernels of the rows, as the tables name them; none: all")
     timings: list[str] = Field(default=[], description="timing methods of the rows; none: all")
-    families: dict[str, str] = Field(min_length=1, description="operator family or `family/variant` -> recipe")
+    families: dict[FamilyKey, str] = Field(min_length=1, description="operator family or `family/variant` -> recipe")
     siblings: list[str] = Field(
         default=[], description="implementations of the plan whose rows the forms are fitted to as well, unscored"
     )
@@ -51,7 +75,7 @@ class BarFile(Strict):
     """How small the error on unseen rows of some kernels is meant to be."""
 
     device: str = Field(description="the device file, `devices/NAME`")
-    families: list[str] = Field(min_length=1, description="operator families or `family/variant`, taken together")
+    families: list[FamilyKey] = Field(min_length=1, description="operator families or `family/variant`, taken together")
     implementations: list[str] = Field(default=[], description="those alone, as calibration files are named; none: all")
     bar: Ratio = Field(description="mean absolute relative error that is asked for; the median below 50 rows")
     aim: Ratio = Field(description="the same, better")
@@ -116,8 +140,10 @@ class FitPlanFile(Strict):
 
     name: str = Field(description="name of the plan")
     recipes: dict[str, RecipeFile] = Field(default={}, description="recipe name -> recipe")
-    defaults: dict[str, str] = Field(default={}, description="operator family or variant -> recipe, for `calibrate`")
-    architectures: dict[str, dict[str, str]] = Field(
+    defaults: dict[FamilyKey, str] = Field(
+        default={}, description="operator family or variant -> recipe, for `calibrate`"
+    )
+    architectures: dict[str, dict[FamilyKey, str]] = Field(
         default={}, description="architecture of a device -> family or variant -> recipe that stands before the default"
     )
     implementations: list[ImplementationFile] = Field(default=[], description="the calibration files to make")

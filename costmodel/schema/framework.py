@@ -1,14 +1,12 @@
 """The framework file (kernels and hosts) and the precision file (number formats)."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from costmodel.schema.device import DType, ProductType, Source, StoredType
-from costmodel.schema.quantity import Bits, Integer, LoadFactor, Measure, Number, Size, Time, Value
+from costmodel.schema.device import DType, LinearType, Source, StoredType
+from costmodel.schema.quantity import Bits, Integer, Latency, LoadFactor, Number, Size, Time
 from costmodel.schema.strict import Strict
-
-TimeOrZero = Annotated[Value, Measure("time", zero=True)]
 
 
 class TileFile(Strict):
@@ -16,120 +14,110 @@ class TileFile(Strict):
 
     m: Integer = Field(description="rows")
     n: Integer = Field(description="columns")
-    split: Integer = Field(default=1, description="blocks that share the K loop of one tile")
+    split: Integer = Field(default=1, description="thread blocks that share the K loop of a tile (split-K)")
 
 
 class HostTimesFile(Strict):
-    """What the host's program adds to a step: scheduling, sampling, the code between kernels."""
+    """Host time per step: scheduling, sampling, the code between kernels."""
 
-    step: TimeOrZero = Field(default=0.0, description="to each step")
-    sequence: TimeOrZero = Field(default=0.0, description="for each sequence of a rank")
-    layer: TimeOrZero = Field(default=0.0, description="for each layer")
-    parallel: TimeOrZero = Field(default=0.0, description="for each layer, where tensor parallelism splits it")
-    experts: TimeOrZero = Field(default=0.0, description="for each layer, where it has experts")
-    group: TimeOrZero = Field(default=0.0, description="for each group of heads of a layer beyond the first")
-    operator: TimeOrZero = Field(
+    step: Latency = Field(default=0.0, description="per step")
+    sequence: Latency = Field(default=0.0, description="per sequence of a rank")
+    layer: Latency = Field(default=0.0, description="per layer")
+    parallel: Latency = Field(default=0.0, description="per layer under tensor parallelism")
+    experts: Latency = Field(default=0.0, description="per layer with experts")
+    group: Latency = Field(default=0.0, description="per head group of a layer beyond the first")
+    operator: Latency = Field(
         default=0.0,
-        description="to start a kernel or message of a training pass, which takes at least all its starts",
+        description="per kernel or message start of a training pass; their sum is a lower bound of its time",
     )
 
 
 class FrameworkFile(Strict):
-    """What belongs to kernels and hosts rather than to devices."""
+    """Kernel libraries and host software, as opposed to the device."""
 
-    name: str = Field(description="name by which scenarios call it")
-    gemm_tiles: list[TileFile] = Field(min_length=1, description="candidate tiles; the fastest is taken")
+    name: str = Field(description="name in references")
+    gemm_tiles: list[TileFile] = Field(min_length=1, description="candidate tiles; the fastest is used")
     weight_only_tiles: list[TileFile] = Field(
-        default=[], description="candidate tiles of products that expand narrow weights; empty: as `gemm_tiles`"
+        default=[], description="candidate tiles of weight-only quantised GEMMs; empty: as `gemm_tiles`"
     )
     attention_tiles: list[TileFile] = Field(
-        min_length=1, description="candidate tiles of attention kernels, queries by keys; the fastest is taken"
+        min_length=1, description="candidate tiles of attention kernels, queries by keys; the fastest is used"
     )
     promotion_interval: Number = Field(description="elements of K between promotions of an FP8 accumulator")
     launch: Time = Field(description="time of an empty kernel on a stream")
-    reserve: Size = Field(description="device memory that context and libraries keep")
+    reserve: Size = Field(description="device memory reserved by the CUDA context and libraries")
     implementations: dict[str, str | list[str]] = Field(
         default_factory=dict,
-        description="operator family or `family/variant` -> implementation under `calibrations/DEVICE`; of several the "
-        "first that the device has. `attention_prefill: unfused` materialises the scores, `masked-softmax` too, with "
-        "scale, causal mask and softmax in one kernel",
+        description="operator family or `family/variant` -> implementation under `calibrations/DEVICE`, or a list, of "
+        "which the first available is used. `attention_prefill: unfused` materialises the scores; so does "
+        "`masked-softmax`, with scale, causal mask and softmax in one kernel",
     )
     unfused_elementwise: bool = Field(
         default=False,
-        description="element-wise operators are kernels of their own: residual additions, gates, gradients of biases "
-        "and norms, and the parts of the cross-entropy are not fused with their neighbours",
+        description="separate kernels for element-wise operators: residual additions, gates, gradients of biases and "
+        "norms, and the parts of the cross-entropy are not fused",
     )
     moe_comm_slowdown: LoadFactor = Field(
-        default=1.0, description="how much longer kernels take while expert exchanges that hold processors run"
+        default=1.0, description="slowdown of kernels that run concurrently with SM-based expert all-to-alls"
     )
     tensor_overlap: Literal["none", "gradients", "all"] = Field(
         default="none",
-        description="tensor-parallel messages of training that run beside products: those of input gradients beside "
-        "the weight gradients of the same layer, or all, in as many parts as ranks, beside the product they belong to",
+        description="tensor-parallel messages of training that overlap with GEMMs: those of input gradients with the "
+        "weight gradients of the same layer, or all, in one part per rank, with the GEMM that they belong to",
     )
     accumulation: Literal["product", "buffer", "autograd"] = Field(
         default="product",
-        description="what adds gradients of a micro-batch to those before it: the product itself, or a kernel of its "
-        "own, to a buffer always, or by autograd for all but the first",
+        description="how gradients of micro-batches are added up: in the GEMM itself, or in a separate kernel, into a "
+        "buffer for every micro-batch, or by autograd for all but the first",
     )
     reduction: Literal["scatter", "all_reduce"] = Field(
-        default="scatter",
-        description="how ZeRO's first two stages bring gradients together: each rank receives its part, or all of them",
+        default="scatter", description="reduction of gradients in ZeRO stages 1 and 2: reduce-scatter or all-reduce"
     )
     sustained_slowdown: LoadFactor = Field(
-        default=1.0,
-        description="how much longer kernels take in a step of training than in the loops that tables time",
+        default=1.0, description="slowdown of kernels in a training step relative to benchmark loops"
     )
     dp_comm_slowdown: LoadFactor = Field(
-        default=1.0, description="how much longer kernels take while data-parallel ranks gather or reduce beside them"
+        default=1.0, description="slowdown of kernels that run concurrently with data-parallel gathers and reductions"
     )
-    host: HostTimesFile = Field(default_factory=HostTimesFile, description="what the host's program adds to a step")
+    host: HostTimesFile = Field(default_factory=HostTimesFile, description="host time per step")
     kv_layout: Literal["static", "paged", "concat"] = Field(
-        default="static",
-        description="the cache has room for what comes, in one piece or in pages, or is copied whole in every step",
+        default="static", description="static: preallocated; paged; concat: copied as a whole in every step"
     )
-    sources: list[Source] = Field(default=[], description="where the values come from")
+    sources: list[Source] = Field(default=[], description="sources of the values")
 
 
 class PrecisionFile(Strict):
     """The number format of each operator family and stored tensor."""
 
-    name: str = Field(description="name by which scenarios call it")
-    linear: ProductType = Field(description="projections and FFN matrix products")
+    name: str = Field(description="name in references")
+    linear: LinearType = Field(description="GEMMs of projections and FFNs")
     attention: DType = Field(description="scores and their product with the values")
     router: DType = Field(description="expert router")
     head: DType = Field(description="LM head")
     residual: DType = Field(description="residual stream, norms and embedding output")
-    weights: StoredType = Field(
-        description="weights of linear layers as memory holds them; narrower than `linear`, products expand them"
-    )
-    master: DType | None = Field(description="master copy of the optimizer; null where there is none")
+    weights: StoredType = Field(description="stored linear weights; if narrower than `linear`, GEMMs expand them")
+    master: DType | None = Field(description="master weights of the optimizer; null: none")
     gradients: DType = Field(description="accumulated gradients")
     moments: DType = Field(description="optimizer moments")
     kv_cache: StoredType = Field(description="cached keys and values")
     activations: DType = Field(description="activations kept for the backward pass")
-    attention_output: DType | None = Field(
-        default=None, description="attention output kept for the backward pass; null: as `activations`"
-    )
-    scale_block: Number | None = Field(default=None, description="elements per FP32 scale; null: one scale a tensor")
+    attention_output: DType | None = Field(default=None, description="saved attention output; null: as `activations`")
+    scale_block: Number | None = Field(default=None, description="elements per FP32 scale; null: one scale per tensor")
     head_weights: StoredType | None = Field(default=None, description="weights of the LM head; null: as `head`")
     weight_group: Number | None = Field(
-        default=None, description="weights along K per scale; null: `scale_block` squared, or one scale a channel"
+        default=None, description="weights along K per scale; null: `scale_block` squared, or one scale per channel"
     )
-    weight_scale: DType = Field(default="fp16", description="format of the scale of a group of weights")
-    weight_zero: DType | None = Field(
-        default=None, description="format of the zero point of a group of weights; null: symmetric"
-    )
+    weight_scale: DType = Field(default="fp16", description="format of weight scales")
+    weight_zero: DType | None = Field(default=None, description="format of weight zero points; null: symmetric")
     weight_bits: Bits | None = Field(
-        default=None, description="average bits of a stored weight, scales included; null: by the format"
+        default=None, description="average bits per weight with scales; null: by the format"
     )
     kv_group: Number | None = Field(
-        default=None, description="cached elements of a token and head per scale; null: one scale a tensor"
+        default=None, description="cached elements per scale, of a token and head; null: one scale per tensor"
     )
-    kv_scale: DType = Field(default="fp16", description="format of the scale of a group of cached elements")
-    kv_zero: DType | None = Field(default=None, description="format of their zero point; null: symmetric")
+    kv_scale: DType = Field(default="fp16", description="format of KV-cache scales")
+    kv_zero: DType | None = Field(default=None, description="format of KV-cache zero points; null: symmetric")
     branches: DType | None = Field(
-        default=None,
-        description="what mixers and FFNs pass on between a norm and the sum, as under autocast; null: as `residual`",
+        default=None, description="activations between norm and residual add, as under autocast; null: as `residual`"
     )
-    sources: list[Source] = Field(default=[], description="where the values come from")
+    sources: list[Source] = Field(default=[], description="sources of the values")

@@ -10,23 +10,32 @@ from costmodel.errors import InputError
 from costmodel.hardware import Cluster, Device, Node
 from costmodel.quantities import Count, is_single
 from costmodel.schema import build
-from costmodel.schema.assemble import Assembly, Part, Stop
+from costmodel.schema.assemble import Assembly, DocumentPart, Stop
 from costmodel.schema.cluster import ClusterFile, NodeFile
 from costmodel.schema.device import DeviceFile
-from costmodel.schema.overrides import edited
+from costmodel.schema.overrides import apply_overrides
 from costmodel.schema.quantity import SI
 from costmodel.schema.references import suggest
 from costmodel.schema.tree import Tree
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Installation:
-    """A scenario's hardware: its documents, and the cluster that they build."""
+class NodeInstallation:
+    """A node, its document and its device's."""
 
-    device: Part[DeviceFile]
-    node: Part[NodeFile]
-    cluster: Part[ClusterFile]
-    built: Cluster
+    device_part: DocumentPart[DeviceFile]
+    node_part: DocumentPart[NodeFile]
+    node: Node
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Installation:
+    """A scenario's hardware: its documents, and the cluster that they describe."""
+
+    device_part: DocumentPart[DeviceFile]
+    node_part: DocumentPart[NodeFile]
+    cluster_part: DocumentPart[ClusterFile]
+    cluster: Cluster
 
 
 def install(
@@ -34,86 +43,87 @@ def install(
 ) -> Installation:
     """Return the hardware that a scenario's `cluster` means.
 
-    layout: devices that the layout takes; a node where a cluster is expected stands for as many as hold them.
-    limit: the scenario's `devices`: only the first so many are kept. scenario: null for a cluster file by itself.
+    scenario: null for a cluster file by itself.
+    layout: devices of the layout; a node in place of a cluster means the fewest such nodes that hold them.
+    limit: the scenario's `devices`: only the first so many are used.
     """
     place = f"scenarios.{scenario}.cluster" if scenario else ""
     document, field, is_node = _cluster_document(assembly, reference, place)
-    changes = assembly.changes("cluster", scenario)
-    named = edited(document, [change for change in changes if change.place.path[0] == "node"], field).child("node")
-    inside = None
-    with assembly.noting():
-        inside = _inside(assembly, named, scenario, place)
-    if inside is not None:
-        needed = build.nodes_for(layout if limit is None else limit, inside[2].count) if is_node else None
-        document = _completed(document, inside[2], needed, reference)
+    overrides = assembly.overrides_of("cluster", scenario)
+    of_node = [override for override in overrides if override.target.path[0] == "node"]
+    name = apply_overrides(document, of_node, field).child("node")
+    inner: NodeInstallation | None = None
+    with assembly.collecting_problems():
+        inner = _install_named_node(assembly, name, scenario, place)
+    if inner is not None:
+        needed = build.nodes_for(layout if limit is None else limit, inner.node.count) if is_node else None
+        document = _with_defaults(document, inner.node, needed, reference)
     elif is_node:
         raise Stop
-    fabric = document.child("network")
-    if fabric is None or fabric.value is None:  # what a change for all scenarios does to a fabric passes this one by
-        changes = [c for c in changes if c.place.scenario or c.place.path[0] != "network" or len(c.place.path) == 1]
-    cluster = assembly.part(ClusterFile, document, changes, field)
-    if inside is None:
+    network = document.child("network")
+    if network is None or network.value is None:  # an override of every scenario's network does not apply here
+        overrides = [
+            override for override in overrides
+            if override.target.scenario or override.target.path[0] != "network" or len(override.target.path) == 1
+        ]  # fmt: skip
+    part = assembly.part(ClusterFile, document, overrides, field)
+    if inner is None:
         raise Stop
-    node, device, built_node = inside
-    built = build.cluster(cluster.file, built_node)
-    built = built if limit is None else _first(limit, built, scenario)
-    return Installation(device, node, cluster, built)
+    cluster = build.cluster(part.file, inner.node)
+    cluster = cluster if limit is None else _first_devices(limit, cluster, scenario)
+    return Installation(inner.device_part, inner.node_part, part, cluster)
 
 
-def _inside(
-    assembly: Assembly, named: Tree | None, scenario: str | None, place: str
-) -> tuple[Part[NodeFile], Part[DeviceFile], Node]:
-    """Return what a cluster's `node` names."""
-    if named is None or not isinstance(named.value, str):
+def _install_named_node(assembly: Assembly, name: Tree | None, scenario: str | None, place: str) -> NodeInstallation:
+    if name is None or not isinstance(name.value, str):
         raise Stop
-    stated = assembly.library.document(named, "nodes", "node", f"{place}.node".lstrip("."))
-    return install_node(assembly, stated, scenario)
+    document = assembly.library.document(name, "nodes", "node", f"{place}.node".lstrip("."))
+    return install_node(assembly, document, scenario)
 
 
-def _completed(document: Tree, node: Node, needed: Count | None, reference: Tree) -> Tree:
-    """Return a cluster's document with what it leaves open.
+def _with_defaults(document: Tree, node: Node, needed: Count | None, reference: Tree) -> Tree:
+    """Return a cluster's document with its defaults.
 
-    A node that stands for a cluster gets its name and the count that is needed. Several nodes with a NIC and without a
-    stated network hang on one switch as wide as they need, without a latency of its own.
+    A node in place of a cluster gets its name and the count that is needed. Several nodes with a NIC but without
+    a network share one switch, as wide as they need and without a latency of its own.
     """
-    at = reference.location
+    location = reference.location
     if needed is not None:
-        document = document.having(name=Tree(node.name, at), count=Tree(SI(needed), at))
-    stated, fabric = document.child("count"), document.child("network")
-    count = stated.value if stated else None
+        document = document.with_entries(name=Tree(node.name, location), count=Tree(SI(needed), location))
+    count_tree, network = document.child("count"), document.child("network")
+    count = count_tree.value if count_tree else None
     count = count.value if isinstance(count, SI) else count
-    is_stated = fabric is not None and fabric.value is not None
-    if node.nic is None or is_stated or not isinstance(count, (int, float, np.ndarray)):
+    has_network = network is not None and network.value is not None
+    if node.nic is None or has_network or not isinstance(count, (int, float, np.ndarray)):
         return document
     if np.all(np.less_equal(count, 1)):
         return document
     radix = count * node.count * node.nic.per_device
-    return document.having(network=Tree({"topology": Tree("unspecified"), "radix": Tree(SI(radix))}, at))
+    switch = Tree({"topology": Tree("unspecified"), "radix": Tree(SI(radix))}, location)
+    return document.with_entries(network=switch)
 
 
-def install_node(
-    assembly: Assembly, stated: Tree, scenario: str | None = None
-) -> tuple[Part[NodeFile], Part[DeviceFile], Node]:
-    """Return a node's document, its device's, and the node that they build."""
-    node = assembly.part(NodeFile, stated, assembly.changes("node", scenario))
-    named = node.tree.child("device")
-    if named is None or not isinstance(named.value, str):
+def install_node(assembly: Assembly, document: Tree, scenario: str | None = None) -> NodeInstallation:
+    """Return a node and its device, with their documents."""
+    part = assembly.part(NodeFile, document, assembly.overrides_of("node", scenario))
+    name = part.tree.child("device")
+    if name is None or not isinstance(name.value, str):
         raise Stop
-    device, built = install_device(assembly, assembly.library.document(named, "devices", "device", "device"), scenario)
-    node.require()
+    device_tree = assembly.library.document(name, "devices", "device", "device")
+    device_part, device = install_device(assembly, device_tree, scenario)
+    part.require()
     for field in ("intra", "host.link"):
-        stated_link = node.tree.at(field.split("."))
-        if stated_link is not None and stated_link.value not in built.links:
+        link = part.tree.at(field.split("."))
+        if link is not None and link.value not in device.links:
             raise InputError.single(
-                f"{built.name} has no link {stated_link.value!r}", hint=suggest(stated_link.value, list(built.links)),
-                field=field, location=stated_link.location,
+                f"{device.name} has no link {link.value!r}", hint=suggest(link.value, list(device.links)),
+                field=field, location=link.location,
             )  # fmt: skip
-    return node, device, build.node(node.file, built)
+    return NodeInstallation(device_part, part, build.node(part.file, device))
 
 
 def _cluster_document(assembly: Assembly, reference: Tree, place: str) -> tuple[Tree, str, bool]:
-    """Return the cluster's document, the field its own fields are below, and whether it stands for one node or more."""
+    """Return the cluster's document, its field, and whether it is a node in place of a cluster."""
     if reference.is_mapping:
         return (*assembly.inline_or_named(reference, "cluster", place), False)
     text, library = str(reference.value), assembly.library
@@ -121,37 +131,37 @@ def _cluster_document(assembly: Assembly, reference: Tree, place: str) -> tuple[
         is_node = library.schema_of(library.find(text, "clusters", origin=reference.location, field=place)) == "node"
     else:
         known = [f"{kind}/{name}" for kind in ("clusters", "nodes") for name in library.names(kind)]
-        found = [name for name in (text, f"clusters/{text}", f"nodes/{text}") if name in known]
-        if not found:
+        full_name = next((name for name in (text, f"clusters/{text}", f"nodes/{text}") if name in known), None)
+        if full_name is None:
             raise InputError.single(
-                f"no cluster or node {text!r} is on the search path", hint=suggest(text, known),
-                field=place, location=reference.location,
-            )  # fmt: skip
-        is_node = found[0].startswith("nodes/")
+                f"unknown cluster or node {text!r}", hint=suggest(text, known), field=place, location=reference.location
+            )
+        is_node = full_name.startswith("nodes/")
     if is_node:
         return Tree({"node": reference}, reference.location), place, True
     return (*assembly.inline_or_named(reference, "cluster", place), False)
 
 
-def install_device(assembly: Assembly, stated: Tree, scenario: str | None = None) -> tuple[Part[DeviceFile], Device]:
+def install_device(
+    assembly: Assembly, document: Tree, scenario: str | None = None
+) -> tuple[DocumentPart[DeviceFile], Device]:
     """Return a device's document and the device."""
-    part = assembly.part(DeviceFile, stated, assembly.changes("device", scenario))
-    before = assembly.part(DeviceFile, stated)
+    part = assembly.part(DeviceFile, document, assembly.overrides_of("device", scenario))
+    original = assembly.part(DeviceFile, document)
     restated = frozenset(
         name for name in part.file.math
-        if part.tree.at(("math", name, "peak")) is not stated.at(("math", name, "peak"))
+        if part.tree.at(("math", name, "peak")) is not document.at(("math", name, "peak"))
     )  # fmt: skip
-    return part, build.device(part.file, before.file, restated)
+    return part, build.device(part.file, original.file, restated)
 
 
-def _first(limit: Count, whole: Cluster, scenario: str | None) -> Cluster:
+def _first_devices(limit: Count, cluster: Cluster, scenario: str | None) -> Cluster:
     """Return the cluster of the first `limit` devices: whole nodes, or a part of one."""
-    nodes, used = build.first_devices(limit, whole.node.count)
-    if is_single(limit) and is_single(whole.devices) and (limit > whole.devices or nodes != int(nodes)):
-        per_node = whole.node.count
+    nodes, used = build.first_devices(limit, cluster.node.count)
+    if is_single(limit) and is_single(cluster.devices) and (limit > cluster.devices or nodes != int(nodes)):
         raise InputError.single(
-            f"{limit:g} devices cannot be the first of {whole.count:g} nodes with {per_node:g} each",
-            hint=f"write at most {whole.devices:g}, in whole nodes or inside one",
+            f"cannot use the first {limit:g} devices of {cluster.count:g} nodes with {cluster.node.count:g} each",
+            hint=f"write at most {cluster.devices:g}, in whole nodes or inside one",
             field=f"scenarios.{scenario}.devices",
         )  # fmt: skip
-    return replace(whole, node=replace(whole.node, count=used), count=nodes)
+    return replace(cluster, node=replace(cluster.node, count=used), count=nodes)

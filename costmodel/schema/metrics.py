@@ -1,4 +1,4 @@
-"""The metrics that a published case may state, each with the dimension of its value."""
+"""The metrics of results and published cases, each with the dimension of its value."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _OF_DEVICE = {
     "peak": "flop_rate", "bandwidth": "bandwidth", "capacity": "size", "processors": "count", "tdp": "power",
     "idle": "power", "max": "frequency", "tensor_reference": "frequency", "latency": "duration", "purchase": "money",
 }  # fmt: skip
-"""Last name of a path of a device file -> dimension."""
+"""Last part of a path in a device file -> dimension."""
 
 
 def dimension_of(metric: str) -> str | None:
@@ -65,9 +65,5 @@ def unit_of(metric: str) -> str:
 
 def metric_names() -> list[str]:
     """Return the names of all metrics; sections as `memory.NAME`."""
-    return [
-        *_BY_METRIC,
-        *(f"{section}.NAME" for section in _BY_SECTION),
-        "work.NAME.flop",
-        *(f"device.….{name}" for name in _OF_DEVICE),
-    ]
+    sections, fields = (f"{section}.NAME" for section in _BY_SECTION), (f"device.….{name}" for name in _OF_DEVICE)
+    return [*_BY_METRIC, *sections, "work.NAME.flop", *fields]

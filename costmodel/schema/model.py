@@ -1,4 +1,4 @@
-"""The model file: a list of layers, each a mixer and a feed-forward part."""
+"""The model file: a list of layers, each a mixer and a feed-forward network (FFN)."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self, TypeAlias
@@ -19,117 +19,115 @@ from costmodel.schema.quantity import (
 )
 from costmodel.schema.strict import Strict
 
-MOST_LAYERS = 10_000  # published transformers end at 1,000 (DeepNet, arXiv 2203.00555); each layer gets a stage
+MAX_LAYERS = 10_000  # published transformers have up to 1,000 (DeepNet, arXiv 2203.00555)
 NormKind: TypeAlias = Literal["rms", "layer", "layer_no_bias"]
 
 
 class NoFfnFile(Strict):
-    """No feed-forward part."""
+    """No FFN."""
 
     type: Literal["none"] = Field(description="the layer is a mixer alone")
 
 
 class DenseFile(Strict):
-    """A feed-forward part that every token visits; `glu` has a gate, `mlp` has none."""
+    """A dense FFN; `glu` has a gate, `mlp` has none."""
 
-    type: Literal["glu", "mlp"] = Field(description="this feed-forward part")
+    type: Literal["glu", "mlp"] = Field(description="this FFN")
     intermediate: Number | None = Field(default=None, description="inner width; null: 4 * hidden, for mlp only")
     bias: bool = Field(default=False, description="matrices have biases")
 
     @model_validator(mode="after")
-    def _gated_width_is_stated(self) -> Self:
+    def _check_gated_width(self) -> Self:
         if self.intermediate is None and self.type == "glu":
-            raise wrong("`intermediate` is missing", "add it: only an mlp is four times as wide as hidden by default")
+            raise wrong("`intermediate` is missing", "add it: only an mlp has a default, 4 * hidden")
         return self
 
 
 class MoeFile(Strict):
     """Routed experts, plus shared ones."""
 
-    type: Literal["moe"] = Field(description="this feed-forward part")
+    type: Literal["moe"] = Field(description="this FFN")
     experts: Number = Field(description="routed experts")
     intermediate: Number = Field(description="inner width of a routed expert")
-    top_k: Integer = Field(description="routed experts that a token visits")
-    shared: NumberOrZero = Field(default=0.0, description="experts that every token visits")
-    shared_intermediate: Number | None = Field(default=None, description="inner width of one; null: as a routed expert")
-    groups: Number | None = Field(default=None, description="equal groups of experts; null where routing is free")
-    group_top_k: Integer | None = Field(default=None, description="groups that a token may choose from")
-    gated: bool = Field(default=True, description="experts have a gate, as `glu` has")
+    top_k: Integer = Field(description="routed experts per token")
+    shared: NumberOrZero = Field(default=0.0, description="shared experts, which every token visits")
+    shared_intermediate: Number | None = Field(
+        default=None, description="inner width of a shared expert; null: as a routed expert"
+    )
+    groups: Number | None = Field(default=None, description="equal groups of experts; null: no groups")
+    group_top_k: Integer | None = Field(default=None, description="groups that a token is limited to")
+    gated: bool = Field(default=True, description="experts have a gate, like `glu`")
     bias: bool = Field(default=False, description="the experts' matrices have biases")
     router_bias: bool = Field(default=False, description="the router has a bias")
-    shared_gate: bool = Field(default=False, description="a gate of its own weighs the shared experts")
-    masked: ShareOrZero = Field(
-        default=0.0, description="share of the routed experts that are off, no token visits them"
-    )
+    shared_gate: bool = Field(default=False, description="a separate gate scales the shared experts")
+    masked: ShareOrZero = Field(default=0.0, description="share of the routed experts that are switched off")
     router_extra: Literal["token_similarity", "attention_matrix"] | None = Field(
-        default=None, description="the scores are smoothed by how alike tokens are, or by the layer's attention"
+        default=None, description="scores are smoothed by token similarity, or by the layer's attention; null: not"
     )
 
     @model_validator(mode="after")
-    def _groups_are_whole(self) -> Self:
+    def _check_groups(self) -> Self:
         if (self.groups is None) != (self.group_top_k is None):
-            raise wrong("groups and group_top_k go together", "write both or neither")
+            raise wrong("groups and group_top_k must be set together", "write both or neither")
         return self
 
     @model_validator(mode="after")
-    def _choices_exist(self) -> Self:
+    def _check_choices(self) -> Self:
         if exceeds(self.top_k, self.experts):
-            raise wrong("top_k is larger than experts", "write at most the number of experts")
+            raise wrong("top_k must not exceed experts", "write at most the number of experts")
         if self.groups is not None and self.group_top_k is not None and exceeds(self.group_top_k, self.groups):
-            raise wrong("group_top_k is larger than groups", "write at most the number of groups")
+            raise wrong("group_top_k must not exceed groups", "write at most the number of groups")
         if exceeds(self.top_k, (1.0 - self.masked) * self.experts):
-            raise wrong("fewer experts are on than a token visits", "lower `masked`")
+            raise wrong("top_k exceeds the number of active experts", "lower `masked`")
         if self.shared_gate and isinstance(self.shared, float) and self.shared == 0:
-            raise wrong("shared_gate without shared experts gates nothing", "remove it, or write `shared`")
+            raise wrong("shared_gate has no effect without shared experts", "remove it, or write `shared`")
         return self
 
 
 class LayerFile(Strict):
-    """Equal layers in a row."""
+    """Consecutive identical layers."""
 
-    repeat: Integer = Field(default=1, description="how many of them")
+    repeat: Integer = Field(default=1, description="number of identical layers")
     norm: NormKind = Field(default="rms", description="kind of normalisation; `layer` has a bias")
     norm_position: Literal["before", "after", "both"] = Field(
-        default="before", description="norms stand before mixer and FFN, after them (before the residual add), or both"
+        default="before", description="norms before mixer and FFN, after them (before the residual add), or both"
     )
     block: Literal["sequential", "parallel"] = Field(
-        default="sequential", description="the FFN reads the mixer's result, or both read the same input"
+        default="sequential", description="the FFN reads the mixer's output, or both read the same input"
     )
-    shared_norm: bool = Field(default=False, description="the two branches of a parallel block share one norm")
-    dropout: bool = Field(default=False, description="dropout masks are kept in training")
-    mixer: Annotated[AnyMixer, Field(discriminator="type")] = Field(
-        description="attention in some form, a recurrence, or a mixer of grids"
-    )
-    width: Number | None = Field(default=None, description="width of the residual stream here; null: the model's")
+    shared_norm: bool = Field(default=False, description="mixer and FFN of a parallel block share one norm")
+    dropout: bool = Field(default=False, description="dropout in training: its masks are stored")
+    mixer: Annotated[AnyMixer, Field(discriminator="type")] = Field(description="attention, recurrence or vision mixer")
+    width: Number | None = Field(default=None, description="residual width in this layer; null: the model's")
     scale: PositiveNumber = Field(
-        default=1.0,
-        description="tokens here for each of the input, where stages shrink a grid or tokens are dropped",
+        default=1.0, description="tokens in this layer per input token, if stages shrink a grid or drop tokens"
     )
     plain: bool = Field(
-        default=False, description="no sum around the mixer, its norm folded into it, an activation behind it"
+        default=False,
+        description="plain layer: no residual connection, norm folded into the mixer, activation after it",
     )
-    ffn: Annotated[DenseFile | MoeFile | NoFfnFile, Field(discriminator="type")] = Field(
-        description="feed-forward part"
-    )
+    ffn: Annotated[DenseFile | MoeFile | NoFfnFile, Field(discriminator="type")] = Field(description="the FFN")
 
     @model_validator(mode="after")
-    def _norms_fit_block(self) -> Self:
+    def _check_block(self) -> Self:
         if self.shared_norm and self.block != "parallel":
-            raise wrong("shared_norm is for a parallel block", "remove it, or write `block: parallel`")
+            raise wrong("shared_norm needs a parallel block", "remove it, or write `block: parallel`")
         if self.plain and (self.block == "parallel" or not isinstance(self.ffn, NoFfnFile)):
-            raise wrong("a plain layer is a mixer alone", "write `ffn: {type: none}`, or remove `plain`")
+            raise wrong(
+                "a plain layer cannot have an FFN or a parallel block", "write `ffn: {type: none}`, or remove `plain`"
+            )
         if self.block == "parallel" and isinstance(self.ffn, NoFfnFile):
             raise wrong("a parallel block needs an FFN", "remove `block`, or write an FFN")
         if self.block == "parallel" and self.norm_position != "before":
-            raise wrong("a parallel block has its norms before", "remove norm_position, or `block`")
+            raise wrong("a parallel block needs norm_position: before", "remove norm_position, or `block`")
         return self
 
 
 class LayerGroupFile(Strict):
-    """Layers that repeat together, such as one with a window and one without."""
+    """Different layers that repeat as a group, such as one with a window and one without."""
 
-    repeat: Integer = Field(description="how often the list below stands in the model")
-    layers: list[LayerFile] = Field(min_length=1, description="the layers of one turn, as above")
+    repeat: Integer = Field(description="number of repetitions of `layers`")
+    layers: list[LayerFile] = Field(min_length=1, description="the layers of one repetition, as above")
 
 
 def _layer_or_group(value: Any) -> str:
@@ -140,68 +138,62 @@ def _layer_or_group(value: Any) -> str:
 class MtpFile(Strict):
     """Multi-token prediction."""
 
-    depth: Integer = Field(description="modules, each one more layer")
+    depth: Integer = Field(description="MTP modules, each with one layer")
 
 
 class ModelFile(Strict):
     """A transformer."""
 
-    name: str = Field(description="name by which other files call it")
+    name: str = Field(description="name in references")
     hidden: Number = Field(description="width of the residual stream")
-    vocabulary: Number = Field(description="rows of the embedding as it is stored, padding included")
+    vocabulary: Number = Field(description="rows of the stored embedding, including padding")
     positions: Number | None = Field(default=None, description="rows of a learned position table; null: none")
-    tied_embeddings: bool = Field(default=False, description="the LM head is the embedding")
+    tied_embeddings: bool = Field(default=False, description="LM head and embedding share their weights")
     head_bias: bool = Field(default=False, description="the LM head has a bias")
-    embedding_norm: NormKind | None = Field(default=None, description="norm on the embedding's output; null: none")
+    embedding_norm: NormKind | None = Field(default=None, description="norm after the embedding; null: none")
     final_norm: NormKind | Literal["none"] | None = Field(
         default=None, description="norm before the LM head; null: as the last layer's"
     )
-    features: bool = Field(
-        default=False, description="the input are vectors such as patches of an image, not rows of an embedding"
-    )
-    mtp: MtpFile | None = Field(default=None, description="multi-token prediction; null where there is none")
+    features: bool = Field(default=False, description="inputs are vectors, such as image patches, not token ids")
+    mtp: MtpFile | None = Field(default=None, description="multi-token prediction; null: none")
     layers: list[
         Annotated[
             Annotated[LayerFile, Tag("layer")] | Annotated[LayerGroupFile, Tag("group")], Discriminator(_layer_or_group)
         ]
     ] = Field(min_length=1, description="the layers in order, each a layer or {repeat, layers}")
     aliases: list[str] = Field(default=[], description="other names of the model")
-    sources: list[Source] = Field(default=[], description="where the values come from")
+    sources: list[Source] = Field(default=[], description="sources of the values")
 
     def kinds(self) -> Iterator[tuple[int, LayerFile]]:
         """Yield every run of layers with the number of layers in it."""
-        for each in self.layers:
-            inner = each.layers if isinstance(each, LayerGroupFile) else [each]
-            turns = each.repeat if isinstance(each, LayerGroupFile) else 1
-            yield from ((turns * one.repeat, one) for one in inner)
+        for entry in self.layers:
+            if isinstance(entry, LayerGroupFile):
+                yield from ((entry.repeat * layer.repeat, layer) for layer in entry.layers)
+            else:
+                yield entry.repeat, entry
 
     @model_validator(mode="after")
-    def _heads_divide_hidden(self) -> Self:
+    def _check_head_dim(self) -> Self:
         for _, layer in self.kinds():
             mixer = layer.mixer
             width = self.hidden if layer.width is None else layer.width
             if isinstance(mixer, AttentionFile) and mixer.head_dim is None and np.all(width % mixer.q_heads):
                 raise wrong(
-                    f"hidden of {width:g} is no multiple of {mixer.q_heads:g} q_heads",
+                    f"hidden = {width:g} is not a multiple of q_heads = {mixer.q_heads:g}",
                     "write `head_dim`, or correct one of them",
                 )
         return self
 
     @model_validator(mode="after")
-    def _features_have_no_table(self) -> Self:
+    def _check_features(self) -> Self:
         if self.features and (self.tied_embeddings or self.positions is not None or self.embedding_norm is not None):
-            raise wrong(
-                "a model of features has no embedding to tie, to add positions to or to normalise",
-                "remove tied_embeddings, positions and embedding_norm, or `features`",
-            )
+            hint = "remove tied_embeddings, positions and embedding_norm, or `features`"
+            raise wrong("a model with `features` has no embedding", hint)
         return self
 
     @model_validator(mode="after")
-    def _depth_is_sane(self) -> Self:
+    def _check_depth(self) -> Self:
         depth = sum(count for count, _ in self.kinds())
-        if depth > MOST_LAYERS:
-            raise wrong(
-                f"the model has {depth:,} layers, more than the {MOST_LAYERS:,} that can be laid out on stages",
-                "check `repeat`",
-            )
+        if depth > MAX_LAYERS:
+            raise wrong(f"{depth:,} layers exceed the limit of {MAX_LAYERS:,}", "check `repeat`")
         return self

@@ -1,16 +1,16 @@
-"""The number formats of a scenario: a named set, the scenario's changes to it, and what stands in for missing units."""
+"""The number formats of a scenario: a named precision set, changes to it, and substitutes for missing math units."""
 
 from __future__ import annotations
 
 from costmodel.errors import InputError
 from costmodel.hardware import Device
-from costmodel.schema.assemble import Assembly, Part
+from costmodel.schema.assemble import Assembly, DocumentPart
 from costmodel.schema.framework import PrecisionFile
 from costmodel.schema.tree import Tree, merge
 from costmodel.workload.dtypes import ELEMENT_BYTES, math_unit
 
-_PLAIN = "bf16"  # the set of a scenario that names none
-_COMPUTED = ("linear", "attention", "router", "head")  # what a math unit works in; the others are only stored
+_DEFAULT_SET = "bf16"
+_COMPUTED = ("linear", "attention", "router", "head")  # formats of math units; the others are only stored
 _FORMATS = (
     *_COMPUTED, "residual", "weights", "head_weights", "master", "gradients", "moments", "kv_cache", "activations",
     "attention_output",
@@ -19,74 +19,74 @@ _SCALES = {
     "weights": ("weight_group", "weight_scale", "weight_zero", "weight_bits"),
     "kv_cache": ("kv_group", "kv_scale", "kv_zero"),
 }
-"""What is said of a stored format beside its name."""
+"""Stored format -> the fields that describe its scales."""
 
 
-def spelt_out(scenario: Tree) -> Tree:
+def expand_set_name(scenario: Tree) -> Tree:
     """Return a scenario with `precision: NAME` as the mapping that it is short for."""
     precision = scenario.child("precision")
     if precision is None or not isinstance(precision.value, str):
         return scenario
     chosen = Tree({"compute": Tree(precision.value, precision.location)}, precision.location, precision.key)
-    return scenario.having(precision=chosen)
+    return scenario.with_entries(precision=chosen)
 
 
 def choose_formats(
     assembly: Assembly, chosen: Tree, device: Device, field: str
-) -> tuple[Part[PrecisionFile], list[str]]:
-    """Return the formats of a scenario on a device, and those that the fallback set stands in for.
+) -> tuple[DocumentPart[PrecisionFile], list[str]]:
+    """Return the formats of a scenario on a device, and those that the fallback set replaces.
 
-    Where the device has no unit for a format that is computed in, every field of that format takes the fallback set's.
-    What dispatch and combine carry is a payload and stays as it is.
+    If the device has no math unit for a format, every field of that format takes the fallback set's. Payloads of
+    dispatch and combine need no math unit and stay.
     """
     merged = merge(_named_set(assembly, chosen, "compute", field), chosen.without("compute", "fallback"))
     part = assembly.part(PrecisionFile, merged, field=field)
-    lacking = replaced = _lacking(part, device)
-    if lacking and chosen.child("fallback") is not None:
-        instead = assembly.part(PrecisionFile, _named_set(assembly, chosen, "fallback", field), field=field)
-        part = assembly.part(PrecisionFile, _standing_in(part, lacking, merged, instead.tree), field=field)
-        lacking = _lacking(part, device)
-    if lacking:
-        compute = (chosen.child("compute") or Tree(_PLAIN)).value
+    missing = replaced = _missing_units(part, device)
+    if missing and chosen.child("fallback") is not None:
+        fallback = assembly.part(PrecisionFile, _named_set(assembly, chosen, "fallback", field), field=field)
+        part = assembly.part(PrecisionFile, _with_fallback(part, missing, merged, fallback.tree), field=field)
+        missing = _missing_units(part, device)
+    if missing:
+        compute = (chosen.child("compute") or Tree(_DEFAULT_SET)).value
         raise InputError.single(
-            f"{device.name} has no math unit for {' and '.join(lacking)}",
-            hint=f"write `precision: {{compute: {compute}, fallback: {_PLAIN}}}`, or name another device",
+            f"{device.name} has no math unit for {' and '.join(missing)}",
+            hint=f"write `precision: {{compute: {compute}, fallback: {_DEFAULT_SET}}}`, or name another device",
             field=field, location=chosen.location,
         )  # fmt: skip
     _check_bits(part, chosen, field)
     return part, replaced
 
 
-def _standing_in(part: Part[PrecisionFile], lacking: list[str], merged: Tree, instead: Tree) -> Tree:
-    """Return the formats with those of a fallback set wherever one has a unit that the device lacks."""
+def _with_fallback(part: DocumentPart[PrecisionFile], missing: list[str], merged: Tree, fallback: Tree) -> Tree:
+    """Return the formats, with the fallback's where the device has no math unit."""
     names = [
         name for name in _FORMATS
-        if name in instead.value and math_unit(getattr(part.file, name) or "") in lacking
+        if name in fallback.value and math_unit(getattr(part.file, name) or "") in missing
     ]  # fmt: skip
     scales = [scale for name in names for scale in _SCALES.get(name, ())]
-    entries = {name: instead.value[name] for name in (*names, *scales) if name in instead.value}
-    block = instead.child("scale_block") or Tree(None, instead.location)
-    return merged.without(*scales).having(**entries, scale_block=block)
+    entries = {name: fallback.value[name] for name in (*names, *scales) if name in fallback.value}
+    block = fallback.child("scale_block") or Tree(None, fallback.location)
+    return merged.without(*scales).with_entries(**entries, scale_block=block)
 
 
-def _check_bits(part: Part[PrecisionFile], chosen: Tree, field: str) -> None:
-    """Raise InputError where an average of quantised weights is stated and the weights are not quantised."""
+def _check_bits(part: DocumentPart[PrecisionFile], chosen: Tree, field: str) -> None:
+    """Raise InputError if `weight_bits` is given for weights that are not quantised."""
     file = part.file
     if file.weight_bits is None or ELEMENT_BYTES[file.weights] <= 1.0:
         return
-    stated = part.tree.child("weight_bits") or chosen
+    bits = part.tree.child("weight_bits") or chosen
     raise InputError.single(
-        f"weight_bits is the average of quantised weights, and these are {file.weights}",
-        hint="write `weight_bits: null`, or a format of eight bits or fewer for `weights`",
-        field=f"{field}.weight_bits", location=stated.location,
+        f"weight_bits is the average of quantised weights, but the weights are {file.weights}",
+        hint="write `weight_bits: null`, or a format of at most eight bits for `weights`",
+        field=f"{field}.weight_bits", location=bits.location,
     )  # fmt: skip
 
 
 def _named_set(assembly: Assembly, chosen: Tree, key: str, field: str) -> Tree:
-    named = chosen.child(key) or Tree(_PLAIN, chosen.location)
-    return assembly.library.document(named, "precisions", "precision", f"{field}.{key}")
+    name = chosen.child(key) or Tree(_DEFAULT_SET, chosen.location)
+    return assembly.library.document(name, "precisions", "precision", f"{field}.{key}")
 
 
-def _lacking(part: Part[PrecisionFile], device: Device) -> list[str]:
-    """Return the formats that are computed in and that the device has no unit for."""
+def _missing_units(part: DocumentPart[PrecisionFile], device: Device) -> list[str]:
+    """Return the formats of operators for which the device has no math unit."""
     return sorted({math_unit(getattr(part.file, name)) for name in _COMPUTED} - set(device.math))

@@ -1,153 +1,156 @@
-"""`--set path=value`: which document a path of the resolved workload lies in, and the change made there.
+"""`--set path=value`: which document a path of the resolved workload belongs to, and the change made there.
 
-A path starts with `model`, `scenarios.NAME` or `hardware`. Changes are made on the documents as written, before they
-are checked, so that a changed value is held to the same rules and reported at `--set path=value`.
+A path starts with `model`, `scenarios.NAME` or `hardware`. Documents are changed as written, before they are checked:
+a new value obeys the same rules, and its problems are reported at `--set path=value`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from costmodel.errors import InputError, Location, Problem
+from costmodel.schema.aliases import path_without_aliases, without_aliases
 from costmodel.schema.loader import kind_of, parse_tree
 from costmodel.schema.quantity import SI
-from costmodel.schema.references import suggest
-from costmodel.schema.tree import Tree, replaced
+from costmodel.schema.references import did_you_mean, suggest
+from costmodel.schema.tree import Tree, replace_at
 
-Target: TypeAlias = str  # "model", "scenario", "cluster", "node", "device" or "framework"
+DocumentName: TypeAlias = str  # "workload", "model", "scenario", "cluster", "node", "device" or "framework"
 
 _OPEN = ("math", "links", "implementations")  # mappings whose keys are names, not fields
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Place:
-    """A path of the resolved document: in which scenario (None: all), in which of its documents, where there."""
+class OverrideTarget:
+    """Where an override applies: in one scenario (None: in all), in which of its documents, at which path there."""
 
     scenario: str | None
-    target: Target
+    document: DocumentName
     path: tuple[str, ...]
 
-    def of_number(self) -> Place:
-        """Return where a number for this place stands: one for `clock` is the tensor reference clock."""
-        short = (self.target, self.path) == ("device", ("clock",))
-        return Place(self.scenario, self.target, ("clock", "tensor_reference")) if short else self
+    def for_number(self) -> OverrideTarget:
+        """Return where a number goes: one for `clock` is the tensor reference clock."""
+        is_clock = (self.document, self.path) == ("device", ("clock",))
+        return replace(self, path=("clock", "tensor_reference")) if is_clock else self
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Override:
-    """A new value at a place; `label` is how the user wrote it."""
+    """A new value at a target; its location is the override as the user wrote it."""
 
-    place: Place
+    target: OverrideTarget
     value: Tree
 
 
 def read_overrides(values: Mapping[str, object], scenarios: Sequence[str]) -> list[Override]:
-    """Return the changes that `values` (path -> YAML text, number or SI) asks for, unknown paths raise InputError."""
-    made: list[Override] = []
+    """Return the overrides of `values`: path -> YAML text, number or SI. Unknown paths raise InputError."""
+    overrides: list[Override] = []
     problems: list[Problem] = []
     for path, value in values.items():
         try:
-            made.append(_read(path, value, scenarios))
+            overrides.append(_read(path, value, scenarios))
         except InputError as error:
             problems.extend(error.problems)
     if problems:
         raise InputError(problems)
-    return made
+    return overrides
 
 
 def _read(path: str, value: object, scenarios: Sequence[str]) -> Override:
-    label = Location(f"--set {path}={_shown(value)}")
-    tree = parse_tree(value, label.source, place=label) if isinstance(value, str) else _from_python(value, label)
-    place = locate(path, scenarios, label)
-    return Override(place if tree.is_mapping else place.of_number(), tree)
+    label = Location(f"--set {path}={_display(value)}")
+    tree = parse_tree(value, label.source, label=label) if isinstance(value, str) else _from_python(value, label)
+    target = locate(path, scenarios, label)
+    tree = without_aliases(tree, target.path[-1])
+    return Override(target if tree.is_mapping else target.for_number(), tree)
 
 
-def locate(path: str, scenarios: Sequence[str], label: Location | None = None) -> Place:
-    """Return the place of a path such as `hardware.memory.hbm.bandwidth` or `scenarios.decode.parallel.ep`."""
+def locate(path: str, scenarios: Sequence[str], label: Location | None = None) -> OverrideTarget:
+    """Return the target of a path such as `hardware.memory.hbm.bandwidth` or `scenarios.decode.parallel.ep`."""
+    target = _locate(path, scenarios, label)
+    return replace(target, path=path_without_aliases(target.document, target.path))
+
+
+def _locate(path: str, scenarios: Sequence[str], label: Location | None) -> OverrideTarget:
     head, *rest = path.split(".")
     if head == "model":
-        return Place(None, "model", tuple(rest)) if rest else Place(None, "workload", ("model",))
+        return OverrideTarget(None, "model", tuple(rest)) if rest else OverrideTarget(None, "workload", ("model",))
     if head == "hardware" and rest:
         return _in_hardware(None, rest)
     if head == "scenarios" and len(rest) > 1:
-        name, *inner = rest
+        name, *below = rest
         if name not in scenarios:
             raise InputError.single(
-                f"no scenario is named {name!r}", hint=suggest(name, scenarios), field=path, location=label
+                f"unknown scenario {name!r}", hint=suggest(name, scenarios), field=path, location=label
             )
-        return _in_scenario(name, inner)
+        return _in_scenario(name, below)
     if head in ("hardware", "scenarios"):
-        hint = "name a field below it, as in `hardware.memory.hbm.bandwidth` or `scenarios.NAME.parallel.tp`"
-        raise InputError.single("names a whole section, not a value", hint=hint, field=path, location=label)
-    hint = suggest(head, ("model", "scenarios", "hardware"))
-    if hint.startswith("known"):
-        hint = f"paths start with model, hardware or scenarios.NAME: did you mean `scenarios.NAME.{path}`?"
-    raise InputError.single(f"no path starts with {head!r}", hint=hint, field=path, location=label)
+        hint = "give a field inside it, e.g. `hardware.memory.hbm.bandwidth` or `scenarios.NAME.parallel.tp`"
+        raise InputError.single("is a section, not a value", hint=hint, field=path, location=label)
+    hint = did_you_mean(head, ("model", "scenarios", "hardware"))
+    hint = hint or f"paths start with `model.`, `hardware.` or `scenarios.NAME.`; did you mean `scenarios.NAME.{path}`?"
+    raise InputError.single(f"unknown path {head!r}", hint=hint, field=path, location=label)
 
 
-def edited(tree: Tree, changes: Sequence[Override], field: str = "") -> Tree:
-    """Return `tree` with `changes` made in their order."""
-    for change in changes:
-        _check_names(tree, change, field)
+def apply_overrides(tree: Tree, overrides: Sequence[Override], field: str = "") -> Tree:
+    """Return `tree` with `overrides` applied in order. field: the field of the tree itself, for messages."""
+    for override in overrides:
+        _check_names(tree, override, field)
         try:
-            tree = replaced(tree, change.place.path, change.value)
+            tree = replace_at(tree, override.target.path, override.value)
         except LookupError as error:
             stopped, part = error.args
-            raise _no_such(stopped, part, change, field) from None
+            raise _unknown_field(stopped, part, override, field) from None
     return tree
 
 
-def _in_scenario(name: str, inner: Sequence[str]) -> Place:
-    head, *rest = inner
+def _in_scenario(name: str, path: Sequence[str]) -> OverrideTarget:
+    head, *rest = path
     if head == "hardware" and rest:
         return _in_hardware(name, rest)
     if head in ("cluster", "framework") and rest:
-        return Place(name, head, tuple(rest))
-    return Place(name, "scenario", tuple(inner))
+        return OverrideTarget(name, head, tuple(rest))
+    return OverrideTarget(name, "scenario", tuple(path))
 
 
-def _in_hardware(scenario: str | None, path: Sequence[str]) -> Place:
-    """Return the place of what follows `hardware`; what is no part of it is a field of the device."""
+def _in_hardware(scenario: str | None, path: Sequence[str]) -> OverrideTarget:
+    """Return the target of what follows `hardware`; everything but `node` and `network` is a field of the device."""
     match list(path):
         case ["device"]:
-            return Place(scenario, "node", ("device",))
+            return OverrideTarget(scenario, "node", ("device",))
         case ["node"] | ["network", *_]:
-            return Place(scenario, "cluster", tuple(path))
+            return OverrideTarget(scenario, "cluster", tuple(path))
         case ["node", "device", *rest] | ["device", *rest] if rest:
-            return Place(scenario, "device", tuple(rest))
+            return OverrideTarget(scenario, "device", tuple(rest))
         case ["node", *rest]:
-            return Place(scenario, "node", tuple(rest))
-    return Place(scenario, "device", tuple(path))
+            return OverrideTarget(scenario, "node", tuple(rest))
+    return OverrideTarget(scenario, "device", tuple(path))
 
 
-def _check_names(tree: Tree, change: Override, field: str) -> None:
+def _check_names(tree: Tree, override: Override, field: str) -> None:
     """Raise InputError where a path goes through a name that a mapping of names does not have."""
-    path = change.place.path
-    for at, part in enumerate(path[:-2]):
-        below = tree.at(path[: at + 1])
-        if part in _OPEN and below is not None and below.is_mapping and below.child(path[at + 1]) is None:
-            raise _no_such(below, path[at + 1], change, field)
+    path = override.target.path
+    for i, part in enumerate(path[:-2]):
+        below = tree.at(path[: i + 1])
+        if part in _OPEN and below is not None and below.is_mapping and below.child(path[i + 1]) is None:
+            raise _unknown_field(below, path[i + 1], override, field)
 
 
-def _no_such(stopped: Tree, part: str, change: Override, field: str) -> InputError:
-    known: Iterator[str | None] | list[str]
+def _unknown_field(stopped: Tree, part: str, override: Override, field: str) -> InputError:
+    """Return the error of a path that ends at `stopped`, which has no `part`."""
     if isinstance(stopped.value, list):
-        known = [name or str(at) for at, name in enumerate(stopped.names())]
+        known = [name or str(i) for i, name in enumerate(stopped.names())]
     else:
         known = list(stopped.value) if stopped.is_mapping else []
-    path = ".".join(piece for piece in (field, *change.place.path) if piece)
-    if not known:
-        return InputError.single(
-            f"{part!r} is below {kind_of(stopped.value)} that has no fields", hint="shorten the path",
-            field=path, location=change.value.location,
-        )  # fmt: skip
-    return InputError.single(
-        f"nothing here is named {part!r}", hint=suggest(part, known), field=path, location=change.value.location
-    )
+    path = ".".join(piece for piece in (field, *override.target.path) if piece)
+    if known:
+        message, hint = f"unknown field {part!r}", suggest(part, known)
+    else:
+        message, hint = f"{part!r} is inside {kind_of(stopped.value)} that has no fields", "shorten the path"
+    return InputError.single(message, hint=hint, field=path, location=override.value.location)
 
 
 def _from_python(value: Any, label: Location) -> Tree:
@@ -158,7 +161,7 @@ def _from_python(value: Any, label: Location) -> Tree:
     return Tree(value.item() if isinstance(value, np.generic) else value, label, label)
 
 
-def _shown(value: object) -> str:
+def _display(value: object) -> str:
     if isinstance(value, np.ndarray) or (isinstance(value, SI) and isinstance(value.value, np.ndarray)):
         return "array"
     return str(value.value if isinstance(value, SI) else value)

@@ -1,4 +1,4 @@
-"""The patterns of a model file: which keys a query may see."""
+"""The attention patterns of a model file: which keys a query attends to."""
 
 from typing import Annotated, Literal, Self, TypeAlias
 
@@ -10,137 +10,136 @@ from costmodel.schema.strict import Strict
 
 
 class PatternFile(Strict):
-    """Which keys a query may see."""
+    """All keys, or a sliding window."""
 
-    kind: Literal["full", "window"] = Field(description="all keys, or the last `window` of them")
-    window: Number | None = Field(default=None, description="keys that a query sees, for kind window")
+    kind: Literal["full", "window"] = Field(description="all keys, or the last `window` keys")
+    window: Number | None = Field(default=None, description="keys per query, for kind window")
 
     @model_validator(mode="after")
-    def _window_fits_kind(self) -> Self:
+    def _check_window(self) -> Self:
         if (self.kind == "window") != (self.window is not None):
-            raise wrong(
-                "kind window needs its `window`, and only that kind has one", "write {kind: window, window: 4096}"
-            )
+            message = "`window` is required for kind: window and not allowed otherwise"
+            raise wrong(message, "write {kind: window, window: 4096}")
         return self
 
 
 class SinkRecentFile(Strict):
-    """The first tokens and the last ones."""
+    """Sink tokens and the most recent ones."""
 
     kind: Literal["sink_recent"] = Field(description="this pattern")
-    sink: NumberOrZero = Field(description="first tokens that stay visible")
-    recent: Number = Field(description="last tokens that a query sees")
+    sink: NumberOrZero = Field(description="first tokens, always attended to")
+    recent: Number = Field(description="most recent tokens")
     chunk: Number | None = Field(
-        default=None, description="prompts come in chunks, inside which all earlier tokens are seen; null: they do not"
+        default=None, description="prompts are processed in chunks with full causal attention inside; null: not chunked"
     )
 
 
 class ElasticWindowFile(Strict):
-    """A window that grows with the length: alpha + beta*T."""
+    """A window that grows with the sequence length T: alpha + beta*T."""
 
     kind: Literal["elastic_window"] = Field(description="this pattern")
     alpha: Offset = Field(description="tokens at length zero, may be negative")
-    beta: ShareOrZero = Field(description="tokens for each token of the length")
-    sink: NumberOrZero = Field(default=0.0, description="first tokens that stay visible; the window is larger")
+    beta: ShareOrZero = Field(description="tokens per token of the length")
+    sink: NumberOrZero = Field(default=0.0, description="first tokens, always attended to; the window exceeds them")
     rule: Literal["length", "length_minus_alpha"] = Field(
-        default="length", description="beta counts all tokens, or those beyond alpha"
+        default="length", description="beta applies to all tokens, or to those beyond alpha"
     )
 
 
 class StridedBlocksFile(Strict):
-    """The last blocks of keys and one in every `stride` before them."""
+    """The last blocks of keys, and one in `stride` of the earlier blocks."""
 
     kind: Literal["strided_blocks"] = Field(description="this pattern")
-    block: Number = Field(description="tokens of a block")
-    local: Number = Field(description="last blocks that are all seen")
-    stride: Number = Field(description="of how many earlier blocks one is seen")
+    block: Number = Field(description="tokens per block")
+    local: Number = Field(description="last blocks, all attended to")
+    stride: Number = Field(description="distance between attended earlier blocks")
 
 
 class AxisFile(Strict):
     """One axis of a neighbourhood."""
 
-    size: Integer = Field(description="places")
-    window: Integer = Field(description="places that a query sees")
-    dilation: Integer = Field(default=1, description="distance of two of them")
-    stride: Integer = Field(default=1, description="queries that share a window")
-    causal: bool = Field(default=False, description="places before the query only")
-    query_tile: Integer | None = Field(default=None, description="queries of a kernel's tile; null: counted one by one")
-    key_tile: Integer | None = Field(default=None, description="keys of a kernel's tile; null: counted one by one")
+    size: Integer = Field(description="positions")
+    window: Integer = Field(description="positions that a query attends to")
+    dilation: Integer = Field(default=1, description="distance between attended positions")
+    stride: Integer = Field(default=1, description="consecutive queries with the same window")
+    causal: bool = Field(default=False, description="causal: positions before the query only")
+    query_tile: Integer | None = Field(default=None, description="queries per kernel tile; null: no tiles")
+    key_tile: Integer | None = Field(default=None, description="keys per kernel tile; null: no tiles")
 
     @model_validator(mode="after")
-    def _window_fits(self) -> Self:
+    def _check_window(self) -> Self:
         if self.window * self.dilation > self.size:
-            raise wrong("window * dilation is longer than the axis", "write at most `size`")
+            raise wrong("window * dilation exceeds the axis", "write at most `size`")
         if (self.query_tile is None) != (self.key_tile is None):
-            raise wrong("query_tile and key_tile go together", "write both or neither")
+            raise wrong("query_tile and key_tile must be set together", "write both or neither")
         return self
 
 
 class NeighbourhoodFile(Strict):
-    """A window around each place of a grid."""
+    """Neighbourhood attention: a window around each position of a grid."""
 
     kind: Literal["neighbourhood"] = Field(description="this pattern")
     axes: list[AxisFile] = Field(min_length=1, max_length=3, description="the axes of the grid, one to three")
 
 
 class ChunkTopKFile(Strict):
-    """The chunks whose pooled keys score best."""
+    """The chunks whose pooled keys score best (top-k chunks)."""
 
     kind: Literal["chunk_topk"] = Field(description="this pattern")
-    chunk: Number = Field(description="tokens of a chunk")
-    attend: Number = Field(description="keys that a query sees in all")
-    offload: bool = Field(default=False, description="keys lie on the host, chosen ones are copied in every step")
+    chunk: Number = Field(description="tokens per chunk")
+    attend: Number = Field(description="keys per query")
+    offload: bool = Field(default=False, description="keys are in host memory; selected ones are copied in every step")
 
 
 class KvBudgetFile(Strict):
-    """A prompt read in full, of which a share of the keys stays."""
+    """KV-cache eviction: full attention over the prompt, of which a share of the keys is kept."""
 
     kind: Literal["kv_budget"] = Field(description="this pattern")
-    budget: Share = Field(description="share of the keys that stay, mean of the heads")
-    sink: NumberOrZero = Field(default=0.0, description="first tokens that stay at least")
-    recent: NumberOrZero = Field(default=0.0, description="last tokens that stay at least")
+    budget: Share = Field(description="share of the keys kept, mean over heads")
+    sink: NumberOrZero = Field(default=0.0, description="first tokens, always kept")
+    recent: NumberOrZero = Field(default=0.0, description="most recent tokens, always kept")
     full_share: ShareOrZero = Field(default=0.0, description="share of the heads that keep all keys")
 
     @model_validator(mode="after")
-    def _budget_holds_full_heads(self) -> Self:
+    def _check_budget(self) -> Self:
         if exceeds(self.full_share, self.budget):
-            raise wrong("heads that keep all keys take more than the budget", "lower full_share, or raise budget")
+            raise wrong("full_share must not exceed budget", "lower full_share, or raise budget")
         return self
 
 
 class PredictedSparseFile(Strict):
-    """The keys that a low-rank predictor names."""
+    """The keys that a low-rank predictor selects."""
 
     kind: Literal["predicted_sparse"] = Field(description="this pattern")
-    keep: Share = Field(description="share of the keys that a query sees")
+    keep: Share = Field(description="share of the keys per query")
     reduced: Number = Field(description="tokens that keys are reduced to for the prediction")
     rank: Number = Field(description="width of a head in the prediction")
-    basis: Share = Field(default=1.0, description="share of the basis that is not zero on the way back")
+    basis: Share = Field(default=1.0, description="nonzero share of the basis of the back-projection")
 
 
 class SpansFile(Strict):
-    """Direct keys and summaries of spans."""
+    """Individual keys, and summaries of spans."""
 
     kind: Literal["spans"] = Field(description="this pattern")
     scheme: Literal["fixed", "axial", "logsparse"] = Field(description="how tokens are grouped")
-    span: Number | None = Field(default=None, description="tokens of a span, for scheme fixed; null: sqrt(length)")
+    span: Number | None = Field(default=None, description="tokens per span, for scheme fixed; null: sqrt(length)")
 
     @model_validator(mode="after")
-    def _span_fits_scheme(self) -> Self:
+    def _check_span(self) -> Self:
         if self.span is not None and self.scheme != "fixed":
-            raise wrong(f"scheme {self.scheme} has no `span`", "remove it, or write `scheme: fixed`")
+            raise wrong("`span` needs scheme: fixed", "remove it, or write `scheme: fixed`")
         return self
 
 
 class QuerySetFile(Strict):
-    """Queries that see the same number of keys."""
+    """Queries with the same number of keys."""
 
     queries: Number = Field(description="queries of the set")
-    keys: Number = Field(description="keys that each of them sees")
+    keys: Number = Field(description="keys per query")
 
 
 class MixedFile(Strict):
-    """Sets of queries, each with keys of its own."""
+    """Sets of queries, each with its own number of keys."""
 
     kind: Literal["mixed"] = Field(description="this pattern")
     sets: list[QuerySetFile] = Field(min_length=1, description="the sets of a whole sequence")
@@ -161,16 +160,16 @@ AnyPattern: TypeAlias = (
 
 
 class HeadGroupFile(Strict):
-    """Heads that follow one pattern: a share of them, or so many query heads with their keys and values."""
+    """Heads with one pattern: a share of all, or a number of query heads with their keys and values."""
 
     share: Share | None = Field(default=None, description="share of the heads, 0 to 1; null: see `heads`")
     heads: Number | None = Field(default=None, description="query heads; null: see `share`")
-    pattern: Annotated[AnyPattern, Field(discriminator="kind")] = Field(description="which keys they see")
+    pattern: Annotated[AnyPattern, Field(discriminator="kind")] = Field(description="which keys they attend to")
 
     @model_validator(mode="after")
-    def _size_is_stated_once(self) -> Self:
+    def _check_size(self) -> Self:
         if (self.share is None) == (self.heads is None):
-            raise wrong("a group of heads has either a `share` or a number of `heads`", "write one of the two")
+            raise wrong("needs either `share` or `heads`", "write one of the two")
         return self
 
     def share_of(self, heads: Quantity) -> Quantity:

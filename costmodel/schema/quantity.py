@@ -1,7 +1,7 @@
 """The value types of fields: quantities with a unit, counts, and whole numbers that fix a structure.
 
-Each checks a raw value once and returns it in SI. A value from Python may be `SI(number or array)`: it is already in
-SI units, and every element of an array is held to the field's bounds.
+Each checks a raw value once and returns it in SI. A value from Python may be `SI(number or array)`, already in SI
+units; every element of an array must be within the field's bounds.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from costmodel import units
 from costmodel.errors import InputError
 from costmodel.quantities import Array, Quantity
 from costmodel.schema.loader import kind_of
-from costmodel.schema.references import suggest
+from costmodel.schema.references import available, suggest
 
-_MOST = 1e30  # SI units of anything; one over it is the least: beyond, arithmetic under- and overflows
+_MAX = 1e30  # SI units of anything; its inverse is the least: beyond, arithmetic under- and overflows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SI:
-    """A number or an array that already is in the SI unit of the field it is given to."""
+    """A number or an array in the SI unit of its field."""
 
     value: float | npt.NDArray[Any]
 
@@ -40,19 +40,19 @@ def wrong(message: str, hint: str = "") -> PydanticCustomError:
 
 
 @dataclass(frozen=True, slots=True)
-class _Checked:
+class FieldType:
     """Base of the field types: pydantic calls `check` and nothing else."""
 
     def check(self, value: Any) -> Any:
-        """Return the value of the field, or raise what `wrong` makes."""
+        """Return the value of the field in SI; raise the error that `wrong` makes."""
         raise NotImplementedError
 
     def describe(self) -> str:
-        """Return what to write, for the format's documentation."""
+        """Return what to write, for the documentation of the format."""
         raise NotImplementedError
 
     def json_schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of what may be written."""
+        """Return the JSON Schema of what to write."""
         raise NotImplementedError
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
@@ -65,11 +65,12 @@ class _Checked:
 
 
 @dataclass(frozen=True, slots=True)
-class Measure(_Checked):
+class Measure(FieldType):
     """A quantity of one dimension, written as a string with its unit.
 
-    unit: what error messages suggest; low: the least value, itself allowed only where `zero` says so.
-    two_way: `{bidirectional: …}` may stand instead, and counts half.
+    unit: the one that error messages suggest.
+    low: lower bound, itself allowed only with `zero`.
+    two_way: `{bidirectional: …}` is accepted too, and counts half.
     """
 
     dimension: str
@@ -80,46 +81,47 @@ class Measure(_Checked):
     two_way: bool = False
 
     def check(self, value: Any) -> Quantity:
-        """Return the value of the field in SI, or raise what is wrong with it."""
+        """Return the quantity in SI."""
         if self.two_way and isinstance(value, dict):
             return self._half(value)
         if isinstance(value, SI):
             return self._bounded(value.value, str(value))
         if isinstance(value, str):
-            try:
-                return self._bounded(units.parse(value, self.dimension), repr(value))
-            except InputError as error:
-                problem = error.problems[0]
-                plain = self.dimension == "count"
-                raise wrong(problem.message, "write a plain number" if plain else problem.hint) from None
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if number and self.dimension in ("ratio", "count"):
+            return self._parsed(value)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if is_number and self.dimension in ("ratio", "count"):
             return self._bounded(float(value), str(value))
         if isinstance(value, np.ndarray):
             raise wrong("is an array without a unit", "pass SI(array), in SI units")
-        if number:
+        if is_number:
             raise wrong(f"{value} has no unit", f'write "{self._suggest(value)}"')
-        raise wrong(f"must be a quantity, not {kind_of(value)}", f'write it like "10 {self._unit}"')
+        raise wrong(f"must be a quantity, not {kind_of(value)}", f'write a quantity such as "{self._suggest(10)}"')
 
-    @property
-    def _unit(self) -> str:
-        return self.unit or units.example_unit(self.dimension)
+    def _parsed(self, text: str) -> Quantity:
+        try:
+            return self._bounded(units.parse(text, self.dimension), repr(text))
+        except InputError as error:
+            problem = error.problems[0]
+            hint = "write a plain number" if self.dimension == "count" else problem.hint
+            raise wrong(problem.message, hint) from None
 
     def _suggest(self, value: float) -> str:
-        """Return `value` in the field's usual unit, or as the SI value that a very large or small number must be.
+        """Return `value` in the field's usual unit, or in SI if it is so large or small that it must be that.
 
-        Instead of a value that the field may not have in any unit, another one.
+        For a value that the field cannot have in any unit, return another one.
         """
+        unit = self.unit or units.example_unit(self.dimension)
         if not math.isfinite(value) or value < 0 or (value == 0 and not self.zero):
-            return f"10 {self._unit}"
+            return f"10 {unit}"
         if 1e-3 <= abs(value) < 1e5 or value == 0:
-            return f"{value:g} {self._unit}"
+            return f"{value:g} {unit}"
         return units.render(value, self.dimension)
 
     def _half(self, value: dict[str, Any]) -> Quantity:
         if list(value) != ["bidirectional"]:
             raise wrong(
-                f"must be one direction or {{bidirectional: …}}, not a mapping with {', '.join(value) or 'no key'}",
+                "must be a one-way value or {bidirectional: …}, not a mapping with "
+                f"{', '.join(map(str, value)) or 'no key'}",
                 f'write "{self._suggest(50)}" or {{bidirectional: {self._suggest(100)}}}',
             )
         return self.check(value["bidirectional"]) / 2
@@ -130,16 +132,16 @@ class Measure(_Checked):
         if low < self.low or (low == self.low and not self.zero):
             bound = units.render(self.low, self.dimension) if self.low else "zero"
             example = "" if self.low or self.dimension in ("ratio", "count") else f', such as "{self._suggest(0.0)}"'
-            told = f"write a value {'of at least' if self.zero else 'above'} {bound}{example}"
-            raise wrong(f"{written} is too small", told)
+            hint = f"write a value {'of at least' if self.zero else 'above'} {bound}{example}"
+            raise wrong(f"{written} is too small", hint)
         if high > self.high:
             raise wrong(f"{written} is too large", f"write at most {units.render(self.high, self.dimension)}")
-        if high > _MOST or 0.0 < low < 1.0 / _MOST:
-            raise wrong(f"{written} is no size that anything has", "check the exponent and the unit")
+        if high > _MAX or 0.0 < low < 1.0 / _MAX:
+            raise wrong(f"{written} is implausible", "check the exponent and the unit")
         return checked
 
     def describe(self) -> str:
-        """Return what to write."""
+        """Return the dimension and an example."""
         if self.dimension == "ratio":
             bounded = f"number, at most {self.high:g}" if self.high < math.inf else "number"
             return f"number, at least {self.low:g}" if self.low else f"{bounded}, or percentage as `10 %`"
@@ -150,7 +152,7 @@ class Measure(_Checked):
         return f"{text} or `{{bidirectional: {self._suggest(20)}}}`" if self.two_way else text
 
     def json_schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of what may be written."""
+        """Return text with a unit, or a number where there is none."""
         if self.dimension == "count":
             return {"type": "number", "minimum": self.low, "maximum": self.high}
         text: dict[str, Any] = {"type": "string", "description": self.describe(), "examples": [self._suggest(10)]}
@@ -163,7 +165,7 @@ class Measure(_Checked):
 
 
 @dataclass(frozen=True, slots=True)
-class Whole(_Checked):
+class Whole(FieldType):
     """A count of at least `low`. `single`: it fixes a structure, so it is one int and never an array."""
 
     low: int = 1
@@ -171,20 +173,14 @@ class Whole(_Checked):
     single: bool = False
 
     def check(self, value: Any) -> Any:
-        """Return the value of the field in SI, or raise what is wrong with it."""
+        """Return the count."""
         written = str(value)
-        if isinstance(value, SI):
-            value = value.value
+        value = value.value if isinstance(value, SI) else value
         if isinstance(value, np.ndarray) and not self.single and value.dtype.kind in "iuf":
             return self._bounded(_finite(value, "the array"), "the array")
         if isinstance(value, np.ndarray):
             raise wrong("cannot be an array", "write one whole number")
-        if isinstance(value, np.generic):
-            value = value.item()
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            given = f"{value!r}" if isinstance(value, str) else kind_of(value)
-            raise wrong(f"must be a whole number, not {given}", f"write a number such as {max(self.low, 8)}")
-        checked = self._bounded(_finite(value, written), written)
+        checked = self._bounded(_finite(_number(value, "a whole number", str(max(self.low, 8))), written), written)
         return int(checked) if self.single else checked
 
     def _bounded(self, value: Quantity, written: str) -> Quantity:
@@ -193,133 +189,142 @@ class Whole(_Checked):
             raise wrong(f"{written} is too small", f"write at least {self.low}")
         if self.high is not None and high > self.high:
             raise wrong(f"{written} is too large", f"write at most {self.high}")
-        if value % 1 != 0 if isinstance(value, float) else bool((value % 1).any()):
+        if np.any(np.mod(value, 1)):
             raise wrong(f"{written} is not a whole number", f"write {max(self.low, math.floor(low))}")
         return value
 
     def describe(self) -> str:
-        """Return what to write."""
+        """Return the bounds."""
         return f"whole number, {self.low} to {self.high}" if self.high else f"whole number, at least {self.low}"
 
     def json_schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of what may be written."""
+        """Return an integer with its bounds."""
         bounds = {"minimum": self.low} | ({} if self.high is None else {"maximum": self.high})
         return {"type": "integer", **bounds}
 
 
 @dataclass(frozen=True, slots=True)
-class Positive(_Checked):
-    """A positive number that need not be whole: how much of something shared falls to one device."""
+class Positive(FieldType):
+    """A positive number that need not be whole: one device's part of something shared."""
 
     def check(self, value: Any) -> Quantity:
-        """Return the value of the field, or raise what is wrong with it."""
-        written, stated = str(value), value.value if isinstance(value, SI) else value
+        """Return the number."""
+        written = str(value)
         if isinstance(value, np.ndarray):
             raise wrong("is an array without a unit", "pass SI(array)")
-        stated = stated.item() if isinstance(stated, np.generic) else stated
-        if isinstance(stated, bool) or not isinstance(stated, (int, float, np.ndarray)):
-            given = f"{stated!r}" if isinstance(stated, str) else kind_of(stated)
-            raise wrong(f"must be a number, not {given}", "write a number such as 8 or 0.125")
-        checked = _finite(stated, "the array" if isinstance(stated, np.ndarray) else written)
+        raw = value.value if isinstance(value, SI) else value
+        if isinstance(raw, np.ndarray):
+            checked = _finite(raw, "the array")
+        else:
+            checked = _finite(_number(raw, "a number", "8 or 0.125"), written)
         if _range(checked)[0] <= 0:
             raise wrong(f"{written} is too small", "write a number above zero")
         return checked
 
     def describe(self) -> str:
-        """Return what to write."""
+        """Return the bound."""
         return "number above 0"
 
     def json_schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of what may be written."""
+        """Return a number with its bound."""
         return {"type": "number", "exclusiveMinimum": 0}
 
 
 @dataclass(frozen=True, slots=True)
-class Named(_Checked):
-    """A reference to a file of `folder`, or the same content inline as a mapping; kept as it is written."""
+class Named(FieldType):
+    """A reference to a file of `folder`, or its content inline as a mapping; kept as written."""
 
     folder: str
 
     def check(self, value: Any) -> Any:
-        """Return the value of the field in SI, or raise what is wrong with it."""
+        """Return the reference or mapping."""
         if isinstance(value, (str, dict)) and value:
             return value
-        raise wrong(f"must name a file or be a mapping, not {kind_of(value)}", f"write `{self.folder}/NAME`")
+        raise wrong(f"must be a file name or a mapping, not {kind_of(value)}", f"write `{self.folder}/NAME`")
 
     def describe(self) -> str:
-        """Return what to write."""
+        """Return the form of the reference."""
         return f"`{self.folder}/NAME`, or a mapping"
 
     def json_schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of what may be written."""
+        """Return text or an object."""
         return {"anyOf": [{"type": "string"}, {"type": "object"}]}
 
 
 @dataclass(frozen=True, slots=True)
-class Verbatim(_Checked):
-    """A value that is kept as it is written and checked by what uses it."""
+class Verbatim(FieldType):
+    """A value kept as written, and checked by what uses it."""
 
     def check(self, value: Any) -> Any:
-        """Return the value of the field in SI, or raise what is wrong with it."""
+        """Return the value."""
         return value
 
     def describe(self) -> str:
-        """Return what to write."""
+        """Return that anything goes."""
         return "any value"
 
     def json_schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of what may be written."""
+        """Return the schema of everything."""
         return {}
 
 
 @dataclass(frozen=True, slots=True)
-class OneOf(_Checked):
-    """One of the names that a table of the program has."""
+class OneOf(FieldType):
+    """One of the names in a table of the program."""
 
     names: tuple[str, ...]
 
     def check(self, value: Any) -> str:
-        """Return the value of the field in SI, or raise what is wrong with it."""
+        """Return the name."""
         if value in self.names:
             return str(value)
         given = repr(value) if isinstance(value, str) else kind_of(value)
-        raise wrong(f"{given} is no known choice", suggest(str(value), self.names))
+        raise wrong(f"unknown value {given}", suggest(str(value), self.names))
 
     def describe(self) -> str:
-        """Return what to write."""
+        """Return the names."""
         return ", ".join(f"`{name}`" for name in self.names)
 
     def json_schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of what may be written."""
+        """Return the names."""
         return {"enum": [*self.names]}
 
 
 @dataclass(frozen=True, slots=True)
-class NameSet(_Checked):
+class NameSet(FieldType):
     """A named set, or a list of members; becomes a frozen set of the names written, empty for `none`."""
 
     sets: tuple[str, ...]
     members: tuple[str, ...]
 
     def check(self, value: Any) -> frozenset[str]:
-        """Return the value of the field in SI, or raise what is wrong with it."""
+        """Return the names."""
         known = (*self.sets, *self.members)
         if not isinstance(value, (str, list)):
-            raise wrong(f"must be a named set or a list of names, not {kind_of(value)}", suggest("", known))
+            raise wrong(f"must be a named set or a list of names, not {kind_of(value)}", available(known))
         names = [value] if isinstance(value, str) else value
         for name in names:
             if name not in known:
-                raise wrong(f"{name!r} is no known name", suggest(str(name), known))
+                raise wrong(f"unknown name {name!r}", suggest(str(name), known))
         return frozenset(names) - {"none"}
 
     def describe(self) -> str:
-        """Return what to write."""
+        """Return the sets and their members."""
         return f"{', '.join(self.sets)}, or a list of {', '.join(self.members)}"
 
     def json_schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of what may be written."""
+        """Return a name or a list of names."""
         known = {"enum": [*self.sets, *self.members]}
         return {"anyOf": [known, {"type": "array", "items": known}]}
+
+
+def _number(value: Any, expected: str, example: str) -> float:
+    """Return a Python number; raise where `value` is none. expected, example: what to write, for the error."""
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        given = repr(value) if isinstance(value, str) else kind_of(value)
+        raise wrong(f"must be {expected}, not {given}", f"write a number such as {example}")
+    return value
 
 
 def _finite(value: float | npt.NDArray[Any], written: str) -> Quantity:
@@ -334,14 +339,14 @@ def _finite(value: float | npt.NDArray[Any], written: str) -> Quantity:
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
-        raise wrong(f"{written} is not a number that fits") from None
+        raise wrong(f"{written} is out of range") from None
     if not math.isfinite(number):
         raise wrong(f"{written} is not a finite number", "write a finite number")
     return number
 
 
 def exceeds(value: Quantity, limit: Quantity) -> bool:
-    """Tell whether a number is larger than another; of a grid, where no point is allowed."""
+    """Tell whether a number is larger than another; for grids, whether it is at every point."""
     return bool(np.all(np.greater(value, limit)))
 
 

@@ -1,4 +1,4 @@
-"""Where files are found: `kind/name` references, the search path, and `extends`."""
+"""How files are found: `kind/name` references, the search path, and `extends`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from costmodel.errors import InputError, Location, Problem
+from costmodel.schema.aliases import without_aliases
 from costmodel.schema.loader import kind_of, read_tree
 from costmodel.schema.tree import Tree, merge
 
@@ -20,8 +21,8 @@ FOLDERS: dict[str, str] = {
         ("models", "precisions", "systems", "published", "what_ifs", "studies", "validations"), "workloads"
     ),
 }
-"""The folder of a search root under which the files of a kind stand."""
-ALIASED = ("models",)  # kinds whose aliases are names to refer to; those of devices are what measurement tables write
+"""Kind of file -> the folder of a search root that holds the folder of that kind."""
+ALIASED = ("models",)  # kinds whose `aliases` can be referred to; those of devices are names in measurement tables
 
 _KINDS = (
     "device", "node", "cluster", "framework", "precision", "calibration", "model", "workload", "case", "what_if",
@@ -30,6 +31,7 @@ _KINDS = (
 _VERSIONS = {kind: f"costmodel/{kind}@1" for kind in _KINDS}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _WORKLOADS = "workloads"
+_MAX_LISTED = 10  # names that a hint lists
 
 
 def package_root() -> Path:
@@ -40,7 +42,7 @@ def package_root() -> Path:
 
 
 def folder_of(schema: str) -> str:
-    """Return the kind of folder that files of a schema stand in: `devices` for `device`."""
+    """Return the folder of the files of a schema: `devices` for `device`."""
     return f"{schema[:-1]}ies" if schema.endswith("y") else f"{schema}s"
 
 
@@ -49,12 +51,22 @@ def is_name(text: str) -> bool:
     return "/" not in text and _NAME.fullmatch(text) is not None
 
 
-def suggest(word: str, known: Sequence[str]) -> str:
-    """Return a hint that names what `word` may have been meant to be, and otherwise all that is known."""
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """Return a hint with the names nearest to `word`, empty if none is near."""
     close = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
-    if close:
-        return "did you mean " + " or ".join(f"`{name}`" for name in close) + "?"
-    return f"known: {', '.join(sorted(known))}" if known else "none is known"
+    return "did you mean " + " or ".join(f"`{name}`" for name in close) + "?" if close else ""
+
+
+def suggest(word: str, known: Sequence[str]) -> str:
+    """Return a hint with the names nearest to `word`, or else with those that are available."""
+    return did_you_mean(word, known) or available(known)
+
+
+def available(known: Sequence[str]) -> str:
+    """Return a hint that lists names, the first ones of many."""
+    listed = ", ".join(sorted(known)[:_MAX_LISTED])
+    more = f", … ({len(known)} in all)" if len(known) > _MAX_LISTED else ""
+    return f"available: {listed}{more}" if known else "none available"
 
 
 class Library:
@@ -63,84 +75,79 @@ class Library:
     def __init__(self, search_path: Sequence[str | Path] = ()) -> None:
         from_environment = [part for part in os.environ.get("COSTMODEL_PATH", "").split(os.pathsep) if part]
         self.roots = (*map(Path, (*search_path, *from_environment)), package_root())
-        self._read: dict[Path, Tree] = {}
+        self._trees: dict[Path, Tree] = {}
         self._extended: dict[Path, Tree] = {}
 
     def names(self, kind: str) -> list[str]:
         """Return the names of all files of a kind (a key of FOLDERS, or `workloads`), sorted."""
-        found: set[str] = set()
+        names: set[str] = set()
         for root in self.roots:
             folder = self._folder(root, kind)
             pattern = "*.yaml" if kind == _WORKLOADS else "**/*.yaml"
-            found.update(path.relative_to(folder).with_suffix("").as_posix() for path in folder.glob(pattern))
-        return sorted(found)
+            names.update(path.relative_to(folder).with_suffix("").as_posix() for path in folder.glob(pattern))
+        return sorted(names)
 
     def find(self, reference: str, kind: str, *, origin: Location | None = None, field: str = "") -> Path:
-        """Return the file that `reference` means: `./path` beside the file that says it, `kind/name` or `name`."""
+        """Return the file of a reference: `./path` relative to the referring file, `kind/name` or `name`."""
         if reference.startswith("./"):
-            return beside(reference, origin)
+            return relative_path(reference, origin)
         name = reference.removeprefix(f"{kind}/")
         for root in self.roots if _NAME.fullmatch(name) else ():
             path = self._folder(root, kind) / f"{name}.yaml"
             if path.is_file():
                 return path
-        alias = self._aliased(name, kind, origin, field)
-        if alias is not None:
-            return alias
-        known = self.names(kind)
-        hint = suggest(name, [*known, *self.aliases(kind)])
-        if not hint.startswith("known") and len(known) < 30:
-            hint += f" available: {', '.join(known)}"
+        path_of_alias = self._find_alias(name, kind, origin, field)
+        if path_of_alias is not None:
+            return path_of_alias
         folder = f"{FOLDERS.get(kind, '')}/{kind}".lstrip("/")
-        hint += (
-            f" (looked for {folder}/{name}.yaml in each folder of --path, of $COSTMODEL_PATH, and in the shipped data)"
-        )
-        raise InputError.single(f"no file {kind}/{name} is on the search path", hint=hint, field=field, location=origin)
+        searched = f"(searched --path, $COSTMODEL_PATH and the shipped data for {folder}/{name}.yaml)"
+        hint = f"{suggest(name, [*self.names(kind), *self.aliases(kind)])} {searched}"
+        raise InputError.single(f"{kind}/{name} not found", hint=hint, field=field, location=origin)
 
     def aliases(self, kind: str) -> dict[str, list[Path]]:
-        """Return other names of the files of a kind -> the files that claim them, those of the first root only."""
-        found: dict[str, list[Path]] = {}
+        """Return alias of a file of a kind -> the files of the first root that claims it."""
+        aliases: dict[str, list[Path]] = {}
         for root in self.roots if kind in ALIASED else ():
-            own: dict[str, list[Path]] = {}
+            of_root: dict[str, list[Path]] = {}
             for path in sorted(self._folder(root, kind).glob("**/*.yaml")):
-                for alias in self._aliases_of(path):
-                    own.setdefault(alias, []).append(path)
-            found = own | found
-        return found
+                for alias in self._aliases_in(path):
+                    of_root.setdefault(alias, []).append(path)
+            aliases = of_root | aliases
+        return aliases
 
     def clashes(self, path: Path, kind: str) -> Iterator[Problem]:
-        """Yield the aliases of a file that another file of its folder has, too, as its name or alias."""
-        folder = path.parent
-        others = [other for other in sorted(folder.glob("*.yaml")) if other.resolve() != path.resolve()]
+        """Yield the aliases of a file that are also the name or an alias of another file of its folder."""
+        others = [other for other in sorted(path.parent.glob("*.yaml")) if other.resolve() != path.resolve()]
         taken = {other.stem: other for other in others}
         for other in others if kind in ALIASED else ():
-            taken.update(dict.fromkeys(self._aliases_of(other), other))
-        stated = self._tree(path).child("aliases")
-        for item in stated.value if stated is not None and isinstance(stated.value, list) else ():
+            taken.update(dict.fromkeys(self._aliases_in(other), other))
+        for item in self._alias_items(path):
             if item.value in taken:
                 yield Problem(
-                    item.location, "aliases", f"{item.value!r} is a name of {shown(taken[item.value])}, too",
+                    item.location, "aliases", f"{item.value!r} is also a name of {display_path(taken[item.value])}",
                     "remove it from one of them",
                 )  # fmt: skip
 
-    def _aliased(self, name: str, kind: str, origin: Location | None, field: str) -> Path | None:
-        """Return the file that has `name` as an alias; raise InputError where two files of a root do."""
+    def _find_alias(self, name: str, kind: str, origin: Location | None, field: str) -> Path | None:
+        """Return the file that has `name` as an alias; raise InputError if two files of a root have it."""
         claims = self.aliases(kind).get(name, [])
         if len(claims) > 1:
             raise InputError.single(
-                f"{name!r} is an alias of {' and of '.join(shown(path) for path in claims)}",
+                f"{name!r} is an alias of {' and of '.join(display_path(path) for path in claims)}",
                 hint="remove it from one of them, or use another name", field=field, location=origin,
             )  # fmt: skip
         return claims[0] if claims else None
 
-    def _aliases_of(self, path: Path) -> list[str]:
-        """Return the aliases that a file states; none of a file that cannot be read, which is told where it is used."""
+    def _aliases_in(self, path: Path) -> list[str]:
+        """Return the aliases in a file; none of an unreadable file, whose error is reported where it is used."""
         try:
-            stated = self._tree(path).child("aliases")
+            return [item.value for item in self._alias_items(path) if isinstance(item.value, str)]
         except InputError:
             return []
-        listed = stated.value if stated is not None and isinstance(stated.value, list) else []
-        return [item.value for item in listed if isinstance(item.value, str)]
+
+    def _alias_items(self, path: Path) -> list[Tree]:
+        aliases = self._tree(path).child("aliases")
+        return aliases.value if aliases is not None and isinstance(aliases.value, list) else []
 
     def find_workload(self, argument: str | Path) -> Path:
         """Return the file of a WORKLOAD argument: an existing path, else a name under `workloads/`."""
@@ -152,16 +159,15 @@ class Library:
             path = root / _WORKLOADS / f"{name}.yaml"
             if path.is_file():
                 return path
-        raise InputError.single(
-            f"{text!r} is neither a file nor a workload on the search path", hint=suggest(name, self.names(_WORKLOADS))
-        )
+        hint = suggest(name, self.names(_WORKLOADS))
+        raise InputError.single(f"{text!r} is neither a file nor a known workload", hint=hint)
 
     def document(self, reference: Tree, kind: str, schema: str, field: str) -> Tree:
-        """Return the whole document that a reference names, `extends` applied."""
+        """Return the document that a reference names, `extends` applied."""
         if not isinstance(reference.value, str):
             raise InputError.single(
-                f"must name a file of {kind}/, not {kind_of(reference.value)}",
-                hint=suggest("", self.names(kind)), field=field, location=reference.location,
+                f"must be the name of a file in {kind}/, not {kind_of(reference.value)}",
+                hint=available(self.names(kind)), field=field, location=reference.location,
             )  # fmt: skip
         path = self.find(reference.value, kind, origin=reference.location, field=field)
         return self.read(path, schema)
@@ -170,15 +176,17 @@ class Library:
         """Return the document of a file of that schema (`device`, `node` …), `extends` applied."""
         key = path.resolve()
         if key not in self._extended:
-            self._extended[key] = self.extend(self._checked(path, schema), schema, (path,))
+            self._extended[key] = self.extend(self.read_unextended(path, schema), schema, (path,))
         return self._extended[key]
 
     def extend(self, tree: Tree, schema: str, chain: tuple[Path, ...] = ()) -> Tree:
-        """Return `tree` merged over the document that its `extends` names, and that one's in turn."""
+        """Return `tree` merged over the document that its `extends` names, itself extended.
+
+        chain: the files that extend each other down to `tree`.
+        """
         base = tree.child("extends") if tree.is_mapping else None
         if base is None:
             return tree
-        kind = folder_of(schema)
         if not isinstance(base.value, str):
             raise InputError.single(
                 f"must name one file, not {kind_of(base.value)}", field="extends", location=base.location
@@ -187,67 +195,69 @@ class Library:
         path = (
             self.find_workload(base.value)
             if is_named_workload
-            else self.find(base.value, kind, origin=base.location, field="extends")
+            else self.find(base.value, folder_of(schema), origin=base.location, field="extends")
         )
         if path.resolve() in [link.resolve() for link in chain]:
-            cycle = " -> ".join(link.stem for link in (*chain, path))
             raise InputError.single(
-                f"the files extend each other in a cycle: {cycle}", hint="remove one of these `extends`",
-                field="extends", location=base.location,
+                f"circular `extends`: {' -> '.join(link.stem for link in (*chain, path))}",
+                hint="remove one of these `extends`", field="extends", location=base.location,
             )  # fmt: skip
-        below = self.extend(self._checked(path, schema), schema, (*chain, path))
-        return merge(below, tree.without("extends"))
+        extended_base = self.extend(self.read_unextended(path, schema), schema, (*chain, path))
+        return merge(extended_base, tree.without("extends"))
 
-    def own(self, path: Path, schema: str) -> Tree:
-        """Return what a file of that schema says itself, without what its `extends` brings."""
-        return self._checked(path, schema)
-
-    def schema_of(self, path: Path) -> str:
-        """Return the kind that a file's `schema:` line states; raise InputError where it is missing or unknown."""
-        tree = self._tree(path)
-        stated = tree.child("schema")
-        if stated is None:
-            misspelt = difflib.get_close_matches("schema", list(tree.value), n=1)
-            hint = f"rename `{misspelt[0]}`" if misspelt else "begin the file with its kind"
+    def read_unextended(self, path: Path, schema: str) -> Tree:
+        """Return the document of a file of that schema as written, without what its `extends` adds."""
+        actual = self.schema_of(path)
+        if actual != schema:
             raise InputError.single(
-                "the file does not say what it is", hint=f"{hint}, as in `schema: {_VERSIONS['workload']}`",
-                field="schema", location=tree.location,
-            )  # fmt: skip
-        for kind, version in _VERSIONS.items():
-            if stated.value == version:
-                return kind
-        raise InputError.single(
-            f"{stated.value!r} is no known schema", hint=suggest(str(stated.value), list(_VERSIONS.values())),
-            field="schema", location=stated.location,
-        )  # fmt: skip
-
-    def _checked(self, path: Path, schema: str) -> Tree:
-        found = self.schema_of(path)
-        if found != schema:
-            raise InputError.single(
-                f"is a {found} file where a {schema} is expected", field="schema",
-                hint=f"name a file whose schema is {_VERSIONS[schema]}", location=Location(shown(path)),
+                f"this is a {actual} file; a {schema} file is expected here", field="schema",
+                hint=f"name a file with `schema: {_VERSIONS[schema]}`", location=Location(display_path(path)),
             )  # fmt: skip
         return self._tree(path)
 
+    def schema_of(self, path: Path) -> str:
+        """Return the kind that a file's `schema:` line states; raise InputError if it is missing or unknown."""
+        tree = self._tree(path)
+        schema = tree.child("schema")
+        if schema is None:
+            misspelt = difflib.get_close_matches("schema", list(tree.value), n=1)
+            hint = f"rename `{misspelt[0]}`" if misspelt else "add a `schema:` line at the top"
+            raise InputError.single(
+                "the file has no `schema:` line", hint=f"{hint}, as in `schema: {_VERSIONS['workload']}`",
+                field="schema", location=tree.location,
+            )  # fmt: skip
+        kind = _kind_of_version(schema.value)
+        if kind is None:
+            raise InputError.single(
+                f"unknown schema {schema.value!r}", hint=suggest(str(schema.value), list(_VERSIONS.values())),
+                field="schema", location=schema.location,
+            )  # fmt: skip
+        return kind
+
     def _tree(self, path: Path) -> Tree:
         key = path.resolve()
-        if key not in self._read:
-            self._read[key] = read_tree(path, shown(path))
-        return self._read[key]
+        if key not in self._trees:
+            tree = read_tree(path, display_path(path))
+            self._trees[key] = without_aliases(tree, _kind_of_version(tree.text("schema")) or "")
+        return self._trees[key]
 
     @staticmethod
     def _folder(root: Path, kind: str) -> Path:
         return root / _WORKLOADS if kind == _WORKLOADS else root / FOLDERS[kind] / kind
 
 
-def beside(reference: str, origin: Location | None) -> Path:
-    """Return the path that a file says, relative to that file; what stands in no file is relative to where one is."""
+def _kind_of_version(version: object) -> str | None:
+    """Return the kind of a `schema:` line's value, null for an unknown one."""
+    return next((kind for kind, known in _VERSIONS.items() if known == version), None)
+
+
+def relative_path(reference: str, origin: Location | None) -> Path:
+    """Return the path of a reference: relative to the file that it is in, else to the working folder."""
     return (Path(origin.source).parent if origin and origin.line else Path()) / reference
 
 
-def shown(path: Path) -> str:
-    """Return how messages name a file: relative to the working folder where it lies inside it."""
+def display_path(path: Path) -> str:
+    """Return a path for messages: relative to the working folder if it is inside."""
     try:
         return path.resolve().relative_to(Path.cwd()).as_posix()
     except ValueError:

@@ -1,4 +1,4 @@
-"""A workload file to complete scenarios: every reference followed, every change made, every value with its origin."""
+"""A workload file to complete scenarios: references followed, overrides applied, the origin of every value known."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ import numpy as np
 from costmodel.errors import InputError, LayoutError, Location, Problem
 from costmodel.quantities import is_single
 from costmodel.schema import build
-from costmodel.schema.assemble import Assembly, Part, Stop
+from costmodel.schema.assemble import Assembly, DocumentPart, Stop
 from costmodel.schema.cluster import ClusterFile, NodeFile
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.document import find, model_document, scenario_document
+from costmodel.schema.expert_load import expert_counts
 from costmodel.schema.fields import NumberType, number_at
 from costmodel.schema.framework import FrameworkFile
 from costmodel.schema.installation import install
 from costmodel.schema.model import ModelFile
-from costmodel.schema.number_formats import choose_formats, spelt_out
-from costmodel.schema.overrides import Target, edited, locate, read_overrides
-from costmodel.schema.references import Library, as_reference, suggest
-from costmodel.schema.routing import expert_counts
-from costmodel.schema.strict import Strict, checked
+from costmodel.schema.number_formats import choose_formats, expand_set_name
+from costmodel.schema.overrides import DocumentName, apply_overrides, locate, read_overrides
+from costmodel.schema.references import Library, as_reference, available, suggest
+from costmodel.schema.strict import Strict, validate_tree
 from costmodel.schema.tree import Tree, merge
-from costmodel.schema.workload import PHASES, PlanFile, WorkloadFile, phases_of
+from costmodel.schema.workload import PHASES, PlanFile, WorkloadFile, phases_with
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.scenario import Parallelism, Scenario
 from costmodel.workload.validity import rules
 
 _DEFAULT = Location("default")
-_FILES: dict[Target, type[Strict]] = {
+_FILES: dict[DocumentName, type[Strict]] = {
     "workload": WorkloadFile, "model": ModelFile, "cluster": ClusterFile, "node": NodeFile, "device": DeviceFile,
     "framework": FrameworkFile,
 }  # fmt: skip
@@ -42,8 +42,9 @@ _FILES: dict[Target, type[Strict]] = {
 class ResolvedWorkload:
     """A workload whose every value is known.
 
-    document: `model`, and `scenarios.NAME` each with its `hardware`, as nested dicts in SI; scenarios: the same as the
-    other rooms take it; notes: what of the files that were read is left out, for people.
+    document: `model`, and `scenarios.NAME` each with its `hardware`, as nested dicts in SI.
+    scenarios: the same as records.
+    notes: what the files say that is ignored, for people.
     """
 
     name: str
@@ -55,40 +56,40 @@ class ResolvedWorkload:
     notes: tuple[str, ...] = ()
 
     def value(self, path: str) -> Any:
-        """Return the value at a path of the document; raise InputError for no such path."""
-        place = locate(path, list(self.scenarios))
-        return find(self.document, place, place.scenario or next(iter(self._trees)), path)
+        """Return the value at a path of the document; raise InputError if there is no such path."""
+        target = locate(path, list(self.scenarios))
+        return find(self.document, target, target.scenario or next(iter(self._trees)), path)
 
     def number(self, path: str) -> NumberType | None:
-        """Return what kind of number stands at a path, null where it is text, a switch, a list or a mapping.
+        """Return the type of the number at a path, null for text, a switch, a list or a mapping.
 
-        Raises InputError for no such path.
+        Raises InputError if there is no such path.
         """
         self.value(path)
-        place = locate(path, list(self.scenarios)).of_number()
-        if place.target == "scenario":
-            name = place.scenario or next(iter(self.scenarios))
-            return number_at(PHASES[self.scenarios[name].plan.phase], place.path)
-        return number_at(_FILES[place.target], place.path)
+        target = locate(path, list(self.scenarios)).for_number()
+        if target.document == "scenario":
+            name = target.scenario or next(iter(self.scenarios))
+            return number_at(PHASES[self.scenarios[name].plan.phase], target.path)
+        return number_at(_FILES[target.document], target.path)
 
     def origin(self, path: str) -> Location | None:
         """Return where the value at `path` was written: a file position, `--set …` or `default`; None: no such path.
 
-        A path for all scenarios (`hardware.…`) is looked up in the first.
+        A path for all scenarios (`hardware.…`) is looked up in the first one.
         """
         try:
-            place = locate(path, list(self.scenarios))
+            target = locate(path, list(self.scenarios))
             self.value(path)
         except InputError:
             return None
-        trees = self._trees[place.scenario or next(iter(self._trees))]
-        found = trees[place.target].at(place.path)
-        return (found.location or found.key or _DEFAULT) if found is not None else _DEFAULT
+        trees = self._trees[target.scenario or next(iter(self._trees))]
+        tree = trees[target.document].at(target.path)
+        return (tree.location or tree.key or _DEFAULT) if tree is not None else _DEFAULT
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Resolved:
-    """One scenario, its part of the document, and the trees its values stand in."""
+    """One scenario, its part of the document, and the trees of its values by document."""
 
     scenario: Scenario
     document: dict[str, Any]
@@ -105,7 +106,8 @@ def resolve(
 ) -> ResolvedWorkload:
     """Return the workload of a file or of a name under `workloads/`; raise InputError with every problem.
 
-    overrides: path of the resolved document -> YAML text, number or `SI`; cluster: stands for every scenario's own;
+    overrides: path of the resolved document -> YAML text, number or `SI`.
+    cluster: replaces the cluster of every scenario.
     scenarios: those to resolve, null: all.
     """
     library = Library(search_path)
@@ -123,34 +125,32 @@ def resolve_tree(
     cluster: str | None = None,
     scenarios: Iterable[str] | None = None,
 ) -> ResolvedWorkload:
-    """Return the workload that a document holds; raise InputError with every problem."""
-    stated = tree.child("scenarios")
-    named: dict[str, Tree] = stated.value if stated is not None and stated.is_mapping else {}
-    assembly = Assembly(library, read_overrides(overrides or {}, list(named)))
-    head = assembly.part(WorkloadFile, tree, assembly.changes("workload", None))
-    model: Part[ModelFile] | None = None
-    with assembly.noting():
+    """Return the workload of a document; raise InputError with every problem."""
+    entries = tree.child("scenarios")
+    scenario_trees: dict[str, Tree] = entries.value if entries is not None and entries.is_mapping else {}
+    assembly = Assembly(library, read_overrides(overrides or {}, list(scenario_trees)))
+    head = assembly.part(WorkloadFile, tree, assembly.overrides_of("workload", None))
+    model: DocumentPart[ModelFile] | None = None
+    with assembly.collecting_problems():
         model = _model(assembly, head.tree)
     architecture = build.architecture(model.file) if model else None
     resolved: dict[str, _Resolved] = {}
-    for each in _selected(list(named), scenarios):
-        with assembly.noting():
-            resolved[each] = _scenario(assembly, each, named[each], architecture, cluster)
+    for scenario in _selected(list(scenario_trees), scenarios):
+        with assembly.collecting_problems():
+            resolved[scenario] = _scenario(assembly, scenario, scenario_trees[scenario], architecture, cluster)
     if not assembly.problems:
-        assembly.note_unused()
+        assembly.report_unused()
     if assembly.problems or model is None or architecture is None:
         problems = in_order(assembly.problems)
         raise (LayoutError if all(problem.of_layout for problem in problems) else InputError)(problems)
+    parts = resolved.items()
     return ResolvedWorkload(
         name=name,
         title=head.file.title,
-        document={
-            "model": model_document(model.file),
-            "scenarios": {each: one.document for each, one in resolved.items()},
-        },
-        scenarios={each: one.scenario for each, one in resolved.items()},
+        document={"model": model_document(model.file), "scenarios": {key: part.document for key, part in parts}},
+        scenarios={key: part.scenario for key, part in parts},
         architecture=architecture,
-        _trees={each: one.trees | {"model": model.tree, "workload": head.tree} for each, one in resolved.items()},
+        _trees={key: part.trees | {"model": model.tree, "workload": head.tree} for key, part in parts},
         notes=tuple(assembly.notes),
     )
 
@@ -160,169 +160,181 @@ def resolve_model(
 ) -> ResolvedWorkload:
     """Return a workload without scenarios: its model alone, for questions that need no hardware."""
     assembly = Assembly(library, read_overrides(overrides or {}, ()))
-    with assembly.noting():
-        model = _model(assembly, edited(tree, assembly.changes("workload", None)))
+    with assembly.collecting_problems():
+        model = _model(assembly, apply_overrides(tree, assembly.overrides_of("workload", None)))
         return ResolvedWorkload(
-            name, None, {"model": model_document(model.file), "scenarios": {}}, {}, build.architecture(model.file),
-            {"": {"model": model.tree, "workload": tree}}, tuple(assembly.notes),
-        )  # fmt: skip
+            name=name,
+            title=None,
+            document={"model": model_document(model.file), "scenarios": {}},
+            scenarios={},
+            architecture=build.architecture(model.file),
+            _trees={"": {"model": model.tree, "workload": tree}},
+            notes=tuple(assembly.notes),
+        )
     raise InputError(in_order(assembly.problems))
 
 
 def in_order(problems: Iterable[Problem]) -> list[Problem]:
-    """Return the problems once each, by file and line; one that several scenarios share has no scenario's name."""
-    shared: dict[tuple[object, ...], list[Problem]] = {}
+    """Return the problems without repeats, by file and line; one that several scenarios share names no scenario."""
+    groups: dict[tuple[object, ...], list[Problem]] = {}
     for problem in problems:
         scenario, field = _split_field(problem.field)
         key = (problem.location, field, problem.message, problem.hint, None if problem.location else scenario)
-        shared.setdefault(key, []).append(problem)
-    problems = [
-        each[0] if len({one.field for one in each}) == 1 else replace(each[0], field=_split_field(each[0].field)[1])
-        for each in shared.values()
-    ]
+        groups.setdefault(key, []).append(problem)
+    merged = [
+        group[0] if len({problem.field for problem in group}) == 1
+        else replace(group[0], field=_split_field(group[0].field)[1])
+        for group in groups.values()
+    ]  # fmt: skip
 
-    def place(problem: Problem) -> tuple[str, int, int]:
-        at = problem.location
-        return (at.source, at.line or 0, at.column or 0) if at else ("", 0, 0)
+    def position(problem: Problem) -> tuple[str, int, int]:
+        location = problem.location
+        return (location.source, location.line or 0, location.column or 0) if location else ("", 0, 0)
 
-    return sorted(dict.fromkeys(problems), key=place)
+    return sorted(dict.fromkeys(merged), key=position)
 
 
 def _split_field(field: str) -> tuple[str, str]:
-    """Return the scenario that a problem's field is of, empty for none, and the path below it."""
+    """Return the scenario of a problem's field, empty for none, and the path below it."""
     if not field.startswith("scenarios."):
         return "", field
     _, scenario, *rest = field.split(".")
     return scenario, ".".join(rest) or field
 
 
-def _selected(known: Sequence[str], wanted: Iterable[str] | None) -> list[str]:
-    names = list(known if wanted is None else wanted)
+def _selected(known: Sequence[str], scenarios: Iterable[str] | None) -> list[str]:
+    names = list(known if scenarios is None else scenarios)
     for name in names:
         if name not in known:
-            raise InputError.single(f"no scenario is named {name!r}", hint=suggest(name, known), field="scenarios")
+            raise InputError.single(f"unknown scenario {name!r}", hint=suggest(name, known), field="scenarios")
     return names
 
 
-def _model(assembly: Assembly, tree: Tree) -> Part[ModelFile]:
+def _model(assembly: Assembly, tree: Tree) -> DocumentPart[ModelFile]:
     reference = tree.child("model")
     if reference is None:
         raise Stop
-    document, place = assembly.model(reference, "model")
-    part = assembly.part(ModelFile, document, assembly.changes("model", None), place)
+    document, field = assembly.model(reference, "model")
+    part = assembly.part(ModelFile, document, assembly.overrides_of("model", None), field)
     part.require()
     return part
 
 
 def _scenario(
-    assembly: Assembly, name: str, stated: Tree, architecture: Architecture | None, cluster: str | None
+    assembly: Assembly, name: str, original: Tree, architecture: Architecture | None, cluster: str | None
 ) -> _Resolved:
-    tree, plan = _plan(assembly, name, stated, cluster)
+    field = f"scenarios.{name}"
+    tree, plan = _plan(assembly, name, original, cluster)
     layout = build.layout(plan)
     hardware = install(assembly, tree.value["cluster"], name, build.devices(plan), plan.devices)
-    place = f"scenarios.{name}.framework"
-    named, place = assembly.inline_or_named(tree.child("framework") or Tree(plan.framework), "framework", place)
-    framework = assembly.part(FrameworkFile, named, assembly.changes("framework", name), place)
-    field = f"scenarios.{name}.precision"
+    reference = tree.child("framework") or Tree(plan.framework)
+    framework_tree, framework_field = assembly.inline_or_named(reference, "framework", f"{field}.framework")
+    overrides = assembly.overrides_of("framework", name)
+    framework = assembly.part(FrameworkFile, framework_tree, overrides, framework_field)
     chosen = tree.child("precision") or Tree({}, tree.location)
-    formats, replaced = choose_formats(assembly, chosen, hardware.built.device, field)
+    device = hardware.cluster.device
+    formats, replaced = choose_formats(assembly, chosen, device, f"{field}.precision")
     if architecture is None:
         raise Stop
+    fallbacks = (f"{device.name} has no {dtype.upper()} unit; using the fallback precision" for dtype in replaced)
     scenario = Scenario(
-        name=name, plan=build.plan(plan), architecture=architecture, cluster=hardware.built,
-        parallel=layout, precision=build.precision(formats.file),
-        communication=build.communication(plan.communication), framework=build.framework(framework.file),
+        name=name,
+        plan=build.plan(plan),
+        architecture=architecture,
+        cluster=hardware.cluster,
+        parallel=layout,
+        precision=build.precision(formats.file),
+        communication=build.communication(plan.communication),
+        framework=build.framework(framework.file),
         offload=build.offload(plan.offload),
-        notes=(
-            *(
-                f"{hardware.built.device.name} has no unit for {each}: the fallback precision stands in"
-                for each in replaced
-            ),
-            *_uneven(architecture, layout),
-            *_unused(plan),
-        ),
-        routing=build.routing(plan.routing, expert_counts(plan.routing, tree, architecture, f"scenarios.{name}")),
+        notes=(*fallbacks, *_uneven(architecture, layout), *_unused(plan)),
+        routing=build.routing(plan.routing, expert_counts(plan.routing, tree, architecture, field)),
         simulation=build.simulation(plan.simulation),
-    )  # fmt: skip
+    )
     trees = {
-        "scenario": tree.having(precision=merge(formats.tree, chosen)), "cluster": hardware.cluster.tree,
-        "node": hardware.node.tree, "device": hardware.device.tree, "framework": framework.tree,
+        "scenario": tree.with_entries(precision=merge(formats.tree, chosen)), "cluster": hardware.cluster_part.tree,
+        "node": hardware.node_part.tree, "device": hardware.device_part.tree, "framework": framework.tree,
     }  # fmt: skip
     _check_layout(assembly, scenario, tree)
     return _Resolved(scenario, scenario_document(plan, scenario, hardware, formats.file, framework.file), trees)
 
 
 def _uneven(architecture: Architecture, layout: Parallelism) -> Iterator[str]:
-    """Yield what people should know of a layout that runs although something does not divide."""
-    words, tp = architecture.vocabulary, layout.tp
-    if is_single(words) and is_single(tp) and words % tp:
-        told = "frameworks pad it, here each rank has an equal part"
-        yield f"a vocabulary of {words:,.0f} does not divide over tp = {tp:g}: {told}"
+    """Yield a note where something does not divide but the layout is valid."""
+    vocabulary, tp = architecture.vocabulary, layout.tp
+    if is_single(vocabulary) and is_single(tp) and vocabulary % tp:
+        effect = "frameworks pad it; here it is split evenly without padding"
+        yield f"a vocabulary of {vocabulary:,.0f} does not divide over tp = {tp:g}: {effect}"
 
 
 def _unused(plan: PlanFile) -> Iterator[str]:
-    """Yield a note where a scenario asks for more devices than its degrees of parallelism use."""
-    asked, used = plan.devices, build.devices(plan)
-    if asked is not None and is_single(asked) and is_single(used) and asked > used:
-        told = "set parallel.dp or other degrees, or see `costmodel search`"
-        yield f"{asked:g} devices are asked for, the degrees use {used:g}: {told}"
+    """Yield a note where a scenario requests more devices than its degrees of parallelism use."""
+    requested, used = plan.devices, build.devices(plan)
+    if requested is not None and is_single(requested) and is_single(used) and requested > used:
+        hint = "set parallel.dp or other degrees, or see `costmodel search`"
+        yield f"devices: {requested:g} requested, but the parallel degrees use {used:g}: {hint}"
 
 
-def _plan(assembly: Assembly, name: str, stated: Tree, cluster: str | None) -> tuple[Tree, PlanFile]:
-    """Return a scenario's own document with all changes, and its checked form."""
+def _plan(assembly: Assembly, name: str, original: Tree, cluster: str | None) -> tuple[Tree, PlanFile]:
+    """Return a scenario's own document with all overrides, and its checked form."""
     field = f"scenarios.{name}"
-    if not stated.is_mapping:
-        raise InputError.single("must be a mapping", hint="begin with `phase:`", field=field, location=stated.location)
-    tree = spelt_out(edited(spelt_out(stated), assembly.changes("scenario", name), field))
+    if not original.is_mapping:
+        raise InputError.single("must be a mapping", hint="add `phase:`", field=field, location=original.location)
+    overrides = assembly.overrides_of("scenario", name)
+    tree = expand_set_name(apply_overrides(expand_set_name(original), overrides, field))
     if cluster is not None:
         label = Location(f"--cluster {cluster}")
-        tree = tree.having(cluster=Tree(as_reference(cluster), label, label))
-    phase = tree.child("phase")
-    if phase is None or not isinstance(phase.value, str) or phase.value not in PHASES:
-        message = "is missing" if phase is None else f"{phase.value!r} is no known phase"
-        raise InputError.single(
-            message, hint=suggest(str(phase.value if phase else ""), list(PHASES)), field=f"{field}.phase",
-            location=(phase or tree).location,
-        )  # fmt: skip
-    found: list[Problem] = []
-    plan = checked(PHASES[phase.value], tree, found, field)
-    assembly.problems.extend(_told_by_phase(problem, field, phase.value) for problem in found)
+        tree = tree.with_entries(cluster=Tree(as_reference(cluster), label, label))
+    phase = tree.text("phase")
+    if phase not in PHASES:
+        raise _unknown_phase(tree, field)
+    problems: list[Problem] = []
+    plan = validate_tree(PHASES[phase], tree, problems, field)
+    assembly.problems.extend(_naming_phases(problem, field, phase) for problem in problems)
     if plan is None:
         _look_ahead(assembly, tree, name)
         raise Stop
     return tree, plan
 
 
-def _told_by_phase(problem: Problem, field: str, phase: str) -> Problem:
-    """Return the problem of an unknown key that another phase knows in words that name that phase."""
-    key = problem.field.removeprefix(f"{field}.")
-    others = [other for other in phases_of(key) if other != phase]
-    if problem.message != "unknown key" or not others:
-        return problem
-    *first, last = others
-    named = f"{', '.join(first)} and {last}" if first else last
-    return replace(
-        problem,
-        message=f"belongs to phase {named}, this one is {phase}",
-        hint="remove it, or change the phase",
+def _unknown_phase(tree: Tree, field: str) -> InputError:
+    phase = tree.child("phase")
+    return InputError.single(
+        "is missing" if phase is None else f"unknown phase {phase.value!r}",
+        hint=available(list(PHASES)) if phase is None else suggest(str(phase.value), list(PHASES)),
+        field=f"{field}.phase",
+        location=(phase or tree).location,
     )
 
 
+def _naming_phases(problem: Problem, field: str, phase: str) -> Problem:
+    """Return a problem; that of a key of other phases names them."""
+    key = problem.field.removeprefix(f"{field}.")
+    others = [other for other in phases_with(key) if other != phase]
+    if problem.message != "unknown key" or not others:
+        return problem
+    *first, last = others
+    names = f"{', '.join(first)} and {last}" if first else last
+    message = f"not allowed in phase {phase} (belongs to {names})"
+    return replace(problem, message=message, hint="remove it, or change the phase")
+
+
 def _look_ahead(assembly: Assembly, tree: Tree, name: str) -> None:
-    """Note what is wrong in the hardware of a scenario that itself has problems."""
+    """Collect the problems in the hardware of a scenario that has problems itself."""
     reference = tree.child("cluster")
     if reference is not None and isinstance(reference.value, (str, dict)):
-        with assembly.noting():
+        with assembly.collecting_problems():
             install(assembly, reference, name, 1.0, None)
 
 
 def _check_layout(assembly: Assembly, scenario: Scenario, tree: Tree) -> None:
-    """Note every rule that the layout breaks, at the value that breaks it. A rule on a grid is the evaluator's mask."""
+    """Collect every rule that the layout breaks, at the value that breaks it. On a grid, the evaluator masks points."""
     for rule in rules(scenario):
         if isinstance(rule.holds, np.ndarray) or rule.holds:
             continue
-        at: Tree = tree
+        nearest: Tree = tree
         for part in rule.field.split("."):
-            at = at.child(part) or at
+            nearest = nearest.child(part) or nearest
         field = f"scenarios.{scenario.name}.{rule.field}"
-        assembly.problems.append(Problem(at.location or tree.location, field, rule.message, rule.hint, of_layout=True))
+        location = nearest.location or tree.location
+        assembly.problems.append(Problem(location, field, rule.message, rule.hint, of_layout=True))

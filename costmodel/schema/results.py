@@ -1,4 +1,4 @@
-"""The documents that `simulate --json` and `sweep` write, as other commands read them back."""
+"""The output of `simulate --json` and `sweep`, as other commands read it."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from costmodel.errors import InputError, Location
-from costmodel.schema.loader import MOST_BYTES, read_data
+from costmodel.schema.loader import MAX_BYTES, read_data
 from costmodel.units import DIMENSIONS
 
 RESULT, SWEEP = "costmodel/result@1", "costmodel/sweep@1"
 
 
-class Written(BaseModel):
-    """A part of a document that a program wrote: exact types, finite numbers; keys that are not read may be added."""
+class OutputModel(BaseModel):
+    """A mapping of a program's output: exact types, finite numbers; unknown keys are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
-class Line(Written):
+class BreakdownLine(OutputModel):
     """One line of a breakdown."""
 
     name: str
@@ -39,8 +39,8 @@ class Line(Written):
     flop_rate: float | None = Field(default=None, gt=0.0)
 
 
-class Ledger(Written):
-    """What the fullest device holds, and whether the scenario runs."""
+class MemoryResult(OutputModel):
+    """The memory of the most-loaded device, and whether the scenario is feasible."""
 
     weights: float
     gradients: float
@@ -53,14 +53,14 @@ class Ledger(Written):
     fits: bool
 
 
-class HostLedger(Written):
-    """What a device keeps in its host's memory."""
+class HostMemoryResult(OutputModel):
+    """What a device keeps in host memory."""
 
     tensors: float
     kv_cache: float
 
 
-class Level(Written):
+class MemoryLevelResult(OutputModel):
     """One level of a device's memory."""
 
     name: str
@@ -68,16 +68,16 @@ class Level(Written):
     bandwidth: float | None = Field(gt=0.0)
 
 
-class Offer(Written):
-    """What the device offers."""
+class HardwareResult(OutputModel):
+    """The peaks and memory of the device."""
 
     device: str
     processors: float
     peaks: dict[str, float]
-    memory: list[Level]
+    memory: list[MemoryLevelResult]
 
 
-class ScenarioResult(Written):
+class ScenarioResult(OutputModel):
     """One scenario of a result."""
 
     phase: str
@@ -86,23 +86,23 @@ class ScenarioResult(Written):
     metrics: dict[str, float | None]
     intervals: dict[str, list[float] | None]
     bound: str
-    breakdown: list[Line]
-    memory: Ledger
-    host_memory: HostLedger | None = None
-    hardware: Offer | None = None
+    breakdown: list[BreakdownLine]
+    memory: MemoryResult
+    host_memory: HostMemoryResult | None = None
+    hardware: HardwareResult | None = None
     reason: str | None = None
     reasons: dict[str, str] = {}
     basis: dict[str, float] = {}
     notes: list[str] = []
 
 
-class ModelFacts(Written):
+class ModelFacts(OutputModel):
     """The model of a result."""
 
     name: str
 
 
-class ResultFile(Written):
+class ResultFile(OutputModel):
     """A result as `simulate --json` prints it."""
 
     version: str
@@ -113,20 +113,21 @@ class ResultFile(Written):
 
 def _known(dimension: str) -> str:
     if dimension not in DIMENSIONS:
-        raise ValueError(f"{dimension!r} is no dimension")
+        raise ValueError(f"unknown dimension {dimension!r}")
     return dimension
 
 
-def _sized(value: Any) -> Any:
+def _numeric_axis(value: Any) -> Any:
     """Return an axis of numbers; raise an error for one of names, along which nothing can be drawn."""
     if isinstance(value, dict) and value.get("dimension", "") is None:
-        text = f"{value.get('path')} has names for values, and makes no grid: read the table's parts"
+        path = value.get("path")
+        text = f"{path} is an axis of names, so the results do not form a grid; read the table files instead"
         raise PydanticCustomError("costmodel", "{text}", {"text": text})
     return value
 
 
-class AxisFile(Written):
-    """One axis of a sweep; its values in SI. link: axes of one number vary together; null: it varies by itself."""
+class SweepAxis(OutputModel):
+    """One axis of a sweep; its values in SI. link: axes with the same number vary together; null: independent."""
 
     path: str
     dimension: Annotated[str, AfterValidator(_known)]
@@ -135,36 +136,36 @@ class AxisFile(Written):
     link: int | None = None
 
 
-class SweptScenario(Written):
-    """One scenario of a sweep. headline: the metric whose interval the table holds."""
+class SweepScenario(OutputModel):
+    """One scenario of a sweep. headline: the metric whose interval is in the table."""
 
     phase: str
     headline: str
 
 
-class SweepFile(Written):
-    """What a sweep asked, as its `study.json` holds it. columns: of the table, with their units; form: of its parts."""
+class SweepFile(OutputModel):
+    """The `study.json` of a sweep. columns: of the table, with their units; form: format of its parts."""
 
     version: str
     workload: str
-    axes: list[Annotated[AxisFile, BeforeValidator(_sized)]] = Field(min_length=1)
-    scenarios: dict[str, SweptScenario] = Field(min_length=1)
+    axes: list[Annotated[SweepAxis, BeforeValidator(_numeric_axis)]] = Field(min_length=1)
+    scenarios: dict[str, SweepScenario] = Field(min_length=1)
     points: int = Field(gt=0)
     columns: dict[str, str | None]
     form: Literal["csv", "parquet"]
     parts: int = Field(gt=0, le=10**7)
 
-    def dimension_of(self, axis: AxisFile) -> AxisFile:
-        """Return the axis that stands for a dimension of the grid: of axes that vary together the first."""
-        return axis if axis.link is None else next(each for each in self.axes if each.link == axis.link)
+    def dimension_of(self, axis: SweepAxis) -> SweepAxis:
+        """Return the axis that represents a dimension of the grid: the first of linked axes."""
+        return axis if axis.link is None else next(other for other in self.axes if other.link == axis.link)
 
-    def together(self, axis: AxisFile) -> list[AxisFile]:
-        """Return the axes that make a dimension of the grid together, the one that stands for it first."""
-        return [each for each in self.axes if self.dimension_of(each) is self.dimension_of(axis)]
+    def linked_axes(self, axis: SweepAxis) -> list[SweepAxis]:
+        """Return all axes of an axis' dimension of the grid, its representative first."""
+        return [other for other in self.axes if self.dimension_of(other) is self.dimension_of(axis)]
 
     @property
-    def dimensions(self) -> list[AxisFile]:
-        """Return the axes that stand for the dimensions of the grid."""
+    def dimensions(self) -> list[SweepAxis]:
+        """Return one axis for each dimension of the grid."""
         return [axis for axis in self.axes if self.dimension_of(axis) is axis]
 
 
@@ -175,50 +176,47 @@ Document = TypeVar("Document", bound=BaseModel)
 
 
 def read_result(path: Path) -> ResultFile:
-    """Return a result that `simulate --json` printed into a file; raise InputError where it is none, or not whole."""
-    return checked(path, read_json(path, RESULT_HINT), ResultFile, RESULT, RESULT_HINT)
+    """Return a result of `simulate --json`; raise InputError if the file is another document or incomplete."""
+    return validate_output(path, read_json(path, RESULT_HINT), ResultFile, RESULT, RESULT_HINT)
 
 
 def read_study(path: Path) -> SweepFile:
-    """Return what a sweep asked; raise InputError where the file is no sweep's, or not whole."""
-    return checked(path, read_json(path, SWEEP_HINT), SweepFile, SWEEP, SWEEP_HINT)
+    """Return the `study.json` of a sweep; raise InputError if the file is another document or incomplete."""
+    return validate_output(path, read_json(path, SWEEP_HINT), SweepFile, SWEEP, SWEEP_HINT)
 
 
 def read_json(path: Path, hint: str) -> Any:
-    """Return a JSON document; raise InputError where there is none, or not a whole one."""
-    place = Location(str(path))
+    """Return a JSON document; raise InputError if there is none or it is incomplete."""
     try:
-        return json.loads(read_data(path, str(path), MOST_BYTES, absent=hint))
+        return json.loads(read_data(path, str(path), MAX_BYTES, missing_hint=hint))
     except (ValueError, RecursionError) as error:
-        message = f"is no complete JSON document: {error}" if isinstance(error, ValueError) else "is nested too deeply"
-        raise InputError.single(message, hint=hint, location=place) from None
+        problem = f"not a complete JSON document: {error}" if isinstance(error, ValueError) else "is nested too deeply"
+        raise InputError.single(problem, hint=hint, location=Location(str(path))) from None
 
 
-def checked(path: Path, document: Any, model: type[Document], schema: str, hint: str) -> Document:
-    """Return a document as its model; raise InputError where it is of another schema, or a part is wrong."""
-    found = document.get("schema") if isinstance(document, dict) else None
-    if found != schema:
-        told = "does not say what it is" if found is None else f"is {found!r}, not {schema}"
-        newer = is_newer(found, schema)
-        hint = f"this costmodel reads {schema}: bring it up to date" if newer else hint
-        raise InputError.single(told, hint=hint, location=Location(str(path)))
-    return validated(path, document, model, hint)
+def validate_output(path: Path, document: Any, model: type[Document], schema: str, hint: str) -> Document:
+    """Return a document as its model; raise InputError if it has another schema or an invalid part."""
+    actual = document.get("schema") if isinstance(document, dict) else None
+    if actual != schema:
+        message = "has no `schema` key" if actual is None else f"is {actual!r}, not {schema}"
+        hint = f"this version reads {schema}; update costmodel" if is_newer(actual, schema) else hint
+        raise InputError.single(message, hint=hint, location=Location(str(path)))
+    return validate_as(path, document, model, hint)
 
 
-def validated(path: Path, document: Any, model: type[Document], hint: str) -> Document:
-    """Return a document as its model; raise InputError on the first part that is wrong."""
+def validate_as(path: Path, document: Any, model: type[Document], hint: str) -> Document:
+    """Return a document as its model; raise InputError on the first invalid part."""
     try:
         return model.model_validate(document)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"]))
-        raise InputError.single(
-            first["msg"][:1].lower() + first["msg"][1:], field=field, hint=hint, location=Location(str(path))
-        ) from None
+        message = first["msg"][:1].lower() + first["msg"][1:]
+        raise InputError.single(message, field=field, hint=hint, location=Location(str(path))) from None
 
 
-def is_newer(found: object, schema: str) -> bool:
-    """Tell whether a document is of a later version of a schema."""
+def is_newer(actual: object, schema: str) -> bool:
+    """Tell whether a document has a later version of a schema."""
     kind, _, version = schema.partition("@")
-    name, _, other = str(found).partition("@")
+    name, _, other = str(actual).partition("@")
     return name == kind and other.isdecimal() and int(other) > int(version)

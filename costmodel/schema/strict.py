@@ -1,4 +1,4 @@
-"""The base of all file models, and pydantic's findings told in the words of the file's author."""
+"""The base of all file models, and pydantic's errors in the words of the file's author."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import difflib
 import typing
 from collections.abc import Sequence
 from types import UnionType
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Tag, ValidationError
 
 from costmodel.errors import Location, Problem
+from costmodel.schema.earlier_names import FORM_KINDS
 from costmodel.schema.loader import kind_of
 from costmodel.schema.references import suggest
-from costmodel.schema.tree import Tree, plain
+from costmodel.schema.tree import PathPart, Tree, to_python
 
 Model = TypeVar("Model", bound="Strict")
+FieldPath: TypeAlias = "Sequence[PathPart]"
 
-_OTHER_NAMES = {
+_OUR_NAMES = {
     "tensor_parallel": "tp", "pipeline_parallel": "pp", "data_parallel": "dp", "expert_parallel": "ep",
     "context_parallel": "cp", "virtual_stages": "virtual", "d_model": "hidden", "hidden_size": "hidden",
     "vocab": "vocabulary", "vocab_size": "vocabulary", "d_ff": "intermediate", "num_experts": "experts",
@@ -28,193 +30,217 @@ _OTHER_NAMES = {
     "gpu": "device", "gpus": "devices", "throttle": "sustained_slowdown", "contention": "moe_comm_slowdown",
     "interference": "dp_comm_slowdown", "eager": "unfused_elementwise",
 }  # fmt: skip
-"""Names that other tools or earlier versions use for a key -> ours."""
+"""Key of other tools or of earlier versions -> ours, for hints; keys that are accepted are in `aliases`."""
+_EXPECTED = {
+    "model_type": "a mapping", "model_attributes_type": "a mapping", "dict_type": "a mapping", "list_type": "a list",
+    "string_type": "text", "bool_type": "true or false", "none_required": "null",
+}  # fmt: skip
+"""pydantic's error type -> what is expected."""
 
 
 class Strict(BaseModel):
-    """A mapping of a file: unknown keys are errors. Built when first used, which keeps start-up short."""
+    """A mapping of a file: unknown keys are errors. Built on first use, which keeps start-up short.
 
+    earlier: keys that it had before, each with the one of today.
+    """
+
+    earlier: ClassVar[dict[str, str]] = {}
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, protected_namespaces=())
 
 
-def checked(model: type[Model], tree: Tree, problems: list[Problem], prefix: str = "") -> Model | None:
-    """Return `tree` as a `model` with its quantities in SI; on failure add every problem and return None."""
-    raw = plain(tree)
+def validate_tree(model: type[Model], tree: Tree, problems: list[Problem], prefix: str = "") -> Model | None:
+    """Return `tree` as a `model`, quantities in SI; on failure append every problem and return None.
+
+    prefix: the field below which the tree's own fields are, for messages.
+    """
+    raw = to_python(tree)
     if isinstance(raw, dict):
         raw = {key: value for key, value in raw.items() if key not in ("schema", "extends")}
     try:
         return model.model_validate(raw)
     except ValidationError as error:
         findings = [dict(finding) for finding in error.errors(include_url=False)]
-        renamed = _renamed(findings)
+        misnamed = _misnamed(findings, model)
         problems.extend(
             _problem(finding, model, tree, prefix)
             for finding in findings
-            if not (finding["type"] == "missing" and finding["loc"] in renamed)
+            if not (finding["type"] == "missing" and finding["loc"] in misnamed)
         )
         return None
 
 
-def _renamed(findings: list[dict[str, Any]]) -> set[tuple[str | int, ...]]:
-    """Return the places of missing keys that stand there under another name: those need no problem of their own."""
+def _misnamed(findings: list[dict[str, Any]], model: type[Strict]) -> set[tuple[PathPart, ...]]:
+    """Return the paths of missing keys that are present under another name: the unknown key is problem enough."""
     missing = [finding["loc"] for finding in findings if finding["type"] == "missing"]
-    renamed: set[tuple[str | int, ...]] = set()
-    for place in (finding["loc"] for finding in findings if finding["type"] == "extra_forbidden"):
-        beside = [str(other[-1]) for other in missing if other[:-1] == place[:-1]]
-        word = str(place[-1])
-        ours = _OTHER_NAMES.get(word)
-        meant = [ours] if ours in beside else difflib.get_close_matches(word, beside, n=1)
-        renamed.update((*place[:-1], str(name)) for name in meant)
-    return renamed
+    misnamed: set[tuple[PathPart, ...]] = set()
+    for path in (finding["loc"] for finding in findings if finding["type"] == "extra_forbidden"):
+        siblings = [str(other[-1]) for other in missing if other[:-1] == path[:-1]]
+        key = str(path[-1])
+        ours = _earlier(model, path) or _OUR_NAMES.get(key)
+        meant = [ours] if ours in siblings else difflib.get_close_matches(key, siblings, n=1)
+        misnamed.update((*path[:-1], str(name)) for name in meant)
+    return misnamed
 
 
 def _problem(finding: dict[str, Any], model: type[Strict], tree: Tree, prefix: str) -> Problem:
     kind: str = finding["type"]
     at_key = kind == "extra_forbidden" or finding["loc"][-1:] == ("[key]",)
-    place = _without_tags(model, [part for part in finding["loc"] if part != "[key]"])
+    path = _without_tags(model, [part for part in finding["loc"] if part != "[key]"])
     if kind == "extra_forbidden":
-        known = keys_at(model, place[:-1])
-        ours = _OTHER_NAMES.get(str(place[-1]))
-        hint = f"write `{ours}`" if ours in known else suggest(str(place[-1]), known)
-        message = "unknown key"
+        known = keys_at(model, path[:-1])
+        today = _earlier(model, path)
+        ours = today or _OUR_NAMES.get(str(path[-1]))
+        hint = f"write `{ours}`" if ours in known else suggest(str(path[-1]), known)
+        message = f"is now `{today}`" if today else "unknown key"
     elif kind == "missing":
-        message, hint = "is missing", "add it" + _what_to_add(model, place)
+        message, hint = "is missing", "add it" + _what_to_add(model, path)
     else:
-        message, hint = _told(kind, finding)
-    field, location = _where(tree, place, at_key=at_key)
+        message, hint = _message_and_hint(kind, finding)
+    field, location = _locate(tree, path, at_key=at_key)
     return Problem(location, ".".join(part for part in (prefix, field) if part), message, hint)
 
 
-def _told(kind: str, finding: dict[str, Any]) -> tuple[str, str]:
-    """Return message and hint of a finding in plain words."""
+def _message_and_hint(kind: str, finding: dict[str, Any]) -> tuple[str, str]:
     value, context = finding["input"], finding.get("ctx", {})
     if kind == "costmodel":
         return context["message"], context["hint"]
     given = repr(value) if isinstance(value, (str, bool, int, float)) else kind_of(value)
     if kind == "literal_error":
-        known = [word.strip("'") for word in context["expected"].replace(" or ", ", ").split(", ")]
-        return f"{given} is no known choice", suggest(str(value), known)
+        return f"unknown value {given}", suggest(str(value), _listed(context["expected"].replace(" or ", ", ")))
     if kind == "union_tag_invalid":
-        known = [word.strip("'") for word in context["expected_tags"].split(", ")]
-        return f"{_key(context)} {context['tag']!r} is no known choice", suggest(context["tag"], known)
+        known = _listed(context["expected_tags"])
+        today = FORM_KINDS.get(context["tag"])
+        if today in known:
+            return f"`{context['tag']}` is now `{today}`", f"write `{today}`"
+        return f"unknown {_key(context)} {context['tag']!r}", suggest(context["tag"], known)
     if kind == "union_tag_not_found":
-        return f"{_key(context)} is missing", "add it to say which kind this is"
-    wanted = {
-        "model_type": "a mapping", "model_attributes_type": "a mapping", "dict_type": "a mapping",
-        "list_type": "a list", "string_type": "text", "bool_type": "true or false", "none_required": "null",
-    }  # fmt: skip
-    if kind in wanted:
+        return f"{_key(context)} is missing", "add it to select the kind"
+    if kind in _EXPECTED:
         hint = "put it in quotes" if kind == "string_type" and not isinstance(value, (dict, list)) else ""
-        return f"must be {wanted[kind]}, not {given}", hint or f"write {wanted[kind]}"
+        return f"must be {_EXPECTED[kind]}, not {given}", hint or f"write {_EXPECTED[kind]}"
     if kind == "too_short":
-        return "is empty", "write at least one entry"
-    return f"{given} does not fit here", finding["msg"].lower()
+        return "is empty", "add at least one entry"
+    return f"{given} is not valid here", finding["msg"].lower()
+
+
+def _listed(words: str) -> list[str]:
+    """Return the words of pydantic's `'a', 'b'`."""
+    return [word.strip("'") for word in words.split(", ")]
 
 
 def _key(context: dict[str, Any]) -> str:
     return str(context["discriminator"]).strip("'")
 
 
-def _what_to_add(model: type[Strict], place: Sequence[str | int]) -> str:
-    parent: Any = model
-    for part in place[:-1]:
-        parent = _inside(parent, part)
-    for owner in classes_of(parent):
+def _what_to_add(model: type[Strict], path: FieldPath) -> str:
+    """Return the type and meaning of a missing key, in brackets."""
+    for owner in _owners(model, path[:-1]):
         for name, field in owner.model_fields.items():
-            if (field.alias or name) == place[-1]:
+            if (field.alias or name) == path[-1]:
                 notes = [note.describe() for note in field.metadata if hasattr(note, "describe")]
                 text = ", ".join(filter(None, (field.description, *notes)))
                 return f" ({text})" if text else ""
     return ""
 
 
-def keys_at(model: type[Strict], place: Sequence[str | int]) -> list[str]:
-    """Return the keys that the mapping at `place` may have."""
+def keys_at(model: type[Strict], path: FieldPath) -> list[str]:
+    """Return the keys that the mapping at `path` may have."""
+    return [field.alias or name for owner in _owners(model, path) for name, field in owner.model_fields.items()]
+
+
+def _earlier(model: type[Strict], path: FieldPath) -> str | None:
+    """Return the key of today where the one at `path` is what it was called before."""
+    key = str(path[-1])
+    return next((owner.earlier[key] for owner in _owners(model, path[:-1]) if key in owner.earlier), None)
+
+
+def _owners(model: type[Strict], path: FieldPath) -> list[type[Strict]]:
+    """Return the file models that the mapping at `path` may be of."""
     current: Any = model
-    for part in place:
+    for part in path:
         current = _inside(current, part)
-    return [field.alias or name for owner in classes_of(current) for name, field in owner.model_fields.items()]
+    return file_models(current)
 
 
-def _inside(annotation: Any, part: str | int) -> Any:
-    """Return the type found under `part`: a key, an index, or the tag by which pydantic chose one of a union."""
-    for owner in classes_of(annotation):
+def _inside(annotation: Any, part: PathPart) -> Any:
+    """Return the type below `part`: a key, an index, or the tag by which pydantic chose a member of a union."""
+    for owner in file_models(annotation):
         for name, field in owner.model_fields.items():
             if (field.alias or name) == part:
                 return field.annotation
-    members = members_of(annotation)
-    for member in members:
+    for member in union_members(annotation):
         arguments = typing.get_args(member)
         if typing.get_origin(member) in (list, tuple) and isinstance(part, int):
             return arguments[0]
         if typing.get_origin(member) is dict:
             return arguments[1]
-    tagged = [owner for owner in classes_of(annotation) if part in _tags(owner)]
-    return tagged[0] if tagged else None
+    return next((owner for owner in file_models(annotation) if part in _literals(owner)), None)
 
 
-def _without_tags(model: type[Strict], place: Sequence[str | int]) -> tuple[str | int, ...]:
-    """Return a finding's place without the names by which a union told its kinds apart where no key does."""
+def _without_tags(model: type[Strict], path: FieldPath) -> tuple[PathPart, ...]:
+    """Return an error's path without the tags of unions that no key of the file discriminates."""
     current: Any = model
-    kept: list[str | int] = []
-    for part in place:
-        if part in _kind_names(current):
+    parts: list[PathPart] = []
+    for part in path:
+        if part in _member_tags(current):
             continue
-        kept.append(part)
+        parts.append(part)
         current = _inside(current, part)
-    return tuple(kept)
+    return tuple(parts)
 
 
-def _kind_names(annotation: Any) -> list[str]:
-    """Return the names that a union gives its members itself (pydantic's `Tag`)."""
+def _member_tags(annotation: Any) -> list[str]:
+    """Return the tags that a union itself gives its members (pydantic's `Tag`)."""
     arguments = typing.get_args(annotation)
     if typing.get_origin(annotation) is typing.Annotated:
-        own = [note.tag for note in arguments[1:] if isinstance(note, Tag)]
-        return own or _kind_names(arguments[0])
+        tags = [note.tag for note in arguments[1:] if isinstance(note, Tag)]
+        return tags or _member_tags(arguments[0])
     if typing.get_origin(annotation) in (typing.Union, UnionType):
-        return [name for argument in arguments for name in _kind_names(argument)]
+        return [tag for argument in arguments for tag in _member_tags(argument)]
     return []
 
 
-def members_of(annotation: Any) -> list[Any]:
-    """Return the types that a union may be, those of a plain type alone, without what they are annotated with."""
+def union_members(annotation: Any) -> list[Any]:
+    """Return the members of a union, or the type itself, without annotations."""
     origin = typing.get_origin(annotation)
     if origin is typing.Annotated:
-        return members_of(typing.get_args(annotation)[0])
+        return union_members(typing.get_args(annotation)[0])
     if origin in (typing.Union, UnionType):
-        return [member for argument in typing.get_args(annotation) for member in members_of(argument)]
+        return [member for argument in typing.get_args(annotation) for member in union_members(argument)]
     return [annotation]
 
 
-def classes_of(annotation: Any) -> list[type[Strict]]:
+def file_models(annotation: Any) -> list[type[Strict]]:
     """Return the file models that a type may be."""
-    return [one for one in members_of(annotation) if isinstance(one, type) and issubclass(one, Strict)]
+    return [member for member in union_members(annotation) if isinstance(member, type) and issubclass(member, Strict)]
 
 
-def _tags(owner: type[Strict]) -> list[Any]:
-    return [tag for field in owner.model_fields.values() for tag in typing.get_args(field.annotation)]
+def _literals(owner: type[Strict]) -> list[Any]:
+    return [word for field in owner.model_fields.values() for word in typing.get_args(field.annotation)]
 
 
-def _where(tree: Tree, place: Sequence[str | int], *, at_key: bool) -> tuple[str, Location | None]:
-    """Return the dotted field and the location of `place`; parts that are no keys (pydantic's union tags) drop out."""
+def _locate(tree: Tree, path: FieldPath, *, at_key: bool) -> tuple[str, Location | None]:
+    """Return the dotted field and the location of `path`; parts that are no keys (pydantic's union tags) drop out."""
     current, names = tree, []
-    for last, part in ((at == len(place) - 1, part) for at, part in enumerate(place)):
+    for i, part in enumerate(path):
+        is_last = i == len(path) - 1
         below = current.child(part)
-        if below is None and not last:
+        if below is None and not is_last:
             continue
-        if not last and part in _union_tags(current) and not isinstance(below and below.value, dict | list):
+        if not is_last and part in _tag_values(current) and not isinstance(below and below.value, dict | list):
             continue  # the tag of a kind that has a key of its own name, such as `window`
         name = str(part)
         if below is not None and isinstance(current.value, list):
-            listed = list(current.names())[int(part)]
-            name = listed if listed and list(current.names()).count(listed) == 1 else name
-        if below is not None or name not in _union_tags(current):
+            item_names = list(current.names())
+            item = item_names[int(part)]
+            name = item if item and item_names.count(item) == 1 else name
+        if below is not None or name not in _tag_values(current):
             names.append(name)
         current = below or current
     location = (current.key if at_key else None) or current.location or current.key
     return ".".join(names), location
 
 
-def _union_tags(tree: Tree) -> list[str]:
+def _tag_values(tree: Tree) -> list[str]:
     """Return the values by which a union may have been chosen at this mapping."""
     return [tag for key in ("type", "phase", "kind") if (tag := tree.text(key)) is not None]

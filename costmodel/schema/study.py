@@ -1,4 +1,4 @@
-"""The study file: a workload, the axes that it varies over, and what is wanted of every point."""
+"""The study file: a workload, the axes it is varied along, and the metrics wanted at every point."""
 
 from __future__ import annotations
 
@@ -15,32 +15,29 @@ from costmodel.schema.quantity import Verbatim
 from costmodel.schema.references import Library, as_reference
 from costmodel.schema.resolve import in_order
 from costmodel.schema.strict import Strict
-from costmodel.schema.tree import Tree, plain
+from costmodel.schema.tree import Tree
 
 _KIND, _FOLDER = "study", "studies"
 
 
 class StudyFile(Strict):
-    """A workload over axes. Paths and values are those of `--set` and `--vary`."""
+    """A workload varied along axes. Paths and values are those of `--set` and `--vary`."""
 
-    title: str = Field(description="what the study asks")
+    title: str = Field(description="the question of the study")
     workload: str = Field(description="the workload, as a WORKLOAD argument")
     scenarios: list[str] = Field(default=[], description="names of its scenarios; none: all that have the paths")
     set: dict[str, Annotated[Any, Verbatim()]] = Field(default={}, description="changes, path -> value")
     axes: list[dict[str, Annotated[Any, Verbatim()]]] = Field(
-        default=[],
-        description="path -> values as `--vary` takes them, or a list of them; paths of one entry vary together",
+        default=[], description="path -> values as for `--vary`, or a list of them; paths of one entry vary together"
     )
     derived: dict[str, str] = Field(default={}, description="further metrics, name -> formula over metrics")
     constraints: list[str] = Field(default=[], description="conditions such as `tpot <= 50 ms`")
-    objective: str | None = Field(
-        default=None, description="what `search` looks for: `minimise FORMULA` or `maximise FORMULA`"
-    )
+    objective: str | None = Field(default=None, description="of `search`: `minimise FORMULA` or `maximise FORMULA`")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Study:
-    """A study as commands take it. changes: path -> value; varied: arguments of `--vary`."""
+    """A study. changes: path -> value; varied: its axes as arguments of `--vary`."""
 
     file: StudyFile
     changes: dict[str, object]
@@ -48,7 +45,7 @@ class Study:
 
 
 def find_study(argument: str, search_path: Sequence[str | Path] = ()) -> Study | None:
-    """Return the study that an argument names, null where it names a workload; raise InputError with every problem."""
+    """Return the study that an argument names, null for a workload; raise InputError with every problem."""
     assembly = Assembly(Library(search_path))
     library = assembly.library
     path = Path(argument)
@@ -57,24 +54,16 @@ def find_study(argument: str, search_path: Sequence[str | Path] = ()) -> Study |
             return None
     elif argument.removeprefix(f"{_FOLDER}/") not in library.names(_FOLDER):
         return None
-    with assembly.noting():
+    with assembly.collecting_problems():
         file: StudyFile = assembly.part(
             StudyFile, library.document(Tree(as_reference(argument)), _FOLDER, _KIND, "")
         ).file
-        changes = {name: _text(value) for name, value in file.set.items()}
-        return Study(file, changes, tuple(_argument(axis) for axis in file.axes))
+        return Study(file, dict(file.set), tuple(_argument(axis) for axis in file.axes))
     raise InputError(in_order(assembly.problems))
 
 
 def _argument(axis: dict[str, Any]) -> str:
-    """Return an entry of `axes` as `--vary` writes it."""
-    return "; ".join(f"{path}={_values(value)}" for path, value in axis.items())
-
-
-def _values(value: Any) -> str:
-    found = _text(value)
-    return ",".join(map(str, found)) if isinstance(found, list) else str(found)
-
-
-def _text(value: Any) -> Any:
-    return plain(value) if isinstance(value, Tree) else value
+    """Return an entry of `axes` as an argument of `--vary`."""
+    return "; ".join(
+        f"{path}={','.join(map(str, value)) if isinstance(value, list) else value}" for path, value in axis.items()
+    )

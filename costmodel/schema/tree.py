@@ -1,4 +1,4 @@
-"""A document as it was written: nested mappings, lists and scalars, every one with its place."""
+"""A document as written: nested mappings, lists and scalars, each with its location."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any, TypeAlias
 
 from costmodel.errors import Location
 
-Part: TypeAlias = "str | int"
+PathPart: TypeAlias = "str | int"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tree:
-    """One value. `value` holds a dict or a list of further trees, or a scalar; `key` is where its key stands."""
+    """One value: a dict or a list of trees, or a scalar. `key` is the location of its key."""
 
     value: Any
     location: Location | None = None
@@ -24,29 +24,28 @@ class Tree:
         """Tell whether the value is a mapping."""
         return isinstance(self.value, dict)
 
-    def child(self, part: Part) -> Tree | None:
-        """Return the entry under a key, or the list item at an index or with that name; None where there is none."""
+    def child(self, part: PathPart) -> Tree | None:
+        """Return the entry under a key, or the list item with an index or name; None if there is none."""
         if isinstance(self.value, dict):
-            found = self.value.get(part)
-            return found if isinstance(found, Tree) else None
+            entry = self.value.get(part)
+            return entry if isinstance(entry, Tree) else None
         if isinstance(self.value, list):
             index = self.index(part)
             return None if index is None else self.value[index]
         return None
 
-    def index(self, part: Part) -> int | None:
+    def index(self, part: PathPart) -> int | None:
         """Return the position of a list item, addressed by number or by its `name`."""
         if isinstance(part, int) or part.isdecimal():
             return int(part) if int(part) < len(self.value) else None
-        return next((at for at, name in enumerate(self.names()) if name == part), None)
+        return next((i for i, name in enumerate(self.names()) if name == part), None)
 
     def names(self) -> Iterator[str | None]:
         """Yield the `name` of every list item, None for an item without one."""
         for item in self.value:
-            name = item.child("name") if item.is_mapping else None
-            yield name.value if name is not None and isinstance(name.value, str) else None
+            yield item.text("name") if item.is_mapping else None
 
-    def at(self, path: Sequence[Part]) -> Tree | None:
+    def at(self, path: Sequence[PathPart]) -> Tree | None:
         """Return the tree at `path`, or None."""
         current: Tree | None = self
         for part in path:
@@ -54,25 +53,25 @@ class Tree:
         return current
 
     def text(self, key: str) -> str | None:
-        """Return the string under `key`, None where there is none or it is no string."""
-        found = self.child(key)
-        return found.value if found is not None and isinstance(found.value, str) else None
+        """Return the string under `key`, None if there is none or it is no string."""
+        entry = self.child(key)
+        return entry.value if entry is not None and isinstance(entry.value, str) else None
 
     def without(self, *keys: str) -> Tree:
         """Return the mapping without `keys`."""
         return replace(self, value={key: item for key, item in self.value.items() if key not in keys})
 
-    def having(self, **entries: Tree) -> Tree:
+    def with_entries(self, **entries: Tree) -> Tree:
         """Return the mapping with `entries` added or replaced."""
         return replace(self, value={**self.value, **entries})
 
 
-def plain(tree: Tree) -> Any:
-    """Return the nested dicts, lists and scalars of `tree` without their places."""
+def to_python(tree: Tree) -> Any:
+    """Return the nested dicts, lists and scalars of a tree."""
     if isinstance(tree.value, dict):
-        return {key: plain(item) for key, item in tree.value.items()}
+        return {key: to_python(item) for key, item in tree.value.items()}
     if isinstance(tree.value, list):
-        return [plain(item) for item in tree.value]
+        return [to_python(item) for item in tree.value]
     return tree.value
 
 
@@ -91,10 +90,10 @@ def merge(base: Tree, over: Tree) -> Tree:
     return over
 
 
-def replaced(tree: Tree, path: Sequence[Part], new: Tree) -> Tree:
-    """Return `tree` with `new` at `path`; mappings that are missing on the way are made, everything else is shared.
+def replace_at(tree: Tree, path: Sequence[PathPart], new: Tree) -> Tree:
+    """Return `tree` with `new` at `path`; missing mappings are created, everything else is shared.
 
-    Raise LookupError(tree, part) where a list has no such item or a scalar stands in the way.
+    Raise LookupError(tree, part) where a list has no such item or the path goes through a scalar.
     """
     if not path:
         return replace(new, key=new.key or tree.key)
@@ -104,14 +103,14 @@ def replaced(tree: Tree, path: Sequence[Part], new: Tree) -> Tree:
         if index is None:
             raise LookupError(tree, part)
         items = list(tree.value)
-        items[index] = replaced(items[index], rest, new)
+        items[index] = replace_at(items[index], rest, new)
         return replace(tree, value=items)
     if tree.value is None:
         tree = Tree({}, new.location, tree.key)
     if not tree.is_mapping:
         raise LookupError(tree, part)
     below = tree.value.get(part, Tree(None, new.location, new.location))
-    return replace(tree, value={**tree.value, part: replaced(below, rest, new)})
+    return replace(tree, value={**tree.value, part: replace_at(below, rest, new)})
 
 
 def _all_named(tree: Tree) -> bool:

@@ -1,4 +1,4 @@
-"""The validation file: which errors are asked for, why figures are missed, and what other tools say of themselves."""
+"""The validation file: required accuracy, causes of misses, and what other tools claim."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from costmodel.schema.strict import Strict
 Statistic: TypeAlias = Literal["mean", "median", "worst", "inside", "half_width"]
 
 
-class FiguresFile(Strict):
-    """Some published figures: those that meet every condition."""
+class ValueSelectionFile(Strict):
+    """A selection of published values: those that meet every condition."""
 
     classes: list[CaseClass] = Field(default=[], description="classes of their cases; none: all")
     publications: list[str] = Field(default=[], description="their publications; none: all")
@@ -22,43 +22,41 @@ class FiguresFile(Strict):
     metrics: list[str] = Field(default=[], description="their metrics, `*` for any text; none: all")
 
 
-class AskedFile(Strict):
-    """What is asked of some figures together."""
+class AccuracyTargetFile(Strict):
+    """The accuracy required of a selection of published values."""
 
-    name: str = Field(description="the figures in a few words")
-    figures: FiguresFile = Field(description="the figures")
+    name: str = Field(description="short name of the selection")
+    figures: ValueSelectionFile = Field(description="the published values")
     statistic: Statistic = Field(
-        description="mean, median or worst: of the absolute relative errors; inside: share of figures in their 80 % "
-        "intervals; half_width: median half width of these over the median absolute error"
+        description="mean, median or worst: of the absolute relative errors; inside: share of the values within their "
+        "80 % intervals; half_width: median half width of the intervals over the median absolute error"
     )
-    bar: Ratio = Field(description="the most that is allowed, for `inside` the least")
+    bar: Ratio = Field(description="largest value allowed; for `inside` the smallest")
 
 
 class RemarkFile(Strict):
-    """What is known of some figures."""
+    """A remark on a selection of published values."""
 
-    figures: FiguresFile = Field(description="the figures")
+    figures: ValueSelectionFile = Field(description="the published values")
     text: str = Field(description="a sentence or two")
-    source: CaseSourceFile | None = Field(default=None, description="where that is known from")
+    source: CaseSourceFile | None = Field(default=None, description="source of the remark")
 
 
 class ToolFile(Strict):
-    """What another tool states of its own accuracy."""
+    """The accuracy that another tool claims."""
 
     tool: str = Field(description="name of the tool")
-    compared: str = Field(description="with which figures it was compared")
+    compared: str = Field(description="values that it was compared with")
     error: str = Field(description="the error as stated")
     source: CaseSourceFile = Field(description="where it is stated")
 
 
 class ValidationFile(Strict):
-    """What `python -m reports.validation` says beside the figures that it computes."""
+    """What `python -m reports.validation` adds to the errors that it computes."""
 
     name: str = Field(description="name of the file")
-    bars: list[AskedFile] = Field(default=[], description="the errors that are asked for")
-    in_sample: list[RemarkFile] = Field(
-        default=[], description="values that a fit behind their prediction rests on, and which: no measure of accuracy"
-    )
-    causes: list[RemarkFile] = Field(default=[], description="why figures are missed")
-    discrepancies: list[RemarkFile] = Field(default=[], description="what in the publications themselves is at odds")
+    bars: list[AccuracyTargetFile] = Field(default=[], description="required accuracy")
+    in_sample: list[RemarkFile] = Field(default=[], description="values that a fit behind their prediction rests on")
+    causes: list[RemarkFile] = Field(default=[], description="causes of misses")
+    discrepancies: list[RemarkFile] = Field(default=[], description="inconsistencies in the publications themselves")
     tools: list[ToolFile] = Field(default=[], description="other tools, for comparison")

@@ -1,4 +1,4 @@
-"""A document as YAML text that people keep and edit."""
+"""A document as YAML text for people to keep and edit."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from costmodel.schema.loader import parse_tree
-from costmodel.schema.tree import Tree, plain
+from costmodel.schema.tree import Tree, to_python
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
-_FLOW = ("mixer", "ffn", "mtp", "sources")  # written on one line each
+_FLOW = ("mixer", "ffn", "mtp", "sources")  # each on one line
 
 
 def yaml_of(tree: Tree, schema: str) -> str:
-    """Return the YAML file of a document; what it says reads back as the same document."""
-    return "\n".join([f"schema: costmodel/{schema}@1", *_block(plain(tree), "")]) + "\n"
+    """Return the YAML file of a document; it reads back as the same document."""
+    return "\n".join([f"schema: costmodel/{schema}@1", *_block(to_python(tree), "")]) + "\n"
 
 
 def _block(value: Mapping[str, Any], indent: str) -> Iterator[str]:
-    """Yield the lines of a mapping, its lists of mappings an entry a paragraph."""
+    """Yield the lines of a mapping, with lists of mappings as blocks."""
     for key, item in value.items():
         if isinstance(item, list) and item and isinstance(item[0], Mapping) and key not in _FLOW:
             yield f"{indent}{key}:"

@@ -21,13 +21,13 @@ from costmodel.quantities import Array, Indices, Quantity
 from costmodel.study.placement import stage_sizes
 from costmodel.workload.context import Context
 from costmodel.workload.layers import ModelWork, model_work
-from costmodel.workload.memory import least_memory
+from costmodel.workload.memory import minimum_memory
 from costmodel.workload.optimizer import step_operators
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.schedules import Kind, first_rank_chunks, placement_of
 from costmodel.workload.stages import stage_layout
-from costmodel.workload.work import Work
+from costmodel.workload.work import LayerWork
 
 _ONE_WAY = ("gpipe", "1f1b", "interleaved")  # a chunk's backward pass is one, and all micro-batches go the same way
 _TWICE = ("dualpipe",)  # schedules that keep each stage on two ranks
@@ -110,7 +110,7 @@ class Bounder:
         chunks = first_rank_chunks(plan.schedule, scenario.parallel.pp, _row(micro_batch_count(scenario, plan), size))
         held = splits.held[:, :, splits.member]
         stages = [(list(zip(of, kinds, strict=True)), each) for of, each in zip(held, chunks, strict=True)]
-        return _SHARE * _row(least_memory(context, plan, _copies(plan), stages), size)
+        return _SHARE * _row(minimum_memory(context, plan, _copies(plan), stages), size)
 
     def price(self, scenario: Scenario, rows: Indices) -> None:
         """Price the layers of some layouts, which all variants with the same recomputation share."""
@@ -118,7 +118,7 @@ class Bounder:
         part, plan = self._some(scenario, rows[first])
         price = operator_timer(part, self.calibration)
         sums = [_passes(price, kind) for kind in _kinds(model_work(training_context(part, plan)))]
-        streams = zip(*((one.compute, one.expert_all_to_alls, one.starts) for one in sums), strict=True)
+        streams = zip(*((one.compute, one.expert_all_to_alls, one.launches) for one in sums), strict=True)
         self._passes[plan.recompute] = _Passes(keys, *(_rows(stream, len(keys)) for stream in streams))
 
     def step(self, scenario: Scenario, rows: Indices) -> Array:
@@ -139,7 +139,9 @@ class Bounder:
         for number in np.unique(member):
             own = member == number
             of = _Streams(*(stream[:, own] for stream in streams))
-            found[own] = _span(plan, splits.of[number], of, count[own], runs_on=traffic is not None and traffic.runs_on)
+            found[own] = _span(
+                plan, splits.of[number], of, count[own], runs_on=traffic is not None and traffic.reduces_async
+            )
         return _SHARE * (found + _end(price, context, plan, work, [splits.of[number] for number in member]))
 
     def _some(self, scenario: Scenario, rows: Indices) -> tuple[Scenario, Training]:
@@ -168,12 +170,12 @@ def _rows(values: Sequence[Quantity], size: int) -> Array:
     return np.stack([_row(value, size) for value in values])
 
 
-def _kinds(work: ModelWork) -> list[Work]:
+def _kinds(work: ModelWork) -> list[LayerWork]:
     """Return the work of every kind of layer: embedding, layers, head and MTP module."""
     return [work.embedding, *work.layers, work.head, *([] if work.mtp is None else [work.mtp])]
 
 
-def _passes(price: OperatorTimer, kind: Work) -> StreamTimes:
+def _passes(price: OperatorTimer, kind: LayerWork) -> StreamTimes:
     """Return the times of all passes of one layer for one micro-batch."""
     priced = price.time_work(kind)
     forward, *backward = (
@@ -182,7 +184,7 @@ def _passes(price: OperatorTimer, kind: Work) -> StreamTimes:
     return forward + backward[0] + backward[1]
 
 
-def _beside(traffic: OverlappedComm | None, kinds: Sequence[Work]) -> list[tuple[Quantity, Quantity]]:
+def _beside(traffic: OverlappedComm | None, kinds: Sequence[LayerWork]) -> list[tuple[Quantity, Quantity]]:
     """Return what moves beside all passes of one layer of each kind: what passes wait for, and the ranks' messages."""
     if traffic is None:
         return [(0.0, 0.0)] * len(kinds)
@@ -190,10 +192,10 @@ def _beside(traffic: OverlappedComm | None, kinds: Sequence[Work]) -> list[tuple
     for kind in kinds:
         waited: Quantity = 0.0
         wire: Quantity = 0.0
-        moved = [each for way in (Kind.FORWARD, Kind.BACKWARD) for each in traffic.beside(kind.name, way, ends=False)]
+        moved = [each for way in (Kind.FORWARD, Kind.BACKWARD) for each in traffic.of_layer(kind.name, way)]
         for part, priced in moved:
             seconds = seconds_of(priced, None)
-            if traffic.waits(part):
+            if traffic.is_blocking(part):
                 waited = waited + seconds
             elif part in ("gather", "reduce"):
                 wire = wire + seconds

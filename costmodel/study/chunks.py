@@ -10,7 +10,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from costmodel import __version__
 from costmodel.analytic.blocks import take
 from costmodel.analytic.grid import evaluate_grid
 from costmodel.analytic.infeasibility import infeasibilities
@@ -21,6 +20,7 @@ from costmodel.result import BAD_LAYOUT, FITS, REASONS
 from costmodel.study.expressions import Expression
 from costmodel.study.sweep import INTERVAL, Structure, Sweep
 from costmodel.study.tables import Columns, encode
+from costmodel.version import __version__
 from costmodel.workload.scenario import Scenario
 
 POINTS = 32_768  # of one chunk at most: what a kill may lose, and some 100 MB while it is evaluated

@@ -10,6 +10,7 @@ from typing import Any
 from costmodel.errors import InfeasibleError, InputError, Location
 from costmodel.profiling.importing.compressed import parse_json, read_bytes
 from costmodel.profiling.importing.serving import is_benchmark, read_benchmark
+from costmodel.result import stored_line
 from costmodel.schema.references import suggest
 from costmodel.schema.results import ResultFile, ScenarioResult, read_result
 
@@ -139,7 +140,7 @@ def _metrics(name: str, first: ScenarioResult, second: Mapping[str, float | None
 
 def _operators(name: str, first: ScenarioResult, second: ScenarioResult) -> list[Pair]:
     """Return the operators of both, those of the first in its order, then what only the second has."""
-    ours, theirs = ({line.name: line.time for line in one.breakdown} for one in (first, second))
+    ours, theirs = ({stored_line(line.name): line.time for line in one.breakdown} for one in (first, second))
     return [
         Pair(name, line, ours.get(line), theirs.get(line), _ratio(ours.get(line), theirs.get(line)), None)
         for line in dict.fromkeys([*ours, *theirs])

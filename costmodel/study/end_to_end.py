@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import least_squares
 
-from costmodel.calibration.fit_lookup import read
+from costmodel.calibration.fit_files import read
 from costmodel.errors import CostModelError, InputError
 from costmodel.quantities import Array
 from costmodel.result import PHASES
@@ -93,7 +93,7 @@ def _figures(case: Case, of: tuple[int, ...], library: Library) -> list[Publishe
     found = []
     try:
         prediction = predict(case, library.roots, library)
-        metrics = PHASES[prediction.scenario.answers][1]
+        metrics = PHASES[prediction.scenario.result_kind][1]
         for expected in case.expect:
             metric = going_with(expected.metric)
             if expected.check == "value" and metric in metrics and not prediction.infeasible:

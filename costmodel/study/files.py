@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from costmodel.errors import InputError, Location
-from costmodel.schema.loader import MOST_BYTES, read_data
-from costmodel.schema.whole_files import telling
+from costmodel.schema.loader import MAX_BYTES, read_data
+from costmodel.schema.whole_files import reporting_os_errors
 
 STUDY, POINTS = "study.json", "points"
 _OF_A_RUN = ("version", "form", "parts", "inputs")  # what a study says of its answers; the question is the rest
@@ -28,7 +28,7 @@ def check_folder(folder: Path, document: Mapping[str, Any]) -> None:
         raise InputError.single("is no folder", hint="name one for --output", location=place)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError.single("is not writable", hint="name another folder", location=place)
-    with telling(folder):
+    with reporting_os_errors(folder):
         content = sorted(name for name in os.listdir(folder) if not name.endswith(".part"))
     if not content:
         return
@@ -49,7 +49,7 @@ def part_path(folder: Path, number: int, form: str) -> Path:
 def found_form(folder: Path) -> str | None:
     """Return the form of the table that a folder of the same study holds, null where it holds none."""
     study = folder / STUDY
-    return str(json.loads(read_data(study, str(study), MOST_BYTES))["form"]) if study.exists() else None
+    return str(json.loads(read_data(study, str(study), MAX_BYTES))["form"]) if study.exists() else None
 
 
 def as_json(document: object) -> bytes:
@@ -62,7 +62,7 @@ def as_json(document: object) -> bytes:
 def _same_study(path: Path, document: Mapping[str, Any]) -> bool:
     """Tell whether a file asks what `document` asks; which version answers, and in which form, does not matter."""
     try:
-        found = json.loads(read_data(path, str(path), MOST_BYTES))
+        found = json.loads(read_data(path, str(path), MAX_BYTES))
     except (InputError, ValueError):
         return False
     if not isinstance(found, dict) or "form" not in found:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from costmodel.analytic.messages import EXCHANGES, CollectiveRequest, CollectiveTime, answer, routing_of
-from costmodel.calibration.fit_lookup import default_framework, load_calibration
+from costmodel.calibration.fit_files import default_framework
+from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.errors import InputError
 from costmodel.hardware import Cluster
 from costmodel.network.payload import PAYLOADS, payload_bytes

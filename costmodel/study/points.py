@@ -19,9 +19,9 @@ import numpy.typing as npt
 
 from costmodel.errors import InputError, Location
 from costmodel.quantities import Array
-from costmodel.schema.loader import MOST_SWEEP_BYTES, read_data
+from costmodel.schema.loader import MAX_SWEEP_BYTES, read_data
 from costmodel.schema.results import SweepFile, read_study
-from costmodel.schema.whole_files import make_folder, telling, write_whole
+from costmodel.schema.whole_files import make_folder, reporting_os_errors, write_whole
 from costmodel.study.chunks import Cutter, cutter, evaluate_chunk
 from costmodel.study.executors import HERE, Pool, in_any_order
 from costmodel.study.files import POINTS, STUDY, as_json, check_folder, found_form, part_path
@@ -79,7 +79,7 @@ def _begin(folder: Path, document: Mapping[str, Any]) -> None:
     make_folder(points)
     study = folder / STUDY
     same = study.is_file() and study.read_bytes() == data
-    with telling(points):
+    with reporting_os_errors(points):
         for path in points.iterdir():
             if not same or _is_left_over(path):
                 path.unlink(missing_ok=True)
@@ -107,7 +107,7 @@ def _present(cutting: Cutter, folder: Path, number: int) -> Columns | None:
     if not path.exists():
         return None
     try:
-        columns = decode(read_data(path, str(path), MOST_SWEEP_BYTES), cutting.form, Location(str(path)))
+        columns = decode(read_data(path, str(path), MAX_SWEEP_BYTES), cutting.form, Location(str(path)))
     except InputError:
         return None
     rows = sum(math.prod(len(part) for part in index) for _, index in cutting.runs[number])
@@ -169,10 +169,10 @@ def read_sweep(folder: Path) -> Table:
 
 def _parts(study: SweepFile, folder: Path) -> Iterator[Columns]:
     """Yield the parts of a table in their order."""
-    left = MOST_SWEEP_BYTES
+    left = MAX_SWEEP_BYTES
     for number in range(study.parts):
         path = part_path(folder, number, study.form)
-        data = read_data(path, str(path), left, absent="run the sweep again")
+        data = read_data(path, str(path), left, missing_hint="run the sweep again")
         left -= len(data)
         yield decode(data, study.form, Location(str(path)))
 

@@ -182,7 +182,7 @@ class Prediction:
         assert executed is not None
         extra = executed - float(once)
         if expand(plan.recompute) & {"layer", "attention_core"}:
-            unfused = scenario.framework.unfused
+            unfused = scenario.framework.unfused_attention
             extra += _attention(scenario, plan, causal=causal) - _attention(scenario, plan, causal=not unfused)
         return extra
 

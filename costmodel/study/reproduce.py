@@ -12,9 +12,9 @@ from typing import Any, TypeAlias, get_args
 
 from costmodel.errors import CostModelError, InputError, Problem
 from costmodel.schema import SI
-from costmodel.schema.case import Case, CaseClass, Expectation, sound_cases
+from costmodel.schema.case import Case, CaseClass, Expectation, readable_cases
 from costmodel.schema.references import Library, suggest
-from costmodel.schema.tree import plain
+from costmodel.schema.tree import to_python
 from costmodel.study.predictions import Prediction, Value, going_with, predict
 from costmodel.units import base_unit
 
@@ -111,7 +111,7 @@ def _load(names: Sequence[str], search_path: Sequence[str]) -> tuple[list[Case],
 
 
 def _read(paths: Iterable[str | Path], search_path: Sequence[str]) -> tuple[list[Case], list[Problem]]:
-    read = [sound_cases(path, search_path) for path in paths]
+    read = [readable_cases(path, search_path) for path in paths]
     return [case for cases, _ in read for case in cases], [problem for _, found in read for problem in found]
 
 
@@ -136,7 +136,7 @@ def reproduce(
     comparisons: list[Comparison] = []
     for case in cases:
         if case.skip is None:
-            stated = [None if tree is None else plain(tree) for tree in (case.scenario, case.device)]
+            stated = [None if tree is None else to_python(tree) for tree in (case.scenario, case.device)]
             key = repr((stated, case.kernel, {path: str(value) for path, value in case.overrides.items()}))
             with _noting(problems, case):
                 shared[key] = shared.get(key) or predict(case, search_path, library)

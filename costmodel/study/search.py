@@ -41,7 +41,7 @@ def searched(
     as many as the scenario does with them, as in `simulate`.
     Raises InputError on a bad objective, constraint or axis, and where there are too many layouts.
     """
-    phase = workload.scenario(scenario).answers
+    phase = workload.scenario(scenario).result_kind
     if not varied and not fixed:
         goal = read_goal(phase, scenario, objective, wanted.constraints, wanted.derived)
         return search(workload, scenario, goal, devices, told=told)

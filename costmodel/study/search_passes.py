@@ -114,7 +114,7 @@ def search_passes(asked: SearchRequest, found: SearchResult, told: Told) -> None
         best, edge = _joined(best, rows).best(), _joined(edge, rows).front()
         done += math.prod(len(part) for part in index)
         told(done / looked_at)
-    edge = edge if FRONT[1] in PHASES[stated.answers][1] else _NONE
+    edge = edge if FRONT[1] in PHASES[stated.result_kind][1] else _NONE
     whole = _Grid(space, grid, shape)
     found.best, found.front = ([
         candidate(

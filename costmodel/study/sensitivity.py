@@ -72,7 +72,7 @@ def sensitivities(workload: Workload, scenario: str, metric: str) -> list[Sensit
 
     Raises InputError on a metric that the scenario does not have, InfeasibleError where it cannot run.
     """
-    _, names = PHASES[workload.scenario(scenario).answers]
+    _, names = PHASES[workload.scenario(scenario).result_kind]
     if metric not in names:
         raise InputError.single(f"scenario {scenario} has no metric {metric!r}", hint=suggest(metric, names))
     point = workload.evaluate(scenario)

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from costmodel import __version__
 from costmodel.api import Vary, Workload
 from costmodel.errors import InputError, LayoutError, Location
 from costmodel.result import BAD_LAYOUT, PHASES, REASONS
@@ -24,6 +23,7 @@ from costmodel.schema.metrics import unit_of
 from costmodel.schema.overrides import locate
 from costmodel.study.axes import Axis, Request, is_structural, read_axis, read_requests
 from costmodel.study.expressions import Expression, read_expression
+from costmodel.version import __version__
 
 SCHEMA = "costmodel/sweep@1"
 INTERVAL = ("low", "high")
@@ -145,7 +145,7 @@ class Sweep:
 
     def answers(self, scenario: str) -> tuple[str, tuple[str, ...]]:
         """Return the headline metric and all metrics of a scenario."""
-        return PHASES[self.workload.scenario(scenario).answers]
+        return PHASES[self.workload.scenario(scenario).result_kind]
 
     @property
     def metrics(self) -> list[str]:
@@ -338,5 +338,5 @@ def _check_places(workload: Workload, requests: Sequence[Request], scenarios: Se
 
 def _place(path: str, names: Sequence[str], scenario: str) -> tuple[str, tuple[str, ...]] | None:
     """Return what a path changes in a scenario, null where it changes another."""
-    place = locate(path, names).of_number()
-    return (place.target, place.path) if place.scenario in (None, scenario) else None
+    place = locate(path, names).for_number()
+    return (place.document, place.path) if place.scenario in (None, scenario) else None

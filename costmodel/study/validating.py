@@ -11,8 +11,8 @@ import numpy as np
 
 from costmodel.errors import Problem
 from costmodel.schema.case import Case
-from costmodel.schema.tree import plain
-from costmodel.schema.validation import AskedFile, FiguresFile
+from costmodel.schema.tree import to_python
+from costmodel.schema.validation import AccuracyTargetFile, ValueSelectionFile
 from costmodel.study.end_to_end import left_out
 from costmodel.study.reproduce import Comparison, reproduce
 
@@ -51,7 +51,7 @@ class Errors:
 class Judged:
     """What was asked of some figures. stated, unseen: the two columns' values, null where they have none."""
 
-    asked: AskedFile
+    asked: AccuracyTargetFile
     figures: int
     stated: float | None
     unseen: float | None
@@ -70,12 +70,12 @@ def figures_of(cases: Sequence[Case], search_path: Sequence[str] = ()) -> tuple[
     ], problems
 
 
-def chosen(figures: Iterable[ScoredValue], wanted: FiguresFile) -> list[ScoredValue]:
+def chosen(figures: Iterable[ScoredValue], wanted: ValueSelectionFile) -> list[ScoredValue]:
     """Return the figures that meet every condition."""
     return [one for one in figures if _meets(one.stated, wanted)]
 
 
-def _meets(one: Comparison, wanted: FiguresFile) -> bool:
+def _meets(one: Comparison, wanted: ValueSelectionFile) -> bool:
     def any_of(patterns: Sequence[str], text: str | None) -> bool:
         return not patterns or any(fnmatchcase(text or "", pattern) for pattern in patterns)
 
@@ -114,7 +114,7 @@ def errors_of(comparisons: Iterable[Comparison]) -> Errors | None:
     )  # fmt: skip
 
 
-def judge(figures: Sequence[ScoredValue], asked: AskedFile) -> Judged:
+def judge(figures: Sequence[ScoredValue], asked: AccuracyTargetFile) -> Judged:
     """Return what was asked of some figures beside what they show; the verdict is that of the unseen figures."""
     found = chosen(figures, asked.figures)
     before, without = (errors_of(column) for column in columns(found))
@@ -137,8 +137,8 @@ def settings(case: Case) -> dict[str, str]:
     if case.kernel is not None:
         return dict(case.kernel)
     if case.scenario is None:
-        return {"device": "" if case.device is None else str(plain(case.device))}
-    scenario: dict[str, Any] = plain(case.scenario)
+        return {"device": "" if case.device is None else str(to_python(case.device))}
+    scenario: dict[str, Any] = to_python(case.scenario)
     if isinstance(scenario.get("model"), dict):
         scenario["model"] = scenario["model"].get("name", "")
     found = {**_flat({key: value for key, value in scenario.items() if key != "set"}), **_flat(scenario.get("set", {}))}

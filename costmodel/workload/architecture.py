@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import TypeAlias
 
 from costmodel.quantities import Count, Quantity, ceil, is_single
@@ -19,13 +19,14 @@ class HeadGroup:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KernelTraits:
-    """How a system's own code computes an attention core.
+    """How a system's own code computes attention.
 
     realised: `fused` (only the pairs of the pattern), `gathered` (their keys are copied together first) or `masked`
-    (all pairs, those outside the pattern thrown away); materialised: scores go through memory, as edits after the
-    softmax ask; rate: speed over that of the device's fused kernel at equal pairs; permuted: tokens are brought into
-    the order of the kernel's tiles before it and back after it; head_edit: a kernel of its own scales, masks or shifts
-    the heads' results.
+        (all pairs, those outside the pattern discarded).
+    materialised: scores pass through memory, as edits after the softmax require.
+    rate: speed over that of the device's fused kernel at equal pairs.
+    permuted: tokens are permuted into the order of the kernel's tiles before it and back after it.
+    head_edit: a kernel of its own scales, masks or shifts the heads' results.
     """
 
     realised: str = "fused"
@@ -39,9 +40,9 @@ class KernelTraits:
 class HeadRoute:
     """Query heads of which some always work, and others for some tokens [MoH, arXiv 2410.11842; UoE].
 
-    Tokens choose `top_k` of the `routed` heads, or each of these chooses a share `tokens` of a sequence and attends
-    among them alone; one of the two is null. router: `linear` (hidden x (routed + shared + 2) weights) or `query_norm`
-    (no weights).
+    top_k: `routed` heads that each token chooses (null: heads choose).
+    tokens: share of a sequence that each routed head chooses and attends among (null: tokens choose).
+    router: `linear` (hidden x (routed + shared + 2) weights) or `query_norm` (no weights).
     """
 
     shared: Count
@@ -52,29 +53,31 @@ class HeadRoute:
 
     @property
     def active_share(self) -> Quantity:
-        """Return (shared + top_k) / (shared + routed), where heads choose with tokens*routed for top_k."""
-        working = self.top_k if self.tokens is None else self.tokens * self.routed
-        assert working is not None, "the file's own check"
-        return (self.shared + working) / (self.shared + self.routed)
+        """Return (shared + top_k) / (shared + routed); where heads choose, top_k = tokens*routed."""
+        active = self.top_k if self.tokens is None else self.tokens * self.routed
+        assert active is not None, "the file's own check"
+        return (self.shared + active) / (self.shared + self.routed)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Attention:
     """Multi-head attention with `kv_heads` key-value heads (MHA, GQA and MQA).
 
-    rotary_dim: elements of a query or key head that are rotated, null: all; alibi: slopes on the scores stand for
-    positions, which has no parameters and rides in the core; bias: of the query, key and value projections, and of the
-    output projection too unless `output_bias` says otherwise; qk_norm: queries and keys are normalised after their
-    projection, each head with one vector that all share (`head`), or over the whole projection (`projection`); kernel:
-    how the core is computed; route: which heads work for a token, null: all; partial: channels that
-    enter the projections, the others join before the output's (SHViT), null: all; keeps: keys and values stay for later
-    steps, null: if causal, for what sees later tokens cannot be continued token by token.
+    rotary_dim: rotated elements of a query or key head (null: all).
+    alibi: slopes on the scores replace positions; no parameters, part of the kernel.
+    bias: of the query, key and value projections; output_bias: of the output projection (null: as `bias`).
+    qk_norm: queries and keys are normalised after their projection, per head with one shared vector (`head`), or over
+        the whole projection (`projection`).
+    kernel: how it is computed; route: which heads work for a token (null: all).
+    partial: channels that enter the projections; the others join before the output's (SHViT; null: all enter).
+    keeps: keys and values are cached (null: if causal; a model that sees later tokens cannot continue token by token).
     """
 
     q_heads: Count
     kv_heads: Count
     head_dim: Count
     v_head_dim: Count
+    _: KW_ONLY
     causal: bool = True
     rotary: bool = True
     bias: bool = False
@@ -89,50 +92,50 @@ class Attention:
     keeps: bool | None = None
 
     @property
-    def cached(self) -> bool:
-        """Tell whether inference keeps keys and values."""
+    def has_kv_cache(self) -> bool:
+        """Tell whether inference caches keys and values."""
         return self.causal if self.keeps is None else self.keeps
 
     @property
-    def kept_share(self) -> Quantity:
+    def kv_share(self) -> Quantity:
         """Return the share of keys and values that exist: all, unless heads choose their tokens."""
         chooses = self.route is not None and self.route.tokens is not None
         return self.active_share if chooses else 1.0  # of masked heads all
 
-    def kept(self, tokens: Count) -> Count:
-        """Return the tokens of a sequence of `tokens` whose keys and values the device holds, on the mean of heads."""
+    def cached_tokens(self, tokens: Count) -> Count:
+        """Return the tokens, of a sequence of `tokens`, whose keys and values the device caches (mean of the heads)."""
         total: Quantity = 0.0
         for group in self.head_groups:
-            total = total + group.share * group.pattern.kept(tokens)
+            total = total + group.share * group.pattern.cached_tokens(tokens)
+        return total
+
+    def host_tokens(self, tokens: Count) -> Count:
+        """Return the tokens, of a sequence of `tokens`, whose keys and values the host caches (mean of the heads)."""
+        total: Quantity = 0.0
+        for group in self.head_groups:
+            total = total + group.share * group.pattern.host_tokens(tokens)
         return total
 
     @property
     def active_share(self) -> Quantity:
-        """Return the share of the query heads that are computed: all, unless routing skips the others' work."""
+        """Return the share of the query heads that are computed: all, unless routing skips the others."""
         skips = self.route is not None and self.kernel.realised != "masked"
         return self.route.active_share if self.route is not None and skips else 1.0
 
-    def hosted(self, tokens: Count) -> Count:
-        """Return the tokens of a sequence of `tokens` whose keys and values the host holds, on the mean of heads."""
-        total: Quantity = 0.0
-        for group in self.head_groups:
-            total = total + group.share * group.pattern.hosted(tokens)
-        return total
-
     @property
-    def parts(self) -> tuple[tuple[Quantity, Quantity], ...]:
-        """Return (share of the query heads, share of a sequence that they attend among) of those that are computed."""
+    def head_parts(self) -> tuple[tuple[Quantity, Quantity], ...]:
+        """Return (share of the query heads, share of a sequence that they attend among) of the computed heads."""
         route = self.route
         if route is None or route.tokens is None or self.kernel.realised == "masked":
             return ((self.active_share, 1.0),)
         routed = route.routed / (route.shared + route.routed)
-        chosen = (routed, route.tokens)
-        return (chosen,) if is_single(route.shared) and route.shared == 0 else ((1.0 - routed, 1.0), chosen)
+        choosing = (routed, route.tokens)
+        return (choosing,) if is_single(route.shared) and route.shared == 0 else ((1.0 - routed, 1.0), choosing)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Mla:
-    """Multi-head latent attention: keys and values are kept as one latent of `kv_lora + rope_dim` per token.
+    """Multi-head latent attention: keys and values are cached as one latent of `kv_lora + rope_dim` per token.
 
     q_lora is null where queries have no low-rank projection (DeepSeek-V2-Lite).
     """
@@ -148,7 +151,7 @@ class Mla:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Memories:
-    """Several states of a recurrence, of which a token visits `top_k` of `number` and `shared` ones always [MoM].
+    """Several states of a recurrence. A token visits `top_k` of `number`, and `shared` ones always [MoM].
 
     Each has key and value projections of its own.
     """
@@ -160,19 +163,24 @@ class Memories:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recurrence:
-    """Causal linear attention: every head carries a state of key_dim x value_dim and no key is kept.
+    """Causal linear attention: every head carries a state of key_dim x value_dim; no key is cached.
 
-    decay: `none`, `scalar` (one number a head), `gated` (one a head and token) or `delta` (gated, and each key's old
-    value is taken out); chunk: tokens that are computed by products at once; memories: null for one state a head;
-    short_conv: taps of a convolution on queries, keys and values, 0 for none; output_gate: a d x H*v gate on the
-    result; chunk_cycles: clock cycles in which a program of its kernel steps from one chunk to the next; blocks:
-    programs that one processor runs side by side; columns: of a state's values that one program carries, null: all.
+    chunk: tokens that are computed at once, by GEMMs.
+    decay: `none`, `scalar` (one number per head), `gated` (per head and token) or `delta` (gated; each key's old value
+        is subtracted).
+    memories: null for one state per head.
+    short_conv: taps of a convolution on queries, keys and values (0: none).
+    output_gate: a d x H*v gate on the result.
+    chunk_cycles: cycles in which a thread block of the kernel steps from one chunk to the next.
+    blocks: thread blocks that one processor runs concurrently.
+    columns: of a state's values that one thread block carries (null: all).
     """
 
     heads: Count
     key_dim: Count
     value_dim: Count
     chunk: Count
+    _: KW_ONLY
     decay: str = "none"
     memories: Memories | None = None
     short_conv: Count = 0.0
@@ -183,26 +191,26 @@ class Recurrence:
 
     @property
     def programs(self) -> Count:
-        """Return the programs of the kernel that share one state: ceil(v / columns)."""
+        """Return the thread blocks that share one state: ceil(v / columns)."""
         return 1.0 if self.columns is None else ceil(self.value_dim / self.columns)
 
     @property
-    def visited(self) -> Count:
-        """Return the states of a head that a token reads and writes."""
+    def visited_states(self) -> Count:
+        """Return the states per head that a token reads and writes."""
         return 1.0 if self.memories is None else self.memories.top_k + self.memories.shared
 
     @property
     def states(self) -> Count:
-        """Return the states of a head."""
+        """Return the states per head."""
         return 1.0 if self.memories is None else self.memories.number + self.memories.shared
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NeuralMemory:
-    """A small MLP whose weights are the state: a chunk of tokens trains it by one step [Titans, arXiv 2501.00663].
+    """A small MLP whose weights are the state: each chunk of tokens trains it by one step [Titans, arXiv 2501.00663].
 
-    depth: its matrices; width: of its hidden layers over that of the residual stream; its weights are P = d^2 for one
-    matrix, else (2 + (depth - 2) * width) * width * d^2; momentum: the step has a second moving average of the size.
+    depth: its matrices; width: of its hidden layers over that of the residual stream.
+    momentum: the step has a second moving average of the same size.
     """
 
     heads: Count
@@ -212,7 +220,7 @@ class NeuralMemory:
     momentum: bool = True
 
     def weights(self, hidden: Count) -> Count:
-        """Return P."""
+        """Return its weights: P = d^2 for one matrix, else (2 + (depth - 2) * width) * width * d^2."""
         if self.depth == 1:
             return hidden * hidden
         return (2.0 + (self.depth - 2.0) * self.width) * self.width * hidden * hidden
@@ -224,10 +232,11 @@ class NeuralMemory:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Convolution:
-    """A convolution over a grid: kernel^2 taps from `inputs` to `outputs` channels, or of each channel by itself.
+    """A convolution over a grid: kernel^2 taps from `inputs` to `outputs` channels (null: the layer's width).
 
-    Its tokens are those of its result, of which each stands for stride^2 of its input. Null widths: the layer's.
-    channels_first: tensors lie channel by channel, which the kernels on tensor cores transpose before and after.
+    stride: each token of the result covers stride^2 tokens of the input.
+    depthwise: each channel on its own.
+    channels_first: NCHW tensors, which tensor-core kernels transpose before and after.
     """
 
     kernel: Count
@@ -264,7 +273,7 @@ class MilPool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NoFfn:
-    """No feed-forward part: the layer is a mixer alone, as where a memory stands before attention."""
+    """No feed-forward part: the layer is a mixer alone, such as a memory before attention."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -276,22 +285,24 @@ class DenseFfn:
     bias: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class MoeFfn:
     """Routed experts, each an FFN, of which a token visits `top_k`, plus `shared` experts that it always visits.
 
-    groups, group_top_k: the experts stand in equal groups and a token may choose from `group_top_k` of them
-    (node-limited routing); both null where routing is free. gated, bias: as of a dense FFN; router_bias: a number for
-    each expert; shared_gate: one more output of the router's kind weighs the shared experts; masked: share of the
-    routed experts that are off, to which no token goes (MoTE); router_extra: `token_similarity` (S^2*d: scores are
-    smoothed by how alike tokens are) or `attention_matrix` (S^2*E: by the layer's attention), null: neither.
+    shared_intermediate: width of one shared expert (null: as a routed one).
+    groups, group_top_k: equal groups of experts, and how many a token may use: node-limited routing (null: free).
+    gated, bias: as of a dense FFN; router_bias: one number per expert.
+    shared_gate: one more output in the router's format weighs the shared experts.
+    masked: share of the routed experts that are off and get no tokens (MoTE).
+    router_extra: `token_similarity` (S^2*d: scores are smoothed by the similarity of tokens) or `attention_matrix`
+        (S^2*E: by the layer's attention); null: neither.
     """
 
     experts: Count
     intermediate: Count
     top_k: int
     shared: Count = 0.0
-    shared_intermediate: Count | None = None  # of one shared expert; the routed width where null
+    shared_intermediate: Count | None = None
     groups: Count | None = None
     group_top_k: int | None = None
     gated: bool = True
@@ -310,16 +321,18 @@ Ffn: TypeAlias = "DenseFfn | MoeFfn | NoFfn"
 class Layer:
     """`repeat` equal layers in a row.
 
-    norm: `rms` (a scale), `layer` (scale and bias) or `layer_no_bias` (a scale); norm_position: `before` mixer and FFN,
-    `after` them, before the residual add, or `both`; block: `sequential`, or `parallel`, where mixer and FFN read the
-    same input; shared_norm: they read it through one norm, too; width: of the residual stream here, null: the model's;
-    scale: tokens here for each token of the input, of stages that shrink a grid; plain: no sum around
-    the mixer, whose norm is folded into it, and an activation behind it.
+    norm: `rms` (a scale), `layer` (scale and bias) or `layer_no_bias` (a scale).
+    norm_position: `before` mixer and FFN, `after` them (before the residual add), or `both`.
+    block: `sequential`, or `parallel`: mixer and FFN read the same input; shared_norm: through one norm.
+    width: of the residual stream here (null: the model's).
+    scale: tokens here per token of the input, for stages that shrink a grid.
+    plain: no residual sum; the mixer's norm is folded into it, and an activation follows.
     """
 
     repeat: int
     mixer: Mixer
     ffn: Ffn
+    _: KW_ONLY
     norm: str = "rms"
     dropout: bool = False
     norm_position: str = "before"
@@ -332,25 +345,28 @@ class Layer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mtp:
-    """Multi-token prediction: `depth` modules, each one more layer like the last plus a 2*hidden -> hidden product."""
+    """Multi-token prediction: `depth` modules, each one more layer like the last plus a 2*hidden -> hidden GEMM."""
 
     depth: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Architecture:
-    """A transformer. `layers` are its runs of equal layers in order; a run that comes back is the same object.
+    """A transformer. `layers` are its runs of equal layers in order; a run that recurs is the same object.
 
-    vocabulary: rows of the embedding as it is stored, padding included; positions: length of a learned position table,
-    null for rotary or none; final_norm: the norm before the head, `none` for none, null: as of the last layer;
-    embedding_norm: a norm on the embedding's output, null: none; features: the input are vectors, not rows of a table,
-    such as an image's pixels or patches, and the head sees the last layer's tokens.
+    vocabulary: rows of the embedding as stored, padding included.
+    positions: length of a learned position table (null: rotary or none).
+    final_norm: the norm before the head (`none`: none; null: as of the last layer).
+    embedding_norm: a norm on the embedding's output (null: none).
+    features: inputs are vectors instead of rows of a table, such as image patches; the head sees the last layer's
+        tokens.
     """
 
     name: str
     hidden: Count
     vocabulary: Count
     layers: tuple[Layer, ...]
+    _: KW_ONLY
     tied_embeddings: bool = False
     positions: Count | None = None
     mtp: Mtp | None = None
@@ -366,7 +382,7 @@ class Architecture:
 
     @property
     def kinds(self) -> dict[Layer, int]:
-        """Return the distinct runs in the order in which each comes first, and how many layers of each there are."""
+        """Return the distinct runs, in order of first occurrence, and how many layers each has in all."""
         counts: dict[Layer, int] = {}
         for layer in self.layers:
             counts[layer] = counts.get(layer, 0) + layer.repeat

@@ -1,130 +1,112 @@
-"""Multi-head attention with grouped keys: projections, groups of heads with a pattern each, their cores."""
+"""Multi-head attention with grouped keys: projections, head groups with a pattern each, their kernels."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from costmodel.quantities import Count, Quantity, is_single, maximum
 from costmodel.workload.architecture import Attention, HeadGroup, HeadRoute, Pattern
 from costmodel.workload.attention_kernels import (
+    FusedAttention,
+    HeadSizes,
     add_cache_write,
-    add_fused,
-    add_output,
-    add_unfused,
+    add_fused_attention,
+    add_output_projection,
+    add_unfused_attention,
     has_quantized_kv,
     merge_partial_results,
 )
 from costmodel.workload.context import Context, per_rank
-from costmodel.workload.context_parallel import (
-    gather_keys,
-    replicas_of_keys,
-    share_of_attention,
-)
+from costmodel.workload.context_parallel import attention_shard, gather_kv, kv_replicas
 from costmodel.workload.dtypes import ELEMENT_BYTES
-from costmodel.workload.linear import (
-    Linear,
-    add_linear,
-    norm_vectors,
-)
+from costmodel.workload.linear import Linear, add_linear, norm_vectors
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, HostTransfer
 from costmodel.workload.work import Parameters, WorkBuilder
 
 
 def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, norm: str, dropout: bool) -> None:
-    """Add grouped-query attention: fused QKV, norm and rotary of queries and keys, cores, output projection.
+    """Add grouped-query attention: fused QKV, norm and rotary of queries and keys, kernels, output projection.
 
-    Parameters: d*(H*q + G*q + G*v) + H*v*d. Core: 2*P*(q + v) FLOP a head and sequence. norm: kind of norm of queries
-    and keys. Every group of heads has a core, a kernel each. Of routed heads whose work is skipped, query and output
-    projections and cores have the active share; keys and values exist for all, unless heads choose their tokens.
+    Parameters: d*(H*q + G*q + G*v) + H*v*d. Kernel: 2*P*(q + v) FLOP per head and sequence, one kernel per head group.
+    Where routing skips heads, the active share applies to query and output projections and kernels; keys and values
+    exist for all heads, unless heads choose their tokens. norm: kind of query-key norm.
     """
     hidden, tp, tokens = context.architecture.hidden, context.parallel.tp, context.tokens
     entering = hidden if mixer.partial is None else mixer.partial
     heads, kv_heads = mixer.q_heads / tp, per_rank(mixer.kv_heads, tp)
     query = heads * mixer.active_share * mixer.head_dim
-    key_value = kv_heads * (mixer.head_dim + mixer.v_head_dim)
-    made = mixer.kept_share * key_value
+    stored_kv = kv_heads * (mixer.head_dim + mixer.v_head_dim)
+    kv = mixer.kv_share * stored_kv
     whole = mixer.q_heads * mixer.head_dim + mixer.kv_heads * (mixer.head_dim + mixer.v_head_dim)
-    inner = mixer.q_heads * mixer.v_head_dim + hidden - entering
-    add_linear(
-        builder,
-        context,
-        Linear(
-            "qkv projection",
-            "qkv",
-            "norm",
-            tokens,
-            entering,
-            query + made,
-            entering * whole,
-            gathered=True,
-            replicas=tp * (query + made) / whole,
-            bias=whole if mixer.bias else 0.0,
-            local_experts=(heads * mixer.head_dim + key_value) / (query + made),
-        ),
-    )
-    _add_split(builder, context, tokens * (query + made), biased=mixer.bias)
+    qkv = Linear(
+        "qkv projection", operator="qkv", producer="norm", rows=tokens, inputs=entering, outputs=query + kv,
+        total=entering * whole, stored_ratio=(heads * mixer.head_dim + stored_kv) / (query + kv), gathered=True,
+        replicas=tp * (query + kv) / whole, bias=whole if mixer.bias else 0.0,
+    )  # fmt: skip
+    add_linear(builder, context, qkv)
+    _add_split(builder, context, tokens * (query + kv), biased=mixer.bias)
     if mixer.route is not None and mixer.route.router == "linear":
         _add_head_router(builder, context, mixer.route)
     if mixer.qk_norm is not None:
         _add_qk_norm(builder, context, mixer, (heads, kv_heads), norm)
     if mixer.rotary:
         _add_rotary(builder, context, mixer, heads + kv_heads)
-    if mixer.cached:
-        add_cache_write(builder, context, made, mixer.kept(context.keys - context.length))
+    if mixer.has_kv_cache:
+        add_cache_write(builder, context, kv, mixer.cached_tokens(context.kv_len - context.new_tokens))
     if context.phase == "decode":
         merge_partial_results(builder, context, query, heads * mixer.v_head_dim)
     else:
-        gather_keys(builder, context, made)
-    kept = query + made * replicas_of_keys(context, kv_heads)
-    builder.save("query, key, value", "qkv", tokens * kept * context.residual)
+        gather_kv(builder, context, kv)
+    saved = query + kv * kv_replicas(context, kv_heads)
+    builder.save("query, key, value", "qkv", tokens * saved * context.residual)
     for name, group in _named_groups(mixer):
-        _add_group(builder, context, mixer, group, name, dropout=dropout)
+        _add_group(builder, context, mixer, _Heads(group, name), dropout=dropout)
     biased = mixer.bias if mixer.output_bias is None else mixer.output_bias
-    add_output(builder, context, inner, bias=hidden if biased else 0.0, active=mixer.active_share)
+    inner = mixer.q_heads * mixer.v_head_dim + hidden - entering
+    add_output_projection(builder, context, inner, bias=hidden if biased else 0.0, active_share=mixer.active_share)
 
 
 def _add_split(builder: WorkBuilder, context: Context, elements: Count, *, biased: bool) -> None:
-    """Add what eager frameworks do with the result of the one projection of queries, keys and values in training.
+    """Add what unfused frameworks do with the QKV result in training.
 
-    Its parts are views; their gradients are concatenated, which reads and writes each once: 2*e an element [PyTorch,
-    SplitBackward: at::cat]. Megatron-LM adds the bias of this product in a kernel of its own, 2*e forwards [NVIDIA
+    Its parts are views. Their gradients are concatenated, which reads and writes each once: 2*e per element [PyTorch,
+    SplitBackward: at::cat]. Megatron-LM adds the bias of this GEMM in a kernel of its own, 2*e forward [NVIDIA
     Megatron-LM, core/tensor_parallel/layers.py, linear_with_grad_accumulation_and_async_allreduce: output + bias].
     """
     if context.phase != "training" or not context.framework.unfused_elementwise:
         return
-    size = 2 * elements * context.residual
-    apart = biased and context.framework.masks_softmax
-    added = [Elementwise("qkv projection bias addition", size, kind="add", rows=context.tokens)] if apart else []
-    builder.step("qkv", added, [Elementwise("query, key, value gradient join", size, rows=context.tokens)])
+    size, rows = 2 * elements * context.residual, context.tokens
+    adds_bias = biased and context.framework.fused_masked_softmax
+    bias = [Elementwise("qkv projection bias addition", size, kind="add", rows=rows)] if adds_bias else []
+    builder.step("qkv", bias, [Elementwise("query, key, value gradient join", size, rows=rows)])
 
 
 def _named_groups(mixer: Attention) -> Iterator[tuple[str, HeadGroup]]:
-    """Yield every group of heads with the name of its core: of its pattern, numbered where that comes again."""
+    """Yield each head group with the name of its kernel: its pattern, numbered where a pattern recurs."""
     kinds = [group.pattern.kind for group in mixer.head_groups]
-    for place, (kind, group) in enumerate(zip(kinds, mixer.head_groups, strict=True)):
-        again = kinds[:place].count(kind)
-        label = f"{kind} {again + 1}" if again else kind
+    for i, (kind, group) in enumerate(zip(kinds, mixer.head_groups, strict=True)):
+        earlier = kinds[:i].count(kind)
+        label = f"{kind} {earlier + 1}" if earlier else kind
         yield "attention core" if len(kinds) == 1 else f"attention core ({label})", group
 
 
 def _add_rotary(builder: WorkBuilder, context: Context, mixer: Attention, heads: Count) -> None:
     """Add the rotation of queries and keys in place. heads: of both, on this rank."""
     width = mixer.head_dim if mixer.rotary_dim is None else mixer.rotary_dim
-    rotated = context.tokens * heads * width * context.residual
+    size = 2 * (context.tokens * heads * width * context.residual)
     builder.step(
         "qkv",
-        [Elementwise("rotary", 2 * rotated, kind="rotary", rows=context.tokens)],
-        [Elementwise("rotary gradient", 2 * rotated, rows=context.tokens)],
+        [Elementwise("rotary", size, kind="rotary", rows=context.tokens)],
+        [Elementwise("rotary gradient", size, rows=context.tokens)],
     )
 
 
 def _add_head_router(builder: WorkBuilder, context: Context, route: HeadRoute) -> None:
     """Add the weights of heads: d x routed, d x shared, and d x 2 between the two [arXiv 2410.11842, equations 5-7]."""
-    hidden, width = context.architecture.hidden, route.routed + route.shared + 2.0
     router = Linear(
-        "head router", "router", "norm", context.tokens, hidden, width, hidden * width, cast=False, kept=0.0,
-        replicas=context.parallel.tp,
+        "head router", operator="router", producer="norm", rows=context.tokens, inputs=context.architecture.hidden,
+        outputs=route.routed + route.shared + 2.0, cast_input=False, saved_element=0.0, replicas=context.parallel.tp,
     )  # fmt: skip
     add_linear(builder, context, router)
 
@@ -132,169 +114,149 @@ def _add_head_router(builder: WorkBuilder, context: Context, route: HeadRoute) -
 def _add_qk_norm(
     builder: WorkBuilder, context: Context, mixer: Attention, heads: tuple[Count, Count], norm: str
 ) -> None:
-    """Add the norms of queries and keys: one pass over both, which belongs to the projection as rotary does.
+    """Add the norms of queries and keys: one pass over both, recomputed with the projection as rotary is.
 
     Parameters: 2*q where the heads share a vector, (H + G)*q over the whole projection. heads: of this rank.
     """
-    element = (heads[0] + heads[1]) * mixer.head_dim
-    size = context.tokens * element * context.residual
-    builder.step(
-        "qkv",
-        [Elementwise("query-key norm", 2 * size, kind="norm")],
-        [Elementwise("query-key norm gradient", 3 * size)],
-    )
+    width = (heads[0] + heads[1]) * mixer.head_dim
+    size = context.tokens * width * context.residual
+    forward = Elementwise("query-key norm", 2 * size, kind="norm")
+    builder.step("qkv", [forward], [Elementwise("query-key norm gradient", 3 * size)])
     builder.save("query-key norm input", "qkv", size)
     shared = mixer.qk_norm == "head"
     total = 2 * mixer.head_dim if shared else (mixer.q_heads + mixer.kv_heads) * mixer.head_dim
-    local = 2 * mixer.head_dim if shared else element
+    local = 2 * mixer.head_dim if shared else width
     vectors = norm_vectors(norm)
-    builder.parameter(Parameters("query-key norm", vectors * total, vectors * local, vectors * total))
+    builder.add_parameters(Parameters("query-key norm", vectors * total, vectors * local, vectors * total))
 
 
-def _add_group(
-    builder: WorkBuilder, context: Context, mixer: Attention, group: HeadGroup, name: str, *, dropout: bool
-) -> None:
-    """Add the cores of one group of heads: one, or two where some of its heads choose their tokens.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Heads:
+    """The heads of one kernel: `share` of the query heads of a group, and the kernel's name."""
 
-    Heads that choose their tokens see a sequence of these alone: t*S queries on t*T keys, for which inputs are gathered
-    and results scattered, hidden elements a head and token. Heads that all tokens visit are a core beside them.
+    group: HeadGroup
+    name: str
+    share: Quantity = 1.0
+
+    def sizes(self, context: Context, mixer: Attention) -> HeadSizes:
+        """Return the heads on this rank."""
+        return HeadSizes(
+            self.group.share * self.share * mixer.q_heads / context.parallel.tp,
+            self.group.share * per_rank(mixer.kv_heads, context.parallel.tp),
+            (mixer.head_dim, mixer.v_head_dim),
+        )
+
+
+def _add_group(builder: WorkBuilder, context: Context, mixer: Attention, heads: _Heads, *, dropout: bool) -> None:
+    """Add the kernels of one head group: one, or two where some of its heads choose their tokens.
+
+    Heads that choose their tokens see a sequence of these alone: t*S queries on t*T keys. Their inputs are gathered and
+    their results scattered, hidden elements per head and token. Heads for all tokens are a kernel of their own.
     """
-    for heads, tokens in mixer.parts:
-        everyone = is_single(tokens) and tokens == 1
-        title = f"{name} (shared)" if everyone and len(mixer.parts) > 1 else name
-        if everyone:
-            _add_core(builder, context, mixer, (group, heads), title, dropout=dropout)
+    for share, tokens in mixer.head_parts:
+        part = replace(heads, share=share)
+        if is_single(tokens) and tokens == 1:
+            if len(mixer.head_parts) > 1:
+                part = replace(part, name=f"{heads.name} (shared)")
+            _add_kernel(builder, context, mixer, part, dropout=dropout)
             continue
-        chosen = replace(context, length=context.length * tokens, keys=context.keys * tokens)
-        copies = group.share * heads * mixer.q_heads / context.parallel.tp * context.architecture.hidden
-        moved = 2 * chosen.tokens * copies * context.residual
-        builder.step("attention_core", [Elementwise("patch gather", moved, kind="permute")])
-        _add_core(builder, chosen, mixer, (group, heads), title, dropout=dropout)
-        back = Elementwise("patch scatter", moved, kind="permute")
-        builder.step("attention_core", [back], [Elementwise("patch gradient", 2 * moved)])
+        chosen = replace(context, new_tokens=context.new_tokens * tokens, kv_len=context.kv_len * tokens)
+        width = heads.group.share * share * mixer.q_heads / context.parallel.tp * context.architecture.hidden
+        size = 2 * chosen.tokens * width * context.residual
+        builder.step("attention_core", [Elementwise("patch gather", size, kind="permute")])
+        _add_kernel(builder, chosen, mixer, part, dropout=dropout)
+        scatter = Elementwise("patch scatter", size, kind="permute")
+        builder.step("attention_core", [scatter], [Elementwise("patch gradient", 2 * size)])
 
 
-def _add_core(
-    builder: WorkBuilder, context: Context, mixer: Attention, part: tuple[HeadGroup, Quantity], name: str, *,
-    dropout: bool,
-) -> None:  # fmt: skip
-    """Add softmax(Q K^T) V of one group of heads, fused or with its scores in memory, and what chooses its keys.
-
-    part: the group, and the share of its query heads that are computed.
-    """
-    group, active = part
-    heads = group.share * active * mixer.q_heads / context.parallel.tp
-    kv_heads = group.share * per_rank(mixer.kv_heads, context.parallel.tp)
-    kernel, dims = mixer.kernel, (mixer.head_dim, mixer.v_head_dim)
-    pattern = Pattern() if kernel.realised == "masked" else group.pattern
+def _add_kernel(builder: WorkBuilder, context: Context, mixer: Attention, heads: _Heads, *, dropout: bool) -> None:
+    """Add softmax(Q K^T) V of one head group, fused or unfused, and the selection of its keys."""
+    sizes, kernel = heads.sizes(context, mixer), mixer.kernel
+    pattern = Pattern() if kernel.realised == "masked" else heads.group.pattern
     pairs = context.pairs(pattern, causal=mixer.causal)
-    _add_selection(builder, context, mixer, group, heads)
+    _add_selection(builder, context, mixer, heads.group.pattern, sizes.heads)
     if context.phase == "decode":
-        _add_decoding(builder, context, mixer, pattern, (heads, kv_heads), name)
-    elif context.framework.unfused or kernel.materialised:
-        share = share_of_attention(context, heads, kv_heads, pairs)
-        add_unfused(builder, context, mixer, share, dropout=dropout)
+        _add_decoding(builder, context, mixer, replace(heads, group=replace(heads.group, pattern=pattern)))
+    elif context.framework.unfused_attention or kernel.materialised:
+        shard = attention_shard(context, sizes.heads, sizes.kv_heads, pairs)
+        add_unfused_attention(builder, context, mixer, shard, dropout=dropout)
     else:
         if kernel.permuted:
-            _add_permutation(builder, context, dims, (heads, kv_heads))
-        seen = pattern.seen(context.keys)
-        add_fused(
-            builder=builder,
-            context=context,
-            dims=dims,
-            heads=heads,
-            kv_heads=kv_heads,
-            pairs=pairs,
-            family="attention",
-            name=name,
-            seen=seen,
-            rate=kernel.rate,
-        )
+            _add_permutation(builder, context, sizes)
+        fused = FusedAttention(
+            "attention", pairs=pairs, name=heads.name, last_query_kv_len=pattern.last_query_keys(context.kv_len),
+            relative_speed=kernel.rate,
+        )  # fmt: skip
+        add_fused_attention(builder, context, sizes, fused)
     if kernel.head_edit:
-        edited = 2 * context.tokens * heads * mixer.v_head_dim * context.residual
-        once = Elementwise("head edit", edited, rows=context.tokens)
-        builder.step("attention_core", [once], [Elementwise("head edit gradient", edited, rows=context.tokens)])
+        size = 2 * context.tokens * sizes.heads * mixer.v_head_dim * context.residual
+        edit = Elementwise("head edit", size, rows=context.tokens)
+        builder.step("attention_core", [edit], [replace(edit, name="head edit gradient")])
 
 
-def _add_permutation(
-    builder: WorkBuilder, context: Context, dims: tuple[Count, Count], heads: tuple[Count, Count]
-) -> None:
-    """Add what brings tokens into the order of a kernel's tiles and its result back: a pass for q, k, v and o each.
+def _add_permutation(builder: WorkBuilder, context: Context, sizes: HeadSizes) -> None:
+    """Add the permutation of tokens into the order of a kernel's tiles and back: a pass for q, k, v and o each.
 
-        bytes = 2*B*(H*rows*(q + v) + G*keys*(q + v))*e          read and written
+        bytes = 2*B*(H*q_len*(q + v) + G*kv_len*(q + v))*e          read and written
 
-    The gradient moves that of o in and those of q, k and v out. [NATTEN, docs/profiler.md]
+    The gradient permutes that of o in and those of q, k and v out. [NATTEN, docs/profiler.md]
     """
-    both = heads[0] * context.rows + heads[1] * context.keys
-    moved = 2 * context.sequences * both * (dims[0] + dims[1]) * context.residual
-    order = Elementwise("token permutation", moved, calls=4.0, kind="permute")
-    builder.step("fused_core", [order], [replace(order, name="token permutation gradient", kind="")])
+    rows = sizes.heads * context.q_len + sizes.kv_heads * context.kv_len
+    size = 2 * context.sequences * rows * (sizes.dims[0] + sizes.dims[1]) * context.residual
+    permutation = Elementwise("token permutation", size, calls=4.0, kind="permute")
+    gradient = replace(permutation, name="token permutation gradient", kind="")
+    builder.step("fused_core", [permutation], [gradient])
 
 
-def _add_decoding(
-    builder: WorkBuilder, context: Context, mixer: Attention, pattern: Pattern, heads: tuple[Count, Count], name: str
-) -> None:
-    """Add the core of a decoding step. heads: query and key-value heads of this rank.
+def _add_decoding(builder: WorkBuilder, context: Context, mixer: Attention, heads: _Heads) -> None:
+    """Add the kernel of a decoding step.
 
-    Scores in memory are written and read, and so are their softmax: 4*e a pair. Gathered keys are read, written and
-    read again.
+    Unfused scores are written and read, and so is their softmax: 4*e per pair. Gathered keys are read, written and read
+    again.
     """
-    keys, width = context.kept_keys(pattern), mixer.head_dim + mixer.v_head_dim
-    cache = context.sequences * heads[1] * keys * width * context.precision.cached_element
-    streamed = cache + context.sequences * context.length * heads[0] * width * context.residual
+    sizes, pattern, kernel = heads.sizes(context, mixer), heads.group.pattern, mixer.kernel
+    keys, width = context.cached_keys(pattern), mixer.head_dim + mixer.v_head_dim
+    cache = context.sequences * sizes.kv_heads * keys * width * context.precision.kv_element
     pairs = context.pairs(pattern, causal=mixer.causal)
-    _add_fetch(builder, context, mixer, pattern, heads[1])
-    if mixer.kernel.realised == "gathered":
+    _add_fetch(builder, context, mixer, pattern, sizes.kv_heads)
+    if kernel.realised == "gathered":
         builder.step("attention_core", [Elementwise("key gather", 2 * cache, kind="permute")])
-    builder.step(
-        "attention_core",
-        [
-            AttentionKernel(
-                name,
-                sequences=context.sequences,
-                heads=heads[0],
-                q_len=context.length,
-                qk_pairs=pairs,
-                macs_per_pair=width,
-                dtype=context.precision.attention,
-                traffic=streamed,
-                family="attention_decode",
-                kv_heads=heads[1],
-                kv_len=keys,
-                kv_token_bytes=width * ELEMENT_BYTES[context.precision.kv_cache],
-                quantized_kv=has_quantized_kv(context),
-                relative_speed=mixer.kernel.rate,
-            )
-        ],
-    )
-    if mixer.kernel.materialised:
-        scores = context.sequences * heads[0] * pairs
+    attention = AttentionKernel(
+        heads.name, sequences=context.sequences, heads=sizes.heads, q_len=context.new_tokens, qk_pairs=pairs,
+        macs_per_pair=width, dtype=context.precision.attention,
+        traffic=cache + context.sequences * context.new_tokens * sizes.heads * width * context.residual,
+        family="attention_decode", kv_heads=sizes.kv_heads, kv_len=keys,
+        kv_token_bytes=width * ELEMENT_BYTES[context.precision.kv_cache], quantized_kv=has_quantized_kv(context),
+        relative_speed=kernel.rate,
+    )  # fmt: skip
+    builder.step("attention_core", [attention])
+    if kernel.materialised:
+        scores = context.sequences * sizes.heads * pairs
         builder.step("attention_core", [Elementwise("score edit", 4 * scores * context.residual)])
 
 
 def _add_fetch(builder: WorkBuilder, context: Context, mixer: Attention, pattern: Pattern, kv_heads: Count) -> None:
-    """Add the copy of the chosen keys and values from the host, which the choice has to precede."""
-    fetched = pattern.fetched(context.length, context.keys)
-    if is_single(fetched) and fetched == 0:
+    """Add the copy of the selected keys and values from the host; it follows their selection."""
+    keys = pattern.fetched_keys(context.new_tokens, context.kv_len)
+    if is_single(keys) and keys == 0:
         return
     width = mixer.head_dim + mixer.v_head_dim
-    size = context.sequences * kv_heads * fetched * width * context.precision.cached_element / context.parallel.cp
+    size = context.sequences * kv_heads * keys * width * context.precision.kv_element / context.parallel.cp
     builder.step("attention_core", [HostTransfer("chosen keys from the host", size, "in", context.parallel.devices)])
 
 
-def _add_selection(builder: WorkBuilder, context: Context, mixer: Attention, group: HeadGroup, heads: Count) -> None:
-    """Add what chooses the keys of a group: products of queries with fewer or narrower keys, if the pattern has any.
+def _add_selection(builder: WorkBuilder, context: Context, mixer: Attention, pattern: Pattern, heads: Count) -> None:
+    """Add the selection of a group's keys, if its pattern has any: GEMMs of queries with fewer or narrower keys.
 
-    Its multiply-adds are those of a batched product over the width of a head.
+    Its multiply-adds are those of a batched GEMM over the width of a head.
     """
-    work, keys = group.pattern.selection(context.length, context.keys, mixer.head_dim)
-    if is_single(work) and work == 0:
+    macs, keys = pattern.selection(context.new_tokens, context.kv_len, mixer.head_dim)
+    if is_single(macs) and macs == 0:
         return
-    element, dtype = context.residual, context.precision.attention
-    columns = work / (context.length * mixer.head_dim)
-    batch = context.sequences * heads
-    size = Gemm(
-        "key selection", m=context.rows, n=columns, k=mixer.head_dim, dtype=dtype, a_bytes=element,
-        b_bytes=element * keys / maximum(columns, 1.0), out_bytes=0.0, groups=batch, family="bmm",
+    element, columns = context.residual, macs / (context.new_tokens * mixer.head_dim)
+    selection = Gemm(
+        "key selection", m=context.q_len, n=columns, k=mixer.head_dim, dtype=context.precision.attention,
+        a_bytes=element, b_bytes=element * keys / maximum(columns, 1.0), out_bytes=0.0,
+        groups=context.sequences * heads, family="bmm",
     )  # fmt: skip
-    builder.step("attention_core", [size])
+    builder.step("attention_core", [selection])

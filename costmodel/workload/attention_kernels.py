@@ -1,196 +1,182 @@
-"""What attention in all its forms shares: cores that stay on the chip or not, the merge over ranks, the output."""
+"""What attention in all its forms shares: fused and unfused kernels, the cache write, partial results, the output."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 
-from costmodel.quantities import Bytes, Count, Quantity
+from costmodel.quantities import Count, Quantity
 from costmodel.workload.architecture import Attention
 from costmodel.workload.context import Context
-from costmodel.workload.context_parallel import (
-    AttentionShare,
-    pass_keys_around,
-    share_of_attention,
-    swap_heads,
-)
+from costmodel.workload.context_parallel import AttentionShard, attention_shard, ring_exchange, ulysses_exchange
 from costmodel.workload.dtypes import ELEMENT_BYTES
-from costmodel.workload.linear import (
-    Linear,
-    add_linear,
-)
+from costmodel.workload.linear import Linear, add_linear, batched_gemm
 from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, Gemm, Operator
 from costmodel.workload.work import WorkBuilder
 
 
-def add_fused(
-    builder: WorkBuilder,
-    context: Context,
-    dims: tuple[Count, Count],
-    heads: Count,
-    kv_heads: Count,
-    pairs: Count,
-    family: str,
-    name: str = "attention core",
-    seen: Count | None = None,
-    rate: Quantity = 1.0,
-) -> None:
-    """Add a fused core. Forward 2*P*(q + v) FLOP a head; backward recomputes the scores: 2*P*(3*q + 2*v).
+@dataclass(frozen=True, slots=True, eq=False)
+class HeadSizes:
+    """The heads of one kernel on a rank, before context parallelism. dims: width of a query or key, and of a value."""
 
-    It keeps no scores, so selective recomputation (`attention_core`) finds nothing to drop here.
+    heads: Count
+    kv_heads: Count
+    dims: tuple[Count, Count]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FusedAttention:
+    """A fused attention kernel.
+
+    family: `attention` or `mla`.
+    pairs: (query, key) pairs of one head and sequence on this rank.
+    last_query_kv_len: keys of the last query (null: all).
+    relative_speed: over the device's fused kernel at equal pairs.
     """
-    q, v = dims
-    keys, sequences, element = context.keys, context.sequences, context.residual
-    share = share_of_attention(context, heads, kv_heads, pairs)
-    # Queries and results are read and written by every call, keys and values once in all of them.
-    row_traffic = share.heads * share.rows * (q + v) * share.calls
-    traffic = sequences * (row_traffic + share.kv_heads * keys * (q + v)) * element
 
-    def core(title: str, products: Count, moved: Bytes, kind: str) -> AttentionKernel:
-        dtype = context.precision.attention
-        shape = sequences, share.heads, share.rows, share.pairs
-        return AttentionKernel(
-            title, *shape, products, dtype, moved, kind, calls=share.calls, kv_heads=share.kv_heads, kv_len=keys,
-            kv_token_bytes=(q + v) * element, last_query_kv_len=seen, relative_speed=rate,
-        )  # fmt: skip
+    family: str
+    _: KW_ONLY
+    pairs: Count
+    name: str = "attention core"
+    last_query_kv_len: Count | None = None
+    relative_speed: Quantity = 1.0
 
-    forward = core(name, q + v, traffic, f"{family}_prefill")
+
+def add_fused_attention(builder: WorkBuilder, context: Context, sizes: HeadSizes, kernel: FusedAttention) -> None:
+    """Add a fused attention kernel. Forward 2*P*(q + v) FLOP per head; backward recomputes the scores: 2*P*(3*q + 2*v).
+
+    It saves no scores, so selective recomputation (`attention_core`) has nothing to drop here.
+    """
+    q, v = sizes.dims
+    sequences, element = context.sequences, context.residual
+    shard = attention_shard(context, sizes.heads, sizes.kv_heads, kernel.pairs)
+    # Every call reads its queries and writes its results; all calls together read keys and values once.
+    q_and_o = shard.heads * shard.q_len * (q + v) * shard.calls
+    traffic = sequences * (q_and_o + shard.kv_heads * context.kv_len * (q + v)) * element
+    forward = AttentionKernel(
+        kernel.name, sequences=sequences, heads=shard.heads, q_len=shard.q_len, qk_pairs=shard.qk_pairs,
+        macs_per_pair=q + v, dtype=context.precision.attention, traffic=traffic, family=f"{kernel.family}_prefill",
+        calls=shard.calls, kv_heads=shard.kv_heads, kv_len=context.kv_len, kv_token_bytes=(q + v) * element,
+        last_query_kv_len=kernel.last_query_kv_len, relative_speed=kernel.relative_speed,
+    )  # fmt: skip
     # q, o, do in and dq out; k, v in and dk, dv out
-    backward = core(f"{name} gradient", 3 * q + 2 * v, 2 * traffic, f"{family}_backward")
-    backward = replace(backward, forward_macs_per_pair=q + v)
-    swap = swap_heads(builder, context, share, dims)
-    ring = pass_keys_around(builder, context, share, dims)
+    backward = replace(
+        forward, name=f"{kernel.name} gradient", macs_per_pair=3 * q + 2 * v, traffic=2 * traffic,
+        family=f"{kernel.family}_backward", forward_macs_per_pair=q + v,
+    )  # fmt: skip
+    ulysses = ulysses_exchange(builder, context, shard, sizes.dims)
+    ring = ring_exchange(builder, context, shard, sizes.dims)
     builder.step(
         "fused_core",
-        [*swap.before, forward, *ring.after, *swap.after],
-        [*swap.before_gradient, backward, *ring.after_gradient, *swap.after_gradient],
+        [*ulysses.before, forward, *ring.after, *ulysses.after],
+        [*ulysses.before_gradient, backward, *ring.after_gradient, *ulysses.after_gradient],
     )
-    statistics = sequences * share.heads * share.rows * ELEMENT_BYTES["fp32"]
-    builder.save("softmax statistics", "fused_core", statistics)
+    builder.save("softmax statistics", "fused_core", sequences * shard.heads * shard.q_len * ELEMENT_BYTES["fp32"])
 
 
-def add_unfused(
-    builder: WorkBuilder, context: Context, mixer: Attention, share: AttentionShare, *, dropout: bool
+def add_unfused_attention(
+    builder: WorkBuilder, context: Context, mixer: Attention, shard: AttentionShard, *, dropout: bool
 ) -> None:
-    """Add a core whose scores go through memory: two batched products around a softmax, all S*T pairs.
+    """Add attention with its scores in device memory: two batched GEMMs around a softmax, over all S*T pairs.
 
-    Bytes a pair: scale with mask and softmax, each e in and e out, 4*e; the gradient of each the same. As one kernel
-    they read what the mask leaves, a share c of the pairs, and write all: (1 + c)*e, their gradient (1 + 2*c)*e [NVIDIA
-    Megatron-LM, fused_kernels/scaled_upper_triang_masked_softmax.h]. Dropout adds 2*e + 1 each way, there in a kernel
-    of its own. That code also copies the result into the order of the projection behind it, 2*e an element, and scales
-    the gradients of queries and keys in two kernels, 2*e each [NVIDIA Megatron-LM, model/transformer.py, CoreAttention:
-    permute and contiguous, baddbmm with alpha].
-    Saved: softmax result, and with dropout its mask and result (5 bytes a pair with two-byte formats).
+    Saved: softmax result, and with dropout its mask and result (5 bytes per pair with two-byte formats).
     """
-    element, dtype = context.residual, context.precision.attention
-    rows, keys, batch = share.rows, context.keys, context.sequences * share.heads
-    swap = swap_heads(builder, context, share, (mixer.head_dim, mixer.v_head_dim))
-    scores = batch * rows * keys
-    dropped = 2 * element + 1.0 if dropout else 0.0
-    ordered: list[Operator] = []
+    element, (q, v) = context.residual, (mixer.head_dim, mixer.v_head_dim)
+    q_len, kv_len, batch = shard.q_len, context.kv_len, context.sequences * shard.heads
+    exchange = ulysses_exchange(builder, context, shard, (q, v))
+    softmax, softmax_gradient = _softmax(context, shard, batch, dropout=dropout)
+    permuted: list[Operator] = []
     scaled: list[Operator] = []
-    kernels = 1.0
-    if context.framework.masks_softmax:
-        left = share.pairs / (rows * keys)
-        passes, gradient_passes = (1 + left) * element + dropped, (1 + 2 * left) * element + dropped
-        kernels = 2.0 if dropout else 1.0
-        result, inputs = 2 * batch * rows * mixer.v_head_dim, 2 * batch * (rows + keys) * mixer.head_dim
-        ordered.append(Elementwise("attention result copy", result * element, kind="permute"))
+    if context.framework.fused_masked_softmax:
+        results, inputs = 2 * batch * q_len * v, 2 * batch * (q_len + kv_len) * q
+        permuted.append(Elementwise("attention result copy", results * element, kind="permute"))
         scaled.append(Elementwise("query and key gradient scale", inputs * element, calls=2.0))
-    else:
-        passes = gradient_passes = 4 * element + dropped
 
-    def product(name: str, n: Count, k: Count) -> Gemm:
-        return Gemm(
-            name,
-            m=rows,
-            n=n,
-            k=k,
-            dtype=dtype,
-            a_bytes=element,
-            b_bytes=element,
-            out_bytes=element,
-            groups=batch,
-            family="bmm",
-        )
+    def gemm(name: str, m: Count, n: Count, k: Count) -> Gemm:
+        return batched_gemm(name, (m, n, k), batch, context.precision.attention, element)
 
     builder.step(
         "attention_core",
         [
-            *swap.before,
-            product("attention scores", keys, mixer.head_dim),
-            Elementwise("softmax", scores * passes, kind="softmax", calls=kernels),
-            product("attention values", mixer.v_head_dim, keys),
-            *ordered,
-            *swap.after,
+            *exchange.before,
+            gemm("attention scores", q_len, kv_len, q),
+            softmax,
+            gemm("attention values", q_len, v, kv_len),
+            *permuted,
+            *exchange.after,
         ],
         [
-            *swap.before_gradient,
-            product("attention values gradient", keys, mixer.v_head_dim),
-            Gemm(
-                "value gradient",
-                m=keys,
-                n=mixer.v_head_dim,
-                k=rows,
-                dtype=dtype,
-                a_bytes=element,
-                b_bytes=element,
-                out_bytes=element,
-                groups=batch,
-                family="bmm",
-            ),
-            Elementwise("softmax gradient", scores * gradient_passes, kind="softmax", calls=kernels),
-            product("query gradient", mixer.head_dim, keys),
-            Gemm(
-                "key gradient",
-                m=keys,
-                n=mixer.head_dim,
-                k=rows,
-                dtype=dtype,
-                a_bytes=element,
-                b_bytes=element,
-                out_bytes=element,
-                groups=batch,
-                family="bmm",
-            ),
+            *exchange.before_gradient,
+            gemm("attention values gradient", q_len, kv_len, v),
+            gemm("value gradient", kv_len, v, q_len),
+            softmax_gradient,
+            gemm("query gradient", q_len, q, kv_len),
+            gemm("key gradient", kv_len, q, q_len),
             *scaled,
-            *swap.after_gradient,
+            *exchange.after_gradient,
         ],
     )
+    scores = batch * q_len * kv_len
     builder.save("softmax", "attention_core", scores * element)
     if dropout:
         builder.save("attention dropout", "attention_core", scores * (element + 1.0))
 
 
-def add_cache_write(builder: WorkBuilder, context: Context, width: Count, held: Count) -> None:
-    """Add the write of the new tokens to the cache (inference); a cache that is concatenated is copied as a whole.
+def _softmax(
+    context: Context, shard: AttentionShard, batch: Count, *, dropout: bool
+) -> tuple[Elementwise, Elementwise]:
+    """Return scale, mask and softmax of scores in device memory, and their gradient.
+
+    Bytes per pair: scale with mask, and softmax, each e in and e out: 4*e; the gradient the same. A fused kernel reads
+    the unmasked pairs, a share c, and writes all: (1 + c)*e, its gradient (1 + 2*c)*e [NVIDIA Megatron-LM,
+    fused_kernels/scaled_upper_triang_masked_softmax.h]. Dropout adds 2*e + 1 each way, there in a kernel of its own.
+    That framework also copies the result into the order of the next GEMM, 2*e per element, and scales the gradients of
+    queries and keys in two kernels, 2*e each [NVIDIA Megatron-LM, model/transformer.py, CoreAttention: permute and
+    contiguous, baddbmm with alpha].
+    """
+    element, kernels = context.residual, 1.0
+    dropout_bytes = 2 * element + 1.0 if dropout else 0.0
+    forward = backward = 4 * element + dropout_bytes
+    if context.framework.fused_masked_softmax:
+        unmasked = shard.qk_pairs / (shard.q_len * context.kv_len)
+        forward, backward = (1 + unmasked) * element + dropout_bytes, (1 + 2 * unmasked) * element + dropout_bytes
+        kernels = 2.0 if dropout else 1.0
+    scores = batch * shard.q_len * context.kv_len
+    return (
+        Elementwise("softmax", scores * forward, kind="softmax", calls=kernels),
+        Elementwise("softmax gradient", scores * backward, kind="softmax", calls=kernels),
+    )
+
+
+def add_cache_write(builder: WorkBuilder, context: Context, width: Count, cached_tokens: Count) -> None:
+    """Add the write of the new tokens to the cache (inference). A `concat` cache is copied whole in a decoding step.
 
         written   tokens * width * (e + e_kv)
-        copied    2 * B * held * width * e_kv          in a decoding step: the old cache is read, and written anew
+        copied    2 * B * cached_tokens * width * e_kv
 
-    width: cached elements of one token on this rank; held: tokens that the cache holds of a sequence before the step.
+    width: cached elements per token on this rank; cached_tokens: of a sequence before the step.
     Keys and values are a kernel each. [transformers, cache_utils.py, DynamicCache.update: torch.cat]
     """
-    element = context.precision.cached_element
+    element = context.precision.kv_element
     if context.phase == "training":
         return
     if context.phase == "decode" and context.framework.kv_layout == "concat":
-        copied = 2 * context.sequences * held * width * element / context.parallel.cp
+        copied = 2 * context.sequences * cached_tokens * width * element / context.parallel.cp
         builder.step("kv_write", [Elementwise("kv cache concatenation", copied, calls=2.0)])
     written = context.tokens * width * (context.residual + element)
     builder.step("kv_write", [Elementwise("kv cache write", written, kind="cache_write", rows=context.tokens)])
 
 
 def has_quantized_kv(context: Context) -> bool:
-    """Tell whether the cache has a narrower format than the products."""
+    """Tell whether the cache has a narrower format than the attention GEMMs."""
     return ELEMENT_BYTES[context.precision.kv_cache] < ELEMENT_BYTES[context.precision.attention]
 
 
 def merge_partial_results(builder: WorkBuilder, context: Context, query: Count, result: Count) -> None:
     """Add what decoding exchanges over the context-parallel group: queries to all, partial results back.
 
-    Each rank attends to its share of every sequence's keys; query, result: elements of one token.
+    Each rank attends to its share of every sequence's keys. query, result: elements per token.
     """
-    element = context.sequences * context.length * context.residual
+    element = context.sequences * context.new_tokens * context.residual
     builder.step(
         "attention_core",
         [
@@ -200,25 +186,18 @@ def merge_partial_results(builder: WorkBuilder, context: Context, query: Count, 
     )
 
 
-def add_output(builder: WorkBuilder, context: Context, inner: Count, bias: Count = 0.0, active: Quantity = 1.0) -> None:
-    """Add the output projection, `inner` x hidden, of which the `active` share of the rows is computed.
+def add_output_projection(
+    builder: WorkBuilder, context: Context, inputs: Count, bias: Count = 0.0, active_share: Quantity = 1.0
+) -> None:
+    """Add the output projection, `inputs` x hidden, of which the GEMM computes the `active_share` of the inputs.
 
-    Its input is the core's output, which the precision may keep in a format of its own.
+    Its input is the attention output, which the precision may save in a format of its own.
     """
-    hidden, tp, stated = context.architecture.hidden, context.parallel.tp, context.precision.attention_output
-    add_linear(
-        builder,
-        context,
-        Linear(
-            "output projection",
-            "output_projection",
-            "attention_output",
-            context.tokens,
-            active * inner / tp,
-            hidden,
-            inner * hidden,
-            local_experts=1.0 / active,
-            kept=None if stated is None else ELEMENT_BYTES[stated],
-            bias=bias,
-        ),
-    )
+    saved = context.precision.attention_output
+    output = Linear(
+        "output projection", operator="output_projection", producer="attention_output", rows=context.tokens,
+        inputs=active_share * inputs / context.parallel.tp, outputs=context.architecture.hidden,
+        total=inputs * context.architecture.hidden, stored_ratio=1.0 / active_share,
+        saved_element=None if saved is None else ELEMENT_BYTES[saved], bias=bias,
+    )  # fmt: skip
+    add_linear(builder, context, output)

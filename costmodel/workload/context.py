@@ -1,4 +1,4 @@
-"""What every layer builder needs to know: the layout, the formats, and how many tokens this rank sees."""
+"""What every layer builder needs to know: layout, formats, and this rank's tokens of a micro-batch."""
 
 from __future__ import annotations
 
@@ -7,24 +7,23 @@ from dataclasses import dataclass, field, replace
 
 from costmodel.quantities import Bytes, Count, Mask, Quantity, maximum, where
 from costmodel.workload.architecture import Architecture, Pattern
-from costmodel.workload.dtypes import ELEMENT_BYTES, element_bytes, grouped_bytes
+from costmodel.workload.dtypes import BITS_PER_BYTE, ELEMENT_BYTES, element_bytes
 from costmodel.workload.operators import Group
 from costmodel.workload.scenario import Communication, Framework, Offload, Parallelism, Precision, Routing
 
-BALANCED = Routing()
 
-BITS_PER_BYTE = 8.0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Context:
     """One rank's view of one micro-batch.
 
-    sequences: sequences of the micro-batch on this rank; length: new tokens of each, over all context-parallel ranks;
-    keys: tokens that the last of them can attend to, itself among them; phase: `training`, `prefill` or `decode`;
-    recompute: operator names (training); offload: what the host keeps; node_devices: devices of a node, which balanced
-    placement of experts respects; beside: tokens of other work on this rank that goes through the expert layers
-    together with these; micro_batches: of a training step.
+    phase: `training`, `prefill` or `decode`.
+    sequences: sequences of the micro-batch on this rank.
+    new_tokens: of each sequence, over all context-parallel ranks.
+    kv_len: tokens that the last new token attends to, itself included.
+    recompute: operator names (training).
+    node_devices: devices of a node, which balanced placement of experts respects.
+    co_batched_tokens: tokens of other work on this rank that passes the expert layers together with these.
+    micro_batches: of a training step.
     """
 
     architecture: Architecture
@@ -34,39 +33,40 @@ class Context:
     framework: Framework
     phase: str
     sequences: Count
-    length: Count
-    keys: Count
+    new_tokens: Count
+    kv_len: Count
     recompute: frozenset[str] = frozenset()
     offload: Offload = field(default_factory=Offload)
-    routing: Routing = BALANCED
+    routing: Routing = field(default_factory=Routing)
     node_devices: Count = math.inf
     co_batched_tokens: Count = 0.0
     micro_batches: Count = 1.0
 
     @property
-    def added(self) -> Quantity:
-        """Return the share of micro-batches whose gradients a kernel of its own adds to those before; 0: none does."""
-        how = self.framework.accumulation
-        return 0.0 if how == "product" else 1.0 if how == "buffer" else 1.0 - 1.0 / self.micro_batches
+    def accumulated_share(self) -> Quantity:
+        """Return the share of micro-batches whose gradients a separate kernel accumulates."""
+        if self.framework.accumulation == "autograd":
+            return 1.0 - 1.0 / self.micro_batches
+        return 0.0 if self.framework.accumulation == "product" else 1.0
 
     @property
-    def rows(self) -> Count:
-        """Return the new tokens of one sequence on this rank: length / cp."""
-        return self.length / self.parallel.cp
+    def q_len(self) -> Count:
+        """Return the new tokens of one sequence on this rank: new_tokens / cp."""
+        return self.new_tokens / self.parallel.cp
 
     @property
     def tokens(self) -> Count:
-        """Return the new tokens of this rank: sequences * length / cp."""
-        return self.sequences * self.rows
+        """Return the new tokens of this rank: sequences * new_tokens / cp."""
+        return self.sequences * self.q_len
 
     @property
     def residual_tokens(self) -> Count:
-        """Return the tokens of the residual stream that this rank holds: split over tp under sequence parallelism."""
+        """Return this rank's tokens of the residual stream: split over tp under sequence parallelism."""
         return self.tokens / self.parallel.tp if self.parallel.sequence_parallel else self.tokens
 
     @property
-    def kept_share(self) -> Quantity:
-        """Return the share of a gathered activation that one rank keeps: 1/tp under sequence parallelism, else all."""
+    def gathered_share(self) -> Quantity:
+        """Return the share of a gathered activation that one rank saves: 1/tp under sequence parallelism, else all."""
         return 1.0 / self.parallel.tp if self.parallel.sequence_parallel else 1.0
 
     @property
@@ -76,20 +76,20 @@ class Context:
 
     @property
     def in_branch(self) -> Context:
-        """Return the view of what stands between a norm and the sum behind it, whose format may be its own."""
-        own = self.precision.branches
-        return self if own is None else replace(self, precision=replace(self.precision, residual=own))
+        """Return the context between a norm and the following sum, which may have a format of its own."""
+        dtype = self.precision.branches
+        return self if dtype is None else replace(self, precision=replace(self.precision, residual=dtype))
 
     @property
-    def operand(self) -> Bytes:
-        """Return the bytes of one element as a linear layer's matrix product reads it, block scale included."""
+    def gemm_element(self) -> Bytes:
+        """Return the bytes of one activation as a linear layer's GEMM reads it, block scale included."""
         return element_bytes(self.precision.linear, self.precision.scale_block)
 
     @property
-    def weight_operand(self) -> Bytes:
-        """Return the bytes of one weight as a linear layer's matrix product reads it.
+    def gemm_weight(self) -> Bytes:
+        """Return the bytes of one weight as a linear layer's GEMM reads it.
 
-        Wider ones than the product's format were cast before; narrower ones the kernel expands on the way.
+        Wider weights were cast before; narrower ones are expanded in the kernel.
         """
         precision = self.precision
         if ELEMENT_BYTES[precision.weights] <= ELEMENT_BYTES[precision.linear]:
@@ -98,19 +98,17 @@ class Context:
 
     @property
     def stored_weight(self) -> Bytes:
-        """Return the bytes of one weight of a linear layer as memory holds it, scales and zero points included."""
+        """Return the bytes of one weight of a linear layer as stored, scales and zero points included."""
         precision = self.precision
         if precision.weight_bits is not None:
             return precision.weight_bits / BITS_PER_BYTE
-        if precision.weight_group is not None:
-            return grouped_bytes(
-                precision.weights, precision.weight_group, precision.weight_scale, precision.weight_zero
-            )
+        if precision.weight_scaling.group is not None:
+            return precision.weight_scaling.element_bytes(precision.weights)
         return element_bytes(precision.weights, self.weight_block)
 
     @property
     def head_weight(self) -> float:
-        """Return the bytes of one weight of the head as its product reads it: as computed, or narrower as stored."""
+        """Return the bytes of one weight of the head as its GEMM reads it: as computed, or narrower as stored."""
         computed, stored = self.precision.head, self.precision.head_weights
         return ELEMENT_BYTES[computed] if stored is None else min(ELEMENT_BYTES[computed], ELEMENT_BYTES[stored])
 
@@ -121,13 +119,13 @@ class Context:
         return None if block is None else block * block
 
     @property
-    def kept(self) -> Bytes:
-        """Return the bytes of one element of a matrix product's input as the backward pass keeps it."""
+    def saved_element(self) -> Bytes:
+        """Return the bytes of one saved element of a GEMM's input."""
         return element_bytes(self.precision.activations, self.precision.scale_block)
 
     @property
-    def casts(self) -> bool:
-        """Tell whether linear layers take a narrower format than the residual stream, so that inputs are cast."""
+    def casts_inputs(self) -> bool:
+        """Tell whether inputs of linear layers are cast: their format is narrower than the residual stream's."""
         return ELEMENT_BYTES[self.precision.linear] < ELEMENT_BYTES[self.precision.residual]
 
     @property
@@ -142,34 +140,34 @@ class Context:
 
     @property
     def ep_group(self) -> Group:
-        """Return the expert-parallel group: neighbours, `expert_tensor` apart."""
-        return Group(self.parallel.ep, self.parallel.tensor_of_expert)
+        """Return the expert-parallel group: `etp` apart."""
+        return Group(self.parallel.ep, self.parallel.etp)
 
     @property
-    def slices_meet(self) -> Mask:
-        """Tell where ranks with slices of one expert have tokens of their own, which they have to gather first.
+    def gathers_for_slices(self) -> Mask:
+        """Tell where ranks with slices of one expert have different tokens, which they have to gather.
 
-        Not where a tensor-parallel group holds the slices: its ranks have the same tokens anyway.
+        The ranks of a tensor-parallel group have the same tokens anyway.
         """
-        return (self.parallel.ep > 1) | (self.parallel.tensor_of_expert > self.parallel.tp)
+        return (self.parallel.ep > 1) | (self.parallel.etp > self.parallel.tp)
 
     @property
-    def slice_group(self) -> Group:
-        """Return the ranks that gather tokens for the slices of one expert: `expert_tensor` neighbours, or one."""
-        return Group(where(self.slices_meet, self.parallel.tensor_of_expert, 1.0))
+    def expert_slice_group(self) -> Group:
+        """Return the ranks that gather tokens for the slices of one expert: `etp` neighbours, or one."""
+        return Group(where(self.gathers_for_slices, self.parallel.etp, 1.0))
 
     def pairs(self, pattern: Pattern, *, causal: bool) -> Count:
         """Return the (query, key) pairs of one head and sequence on this rank.
 
         Context-parallel ranks share the pairs evenly (zigzag order).
         """
-        return pattern.pairs(self.length, self.keys, causal=causal) / self.parallel.cp
+        return pattern.pairs(self.new_tokens, self.kv_len, causal=causal) / self.parallel.cp
 
-    def kept_keys(self, pattern: Pattern) -> Count:
-        """Return the cached tokens of a sequence that a decoding step reads on this rank: its share over cp."""
-        return pattern.read(self.length, self.keys) / self.parallel.cp
+    def cached_keys(self, pattern: Pattern) -> Count:
+        """Return the cached tokens of a sequence that a decoding step reads on this rank: a share over cp."""
+        return pattern.keys_read(self.new_tokens, self.kv_len) / self.parallel.cp
 
 
 def per_rank(value: Quantity, degree: Quantity) -> Quantity:
-    """Return a count split over `degree` ranks, at least one each (more ranks than items: items are replicated)."""
+    """Return a count split over `degree` ranks, at least one each: fewer items than ranks are replicated."""
     return maximum(value / degree, 1.0)

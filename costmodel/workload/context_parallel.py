@@ -1,4 +1,4 @@
-"""How the ranks that share a sequence see each other's keys: gathered, passed around a ring, or by swapping heads."""
+"""Context parallelism: ranks gather each other's keys, pass them around a ring, or swap heads (Ulysses)."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from costmodel.workload.work import WorkBuilder
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class AttentionShare:
-    """The part of an attention core that one rank computes.
+class AttentionShard:
+    """The part of an attention kernel that one rank computes.
 
-    heads, kv_heads: of this rank; rows: its queries of one head and sequence; pairs: (query, key) pairs of one head and
-    sequence; calls: kernels one after the other, each over its share of the keys.
+    q_len: its queries of one head and sequence; qk_pairs: their (query, key) pairs.
+    calls: kernels in sequence, each over its share of the keys.
     """
 
     heads: Count
     kv_heads: Count
-    rows: Count
-    pairs: Count
+    q_len: Count
+    qk_pairs: Count
     calls: Count = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Around:
-    """What stands around a core's two passes."""
+class ContextExchange:
+    """The operators around the forward and the backward pass of an attention kernel."""
 
     before: tuple[Operator, ...] = ()
     after: tuple[Operator, ...] = ()
@@ -36,33 +36,33 @@ class Around:
     after_gradient: tuple[Operator, ...] = ()
 
 
-def share_of_attention(context: Context, heads: Count, kv_heads: Count, pairs: Count) -> AttentionShare:
-    """Return this rank's part of a core of `heads` heads, `pairs` of whose pairs belong to its rows.
+def attention_shard(context: Context, heads: Count, kv_heads: Count, pairs: Count) -> AttentionShard:
+    """Return this rank's part of a kernel of `heads` heads, `pairs` of whose pairs belong to its own queries.
 
-    Ulysses: all rows of heads/cp heads, hence cp times the pairs; fewer key-value heads than ranks are replicated.
-    Ring: its own rows, one block of keys after the other. The work is the same in all of them.
+    Ulysses: all queries of heads/cp heads, hence cp times the pairs; fewer key-value heads than ranks are replicated.
+    Ring: its own queries, one block of keys after the other. The work is the same in all schemes.
     """
     cp = context.parallel.cp
     if context.parallel.context == "ulysses":
-        return AttentionShare(heads / cp, per_rank(kv_heads, cp), context.length, pairs * cp)
-    return AttentionShare(heads, kv_heads, context.rows, pairs, cp if context.parallel.context == "ring" else 1.0)
+        return AttentionShard(heads / cp, per_rank(kv_heads, cp), context.new_tokens, pairs * cp)
+    return AttentionShard(heads, kv_heads, context.q_len, pairs, cp if context.parallel.context == "ring" else 1.0)
 
 
-def replicas_of_keys(context: Context, kv_heads: Count) -> Count:
-    """Return how often the keys that a rank keeps stand on others: where ranks swap heads and there are fewer heads."""
+def kv_replicas(context: Context, kv_heads: Count) -> Count:
+    """Return the copies of a rank's saved keys: more than one under Ulysses with fewer key-value heads than ranks."""
     return maximum(context.parallel.cp / kv_heads, 1.0) if context.parallel.context == "ulysses" else 1.0
 
 
-def gather_keys(builder: WorkBuilder, context: Context, width: Count) -> None:
-    """Add the gathering of all keys and values, `width` elements a token, unless ranks see each other otherwise.
+def gather_kv(builder: WorkBuilder, context: Context, width: Count) -> None:
+    """Add the gathering of all keys and values, `width` elements per token, unless ranks use a ring or Ulysses.
 
     All-gather forward; all-gather and reduce-scatter backward [Llama 3, arXiv 2407.21783, section 3.3.2; Transformer
-    Engine, context_parallel.py, `cp_comm_type: all_gather`]. One layer's keys of the whole sequence stand on each rank.
-    Keys of earlier tokens, which lie in the cache, pass every rank too, here and in the other forms.
+    Engine, context_parallel.py, `cp_comm_type: all_gather`]. Each rank holds one layer's keys of the whole sequence.
+    In every scheme the cached keys of earlier tokens are exchanged too.
     """
     if context.parallel.context != "gather":
         return
-    size = context.sequences * context.keys * width * context.residual
+    size = context.sequences * context.kv_len * width * context.residual
     builder.step(
         "fused_core",
         [Collective("key-value gather", "all_gather", size, context.cp_group)],
@@ -71,57 +71,59 @@ def gather_keys(builder: WorkBuilder, context: Context, width: Count) -> None:
             Collective("key-value gradient scatter", "reduce_scatter", size, context.cp_group),
         ],
     )
-    _land(builder, context, size)
+    _add_receive_buffers(builder, context, size)
 
 
-def swap_heads(builder: WorkBuilder, context: Context, share: AttentionShare, dims: tuple[Count, Count]) -> Around:
-    """Return the all-to-alls that swap a rank's rows of all heads for all rows of its heads, and back (Ulysses).
+def ulysses_exchange(
+    builder: WorkBuilder, context: Context, shard: AttentionShard, dims: tuple[Count, Count]
+) -> ContextExchange:
+    """Return the all-to-alls that swap a rank's queries of all heads for all queries of its heads, and back.
 
-    Four each way: q, k, v and the output forward, the gradients of the output and of q, k, v backward; of each local
-    tensor (cp-1)/cp leaves the rank [Jacobs et al., arXiv 2309.14509]. Key-value heads that are fewer than
-    the ranks are sent once to each [verl, models/transformers/monkey_patch.py].
+    Four each way: q, k, v and the output forward, the gradients of the output and of q, k, v backward. Of each local
+    tensor (cp-1)/cp leaves the rank [Jacobs et al., arXiv 2309.14509]. Key-value heads that are fewer than the ranks
+    are sent once to each [verl, models/transformers/monkey_patch.py].
     """
     if context.parallel.context != "ulysses":
-        return Around()
+        return ContextExchange()
     element = context.sequences * context.residual
 
     def swap(rows: Count, width: Count) -> Collective:
         return Collective("head all-to-all", "all_to_all", element * rows * width, context.cp_group)
 
-    queries, results = (swap(context.length, share.heads * width) for width in dims)
-    keys, values = (swap(context.keys, share.kv_heads * width) for width in dims)
-    _land(builder, context, queries.size + keys.size + values.size)
-    return Around((queries, keys, values), (results,), (results,), (queries, keys, values))
+    queries, results = (swap(context.new_tokens, shard.heads * width) for width in dims)
+    keys, values = (swap(context.kv_len, shard.kv_heads * width) for width in dims)
+    _add_receive_buffers(builder, context, queries.size + keys.size + values.size)
+    return ContextExchange((queries, keys, values), (results,), (results,), (queries, keys, values))
 
 
-def pass_keys_around(
-    builder: WorkBuilder, context: Context, share: AttentionShare, dims: tuple[Count, Count]
-) -> Around:
-    """Return what moves around a ring while blocks are computed, and the merging of the blocks' results.
+def ring_exchange(
+    builder: WorkBuilder, context: Context, shard: AttentionShard, dims: tuple[Count, Count]
+) -> ContextExchange:
+    """Return the ring messages that overlap the blocks' attention, and the merging of the blocks' results.
 
-    Each of cp steps computes one block while keys and values move on to the next rank; the last one sends nothing.
+    Each of cp steps computes one block while keys and values move on to the next rank; the last step sends nothing.
     Backward, the first step sends keys and values, the last one their gradients, all others both [Liu et al., arXiv
     2310.01889, section 3; Transformer Engine, context_parallel.py, `cp_comm_type: p2p`]:
 
-        forward (cp-1) * block,  backward 2*(cp-1) * block,  block = B * keys/cp * G*(q + v) * e
+        forward (cp-1) * block,  backward 2*(cp-1) * block,  block = B * kv_len/cp * G*(q + v) * e
 
-    Ranks hold one early and one late part of the sequence (zigzag), so that all blocks of a causal core weigh the same.
+    Ranks hold one early and one late part of the sequence (zigzag), so all blocks of a causal kernel cost the same.
     Merging reads a block's result, and reads and writes the FP32 sum [ring-flash-attention, utils.py].
     """
     if context.parallel.context != "ring":
-        return Around()
+        return ContextExchange()
     cp, (q, v) = context.parallel.cp, dims
-    block = context.sequences * context.keys / cp * share.kv_heads * (q + v) * context.residual
+    block = context.sequences * context.kv_len / cp * shard.kv_heads * (q + v) * context.residual
 
     def send(name: str, size: Bytes, count: Count) -> Collective:
-        return Collective(name, "send_recv", size, context.cp_group, "send_recv", count, overlap=count / cp)
+        return Collective(name, "send_recv", size, context.cp_group, "send_recv", count, attention_overlap=count / cp)
 
-    merged = context.tokens * share.heads * v * (context.residual + 2 * ELEMENT_BYTES["fp32"])
-    _land(builder, context, 2 * block)  # one in use, one arriving
-    return Around(
+    merge = context.tokens * shard.heads * v * (context.residual + 2 * ELEMENT_BYTES["fp32"])
+    _add_receive_buffers(builder, context, 2 * block)  # one in use, one arriving
+    return ContextExchange(
         after=(
             send("key-value ring", block, cp - 1),
-            Elementwise("attention merge", (cp - 1) * merged, calls=cp - 1),
+            Elementwise("attention merge", (cp - 1) * merge, calls=cp - 1),
         ),
         after_gradient=(
             send("key-value ring again", block, 2.0),
@@ -130,7 +132,7 @@ def pass_keys_around(
     )
 
 
-def _land(builder: WorkBuilder, context: Context, size: Bytes) -> None:
-    """Note the buffers that an exchange of `size` bytes fills, in training those of its gradients too."""
+def _add_receive_buffers(builder: WorkBuilder, context: Context, size: Bytes) -> None:
+    """Add the buffers of an exchange of `size` bytes, in training those of its gradients too."""
     passes = 2.0 if context.phase == "training" else 1.0
-    builder.land(where(context.parallel.cp > 1, passes * size, 0.0))
+    builder.add_receive_buffers(where(context.parallel.cp > 1, passes * size, 0.0))

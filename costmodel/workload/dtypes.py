@@ -1,6 +1,8 @@
-"""Number formats: how many bytes one element takes, and in which math unit it is multiplied."""
+"""Number formats: bytes of an element, and the math unit that multiplies it."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from costmodel.quantities import Bytes, Count
 
@@ -14,7 +16,7 @@ ELEMENT_BYTES = {
     "fp16": 2.0,
     "e5m6": 1.5,
     "fp8": 1.0,
-    "fp8_fp16": 1.0,  # FP8 products with FP16 accumulation: a unit of its own, the same operands
+    "fp8_fp16": 1.0,  # FP8 GEMMs with FP16 accumulation: a unit of its own, the same operands
     "int8": 1.0,
     "int4": 0.5,
     "fp4": 0.5,
@@ -30,10 +32,10 @@ ELEMENT_BYTES = {
 BLOCK_FORMATS = frozenset(("mxfp4", "nvfp4", "q4_0", "q8_0", "q4_k", "q5_k", "q6_k"))
 SCALE_BYTES = 4.0  # a block scale is one FP32
 # LogFMT-nBit of arXiv 2505.09343, section 3.2: a sign and n - 1 bits that count equal steps between the least and the
-# greatest logarithm of a tile of 1 x 128 values. Only messages are in these formats; nothing multiplies them.
+# greatest logarithm of a tile of 1 x 128 values. Only messages use these formats.
 LOGARITHMIC = {"logfmt8": 8, "logfmt10": 10}
-TILE = 128.0  # elements that share LogFMT's two bounds, and FP8's scale in a message (arXiv 2412.19437, section 3.3.2)
-BITS = 8.0  # of a byte
+LOGFMT_TILE = 128.0  # elements per pair of LogFMT bounds, or per FP8 scale, in a message (arXiv 2412.19437, 3.3.2)
+BITS_PER_BYTE = 8.0
 _UNITS = {"mxfp4": "fp4", "nvfp4": "fp4"}
 
 
@@ -45,7 +47,7 @@ def math_unit(dtype: str) -> str:
 def element_bytes(dtype: str, scale_block: Count | None = None) -> Bytes:
     """Return the bytes of one stored element, its share of a block scale included [B].
 
-    b = width + 4 / scale_block        for one-byte and narrower formats whose block scales the format does not define
+    b = width + 4 / scale_block        for one-byte and narrower formats that do not define their scales
     """
     width = ELEMENT_BYTES[dtype]
     if scale_block is None or width > 1.0 or dtype in BLOCK_FORMATS:
@@ -54,8 +56,8 @@ def element_bytes(dtype: str, scale_block: Count | None = None) -> Bytes:
 
 
 def payload_width(dtype: str) -> float:
-    """Return the bytes of one element of a message, without what its tile shares [B]."""
-    return LOGARITHMIC[dtype] / BITS if dtype in LOGARITHMIC else ELEMENT_BYTES[dtype]
+    """Return the bytes of one element of a message, without scales or bounds [B]."""
+    return LOGARITHMIC[dtype] / BITS_PER_BYTE if dtype in LOGARITHMIC else ELEMENT_BYTES[dtype]
 
 
 def payload_element(dtype: str, scale_block: Count | None = None) -> Bytes:
@@ -63,21 +65,32 @@ def payload_element(dtype: str, scale_block: Count | None = None) -> Bytes:
 
         logfmtN   N/8 + 2*4/128      a tile of 1 x 128 has the least and the greatest logarithm; others as stored
 
-    That LogFMT's two numbers are FP32, as FP8's scale is, is assumed: the paper does not say.
+    The two bounds of LogFMT are assumed to be FP32, as FP8's scale is: the paper does not say.
     """
     if dtype in LOGARITHMIC:
-        return payload_width(dtype) + 2 * SCALE_BYTES / TILE
+        return payload_width(dtype) + 2 * SCALE_BYTES / LOGFMT_TILE
     return element_bytes(dtype, scale_block)
 
 
-def grouped_bytes(dtype: str, group: Count | None, scale: str, zero: str | None) -> Bytes:
-    """Return the bytes of one stored element where a scale, and perhaps a zero point, serves each group [B].
+@dataclass(frozen=True, slots=True, eq=False)
+class GroupScaling:
+    """Scales of a quantised tensor.
+
+    group: elements per scale and zero point (null: one per channel or tensor, which does not count).
+    scale, zero: their formats (zero null: symmetric, none is stored).
+    """
+
+    group: Count | None = None
+    scale: str = "fp16"
+    zero: str | None = None
+
+    def element_bytes(self, dtype: str) -> Bytes:
+        """Return the bytes of one stored element, its share of scale and zero point included [B].
 
         b = width + (b_scale + b_zero) / group        for one-byte and narrower formats that do not define their scales
-
-    group: null: one scale a channel or a tensor, which does not count; zero: null: symmetric, none is stored.
-    """
-    width = ELEMENT_BYTES[dtype]
-    if group is None or width > 1.0 or dtype in BLOCK_FORMATS:
-        return width
-    return width + (ELEMENT_BYTES[scale] + (0.0 if zero is None else ELEMENT_BYTES[zero])) / group
+        """
+        width = ELEMENT_BYTES[dtype]
+        if self.group is None or width > 1.0 or dtype in BLOCK_FORMATS:
+            return width
+        zero = 0.0 if self.zero is None else ELEMENT_BYTES[self.zero]
+        return width + (ELEMENT_BYTES[self.scale] + zero) / self.group

@@ -38,7 +38,7 @@ def inference_rules(scenario: Scenario, plan: Plan) -> Iterator[Rule]:
     if not isinstance(plan, Prefill):
         yield Rule(
             "phase",
-            all(layer.mixer.cached for layer in architecture.kinds if isinstance(layer.mixer, Attention)),
+            all(layer.mixer.has_kv_cache for layer in architecture.kinds if isinstance(layer.mixer, Attention)),
             f"attention of {architecture.name} sees later tokens and keeps no keys that a step could read",
             "write `causal: true`, or `keeps: true` if a prompt that sees itself whole is continued",
         )

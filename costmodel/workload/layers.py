@@ -22,7 +22,7 @@ from costmodel.workload.attention import add_attention
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.ffn import add_dense_ffn, add_moe
-from costmodel.workload.host_offload import add_copies
+from costmodel.workload.host_offload import add_host_transfers
 from costmodel.workload.linear import (
     Linear,
     add_dropout,
@@ -39,17 +39,22 @@ from costmodel.workload.mla import add_mla
 from costmodel.workload.operators import Elementwise, HostTime
 from costmodel.workload.recurrences import add_memory, add_recurrence
 from costmodel.workload.vision_mixers import add_convolution, add_gate, add_pool, add_spectral
-from costmodel.workload.work import Parameters, Work, WorkBuilder
+from costmodel.workload.work import LayerWork, Parameters, WorkBuilder
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelWork:
     """The work of every kind of layer; `layers` follows the architecture's `kinds`; `mtp` is null without one."""
 
-    embedding: Work
-    layers: tuple[Work, ...]
-    head: Work
-    mtp: Work | None
+    embedding: LayerWork
+    layers: tuple[LayerWork, ...]
+    head: LayerWork
+    mtp: LayerWork | None
+
+    @property
+    def kinds(self) -> tuple[LayerWork, ...]:
+        """Return all of them: embedding, layers, head and the MTP module."""
+        return (self.embedding, *self.layers, self.head, *(() if self.mtp is None else (self.mtp,)))
 
 
 def model_work(context: Context) -> ModelWork:
@@ -63,35 +68,39 @@ def model_work(context: Context) -> ModelWork:
     )
 
 
-def draft_work(context: Context) -> Work:
-    """Return one MTP module that drafts: over all new tokens, with the logits of each sequence's last one.
+def draft_work(context: Context) -> LayerWork:
+    """Return one MTP module that drafts: over all new tokens, with logits of the last token of each sequence.
 
-    It runs over all of them because its own layer has to keep their keys and values. Decoding requests are split over
-    context-parallel ranks; a prompt's last token is one that all of them see.
+    It covers all new tokens because its own layer has to cache their keys and values. Decoding requests are split over
+    context-parallel ranks; all ranks have a prompt's last token.
     """
     return _mtp(context, context.sequences / context.parallel.cp if context.phase == "decode" else context.sequences)
 
 
-def _layer(context: Context, layer: Layer, name: str) -> Work:
+def _layer(context: Context, layer: Layer, name: str) -> LayerWork:
     """Return one layer: mixer and feed-forward part, each behind its norm."""
     builder = WorkBuilder(name, context.recompute)
-    context = staged(context, layer)
-    _add_host(builder, context, layer)
+    context = layer_context(context, layer)
+    _add_host_time(builder, context, layer)
     _add_layer(builder, context, layer)
     if context.phase != "training":
-        add_copies(builder, context, layer)
+        add_host_transfers(builder, context, layer)
     overlap_tensor_parallel(builder, context)
     return builder.build(_layer_input(context))
 
 
-def staged(context: Context, layer: Layer) -> Context:
-    """Return the view of a layer with a width of its own, or with fewer tokens than the input."""
+def layer_context(context: Context, layer: Layer) -> Context:
+    """Return the context of a layer, which may have its own width or fewer tokens than the input."""
     scaled = not (is_single(layer.scale) and layer.scale == 1.0)
     if layer.width is None and not scaled:
         return context
     hidden = context.architecture.hidden if layer.width is None else layer.width
-    length, keys = context.length * layer.scale, context.keys * layer.scale
-    return replace(context, architecture=replace(context.architecture, hidden=hidden), length=length, keys=keys)
+    return replace(
+        context,
+        architecture=replace(context.architecture, hidden=hidden),
+        new_tokens=context.new_tokens * layer.scale,
+        kv_len=context.kv_len * layer.scale,
+    )
 
 
 def _layer_input(context: Context) -> Count:
@@ -102,29 +111,27 @@ def _layer_input(context: Context) -> Count:
 def _add_layer(builder: WorkBuilder, context: Context, layer: Layer) -> None:
     """Add a layer's steps to a builder."""
     if layer.block == "parallel":
-        _add_parallel(builder, context, layer)
+        _add_parallel_block(builder, context, layer)
     elif layer.plain:
-        _add_plain(builder, context, layer)
+        _add_plain_block(builder, context, layer)
     else:
-        _add_half(builder, context, layer, "attention")
+        _add_branch(builder, context, layer, "attention")
         if not isinstance(layer.ffn, NoFfn):
-            _add_half(builder, context, layer, "ffn")
+            _add_branch(builder, context, layer, "ffn")
 
 
-def _add_plain(builder: WorkBuilder, context: Context, layer: Layer) -> None:
-    """Add a mixer and the activation behind it, one pass; its norm has parameters but is part of the product."""
+def _add_plain_block(builder: WorkBuilder, context: Context, layer: Layer) -> None:
+    """Add a mixer and the activation behind it, one pass; its norm has parameters but is folded into the GEMM."""
     context = context.in_branch
     _add_mixer(builder, context, layer)
-    width, rows = context.architecture.hidden, context.residual_tokens
-    size = rows * width * context.residual
-    once = Elementwise("activation", 2 * size)  # of a grid, not of rows with a block of threads each
-    builder.step("activation", [once], [Elementwise("activation gradient", 3 * size)])
+    size = _layer_input(context)
+    forward = Elementwise("activation", 2 * size)  # of a grid, not of rows with a thread block each
+    builder.step("activation", [forward], [Elementwise("activation gradient", 3 * size)])
     builder.save("activation input", "activation", size)
-    own = norm_vectors(layer.norm) * width
-    builder.parameter(Parameters("folded norm", own, own, own))
+    builder.add_parameters(Parameters.replicated("folded norm", norm_vectors(layer.norm) * context.architecture.hidden))
 
 
-def _add_host(builder: WorkBuilder, context: Context, layer: Layer | None = None) -> None:
+def _add_host_time(builder: WorkBuilder, context: Context, layer: Layer | None = None) -> None:
     """Add what the host's program adds to a layer of an inference step, or to the step itself."""
     host = context.framework.host
     if context.phase == "training" or host.is_none:
@@ -132,16 +139,16 @@ def _add_host(builder: WorkBuilder, context: Context, layer: Layer | None = None
     if layer is None:
         operator = HostTime("host", host.step, host.sequence, context.sequences)
     else:
-        always: Quantity = host.layer + where(context.parallel.tp > 1, host.parallel, 0.0)
+        seconds: Quantity = host.layer + where(context.parallel.tp > 1, host.parallel, 0.0)
         if isinstance(layer.ffn, MoeFfn):
-            always = always + host.experts
+            seconds = seconds + host.experts
         if isinstance(layer.mixer, Attention):
-            always = always + host.group * (len(layer.mixer.head_groups) - 1)
-        operator = HostTime("host", always, 0.0, context.sequences)
+            seconds = seconds + host.group * (len(layer.mixer.head_groups) - 1)
+        operator = HostTime("host", seconds, 0.0, context.sequences)
     builder.step("host", [operator])
 
 
-def _add_half(builder: WorkBuilder, context: Context, layer: Layer, name: str) -> None:
+def _add_branch(builder: WorkBuilder, context: Context, layer: Layer, name: str) -> None:
     """Add mixer or FFN with the norms around it: x + F(N(x)), x + N(F(x)), or x + N(F(N(x)))."""
     if layer.norm_position != "after":
         add_residual_norm(builder, context, f"{name} norm", layer.norm)
@@ -162,7 +169,7 @@ def _add_half(builder: WorkBuilder, context: Context, layer: Layer, name: str) -
 
 
 def _enter_branch(builder: WorkBuilder, context: Context, name: str) -> Context:
-    """Return the view inside a branch; add the cast of its input where the branch has a format of its own.
+    """Return the context inside a branch; add the cast of its input where the branch has a format of its own.
 
     bytes = tokens * d * (e + e_branch)          and of its gradient on the way back
     """
@@ -174,10 +181,10 @@ def _enter_branch(builder: WorkBuilder, context: Context, name: str) -> Context:
     return inner
 
 
-def _add_parallel(builder: WorkBuilder, context: Context, layer: Layer) -> None:
+def _add_parallel_block(builder: WorkBuilder, context: Context, layer: Layer) -> None:
     """Add mixer and FFN side by side: x + A(N(x)) + F(N'(x)), where N and N' may be one norm.
 
-    They enter a tensor-parallel region once for each norm, and leave it with one sum of both results.
+    They enter a tensor-parallel region once per norm, and leave it with one sum of both results.
     """
     add_residual_norm(builder, context, "block norm", layer.norm, branches=2, norms=1 if layer.shared_norm else 2)
     inner = _enter_branch(builder, context, "block")
@@ -185,7 +192,7 @@ def _add_parallel(builder: WorkBuilder, context: Context, layer: Layer) -> None:
     _add_mixer(builder, inner, layer)
     if not layer.shared_norm:
         enter_tensor_parallel(builder, inner, "ffn")
-    _add_ffn(builder, inner, layer, fresh=not layer.shared_norm)
+    _add_ffn(builder, inner, layer, owns_input=not layer.shared_norm)
     leave_tensor_parallel(builder, inner, "block")
     if layer.dropout:
         add_dropout(builder, context, "attention dropout")
@@ -212,20 +219,19 @@ def _add_mixer(builder: WorkBuilder, context: Context, layer: Layer) -> None:
         add_pool(builder, context, layer.mixer)
 
 
-def _add_ffn(builder: WorkBuilder, context: Context, layer: Layer, *, fresh: bool = True) -> None:
+def _add_ffn(builder: WorkBuilder, context: Context, layer: Layer, *, owns_input: bool = True) -> None:
     """Add a layer's feed-forward part between norm and residual add."""
     if isinstance(layer.ffn, DenseFfn):
-        add_dense_ffn(builder, context, layer.ffn, fresh=fresh)
+        add_dense_ffn(builder, context, layer.ffn, owns_input=owns_input)
     elif isinstance(layer.ffn, MoeFfn):
-        add_moe(builder, context, layer.ffn, fresh=fresh)
+        add_moe(builder, context, layer.ffn, owns_input=owns_input)
 
 
-def _embedding(context: Context) -> Work:
+def _embedding(context: Context) -> LayerWork:
     """Return the table look-up; its gradient is a scatter into the gradient's format. Parameters: V*d (+ positions*d).
 
-    A token visits one row a table, which counts as d active parameters only by convention; `active` here is the whole
-    table, the usual way of counting, and callers leave the embedding out where the convention says so. Inputs that are
-    features are in memory already.
+    A token reads one row. `active` is the whole table, the usual way of counting; callers leave the embedding out where
+    the convention says so. Inputs that are features are in memory already.
     """
     architecture, element = context.architecture, context.residual
     builder = WorkBuilder("embedding")
@@ -243,134 +249,113 @@ def _embedding(context: Context) -> Work:
         kind, width = architecture.embedding_norm, architecture.hidden
         add_norm(builder, context, "embedding norm", kind, context.residual_tokens, width)
     table = architecture.vocabulary * architecture.hidden
-    # A tied head reads this very table, in the format that it is kept in for that.
-    kept = context.head_weight if architecture.tied_embeddings and context.precision.head_weights is not None else None
-    builder.parameter(Parameters("embedding", table, table / context.parallel.tp, table, element=kept))
+    # A tied head reads this very table, in the format that it is stored in for that.
+    tied = architecture.tied_embeddings and context.precision.head_weights is not None
+    element_bytes = context.head_weight if tied else None
+    builder.add_parameters(
+        Parameters("embedding", table, table / context.parallel.tp, table, element_bytes=element_bytes)
+    )
     if architecture.positions is not None:
-        positions = architecture.positions * architecture.hidden
-        builder.parameter(Parameters("position table", positions, positions, positions))
+        builder.add_parameters(Parameters.replicated("position table", architecture.positions * architecture.hidden))
     return builder.build()
 
 
-def _head(context: Context) -> Work:
+def _head(context: Context) -> LayerWork:
     """Return final norm, vocabulary projection and loss (training) or logits (inference).
 
-    Logits are those of a prompt's last token, or of every token that a decoding step verifies, of which a
-    context-parallel rank has its share. A tied head has no matrix of its own.
+    Logits are those of a prompt's last token, or of every token that a decoding step verifies, split over
+    context-parallel ranks. A tied head has no matrix of its own.
     """
     architecture = context.architecture
     builder = WorkBuilder("head")
-    _add_host(builder, context)
-    _add_final_norm(builder, staged(context, architecture.layers[-1]) if architecture.features else context)
+    _add_host_time(builder, context)
+    _add_final_norm(builder, layer_context(context, architecture.layers[-1]) if architecture.features else context)
     logits = context.sequences if context.phase == "prefill" else context.tokens
     bias = architecture.vocabulary if architecture.head_bias else 0.0
-    _add_vocabulary(builder, context, logits, shared=architecture.tied_embeddings, bias=bias)
+    _add_vocabulary(builder, context, logits, tied=architecture.tied_embeddings, bias=bias)
     overlap_tensor_parallel(builder, context)
     return builder.build()
 
 
 def _add_final_norm(builder: WorkBuilder, context: Context) -> None:
     """Add the norm before the head, with the last residual add where the last layer has not done it."""
-    last, stated = context.architecture.layers[-1], context.architecture.final_norm
-    kind, branches = stated or last.norm, 2 if last.block == "parallel" else 1
+    last = context.architecture.layers[-1]
+    kind, branches = context.architecture.final_norm or last.norm, 2 if last.block == "parallel" else 1
     rows, width = context.residual_tokens, context.architecture.hidden
     if last.norm_position == "after":
         if kind != "none":
             add_norm(builder, context, "final norm", kind, rows, width)
     elif kind == "none":
-        summed = (2 + branches) * rows * width * context.residual
-        builder.step("norm", [Elementwise("final residual add", summed, kind="add")])
+        size = (2 + branches) * rows * width * context.residual
+        builder.step("norm", [Elementwise("final residual add", size, kind="add")])
     else:
         add_residual_norm(builder, context, "final norm", kind, branches=branches)
 
 
-def _add_vocabulary(builder: WorkBuilder, context: Context, tokens: Count, *, shared: bool, bias: Count = 0.0) -> None:
+def _add_vocabulary(builder: WorkBuilder, context: Context, tokens: Count, *, tied: bool, bias: Count = 0.0) -> None:
     """Add the vocabulary projection of `tokens` and, in training, the cross-entropy.
 
-    Logits are read, kept in FP32, and replaced by their gradient. shared: the matrix is counted elsewhere.
+    Logits are read, kept in FP32, and replaced by their gradient. tied: another layer owns the matrix.
     """
-    hidden, columns = context.architecture.hidden, context.architecture.vocabulary / context.parallel.tp
-    # Every context-parallel rank has the last tokens' rows of a prompt and repeats the product.
-    replicas = context.parallel.cp if context.phase == "prefill" else 1.0
+    vocabulary = context.architecture.vocabulary
     enter_tensor_parallel(builder, context, "head")
-    add_linear(
-        builder,
-        context,
-        Linear(
-            "vocabulary projection",
-            "head",
-            "final_norm",
-            tokens,
-            hidden,
-            columns,
-            hidden * context.architecture.vocabulary,
-            dtype=context.precision.head,
-            weight=None if context.precision.head_weights is None else context.head_weight,
-            gathered=True,
-            replicas=replicas,
-            stored=not shared,
-            bias=bias,
-        ),
-    )
+    projection = Linear(
+        "vocabulary projection", operator="head", producer="final_norm", rows=tokens, split="columns",
+        inputs=context.architecture.hidden, outputs=vocabulary, dtype=context.precision.head,
+        weight_bytes=None if context.precision.head_weights is None else context.head_weight, gathered=True,
+        # Every context-parallel rank has the last tokens of a prompt and repeats the GEMM.
+        replicas=context.parallel.cp if context.phase == "prefill" else 1.0, tied=tied, bias=bias,
+    )  # fmt: skip
+    add_linear(builder, context, projection)
     if context.phase == "training":
-        _add_loss(builder, context, tokens, columns)
-        builder.save("logits", "head", tokens * columns * ELEMENT_BYTES["fp32"])
+        logits = tokens * (vocabulary / context.parallel.tp)
+        _add_loss(builder, context, tokens, logits)
+        builder.save("logits", "head", logits * ELEMENT_BYTES["fp32"])
 
 
-def _add_loss(builder: WorkBuilder, context: Context, tokens: Count, columns: Count) -> None:
-    """Add the cross-entropy of `tokens` with `columns` logits each on this rank: e + 8 bytes a logit, fused.
+def _add_loss(builder: WorkBuilder, context: Context, tokens: Count, logits: Count) -> None:
+    """Add the cross-entropy of `tokens` with `logits` in all on this rank: e + 8 bytes per logit, fused.
 
-    Eager frameworks cast logits, take their log-softmax, fill a gradient with zeros, take that of the softmax and cast
-    it: e + 12 bytes a logit forwards, e + 20 backwards [PyTorch, torch/nn/functional.py, cross_entropy under autocast].
-    Where a vocabulary may be split, the kernels are: cast, maximum, difference, exponential, sum and quotient, e + 36;
-    backwards product and cast, e + 12; and 16 and 8 that look up the targets and mask and average their losses, FP32
-    numbers of a token in and out [NVIDIA Megatron-LM, core/tensor_parallel/cross_entropy.py; pretrain_gpt.py].
+    Unfused: cast, log-softmax, a gradient filled with zeros, the softmax gradient and its cast: e + 12 bytes per logit
+    forward, e + 20 backward [PyTorch, torch/nn/functional.py, cross_entropy under autocast].
+    With a split vocabulary: cast, maximum, difference, exponential, sum and quotient, e + 36; backward product and
+    cast, e + 12. 16 kernels and 8 look up the targets and mask and average their losses, FP32 numbers per token in and
+    out [NVIDIA Megatron-LM, core/tensor_parallel/cross_entropy.py; pretrain_gpt.py].
     """
-    element, full = context.residual, ELEMENT_BYTES["fp32"]
-    logits = tokens * columns
-    if context.framework.masks_softmax:
-        moved = 2 * tokens * full
+    element, fp32 = context.residual, ELEMENT_BYTES["fp32"]
+    if context.framework.fused_masked_softmax:
+        size = 2 * tokens * fp32
         forward = [
-            Elementwise("loss", logits * (element + 9 * full), kind="softmax", calls=6.0),
-            Elementwise("loss of targets", 16 * moved, calls=16.0),
+            Elementwise("loss", logits * (element + 9 * fp32), kind="softmax", calls=6.0),
+            Elementwise("loss of targets", 16 * size, calls=16.0),
         ]
         gradients = [
-            Elementwise("loss gradient", logits * (element + 3 * full), kind="softmax", calls=2.0),
-            Elementwise("loss gradient of targets", 8 * moved, calls=8.0),
+            Elementwise("loss gradient", logits * (element + 3 * fp32), kind="softmax", calls=2.0),
+            Elementwise("loss gradient of targets", 8 * size, calls=8.0),
         ]
     elif context.framework.unfused_elementwise:
-        forward = [Elementwise("loss", logits * (element + 3 * full), kind="softmax", calls=2.0)]
-        gradients = [Elementwise("loss gradient", logits * (element + 5 * full), kind="softmax", calls=3.0)]
+        forward = [Elementwise("loss", logits * (element + 3 * fp32), kind="softmax", calls=2.0)]
+        gradients = [Elementwise("loss gradient", logits * (element + 5 * fp32), kind="softmax", calls=3.0)]
     else:
-        forward, gradients = [Elementwise("loss", logits * (element + 2 * full))], []
+        forward, gradients = [Elementwise("loss", logits * (element + 2 * fp32))], []
     builder.step("loss", forward, gradients)
 
 
-def _mtp(context: Context, logits: Count) -> Work:
+def _mtp(context: Context, logits: Count) -> LayerWork:
     """Return one multi-token-prediction module: two norms, a 2d -> d projection, a layer, and the shared head.
 
     logits: tokens that the head is applied to. Source: DeepSeek-V3 report, arXiv 2412.19437, section 2.2.
     """
-    last = context.architecture.layers[-1]
-    hidden, tokens = context.architecture.hidden, context.tokens
+    last, hidden = context.architecture.layers[-1], context.architecture.hidden
     builder = WorkBuilder("mtp", context.recompute)
     add_norm(builder, context, "mtp hidden norm", last.norm, context.residual_tokens, hidden)
     add_norm(builder, context, "mtp embedding norm", last.norm, context.residual_tokens, hidden)
-    add_linear(
-        builder,
-        context,
-        Linear(
-            "mtp projection",
-            "mtp_projection",
-            "norm",
-            tokens,
-            2 * hidden,
-            hidden,
-            2 * hidden * hidden,
-            replicas=context.parallel.tp,
-        ),
-    )
+    projection = Linear(
+        "mtp projection", operator="mtp_projection", producer="norm", rows=context.tokens, inputs=2 * hidden,
+        outputs=hidden, replicas=context.parallel.tp,
+    )  # fmt: skip
+    add_linear(builder, context, projection)
     _add_layer(builder, context, last)
     add_residual_norm(builder, context, "mtp final norm", last.norm)
-    _add_vocabulary(builder, context, logits, shared=True)
+    _add_vocabulary(builder, context, logits, tied=True)
     return builder.build(_layer_input(context))

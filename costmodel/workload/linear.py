@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 
 from costmodel.quantities import Bytes, Count, Quantity, is_single, minimum
 from costmodel.workload.context import Context
@@ -12,295 +12,343 @@ from costmodel.workload.work import Parameters, WorkBuilder
 
 
 def add_norm(builder: WorkBuilder, context: Context, name: str, kind: str, rows: Count, width: Count) -> None:
-    """Add a norm by itself: forward reads x and writes y; backward reads dy and x and writes dx."""
+    """Add a norm on its own: forward reads x and writes y, backward reads dy and x and writes dx."""
     size = rows * width * context.residual
     gradients = [Elementwise(f"{name} gradient", 3 * size, rows=rows)]
     if context.framework.unfused_elementwise:
-        gradients.append(
-            Elementwise(f"{name} parameter gradients", 2 * size, rows=rows, calls=2.0 + norm_vectors(kind))
-        )
+        calls = 2.0 + norm_vectors(kind)
+        gradients.append(Elementwise(f"{name} parameter gradients", 2 * size, rows=rows, calls=calls))
     builder.step("norm", [Elementwise(name, 2 * size, kind="norm", rows=rows)], gradients)
-    _own_norm(builder, name, kind, size, width)
+    _save_norm(builder, name, kind, size, width)
 
 
 def add_residual_norm(
     builder: WorkBuilder, context: Context, name: str, kind: str, *, branches: int = 1, norms: int = 1
 ) -> None:
-    """Add norms fused with the residual add before them, on the whole stream.
+    """Add norms fused with the preceding residual add, over the whole residual stream.
 
-    Forward reads the residual and what each branch adds to it and writes their sum and each norm's y; backward reads
-    each branch's dy, the sum and the residual's gradient and writes dx. Made again, it reads the kept sum and writes
-    each y. branches: 2 in a parallel block, whose `norms` may be one or two.
+    Forward reads the residual and each branch, writes their sum and each y. Backward reads each branch's dy, the sum
+    and the residual's gradient, writes dx. Recomputation reads the saved sum and writes each y.
+    branches: 2 in a parallel block, with one or two `norms`.
 
-    Eager frameworks add, normalise and sum gradients one after the other: 3 passes an addition, 2 a norm; backwards
-    3 a sum of gradients, 3 a norm and 2 more for its parameters [PyTorch, native/cuda/layer_norm_kernel.cu]. The latter
-    are two kernels, partial sums and their sum, and one that adds each vector to what earlier micro-batches left.
+    Unfused: 3 passes per addition, 2 per norm; backward 3 per sum of gradients, 3 per norm and 2 for its parameters
+    [PyTorch, native/cuda/layer_norm_kernel.cu]. The parameter gradients take two kernels, partial sums and their sum,
+    and one per vector that adds to earlier micro-batches.
     """
-    width, rows = context.architecture.hidden, context.residual_tokens
-    size = rows * width * context.residual
+    rows, count = context.residual_tokens, float(norms)
+    size = rows * context.architecture.hidden * context.residual
     if context.framework.unfused_elementwise:
+        norm = Elementwise(name, 2 * norms * size, kind="norm", rows=rows, calls=count)
+        calls = norms * (2.0 + norm_vectors(kind))
         builder.step(
             "norm",
+            [Elementwise(f"{name} residual add", 3 * branches * size, kind="add", calls=float(branches)), norm],
             [
-                Elementwise(f"{name} residual add", 3 * branches * size, kind="add", calls=float(branches)),
-                Elementwise(name, 2 * norms * size, kind="norm", rows=rows, calls=float(norms)),
-            ],
-            [
-                Elementwise(f"{name} gradient", 3 * norms * size, rows=rows, calls=float(norms)),
-                Elementwise(
-                    f"{name} parameter gradients", 2 * norms * size, rows=rows, calls=norms * (2.0 + norm_vectors(kind))
-                ),
+                Elementwise(f"{name} gradient", 3 * norms * size, rows=rows, calls=count),
+                Elementwise(f"{name} parameter gradients", 2 * norms * size, rows=rows, calls=calls),
                 Elementwise(f"{name} gradient sum", 3 * branches * size, kind="add", calls=float(branches)),
             ],
-            again=[Elementwise(name, 2 * norms * size, kind="norm", rows=rows, calls=float(norms))],
+            recomputed=[norm],
         )
     else:
         builder.step(
             "norm",
             [Elementwise(name, (2 + branches + norms) * size, kind="norm", rows=rows)],
             [Elementwise(f"{name} gradient", (3 + branches) * size, rows=rows)],
-            again=[Elementwise(name, (1 + norms) * size, kind="norm", rows=rows)],
+            recomputed=[Elementwise(name, (1 + norms) * size, kind="norm", rows=rows)],
         )
-    _own_norm(builder, name, kind, size, norms * width)
+    _save_norm(builder, name, kind, size, norms * context.architecture.hidden)
 
 
 def add_norm_after(builder: WorkBuilder, context: Context, name: str, kind: str) -> None:
-    """Add a norm of a branch's result z with the residual add behind it: x + N(z).
+    """Add a norm of a branch's result z, fused with the residual add: x + N(z).
 
-    Forward reads x and z and writes the sum; backward reads the residual's gradient, that of the next branch and z and
-    writes the sum of the gradients and dz.
+    Forward reads x and z, writes the sum. Backward reads z and the gradients of the residual and of the next branch,
+    writes their sum and dz.
     """
     width, rows = context.architecture.hidden, context.residual_tokens
     size = rows * width * context.residual
-    builder.step(
-        "norm",
-        [Elementwise(name, 3 * size, kind="norm", rows=rows)],
-        [Elementwise(f"{name} gradient", 5 * size, rows=rows)],
-    )
-    _own_norm(builder, name, kind, size, width)
+    forward = Elementwise(name, 3 * size, kind="norm", rows=rows)
+    builder.step("norm", [forward], [Elementwise(f"{name} gradient", 5 * size, rows=rows)])
+    _save_norm(builder, name, kind, size, width)
 
 
 def norm_vectors(kind: str) -> float:
-    """Return how many vectors a kind of norm has: a scale, and a bias in a layer norm."""
+    """Return the parameter vectors of a norm: a scale, in a layer norm a bias too."""
     return 2.0 if kind == "layer" else 1.0
 
 
-def _own_norm(builder: WorkBuilder, name: str, kind: str, size: Bytes, width: Count) -> None:
-    """Add what a norm keeps and its parameters. width: of all norms on that input."""
+def _save_norm(builder: WorkBuilder, name: str, kind: str, size: Bytes, width: Count) -> None:
+    """Save the input of norms and add their parameters. width: of all norms of that input."""
     builder.save(f"{name} input", "input", size)
-    own = norm_vectors(kind) * width
-    builder.parameter(Parameters(name, own, own, own))
+    builder.add_parameters(Parameters.replicated(name, norm_vectors(kind) * width))
 
 
 def add_dropout(builder: WorkBuilder, context: Context, name: str) -> None:
-    """Add a dropout on the residual branch: one pass that keeps a one-byte mask.
+    """Add dropout on the residual branch: one pass, with a one-byte mask.
 
-    Where the residual addition is a kernel by itself, it does the dropout as well and only the mask is more [NVIDIA
-    Megatron-LM, core/fusions/fused_bias_dropout.py].
+    Unfused, the residual-add kernel does the dropout, so that only the mask is added [NVIDIA Megatron-LM,
+    core/fusions/fused_bias_dropout.py].
     """
     elements = context.residual_tokens * context.architecture.hidden
-    streamed = elements * (2 * context.residual + 1.0)
-    forward = (
-        Elementwise(name, elements, calls=0.0) if context.framework.unfused_elementwise else Elementwise(name, streamed)
-    )
-    builder.step("dropout", [forward], [Elementwise(f"{name} gradient", streamed)])
+    size = elements * (2 * context.residual + 1.0)
+    unfused = context.framework.unfused_elementwise
+    forward = Elementwise(name, elements, calls=0.0) if unfused else Elementwise(name, size)
+    builder.step("dropout", [forward], [Elementwise(f"{name} gradient", size)])
     builder.save(f"{name} mask", "dropout", elements)
 
 
 def enter_tensor_parallel(builder: WorkBuilder, context: Context, name: str) -> None:
-    """Add the collectives before a column-split product.
+    """Add the collectives before a column-parallel GEMM.
 
-    Sequence parallel: all-gather, then reduce-scatter of the gradient; else nothing, then all-reduce.
+    Sequence parallel: all-gather, backward reduce-scatter. Otherwise: nothing, backward all-reduce.
     """
-    size, group = context.tokens * context.architecture.hidden * context.residual, context.tp_group
     if context.parallel.sequence_parallel:
-        builder.step(
-            "tensor_parallel",
-            [Collective(f"{name} all-gather", "all_gather", size, group)],
-            [Collective(f"{name} gradient reduce-scatter", "reduce_scatter", size, group)],
-        )
+        forward = [_tp_collective(context, name, "all_gather")]
+        backward = [_tp_collective(context, f"{name} gradient", "reduce_scatter")]
     else:
-        builder.step("tensor_parallel", [], [Collective(f"{name} gradient all-reduce", "all_reduce", size, group)])
-    builder.enters()
+        forward, backward = [], [_tp_collective(context, f"{name} gradient", "all_reduce")]
+    builder.step("tensor_parallel", forward, backward)
+    builder.mark_entry()
 
 
 def leave_tensor_parallel(builder: WorkBuilder, context: Context, name: str) -> None:
-    """Add the collectives after a row-split product: the mirror of entering."""
-    size, group = context.tokens * context.architecture.hidden * context.residual, context.tp_group
+    """Add the collectives after a row-parallel GEMM, the mirror image of entering."""
     if context.parallel.sequence_parallel:
-        builder.step(
-            "tensor_parallel",
-            [Collective(f"{name} reduce-scatter", "reduce_scatter", size, group)],
-            [Collective(f"{name} gradient all-gather", "all_gather", size, group)],
-        )
+        forward = [_tp_collective(context, name, "reduce_scatter")]
+        backward = [_tp_collective(context, f"{name} gradient", "all_gather")]
     else:
-        builder.step("tensor_parallel", [Collective(f"{name} all-reduce", "all_reduce", size, group)])
-    builder.leaves()
+        forward, backward = [_tp_collective(context, name, "all_reduce")], []
+    builder.step("tensor_parallel", forward, backward)
+    builder.mark_exit()
+
+
+def _tp_collective(context: Context, name: str, kind: str) -> Collective:
+    size = context.tokens * context.architecture.hidden * context.residual
+    return Collective(f"{name} {kind.replace('_', '-')}", kind, size, context.tp_group)
 
 
 def overlap_tensor_parallel(builder: WorkBuilder, context: Context) -> None:
-    """Let a finished layer's tensor-parallel messages run beside its products, as the framework does in training.
+    """Overlap a finished layer's tensor-parallel collectives with its GEMMs, as the framework does in training.
 
     [NVIDIA Megatron-LM, core/tensor_parallel/layers.py, LinearWithGradAccumulationAndAsyncCommunication; Transformer
     Engine, userbuffers]
     """
-    which = context.framework.tensor_overlap
-    if context.phase == "training" and which != "none":
-        builder.overlap(context.parallel.tp if which == "all" else None)
+    overlap = context.framework.tensor_overlap
+    if context.phase == "training" and overlap != "none":
+        builder.overlap_collectives(context.parallel.tp if overlap == "all" else None)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class ExpertGroups:
+    """The experts of one rank in a grouped GEMM.
+
+    active: experts with rows, one GEMM group each; local: all experts on this rank.
+    rows_std: standard deviation of the rows of an active expert.
+    load: rows of this rank over the mean rank's.
+    masked: each expert has a buffer of fixed size.
+    experts, tokens: of all ranks.
+    """
+
+    active: Count
+    local: Count
+    rows_std: Count
+    load: Quantity
+    masked: bool
+    experts: Count
+    tokens: Count
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Linear:
-    """A matrix of `inputs` x `outputs` on this rank, applied to `rows` tokens.
+    """A matrix of `inputs` x `outputs`, applied to `rows` tokens of this rank (of each active expert).
 
-    total: its parameters in the whole model, and `active` those a token visits (null: all); operator: its own recompute
-    name; producer: the recompute name of what makes its input; dtype: null is the precision of linear layers; weight:
-    bytes of one weight as the product reads it, where that is not the layer's format (null: it is); groups: experts on
-    this rank that get tokens, each `rows` with a standard deviation of `deviation`; held: experts on this rank (null:
-    `groups`); load: rows over those of the mean rank; replicas: ranks that repeat the work; cast: whether this layer
-    has to cast its input (false where an earlier kernel already did); cast_gradient: the same of its output's gradient;
-    kept: bytes of one input element as the backward pass keeps it (null: the cached format); gathered: its input comes
-    from an all-gather over tp, of which only this rank's part is kept (the backward pass gathers again, behind the
-    input gradient); bias: bias elements in the whole model; stored: false where another layer owns the matrix (tied
-    embeddings); hosted: the host computes the product; masked: groups stand in buffers of fixed size; routed: groups of
-    this rank, groups of all ranks, and tokens.
+    operator: its own recompute name; producer: the recompute name of what makes its input.
+    split: `columns` (outputs over tp), `rows` (inputs over tp), or null: the sizes are this rank's.
+    total, active: parameters in the whole model, and those of one token (null: inputs * outputs, and all).
+    stored_ratio: weights that this rank stores over those that the GEMM reads.
+    dtype: null is the precision of linear layers; weight_bytes: one weight as the GEMM reads it (null: as stored) [B].
+    replicas: ranks that repeat the work.
+    cast_input, cast_gradient: the layer casts its input, or its output's gradient (false: another kernel did).
+    saved_element: bytes of an input element saved for backward (null: the activation format) [B].
+    gathered: the input comes from an all-gather over tp; only this rank's part is saved, and backward gathers again.
+    bias: bias elements in the whole model.
+    tied: another layer owns the matrix.
+    host_computed: the host computes the GEMM.
+    experts: of a grouped GEMM.
     """
 
     name: str
+    _: KW_ONLY
     operator: str
     producer: str
     rows: Count
     inputs: Count
     outputs: Count
-    total: Count
+    split: str | None = None
+    total: Count | None = None
     active: Count | None = None
+    stored_ratio: Quantity = 1.0
     dtype: str | None = None
-    weight: float | None = None
-    groups: Count = 1.0
+    weight_bytes: float | None = None
     replicas: Count = 1.0
-    cast: bool = True
+    cast_input: bool = True
     cast_gradient: bool = True
-    bias: Count = 0.0
-    family: str = "gemm"
-    kept: Bytes | None = None
+    saved_element: Bytes | None = None
     gathered: bool = False
-    stored: bool = True
-    local_experts: Count | None = None
-    m_std: Count = 0.0
-    expert_load: Quantity = 1.0
-    hosted: bool = False
-    masked: bool = False
-    routed: tuple[Count, Count, Count] = (0.0, 0.0, 0.0)
+    bias: Count = 0.0
+    tied: bool = False
+    host_computed: bool = False
+    experts: ExpertGroups | None = None
 
 
 def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
-    """Add a linear layer: three products, the casts around them, its saved input and its parameters.
+    """Add a linear layer: three GEMMs, the casts around them, its saved input and its parameters.
 
-    y = x W; dx = dy W^T; dW += x^T dy, accumulated in the gradient's format by a read and a write: of the product, or
-    of a kernel that reads what the product has written in the residual's format.
-    A narrow compute format casts x and dy before the products and re-quantises both along the other axis for dW. Eager
-    frameworks sum the gradient of a bias in a kernel of its own, which reads dy once more, and add it to what earlier
-    micro-batches left in another one.
+        y = x W;   dx = dy W^T;   dW += x^T dy
+
+    A compute format narrower than the residual stream casts x and dy before the GEMMs, and re-quantises both along the
+    other dimension for dW.
     """
-    dtype = linear.dtype or context.precision.linear
-    narrow = context.casts and linear.dtype is None
-    wide = context.residual
-    operand = context.operand if narrow else ELEMENT_BYTES[dtype]
-    weight = _read_weight(context, linear)
-    taken = linear.groups * linear.rows * linear.inputs
-    given = linear.groups * linear.rows * linear.outputs
-    if narrow and linear.cast:
-        rows = linear.groups * linear.rows
-        builder.step(
-            linear.producer, [Elementwise(f"{linear.name} cast", taken * (wide + operand), kind="cast", rows=rows)]
+    local = _LocalLinear(context, linear)
+    if local.narrow and linear.cast_input:
+        size = local.x_elements * (context.residual + local.operand)
+        builder.step(linear.producer, [Elementwise(f"{linear.name} cast", size, kind="cast", rows=local.rows)])
+    builder.step(linear.operator, [local.forward()], local.input_gradient(), local.weight_gradient())
+    element = linear.saved_element
+    if element is None:
+        element = context.saved_element if linear.dtype is None else ELEMENT_BYTES[linear.dtype]
+    saved = local.x_elements * element
+    builder.save(f"{linear.name} input", linear.producer, saved * context.gathered_share if linear.gathered else saved)
+    local.add_parameters(builder)
+
+
+class _LocalLinear:
+    """A linear layer as one rank computes it.
+
+    rows: of all its experts; x_elements, dy_elements: of its input and of its output's gradient; operand, weight: bytes
+    of an element of x or dy, and of W, as the GEMMs read them [B]; narrow: x and dy have to be cast.
+    """
+
+    __slots__ = (
+        "context", "dtype", "dy_elements", "groups", "inputs", "linear", "narrow", "operand", "outputs", "rows",
+        "weight", "x_elements",
+    )  # fmt: skip
+
+    def __init__(self, context: Context, linear: Linear) -> None:
+        self.context, self.linear = context, linear
+        tp = context.parallel.tp
+        self.inputs = linear.inputs / tp if linear.split == "rows" else linear.inputs
+        self.outputs = linear.outputs / tp if linear.split == "columns" else linear.outputs
+        self.groups = 1.0 if linear.experts is None else linear.experts.active
+        self.rows = self.groups * linear.rows
+        self.x_elements, self.dy_elements = self.rows * self.inputs, self.rows * self.outputs
+        self.dtype = linear.dtype or context.precision.linear
+        self.narrow = context.casts_inputs and linear.dtype is None
+        self.operand = context.gemm_element if self.narrow else ELEMENT_BYTES[self.dtype]
+        if linear.host_computed:
+            self.weight = context.stored_weight
+        elif linear.dtype is None:
+            self.weight = context.gemm_weight
+        else:
+            self.weight = ELEMENT_BYTES[linear.dtype] if linear.weight_bytes is None else linear.weight_bytes
+
+    def forward(self) -> Operator:
+        """Return y = x W."""
+        shape = self.linear.rows, self.outputs, self.inputs
+        gemm = self._gemm("", shape, (self.operand, self.weight, self.context.residual))
+        return HostGemm(gemm.name, gemm, self.context.parallel.devices) if self.linear.host_computed else gemm
+
+    def input_gradient(self) -> list[Operator]:
+        """Return dx = dy W^T behind the cast of dy."""
+        residual, shape = self.context.residual, (self.linear.rows, self.inputs, self.outputs)
+        gemm = self._gemm(" input gradient", shape, (self.operand, self.weight, residual))
+        if not (self.narrow and self.linear.cast_gradient):
+            return [gemm]
+        size = self.dy_elements * (residual + self.operand)
+        return [Elementwise(f"{self.linear.name} gradient cast", size, kind="cast"), gemm]
+
+    def weight_gradient(self) -> list[Operator]:
+        """Return dW += x^T dy, accumulated in the gradient's format by a read and a write.
+
+        The GEMM accumulates, or a kernel that reads what the GEMM has written in the residual's format. Unfused, a bias
+        gradient is the sum of dy by one kernel, and another adds it to earlier micro-batches.
+        """
+        context, linear = self.context, self.linear
+        residual, gradient = context.residual, ELEMENT_BYTES[context.precision.gradients]
+        operators: list[Operator] = []
+        if context.framework.unfused_elementwise and not (is_single(linear.bias) and linear.bias == 0):
+            operators.append(Elementwise(f"{linear.name} bias gradient", self.dy_elements * residual, calls=2.0))
+        if self.narrow:
+            dy = residual if linear.cast_gradient else self.operand
+            size = self.x_elements * 2 * self.operand + self.dy_elements * (dy + self.operand)
+            operators.append(Elementwise(f"{linear.name} transposed casts", size))
+        separate = context.framework.accumulation != "product"
+        element = self.operand, self.operand, residual if separate else 2.0 * gradient
+        shape = self.inputs, self.outputs, linear.rows
+        operators.append(self._gemm(" weight gradient", shape, element, is_wgrad=True))
+        if separate:
+            calls = context.accumulated_share
+            size = calls * self.groups * self.inputs * self.outputs * (residual + 2.0 * gradient)
+            operators.append(Elementwise(f"{linear.name} gradient sum", size, kind="add", calls=calls))
+        return operators
+
+    def _gemm(
+        self, suffix: str, shape: tuple[Count, Count, Count], element: tuple[Bytes, Bytes, Bytes], *,
+        is_wgrad: bool = False,
+    ) -> Gemm:  # fmt: skip
+        """Return one of the three GEMMs. shape: m, n, k; element: bytes of an element of A, B and the result."""
+        linear, experts = self.linear, self.linear.experts
+        (m, n, k), (a_bytes, b_bytes, out_bytes) = shape, element
+        family = gemm_family("gemm" if experts is None else "grouped_gemm", weight_only=self._expands_weights)
+        gemm = Gemm(
+            f"{linear.name}{suffix}", m=m, n=n, k=k, dtype=math_unit(self.dtype), a_bytes=a_bytes, b_bytes=b_bytes,
+            out_bytes=out_bytes, groups=self.groups, replicas=linear.replicas, family=family,
+            block_scaled=self.narrow and self.context.precision.scale_block is not None, is_wgrad=is_wgrad,
+        )  # fmt: skip
+        if experts is None:
+            return gemm
+        return replace(
+            gemm, m_std=0.0 if is_wgrad else experts.rows_std, expert_load=experts.load, masked=experts.masked,
+            local_experts=experts.local, experts=experts.experts, tokens=experts.tokens,
+        )  # fmt: skip
+
+    @property
+    def _expands_weights(self) -> bool:
+        """Tell whether the GEMMs expand weights from a narrower format than they multiply in."""
+        if self.linear.dtype is None:
+            return self.context.precision.weight_only
+        return self.linear.weight_bytes is not None and self.linear.weight_bytes < ELEMENT_BYTES[self.linear.dtype]
+
+    def add_parameters(self, builder: WorkBuilder) -> None:
+        """Add the matrix, unless it is tied, and the bias."""
+        linear = self.linear
+        matrices = linear.stored_ratio if linear.experts is None else linear.experts.local
+        total = linear.inputs * linear.outputs if linear.total is None else linear.total
+        stored = matrices * self.inputs * self.outputs
+        if linear.tied:
+            total = stored = 0.0
+        total = total + linear.bias
+        if is_single(total) and total == 0:
+            return
+        builder.add_parameters(
+            Parameters(
+                linear.name,
+                total,
+                stored + minimum(linear.bias, matrices * self.outputs),
+                total if linear.active is None else linear.active,
+                expert=linear.experts is not None,
+                linear=linear.dtype is None,
+                element_bytes=linear.weight_bytes,
+                host_computed=linear.host_computed,
+            )
         )
-    back: list[Operator] = []
-    turned: list[Operator] = []
-    if context.framework.unfused_elementwise and not (is_single(linear.bias) and linear.bias == 0):
-        turned.append(Elementwise(f"{linear.name} bias gradient", given * wide, calls=2.0))
-    if narrow and linear.cast_gradient:
-        back.append(Elementwise(f"{linear.name} gradient cast", given * (wide + operand), kind="cast"))
-    if narrow:
-        gradient = wide if linear.cast_gradient else operand
-        turned.append(
-            Elementwise(f"{linear.name} transposed casts", taken * 2 * operand + given * (gradient + operand))
-        )
-    rows, inputs, outputs = linear.rows, linear.inputs, linear.outputs
-    gradient_of = ELEMENT_BYTES[context.precision.gradients]
-    separate = context.framework.accumulation != "product"
-    accumulated = wide if separate else 2.0 * gradient_of
-    family = gemm_family(linear.family, weight_only=_expands(context, linear))
-
-    def product(suffix: str, shape: tuple[Count, Count, Count], element: tuple[Bytes, Bytes, Bytes]) -> Gemm:
-        """Return one of the three products. shape: m, n, k; element: bytes of one of left, right and result."""
-        return Gemm(
-            f"{linear.name}{suffix}",
-            *shape,
-            math_unit(dtype),
-            *element,
-            linear.groups,
-            linear.replicas,
-            family,
-            linear.m_std,
-            linear.expert_load,
-            narrow and context.precision.scale_block is not None,
-            linear.masked,
-            *linear.routed,
-        )
-
-    summed = context.added * linear.groups * inputs * outputs * (wide + 2.0 * gradient_of)
-    plain = product("", (rows, outputs, inputs), (operand, weight, wide))
-    builder.step(
-        linear.operator,
-        [HostGemm(linear.name, plain, context.parallel.devices) if linear.hosted else plain],
-        [*back, product(" input gradient", (rows, inputs, outputs), (operand, weight, wide))],
-        [
-            *turned,
-            replace(
-                product(" weight gradient", (inputs, outputs, rows), (operand, operand, accumulated)),
-                m_std=0.0,  # here the rows are the depth
-                is_wgrad=True,
-            ),
-            *(
-                [Elementwise(f"{linear.name} gradient sum", summed, kind="add", calls=context.added)]
-                if separate
-                else []
-            ),
-        ],
-    )
-    usual = context.kept if linear.dtype is None else ELEMENT_BYTES[dtype]
-    kept = taken * (usual if linear.kept is None else linear.kept)
-    builder.save(f"{linear.name} input", linear.producer, kept * context.kept_share if linear.gathered else kept)
-    held = linear.groups if linear.local_experts is None else linear.local_experts
-    matrix = (linear.total, held * inputs * outputs) if linear.stored else (0.0, 0.0)
-    total = matrix[0] + linear.bias
-    if is_single(total) and total == 0:
-        return
-    builder.parameter(
-        Parameters(
-            linear.name,
-            total,
-            matrix[1] + minimum(linear.bias, held * outputs),
-            total if linear.active is None else linear.active,
-            expert=linear.family == "grouped_gemm",
-            linear=linear.dtype is None,
-            element=linear.weight,
-            hosted=linear.hosted,
-        )
-    )
 
 
-def _read_weight(context: Context, linear: Linear) -> Bytes:
-    """Return the bytes of one weight as the layer's products read it."""
-    if linear.hosted:
-        return context.stored_weight
-    if linear.dtype is None:
-        return context.weight_operand
-    return ELEMENT_BYTES[linear.dtype] if linear.weight is None else linear.weight
-
-
-def _expands(context: Context, linear: Linear) -> bool:
-    """Tell whether the layer's products expand their weights from a narrower format than they multiply in."""
-    if linear.dtype is None:
-        return context.precision.weight_only
-    return linear.weight is not None and linear.weight < ELEMENT_BYTES[linear.dtype]
+def batched_gemm(name: str, shape: tuple[Count, Count, Count], batch: Count, dtype: str, element: Bytes) -> Gemm:
+    """Return `batch` GEMMs of that shape m, n, k, all operands and results with `element` bytes."""
+    m, n, k = shape
+    return Gemm(
+        name, m=m, n=n, k=k, dtype=dtype, a_bytes=element, b_bytes=element, out_bytes=element, groups=batch,
+        family="bmm",
+    )  # fmt: skip

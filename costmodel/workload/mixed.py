@@ -1,8 +1,8 @@
-"""Two kinds of work in one pass: linear layers take the rows of both, attention cores stay apart or share a kernel.
+"""Prompts and decoding requests in one pass: linear layers take the rows of both, attention kernels stay separate.
 
-So a step of continuous batching runs prompts and decoding requests together [Orca, Yu et al., OSDI 2022, "selective
-batching"; Sarathi-Serve, Agrawal et al., arXiv 2403.02310, section 4]. Engines whose attention kernel takes sequences
-of any length give it both at once; they name it as the implementation of `attention_mixed`.
+A step of continuous batching runs both together [Orca, Yu et al., OSDI 2022, "selective batching"; Sarathi-Serve,
+Agrawal et al., arXiv 2403.02310, section 4]. Engines whose attention kernel takes sequences of any length run both in
+one kernel; they name it as the implementation of `attention_mixed`.
 """
 
 from __future__ import annotations
@@ -30,90 +30,88 @@ from costmodel.workload.operators import (
     MixedAttention,
     Operator,
 )
-from costmodel.workload.work import Work
+from costmodel.workload.work import LayerWork
 
-ROWS = WEIGHT_ONLY.union(GEMM_FAMILIES)  # products of rows with a weight, which more rows share
-_Rows = TypeVar("_Rows", bound=Operator)
+_LINEAR = WEIGHT_ONLY.union(GEMM_FAMILIES)  # GEMMs of rows with a weight, which more rows share
+_OperatorT = TypeVar("_OperatorT", bound=Operator)
+_Step: TypeAlias = "tuple[Operator, bool]"  # an operator; whether it overlaps the host work before it
 
 
-def shares_attention(context: Context) -> bool:
+def fuses_mixed_attention(context: Context) -> bool:
     """Tell whether one attention kernel takes prompts and decoding requests together.
 
-    Not where context-parallel ranks share sequences: they split prompts by queries and decoding requests by keys.
+    Context-parallel ranks split prompts by queries and decoding requests by keys, so they use two.
     """
-    alone = is_single(context.parallel.cp) and context.parallel.cp == 1
-    return alone and "attention_mixed" in context.framework.implementations
+    one_rank = is_single(context.parallel.cp) and context.parallel.cp == 1
+    return one_rank and "attention_mixed" in context.framework.implementations
 
 
-def merged_model(first: ModelWork, second: ModelWork, *, one_core: bool = False) -> ModelWork:
-    """Return the work of a pass that does both, layer by layer. one_core: their attention cores are one kernel."""
-    layers = tuple(merged(*pair, one_core=one_core) for pair in zip(first.layers, second.layers, strict=True))
-    return ModelWork(merged(first.embedding, second.embedding), layers, merged(first.head, second.head), None)
+def merge_models(first: ModelWork, second: ModelWork, *, fuse_attention: bool = False) -> ModelWork:
+    """Return the work of a pass that does both, layer by layer."""
+    layers = tuple(
+        merge_layers(*pair, fuse_attention=fuse_attention) for pair in zip(first.layers, second.layers, strict=True)
+    )
+    embedding, head = merge_layers(first.embedding, second.embedding), merge_layers(first.head, second.head)
+    return ModelWork(embedding, layers, head, None)
 
 
-def merged(first: Work, second: Work, *, one_core: bool = False) -> Work:
+def merge_layers(first: LayerWork, second: LayerWork, *, fuse_attention: bool = False) -> LayerWork:
     """Return one layer's forward pass over the rows of both, in the order of the first.
 
-    Operators of one name are one kernel, or one message, with the rows of both: products by m, streams by bytes
-    and rows, collectives and copies by bytes, exchanges by tokens. What only one of the two has stays apart, and so do
-    attention cores, unless there is `one_core` for both: a kernel of two populations.
+    Operators with one name become one kernel or message with the rows of both: GEMMs by m, element-wise kernels by
+    bytes and rows, collectives and copies by bytes, all-to-alls by tokens. What only one of them has stays separate,
+    and so do attention kernels unless `fuse_attention`.
     """
-    forward, beside = _joined_in_order(_placed(first), _placed(second), one_core=one_core)
+    steps = _merge_steps(_steps(first), _steps(second), fuse_attention=fuse_attention)
     return replace(
         first,
-        forward=forward,
+        forward=tuple(operator for operator, _ in steps),
         input_gradient=(),
         weight_gradient=(),
         saved=(),
-        landing=maximum(first.landing, second.landing),
-        beside=beside,
-        copies=tuple(_joined(*pair) for pair in zip(first.copies, second.copies, strict=True)),
+        receive_buffers=maximum(first.receive_buffers, second.receive_buffers),
+        beside_host=frozenset(i for i, (_, overlaps) in enumerate(steps) if overlaps),
+        host_transfers=tuple(_add(*pair) for pair in zip(first.host_transfers, second.host_transfers, strict=True)),
     )
 
 
-_Placed: TypeAlias = "tuple[Operator, bool]"  # an operator; whether it runs beside the host's work before it
+def _steps(work: LayerWork) -> list[_Step]:
+    return [(operator, i in work.beside_host) for i, operator in enumerate(work.forward)]
 
 
-def _placed(work: Work) -> list[_Placed]:
-    return [(operator, at in work.beside) for at, operator in enumerate(work.forward)]
-
-
-def _joined_in_order(
-    first: Iterable[_Placed], rest: list[_Placed], *, one_core: bool
-) -> tuple[tuple[Operator, ...], frozenset[int]]:
-    """Return the operators of both, and the positions of those beside the host's work."""
-    together: list[_Placed] = []
-    for operator, beside in first:
-        at = next((place for place, (other, _) in enumerate(rest) if _shares(operator, other, one_core=one_core)), None)
-        if at is None:
-            together.append((operator, beside))
+def _merge_steps(first: Iterable[_Step], rest: list[_Step], *, fuse_attention: bool) -> list[_Step]:
+    """Return the operators of both in order."""
+    merged: list[_Step] = []
+    for operator, overlaps in first:
+        matches = (i for i, (other, _) in enumerate(rest) if _merges(operator, other, fuse_attention=fuse_attention))
+        match = next(matches, None)
+        if match is None:
+            merged.append((operator, overlaps))
             continue
-        together.extend(rest[:at])
-        together.append((_one(operator, rest[at][0]), beside))
-        del rest[: at + 1]
-    together.extend(rest)
-    return tuple(operator for operator, _ in together), frozenset(at for at, (_, on) in enumerate(together) if on)
+        merged.extend(rest[:match])
+        merged.append((_merge(operator, rest[match][0]), overlaps))
+        del rest[: match + 1]
+    return [*merged, *rest]
 
 
-def _shares(operator: Operator, other: Operator, *, one_core: bool) -> bool:
+def _merges(operator: Operator, other: Operator, *, fuse_attention: bool) -> bool:
     """Tell whether two operators of a layer run as one."""
     if operator.name != other.name or type(operator) is not type(other):
         return False
     if isinstance(operator, AttentionKernel):
-        families = {operator.family, other.family}
-        return one_core and families == {"attention_prefill", "attention_decode"}
-    return not isinstance(operator, Gemm) or operator.family in ROWS
+        return fuse_attention and {operator.family, other.family} == {"attention_prefill", "attention_decode"}
+    return not isinstance(operator, Gemm) or operator.family in _LINEAR
 
 
-def _one(operator: Operator, other: Operator) -> Operator:
-    """Return one operator that does the work of two; of attention cores, the chunk of a prompt stands first."""
+def _merge(operator: Operator, other: Operator) -> Operator:
+    """Return one operator that does the work of two; in a mixed attention kernel the prompt chunk comes first."""
     if isinstance(operator, AttentionKernel) and isinstance(other, AttentionKernel):
         decodes = operator.family == "attention_decode"
         return MixedAttention(operator.name, (other, operator) if decodes else (operator, other))
-    return _joined(operator, other)
+    return _add(operator, other)
 
 
-def _joined(operator: _Rows, other: Any) -> _Rows:
+def _add(operator: _OperatorT, other: Any) -> _OperatorT:
     """Return one operator with the rows, bytes or tokens of two."""
     if isinstance(operator, Gemm):
         return replace(operator, m=operator.m + other.m)
@@ -123,47 +121,46 @@ def _joined(operator: _Rows, other: Any) -> _Rows:
         return replace(operator, size=operator.size + other.size)
     if isinstance(operator, HostTransfer):
         # Weights that are copied once serve the rows of both.
-        return operator if operator.once else replace(operator, size=operator.size + other.size)
+        return operator if operator.per_pass else replace(operator, size=operator.size + other.size)
     if isinstance(operator, HostTime):
         return replace(operator, sequences=operator.sequences + other.sequences)
     if isinstance(operator, HostGemm):
-        return replace(operator, product=_joined(operator.product, other.product))
+        return replace(operator, gemm=_add(operator.gemm, other.gemm))
     assert isinstance(operator, ExpertAllToAll)
     return replace(operator, tokens=operator.tokens + other.tokens)
 
 
-def labelled(work: Work, label: str) -> Work:
-    """Return the work with operators called `LABEL: NAME`; without a label as it is."""
+def label_operators(work: LayerWork, label: str) -> LayerWork:
+    """Return the work with operators renamed to `LABEL: NAME`; without a label unchanged."""
     if not label:
         return work
 
-    def named(operators: Iterable[_Rows]) -> tuple[_Rows, ...]:
-        return tuple(replace(each, name=f"{label}: {each.name}") for each in operators)
+    def labelled(operators: Iterable[_OperatorT]) -> tuple[_OperatorT, ...]:
+        return tuple(replace(operator, name=f"{label}: {operator.name}") for operator in operators)
 
-    return replace(work, forward=named(work.forward), copies=named(work.copies))
+    return replace(work, forward=labelled(work.forward), host_transfers=labelled(work.host_transfers))
 
 
-def sharing(work: Work, known: Iterable[Operator]) -> Work:
-    """Return the work with operators that equal known ones replaced by those, so that they are priced once."""
+def reuse_operators(work: LayerWork, known: Iterable[Operator]) -> LayerWork:
+    """Return the work with operators that equal known ones replaced by those, so that each is timed once."""
     by_name: dict[str, list[Operator]] = {}
     for operator in known:
         by_name.setdefault(operator.name, []).append(operator)
-    return replace(
-        work,
-        forward=tuple(
-            next((other for other in by_name.get(each.name, ()) if _equal(each, other)), each) for each in work.forward
-        ),
+    forward = (
+        next((other for other in by_name.get(operator.name, ()) if _equal(operator, other)), operator)
+        for operator in work.forward
     )
+    return replace(work, forward=tuple(forward))
 
 
-def _equal(one: Any, other: Any) -> bool:
+def _equal(value: Any, other: Any) -> bool:
     """Tell whether two values, or all fields of two operators, are the same at every point."""
-    if one is other:
+    if value is other:
         return True
-    if type(one) is not type(other):
+    if type(value) is not type(other):
         return False
-    if isinstance(one, np.ndarray):
-        return np.array_equal(one, other)
-    if is_dataclass(one):
-        return all(_equal(getattr(one, part.name), getattr(other, part.name)) for part in fields(one))
-    return bool(one == other)
+    if isinstance(value, np.ndarray):
+        return np.array_equal(value, other)
+    if is_dataclass(value):
+        return all(_equal(getattr(value, field.name), getattr(other, field.name)) for field in fields(value))
+    return bool(value == other)

@@ -5,22 +5,18 @@ from __future__ import annotations
 from costmodel.quantities import Count
 from costmodel.workload.architecture import Mla, Pattern
 from costmodel.workload.attention_kernels import (
+    FusedAttention,
+    HeadSizes,
     add_cache_write,
-    add_fused,
-    add_output,
+    add_fused_attention,
+    add_output_projection,
     has_quantized_kv,
     merge_partial_results,
 )
 from costmodel.workload.context import Context
-from costmodel.workload.context_parallel import (
-    gather_keys,
-)
+from costmodel.workload.context_parallel import gather_kv
 from costmodel.workload.dtypes import ELEMENT_BYTES
-from costmodel.workload.linear import (
-    Linear,
-    add_linear,
-    add_norm,
-)
+from costmodel.workload.linear import Linear, add_linear, add_norm, batched_gemm
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm
 from costmodel.workload.work import Parameters, WorkBuilder
 
@@ -30,152 +26,88 @@ def add_mla(builder: WorkBuilder, context: Context, mixer: Mla, *, norm: str) ->
 
     Parameters: d*(c_q + c + r) + c_q*H*(n + r) + c*H*(n + v) + H*v*d, with a norm on each latent.
     """
-    hidden, tp, tokens = context.architecture.hidden, context.parallel.tp, context.tokens
-    query_latent = 0.0 if mixer.q_lora is None else mixer.q_lora
-    direct_query = mixer.heads * (mixer.nope_dim + mixer.rope_dim) if mixer.q_lora is None else 0.0
-    latent = query_latent + mixer.kv_lora + mixer.rope_dim
-    add_linear(
-        builder,
-        context,
-        Linear(
-            "latent projection",
-            "mla_down",
-            "norm",
-            tokens,
-            hidden,
-            latent,
-            hidden * latent,
-            gathered=True,
-            replicas=tp,
-        ),
-    )
+    hidden, tokens = context.architecture.hidden, context.tokens
+    queries = mixer.heads * (mixer.nope_dim + mixer.rope_dim)
+    latent = (0.0 if mixer.q_lora is None else mixer.q_lora) + mixer.kv_lora + mixer.rope_dim
+    down = Linear(
+        "latent projection", operator="mla_down", producer="norm", rows=tokens, inputs=hidden, outputs=latent,
+        gathered=True, replicas=context.parallel.tp,
+    )  # fmt: skip
+    add_linear(builder, context, down)
     if mixer.q_lora is None:
-        add_linear(
-            builder,
-            context,
-            Linear(
-                "query projection",
-                "mla_down",
-                "norm",
-                tokens,
-                hidden,
-                direct_query / tp,
-                hidden * direct_query,
-                cast=False,
-                kept=0.0,
-            ),
-        )
+        query = Linear(
+            "query projection", operator="mla_down", producer="norm", rows=tokens, inputs=hidden, outputs=queries,
+            split="columns", cast_input=False, saved_element=0.0,
+        )  # fmt: skip
     else:
         add_norm(builder, context, "query latent norm", norm, tokens, mixer.q_lora)
-        outputs = mixer.heads * (mixer.nope_dim + mixer.rope_dim)
-        add_linear(
-            builder,
-            context,
-            Linear(
-                "query up",
-                "mla_up",
-                "norm",
-                tokens,
-                mixer.q_lora,
-                outputs / tp,
-                mixer.q_lora * outputs,
-            ),
-        )
+        query = Linear(
+            "query up", operator="mla_up", producer="norm", rows=tokens, inputs=mixer.q_lora, outputs=queries,
+            split="columns",
+        )  # fmt: skip
+    add_linear(builder, context, query)
     add_norm(builder, context, "key-value latent norm", norm, tokens, mixer.kv_lora)
     if context.phase == "decode":
         _add_absorbed(builder, context, mixer)
     else:
         _add_expanded(builder, context, mixer)
-    inner = mixer.heads * mixer.v_head_dim
-    add_output(builder, context, inner)
+    add_output_projection(builder, context, mixer.heads * mixer.v_head_dim)
 
 
 def _add_expanded(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
-    """Add keys and values of every head from the latent, rotary with key assembly, and the fused core.
+    """Add keys and values of every head from the latent, rotary with key assembly, and the fused kernel.
 
-    Latents of earlier tokens are expanded as well: the cache holds nothing else of them.
+    Latents of earlier tokens are expanded too: the cache holds nothing else of them.
     """
     heads, tokens, element = mixer.heads / context.parallel.tp, context.tokens, context.residual
-    cached = context.sequences * (context.keys / context.parallel.cp)
-    outputs = mixer.heads * (mixer.nope_dim + mixer.v_head_dim)
-    add_linear(
-        builder,
-        context,
-        Linear(
-            "key-value up",
-            "mla_up",
-            "norm",
-            cached,
-            mixer.kv_lora,
-            outputs / context.parallel.tp,
-            mixer.kv_lora * outputs,
-        ),
-    )
+    cached = context.sequences * (context.kv_len / context.parallel.cp)
+    up = Linear(
+        "key-value up", operator="mla_up", producer="norm", rows=cached, inputs=mixer.kv_lora,
+        outputs=mixer.heads * (mixer.nope_dim + mixer.v_head_dim), split="columns",
+    )  # fmt: skip
+    add_linear(builder, context, up)
     key = mixer.nope_dim + mixer.rope_dim
-    # The rotated part of q in place; k from its latent part and the one rotated part that all heads share.
-    keys_made = cached * (heads * mixer.nope_dim + mixer.rope_dim + heads * key)
-    assembled = element * (tokens * 2 * heads * mixer.rope_dim + keys_made)
+    # The rotated part of q in place; k from its latent part and the rotated part that all heads share.
+    assembled_keys = cached * (heads * mixer.nope_dim + mixer.rope_dim + heads * key)
+    rotary = element * (tokens * 2 * heads * mixer.rope_dim + assembled_keys)
     builder.step(
         "mla_up",
-        [Elementwise("rotary", assembled, kind="rotary", rows=tokens)],
-        [Elementwise("rotary gradient", assembled, rows=tokens)],
+        [Elementwise("rotary", rotary, kind="rotary", rows=tokens)],
+        [Elementwise("rotary gradient", rotary, rows=tokens)],
     )
-    add_cache_write(builder, context, mixer.kv_lora + mixer.rope_dim, context.keys - context.length)
-    gather_keys(builder, context, heads * (key + mixer.v_head_dim))
+    add_cache_write(builder, context, mixer.kv_lora + mixer.rope_dim, context.kv_len - context.new_tokens)
+    gather_kv(builder, context, heads * (key + mixer.v_head_dim))
     builder.save("query, key, value", "mla_up", tokens * heads * (2 * key + mixer.v_head_dim) * element)
-    pairs = context.pairs(Pattern(), causal=mixer.causal)
-    add_fused(builder, context, (key, mixer.v_head_dim), heads, heads, pairs, "mla")
+    kernel = FusedAttention("mla", pairs=context.pairs(Pattern(), causal=mixer.causal))
+    add_fused_attention(builder, context, HeadSizes(heads, heads, (key, mixer.v_head_dim)), kernel)
 
 
 def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
-    """Add decoding in the latent space: W_uk folded into the query, W_uv into the output.
+    """Add decoding in the latent space: W_uk is absorbed into the query, W_uv into the output.
 
-    Core: 2*(c + r) + 2*c FLOP a pair; every head reads the same c + r cached elements, whatever tp is.
+    Kernel: 2*(c + r) + 2*c FLOP per pair; every head reads the same c + r cached elements, whatever tp is.
     """
     heads, tokens, dtype = mixer.heads / context.parallel.tp, context.tokens, context.precision.attention
     element, width = ELEMENT_BYTES[dtype], mixer.kv_lora + mixer.rope_dim
     total = mixer.kv_lora * mixer.heads * (mixer.nope_dim + mixer.v_head_dim)
-    builder.parameter(Parameters("key-value up", total, total / context.parallel.tp, total))
+    builder.add_parameters(Parameters("key-value up", total, total / context.parallel.tp, total))
 
     def absorb(name: str, n: Count, k: Count) -> Gemm:
-        return Gemm(
-            name,
-            m=tokens,
-            n=n,
-            k=k,
-            dtype=dtype,
-            a_bytes=element,
-            b_bytes=element,
-            out_bytes=element,
-            groups=heads,
-            family="bmm",
-        )
+        return batched_gemm(name, (tokens, n, k), heads, dtype, element)
 
     builder.step("mla_up", [absorb("query absorption", mixer.kv_lora, mixer.nope_dim)])
-    rotated = 2 * tokens * (heads + 1.0) * mixer.rope_dim * context.residual
-    builder.step("rotary", [Elementwise("rotary", rotated, kind="rotary", rows=tokens)])
-    add_cache_write(builder, context, mixer.kv_lora + mixer.rope_dim, context.keys - context.length)
-    keys = context.kept_keys(Pattern())
-    cache = context.sequences * keys * width * context.precision.cached_element
-    streamed = cache + context.sequences * context.length * heads * (width + mixer.kv_lora) * element
-    builder.step(
-        "attention_core",
-        [
-            AttentionKernel(
-                "attention core",
-                sequences=context.sequences,
-                heads=heads,
-                q_len=context.length,
-                qk_pairs=context.pairs(Pattern(), causal=mixer.causal),
-                macs_per_pair=width + mixer.kv_lora,
-                dtype=dtype,
-                traffic=streamed,
-                family="mla_decode",
-                kv_len=keys,
-                kv_token_bytes=width * ELEMENT_BYTES[context.precision.kv_cache],
-                quantized_kv=has_quantized_kv(context),
-            )
-        ],
-    )
+    rotary = 2 * tokens * (heads + 1.0) * mixer.rope_dim * context.residual
+    builder.step("rotary", [Elementwise("rotary", rotary, kind="rotary", rows=tokens)])
+    add_cache_write(builder, context, width, context.kv_len - context.new_tokens)
+    keys = context.cached_keys(Pattern())
+    cache = context.sequences * keys * width * context.precision.kv_element
+    kernel = AttentionKernel(
+        "attention core", sequences=context.sequences, heads=heads, q_len=context.new_tokens,
+        qk_pairs=context.pairs(Pattern(), causal=mixer.causal), macs_per_pair=width + mixer.kv_lora, dtype=dtype,
+        traffic=cache + context.sequences * context.new_tokens * heads * (width + mixer.kv_lora) * element,
+        family="mla_decode", kv_len=keys, kv_token_bytes=width * ELEMENT_BYTES[context.precision.kv_cache],
+        quantized_kv=has_quantized_kv(context),
+    )  # fmt: skip
+    builder.step("attention_core", [kernel])
     merge_partial_results(builder, context, heads * width, heads * mixer.kv_lora)
     builder.step("mla_up", [absorb("value absorption", mixer.v_head_dim, mixer.kv_lora)])

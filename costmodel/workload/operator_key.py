@@ -1,4 +1,4 @@
-"""When two operators take the same time: all of their sizes are the same, whatever they are called."""
+"""Keys of operators that take the same time: equal in all but their name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from costmodel.quantities import Same
+from costmodel.quantities import ArrayKey
 from costmodel.workload.operators import (
     AttentionKernel,
     Collective,
@@ -26,23 +26,23 @@ from costmodel.workload.operators import (
 )
 
 
-def sizes_of(operator: Operator) -> Hashable:
-    """Return all that an operator's time depends on, which is everything but its name: alike ones have equal sizes."""
+def operator_key(operator: Operator) -> Hashable:
+    """Return all that an operator's time depends on: every field but its name."""
     return _key(operator)
 
 
 def _key(whole: Any) -> Hashable:
-    """Return an operator, or a part of one, as a key."""
+    """Return an operator, or a field of one, as a key."""
     kind = type(whole)
     if kind in _READERS:
         return kind, *[part if type(part) in _PLAIN else _key(part) for part in _READERS[kind](whole)]
     if kind is tuple:
         return tuple(map(_key, whole))
-    return Same(whole) if kind is np.ndarray else whole
+    return ArrayKey(whole) if kind is np.ndarray else whole
 
 
 def _reader(kind: type) -> Callable[[Any], tuple[Any, ...]]:
-    """Return what reads all fields of an operator but its name."""
+    """Return a reader of all fields of an operator but its name."""
     return attrgetter(*(field.name for field in fields(kind) if field.name != "name"))
 
 

@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
-from typing import TypeAlias, TypeVar
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 
 from costmodel.quantities import Bytes, Count, Flop, Mask, Quantity, Seconds, is_single, maximum, minimum, where
 from costmodel.workload.order_statistics import normal_maximum
 from costmodel.workload.popularity import Popularity
+from costmodel.workload.variant import Variant
 
-TINY = 1e-12  # a group of one has no fullest rank
+TINY = 1e-12  # a group of one has no most loaded rank
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Gemm:
-    """`groups` equal matrix products [m,k] x [k,n], or one product a group where `m` rows stand for each of them.
+    """`groups` equal GEMMs [m,k] x [k,n]. Where rows differ between groups, m is their mean.
 
-    left, right, out: bytes of one element of the operands and of the result; `out` counts a read as well where the
-    result is accumulated in place. replicas: ranks that repeat this very product. deviation: standard deviation of the
-    rows of a group about their mean `m`; load: FLOP of this rank over those of the mean one; block_scaled: FP8 operands
-    carry a scale for every block of elements, which the kernel applies; turned: a weight gradient, whose operands are
-    re-quantised along the other side; masked: every group has a buffer of fixed
-    size, of which it fills a part; held, experts: groups of this rank and of all ranks, with rows or without; tokens:
-    that the rows are copies of (these three zero: not stated).
+    a_bytes, b_bytes, out_bytes: one element of A, B and the result [B]; a result that accumulates counts a read too.
+    replicas: ranks that repeat this very GEMM.
+    m_std: standard deviation of the rows of a group.
+    expert_load: FLOP of this rank over the mean rank's.
+    block_scaled: FP8 operands carry a scale per block, which the kernel applies.
+    masked: each group has a buffer of fixed size that it fills in part.
+    local_experts, experts: groups of this rank and of all ranks, with or without rows (0: not stated).
+    tokens: tokens that the rows are copies of (0: not stated).
+    is_wgrad: weight gradient, whose operands are quantised along the other dimension.
     """
 
     name: str
+    _: KW_ONLY
     m: Count
     n: Count
     k: Count
@@ -50,41 +54,44 @@ class Gemm:
 
     @property
     def variant(self) -> str:
-        """Return which kernels of the family run it: those of its number format, of masked buffers, of two vectors.
+        """Return the kernels of the family: by number format, block scales, masked buffers, weight gradient.
 
-        Both operands of a block-scaled weight gradient (`turned`) carry scales along their rows only.
+        Both operands of a block-scaled weight gradient carry scales along rows only.
         """
-        if not self.block_scaled:
-            return f"{self.dtype}{'_masked' if self.masked else ''}"
-        return f"{self.dtype}_block{'_masked' if self.masked else ''}{'_turned' if self.is_wgrad else ''}"
+        is_wgrad = self.block_scaled and self.is_wgrad
+        return str(Variant(self.dtype, block_scaled=self.block_scaled, masked=self.masked, is_wgrad=is_wgrad))
 
     @property
     def flop(self) -> Flop:
-        """Return 2*m*n*k of every group [FLOP]."""
+        """Return 2*m*n*k of all groups [FLOP]."""
         return 2.0 * self.groups * self.m * self.n * self.k
 
     @property
     def traffic(self) -> Bytes:
-        """Return the compulsory bytes to and from device memory: each operand once [B]."""
+        """Return the compulsory device-memory traffic: each operand once [B]."""
         per_group = self.m * self.k * self.a_bytes + self.k * self.n * self.b_bytes + self.m * self.n * self.out_bytes
         return self.groups * per_group
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AttentionKernel:
-    """Fused softmax(Q K^T) V of `sequences` sequences; no score leaves the chip.
+    """Fused softmax(Q K^T) V of `sequences` sequences; the scores stay on the chip.
 
-    pairs: (query, key) pairs of one head and sequence; products: matrix-product width per pair in multiply-adds
-    (qk_dim + v_dim forward, 3*qk_dim + 2*v_dim for a backward pass that recomputes the scores); rows: query rows of one
-    head and sequence; traffic: bytes of Q, K, V and results [B]; calls: kernels, one after the other, that share it;
-    kv_heads, keys: key-value heads and tokens of one sequence that they hold; cached: bytes of one token of one
-    key-value head, keys and values [B]; narrow_cache: the cache has a narrower format than the products;
-    forward_products: of a backward core, the products of the forward one; 0: it is a forward one; seen: keys that the
-    last query sees, null: all; rate: speed of its kernel over that of the device's fused one at equal pairs; serial:
-    clock cycles in which one block goes through its sequence, chunk after chunk; blocks: of them on one processor.
+    q_len: query rows of one head and sequence.
+    qk_pairs: (query, key) pairs of one head and sequence.
+    macs_per_pair: multiply-adds of a pair: qk_dim + v_dim forward, 3*qk_dim + 2*v_dim backward with recomputed scores.
+    forward_macs_per_pair: of a backward kernel, those of its forward kernel; 0 for a forward kernel.
+    traffic: bytes of Q, K, V and results, shared by `calls` kernels in sequence [B].
+    kv_heads, kv_len: key-value heads, and tokens that each holds of a sequence.
+    kv_token_bytes: keys and values of one token and key-value head [B].
+    quantized_kv: the cache has a narrower format than the GEMMs.
+    last_query_kv_len: keys of the last query (null: all).
+    relative_speed: over the device's fused kernel at equal pairs.
+    serial_cycles: cycles of a thread block that scans its sequence chunk by chunk; blocks: of them per processor.
     """
 
     name: str
+    _: KW_ONLY
     sequences: Count
     heads: Count
     q_len: Count
@@ -107,27 +114,27 @@ class AttentionKernel:
 
     @property
     def forward(self) -> AttentionKernel:
-        """Return the forward core of a backward one, which moves half of its bytes: q, k, v in and o out."""
+        """Return the forward kernel of a backward one. It moves half the bytes: q, k, v in and o out."""
         return replace(
             self, macs_per_pair=self.forward_macs_per_pair, traffic=self.traffic / 2.0, forward_macs_per_pair=0.0
         )
 
     @property
     def variant(self) -> str:
-        """Return which kernels of the family run it: those of its number format, and of a narrower cache's."""
-        return f"{self.dtype}_narrow" if self.quantized_kv else self.dtype
+        """Return the kernels of the family: by number format, and whether the cache is narrower."""
+        return str(Variant(self.dtype, quantized_kv=self.quantized_kv))
 
     @property
     def flop(self) -> Flop:
-        """Return 2 * sequences * heads * pairs * products [FLOP]."""
+        """Return 2 * sequences * heads * qk_pairs * macs_per_pair [FLOP]."""
         return 2.0 * self.sequences * self.heads * self.qk_pairs * self.macs_per_pair
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MixedAttention:
-    """Attention cores of several populations of sequences in one kernel: chunks of prompts beside decoding sequences.
+    """One kernel that attends for several populations of sequences: prompt chunks and decoding requests together.
 
-    parts: each population by itself, of the same heads and number formats; its family is of no account.
+    parts: each population on its own, all with the same heads and formats.
     """
 
     name: str
@@ -137,12 +144,12 @@ class MixedAttention:
 
     @property
     def dtype(self) -> str:
-        """Return the number format of the products."""
+        """Return the number format of the GEMMs."""
         return self.parts[0].dtype
 
     @property
     def variant(self) -> str:
-        """Return which kernels of the family run it: those of its number format, and of a narrower cache's."""
+        """Return the variant of the parts, the one with a quantised cache if any."""
         return next((part.variant for part in self.parts if part.quantized_kv), self.dtype)
 
     @property
@@ -158,11 +165,12 @@ class MixedAttention:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Elementwise:
-    """A kernel that only streams: norms, activations, casts, permutations, rotary, the optimizer.
+    """A memory-bound kernel: norms, activations, casts, permutations, rotary, the optimizer.
 
-    traffic: of all calls together [B]; calls: how many there are; kind: what it computes, where kernels are
-    fitted by that; rows: of the tensor, each of them one block of threads; zero: not stated; work: FLOP that papers
-    count of it, such as those of a depth-wise convolution.
+    traffic: of all `calls` kernels together [B].
+    kind: what it computes, where kernels are fitted by that.
+    rows: rows of the tensor, one thread block each (0: not stated).
+    work: FLOP counted as model work, such as those of a depth-wise convolution.
     """
 
     name: str
@@ -175,34 +183,34 @@ class Elementwise:
 
     @property
     def variant(self) -> str:
-        """Return which kernels of the family run it: those of its kind."""
+        """Return the kernels of the family: those of its kind."""
         return self.kind
 
     @property
     def flop(self) -> Flop:
-        """Return what is counted as model work: mostly nothing; its arithmetic never binds."""
+        """Return the FLOP that count as model work; the arithmetic never bounds the kernel."""
         return self.work
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Group:
-    """Ranks that communicate: `size` of them, `stride` apart in the rank order (1: neighbours)."""
+    """Ranks that communicate: `size` of them, `stride` apart in rank order (1: neighbours)."""
 
     size: Count
     stride: Count = 1.0
 
     def on_one_node(self, devices: Count) -> Count:
-        """Return how many of the ranks share a node of `devices`: clip(devices / stride, 1, size)."""
+        """Return the ranks that share a node of `devices`: clip(devices / stride, 1, size)."""
         return minimum(maximum(devices / self.stride, 1.0), self.size)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Collective:
-    """An NCCL-style operation. size: the whole buffer, as nccl-tests counts it [B]; group: who takes part.
+    """An NCCL-style operation on a buffer of `size` bytes, counted as nccl-tests does [B].
 
-    calls: how many of that size follow each other; overlap: the share of the attention cores just before it during
-    which it runs (0: everything waits for it); behind: the product beside which it runs (null: all waits for it),
-    in `chunks` equal parts of which the first one is never hidden (0: all of it may be).
+    calls: operations of that size in sequence.
+    attention_overlap: share of the preceding attention kernel that it overlaps (0: none).
+    overlapped_gemm: GEMM that it overlaps (null: none), in `chunks` parts of which the first is exposed (0: none is).
     """
 
     name: str
@@ -211,13 +219,13 @@ class Collective:
     group: Group
     family: str = "collective"
     calls: Count = 1.0
-    overlap: Count = 0.0
-    behind: Gemm | None = None
+    attention_overlap: Count = 0.0
+    overlapped_gemm: Gemm | None = None
     chunks: Count = 0.0
 
     @property
     def variant(self) -> str:
-        """Return which algorithms of the family run it: those of its kind."""
+        """Return the algorithms of the family: those of its kind."""
         return self.kind
 
 
@@ -225,15 +233,20 @@ class Collective:
 class ExpertAllToAll:
     """One direction of the expert all-to-all: `dispatch` to the experts or `combine` back.
 
-    tokens: of one rank; token_bytes: of one copy [B]; top_k copies go to distinct experts out of `experts`, which stand
-    evenly on the group's ranks in `expert_groups` equal groups, of which a token may use `group_top_k` (all: 1 of 1).
-    load: rows of the fullest rank over the mean; popularity: null where experts are alike; padded: a buffer of fixed
-    size for every expert, sent full; codec: how much longer it takes where its kernels encode and decode the payload;
-    once: switches copy or add up, and the opposite direction runs at the same time: one copy is what it adds to the
-    busier side of the links between nodes.
+    tokens: of one rank, each copied to `top_k` distinct experts of `experts`.
+    token_bytes: one copy [B].
+    expert_groups, group_top_k: equal groups of experts, and how many a token may use; 1 and 1 if routing is free.
+    mode: `normal` or `low_latency`.
+    expert_load: rows of the most loaded rank over the mean.
+    popularity: distribution of tokens over experts (null: all experts alike).
+    padded: every expert has a buffer of fixed size, which is sent whole.
+    codec: relative time added by kernels that encode and decode the payload.
+    in_network: switches replicate or reduce, while the opposite direction runs. A token then adds one copy to the
+        busier side of the inter-node links.
     """
 
     name: str
+    _: KW_ONLY
     tokens: Count
     token_bytes: Bytes
     top_k: int
@@ -248,65 +261,57 @@ class ExpertAllToAll:
     padded: bool = False
     codec: Quantity = 0.0
     in_network: bool = False
+    variant: ClassVar[str] = ""  # each mode is a family of its own
 
     @property
     def deduplicates(self) -> bool:
-        """Tell whether a token goes once to a node and a rank, rather than once to each of its experts."""
+        """Tell whether a token is sent once per node and rank rather than once per expert."""
         return self.mode == "normal" and not self.padded
 
-    def most_loaded(self, places: Count) -> Quantity:
-        """Return the tokens, each once, that come to the fullest of `places` over those of the mean of equal experts.
+    def most_loaded(self, targets: Count) -> Quantity:
+        """Return the distinct tokens that reach the most loaded of `targets`, over the mean of equal experts.
 
-        Where only the load of the fullest rank is known, ranks have independent normal loads with that expected
-        maximum, and a place has the mean of its ranks; no place gets more than all tokens:
+        Where only `expert_load` is known, ranks have independent normal loads with that expected maximum. A target
+        (node or rank) has the mean of its ranks and never more than all tokens:
 
-            1 + (load - 1) * e(places)/e(ranks) * sqrt(places/ranks),    e(n): expected largest of n standard normals
+            1 + (load - 1) * e(targets)/e(ranks) * sqrt(targets/ranks),    e(n): expected largest of n standard normals
         """
-        share = self.targets(places) / places
+        share = self.targets(targets) / targets
         if self.popularity is None:
-            return minimum(self._stated_load(places), 1 / share)
-        return self.popularity.fullest_place(places, share)
+            return minimum(self._load_from_ranks(targets), 1 / share)
+        return self.popularity.most_loaded_target(targets, share)
 
-    def _stated_load(self, places: Count) -> Quantity:
-        """Return the load of the fullest place that follows from the stated one of the fullest rank."""
+    def _load_from_ranks(self, targets: Count) -> Quantity:
+        """Return the load of the most loaded target that follows from `expert_load`, the one of ranks."""
         if is_single(self.expert_load) and self.expert_load == 1:
             return 1.0
         ranks = self.group.size
-        together = normal_maximum(places) / maximum(normal_maximum(ranks), TINY) * np.sqrt(places / ranks)
-        return 1.0 + (self.expert_load - 1.0) * together
-
-    @property
-    def variant(self) -> str:
-        """Return nothing: the modes are families of their own."""
-        return ""
-
-    @property
-    def reachable(self) -> Count:
-        """Return how many experts a token can choose from once its groups are chosen."""
-        return self.experts * self.group_top_k / self.expert_groups
+        ratio = normal_maximum(targets) / maximum(normal_maximum(ranks), TINY) * np.sqrt(targets / ranks)
+        return 1.0 + (self.expert_load - 1.0) * ratio
 
     def targets(self, places: Count) -> Count:
-        """Return on how many of `places` (nodes or ranks), which share the experts evenly, a token's experts stand.
+        """Return the expected number of `places` (nodes or ranks, with equally many experts) that a token visits.
 
-        A token first takes M of G groups, all alike, then k of their R experts, all alike. With q = G/places groups on
-        a place, j of them among the M (hypergeometric), each with R/M experts:
+        A token takes M of G groups, then k of their R experts, all equally likely. With q = G/places groups on a place,
+        j of them among the M (hypergeometric), each with R/M experts:
 
             E = places * sum_j C(q, j) * C(G-q, M-j) / C(G, M) * (1 - prod_i (R - j*R/M - i) / (R - i))
 
-        A place with less than a group (q < 1) is hit as `distinct_targets` says.
+        A place with less than a group (q < 1) follows `distinct_targets`.
         """
         sizes = (self.experts, self.expert_groups, places)
         if all(map(is_single, sizes)):
-            return _known_targets(self.top_k, self.group_top_k, *(float(size) for size in sizes))
+            return _targets_of_point(self.top_k, self.group_top_k, *(float(size) for size in sizes))
         return _targets(self.top_k, self.group_top_k, *sizes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HostTransfer:
-    """A copy over a device's link to its host. size [B]; direction: `in` to the device or `out` of it.
+    """A copy over a device's link to its host, of `size` bytes [B].
 
-    devices: all that work at the same time; those of one node share their host's memory. once: for all micro-batches
-    of a pass together.
+    direction: `in` to the device or `out` of it.
+    devices: all devices that copy at the same time; those of a node share its host's memory.
+    per_pass: one copy serves all micro-batches of a pass.
     """
 
     name: str
@@ -314,65 +319,47 @@ class HostTransfer:
     direction: str
     devices: Count
     family: str = "host_transfer"
-    once: bool = False
-
-    @property
-    def variant(self) -> str:
-        """Return nothing: the host's work has no kernels to tell apart."""
-        return ""
+    per_pass: bool = False
+    variant: ClassVar[str] = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HostUpdate:
-    """Work of the host's processors for one device that only streams their memory, such as an optimizer. traffic [B].
-
-    devices: as for a transfer.
-    """
+    """Memory-bound work of the host for one device, such as an optimizer step: `traffic` bytes of host memory [B]."""
 
     name: str
     traffic: Bytes
-    devices: Count
+    devices: Count  # as of a transfer
     family: str = "host_update"
-
-    @property
-    def variant(self) -> str:
-        """Return nothing: the host's work has no kernels to tell apart."""
-        return ""
+    variant: ClassVar[str] = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HostGemm:
-    """A matrix product that the host's processors compute for one device, its operands in the host's memory.
-
-    devices: as for a transfer.
-    """
+    """A GEMM that the host computes for one device from operands in its own memory."""
 
     name: str
-    product: Gemm
-    devices: Count
+    gemm: Gemm
+    devices: Count  # as of a transfer
     family: str = "host_product"
-
-    @property
-    def variant(self) -> str:
-        """Return nothing: the host's work has no kernels to tell apart."""
-        return ""
+    variant: ClassVar[str] = ""
 
     @property
     def flop(self) -> Flop:
-        """Return the product's FLOP."""
-        return self.product.flop
+        """Return the FLOP of the GEMM."""
+        return self.gemm.flop
 
     @property
     def traffic(self) -> Bytes:
-        """Return the bytes that pass the host's memory: each operand once [B]."""
-        return self.product.traffic
+        """Return the host-memory traffic: each operand once [B]."""
+        return self.gemm.traffic
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HostTime:
-    """Time in which the device waits for the host's program: scheduling, sampling, the code between kernels.
+    """Time in which the device waits for the host's program: scheduling, sampling, code between kernels.
 
-    always: of every step; each: for every one of the rank's `sequences` beside it [s].
+    step_seconds: of every step; sequence_seconds: more for each of the rank's `sequences` [s].
     """
 
     name: str
@@ -380,35 +367,29 @@ class HostTime:
     sequence_seconds: Seconds
     sequences: Count
     family: str = "host_time"
-
-    @property
-    def variant(self) -> str:
-        """Return nothing: programs are told apart by the framework."""
-        return ""
+    variant: ClassVar[str] = ""  # the framework tells programs apart
 
     @property
     def seconds(self) -> Seconds:
-        """Return always + each * sequences [s]."""
+        """Return step_seconds + sequence_seconds * sequences [s]."""
         return self.step_seconds + self.sequence_seconds * self.sequences
 
 
 HostWork: TypeAlias = "HostUpdate | HostGemm"
 Kernel: TypeAlias = "Gemm | AttentionKernel | MixedAttention | Elementwise"
 Operator: TypeAlias = "Kernel | Collective | ExpertAllToAll | HostTransfer | HostUpdate | HostGemm | HostTime"
-
-
-_Any = TypeVar("_Any", bound=Operator)
+_OperatorT = TypeVar("_OperatorT", bound=Operator)
 
 
 def has_work(operator: Operator) -> Mask:
-    """Tell where a product has rows and a core sequences: without, no kernel is started. All others have work."""
+    """Tell where an operator starts a kernel: a GEMM with rows, attention with sequences, any other operator."""
     if isinstance(operator, Gemm):
         return operator.m > 0
     return operator.sequences > 0 if isinstance(operator, AttentionKernel) else True
 
 
-def clamp_sizes(operator: _Any) -> _Any:
-    """Return an operator with one row, or a sequence of one byte, where it has none, so that it has a shape."""
+def clamp_sizes(operator: _OperatorT) -> _OperatorT:
+    """Return the operator with empty sizes clamped to one, so that it has a valid shape."""
     present = has_work(operator)
     if present is True or np.all(present):  # the first is much quicker, and all that single sizes need
         return operator
@@ -419,57 +400,58 @@ def clamp_sizes(operator: _Any) -> _Any:
     return replace(operator, sequences=sequences, traffic=traffic)
 
 
-def _targets(top_k: int, chosen: int, experts: Count, groups: Count, places: Count) -> Count:
-    """Return on how many of `places` the `top_k` experts of a token stand, in `chosen` of the groups."""
-    reachable, held = experts * chosen / groups, groups / places
-    hit: Quantity = 0.0
-    for used in range(1, chosen + 1):
-        share = _binomial(held, used) * _binomial(groups - held, chosen - used) / _binomial(groups, chosen)
-        hit = hit + share * (1 - _missed(top_k, reachable, used * reachable / chosen))
-    within = distinct_targets(top_k, reachable, minimum(experts / places, reachable))
-    return where(held >= 1, places * hit, within)
+def _targets(top_k: int, group_top_k: int, experts: Count, groups: Count, places: Count) -> Count:
+    """Return the expected number of `places` that hold the `top_k` experts of a token, within `group_top_k` groups."""
+    reachable, groups_per_place = experts * group_top_k / groups, groups / places
+    visited: Quantity = 0.0
+    for used in range(1, group_top_k + 1):
+        ways = _binomial(groups_per_place, used) * _binomial(groups - groups_per_place, group_top_k - used)
+        share = ways / _binomial(groups, group_top_k)
+        visited = visited + share * (1 - _miss_probability(top_k, reachable, used * reachable / group_top_k))
+    within_group = distinct_targets(top_k, reachable, minimum(experts / places, reachable))
+    return where(groups_per_place >= 1, places * visited, within_group)
 
 
-_known_targets = functools.lru_cache(maxsize=1024)(_targets)
+_targets_of_point = functools.lru_cache(maxsize=1024)(_targets)
 
 
 def distinct_targets(choices: int, reachable: Count, per_target: Count) -> Count:
-    """Return the expected number of distinct targets (nodes or ranks) that `choices` distinct experts stand on.
+    """Return the expected number of distinct targets (nodes or ranks) that hold `choices` distinct experts.
 
         E = R/g * (1 - C(R-g, k) / C(R, k)),   C(R-g, k)/C(R, k) = prod_i (R-g-i)/(R-i)
 
-    reachable: R experts to choose from, uniformly; per_target: g experts a target. With V3's R = 128, k = 8:
-    3.63 nodes of 32 experts, 7.36 ranks of 4.
+    reachable: R equally likely experts; per_target: g experts per target. With V3's R = 128, k = 8: 3.63 nodes of 32
+    experts, 7.36 ranks of 4.
     """
-    return reachable / per_target * (1 - _missed(choices, reachable, per_target))
+    return reachable / per_target * (1 - _miss_probability(choices, reachable, per_target))
 
 
-def _missed(choices: int, reachable: Count, held: Count) -> Quantity:
-    """Return the chance that none of `choices` distinct experts is among `held` of the `reachable` ones."""
+def _miss_probability(choices: int, reachable: Count, local: Count) -> Quantity:
+    """Return the probability that none of `choices` distinct experts is among `local` of the `reachable` ones."""
     missed: Quantity = 1.0
-    for index in range(choices):
-        missed = missed * maximum(reachable - held - index, 0.0) / (reachable - index)
+    for i in range(choices):
+        missed = missed * maximum(reachable - local - i, 0.0) / (reachable - i)
     return missed
 
 
 def _binomial(items: Count, choices: int) -> Quantity:
     """Return items choose `choices`; zero where there are fewer items than choices."""
     ways: Quantity = 1.0
-    for index in range(choices):
-        ways = ways * maximum(items - index, 0.0) / (index + 1)
+    for i in range(choices):
+        ways = ways * maximum(items - i, 0.0) / (i + 1)
     return ways
 
 
 def expert_all_to_all_family(direction: str, mode: str) -> str:
-    """Return the operator family of an exchange: kernels of the two modes share no code, so they are fitted apart."""
+    """Return the operator family of an expert all-to-all. The modes share no kernel, so each is fitted on its own."""
     return direction if mode == "normal" else f"{direction}_{mode}"
 
 
-GEMM_FAMILIES = ("gemm", "grouped_gemm")  # families of the products of linear layers
+GEMM_FAMILIES = ("gemm", "grouped_gemm")  # families of linear layers
 
 
 def gemm_family(family: str, *, weight_only: bool) -> str:
-    """Return the operator family of a product: kernels that expand narrow weights on the way are fitted apart."""
+    """Return the operator family of a GEMM. Kernels that expand narrow weights are fitted on their own."""
     return f"{family}_weight_only" if weight_only else family
 
 
@@ -488,12 +470,12 @@ _SUFFIXES = (
 
 
 def base_name(name: str) -> str:
-    """Return the operator that a name belongs to: passes of one operator share a line, and so do all casts.
+    """Return the operator that a name belongs to: all passes of an operator share a line, and so do all casts.
 
-    What stands before a colon, the part of a phase that the operator runs in, is kept.
+    A prefix before a colon, the phase that the operator runs in, is kept.
     """
-    part, colon, own = name.rpartition(": ")
+    prefix, colon, base = name.rpartition(": ")
     for suffix in _SUFFIXES:
-        if own.endswith(suffix):
-            return part + colon + ("casts" if "cast" in suffix else own.removesuffix(suffix))
+        if base.endswith(suffix):
+            return prefix + colon + ("casts" if "cast" in suffix else base.removesuffix(suffix))
     return name

@@ -1,4 +1,4 @@
-"""What ends a training step: gradient reduction, the optimizer, and the gathering of updated weights."""
+"""The end of a training step: gradient reduction, the optimizer, and the gathering of updated weights."""
 
 from __future__ import annotations
 
@@ -11,90 +11,90 @@ from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.operators import Elementwise, HostUpdate, Operator
 from costmodel.workload.plans import Training
 from costmodel.workload.sharding import (
-    Owned,
-    by_kind,
-    gathering,
+    RankParameters,
     gradient_format,
+    gradient_reductions,
     host_copies,
     kind_name,
-    reductions,
-    sharers,
-    split_over,
+    parameters_by_kind,
+    shard_groups,
+    shard_size,
+    weight_gather,
 )
-from costmodel.workload.work import Parameters, Work
+from costmodel.workload.work import LayerWork, Parameters
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OptimizerOperators:
     """The operators of one pipeline rank after its last micro-batch.
 
-    serial: one after the other; on_host: the host's own update; copies: what it exchanges with the device meanwhile.
+    serial: in sequence; on_host: the host's own update; host_transfers: its copies from and to the device meanwhile.
     """
 
     serial: tuple[Operator, ...]
     on_host: tuple[Operator, ...] = ()
-    copies: tuple[Operator, ...] = ()
+    host_transfers: tuple[Operator, ...] = ()
 
 
-def stage_parameters(context: Context, held: Sequence[tuple[int, Work]]) -> list[tuple[int, Parameters]]:
-    """Return (how many, parameters) of one rank.
+def stage_parameters(context: Context, stage_layers: Sequence[tuple[int, LayerWork]]) -> list[tuple[int, Parameters]]:
+    """Return (how many, parameters) of one rank; a tied head away from its embedding has a copy of the table.
 
-    held: (how many, work) of each kind of layer on it. A tied head away from its embedding keeps a copy of the table.
+    stage_layers: (how many, work) of each kind of layer on it.
     """
-    owned = [(count, parameters) for count, part in held for parameters in part.parameters]
-    if needs_table(context, held):
+    owned = [(count, parameters) for count, work in stage_layers for parameters in work.parameters]
+    if needs_tied_table(context, stage_layers):
         owned.append((1, tied_table(context)))
     return owned
 
 
-def needs_table(context: Context, held: Sequence[tuple[int, Work]]) -> bool:
+def needs_tied_table(context: Context, stage_layers: Sequence[tuple[int, LayerWork]]) -> bool:
     """Tell whether a head is tied to an embedding that is not among these layers."""
-    names = {part.name for _, part in held}
+    names = {work.name for _, work in stage_layers}
     return context.architecture.tied_embeddings and "head" in names and "embedding" not in names
 
 
 def tied_table(context: Context) -> Parameters:
-    """Return the copy of the embedding's table that a tied head away from it keeps."""
+    """Return the copy of the embedding's table on the stage of a tied head."""
     table = context.architecture.vocabulary * context.architecture.hidden
     return Parameters("tied head", 0.0, table / context.parallel.tp, 0.0)
 
 
 def step_operators(
-    context: Context, plan: Training, held: Sequence[tuple[int, Work]], copies: int
+    context: Context, plan: Training, stage_layers: Sequence[tuple[int, LayerWork]], stage_replicas: int
 ) -> OptimizerOperators:
     """Return what one pipeline rank does after its last micro-batch.
 
-    held: (how many, work) of each kind of layer on the rank; copies: ranks of a pipeline that hold each stage (2 under
-    DualPipe), which share gradients as data-parallel ranks do. Reductions of every micro-batch, gathers of stage 3, and
-    whatever runs beside the passes belong to the passes and are not repeated here.
+    stage_replicas: ranks of a pipeline that hold each stage (2 under DualPipe), which share gradients as data-parallel
+    ranks do. Reductions of every micro-batch, gathers of stage 3, and whatever overlaps the passes belong to the passes
+    and are not repeated here.
     """
     serial: list[Operator] = []
     on_host: list[Operator] = []
-    copied: list[Operator] = []
-    for expert, owned in by_kind(context, stage_parameters(context, held)).items():
+    transfers: list[Operator] = []
+    for expert, owned in parameters_by_kind(context, stage_parameters(context, stage_layers)).items():
         name = kind_name(expert=expert)
-        of = sharers(context, plan, copies, expert=expert)
-        ranks = split_over(context, plan, copies, expert=expert)
-        shard = Owned(owned.parameters / ranks, owned.weights / ranks)
-        if not (plan.reduces_often or plan.overlaps):
-            serial.extend(reductions(context, plan, name, owned.parameters, of))
+        groups = shard_groups(context, plan, stage_replicas, expert=expert)
+        ranks = shard_size(context, plan, stage_replicas, expert=expert)
+        shard = RankParameters(owned.parameters / ranks, owned.weights / ranks)
+        if not (plan.reduces_each_micro_batch or plan.overlaps_communication):
+            serial.extend(gradient_reductions(context, plan, name, owned.parameters, groups))
             sent = shard.parameters * ELEMENT_BYTES[gradient_format(context, plan)]
             serial.extend(host_copies(context, "gradients to the host", context.offload.optimizer, sent, "out"))
-        if plan.zero in (1, 2) and not plan.overlaps:
-            serial.append(gathering(name, owned.weights, of))
-        kept = 1 - context.offload.optimizer
-        update = kept * _adam_bytes(context, shard)
-        calls = where(kept > 0, 1.0, 0.0)
+        if plan.zero in (1, 2) and not plan.overlaps_communication:
+            serial.append(weight_gather(name, owned.weights, groups))
+        share = 1 - context.offload.optimizer
+        update, calls = share * _adam_bytes(context, shard), where(share > 0, 1.0, 0.0)
         serial.append(Elementwise(f"{name} optimizer", update, calls=calls, kind="optimizer"))
         on_host.extend(_host_update(context, plan, name, shard))
-        copied.extend(_changed_weights(context, shard.weights))
-    return OptimizerOperators(tuple(serial), tuple(on_host), tuple(copied))
+        transfers.extend(_updated_weights(context, shard.weights))
+    return OptimizerOperators(tuple(serial), tuple(on_host), tuple(transfers))
 
 
-def _host_update(context: Context, plan: Training, name: str, shard: Owned) -> Iterable[Operator]:
-    """Yield the host's update of the states that it keeps: what AdamW streams, through the host's memory.
+def _host_update(context: Context, plan: Training, name: str, shard: RankParameters) -> Iterable[Operator]:
+    """Yield the host's update of its states: what AdamW moves, through the host's memory.
 
-    28 bytes a parameter for 16-bit gradients. Source: Ren et al., ZeRO-Offload, arXiv 2101.06840; DeepSpeed, csrc/adam.
+    28 bytes per parameter for 16-bit gradients. Source: Ren et al., ZeRO-Offload, arXiv 2101.06840; DeepSpeed,
+    csrc/adam.
     """
     share = context.offload.optimizer
     if not (is_single(share) and share == 0):
@@ -102,20 +102,18 @@ def _host_update(context: Context, plan: Training, name: str, shard: Owned) -> I
         yield HostUpdate(f"{name} optimizer on the host", traffic, context.parallel.devices)
 
 
-def _changed_weights(context: Context, size: Bytes) -> Iterable[Operator]:
-    """Yield the copies of updated weights to where layers read them: those that one side updates and the other keeps.
+def _updated_weights(context: Context, size: Bytes) -> Iterable[Operator]:
+    """Yield the copies of updated weights between the side that updates them and the side that stores them.
 
-    The host keeps the weights of the parameters whose states it keeps first. size: of all weights [B].
+    The host stores first the weights of the parameters whose states it has. size: of all weights [B].
     """
-    offload = context.offload
-    arriving, leaving = (
-        maximum(share, 0.0) for share in (offload.optimizer - offload.weights, offload.weights - offload.optimizer)
-    )
-    yield from host_copies(context, "updated weights from the host", arriving, size, "in")
-    yield from host_copies(context, "updated weights to the host", leaving, size, "out")
+    optimizer, weights = context.offload.optimizer, context.offload.weights
+    to_device, to_host = maximum(optimizer - weights, 0.0), maximum(weights - optimizer, 0.0)
+    yield from host_copies(context, "updated weights from the host", to_device, size, "in")
+    yield from host_copies(context, "updated weights to the host", to_host, size, "out")
 
 
-def _adam_bytes(context: Context, shard: Owned, gradients: str | None = None) -> Bytes:
+def _adam_bytes(context: Context, shard: RankParameters, gradients: str | None = None) -> Bytes:
     """Return the bytes that AdamW moves for some parameters: gradients and states in, states and weights out.
 
     Without master copies the weights are a part of the states.

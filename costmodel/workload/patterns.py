@@ -1,93 +1,100 @@
-"""Which keys a query may see, one class a pattern, and what follows: pairs, keys read, keys kept.
+"""Which keys a query attends to, one class per pattern, and what follows: pairs, keys read, tokens cached.
 
-Notation: S new tokens of a sequence, T tokens after them, prefix T - S. A pattern knows one head of one sequence.
-Pairs are those that a kernel computes: patterns of blocks count whole blocks.
+Notation: S new tokens of a sequence (`q_len`), T tokens after them (`kv_len`), prefix T - S. A pattern describes one
+head of one sequence. Pairs are those that a kernel computes: patterns of blocks count whole blocks.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
-from costmodel.quantities import Count, Quantity, ceil, floor, log2, maximum, minimum, where
+from costmodel.quantities import Count, Quantity, ceil, floor, log2, maximum, minimum, sum_of, where
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pattern:
-    """All keys (`full`: those before a query, if causal), or the last `window` of them (`window`).
+    """All keys (`full`: if causal those before a query), or the last `window` of them (`window`).
 
-    A pattern of its own overrides `width`, or `pairs`, `read` and `kept`.
+    Subclasses override `max_keys`, and `pairs` where these are counted otherwise.
     """
 
     kind: str = "full"
     window: Count | None = None
+    caches_all: ClassVar[bool] = False  # any token may be selected later
+    uniform: ClassVar[bool] = False  # every query attends to equally many keys, causal or not
 
-    def width(self, keys: Count) -> Count | None:
-        """Return the most keys that a query sees of a sequence of `keys` tokens; null: all."""
+    def max_keys(self, kv_len: Count) -> Count | None:
+        """Return the most keys that a query of a sequence of `kv_len` tokens attends to (null: all)."""
         return self.window
 
-    def pairs(self, new: Count, keys: Count, *, causal: bool) -> Count:
-        """Return the (query, key) pairs of `new` queries, the last of `keys` tokens.
+    def pairs(self, q_len: Count, kv_len: Count, *, causal: bool) -> Count:
+        """Return the (query, key) pairs of the last `q_len` of `kv_len` tokens.
 
-        causal: prefix*S + S*(S+1)/2; bidirectional: S*T; a width of w: no query sees more than w keys. Queries whose
-        whole past is shorter are the first `ramp` of the new ones.
+        causal: prefix*S + S*(S+1)/2; bidirectional: S*T; window w: at most w keys per query. The first `ramp` new
+        queries have a shorter past than w.
         """
-        width, prefix = self.width(keys), keys - new
+        width, prefix = self.max_keys(kv_len), kv_len - q_len
+        causal = causal and not self.uniform
         if width is None:
-            return prefix * new + new * (new + 1) / 2 if causal else new * keys
-        width = minimum(width, keys)
-        ramp = minimum(maximum(width - prefix, 0.0), new)
-        return ramp * prefix + ramp * (ramp + 1) / 2 + (new - ramp) * width if causal else new * width
+            return prefix * q_len + q_len * (q_len + 1) / 2 if causal else q_len * kv_len
+        width = minimum(width, kv_len)
+        ramp = minimum(maximum(width - prefix, 0.0), q_len)
+        return ramp * prefix + ramp * (ramp + 1) / 2 + (q_len - ramp) * width if causal else q_len * width
 
-    def seen(self, keys: Count) -> Count:
-        """Return the keys that the last query sees, for the longest block of a kernel: min(T, w)."""
-        width = self.width(keys)
-        return keys if width is None else minimum(keys, width)
+    def last_query_keys(self, kv_len: Count) -> Count:
+        """Return the keys of the last query, the longest thread block of a kernel: min(T, w)."""
+        width = self.max_keys(kv_len)
+        return kv_len if width is None else minimum(kv_len, width)
 
-    def read(self, new: Count, keys: Count) -> Count:
-        """Return the cached tokens that `new` queries of a decoding step read.
+    def keys_read(self, q_len: Count, kv_len: Count) -> Count:
+        """Return the cached tokens that `q_len` queries of a decoding step read.
 
-        Windows of queries that are verified together are shifted against each other: w + S - 1 keys in all.
+        The windows of queries that are verified together are shifted: w + S - 1 keys in all.
         """
-        width = self.width(keys)
-        return keys if width is None else minimum(keys, width + new - 1)
+        width = self.max_keys(kv_len)
+        return kv_len if width is None else minimum(kv_len, width + q_len - 1)
 
-    def kept(self, tokens: Count) -> Count:
-        """Return the tokens of a sequence of `tokens` whose keys and values the cache holds."""
-        return self.seen(tokens)
+    def cached_tokens(self, tokens: Count) -> Count:
+        """Return the tokens, of a sequence of `tokens`, whose keys and values the device caches."""
+        return tokens if self.caches_all else self.last_query_keys(tokens)
 
-    def hosted(self, tokens: Count) -> Count:
-        """Return the tokens of a sequence of `tokens` whose keys and values the host's memory holds; none here."""
+    def host_tokens(self, tokens: Count) -> Count:
+        """Return the tokens, of a sequence of `tokens`, whose keys and values the host caches."""
         return 0.0
 
-    def mean_seen(self, sequence: Count, *, causal: bool) -> Count:
-        """Return the keys that a query sees on the mean, by the usual convention of model FLOP.
+    def mean_keys(self, sequence: Count, *, causal: bool) -> Count:
+        """Return the mean keys of a query, by the usual convention of model FLOP.
 
-        T/2 if causal and T if not; with a width w - w^2/(2*T) and w; other patterns: pairs / T.
+        T/2 if causal, else T; with a window w - w^2/(2*T), else w.
         """
-        width = self.seen(sequence)
-        return width - width * width / (2 * sequence) if causal else width
+        width = self.last_query_keys(sequence)
+        return width - width * width / (2 * sequence) if causal and not self.uniform else width
 
-    def selection(self, new: Count, keys: Count, head_dim: Count) -> tuple[Count, Count]:
-        """Return the multiply-adds that choose the keys of `new` queries, and how many keys they read; none here."""
+    def selection(self, q_len: Count, kv_len: Count, head_dim: Count) -> tuple[Count, Count]:
+        """Return the multiply-adds that select the keys of `q_len` queries, and the keys that this reads."""
         return 0.0, 0.0
 
-    def fetched(self, new: Count, keys: Count) -> Count:
-        """Return the keys that a decoding step copies from the host for every head; none here."""
+    def fetched_keys(self, q_len: Count, kv_len: Count) -> Count:
+        """Return the keys that a decoding step copies from the host for each head."""
         return 0.0
 
     @property
-    def bends(self) -> tuple[Count, ...]:
-        """Return the lengths at which what a decoding step reads stops growing as before."""
+    def breakpoints(self) -> tuple[Count, ...]:
+        """Return the lengths at which the reads of a decoding step stop growing as before."""
         return () if self.window is None else (self.window,)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SinkRecent(Pattern):
-    """The first `sink` tokens and the last `recent` ones: sink + recent keys at most.
+    """The first `sink` tokens and the last `recent` ones: at most sink + recent keys.
 
-    chunk: prompts come in chunks, inside which a query sees all tokens before it, beside sink + recent older ones:
-    sum over chunks of c*(c+1)/2 + c*min(sink + recent, older). Null: every query keeps to the pattern.
+    chunk: prompts come in chunks, inside which a query sees all earlier tokens, and sink + recent older ones (null:
+    every query follows the pattern):
+
+        pairs = sum over chunks of c*(c+1)/2 + c*min(sink + recent, older)
+
     [StreamingLLM, arXiv 2309.17453; DuoAttention, arXiv 2410.10819, section 3.4]
     """
 
@@ -96,30 +103,31 @@ class SinkRecent(Pattern):
     recent: Count = 0.0
     chunk: Count | None = None
 
-    def width(self, keys: Count) -> Count:
+    def max_keys(self, kv_len: Count) -> Count:
         """Return sink + recent."""
         return self.sink + self.recent
 
-    def pairs(self, new: Count, keys: Count, *, causal: bool) -> Count:
+    def pairs(self, q_len: Count, kv_len: Count, *, causal: bool) -> Count:
         """Return the pairs, chunk by chunk where prompts come in chunks."""
         if self.chunk is None or not causal:
-            return Pattern.pairs(self, new, keys, causal=causal)
-        return where(new > 1, self._chunked(keys) - self._chunked(keys - new), minimum(keys, self.width(keys)) * new)
+            return Pattern.pairs(self, q_len, kv_len, causal=causal)
+        prompt = self._chunked_pairs(kv_len) - self._chunked_pairs(kv_len - q_len)
+        return where(q_len > 1, prompt, minimum(kv_len, self.max_keys(kv_len)) * q_len)
 
-    def _chunked(self, tokens: Count) -> Count:
-        """Return the pairs of a prompt of `tokens`, in whole chunks and what is left; a <= chunk older keys each."""
+    def _chunked_pairs(self, tokens: Count) -> Count:
+        """Return the pairs of a prompt of `tokens`, in whole chunks and the rest of at most `chunk` tokens."""
         assert self.chunk is not None
-        older = self.width(tokens)
-        whole = floor(tokens / self.chunk)
-        rest = tokens - whole * self.chunk
+        older = self.max_keys(tokens)
+        chunks = floor(tokens / self.chunk)
+        rest = tokens - chunks * self.chunk
         # The k-th chunk has k*c older tokens; where older > c, the first few have fewer than it.
-        few = minimum(ceil(older / self.chunk), whole)
-        before = self.chunk * few * (few - 1) / 2 + (whole - few) * older
-        inside = whole * self.chunk * (self.chunk + 1) / 2 + rest * (rest + 1) / 2
-        return inside + self.chunk * before + rest * minimum(older, whole * self.chunk)
+        few = minimum(ceil(older / self.chunk), chunks)
+        before = self.chunk * few * (few - 1) / 2 + (chunks - few) * older
+        inside = chunks * self.chunk * (self.chunk + 1) / 2 + rest * (rest + 1) / 2
+        return inside + self.chunk * before + rest * minimum(older, chunks * self.chunk)
 
     @property
-    def bends(self) -> tuple[Count, ...]:
+    def breakpoints(self) -> tuple[Count, ...]:
         """Return sink + recent."""
         return (self.sink + self.recent,)
 
@@ -137,23 +145,18 @@ class ElasticWindow(Pattern):
     sink: Count = 0.0
     rule: str = "length"
 
-    def width(self, keys: Count) -> Count:
+    def max_keys(self, kv_len: Count) -> Count:
         """Return min(max(alpha + beta*T, sink + 1), T)."""
-        grown = keys if self.rule == "length" else maximum(keys - self.alpha, 0.0)
-        return minimum(maximum(self.alpha + self.beta * grown, self.sink + 1.0), keys)
-
-    @property
-    def bends(self) -> tuple[Count, ...]:
-        """Return no length: a line bends once, which the quadrature over lengths takes."""
-        return ()
+        grown = kv_len if self.rule == "length" else maximum(kv_len - self.alpha, 0.0)
+        return minimum(maximum(self.alpha + self.beta * grown, self.sink + 1.0), kv_len)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StridedBlocks(Pattern):
     """The last `local` blocks of keys and one in every `stride` before them [S2-Attention, arXiv 2407.17678].
 
-    Query block i (from 0) computes min(i+1, L) + floor(max(0, i+1-L) / V) whole blocks of b keys; which one of the V it
-    is differs from head to head.
+    Query block i (from 0) computes min(i+1, L) + floor(max(0, i+1-L) / V) whole blocks of b keys. Which one of each V
+    blocks it is differs from head to head.
     """
 
     kind: str = "strided_blocks"
@@ -161,19 +164,23 @@ class StridedBlocks(Pattern):
     local: Count = 1.0
     stride: Count = 1.0
 
-    def pairs(self, new: Count, keys: Count, *, causal: bool) -> Count:
+    def max_keys(self, kv_len: Count) -> Count:
+        """Return the keys of the last query's blocks."""
+        return self.block * self._blocks(floor(maximum(kv_len - 1.0, 0.0) / self.block))
+
+    def pairs(self, q_len: Count, kv_len: Count, *, causal: bool) -> Count:
         """Return the pairs of whole blocks of keys; a bidirectional head sees both sides."""
         if not causal:
-            return new * self.seen(keys)
-        return self._below(keys) - self._below(keys - new)
+            return q_len * self.last_query_keys(kv_len)
+        return self._first_pairs(kv_len) - self._first_pairs(kv_len - q_len)
 
-    def _below(self, tokens: Count) -> Count:
-        """Return the pairs of the first `tokens` queries: b^2 * sum of the rows' blocks, and the last row's part."""
+    def _first_pairs(self, tokens: Count) -> Count:
+        """Return the pairs of the first `tokens` queries: b^2 per block of whole query blocks, and the last part."""
         rows = floor(tokens / self.block)
-        whole = self.block * self.block * self._blocks_of(rows)
-        return whole + (tokens - rows * self.block) * self.block * self._row(rows)
+        whole = self.block * self.block * self._blocks_before(rows)
+        return whole + (tokens - rows * self.block) * self.block * self._blocks(rows)
 
-    def _blocks_of(self, rows: Count) -> Count:
+    def _blocks_before(self, rows: Count) -> Count:
         """Return the sum over i < rows of min(i+1, L) + floor(max(0, i+1-L) / V)."""
         ramp = minimum(rows, self.local)
         near = ramp * (ramp + 1) / 2 + (rows - ramp) * self.local
@@ -181,28 +188,21 @@ class StridedBlocks(Pattern):
         turns = floor(far / self.stride)
         return near + self.stride * turns * (turns - 1) / 2 + turns * (far - turns * self.stride + 1)
 
-    def _row(self, index: Count) -> Count:
-        """Return the blocks that query block `index` computes."""
-        return minimum(index + 1.0, self.local) + floor(maximum(index + 1.0 - self.local, 0.0) / self.stride)
+    def _blocks(self, row: Count) -> Count:
+        """Return the blocks of keys that one query block computes."""
+        return minimum(row + 1.0, self.local) + floor(maximum(row + 1.0 - self.local, 0.0) / self.stride)
 
-    def seen(self, keys: Count) -> Count:
-        """Return the keys of the last query's blocks, at most T."""
-        return minimum(keys, self.block * self._row(floor(maximum(keys - 1.0, 0.0) / self.block)))
-
-    def read(self, new: Count, keys: Count) -> Count:
-        """Return the keys of the last query's blocks and one more for each query that is verified with it."""
-        return minimum(keys, self.seen(keys) + new - 1)
-
-    def mean_seen(self, sequence: Count, *, causal: bool) -> Count:
+    def mean_keys(self, sequence: Count, *, causal: bool) -> Count:
         """Return pairs / T."""
         return self.pairs(sequence, sequence, causal=causal) / sequence
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Axis:
-    """One axis of a neighbourhood: n places, w of them in a window, every `dilation`-th, `stride` queries share one.
+    """One axis of a neighbourhood: windows of `window` places among `size`, every `dilation`-th.
 
-    query_tile, key_tile: of the kernel; null: pairs are counted one by one.
+    stride: queries that share a window.
+    query_tile, key_tile: of the kernel (null: pairs are counted one by one).
     """
 
     size: float
@@ -214,26 +214,26 @@ class Axis:
     key_tile: float | None = None
 
     def density(self) -> float:
-        """Return the share of the axis that a query computes, on the mean.
+        """Return the mean share of the axis that a query computes.
 
-        Exact: min(w, n/dilation) / n, and if causal the windows of the first queries are shorter. With tiles q and k, a
+        Exact: min(w, n/dilation) / n; if causal the windows of the first queries are shorter. With tiles q and k, a
         tile of queries inside the axis visits k * (floor((q - 1 + ceil(w/2) - 1) / k) - floor(-floor(w/2) / k) + 1)
-        keys of the axis in whole tiles; one window for the whole tile (stride a multiple of q): ceil(w/k)*k.
+        keys in whole tiles; with one window per query tile (stride a multiple of q): ceil(w/k)*k.
         """
         line = math.ceil(self.size / self.dilation)
         window = min(self.window, line)
         if self.query_tile is None or self.key_tile is None:
-            seen = window - window * (window - 1) / (2 * line) if self.causal else window
-            return seen / self.size
-        key = self.key_tile
-        whole = math.ceil(line / key) * key
+            keys = window - window * (window - 1) / (2 * line) if self.causal else window
+            return keys / self.size
+        tile = self.key_tile
+        whole = math.ceil(line / tile) * tile
         if self.stride % self.query_tile == 0:
-            visited = math.ceil(window / key) * key
+            visited = math.ceil(window / tile) * tile
         else:
             after = 0.0 if self.causal else math.ceil(window / 2) - 1
             before = window - 1 if self.causal else math.floor(window / 2)
-            last = math.floor((self.query_tile - 1 + after) / key)
-            visited = key * (last - math.floor(-before / key) + 1)
+            last = math.floor((self.query_tile - 1 + after) / tile)
+            visited = tile * (last - math.floor(-before / tile) + 1)
         return min(visited, whole) / (whole * self.dilation)
 
 
@@ -241,43 +241,33 @@ class Axis:
 class Neighbourhood(Pattern):
     """A window around each place of a grid of 1 to 3 axes: density = product of the axes' [arXiv 2403.04690].
 
-    At borders windows move inwards, so that each query sees all of w (NATTEN); kernels visit whole tiles, for which the
-    interior of the grid stands.
+    At borders windows move inwards, so that each query sees all of w (NATTEN). Kernels visit whole tiles, counted as in
+    the interior of the grid.
     """
 
     kind: str = "neighbourhood"
     axes: tuple[Axis, ...] = ()
+    caches_all: ClassVar[bool] = True
+    uniform: ClassVar[bool] = True
 
     def _density(self) -> float:
         return math.prod(axis.density() for axis in self.axes)
 
-    def pairs(self, new: Count, keys: Count, *, causal: bool) -> Count:
+    def max_keys(self, kv_len: Count) -> Count:
+        """Return T * density."""
+        return kv_len * self._density()
+
+    def pairs(self, q_len: Count, kv_len: Count, *, causal: bool) -> Count:
         """Return S * T * density."""
-        return new * keys * self._density()
-
-    def seen(self, keys: Count) -> Count:
-        """Return T * density."""
-        return keys * self._density()
-
-    def kept(self, tokens: Count) -> Count:
-        """Return all: any place may be a neighbour of a later one."""
-        return tokens
-
-    def read(self, new: Count, keys: Count) -> Count:
-        """Return what one query sees and a key for each further one."""
-        return minimum(keys, self.seen(keys) + new - 1)
-
-    def mean_seen(self, sequence: Count, *, causal: bool) -> Count:
-        """Return T * density."""
-        return self.seen(sequence)
+        return q_len * kv_len * self._density()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChunkTopK(Pattern):
     """The best chunks of `chunk` tokens, `attend` keys in all, the first and last among them [arXiv 2402.10685].
 
-    A query scores one pooled key a chunk. All keys are kept, with the pooled ones. offload: on the host, from where a
-    decoding step copies what it attends to; the pooled keys stay.
+    A query scores one pooled key per chunk. All keys are cached, and the pooled ones. offload: on the host, from where
+    a decoding step copies those that it attends to; the pooled keys stay.
     """
 
     kind: str = "chunk_topk"
@@ -285,31 +275,31 @@ class ChunkTopK(Pattern):
     attend: Count = 4096.0
     offload: bool = False
 
-    def width(self, keys: Count) -> Count:
+    def max_keys(self, kv_len: Count) -> Count:
         """Return the attended keys."""
         return self.attend
 
-    def kept(self, tokens: Count) -> Count:
-        """Return T + T/(2c), since a pooled key has no value; on the device without the T, but the attended keys."""
-        held = minimum(tokens, self.attend) if self.offload else tokens
-        return held + 0.5 * tokens / self.chunk
+    def cached_tokens(self, tokens: Count) -> Count:
+        """Return T + T/(2c), as a pooled key has no value; with offload the attended keys and T/(2c)."""
+        local = minimum(tokens, self.attend) if self.offload else tokens
+        return local + 0.5 * tokens / self.chunk
 
-    def hosted(self, tokens: Count) -> Count:
-        """Return all, if they are offloaded."""
+    def host_tokens(self, tokens: Count) -> Count:
+        """Return all tokens, if they are offloaded."""
         return tokens if self.offload else 0.0
 
-    def selection(self, new: Count, keys: Count, head_dim: Count) -> tuple[Count, Count]:
+    def selection(self, q_len: Count, kv_len: Count, head_dim: Count) -> tuple[Count, Count]:
         """Return the scores of pooled keys: pairs / c multiply-adds of a key's width, over T/c keys; none if T <= A."""
-        scored = Pattern().pairs(new, keys, causal=True) / self.chunk
-        chooses = keys > self.attend
-        return where(chooses, scored * head_dim, 0.0), where(chooses, keys / self.chunk, 0.0)
+        scored = Pattern().pairs(q_len, kv_len, causal=True) / self.chunk
+        selects = kv_len > self.attend
+        return where(selects, scored * head_dim, 0.0), where(selects, kv_len / self.chunk, 0.0)
 
-    def fetched(self, new: Count, keys: Count) -> Count:
-        """Return what a step attends to, if keys are offloaded and nothing chosen before is still there."""
-        return minimum(keys, self.attend) * new if self.offload else 0.0
+    def fetched_keys(self, q_len: Count, kv_len: Count) -> Count:
+        """Return the attended keys if they are offloaded; those of earlier steps are not reused."""
+        return minimum(kv_len, self.attend) * q_len if self.offload else 0.0
 
     @property
-    def bends(self) -> tuple[Count, ...]:
+    def breakpoints(self) -> tuple[Count, ...]:
         """Return the attended keys."""
         return (self.attend,)
 
@@ -318,7 +308,8 @@ class ChunkTopK(Pattern):
 class KvBudget(Pattern):
     """A prompt read in full, of which `budget` of the keys stay, at least sink + recent [Task-KV, SnapKV, H2O].
 
-    full_share: heads that keep all keys; the others keep sink, recent and as many middle tokens as the budget leaves.
+    full_share: heads that keep all keys. The others keep sink, recent and as many middle tokens as the budget leaves,
+    (budget - full_share)*T/(1 - full_share) - sink - recent.
     """
 
     kind: str = "kv_budget"
@@ -327,30 +318,25 @@ class KvBudget(Pattern):
     recent: Count = 0.0
     full_share: Quantity = 0.0
 
-    def kept(self, tokens: Count) -> Count:
-        """Return max(budget*T, min(T, sink + recent)) on the mean of the heads."""
+    def cached_tokens(self, tokens: Count) -> Count:
+        """Return max(budget*T, min(T, sink + recent)), the mean of the heads."""
         return maximum(self.budget * tokens, minimum(tokens, self.sink + self.recent))
 
-    def middle(self, tokens: Count) -> Count:
-        """Return the middle tokens k of a head that does not keep all: (B - full)*T/(1 - full) - sink - recent."""
-        rest = (self.budget - self.full_share) * tokens / (1.0 - self.full_share)
-        return maximum(rest - self.sink - self.recent, 0.0)
+    def keys_read(self, q_len: Count, kv_len: Count) -> Count:
+        """Return the cached keys and one more for each further query."""
+        return minimum(kv_len, self.cached_tokens(kv_len) + q_len - 1)
 
-    def read(self, new: Count, keys: Count) -> Count:
-        """Return what is kept."""
-        return minimum(keys, self.kept(keys) + new - 1)
-
-    def pairs(self, new: Count, keys: Count, *, causal: bool) -> Count:
-        """Return those of a prompt in full, of one new token those with kept keys."""
-        return where(new > 1, Pattern.pairs(self, new, keys, causal=causal), new * self.kept(keys))
+    def pairs(self, q_len: Count, kv_len: Count, *, causal: bool) -> Count:
+        """Return the pairs of a full prompt, or those of one new token with the cached keys."""
+        return where(q_len > 1, Pattern.pairs(self, q_len, kv_len, causal=causal), q_len * self.cached_tokens(kv_len))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PredictedSparse(Pattern):
-    """`keep` of the keys, which a low-rank predictor names for each query [Sparsifiner, arXiv 2303.13755].
+    """A share `keep` of the keys, which a low-rank predictor selects for each query [Sparsifiner, arXiv 2303.13755].
 
-    Multiply-adds of the predictor, a head of width d: queries and keys to `rank` (2*N*d*c), keys to `reduced` tokens
-    (c*N*n), scores (N*c*n), and their way back over a basis of which `basis` is not zero (basis*n*N*N).
+    Multiply-adds of the predictor, per head of width d: queries and keys to `rank` (2*N*d*c), keys to `reduced` tokens
+    (c*N*n), scores (N*c*n), and their way back over a basis of which a share `basis` is not zero (basis*n*N*N).
     """
 
     kind: str = "predicted_sparse"
@@ -358,70 +344,51 @@ class PredictedSparse(Pattern):
     reduced: Count = 1.0
     rank: Count = 1.0
     basis: Quantity = 1.0
+    caches_all: ClassVar[bool] = True
 
-    def width(self, keys: Count) -> Count:
+    def max_keys(self, kv_len: Count) -> Count:
         """Return keep*T."""
-        return self.keep * keys
+        return self.keep * kv_len
 
-    def kept(self, tokens: Count) -> Count:
-        """Return all."""
-        return tokens
-
-    def selection(self, new: Count, keys: Count, head_dim: Count) -> tuple[Count, Count]:
+    def selection(self, q_len: Count, kv_len: Count, head_dim: Count) -> tuple[Count, Count]:
         """Return the predictor's multiply-adds; it reads all keys."""
-        projected = (new + keys) * head_dim * self.rank + self.rank * keys * self.reduced
-        return projected + new * self.rank * self.reduced + self.basis * self.reduced * new * keys, keys
+        projected = (q_len + kv_len) * head_dim * self.rank + self.rank * kv_len * self.reduced
+        return projected + q_len * self.rank * self.reduced + self.basis * self.reduced * q_len * kv_len, kv_len
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Spans(Pattern):
     """Direct keys and summaries of spans, which together reach all tokens [Combiner, arXiv 2107.05768].
 
-    A query sees s + 2*T/s keys (`fixed`, span s, null: sqrt(T)), m + 2*m for T as an m x m grid (`axial`), or
+    A query attends to s + 2*T/s keys (`fixed`, span s, null: sqrt(T)), m + 2*m for T as an m x m grid (`axial`), or
     log2(T) + 1 (`logsparse`).
     """
 
     kind: str = "spans"
     scheme: str = "fixed"
     span: Count | None = None
+    caches_all: ClassVar[bool] = True
+    uniform: ClassVar[bool] = True
 
-    def width(self, keys: Count) -> Count:
-        """Return the keys and summaries that a query sees."""
+    def max_keys(self, kv_len: Count) -> Count:
+        """Return the keys and summaries of a query."""
         if self.scheme == "logsparse":
-            return log2(keys) + 1.0
-        span: Quantity = keys**0.5 if self.span is None or self.scheme == "axial" else self.span
-        return span + 2 * keys / span
-
-    def pairs(self, new: Count, keys: Count, *, causal: bool) -> Count:
-        """Return S times that."""
-        return new * minimum(self.width(keys), keys)
-
-    def kept(self, tokens: Count) -> Count:
-        """Return all."""
-        return tokens
-
-    def mean_seen(self, sequence: Count, *, causal: bool) -> Count:
-        """Return the same for every query."""
-        return minimum(self.width(sequence), sequence)
+            return log2(kv_len) + 1.0
+        span: Quantity = kv_len**0.5 if self.span is None or self.scheme == "axial" else self.span
+        return span + 2 * kv_len / span
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mixed(Pattern):
-    """Sets of queries that each see their own keys: the sum of S_a * T_a [MixFormer, arXiv 2203.11082].
-
-    sets: (queries, keys) of each; they stand for a whole sequence, whatever its length.
-    """
+    """Sets of (queries, keys) that cover a sequence of any length: sum of S_a * T_a [MixFormer, arXiv 2203.11082]."""
 
     kind: str = "mixed"
     sets: tuple[tuple[Count, Count], ...] = ()
 
-    def pairs(self, new: Count, keys: Count, *, causal: bool) -> Count:
+    def pairs(self, q_len: Count, kv_len: Count, *, causal: bool) -> Count:
         """Return the sum over the sets."""
-        total: Quantity = 0.0
-        for queries, visible in self.sets:
-            total = total + queries * visible
-        return total
+        return sum_of(queries * keys for queries, keys in self.sets)
 
-    def mean_seen(self, sequence: Count, *, causal: bool) -> Count:
+    def mean_keys(self, sequence: Count, *, causal: bool) -> Count:
         """Return pairs / T."""
         return self.pairs(sequence, sequence, causal=causal) / sequence

@@ -55,32 +55,32 @@ class Training:
     sharding: Sharding = Sharding()
 
     @property
-    def overlaps(self) -> bool:
+    def overlaps_communication(self) -> bool:
         """Tell whether gathers and reductions run beside computation."""
         return self.zero == 3 if self.sharding.overlap is None else self.sharding.overlap
 
     @property
-    def reduces_often(self) -> bool:
+    def reduces_each_micro_batch(self) -> bool:
         """Tell whether gradients are reduced after every micro-batch rather than once a step."""
         return self.zero >= 2 if self.sharding.reduce is None else self.sharding.reduce == "micro_batch"
 
     @property
-    def reduces_behind(self) -> bool:
+    def has_async_reduce(self) -> bool:
         """Tell whether reductions of a pass run on beside those that follow it: those of stage 2, where they overlap.
 
         Its weights stay whole until the step ends, and what keeps them so does not wait for reductions in between
         [PyTorch, FSDPModule.set_is_last_backward]. With stage 3 every backward pass ends with a wait for its own
         [FSDP, _post_backward_final_callback].
         """
-        return self.zero == 2 and self.reduces_often and self.overlaps
+        return self.zero == 2 and self.reduces_each_micro_batch and self.overlaps_communication
 
     @property
-    def splits_gradients(self) -> bool:
+    def shards_gradients(self) -> bool:
         """Tell whether a rank keeps its share of the gradients only: from stage 2 on, if it reduces them at once."""
-        return self.zero >= 2 and self.reduces_often
+        return self.zero >= 2 and self.reduces_each_micro_batch
 
     @property
-    def gathers_for_backward(self) -> bool:
+    def regathers_weights(self) -> bool:
         """Tell whether a backward pass has to gather the weights again."""
         return self.zero == 3 and not self.sharding.keep_gathered
 
@@ -141,12 +141,12 @@ class Prefill:
         return 1.0 if self.denoising is None else self.denoising.steps
 
     @property
-    def copies(self) -> Count:
+    def branches(self) -> Count:
         """Return the sequences of a pass for each prompt: one a branch."""
         return 1.0 if self.denoising is None else self.denoising.branches
 
     @property
-    def skipped(self) -> Quantity:
+    def uncomputed_share(self) -> Quantity:
         """Return the share of a sequence that a pass reads and does not compute: in a cache, or not denoised."""
         active = 1.0 if self.denoising is None else self.denoising.active
         return 1.0 - active * (1.0 - self.prefix_hit_rate)
@@ -176,7 +176,7 @@ class Decode:
     speculative: Speculative | None = None
 
     @property
-    def mean_keys(self) -> Count:
+    def mean_kv_len(self) -> Count:
         """Return the mean context over a request's life: input_tokens + output_tokens / 2."""
         return self.input_tokens + self.output_tokens / 2
 

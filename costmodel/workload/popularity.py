@@ -1,27 +1,37 @@
-"""How tokens spread over experts that are not equally full, and what that means for the fullest rank."""
+"""How tokens spread over experts that are not equally popular, and what that means for the most loaded rank."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from costmodel.quantities import Array, Count, Quantity
 from costmodel.workload.order_statistics import expected_maximum
-from costmodel.workload.placement import balanced, in_order
+from costmodel.workload.placement import balanced, sequential
 
-Structure: TypeAlias = "tuple[float, ...]"  # experts, groups, ranks, nodes, redundant, exponent
+
+class ExpertLayout(NamedTuple):
+    """Sizes that decide where experts are placed. nodes: hold equally many ranks; exponent: of a Zipf law."""
+
+    experts: float
+    groups: float
+    ranks: float
+    nodes: float
+    redundant: float
+    exponent: float
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """What is no size of how tokens choose.
+class RoutingLaw:
+    """How tokens choose experts, apart from sizes.
 
-    load: `uniform`, `zipf` or `counts`; counts: tokens of each expert; placement: null is by load where there are
-    replicas, else in order; group_top_k: groups that a token may choose from, null where routing is free.
+    load: `uniform`, `zipf` or `counts`; counts: tokens of each expert.
+    placement: `balanced` or `sequential` (null: balanced with replicas).
+    group_top_k: groups that a token may use (null: routing is free).
     """
 
     load: str
@@ -31,124 +41,122 @@ class Choice:
     group_top_k: int | None = None
 
     @property
-    def by_chance(self) -> bool:
-        """Tell whether tokens are drawn; counted loads are as counted."""
+    def is_random(self) -> bool:
+        """Tell whether tokens are drawn; measured counts are exact."""
         return self.load != "counts"
 
 
-def chances(choice: Choice, experts: int, exponent: float) -> Array:
-    """Return for every expert the chance that a token chooses it; together `top_k`.
+def expert_probabilities(law: RoutingLaw, experts: int, exponent: float) -> Array:
+    """Return for every expert the probability that a token chooses it; together `top_k`.
 
-    uniform: k/E; counts: k * count / all counts; zipf: min(1, c * r^-exponent) for the expert of popularity r = 1, 2 …,
-    where c makes the sum k: a token chooses an expert once at most. Experts are numbered such that the popular ones are
-    spread over any number of ranks and nodes (van der Corput's sequence).
+    uniform: k/E; counts: k * count / all counts; zipf: min(1, c * r^-exponent) for the expert of popularity rank r, c
+    such that the sum is k: a token chooses an expert at most once. Experts are numbered so that the popular ones spread
+    over any number of ranks and nodes (van der Corput's sequence).
     """
-    if choice.counts is not None:
-        counted = np.array(choice.counts)
-        return np.asarray(choice.top_k * counted / counted.sum(), dtype=np.float64)
-    if choice.load != "zipf":
-        return np.full(experts, choice.top_k / experts)
+    if law.counts is not None:
+        counts = np.array(law.counts)
+        return np.asarray(law.top_k * counts / counts.sum(), dtype=np.float64)
+    if law.load != "zipf":
+        return np.full(experts, law.top_k / experts)
     weights = np.arange(1.0, experts + 1) ** -exponent
-    wanted, certain = float(choice.top_k), 0
-    while certain < choice.top_k and weights[certain] * wanted >= weights[certain:].sum():
-        certain, wanted = certain + 1, wanted - 1
-    rest = weights[certain:] * (wanted / weights[certain:].sum()) if certain < experts else weights[:0]
+    remaining, certain = float(law.top_k), 0
+    while certain < law.top_k and weights[certain] * remaining >= weights[certain:].sum():
+        certain, remaining = certain + 1, remaining - 1
+    rest = weights[certain:] * (remaining / weights[certain:].sum()) if certain < experts else weights[:0]
     return np.concatenate([np.ones(certain), rest])[np.argsort(_van_der_corput(experts), kind="stable")]
 
 
 def _van_der_corput(count: int) -> Array:
     """Return the first elements of the sequence in base two: the binary digits of 0, 1, 2 … mirrored at the point."""
     numbers, digits = np.arange(count), max(count - 1, 1).bit_length()
-    found = np.zeros(count)
+    sequence = np.zeros(count)
     for digit in range(digits):
-        found += ((numbers >> digit) & 1) * 0.5 ** (digit + 1)
-    return found
+        sequence += ((numbers >> digit) & 1) * 0.5 ** (digit + 1)
+    return sequence
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Placed:
-    """Ranks with their experts: chances [ranks, slots a rank] that a token comes to each; what is alike stands once.
+class PlacedExperts:
+    """Experts on their ranks, equal ranks once.
 
-    kinds: the distinct ranks [kinds, slots]; alike: how many of each; mean, variance: rows of one token on a rank.
+    probabilities: that a token comes to each slot [ranks, slots per rank].
+    kinds: the distinct ranks [kinds, slots]; multiplicity: ranks of each kind.
+    mean, variance: rows of one token on a rank of each kind.
     """
 
-    chances: Array
+    probabilities: Array
     kinds: Array
-    alike: Array
+    multiplicity: Array
     mean: Array
     variance: Array
 
 
 @lru_cache(maxsize=1024)
-def placed(choice: Choice, structure: Structure) -> Placed | None:
-    """Return the experts where they stand; null for a structure that cannot be (experts that do not divide).
+def place_experts(law: RoutingLaw, layout: ExpertLayout) -> PlacedExperts | None:
+    """Return the experts on their ranks; null for an impossible layout (experts that do not divide).
 
-    variance of the rows that a token gives a rank, from the chances p of its slots [Hájek, Annals of Mathematical
-    Statistics 35(4), 1964; exact for equal chances]:
+    Variance of the rows that a token gives a rank, from the probabilities p of its slots [Hájek, Annals of Mathematical
+    Statistics 35(4), 1964; exact for equal probabilities]:
 
         A = sum over the rank of p*(1-p),   D = sum over all slots,   n slots:   v = (A - A^2/D) * n/(n-1)
 
-    times that of equal experts in limited groups over that in free ones.
+    times the ratio for equal experts of limited to free groups.
     """
-    experts, groups, ranks, nodes, redundant, exponent = structure
+    experts, groups, ranks, nodes, redundant, exponent = layout
     slots = (experts + redundant) / ranks
-    if not all(float(each).is_integer() for each in (experts, groups, ranks, redundant, slots)) or experts % groups:
+    if not all(float(size).is_integer() for size in (experts, groups, ranks, redundant, slots)) or experts % groups:
         return None
-    if choice.counts is not None and len(choice.counts) != experts:
+    if law.counts is not None and len(law.counts) != experts:
         return None
-    each = chances(choice, int(experts), exponent)
-    if (choice.placement or ("balanced" if redundant else "sequential")) == "balanced":
-        on_nodes = int(nodes) if float(nodes).is_integer() else 1
-        found = balanced(each, int(ranks), int(redundant), int(groups), on_nodes)
+    loads = expert_probabilities(law, int(experts), exponent)
+    if (law.placement or ("balanced" if redundant else "sequential")) == "balanced":
+        whole_nodes = int(nodes) if float(nodes).is_integer() else 1
+        placed = balanced(loads, int(ranks), int(redundant), int(groups), whole_nodes)
     elif redundant:
         return None
     else:
-        found = in_order(each, int(ranks))
-    kinds, alike = np.unique(np.sort(found, axis=1), axis=0, return_counts=True)
-    uncertain = kinds * (1 - kinds)
-    own, count = uncertain.sum(axis=1), found.size
-    everything = float(alike @ own)
-    varies = everything > 0 and count > 1
-    free = (own - own**2 / everything) * count / (count - 1) if varies else np.zeros_like(own)
-    limited = _variance_in_groups(choice, experts, groups, ranks)
-    return Placed(found, kinds, alike.astype(np.float64), kinds.sum(axis=1), np.maximum(free, 0.0) * limited)
+        placed = sequential(loads, int(ranks))
+    kinds, multiplicity = np.unique(np.sort(placed, axis=1), axis=0, return_counts=True)
+    rank_spread, count = (kinds * (1 - kinds)).sum(axis=1), placed.size
+    spread = float(multiplicity @ rank_spread)
+    varies = spread > 0 and count > 1
+    free = (rank_spread - rank_spread**2 / spread) * count / (count - 1) if varies else np.zeros_like(rank_spread)
+    variance = np.maximum(free, 0.0) * _variance_in_groups(law, experts, groups, ranks)
+    return PlacedExperts(placed, kinds, multiplicity.astype(np.float64), kinds.sum(axis=1), variance)
 
 
-def _variance_in_groups(choice: Choice, experts: float, groups: float, ranks: float) -> float:
-    """Return the variance of a token's rows on a rank under limited groups over that under free choice.
+def _variance_in_groups(law: RoutingLaw, experts: float, groups: float, ranks: float) -> float:
+    """Return the variance of a token's rows on a rank with limited groups over that with free choice.
 
-    A token takes M of G groups, then k of their n experts. J of its groups stand on the rank, which holds q = G/ranks:
+    A token takes M of G groups, then k of their n experts. J of its groups are on the rank, which has q = G/ranks:
 
         q >= 1    Var[k*J/M] + E[k * J/M * (1 - J/M)] * (n-k)/(n-1),   J hypergeometric
         q < 1     a*v + a*(1-a)*m^2,   a = M/G;   m, v: mean and variance once the rank's group is among them
     """
-    if choice.group_top_k is None or choice.group_top_k >= groups:
+    if law.group_top_k is None or law.group_top_k >= groups:
         return 1.0
-    k, taken, held = choice.top_k, choice.group_top_k, experts / ranks
+    k, taken, local = law.top_k, law.group_top_k, experts / ranks
     reachable, q = experts * taken / groups, groups / ranks
     share = 1 / ranks
-    open_choices = max(reachable - k, 0.0) / max(reachable - 1, 1.0)  # none where a token takes all that it can reach
+    correction = max(reachable - k, 0.0) / max(reachable - 1, 1.0)  # of draws without replacement
     free = k * share * (1 - share) * (experts - k) / (experts - 1)
     if q >= 1:
         mean = taken / ranks
         spread = mean * (1 - share) * (groups - taken) / (groups - 1)
         inside = mean / taken - (spread + mean**2) / taken**2
-        limited = (k / taken) ** 2 * spread + k * open_choices * inside
+        limited = (k / taken) ** 2 * spread + k * correction * inside
     else:
-        chosen, part = taken / groups, held / reachable
-        inside = k * part * (1 - part) * open_choices
+        chosen, part = taken / groups, local / reachable
+        inside = k * part * (1 - part) * correction
         limited = chosen * inside + chosen * (1 - chosen) * (k * part) ** 2
     return limited / free if free > 0 else 1.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Popularity:
-    """Tokens of all ranks of an expert-parallel group, and the experts that they choose from.
+    """Tokens of all ranks of an expert-parallel group, and the experts that they choose from (as in `ExpertLayout`)."""
 
-    nodes: over which the ranks stand evenly; redundant: replicas beside the experts; exponent: of a Zipf law.
-    """
-
-    choice: Choice
+    law: RoutingLaw
     experts: Count
     groups: Count
     ranks: Count
@@ -158,100 +166,100 @@ class Popularity:
     tokens: Count
 
     @property
-    def _structure(self) -> tuple[Quantity, ...]:
+    def _layout(self) -> tuple[Quantity, ...]:
         return self.experts, self.groups, self.ranks, self.nodes, self.redundant, self.exponent
 
-    def fullest_rank(self) -> tuple[Count, Count, Count]:
-        """Return of the fullest rank: rows, experts that are hit, standard deviation of the rows of those.
+    def most_loaded_rank(self) -> tuple[Count, Count, Count]:
+        """Return the most loaded rank's rows, active experts, and standard deviation of the rows of those.
 
-        Rows and hit experts are each the expected maximum over ranks: the first sets the time of a full layer, the
+        Rows and active experts are each the expected maximum over ranks: the first sets the time of a full layer, the
         second of one that mostly reads weights.
         """
-        rows, hit, deviation = _by_structure(_fullest_rank, self.choice, self._structure, (self.tokens,), 3)
-        return rows, hit, deviation
+        rows, active, rows_std = _by_layout(_most_loaded_rank, self.law, self._layout, (self.tokens,), 3)
+        return rows, active, rows_std
 
-    def fullest_place(self, places: Count, chance: Quantity) -> Quantity:
-        """Return the tokens that come to the fullest of `places` (nodes or ranks), each once, over those of the mean.
+    def most_loaded_target(self, targets: Count, probability: Quantity) -> Quantity:
+        """Return the distinct tokens that reach the most loaded of `targets` (nodes or ranks), over the mean.
 
-        chance: that a token comes to one of them if experts are alike; skewed ones share the exponent that makes
+        probability: that a token reaches one of them if experts are alike. Unequal ones share the exponent that makes
         1 - prod(1-p)^exponent right for equal p.
         """
-        (load,) = _by_structure(_fullest_place, self.choice, (*self._structure, places), (self.tokens, chance), 1)
+        (load,) = _by_layout(_most_loaded_target, self.law, (*self._layout, targets), (self.tokens, probability), 1)
         return load
 
 
-def _fullest_rank(choice: Choice, structure: Structure, tokens: Array) -> Array:
-    """Return rows, hit experts and deviation of the fullest rank [3, points]."""
-    at = placed(choice, structure)
-    if at is None:
+def _most_loaded_rank(law: RoutingLaw, layout: tuple[float, ...], tokens: Array) -> Array:
+    """Return rows, active experts and standard deviation of the most loaded rank [3, points]."""
+    placed = place_experts(law, ExpertLayout(*layout))
+    if placed is None:
         return np.full((3, len(tokens)), np.nan)
-    slots = at.kinds.shape[1]
-    mean = at.mean[:, None] * tokens
-    missed = (1 - np.minimum(at.kinds[:, :, None], 1.0)) ** tokens
-    hit = slots - missed.sum(axis=1)
-    most_rows, most_hit = mean.max(axis=0), hit.max(axis=0)
-    if choice.by_chance:
-        rows = expected_maximum(mean, at.variance[:, None] * tokens, at.alike)
-        full = expected_maximum(hit, (missed * (1 - missed)).sum(axis=1), at.alike)
-        most_rows = np.clip(rows, most_rows, np.maximum(tokens * min(choice.top_k, slots), most_rows))
-        most_hit = np.clip(full, most_hit, slots)
-    some = np.minimum(tokens * choice.top_k, 1.0)  # somewhere each token goes
-    most_rows = np.maximum(most_rows, some)
-    most_hit = np.clip(most_hit, 1.0, np.maximum(most_rows, 1.0))
-    fullest = at.kinds[at.mean.argmax()]
-    share = (fullest / max(float(fullest.sum()), 1e-300))[:, None]
-    squares = ((share * most_rows) ** 2).sum(axis=0)
-    if choice.by_chance:
-        squares = squares + (share * (1 - share) * most_rows).sum(axis=0)
-    variance = squares / most_hit - (most_rows / most_hit) ** 2
-    return np.stack([most_rows, most_hit, np.sqrt(np.maximum(variance, 0.0))])
+    slots = placed.kinds.shape[1]
+    mean_rows = placed.mean[:, None] * tokens
+    missed = (1 - np.minimum(placed.kinds[:, :, None], 1.0)) ** tokens
+    mean_active = slots - missed.sum(axis=1)
+    rows, active = mean_rows.max(axis=0), mean_active.max(axis=0)
+    if law.is_random:
+        drawn_rows = expected_maximum(mean_rows, placed.variance[:, None] * tokens, placed.multiplicity)
+        drawn_active = expected_maximum(mean_active, (missed * (1 - missed)).sum(axis=1), placed.multiplicity)
+        rows = np.clip(drawn_rows, rows, np.maximum(tokens * min(law.top_k, slots), rows))
+        active = np.clip(drawn_active, active, slots)
+    rows = np.maximum(rows, np.minimum(tokens * law.top_k, 1.0))  # each token goes somewhere
+    active = np.clip(active, 1.0, np.maximum(rows, 1.0))
+    most_loaded = placed.kinds[placed.mean.argmax()]
+    share = (most_loaded / max(float(most_loaded.sum()), 1e-300))[:, None]
+    squares = ((share * rows) ** 2).sum(axis=0)
+    if law.is_random:
+        squares = squares + (share * (1 - share) * rows).sum(axis=0)
+    variance = squares / active - (rows / active) ** 2
+    return np.stack([rows, active, np.sqrt(np.maximum(variance, 0.0))])
 
 
-def _fullest_place(choice: Choice, structure: Structure, tokens: Array, chance: Array) -> Array:
-    """Return the load of the fullest place over the mean of equal experts [1, points]."""
-    *rest, places = structure
-    at = placed(choice, tuple(rest))
-    if at is None or not places > 1:
-        return np.full((1, len(tokens)), np.nan if at is None else 1.0)
-    ranks, experts = len(at.chances), rest[0]
-    starts = np.arange(0, ranks, max(int(ranks / places), 1))
-    missed = np.add.reduceat(np.log1p(-np.minimum(at.chances, 1 - 1e-15)).sum(axis=1), starts)
-    kinds, alike = np.unique(missed, return_counts=True)
-    equal = experts / places * np.log1p(-min(choice.top_k / experts, 1 - 1e-15))
+def _most_loaded_target(law: RoutingLaw, layout: tuple[float, ...], tokens: Array, probability: Array) -> Array:
+    """Return the load of the most loaded target over the mean of equal experts [1, points]."""
+    *rest, targets = layout
+    placed = place_experts(law, ExpertLayout(*rest))
+    if placed is None or not targets > 1:
+        return np.full((1, len(tokens)), np.nan if placed is None else 1.0)
+    ranks, experts = len(placed.probabilities), rest[0]
+    starts = np.arange(0, ranks, max(int(ranks / targets), 1))
+    log_missed = np.log1p(-np.minimum(placed.probabilities, 1 - 1e-15)).sum(axis=1)
+    kinds, multiplicity = np.unique(np.add.reduceat(log_missed, starts), return_counts=True)
+    equal = experts / targets * np.log1p(-min(law.top_k / experts, 1 - 1e-15))
     with np.errstate(divide="ignore", invalid="ignore"):
-        exponent = np.log1p(-np.minimum(chance, 1 - 1e-15)) / equal
+        exponent = np.log1p(-np.minimum(probability, 1 - 1e-15)) / equal
     visited = -np.expm1(kinds[:, None] * exponent)
     mean = visited * tokens
-    most = mean.max(axis=0)
-    if choice.by_chance:
-        drawn = expected_maximum(mean, mean * (1 - visited), alike.astype(np.float64))
-        most = np.clip(drawn, most, tokens)
-    return np.asarray((np.maximum(most, np.minimum(tokens, 1.0)) / (tokens * chance))[None], dtype=np.float64)
+    largest = mean.max(axis=0)
+    if law.is_random:
+        drawn = expected_maximum(mean, mean * (1 - visited), multiplicity.astype(np.float64))
+        largest = np.clip(drawn, largest, tokens)
+    load = np.maximum(largest, np.minimum(tokens, 1.0)) / (tokens * probability)
+    return np.asarray(load[None], dtype=np.float64)
 
 
 _Evaluated: TypeAlias = Callable[..., Array]
 
 
-def _by_structure(
-    function: _Evaluated, choice: Choice, structure: tuple[Quantity, ...], sizes: tuple[Quantity, ...], outputs: int
+def _by_layout(
+    function: _Evaluated, law: RoutingLaw, layout: tuple[Quantity, ...], sizes: tuple[Quantity, ...], outputs: int
 ) -> list[Quantity]:
-    """Return what `function` gives at every point; it is called once for each distinct structure."""
-    if not any(isinstance(each, np.ndarray) for each in (*structure, *sizes)):
-        return list(_at_one_point(function, choice, tuple(map(float, structure)), tuple(map(float, sizes))))
-    shape = np.broadcast_shapes(*(np.shape(each) for each in (*structure, *sizes)))
-    keys = np.stack([np.broadcast_to(each, shape).reshape(-1) for each in structure])
-    points = [np.broadcast_to(np.asarray(each, dtype=np.float64), shape).reshape(-1) for each in sizes]
+    """Return what `function` gives at every point; it is called once per distinct layout."""
+    if not any(isinstance(value, np.ndarray) for value in (*layout, *sizes)):
+        return list(_at_one_point(function, law, tuple(map(float, layout)), tuple(map(float, sizes))))
+    shape = np.broadcast_shapes(*(np.shape(value) for value in (*layout, *sizes)))
+    keys = np.stack([np.broadcast_to(value, shape).reshape(-1) for value in layout])
+    points = [np.broadcast_to(np.asarray(value, dtype=np.float64), shape).reshape(-1) for value in sizes]
     distinct, member = np.unique(keys, axis=1, return_inverse=True)
-    found = np.empty((outputs, keys.shape[1]))
-    for number, key in enumerate(distinct.T):
-        here = np.flatnonzero(member.reshape(-1) == number)
-        found[:, here] = function(choice, tuple(map(float, key)), *(each[here] for each in points))
-    return [row.reshape(shape) for row in found]
+    results = np.empty((outputs, keys.shape[1]))
+    for i, key in enumerate(distinct.T):
+        chosen = np.flatnonzero(member.reshape(-1) == i)
+        results[:, chosen] = function(law, tuple(map(float, key)), *(value[chosen] for value in points))
+    return [row.reshape(shape) for row in results]
 
 
 @lru_cache(maxsize=4096)
 def _at_one_point(
-    function: _Evaluated, choice: Choice, structure: Structure, sizes: tuple[float, ...]
+    function: _Evaluated, law: RoutingLaw, layout: tuple[float, ...], sizes: tuple[float, ...]
 ) -> tuple[float, ...]:
-    found = function(choice, structure, *(np.array([each]) for each in sizes))
-    return tuple(float(each) for each in found[:, 0])
+    results = function(law, layout, *(np.array([size]) for size in sizes))
+    return tuple(float(value) for value in results[:, 0])

@@ -1,9 +1,9 @@
-"""What is asked: a model on a cluster in one phase, and how the work is laid out."""
+"""A scenario: a model on a cluster in one phase, and how the work is laid out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import ClassVar, TypeAlias
 
 import numpy as np
@@ -11,22 +11,23 @@ import numpy as np
 from costmodel.hardware import Cluster
 from costmodel.quantities import Bytes, Count, Quantity, Seconds, where
 from costmodel.workload.architecture import Architecture
-from costmodel.workload.dtypes import ELEMENT_BYTES, grouped_bytes
+from costmodel.workload.dtypes import ELEMENT_BYTES, GroupScaling
 from costmodel.workload.operators import WEIGHT_ONLY
 from costmodel.workload.plans import Decode, ExpertBound, Generate, Prefill, Serving, Training
-from costmodel.workload.simulation import PLAIN, Simulation
+from costmodel.workload.simulation import Simulation
 
-UNFUSED = "unfused"  # the implementation of attention whose scores go through device memory
-MASKED = "masked-softmax"  # the same, with scale, causal mask and softmax in one kernel
+UNFUSED = "unfused"  # attention with its scores in device memory
+MASKED = "masked-softmax"  # unfused, but scale, causal mask and softmax are one kernel
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Parallelism:
-    """Degrees of parallelism. Ranks are laid out tp fastest, then cp, dp, pp; ep spans tp*cp*dp ranks in that order.
+    """Degrees of parallelism. Rank order is tp fastest, then cp, dp, pp; ep spans tp*cp*dp ranks in that order.
 
-    expert_tensor: tensor parallelism inside an expert; null: `tp` where `ep` is one, else one.
-    sequence_parallel: activations outside the tensor-parallel region are split over tp as well. context: how the ranks
-    of `cp` see each other's keys: `gather`, `ring` or `ulysses`; decoding splits the cache over them, whichever it is.
+    virtual: stages per pipeline rank.
+    expert_tensor: tensor parallelism inside an expert (null: `tp` where `ep` is one, else one).
+    sequence_parallel: activations outside the tensor-parallel region are split over tp too.
+    context: how `cp` ranks exchange keys: `gather`, `ring` or `ulysses`; decoding always splits the cache over them.
     """
 
     tp: Count = 1.0
@@ -40,31 +41,32 @@ class Parallelism:
     context: str = "gather"
 
     @property
-    def tensor_of_expert(self) -> Count:
-        """Return the tensor parallelism inside an expert: as stated, else tp without expert parallelism, else one."""
+    def etp(self) -> Count:
+        """Return the tensor parallelism inside an expert."""
         return where(self.ep == 1, self.tp, 1.0) if self.expert_tensor is None else self.expert_tensor
 
     @property
     def devices(self) -> Count:
-        """Return how many devices the layout takes: tp * cp * dp * pp."""
+        """Return the devices of the layout: tp * cp * dp * pp."""
         return self.tp * self.cp * self.dp * self.pp
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Precision:
     """The number format of each operator family and of each kind of stored tensor.
 
-    activations: what the backward pass keeps of a matrix product's input; attention_output: of the core's output, which
-    is the next product's input too (null: as `activations`); scale_block: elements that share one FP32 scale in an FP8
-    activation, null: one scale a tensor. weights, head_weights: as linear layers and the head store them (null: as
-    `head`); narrower than the products, they are expanded inside the kernel. weight_group: weights along K that share a
-    scale and a zero point (null: of `scale_block` squared, or none; zero point null: symmetric); weight_bits: bits of a
-    stored weight on average, scales and all, where a mixture of formats makes them (null: by the format).
-    kv_group: the same of cached elements of one token and head (null: one scale a tensor). branches: what mixers and
-    FFNs pass on between a norm and the sum behind them, as under autocast (null: as `residual`).
+    linear: GEMMs of projections and FFN.
+    branches: what mixers and FFNs pass on between a norm and the sum behind them, as under autocast (null: `residual`).
+    weights, head_weights: as linear layers and the head store them (null: as `head`); a kernel expands weights that
+        are narrower than its GEMM.
+    weight_scaling: scales of stored weights (without a group: one per `scale_block` squared, or none).
+    weight_bits: mean bits of a stored weight, scales included, for a mixture of formats (null: by the format).
+    kv_scaling: scales of cached elements of one token and head.
+    activations: saved inputs of GEMMs; attention_output: saved output of attention (null: as `activations`).
+    scale_block: elements per FP32 scale of an FP8 activation (null: one scale per tensor).
     """
 
-    linear: str  # projections and FFN matrix products
+    linear: str
     attention: str
     router: str
     head: str
@@ -78,35 +80,33 @@ class Precision:
     attention_output: str | None = None
     scale_block: Count | None = None
     head_weights: str | None = None
-    weight_group: Count | None = None
-    weight_scale: str = "fp16"
-    weight_zero: str | None = None
+    weight_scaling: GroupScaling = field(default_factory=GroupScaling)
     weight_bits: Quantity | None = None
-    kv_group: Count | None = None
-    kv_scale: str = "fp16"
-    kv_zero: str | None = None
+    kv_scaling: GroupScaling = field(default_factory=GroupScaling)
     branches: str | None = None
 
     @property
     def weight_only(self) -> bool:
-        """Tell whether linear layers multiply in a wider format than the one their weights are stored in."""
+        """Tell whether linear layers store weights in a narrower format than their GEMMs use."""
         return ELEMENT_BYTES[self.weights] < ELEMENT_BYTES[self.linear]
 
     @property
-    def cached_element(self) -> Bytes:
+    def kv_element(self) -> Bytes:
         """Return the bytes of one cached key or value element, its share of scale and zero point included."""
-        return grouped_bytes(self.kv_cache, self.kv_group, self.kv_scale, self.kv_zero)
+        return self.kv_scaling.element_bytes(self.kv_cache)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Communication:
-    """How ranks talk: processors that communication kernels take from compute, and what all-to-alls carry.
+    """How ranks communicate.
 
-    mode: `normal` (deduplicated per node, forwarded over the intra-node link) or `low_latency` (one copy per expert).
-    expert_load: tokens of the fullest rank over the mean, whatever the routing; null: as the routing has it.
-    split_attention: micro-batches take turns within the attention of a layer too, before its core, the second one turn
-    behind the first. codec: how much longer exchanges in a logarithmic format take where their kernels encode and
-    decode it. in_network: switches copy what is dispatched and add up what is combined, and both run at once.
+    processors: those that communication kernels take from compute.
+    dispatch, combine: formats of the expert all-to-all's payload.
+    mode: `normal` (one copy per node, forwarded over the intra-node link) or `low_latency` (one copy per expert).
+    expert_load: tokens of the most loaded rank over the mean, whatever the routing (null: by the routing).
+    split_attention: micro-batches also alternate within the attention of a layer, before its kernel, one turn apart.
+    codec: relative time added to all-to-alls in a logarithmic format by kernels that encode and decode it.
+    in_network: switches replicate what is dispatched and reduce what is combined, both at once.
     """
 
     processors: Count = 0.0
@@ -121,11 +121,13 @@ class Communication:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Routing:
-    """How tokens spread over experts, and where these stand.
+    """How tokens spread over experts, and where experts are placed.
 
-    load: `balanced` (all ranks alike), `uniform` (experts equally likely), `zipf` (popularity r^-exponent) or `counts`
-    (tokens of each expert as counted); redundant: replicas beside the experts; placement: `sequential` or `balanced`,
-    null: balanced where there are replicas; capacity: room of an expert over its mean share, null: nothing is dropped.
+    load: `balanced` (all ranks equal), `uniform` (experts equally likely), `zipf` (popularity r^-exponent) or `counts`
+        (measured tokens of each expert).
+    redundant: replicas in addition to the experts.
+    placement: `sequential` or `balanced` (null: balanced with replicas).
+    capacity: room of an expert over its mean share (null: no token is dropped).
     """
 
     load: str = "balanced"
@@ -138,12 +140,14 @@ class Routing:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Offload:
-    """Shares, 0 to 1, of what is kept in the host's memory in place of the device's.
+    """Shares, 0 to 1, that the host's memory holds instead of the device's.
 
-    optimizer: states, which the host then updates itself; weights: those that layers compute with; activations: what
-    the backward pass waits for; kv_cache: keys and values, which decoding copies to the device in every pass. overlap:
-    transfers run beside computation; without, computation waits for each. experts: `device`, or `host`, whose
-    processors then compute the routed experts from its memory.
+    optimizer: states, which the host then updates itself.
+    weights: those that layers compute with.
+    activations: saved for the backward pass.
+    kv_cache: keys and values, which every decoding pass copies to the device.
+    overlap: transfers overlap computation.
+    experts: `device`, or `host`: its processors compute the routed experts from its memory.
     """
 
     optimizer: Quantity = 0.0
@@ -160,14 +164,14 @@ class Offload:
 
     @property
     def is_used(self) -> bool:
-        """Tell whether the host keeps anything, at any point of a grid."""
+        """Tell whether the host holds anything, at any point of a grid."""
         shares = (self.optimizer, self.weights, self.activations, self.kv_cache)
         return self.hosts_experts or any(bool(np.any(np.asarray(share) > 0)) for share in shares)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tile:
-    """A kernel's output tile `m` x `n`, and over how many blocks its K loop is split."""
+    """A kernel's output tile `m` x `n`, and the thread blocks that share its K loop."""
 
     m: int
     n: int
@@ -178,10 +182,11 @@ class Tile:
 class HostTimes:
     """What the host's program adds to a step [s].
 
-    step: to each; of an inference engine also sequence: for each sequence of a rank; layer: for each layer, `parallel`
-    more where tensor parallelism splits it, `experts` more where it has experts, `group` more for each group of heads
-    beyond the first. operator: to start one kernel or message of a training pass, which takes at least as long as all
-    of its starts.
+    step: per step; sequence: per sequence of a rank.
+    layer: per layer; parallel: more with tensor parallelism; experts: more with experts; group: more for each group of
+        heads beyond the first.
+    operator: to launch one kernel or message of a training pass, which takes at least as long as all its launches.
+    All but `step` and `operator` belong to inference engines.
     """
 
     step: Seconds = 0.0
@@ -209,8 +214,8 @@ class Framework:
     launch: time of an empty kernel on a stream [s].
     reserve: device memory that the context and libraries keep [B].
     implementations: operator family or `family/variant` -> kernel libraries; the first that the device has is used.
-    moe_comm_slowdown: slowdown of kernels while an expert all-to-all that occupies processors runs beside them.
-    dp_comm_slowdown: slowdown of kernels while data-parallel ranks gather or reduce beside them.
+    moe_comm_slowdown: slowdown of kernels that overlap an expert all-to-all on processors.
+    dp_comm_slowdown: slowdown of kernels that overlap a gather or reduction of data-parallel ranks.
     sustained_slowdown: slowdown of kernels in a training step over the benchmark loops that measured them.
     unfused_elementwise: element-wise operators run as separate kernels.
     tensor_overlap: tensor-parallel messages that overlap GEMMs: `none`, those of input `gradients`, or `all`.
@@ -218,10 +223,11 @@ class Framework:
         `buffer` always, by `autograd` for all but the first.
     reduction: ZeRO stages 1 and 2 `scatter` gradients or `all_reduce` them.
     host: what the host's program adds to a step.
-    kv_layout: `static` and `paged` caches have room for what comes; a `concat` cache is copied whole in every step.
+    kv_layout: `static` and `paged` caches reserve room for new tokens; a `concat` cache is copied whole in every step.
     """
 
     name: str
+    _: KW_ONLY
     gemm_tiles: tuple[Tile, ...]
     attention_tiles: tuple[Tile, ...]
     promotion_interval: Count
@@ -239,28 +245,28 @@ class Framework:
     host: HostTimes = HostTimes()
     kv_layout: str = "static"
 
-    def slowing(self, processors: Count) -> Quantity:
-        """Return how much longer kernels take while exchanges run that hold some processors; without any, no longer."""
+    def comm_slowdown(self, processors: Count) -> Quantity:
+        """Return the slowdown of kernels while all-to-alls take `processors`; one where they take none."""
         return where(processors > 0, self.moe_comm_slowdown, 1.0)
 
     @property
-    def unfused(self) -> bool:
-        """Tell whether attention writes its scores to memory: a product, a softmax and a product."""
+    def unfused_attention(self) -> bool:
+        """Tell whether attention writes its scores to memory: a GEMM, a softmax and a GEMM."""
         return self.implementations.get("attention_prefill") in ((UNFUSED,), (MASKED,))
 
     @property
-    def masks_softmax(self) -> bool:
+    def fused_masked_softmax(self) -> bool:
         """Tell whether scale, mask and softmax of scores in memory are one kernel."""
         return self.implementations.get("attention_prefill") == (MASKED,)
 
-    def tiles_of(self, product: str) -> tuple[Tile, ...]:
-        """Return the candidate tiles of a family of products."""
-        return self.weight_only_tiles or self.gemm_tiles if product in WEIGHT_ONLY else self.gemm_tiles
+    def tiles_of(self, family: str) -> tuple[Tile, ...]:
+        """Return the candidate tiles of a GEMM family."""
+        return self.weight_only_tiles or self.gemm_tiles if family in WEIGHT_ONLY else self.gemm_tiles
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pool:
-    """Devices that do one part of serving only: how they are laid out, how they talk, and what each of them does."""
+    """Devices that do one phase of disaggregated serving: their layout, communication and plan."""
 
     parallel: Parallelism
     communication: Communication
@@ -283,9 +289,10 @@ Plan: TypeAlias = "Training | Prefill | Decode | Generate | Serving | Disaggrega
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scenario:
-    """One question, complete: nothing below this reads a file. notes: what was replaced on the way, for people."""
+    """A complete scenario: nothing below this reads a file. notes: substitutions made on the way, for people."""
 
     name: str
+    _: KW_ONLY
     plan: Plan
     architecture: Architecture
     cluster: Cluster
@@ -296,18 +303,18 @@ class Scenario:
     offload: Offload = Offload()
     notes: tuple[str, ...] = ()
     routing: Routing = Routing()
-    simulation: Simulation = PLAIN
+    simulation: Simulation = field(default_factory=Simulation)
 
     @property
     def devices(self) -> Count:
-        """Return how many devices the layout takes; of serving from two pools, both."""
+        """Return the devices of the layout, of both pools in disaggregated serving."""
         if isinstance(self.plan, Disaggregated):
             return self.plan.prefill.parallel.devices + self.plan.decode.parallel.devices
         return self.parallel.devices
 
     @property
-    def answers(self) -> str:
-        """Return the name of the set of metrics that answer the scenario: its phase, or `disaggregated`."""
+    def result_kind(self) -> str:
+        """Return the name of the scenario's set of metrics: its phase, or `disaggregated`."""
         return "disaggregated" if isinstance(self.plan, Disaggregated) else self.plan.phase
 
     def of_pool(self, pool: Pool) -> Scenario:

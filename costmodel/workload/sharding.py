@@ -1,156 +1,157 @@
-"""Parameters that several ranks hold: who shares them, and what moves for it between ranks and to the host."""
+"""Sharded parameters: who shares them, and what moves for that between ranks and to the host."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from costmodel.quantities import Bytes, Count, Quantity, is_single, maximum, minimum, where
+from costmodel.quantities import Bytes, Count, Quantity, is_single, maximum, minimum, sum_of, where
 from costmodel.workload.context import Context
-from costmodel.workload.counting import sum_of
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.host_offload import weight_bytes
 from costmodel.workload.operators import Collective, Elementwise, Group, HostTransfer, Operator
 from costmodel.workload.plans import Training
-from costmodel.workload.work import Parameters, Work
+from costmodel.workload.work import LayerWork, Parameters
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sharers:
-    """The ranks that hold the same parameters: `shard` of them share one copy of the states, `replicas` repeat it."""
+class ShardGroups:
+    """The ranks with the same parameters: `shard` of them share one copy of the states, `replicas` repeat it."""
 
     shard: Group
     replicas: Group
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LayerTraffic:
-    """What one kind of layer moves for a rank, beside its own work.
+class LayerTransfers:
+    """What one kind of layer moves for a rank, apart from its own work.
 
-    weights_in: from the host; gather: weights from the other ranks, for a pass; reduce: gradients after one;
-    gradients_out: to the host; kept_out, kept_in: activations to the host and back.
+    weights_in: from the host; gather: weights from other ranks, before a pass.
+    reduce: gradients after a pass; gradients_out: to the host.
+    activations_out, activations_in: to the host and back.
     """
 
     weights_in: tuple[Operator, ...] = ()
     gather: tuple[Operator, ...] = ()
     reduce: tuple[Operator, ...] = ()
     gradients_out: tuple[Operator, ...] = ()
-    kept_out: tuple[Operator, ...] = ()
-    kept_in: tuple[Operator, ...] = ()
+    activations_out: tuple[Operator, ...] = ()
+    activations_in: tuple[Operator, ...] = ()
 
 
-def sharers(context: Context, plan: Training, copies: int, *, expert: bool) -> Sharers:
-    """Return who shares the parameters of routed experts, or all others.
+def shard_groups(context: Context, plan: Training, stage_replicas: int, *, expert: bool) -> ShardGroups:
+    """Return who shares the parameters of routed experts, or of everything else.
 
-    Everything but routed experts stands on copies*cp*dp ranks, tp apart; routed experts on copies*tp*cp*dp/(ep*etp)
-    ranks, one expert-parallel group apart; copies: ranks of a pipeline that hold each stage (2 under DualPipe). A
-    stated group of N ranks shares one copy, experts of as many as stand in the same N*tp neighbours, and the others
+    Routed experts are on stage_replicas*tp*cp*dp/(ep*etp) ranks, one expert-parallel group apart, the rest on
+    stage_replicas*cp*dp ranks, tp apart. stage_replicas: ranks of a pipeline that hold each stage (2 under DualPipe).
+    A stated group of N ranks shares one copy (of experts, those ranks of the same N*tp neighbours), and the others
     repeat it [FSDP HYBRID_SHARD: Zhao et al., arXiv 2304.11277, section 3.2].
     """
-    parallel, stated = context.parallel, plan.sharding.group
+    parallel, group = context.parallel, plan.sharding.group
     if expert:
-        stride = parallel.ep * parallel.tensor_of_expert
-        whole = copies * parallel.tp * parallel.cp * parallel.dp / stride
-        shard = whole if stated is None else minimum(maximum(stated * parallel.tp / stride, 1.0), whole)
+        stride = parallel.ep * parallel.etp
+        whole = stage_replicas * parallel.tp * parallel.cp * parallel.dp / stride
+        shard = whole if group is None else minimum(maximum(group * parallel.tp / stride, 1.0), whole)
     else:
-        stride, whole = parallel.tp, copies * parallel.cp * parallel.dp
-        shard = whole if stated is None else stated
-    return Sharers(Group(shard, stride), Group(whole / shard, stride * shard))
+        stride, whole = parallel.tp, stage_replicas * parallel.cp * parallel.dp
+        shard = whole if group is None else group
+    return ShardGroups(Group(shard, stride), Group(whole / shard, stride * shard))
 
 
-def split_over(context: Context, plan: Training, copies: int, *, expert: bool) -> Count:
-    """Return over how many ranks optimizer states are split; one without ZeRO."""
-    return sharers(context, plan, copies, expert=expert).shard.size if plan.zero >= 1 else 1.0
+def shard_size(context: Context, plan: Training, stage_replicas: int, *, expert: bool) -> Count:
+    """Return the ranks over which optimizer states are sharded; one without ZeRO."""
+    return shard_groups(context, plan, stage_replicas, expert=expert).shard.size if plan.zero >= 1 else 1.0
 
 
 def gradient_format(context: Context, plan: Training) -> str:
-    """Return the format that gradients travel in."""
+    """Return the format in which gradients are sent."""
     return context.precision.gradients if plan.sharding.gradients is None else plan.sharding.gradients
 
 
-def reductions(context: Context, plan: Training, name: str, parameters: Count, of: Sharers) -> Iterable[Operator]:
-    """Yield what brings the gradients of some parameters of a rank together, in the format that they travel in.
+def gradient_reductions(
+    context: Context, plan: Training, name: str, parameters: Count, groups: ShardGroups
+) -> Iterable[Operator]:
+    """Yield the reduction of the gradients of a rank's `parameters`, called after `name`.
 
-    name: what operators are called after; parameters: how many; of: who shares them.
-
-    ZeRO-0: all-reduce over all that hold them. From ZeRO-1 on: reduce-scatter in the group that shares a copy (an
-    all-reduce where the framework does that in stages 1 and 2), then an all-reduce of a rank's part over the copies.
-    Gradients that travel in another format are cast there and, what is left of them, back. Source: Rajbhandari et al.,
-    SC 2020, section 7.
+    ZeRO-0: all-reduce over all ranks with the same parameters. From ZeRO-1 on: reduce-scatter in the group that shares
+    a copy (an all-reduce where the framework does that in stages 1 and 2), then an all-reduce of a rank's part over the
+    copies. Gradients that are sent in another format are cast to it and, what is left of them, back. Source:
+    Rajbhandari et al., SC 2020, section 7.
     """
-    travelling, kept = (ELEMENT_BYTES[each] for each in (gradient_format(context, plan), context.precision.gradients))
-    size = parameters * travelling
+    sent, stored = (ELEMENT_BYTES[dtype] for dtype in (gradient_format(context, plan), context.precision.gradients))
+    size = parameters * sent
     if gradient_format(context, plan) != context.precision.gradients:
-        left = parameters / (of.shard.size if plan.zero >= 1 else 1.0)
-        yield Elementwise(f"{name} gradient cast", (parameters + left) * (travelling + kept), calls=2.0)
+        sharded = parameters / (groups.shard.size if plan.zero >= 1 else 1.0)
+        yield Elementwise(f"{name} gradient cast", (parameters + sharded) * (sent + stored), calls=2.0)
     if plan.zero == 0:
-        everyone = Group(of.shard.size * of.replicas.size, of.shard.stride)
+        everyone = Group(groups.shard.size * groups.replicas.size, groups.shard.stride)
         yield Collective(f"{name} gradient all-reduce", "all_reduce", size, everyone)
         return
     if plan.zero < 3 and context.framework.reduction == "all_reduce":
-        yield Collective(f"{name} gradient all-reduce", "all_reduce", size, of.shard)
+        yield Collective(f"{name} gradient all-reduce", "all_reduce", size, groups.shard)
     else:
-        yield Collective(f"{name} gradient reduce-scatter", "reduce_scatter", size, of.shard)
+        yield Collective(f"{name} gradient reduce-scatter", "reduce_scatter", size, groups.shard)
     if plan.sharding.group is not None:
-        yield Collective(f"{name} gradient all-reduce over copies", "all_reduce", size / of.shard.size, of.replicas)
+        own = size / groups.shard.size
+        yield Collective(f"{name} gradient all-reduce over copies", "all_reduce", own, groups.replicas)
 
 
-def gathering(name: str, weights: Bytes, of: Sharers) -> Collective:
-    """Return the all-gather of weights, as memory holds them, from the ranks that share one copy of them."""
-    return Collective(f"{name} weight all-gather", "all_gather", weights, of.shard)
+def weight_gather(name: str, weights: Bytes, groups: ShardGroups) -> Collective:
+    """Return the all-gather of stored weights from the ranks that share one copy of them."""
+    return Collective(f"{name} weight all-gather", "all_gather", weights, groups.shard)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Owned:
-    """Parameters of one rank: how many, and the bytes of their weights as memory holds them."""
+class RankParameters:
+    """Parameters of one rank: how many, and the bytes of their stored weights [B]."""
 
     parameters: Count
     weights: Bytes
 
 
-def by_kind(context: Context, owned: Sequence[tuple[int, Parameters]]) -> dict[bool, Owned]:
-    """Return the parameters of a rank that belong to routed experts (True) and those that do not, where any do.
+def parameters_by_kind(context: Context, owned: Sequence[tuple[int, Parameters]]) -> dict[bool, RankParameters]:
+    """Return the parameters of a rank that belong to routed experts (True) and the rest (False), where there are any.
 
     owned: (how many, parameters) of each kind of layer on it.
     """
-    found = {}
+    kinds = {}
     for expert in (False, True):
-        present = [(count, item) for count, item in owned if item.expert == expert]
-        if present:
-            weights = sum_of(count * item.local * weight_bytes(context, item) for count, item in present)
-            found[expert] = Owned(sum_of(count * item.local for count, item in present), weights)
-    return found
+        items = [(count, item) for count, item in owned if item.expert == expert]
+        if items:
+            weights = sum_of(count * item.local * weight_bytes(context, item) for count, item in items)
+            kinds[expert] = RankParameters(sum_of(count * item.local for count, item in items), weights)
+    return kinds
 
 
 def kind_name(*, expert: bool) -> str:
-    """Return how operators over these parameters are called."""
+    """Return the prefix of the names of operators over these parameters."""
     return "expert" if expert else "dense"
 
 
-def layer_traffic(
-    context: Context, plan: Training, copies: int, parameters: Sequence[Parameters], kept: Bytes
-) -> LayerTraffic:
-    """Return what one layer moves. kept: bytes of activations that its backward pass waits for."""
+def layer_transfers(
+    context: Context, plan: Training, stage_replicas: int, parameters: Sequence[Parameters], saved: Bytes
+) -> LayerTransfers:
+    """Return what one layer moves. saved: its saved activations [B]."""
     gather: list[Operator] = []
     reduce: list[Operator] = []
     weights: Bytes = 0.0  # those that this rank keeps
-    updated: Quantity = 0.0  # parameters whose states it keeps
-    for expert, owned in by_kind(context, [(1, item) for item in parameters]).items():
-        of = sharers(context, plan, copies, expert=expert)
+    updated: Count = 0.0  # parameters whose states it keeps
+    for expert, owned in parameters_by_kind(context, [(1, item) for item in parameters]).items():
+        groups = shard_groups(context, plan, stage_replicas, expert=expert)
         name = kind_name(expert=expert)
-        gather.append(gathering(name, owned.weights, of))
-        reduce.extend(reductions(context, plan, name, owned.parameters, of))
-        weights = weights + (owned.weights / of.shard.size if plan.zero == 3 else owned.weights)
-        updated = updated + owned.parameters / split_over(context, plan, copies, expert=expert)
+        gather.append(weight_gather(name, owned.weights, groups))
+        reduce.extend(gradient_reductions(context, plan, name, owned.parameters, groups))
+        weights = weights + (owned.weights / groups.shard.size if plan.zero == 3 else owned.weights)
+        updated = updated + owned.parameters / shard_size(context, plan, stage_replicas, expert=expert)
     offload = context.offload
     gradients = updated * ELEMENT_BYTES[gradient_format(context, plan)]
-    return LayerTraffic(
+    return LayerTransfers(
         weights_in=host_copies(context, "weights from the host", offload.weights, weights, "in"),
         gather=tuple(gather),
         reduce=tuple(reduce),
         gradients_out=host_copies(context, "gradients to the host", offload.optimizer, gradients, "out"),
-        kept_out=host_copies(context, "activations to the host", offload.activations, kept, "out"),
-        kept_in=host_copies(context, "activations from the host", offload.activations, kept, "in"),
+        activations_out=host_copies(context, "activations to the host", offload.activations, saved, "out"),
+        activations_in=host_copies(context, "activations from the host", offload.activations, saved, "in"),
     )
 
 
@@ -161,69 +162,70 @@ def host_copies(context: Context, name: str, share: Quantity, size: Bytes, direc
     return (HostTransfer(name, share * size, direction, context.parallel.devices),)
 
 
-def kept_bytes(part: Work) -> Bytes:
-    """Return the activations that the backward pass of a layer waits for [B]."""
-    return sum_of(item.size for item in part.saved)
+def saved_bytes(work: LayerWork) -> Bytes:
+    """Return the saved activations of a layer [B]."""
+    return sum_of(item.size for item in work.saved)
 
 
-class Split:
-    """How much of what its parameters need one rank holds. copies: ranks of a pipeline that hold each stage."""
+class StateSharding:
+    """How much one rank holds of what its parameters need."""
 
-    def __init__(self, context: Context, plan: Training, copies: int) -> None:
+    def __init__(self, context: Context, plan: Training, stage_replicas: int) -> None:
         self._context, self._plan = context, plan
-        self._ranks = {expert: sharers(context, plan, copies, expert=expert).shard.size for expert in (False, True)}
+        self._ranks = {
+            expert: shard_groups(context, plan, stage_replicas, expert=expert).shard.size for expert in (False, True)
+        }
 
-    def held(
-        self, owned: Iterable[tuple[Count, Parameters]], bytes_of: Callable[[Parameters], Bytes], *, over: bool
+    def rank_bytes(
+        self, owned: Iterable[tuple[Count, Parameters]], bytes_of: Callable[[Parameters], Bytes], *, sharded: bool
     ) -> Bytes:
-        """Return the bytes of the rank's parameters, `over` the ranks that share one copy or whole."""
-        total: Quantity = 0.0
-        for count, parameters in owned:
-            ranks = self._ranks[parameters.expert] if over else 1.0
-            total = total + count * parameters.local * bytes_of(parameters) / ranks
-        return total
+        """Return the bytes of the rank's parameters, whole or sharded over the ranks that share one copy."""
+        return sum_of(
+            count * item.local * bytes_of(item) / (self._ranks[item.expert] if sharded else 1.0)
+            for count, item in owned
+        )
 
-    def passing(self, stages: Sequence[Sequence[tuple[int, Work]]]) -> Bytes:
+    def transient_bytes(self, stages: Sequence[Sequence[tuple[int, LayerWork]]]) -> Bytes:
         """Return the most that layers hold only while they are worked on.
 
-        Gathered weights and gradients that are not yet scattered, and what the host keeps otherwise; of one layer, or
+        Gathered weights and gradients that are not yet scattered, and what the host keeps otherwise: of one layer, or
         of two neighbours where one is fetched while the other computes. stages: (how many, work) along each stage.
         """
         most: Bytes = 0.0
-        for part_of, two in (
-            (self._between_ranks, self._plan.overlaps),
-            (self._on_host, self._context.offload.overlap),
+        for bytes_of, overlaps in (
+            (self._gathered_bytes, self._plan.overlaps_communication),
+            (self._offloaded_bytes, self._context.offload.overlap),
         ):
-            chains = ([(count, part_of(part)) for count, part in stage] for stage in stages)
-            most = most + maximum(0.0, *(_largest(chain, neighbours=two) for chain in chains))
+            chains = ([(count, bytes_of(work)) for count, work in stage] for stage in stages)
+            most = most + maximum(0.0, *(_largest(chain, neighbours=overlaps) for chain in chains))
         return most
 
-    def _between_ranks(self, part: Work) -> Bytes:
+    def _gathered_bytes(self, work: LayerWork) -> Bytes:
         """Return the weights that a layer gathers and the gradients that it scatters."""
-        gradient = ELEMENT_BYTES[self._context.precision.gradients] if self._plan.splits_gradients else 0.0
+        gradient = ELEMENT_BYTES[self._context.precision.gradients] if self._plan.shards_gradients else 0.0
         total: Quantity = 0.0
-        for item in part.parameters:
-            gathered = weight_bytes(self._context, item) if self._plan.gathers_for_backward else 0.0
+        for item in work.parameters:
+            gathered = weight_bytes(self._context, item) if self._plan.regathers_weights else 0.0
             total = total + where(self._ranks[item.expert] > 1, item.local * (gathered + gradient), 0.0)
         return total
 
-    def _on_host(self, part: Work) -> Bytes:
-        """Return what a layer holds of the shares that the host keeps, unless it gathers or scatters them anyway."""
+    def _offloaded_bytes(self, work: LayerWork) -> Bytes:
+        """Return what a layer holds of the host's shares, unless it gathers or scatters them anyway."""
         context, plan, offload = self._context, self._plan, self._context.offload
-        total = offload.activations * kept_bytes(part)
-        for item in part.parameters:
+        total = offload.activations * saved_bytes(work)
+        for item in work.parameters:
             several = self._ranks[item.expert] > 1
             weights = 0.0 if plan.zero == 3 and plan.sharding.keep_gathered else weight_bytes(context, item)
-            gradients = ELEMENT_BYTES[context.precision.gradients] if plan.reduces_often else 0.0
-            total = total + item.local * where(several & plan.gathers_for_backward, 0.0, offload.weights * weights)
-            total = total + item.local * where(several & plan.splits_gradients, 0.0, offload.optimizer * gradients)
+            gradients = ELEMENT_BYTES[context.precision.gradients] if plan.reduces_each_micro_batch else 0.0
+            total = total + item.local * where(several & plan.regathers_weights, 0.0, offload.weights * weights)
+            total = total + item.local * where(several & plan.shards_gradients, 0.0, offload.optimizer * gradients)
         return total
 
 
 def _largest(sizes: Sequence[tuple[int, Bytes]], *, neighbours: bool) -> Bytes:
     """Return the largest of (how many, bytes) along a stage, or the most of two neighbours together."""
     largest: Bytes = 0.0
-    for place, (count, size) in enumerate(sizes):
-        beside = maximum(size if count > 1 else 0.0, *(after for _, after in sizes[place + 1 : place + 2]))
-        largest = maximum(largest, size + beside if neighbours else size)
+    for i, (count, size) in enumerate(sizes):
+        neighbour = maximum(size if count > 1 else 0.0, *(after for _, after in sizes[i + 1 : i + 2]))
+        largest = maximum(largest, size + neighbour if neighbours else size)
     return largest

@@ -54,9 +54,6 @@ class Simulation:
     replicas: int | None = None
 
     @property
-    def tells_ranks_apart(self) -> bool:
+    def ranks_differ(self) -> bool:
         """Tell whether ranks that are alike come to differ."""
         return self.jitter > 0 or any(each.rank is not None for each in self.slowdowns)
-
-
-PLAIN = Simulation()

@@ -52,7 +52,7 @@ def context_rules(scenario: Scenario, mixer: Mixer) -> Iterator[Rule]:
                 f"choose cp so that tp * cp is a divisor or a multiple of {shown(mixer.kv_heads)}",
             )
     if parallel.context == "ring":
-        fused = not attention or not scenario.framework.unfused
+        fused = not attention or not scenario.framework.unfused_attention
         yield Rule(
             "parallel.context",
             alone | fused,
@@ -140,7 +140,7 @@ def _hosted_expert_rules(scenario: Scenario) -> Iterator[Rule]:
     )
     yield Rule(
         "parallel.expert_tensor",
-        scenario.parallel.tensor_of_expert <= scenario.parallel.tp,
+        scenario.parallel.etp <= scenario.parallel.tp,
         "ranks with slices of one expert have different tokens, which the host of each does not exchange",
         "lower `expert_tensor` to tp, or leave it out",
     )
@@ -162,7 +162,7 @@ def sharding_rules(scenario: Scenario, plan: Training) -> Iterator[Rule]:
     yield divides_rule(
         "optimizer.shard_group", sharding.group, ranks, "the ranks that hold the same parameters, cp * dp"
     )
-    block, neighbours = parallel.ep * parallel.tensor_of_expert, sharding.group * parallel.tp
+    block, neighbours = parallel.ep * parallel.etp, sharding.group * parallel.tp
     yield Rule(
         "optimizer.shard_group",
         divides(block, neighbours) | divides(neighbours, block),

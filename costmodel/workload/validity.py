@@ -33,7 +33,7 @@ def rules(scenario: Scenario) -> Iterator[Rule]:
     yield from _model_rules(scenario)
     yield from _routing_rules(scenario)
     stage_ranks = parallel.tp * parallel.cp * parallel.dp
-    block = parallel.ep * parallel.tensor_of_expert
+    block = parallel.ep * parallel.etp
     yield Rule(
         "parallel.ep",
         divides(block, stage_ranks),
@@ -118,7 +118,7 @@ def _model_rules(scenario: Scenario) -> Iterator[Rule]:
             f"a token cannot visit {layer.ffn.top_k} of {shown(layer.ffn.experts)} experts",
             "choose at least top_k experts",
         )
-        tensor = parallel.tensor_of_expert
+        tensor = parallel.etp
         yield divides_rule("parallel.tp", tensor, layer.ffn.intermediate, "the experts' intermediate width")
         one = layer.ffn.intermediate if layer.ffn.shared_intermediate is None else layer.ffn.shared_intermediate
         yield divides_rule("parallel.tp", parallel.tp, layer.ffn.shared * one, "the shared experts' intermediate width")

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field, replace
 from costmodel.quantities import Bytes, Count, maximum
 from costmodel.workload.operators import Collective, Gemm, HostTransfer, Operator
 
+_Steps = list[tuple[Operator, ...]]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Saved:
-    """A tensor that the forward pass keeps for the backward pass; `producer` is the recompute name that drops it."""
+class SavedTensor:
+    """A tensor kept from forward to backward [B]; `producer` is the recompute name that drops it."""
 
     name: str
     producer: str
@@ -20,11 +22,12 @@ class Saved:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Parameters:
-    """Trainable numbers: `total` in the whole model, `local` on one rank, `active` that one token visits.
+    """Trainable numbers: `total` in the model, `local` on one rank, `active` for one token.
 
-    expert: they belong to routed experts, which fewer ranks share; linear: they are kept in the weights' format, where
-    others (norms, router, embedding, head) stay at least as wide as the residual stream; element: bytes of one where
-    it has a format of its own (null: none) [B]; hosted: the host computes with them.
+    expert: they belong to routed experts, which fewer ranks share.
+    linear: stored in the weights' format; others (norms, router, embedding, head) are at least as wide as the residual.
+    element_bytes: of a format of their own (null: none) [B].
+    host_computed: the host computes with them.
     """
 
     name: str
@@ -33,50 +36,55 @@ class Parameters:
     active: Count
     expert: bool = False
     linear: bool = False
-    element: Bytes | None = None
-    hosted: bool = False
+    element_bytes: Bytes | None = None
+    host_computed: bool = False
+
+    @classmethod
+    def replicated(cls, name: str, count: Count) -> Parameters:
+        """Return parameters that every rank holds whole and every token visits."""
+        return cls(name, count, count, count)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Work:
-    """What one kind of layer asks of one rank for one micro-batch.
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class LayerWork:
+    """What one layer of a kind demands of one rank for one micro-batch.
 
-    rebuilt: bytes of the tensors that the backward pass of one such layer makes again and holds meanwhile [B]; landing:
-    of the largest buffers that its context-parallel exchange fills [B]; beside: positions in `forward` of what runs
-    beside the host's work before it; copies: to and from the host, of what the layer needs from it before it begins and
-    of what it leaves to it.
+    recomputed_bytes: tensors that its backward pass rebuilds and holds meanwhile [B].
+    receive_buffers: the largest buffers that its context-parallel exchange fills [B].
+    beside_host: positions in `forward` of operators that overlap the preceding host work.
+    host_transfers: copies from the host before the layer, and to the host after it.
     """
 
     name: str
     forward: tuple[Operator, ...]
     input_gradient: tuple[Operator, ...]
     weight_gradient: tuple[Operator, ...]
-    saved: tuple[Saved, ...]
-    rebuilt: Bytes
+    saved: tuple[SavedTensor, ...]
+    recomputed_bytes: Bytes
     parameters: tuple[Parameters, ...]
-    landing: Bytes = 0.0
-    beside: frozenset[int] = frozenset()
-    copies: tuple[HostTransfer, ...] = ()
+    receive_buffers: Bytes = 0.0
+    beside_host: frozenset[int] = frozenset()
+    host_transfers: tuple[HostTransfer, ...] = ()
 
 
 @dataclass(slots=True)
 class WorkBuilder:
-    """Collects the parts of a `Work` in the order of the forward pass; gradients are kept in the order of backward.
+    """Collects a `LayerWork` in the order of the forward pass, and reverses the input gradients at the end.
 
-    recompute: operator names whose forward pass the backward pass repeats; `layer` repeats all of it.
+    recompute: operator names whose forward pass the backward pass repeats; `layer` repeats everything.
     """
 
     name: str
     recompute: frozenset[str] = frozenset()
     _forward: list[Operator] = field(default_factory=list)
-    _backward: list[tuple[Operator, ...]] = field(default_factory=list)
+    _backward: _Steps = field(default_factory=list)
     _weight: list[Operator] = field(default_factory=list)
-    _saved: list[Saved] = field(default_factory=list)
-    _rebuilt: Bytes = 0.0
+    _saved: list[SavedTensor] = field(default_factory=list)
+    _recomputed_bytes: Bytes = 0.0
     _parameters: list[Parameters] = field(default_factory=list)
-    _landing: Bytes = 0.0
-    _beside: set[int] = field(default_factory=set)
-    _copies: list[HostTransfer] = field(default_factory=list)
+    _receive_buffers: Bytes = 0.0
+    _beside_host: set[int] = field(default_factory=set)
+    _host_transfers: list[HostTransfer] = field(default_factory=list)
     _entries: list[tuple[int, int, int]] = field(default_factory=list)
     _exits: list[tuple[int, int]] = field(default_factory=list)
 
@@ -86,110 +94,109 @@ class WorkBuilder:
         forward: Iterable[Operator],
         backward: Iterable[Operator] = (),
         weight: Iterable[Operator] = (),
-        again: Iterable[Operator] | None = None,
+        recomputed: Iterable[Operator] | None = None,
     ) -> None:
-        """Add one step: its forward operators, and those of its input and weight gradients.
+        """Add one step: its forward, input-gradient and weight-gradient operators.
 
-        again: what makes its results a second time, where that is not the forward operators themselves.
+        recomputed: operators that rebuild its results (null: the forward ones).
         """
         forward = tuple(forward)
         self._forward.extend(forward)
         repeats = producer in self.recompute and "layer" not in self.recompute
-        repeated = forward if again is None else tuple(again)
+        repeated = forward if recomputed is None else tuple(recomputed)
         self._backward.append((*(repeated if repeats else ()), *backward))
         self._weight.extend(weight)
 
-    def enters(self) -> None:
-        """Note that the last step's messages bring what the next product takes, and send what its gradient is."""
+    def mark_entry(self) -> None:
+        """Mark the last step as entry of a tensor-parallel region: its collectives feed the next GEMM."""
         self._entries.append((len(self._forward), len(self._backward) - 1, len(self._weight)))
 
-    def leaves(self) -> None:
-        """Note that the last step's messages send what the last product made, and bring its gradient."""
+    def mark_exit(self) -> None:
+        """Mark the last step as exit of a tensor-parallel region: its collectives take the last GEMM's result."""
         self._exits.append((len(self._forward), len(self._backward) - 1))
 
-    def overlap(self, chunks: Count | None) -> None:
-        """Let tensor-parallel messages run beside products.
+    def overlap_collectives(self, chunks: Count | None) -> None:
+        """Overlap tensor-parallel collectives with GEMMs.
 
-        Those of an input gradient run beside the weight gradient of the same layer. With chunks also the others, in as
-        many parts beside the product that takes or makes what they move.
+        Those of an input gradient overlap the weight gradient of the same layer. With `chunks` all others overlap the
+        GEMM that produces or consumes their data, in so many parts.
         """
         for _, step, weight in self._entries:
-            self._hide(self._backward, step, _first_product(self._weight[weight:]), 0.0)
+            self._overlap_backward(step, _first_gemm(self._weight[weight:]), 0.0)
         if chunks is None:
             return
         for forward, _, _ in self._entries:
-            self._hide_before(forward, _first_product(self._forward[forward:]), chunks)
+            self._overlap_forward(forward, _first_gemm(self._forward[forward:]), chunks)
         for forward, step in self._exits:
-            self._hide_before(forward, _first_product(self._forward[forward - 1 :: -1]), chunks)
-            earlier = [operator for each in self._backward[step - 1 :: -1] for operator in each]
-            self._hide(self._backward, step, _first_product(earlier), chunks)
+            self._overlap_forward(forward, _first_gemm(self._forward[forward - 1 :: -1]), chunks)
+            earlier = [operator for operators in self._backward[step - 1 :: -1] for operator in operators]
+            self._overlap_backward(step, _first_gemm(earlier), chunks)
 
-    def _hide_before(self, position: int, product: Gemm | None, chunks: Count) -> None:
-        """Let the message at the end of the forward operators so far run beside a product."""
-        last = self._forward[position - 1]
-        if isinstance(last, Collective):
-            self._forward[position - 1] = replace(last, behind=product, chunks=chunks)
+    def _overlap_forward(self, end: int, gemm: Gemm | None, chunks: Count) -> None:
+        """Overlap the collective that ends the first `end` forward operators with a GEMM."""
+        self._forward[end - 1] = _overlapping(self._forward[end - 1], gemm, chunks)
 
-    @staticmethod
-    def _hide(steps: list[tuple[Operator, ...]], at: int, product: Gemm | None, chunks: Count) -> None:
-        steps[at] = tuple(
-            replace(operator, behind=product, chunks=chunks) if isinstance(operator, Collective) else operator
-            for operator in steps[at]
-        )
+    def _overlap_backward(self, step: int, gemm: Gemm | None, chunks: Count) -> None:
+        self._backward[step] = tuple(_overlapping(operator, gemm, chunks) for operator in self._backward[step])
 
     def save(self, name: str, producer: str, size: Bytes) -> None:
-        """Keep a tensor of `size` bytes unless the step that produces it is recomputed."""
+        """Save a tensor of `size` bytes for the backward pass, unless the step that produces it is recomputed."""
         if producer not in self.recompute and "layer" not in self.recompute:
-            self._saved.append(Saved(name, producer, size))
+            self._saved.append(SavedTensor(name, producer, size))
         else:
-            self._rebuilt = self._rebuilt + size
+            self._recomputed_bytes = self._recomputed_bytes + size
 
-    def land(self, size: Bytes) -> None:
-        """Note buffers that an exchange fills; those of the largest one are kept for all."""
-        self._landing = maximum(self._landing, size)
+    def add_receive_buffers(self, size: Bytes) -> None:
+        """Add the buffers that an exchange fills; the largest exchange counts for all."""
+        self._receive_buffers = maximum(self._receive_buffers, size)
 
     @property
     def position(self) -> int:
-        """Return how many forward operators there are so far."""
+        """Return the number of forward operators so far."""
         return len(self._forward)
 
-    def run_beside(self, first: int) -> None:
-        """Let the forward operators from position `first` on run beside the host's work that was added before them."""
-        self._beside.update(range(first, self.position))
+    def overlap_host_work(self, first: int) -> None:
+        """Overlap the forward operators from position `first` on with the host work that was added before them."""
+        self._beside_host.update(range(first, self.position))
 
-    def copy(self, transfer: HostTransfer) -> None:
-        """Add a copy of what the layer needs from the host, or leaves to it."""
-        self._copies.append(transfer)
+    def add_host_transfer(self, transfer: HostTransfer) -> None:
+        """Add a copy that the layer needs from the host, or leaves to it."""
+        self._host_transfers.append(transfer)
 
     @property
     def parameters(self) -> tuple[Parameters, ...]:
         """Return the trainable parameters so far."""
         return tuple(self._parameters)
 
-    def parameter(self, parameters: Parameters) -> None:
+    def add_parameters(self, parameters: Parameters) -> None:
         """Add trainable parameters."""
         self._parameters.append(parameters)
 
-    def build(self, layer_input: Bytes = 0.0) -> Work:
-        """Return the finished work. layer_input: what a fully recomputed layer still keeps [B]."""
+    def build(self, layer_input: Bytes = 0.0) -> LayerWork:
+        """Return the finished work. layer_input: what a fully recomputed layer still saves [B]."""
         backward = [operator for step in reversed(self._backward) for operator in step]
         saved = self._saved
         if "layer" in self.recompute:
             backward = [*self._forward, *backward]
-            saved = [Saved("layer input", "input", layer_input)]
-        return Work(
-            self.name,
+            saved = [SavedTensor("layer input", "input", layer_input)]
+        return LayerWork(
+            name=self.name,
             forward=tuple(self._forward),
             input_gradient=tuple(backward),
             weight_gradient=tuple(self._weight),
             saved=tuple(saved),
-            rebuilt=self._rebuilt,
+            recomputed_bytes=self._recomputed_bytes,
             parameters=tuple(self._parameters),
-            landing=self._landing,
-            beside=frozenset(self._beside),
-            copies=tuple(self._copies),
+            receive_buffers=self._receive_buffers,
+            beside_host=frozenset(self._beside_host),
+            host_transfers=tuple(self._host_transfers),
         )
 
 
-def _first_product(operators: Sequence[Operator]) -> Gemm | None:
+def _first_gemm(operators: Sequence[Operator]) -> Gemm | None:
     return next((operator for operator in operators if isinstance(operator, Gemm)), None)
+
+
+def _overlapping(operator: Operator, gemm: Gemm | None, chunks: Count) -> Operator:
+    """Return the operator with that overlap if it is a collective, else unchanged."""
+    return replace(operator, overlapped_gemm=gemm, chunks=chunks) if isinstance(operator, Collective) else operator

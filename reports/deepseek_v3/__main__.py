@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from costmodel.api import Workload, load
-from costmodel.report.plotting import draw_result, draw_sweep
+from costmodel.report.plotting import draw
 from costmodel.schema.results import read_result
 from costmodel.schema.whole_files import make_folder, write_whole
 from costmodel.study.files import as_json
@@ -60,11 +60,11 @@ def publish(folder: Path) -> list[Path]:
         aside = Path(place)
         result = aside / "result.json"
         write_whole(result, [as_json(load(WORKLOAD).simulate())])
-        made += draw_result(read_result(result), aside / "figures")
+        made += draw(read_result(result), aside / "figures")
         for what_if in WHAT_IFS:
             swept = aside / what_if.scenario
             _sweep(load(WORKLOAD, scenarios=[what_if.scenario]), what_if, swept)
-            made += draw_sweep(read_sweep(swept), aside / "figures")
+            made += draw(read_sweep(swept), aside / "figures")
         made = [path for path in made if path.suffix != ".png" or path.stem in SHOWN]
         make_folder(folder)
         for path in made:

@@ -179,11 +179,12 @@ def _family(name: str, share: Share, found: Pairs, note: str) -> str:
     points = (
         f"time: {time}, low: {share.low:g}, median: {share.median:g}, high: {share.high:g}, rows: {len(found.share)}"
     )
-    beside = f"    query_keys: {share.query:g}".ljust(49) + "# keys that a query costs beside those it sees\n"
+    extra = f"    extra_keys_per_query: {share.query:g}".ljust(49) + "# keys that a query costs beside those it sees\n"
+    rate = f"    backward_rate: {100 * share.compute:.3g} %"
     return f"""\
   {name}:
-    compute: {100 * share.compute:.3g} %                              # of the forward kernels' rate
-{beside if share.query else ""}    spread:
+{rate.ljust(49)}# of the forward kernels' rate
+{extra if share.query else ""}    spread:
       - {{{points}}}
     rows: {0 if note else len(found.share)}""" + (f'\n    note: "{note}"' if note else "")
 

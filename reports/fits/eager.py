@@ -87,7 +87,7 @@ def _family(kind: str, rows: Streams) -> str:
     time = units.render(float(f"{np.median(rows.seconds):.3g}"), "time")
     return f"""\
   elementwise/{kind}:
-    memory: {100 * share:g} %
+    hbm_efficiency: {100 * share:g} %
     spread:
       - {{time: {time}, low: {low:g}, median: {median:g}, high: {high:g}, rows: {len(rows.share)}}}
     rows: {len(rows.share)}"""

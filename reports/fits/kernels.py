@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from costmodel.calibration.fit_lookup import nearest_variants, read
+from costmodel.calibration.fit_files import read
+from costmodel.calibration.substitutes import nearest_variants
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.fitting.run_plan import (
     KIND,

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from costmodel import units
-from costmodel.calibration.fit_lookup import DEFAULT_FRAMEWORK, default_framework
+from costmodel.calibration.fit_files import DEFAULT_FRAMEWORK, default_framework
 from costmodel.fitting.family_fit import roofline_time
 from costmodel.fitting.interval_width import groups, spread
 from costmodel.measurements.row_group import Catalogue, ExcludedRows

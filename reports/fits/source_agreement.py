@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from costmodel import units
-from costmodel.calibration.fit_lookup import read
+from costmodel.calibration.fit_files import read
 from costmodel.calibration.row_prediction import variant_of
 from costmodel.fitting.run_plan import KIND, PLAN, rows_of
 from costmodel.measurements.exclusions import screen

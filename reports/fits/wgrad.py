@@ -1,6 +1,6 @@
 """Weight-gradient kernels of block-scaled FP8: the fit of DeepGEMM's published rates, and of the kernels before them.
 
-python -m reports.fits.wgrad hardware/calibrations/h800-sxm/deepgemm-turned.csv --output hardware/calibrations
+python -m reports.fits.wgrad hardware/calibrations/h800-sxm/deepgemm-wgrad.csv --output hardware/calibrations
 
 Both operands of such a product carry vectors of scales, and its sums are read and written in FP32. No measurement table
 has them; DeepSeek published the rates of those that replaced the ones of V3's training, and how much faster they are.
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import least_squares
 
-from costmodel.calibration.fit_lookup import default_framework
+from costmodel.calibration.fit_files import default_framework
 from costmodel.cost.gemm import GemmForm
 from costmodel.cost.machine import Machine
 from costmodel.fitting.interval_width import spread
@@ -28,7 +28,7 @@ from costmodel.schema.whole_files import write_whole
 from costmodel.workload.operators import Gemm
 
 TILE = (128, 152)  # the tile of every row, as the source states
-LAUNCH, MEMORY, SHARPNESS = 2.52e-6, 0.955, 2.0  # those of DeepGEMM's other kernels: h800-sxm/deepgemm
+LAUNCH, HBM_EFFICIENCY, OVERLAP_P = 2.52e-6, 0.955, 2.0  # those of DeepGEMM's other kernels: h800-sxm/deepgemm
 UNBOUNDED, NOTHING = 1e5, 1e-3  # a limit that no row meets; a loss that none shows
 OPERAND = 1 + 4 / 128  # bytes of an FP8 number with its share of an FP32 scale
 ACCUMULATED = 8.0  # bytes of a sum, read and written
@@ -63,14 +63,16 @@ def read(path: Path) -> Rates:
     return Rates(products, np.array([product.flop for product in products]) / rates)
 
 
-def form_of(compute: float, fill: float) -> GemmForm:
+def form_of(compute: float, overhead: float) -> GemmForm:
     """Return the form with the two parameters that the rates determine.
 
-    compute: share of the dense peak; fill: cycles of a block's start and end, in which the sums are read and written.
+    compute: share of the dense peak.
+    overhead: cycles of a CTA's prologue and epilogue, in which the sums are read and written.
     """
     return GemmForm(
-        launch=LAUNCH, compute=compute, memory=MEMORY, load=UNBOUNDED, cache=UNBOUNDED, fill=fill, turn=NOTHING,
-        edge=NOTHING, sharpness=SHARPNESS, tiles=(TILE,), splits=False
+        launch=LAUNCH, compute_efficiency=compute, hbm_efficiency=HBM_EFFICIENCY, cta_load_rate=UNBOUNDED,
+        l2_rate=UNBOUNDED, cta_overhead=overhead, k_step=NOTHING, small_tile_loss=NOTHING, overlap_p=OVERLAP_P,
+        tiles=(TILE,), has_split_k=False,
     )  # fmt: skip
 
 
@@ -80,20 +82,20 @@ def times(form: GemmForm, products: Sequence[Gemm], machine: Machine) -> Array:
 
 
 def fit(rates: Rates, machine: Machine) -> tuple[float, float]:
-    """Return (compute, fill): those of the least squares of log times."""
+    """Return (compute, overhead): those of the least squares of log times."""
 
     def residuals(logs: Array) -> Array:
         return np.asarray(np.log(times(form_of(*np.exp(logs)), rates.products, machine) / rates.seconds))
 
     solved = least_squares(residuals, np.log([0.6, 5000.0]), loss="soft_l1", f_scale=0.05)
-    compute, fill = np.exp(solved.x)
-    return float(f"{compute:.3g}"), float(f"{fill:.3g}")
+    compute, overhead = np.exp(solved.x)
+    return float(f"{compute:.3g}"), float(f"{overhead:.3g}")
 
 
 def render(name: str, rates: Rates, machine: Machine, slower: float) -> str:
     """Return the text of the calibration of kernels that take `slower` times as long as the published ones."""
-    compute, fill = fit(rates, machine)
-    ratio = rates.seconds / times(form_of(compute, fill), rates.products, machine)
+    compute, overhead = fit(rates, machine)
+    ratio = rates.seconds / times(form_of(compute, overhead), rates.products, machine)
     held_out = [
         float(times(form_of(*fit(rates.without(place), machine)), [product], machine)[0] / rates.seconds[place] - 1)
         for place, product in enumerate(rates.products)
@@ -111,8 +113,8 @@ library: {"deepgemm" if slower == 1 else "cutlass"}
 basis: fitted
 frameworks: []                                   # no table has rows of it
 families:                                        # weight gradients
-  gemm/fp8_block_turned: &rates
-    form: {{{_parameters(compute, fill, slower)}}}
+  gemm/fp8_block_wgrad: &rates
+    form: {{{_parameters(compute, overhead, slower)}}}
     domain: {{{domain}}}
     radius: 0.5
     spread: [{{time: {middle:.3g} us, low: {low:g}, median: {median:g}, high: {high:g}, rows: {len(ratio)}}}]
@@ -120,29 +122,29 @@ families:                                        # weight gradients
     note: >-
       {_kernels(slower)}
       Both operands have vectors of scales, sums are FP32. Weights held out one after the other: {error} mean error.
-  grouped_gemm/fp8_block_turned: *rates
+  grouped_gemm/fp8_block_wgrad: *rates
 sources:
   - fields: [families]
     cite: "deepseek-ai/DeepGEMM pull request 95 (2025-05), and issue 107 for the grouped rows of its table"
     kind: measurement
-    note: Made by `python -m reports.fits.wgrad`; launch, memory and sharpness are those of h800-sxm/deepgemm.
+    note: Made by `python -m reports.fits.wgrad`; launch, hbm_efficiency and overlap_p are those of h800-sxm/deepgemm.
 """
 
 
-def _parameters(compute: float, fill: float, slower: float) -> str:
+def _parameters(compute: float, overhead: float, slower: float) -> str:
     """Return the form's parameters as the file has them, of kernels that take `slower` times as long."""
     found = {
         "launch": f"{1e6 * slower * LAUNCH:.4g} us",
-        "compute": f"{compute / slower:.4g}",
-        "memory": f"{MEMORY / slower:.4g}",
-        "load": f"{UNBOUNDED:g}",
-        "cache": f"{UNBOUNDED:g}",
-        "fill": f"{fill * slower:.4g}",
-        "turn": f"{NOTHING:g}",
-        "edge": f"{NOTHING:g}",
-        "sharpness": f"{SHARPNESS:g}",
+        "compute_efficiency": f"{compute / slower:.4g}",
+        "hbm_efficiency": f"{HBM_EFFICIENCY / slower:.4g}",
+        "cta_load_rate": f"{UNBOUNDED:g}",
+        "l2_rate": f"{UNBOUNDED:g}",
+        "cta_overhead": f"{overhead * slower:.4g}",
+        "k_step": f"{NOTHING:g}",
+        "small_tile_loss": f"{NOTHING:g}",
+        "overlap_p": f"{OVERLAP_P:g}",
         "tiles": f"[{list(TILE)}]",
-        "splits": "false",
+        "has_split_k": "false",
     }
     return ", ".join(f"{name}: {value}" for name, value in {"kind": "gemm", **found}.items())
 
@@ -165,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     device = load_device("h800-sxm")
     machine, rates = Machine(device, default_framework(), device.processors), read(chosen.rates)
-    for name, slower in (("h800-sxm/deepgemm-turned", 1.0), ("h800-sxm/cutlass-turned", SPEED_UP)):
+    for name, slower in (("h800-sxm/deepgemm-wgrad", 1.0), ("h800-sxm/cutlass-wgrad", SPEED_UP)):
         text = render(name, rates, machine, slower)
         write_whole(chosen.output / f"{name}.yaml", [text.encode()])
         sys.stdout.write(text)

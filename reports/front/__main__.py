@@ -15,10 +15,10 @@ from statistics import median
 
 import click
 
-from costmodel.calibration.fit_lookup import basis_of
+from costmodel.calibration.fit_files import basis_of
 from costmodel.errors import InputError
 from costmodel.report.models import attention
-from costmodel.report.plotting import draw
+from costmodel.report.plotting import write_plots
 from costmodel.report.style import styled
 from costmodel.report.text import gib, quantity
 from costmodel.schema.files import list_names, load_document, read_models
@@ -173,7 +173,7 @@ def main(readme: Path, validation: Path, output: Path) -> None:
     classes = read_validation(validation)
     with styled():
         drawn = accuracy_figure(rows_of(classes))
-    made = draw(iter([("accuracy", drawn)]), output)
+    made = write_plots(iter([("accuracy", drawn)]), output)
     write_whole(readme, [with_tables(readme.read_text(encoding="utf-8"), tables(classes)).encode()])
     for path in (*made, readme):
         click.echo(path)

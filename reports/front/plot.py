@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from costmodel.report.plots.drawn import Drawn, table
-from costmodel.report.style import BLACK, CYCLE, PALE, canvas, name_of
+from costmodel.report.plots.plot import Plot, table
+from costmodel.report.style import BLACK, CYCLE, PALE, canvas, display_name
 
 ENDS = (0.25, 4.0)  # of the axis: predicted over published; what lies beyond stands at its end
 TICKS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -29,7 +29,7 @@ class Row:
     errors: Sequence[float]
 
 
-def accuracy_figure(rows: Sequence[Row]) -> Drawn:
+def accuracy_figure(rows: Sequence[Row]) -> Plot:
     """Return predicted over published for each row, on a logarithmic axis."""
     figure, axes = canvas(0.8 + 0.25 * len(rows))
     kinds = list(dict.fromkeys(row.kind for row in rows))
@@ -37,7 +37,7 @@ def accuracy_figure(rows: Sequence[Row]) -> Drawn:
     axes.axvline(1.0, color=BLACK, linewidth=0.8)
     for at, row in enumerate(rows):
         _draw(axes, at, row, CYCLE[kinds.index(row.kind) % len(CYCLE)])
-    axes.set_yticks(range(len(rows)), [name_of(row.name, 44) for row in rows], fontsize=8)
+    axes.set_yticks(range(len(rows)), [display_name(row.name, 44) for row in rows], fontsize=8)
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
@@ -49,7 +49,7 @@ def accuracy_figure(rows: Sequence[Row]) -> Drawn:
     axes.set_xlabel(f"predicted over published (shaded: within {NEAR:.0%})")
     axes.set_title("median error of how many figures", loc="right", fontsize=8)
     data = ((row.name, row.kind, len(row.errors), typical(row), float(np.median(row.errors))) for row in rows)
-    return Drawn(figure, {"": table(("row", "class", "figures", "median_absolute_error", "median_error"), data)})
+    return Plot(figure, {"": table(("row", "class", "figures", "median_absolute_error", "median_error"), data)})
 
 
 def typical(row: Row) -> float:

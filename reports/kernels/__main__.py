@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from costmodel.calibration.fit_lookup import read
+from costmodel.calibration.fit_files import read
 from costmodel.calibration.row_prediction import Predictions, predict_mapped
 from costmodel.fitting.run_plan import PLAN
 from costmodel.fitting.scoring import Score, scores_of
@@ -20,7 +20,7 @@ from costmodel.measurements.row_group import Catalogue
 from costmodel.measurements.tables import read_tables
 from costmodel.quantities import Indices
 from costmodel.report.plotting import file_names
-from costmodel.report.style import rendered, styled
+from costmodel.report.style import figure_bytes, styled
 from costmodel.schema.fit_plan import FitPlanFile
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import make_folder, write_whole
@@ -42,7 +42,7 @@ def publish(measurements: Path, folder: Path, search_path: Sequence[str | Path] 
     for device, operators in _points(found, predictions).items():
         name = f"{file_names([device])[device]}.svg"
         with styled():
-            write_whole(folder / name, [rendered(kernels_figure(device, operators), "svg")])
+            write_whole(folder / name, [figure_bytes(kernels_figure(device, operators), "svg")])
         figures[device] = name
     plan = read(Library(search_path), "fit_plans", PLAN, FitPlanFile)
     accuracies = stated_accuracies(search_path)
@@ -77,9 +77,9 @@ def _points(found: Screened, predictions: Predictions) -> dict[str, dict[str, Po
 def _head() -> Iterator[str]:
     yield "# Kernel times: predicted against measured"
     yield ""
-    yield "Errors are |predicted / measured - 1|. Columns `roofline`, `data`, `form` and `residual` are means over rows"
-    yield "that a fit had not seen, as the calibration files state them: the bare roofline, a smooth function of the"
-    yield "shape alone, the physical form, and the form with its residual, which is what prices are made of."
+    yield "Errors are |predicted / measured - 1|. Columns `roofline`, `shape_only`, `form` and `residual` are means"
+    yield "over held-out rows, as the calibration files state them: the bare roofline, a smooth function of the"
+    yield "shape alone, the physical form, and the form with its residual, which is what times are made of."
     yield ""
     yield f"Regenerate: `{COMMAND}`"
 
@@ -93,7 +93,7 @@ def _by_operator(rows: Sequence[Pooled]) -> Iterator[str]:
                 one.device, one.family, f"{one.rows:,.0f}", *(_percent(one.errors[model]) for model in MODELS),
                 _percent(one.median), _percent(one.bias, sign=True),
                 "" if one.bar is None else f"{100 * one.bar:g} / {100 * (one.aim or 0.0):g} %", one.verdict,
-                _percent(one.inside), "" if one.width is None else f"{one.width:.1f}",
+                _percent(one.coverage), "" if one.width is None else f"{one.width:.1f}",
             )
             for one in rows
         ),
@@ -108,8 +108,8 @@ def _by_operator(rows: Sequence[Pooled]) -> Iterator[str]:
 
 def _interval_bars(rows: Sequence[Pooled]) -> Iterator[str]:
     """Yield how many of the larger groups have intervals as they are meant to be."""
-    large = [one for one in rows if one.rows >= ENOUGH and one.inside is not None and one.width is not None]
-    holding = sum(_LEAST <= (one.inside or 0.0) <= _MOST for one in large)
+    large = [one for one in rows if one.rows >= ENOUGH and one.coverage is not None and one.width is not None]
+    holding = sum(_LEAST <= (one.coverage or 0.0) <= _MOST for one in large)
     narrow = sum((one.width or 0.0) <= _WIDEST for one in large)
     yield f"Of {len(large)} groups with {ENOUGH} rows or more, {holding} have {100 * _LEAST:g} to {100 * _MOST:g} % of"
     yield f"the rows in their intervals, and {narrow} have intervals of at most {_WIDEST:g} median errors to each side."

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from costmodel.calibration.fit_lookup import read
+from costmodel.calibration.fit_files import read
 from costmodel.schema.calibration import AccuracyFile, FitsFile
 from costmodel.schema.fit_plan import BarFile, FitPlanFile
 from costmodel.schema.references import Library
 
-MODELS = ("roofline", "data", "form", "residual")
+MODELS = ("roofline", "shape_only", "form", "residual")
 ENOUGH = 50  # rows below which the median error counts
 
 
@@ -30,8 +30,9 @@ class Accuracy:
 class Pooled:
     """Families of one device that share a bar, or one family without: errors are means over rows.
 
-    median: the row-weighted mean of the families' medians; inside: share of the same rows that their 80 % intervals
-    hold; half_width: row-weighted mean of the families' medians of half an interval; none where a file does not say.
+    median: the row-weighted mean of the families' medians; coverage: share of the same rows within their
+    80 % intervals; half_width: row-weighted mean of the families' medians of half an interval; none where a file does
+    not say.
     bar, aim: of the mean error, of the median below `ENOUGH` rows; none where the plan asks for none.
     """
 
@@ -41,7 +42,7 @@ class Pooled:
     errors: Mapping[str, float]
     median: float
     bias: float
-    inside: float | None
+    coverage: float | None
     half_width: float | None
     bar: float | None
     aim: float | None
@@ -116,7 +117,7 @@ def _pool(key: tuple[str, str], members: Sequence[Accuracy], bar: BarFile | None
         return None if any(getattr(one.stated, name) is None for one in members) else mean(name)
 
     return Pooled(
-        *key, rows, {model: mean(model) for model in MODELS}, mean("median"), mean("bias"), known("inside"),
+        *key, rows, {model: mean(model) for model in MODELS}, mean("median"), mean("bias"), known("coverage"),
         known("half_width"),
         None if bar is None else float(bar.bar), None if bar is None else float(bar.aim),
     )  # fmt: skip

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
 from costmodel.quantities import Array
-from costmodel.report.style import CYCLE, GREY, log_axis, name_of
+from costmodel.report.style import CYCLE, GREY, display_name, log_axis
 
 COLUMNS, FEWEST_COLUMNS, PANEL = 3, 2, 2.5  # panels side by side; width and height of one [inches]
 TICKS = 4  # of a panel's axis at most: their labels have to fit beside each other
@@ -53,12 +53,12 @@ def kernels_figure(device: str, operators: Mapping[str, Points]) -> Figure:
     for axes in panels[len(operators) :]:
         axes.set_axis_off()
     marks = [
-        Line2D([], [], color=colour, marker="o", markersize=4, linestyle="", label=name_of(name))
+        Line2D([], [], color=colour, marker="o", markersize=4, linestyle="", label=display_name(name))
         for name, colour in colours.items()
     ]
     marks.append(Line2D([], [], color=GREY, linestyle="--", linewidth=0.8, label=f"{BAND:g} times, and its inverse"))
     figure.legend(handles=marks, loc="outside lower left", ncols=5, fontsize=7.5)
-    figure.suptitle(f"{name_of(device)}: predicted against measured times", x=0.01, ha="left", fontsize=10)
+    figure.suptitle(f"{display_name(device)}: predicted against measured times", x=0.01, ha="left", fontsize=10)
     return figure
 
 
@@ -86,7 +86,7 @@ def _draw(axes: Axes, operator: str, points: Points, colours: Mapping[str, str])
         axis.set_major_locator(LogLocator(10, subs=steps, numticks=TICKS))
     axes.tick_params(labelsize=7)
     kept = "" if len(shown.measured) == len(points.measured) else f", {len(shown.measured)} shown"
-    axes.set_title(f"{name_of(operator)}\n{len(points.measured):,} rows{kept}", loc="left", fontsize=8)
+    axes.set_title(f"{display_name(operator)}\n{len(points.measured):,} rows{kept}", loc="left", fontsize=8)
 
 
 def _ends(points: Points) -> tuple[float, float]:

@@ -18,7 +18,8 @@ from scipy.optimize import linprog
 
 from costmodel.analytic.fabrics import facts
 from costmodel.analytic.messages import ENGINES, CollectiveRequest, answer, routing_of
-from costmodel.calibration.fit_lookup import default_framework, load_calibration
+from costmodel.calibration.fit_files import default_framework
+from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.hardware import Cluster, Network
 from costmodel.network.cluster_links import KINDS, ClusterLinks
 from costmodel.network.collective_flows import phases
@@ -26,8 +27,8 @@ from costmodel.network.graphs import fabric_graph
 from costmodel.network.layout import Layout, layout
 from costmodel.network.simulation import FlowRun, Outcome, phase_outcome, run_collective
 from costmodel.quantities import Array
-from costmodel.report.plots.drawn import Drawn
-from costmodel.report.style import rendered, styled
+from costmodel.report.plots.plot import Plot
+from costmodel.report.style import figure_bytes, styled
 from costmodel.report.text import quantity
 from costmodel.schema.files import load_cluster, load_model, load_topology
 from costmodel.schema.references import package_root
@@ -51,7 +52,7 @@ def publish(folder: Path) -> list[Path]:
     with styled():
         for name, caption, drawn in _pictures():
             pictures.append((name, caption))
-            content = {f"{name}.svg": rendered(drawn.figure, "svg")}
+            content = {f"{name}.svg": figure_bytes(drawn.figure, "svg")}
             content |= {f"{name}{suffix}.csv": data for suffix, data in drawn.data.items()}
             for file, data in content.items():
                 write_whole(folder / file, [data])
@@ -306,7 +307,7 @@ def _fits() -> Iterator[str]:
 # ---- diagrams -------------------------------------------------------------------------------------------------------
 
 
-def _pictures() -> Iterator[tuple[str, str, Drawn]]:
+def _pictures() -> Iterator[tuple[str, str, Plot]]:
     """Yield (name, caption, picture): small fabrics of each kind, and the links that an all-to-all fills."""
     base = load_cluster("h800-2048-mrft")
     four = replace(base, node=replace(base.node, count=4.0), count=8.0)
@@ -360,7 +361,7 @@ def _busy(outcome: Outcome, links: ClusterLinks) -> dict[Cable, float]:
     return busy
 
 
-def _nvlink() -> Drawn:
+def _nvlink() -> Plot:
     """Return eight devices on four switch chips: every link is alike."""
     graph = fabric_graph(replace(load_topology("nvlink-hgx-h100")[0]), 8)
     cluster = load_cluster("nodes/dgx-h100")
@@ -368,7 +369,7 @@ def _nvlink() -> Drawn:
     return fabric_figure(graph, dict.fromkeys(graph.edges(), found.busy), "All-to-all in an NVLink domain")
 
 
-def _pcie() -> Drawn:
+def _pcie() -> Plot:
     """Return the tree of a node without peer-to-peer access: every byte goes up, through memory and down."""
     cluster = load_cluster("nodes/rtx-4090-x8")
     found = _link_by_link(cluster, 8)

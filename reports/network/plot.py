@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import networkx as nx
 from matplotlib.collections import LineCollection
 
-from costmodel.report.plots.drawn import Drawn, table
-from costmodel.report.style import BLACK, BLUE, GREEN, GREY, ORANGE, PALE, SKY, VERMILLION, canvas, name_of
+from costmodel.report.plots.plot import Plot, table
+from costmodel.report.style import BLACK, BLUE, GREEN, GREY, ORANGE, PALE, SKY, VERMILLION, canvas, display_name
 
 TIERS = {"gpu": 0, "nic": 0, "leaf": 1, "chip": 1, "switch": 1, "spine": 2, "bridge": 2, "core": 3, "memory": 3}
 _COLOURS = {
@@ -21,7 +21,7 @@ _NEAR = 0.95  # share of the fullest link's time from which a link counts as a b
 Cable = tuple[str, str]
 
 
-def fabric_figure(graph: nx.Graph, busy: Mapping[Cable, float], caption: str) -> Drawn:
+def fabric_figure(graph: nx.Graph, busy: Mapping[Cable, float], caption: str) -> Plot:
     """Return the picture of a fabric. busy: share of the time for which a cable is full; those most so are marked."""
     places = _ring(graph) if any(_kind(node) == "router" for node in graph) else _tiers(graph)
     most = max(busy.values(), default=0.0)
@@ -39,7 +39,7 @@ def fabric_figure(graph: nx.Graph, busy: Mapping[Cable, float], caption: str) ->
         across, along = zip(*there, strict=True)
         axes.scatter(across, along, size, marker=shape, color=_COLOURS[kind], label=kind, zorder=3)
     axes.plot([], [], color=VERMILLION, label=f"full {_NEAR * most:.0%} of the time or more")
-    axes.set_title(name_of(caption, 90), fontsize=8.5, color=BLACK)
+    axes.set_title(display_name(caption, 90), fontsize=8.5, color=BLACK)
     axes.set_axis_off()
     if any(_kind(node) == "router" for node in places):
         axes.set_aspect("equal")
@@ -47,7 +47,7 @@ def fabric_figure(graph: nx.Graph, busy: Mapping[Cable, float], caption: str) ->
         loc="outside lower center", ncols=6, labelcolor=GREY, fontsize=7.0, handletextpad=0.4, columnspacing=1.0
     )
     rows = [(a, b, _busy(busy, (a, b)), (a, b) in marked) for a, b in cables]
-    return Drawn(figure, {"": table(("from", "to", "share of the time full", "bottleneck"), rows)})
+    return Plot(figure, {"": table(("from", "to", "share of the time full", "bottleneck"), rows)})
 
 
 def _busy(busy: Mapping[Cable, float], cable: Cable) -> float:

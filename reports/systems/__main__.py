@@ -14,7 +14,7 @@ import click
 
 from costmodel.api import load
 from costmodel.errors import InputError
-from costmodel.report.style import rendered, styled
+from costmodel.report.style import figure_bytes, styled
 from costmodel.report.text import metric, setting
 from costmodel.schema.metrics import dimension_of
 from costmodel.schema.references import Library
@@ -62,7 +62,7 @@ def publish(folder: Path, search_path: Sequence[str] = ()) -> list[Path]:
     written = []
     for name, shown in figures.items():
         with styled():
-            written.append(_write(folder / f"{name}.svg", rendered(figure_of(shown)(), "svg")))
+            written.append(_write(folder / f"{name}.svg", figure_bytes(figure_of(shown)(), "svg")))
     written.append(_write(folder / "devices.csv", _table(("system", "scenario", *DEVICES), devices)))
     rows = [tuple("" if cell is None else cell for cell in _claim(one)) for one in comparisons if one.verdict != SKIP]
     header = ("id", "metric", "unit", "published", "predicted", "error", "verdict")

@@ -11,17 +11,17 @@ from pathlib import Path
 import click
 import numpy as np
 
-from costmodel.calibration.fit_lookup import read
-from costmodel.report.plots.drawn import Drawn
-from costmodel.report.plots.validation import validation_figure
-from costmodel.report.style import rendered, styled
-from costmodel.report.text import published_figure
+from costmodel.calibration.fit_files import read
+from costmodel.report.plots.plot import Plot
+from costmodel.report.style import figure_bytes, styled
+from costmodel.report.text import published_value
 from costmodel.schema.case import Case
 from costmodel.schema.references import Library
-from costmodel.schema.validation import AskedFile, RemarkFile, ValidationFile
+from costmodel.schema.validation import AccuracyTargetFile, RemarkFile, ValidationFile
 from costmodel.schema.whole_files import make_folder, write_whole
 from costmodel.study.reproduce import SKIP, load_cases
 from costmodel.study.validating import Errors, ScoredValue, chosen, columns, errors_of, figures_of, judge, settings
+from reports.validation.plot import validation_plot
 
 PLAN = "public"
 COMMAND = "python -m reports.validation --output reports/validation"
@@ -64,7 +64,7 @@ def publish(
             continue
         pages[page] = of
         with styled():
-            drawn = validation_figure(page, of)
+            drawn = validation_plot(page, of)
             content = _files(page, drawn)
         content[f"{page}.md"] = "\n".join([*_page(page, of, said, drawn is not None), ""]).encode()
         for file, data in content.items():
@@ -80,10 +80,10 @@ def publish(
     return [*made, folder / "README.md"]
 
 
-def _files(page: str, drawn: Drawn | None) -> dict[str, bytes]:
+def _files(page: str, drawn: Plot | None) -> dict[str, bytes]:
     if drawn is None:
         return {}
-    return {f"{page}.svg": rendered(drawn.figure, "svg")} | {f"{page}.csv": data for data in drawn.data.values()}
+    return {f"{page}.svg": figure_bytes(drawn.figure, "svg")} | {f"{page}.csv": data for data in drawn.data.values()}
 
 
 # ---- the page that sums up ------------------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ def _in_sample_table(values: Iterable[ScoredValue]) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-def _bars(figures: Sequence[ScoredValue], bars: Sequence[AskedFile]) -> Iterator[str]:
+def _bars(figures: Sequence[ScoredValue], bars: Sequence[AccuracyTargetFile]) -> Iterator[str]:
     def rows() -> Iterator[Sequence[str]]:
         for one in (judge(figures, asked) for asked in bars):
             if one.figures:
@@ -281,7 +281,7 @@ def _worst(figures: Sequence[ScoredValue], causes: Sequence[RemarkFile]) -> Iter
 def _values(one: ScoredValue) -> tuple[str, str]:
     name = one.unseen.metric or ""
     unit = one.unseen.unit
-    return published_figure(name, unit, one.unseen.published), published_figure(name, unit, one.unseen.predicted)
+    return published_value(name, unit, one.unseen.published), published_value(name, unit, one.unseen.predicted)
 
 
 def _why(one: ScoredValue, causes: Sequence[RemarkFile]) -> str:

@@ -1,6 +1,6 @@
 """The published what-ifs: a page, its figures with their data, and what the paper's recommendations are worth.
 
-python -m costmodel.report.what_if --output reports/what_if
+python -m reports.what_if --output reports/what_if
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from costmodel.report.plotting import draw
+from costmodel.report.plotting import write_plots
 from costmodel.report.style import styled
 from costmodel.schema.what_if import load_what_if
 from costmodel.schema.whole_files import write_whole
@@ -24,7 +24,7 @@ from reports.what_if.model import of_cache, of_experts, of_formats
 from reports.what_if.network import of_planes
 from reports.what_if.recommendations import of_recommendations
 
-COMMAND = "python -m costmodel.report.what_if --output reports/what_if"
+COMMAND = "python -m reports.what_if --output reports/what_if"
 RANKED = ("insights_deepseek_v3", "ep_decode_bound")  # files of workloads/what_ifs
 SHOWN = ("h800_h100", "nvlink", "insights_deepseek_v3", "rtx4090_a100")  # as PNG, too: the README's
 
@@ -46,7 +46,7 @@ def publish(folder: Path) -> list[Path]:
             write_whole(made[-1], [(markdown(what_if, found, ladder) + again).encode()])
         for one in asked:
             forms = ("svg", "png") if one.name in SHOWN else ("svg",)
-            made += draw(iter([(one.name, one.drawn)]), folder, forms)  # type: ignore[arg-type]
+            made += write_plots(iter([(one.name, one.drawn)]), folder, forms)  # type: ignore[arg-type]
     write_whole(folder / "README.md", ["\n".join(_page(asked)).encode()])
     return [*made, folder / "README.md"]
 

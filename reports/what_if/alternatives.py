@@ -19,7 +19,7 @@ from costmodel.api import load
 from costmodel.errors import InfeasibleError
 from costmodel.quantities import Array
 from costmodel.result import PHASES
-from costmodel.schema.what_if import Alternative, MessageFile, WhatIf, load_what_if
+from costmodel.schema.what_if import AlternativeFile, MessageFile, WhatIf, load_what_if
 from costmodel.schema.whole_files import make_folder, write_whole
 from costmodel.study.messages import answered, read_message
 from reports.waterfall import waterfall
@@ -60,42 +60,42 @@ def alternatives(what_if: WhatIf, search_path: tuple[str, ...] = ()) -> list[Cha
     Raises InfeasibleError where one side cannot run.
     """
     found = []
-    for one in what_if.alternatives:
-        if one.file.message is not None:
-            found.append(_of_message(one, one.file.message, search_path))
-        elif one.changes:
-            scenarios = one.file.scenarios or [what_if.file.scenario]
+    for one in what_if.file.alternatives:
+        if one.message is not None:
+            found.append(_of_message(one, one.message, search_path))
+        elif one.set:
+            scenarios = one.scenarios or [what_if.file.scenario]
             found += [_of_scenario(what_if, one, scenario, search_path) for scenario in scenarios]
     return found
 
 
-def _of_message(one: Alternative, file: MessageFile, search_path: tuple[str, ...]) -> ChangeEffect:
+def _of_message(one: AlternativeFile, file: MessageFile, search_path: tuple[str, ...]) -> ChangeEffect:
     """Return what a change is worth to a message by itself, flow by flow."""
     asked = read_message(file.kind, file.ranks, file.size, _ROUTED, search_path)
     before, after = (
         answered(asked, file.cluster, "flow", changes, search_path)[0].time
-        for changes in (one.against, {**one.against, **one.changes})
+        for changes in (one.against, {**one.against, **one.set})
     )
     scenario = f"{file.kind} of {file.size} among {file.ranks} of {file.cluster}"
     return ChangeEffect(
-        term=one.file.term, scenario=scenario, metric="time", against=_told(one.against), changes=_told(one.changes),
-        before=before, after=after, ratio=None, limit=one.file.limit,
-        cite=one.file.cite,
+        term=one.term, scenario=scenario, metric="time", against=_told(one.against), changes=_told(one.set),
+        before=before, after=after, ratio=None, limit=one.limit,
+        cite=one.cite,
     )  # fmt: skip
 
 
-def _of_scenario(what_if: WhatIf, one: Alternative, scenario: str, search_path: tuple[str, ...]) -> ChangeEffect:
+def _of_scenario(what_if: WhatIf, one: AlternativeFile, scenario: str, search_path: tuple[str, ...]) -> ChangeEffect:
     """Return what a change is worth in a scenario."""
     workload = what_if.file.workload
-    both = {**one.against, **one.changes}
+    both = {**one.against, **one.set}
     without, with_it = (_side(workload, scenario, _for(scenario, each), search_path) for each in (one.against, both))
-    headline = PHASES[load(workload, search_path=search_path, scenarios=[scenario]).scenario(scenario).answers][0]
+    headline = PHASES[load(workload, search_path=search_path, scenarios=[scenario]).scenario(scenario).result_kind][0]
     metric = what_if.file.metric if scenario == what_if.file.scenario else headline
     before, after = (_value(side, metric, one, scenario) for side in (without, with_it))
     return ChangeEffect(
-        term=one.file.term, scenario=scenario, metric=metric, against=_told(one.against), changes=_told(one.changes),
+        term=one.term, scenario=scenario, metric=metric, against=_told(one.against), changes=_told(one.set),
         before=before, after=after,
-        ratio=_ratio(without, with_it, metric, after / before), limit=one.file.limit, cite=one.file.cite,
+        ratio=_ratio(without, with_it, metric, after / before), limit=one.limit, cite=one.cite,
     )  # fmt: skip
 
 
@@ -109,10 +109,10 @@ def _side(workload: str, scenario: str, changes: Mapping[str, object], search_pa
     return evaluate(chosen, loaded.calibration(chosen))
 
 
-def _value(side: Evaluation, metric: str, one: Alternative, scenario: str) -> float:
+def _value(side: Evaluation, metric: str, one: AlternativeFile, scenario: str) -> float:
     value = side.metrics(None)[metric]
     if value is None:
-        raise InfeasibleError(f"{scenario} with {one.file.term}: {metric} is not known")
+        raise InfeasibleError(f"{scenario} with {one.term}: {metric} is not known")
     return float(value)
 
 

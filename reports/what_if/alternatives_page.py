@@ -25,7 +25,7 @@ def markdown(what_if: WhatIf, found: Sequence[ChangeEffect], ladder: Waterfall |
 def _lines(what_if: WhatIf, found: Sequence[ChangeEffect], ladder: Waterfall | None) -> Iterator[str]:
     yield f"# {what_if.file.title}"
     yield ""
-    messages = {one.file.term for one in what_if.alternatives if one.file.message is not None}
+    messages = {one.term for one in what_if.file.alternatives if one.message is not None}
     yield from _changes([one for one in found if one.term not in messages])
     alone = [one for one in found if one.term in messages]
     if alone:
@@ -39,7 +39,7 @@ def _lines(what_if: WhatIf, found: Sequence[ChangeEffect], ladder: Waterfall | N
         yield from _row(what_if.file.begin, _shown(what_if.file.metric, ladder.start))
         for term in ladder.terms:
             yield from _row(term.name, _shown(what_if.file.metric, term.after))
-    others = [one.file for one in what_if.alternatives if not one.changes]
+    others = [one for one in what_if.file.alternatives if not one.set]
     if others:
         yield from (
             "",

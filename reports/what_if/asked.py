@@ -11,7 +11,7 @@ import numpy as np
 from costmodel.api import load
 from costmodel.quantities import Array
 from costmodel.report.plots.bars import Bar
-from costmodel.report.plots.drawn import Drawn
+from costmodel.report.plots.plot import Plot
 from costmodel.report.style import BLUE
 from costmodel.report.text import share
 from costmodel.result import Point, Result
@@ -26,7 +26,7 @@ class Asked:
 
     name: str
     title: str
-    drawn: Drawn
+    drawn: Plot
     says: Sequence[str]
     commands: Sequence[str]
 

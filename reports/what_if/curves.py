@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from costmodel.quantities import Array
-from costmodel.report.plots.drawn import Drawn, table
-from costmodel.report.style import CYCLE, GREY, WIDTH, linear_axis, log_axis, marked_axis, tell, tick
+from costmodel.report.plots.plot import Plot, table
+from costmodel.report.style import CYCLE, GREY, WIDTH, add_tooltip, linear_axis, log_axis, marked_axis, tick
 from costmodel.report.text import metric as written
 
 WIDE = 10.0  # ratio of a range's ends from which it is drawn on a logarithmic scale
@@ -47,7 +47,7 @@ class Panel:
     linear: bool = False  # the horizontal axis is not, however far its ends are apart
 
 
-def curves_figure(panels: Sequence[Panel]) -> Drawn:
+def curves_figure(panels: Sequence[Panel]) -> Plot:
     """Return panels below each other, and their points as one table."""
     figure = Figure(figsize=(WIDTH, 0.45 + 2.45 * len(panels)), layout="constrained")
     axes = figure.subplots(len(panels), 1, squeeze=False).ravel()
@@ -57,7 +57,7 @@ def curves_figure(panels: Sequence[Panel]) -> Drawn:
     if any(named):
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=3)
-    return Drawn(figure, {"": _data(panels)})
+    return Plot(figure, {"": _data(panels)})
 
 
 def _draw(axes: Axes, panel: Panel) -> None:
@@ -73,7 +73,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
         for point in runs:
             dot = axes.plot(curve.x[point], curve.value[point], "o", color=colour, markersize=width + 1.4)
             words = ", ".join(filter(None, (curve.label, f"{panel.x[0]} {tick(float(curve.x[point]), panel.x[1])}")))
-            tell(dot, f"{words}: {written(panel.metric, float(curve.value[point]))}")
+            add_tooltip(dot, f"{words}: {written(panel.metric, float(curve.value[point]))}")
     xs = np.concatenate([curve.x for curve in panel.curves])
     tops = np.concatenate([curve.value if curve.high is None else curve.high for curve in panel.curves])
     ends = float(np.nanmin([np.nanmin(curve.value) for curve in panel.curves])), float(np.nanmax(tops))

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 
 from costmodel.api import load
-from costmodel.report.plots.bars import Group, group_rows, groups_figure
-from costmodel.report.plots.drawn import Drawn
 from costmodel.report.style import BLUE, GREEN, ORANGE
 from costmodel.report.text import metric, quantity
 from costmodel.schema.files import load_document
 from reports.what_if.asked import FLAGSHIP, Asked, bar, curve, point, rests_on
+from reports.what_if.bar_groups import Group, groups_plot
 from reports.what_if.curves import Curve, Panel, curves_figure
 
 LINK = "hardware.links.nvlink.bandwidth"
@@ -45,7 +44,7 @@ def of_h100() -> Asked:
         f"costmodel simulate {FLAGSHIP} --scenario SCENARIO --set {LINK}='{quantity(fast, 'bandwidth')}'",
         f"costmodel simulate {FLAGSHIP} --scenario SCENARIO --cluster nodes/dgx-h100",
     ]
-    drawn = Drawn(groups_figure(groups), {"": group_rows(groups)})
+    drawn = groups_plot(groups)
     return Asked("h800_h100", "H800 against H100, for training and decoding DeepSeek-V3", drawn, says, commands)
 
 
@@ -62,7 +61,7 @@ def _headline(found: Any) -> float:
 
 def _lacking(found: Any) -> str:
     """Return the kernels of which nothing was measured, as the notes name them."""
-    names = [note.partition("nothing is known of ")[2].partition(" on ")[0] for note in found.notes]
+    names = [note.partition("has no measurements of ")[2].partition("; ")[0] for note in found.notes]
     return " and ".join(dict.fromkeys(filter(None, names))) or "nothing"
 
 

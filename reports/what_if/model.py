@@ -6,13 +6,12 @@ import numpy as np
 
 from costmodel.api import load
 from costmodel.report.models import attention
-from costmodel.report.plots.bars import Group, group_rows, groups_figure
-from costmodel.report.plots.drawn import Drawn
 from costmodel.report.style import BLUE, ORANGE
 from costmodel.report.text import gib, metric
 from costmodel.schema.files import load_document, load_model
 from costmodel.workload.counting import kv_bytes_per_token
 from reports.what_if.asked import FLAGSHIP, Asked, bar, curve, point, rests_on
+from reports.what_if.bar_groups import Group, groups_plot
 from reports.what_if.curves import Curve, Panel, curves_figure
 
 ROOMY = "192 GiB"  # of memory on both sides: in BF16 most scenarios do not fit an H800
@@ -43,7 +42,7 @@ def of_formats() -> Asked:
         f"costmodel simulate {FLAGSHIP} --scenario prefill --set {path}.precision=bf16 "
         f"--set {path}.communication.dispatch=bf16"
     )
-    drawn = Drawn(groups_figure(groups), {"": group_rows(groups)})
+    drawn = groups_plot(groups)
     return Asked("fp8_bf16", "FP8 against BF16", drawn, says, [command])
 
 

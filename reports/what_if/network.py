@@ -9,7 +9,8 @@ import numpy as np
 from costmodel.analytic.fabrics import facts
 from costmodel.analytic.messages import CollectiveRequest as Message
 from costmodel.analytic.messages import answer
-from costmodel.calibration.fit_lookup import default_framework, load_calibration
+from costmodel.calibration.fit_files import default_framework
+from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.quantities import Array
 from costmodel.report.text import quantity
 from costmodel.schema.files import load_cluster, load_topology

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from textwrap import wrap
 
-from costmodel.report.plots.bars import Bar, Group, group_rows, groups_figure
-from costmodel.report.plots.drawn import Drawn
+from costmodel.report.plots.bars import Bar
 from costmodel.report.style import BLUE, GREEN, GREY, ORANGE
 from reports.what_if.alternatives import ChangeEffect
 from reports.what_if.asked import Asked
+from reports.what_if.bar_groups import Group, groups_plot
 
 COLOURS = {"training": BLUE, "prefill": GREEN, "decode": ORANGE}
 WIDE = 42  # characters of a line beside a bar
@@ -38,6 +38,6 @@ def of_recommendations(found: list[ChangeEffect], name: str) -> Asked:
         "sources and "
         f"what no row expresses: [{name}]({name}.md)."
     )
-    drawn = Drawn(groups_figure(groups), {"": group_rows(groups)})
+    drawn = groups_plot(groups)
     command = f"python -m reports.what_if.alternatives {name} --output {name}.md"
     return Asked(name, "", drawn, says, [command])

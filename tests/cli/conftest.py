@@ -2,46 +2,21 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import TypeAlias
 
 import pytest
-from command_line import command
-
-from costmodel.cli.main import main
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What a run left: exit code and both outputs."""
-
-    code: int
-    out: str
-    err: str
-
+from command_line import Ran, command, run_here
 
 Run: TypeAlias = Callable[..., Ran]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+def run() -> Run:
     """Return a function that runs `costmodel ARGUMENTS` here."""
-
-    def ran(*arguments: object) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["costmodel", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capsys.readouterr()
-        return Ran(int(stopped.value.code or 0), captured.out, captured.err)
-
-    yield ran
-    gc.enable()  # the command line leaves it off
+    return run_here
 
 
 @pytest.fixture

@@ -7,20 +7,39 @@ import subprocess
 import sys
 
 import pytest
+from click.shell_completion import BashComplete
+
+from costmodel.cli.main import root
 
 
-def offered(process, *words: str, **environment: str) -> list[str]:
-    """Return what bash would offer for the last of `words`."""
-    line = " ".join(("costmodel", *words))
-    done = process(COMP_WORDS=line, COMP_CWORD=str(len(words)), _COSTMODEL_COMPLETE="bash_complete", **environment)
-    assert done.err == ""
-    return [entry.partition(",")[2] for entry in done.out.splitlines() if entry.startswith("plain")]
+def asked(*words: str) -> dict[str, str]:
+    """Return what bash puts into the environment to complete the last of `words`."""
+    return {"COMP_WORDS": " ".join(("costmodel", *words)), "COMP_CWORD": str(len(words))}
+
+
+def offered(shown: str) -> list[str]:
+    """Return the words in what bash is answered."""
+    return [entry.partition(",")[2] for entry in shown.splitlines() if entry.startswith("plain")]
 
 
 @pytest.fixture
-def complete(process):
-    """Return a function that completes the last of some words."""
-    return lambda *words, **environment: offered(process, *words, **environment)
+def complete(monkeypatch):
+    """Return a function that completes the last of some words; keywords change the environment."""
+
+    def completed(*words: str, **environment: str) -> list[str]:
+        with monkeypatch.context() as changed:
+            for name, value in {**asked(*words), **environment}.items():
+                changed.setenv(name, value)
+            return offered(BashComplete(root, {}, "costmodel", "_COSTMODEL_COMPLETE").complete())
+
+    return completed
+
+
+def test_a_shell_that_starts_the_command_is_offered_the_same(process, complete):
+    words = ("simulate", "deeps")
+    done = process(**asked(*words), _COSTMODEL_COMPLETE="bash_complete")
+    assert done.err == ""
+    assert offered(done.out) == complete(*words) != []
 
 
 @pytest.mark.parametrize(

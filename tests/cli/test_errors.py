@@ -21,12 +21,12 @@ def workload(tmp_path, text):
     [
         (("simulate", FLAGSHIP, "--scenario", "trainin"), "did you mean `training`?"),
         (("simulate", "deepseek_v33"), "did you mean `deepseek_v3` or"),
-        (("simulate", "no/such/file.yaml"), "neither a file nor a workload"),
+        (("simulate", "no/such/file.yaml"), "neither a file nor a known workload"),
         (("simulate", "."), "is a directory"),
-        (("simulate", FLAGSHIP, "--set", "foo"), "is not PATH=VALUE"),
-        (("simulate", FLAGSHIP, "--set", "=1"), "is not PATH=VALUE"),
+        (("simulate", FLAGSHIP, "--set", "foo"), "must have the form PATH=VALUE"),
+        (("simulate", FLAGSHIP, "--set", "=1"), "must have the form PATH=VALUE"),
         (("simulate", FLAGSHIP, "--set", "model.hiden=7168"), "did you mean `hidden`?"),
-        (("simulate", FLAGSHIP, "--set", "hardware.processors=1", "--set", "hardware.processors=2"), "is set twice"),
+        (("simulate", FLAGSHIP, "--set", "hardware.processors=1", "--set", "hardware.processors=2"), "is given twice"),
         (("simulate", FLAGSHIP, "--set", "hardware.memory.hbm.bandwidth=4 Gb/s"), "Gbit/s"),
         (("simulate", FLAGSHIP, "--set", "hardware.memory.hbm.bandwidth=4"), "has no unit"),
         (("simulate", FLAGSHIP, "--cluster", "clusters/h800-2048-mpf"), "h800-2048-mpft"),
@@ -146,7 +146,7 @@ def test_our_own_bug_is_one_line_with_a_way_to_the_traceback():
 
     quiet, loud = crash(sys.executable), crash(sys.executable, COSTMODEL_DEBUG="1")
     assert quiet.returncode == loud.returncode == 1
-    assert "this is a bug in costmodel: KeyError" in quiet.stderr
+    assert "This is a bug in costmodel: KeyError" in quiet.stderr
     assert "COSTMODEL_DEBUG=1" in quiet.stderr
     assert "Traceback" not in quiet.stderr
     assert "Traceback" in loud.stderr
@@ -159,13 +159,13 @@ def test_a_file_of_100_mb_is_refused_with_its_size(run, tmp_path):
     for arguments in (("simulate", path), ("validate", path)):
         done = run(*arguments)
         assert done.code == 2
-        assert "has 100 MB, and at most 16 MiB are read" in done.out + done.err
+        assert "file too large: 100 MB; the limit is 16 MiB" in done.out + done.err
 
 
 def test_an_error_that_all_scenarios_share_is_told_once(run):
     done = run("simulate", "deepseek_v3", "--cluster", "nodes/hgx-h80")
     assert done.code == 2
-    assert done.err.count("is on the search path") == 1
+    assert done.err.count("unknown cluster or node") == 1
     assert "did you mean `nodes/hgx-h800`" in done.err
 
 

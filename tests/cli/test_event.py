@@ -133,7 +133,7 @@ def test_a_measured_trace_that_is_none_is_told(run, trace, tmp_path, content, to
 
 def test_the_page_names_the_engine_and_lists_nothing_that_rounding_made(run):
     done = run("simulate", FLAGSHIP, "--scenario", "training", "--engine", "event")
-    assert done.out.splitlines()[0].endswith("simulated event by event")
+    assert done.out.splitlines()[0].endswith("event simulation")
     assert " ps" not in done.out
 
 
@@ -158,5 +158,5 @@ def test_a_phase_that_is_not_simulated_has_no_timeline_and_says_so(run, tmp_path
     path = tmp_path / "t.json"
     done = run("simulate", "llama3_8b_rtx4090", "--scenario", "serving", "--engine", "event", "--trace", path)
     assert done.code == 0
-    assert f"{path}: no timeline of serving: the event engine simulates training, prefill and decode only" in done.err
+    assert f"{path}: no timeline of serving: the event engine supports training, prefill and decode only" in done.err
     assert not path.exists()

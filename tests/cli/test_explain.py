@@ -98,7 +98,7 @@ def test_expert_layers_state_how_full_the_fullest_rank_is(run):
     (sent,) = explained(run, "--scenario", "prefill", *SKEWED, "--op", "dispatch")["operators"]
     assert sent["inputs"]["load of the fullest node, each token once"] >= 1
     assert 1 <= sent["inputs"]["load of the fullest rank, each token once"] < facts["expert_load"]
-    assert "experts: the fullest rank computes" in run("explain", FLAGSHIP, "--scenario", "prefill", *SKEWED).out
+    assert "expert load: the busiest rank gets" in run("explain", FLAGSHIP, "--scenario", "prefill", *SKEWED).out
 
 
 def test_a_stated_load_is_where_the_load_comes_from(run):

@@ -10,6 +10,7 @@ import click
 import pytest
 
 from costmodel.cli.main import root
+from costmodel.result import SHOWN_LINES
 
 
 def test_the_forms_of_a_command_say_the_same(run) -> None:
@@ -52,7 +53,7 @@ def test_another_cluster_has_no_title_of_the_files_own_hardware(run) -> None:
 
 def test_each_scenario_says_what_its_times_rest_on(run) -> None:
     lines = run("simulate", "deepseek_v3").out.splitlines()
-    at = lines.index("basis of the times")
+    at = lines.index("Where the times come from (share of time by basis)")
     assert lines[at + 1].startswith("  training: ")
     assert "  decode_ep_bound: roofline" in lines[at:]
 
@@ -97,3 +98,18 @@ def test_a_table_of_measurements_is_no_kind_of_file_but_has_a_page(run, command)
     done = run(command, "measurement")
     assert (done.code, done.out) == (2, "")
     assert "docs/measurements.md" in done.err
+
+
+def test_the_name_that_people_read_and_the_stored_one_are_the_same_line(run, tmp_path) -> None:
+    for names in SHOWN_LINES.items():
+        errors = {run("explain", "deepseek_v3", "--scenario", "training", "--op", name).err for name in names}
+        assert len(errors) == 1
+    training = ("simulate", "deepseek_v3", "--scenario", "training")
+    stored, shown = "slowed by exchanges", "all-to-all contention"
+    document = run(*training, "--json").out
+    assert f"| {shown} |" in run(*training, "--format", "md").out
+    (tmp_path / "stored.json").write_text(document)
+    (tmp_path / "shown.json").write_text(document.replace(stored, shown))
+    lines = json.loads(run("compare", tmp_path / "stored.json", tmp_path / "shown.json", "--json").out)["operators"]
+    assert {line["ratio"] for line in lines if line["name"] == stored} == {1.0}
+    assert f"| {shown} |" in run("compare", tmp_path / "stored.json", tmp_path / "shown.json", "--format", "md").out

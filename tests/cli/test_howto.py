@@ -1,107 +1,45 @@
-"""The README and the pages of docs: files that they show are written, blocks of code run, a page as one script."""
+"""README and docs: the files that they show are written and the code that they show runs, page by page."""
 
 from __future__ import annotations
 
-import os
 import re
-import stat
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from pages import PYTHON, ROOT, SHELL, Block, Reader, blocks
 
-ROOT = Path(__file__).resolve().parents[2]
 HOWTO = sorted((ROOT / "docs" / "howto").glob("*.md"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-BLOCK = re.compile(
-    r"(?:^<!-- not run: ([^\n]*) -->\n)?(?:^<!-- \w+ -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL
-)
-NAMED = re.compile(r"# (\S+\.(?:yaml|csv|json))\n")
 ROW = re.compile(r"^\| [^|`]* \| `(costmodel [^`]*)` \|$", re.MULTILINE)  # a question and the command that answers it
-RUN = ("bash", "sh", "python")
-START = "from costmodel.cli.main import main; main()"
-
-
-@dataclass(frozen=True)
-class Block:
-    """A block of code. name: of the file that it shows, null for none; reason: why it is not run, null where it is."""
-
-    language: str
-    text: str
-    name: str | None
-    reason: str | None
-
-
-def blocks(page: Path) -> list[Block]:
-    found = []
-    for reason, language, text in BLOCK.findall(page.read_text(encoding="utf-8")):
-        name = NAMED.match(text)
-        found.append(Block(language, text, name[1] if name else None, reason or None))
-    return found
 
 
 def title(page: Path) -> str:
     return page.relative_to(ROOT).with_suffix("").as_posix()
 
 
-WITH_CODE = [page for page in PAGES if any(one.language in RUN and not one.reason for one in blocks(page))]
-NOT_RUN = [(page, one) for page in PAGES for one in blocks(page) if one.reason]
+WITH_CODE = [page for page in PAGES if any(block.runs for block in blocks(page))]
+NOT_RUN = [(page, block) for page in PAGES for block in blocks(page) if block.reason]
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Return a new working folder; beside it stand `costmodel` and `python` of this interpreter."""
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    for name, line in {"costmodel": f"-c '{START}' \"$@\"", "python": '"$@"'}.items():
-        tool = tools / name
-        tool.write_text(f'#!/bin/sh\nexec "{sys.executable}" {line}\n')
-        tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
-    work = tmp_path / "work"
-    work.mkdir()
-    return work
-
-
-def run(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(folder.parent / "tools"), os.environ["PATH"]])
-    package = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH")) if part)
-    return subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
-        cwd=folder,
-        env={**os.environ, "PATH": path, "PYTHONPATH": package, "NO_COLOR": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
+    return Reader(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=title)
-def test_the_code_of_a_page_runs(page: Path, folder: Path) -> None:
+def test_the_code_of_a_page_runs(page: Path, reader: Reader) -> None:
     if page.parent == ROOT:  # its reader stands in the repository
-        (folder / "workloads").mkdir()
-        (folder / "workloads" / "deepseek_v3.yaml").write_bytes((ROOT / "workloads" / "deepseek_v3.yaml").read_bytes())
-    script = []
-    for one in blocks(page):
-        if one.name:
-            (folder / one.name).parent.mkdir(parents=True, exist_ok=True)
-            # JSON has no comments: the line that names the file is not part of it
-            text = one.text.partition("\n")[2] if one.name.endswith(".json") else one.text
-            (folder / one.name).write_text(text, encoding="utf-8")
-        elif one.language in RUN and not one.reason:
-            script.append(f"python - <<'PYTHON'\n{one.text}PYTHON" if one.language == "python" else one.text)
-    done = run("\n".join(script), folder)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
+        for name in ("workloads", "hardware", "reports", "docs"):
+            (reader.folder / name).symlink_to(ROOT / name)
+    for block in blocks(page):
+        reader.follow(block)
 
 
-def test_each_question_of_the_readme_has_a_command_that_answers_it(folder: Path) -> None:
+def test_each_question_of_the_readme_has_a_command_that_answers_it(reader: Reader) -> None:
     commands = ROW.findall((ROOT / "README.md").read_text(encoding="utf-8"))
     assert len(commands) >= 8
-    done = run("\n".join(["costmodel simulate deepseek_v3 --scenario decode --json > result.json", *commands]), folder)
-    assert done.returncode == 0, done.stderr
+    for command in ["costmodel simulate deepseek_v3 --scenario decode --json > result.json", *commands]:
+        reader.shell(command)
 
 
 @pytest.mark.parametrize(
@@ -118,14 +56,14 @@ def test_every_block_is_code_that_runs_or_a_file_with_a_name(page: Path) -> None
         if one.language in ("yaml", "json"):
             assert one.name, f"the block does not say which file it is: {one.text[:60]!r}"
         else:
-            assert one.language in RUN, f"{one.language!r} is no language that a test runs: {one.text[:60]!r}"
+            assert one.language in (*SHELL, PYTHON), f"no test runs {one.language!r}: {one.text[:60]!r}"
 
 
 def test_how_to_pages_write_no_file_of_another_one() -> None:
     written: dict[str, str] = {}
     for page in HOWTO:
         for one in blocks(page):
-            if one.language == "bash":
+            if one.language in SHELL:
                 for name in set(re.findall(r"(?:> |--output |--trace )(\S+\.\w+(?:\.gz)?)", one.text)):
                     assert written.setdefault(name, page.stem) == page.stem, name
 
@@ -134,3 +72,40 @@ def test_there_are_pages_and_they_are_short() -> None:
     assert HOWTO
     for page in HOWTO:
         assert len(page.read_text(encoding="utf-8").splitlines()) <= 80, f"{page.name} is longer than 80 lines"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ls",
+        "costmodel model list | head -n 3",
+        "costmodel model list; costmodel hardware list",
+        "costmodel model show $NAME",
+        "costmodel validate *.yaml",
+        "costmodel model list > a.txt > b.txt",
+        "python - <<'PYTHON'",
+        "python program.py",
+        "costmodel model list &",
+        "&& costmodel model list",
+        "> a.txt",
+    ],
+)
+def test_a_line_that_needs_a_whole_shell_is_refused(line: str, reader: Reader) -> None:
+    with pytest.raises(pytest.fail.Exception, match="a page"):
+        reader.shell(line)
+
+
+def test_a_command_that_exits_with_another_code_than_stated_fails_with_its_message(reader: Reader) -> None:
+    reader.shell("costmodel model show nothing   # exits with 2, and says what there is")
+    with pytest.raises(AssertionError, match=r"exits with 2:\n.*nothing"):
+        reader.shell("costmodel model show nothing")
+    with pytest.raises(AssertionError, match="exits with 0"):
+        reader.shell("costmodel --version   # exits with 2")
+
+
+def test_output_goes_where_a_line_sends_it(reader: Reader) -> None:
+    reader.shell("costmodel --version > a.txt && echo 'x: {y: 1}' >> a.txt   # two lines\nexport COSTMODEL_TABLE=csv")
+    first, second = (reader.folder / "a.txt").read_text().splitlines()
+    assert (first.split()[0], second) == ("costmodel,", "x: {y: 1}")
+    reader.shell("echo 1 \\\n  2 > a.txt")
+    assert (reader.folder / "a.txt").read_text() == "1 2\n"

@@ -94,12 +94,12 @@ def test_hardware_can_be_changed_and_can_fail(run):
         (("--ranks", "12"), 2, "write --ranks 8 or 16"),
         (("--size", "64"), 2, "has no unit"),
         (("--size", "-1 GiB"), 2, "negative"),
-        (("--cluster", "nowhere"), 2, "no cluster or node 'nowhere'"),
+        (("--cluster", "nowhere"), 2, "unknown cluster or node 'nowhere'"),
         (("--set", "hardware.network.failed=[plane9]", "--engine", "flow"), 2, "no part 'plane9'"),
         (("--set", "hardware.network.failed=[plane0]"), 2, "closed forms do not support failed parts"),
         (("--set", "hardware.network.oversubscription=0.5"), 2, "too small"),
         (("--set", "hardware.node.nic.bandwidth=0 GB/s"), 2, "write a value above zero"),
-        (("--set", "model.hidden=4096"), 2, "no part of the hardware"),
+        (("--set", "model.hidden=4096"), 2, "not part of the hardware"),
         (("--model", "llama-3-8b"), 0, ""),  # ignored: this collective reaches no experts
     ],
 )
@@ -143,7 +143,7 @@ def test_people_read_a_table(run):
     shown = run(*COLLECTIVE, "--engine", "flow")
     assert shown.code == 0
     assert "bus bandwidth" in shown.out
-    assert "limit: NICs" in shown.out
+    assert "bound: NICs" in shown.out
 
 
 def test_a_device_by_itself_sends_nothing(run):

@@ -24,6 +24,7 @@ def world(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.core
 def test_without_torch_the_install_line_is_told(process, tmp_path):
     hidden = tmp_path / "hidden"
     write(hidden, "sitecustomize.py", "import importlib.util as u\nf = u.find_spec\n"
@@ -101,7 +102,7 @@ def test_compare_says_which_side_does_not_fit(run, world):
     document = json.loads(run("compare", "half.json", "a.json", "--json").out)
     assert {one["scenario"] for one in document["metrics"]} == {"decode"}
     assert document["refused"]["train"].startswith("half.json cannot run: does not fit in memory: ")
-    assert "train is left out: half.json cannot run: " in run("compare", "half.json", "a.json").out
+    assert "train skipped: half.json cannot run: " in run("compare", "half.json", "a.json").out
 
 
 def test_compare_says_what_it_cannot_compare(run, world):

@@ -4,10 +4,9 @@ import csv
 import json
 import os
 import shutil
-import subprocess
 
 import pytest
-from command_line import command
+from command_line import run_here
 
 FLAGSHIP = "deepseek_v3"
 
@@ -22,13 +21,10 @@ def simulated(tmp_path_factory):
     """Return the flagship's result in a file, and a folder with its figures."""
     folder = tmp_path_factory.mktemp("report")
     file = folder / "v3.json"
-    with file.open("w") as out:
-        subprocess.run(command("simulate", FLAGSHIP, "--json"), stdout=out, check=True)
-    done = subprocess.run(
-        command("report", file, "--output", folder / "figures"), capture_output=True, text=True, check=True
-    )
-    assert done.stderr == ""
-    return file, folder / "figures", done.stdout.splitlines()
+    file.write_text(run_here("simulate", FLAGSHIP, "--json").out)
+    done = run_here("report", file, "--output", folder / "figures")
+    assert (done.code, done.err) == (0, "")
+    return file, folder / "figures", done.out.splitlines()
 
 
 @pytest.fixture
@@ -115,7 +111,7 @@ def test_what_does_not_fit_is_drawn_as_its_ledger_alone(run, tmp_path):
     file.write_text(run("simulate", FLAGSHIP, *options).out)
     assert run("report", file, "--output", tmp_path / "figures").code == 0
     assert names(tmp_path / "figures", ".svg") == ["memory"]
-    assert "does not run" in (tmp_path / "figures" / "memory.svg").read_text()
+    assert "cannot run" in (tmp_path / "figures" / "memory.svg").read_text()
 
 
 def test_the_data_of_a_swept_figure_are_the_table_s_points(run, tmp_path):
@@ -177,20 +173,20 @@ def test_a_sweep_over_names_is_told_to_have_no_figure(run, tmp_path):
     run("sweep", FLAGSHIP, *varied, "--output", tmp_path / "swept")
     done = run("report", tmp_path / "swept")
     assert (done.code, done.out) == (2, "")
-    assert "scenarios.decode.precision has names for values, and makes no grid" in done.err
+    assert "scenarios.decode.precision is an axis of names, so the results do not form a grid" in done.err
     assert "value error" not in done.err
 
 
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", "is no complete JSON document"),
-        ('{"schema": "costmodel/result@1", "scen', "is no complete JSON document"),
+        ("", "not a complete JSON document"),
+        ('{"schema": "costmodel/result@1", "scen', "not a complete JSON document"),
         ("[" * 100_000, "is nested too deeply"),
-        ("[1, 2]", "does not say what it is"),
-        ('{"a": 1}', "does not say what it is"),
+        ("[1, 2]", "has no `schema` key"),
+        ('{"a": 1}', "has no `schema` key"),
         ('{"schema": "costmodel/result@2"}', "is 'costmodel/result@2', not costmodel/result@1"),
-        ('{"schema": "costmodel/sweep@1"}', "is 'costmodel/sweep@1', of which there are no figures"),
+        ('{"schema": "costmodel/sweep@1"}', "is a costmodel/sweep@1 file, which `report` cannot draw"),
         ('{"schema": "costmodel/result@1"}', "version: field required"),
         ('{"schema": "costmodel/result@1", "version": "0", "model": {"name": "m"}, "scenarios": {}}', "scenarios: "),
     ],
@@ -257,7 +253,7 @@ def test_what_is_not_drawn_is_told(run, tmp_path):
     done = run("report", swept)
     assert done.code == 0
     assert len(names(swept / "report", ".svg")) == 12
-    assert done.err == "4 more combinations of its axes are not drawn; its table holds them\n"
+    assert done.err == "4 more axis combinations are not drawn; they are in the table\n"
 
 
 def test_axes_that_vary_together_are_all_in_a_figure_and_its_data(run, tmp_path):

@@ -5,11 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import re
-import subprocess
 
 import pytest
 from browser import BROWSER, NAMES, browsing
-from command_line import command
+from command_line import run_here
 
 from costmodel.report.text import metric
 
@@ -21,7 +20,9 @@ in_a_browser = pytest.mark.skipif(BROWSER is None, reason=f"none of {', '.join(N
 
 
 def printed(*arguments):
-    return subprocess.run(command(*arguments), capture_output=True, text=True, check=True).stdout
+    done = run_here(*arguments)
+    assert done.code == 0, done.err
+    return done.out
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def test_the_page_of_a_sweep_has_its_points_in_their_units(pages):
 
 def test_the_page_of_a_trace_has_the_work_of_each_row(pages):
     page = pages["trace"].read_text()
-    assert "<caption>Work that is shown</caption>" in page
+    assert "<caption>Work shown</caption>" in page
     assert "<title>" in page.partition("<svg")[2]
 
 

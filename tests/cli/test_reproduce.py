@@ -203,7 +203,7 @@ def test_leaving_out_fits_a_declared_term_to_other_publications(run, tmp_path):
         "publications: [megascale, mt_nlg, narayanan_2021]}\n",
         encoding="utf-8",
     )
-    (row,) = json.loads(run("reproduce", "mt_nlg", "--leave-out", "--path", tmp_path, "--json").out)
+    (row,) = json.loads(run("reproduce", "mt_nlg", "--cross-validate", "--path", tmp_path, "--json").out)
     ((path, value),) = row["terms"].items()
     assert path == "scenarios.case.framework.launch"
     assert 1e-6 <= value <= 50e-6

@@ -11,7 +11,7 @@ DECODE = (FLAGSHIP, "--scenario", "decode")
 def test_a_search_says_how_many_it_looked_at_and_shows_the_front(run):
     done = run("search", *DECODE, "--devices", "64,128", "--constraint", "tpot <= 60 ms")
     assert (done.code, done.err) == (0, "")
-    assert "decode: looked at " in done.out
+    assert "decode: considered " in done.out
     assert "Pareto front" in done.out
 
 
@@ -40,7 +40,7 @@ def test_a_search_in_which_nothing_fits_exits_3(run):
         ((*DECODE, "--devices", "many"), "write whole numbers such as 64,128"),
         ((FLAGSHIP, "--constraint", "tpot <= 50 ms"), "add --scenario"),
         ((FLAGSHIP, "--scenario", "decode_ep_bound"), "knows no layouts of phase ep_bound"),
-        (("no_such_study",), "is neither a file nor a workload"),
+        (("no_such_study",), "is neither a file nor a known workload"),
     ],
 )
 def test_bad_input_of_a_search_is_told(run, arguments, told):
@@ -119,7 +119,7 @@ def test_a_stage_that_is_set_leaves_the_layouts_of_one_replica(run, stage):
     ("change", "told"),
     [
         ("scenarios.selective.parallel.tp=5", "no layout of as many devices has what is set"),
-        ("hardware.memory.hbm.capacity=1GiB", "none fits in memory: a device would have to hold"),
+        ("hardware.memory.hbm.capacity=1GiB", "none fits in memory: the smallest layout needs"),
     ],
 )
 def test_a_search_that_finds_nothing_says_why(run, change, told):
@@ -136,7 +136,7 @@ def test_a_value_that_no_degree_has_is_told_where_it_was_set(run):
 def test_setting_a_part_of_a_layout_of_no_scenario_is_told(run):
     done = run("search", "gpt3_175b_a100", "--set", "scenarios.selektive.parallel.tp=4")
     assert done.code == 2
-    assert "no scenario is named 'selektive'; did you mean `selective`" in done.err
+    assert "unknown scenario 'selektive'; did you mean `selective`" in done.err
 
 
 def test_no_two_layouts_of_a_ranking_are_the_same_step(run):

@@ -48,7 +48,7 @@ def test_all_scenarios_fit_one_screen_with_value_interval_limit_memory_and_next_
     for scenario in SCENARIOS:
         assert re.search(rf"^{scenario} +\S+, [\d,]+ devices ", done.out, re.MULTILINE)
     assert "80 % interval" in done.out
-    assert "basis of the times" in done.out
+    assert "Where the times come from (share of time by basis)" in done.out
     assert re.search(r"training: expert up \d+% \(compute\)", done.out)
     assert "GiB" in done.out
     assert "next: costmodel explain" in done.out
@@ -140,7 +140,7 @@ def test_what_does_not_fit_exits_3_after_the_whole_document(run):
 def test_what_does_not_fit_is_told_with_its_ledger(run):
     done = run("simulate", FLAGSHIP, "--set", NO_RECOMPUTE)
     assert done.code == 3
-    assert "training: does not run: does not fit in memory" in done.out
+    assert "training: cannot run: does not fit in memory" in done.out
     assert re.search(r"activations [\d.]+, gradients [\d.]+", done.out)
     assert "hardware.memory.hbm.capacity=" in done.out
 
@@ -198,7 +198,7 @@ def test_a_file_anywhere_is_read_and_printed_in_the_encoding_of_the_output(proce
 def test_uneven_experts_are_told_and_even_ones_only_in_detail(run):
     load = "scenarios.training.communication.expert_load"
     assert "experts:" not in run("simulate", FLAGSHIP, "--set", f"{load}=1").out
-    assert "1.3 times the mean rows" in run("simulate", FLAGSHIP).out
+    assert "the busiest rank gets 1.3 times the average rows" in run("simulate", FLAGSHIP).out
     assert "2 of its 2 experts get any" in run("simulate", FLAGSHIP, "--scenario", "decode").out
     limited = "scenarios.training.routing={load: uniform, capacity: 1}"
     uneven = run("simulate", FLAGSHIP, "--set", f"{load}=null", "--set", limited).out

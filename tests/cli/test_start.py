@@ -33,17 +33,20 @@ def imported(*arguments):
     return set(done.stderr.split())
 
 
+@pytest.mark.core
 def test_help_waits_for_nothing_heavy():
     heavy = {"numpy", "pydantic", "yaml", "rich", "quantiphy", "scipy", "networkx", "matplotlib", "simpy"}
     assert not heavy & imported("--help")
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_a_simulation_waits_for_no_library_that_it_does_not_need(options):
     heavy = {"scipy", "networkx", "matplotlib", "simpy", "torch", "rich"}
     assert not heavy & imported("simulate", "deepseek_v3", *options)
 
 
+@pytest.mark.core
 def test_a_sweep_draws_nothing_and_a_report_opens_no_window(tmp_path):
     swept = str(tmp_path / "swept")
     options = ("--vary", "hardware.processors=120,132", "--scenario", "decode", "--output", swept)
@@ -67,6 +70,7 @@ def test_help_lists_the_commands_and_each_has_its_own(run):
         assert shown.out.count("\n  --") <= 8, f"{name} has more than eight flags"
 
 
+@pytest.mark.core
 def test_the_version_is_that_of_the_package(run):
     from importlib.metadata import version
 

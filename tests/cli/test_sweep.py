@@ -37,12 +37,12 @@ def test_a_sweep_prints_its_axes_range_best_point_and_what_cannot_run(run, tmp_p
     assert re.search(r"decode +decode.batch_per_device +64\n", done.out)
     assert re.search(r"decode +hbm.capacity +80 GiB\n", done.out)
     assert "2 of 4 points cannot run: does not fit in memory" in done.out
-    assert "training: left out" in done.out
+    assert "training: skipped" in done.out
     assert sorted(os.listdir(tmp_path / "out")) == ["points", "study.json"]
 
 
 def test_json_is_the_study_with_a_summary_and_nothing_else(run, tmp_path):
-    done = run(*sweep(RANGE), "--scenario", "prefill", "--output", tmp_path / "out", "--json")
+    done = run("sweep", FLAGSHIP, "--axis", RANGE, "--scenario", "prefill", "--output", tmp_path / "out", "--json")
     document = json.loads(done.out)
     summary = document.pop("summary")
     assert document == json.loads((tmp_path / "out" / "study.json").read_text())
@@ -50,6 +50,7 @@ def test_json_is_the_study_with_a_summary_and_nothing_else(run, tmp_path):
     assert summary["prefill"]["fit"] == summary["prefill"]["points"] == 8
 
 
+@pytest.mark.core
 def test_a_row_is_what_simulate_prints_with_the_same_set(run, tmp_path):
     run(*sweep(RANGE), "--set", "hardware.processors=120", "--output", tmp_path / "out")
     with (tmp_path / "out" / "points" / "part-00000.csv").open() as file:
@@ -70,7 +71,7 @@ def test_a_sweep_in_which_nothing_runs_exits_3_with_its_table(run, tmp_path):
 def test_a_stand_in_for_a_number_format_is_told(run, tmp_path):
     options = ("--cluster", "nodes/dgx-a100", "--scenario", "decode", "--output", tmp_path / "out")
     done = run(*sweep(f"{BATCH}=8,16"), *options)
-    assert "note: a100-sxm-80gb has no unit for fp8" in done.out
+    assert "note: a100-sxm-80gb has no FP8 unit" in done.out
 
 
 @pytest.mark.parametrize(
@@ -170,7 +171,7 @@ def test_a_stopped_sweep_goes_on_to_the_same_table(tmp_path, sent):
     assert "Traceback" not in err
     assert started.returncode in (0, 130 if sent is signal.SIGINT else -sent)
     if started.returncode == 130:
-        assert f"interrupted: {out} keeps what is finished, and the same command goes on from there" in err
+        assert f"interrupted: {out} keeps the finished points; run the same command to resume" in err
     first = (out / "points" / "part-00000.csv").stat()
     assert rows_of(out, again=True) == 1 + 5 * 15000
     assert (out / "points" / "part-00000.csv").stat().st_mtime_ns == first.st_mtime_ns

@@ -18,6 +18,8 @@ import pytest
 import costmodel
 from costmodel.workload.architecture import Attention
 
+pytestmark = pytest.mark.core
+
 FOLDER = Path(__file__).parent
 TOLERANCE = 1e-9  # relative: rounding of other processors and libraries, and nothing else
 LINES = 8  # of a breakdown, the longest first

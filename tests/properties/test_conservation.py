@@ -43,7 +43,10 @@ KEPT_WHOLE = REPLICATED | {"position table"}
 @st.composite
 def mixers(draw: st.DrawFn) -> Mixer:
     if draw(st.booleans()):
-        return Mla(16.0, draw(st.sampled_from([None, 96.0])), 64.0, 32.0, 16.0, draw(st.sampled_from([32.0, 48.0])))
+        return Mla(
+            heads=16.0, q_lora=draw(st.sampled_from([None, 96.0])), kv_lora=64.0, nope_dim=32.0, rope_dim=16.0,
+            v_head_dim=draw(st.sampled_from([32.0, 48.0])),
+        )  # fmt: skip
     groups = draw(
         st.sampled_from(
             [
@@ -62,7 +65,9 @@ def mixers(draw: st.DrawFn) -> Mixer:
 def ffns(draw: st.DrawFn) -> Ffn:
     if draw(st.booleans()):
         return DenseFfn(384.0, gated=draw(st.booleans()), bias=draw(st.booleans()))
-    return MoeFfn(32.0, 64.0, draw(st.integers(1, 6)), draw(st.sampled_from([1.0, 2.0])))
+    return MoeFfn(
+        experts=32.0, intermediate=64.0, top_k=draw(st.integers(1, 6)), shared=draw(st.sampled_from([1.0, 2.0]))
+    )
 
 
 @st.composite
@@ -93,7 +98,7 @@ def layouts(draw: st.DrawFn) -> Parallelism:
     slices = [None, *(float(degree) for degree in (1, 2, 4) if tp * dp * cp % (ep * degree) == 0)]
     context = draw(st.sampled_from(["gather", "ring", "ulysses"]))
     return Parallelism(
-        tp, pp, dp, ep, cp,
+        tp=tp, pp=pp, dp=dp, ep=ep, cp=cp,
         expert_tensor=draw(st.sampled_from(slices)), sequence_parallel=draw(st.booleans()), context=context,
     )  # fmt: skip
 
@@ -152,7 +157,7 @@ def test_only_named_products_are_repeated(architecture: Architecture, parallel: 
 @given(architecture=architectures(), parallel=layouts())
 def test_parameters_summed_over_ranks_equal_the_model_s(architecture: Architecture, parallel: Parallelism) -> None:
     work = model_work(view(architecture, parallel, "training", parallel.dp))
-    etp = parallel.tensor_of_expert
+    etp = parallel.etp
     for layer, part in zip((None, *architecture.layers, None), (work.embedding, *work.layers, work.head), strict=True):
         for item in part.parameters:
             if item.expert:

@@ -22,9 +22,9 @@ from builders import (
     with_device,
     with_level,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from strategies import scenarios
+from strategies import few, scenarios
 
 import costmodel
 from costmodel.analytic.blocks import single
@@ -193,7 +193,7 @@ def test_windows_that_change_places_along_an_axis() -> None:
     assert np.all(equal(scenario(GENERATE, replace(DENSE_MODEL, layers=(layer,))), (2,)).fits)
 
 
-@settings(max_examples=15)
+@few
 @given(of=scenarios(), random=st.randoms(use_true_random=False))
 def test_random_scenarios_on_a_product_of_random_axes(of: Scenario, random: object) -> None:
     import random as module
@@ -212,7 +212,7 @@ def test_random_scenarios_on_a_product_of_random_axes(of: Scenario, random: obje
     assert np.all(equal(replace(of, cluster=cluster), (2, 3, 2)).fits)
 
 
-@settings(max_examples=15)
+@few
 @given(of=scenarios(), seed=st.integers(0, 1000))
 def test_random_scenarios_at_scattered_points(of: Scenario, seed: int) -> None:
     random = np.random.default_rng(seed)

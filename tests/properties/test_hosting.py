@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import served
+from strategies import few, served
 
 from costmodel.analytic.evaluation import evaluate, ledger_of
 from costmodel.analytic.grid import evaluate_grid, evaluate_point, evaluate_single
@@ -61,6 +61,7 @@ def with_host(of: Scenario, factor: float) -> Scenario:
     return replace(of, cluster=replace(of.cluster, node=replace(of.cluster.node, host=better)))
 
 
+@few
 @given(of=served(), overlap=st.booleans())
 def test_a_share_of_zero_equals_none(of: Scenario, overlap: bool) -> None:
     none = replace(of, offload=Offload(weights=0.0, kv_cache=0.0, overlap=overlap))
@@ -71,6 +72,7 @@ def test_a_share_of_zero_equals_none(of: Scenario, overlap: bool) -> None:
 
 
 @pytest.mark.parametrize("field", FIELDS)
+@few
 @given(of=offloaded())
 def test_a_grid_of_shares_is_its_points_and_more_is_never_faster(field: str, of: Scenario) -> None:
     together = evaluate_grid(with_share(of, field, SHARES), Calibration(), SHARES.shape)
@@ -90,17 +92,20 @@ def test_a_grid_of_shares_is_its_points_and_more_is_never_faster(field: str, of:
     assert np.all(np.diff(times) >= -1e-12 * times[:-1])
 
 
+@few
 @given(of=offloaded(), factor=st.sampled_from([1.01, 2.0, 100.0]))
 def test_a_faster_host_memory_is_never_slower(of: Scenario, factor: float) -> None:
     assert headline(with_host(of, factor)) <= headline(of) * (1 + 1e-12)
 
 
+@few
 @given(of=offloaded())
 def test_overlap_is_never_slower(of: Scenario) -> None:
     together, apart = (replace(of, offload=replace(of.offload, overlap=each)) for each in (True, False))
     assert headline(together) <= headline(apart) * (1 + 1e-12)
 
 
+@few
 @given(of=offloaded())
 def test_a_pass_takes_at_least_what_its_link_carries_and_its_lines_sum_to_it(of: Scenario) -> None:
     point = evaluate_point(of, Calibration())
@@ -115,6 +120,7 @@ def test_a_pass_takes_at_least_what_its_link_carries_and_its_lines_sum_to_it(of:
     assert value >= copied * (1 - 1e-9) or of.parallel.pp > 1
 
 
+@few
 @given(of=offloaded())
 def test_no_weight_and_no_cached_token_is_lost_between_the_memories(of: Scenario) -> None:
     """What the host keeps, the device has less, but for the room of two layers that streams need."""

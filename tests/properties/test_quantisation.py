@@ -9,13 +9,14 @@ import pytest
 from builders import MACHINE
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import rates, served
+from strategies import few, rates, served
 
 from costmodel.analytic.evaluation import ledger_of
 from costmodel.analytic.grid import evaluate_grid, evaluate_single
 from costmodel.cost.calibration import ROOFLINE, Calibration
 from costmodel.cost.kernels import gemm_time
-from costmodel.quantities import Array
+from costmodel.quantities import Array, Quantity
+from costmodel.workload.dtypes import GroupScaling
 from costmodel.workload.operators import Gemm
 from costmodel.workload.scenario import Precision, Scenario
 
@@ -34,6 +35,7 @@ def held(of: Scenario) -> float:
     return float(ledger.total)
 
 
+@few
 @given(of=served())
 def test_fewer_bits_a_weight_are_never_slower_and_never_larger(of: Scenario) -> None:
     narrow = replace(of.precision, weights="int4", weight_bits=BITS)
@@ -45,17 +47,20 @@ def test_fewer_bits_a_weight_are_never_slower_and_never_larger(of: Scenario) -> 
     assert np.all(np.diff(np.broadcast_to(ledger.total, BITS.shape)) <= 0)
 
 
+@few
 @given(of=served())
 def test_expanding_weights_in_the_tiles_of_plain_products_is_never_slower(of: Scenario) -> None:
     same = replace(of, framework=replace(of.framework, weight_only_tiles=()))
-    plain = replace(same, precision=replace(of.precision, weights=of.precision.linear, weight_group=None))
-    four = replace(same, precision=replace(of.precision, weights="int4", weight_group=None))
+    plain = replace(same, precision=replace(of.precision, weights=of.precision.linear, weight_scaling=GroupScaling()))
+    four = replace(same, precision=replace(of.precision, weights="int4", weight_scaling=GroupScaling()))
     assert headline(four) <= headline(plain) * (1 + 1e-12)
 
 
+@few
 @given(of=served(), formats=st.sampled_from([("bf16", "fp8"), ("fp8", "int4"), ("bf16", "int8")]))
 def test_a_narrower_cache_is_never_slower_and_never_larger(of: Scenario, formats: tuple[str, str]) -> None:
-    wide, narrow = (replace(of, precision=replace(of.precision, kv_cache=each, kv_group=64.0)) for each in formats)
+    scaling = replace(of.precision.kv_scaling, group=64.0)
+    wide, narrow = (replace(of, precision=replace(of.precision, kv_cache=each, kv_scaling=scaling)) for each in formats)
     assert headline(narrow) <= headline(wide) * (1 + 1e-12)
     assert held(narrow) <= held(wide)
 
@@ -85,16 +90,26 @@ def test_a_product_takes_at_least_its_bytes_over_the_bandwidth(
     assert time.seconds >= gemm.flop / MACHINE.device.peak("bf16")
 
 
+def varied(precision: Precision, field: str, value: Quantity) -> Precision:
+    """Return formats with the bits of a weight, or the elements that share a scale, set."""
+    if field == "weight_bits":
+        return replace(precision, weight_bits=value)
+    if field == "weight_group":
+        return replace(precision, weight_scaling=replace(precision.weight_scaling, group=value))
+    return replace(precision, kv_scaling=replace(precision.kv_scaling, group=value))
+
+
 @pytest.mark.parametrize("field", ["weight_bits", "weight_group", "kv_group"])
+@few
 @given(of=served())
 def test_a_grid_of_formats_is_its_points(field: str, of: Scenario) -> None:
     values: Array = np.array([3.0, 4.5, 8.0] if field == "weight_bits" else [32.0, 64.0, 128.0])
     base: Precision = replace(of.precision, weights="int4", kv_cache="int8")
-    grid = replace(of, precision=replace(base, **{field: values}))  # type: ignore[arg-type]
+    grid = replace(of, precision=varied(base, field, values))
     together = evaluate_grid(grid, Calibration(), values.shape)
     spans = together.intervals
     for at, value in enumerate(values):
-        alone = evaluate_single(replace(of, precision=replace(base, **{field: float(value)})), Calibration())  # type: ignore[arg-type]
+        alone = evaluate_single(replace(of, precision=varied(base, field, float(value))), Calibration())
         limits = alone.intervals
         for name, metric in alone.metrics.items():
             found = together.metrics[name]

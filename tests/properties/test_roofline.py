@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import given
-from strategies import scenarios
+from strategies import few, scenarios
 
 from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.grid import evaluate_point
@@ -21,6 +21,7 @@ from costmodel.workload.stages import stage_layout
 SLACK = 1 - 1e-12
 
 
+@few
 @given(of=scenarios())
 def test_no_kernel_is_faster_than_its_arithmetic_and_its_bytes(of: Scenario) -> None:
     device = of.cluster.device
@@ -38,6 +39,7 @@ def test_no_kernel_is_faster_than_its_arithmetic_and_its_bytes(of: Scenario) -> 
             assert seconds >= (operator.traffic / bandwidth + launches) * SLACK, operator.name
 
 
+@few
 @given(of=scenarios())
 def test_no_message_is_faster_than_its_links(of: Scenario) -> None:
     share = {"all_reduce": 2.0, "all_gather": 1.0, "reduce_scatter": 1.0, "all_to_all": 1.0}
@@ -54,6 +56,7 @@ def test_no_message_is_faster_than_its_links(of: Scenario) -> None:
             assert seconds >= operator.tokens * operator.token_bytes * (1 - 1 / operator.group.size) / both * SLACK
 
 
+@few
 @given(of=scenarios())
 def test_no_phase_is_faster_than_its_flop_at_the_peak_of_all_devices(of: Scenario) -> None:
     """The FLOP of each format over its peak on all processors, were they spread perfectly over pipeline ranks."""
@@ -74,6 +77,7 @@ def test_no_phase_is_faster_than_its_flop_at_the_peak_of_all_devices(of: Scenari
     assert headline >= micro_batches * seconds / of.parallel.pp * SLACK
 
 
+@few
 @given(of=scenarios())
 def test_a_step_is_no_better_than_its_utilisation_says(of: Scenario) -> None:
     point = evaluate_point(of, Calibration())
@@ -85,6 +89,7 @@ def test_a_step_is_no_better_than_its_utilisation_says(of: Scenario) -> None:
         )
 
 
+@few
 @given(of=scenarios())
 def test_parts_of_a_time_are_consistent(of: Scenario) -> None:
     for priced in evaluate(of, Calibration()).operators():

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 import costmodel
-from costmodel.calibration.fit_lookup import default_framework, load_calibration
+from costmodel.calibration.fit_files import default_framework
+from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.calibration.fit_selection import Chooser, Kernel
 from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import operator_time

@@ -10,7 +10,7 @@ import pytest
 
 import costmodel
 from costmodel.errors import InputError
-from costmodel.schema.what_if import load_what_if
+from costmodel.schema.what_if import AlternativeFile, WhatIf, load_what_if
 from reports.waterfall import waterfall
 from reports.what_if.alternatives import alternatives, main
 
@@ -34,7 +34,7 @@ def test_the_ladder_multiplies_the_same_factors() -> None:
 
 def test_every_change_of_the_paper_is_two_evaluations_or_says_why_not() -> None:
     what_if = load_what_if("insights_deepseek_v3")
-    assert all(bool(one.changes) != bool(one.file.why) for one in what_if.alternatives)
+    assert all(bool(one.set) != bool(one.why) for one in what_if.file.alternatives)
     found = {(one.term, one.scenario): one for one in alternatives(what_if)}
     both = found["FP32 accumulation and native block scaling", "training"]
     alone = found["FP32 accumulation", "training"], found["native block scaling", "training"]
@@ -50,10 +50,14 @@ def test_every_change_of_the_paper_is_two_evaluations_or_says_why_not() -> None:
     assert all(one.ratio is None or one.ratio[0] <= one.after / one.before <= one.ratio[1] for one in found.values())
 
 
+def only(what_if: WhatIf, alternative: AlternativeFile) -> WhatIf:
+    return replace(what_if, file=what_if.file.model_copy(update={"alternatives": [alternative]}))
+
+
 def test_errors_that_both_sides_share_do_not_blur_what_a_change_is_worth() -> None:
     what_if = load_what_if("insights_deepseek_v3")
-    memory = next(one for one in what_if.alternatives if one.file.term.startswith("stacked DRAM"))
-    found = alternatives(replace(what_if, alternatives=(memory,)))
+    memory = next(one for one in what_if.file.alternatives if one.term.startswith("stacked DRAM"))
+    found = alternatives(only(what_if, memory))
     assert {one.scenario for one in found} == {"training", "prefill", "decode"}
     for one in found:
         result = costmodel.load("deepseek_v3", scenarios=[one.scenario]).evaluate(one.scenario)
@@ -66,10 +70,10 @@ def test_errors_that_both_sides_share_do_not_blur_what_a_change_is_worth() -> No
 
 def test_a_change_of_a_fabric_is_worth_what_flows_take() -> None:
     what_if = load_what_if("insights_deepseek_v3")
-    (routing,) = (one for one in what_if.alternatives if one.file.message is not None)
-    (found,) = alternatives(replace(what_if, alternatives=(routing,)))
+    (routing,) = (one for one in what_if.file.alternatives if one.message is not None)
+    (found,) = alternatives(only(what_if, routing))
     assert found.after < found.before
-    derived = next(one for one in what_if.alternatives if "23.8 GB/s" in one.file.term)
+    derived = next(one for one in what_if.file.alternatives if "23.8 GB/s" in one.term)
     assert derived.against == {"hardware.node.nic.bandwidth": "23.8 GB/s"}
     assert 50 * found.after / found.before == pytest.approx(23.8, rel=2e-3)
 

@@ -8,7 +8,7 @@ from small_world import write
 from synthetic import stream_table
 
 from costmodel.fitting.calibrate import calibrate
-from costmodel.report.style import rendered, styled
+from costmodel.report.style import figure_bytes, styled
 from costmodel.schema.calibration import AccuracyFile
 from costmodel.schema.fit_plan import BarFile, FitPlanFile
 from reports.kernels.__main__ import publish
@@ -84,7 +84,7 @@ def test_a_large_panel_shows_a_sample_that_is_the_same_every_time():
     assert len(shown.measured) == POINTS
     assert shown.measured.tolist() == points.sample().measured.tolist()
     with styled():
-        again = [rendered(kernels_figure("gpu", {"gemm": points}), "svg") for _ in range(2)]
+        again = [figure_bytes(kernels_figure("gpu", {"gemm": points}), "svg") for _ in range(2)]
     assert again[0] == again[1]
     assert len(again[0]) < 2**20
     assert b"5,000 rows, 500 shown" in again[0]
@@ -94,7 +94,7 @@ def test_a_large_panel_shows_a_sample_that_is_the_same_every_time():
 def test_any_times_can_be_drawn(times):
     points = Points(np.array(times), np.array(times), np.full(len(times), "fp8", dtype=object))
     with styled():
-        assert rendered(kernels_figure("gpu", {f"op{at}": points for at in range(5)}), "svg")
+        assert figure_bytes(kernels_figure("gpu", {f"op{at}": points for at in range(5)}), "svg")
 
 
 def test_the_page_has_errors_left_out_rows_and_figures_and_is_the_same_again(tmp_path):

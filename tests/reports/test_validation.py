@@ -8,14 +8,15 @@ import pytest
 from click.testing import CliRunner
 from small_world import problems_of, write
 
-from costmodel.calibration.fit_lookup import read
-from costmodel.report.plots.validation import POINTS, kind_of, validation_figure
-from costmodel.report.style import rendered, styled
+from costmodel.calibration.fit_files import read
+from costmodel.report.plots.validation import POINTS, quantity_kind
+from costmodel.report.style import figure_bytes, styled
 from costmodel.schema.references import Library
-from costmodel.schema.validation import AskedFile, FiguresFile, ValidationFile
+from costmodel.schema.validation import AccuracyTargetFile, ValidationFile, ValueSelectionFile
 from costmodel.study.reproduce import Comparison, load_cases
 from costmodel.study.validating import ScoredValue, chosen, errors_of, figures_of, judge, settings
 from reports.validation.__main__ import main, publish
+from reports.validation.plot import validation_plot
 
 CASES = """
 schema: costmodel/case@1
@@ -98,7 +99,7 @@ def test_an_interval_of_no_width_holds_nothing():
 
 def test_the_second_column_decides_on_a_bar(small):
     (one,) = figures(small, comparison(0.01))
-    asked = AskedFile(name="steps", figures=FiguresFile(), statistic="mean", bar="5 %")
+    asked = AccuracyTargetFile(name="steps", figures=ValueSelectionFile(), statistic="mean", bar="5 %")
     assert judge([one], asked).reached
     missed = judge([replace(one, unseen=comparison(0.2))], asked)
     assert (missed.stated, missed.unseen, missed.reached) == (pytest.approx(0.01), pytest.approx(0.2), False)
@@ -107,7 +108,7 @@ def test_the_second_column_decides_on_a_bar(small):
 
 def test_a_share_of_intervals_has_to_be_at_least_its_bar(small):
     held, lost = figures(small, comparison(0.1, 0.9, 1.3), comparison(-0.3, 0.6, 0.8))
-    asked = AskedFile(name="all", figures=FiguresFile(), statistic="inside", bar="50 %")
+    asked = AccuracyTargetFile(name="all", figures=ValueSelectionFile(), statistic="inside", bar="50 %")
     assert judge([held, lost], asked).reached
     assert not judge([lost], asked).reached
 
@@ -118,7 +119,7 @@ def test_a_share_of_intervals_has_to_be_at_least_its_bar(small):
 )
 def test_figures_are_chosen_by_every_condition(small, wanted, count):
     rows = figures(small, comparison(0.1), comparison(0.1, metric="mfu"))
-    assert len(chosen(rows, FiguresFile(**wanted))) == count
+    assert len(chosen(rows, ValueSelectionFile(**wanted))) == count
 
 
 def test_settings_are_those_of_the_case_with_its_devices(small):
@@ -131,8 +132,8 @@ def test_settings_are_those_of_the_case_with_its_devices(small):
 def test_a_large_figure_shows_a_sample_that_is_the_same_every_time(small):
     rows = figures(small, *(comparison(0.1, 0.5, 2.0, published=float(at)) for at in range(1, 4 * POINTS)))
     with styled():
-        again = [validation_figure("training", rows) for _ in range(2)]
-        first, second = (rendered(drawn.figure, "svg") for drawn in again)
+        again = [validation_plot("training", rows) for _ in range(2)]
+        first, second = (figure_bytes(drawn.figure, "svg") for drawn in again)
     assert first == second
     assert f"{POINTS} shown".encode() in first
     assert again[0].data[""].count(b"\n") == 4 * POINTS  # with the headings, every figure
@@ -140,14 +141,14 @@ def test_a_large_figure_shows_a_sample_that_is_the_same_every_time(small):
 
 def test_nothing_scored_draws_nothing(small):
     with styled():
-        assert validation_figure("training", figures(small, comparison())) is None
+        assert validation_plot("training", figures(small, comparison())) is None
 
 
 def test_kinds_of_quantities_share_a_panel():
-    assert kind_of("step_time") == kind_of("schedule.bubble") == "time"
-    assert kind_of("tokens_per_second_per_user") == "tokens/s"
-    assert kind_of("mfu") == "share"
-    assert kind_of("tokens_per_day") == "tokens_per_day"
+    assert quantity_kind("step_time") == quantity_kind("schedule.bubble") == "time"
+    assert quantity_kind("tokens_per_second_per_user") == "tokens/s"
+    assert quantity_kind("mfu") == "share"
+    assert quantity_kind("tokens_per_day") == "tokens_per_day"
 
 
 def test_pages_have_errors_bars_and_remarks_and_are_the_same_again(small, tmp_path):

@@ -90,7 +90,9 @@ def test_the_shipped_fits_carry_the_flagship(v3: costmodel.Workload) -> None:
 def test_a_calibration_plugs_in(v3: costmodel.Workload) -> None:
     """Where a fit is given, its efficiency moves the time and its basis shows in the document."""
     training = v3.scenario("training")
-    fit = FamilyFit(compute=0.5, memory=0.5, spread=Spread((1.0,), (0.95,), (1.0,), (1.05,)), basis="fitted")
+    fit = FamilyFit(
+        compute_efficiency=0.5, hbm_efficiency=0.5, spread=Spread((1.0,), (0.95,), (1.0,), (1.05,)), basis="fitted"
+    )
     plain = evaluate_point(training, Calibration()).document()
     fitted = evaluate_point(training, Calibration("mine", {"grouped_gemm": fit}, ("a note",))).document()
     assert fitted["metrics"]["step_time"] > plain["metrics"]["step_time"]

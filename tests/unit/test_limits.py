@@ -10,8 +10,8 @@ import pytest
 from costmodel.calibration.residual_files import read_residuals
 from costmodel.errors import InputError
 from costmodel.measurements.raw_tables import read_raw_table
+from costmodel.schema.expert_load import lines
 from costmodel.schema.results import read_result, read_study
-from costmodel.schema.routing import _lines
 from costmodel.study.files import STUDY, check_folder
 
 READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
@@ -20,7 +20,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "residuals": ("fit.json", read_residuals),
     "measurements": ("rows.csv", read_raw_table),
     "parquet": ("rows.parquet", read_raw_table),
-    "routing": ("tokens.csv", lambda path: list(_lines(path))),
+    "routing": ("tokens.csv", lambda path: list(lines(path))),
 }
 
 
@@ -35,7 +35,7 @@ def test_a_file_that_is_far_too_large_is_refused_with_its_size(reader: str, tmp_
     name, read = READERS[reader]
     if name.endswith(".parquet"):
         pytest.importorskip("polars")
-    with pytest.raises(InputError, match=r"has 10 GiB, and at most \d+ MiB are read"):
+    with pytest.raises(InputError, match=r"file too large: 10 GiB; the limit is \d+ MiB"):
         read(sparse(tmp_path / name, 10 * 2**30))
 
 

@@ -1,4 +1,4 @@
-"""A metric over two long axes as a map: a cell for each point, pale where it cannot run."""
+"""A metric over two long axes as a heat map: one cell per point, pale where it cannot run."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from costmodel.report.plots.view import View, is_wide
-from costmodel.report.style import PALE, canvas, linear_axis, log_axis, marked_axis, tell
+from costmodel.report.style import PALE, add_tooltip, canvas, linear_axis, log_axis, marked_axis
 from costmodel.report.text import metric
-from costmodel.schema.results import AxisFile
+from costmodel.schema.results import SweepAxis
 
 TICKS = 7  # of an axis, at most
-MOST_TOLD = 1000  # cells up to which each tells its numbers
+MOST_TOOLTIPS = 1000  # cells up to which each has a tooltip
 
 
 def draw_map(view: View) -> Figure:
-    """Return a map with the first axis to the right and the second one upwards."""
+    """Return a map with the first axis horizontal and the second one vertical."""
     figure, axes = canvas(3.4)
     view.caption(axes)
     ends = view.ends
@@ -32,10 +32,10 @@ def draw_map(view: View) -> Figure:
         np.ma.masked_invalid(view.grid.value.T), origin="lower", aspect="auto", interpolation="nearest",
         cmap="cividis", norm=LogNorm(*ends) if wide else None,
     )  # fmt: skip
-    if view.grid.value.size <= MOST_TOLD:
-        _tell_cells(axes, view)
-    for at, axis in enumerate((axes.xaxis, axes.yaxis)):
-        _scale(axis, view.axes[at], view.name(at))
+    if view.grid.value.size <= MOST_TOOLTIPS:
+        _add_tooltips(axes, view)
+    for i, axis in enumerate((axes.xaxis, axes.yaxis)):
+        _scale(axis, view.axes[i], view.name(i))
     bar = figure.colorbar(image, ax=axes)
     if wide:
         log_axis(bar.ax.yaxis, view.what, view.dimension, ends)
@@ -46,16 +46,16 @@ def draw_map(view: View) -> Figure:
     return figure
 
 
-def _tell_cells(axes: Axes, view: View) -> None:
-    """Lay a cell that is not seen over each of the map's, which tells its numbers."""
+def _add_tooltips(axes: Axes, view: View) -> None:
+    """Lay an invisible cell with a tooltip over each cell of the map."""
     for (column, row), value in np.ndenumerate(view.grid.value):
         cell = axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1.0, 1.0, alpha=0.0, linewidth=0.0))
-        where = (view.place(0, column), view.place(1, row))
-        shown = view.grid.reason[column, row] if np.isnan(value) else metric(view.metric, float(value))
-        tell([cell], f"{', '.join(where)}: {shown}")
+        position = f"{view.position_text(0, column)}, {view.position_text(1, row)}"
+        text = view.grid.reason[column, row] if np.isnan(value) else metric(view.metric, float(value))
+        add_tooltip([cell], f"{position}: {text}")
 
 
-def _scale(axis: Axis, shown: AxisFile, what: str) -> None:
+def _scale(axis: Axis, shown: SweepAxis, what: str) -> None:
     """Label an axis with some of its values."""
-    places = range(0, len(shown.values), math.ceil(len(shown.values) / TICKS))
-    marked_axis(axis, what, shown.dimension, [shown.values[at] for at in places], places)
+    positions = range(0, len(shown.values), math.ceil(len(shown.values) / TICKS))
+    marked_axis(axis, what, shown.dimension, [shown.values[i] for i in positions], positions)

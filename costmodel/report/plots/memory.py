@@ -1,4 +1,4 @@
-"""The memory ledger of every scenario against what a device has."""
+"""The memory of the most-loaded device of every scenario, by part, and its capacity."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from costmodel.report import style
-from costmodel.report.plots.drawn import Drawn, table
-from costmodel.report.style import BLACK, VERMILLION, canvas, name_of, tell
+from costmodel.report.plots.plot import Plot, table
+from costmodel.report.style import BLACK, VERMILLION, add_tooltip, canvas, label_rows
+from costmodel.report.text import readable
 from costmodel.schema.results import ScenarioResult
 from costmodel.units import parse
 
@@ -20,41 +21,38 @@ PARTS = {
 }  # fmt: skip
 
 
-def memory_figure(scenarios: Mapping[str, ScenarioResult]) -> Drawn | None:
-    """Return a stacked bar for each scenario that holds anything, null where none does."""
-    held = {name: one for name, one in scenarios.items() if any(getattr(one.memory, part) for part in PARTS)}
-    if not held:
+def memory_plot(scenarios: Mapping[str, ScenarioResult]) -> Plot | None:
+    """Return a stacked bar for each scenario that uses memory, null where none does."""
+    used = {name: result for name, result in scenarios.items() if any(getattr(result.memory, part) for part in PARTS)}
+    if not used:
         return None
-    figure, axes = canvas(1.25 + 0.36 * len(held))
-    for at, (name, one) in enumerate(held.items()):
-        _draw(axes, at, name, one)
-    axes.set_yticks(range(len(held)), [name_of(name) for name in held])
-    axes.invert_yaxis()
-    axes.tick_params(axis="y", length=0)
-    axes.grid(visible=False, axis="y")
-    axes.set_xlabel("memory of the fullest device (GiB)")
-    parts = [Patch(color=colour, label=part.replace("_", " ")) for part, colour in PARTS.items()]
+    figure, axes = canvas(1.25 + 0.36 * len(used))
+    for i, (name, result) in enumerate(used.items()):
+        _draw(axes, i, name, result)
+    label_rows(axes, list(used))
+    axes.set_xlabel("memory of the most-loaded device (GiB)")
+    parts = [Patch(color=colour, label=readable(part)) for part, colour in PARTS.items()]
     line = Line2D([], [], color=BLACK, linewidth=1.8, label="capacity")
     figure.legend(handles=[*parts, line], loc="outside upper center", ncols=4)
     columns = (*PARTS, "capacity", "fits")
-    rows = ([name, *(getattr(one.memory, column) for column in columns)] for name, one in scenarios.items())
-    return Drawn(figure, {"": table(("scenario", *columns), rows)})
+    rows = ([name, *(getattr(result.memory, column) for column in columns)] for name, result in scenarios.items())
+    return Plot(figure, {"": table(("scenario", *columns), rows)})
 
 
-def _draw(axes: Axes, at: int, name: str, one: ScenarioResult) -> None:
+def _draw(axes: Axes, i: int, name: str, result: ScenarioResult) -> None:
     """Draw a scenario's parts one behind the other, and the capacity as a line across them."""
     unit, start = parse("1 GiB", "size"), 0.0
     for part, colour in PARTS.items():
-        size = getattr(one.memory, part) / unit
-        bars = axes.barh(at, size, left=start, height=0.6, color=colour, edgecolor="white", linewidth=0.5)
-        tell(bars, f"{name}: {part.replace('_', ' ')} {size:.2f} GiB")
+        size = getattr(result.memory, part) / unit
+        bars = axes.barh(i, size, left=start, height=0.6, color=colour, edgecolor="white", linewidth=0.5)
+        add_tooltip(bars, f"{name}: {readable(part)} {size:.2f} GiB")
         start += size
-    capacity = one.memory.capacity / unit
-    line = axes.plot([capacity, capacity], [at - 0.42, at + 0.42], color=BLACK, linewidth=1.8)
-    tell(line, f"{name}: capacity {capacity:.2f} GiB")
-    if not one.memory.fits:
+    capacity = result.memory.capacity / unit
+    line = axes.plot([capacity, capacity], [i - 0.42, i + 0.42], color=BLACK, linewidth=1.8)
+    add_tooltip(line, f"{name}: capacity {capacity:.2f} GiB")
+    if not result.memory.fits:
         axes.annotate(
-            "does not run", (max(start, capacity), at), (4, 0), textcoords="offset points", va="center",
+            "cannot run", (max(start, capacity), i), (4, 0), textcoords="offset points", va="center",
             color=VERMILLION, fontsize=8,
         )  # fmt: skip
         axes.set_xmargin(0.2)

@@ -1,4 +1,4 @@
-"""What a search found: the front of two rates, or the best layouts side by side."""
+"""The layouts that a search found: the Pareto front of two rates, and the best ones side by side."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from costmodel.report.plots.bars import Bar, bars_figure
-from costmodel.report.plots.drawn import Drawn, table
 from costmodel.report.plots.labels import place_labels
-from costmodel.report.style import BLUE, GREY, VERMILLION, canvas, linear_axis, name_of, tell
+from costmodel.report.plots.plot import Plot, table
+from costmodel.report.style import BLUE, GREY, VERMILLION, add_tooltip, canvas, display_name, linear_axis
+from costmodel.report.text import title_of
 from costmodel.result import PHASES
 from costmodel.schema.answers import FoundLayout, FoundScenario
 
@@ -20,16 +21,16 @@ SHORT = {"parallel.tp": "TP", "parallel.pp": "PP", "parallel.dp": "DP", "paralle
          "parallel.virtual": "V", "micro_batch": "micro-batch", "batch_per_device": "batch"}  # fmt: skip
 
 
-def search_figures(scenario: str, found: FoundScenario) -> Iterator[tuple[str, Drawn]]:
-    """Yield (kind, figure): the Pareto front where there is one, and the best layouts with their intervals."""
-    if found.front:
-        yield "pareto", _front(scenario, found)
-    if found.best:
-        yield "best", _best(scenario, found.best)
+def search_plots(scenario: str, result: FoundScenario) -> Iterator[tuple[str, Plot]]:
+    """Yield (kind, plot): the Pareto front if there is one, and the best layouts with their intervals."""
+    if result.front:
+        yield "pareto", _front(scenario, result)
+    if result.best:
+        yield "best", _best(scenario, result.best)
 
 
 def layout_name(at: Mapping[str, Any]) -> str:
-    """Return what a layout sets, in a few letters: degrees of one are left out."""
+    """Return what a layout sets in short, without degrees of one."""
     words = [
         f"{SHORT.get(name, name.rpartition('.')[2])} {value}" if isinstance(value, int) else str(value)
         for name, value in at.items()
@@ -38,43 +39,46 @@ def layout_name(at: Mapping[str, Any]) -> str:
     return ", ".join(words) or "one device"
 
 
-def _front(scenario: str, found: FoundScenario) -> Drawn:
+def _front(scenario: str, result: FoundScenario) -> Plot:
     figure, axes = canvas(3.2)
-    rows = sorted(found.front, key=lambda row: row.metrics[USER] or 0.0)
+    rows = sorted(result.front, key=lambda row: row.metrics[USER] or 0.0)
     x, y = (np.array([row.metrics[name] or 0.0 for row in rows]) for name in (USER, DEVICE))
     axes.step(x, y, where="pre", color=GREY, linewidth=0.9, zorder=1)
-    for row, user, rate in zip(rows, x, y, strict=True):
-        dots = axes.plot(user, rate, "o", color=BLUE, markersize=5)
-        tell(dots, f"{layout_name(row.at)}, {row.devices:,} devices: {rate:,.0f} tokens/s a device, {user:,.1f} a user")
-    marked = [row for row in found.best if row.metrics.get(USER) is not None and row.metrics.get(DEVICE) is not None]
-    for row in marked[:1]:
+    for row, user, device in zip(rows, x, y, strict=True):
+        point = axes.plot(user, device, "o", color=BLUE, markersize=5)
+        rates = f"{device:,.0f} tokens/s per device, {user:,.1f} per user"
+        add_tooltip(point, f"{layout_name(row.at)}, {row.devices:,} devices: {rates}")
+    with_rates = (row for row in result.best if None not in (row.metrics.get(USER), row.metrics.get(DEVICE)))
+    best = next(with_rates, None)
+    if best is not None:
         ring = axes.plot(
-            row.metrics[USER] or 0.0, row.metrics[DEVICE] or 0.0, "o", color=VERMILLION, markersize=10,
+            best.metrics[USER] or 0.0, best.metrics[DEVICE] or 0.0, "o", color=VERMILLION, markersize=10,
             markerfacecolor="none", label="best by the objective",
         )  # fmt: skip
-        tell(ring, f"best: {layout_name(row.at)}")
+        add_tooltip(ring, f"best: {layout_name(best.at)}")
     axes.set_xlim(0.0, 1.12 * float(x.max()))
     axes.set_ylim(0.0, 1.15 * float(y.max()))
+    names = (layout_name(row.at) for row in rows)
     place_labels(
-        axes,
-        [(float(user), float(rate), 25.0, layout_name(row.at)) for row, user, rate in zip(rows, x, y, strict=True)],
+        axes, [(float(user), float(device), 25.0, name) for user, device, name in zip(x, y, names, strict=True)]
     )
-    linear_axis(axes.xaxis, "tokens/s of a user", "count", float(x.max()))
-    linear_axis(axes.yaxis, f"{name_of(scenario)}: tokens/s of a device", "count", float(y.max()))
-    axes.plot([], [], "o-", color=BLUE, markersize=5, label="no layout is better in both")
+    linear_axis(axes.xaxis, title_of(USER), "count", float(x.max()))
+    linear_axis(axes.yaxis, f"{display_name(scenario)}: {title_of(DEVICE)}", "count", float(y.max()))
+    axes.plot([], [], "o-", color=BLUE, markersize=5, label="Pareto front")
     figure.legend(loc="outside upper left", ncols=2)
-    return Drawn(figure, {"": _data(rows)})
+    return Plot(figure, {"": _data(rows)})
 
 
-def _best(scenario: str, rows: Sequence[FoundLayout]) -> Drawn:
-    headline = next(name for name, *_ in PHASES.values() if name in rows[0].metrics)
+def _best(scenario: str, rows: Sequence[FoundLayout]) -> Plot:
+    headline = next(name for name, _ in PHASES.values() if name in rows[0].metrics)
     bars = []
     for row in rows:
         low, high = row.interval or (None, None)
         label = "\n".join(wrap(f"{row.devices:,} devices: {layout_name(row.at)}", 38))
-        bars.append(Bar(label, headline, row.metrics[headline] or 0.0, low, high, "order open" if row.tied else ""))
-    what = f"{name_of(scenario)}: {headline.replace('_', ' ')}"
-    return Drawn(bars_figure(bars, what, "time"), {"": _data(rows)})
+        note = "intervals overlap" if row.tied else ""
+        bars.append(Bar(label, headline, row.metrics[headline] or 0.0, low, high, note))
+    figure = bars_figure(bars, f"{display_name(scenario)}: {title_of(headline)}", "time")
+    return Plot(figure, {"": _data(rows)})
 
 
 def _data(rows: Sequence[FoundLayout]) -> bytes:

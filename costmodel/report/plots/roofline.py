@@ -1,7 +1,7 @@
-"""The roofline of a scenario: every operator with products, under what its device offers.
+"""The roofline of a scenario: every operator with FLOPs, below the roofs of its device.
 
-Williams, Waterman, Patterson, CACM 52(4), 2009. An operator stands at its arithmetic intensity, FLOP over compulsory
-bytes of device memory, and at the rate that it achieves; its area is its share of the time.
+Williams, Waterman, Patterson, CACM 52(4), 2009. An operator is drawn at its arithmetic intensity, FLOP over compulsory
+bytes of device memory, and at its achieved rate; its area is its share of the time.
 """
 
 from __future__ import annotations
@@ -12,118 +12,118 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from costmodel.report.plots.drawn import Drawn, table
 from costmodel.report.plots.labels import place_labels
-from costmodel.report.style import CYCLE, GREY, WIDTH, log_axis, name_of, tell, tick
+from costmodel.report.plots.plot import Plot, table
+from costmodel.report.style import CYCLE, GREY, WIDTH, add_tooltip, display_name, log_axis, tick
 from costmodel.report.text import quantity, share
-from costmodel.schema.results import Line, Offer, ScenarioResult
+from costmodel.schema.results import BreakdownLine, HardwareResult, ScenarioResult
 
 COLUMNS = (
     "name", "dtype", "bound", "basis", "count", "flop", "traffic", "arithmetic_intensity", "flop_rate", "time",
     "hidden", "share",
 )  # fmt: skip
-AREA, LEAST_AREA = 1600.0, 12.0  # of a marker that stands for all of the time, and of the smallest [square points]
-LISTED = 11  # operators that are numbered
+AREA, LEAST_AREA = 1600.0, 12.0  # of the marker of an operator that takes all of the time; of the smallest [pt^2]
+LISTED = 11  # operators with a number
 LONGEST = 21  # characters of a name in the list
-DASHES = ("-", "--", ":", "-.")  # of memory levels, the farthest first
+DASHES = ("-", "--", ":", "-.")  # of memory levels, device memory first
 
 
-def roofline_figure(name: str, scenario: ScenarioResult) -> Drawn | None:
-    """Return the roofline of a scenario, null where no operator has an arithmetic intensity or no device is known."""
-    offer = scenario.hardware
+def roofline_plot(name: str, scenario: ScenarioResult) -> Plot | None:
+    """Return the roofline of a scenario, null without arithmetic intensities or a known device."""
+    device = scenario.hardware
     lines = [line for line in scenario.breakdown if line.arithmetic_intensity and line.flop_rate]
-    if not lines or offer is None:
+    if not lines or device is None:
         return None
     lines.sort(key=lambda line: -line.share)
-    used = sorted({line.dtype for line in lines if line.dtype in offer.peaks}, key=lambda dtype: -offer.peaks[dtype])
-    colours = {dtype: CYCLE[at % len(CYCLE)] for at, dtype in enumerate(used)}
+    used = {line.dtype for line in lines if line.dtype in device.peaks}
+    dtypes = sorted(used, key=lambda dtype: (-device.peaks[dtype], dtype))
+    colours = {dtype: CYCLE[i % len(CYCLE)] for i, dtype in enumerate(dtypes)}
     figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
-    axes, beside = figure.subplots(1, 2, width_ratios=(2.3, 1.0))
-    _frame(axes, lines, offer, used)
-    roofs = _draw_roofs(axes, offer, colours)
+    axes, side = figure.subplots(1, 2, width_ratios=(2.3, 1.0))
+    _set_axes(axes, lines, [device.peaks[dtype] for dtype in dtypes])
+    roofs = _draw_roofs(axes, device, colours)
     for line in lines:
         colour = colours.get(line.dtype or "", GREY)
         point = axes.scatter(
-            *_place(line), _area(line), colour, alpha=0.75, linewidths=0.6, edgecolors="white", zorder=3
+            *_position(line), _area(line), colour, alpha=0.75, linewidths=0.6, edgecolors="white", zorder=3
         )
-        tell([point], _told(line))
-    beside.set_axis_off()
-    beside.legend(
-        handles=roofs, loc="upper left", title=name_of(offer.device), title_fontsize=7.5, fontsize=7, borderpad=0,
-        labelspacing=0.25, alignment="left",
+        add_tooltip([point], _tooltip(line))
+    side.set_axis_off()
+    side.legend(
+        handles=roofs, loc="upper left", title=display_name(device.device), title_fontsize=7.5, fontsize=7,
+        borderpad=0, labelspacing=0.25, alignment="left",
     )  # fmt: skip
-    _list(beside, lines, colours, scenario)
-    axes.set_title(name_of(name), loc="left", fontsize=9)
-    place_labels(axes, [(*_place(line), _area(line), str(at)) for at, line in enumerate(lines[:LISTED], start=1)])
+    _list(side, lines, colours, scenario)
+    axes.set_title(display_name(name), loc="left", fontsize=9)
+    place_labels(axes, [(*_position(line), _area(line), str(i)) for i, line in enumerate(lines[:LISTED], start=1)])
     rows = ([getattr(line, column) for column in COLUMNS] for line in lines)
-    return Drawn(figure, {"": table(COLUMNS, rows), "-roofs": _table_of_roofs(offer)})
+    return Plot(figure, {"": table(COLUMNS, rows), "-roofs": _roofs_table(device)})
 
 
-def _place(line: Line) -> tuple[float, float]:
+def _position(line: BreakdownLine) -> tuple[float, float]:
     assert line.arithmetic_intensity is not None
     assert line.flop_rate is not None
     return line.arithmetic_intensity, line.flop_rate
 
 
-def _told(line: Line) -> str:
-    """Return what the figure tells of an operator."""
-    intensity, rate = _place(line)
+def _tooltip(line: BreakdownLine) -> str:
+    intensity, rate = _position(line)
     return f"{line.name}: {quantity(rate, 'flop_rate')} at {intensity:,.4g} FLOP/B, {share(line.share)} of the time"
 
 
-def _area(line: Line) -> float:
-    """Return the area of an operator's marker [square points]."""
+def _area(line: BreakdownLine) -> float:
+    """Return the area of an operator's marker [pt^2]."""
     return max(AREA * line.share, LEAST_AREA)
 
 
-def _frame(axes: Axes, lines: list[Line], offer: Offer, used: list[str]) -> None:
-    """Set both axes: room around the operators, and above the highest peak."""
-    intensities, rates = zip(*map(_place, lines), strict=True)
-    ends = min(intensities) / 4, max(intensities) * 4
-    heights = min(rates) / 4, max([*rates, *(offer.peaks[dtype] for dtype in used)]) * 2
+def _set_axes(axes: Axes, lines: list[BreakdownLine], peaks: list[float]) -> None:
+    """Set both axes with room around the operators and above the highest peak."""
+    intensities, rates = zip(*map(_position, lines), strict=True)
+    x_ends = min(intensities) / 4, max(intensities) * 4
+    y_ends = min(rates) / 4, max([*rates, *peaks]) * 2
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlim(*ends)
-    axes.set_ylim(*heights)
-    log_axis(axes.xaxis, "arithmetic intensity (FLOP/B of device memory)", "count", ends)
-    log_axis(axes.yaxis, "rate on a device", "flop_rate", heights)
+    axes.set_xlim(*x_ends)
+    axes.set_ylim(*y_ends)
+    log_axis(axes.xaxis, "arithmetic intensity (FLOP per byte of HBM traffic)", "count", x_ends)
+    log_axis(axes.yaxis, "achieved rate per device", "flop_rate", y_ends)
 
 
-def _draw_roofs(axes: Axes, offer: Offer, colours: Mapping[str, str]) -> list[Line2D]:
-    """Draw the ceiling of each number format and the slope of each memory level; return what a legend shows."""
+def _draw_roofs(axes: Axes, device: HardwareResult, colours: Mapping[str, str]) -> list[Line2D]:
+    """Draw the peak of each number format and the bandwidth of each memory level; return the lines for a legend."""
     low, high = axes.get_xlim()
-    top = max((offer.peaks[dtype] for dtype in colours), default=axes.get_ylim()[1])
-    drawn: list[Line2D] = []
+    top = max((device.peaks[dtype] for dtype in colours), default=axes.get_ylim()[1])
+    roofs: list[Line2D] = []
     for dtype, colour in colours.items():
-        peak = offer.peaks[dtype]
-        label = f"{name_of(dtype)} {tick(peak, 'flop_rate')}"
-        drawn += axes.plot([low, high], [peak, peak], color=colour, linewidth=1.2, zorder=1, label=label)
-    levels = [level for level in reversed(offer.memory) if level.bandwidth]
+        peak = device.peaks[dtype]
+        label = f"{display_name(dtype)} {tick(peak, 'flop_rate')}"
+        roofs += axes.plot([low, high], [peak, peak], color=colour, linewidth=1.2, zorder=1, label=label)
+    levels = [level for level in reversed(device.memory) if level.bandwidth]
     for level, dashes in zip(levels, DASHES, strict=False):
         bandwidth = level.bandwidth or 0.0
         end = min(top / bandwidth, high)
-        label = f"{name_of(level.name)} {tick(bandwidth, 'bandwidth')}"
-        drawn += axes.plot(
+        label = f"{display_name(level.name)} {tick(bandwidth, 'bandwidth')}"
+        roofs += axes.plot(
             [low, end], [low * bandwidth, end * bandwidth], color=GREY, linewidth=1.2, linestyle=dashes, zorder=1,
             label=label, scalex=False, scaley=False,
         )  # fmt: skip
-    return drawn
+    return roofs
 
 
-def _list(beside: Axes, lines: list[Line], colours: Mapping[str, str], scenario: ScenarioResult) -> None:
-    """List the longest operators by their numbers, and how much of the time has no point."""
+def _list(side: Axes, lines: list[BreakdownLine], colours: Mapping[str, str], scenario: ScenarioResult) -> None:
+    """List the longest operators by their numbers, and the share of the time without a point."""
     rows = [
-        (str(at), f"{name_of(line.name, LONGEST)} {share(line.share)}", colours.get(line.dtype or "", GREY))
-        for at, line in enumerate(lines[:LISTED], start=1)
+        (str(i), f"{display_name(line.name, LONGEST)} {share(line.share)}", colours.get(line.dtype or "", GREY))
+        for i, line in enumerate(lines[:LISTED], start=1)
     ]
     without = sum(line.share for line in scenario.breakdown if line not in lines)
-    rows.append(("", f"without products {share(without)}", GREY))
-    for at, (number, text, colour) in enumerate(reversed(rows)):
-        beside.text(0.1, 0.044 * at, number, ha="right", color=colour, fontsize=7, transform=beside.transAxes)
-        beside.text(0.14, 0.044 * at, text, fontsize=7, transform=beside.transAxes)
+    rows.append(("", f"no matrix product {share(without)}", GREY))
+    for i, (number, text, colour) in enumerate(reversed(rows)):
+        side.text(0.1, 0.044 * i, number, ha="right", color=colour, fontsize=7, transform=side.transAxes)
+        side.text(0.14, 0.044 * i, text, fontsize=7, transform=side.transAxes)
 
 
-def _table_of_roofs(offer: Offer) -> bytes:
-    rows = [("peak", dtype, peak, "FLOP/s") for dtype, peak in offer.peaks.items()]
-    levels = [("bandwidth", level.name, level.bandwidth, "B/s") for level in offer.memory]
+def _roofs_table(device: HardwareResult) -> bytes:
+    rows = [("peak", dtype, peak, "FLOP/s") for dtype, peak in device.peaks.items()]
+    levels = [("bandwidth", level.name, level.bandwidth, "B/s") for level in device.memory]
     return table(("kind", "name", "value", "unit"), [*rows, *levels])

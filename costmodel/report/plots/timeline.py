@@ -1,4 +1,4 @@
-"""The timeline of a pipeline: what each rank works on, action by action or part by part."""
+"""The timeline of a trace: the work of each rank, action by action, or of each stream."""
 
 from __future__ import annotations
 
@@ -6,88 +6,71 @@ from collections.abc import Callable, Mapping, Sequence
 
 from matplotlib.patches import Patch
 
-from costmodel.report.plots.drawn import Drawn, table
-from costmodel.report.style import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILLION,
-    YELLOW,
-    canvas,
-    linear_axis,
-    name_of,
-    tell,
-)
-from costmodel.report.text import quantity
+from costmodel.report import style
+from costmodel.report.plots.plot import Plot, table
+from costmodel.report.style import GREY, add_tooltip, canvas, label_rows, linear_axis
+from costmodel.report.text import quantity, readable
 from costmodel.study.timelines import ACTIONS, Slice
 
 COLOURS = {
-    "forward": BLUE, "backward": GREEN, "backward_input": VERMILLION, "backward_weight": SKY,
-    "forward_backward": PURPLE, "optimizer": ORANGE, "pass": GREY,
-    "attention": BLUE, "experts": GREEN, "dispatch": ORANGE, "combine": VERMILLION, "weight gradients": SKY,
-    "pipeline send": YELLOW,
+    "forward": style.BLUE, "backward": style.GREEN, "backward_input": style.VERMILLION, "backward_weight": style.SKY,
+    "forward_backward": style.PURPLE, "optimizer": style.ORANGE, "pass": GREY,
+    "attention": style.BLUE, "experts": style.GREEN, "dispatch": style.ORANGE, "combine": style.VERMILLION,
+    "weight gradients": style.SKY, "pipeline send": style.YELLOW,
 }  # fmt: skip
-FEW = 4  # actions of a scenario, up to which its streams are drawn in their place
-PARTS = 120  # of streams that are drawn
+FEW = 4  # actions of a scenario up to which its streams are drawn instead
+MOST_SLICES = 120  # of streams that are drawn
 
 
-def timeline_figures(slices: Sequence[Slice]) -> dict[str, Drawn]:
-    """Return a Gantt chart for each scenario of a trace: a row for each rank with its actions, white where it idles.
+def timeline_plots(slices: Sequence[Slice]) -> dict[str, Plot]:
+    """Return a Gantt chart for each scenario of a trace: one row per rank with its actions, white where it waits.
 
-    A pass of inference, which has hardly any actions, shows the streams of one stage in their place, the first of their
-    parts.
+    An inference pass has hardly any actions: it shows the streams of one stage, up to `MOST_SLICES` slices.
     """
     scenarios: dict[str, list[Slice]] = {}
-    for each in slices:
-        scenarios.setdefault(each.process.partition(",")[0], []).append(each)
-    return {name: _figure(own) for name, own in scenarios.items()}
+    for piece in slices:
+        scenarios.setdefault(piece.process.partition(",")[0], []).append(piece)
+    return {name: _plot(pieces) for name, pieces in scenarios.items()}
 
 
-def _figure(own: Sequence[Slice]) -> Drawn:
-    actions = [each for each in own if each.category == ACTIONS]
+def _plot(slices: Sequence[Slice]) -> Plot:
+    actions = [piece for piece in slices if piece.category == ACTIONS]
     if len(actions) > FEW:
-        rows = _rows(actions, lambda each: each.process.partition(", ")[2], lambda each: each.kind)
+        rows = _rows(actions, lambda piece: piece.process.partition(", ")[2], lambda piece: piece.kind)
     else:
-        first = [each for each in own if each.category != ACTIONS and each.process == own[0].process]
-        parts = sorted(first, key=lambda each: each.start)[:PARTS]
-        rows = _rows(parts, lambda each: each.thread, lambda each: _colour_name(each.name))
+        stage = [piece for piece in slices if piece.category != ACTIONS and piece.process == slices[0].process]
+        first = sorted(stage, key=lambda piece: piece.start)[:MOST_SLICES]
+        rows = _rows(first, lambda piece: piece.thread, lambda piece: _kind(piece.name))
     figure, axes = canvas(1.3 + 0.26 * len(rows))
     used: set[str] = set()
-    for at, (row, spans) in enumerate(rows.items()):
+    for i, (row, spans) in enumerate(rows.items()):
         for kind in dict.fromkeys(kind for kind, *_ in spans):
             bars = [(start, seconds) for other, start, seconds, _ in spans if other == kind]
-            drawn = axes.broken_barh(
-                bars, (at - 0.4, 0.8), facecolors=COLOURS.get(kind, GREY), edgecolor="white", linewidth=0.2
-            )
-            lasting = quantity(sum(seconds for other, _, seconds, _ in spans if other == kind), "time")
-            tell([drawn], f"{row}: {len(bars)} {kind.replace('_', ' ')}, {lasting} in all")
+            colour = COLOURS.get(kind, GREY)
+            patches = axes.broken_barh(bars, (i - 0.4, 0.8), facecolors=colour, edgecolor="white", linewidth=0.2)
+            total = quantity(sum(seconds for _, seconds in bars), "time")
+            add_tooltip([patches], f"{row}: {len(bars)} {readable(kind)}, {total} in total")
             used.add(kind if kind in COLOURS else "other")
-    axes.set_yticks(range(len(rows)), [name_of(row, 40) for row in rows], fontsize=7)
-    axes.invert_yaxis()
-    axes.grid(visible=False, axis="y")
-    linear_axis(
-        axes.xaxis, "time", "time", max(start + seconds for spans in rows.values() for _, start, seconds, _ in spans)
-    )
-    legend = [Patch(color=colour, label=kind.replace("_", " ")) for kind, colour in COLOURS.items() if kind in used]
+    label_rows(axes, list(rows), size=7, longest=40)
+    end = max(start + seconds for spans in rows.values() for _, start, seconds, _ in spans)
+    linear_axis(axes.xaxis, "time", "time", end)
+    legend = [Patch(color=colour, label=readable(kind)) for kind, colour in COLOURS.items() if kind in used]
     legend += [Patch(color=GREY, label="other")] if "other" in used else []
     figure.legend(handles=legend, loc="outside upper center", ncols=4)
     data = ((row, *span) for row, spans in rows.items() for span in spans)
-    return Drawn(figure, {"": table(("row", "kind", "start", "seconds", "what"), data)})
+    return Plot(figure, {"": table(("row", "kind", "start", "seconds", "what"), data)})
 
 
 def _rows(
     slices: Sequence[Slice], row: Callable[[Slice], str], kind: Callable[[Slice], str]
 ) -> Mapping[str, list[tuple[str, float, float, str]]]:
-    """Return (kind, start, seconds, what) of the slices of each row, in order."""
-    found: dict[str, list[tuple[str, float, float, str]]] = {}
-    for each in slices:
-        found.setdefault(row(each), []).append((kind(each), each.start, each.seconds, each.name))
-    return found
+    """Return (kind, start, seconds, name) of the slices of each row, in order."""
+    rows: dict[str, list[tuple[str, float, float, str]]] = {}
+    for piece in slices:
+        rows.setdefault(row(piece), []).append((kind(piece), piece.start, piece.seconds, piece.name))
+    return rows
 
 
-def _colour_name(name: str) -> str:
-    """Return the kind of a part: the first one that its name begins with, or its name."""
+def _kind(name: str) -> str:
+    """Return the first kind with a colour that a name begins with, else the name."""
     return next((kind for kind in COLOURS if name.startswith(kind)), name)

@@ -1,4 +1,4 @@
-"""What a figure of a sweep shows: a metric over one or two axes."""
+"""What a plot of a sweep shows: a metric over one or two axes."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 
-from costmodel.report.style import name_of, tick
-from costmodel.result import kind_of
+from costmodel.report.style import display_name, tick
+from costmodel.report.text import title_of
+from costmodel.result import reason_kind
 from costmodel.schema.metrics import dimension_of
-from costmodel.schema.results import AxisFile
+from costmodel.schema.results import SweepAxis
 from costmodel.study.points import Grid
 
 LONGEST_NAME = 80  # characters of an axis' name
 MOST_LISTED = 6  # values of an axis that a name lists
-WIDE = 10.0  # a range whose ends are further apart than this ratio is drawn on a logarithmic scale
+WIDE = 10.0  # ratio of a range's ends from which on it is drawn on a logarithmic scale
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class View:
     """A metric over the first axis, with a line or a row for each value of a second one.
 
-    linked: of each axis, those that vary together with it; short: names of all axes; grid: its arrays have the axes'
+    linked: for each axis, those that vary together with it; short: path -> short name; grid: its arrays have the axes'
     shape; fixed: the values of other axes, as text.
     """
 
     scenario: str
     metric: str
-    axes: tuple[AxisFile, ...]
-    linked: tuple[tuple[AxisFile, ...], ...]
+    axes: tuple[SweepAxis, ...]
+    linked: tuple[tuple[SweepAxis, ...], ...]
     short: Mapping[str, str]
     grid: Grid
     fixed: str
@@ -38,58 +39,60 @@ class View:
     @property
     def what(self) -> str:
         """Return the label of the metric."""
-        return f"{name_of(self.scenario)}: {self.metric.replace('_', ' ')}"
+        return title_of(self.metric)
 
-    def all_of(self, at: int) -> tuple[AxisFile, ...]:
-        """Return an axis and those that vary together with it."""
-        return self.axes[at], *self.linked[at]
+    def all_of(self, i: int) -> tuple[SweepAxis, ...]:
+        """Return axis i and those that vary together with it."""
+        return self.axes[i], *self.linked[i]
 
-    def name(self, at: int) -> str:
-        """Return the name of an axis as a scale has it: with the values of those that vary together with it."""
-        told = [self.short[self.axes[at].path]]
-        for axis in self.linked[at]:
+    def name(self, i: int) -> str:
+        """Return the label of axis i, with the values of the axes that vary together with it."""
+        parts = [self.short[self.axes[i].path]]
+        for axis in self.linked[i]:
             ends = (axis.values[0], axis.values[-1])
-            values, between = (axis.values, ", ") if len(axis.values) <= MOST_LISTED else (ends, " .. ")
-            told.append(f"{self.short[axis.path]} {between.join(tick(value, axis.dimension) for value in values)}")
-        return name_of(", with ".join(told), LONGEST_NAME)
+            values, separator = (axis.values, ", ") if len(axis.values) <= MOST_LISTED else (ends, " .. ")
+            parts.append(f"{self.short[axis.path]} {separator.join(tick(value, axis.dimension) for value in values)}")
+        return display_name(", with ".join(parts), LONGEST_NAME)
 
-    def names(self, at: int) -> str:
-        """Return the names of an axis and of those that vary together with it."""
-        return name_of(", ".join(self.short[axis.path] for axis in self.all_of(at)), LONGEST_NAME)
+    def names(self, i: int) -> str:
+        """Return the names of axis i and of those that vary together with it."""
+        return display_name(", ".join(self.short[axis.path] for axis in self.all_of(i)), LONGEST_NAME)
 
-    def values(self, at: int, position: int) -> str:
-        """Return the values at a position of an axis and of those that vary together with it."""
-        return ", ".join(tick(axis.values[position], axis.dimension) for axis in self.all_of(at))
+    def values(self, i: int, position: int) -> str:
+        """Return the values of axis i, and of those that vary together with it, at a position."""
+        return ", ".join(tick(axis.values[position], axis.dimension) for axis in self.all_of(i))
 
-    def place(self, at: int, position: int) -> str:
-        """Return the names with the values at a position."""
-        return place(self.all_of(at), self.short, position)
+    def position_text(self, i: int, position: int) -> str:
+        """Return the names and values of axis i, and of those that vary together with it, at a position."""
+        return position_text(self.all_of(i), self.short, position)
 
     def caption(self, axes: Axes) -> None:
-        """Write the values of the other axes above the plot."""
-        if self.fixed:
-            axes.set_title(name_of(self.fixed, 80), loc="left", fontsize=8)
+        """Write the scenario and the values of the other axes above the plot."""
+        title = f"{display_name(self.scenario)}{': ' if self.fixed else ''}{self.fixed}"
+        axes.set_title(display_name(title, 80), loc="left", fontsize=8)
 
     @property
     def dimension(self) -> str:
-        """Return the dimension of the metric; a time is read in seconds and parts of them."""
-        found = dimension_of(self.metric) or "count"
-        return "time" if found == "duration" else found
+        """Return the dimension of the metric; a duration is shown as a time."""
+        dimension = dimension_of(self.metric) or "count"
+        return "time" if dimension == "duration" else dimension
 
     @property
     def ends(self) -> tuple[float, float]:
-        """Return the least and the largest prediction."""
+        """Return the smallest and the largest prediction."""
         return float(np.nanmin(self.grid.value)), float(np.nanmax(self.grid.value))
 
     @property
     def reasons(self) -> list[str]:
-        """Return why points cannot run, without the numbers of each."""
-        return sorted({kind_of(str(reason)) for reason in self.grid.reason.reshape(-1)} - {""})
+        """Return the kinds of reasons why points cannot run."""
+        return sorted({reason_kind(str(reason)) for reason in self.grid.reason.reshape(-1)} - {""})
 
 
-def place(axes: Sequence[AxisFile], short: Mapping[str, str], position: int) -> str:
-    """Return names and values of axes that vary together at a position. short: their names."""
-    return ", ".join(f"{name_of(short[axis.path], 60)} {tick(axis.values[position], axis.dimension)}" for axis in axes)
+def position_text(axes: Sequence[SweepAxis], short: Mapping[str, str], position: int) -> str:
+    """Return names and values, at a position, of axes that vary together. short: path -> short name."""
+    return ", ".join(
+        f"{display_name(short[axis.path], 60)} {tick(axis.values[position], axis.dimension)}" for axis in axes
+    )
 
 
 def is_wide(low: float, high: float) -> bool:

@@ -1,158 +1,127 @@
-"""The pages of what `search`, `sensitivity`, `reproduce` and `topology` found."""
+"""The pages of `search`, `sensitivity`, `reproduce` and `topology`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import median
 
+from costmodel.report.network import topologies_table
+from costmodel.report.page import Number, table
 from costmodel.report.plots.pareto import layout_name
 from costmodel.report.plotting import by_class, file_names
-from costmodel.report.text import metric, published_figure, quantity, span
+from costmodel.report.reproduce import Compared, results_table
+from costmodel.report.search import considered
+from costmodel.report.text import NONE, interval, metric, percent, title_of, whole
 from costmodel.report.web.document import Section
-from costmodel.report.web.inline import Shown, figure
-from costmodel.report.web.markup import Cell, items, table
+from costmodel.report.web.inline import EmbeddedPlot, figure
+from costmodel.report.web.markup import html_table, items
 from costmodel.result import PHASES
-from costmodel.schema.answers import (
-    FabricsFile,
-    FoundLayout,
-    FoundScenario,
-    Reproduced,
-    ReproducedFile,
-    SearchFile,
-    SensitivityFile,
-    Slope,
-)
+from costmodel.schema.answers import FoundLayout, ReproducedFile, SearchFile, SensitivityFile, TopologiesFile
 
-NONE = "-"
-MOST_FIGURES = 500  # published ones that a table of the page lists
+MOST_RESULTS = 500  # published results that a table lists
 
 
-def search_sections(found: SearchFile, figures: Mapping[str, Shown], prefix: str = "") -> list[Section]:
-    """Return a section for each scenario that was searched."""
-    files = file_names(list(found.scenarios))
+def search_sections(search: SearchFile, plots: Mapping[str, EmbeddedPlot], prefix: str = "") -> list[Section]:
+    """Return a section for each scenario that was searched. prefix: of the names of plots, here and below."""
     sections = []
-    for name, one in found.scenarios.items():
-        file = files[name]
-        parts = [
-            items([
-                f"{one.looked_at:,} layouts were looked at; the degrees of {one.feasible:,} divide; {one.scheduled:,} "
-                "were evaluated, no other can be among the best"
-            ]),
-            figure(figures, f"{prefix}best-{file}", f"{name}: the best layouts, 80 % intervals"),
-            _layouts("Best", one.best),
-            figure(figures, f"{prefix}pareto-{file}", f"{name}: rate of a device against rate of a user"),
-            _layouts("Pareto front", one.front),
-        ]  # fmt: skip
-        sections.append(Section(name, [*parts, _none(one)]))
+    for name, file in file_names(search.scenarios).items():
+        result = search.scenarios[name]
+        sections.append(Section(name, [
+            items([considered(result)]),
+            figure(plots, f"{prefix}best-{file}", f"{name}: the best layouts, 80 % intervals"),
+            _layouts("Best", result.best),
+            figure(plots, f"{prefix}pareto-{file}", f"{name}: tokens/s per device against tokens/s per user"),
+            _layouts("Pareto front", result.front),
+            "" if result.best else '<p class="refused">No layout both fits and meets the constraints</p>',
+        ]))  # fmt: skip
     return sections
 
 
-def _none(one: FoundScenario) -> str:
-    return "" if one.best else '<p class="refused">No layout fits and meets the constraints</p>'
-
-
-def _layouts(caption: str, rows: list[FoundLayout]) -> str:
-    if not rows:
+def _layouts(caption: str, layouts: list[FoundLayout]) -> str:
+    if not layouts:
         return ""
-    headline = next(name for name, *_ in PHASES.values() if name in rows[0].metrics)
-    others = [name for name, value in rows[0].metrics.items() if name != headline and value is not None]
-    headings = (
-        "layout", ">devices", f">{headline.replace('_', ' ')}", ">80 % interval",
-        *(f">{name.replace('_', ' ')}" for name in others),
-    )  # fmt: skip
-    listed: list[list[Cell]] = []
-    for row in rows:
-        ends: Cell = NONE
-        if row.interval is not None:
-            low, high = row.interval
-            ends = span(headline, low, high), high - low
-        cells: list[Cell] = [layout_name(row.at), (f"{row.devices:,}", row.devices), _measured(row, headline), ends]
-        listed.append([*cells, *(_measured(row, name) for name in others)])
-    return table(caption, headings, listed)
+    metrics = layouts[0].metrics
+    headline = next(name for name, _ in PHASES.values() if name in metrics)
+    others = [name for name, value in metrics.items() if name != headline and value is not None]
+    titles = (f">{title_of(name)}" for name in others)
+    rows = table("layout", ">devices", f">{title_of(headline)}", ">80 % interval", *titles)
+    for layout in layouts:
+        rows.add(
+            layout_name(layout.at), whole(layout.devices), metric(headline, layout.metrics.get(headline)),
+            _interval(headline, layout.interval), *(metric(name, layout.metrics.get(name)) for name in others),
+        )  # fmt: skip
+    return html_table(caption, rows)
 
 
-def _measured(row: FoundLayout, name: str) -> Cell:
-    value = row.metrics.get(name)
-    return metric(name, value), value
+def _interval(name: str, ends: Sequence[float] | None) -> str:
+    return NONE if ends is None else interval(name, ends[0], ends[1])
 
 
-def sensitivity_sections(found: SensitivityFile, figures: Mapping[str, Shown], prefix: str = "") -> list[Section]:
-    """Return a section for each scenario whose metric was followed."""
-    files = file_names(list(found.scenarios))
+def sensitivity_sections(
+    sensitivity: SensitivityFile, plots: Mapping[str, EmbeddedPlot], prefix: str = ""
+) -> list[Section]:
+    """Return a section for each scenario that was examined."""
+    title = title_of(sensitivity.metric)
     return [
-        Section(name, [
-            figure(figures, f"{prefix}tornado-{files[name]}", f"{name}: elasticity of {found.metric}"),
-            _slopes(found.metric, slopes),
+        Section(scenario, [
+            figure(plots, f"{prefix}tornado-{file}", f"{scenario}: elasticity of {title}"),
+            _slopes(sensitivity, scenario),
         ])
-        for name, slopes in found.scenarios.items()
+        for scenario, file in file_names(sensitivity.scenarios).items()
     ]  # fmt: skip
 
 
-def _slopes(name: str, slopes: list[Slope]) -> str:
-    headings = ("parameter", ">value", ">elasticity", ">a tenth better", ">80 % interval", ">saves $/T tokens")
-    rows: list[list[Cell]] = []
-    for one in slopes:
-        low, high = one.better_interval or (0.0, 0.0)
-        rows.append([
-            one.path, (f"{one.value:.6g}", one.value), (f"{one.elasticity:+.3f}", one.elasticity),
-            (metric(name, one.better), one.better),
-            (span(name, low, high), high - low) if one.better_interval else NONE,
-            NONE if one.saved is None else (f"{one.saved:,.0f}", one.saved),
-        ])  # fmt: skip
-    return table("Parameters of the hardware, values in SI", headings, rows)
-
-
-def reproduced_sections(found: ReproducedFile, figures: Mapping[str, Shown], prefix: str = "") -> list[Section]:
-    """Return an overview, and a section for each class of figures."""
-    classes = by_class(found)
-    files = file_names(list(classes))
-    rows: list[list[Cell]] = []
-    for name, members in classes.items():
-        errors = [abs(one.error) for one in members if one.error is not None]
-        held = [one for one in members if one.error is not None and one.low is not None and one.low != one.high]
-        inside = sum(
-            one.low <= one.published <= one.high for one in held
-            if one.low is not None and one.high is not None and one.published is not None
+def _slopes(sensitivity: SensitivityFile, scenario: str) -> str:
+    name = sensitivity.metric
+    rows = table(
+        "parameter", ">value", ">elasticity", f">{name} if 10 % better", ">80 % interval",
+        ">saves ($ per trillion tokens)",
+    )  # fmt: skip
+    for slope in sensitivity.scenarios[scenario]:
+        rows.add(
+            slope.path, Number(f"{slope.value:.6g}", slope.value), Number(f"{slope.elasticity:+.3f}", slope.elasticity),
+            metric(name, slope.better), _interval(name, slope.better_interval),
+            NONE if slope.saved is None else whole(slope.saved),
         )  # fmt: skip
-        rows.append([
-            name, (f"{len(members):,}", len(members)), (f"{len(errors):,}", len(errors)),
-            (f"{median(errors):.1%}", median(errors)) if errors else NONE,
-            (f"{sum(errors) / len(errors):.1%}", sum(errors) / len(errors)) if errors else NONE,
-            (f"{inside / len(held):.0%} of {len(held):,}", inside / len(held)) if held else NONE,
-        ])  # fmt: skip
-    headings = ("class", ">figures", ">with an error", ">median error", ">mean error", ">inside the 80 % interval")
-    sections = [Section("Errors", [table("Absolute relative errors", headings, rows)])]
-    for name, members in classes.items():
-        shown = figure(figures, f"{prefix}published-{files[name]}", f"{name}: predicted against published")
-        sections.append(Section(name, [shown, _published(members)]))
+    return html_table("Hardware parameters (SI units)", rows)
+
+
+def reproduced_sections(results: ReproducedFile, plots: Mapping[str, EmbeddedPlot], prefix: str = "") -> list[Section]:
+    """Return an overview, and a section for each class of published results."""
+    classes = by_class(results)
+    overview = table("class", ">results", ">with an error", ">median error", ">mean error", ">within 80 % interval")
+    for name, rows in classes.items():
+        overview.add(name, *_errors(rows))
+    sections = [Section("Errors", [html_table("Absolute relative errors", overview)])]
+    for name, file in file_names(classes).items():
+        plot = figure(plots, f"{prefix}published-{file}", f"{name}: predicted against published")
+        worst = sorted(classes[name], key=lambda result: -abs(result.error or 0.0))[:MOST_RESULTS]
+        listed = html_table("Published results, largest errors first", results_table(worst))
+        sections.append(Section(name, [plot, listed]))
     return sections
 
 
-def _published(members: list[Reproduced]) -> str:
-    headings = ("case", "metric", ">published", ">predicted", ">error", "verdict")
-    rows: list[list[Cell]] = [
-        [
-            one.id, one.metric or "", (published_figure(one.metric or "", one.unit, one.published), one.published),
-            (published_figure(one.metric or "", one.unit, one.predicted), one.predicted),
-            NONE if one.error is None else (f"{one.error:+.1%}", one.error), one.verdict,
-        ]
-        for one in sorted(members, key=lambda one: -abs(one.error or 0.0))[:MOST_FIGURES]
+def _errors(results: Sequence[Compared]) -> list[str]:
+    """Return the number of results, of errors, their median and mean, and the share of values within intervals."""
+    errors = [abs(result.error) for result in results if result.error is not None]
+    inside = [
+        result.low <= result.published <= result.high
+        for result in results
+        if result.error is not None and result.published is not None
+        if result.low is not None and result.high is not None and result.low != result.high
+    ]
+    covered = sum(inside) / len(inside) if inside else 0.0
+    return [
+        whole(len(results)), whole(len(errors)), percent(median(errors) if errors else None),
+        percent(sum(errors) / len(errors) if errors else None),
+        Number(f"{covered:.0%} of {len(inside):,}", covered) if inside else NONE,
     ]  # fmt: skip
-    return table("Figures, the worst first", headings, rows)
 
 
-def fabrics_sections(found: FabricsFile, figures: Mapping[str, Shown], prefix: str = "") -> list[Section]:
-    """Return the fabrics as a figure and a table."""
-    headings = ("topology", ">endpoints", ">switches", ">links", ">cost", ">an endpoint", ">diameter", ">bisection")
-    rows: list[list[Cell]] = [
-        [
-            one.name, *((f"{value:,.0f}", value) for value in (one.endpoints, one.switches, one.links)),
-            NONE if one.cost is None else (f"{one.cost:,.0f} $", one.cost),
-            NONE if one.cost_per_endpoint is None else (f"{one.cost_per_endpoint:,.0f} $", one.cost_per_endpoint),
-            NONE if one.diameter is None else (f"{one.diameter:g}", one.diameter),
-            (quantity(one.bisection_bandwidth, "bandwidth"), one.bisection_bandwidth),
-        ]
-        for one in found.root
-    ]  # fmt: skip
-    drawn = figure(figures, f"{prefix}topologies", "Endpoints, price and bisection of each fabric")
-    return [Section("Topologies", [drawn, table("Parts, prices and distances", headings, rows)])]
+def topologies_sections(
+    topologies: TopologiesFile, plots: Mapping[str, EmbeddedPlot], prefix: str = ""
+) -> list[Section]:
+    """Return the topologies as a plot and a table."""
+    plot = figure(plots, f"{prefix}topologies", "Endpoints, cost and bisection bandwidth of each topology")
+    rows = topologies_table([topology.model_dump() for topology in topologies.root])
+    return [Section("Topologies", [plot, html_table("Parts, prices and distances", rows)])]

@@ -1,4 +1,4 @@
-"""Figures that were written as files, as parts of a page."""
+"""Plots that were written as files, as parts of a page."""
 
 from __future__ import annotations
 
@@ -9,52 +9,52 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from costmodel.report.web.markup import Cell, download, table, text
+from costmodel.report.page import Table
+from costmodel.report.web.markup import download, html_table, text
 
 _SVG, _LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
-_DROPPED = {"metadata", "style"}  # the page has a style of its own
-MOST_ROWS = 500  # of a table on the page; its CSV holds them all
-MOST_DATA = 1_000_000  # bytes of CSV that a page holds; what is more stands beside it
+_DROPPED = {"metadata", "style"}  # the page has its own style
+MOST_ROWS = 500  # of a table on the page; its CSV has them all
+MOST_DATA = 1_000_000  # bytes of CSV that a page embeds; further files are beside it
 
 
 @dataclass(slots=True)
-class Shown:
-    """A figure as files hold it: its SVG, and file name -> CSV. beside: names of those that the page does not hold."""
+class EmbeddedPlot:
+    """A plot for a page. data: file name -> CSV; beside: names of the files that the page does not embed."""
 
-    drawing: str
+    svg: str
     data: dict[str, bytes] = field(default_factory=dict)
     beside: set[str] = field(default_factory=set)
 
 
-def read_figures(made: Iterable[Path]) -> dict[str, Shown]:
-    """Return the figures among written files by name; their data follow, of which a page holds the first."""
-    found: dict[str, Shown] = {}
-    last, held = None, 0
-    for path in made:
+def read_plots(files: Iterable[Path]) -> dict[str, EmbeddedPlot]:
+    """Return the plots among written files by name, each with the CSV files that follow it."""
+    plots: dict[str, EmbeddedPlot] = {}
+    last, embedded = None, 0
+    for path in files:
         if path.suffix == ".svg":
-            last = found[path.stem] = Shown(path.read_text("utf-8"))
+            last = plots[path.stem] = EmbeddedPlot(path.read_text("utf-8"))
         elif path.suffix == ".csv" and last is not None:
             last.data[path.name] = data = path.read_bytes()
-            held += len(data)
-            if held > MOST_DATA:
-                held -= len(data)
+            if embedded + len(data) > MOST_DATA:
                 last.beside.add(path.name)
-    return found
+            else:
+                embedded += len(data)
+    return plots
 
 
-def figure(figures: Mapping[str, Shown], name: str, caption: str) -> str:
-    """Return a figure with links to its data, nothing where it was not drawn."""
-    if name not in figures:
+def figure(plots: Mapping[str, EmbeddedPlot], name: str, caption: str) -> str:
+    """Return a plot with links to its data, nothing where it was not drawn."""
+    if name not in plots:
         return ""
-    shown = figures[name]
-    prefix = f"f-{name}-"
+    plot = plots[name]
     links = ", ".join(
-        f"{text(file)}, beside the page" if file in shown.beside else download(file, data)
-        for file, data in shown.data.items()
+        f"{text(file)}, beside the page" if file in plot.beside else download(file, data)
+        for file, data in plot.data.items()
     )
     return (
         f'<figure><div class="wide drawing" tabindex="0" role="region" aria-label="{text(caption)}">'
-        f"{_inlined(shown.drawing, prefix, caption)}</div>"
+        f"{_inlined(plot.svg, f'f-{name}-', caption)}</div>"
         f'<figcaption>{text(caption)}. <span class="files">Data: {links}</span></figcaption></figure>'
     )
 
@@ -62,13 +62,16 @@ def figure(figures: Mapping[str, Shown], name: str, caption: str) -> str:
 def data_table(
     caption: str, data: bytes, columns: Mapping[str, tuple[str, Callable[[float], str]]], most: int = MOST_ROWS
 ) -> str:
-    """Return a CSV table, at most its first rows. columns: of numbers -> heading, how they are written."""
+    """Return the first rows of a CSV table. columns: of numbers -> heading, formatter."""
     rows = rows_of(data)
-    headings = [f">{columns[name][0]}" if name in columns else name for name in (rows[0] if rows else ())]
-    shown = ([_data_cell(row[name], columns.get(name)) for name in row] for row in rows[:most])
+    names = list(rows[0]) if rows else []
+    shown = Table(tuple(f">{columns[name][0]}" if name in columns else name for name in names))
+    for row in rows[:most]:
+        cells = row.items()
+        shown.add(*(columns[name][1](float(cell)) if name in columns and cell else cell for name, cell in cells))
     hidden = len(rows) - most
-    told = f"<p>{hidden:,} more rows are in the CSV file.</p>" if hidden > 0 else ""
-    return table(caption, headings, shown) + told
+    more = f"<p>{hidden:,} more rows are in the CSV file.</p>" if hidden > 0 else ""
+    return html_table(caption, shown) + more
 
 
 def rows_of(data: bytes) -> list[dict[str, str]]:
@@ -76,16 +79,9 @@ def rows_of(data: bytes) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(data.decode(), newline="")))
 
 
-def _data_cell(written: str, column: tuple[str, Callable[[float], str]] | None) -> Cell:
-    if column is None or not written:
-        return written
-    value = float(written)
-    return column[1](value), value
-
-
-def _inlined(drawing: str, prefix: str, caption: str) -> str:
-    """Return an SVG as a part of a page: names of its own for its parts, no namespace, as wide as there is room."""
-    root = ElementTree.fromstring(drawing)
+def _inlined(svg: str, prefix: str, caption: str) -> str:
+    """Return an SVG as a part of a page: prefixed ids, no namespace, as wide as there is room."""
+    root = ElementTree.fromstring(svg)
     for parent in root.iter():
         for child in [child for child in parent if child.tag.removeprefix(_SVG) in _DROPPED]:
             parent.remove(child)

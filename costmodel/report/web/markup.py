@@ -5,26 +5,33 @@ from __future__ import annotations
 import base64
 import html
 import json
-from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterable
+from typing import Any
 
-Cell: TypeAlias = "str | tuple[str, float | None]"  # text, or text and the number that it is sorted by
+from costmodel.report.page import Cell, Number, Table, cell_text
 
 UNPRINTABLE = "\ufffd"
+NUMBER = ' class="number"'  # attribute of right-aligned cells
 
 
 def text(value: str) -> str:
-    """Return text as markup: escaped, what cannot be printed replaced."""
+    """Return text as markup: escaped, unprintable letters replaced."""
     clean = "".join(letter if letter.isprintable() or letter == "\n" else UNPRINTABLE for letter in value)
     return html.escape(clean)
 
 
-def table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
-    """Return a table. A heading that begins with `>` stands over numbers, to the right."""
-    right = [heading.startswith(">") for heading in headings]
-    head = "".join(_heading(heading.removeprefix(">"), number) for heading, number in zip(headings, right, strict=True))
+def html_table(caption: str, content: Table) -> str:
+    """Return a table that can be sorted: a `Number` by its value, an interval by its width. No rows give nothing."""
+    if not content.rows:
+        return ""
+    classes = [NUMBER if right else "" for right in content.right_aligned]
+    head = "".join(
+        f'<th scope="col"{kind}><button type="button">{text(name)}</button></th>'
+        for name, kind in zip(content.names, classes, strict=True)
+    )
     body = "\n".join(
-        f"<tr>{''.join(_cell(cell, number) for cell, number in zip(row, right, strict=True))}</tr>" for row in rows
+        f"<tr>{''.join(_cell(cell, kind) for cell, kind in zip(row, classes, strict=True))}</tr>"
+        for row in content.rows
     )
     label = text(caption)
     return (
@@ -33,18 +40,12 @@ def table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[Cell]])
     )
 
 
-def _heading(name: str, number: bool) -> str:
-    return f'<th scope="col"{_side(number)}><button type="button">{text(name)}</button></th>'
-
-
-def _cell(cell: Cell, number: bool) -> str:
-    shown, value = cell if isinstance(cell, tuple) else (cell, None)
-    key = "" if value is None else f' data-value="{value!r}" title="{value!r}"'
-    return f"<td{_side(number)}{key}>{text(shown)}</td>"
-
-
-def _side(number: bool) -> str:
-    return ' class="number"' if number else ""
+def _cell(cell: Cell, kind: str) -> str:
+    key = ""
+    if isinstance(cell, Number):
+        value = cell.low if cell.high is None else cell.high - cell.low
+        key = f' data-value="{value!r}" title="{value!r}"'
+    return f"<td{kind}{key}>{text(cell_text(cell))}</td>"
 
 
 def items(lines: Iterable[str]) -> str:
@@ -54,7 +55,7 @@ def items(lines: Iterable[str]) -> str:
 
 
 def download(name: str, data: bytes, kind: str = "text/csv") -> str:
-    """Return a link that saves data which the page itself holds."""
+    """Return a link that saves data embedded in the page."""
     return f'<a download="{text(name)}" href="data:{kind};base64,{base64.b64encode(data).decode()}">{text(name)}</a>'
 
 

@@ -1,116 +1,106 @@
-"""The page of a result: its scenarios, and for each its metrics, its time and what this rests on."""
+"""The page of a result: for each scenario its metrics, where its time goes, and where the times come from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
+from costmodel.report.page import Number, Table, table
 from costmodel.report.plots.memory import PARTS
 from costmodel.report.plotting import file_names
-from costmodel.report.text import gib, metric, quantity, share, span, used_of
-from costmodel.report.web.document import Section, page
-from costmodel.report.web.inline import Shown, figure
-from costmodel.report.web.markup import Cell, items, table, text
-from costmodel.result import PHASES
-from costmodel.schema.results import Line, ResultFile, ScenarioResult
-
-NONE = "-"
-
-
-def result_page(result: ResultFile, figures: Mapping[str, Shown]) -> bytes:
-    """Return the page of a result with the figures that were drawn of it."""
-    about = about_result(result)
-    sections = result_sections(result, figures)
-    return page(result.workload or result.model.name, about, sections, result.model_dump(mode="json"))
+from costmodel.report.simulate import interval_of, metrics_table
+from costmodel.report.text import gib, memory_use, metric, quantity, readable, share, title_of, whole
+from costmodel.report.web.document import Section
+from costmodel.report.web.inline import EmbeddedPlot, figure
+from costmodel.report.web.markup import html_table, items, text
+from costmodel.result import PHASES, shown_line
+from costmodel.schema.results import BreakdownLine, ResultFile, ScenarioResult
 
 
 def about_result(result: ResultFile) -> str:
-    """Return what a result is of."""
+    """Return a sentence on a result."""
     return f"Model {result.model.name}, predicted by costmodel {result.version}. Intervals are 80 % intervals."
 
 
-def result_sections(result: ResultFile, figures: Mapping[str, Shown], prefix: str = "") -> list[Section]:
-    """Return the sections of a result. prefix: what the names of its figures begin with."""
-    names = file_names(list(result.scenarios))
+def result_sections(result: ResultFile, plots: Mapping[str, EmbeddedPlot], prefix: str = "") -> list[Section]:
+    """Return the sections of a result. prefix: of the names of its plots."""
+    scenarios = result.scenarios
     return [
-        Section("Scenarios", [_overview(result.scenarios)]),
+        Section("Scenarios", [_overview(scenarios)]),
         *(
-            Section(name, list(_scenario(name, one, figures, (prefix, names[name]))))
-            for name, one in result.scenarios.items()
+            Section(name, list(_scenario(name, scenarios[name], plots, (prefix, file))))
+            for name, file in file_names(scenarios).items()
         ),
         Section("Memory", [
-            _ledgers(result.scenarios), figure(figures, f"{prefix}memory", "Memory of the fullest device"),
+            _ledgers(scenarios), figure(plots, f"{prefix}memory", "Memory of the most-loaded device"),
         ]),
     ]  # fmt: skip
 
 
 def _overview(scenarios: Mapping[str, ScenarioResult]) -> str:
-    rows = [_overview_row(name, one) for name, one in scenarios.items()]
-    headings = ("scenario", "cluster", ">devices", "metric", ">predicted", ">80 % interval", "limit", ">memory")
-    return table("Headline metric of each scenario", headings, rows)
+    rows = table("scenario", "cluster", ">devices", "metric", ">predicted", ">80 % interval", "bound", ">memory")
+    for name, scenario in scenarios.items():
+        headline = PHASES[scenario.phase][0] if scenario.phase in PHASES else next(iter(scenario.metrics), "")
+        feasible = scenario.memory.fits and scenario.reason is None
+        rows.add(
+            name, scenario.cluster, whole(scenario.devices), title_of(headline),
+            metric(headline, scenario.metrics.get(headline)), interval_of(scenario.intervals, headline),
+            scenario.bound if feasible else "cannot run", memory_use(_used(scenario), scenario.memory.capacity),
+        )  # fmt: skip
+    return html_table("Headline metric of each scenario", rows)
 
 
-def _overview_row(name: str, one: ScenarioResult) -> list[Cell]:
-    headline = PHASES[one.phase][0] if one.phase in PHASES else next(iter(one.metrics), "")
-    return [
-        name, one.cluster, (f"{one.devices:,}", one.devices), headline.replace("_", " "),
-        *_predicted(one, headline), one.bound if one.memory.fits and one.reason is None else "does not run",
-        (used_of(_held(one), one.memory.capacity), _held(one)),
-    ]  # fmt: skip
-
-
-def _predicted(one: ScenarioResult, name: str) -> tuple[Cell, Cell]:
-    """Return a metric and its interval, which is sorted by its width."""
-    value, interval = one.metrics.get(name), one.intervals.get(name)
-    known = interval is not None and len(interval) == 2
-    low, high = interval if interval is not None and known else (0.0, 0.0)
-    return (metric(name, value), value), (span(name, low, high), high - low) if known else NONE
-
-
-def _scenario(name: str, one: ScenarioResult, figures: Mapping[str, Shown], file: tuple[str, str]) -> Iterator[str]:
-    """Yield the parts of a scenario's section. file: what the names of its figures begin and end with."""
+def _scenario(
+    name: str, scenario: ScenarioResult, plots: Mapping[str, EmbeddedPlot], file: tuple[str, str]
+) -> Iterator[str]:
+    """Yield the parts of a scenario's section. file: beginning and end of the names of its plots."""
     prefix, ending = file
-    yield f"<p>{text(one.phase)} on {one.devices:,} devices of {text(one.cluster)}; limited by {text(one.bound)}.</p>"
-    if one.reason is not None:
-        yield f'<p class="refused">Does not run: {text(one.reason)}</p>'
-    rows = [[key.replace("_", " "), *_predicted(one, key)] for key in one.metrics]
-    measures = table("Metrics", ("metric", ">predicted", ">80 % interval"), rows) if rows else ""
-    yield f'<div class="pair">{measures}{_basis(one)}</div>'
-    yield items(one.notes)
-    yield items(f"no {key.replace('_', ' ')}: {reason}" for key, reason in one.reasons.items())
+    yield (
+        f"<p>{text(scenario.phase)} on {scenario.devices:,} devices of {text(scenario.cluster)}; "
+        f"limited by {text(scenario.bound)}.</p>"
+    )
+    if scenario.reason is not None:
+        yield f'<p class="refused">Cannot run: {text(scenario.reason)}</p>'
+    metrics = html_table("Metrics", metrics_table(scenario.metrics, scenario.intervals, title_of))
+    yield f'<div class="pair">{metrics}{_basis(scenario)}</div>'
+    yield items(scenario.notes)
+    yield items(f"{readable(key)} not available: {reason}" for key, reason in scenario.reasons.items())
     yield '<div class="pair">'
-    yield figure(figures, f"{prefix}time-{ending}", f"{name}: where the time goes")
-    yield figure(figures, f"{prefix}roofline-{ending}", f"{name}: roofline, areas are shares of the time")
+    yield figure(plots, f"{prefix}time-{ending}", f"{name}: where the time goes")
+    yield figure(plots, f"{prefix}roofline-{ending}", f"{name}: roofline (marker area: share of the time)")
     yield "</div>"
-    if one.breakdown:
-        headings = ("operator", ">time", ">share", ">hidden", ">calls", "limit", "basis", "format", ">rate")
-        yield table("Operators, times on a device", headings, [_operator(line) for line in one.breakdown])
+    yield html_table("Operators, time per device", _operators(scenario.breakdown))
 
 
-def _basis(one: ScenarioResult) -> str:
-    """Return how much of the time rests on what."""
-    bases = sorted(((value, name) for name, value in one.basis.items() if value > 0), reverse=True)
-    rows: list[list[Cell]] = [[name, (share(value), value)] for value, name in bases]
-    return table("What the time rests on", ("basis", ">share of the time"), rows) if rows else ""
+def _basis(scenario: ScenarioResult) -> str:
+    """Return the share of the time by basis."""
+    rows = table("basis", ">share of the time")
+    for value, name in sorted(((value, name) for name, value in scenario.basis.items() if value > 0), reverse=True):
+        rows.add(name, share(value))
+    return html_table("Where the times come from", rows)
 
 
-def _operator(line: Line) -> list[Cell]:
-    return [
-        line.name, (quantity(line.time, "time"), line.time), (share(line.share), line.share),
-        (quantity(line.hidden, "time"), line.hidden) if line.hidden else "",
-        (f"{line.count:,.6g}", line.count) if line.count else "", line.bound, line.basis, line.dtype or "",
-        (quantity(line.flop_rate, "flop_rate"), line.flop_rate) if line.flop_rate else "",
-    ]  # fmt: skip
+def _operators(breakdown: Sequence[BreakdownLine]) -> Table:
+    rows = table("operator", ">time", ">share", ">hidden", ">calls", "bound", "basis", "format", ">rate")
+    for line in breakdown:
+        rows.add(
+            shown_line(line.name), quantity(line.time, "time"), share(line.share),
+            quantity(line.hidden, "time") if line.hidden else "",
+            Number(f"{line.count:,.6g}", line.count) if line.count else "", line.bound, line.basis, line.dtype or "",
+            quantity(line.flop_rate, "flop_rate") if line.flop_rate else "",
+        )  # fmt: skip
+    return rows
 
 
-def _held(one: ScenarioResult) -> float:
-    return sum(float(getattr(one.memory, part)) for part in PARTS)
+def _used(scenario: ScenarioResult) -> float:
+    """Return the memory in use on the most-loaded device [B]."""
+    return sum(float(getattr(scenario.memory, part)) for part in PARTS)
 
 
 def _ledgers(scenarios: Mapping[str, ScenarioResult]) -> str:
-    """Return what the fullest device of each scenario holds."""
-    rows: list[list[Cell]] = []
-    for name, one in scenarios.items():
-        sizes = [*(float(getattr(one.memory, part)) for part in PARTS), _held(one), one.memory.capacity]
-        rows.append([name, *((gib(size, 2), size) for size in sizes), "yes" if one.memory.fits else "no"])
-    headings = ("scenario", *(f">{part.replace('_', ' ')}" for part in PARTS), ">in all", ">capacity", "fits")
-    return table("Memory of the fullest device (GiB)", headings, rows)
+    """Return the memory of the most-loaded device of each scenario by part."""
+    rows = table("scenario", *(f">{readable(part)}" for part in PARTS), ">total", ">capacity", "fits")
+    for name, scenario in scenarios.items():
+        memory = scenario.memory
+        sizes = [*(float(getattr(memory, part)) for part in PARTS), _used(scenario), memory.capacity]
+        rows.add(name, *(gib(size, 2) for size in sizes), "yes" if memory.fits else "no")
+    return html_table("Memory of the most-loaded device (GiB)", rows)

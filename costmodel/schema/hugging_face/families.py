@@ -1,10 +1,10 @@
-"""What the keys of a Hugging Face config.json mean, family by family: a table, no code.
+"""What the keys of a Hugging Face config.json mean, by family: a table, no code.
 
-Each family maps our words to keys of its config.json, or to constants where its code fixes the value. The defaults are
-those of the family's own configuration class, which a config.json need not repeat.
+Each family maps our words to keys of its config.json, or to constants fixed by its code. Defaults are those of the
+family's own configuration class; a config.json need not repeat them.
 
 Source: huggingface/transformers 4.57, src/transformers/models/FAMILY/configuration_*.py and modeling_*.py; for mpt also
-mosaicml/llm-foundry, for internlm the modeling files beside the weights (internlm/internlm-7b, internlm/internlm2-7b).
+mosaicml/llm-foundry; for internlm the modeling files beside the weights (internlm/internlm-7b, internlm/internlm2-7b).
 """
 
 from __future__ import annotations
@@ -18,51 +18,51 @@ REQUIRED: Final = object()
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key of config.json, dotted where it stands inside another; `or_name`: how older files spell it.
+    """A key of config.json, dotted if it is inside another.
 
-    default: what the family takes where the file leaves it out or says null; REQUIRED: it must be there.
+    default: value if the file omits the key or sets it to null; REQUIRED: the file must have it.
+    older_name: spelling of older files.
     """
 
     name: str
     default: Any = REQUIRED
-    or_name: str = ""
+    older_name: str = ""
 
 
 Family: TypeAlias = dict[str, Any]
 
+# fmt: off
 _LLAMA: Family = {
     "hidden": Key("hidden_size"),
     "vocabulary": Key("vocab_size"),
     "depth": Key("num_hidden_layers"),
     "heads": Key("num_attention_heads"),
-    "kv_heads": Key("num_key_value_heads", None),
-    "head_dim": Key("head_dim", None),
+    "kv_heads": Key("num_key_value_heads", default=None),
+    "head_dim": Key("head_dim", default=None),
     "intermediate": Key("intermediate_size"),
-    "tied": Key("tie_word_embeddings", False),
-    "dropout": (Key("attention_dropout", 0.0),),
-    "rotary": True,
-    "gated": True,
-    "norm": "rms",
+    "tied": Key("tie_word_embeddings", default=False),
+    "dropout": (Key("attention_dropout", default=0.0),),
+    "rotary": True, "gated": True, "norm": "rms",
 }
-_LLAMA_BIASES: Family = {"bias": Key("attention_bias", False), "ffn_bias": Key("mlp_bias", False)}
-_WINDOW: Family = {"window": Key("sliding_window", None)}
+_LLAMA_BIASES: Family = {"bias": Key("attention_bias", default=False), "ffn_bias": Key("mlp_bias", default=False)}
+_WINDOW: Family = {"window": Key("sliding_window", default=None)}
 _QWEN_WINDOW: Family = {
-    "window": Key("sliding_window", None),
-    "window_used": Key("use_sliding_window", False),
-    "window_from": Key("max_window_layers", 28),
-    "layer_types": Key("layer_types", None),
+    "window": Key("sliding_window", default=None),
+    "window_used": Key("use_sliding_window", default=False),
+    "window_from": Key("max_window_layers", default=28),
+    "layer_types": Key("layer_types", default=None),
 }
 _ALTERNATE: Family = {
     "window": Key("sliding_window"),
     "window_every": 2,
-    "layer_types": Key("layer_types", None),
+    "layer_types": Key("layer_types", default=None),
 }
 _QWEN_MOE: Family = {
     "experts": Key("num_experts"),
     "top_k": Key("num_experts_per_tok"),
     "expert_intermediate": Key("moe_intermediate_size"),
-    "moe_step": Key("decoder_sparse_step", 1),
-    "dense_layers": Key("mlp_only_layers", None),
+    "moe_step": Key("decoder_sparse_step", default=1),
+    "dense_layers": Key("mlp_only_layers", default=None),
 }
 _LOCAL_EXPERTS: Family = {
     "experts": Key("num_local_experts"),
@@ -74,7 +74,7 @@ _DEEPSEEK: Family = {
     "vocabulary": Key("vocab_size"),
     "depth": Key("num_hidden_layers"),
     "heads": Key("num_attention_heads"),
-    "q_lora": Key("q_lora_rank", None),
+    "q_lora": Key("q_lora_rank", default=None),
     "kv_lora": Key("kv_lora_rank"),
     "nope_dim": Key("qk_nope_head_dim"),
     "rope_dim": Key("qk_rope_head_dim"),
@@ -83,17 +83,15 @@ _DEEPSEEK: Family = {
     "experts": Key("n_routed_experts"),
     "top_k": Key("num_experts_per_tok"),
     "expert_intermediate": Key("moe_intermediate_size"),
-    "shared": Key("n_shared_experts", None),
-    "groups": Key("n_group", None),
-    "group_top_k": Key("topk_group", None),
-    "moe_from": Key("first_k_dense_replace", 0),
-    "moe_every": Key("moe_layer_freq", 1),
-    "mtp": Key("num_nextn_predict_layers", None),
-    "tied": Key("tie_word_embeddings", False),
-    "dropout": (Key("attention_dropout", 0.0),),
-    "gated": True,
-    "norm": "rms",
-    "must": {"attention_bias": False, "mlp_bias": False},
+    "shared": Key("n_shared_experts", default=None),
+    "groups": Key("n_group", default=None),
+    "group_top_k": Key("topk_group", default=None),
+    "moe_from": Key("first_k_dense_replace", default=0),
+    "moe_every": Key("moe_layer_freq", default=1),
+    "mtp": Key("num_nextn_predict_layers", default=None),
+    "tied": Key("tie_word_embeddings", default=False),
+    "dropout": (Key("attention_dropout", default=0.0),),
+    "gated": True, "norm": "rms", "must": {"attention_bias": False, "mlp_bias": False},
     "inert": ("num_key_value_heads", "ep_size", "topk_method"),
 }
 _GPT2: Family = {
@@ -101,242 +99,164 @@ _GPT2: Family = {
     "vocabulary": Key("vocab_size"),
     "depth": Key("n_layer"),
     "heads": Key("n_head"),
-    "intermediate": Key("n_inner", None),
-    "tied": Key("tie_word_embeddings", True),
+    "intermediate": Key("n_inner", default=None),
+    "tied": Key("tie_word_embeddings", default=True),
     "positions": Key("n_positions"),
-    "dropout": (Key("resid_pdrop", 0.1), Key("attn_pdrop", 0.1)),
-    "bias": True,
-    "ffn_bias": True,
-    "rotary": False,
-    "gated": False,
-    "norm": "layer",
+    "dropout": (Key("resid_pdrop", default=0.1), Key("attn_pdrop", default=0.1)),
+    "bias": True, "ffn_bias": True, "rotary": False, "gated": False, "norm": "layer",
     "inert": (
-        "n_ctx",
-        "embd_pdrop",
-        "scale_attn_weights",
-        "scale_attn_by_inverse_layer_idx",
-        "reorder_and_upcast_attn",
+        "n_ctx", "embd_pdrop", "scale_attn_weights", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn",
     ),
 }
 
 FAMILIES: dict[str, Family] = {
     "llama": _LLAMA | _LLAMA_BIASES,
-    "granite": _LLAMA
-    | _LLAMA_BIASES
-    | {"inert": ("embedding_multiplier", "logits_scaling", "residual_multiplier", "attention_multiplier")},
+    "granite": _LLAMA | _LLAMA_BIASES | {
+        "inert": ("embedding_multiplier", "logits_scaling", "residual_multiplier", "attention_multiplier"),
+    },
     "mistral": _LLAMA | _WINDOW,
     "mixtral": _LLAMA | _WINDOW | _LOCAL_EXPERTS | {"inert": ("router_jitter_noise",)},
     "qwen2": _LLAMA | _QWEN_WINDOW | {"bias": True, "output_bias": False},
-    "qwen2_moe": _LLAMA
-    | _QWEN_WINDOW
-    | _QWEN_MOE
-    | {
-        "bias": Key("qkv_bias", True),
-        "output_bias": False,
-        "shared": 1,
+    "qwen2_moe": _LLAMA | _QWEN_WINDOW | _QWEN_MOE | {
+        "bias": Key("qkv_bias", default=True),
+        "output_bias": False, "shared": 1,
         "shared_intermediate": Key("shared_expert_intermediate_size"),
         "shared_gate": True,
     },
-    "qwen3": _LLAMA
-    | _QWEN_WINDOW
-    | {"bias": Key("attention_bias", False), "qk_norm": "head", "head_dim": Key("head_dim", 128)},
-    "qwen3_moe": _LLAMA
-    | _QWEN_MOE
-    | {
-        "window": Key("sliding_window", None),
-        "window_used": Key("use_sliding_window", False),
-        "bias": Key("attention_bias", False),
-        "qk_norm": "head",
-        "inert": ("max_window_layers",),
+    "qwen3": _LLAMA | _QWEN_WINDOW | {
+        "bias": Key("attention_bias", default=False), "qk_norm": "head", "head_dim": Key("head_dim", default=128),
+    },
+    "qwen3_moe": _LLAMA | _QWEN_MOE | {
+        "window": Key("sliding_window", default=None),
+        "window_used": Key("use_sliding_window", default=False),
+        "bias": Key("attention_bias", default=False),
+        "qk_norm": "head", "inert": ("max_window_layers",),
     },
     "deepseek_v2": _DEEPSEEK,
     "deepseek_v3": _DEEPSEEK,
     "kimi_k2": _DEEPSEEK,
-    "gpt_oss": _LLAMA
-    | _ALTERNATE
-    | _LOCAL_EXPERTS
-    | {
-        "bias": Key("attention_bias", True),
-        "expert_bias": True,
-        "router_bias": True,
+    "gpt_oss": _LLAMA | _ALTERNATE | _LOCAL_EXPERTS | {
+        "bias": Key("attention_bias", default=True),
+        "expert_bias": True, "router_bias": True,
         "inert": ("experts_per_token", "initial_context_length", "swiglu_limit"),
     },
-    "gemma": _LLAMA
-    | {
-        "head_dim": Key("head_dim", 256),
-        "tied": Key("tie_word_embeddings", True),
-        "bias": Key("attention_bias", False),
+    "gemma": _LLAMA | {
+        "head_dim": Key("head_dim", default=256),
+        "tied": Key("tie_word_embeddings", default=True),
+        "bias": Key("attention_bias", default=False),
     },
-    "gemma2": _LLAMA
-    | _ALTERNATE
-    | {
-        "head_dim": Key("head_dim", 256),
-        "tied": Key("tie_word_embeddings", True),
-        "bias": Key("attention_bias", False),
-        "norm_position": "both",
-        "inert": ("query_pre_attn_scalar", "cache_implementation"),
+    "gemma2": _LLAMA | _ALTERNATE | {
+        "head_dim": Key("head_dim", default=256),
+        "tied": Key("tie_word_embeddings", default=True),
+        "bias": Key("attention_bias", default=False),
+        "norm_position": "both", "inert": ("query_pre_attn_scalar", "cache_implementation"),
     },
-    "internlm": _LLAMA | {"bias": Key("bias", True)},
-    "internlm2": _LLAMA | {"bias": Key("bias", True), "inert": ("attn_implementation",)},
-    "olmo2": _LLAMA | {"bias": Key("attention_bias", False), "norm_position": "after", "qk_norm": "projection"},
-    "phi3": _LLAMA
-    | _WINDOW
-    | {
-        "rotary_share": Key("partial_rotary_factor", 1.0),
-        "dropout": (Key("resid_pdrop", 0.0), Key("attention_dropout", 0.0)),
+    "internlm": _LLAMA | {"bias": Key("bias", default=True)},
+    "internlm2": _LLAMA | {"bias": Key("bias", default=True), "inert": ("attn_implementation",)},
+    "olmo2": _LLAMA | {"bias": Key("attention_bias", default=False), "norm_position": "after", "qk_norm": "projection"},
+    "phi3": _LLAMA | _WINDOW | {
+        "rotary_share": Key("partial_rotary_factor", default=1.0),
+        "dropout": (Key("resid_pdrop", default=0.0), Key("attention_dropout", default=0.0)),
         "must": {"attention_bias": False, "mlp_bias": False, "lm_head_bias": False},
         "inert": ("embd_pdrop", "original_max_position_embeddings"),
     },
-    "starcoder2": _LLAMA
-    | _WINDOW
-    | {
-        "tied": Key("tie_word_embeddings", True),
-        "bias": Key("use_bias", True),
-        "ffn_bias": Key("use_bias", True),
-        "dropout": (Key("residual_dropout", 0.0), Key("attention_dropout", 0.0)),
-        "gated": False,
-        "norm": "layer",
-        "inert": ("embedding_dropout", "mlp_type", "norm_type"),
+    "starcoder2": _LLAMA | _WINDOW | {
+        "tied": Key("tie_word_embeddings", default=True),
+        "bias": Key("use_bias", default=True),
+        "ffn_bias": Key("use_bias", default=True),
+        "dropout": (Key("residual_dropout", default=0.0), Key("attention_dropout", default=0.0)),
+        "gated": False, "norm": "layer", "inert": ("embedding_dropout", "mlp_type", "norm_type"),
     },
-    "stablelm": _LLAMA
-    | {
-        "bias": Key("use_qkv_bias", False),
+    "stablelm": _LLAMA | {
+        "bias": Key("use_qkv_bias", default=False),
         "output_bias": False,
-        "parallel": Key("use_parallel_residual", False),
+        "parallel": Key("use_parallel_residual", default=False),
         "shared_norm": True,
-        "rotary_share": Key("partial_rotary_factor", 0.25, "rope_pct"),
-        "dropout": (Key("hidden_dropout", 0.0), Key("attention_dropout", 0.0)),
-        "norm": "layer",
-        "must": {"qk_layernorm": False},
+        "rotary_share": Key("partial_rotary_factor", default=0.25, older_name="rope_pct"),
+        "dropout": (Key("hidden_dropout", default=0.0), Key("attention_dropout", default=0.0)),
+        "norm": "layer", "must": {"qk_layernorm": False},
     },
-    "cohere": _LLAMA
-    | {
-        "bias": Key("attention_bias", False),
-        "tied": Key("tie_word_embeddings", True),
-        "parallel": True,
-        "shared_norm": True,
-        "norm": "layer_no_bias",
-        "must": {"use_qk_norm": False},
+    "cohere": _LLAMA | {
+        "bias": Key("attention_bias", default=False),
+        "tied": Key("tie_word_embeddings", default=True),
+        "parallel": True, "shared_norm": True, "norm": "layer_no_bias", "must": {"use_qk_norm": False},
         "inert": ("logit_scale",),
     },
     "gpt2": _GPT2,
-    "gpt_bigcode": _GPT2
-    | {
-        "multi_query": Key("multi_query", True),
+    "gpt_bigcode": _GPT2 | {
+        "multi_query": Key("multi_query", default=True),
         "inert": (
-            *_GPT2["inert"],
-            "attention_softmax_in_fp32",
-            "scale_attention_softmax_in_fp32",
-            "inference_runner",
-            "pre_allocate_kv_cache",
-            "max_sequence_length",
-            "max_batch_size",
-            "pad_key_length",
+            *_GPT2["inert"], "attention_softmax_in_fp32", "scale_attention_softmax_in_fp32", "inference_runner",
+            "pre_allocate_kv_cache", "max_sequence_length", "max_batch_size", "pad_key_length",
         ),
     },
-    "gptj": _GPT2
-    | {
-        "tied": Key("tie_word_embeddings", False),
-        "positions": None,
-        "rotary": True,
-        "rotary_dim": Key("rotary_dim", None),
-        "dropout": (Key("resid_pdrop", 0.0), Key("attn_pdrop", 0.0)),
-        "bias": False,
-        "head_bias": True,
-        "parallel": True,
-        "shared_norm": True,
+    "gptj": _GPT2 | {
+        "tied": Key("tie_word_embeddings", default=False),
+        "positions": None, "rotary": True,
+        "rotary_dim": Key("rotary_dim", default=None),
+        "dropout": (Key("resid_pdrop", default=0.0), Key("attn_pdrop", default=0.0)),
+        "bias": False, "head_bias": True, "parallel": True, "shared_norm": True,
         "inert": (*_GPT2["inert"], "n_positions", "rotary"),
     },
-    "gpt_neox": _LLAMA
-    | {
-        "kv_heads": None,
-        "head_dim": None,
-        "bias": Key("attention_bias", True),
+    "gpt_neox": _LLAMA | {
+        "kv_heads": None, "head_dim": None,
+        "bias": Key("attention_bias", default=True),
         "ffn_bias": True,
-        "parallel": Key("use_parallel_residual", True),
-        "rotary_share": Key("rotary_pct", 0.25),
-        "dropout": (Key("hidden_dropout", 0.0), Key("attention_dropout", 0.0)),
-        "gated": False,
-        "norm": "layer",
-        "inert": ("classifier_dropout",),
+        "parallel": Key("use_parallel_residual", default=True),
+        "rotary_share": Key("rotary_pct", default=0.25),
+        "dropout": (Key("hidden_dropout", default=0.0), Key("attention_dropout", default=0.0)),
+        "gated": False, "norm": "layer", "inert": ("classifier_dropout",),
     },
-    "phi": _LLAMA
-    | {
-        "bias": True,
-        "ffn_bias": True,
-        "head_bias": True,
-        "parallel": True,
-        "shared_norm": True,
-        "rotary_share": Key("partial_rotary_factor", 0.5),
-        "dropout": (Key("resid_pdrop", 0.0), Key("attention_dropout", 0.0)),
-        "gated": False,
-        "norm": "layer",
-        "must": {"qk_layernorm": False},
-        "inert": ("embd_pdrop",),
+    "phi": _LLAMA | {
+        "bias": True, "ffn_bias": True, "head_bias": True, "parallel": True, "shared_norm": True,
+        "rotary_share": Key("partial_rotary_factor", default=0.5),
+        "dropout": (Key("resid_pdrop", default=0.0), Key("attention_dropout", default=0.0)),
+        "gated": False, "norm": "layer", "must": {"qk_layernorm": False}, "inert": ("embd_pdrop",),
     },
     "falcon": {
         "hidden": Key("hidden_size"),
         "vocabulary": Key("vocab_size"),
-        "depth": Key("num_hidden_layers", or_name="n_layer"),
-        "heads": Key("num_attention_heads", or_name="n_head"),
-        "kv_heads": Key("num_kv_heads", None, "n_head_kv"),
-        "multi_query": Key("multi_query", True),
-        "grouped": Key("new_decoder_architecture", False),
-        "intermediate": Key("ffn_hidden_size", None),
-        "tied": Key("tie_word_embeddings", True),
-        "parallel": Key("parallel_attn", True),
-        "norms": Key("num_ln_in_parallel_attn", None),
-        "dropout": (Key("hidden_dropout", 0.0), Key("attention_dropout", 0.0)),
-        "bias": Key("bias", False),
-        "ffn_bias": Key("bias", False),
-        "alibi": Key("alibi", False),
-        "rotary": True,
-        "gated": False,
-        "norm": "layer",
-        "inert": ("apply_residual_connection_post_layernorm",),
+        "depth": Key("num_hidden_layers", older_name="n_layer"),
+        "heads": Key("num_attention_heads", older_name="n_head"),
+        "kv_heads": Key("num_kv_heads", default=None, older_name="n_head_kv"),
+        "multi_query": Key("multi_query", default=True),
+        "grouped": Key("new_decoder_architecture", default=False),
+        "intermediate": Key("ffn_hidden_size", default=None),
+        "tied": Key("tie_word_embeddings", default=True),
+        "parallel": Key("parallel_attn", default=True),
+        "norms": Key("num_ln_in_parallel_attn", default=None),
+        "dropout": (Key("hidden_dropout", default=0.0), Key("attention_dropout", default=0.0)),
+        "bias": Key("bias", default=False),
+        "ffn_bias": Key("bias", default=False),
+        "alibi": Key("alibi", default=False),
+        "rotary": True, "gated": False, "norm": "layer", "inert": ("apply_residual_connection_post_layernorm",),
     },
     "bloom": {
-        "hidden": Key("hidden_size", or_name="n_embed"),
+        "hidden": Key("hidden_size", older_name="n_embed"),
         "vocabulary": Key("vocab_size"),
-        "depth": Key("n_layer", or_name="num_hidden_layers"),
-        "heads": Key("n_head", or_name="num_attention_heads"),
+        "depth": Key("n_layer", older_name="num_hidden_layers"),
+        "heads": Key("n_head", older_name="num_attention_heads"),
         "intermediate": None,
-        "tied": Key("tie_word_embeddings", True),
-        "dropout": (Key("hidden_dropout", 0.0), Key("attention_dropout", 0.0)),
-        "bias": True,
-        "ffn_bias": True,
-        "alibi": True,
-        "rotary": False,
-        "gated": False,
-        "norm": "layer",
+        "tied": Key("tie_word_embeddings", default=True),
+        "dropout": (Key("hidden_dropout", default=0.0), Key("attention_dropout", default=0.0)),
+        "bias": True, "ffn_bias": True, "alibi": True, "rotary": False, "gated": False, "norm": "layer",
         "embedding_norm": "layer",
         "inert": (
-            "seq_length",
-            "slow_but_exact",
-            "skip_bias_add",
-            "skip_bias_add_qkv",
-            "offset_alibi",
-            "attention_softmax_in_fp32",
-            "bias_dropout_fusion",
-            "masked_softmax_fusion",
-            "unk_token_id",
+            "seq_length", "slow_but_exact", "skip_bias_add", "skip_bias_add_qkv", "offset_alibi",
+            "attention_softmax_in_fp32", "bias_dropout_fusion", "masked_softmax_fusion", "unk_token_id",
             "apply_residual_connection_post_layernorm",
         ),
     },
-    "opt": _LLAMA
-    | {
-        "kv_heads": None,
-        "head_dim": None,
+    "opt": _LLAMA | {
+        "kv_heads": None, "head_dim": None,
         "intermediate": Key("ffn_dim"),
-        "tied": Key("tie_word_embeddings", True),
+        "tied": Key("tie_word_embeddings", default=True),
         "positions": Key("max_position_embeddings"),
-        "positions_more": 2,  # the table keeps two rows that are no positions
-        "dropout": (Key("dropout", 0.1), Key("attention_dropout", 0.0)),
-        "bias": Key("enable_bias", True),
-        "ffn_bias": Key("enable_bias", True),
-        "rotary": False,
-        "gated": False,
-        "norm": "layer",
+        "positions_more": 2,  # the table has two rows that are not positions
+        "dropout": (Key("dropout", default=0.1), Key("attention_dropout", default=0.0)),
+        "bias": Key("enable_bias", default=True),
+        "ffn_bias": Key("enable_bias", default=True),
+        "rotary": False, "gated": False, "norm": "layer",
         "must": {"do_layer_norm_before": True, "_remove_final_layer_norm": False, "word_embed_proj_dim": "hidden_size"},
         "inert": ("layerdrop", "init_std", "prefix", "activation_dropout", "layer_norm_elementwise_affine"),
     },
@@ -345,37 +265,27 @@ FAMILIES: dict[str, Family] = {
         "vocabulary": Key("vocab_size"),
         "depth": Key("n_layers"),
         "heads": Key("n_heads"),
-        "kv_heads": Key("attn_config.kv_n_heads", None),
-        "expansion": Key("expansion_ratio", 4),
-        "tied": Key("tie_word_embeddings", True),
+        "kv_heads": Key("attn_config.kv_n_heads", default=None),
+        "expansion": Key("expansion_ratio", default=4),
+        "tied": Key("tie_word_embeddings", default=True),
         "positions": Key("max_seq_len"),
-        "positions_used": Key("learned_pos_emb", True),
-        "rotary": Key("attn_config.rope", False),
-        "alibi": Key("attn_config.alibi", True),
-        "no_bias": Key("no_bias", True),
-        "attention_type": Key("attn_config.attn_type", "multihead_attention"),
-        "dropout": (Key("resid_pdrop", 0.0), Key("attn_config.attn_pdrop", 0.0)),
-        "gated": False,
-        "norm": "layer",
-        "must": {"attn_config.qk_ln": False, "attn_config.qk_gn": False},
+        "positions_used": Key("learned_pos_emb", default=True),
+        "rotary": Key("attn_config.rope", default=False),
+        "alibi": Key("attn_config.alibi", default=True),
+        "no_bias": Key("no_bias", default=True),
+        "attention_type": Key("attn_config.attn_type", default="multihead_attention"),
+        "dropout": (Key("resid_pdrop", default=0.0), Key("attn_config.attn_pdrop", default=0.0)),
+        "gated": False, "norm": "layer", "must": {"attn_config.qk_ln": False, "attn_config.qk_gn": False},
         "inert": (
-            "emb_pdrop",
-            "embedding_fraction",
-            "init_config",
-            "init_device",
-            "logit_scale",
-            "norm_type",
-            "verbose",
-            "attn_config.alibi_bias_max",
-            "attn_config.attn_impl",
-            "attn_config.attn_uses_sequence_id",
-            "attn_config.prefix_lm",
-            "attn_config.softmax_scale",
+            "emb_pdrop", "embedding_fraction", "init_config", "init_device", "logit_scale", "norm_type", "verbose",
+            "attn_config.alibi_bias_max", "attn_config.attn_impl", "attn_config.attn_uses_sequence_id",
+            "attn_config.prefix_lm", "attn_config.softmax_scale",
         ),
     },
 }
-"""`model_type` -> what its keys mean."""
-FAMILIES["RefinedWeb"] = FAMILIES["falcon"] | {"grouped": True}  # what falcon-40b and falcon-7b called themselves first
+# fmt: on
+"""`model_type` -> the meaning of its keys; `must`: values that other variants change; `inert`: ignored keys."""
+FAMILIES["RefinedWeb"] = FAMILIES["falcon"] | {"grouped": True}  # first model_type of falcon-40b, then of falcon-7b
 FAMILIES["RefinedWebModel"] = FAMILIES["falcon"] | {"grouped": False}
 
 INERT = frozenset(
@@ -390,7 +300,7 @@ INERT = frozenset(
         "task_specific_params", "tokenizer_class", "tokenizer_name", "torch_dtype", "transformers_version", "use_cache",
     }
 )  # fmt: skip
-"""Keys that no family's cost depends on: formats, tokens, seeds, scale factors, how positions turn or stretch."""
+"""Keys that affect no family's cost: formats, token ids, scale factors, details of rotary embeddings."""
 
 
 def keys_of(family: Family) -> Iterator[Key]:

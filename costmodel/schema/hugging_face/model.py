@@ -1,25 +1,27 @@
-"""From the facts of a config.json to a model document: its ends, and its layers in as few runs as they take."""
+"""From the facts of a config.json to a model document, with as few runs of layers as possible."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import groupby
 from typing import Any
 
 from costmodel.schema.hugging_face.config import BY_HAND, Config
-from costmodel.schema.model import MOST_LAYERS
+from costmodel.schema.model import MAX_LAYERS
+from costmodel.schema.references import available
 from costmodel.schema.tree import Tree
 
 
 def model_tree(config: Config, name: Tree) -> Tree:
     """Return the model document of a config.json; raise InputError where its fields contradict each other."""
     depth = config.size("depth")
-    if depth > MOST_LAYERS:
-        raise config.wrong(
-            "depth", f"{depth:,} layers are more than the {MOST_LAYERS:,} that can be laid out on stages",
+    if depth > MAX_LAYERS:
+        raise config.error(
+            "depth", f"{depth:,} layers exceed the limit of {MAX_LAYERS:,}",
             "check the number",
         )  # fmt: skip
     mtp = config.count("mtp", 0)
-    ends = _said(
+    ends = _entries(
         config,
         {
             "hidden": (config.size("hidden"), "hidden"),
@@ -35,13 +37,13 @@ def model_tree(config: Config, name: Tree) -> Tree:
     return Tree({"name": name, **ends, "layers": layers}, config.location)
 
 
-def _said(config: Config, entries: Mapping[str, tuple[Any, str]]) -> dict[str, Tree]:
-    """Return the entries that have a value, each at the place of the fact beside it."""
+def _entries(config: Config, entries: Mapping[str, tuple[Any, str]]) -> dict[str, Tree]:
+    """Return the entries with a value, each at the location of its fact. entries: key -> (value, fact)."""
     return {key: config.leaf(value, fact) for key, (value, fact) in entries.items() if value is not None}
 
 
 def _positions(config: Config) -> int | None:
-    """Return the rows of a learned position table, None where positions are told otherwise."""
+    """Return the rows of a learned position table, None for other positions."""
     rows = config.count("positions")
     if rows is None or not config.flag("positions_used", default=True) or config.flag("rotary") or config.flag("alibi"):
         return None
@@ -52,58 +54,54 @@ def _positions(config: Config) -> int | None:
 
 
 def _layers(config: Config, depth: int) -> Iterator[Tree]:
-    """Yield the layer list: runs of equal layers, or a group that repeats where that is shorter."""
+    """Yield the layer list: runs of equal layers, or a repeated group if that is shorter."""
     kinds = list(zip(_windowed(config, depth), _with_experts(config, depth), strict=True))
-    made = {kind: _layer(config, windowed=kind[0], experts=kind[1]) for kind in dict.fromkeys(kinds)}
+    layers = {kind: _layer(config, windowed=kind[0], experts=kind[1]) for kind in dict.fromkeys(kinds)}
 
     def runs(some: list[tuple[bool, bool]]) -> list[Tree]:
-        ends = [at for at in range(1, len(some) + 1) if at == len(some) or some[at] != some[at - 1]]
-        begins = [0, *ends[:-1]]
-        return [
-            Tree({"repeat": config.leaf(end - begin, "depth"), **made[some[begin]]})
-            for begin, end in zip(begins, ends, strict=True)
-        ]
+        grouped = [(kind, len(list(run))) for kind, run in groupby(some)]
+        return [Tree({"repeat": config.leaf(count, "depth"), **layers[kind]}) for kind, count in grouped]
 
     single = runs(kinds)
-    period = next((turn for turn in range(2, depth // 2 + 1) if kinds[turn:] == kinds[:-turn]), depth)
+    period = next((n for n in range(2, depth // 2 + 1) if kinds[n:] == kinds[:-n]), depth)
     if len(single) <= period:
         yield from single
         return
-    turns = depth // period
-    yield Tree({"repeat": config.leaf(turns, "depth"), "layers": Tree(runs(kinds[:period]))})
+    repeats = depth // period
+    yield Tree({"repeat": config.leaf(repeats, "depth"), "layers": Tree(runs(kinds[:period]))})
     if depth % period:
-        yield from runs(kinds[turns * period :])
+        yield from runs(kinds[repeats * period :])
 
 
 def _windowed(config: Config, depth: int) -> list[bool]:
-    """Return which layers have a sliding window: those that are named, or every n-th from some layer on."""
+    """Return which layers have a sliding window: those listed, or every n-th from some layer on."""
     window, types = config.count("window"), config.items("layer_types")
     if types is not None:
         return _named_windows(config, types, depth)
     if window is None or not config.flag("window_used", default=True):
         return [False] * depth
     every, begin = config.count("window_every") or 1, config.count("window_from", 0) or 0
-    return [at >= begin and at % every == 0 for at in range(depth)]
+    return [layer >= begin and layer % every == 0 for layer in range(depth)]
 
 
 def _named_windows(config: Config, types: list[Any], depth: int) -> list[bool]:
-    """Return which layers `layer_types` says to have a window."""
+    """Return which layers have a window according to `layer_types`."""
     if len(types) != depth:
-        raise config.wrong(
+        raise config.error(
             "layer_types", f"has {len(types)} entries for {depth} layers",
-            f"write one a layer, or correct {config.name_of('depth')}",
+            f"write one per layer, or correct {config.name_of('depth')}",
         )  # fmt: skip
     kinds = {"full_attention": False, "sliding_attention": True}
     unknown = next((name for name in types if not isinstance(name, str) or name not in kinds), None)
     if unknown is not None:
-        raise config.wrong(
-            "layer_types", f"{unknown!r} is no kind of layer that can be imported",
-            f"known: {', '.join(kinds)}; or {BY_HAND}",
+        raise config.error(
+            "layer_types", f"layers of type {unknown!r} cannot be imported",
+            f"{available(list(kinds))}; or {BY_HAND}",
         )  # fmt: skip
-    found = [kinds[name] for name in types]
-    if any(found) and config.value("window") is None:
-        raise config.wrong("window", "is missing, but `layer_types` has sliding_attention", "add it")
-    return found
+    windowed = [kinds[name] for name in types]
+    if any(windowed) and config.value("window") is None:
+        raise config.error("window", "is missing, but `layer_types` has sliding_attention", "add it")
+    return windowed
 
 
 def _with_experts(config: Config, depth: int) -> list[bool]:
@@ -112,7 +110,10 @@ def _with_experts(config: Config, depth: int) -> list[bool]:
         return [False] * depth
     begin, every = config.count("moe_from", 0) or 0, config.count("moe_every") or 1
     step, dense = config.count("moe_step") or 1, config.items("dense_layers") or []
-    return [at >= begin and at % every == 0 and (at + 1) % step == 0 and at not in dense for at in range(depth)]
+    return [
+        layer >= begin and layer % every == 0 and (layer + 1) % step == 0 and layer not in dense
+        for layer in range(depth)
+    ]
 
 
 def _layer(config: Config, *, windowed: bool, experts: bool) -> dict[str, Tree]:
@@ -131,7 +132,7 @@ def _layer(config: Config, *, windowed: bool, experts: bool) -> dict[str, Tree]:
         "mixer": (mixer, "heads"),
         "ffn": (_moe(config) if experts else _dense(config), "intermediate"),
     }
-    return _said(config, entries)
+    return _entries(config, entries)
 
 
 # ---- mixer and FFN --------------------------------------------------------------------------------------------------
@@ -144,7 +145,7 @@ def _attention(config: Config, *, windowed: bool) -> dict[str, Tree]:
     rotary = config.flag("rotary") and not alibi
     group = {"share": Tree(1.0), "pattern": Tree({"kind": Tree("window"), "window": config.leaf(
         config.count("window"), "window")})}  # fmt: skip
-    return _said(
+    return _entries(
         config,
         {
             "type": ("attention", "heads"),
@@ -163,34 +164,30 @@ def _attention(config: Config, *, windowed: bool) -> dict[str, Tree]:
 
 
 def _head_dim(config: Config, heads: int) -> int:
-    stated, hidden = config.count("head_dim"), config.size("hidden")
-    if stated is None and hidden % heads:
-        raise config.wrong(
-            "hidden", f"{hidden} is no multiple of {heads} heads ({config.name_of('heads')})", "correct one of them"
-        )
-    return hidden // heads if stated is None else stated
+    head_dim, hidden = config.count("head_dim"), config.size("hidden")
+    if head_dim is None and hidden % heads:
+        message = f"{hidden} is not a multiple of {heads} heads ({config.name_of('heads')})"
+        raise config.error("hidden", message, "correct one of them")
+    return hidden // heads if head_dim is None else head_dim
 
 
 def _kv_heads(config: Config, heads: int) -> int:
-    """Return the key-value heads: as stated, one under multi-query attention, else as many as heads."""
-    stated = config.count("kv_heads") or heads
-    kind = config.value("attention_type")
-    one = kind == "multiquery_attention" or (config.flag("multi_query") and not config.flag("grouped"))
-    found = 1 if one else heads if kind == "multihead_attention" else stated
-    if found > heads or heads % found:
-        told = "are more than" if found > heads else "do not divide"
-        raise config.wrong(
-            "kv_heads", f"{found} key-value heads {told} {heads} heads ({config.name_of('heads')})",
-            "correct one of them",
-        )  # fmt: skip
-    return found
+    """Return the key-value heads: one under multi-query attention, as many as heads under multi-head attention."""
+    kind, stated = config.value("attention_type"), config.count("kv_heads") or heads
+    is_multi_query = kind == "multiquery_attention" or (config.flag("multi_query") and not config.flag("grouped"))
+    kv_heads = 1 if is_multi_query else heads if kind == "multihead_attention" else stated
+    if kv_heads > heads or heads % kv_heads:
+        relation = "are more than" if kv_heads > heads else "do not divide"
+        message = f"{kv_heads} key-value heads {relation} {heads} heads ({config.name_of('heads')})"
+        raise config.error("kv_heads", message, "correct one of them")
+    return kv_heads
 
 
 def _rotary_dim(config: Config, head_dim: int) -> int | None:
-    """Return how many elements of a head are rotated, None for all."""
+    """Return the rotated elements of a head, None for all."""
     share = config.share("rotary_share")
-    found = config.count("rotary_dim") if share is None else int(head_dim * share)
-    return None if found == head_dim else found
+    rotary_dim = config.count("rotary_dim") if share is None else int(head_dim * share)
+    return None if rotary_dim == head_dim else rotary_dim
 
 
 def _biased(config: Config, fact: str) -> bool:
@@ -209,9 +206,9 @@ def _latent(config: Config) -> dict[str, Tree]:
 
 
 def _dense(config: Config) -> dict[str, Tree]:
-    """Return a dense FFN, four times as wide as the residual stream where nothing is said."""
+    """Return a dense FFN, by default four times as wide as the residual stream."""
     width = config.count("intermediate") or (config.count("expansion") or 4) * config.size("hidden")
-    return _said(
+    return _entries(
         config,
         {
             "type": ("glu" if config.flag("gated") else "mlp", "intermediate"),
@@ -225,17 +222,13 @@ def _moe(config: Config) -> dict[str, Tree]:
     """Return a mixture of experts."""
     experts, top_k, groups = config.size("experts"), config.size("top_k"), config.count("groups")
     if top_k > experts:
-        raise config.wrong(
-            "top_k", f"a token cannot visit {top_k} of {experts} experts ({config.name_of('experts')})",
-            "correct one of them",
-        )  # fmt: skip
+        message = f"a token cannot visit {top_k} of {experts} experts ({config.name_of('experts')})"
+        raise config.error("top_k", message, "correct one of them")
     if groups is not None and experts % groups:
-        raise config.wrong(
-            "groups", f"{groups} groups do not divide {experts} experts ({config.name_of('experts')})",
-            "correct one of them",
-        )  # fmt: skip
-    free = groups is None or groups == 1
-    return _said(
+        message = f"{groups} groups do not divide {experts} experts ({config.name_of('experts')})"
+        raise config.error("groups", message, "correct one of them")
+    is_free = groups is None or groups == 1
+    return _entries(
         config,
         {
             "type": ("moe", "experts"),
@@ -245,8 +238,8 @@ def _moe(config: Config) -> dict[str, Tree]:
             "shared": (config.count("shared", 0) or None, "shared"),
             "shared_intermediate": (config.count("shared_intermediate"), "shared_intermediate"),
             "shared_gate": (config.flag("shared_gate") or None, "shared_gate"),
-            "groups": (None if free else groups, "groups"),
-            "group_top_k": (None if free else config.count("group_top_k"), "group_top_k"),
+            "groups": (None if is_free else groups, "groups"),
+            "group_top_k": (None if is_free else config.count("group_top_k"), "group_top_k"),
             "bias": (config.flag("expert_bias") or None, "expert_bias"),
             "router_bias": (config.flag("router_bias") or None, "router_bias"),
         },

@@ -10,14 +10,14 @@ from costmodel.workload.schedules.actions import Action, Chunk, Dependency, Kind
 from costmodel.workload.schedules.catalogue import (
     ORDERS,
     SCHEDULES,
+    concurrent_messages,
     folded_order,
     implied_virtual,
-    messages_together,
     order,
     rules_of,
 )
 from costmodel.workload.schedules.dual import dualpipe, dualpipe_v
-from costmodel.workload.schedules.first_rank import Chunks, first_rank_chunks, placement_of
+from costmodel.workload.schedules.first_rank import PeakChunks, first_rank_chunks, placement_of
 from costmodel.workload.schedules.one_way import gpipe, interleaved, one_forward_one_backward
 from costmodel.workload.schedules.schedule import Schedule
 from costmodel.workload.schedules.table import Table
@@ -28,11 +28,12 @@ __all__ = [
     "SCHEDULES",
     "Action",
     "Chunk",
-    "Chunks",
     "Dependency",
     "Kind",
+    "PeakChunks",
     "Schedule",
     "Table",
+    "concurrent_messages",
     "dualpipe",
     "dualpipe_v",
     "first_rank_chunks",
@@ -40,7 +41,6 @@ __all__ = [
     "gpipe",
     "implied_virtual",
     "interleaved",
-    "messages_together",
     "one_forward_one_backward",
     "order",
     "placement_of",

@@ -18,7 +18,7 @@ ORDERS = 16  # of schedules that are kept: those of long steps on many ranks are
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
+class ScheduleEntry:
     """A schedule's place in the catalogue. build: (pp, virtual, micro-batches) -> its orders.
 
     virtual: stages of a rank, null where the scenario states two or more; conditions: on (pp, micro-batches); together:
@@ -28,16 +28,16 @@ class Description:
     build: Callable[[int, int, int], Schedule]
     virtual: int | None = 1
     conditions: Callable[[Count, Count], Iterator[Rule]] | None = None
-    together: int = 1
+    concurrent_messages: int = 1
 
 
-def messages_together(name: str) -> int:
+def concurrent_messages(name: str) -> int:
     """Return how many messages leave a rank at the same time: two where pairs of chunks end together.
 
     DualPipe sends activations one way and gradients the other in one batch, over the one NIC of the device
     [github.com/deepseek-ai/DualPipe, dualpipe.py, _commit_and_wait_comm].
     """
-    return SCHEDULES[name].together
+    return SCHEDULES[name].concurrent_messages
 
 
 def rules_of(name: str, pp: Count, virtual: Count, micro_batches: Count) -> Iterator[Rule]:
@@ -118,12 +118,12 @@ def _for(micro_batches: Count) -> str:
     return f"choose global_batch, dp and micro_batch for {shown(micro_batches)} micro-batches, or `schedule: 1f1b`"
 
 
-SCHEDULES: Mapping[str, Description] = {
-    "gpipe": Description(gpipe),
-    "1f1b": Description(one_forward_one_backward),
-    "interleaved": Description(interleaved, None, _groups_of_pp),
-    "zb-h1": Description(zb_h1),
-    "zb-v": Description(zb_v, 2),
-    "dualpipe": Description(dualpipe, 1, _both_ends, together=2),
-    "dualpipe-v": Description(dualpipe_v, 2, _twice_pp, together=2),
+SCHEDULES: Mapping[str, ScheduleEntry] = {
+    "gpipe": ScheduleEntry(gpipe),
+    "1f1b": ScheduleEntry(one_forward_one_backward),
+    "interleaved": ScheduleEntry(interleaved, None, _groups_of_pp),
+    "zb-h1": ScheduleEntry(zb_h1),
+    "zb-v": ScheduleEntry(zb_v, 2),
+    "dualpipe": ScheduleEntry(dualpipe, 1, _both_ends, concurrent_messages=2),
+    "dualpipe-v": ScheduleEntry(dualpipe_v, 2, _twice_pp, concurrent_messages=2),
 }

@@ -9,7 +9,7 @@ from costmodel.quantities import Count, minimum
 _THERE_AND_BACK = ("zb-v", "dualpipe-v")  # a rank holds a stage on the way down and one on the way up
 
 
-class Chunks(NamedTuple):
+class PeakChunks(NamedTuple):
     """Activations that the first rank keeps at its fullest: chunks of its first stage, and of each of its others."""
 
     first: Count
@@ -25,18 +25,18 @@ def placement_of(name: str, pp: int, virtual: int) -> tuple[tuple[int, ...], ...
     return tuple(tuple(range(rank, virtual * pp, pp)) for rank in range(pp))
 
 
-def first_rank_chunks(name: str, pp: Count, micro_batches: Count) -> Chunks:
+def first_rank_chunks(name: str, pp: Count, micro_batches: Count) -> PeakChunks:
     """Return a state that the first rank passes through, one of its fullest: as of `Schedule.in_flight(0)`.
 
     gpipe M;   1f1b and zb-h1 min(PP, M);   interleaved min(2*PP - 1, M) and min(PP, M)
     zb-v min(2*PP - 1, M) and 1;   dualpipe PP and 1;   dualpipe-v 2*PP and 1
     """
     if name == "gpipe":
-        return Chunks(micro_batches, 0.0)
+        return PeakChunks(micro_batches, 0.0)
     if name in ("1f1b", "zb-h1"):
-        return Chunks(minimum(pp, micro_batches), 0.0)
+        return PeakChunks(minimum(pp, micro_batches), 0.0)
     if name == "interleaved":
-        return Chunks(minimum(2 * pp - 1, micro_batches), minimum(pp, micro_batches))
+        return PeakChunks(minimum(2 * pp - 1, micro_batches), minimum(pp, micro_batches))
     if name == "zb-v":
-        return Chunks(minimum(2 * pp - 1, micro_batches), 1.0)
-    return Chunks(pp if name == "dualpipe" else 2 * pp, 1.0)
+        return PeakChunks(minimum(2 * pp - 1, micro_batches), 1.0)
+    return PeakChunks(pp if name == "dualpipe" else 2 * pp, 1.0)

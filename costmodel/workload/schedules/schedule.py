@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from costmodel.workload.schedules.actions import Action, Dependency
-from costmodel.workload.schedules.table import NONE, Table, fullest, table_of
+from costmodel.workload.schedules.table import NONE, Table, peak_states, table_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,7 +31,7 @@ class Schedule:
         return 1 + max(stage for held in self.placement for stage in held)
 
     @property
-    def parameter_copies(self) -> int:
+    def stage_replicas(self) -> int:
         """Return how many ranks of one pipeline hold each stage."""
         return self.directions
 
@@ -68,7 +68,7 @@ class Schedule:
                 for need, linked in zip(needs, over_a_link, strict=True)
                 if need != NONE
             )
-            for needs, over_a_link in zip(table.needs.T, table.comes_over_a_link.T, strict=True)
+            for needs, over_a_link in zip(table.needs.T, table.is_transfer.T, strict=True)
         ]
         return tuple(tuple(rows[begin:end]) for begin, end in pairwise(first))
 
@@ -78,7 +78,7 @@ class Schedule:
         A chunk is held from the start of its forward to the end of its weight gradient. Stages may weigh differently,
         so every combination that no other one contains is returned: memory is the largest weighted sum over them.
         """
-        return fullest(self.ranks[rank], self.placement[rank])
+        return peak_states(self.ranks[rank], self.placement[rank])
 
     def peak_chunks(self, rank: int) -> int:
         """Return the largest number of chunks, of all its stages together, that the rank holds at a time."""

@@ -33,7 +33,7 @@ class Table:
     forward: Indices
     backward: Indices
     needs: Indices
-    comes_over_a_link: _Flags
+    is_transfer: _Flags
     micro_batch: Indices
 
     @property
@@ -60,7 +60,7 @@ def table_of(ranks: Sequence[Sequence[Action]], stages: int, micro_batches: int)
     return Table(rank, kind, passes[0], passes[2], np.stack(needs), np.stack(linked), np.stack(passes[1::2]))
 
 
-def fullest(actions: Sequence[Action], stages: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+def peak_states(actions: Sequence[Action], stages: Sequence[int]) -> tuple[tuple[int, ...], ...]:
     """Return how many chunks of each of `stages` a rank with these actions holds at its fullest.
 
     A chunk is held from the start of its forward to the end of its weight gradient. Every combination that no other one

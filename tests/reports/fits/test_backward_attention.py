@@ -10,7 +10,8 @@ import pytest
 import yaml
 from small_world import write
 
-from costmodel.calibration.fit_lookup import default_framework, load_calibration
+from costmodel.calibration.fit_files import default_framework
+from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import operator_time
 from costmodel.errors import InputError

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from small_world import write
 
-from costmodel.calibration.fit_lookup import default_framework, load_calibration
+from costmodel.calibration.fit_files import default_framework
+from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.fitting.interval_width import groups
 from costmodel.measurements.row_group import ExcludedRows
 from costmodel.schema.files import validate

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small_world import write
 
-from costmodel.calibration.fit_lookup import read
+from costmodel.calibration.fit_files import read
 from costmodel.schema.fit_plan import FitPlanFile
 from costmodel.schema.references import Library
 from reports.fits.source_agreement import FEWEST, pooled, ratios, render

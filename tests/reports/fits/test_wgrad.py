@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from costmodel.calibration.fit_lookup import default_framework
+from costmodel.calibration.fit_files import default_framework
 from costmodel.cost.machine import Machine
 from costmodel.schema.files import load_device
 from costmodel.workload.operators import Gemm

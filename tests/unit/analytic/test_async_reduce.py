@@ -11,12 +11,26 @@ from builders import CLUSTER, DENSE_MODEL, HOSTED, STEP, assert_adds_up, scenari
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodel.analytic.actions import lone_seconds
+from costmodel.analytic.actions import layer_seconds
 from costmodel.analytic.grid import evaluate_grid, evaluate_point, evaluate_single
-from costmodel.analytic.layer_overlap import LayerSegment, async_reduce_times, pass_seconds
-from costmodel.analytic.recurrence import Program, Slot, async_reduce_span, compile_schedule, makespan
+from costmodel.analytic.layer_overlap import (
+    LayerPart,
+    LayerSegment,
+    async_reduce_order,
+    async_reduce_times,
+    pass_seconds,
+)
+from costmodel.analytic.recurrence import (
+    Event,
+    Program,
+    Slot,
+    async_reduce_span,
+    compile_events,
+    compile_schedule,
+    makespan,
+)
 from costmodel.analytic.stream_times import stream_times
-from costmodel.analytic.training import layer_sums, step_model
+from costmodel.analytic.training import step_model, step_streams
 from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Cluster
 from costmodel.quantities import Array
@@ -78,6 +92,26 @@ def test_a_pass_is_its_units_of_which_each_waits_for_the_reduction_before(
     found = async_reduce_times([LayerSegment(count, compute, reduce=reduce) for count, compute, reduce in units])
     assert max(start + found.head, free) + found.rest == pytest.approx(done, rel=1e-12)
     assert done + found.trail == pytest.approx(wire, rel=1e-12)
+
+
+@given(
+    units=st.lists(st.tuples(seconds, st.one_of(st.just(0.0), seconds)), min_size=1, max_size=8),
+)
+def test_the_closed_form_is_the_makespan_of_the_order_that_the_event_engine_runs(
+    units: list[tuple[float, float]],
+) -> None:
+    events: list[Event[int]] = []
+    done: dict[LayerPart, int] = {}
+    durations: list[float] = []
+    for (layer, part), needs in async_reduce_order(len(units)):
+        done[layer, part] = len(events)
+        after = tuple(done[need] for need in needs if need in done)
+        events.append(Event(int(part == "reduce"), len(events), after))
+        durations.append({"compute": units[layer][0], "reduce": units[layer][1]}.get(part, 0.0))
+    program = compile_events(events, range(len(events)))
+    found = async_reduce_times([LayerSegment(1, compute, reduce=reduce) for compute, reduce in units])
+    whole = makespan(program, np.array(durations)[:, None])
+    assert whole[0] == pytest.approx(found.head + found.rest + found.trail, rel=1e-12)
 
 
 @given(count=st.integers(1, 20), compute=seconds, reduce=seconds)
@@ -155,19 +189,19 @@ def test_a_round_takes_the_longer_of_computing_and_reducing_where_a_chunk_is_one
 def reductions(of: Scenario) -> tuple[list[LayerSegment], float, float]:
     """Return the units of a backward pass on a lone stage, its forward pass and the end of the step [s]."""
     assert isinstance(of.plan, Training)
-    priced = step_model(of, of.plan, Calibration())
-    assert priced.overlapped_comm is not None
-    sums = layer_sums(priced, None)
-    works = stage_work(priced.work, priced.layout[0])
+    model = step_model(of, of.plan, Calibration())
+    assert model.overlapped_comm is not None
+    layers = step_streams(model, None).layers
+    works = model.works_of(0)
     units = [
         LayerSegment(
             count,
-            lone_seconds(sums, Kind.BACKWARD)[work.name],
-            reduce=stream_times(priced.overlapped_comm.layers[work.name]["reduce"], None).total,
+            layer_seconds(layers, Kind.BACKWARD)[work.name],
+            reduce=stream_times(model.overlapped_comm.layers[work.name]["reduce"], None).total,
         )
         for count, work in reversed(works)
     ]
-    forward = sum(float(count * lone_seconds(sums, Kind.FORWARD)[work.name]) for count, work in works)
+    forward = sum(float(count * layer_seconds(layers, Kind.FORWARD)[work.name]) for count, work in works)
     passes = point(of).schedule
     assert passes is not None
     return units, forward, passes["optimizer"]
@@ -201,15 +235,15 @@ def test_on_a_slow_network_a_step_takes_at_least_all_of_its_reductions(layout: s
     """And little more where only the first pass, and the last reductions and gathers, have nothing beside them."""
     of = step(layout, cluster=linked(1e8))
     assert isinstance(of.plan, Training)
-    priced = step_model(of, of.plan, Calibration())
-    assert priced.overlapped_comm is not None
+    model = step_model(of, of.plan, Calibration())
+    assert model.overlapped_comm is not None
     wire = max(
         sum(
-            float(count * stream_times(priced.overlapped_comm.layers[work.name]["reduce"], None).total)
+            float(count * stream_times(model.overlapped_comm.layers[work.name]["reduce"], None).total)
             for stage in tail.stages
-            for count, work in stage_work(priced.work, stage)
+            for count, work in stage_work(model.work, stage)
         )
-        for tail in priced.optimizer_steps
+        for tail in model.optimizer_steps
     )
     passes = point(of).schedule
     assert passes is not None

@@ -118,7 +118,7 @@ def test_keys_that_lie_in_the_cache_pass_every_rank_too() -> None:
 
 def test_messages_run_beside_the_cores_just_before_them() -> None:
     """Two cores of 1 s, then messages beside half of both; a core after them is nobody's."""
-    ring = Collective("ring", "send_recv", 1.0, Group(4.0), overlap=0.5)
+    ring = Collective("ring", "send_recv", 1.0, Group(4.0), attention_overlap=0.5)
     core = cores(seen("ring"))[0]
     items = [priced(core, 1.0), priced(core, 1.0), priced(ring, 1.5), priced(core, 9.0), priced(ring, 5.0)]
     assert [seconds for _, seconds in exposed_seconds(items, None)] == [1.0, 1.0, 0.5, 9.0, 0.5]

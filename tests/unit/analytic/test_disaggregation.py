@@ -20,7 +20,7 @@ from builders import (
     scenario,
 )
 
-from costmodel.analytic.disaggregation import delivered, transfer
+from costmodel.analytic.disaggregation import delivered_cache, transfer
 from costmodel.analytic.grid import evaluate_point
 from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Cluster, FabricPrice, Host, Nic, Price
@@ -97,7 +97,7 @@ def test_together_they_are_no_faster_than_either_pool(bandwidth: float, hits: fl
 def test_the_cache_of_a_set_of_prompts_crosses_the_network() -> None:
     chosen = of(TWO)
     request = kv_bytes_per_token(MOE_MODEL) * 1024
-    assert delivered(chosen, TWO) == request
+    assert delivered_cache(chosen, TWO) == request
     assert transfer(chosen, TWO).size == 4 * request  # 4,096 tokens a device: four prompts, one link
     found = metrics(chosen)
     assert found["kv_transfer_time"] == pytest.approx(4 * request / 50e9 + 2e-6 + 1e-6)  # one leaf, and a launch
@@ -106,8 +106,8 @@ def test_the_cache_of_a_set_of_prompts_crosses_the_network() -> None:
 def test_tensor_parallel_ranks_share_what_is_sent_and_hold_copies_of_latents() -> None:
     plan = pools(Parallelism(tp=4.0), Parallelism(tp=2.0))
     latent, heads = (kv_bytes_per_token(model) * 1024 for model in (MOE_MODEL, DENSE_MODEL))
-    assert delivered(of(plan), plan) == 2 * latent
-    assert delivered(of(plan, DENSE_MODEL), plan) == heads
+    assert delivered_cache(of(plan), plan) == 2 * latent
+    assert delivered_cache(of(plan, DENSE_MODEL), plan) == heads
     # A group of four devices has 16 prompts of 4,096 tokens a device in flight, and four links.
     assert transfer(of(plan, DENSE_MODEL), plan).size == 4 * heads
 
@@ -120,8 +120,8 @@ def test_links_bound_the_rate_and_the_result_says_so() -> None:
     request = copies * kv_bytes_per_token(DENSE_MODEL) * 1024
     assert found["requests_per_second"] == pytest.approx(8 * 1e7 / request)
     assert found["prefill_nodes_per_decode_node"] == pytest.approx(1.0)
-    assert any("waits for its links" in note for note in result.notes)
-    assert not any("waits for its links" in note for note in point(of(TWO)).notes)
+    assert any("limited by its links" in note for note in result.notes)
+    assert not any("limited by its links" in note for note in point(of(TWO)).notes)
 
 
 def test_the_result_says_how_many_devices_its_rates_are_of() -> None:
@@ -129,7 +129,7 @@ def test_the_result_says_how_many_devices_its_rates_are_of() -> None:
     decode = float(TWO.decode.parallel.devices)
     prefill = decode * found["prefill_nodes_per_decode_node"]
     (note,) = result.notes
-    assert f"{decode:,.0f} devices, and of {prefill:,.1f} prefilling devices" in note
+    assert f"one decode instance ({decode:,.0f} devices) and the {prefill:,.1f} prefill devices" in note
     assert found["tokens_per_second"] / found["tokens_per_second_per_device"] == pytest.approx(decode + prefill)
 
 

@@ -327,13 +327,15 @@ def test_facts_of_chunked_serving_count_the_prompts_that_ride_along() -> None:
     plan = replace(SERVING, concurrency=16.0, output_tokens=64.0, chunk_tokens=256.0)
     of = replace(scenario(plan, MIXTURE), routing=UNIFORM)
     state = steady_state(of, plan, admission(of, plan).admitted)
-    rows = float(state.beside + state.prompts * state.rows), float(state.active)
-    assert 0 < float(state.carrying) < 1
+    rows = float(state.co_batched + state.prompts * state.prompt_tokens), float(state.active)
+    assert 0 < float(state.prompt_steps) < 1
     assert rows[0] > 2 * rows[1]
     facts = routing_facts(of)
     assert facts is not None
     hits = [float(load(each, routing=UNIFORM).active_experts) for each in rows]
-    assert facts["experts_hit"] == pytest.approx(float(state.carrying) * hits[0] + float(state.plain) * hits[1])
+    assert facts["experts_hit"] == pytest.approx(
+        float(state.prompt_steps) * hits[0] + float(state.decode_only_steps) * hits[1]
+    )
     alone = routing_facts(replace(of, plan=replace(plan, chunk_tokens=None)))
     assert alone is not None
     assert alone["experts_hit"] < facts["experts_hit"]

@@ -12,21 +12,21 @@ from costmodel.workload.layers import model_work
 from costmodel.workload.operators import Collective, ExpertAllToAll, Gemm
 from costmodel.workload.optimizer import step_operators
 from costmodel.workload.scenario import Parallelism
-from costmodel.workload.work import Work
+from costmodel.workload.work import LayerWork
 
 SEQUENCES, LENGTH, HIDDEN = 2.0, 1024.0, 1024.0
 TOKENS = SEQUENCES * LENGTH
 
 
-def layer(parallel: Parallelism) -> Work:
-    return model_work(context(MOE_MODEL, parallel, sequences=SEQUENCES, length=LENGTH)).layers[1]
+def layer(parallel: Parallelism) -> LayerWork:
+    return model_work(context(MOE_MODEL, parallel, sequences=SEQUENCES, new_tokens=LENGTH)).layers[1]
 
 
-def exchanged(work: Work) -> set[float]:
+def exchanged(work: LayerWork) -> set[float]:
     return {float(item.tokens) for item in work.forward if isinstance(item, ExpertAllToAll)}
 
 
-def slices(work: Work, operators: str = "forward") -> list[tuple[str, float, float]]:
+def slices(work: LayerWork, operators: str = "forward") -> list[tuple[str, float, float]]:
     """Return (kind, bytes, ranks) of what ranks with slices of one expert exchange."""
     return [
         (item.kind, float(item.size), float(item.group.size))

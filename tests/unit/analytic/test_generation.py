@@ -21,7 +21,7 @@ from builders import (
     with_level,
 )
 
-from costmodel.analytic.generation import attention_windows, decode_pass, lengths
+from costmodel.analytic.generation import decode_pass, kv_breakpoints, kv_lengths
 from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.inference import pass_model_of, pass_times
 from costmodel.analytic.operator_timing import operator_timer
@@ -99,17 +99,17 @@ def test_weights_of_lengths_sum_to_one_and_stay_between_first_and_last_step() ->
     for model in (DENSE_MODEL, windowed(1100.0), windowed(1100.0, 1200.0, 9e9)):
         for output in (1.0, 2.0, 300.0):
             plan = replace(GENERATE, output_tokens=output)
-            found = lengths(of(plan, model), plan)
+            found = kv_lengths(of(plan, model), plan)
             assert sum(weight for _, weight in found) == pytest.approx(1.0)
             assert all(1024.5 <= keys <= 1024 + output for keys, _ in found)
             assert sum(weight * keys for keys, weight in found) == pytest.approx(1024 + output / 2)
 
 
 def test_windows_come_in_order_once_each() -> None:
-    assert attention_windows(windowed(3000.0, 500.0)) == [500.0, 3000.0]
-    assert attention_windows(MOE_MODEL) == []
+    assert kv_breakpoints(windowed(3000.0, 500.0)) == [500.0, 3000.0]
+    assert kv_breakpoints(MOE_MODEL) == []
     grid = windowed(np.array([1.0, 5.0]), np.array([3.0, 3.0]))  # type: ignore[arg-type]
-    np.testing.assert_array_equal(attention_windows(grid), [[1.0, 3.0], [3.0, 5.0]])
+    np.testing.assert_array_equal(kv_breakpoints(grid), [[1.0, 3.0], [3.0, 5.0]])
 
 
 @pytest.mark.parametrize("layout", [Parallelism(), Parallelism(tp=4.0), Parallelism(dp=8.0, ep=8.0)])

@@ -82,9 +82,9 @@ def test_the_host_reads_the_experts_that_tokens_hit() -> None:
     for batch, hit in ((1.0, 4.0), (2.0, 64 * (1 - (15 / 16) ** 2)), (32.0, 64 * (1 - (15 / 16) ** 32))):
         found = operators(served(EXPERTS, replace(ONE, batch_per_device=batch)))["expert up"]
         assert isinstance(found, HostGemm)
-        assert found.product.groups == pytest.approx(hit)
-        assert found.product.groups * found.product.m == pytest.approx(4 * batch)
-        assert (found.product.n, found.product.k, found.product.b_bytes) == (1024, 1024, 2)
+        assert found.gemm.groups == pytest.approx(hit)
+        assert found.gemm.groups * found.gemm.m == pytest.approx(4 * batch)
+        assert (found.gemm.n, found.gemm.k, found.gemm.b_bytes) == (1024, 1024, 2)
 
 
 def test_every_token_goes_to_the_host_once_and_comes_back_once() -> None:
@@ -145,7 +145,7 @@ def test_micro_batches_keep_host_and_device_busy_together() -> None:
 
 def test_an_efficiency_of_the_host_is_a_fit_of_its_own() -> None:
     of = served(EXPERTS)
-    fitted = Calibration("cpu", {"host_product": FamilyFit(memory=0.35, basis="fitted")})
+    fitted = Calibration("cpu", {"host_product": FamilyFit(hbm_efficiency=0.35, basis="fitted")})
     slower = (headline(of, fitted) - headline(of)) / spent(of, "expert up", "expert down")
     assert slower == pytest.approx(1 / 0.35 - 1)
     assert evaluate_point(of, fitted).basis()["fitted"] > 0.5
@@ -211,7 +211,7 @@ def test_decoding_streams_the_cache_that_it_reads_and_sends_what_it_writes() -> 
     read, written = found["cache from the host"], found["cache to the host"]
     assert isinstance(read, HostTransfer)
     assert isinstance(written, HostTransfer)
-    assert read.size == 0.25 * 2 * (plan.mean_keys - 1) * 4 * 128 * 2
+    assert read.size == 0.25 * 2 * (plan.mean_kv_len - 1) * 4 * 128 * 2
     assert written.size == 0.25 * 2 * 1 * 4 * 128 * 2
     assert (read.direction, written.direction) == ("in", "out")
 
@@ -228,7 +228,7 @@ def test_a_prompt_leaves_its_cache_on_the_host_and_reads_none() -> None:
 def test_a_latent_cache_streams_too() -> None:
     found = operators(served(Offload(kv_cache=1.0)))["cache from the host"]
     assert isinstance(found, HostTransfer)
-    assert found.size == (ONE.mean_keys - 1) * (128 + 32) * 2
+    assert found.size == (ONE.mean_kv_len - 1) * (128 + 32) * 2
 
 
 # ---- other phases ---------------------------------------------------------------------------------------------------
@@ -292,7 +292,7 @@ def test_drafting_modules_stay_on_the_device_but_for_their_experts() -> None:
 def test_the_host_s_memory_bounds_the_batch_that_keeps_its_cache_there() -> None:
     """A request's cache is 8 * 1,152 * 4 * 128 values; the device would have room for many more."""
     each = 8 * 1152 * 4 * 128 * 2
-    assert ONE.mean_keys == 1152
+    assert ONE.mean_kv_len == 1152
     room = dense(Offload(kv_cache=1.0), cluster=hosted(memory=100.5 * each))
     assert evaluate_point(room, Calibration()).metrics["max_batch_per_device"] == 100
     wide = dense(Offload(kv_cache=1.0))

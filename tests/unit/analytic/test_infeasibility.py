@@ -9,7 +9,7 @@ from builders import DECODE, DENSE_MODEL, MOE_MODEL, ONE_NODE, STEP, scenario
 from costmodel.analytic import infeasibility as module
 from costmodel.analytic.blocks import single
 from costmodel.analytic.infeasibility import infeasibilities
-from costmodel.result import kind_of
+from costmodel.result import reason_kind
 from costmodel.workload.scenario import Parallelism, Scenario
 from costmodel.workload.validity import feasible_layout, rules
 
@@ -34,11 +34,11 @@ def test_each_point_names_the_rule_that_it_breaks_alone_with_its_numbers(name: s
         assert holds[index] == (told[index] == "") == (not broken)
         if broken:
             assert told[index] == f"no such layout: {broken[0].field}: {broken[0].message}"
-            assert kind_of(told[index]) == "no such layout"
+            assert reason_kind(told[index]) == "no such layout"
 
 
 def test_rules_that_too_many_points_break_are_told_without_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_TOLD", 1)
+    monkeypatch.setattr(module, "MAX_TEXTS", 1)
     of = scenario(DECODE, DENSE_MODEL, Parallelism(tp=np.array([3.0, 5.0, 7.0])))
     first, *others = infeasibilities(of, (3,)).tolist()
     assert "parallel.tp: 3 does not divide the attention heads" in first

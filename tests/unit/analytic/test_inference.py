@@ -123,7 +123,7 @@ def _seconds(segment: Segment) -> float:
 
 def test_the_mean_context_decides_the_keys() -> None:
     assert isinstance(DECODE, Decode)
-    assert inference_context(of(DECODE), DECODE).keys == 1024 + 128
+    assert inference_context(of(DECODE), DECODE).kv_len == 1024 + 128
     longer = replace(DECODE, output_tokens=2048.0)
     assert headline(of(longer)) > headline(of(DECODE))
 

@@ -13,11 +13,11 @@ from builders import FP8, MOE_MODEL, STEP, scenario
 
 from costmodel.analytic.jitter import coupling, deviation, relative_deviation
 from costmodel.analytic.stream_times import StreamTimes
-from costmodel.analytic.training import step_model, step_times
+from costmodel.analytic.training import ExpertImbalance, step_model, step_times
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Quantity
 from costmodel.workload.architecture import MoeFfn
-from costmodel.workload.order_statistics import normal_maximum_deviation
+from costmodel.workload.order_statistics import normal_maximum_std
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Communication, Parallelism, Routing, Scenario
 from costmodel.workload.schedules import Action, Kind, Schedule, order
@@ -26,7 +26,7 @@ from costmodel.workload.schedules import Action, Kind, Schedule, order
 @pytest.mark.parametrize("places", [1, 4, 64])
 def test_the_deviation_of_a_maximum_is_that_of_draws(places: int) -> None:
     drawn = np.random.default_rng(5).normal(size=(20_000, places)).max(axis=1).std()
-    assert normal_maximum_deviation(float(places)) == pytest.approx(drawn, rel=0.06)
+    assert normal_maximum_std(float(places)) == pytest.approx(drawn, rel=0.06)
 
 
 def test_of_sixty_four_ranks_a_fifth_of_what_the_fullest_has_above_the_mean_is_chance() -> None:
@@ -37,15 +37,15 @@ def test_of_sixty_four_ranks_a_fifth_of_what_the_fullest_has_above_the_mean_is_c
 
 def test_layers_that_draw_apart_jitter_less_than_layers_that_are_alike() -> None:
     layers = [(4, StreamTimes(imbalance_time=0.003))]
-    assert deviation([layers], 0.5, alike=False) == pytest.approx(0.003)
-    assert deviation([layers], 0.5, alike=True) == pytest.approx(0.006)
+    assert deviation([layers], 0.5, shared=False) == pytest.approx(0.003)
+    assert deviation([layers], 0.5, shared=True) == pytest.approx(0.006)
 
 
 @pytest.mark.parametrize("alike", [False, True])
 def test_all_passes_of_a_layer_follow_one_draw_and_the_two_chunks_of_a_pair_their_own(alike: bool) -> None:
     both = StreamTimes(imbalance_time=0.003) + StreamTimes(imbalance_time=0.001)
-    assert deviation([[(1, both)]], 0.5, alike=alike) == pytest.approx(0.002)
-    assert deviation([[(1, both)], [(1, both)]], 0.5, alike=alike) == pytest.approx(0.002 * 2**0.5)
+    assert deviation([[(1, both)]], 0.5, shared=alike) == pytest.approx(0.002)
+    assert deviation([[(1, both)], [(1, both)]], 0.5, shared=alike) == pytest.approx(0.002 * 2**0.5)
 
 
 def lengths(action: Action) -> tuple[float, float]:
@@ -75,8 +75,8 @@ def span(of: Schedule, longer: Callable[[Action], float]) -> float:
 @pytest.mark.parametrize("schedule", ["1f1b", "zb-h1", "dualpipe"])
 def test_the_coupling_is_the_idle_time_of_draws(schedule: str, alike: bool) -> None:
     of, small = order(schedule, 4, 1, 16), 0.02
-    drawn = np.random.default_rng(9).normal(0.0, small, (300, 1 if alike else of.stages, of.micro_batches))
-    drawn = np.broadcast_to(np.concatenate([drawn, -drawn]), (600, of.stages, of.micro_batches))
+    drawn = np.random.default_rng(9).normal(0.0, small, (100, 1 if alike else of.stages, of.micro_batches))
+    drawn = np.broadcast_to(np.concatenate([drawn, -drawn]), (200, of.stages, of.micro_batches))
 
     def longer(action: Action, draw: Array) -> float:
         passes = zip(lengths(action), (action.forward, action.backward), strict=True)
@@ -85,12 +85,12 @@ def test_the_coupling_is_the_idle_time_of_draws(schedule: str, alike: bool) -> N
     whole = span(of, lambda _: 0.0)
     lost = np.mean([span(of, partial(longer, draw=draw)) for draw in drawn]) - whole
     a_deviation = span(of, lambda action: small * math.hypot(*lengths(action))) - whole
-    assert coupling(schedule, 4, 1, 16, alike=alike) == pytest.approx(lost / a_deviation, abs=0.06)
+    assert coupling(schedule, 4, 1, 16, shared=alike) == pytest.approx(lost / a_deviation, abs=0.06)
 
 
 def test_slow_micro_batches_cost_a_pipeline_more_than_slow_layers_but_for_one_that_has_other_work() -> None:
     of = {
-        (schedule, alike): coupling(schedule, 8, 1, 32, alike=alike)
+        (schedule, alike): coupling(schedule, 8, 1, 32, shared=alike)
         for schedule in ("1f1b", "dualpipe", "zb-h1")
         for alike in (False, True)
     }
@@ -100,8 +100,8 @@ def test_slow_micro_batches_cost_a_pipeline_more_than_slow_layers_but_for_one_th
 
 
 def test_one_rank_loses_nothing() -> None:
-    assert coupling("1f1b", 1, 1, 8, alike=False) == pytest.approx(0.0, abs=1e-9)
-    assert coupling("1f1b", 1, 1, 8, alike=True) == pytest.approx(0.0, abs=1e-9)
+    assert coupling("1f1b", 1, 1, 8, shared=False) == pytest.approx(0.0, abs=1e-9)
+    assert coupling("1f1b", 1, 1, 8, shared=True) == pytest.approx(0.0, abs=1e-9)
 
 
 def uneven(load: float | None) -> Scenario:
@@ -114,7 +114,7 @@ def test_even_experts_do_not_jitter_and_uneven_ones_only_add_idle_time() -> None
         of = uneven(load)
         assert isinstance(of.plan, Training)
         step = step_model(of, of.plan, Calibration())
-        with_jitter, without = (step_times(each, None) for each in (step, replace(step, expert_ranks=1.0)))
+        with_jitter, without = (step_times(each, None) for each in (step, replace(step, imbalance=ExpertImbalance())))
         gained = with_jitter.bubble - without.bubble
         assert bool(gained > 0) is jitters
         assert with_jitter.step - without.step == pytest.approx(gained)
@@ -126,17 +126,19 @@ def test_counted_loads_are_the_same_in_every_chunk() -> None:
     counts = (3.0, *(1.0,) * (int(experts) - 1))
     counted = replace(uneven(None), routing=Routing(load="counts", counts=counts))
     assert isinstance(counted.plan, Training)
-    assert step_model(counted, counted.plan, Calibration()).expert_ranks == 1
-    assert step_model(uneven(1.4), counted.plan, Calibration()).expert_ranks == 8
+    assert step_model(counted, counted.plan, Calibration()).imbalance.ranks == 1
+    assert step_model(uneven(1.4), counted.plan, Calibration()).imbalance.ranks == 8
 
 
 def test_a_stated_load_is_of_texts_and_a_uniform_one_of_chance() -> None:
     by_chance = replace(uneven(None), routing=Routing(load="uniform"))
     assert isinstance(by_chance.plan, Training)
-    assert step_model(uneven(1.4), by_chance.plan, Calibration()).layers_share_imbalance
-    assert not step_model(by_chance, by_chance.plan, Calibration()).layers_share_imbalance
+    assert step_model(uneven(1.4), by_chance.plan, Calibration()).imbalance.shared_by_layers
+    assert not step_model(by_chance, by_chance.plan, Calibration()).imbalance.shared_by_layers
     stated = step_model(uneven(1.4), by_chance.plan, Calibration())
-    idle = [step_times(replace(stated, layers_share_imbalance=alike), None).bubble for alike in (False, True)]
+    idle = [
+        step_times(replace(stated, imbalance=ExpertImbalance(8.0, shared)), None).bubble for shared in (False, True)
+    ]
     assert idle[1] > idle[0]
 
 

@@ -61,7 +61,7 @@ def flop(operators: Iterable[Operator], name: str) -> float:
 
 
 def decoding(mixer: Mixer, framework: Framework = FRAMEWORK, **view: object) -> tuple[Operator, ...]:
-    step = {"phase": "decode", "length": 1.0, "keys": 100.0, "sequences": 3.0, "framework": framework}
+    step = {"phase": "decode", "new_tokens": 1.0, "kv_len": 100.0, "sequences": 3.0, "framework": framework}
     return forward(mixer, **step | view)
 
 
@@ -117,7 +117,7 @@ def test_offloaded_keys_are_in_the_host_s_ledger() -> None:
 
 def test_a_permutation_reads_and_writes_queries_keys_values_and_results() -> None:
     mixer = replace(GQA, causal=False, kernel=KernelTraits(permuted=True))
-    found = work(model(mixer), length=64.0, keys=64.0).layers[0]
+    found = work(model(mixer), new_tokens=64.0, kv_len=64.0).layers[0]
     once = 64 * (H * Q + G * Q + G * Q + H * Q) * E
     assert traffic(found.forward, "token permutation") == 2 * once
     assert traffic(found.input_gradient, "token permutation gradient") == 2 * once
@@ -126,7 +126,7 @@ def test_a_permutation_reads_and_writes_queries_keys_values_and_results() -> Non
 
 def test_an_edit_of_heads_is_a_pass_over_their_results_in_every_phase() -> None:
     mixer = replace(GQA, kernel=KernelTraits(head_edit=True))
-    assert traffic(forward(mixer, length=64.0, keys=64.0), "head edit") == 2 * 64 * H * Q * E
+    assert traffic(forward(mixer, new_tokens=64.0, kv_len=64.0), "head edit") == 2 * 64 * H * Q * E
     assert traffic(decoding(mixer), "head edit") == 2 * 3 * H * Q * E
     assert flop(forward(mixer), "attention core") == flop(forward(GQA), "attention core")
 
@@ -134,9 +134,9 @@ def test_an_edit_of_heads_is_a_pass_over_their_results_in_every_phase() -> None:
 def test_convolutions_on_channels_first_are_transposed_before_and_after() -> None:
     """16 results of 8 channels, each of 2 x 2 places of 4 channels: all are read and written once."""
     first = Convolution(kernel=3.0, inputs=4.0, outputs=8.0, stride=2.0, channels_first=True)
-    found = forward(first, length=16.0, keys=16.0)
+    found = forward(first, new_tokens=16.0, kv_len=16.0)
     assert traffic(found, "channel transposition") == 2 * 16 * (4 * 4 + 8) * E
-    last = forward(replace(first, channels_first=False), length=16.0, keys=16.0)
+    last = forward(replace(first, channels_first=False), new_tokens=16.0, kv_len=16.0)
     assert traffic(last, "channel transposition") == 0
     assert flop(last, "convolution") == flop(found, "convolution") == 2 * 16 * 9 * 4 * 8
 
@@ -151,9 +151,9 @@ CHOOSING = replace(
 def test_a_head_that_chooses_half_of_the_tokens_sees_a_quarter_of_the_pairs() -> None:
     plain = replace(GQA, kv_heads=16.0)
     pairs = sum(1 for query in range(32) for key in range(32) if key <= query)
-    found = forward(CHOOSING, length=64.0, keys=64.0)
+    found = forward(CHOOSING, new_tokens=64.0, kv_len=64.0)
     assert flop(found, "attention core") == 2 * H * pairs * 2 * Q
-    assert flop(found, "qkv projection") == flop(forward(plain, length=64.0, keys=64.0), "qkv projection") / 2
+    assert flop(found, "qkv projection") == flop(forward(plain, new_tokens=64.0, kv_len=64.0), "qkv projection") / 2
     assert traffic(found, "patch gather") == traffic(found, "patch scatter") == 2 * 32 * H * D * E
     assert kv_bytes_per_token(model(CHOOSING)) == kv_bytes_per_token(model(plain)) / 2
     assert parameter_count(model(CHOOSING)).total == parameter_count(model(plain)).total + 8 * D * (16 + 2)
@@ -164,7 +164,7 @@ def test_a_head_that_chooses_half_of_the_tokens_sees_a_quarter_of_the_pairs() ->
 
 def test_heads_for_all_tokens_are_a_core_beside_those_that_choose() -> None:
     mixer = replace(CHOOSING, route=HeadRoute(4.0, 12.0, None, tokens=0.25))
-    found = {one.name: one for one in forward(mixer, length=64.0, keys=64.0) if isinstance(one, AttentionKernel)}
+    found = {one.name: one for one in forward(mixer, new_tokens=64.0, kv_len=64.0) if isinstance(one, AttentionKernel)}
     assert found["attention core (shared)"].heads == 4
     assert found["attention core (shared)"].qk_pairs == 64 * 65 / 2
     assert found["attention core"].heads == 12

@@ -77,7 +77,7 @@ def test_what_meets_others_is_slower_than_a_fit_by_what_it_loses() -> None:
 
 @pytest.mark.parametrize("engine", ["analytic", "flow"])
 def test_a_share_of_the_network_holds_for_both_engines(engine: str) -> None:
-    half = Calibration("half", {"collective": FamilyFit(network=0.5)})
+    half = Calibration("half", {"collective": FamilyFit(network_efficiency=0.5)})
     launch = FRAMEWORK.launch
     whole, part = (ask(engine, "all_to_all", fits=fits).time - launch for fits in (BARE, half))
     assert part == pytest.approx(2 * whole)

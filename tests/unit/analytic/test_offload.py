@@ -66,7 +66,7 @@ def copied(of: Scenario) -> dict[str, float]:
     assert priced.overlapped_comm is not None
     listed = [(1.0, item.operator) for item in (*tail.serial, *tail.copies)]
     for kind in (Kind.FORWARD, Kind.BACKWARD):
-        for count, _, beside in priced.overlapped_comm.along(stage_work(priced.work, tail.stages[0]), kind, ends=False):
+        for count, _, beside in priced.overlapped_comm.by_layer(stage_work(priced.work, tail.stages[0]), kind):
             listed += [(count * BATCHES, item.operator) for _, item in beside]
     found: dict[str, float] = {}
     for often, operator in listed:

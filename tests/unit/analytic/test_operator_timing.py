@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import CLUSTER, DEVICE, FRAMEWORK, MACHINE, ONE_NODE, scenario, way
+from builders import CLUSTER, DEVICE, FRAMEWORK, MACHINE, ONE_NODE, links_of, scenario
 
 from costmodel.analytic.operator_timing import OperatorTimer, operator_timer
 from costmodel.analytic.stream_times import Perturbation, seconds_of, stream_times
 from costmodel.cost.calibration import ROOFLINE, Calibration, FamilyFit, Spread
 from costmodel.cost.kernels import gemm_time
 from costmodel.network.collectives import collective_time
-from costmodel.workload.operator_key import sizes_of
+from costmodel.workload.operator_key import operator_key
 from costmodel.workload.operators import Collective, Elementwise, ExpertAllToAll, Gemm, Group, base_name
 from costmodel.workload.scenario import Communication
 
@@ -44,13 +44,15 @@ def test_every_operator_gets_the_time_of_its_kind() -> None:
     plain = priced_by(Calibration())
     assert plain.time_operator(PRODUCT).time.seconds == gemm_time(PRODUCT, MACHINE, ROOFLINE).seconds
     assert plain.time_operator(STREAM).time.seconds == pytest.approx(1e-6 + 2e-6)
-    wire = collective_time("all_reduce", 1e9, way(8.0, 8.0))
+    wire = collective_time("all_reduce", 1e9, links_of(8.0, 8.0))
     assert plain.time_operator(REDUCTION).time.seconds == pytest.approx(FRAMEWORK.launch + wire)
     assert plain.time_operator(DISPATCH).time.bound == "network"
 
 
 def test_a_fit_applies_to_its_family_alone_and_names_the_basis() -> None:
-    calibrated = priced_by(Calibration("test", {"gemm": FamilyFit(compute=0.5, memory=0.5, basis="measured")}))
+    calibrated = priced_by(
+        Calibration("test", {"gemm": FamilyFit(compute_efficiency=0.5, hbm_efficiency=0.5, basis="measured")})
+    )
     plain = priced_by(Calibration())
     assert calibrated.time_operator(PRODUCT).time.seconds > plain.time_operator(PRODUCT).time.seconds
     assert calibrated.time_operator(PRODUCT).fit.basis == "measured"
@@ -59,8 +61,10 @@ def test_a_fit_applies_to_its_family_alone_and_names_the_basis() -> None:
 
 
 def test_a_network_efficiency_slows_messages_and_not_their_launch() -> None:
-    plain, slow = (priced_by(Calibration("test", {"collective": FamilyFit(network=share)})) for share in (1.0, 0.5))
-    wire = collective_time("all_reduce", 1e9, way(8.0, 8.0))
+    plain, slow = (
+        priced_by(Calibration("test", {"collective": FamilyFit(network_efficiency=share)})) for share in (1.0, 0.5)
+    )
+    wire = collective_time("all_reduce", 1e9, links_of(8.0, 8.0))
     assert slow.time_operator(REDUCTION).time.seconds - plain.time_operator(REDUCTION).time.seconds == pytest.approx(
         wire
     )
@@ -95,7 +99,7 @@ def test_times_add_up_by_stream() -> None:
     assert sums.collectives == items[2].time.seconds
     assert sums.expert_all_to_alls == items[3].time.seconds
     assert sums.total == pytest.approx(sums.compute + sums.expert_all_to_alls)
-    assert (sums + sums.times(2.0)).total == pytest.approx(3 * sums.total)
+    assert (sums + sums.scaled(2.0)).total == pytest.approx(3 * sums.total)
 
 
 def test_a_moved_family_is_taken_at_a_point_of_its_spread() -> None:
@@ -152,7 +156,7 @@ def test_operators_of_the_same_sizes_take_the_same_time_under_their_own_names() 
         (REDUCTION, replace(REDUCTION, name="other", group=Group(8.0))),
         (DISPATCH, replace(DISPATCH, name="other", group=Group(64.0))),
     ):
-        assert sizes_of(one) == sizes_of(other)
+        assert operator_key(one) == operator_key(other)
         first, second = pricing.time_operator(one), pricing.time_operator(other)
         assert second.operator.name == "other"
         assert np.array_equal(first.time.seconds, second.time.seconds)
@@ -168,6 +172,6 @@ def test_any_other_size_is_another_operator() -> None:
         replace(base, family="grouped_gemm"),
         replace(base, is_wgrad=True),
     ):
-        assert sizes_of(base) != sizes_of(other)
-    assert sizes_of(REDUCTION) != sizes_of(replace(REDUCTION, group=Group(8.0, 8.0)))
-    assert sizes_of(REDUCTION) != sizes_of(replace(REDUCTION, behind=PRODUCT))
+        assert operator_key(base) != operator_key(other)
+    assert operator_key(REDUCTION) != operator_key(replace(REDUCTION, group=Group(8.0, 8.0)))
+    assert operator_key(REDUCTION) != operator_key(replace(REDUCTION, overlapped_gemm=PRODUCT))

@@ -30,16 +30,16 @@ from costmodel.errors import InputError
 from costmodel.hardware import MathUnit
 from costmodel.workload.architecture import Architecture, Attention, DenseFfn, Layer
 from costmodel.workload.counting import kv_bytes_per_token
-from costmodel.workload.dtypes import element_bytes, grouped_bytes, math_unit
+from costmodel.workload.dtypes import GroupScaling, element_bytes, math_unit
 from costmodel.workload.layers import model_work
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm
 from costmodel.workload.scenario import Framework, Parallelism, Precision, Scenario, Tile
-from costmodel.workload.work import Work
+from costmodel.workload.work import LayerWork
 
-AWQ = replace(BF16, weights="int4", weight_group=128.0, weight_zero="int4", master=None)
-GPTQ_SYMMETRIC = replace(AWQ, weight_zero=None)
+AWQ = replace(BF16, weights="int4", weight_scaling=GroupScaling(128.0, zero="int4"), master=None)
+GPTQ_SYMMETRIC = replace(AWQ, weight_scaling=GroupScaling(128.0))
 INT8 = replace(BF16, linear="int8", weights="int8", master=None)
-KV4 = replace(BF16, kv_cache="int4", kv_group=64.0, kv_zero="fp16")
+KV4 = replace(BF16, kv_cache="int4", kv_scaling=GroupScaling(64.0, zero="fp16"))
 
 LLAMA_2_7B = Architecture(
     "llama-2-7b", 4096.0, 32_000.0,
@@ -65,12 +65,12 @@ def weights_held(precision: Precision, architecture: Architecture = LLAMA_2_7B) 
     return float(ledger.weights)
 
 
-def layer(precision: Precision, phase: str = "decode", architecture: Architecture = LLAMA_2_7B) -> Work:
-    view = replace(context(architecture, phase=phase, length=1.0, keys=1000.0), precision=precision)
+def layer(precision: Precision, phase: str = "decode", architecture: Architecture = LLAMA_2_7B) -> LayerWork:
+    view = replace(context(architecture, phase=phase, new_tokens=1.0, kv_len=1000.0), precision=precision)
     return model_work(view).layers[0]
 
 
-def products(work: Work) -> dict[str, Gemm]:
+def products(work: LayerWork) -> dict[str, Gemm]:
     return {item.name: item for item in work.forward if isinstance(item, Gemm)}
 
 
@@ -78,18 +78,18 @@ def products(work: Work) -> dict[str, Gemm]:
 
 
 def test_a_group_shares_its_scale_and_its_zero_point() -> None:
-    assert grouped_bytes("int4", 128.0, "fp16", "int4") * 8 == 4 + 16 / 128 + 4 / 128
-    assert grouped_bytes("int4", 128.0, "fp16", None) * 8 == 4.125
-    assert grouped_bytes("int4", 32.0, "bf16", "bf16") * 8 == 5
-    assert grouped_bytes("int8", None, "fp16", "fp16") == 1
-    assert grouped_bytes("bf16", 128.0, "fp16", None) == 2  # 16 bits need no scale
+    assert GroupScaling(128.0, zero="int4").element_bytes("int4") * 8 == 4 + 16 / 128 + 4 / 128
+    assert GroupScaling(128.0).element_bytes("int4") * 8 == 4.125
+    assert GroupScaling(32.0, "bf16", "bf16").element_bytes("int4") * 8 == 5
+    assert GroupScaling(zero="fp16").element_bytes("int8") == 1
+    assert GroupScaling(128.0).element_bytes("bf16") == 2  # 16 bits need no scale
 
 
 def test_blocks_that_hold_their_scales_take_no_others() -> None:
     bits = {"nvfp4": 4.5, "mxfp4": 4.25, "q4_0": 4.5, "q8_0": 8.5, "q4_k": 4.5, "q5_k": 5.5, "q6_k": 6.5625}
     for dtype, wanted in bits.items():
         assert element_bytes(dtype) * 8 == wanted
-        assert element_bytes(dtype, 16.0) == element_bytes(dtype) == grouped_bytes(dtype, 16.0, "fp32", None)
+        assert element_bytes(dtype, 16.0) == element_bytes(dtype) == GroupScaling(16.0, "fp32").element_bytes(dtype)
 
 
 def test_fp4_in_any_blocks_is_multiplied_in_one_unit() -> None:
@@ -166,7 +166,7 @@ def test_sixteen_bits_over_a_symmetric_group_of_128_is_marlin_s_3_87() -> None:
 
 
 def test_router_head_and_embedding_keep_their_format() -> None:
-    view = replace(context(MOE_MODEL, phase="decode", length=1.0, keys=100.0), precision=AWQ)
+    view = replace(context(MOE_MODEL, phase="decode", new_tokens=1.0, kv_len=100.0), precision=AWQ)
     work = model_work(view)
     router = products(work.layers[1])["router"]
     head = products(work.head)["vocabulary projection"]
@@ -176,7 +176,7 @@ def test_router_head_and_embedding_keep_their_format() -> None:
 
 
 def test_a_head_may_be_stored_narrower() -> None:
-    view = replace(context(LLAMA_2_7B, phase="decode", length=1.0), precision=replace(BF16, head_weights="q6_k"))
+    view = replace(context(LLAMA_2_7B, phase="decode", new_tokens=1.0), precision=replace(BF16, head_weights="q6_k"))
     head = products(model_work(view).head)["vocabulary projection"]
     assert (head.b_bytes, head.family, head.dtype) == (210 / 256, "gemm_weight_only", "bf16")
     wide = replace(view, precision=replace(BF16, head_weights="fp32"))
@@ -280,17 +280,17 @@ def test_training_refuses_weights_that_it_could_not_update() -> None:
 
 
 def test_a_cached_element_carries_its_share_of_scale_and_zero_point() -> None:
-    assert KV4.cached_element == 0.5 + 4 / 64
-    assert replace(KV4, kv_zero=None).cached_element == 0.5 + 2 / 64
-    assert replace(BF16, kv_cache="fp8").cached_element == 1.0
-    assert BF16.cached_element == 2.0
+    assert KV4.kv_element == 0.5 + 4 / 64
+    assert replace(KV4, kv_scaling=GroupScaling(64.0)).kv_element == 0.5 + 2 / 64
+    assert replace(BF16, kv_cache="fp8").kv_element == 1.0
+    assert BF16.kv_element == 2.0
 
 
 def test_cores_read_and_write_the_cache_as_stored() -> None:
     architecture = Architecture("one", 1024.0, 1000.0, (Layer(1, GQA, DenseFfn(2048.0, gated=True)),))
     plain, narrow = (layer(precision, architecture=architecture) for precision in (BF16, KV4))
 
-    def of(work: Work, name: str) -> float:
+    def of(work: LayerWork, name: str) -> float:
         (found,) = [item for item in work.forward if item.name == name]
         assert isinstance(found, AttentionKernel | Elementwise)
         return float(found.traffic)

@@ -23,7 +23,7 @@ from costmodel.analytic.evaluation import ledger_of
 from costmodel.analytic.grid import evaluate_grid, evaluate_point, evaluate_single
 from costmodel.analytic.layer_overlap import LayerSegment, pass_seconds
 from costmodel.analytic.stream_times import stream_times
-from costmodel.analytic.training import layer_sums, step_model, step_times
+from costmodel.analytic.training import step_model, step_streams, step_times
 from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Cluster
 from costmodel.quantities import Quantity
@@ -84,7 +84,7 @@ def moved(of: Scenario) -> dict[str, float]:
     if priced.overlapped_comm is not None:
         works = stage_work(priced.work, tail.stages[0])
         for kind in (Kind.FORWARD, Kind.BACKWARD):
-            passes = (priced.overlapped_comm.along(works, kind, ends=ends) for ends in (False, True))
+            passes = (priced.overlapped_comm.by_layer(works, kind, once_per_step=once) for once in (False, True))
             for (count, _, usual), (_, _, whole) in zip(*passes, strict=True):
                 listed += [(count * BATCHES, each.operator) for _, each in usual]
                 listed += [(count, each.operator) for part, each in whole if (part, each) not in usual]
@@ -264,7 +264,7 @@ def test_a_pass_of_stage_3_is_that_of_its_layers_on_two_streams() -> None:
     assert isinstance(plan, Training)
     priced = step_model(of, plan, Calibration())
     assert priced.overlapped_comm is not None
-    sums = layer_sums(priced, None)
+    sums = step_streams(priced, None).layers
     gathers = {
         name: stream_times(fields["gather"], None).total for name, fields in priced.overlapped_comm.layers.items()
     }
@@ -322,10 +322,8 @@ def test_a_tied_table_moves_once_on_one_stage_and_with_each_end_on_two() -> None
         assert priced.overlapped_comm is not None
         gathered = sum(
             count * sum(float(each.operator.size) for part, each in beside if part == "gather")  # type: ignore[union-attr]
-            for stage in priced.layout
-            for count, _, beside in priced.overlapped_comm.along(
-                stage_work(priced.work, stage), Kind.FORWARD, ends=False
-            )
+            for stage in priced.pipeline.layout
+            for count, _, beside in priced.overlapped_comm.by_layer(stage_work(priced.work, stage), Kind.FORWARD)
         )
         assert gathered == pytest.approx(2 * (8 * LAYER + tables * 32_000 * 1024 + 1024))
 

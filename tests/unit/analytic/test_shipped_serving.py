@@ -55,7 +55,7 @@ def test_deepseek_s_published_context_is_the_scenario_s(online: costmodel.Worklo
 def test_documents_of_the_new_phases_have_the_agreed_keys(name: str) -> None:
     workload = costmodel.load(name)
     for scenario, found in workload.simulate()["scenarios"].items():
-        names = PHASES[workload.scenario(scenario).answers][1]
+        names = PHASES[workload.scenario(scenario).result_kind][1]
         assert found["phase"] in ("generate", "serving")
         assert tuple(found["metrics"]) == tuple(found["intervals"]) == names
         assert found["memory"]["fits"]

@@ -8,7 +8,7 @@ import pytest
 from builders import CLUSTER, DENSE_MODEL, PREFILL, STEP, scenario
 
 from costmodel.analytic.grid import evaluate_point
-from costmodel.analytic.overlapped_comm import INTERFERENCE, among
+from costmodel.analytic.overlapped_comm import DP_COMM_SLOWDOWN, within_node
 from costmodel.cost.calibration import Calibration
 from costmodel.result import Point
 from costmodel.workload.operators import Collective, Group
@@ -24,7 +24,7 @@ def slowed(of: Scenario, throttle: float = 1.0, interference: float = 1.0) -> Sc
 
 
 def lost(point: Point) -> float:
-    return sum(entry.time for entry in point.breakdown if entry.name == INTERFERENCE)
+    return sum(entry.time for entry in point.breakdown if entry.name == DP_COMM_SLOWDOWN)
 
 
 def step_of(of: Scenario) -> float:
@@ -52,10 +52,10 @@ def test_throttle_leaves_messages_and_inference_alone() -> None:
 
 def test_ranks_of_one_node_that_send_the_same_bytes_each() -> None:
     wide = Collective("gradients", "reduce_scatter", 1e9, Group(64.0, 8.0))
-    few = among(wide, 8.0)
+    few = within_node(wide, 8.0)
     assert few.group.size == 8
     assert few.size * 7 / 8 == pytest.approx(wide.size * 63 / 64)
-    assert among(wide, 64.0).size == pytest.approx(wide.size)
+    assert within_node(wide, 64.0).size == pytest.approx(wide.size)
 
 
 def test_interference_is_a_share_of_what_collectives_take_inside_a_node() -> None:

@@ -63,7 +63,7 @@ def test_simulated_acceptance_agrees_with_the_expectation() -> None:
 
 
 def test_verifying_takes_the_rows_of_all_drafted_tokens_and_reads_the_cache_once() -> None:
-    plain = context(DENSE_MODEL, phase="decode", sequences=8.0, length=1.0, keys=1000.0)
+    plain = context(DENSE_MODEL, phase="decode", sequences=8.0, new_tokens=1.0, kv_len=1000.0)
     verify = replace(plain, length=3.0, keys=1002.0)
     one, three = (model_work(each) for each in (plain, verify))
     for before, after in zip(one.layers[0].forward, three.layers[0].forward, strict=True):
@@ -82,7 +82,7 @@ def test_verifying_takes_the_rows_of_all_drafted_tokens_and_reads_the_cache_once
 
 
 def test_drafts_run_over_all_verified_tokens_first_and_over_one_token_then() -> None:
-    verify = context(MOE_MODEL, phase="decode", sequences=8.0, length=4.0, keys=1003.0)
+    verify = context(MOE_MODEL, phase="decode", sequences=8.0, new_tokens=4.0, kv_len=1003.0)
     work = pass_work(Pass((verify,), 1, drafts=3))
     assert [count for count, _ in work.drafts] == [1, 2]
     rows = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -31,10 +33,10 @@ def test_requests_in_flight_are_their_rate_times_their_latency(
 def test_tokens_are_conserved(requests: float, computed: float, steps: float, chunk: float) -> None:
     """Prompt tokens that steps carry are those that requests bring, and so are tokens that are decoded."""
     for state in states(requests, Demand(computed, steps), chunk):
-        assert state.carrying * state.prompts * state.rows * state.first == pytest.approx(
-            state.rate * computed * state.first, rel=1e-9
+        assert state.prompt_steps * state.prompts * state.prompt_tokens * state.first_token_steps == pytest.approx(
+            state.rate * computed * state.first_token_steps, rel=1e-9
         )
-        decoded = state.carrying * state.beside + state.plain * state.active
+        decoded = state.prompt_steps * state.co_batched + state.decode_only_steps * state.active
         assert decoded == pytest.approx(state.rate * steps, rel=1e-9, abs=1e-9)
         assert state.active + state.waiting == pytest.approx(requests, rel=1e-9)
 
@@ -42,12 +44,12 @@ def test_tokens_are_conserved(requests: float, computed: float, steps: float, ch
 @given(requests=COUNTS, computed=COUNTS, steps=COUNTS, chunk=COUNTS)
 def test_counts_are_possible(requests: float, computed: float, steps: float, chunk: float) -> None:
     state = chunked(requests, Demand(computed, steps), chunk)
-    assert 0 < state.carrying <= 1
-    assert state.plain == pytest.approx(1 - state.carrying)
-    assert state.prompts * state.rows <= chunk * (1 + 1e-9)
-    assert 0 <= state.beside <= state.active <= requests
+    assert 0 < state.prompt_steps <= 1
+    assert state.decode_only_steps == pytest.approx(1 - state.prompt_steps)
+    assert state.prompts * state.prompt_tokens <= chunk * (1 + 1e-9)
+    assert 0 <= state.co_batched <= state.active <= requests
     for each in states(requests, Demand(computed, steps), chunk):
-        assert min(each.waiting, each.later_carrying, each.later_plain) >= 0
+        assert min(each.waiting, each.later_prompt_steps, each.later_decode_only_steps) >= 0
 
 
 @given(requests=COUNTS, computed=COUNTS, steps=COUNTS, chunk=COUNTS, carrying=SECONDS)
@@ -62,7 +64,7 @@ def test_more_requests_never_lower_the_rate_at_given_step_times(
 
 def test_a_request_alone_is_prefilled_and_then_decoded() -> None:
     state = chunked(1.0, Demand(1000.0, 99.0), 250.0)
-    assert (state.first, state.prompts, state.rows, state.beside) == (4.0, 1.0, 250.0, 0.0)
+    assert (state.first_token_steps, state.prompts, state.prompt_tokens, state.co_batched) == (4.0, 1.0, 250.0, 0.0)
     assert state.rate == pytest.approx(1 / 103)
     assert state.after_first(5.0, 1.0) == pytest.approx(99.0)
     alone = separate(1.0, Demand(1000.0, 99.0))
@@ -73,7 +75,7 @@ def test_a_request_alone_is_prefilled_and_then_decoded() -> None:
 def test_full_chunks_bound_the_rate_and_the_rest_waits() -> None:
     state = chunked(1000.0, Demand(1000.0, 99.0), 250.0)
     assert state.rate == 0.25
-    assert state.carrying == 1.0
+    assert state.prompt_steps == 1.0
     assert state.active == pytest.approx(0.25 * (4 + 99))
     assert state.waiting == pytest.approx(1000 - 0.25 * 103)
     assert state.until_first(2.0, 1.0) == pytest.approx(state.waiting * 4 * 2 + 4 * 2)
@@ -82,12 +84,12 @@ def test_full_chunks_bound_the_rate_and_the_rest_waits() -> None:
 def test_short_prompts_share_a_chunk_where_several_start_in_a_step() -> None:
     state = chunked(300.0, Demand(10.0, 99.0), 256.0)
     assert state.rate == 3.0
-    assert (state.prompts, state.rows, state.carrying) == (3.0, 10.0, 1.0)
+    assert (state.prompts, state.prompt_tokens, state.prompt_steps) == (3.0, 10.0, 1.0)
 
 
 def test_prompts_of_their_own_stop_decoding_for_all_others() -> None:
     state = separate(50.0, Demand(1000.0, 99.0))
-    assert state.later_carrying == 49.0
+    assert state.later_prompt_steps == 49.0
     assert state.until_first(3.0, 1.0) == 3.0
     assert state.after_first(3.0, 1.0) == 49 * 3 + 99
 
@@ -145,6 +147,6 @@ def test_a_grid_is_its_points() -> None:
     grid = chunked(requests, demand, chunk)
     for row, column in np.ndindex(4, 2):
         single = chunked(float(requests[row, 0]), demand, float(chunk[column]))
-        for name in ("rate", "prompts", "rows", "beside", "active", "waiting", "later_carrying", "later_plain"):
+        for name in (field.name for field in fields(SteadyState)):
             found = np.broadcast_to(np.asarray(getattr(grid, name)), (4, 2))[row, column]
             assert found == pytest.approx(getattr(single, name), rel=1e-12, abs=1e-12)

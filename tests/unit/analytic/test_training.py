@@ -12,12 +12,11 @@ import costmodel
 from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.analytic.stream_times import Perturbation, seconds_of
-from costmodel.analytic.training import arrival, step_model, step_times, training_context
+from costmodel.analytic.training import step_model, step_times, training_context
 from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Cluster
 from costmodel.result import Point
 from costmodel.workload.layers import model_work
-from costmodel.workload.memory import stage_work
 from costmodel.workload.operators import Collective, Elementwise, ExpertAllToAll
 from costmodel.workload.optimizer import step_operators
 from costmodel.workload.plans import Training
@@ -135,14 +134,14 @@ def _pair_exchanges(of: Scenario) -> float:
     assert isinstance(of.plan, Training)
     step = step_model(of, of.plan, Calibration())
     total = 0.0
-    for slot, count in zip(step.program.slots, step.program.mean_counts, strict=True):
+    for slot, count in zip(step.pipeline.program.slots, step.pipeline.program.mean_counts, strict=True):
         if slot.kind is not Kind.FORWARD_BACKWARD:
             continue
         assert slot.forward is not None
         assert slot.backward is not None
-        for repeats, part in stage_work(step.work, step.classes[slot.forward]):
+        for repeats, part in step.works_of(slot.forward):
             total += count * repeats * _exchanged(step.timed_works[part.name].forward)
-        for repeats, part in stage_work(step.work, step.classes[slot.backward]):
+        for repeats, part in step.works_of(slot.backward):
             total += count * repeats * _exchanged(step.timed_works[part.name].input_gradient)
     return total
 
@@ -261,7 +260,7 @@ def tail(zero: int, parallel: Parallelism, copies: int = 1) -> list[Collective |
     plan: Training = replace(STEP, zero=zero)
     seen = training_context(scenario(plan, MOE_MODEL, parallel), plan)
     found = step_operators(seen, plan, [(1, model_work(seen).layers[-1])], copies)
-    assert found.on_host == found.copies == ()
+    assert found.on_host == found.host_transfers == ()
     return [item for item in found.serial if isinstance(item, Collective | Elementwise)]
 
 
@@ -347,7 +346,7 @@ def test_exchanges_exist_only_between_ranks() -> None:
 
 def _message(of: Scenario) -> Collective:
     assert isinstance(of.plan, Training)
-    sent = step_model(of, of.plan, Calibration()).p2p_send.operator
+    sent = step_model(of, of.plan, Calibration()).p2p.send.operator
     assert isinstance(sent, Collective)
     return sent
 
@@ -364,12 +363,12 @@ def test_tensor_parallel_ranks_send_a_part_each_and_gather_unless_sequences_are_
     assert isinstance(of.plan, Training)
     step, whole = step_model(of, of.plan, Calibration()), _message(CASES["pipeline"])
     assert 4 * _message(of).size == whole.size
-    sent = float(seconds_of(step.p2p_send, None))
+    sent = float(seconds_of(step.p2p.send, None))
     if split:
-        assert step.p2p_gather is None
-        assert float(arrival(step, None)) == sent
+        assert step.p2p.gather is None
+        assert float(step.p2p.seconds(None)) == sent
     else:
-        assert step.p2p_gather is not None
-        assert isinstance(step.p2p_gather.operator, Collective)
-        assert step.p2p_gather.operator.size == whole.size
-        assert float(arrival(step, None)) > sent
+        assert step.p2p.gather is not None
+        assert isinstance(step.p2p.gather.operator, Collective)
+        assert step.p2p.gather.operator.size == whole.size
+        assert float(step.p2p.seconds(None)) > sent

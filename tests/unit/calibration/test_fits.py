@@ -7,9 +7,11 @@ import json
 import pytest
 from small_world import edit, write
 
-from costmodel.calibration.fit_lookup import FitLookup, FitStore, nearest_variants
+from costmodel.calibration.fit_files import FitStore
+from costmodel.calibration.fit_lookup import FitLookup
 from costmodel.calibration.fit_selection import Chooser, Kernel
 from costmodel.calibration.residual_files import read_residuals
+from costmodel.calibration.substitutes import nearest_variants
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.form_registry import FORMS
 from costmodel.errors import InputError

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from costmodel.calibration.fit_lookup import FitStore, default_framework
+from costmodel.calibration.fit_files import FitStore, default_framework
 from costmodel.cost import elementwise as streaming
 from costmodel.cost import gemm
 from costmodel.cost.calibration import FamilyFit

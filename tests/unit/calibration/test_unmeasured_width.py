@@ -12,7 +12,7 @@ from costmodel.fitting.calibrate import calibrate
 @pytest.fixture
 def fitted(world):
     """Return the root with the gated activations of the chip fitted."""
-    calibrate([stream_table(world, "t.csv")], "chip", world / "hardware/calibrations/chip/t.yaml", [world])
+    calibrate([stream_table(world, "t.csv", rows=60)], "chip", world / "hardware/calibrations/chip/t.yaml", [world])
     return world
 
 

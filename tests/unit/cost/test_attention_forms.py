@@ -48,26 +48,33 @@ def core(
 
 
 PREFILL = PrefillForm(
-    launch=LAUNCH, compute=0.5, alone=1.0, memory=1.0, fill=1000.0, reach=1.0, tail=1.0, balance=SHARP, sharpness=SHARP,
-    scatter=0.0, combine=5e-6, packed=False, splits="never", tiles=((64, 128),),
+    launch=LAUNCH, compute_efficiency=0.5, single_cta_efficiency=1.0, hbm_efficiency=1.0, cta_overhead=1000.0,
+    cta_overhead_per_dim=1.0, wave_tail_loss=1.0, critical_path_p=SHARP, overlap_p=SHARP,
+    paged_kv_penalty=0.0, combine_latency=5e-6, pack_gqa=False, split_kv_rule="never", tiles=((64, 128),),
 )  # fmt: skip
 STEP = 2 * 64 * 128 * WIDTH / RATE  # cycles of a key tile at the peak
 FILL = 1000.0 + WIDTH
 
 DECODE = DecodeForm(
-    launch=LAUNCH, gather=2e-6, regroup=4e-6, pad=8e-6, compute=0.5, memory=1.0, load=1e9, cache=1e9, resident=1.0,
-    fill=1000.0, reach=1.0, combine=3e-6, merge=1e-7, crowd=0.0, sharpness=SHARP, packed=True, splits="never", rows=64,
-    elements=32_768, slots=1,
+    launch=LAUNCH, gqa_gather=2e-6, gqa_regroup=4e-6, head_dim_pad=8e-6, compute_efficiency=0.5, hbm_efficiency=1.0,
+    cta_load_rate=1e9, l2_rate=1e9, warm_l2_share=1.0,
+    cta_overhead=1000.0, cta_overhead_per_dim=1.0, combine_latency=3e-6, combine_per_split=1e-7, tpc_contention=0.0,
+    overlap_p=SHARP, pack_gqa=True, split_kv_rule="never", q_tile=64,
+    kv_tile_elements=32_768, occupancy=1,
 )  # fmt: skip
 VARLEN = VarlenForm(
-    launch=LAUNCH, compute=0.5, alone=1.0, memory=1.0, fill=1000.0, idle=100.0, tail=1e-9, resident=1.0, balance=SHARP,
-    sharpness=SHARP, tile=(64, 128), slots=1,
+    launch=LAUNCH, compute_efficiency=0.5, single_cta_efficiency=1.0, hbm_efficiency=1.0, cta_overhead=1000.0,
+    empty_cta_cycles=100.0, wave_tail_loss=1e-9, l2_share=1.0, critical_path_p=SHARP,
+    overlap_p=SHARP, tile=(64, 128), occupancy=1,
 )  # fmt: skip
 XQA = XqaForm(
-    launch=LAUNCH, compute=0.5, memory=1.0, load=1e9, cache=1e9, resident=1.0, fill=1000.0, reach=1.0, combine=3e-6,
-    merge=1e-7, sharpness=SHARP, single_launch=9e-6, single_compute=0.01, single_load=1e9, single_fill=1000.0,
-    single_reach=1.0, single_combine=3e-6, single_merge=1e-7, splits="never", single_splits="never", rows=16,
-    elements=32_768, slots=1, widest=32, blocks=4,
+    launch=LAUNCH, compute_efficiency=0.5, hbm_efficiency=1.0, cta_load_rate=1e9, l2_rate=1e9, warm_l2_share=1.0,
+    cta_overhead=1000.0, cta_overhead_per_dim=1.0, combine_latency=3e-6,
+    combine_per_split=1e-7, overlap_p=SHARP, mmha_launch=9e-6, mmha_compute_efficiency=0.01, mmha_cta_load_rate=1e9,
+    mmha_cta_overhead=1000.0,
+    mmha_cta_overhead_per_dim=1.0, mmha_combine_latency=3e-6, mmha_combine_per_split=1e-7, split_kv_rule="never",
+    mmha_split_kv_rule="never", q_tile=16,
+    kv_tile_elements=32_768, occupancy=1, max_q_per_kv=32, min_block_factor=4,
 )  # fmt: skip
 
 
@@ -142,19 +149,19 @@ def test_scattered_pages_lengthen_only_what_memory_binds() -> None:
     slow = machine(with_level(DEVICE, "hbm", 1e9))
     shape = core(1.0, 1.0, 64.0, 8192.0)
     cache = 8192 * 2 * WIDTH
-    plain, scattered = (replace(PREFILL, scatter=extra).time(shape, slow).seconds for extra in (0.0, 1.0))
+    plain, scattered = (replace(PREFILL, paged_kv_penalty=extra).time(shape, slow).seconds for extra in (0.0, 1.0))
     assert scattered - plain == pytest.approx(cache / 1e9, rel=1e-6)
 
 
 def test_split_keys_shorten_the_longest_block() -> None:
     shape = core(1.0, 1.0, 64.0, 128.0 * 400)
-    split = replace(PREFILL, splits="fa3", combine=1e-9).time(shape, machine()).seconds
+    split = replace(PREFILL, split_kv_rule="fa3", combine_latency=1e-9).time(shape, machine()).seconds
     assert split < PREFILL.time(shape, machine()).seconds / 20
 
 
 def test_packed_heads_share_a_query_tile() -> None:
     shape = core(200.0, 64.0, 16.0, 1024.0, kv_heads=16.0)  # four heads of 16 queries fill a tile of 64
-    packed, apart = (replace(PREFILL, packed=each).time(shape, machine()).seconds for each in (True, False))
+    packed, apart = (replace(PREFILL, pack_gqa=each).time(shape, machine()).seconds for each in (True, False))
     assert apart - LAUNCH == pytest.approx(4 * (packed - LAUNCH), rel=1e-3)
 
 
@@ -186,7 +193,7 @@ def test_decoding_blocks_run_in_waves() -> None:
 
 def test_long_caches_stream_at_the_memory_bandwidth() -> None:
     shape = core(1000.0, 8.0, 1.0, 8192.0)
-    fast = replace(DECODE, compute=100.0, fill=1.0, reach=0.0)
+    fast = replace(DECODE, compute_efficiency=100.0, cta_overhead=1.0, cta_overhead_per_dim=0.0)
     assert fast.time(shape, machine(DEVICE)).seconds == pytest.approx(LAUNCH + shape.traffic / MEMORY, rel=0.01)
 
 
@@ -201,7 +208,7 @@ def test_the_last_wave_waits_for_its_blocks_however_few_they_are() -> None:
 def test_split_keys_use_idle_processors_and_are_joined() -> None:
     shape = core(1.0, 1.0, 1.0, 128.0 * 100)
     expected = LAUNCH + (FILL + STEP / 0.5) / CLOCK + 3e-6 + 100 * 1e-7
-    assert replace(DECODE, splits="once").time(shape, machine()).seconds == pytest.approx(expected, rel=1e-6)
+    assert replace(DECODE, split_kv_rule="once").time(shape, machine()).seconds == pytest.approx(expected, rel=1e-6)
 
 
 def test_queries_are_regrouped_only_with_several_key_heads_and_sequences() -> None:
@@ -219,7 +226,7 @@ def test_a_head_of_uneven_width_is_padded() -> None:
 
 
 def test_a_repeated_run_finds_a_small_cache_in_the_cache_and_a_large_one_in_memory() -> None:
-    form = replace(DECODE, compute=100.0, fill=1.0, reach=0.0)
+    form = replace(DECODE, compute_efficiency=100.0, cta_overhead=1.0, cta_overhead_per_dim=0.0)
     small, large = core(8.0, 8.0, 1.0, 1000.0), core(800.0, 8.0, 1.0, 1000.0)
     assert small.traffic < L2 < 2 * L2 < large.traffic
     cold, warm = (form.time(small, machine(DEVICE, warm=each)) for each in (False, True))
@@ -230,7 +237,7 @@ def test_a_repeated_run_finds_a_small_cache_in_the_cache_and_a_large_one_in_memo
 
 
 def test_neighbours_slow_each_other_where_both_are_in_use() -> None:
-    crowded = replace(DECODE, crowd=0.5)
+    crowded = replace(DECODE, tpc_contention=0.5)
     few, all_of_them = (crowded.time(core(count, 1.0, 1.0, 1280.0), machine()).seconds for count in (50.0, 100.0))
     assert all_of_them - LAUNCH == pytest.approx(1.5 * (few - LAUNCH), rel=1e-6)
 
@@ -249,13 +256,23 @@ def test_the_kernel_for_shared_caches_needs_blocks_for_a_quarter_of_the_processo
 
 
 def test_without_it_each_query_head_reads_the_cache_again() -> None:
-    loading = replace(XQA, single_load=10.0, single_compute=1.0, single_fill=1e-9, single_reach=0.0)
+    loading = replace(
+        XQA, mmha_cta_load_rate=10.0, mmha_compute_efficiency=1.0, mmha_cta_overhead=1e-9, mmha_cta_overhead_per_dim=0.0
+    )
     own = loading.time(core(100.0, 64.0, 1.0, 1280.0, kv_heads=1.0), machine()).seconds
     assert own - 9e-6 == pytest.approx(64 * 1280 * 2 * WIDTH / 10.0 / CLOCK, rel=1e-6)
 
 
 def test_queries_of_a_key_head_come_in_multiples_and_heads_in_powers_of_two() -> None:
-    ending = replace(XQA, padded=8, each=10.0, fill=1e-9, reach=0.0, compute=1e9, blocks=1000)
+    ending = replace(
+        XQA,
+        q_multiple=8,
+        epilogue_per_q_dim=10.0,
+        cta_overhead=1e-9,
+        cta_overhead_per_dim=0.0,
+        compute_efficiency=1e9,
+        min_block_factor=1000,
+    )
 
     def end(sharing: float, width: float) -> float:
         shape = replace(core(1.0, sharing, 1.0, 128.0, kv_heads=1.0), macs_per_pair=width)
@@ -268,7 +285,9 @@ def test_queries_of_a_key_head_come_in_multiples_and_heads_in_powers_of_two() ->
 
 
 def test_wide_blocks_share_a_processor_with_fewer_others() -> None:
-    two = replace(XQA, padded=8, slots=2, slot_elements=2 * 8 * 256, compute=1e9, reach=0.0)
+    two = replace(
+        XQA, q_multiple=8, occupancy=2, occupancy_elements=2 * 8 * 256, compute_efficiency=1e9, cta_overhead_per_dim=0.0
+    )
 
     def waves(width: float) -> float:
         shape = replace(core(200.0, 8.0, 1.0, 128.0, kv_heads=1.0), macs_per_pair=width)
@@ -280,7 +299,14 @@ def test_wide_blocks_share_a_processor_with_fewer_others() -> None:
 
 
 def test_narrow_heads_run_on_a_kernel_of_their_own() -> None:
-    plain = replace(XQA, blocks=1000, plain_width=128, plain_launch=5e-6, plain_fill=1000.0, plain_slots=4)
+    plain = replace(
+        XQA,
+        min_block_factor=1000,
+        narrow_head_max_dims=128,
+        narrow_head_launch=5e-6,
+        narrow_head_cta_overhead=1000.0,
+        narrow_head_occupancy=4,
+    )
     shapes = [
         replace(core(1.0, heads, 1.0, 128.0, 1.0), macs_per_pair=width)
         for heads, width in ((8, 128), (8, 256), (1, 128))
@@ -335,8 +361,8 @@ def test_a_mixed_kernel_does_the_work_of_its_parts() -> None:
 COUNTS = st.sampled_from([1.0, 2.0, 7.0, 64.0, 300.0])
 KEYS = st.integers(1, 100_000).map(float)
 FORMS = st.sampled_from([
-    PREFILL, replace(PREFILL, packed=True, splits="fa3"), DECODE, replace(DECODE, splits="fa2"),
-    replace(DECODE, splits="twice", slots=2, crowd=0.3), XQA,
+    PREFILL, replace(PREFILL, pack_gqa=True, split_kv_rule="fa3"), DECODE, replace(DECODE, split_kv_rule="fa2"),
+    replace(DECODE, split_kv_rule="twice", occupancy=2, tpc_contention=0.3), XQA,
 ])  # fmt: skip
 
 
@@ -388,7 +414,7 @@ def test_a_grid_of_mixed_kernels_is_its_points(points: list[tuple[float, float]]
 
 def test_a_tile_of_keys_is_not_split_however_wide_the_heads() -> None:
     """One sequence of one key head: 128 keys in one piece, 256 in two, which are then joined."""
-    form = replace(DECODE, splits="once", tile=128, gather=0.0, pad=0.0, merge=0.0)
+    form = replace(DECODE, split_kv_rule="once", kv_tile=128, gqa_gather=0.0, head_dim_pad=0.0, combine_per_split=0.0)
     one, two = (float(form.time(core(1.0, 4.0, 1.0, keys, 1.0), machine()).seconds) for keys in (128.0, 256.0))
     assert two - one == pytest.approx(3e-6, rel=0.02)
     narrow = replace(form, tile=0, elements=16_384)  # tiles of 64 keys, of which 128 are two
@@ -397,7 +423,16 @@ def test_a_tile_of_keys_is_not_split_however_wide_the_heads() -> None:
 
 def test_blocks_over_part_of_the_keys_load_at_their_own_rate() -> None:
     """Loading binds: 8,192 keys of 512 bytes in 64 pieces at 4 bytes a cycle, or in one block at 8."""
-    form = replace(DECODE, splits="once", load=8.0, parted=4.0, combine=0.0, merge=0.0, gather=0.0, pad=0.0)
+    form = replace(
+        DECODE,
+        split_kv_rule="once",
+        cta_load_rate=8.0,
+        split_load_rate=4.0,
+        combine_latency=0.0,
+        combine_per_split=0.0,
+        gqa_gather=0.0,
+        head_dim_pad=0.0,
+    )
     cycles = 8192 * 512 / 64 / 4 + FILL
     assert float(form.time(core(1.0, 1.0, 1.0, 8192.0), machine()).seconds) == pytest.approx(
         LAUNCH + cycles / CLOCK, rel=0.01
@@ -410,5 +445,7 @@ def test_blocks_over_part_of_the_keys_load_at_their_own_rate() -> None:
 
 def test_each_query_row_of_a_block_ends_with_a_step() -> None:
     shape = core(1.0, 8.0, 1.0, 128.0, 1.0)
-    without, of_rows = (float(replace(DECODE, each=each).time(shape, machine()).seconds) for each in (0.0, 2.0))
+    without, of_rows = (
+        float(replace(DECODE, epilogue_per_q_dim=each).time(shape, machine()).seconds) for each in (0.0, 2.0)
+    )
     assert of_rows - without == pytest.approx(2.0 * 8 * WIDTH / CLOCK, rel=0.01)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from builders import FRAMEWORK
+from costmodel.schema.message_forms import CollectiveFormFile
 from pydantic import ValidationError
 
 from costmodel.cost.calibration import FamilyFit
@@ -16,7 +17,6 @@ from costmodel.cost.machine import Machine
 from costmodel.errors import InfeasibleError
 from costmodel.hardware import Cluster
 from costmodel.schema.files import load_node
-from costmodel.schema.message_forms import CollectiveFormFile
 from costmodel.workload.operators import Collective, ExpertAllToAll, Group
 
 NODE = load_node("hgx-h800")
@@ -24,21 +24,39 @@ LINK, NIC = NODE.intra, NODE.nic
 assert LINK.latency is not None
 assert NIC is not None
 NCCL = CollectiveForm(
-    launch=3e-6, hop=0.5, share=0.2, start=1e-5, stride=1.0, bulk=0.8, switch=1e6, sharpness=6.0, reduced=0.6
+    launch=3e-6,
+    small_step=0.5,
+    small_efficiency=0.2,
+    large_latency=1e-5,
+    large_step=1.0,
+    large_efficiency=0.8,
+    protocol_switch=1e6,
+    switch_sharpness=6.0,
+    nvls_efficiency=0.6,
 )
-PEERS = replace(NCCL, reduced=0.0, once=0.5, twice=0.7)
+PEERS = replace(NCCL, nvls_efficiency=0.0, one_shot_efficiency=0.5, two_shot_efficiency=0.7)
 NORMAL = NormalForm(
-    launch=2e-5, hop=5.0, peer=1e-6, token=4e-7, rate=2e10, relay=3.0, share=0.7, nic=0.9, crowd=0.3, sharpness=6.0,
+    launch=2e-5, inter_hops=5.0, rank_latency=1e-6, token_latency=4e-7, send_bandwidth=2e10, forward_cost=3.0,
+    intra_efficiency=0.7, inter_efficiency=0.9, fabric_exponent=0.3, overlap_p=6.0,
     processors=20.0,
 )  # fmt: skip
 DIRECT = LowLatencyForm(
-    launch=5e-6, hop=3.0, slot=2e-8, peer=1e-7, token=1e-6, rate=5e9, share=0.55, nic=0.95, sharpness=3.0, direct=True
+    launch=5e-6,
+    inter_hops=3.0,
+    expert_latency=2e-8,
+    rank_latency=1e-7,
+    token_latency=1e-6,
+    send_bandwidth=5e9,
+    intra_efficiency=0.55,
+    inter_efficiency=0.95,
+    overlap_p=3.0,
+    uses_intra_links=True,
 )
-STEPPED = replace(NCCL, reduced=0.0, across=0.9, inside=2e-6, between=4e-6, level=8e-6)
+STEPPED = replace(NCCL, nvls_efficiency=0.0, inter_efficiency=0.9, intra_step=2e-6, inter_step=4e-6, tree_step=8e-6)
 FORMS = [
     (NCCL, "all_reduce"), (NCCL, "all_gather"), (STEPPED, "all_reduce"), (STEPPED, "all_gather"),
     (NCCL, "all_to_all"), (NCCL, "send_recv"), (PEERS, "all_reduce"),
-    (NORMAL, "normal"), (DIRECT, "low_latency"), (replace(DIRECT, direct=False), "low_latency"),
+    (NORMAL, "normal"), (DIRECT, "low_latency"), (replace(DIRECT, uses_intra_links=False), "low_latency"),
 ]  # fmt: skip
 
 
@@ -143,12 +161,12 @@ def test_steps_between_nodes_are_stated_together():
 
 def test_steps_between_nodes_change_nothing_inside_one():
     for kind in ("all_reduce", "all_gather", "all_to_all"):
-        plain = replace(STEPPED, inside=0.0, between=0.0, level=0.0)
+        plain = replace(STEPPED, intra_step=0.0, inter_step=0.0, tree_step=0.0)
         assert seconds(STEPPED, kind, 1e8, 8.0) == seconds(plain, kind, 1e8, 8.0)
 
 
 def test_switches_that_add_up_halve_what_a_large_all_reduce_sends():
-    ring = replace(NCCL, reduced=0.0)
+    ring = replace(NCCL, nvls_efficiency=0.0)
     assert seconds(ring, "all_reduce", 1e9) / seconds(NCCL, "all_reduce", 1e9) == pytest.approx(
         (14 / 8 / 0.8) / (9 / 8 / 0.6), rel=0.01
     )
@@ -156,14 +174,14 @@ def test_switches_that_add_up_halve_what_a_large_all_reduce_sends():
 
 
 def test_reading_all_peers_at_once_wins_small_and_in_two_steps_large():
-    once, twice = replace(PEERS, twice=1e-9), replace(PEERS, once=1e-9)
+    once, twice = replace(PEERS, two_shot_efficiency=1e-9), replace(PEERS, one_shot_efficiency=1e-9)
     assert seconds(PEERS, "all_reduce", 1e4) == seconds(once, "all_reduce", 1e4)
     assert seconds(PEERS, "all_reduce", 6e5) == seconds(twice, "all_reduce", 6e5)
 
 
 def test_without_peer_access_large_messages_pass_the_host():
     node = load_node("rtx-4090-x8")
-    staged = replace(NCCL, staged=0.5)
+    staged = replace(NCCL, host_staged_efficiency=0.5)
 
     def bandwidth(peer_to_peer: bool) -> float:
         cluster = Cluster("box", replace(node, peer_to_peer=peer_to_peer), 1.0, None)
@@ -194,7 +212,7 @@ def test_where_a_scenario_holds_no_processors_the_library_s_own_number_is_taken(
 
 
 def test_kernels_that_send_everything_over_the_nic_do_not_know_the_links_inside():
-    first = replace(DIRECT, direct=False)
+    first = replace(DIRECT, uses_intra_links=False)
     assert seconds(first, "low_latency", 1e7, 8.0) > 2 * seconds(DIRECT, "low_latency", 1e7, 8.0)
     assert seconds(first, "low_latency", 1e7, 8.0, machine(link=10.0)) == seconds(first, "low_latency", 1e7, 8.0)
 

@@ -18,7 +18,9 @@ DEVICE = load_device("h800-sxm")
 MACHINE = Machine(DEVICE, FRAMEWORK, DEVICE.processors)
 CLOCK = DEVICE.math["fp32"].clock
 BANDWIDTH = DEVICE.device_memory.bandwidth or 0.0
-FORM = ElementwiseForm(launch=2e-6, memory=0.8, cached=1.6, resident=0.5, load=6.0, fill=500.0)
+FORM = ElementwiseForm(
+    launch=2e-6, hbm_efficiency=0.8, l2_efficiency=1.6, l2_share=0.5, cta_load_rate=6.0, row_cycles=500.0
+)
 
 
 def seconds(traffic: Any, rows: Any, form: ElementwiseForm = FORM) -> Any:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from costmodel.cost.gemm import GemmForm
 from costmodel.cost.machine import Machine
+from costmodel.cost.parameter import build
 from costmodel.hardware import Device
 from costmodel.schema.files import load_device
 from costmodel.workload.operators import Gemm
@@ -27,10 +28,11 @@ FREE = 1e9  # of a rate: so fast that it never binds
 def form(**given: Any) -> GemmForm:
     """Return a form of which only the tensor cores bind, in tiles of 128 x 128."""
     plain: dict[str, Any] = {
-        **dict.fromkeys(("launch", "fill", "turn", "edge"), 0.0), **dict.fromkeys(("memory", "load", "cache"), FREE),
-        "compute": 1.0, "sharpness": 12.0, "tiles": ((128, 128),), "splits": False,
+        **dict.fromkeys(("launch", "cta_overhead", "k_step", "small_tile_loss"), 0.0),
+        **dict.fromkeys(("hbm_efficiency", "cta_load_rate", "l2_rate"), FREE),
+        "compute_efficiency": 1.0, "overlap_p": 12.0, "tiles": ((128, 128),), "has_split_k": False,
     }  # fmt: skip
-    return GemmForm(**(plain | given))
+    return build(GemmForm, plain | given)
 
 
 def product(m: Any, n: Any, k: Any, dtype: str = "bf16", *, block_scaled: bool = False) -> Gemm:
@@ -60,35 +62,37 @@ def test_one_tile_more_takes_a_second_wave() -> None:
 
 def test_a_serial_k_chain_bounds_a_product_of_one_tile() -> None:
     chain = product(16.0, 128.0, 65536.0, "fp8")  # 512 steps of 128 bytes
-    assert seconds(chain, turn=220.0, tiles=((64, 16),)) == pytest.approx(
+    assert seconds(chain, k_step=220.0, tiles=((64, 16),)) == pytest.approx(
         512 * 220.0 / DEVICE.math["fp8"].clock, rel=1e-6
     )
 
 
 def test_a_block_pays_its_fill_once_a_wave() -> None:
-    assert seconds(WAVE, fill=1000.0) - seconds(WAVE) == pytest.approx(1000.0 / CLOCK, rel=1e-6)
+    assert seconds(WAVE, cta_overhead=1000.0) - seconds(WAVE) == pytest.approx(1000.0 / CLOCK, rel=1e-6)
 
 
 def test_a_thin_product_waits_for_memory() -> None:
-    assert seconds(THIN, memory=0.8, tiles=SMALL) == pytest.approx(THIN.traffic / (0.8 * BANDWIDTH), rel=1e-3)
+    assert seconds(THIN, hbm_efficiency=0.8, tiles=SMALL) == pytest.approx(THIN.traffic / (0.8 * BANDWIDTH), rel=1e-3)
 
 
 def test_the_first_bytes_push_others_out_of_the_cache() -> None:
-    given = {"memory": 0.8, "tiles": SMALL, "dirty": 0.5}
+    given = {"hbm_efficiency": 0.8, "tiles": SMALL, "writeback_ratio": 0.5}
     plain = THIN.traffic / (0.8 * BANDWIDTH)
-    assert seconds(THIN, ramp=1e7, **given) == pytest.approx(plain + 0.5e7 / (0.8 * BANDWIDTH), rel=1e-3)
-    assert seconds(THIN, ramp=1e12, **given) == pytest.approx(1.5 * plain, rel=1e-3)
+    assert seconds(THIN, writeback_limit=1e7, **given) == pytest.approx(plain + 0.5e7 / (0.8 * BANDWIDTH), rel=1e-3)
+    assert seconds(THIN, writeback_limit=1e12, **given) == pytest.approx(1.5 * plain, rel=1e-3)
 
 
 def test_splitting_k_fills_the_processors_and_pays_its_sums() -> None:
     few = product(128.0, 128.0, 1024.0 * 132)
-    whole, split = seconds(few), seconds(few, splits=True, combine=1e-6)
+    whole, split = seconds(few), seconds(few, has_split_k=True, splitk_bytes=0.0, splitk_latency=1e-6)
     assert split == pytest.approx(whole / 132 + 1e-6, rel=1e-3)
 
 
 def test_a_full_load_slows_the_clock_and_an_empty_one_does_not() -> None:
-    assert seconds(WAVE, sag=0.2) == pytest.approx(1.2 * seconds(WAVE), rel=1e-9)
-    assert seconds(THIN, memory=0.8, sag=0.2) == pytest.approx(seconds(THIN, memory=0.8), rel=1e-4)
+    assert seconds(WAVE, clock_droop=0.2) == pytest.approx(1.2 * seconds(WAVE), rel=1e-9)
+    assert seconds(THIN, hbm_efficiency=0.8, clock_droop=0.2) == pytest.approx(
+        seconds(THIN, hbm_efficiency=0.8), rel=1e-4
+    )
 
 
 def native(device: Device, **changes: str) -> Machine:
@@ -98,7 +102,7 @@ def native(device: Device, **changes: str) -> Machine:
 
 def test_a_tile_of_128_cubed_promotes_in_128_cycles_beside_512() -> None:
     scaled = product(12 * 128.0, 11 * 128.0, 4096.0, "fp8", block_scaled=True)
-    assert seconds(scaled, exposed=1.0) == pytest.approx(seconds(scaled) * (512 + 128) / 512, rel=1e-3)
+    assert seconds(scaled, exposed_promotion=1.0) == pytest.approx(seconds(scaled) * (512 + 128) / 512, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -113,40 +117,42 @@ def test_a_tile_of_128_cubed_promotes_in_128_cycles_beside_512() -> None:
 def test_promotion_goes_only_with_full_accumulation_and_native_scaling(changes: dict[str, str], promotes: bool) -> None:
     scaled = product(4096.0, 4096.0, 4096.0, "fp8", block_scaled=True)
     machine = native(DEVICE, **changes)
-    assert (seconds(scaled, machine, exposed=0.3) > seconds(scaled, machine)) is promotes
+    assert (seconds(scaled, machine, exposed_promotion=0.3) > seconds(scaled, machine)) is promotes
 
 
 def test_kernels_without_block_scales_do_not_promote() -> None:
     plain = product(4096.0, 4096.0, 4096.0, "fp8")
-    assert seconds(plain, exposed=0.3) == seconds(plain)
+    assert seconds(plain, exposed_promotion=0.3) == seconds(plain)
 
 
 def test_the_library_takes_the_fewest_waves_whatever_is_fastest() -> None:
     # 64 columns leave two waves of short tiles, 256 one wave of long ones: the rule takes the one.
     wide = product(128.0, 132 * 128.0, 4096.0)
     tiles = ((128, 64), (128, 128))
-    assert seconds(wide, tiles=tiles, rule="waves", fill=500.0) == seconds(wide, tiles=((128, 128),), fill=500.0)
+    assert seconds(wide, tiles=tiles, tile_rule="waves", cta_overhead=500.0) == seconds(
+        wide, tiles=((128, 128),), cta_overhead=500.0
+    )
 
 
 def test_of_equal_waves_the_library_takes_the_fullest_last_one() -> None:
     narrow = product(128.0, 128.0 * 64, 4096.0)  # 64 tiles of 128 columns, 128 of 64: one wave each
-    assert seconds(narrow, tiles=((128, 128), (128, 64)), rule="waves") == seconds(narrow, tiles=((128, 64),))
+    assert seconds(narrow, tiles=((128, 128), (128, 64)), tile_rule="waves") == seconds(narrow, tiles=((128, 64),))
 
 
 def test_the_library_takes_its_tile_by_rows() -> None:
-    given = {"tiles": ((64, 64), (128, 128)), "rule": "rows", "limits": (64,)}
+    given = {"tiles": ((64, 64), (128, 128)), "tile_rule": "rows", "tile_m_limits": (64,)}
     for rows, tile in ((64.0, (64, 64)), (65.0, (128, 128))):
         gemm = product(rows, 4096.0, 4096.0)
         assert seconds(gemm, **given) == seconds(gemm, tiles=(tile,))
 
 
 def test_clusters_are_launched_whole() -> None:
-    given = {"clusters": ((2, 1),)}
+    given = {"cluster_shapes": ((2, 1),)}
     assert seconds(product(384.0, 128.0 * 44, 4096.0), **given) == seconds(product(512.0, 128.0 * 44, 4096.0))
 
 
 def test_a_block_over_the_last_row_is_slower_until_it_is_full() -> None:
-    given = {"overhang": 0.4, "clusters": ((2, 1),)}
+    given = {"partial_tile_loss": 0.4, "partial_tile_clusters": 1.0, "cluster_shapes": ((2, 1),)}
     full, over = (product(rows, 66 * 128.0, 4096.0) for rows in (256.0, 136.0))
     assert seconds(full, **given) == seconds(full)
     assert seconds(over, **given) == pytest.approx(seconds(full) * (1.0 + 0.4 * 120 / 128), rel=1e-9)
@@ -157,35 +163,46 @@ def test_an_operand_larger_than_the_cache_is_read_again_for_every_strip() -> Non
     # 64 row tiles, 128 column tiles: strips run down the rows, each reads the whole left operand (1 GiB).
     large = product(8192.0, 16384.0, 65536.0)
     left = large.m * large.k * 2.0
-    more = seconds(large, memory=0.01, refetch=1.0, reach=1e-3) - seconds(large, memory=0.01)
+    more = seconds(large, hbm_efficiency=0.01, reread_share=1.0, reread_onset=1e-3) - seconds(
+        large, hbm_efficiency=0.01
+    )
     assert more == pytest.approx(127 * left / (0.01 * BANDWIDTH), rel=1e-3)
-    assert seconds(large, memory=0.01, refetch=1.0, reach=1e3) == pytest.approx(seconds(large, memory=0.01), rel=1e-6)
+    assert seconds(large, hbm_efficiency=0.01, reread_share=1.0, reread_onset=1e3) == pytest.approx(
+        seconds(large, hbm_efficiency=0.01), rel=1e-6
+    )
 
 
 def test_a_warm_cache_serves_small_weights_only_in_a_benchmark() -> None:
     small = product(1.0, 1024.0, 1024.0)
-    given = {"memory": 0.8, "cached": 3.2, "copies": 5.0}
-    assert seconds(small, **given) == seconds(small, memory=0.8)
+    given = {"hbm_efficiency": 0.8, "warm_l2_rate": 3.2, "warm_weight_sets": 5.0, "warm_l2_share": 1.0}
+    assert seconds(small, **given) == seconds(small, hbm_efficiency=0.8)
     warm = replace(MACHINE, warm_l2=True)
-    assert seconds(small, warm, **given) == pytest.approx(seconds(small, memory=3.2), rel=2e-2)
+    assert seconds(small, warm, **given) == pytest.approx(seconds(small, hbm_efficiency=3.2), rel=2e-2)
     large = product(1.0, 32768.0, 32768.0)
-    assert seconds(large, warm, **given) == pytest.approx(seconds(large, memory=0.8), rel=1e-2)
+    assert seconds(large, warm, **given) == pytest.approx(seconds(large, hbm_efficiency=0.8), rel=1e-2)
 
 
 FORMS = {
     "fastest": form(
-        launch=2e-6, compute=0.9, memory=0.8, load=60.0, cache=40.0, fill=900.0, turn=150.0, edge=0.3, sharpness=3.0,
-        tiles=((256, 128), (128, 128), (64, 64), (16, 64)), splits=True, split=8.0, combine=2e-6, sag=0.3, dirty=0.5,
-        ramp=1e7,
+        launch=2e-6, compute_efficiency=0.9, hbm_efficiency=0.8, cta_load_rate=60.0, l2_rate=40.0, cta_overhead=900.0,
+        k_step=150.0, small_tile_loss=0.3, overlap_p=3.0,
+        tiles=((256, 128), (128, 128), (64, 64), (16, 64)), has_split_k=True, splitk_bytes=8.0, splitk_latency=2e-6,
+        clock_droop=0.3, writeback_ratio=0.5,
+        writeback_limit=1e7,
     ),
     "waves": form(
-        launch=2e-6, compute=0.9, memory=0.8, load=60.0, cache=40.0, fill=900.0, turn=150.0, sharpness=3.0, exposed=0.2,
-        sync=60.0, paired=512, rule="waves", tiles=((64, 64), (128, 96), (128, 128), (256, 128)),
+        launch=2e-6, compute_efficiency=0.9, hbm_efficiency=0.8, cta_load_rate=60.0, l2_rate=40.0, cta_overhead=900.0,
+        k_step=150.0, overlap_p=3.0, exposed_promotion=0.2,
+        multicast_sync=60.0, multicast_min_m=512, tile_rule="waves",
+        tiles=((64, 64), (128, 96), (128, 128), (256, 128)),
     ),
     "rows": form(
-        launch=2e-6, compute=0.9, memory=0.8, load=60.0, cache=40.0, fill=900.0, turn=150.0, sharpness=3.0, rule="rows",
-        tiles=((64, 64), (64, 128), (128, 128)), limits=(64, 128), clusters=((1, 8), (2, 1), (2, 1)), overhang=0.4,
-        shared=5.0, refetch=0.9, reach=2.0, cached=2.0, copies=5.0, resident=0.5,
+        launch=2e-6, compute_efficiency=0.9, hbm_efficiency=0.8, cta_load_rate=60.0, l2_rate=40.0, cta_overhead=900.0,
+        k_step=150.0, overlap_p=3.0, tile_rule="rows",
+        tiles=((64, 64), (64, 128), (128, 128)), tile_m_limits=(64, 128), cluster_shapes=((1, 8), (2, 1), (2, 1)),
+        partial_tile_loss=0.4,
+        partial_tile_clusters=5.0, reread_share=0.9, reread_onset=2.0, warm_l2_rate=2.0, warm_weight_sets=5.0,
+        warm_l2_share=0.5,
     ),
 }  # fmt: skip
 
@@ -223,7 +240,7 @@ def test_more_bandwidth_peak_or_clock_is_never_slower(name: str, m: float, n: fl
 def test_more_processors_are_never_slower_where_the_fastest_tile_is_taken(
     m: float, n: float, k: float, more: int
 ) -> None:
-    gemm, fastest = product(m, n, k), replace(FORMS["fastest"], splits=False)
+    gemm, fastest = product(m, n, k), replace(FORMS["fastest"], has_split_k=False)
     before = fastest.time(gemm, MACHINE).seconds
     wider = replace(MACHINE, processors=DEVICE.processors + more)
     assert fastest.time(gemm, wider).seconds <= before * (1 + 1e-9)

@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costmodel.cost.form_registry import FORMS
-from costmodel.cost.gemm import GemmForm, row_tiles
+from costmodel.cost.gemm import GemmForm
+from costmodel.cost.gemm_tiles import row_tiles
 from costmodel.cost.machine import Machine
+from costmodel.cost.parameter import build, parameters
 from costmodel.cost.scaled_roofline import ScaledRooflineForm
 from costmodel.cost.two_tile_gemm import TwoTileForm
 from costmodel.schema.files import load_device
@@ -21,12 +23,19 @@ from costmodel.workload.operators import Gemm
 
 DEVICE = load_device("h800-sxm")
 MACHINE = Machine(DEVICE, FRAMEWORK, DEVICE.processors)
-RATES: dict[str, Any] = {"compute": 0.8, "load": 40.0, "cache": 30.0, "fill": 500.0, "turn": 100.0, "edge": 0.3}
-SHARED: dict[str, Any] = {"launch": 2e-6, "memory": 0.9, "sharpness": 3.0}
+RATES: dict[str, Any] = {
+    "compute_efficiency": 0.8,
+    "cta_load_rate": 40.0,
+    "l2_rate": 30.0,
+    "cta_overhead": 500.0,
+    "k_step": 100.0,
+    "small_tile_loss": 0.3,
+}
+SHARED: dict[str, Any] = {"launch": 2e-6, "hbm_efficiency": 0.9, "overlap_p": 3.0}
 
 
 def form(**given: Any) -> GemmForm:
-    return GemmForm(**(SHARED | RATES | {"tiles": ((64, 64), (128, 128)), "splits": False} | given))
+    return build(GemmForm, SHARED | RATES | {"tiles": ((64, 64), (128, 128)), "has_split_k": False} | given)
 
 
 def experts(m: Any = 100.0, groups: Any = 32.0, **given: Any) -> Gemm:
@@ -46,20 +55,20 @@ def experts(m: Any = 100.0, groups: Any = 32.0, **given: Any) -> Gemm:
 
 
 def test_groups_of_uneven_rows_fill_more_tiles_than_even_ones() -> None:
-    even, uneven = row_tiles(experts(128.0), 128.0), row_tiles(experts(128.0, deviation=22.0), 128.0)
+    even, uneven = row_tiles(experts(128.0), 128.0), row_tiles(experts(128.0, m_std=22.0), 128.0)
     assert even == 1.0
     assert uneven == pytest.approx(1.5, abs=0.05)  # half of the groups need a second tile
 
 
 def test_tiles_of_several_heights_are_those_of_each() -> None:
-    gemm = experts(np.array([20.0, 100.0, 300.0]), deviation=np.array([5.0, 30.0, 0.0]))
+    gemm = experts(np.array([20.0, 100.0, 300.0]), m_std=np.array([5.0, 30.0, 0.0]))
     together = row_tiles(gemm, np.array([64.0, 128.0]).reshape(2, 1))
     for place, height in enumerate((64.0, 128.0)):
         assert together[place] == pytest.approx(row_tiles(gemm, height))
 
 
 def test_uneven_groups_take_longer() -> None:
-    assert form().time(experts(128.0, deviation=60.0), MACHINE).seconds > form().time(experts(128.0), MACHINE).seconds
+    assert form().time(experts(128.0, m_std=60.0), MACHINE).seconds > form().time(experts(128.0), MACHINE).seconds
 
 
 def test_only_groups_with_rows_are_read() -> None:
@@ -68,7 +77,7 @@ def test_only_groups_with_rows_are_read() -> None:
 
 
 def test_a_group_without_rows_adds_its_scan() -> None:
-    times = [form(scan=1e-7).time(experts(held=held), MACHINE) for held in (32.0, 256.0)]
+    times = [form(group_latency=1e-7).time(experts(local_experts=held), MACHINE) for held in (32.0, 256.0)]
     assert times[1].seconds - times[0].seconds == pytest.approx(224 * 1e-7)
     assert times[1].fixed - times[0].fixed == pytest.approx(224 * 1e-7)
 
@@ -79,40 +88,45 @@ def test_more_rows_never_take_less_time(m: float, groups: float) -> None:
     assert more >= one * (1 - 1e-9)
 
 
-FLAT = {**SHARED, **RATES, **{f"few_{name}": value for name, value in RATES.items()}, "few_load": 10.0}
-SWITCHED = TwoTileForm.of(**FLAT, few_tiles=((16, 32),), tiles=((64, 64),))
+TWO_TILES = build(TwoTileForm, {
+    **SHARED, **{f"small_{name}": value for name, value in RATES.items()}, "small_cta_load_rate": 10.0,
+    **{f"large_{name}": value for name, value in RATES.items()}, "small_tiles": ((16, 32),), "large_tiles": ((64, 64),),
+})  # fmt: skip
+SMALL, LARGE = (TWO_TILES.with_rates(rates) for rates in (TWO_TILES.small, TWO_TILES.large))
 
 
-def test_the_tile_for_few_tokens_holds_until_there_are_more_than_experts() -> None:
-    at, beyond = experts(4.0, tokens=128.0, held=128.0), experts(4.0, tokens=129.0, held=128.0)
-    assert SWITCHED.time(at, MACHINE).seconds == SWITCHED.few.time(at, MACHINE).seconds
-    assert SWITCHED.time(beyond, MACHINE).seconds == SWITCHED.many.time(beyond, MACHINE).seconds
-    assert SWITCHED.few.time(at, MACHINE).seconds != SWITCHED.many.time(at, MACHINE).seconds
+def test_the_small_tile_holds_until_there_are_more_tokens_than_experts() -> None:
+    few, many = (experts(4.0, tokens=tokens, local_experts=128.0) for tokens in (128.0, 129.0))
+    assert TWO_TILES.time(few, MACHINE).seconds == SMALL.time(few, MACHINE).seconds
+    assert TWO_TILES.time(many, MACHINE).seconds == LARGE.time(many, MACHINE).seconds
+    assert SMALL.time(few, MACHINE).seconds != LARGE.time(few, MACHINE).seconds
 
 
 def test_an_array_switches_point_by_point() -> None:
     tokens = np.array([1.0, 64.0, 4096.0])
-    whole = SWITCHED.time(experts(4.0, tokens=tokens, held=64.0), MACHINE)
-    for place, count in enumerate(tokens):
-        one = SWITCHED.time(experts(4.0, tokens=float(count), held=64.0), MACHINE)
-        assert whole.seconds[place] == pytest.approx(one.seconds)
-        assert whole.memory[place] == pytest.approx(one.memory)
+    whole = TWO_TILES.time(experts(4.0, tokens=tokens, local_experts=64.0), MACHINE)
+    for i, count in enumerate(tokens):
+        point = TWO_TILES.time(experts(4.0, tokens=float(count), local_experts=64.0), MACHINE)
+        assert whole.seconds[i] == pytest.approx(point.seconds)
+        assert whole.memory[i] == pytest.approx(point.memory)
 
 
 def test_the_ranks_that_share_the_experts_are_a_feature() -> None:
-    assert SWITCHED.features(experts(held=16.0, experts=128.0, tokens=4.0))[-2:] == (0.0, 3.0)
-    assert SWITCHED.features(experts())[-1] == 0.0  # where nothing states them
+    assert TWO_TILES.features(experts(local_experts=16.0, experts=128.0, tokens=4.0))[-2:] == (0.0, 3.0)
+    assert TWO_TILES.features(experts())[-1] == 0.0  # where nothing states them
 
 
-def test_a_switched_form_takes_all_parameters_that_a_fit_gives() -> None:
-    kind = FORMS["switched"]
-    values = {name: bounds.start for name, bounds in kind.parameters(tuple(kind.terms)).items()}
-    built = kind.build(values, {"few_tiles": ((16, 32),), "tiles": ((64, 64),)})
-    assert built.time(experts(tokens=10.0, held=4.0), MACHINE).seconds > 0
+def test_a_form_of_two_tiles_takes_all_parameters_that_a_fit_gives() -> None:
+    fitted = parameters(FORMS["two_tile_gemm"], ["large_clock_droop", "large_reread"])
+    values = {name: parameter.start for name, parameter in fitted.items()}
+    built = build(TwoTileForm, {**values, "small_tiles": ((16, 32),), "large_tiles": ((64, 64),)})
+    assert built.time(experts(tokens=10.0, local_experts=4.0), MACHINE).seconds > 0
+    assert built.large.clock_droop == values["large_clock_droop"]
+    assert built.small.reread is None
 
 
-def test_a_plain_form_is_bound_by_work_or_bytes() -> None:
-    plain = ScaledRooflineForm(launch=1e-6, compute=0.5, memory=0.8)
+def test_a_scaled_roofline_is_bound_by_work_or_bytes() -> None:
+    plain = ScaledRooflineForm(launch=1e-6, compute_efficiency=0.5, hbm_efficiency=0.8)
     wide, thin = experts(10000.0), experts(1.0)
     assert plain.time(wide, MACHINE).seconds == pytest.approx(wide.flop / (0.5 * DEVICE.peak("fp8")), rel=0.02)
     bandwidth = DEVICE.device_memory.bandwidth or 0.0

@@ -189,7 +189,7 @@ def test_streaming_takes_its_bytes_over_the_bandwidth() -> None:
 
 
 def test_an_efficiency_divides_its_own_resource_only() -> None:
-    fit = FamilyFit(compute=0.5, memory=0.25, launch=3.0)
+    fit = FamilyFit(compute_efficiency=0.5, hbm_efficiency=0.25, launch_factor=3.0)
     busy, thin = gemm(1280, 1280, 32_768), gemm(1, 8192, 8192)
     plain, slowed = (gemm_time(busy, machine(), each).seconds for each in (FamilyFit(), fit))
     assert slowed - 3 * LAUNCH == pytest.approx(2 * (plain - LAUNCH))

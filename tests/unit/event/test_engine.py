@@ -9,16 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from slowdown_windows import device_failure, link_flap, plane_failure, straggler
 
 from costmodel.errors import InputError
-from costmodel.event.conditions import (
-    Conditions,
-    SlowdownWindow,
-    device_failure,
-    link_flap,
-    plane_failure,
-    straggler,
-)
+from costmodel.event.conditions import Conditions, SlowdownWindow
 from costmodel.event.engine import DeadlockError, Timeline, run
 from costmodel.event.graph import MESSAGE, Graph, Message, Task
 
@@ -77,7 +71,7 @@ def test_a_kernel_slows_down_while_a_communication_kernel_holds_processors() -> 
     """100 processors, 20 of them held for the first second: 10 s of work at 80 processors take 1 + 9*80/100 s."""
     graph = _graph()
     graph.add(Task("kernel", 0, 10.0, processor_bound_share=1.0))
-    graph.add(Task("message", 1, 1.0, kind=MESSAGE, holds=20.0))
+    graph.add(Task("message", 1, 1.0, kind=MESSAGE, processors=20.0))
     found = run(graph, Conditions(processors=(100.0, 80.0)))
     assert found.finish[0] == pytest.approx(1.0 + 9.0 * 80.0 / 100.0)
     assert found.start[1] == 0.0  # it waited for nothing
@@ -93,16 +87,16 @@ def test_what_memory_binds_takes_as_long_with_more_processors() -> None:
 def test_a_kernel_stands_still_where_communication_holds_every_processor() -> None:
     graph = _graph()
     graph.add(Task("kernel", 0, 1.0, processor_bound_share=1.0))
-    graph.add(Task("message", 1, 3.0, kind=MESSAGE, holds=100.0))
+    graph.add(Task("message", 1, 3.0, kind=MESSAGE, processors=100.0))
     assert run(graph, Conditions(processors=(100.0, 100.0))).finish[0] == pytest.approx(4.0)
 
 
 def test_kernels_take_longer_while_an_exchange_runs_beside_them() -> None:
     """Twice as long for one second: half a second of work is done then, and 1.5 s of 2 s are left."""
     graph = _graph()
-    graph.slowing = 2.0
+    graph.moe_comm_slowdown = 2.0
     graph.add(Task("kernel", 0, 2.0))
-    graph.add(Task("exchange", 1, 1.0, kind=MESSAGE, slows=True))
+    graph.add(Task("exchange", 1, 1.0, kind=MESSAGE, slows_kernels=True))
     assert run(graph).finish.tolist() == pytest.approx([2.5, 1.0])
 
 

@@ -105,11 +105,13 @@ def test_too_many_tasks_are_an_error_where_replicas_differ_and_a_note_where_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "MOST_TASKS", 1000)
-    (note,) = [each for each in simulated(CASES["zero 3"], full=True).notes if "replicas are alike" in each]
-    assert "all 8" in note
+    (note,) = [
+        each for each in simulated(CASES["zero 3"], full=True).notes if "identical data-parallel replicas" in each
+    ]
+    assert "one of 8" in note
     with pytest.raises(InputError, match="more than 1,000 tasks"):
         simulated(CASES["zero 3"], full=True, jitter=0.01)
-    assert Replicas(8, 8, apart=True).simulated(125) == 8
+    assert Replicas(8, 8, differ=True).simulated(125) == 8
 
 
 def test_members_of_a_meeting_start_when_the_last_has_come() -> None:

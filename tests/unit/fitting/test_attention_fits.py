@@ -27,7 +27,7 @@ TRUTH = {
     "decode": {"launch": 5e-6, "compute": 0.5, "memory": 0.9, "combine": 4e-6, "fill": 3000.0},
     "varlen": {"launch": 5e-6, "compute": 0.6, "memory": 0.8, "fill": 3000.0},
 }
-ROWS = 600
+ROWS = 300
 
 
 def core(family: str, sequences: Array, heads: Array, rows: Array, keys: Array, kv_heads: Array) -> AttentionKernel:

@@ -6,10 +6,12 @@ import json
 
 import numpy as np
 import pytest
+from small_tables import FILES
 from small_world import write
 from synthetic import HEADER, LAUNCH, MEMORY, NOISE, stream_table
 
-from costmodel.calibration.fit_lookup import FitLookup, FitStore
+from costmodel.calibration.fit_files import FitStore
+from costmodel.calibration.fit_lookup import FitLookup
 from costmodel.calibration.row_prediction import predict
 from costmodel.errors import InputError
 from costmodel.fitting.calibrate import calibrate, default_families
@@ -20,11 +22,14 @@ from costmodel.schema.references import Library
 MEAN_OF_NORMAL = float(np.sqrt(2 / np.pi))  # of its absolute value, in standard deviations
 
 
-@pytest.fixture
-def calibrated(world):
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory):
     """Return the root, and what a calibration of its table found."""
-    table = stream_table(world, "mine.csv")
-    return world, calibrate([table], "chip", world / "hardware/calibrations/chip/mine.yaml", [world])
+    root = tmp_path_factory.mktemp("calibrated")
+    for name, text in FILES.items():
+        write(root, name, text)
+    table = stream_table(root, "mine.csv")
+    return root, calibrate([table], "chip", root / "hardware/calibrations/chip/mine.yaml", [root])
 
 
 def test_known_parameters_are_found_again(calibrated):
@@ -110,11 +115,15 @@ def test_formats_of_one_family_are_not_pooled(table, catalogue):
     assert without == {"grouped_gemm/bf16": 1}
 
 
-def test_shapes_are_held_out_together_where_groups_are_few(world):
+def few_shapes(world, rows, shapes):
+    """Write a table in which shapes come again; return its path."""
     line = "{},CHIP,elementwise,silu_and_mul,bf16,{},1024,,,,{}"
-    lines = [HEADER, *(line.format(row, 2 ** (row % 10 + 1), 10.0 + row) for row in range(60))]
-    table = write(world, "t.csv", "\n".join(lines) + "\n")
-    found = calibrate([table], "chip", world / "mine.yaml", [world])
+    lines = [HEADER, *(line.format(row, 2 ** (row % shapes + 1), 10.0 + row) for row in range(rows))]
+    return write(world, "t.csv", "\n".join(lines) + "\n")
+
+
+def test_shapes_are_held_out_together_where_groups_are_few(world):
+    found = calibrate([few_shapes(world, 60, 10)], "chip", world / "mine.yaml", [world])
     evidence = found.outcome.evidence
     assert evidence.held_out == {"elementwise/activation": "shape"}
     assert evidence.fitted["elementwise/activation"].groups == 10
@@ -143,7 +152,7 @@ def test_the_output_has_to_be_yaml(world):
 @pytest.mark.parametrize("stem", ["no", "null", "1", "1e3", "FA2.8_x-y"])
 def test_a_file_of_any_name_can_be_read_again(world, stem):
     output = world / f"hardware/calibrations/chip/{stem}.yaml"
-    calibrate([stream_table(world, "t.csv", rows=30)], "chip", output, [world])
+    calibrate([few_shapes(world, 20, 5)], "chip", output, [world])
     assert (
         FitLookup(FitStore(Library([world])), "chip", {"elementwise": (stem,)})["elementwise/activation"].form
         is not None

@@ -75,7 +75,9 @@ def test_a_scatter_is_its_level_far_away_and_its_height_at_a_support() -> None:
 
 def test_a_fit_takes_its_width_from_the_scatter_of_its_residual() -> None:
     operator = Elementwise("norm", traffic=2.0**27, rows=2.0**7)
-    form = ElementwiseForm(launch=1e-6, memory=0.9, cached=1.0, resident=0.5, load=10.0, fill=1.0)
+    form = ElementwiseForm(
+        launch=1e-6, hbm_efficiency=0.9, l2_efficiency=1.0, l2_share=0.5, cta_load_rate=10.0, row_cycles=1.0
+    )
     fit = FamilyFit(basis="fitted", form=form, residual=scattered())
     assert fit.width(operator) == pytest.approx(3.0)
     assert replace(fit, residual=replace(scattered(), scatter=None)).width(operator) == 1.0

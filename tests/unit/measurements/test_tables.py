@@ -216,6 +216,7 @@ def test_a_parquet_file_that_is_cut_off_is_refused(tmp_path):
     assert "cannot be read" in problem_of(tmp_path / "t.parquet").message
 
 
+@pytest.mark.core
 def test_without_polars_parquet_is_one_error_with_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "polars", None)
     (tmp_path / "t.parquet").write_bytes(b"PAR1")

@@ -16,6 +16,8 @@ from costmodel.network.routing import POLICIES, FlowRoutes, Flows, route
 from costmodel.quantities import Array
 from costmodel.schema.files import load_cluster, load_topology
 
+pytestmark = pytest.mark.core  # with numba and without
+
 # nodes of four with 50 GB/s NICs and 200 GB/s between devices, 8-port switches
 FOUR = replace(NODE, count=4.0)
 

@@ -14,6 +14,8 @@ from costmodel.network.flows import run_flows
 from costmodel.network.sharing import MAX_NUMPY_FLOWS, Incidence, check_capacity, compiled, fair_rates, numpy_rates
 from costmodel.quantities import Array
 
+pytestmark = pytest.mark.core  # with numba and without
+
 
 def incidence(flows: list[list[int]], capacity: list[float], weights: list[list[float]] | None = None) -> Incidence:
     start = np.concatenate(([0], np.cumsum([len(links) for links in flows]))).astype(np.int64)

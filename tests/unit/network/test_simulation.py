@@ -21,6 +21,8 @@ from costmodel.network.uniform_all_to_all import uniform_flow_classes
 from costmodel.schema.files import load_cluster
 from costmodel.workload.operators import ExpertAllToAll, Group
 
+pytestmark = pytest.mark.core  # with numba and without
+
 SIZE = 1e9
 MPFT, MRFT = load_cluster("h800-2048-mpft"), load_cluster("h800-2048-mrft")
 assert CLUSTER.network is not None

@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="kernels are torch's: pip install 'costmodel[profile]'")
 
-from costmodel.profiling.kernels import build  # noqa: E402
+from costmodel.profiling.libraries import build  # noqa: E402
 from costmodel.profiling.machine import HostWatch, machine  # noqa: E402
 from costmodel.profiling.operands import Operands  # noqa: E402
 from costmodel.profiling.shapes import SUITES, ProfileLimits, Shape, shapes  # noqa: E402

@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="kernels are called on torch's tensors: pip install 'costmodel[profile]'")
 
-from costmodel.profiling.kernels import build  # noqa: E402
+from costmodel.profiling.libraries import build  # noqa: E402
 from costmodel.profiling.operands import Operands  # noqa: E402
 from costmodel.profiling.shapes import Shape  # noqa: E402
 

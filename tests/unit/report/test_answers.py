@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from costmodel.errors import InputError
-from costmodel.report.gathering import write_report
-from costmodel.report.plotting import draw_answer
+from costmodel.report.html_report import write_report
+from costmodel.report.plotting import draw
 from costmodel.schema.answers import SEARCH, SENSITIVITY, read_answer
 
 ATTACK = "<script>alert(1)</script>"
@@ -96,7 +96,7 @@ def written(document: object, folder: Path, name: str = "answer.json") -> Path:
 def test_each_kind_of_document_has_its_figures_the_same_every_time(kind: str, tmp_path: Path) -> None:
     document, names = DOCUMENTS[kind]
     path = written(document, tmp_path)
-    first, second = (draw_answer(read_answer(path), tmp_path / each, forms=("svg",)) for each in ("a", "b"))
+    first, second = (draw(read_answer(path), tmp_path / each, forms=("svg",)) for each in ("a", "b"))
     assert sorted(one.stem for one in first if one.suffix == ".svg") == names
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes()
@@ -104,7 +104,7 @@ def test_each_kind_of_document_has_its_figures_the_same_every_time(kind: str, tm
 
 def test_the_data_beside_a_tornado_is_what_the_document_says(tmp_path: Path) -> None:
     path = written(DOCUMENTS["sensitivity"][0], tmp_path)
-    (_, data) = draw_answer(read_answer(path), tmp_path, forms=("svg",))
+    (_, data) = draw(read_answer(path), tmp_path, forms=("svg",))
     (row,) = csv.DictReader(io.StringIO(data.read_text()))
     assert row["path"] == SLOPE["path"]
     assert [float(row[key]) for key in ("elasticity", "low", "high", "better", "saved")] == [
@@ -132,11 +132,11 @@ def test_several_sources_stand_on_one_page_and_names_are_text(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ('{"schema": "costmodel/search@1", "scen', "is no complete JSON document"),
-        ('{"schema": "costmodel/search@2"}', "bring it up to date"),
-        ('{"schema": "costmodel/result@7"}', "bring it up to date"),
-        ('{"schema": "costmodel/comparison@1"}', "of which there are no figures"),
-        ('{"operators": []}', "does not say what it is"),
+        ('{"schema": "costmodel/search@1", "scen', "not a complete JSON document"),
+        ('{"schema": "costmodel/search@2"}', "update costmodel"),
+        ('{"schema": "costmodel/result@7"}', "update costmodel"),
+        ('{"schema": "costmodel/comparison@1"}', "which `report` cannot draw"),
+        ('{"operators": []}', "has no `schema` key"),
         ('{"schema": "costmodel/sensitivity@1", "workload": "w"}', "metric"),
         ('[{"verdict": "pass"}]', "costmodel reproduce --json"),
     ],

@@ -19,7 +19,7 @@ from costmodel.event.engine import Timeline
 from costmodel.report.trace import document_lines, trace_events, write_trace
 from costmodel.workload.memory import in_flight, stage_work
 from costmodel.workload.plans import Training
-from costmodel.workload.sharding import kept_bytes
+from costmodel.workload.sharding import saved_bytes
 
 SMALL = {"scenarios.training.global_batch": 4096.0}
 
@@ -157,6 +157,6 @@ def test_activations_peak_where_the_ledger_has_them(events: list[dict[str, Any]]
     step = step_model(scenario, scenario.plan, workload.calibration(scenario))
     for rank, states in enumerate(in_flight(step.schedule)):
         held = [stage_work(step.work, step.layout[stage]) for stage in step.schedule.stages_of(rank)]
-        sizes = [sum(count * float(kept_bytes(work)) for count, work in stage) for stage in held]
+        sizes = [sum(count * float(saved_bytes(work)) for count, work in stage) for stage in held]
         fullest = max(sum(n * size for n, size in zip(state, sizes, strict=True)) for state in states)
         assert peaks[rank] == pytest.approx(fullest, rel=1e-6)

@@ -8,20 +8,31 @@ import hashlib
 import io
 import json
 import re
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 import costmodel
-from costmodel.report.plotting import draw_result
-from costmodel.report.web.inline import read_figures
-from costmodel.report.web.markup import embedded, table
-from costmodel.report.web.result import result_page
-from costmodel.schema.results import read_result
+from costmodel.report.page import Table
+from costmodel.report.plotting import draw
+from costmodel.report.text import quantity, title_of
+from costmodel.report.web.document import page as page_of
+from costmodel.report.web.inline import EmbeddedPlot, read_plots
+from costmodel.report.web.markup import embedded, html_table
+from costmodel.report.web.result import about_result, result_sections
+from costmodel.result import shown_line
+from costmodel.schema.results import ResultFile, read_result
 
 ATTACK = "<script>alert(1)</script>"
 VOID = {"meta", "link"}
+
+
+def result_page(result: ResultFile, plots: Mapping[str, EmbeddedPlot]) -> bytes:
+    """Return the page of a result with the plots that were drawn of it."""
+    sections = result_sections(result, plots)
+    return page_of(result.workload or result.model.name, about_result(result), sections, result.model_dump(mode="json"))
 
 
 class Page(HTMLParser):
@@ -75,8 +86,8 @@ def made(document, tmp_path_factory):
     folder = tmp_path_factory.mktemp("web")
     (folder / "result.json").write_text(json.dumps(document))
     result = read_result(folder / "result.json")
-    files = draw_result(result, folder / "figures", forms=("svg",))
-    return result, files, result_page(result, read_figures(files))
+    files = draw(result, folder / "figures", forms=("svg",))
+    return result, files, result_page(result, read_plots(files))
 
 
 @pytest.fixture(scope="module")
@@ -140,11 +151,11 @@ def test_tables_have_every_metric_operator_basis_and_part_of_the_memory(document
     cells, captions = page.texts["td"], page.texts["caption"]
     training = document["scenarios"]["training"]
     for name in training["metrics"]:
-        assert name.replace("_", " ") in cells
+        assert title_of(name) in cells
     for line in training["breakdown"]:
-        assert line["name"] in cells
+        assert shown_line(line["name"]) in cells
     assert {name for name, value in training["basis"].items() if value} <= set(cells)
-    assert captions.count("Operators, times on a device") == 2
+    assert captions.count("Operators, time per device") == 2
     assert f"{training['memory']['weights'] / 2**30:.2f}" in cells
     values = {float(value) for value in page.attributes("data-value")}
     assert {value for value in training["metrics"].values() if value is not None} <= values
@@ -161,7 +172,7 @@ def test_figures_tell_values_under_the_pointer(document, page: Page) -> None:
 
 def test_the_same_result_gives_the_same_page(made) -> None:
     result, files, page = made
-    assert result_page(result, read_figures(files)) == page
+    assert result_page(result, read_plots(files)) == page
 
 
 def test_a_result_that_does_not_run_says_why(document, tmp_path: Path) -> None:
@@ -172,8 +183,8 @@ def test_a_result_that_does_not_run_says_why(document, tmp_path: Path) -> None:
     one["memory"]["fits"] = False
     (tmp_path / "result.json").write_text(json.dumps(tight))
     page = Page(result_page(read_result(tmp_path / "result.json"), {}))
-    assert "Does not run: needs < 1 byte" in page.texts["p"]
-    assert "does not run" in page.texts["td"]
+    assert "Cannot run: needs < 1 byte" in page.texts["p"]
+    assert "cannot run" in page.texts["td"]
 
 
 def test_embedded_data_cannot_end_their_element() -> None:
@@ -183,7 +194,7 @@ def test_embedded_data_cannot_end_their_element() -> None:
 
 
 def test_a_table_is_sorted_by_numbers_and_not_by_their_texts() -> None:
-    drawn = Page(table("c", ("name", ">time"), [["a", ("2 ms", 2e-3)], ["b", "-"]]).encode())
+    drawn = Page(html_table("c", Table(("name", ">time"), [("a", quantity(2e-3, "time")), ("b", "-")])).encode())
     assert drawn.attributes("data-value") == ["0.002"]
     assert drawn.texts["td"] == ["a", "2 ms", "b", "-"]
     assert len(drawn.texts["button"]) == 2

@@ -76,7 +76,7 @@ def cases(world: Path, *entries: str) -> dict[str, Case]:
     return {case.id: case for case in load_case_file(path, [world])}
 
 
-def test_a_case_states_figures_in_si(world: Path) -> None:
+def test_published_values_are_read_in_si(world: Path) -> None:
     case = cases(world, OWN)["own-1.5b"]
     step, weights, ratio = case.expect
     assert (step.value, step.tolerance, step.dimension, step.check) == (120.0, 0.04, "duration", "value")
@@ -85,7 +85,7 @@ def test_a_case_states_figures_in_si(world: Path) -> None:
     assert (case.case_class, case.source.verified, case.conventions) == ("training", True, {"flop": "model"})
 
 
-def test_a_scenario_of_its_own_is_resolved(world: Path) -> None:
+def test_a_scenario_inside_a_case_is_resolved(world: Path) -> None:
     workload = resolve_case(cases(world, OWN)["own-1.5b"], [world])
     (scenario,) = workload.scenarios.values()
     assert isinstance(scenario.plan, Training)
@@ -106,7 +106,7 @@ def test_a_case_of_a_model_alone_has_no_scenario(world: Path) -> None:
     assert workload.value("model.vocabulary") == 512
 
 
-def test_a_case_s_model_may_be_a_config_beside_its_file(world: Path) -> None:
+def test_the_model_of_a_case_may_be_a_config_json_relative_to_its_file(world: Path) -> None:
     text = """{"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128,
                "num_hidden_layers": 2, "vocab_size": 512, "odd": 1}"""
     write(world, "workloads/published/own/config.json", text)
@@ -125,17 +125,17 @@ def test_rows_without_an_id_are_numbered_after_the_template_s(world: Path) -> No
     ]  # fmt: skip
 
 
-def test_a_row_gives_the_sizes_of_a_model_that_stands_in_the_template(world: Path) -> None:
+def test_a_row_overrides_the_sizes_of_the_template_s_model(world: Path) -> None:
     write(world, "workloads/published/rows.csv", ROWS)
     inline = (
         "{name: own, hidden: 8, vocabulary: 64, layers: [{mixer: {type: attention, q_heads: 8}, ffn: {type: mlp}}]}"
     )
-    found = cases(world, TABLE.replace("models/tiny", inline))["b"]
-    model = resolve_case(found, [world]).architecture
+    case = cases(world, TABLE.replace("models/tiny", inline))["b"]
+    model = resolve_case(case, [world]).architecture
     assert (model.hidden, model.layers[0].mixer.head_dim, model.layers[0].ffn.intermediate) == (256, 32, 1024)  # type: ignore[union-attr]
 
 
-def test_a_column_may_stand_for_several_paths(world: Path) -> None:
+def test_a_column_may_set_several_paths(world: Path) -> None:
     write(world, "workloads/published/rows.csv", ROWS)
     both = TABLE.replace("batch: global_batch", "batch: [global_batch, {path: sequence}]")
     workload = resolve_case(cases(world, both)["b"], [world])
@@ -143,13 +143,13 @@ def test_a_column_may_stand_for_several_paths(world: Path) -> None:
     assert workload.value("scenarios.case.sequence") == 32
 
 
-def test_figures_belong_to_their_file_unless_their_source_names_another_publication(world: Path) -> None:
+def test_values_belong_to_their_file_s_publication_unless_their_source_names_another(world: Path) -> None:
     own = "    source: {cite: another paper, publication: other}\n    expect:"
-    found = cases(world, OWN, OF_WORKLOAD.replace("    expect:", own))
-    assert (found["own-1.5b"].publication, found["other"].publication) == ("f", "other")
+    by_id = cases(world, OWN, OF_WORKLOAD.replace("    expect:", own))
+    assert (by_id["own-1.5b"].publication, by_id["other"].publication) == ("f", "other")
 
 
-def test_a_case_of_a_device_states_figures_of_its_file(world: Path) -> None:
+def test_a_case_of_a_device_compares_fields_of_its_file(world: Path) -> None:
     case = cases(world, OF_DEVICE)["peak"]
     assert [(one.metric, one.dimension, one.value) for one in case.expect] == [
         ("device.math.bf16.peak", "flop_rate", 10e12),
@@ -166,33 +166,33 @@ def test_a_skipped_case_says_why(world: Path) -> None:
 
 def test_each_row_of_a_table_is_a_case(world: Path) -> None:
     write(world, "workloads/published/rows.csv", ROWS)
-    found = cases(world, TABLE)
-    assert list(found) == ["a", "b", "c"]
-    assert found["c"].skip == "not stated"
-    assert [expectation.value for expectation in found["b"].expect] == [2.5]
-    assert found["b"].expect[0].tolerance == 0.1
-    workload = resolve_case(found["b"], [world])
+    by_id = cases(world, TABLE)
+    assert list(by_id) == ["a", "b", "c"]
+    assert by_id["c"].skip == "not stated"
+    assert [expectation.value for expectation in by_id["b"].expect] == [2.5]
+    assert by_id["b"].expect[0].tolerance == 0.1
+    workload = resolve_case(by_id["b"], [world])
     assert workload.architecture.hidden == 256
     assert workload.value("scenarios.case.global_batch") == 32
-    assert str(found["b"].location).endswith("rows.csv:3")
+    assert str(by_id["b"].location).endswith("rows.csv:3")
 
 
 @pytest.mark.parametrize(
     ("entry", "old", "new", "problem"),
     [
-        (OWN, "step_time", "steptime", "'steptime' is no known metric; did you mean `step_time`"),
+        (OWN, "step_time", "steptime", "unknown metric 'steptime'; did you mean `step_time`"),
         (OWN, "2 min", "2 GB", "'2 GB' has the wrong unit"),
         (OWN, "2 min", "2", 'step_time: 2 has no unit; write "2 s"'),
-        (OWN, "[1 GiB, 2 GiB]", "1 GiB", "a range is two values; write [low, high]"),
+        (OWN, "[1 GiB, 2 GiB]", "1 GiB", "a range needs two values; write [low, high]"),
         (OWN, ", baseline: other", "", "check ratio needs a `baseline`"),
         (OWN, "    class: training\n", "", "cases.own-1.5b.class: is missing"),
-        (OWN, "class: training", "class: trainnig", "'trainnig' is no known choice; did you mean `training`"),
+        (OWN, "class: training", "class: trainnig", "unknown value 'trainnig'; did you mean `training`"),
         (OWN, "sequence: 128", "sequence: 0", "scenarios.case.sequence: 0 is too small"),
-        (OF_WORKLOAD, "scenario: decode,", "scenario: decoding,", "no scenario is named 'decoding'"),
+        (OF_WORKLOAD, "scenario: decode,", "scenario: decoding,", "unknown scenario 'decoding'"),
         (OF_WORKLOAD, "workload: small", "workload: smal", "did you mean `small`"),
         (SKIPPED, "skip:", "skpi:", "unknown key; did you mean `skip`"),
         (OF_DEVICE, "devices/chip", "devices/chop", "did you mean `chip`"),
-        (OF_DEVICE, "bf16.peak", "bf16.speed", "'device.math.bf16.speed' is no known metric"),
+        (OF_DEVICE, "bf16.peak", "bf16.speed", "unknown metric 'device.math.bf16.speed'"),
         (OF_DEVICE, "10 TFLOP/s", "10 TB", "'10 TB' has the wrong unit"),
         (
             OF_DEVICE,
@@ -200,10 +200,10 @@ def test_each_row_of_a_table_is_a_case(world: Path) -> None:
             "    scenario: {model: models/tiny}\n    device:",
             "has scenario and device",
         ),
-        (OWN, OWN, OWN + OWN, "id 'own-1.5b' stands twice"),
+        (OWN, OWN, OWN + OWN, "duplicate id 'own-1.5b'"),
     ],
 )
-def test_a_wrong_case_is_found(world: Path, entry: str, old: str, new: str, problem: str) -> None:
+def test_an_invalid_case_is_reported(world: Path, entry: str, old: str, new: str, problem: str) -> None:
     path = write(world, "workloads/published/f.yaml", HEAD + entry.replace(old, new).replace("\n\n", "\n"))
     texts = [str(one) for one in validate(path, [world])]
     assert any(problem in text for text in texts), texts
@@ -212,19 +212,19 @@ def test_a_wrong_case_is_found(world: Path, entry: str, old: str, new: str, prob
 @pytest.mark.parametrize(
     ("name", "rows", "problem"),
     [
-        ("row.csv", ROWS, "rows.csv is no file beside this one"),
+        ("row.csv", ROWS, "rows.csv not found in this file's folder"),
         ("rows.csv", ROWS.replace("width", "widht"), "rows.csv has no column 'width'; did you mean `widht`"),
         ("rows.csv", ROWS.replace("1.5", "fast"), "'fast s' is not a quantity"),
         ("rows.csv", ROWS.replace("128", "-1"), "-1 is too small"),
         (
             "rows.csv",
             ROWS.replace("b,256,32,2.5,", "b,256"),
-            "rows.csv:3: cases.table: has more or fewer cells",
+            "rows.csv:3: cases.table: wrong number of cells",
         ),
-        ("rows.csv", ROWS.replace("b,256,32,2.5,", "b,256,32,2.5,,,"), "has more or fewer cells than the 5 columns"),
+        ("rows.csv", ROWS.replace("b,256,32,2.5,", "b,256,32,2.5,,,"), "wrong number of cells: the header has 5"),
     ],
 )
-def test_a_wrong_table_is_found(world: Path, name: str, rows: str, problem: str) -> None:
+def test_an_invalid_table_of_cases_is_reported(world: Path, name: str, rows: str, problem: str) -> None:
     write(world, f"workloads/published/{name}", rows)
     path = write(world, "workloads/published/f.yaml", HEAD + TABLE.lstrip("\n"))
     texts = [str(one) for one in validate(path, [world])]
@@ -232,7 +232,7 @@ def test_a_wrong_table_is_found(world: Path, name: str, rows: str, problem: str)
 
 
 @pytest.mark.parametrize("column", ["{unit: s}", "{path: expect.step_time, units: s}", "[expect.step_time, 3]"])
-def test_a_column_that_names_no_path_is_found(world: Path, column: str) -> None:
+def test_a_column_without_a_path_is_reported(world: Path, column: str) -> None:
     write(world, "workloads/published/rows.csv", ROWS)
     text = TABLE.replace("{path: expect.step_time, unit: s}", column)
     path = write(world, "workloads/published/f.yaml", HEAD + text.lstrip("\n"))
@@ -242,7 +242,7 @@ def test_a_column_that_names_no_path_is_found(world: Path, column: str) -> None:
 def test_a_file_with_problems_is_not_loaded(world: Path) -> None:
     path = write(world, "workloads/published/f.yaml", HEAD + OWN.lstrip("\n").replace("step_time", "speed"))
     (problem,) = problems_of(lambda: load_case_file(path, [world]))
-    assert "'speed' is no known metric" in problem.message
+    assert "unknown metric 'speed'" in problem.message
 
 
 def test_a_huge_table_of_cases_is_refused_with_its_size(world: Path) -> None:
@@ -250,4 +250,4 @@ def test_a_huge_table_of_cases_is_refused_with_its_size(world: Path) -> None:
     with (world / "workloads/published/rows.csv").open("wb") as file:
         file.truncate(100 * 2**20)
     (problem,) = validate(path, [world])
-    assert "rows.csv: has 100 MiB, and at most 64 MiB are read" in str(problem)
+    assert "rows.csv: file too large: 100 MiB; the limit is 64 MiB" in str(problem)

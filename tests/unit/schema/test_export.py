@@ -28,7 +28,7 @@ def test_the_schema_of_a_workload_describes_every_phase() -> None:
     ]  # fmt: skip
 
 
-def test_an_unknown_kind_is_answered_with_the_known_ones() -> None:
+def test_an_unknown_kind_is_an_error_with_the_nearest_one() -> None:
     (problem,) = problems_of(lambda: json_schema("devise"))
     assert "did you mean `device`" in problem.hint
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from small_world import problems_of, write
 
+from costmodel.quantities import Quantity
 from costmodel.schema import SI, ResolvedWorkload, resolve
+from costmodel.workload.dtypes import GroupScaling
 from costmodel.workload.scenario import Precision
 
 W4 = """
@@ -44,12 +46,15 @@ def resolved(world: Path, precision: str, **changes: object) -> ResolvedWorkload
     return resolve("small", overrides=overrides, search_path=[world], scenarios=["decode"])
 
 
+def scaling(found: GroupScaling) -> tuple[Quantity | None, str, str | None]:
+    return found.group, found.scale, found.zero
+
+
 def test_storing_needs_no_math_unit(world: Path) -> None:
     """The chip multiplies bf16 and fp32 only."""
     found = decoding(world, "w4")
-    assert (found.linear, found.weights, found.weight_group, found.weight_scale, found.weight_zero) == (
-        "bf16", "int4", 64, "fp16", "int4",
-    )  # fmt: skip
+    assert (found.linear, found.weights) == ("bf16", "int4")
+    assert scaling(found.weight_scaling) == (64, "fp16", "int4")
     assert found.weight_only
     assert decoding(world, "{compute: bf16, weights: q6_k, kv_cache: nvfp4}").weights == "q6_k"
 
@@ -62,26 +67,29 @@ def test_computing_in_fp4_blocks_needs_the_fp4_unit(world: Path) -> None:
 
 def test_a_fallback_brings_what_it_says_of_the_formats_that_stand_in(world: Path) -> None:
     found = decoding(world, "{compute: nvfp4, fallback: w4}")
-    assert (found.linear, found.weights, found.weight_group, found.weight_zero) == ("bf16", "int4", 64, "int4")
+    assert (found.linear, found.weights) == ("bf16", "int4")
+    assert scaling(found.weight_scaling) == (64, "fp16", "int4")
     plain = decoding(world, "{compute: nvfp4, fallback: bf16, kv_group: 32}")
-    assert (plain.linear, plain.weights, plain.weight_group, plain.kv_group) == ("bf16", "bf16", None, 32)
+    assert (plain.linear, plain.weights) == ("bf16", "bf16")
+    assert (plain.weight_scaling.group, plain.kv_scaling.group) == (None, 32)
 
 
 def test_scales_of_a_set_may_be_changed_one_by_one(world: Path) -> None:
     found = decoding(world, "w4", weight_zero="null", weight_group="32", kv_cache="int8", kv_group="16", kv_zero="fp16")
-    assert (found.weight_zero, found.weight_group, found.kv_cache, found.kv_group) == (None, 32, "int8", 16)
-    assert found.cached_element == 1 + 4 / 16
+    assert scaling(found.weight_scaling) == (32, "fp16", None)
+    assert (found.kv_cache, found.kv_scaling.group) == ("int8", 16)
+    assert found.kv_element == 1 + 4 / 16
     bits = decoding(world, "w4", weight_bits=SI(np.array([4.0, 5.0]))).weight_bits
     assert np.array_equal(np.asarray(bits), [4, 5])
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "told"),
+    ("path", "value", "message"),
     [
-        ("weights", "int5", "'int5' is no known choice; did you mean `int8` or `int4`?"),
+        ("weights", "int5", "unknown value 'int5'; did you mean `int8` or `int4`?"),
         ("weights", "q4km", "did you mean `q4_k`?"),
         ("kv_cache", "fp9", "did you mean `fp8` or `fp4`?"),
-        ("linear", "q4_k", "'q4_k' is no known choice"),
+        ("linear", "q4_k", "unknown value 'q4_k'"),
         ("head_weights", "q6k", "did you mean `q6_k`?"),
         ("weight_group", "0", "0 is too small; write at least 1"),
         ("weight_group", "64.5", "64.5 is not a whole number; write 64"),
@@ -94,16 +102,16 @@ def test_scales_of_a_set_may_be_changed_one_by_one(world: Path) -> None:
         ("weight_grup", "64", "unknown key; did you mean `weight_group`"),
     ],
 )
-def test_what_cannot_be_a_format_is_told_with_its_fix(world: Path, path: str, value: str, told: str) -> None:
+def test_an_invalid_format_is_an_error_with_its_fix(world: Path, path: str, value: str, message: str) -> None:
     (problem,) = problems_of(lambda: decoding(world, "w4", **{path: value}))
     assert str(problem).startswith(f"--set scenarios.decode.precision.{path}={value}: ")
-    assert told in str(problem)
+    assert message in str(problem)
 
 
 def test_an_average_of_quantised_weights_needs_quantised_weights(world: Path) -> None:
     (problem,) = problems_of(lambda: decoding(world, "bf16", weight_bits="4.5"))
     assert problem.field == "scenarios.decode.precision.weight_bits"
-    assert "these are bf16" in problem.message
+    assert "the weights are bf16" in problem.message
     assert "weight_bits: null" in problem.hint
     assert decoding(world, "{compute: bf16, weights: int4}", weight_bits="4.5").weight_bits == 4.5
 
@@ -111,6 +119,6 @@ def test_an_average_of_quantised_weights_needs_quantised_weights(world: Path) ->
 @pytest.mark.parametrize("name", ["w4a16", "w8a16", "int8", "fp8-kv", "int8-kv", "int4-kv", "q4_k_m"])
 def test_every_set_of_inference_decodes_on_an_rtx_4090(name: str) -> None:
     changes = {"scenarios.decode.precision": name, "scenarios.decode.cluster": "nodes/rtx-4090-x8"}
-    found = resolve("deepseek_v3", overrides=changes, scenarios=["decode"]).scenarios["decode"]
-    assert found.notes == ()
-    assert found.precision.master is None
+    scenario = resolve("deepseek_v3", overrides=changes, scenarios=["decode"]).scenarios["decode"]
+    assert scenario.notes == ()
+    assert scenario.precision.master is None

@@ -63,8 +63,8 @@ SAME_AS = {  # file -> the catalogue's model of the same sizes
 
 def config(name: str, **changes: Any) -> dict[str, Any]:
     """Return a public file with some keys changed; a key at `...` is left out."""
-    found = json.loads((DATA / f"{name}.json").read_text(encoding="utf-8")) | changes
-    return {key: value for key, value in found.items() if value is not ...}
+    document = json.loads((DATA / f"{name}.json").read_text(encoding="utf-8")) | changes
+    return {key: value for key, value in document.items() if value is not ...}
 
 
 @pytest.fixture
@@ -86,8 +86,8 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., st
 
     def problem(name: str, **changes: Any) -> str:
         (tmp_path / "config.json").write_text(json.dumps(config(name, **changes), indent=2), encoding="utf-8")
-        (found,) = problems_of(lambda: load_model("config.json"))
-        return str(found)
+        (problem,) = problems_of(lambda: load_model("config.json"))
+        return str(problem)
 
     return problem
 
@@ -110,13 +110,13 @@ def test_every_fixture_is_counted_and_has_a_source() -> None:
 @pytest.mark.parametrize(("file", "name"), SAME_AS.items())
 def test_an_imported_model_is_that_of_the_catalogue(file: str, name: str) -> None:
     imported, shipped = read_model(str(DATA / f"{file}.json")).document, read_model(name).document
-    told = {"name", "aliases", "sources"}
-    assert {key: value for key, value in imported.items() if key not in told} == {
-        key: value for key, value in shipped.items() if key not in told
+    provenance = {"name", "aliases", "sources"}
+    assert {key: value for key, value in imported.items() if key not in provenance} == {
+        key: value for key, value in shipped.items() if key not in provenance
     }
 
 
-def test_the_head_s_width_is_stated_or_follows_from_the_heads(imported: Callable[..., Architecture]) -> None:
+def test_head_dim_is_given_or_follows_from_the_heads(imported: Callable[..., Architecture]) -> None:
     def width(architecture: Architecture) -> float:
         mixer = architecture.layers[0].mixer
         assert isinstance(mixer, Attention)
@@ -142,7 +142,7 @@ def test_dense_layers_come_before_experts_in_deepseek(imported: Callable[..., Ar
     assert (lite.ffn.groups, lite.mixer.q_lora) == (None, None)  # one group is no group
 
 
-def test_experts_may_stand_in_every_second_layer(imported: Callable[..., Architecture]) -> None:
+def test_experts_may_be_in_every_second_layer(imported: Callable[..., Architecture]) -> None:
     sparse = imported("qwen3-30b-a3b", decoder_sparse_step=2, mlp_only_layers=[1])
     with_experts = [at for at, layer in enumerate(expanded(sparse)) if isinstance(layer.ffn, MoeFfn)]
     assert with_experts == list(range(3, 48, 2))
@@ -160,7 +160,7 @@ def windows(architecture: Architecture) -> list[float | None]:
     return [layer.mixer.head_groups[0].pattern.window for layer in expanded(architecture)]
 
 
-def test_windows_stand_where_the_family_puts_them(imported: Callable[..., Architecture]) -> None:
+def test_windows_are_in_the_layers_of_the_family(imported: Callable[..., Architecture]) -> None:
     assert windows(imported("mistral-7b-v0.3")) == [None] * 32
     assert windows(imported("mistral-7b-v0.3", sliding_window=4096)) == [4096] * 32
     assert windows(imported("qwen2-7b")) == [None] * 28  # stated, and switched off
@@ -171,12 +171,12 @@ def test_windows_stand_where_the_family_puts_them(imported: Callable[..., Archit
 
 def test_layer_types_say_which_layers_have_a_window(imported: Callable[..., Architecture]) -> None:
     types = (["sliding_attention"] * 5 + ["full_attention"]) * 4 + ["sliding_attention"] * 4
-    found = imported("qwen2-7b", layer_types=types, sliding_window=1024)
-    assert windows(found) == [1024 if name == "sliding_attention" else None for name in types]
-    assert len(found.kinds) == 3  # runs of five and of four with a window, and one without
+    model = imported("qwen2-7b", layer_types=types, sliding_window=1024)
+    assert windows(model) == [1024 if name == "sliding_attention" else None for name in types]
+    assert len(model.kinds) == 3  # runs of five and of four with a window, and one without
 
 
-def test_layers_that_take_turns_are_written_as_a_group() -> None:
+def test_alternating_layers_are_written_as_a_group() -> None:
     (group,) = read_model(str(DATA / "gemma-2-9b.json")).document["layers"]
     assert group["repeat"] == 21
     assert [layer["norm_position"] for layer in group["layers"]] == ["both", "both"]
@@ -220,10 +220,10 @@ def test_key_value_heads_are_grouped_one_or_all(imported: Callable[..., Architec
 
 def test_positions_are_rotated_looked_up_or_slopes(imported: Callable[..., Architecture]) -> None:
     def positions(name: str, **changes: Any) -> tuple[Any, ...]:
-        found = imported(name, **changes)
-        mixer = found.layers[0].mixer
+        model = imported(name, **changes)
+        mixer = model.layers[0].mixer
         assert isinstance(mixer, Attention)
-        return mixer.rotary, mixer.rotary_dim, mixer.alibi, found.positions
+        return mixer.rotary, mixer.rotary_dim, mixer.alibi, model.positions
 
     assert positions("llama-2-7b") == (True, None, False, None)
     assert positions("redpajama-3b", rotary_pct=0.25) == (True, 20, False, None)
@@ -238,8 +238,8 @@ def test_positions_are_rotated_looked_up_or_slopes(imported: Callable[..., Archi
 
 def test_mpt_as_it_was_trained_has_the_catalogue_s_parameters(imported: Callable[..., Architecture]) -> None:
     learned = config("mpt-7b-instruct")["attn_config"] | {"alibi": False}
-    found = imported("mpt-7b-instruct", attn_config=learned, no_bias=False, vocab_size=50368)
-    assert parameter_count(found).total == 6_658_859_008
+    model = imported("mpt-7b-instruct", attn_config=learned, no_bias=False, vocab_size=50368)
+    assert parameter_count(model).total == 6_658_859_008
 
 
 def test_dropout_is_that_of_any_rate_above_zero(imported: Callable[..., Architecture]) -> None:
@@ -290,18 +290,18 @@ def test_a_family_s_layer_is_counted_by_hand(
 # ---- what is left out is listed -------------------------------------------------------------------------------------
 
 
-def test_keys_without_a_meaning_here_are_listed_and_inert_ones_are_not() -> None:
+def test_ignored_keys_are_listed_and_inert_ones_are_not() -> None:
     (note,) = read_model(str(DATA / "gemma-2-9b.json")).notes
-    assert "not mapped" in note
+    assert "ignored keys: " in note
     for part in ("attn_logit_softcapping = 50.0", "final_logit_softcapping = 30.0", "sliding_window_size = 4096"):
         assert part in note
     assert "torch_dtype" not in note
     assert read_model(str(DATA / "llama-3.1-405b.json")).notes == ()
 
 
-def test_a_quantised_file_says_that_formats_are_the_scenario_s() -> None:
+def test_a_quantisation_config_is_ignored_with_a_note() -> None:
     (note,) = read_model(str(DATA / "deepseek-v3.json")).notes
-    assert "quantization_config is not mapped" in note
+    assert "quantization_config is ignored" in note
     assert "`precision`" in note
 
 
@@ -316,7 +316,7 @@ def test_keys_inside_a_mapping_are_listed_by_their_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["llama", "llama/config.json", "./llama"])
-def test_a_workload_s_model_may_be_a_config_beside_it(world: Path, path: str) -> None:
+def test_the_model_of_a_workload_may_be_a_config_json_relative_to_it(world: Path, path: str) -> None:
     (world / "workloads/llama").mkdir()
     text = json.dumps(config("llama-2-7b", my_key=1))
     (world / "workloads/llama/config.json").write_text(text, encoding="utf-8")
@@ -324,32 +324,32 @@ def test_a_workload_s_model_may_be_a_config_beside_it(world: Path, path: str) ->
     workload = resolve("small", search_path=[world])
     assert workload.architecture.name == "llama"
     assert workload.value("model.hidden") == 4096
-    assert [note.split(": ", 1)[1] for note in workload.notes] == ["not mapped, and without effect here: my_key = 1"]
+    assert [note.split(": ", 1)[1] for note in workload.notes] == ["ignored keys: my_key = 1"]
     assert str(workload.origin("model.hidden")).startswith("workloads/llama/config.json:1:")
 
 
-def test_keys_beside_the_path_replace_what_was_imported(world: Path) -> None:
+def test_other_keys_replace_imported_ones(world: Path) -> None:
     (world / "workloads/c.json").write_text(json.dumps(config("llama-2-7b")), encoding="utf-8")
     edit(world, "workloads/small.yaml", "models/tiny", "{hf: c.json, name: mine, vocabulary: 32064}")
     workload = resolve("small", search_path=[world], overrides={"model.layers.0.repeat": "2"}, scenarios=["train"])
-    found = workload.architecture
-    assert (found.name, found.vocabulary, found.hidden, found.depth) == ("mine", 32064, 4096, 2)
+    model = workload.architecture
+    assert (model.name, model.vocabulary, model.hidden, model.depth) == ("mine", 32064, 4096, 2)
 
 
 @pytest.mark.parametrize(
     ("model", "problem"),
     [
-        ("{hf: nowhere}", ":2:13: model.hf: workloads/nowhere is no file or folder"),
+        ("{hf: nowhere}", ":2:13: model.hf: workloads/nowhere not found"),
         ("{hf: models}", "workloads/models is a folder without a config.json"),
         ("{hf: 3}", "model.hf: must be a path, not a number"),
-        ("{hf: c.json, extends: models/tiny}", "is imported or extends another, not both"),
+        ("{hf: c.json, extends: models/tiny}", "use either `hf` or `extends`, not both"),
         ("{hf: c.json, hiden: 3}", "model.hiden: unknown key; did you mean `hidden`"),
     ],
 )
-def test_a_wrong_path_is_told_where_it_is_written(world: Path, model: str, problem: str) -> None:
+def test_an_invalid_path_is_an_error_where_it_is_written(world: Path, model: str, problem: str) -> None:
     (world / "workloads/c.json").write_text(json.dumps(config("llama-2-7b")), encoding="utf-8")
     edit(world, "workloads/small.yaml", "models/tiny", model)
-    texts = [str(found) for found in validate(world / "workloads/small.yaml", [world])]
+    texts = [str(problem) for problem in validate(world / "workloads/small.yaml", [world])]
     assert any(problem in text for text in texts), texts
 
 
@@ -379,14 +379,14 @@ def test_the_yaml_of_an_imported_model_is_the_same_model(tmp_path: Path, name: s
     ("name", "changes", "problem"),
     [
         ("llama-2-7b", {"model_type": "llam"},
-         "model_type: 'llam' is no architecture that can be imported; did you mean `llama`"),
-        ("llama-2-7b", {"model_type": "mamba"}, "known: "),
+         "model_type: 'llam': this architecture cannot be imported; did you mean `llama`"),
+        ("llama-2-7b", {"model_type": "mamba"}, "available: "),
         ("llama-2-7b", {"model_type": "qwen3_vl", "text_config": {}},
          "its `text_config` is a language model of its own"),
         ("llama-2-7b", {"model_type": ...}, "model_type: is missing; add it"),
         ("llama-2-7b", {"hidden_size": ...}, "config.json:1:1: hidden_size: is missing"),
         ("llama-2-7b", {"hidden_size": None}, "hidden_size: is missing"),
-        ("llama-2-7b", {"hidden_size": 4097}, "hidden_size: 4097 is no multiple of 32 heads (num_attention_heads)"),
+        ("llama-2-7b", {"hidden_size": 4097}, "hidden_size: 4097 is not a multiple of 32 heads (num_attention_heads)"),
         ("llama-2-7b", {"hidden_size": "4096"}, "hidden_size: must be a whole number, not '4096'"),
         ("llama-2-7b", {"hidden_size": 4096.5}, "hidden_size: 4096.5 is not a whole number"),
         ("llama-2-7b", {"hidden_size": float("nan")}, "hidden_size: nan is not a finite number"),
@@ -395,22 +395,23 @@ def test_the_yaml_of_an_imported_model_is_the_same_model(tmp_path: Path, name: s
          "num_key_value_heads: 64 key-value heads are more than 32 heads (num_attention_heads)"),
         ("llama-2-7b", {"num_key_value_heads": 5}, "5 key-value heads do not divide 32 heads"),
         ("llama-2-7b", {"vocab_size": -32000}, "vocab_size: -32000 is too small; write at least 1"),
-        ("llama-2-7b", {"num_hidden_layers": 10**9}, "1,000,000,000 layers are more than the 10,000"),
+        ("llama-2-7b", {"num_hidden_layers": 10**9}, "1,000,000,000 layers exceed the limit of 10,000"),
         ("llama-2-7b", {"tie_word_embeddings": "no"}, 'tie_word_embeddings: must be true or false, not "no"'),
         ("mixtral-8x7b", {"num_experts_per_tok": 9},
          "num_experts_per_tok: a token cannot visit 9 of 8 experts (num_local_experts)"),
         ("deepseek-v3", {"n_group": 7}, "n_group: 7 groups do not divide 256 experts (n_routed_experts)"),
-        ("deepseek-v3", {"attention_bias": True}, "attention_bias: true is a variant that cannot be imported"),
+        ("deepseek-v3", {"attention_bias": True}, "attention_bias: this variant cannot be imported: true"),
         ("gpt-oss-20b", {"layer_types": ["full_attention"] * 23},
-         "layer_types: has 23 entries for 24 layers; write one a layer, or correct num_hidden_layers"),
-        ("gpt-oss-20b", {"layer_types": ["linear_attention"] * 24}, "'linear_attention' is no kind of layer"),
+         "layer_types: has 23 entries for 24 layers; write one per layer, or correct num_hidden_layers"),
+        ("gpt-oss-20b", {"layer_types": ["linear_attention"] * 24},
+         "layers of type 'linear_attention' cannot be imported"),
         ("qwen2-7b", {"layer_types": ["sliding_attention"] * 28, "sliding_window": None},
          "sliding_window: is missing, but `layer_types` has sliding_attention"),
         ("qwen2-7b", {"layer_types": "all"}, "layer_types: must be a list"),
         ("redpajama-3b", {"rotary_pct": 1.5}, "rotary_pct: 1.5 is too large; write at most 1"),
     ],
 )  # fmt: skip
-def test_a_file_that_contradicts_itself_is_refused_at_its_key(
+def test_an_inconsistent_config_is_an_error_at_its_key(
     refused: Callable[..., str], name: str, changes: dict[str, Any], problem: str
 ) -> None:
     text = refused(name, **changes)
@@ -432,29 +433,29 @@ def test_all_missing_keys_come_at_once(tmp_path: Path) -> None:
         ('{"model_type": "llama",}', ":1:24: is not valid JSON: no key"),
         ("{'model_type': 1}", ":1:2: is not valid JSON: no key"),
         ('{"a": 1 "b": 2}', ":1:9: is not valid JSON: no `,`"),
-        ('{"a": 1, "a": 2}', ":1:10: key 'a' stands twice; keep one; the first is at line 1"),
+        ('{"a": 1, "a": 2}', ":1:10: duplicate key 'a'; keep one; the first is at line 1"),
         ('{"a": yes}', ":1:7: is not valid JSON: no value"),
         ("", ":1:1: is not valid JSON: the file ends too early"),
-        ("[1]", ":1:1: holds a list at top level"),
+        ("[1]", ":1:1: must be an object at top level, not a list"),
         ("{} {}", ":1:4: is not valid JSON: more text after the document"),
         ("[" * 100_000, "is nested too deeply to read"),
     ],
 )
-def test_what_is_no_json_is_told_at_its_place(tmp_path: Path, text: str, problem: str) -> None:
+def test_invalid_json_is_an_error_at_its_location(tmp_path: Path, text: str, problem: str) -> None:
     file = tmp_path / "config.json"
     file.write_text(text, encoding="utf-8")
-    (found,) = validate(file)
-    assert problem in str(found)
+    (error,) = validate(file)
+    assert problem in str(error)
 
 
-def test_a_file_that_is_not_text_is_told(tmp_path: Path) -> None:
+def test_a_binary_config_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(b'{"a": "\xff"}')
-    (found,) = validate(tmp_path)
-    assert "is not UTF-8 text" in found.message
+    (error,) = validate(tmp_path)
+    assert "is not UTF-8 text" in error.message
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_every_family_tells_what_an_empty_file_lacks(tmp_path: Path, family: str) -> None:
+def test_every_family_reports_the_missing_keys_of_an_empty_file(tmp_path: Path, family: str) -> None:
     file = tmp_path / "config.json"
     file.write_text(json.dumps({"model_type": family}), encoding="utf-8")
     problems = validate(file)
@@ -466,7 +467,7 @@ BAD = [None, "x", "", -1, 0, 1, 1.5, 10**40, float("inf"), [], [1], ["x"], {}, {
 
 
 @pytest.mark.parametrize("name", ["llama-2-7b", "deepseek-v3", "gpt-oss-20b", "mpt-7b-instruct", "falcon-40b", "gpt2"])
-def test_whatever_a_key_holds_is_imported_or_told(tmp_path: Path, name: str) -> None:
+def test_any_value_of_a_key_is_imported_or_an_error(tmp_path: Path, name: str) -> None:
     file = tmp_path / "config.json"
     for key in config(name):
         for value in BAD:

@@ -51,19 +51,19 @@ def test_serving_is_read_with_its_options(world: Path) -> None:
 
 
 def test_two_pools_take_the_devices_of_both_and_each_its_layout(world: Path) -> None:
-    found = one(world, POOLS)
-    plan = found.plan
+    scenario = one(world, POOLS)
+    plan = scenario.plan
     assert isinstance(plan, Disaggregated)
-    assert found.devices == 6
-    assert found.cluster.devices == 8  # two boxes of four
+    assert scenario.devices == 6
+    assert scenario.cluster.devices == 8  # two boxes of four
     assert isinstance(plan.prefill.plan, Prefill)
     assert isinstance(plan.decode.plan, Decode)
     assert (plan.prefill.parallel.tp, plan.prefill.plan.prefix_hit_rate) == (2.0, 0.5)
     assert (plan.decode.communication.processors, plan.decode.plan.batch_per_device) == (2.0, 0.25)
-    assert found.of_pool(plan.decode).parallel.tp == 4.0
+    assert scenario.of_pool(plan.decode).parallel.tp == 4.0
 
 
-def test_drafting_reaches_both_pools(world: Path) -> None:
+def test_speculative_decoding_applies_to_both_pools(world: Path) -> None:
     edit(world, "workloads/models/tiny.yaml", "vocabulary: 512", "vocabulary: 512\nmtp: {depth: 1}")
     plan = one(world, POOLS, speculative="{depth: 2, acceptance: 80 %}").plan
     assert isinstance(plan, Disaggregated)
@@ -73,12 +73,12 @@ def test_drafting_reaches_both_pools(world: Path) -> None:
 
 
 def test_every_number_of_a_pool_can_be_an_axis(world: Path) -> None:
-    found = workload(world, POOLS, prefill__tokens_per_device=SI(np.array([8.0, 16.0])))
-    plan = found.scenarios["one"].plan
+    resolved = workload(world, POOLS, prefill__tokens_per_device=SI(np.array([8.0, 16.0])))
+    plan = resolved.scenarios["one"].plan
     assert isinstance(plan, Disaggregated)
     assert isinstance(plan.prefill.plan, Prefill)
     np.testing.assert_array_equal(plan.prefill.plan.tokens_per_device, [8.0, 16.0])
-    assert str(found.origin("scenarios.one.decode.batch_per_device")) == "workloads/new.yaml:6:51"
+    assert str(resolved.origin("scenarios.one.decode.batch_per_device")) == "workloads/new.yaml:6:51"
 
 
 @pytest.mark.parametrize(
@@ -88,10 +88,10 @@ def test_every_number_of_a_pool_can_be_an_axis(world: Path) -> None:
         (SERVING.replace(", concurrency: 8", ""), "needs `concurrency`, or the pools `prefill` and `decode`"),
         (
             SERVING.replace("concurrency: 8", "prefill: {tokens_per_device: 16}"),
-            "`prefill` and `decode` go together; state both pools",
+            "`prefill` and `decode` must be set together; set both pools",
         ),
-        (POOLS.replace("prefix", "concurrency: 3, prefix"), "`concurrency` describes one engine"),
-        (POOLS.replace("prefix", "parallel: {tp: 2}, prefix"), "`parallel` describes one engine"),
+        (POOLS.replace("prefix", "concurrency: 3, prefix"), "`concurrency` is not allowed with pools"),
+        (POOLS.replace("prefix", "parallel: {tp: 2}, prefix"), "`parallel` is not allowed with pools"),
         (POOLS.replace("tp: 2", "tp: 3"), "one.prefill.parallel.tp: 3 does not divide the attention heads (8)"),
         (POOLS.replace("0.25", "0.1"), "one.decode.batch_per_device: 0.1 requests a device are 0.4"),
         (POOLS.replace("0.25", "0"), "one.decode.batch_per_device: 0 is too small; write a number above zero"),
@@ -104,7 +104,7 @@ def test_every_number_of_a_pool_can_be_an_axis(world: Path) -> None:
         (GENERATE.replace("batch: 8", "batch_per_device: 8"), "batch: is missing"),
         (
             GENERATE.replace("batch: 8", "batch: 8, concurrency: 8"),
-            "one.concurrency: belongs to phase serving, this one is generate",
+            "one.concurrency: not allowed in phase generate (belongs to serving)",
         ),
         (
             GENERATE.replace("batch: 8", "batch: 8, speculative: {depth: 1, acceptance: 0.9}"),
@@ -117,7 +117,7 @@ def test_every_number_of_a_pool_can_be_an_axis(world: Path) -> None:
         (GENERATE.replace("batch: 8", "batch: 6, micro_batches: 4"), "one.batch: 6 requests are not whole requests"),
     ],
 )
-def test_what_does_not_fit_is_reported_with_its_fix(world: Path, scenario: str, problem: str) -> None:
-    found = problems(world, scenario)
-    assert problem in found
-    assert "workloads/new.yaml:" in found
+def test_an_invalid_phase_is_reported_with_its_fix(world: Path, scenario: str, problem: str) -> None:
+    texts = problems(world, scenario)
+    assert problem in texts
+    assert "workloads/new.yaml:" in texts

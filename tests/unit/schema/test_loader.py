@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from costmodel.errors import InputError, Location
-from costmodel.schema.loader import MOST_BYTES, parse_tree, read_text, read_tree
-from costmodel.schema.tree import plain
+from costmodel.schema.loader import MAX_BYTES, parse_tree, read_text, read_tree
+from costmodel.schema.tree import to_python
 
 
 @pytest.mark.parametrize(
@@ -20,32 +20,32 @@ from costmodel.schema.tree import plain
     ],
 )  # fmt: skip
 def test_scalars_are_typed_by_the_core_rules_of_yaml_1_2(text: str, value: object) -> None:
-    read = plain(parse_tree(f"key: {text}", "f.yaml"))["key"]
+    read = to_python(parse_tree(f"key: {text}", "f.yaml"))["key"]
     assert read == value
     assert type(read) is type(value)
 
 
-def test_every_value_knows_its_place() -> None:
+def test_every_value_has_its_location() -> None:
     tree = parse_tree("a:\n  - b: 1\n    c: two\n", "f.yaml")
-    found = tree.at(("a", 0, "c"))
-    assert found is not None
-    assert found.location == Location("f.yaml", 2 + 1, 8)
-    assert found.key == Location("f.yaml", 2 + 1, 5)
+    value = tree.at(("a", 0, "c"))
+    assert value is not None
+    assert value.location == Location("f.yaml", 2 + 1, 8)
+    assert value.key == Location("f.yaml", 2 + 1, 5)
 
 
 def test_an_alias_repeats_its_anchor() -> None:
-    assert plain(parse_tree("a: &x {b: 1}\nc: *x\n", "f")) == {"a": {"b": 1}, "c": {"b": 1}}
+    assert to_python(parse_tree("a: &x {b: 1}\nc: *x\n", "f")) == {"a": {"b": 1}, "c": {"b": 1}}
 
 
 @pytest.mark.parametrize(
     ("text", "place", "message"),
     [
-        ("a: 1\nb: 2\na: 3\n", "f.yaml:3:1", "key 'a' stands twice; keep one; the first is at line 1"),
+        ("a: 1\nb: 2\na: 3\n", "f.yaml:3:1", "duplicate key 'a'; keep one; the first is at line 1"),
         ("a:\n\tb: 1\n", "f.yaml:2:1", "indent with spaces, not tabs"),
         ("a: 1\n---\nb: 2\n", "f.yaml:2:1", "more than one document"),
         ("a: [1, 2\n", "f.yaml:2:1", "is not valid YAML"),
         ("a: {b: 1}}\n", "f.yaml:1:", "is not valid YAML"),
-        ("a: &x [*x]\n", "f.yaml:1:4", "an alias stands inside its own anchor"),
+        ("a: &x [*x]\n", "f.yaml:1:4", "a YAML alias refers to itself"),
         ("a: *x\n", "f.yaml:1:4", "define the anchor"),
         ("b: &x {c: 1}\na:\n  <<: *x\n", "f.yaml:3:3", "merge keys"),
         ("a: !!python/object:os.system ls\n", "f.yaml:1:4", "has the tag"),
@@ -54,7 +54,7 @@ def test_an_alias_repeats_its_anchor() -> None:
         ("a: " + "[" * 5000, "f.yaml", "nest"),
     ],
 )
-def test_what_is_no_plain_yaml_is_one_error_with_its_place(text: str, place: str, message: str) -> None:
+def test_unsupported_yaml_is_one_error_with_its_location(text: str, place: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
         parse_tree(text, "f.yaml")
     assert len(caught.value.problems) == 1
@@ -62,7 +62,7 @@ def test_what_is_no_plain_yaml_is_one_error_with_its_place(text: str, place: str
     assert message in str(caught.value)
 
 
-def test_aliases_that_multiply_are_stopped() -> None:
+def test_yaml_aliases_that_multiply_are_an_error() -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 30)]
     with pytest.raises(InputError, match="expand to more than 100,000 values"):
@@ -74,8 +74,8 @@ def test_aliases_that_multiply_are_stopped() -> None:
     [
         (b"", "is empty"),
         (b"# only a comment\n", "is empty"),
-        (b"- a\n- b\n", "holds a list at top level"),
-        (b"just text\n", "holds text at top level"),
+        (b"- a\n- b\n", "must be a mapping at top level, not a list"),
+        (b"just text\n", "must be a mapping at top level, not text"),
         (b"a: \xff\xfe\n", "is not UTF-8 text"),
         ("a: 1\n".encode("utf-16"), "is not UTF-8 text"),
     ],
@@ -98,7 +98,7 @@ def test_a_directory_and_a_missing_file_are_refused(tmp_path: Path) -> None:
 def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
     path = tmp_path / "f.yaml"
     path.write_bytes(b"\xef\xbb\xbfa: 1\n")
-    assert plain(read_tree(path, "f.yaml")) == {"a": 1}
+    assert to_python(read_tree(path, "f.yaml")) == {"a": 1}
 
 
 def test_a_huge_file_is_refused_with_its_size_before_it_is_read(
@@ -116,10 +116,10 @@ def test_a_huge_file_is_refused_with_its_size_before_it_is_read(
     assert "16 MiB" in problem.message
 
 
-def test_what_does_not_know_its_size_is_read_up_to_the_limit() -> None:
+def test_a_device_without_a_size_is_read_up_to_the_limit() -> None:
     with pytest.raises(InputError) as caught:
-        read_text(Path("/dev/zero"), "zero", MOST_BYTES)
-    assert "goes on after 16 MiB" in str(caught.value)
+        read_text(Path("/dev/zero"), "zero", MAX_BYTES)
+    assert "file too large: more than 16 MiB" in str(caught.value)
 
 
 def test_a_file_at_the_limit_is_read(tmp_path: Path) -> None:

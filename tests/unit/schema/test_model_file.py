@@ -33,11 +33,11 @@ layers:
 """
 
 
-def told(root: Path, name: str = TINY) -> list[str]:
+def problem_texts(root: Path, name: str = TINY) -> list[str]:
     return [str(problem) for problem in validate(root / name, [root])]
 
 
-def test_heads_and_widths_follow_from_hidden_where_nothing_is_said(world: Path) -> None:
+def test_heads_and_widths_default_to_what_follows_from_hidden(world: Path) -> None:
     edit(world, TINY, ATTENTION, "{type: attention, q_heads: 4}")
     edit(world, TINY, GLU, "{type: mlp}")
     layer = load_model("tiny", [world]).layers[0]
@@ -47,7 +47,7 @@ def test_heads_and_widths_follow_from_hidden_where_nothing_is_said(world: Path) 
     assert layer.ffn.intermediate == 4 * 64
 
 
-def test_the_resolved_document_states_what_was_left_out(world: Path) -> None:
+def test_the_resolved_document_has_the_defaults(world: Path) -> None:
     edit(world, TINY, ATTENTION, "{type: attention, q_heads: 4, bias: true}")
     edit(world, TINY, GLU, "{type: mlp}")
     workload = resolve("small", search_path=[world], scenarios=["train"])
@@ -57,7 +57,7 @@ def test_the_resolved_document_states_what_was_left_out(world: Path) -> None:
     assert workload.value("model.layers.0.ffn.intermediate") == 256
 
 
-def test_layers_of_a_group_come_in_turn_and_are_shared(world: Path) -> None:
+def test_layers_of_a_group_alternate_and_are_shared(world: Path) -> None:
     write(world, "workloads/models/turns.yaml", GROUP)
     model = load_model("turns", [world])
     assert [layer.repeat for layer in model.layers] == [1, 1, 2, 1, 2, 1, 2]
@@ -79,39 +79,39 @@ def test_a_value_inside_a_group_is_changed_by_its_path(world: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        (ATTENTION, "{type: attention, q_heads: 7}", "hidden of 64 is no multiple of 7 q_heads; write `head_dim`"),
-        (ATTENTION, "{type: attention, q_heads: 8, kv_heads: 16}", "layers.0.mixer: kv_heads is larger than q_heads"),
-        ("head_dim: 8}", "head_dim: 8, alibi: true}", "layers.0.mixer: rotary and alibi are two kinds of positions"),
-        ("head_dim: 8}", "head_dim: 8, rotary_dim: 16}", "rotary_dim is larger than head_dim"),
-        ("head_dim: 8}", "head_dim: 8, rotary: false, rotary_dim: 4}", "rotary_dim without rotary rotates nothing"),
-        ("head_dim: 8}", "head_dim: 8, qk_norm: heads}", "'heads' is no known choice; did you mean `head`"),
+        (ATTENTION, "{type: attention, q_heads: 7}", "hidden = 64 is not a multiple of q_heads = 7; write `head_dim`"),
+        (ATTENTION, "{type: attention, q_heads: 8, kv_heads: 16}", "layers.0.mixer: kv_heads must not exceed q_heads"),
+        ("head_dim: 8}", "head_dim: 8, alibi: true}", "layers.0.mixer: rotary and alibi exclude each other"),
+        ("head_dim: 8}", "head_dim: 8, rotary_dim: 16}", "rotary_dim must not exceed head_dim"),
+        ("head_dim: 8}", "head_dim: 8, rotary: false, rotary_dim: 4}", "rotary_dim has no effect without rotary"),
+        ("head_dim: 8}", "head_dim: 8, qk_norm: heads}", "unknown value 'heads'; did you mean `head`"),
         (GLU, "{type: glu}", "layers.0.ffn: `intermediate` is missing"),
-        (GLU, "{type: moe, experts: 4, intermediate: 8, top_k: 5}", "layers.0.ffn: top_k is larger than experts"),
+        (GLU, "{type: moe, experts: 4, intermediate: 8, top_k: 5}", "layers.0.ffn: top_k must not exceed experts"),
         (
             GLU,
             "{type: moe, experts: 8, intermediate: 8, top_k: 2, groups: 2, group_top_k: 3}",
-            "group_top_k is larger than groups",
+            "group_top_k must not exceed groups",
         ),
         (
             GLU,
             "{type: moe, experts: 8, intermediate: 8, top_k: 2, shared_gate: true}",
-            "shared_gate without shared experts gates nothing",
+            "shared_gate has no effect without shared experts",
         ),
-        ("  - repeat: 2", "  - repeat: 2\n    shared_norm: true", "layers.0: shared_norm is for a parallel block"),
+        ("  - repeat: 2", "  - repeat: 2\n    shared_norm: true", "layers.0: shared_norm needs a parallel block"),
         (
             "  - repeat: 2",
             "  - repeat: 2\n    block: parallel\n    norm_position: both",
-            "layers.0: a parallel block has its norms before",
+            "layers.0: a parallel block needs norm_position: before",
         ),
-        ("  - repeat: 2", "  - repeat: 1000000000", "1,000,000,000 layers, more than the 10,000"),
-        ("  - repeat: 2", "  - repeat: 2\n    norm: batch", "layers.0.norm: 'batch' is no known choice"),
+        ("  - repeat: 2", "  - repeat: 1000000000", "1,000,000,000 layers exceed the limit of 10,000"),
+        ("  - repeat: 2", "  - repeat: 2\n    norm: batch", "layers.0.norm: unknown value 'batch'"),
         ("vocabulary: 512", "vocabulary: -512", "vocabulary: -512 is too small; write at least 1"),
         ("hidden: 64", "hidden: .nan", "hidden: nan is not a finite number"),
     ],
 )
-def test_a_model_that_cannot_be_is_told_with_its_fix(world: Path, old: str, new: str, problem: str) -> None:
+def test_an_invalid_model_is_an_error_with_its_fix(world: Path, old: str, new: str, problem: str) -> None:
     edit(world, TINY, old, new)
-    texts = told(world)
+    texts = problem_texts(world)
     assert len(texts) == 1
     assert problem in texts[0]
     assert f"{TINY}:" in texts[0]
@@ -123,18 +123,18 @@ def test_a_model_that_cannot_be_is_told_with_its_fix(world: Path, old: str, new:
         ("intermediate: 128}\n  - repeat: 3", "intermediat: 128}\n  - repeat: 3", ":7:"),
         ("      - mixer:", "      - mixxer:", "layers.1.layers.0.mixxer: unknown key; did you mean `mixer`"),
         ("  - repeat: 3\n    layers:", "  - layers:", "layers.1.repeat: is missing"),
-        ("repeat: 3", "repeat: 9999", "29,998 layers, more than the 10,000"),
-        ("pattern: {kind: window, window: 16}", "pattern: {kind: window}", "kind window needs its `window`"),
+        ("repeat: 3", "repeat: 9999", "29,998 layers exceed the limit of 10,000"),
+        ("pattern: {kind: window, window: 16}", "pattern: {kind: window}", "`window` is required for kind: window"),
     ],
 )
-def test_what_is_wrong_in_a_group_is_told_at_its_place(world: Path, old: str, new: str, problem: str) -> None:
+def test_an_error_in_a_group_has_its_location(world: Path, old: str, new: str, problem: str) -> None:
     write(world, "workloads/models/turns.yaml", GROUP)
     edit(world, "workloads/models/turns.yaml", old, new)
-    texts = told(world, "workloads/models/turns.yaml")
+    texts = problem_texts(world, "workloads/models/turns.yaml")
     assert any(problem in text for text in texts), texts
 
 
-def test_an_alias_is_a_name_to_refer_to(world: Path) -> None:
+def test_an_alias_can_be_referred_to(world: Path) -> None:
     write(world, "workloads/models/big.yaml", FILES[TINY].replace("name: tiny", "name: big\naliases: [vast, org/Big]"))
     assert load_model("vast", [world]).name == load_model("models/org/Big", [world]).name == "big"
     edit(world, "workloads/small.yaml", "models/tiny", "models/vast")
@@ -155,16 +155,16 @@ def test_two_files_with_one_alias_are_an_error_where_it_is_used_and_where_it_is_
         )
     (problem,) = problems_of(lambda: load_model("vast", [world]))
     assert "'vast' is an alias of workloads/models/one.yaml and of workloads/models/two.yaml" in problem.message
-    (text,) = told(world, "workloads/models/two.yaml")
+    (text,) = problem_texts(world, "workloads/models/two.yaml")
     assert text.startswith(
-        "workloads/models/two.yaml:3:11: aliases: 'vast' is a name of workloads/models/one.yaml, too"
+        "workloads/models/two.yaml:3:11: aliases: 'vast' is also a name of workloads/models/one.yaml"
     )
 
 
 def test_an_alias_that_is_another_file_s_name_is_an_error_where_it_is_checked(world: Path) -> None:
     write(world, "workloads/models/big.yaml", FILES[TINY].replace("name: tiny", "name: big\naliases: [tiny]"))
-    (text,) = told(world, "workloads/models/big.yaml")
-    assert "'tiny' is a name of workloads/models/tiny.yaml, too" in text
+    (text,) = problem_texts(world, "workloads/models/big.yaml")
+    assert "'tiny' is also a name of workloads/models/tiny.yaml" in text
 
 
 def test_a_misspelt_alias_is_answered_with_the_nearest_name(world: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 from pathlib import Path
@@ -140,6 +141,16 @@ def test_parts_that_other_inputs_gave_are_made_again(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "points") == ["part-00000.csv"]
 
 
+@pytest.mark.core
+def test_a_table_is_parquet_where_polars_is_installed(
+    decode_only: costmodel.Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COSTMODEL_TABLE", raising=False)
+    write_sweep(plan_sweep(decode_only, (f"{BATCH}=16,32",)), tmp_path)
+    form = "parquet" if importlib.util.find_spec("polars") else "csv"
+    assert os.listdir(tmp_path / "points") == [f"part-00000.{form}"]
+
+
 def test_parquet_holds_what_csv_does(decode_only: costmodel.Workload, tmp_path: Path) -> None:
     polars = pytest.importorskip("polars")
     sweep = plan_sweep(decode_only, (f"{BATCH}=63,64,512",))
@@ -150,6 +161,7 @@ def test_parquet_holds_what_csv_does(decode_only: costmodel.Workload, tmp_path: 
                 for value in frame[name].to_list()] == column.tolist()  # fmt: skip
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("address", ["nowhere", "tcp://127.0.0.1:1"])
 def test_a_scheduler_that_does_not_answer_is_told(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("costmodel.study.executors.CONNECT", 0.5)

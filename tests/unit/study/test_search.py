@@ -37,7 +37,7 @@ def goal_of(
     workload: costmodel.Workload, scenario: str, objective: str | None = None, constraints: tuple[str, ...] = (),
     derived: Mapping[str, str] | None = None,
 ) -> Goal:  # fmt: skip
-    return read_goal(workload.scenario(scenario).answers, scenario, objective, constraints, derived or {})
+    return read_goal(workload.scenario(scenario).result_kind, scenario, objective, constraints, derived or {})
 
 
 def every_layout(workload: costmodel.Workload, devices: int) -> list[tuple[float, dict[str, object]]]:

@@ -136,7 +136,7 @@ def test_an_axis_of_one_scenario_s_hardware_leaves_the_others_alone(v3: costmode
         (("hardware.links.nvlinc.bandwidth=1GB/s",), "did you mean `nvlink`?"),
         (("scenarios.decod.batch_per_device=64",), "did you mean `decode`"),
         (("scenarios.decode.batch_per_devic=64",), "did you mean `batch_per_device`?"),
-        (("batch_per_device=64",), "paths start with model, hardware or scenarios.NAME"),
+        (("batch_per_device=64",), "paths start with `model.`, `hardware.` or `scenarios.NAME.`"),
         ((f"{BATCH}=64", "scenarios.training.sequence=4096"), "no scenario has all of these paths"),
         (("hardware.clock=1GHz", "hardware.device.clock.tensor_reference=1GHz"), "--vary hardware.device.clock"),
         ((f"{HBM}=1TB/s", f"scenarios.decode.{HBM}=1TB/s"), "stands for the same field as --vary hardware.memory"),
@@ -225,7 +225,7 @@ def test_a_file_where_the_folder_should_be_is_told(decode: costmodel.Workload, t
 def test_a_table_that_is_far_too_large_is_refused(decode: costmodel.Workload, tmp_path: Path) -> None:
     written(tmp_path, decode, *TWO)
     os.truncate(tmp_path / POINTS, 10 * 2**30)
-    with pytest.raises(InputError, match="has 10 GiB, and at most 256 MiB are read"):
+    with pytest.raises(InputError, match="file too large: 10 GiB; the limit is 256 MiB"):
         read_sweep(tmp_path)
 
 

@@ -123,6 +123,6 @@ def test_the_model_flop_of_a_window_are_those_that_its_pairs_take() -> None:
     window, sequence = 1024.0, 2048.0
     mixer = replace(GQA, head_groups=(HeadGroup(1.0, Pattern("window", window)),))
     model = replace(DENSE_MODEL, layers=(Layer(8, mixer, DenseFfn(2816.0, gated=True)),))
-    pairs = context(length=sequence).pairs(Pattern("window", window), causal=True)
+    pairs = context(new_tokens=sequence).pairs(Pattern("window", window), causal=True)
     per_token = 8 * 2 * 16 * 128 * pairs / sequence
     assert attention_flop_per_token(model, sequence, causal=True) == pytest.approx(per_token, rel=2e-3)

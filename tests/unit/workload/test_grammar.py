@@ -23,7 +23,7 @@ from costmodel.workload.layers import ModelWork, model_work
 from costmodel.workload.operators import Collective, Elementwise, Gemm, Operator
 from costmodel.workload.scenario import Parallelism
 from costmodel.workload.stages import stage_layout
-from costmodel.workload.work import Work
+from costmodel.workload.work import LayerWork
 
 D, V, F = 1024, 32_000, 2816  # of the models below: hidden, vocabulary, FFN
 H, G, Q = 16, 4, 64  # query heads, key-value heads, width of a head
@@ -43,7 +43,7 @@ def work(architecture: Architecture, **view: object) -> ModelWork:
     return model_work(replace(context(architecture), **view))  # type: ignore[arg-type]
 
 
-def layer_work(layer: Layer, **view: object) -> Work:
+def layer_work(layer: Layer, **view: object) -> LayerWork:
     """Return the work of a layer on one rank."""
     return work(model(layer), **view).layers[0]
 
@@ -63,7 +63,7 @@ def with_experts(**changes: object) -> Layer:
     return replace(LAYER, ffn=replace(MOE, groups=None, group_top_k=None, **changes))  # type: ignore[arg-type]
 
 
-def kept(of: Work) -> float:
+def kept(of: LayerWork) -> float:
     """Return the bytes that a layer keeps for its backward pass."""
     return float(sum(item.size for item in of.saved))
 
@@ -137,7 +137,7 @@ def test_alibi_costs_what_no_positions_cost() -> None:
 # ---- blocks and norms -----------------------------------------------------------------------------------------------
 
 
-def block(**changes: object) -> Work:
+def block(**changes: object) -> LayerWork:
     return layer_work(replace(PLAIN, **changes))  # type: ignore[arg-type]
 
 
@@ -166,7 +166,7 @@ def test_a_parallel_block_adds_both_branches_in_its_norm() -> None:
 
 
 def test_a_parallel_block_does_the_products_of_a_sequential_one() -> None:
-    def products(of: Work) -> float:
+    def products(of: LayerWork) -> float:
         every = (*of.forward, *of.input_gradient, *of.weight_gradient)
         return float(sum(item.flop for item in every if isinstance(item, Gemm)))
 

@@ -14,15 +14,15 @@ from costmodel.workload.layers import model_work
 from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, ExpertAllToAll, Gemm, Operator
 from costmodel.workload.recompute import OPERATORS, SETS, expand
 from costmodel.workload.scenario import MASKED, Communication, Framework, Parallelism
-from costmodel.workload.work import Work
+from costmodel.workload.work import LayerWork
 
 MEGATRON = replace(UNFUSED, implementations={"attention_prefill": (MASKED,)}, unfused_elementwise=True)
 SEQUENCE, BATCH, HIDDEN, HEADS = 2048, 4, 6144, 64  # of Megatron's 22B
 
 
-def gpt(parallel: Parallelism, recompute: str = "none") -> Work:
+def gpt(parallel: Parallelism, recompute: str = "none") -> LayerWork:
     """Return one layer of the 22B model of Korthikanti et al., unfused attention, 16 bits."""
-    seen = context(GPT_22B, parallel, sequences=float(BATCH), length=float(SEQUENCE))
+    seen = context(GPT_22B, parallel, sequences=float(BATCH), new_tokens=float(SEQUENCE))
     return model_work(replace(seen, framework=UNFUSED, recompute=expand([recompute]))).layers[0]
 
 
@@ -31,7 +31,7 @@ def started(operators: Iterable[Operator]) -> float:
     return float(sum(item.calls if isinstance(item, Elementwise) else 1.0 for item in operators))
 
 
-def kept(work: Work) -> float:
+def kept(work: LayerWork) -> float:
     return float(sum(item.size for item in work.saved))
 
 
@@ -78,14 +78,14 @@ def test_full_recomputation_keeps_the_input_of_a_layer() -> None:
 
 def test_without_dropout_two_bytes_a_mask_less_are_kept() -> None:
     plain = replace(GPT_22B, layers=(replace(GPT_LAYER, dropout=False),))
-    seen = replace(context(plain, sequences=float(BATCH), length=float(SEQUENCE)), framework=UNFUSED)
+    seen = replace(context(plain, sequences=float(BATCH), new_tokens=float(SEQUENCE)), framework=UNFUSED)
     dropped = kept(gpt(Parallelism())) - kept(model_work(seen).layers[0])
     scores = SEQUENCE * BATCH * HEADS * SEQUENCE
     assert dropped == pytest.approx(2 * SEQUENCE * BATCH * HIDDEN + 3 * scores)
 
 
 def test_fused_attention_keeps_no_scores_but_a_statistic_a_row() -> None:
-    seen = context(GPT_22B, sequences=float(BATCH), length=float(SEQUENCE))
+    seen = context(GPT_22B, sequences=float(BATCH), new_tokens=float(SEQUENCE))
     fused = model_work(seen).layers[0]
     linear = SEQUENCE * BATCH * HIDDEN * 34
     assert kept(fused) == pytest.approx(linear + 4 * SEQUENCE * BATCH * HEADS)
@@ -94,7 +94,7 @@ def test_fused_attention_keeps_no_scores_but_a_statistic_a_row() -> None:
 # ---- recomputation --------------------------------------------------------------------------------------------------
 
 
-def moe_layer(recompute: Iterable[str] = (), architecture: Architecture = MOE_MODEL) -> Work:
+def moe_layer(recompute: Iterable[str] = (), architecture: Architecture = MOE_MODEL) -> LayerWork:
     seen = replace(context(architecture, Parallelism(dp=8.0, ep=8.0)), precision=FP8, recompute=frozenset(recompute))
     return model_work(replace(seen, communication=Communication(dispatch="fp8"))).layers[-1]
 
@@ -106,7 +106,7 @@ def test_recomputing_an_operator_drops_its_tensors_and_repeats_its_forward(opera
     plain, again = moe_layer((), model), moe_layer([operator], model)
     dropped = [item for item in plain.saved if item.producer == operator]
     assert [item.name for item in again.saved] == [item.name for item in plain.saved if item.producer != operator]
-    assert again.rebuilt == pytest.approx(sum(item.size for item in dropped))
+    assert again.recomputed_bytes == pytest.approx(sum(item.size for item in dropped))
     repeated = [item.name for item in again.input_gradient]
     for item in plain.input_gradient:
         repeated.remove(item.name)
@@ -208,7 +208,7 @@ def test_unfused_attention_counts_all_pairs_four_times_backwards() -> None:
 
 
 def test_causal_pairs_are_half_and_the_diagonal() -> None:
-    core = named(model_work(context(length=1000.0)).layers[0].forward, "attention core")
+    core = named(model_work(context(new_tokens=1000.0)).layers[0].forward, "attention core")
     assert isinstance(core, AttentionKernel)
     assert core.qk_pairs == 1000 * 1001 / 2
 
@@ -233,7 +233,7 @@ def test_narrow_products_cast_their_inputs_both_ways_and_turn_them_for_the_weigh
 
 
 def test_absorbed_decoding_reads_the_latent_once_for_all_heads() -> None:
-    seen = context(MOE_MODEL, phase="decode", sequences=32.0, length=1.0, keys=1000.0)
+    seen = context(MOE_MODEL, phase="decode", sequences=32.0, new_tokens=1.0, kv_len=1000.0)
     core = named(model_work(seen).layers[0].forward, "attention core")
     assert isinstance(core, AttentionKernel)
     width = 128 + 32
@@ -247,7 +247,7 @@ def test_absorbed_decoding_reads_the_latent_once_for_all_heads() -> None:
 
 def test_absorbed_decoding_has_the_parameters_of_the_expanded_form() -> None:
     expanded = model_work(context(MOE_MODEL)).layers[-1]
-    absorbed = model_work(context(MOE_MODEL, phase="decode", length=1.0, keys=1000.0)).layers[-1]
+    absorbed = model_work(context(MOE_MODEL, phase="decode", new_tokens=1.0, kv_len=1000.0)).layers[-1]
     assert sum(item.total for item in absorbed.parameters) == sum(item.total for item in expanded.parameters)
 
 
@@ -306,7 +306,6 @@ def test_dispatch_is_narrow_and_combine_wide_and_their_gradients_the_other_way_r
         name: exchange(name).token_bytes for name in ("dispatch", "combine", "combine gradient", "dispatch gradient")
     }
     assert widths == {"dispatch": narrow, "combine": wide, "combine gradient": narrow, "dispatch gradient": wide}
-    assert exchange("dispatch").reachable == 32
     assert exchange("dispatch").tokens == 1024
 
 
@@ -367,7 +366,7 @@ def test_megatron_starts_as_many_kernels_as_its_code_has() -> None:
     Backwards: drop-outs (2), products (8), GELU, norms (input, two for parameters, two that add these to earlier ones,
     10), sums (2), the core with its soft-max and drop-out (6), two that scale, one that joins, biases (8), messages.
     """
-    seen = context(GPT_22B, Parallelism(tp=8.0), sequences=float(BATCH), length=float(SEQUENCE))
+    seen = context(GPT_22B, Parallelism(tp=8.0), sequences=float(BATCH), new_tokens=float(SEQUENCE))
     layer = model_work(replace(seen, framework=MEGATRON, recompute=expand(["full"]))).layers[0]
     messages = [item for item in layer.forward if isinstance(item, Collective) and item.group.size > 1]
     assert len(messages) == 2
@@ -384,7 +383,7 @@ def _sent_to_itself(item: Operator) -> bool:
 
 @pytest.mark.parametrize("framework", [MEGATRON, replace(MEGATRON, implementations={})])
 def test_gradients_of_queries_keys_and_values_are_joined_where_nothing_is_fused(framework: Framework) -> None:
-    seen = context(GPT_22B, Parallelism(tp=2.0), sequences=float(BATCH), length=float(SEQUENCE))
+    seen = context(GPT_22B, Parallelism(tp=2.0), sequences=float(BATCH), new_tokens=float(SEQUENCE))
     layer = model_work(replace(seen, framework=framework)).layers[0]
     joined = named(layer.input_gradient, "query, key, value gradient join")
     assert traffic(joined) == 2 * 2 * BATCH * SEQUENCE * 3 * HIDDEN / 2
@@ -395,7 +394,7 @@ def test_gradients_of_queries_keys_and_values_are_joined_where_nothing_is_fused(
 
 
 def test_a_loss_over_a_split_vocabulary_passes_its_logits_more_often() -> None:
-    seen = context(GPT_22B, Parallelism(tp=8.0), sequences=float(BATCH), length=float(SEQUENCE))
+    seen = context(GPT_22B, Parallelism(tp=8.0), sequences=float(BATCH), new_tokens=float(SEQUENCE))
     logits = BATCH * SEQUENCE * GPT_22B.vocabulary / 8
     plain, split = (
         model_work(replace(seen, framework=framework)).head

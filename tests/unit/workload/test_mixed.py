@@ -9,8 +9,9 @@ from builders import BF16, DENSE_MODEL, FP8, FRAMEWORK, GQA, MOE_MODEL, context
 
 from costmodel.workload.architecture import Architecture, DenseFfn, HeadGroup, Layer, Pattern
 from costmodel.workload.context import Context
+from costmodel.workload.dtypes import GroupScaling
 from costmodel.workload.layers import model_work
-from costmodel.workload.mixed import labelled, merged_model, sharing
+from costmodel.workload.mixed import label_operators, merge_models, reuse_operators
 from costmodel.workload.operators import (
     WEIGHT_ONLY,
     AttentionKernel,
@@ -27,13 +28,13 @@ from costmodel.workload.operators import (
 from costmodel.workload.passes import Pass, pass_work
 from costmodel.workload.scenario import Offload, Parallelism, Routing
 
-FOUR_BITS = replace(BF16, weights="int4", weight_group=128.0)
+FOUR_BITS = replace(BF16, weights="int4", weight_scaling=GroupScaling(128.0))
 LAYOUT = Parallelism(tp=2.0, dp=8.0, ep=16.0)
 
 
 def parts(model: Architecture) -> tuple[Context, Context]:
-    decode = context(model, LAYOUT, "decode", sequences=24.0, length=1.0, keys=900.0)
-    chunk = context(model, LAYOUT, "prefill", sequences=1.0, length=256.0, keys=700.0)
+    decode = context(model, LAYOUT, "decode", sequences=24.0, new_tokens=1.0, kv_len=900.0)
+    chunk = context(model, LAYOUT, "prefill", sequences=1.0, new_tokens=256.0, kv_len=700.0)
     return replace(decode, precision=FP8), replace(chunk, precision=FP8)
 
 
@@ -95,13 +96,13 @@ def test_the_host_computes_its_experts_once_for_the_tokens_of_both() -> None:
     layer = pass_work(Pass((decode, chunk), 1)).body.layers[1]
     alone = model_work(decode).layers[1], model_work(chunk).layers[1]
     (product,) = (one for one in layer.forward if isinstance(one, HostGemm) and one.name == "expert up")
-    assert product.product.m * product.product.groups == pytest.approx(4 * (24 + 256))
-    assert product.product.groups == pytest.approx(64)
+    assert product.gemm.m * product.gemm.groups == pytest.approx(4 * (24 + 256))
+    assert product.gemm.groups == pytest.approx(64)
     moved = [one for one in layer.forward if isinstance(one, HostTransfer)]
     assert [float(one.size) for one in moved] == [(24 + 256) * 1024 * 2] * 2
-    beside = [[work.forward[at].name for at in sorted(work.beside)] for work in (layer, *alone)]
+    beside = [[work.forward[at].name for at in sorted(work.beside_host)] for work in (layer, *alone)]
     assert beside[0] == beside[1] == beside[2] != []
-    sizes = [{copy.name: copy.size for copy in work.copies} for work in (layer, *alone)]
+    sizes = [{copy.name: copy.size for copy in work.host_transfers} for work in (layer, *alone)]
     assert sizes[0]["weights from the host"] == sizes[1]["weights from the host"]
     for name in ("cache from the host", "cache to the host"):
         assert sizes[0][name] == pytest.approx(sizes[1][name] + sizes[2][name])
@@ -113,7 +114,7 @@ def test_experts_are_those_that_the_tokens_of_both_reach(load: str) -> None:
     decode, chunk = (replace(part, routing=Routing(load, exponent=0.8)) for part in parts(MOE_MODEL))
     together = experts(operators(decode, chunk))
     alike = experts(operators(replace(decode, sequences=decode.tokens + chunk.tokens)))
-    for name in ("m", "groups", "deviation", "load"):
+    for name in ("m", "groups", "m_std", "expert_load"):
         assert getattr(together, name) == pytest.approx(getattr(alike, name), rel=1e-12), name
     alone = experts(operators(replace(decode, sequences=1.0)))
     assert alone.groups < together.groups
@@ -170,7 +171,7 @@ def test_a_narrow_cache_chooses_the_kernel_for_both() -> None:
 
 def test_the_order_of_a_layer_is_kept() -> None:
     decode, chunk = parts(MOE_MODEL)
-    layer = merged_model(model_work(decode), model_work(chunk)).layers[1].forward
+    layer = merge_models(model_work(decode), model_work(chunk)).layers[1].forward
     names = [one.name for one in layer]
     ordered = ["attention norm", "query up", "attention core", "output projection", "dispatch", "expert up", "combine"]
     assert [name for name in names if name in ordered if names.count(name) == 1] == [
@@ -181,7 +182,7 @@ def test_the_order_of_a_layer_is_kept() -> None:
 
 
 def test_a_label_stands_before_every_name_and_casts_still_share_a_line() -> None:
-    work = labelled(model_work(parts(MOE_MODEL)[0]).layers[1], "decode")
+    work = label_operators(model_work(parts(MOE_MODEL)[0]).layers[1], "decode")
     assert {one.name.partition(": ")[0] for one in work.forward} == {"decode"}
     assert base_name("decode: query up cast") == "decode: casts"
     assert base_name("decode: attention core") == "decode: attention core"
@@ -191,12 +192,12 @@ def test_a_label_stands_before_every_name_and_casts_still_share_a_line() -> None
 def test_only_what_the_length_changes_is_an_operator_of_its_own() -> None:
     decode, _ = parts(DENSE_MODEL)
     known = model_work(decode).layers[0]
-    longer = sharing(model_work(replace(decode, keys=901.0)).layers[0], known.forward)
+    longer = reuse_operators(model_work(replace(decode, kv_len=901.0)).layers[0], known.forward)
     new = [one for one in longer.forward if all(one is not other for other in known.forward)]
     assert [one.name for one in new] == ["attention core"]
 
 
 def test_context_parallel_keys_of_a_chunk_still_land_somewhere() -> None:
     decode, chunk = (replace(part, parallel=Parallelism(cp=4.0)) for part in parts(DENSE_MODEL))
-    alone, together = model_work(chunk).layers[0], merged_model(model_work(decode), model_work(chunk)).layers[0]
-    assert together.landing == alone.landing > 0
+    alone, together = model_work(chunk).layers[0], merge_models(model_work(decode), model_work(chunk)).layers[0]
+    assert together.receive_buffers == alone.receive_buffers > 0

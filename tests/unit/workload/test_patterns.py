@@ -51,7 +51,7 @@ def test_sink_and_recent(new: int, keys: int, sink: int, recent: int) -> None:
 
     pattern = SinkRecent(sink=sink, recent=recent)
     assert pattern.pairs(new, keys, causal=True) == counted(visible, new, keys)
-    assert pattern.kept(keys) == sum(visible(keys - 1, key) for key in range(keys))
+    assert pattern.cached_tokens(keys) == sum(visible(keys - 1, key) for key in range(keys))
 
 
 @pytest.mark.parametrize("keys", [1, 7, 8, 9, 40, 64, 67])
@@ -75,8 +75,8 @@ def test_elastic_window_is_the_window_of_its_length(new: int, keys: int, alpha: 
 
 
 def test_elastic_window_rules_differ_beyond_alpha() -> None:
-    assert ElasticWindow(alpha=100, beta=0.5, rule="length_minus_alpha").width(300.0) == 200
-    assert ElasticWindow(alpha=100, beta=0.5).width(300.0) == 250
+    assert ElasticWindow(alpha=100, beta=0.5, rule="length_minus_alpha").max_keys(300.0) == 200
+    assert ElasticWindow(alpha=100, beta=0.5).max_keys(300.0) == 250
 
 
 @pytest.mark.parametrize(("new", "keys"), [(16, 16), (64, 64), (60, 60), (61, 61), (32, 64), (1, 61), (1, 4)])
@@ -93,7 +93,7 @@ def test_strided_blocks(new: int, keys: int, local: int, stride: int) -> None:
 
     pattern = StridedBlocks(block=block, local=local, stride=stride)
     assert pattern.pairs(new, keys, causal=True) == sum(computed(query) for query in range(keys - new, keys))
-    assert pattern.read(1, keys) == min(keys, computed(keys - 1))
+    assert pattern.keys_read(1, keys) == min(keys, computed(keys - 1))
 
 
 def inside(size: int, window: int, dilation: int, place: int, *, causal: bool) -> set[int]:
@@ -144,8 +144,8 @@ def test_neighbourhood_densities_of_natten() -> None:
     video = Neighbourhood(axes=tuple(Axis(n, w, query_tile=t, key_tile=t) for n, w, t in
                                      [(30, 18, 2), (48, 24, 8), (80, 24, 8)]))  # fmt: skip
     image = Neighbourhood(axes=(Axis(256, 80, query_tile=16, key_tile=16), Axis(256, 80, query_tile=16, key_tile=8)))
-    assert 1 / video.seen(1.0) == pytest.approx(3.60, rel=1e-3)
-    assert 1 / image.seen(1.0) == pytest.approx(6.10, rel=2e-3)
+    assert 1 / video.last_query_keys(1.0) == pytest.approx(3.60, rel=1e-3)
+    assert 1 / image.last_query_keys(1.0) == pytest.approx(6.10, rel=2e-3)
 
 
 @pytest.mark.parametrize(("new", "keys"), LENGTHS)
@@ -157,15 +157,13 @@ def test_chunk_top_k(new: int, keys: int) -> None:
     work, read = pattern.selection(new, keys, 8.0)
     scored = sum(query + 1 for query in range(keys - new, keys)) / chunk
     assert (work, read) == ((scored * 8, keys / chunk) if keys > attend else (0, 0))
-    assert pattern.kept(keys) == keys + keys / chunk / 2  # pooled keys have no values
-    assert replace(pattern, offload=True).kept(keys) == min(keys, attend) + keys / chunk / 2
+    assert pattern.cached_tokens(keys) == keys + keys / chunk / 2  # pooled keys have no values
+    assert replace(pattern, offload=True).cached_tokens(keys) == min(keys, attend) + keys / chunk / 2
 
 
 def test_budget_keeps_its_share() -> None:
     pattern = KvBudget(budget=0.4, sink=16, recent=256, full_share=0.3)
-    assert pattern.kept(30_000.0) == 12_000
-    whole = 0.3 * 30_000 + 0.7 * (16 + 256 + pattern.middle(30_000.0))
-    assert whole == pytest.approx(12_000)
+    assert pattern.cached_tokens(30_000.0) == 12_000
     assert pattern.pairs(100, 100, causal=True) == 5_050  # a prompt is read in full
     assert pattern.pairs(1, 30_000, causal=True) == 12_000
 
@@ -200,15 +198,15 @@ def test_mixed_sets_are_summed() -> None:
 ])  # fmt: skip
 def test_longer_sequences_never_need_less_nor_more_than_all(pattern: Pattern) -> None:
     lengths = np.arange(2.0, 300.0)
-    for series in (pattern.pairs(lengths, lengths, causal=True), pattern.kept(lengths)):
+    for series in (pattern.pairs(lengths, lengths, causal=True), pattern.cached_tokens(lengths)):
         assert np.all(np.diff(series) >= -1e-9)
-    assert np.all(pattern.read(1.0, lengths) <= lengths)
+    assert np.all(pattern.keys_read(1.0, lengths) <= lengths)
 
 
 def forward(groups: tuple[HeadGroup, ...], phase: str, kernel: KernelTraits | None = None) -> tuple[Operator, ...]:
     mixer = replace(GQA, head_groups=groups, kernel=kernel or KernelTraits())
     model = replace(DENSE_MODEL, layers=(replace(DENSE_MODEL.layers[0], mixer=mixer),))
-    seen = context(model, phase=phase, length=64.0 if phase == "prefill" else 1.0, keys=64.0)
+    seen = context(model, phase=phase, new_tokens=64.0 if phase == "prefill" else 1.0, kv_len=64.0)
     return model_work(seen).layers[0].forward
 
 
@@ -234,7 +232,7 @@ def test_a_mix_of_patterns_is_a_kernel_each_with_its_own_pairs_and_bytes() -> No
         core = prefill[name]
         assert core.flop == 2 * core.sequences * heads * group.pattern.pairs(64.0, 64.0, causal=True) * width
         step = decode[name]
-        cache = step.sequences * group.share * GQA.kv_heads * group.pattern.read(1.0, 64.0) * width * 2
+        cache = step.sequences * group.share * GQA.kv_heads * group.pattern.keys_read(1.0, 64.0) * width * 2
         assert step.traffic == cache + step.sequences * heads * width * 2
 
 
@@ -255,7 +253,7 @@ def test_routed_heads_skip_the_work_of_inactive_ones_only_if_realised() -> None:
 
     def flop(mixer: Attention) -> float:
         model = replace(DENSE_MODEL, layers=(replace(DENSE_MODEL.layers[0], mixer=mixer),))
-        work = model_work(context(model, phase="prefill", length=64.0, keys=64.0)).layers[0]
+        work = model_work(context(model, phase="prefill", new_tokens=64.0, kv_len=64.0)).layers[0]
         return float(sum(getattr(each, "flop", 0.0) for each in work.forward if each.name == "attention core"))
 
     assert flop(routed) == 0.75 * flop(GQA)

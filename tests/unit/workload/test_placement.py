@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costmodel.quantities import Array
-from costmodel.workload.placement import balanced, in_order, pack, replicate
+from costmodel.workload.placement import balanced, pack, replicate, sequential
 
 
 def loads(*values: float) -> Array:
@@ -108,7 +108,7 @@ def test_the_fullest_rank_is_at_most_one_item_above_the_mean(case: tuple[Array, 
 
 def test_greedy_packing_can_be_worse_than_a_lucky_order() -> None:
     weight = loads(3, 3, 0, 2, 2, 2)
-    assert most(in_order(weight, 2)) == 6
+    assert most(sequential(weight, 2)) == 6
     assert most(balanced(weight, 2, 0, 1, 1)) == 7
 
 
@@ -117,7 +117,7 @@ def test_greedy_packing_can_be_worse_than_a_lucky_order() -> None:
 def test_popular_experts_are_balanced_better_than_in_order(experts: int, ranks: int, exponent: float) -> None:
     weight = np.arange(1.0, experts + 1) ** -exponent
     shuffled = np.random.default_rng(3).permutation(weight)
-    before, packed = most(in_order(shuffled, ranks)), most(balanced(shuffled, ranks, 0, 1, 1))
+    before, packed = most(sequential(shuffled, ranks)), most(balanced(shuffled, ranks, 0, 1, 1))
     replicated = [most(balanced(shuffled, ranks, count * ranks, 1, 1)) for count in (1, 2, 4)]
     assert packed <= before + 1e-12
     assert all(each <= packed + 1e-12 for each in replicated)

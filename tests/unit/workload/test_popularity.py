@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from costmodel.quantities import Array, Quantity
 from costmodel.workload.operators import ExpertAllToAll, Group
-from costmodel.workload.popularity import Choice, Popularity, chances, placed
+from costmodel.workload.popularity import Popularity, RoutingLaw, expert_probabilities, place_experts
 
 Draws = npt.NDArray[np.bool_]  # [draws, tokens, experts]
 
 
-def drawn(choice: Choice, experts: int, exponent: float, tokens: int, draws: int) -> Draws:
+def drawn(choice: RoutingLaw, experts: int, exponent: float, tokens: int, draws: int) -> Draws:
     """Return which experts each token chooses: `top_k` distinct ones, each with its own chance.
 
     Systematic sampling over experts in random order: a comb of whole steps from a random offset over the summed
@@ -26,7 +26,7 @@ def drawn(choice: Choice, experts: int, exponent: float, tokens: int, draws: int
     """
     random = np.random.default_rng(11)
     order = np.argsort(random.random((draws * tokens, experts)), axis=1)
-    steps = np.cumsum(chances(choice, experts, exponent)[order], axis=1) + 1e-12
+    steps = np.cumsum(expert_probabilities(choice, experts, exponent)[order], axis=1) + 1e-12
     teeth = np.floor(steps - random.random((draws * tokens, 1)))
     chosen = np.empty((draws * tokens, experts), dtype=bool)
     np.put_along_axis(chosen, order, np.diff(teeth, axis=1, prepend=-1.0) > 0, axis=1)
@@ -45,9 +45,9 @@ def grouped(groups: int, taken: int, experts: int, top_k: int, tokens: int, draw
     return chosen.reshape(draws, tokens, experts)
 
 
-def popularity(choice: Choice, experts: int, ranks: int, exponent: float, tokens: Quantity) -> Popularity:
+def popularity(choice: RoutingLaw, experts: int, ranks: int, exponent: float, tokens: Quantity) -> Popularity:
     return Popularity(
-        choice=choice,
+        law=choice,
         experts=float(experts),
         groups=1.0,
         ranks=float(ranks),
@@ -61,7 +61,7 @@ def popularity(choice: Choice, experts: int, ranks: int, exponent: float, tokens
 @lru_cache
 def sampled(experts: int, top_k: int, exponent: float, tokens: int) -> Draws:
     draws = int(np.clip(4e6 / (tokens * experts), 60, 1500))
-    return drawn(Choice("zipf", top_k), experts, exponent, tokens, draws)
+    return drawn(RoutingLaw("zipf", top_k), experts, exponent, tokens, draws)
 
 
 GRID = [
@@ -78,7 +78,7 @@ def test_the_fullest_rank_is_as_full_as_in_draws(
 ) -> None:
     chosen = sampled(experts, top_k, exponent, tokens)
     counts = chosen.sum(axis=1).reshape(len(chosen), ranks, -1)
-    rows, hit, _ = popularity(Choice("zipf", top_k), experts, ranks, exponent, float(tokens)).fullest_rank()
+    rows, hit, _ = popularity(RoutingLaw("zipf", top_k), experts, ranks, exponent, float(tokens)).most_loaded_rank()
     fullest = counts.sum(axis=2).max(axis=1)
     error = 3 * fullest.std() / len(chosen) ** 0.5
     assert rows == pytest.approx(fullest.mean(), abs=error + 0.03 * fullest.mean())
@@ -90,7 +90,7 @@ def test_with_a_token_or_two_the_fullest_rank_is_still_close(tokens: int) -> Non
     for experts, ranks, top_k in ((8, 8, 2), (8, 2, 2), (64, 8, 6), (256, 32, 8), (256, 256, 8)):
         chosen = sampled(experts, top_k, 0.0, tokens)
         fullest = chosen.sum(axis=1).reshape(len(chosen), ranks, -1).sum(axis=2).max(axis=1)
-        rows, _, _ = popularity(Choice("uniform", top_k), experts, ranks, 0.0, float(tokens)).fullest_rank()
+        rows, _, _ = popularity(RoutingLaw("uniform", top_k), experts, ranks, 0.0, float(tokens)).most_loaded_rank()
         assert rows == pytest.approx(fullest.mean(), rel=0.07)
 
 
@@ -104,9 +104,9 @@ def test_limited_groups_spread_the_loads_further(
 ) -> None:
     chosen = grouped(groups, taken, experts, top_k, tokens, int(np.clip(4e6 / (tokens * experts), 60, 1000)))
     fullest = chosen.sum(axis=1).reshape(len(chosen), ranks, -1).sum(axis=2).max(axis=1)
-    choice = Choice("uniform", top_k, group_top_k=taken)
+    choice = RoutingLaw("uniform", top_k, group_top_k=taken)
     limited = Popularity(
-        choice=choice,
+        law=choice,
         experts=float(experts),
         groups=float(groups),
         ranks=float(ranks),
@@ -115,17 +115,17 @@ def test_limited_groups_spread_the_loads_further(
         exponent=0.0,
         tokens=float(tokens),
     )
-    rows, _, _ = limited.fullest_rank()
+    rows, _, _ = limited.most_loaded_rank()
     error = 3 * fullest.std() / len(chosen) ** 0.5
     assert rows == pytest.approx(fullest.mean(), abs=error + 0.02 * fullest.mean())
-    free, _, _ = popularity(Choice("uniform", top_k), experts, ranks, 0.0, float(tokens)).fullest_rank()
+    free, _, _ = popularity(RoutingLaw("uniform", top_k), experts, ranks, 0.0, float(tokens)).most_loaded_rank()
     assert rows > free
 
 
 def test_groups_of_one_expert_are_experts() -> None:
     """Taking one of eight groups of one expert is taking one of eight experts."""
     grouped_choice = Popularity(
-        choice=Choice("uniform", 1, group_top_k=1),
+        law=RoutingLaw("uniform", 1, group_top_k=1),
         experts=8.0,
         groups=8.0,
         ranks=4.0,
@@ -134,8 +134,8 @@ def test_groups_of_one_expert_are_experts() -> None:
         exponent=0.0,
         tokens=100.0,
     )
-    assert grouped_choice.fullest_rank() == pytest.approx(
-        popularity(Choice("uniform", 1), 8, 4, 0.0, 100.0).fullest_rank()
+    assert grouped_choice.most_loaded_rank() == pytest.approx(
+        popularity(RoutingLaw("uniform", 1), 8, 4, 0.0, 100.0).most_loaded_rank()
     )
 
 
@@ -148,7 +148,7 @@ def test_the_fullest_place_gets_as_many_tokens_as_in_draws(
     tokens = 64
     chosen = sampled(experts, top_k, exponent, tokens)
     visits = chosen.reshape(len(chosen), tokens, places, -1).any(axis=3).sum(axis=1)
-    origin = popularity(Choice("zipf", top_k), experts, ranks, exponent, float(tokens))
+    origin = popularity(RoutingLaw("zipf", top_k), experts, ranks, exponent, float(tokens))
     sent = ExpertAllToAll(
         "dispatch", tokens=float(tokens) / ranks, token_bytes=1.0, top_k=top_k, experts=float(experts),
         expert_groups=1.0, group_top_k=1, group=Group(float(ranks)), mode="normal", expert_load=1.0,
@@ -162,7 +162,7 @@ def test_the_fullest_place_gets_as_many_tokens_as_in_draws(
 
 def test_uniform_load_approaches_one_as_tokens_grow() -> None:
     tokens = np.array([1e2, 1e3, 1e4, 1e5, 1e6, 1e8])
-    rows, hit, _ = popularity(Choice("uniform", 8), 256, 32, 0.0, tokens).fullest_rank()
+    rows, hit, _ = popularity(RoutingLaw("uniform", 8), 256, 32, 0.0, tokens).most_loaded_rank()
     loads = np.asarray(rows) / (tokens * 8 / 32)
     assert np.all(np.diff(loads) < 0)
     assert 1 < loads[-1] < 1.001
@@ -172,7 +172,7 @@ def test_uniform_load_approaches_one_as_tokens_grow() -> None:
 @pytest.mark.parametrize("tokens", [1e4, 1e6])
 def test_with_many_tokens_the_load_is_near_that_of_normal_counts(tokens: float) -> None:
     """MECHANISMS' form 1 + sqrt(2*ln R / n) bounds it: n rows a rank, and top-k choices vary less than single ones."""
-    rows, _, _ = popularity(Choice("uniform", 8), 256, 64, 0.0, tokens).fullest_rank()
+    rows, _, _ = popularity(RoutingLaw("uniform", 8), 256, 64, 0.0, tokens).most_loaded_rank()
     mean = tokens * 8 / 64
     variance = 8 * (4 / 256) * (252 / 256) * (248 / 255) * tokens
     normal = np.random.default_rng(0).normal(size=(4000, 64))
@@ -182,22 +182,22 @@ def test_with_many_tokens_the_load_is_near_that_of_normal_counts(tokens: float) 
 
 
 def test_zipf_with_exponent_zero_is_uniform() -> None:
-    uniform = popularity(Choice("uniform", 8), 256, 32, 0.0, 512.0)
-    zipf = popularity(Choice("zipf", 8), 256, 32, 0.0, 512.0)
-    assert zipf.fullest_rank() == uniform.fullest_rank()
-    assert zipf.fullest_place(32.0, 0.2) == uniform.fullest_place(32.0, 0.2)
+    uniform = popularity(RoutingLaw("uniform", 8), 256, 32, 0.0, 512.0)
+    zipf = popularity(RoutingLaw("zipf", 8), 256, 32, 0.0, 512.0)
+    assert zipf.most_loaded_rank() == uniform.most_loaded_rank()
+    assert zipf.most_loaded_target(32.0, 0.2) == uniform.most_loaded_target(32.0, 0.2)
 
 
 @pytest.mark.parametrize(("experts", "ranks", "top_k"), [(8, 8, 2), (64, 8, 6), (160, 16, 6), (256, 32, 8), (72, 6, 4)])
 @pytest.mark.parametrize("placement", ["sequential", "balanced"])
 def test_expected_loads_grow_with_the_exponent(experts: int, ranks: int, top_k: int, placement: str) -> None:
     """As long as no expert gets every token: from there on only its companions on the rank lose."""
-    choice = Choice("zipf", top_k, placement=placement)
+    choice = RoutingLaw("zipf", top_k, placement=placement)
     most = []
     for exponent in np.linspace(0, 2, 21):
-        found = placed(choice, (float(experts), 1.0, float(ranks), 1.0, 0.0, float(exponent)))
+        found = place_experts(choice, (float(experts), 1.0, float(ranks), 1.0, 0.0, float(exponent)))
         assert found is not None
-        if found.chances.max() < 1:
+        if found.probabilities.max() < 1:
             most.append(found.mean.max())
     assert len(most) > 8
     assert all(later >= earlier - 1e-9 for earlier, later in pairwise(most))
@@ -206,7 +206,7 @@ def test_expected_loads_grow_with_the_exponent(experts: int, ranks: int, top_k: 
 @given(experts=st.integers(1, 300), share=st.floats(0.0, 1.0), exponent=st.floats(0.0, 10.0, allow_subnormal=False))
 def test_a_token_chooses_top_k_experts_and_none_twice(experts: int, share: float, exponent: float) -> None:
     top_k = max(1, round(share * experts))
-    each = chances(Choice("zipf", top_k), experts, exponent)
+    each = expert_probabilities(RoutingLaw("zipf", top_k), experts, exponent)
     assert each.sum() == pytest.approx(top_k)
     assert np.all((each >= 0) & (each <= 1 + 1e-12))
     assert len(each) == experts
@@ -216,36 +216,36 @@ def test_a_token_chooses_top_k_experts_and_none_twice(experts: int, share: float
 def test_the_loads_of_all_ranks_sum_to_the_copies(data: st.DataObject, redundant: int) -> None:
     ranks = data.draw(st.sampled_from([1, 2, 4, 8]))
     counts = data.draw(st.lists(st.integers(1, 100), min_size=16, max_size=16))
-    choice = Choice("counts", 2, tuple(map(float, counts)))
-    found = placed(choice, (16.0, 1.0, float(ranks), 1.0, float(redundant * ranks), 0.0))
+    choice = RoutingLaw("counts", 2, tuple(map(float, counts)))
+    found = place_experts(choice, (16.0, 1.0, float(ranks), 1.0, float(redundant * ranks), 0.0))
     assert found is not None
-    assert found.chances.shape == (ranks, 16 // ranks + redundant)
-    assert found.alike @ found.mean == pytest.approx(2)
+    assert found.probabilities.shape == (ranks, 16 // ranks + redundant)
+    assert found.multiplicity @ found.mean == pytest.approx(2)
 
 
 def test_counted_loads_are_taken_as_counted() -> None:
     """Eight experts on four ranks; the second rank has 60 of 160 tokens."""
     counts = (10.0, 20.0, 30.0, 30.0, 10.0, 20.0, 20.0, 20.0)
-    rows, hit, deviation = popularity(Choice("counts", 2, counts), 8, 4, 0.0, 1000.0).fullest_rank()
+    rows, hit, deviation = popularity(RoutingLaw("counts", 2, counts), 8, 4, 0.0, 1000.0).most_loaded_rank()
     assert rows == pytest.approx(2000 * 60 / 160)
     assert (hit, deviation) == (2, pytest.approx(0.0, abs=1e-3))
-    equal = popularity(Choice("counts", 2, (7.0,) * 8), 8, 4, 0.0, 1000.0)
-    assert equal.fullest_rank()[0] == pytest.approx(500)
-    assert equal.fullest_place(4.0, 0.4) == pytest.approx(0.4464 / 0.4, rel=0.2)
+    equal = popularity(RoutingLaw("counts", 2, (7.0,) * 8), 8, 4, 0.0, 1000.0)
+    assert equal.most_loaded_rank()[0] == pytest.approx(500)
+    assert equal.most_loaded_target(4.0, 0.4) == pytest.approx(0.4464 / 0.4, rel=0.2)
 
 
 def test_an_expert_without_a_token_is_never_hit() -> None:
     counts = (4.0, 4.0, 4.0, 0.0, 0.0, 4.0, 4.0, 4.0)
-    _, hit, _ = popularity(Choice("counts", 2, counts), 8, 1, 0.0, 1e6).fullest_rank()
+    _, hit, _ = popularity(RoutingLaw("counts", 2, counts), 8, 1, 0.0, 1e6).most_loaded_rank()
     assert hit == pytest.approx(6)
 
 
 def test_arrays_of_tokens_ranks_and_exponents_equal_single_points() -> None:
     tokens, ranks = np.array([1.0, 17.0, 4096.0])[:, None, None], np.array([2.0, 32.0, 3.0])[:, None]
     exponents, redundant = np.array([0.0, 0.7]), np.array([0.0, 32.0])[:, None, None, None]
-    choice = Choice("zipf", 8, group_top_k=4)
+    choice = RoutingLaw("zipf", 8, group_top_k=4)
     grid = Popularity(
-        choice=choice,
+        law=choice,
         experts=256.0,
         groups=8.0,
         ranks=ranks,
@@ -254,25 +254,25 @@ def test_arrays_of_tokens_ranks_and_exponents_equal_single_points() -> None:
         exponent=exponents,
         tokens=tokens,
     )
-    found = np.broadcast_arrays(*grid.fullest_rank())
-    load = np.broadcast_to(grid.fullest_place(ranks, 0.3), found[0].shape)
+    found = np.broadcast_arrays(*grid.most_loaded_rank())
+    load = np.broadcast_to(grid.most_loaded_target(ranks, 0.3), found[0].shape)
     assert found[0].shape == (2, 3, 3, 2)
     for index in np.ndindex(*found[0].shape):
         more, token, rank, skew = index
         degree = float(ranks[rank, 0])
         alone = Popularity(
-            choice=choice, experts=256.0, groups=8.0, ranks=degree, nodes=degree / 8,
+            law=choice, experts=256.0, groups=8.0, ranks=degree, nodes=degree / 8,
             redundant=float(redundant[more, 0, 0, 0]), exponent=float(exponents[skew]),
             tokens=float(tokens[token, 0, 0]),
         )  # fmt: skip
-        assert [float(each[index]) for each in found] == pytest.approx(list(alone.fullest_rank()), nan_ok=True)
-        assert load[index] == pytest.approx(alone.fullest_place(degree, 0.3), nan_ok=True)
+        assert [float(each[index]) for each in found] == pytest.approx(list(alone.most_loaded_rank()), nan_ok=True)
+        assert load[index] == pytest.approx(alone.most_loaded_target(degree, 0.3), nan_ok=True)
     assert np.isnan(found[0][0, :, 2]).all()  # 256 experts do not divide over three ranks, 288 do
 
 
 def test_replicas_flatten_what_popular_experts_do_to_a_rank() -> None:
     def load(redundant: float, nodes: float) -> float:
-        found = placed(Choice("zipf", 8, group_top_k=4), (256.0, 8.0, 32.0, nodes, redundant, 1.0))
+        found = place_experts(RoutingLaw("zipf", 8, group_top_k=4), (256.0, 8.0, 32.0, nodes, redundant, 1.0))
         assert found is not None
         return float(found.mean.max() * 32 / 8)
 
@@ -284,13 +284,13 @@ def test_replicas_flatten_what_popular_experts_do_to_a_rank() -> None:
 
 def test_twice_the_slots_cannot_level_equal_experts_on_a_number_of_ranks_that_does_not_divide_them() -> None:
     """288 slots on 144 ranks: 224 experts of one and 64 halves; some rank has two whole experts: 2 / (256/144)."""
-    found = placed(Choice("uniform", 8), (256.0, 1.0, 144.0, 1.0, 32.0, 0.0))
+    found = place_experts(RoutingLaw("uniform", 8), (256.0, 1.0, 144.0, 1.0, 32.0, 0.0))
     assert found is not None
     assert found.mean.max() * 144 / 8 == pytest.approx(2 / (256 / 144))
 
 
 def test_popular_experts_are_spread_over_any_number_of_ranks() -> None:
-    each: Array = chances(Choice("zipf", 8), 256, 1.0)
+    each: Array = expert_probabilities(RoutingLaw("zipf", 8), 256, 1.0)
     top = np.sort(each)[-8:]
     for ranks in (2, 4, 8):
         by_rank = each.reshape(ranks, -1)

@@ -34,7 +34,7 @@ def model(mixer: Mixer, layers: int = 1) -> Architecture:
 
 
 def forward(mixer: Mixer, phase: str, length: float, sequences: float = 1.0) -> tuple[Operator, ...]:
-    seen = context(model(mixer), phase=phase, length=length, keys=64.0, sequences=sequences)
+    seen = context(model(mixer), phase=phase, new_tokens=length, kv_len=64.0, sequences=sequences)
     return model_work(seen).layers[0].forward
 
 
@@ -68,7 +68,7 @@ def test_a_decoding_step_reads_and_writes_its_states() -> None:
 
 def test_the_state_does_not_grow() -> None:
     # SYSTEMS 2.11: MoM of 340M keeps 5*4*256^2*24 numbers, 62.9 MB
-    mixer = Recurrence(4.0, 256.0, 256.0, 64.0, "gated", Memories(4.0, 2.0, 1.0))
+    mixer = Recurrence(4.0, 256.0, 256.0, 64.0, decay="gated", memories=Memories(4.0, 2.0, 1.0))
     assert 24 * state_bytes(mixer, 1024.0, 2.0, 1.0) == pytest.approx(62.9e6, rel=1e-3)
     assert cached_bytes(mixer, 1e6, 2.0, 1.0) == 0.0
     assert kv_bytes_per_token(model(mixer)) == 0.0
@@ -113,7 +113,9 @@ def test_mixture_of_experts_routing() -> None:
     """Each token meets top_k experts; every expert gets its share of the rows."""
     ffn = MoeFfn(experts=8.0, intermediate=64.0, top_k=2, shared=1.0)
     layers = (Layer(1, GQA, ffn),)
-    work = model_work(context(replace(DENSE_MODEL, layers=layers), phase="prefill", length=32.0, keys=32.0)).layers[0]
+    work = model_work(
+        context(replace(DENSE_MODEL, layers=layers), phase="prefill", new_tokens=32.0, kv_len=32.0)
+    ).layers[0]
     counted = 0
     for token in range(32):
         for expert in {token % 8, (token + 3) % 8}:

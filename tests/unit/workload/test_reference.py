@@ -58,7 +58,7 @@ def cores(pattern: Pattern, phase: str, *, causal: bool) -> list[AttentionKernel
     mixer = replace(GQA, head_groups=(HeadGroup(1.0, pattern),), causal=causal)
     model = replace(DENSE_MODEL, layers=(replace(DENSE_MODEL.layers[0], mixer=mixer),))
     new = 1.0 if phase == "decode" else float(LENGTH)
-    seen = context(model, phase=phase, length=new, keys=float(LENGTH), sequences=float(SEQUENCES))
+    seen = context(model, phase=phase, new_tokens=new, kv_len=float(LENGTH), sequences=float(SEQUENCES))
     return [each for each in model_work(seen).layers[0].forward if isinstance(each, AttentionKernel)]
 
 

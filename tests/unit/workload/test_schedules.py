@@ -208,7 +208,7 @@ def test_parameter_copies_counts_the_ranks_that_hold_a_stage(name: str) -> None:
     schedule = order(name, 4, STAGES[name], 8)
     holders = Counter(stage for rank in range(4) for stage in schedule.stages_of(rank))
     assert schedule.stages == 4 * STAGES[name] == len(holders)
-    assert set(holders.values()) == {2 if name == "dualpipe" else 1} == {schedule.parameter_copies}
+    assert set(holders.values()) == {2 if name == "dualpipe" else 1} == {schedule.stage_replicas}
 
 
 def test_folding_keeps_half_of_a_mirrored_pipeline_and_all_of_any_other() -> None:

@@ -24,19 +24,19 @@ from costmodel.workload.architecture import (
 from costmodel.workload.layers import model_work
 from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, Gemm, HostTime
 from costmodel.workload.scenario import HostTimes
-from costmodel.workload.work import Work
+from costmodel.workload.work import LayerWork
 
 
-def layer(mixer: Mixer, width: float | None = None, scale: float = 1.0, tokens: float = 196.0) -> Work:
+def layer(mixer: Mixer, width: float | None = None, scale: float = 1.0, tokens: float = 196.0) -> LayerWork:
     model = replace(DENSE_MODEL, layers=(Layer(1, mixer, NoFfn(), width=width, scale=scale),))
-    return model_work(context(model, phase="prefill", length=tokens)).layers[0]
+    return model_work(context(model, phase="prefill", new_tokens=tokens)).layers[0]
 
 
-def flop(work: Work) -> float:
+def flop(work: LayerWork) -> float:
     return float(sum(each.flop for each in work.forward if isinstance(each, Gemm | Elementwise | AttentionKernel)))
 
 
-def parameters(work: Work, name: str) -> float:
+def parameters(work: LayerWork, name: str) -> float:
     return float(sum(each.total for each in work.parameters if each.name == name))
 
 
@@ -97,15 +97,15 @@ def test_a_layer_without_ffn_is_its_mixer_alone() -> None:
 
 def test_a_plain_layer_folds_its_norm_and_has_one_pass_behind_it() -> None:
     model = replace(DENSE_MODEL, layers=(Layer(1, Convolution(1.0), NoFfn(), norm="layer", width=64.0, plain=True),))
-    work = model_work(context(model, phase="prefill", length=49.0)).layers[0]
+    work = model_work(context(model, phase="prefill", new_tokens=49.0)).layers[0]
     assert [each.name for each in work.forward if not isinstance(each, Collective)] == ["convolution", "activation"]
     assert parameters(work, "folded norm") == 2 * 64
     assert sum(each.traffic for each in work.forward if isinstance(each, Elementwise)) == 2 * 49 * 64 * 2
 
 
-def moe(ffn: MoeFfn) -> Work:
+def moe(ffn: MoeFfn) -> LayerWork:
     model = replace(DENSE_MODEL, layers=(Layer(1, GQA, ffn),))
-    return model_work(context(model, phase="prefill", length=64.0, keys=64.0)).layers[0]
+    return model_work(context(model, phase="prefill", new_tokens=64.0, kv_len=64.0)).layers[0]
 
 
 def test_masked_experts_send_their_tokens_to_the_others() -> None:
@@ -135,6 +135,6 @@ def test_the_host_takes_time_for_each_further_group_of_heads() -> None:
     )
     for chosen, expected in ((GQA.head_groups, 1e-6), (groups, 1e-6 + 2 * 5e-6)):
         model = replace(DENSE_MODEL, layers=(Layer(1, replace(GQA, head_groups=chosen), NoFfn()),))
-        seen = replace(context(model, phase="decode", length=1.0, keys=64.0), framework=host)
+        seen = replace(context(model, phase="decode", new_tokens=1.0, kv_len=64.0), framework=host)
         (time,) = (each for each in model_work(seen).layers[0].forward if isinstance(each, HostTime))
         assert time.seconds == pytest.approx(expected)

@@ -1,4 +1,4 @@
-"""A figure with the data that it shows."""
+"""A figure with its data."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Drawn:
-    """A figure, and tables beside it. data: what follows the figure's name in the file's -> the table as CSV."""
+class Plot:
+    """A figure and its data. data: suffix of the file name -> table as CSV."""
 
     figure: Figure
     data: Mapping[str, bytes]

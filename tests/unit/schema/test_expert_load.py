@@ -49,33 +49,35 @@ def problems(text: str) -> Sequence[Problem]:
 
 
 @pytest.mark.usefixtures("experts")
-def test_routing_is_balanced_where_nothing_is_said() -> None:
-    found = loaded().scenarios["decode"]
-    assert (found.routing.load, found.routing.counts, found.routing.redundant) == ("balanced", None, 0)
-    assert found.communication.expert_load is None
+def test_routing_is_balanced_by_default() -> None:
+    scenario = loaded().scenarios["decode"]
+    assert (scenario.routing.load, scenario.routing.counts, scenario.routing.redundant) == ("balanced", None, 0)
+    assert scenario.communication.expert_load is None
     assert loaded().value("scenarios.decode.routing.load") == "balanced"
 
 
-def test_a_stated_load_is_still_read_where_it_was(experts: Path) -> None:
-    found = resolve("small", overrides={"scenarios.decode.communication.expert_load": "1.3"}, search_path=[experts])
-    assert found.scenarios["decode"].communication.expert_load == 1.3
+def test_an_expert_load_is_read_from_communication(experts: Path) -> None:
+    workload = resolve("small", overrides={"scenarios.decode.communication.expert_load": "1.3"}, search_path=[experts])
+    assert workload.scenarios["decode"].communication.expert_load == 1.3
 
 
 @pytest.mark.usefixtures("experts")
 def test_sizes_of_a_routing_may_be_axes() -> None:
     skew = SI(np.array([0.0, 0.5, 1.0]))
-    found = loaded(**{"routing.load": "zipf", "routing.exponent": skew, "routing.redundant": SI(np.array([0.0, 4.0]))})
-    np.testing.assert_array_equal(found.scenarios["decode"].routing.exponent, [0, 0.5, 1])
+    workload = loaded(
+        **{"routing.load": "zipf", "routing.exponent": skew, "routing.redundant": SI(np.array([0.0, 4.0]))}
+    )
+    np.testing.assert_array_equal(workload.scenarios["decode"].routing.exponent, [0, 0.5, 1])
 
 
 @pytest.mark.parametrize(
     ("text", "field", "message"),
     [
-        ("{load: zipf}", "routing", "needs its `exponent`"),
-        ("{load: uniform, exponent: 1}", "routing", "only that load has one"),
-        ("{load: counts}", "routing", "needs its file `counts`"),
-        ("{counts: ./counts.csv}", "routing", "only that load has one"),
-        ("{load: uniforn}", "routing.load", "no known choice"),
+        ("{load: zipf}", "routing", "`exponent` is required"),
+        ("{load: uniform, exponent: 1}", "routing", "not allowed otherwise"),
+        ("{load: counts}", "routing", "`counts` is required"),
+        ("{counts: ./counts.csv}", "routing", "not allowed otherwise"),
+        ("{load: uniforn}", "routing.load", "unknown value"),
         ("{load: zipf, exponent: -1}", "routing.exponent", "too small"),
         ("{load: zipf, exponent: 11}", "routing.exponent", "too large"),
         ("{load: zipf, exponent: .nan}", "routing.exponent", "finite"),
@@ -83,15 +85,15 @@ def test_sizes_of_a_routing_may_be_axes() -> None:
         ("{redundant: 1.5}", "routing.redundant", "whole number"),
         ("{redundant: -1}", "routing.redundant", "too small"),
         ("{capacity: 0}", "routing.capacity", "too small"),
-        ("{placement: random}", "routing.placement", "no known choice"),
+        ("{placement: random}", "routing.placement", "unknown value"),
         ("{replicas: 3}", "routing.replicas", "unknown key"),
-        ("{load: counts, counts: counts.csv}", "routing.counts", "no path"),
-        ("{load: counts, counts: /counts.csv}", "routing.counts", "no path"),
-        ("{load: counts, counts: ./nowhere.csv}", "routing.counts", "there is no file"),
+        ("{load: counts, counts: counts.csv}", "routing.counts", "not a relative path"),
+        ("{load: counts, counts: /counts.csv}", "routing.counts", "not a relative path"),
+        ("{load: counts, counts: ./nowhere.csv}", "routing.counts", "not found"),
     ],
 )
 @pytest.mark.usefixtures("experts")
-def test_what_cannot_be_is_one_error_with_its_place(text: str, field: str, message: str) -> None:
+def test_an_invalid_routing_is_one_error_with_its_location(text: str, field: str, message: str) -> None:
     (problem,) = problems(text)
     assert problem.field == f"scenarios.decode.{field}"
     assert message in problem.message
@@ -108,18 +110,18 @@ def test_an_error_in_a_file_names_its_line(experts: Path) -> None:
 # ---- the table ------------------------------------------------------------------------------------------------------
 
 
-def test_a_table_is_read_beside_the_file_that_names_it(experts: Path) -> None:
+def test_counts_are_read_relative_to_the_referring_file(experts: Path) -> None:
     in_file(experts, "{load: counts, counts: ./counts.csv}")
-    found = loaded().scenarios["decode"].routing
-    assert found.counts == (10, 20, 30, 4)
+    routing = loaded().scenarios["decode"].routing
+    assert routing.counts == (10, 20, 30, 4)
 
 
 @pytest.mark.usefixtures("experts")
-def test_a_table_named_on_the_command_line_is_read_from_the_working_folder() -> None:
+def test_counts_of_an_override_are_read_relative_to_the_working_folder() -> None:
     assert routing("{load: counts, counts: ./workloads/counts.csv}").counts == (10, 20, 30, 4)
 
 
-def test_experts_may_stand_in_any_order_and_columns_too(experts: Path) -> None:
+def test_experts_and_columns_may_be_in_any_order(experts: Path) -> None:
     write(experts, "workloads/counts.csv", "tokens,expert\n4,3\n20.5,2\n0,0\n20,1\n")
     assert routing("{load: counts, counts: ./workloads/counts.csv}").counts == (0, 20, 20.5, 4)
 
@@ -131,16 +133,16 @@ def test_experts_may_stand_in_any_order_and_columns_too(experts: Path) -> None:
         ("expert,token\n0,1\n", 1, "has the columns expert, token"),
         ("expert,tokens\n", None, "has 0 of the model's 4 experts"),
         ("expert,tokens\n0,10\n1,20\n3,4\n", None, "has 3 of the model's 4 experts"),
-        (COUNTS + "4,1\n", 6, "there is no expert 4"),
-        (COUNTS + "1,1\n", 6, "expert 1 stands twice"),
-        ("expert,tokens\n0,10\n1,-2\n2,30\n3,4\n", 3, "'-2' is no count"),
-        ("expert,tokens\n0,10\n1,nan\n2,30\n3,4\n", 3, "'nan' is no count"),
-        ("expert,tokens\n0,10\n1,inf\n2,30\n3,4\n", 3, "'inf' is no count"),
-        ("expert,tokens\n0,10\n1,many\n2,30\n3,4\n", 3, "'many' is no count"),
+        (COUNTS + "4,1\n", 6, "unknown expert 4"),
+        (COUNTS + "1,1\n", 6, "duplicate expert 1"),
+        ("expert,tokens\n0,10\n1,-2\n2,30\n3,4\n", 3, "'-2' is not a number"),
+        ("expert,tokens\n0,10\n1,nan\n2,30\n3,4\n", 3, "'nan' is not a number"),
+        ("expert,tokens\n0,10\n1,inf\n2,30\n3,4\n", 3, "'inf' is not a number"),
+        ("expert,tokens\n0,10\n1,many\n2,30\n3,4\n", 3, "'many' is not a number"),
         ("expert,tokens\n0,10\n1,\n2,30\n3,4\n", 3, "is empty"),
-        ("expert,tokens\n0,10\none,20\n2,30\n3,4\n", 3, "'one' is no number of an expert"),
-        ("expert,tokens\n0,10\n1.0,20\n2,30\n3,4\n", 3, "'1.0' is no number of an expert"),
-        ("expert,tokens\n0,10\n-1,20\n2,30\n3,4\n", 3, "'-1' is no number of an expert"),
+        ("expert,tokens\n0,10\none,20\n2,30\n3,4\n", 3, "'one' is not an expert's number"),
+        ("expert,tokens\n0,10\n1.0,20\n2,30\n3,4\n", 3, "'1.0' is not an expert's number"),
+        ("expert,tokens\n0,10\n-1,20\n2,30\n3,4\n", 3, "'-1' is not an expert's number"),
         ("expert,tokens\n0,10\n1\n2,30\n3,4\n", 3, "has 1 values for 2 columns"),
         ("expert,tokens\n0,10\n1,2,3\n2,30\n3,4\n", 3, "has 3 values for 2 columns"),
         ("expert,tokens\n0,0\n1,0\n2,0\n3,0\n", None, "no expert has a token"),
@@ -148,7 +150,9 @@ def test_experts_may_stand_in_any_order_and_columns_too(experts: Path) -> None:
         ("expert,tokens\n0,10\n1,80\n2,30\n3,4\n", 3, "expert 1 has 80 of 124 tokens"),
     ],
 )
-def test_a_wrong_table_is_one_error_with_its_row(experts: Path, table: str, line: int | None, message: str) -> None:
+def test_an_invalid_table_of_counts_is_one_error_with_its_row(
+    experts: Path, table: str, line: int | None, message: str
+) -> None:
     (experts / "workloads/counts.csv").write_text(table, encoding="utf-8")
     (problem,) = problems("{load: counts, counts: ./workloads/counts.csv}")
     assert problem.location is not None
@@ -158,7 +162,7 @@ def test_a_wrong_table_is_one_error_with_its_row(experts: Path, table: str, line
     assert problem.hint
 
 
-def test_a_table_that_is_no_text_is_said_to_be_none(experts: Path) -> None:
+def test_a_binary_table_is_an_error(experts: Path) -> None:
     (experts / "workloads/counts.csv").write_bytes(b"expert,tokens\n\xff\xfe,1\n")
     (problem,) = problems("{load: counts, counts: ./workloads/counts.csv}")
     assert "not UTF-8" in problem.message
@@ -171,7 +175,7 @@ def test_a_model_without_experts_has_no_routing() -> None:
     assert "no routed experts" in problem.message
 
 
-def test_counts_are_of_one_number_of_experts(experts: Path) -> None:
+def test_counts_need_layers_with_equal_numbers_of_experts(experts: Path) -> None:
     edit(
         experts, "workloads/models/tiny.yaml", "  - repeat: 2",
         "  - {repeat: 1, mixer: {type: attention, q_heads: 8, kv_heads: 8, head_dim: 8}, "

@@ -1,0 +1,279 @@
+"""Reads calibration files: the fits that they state, and the chain of devices that a device inherits from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from costmodel.calibration.residual_files import read_residuals
+from costmodel.cost.calibration import FamilyFit, Form, Spread
+from costmodel.cost.form_registry import FORMS
+from costmodel.cost.parameter import build, freeze
+from costmodel.cost.residual import Domain, Nearness, Residual
+from costmodel.errors import InputError, Location, Problem
+from costmodel.schema import build as schema_build
+from costmodel.schema.assemble import Assembly
+from costmodel.schema.calibration import FamilyFitFile, FitsFile
+from costmodel.schema.device import DeviceFile
+from costmodel.schema.earlier_names import name_of_today
+from costmodel.schema.forms import FormFile
+from costmodel.schema.framework import FrameworkFile
+from costmodel.schema.references import FOLDERS, Library, display_path
+from costmodel.schema.strict import Strict
+from costmodel.schema.tree import Tree
+from costmodel.workload.scenario import Framework
+
+File = TypeVar("File", bound=Strict)
+
+CALIBRATIONS = "calibrations"
+DEFAULT_FRAMEWORK = "default"  # names no library
+COMPOSITION = "composition"  # calibrations/composition: whole runs
+SOURCES = "sources"  # calibrations/sources: one source's times over another's
+BACKWARD = "backward"  # calibrations/backward: backward attention against the forward fit of its device
+ROOFLINE = "roofline"  # calibrations/roofline: the spread of every family about the bare cost functions
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DeviceFits:
+    """A calibration file with its residuals, and the device that it is of."""
+
+    file: FitsFile
+    residuals: Mapping[str, Residual]
+    device: str
+
+    def fit(self, key: str, device: str) -> FamilyFit | None:
+        """Return the fit of a `family/variant` or family for a device; None where the file has none."""
+        family = self.file.families.get(key)
+        if family is None:
+            return None
+        basis = self.file.basis if self.device == device else "transferred"
+        source = f"{CALIBRATIONS}/{self.file.name}"
+        return replace(family_fit(family, basis, self.residuals.get(key)), source=source)
+
+
+class FitStore:
+    """Reads calibration files, each once, and the chain of devices that a device inherits from."""
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+        self._files: dict[str, DeviceFits | None] = {}
+
+    def device_fits(self, device: str, implementation: str) -> DeviceFits | None:
+        """Return the file `calibrations/DEVICE/IMPLEMENTATION`; None where there is none.
+
+        An implementation may name the device itself, as `DEVICE/IMPLEMENTATION`.
+        """
+        name = implementation if "/" in implementation else f"{device}/{implementation}"
+        if name not in self._files:
+            owner = name.partition("/")[0]
+            self._files[name] = self._read(owner, name) if _exists(self._library, CALIBRATIONS, name) else None
+        return self._files[name]
+
+    def names(self, device: str) -> list[str]:
+        """Return the implementations that any root of the search path has of a device."""
+        folders = [root / FOLDERS[CALIBRATIONS] / CALIBRATIONS / device for root in self._library.roots]
+        return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+
+    def roofline(self) -> FitsFile:
+        """Return the spread of the bare cost functions."""
+        return read(self._library, CALIBRATIONS, ROOFLINE, FitsFile)
+
+    def composition(self) -> Mapping[str, FamilyFitFile]:
+        """Return how measured times of whole runs scatter about predicted ones, by class; nothing without a file."""
+        if not _exists(self._library, CALIBRATIONS, COMPOSITION):
+            return {}
+        return read(self._library, CALIBRATIONS, COMPOSITION, FitsFile).families
+
+    def source_agreement(self, kin: str, family: str, variant: str) -> Spread | None:
+        """Return how far two sources differ that timed the same kernels; None without a file.
+
+        kin: `same` or `other` library. That of the very variant, else of its family, else of all kernels.
+        """
+        if not _exists(self._library, CALIBRATIONS, SOURCES):
+            return None
+        families = read(self._library, CALIBRATIONS, SOURCES, FitsFile).families
+        names = (f"{kin}/{family}/{variant}", f"{kin}/{family}", kin)
+        return next((family_fit(families[name], "fitted").spread for name in names if name in families), None)
+
+    def backward(self, family: str, device: str) -> FamilyFit:
+        """Return the rate that backward attention reaches over the forward kernels', and its spread.
+
+        That of the device, else of those that it inherits from in turn, else that of no device in particular.
+        """
+        for owner, _ in self.chain(device):
+            fits = self.device_fits(owner, BACKWARD)
+            if fits is not None and family in fits.file.families:
+                return family_fit(fits.file.families[family], "transferred")
+        return family_fit(read(self._library, CALIBRATIONS, BACKWARD, FitsFile).families[family], "transferred")
+
+    def same_die(self, device: str, implementation: str) -> list[str]:
+        """Return the other devices of the same die that have a fit of the implementation, the nearest first.
+
+        Distance: the logarithms of processors and device memory bandwidth, which is what products of one die differ in.
+        """
+        own = self._device_file(device)
+        if own is None or own.die is None or "/" in implementation:
+            return []
+        folders = [root / FOLDERS[CALIBRATIONS] / CALIBRATIONS for root in self._library.roots]
+        names = {path.parent.name for folder in folders for path in folder.glob(f"*/{implementation}.yaml")}
+        files = ((name, self._device_file(name)) for name in sorted(names - {device}))
+        siblings = [(_distance(own, file), name) for name, file in files if file and file.die == own.die]
+        return [name for _, name in sorted(siblings)]
+
+    def _device_file(self, device: str) -> DeviceFile | None:
+        """Return a device's file; None for a device that was made in Python."""
+        if not _exists(self._library, "devices", device):
+            return None
+        return read(self._library, "devices", device, DeviceFile)
+
+    def chain(self, device: str) -> list[tuple[str, Mapping[str, str]]]:
+        """Return the device with its default implementations, then those that it inherits from in turn."""
+        return list(_chain(self._library, device))
+
+    def _read(self, device: str, name: str) -> DeviceFits:
+        file = read(self._library, CALIBRATIONS, name, FitsFile)
+        path = self._library.find(name, CALIBRATIONS)
+        residuals = {} if file.residuals is None else read_residuals(path.parent / file.residuals)
+        fits = DeviceFits(file, residuals, device)
+        _check_axes(path, fits)
+        return fits
+
+
+def basis_of(device: str, search_path: Sequence[str | Path] = ()) -> str:
+    """Return the best basis that a device's times can rest on.
+
+    That of its own fits, `transferred` where a sibling has some that it inherits, `roofline` otherwise.
+    """
+    library = Library(search_path)
+    names = library.names(CALIBRATIONS)
+    for owner, _ in _chain(library, device):
+        own = [name for name in names if name.startswith(f"{owner}/")]
+        if own:
+            return read(library, CALIBRATIONS, own[0], FitsFile).basis if owner == device else "transferred"
+    return ROOFLINE
+
+
+def _check_axes(path: Path, fits: DeviceFits) -> None:
+    """Raise InputError where a family's domain or residual is not over the axes of its form."""
+    for key, family in fits.file.families.items():
+        if family.form is None:
+            continue
+        axes = tuple(FORMS[family.form.kind].AXES)
+        residual = fits.residuals.get(key)
+        for name, stated in (
+            ("domain", tuple(family.domain) or axes), ("residual", axes if residual is None else residual.axes)
+        ):  # fmt: skip
+            if stated != axes:
+                message = f"is over {', '.join(stated)}, but a `{family.form.kind}` has {', '.join(axes)}"
+                location = Location(display_path(path))
+                raise InputError([Problem(location, f"families.{key}.{name}", message, "fit the calibration again")])
+
+
+def _distance(own: DeviceFile, other: DeviceFile) -> float:
+    """Return how far two devices of one die are apart: the sum of |log| of what they differ in."""
+
+    def sizes(file: DeviceFile) -> tuple[float, float]:
+        return float(file.processors), float(file.memory[-1].bandwidth or np.nan)
+
+    return float(sum(abs(np.log(mine / theirs)) for mine, theirs in zip(sizes(own), sizes(other), strict=True)))
+
+
+def _chain(library: Library, device: str) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """Yield the device with its default implementations, then those that it inherits from in turn."""
+    seen: list[str] = []
+    following: str | None = device
+    while following is not None:
+        if following in seen:
+            cycle = " -> ".join((*seen, following))
+            raise InputError.single(
+                f"devices inherit calibrations from each other in a cycle: {cycle}", field="calibration.inherit",
+                hint="remove one of these `inherit`",
+            )  # fmt: skip
+        seen.append(following)
+        if not _exists(library, "devices", following):
+            yield following, {}
+            return  # a device that was made in Python
+        read(library, "devices", following, DeviceFile)  # raises what is wrong with it
+        own = library.read_unextended(library.find(following, "devices"), "device")
+        yield following, _defaults(own)
+        donor = _donor(own)
+        following = None if donor is None else donor.removeprefix("devices/")
+
+
+def _defaults(own: Tree) -> dict[str, str]:
+    """Return the defaults that a device's file states itself; what it extends has a place of its own in the chain."""
+    calibration = own.child("calibration")
+    default = None if calibration is None else calibration.child("default")
+    if default is None:
+        return {}
+    return {name_of_today(key): name_of_today(str(named.value)) for key, named in default.value.items()}
+
+
+def _donor(own: Tree) -> str | None:
+    """Return the device from which this one inherits, as its file says, else the one that the file extends."""
+    calibration, base = own.child("calibration"), own.child("extends")
+    inherit = None if calibration is None else calibration.child("inherit")
+    donor = base if inherit is None else inherit
+    return None if donor is None or donor.value is None else str(donor.value)
+
+
+def _exists(library: Library, kind: str, name: str) -> bool:
+    """Tell whether a file is there, without the search for similar names that an error message would make."""
+    return any((root / FOLDERS[kind] / kind / f"{name}.yaml").is_file() for root in library.roots)
+
+
+def read(library: Library, kind: str, name: str, model: type[File]) -> File:
+    """Return the checked file `kind/name`; raise InputError with all its problems."""
+    assembly = Assembly(library)
+    schema = kind.removesuffix("s")
+    part = assembly.part(model, library.read(library.find(name, kind), schema))
+    if assembly.problems:
+        raise InputError(assembly.problems)
+    return part.file
+
+
+def family_fit(file: FamilyFitFile, basis: str, residual: Residual | None = None) -> FamilyFit:
+    """Return the fit that a file states, with its residual from the file beside it."""
+    knots = sorted(file.spread, key=lambda knot: knot.time)
+    spread = Spread(
+        tuple(float(knot.time) for knot in knots),
+        tuple(float(knot.low) for knot in knots),
+        tuple(float(knot.median) for knot in knots),
+        tuple(float(knot.high) for knot in knots),
+    )
+    near = file.nearness
+    return FamilyFit(
+        compute_efficiency=file.compute_efficiency, hbm_efficiency=file.hbm_efficiency,
+        network_efficiency=file.network_efficiency, launch_factor=file.launch_factor,
+        form=None if file.form is None else _form(file.form), residual=residual, domain=_domain(file),
+        nearness=None if near is None else Nearness(float(near.near), float(near.far), float(near.share)),
+        backward_rate=file.backward_rate, extra_keys_per_query=file.extra_keys_per_query, spread=spread, basis=basis,
+    )  # fmt: skip
+
+
+def _form(file: FormFile) -> Form:
+    """Return the form with the parameters and constants that the file states."""
+    stated = {name: freeze(value) for name, value in file.model_dump().items() if value is not None and name != "kind"}
+    return build(FORMS[file.kind], stated)
+
+
+def _domain(file: FamilyFitFile) -> Domain | None:
+    """Return the measured shapes that the file states, in octaves."""
+    if not file.domain or file.radius is None:
+        return None
+    low, high = (np.log2([float(pair[side]) for pair in file.domain.values()]) for side in (0, 1))
+    return Domain(low, high, float(file.radius))
+
+
+def default_framework(search_path: Sequence[str | Path] = ()) -> Framework:
+    """Return the framework that names no library."""
+    return framework_of(DEFAULT_FRAMEWORK, Library(search_path))
+
+
+def framework_of(name: str, library: Library) -> Framework:
+    """Return a framework by the name of its file."""
+    return schema_build.framework(read(library, "frameworks", name, FrameworkFile))

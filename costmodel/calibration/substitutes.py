@@ -1,0 +1,52 @@
+"""Which kernels substitute for those that nobody measured: of another variant, of another family."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from costmodel.workload.operators import GEMM_FAMILIES, gemm_family
+from costmodel.workload.variant import Variant
+
+ELEMENTWISE = "elementwise"
+# Backward attention runs at a measured share of the forward kernels' rate.
+GRADIENTS = {"attention_backward": "attention_prefill", "mla_backward": "mla_prefill"}
+# A GEMM that expands narrow weights reads them as they are stored and multiplies as the plain one does.
+EXPANDING = {gemm_family(family, weight_only=True): family for family in GEMM_FAMILIES}
+# Family -> the one whose kernels substitute for it; a batched GEMM is a GEMM of several groups.
+SUBSTITUTES = {**GRADIENTS, **EXPANDING, "bmm": "gemm"}
+_ATTENTION = ("attention_prefill", "attention_decode")  # whose FP8 kernels read a cache as narrow as 16-bit ones may
+_ELEMENTWISE_KINDS = ("activation", "add", "norm", "rotary")  # a kernel of another kind streams as these do
+_COLLECTIVES = {  # kinds by those that move alike
+    "all_reduce": ("reduce_scatter", "all_gather"), "all_gather": ("reduce_scatter",),
+    "reduce_scatter": ("all_gather",), "broadcast": ("all_gather", "reduce_scatter"),
+    "all_to_all": ("all_gather", "reduce_scatter"),
+}  # fmt: skip
+_PAIRWISE = ("all_to_all", "all_gather")  # of a message between two ranks
+
+
+def nearest_keys(family: str, variant: str) -> tuple[str, ...]:
+    """Return the `family/variant` of the kernels that substitute for those of another one, the most alike first."""
+    if family == "send_recv":
+        return tuple(f"collective/{kind}" for kind in _PAIRWISE)
+    if family == "collective":
+        return tuple(f"{family}/{kind}" for kind in _COLLECTIVES.get(variant, ("all_gather",)))
+    return tuple(f"{family}/{other}" for other in nearest_variants(family, variant))
+
+
+def nearest_variants(family: str, variant: str) -> tuple[str, ...]:
+    """Return the variants of a family whose kernels substitute for those of `variant`, the most alike first.
+
+    Kernels without what sets a variant apart; then those of the other 16-bit format, or FP8 with the other kind of
+    scales. FP8 attention reads a cache as 16-bit attention with a narrow cache does.
+    """
+    if family == ELEMENTWISE:
+        return tuple(kind for kind in _ELEMENTWISE_KINDS if kind != variant)
+    own = Variant.parse(variant)
+    nearest = [own.base] if own != own.base else []
+    if own == Variant("fp8") and family in _ATTENTION:
+        nearest = [Variant("bf16", quantized_kv=True)]
+    if own.kind == "fp8":
+        nearest.append(replace(own.base, block_scaled=not own.block_scaled))
+    elif own.kind in ("fp16", "bf16") and not own.block_scaled:
+        nearest.append(Variant("bf16" if own.kind == "fp16" else "fp16"))
+    return tuple(map(str, nearest))

@@ -1,0 +1,31 @@
+"""The terms of a form's equation by name: what its time is computed from, and what `explain` prints."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from costmodel.quantities import Quantity, maximum
+
+Terms: TypeAlias = "dict[str, Quantity]"  # the ending of a name says its unit
+SHORTEST = 1e-12  # of times that are divided by, or whose logarithm is taken [s]
+_DIMENSIONS = {"time": "time", "latency": "time", "bytes": "size", "bandwidth": "bandwidth", "flop": "flop"}
+
+
+def dimension_of(term: str) -> str:
+    """Return the dimension of a term: that of the last word of its name, else a count."""
+    return _DIMENSIONS.get("time" if term == "t" else term.rpartition("_")[2], "count")
+
+
+def term_at(terms: Terms, index: int) -> Terms:
+    """Return the terms of one of several candidates, which stand on the only axis."""
+    return {name: float(value[index] if isinstance(value, np.ndarray) else value) for name, value in terms.items()}
+
+
+def p_norm(p: float, *times: Any) -> Any:
+    """Return the p-norm of times that overlap: near the largest, more where several are as long; zero where all are."""
+    largest = maximum(times[0], *times[1:])
+    scale = maximum(largest, SHORTEST)
+    total = sum((time / scale) ** p for time in times)
+    return largest * total ** (1.0 / p)

@@ -1,0 +1,100 @@
+"""Times by the closed form: messages between devices, copies to the host, and the host's own work."""
+
+from __future__ import annotations
+
+from costmodel.cost.calibration import FamilyFit
+from costmodel.cost.machine import Machine
+from costmodel.cost.terms import Terms
+from costmodel.hardware import Cluster
+from costmodel.network.collectives import collective_time
+from costmodel.network.expert_all_to_all import expert_all_to_all_time, token_copies
+from costmodel.network.group_links import GroupLinks, group_links
+from costmodel.network.host import arithmetic_time, host_link, stream_time, transfer_time
+from costmodel.quantities import Count, Seconds, where
+from costmodel.workload.operators import Collective, ExpertAllToAll, HostGemm, HostTime, HostTransfer, HostUpdate
+
+COLLECTIVE_EQUATION = """
+    t          = calls * (launch + wire_time / network_efficiency)
+    wire_time  = fastest of the algorithms of this kind over the links that the group crosses
+    fixed_time = calls * (launch + latency)
+"""
+EXPERT_ALL_TO_ALL_EQUATION = """
+    t          = launch + wire_time / network_efficiency
+    wire_time  = max(inter_time, intra_time) + latency
+    inter_time = tokens * inter_copies * token_bytes / B_out
+    intra_time = tokens * intra_copies * token_bytes / B_in
+"""
+HOST_TRANSFER_EQUATION = """
+    t          = fixed_time + wire_time / network_efficiency
+    fixed_time = launch + latency
+    wire_time  = size / min(B_link, B_host / devices of a node)
+"""
+HOST_UPDATE_EQUATION = """
+    t = memory_time = traffic / (hbm_efficiency * B_host / devices of a node)
+"""
+HOST_TIME_EQUATION = """
+    t = step_time + sequence_time * sequences
+"""
+HOST_GEMM_EQUATION = """
+    t               = max(arithmetic_time, memory_time)
+    arithmetic_time = FLOP / (compute_efficiency * host peak / devices of a node)
+    memory_time     = traffic / (hbm_efficiency * B_host / devices of a node)
+"""
+
+
+def collective_terms(operator: Collective, machine: Machine, cluster: Cluster, fit: FamilyFit) -> Terms:
+    """Return the terms of a collective."""
+    links = group_links(operator.group, cluster)
+    launch = machine.framework.launch * fit.launch_factor
+    return _wire_terms(links, launch, collective_time(operator.kind, operator.size, links), fit, operator.calls)
+
+
+def expert_all_to_all_terms(operator: ExpertAllToAll, machine: Machine, cluster: Cluster, fit: FamilyFit) -> Terms:
+    """Return the terms of one direction of the expert all-to-all."""
+    links = group_links(operator.group, cluster)
+    copies = token_copies(operator, links)
+    sent = operator.tokens * operator.token_bytes
+    launch = machine.framework.launch * fit.launch_factor
+    return {
+        **_wire_terms(links, launch, expert_all_to_all_time(operator, links), fit),
+        "inter_time": sent * copies.inter / links.inter, "intra_time": sent * copies.intra / links.intra,
+        "inter_copies": copies.inter, "intra_copies": copies.intra,
+    }  # fmt: skip
+
+
+def _wire_terms(links: GroupLinks, launch: Seconds, wire: Seconds, fit: FamilyFit, calls: Count = 1.0) -> Terms:
+    """Return the terms of messages that follow each other; their time is zero in a group of one."""
+    has_peers = links.size > 1
+    return {
+        "t": where(has_peers, calls * (launch + wire / fit.network_efficiency), 0.0),
+        "fixed_time": where(has_peers, calls * (launch + links.latency), 0.0),
+        "launch": launch, "wire_time": wire, "latency": links.latency,
+    }  # fmt: skip
+
+
+def host_transfer_terms(operator: HostTransfer, machine: Machine, cluster: Cluster, fit: FamilyFit) -> Terms:
+    """Return the terms of a copy to the host or from it; its time is zero without bytes."""
+    latency = host_link(cluster).latency
+    fixed = machine.framework.launch * fit.launch_factor + (0.0 if latency is None else latency)
+    wire = transfer_time(operator, cluster)
+    has_bytes = operator.size > 0
+    return {
+        "t": where(has_bytes, fixed + wire / fit.network_efficiency, 0.0), "fixed_time": where(has_bytes, fixed, 0.0),
+        "wire_time": wire,
+    }  # fmt: skip
+
+
+def host_update_terms(operator: HostUpdate, _: Machine, cluster: Cluster, fit: FamilyFit) -> Terms:
+    """Return the terms of the host's work that only streams its memory."""
+    return {"memory_time": stream_time(operator, cluster) / fit.hbm_efficiency}
+
+
+def host_gemm_terms(operator: HostGemm, _: Machine, cluster: Cluster, fit: FamilyFit) -> Terms:
+    """Return the terms of a GEMM of the host."""
+    arithmetic = arithmetic_time(operator, cluster) / fit.compute_efficiency
+    return {"arithmetic_time": arithmetic, "memory_time": stream_time(operator, cluster) / fit.hbm_efficiency}
+
+
+def host_time_terms(operator: HostTime) -> Terms:
+    """Return the terms of the host's program."""
+    return {"t": operator.seconds, "step_time": operator.step_seconds, "sequence_time": operator.sequence_seconds}

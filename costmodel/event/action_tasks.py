@@ -1,0 +1,110 @@
+"""The tasks of each kind of action of a training step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from costmodel.analytic.operator_timing import TimedOperator
+from costmodel.analytic.recurrence import Slot
+from costmodel.analytic.training import StepModel, StepStreams, lone_stage
+from costmodel.event.list_scheduling import FILLER, ActionTask, chain, list_schedule
+from costmodel.event.overlap import overlapped_group, overlapped_pass
+from costmodel.event.task_groups import HOST, TaskGroup, merged, task_groups
+from costmodel.workload.operators import base_name
+from costmodel.workload.scenario import Scenario
+from costmodel.workload.schedules import Kind
+
+EXPERT, EXPERTS_GRADIENT = "expert ", "experts gradient"
+EXPERT_WEIGHTS, WEIGHTS = "expert weight gradients", "weight gradients"
+
+
+class ActionTasks:
+    """The tasks of actions, built once for each slot."""
+
+    def __init__(self, scenario: Scenario, step: StepModel, streams: StepStreams, *, split_collectives: bool) -> None:
+        self._step, self._streams, self._split = step, streams, split_collectives
+        self._processors = float(scenario.communication.processors)
+        self._known: dict[Slot, list[ActionTask]] = {}
+
+    def of(self, slot: Slot) -> list[ActionTask]:
+        """Return the tasks of an action."""
+        if slot not in self._known:
+            is_pair = slot.forward is not None and slot.backward is not None
+            tasks = self._pair(slot) if is_pair else self._lone(slot)
+            launches = float(self._step.launch_time) * self._launches(slot)
+            if launches:
+                tasks.append(ActionTask(TaskGroup("kernel launches", HOST, launches)))
+            self._known[slot] = tasks
+        return self._known[slot]
+
+    def _launches(self, slot: Slot) -> float:
+        """Return how many kernels and messages the host launches for an action."""
+        backward = Kind.BACKWARD if slot.kind is Kind.FORWARD_BACKWARD else slot.kind
+        return sum(
+            float(self._streams.stages[label].of(kind).launches)
+            for label, kind in ((slot.forward, Kind.FORWARD), (slot.backward, backward))
+            if label is not None
+        )
+
+    def _lone(self, slot: Slot) -> list[ActionTask]:
+        """Return the pass of a single chunk."""
+        comm, label = self._step.overlapped_comm, lone_stage(slot)
+        layers = self._layers(label, slot.kind)
+        if comm is None:
+            return chain([group for layer in layers for group in layer])
+        return overlapped_pass(comm, self._step.works_of(label), slot.kind, layers)
+
+    def _layers(self, label: int, kind: Kind) -> list[list[TaskGroup]]:
+        """Return the groups of each layer of a stage, in the order of the pass."""
+        works = self._step.works_of(label)
+        layers = []
+        for count, work in works if kind is Kind.FORWARD else reversed(works):
+            timed = self._step.timed_works[work.name]
+            groups: list[TaskGroup] = []
+            if kind is Kind.FORWARD:
+                groups += self._groups(timed.forward, work.name)
+            if kind in (Kind.BACKWARD, Kind.BACKWARD_INPUT):
+                gradients = self._groups(timed.input_gradient, work.name)
+                groups += [group._replace(name=_gradient(group.name)) for group in gradients]
+            if kind in (Kind.BACKWARD, Kind.BACKWARD_WEIGHT):
+                groups += self._weight_gradients(timed.weight_gradient, work.name)
+            layers.extend([groups] * count)
+        return layers
+
+    def _groups(self, operators: Sequence[TimedOperator], name: str) -> list[TaskGroup]:
+        return task_groups(operators, name, self._processors, split_collectives=self._split)
+
+    def _weight_gradients(self, operators: Sequence[TimedOperator], name: str) -> list[TaskGroup]:
+        """Return the weight gradients of routed experts, whose inputs are ready first, and all others."""
+        experts = [timed for timed in operators if base_name(timed.operator.name).startswith(EXPERT)]
+        others = [timed for timed in operators if timed not in experts]
+        return [
+            *merged(self._groups(experts, name), EXPERT_WEIGHTS),
+            *merged(self._groups(others, name), WEIGHTS),
+        ]
+
+    def _pair(self, slot: Slot) -> list[ActionTask]:
+        """Return the forward pass of a chunk and the backward pass of another one, overlapped."""
+        assert slot.forward is not None, "a pair has a chunk each way"
+        assert slot.backward is not None, "a pair has a chunk each way"
+        tasks = chain([group for layer in self._layers(slot.forward, Kind.FORWARD) for group in layer])
+        last: tuple[int, ...] = ()
+        for layer in self._layers(slot.backward, Kind.BACKWARD):
+            weights = [group for group in layer if group.name in (EXPERT_WEIGHTS, WEIGHTS)]
+            ready: dict[str, tuple[int, ...]] = {}
+            for group in (group for group in layer if group not in weights):
+                tasks.append(ActionTask(group, last, 1))
+                last = ready[group.name] = (len(tasks) - 1,)
+            experts_ready = ready.get(EXPERTS_GRADIENT, last)
+            tasks += [
+                ActionTask(group, experts_ready if group.name == EXPERT_WEIGHTS else last, FILLER) for group in weights
+            ]
+        comm = self._step.overlapped_comm
+        if comm is not None:
+            operators = comm.of_pair(self._step.works_of(slot.forward), self._step.works_of(slot.backward))
+            tasks += [ActionTask(overlapped_group(comm, part, timed, count)) for part, count, timed in operators]
+        return list_schedule([task for task in tasks if task.group.seconds > 0])
+
+
+def _gradient(name: str) -> str:
+    return name if "gradient" in name else f"{name} gradient"

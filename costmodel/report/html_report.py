@@ -1,0 +1,118 @@
+"""The files of `report`: plots with their data, and one HTML page of all sources."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from costmodel.errors import InfeasibleError
+from costmodel.report.plots.sweep import count_not_drawn
+from costmodel.report.plotting import draw, file_names
+from costmodel.report.text import title_of
+from costmodel.report.web.answers import reproduced_sections, search_sections, sensitivity_sections, topologies_sections
+from costmodel.report.web.document import Section, page
+from costmodel.report.web.inline import EmbeddedPlot, read_plots
+from costmodel.report.web.result import about_result, result_sections
+from costmodel.report.web.sweep import ABOUT_TIMELINE, about_sweep, sweep_sections, timeline_sections
+from costmodel.schema.answers import Answer, ReproducedFile, SearchFile, SensitivityFile, TopologiesFile, read_answer
+from costmodel.schema.whole_files import write_whole
+from costmodel.study.points import read_sweep
+from costmodel.study.timelines import is_trace_file, read_slices
+
+PAGE = "report.html"
+Sections = Callable[[Mapping[str, EmbeddedPlot]], list[Section]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReportPart:
+    """One source of a report. about: a sentence on it; data: the document that the page keeps as JSON.
+
+    not_drawn: combinations of a sweep's axes that have no plot.
+    """
+
+    title: str
+    about: str
+    files: list[Path]
+    sections: Sections
+    data: Any
+    not_drawn: int = 0
+
+
+def write_report(sources: Sequence[Path], folder: Path) -> tuple[list[Path], int]:
+    """Write the plots of all sources and the page; return the files, and the number of combinations without a plot.
+
+    Raises InputError on an invalid source, InfeasibleError where nothing in any of them can run.
+    """
+    prefixes = [f"{name}-" for name in _names(sources)] if len(sources) > 1 else [""]
+    parts = [_part(source, folder, prefix) for source, prefix in zip(sources, prefixes, strict=True)]
+    written = [path for part in parts for path in part.files]
+    if not written:
+        raise InfeasibleError("nothing to draw: no scenario can run")
+    plots = read_plots(written)
+    sections: list[Section] = []
+    for part in parts:
+        own = {path.stem: plots[path.stem] for path in part.files if path.stem in plots}
+        prefix = f"{part.title}: " if len(parts) > 1 else ""
+        sections += [Section(f"{prefix}{section.title}", section.parts) for section in part.sections(own)]
+    titles, abouts = (
+        [*dict.fromkeys(texts)] for texts in zip(*((part.title, part.about) for part in parts), strict=True)
+    )
+    data = [part.data for part in parts]
+    content = page(", ".join(titles), " ".join(abouts), sections, data if len(parts) > 1 else data[0])
+    write_whole(folder / PAGE, [content])
+    return [*written, folder / PAGE], sum(part.not_drawn for part in parts)
+
+
+def _names(sources: Sequence[Path]) -> list[str]:
+    """Return a distinct name for each source's files."""
+    stems = [source.name.partition(".")[0] or source.name for source in sources]
+    numbered = [stem if stems.count(stem) == 1 else f"{stem}{i + 1}" for i, stem in enumerate(stems)]
+    return list(file_names(numbered).values())
+
+
+def _part(source: Path, folder: Path, prefix: str) -> ReportPart:
+    """Draw one source."""
+    if source.is_dir():
+        sweep = read_sweep(source)
+        study = sweep.study
+        return ReportPart(
+            title=study.workload,
+            about=about_sweep(study),
+            files=draw(sweep, folder, prefix=prefix),
+            sections=lambda plots: sweep_sections(study, plots),
+            data=study.model_dump(mode="json"),
+            not_drawn=count_not_drawn(sweep),
+        )
+    if is_trace_file(source):
+        files = draw(read_slices(source), folder, prefix=prefix)
+        names = {"figures": [path.stem for path in files if path.suffix == ".svg"]}
+        return ReportPart(f"Timeline {source.name.partition('.')[0]}", ABOUT_TIMELINE, files, timeline_sections, names)
+    answer = read_answer(source)
+    files = draw(answer, folder, prefix=prefix)
+    title, about, sections = _described(answer, prefix)
+    return ReportPart(title, about, files, sections, answer.model_dump(mode="json", by_alias=True))
+
+
+def _described(answer: Answer, prefix: str) -> tuple[str, str, Sections]:
+    """Return title, sentence and sections of the JSON output of a command."""
+    if isinstance(answer, SearchFile):
+        about = "The best layouts found, and the Pareto front of tokens/s per device and per user."
+        return f"Layouts of {answer.workload}", about, lambda plots: search_sections(answer, plots, prefix)
+    if isinstance(answer, SensitivityFile):
+        name = title_of(answer.metric)
+        about = (
+            f"How {name} responds to each parameter: an elasticity of -0.4 means that 1 % more of the parameter "
+            "lowers the metric by 0.4 %."
+        )
+        title = f"Sensitivity of {name} of {answer.workload}"
+        return title, about, lambda plots: sensitivity_sections(answer, plots, prefix)
+    if isinstance(answer, ReproducedFile):
+        about = f"{len(answer.root):,} published results and their predictions. Lines are 80 % intervals."
+        return "Predicted against published", about, lambda plots: reproduced_sections(answer, plots, prefix)
+    if isinstance(answer, TopologiesFile):
+        about = "All switch ports are assumed to be used; links and diameter count inter-switch links."
+        return "Network topologies", about, lambda plots: topologies_sections(answer, plots, prefix)
+    title = answer.workload or answer.model.name
+    return title, about_result(answer), lambda plots: result_sections(answer, plots, prefix)

@@ -1,0 +1,101 @@
+"""The terminal view of a search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from costmodel.report.page import Table, show, table
+from costmodel.report.text import NONE, gib, interval, metric, setting, short_paths
+from costmodel.result import PHASES
+from costmodel.schema.answers import FoundScenario
+from costmodel.study.goals import Candidate, SearchResult
+
+MOST_COUNTS = 4  # device counts that are listed
+
+
+def show_search(result: SearchResult) -> None:
+    """Print how many layouts were considered, the best ones, and the Pareto front of the two token rates."""
+    show(f"{result.scenario}: {considered(result, f' on {_device_counts(result.devices)} devices')}", "bold")
+    if result.stages is not None:
+        show(f"stages: {result.stages}")
+    if not result.best:
+        show(_why_none(result), "yellow")
+        return
+    show(_layouts(result.best, result.axes))
+    if any(layout.tied for layout in result.best):
+        show(
+            "~ this layout's 80 % interval overlaps that of the row above or below: "
+            "the model cannot tell which is better"
+        )
+    if result.front:
+        show("")
+        show("Pareto front: tokens/s per device against tokens/s per user", "bold")
+        show(_layouts(result.front, result.axes, front=True))
+
+
+def considered(result: SearchResult | FoundScenario, where: str = "") -> str:
+    """Return how many layouts were considered, are valid, and were evaluated."""
+    ruled_out = " (bounds rule out the rest)" if result.scheduled < result.feasible else ""
+    return (
+        f"considered {result.looked_at:,} layouts{where}; {result.feasible:,} divide evenly; "
+        f"{result.scheduled:,} evaluated in full{ruled_out}"
+    )
+
+
+def _device_counts(counts: Sequence[int]) -> str:
+    """Return device counts as a list, or the ends of a long one."""
+    if len(counts) > MOST_COUNTS:
+        return f"{counts[0]:,} to {counts[-1]:,}"
+    return " or ".join(f"{count:,}" for count in counts)
+
+
+def _why_none(result: SearchResult) -> str:
+    """Return why a search found no layout."""
+    if not result.looked_at:
+        return (
+            "no layout on this many devices matches your --set: "
+            "a degree does not divide the devices, the heads or the experts"
+        )
+    if not result.feasible:
+        return "no layout divides evenly"
+    if result.least is not None:
+        return (
+            f"none fits in memory: the smallest layout needs {gib(result.least)} GiB per device; "
+            "allow more --devices or use a narrower `precision`"
+        )
+    return "no layout both fits and meets the constraints"
+
+
+def _layouts(rows: Sequence[Candidate], axes: Mapping[str, str], *, front: bool = False) -> Table:
+    """Return layouts as a table: what differs among them, their times and rates.
+
+    axes: path -> dimension; front: keep the rate per user on a narrow terminal and drop the time instead.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row.at))
+    short = {name: name.rpartition(".")[2] for name in names}
+    short |= short_paths([name for name in names if list(short.values()).count(short[name]) > 1])
+    headline = next(name for name, _ in PHASES.values() if name in rows[0].metrics)
+    rates = [name for name in ("tokens_per_second_per_device", "tokens_per_second_per_user", "mfu")
+             if rows[0].metrics.get(name) is not None]  # fmt: skip
+    droppable = {"tokens_per_second_per_user": "" if front else "??", "mfu": "?"}
+    layouts = table(
+        "", ">devices", *(f">{short[name]}" for name in names),
+        *((f"?>{headline}", "??>80 % interval") if front else (f">{headline}", ">80 % interval")),
+        *(f"{droppable.get(name, '')}>{name.replace('tokens_per_second_per_', 'tokens/s/')}" for name in rates),
+    )  # fmt: skip
+    for row in rows:
+        layouts.add(
+            "~" if row.tied else "", f"{row.devices:,}", *(_value(row.at.get(name), axes.get(name)) for name in names),
+            metric(headline, row.metrics[headline]),
+            NONE if row.interval is None else interval(headline, *row.interval),
+            *(metric(name, row.metrics[name]) for name in rates),
+        )  # fmt: skip
+    return layouts
+
+
+def _value(value: Any, dimension: str | None) -> str:
+    """Return a value of a layout or of an axis."""
+    if value is None:
+        return NONE
+    return str(value) if dimension in (None, "count") else setting(float(value), dimension)

@@ -1,0 +1,208 @@
+"""The terminal view of `simulate`: predictions, their certainty, what limits them, and next steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from costmodel.report.expert_load import is_even, routing_line
+from costmodel.report.page import Table, show, table
+from costmodel.report.text import NONE, count, gib, interval, memory_use, metric, quantity, readable, share
+from costmodel.result import Point, shown_line
+from costmodel.units import parse
+
+if TYPE_CHECKING:
+    from costmodel.api import Workload
+
+SHOWN_OPERATORS = 3  # in the overview
+LISTED_OPERATORS = 14  # in the detailed view
+LOWER_BOUND = " (a lower bound on time; the interval shows how much slower measured kernels were)"
+
+
+def show_simulation(
+    arguments: str, workload: Workload, points: Mapping[str, Point], *, detailed: bool, engine: str = "analytic"
+) -> None:
+    """Print the scenarios, one screen for all of them, or each in detail.
+
+    arguments: the command's arguments that name the workload again, for the next steps.
+    """
+    facts = workload.model()
+    show(_title(workload) + (", event simulation" if engine == "event" else ""), "bold")
+    show(
+        f"{facts['name']}: "
+        f"{count(facts['parameters'])} parameters, {count(facts['active_parameters'])} active, "
+        f"{quantity(facts['kv_cache_bytes_per_token'], 'size')} KV cache per token, "
+        f"{quantity(facts['training_flop_per_token'], 'flop')} per training token"
+    )
+    if detailed:
+        for name, point in points.items():
+            _show_detail(name, point)
+    else:
+        _show_overview(points)
+    for line in _next_steps(arguments, points, detailed=detailed):
+        show(line, "dim")
+
+
+def _title(workload: Workload) -> str:
+    """Return what is simulated; a workload's own title does not name another cluster."""
+    cluster = workload.asked()["cluster"]
+    return f"{workload.name} on {cluster}" if cluster else workload.resolved.title or workload.name
+
+
+def _show_overview(points: Mapping[str, Point]) -> None:
+    """Print one row per scenario, and where its time goes."""
+    rows = table("scenario", "?cluster", ">predicted", ">80 % interval", "?>tokens/s/device", "bound", ">memory")
+    for name, point in points.items():
+        rows.add(
+            name, f"{point.cluster}, {_devices(point)}", metric(point.headline, point.metrics[point.headline]),
+            interval_of(point.intervals, point.headline),
+            metric("tokens_per_second", point.metrics.get("tokens_per_second_per_device")), point.bound, _memory(point),
+        )  # fmt: skip
+    show(rows)
+    _show_bases(points)
+    show("Where the time goes" if any(point.fits for point in points.values()) else "Why no scenario can run", "bold")
+    for name, point in points.items():
+        if point.fits:
+            show(f"  {name}: {_largest_parts(point)}")
+            if point.routing is not None and not is_even(point.routing):
+                show(f"    {routing_line(point.routing)}")
+        else:
+            show(f"  {name}: cannot run: {point.reason}", "red")
+            if point.memory is not None:
+                show(f"    {_ledger_line(point)}")
+    for note in dict.fromkeys(note for point in points.values() for note in point.notes):
+        show(f"note: {note}")
+
+
+def _show_bases(points: Mapping[str, Point]) -> None:
+    """Print the share of the time by basis; scenarios with the same shares are on one line."""
+    bases: dict[str, list[str]] = {}
+    for name, point in points.items():
+        if point.fits:
+            bases.setdefault(_basis(point), []).append(name)
+    if bases:
+        show("Where the times come from (share of time by basis)", "bold")
+    for basis, names in bases.items():
+        whose = f"{', '.join(names)}: " if len(bases) > 1 else ""
+        show(f"  {whose}{basis}{LOWER_BOUND if list(bases) == ['roofline'] else ''}")
+
+
+def _show_detail(name: str, point: Point) -> None:
+    """Print one scenario with its metrics, operators, schedule and memory."""
+    show(f"\n{name}: {point.phase} on {_devices(point)} of {point.cluster}", "bold")
+    if point.fits:
+        show(metrics_table(point.metrics, point.intervals, readable))
+        for key, reason in point.reasons.items():
+            show(f"{readable(key)} not available: {reason}")
+        _show_operators(point)
+        if point.routing is not None:
+            show(routing_line(point.routing))
+        if point.schedule is not None:
+            parts = ", ".join(f"{readable(key)} {quantity(value, 'time')}" for key, value in point.schedule.items())
+            show(f"schedule (average over pipeline ranks): {parts}")
+        if point.goodput is not None:
+            show(_goodput_line(point.goodput))
+    else:
+        show(f"cannot run: {point.reason}", "red")
+    if point.memory is not None:
+        show(f"memory of the most-loaded device: {_ledger_line(point)}")
+    basis = _basis(point)
+    show(f"bound: {point.bound}; basis: {basis}{LOWER_BOUND if basis == 'roofline' else ''}")
+    for note in point.notes:
+        show(f"note: {note}")
+
+
+def _goodput_line(goodput: Mapping[str, float]) -> str:
+    """Return where the time of a long run goes."""
+    shares = {name: f"{value:.2%}" for name, value in goodput.items() if name != "failures_per_day"}
+    return (
+        f"goodput of a long run: {shares['goodput']}; checkpointing {shares['writing']}, lost work {shares['lost']}, "
+        f"restarts {shares['restarting']}; {goodput['failures_per_day']:.3g} failures per day"
+    )
+
+
+def _show_operators(point: Point) -> None:
+    """Print the longest operators, the others as one line, and the bubble."""
+    headline = point.metrics[point.headline] or 1.0
+    shown, others = point.breakdown[:LISTED_OPERATORS], point.breakdown[LISTED_OPERATORS:]
+    rest, bubble = sum(entry.time for entry in others), point.metrics.get("bubble_time") or 0.0
+    longest = max(*(entry.time for entry in shown), rest, bubble, 0.0) or 1.0
+    rows = table("operator", ">time", ">share", "|", ">hidden", "bound", "basis")
+    for entry in shown:
+        rows.add(
+            shown_line(entry.name), quantity(entry.time, "time"), share(entry.time / headline), entry.time / longest,
+            quantity(entry.hidden, "time") if entry.hidden else "", entry.bound, entry.basis,
+        )  # fmt: skip
+    for name, time in ((f"{len(others)} others", rest), ("bubble", bubble)):
+        if time:
+            rows.add(name, quantity(time, "time"), share(time / headline), time / longest, "", "", "")
+    show(rows)
+
+
+def _devices(point: Point) -> str:
+    return "1 device" if point.devices == 1 else f"{point.devices:,} devices"
+
+
+def metrics_table(
+    metrics: Mapping[str, float | None], intervals: Mapping[str, Sequence[float] | None], name_of: Callable[[str], str]
+) -> Table:
+    """Return one row per metric. name_of: turns a key into a name."""
+    rows = table("metric", ">predicted", ">80 % interval")
+    for key, value in metrics.items():
+        rows.add(name_of(key), metric(key, value), interval_of(intervals, key))
+    return rows
+
+
+def interval_of(intervals: Mapping[str, Sequence[float] | None], name: str) -> str:
+    """Return the interval of a metric, `-` for none."""
+    ends = intervals.get(name)
+    return NONE if ends is None or len(ends) != 2 else interval(name, ends[0], ends[1])
+
+
+def _basis(point: Point) -> str:
+    """Return the share of the time by basis, the largest first."""
+    shares = sorted(((value, name) for name, value in point.basis().items() if value > 0), reverse=True)
+    return ", ".join(name if value > 0.995 else f"{name} {value:.0%}" for value, name in shares) or NONE
+
+
+def _memory(point: Point) -> str:
+    return NONE if point.memory is None else memory_use(point.on_device, point.capacity)
+
+
+def _ledger_line(point: Point) -> str:
+    """Return used and available memory, and the parts in GiB, the largest first."""
+    parts = sorted(((value, name) for name, value in (point.memory or {}).items() if value), reverse=True)
+    listed = ", ".join(f"{readable(name)} {gib(value)}" for value, name in parts)
+    hosted = f"; {gib(point.on_host)} in host memory per device" if point.on_host else ""
+    return f"{_memory(point)}: {listed}{hosted}"
+
+
+def _largest_parts(point: Point) -> str:
+    """Return the largest parts of the headline metric."""
+    headline = point.metrics[point.headline] or 1.0
+    parts = [
+        f"{shown_line(entry.name)} {share(entry.time / headline)} ({entry.bound})"
+        for entry in point.breakdown[:SHOWN_OPERATORS]
+    ]
+    for name, key in (("bubble", "bubble_time"), ("exposed communication", "exposed_communication_time")):
+        if time := point.metrics.get(key):
+            parts.append(f"{name} {share(time / headline)}")
+    return ", ".join(parts)
+
+
+def _next_steps(arguments: str, points: Mapping[str, Point], *, detailed: bool) -> Iterator[str]:
+    """Yield commands that lead on from here."""
+    for name, point in points.items():
+        if not point.fits and point.memory and point.on_device > point.capacity:
+            size = f"{math.ceil(point.on_device / parse('1 GiB', 'size'))} GiB"
+            yield f"next: {name} with {size} per device:"
+            yield f'      costmodel simulate {arguments} --scenario {name} --set hardware.memory.hbm.capacity="{size}"'
+            break
+    for name, point in points.items():
+        if point.fits:
+            operator = next((entry for entry in point.breakdown if entry.count), point.breakdown[0])  # no mere waiting
+            yield f'next: costmodel explain {arguments} --scenario {name} --op "{operator.name}"'
+            if not detailed:
+                yield f"      costmodel simulate {arguments} --scenario {name}"
+            break

@@ -1,0 +1,38 @@
+"""Refitted predictions of a class against published values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from costmodel.report.plots.plot import Plot, table
+from costmodel.report.plots.validation import NUMBERS, compared_figure
+from costmodel.study.validating import ScoredValue
+
+
+def validation_plot(name: str, values: Sequence[ScoredValue]) -> Plot | None:
+    """Return predictions without the publication against published values, both logarithmic; null for none."""
+    scored = [
+        value.unseen for value in values
+        if value.unseen.error is not None and value.unseen.predicted and not _is_ratio(value)
+    ]  # fmt: skip
+    figure = compared_figure(f"{name}: predicted against published", scored)
+    return None if figure is None else Plot(figure, {"": _data(values)})
+
+
+def _is_ratio(value: ScoredValue) -> bool:
+    """Tell whether a value is a ratio of two runs, which is on no axis of its metric."""
+    return any(check.check == "ratio" and check.metric == value.unseen.metric for check in value.case.expect)
+
+
+def _data(values: Sequence[ScoredValue]) -> bytes:
+    """Return every value of the class as CSV, in SI, with both columns of predictions."""
+    headings = ("id", "publication", "metric", "unit", *NUMBERS, *(f"{name}_left_out" for name in NUMBERS[1:]))
+    rows = (
+        (
+            value.stated.id, value.stated.publication, value.stated.metric, value.stated.unit,
+            *(getattr(value.stated, name) for name in NUMBERS),
+            *(getattr(value.unseen, name) for name in NUMBERS[1:]), value.unseen.verdict,
+        )
+        for value in values
+    )  # fmt: skip
+    return table((*headings, "verdict"), rows)

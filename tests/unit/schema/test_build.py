@@ -1,0 +1,85 @@
+"""Records are built from files by name: no key of a file may get lost on the way."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+
+from costmodel import hardware
+from costmodel.schema import cluster, device, framework, mixers, model, patterns, workload
+from costmodel.schema.strict import Strict
+from costmodel.workload import architecture, plans, scenario, simulation
+from costmodel.workload import patterns as pattern_records
+
+PROVENANCE = {"sources", "aliases", "die", "calibration"}
+PAIRS: list[tuple[type[Strict], type, set[str]]] = [
+    (device.DeviceFile, hardware.Device, set()),
+    (device.MathUnitFile, hardware.MathUnit, {"peak"}),  # becomes a rate per processor and cycle
+    (device.LinkFile, hardware.Link, set()),
+    (device.PowerFile, hardware.Power, set()),
+    (device.PriceFile, hardware.Price, set()),
+    (cluster.NodeFile, hardware.Node, set()),
+    (cluster.NicFile, hardware.Nic, set()),
+    (cluster.HostFile, hardware.Host, {"cpu"}),  # for people
+    (cluster.ClusterFile, hardware.Cluster, set()),
+    (cluster.NetworkFile, hardware.Network, {"latency"}),
+    (cluster.FabricPriceFile, hardware.FabricPrice, set()),
+    (model.ModelFile, architecture.Architecture, set()),
+    (model.MtpFile, architecture.Mtp, set()),
+    (model.LayerFile, architecture.Layer, set()),
+    (model.DenseFile, architecture.DenseFfn, {"type"}),
+    (model.MoeFile, architecture.MoeFfn, {"type"}),
+    (mixers.AttentionFile, architecture.Attention, {"type"}),
+    (mixers.KernelTraitsFile, architecture.KernelTraits, set()),
+    (mixers.HeadRouteFile, architecture.HeadRoute, set()),
+    (mixers.MlaFile, architecture.Mla, {"type"}),
+    (mixers.RecurrenceFile, architecture.Recurrence, {"type"}),
+    (mixers.MemoriesFile, architecture.Memories, set()),
+    (mixers.NeuralMemoryFile, architecture.NeuralMemory, {"type"}),
+    (mixers.ConvolutionFile, architecture.Convolution, {"type"}),
+    (mixers.SpectralFile, architecture.Spectral, {"type"}),
+    (mixers.GateFile, architecture.Gate, {"type"}),
+    (mixers.MilPoolFile, architecture.MilPool, {"type"}),
+    (patterns.AxisFile, pattern_records.Axis, set()),
+    (framework.FrameworkFile, scenario.Framework, set()),
+    (framework.HostTimesFile, scenario.HostTimes, set()),
+    (framework.TileFile, scenario.Tile, set()),
+    (framework.PrecisionFile, scenario.Precision, {"name"}),
+    (workload.ParallelFile, scenario.Parallelism, set()),
+    (workload.CommunicationFile, scenario.Communication, set()),
+    (workload.RoutingFile, scenario.Routing, set()),
+    (workload.OffloadFile, scenario.Offload, set()),
+    (workload.OptimizerFile, plans.Sharding, {"zero", "shard_group", "gradient_communication"}),
+    (workload.PlacementFile, plans.Placement, set()),
+    (workload.SimulationFile, simulation.Simulation, set()),
+    (workload.SlowdownFile, simulation.Slowdown, set()),
+    (workload.CheckpointsFile, simulation.Checkpoints, set()),
+    (workload.SpeculativeFile, plans.Speculative, set()),
+    (workload.DenoisingFile, plans.Denoising, set()),
+]
+PHASES: list[tuple[type[workload.ScenarioFile], type, set[str]]] = [
+    (workload.TrainingFile, plans.Training, {"optimizer"}),
+    (workload.PrefillFile, plans.Prefill, set()),
+    (workload.DecodeFile, plans.Decode, set()),
+    (workload.GenerateFile, plans.Generate, set()),
+    (workload.ServingFile, plans.Serving, {"prefill", "decode"}),  # two pools make another record
+    (workload.ExpertBoundFile, plans.ExpertBound, set()),
+]
+
+
+@pytest.mark.parametrize(("file", "record", "others"), PAIRS, ids=lambda value: getattr(value, "__name__", None))
+def test_every_key_is_a_field_of_its_record_or_used_otherwise(
+    file: type[Strict], record: type, others: set[str]
+) -> None:
+    keys = set(file.model_fields) - PROVENANCE
+    assert others <= keys
+    assert keys - others <= {field.name for field in fields(record)}
+
+
+@pytest.mark.parametrize(("file", "record", "others"), PHASES, ids=lambda value: getattr(value, "__name__", None))
+def test_every_key_of_a_phase_is_a_field_of_its_plan(
+    file: type[workload.ScenarioFile], record: type, others: set[str]
+) -> None:
+    keys = set(file.model_fields) - set(workload.ScenarioFile.model_fields) - {"phase"}
+    assert keys - others <= {field.name for field in fields(record)}
