@@ -27,73 +27,75 @@ def cluster(topology: str, planes: int = 1, nodes: int = 8, local: int = 4, **mo
     return Cluster("test", replace(NODE, count=float(local)), float(nodes), fabric)
 
 
-def routed(where: Cluster, policy: str = "spray", nodes: int | None = None) -> tuple[ClusterLinks, Flows, FlowRoutes]:
-    plant = build_cluster_links(where, int(where.count) if nodes is None else nodes)
-    source, target = pairs(plant.devices)
+def routed(
+    hardware: Cluster, policy: str = "spray", nodes: int | None = None
+) -> tuple[ClusterLinks, Flows, FlowRoutes]:
+    links = build_cluster_links(hardware, int(hardware.count) if nodes is None else nodes)
+    source, target = pairs(links.devices)
     flows = Flows(source, target, np.ones(len(source)))
-    return plant, flows, route(plant, flows, policy)
+    return links, flows, route(links, flows, policy)
 
 
-def loads(plant: ClusterLinks, found: FlowRoutes, kind: str) -> Array:
-    return found.incidence.load(np.ones(found.incidence.flows))[plant.kind == KINDS.index(kind)]
+def loads(links: ClusterLinks, routes: FlowRoutes, kind: str) -> Array:
+    return routes.incidence.load(np.ones(routes.incidence.flows))[links.kind == KINDS.index(kind)]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("topology", ["ft2", "mrft", "rail", "mpft"])
 def test_every_byte_between_nodes_leaves_and_enters_by_a_nic_once(policy: str, topology: str) -> None:
-    plant, flows, found = routed(cluster(topology, 4 if topology == "mpft" else 1), policy)
+    links, flows, routes = routed(cluster(topology, 4 if topology == "mpft" else 1), policy)
     crossing = (flows.source // 4 != flows.target // 4).sum()
-    assert loads(plant, found, "nic").sum() == pytest.approx(2 * crossing)
+    assert loads(links, routes, "nic").sum() == pytest.approx(2 * crossing)
 
 
 @pytest.mark.parametrize("policy", ["static", "adaptive", "spray"])
 def test_a_uniform_exchange_fills_all_uplinks_alike(policy: str) -> None:
-    plant, _, found = routed(cluster("ft2"), policy)
-    between = loads(plant, found, "fabric")
+    links, _, routes = routed(cluster("ft2"), policy)
+    between = loads(links, routes, "fabric")
     assert between.min() == pytest.approx(between.max())
 
 
 def test_ecmp_fills_some_uplinks_more_and_the_seed_chooses_which() -> None:
-    plant, flows, found = routed(cluster("ft2"), "ecmp")
-    between = loads(plant, found, "fabric")
+    links, flows, routes = routed(cluster("ft2"), "ecmp")
+    between = loads(links, routes, "fabric")
     assert between.max() > 1.1 * between.mean()
-    other = loads(plant, route(plant, flows, "ecmp", seed=1), "fabric")
+    other = loads(links, route(links, flows, "ecmp", seed=1), "fabric")
     assert other.sum() == between.sum()
     assert (other != between).any()
-    assert (loads(plant, route(plant, flows, "ecmp"), "fabric") == between).all()
+    assert (loads(links, route(links, flows, "ecmp"), "fabric") == between).all()
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_links_do_not_depend_on_the_order_of_flows(policy: str) -> None:
-    plant, flows, found = routed(cluster("ft3", nodes=4), policy)
+    links, flows, routes = routed(cluster("ft3", nodes=4), policy)
     order = np.random.default_rng(0).permutation(len(flows.source))
-    mixed = route(plant, Flows(flows.source[order], flows.target[order], flows.size[order]), policy)
-    for at in (0, 7, 100):
-        there = slice(mixed.incidence.start[at], mixed.incidence.start[at + 1])
-        here = slice(found.incidence.start[order[at]], found.incidence.start[order[at] + 1])
-        assert set(mixed.incidence.links[there]) == set(found.incidence.links[here])
+    mixed = route(links, Flows(flows.source[order], flows.target[order], flows.size[order]), policy)
+    for flow in (0, 7, 100):
+        there = slice(mixed.incidence.start[flow], mixed.incidence.start[flow + 1])
+        here = slice(routes.incidence.start[order[flow]], routes.incidence.start[order[flow] + 1])
+        assert set(mixed.incidence.links[there]) == set(routes.incidence.links[here])
 
 
 def test_pxn_changes_rails_inside_the_node_and_leaves_the_spine_empty() -> None:
     rails = cluster("mrft", nodes=4)
-    plant, _, on = routed(rails)
-    assert loads(plant, on, "fabric").sum() == 0  # four nodes: a leaf for each rail
+    links, _, on = routed(rails)
+    assert loads(links, on, "fabric").sum() == 0  # four nodes: a leaf for each rail
     _, _, off = routed(replace(rails, network=replace(rails.network, pxn=False)))
-    assert loads(plant, off, "fabric").sum() == pytest.approx(2 * 16 * 3 * 3)  # three other rails in three other nodes
-    assert loads(plant, on, "intra").sum() - loads(plant, off, "intra").sum() == pytest.approx(2 * 16 * 3 * 3)
+    assert loads(links, off, "fabric").sum() == pytest.approx(2 * 16 * 3 * 3)  # three other rails in three other nodes
+    assert loads(links, on, "intra").sum() - loads(links, off, "intra").sum() == pytest.approx(2 * 16 * 3 * 3)
 
 
 def test_planes_without_pxn_change_over_the_host_s_link() -> None:
     planes = cluster("mpft", 4, nodes=4, pxn=False)
-    plant, _, found = routed(planes)
-    host = loads(plant, found, "pcie")
+    links, _, routes = routed(planes)
+    host = loads(links, routes, "pcie")
     # own 12 messages to other nodes, and 3/4 of them again for others
     assert host == pytest.approx(12 * (1 + 3 / 4))
 
 
 def test_a_failed_plane_divides_its_traffic_over_the_others() -> None:
-    plant, _, found = routed(cluster("mpft", 4, nodes=4, failed=("plane1",)))
-    nics = loads(plant, found, "nic").reshape(2, 4, 4)
+    links, _, routes = routed(cluster("mpft", 4, nodes=4, failed=("plane1",)))
+    nics = loads(links, routes, "nic").reshape(2, 4, 4)
     assert nics[:, :, 1] == pytest.approx(0.0)
     assert nics[:, :, [0, 2, 3]] == pytest.approx(12 * 4 / 3)
 
@@ -101,13 +103,13 @@ def test_a_failed_plane_divides_its_traffic_over_the_others() -> None:
 @pytest.mark.parametrize("part", ["nic5", "leaf0.1", "spine0.2", "leaf0.0-spine0.1"])
 @pytest.mark.parametrize("policy", POLICIES)
 def test_flows_go_around_what_has_failed(part: str, policy: str) -> None:
-    plant, flows, found = routed(cluster("mrft", nodes=8, pxn=False, failed=(part,)), policy)
-    assert len(found.incidence.start) == len(flows.source) + 1
+    links, flows, routes = routed(cluster("mrft", nodes=8, pxn=False, failed=(part,)), policy)
+    assert len(routes.incidence.start) == len(flows.source) + 1
     crossing = (flows.source // 4 != flows.target // 4).sum()
-    assert loads(plant, found, "nic").sum() == pytest.approx(2 * crossing)
-    loaded = found.incidence.load(flows.size)
-    assert not [plant.names[link] for link in np.flatnonzero(loaded) if part in plant.names[link].split(">")]
-    assert not any(name == part.replace("-", ">") for name in np.array(plant.names)[loaded > 0])
+    assert loads(links, routes, "nic").sum() == pytest.approx(2 * crossing)
+    loaded = routes.incidence.load(flows.size)
+    assert not [links.names[link] for link in np.flatnonzero(loaded) if part in links.names[link].split(">")]
+    assert not any(name == part.replace("-", ">") for name in np.array(links.names)[loaded > 0])
 
 
 @pytest.mark.parametrize(
@@ -172,10 +174,10 @@ def test_measured_shares_scale_the_links_of_their_kind() -> None:
 
 def test_without_peer_to_peer_bytes_go_up_and_down_and_through_memory() -> None:
     box = replace(NODE, peer_to_peer=False, host=Host(None, 160e9, 2.0, interconnect=40e9))
-    plant, flows, found = routed(Cluster("box", box, 1.0, None))
-    assert loads(plant, found, "pcie") == pytest.approx(2 * 7)  # stored, then read: each link twice as long
-    assert loads(plant, found, "memory") == pytest.approx(2 * len(flows.source))
-    assert loads(plant, found, "socket") == pytest.approx(2 * 4 * 4)  # half of the pairs, on either side
+    links, flows, routes = routed(Cluster("box", box, 1.0, None))
+    assert loads(links, routes, "pcie") == pytest.approx(2 * 7)  # stored, then read: each link twice as long
+    assert loads(links, routes, "memory") == pytest.approx(2 * len(flows.source))
+    assert loads(links, routes, "socket") == pytest.approx(2 * 4 * 4)  # half of the pairs, on either side
 
 
 @pytest.mark.parametrize(
@@ -184,23 +186,23 @@ def test_without_peer_to_peer_bytes_go_up_and_down_and_through_memory() -> None:
 )
 def test_the_latencies_of_table_5(fabric: str, target: int, latency: float) -> None:
     """DeepSeek-AI, arXiv 2505.09343, table 5: 64 B, InfiniBand in one leaf and over two, NVLink."""
-    plant = build_cluster_links(load_cluster(fabric), 33)
-    found = route(plant, Flows(np.array([0]), np.array([target]), np.array([64.0])), "static")
-    assert found.latency[0] == pytest.approx(latency)
+    links = build_cluster_links(load_cluster(fabric), 33)
+    routes = route(links, Flows(np.array([0]), np.array([target]), np.array([64.0])), "static")
+    assert routes.latency[0] == pytest.approx(latency)
 
 
 @pytest.mark.parametrize(("target", "latency"), [(1, 3.6e-6), (40, 5.6e-6)])
 def test_the_latencies_of_table_5_over_ethernet(target: int, latency: float) -> None:
     plain = load_cluster("h800-2048-mrft")
     one = replace(plain, node=replace(plain.node, count=1.0), network=load_topology("roce-ft2")[0])
-    found = route(build_cluster_links(one, 64), Flows(np.array([0]), np.array([target]), np.array([64.0])), "ecmp")
-    assert found.latency[0] == pytest.approx(latency)
+    routes = route(build_cluster_links(one, 64), Flows(np.array([0]), np.array([target]), np.array([64.0])), "ecmp")
+    assert routes.latency[0] == pytest.approx(latency)
 
 
 def test_a_third_level_takes_as_long_again() -> None:
-    _, flows, found = routed(cluster("ft3", nodes=8))
+    _, flows, routes = routed(cluster("ft3", nodes=8))
     far = (flows.source == 0) & (flows.target == 31)
-    assert found.latency[far] == pytest.approx(2e-6 + 2 * 1e-6)
+    assert routes.latency[far] == pytest.approx(2e-6 + 2 * 1e-6)
 
 
 @pytest.mark.parametrize(
@@ -219,8 +221,8 @@ def test_ranks_that_the_cluster_does_not_have_are_errors(ranks: int, more: dict[
 
 
 def test_groups_interleave_and_share_no_device() -> None:
-    where = layout(CLUSTER, 16, stride=4, groups=8)
+    rank_layout = layout(CLUSTER, 16, stride=4, groups=8)
     rank = np.arange(16)
-    devices = np.concatenate([where.device(rank, 8, group) for group in range(8)])
+    devices = np.concatenate([rank_layout.device(rank, 8, group) for group in range(8)])
     assert sorted(devices) == list(range(128))
-    assert list(where.device(rank, 8, 1)[[0, 8]]) == [8, 40]  # node 1, and the fourth after it
+    assert list(rank_layout.device(rank, 8, 1)[[0, 8]]) == [8, 40]  # node 1, and the fourth after it

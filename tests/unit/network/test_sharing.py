@@ -19,8 +19,8 @@ pytestmark = pytest.mark.core  # with numba and without
 
 def incidence(flows: list[list[int]], capacity: list[float], weights: list[list[float]] | None = None) -> Incidence:
     start = np.concatenate(([0], np.cumsum([len(links) for links in flows]))).astype(np.int64)
-    links = np.array([link for one in flows for link in one], np.int32)
-    loads = None if weights is None else np.array([load for one in weights for load in one])
+    links = np.array([link for links in flows for link in links], np.int32)
+    loads = None if weights is None else np.array([load for loads in weights for load in loads])
     return Incidence(start, links, loads, np.array(capacity))
 
 
@@ -82,10 +82,10 @@ def test_flows_that_are_alike_are_shared_as_one(system: Incidence) -> None:
 
 
 def test_classes_tell_apart_what_differs() -> None:
-    ring = incidence([[at, (at + 1) % 8] for at in range(8)], [1.0] * 8)
-    found = flow_classes(ring, np.ones(8))
-    assert found is not None
-    assert len(found.representative) == 1
+    ring = incidence([[i, (i + 1) % 8] for i in range(8)], [1.0] * 8)
+    classes = flow_classes(ring, np.ones(8))
+    assert classes is not None
+    assert len(classes.representative) == 1
     sizes = np.ones(8)
     sizes[3] = 2.0
     assert flow_classes(ring, sizes) is None  # eight places around a ring with one that differs: nothing is saved

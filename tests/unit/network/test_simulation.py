@@ -34,7 +34,7 @@ INSTANT = replace(
     node=replace(WIDE, intra=replace(WIDE.intra, latency=0.0)),
     network=replace(CLUSTER.network, topology="mrft", latency_same_leaf=0.0, latency_cross_leaf=0.0),
 )
-EVERY = [(kind, name) for kind, made in CLOSED_FORMS.items() for name in made]
+EVERY = [(kind, name) for kind, forms in CLOSED_FORMS.items() for name in forms]
 
 
 def with_network(cluster: Cluster, **changes: object) -> Cluster:
@@ -63,7 +63,7 @@ def test_in_a_node_flows_take_the_closed_form(kind: str, algorithm: str, ranks: 
         assert time(kind, ONE_NODE, ranks, algorithm) == pytest.approx(float(closed), rel=1e-9)
 
 
-@pytest.mark.parametrize(("kind", "algorithm"), [one for one in EVERY if one[1] != "tree"])
+@pytest.mark.parametrize(("kind", "algorithm"), [pair for pair in EVERY if pair[1] != "tree"])
 @pytest.mark.parametrize("ranks", [16, 64])
 def test_between_nodes_flows_that_meet_no_others_take_the_closed_form(kind: str, algorithm: str, ranks: int) -> None:
     closed = algorithm_time(kind, algorithm, SIZE, group_links(Group(float(ranks)), INSTANT))
@@ -82,10 +82,10 @@ def test_a_collective_of_one_takes_no_time(kind: str) -> None:
 
 
 def test_latency_is_what_is_left_of_an_empty_collective() -> None:
-    found = run_collective("all_gather", 0.0, FlowRun(ONE_NODE, layout(ONE_NODE, 8)), "ring")
-    assert found.time == found.latency == pytest.approx(7e-6)
-    assert found.bottleneck == "latency"
-    assert found.bottleneck_text == "latency"
+    outcome = run_collective("all_gather", 0.0, FlowRun(ONE_NODE, layout(ONE_NODE, 8)), "ring")
+    assert outcome.time == outcome.latency == pytest.approx(7e-6)
+    assert outcome.bottleneck == "latency"
+    assert outcome.bottleneck_text == "latency"
 
 
 # ---- symmetry -------------------------------------------------------------------------------------------------------
@@ -129,9 +129,9 @@ def test_symmetry_is_not_claimed_where_it_does_not_hold() -> None:
 
 def test_a_uniform_exchange_of_a_whole_cluster_needs_no_flows() -> None:
     large = replace(MPFT, count=2048.0)
-    found = run_collective("all_to_all", SIZE, FlowRun(large, layout(large, 16_384)))
-    assert found.cluster_links is None
-    assert found.time == pytest.approx((16_384 - 8) / 16_384 * SIZE / 50e9 + 7.03e-6)
+    outcome = run_collective("all_to_all", SIZE, FlowRun(large, layout(large, 16_384)))
+    assert outcome.cluster_links is None
+    assert outcome.time == pytest.approx((16_384 - 8) / 16_384 * SIZE / 50e9 + 7.03e-6)
 
 
 # ---- planes, rails and routing --------------------------------------------------------------------------------------
@@ -165,10 +165,12 @@ def test_hashed_paths_are_slower_than_static_and_adaptive_ones(members: int) -> 
     """DeepSeek-AI, arXiv 2505.09343, figure 8: all-gathers over the leaves of an Ethernet fabric."""
     fabric = replace(MRFT.network, topology="ft2")  # type: ignore[type-var]
     single = replace(MRFT, node=replace(MRFT.node, count=1.0), count=256.0, network=fabric)
-    where = layout(single, members, stride=256 // members, groups=256 // members)
+    rank_layout = layout(single, members, stride=256 // members, groups=256 // members)
 
     def gather(policy: str) -> float:
-        return run_collective("all_gather", SIZE, FlowRun(with_network(single, routing=policy), where), "ring").time
+        return run_collective(
+            "all_gather", SIZE, FlowRun(with_network(single, routing=policy), rank_layout), "ring"
+        ).time
 
     assert gather("static") == pytest.approx(gather("adaptive"), rel=1e-6)
     assert gather("spray") == pytest.approx(gather("adaptive"), rel=1e-6)
@@ -236,8 +238,8 @@ def exchange(ranks: int, kind: str = "dispatch", mode: str = "normal") -> Expert
 @pytest.mark.parametrize("ranks", [8, 16, 32, 64])
 def test_an_exchange_takes_its_closed_form(ranks: int, mode: str) -> None:
     operator = exchange(ranks, mode=mode)
-    found = run_expert_all_to_all(operator, FlowRun(INSTANT, layout(INSTANT, ranks)))
-    assert found.time == pytest.approx(
+    outcome = run_expert_all_to_all(operator, FlowRun(INSTANT, layout(INSTANT, ranks)))
+    assert outcome.time == pytest.approx(
         float(expert_all_to_all_time(operator, group_links(operator.group, INSTANT))), rel=1e-9
     )
 
