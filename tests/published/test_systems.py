@@ -84,7 +84,10 @@ ATTENTION = "{{type: attention, q_heads: 8, head_groups: [{{share: 1.0, pattern:
         (ATTENTION.format("{kind: spans, scheme: axial, span: 4}"), "span"),
         ("{type: attention, q_heads: 8, route: {shared: 2, routed: 4, top_k: 2}}", "do not sum to q_heads"),
         ("{type: attention, q_heads: 8, route: {shared: 4, routed: 4, top_k: 5}}", "top_k must not exceed routed"),
-        ("{type: linear, heads: 8, key_dim: 128, chunk: 64, memories: {number: 2, top_k: 3}}", "top_k must not exceed number"),
+        (
+            "{type: linear, heads: 8, key_dim: 128, chunk: 64, memories: {number: 2, top_k: 3}}",
+            "top_k must not exceed number",
+        ),
         ("{type: linear, heads: 8, key_dim: 128, chunks: 64}", "chunk"),
         ("{type: memory, heads: 8, depth: 0, chunk: 64}", "depth"),
         (ATTENTION.format("{kind: window, window: -5}"), "pattern.window: -5 is too small"),

@@ -11,7 +11,7 @@ from builders import CLUSTER, NODE, ONE_NODE, links_of
 from costmodel.errors import InfeasibleError, InputError
 from costmodel.hardware import Host, Nic
 from costmodel.network.collectives import algorithm_time, collective_time, fastest_time, nccl_time, ring_bandwidth
-from costmodel.network.group_links import GroupLinks
+from costmodel.network.group_links import GroupLinks, group_links
 from costmodel.workload.operators import Group
 
 KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv", "broadcast")
@@ -144,39 +144,39 @@ def test_a_message_between_nodes_takes_the_slowest_link() -> None:
     [(8, 1, 8, 1), (4, 1, 4, 1), (32, 1, 8, 4), (4, 2, 4, 1), (8, 2, 4, 2), (4, 8, 1, 4), (4, 64, 1, 4), (1, 1, 1, 1)],
 )
 def test_neighbours_fill_nodes_in_rank_order(size: float, stride: float, local: float, nodes: float) -> None:
-    group = links_of(Group(float(size), float(stride)), CLUSTER)
+    group = group_links(Group(float(size), float(stride)), CLUSTER)
     assert (group.ranks_per_node, group.nodes) == (local, nodes)
 
 
 def test_the_latency_of_the_fabric_stands_for_the_nic_s_and_grows_beyond_a_leaf() -> None:
-    assert links_of(Group(8.0), CLUSTER).latency == 1e-6
-    assert links_of(Group(256.0), CLUSTER).latency == 2e-6  # 32 nodes: half the ports of a 64-port leaf
-    assert links_of(Group(264.0), CLUSTER).latency == 3e-6
+    assert group_links(Group(8.0), CLUSTER).latency == 1e-6
+    assert group_links(Group(256.0), CLUSTER).latency == 2e-6  # 32 nodes: half the ports of a 64-port leaf
+    assert group_links(Group(264.0), CLUSTER).latency == 3e-6
 
 
 def test_several_nics_add_up_and_a_slow_port_bounds_each() -> None:
     doubled = replace(CLUSTER, node=replace(NODE, nic=Nic(50e9, 2.0, 2e-6)))
-    assert links_of(Group(16.0), doubled).inter == 100e9
+    assert group_links(Group(16.0), doubled).inter == 100e9
     assert CLUSTER.network is not None
     ports = replace(doubled, network=replace(CLUSTER.network, bandwidth=25e9))
-    assert links_of(Group(16.0), ports).inter == 50e9
+    assert group_links(Group(16.0), ports).inter == 50e9
 
 
 def test_without_peer_to_peer_messages_share_the_host_s_memory() -> None:
     box = replace(ONE_NODE, node=replace(NODE, peer_to_peer=False, host=Host(None, 160e9, None)))
-    group = links_of(Group(8.0), box)
+    group = group_links(Group(8.0), box)
     assert group.intra == 160e9 / 16  # eight devices, each byte written and read
     assert group.intra_latency == 2e-6
     unstated = replace(box, node=replace(box.node, host=Host(None, None, None)))
-    assert links_of(Group(8.0), unstated).intra == 100e9  # two hops over the link, one after the other
+    assert group_links(Group(8.0), unstated).intra == 100e9  # two hops over the link, one after the other
 
 
 def test_nodes_without_a_nic_cannot_work_together() -> None:
     lone = replace(CLUSTER, node=replace(NODE, nic=None))
-    assert links_of(Group(8.0), lone).nodes == 1
+    assert group_links(Group(8.0), lone).nodes == 1
     with pytest.raises(InfeasibleError, match="no NIC"):
-        links_of(Group(16.0), lone)
-    grid = links_of(Group(np.array([8.0, 16.0])), lone)
+        group_links(Group(16.0), lone)
+    grid = group_links(Group(np.array([8.0, 16.0])), lone)
     assert list(np.isnan(np.asarray(collective_time("all_reduce", SIZE, grid)))) == [False, True]
 
 

@@ -12,6 +12,7 @@ from costmodel.schema.strict import Strict
 from costmodel.workload import architecture, plans, scenario, simulation
 from costmodel.workload import patterns as pattern_records
 
+GROUP_SCALING = {f"{stored}_{part}" for stored in ("weight", "kv") for part in ("group", "scale", "zero")}
 PROVENANCE = {"sources", "aliases", "die", "calibration"}
 PAIRS: list[tuple[type[Strict], type, set[str]]] = [
     (device.DeviceFile, hardware.Device, set()),
@@ -45,7 +46,7 @@ PAIRS: list[tuple[type[Strict], type, set[str]]] = [
     (framework.FrameworkFile, scenario.Framework, set()),
     (framework.HostTimesFile, scenario.HostTimes, set()),
     (framework.TileFile, scenario.Tile, set()),
-    (framework.PrecisionFile, scenario.Precision, {"name"}),
+    (framework.PrecisionFile, scenario.Precision, {"name", *GROUP_SCALING}),
     (workload.ParallelFile, scenario.Parallelism, set()),
     (workload.CommunicationFile, scenario.Communication, set()),
     (workload.RoutingFile, scenario.Routing, set()),
