@@ -166,7 +166,7 @@ def test_a_narrow_cache_chooses_the_kernel_for_both() -> None:
     narrow = replace(BF16, kv_cache="fp8")
     seen = [replace(part, framework=ONE_CORE, precision=narrow) for part in parts(DENSE_MODEL)]
     (core,) = (each for each in operators(*seen) if isinstance(each, MixedAttention))
-    assert core.variant == "bf16_narrow"
+    assert core.variant == "bf16_kvquant"
 
 
 def test_the_order_of_a_layer_is_kept() -> None:
