@@ -133,7 +133,7 @@ families:
     text = str(caught.value)
     assert len(caught.value.problems) == 3
     assert "families.gemm.compute_efficiency" in text
-    assert "did you mean `hbm_efficiency`?" in text
+    assert "did you mean `hbm_efficiency`" in text
     assert "2, 1, 3 are not in order" in text
 
 
