@@ -62,6 +62,10 @@ class FitStore:
         self._library = library
         self._files: dict[str, DeviceFits | None] = {}
 
+    def __reduce__(self) -> tuple[type[FitStore], tuple[Library]]:
+        """Return how another process makes it: from the search path, files read anew."""
+        return FitStore, (self._library,)
+
     def device_fits(self, device: str, implementation: str) -> DeviceFits | None:
         """Return the file `calibrations/DEVICE/IMPLEMENTATION`; None where there is none.
 
