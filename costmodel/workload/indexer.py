@@ -74,12 +74,13 @@ def _scores(context: Context, indexer: Indexer, pairs: Count, keys: Count) -> tu
     kernel = AttentionKernel(
         "indexer scores", sequences=context.sequences, heads=1.0, q_len=indexer.heads * context.q_len,
         qk_pairs=indexer.heads * pairs, macs_per_pair=indexer.head_dim, dtype=dtype, traffic=traffic,
-        family="paged_mqa_logits" if context.phase == "decode" else "mqa_logits", kv_len=keys, kv_token_bytes=indexer.key_bytes(context.precision.kv_element), replicas=context.parallel.tp,
+        family="paged_mqa_logits" if context.phase == "decode" else "mqa_logits", kv_len=keys,
+        kv_token_bytes=indexer.key_bytes(context.precision.kv_element), replicas=context.parallel.tp,
     )  # fmt: skip
     gradient = AttentionKernel(
         "indexer scores gradient", sequences=context.sequences, heads=1.0, q_len=indexer.heads * context.q_len,
-        qk_pairs=indexer.heads * pairs, macs_per_pair=2.0 * indexer.head_dim, dtype=context.precision.attention, traffic=2.0 * traffic,
-        family="mqa_logits_backward", kv_len=keys, replicas=context.parallel.tp,
+        qk_pairs=indexer.heads * pairs, macs_per_pair=2.0 * indexer.head_dim, dtype=context.precision.attention,
+        traffic=2.0 * traffic, family="mqa_logits_backward", kv_len=keys, replicas=context.parallel.tp,
     )  # fmt: skip
     return kernel, gradient
 
