@@ -22,7 +22,7 @@ from costmodel.errors import InputError
 @json_option
 @path_option
 def command(
-    cases: tuple[str, ...], classes: tuple[str, ...], leave_out: bool, summary: bool, as_json: bool,
+    *, cases: tuple[str, ...], classes: tuple[str, ...], leave_out: bool, summary: bool, as_json: bool,
     search_path: tuple[str, ...],
 ) -> int:  # fmt: skip
     """Compare predictions with published results: all shipped cases, or those in FILE or with ID."""

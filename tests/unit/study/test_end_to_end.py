@@ -92,7 +92,9 @@ def test_the_comparison_is_made_with_the_values_and_says_so(published: Path) -> 
     terms, library = _terms(published), Library([published])
     cases = _cases(published)
     plain, _ = reproduce(cases, [str(published)])
-    refitted, problems = reproduce(cases, [str(published)], leave_out(cases, refit(cases, terms, library), terms, library).changes)
+    refitted, problems = reproduce(
+        cases, [str(published)], leave_out(cases, refit(cases, terms, library), terms, library).changes
+    )
     assert not problems
     assert all(abs(one.error or 0.0) > 0.02 for one in plain)
     assert all(abs(one.error or 0.0) < 1e-3 for one in refitted)
