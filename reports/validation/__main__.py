@@ -104,8 +104,8 @@ def _head() -> Iterator[str]:
     yield "what is fitted to whole runs, the ends of their intervals among it, is fitted again without the publication"
     yield "that is compared. A figure is `unseen` where no value on its path rests on it, its publication or its"
     yield "repository, `refitted` where the values that do were fitted again, else `in-sample`. Only the first two"
-    yield "count; what a file rests on stands in its `sources` (`rests_on`, `seen`). Figures that follow from one another"
-    yield "share one weight."
+    yield "count; what a file rests on stands in its `sources` (`rests_on`, `seen`). Figures that follow from one"
+    yield "another share one weight."
     yield ""
     yield f"Regenerate: `{COMMAND}`"
 
