@@ -11,7 +11,7 @@ import numpy as np
 from costmodel.study.sweep import INTERVAL, Sweep
 from costmodel.study.tables import Columns, numbers, switches
 
-Told: TypeAlias = "Callable[[int], None]"  # called with the points that are done
+OnProgress: TypeAlias = "Callable[[int], None]"  # called with the points that are done
 
 
 class Summary:

@@ -287,9 +287,9 @@ def _axes(requests: Sequence[Request], numbers: Mapping[str, NumberType | None])
         together = list(group)
         read = tuple(read_axis(one, numbers[one.path], linked=len(together) > 1) for one in together)
         if len({len(axis.values) for axis in read}) > 1:
-            told = ", ".join(f"{axis.path} has {len(axis.values)}" for axis in read)
+            counts = ", ".join(f"{axis.path} has {len(axis.values)}" for axis in read)
             raise InputError.single(
-                f"vary together, but {told} values", hint="write as many values for each", location=together[0].label
+                f"vary together, but {counts} values", hint="write as many values for each", location=together[0].label
             )
         if any(is_structural(numbers[one.path]) for one in together) and not all(axis.texts for axis in read):
             read = tuple(axis if axis.texts else _as_text(axis, one) for axis, one in zip(read, together, strict=True))
