@@ -52,7 +52,7 @@ class ProfileRequest:
 
 @dataclass(slots=True)
 class ProfileRun:
-    """The result of a run: new rows and all, kernels that failed with the reason, and the device file if one was written.
+    """The result of a run: new rows and all, kernels that failed with the reason, and the device file if it wrote one.
 
     left: kernels that it had no time for; writes: this process is the one of its group that has written the table.
     """

@@ -51,7 +51,7 @@ class _Group:
 
 @dataclass(slots=True, eq=False)
 class _Race:
-    """Evaluates layouts and keeps the best. head: that of the `SearchRequest`; prune: a shorter step is always better."""
+    """Evaluates layouts and keeps the best. head: of the `SearchRequest`; prune: a shorter step is always better."""
 
     base: Scenario
     calibration: Calibration
