@@ -29,15 +29,15 @@ def show_refused(reason: str | None) -> None:
 
 
 def show_lines(
-    found: Sequence[Line], argument: str, routing: Mapping[str, float] | None = None, *, has_step: bool = False
+    lines: Sequence[Line], argument: str, routing: Mapping[str, float] | None = None, *, has_step: bool = False
 ) -> None:
     """Print where a scenario's time goes, and how to ask for more.
 
     routing: of its expert layers; has_step: how the lines compose can be asked for.
     """
     rows = table("operator", ">time", ">share", "|", ">hidden", "bound", "basis")
-    longest = max((line.time for line in found), default=0.0) or 1.0
-    for line in found:
+    longest = max((line.time for line in lines), default=0.0) or 1.0
+    for line in lines:
         hidden = quantity(line.hidden, "time") if line.hidden else ""
         rows.add(
             shown_line(line.name), quantity(line.time, "time"), share(line.share), line.time / longest, hidden,
@@ -46,19 +46,19 @@ def show_lines(
     show(rows)
     if routing is not None:
         show(routing_line(routing))
-    if found:
-        show(f'next: costmodel explain {argument} --op "{found[0].name}"', "dim")
+    if lines:
+        show(f'next: costmodel explain {argument} --op "{lines[0].name}"', "dim")
         if has_step:
             show(f"      costmodel explain {argument} --op step", "dim")
 
 
-def show_explanations(found: Sequence[Explanation], line: Line | None, argument: str) -> None:
+def show_explanations(explanations: Sequence[Explanation], line: Line | None, argument: str) -> None:
     """Print operators explained one after the other, as a list where they are many, then their line of the list."""
-    if len(found) > MOST_EXPLAINED:
-        _show_list(found, argument)
+    if len(explanations) > MOST_EXPLAINED:
+        _show_list(explanations, argument)
         _show_line(line)
         return
-    for position, explanation in enumerate(found):
+    for position, explanation in enumerate(explanations):
         if position:
             show()
         _show(explanation)
