@@ -22,7 +22,6 @@ from costmodel.profiling.operands import Operands
 from costmodel.profiling.shapes import TORCH, Shape
 from costmodel.profiling.watches import EventWatch, HostWatch
 
-CPU_NAME = "this-cpu"
 _CPU_INFO = Path("/proc/cpuinfo")
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _QUERY = ("clocks.sm", "power.draw", "driver_version", "clocks.max.sm", "power.limit")

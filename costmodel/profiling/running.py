@@ -77,7 +77,7 @@ class Bench(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ProfileRequest:
-    """What a run is asked for.
+    """The settings of a run.
 
     device: auto, cuda or cpu; suites: none for all; seconds: after which none begins; dtypes: keys of DTYPES, none for
     what models use; sustained: run loads of seconds before the rest.
@@ -93,7 +93,7 @@ class ProfileRequest:
 
 @dataclass(slots=True)
 class ProfileRun:
-    """What a run left: rows new and in all, kernels that failed with the reason, and the device file if one was made.
+    """The result of a run: new rows and all, kernels that failed with the reason, and the device file if it wrote one.
 
     failed: of all runs of this table; left: kernels that it had no time for; writes: this process is the one of its
     group that has written the table; timing: share of the run that the stopwatch was in use.
@@ -109,29 +109,31 @@ class ProfileRun:
     timing: float = 0.0
 
 
-def run(asked: ProfileRequest, names: Names, widths: Widths, tell: Callable[[float], None]) -> ProfileRun:
+def run(request: ProfileRequest, names: Names, widths: Widths, on_progress: Callable[[float], None]) -> ProfileRun:
     """Time kernels until the time is over or none is left; rows that the output already holds are not timed again.
 
     names: the device file that a product's name or alias means; widths: half widths of predicted 80 % intervals over
-    the predicted time, of rows; tell: called with the share of the run that is over. Raises InputError where torch is
+    the predicted time, of rows; on_progress: called with the share of the run that is over. Raises InputError where torch is
     not installed, the device is not there, a suite is unknown, or the output is no table of this device.
     """
-    if asked.output.suffix != ".csv":
-        raise InputError.single(f"{asked.output} is no .csv file", hint="name one, such as mine.csv", field="--output")
-    shapes(asked.suites, ProfileLimits({}, 1.0, 0.0, 0.0))  # an unknown suite is told before anything is imported
+    if request.output.suffix != ".csv":
+        raise InputError.single(
+            f"{request.output} is no .csv file", hint="name one, such as mine.csv", field="--output"
+        )
+    shapes(request.suites, ProfileLimits({}, 1.0, 0.0, 0.0))  # an unknown suite is told before anything is imported
     if importlib.util.find_spec("torch") is None:
         raise InputError.single("torch is not installed", hint="pip install 'costmodel[profile]'", field="profile")
     from costmodel.profiling.collectives import Ranks
     from costmodel.profiling.machine import kind_of, machine
 
-    ranks = Ranks(kind_of(asked.device))
+    ranks = Ranks(kind_of(request.device))
     try:
-        if ranks.size == 1 and asked.suites == ("collectives",):
+        if ranks.size == 1 and request.suites == ("collectives",):
             hint = "start one process for each device: torchrun --nproc_per_node=8 -m costmodel profile …"
             raise InputError.single("messages need two ranks, this is one", hint=hint, field="--suite")
-        bench = machine(asked.device, _threads(asked.output))
+        bench = machine(request.device, _threads(request.output))
         try:
-            return run_on(bench, asked, ranks, widths, tell, names)
+            return run_on(bench, request, ranks, widths, on_progress, names)
         finally:
             bench.close()
     finally:
@@ -139,12 +141,17 @@ def run(asked: ProfileRequest, names: Names, widths: Widths, tell: Callable[[flo
 
 
 def run_on(
-    bench: Bench, asked: ProfileRequest, ranks: Ranks, widths: Widths, tell: Callable[[float], None], names: Names
+    bench: Bench,
+    request: ProfileRequest,
+    ranks: Ranks,
+    widths: Widths,
+    on_progress: Callable[[float], None],
+    names: Names,
 ) -> ProfileRun:
     """Time kernels on a device, as `run` does."""
-    make_folder(asked.output.parent)
+    make_folder(request.output.parent)
     name = names(bench.facts.product) if bench.kind == "cuda" else None
-    return _Run(asked, bench, ranks, name or _name(bench), widths, named=name is not None).go(tell)
+    return _Run(request, bench, ranks, name or _name(bench), widths, named=name is not None).go(on_progress)
 
 
 def _threads(output: Path) -> int | None:
@@ -153,10 +160,10 @@ def _threads(output: Path) -> int | None:
     if not (output.is_file() and aside.is_file()):
         return None
     try:
-        stated = json.loads(aside.read_text(encoding="utf-8"))["threads"]
+        threads = json.loads(aside.read_text(encoding="utf-8"))["threads"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return stated if isinstance(stated, int) and stated > 0 else None
+    return threads if isinstance(threads, int) and threads > 0 else None
 
 
 def _name(bench: Bench) -> str:
@@ -204,62 +211,62 @@ class _Run:
     """A run on one device. named: a file of the device is on the search path already."""
 
     def __init__(
-        self, asked: ProfileRequest, bench: Bench, ranks: Ranks, device: str, widths: Widths, *, named: bool
+        self, request: ProfileRequest, bench: Bench, ranks: Ranks, device: str, widths: Widths, *, named: bool
     ) -> None:
-        self._asked, self._bench, self._ranks, self._widths = asked, bench, ranks, widths
+        self._request, self._bench, self._resultks, self._widths = request, bench, ranks, widths
         self._named = named
-        self._ran = ProfileRun(device, writes=ranks.first)
+        self._result = ProfileRun(device, writes=ranks.first)
         self._begin = bench.now()
         self._costs = _Costs()
 
-    def go(self, tell: Callable[[float], None]) -> ProfileRun:
+    def go(self, on_progress: Callable[[float], None]) -> ProfileRun:
         """Time what there is time for."""
-        path = self._asked.output if self._ranks.first else None
+        path = self._request.output if self._resultks.first else None
         log = None if path is None else path.with_suffix(".failed.jsonl")
-        with RowTable(path, self._ran.device) as table, FailureLog(log) as failures:
+        with RowTable(path, self._result.device) as table, FailureLog(log) as failures:
             for row_id, reason in failures.ended_by(frozenset(table.measured)).items():
                 failures.add(row_id, reason)
             self._write_aside(table, failures)
             try:
-                if self._ranks.size == 1:
+                if self._resultks.size == 1:
                     for first in self._first(table):
                         self._each(iter(first), len(first), table, failures, lambda _: None)
                     self._write_device(table)
-                self._each(*self._chosen(table, failures), table, failures, tell)
+                self._each(*self._chosen(table, failures), table, failures, on_progress)
             finally:
-                self._ran.rows, self._ran.failed = table.rows, failures.failed
-                self._ran.timing = self._costs.timed / max(self._bench.now() - self._begin, 1e-9)
+                self._result.rows, self._result.failed = table.rows, failures.failed
+                self._result.timing = self._costs.timed / max(self._bench.now() - self._begin, 1e-9)
                 self._write_device(table)
                 self._write_aside(table, failures)
-        return self._ran
+        return self._result
 
     def _first(self, table: RowTable) -> Iterator[list[Shape]]:
         """Yield what comes before all else: what shows the device's rates, then the loads of seconds, if asked for."""
         limits = self._limits(Rates({}, None, None, None))
         yield [limits.named(shape) for shape in probes(self._bench.kind, self._bench.formats, self._bench.facts)]
-        if self._asked.sustained:
+        if self._request.sustained:
             yield sustained(self._limits(rates_of(table.measured.values(), self._bench.facts.cache)))
 
     def _chosen(self, table: RowTable, failures: FailureLog) -> tuple[Iterator[Shape], int]:
         """Return the kernels that are left, the most informative first, the same on every rank, and their number."""
         limits = self._limits(rates_of(table.measured.values(), self._bench.facts.cache))
         candidates = shapes(self._suites(), limits)
-        rows = [shape.columns() | self._stated(shape) for shape in candidates]
+        rows = [shape.columns() | self._common_columns(shape) for shape in candidates]
         done = frozenset(table.measured) | frozenset(failures.failed)
-        first = self._ranks.first
+        first = self._resultks.first
         order = most_informative(candidates, done, self._widths(rows), self._costs.by_family) if first else iter(())
-        if self._ranks.size == 1:
+        if self._resultks.size == 1:
             return order, sum(shape.row_id not in done for shape in candidates)
-        agreed: list[Shape] = self._ranks.agree(list(order))
+        agreed: list[Shape] = self._resultks.agree(list(order))
         return iter(agreed), len(agreed)
 
     def _suites(self) -> tuple[str, ...]:
         """Return the suites: in a group those of the group alone, so that no rank times what another disturbs."""
-        return ("collectives",) if self._ranks.size > 1 else self._asked.suites
+        return ("collectives",) if self._resultks.size > 1 else self._request.suites
 
     def _dtypes(self) -> tuple[str, ...]:
         """Return the number formats to time: those asked for that the device multiplies, as tables spell them."""
-        asked = self._asked.dtypes or _USUAL[self._bench.kind]
+        asked = self._request.dtypes or _USUAL[self._bench.kind]
         named = [dtype for name in asked for dtype in DTYPES[name] if dtype in self._bench.formats]
         return tuple(named) or self._bench.formats
 
@@ -268,28 +275,33 @@ class _Run:
         peaks = {name: rate for name in self._dtypes() if (rate := _rate(name, rates)) is not None}
         memory = facts.memory * _MEMORY[kind]
         bandwidth = rates.memory or memory / _LONGEST[kind]
-        longest = _LONGEST[kind] if self._ranks.size == 1 else 1.0
+        longest = _LONGEST[kind] if self._resultks.size == 1 else 1.0
         return ProfileLimits(
             peaks=peaks or {"bf16": 1.0}, bandwidth=bandwidth, memory=memory, longest=longest,
             versions=self._bench.versions, cudnn=self._bench.cudnn, gpu=kind == "cuda", hopper=self._bench.hopper,
-            ranks=self._ranks.size, local=self._ranks.local,
+            ranks=self._resultks.size, local=self._resultks.local,
         )  # fmt: skip
 
     def _each(
-        self, order: Iterator[Shape], count: int, table: RowTable, failures: FailureLog, tell: Callable[[float], None]
+        self,
+        order: Iterator[Shape],
+        count: int,
+        table: RowTable,
+        failures: FailureLog,
+        on_progress: Callable[[float], None],
     ) -> None:
         """Time some kernels until the time is over. count: how many there are."""
-        self._ran.left = count
+        self._result.left = count
         for place, shape in enumerate(order):
-            spent = (self._bench.now() - self._begin) / self._asked.seconds
-            if self._ranks.agree(spent >= 1.0 and bool(table.measured)):
+            spent = (self._bench.now() - self._begin) / self._request.seconds
+            if self._resultks.agree(spent >= 1.0 and bool(table.measured)):
                 return
             done = shape.row_id in table.measured or shape.row_id in failures.failed
-            if self._ranks.agree(done or self._costs.hopeless(shape.family)):
+            if self._resultks.agree(done or self._costs.hopeless(shape.family)):
                 continue
             self._one(shape, table, failures)
-            self._ran.left = count - place - 1
-            tell(max(spent, (place + 1) / count))
+            self._result.left = count - place - 1
+            on_progress(max(spent, (place + 1) / count))
 
     def _one(self, shape: Shape, table: RowTable, failures: FailureLog) -> None:
         """Time a kernel and write its row; where it cannot run, write why.
@@ -308,7 +320,7 @@ class _Run:
             raise
         except Exception as error:
             reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        reason = self._ranks.first_reason(reason)
+        reason = self._resultks.first_reason(reason)
         if reason:
             failures.add(shape.row_id, reason)
             self._costs.failures[shape.family] = self._costs.failures.get(shape.family, 0) + 1
@@ -317,7 +329,7 @@ class _Run:
         end = self._bench.now()
         self._costs.add(shape.family, end - begin)
         table.append(row | self._bench.state(begin, end))
-        self._ran.new += 1
+        self._result.new += 1
 
     def _row(self, shape: Shape) -> dict[str, str]:
         """Time a kernel; return the cells of its row, but for the state of the board."""
@@ -327,7 +339,7 @@ class _Run:
             kernel = self._bench.build(shape)
             timing = self._timing(kernel, shape)
         timing = replace(timing, seconds=timing.seconds / kernel.count, host=timing.host / kernel.count)
-        return shape.columns() | self._stated(shape) | {
+        return shape.columns() | self._common_columns(shape) | {
             "kernel": kernel.name, "time_us": f"{timing.seconds * 1e6:.6g}", "spread": f"{timing.spread:.3g}",
             "repeats": str(timing.repeats), "host_us": f"{timing.host * 1e6:.4g}", "queued": str(int(timing.queued)),
             "graph_us": self._graph_cell(kernel, timing),
@@ -339,9 +351,9 @@ class _Run:
         from costmodel.profiling.watches import HostWatch
 
         self._bench.operands.prepare(shape.traffic)
-        kernel = collective(shape, self._bench.operands, self._ranks)
+        kernel = collective(shape, self._bench.operands, self._resultks)
         watch = HostWatch(alone=False) if self._bench.kind == "cpu" else self._bench.watch
-        return kernel, time_together(kernel.make, watch, self._ranks)
+        return kernel, time_together(kernel.make, watch, self._resultks)
 
     def _timing(self, kernel: Kernel, shape: Shape) -> Timing:
         if shape.load:
@@ -366,32 +378,32 @@ class _Run:
         self._costs.timed += self._bench.now() - begin
         return "" if seconds is None else f"{seconds * 1e6:.6g}"
 
-    def _stated(self, shape: Shape) -> dict[str, str]:
+    def _common_columns(self, shape: Shape) -> dict[str, str]:
         """Return the cells that all rows of a run share."""
         timing = self._bench.timing if shape.op != "launch" else "eager_loop_host"
         if shape.load:
             timing = f"sustained_{_SUSTAINED:.0f}s"
-        return {"device": self._ran.device, "framework": self._bench.framework, "timing": timing}
+        return {"device": self._result.device, "framework": self._bench.framework, "timing": timing}
 
     def _write_device(self, table: RowTable) -> None:
         """Write the device's file where the search path has none, from all rows so far."""
         facts = self._bench.facts
-        if self._ranks.first and not self._named:
-            self._ran.device_file = write_device(
-                self._asked.output.with_suffix(""), self._ran.device, facts,
-                rates_of(table.measured.values(), facts.cache), self._asked.output.name,
+        if self._resultks.first and not self._named:
+            self._result.device_file = write_device(
+                self._request.output.with_suffix(""), self._result.device, facts,
+                rates_of(table.measured.values(), facts.cache), self._request.output.name,
             )  # fmt: skip
 
     def _write_aside(self, table: RowTable, failures: FailureLog) -> None:
         """Write what ran the measurements beside the table, as JSON."""
-        if not self._ranks.first:
+        if not self._resultks.first:
             return
         document: dict[str, Any] = {
-            "schema": SCHEMA, "device": self._ran.device, **self._bench.describe(), "rows": table.rows,
+            "schema": SCHEMA, "device": self._result.device, **self._bench.describe(), "rows": table.rows,
             "failed": failures.failed,
         }  # fmt: skip
         text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-        write_whole(self._asked.output.with_suffix(".json"), [text.encode("utf-8")])
+        write_whole(self._request.output.with_suffix(".json"), [text.encode("utf-8")])
 
 
 def probes(kind: str, formats: Sequence[str], facts: Facts) -> list[Shape]:
