@@ -42,6 +42,7 @@ _SUSTAINED = 5.0  # seconds of a sustained load
 
 Widths: TypeAlias = "Callable[[Sequence[Mapping[str, str]]], npt.NDArray[np.float64]]"
 Names: TypeAlias = "Callable[[str], str | None]"
+Progress: TypeAlias = "Callable[[float], None]"
 
 
 class Watch(Protocol):
@@ -109,12 +110,13 @@ class ProfileRun:
     timing: float = 0.0
 
 
-def run(request: ProfileRequest, names: Names, widths: Widths, on_progress: Callable[[float], None]) -> ProfileRun:
+def run(request: ProfileRequest, names: Names, widths: Widths, on_progress: Progress) -> ProfileRun:
     """Time kernels until the time is over or none is left; rows that the output already holds are not timed again.
 
     names: the device file that a product's name or alias means; widths: half widths of predicted 80 % intervals over
-    the predicted time, of rows; on_progress: called with the share of the run that is over. Raises InputError where torch is
-    not installed, the device is not there, a suite is unknown, or the output is no table of this device.
+    the predicted time, of rows; on_progress: called with the share of the run that is over.
+    Raises InputError where torch is not installed, the device is not there, a suite is unknown, or the output is no
+    table of this device.
     """
     if request.output.suffix != ".csv":
         raise InputError.single(
@@ -145,7 +147,7 @@ def run_on(
     request: ProfileRequest,
     ranks: Ranks,
     widths: Widths,
-    on_progress: Callable[[float], None],
+    on_progress: Progress,
     names: Names,
 ) -> ProfileRun:
     """Time kernels on a device, as `run` does."""
@@ -219,7 +221,7 @@ class _Run:
         self._begin = bench.now()
         self._costs = _Costs()
 
-    def go(self, on_progress: Callable[[float], None]) -> ProfileRun:
+    def go(self, on_progress: Progress) -> ProfileRun:
         """Time what there is time for."""
         path = self._request.output if self._resultks.first else None
         log = None if path is None else path.with_suffix(".failed.jsonl")
@@ -288,7 +290,7 @@ class _Run:
         count: int,
         table: RowTable,
         failures: FailureLog,
-        on_progress: Callable[[float], None],
+        on_progress: Progress,
     ) -> None:
         """Time some kernels until the time is over. count: how many there are."""
         self._result.left = count
