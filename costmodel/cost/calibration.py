@@ -16,7 +16,8 @@ from costmodel.cost.time import Time
 from costmodel.quantities import Array, Count, Quantity, Seconds, is_single, maximum
 from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, Operator, clamp_sizes
 
-BASES = ("measured", "fitted", "transferred", "extrapolated", "roofline")
+ANCHORED = "anchored"  # of a whole run: by measured runs of the same site
+BASES = ("measured", "fitted", "transferred", "extrapolated", "roofline", ANCHORED)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

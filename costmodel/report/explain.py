@@ -18,7 +18,7 @@ from costmodel.cost.parameter import Parameter, declarations, value
 from costmodel.errors import InputError
 from costmodel.network.group_links import group_links
 from costmodel.report.explain_inputs import Inputs, inputs_of, link_paths, locations, origins_of
-from costmodel.report.explain_step import BUBBLE, EQUATION, STEP, step_terms
+from costmodel.report.explain_step import ANCHORED, BUBBLE, EQUATION, STEP, step_terms
 from costmodel.schema.references import suggest
 from costmodel.workload.dtypes import payload_width
 from costmodel.workload.operators import Group, base_name
@@ -244,7 +244,7 @@ def _step(workload: Workload, scenario: Scenario, plan: Training, name: str) -> 
     terms, actions, bound = step_terms(scenario, plan, workload.calibration(scenario))
     parts = {key.removesuffix("_time"): terms[key] for key in ("busy_time", "bubble_time", "optimizer_time")}
     return Explanation(
-        name=name, family="schedule", equation=EQUATION,
+        name=name, family="schedule", equation=EQUATION + (ANCHORED if scenario.anchor else ""),
         file="costmodel/analytic/training.py; costmodel/analytic/recurrence/evaluate.py",
         section="docs/method.md, section 10.2", inputs=actions, terms=terms, parts=parts, time=terms[f"{name}_time"],
         bound=bound, basis="derived from the operators' times",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from costmodel.analytic.evaluation import anchor_of
 from costmodel.analytic.recurrence import Slot
 from costmodel.analytic.training import StepModel, pipeline_times, step_model, step_streams, step_times
 from costmodel.cost.calibration import Calibration
@@ -22,21 +23,24 @@ start(e)    = max(finish(previous of the rank), finish(a) for a it waits for on 
                   finish(x) + p2p_time for x it waits for on other ranks)
 bubble_time = span_time - busy_time
 busy_time   = sum of the times of all kinds of action, mean over ranks"""
+ANCHORED = "\nall times   = anchor_factor * those of this model: by measured steps of the site (docs/method.md, section 15.10)"
 
 
 def step_terms(scenario: Scenario, plan: Training, calibration: Calibration) -> tuple[dict[str, float], Inputs, str]:
     """Return the terms of a training step [s], its actions as inputs, and which rank bounds it."""
     model = step_model(scenario, plan, calibration)
-    streams = step_streams(model, None)
-    times, passes = step_times(model, None), pipeline_times(model, streams)
-    span = float(passes.span)
+    streams, anchored = step_streams(model, None), anchor_of(scenario, calibration)
+    factor = 1.0 if anchored is None else float(anchored.factor)
+    times, passes = step_times(model, None).scaled(factor), pipeline_times(model, streams)
+    span = factor * float(passes.span)
     kinds = {f"{kind}_time": float(seconds) for kind, seconds in times.by_kind.items() if float(seconds)}
     terms = {
         "step_time": float(times.step), "span_time": span, "optimizer_time": float(times.optimizer),
         "bubble_time": float(times.bubble), "busy_time": sum(kinds.values()), **kinds,
-        "p2p_time": float(model.p2p.seconds(None)),
+        "p2p_time": factor * float(model.p2p.seconds(None)),
+        **({} if anchored is None else {"anchor_factor": factor}),
     }  # fmt: skip
-    durations = passes.durations.reshape(len(model.pipeline.program.slots), -1)[:, 0]
+    durations = factor * passes.durations.reshape(len(model.pipeline.program.slots), -1)[:, 0]
     return terms, _actions(model, durations), _bound(model, durations, span)
 
 
