@@ -8,18 +8,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costmodel.quantities import Array, Quantity
+from costmodel.analytic.intervals import NORMAL_90
+from costmodel.quantities import Quantity, sum_of
 from costmodel.result import Interval, Metrics
 from costmodel.workload.counting import parameter_count
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Anchor, MeasuredStep, Scenario
+from costmodel.workload.site_scatter import Apart
 
 POWERS = {
     "step_time": 1.0, "tokens_per_second": -1.0, "tokens_per_day": -1.0, "tokens_per_second_per_device": -1.0,
     "mfu": -1.0, "mfu_noncausal": -1.0, "device_hours_per_trillion_tokens": 1.0, "cost_per_trillion_tokens": 1.0,
 }  # fmt: skip
 """Metric of a step -> the power of the step's time that it goes by."""
-_TAIL = 1.2815515655446004  # standard deviations beyond which a tenth of a normal distribution lies
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +38,7 @@ class Anchored:
 
     def interval(self, value: Quantity) -> Interval:
         """Return the 80 % interval of a metric in `POWERS`, given its value with the factor in it."""
-        width = np.exp(_TAIL * self.deviation)
+        width = np.exp(NORMAL_90 * self.deviation)
         return value / width, value * width
 
     def document(self) -> dict[str, object]:
@@ -56,8 +57,8 @@ def anchored(scenario: Scenario, anchor: Anchor, evaluate: Callable[[Scenario], 
     scatter = anchor.scatter
     residuals = [_residual(step, evaluate(step.scenario)) for step in anchor.steps]
     runs = [step.scenario for step in anchor.steps]
-    among = np.array([[float(_covariance(anchor, one, other)) for other in runs] for one in runs])
-    between = np.broadcast_arrays(*(_covariance(anchor, run, scenario) for run in runs))
+    among = np.array([[float(scatter.covariance(apart(one, other))) for other in runs] for one in runs])
+    between = np.broadcast_arrays(*(scatter.covariance(apart(run, scenario)) for run in runs))
     mean, deviation = scatter.posterior(residuals, among, between)
     ratios = tuple(math.exp(each) for each in residuals)
     if not mean.ndim:
@@ -71,16 +72,14 @@ def _residual(step: MeasuredStep, metrics: Metrics) -> float:
     return POWERS[step.metric] * math.log(step.value / float(np.asarray(predicted)))
 
 
-def _covariance(anchor: Anchor, one: Scenario, other: Scenario) -> Array:
-    """Return the covariance of log(measured / predicted) of two runs of a site."""
-    scatter = anchor.scatter
-    apart = np.asarray(0.0 if _formats(one) == _formats(other) else scatter.formats**2)
-    for a, b in zip(_sizes(one), _sizes(other), strict=True):
-        apart = apart + (np.log(a / b) / scatter.length) ** 2
-    alike = _structure(one) == _structure(other)
-    degrees = zip(_degrees(one), _degrees(other), strict=True)
-    same = np.all(np.broadcast_arrays(apart == 0.0, *(np.equal(a, b) for a, b in degrees)), axis=0) & alike
-    return scatter.covariance(np.sqrt(apart), same)
+def apart(one: Scenario, other: Scenario) -> Apart:
+    """Return how far apart two runs of a site are. Their sizes are those of `_sizes`."""
+    sizes = sum_of(np.log(a / b) ** 2 for a, b in zip(_sizes(one), _sizes(other), strict=True))
+    formats = float(one.precision.linear != other.precision.linear)
+    alike = not formats and _structure(one) == _structure(other)
+    degrees = (np.equal(a, b) for a, b in zip(_degrees(one), _degrees(other), strict=True))
+    same = np.all(np.broadcast_arrays(np.equal(sizes, 0.0), *degrees), axis=0) & alike
+    return Apart(sizes, formats, 1.0 * same)
 
 
 def _plan(scenario: Scenario) -> Training:
@@ -102,11 +101,6 @@ def _degrees(scenario: Scenario) -> tuple[Quantity, ...]:
         parallel.tp, parallel.pp, parallel.dp, parallel.cp, parallel.ep, parallel.etp, parallel.virtual,
         plan.micro_batch,
     )  # fmt: skip
-
-
-def _formats(scenario: Scenario) -> str:
-    """Return the number format of most GEMMs."""
-    return scenario.precision.linear
 
 
 def _structure(scenario: Scenario) -> tuple[object, ...]:

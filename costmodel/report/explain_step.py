@@ -23,7 +23,9 @@ start(e)    = max(finish(previous of the rank), finish(a) for a it waits for on 
                   finish(x) + p2p_time for x it waits for on other ranks)
 bubble_time = span_time - busy_time
 busy_time   = sum of the times of all kinds of action, mean over ranks"""
-ANCHORED = "\nall times   = anchor_factor * those of this model: by measured steps of the site (docs/method.md, section 15.10)"
+ANCHORED = (
+    "\nall times   = anchor_factor * those of this model: by measured steps of the site (docs/method.md, section 15.10)"
+)
 
 
 def step_terms(scenario: Scenario, plan: Training, calibration: Calibration) -> tuple[dict[str, float], Inputs, str]:

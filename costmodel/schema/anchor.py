@@ -161,16 +161,29 @@ class Source:
 def run_of(workload: Tree, name: str, changes: Mapping[str, object], source: Source) -> Scenario:
     """Return a scenario of a workload with changes; raise InputError where it is not one of training."""
     overrides = {
-        path if path.startswith(("model.", "hardware.", "scenarios.")) else f"scenarios.{name}.{path}": value
+        path
+        if path == "model" or path.startswith(("model.", "hardware.", "scenarios."))
+        else f"scenarios.{name}.{path}": value
         for path, value in changes.items()
     }
-    scenario = source.resolve(workload, name, source.library, overrides=overrides, scenarios=[name])[name]
+    try:
+        scenario = source.resolve(workload, name, source.library, overrides=overrides, scenarios=[name])[name]
+    except InputError as error:
+        raise InputError([_at_anchor(problem, name, source) for problem in error.problems]) from None
     if scenario.plan.phase != "training":
         raise InputError.single(
             f"anchors are of phase training, not {scenario.plan.phase}", hint="remove it",
             field=f"scenarios.{name}.anchor", location=source.location,
         )  # fmt: skip
     return scenario
+
+
+def _at_anchor(problem: Problem, name: str, source: Source) -> Problem:
+    """Return a problem of a run; that of a change stands where the run is stated."""
+    if problem.location is None or problem.location.line:
+        return problem
+    path = problem.field.removeprefix(f"scenarios.{name}.")
+    return replace(problem, location=source.location, field=f"scenarios.{name}.anchor.set.{path}")
 
 
 def read_steps(document: Tree, library: Library, resolve: Resolve) -> Iterator[MeasuredStep]:

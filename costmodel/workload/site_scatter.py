@@ -10,6 +10,19 @@ import numpy as np
 from costmodel.quantities import Array, Quantity
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Apart:
+    """How far apart runs are.
+
+    sizes: sum of squared logs of the ratios of their sizes; formats: 1 where their GEMMs have different number formats,
+    else 0; same: 1 for one and the same run, else 0.
+    """
+
+    sizes: Quantity
+    formats: Quantity
+    same: Quantity
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class SiteScatter:
     """Standard deviations of r = log(measured / predicted step time) [-].
@@ -29,15 +42,14 @@ class SiteScatter:
     length: float
     formats: float
 
-    def covariance(self, distance: Quantity, same: Quantity) -> Array:
+    def covariance(self, apart: Apart) -> Array:
         """Return the covariance of r between runs.
 
-            cov = site^2 + alike^2 * exp(-distance^2 / 2) + own^2 * same
-
-        distance: in lengths; same: 1 for one and the same run, else 0.
+        cov = site^2 + alike^2 * exp(-(sizes / length^2 + formats^2 [other formats]) / 2) + own^2 [the same run]
         """
-        alike: Array = np.exp(-0.5 * np.square(distance))
-        return self.site**2 + self.alike**2 * alike + self.own**2 * np.asarray(same)
+        distance = apart.sizes / self.length**2 + self.formats**2 * apart.formats
+        alike: Array = np.exp(-0.5 * np.asarray(distance))
+        return self.site**2 + self.alike**2 * alike + self.own**2 * np.asarray(apart.same)
 
     @property
     def variance(self) -> float:
