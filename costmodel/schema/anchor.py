@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from costmodel.errors import InputError, Location, Problem
 from costmodel.schema.calibration import SiteScatterFile
+from costmodel.schema.device import Source
 from costmodel.schema.fields import field_error
 from costmodel.schema.metrics import dimension_of
 from costmodel.schema.quantity import Measure, Verbatim
@@ -55,6 +56,7 @@ class AnchorFile(Strict):
 
     name: str = Field(description="name in references")
     steps: list[AnchorStepFile] = Field(min_length=1, description="the measured steps")
+    sources: list[Source] = Field(default=[], description="where the steps come from")
 
 
 class ReferenceFile(Strict):
@@ -122,11 +124,11 @@ class Anchors:
     def _of_scenario(self, name: str, anchor: Tree | None) -> tuple[MeasuredStep, ...]:
         """Return the steps that a scenario of the workload states."""
         if anchor not in self._stated:
-            field, source = f"scenarios.{name}.anchor", (self.library, self.resolve)
+            field, tools = f"scenarios.{name}.anchor", (self.library, self.resolve)
             items = [item for item in _items(anchor) if item.is_mapping]
             files = [_checked(MeasuredStepFile, item, field) for item in items]
             self._stated[anchor] = tuple(
-                _step(file, item, field, run_of(self.workload, name, file.set, Source(*source, item.location)))
+                _step(file, item, field, run_of(self.workload, name, file.set, RunReader(*tools, item.location)))
                 for file, item in zip(files, items, strict=True)
             )
         return self._stated[anchor]
@@ -150,7 +152,7 @@ class Anchors:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Source:
+class RunReader:
     """What a run is resolved with, and where it is stated."""
 
     library: Library
@@ -158,7 +160,7 @@ class Source:
     location: Location | None
 
 
-def run_of(workload: Tree, name: str, changes: Mapping[str, object], source: Source) -> Scenario:
+def run_of(workload: Tree, name: str, changes: Mapping[str, object], reader: RunReader) -> Scenario:
     """Return a scenario of a workload with changes; raise InputError where it is not one of training."""
     overrides = {
         path
@@ -167,23 +169,23 @@ def run_of(workload: Tree, name: str, changes: Mapping[str, object], source: Sou
         for path, value in changes.items()
     }
     try:
-        scenario = source.resolve(workload, name, source.library, overrides=overrides, scenarios=[name])[name]
+        scenario = reader.resolve(workload, name, reader.library, overrides=overrides, scenarios=[name])[name]
     except InputError as error:
-        raise InputError([_at_anchor(problem, name, source) for problem in error.problems]) from None
+        raise InputError([_at_anchor(problem, name, reader) for problem in error.problems]) from None
     if scenario.plan.phase != "training":
         raise InputError.single(
             f"anchors are of phase training, not {scenario.plan.phase}", hint="remove it",
-            field=f"scenarios.{name}.anchor", location=source.location,
+            field=f"scenarios.{name}.anchor", location=reader.location,
         )  # fmt: skip
     return scenario
 
 
-def _at_anchor(problem: Problem, name: str, source: Source) -> Problem:
+def _at_anchor(problem: Problem, name: str, reader: RunReader) -> Problem:
     """Return a problem of a run; that of a change stands where the run is stated."""
     if problem.location is None or problem.location.line:
         return problem
     path = problem.field.removeprefix(f"scenarios.{name}.")
-    return replace(problem, location=source.location, field=f"scenarios.{name}.anchor.set.{path}")
+    return replace(problem, location=reader.location, field=f"scenarios.{name}.anchor.set.{path}")
 
 
 def read_steps(document: Tree, library: Library, resolve: Resolve) -> Iterator[MeasuredStep]:
@@ -199,7 +201,7 @@ def read_steps(document: Tree, library: Library, resolve: Resolve) -> Iterator[M
             )
         seen.add(file.name)
         tree, name = _workload(item.value["scenario"], library, field)
-        yield _step(file, item, field, run_of(tree, name, file.set, Source(library, resolve, item.location)))
+        yield _step(file, item, field, run_of(tree, name, file.set, RunReader(library, resolve, item.location)))
 
 
 def read_scatter(library: Library) -> SiteScatter:
