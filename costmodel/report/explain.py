@@ -264,7 +264,8 @@ def _step(workload: Workload, scenario: Scenario, plan: Training, name: str) -> 
     if name == ALL_TO_ALL_CONTENTION:
         time = _line_time(workload, scenario, name)
         parts = {"all actions of a rank": time}
-    notes, known = (shown,), anchor_of(scenario, workload.calibration(scenario))
+    notes: tuple[str, ...] = (shown,)
+    known = anchor_of(scenario, workload.calibration(scenario))
     if known is not None:
         factor = float(known.factor)
         terms = {**terms, "anchor_factor": factor}
