@@ -14,7 +14,7 @@ from costmodel.analytic.blocks import Block, blocks, single
 from costmodel.analytic.capital import missing
 from costmodel.analytic.evaluation import Evaluation, evaluate, ledger_of
 from costmodel.analytic.expert_load import routing_facts, routing_grid
-from costmodel.analytic.intervals import intervals, run_spread
+from costmodel.analytic.intervals import intervals, run_scatter
 from costmodel.analytic.out_of_memory import largest_layout, too_much_for_a_device, too_much_for_the_host
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError, InputError, Problem
@@ -138,8 +138,8 @@ def _spans(
     evaluation: Evaluation, calibration: Calibration, scenario: Scenario, metrics: Metrics, dimensions: int
 ) -> dict[str, Interval]:
     """Return the intervals of metrics; of an anchored step, what measured steps say of its time and rates."""
-    spread = run_spread(calibration, scenario.plan.phase)
-    spans = intervals(metrics, evaluation.families(), dimensions, evaluation.metrics, spread)
+    runs = run_scatter(scenario, calibration, evaluation.operators())
+    spans = intervals(metrics, evaluation.families(), dimensions, evaluation.metrics, runs)
     known = evaluation.anchored
     if known is None:
         return spans
