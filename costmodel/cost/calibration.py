@@ -17,7 +17,7 @@ from costmodel.quantities import Array, Count, Quantity, Seconds, is_single, max
 from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, Operator, clamp_sizes
 
 ANCHORED = "anchored"  # of a whole run: by measured runs of the same site
-BASES = ("measured", "fitted", "transferred", "extrapolated", "roofline", ANCHORED)
+BASES = ("measured", "fitted", "transferred", "extrapolated", "roofline")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
