@@ -45,7 +45,9 @@ _FLASHMLA_WIDTH = 576  # … which holds this many elements
 FORMATS = {
     **{name: Format(name, width, width) for name, width in ELEMENT_BYTES.items()},
     "fp8_e4m3": Format("fp8", 1.0, 1.0),
-    "fp8_e4m3_blk128": Format("fp8", element_bytes("fp8", _BLOCK), element_bytes("fp8", _BLOCK * _BLOCK), True),
+    "fp8_e4m3_blk128": Format(
+        "fp8", element_bytes("fp8", _BLOCK), element_bytes("fp8", _BLOCK * _BLOCK), block_scaled=True
+    ),
     "int8_smoothquant": Format("int8", 1.0, 1.0),
     "nvfp4": Format("fp4", ELEMENT_BYTES["nvfp4"], ELEMENT_BYTES["nvfp4"]),
     "w4a8_mxfp4_mxfp8": Format("fp8", element_bytes("fp8") + _E8M0 / _MX_BLOCK, ELEMENT_BYTES["mxfp4"], True),
