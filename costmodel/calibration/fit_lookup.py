@@ -184,7 +184,9 @@ class FitLookup(Mapping[str, FamilyFit]):
         if named:
             self._tell(key, named, best)
         if best is not None:
-            yield from (_passed_over(each) for each in self._measured(key, named, compared) if each.source != best.source)
+            yield from (
+                _passed_over(each) for each in self._measured(key, named, compared) if each.source != best.source
+            )
             yield best
 
     def _compared(self, key: str, named: Sequence[str]) -> Iterator[Candidate]:
@@ -198,10 +200,13 @@ class FitLookup(Mapping[str, FamilyFit]):
             if source not in seen:
                 seen.add(source)
                 fits = self._store.device_fits(device, implementation)
-                yield Candidate(f"{CALIBRATIONS}/{source}", key, _NAMED, passed_over="no such file") if fits is None else (
-                    self._candidate(fits, key, _NAMED)
-                )  # fmt: skip
-        builds = (name for name in self._store.names(self._device) if name.partition("-")[0] in set(map(_library, named)))
+                if fits is None:
+                    yield Candidate(f"{CALIBRATIONS}/{source}", key, _NAMED, passed_over="no such file")
+                else:
+                    yield self._candidate(fits, key, _NAMED)
+        builds = (
+            name for name in self._store.names(self._device) if name.partition("-")[0] in set(map(_library, named))
+        )
         for name in builds:
             fits = self._store.device_fits(self._device, name)
             if fits is not None and f"{self._device}/{name}" not in seen:
@@ -239,9 +244,7 @@ class FitLookup(Mapping[str, FamilyFit]):
 
     def _measured(self, key: str, named: Sequence[str], compared: Sequence[Candidate]) -> list[Candidate]:
         """Return candidates with their expected errors."""
-        return [
-            replace(each, error=expected(self._held_out(each), self._steps(key, named, each))) for each in compared
-        ]
+        return [replace(each, error=expected(self._held_out(each), self._steps(key, named, each))) for each in compared]
 
     def _held_out(self, candidate: Candidate) -> float:
         fits = self._store.device_fits(candidate.device, candidate.implementation)
@@ -258,7 +261,9 @@ class FitLookup(Mapping[str, FamilyFit]):
         if not named or candidate.role == _NAMED:
             return transfer
         wanted = set(map(_library, named))
-        stand_in = errors.version(key) if library in wanted else min(errors.stand_in(one, library, key) for one in wanted)
+        stand_in = (
+            errors.version(key) if library in wanted else min(errors.stand_in(one, library, key) for one in wanted)
+        )
         return expected(transfer, stand_in)
 
     def _tell(self, key: str, named: Sequence[str], best: Candidate | None) -> None:

@@ -108,7 +108,7 @@ class GemmForm:
         return self._total_terms(gemm, machine, taken["busy_time"]) | taken | memory
 
     def at_power(self, density: Quantity) -> GemmForm:
-        """Return the form on a device of the same die. density: its peak over its power, over that of the fit's device."""
+        """Return the form on a device of the same die. density: peak over power, over that of the fit's device."""
         return replace(self, clock_droop=scaled_droop(self.clock_droop, density))
 
     def features(self, gemm: Gemm) -> Features:

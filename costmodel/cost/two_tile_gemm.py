@@ -67,7 +67,7 @@ class TwoTileForm:
         return log2(gemm.m), log2(gemm.n), log2(gemm.k), log2(gemm.groups), is_large, ranks
 
     def at_power(self, density: Quantity) -> TwoTileForm:
-        """Return the form on a device of the same die. density: its peak over its power, over that of the fit's device."""
+        """Return the form on a device of the same die. density: peak over power, over that of the fit's device."""
         small, large = (
             replace(rates, clock_droop=scaled_droop(rates.clock_droop, density)) for rates in (self.small, self.large)
         )

@@ -50,7 +50,9 @@ FORMATS = {
     ),
     "int8_smoothquant": Format("int8", 1.0, 1.0),
     "nvfp4": Format("fp4", ELEMENT_BYTES["nvfp4"], ELEMENT_BYTES["nvfp4"]),
-    "w4a8_mxfp4_mxfp8": Format("fp8", element_bytes("fp8") + _E8M0 / _MX_BLOCK, ELEMENT_BYTES["mxfp4"], True),
+    "w4a8_mxfp4_mxfp8": Format(
+        "fp8", element_bytes("fp8") + _E8M0 / _MX_BLOCK, ELEMENT_BYTES["mxfp4"], block_scaled=True
+    ),
     "w4a16_mxfp4": Format("bf16", ELEMENT_BYTES["bf16"], ELEMENT_BYTES["mxfp4"]),
     "w4a16": Format("bf16", ELEMENT_BYTES["bf16"], ELEMENT_BYTES["int4"] + ELEMENT_BYTES["bf16"] / _INT4_GROUP),
     "fp8_656B": Format("fp8", _FLASHMLA_TOKEN / _FLASHMLA_WIDTH, 1.0),

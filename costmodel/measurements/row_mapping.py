@@ -56,8 +56,8 @@ _RULES = {
 _HOST_FLAGS = ("host_overhead_included", "coarse_timer_3_samples")
 _WARM = ("cuda_graph_loop",)  # the tables' schema: few copies of the weights take turns, activations stay
 _GROUPED_BY = (
-    "device", "op", "sub_op", "dtype_in", "dtype_out", "kv_dtype", "causal", "includes", "gated", "meta_id", "framework", "kernel",
-    "timing", "notes",
+    "device", "op", "sub_op", "dtype_in", "dtype_out", "kv_dtype", "causal", "includes", "gated", "meta_id",
+    "framework", "kernel", "timing", "notes",
 )  # fmt: skip
 
 OPERATIONS = tuple(_RULES)

@@ -1,4 +1,4 @@
-"""What a step away from a fit's own rows costs: another device, library or version: `hardware/calibrations/transfer.yaml`.
+"""What a step from a fit's own rows to others costs: another device, library or version.
 
 python -m reports.fits.transfer MEASUREMENTS --output hardware/calibrations/transfer.yaml
 """
@@ -36,9 +36,9 @@ FEWEST = 8
 SEED = 0
 COMMAND = "python -m reports.fits.transfer MEASUREMENTS --output hardware/calibrations/transfer.yaml"
 NOTE = (
-    "80 % points of the absolute logarithm of measured over predicted time: `die`, `rebalanced` (the same die with another",
-    "balance of peak and bandwidth), `architecture` and `other` are fits of the same library of another device, `version`",
-    "those of another build on the same one, `stand_in` and pairs of libraries those of another library on the same device.",
+    "80 % points of the absolute logarithm of measured over predicted time. `die`, `rebalanced` (the same die with",
+    "another balance of peak and bandwidth), `architecture` and `other`: fits of the library of another device;",
+    "`version`: of another build on the same one; `stand_in` and pairs of libraries: of another library there.",
 )
 
 

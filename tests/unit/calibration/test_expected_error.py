@@ -77,7 +77,7 @@ def test_a_further_error_widens_both_sides_of_a_spread_in_quadrature():
     ("stand_in", "source"), [(1.1, "calibrations/sibling/other"), (3.0, "calibrations/chip/library")]
 )
 def test_the_fit_of_least_expected_error_answers(world, stand_in, source):
-    steps(world, **{"die": 1.5, "architecture": 1.5, "other": 1.5, "stand_in": stand_in})
+    steps(world, die=1.5, architecture=1.5, other=1.5, stand_in=stand_in)
     own = (world / "hardware/calibrations/chip/library.yaml").read_text(encoding="utf-8").replace("0.5", "0.25")
     own = own.replace("chip/library", "sibling/other").replace("chip", "sibling")
     write(world, "hardware/calibrations/sibling/other.yaml", own)
