@@ -159,7 +159,7 @@ def _map(table: Table, rows: Indices, catalogue: Catalogue) -> OperatorRows:
     own = operation in _EXCHANGES or operation in ("attention_prefill", "attention_mixed")
     first = next((each for each in operators if each.family in WEIGHT_ONLY), operators[0])
     family = first.family if own or first.family in WEIGHT_ONLY else rule.family
-    found = OperatorRows(family, rows, device, operators, warm_l2=batch.text("timing") in _WARM)
+    mapped = OperatorRows(family, rows, device, operators, warm_l2=batch.text("timing") in _WARM)
     if operation in _COMMUNICATION:
-        return replace(found, cluster=messages.cluster(batch), comm_processors=messages.comm_processors(batch))
-    return found
+        return replace(mapped, cluster=messages.cluster(batch), comm_processors=messages.comm_processors(batch))
+    return mapped

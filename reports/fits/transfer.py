@@ -122,7 +122,8 @@ def _logs(samples: Samples, fits: Mapping[str, FamilyFit]) -> Array:
     choice = Choice(Calibration("forced", fits), "")
     framework = default_framework()
     predicted = np.concatenate([times_of(part, choice, framework)[0] for part in samples.parts])
-    return np.abs(np.log(samples.seconds / predicted))
+    logs: Array = np.abs(np.log(samples.seconds / predicted))
+    return logs
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
