@@ -291,6 +291,17 @@ class StepTimes:
     exposed_communication: Seconds
     host: Seconds
 
+    def scaled(self, factor: Quantity) -> StepTimes:
+        """Return the times, all longer by a factor."""
+        return StepTimes(
+            step=self.step * factor,
+            by_kind={kind: seconds * factor for kind, seconds in self.by_kind.items()},
+            bubble=self.bubble * factor,
+            optimizer=self.optimizer * factor,
+            exposed_communication=self.exposed_communication * factor,
+            host=self.host * factor,
+        )
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PipelineTimes:
