@@ -13,6 +13,7 @@ from costmodel.errors import InputError, LayoutError, Location, Problem
 from costmodel.hardware import Device
 from costmodel.quantities import is_single
 from costmodel.schema import build
+from costmodel.schema.aliases import without_aliases
 from costmodel.schema.anchor import Anchors, read_steps
 from costmodel.schema.assemble import Assembly, DocumentPart, Stop
 from costmodel.schema.cluster import ClusterFile, NodeFile
@@ -100,20 +101,24 @@ class _Resolved:
 
 
 def resolve(
-    workload: str | Path,
+    workload: str | Path | Tree,
     *,
     overrides: Mapping[str, object] | None = None,
     cluster: str | None = None,
     search_path: Sequence[str | Path] = (),
     scenarios: Iterable[str] | None = None,
 ) -> ResolvedWorkload:
-    """Return the workload of a file or of a name under `workloads/`; raise InputError with every problem.
+    """Return the workload of a file, of a name under `workloads/` or of a document; raise InputError with all problems.
 
     overrides: path of the resolved document -> YAML text, number or `SI`.
     cluster: replaces the cluster of every scenario.
     scenarios: those to resolve, null: all.
     """
     library = Library(search_path)
+    if isinstance(workload, Tree):
+        name = workload.location.source if workload.location else "workload"
+        document = library.extend(without_aliases(workload.without("schema"), "workload"), "workload")
+        return resolve_tree(document, name, library, overrides=overrides, cluster=cluster, scenarios=scenarios)
     path = library.find_workload(workload)
     tree = library.read(path, "workload")
     return resolve_tree(tree, path.stem, library, overrides=overrides, cluster=cluster, scenarios=scenarios)

@@ -96,8 +96,8 @@ def _base(stated: Mapping[str, Any]) -> tuple[Formats, Mapping[str, str]] | str:
         return {"linear": "fp8", "weights": "fp8", **({} if block is None else {"scale_block": block})}, by_module
     if algorithm == "MIXED_PRECISION" and by_module:
         return dict(_WIDE), by_module
-    if algorithm in _ALGORITHMS:
-        return dict(_ALGORITHMS[algorithm]), by_module
+    if str(algorithm) in _ALGORITHMS:
+        return dict(_ALGORITHMS[str(algorithm)]), by_module
     if stated.get("config_groups"):
         return _of_groups(stated["config_groups"])
     return str(algorithm or method or "an unnamed method")
@@ -128,7 +128,7 @@ def _format(quantised: Mapping[str, Any]) -> str | None:
     kind, bits = quantised.get("type"), quantised.get("num_bits")
     if kind == "float" and bits == 4:
         return "mxfp4" if quantised.get("group_size") == 32 else "nvfp4"
-    return {("float", 8): "fp8", ("int", 8): "int8", ("int", 4): "int4"}.get((kind, bits))
+    return {"float 8": "fp8", "int 8": "int8", "int 4": "int4"}.get(f"{kind} {bits}")
 
 
 def _kv_format(stated: Mapping[str, Any]) -> str | None:
