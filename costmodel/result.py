@@ -38,9 +38,10 @@ PHASES: dict[str, tuple[str, tuple[str, ...]]] = {
         "max_batch", "cost_per_million_tokens", "energy_per_token", "capital_cost",
     )),
     "serving": ("latency", (
-        "ttft", "tpot", "latency", "requests_per_second", "input_tokens_per_second", "tokens_per_second",
-        "tokens_per_second_per_device", "tokens_per_second_per_user", "concurrency", "max_concurrency",
-        "kv_blocks", "kv_use", "prefix_hit_rate", "cost_per_million_tokens", "energy_per_token", "capital_cost",
+        "ttft", "tpot", "latency", "requests_per_second", "highest_stable_rate", "input_tokens_per_second",
+        "tokens_per_second", "tokens_per_second_per_device", "tokens_per_second_per_user", "concurrency",
+        "max_concurrency", "kv_blocks", "kv_use", "prefix_hit_rate", "cost_per_million_tokens", "energy_per_token",
+        "capital_cost",
     )),
     "disaggregated": ("latency", (
         "ttft", "tpot", "latency", "kv_transfer_time", "requests_per_second", "input_tokens_per_second",
@@ -171,8 +172,9 @@ class Point:
     headline: the metric that breakdown and bubble sum to; memory: bytes by part, null for a bound; host_memory:
     bytes that a device keeps on its host, null where it keeps none there (tensors: weights, states, gradients and
     activations; kv_cache); reason: why the point is infeasible, null where it is not; reasons: why each null metric is
-    null; routing: what is known of expert layers, null where there are none; goodput: shares of a run that failures
-    interrupt, null where no checkpoints are stated.
+    null; verdict: whether an engine keeps up with its load, percentiles: of a request's times in seconds, both null but
+    for serving; routing: what is known of expert layers, null where there are none; goodput: shares of a run that
+    failures interrupt, null where no checkpoints are stated.
     """
 
     phase: str
@@ -192,6 +194,8 @@ class Point:
     routing: Mapping[str, float] | None = None
     host_memory: Mapping[str, float] | None = None
     goodput: Mapping[str, float] | None = None
+    verdict: str | None = None
+    percentiles: Mapping[str, Mapping[str, float]] | None = None
 
     @property
     def fits(self) -> bool:
@@ -264,6 +268,10 @@ class Point:
             document["goodput"] = dict(self.goodput)
         if self.routing is not None:
             document["routing"] = {name: _finite(value) for name, value in self.routing.items()}
+        if self.verdict is not None:
+            document["verdict"] = self.verdict
+        if self.percentiles is not None:
+            document["percentiles"] = {name: dict(values) for name, values in self.percentiles.items()}
         if self.reason is not None:
             document["reason"] = self.reason
         if self.notes:

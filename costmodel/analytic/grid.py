@@ -129,10 +129,15 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
         offer=_offer(scenario.cluster.device),
         routing=None if facts is None else {name: float(value) for name, value in facts.items()},
         host_memory=_host_memory(ledger),
+        verdict=None if evaluation is None else evaluation.verdict(),
+        percentiles=None if evaluation is None else evaluation.percentiles(),
     )
 
 
-_UNKNOWN_ENGINE = dict.fromkeys(("kv_blocks", "kv_use"), "framework has no `engine`, and `memory` states nothing")
+_UNKNOWN_ENGINE = {
+    **dict.fromkeys(("kv_blocks", "kv_use"), "framework has no `engine`, and `memory` states nothing"),
+    "highest_stable_rate": "a closed loop has none; write `rate` instead of `concurrency`",
+}
 
 
 def _offer(device: Device) -> Offer:

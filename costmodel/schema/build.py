@@ -325,6 +325,7 @@ def _serving(
             plans.Serving,
             file,
             speculative=drafts,
+            arrival_scv=1.0,
             scheduler=_scheduler(file, kernels.engine, device),
             memory=_engine_memory(file.memory, kernels),
             blocks=file.memory.blocks,
