@@ -136,7 +136,7 @@ def explain(workload: Workload, scenario: str, name: str) -> list[Explanation]:
     if isinstance(chosen.plan, Training) and name in (STEP, BUBBLE):
         return [_step(workload, chosen, chosen.plan, name)]
     if isinstance(chosen.plan, ExpertBound):
-        known, found = {BOUND}, [_bound(workload, chosen, chosen.plan)] if name == BOUND else []
+        known, explanations = {BOUND}, [_bound(workload, chosen, chosen.plan)] if name == BOUND else []
     else:
         distinct = {
             (priced.operator.name, float(priced.time.seconds)): priced
@@ -145,13 +145,13 @@ def explain(workload: Workload, scenario: str, name: str) -> list[Explanation]:
         }.values()
         known = {each for priced in distinct for each in (priced.operator.name, base_name(priced.operator.name))}
         named = [priced for priced in distinct if priced.operator.name == name]
-        found = [
+        explanations = [
             _explained(workload, chosen, priced)
             for priced in named or [each for each in distinct if base_name(each.operator.name) == name]
         ]
-    if not found:
+    if not explanations:
         raise _unknown(workload, scenario, name, sorted(known))
-    return found
+    return explanations
 
 
 def _unknown(workload: Workload, scenario: str, name: str, known: list[str]) -> InputError:
@@ -188,16 +188,16 @@ def _explained(workload: Workload, scenario: Scenario, timed: TimedOperator) -> 
     scenario = scenario if pool is None else scenario.of_pool(pool)
     processors = scenario.cluster.device.processors - scenario.communication.processors
     machine = Machine(scenario.cluster.device, scenario.framework, processors, cluster=scenario.cluster)
-    found = derivation(operator, machine, scenario.cluster, fit)
-    terms = {name: float(number) for name, number in found.terms.items()}
-    composition, slowdown = found.composition, float(scenario.framework.sustained_slowdown)
+    derived = derivation(operator, machine, scenario.cluster, fit)
+    terms = {name: float(number) for name, number in derived.terms.items()}
+    composition, slowdown = derived.composition, float(scenario.framework.sustained_slowdown)
     if isinstance(operator, KERNELS) and isinstance(scenario.plan, Training) and slowdown != 1.0:
         terms["sustained_slowdown"], composition = slowdown, f"{composition} * sustained_slowdown"
     calibration = workload.calibration(scenario)
     parts = {"compute": time.compute, "memory": time.memory, "network": time.network, "fixed": time.fixed}
     return Explanation(
-        name=operator.name, family=operator.family, equation=f"time = {composition}\n{found.equation}",
-        file=f"{found.module.replace('.', '/')}.py", section=f"docs/method.md, section {found.section}",
+        name=operator.name, family=operator.family, equation=f"time = {composition}\n{derived.equation}",
+        file=f"{derived.module.replace('.', '/')}.py", section=f"docs/method.md, section {derived.section}",
         inputs=inputs_of(timed, scenario), parameters={} if fit.form is None else _parameters(fit.form), terms=terms,
         parts={part: float(seconds) for part, seconds in parts.items() if float(seconds)},
         time=float(time.seconds), bound=time.bound, basis=fit.basis_at(operator),
@@ -218,12 +218,12 @@ def _considered(fits: object, family: str, variant: str) -> tuple[str, ...]:
 
 def _parameters(form: Form) -> dict[str, tuple[float, Parameter]]:
     """Return the fitted parameters of a form; those of mechanisms that it lacks are left out."""
-    found = {}
+    fitted = {}
     for name, declaration in declarations(type(form)).items():
         number = value(form, declaration)
         if isinstance(declaration.kind, Parameter) and number is not None and number != declaration.default:
-            found[name] = (float(number), declaration.kind)
-    return found
+            fitted[name] = (float(number), declaration.kind)
+    return fitted
 
 
 def _pool(scenario: Scenario, operator: str) -> Pool | None:

@@ -147,18 +147,18 @@ def _device(operator: Gemm | AttentionKernel | MixedAttention | Elementwise, sce
     processors = device.processors - scenario.communication.processors
     bandwidth = device.device_memory.bandwidth
     assert bandwidth is not None
-    found = {"HBM bandwidth": (float(bandwidth), "bandwidth"), "launch": (float(scenario.framework.launch), "time")}
+    inputs = {"HBM bandwidth": (float(bandwidth), "bandwidth"), "launch": (float(scenario.framework.launch), "time")}
     if isinstance(operator, Elementwise):
-        return found
-    found["processors"] = (float(processors), "count")
-    found[f"{operator.dtype} peak of these processors"] = (float(device.peak(operator.dtype, processors)), "flop_rate")
+        return inputs
+    inputs["processors"] = (float(processors), "count")
+    inputs[f"{operator.dtype} peak of these processors"] = (float(device.peak(operator.dtype, processors)), "flop_rate")
     l2 = device.level("l2")
     if isinstance(operator, Gemm) and l2 is not None and l2.bandwidth is not None:
-        found["L2 bandwidth"] = (float(l2.bandwidth), "bandwidth")
+        inputs["L2 bandwidth"] = (float(l2.bandwidth), "bandwidth")
     unit = device.math[operator.dtype]
     if isinstance(operator, Gemm) and (unit.scaling == "software" or unit.accumulate == "fp22"):
-        found["CUDA-core peak (promotion)"] = (float(device.peak(VECTOR_DTYPE, processors)), "flop_rate")
-    return found
+        inputs["CUDA-core peak (promotion)"] = (float(device.peak(VECTOR_DTYPE, processors)), "flop_rate")
+    return inputs
 
 
 def origins_of(workload: Workload, scenario: Scenario, timed: TimedOperator, pool: str | None) -> dict[str, str]:

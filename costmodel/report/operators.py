@@ -20,11 +20,11 @@ def show_refused(reason: str | None) -> None:
         show("times below assume enough memory")
 
 
-def show_lines(found: Sequence[Line], argument: str, routing: Mapping[str, float] | None = None) -> None:
+def show_lines(lines: Sequence[Line], argument: str, routing: Mapping[str, float] | None = None) -> None:
     """Print where a scenario's time goes, and how to ask for more. routing: of its expert layers."""
     rows = table("operator", ">time", ">share", "|", ">hidden", "bound", "basis")
-    longest = max((line.time for line in found), default=0.0) or 1.0
-    for line in found:
+    longest = max((line.time for line in lines), default=0.0) or 1.0
+    for line in lines:
         hidden = quantity(line.hidden, "time") if line.hidden else ""
         rows.add(
             shown_line(line.name), quantity(line.time, "time"), share(line.share), line.time / longest, hidden,
@@ -33,13 +33,13 @@ def show_lines(found: Sequence[Line], argument: str, routing: Mapping[str, float
     show(rows)
     if routing is not None:
         show(routing_line(routing))
-    if found:
-        show(f'next: costmodel explain {argument} --op "{found[0].name}"', "dim")
+    if lines:
+        show(f'next: costmodel explain {argument} --op "{lines[0].name}"', "dim")
 
 
-def show_explanations(found: Sequence[Explanation]) -> None:
+def show_explanations(explanations: Sequence[Explanation]) -> None:
     """Print operators explained, one after the other."""
-    for position, explanation in enumerate(found):
+    for position, explanation in enumerate(explanations):
         if position:
             show()
         _show(explanation)
