@@ -9,11 +9,12 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from costmodel.analytic.anchors import POWERS
 from costmodel.analytic.blocks import Block, blocks, single
 from costmodel.analytic.capital import missing
 from costmodel.analytic.evaluation import Evaluation, evaluate, ledger_of
 from costmodel.analytic.expert_load import routing_facts, routing_grid
-from costmodel.analytic.intervals import intervals, run_spread
+from costmodel.analytic.intervals import intervals, run_scatter
 from costmodel.analytic.out_of_memory import largest_layout, too_much_for_a_device, too_much_for_the_host
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError, InputError, Problem
@@ -27,6 +28,7 @@ from costmodel.result import (
     NO_PATH,
     PHASES,
     Interval,
+    Metrics,
     Offer,
     Point,
     Result,
@@ -107,8 +109,7 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
     spans: dict[str, tuple[float, float] | None] = dict.fromkeys(metrics)
     parts = None
     if evaluation is not None:
-        spread = run_spread(calibration, scenario.plan.phase)
-        bounds = intervals(dict(metrics), evaluation.families(), 0, evaluation.metrics, spread)
+        bounds = _spans(evaluation, calibration, scenario, dict(metrics), 0)
         spans = {name: None if pair is None else (float(pair[0]), float(pair[1])) for name, pair in bounds.items()}
         parts = evaluation.schedule()
     facts = routing_facts(scenario)
@@ -131,7 +132,22 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
         host_memory=_host_memory(ledger),
         verdict=None if evaluation is None else evaluation.verdict(),
         percentiles=None if evaluation is None else evaluation.percentiles(),
+        anchor=None if evaluation is None or evaluation.anchored is None else evaluation.anchored.document(),
     )
+
+
+def _spans(
+    evaluation: Evaluation, calibration: Calibration, scenario: Scenario, metrics: Metrics, dimensions: int
+) -> dict[str, Interval]:
+    """Return the intervals of metrics; of an anchored step, what measured steps say of its time and rates."""
+    runs = run_scatter(scenario, calibration, evaluation.operators())
+    spans = intervals(metrics, evaluation.families(), dimensions, evaluation.metrics, runs)
+    known = evaluation.anchored
+    if known is None:
+        return spans
+    return spans | {
+        name: known.interval(value) for name, value in metrics.items() if name in POWERS and value is not None
+    }
 
 
 _UNKNOWN_ENGINE = {
@@ -236,8 +252,7 @@ def _grid_intervals(
         evaluation = evaluate(block.scenario, calibration)
         metrics = evaluation.metrics(None)
         chosen = {name: metrics[name] for name in names}
-        spread = run_spread(calibration, scenario.plan.phase)
-        spans = intervals(chosen, evaluation.families(), len(shape), evaluation.metrics, spread)
+        spans = _spans(evaluation, calibration, block.scenario, chosen, len(shape))
         for name, pair in spans.items():
             if pair is None:
                 absent.add(name)

@@ -16,6 +16,7 @@ from costmodel.cost.time import Time
 from costmodel.quantities import Array, Count, Quantity, Seconds, is_single, maximum
 from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, Operator, clamp_sizes
 
+ANCHORED = "anchored"  # of a whole run: by measured runs of the same site
 BASES = ("measured", "fitted", "transferred", "extrapolated", "roofline")
 
 

@@ -24,6 +24,7 @@ from costmodel.workload.operators import (
     HostTransfer,
     HostUpdate,
     MixedAttention,
+    Operator,
     gemm_family,
 )
 from costmodel.workload.scenario import HostTimes, Scenario
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 Inputs: TypeAlias = "dict[str, tuple[float, str]]"  # name -> (value, dimension)
 EXPERTS = ("grouped_gemm", gemm_family("grouped_gemm", weight_only=True))  # families of the experts' GEMMs
+
+WORK_SECTIONS: dict[type, str] = {Gemm: "2.2", AttentionKernel: "2.3", MixedAttention: "2.3", Elementwise: "2.4"}
 
 
 def inputs_of(timed: TimedOperator, scenario: Scenario) -> Inputs:
@@ -63,16 +66,22 @@ def inputs_of(timed: TimedOperator, scenario: Scenario) -> Inputs:
     }
 
 
+def work_section(operator: Operator) -> str:
+    """Return where the FLOP and the traffic of an operator are counted, nothing for what moves between devices."""
+    section = next((section for kind, section in WORK_SECTIONS.items() if isinstance(operator, kind)), None)
+    return "" if section is None else f"costmodel/workload/operators.py; docs/method.md, section {section}"
+
+
 def _links(links: GroupLinks) -> Inputs:
     """Return the links that a group crosses."""
-    latency = "latency (0: no source states one)" if links.latency == 0 else "latency"
-    return {
+    found: Inputs = {
         "ranks": (float(links.size), "count"),
         "ranks per node": (float(links.ranks_per_node), "count"),
         "bandwidth inside a node": (float(links.intra), "bandwidth"),
         "bandwidth between nodes": (float(links.inter), "bandwidth"),
-        latency: (float(links.latency), "time"),
+        "latency inside a node": (float(links.intra_latency), "time"),
     }
+    return found | ({"latency between nodes": (float(links.inter_latency), "time")} if float(links.nodes) > 1 else {})
 
 
 def _shares(timed: TimedOperator) -> Inputs:
