@@ -177,7 +177,9 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         behind: Quantity = 0.0 * mean
         if plan.scheduler.token_budget is not None:
             computed = demand(plan).computed
-            room = maximum(plan.scheduler.token_budget - state.co_batched, 1.0)
+            room = maximum(
+                plan.scheduler.token_budget - state.co_batched, 1.0
+            )  # none are beside prompts where steps do not mix
             others = maximum(1.0 - 1.0 / state.active, 0.0)
             behind = prompt_wait(others * state.rate * computed / room, computed / room * with_prompts, scv)
         request = request_constant(self._scenario)

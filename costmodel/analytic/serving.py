@@ -164,11 +164,11 @@ def decode_steps(output_tokens: Count, speculative: Speculative | None) -> Count
 def steady_state(scenario: Scenario, plan: Serving, concurrency: Count) -> SteadyState:
     """Return the steady state of one pipeline set with its share of a replica's `concurrency` requests."""
     share = concurrency / scenario.parallel.pp
-    if plan.scheduler.token_budget is None:
-        return separate(share, demand(plan))
-    waits = 0.0 if plan.rate is not None else arrival_steps(scenario, plan, share)
+    budget, waits = plan.scheduler.token_budget, 0.0 if plan.rate is not None else arrival_steps(scenario, plan, share)
+    if budget is None or not plan.scheduler.mixed:
+        return separate(share, demand(plan), budget, waits)
     decode_tokens = 1.0 + drafted_tokens(plan.speculative)
-    return budgeted(share, demand(plan), plan.scheduler.token_budget, decode_tokens, waits)
+    return budgeted(share, demand(plan), budget, decode_tokens, waits)
 
 
 def arrival_steps(scenario: Scenario, plan: Serving, requests: Count) -> Count:
@@ -198,7 +198,7 @@ def engine_passes(scenario: Scenario, plan: Serving, state: SteadyState) -> tupl
     chunk = prompt_context(scenario, state.prompts / split, state.prompt_tokens, middle)
     passes = draft_passes(plan.speculative)
     decode_only = Pass((request_context(scenario, state.active / split, keys, drafts),), split, passes, "decode")
-    if plan.scheduler.token_budget is None:
+    if not plan.scheduler.mixes:
         return Pass((chunk,), split, passes, "prefill"), decode_only
     co_batched = request_context(scenario, state.co_batched / split, keys, drafts)
     return Pass((co_batched, chunk), split, passes, "mixed"), decode_only
@@ -284,7 +284,7 @@ def _ledger(scenario: Scenario, plan: Serving, state: SteadyState, running: Coun
     requests bring.
     """
     share = running / scenario.parallel.pp
-    state = steady_state(scenario, plan, running) if plan.scheduler.token_budget is None else state
+    state = state if plan.scheduler.mixes else steady_state(scenario, plan, running)
     passes = engine_passes(scenario, plan, replace(state, co_batched=share, active=share))
     cached = CachedSequences(running, mean_keys(plan))
     return inference_ledger([(step, pass_work(step)) for step in passes], inference_layout(scenario), cached)

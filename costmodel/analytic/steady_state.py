@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from costmodel.quantities import Count, Quantity, Seconds, maximum, minimum
+from costmodel.quantities import Count, Quantity, Seconds, maximum, minimum, where
 
 _CHUNK_ITERATIONS = 4  # each shrinks the error by the share of a step that decoding takes, times that of a chunk
 
@@ -137,26 +137,41 @@ def chunked(concurrency: Count, demand: Demand, chunk: Count, arrival_steps: Cou
     )
 
 
-def separate(concurrency: Count, demand: Demand) -> SteadyState:
-    """Return the steady state where a new prompt runs at once in a step of its own, while decoding pauses.
+def separate(
+    concurrency: Count, demand: Demand, budget: Count | None = None, arrival_steps: Count = 0.0
+) -> SteadyState:
+    """Return the steady state where new prompts run in steps of their own, before decoding goes on.
 
     Of N requests that need n decoding steps each, x = N/n end in a decoding step. Their successors are prefilled in one
-    step: min(x, 1) such steps per decoding step, each with max(x, 1) whole prompts. A request takes part in its own
-    prefill and n decoding steps, and waits for the prefills of others between them: min(n, N) - 1.
+    step where they fit into its budget of B tokens, null: any number of whole prompts fits:
+
+        r = max(c/B, 1)                       steps that a prompt takes
+        q = min(max(x, 1), max(B/c, 1))       prompts in such a step, each with c/r tokens
+        p = x*r/q                             such steps per decoding step: prompt tokens are conserved
+
+    A request takes part in its own prefill and n decoding steps, and waits for the prefills of others between them: p*n
+    less its own r. One that arrives waits w steps of either kind: x = N/(n + w/(1 + p)), iterated from p = 0.
     """
-    steps = demand.steps
-    rate = concurrency / steps
+    computed, steps = demand.computed, demand.steps
+    residence: Quantity = 1.0 if budget is None else maximum(computed / budget, 1.0)
+    prompt_steps: Quantity = 0.0
+    for _ in range(_CHUNK_ITERATIONS):
+        rate = concurrency / (steps + arrival_steps / (1.0 + prompt_steps))
+        prompts = maximum(rate, 1.0)
+        if budget is not None:
+            prompts = minimum(prompts, maximum(budget / computed, 1.0))
+        prompt_steps = rate * residence / prompts
     return SteadyState(
         rate=rate,
-        prompt_steps=minimum(rate, 1.0),
+        prompt_steps=prompt_steps,
         decode_only_steps=1.0,
-        active=concurrency,
+        active=rate * steps,
         waiting=0.0,
-        prompts=maximum(rate, 1.0),
-        prompt_tokens=demand.computed,
+        prompts=prompts,
+        prompt_tokens=computed / residence,
         co_batched=0.0,
-        arrival_steps=0.0,
-        first_token_steps=1.0,
-        later_prompt_steps=maximum(minimum(steps, concurrency) - 1.0, 0.0),
+        arrival_steps=where(arrival_steps > 0, (concurrency / rate - steps) * (1.0 + prompt_steps), 0.0),
+        first_token_steps=residence,
+        later_prompt_steps=maximum(steps * prompt_steps - residence, 0.0),
         later_decode_only_steps=steps,
     )

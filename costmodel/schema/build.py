@@ -393,6 +393,7 @@ def _scheduler(file: workload.ServingFile, defaults: engine.Engine | None, devic
         policy=stated.policy or known.policy,
         overlapped=known.overlapped if stated.overlapped is None else stated.overlapped,
         preemption=stated.preemption or known.preemption,
+        mixed=known.mixed,
     )
 
 
