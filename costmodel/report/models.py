@@ -10,12 +10,15 @@ from costmodel.report.hardware import DIGITS, WIDTH, show_sources
 from costmodel.report.page import show, table
 from costmodel.report.text import quantity, readable
 from costmodel.schema.files import ModelDocument
-from costmodel.workload.architecture import (
-    Architecture,
+from costmodel.workload.architecture import Architecture
+from costmodel.workload.counting import kv_bytes_per_token, parameter_count
+from costmodel.workload.mixers import (
+    Attention,
     CompressedAttention,
     Convolution,
     Gate,
     MilPool,
+    Mixer,
     Mla,
     NeuralMemory,
     NoMixer,
@@ -24,7 +27,6 @@ from costmodel.workload.architecture import (
     SelectiveScan,
     Spectral,
 )
-from costmodel.workload.counting import kv_bytes_per_token, parameter_count
 
 _SIZES = ((1e9, "B"), (1e6, "M"))
 
@@ -61,8 +63,7 @@ def show_support(document: Mapping[str, Any]) -> None:
         refused.add(name, lacks)
     show(refused)
     counts = document["counts"]
-    towers = textwrap.fill(", ".join(document["encoders"]), WIDTH, initial_indent="towers for images: ")
-    show(towers)
+    show(textwrap.fill(", ".join(document["encoders"]), WIDTH, initial_indent="towers for images: "))
     show(f"{counts['families']} families and {counts['encoders']} towers are read, {counts['refused']} are not")
 
 
@@ -76,19 +77,23 @@ def attention(architecture: Architecture) -> str:
     return ", ".join(f"{name}~" if f"{name}~" in kinds else name for name in names)
 
 
-def _kind(mixer: Any) -> str:
-    if isinstance(mixer, Recurrence | NeuralMemory):
-        return f"{'recurrent' if isinstance(mixer, Recurrence) else 'memory'} {mixer.heads:g}"
-    if isinstance(mixer, Convolution | Spectral | Gate | MilPool):
-        return {Convolution: "convolution", Spectral: "spectral", Gate: "gate", MilPool: "pooling"}[type(mixer)]
-    if isinstance(mixer, NoMixer | PlainProjection):
-        return "none" if isinstance(mixer, NoMixer) else "projection"
-    if isinstance(mixer, SelectiveScan):
-        return f"selective scan {mixer.inner:g}"
-    if isinstance(mixer, CompressedAttention):
-        return f"compressed {mixer.heads:g}{'' if mixer.ratio is None else '~'}"
-    if isinstance(mixer, Mla):
-        return f"MLA {mixer.heads:g}{'' if mixer.indexer is None else '~'}"
+_NAMES: dict[type[Mixer], str] = {
+    Convolution: "convolution", Spectral: "spectral", Gate: "gate", MilPool: "pooling", SelectiveScan: "selective scan",
+    PlainProjection: "projection", NoMixer: "none",
+}  # fmt: skip
+_HEADS: dict[type[Mixer], str] = {
+    Recurrence: "recurrent",
+    NeuralMemory: "memory",
+    Mla: "MLA",
+    CompressedAttention: "compressed",
+}
+
+
+def _kind(mixer: Mixer) -> str:
+    if isinstance(mixer, Recurrence | NeuralMemory | Mla | CompressedAttention):
+        return f"{_HEADS[type(mixer)]} {mixer.heads:g}"
+    if not isinstance(mixer, Attention):
+        return _NAMES[type(mixer)]
     window = "~" if any(group.pattern.kind != "full" for group in mixer.head_groups) else ""
     if mixer.kv_heads == mixer.q_heads:
         return f"MHA {mixer.q_heads:g}{window}"

@@ -382,6 +382,7 @@ def _serving(
             plans.Serving,
             file,
             speculative=drafts,
+            arrival_scv=1.0,
             scheduler=_scheduler(file, kernels.engine, device),
             memory=_engine_memory(file.memory, kernels),
             blocks=file.memory.blocks,
@@ -413,6 +414,7 @@ def _scheduler(file: workload.ServingFile, defaults: engine.Engine | None, devic
         policy=stated.policy or known.policy,
         overlapped=known.overlapped if stated.overlapped is None else stated.overlapped,
         preemption=stated.preemption or known.preemption,
+        mixed=known.mixed,
     )
 
 
