@@ -9,7 +9,7 @@ from costmodel.schema.hugging_face.config import BY_HAND, Config
 from costmodel.schema.hugging_face.encoders import ENCODERS, encoder_tree
 from costmodel.schema.hugging_face.families import FAMILIES
 from costmodel.schema.hugging_face.keys import Family
-from costmodel.schema.hugging_face.support import REFUSED
+from costmodel.schema.hugging_face.refused import REFUSED
 from costmodel.schema.references import available, did_you_mean
 from costmodel.schema.tree import Tree
 
