@@ -14,7 +14,7 @@ for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLA
 import costmodel  # noqa: E402  after the thread limits
 from costmodel.schema.study import find_study  # noqa: E402
 from costmodel.study.points import write_sweep  # noqa: E402
-from costmodel.study.search import searched  # noqa: E402
+from costmodel.study.search import Space, searched  # noqa: E402
 from costmodel.study.sweep import NOTHING, Wanted, plan_sweep  # noqa: E402
 from costmodel.study.tables import best_form  # noqa: E402
 
@@ -40,7 +40,7 @@ def search_layouts(workload: str, scenario: str, devices: int, target: float) ->
     """Measure one search."""
     loaded = costmodel.load(workload, scenarios=[scenario])
     start = time.perf_counter()
-    found = searched(loaded, scenario, None, NOTHING, [devices])
+    found = searched(loaded, scenario, None, NOTHING, Space([devices]))
     seconds = time.perf_counter() - start
     print(
         f"{workload} on {devices:,}: {found.looked_at:,} layouts, {found.scheduled:,} evaluated, best "

@@ -40,7 +40,7 @@ PHASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "serving": ("latency", (
         "ttft", "tpot", "latency", "requests_per_second", "input_tokens_per_second", "tokens_per_second",
         "tokens_per_second_per_device", "tokens_per_second_per_user", "concurrency", "max_concurrency",
-        "cost_per_million_tokens", "energy_per_token", "capital_cost",
+        "kv_blocks", "kv_use", "prefix_hit_rate", "cost_per_million_tokens", "energy_per_token", "capital_cost",
     )),
     "disaggregated": ("latency", (
         "ttft", "tpot", "latency", "kv_transfer_time", "requests_per_second", "input_tokens_per_second",

@@ -34,6 +34,7 @@ from costmodel.workload.architecture import (
     Mtp,
 )
 from costmodel.workload.context import Context
+from costmodel.workload.engine import Scheduler
 from costmodel.workload.plans import Decode, Generate, Prefill, Serving, Speculative, Training
 from costmodel.workload.scenario import (
     Communication,
@@ -142,7 +143,7 @@ PREFILL = Prefill(input_tokens=1024.0, tokens_per_device=4096.0, micro_batches=2
 DECODE = Decode(batch_per_device=32.0, input_tokens=1024.0, output_tokens=256.0, micro_batches=2)
 
 GENERATE = Generate(batch=64.0, input_tokens=1024.0, output_tokens=256.0)
-SERVING = Serving(input_tokens=1024.0, output_tokens=256.0, concurrency=32.0, chunk_tokens=512.0)
+SERVING = Serving(input_tokens=1024.0, output_tokens=256.0, concurrency=32.0, scheduler=Scheduler(token_budget=512.0))
 DRAFTS = Speculative(depth=1.0, acceptance=0.8)
 
 

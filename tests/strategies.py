@@ -37,6 +37,7 @@ from costmodel.workload.architecture import (
     Pattern,
 )
 from costmodel.workload.dtypes import GroupScaling
+from costmodel.workload.engine import Scheduler
 from costmodel.workload.plans import Sharding, Speculative, Training
 from costmodel.workload.recompute import SETS
 from costmodel.workload.scenario import (
@@ -208,7 +209,7 @@ def plans(draw: st.DrawFn, schedule: str, *, drafting: bool, experts: bool) -> P
         SERVING,
         micro_batches=micro_batches,
         concurrency=float(draw(st.sampled_from([8, 64, 512]))),
-        chunk_tokens=draw(st.sampled_from([None, 128.0, 4096.0])),
+        scheduler=Scheduler(token_budget=draw(st.sampled_from([None, 128.0, 4096.0]))),
         prefix_hit_rate=hits,
         speculative=drafted,
     )

@@ -58,7 +58,7 @@ def _contexts(scenario: Scenario) -> list[tuple[Quantity, Context]]:
     if isinstance(plan, Serving):
         state = steady_state(scenario, plan, admission(scenario, plan).admitted)
         with_prompts, decode_only = engine_passes(scenario, plan, state)
-        if plan.chunk_tokens is None:
+        if plan.scheduler.token_budget is None:
             return [(1.0, decode_only.parts[0])]
         mixed = co_batched(with_prompts.parts)[0]
         return [(state.prompt_steps, mixed), (state.decode_only_steps, decode_only.parts[0])]

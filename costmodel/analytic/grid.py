@@ -132,6 +132,9 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
     )
 
 
+_UNKNOWN_ENGINE = dict.fromkeys(("kv_blocks", "kv_use"), "framework has no `engine`, and `memory` states nothing")
+
+
 def _offer(device: Device) -> Offer:
     """Return what a single point's device offers."""
     return Offer(
@@ -148,7 +151,7 @@ def _offer(device: Device) -> Offer:
 def _reasons(scenario: Scenario, metrics: Mapping[str, float | None], infeasible: str | None) -> dict[str, str]:
     """Return metric -> why it is null: the scenario cannot run, or a price or power limit is missing."""
     unknown = [name for name, value in metrics.items() if value is None or not np.isfinite(value)]
-    why = {} if infeasible else missing(scenario)
+    why = {} if infeasible else {**missing(scenario), **_UNKNOWN_ENGINE}
     return {name: infeasible or why.get(name, "not defined here") for name in unknown}
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+import numpy as np
+
 from costmodel.analytic.breakdown import BreakdownLines, add_pass
 from costmodel.analytic.inference import (
     PassModel,
@@ -18,11 +20,12 @@ from costmodel.analytic.inference import (
 from costmodel.analytic.metrics import invested, spent
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
-from costmodel.analytic.steady_state import Demand, SteadyState, chunked, separate
+from costmodel.analytic.steady_state import Demand, SteadyState, budgeted, separate
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
-from costmodel.quantities import Count, maximum, minimum, where
+from costmodel.quantities import Count, Quantity, floor, maximum, minimum, where
 from costmodel.result import Entry, Metrics
+from costmodel.workload.engine_memory import kv_pool
 from costmodel.workload.memory import CachedSequences, Ledger, host_batch_limit, inference_ledger
 from costmodel.workload.passes import Pass, computed_tokens, pass_work, prompt_context, request_context
 from costmodel.workload.plans import Serving, Speculative, drafted_tokens, tokens_per_step
@@ -38,13 +41,16 @@ class Admission:
     most: those whose KV cache fits in memory
     admitted: of those in flight, those that memory admits
     running: those that steps process, fewer where chunks of prompts are full
-    ledger: with the running requests
+    ledger: with the running requests, or with all blocks of an engine
+    blocks: of the engine's KV cache, and the share of them that running requests hold; null for no engine in particular
     """
 
     most: Count
     admitted: Count
     running: Count
     ledger: Ledger
+    blocks: Count | None = None
+    used: Quantity | None = None
 
 
 class ServingEvaluation(PhaseEvaluation[StepTimes]):
@@ -87,6 +93,9 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
             "tokens_per_second_per_user": (plan.output_tokens - 1) / later,
             "concurrency": self._admission.running,
             "max_concurrency": self._admission.most,
+            "kv_blocks": self._admission.blocks,
+            "kv_use": self._admission.used,
+            "prefix_hit_rate": plan.prefix_hit_rate,
             **spent(self._scenario.cluster.device, parallel.devices, tokens, computing),
             **invested(self._scenario, parallel.devices),
         }
@@ -139,9 +148,10 @@ def decode_steps(output_tokens: Count, speculative: Speculative | None) -> Count
 def steady_state(scenario: Scenario, plan: Serving, concurrency: Count) -> SteadyState:
     """Return the steady state of one pipeline set with its share of a replica's `concurrency` requests."""
     share = concurrency / scenario.parallel.pp
-    if plan.chunk_tokens is None:
+    if plan.scheduler.token_budget is None:
         return separate(share, demand(plan))
-    return chunked(share, demand(plan), plan.chunk_tokens)
+    decode_tokens = 1.0 + drafted_tokens(plan.speculative)
+    return budgeted(share, demand(plan), plan.scheduler.token_budget, decode_tokens)
 
 
 def engine_passes(scenario: Scenario, plan: Serving, state: SteadyState) -> tuple[Pass, Pass]:
@@ -155,7 +165,7 @@ def engine_passes(scenario: Scenario, plan: Serving, state: SteadyState) -> tupl
     chunk = prompt_context(scenario, state.prompts / split, state.prompt_tokens, middle)
     passes = draft_passes(plan.speculative)
     decode_only = Pass((request_context(scenario, state.active / split, keys, drafts),), split, passes, "decode")
-    if plan.chunk_tokens is None:
+    if plan.scheduler.token_budget is None:
         return Pass((chunk,), split, passes, "prefill"), decode_only
     co_batched = request_context(scenario, state.co_batched / split, keys, drafts)
     return Pass((co_batched, chunk), split, passes, "mixed"), decode_only
@@ -169,8 +179,11 @@ def admission(scenario: Scenario, plan: Serving) -> Admission:
 
     both at most what fits in the host's memory, where it keeps a share of the cache. A: the requests that steps would
     process with unlimited memory, which alone have a KV cache. What steps process grows with their number, so those
-    that are admitted do fit.
+    that are admitted do fit. An engine whose memory is known admits by blocks instead, and none more than its scheduler
+    has seats.
     """
+    if plan.memory is not None:
+        return _engine_admission(scenario, plan)
     sets, unit = scenario.parallel.pp, plan.micro_batches * scenario.parallel.pp
     capacity = scenario.cluster.device.device_memory.capacity
     state = steady_state(scenario, plan, plan.concurrency)
@@ -181,10 +194,40 @@ def admission(scenario: Scenario, plan: Serving) -> Admission:
     room = minimum((capacity - full.weights - full.reserve) / per_request, hosted)
     bounded = _ledger(scenario, plan, state, maximum(minimum(wanted, room), unit))
     free = capacity - (bounded.total - bounded.kv_cache)
-    most = maximum(minimum(free // (per_request * unit) * unit, hosted), 0.0)
+    most = maximum(minimum(free // (per_request * unit) * unit, hosted, _seats(plan)), 0.0)
     running = minimum(wanted, maximum(most, unit))
     admitted = where(wanted > most, running, plan.concurrency)
     return Admission(most, admitted, running, _ledger(scenario, plan, state, running))
+
+
+def _engine_admission(scenario: Scenario, plan: Serving) -> Admission:
+    """Return how many requests an engine admits by the blocks of its KV cache, at their mean length, and by its seats.
+
+    most = min(blocks / blocks of a request, max_num_seqs, what fits in the host's memory), in whole micro-batches
+    """
+    sets, unit = scenario.parallel.pp, plan.micro_batches * scenario.parallel.pp
+    pool, keys = kv_pool(scenario, plan), mean_keys(plan)
+    wanted = steady_state(scenario, plan, plan.concurrency).active * sets
+    hosted: Count = np.inf
+    if scenario.offload.is_used:
+        held = inference_ledger([pool.profiled], pool.layout, CachedSequences(wanted, keys))
+        hosted = host_batch_limit(held, scenario.cluster.node, scenario.parallel.devices, wanted, unit)
+    most = minimum(pool.blocks / pool.mean_blocks_of(keys), _seats(plan), hosted)
+    most = maximum(floor(most / unit) * unit, 0.0)
+    running = minimum(wanted, maximum(most, unit))
+    admitted = where(wanted > most, running, plan.concurrency)
+    used = running * pool.mean_blocks_of(keys) / maximum(pool.blocks, 1.0)
+    return Admission(most, admitted, running, pool.ledger, pool.blocks, used)
+
+
+def _seats(plan: Serving) -> Count:
+    """Return the requests that the scheduler runs at most."""
+    return np.inf if plan.scheduler.max_num_seqs is None else plan.scheduler.max_num_seqs
+
+
+def mean_keys(plan: Serving) -> Count:
+    """Return the mean context over a request's life, with the tokens that are drafted: input + output/2 + drafts."""
+    return plan.input_tokens + plan.output_tokens / 2 + drafted_tokens(plan.speculative)
 
 
 def _ledger(scenario: Scenario, plan: Serving, state: SteadyState, running: Count) -> Ledger:
@@ -194,8 +237,7 @@ def _ledger(scenario: Scenario, plan: Serving, state: SteadyState, running: Coun
     requests bring.
     """
     share = running / scenario.parallel.pp
-    state = steady_state(scenario, plan, running) if plan.chunk_tokens is None else state
+    state = steady_state(scenario, plan, running) if plan.scheduler.token_budget is None else state
     passes = engine_passes(scenario, plan, replace(state, co_batched=share, active=share))
-    keys = plan.input_tokens + plan.output_tokens / 2 + drafted_tokens(plan.speculative)
-    cached = CachedSequences(running, keys)
+    cached = CachedSequences(running, mean_keys(plan))
     return inference_ledger([(step, pass_work(step)) for step in passes], inference_layout(scenario), cached)

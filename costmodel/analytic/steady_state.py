@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from costmodel.quantities import Count, Quantity, Seconds, maximum, minimum
 
+_CHUNK_ITERATIONS = 4  # each shrinks the error by the share of a step that decoding takes, times that of a chunk
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Demand:
@@ -61,6 +63,28 @@ class SteadyState:
     def after_first(self, with_prompts: Seconds, decode_only: Seconds) -> Seconds:
         """Return the time from the first to the last token."""
         return self.later_prompt_steps * with_prompts + self.later_decode_only_steps * decode_only
+
+
+def budgeted(concurrency: Count, demand: Demand, budget: Count, decode_tokens: Count = 1.0) -> SteadyState:
+    """Return the steady state where prompts share a step's `budget` of tokens with the requests that decode.
+
+    These come first [vLLM, Scheduler.schedule], each with `decode_tokens` tokens; a prompt's chunk is what they leave:
+
+        x = min(N/(r + n), B/(c + n*d))       requests per step: all in flight are served, or all steps are full
+        C = B - x*n*d                         tokens of a chunk; r = max(c/C, 1)
+
+    with the names of `chunked`, and d tokens of a decoding request. C and r depend on each other through x: iterated
+    from r = 1, which converges at once where steps are not full or a prompt fits into one chunk.
+    """
+    computed, steps = demand.computed, demand.steps
+    most = budget / (computed + steps * decode_tokens)
+    residence: Quantity = 1.0
+    chunk = budget
+    for _ in range(_CHUNK_ITERATIONS):
+        rate = minimum(concurrency / (residence + steps), most)
+        chunk = maximum(budget - rate * steps * decode_tokens, rate * computed)
+        residence = maximum(computed / chunk, 1.0)
+    return chunked(concurrency, demand, chunk)
 
 
 def chunked(concurrency: Count, demand: Demand, chunk: Count) -> SteadyState:

@@ -16,7 +16,7 @@ from costmodel.cli.options import json_option, output_option, path_option, print
 @json_option
 @path_option
 def command(
-    measurements: tuple[Path, ...], device: str, output: Path, as_json: bool, search_path: tuple[str, ...]
+    *, measurements: tuple[Path, ...], device: str, output: Path, as_json: bool, search_path: tuple[str, ...]
 ) -> int:
     """Fit the kernel times of a device to MEASUREMENTS and print the errors on held-out rows.
 

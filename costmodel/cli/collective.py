@@ -32,7 +32,7 @@ MODEL = "deepseek-v3"
 )  # fmt: skip
 @common_options
 def command(
-    kind: str, cluster: str, ranks: int, size: str, engine: str, model: str, changes: tuple[str, ...], as_json: bool,
+    *, kind: str, cluster: str, ranks: int, size: str, engine: str, model: str, changes: tuple[str, ...], as_json: bool,
     search_path: tuple[str, ...],
 ) -> int:  # fmt: skip
     """Predict a collective of KIND: all_reduce, all_gather, reduce_scatter, broadcast, all_to_all, send_recv, dispatch

@@ -18,7 +18,7 @@ from costmodel.cli.options import json_option, print_json
     help="Both inputs are traces: merge them into FILE and compare the time of each class of operators.",
 )  # fmt: skip
 @json_option
-def command(result: Path, other: Path, scenario: str | None, trace: Path | None, as_json: bool) -> int:
+def command(*, result: Path, other: Path, scenario: str | None, trace: Path | None, as_json: bool) -> int:
     """Compare RESULT (from `simulate --json`) with another result, metric by metric and operator by operator.
 
     The second file may also be a serving benchmark: JSON from `vllm bench serve --save-result` or SGLang's

@@ -14,7 +14,7 @@ from costmodel.cli.options import json_option, path_option, print_json
 @click.option("--device", metavar="NAME", help="Use this device for all rows.")
 @json_option
 @path_option
-def command(measurements: Path, device: str | None, as_json: bool, search_path: tuple[str, ...]) -> int:
+def command(*, measurements: Path, device: str | None, as_json: bool, search_path: tuple[str, ...]) -> int:
     """Compare predictions with MEASUREMENTS (a table, or a folder of tables): errors by device, operator and number
     format.
 

@@ -30,6 +30,7 @@ from costmodel.errors import InfeasibleError
 @json_option
 @path_option
 def command(
+    *,
     workload: str,
     operator: str | None,
     scenario: str | None,

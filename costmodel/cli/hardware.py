@@ -18,7 +18,7 @@ def command() -> None:
 @command.command("list")
 @json_option
 @path_option
-def list_command(as_json: bool, search_path: tuple[str, ...]) -> int:
+def list_command(*, as_json: bool, search_path: tuple[str, ...]) -> int:
     """List all devices, nodes, clusters and frameworks on the search path."""
     from costmodel.schema.files import list_names
 
@@ -39,7 +39,7 @@ def list_command(as_json: bool, search_path: tuple[str, ...]) -> int:
 @click.argument("name", shell_complete=names(*KINDS))
 @json_option
 @path_option
-def show_command(name: str, as_json: bool, search_path: tuple[str, ...]) -> int:
+def show_command(*, name: str, as_json: bool, search_path: tuple[str, ...]) -> int:
     """Show a device, node, cluster or framework with the source of every value; for a cluster, also its cost."""
     from costmodel.errors import InputError
     from costmodel.schema.files import list_names, load_cluster, load_document

@@ -17,7 +17,7 @@ def command() -> None:
 @command.command("list")
 @json_option
 @path_option
-def list_command(as_json: bool, search_path: tuple[str, ...]) -> int:
+def list_command(*, as_json: bool, search_path: tuple[str, ...]) -> int:
     """List the models on the search path with their sizes (with --json, names only)."""
     from costmodel.schema.files import list_names, read_models
 
@@ -37,7 +37,7 @@ def list_command(as_json: bool, search_path: tuple[str, ...]) -> int:
 @click.argument("name", shell_complete=names("models", files=True))
 @json_option
 @path_option
-def show_command(name: str, as_json: bool, search_path: tuple[str, ...]) -> int:
+def show_command(*, name: str, as_json: bool, search_path: tuple[str, ...]) -> int:
     """Show a model: parameters, KV cache, FLOPs per token, layers, sources.
 
     NAME is a model on the search path, a model file, a Hugging Face config.json, or the folder that contains one.

@@ -16,7 +16,7 @@ from costmodel.errors import UncalibratedError
 @output_option("FILE", "Table to write; missing folders are created.")
 @click.option("--strict", is_flag=True, help="Exit with code 4 if any row is outside the measured range.")
 @path_option
-def command(measurements: Path, device: str | None, output: Path, strict: bool, search_path: tuple[str, ...]) -> int:
+def command(*, measurements: Path, device: str | None, output: Path, strict: bool, search_path: tuple[str, ...]) -> int:
     """Add predicted_us, low_us, high_us, basis and why to each row of MEASUREMENTS.
 
     Rows need the columns of the measurement schema except the time. `why` names the fit used, or the reason there is

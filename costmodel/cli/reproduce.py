@@ -18,7 +18,7 @@ from costmodel.errors import InputError
 @json_option
 @path_option
 def command(
-    cases: tuple[str, ...], classes: tuple[str, ...], leave_out: bool, as_json: bool, search_path: tuple[str, ...]
+    *, cases: tuple[str, ...], classes: tuple[str, ...], leave_out: bool, as_json: bool, search_path: tuple[str, ...]
 ) -> int:
     """Compare predictions with published results: all shipped cases, or those in FILE or with ID."""
     from costmodel.study.reproduce import load_cases, reproduce, summarise, summarise_publications

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 @click.option("--devices", metavar="N,N,…", help="Device counts to consider, e.g. 64,128.")
 @common_options
 def command(
-    workload: str, scenarios: tuple[str, ...], objective: str | None, constraints: tuple[str, ...], devices: str | None,
-    changes: tuple[str, ...], as_json: bool, search_path: tuple[str, ...],
+    *, workload: str, scenarios: tuple[str, ...], objective: str | None, constraints: tuple[str, ...],
+    devices: str | None, changes: tuple[str, ...], as_json: bool, search_path: tuple[str, ...],
 ) -> int:  # fmt: skip
     """Find the best parallel degrees, micro-batch size, recomputation and batch size for WORKLOAD.
 
@@ -43,7 +43,7 @@ def command(
     from costmodel.api import load
     from costmodel.cli.progress import progress
     from costmodel.schema.study import find_study
-    from costmodel.study.search import SCHEMA, searched
+    from costmodel.study.search import SCHEMA, Space, searched
     from costmodel.study.sweep import Wanted
 
     study, values = find_study(workload, search_path), read_changes(changes)
@@ -69,10 +69,8 @@ def command(
                 scenario=name,
                 objective=objective,
                 wanted=wanted,
-                devices=counts,
-                varied=varied,
-                fixed=fixed,
-                told=lambda share, done=number: on_progress((done + share) / len(chosen)),  # type: ignore[misc]
+                space=Space(counts, varied, fixed),
+                on_progress=lambda share, done=number: on_progress((done + share) / len(chosen)),  # type: ignore[misc]
             )
             results.append(result)
             if fixed and not counts and not varied:

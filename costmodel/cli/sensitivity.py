@@ -13,7 +13,7 @@ from costmodel.errors import InputError
 @click.option("--metric", required=True, metavar="NAME", help="Metric to examine, such as step_time or tpot.")
 @workload_options
 def command(
-    workload: str, metric: str, scenarios: tuple[str, ...], cluster: str | None, changes: tuple[str, ...],
+    *, workload: str, metric: str, scenarios: tuple[str, ...], cluster: str | None, changes: tuple[str, ...],
     as_json: bool, search_path: tuple[str, ...],
 ) -> int:  # fmt: skip
     """Rank the bandwidths, peaks, latencies, clocks and capacities of the hardware by their effect on a metric.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @workload_options
 def command(
-    workload: str, scenarios: tuple[str, ...], cluster: str | None, engine: str, full: bool, trace: Path | None,
+    *, workload: str, scenarios: tuple[str, ...], cluster: str | None, engine: str, full: bool, trace: Path | None,
     changes: tuple[str, ...], as_json: bool, search_path: tuple[str, ...],
 ) -> int:  # fmt: skip
     """Predict time, memory, cost and the limiting resource for each scenario of WORKLOAD (a file or a name)."""

@@ -29,8 +29,9 @@ from costmodel.errors import InfeasibleError, InputError
 @output_option("DIR", "Output folder.")
 @common_options
 def command(
-    workload: str, varied: tuple[str, ...], scenarios: tuple[str, ...], cluster: str | None, changes: tuple[str, ...],
-    workers: int | None, scheduler: str | None, output: Path, as_json: bool, search_path: tuple[str, ...],
+    *, workload: str, varied: tuple[str, ...], scenarios: tuple[str, ...], cluster: str | None,
+    changes: tuple[str, ...], workers: int | None, scheduler: str | None, output: Path, as_json: bool,
+    search_path: tuple[str, ...],
 ) -> int:  # fmt: skip
     """Evaluate a workload at every combination of values; writes results to DIR/points/ and the settings to
     DIR/study.json.

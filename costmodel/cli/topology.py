@@ -12,7 +12,7 @@ from costmodel.cli.options import json_option, path_option, print_json
 @click.argument("topologies", metavar="[NAME…]", nargs=-1, shell_complete=names("topologies", files=True))
 @json_option
 @path_option
-def command(topologies: tuple[str, ...], as_json: bool, search_path: tuple[str, ...]) -> int:
+def command(*, topologies: tuple[str, ...], as_json: bool, search_path: tuple[str, ...]) -> int:
     """List network topologies with endpoints, switches, inter-switch links, cost, diameter and bisection bandwidth."""
     from costmodel.analytic.fabrics import facts
     from costmodel.schema.files import list_names, load_topology

@@ -15,6 +15,7 @@ from costmodel.quantities import (
     Hertz,
     Seconds,
     Watts,
+    minimum,
 )
 
 
@@ -37,12 +38,19 @@ class MathUnit:
 class MemoryLevel:
     """One level of the hierarchy. Both figures are totals of the device, also where the level is per processor.
 
-    bandwidth is null where no source states it: such a level never bounds a kernel.
+    bandwidth is null where no source states it: such a level never bounds a kernel. visible: the part that the driver
+    leaves to programs, null where no source states it.
     """
 
     name: str
     capacity: Bytes
     bandwidth: BytesPerSecond | None
+    visible: Bytes | None = None
+
+    @property
+    def visible_capacity(self) -> Bytes:
+        """Return what programs see of it: all but the driver's part, all where that is unknown [B]."""
+        return self.capacity if self.visible is None else minimum(self.visible, self.capacity)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -43,7 +43,9 @@ _FLASHMLA_WIDTH = 576  # … which holds this many elements
 FORMATS = {
     **{name: Format(name, width, width) for name, width in ELEMENT_BYTES.items()},
     "fp8_e4m3": Format("fp8", 1.0, 1.0),
-    "fp8_e4m3_blk128": Format("fp8", element_bytes("fp8", _BLOCK), element_bytes("fp8", _BLOCK * _BLOCK), True),
+    "fp8_e4m3_blk128": Format(
+        "fp8", element_bytes("fp8", _BLOCK), element_bytes("fp8", _BLOCK * _BLOCK), block_scaled=True
+    ),
     "int8_smoothquant": Format("int8", 1.0, 1.0),
     "fp8_656B": Format("fp8", _FLASHMLA_TOKEN / _FLASHMLA_WIDTH, 1.0),
 }

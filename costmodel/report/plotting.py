@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 from costmodel.report.plots.breakdown import breakdown_plot
 from costmodel.report.plots.memory import memory_plot
@@ -19,11 +19,12 @@ from costmodel.report.plots.tornado import tornado_plot
 from costmodel.report.plots.validation import reproduced_plot
 from costmodel.report.style import figure_bytes, styled
 from costmodel.schema.answers import Answer, ReproducedFile, ReproducedValue, SearchFile, SensitivityFile
-from costmodel.schema.results import ResultFile
+from costmodel.schema.results import ResultFile, ScenarioResult
 from costmodel.schema.whole_files import make_folder, write_whole
 from costmodel.study.points import Table
 from costmodel.study.timelines import Slice
 
+T = TypeVar("T")
 Form: TypeAlias = Literal["svg", "png"]
 NamedPlot: TypeAlias = "tuple[str, Plot | None]"  # file name, plot
 FORMS: tuple[Form, ...] = ("svg", "png")
@@ -42,29 +43,34 @@ def draw(
 def plots_of(source: Answer | Table | Sequence[Slice]) -> Iterator[NamedPlot]:
     """Yield the plots of a source with their file names."""
     if isinstance(source, ResultFile):
-        for name, file in file_names(source.scenarios).items():
-            yield f"roofline-{file}", roofline_plot(name, source.scenarios[name])
-            yield f"time-{file}", breakdown_plot(name, source.scenarios[name])
+        yield from _plots_of_each(source.scenarios, _result_plots)
         yield "memory", memory_plot(source.scenarios)
     elif isinstance(source, SearchFile):
-        for name, file in file_names(source.scenarios).items():
-            yield from ((f"{kind}-{file}", plot) for kind, plot in search_plots(name, source.scenarios[name]))
+        yield from _plots_of_each(source.scenarios, search_plots)
     elif isinstance(source, SensitivityFile):
-        for name, file in file_names(source.scenarios).items():
-            yield f"tornado-{file}", tornado_plot(name, source.metric, source.scenarios[name])
+        metric = source.metric
+        yield from _plots_of_each(source.scenarios, lambda name, one: [("tornado", tornado_plot(name, metric, one))])
     elif isinstance(source, ReproducedFile):
-        classes = by_class(source)
-        for name, file in file_names(classes).items():
-            yield f"published-{file}", reproduced_plot(name, classes[name])
+        yield from _plots_of_each(by_class(source), lambda name, rows: [("published", reproduced_plot(name, rows))])
     elif isinstance(source, Table):
         for name, file in file_names(source.grids).items():
             for i, plot in enumerate(sweep_plots(source, name)):
                 yield f"sweep-{file}" + (f"-{i + 1}" if i else ""), plot
     elif isinstance(source, Sequence):
-        timelines = timeline_plots(source)
-        yield from ((f"timeline-{file}", timelines[name]) for name, file in file_names(timelines).items())
+        yield from _plots_of_each(timeline_plots(source), lambda _, plot: [("timeline", plot)])
     else:
         yield "topologies", topologies_plot(source.root)
+
+
+def _plots_of_each(parts: Mapping[str, T], plots: Callable[[str, T], Iterable[NamedPlot]]) -> Iterator[NamedPlot]:
+    """Yield the plots of each part of a source as KIND-NAME."""
+    for name, file in file_names(parts).items():
+        yield from ((f"{kind}-{file}", plot) for kind, plot in plots(name, parts[name]))
+
+
+def _result_plots(name: str, result: ScenarioResult) -> Iterator[NamedPlot]:
+    yield "roofline", roofline_plot(name, result)
+    yield "time", breakdown_plot(name, result)
 
 
 def by_class(results: ReproducedFile) -> dict[str, list[ReproducedValue]]:

@@ -6,7 +6,7 @@ A record's fields have the names of the file's keys; only those that differ, in 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from costmodel import hardware
@@ -15,12 +15,12 @@ from costmodel.schema import mixers, workload
 from costmodel.schema.cluster import ClusterFile, NetworkFile, NodeFile
 from costmodel.schema.device import DeviceFile, MathUnitFile, MemoryLevelFile
 from costmodel.schema.earlier_names import name_of_today
-from costmodel.schema.framework import FrameworkFile, PrecisionFile, TileFile
+from costmodel.schema.framework import EngineFile, FrameworkFile, PrecisionFile, TileFile
 from costmodel.schema.model import DenseFile, LayerFile, LayerGroupFile, ModelFile, MoeFile, NoFfnFile
 from costmodel.schema.patterns import AnyPattern, MixedFile, NeighbourhoodFile
 from costmodel.schema.strict import Strict
 from costmodel.workload import architecture as arch
-from costmodel.workload import patterns, plans, scenario
+from costmodel.workload import engine, patterns, plans, scenario
 from costmodel.workload.dtypes import GroupScaling
 from costmodel.workload.schedules import implied_virtual
 from costmodel.workload.simulation import Checkpoints, Simulation, Slowdown
@@ -80,7 +80,8 @@ def _memory_level(level: MemoryLevelFile, processors: Count) -> hardware.MemoryL
     """Return a level with the totals of the device."""
     number = processors if level.per == "processor" else 1.0
     bandwidth = None if level.bandwidth is None else level.bandwidth * number
-    return hardware.MemoryLevel(level.name, level.capacity * number, bandwidth)
+    visible = None if level.visible is None else level.visible * number
+    return hardware.MemoryLevel(level.name, level.capacity * number, bandwidth, visible)
 
 
 def node(file: NodeFile, node_device: hardware.Device) -> hardware.Node:
@@ -216,6 +217,22 @@ def framework(file: FrameworkFile) -> scenario.Framework:
         weight_only_tiles=_tiles(file.weight_only_tiles),
         implementations={name_of_today(key): tuple(map(name_of_today, names)) for key, names in named.items()},
         host=_record(scenario.HostTimes, file.host),
+        engine=None if file.engine is None else _engine(file.engine),
+    )
+
+
+def _engine(file: EngineFile) -> engine.Engine:
+    """Return the defaults of a serving engine."""
+    return _record(
+        engine.Engine,
+        file,
+        rules=tuple(
+            _record(engine.SchedulerRule, rule, except_architectures=tuple(rule.except_architectures))
+            for rule in file.rules
+        ),
+        scheduler=_record(engine.Scheduler, file.scheduler, max_num_seqs=None, token_budget=None, graph_limit=None),
+        memory=_record(engine.EngineMemory, file.memory, reserve=_record(engine.Reserve, file.memory.reserve)),
+        graph_sizes=tuple(sorted(file.graph_sizes)),
     )
 
 
@@ -265,8 +282,8 @@ def routing(file: workload.RoutingFile, counts: tuple[float, ...] | None) -> sce
     return _record(scenario.Routing, file, counts=counts, exponent=0.0 if file.exponent is None else file.exponent)
 
 
-def plan(file: workload.PlanFile) -> scenario.Plan:
-    """Return the work of the scenario's phase."""
+def plan(file: workload.PlanFile, kernels: scenario.Framework, device: hardware.Device) -> scenario.Plan:
+    """Return the work of the scenario's phase, for serving with what the framework's engine does by default."""
     if isinstance(file, workload.TrainingFile):
         return _training(file)
     if isinstance(file, workload.PrefillFile):
@@ -278,7 +295,7 @@ def plan(file: workload.PlanFile) -> scenario.Plan:
         return _record(plans.Decode, file, speculative=drafts)
     if isinstance(file, workload.GenerateFile):
         return _record(plans.Generate, file, speculative=drafts)
-    return _serving(file, drafts)
+    return _serving(file, drafts, kernels, device)
 
 
 def _training(file: workload.TrainingFile) -> plans.Training:
@@ -296,10 +313,22 @@ def _sharding(file: workload.OptimizerFile) -> plans.Sharding:
     return _record(plans.Sharding, file, group=file.shard_group, gradients=file.gradient_communication)
 
 
-def _serving(file: workload.ServingFile, drafts: plans.Speculative | None) -> plans.Serving | scenario.Disaggregated:
+def _serving(
+    file: workload.ServingFile,
+    drafts: plans.Speculative | None,
+    kernels: scenario.Framework,
+    device: hardware.Device,
+) -> plans.Serving | scenario.Disaggregated:
     """Return serving on one engine, or from two pools."""
     if file.prefill is None or file.decode is None:
-        return _record(plans.Serving, file, speculative=drafts)
+        return _record(
+            plans.Serving,
+            file,
+            speculative=drafts,
+            scheduler=_scheduler(file, kernels.engine, device),
+            memory=_engine_memory(file.memory, kernels),
+            blocks=file.memory.blocks,
+        )
     prompts = plans.Prefill(
         file.input_tokens, file.prefill.tokens_per_device, file.prefill.micro_batches, file.prefix_hit_rate, drafts
     )
@@ -312,6 +341,37 @@ def _serving(file: workload.ServingFile, drafts: plans.Speculative | None) -> pl
         scenario.Pool(parallelism(file.prefill.parallel), communication(file.prefill.communication), prompts),
         scenario.Pool(parallelism(file.decode.parallel), communication(file.decode.communication), requests),
     )
+
+
+def _scheduler(file: workload.ServingFile, defaults: engine.Engine | None, device: hardware.Device) -> engine.Scheduler:
+    """Return the scheduler that a scenario states, completed by the engine's defaults on its device."""
+    stated = file.scheduler
+    budget = file.chunk_tokens if stated.token_budget is None else stated.token_budget
+    rule = None if defaults is None else defaults.rule(device, file.parallel.tp)
+    known = engine.Scheduler() if defaults is None else defaults.scheduler
+    return engine.Scheduler(
+        max_num_seqs=_first(stated.max_num_seqs, None if rule is None else rule.max_num_seqs),
+        token_budget=_first(budget, None if rule is None else rule.token_budget),
+        graph_limit=None if rule is None else rule.graph_limit,
+        policy=stated.policy or known.policy,
+        overlapped=known.overlapped if stated.overlapped is None else stated.overlapped,
+        preemption=stated.preemption or known.preemption,
+    )
+
+
+def _engine_memory(file: workload.EngineMemoryChoiceFile, kernels: scenario.Framework) -> engine.EngineMemory | None:
+    """Return the engine's memory; null where neither the scenario nor the framework states any of it."""
+    defaults = None if kernels.engine is None else kernels.engine.memory
+    if defaults is None and file.utilization is None and file.block is None and file.blocks is None:
+        return None
+    known = engine.EngineMemory(utilization=1.0, process=kernels.reserve) if defaults is None else defaults
+    block = known.block if file.block is None else file.block
+    return replace(known, utilization=_first(file.utilization, known.utilization), block=block)
+
+
+def _first(stated: Count | None, default: Count | None) -> Count | None:
+    """Return what is stated, else the default."""
+    return default if stated is None else stated
 
 
 def layout(file: workload.PlanFile) -> scenario.Parallelism:

@@ -63,7 +63,10 @@ class MemoryLevelFile(Strict):
     name: str = Field(description="name of the level, such as smem, l2, hbm")
     capacity: Size = Field(description="capacity")
     bandwidth: Bandwidth | None = Field(description="read bandwidth; null: unknown")
-    per: Literal["processor", "device"] = Field(default="device", description="unit of both values")
+    per: Literal["processor", "device"] = Field(default="device", description="unit of all values")
+    visible: Size | None = Field(
+        default=None, description="capacity that the driver reports to programs; null: `capacity`"
+    )
 
 
 class LinkFile(Strict):

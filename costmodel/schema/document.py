@@ -43,7 +43,7 @@ def scenario_document(
     plan: PlanFile, scenario: Scenario, hardware: Installation, formats: PrecisionFile, framework: FrameworkFile
 ) -> dict[str, Any]:
     """Return the document of a scenario, its hardware included."""
-    document = plan.model_dump(exclude={"cluster", "framework", "precision"})
+    document = plan.model_dump(by_alias=True, exclude={"cluster", "framework", "precision"})
     if "recompute" in document:
         document["recompute"] = sorted(document["recompute"])
     chosen = {"compute": plan.precision.compute, "fallback": plan.precision.fallback}
@@ -51,7 +51,7 @@ def scenario_document(
     return document | {
         "cluster": {"name": cluster.name, "count": cluster.count},
         "precision": chosen | formats.model_dump(exclude={"name", "sources"}),
-        "framework": framework.model_dump(exclude=_PROVENANCE),
+        "framework": framework.model_dump(by_alias=True, exclude=_PROVENANCE),
         "hardware": {
             "device": device_document(hardware, scenario),
             "node": hardware.node_part.file.model_dump(exclude=_PROVENANCE) | {"count": cluster.node.count},

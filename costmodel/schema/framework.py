@@ -1,11 +1,23 @@
 """The framework file (kernels and hosts) and the precision file (number formats)."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from costmodel.schema.device import DType, LinearType, Source, StoredType
-from costmodel.schema.quantity import Bits, Integer, Latency, LoadFactor, Number, Size, Time
+from costmodel.schema.quantity import (
+    Bits,
+    Integer,
+    Latency,
+    LoadFactor,
+    Moment,
+    Number,
+    Share,
+    Size,
+    SizeOrZero,
+    Time,
+    Whole,
+)
 from costmodel.schema.strict import Strict
 
 
@@ -29,6 +41,81 @@ class HostTimesFile(Strict):
     operator: Latency = Field(
         default=0.0,
         description="per kernel or message start of a training pass; their sum is a lower bound of its time",
+    )
+
+
+class SchedulerRuleFile(Strict):
+    """Limits of a scheduler on some devices."""
+
+    from_capacity: SizeOrZero = Field(default=0.0, description="least memory that the driver reports")
+    except_architectures: list[str] = Field(default=[], description="architectures that the rule leaves out")
+    ranks: Number = Field(default=1.0, description="least tensor-parallel ranks")
+    max_num_seqs: Number = Field(description="requests that a step processes at most")
+    token_budget: Number = Field(description="tokens of a step at most, prompts and decoding requests together")
+    graph_limit: Number | None = Field(
+        default=None, description="sequences that CUDA graphs are captured for at most; null: all of `graph_sizes`"
+    )
+
+
+class EngineSchedulerFile(Strict):
+    """How a scheduler works, where the scenario does not say."""
+
+    policy: Literal["fcfs", "priority", "lpm"] = Field(default="fcfs", description="order of waiting requests")
+    overlapped: bool = Field(
+        default=False, alias="async", description="the host prepares a step while the one before it runs"
+    )
+    preemption: Literal["recompute", "swap"] = Field(
+        default="recompute", description="what becomes of the cache of a preempted request"
+    )
+
+
+class ReserveFile(Strict):
+    """Device memory that an engine leaves free."""
+
+    fixed: SizeOrZero = Field(default=0.0, description="whatever the limits")
+    token: SizeOrZero = Field(default=0.0, description="per token of `token_budget`")
+    graph_sequence: SizeOrZero = Field(default=0.0, description="per sequence of the largest CUDA graph")
+    rank: SizeOrZero = Field(default=0.0, description="per tensor- and pipeline-parallel rank")
+
+
+class EngineMemoryFile(Strict):
+    """What an engine takes of a device before its KV cache."""
+
+    utilization: Share | None = Field(
+        default=None, description="share of the memory named by `of`; null: all but `reserve`"
+    )
+    of: Literal["total", "free"] = Field(
+        default="total",
+        description="total: what the driver reports, weights and activations come out of it; free: what these leave",
+    )
+    block: Number = Field(default=16.0, description="tokens of a block of the KV cache")
+    process: SizeOrZero = Field(default=0.0, description="outside the allocator, per process")
+    rank: SizeOrZero = Field(
+        default=0.0, description="outside the allocator, in addition where there are several ranks"
+    )
+    workspace: SizeOrZero = Field(default=0.0, description="of libraries, in the allocator")
+    logit: SizeOrZero = Field(default=0.0, description="of sampling, per sequence of `max_num_seqs` and word")
+    graph: SizeOrZero = Field(default=0.0, description="per CUDA graph")
+    first_graph: SizeOrZero = Field(default=0.0, description="of the first CUDA graph, in addition")
+    graphs_in_budget: bool = Field(default=False, description="CUDA graphs count in the share")
+    reserve: ReserveFile = Field(default_factory=ReserveFile, description="what is left free")
+
+
+class EngineFile(Strict):
+    """A framework as a serving engine: what its flags are where the scenario does not say."""
+
+    version: str = Field(description="version whose defaults these are")
+    rules: list[SchedulerRuleFile] = Field(
+        min_length=1, description="limits of the scheduler: the first that holds; the last one holds everywhere"
+    )
+    scheduler: EngineSchedulerFile = Field(default_factory=EngineSchedulerFile, description="how it schedules")
+    memory: EngineMemoryFile = Field(default_factory=EngineMemoryFile, description="memory beside the KV cache")
+    graph_sizes: list[Annotated[int, Whole(1, single=True)]] = Field(
+        default=[], description="sequences that CUDA graphs are captured for; steps are padded to the next one"
+    )
+    prompt_graphs: bool = Field(default=False, description="CUDA graphs of steps with prompts as well")
+    request: Moment = Field(
+        default=0.0, description="time that client and front end add to the first token of a request"
     )
 
 
@@ -82,6 +169,9 @@ class FrameworkFile(Strict):
     host: HostTimesFile = Field(default_factory=HostTimesFile, description="host time per step")
     kv_layout: Literal["static", "paged", "concat"] = Field(
         default="static", description="static: preallocated; paged; concat: copied as a whole in every step"
+    )
+    engine: EngineFile | None = Field(
+        default=None, description="defaults as a serving engine; null: no limits, memory is full when the ledger is"
     )
     sources: list[Source] = Field(default=[], description="sources of the values")
 

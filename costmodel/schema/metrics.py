@@ -9,7 +9,7 @@ _DIMENSIONS = {
         "step_time", "bubble_time", "exposed_communication_time", "ttft", "tpot", "latency", "all_to_all_time",
         "layer_time", "kv_transfer_time", "time",
     ),
-    "ratio": ("mfu", "mfu_noncausal", "hfu"),
+    "ratio": ("mfu", "mfu_noncausal", "hfu", "kv_use", "prefix_hit_rate"),
     "size": ("kv_cache_bytes_per_token", "size"),
     "bandwidth": ("algbw", "busbw", "bandwidth"),
     "flop": ("flop_per_token", "training_flop_per_token", "flop"),
@@ -20,8 +20,9 @@ _DIMENSIONS = {
         "tokens_per_second", "tokens_per_day", "tokens_per_second_per_device", "tokens_per_second_per_user",
         "requests_per_second", "input_tokens_per_second", "prefill_tokens_per_second_per_device",
         "decode_tokens_per_second_per_device", "prefill_nodes_per_decode_node", "concurrency", "max_concurrency",
-        "device_hours_per_trillion_tokens", "max_batch_per_device", "max_batch", "parameters", "active_parameters",
-        "active_parameters_with_embedding", "mtp_parameters", "devices", "endpoints", "switches", "links",
+        "kv_blocks", "device_hours_per_trillion_tokens", "max_batch_per_device", "max_batch", "parameters",
+        "active_parameters", "active_parameters_with_embedding", "mtp_parameters", "devices", "endpoints", "switches",
+        "links",
     ),
 }  # fmt: skip
 _TOKEN_RATES = (

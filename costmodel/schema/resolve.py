@@ -236,16 +236,17 @@ def _scenario(
     formats, replaced = choose_formats(assembly, chosen, device, f"{field}.precision")
     if architecture is None:
         raise Stop
+    kernels = build.framework(framework.file)
     fallbacks = (f"{device.name} has no {dtype.upper()} unit; using the fallback precision" for dtype in replaced)
     scenario = Scenario(
         name=name,
-        plan=build.plan(plan),
+        plan=build.plan(plan, kernels, device),
         architecture=architecture,
         cluster=hardware.cluster,
         parallel=layout,
         precision=build.precision(formats.file),
         communication=build.communication(plan.communication),
-        framework=build.framework(framework.file),
+        framework=kernels,
         offload=build.offload(plan.offload),
         notes=(*fallbacks, *_uneven(architecture, layout), *_unused(plan)),
         routing=build.routing(plan.routing, expert_counts(plan.routing, tree, architecture, field)),

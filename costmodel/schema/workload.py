@@ -326,6 +326,30 @@ class DecodePoolFile(PoolFile):
     batch_per_device: PositiveNumber = Field(description="requests per device; whole requests per tp * cp group")
 
 
+class SchedulerFile(Strict):
+    """The scheduler of a serving engine; what is null is as in the framework's `engine`."""
+
+    max_num_seqs: Number | None = Field(default=None, description="requests that a step processes at most")
+    token_budget: Number | None = Field(
+        default=None, description="tokens of a step at most, prompts and decoding requests together"
+    )
+    policy: Literal["fcfs", "priority", "lpm"] | None = Field(default=None, description="order of waiting requests")
+    overlapped: bool | None = Field(
+        default=None, alias="async", description="the host prepares a step while the one before it runs"
+    )
+    preemption: Literal["recompute", "swap"] | None = Field(
+        default=None, description="what becomes of the cache of a preempted request"
+    )
+
+
+class EngineMemoryChoiceFile(Strict):
+    """Device memory of a serving engine; what is null is as in the framework's `engine`."""
+
+    utilization: Share | None = Field(default=None, description="share of device memory that the engine may use")
+    block: Number | None = Field(default=None, description="tokens of a block of the KV cache")
+    blocks: Number | None = Field(default=None, description="blocks of the KV cache of an engine; null: what fits")
+
+
 class ServingFile(ScenarioFile):
     """Continuous batching in steady state, on one engine or on separate pools for prefill and decode."""
 
@@ -338,6 +362,10 @@ class ServingFile(ScenarioFile):
     chunk_tokens: Number | None = Field(
         default=None,
         description="prompt tokens per step, along with decoding requests; null: separate steps for prompts",
+    )
+    scheduler: SchedulerFile = Field(default_factory=SchedulerFile, description="the engine's scheduler")
+    memory: EngineMemoryChoiceFile = Field(
+        default_factory=EngineMemoryChoiceFile, description="the engine's device memory"
     )
     micro_batches: Integer = Field(default=1, description="overlapping micro-batches; pools have their own")
     prefill: PrefillPoolFile | None = Field(default=None, description="pool for prefill; null: one engine")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import operator
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,22 +106,28 @@ def _names(node: ast.AST, text: str, place: Location, quantities: dict[str, tupl
                 raise _wrong(text, place, f"{ast.unparse(node)} is not allowed", "use names, numbers and + - * / **")
             if name not in quantities:
                 yield name
-        case ast.BinOp(op=op) if type(op) in _ARITHMETIC:
-            yield from (name for side in (node.left, node.right) for name in _names(side, text, place, quantities))
-        case ast.UnaryOp(op=ast.USub() | ast.Not()):
-            yield from _names(node.operand, text, place, quantities)
-        case ast.BoolOp():
-            yield from (name for part in node.values for name in _names(part, text, place, quantities))
-        case ast.Compare(ops=[op]) if type(op) in _COMPARED:
-            yield from _names(node.left, text, place, quantities)
-            yield from _names(node.comparators[0], text, place, quantities)
-        case ast.Call(func=ast.Name(id=called), keywords=[]) if (
-            called in _FUNCTIONS and len(node.args) == _FUNCTIONS[called][0]
-        ):
-            yield from (name for part in node.args for name in _names(part, text, place, quantities))
         case _:
-            hint = f"use names, numbers, + - * / **, < <= > >=, and, or, not, and {', '.join(_FUNCTIONS)}"
-            raise _wrong(text, place, f"`{ast.unparse(node)}` is not allowed", hint)
+            parts = _operands(node)
+            if parts is None:
+                hint = f"use names, numbers, + - * / **, < <= > >=, and, or, not, and {', '.join(_FUNCTIONS)}"
+                raise _wrong(text, place, f"`{ast.unparse(node)}` is not allowed", hint)
+            yield from (name for part in parts for name in _names(part, text, place, quantities))
+
+
+def _operands(node: ast.AST) -> Sequence[ast.expr] | None:
+    """Return what an operator or a function is applied to; null where it is not allowed in a formula."""
+    match node:
+        case ast.BinOp(op=op) if type(op) in _ARITHMETIC:
+            return node.left, node.right
+        case ast.UnaryOp(op=ast.USub() | ast.Not()):
+            return (node.operand,)
+        case ast.BoolOp():
+            return node.values
+        case ast.Compare(ops=[op]) if type(op) in _COMPARED:
+            return node.left, node.comparators[0]
+        case ast.Call(func=ast.Name(id=called), keywords=[]) if called in _FUNCTIONS:
+            return node.args if len(node.args) == _FUNCTIONS[called][0] else None
+    return None
 
 
 def _dotted(node: ast.AST) -> str | None:

@@ -27,7 +27,7 @@ _BY_STEP = {
 _DEFAULTS = {"training": "minimise step_time", "prefill": "maximise tokens_per_second_per_device",
              "decode": "maximise tokens_per_second_per_device"}  # fmt: skip
 SEARCHED = tuple(_DEFAULTS)
-Told: TypeAlias = "Callable[[float], None]"  # called with the share of a search that is done
+OnProgress: TypeAlias = "Callable[[float], None]"  # called with the share of a search that is done
 FRONT = ("tokens_per_second_per_device", "tokens_per_second_per_user")  # the two rates of the Pareto front
 
 

@@ -83,30 +83,39 @@ class Prediction:
             return _exact(_entry(self.facts, name or metric, metric))
         if self.point is None or self.workload is None:
             raise InputError.single(f"{metric!r} needs a scenario", hint="add its phase, cluster and layout")
-        if section == "memory":
-            if self.point.memory is None:
-                raise InputError.single(f"{metric!r} is not counted: phase {self.point.phase} holds nothing in memory")
-            return _sum_of_parts({"total": self.point.on_device, **self.point.memory}, name, metric)
-        if section == "host_memory":
-            if self.point.host_memory is None:
-                raise InputError.single(f"{metric!r} is not counted: the scenario keeps nothing on its host")
-            return _sum_of_parts({"total": self.point.on_host, **self.point.host_memory}, name, metric)
-        if section == "work":
-            lines, _, figure = name.rpartition(".")
-            counted = counted_work(self.scenario)
-            return _exact(math.fsum(_entry(_entry(counted, line, metric), figure, metric) for line in lines.split("+")))
-        if section == "schedule":
-            return self._part_of_step(name, metric)
-        if section == "routing":
-            if self.point.routing is None:
-                raise InputError.single(f"{metric!r} is of expert layers, which the scenario does not have")
-            return _exact(_entry(self.point.routing, name, metric))
-        if section == "breakdown":
-            times = {one.name: one.time for one in self.point.breakdown}
-            return _sum_of_parts(times, name, metric) if self.point.fits else NOTHING
+        sections = {
+            "memory": self._memory, "host_memory": self._host_memory, "work": self._work,
+            "schedule": self._part_of_step, "routing": self._routing, "breakdown": self._breakdown,
+        }  # fmt: skip
+        if section in sections:
+            return sections[section](self.point, name, metric)
         if metric in UTILISATIONS and (conventions or metric not in self.point.metrics):
             return self._utilisation(metric, conventions)
         return _with(_entry(self.point.metrics, metric, metric), self.point.intervals[metric])
+
+    def _memory(self, point: Point, name: str, metric: str) -> Value:
+        if point.memory is None:
+            raise InputError.single(f"{metric!r} is not counted: phase {point.phase} holds nothing in memory")
+        return _sum_of_parts({"total": point.on_device, **point.memory}, name, metric)
+
+    def _host_memory(self, point: Point, name: str, metric: str) -> Value:
+        if point.host_memory is None:
+            raise InputError.single(f"{metric!r} is not counted: the scenario keeps nothing on its host")
+        return _sum_of_parts({"total": point.on_host, **point.host_memory}, name, metric)
+
+    def _work(self, _point: Point, name: str, metric: str) -> Value:
+        lines, _, count = name.rpartition(".")
+        counted = counted_work(self.scenario)
+        return _exact(math.fsum(_entry(_entry(counted, line, metric), count, metric) for line in lines.split("+")))
+
+    def _routing(self, point: Point, name: str, metric: str) -> Value:
+        if point.routing is None:
+            raise InputError.single(f"{metric!r} is of expert layers, which the scenario does not have")
+        return _exact(_entry(point.routing, name, metric))
+
+    def _breakdown(self, point: Point, name: str, metric: str) -> Value:
+        times = {one.name: one.time for one in point.breakdown}
+        return _sum_of_parts(times, name, metric) if point.fits else NOTHING
 
     def _of_device(self, path: str, metric: str) -> Value:
         """Return a figure of the case's device; null where its file states none."""
@@ -115,19 +124,18 @@ class Prediction:
         value = entry(self.device, path.split("."), metric)
         return NOTHING if value is None else _exact(value)
 
-    def _part_of_step(self, name: str, metric: str) -> Value:
+    def _part_of_step(self, point: Point, name: str, metric: str) -> Value:
         """Return a part of a training step; null where the step is not known."""
-        assert self.point is not None
         assert self.workload is not None
-        if self.point.schedule is None:
-            if not self.point.fits:
+        if point.schedule is None:
+            if not point.fits:
                 return NOTHING
-            raise InputError.single(f"{metric!r} is a part of a training step, this scenario is {self.point.phase}")
-        value: float = _entry(self.point.schedule, name, metric)
+            raise InputError.single(f"{metric!r} is a part of a training step, this scenario is {point.phase}")
+        value: float = _entry(point.schedule, name, metric)
         if not value:
             return _exact(value)
         if name == "bubble":
-            return _with(value, self.point.intervals["bubble_time"])
+            return _with(value, point.intervals["bubble_time"])
         scenario = self.scenario
         calibration = self.workload.calibration(scenario)
         step = evaluate(scenario, calibration)

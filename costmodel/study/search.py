@@ -7,6 +7,7 @@ layouts have (a degree, a batch, a schedule) leaves those that have one of its v
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from costmodel.api import Workload
 from costmodel.errors import InputError, LayoutError
 from costmodel.schema import SI
 from costmodel.study.axes import Axis
-from costmodel.study.goals import Goal, SearchRequest, SearchResult, Told, read_goal
+from costmodel.study.goals import Goal, OnProgress, SearchRequest, SearchResult, read_goal
 from costmodel.study.layouts import DEGREES, OWN, VARIED
 from costmodel.study.search_passes import search_passes
 from costmodel.study.search_steps import search_steps
@@ -25,31 +26,40 @@ from costmodel.workload.plans import Training
 SCHEMA = "costmodel/search@1"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Space:
+    """The layouts that a search tries.
+
+    devices: numbers of devices (default: as many as the scenario takes, as in `simulate`); varied: axes as `--vary`
+    takes them; fixed: parts of a layout as `PATH=VALUE`, which every layout has.
+    """
+
+    devices: Sequence[int] = ()
+    varied: Sequence[str] = ()
+    fixed: Sequence[str] = ()
+
+
 def searched(
     workload: Workload,
     scenario: str,
     objective: str | None,
     wanted: Wanted,
-    devices: Sequence[int] = (),
-    varied: Sequence[str] = (),
-    fixed: Sequence[str] = (),
-    told: Told = lambda _: None,
+    space: Space = Space(),
+    on_progress: OnProgress = lambda _: None,
 ) -> SearchResult:
-    """Return what a search finds that is asked for as text. varied: axes as `--vary` takes them.
+    """Return the result of a search whose objective, constraints and axes are text.
 
-    fixed: parts of a layout as `PATH=VALUE`, which every layout that is looked at has. Without devices the layouts take
-    as many as the scenario does with them, as in `simulate`.
     Raises InputError on a bad objective, constraint or axis, and where there are too many layouts.
     """
     phase = workload.scenario(scenario).result_kind
-    if not varied and not fixed:
+    if not space.varied and not space.fixed:
         goal = read_goal(phase, scenario, objective, wanted.constraints, wanted.derived)
-        return search(workload, scenario, goal, devices, told=told)
+        return search(workload, scenario, goal, space.devices, on_progress=on_progress)
     base = workload.changed({}, [scenario])
-    sweep = plan_sweep(base, [*varied, *fixed], every=True)
+    sweep = plan_sweep(base, [*space.varied, *space.fixed], every=True)
     paths = [axis.path for axis in sweep.axes if not axis.texts]
     goal = read_goal(phase, scenario, objective, wanted.constraints, wanted.derived, paths)
-    return search(workload, scenario, goal, devices, sweep, told)
+    return search(workload, scenario, goal, space.devices, sweep, on_progress)
 
 
 def search(
@@ -58,7 +68,7 @@ def search(
     goal: Goal,
     devices: Sequence[int] = (),
     sweep: Sweep | None = None,
-    told: Told = lambda _: None,
+    on_progress: OnProgress = lambda _: None,
 ) -> SearchResult:
     """Return the best layouts of a scenario on some devices (default: as many as it takes now, at all axes' values).
 
@@ -68,7 +78,7 @@ def search(
     found = SearchResult(scenario, goal.sense)
     if sweep is None:
         found.devices = _numbers(workload, scenario, devices, None)
-        _add(found, SearchRequest(workload, scenario, goal, found.devices), told)
+        _add(found, SearchRequest(workload, scenario, goal, found.devices), on_progress)
         return found
     found.devices = _numbers(sweep.workload, scenario, devices, sweep)
     structures = [one for one in sweep.structures if one.scenario == scenario]
@@ -82,7 +92,7 @@ def search(
         done = number / len(structures)
         axes = [*_stated(one.choices, head), *sweep.numeric]
         asked = SearchRequest(loaded, scenario, goal, found.devices, axes, fixed)
-        _add(part, asked, lambda share, done=done: told(done + share / len(structures)))  # type: ignore[misc]
+        _add(part, asked, lambda share, done=done: on_progress(done + share / len(structures)))  # type: ignore[misc]
         others = {path: text for path, text in one.choices.items() if path.removeprefix(head) not in (*OWN, *VARIED)}
         found.merge(part, others)
     found.axes = {axis.path: axis.dimension for axis in sweep.axes if not axis.texts}
@@ -110,7 +120,7 @@ def _stated(choices: Mapping[str, str], head: str) -> Iterator[tuple[Axis, ...]]
             yield (Axis(path, np.array([float(text)]), "count", whole=True),)
 
 
-def _add(found: SearchResult, asked: SearchRequest, told: Told) -> None:
+def _add(found: SearchResult, asked: SearchRequest, on_progress: OnProgress) -> None:
     """Search one structure."""
     chosen = asked.workload.scenario(asked.scenario)
     unknown = missing(chosen)
@@ -120,10 +130,10 @@ def _add(found: SearchResult, asked: SearchRequest, told: Told) -> None:
                 f"{name} is not known: {unknown[name]}", field=asked.scenario, hint="or ask for another metric"
             )
     if not isinstance(chosen.plan, Training):
-        search_passes(asked, found, told)
+        search_passes(asked, found, on_progress)
         return
     for number in asked.devices:
-        search_steps(asked, found, number, told)
+        search_steps(asked, found, number, on_progress)
         if asked.goal.is_fewest and found.best:
             break
 

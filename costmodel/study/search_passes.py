@@ -17,7 +17,7 @@ from costmodel.quantities import Array, Indices
 from costmodel.result import PHASES
 from costmodel.study.axes import Axis
 from costmodel.study.chunks import Index, cut
-from costmodel.study.goals import FRONT, KEPT, SearchRequest, SearchResult, Told, candidate, front, ranked
+from costmodel.study.goals import FRONT, KEPT, OnProgress, SearchRequest, SearchResult, candidate, front, ranked
 from costmodel.study.layouts import BATCHES, OWN, Space, check_size, inference_space
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.validity import feasible_layout
@@ -82,7 +82,7 @@ class _Grid:
 _NONE = _Rows(np.zeros(0, dtype=np.intp), np.zeros(0), np.zeros(0), np.zeros(0))
 
 
-def search_passes(asked: SearchRequest, found: SearchResult, told: Told) -> None:
+def search_passes(asked: SearchRequest, found: SearchResult, on_progress: OnProgress) -> None:
     """Search the layouts of a pass, and the front of the rate of a device against that of a user."""
     workload, head = asked.workload, asked.head
     stated = workload.scenario(asked.scenario)
@@ -113,7 +113,7 @@ def search_passes(asked: SearchRequest, found: SearchResult, told: Told) -> None
         rows = _evaluated(asked, scenario, calibration, _Grid(space, grid, shape), index)
         best, edge = _joined(best, rows).best(), _joined(edge, rows).front()
         done += math.prod(len(part) for part in index)
-        told(done / looked_at)
+        on_progress(done / looked_at)
     edge = edge if FRONT[1] in PHASES[stated.result_kind][1] else _NONE
     whole = _Grid(space, grid, shape)
     found.best, found.front = ([

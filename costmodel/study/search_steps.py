@@ -19,7 +19,7 @@ from costmodel.analytic.grid import evaluate_grid, evaluate_point, evaluate_sing
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Indices
 from costmodel.study.bounds import Bounder
-from costmodel.study.goals import KEPT, Goal, SearchRequest, SearchResult, Told, candidate, ranked
+from costmodel.study.goals import KEPT, Goal, OnProgress, SearchRequest, SearchResult, candidate, ranked
 from costmodel.study.layouts import LAYOUT, Space, Variant, check_size, training_space, variants
 from costmodel.study.placement import end_weights, stage_sizes
 from costmodel.workload.plans import Training
@@ -118,7 +118,7 @@ class _Race:
         self.kept = sorted(distinct.values())[:KEPT]
 
 
-def search_steps(asked: SearchRequest, found: SearchResult, devices: int, told: Told) -> None:
+def search_steps(asked: SearchRequest, found: SearchResult, devices: int, on_progress: OnProgress) -> None:
     """Search the layouts of a training step on some devices, at all values of the axes; add what is found."""
     workload, goal, head = asked.workload, asked.goal, asked.head
     stated = workload.scenario(asked.scenario)
@@ -132,7 +132,7 @@ def search_steps(asked: SearchRequest, found: SearchResult, devices: int, told: 
     calibration = workload.calibration(base)
     race = _Race(base, calibration, space, head, goal, plans, prune=_prunes(asked))
     groups = sorted(_groups(race, found), key=lambda group: float(group.bounds.min()))
-    _run(race, groups, found, told)
+    _run(race, groups, found, on_progress)
     if found.scheduled:
         found.least = None
     points = [evaluate_point(race.one(one.variant, one.row), calibration) for one in race.kept]
@@ -154,7 +154,7 @@ def _prunes(asked: SearchRequest) -> bool:
     return asked.goal.by_step and len(harmless) == len(paths)
 
 
-def _run(race: _Race, groups: Sequence[_Group], found: SearchResult, told: Told) -> None:
+def _run(race: _Race, groups: Sequence[_Group], found: SearchResult, on_progress: OnProgress) -> None:
     """Evaluate layouts until no other can be among the best."""
     if race.prune and groups:
         bounds = np.concatenate([group.bounds for group in groups])
@@ -168,7 +168,7 @@ def _run(race: _Race, groups: Sequence[_Group], found: SearchResult, told: Told)
         if group.bounds.min() >= race.limit:
             break
         found.scheduled += race.evaluate(group.variant, group.rows[group.bounds < race.limit])
-        told(number / len(groups))
+        on_progress(number / len(groups))
 
 
 def _fits(scenario: Scenario, size: int) -> npt.NDArray[np.bool_]:

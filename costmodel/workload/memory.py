@@ -261,6 +261,18 @@ def sequence_cache_bytes(batch: Pass, kv_len: Count) -> Bytes:
     return sum_of(count * size for count, size in zip(repeats, _cache_by_layer(context, kv_len), strict=True))
 
 
+def stage_cache_bytes(batch: Pass, layout: Sequence[Stage], kv_len: Count) -> Bytes:
+    """Return what a rank of the stage with the most cache keeps on its device of a sequence [B]."""
+    context = batch.parts[0]
+    *caches, drafts = (size / context.parallel.cp for size in _cache_by_layer(context, kv_len))
+    modules = draft_modules(batch)
+    stages = [
+        cache_by_memory(context, list(zip(stage.layers, caches, strict=True)))[0] + stage.head * modules * drafts
+        for stage in dict.fromkeys(layout)
+    ]
+    return maximum(*stages) if len(stages) > 1 else stages[0]
+
+
 def _cache_by_layer(context: Context, kv_len: Count) -> list[Bytes]:
     """Return the cache of a sequence on a tensor-parallel rank, of one layer of each kind, then of an MTP module."""
     element, tp = context.precision.kv_element, context.parallel.tp

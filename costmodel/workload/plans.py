@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 
 from costmodel.quantities import Count, Quantity, where
+from costmodel.workload.engine import EngineMemory, Scheduler
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +204,8 @@ class Serving:
     """Continuous batching in steady state: a request that ends is replaced at once by the next one.
 
     concurrency: requests in flight in one data-parallel replica (a tp*cp*pp group), being prefilled or decoded;
-    prefix_hit_rate: share of a prompt that a cache holds; chunk_tokens: prompt tokens that a step carries beside its
-    decoding requests, null: prompts are prefilled in steps of their own.
+    prefix_hit_rate: share of a prompt that a cache holds; memory: of the engine, null: requests are admitted until a
+    device is full; blocks: of its KV cache, null: what fits.
     """
 
     phase: ClassVar[str] = "serving"
@@ -212,9 +213,11 @@ class Serving:
     output_tokens: Count
     concurrency: Count
     prefix_hit_rate: Quantity = 0.0
-    chunk_tokens: Count | None = None
     micro_batches: int = 1
     speculative: Speculative | None = None
+    scheduler: Scheduler = field(default_factory=Scheduler)
+    memory: EngineMemory | None = None
+    blocks: Count | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,6 +12,7 @@ from costmodel.hardware import Cluster
 from costmodel.quantities import Bytes, Count, Quantity, Seconds, where
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.dtypes import ELEMENT_BYTES, GroupScaling
+from costmodel.workload.engine import Engine
 from costmodel.workload.operators import WEIGHT_ONLY
 from costmodel.workload.plans import Decode, ExpertBound, Generate, Prefill, Serving, Training
 from costmodel.workload.simulation import Simulation
@@ -224,6 +225,7 @@ class Framework:
     reduction: ZeRO stages 1 and 2 `scatter` gradients or `all_reduce` them.
     host: what the host's program adds to a step.
     kv_layout: `static` and `paged` caches reserve room for new tokens; a `concat` cache is copied whole in every step.
+    engine: its defaults as a serving engine, null where it is none.
     """
 
     name: str
@@ -244,6 +246,7 @@ class Framework:
     reduction: str = "scatter"
     host: HostTimes = HostTimes()
     kv_layout: str = "static"
+    engine: Engine | None = None
 
     def comm_slowdown(self, processors: Count) -> Quantity:
         """Return the slowdown of kernels while all-to-alls take `processors`; one where they take none."""

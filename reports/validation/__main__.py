@@ -66,7 +66,7 @@ def publish(
         with styled():
             drawn = validation_plot(page, of)
             content = _files(page, drawn)
-        content[f"{page}.md"] = "\n".join([*_page(page, of, said, drawn is not None), ""]).encode()
+        content[f"{page}.md"] = "\n".join([*_page(page, of, said, drawn=drawn is not None), ""]).encode()
         for file, data in content.items():
             write_whole(folder / file, [data])
             made.append(folder / file)
@@ -164,13 +164,16 @@ def _tools(said: ValidationFile) -> Iterator[str]:
     yield from _table(
         "What other tools say of themselves",
         ("tool", "compared with", "error", "source"),
-        ((one.tool, one.compared, one.error, _source(one.source.cite, one.source.verified)) for one in said.tools),
+        (
+            (one.tool, one.compared, one.error, _source(one.source.cite, verified=one.source.verified))
+            for one in said.tools
+        ),
     )
     yield ""
     yield "These are those tools' own figures, not measured here."
 
 
-def _source(cite: str, verified: bool) -> str:
+def _source(cite: str, *, verified: bool) -> str:
     return cite if verified else f"{cite}; as reported, not read at its source"
 
 
@@ -212,7 +215,7 @@ def _not_compared(figures: Sequence[ScoredValue], problems: Sequence[str]) -> It
 # ---- the page of a class --------------------------------------------------------------------------------------------
 
 
-def _page(page: str, figures: Sequence[ScoredValue], said: ValidationFile, drawn: bool) -> Iterator[str]:
+def _page(page: str, figures: Sequence[ScoredValue], said: ValidationFile, *, drawn: bool) -> Iterator[str]:
     yield f"# {page.capitalize()}: predicted against published"
     yield ""
     yield "[All classes](README.md), with what the columns mean."

@@ -34,6 +34,7 @@ from costmodel.errors import InputError
 from costmodel.quantities import Array
 from costmodel.result import BAD_LAYOUT, Result
 from costmodel.workload.architecture import HeadGroup, Pattern
+from costmodel.workload.engine import Scheduler
 from costmodel.workload.plans import Speculative
 from costmodel.workload.scenario import Communication, Parallelism, Scenario
 
@@ -154,7 +155,7 @@ def test_every_size_of_continuous_batching() -> None:
             output_tokens=axis([2.0, 300.0], 1, 4),
             concurrency=axis([1.0, 64.0, 5000.0], 2, 4),
             prefix_hit_rate=axis([0.0, 1.0], 3, 4),
-            chunk_tokens=chunk,
+            scheduler=Scheduler(token_budget=chunk),
         )
         small = with_device(CLUSTER, with_level(CLUSTER.device, "hbm", 2e12, 4e9))
         assert np.all(equal(scenario(plan, DENSE_MODEL, Parallelism(tp=2.0), cluster=small), (2, 2, 3, 2)).fits)

@@ -31,7 +31,7 @@ class Workspace(Generic[K]):
     __slots__ = ("_calls", "_result", "durations", "transfer")
 
     def __init__(self, program: Program[K], points: int, *, transfers: bool) -> None:
-        tape = _record(program, transfers)
+        tape = _record(program, transfers=transfers)
         width = -(-points // _ALIGNMENT) * _ALIGNMENT
         memory = np.zeros(tape.registers * width + _ALIGNMENT)
         first = -memory.ctypes.data // memory.itemsize % _ALIGNMENT
@@ -66,12 +66,12 @@ class _Wait(NamedTuple):
 
 
 @lru_cache(maxsize=32)
-def _record(program: Program[K], transfers: bool) -> _Tape:
+def _record(program: Program[K], *, transfers: bool) -> _Tape:
     """Return the tape of the program, with transfer times or with none."""
-    waits = _necessary_waits(program, transfers)
+    waits = _necessary_waits(program, transfers=transfers)
     readers = Counter(wait for needed in waits for wait in needed)
     finished = {wait.event for wait in readers}
-    last = [_Wait(event, False) for event in range(len(waits)) if event not in finished]
+    last = [_Wait(event, transferred=False) for event in range(len(waits)) if event not in finished]
     readers.update(last)
     recorder = _Recorder(len(program.slots) + 1, readers)
     for index, slot in enumerate(program.slot.tolist()):
@@ -80,7 +80,7 @@ def _record(program: Program[K], transfers: bool) -> _Tape:
     return _Tape(tuple(recorder.steps), recorder.registers, result)
 
 
-def _necessary_waits(program: Program[K], transfers: bool) -> list[list[_Wait]]:
+def _necessary_waits(program: Program[K], *, transfers: bool) -> list[list[_Wait]]:
     """Return what each event has to wait for once what the rest implies, for any times >= 0, is left out.
 
     A stream finishes its events in order, so of several on one stream only the latest matters; one that is waited for
@@ -96,8 +96,8 @@ def _necessary_waits(program: Program[K], transfers: bool) -> list[list[_Wait]]:
         moved = {streams[event]: event for event in sorted(receives[index])}
         if not transfers:
             plain, moved = {streams[event]: event for event in sorted([*plain.values(), *moved.values()])}, {}
-        needed = [_Wait(last, False) for stream, last in plain.items() if last > moved.get(stream, NOTHING)]
-        waits.append(needed + [_Wait(last, True) for last in moved.values()])
+        needed = [_Wait(last, transferred=False) for stream, last in plain.items() if last > moved.get(stream, NOTHING)]
+        waits.append(needed + [_Wait(last, transferred=True) for last in moved.values()])
         previous[stream] = index
     return waits
 
@@ -127,7 +127,7 @@ class _Recorder:
 
     def add_event(self, index: int, waits: list[_Wait], duration: int) -> None:
         """Compute when the event finishes, and when its result arrives where somebody waits for that."""
-        done, arrived = _Wait(index, False), _Wait(index, True)
+        done, arrived = _Wait(index, transferred=False), _Wait(index, transferred=True)
         self._register[done] = self.reduce(waits, duration) if waits else duration
         if self._readers[arrived]:
             self._readers[done] += 1

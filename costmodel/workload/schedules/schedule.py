@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from costmodel.workload.schedules.actions import Action, Dependency
@@ -48,7 +48,7 @@ class Schedule:
         if self.directions == 1 or self.folded:
             return self
         half = len(self.ranks) // 2
-        return Schedule(self.name, self.ranks[:half], self.placement[:half], self.micro_batches, self.directions, True)
+        return replace(self, ranks=self.ranks[:half], placement=self.placement[:half], folded=True)
 
     def table(self) -> Table:
         """Return the schedule as arrays. Raises ValueError where an action takes what no rank makes."""

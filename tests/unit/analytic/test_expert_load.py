@@ -30,6 +30,7 @@ from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Quantity
 from costmodel.workload.architecture import Architecture, Layer, MoeFfn
 from costmodel.workload.context import Context
+from costmodel.workload.engine import Scheduler
 from costmodel.workload.expert_load import ExpertLoad, expert_load
 from costmodel.workload.layers import model_work
 from costmodel.workload.operators import Elementwise, ExpertAllToAll, Gemm
@@ -324,7 +325,7 @@ def test_the_fullest_rank_lies_between_the_mean_and_all_that_can_reach_it(
 
 def test_facts_of_chunked_serving_count_the_prompts_that_ride_along() -> None:
     """As of as many rows in passes of one kind: each kind of step as often as it runs."""
-    plan = replace(SERVING, concurrency=16.0, output_tokens=64.0, chunk_tokens=256.0)
+    plan = replace(SERVING, concurrency=16.0, output_tokens=64.0, scheduler=Scheduler(token_budget=512.0))
     of = replace(scenario(plan, MIXTURE), routing=UNIFORM)
     state = steady_state(of, plan, admission(of, plan).admitted)
     rows = float(state.co_batched + state.prompts * state.prompt_tokens), float(state.active)
@@ -336,6 +337,6 @@ def test_facts_of_chunked_serving_count_the_prompts_that_ride_along() -> None:
     assert facts["experts_hit"] == pytest.approx(
         float(state.prompt_steps) * hits[0] + float(state.decode_only_steps) * hits[1]
     )
-    alone = routing_facts(replace(of, plan=replace(plan, chunk_tokens=None)))
+    alone = routing_facts(replace(of, plan=replace(plan, scheduler=Scheduler(token_budget=None))))
     assert alone is not None
     assert alone["experts_hit"] < facts["experts_hit"]

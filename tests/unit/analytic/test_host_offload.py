@@ -16,6 +16,7 @@ from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.errors import InputError
 from costmodel.hardware import Cluster, Host
 from costmodel.quantities import Quantity
+from costmodel.workload.engine import Scheduler
 from costmodel.workload.operators import Gemm, HostGemm, HostTransfer
 from costmodel.workload.plans import ExpertBound, Generate, Training
 from costmodel.workload.scenario import Offload, Parallelism, Plan, Scenario
@@ -241,7 +242,7 @@ PHASES: dict[str, Plan] = {
     "drafting": DRAFTING,
     "batch": BATCH,
     "serving": replace(SERVING, concurrency=8.0),
-    "prompts alone": replace(SERVING, concurrency=8.0, chunk_tokens=None),
+    "prompts alone": replace(SERVING, concurrency=8.0, scheduler=Scheduler(token_budget=None)),
     "two pools": pools(),
 }
 

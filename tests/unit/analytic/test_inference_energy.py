@@ -22,6 +22,7 @@ from builders import (
 from costmodel.analytic.grid import evaluate_point
 from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Nic, Power
+from costmodel.workload.engine import Scheduler
 from costmodel.workload.scenario import Communication, Parallelism, Plan
 
 IDLE, LIMIT = 100.0, 500.0
@@ -31,7 +32,7 @@ PLANS: dict[str, Plan] = {
     "decode": DECODE,
     "generate": GENERATE,
     "serving": SERVING,
-    "alone": replace(SERVING, chunk_tokens=None),
+    "alone": replace(SERVING, scheduler=Scheduler(token_budget=None)),
     "pools": pools(LAYOUT, LAYOUT),
 }
 

@@ -26,11 +26,12 @@ from costmodel.hardware import Cluster
 from costmodel.result import Point
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.counting import kv_bytes_per_token
+from costmodel.workload.engine import Scheduler
 from costmodel.workload.plans import Serving
 from costmodel.workload.scenario import Communication, Parallelism, Plan, Scenario
 
 EXPERTS = Parallelism(dp=16.0, ep=16.0)
-ALONE = replace(SERVING, chunk_tokens=None)
+ALONE = replace(SERVING, scheduler=Scheduler(token_budget=None))
 
 
 def of(
@@ -56,14 +57,14 @@ def memory_of(size: float) -> Cluster:
 CASES = {
     "chunked": of(SERVING),
     "alone": of(ALONE),
-    "saturated": of(replace(SERVING, concurrency=1000.0, chunk_tokens=64.0)),
+    "saturated": of(replace(SERVING, concurrency=1000.0, scheduler=Scheduler(token_budget=64.0))),
     "hits": of(replace(SERVING, prefix_hit_rate=0.7)),
     "tensor parallel": of(SERVING, layout=Parallelism(tp=4.0, dp=2.0)),
     "pipeline": of(replace(SERVING, micro_batches=2), layout=Parallelism(pp=4.0)),
     "experts": of(replace(SERVING, micro_batches=2), MOE_MODEL, EXPERTS),
     "experts alone": of(replace(ALONE, micro_batches=2), MOE_MODEL, EXPERTS),
     "drafts": of(replace(SERVING, speculative=DRAFTS), MOE_MODEL, EXPERTS),
-    "cut": of(replace(SERVING, concurrency=4096.0, chunk_tokens=8192.0), cluster=memory_of(4e9)),
+    "cut": of(replace(SERVING, concurrency=4096.0, scheduler=Scheduler(token_budget=8192.0)), cluster=memory_of(4e9)),
 }
 
 
@@ -121,18 +122,21 @@ def test_hits_read_their_keys_and_compute_nothing_else() -> None:
 
 
 def test_throughput_grows_with_concurrency_until_chunks_are_full() -> None:
-    plans = [replace(SERVING, concurrency=number, chunk_tokens=128.0) for number in (1.0, 4.0, 16.0, 64.0, 500.0)]
+    few = replace(SERVING, scheduler=Scheduler(token_budget=128.0))
+    plans = [replace(few, concurrency=number) for number in (1.0, 4.0, 16.0, 64.0, 500.0)]
     found = [metrics(of(plan)) for plan in plans]
     rates = [each["tokens_per_second"] for each in found]
     assert rates == sorted(rates)
     assert [each["tpot"] for each in found] == sorted(each["tpot"] for each in found)
-    # 128 tokens a step start an eighth of a prompt: 8 + 255 steps a request, an eighth of it in each.
-    assert found[-1]["concurrency"] == pytest.approx((8 + 255) / 8)
+    # Steps of 128 tokens; a request takes 1,024 for its prompt and 255 to decode. Its chunks are what decoding leaves.
+    per_step = 128 / (1024 + 255)
+    chunk = 128 - 255 * per_step
+    assert found[-1]["concurrency"] == pytest.approx(per_step * (1024 / chunk + 255))
     assert found[-1]["ttft"] > found[-2]["ttft"]
 
 
 def test_a_smaller_chunk_lets_decoding_go_on_and_prompts_wait() -> None:
-    small, large = (metrics(of(replace(SERVING, chunk_tokens=chunk))) for chunk in (128.0, 1024.0))
+    small, large = (metrics(of(replace(SERVING, scheduler=Scheduler(token_budget=chunk)))) for chunk in (128.0, 1024.0))
     alone = metrics(of(ALONE))
     assert small["ttft"] > large["ttft"]
     assert large["ttft"] >= alone["ttft"]

@@ -64,7 +64,7 @@ PHASES: list[tuple[type[workload.ScenarioFile], type, set[str]]] = [
     (workload.PrefillFile, plans.Prefill, set()),
     (workload.DecodeFile, plans.Decode, set()),
     (workload.GenerateFile, plans.Generate, set()),
-    (workload.ServingFile, plans.Serving, {"prefill", "decode"}),  # two pools make another record
+    (workload.ServingFile, plans.Serving, {"prefill", "decode", "chunk_tokens"}),  # pools: another record
     (workload.ExpertBoundFile, plans.ExpertBound, set()),
 ]
 

@@ -47,7 +47,7 @@ def test_a_static_batch_is_read_with_its_defaults(world: Path) -> None:
 def test_serving_is_read_with_its_options(world: Path) -> None:
     plan = one(world, SERVING, chunk_tokens="64", prefix_hit_rate="25 %").plan
     assert isinstance(plan, Serving)
-    assert (plan.concurrency, plan.chunk_tokens, plan.prefix_hit_rate) == (8.0, 64.0, 0.25)
+    assert (plan.concurrency, plan.scheduler.token_budget, plan.prefix_hit_rate) == (8.0, 64.0, 0.25)
 
 
 def test_two_pools_take_the_devices_of_both_and_each_its_layout(world: Path) -> None:

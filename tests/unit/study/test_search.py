@@ -16,7 +16,7 @@ from costmodel.study.bounds import Bounder
 from costmodel.study.goals import Goal, read_goal
 from costmodel.study.layouts import divisors, training_space, variants
 from costmodel.study.placement import stage_sizes
-from costmodel.study.search import search, searched
+from costmodel.study.search import Space, search, searched
 from costmodel.study.search_steps import alike_layers
 from costmodel.study.sensitivity import STEP, sensitivities
 from costmodel.study.sweep import NOTHING, Wanted
@@ -195,7 +195,7 @@ STUDY = (
 def test_the_axes_of_a_study_are_part_of_its_search() -> None:
     workload = costmodel.load("deepseek_v3", scenarios=["decode"])
     wanted = Wanted({}, ("scenarios.decode.batch_per_device <= 48", "tpot <= 100 ms"))
-    found = searched(workload, "decode", "maximise tokens_per_second_per_device", wanted, (64,), STUDY)
+    found = searched(workload, "decode", "maximise tokens_per_second_per_device", wanted, Space((64,), STUDY))
     best = found.best[0]
     assert best.at["batch_per_device"] == 48
     assert best.at["hardware.node.nic.bandwidth"] == 50e9
@@ -217,7 +217,7 @@ def test_axes_of_a_training_step_leave_the_layouts_that_have_their_values() -> N
     )  # fmt: skip
     changes = {path: value for path, value in SMALL.items() if not path.endswith("global_batch")}
     workload = costmodel.load("gpt3_175b_a100", set=changes, scenarios=["selective"])
-    found = searched(workload, "selective", "maximise tokens_per_second", NOTHING, (8,), varied)
+    found = searched(workload, "selective", "maximise tokens_per_second", NOTHING, Space((8,), varied))
     assert found.best[0].at["global_batch"] == 8
     assert found.best[0].at["hardware.memory.hbm.bandwidth"] == 3e12
     assert {(one.at["schedule"], one.at["optimizer.zero"]) for one in found.best} == {("1f1b", 1)}
@@ -226,7 +226,9 @@ def test_axes_of_a_training_step_leave_the_layouts_that_have_their_values() -> N
 def test_too_many_layouts_are_refused_with_their_number(small: costmodel.Workload) -> None:
     axis = "hardware.node.nic.bandwidth=1GB/s..50GB/s:99999"
     with pytest.raises(InputError, match=r"\d,\d+ layouts at the values of the axes, 20,000,000 are the most"):
-        searched(small, "selective", None, NOTHING, (8,), (axis, "hardware.memory.hbm.bandwidth=1TB/s..2TB/s:999"))
+        searched(
+            small, "selective", None, NOTHING, Space((8,), (axis, "hardware.memory.hbm.bandwidth=1TB/s..2TB/s:999"))
+        )
 
 
 def test_an_objective_that_needs_a_price_says_which() -> None:

@@ -1,0 +1,141 @@
+"""A serving engine: how it schedules requests, and what it takes of a device's memory before its KV cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field
+
+import numpy as np
+
+from costmodel.hardware import Device
+from costmodel.quantities import Bytes, Count, Quantity, where
+
+FREE, TOTAL = "free", "total"
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class SchedulerRule:
+    """Defaults of a scheduler on some devices.
+
+    from_capacity: of the memory that programs see [B]; except_architectures: that keep the next rule's.
+    ranks: tensor-parallel ranks from which the rule holds.
+    max_num_seqs: requests that one step processes at most; token_budget: tokens of a step, prompts and decodes.
+    """
+
+    from_capacity: Bytes = 0.0
+    except_architectures: tuple[str, ...] = ()
+    ranks: Count = 1.0
+    max_num_seqs: Count
+    token_budget: Count
+    graph_limit: Count | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Scheduler:
+    """The scheduler of one engine. Null: no limit, and without a budget prompts run in steps of their own.
+
+    policy: order of waiting requests; overlapped: the host prepares the next step while one runs; preemption: what
+    becomes of the cache of a request that loses its place.
+    """
+
+    max_num_seqs: Count | None = None
+    token_budget: Count | None = None
+    policy: str = "fcfs"
+    overlapped: bool = False
+    preemption: str = "recompute"
+    graph_limit: Count | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class EngineMemory:
+    """What an engine takes of a device before its KV cache.
+
+    utilization: its share, of the `total` memory or of what is `free` beside weights and activations; null: all but
+        `reserve`.
+    block: tokens of a block.
+    process, rank: outside its allocator for every process, and in addition for one of several ranks [B].
+    workspace: of libraries, within the allocator [B].
+    logit: of sampling, per sequence and word [B].
+    graph, first_graph: per CUDA graph and of the first one [B]; graphs_in_budget: counted in its share.
+    reserve: left free: fixed, per token of the budget, per sequence of the largest graph, per rank [B].
+    """
+
+    utilization: Quantity | None
+    of: str = TOTAL
+    block: Count = 16.0
+    process: Bytes = 0.0
+    rank: Bytes = 0.0
+    workspace: Bytes = 0.0
+    logit: Bytes = 0.0
+    graph: Bytes = 0.0
+    first_graph: Bytes = 0.0
+    graphs_in_budget: bool = False
+    reserve: Reserve = field(default_factory=lambda: Reserve())
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Reserve:
+    """Memory that an engine leaves free: fixed, per token of a step, per sequence of a graph, per rank [B]."""
+
+    fixed: Bytes = 0.0
+    token: Bytes = 0.0
+    graph_sequence: Bytes = 0.0
+    rank: Bytes = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Engine:
+    """What a framework is as a serving engine.
+
+    version: whose defaults these are; rules: of its scheduler, of which the first that holds counts.
+    graph_sizes: sequences that CUDA graphs are captured for, ascending; steps are padded to the next one.
+    prompt_graphs: graphs are captured for steps with prompts too.
+    request: time that client and front end add to a request's first token [s].
+    """
+
+    version: str
+    _: KW_ONLY
+    rules: tuple[SchedulerRule, ...]
+    scheduler: Scheduler
+    memory: EngineMemory
+    graph_sizes: tuple[int, ...] = ()
+    prompt_graphs: bool = False
+    request: Quantity = 0.0
+
+    def rule(self, device: Device, tp: Count) -> SchedulerRule:
+        """Return the first rule that holds on a device; the last one holds everywhere."""
+        capacity, ranks = np.min(device.device_memory.visible_capacity), np.min(tp)
+        return next(
+            (
+                rule
+                for rule in self.rules
+                if capacity >= np.min(rule.from_capacity)
+                and device.architecture not in rule.except_architectures
+                and ranks >= np.min(rule.ranks)
+            ),
+            self.rules[-1],
+        )
+
+    def graphs(self, max_num_seqs: Count, token_budget: Count) -> Count:
+        """Return the CUDA graphs of an engine: for steps that decode, and for those with prompts.
+
+        Those that decode go up to the most sequences, those with prompts to twice as many rows or the budget.
+        """
+        sizes = np.asarray(self.graph_sizes, dtype=np.float64)
+        if sizes.size == 0:
+            return 0.0
+        decoding = np.searchsorted(sizes, max_num_seqs, side="right")
+        prompts = np.searchsorted(sizes, np.minimum(2.0 * np.asarray(max_num_seqs), token_budget), side="right")
+        total = decoding + (prompts if self.prompt_graphs else 0)
+        return total.astype(np.float64) if isinstance(max_num_seqs, np.ndarray) else float(total)
+
+
+def padded_rows(sizes: Sequence[int], rows: Count) -> Count:
+    """Return the rows of a decoding step with those that pad it to the next captured size."""
+    if not sizes:
+        return rows
+    known = np.asarray(sizes, dtype=np.float64)
+    place = np.minimum(np.searchsorted(known, rows, side="left"), len(known) - 1)
+    found = known[place]
+    padded: Quantity = found if isinstance(rows, np.ndarray) else float(found)
+    return where(rows <= known[-1], padded, rows)

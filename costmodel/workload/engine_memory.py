@@ -1,0 +1,143 @@
+"""The KV cache of a serving engine in blocks: what its profiling run leaves of a device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from costmodel.quantities import Bytes, Count, ceil, floor, maximum, minimum, where
+from costmodel.workload.engine import FREE, EngineMemory
+from costmodel.workload.memory import CachedSequences, Ledger, inference_ledger, stage_cache_bytes
+from costmodel.workload.passes import Pass, PassWork, pass_work, prompt_context
+from costmodel.workload.plans import Serving, drafted_tokens
+from costmodel.workload.scenario import Scenario
+from costmodel.workload.stages import Stage, stage_layout
+
+PROFILED_TOKENS = 2048.0  # of an engine whose scheduler has no budget, and of no engine in particular
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KvPool:
+    """The blocks of an engine's KV cache, on the rank that has least room for them.
+
+    blocks: whole ones; block_bytes: of one [B]; tokens: of one; ledger: of the device, with all blocks; profiled: the
+    engine's largest step, and its operators.
+    """
+
+    blocks: Count
+    block_bytes: Bytes
+    tokens: Count
+    ledger: Ledger
+    profiled: tuple[Pass, PassWork]
+    layout: Sequence[Stage]
+
+    def blocks_of(self, tokens: Count) -> Count:
+        """Return the blocks of one sequence: its tokens, its share of windows and its states, in whole blocks."""
+        whole = ceil(tokens / self.tokens) * self.tokens
+        return ceil(stage_cache_bytes(self.profiled[0], self.layout, whole) / self.block_bytes - 1e-9)
+
+    def mean_blocks_of(self, tokens: Count) -> Count:
+        """Return the blocks of one sequence whose mean length is `tokens`: on average its last block is half empty."""
+        length = tokens + (self.tokens - 1.0) / 2.0
+        return stage_cache_bytes(self.profiled[0], self.layout, length) / self.block_bytes
+
+
+def kv_pool(scenario: Scenario, plan: Serving) -> KvPool:
+    """Return the KV cache of one engine.
+
+        blocks = floor(room / block bytes)
+        room   = share * visible - weights - activations - buffers - process - rank - graphs        share of `total`
+               = share * (visible - all that)                                                       share of `free`
+               = visible - weights - process - rank - reserve                                       without a share
+        activations = max(pass of `token_budget` tokens, their hidden states + sampling) + workspace
+        sampling    = max_num_seqs * vocabulary * bytes per logit
+
+    `visible` is what the driver reports; `rank` counts where an engine has several. Where blocks are stated, those.
+    vLLM, Worker.determine_available_memory and GPUModelRunner.profile_run; SGLang, ServerArgs (mem_fraction_static) and
+    ModelRunner.profile_max_num_token; TensorRT-LLM, KvCacheConfig.free_gpu_memory_fraction.
+    """
+    memory, layout = memory_of(scenario, plan), stage_layout(scenario.architecture, int(scenario.parallel.pp))
+    batch = _profiled_pass(scenario, plan)
+    profiled = (batch, pass_work(batch))
+    base = _profiled_ledger(scenario, plan, profiled, layout)
+    room = _room(scenario, plan, base)
+    block_bytes = stage_cache_bytes(batch, layout, memory.block) - stage_cache_bytes(batch, layout, 0.0)
+    block_bytes = where(block_bytes > 0, block_bytes, stage_cache_bytes(batch, layout, memory.block))
+    blocks = maximum(floor(room / block_bytes), 0.0) if plan.blocks is None else plan.blocks
+    pool = KvPool(blocks, block_bytes, memory.block, base, profiled, layout)
+    least = pool.blocks_of(plan.input_tokens + plan.output_tokens + drafted_tokens(plan.speculative))
+    cache = maximum(blocks, least) * block_bytes
+    device = scenario.cluster.device.device_memory
+    used = base.weights + base.activations + base.communication + (room if plan.blocks is None else cache)
+    ledger = replace(base, kv_cache=cache, reserve=maximum(device.capacity - used, 0.0))
+    return replace(pool, ledger=ledger)
+
+
+def memory_of(scenario: Scenario, plan: Serving) -> EngineMemory:
+    """Return the engine's memory; of no engine in particular, all of the device but the framework's reserve."""
+    if plan.memory is not None:
+        return plan.memory
+    return EngineMemory(utilization=1.0, process=scenario.framework.reserve)
+
+
+def _room(scenario: Scenario, plan: Serving, base: Ledger) -> Bytes:
+    """Return the bytes that are left for the KV cache, negative where there are none."""
+    memory, parallel = memory_of(scenario, plan), scenario.parallel
+    reserve = memory.reserve
+    visible = scenario.cluster.device.device_memory.visible_capacity
+    ranks = parallel.tp * parallel.pp * parallel.cp
+    outside = memory.process + where(parallel.devices > 1, memory.rank, 0.0)
+    if memory.utilization is None:
+        budget = profiled_tokens(plan)
+        free = reserve.fixed + reserve.token * maximum(budget, PROFILED_TOKENS) + reserve.rank * ranks
+        free = free + reserve.graph_sequence * largest_graph(scenario, plan)
+        return visible - base.weights - outside - free
+    taken = base.weights + base.activations + base.communication + outside
+    if memory.graphs_in_budget:
+        taken = taken + graph_bytes(scenario, plan)
+    return memory.utilization * (visible - taken) if memory.of == FREE else memory.utilization * visible - taken
+
+
+def _profiled_pass(scenario: Scenario, plan: Serving) -> Pass:
+    """Return the largest step of an engine, as prompts: `token_budget` tokens, of one micro-batch."""
+    tokens = profiled_tokens(plan)
+    context = prompt_context(scenario, 1.0, tokens / plan.micro_batches, tokens / plan.micro_batches)
+    return Pass((context,), plan.micro_batches, int(drafted_tokens(plan.speculative)))
+
+
+def profiled_tokens(plan: Serving) -> Count:
+    """Return the tokens of an engine's largest step."""
+    return PROFILED_TOKENS if plan.scheduler.token_budget is None else plan.scheduler.token_budget
+
+
+def _profiled_ledger(
+    scenario: Scenario, plan: Serving, profiled: tuple[Pass, PassWork], layout: Sequence[Stage]
+) -> Ledger:
+    """Return the ledger of that step without a KV cache; after it, hidden states and logits are alive together."""
+    ledger = inference_ledger([profiled], layout, CachedSequences(0.0, 1.0))
+    architecture, context, memory = scenario.architecture, profiled[0].parts[0], memory_of(scenario, plan)
+    sequences = minimum(
+        0.0 if plan.scheduler.max_num_seqs is None else plan.scheduler.max_num_seqs, profiled_tokens(plan)
+    )
+    sampling = sequences * architecture.vocabulary * memory.logit
+    hidden = profiled_tokens(plan) * architecture.hidden * context.residual
+    activations = maximum(ledger.activations, hidden + sampling) + memory.workspace
+    return replace(ledger, activations=activations)
+
+
+def largest_graph(scenario: Scenario, plan: Serving) -> Count:
+    """Return the sequences of the largest CUDA graph, none without graphs."""
+    engine = scenario.framework.engine
+    if engine is None or not engine.graph_sizes:
+        return 0.0
+    limit = float(engine.graph_sizes[-1]) if plan.scheduler.graph_limit is None else plan.scheduler.graph_limit
+    return limit if plan.scheduler.max_num_seqs is None else minimum(limit, plan.scheduler.max_num_seqs)
+
+
+def graph_bytes(scenario: Scenario, plan: Serving) -> Bytes:
+    """Return the memory of an engine's CUDA graphs: first_graph + graph * graphs [B]."""
+    engine = scenario.framework.engine
+    if engine is None or plan.scheduler.max_num_seqs is None:
+        return 0.0
+    graphs, memory = engine.graphs(plan.scheduler.max_num_seqs, profiled_tokens(plan)), memory_of(scenario, plan)
+    return where(graphs > 0, memory.first_graph, 0.0) + memory.graph * graphs
