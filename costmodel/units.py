@@ -61,6 +61,7 @@ _DIMENSIONS: dict[str, Dimension] = {
     ),
     "money": Dimension("$", ("", "k", "M"), "$", ("",)),
     "money_rate": Dimension("$/s", ("",), "$/h", (), {"$/h": ("", 1 / 3600)}),
+    "rate": Dimension("1/s", (), "/s", (), {"/s": ("", 1.0), "/min": ("", 1 / 60), "/h": ("", 1 / 3600)}),
     "ratio": Dimension("", ("",), "%", (), {"%": ("", 0.01)}),
     "count": Dimension("", ("",), "", ()),
 }  # fmt: skip

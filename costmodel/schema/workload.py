@@ -26,6 +26,7 @@ from costmodel.schema.quantity import (
     Whole,
     wrong,
 )
+from costmodel.schema.serving import Rate, ReplicasFile, RequestsFile, SloFile
 from costmodel.schema.strict import Strict
 from costmodel.workload.recompute import OPERATORS, SETS
 from costmodel.workload.schedules import SCHEDULES
@@ -359,6 +360,12 @@ class ServingFile(ScenarioFile):
     prefix_hit_rate: ShareOrZero = Field(default=0.0, description="share of a prompt found in the prefix cache")
     speculative: SpeculativeFile | None = Field(default=None, description="speculative decoding; null: none")
     concurrency: Number | None = Field(default=None, description="requests in flight per replica; not with pools")
+    rate: Rate | None = Field(default=None, description="requests that arrive at the whole deployment; not with pools")
+    requests: RequestsFile | None = Field(
+        default=None, description="requests over time; null: Poisson at `rate`, or as many as `concurrency` in flight"
+    )
+    replicas: ReplicasFile = Field(default_factory=ReplicasFile, description="equal engines and their router")
+    slo: SloFile = Field(default_factory=SloFile, description="service-level objective")
     chunk_tokens: Number | None = Field(
         default=None,
         description="prompt tokens per step, along with decoding requests; null: separate steps for prompts",
@@ -376,9 +383,10 @@ class ServingFile(ScenarioFile):
         pools = self.prefill is not None or self.decode is not None
         if pools and (self.prefill is None or self.decode is None):
             raise wrong("`prefill` and `decode` must be set together", "set both pools, or neither and `concurrency`")
-        if not pools and self.concurrency is None:
+        stated = self.concurrency is not None or self.rate is not None or self.requests is not None
+        if not pools and not stated:
             raise wrong("needs `concurrency`, or the pools `prefill` and `decode`", "write `concurrency: 64`")
-        one_engine = ("concurrency", "chunk_tokens", "micro_batches", "parallel", "communication", "devices")
+        one_engine = ("concurrency", "rate", "requests", "replicas", "slo", "chunk_tokens", "micro_batches", "parallel", "communication", "devices")
         stray = [key for key in one_engine if key in self.model_fields_set and getattr(self, key) is not None]
         if pools and stray:
             raise wrong(f"`{stray[0]}` is not allowed with pools", f"remove `{stray[0]}`, or `prefill` and `decode`")

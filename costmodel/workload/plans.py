@@ -9,6 +9,7 @@ import numpy as np
 
 from costmodel.quantities import Count, Quantity, where
 from costmodel.workload.engine import EngineMemory, Scheduler
+from costmodel.workload.requests import Replicas, RequestStream, Slo
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +207,8 @@ class Serving:
     concurrency: requests in flight in one data-parallel replica (a tp*cp*pp group), being prefilled or decoded;
     prefix_hit_rate: share of a prompt that a cache holds; memory: of the engine, null: requests are admitted until a
     device is full; blocks: of its KV cache, null: what fits.
+    concurrency is NaN where not stated; rate: requests that arrive at the whole deployment [1/s], null: not stated;
+    requests: over time, null: Poisson at `rate`, or a closed loop.
     """
 
     phase: ClassVar[str] = "serving"
@@ -218,6 +221,10 @@ class Serving:
     scheduler: Scheduler = field(default_factory=Scheduler)
     memory: EngineMemory | None = None
     blocks: Count | None = None
+    rate: Quantity | None = None
+    requests: RequestStream | None = None
+    replicas: Replicas = field(default_factory=Replicas)
+    slo: Slo = field(default_factory=Slo)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
