@@ -1,7 +1,6 @@
 """Quantity strings to SI floats and back: one function each way.
 
-QuantiPhy reads the number and its prefix, but only after the unit's exact spelling was found in the table of its
-dimension: QuantiPhy alone would take `5 m` for metres or milli-nothing and `Gb/s` for a unit of its own.
+A unit has to be spelt exactly as in the table of its dimension; its prefix is a power of ten or of 1,024.
 """
 
 from __future__ import annotations
@@ -13,13 +12,17 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from quantiphy import Quantity
-
 from costmodel.errors import InputError
 
 _SMALL = ("", "m", "u", "µ", "μ", "n", "p")  # both code points that keyboards give for micro
 _LARGE = ("", "k", "M", "G", "T", "P", "E")
 _BINARY = ("Ki", "Mi", "Gi", "Ti", "Pi")
+_POWERS = {"": 0, "m": -3, "u": -6, "µ": -6, "μ": -6, "n": -9, "p": -12} | {
+    prefix: 3 * i for i, prefix in enumerate(_LARGE)
+}
+_SCALES = {prefix: float(f"1e{power}") for prefix, power in _POWERS.items()} | {
+    prefix: 1024.0**i for i, prefix in enumerate(_BINARY, 1)
+}
 _NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))(?:[eE]([+-]?\d+))?\s*(\S.*)?")
 _NOT_FINITE = re.compile(r"[+-]?\.?(?:nan|inf|infinity)\b.*", re.IGNORECASE)
 
@@ -29,7 +32,7 @@ class Dimension:
     """The spellings of one dimension.
 
     base: the SI unit of its values; prefixes: those the base unit takes; other: further units as
-    `spelling -> (unit that QuantiPhy reads, how many base units it is)`; shown: prefixes that `render` uses;
+    `spelling -> (prefix, how many base units it is without)`; shown: prefixes that `render` uses;
     example: the unit that error messages suggest.
     """
 
@@ -41,7 +44,7 @@ class Dimension:
 
 
 def _bits(suffix: str) -> dict[str, tuple[str, float]]:
-    return {f"{prefix}bit{suffix}": (f"{prefix}bit{suffix}", 1 / 8) for prefix in _LARGE}
+    return {f"{prefix}bit{suffix}": (prefix, 1 / 8) for prefix in _LARGE}
 
 
 _DIMENSIONS: dict[str, Dimension] = {
@@ -57,7 +60,7 @@ _DIMENSIONS: dict[str, Dimension] = {
     "power": Dimension("W", ("m", "", "k", "M", "G"), "W", ("", "k", "M", "G")),
     "energy": Dimension(
         "J", ("", *_SMALL, *_LARGE), "J", ("", "m", "u", "n", "p", "k", "M", "G", "T"),
-        {f"{prefix}Wh": (f"{prefix}Wh", 3600.0) for prefix in ("", "k", "M", "G")},
+        {f"{prefix}Wh": (prefix, 3600.0) for prefix in ("", "k", "M", "G")},
     ),
     "money": Dimension("$", ("", "k", "M"), "$", ("",)),
     "money_rate": Dimension("$/s", ("",), "$/h", (), {"$/h": ("", 1 / 3600)}),
@@ -71,9 +74,9 @@ DIMENSIONS = tuple(_DIMENSIONS)
 
 @functools.cache
 def spellings(dimension: str) -> dict[str, tuple[str, float]]:
-    """Return the accepted units of `dimension` as `spelling -> (what QuantiPhy reads, factor to the SI unit)`."""
+    """Return the accepted units of `dimension` as `spelling -> (prefix, factor of the rest to the SI unit)`."""
     known = _DIMENSIONS[dimension]
-    return {f"{prefix}{known.base}": (f"{prefix}{known.base}", 1.0) for prefix in known.prefixes} | known.other
+    return {f"{prefix}{known.base}": (prefix, 1.0) for prefix in known.prefixes} | known.other
 
 
 def example_unit(dimension: str) -> str:
@@ -96,27 +99,18 @@ def parse(text: str, dimension: str) -> float:
     known = spellings(dimension).get(unit or "")
     if known is None:
         raise _wrong_unit(text, mantissa + (f"e{exponent}" if exponent else ""), unit or "", dimension)
-    read, factor = known
-    # QuantiPhy reads a prefix or an exponent, not both
+    prefix, factor = known
     scale = float(f"1e{exponent}") if exponent else 1.0
-    value = _prefixed(mantissa, read) * scale * factor
+    value = _prefixed(mantissa, prefix) * scale * factor
     if not math.isfinite(value):
         raise InputError.single(f"{text!r} is too large for a number")
     return value
 
 
-def _prefixed(mantissa: str, unit: str) -> float:
-    """Return a mantissa with the prefix of a unit, rounded once, as QuantiPhy reads them together."""
-    prefix = _prefix(unit)
-    return float(f"{mantissa}e{prefix}") if isinstance(prefix, int) else float(mantissa) * prefix
-
-
-@functools.cache
-def _prefix(unit: str) -> int | float:
-    """Return the power of ten that a unit's prefix is, as QuantiPhy reads it; of a binary one the factor."""
-    factor = float(Quantity(f"1 {unit}", binary=True))
-    power = round(math.log10(factor))
-    return power if factor == float(f"1e{power}") else factor
+def _prefixed(mantissa: str, prefix: str) -> float:
+    """Return a mantissa with a prefix, rounded once."""
+    power = _POWERS.get(prefix)
+    return float(mantissa) * _SCALES[prefix] if power is None else float(f"{mantissa}e{power}")
 
 
 def render(value: float, dimension: str) -> str:
@@ -136,7 +130,7 @@ def render(value: float, dimension: str) -> str:
 
 def _scaled(value: float, base: str, prefixes: list[str]) -> str:
     """Return `value` with the largest prefix that leaves at least one before the decimal point."""
-    scales = sorted((float(Quantity(f"1 {prefix}{base}", binary=True)), prefix) for prefix in prefixes)
+    scales = sorted((_SCALES[prefix], prefix) for prefix in prefixes)
     fitting = [pair for pair in scales if abs(value) >= pair[0] * (1 - 1e-15)]
     scale, prefix = fitting[-1] if fitting else (scales[0] if value else (1.0, ""))
     return f"{value / scale:.15g} {prefix}{base}"

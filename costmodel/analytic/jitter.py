@@ -69,20 +69,15 @@ def coupling(schedule: str, pp: int, virtual: int, micro_batches: int, *, shared
     length, rows = (forward + backward)[:, None], np.arange(len(forward))
     draw_of = events.micro_batch if shared else events.chunk  # by pass, then event
     generator = np.random.default_rng(SEED)
-
-    def mean_span(extra: Array) -> float:
-        return float(makespan_by_waves(events.waves, rows, length + extra, np.zeros(extra.shape[1])).mean())
-
-    def drawn() -> Array:
-        half = generator.normal(0.0, SMALL, (int(draw_of.max()) + 1, _AT_ONCE // 2))
-        draws = np.concatenate([half, -half], axis=1)  # antithetic pairs: their mean is that of the times
-        return np.asarray(forward[:, None] * draws[draw_of[0]] + backward[:, None] * draws[draw_of[1]])
-
-    constant = mean_span(np.zeros_like(length))
     repetitions = min(max(DRAWS // (micro_batches * _AT_ONCE), 1), _MOST)
-    lost = float(np.mean([mean_span(drawn()) for _ in range(repetitions)])) - constant
-    one_deviation = mean_span(SMALL * np.hypot(forward, backward)[:, None]) - constant
-    return max(lost / one_deviation, 0.0)
+    pairs = [generator.normal(0.0, SMALL, (int(draw_of.max()) + 1, _AT_ONCE // 2)) for _ in range(repetitions)]
+    draws = np.concatenate([*pairs, *(-half for half in pairs)], axis=1)  # antithetic: their mean is that of the times
+    drawn = forward[:, None] * draws[draw_of[0]] + backward[:, None] * draws[draw_of[1]]
+    one_deviation = SMALL * np.hypot(forward, backward)[:, None]
+    points = length + np.concatenate([np.zeros_like(length), one_deviation, drawn], axis=1)
+    spans = makespan_by_waves(events.waves, rows, points, np.zeros(points.shape[1]))
+    lost = spans[2:].mean() - spans[0]
+    return max(float(lost / (spans[1] - spans[0])), 0.0)
 
 
 class _Events(NamedTuple):

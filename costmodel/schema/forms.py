@@ -65,13 +65,18 @@ def _field(declaration: Declaration) -> tuple[Any, Any]:
     return type_ | None, Field(default=None, **described)
 
 
+@functools.cache
+def _type_hints(form: type) -> dict[str, Any]:
+    return typing.get_type_hints(form, localns=vars(quantities))
+
+
 def _type(declaration: Declaration) -> Any:
     kind = declaration.kind
     if isinstance(kind, Constant) and kind.unit == "count":
         return Integer
     if kind.dimension is not None:
         return Annotated[Value, Measure(kind.dimension)]
-    annotation = typing.get_type_hints(declaration.owner, localns=vars(quantities))[declaration.path[-1]]
+    annotation = _type_hints(declaration.owner)[declaration.path[-1]]
     if typing.get_origin(annotation) is not tuple:
         return annotation  # a truth value, or one of some words
     parts = typing.get_args(annotation)

@@ -20,7 +20,11 @@ MAX_BYTES = 16 * 2**20  # of a YAML or JSON file; far above any real one
 MAX_TABLE_BYTES = 64 * 2**20  # of a table, which Python holds at ten times its size
 MAX_SWEEP_BYTES = 256 * 2**20  # of the table of a sweep: one of a million points must be readable
 _MAX_NODES = 100_000  # far above any real file; reached only by aliases that multiply
-_CORE_TAGS = {"tag:yaml.org,2002:str", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"}
+_TAGS: dict[type[yaml.Node], str] = {
+    yaml.ScalarNode: "tag:yaml.org,2002:str",
+    yaml.SequenceNode: "tag:yaml.org,2002:seq",
+    yaml.MappingNode: "tag:yaml.org,2002:map",
+}
 _CONSTANTS = (
     dict.fromkeys(("", "~", "null", "Null", "NULL"), None)
     | dict.fromkeys(("true", "True", "TRUE"), True)
@@ -36,8 +40,9 @@ _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
 class _Composer(yaml.CSafeLoader):
     """The C parser without YAML 1.1's typing: every plain scalar stays text."""
 
-
-_Composer.yaml_implicit_resolvers = {}
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:  # noqa: ARG002  PyYAML's signature
+        """Return the tag of a node that states none."""
+        return _TAGS[kind]
 
 
 def read_text(path: Path, label: str, limit: int, *, missing_hint: str = "check the path") -> str:
@@ -131,7 +136,7 @@ class _Walk:
                 f"YAML aliases expand to more than {_MAX_NODES:,} values",
                 hint="write the values out, or fewer of them", location=location,
             )  # fmt: skip
-        if node.tag not in _CORE_TAGS:
+        if node.tag != _TAGS[type(node)]:
             raise InputError.single(f"has the tag {node.tag!r}", hint="remove the tag", location=location)
         if isinstance(node, yaml.ScalarNode):
             return Tree(_typed(node.value) if not node.style else node.value, location, key)

@@ -35,7 +35,7 @@ def imported(*arguments):
 
 @pytest.mark.core
 def test_help_waits_for_nothing_heavy():
-    heavy = {"numpy", "pydantic", "yaml", "rich", "quantiphy", "scipy", "networkx", "matplotlib", "simpy"}
+    heavy = {"numpy", "pydantic", "yaml", "rich", "scipy", "networkx", "matplotlib", "simpy"}
     assert not heavy & imported("--help")
 
 
