@@ -40,7 +40,8 @@ PHASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "serving": ("latency", (
         "ttft", "tpot", "latency", "requests_per_second", "input_tokens_per_second", "tokens_per_second",
         "tokens_per_second_per_device", "tokens_per_second_per_user", "concurrency", "max_concurrency",
-        "kv_blocks", "kv_use", "prefix_hit_rate", "cost_per_million_tokens", "energy_per_token", "capital_cost",
+        "kv_blocks", "kv_use", "prefix_hit_rate", "goodput", "preemptions",
+        "cost_per_million_tokens", "energy_per_token", "capital_cost",
     )),
     "disaggregated": ("latency", (
         "ttft", "tpot", "latency", "kv_transfer_time", "requests_per_second", "input_tokens_per_second",
@@ -172,7 +173,7 @@ class Point:
     bytes that a device keeps on its host, null where it keeps none there (tensors: weights, states, gradients and
     activations; kv_cache); reason: why the point is infeasible, null where it is not; reasons: why each null metric is
     null; routing: what is known of expert layers, null where there are none; goodput: shares of a run that failures
-    interrupt, null where no checkpoints are stated.
+    interrupt, null where no checkpoints are stated; details: more of a phase's own, by the keys of the document.
     """
 
     phase: str
@@ -192,6 +193,7 @@ class Point:
     routing: Mapping[str, float] | None = None
     host_memory: Mapping[str, float] | None = None
     goodput: Mapping[str, float] | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def fits(self) -> bool:
@@ -254,6 +256,7 @@ class Point:
             "memory": {**memory, "capacity": self.capacity, "fits": self.fits},
             "basis": self.basis(),
         }  # fmt: skip
+        document.update(self.details)
         if self.host_memory is not None:
             document["host_memory"] = dict(self.host_memory)
         if self.offer is not None:

@@ -46,6 +46,9 @@ class Evaluation(Protocol):
     def schedule(self, perturbations: Perturbations = None) -> Mapping[str, Quantity] | None:
         """Return the parts of a training step with families perturbed within their spread, null for other phases."""
 
+    def details(self) -> Mapping[str, object]:
+        """Return what the document of a single point holds in addition, by its keys."""
+
     def notes(self) -> tuple[str, ...]:
         """Return notes for the reader of a single point."""
 

@@ -129,6 +129,7 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
         offer=_offer(scenario.cluster.device),
         routing=None if facts is None else {name: float(value) for name, value in facts.items()},
         host_memory=_host_memory(ledger),
+        details={} if evaluation is None else evaluation.details(),
     )
 
 

@@ -41,6 +41,10 @@ class PhaseEvaluation(ABC, Generic[T]):
         """Return nothing: only a training step has a schedule."""
         return None
 
+    def details(self) -> Mapping[str, object]:
+        """Return nothing: what results hold beside metrics, by the keys of the document."""
+        return {}
+
     def notes(self) -> tuple[str, ...]:
         """Return nothing."""
         return ()

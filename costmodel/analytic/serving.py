@@ -23,6 +23,7 @@ from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.steady_state import Demand, SteadyState, budgeted, separate
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
+from costmodel.errors import InputError
 from costmodel.quantities import Count, Quantity, floor, maximum, minimum, where
 from costmodel.result import Entry, Metrics
 from costmodel.workload.engine_memory import kv_pool
@@ -96,6 +97,8 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
             "kv_blocks": self._admission.blocks,
             "kv_use": self._admission.used,
             "prefix_hit_rate": plan.prefix_hit_rate,
+            "goodput": None,
+            "preemptions": None,
             **spent(self._scenario.cluster.device, parallel.devices, tokens, computing),
             **invested(self._scenario, parallel.devices),
         }
@@ -182,6 +185,11 @@ def admission(scenario: Scenario, plan: Serving) -> Admission:
     that are admitted do fit. An engine whose memory is known admits by blocks instead, and none more than its scheduler
     has seats.
     """
+    if np.isnan(plan.concurrency).any():
+        raise InputError.single(
+            "the closed form needs `concurrency`", field=f"scenarios.{scenario.name}",
+            hint="write `concurrency: 64`, or simulate the requests with `--engine event`",
+        )  # fmt: skip
     if plan.memory is not None:
         return _engine_admission(scenario, plan)
     sets, unit = scenario.parallel.pp, plan.micro_batches * scenario.parallel.pp

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
+from costmodel.errors import InputError
 from costmodel.schema.quantity import (
     Exponent,
     Integer,
@@ -17,10 +18,12 @@ from costmodel.schema.quantity import (
     Value,
     wrong,
 )
+from costmodel.schema.references import display_path, relative_path
 from costmodel.schema.strict import Strict
+from costmodel.schema.tree import Tree
 
 Rate: TypeAlias = Annotated[Value, Measure("rate")]
-TraceFormat: TypeAlias = Literal["requests", "azure", "mooncake", "burstgpt", "servegen", "sharegpt", "bench"]
+TraceFormat: TypeAlias = Literal["requests", "azure", "mooncake", "burstgpt", "servegen", "bench"]
 
 
 class LengthsFile(Strict):
@@ -86,7 +89,9 @@ class RequestsFile(Strict):
     count: Number | None = Field(default=None, description="requests; null: 10,000, or all of the trace")
     input: LengthsFile | None = Field(default=None, description="prompts; null: all of `input_tokens`")
     output: LengthsFile | None = Field(default=None, description="outputs; null: all of `output_tokens`")
-    pairs: str | None = Field(default=None, description="file whose `input_tokens` and `output_tokens` are drawn together")
+    pairs: str | None = Field(
+        default=None, description="file whose `input_tokens` and `output_tokens` are drawn together"
+    )
     prefix: SharedPrefixFile | None = Field(default=None, description="beginnings that prompts share; null: none")
     sessions: SessionsFile | None = Field(default=None, description="conversations; null: every request by itself")
 
@@ -117,3 +122,27 @@ class SloFile(Strict):
     ttft: Moment | None = Field(default=None, description="time to first token")
     tpot: Moment | None = Field(default=None, description="mean time per token after the first")
     e2e: Moment | None = Field(default=None, description="time to last token")
+
+
+def locate_files(file: RequestsFile | None, scenario: Tree, field: str) -> RequestsFile | None:
+    """Return the requests with the paths of their files, which are relative to the file that names them.
+
+    Raises InputError where a file is missing.
+    """
+    if file is None:
+        return None
+    found: dict[str, str] = {}
+    for key in ("trace", "pairs"):
+        reference = getattr(file, key)
+        if reference is None:
+            continue
+        tree = scenario.at(("requests", key))
+        origin = None if tree is None else tree.location
+        path = relative_path(reference, origin)
+        if not path.is_file():
+            raise InputError.single(
+                f"{display_path(path)} not found", hint="check the path", field=f"{field}.requests.{key}",
+                location=origin,
+            )  # fmt: skip
+        found[key] = str(path)
+    return file.model_copy(update=found)

@@ -386,7 +386,18 @@ class ServingFile(ScenarioFile):
         stated = self.concurrency is not None or self.rate is not None or self.requests is not None
         if not pools and not stated:
             raise wrong("needs `concurrency`, or the pools `prefill` and `decode`", "write `concurrency: 64`")
-        one_engine = ("concurrency", "rate", "requests", "replicas", "slo", "chunk_tokens", "micro_batches", "parallel", "communication", "devices")
+        one_engine = (
+            "concurrency",
+            "rate",
+            "requests",
+            "replicas",
+            "slo",
+            "chunk_tokens",
+            "micro_batches",
+            "parallel",
+            "communication",
+            "devices",
+        )
         stray = [key for key in one_engine if key in self.model_fields_set and getattr(self, key) is not None]
         if pools and stray:
             raise wrong(f"`{stray[0]}` is not allowed with pools", f"remove `{stray[0]}`, or `prefill` and `decode`")

@@ -7,10 +7,30 @@ again are kept as one entry with a size.
 
 from __future__ import annotations
 
+import numpy as np
+
 from costmodel.serving.compiled import inner
 from costmodel.serving.state import (
-    AFTER, ANONYMOUS, BEFORE, COMPUTED, FREE, FREE_HEAD, FREE_TAIL, HELD, OWN, OWNER, REFERENCES, SEGMENT, SIZE, SPARE,
-    UNUSED, Engine, Policy, Progress, Requests,
+    AFTER,
+    ANONYMOUS,
+    BEFORE,
+    COMPUTED,
+    FINISH,
+    FREE,
+    FREE_HEAD,
+    FREE_TAIL,
+    HELD,
+    OWN,
+    OWNER,
+    REFERENCES,
+    SEGMENT,
+    SIZE,
+    SPARE,
+    UNUSED,
+    Engine,
+    Policy,
+    Progress,
+    Requests,
 )  # fmt: skip
 
 
@@ -145,10 +165,9 @@ def share_prefix(requests: Requests, progress: Progress, engine: Engine, request
 
 
 @inner
-def free_request(
-    requests: Requests, progress: Progress, engine: Engine, policy: Policy, request: int, resumes: bool
-) -> None:
-    """Free the blocks of a request, the last one first; of one that resumes, the full ones can be found again."""
+def free_request(requests: Requests, progress: Progress, engine: Engine, policy: Policy, request: int) -> None:
+    """Free the blocks of a request, the last one first; of a preempted one, the full ones can be found again."""
+    resumes = np.isnan(progress.time[request, FINISH])
     own = progress.count[request, OWN]
     if resumes and policy.caching and own > 0:
         full = progress.count[request, COMPUTED] // policy.block - progress.count[request, HELD]

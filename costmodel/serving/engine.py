@@ -17,22 +17,70 @@ import numpy as np
 
 from costmodel.serving.blocks import (
     cached_blocks,
+    drop_entry,
     free_request,
     hold_prefix,
     idle_cached,
     remove_free,
-    drop_entry,
     share_prefix,
     take_blocks,
 )
 from costmodel.serving.compiled import inner
 from costmodel.serving.prices import ROWS, Tables, attention_time, rows_time
 from costmodel.serving.state import (
-    BLOCKED, BUSY_UNTIL, COMPUTED, DECODE_STEPS, DECODERS, DECODING, END, ENDERS, ENDING, FINISH, FIRST, FOLLOWING, FREE,
-    GAP_BINS, GAPS_PER_FACTOR_E, GENERATED, HEAD, HELD, HIT, KEYS, LAST, MOMENT, NEVER, NEXT_FINISH, OUTPUT, OUTSIDE, OWN,
-    OWNER, PARTIAL, PREEMPTED, PREEMPTIONS, PROMPT, PROMPT_TOKENS, QUEUED, RECOMPUTED, SCHEDULED, SEGMENT, SETTLED,
-    SHORTEST_GAP, SIZE, START, STARTERS, STARTING, TAIL, TARGET, TICK, TOKEN_END, UNSEEN, WAITING, Engine, Policy,
-    Progress, Requests,
+    BLOCKED,
+    BUSY_UNTIL,
+    COMPUTED,
+    DECODE_STEPS,
+    DECODERS,
+    DECODING,
+    END,
+    ENDERS,
+    ENDING,
+    FINISH,
+    FIRST,
+    FOLLOWING,
+    FREE,
+    GAP_BINS,
+    GAPS_PER_FACTOR_E,
+    GENERATED,
+    HEAD,
+    HELD,
+    HIT,
+    KEYS,
+    LAST,
+    MOMENT,
+    NEVER,
+    NEXT_FINISH,
+    OUTPUT,
+    OUTSIDE,
+    OWN,
+    OWNER,
+    PARTIAL,
+    PREEMPTED,
+    PREEMPTIONS,
+    PROMPT,
+    PROMPT_TOKENS,
+    QUEUED,
+    RECOMPUTED,
+    SCHEDULED,
+    SEGMENT,
+    SETTLED,
+    SHORTEST_GAP,
+    SIZE,
+    START,
+    STARTERS,
+    STARTING,
+    TAIL,
+    TARGET,
+    TICK,
+    TOKEN_END,
+    UNSEEN,
+    WAITING,
+    Engine,
+    Policy,
+    Progress,
+    Requests,
 )  # fmt: skip
 
 
@@ -114,7 +162,7 @@ def preempt(requests: Requests, progress: Progress, engine: Engine, policy: Poli
         find_next_finish(progress, engine)
     else:
         return False
-    free_request(requests, progress, engine, policy, request, True)
+    free_request(requests, progress, engine, policy, request)
     progress.count[request, FOLLOWING] = count[HEAD]
     if count[HEAD] < 0:
         count[TAIL] = request
@@ -180,7 +228,9 @@ def continue_partial(requests: Requests, progress: Progress, engine: Engine, pol
         return budget
     computed = progress.count[request, COMPUTED]
     rows = min(budget, progress.count[request, TARGET] - computed)
-    needed = max(-(-(computed + rows) // policy.block) - progress.count[request, HELD] - progress.count[request, OWN], 0)
+    needed = max(
+        -(-(computed + rows) // policy.block) - progress.count[request, HELD] - progress.count[request, OWN], 0
+    )
     if needed > engine.count[FREE]:
         # The one admitted last is this one.
         preempt(requests, progress, engine, policy)
@@ -189,7 +239,7 @@ def continue_partial(requests: Requests, progress: Progress, engine: Engine, pol
     progress.count[request, OWN] += needed
     engine.count[PARTIAL] = -1
     add_chunk(requests, progress, engine, policy, request, rows)
-    return budget - rows
+    return int(budget - rows)
 
 
 @inner
@@ -252,7 +302,7 @@ def start_request(
     else:
         engine.count[RECOMPUTED] += target - hit
     add_chunk(requests, progress, engine, policy, request, rows)
-    return rows
+    return int(rows)
 
 
 @inner
@@ -286,7 +336,7 @@ def schedule(requests: Requests, progress: Progress, engine: Engine, policy: Pol
             admit(requests, progress, engine, policy, now, budget)
         if engine.step[2] == 0.0:
             schedule_decoding(requests, progress, engine, policy)
-    return engine.step[0] + engine.step[2] > 0
+    return bool(engine.step[0] + engine.step[2] > 0)
 
 
 @inner
@@ -384,5 +434,5 @@ def release(requests: Requests, progress: Progress, engine: Engine, policy: Poli
             continue
         if policy.caching:
             share_prefix(requests, progress, engine, request, progress.count[request, COMPUTED], policy.block)
-        free_request(requests, progress, engine, policy, request, False)
+        free_request(requests, progress, engine, policy, request)
     engine.count[ENDING] = kept

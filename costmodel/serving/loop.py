@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from costmodel.serving.blocks import take_blocks
 from costmodel.serving.compiled import inner
 from costmodel.serving.engine import (
     blocks_needed,
@@ -16,11 +17,29 @@ from costmodel.serving.engine import (
     schedule,
     see_arrivals,
 )
-from costmodel.serving.blocks import take_blocks
 from costmodel.serving.prices import Tables
 from costmodel.serving.state import (
-    BIN_WIDTH, BLOCKED, BUSY, BUSY_UNTIL, DECODE_STEPS, DECODING, ENDING, FREE, HEAD, KEYS, MOMENT, NEXT_FINISH, PARTIAL,
-    SETTLED, STEPS, TICK, TOKEN_END, Engine, Policy, Progress, Requests,
+    BIN_WIDTH,
+    BLOCKED,
+    BUSY,
+    BUSY_UNTIL,
+    DECODE_STEPS,
+    DECODING,
+    ENDING,
+    FREE,
+    HEAD,
+    KEYS,
+    MOMENT,
+    NEXT_FINISH,
+    PARTIAL,
+    SETTLED,
+    STEPS,
+    TICK,
+    TOKEN_END,
+    Engine,
+    Policy,
+    Progress,
+    Requests,
 )  # fmt: skip
 
 
@@ -124,20 +143,25 @@ def run_quiet_steps(
 
 
 @inner
+def decide(requests: Requests, progress: Progress, engine: Engine, policy: Policy, tables: Tables) -> bool:
+    """Let an engine decide on its next step, or wait; return whether it is stuck."""
+    now = engine.clock[MOMENT]
+    release(requests, progress, engine, policy, now)
+    see_arrivals(requests, progress, engine, now)
+    if not schedule(requests, progress, engine, policy, now):
+        return idle(requests, engine, now)
+    run_step(requests, progress, engine, policy, now, price(tables, engine, policy))
+    return False
+
+
+@inner
 def advance(
     requests: Requests, progress: Progress, engine: Engine, policy: Policy, tables: Tables, until: float
 ) -> bool:
     """Run an engine up to a moment; return whether it is stuck."""
-    clock = engine.clock
-    while clock[MOMENT] < until:
-        now = clock[MOMENT]
-        release(requests, progress, engine, policy, now)
-        see_arrivals(requests, progress, engine, now)
-        if not schedule(requests, progress, engine, policy, now):
-            if idle(requests, engine, now):
-                return True
-            continue
-        run_step(requests, progress, engine, policy, now, price(tables, engine, policy))
+    while engine.clock[MOMENT] < until:
+        if decide(requests, progress, engine, policy, tables):
+            return True
         if policy.jump:
             run_quiet_steps(requests, progress, engine, policy, tables, until)
     return False

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 from costmodel.serving.compiled import inner
 
-
 # Axes of the tables.
 ROWS, DECODE_KEYS, CHUNKS, CHUNK_ROWS, CHUNK_KEYS = 0, 1, 2, 3, 4
 MIXED_DECODES, MIXED_KEYS, MIXED_CHUNKS, MIXED_ROWS, MIXED_CHUNK_KEYS = 5, 6, 7, 8, 9
@@ -55,15 +54,16 @@ def locate(tables: Tables, axis: int, value: float) -> tuple[int, float]:
 def between(values: Any, place: int, share: float) -> float:
     """Return the value on the way from one place to the next."""
     if share == 0.0:
-        return values[place]
-    return values[place] + share * (values[place + 1] - values[place])
+        return float(values[place])
+    return float(values[place] + share * (values[place + 1] - values[place]))
 
 
 @inner
 def rows_time(tables: Tables, rows: float, sequences: int) -> float:
     """Return the time of everything but attention."""
     place, share = locate(tables, ROWS, rows)
-    return between(tables.by_rows, place, share) + tables.by_sequences[min(sequences, len(tables.by_sequences) - 1)]
+    sequences = min(sequences, len(tables.by_sequences) - 1)
+    return between(tables.by_rows, place, share) + float(tables.by_sequences[sequences])
 
 
 @inner

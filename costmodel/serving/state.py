@@ -45,11 +45,12 @@ COUNTS = 23
 PROMPT, OUTPUT = 0, 1
 QUEUED, SCHEDULED, FIRST, FINISH, LAST = 0, 1, 2, 3, 4
 COMPUTED, TARGET, GENERATED, START, END, HELD, OWN, HIT = 0, 1, 2, 3, 4, 5, 6, 7
-PREEMPTED, SEGMENT, FOLLOWING, REPLICA = 8, 9, 10, 11
+PREEMPTED, SEGMENT, FOLLOWING, REPLICA, CALLED = 8, 9, 10, 11, 12
 DECODERS, ENDERS, STARTERS = 0, 1, 2
 BEFORE, AFTER, SIZE, OWNER, REFERENCES, UNUSED = 0, 1, 2, 3, 4, 5
 
 NEVER = np.iinfo(np.int64).max
+NOBODY, NEXT = -1, -2
 ANONYMOUS = -1  # owner of free blocks whose content nobody can use again
 
 
@@ -57,12 +58,16 @@ class Requests(NamedTuple):
     """All requests of a run in order of arrival.
 
     arrival: [s], infinite for one that another request's end calls; length: tokens of prompt and output.
+    calls: request that each one's end calls, `NOBODY`, or `NEXT`: the first that nobody has called yet; pause: until
+        the called one arrives [s].
     first_id: of each request's blocks in `ids`, with the end of the last one; ids: chained prefix blocks: equal numbers
     are equal content up to there.
     """
 
     arrival: Any
     length: Any
+    calls: Any
+    pause: Any
     first_id: Any
     ids: Any
 
@@ -76,7 +81,8 @@ class Progress(NamedTuple):
         GENERATED: tokens returned when it began to decode, START: the engine's tick then, END: the tick of its last
         token; HELD: leading blocks shared by the prefix cache; OWN: its other blocks, until it decodes; HIT: prompt
         tokens found in the cache at first; PREEMPTED: how often; SEGMENT: entry of the free list that holds its blocks
-        since it was preempted, -1: none; FOLLOWING: next in the engine's queue, -1: none; REPLICA: its engine.
+        since it was preempted, -1: none; FOLLOWING: next in the engine's queue, -1: none; REPLICA: its engine;
+        CALLED: 1: its end has called the next request.
     """
 
     time: Any
@@ -139,7 +145,7 @@ GAP_BINS, SHORTEST_GAP, GAPS_PER_FACTOR_E = 2000, 1e-5, 100.0  # 1 % wide, from 
 def new_progress(requests: Requests) -> Progress:
     """Return the progress of requests before the first one arrives."""
     number = len(requests.arrival)
-    progress = Progress(np.full((number, 5), np.nan), np.zeros((number, 12), dtype=np.int64))
+    progress = Progress(np.full((number, 5), np.nan), np.zeros((number, 13), dtype=np.int64))
     progress.count[:, TARGET] = requests.length[:, PROMPT]
     progress.count[:, SEGMENT] = progress.count[:, FOLLOWING] = -1
     return progress
