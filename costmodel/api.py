@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from costmodel.analytic.grid import evaluate_grid, evaluate_point, evaluate_single
 from costmodel.calibration.fit_lookup import load_calibration
-from costmodel.cost.calibration import Calibration
+from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.errors import InputError, Location
 from costmodel.quantities import Array
 from costmodel.result import SCHEMA, Point, Result
@@ -146,10 +147,19 @@ class Workload:
 
     def calibration(self, scenario: Scenario) -> Calibration:
         """Return the calibration of the scenario's device and framework."""
-        key = f"{scenario.cluster.device.name} {scenario.framework.name}"
+        key = _calibration_key(scenario)
         if key not in self._calibrations:
             self._calibrations[key] = load_calibration(scenario.cluster.device, scenario.framework, self._search_path)
         return self._calibrations[key]
+
+    def with_families(self, families: Mapping[str, FamilyFit]) -> Workload:
+        """Return the same with some fits in place of those of the files."""
+        known = {
+            _calibration_key(each): replace(own, families=ChainMap(dict(families), own.families))  # type: ignore[arg-type]
+            for each in self.resolved.scenarios.values()
+            for own in (self.calibration(each),)
+        }
+        return replace(self, _calibrations=known)
 
     def scenario(self, name: str) -> Scenario:
         """Return one scenario as the engines take it; raise InputError on an unknown name."""
@@ -190,6 +200,10 @@ def _is_random(scenario: Scenario) -> bool:
     """Tell whether the event engine draws anything of a scenario at random."""
     simulation = scenario.simulation
     return bool(simulation.jitter or simulation.checkpoints) or isinstance(scenario.plan, Serving)
+
+
+def _calibration_key(scenario: Scenario) -> str:
+    return f"{scenario.cluster.device.name} {scenario.framework.name}"
 
 
 def event_engine(*, full: bool = False) -> EventEngine:

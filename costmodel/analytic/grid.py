@@ -13,7 +13,7 @@ from costmodel.analytic.blocks import Block, blocks, single
 from costmodel.analytic.capital import missing
 from costmodel.analytic.evaluation import Evaluation, evaluate, ledger_of
 from costmodel.analytic.expert_load import routing_facts, routing_grid
-from costmodel.analytic.intervals import intervals, run_spread
+from costmodel.analytic.intervals import intervals, run_scatter
 from costmodel.analytic.out_of_memory import largest_layout, too_much_for_a_device, too_much_for_the_host
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError, InputError, Problem
@@ -107,8 +107,8 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
     spans: dict[str, tuple[float, float] | None] = dict.fromkeys(metrics)
     parts = None
     if evaluation is not None:
-        spread = run_spread(calibration, scenario.plan.phase)
-        bounds = intervals(dict(metrics), evaluation.families(), 0, evaluation.metrics, spread)
+        runs = run_scatter(scenario, calibration, evaluation.operators())
+        bounds = intervals(dict(metrics), evaluation.families(), 0, evaluation.metrics, runs)
         spans = {name: None if pair is None else (float(pair[0]), float(pair[1])) for name, pair in bounds.items()}
         parts = evaluation.schedule()
     facts = routing_facts(scenario)
@@ -232,8 +232,8 @@ def _grid_intervals(
         evaluation = evaluate(block.scenario, calibration)
         metrics = evaluation.metrics(None)
         chosen = {name: metrics[name] for name in names}
-        spread = run_spread(calibration, scenario.plan.phase)
-        spans = intervals(chosen, evaluation.families(), len(shape), evaluation.metrics, spread)
+        runs = run_scatter(block.scenario, calibration, evaluation.operators())
+        spans = intervals(chosen, evaluation.families(), len(shape), evaluation.metrics, runs)
         for name, pair in spans.items():
             if pair is None:
                 absent.add(name)

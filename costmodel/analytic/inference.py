@@ -80,6 +80,22 @@ class PassTimes:
         return maximum(self.latency, sets * self.slowest)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class StageTimes:
+    """Seconds of equal pipeline stages, of which there are `count`.
+
+    span: of the stage's program, without contention; contention: extra time of its kernels
+    compute, all_to_all: in which each stream is busy; kernels: of the compute stream, without collectives
+    """
+
+    count: int
+    span: Seconds
+    contention: Seconds
+    compute: Seconds
+    all_to_all: Seconds
+    kernels: Seconds
+
+
 def pass_model(scenario: Scenario, plan: Prefill | Decode, calibration: Calibration) -> PassModel:
     """Return one pass of a prefill or decode scenario with every operator timed."""
     forward = plan_pass(scenario, plan)
@@ -165,7 +181,19 @@ def pass_times(model: PassModel, perturbations: Perturbations) -> PassTimes:
     busy: Quantity = 0.0
     kernels: Quantity = 0.0
     contention: Quantity = 0.0
-    segments = _segment_times(model, perturbations)
+    for stage in stage_times(model, perturbations):
+        span, extra = stage.span + stage.contention, stage.contention
+        contention = contention + stage.count * extra
+        latency = stage.count * span + latency
+        slowest = maximum(slowest, span)
+        busy = busy + stage.count * (stage.compute + extra)
+        kernels = kernels + stage.count * (stage.kernels + extra)
+    return PassTimes(latency, slowest, busy, kernels, contention)
+
+
+def stage_times(model: PassModel, perturbations: Perturbations) -> list[StageTimes]:
+    """Return the times of each kind of pipeline stage."""
+    segments, found = _segment_times(model, perturbations), []
     for stage in model.stages:
         times = [segments[slot] for slot in stage.program.slots]
         durations, shape = _stacked([segment.total for segment in times])
@@ -174,13 +202,10 @@ def pass_times(model: PassModel, perturbations: Perturbations) -> PassTimes:
         span = makespan(stage.program, durations).reshape(shape)
         compute = (counts[COMPUTE] @ durations).reshape(shape)
         all_to_all = (counts[ALL_TO_ALL] @ durations).reshape(shape) if len(counts) > ALL_TO_ALL else 0.0
+        kernels = (counts[COMPUTE] @ kernel_times).reshape(kernel_shape)
         extra = stage_contention(span, compute, all_to_all, model.moe_comm_slowdown)
-        span, contention = span + extra, contention + stage.count * extra
-        latency = stage.count * span + latency
-        slowest = maximum(slowest, span)
-        busy = busy + stage.count * (compute + extra)
-        kernels = kernels + stage.count * ((counts[COMPUTE] @ kernel_times).reshape(kernel_shape) + extra)
-    return PassTimes(latency, slowest, busy, kernels, contention)
+        found.append(StageTimes(stage.count, span, extra, compute, all_to_all, kernels))
+    return found
 
 
 def stage_contention(span: Seconds, compute: Seconds, all_to_all: Seconds, slowdown: Quantity) -> Seconds:

@@ -7,14 +7,17 @@ independent. The centre is the metric with every family at its median ratio of m
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.analytic.stream_times import Perturbation, Perturbations
-from costmodel.cost.calibration import Calibration, Spread
-from costmodel.quantities import Array, maximum, minimum
+from costmodel.cost.calibration import Calibration
+from costmodel.quantities import Array, Quantity, maximum, minimum
 from costmodel.result import Interval, Metrics
+from costmodel.workload.scenario import Scenario
 
 # These can be zero, so their deviations are added as they are; those of all other metrics as ratios.
 LINEAR = frozenset({"bubble_time", "exposed_communication_time", "goodput", "preemptions", "prefix_hit_rate"})
@@ -28,6 +31,8 @@ RATES = frozenset({
     "requests_per_second", "input_tokens_per_second", "prefill_tokens_per_second_per_device",
     "decode_tokens_per_second_per_device", "mfu", "mfu_noncausal", "hfu", "flop_rate_per_device",
 })  # fmt: skip
+CONDITIONS = ("transferred", "extrapolated", "roofline", "unknown")
+"""What whole runs rest on that widens their scatter: bases of their kernels, and a framework that names none."""
 _CLASSES = {"prefill": "inference", "decode": "inference", "generate": "inference"}
 
 
@@ -49,15 +54,14 @@ def intervals(
     families: Iterable[str],
     dimensions: int,
     evaluate: Callable[[Perturbations], Metrics],
-    spread: Spread | None = None,
+    runs: RunScatter | None = None,
 ) -> dict[str, Interval]:
     """Return [low, high] of every metric; it always contains the point. families: those whose times are uncertain.
 
         low = c - sqrt(sum_f down_f^2),   high = c + sqrt(sum_f up_f^2)
 
     with c the metric at all medians, down_f and up_f its largest deviations under family f; on a logarithmic scale
-    except for `LINEAR` metrics. spread: measured over predicted times of whole runs, one more term of `TIMES` and
-    `RATES`.
+    except for `LINEAR` metrics. runs: how whole runs scatter about predictions, one more term of `TIMES` and `RATES`.
     """
     perturbations = perturbations_of(families, dimensions)
     if not perturbations:
@@ -76,7 +80,7 @@ def intervals(
             low, high = _quadrature(values)
             spans[name] = minimum(value, maximum(low, 0.0)), maximum(value, high)
         else:
-            low, high = _quadrature(np.log(values), _run_deviations(name, spread))
+            low, high = _quadrature(np.log(values), _run_deviations(name, runs))
             spans[name] = minimum(value, np.exp(low)), maximum(value, np.exp(high))
     return spans
 
@@ -109,21 +113,77 @@ def ratio_interval(before: Array, after: Array) -> tuple[float, float, float]:
     return float(centre), float(np.exp(low)), float(np.exp(high))
 
 
-def run_spread(calibration: Calibration, phase: str) -> Spread | None:
-    """Return the ratios of measured to predicted times of whole runs of a phase, null where none were fitted."""
-    fit = calibration.families.get(f"composition_{_CLASSES.get(phase, phase)}")
-    return None if fit is None else fit.spread
+@dataclass(frozen=True, slots=True, eq=False)
+class RunScatter:
+    """How far a run that nobody here has seen lies from its prediction, beside what its kernels say.
+
+    centre: log of measured over predicted time; down, up: to the ends of the 80 % interval from there.
+    """
+
+    centre: Quantity
+    down: Quantity
+    up: Quantity
 
 
-def _run_deviations(name: str, spread: Spread | None) -> tuple[float, float, float]:
+def run_scatter(
+    scenario: Scenario, calibration: Calibration, operators: Sequence[TimedOperator]
+) -> RunScatter | None:  # fmt: skip
+    """Return the scatter of runs such as a scenario; null where none was fitted.
+
+        down^2 = D_class^2 + D_unknown^2 + sum over bases b of (x_b D_b)^2,     up likewise
+
+    D_class: of the phase's class; D_unknown: of runs whose framework names no kernels; x_b: share of the kernels' time
+    that rests on b (`transferred`, `extrapolated`, `roofline`), D_b: of runs that rest on it alone.
+    """
+    phase = scenario.plan.phase
+    own = _logs(calibration, f"composition_{_CLASSES.get(phase, phase)}")
+    if own is None:
+        return None
+    centre, down, up = own
+    shares: dict[str, Quantity] = {name: share for name, share in rests_on(operators).items() if name in CONDITIONS}
+    if not scenario.framework.implementations:
+        shares["unknown"] = 1.0
+    below: Quantity = down * down
+    above: Quantity = up * up
+    for name, share in shares.items():
+        more = _logs(calibration, f"composition_{name}")
+        if more is not None:
+            below, above = below + (share * more[1]) ** 2, above + (share * more[2]) ** 2
+    return RunScatter(centre, np.sqrt(below), np.sqrt(above))
+
+
+def rests_on(operators: Sequence[TimedOperator]) -> dict[str, Quantity]:
+    """Return the share of the time of kernels and messages, each kind taken once, by what it rests on."""
+    totals: dict[str, Quantity] = {}
+    whole: Quantity = 0.0
+    for timed in operators:
+        seconds = np.nan_to_num(timed.time.seconds, posinf=0.0)
+        whole = whole + seconds
+        bases = timed.fit.bases(timed.operator)
+        for name in np.unique(bases).tolist():
+            totals[name] = totals.get(name, 0.0) + np.where(bases == name, seconds, 0.0)
+    return {name: total / np.maximum(whole, np.finfo(float).tiny) for name, total in totals.items()}
+
+
+def _logs(calibration: Calibration, family: str) -> tuple[float, float, float] | None:
+    """Return the centre of a family's spread, and down and up from there, as logarithms; null where it has none."""
+    fit = calibration.families.get(family)
+    if fit is None:
+        return None
+    low, median, high = (math.log(points[0]) for points in (fit.spread.low, fit.spread.median, fit.spread.high))
+    return median, median - low, high - median
+
+
+def _run_deviations(name: str, runs: RunScatter | None) -> tuple[Quantity, Quantity, Quantity]:
     """Return the deviation of the log of a metric under whole runs: its centre, down from there, and up."""
-    if spread is None or name not in TIMES | RATES:
+    if runs is None or name not in TIMES | RATES:
         return 0.0, 0.0, 0.0
-    low, median, high = (math.log(points[0]) for points in (spread.low, spread.median, spread.high))
-    return (median, median - low, high - median) if name in TIMES else (-median, high - median, median - low)
+    return (runs.centre, runs.down, runs.up) if name in TIMES else (-runs.centre, runs.up, runs.down)
 
 
-def _quadrature(values: Array, run: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> tuple[Array, Array]:
+def _quadrature(
+    values: Array, run: tuple[Quantity, Quantity, Quantity] = (0.0, 0.0, 0.0)
+) -> tuple[Array, Array]:  # fmt: skip
     """Return centre minus and plus the root of the summed squares of each family's deviations down and up.
 
     run: shift of the centre, and deviations down and up, of whole runs.

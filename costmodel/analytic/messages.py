@@ -12,7 +12,7 @@ from costmodel.errors import InputError
 from costmodel.hardware import Cluster
 from costmodel.network.cluster_links import KINDS
 from costmodel.network.collective_flows import ALGORITHMS, bandwidth, bus_factor
-from costmodel.network.collectives import algorithm_time, best_chunks, fastest_time, pipelined
+from costmodel.network.collectives import algorithm_time, best_chunks, fastest_algorithm, fastest_time, pipelined
 from costmodel.network.expert_all_to_all import expert_all_to_all_time
 from costmodel.network.group_links import GroupLinks, group_links
 from costmodel.network.layout import Layout, layout
@@ -74,7 +74,10 @@ class CollectiveRequest:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class CollectiveTime:
-    """What it takes [s]. latency: the part that does not shrink with the size; bus_bytes: what bus bandwidth counts."""
+    """What it takes [s]. latency: the part that does not shrink with the size; bus_bytes: what bus bandwidth counts.
+
+    equations: files that compute it, and their sections of docs/method.md; fit: the calibration that scales it.
+    """
 
     request: CollectiveRequest
     engine: str
@@ -84,6 +87,8 @@ class CollectiveTime:
     algorithm: str
     basis: str
     bus_bytes: float
+    equations: tuple[str, ...]
+    fit: str
     outcome: Outcome | None = None
 
     def document(self) -> dict[str, Any]:
@@ -92,7 +97,7 @@ class CollectiveTime:
             "kind": self.request.kind, "ranks": self.request.ranks, "size": self.request.size, "engine": self.engine,
             "algorithm": self.algorithm, "time": self.time, "algbw": bandwidth(self.request.size, self.time),
             "busbw": bandwidth(self.bus_bytes, self.time), "latency_part": self.latency, "bottleneck": self.bottleneck,
-            "basis": self.basis,
+            "basis": self.basis, "equations": list(self.equations), "fit": self.fit,
         }  # fmt: skip
 
 
@@ -149,8 +154,23 @@ def answer(
         algorithm=found.algorithm,
         basis=timed.fit.basis_at(operator),
         bus_bytes=_bus_bytes(request, operator, links),
+        equations=_equations(engine, timed),
+        fit=timed.fit.source,
         outcome=found.outcome,
     )
+
+
+def _equations(engine: str, timed: TimedOperator) -> tuple[str, ...]:
+    """Return the files that compute a time, and their sections of docs/method.md."""
+    is_exchange = isinstance(timed.operator, ExpertAllToAll)
+    own = ("expert_all_to_all.py", "9") if is_exchange else ("collectives.py", "8.2")
+    file, section = own if engine == "analytic" else ("simulation.py", "8.5")
+    found = [f"costmodel/network/{file}; docs/method.md, section {section}"]
+    form = timed.fit.form
+    if form is not None:
+        module = type(form).__module__.replace(".", "/")
+        found.append(f"{module}.py; docs/method.md, section {form.SECTION}")
+    return tuple(found)
 
 
 def _check_engine(request: CollectiveRequest, engine: str) -> None:
@@ -235,7 +255,16 @@ def _closed(
     if request.chunks is not None:
         transfer, latency = _chunked(request.chunks, transfer, steps, float(links.latency), wire)
     kind = "latency" if latency > transfer else _slowest(operator, _without_latency(links), algorithm)
-    return _Answer(transfer, latency, LINK_NAMES.get(kind, kind), algorithm or "fastest")
+    return _Answer(transfer, latency, LINK_NAMES.get(kind, kind), algorithm or _fastest(operator, links))
+
+
+def _fastest(operator: Collective | ExpertAllToAll, links: GroupLinks) -> str:
+    """Return the algorithm whose closed form is shortest."""
+    return (
+        operator.mode
+        if isinstance(operator, ExpertAllToAll)
+        else fastest_algorithm(operator.kind, operator.size, links)
+    )
 
 
 def _chunked(chunks: int, transfer: float, latencies: float, latency: float, wire: Wire) -> tuple[float, float]:

@@ -29,13 +29,17 @@ _NUMERIC = frozenset((*NUMBERS, "predicted_us", "low_us", "high_us"))  # columns
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Predictions:
-    """What is predicted of every row: seconds, NaN where nothing can be said, its 80 % interval, basis and reason."""
+    """What is predicted of every row: seconds, NaN where nothing can be said, its 80 % interval, basis and reason.
+
+    fits: the calibration file that prices the operator which a row is named after, blank for the roofline.
+    """
 
     seconds: Array
     low: Array
     high: Array
     basis: Texts
     why: Texts
+    fits: Texts
 
     def count_by_basis(self) -> dict[str, int]:
         """Return how many rows rest on what, `none` where nothing is predicted."""
@@ -67,7 +71,7 @@ def predict_mapped(
     """
     count = len(table)
     seconds, low, high = (np.full(count, np.nan) for _ in range(3))
-    basis, why = (np.full(count, "", dtype=np.object_) for _ in range(2))
+    basis, why, fits = (np.full(count, "", dtype=np.object_) for _ in range(3))
     framework = default_framework(search_path)
     choosers: dict[str, Chooser] = {}
     for part in mapped:
@@ -76,11 +80,13 @@ def predict_mapped(
         choice = chooser.choose(part.family, variant_of(part), _kernel(table, part.rows))
         rows = part.rows
         seconds[rows], low[rows], high[rows] = _times(part, choice, framework)
-        basis[rows] = _bases(part, choice)
+        named = _named_operator(part)
+        fit = choice.calibration.fit(named)
+        basis[rows], fits[rows] = _bases_of(fit, named, len(rows)), fit.source
         why[rows] = choice.why
     for left in left_out:
         why[left.rows] = left.reason
-    return Predictions(seconds, low, high, basis, why)
+    return Predictions(seconds, low, high, basis, why, fits)
 
 
 def write_predictions(path: Path, columns: Mapping[str, Sequence[str]], found: Predictions) -> None:
@@ -170,10 +176,9 @@ def _ratio(fit: FamilyFit, seconds: Array, low: float, high: float) -> Array:
     return ratio
 
 
-def _bases(part: OperatorRows, choice: Choice) -> Texts:
-    """Return the basis of every row: that of the operator it is named after."""
-    operator = next((each for each in part.operators if each.family == part.family), part.operators[0])
-    return _bases_of(choice.calibration.fit(operator), operator, len(part.rows))
+def _named_operator(part: OperatorRows) -> Operator:
+    """Return the operator that a row is named after."""
+    return next((each for each in part.operators if each.family == part.family), part.operators[0])
 
 
 def _bases_of(fit: FamilyFit, operator: Operator, count: int) -> Texts:

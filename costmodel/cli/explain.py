@@ -18,7 +18,12 @@ from costmodel.errors import InfeasibleError
 
 @click.command("explain")
 @click.argument("workload", shell_complete=names("workloads", files=True))
-@click.option("--op", "operator", metavar="NAME", help="An operator or a line of the list; without it all are listed.")
+@click.option(
+    "--op",
+    "operator",
+    metavar="NAME",
+    help="An operator or a line of the list, or `step`: how they compose; without it all are listed.",
+)
 @click.option("--scenario", metavar="NAME", help="The scenario (default: the first).")
 @click.option(
     "--cluster",
@@ -48,6 +53,7 @@ def command(
     from costmodel.api import load
     from costmodel.report import explain
     from costmodel.result import stored_line
+    from costmodel.workload.operators import base_name
 
     chosen = None if scenario is None else [scenario]
     loaded = load(workload, set=read_changes(changes), cluster=cluster, search_path=search_path, scenarios=chosen)
@@ -57,6 +63,8 @@ def command(
     refused = explain.refused(loaded, name)
     code = 0 if refused is None else InfeasibleError.exit_code
     head = {"workload": loaded.name, "scenario": name, **({} if refused is None else {"reason": refused})}
+    again = workload_arguments(workload, cluster, changes, search_path)
+    again = f"{again} --scenario {name}" if scenario else again
     if operator is None:
         lines, routing = explain.lines(loaded, name), explain.routing(loaded, name)
         if as_json:
@@ -65,9 +73,8 @@ def command(
         else:
             from costmodel.report.operators import show_lines, show_refused
 
-            again = workload_arguments(workload, cluster, changes, search_path)
             show_refused(refused)
-            show_lines(lines, f"{again} --scenario {name}" if scenario else again, routing)
+            show_lines(lines, again, routing, has_step=explain.has_step(loaded, name))
         return code
     found = explain.explain(loaded, name, stored_line(operator))
     if as_json:
@@ -76,5 +83,6 @@ def command(
         from costmodel.report.operators import show_explanations, show_refused
 
         show_refused(refused)
-        show_explanations(found)
+        line = next((line for line in explain.lines(loaded, name) if line.name == base_name(found[0].name)), None)
+        show_explanations(found, line, again)
     return code

@@ -15,23 +15,41 @@ from costmodel.errors import InputError
     "--leave-out", "--cross-validate", "leave_out", is_flag=True,
     help="Before each comparison, refit framework parameters without that publication.",
 )  # fmt: skip
+@click.option(
+    "--summary", is_flag=True,
+    help="Only how accurate each class is, refitted as by --leave-out, on figures that nothing on their path rests on.",
+)  # fmt: skip
 @json_option
 @path_option
 def command(
-    *, cases: tuple[str, ...], classes: tuple[str, ...], leave_out: bool, as_json: bool, search_path: tuple[str, ...]
-) -> int:
+    *, cases: tuple[str, ...], classes: tuple[str, ...], leave_out: bool, summary: bool, as_json: bool,
+    search_path: tuple[str, ...],
+) -> int:  # fmt: skip
     """Compare predictions with published results: all shipped cases, or those in FILE or with ID."""
     from costmodel.study.reproduce import load_cases, reproduce, summarise, summarise_publications
 
     chosen, unread = load_cases(cases, search_path, classes)
-    changes = widening = None
-    if leave_out:
+    unseen = None
+    if leave_out or summary:
         from costmodel.study.end_to_end import left_out
 
-        refitted = left_out(chosen, search_path)
-        changes, widening = refitted.changes, refitted.widening
-    comparisons, problems = reproduce(chosen, search_path, changes, widening)
-    if as_json:
+        unseen = left_out(chosen, search_path)
+    comparisons, problems = (
+        reproduce(chosen, search_path)
+        if unseen is None
+        else reproduce(chosen, search_path, unseen.changes, unseen.widening, unseen.refitted)
+    )
+    if summary:
+        from costmodel.study.accuracy import by_class
+
+        accuracy = list(by_class(comparisons))
+        if as_json:
+            print_json([one.document() for one in accuracy])
+        else:
+            from costmodel.report.reproduce import show_accuracy
+
+            show_accuracy(accuracy)
+    elif as_json:
         print_json([comparison.document() for comparison in comparisons])
     else:
         from costmodel.report.reproduce import show_comparisons

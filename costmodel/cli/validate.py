@@ -12,7 +12,9 @@ from costmodel.errors import InputError
 @click.argument("files", nargs=-1, required=True, type=click.Path())
 @path_option
 def command(files: tuple[str, ...], search_path: tuple[str, ...]) -> int:
-    """Check FILES and the files they refer to. Prints one line per problem: file:line:column: field: problem; fix."""
+    """Check FILES, or shipped workloads by name, and the files they refer to.
+
+    Prints one line per problem: file:line:column: field: problem; fix."""
     from costmodel.schema.files import validate
 
     problems = dict.fromkeys(str(problem) for file in files for problem in validate(file, search_path))

@@ -133,12 +133,6 @@ def attention_terms(attention: AttentionKernel, machine: Machine, fit: FamilyFit
     }  # fmt: skip
 
 
-def mixed_time(mixed: MixedAttention, machine: Machine, fit: FamilyFit) -> Time:
-    """Return the time of several populations in one kernel."""
-    terms = mixed_terms(mixed, machine, fit)
-    return kernel(terms["compute_time"], terms["hbm_time"], terms["launch"])
-
-
 def mixed_terms(mixed: MixedAttention, machine: Machine, fit: FamilyFit) -> Terms:
     """Return the terms of several populations in one kernel: all tensor work, all traffic."""
     compute: Seconds = 0.0

@@ -12,10 +12,12 @@ Terms: TypeAlias = "dict[str, Quantity]"  # the ending of a name says its unit
 SHORTEST = 1e-12  # of times that are divided by, or whose logarithm is taken [s]
 _DIMENSIONS = {"time": "time", "latency": "time", "bytes": "size", "bandwidth": "bandwidth", "flop": "flop"}
 
+_TIMES = ("t", "launch", "ttft", "tpot", "layer", "all_to_all")
+
 
 def dimension_of(term: str) -> str:
     """Return the dimension of a term: that of the last word of its name, else a count."""
-    return _DIMENSIONS.get("time" if term == "t" else term.rpartition("_")[2], "count")
+    return "time" if term in _TIMES else _DIMENSIONS.get(term.rpartition("_")[2], "count")
 
 
 def term_at(terms: Terms, index: int) -> Terms:

@@ -54,11 +54,13 @@ def screen(table: Table, catalogue: Catalogue) -> Screened:
 
 def exclusions(table: Table, left_out: Sequence[ExcludedRows]) -> list[Exclusion]:
     """Return the rows left out of a table by operation and reason, the most first."""
-    found: dict[tuple[str, str], list[str]] = {}
+    rows_by_reason: dict[tuple[str, str], list[str]] = {}
     for one in left_out:
-        places = found.setdefault((one.op, one.reason), [])
+        places = rows_by_reason.setdefault((one.op, one.reason), [])
         for row in one.rows:
             earlier = one.repeats.get(int(row))
             places.append(f"{table.place(row)}{'' if earlier is None else f' repeats {table.place(earlier)}'}")
-    listed = (Exclusion(op, reason, len(places), tuple(places[:SHOWN])) for (op, reason), places in found.items())
+    listed = (
+        Exclusion(op, reason, len(places), tuple(places[:SHOWN])) for (op, reason), places in rows_by_reason.items()
+    )
     return sorted(listed, key=lambda one: (-one.rows, one.op, one.reason))

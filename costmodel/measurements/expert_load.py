@@ -28,8 +28,8 @@ def expected_routing(batch: RowGroup) -> tuple[Array, Array, Array]:
     shapes = np.stack([*(batch.number(name) for name in columns), _exponents(batch)], axis=1)
     distinct, which = np.unique(shapes, axis=0, return_inverse=True)
     rule = batch.text("framework")
-    found = np.array([_fullest(rule, *(float(value) for value in shape)) for shape in distinct])
-    rows, active, deviation = found[which.ravel()].T
+    loads = np.array([_fullest(rule, *(float(value) for value in shape)) for shape in distinct])
+    rows, active, deviation = loads[which.ravel()].T
     return rows, active, deviation
 
 

@@ -90,8 +90,8 @@ def expert_layer(batch: RowGroup) -> list[Operator]:
     """
     hidden, inter = batch.number("hidden"), batch.number("inter") / batch.number("tp_size")
     tokens, held = batch.number("num_tokens"), batch.number("num_experts") / batch.number("ep_size")
-    stated = batch.text("sub_op") == "fused_experts"
-    if stated:
+    fused = batch.text("sub_op") == "fused_experts"
+    if fused:
         rows, active = batch.number("m"), batch.number("num_groups")
         deviation = np.sqrt(rows / active * (1.0 - 1.0 / active))
     else:
@@ -114,7 +114,7 @@ def expert_layer(batch: RowGroup) -> list[Operator]:
 
     up, down = one("expert up", inputs * inter, hidden), one("expert down", hidden, inter)
     zeros = (copies - rows) * (inputs * inter + hidden) * _WIDE
-    if stated:
+    if fused:
         return [up, down, stream("expert permute", zeros + tokens * hidden * 2 * _WIDE, "permute")]
     moved = (tokens if in_place else rows) * hidden * (_WIDE + kind.left)
     return [

@@ -50,8 +50,8 @@ def table_files(measurements: Path) -> list[Path]:
         return [measurements]
     inside = measurements / "calibration"
     folder = inside if inside.is_dir() else measurements
-    found = (path for suffix in SUFFIXES for path in folder.glob(f"*{suffix}"))
-    files = sorted(path for path in found if path.name not in _BESIDE)
+    paths = (path for suffix in SUFFIXES for path in folder.glob(f"*{suffix}"))
+    files = sorted(path for path in paths if path.name not in _BESIDE)
     if not files:
         raise table_error(measurements, "holds no measurement table", hint="name a folder of CSV or Parquet files")
     return files
@@ -85,8 +85,8 @@ def _foreign(path: Path) -> RawTable:
     """Return what another tool measured: a profiler's trace, or the output of nccl-tests."""
     from costmodel.profiling.importing import read_foreign
 
-    found = read_foreign(path, display_path(path))
-    return RawTable(path, found.columns, found.lines)
+    foreign = read_foreign(path, display_path(path))
+    return RawTable(path, foreign.columns, foreign.lines)
 
 
 def _csv(path: Path) -> RawTable:

@@ -85,10 +85,10 @@ class RowGroup:
 
     def compute_format(self) -> Format:
         """Return the format of the products; raise Unmapped where the device has no unit for it."""
-        found = self.format("dtype_in")
-        if found.unit not in self.device.math:
-            raise Unmapped(f"{self.device.name} has no {found.unit} unit")
-        return found
+        format_in = self.format("dtype_in")
+        if format_in.unit not in self.device.math:
+            raise Unmapped(f"{self.device.name} has no {format_in.unit} unit")
+        return format_in
 
     @property
     def says(self) -> str:

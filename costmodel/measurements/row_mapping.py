@@ -154,7 +154,7 @@ def _map(table: Table, rows: Indices, catalogue: Catalogue) -> OperatorRows:
     # The modes of an exchange are families of their own, and so is a prefill of single tokens.
     own = operation in _EXCHANGES or operation in ("attention_prefill", "attention_mixed")
     family = operators[0].family if own else rule.family
-    found = OperatorRows(family, rows, device, operators, warm_l2=batch.text("timing") in _WARM)
+    mapped = OperatorRows(family, rows, device, operators, warm_l2=batch.text("timing") in _WARM)
     if operation in _COMMUNICATION:
-        return replace(found, cluster=messages.cluster(batch), comm_processors=messages.comm_processors(batch))
-    return found
+        return replace(mapped, cluster=messages.cluster(batch), comm_processors=messages.comm_processors(batch))
+    return mapped

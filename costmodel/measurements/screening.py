@@ -35,12 +35,12 @@ def repeated(table: Table) -> dict[int, int]:
     columns = [some.text(name) for name in TEXTS if name != "row_id"]
     columns += [np.nan_to_num(some.number(name)) for name in NUMBERS]
     first: dict[tuple[Any, ...], int] = {}
-    found: dict[int, int] = {}
+    repeats: dict[int, int] = {}
     for row, *key in zip(candidates.tolist(), *columns, some.seconds, strict=True):
         earlier = first.setdefault(tuple(key), row)
         if earlier != row:
-            found[row] = earlier
-    return found
+            repeats[row] = earlier
+    return repeats
 
 
 def contradictory(table: Table) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:

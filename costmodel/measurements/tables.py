@@ -86,11 +86,11 @@ class Table:
 
     def groups(self, *names: str) -> Iterator[tuple[tuple[str, ...], Indices]]:
         """Yield every combination of values of some text columns, in order, with the positions of its rows."""
-        found: dict[tuple[str, ...], list[int]] = {}
+        rows_by_key: dict[tuple[str, ...], list[int]] = {}
         for row, key in enumerate(zip(*(self.texts[name] for name in names), strict=True)):
-            found.setdefault(key, []).append(row)
-        for key in sorted(found):
-            yield key, np.array(found[key], dtype=np.intp)
+            rows_by_key.setdefault(key, []).append(row)
+        for key in sorted(rows_by_key):
+            yield key, np.array(rows_by_key[key], dtype=np.intp)
 
     def marked(self, *flags: str) -> npt.NDArray[np.bool_]:
         """Return where a row carries one of some flags; a row may have several, joined by semicolons."""
@@ -114,7 +114,9 @@ def read_tables(
     files = table_files(measurements)
     folder = measurements if measurements.is_dir() else measurements.parent
     meta = _meta(next((path for base in (folder, folder.parent) if (path := base / "meta.csv").is_file()), None))
-    return join([table_of(_asked(_named(_sheet(path), otherwise), timed=timed, device=device), meta) for path in files])
+    return join(
+        [table_of(_requested(_named(_sheet(path), otherwise), timed=timed, device=device), meta) for path in files]
+    )
 
 
 def _sheet(path: Path) -> RawTable:
@@ -133,7 +135,7 @@ def single_row(cells: Mapping[str, str], place: Location) -> Table:
             raise sheet.error(
                 "is no column of a measurement table", row=0, field=name, hint=suggest(name, [*TEXTS, *NUMBERS])
             )
-    return table_of(_asked(sheet, timed=False, device=None), {})
+    return table_of(_requested(sheet, timed=False, device=None), {})
 
 
 def join(tables: Sequence[Table]) -> Table:
@@ -152,7 +154,7 @@ def _named(sheet: RawTable, device: str | None) -> RawTable:
     return replace(sheet, columns={**sheet.columns, "device": [cell or device for cell in sheet.column("device")]})
 
 
-def _asked(sheet: RawTable, *, timed: bool, device: str | None) -> RawTable:
+def _requested(sheet: RawTable, *, timed: bool, device: str | None) -> RawTable:
     """Return a sheet with the device that stands in for its own, and with no times where none are asked for."""
     if device is not None:
         sheet = sheet.with_column("device", device)
@@ -173,8 +175,8 @@ def _refuse_other_units(sheet: RawTable) -> None:
                 hint = (
                     f"keep `{ours}` alone" if ours in sheet.columns else f"convert `{name}` to {unit}, named `{ours}`"
                 )
-                told = f"`{name}` (column {number}) is no column of the measurement schema"
-                raise sheet.error(told, field=ours, hint=hint)
+                message = f"`{name}` (column {number}) is no column of the measurement schema"
+                raise sheet.error(message, field=ours, hint=hint)
 
 
 def table_of(sheet: RawTable, meta: Mapping[str, Mapping[str, str]] | None = None) -> Table:
@@ -228,9 +230,9 @@ def _floats(sheet: RawTable, name: str) -> Array:
     except ValueError:
         first = next(index for index, value in enumerate(filled) if not _is_number(value))
         raise sheet.error(f"{values[first]!r} is not a number", row=first, field=name) from None
-    stated = [int(index) for index in np.flatnonzero(np.isnan(numbers)) if values[int(index)].strip()]
-    if stated:
-        raise sheet.error(f"{values[stated[0]]!r} is not a number", row=stated[0], field=name)
+    not_numbers = [int(index) for index in np.flatnonzero(np.isnan(numbers)) if values[int(index)].strip()]
+    if not_numbers:
+        raise sheet.error(f"{values[not_numbers[0]]!r} is not a number", row=not_numbers[0], field=name)
     return numbers
 
 

@@ -47,6 +47,12 @@ def fastest_time(kind: str, size: Bytes, links: GroupLinks) -> Seconds:
     return _least(kind, [name for name in CLOSED_FORMS[kind] if name not in IN_SWITCHES], size, links)
 
 
+def fastest_algorithm(kind: str, size: Bytes, links: GroupLinks) -> str:
+    """Return the name of the algorithm whose time `fastest_time` is, at a single size."""
+    names = [name for name in CLOSED_FORMS[kind] if name not in IN_SWITCHES]
+    return min(names, key=lambda name: float(CLOSED_FORMS[kind][name](size, links)))
+
+
 def _least(kind: str, names: Sequence[str], size: Bytes, links: GroupLinks) -> Seconds:
     times = [CLOSED_FORMS[kind][name](size, links) for name in names]
     return where(links.size > 1, minimum(*times), 0.0)

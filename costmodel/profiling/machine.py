@@ -20,7 +20,6 @@ from costmodel.errors import InputError
 from costmodel.profiling.device_file import Facts
 from costmodel.profiling.timing import Call
 
-CPU_NAME = "this-cpu"
 _CPU_INFO = Path("/proc/cpuinfo")
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _QUERY = ("clocks.sm", "power.draw", "driver_version", "clocks.max.sm", "power.limit")

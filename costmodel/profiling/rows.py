@@ -88,7 +88,7 @@ class RowTable:
             return {}
         if tuple(lines[0]) != COLUMNS:
             raise _wrong(path, 1, "is no table of `costmodel profile`", "name a new file")
-        found = {}
+        measured = {}
         for number, cells in enumerate(lines[1:], start=2):
             if len(cells) != len(COLUMNS):
                 raise _wrong(path, number, f"has {len(cells)} values for {len(COLUMNS)} columns", "remove the line")
@@ -96,8 +96,8 @@ class RowTable:
             if row["device"] != device:
                 hint = f"name another file: this run is on {device}"
                 raise _wrong(path, number, f"is a row of {row['device']}", hint)
-            found[row["row_id"]] = row
-        return found
+            measured[row["row_id"]] = row
+        return measured
 
 
 def _wrong(path: Path, line: int, message: str, hint: str) -> MeasurementError:

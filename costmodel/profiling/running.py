@@ -42,7 +42,7 @@ Names: TypeAlias = "Callable[[str], str | None]"
 
 @dataclass(frozen=True, slots=True)
 class ProfileRequest:
-    """What a run is asked for. device: auto, cuda or cpu; suites: none for all; seconds: after which none begins."""
+    """The settings of a run. device: auto, cuda or cpu; suites: none for all; seconds: after which no kernel begins."""
 
     device: str
     suites: tuple[str, ...]
@@ -52,7 +52,7 @@ class ProfileRequest:
 
 @dataclass(slots=True)
 class ProfileRun:
-    """What a run left: rows new and in all, kernels that failed with the reason, and the device file if one was made.
+    """The result of a run: new rows and all, kernels that failed with the reason, and the device file if it wrote one.
 
     left: kernels that it had no time for; writes: this process is the one of its group that has written the table.
     """
@@ -66,27 +66,30 @@ class ProfileRun:
     writes: bool = True
 
 
-def run(asked: ProfileRequest, names: Names, widths: Widths, tell: Callable[[float], None]) -> ProfileRun:
+def run(request: ProfileRequest, names: Names, widths: Widths, on_progress: Callable[[float], None]) -> ProfileRun:
     """Time kernels until the time is over or none is left; rows that the output already holds are not timed again.
 
     names: the device file that a product's name or alias means; widths: half widths of predicted 80 % intervals over
-    the predicted time, of rows; tell: called with the share of the run that is over. Raises InputError where torch is
-    not installed, the device is not there, a suite is unknown, or the output is no table of this device.
+    the predicted time, of rows; on_progress: called with the share of the run that is over.
+    Raises InputError where torch is not installed, the device is not there, a suite is unknown, or the output is no
+    table of this device.
     """
-    if asked.output.suffix != ".csv":
-        raise InputError.single(f"{asked.output} is no .csv file", hint="name one, such as mine.csv", field="--output")
-    shapes(asked.suites, ProfileLimits({}, 1.0, 0.0, 0.0))  # an unknown suite is told before anything is imported
+    if request.output.suffix != ".csv":
+        raise InputError.single(
+            f"{request.output} is no .csv file", hint="name one, such as mine.csv", field="--output"
+        )
+    shapes(request.suites, ProfileLimits({}, 1.0, 0.0, 0.0))  # reports an unknown suite before anything is imported
     if importlib.util.find_spec("torch") is None:
         raise InputError.single("torch is not installed", hint="pip install 'costmodel[profile]'", field="profile")
     from costmodel.profiling.collectives import Ranks
     from costmodel.profiling.machine import kind_of, machine
 
-    ranks = Ranks(kind_of(asked.device))
+    ranks = Ranks(kind_of(request.device))
     try:
-        found = machine(asked.device, _threads(asked.output))
-        make_folder(asked.output.parent)
-        name = names(found.facts.product) if found.kind == "cuda" else None
-        return _Run(asked, found, ranks, name or _name(found), widths, named=name is not None).go(tell)
+        device = machine(request.device, _threads(request.output))
+        make_folder(request.output.parent)
+        name = names(device.facts.product) if device.kind == "cuda" else None
+        return _Run(request, device, ranks, name or _name(device), widths, named=name is not None).go(on_progress)
     finally:
         ranks.close()
 
@@ -97,10 +100,10 @@ def _threads(output: Path) -> int | None:
     if not (output.is_file() and aside.is_file()):
         return None
     try:
-        stated = json.loads(aside.read_text(encoding="utf-8"))["threads"]
+        threads = json.loads(aside.read_text(encoding="utf-8"))["threads"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return stated if isinstance(stated, int) and stated > 0 else None
+    return threads if isinstance(threads, int) and threads > 0 else None
 
 
 def _name(machine: Machine) -> str:
@@ -114,39 +117,39 @@ class _Run:
     """A run on one device. named: a file of the device is on the search path already."""
 
     def __init__(
-        self, asked: ProfileRequest, machine: Machine, ranks: Ranks, device: str, widths: Widths, *, named: bool
+        self, request: ProfileRequest, machine: Machine, ranks: Ranks, device: str, widths: Widths, *, named: bool
     ) -> None:
         from costmodel.profiling.operands import Operands
 
-        self._asked, self._machine, self._ranks, self._widths = asked, machine, ranks, widths
+        self._request, self._machine, self._ranks, self._widths = request, machine, ranks, widths
         self._named = named
         self._operands = Operands(machine.kind, machine.facts.cache)
-        self._ran = ProfileRun(device, writes=ranks.first)
-        self._end = time.monotonic() + asked.seconds
+        self._result = ProfileRun(device, writes=ranks.first)
+        self._end = time.monotonic() + request.seconds
         self._last_state: dict[str, str] = {}
         self._read_at = -math.inf
 
-    def go(self, tell: Callable[[float], None]) -> ProfileRun:
+    def go(self, on_progress: Callable[[float], None]) -> ProfileRun:
         """Time what there is time for."""
-        path = self._asked.output if self._ranks.first else None
-        with RowTable(path, self._ran.device) as table:
+        path = self._request.output if self._ranks.first else None
+        with RowTable(path, self._result.device) as table:
             self._write_aside(table)
             try:
                 if self._ranks.size == 1:
                     first = probes(self._machine.kind, self._machine.formats, self._machine.facts)
                     self._each(first, len(first), table, lambda _: None)
                     self._write_device(table)
-                self._each(*self._chosen(table), table, tell)
+                self._each(*self._chosen(table), table, on_progress)
             finally:
-                self._ran.rows = table.rows
+                self._result.rows = table.rows
                 self._write_device(table)
                 self._write_aside(table)
-        return self._ran
+        return self._result
 
     def _chosen(self, table: RowTable) -> tuple[Iterable[Shape], int]:
         """Return the kernels that are left, the most informative first, the same on every rank, and their number."""
         candidates = shapes(self._suites(), self._reach(rates_of(table.measured.values(), self._machine.facts.cache)))
-        rows = [shape.columns() | self._stated(shape) for shape in candidates]
+        rows = [shape.columns() | self._common_columns(shape) for shape in candidates]
         measured = frozenset(table.measured)
         order = most_informative(candidates, measured, self._widths(rows)) if self._ranks.first else iter(())
         if self._ranks.size == 1:
@@ -156,7 +159,7 @@ class _Run:
 
     def _suites(self) -> tuple[str, ...]:
         """Return the suites: in a group those of the group alone, so that no rank times what another disturbs."""
-        return ("collectives",) if self._ranks.size > 1 else self._asked.suites
+        return ("collectives",) if self._ranks.size > 1 else self._request.suites
 
     def _reach(self, rates: Rates) -> ProfileLimits:
         from costmodel.profiling.libraries import importable
@@ -173,18 +176,18 @@ class _Run:
             local=self._ranks.local,
         )  # fmt: skip
 
-    def _each(self, order: Iterable[Shape], count: int, table: RowTable, tell: Callable[[float], None]) -> None:
+    def _each(self, order: Iterable[Shape], count: int, table: RowTable, on_progress: Callable[[float], None]) -> None:
         """Time some kernels until the time is over. count: how many there are."""
-        self._ran.left = count
+        self._result.left = count
         for place, shape in enumerate(order):
-            left = self._end - time.monotonic()
-            if self._ranks.agree(left <= 0.0 and bool(table.measured)):
+            remaining = self._end - time.monotonic()
+            if self._ranks.agree(remaining <= 0.0 and bool(table.measured)):
                 return
             if shape.row_id in table.measured:
                 continue
             self._one(shape, table)
-            self._ran.left = count - place - 1
-            tell(max(1.0 - left / self._asked.seconds, (place + 1) / count))
+            self._result.left = count - place - 1
+            on_progress(max(1.0 - remaining / self._request.seconds, (place + 1) / count))
 
     def _one(self, shape: Shape, table: RowTable) -> None:
         """Time a kernel and write its row; note why where it cannot run."""
@@ -192,16 +195,16 @@ class _Run:
             timing, name = self._time(shape)
         except (RuntimeError, ImportError, TypeError, ValueError, AttributeError) as error:
             # Anything that a library refuses to run; the next kernel may be one that it runs.
-            self._ran.failed[shape.row_id] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            self._result.failed[shape.row_id] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             self._machine.check(shape.row_id)
             self._operands.release()
             return
-        row = shape.columns() | self._stated(shape) | self._state() | {
+        row = shape.columns() | self._common_columns(shape) | self._state() | {
             "kernel": name, "time_us": f"{timing.seconds * 1e6:.6g}", "spread": f"{timing.spread:.3g}",
             "repeats": str(timing.repeats),
         }  # fmt: skip
         table.append(row)
-        self._ran.new += 1
+        self._result.new += 1
 
     def _time(self, shape: Shape) -> tuple[Timing, str]:
         from costmodel.profiling.libraries import build
@@ -224,18 +227,18 @@ class _Run:
             self._last_state, self._read_at = self._machine.state(), time.monotonic()
         return self._last_state
 
-    def _stated(self, shape: Shape) -> dict[str, str]:
+    def _common_columns(self, shape: Shape) -> dict[str, str]:
         """Return the cells that all rows of a run share."""
         timing = self._machine.timing if shape.op != "launch" else "eager_loop_host"
-        return {"device": self._ran.device, "framework": self._machine.framework, "timing": timing}
+        return {"device": self._result.device, "framework": self._machine.framework, "timing": timing}
 
     def _write_device(self, table: RowTable) -> None:
         """Write the device's file where the search path has none, from all rows so far."""
         facts = self._machine.facts
         if self._ranks.first and not self._named:
-            self._ran.device_file = write_device(
-                self._asked.output.with_suffix(""), self._ran.device, facts,
-                rates_of(table.measured.values(), facts.cache), self._asked.output.name,
+            self._result.device_file = write_device(
+                self._request.output.with_suffix(""), self._result.device, facts,
+                rates_of(table.measured.values(), facts.cache), self._request.output.name,
             )  # fmt: skip
 
     def _write_aside(self, table: RowTable) -> None:
@@ -243,11 +246,11 @@ class _Run:
         if not self._ranks.first:
             return
         document: dict[str, Any] = {
-            "schema": SCHEMA, "device": self._ran.device, **self._machine.describe(), "rows": table.rows,
-            "failed": self._ran.failed,
+            "schema": SCHEMA, "device": self._result.device, **self._machine.describe(), "rows": table.rows,
+            "failed": self._result.failed,
         }  # fmt: skip
         text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-        write_whole(self._asked.output.with_suffix(".json"), [text.encode("utf-8")])
+        write_whole(self._request.output.with_suffix(".json"), [text.encode("utf-8")])
 
 
 def probes(kind: str, formats: Sequence[str], facts: Facts) -> list[Shape]:

@@ -76,7 +76,7 @@ def _families(shapes: Sequence[Shape], measured: frozenset[str], widths: Array) 
     members: dict[tuple[str, ...], list[int]] = {}
     for index, shape in enumerate(shapes):
         members.setdefault(shape.family, []).append(index)
-    found = []
+    families = []
     known = widths[widths < UNKNOWN]
     settled = float(np.median(known)) if len(known) else UNKNOWN
     for indices in members.values():
@@ -86,8 +86,8 @@ def _families(shapes: Sequence[Shape], measured: frozenset[str], widths: Array) 
         done = np.array([shape.row_id in measured for shape in own])
         if done.all():
             continue
-        found.append(_Family(own, places, widths[indices], _distances(places, done), int(done.sum()), settled))
-    return found
+        families.append(_Family(own, places, widths[indices], _distances(places, done), int(done.sum()), settled))
+    return families
 
 
 def _distances(places: Array, done: npt.NDArray[np.bool_]) -> Array:

@@ -170,17 +170,17 @@ def shapes(suites: Sequence[str], reach: ProfileLimits) -> list[Shape]:
         "gemm": _gemm, "grouped_gemm": _grouped, "attention": _attention, "mla": _mla, "moe": _moe,
         "elementwise": _elementwise, "optimizer": _optimizer,
     }  # fmt: skip
-    found: list[Shape] = []
+    candidates: list[Shape] = []
     for name in suites or SUITES:
         if name == "copies":
-            found += copies()
+            candidates += copies()
         elif name == "launch":
-            found += launches()
+            candidates += launches()
         elif name == "collectives":
-            found += collectives(reach)
+            candidates += collectives(reach)
         else:
-            found += [shape for dtype in reach.peaks for shape in made[name](dtype)]
-    return [shape for shape in found if reach.holds(shape)]
+            candidates += [shape for dtype in reach.peaks for shape in made[name](dtype)]
+    return [shape for shape in candidates if reach.holds(shape)]
 
 
 def copies() -> list[Shape]:

@@ -50,10 +50,10 @@ def measure(make: Maker, watch: Stopwatch, rule: Rule = Rule()) -> Timing:
     repeats, series = _effort(make, watch, rule)
     best: Timing | None = None
     for _ in range(series):
-        found = _summary(watch.times([make() for _ in range(repeats)]))
-        if best is None or found.seconds < best.seconds:
-            best = found
-        if found.spread <= rule.quiet:
+        timing = _summary(watch.times([make() for _ in range(repeats)]))
+        if best is None or timing.seconds < best.seconds:
+            best = timing
+        if timing.spread <= rule.quiet:
             break
     assert best is not None, "a rule has at least one series"
     return best

@@ -17,12 +17,14 @@ from costmodel.cost.operator_time import derivation
 from costmodel.cost.parameter import Parameter, declarations, value
 from costmodel.errors import InputError
 from costmodel.network.group_links import group_links
-from costmodel.report.explain_inputs import Inputs, inputs_of, link_paths, locations, origins_of
-from costmodel.report.explain_step import BUBBLE, EQUATION, STEP, step_terms
+from costmodel.report import explain_pass, explain_step
+from costmodel.report.explain_inputs import Inputs, inputs_of, link_paths, locations, origins_of, work_section
+from costmodel.report.explain_step import BUBBLE, STEP
+from costmodel.result import shown_line
 from costmodel.schema.references import suggest
 from costmodel.workload.dtypes import payload_width
 from costmodel.workload.operators import Group, base_name
-from costmodel.workload.plans import ExpertBound, Training
+from costmodel.workload.plans import Decode, ExpertBound, Prefill, Training
 from costmodel.workload.scenario import Disaggregated, Pool, Scenario
 
 if TYPE_CHECKING:
@@ -38,7 +40,10 @@ all_to_all = (b_dispatch + b_combine) * tokens * sends * hidden / B"""
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a scenario's breakdown: exposed time, its share of the headline, and the operators it stands for."""
+    """One line of a scenario's breakdown: exposed time, its share of the headline, and the operators it stands for.
+
+    runs: of its operators on a device, a mean where devices differ.
+    """
 
     name: str
     time: float
@@ -47,6 +52,7 @@ class Line:
     bound: str
     basis: str
     operators: tuple[str, ...]
+    runs: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +61,7 @@ class Explanation:
 
     equation: of its time, term by term.
     file: that computes it; section: of docs/method.md that explains it.
+    work: where its FLOP and traffic are counted; empty for what has none.
     inputs: name -> (value, dimension).
     parameters: of a fitted form, name -> (value, its declaration).
     terms: every term of the equation, by the name that it has there.
@@ -68,6 +75,7 @@ class Explanation:
     equation: str
     file: str
     section: str
+    work: str = ""
     inputs: Inputs
     parameters: dict[str, tuple[float, Parameter]] = field(default_factory=dict)
     terms: dict[str, float] = field(default_factory=dict)
@@ -87,6 +95,7 @@ class Explanation:
             "equation": self.equation,
             "file": self.file,
             "section": self.section,
+            "work": self.work,
             "inputs": {name: number for name, (number, _) in self.inputs.items()},
             "parameters": {name: number for name, (number, _) in self.parameters.items()},
             "terms": self.terms,
@@ -121,9 +130,15 @@ def lines(workload: Workload, scenario: str) -> list[Line]:
             entry.bound,
             entry.basis,
             tuple(name for name in names if base_name(name) == entry.name),
+            entry.count,
         )
         for entry in evaluation.breakdown()
     ]
+
+
+def has_step(workload: Workload, scenario: str) -> bool:
+    """Tell whether `step` explains how a scenario's operators compose."""
+    return isinstance(workload.scenario(scenario).plan, Training | Prefill | Decode)
 
 
 def explain(workload: Workload, scenario: str, name: str) -> list[Explanation]:
@@ -133,10 +148,12 @@ def explain(workload: Workload, scenario: str, name: str) -> list[Explanation]:
     nearest ones.
     """
     chosen = workload.scenario(scenario)
-    if isinstance(chosen.plan, Training) and name in (STEP, BUBBLE):
+    if isinstance(chosen.plan, Training) and name in (STEP, BUBBLE, ALL_TO_ALL_CONTENTION):
         return [_step(workload, chosen, chosen.plan, name)]
+    if isinstance(chosen.plan, Prefill | Decode) and name in (STEP, ALL_TO_ALL_CONTENTION):
+        return [_pass(workload, chosen, chosen.plan, name)]
     if isinstance(chosen.plan, ExpertBound):
-        known, found = {BOUND}, [_bound(workload, chosen, chosen.plan)] if name == BOUND else []
+        known, explanations = {BOUND}, [_bound(workload, chosen, chosen.plan)] if name == BOUND else []
     else:
         distinct = {
             (priced.operator.name, float(priced.time.seconds)): priced
@@ -145,27 +162,26 @@ def explain(workload: Workload, scenario: str, name: str) -> list[Explanation]:
         }.values()
         known = {each for priced in distinct for each in (priced.operator.name, base_name(priced.operator.name))}
         named = [priced for priced in distinct if priced.operator.name == name]
-        found = [
+        explanations = [
             _explained(workload, chosen, priced)
             for priced in named or [each for each in distinct if base_name(each.operator.name) == name]
         ]
-    if not found:
+    if not explanations:
         raise _unknown(workload, scenario, name, sorted(known))
-    return found
+    return explanations
 
 
 def _unknown(workload: Workload, scenario: str, name: str, known: list[str]) -> InputError:
     """Return the error of a name that no operator has: a wait between operators, or nothing at all."""
     everything = "run without --op to list all operators"
-    if name == ALL_TO_ALL_CONTENTION:
-        text = (
-            f"{name!r} is not an operator: kernels that run beside expert exchanges take "
-            "`framework.moe_comm_slowdown` times as long"
-        )
-        return InputError.single(text, hint="set it to 1 to see the step without", field="--op")
     if any(line.name == name for line in lines(workload, scenario)):
         text = f"{name!r} of scenario {scenario} is waiting or slowdown time, not an operator"
         return InputError.single(text, hint=everything, field="--op")
+    if name.replace(" ", "_") in {
+        metric.removesuffix("_time") for metric in _evaluated(workload, scenario).metrics(None)
+    }:
+        text = f"{name!r} is a metric of scenario {scenario}, not an operator"
+        return InputError.single(text, hint=f"{everything}, with `--op step` to see how they compose", field="--op")
     hint = suggest(name, known)
     text = f"scenario {scenario} has no operator {name!r}"
     return InputError.single(text, hint=hint if hint.endswith("?") else everything, field="--op")
@@ -188,16 +204,17 @@ def _explained(workload: Workload, scenario: Scenario, timed: TimedOperator) -> 
     scenario = scenario if pool is None else scenario.of_pool(pool)
     processors = scenario.cluster.device.processors - scenario.communication.processors
     machine = Machine(scenario.cluster.device, scenario.framework, processors, cluster=scenario.cluster)
-    found = derivation(operator, machine, scenario.cluster, fit)
-    terms = {name: float(number) for name, number in found.terms.items()}
-    composition, slowdown = found.composition, float(scenario.framework.sustained_slowdown)
+    derived = derivation(operator, machine, scenario.cluster, fit)
+    terms = {name: float(number) for name, number in derived.terms.items()}
+    composition, slowdown = derived.composition, float(scenario.framework.sustained_slowdown)
     if isinstance(operator, KERNELS) and isinstance(scenario.plan, Training) and slowdown != 1.0:
         terms["sustained_slowdown"], composition = slowdown, f"{composition} * sustained_slowdown"
     calibration = workload.calibration(scenario)
     parts = {"compute": time.compute, "memory": time.memory, "network": time.network, "fixed": time.fixed}
     return Explanation(
-        name=operator.name, family=operator.family, equation=f"time = {composition}\n{found.equation}",
-        file=f"{found.module.replace('.', '/')}.py", section=f"docs/method.md, section {found.section}",
+        name=operator.name, family=operator.family, equation=f"time = {composition}\n{derived.equation}",
+        file=f"{derived.module.replace('.', '/')}.py", section=f"docs/method.md, section {derived.section}",
+        work=work_section(operator),
         inputs=inputs_of(timed, scenario), parameters={} if fit.form is None else _parameters(fit.form), terms=terms,
         parts={part: float(seconds) for part, seconds in parts.items() if float(seconds)},
         time=float(time.seconds), bound=time.bound, basis=fit.basis_at(operator),
@@ -218,12 +235,12 @@ def _considered(fits: object, family: str, variant: str) -> tuple[str, ...]:
 
 def _parameters(form: Form) -> dict[str, tuple[float, Parameter]]:
     """Return the fitted parameters of a form; those of mechanisms that it lacks are left out."""
-    found = {}
+    fitted = {}
     for name, declaration in declarations(type(form)).items():
         number = value(form, declaration)
         if isinstance(declaration.kind, Parameter) and number is not None and number != declaration.default:
-            found[name] = (float(number), declaration.kind)
-    return found
+            fitted[name] = (float(number), declaration.kind)
+    return fitted
 
 
 def _pool(scenario: Scenario, operator: str) -> Pool | None:
@@ -240,15 +257,38 @@ def _part(operator: str) -> str:
 
 
 def _step(workload: Workload, scenario: Scenario, plan: Training, name: str) -> Explanation:
-    """Return a training step, or its bubble, explained."""
-    terms, actions, bound = step_terms(scenario, plan, workload.calibration(scenario))
+    """Return a training step explained, its bubble, or what exchanges add to it."""
+    terms, actions, bound, shown = explain_step.step_terms(scenario, plan, workload.calibration(scenario))
     parts = {key.removesuffix("_time"): terms[key] for key in ("busy_time", "bubble_time", "optimizer_time")}
+    time = terms.get(f"{name}_time", 0.0)
+    if name == ALL_TO_ALL_CONTENTION:
+        time = _line_time(workload, scenario, name)
+        parts = {"all actions of a rank": time}
     return Explanation(
-        name=name, family="schedule", equation=EQUATION,
-        file="costmodel/analytic/training.py; costmodel/analytic/recurrence/evaluate.py",
-        section="docs/method.md, section 10.2", inputs=actions, terms=terms, parts=parts, time=terms[f"{name}_time"],
-        bound=bound, basis="derived from the operators' times",
+        name=shown_line(name), family="schedule", equation=explain_step.EQUATION, file=explain_step.FILES,
+        section="docs/method.md, section 10.2", inputs=actions, terms=terms, parts=parts, time=time, bound=bound,
+        basis="derived from the operators' times", notes=(shown,),
     )  # fmt: skip
+
+
+def _pass(workload: Workload, scenario: Scenario, plan: Prefill | Decode, name: str) -> Explanation:
+    """Return a prefill or a decoding step explained, or what exchanges add to it."""
+    terms, sizes, bound = explain_pass.pass_terms(scenario, plan, workload.calibration(scenario))
+    stage = {key.removesuffix("_time"): terms[key] for key in ("compute_time", "contention_time")}
+    parts, time = {**stage, "waits for all-to-alls": terms["idle_time"]}, next(iter(terms.values()))
+    if name == ALL_TO_ALL_CONTENTION:
+        time = _line_time(workload, scenario, name)
+        parts = {"all stages": time}
+    return Explanation(
+        name=shown_line(name), family="pass", equation=explain_pass.EQUATION, file=explain_pass.FILE,
+        section="docs/method.md, section 12.1", inputs=sizes, terms=terms, parts=parts, time=time, bound=bound,
+        basis="derived from the operators' times",
+    )  # fmt: skip
+
+
+def _line_time(workload: Workload, scenario: Scenario, name: str) -> float:
+    """Return the time of a line of the breakdown; zero where it has none."""
+    return next((line.time for line in lines(workload, scenario.name) if line.name == name), 0.0)
 
 
 def _bound(workload: Workload, scenario: Scenario, plan: ExpertBound) -> Explanation:

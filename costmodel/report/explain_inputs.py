@@ -24,6 +24,7 @@ from costmodel.workload.operators import (
     HostTransfer,
     HostUpdate,
     MixedAttention,
+    Operator,
     gemm_family,
 )
 from costmodel.workload.scenario import HostTimes, Scenario
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 Inputs: TypeAlias = "dict[str, tuple[float, str]]"  # name -> (value, dimension)
 EXPERTS = ("grouped_gemm", gemm_family("grouped_gemm", weight_only=True))  # families of the experts' GEMMs
+
+WORK_SECTIONS: dict[type, str] = {Gemm: "2.2", AttentionKernel: "2.3", MixedAttention: "2.3", Elementwise: "2.4"}
 
 
 def inputs_of(timed: TimedOperator, scenario: Scenario) -> Inputs:
@@ -63,16 +66,22 @@ def inputs_of(timed: TimedOperator, scenario: Scenario) -> Inputs:
     }
 
 
+def work_section(operator: Operator) -> str:
+    """Return where the FLOP and the traffic of an operator are counted, nothing for what moves between devices."""
+    section = next((section for kind, section in WORK_SECTIONS.items() if isinstance(operator, kind)), None)
+    return "" if section is None else f"costmodel/workload/operators.py; docs/method.md, section {section}"
+
+
 def _links(links: GroupLinks) -> Inputs:
     """Return the links that a group crosses."""
-    latency = "latency (0: no source states one)" if links.latency == 0 else "latency"
-    return {
+    found: Inputs = {
         "ranks": (float(links.size), "count"),
         "ranks per node": (float(links.ranks_per_node), "count"),
         "bandwidth inside a node": (float(links.intra), "bandwidth"),
         "bandwidth between nodes": (float(links.inter), "bandwidth"),
-        latency: (float(links.latency), "time"),
+        "latency inside a node": (float(links.intra_latency), "time"),
     }
+    return found | ({"latency between nodes": (float(links.inter_latency), "time")} if float(links.nodes) > 1 else {})
 
 
 def _shares(timed: TimedOperator) -> Inputs:
@@ -147,18 +156,18 @@ def _device(operator: Gemm | AttentionKernel | MixedAttention | Elementwise, sce
     processors = device.processors - scenario.communication.processors
     bandwidth = device.device_memory.bandwidth
     assert bandwidth is not None
-    found = {"HBM bandwidth": (float(bandwidth), "bandwidth"), "launch": (float(scenario.framework.launch), "time")}
+    inputs = {"HBM bandwidth": (float(bandwidth), "bandwidth"), "launch": (float(scenario.framework.launch), "time")}
     if isinstance(operator, Elementwise):
-        return found
-    found["processors"] = (float(processors), "count")
-    found[f"{operator.dtype} peak of these processors"] = (float(device.peak(operator.dtype, processors)), "flop_rate")
+        return inputs
+    inputs["processors"] = (float(processors), "count")
+    inputs[f"{operator.dtype} peak of these processors"] = (float(device.peak(operator.dtype, processors)), "flop_rate")
     l2 = device.level("l2")
     if isinstance(operator, Gemm) and l2 is not None and l2.bandwidth is not None:
-        found["L2 bandwidth"] = (float(l2.bandwidth), "bandwidth")
+        inputs["L2 bandwidth"] = (float(l2.bandwidth), "bandwidth")
     unit = device.math[operator.dtype]
     if isinstance(operator, Gemm) and (unit.scaling == "software" or unit.accumulate == "fp22"):
-        found["CUDA-core peak (promotion)"] = (float(device.peak(VECTOR_DTYPE, processors)), "flop_rate")
-    return found
+        inputs["CUDA-core peak (promotion)"] = (float(device.peak(VECTOR_DTYPE, processors)), "flop_rate")
+    return inputs
 
 
 def origins_of(workload: Workload, scenario: Scenario, timed: TimedOperator, pool: str | None) -> dict[str, str]:

@@ -51,3 +51,7 @@ def show_collective(answer: CollectiveTime, cluster: Cluster) -> None:
         return
     engine = "closed form" if answer.engine == "analytic" else "flow simulation"
     show(f"bound: {answer.bottleneck}; algorithm: {answer.algorithm}; engine: {engine}; basis: {answer.basis}")
+    for equation in answer.equations:
+        show(f"equation: {equation}", "dim")
+    if answer.fit:
+        show(f"fit: {answer.fit}", "dim")

@@ -12,6 +12,14 @@ from costmodel.report.page import show, table
 from costmodel.report.text import quantity, share
 from costmodel.result import shown_line
 
+MOST_EXPLAINED = 4  # operators in full; more are listed
+SYMBOLS = {  # inputs that equations and docs/method.md have a symbol for
+    "bandwidth inside a node": "bandwidth inside a node (B_in)",
+    "bandwidth between nodes": "bandwidth between nodes (B_out)",
+    "latency inside a node": "latency inside a node (a_in)",
+    "latency between nodes": "latency between nodes (a_out)",
+}
+
 
 def show_refused(reason: str | None) -> None:
     """Print that the scenario cannot run, where it cannot: its times are those that it would take with more memory."""
@@ -20,11 +28,16 @@ def show_refused(reason: str | None) -> None:
         show("times below assume enough memory")
 
 
-def show_lines(found: Sequence[Line], argument: str, routing: Mapping[str, float] | None = None) -> None:
-    """Print where a scenario's time goes, and how to ask for more. routing: of its expert layers."""
+def show_lines(
+    lines: Sequence[Line], argument: str, routing: Mapping[str, float] | None = None, *, has_step: bool = False
+) -> None:
+    """Print where a scenario's time goes, and how to ask for more.
+
+    routing: of its expert layers; has_step: how the lines compose can be asked for.
+    """
     rows = table("operator", ">time", ">share", "|", ">hidden", "bound", "basis")
-    longest = max((line.time for line in found), default=0.0) or 1.0
-    for line in found:
+    longest = max((line.time for line in lines), default=0.0) or 1.0
+    for line in lines:
         hidden = quantity(line.hidden, "time") if line.hidden else ""
         rows.add(
             shown_line(line.name), quantity(line.time, "time"), share(line.share), line.time / longest, hidden,
@@ -33,29 +46,59 @@ def show_lines(found: Sequence[Line], argument: str, routing: Mapping[str, float
     show(rows)
     if routing is not None:
         show(routing_line(routing))
-    if found:
-        show(f'next: costmodel explain {argument} --op "{found[0].name}"', "dim")
+    if lines:
+        show(f'next: costmodel explain {argument} --op "{lines[0].name}"', "dim")
+        if has_step:
+            show(f"      costmodel explain {argument} --op step", "dim")
 
 
-def show_explanations(found: Sequence[Explanation]) -> None:
-    """Print operators explained, one after the other."""
-    for position, explanation in enumerate(found):
+def show_explanations(explanations: Sequence[Explanation], line: Line | None, argument: str) -> None:
+    """Print operators explained one after the other, as a list where they are many, then their line of the list."""
+    if len(explanations) > MOST_EXPLAINED:
+        _show_list(explanations, argument)
+        _show_line(line)
+        return
+    for position, explanation in enumerate(explanations):
         if position:
             show()
         _show(explanation)
+    _show_line(line)
+
+
+def _show_list(found: Sequence[Explanation], argument: str) -> None:
+    """Print operators with the time of one run each."""
+    rows = table("operator", ">one run", "bound", "basis", "equation")
+    for each in sorted(found, key=lambda each: -each.time):
+        rows.add(each.name, quantity(each.time, "time"), each.bound, each.basis, f"{each.file}; {each.section}")
+    show(rows)
+    show(f'next: costmodel explain {argument} --op "{max(found, key=lambda each: each.time).name}"', "dim")
+
+
+def _show_line(line: Line | None) -> None:
+    """Print how the runs of a line's operators make its time."""
+    if line is None or not line.runs:
+        return
+    hidden = f", and {quantity(line.hidden, 'time')} hidden under other work" if line.hidden else ""
+    names = f" of: {', '.join(line.operators)}" if len(line.operators) <= MOST_EXPLAINED else ""
+    show(
+        f"line `{shown_line(line.name)}` of the list: {quantity(line.time, 'time')}, {share(line.share)}{hidden}; "
+        f"{line.runs:,.0f} runs on a device{names}"
+    )
 
 
 def _show(explanation: Explanation) -> None:
     show(f"{explanation.name} ({explanation.family})", "bold")
     show(explanation.equation)
     show(f"{explanation.file}; {explanation.section}", "dim")
+    if explanation.work:
+        show(f"FLOP and traffic: {explanation.work}", "dim")
     rows = table("term", ">value")
     for name, value in explanation.terms.items():
         rows.add(name, quantity(value, dimension_of(name), 6))
     show(rows)
     rows = table("input", ">value")
     for name, (value, dimension) in explanation.inputs.items():
-        rows.add(name, quantity(value, dimension, 6))
+        rows.add(SYMBOLS.get(name, name), quantity(value, dimension, 6))
     show(rows)
     if explanation.parameters:
         rows = table("fitted parameter", ">value", "meaning")
@@ -63,7 +106,8 @@ def _show(explanation: Explanation) -> None:
             rows.add(name, _parameter(value, parameter), parameter.meaning)
         show(rows)
     parts = ", ".join(f"{name} {quantity(value, 'time')}" for name, value in explanation.parts.items())
-    show(f"one run takes {quantity(explanation.time, 'time')}: {parts}")
+    takes = "takes" if explanation.family in ("schedule", "pass") else "one run takes"
+    show(f"{takes} {quantity(explanation.time, 'time')}: {parts}")
     show(f"bound: {explanation.bound}; basis: {explanation.basis}")
     if explanation.considered:
         *passed_over, taken = explanation.considered
@@ -71,7 +115,8 @@ def _show(explanation: Explanation) -> None:
         for candidate in passed_over:
             show(f"  considered: {candidate}", "dim")
     for name, location in explanation.origins.items():
-        show(f"  {name} is set at {location}", "dim")
+        is_default = location == "default"
+        show(f"  {name} has its default" if is_default else f"  {name} is set at {location}", "dim")
     for note in explanation.notes:
         show(f"note: {note}")
 

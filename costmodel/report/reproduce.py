@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from costmodel.report.page import Table, show, table
 from costmodel.report.text import interval, percent, published_value
+from costmodel.study.accuracy import HEADINGS
 
 if TYPE_CHECKING:
     from costmodel.schema.answers import ReproducedValue
+    from costmodel.study.accuracy import Accuracy
     from costmodel.study.reproduce import Comparison, Summary
 
 Compared: TypeAlias = "Comparison | ReproducedValue"
@@ -31,9 +33,19 @@ def show_comparisons(comparisons: Sequence[Comparison], *summaries: Sequence[Sum
         show(totals)
 
 
+def show_accuracy(classes: Sequence[Accuracy]) -> None:
+    """Print how accurate predictions of each class are on unseen and refitted figures."""
+    rows = table(HEADINGS[0], *(f">{heading}" for heading in HEADINGS[1:]))
+    for one in classes:
+        rows.add(*one.cells())
+    show(rows if classes else "no figure is unseen")
+    apart = sum(one.in_sample for one in classes)
+    show(f"{apart:,} in-sample figures of these classes count in no row", "dim")
+
+
 def results_table(results: Sequence[Compared]) -> Table:
     """Return one row per published result."""
-    rows = table("case", "metric", ">published", ">predicted", "?>80 % interval", ">error", "verdict")
+    rows = table("case", "metric", ">published", ">predicted", "?>80 % interval", ">error", "verdict", "?state")
     for result in results:
         name, low, high = result.metric or "", result.low, result.high
         values = (
@@ -42,5 +54,5 @@ def results_table(results: Sequence[Compared]) -> Table:
         )
         ends = "" if low is None or high is None or low == high else interval(name, low, high)
         error = "" if result.error is None else percent(result.error, sign="+")
-        rows.add(result.id, name, *values, ends, error, (result.verdict, STYLES[result.verdict]))
+        rows.add(result.id, name, *values, ends, error, (result.verdict, STYLES[result.verdict]), result.state or "")
     return rows

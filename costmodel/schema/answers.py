@@ -88,6 +88,7 @@ class ReproducedValue(OutputModel):
     high: float | None
     error: float | None
     verdict: str
+    state: str | None = None
 
 
 class ReproducedFile(RootModel[list[ReproducedValue]]):

@@ -41,6 +41,9 @@ class CaseSourceFile(Strict):
     verified: bool = Field(default=False, description="true if the numbers were read from the source itself")
     note: str | None = Field(default=None, description="how the values were read")
     publication: str | None = Field(default=None, description="publication that groups results; null: the file's name")
+    repository: str | None = Field(
+        default=None, description="public repository that the values are from, as `owner/name`, null: none"
+    )
 
 
 class ExpectFile(Strict):
@@ -74,6 +77,10 @@ class EntryFile(Strict):
         default=None, description="a kernel instead of a scenario, as a row of a measurement table: column -> value"
     )
     conventions: dict[str, str] = Field(default={}, description="conventions of the values, such as flop: model")
+    group: str | None = Field(
+        default=None,
+        description="name of a group of cases whose values follow from one another; the group counts as one figure",
+    )
     expect: list[ExpectFile] = Field(default=[], description="the published values")
     source: CaseSourceFile | None = Field(default=None, description="instead of the file's")
 
@@ -120,6 +127,7 @@ class Case:
 
     skip: why it cannot be computed, null if it can.
     publication: name that groups results.
+    group: cases with the same one count as one figure; null: each scenario by itself.
     overrides: path -> value, from the row of a table.
     """
 
@@ -135,6 +143,7 @@ class Case:
     device: Tree | None
     kernel: Mapping[str, str] | None
     overrides: Mapping[str, object]
+    group: str | None = None
 
     @property
     def scenario_name(self) -> str:
@@ -261,6 +270,7 @@ def _case(assembly: Assembly, tree: Tree, overrides: Mapping[str, object], stem:
         device=tree.child("device"),
         kernel=None if file.kernel is None else {key: str(value) for key, value in file.kernel.items()},
         overrides=overrides,
+        group=file.group,
     )  # fmt: skip
 
 

@@ -37,6 +37,16 @@ class Source(Strict):
     cite: str = Field(description="title, version, page or address")
     kind: Literal["datasheet", "paper", "measurement", "vendor-page", "derived"] = Field(description="kind of source")
     note: str | None = Field(default=None, description="how the value was read or derived")
+    rests_on: list[str] = Field(
+        default=[],
+        description="measurements and published figures that the value was fitted to or computed from: ids of cases, "
+        "names of publications, repositories of measured rows as `owner/name`; written by the program that fits",
+    )
+    seen: list[str] = Field(
+        default=[],
+        description="published figures that were in sight when a person chose the value: ids of cases or names of "
+        "publications",
+    )
 
 
 class ClockFile(Strict):

@@ -49,10 +49,12 @@ FILES: dict[str, type[Strict]] = {
 
 
 def validate(path: str | Path, search_path: Sequence[str | Path] = ()) -> list[Problem]:
-    """Return every problem of a file and of the files that it refers to, by file and line."""
-    assembly = Assembly(Library(search_path))
+    """Return every problem of a file, or of the workload of that name, and of the files that it refers to."""
+    library = Library(search_path)
+    assembly = Assembly(library)
     with assembly.collecting_problems():
-        _check(assembly, Path(path))
+        is_name = not Path(path).exists() and library.has_workload(path)
+        _check(assembly, library.find_workload(path) if is_name else Path(path))
     return in_order(assembly.problems)
 
 

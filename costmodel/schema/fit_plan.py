@@ -98,7 +98,9 @@ class TermFile(Strict):
     )
     frameworks: list[str] = Field(min_length=1, description="frameworks that share the value")
     classes: list[CaseClass] = Field(min_length=1, description="classes of the cases that it is fitted to")
-    publications: list[str] = Field(min_length=2, description="publications that it is fitted to, at least two")
+    publications: list[str] = Field(
+        min_length=1, description="publications that it rests on; of fewer than two the framework's value stands"
+    )
     prior: PriorFile | None = Field(default=None, description="what holds it where whole runs do not; null: no effect")
 
     @property
@@ -149,6 +151,12 @@ class FitPlanFile(Strict):
     implementations: list[ImplementationFile] = Field(default=[], description="the calibration files to make")
     bars: list[BarFile] = Field(default=[], description="the errors that are asked for, for reports")
     terms: list[TermFile] = Field(default=[], description="numbers of frameworks that whole runs are fitted by")
+    refits: str | None = Field(
+        default=None, description="JSON file beside this one with the terms fitted without each publication"
+    )
+    run_refits: str | None = Field(
+        default=None, description="JSON file beside this one with the scatter of whole runs without each publication"
+    )
     sources: list[Source] = Field(default=[], description="where choices come from")
 
     @model_validator(mode="after")

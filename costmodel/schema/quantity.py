@@ -189,7 +189,7 @@ class Whole(FieldType):
             raise wrong(f"{written} is too small", f"write at least {self.low}")
         if self.high is not None and high > self.high:
             raise wrong(f"{written} is too large", f"write at most {self.high}")
-        if np.any(np.mod(value, 1)):
+        if value % 1 if isinstance(value, float) else np.any(np.mod(value, 1)):
             raise wrong(f"{written} is not a whole number", f"write {max(self.low, math.floor(low))}")
         return value
 

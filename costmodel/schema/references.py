@@ -149,12 +149,17 @@ class Library:
         aliases = self._tree(path).child("aliases")
         return aliases.value if aliases is not None and isinstance(aliases.value, list) else []
 
+    def has_workload(self, argument: str | Path) -> bool:
+        """Tell whether a name is that of a file under `workloads/`."""
+        name = _workload_name(argument)
+        return any((root / _WORKLOADS / f"{name}.yaml").is_file() for root in self.roots)
+
     def find_workload(self, argument: str | Path) -> Path:
         """Return the file of a WORKLOAD argument: an existing path, else a name under `workloads/`."""
         text = os.fspath(argument)
         if Path(text).exists():
             return Path(text)
-        name = text.removeprefix("./").removeprefix(f"{_WORKLOADS}/").removesuffix(".yaml")
+        name = _workload_name(argument)
         for root in self.roots:
             path = root / _WORKLOADS / f"{name}.yaml"
             if path.is_file():
@@ -267,3 +272,8 @@ def display_path(path: Path) -> str:
 def as_reference(argument: str) -> str:
     """Return the reference that a command-line argument means: an existing file, else a name."""
     return f"./{os.path.relpath(argument)}" if os.path.isfile(argument) else argument
+
+
+def _workload_name(argument: str | Path) -> str:
+    """Return the name of a WORKLOAD argument, with or without folder and ending."""
+    return os.fspath(argument).removeprefix("./").removeprefix(f"{_WORKLOADS}/").removesuffix(".yaml")

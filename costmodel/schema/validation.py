@@ -56,7 +56,6 @@ class ValidationFile(Strict):
 
     name: str = Field(description="name of the file")
     bars: list[AccuracyTargetFile] = Field(default=[], description="required accuracy")
-    in_sample: list[RemarkFile] = Field(default=[], description="values that a fit behind their prediction rests on")
     causes: list[RemarkFile] = Field(default=[], description="causes of misses")
     discrepancies: list[RemarkFile] = Field(default=[], description="inconsistencies in the publications themselves")
     tools: list[ToolFile] = Field(default=[], description="other tools, for comparison")

@@ -23,7 +23,17 @@ from costmodel.serving.fleet import (
     run_together,
 )
 from costmodel.serving.prices import Tables
-from costmodel.serving.state import OUTPUT, OUTSIDE, REPLICA, Engine, Policy, Progress, Requests, new_fleet, new_progress
+from costmodel.serving.state import (
+    OUTPUT,
+    OUTSIDE,
+    REPLICA,
+    Engine,
+    Policy,
+    Progress,
+    Requests,
+    new_fleet,
+    new_progress,
+)
 from costmodel.serving.step_times import Sizes, StepPricer, StepTimes, make_tables
 from costmodel.serving.traces import read_trace
 from costmodel.workload.engine_memory import kv_pool, memory_of

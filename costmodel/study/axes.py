@@ -77,19 +77,19 @@ def read_requests(arguments: Sequence[str]) -> list[Request]:
     """
     if not arguments:
         raise InputError.single("nothing varies", hint=f"add {_EXAMPLE}")
-    found: dict[str, Request] = {}
+    requests: dict[str, Request] = {}
     for link, argument in enumerate(arguments):
         label = Location(f"--vary {argument}")
         for part in argument.split(";"):
             path, separator, values = (piece.strip() for piece in part.partition("="))
             if not separator or not path:
                 raise InputError.single("is not PATH=VALUES", hint=f"write {_EXAMPLE}", location=label)
-            if path in found:
+            if path in requests:
                 raise InputError.single(
                     "is varied twice", hint="write all its values in one --vary", field=path, location=label
                 )
-            found[path] = Request(path, values, label, link)
-    return list(found.values())
+            requests[path] = Request(path, values, label, link)
+    return list(requests.values())
 
 
 def is_structural(number: NumberType | None) -> bool:

@@ -130,19 +130,19 @@ class Bounder:
         assert splits is not None, "memory was asked for first"
         at = np.searchsorted(passes.keys, self.keys[rows])
         traffic = overlapped_comm(part, plan, context, work, _copies(plan), price)
-        beside = _beside(traffic, _kinds(work))
-        waited, wire = (_rows(stream, size) for stream in zip(*beside, strict=True))
+        overlapped = _overlapped(traffic, _kinds(work))
+        waited, wire = (_rows(stream, size) for stream in zip(*overlapped, strict=True))
         starts = part.framework.host.operator * passes.starts[:, at]
         streams = _Streams(passes.compute[:, at] + waited, passes.exchanges[:, at], wire, starts)
         count = _row(micro_batch_count(part, plan), size) / _copies(plan)
-        member, found = splits.member[rows], np.empty(size)
+        member, seconds = splits.member[rows], np.empty(size)
         for number in np.unique(member):
             own = member == number
             of = _Streams(*(stream[:, own] for stream in streams))
-            found[own] = _span(
+            seconds[own] = _span(
                 plan, splits.of[number], of, count[own], runs_on=traffic is not None and traffic.reduces_async
             )
-        return _SHARE * (found + _end(price, context, plan, work, [splits.of[number] for number in member]))
+        return _SHARE * (seconds + _end(price, context, plan, work, [splits.of[number] for number in member]))
 
     def _some(self, scenario: Scenario, rows: Indices) -> tuple[Scenario, Training]:
         """Return the scenario of some layouts, and its step."""
@@ -184,23 +184,23 @@ def _passes(price: OperatorTimer, kind: LayerWork) -> StreamTimes:
     return forward + backward[0] + backward[1]
 
 
-def _beside(traffic: OverlappedComm | None, kinds: Sequence[LayerWork]) -> list[tuple[Quantity, Quantity]]:
+def _overlapped(traffic: OverlappedComm | None, kinds: Sequence[LayerWork]) -> list[tuple[Quantity, Quantity]]:
     """Return what moves beside all passes of one layer of each kind: what passes wait for, and the ranks' messages."""
     if traffic is None:
         return [(0.0, 0.0)] * len(kinds)
-    found = []
+    streams = []
     for kind in kinds:
         waited: Quantity = 0.0
         wire: Quantity = 0.0
-        moved = [each for way in (Kind.FORWARD, Kind.BACKWARD) for each in traffic.of_layer(kind.name, way)]
-        for part, priced in moved:
+        transfers = [each for way in (Kind.FORWARD, Kind.BACKWARD) for each in traffic.of_layer(kind.name, way)]
+        for part, priced in transfers:
             seconds = seconds_of(priced, None)
             if traffic.is_blocking(part):
                 waited = waited + seconds
             elif part in ("gather", "reduce"):
                 wire = wire + seconds
-        found.append((waited, wire))
-    return found
+        streams.append((waited, wire))
+    return streams
 
 
 def _split(scenario: Scenario, plan: Training, stated: Training, size: int) -> Splits:

@@ -89,17 +89,17 @@ def cut(shape: tuple[int, ...]) -> list[Index]:
 
 def runs_of(sweep: Sweep) -> list[list[tuple[Structure, Index]]]:
     """Return what each chunk holds."""
-    found: list[list[tuple[Structure, Index]]] = []
+    chunks: list[list[tuple[Structure, Index]]] = []
     parts, points = cut(sweep.shape), POINTS
     for structure in sweep.structures:
         for index in parts:
             size = math.prod(len(part) for part in index)
-            if points + size > POINTS or len(found[-1]) == STRUCTURES:
-                found.append([])
+            if points + size > POINTS or len(chunks[-1]) == STRUCTURES:
+                chunks.append([])
                 points = 0
-            found[-1].append((structure, index))
+            chunks[-1].append((structure, index))
             points += size
-    return found
+    return chunks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,11 +170,11 @@ def evaluate_chunk(chunk: Chunk) -> tuple[int, bytes, Columns]:
     if chunk.version != __version__:
         raise RuntimeError(f"this worker runs costmodel {__version__}, the sweep {chunk.version}")
     columns = rows(chunk)
-    kept = {name: column for name, column in columns.items() if name in _told(chunk)}
-    return chunk.number, encode(columns, chunk.form, chunk.counts), kept
+    summarised = {name: column for name, column in columns.items() if name in _summary_columns(chunk)}
+    return chunk.number, encode(columns, chunk.form, chunk.counts), summarised
 
 
-def _told(chunk: Chunk) -> set[str]:
+def _summary_columns(chunk: Chunk) -> set[str]:
     """Return the columns that a summary reads."""
     headlines = {piece.headline for piece in chunk.pieces}
     axes = {name for piece in chunk.pieces for name in (*piece.axes, *piece.choices)}
@@ -195,25 +195,25 @@ def _rows(chunk: Chunk, piece: Piece) -> Columns:
         name: np.broadcast_to(np.array(""), (size,)) if name in piece.choices else np.full(size, np.nan)
         for name in chunk.columns
     }
-    found = {**blank, **names}
+    columns = {**blank, **names}
     if piece.scenario is None:
-        found |= {"meets": np.zeros(size, dtype=bool)}
+        columns |= {"meets": np.zeros(size, dtype=bool)}
     else:
-        found |= _wanted(chunk, found, size)
-    return {name: found[name] for name in chunk.columns}
+        columns |= _derived_columns(chunk, columns, size)
+    return {name: columns[name] for name in chunk.columns}
 
 
 def _names(piece: Piece) -> dict[str, npt.NDArray[Any]]:
     """Return the evaluated columns of a piece."""
     sizes = tuple(len(part) for part in piece.index)
-    found: dict[str, npt.NDArray[Any]] = {"scenario": np.full(piece.points, piece.name)}
-    found |= {path: np.full(piece.points, text) for path, text in piece.choices.items()}
+    columns: dict[str, npt.NDArray[Any]] = {"scenario": np.full(piece.points, piece.name)}
+    columns |= {path: np.full(piece.points, text) for path, text in piece.choices.items()}
     places = np.indices(sizes).reshape(len(sizes), piece.points)
     for path, (dimension, values) in piece.axes.items():
-        found[path] = values[places[dimension] + piece.index[dimension].start]
+        columns[path] = values[places[dimension] + piece.index[dimension].start]
     if piece.scenario is None or piece.calibration is None:
         reason = np.full(piece.points, piece.reason)
-        return {**found, "fits": np.zeros(piece.points, dtype=bool), "reason": reason}
+        return {**columns, "fits": np.zeros(piece.points, dtype=bool), "reason": reason}
     index = tuple(np.arange(part.start, part.stop) for part in piece.index)
     scenario = take(piece.scenario, index, piece.shape)
     result = evaluate_grid(scenario, piece.calibration, sizes)
@@ -222,23 +222,23 @@ def _names(piece: Piece) -> dict[str, npt.NDArray[Any]]:
     ends = result.interval(piece.headline)
     if ends is not None:
         metrics |= {f"{piece.headline}_{end}": value for end, value in zip(INTERVAL, ends, strict=True)}
-    found |= {name: _flat(value, sizes) for name, value in metrics.items()}
-    found["devices"] = _flat(scenario.devices, sizes)
-    found["fits"] = codes == FITS
+    columns |= {name: _flat(value, sizes) for name, value in metrics.items()}
+    columns["devices"] = _flat(scenario.devices, sizes)
+    columns["fits"] = codes == FITS
     reason = np.array(["", *REASONS[1:]])[codes]
     if np.any(codes == BAD_LAYOUT):
         reason = np.where(codes == BAD_LAYOUT, infeasibilities(scenario, sizes).reshape(-1), reason)
-    found["reason"] = reason
-    return found
+    columns["reason"] = reason
+    return columns
 
 
 def _flat(value: Any, sizes: tuple[int, ...]) -> Array:
     return np.ascontiguousarray(np.broadcast_to(np.asarray(value, dtype=np.float64), sizes)).reshape(-1)
 
 
-def _wanted(chunk: Chunk, found: Mapping[str, npt.NDArray[Any]], size: int) -> dict[str, npt.NDArray[Any]]:
+def _derived_columns(chunk: Chunk, columns: Mapping[str, npt.NDArray[Any]], size: int) -> dict[str, npt.NDArray[Any]]:
     """Return derived metrics, and which points meet the constraints; one that is broken is the reason."""
-    names = dict(found)
+    names = dict(columns)
     for name, formula in chunk.derived.items():
         value = np.broadcast_to(np.asarray(formula.value(names), dtype=np.float64), (size,))
         names[name] = np.where(names["fits"] & np.isfinite(value), value, np.nan)

@@ -63,14 +63,14 @@ def compare(result: Path, other: Path, scenario: str | None = None) -> Compared:
     """
     ours = read_result(result)
     chosen = _chosen(ours, scenario, result)
-    if _benchmarked(other):
+    if _is_benchmark_file(other):
         if len(chosen) > 1:
             hint = f"write --scenario with one of {', '.join(chosen)}"
             raise InputError.single("a benchmark is compared with one scenario", hint=hint, field="--scenario")
         measured = read_benchmark(other, str(other)).metrics
         ((name, first),) = chosen.items()
         refused = _refused(name, {result: first})
-        found = Compared(tuple(_metrics(name, first, measured)), (), refused)
+        comparison = Compared(tuple(_metrics(name, first, measured)), (), refused)
     else:
         theirs = read_result(other)
         both = {name: (first, theirs.scenarios[name]) for name, first in chosen.items() if name in theirs.scenarios}
@@ -80,26 +80,26 @@ def compare(result: Path, other: Path, scenario: str | None = None) -> Compared:
         runs = [(name, first, second) for name, (first, second) in both.items() if name not in refused]
         metrics = [pair for name, first, second in runs for pair in _metrics(name, first, second.metrics)]
         lines = [pair for name, first, second in runs for pair in _operators(name, first, second)]
-        found = Compared(tuple(metrics), tuple(lines), refused)
-    if not found.metrics and found.refused:
-        told = "; ".join(f"{name} of {why}" for name, why in found.refused.items())
-        raise InfeasibleError(f"nothing to compare: {told}")
-    if not found.metrics:
+        comparison = Compared(tuple(metrics), tuple(lines), refused)
+    if not comparison.metrics and comparison.refused:
+        reasons = "; ".join(f"{name} of {why}" for name, why in comparison.refused.items())
+        raise InfeasibleError(f"nothing to compare: {reasons}")
+    if not comparison.metrics:
         raise InputError.single(
             f"{other} has no metric in common with {result}", hint="compare scenarios of one name and phase",
             location=Location(str(other)),
         )  # fmt: skip
-    return found
+    return comparison
 
 
 def _refused(name: str, sides: Mapping[Path, ScenarioResult]) -> dict[str, str]:
     """Return a scenario with the file in which it cannot run and why; nothing where it runs in all. sides: by file."""
-    told = dict.fromkeys(
+    reasons = dict.fromkeys(
         f"{path} cannot run: {one.reason or 'does not fit in memory'}"
         for path, one in sides.items()
         if one.reason is not None or not one.memory.fits
     )
-    return {name: "; ".join(told)} if told else {}
+    return {name: "; ".join(reasons)} if reasons else {}
 
 
 def _chosen(result: ResultFile, scenario: str | None, path: Path) -> Mapping[str, ScenarioResult]:
@@ -111,7 +111,7 @@ def _chosen(result: ResultFile, scenario: str | None, path: Path) -> Mapping[str
     return {scenario: result.scenarios[scenario]}
 
 
-def _benchmarked(path: Path) -> bool:
+def _is_benchmark_file(path: Path) -> bool:
     """Tell whether a file is a benchmark's: the figures of one run, or lines of them."""
     text = read_bytes(path, str(path)).decode("utf-8", errors="replace")
     first = next((line for line in text.splitlines() if line.strip()), "")
@@ -127,15 +127,15 @@ def _document(text: str, path: Path) -> Any:
 
 
 def _metrics(name: str, first: ScenarioResult, second: Mapping[str, float | None]) -> list[Pair]:
-    found = []
+    pairs = []
     for metric, value in first.metrics.items():
         other = second.get(metric)
         if value is None or other is None:
             continue
         interval = first.intervals.get(metric)
         inside = None if interval is None else interval[0] <= other <= interval[1]
-        found.append(Pair(name, metric, value, other, _ratio(value, other), inside))
-    return found
+        pairs.append(Pair(name, metric, value, other, _ratio(value, other), inside))
+    return pairs
 
 
 def _operators(name: str, first: ScenarioResult, second: ScenarioResult) -> list[Pair]:

@@ -12,37 +12,24 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import least_squares
 
-from costmodel.calibration.fit_files import read
+from costmodel.calibration.fit_files import COMPOSITION, read
 from costmodel.errors import CostModelError, InputError
 from costmodel.quantities import Array
 from costmodel.result import PHASES
 from costmodel.schema import SI
 from costmodel.schema.case import Case, resolve_case
-from costmodel.schema.fit_plan import FitPlanFile, TermFile
+from costmodel.schema.fit_plan import FRAMEWORK, FitPlanFile, TermFile
 from costmodel.schema.references import Library
 from costmodel.study.predictions import going_with, predict
-from costmodel.study.reproduce import Widening, load_cases
+from costmodel.study.refits import FittedTerms, Refits, read_refits, read_scatter, without_data
+from costmodel.study.reproduce import NOTHING_REFITTED, Refitted, Widening, load_cases
 from costmodel.study.term_intervals import SOFT, ends_of
-from costmodel.study.term_sensitivity import Ends, PublishedValue, Terms, Values, logs, moved, moves, path_of, weigh
+from costmodel.study.term_sensitivity import PublishedValue, Terms, Values, logs, moved, moves, path_of, weigh
 
 PLAN = "end_to_end"
 MOST = 40  # figures of a publication that a fit looks at, evenly chosen: one table shall not outweigh all others
 STEP = 1e-3  # of a term's range, for derivatives
 PULL = 0.02  # of a figure's log error at full range: what draws a term to no effect where figures do not determine it
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class FittedTerms:
-    """Fitted values. before, after: mean absolute log error of the figures with the files' values and with these.
-
-    ends: of the 80 % intervals of the values, null where a term is not fitted.
-    """
-
-    values: Values
-    ends: Ends
-    figures: int
-    before: float
-    after: float
 
 
 def read_terms(library: Library, plan: str = PLAN) -> Terms:
@@ -212,38 +199,53 @@ def changes(case: Case, terms: Terms, values: Values, library: Library) -> dict[
 @dataclass(frozen=True, slots=True, eq=False)
 class Unseen:
     """By the id of a case: what the terms change in it when they are fitted without its publication, and by how much
-    their uncertainty moves the log of each of its metrics, down and up."""
+    their uncertainty moves the log of each of its metrics, down and up. refitted: what else is stated anew."""
 
     changes: Mapping[str, Mapping[str, object]]
     widening: Widening
+    refitted: Refitted = NOTHING_REFITTED
 
 
-def leave_out(cases: Sequence[Case], fitted_to: Sequence[Case], terms: Terms, library: Library) -> Unseen:
-    """Return what becomes of cases when terms are fitted without the publication of each.
-
-    fitted_to: the cases that terms are fitted to. Nothing where no term is declared.
-    """
+def refit(fitted_to: Iterable[Case], terms: Terms, library: Library) -> Refits:
+    """Return the fit of the terms to all cases, and one without each publication that has a part in it."""
     figures = figures_of(fitted_to, terms, library)
     everything = fit_terms(figures, terms, library)
-    used = {one.case.publication for one in figures}
-    by_publication: dict[str, FittedTerms] = {}
+    names = {one.case.publication for one in figures} | {name for term in terms for name in term.publications}
+    without = {}
+    for name in sorted(names):
+        rest = [one for one in figures if one.case.publication != name]
+        fitted = fit_terms(rest, terms, library, everything.values) if len(rest) < len(figures) else everything
+        without[name] = without_data(fitted, terms, name)
+    return Refits(everything, without)
+
+
+def leave_out(cases: Sequence[Case], refits: Refits, terms: Terms, library: Library) -> Unseen:
+    """Return what becomes of cases when terms are fitted without the publication of each."""
     changed, widening = {}, {}
     for case in cases:
         of = moving(case, terms, library)
-        if not of:
-            continue
-        name = case.publication
-        if name not in by_publication:
-            rest = [one for one in figures if one.case.publication != name]
-            by_publication[name] = fit_terms(rest, terms, library, everything.values) if name in used else everything
-        fitted = by_publication[name]
-        changed[case.id] = changes(case, terms, fitted.values, library)
-        widening[case.id] = moves(case, of, terms, fitted.values, fitted.ends, library)
-    return Unseen(changed, widening)
+        if of:
+            fitted = refits.of(case.publication)
+            changed[case.id] = changes(case, terms, fitted.values, library)
+            widening[case.id] = moves(case, of, terms, fitted.values, fitted.ends, library)
+    fields = frozenset(term.path.removeprefix(FRAMEWORK) for term in terms)
+    return Unseen(changed, widening, Refitted(fields))
 
 
 def left_out(cases: Sequence[Case], search_path: Sequence[str] = ()) -> Unseen:
-    """Return what `leave_out` returns with the terms of the plan on the search path, fitted to all cases there."""
+    """Return what `leave_out` returns with the plan on the search path, fitted to all cases there.
+
+    Fits that the plan keeps beside it are taken; without such, the terms are fitted now.
+    """
     library = Library(search_path)
-    terms = read_terms(library)
-    return leave_out(cases, load_cases([], search_path)[0], terms, library) if terms else Unseen({}, {})
+    plan = read(library, "fit_plans", PLAN, FitPlanFile)
+    if not plan.terms:
+        return Unseen({}, {})
+    if plan.refits is None:
+        return leave_out(cases, refit(load_cases([], search_path)[0], plan.terms, library), plan.terms, library)
+    folder = library.find(PLAN, "fit_plans").parent
+    found = leave_out(cases, read_refits(folder / plan.refits, plan.terms), plan.terms, library)
+    if plan.run_refits is None or not (folder / plan.run_refits).is_file():
+        return found
+    refitted = Refitted(found.refitted.fields | {COMPOSITION}, read_scatter(folder / plan.run_refits))
+    return replace(found, refitted=refitted)

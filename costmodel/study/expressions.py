@@ -65,15 +65,15 @@ def read_expression(text: str, known: Collection[str], place: Location, *, condi
         tree = ast.parse(_named(text, quantities, place).strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         raise _wrong(text, place, "is no formula", "write one such as `tpot <= 50 ms`") from None
-    found = tuple(dict.fromkeys(_names(tree, text, place, quantities)))
-    for name in found:
+    names = tuple(dict.fromkeys(_names(tree, text, place, quantities)))
+    for name in names:
         if name not in known:
             raise _wrong(text, place, f"{name!r} is no metric of this study", suggest(name, list(known)))
     if condition != _is_condition(tree):
         hint = "write one such as `tpot <= 50 ms`" if condition else "write a number, without a comparison"
         raise _wrong(text, place, "is no condition" if condition else "is a condition", hint)
     _check_dimensions(tree, text, place, quantities)
-    return Expression(text, found, tree, {name: value for name, (value, _) in quantities.items()})
+    return Expression(text, names, tree, {name: value for name, (value, _) in quantities.items()})
 
 
 def _named(text: str, quantities: dict[str, tuple[float, str | None]], place: Location) -> str:
@@ -161,12 +161,14 @@ def _check_dimensions(
             if name is None or expected is None:
                 continue
             bare = isinstance(other, ast.Constant)
-            found = "count" if bare else (quantities.get(_dotted(other) or "") or (0.0, None))[1]
-            if found is None or found == expected or {found, expected} in _ALIKE:
+            dimension = "count" if bare else (quantities.get(_dotted(other) or "") or (0.0, None))[1]
+            if dimension is None or dimension == expected or {dimension, expected} in _ALIKE:
                 continue
             example = example_unit(expected)
-            told = f"{name} is a {expected.replace('_', ' ')}, {ast.unparse(other) if bare else 'its bound'} is none"
-            raise _wrong(text, place, told, f"write the bound with a unit such as {example}" if example else "no unit")
+            message = f"{name} is a {expected.replace('_', ' ')}, {ast.unparse(other) if bare else 'its bound'} is none"
+            raise _wrong(
+                text, place, message, f"write the bound with a unit such as {example}" if example else "no unit"
+            )
 
 
 _ALIKE = ({"time", "duration"}, {"count", "ratio"})

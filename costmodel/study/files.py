@@ -62,10 +62,10 @@ def as_json(document: object) -> bytes:
 def _same_study(path: Path, document: Mapping[str, Any]) -> bool:
     """Tell whether a file asks what `document` asks; which version answers, and in which form, does not matter."""
     try:
-        found = json.loads(read_data(path, str(path), MAX_BYTES))
+        present = json.loads(read_data(path, str(path), MAX_BYTES))
     except (InputError, ValueError):
         return False
-    if not isinstance(found, dict) or "form" not in found:
+    if not isinstance(present, dict) or "form" not in present:
         return False
-    asked = json.loads(as_json(document))
-    return {**found, **dict.fromkeys(_OF_A_RUN)} == {**asked, **dict.fromkeys(_OF_A_RUN)}
+    requested = json.loads(as_json(document))
+    return {**present, **dict.fromkeys(_OF_A_RUN)} == {**requested, **dict.fromkeys(_OF_A_RUN)}

@@ -216,10 +216,12 @@ def candidate(point: Point, at: Mapping[str, Any], score: float, goal: Goal) -> 
     return Candidate(at, point.devices, value, point.metrics, point.intervals[point.headline], own)
 
 
-def ranked(found: Sequence[Candidate]) -> list[Candidate]:
+def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Return candidates with whether the order of each one and the one before it or behind it is open."""
-    meets = [False, *(_is_open(one, after) for one, after in pairwise(found)), False]
-    return [replace(one, tied=before or behind) for one, (before, behind) in zip(found, pairwise(meets), strict=False)]
+    meets = [False, *(_is_open(one, after) for one, after in pairwise(candidates)), False]
+    return [
+        replace(one, tied=before or behind) for one, (before, behind) in zip(candidates, pairwise(meets), strict=False)
+    ]
 
 
 def _is_open(one: Candidate, other: Candidate) -> bool:

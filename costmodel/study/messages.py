@@ -24,10 +24,10 @@ def answered(
     search_path: Sequence[str | Path] = (),
 ) -> tuple[CollectiveTime, Cluster]:
     """Return the time of a message on a cluster, with some of its fields changed, and that cluster."""
-    found = load_cluster(cluster, search_path, devices=float(max(request.ranks, 1)), changes=changes)
+    loaded = load_cluster(cluster, search_path, devices=float(max(request.ranks, 1)), changes=changes)
     framework = default_framework(search_path)
-    calibration = load_calibration(found.device, framework, search_path)
-    return answer(request, found, calibration, framework, engine), found
+    calibration = load_calibration(loaded.device, framework, search_path)
+    return answer(request, loaded, calibration, framework, engine), loaded
 
 
 def read_message(

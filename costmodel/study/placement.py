@@ -39,6 +39,6 @@ def stage_sizes(architecture: Architecture, plan: Training, stages: int) -> tupl
 
 def end_weights(plan: Training) -> dict[int, int]:
     """Return the weight in layers of what stands on each stage with an end: place -> layers fewer than the longest."""
-    stated = plan.stages or ()
-    places = {getattr(plan.placement, name) % len(stated): getattr(plan.placement, name) for name in _ENDS}
-    return {place: max(stated) - stated[stage] for stage, place in places.items()}
+    sizes = plan.stages or ()
+    places = {getattr(plan.placement, name) % len(sizes): getattr(plan.placement, name) for name in _ENDS}
+    return {place: max(sizes) - sizes[stage] for stage, place in places.items()}

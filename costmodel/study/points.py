@@ -26,17 +26,17 @@ from costmodel.study.chunks import Cutter, cutter, evaluate_chunk
 from costmodel.study.executors import HERE, Pool, in_any_order
 from costmodel.study.files import POINTS, STUDY, as_json, check_folder, found_form, part_path
 from costmodel.study.fingerprint import fingerprint
-from costmodel.study.summary import Summary, Told
+from costmodel.study.summary import OnProgress, Summary
 from costmodel.study.sweep import INTERVAL, Sweep
 from costmodel.study.tables import PARQUET, Columns, best_form, decode, numbers
 
 
 def write_sweep(
-    sweep: Sweep, folder: Path, told: Told = lambda _: None, pool: Pool = HERE, form: str | None = None
+    sweep: Sweep, folder: Path, on_progress: OnProgress = lambda _: None, pool: Pool = HERE, form: str | None = None
 ) -> dict[str, Any]:
     """Write `study.json`, then the parts of the table that are not there yet; return the summary of each scenario.
 
-    told: called with the points that are done; form: of a new table (default: the best that is installed).
+    on_progress: called with the points that are done; form: of a new table (default: the best that is installed).
     Raises InputError where the folder holds something else or cannot be written.
     """
     check_folder(folder, sweep.document())
@@ -53,23 +53,23 @@ def write_sweep(
             missing.append(number)
         else:
             summary.add(number, columns)
-    told(summary.points)
+    on_progress(summary.points)
     for number, data, columns in in_any_order(pool, evaluate_chunk, map(cutting.chunk, missing)):
         write_whole(part_path(folder, number, cutting.form), [data])
         summary.add(number, columns)
-        told(summary.points)
+        on_progress(summary.points)
     return summary.scenarios()
 
 
-def _form(folder: Path, asked: str | None) -> str:
-    """Return the form of the table: that of the parts that are there; raise InputError where another is asked for."""
-    found = found_form(folder)
+def _form(folder: Path, requested: str | None) -> str:
+    """Return the form of the table: that of the parts that are there; raise InputError where another is requested."""
+    present = found_form(folder)
     place = Location(str(folder))
-    if asked is not None and found is not None and found != asked:
-        raise InputError.single(f"holds parts as {found}", hint="keep their format, or name another", location=place)
-    if (found or asked) == PARQUET and not find_spec("polars"):
+    if requested is not None and present is not None and present != requested:
+        raise InputError.single(f"holds parts as {present}", hint="keep their format, or name another", location=place)
+    if (present or requested) == PARQUET and not find_spec("polars"):
         raise InputError.single("Parquet needs polars", hint="install costmodel[sweep], or write CSV", location=place)
-    return found or asked or best_form()
+    return present or requested or best_form()
 
 
 def _begin(folder: Path, document: Mapping[str, Any]) -> None:
@@ -138,7 +138,7 @@ class Grid:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Table:
-    """A sweep read back: what was asked, and each scenario's grid."""
+    """A sweep read back: its study, and each scenario's grid."""
 
     study: SweepFile
     grids: Mapping[str, Grid]

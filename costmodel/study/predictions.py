@@ -17,6 +17,7 @@ from costmodel.analytic.metrics import sixteen_bit_peak
 from costmodel.analytic.work_counts import counted_work
 from costmodel.api import Workload, architecture_facts
 from costmodel.calibration.row_prediction import predict_mapped
+from costmodel.cost.calibration import FamilyFit
 from costmodel.errors import InputError, Location
 from costmodel.hardware import Device
 from costmodel.measurements.row_group import Catalogue
@@ -57,13 +58,17 @@ Interval: TypeAlias = "tuple[float, float] | None"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
-    """Facts of a case's model and, where it has a scenario, that scenario and its point; or a device or a kernel."""
+    """Facts of a case's model and, where it has a scenario, that scenario and its point; or a device or a kernel.
+
+    fit: of a kernel, the calibration file that prices it, null for the roofline.
+    """
 
     facts: Mapping[str, Any]
     point: Point | None
     workload: Workload | None
     device: Mapping[str, Any] | None = None
     kernel: Mapping[str, Value] | None = None
+    fit: str | None = None
 
     @property
     def infeasible(self) -> str | None:
@@ -203,25 +208,33 @@ class Prediction:
         return float(device.peak(stated))
 
 
-def predict(case: Case, search_path: Sequence[str | Path] = (), library: Library | None = None) -> Prediction:
+def predict(
+    case: Case,
+    search_path: Sequence[str | Path] = (),
+    library: Library | None = None,
+    runs: Mapping[str, FamilyFit] | None = None,
+) -> Prediction:
     """Return what a case predicts; raise InputError with every problem of its scenario.
 
-    library: has read files already, for many cases.
+    library: has read files already, for many cases. runs: how whole runs scatter, in place of what the files say.
     """
     if case.kernel is not None:
-        return Prediction({}, None, None, kernel=kernel_figures(case, search_path))
+        figures, fit = kernel_figures(case, search_path)
+        return Prediction({}, None, None, kernel=figures, fit=fit)
     if case.device is not None:
         return Prediction({}, None, None, resolve_device(case, search_path))
     resolved = resolve_case(case, search_path, library)
     if not resolved.scenarios:
         return Prediction(architecture_facts(resolved.architecture), None, None)
     workload = Workload(resolved, case.id, {}, None, tuple(search_path))
+    if runs is not None:
+        workload = workload.with_families(runs)
     (point,) = workload.points().values()
     return Prediction(workload.model(), point, workload)
 
 
-def kernel_figures(case: Case, search_path: Sequence[str | Path] = ()) -> dict[str, Value]:
-    """Return time and FLOP rate of the kernel of a case, as `costmodel predict` prices a row of a measurement table.
+def kernel_figures(case: Case, search_path: Sequence[str | Path] = ()) -> tuple[dict[str, Value], str | None]:
+    """Return time and FLOP rate of the kernel of a case, as `costmodel predict` prices a row, and the file behind them.
 
     Raises InputError where the row holds no kernel of the package.
     """
@@ -234,7 +247,7 @@ def kernel_figures(case: Case, search_path: Sequence[str | Path] = ()) -> dict[s
     seconds = [float(each[0]) for each in (found.seconds, found.low, found.high)]
     flop = sum(float(np.sum(each.flop)) for each in mapped[0].operators if isinstance(each, Gemm | AttentionKernel))
     rates = [flop / each if each else math.inf for each in seconds]
-    return {"time": Value(*seconds), "flop_rate": Value(rates[0], rates[2], rates[1])}
+    return {"time": Value(*seconds), "flop_rate": Value(rates[0], rates[2], rates[1])}, str(found.fits[0]) or None
 
 
 @cache

@@ -5,22 +5,40 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeAlias, get_args
 
+from costmodel.analytic.intervals import RATES, TIMES
+from costmodel.cost.calibration import FamilyFit
 from costmodel.errors import CostModelError, InputError, Problem
 from costmodel.schema import SI
 from costmodel.schema.case import Case, CaseClass, Expectation, readable_cases
 from costmodel.schema.references import Library, suggest
 from costmodel.schema.tree import to_python
 from costmodel.study.predictions import Prediction, Value, going_with, predict
+from costmodel.study.provenance import Dependence, dependences, state_of
 from costmodel.units import base_unit
 
 FOLDER = "published"
 Widening: TypeAlias = "Mapping[str, Mapping[str, tuple[float, float]]]"  # id of a case -> metric -> logs, down and up
 PASS, FAIL, SKIP, INFEASIBLE = "pass", "fail", "skip", "infeasible"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Refitted:
+    """What was fitted again without each publication.
+
+    fields: of frameworks, and `composition` for the scatter of whole runs, as `provenance.state_of` takes them.
+    runs: publication -> that scatter without it, by family; none for what the files say.
+    """
+
+    fields: frozenset[str] = frozenset()
+    runs: Mapping[str, Mapping[str, FamilyFit]] = field(default_factory=dict)
+
+
+NOTHING_REFITTED = Refitted()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +47,9 @@ class Comparison:
 
     error: relative, (predicted - published) / published; null for checks of a side or an order, which no error scores.
     terms: what was changed in the scenario for the comparison: path -> value; null for nothing.
+    state: `unseen`, `refitted` or `in-sample`; null where nothing is compared. because: what rests on the figure.
+    interval_unseen: the ends of the interval do not rest on the figure's source either.
+    group: figures with the same one follow from one another.
     """
 
     id: str
@@ -45,11 +66,17 @@ class Comparison:
     source: str
     reason: str | None = None
     terms: Mapping[str, object] | None = None
+    state: str | None = None
+    because: tuple[str, ...] = ()
+    interval_unseen: bool = True
+    group: str | None = None
 
     def document(self) -> dict[str, Any]:
         """Return the comparison as the documented JSON object."""
         fields = {"class" if key == "case_class" else key: value for key, value in asdict(self).items()}
-        return {key: value for key, value in fields.items() if value is not None or key not in ("reason", "terms")}
+        fields |= {"because": list(self.because) or None}
+        optional = ("reason", "terms", "because", "state", "group")
+        return {key: value for key, value in fields.items() if value is not None or key not in optional}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,18 +147,21 @@ def reproduce(
     search_path: Sequence[str] = (),
     changes: Mapping[str, Mapping[str, object]] | None = None,
     widening: Widening | None = None,
+    refitted: Refitted = NOTHING_REFITTED,
 ) -> tuple[list[Comparison], list[Problem]]:
     """Return every published figure compared, and the problems of cases that predict nothing.
 
     A problem of one case does not stop the others; scenarios that several cases share are evaluated once.
     changes: id of a case -> what changes in its scenario beside what the case says: path -> value, as `--set`;
     widening: by how much more the ends of an interval lie below and above the prediction, in quadrature.
+    refitted: what else is stated anew without the publication of each case.
     """
     changed = changes or {}
     cases = [replace(case, overrides={**case.overrides, **changed.get(case.id, {})}) for case in cases]
     library = Library(search_path)
     predictions: dict[str, Prediction] = {}
     shared: dict[str, Prediction] = {}
+    rest: dict[str, tuple[Dependence, ...]] = {}
     problems: list[Problem] = []
     comparisons: list[Comparison] = []
     for case in cases:
@@ -139,8 +169,11 @@ def reproduce(
             stated = [None if tree is None else to_python(tree) for tree in (case.scenario, case.device)]
             key = repr((stated, case.kernel, {path: str(value) for path, value in case.overrides.items()}))
             with _noting(problems, case):
-                shared[key] = shared.get(key) or predict(case, search_path, library)
+                runs = refitted.runs.get(case.publication)
+                key = key if runs is None else f"{case.publication} {key}"
+                shared[key] = shared.get(key) or predict(case, search_path, library, runs)
                 predictions[case.id] = shared[key]
+                rest[case.id] = dependences(case, shared[key], library)
     for case in cases:
         if case.skip is not None:
             comparisons.append(_uncompared(case, None, SKIP, case.skip))
@@ -151,8 +184,33 @@ def reproduce(
                     path: value.value if isinstance(value, SI) else value
                     for path, value in changed.get(case.id, {}).items()
                 }
-                comparisons.append(replace(found, terms=terms or None))
+                state = state_of(case, expected.metric, rest.get(case.id, ()), refitted.fields)
+                is_compared = found.verdict in (PASS, FAIL)
+                comparisons.append(
+                    replace(
+                        found,
+                        terms=terms or None,
+                        state=state.name if is_compared else None,
+                        because=state.because if is_compared else (),
+                        interval_unseen=state.is_interval_unseen,
+                        group=group_of(case, expected.metric),
+                    )
+                )
     return comparisons, problems
+
+
+def group_of(case: Case, metric: str) -> str:
+    """Return the group of a figure: times, rates and utilisations of one scenario follow from one another.
+
+    Others count by themselves unless the case names its group.
+    """
+    if case.group is not None:
+        return case.group
+    if case.scenario is None or going_with(metric) not in TIMES | RATES:
+        return f"{case.id} {metric}"
+    overrides = {path: str(value) for path, value in case.overrides.items()}
+    kind = metric if metric in ("ttft", "tpot") else "run"
+    return f"{case.publication} {kind} {to_python(case.scenario)!r} {overrides!r}"
 
 
 @contextmanager
@@ -163,8 +221,8 @@ def _noting(problems: list[Problem], case: Case) -> Iterator[None]:
     except CostModelError as error:
         found = error.problems if isinstance(error, InputError) else (Problem(None, "", str(error)),)
         for problem in found:
-            field = problem.field if case.id in problem.field else f"{case.id}: {problem.field}".rstrip(": ")
-            problems.append(replace(problem, location=problem.location or case.location, field=field))
+            named = problem.field if case.id in problem.field else f"{case.id}: {problem.field}".rstrip(": ")
+            problems.append(replace(problem, location=problem.location or case.location, field=named))
 
 
 def _compare(case: Case, expected: Expectation, predictions: Mapping[str, Prediction]) -> Comparison:

@@ -75,12 +75,12 @@ def search(
     sweep: the axes that are part of the search. With several numbers of devices and the objective `minimise devices`,
     a training step is searched on ever more devices until one meets the constraints.
     """
-    found = SearchResult(scenario, goal.sense)
+    result = SearchResult(scenario, goal.sense)
     if sweep is None:
-        found.devices = _numbers(workload, scenario, devices, None)
-        _add(found, SearchRequest(workload, scenario, goal, found.devices), on_progress)
-        return found
-    found.devices = _numbers(sweep.workload, scenario, devices, sweep)
+        result.devices = _numbers(workload, scenario, devices, None)
+        _add(result, SearchRequest(workload, scenario, goal, result.devices), on_progress)
+        return result
+    result.devices = _numbers(sweep.workload, scenario, devices, sweep)
     structures = [one for one in sweep.structures if one.scenario == scenario]
     for number, one in enumerate(structures):
         loaded = _loaded(sweep.workload, scenario, one)
@@ -90,13 +90,13 @@ def search(
         fixed = tuple(path.removeprefix(head) for path in one.choices)
         part = SearchResult(scenario, goal.sense)
         done = number / len(structures)
-        axes = [*_stated(one.choices, head), *sweep.numeric]
-        asked = SearchRequest(loaded, scenario, goal, found.devices, axes, fixed)
-        _add(part, asked, lambda share, done=done: on_progress(done + share / len(structures)))  # type: ignore[misc]
+        axes = [*_fixed_axes(one.choices, head), *sweep.numeric]
+        request = SearchRequest(loaded, scenario, goal, result.devices, axes, fixed)
+        _add(part, request, lambda share, done=done: on_progress(done + share / len(structures)))  # type: ignore[misc]
         others = {path: text for path, text in one.choices.items() if path.removeprefix(head) not in (*OWN, *VARIED)}
-        found.merge(part, others)
-    found.axes = {axis.path: axis.dimension for axis in sweep.axes if not axis.texts}
-    return found
+        result.merge(part, others)
+    result.axes = {axis.path: axis.dimension for axis in sweep.axes if not axis.texts}
+    return result
 
 
 def _loaded(workload: Workload, scenario: str, one: Structure) -> Workload | None:
@@ -113,28 +113,28 @@ def _loaded(workload: Workload, scenario: str, one: Structure) -> Workload | Non
         return None
 
 
-def _stated(choices: Mapping[str, str], head: str) -> Iterator[tuple[Axis, ...]]:
+def _fixed_axes(choices: Mapping[str, str], head: str) -> Iterator[tuple[Axis, ...]]:
     """Yield structural values over something that layouts have as axes of one value: the layouts that have it stay."""
     for path, text in choices.items():
         if path.removeprefix(head) in OWN:
             yield (Axis(path, np.array([float(text)]), "count", whole=True),)
 
 
-def _add(found: SearchResult, asked: SearchRequest, on_progress: OnProgress) -> None:
+def _add(result: SearchResult, request: SearchRequest, on_progress: OnProgress) -> None:
     """Search one structure."""
-    chosen = asked.workload.scenario(asked.scenario)
+    chosen = request.workload.scenario(request.scenario)
     unknown = missing(chosen)
-    for name in asked.goal.names:
+    for name in request.goal.names:
         if name in unknown:
             raise InputError.single(
-                f"{name} is not known: {unknown[name]}", field=asked.scenario, hint="or ask for another metric"
+                f"{name} is not known: {unknown[name]}", field=request.scenario, hint="or ask for another metric"
             )
     if not isinstance(chosen.plan, Training):
-        search_passes(asked, found, on_progress)
+        search_passes(request, result, on_progress)
         return
-    for number in asked.devices:
-        search_steps(asked, found, number, on_progress)
-        if asked.goal.is_fewest and found.best:
+    for number in request.devices:
+        search_steps(request, result, number, on_progress)
+        if request.goal.is_fewest and result.best:
             break
 
 
@@ -145,8 +145,8 @@ def _numbers(workload: Workload, scenario: str, devices: Sequence[int], sweep: S
     degrees = {f"scenarios.{scenario}.parallel.{name}" for name in (*DEGREES, "cp")}
     varied = sweep is not None and any(axis.path in degrees for axis in sweep.axes)
     chosen = workload.varied(scenario, sweep.vary())[0] if varied and sweep is not None else workload.scenario(scenario)
-    found = np.unique(np.asarray(chosen.devices))
-    whole = tuple(int(number) for number in found if float(number).is_integer())
+    numbers = np.unique(np.asarray(chosen.devices))
+    whole = tuple(int(number) for number in numbers if float(number).is_integer())
     if not whole:
         raise InputError.single("no whole number of devices", hint="name some with --devices", field=scenario)
     return whole

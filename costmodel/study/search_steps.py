@@ -31,7 +31,7 @@ _FIRST = 24  # layouts that are evaluated one by one before any together, unless
 _FEW = 4  # layouts of one order that are sooner evaluated one by one than together
 
 
-class _Kept(NamedTuple):
+class _Layout(NamedTuple):
     """A layout that may be among the best: in the order of the objective, then of the step's time."""
 
     score: float
@@ -51,7 +51,7 @@ class _Group:
 
 @dataclass(slots=True, eq=False)
 class _Race:
-    """Evaluates layouts and keeps the best ones. head: as of `Asked`; prune: a shorter step is always better."""
+    """Evaluates layouts and keeps the best. head: of the `SearchRequest`; prune: a shorter step is always better."""
 
     base: Scenario
     calibration: Calibration
@@ -60,13 +60,13 @@ class _Race:
     goal: Goal
     plans: Sequence[Variant]
     prune: bool
-    kept: list[_Kept] = field(default_factory=list)
+    best: list[_Layout] = field(default_factory=list)
     tried: set[tuple[int, int]] = field(default_factory=set)
 
     @property
     def limit(self) -> float:
         """Return the step time that a layout has to stay below to be kept."""
-        return self.kept[-1].time if self.prune and len(self.kept) == KEPT else np.inf
+        return self.best[-1].time if self.prune and len(self.best) == KEPT else np.inf
 
     def placed(self, variant: int, row: int) -> Scenario:
         """Return the scenario in a variant, its layers placed for the number of stages of one layout."""
@@ -92,7 +92,7 @@ class _Race:
             result = evaluate_grid(part, self.calibration, (len(rows),))
             score, meets = self.goal.judged(result, len(rows), part.devices, self._names(rows))
             times = np.broadcast_to(np.asarray(result.metrics["step_time"]), (len(rows),))
-            self._keep([_Kept(score[at], times[at], variant, rows[at]) for at in np.flatnonzero(meets).tolist()])
+            self._keep([_Layout(score[at], times[at], variant, rows[at]) for at in np.flatnonzero(meets).tolist()])
         return len(rows)
 
     def _alone(self, variant: int, row: int) -> bool:
@@ -104,7 +104,7 @@ class _Race:
         score, meets = self.goal.judged(result, 1, one.devices, self._names(np.array([row])))
         time = result.metrics["step_time"]
         if meets[0] and time is not None:
-            self._keep([_Kept(float(score[0]), float(time), variant, row)])
+            self._keep([_Layout(float(score[0]), float(time), variant, row)])
         return True
 
     def _names(self, rows: Indices) -> dict[str, Array]:
@@ -112,49 +112,49 @@ class _Race:
         paths, columns = self.space.paths(self.head), self.space.columns.values()
         return {path: column[rows] for path, column in zip(paths, columns, strict=True)}
 
-    def _keep(self, found: Sequence[_Kept]) -> None:
+    def _keep(self, layouts: Sequence[_Layout]) -> None:
         """Keep the best; of variants of a layout that take the same time, such as two ZeRO stages, the first."""
-        distinct = {(one.score, one.time, one.row): one for one in sorted([*self.kept, *found], reverse=True)}
-        self.kept = sorted(distinct.values())[:KEPT]
+        distinct = {(one.score, one.time, one.row): one for one in sorted([*self.best, *layouts], reverse=True)}
+        self.best = sorted(distinct.values())[:KEPT]
 
 
-def search_steps(asked: SearchRequest, found: SearchResult, devices: int, on_progress: OnProgress) -> None:
-    """Search the layouts of a training step on some devices, at all values of the axes; add what is found."""
-    workload, goal, head = asked.workload, asked.goal, asked.head
-    stated = workload.scenario(asked.scenario)
-    space = _space(asked, stated, devices)
+def search_steps(request: SearchRequest, result: SearchResult, devices: int, on_progress: OnProgress) -> None:
+    """Search the layouts of a training step on some devices, at all values of the axes, and add them to the result."""
+    workload, goal, head = request.workload, request.goal, request.head
+    original = workload.scenario(request.scenario)
+    space = _space(request, original, devices)
     if not space.size:
         return
-    base, _ = workload.varied(asked.scenario, {space.paths(head): tuple(space.columns.values())})
+    base, _ = workload.varied(request.scenario, {space.paths(head): tuple(space.columns.values())})
     assert isinstance(base.plan, Training), "search has checked it"
-    found.stages = _placement(base.plan)
-    plans = variants(base.plan, asked.fixed)
+    result.stages = _placement(base.plan)
+    plans = variants(base.plan, request.fixed)
     calibration = workload.calibration(base)
-    race = _Race(base, calibration, space, head, goal, plans, prune=_prunes(asked))
-    groups = sorted(_groups(race, found), key=lambda group: float(group.bounds.min()))
-    _run(race, groups, found, on_progress)
-    if found.scheduled:
-        found.least = None
-    points = [evaluate_point(race.one(one.variant, one.row), calibration) for one in race.kept]
-    found.best = ranked([
+    race = _Race(base, calibration, space, head, goal, plans, prune=_prunes(request))
+    groups = sorted(_groups(race, result), key=lambda group: float(group.bounds.min()))
+    _run(race, groups, result, on_progress)
+    if result.scheduled:
+        result.least = None
+    points = [evaluate_point(race.one(one.variant, one.row), calibration) for one in race.best]
+    result.best = ranked([
         candidate(point, {**space.at(one.row), **plans[one.variant].document()}, one.score, goal)
-        for one, point in zip(race.kept, points, strict=True)
+        for one, point in zip(race.best, points, strict=True)
     ])  # fmt: skip
 
 
-def _prunes(asked: SearchRequest) -> bool:
+def _prunes(request: SearchRequest) -> bool:
     """Tell whether a layout with a shorter step is always better.
 
     So it is for the step itself; for what follows from it as long as no axis changes a step's tokens, peaks or prices.
     """
-    if asked.goal.objective.text == "step_time" or asked.goal.is_fewest:
-        return asked.goal.by_step or asked.goal.is_fewest
-    paths = [axis.path.removeprefix(asked.head) for together in asked.axes for axis in together]
+    if request.goal.objective.text == "step_time" or request.goal.is_fewest:
+        return request.goal.by_step or request.goal.is_fewest
+    paths = [axis.path.removeprefix(request.head) for together in request.axes for axis in together]
     harmless = [path for path in paths if path in LAYOUT or path.endswith(("bandwidth", "latency"))]
-    return asked.goal.by_step and len(harmless) == len(paths)
+    return request.goal.by_step and len(harmless) == len(paths)
 
 
-def _run(race: _Race, groups: Sequence[_Group], found: SearchResult, on_progress: OnProgress) -> None:
+def _run(race: _Race, groups: Sequence[_Group], result: SearchResult, on_progress: OnProgress) -> None:
     """Evaluate layouts until no other can be among the best."""
     if race.prune and groups:
         bounds = np.concatenate([group.bounds for group in groups])
@@ -163,11 +163,11 @@ def _run(race: _Race, groups: Sequence[_Group], found: SearchResult, on_progress
         for at in np.argsort(bounds, kind="stable")[:_FIRST]:
             if bounds[at] >= race.limit:
                 break
-            found.scheduled += race.evaluate(groups[owner[at]].variant, rows[at : at + 1])
+            result.scheduled += race.evaluate(groups[owner[at]].variant, rows[at : at + 1])
     for number, group in enumerate(groups):
         if group.bounds.min() >= race.limit:
             break
-        found.scheduled += race.evaluate(group.variant, group.rows[group.bounds < race.limit])
+        result.scheduled += race.evaluate(group.variant, group.rows[group.bounds < race.limit])
         on_progress(number / len(groups))
 
 
@@ -178,19 +178,19 @@ def _fits(scenario: Scenario, size: int) -> npt.NDArray[np.bool_]:
     return np.broadcast_to(ledger.total <= scenario.cluster.device.device_memory.capacity, (size,))
 
 
-def _space(asked: SearchRequest, stated: Scenario, devices: int) -> Space:
+def _space(request: SearchRequest, original: Scenario, devices: int) -> Space:
     """Return the layouts on some devices, at all values of the axes."""
-    plan, path = stated.plan, f"{asked.head}global_batch"
+    plan, path = original.plan, f"{request.head}global_batch"
     assert isinstance(plan, Training)
-    batches = [axis.values for together in asked.axes for axis in together if axis.path == path]
+    batches = [axis.values for together in request.axes for axis in together if axis.path == path]
     if not batches:
-        return training_space(stated, plan, devices).crossed(asked.axes, asked.head)
-    spaces = [(float(batch), training_space(stated, plan, devices, int(batch))) for batch in np.unique(batches[0])]
+        return training_space(original, plan, devices).crossed(request.axes, request.head)
+    spaces = [(float(batch), training_space(original, plan, devices, int(batch))) for batch in np.unique(batches[0])]
     check_size(sum(space.size for _, space in spaces))
     columns = {
         name: np.concatenate([space.columns[name] for _, space in spaces]) for name in spaces[0][1].columns
     } | {"global_batch": np.concatenate([np.full(space.size, batch) for batch, space in spaces])}  # fmt: skip
-    return Space(columns).crossed(asked.axes, asked.head)
+    return Space(columns).crossed(request.axes, request.head)
 
 
 def _placement(plan: Training) -> str | None:
@@ -199,11 +199,11 @@ def _placement(plan: Training) -> str | None:
         return None
     weights = {place: weight for place, weight in end_weights(plan).items() if weight}
     names = {0: "the first stage's end", -1: "the last stage's end"}
-    told = " and ".join(
+    ends = " and ".join(
         f"{names.get(place, f'the end on stage {place}')} weighs as much as {weight} layer{'s' * (weight > 1)}"
         for place, weight in weights.items()
     )
-    spread = f"layers are spread evenly where {told}, as there" if weights else "layers are spread evenly"
+    spread = f"layers are spread evenly where {ends}, as there" if weights else "layers are spread evenly"
     return f"as the scenario states on {len(plan.stages)} stages; on other numbers {spread}"
 
 
@@ -216,7 +216,7 @@ def alike_layers(base: Scenario, columns: Mapping[str, Array], count: Array) -> 
     return _numbered([*work, count] if base.framework.accumulation == "autograd" else work)
 
 
-def _groups(race: _Race, found: SearchResult) -> Iterator[_Group]:
+def _groups(race: _Race, result: SearchResult) -> Iterator[_Group]:
     """Yield the layouts of each variant that may fit by what fixes an order, with a lower bound of each."""
     base, columns, plans = race.base, race.space.columns, race.plans
     assert isinstance(base.plan, Training)
@@ -224,14 +224,14 @@ def _groups(race: _Race, found: SearchResult) -> Iterator[_Group]:
     order = _numbered([columns["parallel.pp"], columns["parallel.virtual"], count])
     bounder = Bounder(race.calibration, base.plan, alike_layers(base, columns, count))
     lowest = min(variant.zero for variant in plans)
-    left = [_may_fit(base, variant, columns, bounder, found, lowest) for variant in plans]
+    candidates = [_may_fit(base, variant, columns, bounder, result, lowest) for variant in plans]
     for recompute in dict.fromkeys(variant.recompute for variant in plans):
         with_it = [number for number, variant in enumerate(plans) if variant.recompute == recompute]
-        rows = np.flatnonzero(np.any([left[number] for number in with_it], axis=0))
+        rows = np.flatnonzero(np.any([candidates[number] for number in with_it], axis=0))
         if len(rows):
             bounder.price(plans[with_it[0]].of(base), rows)
     for number, variant in enumerate(plans):
-        rows = np.flatnonzero(left[number])
+        rows = np.flatnonzero(candidates[number])
         if len(rows):
             rows = rows[np.argsort(order[rows], kind="stable")]
             bounds = bounder.step(variant.of(base), rows)
@@ -241,7 +241,7 @@ def _groups(race: _Race, found: SearchResult) -> Iterator[_Group]:
 
 
 def _may_fit(
-    base: Scenario, variant: Variant, columns: Mapping[str, Array], bounder: Bounder, found: SearchResult, least: int
+    base: Scenario, variant: Variant, columns: Mapping[str, Array], bounder: Bounder, result: SearchResult, least: int
 ) -> npt.NDArray[np.bool_]:
     """Return the layouts of a variant whose degrees divide and that may fit; count those that are looked at.
 
@@ -250,11 +250,11 @@ def _may_fit(
     scenario, plan = variant.planned(base)
     own = _own(variant, columns, least)
     layout = np.broadcast_to(feasible_layout(scenario), own.shape) & own
-    found.looked_at += int(own.sum())
-    found.feasible += int(layout.sum())
+    result.looked_at += int(own.sum())
+    result.feasible += int(layout.sum())
     with np.errstate(all="ignore"):
         memory = np.broadcast_to(bounder.memory(scenario, plan), own.shape)
-    found.needs(memory[layout])
+    result.needs(memory[layout])
     return layout & (memory <= base.cluster.device.device_memory.capacity)
 
 

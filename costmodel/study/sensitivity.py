@@ -81,13 +81,13 @@ def sensitivities(workload: Workload, scenario: str, metric: str) -> list[Sensit
         reason = point.point().reasons.get(metric) or "it cannot run"
         raise InfeasibleError(f"{metric} of {scenario} is not known: {reason}")
     parameters = list(_parameters(workload, scenario))
-    found: list[Sensitivity] = []
+    sensitivities: list[Sensitivity] = []
     for together in (
         [one for one in parameters if not one[0].endswith(_PACE)],
         [one for one in parameters if one[0].endswith(_PACE)],
     ):
-        found += _evaluated(workload, scenario, metric, together)
-    moving = [one for one in found if one.elasticity or one.up or one.down or one.low or one.high]
+        sensitivities += _evaluated(workload, scenario, metric, together)
+    moving = [one for one in sensitivities if one.elasticity or one.up or one.down or one.low or one.high]
     ranked = sorted(moving, key=lambda one: (-abs(one.elasticity), one.path))
     meets = [False, *(_meet(one, after) for one, after in pairwise(ranked)), False]
     return [replace(one, tied=before or behind) for one, (before, behind) in zip(ranked, pairwise(meets), strict=False)]
@@ -139,7 +139,7 @@ def _evaluated(
             costs = scale * _grid(result.metrics[name], size)
     interval = result.interval(metric)
     ends = (values, values) if interval is None else tuple(_grid(end, size) for end in interval)
-    found = []
+    sensitivities = []
     for at, ((path, value, _), own) in enumerate(zip(parameters, steps, strict=True)):
         rows = slice(1 + 3 * at, 4 + 3 * at)
         slopes = _slope(own, value, values[0], values[rows])
@@ -147,7 +147,7 @@ def _evaluated(
         better = _finite(float(values[rows][2]))
         low, high = (float(end[rows][2]) for end in ends)
         saved = None if costs is None else float(costs[0] - costs[rows][2])
-        found.append(
+        sensitivities.append(
             Sensitivity(
                 path=path.removeprefix(f"scenarios.{scenario}."), value=value, elasticity=slopes[0],
                 low=min(known, default=slopes[0]),
@@ -156,7 +156,7 @@ def _evaluated(
                 saved=None if saved is None else _finite(saved),
             )
         )  # fmt: skip
-    return [one for one in found if np.isfinite(one.elasticity)]
+    return [one for one in sensitivities if np.isfinite(one.elasticity)]
 
 
 def _grid(values: Any, size: int) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 from costmodel.study.sweep import INTERVAL, Sweep
 from costmodel.study.tables import Columns, numbers, switches
 
-Told: TypeAlias = "Callable[[int], None]"  # called with the points that are done
+OnProgress: TypeAlias = "Callable[[int], None]"  # called with the points that are done
 
 
 class Summary:
@@ -33,14 +33,14 @@ class Summary:
 
     def scenarios(self) -> dict[str, Any]:
         """Return for each scenario how many points run, why others do not, and its shortest and longest time."""
-        found: dict[str, Any] = {}
+        scenarios: dict[str, Any] = {}
         for name in self._sweep.scenarios:
             parts = [part for _, of in sorted(self._parts.items()) for part in of if part["scenario"] == name]
             reasons: Counter[str] = Counter()
             for part in parts:
                 reasons.update(part["infeasible"])
             ran = [part for part in parts if part["best"]]
-            found[name] = {
+            scenarios[name] = {
                 "headline": self._sweep.answers(name)[0],
                 "points": sum(part["points"] for part in parts),
                 "fit": sum(part["fit"] for part in parts),
@@ -48,7 +48,7 @@ class Summary:
                 "best": min((part["best"] for part in ran), key=_value, default=None),
                 "worst": max((part["worst"] for part in ran), key=_value, default=None),
             }
-        return found
+        return scenarios
 
     def _part(self, name: str, columns: Columns) -> dict[str, Any]:
         headline = self._sweep.answers(name)[0]

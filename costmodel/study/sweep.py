@@ -69,10 +69,10 @@ class Sweep:
     @cached_property
     def links(self) -> list[tuple[Axis, ...]]:
         """Return the axes by link: those that vary together make one dimension."""
-        found: dict[int, list[Axis]] = {}
+        by_link: dict[int, list[Axis]] = {}
         for axis in self.axes:
-            found.setdefault(axis.link, []).append(axis)
-        return [tuple(axes) for axes in found.values()]
+            by_link.setdefault(axis.link, []).append(axis)
+        return [tuple(axes) for axes in by_link.values()]
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -110,18 +110,18 @@ class Sweep:
             return [Structure(name, {}, self.workload) for name in self.scenarios]
         arrays = self._arrays()
         errors: dict[int, InputError] = {}
-        found: list[Workload | None] = []
+        workloads: list[Workload | None] = []
         for number, chosen in enumerate(choices):
             try:
-                found.append(self.workload.changed({**arrays, **chosen}, self.scenarios))
+                workloads.append(self.workload.changed({**arrays, **chosen}, self.scenarios))
             except InputError as error:
                 errors[number] = error
-                found.append(None)
+                workloads.append(None)
         _check_choices(choices, errors)
         return [
             Structure(name, chosen, loaded, _reason(errors[number], name) if number in errors else "")
             for name in self.scenarios
-            for number, (chosen, loaded) in enumerate(zip(choices, found, strict=True))
+            for number, (chosen, loaded) in enumerate(zip(choices, workloads, strict=True))
         ]
 
     def _arrays(self) -> dict[str, SI]:
@@ -161,7 +161,7 @@ class Sweep:
     def derived(self) -> dict[str, Expression]:
         """Return the derived metrics, each from those before it; raise InputError on what is no formula."""
         known = self._known
-        found: dict[str, Expression] = {}
+        formulas: dict[str, Expression] = {}
         for name, text in self.wanted.derived.items():
             place = Location(f"derived {name}")
             if not name.isidentifier() or name in (*known, *RESERVED):
@@ -169,8 +169,8 @@ class Sweep:
                     "cannot be a derived metric's name", hint="write another, of letters, digits and _", field=name,
                     location=place,
                 )  # fmt: skip
-            found[name] = read_expression(text, [*known, *found], place)
-        return found
+            formulas[name] = read_expression(text, [*known, *formulas], place)
+        return formulas
 
     @cached_property
     def constraints(self) -> tuple[Expression, ...]:
@@ -287,9 +287,9 @@ def _axes(requests: Sequence[Request], numbers: Mapping[str, NumberType | None])
         together = list(group)
         read = tuple(read_axis(one, numbers[one.path], linked=len(together) > 1) for one in together)
         if len({len(axis.values) for axis in read}) > 1:
-            told = ", ".join(f"{axis.path} has {len(axis.values)}" for axis in read)
+            counts = ", ".join(f"{axis.path} has {len(axis.values)}" for axis in read)
             raise InputError.single(
-                f"vary together, but {told} values", hint="write as many values for each", location=together[0].label
+                f"vary together, but {counts} values", hint="write as many values for each", location=together[0].label
             )
         if any(is_structural(numbers[one.path]) for one in together) and not all(axis.texts for axis in read):
             read = tuple(axis if axis.texts else _as_text(axis, one) for axis, one in zip(read, together, strict=True))

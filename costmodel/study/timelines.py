@@ -80,10 +80,10 @@ def read_slices(path: Path) -> list[Slice]:
     if not is_trace(document):
         hint = "write one with `costmodel simulate … --engine event --trace FILE`, or with the PyTorch profiler"
         raise InputError.single("is no trace", hint=hint, location=Location(str(path)))
-    found = list(_slices(document["traceEvents"], path))
-    if not found:
+    slices = list(_slices(document["traceEvents"], path))
+    if not slices:
         raise InputError.single("shows no work of a device", hint="profile a GPU", location=Location(str(path)))
-    return found
+    return slices
 
 
 def _slices(events: Sequence[Any], path: Path) -> Iterator[Slice]:
@@ -103,8 +103,8 @@ def _slices(events: Sequence[Any], path: Path) -> Iterator[Slice]:
         start, seconds = (_time(event.get(key, 0), f"traceEvents[{number}].{key}", path) for key in ("ts", "dur"))
         process, thread = event.get("pid"), event.get("tid")
         args = event.get("args")
-        stated = args if isinstance(args, dict) else {}
-        classes = stated.get("classes")
+        arguments = args if isinstance(args, dict) else {}
+        classes = arguments.get("classes")
         yield Slice(
             name("process_name", process, None) or f"process {process}",
             name("thread_name", process, thread) or f"stream {thread}",
@@ -112,7 +112,7 @@ def _slices(events: Sequence[Any], path: Path) -> Iterator[Slice]:
             str(event.get("name", "")),
             start,
             seconds,
-            str(stated.get("kind", "")),
+            str(arguments.get("kind", "")),
             {str(key): MICRO * float(value) for key, value in classes.items()} if isinstance(classes, dict) else {},
         )
 
@@ -147,9 +147,9 @@ def _pair(name: str, predicted: float, measured: float) -> ClassTime:
 def _by_class(slices: Sequence[Slice]) -> dict[str, float]:
     work = [each for each in slices if each.category in DEVICE_WORK]
     devices = len({each.process for each in work})
-    found: dict[str, float] = defaultdict(float)
+    seconds_by_class: dict[str, float] = defaultdict(float)
     for each in work:
-        stated = each.classes or {class_of(each.name, each.category): each.seconds}
-        for name, seconds in stated.items():
-            found[name] += seconds / devices
-    return dict(found)
+        classes = each.classes or {class_of(each.name, each.category): each.seconds}
+        for name, seconds in classes.items():
+            seconds_by_class[name] += seconds / devices
+    return dict(seconds_by_class)

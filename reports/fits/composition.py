@@ -1,113 +1,91 @@
 """How measured times of whole published runs scatter about predicted ones: `hardware/calibrations/composition.yaml`.
 
-python -m reports.fits.composition --output hardware/calibrations/composition.yaml
+python -m reports.fits.composition --output hardware
+
+Every publication is compared with predictions whose terms were fitted without it (`reports.fits.frameworks` first).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from costmodel import units
 from costmodel.analytic.evaluation import evaluate
-from costmodel.analytic.intervals import RATES, TIMES, deviations
+from costmodel.analytic.intervals import TIMES, deviations, rests_on
 from costmodel.errors import CostModelError
-from costmodel.quantities import Array
 from costmodel.schema.case import Case
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
+from costmodel.study.end_to_end import left_out
 from costmodel.study.predictions import going_with, predict
-from costmodel.study.reproduce import load_cases
-from costmodel.study.weights import weights_of
+from costmodel.study.provenance import IN_SAMPLE, dependences, state_of
+from costmodel.study.reproduce import group_of, load_cases
+from costmodel.study.run_scatter import RunError, Scales, conformal_scales, coverage, with_classes
 
 CLASSES = ("training", "inference", "serving")
-OUTSIDE = 0.1  # of the weight of all rows, on each side of an interval
+FILE, REFITS = "calibrations/composition.yaml", "fit_plans/composition.json"
+FAMILY = "composition_"
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A published time or rate of a whole run. All logs, of times.
-
-    late: measured over predicted time; centre, down, up: what the kernels of the run move it by, and their interval.
-    """
-
-    case_class: str
-    publication: str
-    late: float
-    centre: float
-    down: float
-    up: float
-
-
-def rows_of(cases: Iterable[Case], library: Library) -> Iterator[Row]:
-    """Yield a row for each value of a whole run that is scored; nothing for what cannot be computed."""
+def rows_of(cases: Sequence[Case], library: Library) -> Iterator[RunError]:
+    """Yield a row for each value of a whole run that is no in-sample one; nothing for what cannot be computed."""
+    without = left_out(cases, [str(root) for root in library.roots[:-1]])
     for case in cases:
-        if case.skip is None and case.scenario is not None and case.case_class in CLASSES:
+        if case.skip is None and case.scenario is not None and case.case_class in CLASSES and case.source.verified:
+            widening = without.widening.get(case.id, {})
+            changed = replace(case, overrides={**case.overrides, **without.changes.get(case.id, {})})
             try:
-                yield from _rows(case, library)
+                yield from _rows(changed, library, widening, without.refitted.fields)
             except CostModelError:  # `reproduce` says so
                 continue
 
 
-def _rows(case: Case, library: Library) -> Iterator[Row]:
+def _rows(
+    case: Case, library: Library, widening: Mapping[str, tuple[float, float]], refitted: frozenset[str]
+) -> Iterator[RunError]:  # fmt: skip
     prediction = predict(case, library.roots, library)
     if prediction.workload is None or prediction.infeasible or not case.expect:
         return
     scenario = prediction.scenario
     evaluation = evaluate(scenario, prediction.workload.calibration(scenario))
     kernels = deviations(evaluation.metrics(None), evaluation.families(), evaluation.metrics)
+    shares = {name: float(share) for name, share in rests_on(evaluation.operators()).items()}
+    shares["unknown"] = float(not scenario.framework.implementations)
+    found = dependences(case, prediction, library)
     for expected in case.expect:
         metric = going_with(expected.metric)
         value = prediction.value(expected.metric, case.conventions).value
-        if expected.check == "value" and isinstance(expected.value, float) and value and metric in kernels:
-            late, (centre, down, up) = math.log(expected.value / value), kernels[metric]
-            if metric in TIMES:
-                yield Row(str(case.case_class), case.publication, late, centre, down, up)
-            elif metric in RATES:
-                yield Row(str(case.case_class), case.publication, -late, -centre, up, down)
+        if expected.check != "value" or not isinstance(expected.value, float) or not value or metric not in kernels:
+            continue
+        if state_of(case, expected.metric, found, refitted).name == IN_SAMPLE:
+            continue
+        centre, down, up = kernels[metric]
+        late = math.log(expected.value / value) - centre
+        wider = widening.get(metric, (0.0, 0.0))
+        down, up = math.hypot(down, wider[0]), math.hypot(up, wider[1])
+        if metric not in TIMES:
+            late, down, up = -late, up, down
+        yield RunError(
+            str(case.case_class), case.publication, group_of(case, expected.metric), late, down, up, shares
+        )  # fmt: skip
 
 
-def spread(rows: Sequence[Row]) -> tuple[float, float, float]:
-    """Return low, median and high of what whole runs add to the intervals of their kernels, as ratios, to three digits.
-
-    m = weighted median of (late - centre); with x = late - centre - m
-
-        high = exp(m + U):  the weight of rows with  x >  sqrt(up^2 + U^2)    is OUTSIDE
-        low  = exp(m - D):                           x < -sqrt(down^2 + D^2)  is OUTSIDE
-    """
-    weights = weights_of([row.publication for row in rows], [-row.late for row in rows])
-    late, down, up = (np.array([getattr(row, name) for row in rows]) for name in ("late", "down", "up"))
-    beside = late - np.array([row.centre for row in rows])
-    median = _point(beside, weights, 0.5)
-    beyond = beside - median
-    above = _point(_left(np.maximum(beyond, 0.0), up), weights, 1.0 - OUTSIDE)
-    below = _point(_left(np.maximum(-beyond, 0.0), down), weights, 1.0 - OUTSIDE)
-    low, middle, high = (float(f"{math.exp(each):.3g}") for each in (median - below, median, median + above))
-    return low, middle, high
+def without_each(rows: Sequence[RunError]) -> dict[str, Scales]:
+    """Return the scales that leave out one publication, by its name."""
+    names = sorted({row.publication for row in rows})
+    found = {name: conformal_scales([row for row in rows if row.publication != name]) for name in names}
+    return {name: with_classes(scales, rows) for name, scales in found.items()}
 
 
-def _left(distances: Array, stated: Array) -> Array:
-    """Return what has to be added to a stated deviation, in quadrature, to reach a distance."""
-    left: Array = np.sqrt(np.maximum(distances**2 - stated**2, 0.0))
-    return left
-
-
-def _point(values: Array, weights: Array, share: float) -> float:
-    """Return the value below which a share of the weight lies."""
-    order = np.argsort(values)
-    reached = np.cumsum(weights[order]) - weights[order] / 2
-    return float(np.interp(share * weights.sum(), reached, values[order]))
-
-
-def render(rows: Iterable[Row]) -> str:
+def render(rows: Sequence[RunError], scales: Scales) -> str:
     """Return the text of the calibration file."""
-    every = list(rows)
     lines = [
         "schema: costmodel/calibration@1",
         "name: composition",
@@ -115,39 +93,73 @@ def render(rows: Iterable[Row]) -> str:
         "basis: fitted",
         "families:                                        # measured over predicted times of whole runs",
     ]
-    for name in CLASSES:
-        found = [row for row in every if row.case_class == name]
-        if not found:
-            continue
-        low, median, high = spread(found)
-        publications = len({row.publication for row in found})
-        lines += [
-            f"  composition_{name}:",
-            f"    spread: [{{time: {units.render(1.0, 'time')}, low: {low:g}, median: {median:g}, high: {high:g}, "
-            f"rows: {len(found)}}}]",
-            f"    rows: {len(found)}",
-            f'    note: "{len(found)} figures of {publications} publications"',
-        ]
+    for name, width in scales.classes.items():
+        of = [row for row in rows if row.case_class == name]
+        lines += _family(name, width, of, "")
+    for name, width in scales.conditions.items():
+        of = [row for row in rows if row.shares.get(name, 0.0) > 0.0]
+        lines += _family(name, width, of, ", at a share of one; what is added in quadrature")
+    publications = sorted({row.publication for row in rows})
     lines += [
         "sources:",
         "  - fields: [families]",
         '    cite: "the published cases of the catalogue: workloads/published"',
         "    kind: derived",
+        f"    rests_on: [{', '.join(publications)}]",
         "    note: >-",
-        "      What whole runs add to the intervals of their kernels, so that 80 % lie inside. Made by",
-        "      `python -m reports.fits.composition --output hardware/calibrations/composition.yaml`.",
+        "      What a run of a publication that was never seen adds to the interval of its kernels. Made by",
+        "      `python -m reports.fits.composition --output hardware`.",
     ]
     return "\n".join(lines) + "\n"
 
 
+def _family(name: str, width: float, rows: Sequence[RunError], more: str) -> Iterator[str]:
+    low, high = (float(f"{math.exp(side * width):.4g}") for side in (-1.0, 1.0))
+    publications = len({row.publication for row in rows})
+    yield f"  {FAMILY}{name}:"
+    yield (
+        f"    spread: [{{time: {units.render(1.0, 'time')}, low: {low:g}, median: 1, high: {high:g}, "
+        f"rows: {len(rows)}}}]"
+    )
+    yield f"    rows: {len(rows)}"
+    yield f'    note: "{len(rows)} figures of {publications} publications{more}"'
+
+
+def document(found: Mapping[str, Scales]) -> dict[str, Any]:
+    """Return scales by publication as JSON, each half-width in logs, under the names of their families."""
+    return {
+        name: {
+            f"{FAMILY}{key}": float(f"{width:.4g}") for key, width in {**one.classes, **one.conditions}.items()
+        }
+        for name, one in found.items()
+    }  # fmt: skip
+
+
+def held(rows: Sequence[RunError], found: Mapping[str, Scales]) -> Iterator[str]:
+    """Yield how many figures the intervals hold that leave out each publication, by class and by publication."""
+    for name in CLASSES:
+        of = [row for row in rows if row.case_class == name]
+        names = sorted({row.publication for row in of})
+        shares = {each: coverage([row for row in of if row.publication == each], found[each]) for each in names}
+        if shares:
+            yield f"{name}: {sum(shares.values()) / len(shares):.0%} of publications' figures"
+            yield from (f"  {each}: {share:.0%}" for each, share in shares.items())
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Compare all published cases; write the calibration file."""
+    """Compare all published cases; write the calibration file, and beside the fit plan what leaves out each one."""
     parser = argparse.ArgumentParser(prog="python -m reports.fits.composition", description=main.__doc__)
-    parser.add_argument("--output", type=Path, required=True, help="calibration file to write")
+    parser.add_argument("--output", type=Path, required=True, help="folder `hardware` to write into")
     chosen = parser.parse_args(arguments)
-    text = render(rows_of(load_cases([])[0], Library()))
-    write_whole(chosen.output, [text.encode("utf-8")])
-    sys.stdout.write(text)
+    rows = list(rows_of(load_cases([])[0], Library()))
+    _write(chosen.output, rows, conformal_scales(rows), without_each(rows))
+
+
+def _write(folder: Path, rows: Sequence[RunError], scales: Scales, without: Mapping[str, Scales]) -> None:
+    text = render(rows, scales)
+    write_whole(folder / FILE, [text.encode("utf-8")])
+    write_whole(folder / REFITS, [(json.dumps(document(without), indent=1) + "\n").encode()])
+    sys.stdout.write(text + "\n".join(held(rows, without)) + "\n")
 
 
 if __name__ == "__main__":

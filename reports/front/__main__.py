@@ -11,7 +11,6 @@ import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import median
 
 import click
 
@@ -24,24 +23,47 @@ from costmodel.report.text import gib, quantity
 from costmodel.schema.files import list_names, load_document, read_models
 from costmodel.schema.hugging_face.families import FAMILIES
 from costmodel.schema.whole_files import write_whole
+from costmodel.study.accuracy import HEADINGS, by_class
+from costmodel.study.provenance import IN_SAMPLE, UNSEEN
+from costmodel.study.reproduce import Comparison
+from costmodel.study.validating import is_unseen
 from costmodel.workload.counting import parameter_count
 from reports.front.plot import Row, accuracy_figure
+from reports.validation.__main__ import PAGES
 
-IN_SAMPLE = "in-sample"
-CLASSES = ("training", "inference", "serving", "kernel", "communication", "memory", "counting")
 FEWEST = 8  # figures of a publication from which it has a row of its own in the figure
-EXACT = 1e-9  # an interval narrower than this share of its upper end is none
-Figures = Sequence[Mapping[str, str]]
+Figures = Sequence[Comparison]
 
 
-def read_validation(folder: Path) -> dict[str, list[dict[str, str]]]:
-    """Return the compared values of each class as `reports/validation` holds them, in-sample ones apart."""
-    in_sample = {(row["id"], row["metric"]) for row in _rows(folder / "in_sample.csv", "id")}
-    classes: dict[str, list[dict[str, str]]] = {name: [] for name in (*CLASSES, IN_SAMPLE)}
-    for name in CLASSES:
-        for row in _rows(folder / f"{name}.csv", "error_left_out"):
-            classes[IN_SAMPLE if (row["id"], row["metric"]) in in_sample else name].append(row)
-    return classes
+def read_validation(folder: Path) -> list[Comparison]:
+    """Return the compared values as `reports/validation` holds them, refitted where that is the figure's state."""
+    found = []
+    for page in PAGES:
+        for row in _rows(folder / f"{page}.csv", "error_left_out"):
+            published, predicted, low, high, error = (
+                float(row[name]) if row[name] else None
+                for name in ("published", *(f"{name}_left_out" for name in ("predicted", "low", "high", "error")))
+            )
+            found.append(
+                Comparison(
+                    id=row["id"],
+                    publication=row["publication"],
+                    case_class=page,
+                    metric=row["metric"],
+                    unit=row["unit"],
+                    published=published,
+                    predicted=predicted,
+                    low=low,
+                    high=high,
+                    error=error,
+                    verdict=row["verdict"],
+                    source="",
+                    state=row["state"] or None,
+                    group=f"{page} {row['group']}",
+                    interval_unseen=row["interval"] == UNSEEN,
+                )
+            )
+    return found
 
 
 def _rows(path: Path, needed: str) -> list[dict[str, str]]:
@@ -56,10 +78,10 @@ def _rows(path: Path, needed: str) -> list[dict[str, str]]:
         ) from None
 
 
-def tables(classes: Mapping[str, Figures]) -> dict[str, str]:
+def tables(figures: Figures) -> dict[str, str]:
     """Return the README's tables by their marks."""
     return {
-        "accuracy": "\n".join(_accuracy(classes)),
+        "accuracy": "\n".join(_accuracy(figures)),
         "hardware": "\n".join(_hardware()),
         "models": "\n".join(_models()),
     }
@@ -75,57 +97,36 @@ def with_tables(readme: str, made: Mapping[str, str]) -> str:
     return readme
 
 
-def rows_of(classes: Mapping[str, Figures]) -> list[Row]:
-    """Return the rows of the figure: publications with many figures, and the others of each class together."""
+def rows_of(figures: Figures) -> list[Row]:
+    """Return the rows of the figure: publications with many figures, the others of each class, and in-sample ones."""
     rows = []
-    for kind, figures in classes.items():
+    for kind in PAGES:
+        of = [one for one in figures if one.case_class == kind and is_unseen(one)]
         by_publication: dict[str, list[float]] = {}
-        for each in figures:
-            by_publication.setdefault(each["publication"], []).append(float(each["error_left_out"]))
+        for one in of:
+            by_publication.setdefault(one.publication, []).append(one.error or 0.0)
         large = {name: errors for name, errors in by_publication.items() if len(errors) >= FEWEST}
         others = [error for name, errors in by_publication.items() if name not in large for error in errors]
         rows += [Row(f"{kind}: {name}", kind, errors) for name, errors in sorted(large.items(), key=_by_size)]
         if others:
             rows.append(Row(f"{kind}: {'others' if large else 'all'}", kind, others))
-    return rows
+    apart = [one.error or 0.0 for one in figures if not is_unseen(one)]
+    return [*rows, Row(IN_SAMPLE, IN_SAMPLE, apart)] if apart else rows
 
 
 def _by_size(item: tuple[str, list[float]]) -> tuple[int, str]:
     return -len(item[1]), item[0]
 
 
-def _accuracy(classes: Mapping[str, Figures]) -> Iterator[str]:
-    yield "| class | figures | median error | mean error | inside the 80 % interval |"
-    yield "|---|---:|---:|---:|---:|"
-    for name, figures in _groups({kind: rows for kind, rows in classes.items() if kind != IN_SAMPLE}):
-        errors = [abs(float(each["error_left_out"])) for each in figures]
-        held = [each for each in figures if _has_interval(each)]
-        inside = sum(_inside(each) for each in held)
-        share = f"{inside / len(held):.0%} of {len(held):,}" if held else "no intervals"
-        yield f"| {name} | {len(errors):,} | {median(errors):.1%} | {sum(errors) / len(errors):.1%} | {share} |"
-
-
-def _groups(classes: Mapping[str, Figures]) -> Iterator[tuple[str, Figures]]:
-    """Yield the classes; the two publications that most of the training figures are from stand by themselves."""
-    for kind, figures in classes.items():
-        left = list(figures)
-        if kind == "training":
-            for publication in ("vtrain", "mosaicml"):
-                own = [each for each in left if each["publication"] == publication]
-                left = [each for each in left if each["publication"] != publication]
-                if own:
-                    yield f"training: {publication}", own
-        if left:
-            yield "training: all others" if kind == "training" else kind, left
-
-
-def _has_interval(one: Mapping[str, str]) -> bool:
-    low, high = one["low_left_out"], one["high_left_out"]
-    return bool(low and high) and float(high) - float(low) > EXACT * abs(float(high))
-
-
-def _inside(one: Mapping[str, str]) -> bool:
-    return float(one["low_left_out"]) <= float(one["published"]) <= float(one["high_left_out"])
+def _accuracy(figures: Figures) -> Iterator[str]:
+    yield f"| {' | '.join(HEADINGS)} |"
+    yield f"|---|{'---:|' * (len(HEADINGS) - 1)}"
+    classes = list(by_class(figures))
+    for one in classes:
+        yield f"| {' | '.join(one.cells())} |"
+    apart = sum(one.state == IN_SAMPLE for one in figures)
+    yield ""
+    yield f"{apart:,} figures that a value on their own path rests on are in-sample and in no row."
 
 
 def _hardware() -> Iterator[str]:

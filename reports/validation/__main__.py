@@ -19,8 +19,19 @@ from costmodel.schema.case import Case
 from costmodel.schema.references import Library
 from costmodel.schema.validation import AccuracyTargetFile, RemarkFile, ValidationFile
 from costmodel.schema.whole_files import make_folder, write_whole
+from costmodel.study.provenance import IN_SAMPLE, STATES
 from costmodel.study.reproduce import SKIP, load_cases
-from costmodel.study.validating import Errors, ScoredValue, chosen, columns, errors_of, figures_of, judge, settings
+from costmodel.study.validating import (
+    Errors,
+    ScoredValue,
+    chosen,
+    columns,
+    errors_of,
+    figures_of,
+    is_unseen,
+    judge,
+    settings,
+)
 from reports.validation.plot import validation_plot
 
 PLAN = "public"
@@ -32,7 +43,6 @@ PAGES = {
 """Page -> the classes of cases that it shows."""
 WORST = 5
 NOT_KNOWN = "not known"
-IN_SAMPLE = "in_sample.csv"  # the values that a fit rests on
 LONG = 40  # figures of a publication beyond which a table sums them up
 MOST_VALUES = 8  # of a setting: beyond, numbers are summed up by ranges
 GROUPED = (
@@ -52,11 +62,8 @@ def publish(
     said = read(Library(search_path), "validations", plan, ValidationFile)
     cases, unread = load_cases(names, search_path)
     figures, problems = figures_of(cases, search_path)
-    in_sample = {id(one) for remark in said.in_sample for one in chosen(figures, remark.figures)}
-    held_out = [one for one in figures if id(one) not in in_sample]
     make_folder(folder)
-    write_whole(folder / IN_SAMPLE, [_in_sample_table(one for one in figures if id(one) in in_sample)])
-    made: list[Path] = [folder / IN_SAMPLE]
+    made: list[Path] = []
     pages: dict[str, list[ScoredValue]] = {}
     for page, classes in PAGES.items():
         of = [one for one in figures if one.stated.case_class in classes]
@@ -71,8 +78,8 @@ def publish(
             write_whole(folder / file, [data])
             made.append(folder / file)
     lines = [
-        *_head(), *_by_page({page: [one for one in of if id(one) not in in_sample] for page, of in pages.items()}),
-        *_in_sample(figures, said.in_sample), *_bars(held_out, said.bars), *_tools(said),
+        *_head(), *_by_page({page: [one for one in of if is_unseen(one.unseen)] for page, of in pages.items()}),
+        *_in_sample(figures), *_bars(figures, said.bars), *_tools(said),
         *_discrepancies(figures, said),
         *_not_compared(figures, [str(each) for each in (*unread, *problems)]),
     ]  # fmt: skip
@@ -93,8 +100,12 @@ def _head() -> Iterator[str]:
     yield "# Whole scenarios: predicted against published"
     yield ""
     yield "Errors are predicted / published - 1, their means and medians those of absolute errors. The first column, as"
-    yield "stated, is what `costmodel reproduce` prints; the second, left out, is `costmodel reproduce --leave-out`:"
-    yield "what is fitted to whole runs is fitted again without the publication that is compared. That one counts."
+    yield "shipped, is what `costmodel reproduce` prints; the second, refitted, is `costmodel reproduce --leave-out`:"
+    yield "what is fitted to whole runs, the ends of their intervals among it, is fitted again without the publication"
+    yield "that is compared. A figure is `unseen` where no value on its path rests on it, its publication or its"
+    yield "repository, `refitted` where the values that do were fitted again, else `in-sample`. Only the first two"
+    yield "count; what a file rests on stands in its `sources` (`rests_on`, `seen`). Figures that follow from one"
+    yield "another share one weight."
     yield ""
     yield f"Regenerate: `{COMMAND}`"
 
@@ -105,15 +116,16 @@ def _by_page(pages: Mapping[str, Sequence[ScoredValue]]) -> Iterator[str]:
             stated, unseen = (errors_of(column) for column in columns(figures))
             if stated is not None and unseen is not None:
                 yield (
-                    f"[{page}]({page}.md)", f"{unseen.figures:,}", *_both(stated, unseen, "mean", "median", "bias"),
+                    f"[{page}]({page}.md)", f"{unseen.figures:,}", f"{unseen.groups:,}", f"{unseen.publications}",
+                    *_both(stated, unseen, "mean", "median", "bias"),
                     f"{unseen.intervals:,}", _percent(unseen.inside), _times(unseen.half_width),
                 )  # fmt: skip
 
     yield from _table(
-        "By class",
+        "By class, unseen and refitted figures",
         (
-            "class", "figures", "mean", "median", "bias", "left out: mean", "median", "bias", "with an interval",
-            "inside 80 %", "half width / error",
+            "class", "figures", "groups", "publications", "as shipped: mean", "median", "bias", "refitted: mean",
+            "median", "bias", "with an interval", "inside 80 %", "half width / error",
         ),
         rows(),
     )  # fmt: skip
@@ -122,29 +134,33 @@ def _by_page(pages: Mapping[str, Sequence[ScoredValue]]) -> Iterator[str]:
     yield "share that it holds, and the median of half of it over the median absolute error."
 
 
-def _in_sample(figures: Sequence[ScoredValue], remarks: Sequence[RemarkFile]) -> Iterator[str]:
+def _in_sample(figures: Sequence[ScoredValue]) -> Iterator[str]:
+    """Yield the figures that a value on their own path rests on, with the places that do."""
+    found: dict[tuple[str, tuple[str, ...]], list[ScoredValue]] = {}
+    for one in figures:
+        if one.unseen.state == IN_SAMPLE:
+            found.setdefault((one.case.publication, one.unseen.because), []).append(one)
+
     def rows() -> Iterator[Sequence[str]]:
-        for remark in remarks:
-            values = chosen(figures, remark.figures)
+        for (publication, because), values in sorted(found.items()):
             errors = errors_of(one.stated for one in values)
             if errors is not None:
-                yield _publications(values), f"{errors.figures:,}", _percent(errors.mean), remark.text
+                places = ", ".join(f"`{place}`" for place in because)
+                yield publication, f"{errors.figures:,}", _percent(errors.mean), _percent(errors.median), places
 
-    yield from _table("In-sample values", ("publication", "values", "mean error", "what rests on them"), rows())
+    yield from _table(
+        "In-sample values", ("publication", "values", "mean error", "median", "what rests on them"), rows()
+    )
     yield ""
-    yield "A fit behind these predictions rests on the values: their errors say how well it describes its own data."
-    yield "They count in no other table of this page."
-
-
-def _in_sample_table(values: Iterable[ScoredValue]) -> bytes:
-    """Return the ids and metrics of the in-sample values as CSV."""
-    lines = ["id,metric", *(f"{one.stated.id},{one.stated.metric}" for one in values)]
-    return ("\n".join(lines) + "\n").encode()
+    yield "Values on these predictions' path rest on the figures or their source, or were chosen with them in sight:"
+    yield "the errors say how well the tool describes what it was made from. They count in no other table of this page."
 
 
 def _bars(figures: Sequence[ScoredValue], bars: Sequence[AccuracyTargetFile]) -> Iterator[str]:
     def rows() -> Iterator[Sequence[str]]:
         for one in (judge(figures, asked) for asked in bars):
+            if not one.figures and chosen(figures, one.asked.figures):
+                yield (one.asked.name, "0", one.asked.statistic.replace("_", " "), "", "", "", "in-sample: no claim")
             if one.figures:
                 show = _ratio if one.asked.statistic == "half_width" else _finely
                 yield (
@@ -154,10 +170,10 @@ def _bars(figures: Sequence[ScoredValue], bars: Sequence[AccuracyTargetFile]) ->
                 )  # fmt: skip
 
     yield from _table(
-        "What was asked for", ("figures", "how many", "measure", "bar", "as stated", "left out", "verdict"), rows()
+        "What was asked for", ("figures", "how many", "measure", "bar", "as shipped", "refitted", "verdict"), rows()
     )
     yield ""
-    yield "Verdicts are those of the second column. Worst: the largest absolute error."
+    yield "Verdicts are those of the second column, on unseen and refitted figures. Worst: the largest absolute error."
 
 
 def _tools(said: ValidationFile) -> Iterator[str]:
@@ -225,7 +241,7 @@ def _page(page: str, figures: Sequence[ScoredValue], said: ValidationFile, *, dr
         yield ""
         yield f"![{page}: predicted against published]({page}.svg)"
         yield ""
-        yield "Left out column; thin lines are 80 % intervals, and of a publication with very many figures a sample is"
+        yield "Refitted column; thin lines are 80 % intervals, and of a publication with very many figures a sample is"
         yield f"drawn. [{page}.csv]({page}.csv) has every figure in SI."
     by_publication: dict[str, list[ScoredValue]] = {}
     for one in figures:
@@ -248,28 +264,34 @@ def _by_publication(by_publication: Mapping[str, Sequence[ScoredValue]]) -> Iter
             stated, unseen = (errors_of(column) for column in columns(figures))
             if stated is not None and unseen is not None:
                 yield (
-                    publication, f"{unseen.figures:,}", *_both(stated, unseen, "mean", "median", "bias"),
-                    _percent(unseen.inside), _times(unseen.half_width),
+                    publication, _states(figures), f"{unseen.figures:,}", f"{unseen.groups:,}",
+                    *_both(stated, unseen, "mean", "median", "bias"), _percent(unseen.inside),
+                    _times(unseen.half_width),
                 )  # fmt: skip
 
     yield from _table(
         "By publication",
         (
-            "publication", "figures", "mean", "median", "bias", "left out: mean", "median", "bias", "inside 80 %",
-            "half width / error",
+            "publication", "state", "figures", "groups", "as shipped: mean", "median", "bias", "refitted: mean",
+            "median", "bias", "inside 80 %", "half width / error",
         ),
         rows(),
     )  # fmt: skip
 
 
+def _states(figures: Sequence[ScoredValue]) -> str:
+    found = {one.unseen.state for one in figures if one.unseen.error is not None}
+    return ", ".join(name for name in STATES if name in found)
+
+
 def _worst(figures: Sequence[ScoredValue], causes: Sequence[RemarkFile]) -> Iterator[str]:
     """Yield the figures that are furthest off."""
-    scored = [one for one in figures if one.unseen.error is not None]
+    scored = [one for one in figures if one.unseen.error is not None and is_unseen(one.unseen)]
     scored.sort(key=lambda one: (-abs(one.unseen.error or 0.0), one.case.id))
     reasons = [_why(one, causes) for one in scored[:WORST]]
     yield from _table(
         "The worst figures",
-        ("publication", "case", "metric", "published", "predicted", "as stated", "left out", "why"),
+        ("publication", "case", "metric", "published", "predicted", "as shipped", "refitted", "why"),
         (
             (
                 one.case.publication, f"`{one.case.id}`", one.unseen.metric or "", *_values(one),
@@ -310,18 +332,28 @@ def _causes(figures: Sequence[ScoredValue], causes: Sequence[RemarkFile]) -> Ite
                     _percent(errors.median), causes[at].text,
                 )  # fmt: skip
 
-    yield from _table("Why", ("publication", "cases", "left out: error", "median", "what is known"), rows())
+    yield from _table("Why", ("publication", "cases", "refitted: error", "median", "what is known"), rows())
 
 
 def _each(publication: str, figures: Sequence[ScoredValue]) -> Iterator[str]:
     rows = (
         (
             f"`{one.case.id}`", _configuration(one.case), one.unseen.metric or "", *_values(one),
-            _signed(one.stated.error), _signed(one.unseen.error), _held(one),
+            _signed(one.stated.error), _signed(one.unseen.error), one.unseen.state or "", _held(one),
         )
         for one in figures
     )  # fmt: skip
-    headings = ("case", "configuration", "metric", "published", "predicted", "as stated", "left out", "inside 80 %")
+    headings = (
+        "case",
+        "configuration",
+        "metric",
+        "published",
+        "predicted",
+        "as shipped",
+        "refitted",
+        "state",
+        "inside 80 %",
+    )
     yield from _table(publication, headings, rows)
 
 
@@ -364,7 +396,7 @@ def _by_setting(publication: str, figures: Sequence[ScoredValue]) -> Iterator[st
                 )  # fmt: skip
 
     headings = (
-        "setting", "value", "figures", "mean", "median", "bias", "left out: mean", "median", "bias", "inside 80 %",
+        "setting", "value", "figures", "mean", "median", "bias", "refitted: mean", "median", "bias", "inside 80 %",
     )  # fmt: skip
     yield from _table(f"{publication}, {len(figures):,} figures", headings, rows())
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from costmodel.report.plots.plot import Plot, table
 from costmodel.report.plots.validation import NUMBERS, compared_figure
+from costmodel.study.provenance import IN_SAMPLE, UNSEEN
 from costmodel.study.validating import ScoredValue
 
 
@@ -25,14 +26,17 @@ def _is_ratio(value: ScoredValue) -> bool:
 
 
 def _data(values: Sequence[ScoredValue]) -> bytes:
-    """Return every value of the class as CSV, in SI, with both columns of predictions."""
-    headings = ("id", "publication", "metric", "unit", *NUMBERS, *(f"{name}_left_out" for name in NUMBERS[1:]))
+    """Return every value of the class as CSV, in SI, with both columns of predictions, its state and its group."""
+    left_out = (f"{name}_left_out" for name in NUMBERS[1:])
+    headings = ("id", "publication", "metric", "unit", *NUMBERS, *left_out, "verdict", "state", "group", "interval")
+    groups: dict[str | None, int] = {}
     rows = (
         (
             value.stated.id, value.stated.publication, value.stated.metric, value.stated.unit,
             *(getattr(value.stated, name) for name in NUMBERS),
-            *(getattr(value.unseen, name) for name in NUMBERS[1:]), value.unseen.verdict,
+            *(getattr(value.unseen, name) for name in NUMBERS[1:]), value.unseen.verdict, value.unseen.state,
+            groups.setdefault(value.unseen.group, len(groups)), UNSEEN if value.unseen.interval_unseen else IN_SAMPLE,
         )
         for value in values
     )  # fmt: skip
-    return table((*headings, "verdict"), rows)
+    return table(headings, rows)

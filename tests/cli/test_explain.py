@@ -216,10 +216,7 @@ def test_a_wait_is_told_to_be_none(run):
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        (
-            "slowed by exchanges",
-            "is not an operator: kernels that run beside expert exchanges take `framework.moe_comm_slowdown` times as",
-        ),
+        ("exposed communication", "is a metric of scenario training, not an operator; run without --op"),
         ("rooter", "has no operator 'rooter'; did you mean `router`"),
         ("gizmo", "has no operator 'gizmo'; run without --op to list all operators"),
     ],
@@ -262,3 +259,59 @@ def test_both_tiles_of_a_form_with_two_are_explained(run):
     assert parameters["small_compute_efficiency"] > 0 < parameters["large_compute_efficiency"]
     assert "small_reread_share" not in parameters
     assert (found["terms"]["m_t"], found["terms"]["n_t"]) == (64, 64)  # the large tile
+
+
+@pytest.mark.parametrize(("scenario", "headline"), [("prefill", "ttft"), ("decode", "tpot"), ("training", "step_time")])
+def test_a_step_is_explained_by_what_adds_up_and_what_overlaps(run, scenario, headline):
+    (found,) = explained(run, "--scenario", scenario, "--op", "step")["operators"]
+    simulated = json.loads(run("simulate", FLAGSHIP, "--scenario", scenario, "--json").out)["scenarios"][scenario]
+    assert found["time"] == found["terms"][headline] == pytest.approx(simulated["metrics"][headline], rel=1e-12)
+    assert all(
+        term in found["equation"] for term in found["terms"] if term.split("_")[0] not in ("forward", "backward")
+    )
+
+
+def test_a_pass_is_its_streams_and_their_contention(run):
+    (found,) = explained(run, "--scenario", "prefill", "--op", "step")["operators"]
+    terms = found["terms"]
+    assert terms["overlap_time"] == terms["compute_time"] + terms["all_to_all_time"] - terms["span_time"]
+    hidden = terms["overlap_time"] * (1 - 1 / terms["moe_comm_slowdown"]) - terms["idle_time"]
+    assert hidden > 0
+    assert terms["contention_time"] == pytest.approx(hidden)
+    assert found["time"] == pytest.approx(terms["span_time"] + terms["contention_time"])  # one pipeline stage
+
+
+def test_an_overlapped_action_of_a_step_is_computation_with_contention(run):
+    (found,) = explained(run, "--scenario", "training", "--op", "step")["operators"]
+    terms = found["terms"]
+    busy = max(terms["compute_time"] + terms["contention_time"], terms["all_to_all_time"])
+    name = found["notes"][0].rpartition("time: ")[2]
+    assert busy == pytest.approx(next(value for key, value in found["inputs"].items() if key.endswith(name)))
+    assert terms["jitter_time"] > 0  # experts are loaded unevenly
+
+
+@pytest.mark.parametrize("scenario", ["training", "prefill"])
+def test_what_exchanges_add_is_explained_by_the_step(run, scenario):
+    (line,) = (
+        line for line in explained(run, "--scenario", scenario)["operators"] if line["name"] == "slowed by exchanges"
+    )
+    for name in ("slowed by exchanges", "all-to-all contention"):
+        (found,) = explained(run, "--scenario", scenario, "--op", name)["operators"]
+        assert found["time"] == line["time"]
+        assert "contention_time = " in found["equation"]
+
+
+def test_the_runs_of_an_operator_are_said_to_make_its_line(run):
+    done = run("explain", FLAGSHIP, "--scenario", "decode", "--op", "attention core")
+    (line,) = (each for each in explained(run, "--scenario", "decode")["operators"] if each["name"] == "attention core")
+    (found,) = explained(run, "--scenario", "decode", "--op", "attention core")["operators"]
+    assert line["runs"] == 2 * 61  # micro-batches and layers
+    assert line["runs"] * found["time"] == pytest.approx(line["time"])
+    assert "line `attention core` of the list: 18.92 ms, 32%; 122 runs on a device" in done.out
+    assert "FLOP and traffic: costmodel/workload/operators.py; docs/method.md, section 2.3" in done.out
+
+
+def test_a_line_of_many_operators_lists_them(run):
+    done = run("explain", FLAGSHIP, "--op", "casts")
+    assert len(done.out.splitlines()) < 50
+    assert '--op "expert up transposed casts"' in done.out

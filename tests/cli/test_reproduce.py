@@ -6,7 +6,7 @@ import pytest
 
 KEYS = [
     "id", "publication", "class", "metric", "unit", "published", "predicted", "low", "high", "error", "verdict",
-    "source",
+    "source", "state", "interval_unseen", "group",
 ]  # fmt: skip
 HEAD = 'schema: costmodel/case@1\nsource: {cite: "a book", verified: true}\ncases:\n'
 KV = "  - {id: %s, class: counting, scenario: {model: models/deepseek-v3}, expect: [%s]}\n"
@@ -38,6 +38,7 @@ def test_json_is_a_list_of_the_documented_rows(run):
         "metric": "kv_cache_bytes_per_token", "unit": "B", "published": 70272.0,
         "predicted": 70272.0, "low": 70272.0, "high": 70272.0, "error": 0.0, "verdict": "pass",
         "source": "Insights into DeepSeek-V3, arXiv 2505.09343 (ISCA 2025)",
+        "state": "unseen", "interval_unseen": True, "group": "ins_t1_v3 kv_cache_bytes_per_token",
     }  # fmt: skip
 
 

@@ -1,4 +1,6 @@
-"""Predictions written out, one case per phase, engine and attention kind: a change that moves one shows by how much.
+"""Predictions written out: a case per phase, engine and kind of attention, and messages by themselves.
+
+A change that moves one shows by how much.
 
 `--update-golden` rewrites the files and prints what moved in per cent. Cases are compared by key, so that a new key of
 a result moves nothing else.
@@ -6,6 +8,7 @@ a result moves nothing else.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -14,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import run_here
 
 import costmodel
+from costmodel.analytic.messages import COLLECTIVES
 from costmodel.workload.architecture import Attention
 
 pytestmark = pytest.mark.core
@@ -56,6 +61,8 @@ ATTENTION = {  # kind of mixer or pattern -> a system that has it
     "mixed": "ir_diffusion", "Mla": "mote", "Recurrence": "mom_340m", "NeuralMemory": "titans_lmm",
     "Convolution": "mobilevitv2_1_0", "Spectral": "spectformer_t", "Gate": "titans_mag", "MilPool": "acmil",
 }  # fmt: skip
+FABRICS = ("h800-2048-mpft", "nodes/dgx-h100")  # planes of two levels; NICs on one switch
+MESSAGES = ("64KiB", "256MiB")
 CASES = [*PHASES, *(Case(f"systems/{name}") for name in ATTENTION.values())]
 
 
@@ -66,6 +73,18 @@ def answers(case: Case) -> dict[str, object]:
     for name, scenario in document["scenarios"].items():
         leaves |= {f"{name}.{key}": value for key, value in leaves_of(scenario)}
     return {path: float(f"{value:.12g}") if isinstance(value, float) else value for path, value in leaves.items()}
+
+
+def message_times() -> dict[str, object]:
+    """Return the time of each collective and expert all-to-all on two fabrics, on one by flows too, to 12 digits."""
+    flows = (FABRICS[0], "flow", MESSAGES[-1])
+    found: dict[str, object] = {}
+    for cluster, engine, size in (*itertools.product(FABRICS, ("analytic",), MESSAGES), flows):
+        for kind in COLLECTIVES:
+            arguments = [kind, "--cluster", cluster, "--ranks", "64", "--size", size, "--engine", engine, "--json"]
+            time = json.loads(run_here("collective", *arguments).out)["time"]
+            found[f"{cluster}.{engine}.{kind}.{size}"] = float(f"{time:.12g}")
+    return found
 
 
 def leaves_of(scenario: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
@@ -100,19 +119,32 @@ def differences(before: Mapping[str, object], after: Mapping[str, object]) -> li
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_case_gives_its_golden_numbers(case: Case, pytestconfig: pytest.Config) -> None:
-    path = FOLDER / f"{case.name}.json"
-    now = answers(case)
+    _compare(case.name, answers(case), pytestconfig)
+
+
+def test_messages_take_their_golden_times(pytestconfig: pytest.Config) -> None:
+    _compare("network", message_times(), pytestconfig)
+
+
+def _compare(name: str, now: Mapping[str, object], pytestconfig: pytest.Config) -> None:
+    path = FOLDER / f"{name}.json"
     is_update = pytestconfig.getoption("--update-golden")
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() or not is_update else {}
     lines = differences(before, now)
     if is_update and lines:
         path.write_text(json.dumps(now, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
         reporter = pytestconfig.pluginmanager.get_plugin("terminalreporter")
-        reporter.write_line(f"\n{case.name}: {len(lines)} keys moved" if before else f"\n{case.name}: new")
+        reporter.write_line(f"\n{name}: {len(lines)} keys moved" if before else f"\n{name}: new")
         for line in lines if before else ():
             reporter.write_line(f"  {line}")
         return
-    assert not lines, "\n".join(["moved (--update-golden accepts it; say by how much in CHANGELOG):", *lines])
+    _fail_if_moved(lines)
+
+
+def _fail_if_moved(lines: list[str]) -> None:
+    if lines:
+        moved = ["moved (--update-golden accepts it; say by how much in CHANGELOG):", *lines]
+        pytest.fail("\n".join(moved), pytrace=False)
 
 
 def test_every_kind_of_attention_has_a_golden_case() -> None:

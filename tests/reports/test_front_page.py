@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from costmodel.errors import InputError
+from costmodel.study.accuracy import by_class
+from costmodel.study.provenance import IN_SAMPLE
 from reports.front.__main__ import read_validation, rows_of, tables, with_tables
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,16 +21,16 @@ def test_the_tables_of_the_readme_are_those_of_the_data() -> None:
 
 
 def test_every_compared_figure_is_in_the_figure() -> None:
-    classes = read_validation(ROOT / "reports" / "validation")
-    assert sum(len(row.errors) for row in rows_of(classes)) == sum(map(len, classes.values()))
+    figures = read_validation(ROOT / "reports" / "validation")
+    assert sum(len(row.errors) for row in rows_of(figures)) == len(figures)
 
 
 def test_in_sample_values_stand_apart_from_the_accuracy_of_their_class() -> None:
-    classes = read_validation(ROOT / "reports" / "validation")
-    apart = {(row["publication"], row["metric"]) for row in classes["in-sample"]}
-    assert {publication for publication, _ in apart} == {"deepep", "deepseek_profile"}
-    assert not any(row["publication"] == "deepep" for row in classes["communication"])
-    assert "in-sample" not in tables(classes)["accuracy"]
+    figures = read_validation(ROOT / "reports" / "validation")
+    apart = {one.publication for one in figures if one.state == IN_SAMPLE}
+    assert {"deepep", "insights_deepseek_v3"} <= apart
+    counted = sum(one.errors.figures for one in by_class(figures))
+    assert counted == sum(one.state != IN_SAMPLE for one in figures)
 
 
 def test_a_folder_without_the_report_is_an_error(tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ def comparison(error=None, low=None, high=None, **changed):
         error=error,
         verdict="pass",
         source="cite",
+        state="unseen",
     )
     return replace(made, **changed)
 
@@ -95,6 +96,26 @@ def test_errors_are_means_medians_and_shares_of_intervals():
 def test_an_interval_of_no_width_holds_nothing():
     found = errors_of([comparison(0.0, 1.0, 1.0)])
     assert (found.intervals, found.inside, found.half_width) == (0, None, None)
+
+
+def test_figures_that_follow_from_one_another_share_one_weight():
+    found = errors_of(
+        [*(replace(comparison(0.3), group="step") for _ in range(9)), replace(comparison(0.1), group="other")]
+    )
+    assert (found.figures, found.groups) == (10, 2)
+    assert found.mean == pytest.approx(0.2)
+    assert found.median == pytest.approx(0.2)
+
+
+def test_an_interval_that_rests_on_the_figure_holds_nothing():
+    found = errors_of([replace(comparison(0.1, 0.9, 1.3), interval_unseen=False)])
+    assert (found.figures, found.intervals, found.inside) == (1, 0, None)
+
+
+def test_an_in_sample_figure_decides_on_no_bar(small):
+    (one,) = figures(small, replace(comparison(0.01), state="in-sample"))
+    asked = AccuracyTargetFile(name="steps", figures=ValueSelectionFile(), statistic="mean", bar="5 %")
+    assert not judge([one], asked).reached
 
 
 def test_the_second_column_decides_on_a_bar(small):
@@ -156,7 +177,7 @@ def test_pages_have_errors_bars_and_remarks_and_are_the_same_again(small, tmp_pa
     path = [str(small)]
     names = [str(small / "workloads/published/paper.yaml")]
     made = publish(out, names, path, "mine")
-    assert [one.name for one in made] == ["in_sample.csv", "training.svg", "training.csv", "training.md", "README.md"]
+    assert [one.name for one in made] == ["training.svg", "training.csv", "training.md", "README.md"]
     page, whole = (out / "training.md").read_text(), (out / "README.md").read_text()
     assert "![training: predicted against published](training.svg)" in page
     assert "| paper | `slow` | step_time | 1 us |" in page

@@ -75,20 +75,20 @@ def _launched(events: Sequence[Event]) -> dict[int, list[Event]]:
         for event in events
         if event.get("cat") in ("cuda_runtime", "cuda_driver") and "correlation" in event["args"]
     }
-    found: dict[int, list[Event]] = {}
+    work: dict[int, list[Event]] = {}
     for event in events:
         if event.get("cat") in _DEVICE_WORK:
             args = event["args"]
             number = args.get("External id", by_correlation.get(args.get("correlation")))
             if isinstance(number, int):
-                found.setdefault(number, []).append(event)
-    return found
+                work.setdefault(number, []).append(event)
+    return work
 
 
 def _devices(document: Mapping[str, Any]) -> list[str]:
     """Return the names of the devices that the trace describes."""
-    stated = document.get("deviceProperties")
-    listed = stated if isinstance(stated, list) else []
+    properties = document.get("deviceProperties")
+    listed = properties if isinstance(properties, list) else []
     return [str(each.get("name", "")) for each in listed if isinstance(each, dict)]
 
 
@@ -155,24 +155,24 @@ def _messages(events: Sequence[Event], devices: Sequence[str]) -> Iterator[tuple
         }, float(event["dur"])  # fmt: skip
 
 
-def _product(left: list[int], right: list[int]) -> Sizes | None:
+def _gemm(left: list[int], right: list[int]) -> Sizes | None:
     if len(left) != 2 or len(right) != 2 or left[1] != right[0]:
         return None
     return {"op": "gemm", "m": str(left[0]), "n": str(right[1]), "k": str(left[1])}
 
 
 def _mm(tensors: list[list[int]], _: Sequence[Any]) -> Sizes | None:
-    return _product(tensors[0], tensors[1]) if len(tensors) >= 2 else None
+    return _gemm(tensors[0], tensors[1]) if len(tensors) >= 2 else None
 
 
 def _addmm(tensors: list[list[int]], _: Sequence[Any]) -> Sizes | None:
-    return _product(tensors[1], tensors[2]) if len(tensors) >= 3 else None
+    return _gemm(tensors[1], tensors[2]) if len(tensors) >= 3 else None
 
 
 def _bmm(tensors: list[list[int]], _: Sequence[Any]) -> Sizes | None:
     if len(tensors) < 2 or any(len(size) != 3 for size in tensors[:2]):
         return None
-    found = _product(tensors[0][1:], tensors[1][1:])
+    found = _gemm(tensors[0][1:], tensors[1][1:])
     return None if found is None else found | {"op": "bmm", "batch": str(tensors[0][0])}
 
 

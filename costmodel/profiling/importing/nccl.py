@@ -49,7 +49,7 @@ def rows_of_text(text: str, path: Path, shown: str) -> list[Row]:
     started = next((line for line in lines if "Collective test starting" in line), "")
     named = _TEST.search(started) or _TEST.search(path.name) or next(filter(None, map(_TEST.search, lines)), None)
     version = next((match[1] for line in lines if (match := _VERSION.search(line))), "")
-    found: list[Row] = []
+    rows: list[Row] = []
     for number, line in enumerate(lines, start=1):
         if not _RESULT.match(line):
             continue
@@ -59,10 +59,10 @@ def rows_of_text(text: str, path: Path, shown: str) -> list[Row]:
         size, seconds = _number(cells[0], shown, number, "size"), _number(cells[5], shown, number, "time")
         operation = _operation(named, cells[3], shown, number)
         if size > 0 and seconds > 0:
-            found.append((number, _row(operation, cells[2], size, seconds, hosts, version)))
-    if not found:
+            rows.append((number, _row(operation, cells[2], size, seconds, hosts, version)))
+    if not rows:
         raise _problem(shown, len(lines), "holds no result", "the run may have stopped before its first size")
-    return found
+    return rows
 
 
 def rows_of_report(document: Mapping[str, Any], shown: str) -> list[Row]:
@@ -77,24 +77,24 @@ def rows_of_report(document: Mapping[str, Any], shown: str) -> list[Row]:
     if len(hosts) < 2:
         raise _problem(shown, None, "config.devices names fewer than two ranks", "write the report of a group of ranks")
     arguments = " ".join(str(each) for each in document.get("args", []))
-    found: list[Row] = []
+    rows: list[Row] = []
     for place, result in enumerate(document["results"]):
         where = f"results[{place}]"
         if not isinstance(result, dict):
             raise _problem(shown, None, f"{where} is no mapping", "")
         body = result.get("out_of_place") or result.get("in_place")
-        size = _stated(result.get("size"))
-        seconds = _stated(body.get("time", body.get("cpu_time"))) if isinstance(body, dict) else None
+        size = _finite_number(result.get("size"))
+        seconds = _finite_number(body.get("time", body.get("cpu_time"))) if isinstance(body, dict) else None
         if size is None or seconds is None:
             raise _problem(shown, None, f"{where} states no size or no time", "the file may be cut off")
         named = _TEST.search(str(result.get("experiment_name", ""))) or _TEST.search(arguments)
         operation = _operation(named, str(result.get("redop", "")), shown, None)
         if size > 0 and seconds > 0:
             version = str(document["nccl_version"])
-            found.append((place + 1, _row(operation, str(result.get("type", "")), size, seconds, hosts, version)))
-    if not found:
+            rows.append((place + 1, _row(operation, str(result.get("type", "")), size, seconds, hosts, version)))
+    if not rows:
         raise _problem(shown, None, "holds no result", "the run may have stopped before its first size")
-    return found
+    return rows
 
 
 def _row(
@@ -130,7 +130,7 @@ def _number(cell: str, shown: str, line: int, name: str) -> float:
     return value
 
 
-def _stated(value: Any) -> float | None:
+def _finite_number(value: Any) -> float | None:
     """Return a finite number, none where a document states something else."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if is_number else None

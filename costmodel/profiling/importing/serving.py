@@ -51,7 +51,7 @@ def read_benchmark(path: Path, shown: str) -> Benchmark:
     document = parse_json(text, shown)
     if not is_benchmark(document):
         raise _problem(shown, "", "is no serving benchmark", "known are the JSON files of vLLM and SGLang")
-    found = {}
+    metrics = {}
     for metric, (keys, factor) in _KEYS.items():
         key = next((name for name in keys if document.get(name) is not None), None)
         if key is None:
@@ -59,8 +59,8 @@ def read_benchmark(path: Path, shown: str) -> Benchmark:
         value = document[key]
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
             raise _problem(shown, key, f"{value!r} is no number above zero", "write the benchmark again")
-        found[metric] = value * factor
-    return Benchmark(str(document.get("model_id", document.get("model", ""))), found)
+        metrics[metric] = value * factor
+    return Benchmark(str(document.get("model_id", document.get("model", ""))), metrics)
 
 
 def _is_whole(line: str) -> bool:

@@ -29,7 +29,8 @@ MIB = 2.0**20
 class Measured:
     """A form as a fit might give it: 30 us and 35 GB/s, whatever the operator."""
 
-    FORMULA: ClassVar[str] = "30 us + bytes / 35 GB/s"
+    SECTION: ClassVar[str] = "8.6"
+    EQUATION: ClassVar[str] = "t = 30 us + bytes / 35 GB/s"
 
     def time(self, operator: Any, machine: Machine) -> Time:  # noqa: ARG002
         size = getattr(operator, "size", None)

@@ -1,0 +1,204 @@
+"""Which measurements and published figures a prediction rests on, and what that makes of a figure beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+
+from costmodel.analytic.evaluation import evaluate
+from costmodel.analytic.intervals import RATES, TIMES
+from costmodel.calibration.fit_files import BACKWARD, CALIBRATIONS, COMPOSITION, ROOFLINE, SOURCES, FitStore
+from costmodel.calibration.substitutes import GRADIENTS
+from costmodel.schema.case import Case
+from costmodel.schema.references import Library
+from costmodel.schema.tree import Tree, to_python
+from costmodel.study.predictions import Prediction, going_with
+from costmodel.workload.plans import Training
+from costmodel.workload.scenario import Scenario
+
+UNSEEN, REFITTED, IN_SAMPLE = "unseen", "refitted", "in-sample"
+STATES = (UNSEEN, REFITTED, IN_SAMPLE)
+COUNTED = ("memory.", "host_memory.", "model.", "work.", "routing.", "device.")
+"""What metrics begin with that no calibration and no time of a framework moves."""
+OF_TRAINING = frozenset({
+    "sustained_slowdown", "dp_comm_slowdown", "tensor_overlap", "accumulation", "reduction", "unfused_elementwise",
+    "host.operator",
+})  # fmt: skip
+"""Fields of a framework that a training step alone takes notice of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dependence:
+    """Something that a value on the path of a prediction rests on.
+
+    on: id of a case, name of a publication, or repository of measured rows as `owner/name`; `*` for any text.
+    place: the file and the fields that rest on it.
+    of_interval: only the ends of the interval do.
+    fields: of a framework that are on the path; empty for all other files.
+    is_choice: a person chose the value with the figure in sight, which no fit can take back.
+    """
+
+    on: str
+    place: str
+    of_interval: bool = False
+    fields: tuple[str, ...] = ()
+    is_choice: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a figure is to its prediction. name: one of `STATES`; because: the places that rest on it.
+
+    is_interval_unseen: nothing that the ends of the interval rest on is of the figure's source, or that was fitted
+    again without it.
+    """
+
+    name: str
+    because: tuple[str, ...] = ()
+    is_interval_unseen: bool = True
+
+
+def identities(case: Case) -> frozenset[str]:
+    """Return all by which files may say that they rest on a case: its id, its publication, its repository."""
+    return frozenset({case.id, case.publication, case.source.repository or case.id})
+
+
+def dependences(case: Case, prediction: Prediction, library: Library) -> tuple[Dependence, ...]:
+    """Return what the values on the path of a prediction rest on, each once."""
+    found: dict[Dependence, None] = {}
+    for name, of_interval in _calibrations(prediction, library):
+        found.update(dict.fromkeys(_of_file(library, CALIBRATIONS, "calibration", name, of_interval=of_interval)))
+    if prediction.workload is not None:
+        scenario = prediction.scenario
+        device = scenario.cluster.device.name
+        unused = _unused(scenario)
+        for one in _of_file(library, "frameworks", "framework", scenario.framework.name):
+            if not (one.fields and set(one.fields) <= unused):
+                found[one] = None
+        found.update(dict.fromkeys(_of_file(library, "devices", "device", device)))
+    found.update(dict.fromkeys(_of_workload(case, library)))
+    return tuple(found)
+
+
+def state_of(
+    case: Case, metric: str, found: Iterable[Dependence], refitted: frozenset[str] = frozenset()
+) -> State:  # fmt: skip
+    """Return what a figure of a case is to a prediction.
+
+    refitted: fields of the framework, and `composition` for the ends of intervals, that were fitted again without the
+    publication.
+    """
+    names = identities(case)
+    own = [one for one in found if any(fnmatchcase(name, one.on) for name in names)]
+    if metric.startswith(COUNTED):
+        own = [one for one in own if one.place.startswith("workloads/")]
+    elif going_with(metric) not in TIMES | RATES:
+        own = [one for one in own if not one.place.startswith(f"{CALIBRATIONS}/{COMPOSITION}")]
+    values = [one for one in own if not one.of_interval]
+    fixed = [one for one in values if not _is_refitted(one, refitted)]
+    ends = [one for one in own if one.of_interval and not (COMPOSITION in refitted and COMPOSITION in one.place)]
+    name = IN_SAMPLE if fixed else REFITTED if values else UNSEEN
+    return State(name, tuple(dict.fromkeys(one.place for one in fixed or own)), not (ends or fixed))
+
+
+def _unused(scenario: Scenario) -> frozenset[str]:
+    """Return the fields of a framework that a scenario takes no notice of."""
+    unused = frozenset[str]() if isinstance(scenario.plan, Training) else OF_TRAINING
+    takes = np.any(np.asarray(scenario.communication.processors) > 0)
+    return unused if takes else unused | {"moe_comm_slowdown"}
+
+
+def _is_refitted(one: Dependence, refitted: frozenset[str]) -> bool:
+    """Tell whether all fields of a framework that rest on something were refitted: they, or the numbers under them."""
+    return bool(one.fields) and not one.is_choice and all(
+        any(each == field or each.startswith(f"{field}.") for each in refitted) for field in one.fields
+    )  # fmt: skip
+
+
+def _calibrations(prediction: Prediction, library: Library) -> Iterator[tuple[str, bool]]:
+    """Yield the calibration files on the path of a prediction, and whether only its interval rests on them."""
+    if prediction.kernel is not None:
+        if prediction.fit is not None:
+            yield prediction.fit.removeprefix(f"{CALIBRATIONS}/"), False
+        yield SOURCES, True
+        yield ROOFLINE, prediction.fit is not None
+    elif prediction.workload is not None:
+        scenario = prediction.scenario
+        operators = evaluate(scenario, prediction.workload.calibration(scenario)).operators()
+        fits = {id(timed.fit): timed for timed in operators}
+        families = {timed.operator.family for timed in fits.values() if timed.fit.basis != ROOFLINE}
+        yield from ((source.removeprefix(f"{CALIBRATIONS}/"), False) for source in _sources(fits.values()))
+        for family in sorted(families & set(GRADIENTS)):
+            yield _backward(family, scenario.cluster.device.name, library), False
+        yield ROOFLINE, True
+        yield COMPOSITION, True
+
+
+def _sources(timed: Iterable[Any]) -> list[str]:
+    return sorted({each.fit.source for each in timed if each.fit.source})
+
+
+def _backward(family: str, device: str, library: Library) -> str:
+    """Return the file that states the rate of backward attention on a device."""
+    store = FitStore(library)
+    for owner, _ in store.chain(device):
+        fits = store.device_fits(owner, BACKWARD)
+        if fits is not None and family in fits.file.families:
+            return f"{owner}/{BACKWARD}"
+    return BACKWARD
+
+
+def _of_file(
+    library: Library, kind: str, schema: str, name: str, *, of_interval: bool = False
+) -> Iterator[Dependence]:  # fmt: skip
+    """Yield what the values of a file rest on, and those of the files that it extends unless it replaces them."""
+    stated: set[str] = set()
+    following: str | None = f"{kind}/{name}"
+    while following is not None:
+        tree = _tree(library, kind, schema, following)
+        if tree is None:
+            return
+        own = _entries(tree)
+        for entry in own:
+            fields = tuple(field for field in entry.get("fields", ()) if field not in stated)
+            if fields:
+                yield from _entry(entry, following, fields if kind == "frameworks" else (), of_interval=of_interval)
+        stated |= {field for entry in own for field in entry.get("fields", ())}
+        following = tree.text("extends") if tree.child("extends") is not None else None
+
+
+def _tree(library: Library, kind: str, schema: str, reference: str) -> Tree | None:
+    """Return the document of a file as written; None for one that was made in Python."""
+    if not any((root / "hardware" / f"{reference}.yaml").is_file() for root in library.roots):
+        return None
+    return library.read_unextended(library.find(reference, kind), schema)
+
+
+def _entries(tree: Tree) -> Sequence[Mapping[str, Any]]:
+    """Return the `sources` of a document that has some, as they are written."""
+    sources = tree.child("sources")
+    return [] if sources is None else to_python(sources)
+
+
+def _entry(
+    entry: Mapping[str, Any], place: str, fields: tuple[str, ...], *, of_interval: bool
+) -> Iterator[Dependence]:  # fmt: skip
+    for key in ("rests_on", "seen"):
+        for each in entry.get(key, ()):
+            where = f"{place}: {', '.join(entry['fields'])}"
+            yield Dependence(str(each), where, of_interval, fields, key == "seen")
+
+
+def _of_workload(case: Case, library: Library) -> Iterator[Dependence]:
+    """Yield what was in sight when values of the workload file that a case names were chosen."""
+    name = None if case.scenario is None or case.scenario.child("workload") is None else case.scenario.text("workload")
+    if name is None:
+        return
+    scope = f"scenarios.{case.scenario_name}"
+    for entry in _entries(library.read_unextended(library.find_workload(name), "workload")):
+        if any(field == "model" or f"{field}.".startswith(f"{scope}.") for field in entry.get("fields", ())):
+            yield from _entry(entry, f"workloads/{name}", (), of_interval=False)

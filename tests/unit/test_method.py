@@ -1,0 +1,94 @@
+"""docs/method.md and the code name the same equations, files and sections."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from costmodel.cost.form_registry import FORMS
+from costmodel.cost.operator_time import CLOSED_FORMS
+from costmodel.report import explain_pass, explain_step
+from costmodel.report.explain import BOUND_EQUATION
+from costmodel.report.explain_inputs import WORK_SECTIONS
+
+ROOT = Path(__file__).resolve().parents[2]
+METHOD = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+HEADING = re.compile(r"^#+ (\d+(?:\.\d+)?)\.? ", re.MULTILINE)
+SECTIONS = dict(zip(HEADING.findall(METHOD), HEADING.split(METHOD)[2::2], strict=True))
+TEXTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+CODE = [
+    *(path for folder in ("costmodel", "reports", "benchmarks") for path in (ROOT / folder).rglob("*.py")),
+    *(path for folder in ("hardware", "workloads") for path in (ROOT / folder).rglob("*.yaml")),
+]
+OTHERS = ("tests/test_internode.py",)  # DeepEP's
+HISTORY = ("CHANGELOG.md", "decisions")  # they name what was there then
+FILE = re.compile(r"(?<![\w/.-])(?:costmodel|reports|benchmarks|tests)(?:/\w+)+\.(?:py|yaml|md)\b")
+MODULE = re.compile(r"`((?:\w+/)*\w+\.py)`")
+REFERENCE = re.compile(r"docs/method\.md, sections? (\d+(?:\.\d+)?)")
+OWN_REFERENCE = re.compile(r"\((?:sections? )?(\d+\.\d+|1\d|2\d)\)")
+
+EQUATIONS = {
+    **{name: (form.SECTION, form.EQUATION) for name, form in FORMS.items()},
+    **{kind.__name__: (closed.section, closed.equation) for kind, closed in CLOSED_FORMS.items()},
+    "step": ("10.2", explain_step.EQUATION),
+    "pass": ("12.1", explain_pass.EQUATION),
+    "bound": ("13", BOUND_EQUATION),
+}
+
+
+def squeezed(line: str) -> str:
+    return " ".join(line.split())
+
+
+@pytest.mark.parametrize("name", EQUATIONS)
+def test_an_equation_that_explain_prints_stands_in_its_section(name: str) -> None:
+    section, equation = EQUATIONS[name]
+    written = [squeezed(line) for line in SECTIONS[section].splitlines() if line.startswith("    ")]
+    missing = [
+        line
+        for line in map(squeezed, equation.splitlines())
+        if line and not any(one.startswith(line) for one in written)
+    ]
+    assert not missing, f"docs/method.md, section {section}"
+
+
+def _current(path: Path) -> bool:
+    return not any(part in HISTORY for part in path.relative_to(ROOT).parts)
+
+
+def test_every_file_that_a_text_names_exists() -> None:
+    missing = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in (*TEXTS, *CODE)
+        if _current(path)
+        for name in FILE.findall(path.read_text(encoding="utf-8"))
+        if name not in OTHERS and not (ROOT / name).exists()
+    ]
+    assert not missing
+
+
+def test_every_module_that_the_method_names_exists() -> None:
+    ours = re.sub(r"\[[^][]*\]", "", METHOD)  # without citations of other repositories
+    modules = {
+        path.relative_to(ROOT).as_posix() for folder in ("costmodel", "reports", "tests") for path in _python(folder)
+    }
+    missing = {name for name in MODULE.findall(ours) if not any(f"/{one}".endswith(f"/{name}") for one in modules)}
+    assert not missing
+
+
+def _python(folder: str) -> Iterator[Path]:
+    return (ROOT / folder).rglob("*.py")
+
+
+def test_every_section_that_is_referred_to_exists() -> None:
+    named = [
+        (path, number) for path in (*TEXTS, *CODE) for number in REFERENCE.findall(path.read_text(encoding="utf-8"))
+    ]
+    missing = [f"{path.relative_to(ROOT)}: {number}" for path, number in named if number not in SECTIONS]
+    missing += [f"docs/method.md: ({number})" for number in OWN_REFERENCE.findall(METHOD) if number not in SECTIONS]
+    assert named
+    assert not missing
+    assert set(WORK_SECTIONS.values()) <= set(SECTIONS)
