@@ -170,6 +170,7 @@ def preempt(requests: Requests, progress: Progress, engine: Engine, policy: Poli
     count[WAITING] += 1
     progress.count[request, PREEMPTED] += 1
     count[PREEMPTIONS] += 1
+    count[BLOCKED] = 0
     return True
 
 

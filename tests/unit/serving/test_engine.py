@@ -91,8 +91,8 @@ def serve(requests, policy=POLICY, replicas=1, kind=None):
     return requests, progress, engines
 
 
-LENGTHS = st.tuples(st.integers(1, 120), st.integers(1, 60))
-STREAMS = st.lists(st.tuples(st.floats(0, 200), LENGTHS), min_size=1, max_size=14).map(
+LENGTHS = st.tuples(st.integers(1, 120), st.integers(1, 40))
+STREAMS = st.lists(st.tuples(st.floats(0, 200), LENGTHS), min_size=1, max_size=9).map(
     lambda rows: stream(sorted(row[0] for row in rows), [row[1] for row in rows])
 )
 POLICIES = st.builds(
@@ -104,7 +104,7 @@ POLICIES = st.builds(
 
 
 @given(STREAMS, POLICIES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_counting_equals_walking_every_request(requests, policy):
     _, progress, _ = serve(requests, policy)
     jobs = [
@@ -117,7 +117,7 @@ def test_counting_equals_walking_every_request(requests, policy):
 
 
 @given(STREAMS, POLICIES, st.booleans(), st.booleans(), st.sampled_from([1.0, 1.7, 2.5]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_a_jump_changes_nothing(requests, policy, mixed, caching, per_step):
     policy = policy._replace(mixed=mixed, caching=caching, tokens_per_step=per_step)
     results = [serve(requests, policy._replace(jump=jump)) for jump in (True, False)]
@@ -128,7 +128,7 @@ def test_a_jump_changes_nothing(requests, policy, mixed, caching, per_step):
 
 
 @given(STREAMS, POLICIES, st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_tokens_blocks_and_requests_are_conserved(requests, policy, data):
     prefixes = data.draw(st.lists(st.integers(0, 12), min_size=len(requests.arrival), max_size=len(requests.arrival)))
     ids = [list(range(min(n, int(p) // 4))) for n, p in zip(prefixes, requests.length[:, 0], strict=True)]
@@ -213,7 +213,7 @@ def test_round_robin_is_the_same_apart_and_together():
 def test_least_loaded_waits_less_than_round_robin():
     draw = np.random.default_rng(3)
     requests = stream(
-        np.cumsum(draw.exponential(6.0, 300)), np.stack([draw.integers(1, 20, 300), draw.geometric(0.05, 300)], 1)
+        np.cumsum(draw.exponential(6.0, 100)), np.stack([draw.integers(1, 20, 100), draw.geometric(0.05, 100)], 1)
     )
     waits = [np.mean(serve(requests, replicas=4, kind=kind)[1].time[:, FIRST] - requests.arrival)
              for kind in (ROUND_ROBIN, LEAST_LOADED)]  # fmt: skip
