@@ -27,7 +27,7 @@ def simulate_grid(scenario: Scenario, calibration: Calibration, shape: tuple[int
         point = evaluate_single(single(scenario, index), calibration, engine.evaluate)
         reason[index] = point.reason
         for name, value in point.metrics.items():
-            metrics[name][index] = np.nan if value is None else value
+            metrics.setdefault(name, empty_grid(shape))[index] = np.nan if value is None else value
     fits = reason == FITS
     return Result(
         scenario.name,

@@ -5,7 +5,6 @@ A record's fields have the names of the file's keys; only those that differ, in 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, TypeVar
@@ -363,11 +362,12 @@ def _serving(
         return _record(
             plans.Serving,
             file,
-            concurrency=math.nan if file.concurrency is None else file.concurrency,
             speculative=drafts,
             requests=_requests(file.requests),
             replicas=_record(streams.Replicas, file.replicas),
             slo=_record(streams.Slo, file.slo),
+            rate=_first(file.rate, None if file.requests is None else file.requests.rate),
+            arrival_scv=_arrival_scv(file.requests),
             scheduler=_scheduler(file, kernels.engine, device),
             memory=_engine_memory(file.memory, kernels),
             blocks=file.memory.blocks,
@@ -384,6 +384,13 @@ def _serving(
         scenario.Pool(parallelism(file.prefill.parallel), communication(file.prefill.communication), prompts),
         scenario.Pool(parallelism(file.decode.parallel), communication(file.decode.communication), requests),
     )
+
+
+def _arrival_scv(file: requests_files.RequestsFile | None) -> Quantity:
+    """Return the squared coefficient of variation of the times between arrivals: 1 of a Poisson process."""
+    if file is None or file.arrivals not in ("gamma", "even"):
+        return 1.0
+    return file.cv**2 if file.arrivals == "gamma" else 0.0
 
 
 def _requests(file: requests_files.RequestsFile | None) -> streams.RequestStream | None:
@@ -426,6 +433,7 @@ def _scheduler(file: workload.ServingFile, defaults: engine.Engine | None, devic
         policy=stated.policy or known.policy,
         overlapped=known.overlapped if stated.overlapped is None else stated.overlapped,
         preemption=stated.preemption or known.preemption,
+        mixed=known.mixed,
     )
 
 

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
 from costmodel.errors import InputError
 from costmodel.schema.quantity import (
+    EventRate,
     Exponent,
     Integer,
-    Measure,
     Moment,
     Number,
     PositiveNumber,
     RatioOrZero,
-    Value,
     wrong,
 )
 from costmodel.schema.references import display_path, relative_path
 from costmodel.schema.strict import Strict
 from costmodel.schema.tree import Tree
 
-Rate: TypeAlias = Annotated[Value, Measure("rate")]
 TraceFormat: TypeAlias = Literal["requests", "azure", "mooncake", "burstgpt", "servegen", "bench"]
 
 
@@ -84,7 +82,7 @@ class RequestsFile(Strict):
     arrivals: Literal["poisson", "gamma", "even", "closed_loop", "burst"] = Field(
         default="poisson", description="how drawn requests arrive"
     )
-    rate: Rate | None = Field(default=None, description="of the whole deployment; null: the scenario's `rate`")
+    rate: EventRate | None = Field(default=None, description="of the whole deployment; null: the scenario's `rate`")
     cv: PositiveNumber = Field(default=1.0, description="coefficient of variation of gaps; gamma only")
     count: Number | None = Field(default=None, description="requests; null: 10,000, or all of the trace")
     input: LengthsFile | None = Field(default=None, description="prompts; null: all of `input_tokens`")

@@ -78,6 +78,7 @@ def draw_arrivals(plan: Serving, stream: RequestStream, count: int, draw: np.ran
     if stream.arrivals == "burst":
         return np.zeros(count)
     if stream.arrivals == "closed_loop":
+        assert plan.concurrency is not None, "the caller has checked it"
         users = min(int(plan.concurrency), count)
         return np.concatenate([np.zeros(users), np.full(count - users, np.inf)])
     rate = stream.rate if stream.rate is not None else plan.rate

@@ -56,6 +56,7 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         plan = replace(
             self._plan,
             concurrency=float(running),
+            rate=None,
             input_tokens=max(float(np.rint(length[:, 0].mean())), 1.0),
             output_tokens=max(float(np.rint(length[:, 1].mean())), 2.0),
         )
@@ -110,14 +111,18 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
             **invested(self._scenario, devices),
         }
 
+    def verdict(self) -> str | None:
+        """Return whether the engines keep up with the requests."""
+        return verdict(self.served, request_times(self.served))
+
+    def percentiles(self) -> Mapping[str, Mapping[str, float]] | None:
+        """Return quantiles of the requests' times, and of gaps between tokens [s]."""
+        return percentiles(self.served, request_times(self.served))
+
     def details(self) -> Mapping[str, object]:
-        """Return what results hold beside metrics: percentiles, verdict, sums over the run, error of the tables."""
-        times = request_times(self.served)
-        return {
-            "percentiles": percentiles(self.served, times),
-            "verdict": verdict(self.served, times),
-            "requests": totals(self.served) | {"step_time_error": self.simulation.times.error(self.simulation.pricer)},
-        }
+        """Return what results hold beside metrics: sums over the run, and the error of the step times' tables."""
+        error = self.simulation.times.error(self.simulation.pricer)
+        return {"requests": {**totals(self.served), "step_time_error": error}}
 
     def operators(self) -> list[TimedOperator]:
         """Return the operators of the closed form's steps."""

@@ -138,7 +138,7 @@ def slower(tables: Tables, factor: float) -> Tables:
 def stream_of(scenario: Scenario, plan: Serving) -> RequestStream:
     """Return the requests of a scenario: as stated, else Poisson at its rate, else a closed loop of its concurrency."""
     stream, field = plan.requests, f"scenarios.{scenario.name}.requests"
-    loops = not np.isnan(plan.concurrency)
+    loops = plan.concurrency is not None
     if stream is None:
         stream = RequestStream(arrivals="poisson" if plan.rate is not None else "closed_loop")
     if stream.trace is None and stream.arrivals == "closed_loop" and not loops:
@@ -155,7 +155,7 @@ def policy_of(scenario: Scenario, plan: Serving, requests: Requests) -> Policy:
     scheduler, drafts = plan.scheduler, int(drafted_tokens(plan.speculative))
     most = len(requests.arrival)
     places = UNLIMITED_SEQUENCES if scheduler.max_num_seqs is None else int(scheduler.max_num_seqs)
-    mixed = scheduler.token_budget is not None
+    mixed = scheduler.mixes
     longest = int(requests.length.sum(axis=1).max())
     budget = longest if scheduler.token_budget is None else int(scheduler.token_budget)
     if mixed and budget < places * (1 + drafts):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from costmodel.quantities import Count, divides
 from costmodel.workload.architecture import Attention
 from costmodel.workload.passes import pipeline_batches
@@ -98,7 +96,7 @@ def _generate_rules(scenario: Scenario, plan: Generate) -> Iterator[Rule]:
 def _serving_rules(scenario: Scenario, plan: Serving) -> Iterator[Rule]:
     """Yield that every micro-batch of every pipeline stage has whole requests."""
     yield divides_rule("parallel.cp", scenario.parallel.cp, plan.input_tokens, "the prompt")
-    if np.isnan(plan.concurrency).any():  # not stated: it follows from the requests
+    if plan.concurrency is None:
         return
     unit: Count = plan.micro_batches * scenario.parallel.pp
     yield Rule(
