@@ -81,7 +81,8 @@ def intervals(
             low, high = _quadrature(values)
             spans[name] = minimum(value, maximum(low, 0.0)), maximum(value, high)
         else:
-            low, high = _quadrature(np.log(values), _run_deviations(name, runs))
+            with np.errstate(invalid="ignore"):  # of a time that has no end, such as waiting for an overloaded engine
+                low, high = _quadrature(np.log(values), _run_deviations(name, runs))
             spans[name] = minimum(value, np.exp(low)), maximum(value, np.exp(high))
     return spans
 

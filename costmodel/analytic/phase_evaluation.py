@@ -44,6 +44,14 @@ class PhaseEvaluation(ABC, Generic[T]):
         """Return nothing: only a training step has a schedule."""
         return None
 
+    def verdict(self) -> str | None:
+        """Return nothing: only serving keeps up with a load, or does not."""
+        return None
+
+    def percentiles(self) -> Mapping[str, Mapping[str, float]] | None:
+        """Return nothing: only serving has requests that differ."""
+        return None
+
     def notes(self) -> tuple[str, ...]:
         """Return nothing."""
         return ()

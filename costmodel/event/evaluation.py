@@ -141,6 +141,14 @@ class _Simulated(ABC, Generic[Model, Times]):
         """Return every distinct operator, in the order of a pass."""
         return self._closed.operators()
 
+    def verdict(self) -> str | None:
+        """Return nothing: no requests arrive."""
+        return self._closed.verdict()
+
+    def percentiles(self) -> Mapping[str, Mapping[str, float]] | None:
+        """Return nothing: no requests differ."""
+        return self._closed.percentiles()
+
     def notes(self) -> tuple[str, ...]:
         """Return whether one replica represents all although all were requested."""
         return self._notes
