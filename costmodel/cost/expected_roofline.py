@@ -76,5 +76,8 @@ def bare_times(operator: Kernel, machine: Machine, balance: Quantity) -> tuple[S
         return chip, hbm
     if isinstance(operator, Elementwise):
         return 0.0, elementwise_terms(operator, machine, _BARE)["hbm_time"]
-    terms = (mixed_terms if isinstance(operator, MixedAttention) else attention_terms)(operator, machine, _BARE)
-    return terms["compute_time"], terms["hbm_time"]
+    if isinstance(operator, MixedAttention):
+        found = mixed_terms(operator, machine, _BARE)
+    else:
+        found = attention_terms(operator, machine, _BARE)
+    return found["compute_time"], found["hbm_time"]

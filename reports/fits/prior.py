@@ -29,6 +29,7 @@ from costmodel.quantities import Array
 from costmodel.schema.fit_plan import FitPlanFile
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
+from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm
 from reports.fits.transfer import some_rows
 
 FAMILIES = (
@@ -37,7 +38,7 @@ FAMILIES = (
 )  # fmt: skip
 BALANCE = 0.8  # compute share over memory share, by which the tile of a bare GEMM is taken
 WARM_SHARE = 0.5  # of L2 that a warm benchmark finds again
-KNOTS = 3
+FEWEST = 8  # rows of a group
 LEAST = 0.05  # half width of an interval that backcasts do not narrow further
 COMMAND = (
     "python -m reports.fits.prior MEASUREMENTS --output hardware/calibrations/prior.yaml --table reports/transfer.md"
@@ -57,29 +58,36 @@ def groups(table: Table, plan: FitPlanFile, catalogue: Catalogue, store: FitStor
         for key, recipe in file.families.items():
             if key.partition("/")[0] in FAMILIES:
                 samples = samples_of(key, rows, mapped, plan.recipes[recipe], known)
-                if samples is not None and len(samples) >= 8:
-                    found.setdefault(key, []).append(group_effect(_rows(some_rows(samples), file.name)))
+                if samples is None:
+                    continue
+                group = _rows(some_rows(samples), file.name)
+                if len(group.seconds) >= FEWEST:
+                    found.setdefault(key, []).append(group_effect(group))
     return found
 
 
 def _rows(samples: Samples, implementation: str) -> GroupRows:
-    """Return the bare times of a family's kernels in every row."""
+    """Return the bare times of a family's kernels in every row; rows without work or with none that is known are left."""
     count, framework = samples.repeats, default_framework()
     chip, hbm = [], []
     for part, own, _ in samples.targets():
         machine = part.machine(framework)
-        times = [bare_times(operator, machine, BALANCE) for operator in own]
-        warm = [l2_miss_bytes(operator.traffic, machine, WARM_SHARE) / operator.traffic for operator in own]
-        shape = (count, len(part.rows))
-        found = [np.zeros(shape), np.zeros(shape)]
-        for i, ((work, memory), share) in enumerate(zip(times, warm, strict=True)):
-            found[0][i], found[1][i] = work, memory * share
-        chip.append(found[0])
-        hbm.append(found[1])
-    device = samples.parts[0].device
+        work, memory = np.zeros((count, len(part.rows))), np.zeros((count, len(part.rows)))
+        for i, operator in enumerate(own):
+            assert isinstance(operator, Gemm | AttentionKernel | Elementwise)
+            share = l2_miss_bytes(1.0, machine, WARM_SHARE) if not machine.warm_l2 else (
+                l2_miss_bytes(operator.traffic, machine, WARM_SHARE) / np.maximum(operator.traffic, 1.0)
+            )  # fmt: skip
+            times = bare_times(operator, machine, BALANCE)
+            work[i], memory[i] = times[0], times[1] * share
+        chip.append(work)
+        hbm.append(memory)
+    device, other = samples.parts[0].device, samples.other_times()
+    works, memories = np.concatenate(chip, axis=1), np.concatenate(hbm, axis=1)
+    good = np.isfinite(works + memories).all(axis=0) & np.isfinite(other) & (samples.seconds > other)
     return GroupRows(
-        device.name, device.architecture, implementation, np.concatenate(chip, axis=1), np.concatenate(hbm, axis=1),
-        samples.other_times(), samples.seconds,
+        device.name, device.architecture, implementation, works[:, good], memories[:, good], other[good],
+        samples.seconds[good],
     )  # fmt: skip
 
 
@@ -139,13 +147,13 @@ def render(found: Mapping[str, Sequence[GroupEffect]], cases: Sequence[Backcast]
         *lines, "sources:", "  - fields: [families]",
         '    cite: "measured kernel times of public repositories, as listed in sources.csv beside the tables"',
         "    kind: measurement", "    note: >-",
-        "      Effects that groups of rows share; spreads are backcasts that leave the device's architecture out, every",
-        "      device with the same weight.", f"      Made by `{COMMAND}`.",
+        "      Effects that groups of rows share; spreads are backcasts that leave the device's architecture out,",
+        "      every device with the same weight.", f"      Made by `{COMMAND}`.",
     ]) + "\n"  # fmt: skip
 
 
 def _points(key: str, cases: Sequence[Backcast]) -> str:
-    """Return the 10 % and 90 % points of backcasts of a key, else its family, else all; devices weigh the same."""
+    """Return 10 % and 90 % points of backcasts of a key, else its family, else all; devices weigh the same."""
     family = key.partition("/")[0]
     chosen = [one for one in cases if one.key == key and one.without_architecture is not None]
     chosen = chosen or [one for one in cases if one.key.partition("/")[0] == family] or list(cases)
@@ -177,9 +185,9 @@ def table_of(cases: Sequence[Backcast]) -> str:
     ]
     for key in dict.fromkeys(one.key for one in cases):
         own = [one for one in cases if one.key == key]
-        near = [one.without_device for one in own if one.without_device is not None]
-        far = [one.without_architecture for one in own if one.without_architecture is not None]
-        shown = (f"{100 * float(np.median(each)):.0f} %" if each else "" for each in (near, far))
+        sides = ([one.without_device for one in own], [one.without_architecture for one in own])
+        known = ([each for each in side if each is not None] for side in sides)
+        shown = (_percent(float(np.median(side)) if side else None) for side in known)
         lines.append(f"| {key} | {len(own)} | {' | '.join(shown)} |")
     return "\n".join(lines) + "\n"
 
@@ -194,10 +202,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("measurements", type=Path, nargs="+", help="measurement tables, or folders of them")
     parser.add_argument("--output", type=Path, required=True, help="calibration file to write")
     parser.add_argument("--table", type=Path, required=True, help="page of backcasts to write")
+    parser.add_argument("--every", type=int, default=8, help="take every so many-th row of the tables")
     chosen = parser.parse_args(arguments)
     library = Library(())
     plan = read(library, "fit_plans", PLAN, FitPlanFile)
     table = join([read_tables(path) for path in chosen.measurements])
+    table = table.take(np.arange(len(table)) % chosen.every == 0)
     found = groups(table, plan, Catalogue(), FitStore(library))
     cases = list(backcasts(found))
     write_whole(chosen.output, [render(found, cases).encode("utf-8")])
