@@ -67,7 +67,7 @@ def groups(table: Table, plan: FitPlanFile, catalogue: Catalogue, store: FitStor
 
 
 def _rows(samples: Samples, implementation: str) -> GroupRows:
-    """Return the bare times of a family's kernels in every row; rows without work or with none that is known are left."""
+    """Return the bare times of a family's kernels in every row whose other kernels leave them any time."""
     count, framework = samples.repeats, default_framework()
     chip, hbm = [], []
     for part, own, _ in samples.targets():
