@@ -199,7 +199,8 @@ def _stage_messages(scenario: Scenario, plan: Training, context: Context, timer:
     """Return the messages between the stages of a step."""
     parallel, concurrent = scenario.parallel, concurrent_messages(plan.schedule)  # they share a rank's link
     neighbours = Group(parallel.pp, parallel.tp * parallel.cp * parallel.dp)
-    part = concurrent * context.tokens / parallel.tp * scenario.architecture.hidden * context.residual
+    width = scenario.architecture.streams * scenario.architecture.hidden
+    part = concurrent * context.tokens / parallel.tp * width * context.residual
     send = timer.time_operator(Collective("pipeline send", "send_recv", part, neighbours, family="send_recv"))
     if parallel.sequence_parallel:
         return StageMessages(send, None, concurrent)

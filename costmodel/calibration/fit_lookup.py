@@ -16,7 +16,14 @@ from costmodel.calibration.fit_files import (
     family_fit,
     framework_of,
 )
-from costmodel.calibration.substitutes import ELEMENTWISE, EXPANDING, GRADIENTS, SUBSTITUTES, nearest_keys
+from costmodel.calibration.substitutes import (
+    ELEMENTWISE,
+    EXPANDING,
+    GRADIENTS,
+    ROOFLINE_ALIKE,
+    SUBSTITUTES,
+    nearest_keys,
+)
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.errors import InputError
 from costmodel.hardware import Device
@@ -266,11 +273,12 @@ def _rooflines(store: FitStore) -> dict[str, FamilyFit]:
     """Return the spreads of families about the bare roofline, and those of whole runs by class.
 
     Families that are never compared with it start from another one's: no table has rows of GEMMs that expand narrow
-    weights, of latent backward attention, nor of mixed attention by itself.
+    weights, of latent backward attention, of selected keys, of recurrences, nor of mixed attention by itself.
     """
     base = store.roofline()
     known = {family: family_fit(fit, base.basis) for family, fit in base.families.items()}
-    alike = {**EXPANDING, **dict.fromkeys(GRADIENTS, "attention_backward"), "attention_mixed": "attention_prefill"}
+    gradients = dict.fromkeys(GRADIENTS, "attention_backward")
+    alike = {**EXPANDING, **ROOFLINE_ALIKE, **gradients, "attention_mixed": "attention_prefill"}
     borrowed = {family: known[other] for family, other in alike.items() if other in known}
     runs = {family: family_fit(fit, base.basis) for family, fit in store.composition().items()}
     return borrowed | known | runs
