@@ -132,7 +132,7 @@ def architecture(file: ModelFile) -> arch.Architecture:
     return _record(
         arch.Architecture,
         file,
-        layers=tuple(layer for entry in file.layers for layer in _layers(entry, file.hidden)),
+        layers=_layers(file),
         mtp=_mtp(file),
         layer_embedding=_optional(arch.LayerEmbedding, file.layer_embedding),
         encoder=None if file.encoder is None else _encoder(file.encoder),
@@ -156,11 +156,23 @@ def _encoder(file: EncoderFile) -> arch.Encoder:
     )
 
 
-def _layers(file: LayerFile | LayerGroupFile, hidden: Count) -> tuple[arch.Layer, ...]:
-    """Return the runs of layers of an entry of the list; a repeated run is the same object."""
-    if isinstance(file, LayerGroupFile):
-        return tuple(_layer(layer, hidden) for layer in file.layers) * file.repeat
-    return (_layer(file, hidden),)
+def _layers(file: ModelFile) -> tuple[arch.Layer, ...]:
+    """Return the runs of layers of the list; a run that recurs is the same object, so that it is costed once."""
+    known: dict[str, arch.Layer] = {}
+
+    def run(layer: LayerFile) -> arch.Layer:
+        text = repr(layer)
+        if "array(" in text:  # its sizes vary over a grid
+            return _layer(layer, file.hidden)
+        return known.setdefault(text, _layer(layer, file.hidden))
+
+    layers: list[arch.Layer] = []
+    for entry in file.layers:
+        if isinstance(entry, LayerGroupFile):
+            layers += [run(layer) for layer in entry.layers] * entry.repeat
+        else:
+            layers.append(run(entry))
+    return tuple(layers)
 
 
 def _layer(file: LayerFile, hidden: Count) -> arch.Layer:

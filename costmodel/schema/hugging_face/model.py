@@ -13,6 +13,8 @@ from costmodel.schema.hugging_face.mixer_trees import entries, mixer_tree
 from costmodel.schema.model import MAX_LAYERS
 from costmodel.schema.tree import Tree
 
+_MOST_BEFORE_GROUP, _LONGEST_PERIOD = 8, 64  # layers before a repeated group, and in it
+
 
 def model_tree(config: Config, name: Tree) -> Tree:
     """Return the model document of a config.json; raise InputError where its fields contradict each other."""
@@ -79,23 +81,40 @@ def _layer_embedding(config: Config) -> dict[str, Tree]:
 
 
 def _layers(config: Config, kinds: list[LayerKind]) -> Iterator[Tree]:
-    """Yield the layer list: runs of equal layers, or a repeated group if that is shorter."""
-    depth = len(kinds)
+    """Yield the layer list: runs of equal layers, with a repeated group where that makes it shorter."""
     layers = {kind: _layer(config, kind) for kind in dict.fromkeys(kinds)}
 
     def runs(some: list[LayerKind]) -> list[Tree]:
         grouped = [(kind, len(list(run))) for kind, run in groupby(some)]
         return [Tree({"repeat": config.leaf(count, "depth"), **layers[kind]}) for kind, count in grouped]
 
-    single = runs(kinds)
-    period = next((n for n in range(2, depth // 2 + 1) if kinds[n:] == kinds[:-n]), depth)
-    if len(single) <= period:
-        yield from single
-        return
-    repeats = depth // period
-    yield Tree({"repeat": config.leaf(repeats, "depth"), "layers": Tree(runs(kinds[:period]))})
-    if depth % period:
-        yield from runs(kinds[repeats * period :])
+    first, period, repeats = _longest_group(kinds)
+    yield from runs(kinds[:first])
+    if period:
+        yield Tree({"repeat": config.leaf(repeats, "depth"), "layers": Tree(runs(kinds[first : first + period]))})
+    yield from runs(kinds[first + period * repeats :])
+
+
+def _longest_group(kinds: list[LayerKind]) -> tuple[int, int, int]:
+    """Return where the group that shortens the list most begins, its layers, and its repetitions; zeros for none."""
+    depth = len(kinds)
+    best, shortest = (0, 0, 0), _run_count(kinds)
+    for first in range(min(depth, _MOST_BEFORE_GROUP + 1)):
+        for period in range(2, min((depth - first) // 2, _LONGEST_PERIOD) + 1):
+            group, repeats = kinds[first : first + period], 1
+            while kinds[first + repeats * period : first + (repeats + 1) * period] == group:
+                repeats += 1
+            if repeats == 1:
+                continue
+            rest = kinds[first + repeats * period :]
+            length = 1 + sum(_run_count(part) for part in (kinds[:first], group, rest))
+            if length < shortest:
+                best, shortest = (first, period, repeats), length
+    return best
+
+
+def _run_count(kinds: list[LayerKind]) -> int:
+    return sum(1 for _ in groupby(kinds))
 
 
 def _layer(config: Config, kind: LayerKind) -> dict[str, Tree]:
