@@ -37,7 +37,7 @@ def test_only_changes_that_fit_are_named_with_option_memory_and_price() -> None:
     assert all(float(one.memory) <= float(capacity) for one in found)
     for one in found:
         assert one.remedy.setting in reason
-    assert "(test: --narrow)" in reason or not any(one.remedy.key == "gradients" for one in found)
+    assert f"({NAMED.name}: --narrow)" in reason
 
 
 def test_nothing_is_named_where_nothing_helps() -> None:
