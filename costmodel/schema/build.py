@@ -268,6 +268,7 @@ def framework(file: FrameworkFile) -> scenario.Framework:
         implementations={name_of_today(key): tuple(map(name_of_today, names)) for key, names in named.items()},
         host=_record(scenario.HostTimes, file.host),
         engine=None if file.engine is None else _engine(file.engine),
+        options=dict(file.training.options),
     )
 
 
