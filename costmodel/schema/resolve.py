@@ -22,14 +22,16 @@ from costmodel.schema.document import find, model_document, scenario_document
 from costmodel.schema.expert_load import expert_counts
 from costmodel.schema.fields import NumberType, number_at
 from costmodel.schema.framework import FrameworkFile
+from costmodel.schema.framework_defaults import gradients_of, with_defaults
 from costmodel.schema.installation import install
 from costmodel.schema.model import ModelFile
 from costmodel.schema.number_formats import choose_formats, expand_set_name, shipped_formats
 from costmodel.schema.overrides import DocumentName, apply_overrides, locate, read_overrides
 from costmodel.schema.references import Library, as_reference, available, suggest
+from costmodel.schema.serving import locate_files
 from costmodel.schema.strict import Strict, validate_tree
 from costmodel.schema.tree import Tree, merge
-from costmodel.schema.workload import PHASES, PlanFile, TrainingFile, WorkloadFile, phases_with
+from costmodel.schema.workload import PHASES, PlanFile, ServingFile, TrainingFile, WorkloadFile, phases_with
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.scenario import MeasuredStep, Parallelism, Scenario
 from costmodel.workload.validity import rules
@@ -269,14 +271,17 @@ def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster
     framework = assembly.part(FrameworkFile, framework_tree, overrides, framework_field)
     device = hardware.cluster.device
     chosen, told = _formats(tree, plan, model, device)
-    formats, replaced = choose_formats(assembly, chosen, device, f"{field}.precision")
+    plan = with_defaults(plan, framework.file.training)
+    formats, replaced = choose_formats(
+        assembly, chosen, device, f"{field}.precision", gradients_of(plan, framework.file)
+    )
     if architecture is None:
         raise Stop
     kernels = build.framework(framework.file)
     fallbacks = (f"{device.name} has no {dtype.upper()} unit; using the fallback precision" for dtype in replaced)
     scenario = Scenario(
         name=name,
-        plan=build.plan(plan, kernels, device),
+        plan=build.plan(_located(plan, tree, field), kernels, device),
         architecture=architecture,
         cluster=hardware.cluster,
         parallel=layout,
@@ -294,6 +299,13 @@ def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster
     }  # fmt: skip
     _check_layout(assembly, scenario, tree)
     return _Resolved(scenario, scenario_document(plan, scenario, hardware, formats.file, framework.file), trees)
+
+
+def _located(plan: PlanFile, tree: Tree, field: str) -> PlanFile:
+    """Return the plan with the paths of its files of requests."""
+    if not isinstance(plan, ServingFile) or plan.requests is None:
+        return plan
+    return plan.model_copy(update={"requests": locate_files(plan.requests, tree, field)})
 
 
 def _uneven(architecture: Architecture, layout: Parallelism) -> Iterator[str]:

@@ -269,7 +269,7 @@ cases:
               ffn: {type: mlp, bias: true}
         phase: training
         cluster: nodes/dgx-a100
-        framework: megatron
+        framework: megatron-2022
         precision: fp16
         recompute: full
         optimizer: {zero: 1}
