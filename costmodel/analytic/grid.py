@@ -137,6 +137,7 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
         offer=_offer(scenario.cluster.device),
         routing=None if facts is None else {name: float(value) for name, value in facts.items()},
         host_memory=_host_memory(ledger),
+        details={} if evaluation is None else evaluation.details(),
         verdict=None if evaluation is None else evaluation.verdict(),
         percentiles=None if evaluation is None else evaluation.percentiles(),
         anchor=None if evaluation is None or evaluation.anchored is None else evaluation.anchored.document(),
