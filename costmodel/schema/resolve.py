@@ -255,7 +255,7 @@ def _scenario(
     formats, replaced = choose_formats(assembly, chosen, device, f"{field}.precision")
     if architecture is None:
         raise Stop
-    kernels = build.framework(framework.file)
+    kernels = build.framework(framework.file, hardware.device_part.file)
     fallbacks = (f"{device.name} has no {dtype.upper()} unit; using the fallback precision" for dtype in replaced)
     scenario = Scenario(
         name=name,
