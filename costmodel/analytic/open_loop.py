@@ -120,7 +120,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         return StepTable(prompts.round(sets), decodes.round(sets), prompts.kernels, decodes.kernels)
 
     def solution(self, perturbations: Perturbations = None) -> Solution:
-        """Return the engine at the rate, or with all seats taken where it cannot keep up; without perturbations kept."""
+        """Return the engine at the rate, or with all seats taken where it cannot keep up; unperturbed it is kept."""
         return self._kept if perturbations is None else self._solve(perturbations)
 
     @cached_property
