@@ -79,7 +79,7 @@ def framework(row: Row) -> str:
 def scenario(row: Row) -> dict[str, Any]:
     """Return the scenario of a row."""
     dtype = row.get("dtype", "")
-    precision = {"FP8": {"compute": "fp8-tensor", "kv_cache": "bf16"}, "MXFP4": "mxfp4"}.get(dtype, "bf16")
+    precision = {"FP8": {"compute": "fp8-tensor", "fallback": "bf16", "kv_cache": "bf16"}}.get(dtype, "bf16")
     if "DeepSeek" in row["model"]:
         precision = {"compute": "fp8-inference", "fallback": "bf16"}
     degrees = {key: number(row, key) for key in ("tp", "pp", "dp", "ep")}
