@@ -111,11 +111,18 @@ def evaluate_point(scenario: Scenario, calibration: Calibration, engine: Engine 
 
 
 def _point_metrics(scenario: Scenario, attempt: _Attempt) -> dict[str, float | None]:
-    """Return the metrics as floats, null where the scenario cannot run."""
+    """Return the metrics as floats, null where the scenario cannot run, or where a queue has no end."""
     if attempt.evaluation is None:
         return dict.fromkeys(PHASES[scenario.result_kind][1])
     metrics = attempt.evaluation.metrics(None)
-    return {name: None if value is None else float(value) for name, value in metrics.items()}
+    return {name: None if value is None or np.isinf(value) else float(value) for name, value in metrics.items()}
+
+
+def _ends(pair: Interval) -> tuple[float, float] | None:
+    """Return an interval of a single point; null where it has no end, as where slower kernels overload a queue."""
+    if pair is None or not np.isfinite(pair[1]):
+        return None
+    return float(pair[0]), float(pair[1])
 
 
 def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> Point:
@@ -125,7 +132,7 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
     parts = None
     if evaluation is not None:
         bounds = _spans(evaluation, calibration, scenario, dict(metrics), 0)
-        spans = {name: None if pair is None else (float(pair[0]), float(pair[1])) for name, pair in bounds.items()}
+        spans = {name: _ends(pair) for name, pair in bounds.items()}
         parts = evaluation.schedule()
     facts = routing_facts(scenario)
     return Point(
@@ -168,6 +175,7 @@ def _spans(
 
 _UNKNOWN_ENGINE = {
     **dict.fromkeys(("kv_blocks", "kv_use"), "framework has no `engine`, and `memory` states nothing"),
+    **dict.fromkeys(("ttft", "latency"), "overloaded: the queue only grows"),
     "highest_stable_rate": "a closed loop has none; write `rate` instead of `concurrency`",
 }
 

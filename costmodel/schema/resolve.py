@@ -259,7 +259,7 @@ def _scenario(
     )
     if architecture is None:
         raise Stop
-    kernels = build.framework(framework.file)
+    kernels = build.framework(framework.file, hardware.device_part.file)
     fallbacks = (f"{device.name} has no {dtype.upper()} unit; using the fallback precision" for dtype in replaced)
     scenario = Scenario(
         name=name,
