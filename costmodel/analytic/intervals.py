@@ -118,8 +118,8 @@ def ratio_interval(before: Array, after: Array) -> tuple[float, float, float]:
 class RunScatter:
     """How far a run that nobody here has seen lies from its prediction, beside what its kernels say.
 
-    centre: log of measured over predicted time; down, up: to the ends of the 80 % interval from there; first_token: what
-    the time to the first token adds to both, in quadrature.
+    centre: log of measured over predicted time; down, up: to the ends of the 80 % interval from there; first_token:
+    what the time to the first token adds to both, in quadrature.
     """
 
     centre: Quantity
