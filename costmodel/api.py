@@ -255,6 +255,7 @@ def architecture_facts(architecture: Architecture, length: float = COUNTING_LENG
         "active_parameters": float(count.active),
         "active_parameters_with_embedding": float(count.active_with_embedding),
         "mtp_parameters": float(count.mtp),
+        **({} if architecture.encoder is None else {"encoder_parameters": float(count.encoder)}),
         "kv_cache_bytes_per_token": float(kv_bytes_per_token(architecture)),
         "training_flop_per_token": float(training_flop_per_token(architecture, count.active, length)),
     }

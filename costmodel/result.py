@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from costmodel.cost.calibration import BASES
+from costmodel.cost.calibration import ANCHORED, BASES
 from costmodel.quantities import Array, Mask, Quantity
 
 SCHEMA = "costmodel/result@1"
@@ -106,6 +106,16 @@ class Entry:
         self.by_bound[bound] += seconds
         self.by_basis[basis] += seconds
 
+    def scaled(self, factor: float) -> Entry:
+        """Return the line with all its times longer by a factor."""
+        return replace(
+            self,
+            time=self.time * factor,
+            hidden=self.hidden * factor,
+            by_bound=defaultdict(float, {name: seconds * factor for name, seconds in self.by_bound.items()}),
+            by_basis=defaultdict(float, {name: seconds * factor for name, seconds in self.by_basis.items()}),
+        )
+
     def add_work(self, count: float, flop: float, traffic: float | None, dtype: str | None) -> None:
         """Add `count` runs of an operator. flop, traffic: of one run; dtype: of its products, null without any."""
         self.count += count
@@ -172,7 +182,7 @@ class Point:
     bytes that a device keeps on its host, null where it keeps none there (tensors: weights, states, gradients and
     activations; kv_cache); reason: why the point is infeasible, null where it is not; reasons: why each null metric is
     null; routing: what is known of expert layers, null where there are none; goodput: shares of a run that failures
-    interrupt, null where no checkpoints are stated.
+    interrupt, null where no checkpoints are stated; anchor: what measured steps of the site say, null without any.
     """
 
     phase: str
@@ -192,6 +202,7 @@ class Point:
     routing: Mapping[str, float] | None = None
     host_memory: Mapping[str, float] | None = None
     goodput: Mapping[str, float] | None = None
+    anchor: Mapping[str, Any] | None = None
 
     @property
     def fits(self) -> bool:
@@ -219,8 +230,10 @@ class Point:
         return max(totals, key=lambda name: totals[name])
 
     def basis(self) -> dict[str, float]:
-        """Return the shares of the time that rest on each basis."""
+        """Return the shares of the time that rest on each basis: on measured steps of the site, all of it."""
         totals = dict.fromkeys(BASES, 0.0)
+        if self.anchor is not None:
+            return {**totals, ANCHORED: 1.0}
         for entry in self.breakdown:
             for name, seconds in entry.by_basis.items():
                 totals[name] += seconds
@@ -260,6 +273,8 @@ class Point:
             document["hardware"] = self.offer.document()
         if self.schedule is not None:
             document["schedule"] = dict(self.schedule)
+        if self.anchor is not None:
+            document["anchor"] = dict(self.anchor)
         if self.goodput is not None:
             document["goodput"] = dict(self.goodput)
         if self.routing is not None:

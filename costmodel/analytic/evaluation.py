@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
+from costmodel.analytic.anchors import Anchored, anchored
 from costmodel.analytic.bound import BoundTimes, bound_times
 from costmodel.analytic.breakdown import BreakdownLines, add_pass, step_breakdown
 from costmodel.analytic.disaggregation import DisaggregatedEvaluation, pools_ledger
@@ -26,10 +27,12 @@ from costmodel.workload.scenario import Disaggregated, Scenario
 
 
 class Evaluation(Protocol):
-    """What every phase answers. `headline` names the metric that a breakdown sums to."""
+    """What every phase answers. `headline` names the metric that a breakdown sums to, `anchored` what measured
+    steps say."""
 
     headline: str
     ledger: Ledger | None
+    anchored: Anchored | None
 
     def metrics(self, perturbations: Perturbations) -> Metrics:
         """Return the metrics with families perturbed within their spread."""
@@ -59,9 +62,11 @@ class TrainingEvaluation(PhaseEvaluation[StepTimes]):
         self._scenario, self._plan = scenario, plan
         self.model = step_model(scenario, plan, calibration)
         self.ledger: Ledger | None = self.model.ledger
+        self.anchored = anchor_of(scenario, calibration)
 
     def _evaluate(self, perturbations: Perturbations) -> StepTimes:
-        return step_times(self.model, perturbations)
+        times = step_times(self.model, perturbations)
+        return times if self.anchored is None else times.scaled(self.anchored.factor)
 
     def metrics(self, perturbations: Perturbations) -> Metrics:
         """Return the metrics of the step."""
@@ -84,7 +89,8 @@ class TrainingEvaluation(PhaseEvaluation[StepTimes]):
 
     def breakdown(self) -> list[Entry]:
         """Return the operators of the step."""
-        return step_breakdown(self.model)
+        lines = step_breakdown(self.model)
+        return lines if self.anchored is None else [line.scaled(float(self.anchored.factor)) for line in lines]
 
     def schedule(self, perturbations: Perturbations = None) -> Mapping[str, Quantity] | None:
         """Return the step's parts."""
@@ -191,6 +197,13 @@ def ledger_of(scenario: Scenario) -> Ledger | None:
     if isinstance(plan, Disaggregated):
         return pools_ledger(scenario, plan)
     return pass_ledger(scenario, plan)
+
+
+def anchor_of(scenario: Scenario, calibration: Calibration) -> Anchored | None:
+    """Return what measured steps say of a training step, null without any."""
+    if scenario.anchor is None:
+        return None
+    return anchored(scenario, scenario.anchor, lambda run: evaluate(run, calibration).metrics(None))
 
 
 def _uncertain_families(operators: Iterable[TimedOperator]) -> frozenset[str]:

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from costmodel.analytic.anchors import POWERS
 from costmodel.analytic.blocks import Block, blocks, single
 from costmodel.analytic.capital import missing
 from costmodel.analytic.evaluation import Evaluation, evaluate, ledger_of
@@ -27,6 +28,7 @@ from costmodel.result import (
     NO_PATH,
     PHASES,
     Interval,
+    Metrics,
     Offer,
     Point,
     Result,
@@ -107,8 +109,7 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
     spans: dict[str, tuple[float, float] | None] = dict.fromkeys(metrics)
     parts = None
     if evaluation is not None:
-        runs = run_scatter(scenario, calibration, evaluation.operators())
-        bounds = intervals(dict(metrics), evaluation.families(), 0, evaluation.metrics, runs)
+        bounds = _spans(evaluation, calibration, scenario, dict(metrics), 0)
         spans = {name: None if pair is None else (float(pair[0]), float(pair[1])) for name, pair in bounds.items()}
         parts = evaluation.schedule()
     facts = routing_facts(scenario)
@@ -129,7 +130,22 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
         offer=_offer(scenario.cluster.device),
         routing=None if facts is None else {name: float(value) for name, value in facts.items()},
         host_memory=_host_memory(ledger),
+        anchor=None if evaluation is None or evaluation.anchored is None else evaluation.anchored.document(),
     )
+
+
+def _spans(
+    evaluation: Evaluation, calibration: Calibration, scenario: Scenario, metrics: Metrics, dimensions: int
+) -> dict[str, Interval]:
+    """Return the intervals of metrics; of an anchored step, what measured steps say of its time and rates."""
+    runs = run_scatter(scenario, calibration, evaluation.operators())
+    spans = intervals(metrics, evaluation.families(), dimensions, evaluation.metrics, runs)
+    known = evaluation.anchored
+    if known is None:
+        return spans
+    return spans | {
+        name: known.interval(value) for name, value in metrics.items() if name in POWERS and value is not None
+    }
 
 
 _UNKNOWN_ENGINE = dict.fromkeys(("kv_blocks", "kv_use"), "framework has no `engine`, and `memory` states nothing")
@@ -231,8 +247,7 @@ def _grid_intervals(
         evaluation = evaluate(block.scenario, calibration)
         metrics = evaluation.metrics(None)
         chosen = {name: metrics[name] for name in names}
-        runs = run_scatter(block.scenario, calibration, evaluation.operators())
-        spans = intervals(chosen, evaluation.families(), len(shape), evaluation.metrics, runs)
+        spans = _spans(evaluation, calibration, block.scenario, chosen, len(shape))
         for name, pair in spans.items():
             if pair is None:
                 absent.add(name)

@@ -129,7 +129,8 @@ def pass_model_of(scenario: Scenario, forward: Pass, work: PassWork, timer: Oper
 def _send(scenario: Scenario, forward: Pass) -> Operator:
     """Return the message of one micro-batch from a stage to the next."""
     parallel, context = scenario.parallel, forward.parts[0]
-    size = forward.residual_tokens * scenario.architecture.hidden * context.residual
+    width = scenario.architecture.streams * scenario.architecture.hidden
+    size = forward.residual_tokens * width * context.residual
     neighbours = Group(parallel.pp, parallel.tp * parallel.cp * parallel.dp)
     name = f"{forward.label}: pipeline send" if forward.label else "pipeline send"
     return Collective(name, "send_recv", size, neighbours, family="send_recv")

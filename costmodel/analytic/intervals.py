@@ -31,6 +31,7 @@ RATES = frozenset({
     "requests_per_second", "input_tokens_per_second", "prefill_tokens_per_second_per_device",
     "decode_tokens_per_second_per_device", "mfu", "mfu_noncausal", "hfu", "flop_rate_per_device",
 })  # fmt: skip
+NORMAL_90 = 1.2815515655446004  # standard deviations beyond which a tenth of a normal distribution lies
 CONDITIONS = ("transferred", "extrapolated", "roofline", "unknown", "first_token")
 """What widens the scatter of whole runs: bases of their kernels, a framework that names none, and first tokens of
 served requests, which wait for others."""

@@ -43,9 +43,8 @@ def routing_of(model: Architecture) -> Routing:
     for layer in model.layers:
         if isinstance(layer.ffn, MoeFfn):
             ffn = layer.ffn
-            return Routing(
-                float(model.hidden), float(ffn.experts), ffn.top_k, float(ffn.groups or 1.0), ffn.group_top_k or 1
-            )
+            width = model.hidden if ffn.latent is None else ffn.latent
+            return Routing(float(width), float(ffn.experts), ffn.top_k, float(ffn.groups or 1.0), ffn.group_top_k or 1)
     raise InputError.single(f"{model.name} has no experts", hint="name a mixture-of-experts model")
 
 

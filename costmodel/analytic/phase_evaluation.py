@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Generic, TypeVar
 
+from costmodel.analytic.anchors import Anchored
 from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.quantities import Quantity
@@ -15,7 +16,9 @@ T = TypeVar("T")
 
 
 class PhaseEvaluation(ABC, Generic[T]):
-    """The evaluation of a phase with times of type T, without a pipeline schedule or notes."""
+    """The evaluation of a phase with times of type T, without a pipeline schedule, notes or anchors."""
+
+    anchored: Anchored | None = None
 
     @abstractmethod
     def _evaluate(self, perturbations: Perturbations) -> T:

@@ -199,7 +199,8 @@ def _stage_messages(scenario: Scenario, plan: Training, context: Context, timer:
     """Return the messages between the stages of a step."""
     parallel, concurrent = scenario.parallel, concurrent_messages(plan.schedule)  # they share a rank's link
     neighbours = Group(parallel.pp, parallel.tp * parallel.cp * parallel.dp)
-    part = concurrent * context.tokens / parallel.tp * scenario.architecture.hidden * context.residual
+    width = scenario.architecture.streams * scenario.architecture.hidden
+    part = concurrent * context.tokens / parallel.tp * width * context.residual
     send = timer.time_operator(Collective("pipeline send", "send_recv", part, neighbours, family="send_recv"))
     if parallel.sequence_parallel:
         return StageMessages(send, None, concurrent)
@@ -289,6 +290,17 @@ class StepTimes:
     optimizer: Seconds
     exposed_communication: Seconds
     host: Seconds
+
+    def scaled(self, factor: Quantity) -> StepTimes:
+        """Return the times, all longer by a factor."""
+        return StepTimes(
+            step=self.step * factor,
+            by_kind={kind: seconds * factor for kind, seconds in self.by_kind.items()},
+            bubble=self.bubble * factor,
+            optimizer=self.optimizer * factor,
+            exposed_communication=self.exposed_communication * factor,
+            host=self.host * factor,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

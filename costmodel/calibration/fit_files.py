@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from costmodel.calibration.expected_error import StepErrors, relation
 from costmodel.calibration.residual_files import read_residuals
 from costmodel.cost.calibration import FamilyFit, Form, Spread, UnseenGroups
 from costmodel.cost.form_registry import FORMS
@@ -36,6 +37,7 @@ SOURCES = "sources"  # calibrations/sources: one source's times over another's
 BACKWARD = "backward"  # calibrations/backward: backward attention against the forward fit of its device
 UNSEEN_GROUPS = "unseen_groups"  # calibrations/unseen_groups: kernels of heads, widths or models that no fit saw
 SINGLE_SHAPES = "shape"  # what `accuracy.held_out` says where cross-validation held out single shapes
+TRANSFER = "transfer"  # calibrations/transfer: what another device, library or version costs
 ROOFLINE = "roofline"  # calibrations/roofline: the spread of every family about the bare cost functions
 
 
@@ -66,6 +68,7 @@ class FitStore:
         self._library = library
         self._files: dict[str, DeviceFits | None] = {}
         self._unseen_groups: Mapping[str, FamilyFitFile] | None = None
+        self._errors: StepErrors | None = None
 
     def __reduce__(self) -> tuple[type[FitStore], tuple[Library]]:
         """Return how another process makes it: from the search path, files read anew."""
@@ -140,6 +143,34 @@ class FitStore:
         files = ((name, self._device_file(name)) for name in sorted(names - {device}))
         siblings = [(_distance(own, file), name) for name, file in files if file and file.die == own.die]
         return [name for _, name in sorted(siblings)]
+
+    def step_errors(self) -> StepErrors:
+        """Return what steps away from a fit's own rows cost; nothing without a file."""
+        if self._errors is None:
+            self._errors = self._read_errors()
+        return self._errors
+
+    def _read_errors(self) -> StepErrors:
+        if not _exists(self._library, CALIBRATIONS, TRANSFER):
+            return StepErrors({})
+        return StepErrors(read(self._library, CALIBRATIONS, TRANSFER, FitsFile).families)
+
+    def relation(self, device: str, other: str) -> str:
+        """Return how the device of a fit is related to the one that it is asked for."""
+        same = device == other
+        files = (None, None) if same else (self._device_file(device), self._device_file(other))
+        return relation(*files, same=same)
+
+    def power_density(self, device: str, other: str) -> float:
+        """Return a device's peak over its power, over that of another one of the same die; one of another die."""
+        own, lender = self._device_file(device), self._device_file(other)
+        if own is None or lender is None or own.die is None or own.die != lender.die:
+            return 1.0
+        unit = next((name for name in own.math if name in ("bf16", "fp16") and name in lender.math), None)
+        if unit is None or not own.power.tdp or not lender.power.tdp:
+            return 1.0
+        peaks = float(own.math[unit].peak) / float(lender.math[unit].peak)
+        return peaks / (float(own.power.tdp) / float(lender.power.tdp))
 
     def _device_file(self, device: str) -> DeviceFile | None:
         """Return a device's file; None for a device that was made in Python."""

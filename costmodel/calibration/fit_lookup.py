@@ -1,13 +1,15 @@
-"""The calibration of a device under a framework: for every kernel the first of the fits that may answer for it."""
+"""The calibration of a device under a framework: for every kernel the fit that is expected to miss it least."""
 
 from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from costmodel.calibration.expected_error import OWN, RELATIONS, expected, held_out_error
 from costmodel.calibration.fit_files import (
     CALIBRATIONS,
     ROOFLINE,
@@ -16,8 +18,17 @@ from costmodel.calibration.fit_files import (
     family_fit,
     framework_of,
 )
-from costmodel.calibration.substitutes import ELEMENTWISE, EXPANDING, GRADIENTS, SUBSTITUTES, nearest_keys
+from costmodel.calibration.substitutes import (
+    ELEMENTWISE,
+    EXPANDING,
+    GRADIENTS,
+    ROOFLINE_ALIKE,
+    SUBSTITUTES,
+    nearest_keys,
+)
 from costmodel.cost.calibration import Calibration, FamilyFit
+from costmodel.cost.gemm import GemmForm
+from costmodel.cost.two_tile_gemm import TwoTileForm
 from costmodel.errors import InputError
 from costmodel.hardware import Device
 from costmodel.schema.references import Library, suggest
@@ -66,6 +77,8 @@ class Candidate:
     role: why it is looked at.
     fit: what it states; None where it is passed over.
     passed_over: why it is.
+    device, implementation: of the file; blank where it is none of a device.
+    error: expected, half of the 80 % interval of log(measured / predicted); none where it was not compared.
     """
 
     source: str
@@ -73,9 +86,13 @@ class Candidate:
     role: str
     fit: FamilyFit | None = None
     passed_over: str = ""
+    device: str = ""
+    implementation: str = ""
+    error: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.source} ({self.role}): {self.passed_over or self.key}"
+        expected = "" if self.error is None else f", expected error {100 * math.expm1(self.error):.0f} %"
+        return f"{self.source} ({self.role}): {self.passed_over or self.key}{expected}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,38 +169,121 @@ class FitLookup(Mapping[str, FamilyFit]):
                 yield _transferred(nearest.considered[-1], other, has_form=family != ELEMENTWISE)
 
     def _stated(self, key: str) -> Iterator[Candidate]:
-        """Yield the fits of the implementations that the framework names, then those of the devices' defaults."""
+        """Yield the fits that files state of a key: those passed over, and the one of least expected error.
+
+        A fit of this very device answers if the framework names its implementation, or if it names none and the device
+        has a default. Else all are compared: the named kernels on the devices inherited from and on others of the same
+        die, other builds of their library here, and the devices' defaults.
+        """
         family = key.partition("/")[0]
         named = self._implementations.get(key, self._implementations.get(family, ()))
+        compared: list[Candidate] = []
+        for candidate in self._compared(key, named):
+            if candidate.fit is None:
+                yield candidate
+            elif candidate.device == self._device and (not named or candidate.role == _NAMED):
+                yield from map(_passed_over, compared)
+                yield candidate
+                return
+            else:
+                compared.append(candidate)
+        best = self._least(key, named, compared) if compared else None
         if named:
-            yield from self._by_name(key, named)
-        for i, (device, defaults) in enumerate(self._chain):
-            default = defaults.get(key, defaults.get(family))
-            if default is not None:
-                yield from (self._candidate(fits, key, f"default of {device}") for fits in self._defaults(i, default))
+            self._tell(key, named, best)
+        if best is not None:
+            yield from (
+                _passed_over(each) for each in self._measured(key, named, compared) if each.source != best.source
+            )
+            yield best
 
-    def _by_name(self, key: str, named: Sequence[str]) -> Iterator[Candidate]:
-        """Yield the fits of some implementations, and note what substitutes.
-
-        Here, on the devices inherited from, then on others of the same die: the same kernel on the same die is nearer
-        than another kernel on this device.
-        """
-        family, names = key.partition("/")[0], " or ".join(named)
-        is_known = False
+    def _compared(self, key: str, named: Sequence[str]) -> Iterator[Candidate]:
+        """Yield the fits that are compared for a key, and the places without one; the nearest first."""
         chain = [device for device, _ in self._chain]
         siblings = ((device, name) for name in named for device in self._store.same_die(self._device, name))
         others = ((device, name) for device, name in siblings if device not in chain)
+        seen: set[str] = set()
         for device, implementation in itertools.chain(itertools.product(chain, named), others):
-            fits = self._store.device_fits(device, implementation)
-            if fits is None:
-                source = implementation if "/" in implementation else f"{device}/{implementation}"
-                yield Candidate(f"{CALIBRATIONS}/{source}", key, _NAMED, passed_over="no such file")
-                continue
-            is_known = True
-            candidate = self._candidate(fits, key, _NAMED)
-            if candidate.fit is not None and device != self._device:
-                self._note(f"{key}: {self._device} has no fit of {names}; using {implementation}, measured on {device}")
-            yield candidate
+            source = implementation if "/" in implementation else f"{device}/{implementation}"
+            if source not in seen:
+                seen.add(source)
+                fits = self._store.device_fits(device, implementation)
+                if fits is None:
+                    yield Candidate(f"{CALIBRATIONS}/{source}", key, _NAMED, passed_over="no such file")
+                else:
+                    yield self._candidate(fits, key, _NAMED)
+        builds = (
+            name for name in self._store.names(self._device) if name.partition("-")[0] in set(map(_library, named))
+        )
+        for name in builds:
+            fits = self._store.device_fits(self._device, name)
+            if fits is not None and f"{self._device}/{name}" not in seen:
+                seen.add(f"{self._device}/{name}")
+                candidate = self._candidate(fits, key, "another build of its library")
+                if candidate.fit is not None:
+                    yield candidate
+        for i, (device, defaults) in enumerate(self._chain):
+            default = defaults.get(key, defaults.get(key.partition("/")[0]))
+            for fits in () if default is None else self._defaults(i, default):
+                if fits.file.name not in seen:
+                    yield self._candidate(fits, key, f"default of {device}")
+
+    def _least(self, key: str, named: Sequence[str], compared: Sequence[Candidate]) -> Candidate:
+        """Return the candidate of least expected error, its interval as wide as that of the steps to it.
+
+        Errors within `TIE` of the least are equal; then a fit of this device comes first, and then their order.
+        """
+        measured = self._nearest(self._measured(key, named, compared))
+        least = min(each.error or 0.0 for each in measured)
+        equal = [each for each in measured if (each.error or 0.0) <= TIE * least]
+        best = next((each for each in equal if each.device == self._device), equal[0])
+        assert best.fit is not None
+        steps = self._steps(key, named, best)
+        return replace(best, fit=replace(best.fit, spread=best.fit.spread.widened(steps))) if steps else best
+
+    def _nearest(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Return candidates without the named kernels on farther devices than the nearest that has them."""
+
+        def rank(candidate: Candidate) -> int:
+            return (OWN, *RELATIONS).index(self._store.relation(self._device, candidate.device))
+
+        nearest = min((rank(each) for each in candidates if each.role == _NAMED), default=0)
+        return [each for each in candidates if each.role != _NAMED or rank(each) == nearest]
+
+    def _measured(self, key: str, named: Sequence[str], compared: Sequence[Candidate]) -> list[Candidate]:
+        """Return candidates with their expected errors."""
+        return [replace(each, error=expected(self._held_out(each), self._steps(key, named, each))) for each in compared]
+
+    def _held_out(self, candidate: Candidate) -> float:
+        fits = self._store.device_fits(candidate.device, candidate.implementation)
+        assert fits is not None
+        return held_out_error(fits.file.families[candidate.key])
+
+    def _steps(self, key: str, named: Sequence[str], candidate: Candidate) -> float:
+        """Return the error of the steps from a candidate's own rows to the kernels that are asked for."""
+        fits = self._store.device_fits(candidate.device, candidate.implementation)
+        assert fits is not None
+        errors, library = self._store.step_errors(), fits.file.library or candidate.implementation
+        related = self._store.relation(self._device, candidate.device)
+        transfer = errors.transfer(related, key)
+        if not named or candidate.role == _NAMED:
+            return transfer
+        wanted = set(map(_library, named))
+        stand_in = (
+            errors.version(key) if library in wanted else min(errors.stand_in(one, library, key) for one in wanted)
+        )
+        return expected(transfer, stand_in)
+
+    def _tell(self, key: str, named: Sequence[str], best: Candidate | None) -> None:
+        """Note what substitutes for kernels that the framework names and the device has no fit of."""
+        family, names = key.partition("/")[0], " or ".join(named)
+        if best is not None and best.role == _NAMED:
+            self._note(
+                f"{key}: {self._device} has no fit of {names}; using {best.implementation}, measured on {best.device}"
+            )
+            return
+        chain = [device for device, _ in self._chain]
+        pairs = itertools.product(chain, named)
+        is_known = any(self._store.device_fits(*pair) is not None for pair in pairs)
         lacking = f"{key}: {self._device} has no fit of {names} for this operation" if is_known else (
             f"{family}: {self._device} has no measurements of {names}"
         )  # fmt: skip
@@ -229,11 +329,19 @@ class FitLookup(Mapping[str, FamilyFit]):
     def _candidate(self, fits: DeviceFits, key: str, role: str) -> Candidate:
         """Return a file's fit of the very variant, else of the family as a whole."""
         family, source = key.partition("/")[0], f"{CALIBRATIONS}/{fits.file.name}"
+        place = fits.file.name.partition("/")
         for name in (key, family):
             fit = fits.fit(name, self._device)
             if fit is not None:
-                return Candidate(source, name, role, fit)
+                fit = self._at_power(fit, fits.device)
+                return Candidate(source, name, role, fit, device=fits.device, implementation=place[2] or fits.file.name)
         return Candidate(source, key, role, passed_over=f"has no fit of {key}")
+
+    def _at_power(self, fit: FamilyFit, lender: str) -> FamilyFit:
+        """Return the fit of another device of the same die with its clock under this one's power."""
+        if lender == self._device or not isinstance(fit.form, GemmForm | TwoTileForm):
+            return fit
+        return replace(fit, form=fit.form.at_power(self._store.power_density(self._device, lender)))
 
     def _note(self, text: str) -> None:
         if text not in self.notes:
@@ -241,6 +349,16 @@ class FitLookup(Mapping[str, FamilyFit]):
 
 
 _NAMED = "named by the framework"
+TIE = 1.05  # chosen: expected errors are themselves known to a few per cent
+
+
+def _library(implementation: str) -> str:
+    """Return the library of an implementation by the name of its file: `deepgemm` of `deepgemm-sglang`."""
+    return implementation.rpartition("/")[2].partition("-")[0]
+
+
+def _passed_over(candidate: Candidate) -> Candidate:
+    return replace(candidate, fit=None, passed_over=candidate.key)
 
 
 def _first(candidates: Iterator[Candidate] | tuple[()]) -> _Resolution:
@@ -266,11 +384,12 @@ def _rooflines(store: FitStore) -> dict[str, FamilyFit]:
     """Return the spreads of families about the bare roofline, and those of whole runs by class.
 
     Families that are never compared with it start from another one's: no table has rows of GEMMs that expand narrow
-    weights, of latent backward attention, nor of mixed attention by itself.
+    weights, of latent backward attention, of selected keys, of recurrences, nor of mixed attention by itself.
     """
     base = store.roofline()
     known = {family: family_fit(fit, base.basis) for family, fit in base.families.items()}
-    alike = {**EXPANDING, **dict.fromkeys(GRADIENTS, "attention_backward"), "attention_mixed": "attention_prefill"}
+    gradients = dict.fromkeys(GRADIENTS, "attention_backward")
+    alike = {**EXPANDING, **ROOFLINE_ALIKE, **gradients, "attention_mixed": "attention_prefill"}
     borrowed = {family: known[other] for family, other in alike.items() if other in known}
     runs = {family: family_fit(fit, base.basis) for family, fit in store.composition().items()}
     return borrowed | known | runs

@@ -79,7 +79,7 @@ def predict_mapped(
         chooser = choosers.setdefault(device, Chooser(device, search_path))
         choice = chooser.choose(part.family, variant_of(part), _kernel(table, part.rows))
         rows = part.rows
-        seconds[rows], low[rows], high[rows] = _times(part, choice, framework)
+        seconds[rows], low[rows], high[rows] = times_of(part, choice, framework)
         named = _named_operator(part)
         fit = choice.calibration.fit(named)
         basis[rows], fits[rows] = _bases_of(fit, named, len(rows)), fit.source
@@ -144,7 +144,7 @@ def _kernel(table: Table, rows: Indices) -> Kernel:
     return Kernel(*(str(table.text(column)[first]) for column in ("framework", "kernel", "timing")))
 
 
-def _times(part: OperatorRows, choice: Choice, framework: Framework) -> tuple[Array, Array, Array]:
+def times_of(part: OperatorRows, choice: Choice, framework: Framework) -> tuple[Array, Array, Array]:
     """Return predicted times and their intervals [s].
 
     The errors of one family's kernels in a row are the same, those of different families independent, as is how far the

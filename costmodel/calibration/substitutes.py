@@ -13,8 +13,17 @@ GRADIENTS = {"attention_backward": "attention_prefill", "mla_backward": "mla_pre
 # A GEMM that expands narrow weights reads them as they are stored and multiplies as the plain one does.
 EXPANDING = {gemm_family(family, weight_only=True): family for family in GEMM_FAMILIES}
 # Family -> the one whose kernels substitute for it; a batched GEMM is a GEMM of several groups.
-SUBSTITUTES = {**GRADIENTS, **EXPANDING, "bmm": "gemm"}
+# Attention whose queries select their keys reads a latent cache as the dense kernels do, of fewer keys.
+_LATENT = {"sparse_mla_decode": "mla_decode", "compressed_attention_decode": "mla_decode"}
+SUBSTITUTES = {**GRADIENTS, **EXPANDING, **_LATENT, "bmm": "gemm"}
+# Family without rows of its own beside the roofline -> the one whose kernels are as far from it.
+ROOFLINE_ALIKE = {
+    "mqa_logits_backward": "attention_backward", "compressed_attention_prefill": "attention_prefill",
+    "compressed_attention_decode": "mla_decode", "compressed_attention_backward": "attention_backward",
+    "linear_attention_prefill": "attention_prefill", "linear_attention_decode": "attention_decode",
+}  # fmt: skip
 _ATTENTION = ("attention_prefill", "attention_decode")  # whose FP8 kernels read a cache as narrow as 16-bit ones may
+_SCAN = "linear_attention"  # whose variants are what they compute, none like another
 _ELEMENTWISE_KINDS = ("activation", "add", "norm", "rotary")  # a kernel of another kind streams as these do
 _COLLECTIVES = {  # kinds by those that move alike
     "all_reduce": ("reduce_scatter", "all_gather"), "all_gather": ("reduce_scatter",),
@@ -41,6 +50,8 @@ def nearest_variants(family: str, variant: str) -> tuple[str, ...]:
     """
     if family == ELEMENTWISE:
         return tuple(kind for kind in _ELEMENTWISE_KINDS if kind != variant)
+    if family.startswith(_SCAN):
+        return ()
     own = Variant.parse(variant)
     nearest = [own.base] if own != own.base else []
     if own == Variant("fp8") and family in _ATTENTION:

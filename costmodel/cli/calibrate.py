@@ -7,23 +7,34 @@ from pathlib import Path
 import click
 
 from costmodel.cli.options import json_option, output_option, path_option, print_json
+from costmodel.errors import InputError
 
 
 @click.command("calibrate")
 @click.argument("measurements", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="MEASUREMENTS...")
-@click.option("--device", required=True, metavar="NAME", help="Device name, as in hardware/devices.")
+@click.option("--device", metavar="NAME", help="Device name, as in hardware/devices; required without --run.")
+@click.option("--run", "of_runs", is_flag=True, help="MEASUREMENTS are training steps; write an anchor file of them.")
 @output_option("FILE", "Calibration file to write (.yaml); missing folders are created.")
 @json_option
 @path_option
 def command(
-    *, measurements: tuple[Path, ...], device: str, output: Path, as_json: bool, search_path: tuple[str, ...]
-) -> int:
+    *, measurements: tuple[Path, ...], device: str | None, of_runs: bool, output: Path, as_json: bool,
+    search_path: tuple[str, ...],
+) -> int:  # fmt: skip
     """Fit the kernel times of a device to MEASUREMENTS and print the errors on held-out rows.
 
     Each operator family and number format with enough rows gets its own fit. Residuals are written next to FILE as
     .json. Put both files in hardware/calibrations/DEVICE on your search path and name them in the device file's
     `calibration: {default: …}`, or in a framework's `implementations`.
+
+    With --run, MEASUREMENTS are workloads whose training scenarios state a measured step (`anchor: {metric: step_time,
+    value: 12.3 s}`) or files of training cases. FILE then moves and narrows predictions of scenarios that name it as
+    their `anchor`.
     """
+    if of_runs:
+        return _anchor(measurements, output, search_path, as_json=as_json)
+    if device is None:
+        raise InputError.single("is missing", hint="name the device that was measured", field="--device")
     from costmodel.fitting.calibrate import calibrate
 
     run = calibrate(measurements, device.removeprefix("devices/"), output, search_path)
@@ -38,4 +49,18 @@ def command(
     show_exclusions(run.left_out)
     show()
     show_use(run, output)
+    return 0
+
+
+def _anchor(runs: tuple[Path, ...], output: Path, search_path: tuple[str, ...], *, as_json: bool) -> int:
+    """Write an anchor file of measured steps, and show what they say."""
+    from costmodel.study.anchoring import anchor_site
+
+    site = anchor_site(runs, output, search_path)
+    if as_json:
+        print_json(site.document())
+    else:
+        from costmodel.report.anchors import show_site
+
+        show_site(site, output)
     return 0

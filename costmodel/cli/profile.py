@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,24 +19,44 @@ from costmodel.cli.options import output_option, path_option
     "--minutes", type=click.FloatRange(min=0, min_open=True), default=5.0, show_default=True,
     help="Start no new kernel after this many minutes.",
 )  # fmt: skip
+@click.option(
+    "--dtype",
+    "dtypes",
+    multiple=True,
+    type=click.Choice(["bf16", "fp8", "fp16", "fp32"]),
+    help="Number format to time. Repeatable. Default: bf16 and fp8 on a GPU, fp32 and bf16 on a CPU.",
+)
+@click.option("--sustained", is_flag=True, help="First run loads of seconds: the clock held under the power limit.")
+@click.option(
+    "--archive", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="Also pack table, report and device file into one .zip to take to another machine.",
+)  # fmt: skip
 @output_option("FILE", "Table to write (.csv); missing folders are created.")
 @path_option
-def command(device: str, suites: tuple[str, ...], minutes: float, output: Path, search_path: tuple[str, ...]) -> int:
+def command(**options: Any) -> int:
     """Time kernels on this machine with PyTorch, most informative first, and write a table for `calibrate`.
 
     Suites: copies, gemm, grouped_gemm, attention, mla, moe, elementwise, optimizer, launch; under torchrun collectives.
-    Run the same command again to continue after an interruption. If no device file describes this machine, one is
-    written to a folder named after the table; pass that folder as --path.
+    Run the same command again to continue after an interruption. Kernels that cannot run here are listed at the end
+    and left out of later runs. If no device file describes this machine, one is written to a folder named after the
+    table; pass that folder as --path.
     """
     from costmodel.calibration.unmeasured_width import device_names, half_widths
     from costmodel.cli.progress import progress
+    from costmodel.profiling.archive import write_archive
     from costmodel.profiling.running import SECONDS, ProfileRequest, run
     from costmodel.report.profiling import show_run
 
+    output, search_path, archive = options["output"], options["search_path"], options["archive"]
     folders = (*search_path, str(output.with_suffix("")))
-    request = ProfileRequest(device, suites, minutes * SECONDS, output)
+    request = ProfileRequest(
+        options["device"], options["suites"], options["minutes"] * SECONDS, output,
+        dtypes=options["dtypes"], sustained=options["sustained"],
+    )  # fmt: skip
     with progress("measuring") as on_progress:
         result = run(request, device_names(search_path), lambda rows: half_widths(rows, folders), on_progress)
     if result.writes:
+        if archive is not None:
+            write_archive(archive, output)
         show_run(result, output)
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
@@ -16,6 +17,7 @@ from costmodel.cost.time import Time
 from costmodel.quantities import Array, Count, Quantity, Seconds, is_single, maximum
 from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, Operator, clamp_sizes
 
+ANCHORED = "anchored"  # of a whole run: by measured runs of the same site
 BASES = ("measured", "fitted", "transferred", "extrapolated", "roofline")
 
 
@@ -54,6 +56,17 @@ class Spread:
         knots = np.log(self.times)
         measured = np.maximum.accumulate(knots + np.log(points))
         return np.asarray(np.exp(np.interp(log_time, knots, measured - knots)))
+
+    def widened(self, error: float) -> Spread:
+        """Return the spread with a further, independent error. error: half of its 80 % interval, a logarithm."""
+
+        def wide(points: tuple[float, ...], sign: float) -> tuple[float, ...]:
+            pairs = zip(points, self.median, strict=True)
+            return tuple(
+                middle * math.exp(sign * math.hypot(math.log(point / middle), error)) for point, middle in pairs
+            )
+
+        return replace(self, low=wide(self.low, -1.0), high=wide(self.high, 1.0))
 
     @property
     def is_exact(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -107,6 +107,10 @@ class GemmForm:
         taken = min(candidates, key=lambda terms: float(terms["busy_time"]))
         return self._total_terms(gemm, machine, taken["busy_time"]) | taken | memory
 
+    def at_power(self, density: Quantity) -> GemmForm:
+        """Return the form on a device of the same die. density: peak over power, over that of the fit's device."""
+        return replace(self, clock_droop=scaled_droop(self.clock_droop, density))
+
     def features(self, gemm: Gemm) -> Features:
         """Return log2 of m, n, k and groups."""
         return log2(gemm.m), log2(gemm.n), log2(gemm.k), log2(gemm.groups)
@@ -179,6 +183,17 @@ class GemmForm:
             return 0.0
         lanes = machine.device.math[VECTOR_DTYPE].flop_per_cycle / 2.0
         return self.exposed_promotion / (lanes * machine.framework.promotion_interval)
+
+
+def scaled_droop(droop: float, density: Quantity) -> float:
+    """Return the slowdown of the clock at full load where peak over power is `density` times as much.
+
+        1 + droop' = (1 + droop) * density^(1/3), at least 1
+
+    Switching power is C*V^2*f, and V follows f: a die that has to live on a share of the power runs at the cube root of
+    it. A form without the term keeps none: nothing says where its clock begins to fall.
+    """
+    return max((1.0 + droop) * float(density) ** (1.0 / 3.0) - 1.0, 0.0) if droop else droop
 
 
 def _hardware(gemm: Gemm, machine: Machine) -> tuple[Quantity, ...]:

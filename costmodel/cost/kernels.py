@@ -19,6 +19,8 @@ from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, Mix
 from costmodel.workload.order_statistics import expected_tiles
 from costmodel.workload.scenario import Tile
 
+PAGED_LOGITS = "paged_mqa_logits"  # scores of a decoding step's queries with all cached keys, split as in decoding
+SCAN = "linear_attention"  # families of kernels that scan a sequence chunk by chunk
 GEMM_EQUATION = """
     t              = launch + max(chip_time, hbm_time)                         of the fastest tile m_t x n_t, split s
     chip_time      = max(tensor_time, promotion_time, l2_time) / compute_efficiency
@@ -117,10 +119,10 @@ def attention_terms(attention: AttentionKernel, machine: Machine, fit: FamilyFit
     """Return the terms of a fused attention kernel."""
     padding: Quantity = 1.0
     serial: Seconds = 0.0
-    if attention.family == "scan":
+    if attention.family.startswith(SCAN):
         waves = ceil(attention.sequences * attention.heads / (machine.processors * attention.blocks))
         serial = waves * attention.serial_cycles / machine.device.clock
-    elif not attention.family.endswith("decode"):
+    elif not (attention.family.endswith("decode") or attention.family == PAGED_LOGITS):
         tiles = machine.framework.attention_tiles
         padding = minimum(*(_padding(attention, tile, machine.processors) for tile in tiles))
     peak = machine.processors * machine.processor_peak(attention.dtype) * attention.relative_speed

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
-from costmodel.cost.gemm import GemmForm
+from costmodel.cost.gemm import GemmForm, scaled_droop
 from costmodel.cost.gemm_mechanisms import Reread
 from costmodel.cost.gemm_tiles import Shapes
 from costmodel.cost.machine import Machine
@@ -13,7 +13,7 @@ from costmodel.cost.parameter import like, mechanism, record
 from costmodel.cost.residual import Features
 from costmodel.cost.terms import Terms
 from costmodel.cost.time import Time, time_where
-from costmodel.quantities import Mask, log2, maximum, where
+from costmodel.quantities import Mask, Quantity, log2, maximum, where
 from costmodel.workload.operators import Gemm
 
 
@@ -65,6 +65,13 @@ class TwoTileForm:
         is_large = where(_has_few_tokens(gemm), 0.0, 1.0)
         ranks = log2(maximum(gemm.experts / maximum(gemm.local_experts, 1.0), 1.0))
         return log2(gemm.m), log2(gemm.n), log2(gemm.k), log2(gemm.groups), is_large, ranks
+
+    def at_power(self, density: Quantity) -> TwoTileForm:
+        """Return the form on a device of the same die. density: peak over power, over that of the fit's device."""
+        small, large = (
+            replace(rates, clock_droop=scaled_droop(rates.clock_droop, density)) for rates in (self.small, self.large)
+        )
+        return replace(self, small=small, large=large)
 
     def with_rates(self, rates: TileRates) -> GemmForm:
         """Return the form of one of the tiles."""

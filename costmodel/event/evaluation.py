@@ -111,7 +111,7 @@ class _Simulated(ABC, Generic[Model, Times]):
         self._closed, self._scenario, self._engine = closed, scenario, engine
         self._model: Model = model
         self._times: Times
-        self.ledger, self.headline = closed.ledger, closed.headline
+        self.ledger, self.headline, self.anchored = closed.ledger, closed.headline, closed.anchored
         self._times, engine.timelines[scenario.name], self._notes = self._simulate(model)
 
     @abstractmethod
@@ -163,7 +163,9 @@ class _SimulatedStep(_Simulated[StepModel, StepTimes]):
         replicas = engine.replicas(scenario)
         step = step_graph(scenario, model, schedule, last_passes, replicas)
         timeline = engine.run(scenario, step.graph)
-        return step_times_of(step, timeline), timeline, replicas.note(step.replicas)
+        times = step_times_of(step, timeline)
+        times = times if self.anchored is None else times.scaled(self.anchored.factor)
+        return times, timeline, replicas.note(step.replicas)
 
     def _metrics(self, times: StepTimes) -> Metrics:
         return training_metrics(self._scenario, self._plan, self._model, times)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from costmodel.measurements.row_group import RowGroup
+import numpy as np
+
+from costmodel.measurements.row_group import RowGroup, Unmapped
 from costmodel.quantities import Array, Bytes, minimum
 from costmodel.workload.operators import AttentionKernel, Elementwise, MixedAttention, Operator
+from costmodel.workload.patterns import Pattern
 
 _LATENT = 576.0  # elements of a cached token in every measured MLA: 512 of the latent and 64 rotated (meta.csv)
 _SCALE = 4.0  # bytes of the scale of an indexed key
@@ -81,6 +84,8 @@ def sparse_latent(batch: RowGroup) -> list[Operator]:
 
     Decoding reads the picked tokens of each sequence; in prefill the picks overlap, so each token is counted once.
     """
+    if np.isnan(batch.rows.number("sparse_topk")).any():
+        raise Unmapped("a module over compressed keys states no choice of keys")
     sequences, new, keys = batch.number("batch"), batch.number("q_len"), batch.number("kv_len")
     picked = minimum(batch.number("sparse_topk"), keys)
     prefill = batch.text("op") == "sparse_mla_prefill"
@@ -93,6 +98,8 @@ def index_logits(batch: RowGroup) -> list[Operator]:
 
     All heads share one key, which carries an FP32 scale.
     """
+    if np.isnan(batch.rows.number("q_len")).any():
+        raise Unmapped("the index of a module over compressed keys states no queries")
     sequences, heads, new = batch.number("batch"), batch.number("q_heads"), batch.number("q_len")
     keys, width = batch.number("kv_len"), batch.number("head_dim")
     element = batch.compute_format()
@@ -129,21 +136,27 @@ def _core(
     q, v = batch.number("head_dim"), batch.number("v_head_dim")
     element, out = batch.compute_format(), batch.format("dtype_out")
     stored = _cached(batch) if cached is None else cached
+    pairs, window = _pairs(batch, new, keys), _window(batch, keys)
+    if family == "attention_decode":
+        keys = np.asarray(Pattern(window=window).keys_read(new, keys))
     traffic = sequences * (heads * new * (q * element.left + v * out.left) + kv_heads * keys * (q + v) * stored)
-    pairs = _pairs(batch, new, keys)
     return AttentionKernel(
         "attention", sequences=sequences, heads=heads, q_len=new, qk_pairs=pairs, macs_per_pair=q + v,
         dtype=element.unit, traffic=traffic, family=family,
         kv_heads=kv_heads, kv_len=keys, kv_token_bytes=(q + v) * stored,
         quantized_kv=bool(_cached(batch) < element.left),
+        last_query_kv_len=None if np.isnan(batch.rows.number("window")).all() else minimum(window, keys),
     )  # fmt: skip
 
 
 def _pairs(batch: RowGroup, new: Array, keys: Array) -> Array:
-    """Return (query, key) pairs of one head and sequence; a new token sees all before it, and itself."""
-    if batch.text("causal") == "0":
-        return new * keys
-    return new * (keys - new) + new * (new + 1) / 2
+    """Return (query, key) pairs of one head and sequence; a new token sees the window before it, and itself."""
+    return np.asarray(Pattern(window=_window(batch, keys)).pairs(new, keys, causal=batch.text("causal") != "0"))
+
+
+def _window(batch: RowGroup, keys: Array) -> Array:
+    """Return how many keys a query sees at most."""
+    return np.fmin(batch.rows.number("window"), keys)
 
 
 def _cached(batch: RowGroup) -> Bytes:
@@ -153,7 +166,8 @@ def _cached(batch: RowGroup) -> Bytes:
 
 def _cache_write(batch: RowGroup, tokens: Array) -> list[Operator]:
     """Return the copy of new keys and values to the cache, where the tables say that the time holds it."""
-    if "KV write +" not in batch.says and "KV-cache write" not in batch.says:
+    stated = "kv_write" in batch.includes
+    if not stated and "KV write +" not in batch.says and "KV-cache write" not in batch.says:
         return []
     width = batch.number("kv_heads") * (batch.number("head_dim") + batch.number("v_head_dim"))
     return [Elementwise("kv cache write", tokens * width * (batch.format("dtype_in").left + _cached(batch)))]
@@ -166,7 +180,7 @@ def _latent_write(batch: RowGroup, tokens: Array) -> list[Operator]:
     narrower cache the whole query is, into the cache's format.
     """
     rotates = "mla_rope_generation" in batch.says
-    if "latent KV write" not in batch.says and not rotates:
+    if "kv_write" not in batch.includes and "latent KV write" not in batch.says and not rotates:
         return []
     element, stored = batch.format("dtype_in").left, _cached(batch)
     moved = tokens * _LATENT * (element + stored)

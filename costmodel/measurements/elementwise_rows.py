@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from costmodel.measurements.row_group import RowGroup, Unmapped
 from costmodel.workload.operators import Elementwise, Operator
 
@@ -53,7 +55,14 @@ def elementwise(batch: RowGroup) -> list[Operator]:
 
 
 def quantisation(batch: RowGroup) -> list[Operator]:
-    """Return a cast of `m` x `n` elements with the scales of the narrower format."""
+    """Return a cast of `m` rows of `n` elements, or of the left operand [m,k], with the scales of the narrower format.
+
+    Raises Unmapped for the difference of two timings, which no kernel takes.
+    """
+    if batch.text("sub_op") == "compute_scale":
+        raise Unmapped("the difference of two timings is no kernel's time")
     width = batch.format("dtype_in").left + batch.format("dtype_out").left
-    rows = batch.number("m")
-    return [Elementwise("cast", rows * batch.number("n") * width, kind="cast", rows=rows)]
+    rows, columns = batch.number("m"), np.fmax(batch.rows.number("n"), batch.rows.number("k"))
+    if np.isnan(columns).any():
+        columns = batch.number("n")  # raises where it is blank
+    return [Elementwise("cast", rows * columns * width, kind="cast", rows=rows)]

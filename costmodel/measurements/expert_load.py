@@ -10,6 +10,7 @@ from costmodel.quantities import Array
 _DRAWS = 32  # the tables do not record the draw, so it is averaged over
 _SEED = 0
 _POWER_LAW = "power_law_"
+_REPLICATED = "_eplb"
 _BALANCED = ("balanced", "uniform_random")
 _TO_FULLEST = ("trtllm 1.0.0",)  # frameworks whose benchmark gives what rounding leaves to full experts
 _TO_EMPTIEST = ("vllm 0.14.0",)  # … to empty experts, wherever they stand; later ones go round the ranks
@@ -25,7 +26,9 @@ def expected_routing(batch: RowGroup) -> tuple[Array, Array, Array]:
     benchmark's revision sends it [ai-dynamo/aiconfigurator, collector/helper.py].
     """
     columns = ("num_tokens", "topk", "num_experts", "ep_size")
-    shapes = np.stack([*(batch.number(name) for name in columns), _exponents(batch)], axis=1)
+    slots = np.fmax(batch.number("num_experts"), batch.rows.number("num_slots"))
+    numbers = (slots if name == "num_experts" else batch.number(name) for name in columns)
+    shapes = np.stack([*numbers, _exponents(batch)], axis=1)
     distinct, which = np.unique(shapes, axis=0, return_inverse=True)
     rule = batch.text("framework")
     loads = np.array([_fullest(rule, *(float(value) for value in shape)) for shape in distinct])
@@ -39,7 +42,14 @@ def _exponents(batch: RowGroup) -> Array:
     unknown = [name for name in np.unique(names) if not name.startswith(_POWER_LAW) and name not in _BALANCED]
     if unknown:
         raise Unmapped(f"routing distribution {unknown[0]} is unknown")
-    return np.array([float(name.removeprefix(_POWER_LAW)) if name.startswith(_POWER_LAW) else 0.0 for name in names])
+    return np.array([_exponent(name) for name in names])
+
+
+def _exponent(name: str) -> float:
+    """Return the exponent that a distribution names: of replicated experts (`_eplb`) zero, since that evens ranks."""
+    if not name.startswith(_POWER_LAW) or name.endswith(_REPLICATED):
+        return 0.0
+    return float(name.removeprefix(_POWER_LAW))
 
 
 def _fullest(

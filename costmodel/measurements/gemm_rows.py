@@ -8,11 +8,12 @@ from costmodel.measurements.expert_load import expected_routing
 from costmodel.measurements.row_group import RowGroup, Unmapped
 from costmodel.quantities import Array, minimum
 from costmodel.workload.dtypes import ELEMENT_BYTES
-from costmodel.workload.operators import Elementwise, Gemm, Operator
+from costmodel.workload.operators import Elementwise, Gemm, Operator, gemm_family
 
 _DRAWN = ("contiguous", "masked")  # layers of DeepGEMM's benchmark
 _DRAWN_DEVIATION = 0.6 / 12**0.5  # of the mean: rows are drawn evenly between 0.7 and 1.3 of it (the tables' notes)
 _IN_PLACE = ("triton", "vllm")  # in the names of kernels that leave tokens where they are
+_IN_PLACE_KERNELS = ("_triton", "marlin")
 _WIDE = ELEMENT_BYTES["bf16"]  # what activations are before a quantisation kernel
 
 
@@ -24,7 +25,9 @@ def gemm(batch: RowGroup) -> list[Operator]:
     m, n, k = batch.number("m"), batch.number("n"), batch.number("k")
     kind = batch.compute_format()
     operators: list[Operator] = []
-    if "quantisation kernel" in batch.says:
+    if "amax" in batch.includes:
+        operators.append(Elementwise("largest value", m * k * _WIDE, kind="cast", rows=m))
+    if "quantize" in batch.includes or "quantisation kernel" in batch.says:
         operators.append(Elementwise("cast", m * k * (_WIDE + kind.left), kind="cast", rows=m))
     out = _out(batch)
     if batch.text("dtype_out") == "fp32" and kind.unit != "fp32":
@@ -90,21 +93,23 @@ def expert_layer(batch: RowGroup) -> list[Operator]:
     """
     hidden, inter = batch.number("hidden"), batch.number("inter") / batch.number("tp_size")
     tokens, held = batch.number("num_tokens"), batch.number("num_experts") / batch.number("ep_size")
-    fused = batch.text("sub_op") == "fused_experts"
-    if fused:
+    is_bare = batch.text("sub_op") == "fused_experts"
+    if is_bare or np.isfinite(batch.rows.number("m")).all():
         rows, active = batch.number("m"), batch.number("num_groups")
         deviation = np.sqrt(rows / active * (1.0 - 1.0 / active))
     else:
         rows, active, deviation = expected_routing(batch)
     kind, out = batch.compute_format(), _out(batch)
-    inputs = 1.0 if "nongated" in batch.says else 2.0
+    inputs = 1.0 if batch.text("gated") == "0" or "nongated" in batch.says else 2.0
     in_place = any(name in batch.says for name in _IN_PLACE)
+    if batch.includes:
+        in_place = any(name in batch.text("kernel") for name in _IN_PLACE_KERNELS)
     copies = tokens * batch.number("topk") if in_place else rows
 
     def one(name: str, n: Array, k: Array) -> Gemm:
         return Gemm(
             name, m=rows / active, n=n, k=k, dtype=kind.unit, a_bytes=kind.left, b_bytes=kind.right, out_bytes=out,
-            groups=active, family="grouped_gemm",
+            groups=active, family=gemm_family("grouped_gemm", weight_only=batch.expands_weights),
             m_std=deviation, block_scaled=kind.block_scaled, local_experts=held, experts=batch.number("num_experts"),
             tokens=tokens,
         )  # fmt: skip
@@ -114,7 +119,7 @@ def expert_layer(batch: RowGroup) -> list[Operator]:
 
     up, down = one("expert up", inputs * inter, hidden), one("expert down", hidden, inter)
     zeros = (copies - rows) * (inputs * inter + hidden) * _WIDE
-    if fused:
+    if is_bare:
         return [up, down, stream("expert permute", zeros + tokens * hidden * 2 * _WIDE, "permute")]
     moved = (tokens if in_place else rows) * hidden * (_WIDE + kind.left)
     return [

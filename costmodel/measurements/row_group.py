@@ -37,6 +37,8 @@ class Format:
 
 
 _BLOCK = 128  # the tables' schema: 1 x 128 activation tiles and 128 x 128 weight blocks carry one scale
+_E8M0, _MX_BLOCK = 1.0, 32.0  # OCP Microscaling Formats specification v1.0, section 5.2: a scale for 32 elements
+_INT4_GROUP = 128.0  # AutoGPTQ and compressed-tensors: weights of one group share a 16-bit scale
 _FLASHMLA_TOKEN = 656  # the tables' schema: bytes of a token in FlashMLA's FP8 cache …
 _FLASHMLA_WIDTH = 576  # … which holds this many elements
 FORMATS = {
@@ -46,6 +48,12 @@ FORMATS = {
         "fp8", element_bytes("fp8", _BLOCK), element_bytes("fp8", _BLOCK * _BLOCK), block_scaled=True
     ),
     "int8_smoothquant": Format("int8", 1.0, 1.0),
+    "nvfp4": Format("fp4", ELEMENT_BYTES["nvfp4"], ELEMENT_BYTES["nvfp4"]),
+    "w4a8_mxfp4_mxfp8": Format(
+        "fp8", element_bytes("fp8") + _E8M0 / _MX_BLOCK, ELEMENT_BYTES["mxfp4"], block_scaled=True
+    ),
+    "w4a16_mxfp4": Format("bf16", ELEMENT_BYTES["bf16"], ELEMENT_BYTES["mxfp4"]),
+    "w4a16": Format("bf16", ELEMENT_BYTES["bf16"], ELEMENT_BYTES["int4"] + ELEMENT_BYTES["bf16"] / _INT4_GROUP),
     "fp8_656B": Format("fp8", _FLASHMLA_TOKEN / _FLASHMLA_WIDTH, 1.0),
 }
 """Number formats as tables spell them."""
@@ -94,6 +102,17 @@ class RowGroup:
         if format_in.unit not in self.device.math:
             raise Unmapped(f"{self.device.name} has no {format_in.unit} unit")
         return format_in
+
+    @property
+    def expands_weights(self) -> bool:
+        """Tell whether weights are narrower than what they are multiplied as."""
+        found = self.format("dtype_in")
+        return bool(found.right < ELEMENT_BYTES[found.unit])
+
+    @property
+    def includes(self) -> frozenset[str]:
+        """Return what the timed call holds, as the column `includes` lists it; nothing where it is blank."""
+        return frozenset(filter(None, (each.strip() for each in self.text("includes").split(","))))
 
     @property
     def says(self) -> str:

@@ -16,7 +16,7 @@ from costmodel.measurements.row_group import BlankCells, Catalogue, ExcludedRows
 from costmodel.measurements.screening import context, contradictory, impossible, repeated
 from costmodel.measurements.tables import Table
 from costmodel.quantities import Indices
-from costmodel.workload.operators import Operator
+from costmodel.workload.operators import WEIGHT_ONLY, Operator
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,8 @@ _RULES = {
 _HOST_FLAGS = ("host_overhead_included", "coarse_timer_3_samples")
 _WARM = ("cuda_graph_loop",)  # the tables' schema: few copies of the weights take turns, activations stay
 _GROUPED_BY = (
-    "device", "op", "sub_op", "dtype_in", "dtype_out", "kv_dtype", "causal", "meta_id", "framework", "kernel", "timing",
-    "notes",
+    "device", "op", "sub_op", "dtype_in", "dtype_out", "kv_dtype", "causal", "includes", "gated", "meta_id",
+    "framework", "kernel", "timing", "notes",
 )  # fmt: skip
 
 OPERATIONS = tuple(_RULES)
@@ -143,6 +143,10 @@ def _same_layout(table: Table, rows: Indices) -> Iterator[Indices]:
         single = table.number("q_len")[rows] == 1
         yield from (part for part in (rows[single], rows[~single]) if len(part))
         return
+    if operation == "moe_layer":
+        stated = np.isfinite(table.number("m")[rows])
+        yield from (part for part in (rows[stated], rows[~stated]) if len(part))
+        return
     if operation not in _COMMUNICATION:
         yield rows
         return
@@ -159,9 +163,10 @@ def _map(table: Table, rows: Indices, catalogue: Catalogue) -> OperatorRows:
     device = catalogue.device(str(table.text("device")[rows[0]]))
     batch = RowGroup(table.take(rows), device, catalogue.nodes(device))
     operators = tuple(rule.operators(batch))
-    # The modes of an exchange are families of their own, and so is a prefill of single tokens.
+    # Modes of an exchange and kernels that expand weights are families of their own, as is a prefill of single tokens.
     own = operation in _EXCHANGES or operation in ("attention_prefill", "attention_mixed")
-    family = operators[0].family if own else rule.family
+    first = next((each for each in operators if each.family in WEIGHT_ONLY), operators[0])
+    family = first.family if own or first.family in WEIGHT_ONLY else rule.family
     mapped = OperatorRows(family, rows, device, operators, warm_l2=batch.text("timing") in _WARM)
     if operation in _COMMUNICATION:
         return replace(mapped, cluster=messages.cluster(batch), comm_processors=messages.comm_processors(batch))

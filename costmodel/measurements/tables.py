@@ -22,12 +22,12 @@ Texts: TypeAlias = "npt.NDArray[np.object_]"  # of str: notes are long, and few 
 NUMBERS = (
     "m", "n", "k", "batch", "num_groups", "num_experts", "topk", "ep_size", "tp_size", "num_tokens", "hidden", "inter",
     "q_heads", "kv_heads", "head_dim", "v_head_dim", "q_len", "kv_len", "batch2", "q2_len", "kv2_len", "sparse_topk",
-    "bytes", "world_size", "gpus_per_node", "num_sms",
+    "bytes", "world_size", "gpus_per_node", "num_sms", "num_slots", "window",
 )  # fmt: skip
 """Columns of whole numbers above zero; blank (NaN) where an operation has none."""
 TEXTS = (
     "row_id", "device", "op", "sub_op", "dtype_in", "dtype_out", "kv_dtype", "distribution", "causal", "flag", "tier",
-    "meta_id", "framework", "kernel", "timing", "notes",
+    "includes", "gated", "meta_id", "framework", "kernel", "timing", "notes",
 )  # fmt: skip
 """Columns of text; blank where an operation has none."""
 REQUIRED = ("device", "op", "dtype_in", "time_us")
@@ -40,6 +40,7 @@ _JOINED = ("framework", "kernel", "timing", "notes")  # what meta.csv says about
 _BLANK = {"device": "every row needs it, or --device stands in"}
 _SECONDS = 1e-6  # tables state microseconds
 _UNKNOWN_TIME = -1.0  # only a bandwidth or FLOP rate was published
+_ZERO_IS_NONE = ("window",)  # columns where zero says that an operation has none
 _CAUSAL = {"": "", "0": "0", "1": "1", "0.0": "0", "1.0": "1", "false": "0", "true": "1"}
 # The schema's column -> its unit, and how columns are called that hold the same in some other unit.
 _OTHER_UNITS = {
@@ -208,6 +209,8 @@ def table_of(sheet: RawTable, meta: Mapping[str, Mapping[str, str]] | None = Non
 def _numbers(sheet: RawTable, name: str) -> Array:
     """Return a column of numbers above zero, NaN where it is blank."""
     numbers = _floats(sheet, name)
+    if name in _ZERO_IS_NONE:
+        numbers = np.where(numbers == 0, np.nan, numbers)
     wrong = np.flatnonzero((numbers <= 0) | np.isinf(numbers) | (numbers != np.floor(numbers)) & ~np.isnan(numbers))
     if len(wrong):
         raise sheet.error(

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from costmodel.errors import InputError
 from costmodel.profiling.kernels import Kernel
-from costmodel.profiling.machine import HostWatch, Machine
 from costmodel.profiling.operands import Operands
 from costmodel.profiling.shapes import BYTES, Shape
-from costmodel.profiling.timing import Call, Maker, Timing, fixed_series
+from costmodel.profiling.timing import Call, Maker, Stopwatch, Timing, fixed_series
 
 _WARM, _REPEATS = 3, 20  # calls of each message
+_PATIENCE = timedelta(seconds=60)  # that a rank waits for another one's word
 # torch has given these two new names.
 _GATHER = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _SCATTER = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
@@ -27,11 +29,17 @@ class Ranks:
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
         self.local = int(os.environ.get("LOCAL_WORLD_SIZE", str(self.size)))
         self.rank = int(os.environ.get("RANK", "0"))
-        self._device = device
-        if self.size > 1:
-            if device != "cpu":
-                torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-            dist.init_process_group("gloo" if device == "cpu" else "nccl")
+        self._words: Any = None
+        if self.size == 1:
+            return
+        if device != "cpu":
+            there = torch.cuda.device_count()
+            if self.local > there:
+                message = f"{self.local} ranks on this machine, which has {there} GPU{'s' if there > 1 else ''}"
+                raise InputError.single(message, hint=f"start torchrun with --nproc_per_node={there}", field="profile")
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        dist.init_process_group("gloo" if device == "cpu" else "nccl")
+        self._words = dist.new_group(backend="gloo", timeout=_PATIENCE)  # ranks talk beside the messages that are timed
 
     @property
     def first(self) -> bool:
@@ -43,13 +51,31 @@ class Ranks:
         if self.size == 1:
             return value
         said = [value]
-        dist.broadcast_object_list(said, src=0)
+        dist.broadcast_object_list(said, src=0, group=self._words)
         return said[0]
+
+    def first_reason(self, reason: str) -> str:
+        """Return why the first rank that could not run something says that it could not; blank where all could.
+
+        A rank that fails while others wait inside the message gets no word from them: that ends it, and torchrun then
+        ends the others.
+        """
+        if self.size == 1:
+            return reason
+        every: list[Any] = [None] * self.size
+        try:
+            dist.all_gather_object(every, reason, group=self._words)
+        except RuntimeError as error:
+            if not reason:
+                raise
+            message = f"rank {self.rank} failed where the others wait: {reason}"
+            raise InputError.single(message, hint="run the same command again", field="profile") from error
+        return next((f"rank {rank}: {said}" for rank, said in enumerate(every) if said), "")
 
     def slowest(self, timing: Timing) -> Timing:
         """Return the timing of the slowest rank."""
         every: list[Any] = [None] * self.size
-        dist.all_gather_object(every, timing)
+        dist.all_gather_object(every, timing, group=self._words)
         found: Timing = max(every, key=lambda each: each.seconds)
         return found
 
@@ -86,8 +112,7 @@ def collective(shape: Shape, operands: Operands, ranks: Ranks) -> Kernel:
     return Kernel(make, f"torch.distributed {dist.get_backend()}")
 
 
-def time_together(make: Maker, machine: Machine, ranks: Ranks) -> Timing:
+def time_together(make: Maker, watch: Stopwatch, ranks: Ranks) -> Timing:
     """Return the time of the slowest rank; all ranks run as many calls."""
-    watch = HostWatch(alone=False) if machine.kind == "cpu" else machine.watch
     dist.barrier()
     return ranks.slowest(fixed_series(make, watch, _WARM, _REPEATS))

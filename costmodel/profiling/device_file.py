@@ -54,7 +54,8 @@ def rates_of(rows: Iterable[Mapping[str, str]], cache: int) -> Rates:
 
     peak      = max 2*m*n*k / t              over products of a number format
     bandwidth = max (2*bytes - cache) / t    over copies of a cache or more: what it may hold proves nothing;
-                                             of the cache, max 2*bytes / t of those of at most a quarter of it
+                                             of the cache, max 2*bytes / t of those of at most a quarter of it,
+                                             on a GPU between the same two buffers, since others are cold
     link      = max bytes / t                over copies from and to the host
     """
     peaks: dict[str, float] = {}
@@ -62,6 +63,8 @@ def rates_of(rows: Iterable[Mapping[str, str]], cache: int) -> Rates:
     inner: list[float] = []
     host: list[float] = []
     for row in rows:
+        if row.get("load"):
+            continue
         seconds = float(row["time_us"]) * 1e-6
         if row["op"] in _PRODUCTS:
             rate = 2.0 * float(row["m"]) * float(row["n"]) * float(row["k"]) / seconds
@@ -69,10 +72,10 @@ def rates_of(rows: Iterable[Mapping[str, str]], cache: int) -> Rates:
             peaks[unit] = max(peaks.get(unit, 0.0), rate)
         elif row["op"] == "host_copy":
             host.append(float(row["bytes"]) / seconds)
-        elif row["sub_op"] == "copy":
+        elif row["sub_op"] in ("copy", "copy_again"):
             size = float(row["n"]) * 4.0  # copies are of FP32
             rate = 2.0 * size / seconds
-            if size >= cache:
+            if size >= cache and row["sub_op"] == "copy":
                 copied.append((size, (2.0 * size - cache) / seconds))
             elif size <= cache / _INSIDE:
                 inner.append(rate)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from costmodel.profiling.operands import Operands
+from costmodel.profiling.operands import TYPES, Operands
 from costmodel.profiling.shapes import BYTES, Shape
 from costmodel.profiling.timing import Call, Maker
 
@@ -17,15 +20,18 @@ from costmodel.profiling.timing import Call, Maker
 class Kernel:
     """What makes calls of a kernel, and its name as the measurement table has it.
 
-    count: how many of it one call runs; hosted: the time is the host's, which waits for nothing.
+    count: how many of it one call runs; hosted: the time is the host's, which waits for nothing; captured: a graph can
+    hold its calls, each of which may run more than once.
     """
 
     make: Maker
     name: str
     count: int = 1
     hosted: bool = False
+    captured: bool = True
 
 
+_BLOCK = 128  # elements that share a scale
 _LAUNCHES = 100  # of an empty kernel in one call: fewer than a stream queues
 
 Builder = Callable[[Shape, Operands], Kernel]
@@ -34,71 +40,158 @@ Builder = Callable[[Shape, Operands], Kernel]
 def _product(shape: Shape, operands: Operands) -> Kernel:
     """Return x W' for the forward pass, dy W (`dgrad`) or dy' x (`gemm_wgrad`), with the layouts of a linear layer."""
     m, n, k = (shape.size(name) for name in "mnk")
-    if shape.dtype == "fp8_e4m3":
+    if shape.dtype.startswith("fp8"):
         return _scaled(shape, operands)
+    fill = operands.zeros if shape.load == "zeros" else operands.tensor
 
     def make() -> Call:
         out = operands.tensor(shape.dtype, m, n)
-        left = operands.tensor(shape.dtype, k, m).t() if shape.op == "gemm_wgrad" else (
-            operands.tensor(shape.dtype, m, k)
-        )  # fmt: skip
+        left = fill(shape.dtype, k, m).t() if shape.op == "gemm_wgrad" else fill(shape.dtype, m, k)
         plain = shape.op == "gemm_wgrad" or shape.sub_op == "dgrad"
-        right = operands.tensor(shape.dtype, k, n) if plain else operands.tensor(shape.dtype, n, k).t()
+        right = fill(shape.dtype, k, n) if plain else fill(shape.dtype, n, k).t()
         return lambda: torch.mm(left, right, out=out)
 
     return Kernel(make, "torch.mm")
 
 
 def _scaled(shape: Shape, operands: Operands) -> Kernel:
-    """Return an FP8 product with one scale a tensor."""
+    """Return an FP8 product whose operands have a scale each, one a row, or one for each block.
+
+    A block is 1 x 128 elements of activations and gradients, 128 x 128 of weights; scales of 1 x 128 have the other
+    dimension first, as the kernel reads them (torch's documentation of scaled_mm).
+    """
     m, n, k = (shape.size(name) for name in "mnk")
-    one = torch.ones((), device=operands.device)
+    parts, columns = math.ceil(k / _BLOCK), math.ceil(n / _BLOCK)
+
+    def scales() -> tuple[torch.Tensor, torch.Tensor]:
+        if shape.backend == "block":
+            left = operands.tensor("fp32", parts, m).t()
+            if shape.op == "gemm_wgrad":
+                return left, operands.tensor("fp32", parts, n)
+            return left, operands.tensor("fp32", columns, parts).t()
+        rows = (m, n) if shape.backend.startswith("row") else (1, 1)
+        left, right = operands.tensor("fp32", rows[0], 1), operands.tensor("fp32", 1, rows[1])
+        return (left, right) if rows != (1, 1) else (left.view(()), right.view(()))
 
     def make() -> Call:
         left, right = operands.tensor(shape.dtype, m, k), operands.tensor(shape.dtype, n, k).t()
-        return lambda: torch._scaled_mm(left, right, scale_a=one, scale_b=one, out_dtype=torch.bfloat16)
+        of_left, of_right = scales()
+        fast = shape.backend.endswith("fast")
+        return lambda: torch._scaled_mm(
+            left, right, scale_a=of_left, scale_b=of_right, out_dtype=torch.bfloat16, use_fast_accum=fast
+        )
 
-    return Kernel(make, "torch._scaled_mm")
+    return Kernel(make, f"torch._scaled_mm {shape.backend}")
 
 
 def _grouped(shape: Shape, operands: Operands) -> Kernel:
-    """Return one product a group, as one batched product of equal groups."""
-    groups, n, k = shape.size("num_groups"), shape.size("n"), shape.size("k")
-    rows = shape.size("m") // groups
+    """Return one product a group of rows, or the gradient of either operand: torch's grouped kernel.
+
+    A group is a run of the rows, which ends where `ends` says: x W' forward, dy W for the activations, dy' x for the
+    weights.
+    """
+    groups, n, k, m = (shape.size(name) for name in ("num_groups", "n", "k", "m"))
 
     def make() -> Call:
-        left = operands.tensor(shape.dtype, groups, rows, k)
-        right = operands.tensor(shape.dtype, groups, n, k).transpose(1, 2)
-        out = operands.tensor(shape.dtype, groups, rows, n)
-        return lambda: torch.bmm(left, right, out=out)
+        ends = _ends(groups, m // groups, operands)
+        if shape.sub_op == "bwd_grad_w":
+            left, right = operands.tensor(shape.dtype, m, n).t(), operands.tensor(shape.dtype, m, k)
+        elif shape.sub_op == "bwd_grad_act":
+            left, right = operands.tensor(shape.dtype, m, n), operands.tensor(shape.dtype, groups, n, k)
+        else:
+            left = operands.tensor(shape.dtype, m, k)
+            right = operands.tensor(shape.dtype, groups, n, k).transpose(1, 2)
+        if shape.dtype.startswith("fp8"):
+            of_left, of_right = operands.tensor("fp32", m), operands.tensor("fp32", groups, n)
+            return lambda: torch._scaled_grouped_mm(
+                left, right, of_left, of_right, offs=ends, out_dtype=torch.bfloat16, use_fast_accum=True
+            )
+        return lambda: torch._grouped_mm(left, right, offs=ends)
 
-    return Kernel(make, "torch.bmm of equal groups")
+    return Kernel(make, "torch._scaled_grouped_mm row_fast" if shape.dtype.startswith("fp8") else "torch._grouped_mm")
+
+
+def _ends(groups: int, rows: int, operands: Operands) -> torch.Tensor:
+    """Return behind which row each group ends."""
+    return rows * torch.arange(1, groups + 1, dtype=torch.int32, device=operands.device)
 
 
 def _experts(shape: Shape, operands: Operands) -> Kernel:
-    """Return up, gated activation and down of experts that hold equal shares of sorted tokens."""
+    """Return a layer of experts that hold equal shares of the tokens.
+
+    Tokens are copied together by expert; gate and up, gated activation and down run over the groups; each token's
+    results are weighted and summed. The choice of experts was made before.
+    """
+    tokens, chosen = shape.size("num_tokens"), shape.size("topk")
     experts, hidden, inter = (shape.size(name) for name in ("num_experts", "hidden", "inter"))
-    rows = shape.size("num_tokens") * shape.size("topk") // experts
+    rows = tokens * chosen
 
     def make() -> Call:
-        tokens = operands.tensor(shape.dtype, experts, rows, hidden)
+        x = operands.tensor(shape.dtype, tokens, hidden)
         up = operands.tensor(shape.dtype, experts, 2 * inter, hidden).transpose(1, 2)
         down = operands.tensor(shape.dtype, experts, hidden, inter).transpose(1, 2)
-        return lambda: torch.bmm(functional.glu(torch.bmm(tokens, up)), down)
+        weights = operands.tensor(shape.dtype, tokens, chosen, 1)
+        order = torch.randperm(rows, device=operands.device)  # the copy of a token that each row of a group is
+        sources, places = order // chosen, torch.argsort(order)
+        ends = _ends(experts, rows // experts, operands)
 
-    return Kernel(make, "torch.bmm of equal groups, torch.nn.functional.glu")
+        def layer() -> torch.Tensor:
+            inner = functional.glu(torch._grouped_mm(x[sources], up, offs=ends))
+            results = torch._grouped_mm(inner, down, offs=ends)
+            return (results[places].view(tokens, chosen, hidden) * weights).sum(dim=1)
+
+        return layer
+
+    return Kernel(make, "torch._grouped_mm between index, glu and weighted sum")
+
+
+_BACKENDS = {
+    "flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION, "math": SDPBackend.MATH,
+}  # fmt: skip
+_ATTENTION = "torch.scaled_dot_product_attention"
 
 
 def _attention(shape: Shape, operands: Operands) -> Kernel:
-    """Return softmax(QK')V by torch's choice of kernel."""
-    several = shape.size("q_len") > 1
-    grouped = {} if shape.size("q_heads") == shape.size("kv_heads") else {"enable_gqa": True}
+    """Return softmax(QK')V by one of torch's backends, whose name is the kernel's; without one, by torch's choice."""
+    options = _options(shape)
 
     def make() -> Call:
         q, k, v = core_operands(shape, operands)
-        return lambda: functional.scaled_dot_product_attention(q, k, v, is_causal=several, **grouped)
 
-    return Kernel(make, "torch.scaled_dot_product_attention")
+        def attend() -> torch.Tensor:
+            with _only(shape):
+                return functional.scaled_dot_product_attention(q, k, v, **options)
+
+        return attend
+
+    return Kernel(make, _attention_name(shape, operands))
+
+
+def _options(shape: Shape) -> dict[str, bool]:
+    """Return what torch's attention is told of a shape: a single query sees every key, so it needs no mask."""
+    shared = shape.size("q_heads") != shape.size("kv_heads")
+    return {"is_causal": shape.size("q_len") > 1} | ({"enable_gqa": True} if shared else {})
+
+
+def _only(shape: Shape) -> AbstractContextManager[None]:
+    """Return a context in which torch has one backend of attention to choose."""
+    name = shape.backend.partition("-")[0]
+    return sdpa_kernel(_BACKENDS[name]) if name else nullcontext()
+
+
+def _attention_name(shape: Shape, operands: Operands) -> str:
+    """Return the name of torch's attention with the backend that runs: the one of the shape, or what torch chooses."""
+    if shape.backend:
+        return f"{_ATTENTION} {shape.backend}"
+    heads = shape.size("q_heads"), shape.size("kv_heads")
+    widths = shape.size("head_dim"), shape.size("v_head_dim")
+    q, k, v = (
+        torch.empty(1, count, 2, width, dtype=TYPES[shape.dtype], device=operands.device)
+        for count, width in zip((heads[0], heads[1], heads[1]), (widths[0], widths[0], widths[1]), strict=True)
+    )
+    chosen = torch._fused_sdp_choice(q, k, v, **_options(shape))
+    return f"{_ATTENTION} {next(name for name, backend in _BACKENDS.items() if backend.value == chosen)}"
 
 
 def core_operands(shape: Shape, operands: Operands) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -112,15 +205,16 @@ def core_operands(shape: Shape, operands: Operands) -> tuple[torch.Tensor, torch
 
 def _gradient(shape: Shape, operands: Operands) -> Kernel:
     """Return the backward pass alone: its forward pass is made, and kept, before the clock runs."""
-    grouped = {} if shape.size("q_heads") == shape.size("kv_heads") else {"enable_gqa": True}
+    options = _options(shape)
 
     def make() -> Call:
         leaves = [each.detach().requires_grad_() for each in core_operands(shape, operands)]
-        out = functional.scaled_dot_product_attention(*leaves, is_causal=True, **grouped)
-        gradient = operands.tensor(shape.dtype, *out.shape)
+        with _only(shape):
+            out = functional.scaled_dot_product_attention(*leaves, **options)
+        gradient = operands.like(shape.dtype, out)
         return lambda: torch.autograd.grad(out, leaves, gradient)
 
-    return Kernel(make, "torch.scaled_dot_product_attention")
+    return Kernel(make, _attention_name(shape, operands), captured=False)
 
 
 def _latent_decode(shape: Shape, operands: Operands) -> Kernel:
@@ -131,9 +225,14 @@ def _latent_decode(shape: Shape, operands: Operands) -> Kernel:
     def make() -> Call:
         q = operands.tensor(shape.dtype, batch, 1, heads, width)  # heads stand as the tokens of one head
         cache = operands.tensor(shape.dtype, batch, 1, keys, width)
-        return lambda: functional.scaled_dot_product_attention(q, cache, cache[..., :value])
 
-    return Kernel(make, "torch.scaled_dot_product_attention")
+        def attend() -> torch.Tensor:
+            with _only(shape):
+                return functional.scaled_dot_product_attention(q, cache, cache[..., :value])
+
+        return attend
+
+    return Kernel(make, _attention_name(shape, operands))
 
 
 def _stream(shape: Shape, operands: Operands) -> Kernel:
@@ -142,18 +241,19 @@ def _stream(shape: Shape, operands: Operands) -> Kernel:
     kind, dtype = shape.sub_op, shape.dtype
     if kind == "copy":
         return Kernel(lambda: _copy(operands, n), "torch.copy_")
+    if kind == "copy_again":
+        source, target = operands.tensor("fp32", n), operands.tensor("fp32", n)
+        return Kernel(lambda: lambda: target.copy_(source), "torch.copy_ between the same two buffers")
     if kind == "adamw":
-        return _adamw(n, operands)
-    if kind == "embedding":
-        rows = torch.randint(0, 4 * m, (m,), device=operands.device)
-
-        def look_up() -> Call:
-            table = operands.tensor(dtype, 4 * m, n)
-            return lambda: functional.embedding(rows, table)
-
-        return Kernel(look_up, "torch.embedding")
+        return _adamw(shape, operands)
 
     def make() -> Call:
+        if kind == "embedding":
+            rows, table = torch.randint(0, 4 * m, (m,), device=operands.device), operands.tensor(dtype, 4 * m, n)
+            return lambda: functional.embedding(rows, table)
+        if kind == "cross_entropy":
+            logits, labels = operands.tensor(dtype, m, n), torch.randint(0, n, (m,), device=operands.device)
+            return lambda: functional.cross_entropy(logits, labels)
         x = operands.tensor(dtype, m, 2 * n if kind == "silu_and_mul" else n)
         if kind == "add":
             y = operands.tensor(dtype, m, n)
@@ -171,7 +271,8 @@ _ONE_INPUT = {
 }
 _STREAM_NAMES = {
     "silu_and_mul": "torch.nn.functional.glu", "rmsnorm_or_layernorm": "torch.layer_norm", "softmax": "torch.softmax",
-    "gelu": "torch.gelu", "add": "torch.add",
+    "gelu": "torch.gelu", "add": "torch.add", "embedding": "torch.embedding",
+    "cross_entropy": "torch.nn.functional.cross_entropy",
 }  # fmt: skip
 
 
@@ -195,12 +296,19 @@ def _host_copy(shape: Shape, operands: Operands) -> Kernel:
     return Kernel(make, "torch.copy_ of pinned memory")
 
 
-def _adamw(count: int, operands: Operands) -> Kernel:
-    """Return one AdamW step over FP32 parameters: four arrays in, three out."""
-    parameter = torch.zeros(count, device=operands.device, requires_grad=True)
-    parameter.grad = torch.ones(count, device=operands.device)
-    optimizer = torch.optim.AdamW([parameter], fused=True)
-    return Kernel(lambda: optimizer.step, "torch.optim.AdamW, fused")
+def _adamw(shape: Shape, operands: Operands) -> Kernel:
+    """Return one step of torch's fused AdamW: four arrays in, three out, of parameters that no step before has had."""
+    count = shape.size("n")
+
+    def make() -> Call:
+        parameter = operands.tensor(shape.dtype, count).requires_grad_()
+        parameter.grad = operands.tensor(shape.dtype, count)
+        optimizer = torch.optim.AdamW([parameter], fused=True)
+        optimizer.step()  # which makes both moments
+        step: Call = optimizer.step
+        return step
+
+    return Kernel(make, "torch.optim.AdamW, fused", captured=False)
 
 
 def _launch(shape: Shape, operands: Operands) -> Kernel:

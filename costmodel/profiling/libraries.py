@@ -1,7 +1,9 @@
-"""Kernels of other libraries, where they can be imported: flash-attn, FlashInfer, FlashMLA, DeepGEMM."""
+"""Kernels of other libraries, where they can be imported: flash-attn 2 and 3, FlashInfer, FlashMLA, DeepGEMM."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
 import importlib.util
 import math
 from typing import Any
@@ -11,60 +13,84 @@ import torch
 from costmodel.profiling.kernels import BUILDERS as TORCH_BUILDERS
 from costmodel.profiling.kernels import Builder, Kernel, core_operands
 from costmodel.profiling.operands import TYPES, Operands
-from costmodel.profiling.shapes import Shape
+from costmodel.profiling.shapes import TORCH, Shape
 from costmodel.profiling.timing import Call
 
+MODULES = {"flash_attn_3": "flash_attn_interface"}  # libraries whose module has another name
 _PAGE = 64  # tokens of a page: what FlashMLA takes
 _WORKSPACE = 256 * 2**20  # bytes of FlashInfer's scratch memory
 _BLOCK = 128  # elements that share a scale
 
 
-def importable() -> tuple[str, ...]:
-    """Return the libraries that are installed."""
-    return tuple(name for name in BUILDERS if importlib.util.find_spec(name) is not None)
+def versions(*, gpu: bool) -> dict[str, str]:
+    """Return the version of torch, and on a GPU of every other library that is installed."""
+    own = {TORCH: torch.__version__.partition("+")[0]}
+    if not gpu:
+        return own
+    there = {name for name in BUILDERS if importlib.util.find_spec(MODULES.get(name, name)) is not None}
+    return own | {name: _version(name) for name in BUILDERS if name in there}
+
+
+def _version(name: str) -> str:
+    """Return a library's version as its package states it; blank where it is not installed as one."""
+    for package in (name, name.replace("_", "-")):
+        try:
+            return importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return ""
 
 
 def build(shape: Shape, operands: Operands) -> Kernel:
     """Return the kernel of a shape, torch's own or another library's; raise ImportError where that is not installed."""
-    builder = TORCH_BUILDERS[shape.op] if shape.library == "torch" else BUILDERS[shape.library]
+    builder = TORCH_BUILDERS[shape.op] if shape.library == TORCH else BUILDERS[shape.library]
     return builder(shape, operands)
 
 
 def _flash_attn(shape: Shape, operands: Operands) -> Kernel:
-    import flash_attn
+    """Return a kernel of flash-attn; version 3, for Hopper, is a module of its own with the same functions.
 
+    Some builds of version 3 return the sums of the softmax beside the output.
+    """
+    module = importlib.import_module(MODULES.get(shape.library, shape.library))
+    name = f"{shape.library} {shape.version}".strip()
     if shape.op == "attention_decode":
-        lengths = _full(shape, operands)
 
         def decode() -> Call:
             q, k, v = _by_token(shape, operands)
-            return lambda: flash_attn.flash_attn_with_kvcache(q, k, v, cache_seqlens=lengths, causal=True)
+            lengths = _full(shape, operands)
+            return lambda: module.flash_attn_with_kvcache(q, k, v, cache_seqlens=lengths, causal=True)
 
-        return Kernel(decode, f"flash_attn {flash_attn.__version__} flash_attn_with_kvcache")
+        return Kernel(decode, f"{name} flash_attn_with_kvcache")
 
     def forward() -> Call:
         q, k, v = _by_token(shape, operands)
-        return lambda: flash_attn.flash_attn_func(q, k, v, causal=True)
+        return lambda: module.flash_attn_func(q, k, v, causal=True)
 
     def backward() -> Call:
         leaves = [each.detach().requires_grad_() for each in _by_token(shape, operands)]
-        out = flash_attn.flash_attn_func(*leaves, causal=True)
-        gradient = operands.tensor(shape.dtype, *out.shape)
+        result = module.flash_attn_func(*leaves, causal=True)
+        out = result[0] if isinstance(result, tuple) else result
+        gradient = operands.like(shape.dtype, out)
         return lambda: torch.autograd.grad(out, leaves, gradient)
 
-    make = backward if shape.op == "attention_backward" else forward
-    return Kernel(make, f"flash_attn {flash_attn.__version__} flash_attn_func")
+    gradient = shape.op == "attention_backward"
+    return Kernel(backward if gradient else forward, f"{name} flash_attn_func", captured=not gradient)
 
 
 def _flashinfer(shape: Shape, operands: Operands) -> Kernel:
+    """Return a kernel of FlashInfer: decoding on CUDA or tensor cores, prompts by its second or third generation."""
     import flashinfer
 
     batch, keys = shape.size("batch"), shape.size("kv_len")
     heads, shared, width = (shape.size(name) for name in ("q_heads", "kv_heads", "head_dim"))
     workspace = torch.zeros(_WORKSPACE, dtype=torch.uint8, device=operands.device)
     kind = TYPES[shape.dtype]
+    name = f"flashinfer {shape.version}".strip()
     if shape.op == "attention_decode":
-        wrapper = flashinfer.BatchDecodeWithPagedKVCacheWrapper(workspace, "NHD")
+        wrapper = flashinfer.BatchDecodeWithPagedKVCacheWrapper(
+            workspace, "NHD", use_tensor_cores=shape.backend == "tensor_cores"
+        )
         pages = -(-keys // _PAGE)
         begins = _steps(batch, pages, operands)
         order = torch.randperm(batch * pages, device=operands.device).to(torch.int32)
@@ -76,8 +102,8 @@ def _flashinfer(shape: Shape, operands: Operands) -> Kernel:
             cache = operands.tensor(shape.dtype, batch * pages, 2, _PAGE, shared, width)
             return lambda: wrapper.run(q, cache)
 
-        return Kernel(decode, f"flashinfer {flashinfer.__version__} paged decode")
-    ragged = flashinfer.BatchPrefillWithRaggedKVCacheWrapper(workspace, "NHD")
+        return Kernel(decode, f"{name} paged decode, {shape.backend}")
+    ragged = flashinfer.BatchPrefillWithRaggedKVCacheWrapper(workspace, "NHD", backend=shape.backend)
     begins = _steps(batch, keys, operands)
     ragged.plan(begins, begins, heads, shared, width, causal=True, q_data_type=kind)
 
@@ -85,7 +111,7 @@ def _flashinfer(shape: Shape, operands: Operands) -> Kernel:
         q, k, v = (each.flatten(0, 1) for each in _by_token(shape, operands))
         return lambda: ragged.run(q, k, v)
 
-    return Kernel(prefill, f"flashinfer {flashinfer.__version__} ragged prefill")
+    return Kernel(prefill, f"{name} ragged prefill, {shape.backend}")
 
 
 def _flash_mla(shape: Shape, operands: Operands) -> Kernel:
@@ -103,7 +129,7 @@ def _flash_mla(shape: Shape, operands: Operands) -> Kernel:
         cache = operands.tensor(shape.dtype, batch * pages, _PAGE, 1, width)
         return lambda: flash_mla.flash_mla_with_kvcache(q, cache, table, lengths, value, plan, splits, causal=True)
 
-    return Kernel(make, "flash_mla_with_kvcache")
+    return Kernel(make, f"flash_mla {shape.version} flash_mla_with_kvcache")
 
 
 def _deep_gemm(shape: Shape, operands: Operands) -> Kernel:
@@ -114,15 +140,15 @@ def _deep_gemm(shape: Shape, operands: Operands) -> Kernel:
     newer = hasattr(deep_gemm, "fp8_gemm_nt")
     multiply = deep_gemm.fp8_gemm_nt if newer else deep_gemm.gemm_fp8_fp8_bf16_nt
     align = deep_gemm.get_mn_major_tma_aligned_tensor if newer else deep_gemm.get_col_major_tma_aligned_tensor
-    left_scales = align(torch.ones(m, math.ceil(k / _BLOCK), device=operands.device))
-    right_scales = torch.ones(math.ceil(n / _BLOCK), math.ceil(k / _BLOCK), device=operands.device)
 
     def make() -> Call:
         left, right = operands.tensor(shape.dtype, m, k), operands.tensor(shape.dtype, n, k)
+        left_scales = align(operands.tensor("fp32", m, math.ceil(k / _BLOCK)))
+        right_scales = operands.tensor("fp32", math.ceil(n / _BLOCK), math.ceil(k / _BLOCK))
         out = operands.tensor("bf16", m, n)
         return lambda: multiply((left, left_scales), (right, right_scales), out)
 
-    return Kernel(make, f"deep_gemm {getattr(deep_gemm, '__version__', '')}".strip())
+    return Kernel(make, f"deep_gemm {shape.version}".strip())
 
 
 def _by_token(shape: Shape, operands: Operands) -> tuple[Any, Any, Any]:
@@ -143,6 +169,7 @@ def _steps(batch: int, each: int, operands: Operands) -> Any:
 
 BUILDERS: dict[str, Builder] = {
     "flash_attn": _flash_attn,
+    "flash_attn_3": _flash_attn,
     "flashinfer": _flashinfer,
     "flash_mla": _flash_mla,
     "deep_gemm": _deep_gemm,

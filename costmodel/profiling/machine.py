@@ -1,15 +1,12 @@
-"""The device that torch runs on: its stopwatch, what it is, and in what state it is."""
+"""The device that torch runs on: what it is, what it can run, and in what state it is."""
 
 from __future__ import annotations
 
-import gc
-import itertools
 import os
 import platform
-import resource
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,116 +14,88 @@ from typing import Any
 import torch
 
 from costmodel.errors import InputError
+from costmodel.profiling.board_log import BoardLog, start
 from costmodel.profiling.device_file import Facts
-from costmodel.profiling.timing import Call
+from costmodel.profiling.kernels import Kernel
+from costmodel.profiling.libraries import build, versions
+from costmodel.profiling.operands import Operands
+from costmodel.profiling.shapes import TORCH, Shape
+from costmodel.profiling.watches import EventWatch, HostWatch
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _QUERY = ("clocks.sm", "power.draw", "driver_version", "clocks.max.sm", "power.limit")
-_QUEUED_CALL = 2e5  # cycles of the device that the host is given to put one call into the queue
 _TRIAL, _TRIALS = 512, 31  # rows of a product, and how many of them tell how many threads are the fastest
 _NOMINAL_CLOCK = 1e9  # where none can be read: cycles then count nanoseconds
 
 
-@dataclass(frozen=True, slots=True)
-class HostWatch:
-    """Times calls on a CPU by the host's clock.
-
-    alone: the calling thread does the work, so that calls that the system has interrupted need not count; of work that
-    others do, or wait for, the whole time counts.
-    """
-
-    alone: bool = True
-
-    def times(self, calls: Sequence[Call]) -> list[float]:
-        """Return how long each call took that no other process displaced [s].
-
-        Where none was spared: the processor time of each, which one thread does not share; of several threads, some of
-        which may have had nothing to do, the whole times.
-        """
-        every: list[tuple[float, float]] = []
-        spared: list[float] = []
-        gc.disable()
-        try:
-            for call in calls:
-                before = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
-                worked, begin = time.thread_time(), time.perf_counter()
-                call()
-                every.append((time.perf_counter() - begin, time.thread_time() - worked))
-                if self.alone and resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw == before:
-                    spared.append(every[-1][0])
-        finally:
-            gc.enable()
-        single = self.alone and torch.get_num_threads() == 1
-        return spared or [own if single else whole for whole, own in every]
-
-
-class EventWatch:
-    """Times calls on a GPU between events of its stream.
-
-    A delay that the device runs first lets the host queue all calls, so that no kernel waits for its launch.
-    """
-
-    def times(self, calls: Sequence[Call]) -> list[float]:
-        """Return how long each call took on the device [s]."""
-        marks = [torch.cuda.Event(enable_timing=True) for _ in range(len(calls) + 1)]
-        gc.disable()
-        try:
-            torch.cuda.synchronize()
-            torch.cuda._sleep(int(_QUEUED_CALL * (len(calls) + 1)))
-            marks[0].record()
-            for call, mark in zip(calls, marks[1:], strict=True):
-                call()
-                mark.record()
-            torch.cuda.synchronize()
-        finally:
-            gc.enable()
-        return [begin.elapsed_time(end) * 1e-3 for begin, end in itertools.pairwise(marks)]
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Machine:
-    """A device with the formats that it multiplies. timing: how the measurement schema calls the method."""
+    """A device with the formats that it multiplies.
+
+    timing: how the measurement schema calls the method; operands: what kernels read.
+    versions: of the libraries that can be imported, torch among them; cudnn: its version, blank without.
+    hopper: kernels of that architecture run; board: readings of clock and power, None where nothing gives any.
+    """
 
     kind: str
     facts: Facts
     watch: HostWatch | EventWatch
     timing: str
     formats: tuple[str, ...]
+    operands: Operands
+    versions: Mapping[str, str]
+    cudnn: str = ""
+    hopper: bool = False
+    board: BoardLog | None = None
 
     @property
     def framework(self) -> str:
         """Return torch and its version, without the name of the build."""
-        return f"torch {torch.__version__.partition('+')[0]}"
+        return f"torch {self.versions[TORCH]}"
 
-    def state(self) -> dict[str, str]:
-        """Return clock, power and driver right now, as cells of a row; blank where the system does not say."""
+    def now(self) -> float:
+        """Return the time of the clock that budgets and readings of the board share [s]."""
+        return time.monotonic()
+
+    def build(self, shape: Shape) -> Kernel:
+        """Return the kernel of a shape, with room for its operands; raise what its library does where it cannot run."""
+        self.operands.prepare(shape.traffic)
+        return build(shape, self.operands)
+
+    def state(self, begin: float, end: float) -> dict[str, str]:
+        """Return clock, power, temperature and throttling between two times, as cells of a row; blank where unknown."""
         if self.kind == "cpu":
-            return {"clock_mhz": f"{_cpu_clock() / 1e6:.0f}", "power_w": "", "driver": self.facts.driver}
-        clock, power, driver, *_ = _smi()
-        return {
-            "clock_mhz": clock if _is_number(clock) else "", "power_w": power if _is_number(power) else "",
-            "driver": driver,
-        }  # fmt: skip
+            return {"clock_mhz": f"{_cpu_clock() / 1e6:.0f}", "driver": self.facts.driver}
+        readings = {} if self.board is None else self.board.between(begin, end)
+        return readings | {"driver": self.facts.driver}
 
     def check(self, kernel: str) -> None:
         """Raise InputError where a kernel has left the device unable to run another one."""
+        self.operands.release()
         if self.kind == "cpu":
             return
         try:
             torch.cuda.synchronize()
         except RuntimeError as error:
             said = str(error).partition("\n")[0]
-            hint = "the rows so far are kept; leave its suite out with --suite"
+            hint = "run the same command again: it leaves this kernel out and goes on with the next"
             raise InputError.single(f"{kernel} has stopped the device: {said}", hint=hint, field="profile") from None
 
     def describe(self) -> dict[str, Any]:
         """Return what ran the measurements, for the file beside the table."""
         return {
             "product": self.facts.product, "processors": self.facts.processors, "framework": self.framework,
-            "build": torch.__version__, "cuda": torch.version.cuda, "driver": self.facts.driver,
-            "threads": torch.get_num_threads() if self.kind == "cpu" else None, "timing": self.timing,
+            "build": torch.__version__, "cuda": torch.version.cuda, "cudnn": self.cudnn,
+            "versions": dict(self.versions),
+            "driver": self.facts.driver, "threads": torch.get_num_threads() if self.kind == "cpu" else None,
+            "timing": self.timing, "board": "" if self.board is None else self.board.source,
         }  # fmt: skip
+
+    def close(self) -> None:
+        """End the readings."""
+        if self.board is not None:
+            self.board.close()
 
 
 def kind_of(asked: str) -> str:
@@ -155,9 +124,25 @@ def _gpu() -> Machine:
         cache=getattr(properties, "L2_cache_size", 0),
         driver=driver, link="pcie", power=float(limit) if _is_number(limit) else None,
     )  # fmt: skip
-    narrow = ("fp8_e4m3", "fp8_e4m3_blk128") if (properties.major, properties.minor) >= (8, 9) else ()
-    formats = ("bf16", "fp16", "fp32", *narrow) if properties.major >= 8 else ("fp16", "fp32")
-    return Machine("cuda", facts, EventWatch(), "cuda_event_l2flush", formats)
+    capability = (properties.major, properties.minor)
+    narrow = ("fp8_e4m3", "fp8_e4m3_blk128") if capability >= (8, 9) else ()
+    formats = ("bf16", *narrow, "fp16", "fp32") if properties.major >= 8 else ("fp16", "fp32")
+    board = start(_physical(torch.cuda.current_device()), lambda: (_smi()[0], _smi()[1]))
+    return Machine(
+        kind="cuda", facts=facts, watch=EventWatch(facts.cache), timing="cuda_event_l2flush", formats=formats,
+        operands=Operands("cuda", facts.cache), versions=versions(gpu=True),
+        cudnn=_cudnn(), hopper=capability == (9, 0), board=board,
+    )  # fmt: skip
+
+
+def _cudnn() -> str:
+    """Return the version of cuDNN as people write it: 91002 is 9.10.2."""
+    number = torch.backends.cudnn.version()
+    if number is None:
+        return ""
+    major, rest = divmod(number, 10000) if number >= 90000 else divmod(number, 1000)
+    minor, patch = divmod(rest, 100)
+    return f"{major}.{minor}.{patch}"
 
 
 def _smi() -> list[str]:
@@ -190,7 +175,10 @@ def _cpu(threads: int | None) -> Machine:
         cache=_last_cache(),
         driver=platform.release(), link="memory",
     )  # fmt: skip
-    return Machine("cpu", facts, HostWatch(), "host_clock_cold", ("fp32", "bf16"))
+    return Machine(
+        kind="cpu", facts=facts, watch=HostWatch(), timing="host_clock_cold", formats=("fp32", "bf16"),
+        operands=Operands("cpu", facts.cache), versions=versions(gpu=False),
+    )  # fmt: skip
 
 
 def _fastest_threads() -> int:

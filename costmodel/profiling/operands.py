@@ -41,6 +41,14 @@ class Operands:
         self._next[dtype] = begin + -(-count // step) * step
         return pool[begin : begin + count].view(*sizes)
 
+    def zeros(self, dtype: str, *sizes: int) -> Any:
+        """Return a tensor of zeros, which toggle no bits and so take the least power."""
+        return torch.zeros(*sizes, dtype=TYPES[dtype], device=self.device)
+
+    def like(self, dtype: str, other: Any) -> Any:
+        """Return a tensor of a dense other one's sizes and strides: a gradient that nothing has to copy first."""
+        return self.tensor(dtype, other.numel()).as_strided(other.shape, other.stride())
+
     def prepare(self, size: float) -> None:
         """Make room for one call's operands of some bytes, so that no two of its slices overlap.
 

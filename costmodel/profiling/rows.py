@@ -1,10 +1,12 @@
-"""The table that a run appends to, row by row, each on the disk before the next kernel is timed."""
+"""The table that a run appends to, row by row, each written before the next kernel is timed."""
 
 from __future__ import annotations
 
 import csv
 import io
+import math
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -15,10 +17,20 @@ from costmodel.errors import InputError, Location, MeasurementError, Problem
 COLUMNS = (
     "row_id", "device", "op", "sub_op", "dtype_in", "dtype_out", "m", "n", "k", "num_groups", "num_experts", "topk",
     "ep_size", "tp_size", "num_tokens", "hidden", "inter", "distribution", "batch", "q_heads", "kv_heads", "head_dim",
-    "v_head_dim", "q_len", "kv_len", "causal", "bytes", "world_size", "gpus_per_node", "time_us", "spread", "repeats",
-    "tier", "framework", "kernel", "timing", "clock_mhz", "power_w", "driver",
+    "v_head_dim", "q_len", "kv_len", "causal", "bytes", "world_size", "gpus_per_node", "time_us", "tier", "framework",
+    "kernel", "timing", "includes", "backend", "load", "spread", "repeats", "graph_us", "host_us", "queued",
+    "clock_mhz", "power_w", "temperature_c", "throttle", "driver",
 )  # fmt: skip
-"""Columns of the measurement schema, and after the time what the harness adds to it: spread, repeats, state."""
+"""Columns of the measurement schema, and behind them what the harness adds.
+
+includes: what the time holds; backend: which of a library's kernels ran; load: of a kernel that ran for seconds.
+spread, repeats: half the interquartile range over the median, of how many calls.
+graph_us: a call inside a graph; host_us: what the host takes to start one; queued: 1 where no call waited for the host.
+clock_mhz, power_w, temperature_c, throttle: of the board, while the row was timed.
+"""
+
+
+_SYNC = 1.0  # seconds between two times that the system is made to write what it holds: each takes as long as a row
 
 
 class RowTable:
@@ -31,6 +43,7 @@ class RowTable:
 
     def __init__(self, path: Path | None, device: str) -> None:
         self._file: BinaryIO | None = None
+        self._synced = -math.inf
         self.measured: dict[str, dict[str, str]] = {}
         if path is None:
             return
@@ -51,6 +64,7 @@ class RowTable:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._file is not None:
+            os.fsync(self._file.fileno())
             self._file.close()
 
     @property
@@ -61,7 +75,7 @@ class RowTable:
         return Path(self._file.name).read_bytes().count(b"\n") - 1
 
     def append(self, row: Mapping[str, str]) -> None:
-        """Add a row and wait until it is on the disk."""
+        """Add a row: a kill of this process cannot take it back, a loss of power at most those of the last second."""
         unknown = [name for name in row if name not in COLUMNS]
         assert not unknown, f"rows have no column {unknown}"
         self._write([row.get(name, "") for name in COLUMNS])
@@ -74,7 +88,9 @@ class RowTable:
         csv.writer(text, lineterminator="\n").writerow([" ".join(cell.splitlines()) for cell in cells])
         self._file.write(text.getvalue().encode("utf-8"))
         self._file.flush()
-        os.fsync(self._file.fileno())
+        if time.monotonic() - self._synced > _SYNC:
+            os.fsync(self._file.fileno())
+            self._synced = time.monotonic()
 
     def _read(self, path: Path, device: str) -> dict[str, dict[str, str]]:
         if not path.exists():

@@ -1,60 +1,103 @@
-"""One run of the harness: probes, then the most informative kernels, each row on the disk before the next begins."""
+"""One run of the harness: probes, then the most informative kernels, each row written before the next begins."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import math
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from costmodel.errors import InputError
 from costmodel.profiling.device_file import Facts, Rates, rates_of, write_device
+from costmodel.profiling.failures import FailureLog
 from costmodel.profiling.rows import RowTable
 from costmodel.profiling.shape_selection import most_informative
-from costmodel.profiling.shapes import BYTES, TORCH, ProfileLimits, Shape, copies, launches, shapes
-from costmodel.profiling.timing import Rule, Timing, measure
+from costmodel.profiling.shapes import BYTES, SUSTAINED_LOADS, ProfileLimits, Shape, copies, launches, shapes, sustained
+from costmodel.profiling.timing import Call, Rule, Series, Timing, measure
 from costmodel.schema.whole_files import make_folder, write_whole
 
 if TYPE_CHECKING:
     from costmodel.profiling.collectives import Ranks
-    from costmodel.profiling.machine import Machine
+    from costmodel.profiling.kernels import Kernel
 
 SCHEMA = "costmodel/profile@1"
 SECONDS = 60.0  # of a minute
+DTYPES = {"bf16": ("bf16",), "fp16": ("fp16",), "fp32": ("fp32",), "fp8": ("fp8_e4m3", "fp8_e4m3_blk128")}
+_USUAL = {"cpu": ("fp32", "bf16"), "cuda": ("bf16", "fp8")}  # number formats that models use
 _LONGEST = {"cpu": 2e-3, "cuda": 20e-3}  # seconds that a kernel's roofline may take to be timed
 _MEMORY = {"cpu": 1 / 64, "cuda": 1 / 16}  # share of the memory that the operands of one call may take
 _PROBES = ((2048, 2048, 2048), (1024, 4096, 1024))  # products that show the peak of a number format …
 _LARGE_PROBES = ((8192, 8192, 8192), (4096, 16384, 4096))  # … and on a GPU
-_FRESH = 1.0  # seconds for which the state of the device holds
 _COPIES = 3  # the largest copies that show the bandwidth …
 _BEYOND = 1 / 8  # … and one that the last cache cannot hold, where it takes at most this share of the memory
+_FAST = {"fp8_e4m3": "tensor_fast"}  # the backends that reach the peak of a format
+_SHORT = 10e-6  # seconds of a kernel below which its time in a graph is taken, too
+_HOPELESS = 3  # kernels of a family without a row whose failure ends the family for this run
+_SUSTAINED = 5.0  # seconds of a sustained load
 
 Widths: TypeAlias = "Callable[[Sequence[Mapping[str, str]]], npt.NDArray[np.float64]]"
 Names: TypeAlias = "Callable[[str], str | None]"
+Progress: TypeAlias = "Callable[[float], None]"
+
+
+class Watch(Protocol):
+    """Times calls on a device: one after the other, inside a graph (None where there are none), under a long load."""
+
+    def series(self, calls: Sequence[Call]) -> Series: ...  # noqa: D102
+    def in_a_graph(self, calls: Sequence[Call]) -> float | None: ...  # noqa: D102
+    def sustained(self, calls: Sequence[Call], seconds: float, duty: float) -> Timing: ...  # noqa: D102
+
+
+class Bench(Protocol):
+    """A device on which kernels are timed, as `machine.Machine` is one."""
+
+    kind: str
+    facts: Facts
+    timing: str
+    formats: tuple[str, ...]
+    versions: Mapping[str, str]
+    cudnn: str
+    hopper: bool
+    operands: Any
+
+    @property
+    def watch(self) -> Watch: ...  # noqa: D102
+    @property
+    def framework(self) -> str: ...  # noqa: D102
+    def now(self) -> float: ...  # noqa: D102
+    def build(self, shape: Shape) -> Kernel: ...  # noqa: D102
+    def state(self, begin: float, end: float) -> dict[str, str]: ...  # noqa: D102
+    def check(self, kernel: str) -> None: ...  # noqa: D102
+    def describe(self) -> dict[str, Any]: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
 class ProfileRequest:
-    """The settings of a run. device: auto, cuda or cpu; suites: none for all; seconds: after which no kernel begins."""
+    """The settings of a run.
+
+    device: auto, cuda or cpu; suites: none for all; seconds: after which none begins; dtypes: keys of DTYPES, none for
+    what models use; sustained: run loads of seconds before the rest.
+    """
 
     device: str
     suites: tuple[str, ...]
     seconds: float
     output: Path
+    dtypes: tuple[str, ...] = ()
+    sustained: bool = False
 
 
 @dataclass(slots=True)
 class ProfileRun:
     """The result of a run: new rows and all, kernels that failed with the reason, and the device file if it wrote one.
 
-    left: kernels that it had no time for; writes: this process is the one of its group that has written the table.
+    failed: of all runs of this table; left: kernels that it had no time for; writes: this process is the one of its
+    group that has written the table; timing: share of the run that the stopwatch was in use.
     """
 
     device: str
@@ -64,9 +107,10 @@ class ProfileRun:
     failed: dict[str, str] = field(default_factory=dict)
     device_file: Path | None = None
     writes: bool = True
+    timing: float = 0.0
 
 
-def run(request: ProfileRequest, names: Names, widths: Widths, on_progress: Callable[[float], None]) -> ProfileRun:
+def run(request: ProfileRequest, names: Names, widths: Widths, on_progress: Progress) -> ProfileRun:
     """Time kernels until the time is over or none is left; rows that the output already holds are not timed again.
 
     names: the device file that a product's name or alias means; widths: half widths of predicted 80 % intervals over
@@ -78,7 +122,7 @@ def run(request: ProfileRequest, names: Names, widths: Widths, on_progress: Call
         raise InputError.single(
             f"{request.output} is no .csv file", hint="name one, such as mine.csv", field="--output"
         )
-    shapes(request.suites, ProfileLimits({}, 1.0, 0.0, 0.0))  # reports an unknown suite before anything is imported
+    shapes(request.suites, ProfileLimits({}, 1.0, 0.0, 0.0))  # an unknown suite is told before anything is imported
     if importlib.util.find_spec("torch") is None:
         raise InputError.single("torch is not installed", hint="pip install 'costmodel[profile]'", field="profile")
     from costmodel.profiling.collectives import Ranks
@@ -86,12 +130,30 @@ def run(request: ProfileRequest, names: Names, widths: Widths, on_progress: Call
 
     ranks = Ranks(kind_of(request.device))
     try:
-        device = machine(request.device, _threads(request.output))
-        make_folder(request.output.parent)
-        name = names(device.facts.product) if device.kind == "cuda" else None
-        return _Run(request, device, ranks, name or _name(device), widths, named=name is not None).go(on_progress)
+        if ranks.size == 1 and request.suites == ("collectives",):
+            hint = "start one process for each device: torchrun --nproc_per_node=8 -m costmodel profile …"
+            raise InputError.single("messages need two ranks, this is one", hint=hint, field="--suite")
+        bench = machine(request.device, _threads(request.output))
+        try:
+            return run_on(bench, request, ranks, widths, on_progress, names)
+        finally:
+            bench.close()
     finally:
         ranks.close()
+
+
+def run_on(
+    bench: Bench,
+    request: ProfileRequest,
+    ranks: Ranks,
+    widths: Widths,
+    on_progress: Progress,
+    names: Names,
+) -> ProfileRun:
+    """Time kernels on a device, as `run` does."""
+    make_folder(request.output.parent)
+    name = names(bench.facts.product) if bench.kind == "cuda" else None
+    return _Run(request, bench, ranks, name or _name(bench), widths, named=name is not None).go(on_progress)
 
 
 def _threads(output: Path) -> int | None:
@@ -106,148 +168,241 @@ def _threads(output: Path) -> int | None:
     return threads if isinstance(threads, int) and threads > 0 else None
 
 
-def _name(machine: Machine) -> str:
+def _name(bench: Bench) -> str:
     """Return the name of a device that no file describes."""
-    if machine.kind == "cpu":
+    if bench.kind == "cpu":
         return "this-cpu"
-    return "".join(letter if letter.isalnum() else "-" for letter in machine.facts.product.lower()).strip("-")
+    return "".join(letter if letter.isalnum() else "-" for letter in bench.facts.product.lower()).strip("-")
+
+
+@dataclass(slots=True)
+class _Costs:
+    """Seconds that a row of a family takes with all that is built for it, and what the device ran of them."""
+
+    by_family: dict[tuple[str, ...], float] = field(default_factory=dict)
+    rows: dict[tuple[str, ...], int] = field(default_factory=dict)
+    timed: float = 0.0
+    failures: dict[tuple[str, ...], int] = field(default_factory=dict)
+
+    def hopeless(self, family: tuple[str, ...]) -> bool:
+        """Tell whether the first kernels of a family have all failed: the next would for the same reason."""
+        return not self.rows.get(family) and self.failures.get(family, 0) >= _HOPELESS
+
+    def add(self, family: tuple[str, ...], seconds: float) -> None:
+        """Take up one more row: the mean of a family moves by its share."""
+        count = self.rows[family] = self.rows.get(family, 0) + 1
+        mean = self.by_family.get(family, seconds)
+        self.by_family[family] = mean + (seconds - mean) / count
+
+
+class _Watched:
+    """A stopwatch that adds up how long it was in use."""
+
+    def __init__(self, watch: Watch, now: Callable[[], float], costs: _Costs) -> None:
+        self._watch, self._now, self._costs = watch, now, costs
+
+    def series(self, calls: Sequence[Call]) -> Series:
+        """Return how long some calls took."""
+        begin = self._now()
+        series = self._watch.series(calls)
+        self._costs.timed += self._now() - begin
+        return series
 
 
 class _Run:
     """A run on one device. named: a file of the device is on the search path already."""
 
     def __init__(
-        self, request: ProfileRequest, machine: Machine, ranks: Ranks, device: str, widths: Widths, *, named: bool
+        self, request: ProfileRequest, bench: Bench, ranks: Ranks, device: str, widths: Widths, *, named: bool
     ) -> None:
-        from costmodel.profiling.operands import Operands
-
-        self._request, self._machine, self._ranks, self._widths = request, machine, ranks, widths
+        self._request, self._bench, self._resultks, self._widths = request, bench, ranks, widths
         self._named = named
-        self._operands = Operands(machine.kind, machine.facts.cache)
         self._result = ProfileRun(device, writes=ranks.first)
-        self._end = time.monotonic() + request.seconds
-        self._last_state: dict[str, str] = {}
-        self._read_at = -math.inf
+        self._begin = bench.now()
+        self._costs = _Costs()
 
-    def go(self, on_progress: Callable[[float], None]) -> ProfileRun:
+    def go(self, on_progress: Progress) -> ProfileRun:
         """Time what there is time for."""
-        path = self._request.output if self._ranks.first else None
-        with RowTable(path, self._result.device) as table:
-            self._write_aside(table)
+        path = self._request.output if self._resultks.first else None
+        log = None if path is None else path.with_suffix(".failed.jsonl")
+        with RowTable(path, self._result.device) as table, FailureLog(log) as failures:
+            for row_id, reason in failures.ended_by(frozenset(table.measured)).items():
+                failures.add(row_id, reason)
+            self._write_aside(table, failures)
             try:
-                if self._ranks.size == 1:
-                    first = probes(self._machine.kind, self._machine.formats, self._machine.facts)
-                    self._each(first, len(first), table, lambda _: None)
+                if self._resultks.size == 1:
+                    for first in self._first(table):
+                        self._each(iter(first), len(first), table, failures, lambda _: None)
                     self._write_device(table)
-                self._each(*self._chosen(table), table, on_progress)
+                self._each(*self._chosen(table, failures), table, failures, on_progress)
             finally:
-                self._result.rows = table.rows
+                self._result.rows, self._result.failed = table.rows, failures.failed
+                self._result.timing = self._costs.timed / max(self._bench.now() - self._begin, 1e-9)
                 self._write_device(table)
-                self._write_aside(table)
+                self._write_aside(table, failures)
         return self._result
 
-    def _chosen(self, table: RowTable) -> tuple[Iterable[Shape], int]:
+    def _first(self, table: RowTable) -> Iterator[list[Shape]]:
+        """Yield what comes before all else: what shows the device's rates, then the loads of seconds, if asked for."""
+        limits = self._limits(Rates({}, None, None, None))
+        yield [limits.named(shape) for shape in probes(self._bench.kind, self._bench.formats, self._bench.facts)]
+        if self._request.sustained:
+            yield sustained(self._limits(rates_of(table.measured.values(), self._bench.facts.cache)))
+
+    def _chosen(self, table: RowTable, failures: FailureLog) -> tuple[Iterator[Shape], int]:
         """Return the kernels that are left, the most informative first, the same on every rank, and their number."""
-        candidates = shapes(self._suites(), self._reach(rates_of(table.measured.values(), self._machine.facts.cache)))
+        limits = self._limits(rates_of(table.measured.values(), self._bench.facts.cache))
+        candidates = shapes(self._suites(), limits)
         rows = [shape.columns() | self._common_columns(shape) for shape in candidates]
-        measured = frozenset(table.measured)
-        order = most_informative(candidates, measured, self._widths(rows)) if self._ranks.first else iter(())
-        if self._ranks.size == 1:
-            return order, sum(shape.row_id not in measured for shape in candidates)
-        agreed: list[Shape] = self._ranks.agree(list(order))
-        return agreed, len(agreed)
+        done = frozenset(table.measured) | frozenset(failures.failed)
+        first = self._resultks.first
+        order = most_informative(candidates, done, self._widths(rows), self._costs.by_family) if first else iter(())
+        if self._resultks.size == 1:
+            return order, sum(shape.row_id not in done for shape in candidates)
+        agreed: list[Shape] = self._resultks.agree(list(order))
+        return iter(agreed), len(agreed)
 
     def _suites(self) -> tuple[str, ...]:
         """Return the suites: in a group those of the group alone, so that no rank times what another disturbs."""
-        return ("collectives",) if self._ranks.size > 1 else self._request.suites
+        return ("collectives",) if self._resultks.size > 1 else self._request.suites
 
-    def _reach(self, rates: Rates) -> ProfileLimits:
-        from costmodel.profiling.libraries import importable
+    def _dtypes(self) -> tuple[str, ...]:
+        """Return the number formats to time: those asked for that the device multiplies, as tables spell them."""
+        asked = self._request.dtypes or _USUAL[self._bench.kind]
+        named = [dtype for name in asked for dtype in DTYPES[name] if dtype in self._bench.formats]
+        return tuple(named) or self._bench.formats
 
-        facts, kind = self._machine.facts, self._machine.kind
-        peaks = {name: rate for name in self._machine.formats if (rate := _rate(name, rates)) is not None}
-        libraries = importable() if kind == "cuda" else ()
+    def _limits(self, rates: Rates) -> ProfileLimits:
+        facts, kind = self._bench.facts, self._bench.kind
+        peaks = {name: rate for name in self._dtypes() if (rate := _rate(name, rates)) is not None}
         memory = facts.memory * _MEMORY[kind]
         bandwidth = rates.memory or memory / _LONGEST[kind]
-        longest = _LONGEST[kind] if self._ranks.size == 1 else 1.0
+        longest = _LONGEST[kind] if self._resultks.size == 1 else 1.0
         return ProfileLimits(
             peaks=peaks or {"bf16": 1.0}, bandwidth=bandwidth, memory=memory, longest=longest,
-            libraries=(TORCH, *libraries), gpu=kind == "cuda", ranks=self._ranks.size,
-            local=self._ranks.local,
+            versions=self._bench.versions, cudnn=self._bench.cudnn, gpu=kind == "cuda", hopper=self._bench.hopper,
+            ranks=self._resultks.size, local=self._resultks.local,
         )  # fmt: skip
 
-    def _each(self, order: Iterable[Shape], count: int, table: RowTable, on_progress: Callable[[float], None]) -> None:
+    def _each(
+        self,
+        order: Iterator[Shape],
+        count: int,
+        table: RowTable,
+        failures: FailureLog,
+        on_progress: Progress,
+    ) -> None:
         """Time some kernels until the time is over. count: how many there are."""
         self._result.left = count
         for place, shape in enumerate(order):
-            remaining = self._end - time.monotonic()
-            if self._ranks.agree(remaining <= 0.0 and bool(table.measured)):
+            spent = (self._bench.now() - self._begin) / self._request.seconds
+            if self._resultks.agree(spent >= 1.0 and bool(table.measured)):
                 return
-            if shape.row_id in table.measured:
+            done = shape.row_id in table.measured or shape.row_id in failures.failed
+            if self._resultks.agree(done or self._costs.hopeless(shape.family)):
                 continue
-            self._one(shape, table)
+            self._one(shape, table, failures)
             self._result.left = count - place - 1
-            on_progress(max(1.0 - remaining / self._request.seconds, (place + 1) / count))
+            on_progress(max(spent, (place + 1) / count))
 
-    def _one(self, shape: Shape, table: RowTable) -> None:
-        """Time a kernel and write its row; note why where it cannot run."""
+    def _one(self, shape: Shape, table: RowTable, failures: FailureLog) -> None:
+        """Time a kernel and write its row; where it cannot run, write why.
+
+        Whatever a library raises counts: an assertion, a missing compiler, a key that it does not know. In a group
+        every rank says how it went, so that none waits for one that has failed.
+        """
+        failures.begin(shape.row_id)
+        begin = self._bench.now()
+        row: dict[str, str] = {}
+        reason = ""
         try:
-            timing, name = self._time(shape)
-        except (RuntimeError, ImportError, TypeError, ValueError, AttributeError) as error:
-            # Anything that a library refuses to run; the next kernel may be one that it runs.
-            self._result.failed[shape.row_id] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            self._machine.check(shape.row_id)
-            self._operands.release()
+            row = self._row(shape)
+        except KeyboardInterrupt:
+            failures.end(shape.row_id)
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        reason = self._resultks.first_reason(reason)
+        if reason:
+            failures.add(shape.row_id, reason)
+            self._costs.failures[shape.family] = self._costs.failures.get(shape.family, 0) + 1
+            self._bench.check(shape.row_id)
             return
-        row = shape.columns() | self._common_columns(shape) | self._state() | {
-            "kernel": name, "time_us": f"{timing.seconds * 1e6:.6g}", "spread": f"{timing.spread:.3g}",
-            "repeats": str(timing.repeats),
-        }  # fmt: skip
-        table.append(row)
+        end = self._bench.now()
+        self._costs.add(shape.family, end - begin)
+        table.append(row | self._bench.state(begin, end))
         self._result.new += 1
 
-    def _time(self, shape: Shape) -> tuple[Timing, str]:
-        from costmodel.profiling.libraries import build
-        from costmodel.profiling.machine import HostWatch
-
-        self._operands.prepare(shape.traffic)
+    def _row(self, shape: Shape) -> dict[str, str]:
+        """Time a kernel; return the cells of its row, but for the state of the board."""
         if shape.suite == "collectives":
-            from costmodel.profiling.collectives import collective, time_together
+            kernel, timing = self._message(shape)
+        else:
+            kernel = self._bench.build(shape)
+            timing = self._timing(kernel, shape)
+        timing = replace(timing, seconds=timing.seconds / kernel.count, host=timing.host / kernel.count)
+        return shape.columns() | self._common_columns(shape) | {
+            "kernel": kernel.name, "time_us": f"{timing.seconds * 1e6:.6g}", "spread": f"{timing.spread:.3g}",
+            "repeats": str(timing.repeats), "host_us": f"{timing.host * 1e6:.4g}", "queued": str(int(timing.queued)),
+            "graph_us": self._graph_cell(kernel, timing),
+        }  # fmt: skip
 
-            kernel = collective(shape, self._operands, self._ranks)
-            return time_together(kernel.make, self._machine, self._ranks), kernel.name
-        kernel = build(shape, self._operands)
-        watch = HostWatch() if kernel.hosted else self._machine.watch
-        timing = measure(kernel.make, watch, _rule(shape, self._machine))
-        return replace(timing, seconds=timing.seconds / kernel.count), kernel.name
+    def _message(self, shape: Shape) -> tuple[Kernel, Timing]:
+        """Time a message together with the other ranks."""
+        from costmodel.profiling.collectives import collective, time_together
+        from costmodel.profiling.watches import HostWatch
 
-    def _state(self) -> dict[str, str]:
-        """Return clock, power and driver, read anew at most once a second: asking the driver takes as long as a row."""
-        if time.monotonic() - self._read_at > _FRESH:
-            self._last_state, self._read_at = self._machine.state(), time.monotonic()
-        return self._last_state
+        self._bench.operands.prepare(shape.traffic)
+        kernel = collective(shape, self._bench.operands, self._resultks)
+        watch = HostWatch(alone=False) if self._bench.kind == "cpu" else self._bench.watch
+        return kernel, time_together(kernel.make, watch, self._resultks)
+
+    def _timing(self, kernel: Kernel, shape: Shape) -> Timing:
+        if shape.load:
+            calls = [kernel.make() for _ in range(2)]
+            self._costs.timed += _SUSTAINED
+            duty = 0.5 if shape.load == SUSTAINED_LOADS[-1] else 1.0
+            return self._bench.watch.sustained(calls, _SUSTAINED, duty)
+        if kernel.hosted:
+            from costmodel.profiling.watches import HostWatch
+
+            return measure(kernel.make, HostWatch(), _rule(shape, self._bench))
+        return measure(
+            kernel.make, _Watched(self._bench.watch, self._bench.now, self._costs), _rule(shape, self._bench)
+        )
+
+    def _graph_cell(self, kernel: Kernel, timing: Timing) -> str:
+        """Return what a short kernel takes inside a graph, where neither launches nor events stand between two."""
+        if timing.seconds >= _SHORT or not kernel.captured or kernel.hosted or kernel.count > 1:
+            return ""
+        begin = self._bench.now()
+        seconds = self._bench.watch.in_a_graph([kernel.make() for _ in range(timing.repeats)])
+        self._costs.timed += self._bench.now() - begin
+        return "" if seconds is None else f"{seconds * 1e6:.6g}"
 
     def _common_columns(self, shape: Shape) -> dict[str, str]:
         """Return the cells that all rows of a run share."""
-        timing = self._machine.timing if shape.op != "launch" else "eager_loop_host"
-        return {"device": self._result.device, "framework": self._machine.framework, "timing": timing}
+        timing = self._bench.timing if shape.op != "launch" else "eager_loop_host"
+        if shape.load:
+            timing = f"sustained_{_SUSTAINED:.0f}s"
+        return {"device": self._result.device, "framework": self._bench.framework, "timing": timing}
 
     def _write_device(self, table: RowTable) -> None:
         """Write the device's file where the search path has none, from all rows so far."""
-        facts = self._machine.facts
-        if self._ranks.first and not self._named:
+        facts = self._bench.facts
+        if self._resultks.first and not self._named:
             self._result.device_file = write_device(
                 self._request.output.with_suffix(""), self._result.device, facts,
                 rates_of(table.measured.values(), facts.cache), self._request.output.name,
             )  # fmt: skip
 
-    def _write_aside(self, table: RowTable) -> None:
+    def _write_aside(self, table: RowTable, failures: FailureLog) -> None:
         """Write what ran the measurements beside the table, as JSON."""
-        if not self._ranks.first:
+        if not self._resultks.first:
             return
         document: dict[str, Any] = {
-            "schema": SCHEMA, "device": self._result.device, **self._machine.describe(), "rows": table.rows,
-            "failed": self._result.failed,
+            "schema": SCHEMA, "device": self._result.device, **self._bench.describe(), "rows": table.rows,
+            "failed": failures.failed,
         }  # fmt: skip
         text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
         write_whole(self._request.output.with_suffix(".json"), [text.encode("utf-8")])
@@ -261,17 +416,18 @@ def probes(kind: str, formats: Sequence[str], facts: Facts) -> list[Shape]:
     """
     sizes = _PROBES if kind == "cpu" else _LARGE_PROBES
     products = [
-        Shape("gemm", "gemm", dtype, (("m", m), ("n", n), ("k", k)))
+        Shape("gemm", "gemm", dtype, (("m", m), ("n", n), ("k", k)), backend=_FAST.get(dtype, ""))
         for dtype in formats
         if not dtype.endswith("blk128")
         for m, n, k in sizes
     ]
-    own = [shape for shape in copies() if shape.op == "elementwise"]
+    own = [shape for shape in copies() if shape.sub_op == "copy"]
+    again = own if kind == "cpu" else [shape for shape in copies() if shape.sub_op == "copy_again"]
     fitting = [shape for shape in own if shape.traffic <= facts.memory * _MEMORY[kind]]
-    inner = [shape for shape in own if 0 < shape.size("n") * BYTES["fp32"] <= facts.cache // 4]
+    inner = [shape for shape in again if 0 < shape.size("n") * BYTES["fp32"] <= facts.cache // 4]
     missed = [shape for shape in own if shape.size("n") * BYTES["fp32"] >= facts.cache]
     beyond = [s for s in missed[:1] if s not in fitting and s.traffic <= facts.memory * _BEYOND]
-    aside = [shape for shape in (*copies(), *launches()) if shape.secondary]
+    aside = [shape for shape in (*copies(gpu=False), *launches()) if shape.secondary]
     context = [shape for shape in aside if kind == "cuda" or shape.sub_op == "eager"]
     return [*fitting[-_COPIES:], *beyond, *inner[-1:], *products, *context]
 
@@ -281,8 +437,8 @@ def _rate(name: str, rates: Rates) -> float | None:
     return rates.peaks.get("fp8" if name.startswith("fp8") else name)
 
 
-def _rule(shape: Shape, machine: Machine) -> Rule:
+def _rule(shape: Shape, bench: Bench) -> Rule:
     """Return how often a kernel is run: operands of all repeats fit into the memory."""
     rule = Rule()
-    room = machine.facts.memory * _MEMORY[machine.kind] * rule.fewest
+    room = bench.facts.memory * _MEMORY[bench.kind] * rule.fewest
     return replace(rule, most=int(min(max(room / max(shape.traffic, 1.0), rule.fewest), rule.most)))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +25,9 @@ class _Family:
     count: of the measured ones; settled: what a weight falls to when there are `ENOUGH` of them.
     """
 
+    name: tuple[str, ...]
+    leads: bool
+
     shapes: list[Shape]
     places: Array
     weights: Array
@@ -31,6 +36,11 @@ class _Family:
     settled: float
     score: float = 0.0
     place: int = 0
+
+    @property
+    def begins(self) -> bool:
+        """Tell whether this family comes before those that take little of a model's time."""
+        return self.leads and self.count < ENOUGH
 
     def find(self) -> None:
         """Find the largest weight x distance, and where it is; below zero where all are measured."""
@@ -50,26 +60,38 @@ class _Family:
         return self.shapes[chosen]
 
 
-def most_informative(shapes: Sequence[Shape], measured: frozenset[str], widths: Array) -> Iterator[Shape]:
+def most_informative(
+    shapes: Sequence[Shape], measured: frozenset[str], widths: Array,
+    costs: Mapping[tuple[str, ...], float] = MappingProxyType({}),
+) -> Iterator[Shape]:  # fmt: skip
     """Yield the kernels that are not measured, the most informative first.
 
-        next = argmax over i of w_i * min over measured j of the same family of |x_i - x_j| / D
+        next = argmax over i of w_i * min over measured j of the same family of |x_i - x_j| / D / sqrt(c)
 
     A greedy farthest-point design (Gonzalez, Theoretical Computer Science 38, 1985) in log-shape space: x are
     binary logarithms of the sizes, D the diameter of the family, w the half width of the kernel's predicted 80 %
     interval over its time; when a family has the rows that a fit needs, at most the median of all w below one. A family
-    of which nothing is measured is as far away as its own diameter, and begins in its middle.
+    of which nothing is measured is as far away as its own diameter, and begins in its middle. c is what a row of the
+    family has cost so far [s], with all that is planned and compiled before it runs; a family that has no row yet costs
+    the mean; the root is that of the optimal allocation n ~ S / sqrt(c) of samples to strata (Cochran, Sampling
+    Techniques, 5.5). Families that lead (products and attention, both ways) come first, until each can be fitted.
 
-    shapes: candidates and measured ones; measured: `row_id` of those; widths: w, of all shapes.
+    shapes: candidates and measured ones; measured: `row_id` of those; widths: w, of all shapes; costs: seconds a row by
+    family, read anew for every kernel.
     """
     families = _families(shapes, measured, widths)
     for family in families:
         family.find()
     while families:
-        best = max(families, key=lambda family: family.score)
-        if best.score < 0.0:
+        mean = sum(costs.values()) / len(costs) if costs else 1.0
+        scores = [
+            (family.begins and family.score >= 0.0, family.score / math.sqrt(costs.get(family.name, mean) / mean))
+            for family in families
+        ]
+        best = max(range(len(families)), key=scores.__getitem__)
+        if families[best].score < 0.0:
             return
-        yield best.take()
+        yield families[best].take()
 
 
 def _families(shapes: Sequence[Shape], measured: frozenset[str], widths: Array) -> list[_Family]:
@@ -86,7 +108,12 @@ def _families(shapes: Sequence[Shape], measured: frozenset[str], widths: Array) 
         done = np.array([shape.row_id in measured for shape in own])
         if done.all():
             continue
-        families.append(_Family(own, places, widths[indices], _distances(places, done), int(done.sum()), settled))
+        families.append(
+            _Family(
+                name=own[0].family, leads=own[0].leads, shapes=own, places=places, weights=widths[indices],
+                distances=_distances(places, done), count=int(done.sum()), settled=settled,
+            )
+        )  # fmt: skip
     return families
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from costmodel.errors import InputError
 
@@ -32,11 +32,29 @@ _HEAD_DIMS = (64, 128)
 _BATCHES = (1, 2, 4, 8, 16, 32, 64)
 _LATENT = (576, 512)  # width of a cached token and of its values in absorbed MLA, as the measurement schema has it
 _EXPANDED = (192, 128)  # the same of a head in expanded MLA
+_BLOCK = 128  # elements that share a scale
 _EXPERTS = ((8, 2), (64, 6), (128, 8))
 _MEMORY = tuple(2**power for power in range(12, 31))
+_LARGEST_CACHED = 2**27  # bytes of a copy that is repeated: beyond what caches hold
 _MESSAGES = tuple(2**power for power in range(10, 31, 2))
-_STREAMS = ("silu_and_mul", "rmsnorm_or_layernorm", "softmax", "gelu", "add", "embedding")
+_STREAMS = ("silu_and_mul", "rmsnorm_or_layernorm", "softmax", "gelu", "add", "embedding", "cross_entropy")
 _OF_A_GPU = ("to_device", "to_host", "cuda_graph")
+_GRADIENTS = ("bwd_grad_act", "bwd_grad_w")  # of a grouped product, as the measurement schema calls them
+_ALIGNED_ROWS = 16  # of each group in a grouped weight gradient
+_SUSTAINED = ((8192, 8192, 8192), (4096, 7168, 2048))
+SUSTAINED_LOADS = ("random", "zeros", "half_duty")
+# Backends of torch's attention on a GPU. `flash` has one width for keys and values.
+_SAME_WIDTH, _OTHER_WIDTHS, _WIDE_LATENT = ("flash", "cudnn"), ("cudnn", "efficient"), ("efficient", "math")
+# How cuBLAS scales and accumulates FP8: a scale for each tensor or row; partial sums promoted to FP32, or not (`fast`).
+_SCALED = ("tensor_fast", "tensor_full", "row_fast")
+_FLASHINFER = {"attention_decode": ("cuda_cores", "tensor_cores"), "attention_prefill": ("fa2", "fa3")}
+_INCLUDES = {
+    "gemm": "gemm", "gemm_wgrad": "gemm", "grouped_gemm": "gemm", "moe_layer": "permute,up_gemm,act,down_gemm,combine",
+    **dict.fromkeys(
+        ("attention_prefill", "attention_decode", "attention_backward", "mla_prefill", "mla_decode"), "attention"
+    ),
+    **dict.fromkeys(("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv"), "transfer"),
+}  # fmt: skip
 _COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv")
 
 
@@ -44,8 +62,10 @@ _COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "sen
 class Shape:
     """One kernel to time.
 
-    op, sub_op, dtype, sizes, causal: as in the columns of the measurement schema; library: who runs it; secondary:
-    the row is context for people and no kernel of a model, such as an empty launch.
+    op, sub_op, dtype, sizes, causal: as in the columns of the measurement schema.
+    library, version: who runs it; backend: which of the library's kernels, blank where it has one.
+    load: of a kernel that runs for seconds, one of SUSTAINED_LOADS.
+    secondary: the row is context for people and no kernel of a model, such as an empty launch.
     """
 
     suite: str
@@ -55,18 +75,29 @@ class Shape:
     sub_op: str = ""
     causal: str = ""
     library: str = TORCH
+    version: str = ""
+    backend: str = ""
+    load: str = ""
     secondary: bool = False
 
     @property
     def row_id(self) -> str:
         """Return the stable key of the row, by which a later run knows that it was measured."""
         sizes = ".".join(f"{name}{value}" for name, value in self.sizes)
-        return "/".join(part for part in (self.library, self.op, self.sub_op, self.dtype, sizes) if part)
+        library = f"{self.library}-{self.version}" if self.version else self.library
+        parts = (library, self.backend, self.load, self.op, self.sub_op, self.dtype, sizes)
+        return "/".join(part for part in parts if part)
 
     @property
-    def family(self) -> tuple[str, str, str, str]:
+    def family(self) -> tuple[str, ...]:
         """Return what kernels have in common whose times are alike where their sizes are."""
-        return self.op, self.sub_op, self.dtype, self.library
+        return self.op, self.sub_op, self.dtype, self.library, self.backend, self.load
+
+    @property
+    def leads(self) -> bool:
+        """Tell whether most of a model's time goes to kernels of this family: products and attention, both ways."""
+        forward = self.op in ("gemm", "attention_prefill", "grouped_gemm")
+        return not self.secondary and (forward or self.op in ("gemm_wgrad", "attention_backward"))
 
     def size(self, name: str, otherwise: int = 1) -> int:
         """Return one of the sizes."""
@@ -78,11 +109,12 @@ class Shape:
 
     def columns(self) -> dict[str, str]:
         """Return the cells that describe the kernel."""
-        out = {"optimizer": "fp32"}.get(self.suite, "bf16" if self.dtype.startswith("fp8") else self.dtype)
+        out = "bf16" if self.dtype.startswith("fp8") else self.dtype
         return {
             "row_id": self.row_id, "op": self.op, "sub_op": self.sub_op, "dtype_in": self.dtype, "dtype_out": out,
             "causal": self.causal, "tier": "secondary" if self.secondary else "primary",
-            "distribution": "balanced" if self.op == "moe_layer" else "",
+            "distribution": "balanced" if self.op == "moe_layer" else "", "includes": _INCLUDES.get(self.op, ""),
+            "backend": self.backend, "load": self.load,
             **{name: str(value) for name, value in self.sizes},
         }  # fmt: skip
 
@@ -131,23 +163,28 @@ class Shape:
 class ProfileLimits:
     """What a device can time: kernels that its roofline takes at most `longest` for, whose operands fit.
 
-    peaks: dense rate by number format [FLOP/s]; bandwidth: of its memory [B/s]; memory: for operands [B]; libraries:
-    those that can be imported; gpu: it has a host, graphs, and kernels for queries that share a key head; ranks: of a
-    group that runs collectives; local: of them on one node.
+    peaks: dense rate by number format [FLOP/s]; bandwidth: of its memory [B/s]; memory: for operands [B].
+    versions: of the libraries that can be imported; cudnn: its version.
+    gpu: it has a host, graphs, and kernels for queries that share a key head; hopper: kernels of its architecture run.
+    ranks: of a group that runs collectives; local: of them on one node.
     """
 
     peaks: Mapping[str, float]
     bandwidth: float
     memory: float
     longest: float
-    libraries: tuple[str, ...] = (TORCH,)
+    versions: Mapping[str, str] = field(default_factory=lambda: {TORCH: ""})
+    cudnn: str = ""
     gpu: bool = True
+    hopper: bool = False
     ranks: int = 1
     local: int = 1
 
     def holds(self, shape: Shape) -> bool:
         """Tell whether a kernel is short and small enough."""
-        if shape.library not in self.libraries or shape.traffic > self.memory:
+        if shape.library not in self.versions or shape.traffic > self.memory:
+            return False
+        if shape.backend == "fa3" and not self.hopper:
             return False
         if not self.gpu and (shape.sub_op in _OF_A_GPU or _is_shared(shape)):
             return False
@@ -155,6 +192,11 @@ class ProfileLimits:
         if peak is None:
             return shape.op == "launch" or not shape.flop
         return max(shape.flop / peak, shape.traffic / self.bandwidth) <= self.longest
+
+    def named(self, shape: Shape) -> Shape:
+        """Return a kernel with the versions of what runs it."""
+        backend = f"cudnn-{self.cudnn}" if shape.backend == "cudnn" and self.cudnn else shape.backend
+        return replace(shape, version=self.versions[shape.library], backend=backend)
 
 
 def _is_shared(shape: Shape) -> bool:
@@ -166,31 +208,74 @@ def shapes(suites: Sequence[str], reach: ProfileLimits) -> list[Shape]:
     wrong = [name for name in suites if name not in SUITES]
     if wrong:
         raise InputError.single(f"no suite `{wrong[0]}`", field="--suite", hint=f"known: {', '.join(SUITES)}")
-    made = {
+    by_format = {
         "gemm": _gemm, "grouped_gemm": _grouped, "attention": _attention, "mla": _mla, "moe": _moe,
         "elementwise": _elementwise, "optimizer": _optimizer,
     }  # fmt: skip
     candidates: list[Shape] = []
     for name in suites or SUITES:
         if name == "copies":
-            candidates += copies()
+            candidates += copies(gpu=reach.gpu)
         elif name == "launch":
             candidates += launches()
         elif name == "collectives":
             candidates += collectives(reach)
         else:
-            candidates += [shape for dtype in reach.peaks for shape in made[name](dtype)]
-    return [shape for shape in candidates if reach.holds(shape)]
+            candidates += [shape for dtype in reach.peaks for shape in by_format[name](dtype, gpu=reach.gpu)]
+    return [reach.named(shape) for shape in candidates if reach.holds(shape)]
 
 
-def copies() -> list[Shape]:
-    """Return copies from a cache's size to a memory's, on the device and across its link to the host."""
-    own = [Shape("copies", "elementwise", "fp32", (("m", 1), ("n", size // BYTES["fp32"])), "copy") for size in _MEMORY]
-    return own + [
-        Shape("copies", "host_copy", "fp32", (("bytes", size),), way, secondary=True)
-        for way in ("to_device", "to_host")
-        for size in _MEMORY[::3]
-    ]
+def sustained(reach: ProfileLimits) -> list[Shape]:
+    """Return loads of seconds that show the clock which a board holds under its power limit.
+
+    Products by number format, of random numbers, of zeros, and of random numbers for half of the time; attention; a
+    copy of the memory.
+    """
+    narrow = {"fp8_e4m3": "tensor_fast", "fp8_e4m3_blk128": "block"}
+    loads = [
+        Shape(
+            "sustained", "gemm", dtype, (("m", m), ("n", n), ("k", k)), backend=narrow.get(dtype, ""), load=load,
+            secondary=True,
+        )
+        for dtype in reach.peaks
+        for m, n, k in _SUSTAINED
+        for load in (SUSTAINED_LOADS if (m, dtype) == (_SUSTAINED[0][0], "bf16") else SUSTAINED_LOADS[:1])
+    ]  # fmt: skip
+    prompt = _core_sizes(4, 32, 32, (128, 128), 4096, 4096)
+    loads += [
+        Shape(
+            "sustained", "attention_prefill", "bf16", prompt, causal="1", backend=backend, load="random",
+            secondary=True,
+        )
+        for backend in (_SAME_WIDTH if reach.gpu else ("",))
+    ]  # fmt: skip
+    copy = (("m", 1), ("n", 2**28))
+    loads.append(Shape("sustained", "elementwise", "fp32", copy, "copy", load="random", secondary=True))
+    fitting = [load for load in loads if load.dtype in (*reach.peaks, "fp32") and load.traffic <= reach.memory]
+    return [reach.named(load) for load in fitting]
+
+
+def copies(*, gpu: bool = True) -> list[Shape]:
+    """Return copies from a cache's size to a memory's: on the device, again between the same two buffers, to the host.
+
+    On a GPU operands are cold, so only a copy that is repeated shows the bandwidth of a cache.
+    """
+    own = [_copy(size) for size in _MEMORY]
+    again = [_copy(size, "copy_again") for size in _MEMORY if gpu and size <= _LARGEST_CACHED]
+    return (
+        own
+        + again
+        + [
+            Shape("copies", "host_copy", "fp32", (("bytes", size),), way, secondary=True)
+            for way in ("to_device", "to_host")
+            for size in _MEMORY[::3]
+        ]
+    )
+
+
+def _copy(size: int, sub_op: str = "copy") -> Shape:
+    sizes = (("m", 1), ("n", size // BYTES["fp32"]))
+    return Shape("copies", "elementwise", "fp32", sizes, sub_op, secondary=sub_op != "copy")
 
 
 def launches() -> list[Shape]:
@@ -212,51 +297,73 @@ def collectives(reach: ProfileLimits) -> list[Shape]:
     ]  # fmt: skip
 
 
-def _gemm(dtype: str) -> Iterator[Shape]:
-    """Yield products of a linear layer: forward, input gradient (`dgrad`), weight gradient."""
-    library = "deep_gemm" if dtype.endswith("blk128") else TORCH
+def _gemm(dtype: str, *, gpu: bool) -> Iterator[Shape]:
+    """Yield products of a linear layer: forward, input gradient (`dgrad`), weight gradient.
+
+    FP8 kernels read both operands along the summed dimension in all three, so that input gradients are forward
+    products of other sizes; with block scales the weight gradient scales both sides by 1 x 128.
+    """
     for m, n, k in itertools.product(_ROWS, _WIDTHS, _WIDTHS):
-        yield Shape("gemm", "gemm", dtype, (("m", m), ("n", n), ("k", k)), library=library)
-        if not dtype.startswith("fp8") and m > 1:
-            yield Shape("gemm", "gemm", dtype, (("m", m), ("n", n), ("k", k)), "dgrad")
-            yield Shape("gemm", "gemm_wgrad", dtype, (("m", n), ("n", k), ("k", m)))
+        forward = Shape("gemm", "gemm", dtype, (("m", m), ("n", n), ("k", k)))
+        gradient = Shape("gemm", "gemm_wgrad", dtype, (("m", n), ("n", k), ("k", m)))
+        if dtype.endswith("blk128"):
+            yield replace(forward, library="deep_gemm")
+            if gpu:
+                yield replace(forward, backend="block")
+                if m >= _BLOCK:
+                    yield replace(gradient, backend="block")
+        elif dtype.startswith("fp8"):
+            yield from (replace(forward, backend=backend) for backend in _SCALED)
+        else:
+            yield forward
+            if m > 1:
+                yield replace(forward, sub_op="dgrad")
+                yield gradient
 
 
-def _grouped(dtype: str) -> Iterator[Shape]:
-    """Yield one product a group, of as many rows each."""
-    if not dtype.startswith("fp8"):
-        for groups, rows, n, k in itertools.product((4, 8, 16, 32), _ROWS[:11:2], _WIDTHS[::2], _WIDTHS[::2]):
-            sizes = (("m", groups * rows), ("n", n), ("k", k), ("num_groups", groups))
-            yield Shape("grouped_gemm", "grouped_gemm", dtype, sizes)
+def _grouped(dtype: str, *, gpu: bool) -> Iterator[Shape]:
+    """Yield one product a group, of as many rows each, and the gradients of both operands."""
+    if dtype.endswith("blk128") or (dtype.startswith("fp8") and not gpu) or dtype == "fp32":
+        return
+    backend = "row_fast" if dtype.startswith("fp8") else ""
+    for groups, rows, n, k in itertools.product((4, 8, 16, 32), _ROWS[:11:2], _WIDTHS[::2], _WIDTHS[::2]):
+        sizes = (("m", groups * rows), ("n", n), ("k", k), ("num_groups", groups))
+        yield Shape("grouped_gemm", "grouped_gemm", dtype, sizes, backend=backend)
+        if not backend and rows >= _ALIGNED_ROWS:
+            yield from (Shape("grouped_gemm", "grouped_gemm", dtype, sizes, kind) for kind in _GRADIENTS)
 
 
-def _attention(dtype: str) -> Iterator[Shape]:
-    """Yield causal attention over a prompt, its gradient, and one query over a cache, by every library."""
-    libraries = (TORCH, "flash_attn", "flashinfer") if dtype in ("bf16", "fp16") else (TORCH,)
+def _attention(dtype: str, *, gpu: bool) -> Iterator[Shape]:
+    """Yield causal attention over a prompt, its gradient, and one query over a cache, by every library and backend."""
+    if dtype.startswith("fp8") or (gpu and dtype == "fp32"):
+        return
     for batch, (heads, shared), width, keys in itertools.product(_BATCHES, _HEADS, _HEAD_DIMS, _LENGTHS):
-        if dtype.startswith("fp8"):
-            return
         prompt, query = (_core_sizes(batch, heads, shared, (width, width), new, keys) for new in (keys, 1))
-        for library in libraries:
-            yield Shape("attention", "attention_decode", dtype, query, causal="1", library=library)
-            if batch <= 16:
-                yield Shape("attention", "attention_prefill", dtype, prompt, causal="1", library=library)
-                if library != "flashinfer":
-                    yield Shape("attention", "attention_backward", dtype, prompt, causal="1", library=library)
+        kinds = [("attention_decode", query)]
+        if batch <= 16:
+            kinds += [("attention_prefill", prompt), ("attention_backward", prompt)]
+        for op, sizes in kinds:
+            shape = Shape("attention", op, dtype, sizes, causal="1")
+            yield from (replace(shape, backend=backend) for backend in (_SAME_WIDTH if gpu else ("",)))
+            if dtype in ("bf16", "fp16"):
+                yield from (replace(shape, library=library) for library in ("flash_attn", "flash_attn_3"))
+                backends = _FLASHINFER.get(op, ())
+                yield from (replace(shape, library="flashinfer", backend=backend) for backend in backends)
 
 
-def _mla(dtype: str) -> Iterator[Shape]:
+def _mla(dtype: str, *, gpu: bool) -> Iterator[Shape]:
     """Yield MLA with the keys of every head over a prompt, and absorbed over a cache that all heads share."""
-    libraries = (TORCH, "flash_mla") if dtype == "bf16" else (TORCH,)
+    if dtype not in ("bf16", "fp32") or (gpu and dtype == "fp32"):
+        return
     for batch, heads, keys in itertools.product(_BATCHES, (4, 16, 32, 64, 128), _LENGTHS):
-        if dtype not in ("bf16", "fp32"):
-            return
         if batch <= 8:
             prompt = _core_sizes(batch, heads, heads, _EXPANDED, keys, keys)
-            yield Shape("mla", "mla_prefill", dtype, prompt, causal="1")
-        for library in libraries:
-            query = _core_sizes(batch, heads, 1, _LATENT, 1, keys)
-            yield Shape("mla", "mla_decode", dtype, query, causal="1", library=library)
+            shape = Shape("mla", "mla_prefill", dtype, prompt, causal="1")
+            yield from (replace(shape, backend=backend) for backend in (_OTHER_WIDTHS if gpu else ("",)))
+        shape = Shape("mla", "mla_decode", dtype, _core_sizes(batch, heads, 1, _LATENT, 1, keys), causal="1")
+        yield from (replace(shape, backend=backend) for backend in (_WIDE_LATENT if gpu else ("",)))
+        if dtype == "bf16":
+            yield replace(shape, library="flash_mla")
 
 
 def _core_sizes(
@@ -268,27 +375,28 @@ def _core_sizes(
     )  # fmt: skip
 
 
-def _moe(dtype: str) -> Iterator[Shape]:
-    """Yield one rank's experts over sorted tokens, each with the same number of them."""
-    if not dtype.startswith("fp8"):
-        for tokens, (experts, chosen), hidden, inter in itertools.product(
-            _ROWS[3::2], _EXPERTS, _WIDTHS[2::3], _WIDTHS[1::3]
-        ):
-            sizes = (
-                ("num_tokens", tokens), ("num_experts", experts), ("topk", chosen), ("hidden", hidden),
-                ("inter", inter), ("ep_size", 1), ("tp_size", 1),
-            )  # fmt: skip
-            if tokens * chosen % experts == 0:
-                yield Shape("moe", "moe_layer", dtype, sizes)
+def _moe(dtype: str, *, gpu: bool) -> Iterator[Shape]:
+    """Yield one rank's experts, each with the same number of tokens: permute, products, activation, weighted sum."""
+    if dtype.startswith("fp8") or dtype == "fp32":
+        return
+    for tokens, (experts, chosen), hidden, inter in itertools.product(
+        _ROWS[3::2] if gpu else _ROWS[3:11:2], _EXPERTS, _WIDTHS[2::3], _WIDTHS[1::3]
+    ):
+        sizes = (
+            ("num_tokens", tokens), ("num_experts", experts), ("topk", chosen), ("hidden", hidden),
+            ("inter", inter), ("ep_size", 1), ("tp_size", 1),
+        )  # fmt: skip
+        if tokens * chosen % experts == 0:
+            yield Shape("moe", "moe_layer", dtype, sizes, backend="grouped_mm_layer")
 
 
-def _elementwise(dtype: str) -> Iterator[Shape]:
-    if not dtype.startswith("fp8"):
+def _elementwise(dtype: str, *, gpu: bool) -> Iterator[Shape]:
+    if not dtype.startswith("fp8") and not (gpu and dtype == "fp32"):
         for kind, m, n in itertools.product(_STREAMS, _ROWS[::2], _WIDTHS):
             yield Shape("elementwise", "elementwise", dtype, (("m", m), ("n", n)), kind)
 
 
-def _optimizer(dtype: str) -> Iterator[Shape]:
-    if dtype == "fp32":
+def _optimizer(dtype: str, *, gpu: bool) -> Iterator[Shape]:  # noqa: ARG001  as the other suites
+    if dtype in ("fp32", "bf16"):
         for power in range(12, 30, 2):
             yield Shape("optimizer", "elementwise", dtype, (("m", 1), ("n", 2**power)), "adamw")

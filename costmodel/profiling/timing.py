@@ -13,11 +13,24 @@ Maker: TypeAlias = "Callable[[], Call]"
 """Gives a call of one kernel with operands of its own, which no earlier call has touched for a while."""
 
 
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Calls that were timed one after the other.
+
+    seconds: of each call on the device, those left out that something disturbed; host: seconds that it took to start
+    one; queued: the device never waited for the host.
+    """
+
+    seconds: Sequence[float]
+    host: float
+    queued: bool = True
+
+
 class Stopwatch(Protocol):
     """Times calls on a device."""
 
-    def times(self, calls: Sequence[Call]) -> list[float]:
-        """Return how long some calls took, one after the other; calls that something disturbed may be left out [s]."""
+    def series(self, calls: Sequence[Call]) -> Series:
+        """Return how long some calls took, one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,35 +47,38 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """A kernel's median time [s], half its interquartile range over it, and of how many repeats."""
+    """A kernel's median time [s], half its interquartile range over it, and of how many repeats.
+
+    host: seconds to start a call; queued: the device never waited for the host.
+    """
 
     seconds: float
     spread: float
     repeats: int
+    host: float = 0.0
+    queued: bool = True
 
 
 def measure(make: Maker, watch: Stopwatch, rule: Rule = Rule()) -> Timing:
     """Return the time of one kernel.
 
-    After the warm-up a series of repeats is taken, and another one as long as the spread is above `rule.quiet`; the
-    series with the least median counts, since what else runs on a machine only adds time.
+    After the warm-up a series of repeats is taken, and another one as long as the spread is above `rule.quiet` or the
+    device has waited for the host; of the series in which it did not, the one with the least median counts, since what
+    else runs on a machine only adds time.
     """
     repeats, series = _effort(make, watch, rule)
-    best: Timing | None = None
+    timings: list[Timing] = []
     for _ in range(series):
-        timing = _summary(watch.times([make() for _ in range(repeats)]))
-        if best is None or timing.seconds < best.seconds:
-            best = timing
-        if timing.spread <= rule.quiet:
+        timings.append(_summary(watch.series([make() for _ in range(repeats)])))
+        if timings[-1].spread <= rule.quiet and timings[-1].queued:
             break
-    assert best is not None, "a rule has at least one series"
-    return best
+    return min(timings, key=lambda timing: (not timing.queued, timing.seconds))
 
 
 def fixed_series(make: Maker, watch: Stopwatch, warm: int, repeats: int) -> Timing:
     """Return the time of one series of as many calls on every rank of a group, after as many to warm up."""
-    watch.times([make() for _ in range(warm)])
-    return _summary(watch.times([make() for _ in range(repeats)]))
+    watch.series([make() for _ in range(warm)])
+    return _summary(watch.series([make() for _ in range(repeats)]))
 
 
 def _effort(make: Maker, watch: Stopwatch, rule: Rule) -> tuple[int, int]:
@@ -72,12 +88,12 @@ def _effort(make: Maker, watch: Stopwatch, rule: Rule) -> tuple[int, int]:
     is timed in one short series.
     """
     make()()
-    if min(watch.times([make()])) > rule.seconds:
+    if min(watch.series([make()]).seconds) > rule.seconds:
         return rule.fewest, 1
-    quickest = min(watch.times([make() for _ in range(rule.warm)]))
+    quickest = min(watch.series([make() for _ in range(rule.warm)]).seconds)
     return int(min(max(rule.seconds / max(quickest, 1e-9), rule.fewest), rule.most)), rule.series
 
 
-def _summary(times: Sequence[float]) -> Timing:
-    low, median, high = (float(point) for point in np.percentile(times, (25.0, 50.0, 75.0)))
-    return Timing(median, (high - low) / 2.0 / median, len(times))
+def _summary(series: Series) -> Timing:
+    low, median, high = (float(point) for point in np.percentile(series.seconds, (25.0, 50.0, 75.0)))
+    return Timing(median, (high - low) / 2.0 / median, len(series.seconds), series.host, series.queued)

@@ -14,11 +14,13 @@ def show_run(run: ProfileRun, output: Path) -> None:
     """Print how much was measured, what failed, and the command that uses the table."""
     more = f"; {run.left:,} more kernels could be measured" if run.left else ""
     show(f"{run.new:,} new rows of {run.device}, {run.rows:,} in {output}{more}")
+    if run.new:
+        show(f"{100 * run.timing:.0f} % of the time was spent on timed series", "dim")
     for row, reason in list(run.failed.items())[:_SHOWN]:
         show(f"{row}: {reason}", "dim")
     if len(run.failed) > _SHOWN:
-        listed = output.with_suffix(".json").name
-        show(f"{len(run.failed):,} kernels could not run on this machine (listed in {listed})", "dim")
+        listed = output.with_suffix(".failed.jsonl").name
+        show(f"{len(run.failed):,} kernels could not run on this machine; delete {listed} to try them again", "dim")
     folder = output.with_suffix("")
     path = "" if run.device_file is None else f" --path {folder}"
     calibration = f"{folder}/hardware/calibrations/{run.device}/torch.yaml"

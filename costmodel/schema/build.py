@@ -16,7 +16,7 @@ from costmodel.schema.cluster import ClusterFile, NetworkFile, NodeFile
 from costmodel.schema.device import DeviceFile, MathUnitFile, MemoryLevelFile
 from costmodel.schema.earlier_names import name_of_today
 from costmodel.schema.framework import EngineFile, FrameworkFile, PrecisionFile, TileFile
-from costmodel.schema.model import DenseFile, LayerFile, LayerGroupFile, ModelFile, MoeFile, NoFfnFile
+from costmodel.schema.model import DenseFile, EncoderFile, LayerFile, LayerGroupFile, ModelFile, MoeFile, NoFfnFile
 from costmodel.schema.patterns import AnyPattern, MixedFile, NeighbourhoodFile
 from costmodel.schema.strict import Strict
 from costmodel.workload import architecture as arch
@@ -129,15 +129,50 @@ def first_devices(devices: Count, per_node: Count) -> tuple[Count, Count]:
 
 def architecture(file: ModelFile) -> arch.Architecture:
     """Return the model."""
-    layers = tuple(layer for entry in file.layers for layer in _layers(entry, file.hidden))
-    return _record(arch.Architecture, file, layers=layers, mtp=_optional(arch.Mtp, file.mtp))
+    return _record(
+        arch.Architecture,
+        file,
+        layers=_layers(file),
+        mtp=_mtp(file),
+        layer_embedding=_optional(arch.LayerEmbedding, file.layer_embedding),
+        encoder=None if file.encoder is None else _encoder(file.encoder),
+    )
 
 
-def _layers(file: LayerFile | LayerGroupFile, hidden: Count) -> tuple[arch.Layer, ...]:
-    """Return the runs of layers of an entry of the list; a repeated run is the same object."""
-    if isinstance(file, LayerGroupFile):
-        return tuple(_layer(layer, hidden) for layer in file.layers) * file.repeat
-    return (_layer(file, hidden),)
+def _mtp(file: ModelFile) -> arch.Mtp | None:
+    mtp = file.mtp
+    if mtp is None:
+        return None
+    own = None if mtp.layers is None else tuple(_layer(layer, file.hidden) for layer in mtp.layers)
+    return arch.Mtp(mtp.depth, own)
+
+
+def _encoder(file: EncoderFile) -> arch.Encoder:
+    return _record(
+        arch.Encoder,
+        file,
+        layers=tuple(_layer(layer, file.hidden) for layer in file.layers),
+        projectors=tuple((matrix.inputs, matrix.outputs) for matrix in file.projectors),
+    )
+
+
+def _layers(file: ModelFile) -> tuple[arch.Layer, ...]:
+    """Return the runs of layers of the list; a run that recurs is the same object, so that it is costed once."""
+    known: dict[str, arch.Layer] = {}
+
+    def run(layer: LayerFile) -> arch.Layer:
+        text = repr(layer)
+        if "array(" in text:  # its sizes vary over a grid
+            return _layer(layer, file.hidden)
+        return known.setdefault(text, _layer(layer, file.hidden))
+
+    layers: list[arch.Layer] = []
+    for entry in file.layers:
+        if isinstance(entry, LayerGroupFile):
+            layers += [run(layer) for layer in entry.layers] * entry.repeat
+        else:
+            layers.append(run(entry))
+    return tuple(layers)
 
 
 def _layer(file: LayerFile, hidden: Count) -> arch.Layer:
@@ -146,8 +181,10 @@ def _layer(file: LayerFile, hidden: Count) -> arch.Layer:
 
 
 _MIXERS: Mapping[type[Strict], type[arch.Mixer]] = {
-    mixers.MlaFile: arch.Mla, mixers.NeuralMemoryFile: arch.NeuralMemory, mixers.ConvolutionFile: arch.Convolution,
-    mixers.SpectralFile: arch.Spectral, mixers.GateFile: arch.Gate, mixers.MilPoolFile: arch.MilPool,
+    mixers.SelectiveScanFile: arch.SelectiveScan, mixers.PlainProjectionFile: arch.PlainProjection,
+    mixers.NoMixerFile: arch.NoMixer, mixers.NeuralMemoryFile: arch.NeuralMemory,
+    mixers.ConvolutionFile: arch.Convolution, mixers.SpectralFile: arch.Spectral, mixers.GateFile: arch.Gate,
+    mixers.MilPoolFile: arch.MilPool,
 }  # fmt: skip
 
 
@@ -158,6 +195,10 @@ def _mixer(file: mixers.AnyMixer, hidden: Count) -> arch.Mixer:
     if isinstance(file, mixers.RecurrenceFile):
         value_dim = file.key_dim if file.value_dim is None else file.value_dim
         return _record(arch.Recurrence, file, value_dim=value_dim, memories=_optional(arch.Memories, file.memories))
+    if isinstance(file, mixers.MlaFile):
+        return _record(arch.Mla, file, indexer=_optional(arch.Indexer, file.indexer))
+    if isinstance(file, mixers.CompressedFile):
+        return _record(arch.CompressedAttention, file, indexer=_optional(arch.Indexer, file.indexer))
     return _record(_MIXERS[type(file)], file)
 
 
@@ -169,18 +210,25 @@ def _attention(file: mixers.AttentionFile, hidden: Count) -> arch.Attention:
         kv_heads=file.q_heads if file.kv_heads is None else file.kv_heads,
         head_dim=head_dim,
         v_head_dim=head_dim if file.v_head_dim is None else file.v_head_dim,
-        head_groups=tuple(
-            arch.HeadGroup(group.share_of(file.q_heads), _pattern(group.pattern)) for group in file.head_groups
-        ),
+        head_groups=_head_groups(file),
+        indexer=_optional(arch.Indexer, file.indexer),
         kernel=_record(arch.KernelTraits, file.kernel),
         route=_optional(arch.HeadRoute, file.route),
     )
 
 
+def _head_groups(file: mixers.AttentionFile) -> tuple[arch.HeadGroup, ...]:
+    """Return the groups of heads with their patterns; with an indexer all heads attend to what it selects."""
+    if file.indexer is not None:
+        return (arch.HeadGroup(1.0, patterns.Selected(top_k=file.indexer.top_k)),)
+    return tuple(arch.HeadGroup(group.share_of(file.q_heads), _pattern(group.pattern)) for group in file.head_groups)
+
+
 _PATTERNS: Mapping[str, type[patterns.Pattern]] = {
-    "full": patterns.Pattern, "window": patterns.Pattern, "sink_recent": patterns.SinkRecent,
-    "elastic_window": patterns.ElasticWindow, "strided_blocks": patterns.StridedBlocks,
-    "chunk_topk": patterns.ChunkTopK, "kv_budget": patterns.KvBudget, "predicted_sparse": patterns.PredictedSparse,
+    "full": patterns.Pattern, "window": patterns.Pattern, "chunked": patterns.Chunked,
+    "sink_recent": patterns.SinkRecent, "elastic_window": patterns.ElasticWindow,
+    "strided_blocks": patterns.StridedBlocks, "chunk_topk": patterns.ChunkTopK, "kv_budget": patterns.KvBudget,
+    "predicted_sparse": patterns.PredictedSparse,
     "spans": patterns.Spans,
 }  # fmt: skip
 

@@ -120,3 +120,24 @@ class FitsFile(Strict):
     families: dict[FamilyKey, FamilyFitFile] = Field(min_length=1, description="operator family -> fit")
     basis: Literal["fitted", "measured", "roofline"] = Field(description="where the efficiencies come from")
     sources: list[Source] = Field(default=[], description="where the values come from")
+
+
+class ScatterFile(Strict):
+    """How log(measured / predicted) of a whole run's time scatters: standard deviations."""
+
+    site: RatioOrZero = Field(description="what all runs of one framework on one cluster share")
+    alike: RatioOrZero = Field(description="what runs share the more, the more alike they are")
+    own: RatioOrZero = Field(description="what a run shares with none but itself")
+    repeat: Ratio = Field(description="between repetitions of one run")
+    length: Ratio = Field(description="distance in size at which runs are hardly alike, in factors of e")
+    formats: RatioOrZero = Field(description="distance between runs with different number formats, in lengths")
+    rows: NumberOrZero = Field(description="published figures behind it")
+    publications: NumberOrZero = Field(description="publications behind it")
+
+
+class SiteScatterFile(Strict):
+    """How runs of a site scatter about predictions: what measured steps of the site say of others."""
+
+    name: str = Field(description="name in references")
+    training: ScatterFile = Field(description="of training steps")
+    sources: list[Source] = Field(default=[], description="where the values come from")

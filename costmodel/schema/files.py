@@ -13,8 +13,9 @@ from costmodel.errors import InputError, Problem
 from costmodel.hardware import Cluster, Device, Network, Node
 from costmodel.quantities import Quantity
 from costmodel.schema import build
+from costmodel.schema.anchor import AnchorFile
 from costmodel.schema.assemble import Assembly
-from costmodel.schema.calibration import FitsFile
+from costmodel.schema.calibration import FitsFile, SiteScatterFile
 from costmodel.schema.case import CaseFile, check_cases
 from costmodel.schema.cluster import ClusterFile, NodeFile, TopologyFile
 from costmodel.schema.device import DeviceFile
@@ -27,7 +28,7 @@ from costmodel.schema.loader import parse_tree
 from costmodel.schema.model import ModelFile
 from costmodel.schema.overrides import read_overrides
 from costmodel.schema.references import Library, as_reference, folder_of
-from costmodel.schema.resolve import in_order, resolve_tree
+from costmodel.schema.resolve import in_order, measured_steps, resolve_tree
 from costmodel.schema.strict import Strict
 from costmodel.schema.study import StudyFile
 from costmodel.schema.tree import Tree
@@ -43,7 +44,7 @@ FILES: dict[str, type[Strict]] = {
     "device": DeviceFile, "node": NodeFile, "cluster": ClusterFile, "framework": FrameworkFile,
     "precision": PrecisionFile, "calibration": FitsFile, "model": ModelFile, "workload": WorkloadFile, "case": CaseFile,
     "what_if": WhatIfFile, "fit_plan": FitPlanFile, "topology": TopologyFile, "validation": ValidationFile,
-    "study": StudyFile,
+    "study": StudyFile, "anchor": AnchorFile, "site_scatter": SiteScatterFile,
 }  # fmt: skip
 """Kind of file -> its model."""
 
@@ -69,6 +70,8 @@ def _check(assembly: Assembly, path: Path) -> None:
         resolve_tree(tree, path.stem, library)
     elif schema == "case":
         check_cases(assembly, tree, path)
+    elif schema == "anchor":
+        measured_steps(tree, library)
     elif schema == "cluster":
         install(assembly, tree, None, 1.0, None)
     elif schema == "node":

@@ -6,6 +6,7 @@ from typing import Literal, Self, TypeAlias
 import numpy as np
 from pydantic import Field, model_validator
 
+from costmodel.schema.device import StoredType
 from costmodel.schema.patterns import HeadGroupFile, PatternFile
 from costmodel.schema.quantity import Integer, Number, NumberOrZero, PositiveNumber, Ratio, Share, exceeds, wrong
 from costmodel.schema.strict import Strict
@@ -53,6 +54,22 @@ class HeadRouteFile(Strict):
         return self
 
 
+class IndexerFile(Strict):
+    """Small heads that score every earlier key; a query attends to the best (DeepSeek sparse attention)."""
+
+    heads: Number = Field(description="query heads of the indexer")
+    head_dim: Number = Field(description="width of its heads and of the one key that it caches per token")
+    top_k: Number = Field(description="tokens, or pooled entries, that a query attends to")
+    block: Number = Field(default=1.0, description="tokens that are selected together")
+    weighted: bool = Field(default=True, description="scores of the heads are summed with weights of each token")
+    cache: StoredType | None = Field(
+        default=None, description="format of its cached keys, with one FP32 scale each; null: as the KV cache"
+    )
+    reused: bool = Field(
+        default=False, description="the layer uses the selection of an earlier one: no weights, keys or scores"
+    )
+
+
 def _one_full_group() -> list[HeadGroupFile]:
     return [HeadGroupFile(share=1.0, pattern=PatternFile(kind="full"))]
 
@@ -71,9 +88,10 @@ class AttentionFile(Strict):
     alibi: bool = Field(default=False, description="ALiBi: position slopes on the scores, at no cost")
     bias: bool = Field(default=False, description="projections have biases")
     output_bias: bool | None = Field(default=None, description="bias of the output projection; null: as `bias`")
-    qk_norm: Literal["head", "projection"] | None = Field(
+    qk_norm: Literal["head", "projection", "plain"] | None = Field(
         default=None,
-        description="norm of queries and keys: one vector for all heads, or over the projection; null: none",
+        description="norm of queries and keys: one vector for all heads, over the projection, or without parameters; "
+        "null: none",
     )
     head_groups: list[HeadGroupFile] = Field(
         default_factory=_one_full_group,
@@ -86,6 +104,17 @@ class AttentionFile(Strict):
     )
     keeps: bool | None = Field(default=None, description="inference caches keys and values; null: if causal")
     route: HeadRouteFile | None = Field(default=None, description="routed heads; null: all heads are always active")
+    output_gate: Literal["head", "element"] | None = Field(
+        default=None, description="a sigmoid gate on the result, one per head or per element; null: none"
+    )
+    sinks: bool = Field(default=False, description="a learned logit per head in the softmax (attention sinks)")
+    shared_values: bool = Field(default=False, description="values are the projected keys: no projection of their own")
+    borrowed_kv: bool = Field(
+        default=False, description="keys and values are those of an earlier layer: neither projected nor cached here"
+    )
+    indexer: IndexerFile | None = Field(
+        default=None, description="selects the keys of each query, instead of `head_groups`; null: none"
+    )
 
     @model_validator(mode="after")
     def _check_shares(self) -> Self:
@@ -114,6 +143,14 @@ class AttentionFile(Strict):
         return self
 
     @model_validator(mode="after")
+    def _check_shared(self) -> Self:
+        if self.shared_values and self.v_head_dim is not None and np.any(self.v_head_dim != self.head_dim):
+            raise wrong("shared_values needs values as wide as keys", "remove v_head_dim, or shared_values")
+        if self.indexer is not None and any(group.pattern.kind != "full" for group in self.head_groups):
+            raise wrong("an indexer and a pattern of head_groups both select keys", "remove one of them")
+        return self
+
+    @model_validator(mode="after")
     def _check_kv_heads(self) -> Self:
         if self.kv_heads is not None and exceeds(self.kv_heads, self.q_heads):
             raise wrong("kv_heads must not exceed q_heads", "write at most q_heads: query heads share key-value heads")
@@ -131,6 +168,31 @@ class MlaFile(Strict):
     rope_dim: Number = Field(description="width of the rotary part of a head")
     v_head_dim: Number = Field(description="width of a value head")
     causal: bool = Field(default=True, description="causal mask")
+    rotary: bool = Field(default=True, description="the rotary part is rotated; false: no positions")
+    output_gate: bool = Field(default=False, description="a sigmoid gate on every element of the result")
+    indexer: IndexerFile | None = Field(default=None, description="selects the latents of each query; null: all")
+
+
+class CompressedFile(Strict):
+    """Attention on a window of near keys and pooled far ones, with one key, also its value, for all heads."""
+
+    type: Literal["compressed"] = Field(description="this mixer")
+    heads: Number = Field(description="query heads")
+    head_dim: Number = Field(description="width of a head and of the shared key")
+    rotary_dim: Number = Field(description="rotated elements of a head")
+    q_lora: Number = Field(description="rank of the query projection")
+    output_groups: Number = Field(description="groups of heads that the output projection treats apart")
+    output_rank: Number = Field(description="width to which each group is projected")
+    window: Number = Field(description="near keys that every query attends to")
+    ratio: Number | None = Field(default=None, description="tokens per pooled entry; null: near keys only")
+    overlap: bool = Field(default=False, description="an entry pools twice `ratio` tokens")
+    indexer: IndexerFile | None = Field(default=None, description="selects the entries of each query; null: all")
+
+    @model_validator(mode="after")
+    def _check_entries(self) -> Self:
+        if self.ratio is None and (self.overlap or self.indexer is not None):
+            raise wrong("overlap and indexer need `ratio`", "add it, or remove them")
+        return self
 
 
 class MemoriesFile(Strict):
@@ -155,18 +217,48 @@ class RecurrenceFile(Strict):
     key_dim: Number = Field(description="width of a query and key head")
     value_dim: Number | None = Field(default=None, description="width of a value head; null: as key_dim")
     chunk: Number = Field(description="chunk length of the chunkwise-parallel kernel")
-    decay: Literal["none", "scalar", "gated", "delta"] = Field(
+    key_heads: Number | None = Field(
+        default=None, description="heads of queries and keys, each shared by several value heads; null: as heads"
+    )
+    decay: Literal["none", "scalar", "gated", "delta", "channel_delta"] = Field(
         default="none",
-        description="decay of the state: none, one scalar per head, a gate per token, or a gated delta rule",
+        description="decay of the state: none, one scalar per head, a gate per token, a gated delta rule, or one with "
+        "a decay per channel",
     )
     memories: MemoriesFile | None = Field(default=None, description="several states per head; null: one")
     short_conv: NumberOrZero = Field(default=0.0, description="taps of a convolution on q, k and v; 0: none")
+    conv_bias: bool = Field(default=False, description="the convolution has a bias per channel")
     output_gate: bool = Field(default=False, description="a gate on the output")
+    gate_rank: Number | None = Field(
+        default=None, description="rank of the projections to output gate and channel decay; null: full rank"
+    )
+    decay_rank: Number | None = Field(
+        default=None, description="rank of the projection to the channel decay; null: as gate_rank"
+    )
+    output_norm: Literal["head", "projection"] | None = Field(
+        default=None, description="norm of the result: one vector for all heads, or over all of them; null: none"
+    )
+    head_parameters: NumberOrZero = Field(
+        default=0.0, description="learned numbers of a head: decay rates, time-step biases, skips"
+    )
+    state: StoredType | None = Field(default=None, description="format of cached states; null: as the KV cache")
     chunk_cycles: NumberOrZero = Field(
         default=0.0, description="clock cycles per chunk of a thread block; cite the source"
     )
     blocks: Number = Field(default=1.0, description="concurrent thread blocks per processor")
     columns: Number | None = Field(default=None, description="value columns of a state per thread block; null: all")
+
+
+class SelectiveScanFile(Strict):
+    """A diagonal state-space layer (Mamba)."""
+
+    type: Literal["selective_scan"] = Field(description="this mixer")
+    inner: Number = Field(description="channels")
+    state: Number = Field(description="numbers of a channel's state")
+    rank: Number = Field(description="rank of the projection to the channels' time steps")
+    short_conv: Number = Field(description="taps of the convolution before the scan")
+    conv_bias: bool = Field(default=True, description="the convolution has a bias per channel")
+    normed: bool = Field(default=False, description="norms of time step, input and output projections")
 
 
 class NeuralMemoryFile(Strict):
@@ -218,13 +310,29 @@ class MilPoolFile(Strict):
     inner: Number = Field(description="width of the two gates")
 
 
+class PlainProjectionFile(Strict):
+    """One square matrix in place of attention."""
+
+    type: Literal["projection"] = Field(description="this mixer")
+
+
+class NoMixerFile(Strict):
+    """No mixer."""
+
+    type: Literal["none"] = Field(description="the layer is an FFN alone")
+
+
 AnyMixer: TypeAlias = (
     AttentionFile
     | MlaFile
+    | CompressedFile
     | RecurrenceFile
+    | SelectiveScanFile
     | NeuralMemoryFile
     | ConvolutionFile
     | SpectralFile
     | GateFile
     | MilPoolFile
+    | PlainProjectionFile
+    | NoMixerFile
 )

@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from costmodel.schema.device import Source
-from costmodel.schema.mixers import AnyMixer, AttentionFile
+from costmodel.schema.mixers import AnyMixer, AttentionFile, NoMixerFile
 from costmodel.schema.quantity import (
     Integer,
     Number,
@@ -64,6 +64,13 @@ class MoeFile(Strict):
     router_extra: Literal["token_similarity", "attention_matrix"] | None = Field(
         default=None, description="scores are smoothed by token similarity, or by the layer's attention; null: not"
     )
+    latent: Number | None = Field(
+        default=None, description="width that tokens are projected to for the routed experts; null: the model's"
+    )
+    latent_norm: bool = Field(default=False, description="the experts' sum is normalised before it is projected back")
+    zero: NumberOrZero = Field(
+        default=0.0, description="experts without weights among the router's choices; top_k is the mean of the others"
+    )
 
     @model_validator(mode="after")
     def _check_groups(self) -> Self:
@@ -112,6 +119,10 @@ class LayerFile(Strict):
     def _check_block(self) -> Self:
         if self.shared_norm and self.block != "parallel":
             raise wrong("shared_norm needs a parallel block", "remove it, or write `block: parallel`")
+        if isinstance(self.mixer, NoMixerFile) and isinstance(self.ffn, NoFfnFile):
+            raise wrong("a layer needs a mixer or an FFN", "write one of the two")
+        if isinstance(self.mixer, NoMixerFile) and (self.block == "parallel" or self.plain):
+            raise wrong("a layer without a mixer cannot be parallel or plain", "remove `block` and `plain`")
         if self.plain and (self.block == "parallel" or not isinstance(self.ffn, NoFfnFile)):
             raise wrong(
                 "a plain layer cannot have an FFN or a parallel block", "write `ffn: {type: none}`, or remove `plain`"
@@ -138,7 +149,39 @@ def _layer_or_group(value: Any) -> str:
 class MtpFile(Strict):
     """Multi-token prediction."""
 
-    depth: Integer = Field(description="MTP modules, each with one layer")
+    depth: Integer = Field(description="MTP modules")
+    layers: list[LayerFile] | None = Field(
+        default=None, min_length=1, description="layers of a module, in order; null: one like the model's last"
+    )
+
+
+class LayerEmbeddingFile(Strict):
+    """Per-layer embeddings: one more table, of which every layer adds its part of a token's row."""
+
+    rows: Number = Field(description="rows of the table")
+    width: Number = Field(description="elements of each layer's part of a row")
+
+
+class ProjectorFile(Strict):
+    """A matrix between an encoder and the language model."""
+
+    inputs: Number = Field(description="input width")
+    outputs: Number = Field(description="output width")
+
+
+class EncoderFile(Strict):
+    """A tower that turns images or sound into tokens. It runs only for those; its weights are always there."""
+
+    hidden: Number = Field(description="width of its residual stream")
+    inputs: Number = Field(description="numbers of a patch: channels * height * width * frames")
+    bias: bool = Field(default=False, description="the projection of patches has a bias")
+    positions: NumberOrZero = Field(default=0.0, description="rows of a learned position table; 0: none")
+    layers: list[LayerFile] = Field(min_length=1, description="its layers, in order")
+    final_norm: NormKind | None = Field(default=None, description="norm behind its layers; null: none")
+    merge: Number = Field(default=1.0, description="patches per token of the language model")
+    projectors: list[ProjectorFile] = Field(default=[], description="matrices to the language model's width")
+    projector_bias: bool = Field(default=False, description="projectors have biases")
+    projector_norms: NumberOrZero = Field(default=0.0, description="elements of the projectors' norms, with biases")
 
 
 class ModelFile(Strict):
@@ -156,6 +199,14 @@ class ModelFile(Strict):
     )
     features: bool = Field(default=False, description="inputs are vectors, such as image patches, not token ids")
     mtp: MtpFile | None = Field(default=None, description="multi-token prediction; null: none")
+    streams: Number = Field(
+        default=1.0, description="residual streams that hyper-connections mix; 1: a plain residual stream"
+    )
+    residual_block: Number | None = Field(
+        default=None, description="layers per block, over whose sums every mixer and FFN attends; null: plain sums"
+    )
+    layer_embedding: LayerEmbeddingFile | None = Field(default=None, description="per-layer embeddings; null: none")
+    encoder: EncoderFile | None = Field(default=None, description="tower for images or sound; null: none")
     layers: list[
         Annotated[
             Annotated[LayerFile, Tag("layer")] | Annotated[LayerGroupFile, Tag("group")], Discriminator(_layer_or_group)
@@ -182,6 +233,15 @@ class ModelFile(Strict):
                     f"hidden = {width:g} is not a multiple of q_heads = {mixer.q_heads:g}",
                     "write `head_dim`, or correct one of them",
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _check_streams(self) -> Self:
+        several = np.any(np.asarray(self.streams) != 1.0)
+        if several and any(layer.block == "parallel" or layer.norm_position != "before" for _, layer in self.kinds()):
+            raise wrong("streams need sequential blocks with norms before", "remove `block` and `norm_position`")
+        if several and self.residual_block is not None:
+            raise wrong("streams and residual_block both replace the residual sum", "remove one of them")
         return self
 
     @model_validator(mode="after")

@@ -34,6 +34,13 @@ class SinkRecentFile(Strict):
     )
 
 
+class ChunkedFile(Strict):
+    """The earlier keys of a query's own chunk."""
+
+    kind: Literal["chunked"] = Field(description="this pattern")
+    chunk: Number = Field(description="tokens per chunk")
+
+
 class ElasticWindowFile(Strict):
     """A window that grows with the sequence length T: alpha + beta*T."""
 
@@ -147,6 +154,7 @@ class MixedFile(Strict):
 
 AnyPattern: TypeAlias = (
     PatternFile
+    | ChunkedFile
     | SinkRecentFile
     | ElasticWindowFile
     | StridedBlocksFile

@@ -15,7 +15,7 @@ from costmodel.schema.tree import Tree, merge
 
 FOLDERS: dict[str, str] = {
     **dict.fromkeys(
-        ("devices", "nodes", "clusters", "topologies", "frameworks", "calibrations", "fit_plans"), "hardware"
+        ("devices", "nodes", "clusters", "topologies", "frameworks", "calibrations", "fit_plans", "anchors"), "hardware"
     ),
     **dict.fromkeys(
         ("models", "precisions", "systems", "published", "what_ifs", "studies", "validations"), "workloads"
@@ -26,7 +26,7 @@ ALIASED = ("models",)  # kinds whose `aliases` can be referred to; those of devi
 
 _KINDS = (
     "device", "node", "cluster", "framework", "precision", "calibration", "model", "workload", "case", "what_if",
-    "fit_plan", "topology", "validation", "study",
+    "fit_plan", "topology", "validation", "study", "anchor", "site_scatter",
 )  # fmt: skip
 _VERSIONS = {kind: f"costmodel/{kind}@1" for kind in _KINDS}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")

@@ -12,6 +12,7 @@ import numpy as np
 from costmodel.errors import InputError, LayoutError, Location, Problem
 from costmodel.quantities import is_single
 from costmodel.schema import build
+from costmodel.schema.anchor import Anchors, read_steps
 from costmodel.schema.assemble import Assembly, DocumentPart, Stop
 from costmodel.schema.cluster import ClusterFile, NodeFile
 from costmodel.schema.device import DeviceFile, Source
@@ -28,7 +29,7 @@ from costmodel.schema.strict import Strict, validate_tree
 from costmodel.schema.tree import Tree, merge
 from costmodel.schema.workload import PHASES, PlanFile, WorkloadFile, phases_with
 from costmodel.workload.architecture import Architecture
-from costmodel.workload.scenario import Parallelism, Scenario
+from costmodel.workload.scenario import MeasuredStep, Parallelism, Scenario
 from costmodel.workload.validity import rules
 
 _DEFAULT = Location("default")
@@ -135,9 +136,11 @@ def resolve_tree(
         model = _model(assembly, head.tree)
     architecture = build.architecture(model.file) if model else None
     resolved: dict[str, _Resolved] = {}
+    anchors = Anchors.of(tree, library, _without_anchors)
     for scenario in _selected(list(scenario_trees), scenarios):
         with assembly.collecting_problems():
-            resolved[scenario] = _scenario(assembly, scenario, scenario_trees[scenario], architecture, cluster)
+            part = _scenario(assembly, scenario, scenario_trees[scenario], architecture, cluster)
+            resolved[scenario] = replace(part, scenario=anchors.apply(part.scenario, part.trees["scenario"]))
     if not assembly.problems:
         assembly.report_unused()
     if assembly.problems or model is None or architecture is None:
@@ -173,6 +176,21 @@ def _in_sight(sources: Iterable[Source], scenario: str, overrides: Mapping[str, 
                 f"{', '.join(fields)}: chosen with published values in sight ({', '.join(source.seen)}); "
                 "that the result is close to these is no evidence"
             )
+
+
+def _without_anchors(
+    tree: Tree, name: str, library: Library, *, overrides: Mapping[str, object], scenarios: Sequence[str]
+) -> Mapping[str, Scenario]:
+    """Return some scenarios of a document, without anchors."""
+    entries = tree.value["scenarios"]
+    stripped = {key: each.without("anchor") if each.is_mapping else each for key, each in entries.value.items()}
+    plain = tree.with_entries(scenarios=replace(entries, value=stripped))
+    return resolve_tree(plain, name, library, overrides=overrides, scenarios=scenarios).scenarios
+
+
+def measured_steps(tree: Tree, library: Library) -> list[MeasuredStep]:
+    """Return the measured steps of an anchor file; raise InputError with the problems of the first that has any."""
+    return list(read_steps(tree, library, _without_anchors))
 
 
 def resolve_model(

@@ -23,6 +23,7 @@ from costmodel.schema.quantity import (
     Share,
     ShareOrZero,
     Value,
+    Verbatim,
     Whole,
     wrong,
 )
@@ -243,6 +244,11 @@ class TrainingFile(ScenarioFile):
         default=None, min_length=1, description="layers of each pipeline stage in order; null: as even as possible"
     )
     placement: PlacementFile = Field(default_factory=PlacementFile, description="stages of embedding, head and MTP")
+    anchor: Annotated[Any, Verbatim()] = Field(
+        default=None,
+        description="measured steps of the same framework and cluster, by which predictions are moved: {metric, value, "
+        "set} of this scenario as written, `anchors/NAME`, or a list of these",
+    )
 
 
 class SpeculativeFile(Strict):

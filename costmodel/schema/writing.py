@@ -16,7 +16,12 @@ _FLOW = ("mixer", "ffn", "mtp", "sources")  # each on one line
 
 def yaml_of(tree: Tree, schema: str) -> str:
     """Return the YAML file of a document; it reads back as the same document."""
-    return "\n".join([f"schema: costmodel/{schema}@1", *_block(to_python(tree), "")]) + "\n"
+    return yaml_text(to_python(tree), schema)
+
+
+def yaml_text(document: Mapping[str, Any], schema: str) -> str:
+    """Return the YAML file of nested dicts, lists and scalars."""
+    return "\n".join([f"schema: costmodel/{schema}@1", *_block(document, "")]) + "\n"
 
 
 def _block(value: Mapping[str, Any], indent: str) -> Iterator[str]:

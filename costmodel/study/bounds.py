@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from costmodel.analytic.blocks import take
+from costmodel.analytic.evaluation import anchor_of
 from costmodel.analytic.operator_timing import OperatorTimer, operator_timer
 from costmodel.analytic.overlapped_comm import OverlappedComm, overlapped_comm
 from costmodel.analytic.stream_times import StreamTimes, seconds_of, stream_times
@@ -142,7 +143,10 @@ class Bounder:
             seconds[own] = _span(
                 plan, splits.of[number], of, count[own], runs_on=traffic is not None and traffic.reduces_async
             )
-        return _SHARE * (seconds + _end(price, context, plan, work, [splits.of[number] for number in member]))
+        anchored = anchor_of(part, self.calibration)
+        factor = 1.0 if anchored is None else anchored.factor
+        end = _end(price, context, plan, work, [splits.of[number] for number in member])
+        return _SHARE * factor * (seconds + end)
 
     def _some(self, scenario: Scenario, rows: Indices) -> tuple[Scenario, Training]:
         """Return the scenario of some layouts, and its step."""

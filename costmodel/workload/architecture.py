@@ -5,270 +5,26 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from typing import TypeAlias
 
-from costmodel.quantities import Count, Quantity, ceil, is_single
+from costmodel.quantities import Count, Quantity
+from costmodel.workload.mixers import Attention as Attention
+from costmodel.workload.mixers import CompressedAttention as CompressedAttention
+from costmodel.workload.mixers import Convolution as Convolution
+from costmodel.workload.mixers import Gate as Gate
+from costmodel.workload.mixers import HeadGroup as HeadGroup
+from costmodel.workload.mixers import HeadRoute as HeadRoute
+from costmodel.workload.mixers import Indexer as Indexer
+from costmodel.workload.mixers import KernelTraits as KernelTraits
+from costmodel.workload.mixers import Memories as Memories
+from costmodel.workload.mixers import MilPool as MilPool
+from costmodel.workload.mixers import Mixer as Mixer
+from costmodel.workload.mixers import Mla as Mla
+from costmodel.workload.mixers import NeuralMemory as NeuralMemory
+from costmodel.workload.mixers import NoMixer as NoMixer
+from costmodel.workload.mixers import PlainProjection as PlainProjection
+from costmodel.workload.mixers import Recurrence as Recurrence
+from costmodel.workload.mixers import SelectiveScan as SelectiveScan
+from costmodel.workload.mixers import Spectral as Spectral
 from costmodel.workload.patterns import Pattern as Pattern
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class HeadGroup:
-    """A share of the key-value heads that follow one pattern; the shares of a mixer sum to one."""
-
-    share: Quantity
-    pattern: Pattern
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class KernelTraits:
-    """How a system's own code computes attention.
-
-    realised: `fused` (only the pairs of the pattern), `gathered` (their keys are copied together first) or `masked`
-        (all pairs, those outside the pattern discarded).
-    materialised: scores pass through memory, as edits after the softmax require.
-    rate: speed over that of the device's fused kernel at equal pairs.
-    permuted: tokens are permuted into the order of the kernel's tiles before it and back after it.
-    head_edit: a kernel of its own scales, masks or shifts the heads' results.
-    """
-
-    realised: str = "fused"
-    materialised: bool = False
-    rate: Quantity = 1.0
-    permuted: bool = False
-    head_edit: bool = False
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class HeadRoute:
-    """Query heads of which some always work, and others for some tokens [MoH, arXiv 2410.11842; UoE].
-
-    top_k: `routed` heads that each token chooses (null: heads choose).
-    tokens: share of a sequence that each routed head chooses and attends among (null: tokens choose).
-    router: `linear` (hidden x (routed + shared + 2) weights) or `query_norm` (no weights).
-    """
-
-    shared: Count
-    routed: Count
-    top_k: Count | None
-    router: str = "linear"
-    tokens: Quantity | None = None
-
-    @property
-    def active_share(self) -> Quantity:
-        """Return (shared + top_k) / (shared + routed); where heads choose, top_k = tokens*routed."""
-        active = self.top_k if self.tokens is None else self.tokens * self.routed
-        assert active is not None, "the file's own check"
-        return (self.shared + active) / (self.shared + self.routed)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Attention:
-    """Multi-head attention with `kv_heads` key-value heads (MHA, GQA and MQA).
-
-    rotary_dim: rotated elements of a query or key head (null: all).
-    alibi: slopes on the scores replace positions; no parameters, part of the kernel.
-    bias: of the query, key and value projections; output_bias: of the output projection (null: as `bias`).
-    qk_norm: queries and keys are normalised after their projection, per head with one shared vector (`head`), or over
-        the whole projection (`projection`).
-    kernel: how it is computed; route: which heads work for a token (null: all).
-    partial: channels that enter the projections; the others join before the output's (SHViT; null: all enter).
-    keeps: keys and values are cached (null: if causal; a model that sees later tokens cannot continue token by token).
-    """
-
-    q_heads: Count
-    kv_heads: Count
-    head_dim: Count
-    v_head_dim: Count
-    _: KW_ONLY
-    causal: bool = True
-    rotary: bool = True
-    bias: bool = False
-    head_groups: tuple[HeadGroup, ...] = (HeadGroup(1.0, Pattern()),)
-    output_bias: bool | None = None
-    rotary_dim: Count | None = None
-    alibi: bool = False
-    qk_norm: str | None = None
-    kernel: KernelTraits = KernelTraits()
-    route: HeadRoute | None = None
-    partial: Count | None = None
-    keeps: bool | None = None
-
-    @property
-    def has_kv_cache(self) -> bool:
-        """Tell whether inference caches keys and values."""
-        return self.causal if self.keeps is None else self.keeps
-
-    @property
-    def kv_share(self) -> Quantity:
-        """Return the share of keys and values that exist: all, unless heads choose their tokens."""
-        chooses = self.route is not None and self.route.tokens is not None
-        return self.active_share if chooses else 1.0  # of masked heads all
-
-    def cached_tokens(self, tokens: Count) -> Count:
-        """Return the tokens, of a sequence of `tokens`, whose keys and values the device caches (mean of the heads)."""
-        total: Quantity = 0.0
-        for group in self.head_groups:
-            total = total + group.share * group.pattern.cached_tokens(tokens)
-        return total
-
-    def host_tokens(self, tokens: Count) -> Count:
-        """Return the tokens, of a sequence of `tokens`, whose keys and values the host caches (mean of the heads)."""
-        total: Quantity = 0.0
-        for group in self.head_groups:
-            total = total + group.share * group.pattern.host_tokens(tokens)
-        return total
-
-    @property
-    def active_share(self) -> Quantity:
-        """Return the share of the query heads that are computed: all, unless routing skips the others."""
-        skips = self.route is not None and self.kernel.realised != "masked"
-        return self.route.active_share if self.route is not None and skips else 1.0
-
-    @property
-    def head_parts(self) -> tuple[tuple[Quantity, Quantity], ...]:
-        """Return (share of the query heads, share of a sequence that they attend among) of the computed heads."""
-        route = self.route
-        if route is None or route.tokens is None or self.kernel.realised == "masked":
-            return ((self.active_share, 1.0),)
-        routed = route.routed / (route.shared + route.routed)
-        choosing = (routed, route.tokens)
-        return (choosing,) if is_single(route.shared) and route.shared == 0 else ((1.0 - routed, 1.0), choosing)
-
-
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Mla:
-    """Multi-head latent attention: keys and values are cached as one latent of `kv_lora + rope_dim` per token.
-
-    q_lora is null where queries have no low-rank projection (DeepSeek-V2-Lite).
-    """
-
-    heads: Count
-    q_lora: Count | None
-    kv_lora: Count
-    nope_dim: Count
-    rope_dim: Count
-    v_head_dim: Count
-    causal: bool = True
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Memories:
-    """Several states of a recurrence. A token visits `top_k` of `number`, and `shared` ones always [MoM].
-
-    Each has key and value projections of its own.
-    """
-
-    number: Count
-    top_k: Count
-    shared: Count = 0.0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Recurrence:
-    """Causal linear attention: every head carries a state of key_dim x value_dim; no key is cached.
-
-    chunk: tokens that are computed at once, by GEMMs.
-    decay: `none`, `scalar` (one number per head), `gated` (per head and token) or `delta` (gated; each key's old value
-        is subtracted).
-    memories: null for one state per head.
-    short_conv: taps of a convolution on queries, keys and values (0: none).
-    output_gate: a d x H*v gate on the result.
-    chunk_cycles: cycles in which a thread block of the kernel steps from one chunk to the next.
-    blocks: thread blocks that one processor runs concurrently.
-    columns: of a state's values that one thread block carries (null: all).
-    """
-
-    heads: Count
-    key_dim: Count
-    value_dim: Count
-    chunk: Count
-    _: KW_ONLY
-    decay: str = "none"
-    memories: Memories | None = None
-    short_conv: Count = 0.0
-    output_gate: bool = False
-    chunk_cycles: Count = 0.0
-    blocks: Count = 1.0
-    columns: Count | None = None
-
-    @property
-    def programs(self) -> Count:
-        """Return the thread blocks that share one state: ceil(v / columns)."""
-        return 1.0 if self.columns is None else ceil(self.value_dim / self.columns)
-
-    @property
-    def visited_states(self) -> Count:
-        """Return the states per head that a token reads and writes."""
-        return 1.0 if self.memories is None else self.memories.top_k + self.memories.shared
-
-    @property
-    def states(self) -> Count:
-        """Return the states per head."""
-        return 1.0 if self.memories is None else self.memories.number + self.memories.shared
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class NeuralMemory:
-    """A small MLP whose weights are the state: each chunk of tokens trains it by one step [Titans, arXiv 2501.00663].
-
-    depth: its matrices; width: of its hidden layers over that of the residual stream.
-    momentum: the step has a second moving average of the same size.
-    """
-
-    heads: Count
-    depth: int
-    width: Count
-    chunk: Count
-    momentum: bool = True
-
-    def weights(self, hidden: Count) -> Count:
-        """Return its weights: P = d^2 for one matrix, else (2 + (depth - 2) * width) * width * d^2."""
-        if self.depth == 1:
-            return hidden * hidden
-        return (2.0 + (self.depth - 2.0) * self.width) * self.width * hidden * hidden
-
-    def state(self, hidden: Count) -> Count:
-        """Return the numbers that a sequence carries: weights, and momentum."""
-        return self.weights(hidden) * (2.0 if self.momentum else 1.0)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Convolution:
-    """A convolution over a grid: kernel^2 taps from `inputs` to `outputs` channels (null: the layer's width).
-
-    stride: each token of the result covers stride^2 tokens of the input.
-    depthwise: each channel on its own.
-    channels_first: NCHW tensors, which tensor-core kernels transpose before and after.
-    """
-
-    kernel: Count
-    inputs: Count | None = None
-    outputs: Count | None = None
-    stride: Count = 1.0
-    depthwise: bool = False
-    channels_first: bool = False
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Spectral:
-    """A complex gate between a real 2-D Fourier transform and its inverse [GFNet; SpectFormer, arXiv 2304.06446]."""
-
-    height: Count
-    width: Count
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Gate:
-    """Element-wise weights from a distribution of the features, `passes` over memory [GAAM, arXiv 2401.11143]."""
-
-    heads: Count
-    passes: Count = 2.0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class MilPool:
-    """Gated attention over a bag of instances: two layers of width `inner`, `branches` scores and sums [ACMIL]."""
-
-    branches: Count
-    inner: Count
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -296,6 +52,9 @@ class MoeFfn:
     masked: share of the routed experts that are off and get no tokens (MoTE).
     router_extra: `token_similarity` (S^2*d: scores are smoothed by the similarity of tokens) or `attention_matrix`
         (S^2*E: by the layer's attention); null: neither.
+    latent: width to which tokens are projected before the routed experts, and from which their sum is projected back
+        (null: experts work on the residual stream's width); latent_norm: their sum is normalised before that.
+    zero: experts without weights that the router may choose as well; `top_k` is then the mean of the others.
     """
 
     experts: Count
@@ -311,9 +70,11 @@ class MoeFfn:
     shared_gate: bool = False
     masked: Quantity = 0.0
     router_extra: str | None = None
+    latent: Count | None = None
+    latent_norm: bool = False
+    zero: Count = 0.0
 
 
-Mixer: TypeAlias = "Attention | Mla | Recurrence | NeuralMemory | Convolution | Spectral | Gate | MilPool"
 Ffn: TypeAlias = "DenseFfn | MoeFfn | NoFfn"
 
 
@@ -345,9 +106,48 @@ class Layer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mtp:
-    """Multi-token prediction: `depth` modules, each one more layer like the last plus a 2*hidden -> hidden GEMM."""
+    """Multi-token prediction: `depth` modules, each with layers of its own plus a 2*hidden -> hidden GEMM.
+
+    layers: of one module, in order (null: one more layer like the last).
+    """
 
     depth: int
+    layers: tuple[Layer, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerEmbedding:
+    """Per-layer embeddings: a table of `rows` x (layers * width), whose row a gate adds to every layer [Gemma 3n].
+
+    Each layer has d x width and width x d around the product with its part of the row, and a norm; the model projects
+    the embedding's output to layers * width and normalises it.
+    """
+
+    rows: Count
+    width: Count
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Encoder:
+    """A tower for images or sound before the language model: its layers see patches, `merge` of which are a token.
+
+    inputs: numbers of a patch, projected to `hidden` by a d x inputs matrix, with `bias`.
+    positions: rows of its learned position table (0: none).
+    final_norm: kind of the norm behind its layers (null: none).
+    projectors: matrices (inputs, outputs) that make tokens of the language model; projector_bias: with biases;
+        projector_norms: elements of their norms, biases included.
+    """
+
+    hidden: Count
+    inputs: Count
+    layers: tuple[Layer, ...]
+    merge: Count
+    projectors: tuple[tuple[Count, Count], ...]
+    bias: bool = False
+    positions: Count = 0.0
+    final_norm: str | None = None
+    projector_bias: bool = False
+    projector_norms: Count = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -360,6 +160,11 @@ class Architecture:
     embedding_norm: a norm on the embedding's output (null: none).
     features: inputs are vectors instead of rows of a table, such as image patches; the head sees the last layer's
         tokens.
+    streams: copies of the residual stream that hyper-connections mix around every mixer and FFN (1: a plain residual).
+    residual_block: layers of a block whose sum stays apart; attention over the blocks feeds every mixer and FFN (null:
+        a plain residual).
+    layer_embedding: null without one.
+    encoder: a tower for images or sound (null: none); it runs only for those.
     """
 
     name: str
@@ -374,6 +179,10 @@ class Architecture:
     final_norm: str | None = None
     embedding_norm: str | None = None
     features: bool = False
+    streams: Count = 1.0
+    residual_block: Count | None = None
+    layer_embedding: LayerEmbedding | None = None
+    encoder: Encoder | None = None
 
     @property
     def depth(self) -> int:

@@ -12,6 +12,7 @@ from costmodel.workload.attention_kernels import (
     HeadSizes,
     add_cache_write,
     add_fused_attention,
+    add_gate_product,
     add_output_projection,
     add_unfused_attention,
     has_quantized_kv,
@@ -20,6 +21,7 @@ from costmodel.workload.attention_kernels import (
 from costmodel.workload.context import Context, per_rank
 from costmodel.workload.context_parallel import attention_shard, gather_kv, kv_replicas
 from costmodel.workload.dtypes import ELEMENT_BYTES
+from costmodel.workload.indexer import add_indexer
 from costmodel.workload.linear import Linear, add_linear, norm_vectors
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, HostTransfer
 from costmodel.workload.work import Parameters, WorkBuilder
@@ -28,17 +30,18 @@ from costmodel.workload.work import Parameters, WorkBuilder
 def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, norm: str, dropout: bool) -> None:
     """Add grouped-query attention: fused QKV, norm and rotary of queries and keys, kernels, output projection.
 
-    Parameters: d*(H*q + G*q + G*v) + H*v*d. Kernel: 2*P*(q + v) FLOP per head and sequence, one kernel per head group.
-    Where routing skips heads, the active share applies to query and output projections and kernels; keys and values
-    exist for all heads, unless heads choose their tokens. norm: kind of query-key norm.
+    Parameters: d*(H*q + G*q + G*v) + H*v*d, without what is shared or borrowed of keys and values; d*H or d*H*v of a
+    gate, H of sinks. Kernel: 2*P*(q + v) FLOP per head and sequence, one kernel per head group. Where routing skips
+    heads, the active share applies to query and output projections and kernels; keys and values exist for all heads,
+    unless heads choose their tokens. norm: kind of query-key norm.
     """
     hidden, tp, tokens = context.architecture.hidden, context.parallel.tp, context.tokens
     entering = hidden if mixer.partial is None else mixer.partial
     heads, kv_heads = mixer.q_heads / tp, per_rank(mixer.kv_heads, tp)
     query = heads * mixer.active_share * mixer.head_dim
-    stored_kv = kv_heads * (mixer.head_dim + mixer.v_head_dim)
+    stored_kv = kv_heads * mixer.projected_width + mixer.gate_width / tp
     kv = mixer.kv_share * stored_kv
-    whole = mixer.q_heads * mixer.head_dim + mixer.kv_heads * (mixer.head_dim + mixer.v_head_dim)
+    whole = mixer.q_heads * mixer.head_dim + mixer.kv_heads * mixer.projected_width + mixer.gate_width
     qkv = Linear(
         "qkv projection", operator="qkv", producer="norm", rows=tokens, inputs=entering, outputs=query + kv,
         total=entering * whole, stored_ratio=(heads * mixer.head_dim + stored_kv) / (query + kv), gathered=True,
@@ -46,12 +49,16 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
     )  # fmt: skip
     add_linear(builder, context, qkv)
     _add_split(builder, context, tokens * (query + kv), biased=mixer.bias)
+    own_heads = 0.0 if mixer.borrowed_kv else kv_heads
+    kv = mixer.kv_share * own_heads * (mixer.head_dim + mixer.v_head_dim)
     if mixer.route is not None and mixer.route.router == "linear":
         _add_head_router(builder, context, mixer.route)
+    if mixer.indexer is not None:
+        add_indexer(builder, context, mixer.indexer, query_inputs=hidden, ratio=1.0)
     if mixer.qk_norm is not None:
-        _add_qk_norm(builder, context, mixer, (heads, kv_heads), norm)
+        _add_qk_norm(builder, context, mixer, (heads, own_heads), norm)
     if mixer.rotary:
-        _add_rotary(builder, context, mixer, heads + kv_heads)
+        _add_rotary(builder, context, mixer, heads + own_heads)
     if mixer.has_kv_cache:
         add_cache_write(builder, context, kv, mixer.cached_tokens(context.kv_len - context.new_tokens))
     if context.phase == "decode":
@@ -62,6 +69,11 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
     builder.save("query, key, value", "qkv", tokens * saved * context.residual)
     for name, group in _named_groups(mixer):
         _add_group(builder, context, mixer, _Heads(group, name), dropout=dropout)
+    if mixer.sinks:
+        builder.add_parameters(Parameters("attention sinks", mixer.q_heads, heads, mixer.q_heads))
+    if mixer.output_gate is not None:
+        result = heads * mixer.v_head_dim
+        add_gate_product(builder, context, tokens * result, mixer.gate_width / tp / result)
     biased = mixer.bias if mixer.output_bias is None else mixer.output_bias
     inner = mixer.q_heads * mixer.v_head_dim + hidden - entering
     add_output_projection(builder, context, inner, bias=hidden if biased else 0.0, active_share=mixer.active_share)
@@ -116,16 +128,21 @@ def _add_qk_norm(
 ) -> None:
     """Add the norms of queries and keys: one pass over both, recomputed with the projection as rotary is.
 
-    Parameters: 2*q where the heads share a vector, (H + G)*q over the whole projection. heads: of this rank.
+    Parameters: 2*q where the heads share a vector, (H + G)*q over the whole projection; of borrowed keys none. heads:
+    of this rank.
     """
     width = (heads[0] + heads[1]) * mixer.head_dim
     size = context.tokens * width * context.residual
     forward = Elementwise("query-key norm", 2 * size, kind="norm")
     builder.step("qkv", [forward], [Elementwise("query-key norm gradient", 3 * size)])
     builder.save("query-key norm input", "qkv", size)
+    if mixer.qk_norm == "plain":
+        return
     shared = mixer.qk_norm == "head"
-    total = 2 * mixer.head_dim if shared else (mixer.q_heads + mixer.kv_heads) * mixer.head_dim
-    local = 2 * mixer.head_dim if shared else width
+    normed = 1.0 if mixer.borrowed_kv else 2.0
+    kv_heads = 0.0 if mixer.borrowed_kv else mixer.kv_heads
+    total = normed * mixer.head_dim if shared else (mixer.q_heads + kv_heads) * mixer.head_dim
+    local = normed * mixer.head_dim if shared else width
     vectors = norm_vectors(norm)
     builder.add_parameters(Parameters("query-key norm", vectors * total, vectors * local, vectors * total))
 

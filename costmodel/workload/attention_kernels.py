@@ -186,6 +186,30 @@ def merge_partial_results(builder: WorkBuilder, context: Context, query: Count, 
     )
 
 
+def add_output_gate(builder: WorkBuilder, context: Context, outputs: Count) -> None:
+    """Add a sigmoid gate on the result: a d x H*v projection of the layer's input, and the product with the result.
+
+    [Qiu et al., Gated Attention, arXiv 2505.06708]
+    """
+    gate = Linear(
+        "output gate", operator="qkv", producer="norm", rows=context.tokens, inputs=context.architecture.hidden,
+        outputs=outputs, split="columns", cast_input=False, saved_element=0.0,
+    )  # fmt: skip
+    add_linear(builder, context, gate)
+    add_gate_product(builder, context, context.tokens * outputs / context.parallel.tp, gate_share=1.0)
+
+
+def add_gate_product(builder: WorkBuilder, context: Context, elements: Count, gate_share: Quantity) -> None:
+    """Add the product of a result with the sigmoid of its gate: it reads both and writes one.
+
+    elements: of the result on this rank; gate_share: numbers of the gate over those of the result.
+    """
+    size = (2.0 + gate_share) * elements * context.residual
+    gradient = Elementwise("output gating gradient", (3.0 + 2.0 * gate_share) * elements * context.residual)
+    builder.step("attention_core", [Elementwise("output gating", size, kind="activation")], [gradient])
+    builder.save("output gate", "attention_core", gate_share * elements * context.residual)
+
+
 def add_output_projection(
     builder: WorkBuilder, context: Context, inputs: Count, bias: Count = 0.0, active_share: Quantity = 1.0
 ) -> None:

@@ -9,23 +9,38 @@ from functools import lru_cache
 import numpy as np
 
 from costmodel.quantities import Bytes, Count, Flop, Quantity, maximum, minimum, sum_of
-from costmodel.workload.architecture import Architecture, Attention, Layer, Mla, NeuralMemory, Recurrence
+from costmodel.workload.architecture import (
+    Architecture,
+    Attention,
+    CompressedAttention,
+    Layer,
+    Mixer,
+    Mla,
+    NeuralMemory,
+    Recurrence,
+    SelectiveScan,
+)
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
-from costmodel.workload.kv_cache import cached_bytes
-from costmodel.workload.layers import model_work
+from costmodel.workload.kv_cache import cached_bytes, written_bytes
+from costmodel.workload.layers import encoder_parameters, model_work
+from costmodel.workload.patterns import Pattern, Selected
 from costmodel.workload.recurrences import scan_macs
 from costmodel.workload.scenario import Communication, Framework, Parallelism, Precision, Tile
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ParameterCount:
-    """Parameters of a model. `total` and `active` leave MTP modules out, `active` the input embedding too."""
+    """Parameters of a model. `total` and `active` leave MTP modules out, `active` the input embedding too.
+
+    encoder: those of a tower for images or sound, which are part of `total` and are not active for text.
+    """
 
     total: Count
     active: Count
     active_with_embedding: Count
     mtp: Count
+    encoder: Count = 0.0
 
 
 @lru_cache(maxsize=64)
@@ -34,7 +49,8 @@ def parameter_count(architecture: Architecture) -> ParameterCount:
 
     A tied head computes with the embedding's matrix, which is then active.
     """
-    work = model_work(_on_one_rank(architecture))
+    context = _on_one_rank(architecture)
+    work = model_work(context)
     layers = list(zip(map(float, architecture.kinds.values()), work.layers, strict=True))
     total = sum_of(count * item.total for count, layer in layers for item in layer.parameters)
     active = sum_of(count * item.active for count, layer in layers for item in layer.parameters)
@@ -44,7 +60,9 @@ def parameter_count(architecture: Architecture) -> ParameterCount:
     mtp: Quantity = 0.0
     if work.mtp is not None and architecture.mtp is not None:
         mtp = architecture.mtp.depth * sum_of(item.total for item in work.mtp.parameters)
-    return ParameterCount(total + embedding + head, active + head + tied, active + head + embedding, mtp)
+    encoder = 0.0 if architecture.encoder is None else encoder_parameters(context, architecture.encoder)
+    read = sum_of(item.active for item in work.embedding.parameters)
+    return ParameterCount(total + embedding + head, active + head + tied, active + head + read, mtp, encoder)
 
 
 def _on_one_rank(architecture: Architecture) -> Context:
@@ -68,7 +86,8 @@ def kv_bytes_per_token(architecture: Architecture, dtype: str = "bf16", tp: Coun
 
     MHA/GQA: G*(q + v)*e per layer, split over tp down to one head; MLA: (c + r)*e, shared by all heads and never split.
     """
-    return kv_bytes_per_sequence(architecture, 1.0, ELEMENT_BYTES[dtype], tp)
+    element = ELEMENT_BYTES[dtype]
+    return sum_of(layer.repeat * written_bytes(layer.mixer, element, tp) for layer in architecture.layers)
 
 
 def kv_bytes_per_sequence(architecture: Architecture, tokens: Count, element: Bytes, tp: Count) -> Bytes:
@@ -83,15 +102,27 @@ def kv_breakpoints(architecture: Architecture) -> list[Count]:
     """Return the lengths at which attention reads stop growing as before, ascending at every point."""
     lengths: list[Count] = []
     for layer in architecture.layers:
-        for group in layer.mixer.head_groups if isinstance(layer.mixer, Attention) else ():
-            for length in group.pattern.breakpoints:
-                if not any(np.array_equal(length, other) for other in lengths):
-                    lengths.append(length)
+        for length in _mixer_breakpoints(layer.mixer):
+            if not any(np.array_equal(length, other) for other in lengths):
+                lengths.append(length)
     for last in range(len(lengths) - 1, 0, -1):
         for i in range(last):
             pair = lengths[i : i + 2]
             lengths[i : i + 2] = [minimum(*pair), maximum(*pair)]
     return lengths
+
+
+def _mixer_breakpoints(mixer: Mixer) -> Iterator[Count]:
+    """Yield the lengths at which a mixer's reads stop growing as before."""
+    if isinstance(mixer, Attention):
+        for group in mixer.head_groups:
+            yield from group.pattern.breakpoints
+    elif isinstance(mixer, CompressedAttention):
+        yield mixer.window
+        if mixer.indexer is not None and mixer.ratio is not None:
+            yield mixer.indexer.top_k * mixer.ratio
+    elif isinstance(mixer, Mla) and mixer.indexer is not None:
+        yield mixer.indexer.top_k
 
 
 def attention_flop_per_token(architecture: Architecture, sequence: Count, *, causal: bool) -> Flop:
@@ -107,11 +138,20 @@ def attention_flop_per_token(architecture: Architecture, sequence: Count, *, cau
 
 
 def _layer_flop(layer: Layer, hidden: Count, sequence: Count, *, causal: bool) -> Iterator[Flop]:
-    """Yield the attention FLOP of one token in the layers of a run, for each part of the heads."""
+    """Yield the attention FLOP of one token in the layers of a run, for each part of the heads.
+
+    An indexer adds its scores of all earlier keys.
+    """
     mixer = layer.mixer
+    yield layer.repeat * _indexer_flop(mixer, sequence)
     if isinstance(mixer, Mla):
         width = mixer.heads * (mixer.nope_dim + mixer.rope_dim + mixer.v_head_dim)
-        yield 2 * layer.repeat * width * (sequence / 2 if causal else sequence)
+        pattern = Pattern() if mixer.indexer is None else Selected(top_k=mixer.indexer.top_k)
+        yield 2 * layer.repeat * width * pattern.mean_keys(sequence, causal=causal)
+    elif isinstance(mixer, CompressedAttention):
+        yield 4 * layer.repeat * mixer.heads * mixer.head_dim * _compressed_keys(mixer, sequence)
+    elif isinstance(mixer, SelectiveScan):
+        yield 6 * layer.repeat * mixer.inner * mixer.state
     elif isinstance(mixer, NeuralMemory):
         yield layer.repeat * (8 * mixer.weights(hidden))  # retrieval and update
     elif isinstance(mixer, Recurrence):
@@ -122,6 +162,23 @@ def _layer_flop(layer: Layer, hidden: Count, sequence: Count, *, causal: bool) -
             for heads, tokens in mixer.head_parts:
                 keys = group.pattern.mean_keys(tokens * sequence, causal=causal and mixer.causal)
                 yield 2 * layer.repeat * width * heads * tokens * keys
+
+
+def _indexer_flop(mixer: Mixer, sequence: Count) -> Flop:
+    """Return the FLOP of a token's scores in an indexer: 2*H_i*d_i for each of the T/2 keys or entries before it."""
+    if not isinstance(mixer, Attention | Mla | CompressedAttention) or mixer.indexer is None or mixer.indexer.reused:
+        return 0.0
+    ratio = mixer.ratio if isinstance(mixer, CompressedAttention) and mixer.ratio is not None else 1.0
+    return mixer.indexer.heads * mixer.indexer.head_dim * sequence / ratio
+
+
+def _compressed_keys(mixer: CompressedAttention, sequence: Count) -> Count:
+    """Return the mean keys of a query: those of its window, and its pooled entries or the selected ones."""
+    near = Pattern("window", mixer.window).mean_keys(sequence, causal=True)
+    if mixer.ratio is None:
+        return near
+    far = Pattern() if mixer.indexer is None else Selected(top_k=mixer.indexer.top_k * mixer.ratio)
+    return near + far.mean_keys(sequence, causal=True) / mixer.ratio
 
 
 def training_flop_per_token(architecture: Architecture, active: Count, sequence: Count, *, causal: bool = True) -> Flop:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from costmodel.workload.architecture import DenseFfn, MoeFfn
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES, LOGARITHMIC, payload_element
 from costmodel.workload.expert_load import ExpertLoad, expert_load, routed_tokens, sent_tokens, served_tokens
-from costmodel.workload.linear import ExpertGroups, Linear, add_linear, batched_gemm
+from costmodel.workload.linear import ExpertGroups, Linear, add_linear, add_norm, batched_gemm
 from costmodel.workload.operators import (
     Collective,
     Elementwise,
@@ -94,11 +95,13 @@ def add_activation(
 def add_moe(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, owns_input: bool = True) -> None:
     """Add router, dispatch, routed and shared experts, combine.
 
-    Parameters: (E + n_s)*3*d*f + d*E, 2 for 3 without gates; a token visits k routed and n_s shared experts.
-    owns_input: as of a dense FFN.
+    Parameters: (E + n_s)*3*d*f + d*(E + z), 2 for 3 without gates and z experts without weights; a token visits k
+    routed and n_s shared experts. With a latent width l, routed experts are l wide instead of d, and there are 2*d*l
+    more. owns_input: as of a dense FFN.
     """
     hidden, tokens = context.architecture.hidden, context.residual_tokens
-    _add_router(builder, context, "router", ffn.experts, bias=ffn.experts if ffn.router_bias else 0.0)
+    choices = ffn.experts + ffn.zero
+    _add_router(builder, context, "router", choices, bias=choices if ffn.router_bias else 0.0)
     if ffn.router_extra is not None:
         _add_score_smoothing(builder, context, ffn)
     if context.casts_inputs and owns_input:
@@ -140,14 +143,42 @@ def _add_experts(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, owns_in
     has_shared = not (is_single(ffn.shared) and ffn.shared == 0)
     on_host = context.offload.hosts_experts
     if on_host:
-        _add_host_experts(builder, context, ffn)
+        _add_latent(builder, context, ffn, _add_host_experts)
     first = builder.position
     if has_shared:
         _add_shared_experts(builder, context, ffn, owns_input=owns_input)
     if on_host:
         builder.overlap_host_work(first)
     else:
-        _add_routed_experts(builder, context, ffn)
+        _add_latent(builder, context, ffn, _add_routed_experts)
+
+
+def _add_latent(
+    builder: WorkBuilder, context: Context, ffn: MoeFfn, add: Callable[[WorkBuilder, Context, MoeFfn], None]
+) -> None:
+    """Add routed experts by `add`, between the projections to a latent width and back where the model has one.
+
+    Both are of every token on every rank of a tensor-parallel group [NVIDIA, Nemotron 3 white paper: LatentMoE].
+    """
+    if ffn.latent is None:
+        add(builder, context, ffn)
+        return
+    hidden, rows = context.architecture.hidden, context.residual_tokens
+    replicas = 1.0 if context.parallel.sequence_parallel else context.parallel.tp
+    down = Linear(
+        "latent down", operator="ffn_up", producer="norm", rows=rows, inputs=hidden, outputs=ffn.latent,
+        replicas=replicas, saved_element=0.0,
+    )  # fmt: skip
+    add_linear(builder, context, down)
+    narrow = replace(context, architecture=replace(context.architecture, hidden=ffn.latent))
+    add(builder, narrow, ffn)
+    if ffn.latent_norm:
+        add_norm(builder, context, "latent norm", "rms", rows, ffn.latent)
+    up = Linear(
+        "latent up", operator="ffn_down", producer="combine", rows=rows, inputs=ffn.latent, outputs=hidden,
+        replicas=replicas,
+    )  # fmt: skip
+    add_linear(builder, context, up)
 
 
 def _add_shared_experts(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, owns_input: bool) -> None:

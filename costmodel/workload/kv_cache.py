@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 from costmodel.quantities import Bytes, Count, minimum
-from costmodel.workload.architecture import Attention, Mixer, Mla, NeuralMemory, Recurrence
+from costmodel.workload.architecture import (
+    Attention,
+    CompressedAttention,
+    Mixer,
+    Mla,
+    NeuralMemory,
+    Recurrence,
+    SelectiveScan,
+)
+from costmodel.workload.dtypes import ELEMENT_BYTES
 
 
 def state_bytes(mixer: Mixer, hidden: Count, element: Bytes, tp: Count) -> Bytes:
     """Return the state of a sequence, whatever its length, of one layer on one tensor-parallel rank [B].
 
-    Recurrence: M states per head of q*v; neural memory: its weights, and momentum. Attention: nothing.
+    Recurrence: M states per head of q*v, and the convolution's last inputs; selective scan: n FP32 numbers a channel
+    and the same; neural memory: its weights, and momentum; compressed attention: what waits for its pooled entry, in
+    FP32 on every rank. Others: nothing. element: one cached element [B].
     """
     if isinstance(mixer, Recurrence):
-        return mixer.states * mixer.heads * mixer.key_dim * mixer.value_dim * element / tp
+        states = mixer.states * mixer.heads * mixer.key_dim * mixer.value_dim * mixer.state_element(element)
+        return (states + mixer.waiting * element) / tp
+    if isinstance(mixer, SelectiveScan):
+        waiting = (mixer.short_conv - 1.0) * element
+        return mixer.inner * (mixer.state * ELEMENT_BYTES["fp32"] + waiting) / tp
+    if isinstance(mixer, CompressedAttention):
+        return mixer.pooling_state() * ELEMENT_BYTES["fp32"]
     return mixer.state(hidden) * element / tp if isinstance(mixer, NeuralMemory) else 0.0
 
 
@@ -20,14 +37,38 @@ def cached_bytes(mixer: Mixer, tokens: Count, element: Bytes, tp: Count) -> Byte
     """Return the KV cache of a sequence of `tokens` in one layer on one tensor-parallel rank [B].
 
     MHA/GQA: G*(q + v)*e per token within its pattern, split over tp down to one head; MLA: (c + r)*e, shared by all
-    heads and never split; other mixers, and attention without a cache: nothing. element: one cached element, scales
-    included [B].
+    heads and never split; compressed attention: h*e for each token of the window and each pooled entry, never split; an
+    indexer's keys beside them, whole on every rank. Other mixers, and attention without a cache: nothing. element: one
+    cached element, scales included [B].
     """
     if isinstance(mixer, Mla):
-        return tokens * (mixer.kv_lora + mixer.rope_dim) * element
-    if not isinstance(mixer, Attention) or not mixer.has_kv_cache:
+        own = tokens * (mixer.kv_lora + mixer.rope_dim) * element
+    elif isinstance(mixer, CompressedAttention):
+        return _compressed_bytes(mixer, tokens, element)
+    elif isinstance(mixer, Attention) and mixer.has_kv_cache:
+        own = mixer.cached_tokens(tokens) * _token_bytes(mixer, element, tp)
+    else:
         return 0.0
-    return mixer.cached_tokens(tokens) * _token_bytes(mixer, element, tp)
+    return own if mixer.indexer is None else own + tokens * mixer.indexer.key_bytes(element)
+
+
+def written_bytes(mixer: Mixer, element: Bytes, tp: Count) -> Bytes:
+    """Return what one token adds to the cache of one layer on one tensor-parallel rank [B].
+
+    Of compressed attention a key of the window, and the token's share of a pooled entry.
+    """
+    if not isinstance(mixer, CompressedAttention) or mixer.ratio is None:
+        return cached_bytes(mixer, 1.0, element, tp)
+    entry = mixer.head_dim * element
+    index = 0.0 if mixer.indexer is None else mixer.indexer.key_bytes(element)
+    return entry + (entry + index) / mixer.ratio
+
+
+def _compressed_bytes(mixer: CompressedAttention, tokens: Count, element: Bytes) -> Bytes:
+    """Return the near keys, the pooled entries, and the indexer's keys of these."""
+    entry = mixer.head_dim * element
+    index = 0.0 if mixer.indexer is None else mixer.indexer.key_bytes(element)
+    return minimum(tokens, mixer.window) * entry + mixer.entries(tokens) * (entry + index)
 
 
 def host_cached_bytes(mixer: Mixer, tokens: Count, element: Bytes, tp: Count) -> Bytes:

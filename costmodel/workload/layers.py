@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
-from costmodel.quantities import Count, Quantity, is_single, where
+from costmodel.quantities import Count, Quantity, is_single, sum_of, where
 from costmodel.workload.architecture import (
+    Architecture,
     Attention,
+    CompressedAttention,
     Convolution,
     DenseFfn,
+    Encoder,
     Gate,
     Layer,
+    MilPool,
     Mla,
     MoeFfn,
     NeuralMemory,
     NoFfn,
+    NoMixer,
+    PlainProjection,
     Recurrence,
+    SelectiveScan,
     Spectral,
 )
 from costmodel.workload.attention import add_attention
+from costmodel.workload.compressed import add_compressed_attention
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.ffn import add_dense_ffn, add_moe
@@ -37,7 +47,16 @@ from costmodel.workload.linear import (
 )
 from costmodel.workload.mla import add_mla
 from costmodel.workload.operators import Elementwise, HostTime
-from costmodel.workload.recurrences import add_memory, add_recurrence
+from costmodel.workload.recurrences import add_memory, add_recurrence, add_selective_scan
+from costmodel.workload.residual_streams import (
+    add_block_attention,
+    add_embedding_of_layers,
+    add_layer_embedding,
+    add_stream_copies,
+    add_stream_reads,
+    add_stream_writes,
+    has_streams,
+)
 from costmodel.workload.vision_mixers import add_convolution, add_gate, add_pool, add_spectral
 from costmodel.workload.work import LayerWork, Parameters, WorkBuilder
 
@@ -115,9 +134,12 @@ def _add_layer(builder: WorkBuilder, context: Context, layer: Layer) -> None:
     elif layer.plain:
         _add_plain_block(builder, context, layer)
     else:
-        _add_branch(builder, context, layer, "attention")
+        if not isinstance(layer.mixer, NoMixer):
+            _add_branch(builder, context, layer, "attention")
         if not isinstance(layer.ffn, NoFfn):
             _add_branch(builder, context, layer, "ffn")
+    if context.architecture.layer_embedding is not None:
+        add_layer_embedding(builder, context, context.architecture.layer_embedding, layer.norm)
 
 
 def _add_plain_block(builder: WorkBuilder, context: Context, layer: Layer) -> None:
@@ -149,8 +171,18 @@ def _add_host_time(builder: WorkBuilder, context: Context, layer: Layer | None =
 
 
 def _add_branch(builder: WorkBuilder, context: Context, layer: Layer, name: str) -> None:
-    """Add mixer or FFN with the norms around it: x + F(N(x)), x + N(F(x)), or x + N(F(N(x)))."""
-    if layer.norm_position != "after":
+    """Add mixer or FFN with the norms around it: x + F(N(x)), x + N(F(x)), or x + N(F(N(x))).
+
+    Hyper-connections take the place of the residual sum: they join the streams before the norm, and mix them after.
+    """
+    hidden, rows = context.architecture.hidden, context.residual_tokens
+    if context.architecture.residual_block is not None:
+        add_block_attention(builder, context, name)
+    if has_streams(context):
+        streams = context.architecture.streams
+        add_stream_reads(builder, context, f"{name} hyper-connection", outputs=streams * (streams + 2.0))
+        add_norm(builder, context, f"{name} norm", layer.norm, rows, hidden)
+    elif layer.norm_position != "after":
         add_residual_norm(builder, context, f"{name} norm", layer.norm)
     inner = _enter_branch(builder, context, name)
     enter_tensor_parallel(builder, inner, name)
@@ -161,11 +193,12 @@ def _add_branch(builder: WorkBuilder, context: Context, layer: Layer, name: str)
     leave_tensor_parallel(builder, inner, name)
     if layer.dropout:
         add_dropout(builder, context, f"{name} dropout")
-    if layer.norm_position == "after":
+    if has_streams(context):
+        add_stream_writes(builder, context, f"{name} hyper-connection")
+    elif layer.norm_position == "after":
         add_norm_after(builder, context, f"{name} norm", layer.norm)
     elif layer.norm_position == "both":
-        hidden = context.architecture.hidden
-        add_norm(builder, context, f"{name} output norm", layer.norm, context.residual_tokens, hidden)
+        add_norm(builder, context, f"{name} output norm", layer.norm, rows, hidden)
 
 
 def _enter_branch(builder: WorkBuilder, context: Context, name: str) -> Context:
@@ -201,22 +234,33 @@ def _add_parallel_block(builder: WorkBuilder, context: Context, layer: Layer) ->
 
 def _add_mixer(builder: WorkBuilder, context: Context, layer: Layer) -> None:
     """Add a layer's mixer between norm and residual add."""
-    if isinstance(layer.mixer, Attention):
-        add_attention(builder, context, layer.mixer, norm=layer.norm, dropout=layer.dropout)
-    elif isinstance(layer.mixer, Mla):
-        add_mla(builder, context, layer.mixer, norm=layer.norm)
-    elif isinstance(layer.mixer, Recurrence):
-        add_recurrence(builder, context, layer.mixer)
-    elif isinstance(layer.mixer, NeuralMemory):
-        add_memory(builder, context, layer.mixer)
-    elif isinstance(layer.mixer, Convolution):
-        add_convolution(builder, context, layer.mixer)
-    elif isinstance(layer.mixer, Spectral):
-        add_spectral(builder, context, layer.mixer)
-    elif isinstance(layer.mixer, Gate):
-        add_gate(builder, context, layer.mixer)
-    else:
-        add_pool(builder, context, layer.mixer)
+    mixer = layer.mixer
+    if isinstance(mixer, Attention):
+        add_attention(builder, context, mixer, norm=layer.norm, dropout=layer.dropout)
+    elif isinstance(mixer, Mla):
+        add_mla(builder, context, mixer, norm=layer.norm)
+    elif isinstance(mixer, CompressedAttention):
+        add_compressed_attention(builder, context, mixer, norm=layer.norm)
+    elif isinstance(mixer, PlainProjection):
+        _add_plain_projection(builder, context)
+    elif not isinstance(mixer, NoMixer):
+        _ADD[type(mixer)](builder, context, mixer)
+
+
+_ADD: Mapping[type, Callable[[WorkBuilder, Context, Any], None]] = {
+    Recurrence: add_recurrence, SelectiveScan: add_selective_scan, NeuralMemory: add_memory,
+    Convolution: add_convolution, Spectral: add_spectral, Gate: add_gate, MilPool: add_pool,
+}  # fmt: skip
+
+
+def _add_plain_projection(builder: WorkBuilder, context: Context) -> None:
+    """Add a d x d matrix in place of attention. Parameters: d^2."""
+    width = context.architecture.hidden
+    projection = Linear(
+        "plain projection", operator="output_projection", producer="norm", rows=context.tokens, inputs=width,
+        outputs=width, split="rows",
+    )  # fmt: skip
+    add_linear(builder, context, projection)
 
 
 def _add_ffn(builder: WorkBuilder, context: Context, layer: Layer, *, owns_input: bool = True) -> None:
@@ -257,7 +301,37 @@ def _embedding(context: Context) -> LayerWork:
     )
     if architecture.positions is not None:
         builder.add_parameters(Parameters.replicated("position table", architecture.positions * architecture.hidden))
+    if architecture.layer_embedding is not None:
+        add_embedding_of_layers(builder, context, architecture.layer_embedding, float(architecture.depth))
+    if has_streams(context):
+        add_stream_copies(builder, context)
+    if architecture.encoder is not None:
+        total = encoder_parameters(context, architecture.encoder)
+        builder.add_parameters(Parameters("encoder", total, total / context.parallel.tp, 0.0))
     return builder.build()
+
+
+def encoder_parameters(context: Context, encoder: Encoder) -> Count:
+    """Return the parameters of a tower for images or sound: patches, positions, layers, norm, projectors.
+
+    inputs*h + p*h + layers + norm + sum over projectors of inputs*outputs, with biases where there are any
+    """
+    return sum_of(_encoder_parts(context, encoder))
+
+
+def _encoder_parts(context: Context, encoder: Encoder) -> Iterator[Count]:
+    hidden = encoder.hidden
+    yield (encoder.inputs + encoder.positions + (1.0 if encoder.bias else 0.0)) * hidden
+    tower = Architecture("encoder", hidden, 1.0, encoder.layers)
+    for layer in encoder.layers:
+        builder = WorkBuilder("encoder")
+        _add_layer(builder, replace(context, architecture=tower), layer)
+        yield layer.repeat * sum_of(parameters.total for parameters in builder.parameters)
+    if encoder.final_norm is not None:
+        yield norm_vectors(encoder.final_norm) * hidden
+    yield encoder.projector_norms
+    for inputs, outputs in encoder.projectors:
+        yield inputs * outputs + (outputs if encoder.projector_bias else 0.0)
 
 
 def _head(context: Context) -> LayerWork:
@@ -282,7 +356,13 @@ def _add_final_norm(builder: WorkBuilder, context: Context) -> None:
     last = context.architecture.layers[-1]
     kind, branches = context.architecture.final_norm or last.norm, 2 if last.block == "parallel" else 1
     rows, width = context.residual_tokens, context.architecture.hidden
-    if last.norm_position == "after":
+    if context.architecture.residual_block is not None:
+        add_block_attention(builder, context, "final")
+    if has_streams(context):
+        add_stream_reads(builder, context, "final hyper-connection", outputs=context.architecture.streams)
+        if kind != "none":
+            add_norm(builder, context, "final norm", kind, rows, width)
+    elif last.norm_position == "after":
         if kind != "none":
             add_norm(builder, context, "final norm", kind, rows, width)
     elif kind == "none":
@@ -341,8 +421,15 @@ def _add_loss(builder: WorkBuilder, context: Context, tokens: Count, logits: Cou
     builder.step("loss", forward, gradients)
 
 
+def mtp_layers(architecture: Architecture) -> tuple[Layer, ...]:
+    """Return the layers of one MTP module: those that the model states, else one more like its last."""
+    if architecture.mtp is not None and architecture.mtp.layers is not None:
+        return architecture.mtp.layers
+    return (replace(architecture.layers[-1], repeat=1),)
+
+
 def _mtp(context: Context, logits: Count) -> LayerWork:
-    """Return one multi-token-prediction module: two norms, a 2d -> d projection, a layer, and the shared head.
+    """Return one multi-token-prediction module: two norms, a 2d -> d projection, its layers, and the shared head.
 
     logits: tokens that the head is applied to. Source: DeepSeek-V3 report, arXiv 2412.19437, section 2.2.
     """
@@ -355,7 +442,9 @@ def _mtp(context: Context, logits: Count) -> LayerWork:
         outputs=hidden, replicas=context.parallel.tp,
     )  # fmt: skip
     add_linear(builder, context, projection)
-    _add_layer(builder, context, last)
+    for layer in mtp_layers(context.architecture):
+        for _ in range(layer.repeat):
+            _add_layer(builder, context, layer)
     add_residual_norm(builder, context, "mtp final norm", last.norm)
     _add_vocabulary(builder, context, logits, tied=True)
     return builder.build(_layer_input(context))

@@ -11,11 +11,12 @@ import numpy as np
 
 from costmodel.hardware import Node
 from costmodel.quantities import Bytes, Count, Mask, maximum, minimum, sum_of, where
+from costmodel.workload.architecture import Layer
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.host_offload import LayerCounts, cache_by_memory, weight_bytes, weights_by_memory
 from costmodel.workload.kv_cache import cached_bytes, host_cached_bytes, state_bytes
-from costmodel.workload.layers import ModelWork
+from costmodel.workload.layers import ModelWork, mtp_layers
 from costmodel.workload.operators import AttentionKernel, Elementwise, ExpertAllToAll, Gemm, MixedAttention, Operator
 from costmodel.workload.optimizer import stage_parameters
 from costmodel.workload.passes import Pass, PassWork
@@ -276,12 +277,13 @@ def stage_cache_bytes(batch: Pass, layout: Sequence[Stage], kv_len: Count) -> By
 def _cache_by_layer(context: Context, kv_len: Count) -> list[Bytes]:
     """Return the cache of a sequence on a tensor-parallel rank, of one layer of each kind, then of an MTP module."""
     element, tp = context.precision.kv_element, context.parallel.tp
-    layers = (*context.architecture.kinds, context.architecture.layers[-1])
     hidden = context.architecture.hidden
-    return [
-        cached_bytes(layer.mixer, kv_len, element, tp) + state_bytes(layer.mixer, hidden, element, tp)
-        for layer in layers
-    ]
+
+    def size(layer: Layer) -> Bytes:
+        return cached_bytes(layer.mixer, kv_len, element, tp) + state_bytes(layer.mixer, hidden, element, tp)
+
+    module = sum_of(layer.repeat * size(layer) for layer in mtp_layers(context.architecture))
+    return [*(size(layer) for layer in context.architecture.kinds), module]
 
 
 def _host_cache_by_layer(context: Context, kv_len: Count) -> list[Bytes]:
@@ -294,7 +296,8 @@ def _working_memory(batch: Pass, work: PassWork, stage: Stage) -> tuple[Bytes, B
     """Return the activations and the receive buffers of one kind of pass on a stage [B]."""
     context = batch.parts[0]
     kinds = [kind for kind, count in zip(work.kinds, work.repeats(stage), strict=True) if count]
-    residual = 2 * batch.residual_tokens * context.architecture.hidden * context.residual
+    width = context.architecture.streams * context.architecture.hidden
+    residual = 2 * batch.residual_tokens * width * context.residual
     largest = maximum(0.0, *(_operand_bytes(operator) for kind in kinds for operator in kind.forward))
     return batch.micro_batches * residual + largest, batch.micro_batches * _receive_buffers(kinds)
 

@@ -1,4 +1,4 @@
-"""Multi-head latent attention: expanded in training and prefill, absorbed in decoding."""
+"""Multi-head latent attention: expanded in training and prefill, absorbed in decoding and where an indexer selects."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from costmodel.workload.attention_kernels import (
     HeadSizes,
     add_cache_write,
     add_fused_attention,
+    add_output_gate,
     add_output_projection,
     has_quantized_kv,
     merge_partial_results,
@@ -16,15 +17,18 @@ from costmodel.workload.attention_kernels import (
 from costmodel.workload.context import Context
 from costmodel.workload.context_parallel import gather_kv
 from costmodel.workload.dtypes import ELEMENT_BYTES
+from costmodel.workload.indexer import add_indexer
 from costmodel.workload.linear import Linear, add_linear, add_norm, batched_gemm
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm
+from costmodel.workload.patterns import Selected
 from costmodel.workload.work import Parameters, WorkBuilder
 
 
 def add_mla(builder: WorkBuilder, context: Context, mixer: Mla, *, norm: str) -> None:
     """Add multi-head latent attention: expanded in training and prefill, absorbed in decoding.
 
-    Parameters: d*(c_q + c + r) + c_q*H*(n + r) + c*H*(n + v) + H*v*d, with a norm on each latent.
+    Parameters: d*(c_q + c + r) + c_q*H*(n + r) + c*H*(n + v) + H*v*d, with a norm on each latent; d*H*v of a gate.
+    With an indexer, inference is absorbed throughout: each query has keys of its own, which no expansion could share.
     """
     hidden, tokens = context.architecture.hidden, context.tokens
     queries = mixer.heads * (mixer.nope_dim + mixer.rope_dim)
@@ -47,11 +51,21 @@ def add_mla(builder: WorkBuilder, context: Context, mixer: Mla, *, norm: str) ->
         )  # fmt: skip
     add_linear(builder, context, query)
     add_norm(builder, context, "key-value latent norm", norm, tokens, mixer.kv_lora)
-    if context.phase == "decode":
+    if mixer.indexer is not None:
+        latent = hidden if mixer.q_lora is None else mixer.q_lora
+        add_indexer(builder, context, mixer.indexer, query_inputs=latent, ratio=1.0)
+    if context.phase == "decode" or (mixer.indexer is not None and context.phase != "training"):
         _add_absorbed(builder, context, mixer)
     else:
         _add_expanded(builder, context, mixer)
+    if mixer.output_gate:
+        add_output_gate(builder, context, mixer.heads * mixer.v_head_dim)
     add_output_projection(builder, context, mixer.heads * mixer.v_head_dim)
+
+
+def _pattern(mixer: Mla) -> Pattern:
+    """Return the keys of a query: all, or those that the indexer selects."""
+    return Pattern() if mixer.indexer is None else Selected(top_k=mixer.indexer.top_k)
 
 
 def _add_expanded(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
@@ -69,7 +83,8 @@ def _add_expanded(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
     key = mixer.nope_dim + mixer.rope_dim
     # The rotated part of q in place; k from its latent part and the rotated part that all heads share.
     assembled_keys = cached * (heads * mixer.nope_dim + mixer.rope_dim + heads * key)
-    rotary = element * (tokens * 2 * heads * mixer.rope_dim + assembled_keys)
+    rotated = tokens * 2 * heads * mixer.rope_dim if mixer.rotary else 0.0
+    rotary = element * (rotated + assembled_keys)
     builder.step(
         "mla_up",
         [Elementwise("rotary", rotary, kind="rotary", rows=tokens)],
@@ -78,14 +93,15 @@ def _add_expanded(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
     add_cache_write(builder, context, mixer.kv_lora + mixer.rope_dim, context.kv_len - context.new_tokens)
     gather_kv(builder, context, heads * (key + mixer.v_head_dim))
     builder.save("query, key, value", "mla_up", tokens * heads * (2 * key + mixer.v_head_dim) * element)
-    kernel = FusedAttention("mla", pairs=context.pairs(Pattern(), causal=mixer.causal))
+    kernel = FusedAttention("mla", pairs=context.pairs(_pattern(mixer), causal=mixer.causal))
     add_fused_attention(builder, context, HeadSizes(heads, heads, (key, mixer.v_head_dim)), kernel)
 
 
 def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
-    """Add decoding in the latent space: W_uk is absorbed into the query, W_uv into the output.
+    """Add attention in the latent space: W_uk is absorbed into the query, W_uv into the output.
 
-    Kernel: 2*(c + r) + 2*c FLOP per pair; every head reads the same c + r cached elements, whatever tp is.
+    Kernel: 2*(c + r) + 2*c FLOP per pair; every head reads the same c + r cached elements, whatever tp is. A prompt's
+    queries that select keys read each latent of the sequence at least once.
     """
     heads, tokens, dtype = mixer.heads / context.parallel.tp, context.tokens, context.precision.attention
     element, width = ELEMENT_BYTES[dtype], mixer.kv_lora + mixer.rope_dim
@@ -96,18 +112,27 @@ def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
         return batched_gemm(name, (tokens, n, k), heads, dtype, element)
 
     builder.step("mla_up", [absorb("query absorption", mixer.kv_lora, mixer.nope_dim)])
-    rotary = 2 * tokens * (heads + 1.0) * mixer.rope_dim * context.residual
-    builder.step("rotary", [Elementwise("rotary", rotary, kind="rotary", rows=tokens)])
+    if mixer.rotary:
+        rotary = 2 * tokens * (heads + 1.0) * mixer.rope_dim * context.residual
+        builder.step("rotary", [Elementwise("rotary", rotary, kind="rotary", rows=tokens)])
     add_cache_write(builder, context, width, context.kv_len - context.new_tokens)
-    keys = context.cached_keys(Pattern())
+    decodes = context.phase == "decode"
+    pattern = _pattern(mixer)
+    # A prompt's keys are gathered from the context-parallel ranks; a decoding step's stay where they are cached.
+    keys = context.cached_keys(pattern) if decodes else context.kv_len
     cache = context.sequences * keys * width * context.precision.kv_element
+    q_len = context.new_tokens if decodes else context.q_len
     kernel = AttentionKernel(
-        "attention core", sequences=context.sequences, heads=heads, q_len=context.new_tokens,
-        qk_pairs=context.pairs(Pattern(), causal=mixer.causal), macs_per_pair=width + mixer.kv_lora, dtype=dtype,
-        traffic=cache + context.sequences * context.new_tokens * heads * (width + mixer.kv_lora) * element,
-        family="mla_decode", kv_len=keys, kv_token_bytes=width * ELEMENT_BYTES[context.precision.kv_cache],
+        "attention core", sequences=context.sequences, heads=heads, q_len=q_len,
+        qk_pairs=context.pairs(pattern, causal=mixer.causal), macs_per_pair=width + mixer.kv_lora, dtype=dtype,
+        traffic=cache + context.sequences * q_len * heads * (width + mixer.kv_lora) * element,
+        family=f"{'mla' if mixer.indexer is None else 'sparse_mla'}_{'decode' if decodes else 'prefill'}",
+        kv_len=keys, kv_token_bytes=width * ELEMENT_BYTES[context.precision.kv_cache],
         quantized_kv=has_quantized_kv(context),
     )  # fmt: skip
+    if not decodes:
+        gather_kv(builder, context, width)
     builder.step("attention_core", [kernel])
-    merge_partial_results(builder, context, heads * width, heads * mixer.kv_lora)
+    if decodes:
+        merge_partial_results(builder, context, heads * width, heads * mixer.kv_lora)
     builder.step("mla_up", [absorb("value absorption", mixer.v_head_dim, mixer.kv_lora)])

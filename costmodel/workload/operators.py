@@ -88,6 +88,7 @@ class AttentionKernel:
     last_query_kv_len: keys of the last query (null: all).
     relative_speed: over the device's fused kernel at equal pairs.
     serial_cycles: cycles of a thread block that scans its sequence chunk by chunk; blocks: of them per processor.
+    kind: what it computes, where kernels of a family differ by that (empty: they do not).
     """
 
     name: str
@@ -111,6 +112,7 @@ class AttentionKernel:
     relative_speed: Quantity = 1.0
     serial_cycles: Count = 0.0
     blocks: Count = 1.0
+    kind: str = ""
 
     @property
     def forward(self) -> AttentionKernel:
@@ -121,8 +123,8 @@ class AttentionKernel:
 
     @property
     def variant(self) -> str:
-        """Return the kernels of the family: by number format, and whether the cache is narrower."""
-        return str(Variant(self.dtype, quantized_kv=self.quantized_kv))
+        """Return the kernels of the family: by what they compute, or by number format and how narrow the cache is."""
+        return self.kind or str(Variant(self.dtype, quantized_kv=self.quantized_kv))
 
     @property
     def flop(self) -> Flop:

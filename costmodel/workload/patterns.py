@@ -133,6 +133,80 @@ class SinkRecent(Pattern):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Selected(Pattern):
+    """The `top_k` best keys of each query, whichever these are: all keys are cached [arXiv 2512.02556, section 2.1].
+
+    pairs = sum over queries of min(top_k, earlier keys); queries that are verified together select on their own.
+    """
+
+    kind: str = "selected"
+    top_k: Count = 2048.0
+    caches_all: ClassVar[bool] = True
+
+    def max_keys(self, kv_len: Count) -> Count:
+        """Return top_k."""
+        return self.top_k
+
+    def keys_read(self, q_len: Count, kv_len: Count) -> Count:
+        """Return min(T, S*top_k)."""
+        return minimum(kv_len, q_len * self.top_k)
+
+    @property
+    def breakpoints(self) -> tuple[Count, ...]:
+        """Return top_k."""
+        return (self.top_k,)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chunked(Pattern):
+    """The earlier keys of a query's own chunk of `chunk` tokens [Llama 4: attention_chunk_size].
+
+        pairs of T tokens = floor(T/c) * c*(c+1)/2 + r*(r+1)/2,    r = T mod c
+
+    A decoding step reads, on the mean of the places in a chunk, (c + 1)/2 keys beyond the first chunk.
+    """
+
+    kind: str = "chunked"
+    chunk: Count = 8192.0
+
+    def max_keys(self, kv_len: Count) -> Count:
+        """Return the chunk."""
+        return self.chunk
+
+    def pairs(self, q_len: Count, kv_len: Count, *, causal: bool) -> Count:
+        """Return the pairs inside chunks; those of one decoding query on the mean of its places."""
+        if not causal:
+            return q_len * minimum(self.chunk, kv_len)
+        prompt = self._first_pairs(kv_len) - self._first_pairs(kv_len - q_len)
+        return where(q_len > 1, prompt, q_len * self._mean_place(kv_len))
+
+    def keys_read(self, q_len: Count, kv_len: Count) -> Count:
+        """Return the keys of a query at the mean place of its chunk, and of the queries behind it."""
+        return minimum(kv_len, self._mean_place(kv_len) + q_len - 1)
+
+    def mean_keys(self, sequence: Count, *, causal: bool) -> Count:
+        """Return pairs / T, of which the usual convention drops the diagonal's half key."""
+        if not causal:
+            return minimum(self.chunk, sequence)
+        return maximum(self._first_pairs(sequence) / sequence - 0.5, 0.0)
+
+    def _first_pairs(self, tokens: Count) -> Count:
+        """Return the pairs of the first `tokens` queries."""
+        chunks = floor(tokens / self.chunk)
+        rest = tokens - chunks * self.chunk
+        return chunks * self.chunk * (self.chunk + 1) / 2 + rest * (rest + 1) / 2
+
+    def _mean_place(self, tokens: Count) -> Count:
+        """Return the keys that a query after `tokens` sees: all of the first chunk, then half a chunk on the mean."""
+        return where(tokens <= self.chunk, tokens, (self.chunk + 1) / 2)
+
+    @property
+    def breakpoints(self) -> tuple[Count, ...]:
+        """Return the chunk."""
+        return (self.chunk,)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ElasticWindow(Pattern):
     """A window that grows with the length: w = alpha + beta*T, from sink + 1 to T [MoA, arXiv 2406.14909].
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from costmodel.quantities import Count, ceil, minimum
-from costmodel.workload.architecture import Memories, NeuralMemory, Recurrence
+from costmodel.quantities import Bytes, Count, ceil, is_single, minimum, sum_of
+from costmodel.workload.architecture import Memories, NeuralMemory, Recurrence, SelectiveScan
 from costmodel.workload.context import Context
+from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.linear import Linear, add_linear, batched_gemm
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, Operator
 from costmodel.workload.work import Parameters, WorkBuilder
@@ -13,34 +14,92 @@ from costmodel.workload.work import Parameters, WorkBuilder
 def add_recurrence(builder: WorkBuilder, context: Context, mixer: Recurrence) -> None:
     """Add projections, short convolution, the scan over chunks, its output gate, and the output projection.
 
-    Parameters: d*H*(q + M*(q + v)) for M states per head, d*H*v of an output gate, d*H for gated decay and again for
-    the delta rule of every state, d*n of the router, H*v*d. A token visits `visited_states`.
+    Parameters, with K = key_heads*q: d*(K + M*(K + H*v)) for M states per head, d*H*v of an output gate, d*H for gated
+    decay and again for the delta rule of every state, d*H*q for a decay per channel, d*n of the router, H*v*d. A gate
+    of rank r has d*r + r*H*v instead, and so the channels' decay. A token visits `visited_states`.
     """
     hidden, tp, tokens = context.architecture.hidden, context.parallel.tp, context.tokens
-    q, v, visited = mixer.key_dim, mixer.value_dim, mixer.visited_states
-    gates = {"none": 0.0, "scalar": 0.0, "gated": 1.0, "delta": 2.0}[mixer.decay]
-    per_state = mixer.heads * (q + v + gates)
-    fixed = mixer.heads * (q + (v if mixer.output_gate else 0.0))
+    values, visited = mixer.heads * mixer.value_dim, mixer.visited_states
+    gates = {"none": 0.0, "scalar": 0.0, "gated": 1.0, "delta": 2.0, "channel_delta": 1.0}[mixer.decay]
+    per_state = mixer.key_width + values + gates * mixer.heads
+    ranked = _ranked_gates(mixer)
+    wide = sum_of(outputs for outputs, rank in ranked if rank is None)
+    fixed = mixer.key_width + wide
     computed, whole = fixed + visited * per_state, fixed + mixer.states * per_state
     qkv = Linear(
         "qkv projection", operator="qkv", producer="norm", rows=tokens, inputs=hidden, outputs=computed,
         split="columns", total=hidden * whole, active=hidden * computed, stored_ratio=whole / computed, gathered=True,
     )  # fmt: skip
     add_linear(builder, context, qkv)
+    for outputs, rank in ranked:
+        if rank is not None:
+            _add_ranked_gate(builder, context, outputs, rank)
     if mixer.memories is not None:
         _add_memory_dispatch(builder, context, mixer.memories)
-    size = tokens * (mixer.heads * (q + visited * (q + v)) / tp) * context.residual
+    size = tokens * ((mixer.key_width + visited * (mixer.key_width + values)) / tp) * context.residual
     builder.save("query, key, value", "qkv", size)
     if mixer.short_conv:
-        taps = mixer.short_conv * mixer.heads * (q + mixer.states * (q + v))
-        convolution = Elementwise("short convolution", 2 * size)
-        builder.step("qkv", [convolution], [Elementwise("convolution gradient", 3 * size)])
-        builder.add_parameters(Parameters("short convolution", taps, taps / tp, taps))
+        _add_short_convolution(builder, context, mixer, size)
+    if not (is_single(mixer.head_parameters) and mixer.head_parameters == 0):
+        own = mixer.head_parameters * mixer.heads
+        builder.add_parameters(Parameters("head parameters", own, own / tp, own))
     _add_scan(builder, context, mixer)
+    _add_output_norm(builder, context, mixer)
     if mixer.output_gate:
-        gate = 3 * tokens * mixer.heads * v / tp * context.residual
+        gate = 3 * tokens * values / tp * context.residual
         builder.step("qkv", [Elementwise("output gate", gate)], [Elementwise("output gate gradient", 5 / 3 * gate)])
-    _add_output_projection(builder, context, mixer.heads * v)
+    _add_output_projection(builder, context, values)
+
+
+def _ranked_gates(mixer: Recurrence) -> list[tuple[Count, Count | None]]:
+    """Return (outputs, rank) of the projections to the output gate and to the channels' decay; rank null: full."""
+    gates: list[tuple[Count, Count | None]] = []
+    if mixer.output_gate:
+        gates.append((mixer.heads * mixer.value_dim, mixer.gate_rank))
+    if mixer.decay == "channel_delta":
+        rank = mixer.gate_rank if mixer.decay_rank is None else mixer.decay_rank
+        gates.append((mixer.heads * mixer.key_dim, rank))
+    return gates
+
+
+def _add_ranked_gate(builder: WorkBuilder, context: Context, outputs: Count, rank: Count) -> None:
+    """Add a projection of low rank: d x r on every rank, and r x outputs over the tensor-parallel group."""
+    down = Linear(
+        "gate down", operator="qkv", producer="norm", rows=context.tokens, inputs=context.architecture.hidden,
+        outputs=rank, cast_input=False, saved_element=0.0, replicas=context.parallel.tp,
+    )  # fmt: skip
+    up = Linear(
+        "gate up", operator="qkv", producer="qkv", rows=context.tokens, inputs=rank, outputs=outputs, split="columns"
+    )
+    add_linear(builder, context, down)
+    add_linear(builder, context, up)
+
+
+def _add_short_convolution(builder: WorkBuilder, context: Context, mixer: Recurrence, size: Bytes) -> None:
+    """Add the convolution of queries, keys and values over a few tokens: `size` bytes in and out, taps per channel.
+
+    A decoding step reads and writes the inputs that still wait, taps - 1 of each channel.
+    """
+    tp = context.parallel.tp
+    waiting = context.sequences * mixer.waiting / tp * context.residual if context.phase == "decode" else 0.0
+    convolution = Elementwise("short convolution", 2 * (size + waiting), kind="conv")
+    builder.step("qkv", [convolution], [Elementwise("convolution gradient", 3 * size)])
+    taps = (mixer.short_conv + (1.0 if mixer.conv_bias else 0.0)) * mixer.channels
+    builder.add_parameters(Parameters("short convolution", taps, taps / tp, taps))
+
+
+def _add_output_norm(builder: WorkBuilder, context: Context, mixer: Recurrence) -> None:
+    """Add the norm of the result, if there is one: v numbers that heads share, or H*v."""
+    if mixer.output_norm is None:
+        return
+    values, tp = mixer.heads * mixer.value_dim, context.parallel.tp
+    size = context.tokens * values / tp * context.residual
+    forward = Elementwise("output norm", 2 * size, kind="norm", rows=context.tokens)
+    builder.step("norm", [forward], [Elementwise("output norm gradient", 3 * size)])
+    builder.save("output norm input", "fused_core", size)
+    shared = mixer.output_norm == "head"
+    total = mixer.value_dim if shared else values
+    builder.add_parameters(Parameters("output norm", total, total if shared else total / tp, total))
 
 
 def _add_output_projection(builder: WorkBuilder, context: Context, inputs: Count) -> None:
@@ -73,7 +132,7 @@ def scan_macs(mixer: Recurrence, *, decodes: bool) -> Count:
     q, v, chunk = mixer.key_dim, mixer.value_dim, mixer.chunk
     if decodes:
         return 2 * q * v
-    delta_rule = chunk * q + chunk * chunk / 3 if mixer.decay == "delta" else 0.0
+    delta_rule = chunk * q + chunk * chunk / 3 if mixer.decay in ("delta", "channel_delta") else 0.0
     return chunk * (q + v) + 2 * q * v + delta_rule
 
 
@@ -88,21 +147,70 @@ def _add_scan(builder: WorkBuilder, context: Context, mixer: Recurrence) -> None
     two gradients of each GEMM, in two scans.
     """
     heads, q, v = mixer.heads / context.parallel.tp, mixer.key_dim, mixer.value_dim
-    decodes, visited = context.phase == "decode", mixer.visited_states
+    keys, decodes, visited = mixer.key_width / context.parallel.tp, context.phase == "decode", mixer.visited_states
     macs, q_len = scan_macs(mixer, decodes=decodes), context.q_len
-    row_bytes = context.sequences * heads * q_len * (q + v + visited * (q + v)) * context.residual
-    state = context.sequences * heads * visited * q * v * context.precision.kv_element
+    row_bytes = context.sequences * q_len * (keys + heads * v + visited * (keys + heads * v)) * context.residual
+    state = context.sequences * heads * visited * q * v * mixer.state_element(context.precision.kv_element)
     chunks = 0.0 if decodes else ceil(context.new_tokens / mixer.chunk)
 
     def scan(name: str, times: float) -> AttentionKernel:
         return AttentionKernel(
             name, sequences=context.sequences, heads=heads * visited, q_len=q_len, qk_pairs=q_len,
             macs_per_pair=times * macs, dtype=context.precision.attention,
-            traffic=times * row_bytes + (2 * state if decodes else state), family="scan", kv_heads=heads, kv_len=q_len,
+            traffic=times * row_bytes + (2 * state if decodes else state),
+            family=f"linear_attention_{'decode' if decodes else 'prefill'}", kind=mixer.decay, kv_heads=heads,
+            kv_len=q_len,
             serial_cycles=max(times - 1.0, 1.0) * chunks * mixer.chunk_cycles, blocks=mixer.blocks / mixer.programs,
         )  # fmt: skip
 
     builder.step("fused_core", [scan("attention core", 1.0)], [scan("attention core gradient", 3.0)])
+
+
+def add_selective_scan(builder: WorkBuilder, context: Context, mixer: SelectiveScan) -> None:
+    """Add a diagonal state-space layer: projection to channels and gate, convolution, scan, output projection.
+
+    Parameters: d*2*I + I*taps + I*(r + 2*n) + r*I + I + I*n + I + I*d for I channels with n numbers each and time steps
+    of rank r, I of the convolution's bias, r + 2*n of norms. The scan takes 3 multiply-adds per channel, number and
+    token (decay, input, output) on the CUDA cores: it streams, and is counted by its bytes.
+
+    [Gu and Dao, Mamba, arXiv 2312.00752, algorithm 2; Lieber et al., Jamba, arXiv 2403.19887]
+    """
+    hidden, tp, tokens = context.architecture.hidden, context.parallel.tp, context.tokens
+    inner, state, rank = mixer.inner, mixer.state, mixer.rank
+    entry = Linear(
+        "channel projection", operator="qkv", producer="norm", rows=tokens, inputs=hidden, outputs=2.0 * inner,
+        split="columns", gathered=True,
+    )  # fmt: skip
+    add_linear(builder, context, entry)
+    size = tokens * inner / tp * context.residual
+    builder.step(
+        "qkv",
+        [Elementwise("short convolution", 2 * size, kind="conv")],
+        [Elementwise("convolution gradient", 3 * size)],
+    )
+    steps = Linear(
+        "time step, input and output", operator="qkv", producer="qkv", rows=tokens, inputs=inner,
+        outputs=rank + 2.0 * state, split="rows",
+    )  # fmt: skip
+    widening = Linear(
+        "time step up", operator="qkv", producer="qkv", rows=tokens, inputs=rank, outputs=inner, split="columns",
+        bias=inner,
+    )  # fmt: skip
+    add_linear(builder, context, steps)
+    add_linear(builder, context, widening)
+    states = context.sequences * inner / tp * state * ELEMENT_BYTES["fp32"]
+    traffic = 4 * size + 2 * tokens * state * context.residual + (2 * states if context.phase == "decode" else states)
+    work = 6.0 * tokens * inner / tp * state
+    scan = Elementwise("selective scan", traffic, kind="selective_scan", rows=tokens, work=work)
+    gradient = Elementwise("selective scan gradient", 3 * traffic, kind="selective_scan", work=2 * work)
+    builder.step("fused_core", [scan], [gradient])
+    builder.save("channels and time steps", "qkv", 3 * size)
+    taps = mixer.short_conv + (1.0 if mixer.conv_bias else 0.0)
+    own = inner * (taps + state + 1.0)
+    builder.add_parameters(Parameters("convolution, decay and skip", own, own / tp, own))
+    if mixer.normed:
+        builder.add_parameters(Parameters.replicated("time step, input and output norms", rank + 2.0 * state))
+    _add_output_projection(builder, context, inner)
 
 
 def add_memory(builder: WorkBuilder, context: Context, mixer: NeuralMemory) -> None:

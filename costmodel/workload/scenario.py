@@ -16,6 +16,7 @@ from costmodel.workload.engine import Engine
 from costmodel.workload.operators import WEIGHT_ONLY
 from costmodel.workload.plans import Decode, ExpertBound, Generate, Prefill, Serving, Training
 from costmodel.workload.simulation import Simulation
+from costmodel.workload.site_scatter import SiteScatter
 
 UNFUSED = "unfused"  # attention with its scores in device memory
 MASKED = "masked-softmax"  # unfused, but scale, causal mask and softmax are one kernel
@@ -291,8 +292,29 @@ Plan: TypeAlias = "Training | Prefill | Decode | Generate | Serving | Disaggrega
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class MeasuredStep:
+    """A measured training step: the scenario that was run, without an anchor of its own, and a metric in SI."""
+
+    scenario: Scenario
+    metric: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Anchor:
+    """Measured steps of one framework on one cluster. scatter: how runs of a site scatter about predictions."""
+
+    steps: tuple[MeasuredStep, ...]
+    scatter: SiteScatter
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Scenario:
-    """A complete scenario: nothing below this reads a file. notes: substitutions made on the way, for people."""
+    """A complete scenario: nothing below this reads a file.
+
+    notes: substitutions made on the way, for people.
+    anchor: measured steps of the same framework on the same cluster, null: none.
+    """
 
     name: str
     _: KW_ONLY
@@ -307,6 +329,7 @@ class Scenario:
     notes: tuple[str, ...] = ()
     routing: Routing = Routing()
     simulation: Simulation = field(default_factory=Simulation)
+    anchor: Anchor | None = None
 
     @property
     def devices(self) -> Count:

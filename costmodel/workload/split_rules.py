@@ -5,17 +5,40 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from costmodel.quantities import Count, Mask, divides, is_single, maximum
-from costmodel.workload.architecture import Attention, Mixer, Mla, MoeFfn, NeuralMemory, Recurrence
+from costmodel.workload.architecture import (
+    Attention,
+    CompressedAttention,
+    Mixer,
+    Mla,
+    MoeFfn,
+    NeuralMemory,
+    NoMixer,
+    PlainProjection,
+    Recurrence,
+    SelectiveScan,
+)
 from costmodel.workload.plans import Decode, Training
 from costmodel.workload.rule import Rule, divides_rule, shown
 from costmodel.workload.scenario import Scenario
 
 
 def heads_of(mixer: Mixer) -> Count:
-    """Return the heads that tensor parallelism splits; one where a mixer has none, which only a rank alone computes."""
+    """Return the heads, groups or channels that tensor parallelism splits.
+
+    One where a mixer has none, which only a rank alone computes.
+    """
     if isinstance(mixer, Attention):
         return mixer.q_heads
+    if isinstance(mixer, CompressedAttention):
+        return mixer.output_groups
+    if isinstance(mixer, SelectiveScan):
+        return mixer.inner
     return mixer.heads if isinstance(mixer, Mla | Recurrence | NeuralMemory) else 1.0
+
+
+def splits_nothing(mixer: Mixer) -> bool:
+    """Tell whether a layer has no heads that would have to divide: it mixes no tokens."""
+    return isinstance(mixer, NoMixer | PlainProjection)
 
 
 def context_rules(scenario: Scenario, mixer: Mixer) -> Iterator[Rule]:
@@ -27,7 +50,9 @@ def context_rules(scenario: Scenario, mixer: Mixer) -> Iterator[Rule]:
     parallel = scenario.parallel
     alone = (parallel.cp == 1) | isinstance(scenario.plan, Decode)
     attention = isinstance(mixer, Attention)
-    if not isinstance(mixer, Attention | Mla):
+    if splits_nothing(mixer):
+        return
+    if not isinstance(mixer, Attention | Mla | CompressedAttention):
         yield Rule(
             "parallel.cp",
             alone,
@@ -51,6 +76,10 @@ def context_rules(scenario: Scenario, mixer: Mixer) -> Iterator[Rule]:
                 f"tp * cp = {shown(split)} ranks cut through {shown(mixer.kv_heads)} key-value heads",
                 f"choose cp so that tp * cp is a divisor or a multiple of {shown(mixer.kv_heads)}",
             )
+    if parallel.context != "gather" and (isinstance(mixer, CompressedAttention) or mixer.indexer is not None):
+        yield Rule(
+            "parallel.context", alone, "queries that select their keys need those of all ranks", "use `context: gather`"
+        )
     if parallel.context == "ring":
         fused = not attention or not scenario.framework.unfused_attention
         yield Rule(

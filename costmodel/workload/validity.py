@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 
 from costmodel.quantities import Mask, divides, is_single
-from costmodel.workload.architecture import Attention, MoeFfn, NoFfn
+from costmodel.workload.architecture import Attention, MoeFfn, NoFfn, Recurrence
 from costmodel.workload.inference_rules import inference_rules
 from costmodel.workload.plans import ExpertBound, Training
 from costmodel.workload.rule import Rule, divides_rule, shown
 from costmodel.workload.scenario import Disaggregated, Precision, Scenario
 from costmodel.workload.schedules import rules_of
-from costmodel.workload.split_rules import context_rules, heads_of, offload_rules, sharding_rules
+from costmodel.workload.split_rules import context_rules, heads_of, offload_rules, sharding_rules, splits_nothing
 
 __all__ = ["Rule", "feasible_layout", "rules"]
 
@@ -89,7 +89,10 @@ def _model_rules(scenario: Scenario) -> Iterator[Rule]:
         )
     for layer in architecture.kinds:
         heads = heads_of(layer.mixer)
-        yield divides_rule("parallel.tp", parallel.tp, heads, "the attention heads")
+        if not splits_nothing(layer.mixer):
+            yield divides_rule("parallel.tp", parallel.tp, heads, "the attention heads")
+        if isinstance(layer.mixer, Recurrence) and layer.mixer.key_heads is not None:
+            yield divides_rule("parallel.tp", parallel.tp, layer.mixer.key_heads, "the key heads of the recurrence")
         if isinstance(layer.mixer, Attention):
             kv_heads = layer.mixer.kv_heads
             yield Rule(

@@ -107,18 +107,22 @@ def pooled(found: Mapping[str, Mapping[Pair, Array]]) -> Iterator[tuple[str, flo
 
 def render(found: Mapping[str, Mapping[Pair, Array]]) -> str:
     """Return the text of the calibration file; the same rows give the same bytes."""
-    lines = [
-        "schema: costmodel/calibration@1",
-        "name: sources",
-        "device: null",
-        "basis: fitted",
-        "families:                                        # one source's times over another's, same shapes and device",
-    ]
-    for name, reach, rows, pairs in pooled(found):
+    note = (
+        "80 % points of the absolute logarithm of the ratio; `same`: kernels of one library, `other`: of two.",
+        f"Made by `{_COMMAND}`.",
+    )  # fmt: skip
+    return render_file("sources", pooled(found), note)
+
+
+def render_file(name: str, points: Iterable[tuple[str, float, int, int]], note: Sequence[str]) -> str:
+    """Return a calibration file of how far times of pairs differ. points: as `pooled` yields them; note: its lines."""
+    comment = " " * 40 + "# one source's times over another's, same shapes and device" if name == "sources" else ""
+    lines = ["schema: costmodel/calibration@1", f"name: {name}", "device: null", "basis: fitted", f"families:{comment}"]
+    for key, reach, rows, pairs in points:
         low, high = float(f"{np.exp(-reach):.3g}"), float(f"{np.exp(reach):.3g}")
         time = units.render(1.0, "time")
         lines += [
-            f"  {name}:",
+            f"  {key}:",
             f"    spread: [{{time: {time}, low: {low:g}, median: 1, high: {high:g}, rows: {rows}}}]",
             f"    rows: {rows}",
             f'    note: "{"One pair" if pairs == 1 else f"{pairs} pairs"} of sources{_WEIGHT if pairs > 1 else ""}."',
@@ -126,9 +130,7 @@ def render(found: Mapping[str, Mapping[Pair, Array]]) -> str:
     return "\n".join([
         *lines, "sources:", "  - fields: [families]",
         '    cite: "measured kernel times of public repositories, as listed in sources.csv beside the tables"',
-        "    kind: measurement", "    note: >-",
-        "      80 % points of the absolute logarithm of the ratio; `same`: kernels of one library, `other`: of two.",
-        f"      Made by `{_COMMAND}`.",
+        "    kind: measurement", "    note: >-", *(f"      {line}" for line in note),
     ]) + "\n"  # fmt: skip
 
 

@@ -19,10 +19,11 @@ from costmodel.hardware import Cluster, Node
 from costmodel.quantities import Array
 from costmodel.result import FITS, REASONS, Result
 from costmodel.schema.files import list_names, load_model, load_node
-from costmodel.workload.architecture import Architecture, Attention
+from costmodel.workload.architecture import Architecture, Recurrence
 from costmodel.workload.counting import parameter_count
 from costmodel.workload.plans import Decode, Generate, Prefill, Training
 from costmodel.workload.scenario import Parallelism, Plan, Precision, Scenario
+from costmodel.workload.split_rules import heads_of, splits_nothing
 
 MODELS = list_names("models")
 DEVICES = list_names("devices")
@@ -68,8 +69,10 @@ def asked(architecture: Architecture, device: str, phase: str) -> Scenario:
 
 
 def divides_heads(architecture: Architecture, degree: int) -> bool:
-    mixers = [layer.mixer for layer in architecture.kinds]
-    return all(float(mixer.q_heads if isinstance(mixer, Attention) else mixer.heads) % degree == 0 for mixer in mixers)
+    mixers = [layer.mixer for layer in architecture.kinds if not splits_nothing(layer.mixer)]
+    parts = [heads_of(mixer) for mixer in mixers]
+    shared = [mixer.key_heads for mixer in mixers if isinstance(mixer, Recurrence) and mixer.key_heads is not None]
+    return all(float(part) % degree == 0 for part in (*parts, *shared))
 
 
 def half(precision: Precision) -> Precision:

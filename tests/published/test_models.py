@@ -44,6 +44,40 @@ WEIGHTS = {
     "qwen3-30b-a3b": 30_532_122_624,
     "qwen3-235b-a22b": 235_093_634_560,
     "deepseek-v3": 671_026_419_200 - 58 * 256,  # without the numbers that balance the load, which no gradient trains
+    "gemma-3-27b": 27_432_406_640,
+    "gpt-oss-20b": 20_914_757_184,
+    "gpt-oss-120b": 116_829_156_672,
+    "granite-4-h-small": 32_207_337_984,
+    "jamba-mini": 51_570_323_328,
+    "kimi-linear-48b-a3b": 49_122_681_728 - 26 * 256,
+    "llama-4-maverick": 401_583_781_376,
+    "llama-4-scout": 108_641_793_536,
+    "minimax-m1": 456_089_655_296,
+    "mistral-small-3": 24_011_361_280,
+    "nemotron-super-49b": 49_867_145_216,
+    "phi-4": 14_659_507_200,
+    "qwen3-vl-8b": 8_767_123_696,
+}
+# Model -> billions of parameters, of active ones and KV bytes of a token in BF16, the first two as cards and reports
+# print them, the last by hand from the layers; the tower for images is part of the parameters.
+CARDS = {
+    "deepseek-v3.2": (671, 37, 61 * (576 * 2 + 132)),
+    "deepseek-v4-flash": (284, 13, 43 * 1024 + 21 * (1024 + 132) / 4 + 20 * 1024 / 128),
+    "gemma-4-26b-a4b": (25.2 + 0.55, 3.8, 25 * 8 * 512 * 2 + 5 * 2 * 1024 * 2),
+    "glm-4.5-air": (106, 12, 46 * 8 * 256 * 2),
+    "glm-4.6": (355, 32, 92 * 8 * 256 * 2),
+    "glm-5": (744, 40, 78 * (576 * 2 + 132)),
+    "kimi-k2": (1030, 32, 61 * 576 * 2),
+    "kimi-k2.5": (1030, 32, 61 * 576 * 2),
+    "mimo-v2-flash": (309, 15, (9 * 4 + 39 * 8) * 320 * 2),
+    "minimax-m2": (230, 10, 62 * 8 * 256 * 2),
+    "minimax-m3": (428, 23, 60 * 4 * 256 * 2 + 57 * 128 * 2),
+    "nemotron-3-nano-30b-a3b": (31.6, 3.2, 6 * 2 * 256 * 2),
+    "nemotron-3-super-120b-a12b": (120, 12, 8 * 2 * 256 * 2),
+    "qwen3-next-80b-a3b": (80, 3, 12 * 2 * 512 * 2),
+    "qwen3.5-122b-a10b": (122, 10, 12 * 2 * 512 * 2),
+    "qwen3.5-397b-a17b": (397, 17, 15 * 2 * 512 * 2),
+    "step-3.5-flash": (197, 11, 45 * 8 * 256 * 2),
 }
 PRINTED = {  # in billions, as papers and cards print them
     "deepseek-v2": 236, "deepseek-v2-lite": 15.7, "llama-30b": 32.5, "llama-65b": 65.2,
@@ -72,7 +106,7 @@ def rounding(printed: float) -> float:
 def test_every_model_of_the_catalogue_is_held_against_a_count() -> None:
     assert PROBLEMS == []
     trained = {name for name in MODELS if name.startswith("mpt-")}
-    assert set(MODELS) == set(WEIGHTS) | set(PRINTED) | BY_FORMULA | TEMPLATES | trained
+    assert set(MODELS) == set(WEIGHTS) | set(PRINTED) | set(CARDS) | BY_FORMULA | TEMPLATES | trained
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
@@ -84,6 +118,19 @@ def test_a_model_has_the_parameters_of_its_weights(name: str) -> None:
 def test_a_model_has_its_printed_parameters(name: str) -> None:
     printed = PRINTED[name]
     assert abs(total(name) / 1e9 - printed) <= max(0.005 * printed, rounding(printed))
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_a_model_of_today_has_the_parameters_of_its_card(name: str) -> None:
+    count = parameter_count(MODELS[name].architecture)
+    printed, active, kv_bytes = CARDS[name]
+    with_modules = float(count.total + count.mtp)
+    errors = [abs(each / 1e9 / printed - 1) for each in (float(count.total), with_modules)]
+    assert min(errors) <= (0.03 if MODELS[name].architecture.encoder is not None else 0.01)
+    head = float(MODELS[name].architecture.vocabulary * MODELS[name].architecture.hidden)
+    fewest, most = float(count.active) - head, float(count.active_with_embedding)  # authors count both, one or neither
+    assert fewest / 1e9 - 2 * rounding(active) <= active <= most / 1e9 + 2 * rounding(active)
+    assert kv_bytes_per_token(MODELS[name].architecture) == kv_bytes
 
 
 @pytest.mark.parametrize("name", ACTIVE)

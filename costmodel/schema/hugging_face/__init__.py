@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from costmodel.errors import InputError, Location
-from costmodel.schema.hugging_face.config import BY_HAND, Config
-from costmodel.schema.hugging_face.families import FAMILIES, INERT, Family, keys_of
+from costmodel.schema.hugging_face.config import Config
+from costmodel.schema.hugging_face.inert import INERT
+from costmodel.schema.hugging_face.keys import Family, keys_of
 from costmodel.schema.hugging_face.model import model_tree
+from costmodel.schema.hugging_face.wrappers import Source, audio_of, encoder_of, find_source
 from costmodel.schema.json_tree import parse_json
 from costmodel.schema.loader import MAX_BYTES, kind_of, read_text
-from costmodel.schema.references import available, did_you_mean, display_path
+from costmodel.schema.references import display_path
 from costmodel.schema.tree import Tree, to_python
 
 FILE = "config.json"
@@ -34,10 +36,10 @@ def is_config(path: Path) -> bool:
     return path.suffix == ".json" or (path / FILE).is_file()
 
 
-def import_config(path: Path, origin: Location | None = None) -> Imported:
+def import_config(path: Path, origin: Location | None = None, chosen: str | None = None) -> Imported:
     """Return the model of a config.json or of a folder that contains one; raise InputError at the invalid key.
 
-    origin: where the path was written.
+    origin: where the path was written; chosen: the family to read it by (null: as the file says).
     """
     file = path / FILE if path.is_dir() else path
     if not file.is_file():
@@ -50,26 +52,19 @@ def import_config(path: Path, origin: Location | None = None) -> Imported:
             f"must be an object at top level, not {kind_of(tree.value)}", hint="write an object {…}",
             location=tree.location,
         )  # fmt: skip
-    family = _family(tree)
-    document = model_tree(Config(tree, family), _name(tree, file))
-    return Imported(document, tuple(_notes(tree, family, display_path(file))))
-
-
-def _family(tree: Tree) -> Family:
-    """Return the table of the file's architecture."""
-    kind = tree.child("model_type")
-    if kind is None or not isinstance(kind.value, str):
-        hint = f"add it; {available(list(FAMILIES))}"
-        raise InputError.single("is missing", hint=hint, field="model_type", location=tree.location)
-    if kind.value not in FAMILIES:
-        hints = [did_you_mean(kind.value, list(FAMILIES)), available(list(FAMILIES))]
-        if tree.child("text_config"):
-            hints.append("its `text_config` is a language model of its own: put that in a file")
+    source = find_source(tree, chosen)
+    audio = audio_of(source)
+    if audio is not None:
         raise InputError.single(
-            f"{kind.value!r}: this architecture cannot be imported",
-            hint="; ".join([*filter(None, hints), f"or {BY_HAND}"]), field="model_type", location=kind.location,
+            "towers for sound cannot be imported", hint="remove it to import the rest", field="audio_config",
+            location=audio.location,
         )  # fmt: skip
-    return FAMILIES[kind.value]
+    name = _name(tree, file)
+    config = Config(source.tree, source.family)
+    document = model_tree(config, name)
+    encoder = encoder_of(source, config.size("hidden"))
+    document = document if encoder is None else document.with_entries(encoder=encoder)
+    return Imported(document, tuple(_notes(source, display_path(file))))
 
 
 def _name(tree: Tree, file: Path) -> Tree:
@@ -79,12 +74,14 @@ def _name(tree: Tree, file: Path) -> Tree:
     return Tree(own or fallback or "model", tree.location)
 
 
-def _notes(tree: Tree, family: Family, file: str) -> Iterator[str]:
-    """Yield a note on the ignored keys of a config.json."""
-    ignored = list(_ignored(tree, family, ""))
+def _notes(source: Source, file: str) -> Iterator[str]:
+    """Yield a note on the ignored keys of a config.json, and on how its family was found."""
+    if source.alias is not None:
+        yield f"{file}: read {source.alias}"
+    ignored = list(_ignored(source.tree, source.family, ""))
     if ignored:
         yield f"{file}: ignored keys: {', '.join(ignored)}"
-    if tree.child(_QUANTISED) is not None:
+    if source.tree.child(_QUANTISED) is not None:
         yield f"{file}: {_QUANTISED} is ignored; set the scenario's `precision` instead"
 
 

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from costmodel.errors import InputError, Location, Problem
 from costmodel.schema.fields import NumberType, field_error
-from costmodel.schema.hugging_face.families import REQUIRED, Family, Key, keys_of
+from costmodel.schema.hugging_face.keys import REQUIRED, Fact, Family, First, Key, Switch, keys_of
 from costmodel.schema.quantity import Measure, Whole
 from costmodel.schema.tree import Tree, to_python
 
@@ -17,15 +17,41 @@ BY_HAND = "write the model as YAML: `costmodel init model` prints one to start f
 
 
 class Config:
-    """The facts of a config.json by its family's table; raises InputError if a required key is missing."""
+    """The facts of a config.json by its family's table; raises InputError if a required key is missing.
 
-    def __init__(self, tree: Tree, family: Family) -> None:
-        self._tree, self._family = tree, family
+    kind: the kind of layer whose facts stand over those of the model (null: the model's own).
+    """
+
+    def __init__(self, tree: Tree, family: Family, *, kind: str | None = None) -> None:
+        self._tree = tree
+        self._base = family
+        self._family = family | family.get("kinds", {}).get(kind, {}) if kind else family
         self._default = (tree.child("model_type") or tree).location
-        missing = [key for key in keys_of(family) if key.default is REQUIRED and self._entry(key) is None]
+        if kind is None:
+            self._check_required(family)
+            self._check_variant()
+
+    def of_kind(self, kind: str) -> Config:
+        """Return the facts of one kind of layer."""
+        config = Config(self._tree, self._base, kind=kind)
+        config._check_required(self._base.get("kinds", {}).get(kind, {}))
+        return config
+
+    def _check_required(self, family: Family) -> None:
+        """Raise InputError if a key is missing that every file of the family has."""
+        own = {name: fact for name, fact in family.items() if name != "kinds"}
+        optional = {
+            key for fact in own.values() if isinstance(fact, Switch | First) for key in keys_of({"": fact})
+        }  # a switch or a choice of keys needs one only where it is asked
+        missing = [
+            key for key in keys_of(own)
+            if key.default is REQUIRED and key not in optional and self._entry(key) is None
+        ]  # fmt: skip
+        for fact in own.values():
+            if isinstance(fact, First) and fact.keys[-1].default is REQUIRED and self._first(fact) is None:
+                missing.append(fact.keys[-1])
         if missing:
-            raise InputError([Problem(tree.location, key.name, "is missing", "add it") for key in missing])
-        self._check_variant()
+            raise InputError([Problem(self._tree.location, key.name, "is missing", "add it") for key in missing])
 
     @property
     def location(self) -> Location | None:
@@ -38,15 +64,49 @@ class Config:
 
     def value(self, fact: str) -> Any:
         """Return a fact: the file's value, or else the family's."""
-        source = self._family.get(fact)
+        return self._value(self._family.get(fact), fact)
+
+    def _value(self, source: Fact, fact: str) -> Any:
+        if isinstance(source, Switch):
+            stated = self._value(source.key, fact)
+            if not isinstance(stated, bool | int | float | str) or stated not in source.values:
+                raise self._unknown_variant(source.key, stated)
+            return self._value(source.values[stated], fact)
+        if isinstance(source, First):
+            key = self._first(source)
+            return source.keys[-1].default if key is None else self._value(key, fact)
         if not isinstance(source, Key):
             return source
         entry = self._entry(source)
+        if entry is None and source.default is REQUIRED:
+            raise InputError([Problem(self._tree.location, source.name, "is missing", "add it")])
         return source.default if entry is None else to_python(entry)
+
+    def _first(self, source: First) -> Key | None:
+        """Return the first of several keys that the file states."""
+        return next((key for key in source.keys if self._entry(key) is not None), None)
+
+    def _key(self, fact: str) -> Key | None:
+        """Return the key that a fact is read from, null for a constant."""
+        source = self._family.get(fact)
+        if isinstance(source, First):
+            return self._first(source) or source.keys[0]
+        if isinstance(source, Switch):
+            return source.key
+        return source if isinstance(source, Key) else None
+
+    def _unknown_variant(self, key: Key, stated: Any) -> InputError:
+        entry = self._entry(key)
+        return InputError.single(
+            f"this variant cannot be imported: {json.dumps(stated)}", hint=BY_HAND, field=key.name,
+            location=self._default if entry is None else entry.location,
+        )  # fmt: skip
 
     def count(self, fact: str, low: int = 1) -> int | None:
         """Return a fact that is a whole number, None without one."""
         value = self.value(fact)
+        if isinstance(value, list) and value and all(item == value[0] for item in value):
+            value = value[0]  # one number for each layer, all alike
         return None if value is None else int(self._checked(fact, Whole(low, single=True), value))
 
     def size(self, fact: str) -> int:
@@ -86,13 +146,13 @@ class Config:
 
     def name_of(self, fact: str) -> str:
         """Return the key of a fact."""
-        source = self._family.get(fact)
-        return source.name if isinstance(source, Key) else fact
+        key = self._key(fact)
+        return fact if key is None else key.name
 
     def leaf(self, value: Any, fact: str) -> Tree:
         """Return a value at the location of the fact that it comes from."""
-        source = self._family.get(fact)
-        entry = self._entry(source) if isinstance(source, Key) else None
+        key = self._key(fact)
+        entry = None if key is None else self._entry(key)
         return Tree(value, self._default if entry is None else entry.location)
 
     def error(self, fact: str, message: str, hint: str) -> InputError:
@@ -102,7 +162,7 @@ class Config:
     def _entry(self, key: Key) -> Tree | None:
         for name in (key.name, key.older_name):
             entry = self._tree.at(name.split(".")) if name else None
-            if entry is not None and entry.value is not None:
+            if entry is not None and entry.value is not None and entry.value != []:
                 return entry
         return None
 

@@ -9,91 +9,23 @@ mosaicml/llm-foundry; for internlm the modeling files beside the weights (intern
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
-
-REQUIRED: Final = object()
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """A key of config.json, dotted if it is inside another.
-
-    default: value if the file omits the key or sets it to null; REQUIRED: the file must have it.
-    older_name: spelling of older files.
-    """
-
-    name: str
-    default: Any = REQUIRED
-    older_name: str = ""
-
-
-Family: TypeAlias = dict[str, Any]
+from costmodel.schema.hugging_face.base_families import (
+    ALTERNATE,
+    DEEPSEEK,
+    LLAMA,
+    LLAMA_BIASES,
+    LOCAL_EXPERTS,
+    QWEN_MOE,
+    QWEN_WINDOW,
+    WINDOW,
+)
+from costmodel.schema.hugging_face.expert_families import EXPERT_FAMILIES
+from costmodel.schema.hugging_face.hybrid_families import HYBRID_FAMILIES
+from costmodel.schema.hugging_face.keys import Family, Key
+from costmodel.schema.hugging_face.sparse_families import SPARSE_FAMILIES
+from costmodel.schema.hugging_face.windowed_families import WINDOWED_FAMILIES
 
 # fmt: off
-_LLAMA: Family = {
-    "hidden": Key("hidden_size"),
-    "vocabulary": Key("vocab_size"),
-    "depth": Key("num_hidden_layers"),
-    "heads": Key("num_attention_heads"),
-    "kv_heads": Key("num_key_value_heads", default=None),
-    "head_dim": Key("head_dim", default=None),
-    "intermediate": Key("intermediate_size"),
-    "tied": Key("tie_word_embeddings", default=False),
-    "dropout": (Key("attention_dropout", default=0.0),),
-    "rotary": True, "gated": True, "norm": "rms",
-}
-_LLAMA_BIASES: Family = {"bias": Key("attention_bias", default=False), "ffn_bias": Key("mlp_bias", default=False)}
-_WINDOW: Family = {"window": Key("sliding_window", default=None)}
-_QWEN_WINDOW: Family = {
-    "window": Key("sliding_window", default=None),
-    "window_used": Key("use_sliding_window", default=False),
-    "window_from": Key("max_window_layers", default=28),
-    "layer_types": Key("layer_types", default=None),
-}
-_ALTERNATE: Family = {
-    "window": Key("sliding_window"),
-    "window_every": 2,
-    "layer_types": Key("layer_types", default=None),
-}
-_QWEN_MOE: Family = {
-    "experts": Key("num_experts"),
-    "top_k": Key("num_experts_per_tok"),
-    "expert_intermediate": Key("moe_intermediate_size"),
-    "moe_step": Key("decoder_sparse_step", default=1),
-    "dense_layers": Key("mlp_only_layers", default=None),
-}
-_LOCAL_EXPERTS: Family = {
-    "experts": Key("num_local_experts"),
-    "top_k": Key("num_experts_per_tok"),
-    "expert_intermediate": Key("intermediate_size"),
-}
-_DEEPSEEK: Family = {
-    "hidden": Key("hidden_size"),
-    "vocabulary": Key("vocab_size"),
-    "depth": Key("num_hidden_layers"),
-    "heads": Key("num_attention_heads"),
-    "q_lora": Key("q_lora_rank", default=None),
-    "kv_lora": Key("kv_lora_rank"),
-    "nope_dim": Key("qk_nope_head_dim"),
-    "rope_dim": Key("qk_rope_head_dim"),
-    "v_head_dim": Key("v_head_dim"),
-    "intermediate": Key("intermediate_size"),
-    "experts": Key("n_routed_experts"),
-    "top_k": Key("num_experts_per_tok"),
-    "expert_intermediate": Key("moe_intermediate_size"),
-    "shared": Key("n_shared_experts", default=None),
-    "groups": Key("n_group", default=None),
-    "group_top_k": Key("topk_group", default=None),
-    "moe_from": Key("first_k_dense_replace", default=0),
-    "moe_every": Key("moe_layer_freq", default=1),
-    "mtp": Key("num_nextn_predict_layers", default=None),
-    "tied": Key("tie_word_embeddings", default=False),
-    "dropout": (Key("attention_dropout", default=0.0),),
-    "gated": True, "norm": "rms", "must": {"attention_bias": False, "mlp_bias": False},
-    "inert": ("num_key_value_heads", "ep_size", "topk_method"),
-}
 _GPT2: Family = {
     "hidden": Key("n_embd"),
     "vocabulary": Key("vocab_size"),
@@ -110,64 +42,64 @@ _GPT2: Family = {
 }
 
 FAMILIES: dict[str, Family] = {
-    "llama": _LLAMA | _LLAMA_BIASES,
-    "granite": _LLAMA | _LLAMA_BIASES | {
+    "llama": LLAMA | LLAMA_BIASES,
+    "granite": LLAMA | LLAMA_BIASES | {
         "inert": ("embedding_multiplier", "logits_scaling", "residual_multiplier", "attention_multiplier"),
     },
-    "mistral": _LLAMA | _WINDOW,
-    "mixtral": _LLAMA | _WINDOW | _LOCAL_EXPERTS | {"inert": ("router_jitter_noise",)},
-    "qwen2": _LLAMA | _QWEN_WINDOW | {"bias": True, "output_bias": False},
-    "qwen2_moe": _LLAMA | _QWEN_WINDOW | _QWEN_MOE | {
+    "mistral": LLAMA | WINDOW,
+    "mixtral": LLAMA | WINDOW | LOCAL_EXPERTS | {"inert": ("router_jitter_noise",)},
+    "qwen2": LLAMA | QWEN_WINDOW | {"bias": True, "output_bias": False},
+    "qwen2_moe": LLAMA | QWEN_WINDOW | QWEN_MOE | {
         "bias": Key("qkv_bias", default=True),
         "output_bias": False, "shared": 1,
         "shared_intermediate": Key("shared_expert_intermediate_size"),
         "shared_gate": True,
     },
-    "qwen3": _LLAMA | _QWEN_WINDOW | {
+    "qwen3": LLAMA | QWEN_WINDOW | {
         "bias": Key("attention_bias", default=False), "qk_norm": "head", "head_dim": Key("head_dim", default=128),
     },
-    "qwen3_moe": _LLAMA | _QWEN_MOE | {
+    "qwen3_moe": LLAMA | QWEN_MOE | {
         "window": Key("sliding_window", default=None),
         "window_used": Key("use_sliding_window", default=False),
         "bias": Key("attention_bias", default=False),
         "qk_norm": "head", "inert": ("max_window_layers",),
     },
-    "deepseek_v2": _DEEPSEEK,
-    "deepseek_v3": _DEEPSEEK,
-    "kimi_k2": _DEEPSEEK,
-    "gpt_oss": _LLAMA | _ALTERNATE | _LOCAL_EXPERTS | {
+    "deepseek_v2": DEEPSEEK,
+    "deepseek_v3": DEEPSEEK,
+    "kimi_k2": DEEPSEEK,
+    "gpt_oss": LLAMA | ALTERNATE | LOCAL_EXPERTS | {
         "bias": Key("attention_bias", default=True),
-        "expert_bias": True, "router_bias": True,
+        "expert_bias": True, "router_bias": True, "sinks": True,
         "inert": ("experts_per_token", "initial_context_length", "swiglu_limit"),
     },
-    "gemma": _LLAMA | {
+    "gemma": LLAMA | {
         "head_dim": Key("head_dim", default=256),
         "tied": Key("tie_word_embeddings", default=True),
         "bias": Key("attention_bias", default=False),
     },
-    "gemma2": _LLAMA | _ALTERNATE | {
+    "gemma2": LLAMA | ALTERNATE | {
         "head_dim": Key("head_dim", default=256),
         "tied": Key("tie_word_embeddings", default=True),
         "bias": Key("attention_bias", default=False),
         "norm_position": "both", "inert": ("query_pre_attn_scalar", "cache_implementation"),
     },
-    "internlm": _LLAMA | {"bias": Key("bias", default=True)},
-    "internlm2": _LLAMA | {"bias": Key("bias", default=True), "inert": ("attn_implementation",)},
-    "olmo2": _LLAMA | {"bias": Key("attention_bias", default=False), "norm_position": "after", "qk_norm": "projection"},
-    "phi3": _LLAMA | _WINDOW | {
+    "internlm": LLAMA | {"bias": Key("bias", default=True)},
+    "internlm2": LLAMA | {"bias": Key("bias", default=True), "inert": ("attn_implementation",)},
+    "olmo2": LLAMA | {"bias": Key("attention_bias", default=False), "norm_position": "after", "qk_norm": "projection"},
+    "phi3": LLAMA | WINDOW | {
         "rotary_share": Key("partial_rotary_factor", default=1.0),
         "dropout": (Key("resid_pdrop", default=0.0), Key("attention_dropout", default=0.0)),
         "must": {"attention_bias": False, "mlp_bias": False, "lm_head_bias": False},
         "inert": ("embd_pdrop", "original_max_position_embeddings"),
     },
-    "starcoder2": _LLAMA | _WINDOW | {
+    "starcoder2": LLAMA | WINDOW | {
         "tied": Key("tie_word_embeddings", default=True),
         "bias": Key("use_bias", default=True),
         "ffn_bias": Key("use_bias", default=True),
         "dropout": (Key("residual_dropout", default=0.0), Key("attention_dropout", default=0.0)),
         "gated": False, "norm": "layer", "inert": ("embedding_dropout", "mlp_type", "norm_type"),
     },
-    "stablelm": _LLAMA | {
+    "stablelm": LLAMA | {
         "bias": Key("use_qkv_bias", default=False),
         "output_bias": False,
         "parallel": Key("use_parallel_residual", default=False),
@@ -176,7 +108,7 @@ FAMILIES: dict[str, Family] = {
         "dropout": (Key("hidden_dropout", default=0.0), Key("attention_dropout", default=0.0)),
         "norm": "layer", "must": {"qk_layernorm": False},
     },
-    "cohere": _LLAMA | {
+    "cohere": LLAMA | {
         "bias": Key("attention_bias", default=False),
         "tied": Key("tie_word_embeddings", default=True),
         "parallel": True, "shared_norm": True, "norm": "layer_no_bias", "must": {"use_qk_norm": False},
@@ -198,7 +130,7 @@ FAMILIES: dict[str, Family] = {
         "bias": False, "head_bias": True, "parallel": True, "shared_norm": True,
         "inert": (*_GPT2["inert"], "n_positions", "rotary"),
     },
-    "gpt_neox": _LLAMA | {
+    "gpt_neox": LLAMA | {
         "kv_heads": None, "head_dim": None,
         "bias": Key("attention_bias", default=True),
         "ffn_bias": True,
@@ -207,7 +139,7 @@ FAMILIES: dict[str, Family] = {
         "dropout": (Key("hidden_dropout", default=0.0), Key("attention_dropout", default=0.0)),
         "gated": False, "norm": "layer", "inert": ("classifier_dropout",),
     },
-    "phi": _LLAMA | {
+    "phi": LLAMA | {
         "bias": True, "ffn_bias": True, "head_bias": True, "parallel": True, "shared_norm": True,
         "rotary_share": Key("partial_rotary_factor", default=0.5),
         "dropout": (Key("resid_pdrop", default=0.0), Key("attention_dropout", default=0.0)),
@@ -247,7 +179,7 @@ FAMILIES: dict[str, Family] = {
             "apply_residual_connection_post_layernorm",
         ),
     },
-    "opt": _LLAMA | {
+    "opt": LLAMA | {
         "kv_heads": None, "head_dim": None,
         "intermediate": Key("ffn_dim"),
         "tied": Key("tie_word_embeddings", default=True),
@@ -287,25 +219,4 @@ FAMILIES: dict[str, Family] = {
 """`model_type` -> the meaning of its keys; `must`: values that other variants change; `inert`: ignored keys."""
 FAMILIES["RefinedWeb"] = FAMILIES["falcon"] | {"grouped": True}  # first model_type of falcon-40b, then of falcon-7b
 FAMILIES["RefinedWebModel"] = FAMILIES["falcon"] | {"grouped": False}
-
-INERT = frozenset(
-    {
-        "_attn_implementation", "_name_or_path", "activation", "activation_function", "architectures",
-        "aux_loss_alpha", "auto_map", "bos_token_id", "dtype", "eos_token_id", "gradient_checkpointing", "hidden_act",
-        "hidden_activation", "initializer_range", "layer_norm_eps", "layer_norm_epsilon", "max_position_embeddings",
-        "model_type", "norm_eps", "norm_epsilon", "norm_topk_prob", "output_router_logits", "pad_token_id",
-        "pretraining_tp", "rms_norm_eps", "rope_interleave", "rope_parameters", "rope_scaling", "rope_theta",
-        "rotary_emb_base", "routed_scaling_factor", "router_aux_loss_coef", "scoring_func", "seq_aux",
-        "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj",
-        "task_specific_params", "tokenizer_class", "tokenizer_name", "torch_dtype", "transformers_version", "use_cache",
-    }
-)  # fmt: skip
-"""Keys that affect no family's cost: formats, token ids, scale factors, details of rotary embeddings."""
-
-
-def keys_of(family: Family) -> Iterator[Key]:
-    """Yield the keys that a family reads."""
-    for source in family.values():
-        for key in source if isinstance(source, tuple) else (source,):
-            if isinstance(key, Key):
-                yield key
+FAMILIES |= EXPERT_FAMILIES | HYBRID_FAMILIES | SPARSE_FAMILIES | WINDOWED_FAMILIES

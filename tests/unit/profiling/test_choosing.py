@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -54,7 +56,7 @@ def test_what_is_predicted_least_surely_comes_first():
 
 def test_a_family_that_can_be_fitted_leaves_the_time_to_others():
     unknown = [Shape("gemm", "bmm", "bf16", (("m", 2**m), ("n", 2**n))) for m in range(10) for n in range(10)]
-    fitted = [Shape("gemm", "gemm", "bf16", (("m", 2**m), ("n", 2**n))) for m in range(10) for n in range(10)]
+    fitted = [Shape("gemm", "softmax", "bf16", (("m", 2**m), ("n", 2**n))) for m in range(10) for n in range(10)]
     found = order([*unknown, *fitted], (), [1.0] * 100 + [0.2] * 100)
     counts = [sum(shape.op == "bmm" for shape in found[:count]) for count in (20, 60)]
     assert counts[0] >= 18
@@ -64,6 +66,23 @@ def test_a_family_that_can_be_fitted_leaves_the_time_to_others():
 def test_a_family_without_measurements_begins_in_its_middle():
     some = [product(2**power) for power in range(9)]
     assert order(some)[0].size("m") == 16
+
+
+def test_families_of_the_most_time_come_first_until_they_can_be_fitted():
+    leading = [product(2**m, 64 * 2**n) for m in range(8) for n in range(8)]
+    others = [Shape("elementwise", "elementwise", "bf16", (("m", 2**m),), "add") for m in range(40)]
+    ops = [shape.op for shape in order([*others, *leading], (), [1.0] * 40 + [0.01] * 64)]
+    assert ops[:20] == ["gemm"] * 20
+    assert ops[20] == "elementwise"
+
+
+def test_a_family_whose_rows_cost_more_gets_fewer_of_them():
+    cheap = [Shape("s", "softmax", "bf16", (("m", 2**m), ("n", 2**n))) for m in range(12) for n in range(12)]
+    costly = [Shape("s", "mla_decode", "bf16", (("m", 2**m), ("n", 2**n))) for m in range(12) for n in range(12)]
+    costs = {cheap[0].family: 0.02, costly[0].family: 0.5}
+    chosen = list(most_informative([*cheap, *costly], frozenset(), np.full(288, 0.3), costs))[:100]
+    rows = [sum(shape.op == op for shape in chosen) for op in ("softmax", "mla_decode")]
+    assert rows[0] > 3 * rows[1] > 0
 
 
 def test_the_same_candidates_give_the_same_order():
@@ -84,8 +103,9 @@ def test_a_suite_holds_kernels_that_are_short_fit_and_differ(suite):
 
 
 def test_more_time_and_libraries_only_add_kernels():
-    larger = ProfileLimits(SMALL.peaks, SMALL.bandwidth, SMALL.memory, 1e-2, ("torch", "flash_attn"), gpu=True)
-    few, many = shapes([], SMALL), shapes([], larger)
+    small = replace(SMALL, gpu=True)
+    larger = replace(small, longest=1e-2, versions={"torch": "", "flash_attn": "2.8"})
+    few, many = shapes([], small), shapes([], larger)
     assert {shape.row_id for shape in few} < {shape.row_id for shape in many}
     assert {shape.library for shape in few} == {"torch"}
     assert "flash_attn" in {shape.library for shape in many}

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="kernels are torch's: pip install 'costmodel[profile]'")
 
 from costmodel.profiling.libraries import build  # noqa: E402
-from costmodel.profiling.machine import HostWatch, machine  # noqa: E402
+from costmodel.profiling.machine import machine  # noqa: E402
 from costmodel.profiling.operands import Operands  # noqa: E402
 from costmodel.profiling.shapes import SUITES, ProfileLimits, Shape, shapes  # noqa: E402
+from costmodel.profiling.watches import HostWatch  # noqa: E402
 
 REACH = ProfileLimits({"fp32": 1e11, "bf16": 1e11}, 1e10, 1e7, 1e-3, gpu=False)
 
@@ -30,7 +32,7 @@ def test_a_kernel_of_every_family_runs(shape):
     operands.prepare(shape.traffic)
     kernel = build(shape, operands)
     assert kernel.name
-    assert min(HostWatch().times([kernel.make(), kernel.make()])) > 0
+    assert min(HostWatch().series([kernel.make(), kernel.make()]).seconds) > 0
 
 
 def result_of(op, sizes, sub_op="", dtype="fp32"):
@@ -46,7 +48,60 @@ def test_products_have_the_sizes_of_their_row(op, sub_op):
 
 
 def test_grouped_products_have_the_rows_of_all_groups():
-    assert result_of("grouped_gemm", {"m": 12, "n": 7, "k": 3, "num_groups": 4}).shape == (4, 3, 7)
+    sizes = {"m": 64, "n": 16, "k": 32, "num_groups": 4}
+    assert result_of("grouped_gemm", sizes, dtype="bf16").shape == (64, 16)
+    assert result_of("grouped_gemm", sizes, "bwd_grad_act", dtype="bf16").shape == (64, 32)
+    assert result_of("grouped_gemm", sizes, "bwd_grad_w", dtype="bf16").shape == (4, 16, 32)
+
+
+def test_a_layer_of_experts_is_the_weighted_sum_of_its_experts():
+    operands = Operands("cpu", 2**20)
+    given: list[torch.Tensor] = []
+    tensor = operands.tensor
+    operands.tensor = lambda *sizes: given.append(tensor(*sizes)) or given[-1]
+    sizes = {"num_tokens": 8, "num_experts": 4, "topk": 2, "hidden": 32, "inter": 16}
+    torch.manual_seed(3)
+    shape = Shape("s", "moe_layer", "bf16", tuple(sizes.items()), backend="grouped_mm_layer")
+    call = build(shape, operands).make()
+    x, up, down, weights = (each.float() for each in given[:4])
+    torch.manual_seed(3)
+    order = torch.randperm(16)
+    expected = torch.zeros(8, 32)
+    for place, copy in enumerate(order.tolist()):
+        token, expert = copy // 2, place // 4
+        inner = torch.nn.functional.glu(x[token] @ up[expert].T, dim=-1)
+        expected[token] += weights[token, copy % 2, 0] * (inner @ down[expert].T)
+    assert torch.allclose(call().float(), expected, atol=0.15)
+
+
+def test_the_backend_of_attention_is_the_one_that_torch_is_confined_to():
+    shape = Shape("s", "attention_prefill", "fp32", tuple(CORE.items()), causal="1", backend="math")
+    operands = Operands("cpu", 2**20)
+    kernel = build(shape, operands)
+    assert kernel.name == "torch.scaled_dot_product_attention math"
+    call = kernel.make()
+    with torch.profiler.profile() as profile:
+        call()
+    assert "aten::_scaled_dot_product_attention_math" in {event.name for event in profile.events()}
+    chosen = build(replace(shape, backend=""), operands)
+    assert chosen.name.rpartition(" ")[2] in ("flash", "math")
+
+
+def test_a_gradient_is_laid_out_as_the_output_so_that_nothing_copies_it():
+    operands = Operands("cpu", 2**20)
+    out = torch.empty(2, 8, 5, 4).transpose(1, 2)
+    like = operands.like("fp32", out)
+    assert (like.shape, like.stride()) == (out.shape, out.stride())
+
+
+def test_optimizer_steps_run_over_states_of_their_own():
+    shape = Shape("optimizer", "elementwise", "bf16", (("m", 1), ("n", 4096)), "adamw")
+    operands = Operands("cpu", 2**20)
+    operands.prepare(shape.traffic)
+    kernel = build(shape, operands)
+    first, second = kernel.make(), kernel.make()
+    states = [next(iter(step.__self__.state.values()))["exp_avg"].data_ptr() for step in (first, second)]
+    assert states[0] != states[1]
 
 
 CORE = {"batch": 2, "q_heads": 4, "kv_heads": 4, "head_dim": 16, "v_head_dim": 16, "q_len": 6, "kv_len": 6}
@@ -84,4 +139,5 @@ def test_a_machine_says_what_it_is():
     assert found.facts.memory > found.facts.cache >= 0
     assert found.facts.clock_max >= found.facts.clock > 0
     assert found.framework.startswith("torch ")
-    assert set(found.state()) == {"clock_mhz", "power_w", "driver"}
+    assert set(found.state(0.0, 1.0)) == {"clock_mhz", "driver"}
+    assert found.versions == {"torch": found.framework.removeprefix("torch ")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from typing import ClassVar
 
 import pytest
 
@@ -29,8 +30,8 @@ def stand_in(monkeypatch):
     return put
 
 
-def call(library, op, sizes, dtype="bf16"):
-    shape = Shape("s", op, dtype, tuple(sizes.items()), causal="1", library=library)
+def call(library, op, sizes, dtype="bf16", backend=""):
+    shape = Shape("s", op, dtype, tuple(sizes.items()), causal="1", library=library, version="1.0", backend=backend)
     operands = Operands("cpu", 2**20)
     operands.prepare(shape.traffic)
     kernel = build(shape, operands)
@@ -62,11 +63,25 @@ def test_flash_attn_takes_tokens_before_heads(stand_in):
     call("flash_attn", "attention_decode", QUERY)
 
 
+def test_flash_attn_3_is_a_module_of_its_own_that_may_return_the_sums_of_the_softmax(stand_in):
+    def with_sums(q, k, v, causal=False):
+        return attend(q, k, v, causal=causal), "sums"
+
+    stand_in("flash_attn_interface", flash_attn_func=with_sums)
+    name, _ = call("flash_attn_3", "attention_prefill", CORE)
+    assert name == "flash_attn_3 1.0 flash_attn_func"
+    _, gradients = call("flash_attn_3", "attention_backward", CORE)
+    assert [each.shape for each in gradients] == [(2, 96, 8, 64), (2, 96, 2, 64), (2, 96, 2, 64)]
+
+
 class Wrapper:
     """What both wrappers of FlashInfer share."""
 
-    def __init__(self, workspace, layout):
+    chosen: ClassVar[list] = []
+
+    def __init__(self, workspace, layout, **options):
         assert (workspace.dtype, layout) == (torch.uint8, "NHD")
+        self.chosen.append(options)
 
 
 class Decode(Wrapper):
@@ -96,8 +111,13 @@ class Prefill(Wrapper):
 
 def test_flashinfer_takes_pages_that_hold_every_key_once(stand_in):
     stand_in("flashinfer", BatchDecodeWithPagedKVCacheWrapper=Decode, BatchPrefillWithRaggedKVCacheWrapper=Prefill)
-    call("flashinfer", "attention_decode", QUERY)
-    call("flashinfer", "attention_prefill", CORE)
+    Wrapper.chosen.clear()
+    name, _ = call("flashinfer", "attention_decode", QUERY, backend="tensor_cores")
+    assert name == "flashinfer 1.0 paged decode, tensor_cores"
+    call("flashinfer", "attention_decode", QUERY, backend="cuda_cores")
+    name, _ = call("flashinfer", "attention_prefill", CORE, backend="fa3")
+    assert name == "flashinfer 1.0 ragged prefill, fa3"
+    assert Wrapper.chosen == [{"use_tensor_cores": True}, {"use_tensor_cores": False}, {"backend": "fa3"}]
 
 
 def test_flash_mla_takes_pages_of_latents(stand_in):

@@ -7,22 +7,24 @@ from collections.abc import Sequence
 
 import pytest
 
-from costmodel.profiling.timing import Call, Rule, fixed_series, measure
+from costmodel.profiling.timing import Call, Rule, Series, fixed_series, measure
 
 
 class Clock:
     """A stopwatch whose times are given; it runs every call."""
 
-    def __init__(self, *series: Sequence[float]) -> None:
-        self.series = itertools.chain(series, itertools.repeat(series[-1]))
+    def __init__(self, *series: Sequence[float], waited: Sequence[int] = ()) -> None:
+        self.waited = waited
+        self.given = itertools.chain(series, itertools.repeat(series[-1]))
         self.asked: list[int] = []
 
-    def times(self, calls: Sequence[Call]) -> list[float]:
+    def series(self, calls: Sequence[Call]) -> Series:
         for call in calls:
             call()
         self.asked.append(len(calls))
-        given = next(self.series)
-        return [given[place % len(given)] for place in range(len(calls))]
+        given = next(self.given)
+        queued = len(self.asked) not in self.waited
+        return Series([given[place % len(given)] for place in range(len(calls))], 1e-6, queued=queued)
 
 
 def measured(clock: Clock, rule: Rule):
@@ -63,6 +65,14 @@ def test_a_noisy_series_is_taken_again_and_the_fastest_one_counts():
     assert timing.seconds == pytest.approx(1e-3)
     assert len(clock.asked) == 4  # the quiet one ends it
     assert timing.spread < 0.01
+
+
+def test_a_series_in_which_the_device_waited_for_the_host_is_taken_again():
+    clock = Clock([1e-3], [1e-3], [0.5e-3], [1e-3], waited=(3,))
+    timing, _ = measured(clock, Rule(seconds=0.02))
+    assert (timing.seconds, timing.queued) == (pytest.approx(1e-3), True)
+    timing, _ = measured(Clock([1e-3], waited=range(9)), Rule(seconds=0.02))
+    assert not timing.queued
 
 
 def test_never_more_series_than_the_rule_has():

@@ -60,7 +60,7 @@ PAIRS: list[tuple[type[Strict], type, set[str]]] = [
     (workload.DenoisingFile, plans.Denoising, set()),
 ]
 PHASES: list[tuple[type[workload.ScenarioFile], type, set[str]]] = [
-    (workload.TrainingFile, plans.Training, {"optimizer"}),
+    (workload.TrainingFile, plans.Training, {"optimizer", "anchor"}),  # an anchor is of the scenario
     (workload.PrefillFile, plans.Prefill, set()),
     (workload.DecodeFile, plans.Decode, set()),
     (workload.GenerateFile, plans.Generate, set()),

@@ -19,7 +19,7 @@ from costmodel.workload.counting import kv_bytes_per_token, parameter_count
 DATA = Path(__file__).resolve().parents[2] / "data"  # its README.md says where each file comes from
 
 # File -> parameters, to the last one (tests/published/test_models.py says of whom they are known). Those of deepseek-v3
-# are without the MTP module, those of gpt-oss without one number a head and layer (attention sinks).
+# are without the MTP module.
 PARAMETERS = {
     "deepseek-v2-lite": 15_706_484_224,
     "deepseek-v3": 671_026_404_352,
@@ -27,7 +27,7 @@ PARAMETERS = {
     "gemma-2-9b": 9_241_705_984,
     "gemma-2b": 2_506_172_416,
     "gpt-j-6b": 6_050_882_784,
-    "gpt-oss-20b": 20_914_757_184 - 24 * 64,
+    "gpt-oss-20b": 20_914_757_184,
     "gpt2": 124_439_808,
     "gpt_bigcode-santacoder": 1_124_886_528,
     "internlm-7b": 7_321_948_160,
@@ -378,11 +378,14 @@ def test_the_yaml_of_an_imported_model_is_the_same_model(tmp_path: Path, name: s
 @pytest.mark.parametrize(
     ("name", "changes", "problem"),
     [
-        ("llama-2-7b", {"model_type": "llam"},
+        ("llama-2-7b", {"model_type": "llam", "architectures": ...},
          "model_type: 'llam': this architecture cannot be imported; did you mean `llama`"),
-        ("llama-2-7b", {"model_type": "mamba"}, "available: "),
-        ("llama-2-7b", {"model_type": "qwen3_vl", "text_config": {}},
-         "its `text_config` is a language model of its own"),
+        ("llama-2-7b", {"model_type": "mamba", "architectures": ...}, "available: "),
+        ("llama-2-7b", {"model_type": "mamba", "architectures": ["MambaForCausalLM"]}, "name that with `as`"),
+        ("llama-2-7b", {"model_type": "qwen9_vl", "architectures": ..., "text_config": {}}, "model_type: is missing"),
+        ("llama-2-7b", {"vision_config": {"model_type": "eye"}},
+         "vision_config.model_type: 'eye': this tower for images cannot be imported"),
+        ("llama-2-7b", {"audio_config": {"hidden_size": 8}}, "audio_config: towers for sound cannot be imported"),
         ("llama-2-7b", {"model_type": ...}, "model_type: is missing; add it"),
         ("llama-2-7b", {"hidden_size": ...}, "config.json:1:1: hidden_size: is missing"),
         ("llama-2-7b", {"hidden_size": None}, "hidden_size: is missing"),

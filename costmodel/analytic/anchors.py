@@ -1,0 +1,112 @@
+"""What measured steps of a site say of another step there: a factor on its time, and how sure it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from costmodel.analytic.intervals import NORMAL_90
+from costmodel.quantities import Quantity, sum_of
+from costmodel.result import Interval, Metrics
+from costmodel.workload.counting import parameter_count
+from costmodel.workload.plans import Training
+from costmodel.workload.scenario import Anchor, MeasuredStep, Scenario
+from costmodel.workload.site_scatter import Apart
+
+POWERS = {
+    "step_time": 1.0, "tokens_per_second": -1.0, "tokens_per_day": -1.0, "tokens_per_second_per_device": -1.0,
+    "mfu": -1.0, "mfu_noncausal": -1.0, "device_hours_per_trillion_tokens": 1.0, "cost_per_trillion_tokens": 1.0,
+}  # fmt: skip
+"""Metric of a step -> the power of the step's time that it goes by."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Anchored:
+    """What a site's measured steps say of a step.
+
+    factor: on its predicted time [-]; deviation: standard deviation of log(measured / (factor * predicted)) [-];
+    steps: how many were measured; ratios: measured over predicted time of each.
+    """
+
+    factor: Quantity
+    deviation: Quantity
+    steps: int
+    ratios: tuple[float, ...]
+
+    def interval(self, value: Quantity) -> Interval:
+        """Return the 80 % interval of a metric in `POWERS`, given its value with the factor in it."""
+        width = np.exp(NORMAL_90 * self.deviation)
+        return value / width, value * width
+
+    def document(self) -> dict[str, object]:
+        """Return it as the documented JSON object, of a single point."""
+        return {
+            "steps": self.steps, "ratios": list(self.ratios), "factor": float(self.factor),
+            "deviation": float(self.deviation),
+        }  # fmt: skip
+
+
+def anchored(scenario: Scenario, anchor: Anchor, evaluate: Callable[[Scenario], Metrics]) -> Anchored:
+    """Return what measured steps say of a step of the same site: a Gaussian process of log(measured / predicted).
+
+    evaluate: metrics of a scenario as predicted without anchors.
+    """
+    scatter = anchor.scatter
+    residuals = [_residual(step, evaluate(step.scenario)) for step in anchor.steps]
+    runs = [step.scenario for step in anchor.steps]
+    among = np.array([[float(scatter.covariance(apart(one, other))) for other in runs] for one in runs])
+    between = np.broadcast_arrays(*(scatter.covariance(apart(run, scenario)) for run in runs))
+    mean, deviation = scatter.posterior(residuals, among, between)
+    ratios = tuple(math.exp(each) for each in residuals)
+    if not mean.ndim:
+        return Anchored(math.exp(mean), float(deviation), len(runs), ratios)
+    return Anchored(np.exp(mean), deviation, len(runs), ratios)
+
+
+def _residual(step: MeasuredStep, metrics: Metrics) -> float:
+    """Return log(measured / predicted) of a measured step's time."""
+    predicted = metrics[step.metric]
+    return POWERS[step.metric] * math.log(step.value / float(np.asarray(predicted)))
+
+
+def apart(one: Scenario, other: Scenario) -> Apart:
+    """Return how far apart two runs of a site are. Their sizes are those of `_sizes`."""
+    sizes = sum_of(np.log(a / b) ** 2 for a, b in zip(_sizes(one), _sizes(other), strict=True))
+    formats = float(one.precision.linear != other.precision.linear)
+    alike = not formats and _structure(one) == _structure(other)
+    degrees = (np.equal(a, b) for a, b in zip(_degrees(one), _degrees(other), strict=True))
+    same = np.all(np.broadcast_arrays(np.equal(sizes, 0.0), *degrees), axis=0) & alike
+    return Apart(sizes, formats, 1.0 * same)
+
+
+def _plan(scenario: Scenario) -> Training:
+    assert isinstance(scenario.plan, Training), "anchors are training steps"
+    return scenario.plan
+
+
+def _sizes(scenario: Scenario) -> tuple[Quantity, ...]:
+    """Return devices, parameters, tokens of a sequence, and tokens of a step on a device."""
+    plan, devices = _plan(scenario), scenario.devices
+    parameters = parameter_count(scenario.architecture).total
+    return devices, parameters, plan.sequence, plan.global_batch * plan.sequence / devices
+
+
+def _degrees(scenario: Scenario) -> tuple[Quantity, ...]:
+    """Return what else is a number in a layout."""
+    parallel, plan = scenario.parallel, _plan(scenario)
+    return (
+        parallel.tp, parallel.pp, parallel.dp, parallel.cp, parallel.ep, parallel.etp, parallel.virtual,
+        plan.micro_batch,
+    )  # fmt: skip
+
+
+def _structure(scenario: Scenario) -> tuple[object, ...]:
+    """Return what makes runs of equal sizes different ones."""
+    plan, parallel = _plan(scenario), scenario.parallel
+    return (
+        plan.schedule, plan.recompute, plan.zero, plan.overlaps_communication, plan.stages,
+        parallel.sequence_parallel, parallel.context, scenario.architecture.name,
+    )  # fmt: skip

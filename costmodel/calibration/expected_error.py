@@ -1,0 +1,101 @@
+"""How far a fit is expected to miss kernels that it was not made from: of another device, library or version.
+
+Errors are half widths of 80 % intervals of log(measured / predicted); those that are independent add up squared:
+
+    error^2 = held_out^2 + transfer^2 + stand_in^2
+    held_out   of the fit on rows that it had not seen
+    transfer   of the family between devices of that relation, from `calibrations/transfer`
+    stand_in   of the family for kernels of that library, from the same file
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from costmodel.schema.calibration import FamilyFitFile
+from costmodel.schema.device import DeviceFile
+
+OWN, DIE, REBALANCED, ARCHITECTURE, OTHER = "own", "die", "rebalanced", "architecture", "other"
+RELATIONS = (DIE, REBALANCED, ARCHITECTURE, OTHER)  # of two devices, the nearest first
+VERSION, STAND_IN = "version", "stand_in"  # another build of the library on the same device; another library
+BALANCE = math.log(2.0)  # chosen: of peak over bandwidth, from which on other terms than at home bound a kernel
+_UNITS = ("bf16", "fp16", "fp32")  # that tell the balance of a device, the first that it has
+
+
+def relation(own: DeviceFile | None, other: DeviceFile | None, *, same: bool) -> str:
+    """Return how two devices are related. same: they are one."""
+    if same:
+        return OWN
+    if own is None or other is None:
+        return OTHER
+    if own.die is not None and own.die == other.die:
+        return REBALANCED if abs(_log_balance(own) - _log_balance(other)) > BALANCE else DIE
+    return ARCHITECTURE if own.architecture == other.architecture else OTHER
+
+
+def pair_of(first: str, second: str) -> str:
+    """Return the name of two libraries that stand in for each other."""
+    return "+".join(sorted((first, second)))
+
+
+def held_out_error(fit: FamilyFitFile) -> float:
+    """Return the error of a fit on unseen rows of its own kernels; of a stated rate, that of its spread."""
+    if fit.accuracy is not None and fit.accuracy.half_width is not None:
+        return float(fit.accuracy.half_width)
+    return sum(math.log(float(knot.high) / float(knot.low)) for knot in fit.spread) / 2.0 / len(fit.spread)
+
+
+@dataclass(frozen=True, slots=True)
+class StepErrors:
+    """The measured errors of a step away from what a fit was made from.
+
+    families: of `calibrations/transfer`: what the step is, alone, with a family, or with a `family/variant`.
+    """
+
+    families: Mapping[str, FamilyFitFile]
+
+    def transfer(self, related: str, key: str) -> float:
+        """Return the error of a family's fit on a device of some relation.
+
+        Where none is known for the very `family/variant`, that of a farther device: a nearer one is no worse. Then the
+        same for the family, and for all kernels; last that of a nearer device.
+        """
+        if related == OWN or not self.families:
+            return 0.0
+        place, family = RELATIONS.index(related), key.partition("/")[0]
+        steps = [f"{one}{name}" for name in (f"/{key}", f"/{family}", "") for one in RELATIONS[place:]]
+        steps += [f"{one}{name}" for name in (f"/{key}", f"/{family}", "") for one in reversed(RELATIONS[:place])]
+        return next((self._error(step) for step in steps if step in self.families), 0.0)
+
+    def stand_in(self, wanted: str, library: str, key: str) -> float:
+        """Return the error of a library's fit for kernels of another one, which is zero for its own."""
+        if wanted == library or not self.families:
+            return 0.0
+        known = (self._found(one, key) for one in (pair_of(wanted, library), STAND_IN))
+        return next((error for error in known if error is not None), 0.0)
+
+    def version(self, key: str) -> float:
+        """Return the error of a fit for another build of its library."""
+        return self._found(VERSION, key) or 0.0
+
+    def _found(self, step: str, key: str) -> float | None:
+        """Return the error of a step for a `family/variant`, else its family, else all."""
+        family = key.partition("/")[0]
+        names = (f"{step}/{key}", f"{step}/{family}", step)
+        return next((self._error(name) for name in names if name in self.families), None)
+
+    def _error(self, name: str) -> float:
+        return math.log(float(self.families[name].spread[0].high))
+
+
+def _log_balance(device: DeviceFile) -> float:
+    """Return the logarithm of a device's peak over its memory's bandwidth [FLOP/B]."""
+    unit = next(device.math[name] for name in _UNITS if name in device.math)
+    return math.log(float(unit.peak) / float(device.memory[-1].bandwidth or math.nan))
+
+
+def expected(*errors: float) -> float:
+    """Return what independent errors come to."""
+    return math.hypot(*errors)

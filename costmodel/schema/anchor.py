@@ -1,0 +1,264 @@
+"""Measured steps of one's own runs: stated in a scenario, or listed in an anchor file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, Literal, Protocol, TypeVar
+
+from pydantic import Field
+from pydantic_core import PydanticCustomError
+
+from costmodel.errors import InputError, Location, Problem
+from costmodel.schema.calibration import SiteScatterFile
+from costmodel.schema.device import Source
+from costmodel.schema.fields import field_error
+from costmodel.schema.metrics import dimension_of
+from costmodel.schema.quantity import Measure, Verbatim
+from costmodel.schema.references import Library, folder_of
+from costmodel.schema.strict import Strict, validate_tree
+from costmodel.schema.tree import Tree, to_python
+from costmodel.workload.scenario import Anchor, MeasuredStep, Scenario
+from costmodel.workload.site_scatter import SiteScatter
+
+AnchorMetric = Literal[
+    "step_time", "tokens_per_second", "tokens_per_day", "tokens_per_second_per_device", "mfu", "mfu_noncausal"
+]
+File = TypeVar("File", bound=Strict)
+
+_INLINE = "run"  # name of a scenario inside a step itself
+_KIND, _SCATTER = "anchor", "site_scatter"
+
+
+class MeasuredStepFile(Strict):
+    """A measured step of the scenario that states it."""
+
+    metric: AnchorMetric = Field(description="what was measured, a mean over steps without the first ones")
+    value: Annotated[Any, Verbatim()] = Field(description="its value")
+    set: dict[str, Annotated[Any, Verbatim()]] = Field(
+        default={},
+        description="what the measured run had other than the scenario: path there, or `hardware.…`, -> value",
+    )
+
+
+class AnchorStepFile(MeasuredStepFile):
+    """A measured step with the scenario that was run."""
+
+    name: str = Field(description="unique name of the run")
+    scenario: Annotated[Any, Verbatim()] = Field(
+        description="a scenario of phase training with its `model`, or {workload: NAME, scenario: NAME}"
+    )
+
+
+class AnchorFile(Strict):
+    """Measured steps of one framework on one cluster; predictions that name the file rest on them."""
+
+    name: str = Field(description="name in references")
+    steps: list[AnchorStepFile] = Field(min_length=1, description="the measured steps")
+    sources: list[Source] = Field(default=[], description="where the steps come from")
+
+
+class ReferenceFile(Strict):
+    """A scenario of a workload file."""
+
+    workload: str = Field(description="the workload, as a WORKLOAD argument")
+    scenario: str = Field(description="name of its scenario")
+
+
+class Resolve(Protocol):
+    """Resolves scenarios of a workload's document without their anchors: `resolve_tree`."""
+
+    def __call__(
+        self, tree: Tree, name: str, library: Library, *, overrides: Mapping[str, object], scenarios: Sequence[str],
+    ) -> Mapping[str, Scenario]:  # fmt: skip
+        """Return the scenarios by name."""
+
+
+@dataclass(slots=True, eq=False)
+class Anchors:
+    """Reads the anchors of a workload's scenarios, each once.
+
+    workload: the document as written, without `--set`, by which stated steps were run.
+    """
+
+    workload: Tree
+    library: Library
+    resolve: Resolve
+    _stated: dict[Tree | None, tuple[MeasuredStep, ...]]
+    _files: dict[str, tuple[MeasuredStep, ...]]
+
+    @classmethod
+    def of(cls, workload: Tree, library: Library, resolve: Resolve) -> Anchors:
+        """Return a reader for a workload."""
+        return cls(workload, library, resolve, {}, {})
+
+    def apply(self, scenario: Scenario, tree: Tree) -> Scenario:
+        """Return a scenario with the measured steps that say something of it.
+
+        Those that any scenario of the workload states for the same framework on the same cluster, and those of the
+        files that it names. tree: the scenario's document. Raises InputError where a named file is of another site.
+        """
+        own = tree.child("anchor")
+        stated = {**dict(self._others(scenario.name)), scenario.name: own}
+        steps = [
+            step
+            for name, anchor in stated.items()
+            for step in self._of_scenario(name, anchor)
+            if _site(step.scenario) == _site(scenario)
+        ]
+        for reference in _references(own):
+            steps.extend(self._of_file(reference, scenario))
+        if not steps and any(item.is_mapping for item in _items(own)):
+            note = "anchor: not used, since its run had another framework, device or cluster"
+            return replace(scenario, notes=(*scenario.notes, note))
+        return replace(scenario, anchor=Anchor(tuple(steps), read_scatter(self.library))) if steps else scenario
+
+    def _others(self, name: str) -> Iterator[tuple[str, Tree | None]]:
+        """Yield the other scenarios of the workload, with the anchors that they state."""
+        scenarios = self.workload.child("scenarios")
+        for other, tree in scenarios.value.items() if scenarios is not None and scenarios.is_mapping else ():
+            if other != name and tree.is_mapping:
+                yield other, tree.child("anchor")
+
+    def _of_scenario(self, name: str, anchor: Tree | None) -> tuple[MeasuredStep, ...]:
+        """Return the steps that a scenario of the workload states."""
+        if anchor not in self._stated:
+            field, tools = f"scenarios.{name}.anchor", (self.library, self.resolve)
+            items = [item for item in _items(anchor) if item.is_mapping]
+            files = [_checked(MeasuredStepFile, item, field) for item in items]
+            self._stated[anchor] = tuple(
+                _step(file, item, field, run_of(self.workload, name, file.set, RunReader(*tools, item.location)))
+                for file, item in zip(files, items, strict=True)
+            )
+        return self._stated[anchor]
+
+    def _of_file(self, reference: Tree, scenario: Scenario) -> tuple[MeasuredStep, ...]:
+        """Return the steps of an anchor file, which have to be of a scenario's framework and device."""
+        name = str(reference.value)
+        if name not in self._files:
+            document = self.library.document(reference, folder_of(_KIND), _KIND, f"scenarios.{scenario.name}.anchor")
+            self._files[name] = tuple(read_steps(document, self.library, self.resolve))
+        steps = self._files[name]
+        for step in steps:
+            if _site(step.scenario)[:2] != _site(scenario)[:2]:
+                (framework, device, _), (other, on, _) = _site(step.scenario), _site(scenario)
+                raise InputError.single(
+                    f"{name} was measured with {framework} on {device}, this scenario has {other} on {on}",
+                    hint="name an anchor of the same framework and device, or none: `anchor: null`",
+                    field=f"scenarios.{scenario.name}.anchor", location=reference.location,
+                )  # fmt: skip
+        return steps
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunReader:
+    """What a run is resolved with, and where it is stated."""
+
+    library: Library
+    resolve: Resolve
+    location: Location | None
+
+
+def run_of(workload: Tree, name: str, changes: Mapping[str, object], reader: RunReader) -> Scenario:
+    """Return a scenario of a workload with changes; raise InputError where it is not one of training."""
+    overrides = {
+        path
+        if path == "model" or path.startswith(("model.", "hardware.", "scenarios."))
+        else f"scenarios.{name}.{path}": value
+        for path, value in changes.items()
+    }
+    try:
+        scenario = reader.resolve(workload, name, reader.library, overrides=overrides, scenarios=[name])[name]
+    except InputError as error:
+        raise InputError([_at_anchor(problem, name, reader) for problem in error.problems]) from None
+    if scenario.plan.phase != "training":
+        raise InputError.single(
+            f"anchors are of phase training, not {scenario.plan.phase}", hint="remove it",
+            field=f"scenarios.{name}.anchor", location=reader.location,
+        )  # fmt: skip
+    return scenario
+
+
+def _at_anchor(problem: Problem, name: str, reader: RunReader) -> Problem:
+    """Return a problem of a run; that of a change stands where the run is stated."""
+    if problem.location is None or problem.location.line:
+        return problem
+    path = problem.field.removeprefix(f"scenarios.{name}.")
+    return replace(problem, location=reader.location, field=f"scenarios.{name}.anchor.set.{path}")
+
+
+def read_steps(document: Tree, library: Library, resolve: Resolve) -> Iterator[MeasuredStep]:
+    """Yield the measured steps of an anchor file; raise InputError with the problems of a step."""
+    _checked(AnchorFile, document, "")
+    seen: set[str] = set()
+    for item in document.value["steps"].value:
+        file = _checked(AnchorStepFile, item, "steps")
+        field = f"steps.{file.name}"
+        if file.name in seen:
+            raise InputError.single(
+                f"duplicate name {file.name!r}", hint="rename one", field=field, location=item.location
+            )
+        seen.add(file.name)
+        tree, name = _workload(item.value["scenario"], library, field)
+        yield _step(file, item, field, run_of(tree, name, file.set, RunReader(library, resolve, item.location)))
+
+
+def read_scatter(library: Library) -> SiteScatter:
+    """Return how training runs of a site scatter about predictions, from `calibrations/site_scatter`."""
+    document = library.document(Tree(_SCATTER), "calibrations", _SCATTER, "")
+    file = _checked(SiteScatterFile, document, "").training
+    return SiteScatter(**{each.name: float(getattr(file, each.name)) for each in fields(SiteScatter)})
+
+
+def _workload(tree: Tree, library: Library, field: str) -> tuple[Tree, str]:
+    """Return the workload that a step's scenario is of, and the scenario's name there."""
+    if not tree.is_mapping:
+        raise InputError.single(
+            "must be a mapping", hint="write a scenario with its `model`, or {workload: NAME, scenario: NAME}",
+            field=f"{field}.scenario", location=tree.location,
+        )  # fmt: skip
+    if tree.child("workload") is not None:
+        reference = _checked(ReferenceFile, tree, f"{field}.scenario")
+        return library.read(library.find_workload(reference.workload), "workload"), reference.scenario
+    model = {"model": tree.value["model"]} if tree.child("model") else {}
+    scenarios = Tree({_INLINE: tree.without("model")}, tree.location, tree.key)
+    return Tree({**model, "scenarios": scenarios}, tree.location), _INLINE
+
+
+def _step(file: MeasuredStepFile, tree: Tree, field: str, scenario: Scenario) -> MeasuredStep:
+    """Return a measured step, its value in SI."""
+    measure = Measure(dimension_of(file.metric) or "ratio")
+    value = tree.value["value"]
+    try:
+        number = float(measure.check(to_python(value)))
+    except PydanticCustomError as error:
+        raise field_error(error, f"{field}.value", value.location) from None
+    if not math.isfinite(number) or number <= 0.0:
+        raise InputError.single("must be above zero", field=f"{field}.value", location=value.location)
+    return MeasuredStep(scenario, file.metric, number)
+
+
+def _checked(model: type[File], tree: Tree, field: str) -> File:
+    problems: list[Problem] = []
+    file = validate_tree(model, tree, problems, field)
+    if file is None:
+        raise InputError(problems)
+    return file
+
+
+def _items(tree: Tree | None) -> list[Tree]:
+    """Return the entries of `anchor`: one, or a list of them."""
+    if tree is None or tree.value is None:
+        return []
+    return list(tree.value) if isinstance(tree.value, list) else [tree]
+
+
+def _references(tree: Tree | None) -> list[Tree]:
+    """Return the anchor files that a scenario names."""
+    return [item for item in _items(tree) if isinstance(item.value, str)]
+
+
+def _site(scenario: Scenario) -> tuple[str, str, str]:
+    """Return framework, device and cluster."""
+    return scenario.framework.name, scenario.cluster.device.name, scenario.cluster.name

@@ -1,0 +1,231 @@
+"""The mixer of one kind of layer, from the facts of a config.json."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from costmodel.schema.hugging_face.config import Config
+from costmodel.schema.hugging_face.layer_kinds import LayerKind
+from costmodel.schema.tree import Tree
+
+_FORMATS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+
+
+def mixer_tree(config: Config, kind: LayerKind) -> dict[str, Tree]:
+    """Return the mixer of a kind of layer. config: the facts of that kind."""
+    name = config.value("mixer")
+    if name == "none":
+        return entries(config, {"type": ("none", "depth")})
+    if name == "recurrence":
+        return _recurrence(config)
+    if name == "selective_scan":
+        return _selective_scan(config)
+    if name == "compressed":
+        return _compressed(config)
+    return _latent(config) if config.has("kv_lora") else _attention(config, kind)
+
+
+def entries(config: Config, values: dict[str, tuple[Any, str]]) -> dict[str, Tree]:
+    """Return the entries with a value, each at the location of its fact. values: key -> (value, fact)."""
+    return {key: config.leaf(value, fact) for key, (value, fact) in values.items() if value is not None}
+
+
+# ---- attention -------------------------------------------------------------------------------------------------------
+
+
+def _attention(config: Config, kind: LayerKind) -> dict[str, Tree]:
+    """Return grouped-query attention."""
+    heads = config.size("heads")
+    head_dim, alibi = _head_dim(config, heads), config.flag("alibi")
+    rotary = config.flag("rotary") and not alibi
+    indexer = _indexer(config)
+    return entries(
+        config,
+        {
+            "type": ("attention", "heads"),
+            "q_heads": (heads, "heads"),
+            "kv_heads": (_kv_heads(config, heads), "kv_heads"),
+            "head_dim": (head_dim, "head_dim"),
+            "v_head_dim": (config.count("v_head_dim"), "v_head_dim"),
+            "rotary": (None if rotary else False, "rotary"),
+            "rotary_dim": (_rotary_dim(config, head_dim) if rotary else None, "rotary_share"),
+            "alibi": (alibi or None, "alibi"),
+            "bias": (is_biased(config, "bias") or None, "bias"),
+            "output_bias": (config.value("output_bias") if is_biased(config, "bias") else None, "output_bias"),
+            "qk_norm": (config.value("qk_norm"), "qk_norm"),
+            "output_gate": (config.value("output_gate"), "output_gate"),
+            "sinks": (config.flag("sinks") or None, "sinks"),
+            "shared_values": (config.flag("shared_values") or None, "shared_values"),
+            "borrowed_kv": (kind.borrowed or None, "borrowed"),
+            "head_groups": (_head_groups(config, kind), "window"),
+            "indexer": (indexer, "index_top_k"),
+        },
+    )
+
+
+def _head_groups(config: Config, kind: LayerKind) -> list[Tree] | None:
+    """Return one group with a window or chunks, null where all keys are seen."""
+    reach = "window" if kind.windowed else config.value("reach")
+    if reach is None:
+        return None
+    fact = "window" if reach == "window" else "chunk_length"
+    size = config.count(fact)
+    if size is None:
+        if reach == "chunked":
+            return None  # no chunk: every layer sees all earlier keys
+        raise config.error(fact, "is missing, but some layers have a window", "add it")
+    key = "window" if reach == "window" else "chunk"
+    pattern = Tree({"kind": Tree(reach), key: config.leaf(size, fact)})
+    return [Tree({"share": Tree(1.0), "pattern": pattern})]
+
+
+def _indexer(config: Config) -> dict[str, Tree] | None:
+    """Return what selects keys, null where nothing does."""
+    if not config.has("index_heads"):
+        return None
+    block, blocks = config.count("index_block"), config.count("index_blocks")
+    top_k = config.count("index_top_k") if blocks is None or block is None else blocks * block
+    fact = "index_top_k" if blocks is None else "index_blocks"
+    return entries(
+        config,
+        {
+            "heads": (config.size("index_heads"), "index_heads"),
+            "head_dim": (config.size("index_dim"), "index_dim"),
+            "top_k": (top_k, fact),
+            "block": (block, "index_block"),
+            "weighted": (config.value("index_weighted"), "index_heads"),
+            "cache": (config.value("index_cache"), "index_dim"),
+            "reused": (config.flag("index_reused") or None, "types"),
+        },
+    )
+
+
+def _head_dim(config: Config, heads: int) -> int:
+    head_dim, hidden = config.count("head_dim"), config.size("hidden")
+    if head_dim is None and hidden % heads:
+        message = f"{hidden} is not a multiple of {heads} heads ({config.name_of('heads')})"
+        raise config.error("hidden", message, "correct one of them")
+    return hidden // heads if head_dim is None else head_dim
+
+
+def _kv_heads(config: Config, heads: int) -> int:
+    """Return the key-value heads: one under multi-query attention, as many as heads under multi-head attention."""
+    kind, stated = config.value("attention_type"), config.count("kv_heads") or heads
+    is_multi_query = kind == "multiquery_attention" or (config.flag("multi_query") and not config.flag("grouped"))
+    kv_heads = 1 if is_multi_query else heads if kind == "multihead_attention" else stated
+    if kv_heads > heads or heads % kv_heads:
+        relation = "are more than" if kv_heads > heads else "do not divide"
+        message = f"{kv_heads} key-value heads {relation} {heads} heads ({config.name_of('heads')})"
+        raise config.error("kv_heads", message, "correct one of them")
+    return kv_heads
+
+
+def _rotary_dim(config: Config, head_dim: int) -> int | None:
+    """Return the rotated elements of a head, null for all."""
+    share = config.share("rotary_share")
+    rotary_dim = config.count("rotary_dim") if share is None else int(head_dim * share)
+    return None if rotary_dim == head_dim else rotary_dim
+
+
+def is_biased(config: Config, fact: str) -> bool:
+    """Tell whether projections have biases."""
+    return not config.flag("no_bias") if config.has("no_bias") else config.flag(fact)
+
+
+def _latent(config: Config) -> dict[str, Tree]:
+    """Return multi-head latent attention."""
+    sizes = ("kv_lora", "nope_dim", "rope_dim", "v_head_dim")
+    indexer = _indexer(config)
+    rotary = config.flag("rotary", default=True)
+    return {
+        "type": config.leaf("mla", "heads"),
+        "heads": config.leaf(config.size("heads"), "heads"),
+        "q_lora": config.leaf(config.count("q_lora"), "q_lora"),
+        **{size: config.leaf(config.size(size), size) for size in sizes},
+        **entries(
+            config,
+            {
+                "rotary": (None if rotary else False, "rotary"),
+                "output_gate": (config.flag("output_gate") or None, "output_gate"),
+                "indexer": (indexer, "index_top_k"),
+            },
+        ),
+    }
+
+
+def _compressed(config: Config) -> dict[str, Tree]:
+    """Return attention on near keys and pooled far ones."""
+    indexer = _indexer(config)
+    sizes = ("heads", "head_dim", "rotary_dim", "q_lora", "output_groups", "output_rank", "window")
+    return entries(
+        config,
+        {
+            "type": ("compressed", "heads"),
+            **{size: (config.size(size), size) for size in sizes},
+            "ratio": (config.count("ratio"), "ratio"),
+            "overlap": (config.flag("overlap") or None, "types"),
+            "indexer": (indexer, "index_top_k"),
+        },
+    )
+
+
+# ---- recurrences -----------------------------------------------------------------------------------------------------
+
+
+def _recurrence(config: Config) -> dict[str, Tree]:
+    """Return linear attention, a delta net or a state-space layer with a decay per head."""
+    heads = config.size("heads")
+    width = config.size("hidden") // heads
+    key_dim = config.count("key_dim") or width
+    own = config.count("head_parameters", 0)
+    if config.flag("channel_parameters"):
+        own = 1 + key_dim
+    return entries(
+        config,
+        {
+            "type": ("linear", "heads"),
+            "heads": (heads, "heads"),
+            "key_heads": (config.count("key_heads"), "key_heads"),
+            "key_dim": (key_dim, "key_dim"),
+            "value_dim": (config.count("value_dim") or width, "value_dim"),
+            "chunk": (config.size("chunk"), "chunk"),
+            "decay": (config.value("decay"), "heads"),
+            "short_conv": (config.count("short_conv"), "short_conv"),
+            "conv_bias": (config.flag("conv_bias") or None, "conv_bias"),
+            "output_gate": (config.flag("output_gate") or None, "heads"),
+            "gate_rank": (config.count("gate_rank"), "gate_rank"),
+            "decay_rank": (config.count("decay_rank"), "decay_rank"),
+            "output_norm": (config.value("output_norm"), "heads"),
+            "head_parameters": (own or None, "heads"),
+            "state": (_state_format(config), "state"),
+        },
+    )
+
+
+def _state_format(config: Config) -> str | None:
+    """Return the format of cached states, null where the file states none."""
+    stated = config.value("state")
+    if stated is None:
+        return None
+    if stated not in _FORMATS:
+        raise config.error("state", f"unknown format {stated!r}", f"write one of {', '.join(_FORMATS)}")
+    return _FORMATS[stated]
+
+
+def _selective_scan(config: Config) -> dict[str, Tree]:
+    """Return a diagonal state-space layer; by default time steps have a rank of hidden / 16."""
+    hidden = config.size("hidden")
+    stated = config.value("rank")
+    rank = -(-hidden // 16) if stated == "auto" else config.size("rank")
+    return entries(
+        config,
+        {
+            "type": ("selective_scan", "expansion"),
+            "inner": (config.size("expansion") * hidden, "expansion"),
+            "state": (config.size("state_size"), "state_size"),
+            "rank": (rank, "rank"),
+            "short_conv": (config.size("short_conv"), "short_conv"),
+            "conv_bias": (None if config.flag("conv_bias") else False, "conv_bias"),
+            "normed": (config.flag("normed") or None, "expansion"),
+        },
+    )

@@ -1,0 +1,77 @@
+"""How measured steps of training runs scatter about predicted ones, and what measured steps of a site say of others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from costmodel.quantities import Array, Quantity
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Apart:
+    """How far apart runs are.
+
+    sizes: sum of squared logs of the ratios of their sizes; formats: 1 where their GEMMs have different number formats,
+    else 0; same: 1 for one and the same run, else 0.
+    """
+
+    sizes: Quantity
+    formats: Quantity
+    same: Quantity
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class SiteScatter:
+    """Standard deviations of r = log(measured / predicted step time) [-].
+
+    site: what all runs of one framework on one cluster share.
+    alike: what runs share the more, the more alike they are.
+    own: what a run shares with none but itself.
+    repeat: between repetitions of one run.
+    length: distance in size at which runs are hardly alike, in factors of e.
+    formats: distance between runs whose GEMMs have different number formats.
+    """
+
+    site: float
+    alike: float
+    own: float
+    repeat: float
+    length: float
+    formats: float
+
+    def covariance(self, apart: Apart) -> Array:
+        """Return the covariance of r between runs.
+
+        cov = site^2 + alike^2 * exp(-(sizes / length^2 + formats^2 [other formats]) / 2) + own^2 [the same run]
+        """
+        distance = apart.sizes / self.length**2 + self.formats**2 * apart.formats
+        alike: Array = np.exp(-0.5 * np.asarray(distance))
+        return self.site**2 + self.alike**2 * alike + self.own**2 * np.asarray(apart.same)
+
+    @property
+    def variance(self) -> float:
+        """Return the variance of r of a run without any measured one."""
+        return self.site**2 + self.alike**2 + self.own**2 + self.repeat**2
+
+    def posterior(self, residuals: Sequence[float], among: Array, between: Sequence[Array]) -> tuple[Array, Array]:
+        """Return mean and standard deviation of r of other runs, given measured ones.
+
+            mean = k K^-1 residuals,     variance = cov(x, x) + repeat^2 - k K^-1 k'
+
+        residuals: r of the measured runs; among: K, their covariances without repetition; between: k, the covariance of
+        each with the other runs, arrays of one shape. Source: Rasmussen and Williams, Gaussian Processes for Machine
+        Learning, equations 2.23 and 2.24; a prior mean of zero.
+        """
+        noisy = among + self.repeat**2 * np.eye(len(residuals))
+        weights = np.linalg.solve(noisy, np.array(residuals))
+        inverse = np.linalg.inv(noisy)
+        mean = sum(weight * one for weight, one in zip(weights, between, strict=True))
+        explained = sum(
+            inverse[row, column] * one * other
+            for row, one in enumerate(between)
+            for column, other in enumerate(between)
+        )
+        return np.asarray(mean), np.sqrt(np.maximum(self.variance - explained, self.repeat**2))

@@ -1,0 +1,146 @@
+"""What a step from a fit's own rows to others costs: another device, library or version.
+
+python -m reports.fits.transfer MEASUREMENTS --output hardware/calibrations/transfer.yaml
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from costmodel.calibration.expected_error import OWN, STAND_IN, VERSION, pair_of
+from costmodel.calibration.fit_files import DeviceFits, FitStore, default_framework, read
+from costmodel.calibration.fit_lookup import FitLookup
+from costmodel.calibration.fit_selection import Choice
+from costmodel.calibration.row_prediction import times_of
+from costmodel.cost.calibration import Calibration, FamilyFit
+from costmodel.fitting.run_plan import KIND, PLAN, rows_of, samples_of
+from costmodel.fitting.samples import Samples
+from costmodel.measurements.row_group import Catalogue
+from costmodel.measurements.row_mapping import map_rows
+from costmodel.measurements.tables import Table, join, read_tables
+from costmodel.quantities import Array
+from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
+from costmodel.schema.references import Library
+from costmodel.schema.whole_files import write_whole
+from reports.fits.source_agreement import Pair, pooled, render_file
+
+MOST = 200  # rows of one family of an implementation that are predicted
+FEWEST = 8
+SEED = 0
+COMMAND = "python -m reports.fits.transfer MEASUREMENTS --output hardware/calibrations/transfer.yaml"
+NOTE = (
+    "80 % points of the absolute logarithm of measured over predicted time. `die`, `rebalanced` (the same die with",
+    "another balance of peak and bandwidth), `architecture` and `other`: fits of the library of another device;",
+    "`version`: of another build on the same one; `stand_in` and pairs of libraries: of another library there.",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class _Forced(Mapping[str, FamilyFit]):
+    """The fits of one file for all families that it has, those of a device's defaults for others."""
+
+    fits: DeviceFits
+    device: str
+    others: Mapping[str, FamilyFit]
+
+    @cached_property
+    def _own(self) -> dict[str, FamilyFit]:
+        found = {key: self.fits.fit(key, self.device) for key in self.fits.file.families}
+        return {key: fit for key, fit in found.items() if fit is not None}
+
+    def __getitem__(self, key: str) -> FamilyFit:
+        own = self._own
+        return own[key] if key in own else own.get(key.partition("/")[0]) or self.others[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**dict.fromkeys(self.others), **self._own})
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def errors(table: Table, plan: FitPlanFile, catalogue: Catalogue, store: FitStore) -> dict[str, dict[Pair, Array]]:
+    """Return |log| of measured over predicted time of every implementation's rows by the fits of others.
+
+    By step and kernels, `die/gemm/bf16`; then by the pair of the rows' and the fit's implementation.
+    """
+    found: dict[str, dict[Pair, Array]] = {}
+    devices = {name: catalogue.name(name) for name in np.unique(table.text("device").astype(str))}
+    of_row = np.array([devices[name] for name in table.text("device")], dtype=np.object_)
+    defaults = {file.device: FitLookup(store, file.device[len(KIND) :], {}) for file in plan.implementations}
+    for file in plan.implementations:
+        rows = table.take((of_row == file.device[len(KIND) :]) & rows_of(file, table))
+        mapped, _ = map_rows(rows, catalogue)
+        known = Calibration(file.name, defaults[file.device])
+        for key, recipe in file.families.items():
+            samples = samples_of(key, rows, mapped, plan.recipes[recipe], known)
+            if samples is None or len(samples) < FEWEST:
+                continue
+            some = _some(samples)
+            for other in plan.implementations:
+                step = _step(file, other, key, store)
+                if step is not None:
+                    fits = store.device_fits(*other.name.split("/"))
+                    assert fits is not None
+                    logs = _logs(some, _Forced(fits, file.device[len(KIND) :], defaults[file.device]))
+                    for name in step:
+                        found.setdefault(f"{name}/{key}", {})[file.name, other.name] = logs
+    return found
+
+
+def _step(file: ImplementationFile, other: ImplementationFile, key: str, store: FitStore) -> tuple[str, ...] | None:
+    """Return by which names the step from an implementation's fit to another's rows is kept; none: it is not made."""
+    if other.name == file.name or store.device_fits(*other.name.split("/")) is None or not _has(other, key, store):
+        return None
+    related = store.relation(file.device[len(KIND) :], other.device[len(KIND) :])
+    if other.library == file.library:
+        return (VERSION if related == OWN else related,)
+    return (STAND_IN, pair_of(file.library, other.library)) if related == OWN else None
+
+
+def _has(file: ImplementationFile, key: str, store: FitStore) -> bool:
+    fits = store.device_fits(*file.name.split("/"))
+    return fits is not None and not {key, key.partition("/")[0]}.isdisjoint(fits.file.families)
+
+
+def _some(samples: Samples) -> Samples:
+    """Return at most `MOST` of some rows, the same at every call."""
+    order = np.random.default_rng(SEED).permutation(len(samples))
+    mask = np.zeros(len(samples), dtype=bool)
+    mask[order[:MOST]] = True
+    return samples.take(mask)
+
+
+def _logs(samples: Samples, fits: Mapping[str, FamilyFit]) -> Array:
+    choice = Choice(Calibration("forced", fits), "")
+    framework = default_framework()
+    predicted = np.concatenate([times_of(part, choice, framework)[0] for part in samples.parts])
+    logs: Array = np.abs(np.log(samples.seconds / predicted))
+    return logs
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Predict every implementation's rows by the fits of others; write the calibration file."""
+    parser = argparse.ArgumentParser(prog="python -m reports.fits.transfer", description=main.__doc__)
+    parser.add_argument("measurements", type=Path, nargs="+", help="measurement tables, or folders of them")
+    parser.add_argument("--output", type=Path, required=True, help="calibration file to write")
+    parser.add_argument("--path", action="append", default=[], help="folder to search first; repeatable")
+    chosen = parser.parse_args(arguments)
+    library = Library(chosen.path)
+    plan = read(library, "fit_plans", PLAN, FitPlanFile)
+    table = join([read_tables(path) for path in chosen.measurements])
+    found = errors(table, plan, Catalogue(chosen.path), FitStore(library))
+    text = render_file("transfer", pooled(dict(sorted(found.items()))), (*NOTE, f"Made by `{COMMAND}`."))
+    write_whole(chosen.output, [text.encode("utf-8")])
+    sys.stdout.write(text)
+
+
+if __name__ == "__main__":
+    main()

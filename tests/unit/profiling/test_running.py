@@ -1,0 +1,174 @@
+"""A whole run of the harness on a pretended H100: its budget, its order, its failures, kills, and readings."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+from pretended_gpu import Ended, OneRank, PretendedGpu
+
+from costmodel.profiling.board_log import BoardLog
+from costmodel.profiling.running import ProfileRequest, run_on
+from costmodel.profiling.shapes import ProfileLimits, shapes
+
+CHEAP = ("elementwise", "launch", "optimizer")
+
+
+def profile(tmp_path, gpu, minutes=1.0, suites=(), **options):
+    request = ProfileRequest("cuda", suites, 60.0 * minutes, tmp_path / "mine.csv", **options)
+    gpu.clock.seconds = 0.0
+    return run_on(gpu, request, OneRank(), lambda rows: np.full(len(rows), 0.3), lambda _: None, lambda _: None)
+
+
+def rows(tmp_path):
+    with (tmp_path / "mine.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_most_of_the_budget_is_spent_on_timing(tmp_path):
+    gpu = PretendedGpu()
+    run = profile(tmp_path, gpu, minutes=2.0)
+    assert run.timing >= 0.6
+    assert run.new > 1000
+
+
+def test_products_and_attention_both_ways_come_first(tmp_path):
+    profile(tmp_path, PretendedGpu(), minutes=1.0)
+    leading = Counter()
+    for row in rows(tmp_path):
+        leading[row["op"], row["sub_op"], row["dtype_in"], row["backend"]] += 1
+    for family in (
+        ("gemm", "", "bf16", ""), ("gemm", "dgrad", "bf16", ""), ("gemm_wgrad", "", "bf16", ""),
+        ("attention_prefill", "", "bf16", "flash"), ("attention_prefill", "", "bf16", "cudnn-9.10.2"),
+        ("attention_backward", "", "bf16", "flash"), ("grouped_gemm", "", "bf16", ""),
+        ("gemm", "", "fp8_e4m3", "tensor_fast"), ("gemm", "", "fp8_e4m3", "row_fast"),
+        ("gemm", "", "fp8_e4m3_blk128", "block"),
+    ):  # fmt: skip
+        assert leading[family] >= 20, family
+
+
+def test_a_plan_that_takes_long_is_paid_from_the_budget_of_its_family(tmp_path):
+    profile(tmp_path, PretendedGpu(), minutes=1.0, suites=("attention",))
+    counts = Counter(row["backend"] for row in rows(tmp_path) if row["op"] == "attention_prefill")
+    assert counts["flash"] > 2 * counts["cudnn-9.10.2"] >= 40
+
+
+def test_formats_are_those_that_models_use_or_those_asked_for(tmp_path):
+    profile(tmp_path, PretendedGpu(), minutes=0.2, suites=("gemm",))
+    fp8 = [row for row in rows(tmp_path) if row["dtype_in"].startswith("fp8")]
+    assert 0.3 < len(fp8) / len(rows(tmp_path)) < 0.9
+    (tmp_path / "mine.csv").unlink()
+    profile(tmp_path, PretendedGpu(), minutes=0.1, suites=("elementwise",), dtypes=("fp16",))
+    assert {row["dtype_in"] for row in rows(tmp_path) if row["op"] == "elementwise" and row["sub_op"] != "copy"} <= {
+        "fp16", "fp32"
+    }  # fmt: skip
+
+
+FAULTS = (
+    AssertionError("rows are a multiple of 16"), KeyError("sm_90a"), ImportError("no compiler"), OSError("nvcc"),
+    RuntimeError("CUDA error"), NotImplementedError("format"), MemoryError(), ZeroDivisionError("x"),
+)  # fmt: skip
+
+
+def order(tmp_path):
+    gpu = PretendedGpu()
+    profile(tmp_path, gpu, minutes=0.15, suites=CHEAP)
+    return [shape.row_id for shape in gpu.built]
+
+
+def test_failures_are_listed_skipped_and_lose_no_other_row(tmp_path):
+    every = order(tmp_path / "calm")
+    faults = {row: FAULTS[place % len(FAULTS)] for place, row in enumerate(every[20::3][:100])}
+    gpu = PretendedGpu(faults=faults)
+    run = profile(tmp_path, gpu, minutes=0.3, suites=CHEAP)
+    assert len(faults) == 100
+    failed = set(run.failed)
+    assert failed <= set(faults)
+    assert len(failed) > 60
+    measured = {row["row_id"] for row in rows(tmp_path)}
+    assert not measured & failed
+    aside = json.loads((tmp_path / "mine.json").read_text())
+    assert set(aside["failed"]) == failed
+    gpu.built.clear()
+    again = profile(tmp_path, gpu, minutes=0.05, suites=CHEAP)
+    assert failed <= set(again.failed)
+    assert not {shape.row_id for shape in gpu.built} & (measured | failed)
+
+
+def test_ten_kills_lose_no_row_and_an_innocent_kernel_is_measured_later(tmp_path):
+    before: list[str] = []
+    victims = []
+    for kill in range(10):
+        with pytest.raises(Ended) as ended:
+            profile(tmp_path, PretendedGpu(ends_at=(1, 2, 23)[kill % 3]), suites=CHEAP)
+        victims.append(str(ended.value))
+        now = [row["row_id"] for row in rows(tmp_path)]
+        assert now[: len(before)] == before
+        before = now
+    profile(tmp_path, PretendedGpu(), suites=CHEAP)
+    measured = {row["row_id"] for row in rows(tmp_path)}
+    assert set(victims) <= measured
+    assert len(measured) == len(rows(tmp_path))
+
+
+def test_a_kernel_that_keeps_ending_the_process_is_left_out(tmp_path):
+    victim = order(tmp_path / "calm")[30]
+    gpu = PretendedGpu(ends={victim})
+    for _ in range(3):
+        with pytest.raises(Ended):
+            profile(tmp_path, gpu, suites=CHEAP)
+    run = profile(tmp_path, gpu, suites=CHEAP)
+    assert "ended while it ran" in run.failed[victim]
+    assert run.new > 30
+
+
+def test_failures_survive_a_kill_of_the_next_run(tmp_path):
+    every = order(tmp_path / "calm")
+    gpu = PretendedGpu(faults={every[25]: KeyError("sm_90a")})
+    profile(tmp_path, gpu, minutes=0.1, suites=CHEAP)
+    with pytest.raises(Ended):
+        profile(tmp_path, PretendedGpu(ends_at=5), suites=CHEAP)
+    run = profile(tmp_path, PretendedGpu(), minutes=0.02, suites=CHEAP)
+    assert run.failed[every[25]] == "KeyError: 'sm_90a'"
+
+
+def test_a_family_none_of_which_runs_costs_three_tries(tmp_path):
+    limits = ProfileLimits({"bf16": 1e15}, 3e12, 5e9, 0.02, versions={"torch": "2.11.0"}, cudnn="9.10.2", hopper=True)
+    missing = AttributeError("module 'torch' has no attribute '_grouped_mm'")
+    faults = {shape.row_id: missing for shape in shapes(("grouped_gemm", "moe"), limits)}
+    run = profile(tmp_path, PretendedGpu(faults=faults), minutes=0.3, suites=("grouped_gemm", "moe", "optimizer"))
+    assert 9 <= len(run.failed) <= 16  # four families
+    assert run.new > 20
+
+
+def test_what_the_board_did_stands_in_the_row_it_was_read_in(tmp_path):
+    path = tmp_path / "board.csv"
+    calm, capped = "1980,300,60,0x0", "1410,690,70,0x4"
+    path.write_text("".join(f"{t / 100:.4f},{calm if t < 500 else capped}\n" for t in range(9000)))
+    profile(tmp_path, PretendedGpu(board=BoardLog(path, lambda: ("", ""))), minutes=1.0, suites=CHEAP)
+    table = rows(tmp_path)
+    assert table[0]["clock_mhz"] == "1980"
+    assert table[0]["throttle"] == ""
+    assert (table[-1]["clock_mhz"], table[-1]["power_w"], table[-1]["throttle"]) == ("1410", "690.0", "power_cap")
+    assert sum(row["clock_mhz"] == "" for row in table) == 0
+
+
+def test_loads_of_seconds_are_context_and_come_before_the_rest(tmp_path):
+    profile(tmp_path, PretendedGpu(), minutes=1.2, suites=CHEAP, sustained=True)
+    loads = [row for row in rows(tmp_path) if row["load"]]
+    assert {row["load"] for row in loads} == {"random", "zeros", "half_duty"}
+    assert {row["dtype_in"] for row in loads if row["op"] == "gemm"} == {"bf16", "fp8_e4m3", "fp8_e4m3_blk128"}
+    assert {row["tier"] for row in loads} == {"secondary"}
+    assert {row["timing"] for row in loads} == {"sustained_5s"}
+
+
+def test_a_short_kernel_has_its_time_in_a_graph_beside_the_other(tmp_path):
+    profile(tmp_path, PretendedGpu(), minutes=0.1, suites=("elementwise",))
+    for row in rows(tmp_path):
+        if row["op"] == "elementwise" and not row["load"]:
+            assert (row["graph_us"] != "") == (float(row["time_us"]) < 10.0), row["row_id"]
+            assert float(row["host_us"]) == pytest.approx(3.0)
+            assert row["queued"] == "1"
