@@ -22,7 +22,7 @@ from costmodel.schema.references import Library
 from costmodel.version import __version__
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.counting import kv_bytes_per_token, parameter_count, training_flop_per_token
-from costmodel.workload.plans import Training
+from costmodel.workload.plans import Serving, Training
 from costmodel.workload.scenario import Scenario
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Workload:
         if engine == "event":
             from costmodel.event.grid import simulate_grid  # SimPy loads when it is used
 
-            return simulate_grid(varied, self.calibration(varied), shape)
+            return simulate_grid(varied, self.calibration(varied), shape, event_engine())
         return evaluate_grid(varied, self.calibration(varied), shape)
 
     def varied(self, scenario: str, vary: Vary) -> tuple[Scenario, tuple[int, ...]]:
@@ -122,8 +122,8 @@ class Workload:
 
     def _seed(self, scenarios: Iterable[str] | None) -> int | None:
         """Return the seed of what is random in some scenarios, null where nothing is."""
-        asked = [self.scenario(name).simulation for name in (self.scenarios if scenarios is None else scenarios)]
-        return next((each.seed for each in asked if each.jitter or each.checkpoints), None)
+        asked = [self.scenario(name) for name in (self.scenarios if scenarios is None else scenarios)]
+        return next((each.simulation.seed for each in asked if _is_random(each)), None)
 
     def points(
         self, scenarios: Iterable[str] | None = None, engine: str = "analytic", simulation: EventEngine | None = None
@@ -196,6 +196,12 @@ class Workload:
         )
 
 
+def _is_random(scenario: Scenario) -> bool:
+    """Tell whether the event engine draws anything of a scenario at random."""
+    simulation = scenario.simulation
+    return bool(simulation.jitter or simulation.checkpoints) or isinstance(scenario.plan, Serving)
+
+
 def _calibration_key(scenario: Scenario) -> str:
     return f"{scenario.cluster.device.name} {scenario.framework.name}"
 
@@ -203,8 +209,9 @@ def _calibration_key(scenario: Scenario) -> str:
 def event_engine(*, full: bool = False) -> EventEngine:
     """Return an event engine. full: it simulates ranks and stages that are alike one by one."""
     from costmodel.event.evaluation import EventEngine  # SimPy loads when it is used
+    from costmodel.serving.evaluation import RequestEvaluation
 
-    return EventEngine(full=full)
+    return EventEngine(full=full, requests=RequestEvaluation)
 
 
 def _as_numbers(path: str, values: list[Any]) -> Array:

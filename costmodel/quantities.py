@@ -93,6 +93,11 @@ def divides(divisor: Quantity, value: Quantity) -> Mask:
     return value % divisor == 0
 
 
+def uniform_int(value: Quantity) -> int:
+    """Return a count that is the same at every point as an int."""
+    return int(value.flat[0]) if isinstance(value, np.ndarray) else int(value)
+
+
 def is_single(value: Quantity) -> bool:
     """Tell whether `value` is one number rather than a grid."""
     return not isinstance(value, np.ndarray)

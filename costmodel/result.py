@@ -38,9 +38,10 @@ PHASES: dict[str, tuple[str, tuple[str, ...]]] = {
         "max_batch", "cost_per_million_tokens", "energy_per_token", "capital_cost",
     )),
     "serving": ("latency", (
-        "ttft", "tpot", "latency", "requests_per_second", "input_tokens_per_second", "tokens_per_second",
-        "tokens_per_second_per_device", "tokens_per_second_per_user", "concurrency", "max_concurrency",
-        "kv_blocks", "kv_use", "prefix_hit_rate", "cost_per_million_tokens", "energy_per_token", "capital_cost",
+        "ttft", "tpot", "latency", "requests_per_second", "highest_stable_rate", "input_tokens_per_second",
+        "tokens_per_second", "tokens_per_second_per_device", "tokens_per_second_per_user", "concurrency",
+        "max_concurrency", "kv_blocks", "kv_use", "prefix_hit_rate", "cost_per_million_tokens", "energy_per_token",
+        "capital_cost",
     )),
     "disaggregated": ("latency", (
         "ttft", "tpot", "latency", "kv_transfer_time", "requests_per_second", "input_tokens_per_second",
@@ -181,8 +182,10 @@ class Point:
     headline: the metric that breakdown and bubble sum to; memory: bytes by part, null for a bound; host_memory:
     bytes that a device keeps on its host, null where it keeps none there (tensors: weights, states, gradients and
     activations; kv_cache); reason: why the point is infeasible, null where it is not; reasons: why each null metric is
-    null; routing: what is known of expert layers, null where there are none; goodput: shares of a run that failures
-    interrupt, null where no checkpoints are stated; anchor: what measured steps of the site say, null without any.
+    null; verdict: whether an engine keeps up with its load, percentiles: of a request's times in seconds, both null but
+    for serving; routing: what is known of expert layers, null where there are none; goodput: shares of a run that
+    failures interrupt, null where no checkpoints are stated; anchor: what measured steps of the site say, null without
+    any; details: more of a phase's own, by the keys of the document.
     """
 
     phase: str
@@ -202,6 +205,9 @@ class Point:
     routing: Mapping[str, float] | None = None
     host_memory: Mapping[str, float] | None = None
     goodput: Mapping[str, float] | None = None
+    verdict: str | None = None
+    percentiles: Mapping[str, Mapping[str, float]] | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
     anchor: Mapping[str, Any] | None = None
 
     @property
@@ -240,6 +246,12 @@ class Point:
         whole = math.fsum(totals.values())
         return {name: seconds / whole if whole else 0.0 for name, seconds in totals.items()}
 
+    def _service(self) -> dict[str, Any]:
+        """Return what only serving has."""
+        parts = {"verdict": self.verdict}
+        tails = None if self.percentiles is None else {name: dict(each) for name, each in self.percentiles.items()}
+        return {name: part for name, part in {**parts, "percentiles": tails}.items() if part is not None}
+
     def document(self) -> dict[str, Any]:
         """Return the point as the documented JSON object: finite numbers or null."""
         headline = self.metrics.get(self.headline)
@@ -267,6 +279,7 @@ class Point:
             "memory": {**memory, "capacity": self.capacity, "fits": self.fits},
             "basis": self.basis(),
         }  # fmt: skip
+        document.update(self.details)
         if self.host_memory is not None:
             document["host_memory"] = dict(self.host_memory)
         if self.offer is not None:
@@ -279,6 +292,7 @@ class Point:
             document["goodput"] = dict(self.goodput)
         if self.routing is not None:
             document["routing"] = {name: _finite(value) for name, value in self.routing.items()}
+        document |= self._service()
         if self.reason is not None:
             document["reason"] = self.reason
         if self.notes:

@@ -62,6 +62,7 @@ _DIMENSIONS: dict[str, Dimension] = {
         "J", ("", *_SMALL, *_LARGE), "J", ("", "m", "u", "n", "p", "k", "M", "G", "T"),
         {f"{prefix}Wh": (prefix, 3600.0) for prefix in ("", "k", "M", "G")},
     ),
+    "rate": Dimension("1/s", (), "/s", (), {"/s": ("", 1.0), "/min": ("", 1 / 60), "/h": ("", 1 / 3600)}),
     "money": Dimension("$", ("", "k", "M"), "$", ("",)),
     "money_rate": Dimension("$/s", ("",), "$/h", (), {"$/h": ("", 1 / 3600)}),
     "ratio": Dimension("", ("",), "%", (), {"%": ("", 0.01)}),

@@ -80,6 +80,18 @@ def _order(scenario: Scenario) -> tuple[Quantity, ...]:
     return parallel.pp, drafted_tokens(plan.speculative), *copies
 
 
+def dimensions(value: object) -> int:
+    """Return the axes of a tree of dataclasses: those of its arrays, none where it has no array."""
+    found = [0]
+
+    def note(array: Array) -> Array:
+        found.append(array.ndim)
+        return array
+
+    _map(value, note)
+    return max(found)
+
+
 def take(value: T, index: tuple[Indices, ...], shape: tuple[int, ...]) -> T:
     """Return a copy of a tree of dataclasses whose arrays keep only the indexed positions of each axis they vary on."""
 

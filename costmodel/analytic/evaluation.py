@@ -12,6 +12,7 @@ from costmodel.analytic.disaggregation import DisaggregatedEvaluation, pools_led
 from costmodel.analytic.generation import GenerateEvaluation, generate_ledger
 from costmodel.analytic.inference import PassTimes, pass_ledger, pass_model, pass_times
 from costmodel.analytic.metrics import bound_metrics, pass_metrics, schedule_times, training_metrics
+from costmodel.analytic.open_loop import OpenLoopEvaluation
 from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.serving import ServingEvaluation, admission
@@ -20,6 +21,7 @@ from costmodel.analytic.training import StepTimes, step_model, step_schedule, st
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Quantity
 from costmodel.result import Entry, Metrics
+from costmodel.workload.engine_memory import kv_pool
 from costmodel.workload.layers import model_work
 from costmodel.workload.memory import Ledger, training_ledger
 from costmodel.workload.plans import Decode, ExpertBound, Generate, Prefill, Serving, Training, tokens_per_step
@@ -48,6 +50,15 @@ class Evaluation(Protocol):
 
     def schedule(self, perturbations: Perturbations = None) -> Mapping[str, Quantity] | None:
         """Return the parts of a training step with families perturbed within their spread, null for other phases."""
+
+    def details(self) -> Mapping[str, object]:
+        """Return what the document of a single point holds in addition, by its keys."""
+
+    def verdict(self) -> str | None:
+        """Return whether serving keeps up with its load, null for other phases."""
+
+    def percentiles(self) -> Mapping[str, Mapping[str, float]] | None:
+        """Return quantiles of a request's times in serving at a single point, null for other phases."""
 
     def notes(self) -> tuple[str, ...]:
         """Return notes for the reader of a single point."""
@@ -175,6 +186,8 @@ def evaluate(scenario: Scenario, calibration: Calibration) -> Evaluation:
         return BoundEvaluation(scenario, plan)
     if isinstance(plan, Generate):
         return GenerateEvaluation(scenario, plan, calibration)
+    if isinstance(plan, Serving) and plan.rate is not None:
+        return OpenLoopEvaluation(scenario, plan, calibration)
     if isinstance(plan, Serving):
         return ServingEvaluation(scenario, plan, calibration)
     if isinstance(plan, Disaggregated):
@@ -193,7 +206,7 @@ def ledger_of(scenario: Scenario) -> Ledger | None:
     if isinstance(plan, Generate):
         return generate_ledger(scenario, plan)
     if isinstance(plan, Serving):
-        return admission(scenario, plan).ledger
+        return kv_pool(scenario, plan).ledger if plan.rate is not None else admission(scenario, plan).ledger
     if isinstance(plan, Disaggregated):
         return pools_ledger(scenario, plan)
     return pass_ledger(scenario, plan)

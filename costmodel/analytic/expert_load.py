@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from costmodel.analytic.generation import decode_pass
 from costmodel.analytic.inference import inference_context
-from costmodel.analytic.serving import admission, engine_passes, steady_state
+from costmodel.analytic.serving import admission, engine_passes, full_state, steady_state
 from costmodel.analytic.training import training_context
 from costmodel.quantities import Quantity, sum_of
 from costmodel.workload.architecture import MoeFfn
@@ -56,9 +56,11 @@ def _contexts(scenario: Scenario) -> list[tuple[Quantity, Context]]:
     if isinstance(plan, Generate):
         return [(1.0, decode_pass(scenario, plan, plan.input_tokens + plan.output_tokens / 2).parts[0])]
     if isinstance(plan, Serving):
+        if plan.rate is not None:
+            return [(1.0, engine_passes(scenario, plan, full_state(scenario, plan))[1].parts[0])]
         state = steady_state(scenario, plan, admission(scenario, plan).admitted)
         with_prompts, decode_only = engine_passes(scenario, plan, state)
-        if plan.scheduler.token_budget is None:
+        if not plan.scheduler.mixes:
             return [(1.0, decode_only.parts[0])]
         mixed = co_batched(with_prompts.parts)[0]
         return [(state.prompt_steps, mixed), (state.decode_only_steps, decode_only.parts[0])]

@@ -130,6 +130,9 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
         offer=_offer(scenario.cluster.device),
         routing=None if facts is None else {name: float(value) for name, value in facts.items()},
         host_memory=_host_memory(ledger),
+        details={} if evaluation is None else evaluation.details(),
+        verdict=None if evaluation is None else evaluation.verdict(),
+        percentiles=None if evaluation is None else evaluation.percentiles(),
         anchor=None if evaluation is None or evaluation.anchored is None else evaluation.anchored.document(),
     )
 
@@ -148,7 +151,10 @@ def _spans(
     }
 
 
-_UNKNOWN_ENGINE = dict.fromkeys(("kv_blocks", "kv_use"), "framework has no `engine`, and `memory` states nothing")
+_UNKNOWN_ENGINE = {
+    **dict.fromkeys(("kv_blocks", "kv_use"), "framework has no `engine`, and `memory` states nothing"),
+    "highest_stable_rate": "a closed loop has none; write `rate` instead of `concurrency`",
+}
 
 
 def _offer(device: Device) -> Offer:

@@ -12,9 +12,8 @@ from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator, ope
 from costmodel.analytic.recurrence import Program, makespan
 from costmodel.analytic.segments import ALL_TO_ALL, COMPUTE, Segment, SegmentKey, compile_pass, segments_of
 from costmodel.analytic.stream_times import Perturbations, StreamTimes, seconds_of, stream_times
-from costmodel.analytic.training import uniform_int
 from costmodel.cost.calibration import Calibration
-from costmodel.quantities import Array, Count, Quantity, Seconds, maximum
+from costmodel.quantities import Array, Count, Quantity, Seconds, maximum, uniform_int
 from costmodel.workload.context import Context
 from costmodel.workload.memory import CachedSequences, Ledger, inference_ledger
 from costmodel.workload.operators import Collective, Group, Operator

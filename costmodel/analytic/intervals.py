@@ -20,7 +20,7 @@ from costmodel.result import Interval, Metrics
 from costmodel.workload.scenario import Scenario
 
 # These can be zero, so their deviations are added as they are; those of all other metrics as ratios.
-LINEAR = frozenset({"bubble_time", "exposed_communication_time"})
+LINEAR = frozenset({"bubble_time", "exposed_communication_time", "goodput", "preemptions", "prefix_hit_rate"})
 TIMES = frozenset({
     "step_time", "ttft", "tpot", "latency", "device_hours_per_trillion_tokens", "cost_per_trillion_tokens",
     "cost_per_million_tokens",
@@ -82,7 +82,8 @@ def intervals(
             low, high = _quadrature(values)
             spans[name] = minimum(value, maximum(low, 0.0)), maximum(value, high)
         else:
-            low, high = _quadrature(np.log(values), _run_deviations(name, runs))
+            with np.errstate(invalid="ignore"):  # of a time that has no end, such as waiting for an overloaded engine
+                low, high = _quadrature(np.log(values), _run_deviations(name, runs))
             spans[name] = minimum(value, np.exp(low)), maximum(value, np.exp(high))
     return spans
 

@@ -44,6 +44,18 @@ class PhaseEvaluation(ABC, Generic[T]):
         """Return nothing: only a training step has a schedule."""
         return None
 
+    def details(self) -> Mapping[str, object]:
+        """Return nothing: what results hold beside metrics, by the keys of the document."""
+        return {}
+
+    def verdict(self) -> str | None:
+        """Return nothing: only serving keeps up with a load, or does not."""
+        return None
+
+    def percentiles(self) -> Mapping[str, Mapping[str, float]] | None:
+        """Return nothing: only serving has requests that differ."""
+        return None
+
     def notes(self) -> tuple[str, ...]:
         """Return nothing."""
         return ()

@@ -23,9 +23,10 @@ from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.steady_state import Demand, SteadyState, budgeted, separate
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
-from costmodel.quantities import Count, Quantity, floor, maximum, minimum, where
+from costmodel.errors import InputError
+from costmodel.quantities import Count, Quantity, Seconds, floor, maximum, minimum, where
 from costmodel.result import Entry, Metrics
-from costmodel.workload.engine_memory import kv_pool
+from costmodel.workload.engine_memory import KvPool, kv_pool
 from costmodel.workload.memory import CachedSequences, Ledger, host_batch_limit, inference_ledger
 from costmodel.workload.passes import Pass, computed_tokens, pass_work, prompt_context, request_context
 from costmodel.workload.plans import Serving, Speculative, drafted_tokens, tokens_per_step
@@ -74,35 +75,41 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         Every pipeline stage's set of requests is an engine of its own; a step takes a round of the pipeline.
         """
         plan, parallel, state = self._plan, self._scenario.parallel, self._state
+        assert plan.concurrency is not None
         times = self.times(perturbations)
         with_prompts, decode_only = (step.round(parallel.pp) for step in times)
         computing = state.period(*(step.kernels for step in times)) / state.period(with_prompts, decode_only)
-        throughput = state.throughput(with_prompts, decode_only)
-        first = state.until_first(with_prompts, decode_only) + self._not_admitted / throughput
+        throughput, request = state.throughput(with_prompts, decode_only), request_constant(self._scenario)
+        waiting = (state.waiting + self._not_admitted) / throughput
+        idle = maximum(request - waiting, 0.0)  # that no queue hides
+        first = state.until_first(with_prompts, decode_only) + self._not_admitted / throughput + idle
+        throughput = throughput / (1.0 + idle * throughput / (plan.concurrency / parallel.pp))
         later = state.after_first(with_prompts, decode_only)
-        rate = throughput * parallel.pp * parallel.dp
-        tokens = rate * plan.output_tokens
+        rate = throughput * parallel.pp * parallel.dp * plan.replicas.count
+        tokens, devices = rate * plan.output_tokens, parallel.devices * plan.replicas.count
         return {
             "ttft": first,
             "tpot": later / (plan.output_tokens - 1),
             "latency": first + later,
             "requests_per_second": rate,
+            "highest_stable_rate": None,
             "input_tokens_per_second": rate * plan.input_tokens,
             "tokens_per_second": tokens,
-            "tokens_per_second_per_device": tokens / parallel.devices,
+            "tokens_per_second_per_device": tokens / devices,
             "tokens_per_second_per_user": (plan.output_tokens - 1) / later,
             "concurrency": self._admission.running,
             "max_concurrency": self._admission.most,
             "kv_blocks": self._admission.blocks,
             "kv_use": self._admission.used,
             "prefix_hit_rate": plan.prefix_hit_rate,
-            **spent(self._scenario.cluster.device, parallel.devices, tokens, computing),
-            **invested(self._scenario, parallel.devices),
+            **spent(self._scenario.cluster.device, devices, tokens, computing),
+            **invested(self._scenario, devices),
         }
 
     @property
     def _not_admitted(self) -> Count:
         """Return the requests of one pipeline set that wait for memory."""
+        assert self._plan.concurrency is not None
         return (self._plan.concurrency - self._admission.admitted) / self._scenario.parallel.pp
 
     def _evaluate(self, perturbations: Perturbations) -> StepTimes:
@@ -124,10 +131,20 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         rate = float(state.throughput(*(times.round(sets) for times in self.times())))
         lines.add_wait("waiting for memory", float(self._not_admitted) / rate, "capacity")
         lines.add_wait("waiting for a chunk", float(state.waiting) / rate, "compute")
+        step = state.step(*(times.round(sets) for times in self.times()))
+        lines.add_wait("steps under way", float(state.arrival_steps * step), "latency")
+        waiting = (float(state.waiting) + float(self._not_admitted)) / rate
+        lines.add_wait("client and front end", max(float(request_constant(self._scenario)) - waiting, 0.0), "latency")
         return lines.sorted()
+
+    def verdict(self) -> str:
+        """Return `backlogged` where requests of the closed loop wait for a seat or for memory, else `stable`."""
+        waiting = self._state.waiting + self._not_admitted
+        return "backlogged" if float(waiting) > 1e-9 * float(self._state.active) else "stable"
 
     def notes(self) -> tuple[str, ...]:
         """Return that memory limits the concurrency, where it does."""
+        assert self._plan.concurrency is not None
         requested, admitted = float(self._plan.concurrency), float(self._admission.admitted)
         if admitted >= requested:
             return ()
@@ -148,10 +165,27 @@ def decode_steps(output_tokens: Count, speculative: Speculative | None) -> Count
 def steady_state(scenario: Scenario, plan: Serving, concurrency: Count) -> SteadyState:
     """Return the steady state of one pipeline set with its share of a replica's `concurrency` requests."""
     share = concurrency / scenario.parallel.pp
-    if plan.scheduler.token_budget is None:
-        return separate(share, demand(plan))
+    budget, waits = plan.scheduler.token_budget, 0.0 if plan.rate is not None else arrival_steps(scenario, plan, share)
+    if budget is None or not plan.scheduler.mixed:
+        return separate(share, demand(plan), budget, waits)
     decode_tokens = 1.0 + drafted_tokens(plan.speculative)
-    return budgeted(share, demand(plan), plan.scheduler.token_budget, decode_tokens)
+    return budgeted(share, demand(plan), budget, decode_tokens, waits)
+
+
+def arrival_steps(scenario: Scenario, plan: Serving, requests: Count) -> Count:
+    """Return the steps between a request's arrival and the one that takes it, of an engine with a closed loop.
+
+    A request follows one that ended with a step, when the next step has begun: it waits for that one, and where steps
+    are scheduled while others run, for the one after it. Alone it finds the engine idle.
+    """
+    if scenario.framework.engine is None:
+        return 0.0
+    return minimum(maximum(requests - 1.0, 0.0), 1.0) * (2.0 if plan.scheduler.overlapped else 1.0)
+
+
+def request_constant(scenario: Scenario) -> Seconds:
+    """Return the time that client and front end add to a request's first token."""
+    return 0.0 if scenario.framework.engine is None else scenario.framework.engine.request
 
 
 def engine_passes(scenario: Scenario, plan: Serving, state: SteadyState) -> tuple[Pass, Pass]:
@@ -165,7 +199,7 @@ def engine_passes(scenario: Scenario, plan: Serving, state: SteadyState) -> tupl
     chunk = prompt_context(scenario, state.prompts / split, state.prompt_tokens, middle)
     passes = draft_passes(plan.speculative)
     decode_only = Pass((request_context(scenario, state.active / split, keys, drafts),), split, passes, "decode")
-    if plan.scheduler.token_budget is None:
+    if not plan.scheduler.mixes:
         return Pass((chunk,), split, passes, "prefill"), decode_only
     co_batched = request_context(scenario, state.co_batched / split, keys, drafts)
     return Pass((co_batched, chunk), split, passes, "mixed"), decode_only
@@ -182,6 +216,11 @@ def admission(scenario: Scenario, plan: Serving) -> Admission:
     that are admitted do fit. An engine whose memory is known admits by blocks instead, and none more than its scheduler
     has seats.
     """
+    if plan.concurrency is None:
+        raise InputError.single(
+            "the closed form needs `rate` or `concurrency`", field=f"scenarios.{scenario.name}",
+            hint="write `rate: 8 /s`, or simulate the requests with `--engine event`",
+        )  # fmt: skip
     if plan.memory is not None:
         return _engine_admission(scenario, plan)
     sets, unit = scenario.parallel.pp, plan.micro_batches * scenario.parallel.pp
@@ -201,23 +240,36 @@ def admission(scenario: Scenario, plan: Serving) -> Admission:
 
 
 def _engine_admission(scenario: Scenario, plan: Serving) -> Admission:
-    """Return how many requests an engine admits by the blocks of its KV cache, at their mean length, and by its seats.
-
-    most = min(blocks / blocks of a request, max_num_seqs, what fits in the host's memory), in whole micro-batches
-    """
+    """Return how many requests an engine admits by the blocks of its KV cache and by its seats."""
     sets, unit = scenario.parallel.pp, plan.micro_batches * scenario.parallel.pp
+    assert plan.concurrency is not None
     pool, keys = kv_pool(scenario, plan), mean_keys(plan)
     wanted = steady_state(scenario, plan, plan.concurrency).active * sets
-    hosted: Count = np.inf
-    if scenario.offload.is_used:
-        held = inference_ledger([pool.profiled], pool.layout, CachedSequences(wanted, keys))
-        hosted = host_batch_limit(held, scenario.cluster.node, scenario.parallel.devices, wanted, unit)
-    most = minimum(pool.blocks / pool.mean_blocks_of(keys), _seats(plan), hosted)
-    most = maximum(floor(most / unit) * unit, 0.0)
+    most = most_running(scenario, plan, pool)
     running = minimum(wanted, maximum(most, unit))
     admitted = where(wanted > most, running, plan.concurrency)
     used = running * pool.mean_blocks_of(keys) / maximum(pool.blocks, 1.0)
     return Admission(most, admitted, running, pool.ledger, pool.blocks, used)
+
+
+def most_running(scenario: Scenario, plan: Serving, pool: KvPool) -> Count:
+    """Return the requests that an engine runs at most, in whole micro-batches.
+
+    most = min(blocks / blocks of a request, max_num_seqs, what fits in the host's memory)
+    """
+    unit, keys = plan.micro_batches * scenario.parallel.pp, mean_keys(plan)
+    hosted: Count = np.inf
+    if scenario.offload.is_used:
+        held = inference_ledger([pool.profiled], pool.layout, CachedSequences(unit, keys))
+        hosted = host_batch_limit(held, scenario.cluster.node, scenario.parallel.devices, unit, unit)
+    most = minimum(pool.blocks / pool.mean_blocks_of(keys), _seats(plan), hosted)
+    return maximum(floor(most / unit) * unit, 0.0)
+
+
+def full_state(scenario: Scenario, plan: Serving) -> SteadyState:
+    """Return the steps of an engine all of whose seats are taken."""
+    most = most_running(scenario, plan, kv_pool(scenario, plan))
+    return steady_state(scenario, plan, maximum(most, plan.micro_batches * scenario.parallel.pp))
 
 
 def _seats(plan: Serving) -> Count:
@@ -237,7 +289,7 @@ def _ledger(scenario: Scenario, plan: Serving, state: SteadyState, running: Coun
     requests bring.
     """
     share = running / scenario.parallel.pp
-    state = steady_state(scenario, plan, running) if plan.scheduler.token_budget is None else state
+    state = state if plan.scheduler.mixes else steady_state(scenario, plan, running)
     passes = engine_passes(scenario, plan, replace(state, co_batched=share, active=share))
     cached = CachedSequences(running, mean_keys(plan))
     return inference_ledger([(step, pass_work(step)) for step in passes], inference_layout(scenario), cached)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from costmodel.quantities import Count, Quantity, Seconds, maximum, minimum
+from costmodel.quantities import Count, Quantity, Seconds, maximum, minimum, where
 
 _CHUNK_ITERATIONS = 4  # each shrinks the error by the share of a step that decoding takes, times that of a chunk
 
@@ -32,6 +32,7 @@ class SteadyState:
     active: requests that steps process, all of which a decode-only step decodes; waiting: the others in flight
     prompts: in a step with prompts, each with `prompt_tokens` computed tokens
     co_batched: requests that a step with prompts decodes
+    arrival_steps: from a request's arrival to the step that takes it
     first_token_steps: steps with prompts until a request has its first token
     later_prompt_steps, later_decode_only_steps: steps from then to its last token
     """
@@ -44,6 +45,7 @@ class SteadyState:
     prompts: Count
     prompt_tokens: Count
     co_batched: Count
+    arrival_steps: Count
     first_token_steps: Count
     later_prompt_steps: Count
     later_decode_only_steps: Count
@@ -58,19 +60,27 @@ class SteadyState:
 
     def until_first(self, with_prompts: Seconds, decode_only: Seconds) -> Seconds:
         """Return the time to first token: waiting requests over their rate [Little, 1961], then the request's steps."""
-        return self.waiting / self.throughput(with_prompts, decode_only) + self.first_token_steps * with_prompts
+        arriving = self.arrival_steps * self.step(with_prompts, decode_only)
+        waiting = self.waiting / self.throughput(with_prompts, decode_only)
+        return waiting + arriving + self.first_token_steps * with_prompts
+
+    def step(self, with_prompts: Seconds, decode_only: Seconds) -> Seconds:
+        """Return the mean time of a step."""
+        return self.period(with_prompts, decode_only) / (self.prompt_steps + self.decode_only_steps)
 
     def after_first(self, with_prompts: Seconds, decode_only: Seconds) -> Seconds:
         """Return the time from the first to the last token."""
         return self.later_prompt_steps * with_prompts + self.later_decode_only_steps * decode_only
 
 
-def budgeted(concurrency: Count, demand: Demand, budget: Count, decode_tokens: Count = 1.0) -> SteadyState:
+def budgeted(
+    concurrency: Count, demand: Demand, budget: Count, decode_tokens: Count = 1.0, arrival_steps: Count = 0.0
+) -> SteadyState:
     """Return the steady state where prompts share a step's `budget` of tokens with the requests that decode.
 
     These come first [vLLM, Scheduler.schedule], each with `decode_tokens` tokens; a prompt's chunk is what they leave:
 
-        x = min(N/(r + n), B/(c + n*d))       requests per step: all in flight are served, or all steps are full
+        x = min(N/(w + r + n), B/(c + n*d))   requests per step: all in flight are served, or all steps are full
         C = B - x*n*d                         tokens of a chunk; r = max(c/C, 1)
 
     with the names of `chunked`, and d tokens of a decoding request. C and r depend on each other through x: iterated
@@ -81,29 +91,30 @@ def budgeted(concurrency: Count, demand: Demand, budget: Count, decode_tokens: C
     residence: Quantity = 1.0
     chunk = budget
     for _ in range(_CHUNK_ITERATIONS):
-        rate = minimum(concurrency / (residence + steps), most)
+        rate = minimum(concurrency / (arrival_steps + residence + steps), most)
         chunk = maximum(budget - rate * steps * decode_tokens, rate * computed)
         residence = maximum(computed / chunk, 1.0)
-    return chunked(concurrency, demand, chunk)
+    return chunked(concurrency, demand, chunk, arrival_steps)
 
 
-def chunked(concurrency: Count, demand: Demand, chunk: Count) -> SteadyState:
+def chunked(concurrency: Count, demand: Demand, chunk: Count, arrival_steps: Count = 0.0) -> SteadyState:
     """Return the steady state where each step decodes, with up to `chunk` tokens of prompts if there are any.
 
-    With N requests in flight, c computed tokens per prompt, n decoding steps per request and chunks of C tokens:
+    With N requests in flight, c computed tokens per prompt, n decoding steps per request, w steps between a request's
+    arrival and the step that takes it, and chunks of C tokens:
 
         r = max(c/C, 1)                       steps that a prompt takes
-        x = min(N/(r + n), C/c)               requests per step: all in flight are served, or all chunks are full
+        x = min(N/(w + r + n), C/c)           requests per step: all in flight are served, or all chunks are full
         t = min(C, c*max(x, 1))               tokens of a chunk
         f = x*c/t                             share of steps with a chunk: prompt tokens are conserved
         q = x*r/f                             prompts in such a step, each with t/q tokens
-        A = x*(r + n)                         active requests; N - A wait
+        A = x*(r + n)                         active requests; x*w arrive, the others wait
         A - q, A                              requests decoded by a step with and without a chunk; their mean is x*n
         f*(A - q)/x, (1 - f)*A/x              steps of either kind from a request's first to its last token
     """
     computed, steps = demand.computed, demand.steps
     residence = maximum(computed / chunk, 1.0)
-    rate = minimum(concurrency / (residence + steps), chunk / computed)
+    rate = minimum(concurrency / (arrival_steps + residence + steps), chunk / computed)
     tokens = minimum(chunk, computed * maximum(rate, 1.0))
     # Rounding may leave the share just above one, and the active requests just above those in flight.
     share = minimum(rate * computed / tokens, 1.0)
@@ -115,35 +126,52 @@ def chunked(concurrency: Count, demand: Demand, chunk: Count) -> SteadyState:
         prompt_steps=share,
         decode_only_steps=1.0 - share,
         active=active,
-        waiting=maximum(concurrency - active, 0.0),
+        waiting=maximum(concurrency - active - rate * arrival_steps, 0.0),
         prompts=prompts,
         prompt_tokens=tokens / prompts,
         co_batched=co_batched,
+        arrival_steps=arrival_steps,
         first_token_steps=residence,
         later_prompt_steps=share * co_batched / rate,
         later_decode_only_steps=(1.0 - share) * active / rate,
     )
 
 
-def separate(concurrency: Count, demand: Demand) -> SteadyState:
-    """Return the steady state where a new prompt runs at once in a step of its own, while decoding pauses.
+def separate(
+    concurrency: Count, demand: Demand, budget: Count | None = None, arrival_steps: Count = 0.0
+) -> SteadyState:
+    """Return the steady state where new prompts run in steps of their own, before decoding goes on.
 
     Of N requests that need n decoding steps each, x = N/n end in a decoding step. Their successors are prefilled in one
-    step: min(x, 1) such steps per decoding step, each with max(x, 1) whole prompts. A request takes part in its own
-    prefill and n decoding steps, and waits for the prefills of others between them: min(n, N) - 1.
+    step where they fit into its budget of B tokens, null: any number of whole prompts fits:
+
+        r = max(c/B, 1)                       steps that a prompt takes
+        q = min(max(x, 1), max(B/c, 1))       prompts in such a step, each with c/r tokens
+        p = x*r/q                             such steps per decoding step: prompt tokens are conserved
+
+    A request takes part in its own prefill and n decoding steps, and waits for the prefills of others between them: p*n
+    less its own r. One that arrives waits w steps of either kind: x = N/(n + w/(1 + p)), iterated from p = 0.
     """
-    steps = demand.steps
-    rate = concurrency / steps
+    computed, steps = demand.computed, demand.steps
+    residence: Quantity = 1.0 if budget is None else maximum(computed / budget, 1.0)
+    prompt_steps: Quantity = 0.0
+    for _ in range(_CHUNK_ITERATIONS):
+        rate = concurrency / (steps + arrival_steps / (1.0 + prompt_steps))
+        prompts = maximum(rate, 1.0)
+        if budget is not None:
+            prompts = minimum(prompts, maximum(budget / computed, 1.0))
+        prompt_steps = rate * residence / prompts
     return SteadyState(
         rate=rate,
-        prompt_steps=minimum(rate, 1.0),
+        prompt_steps=prompt_steps,
         decode_only_steps=1.0,
-        active=concurrency,
+        active=rate * steps,
         waiting=0.0,
-        prompts=maximum(rate, 1.0),
-        prompt_tokens=demand.computed,
+        prompts=prompts,
+        prompt_tokens=computed / residence,
         co_batched=0.0,
-        first_token_steps=1.0,
-        later_prompt_steps=maximum(minimum(steps, concurrency) - 1.0, 0.0),
+        arrival_steps=where(arrival_steps > 0, (concurrency / rate - steps) * (1.0 + prompt_steps), 0.0),
+        first_token_steps=residence,
+        later_prompt_steps=maximum(steps * prompt_steps - residence, 0.0),
         later_decode_only_steps=steps,
     )

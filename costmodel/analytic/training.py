@@ -24,7 +24,7 @@ from costmodel.analytic.overlapped_comm import OverlappedComm, overlapped_comm
 from costmodel.analytic.recurrence import Program, Slot, async_reduce_span, compile_schedule, makespan
 from costmodel.analytic.stream_times import Perturbations, seconds_of, stream_times
 from costmodel.cost.calibration import Calibration
-from costmodel.quantities import Array, Count, Flop, Quantity, Seconds, is_single, maximum, where
+from costmodel.quantities import Array, Count, Flop, Quantity, Seconds, is_single, maximum, uniform_int, where
 from costmodel.workload.context import Context
 from costmodel.workload.layers import ModelWork, model_work
 from costmodel.workload.memory import Ledger, stage_work, training_ledger
@@ -269,11 +269,6 @@ def executed_flop(work: ModelWork, layout: tuple[Stage, ...]) -> Flop:
                 elif isinstance(operator, AttentionKernel):
                     total = total + copies * count * operator.flop
     return total
-
-
-def uniform_int(value: Quantity) -> int:
-    """Return a count that is the same at every point as an int."""
-    return int(value.flat[0]) if isinstance(value, np.ndarray) else int(value)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,17 +10,23 @@ from costmodel.report.hardware import DIGITS, WIDTH, show_sources
 from costmodel.report.page import show, table
 from costmodel.report.text import quantity, readable
 from costmodel.schema.files import ModelDocument
-from costmodel.workload.architecture import (
-    Architecture,
+from costmodel.workload.architecture import Architecture
+from costmodel.workload.counting import kv_bytes_per_token, parameter_count
+from costmodel.workload.mixers import (
     Attention,
+    CompressedAttention,
     Convolution,
     Gate,
     MilPool,
+    Mixer,
+    Mla,
     NeuralMemory,
+    NoMixer,
+    PlainProjection,
     Recurrence,
+    SelectiveScan,
     Spectral,
 )
-from costmodel.workload.counting import kv_bytes_per_token, parameter_count
 
 _SIZES = ((1e9, "B"), (1e6, "M"))
 
@@ -56,13 +62,23 @@ def attention(architecture: Architecture) -> str:
     return ", ".join(f"{name}~" if f"{name}~" in kinds else name for name in names)
 
 
-def _kind(mixer: Any) -> str:
-    if isinstance(mixer, Recurrence | NeuralMemory):
-        return f"{'recurrent' if isinstance(mixer, Recurrence) else 'memory'} {mixer.heads:g}"
-    if isinstance(mixer, Convolution | Spectral | Gate | MilPool):
-        return {Convolution: "convolution", Spectral: "spectral", Gate: "gate", MilPool: "pooling"}[type(mixer)]
+_NAMES: dict[type[Mixer], str] = {
+    Convolution: "convolution", Spectral: "spectral", Gate: "gate", MilPool: "pooling", SelectiveScan: "selective scan",
+    PlainProjection: "projection", NoMixer: "none",
+}  # fmt: skip
+_HEADS: dict[type[Mixer], str] = {
+    Recurrence: "recurrent",
+    NeuralMemory: "memory",
+    Mla: "MLA",
+    CompressedAttention: "compressed",
+}
+
+
+def _kind(mixer: Mixer) -> str:
+    if isinstance(mixer, Recurrence | NeuralMemory | Mla | CompressedAttention):
+        return f"{_HEADS[type(mixer)]} {mixer.heads:g}"
     if not isinstance(mixer, Attention):
-        return f"MLA {mixer.heads:g}"
+        return _NAMES[type(mixer)]
     window = "~" if any(group.pattern.kind != "full" for group in mixer.head_groups) else ""
     if mixer.kv_heads == mixer.q_heads:
         return f"MHA {mixer.q_heads:g}{window}"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from costmodel import hardware
 from costmodel.quantities import Count, Quantity, ceil, minimum
 from costmodel.schema import mixers, workload
+from costmodel.schema import serving as requests_files
 from costmodel.schema.cluster import ClusterFile, NetworkFile, NodeFile
 from costmodel.schema.device import DeviceFile, MathUnitFile, MemoryLevelFile
 from costmodel.schema.earlier_names import name_of_today
@@ -21,6 +22,7 @@ from costmodel.schema.patterns import AnyPattern, MixedFile, NeighbourhoodFile
 from costmodel.schema.strict import Strict
 from costmodel.workload import architecture as arch
 from costmodel.workload import engine, patterns, plans, scenario
+from costmodel.workload import requests as streams
 from costmodel.workload.dtypes import GroupScaling
 from costmodel.workload.schedules import implied_virtual
 from costmodel.workload.simulation import Checkpoints, Simulation, Slowdown
@@ -373,6 +375,11 @@ def _serving(
             plans.Serving,
             file,
             speculative=drafts,
+            requests=_requests(file.requests),
+            replicas=_record(streams.Replicas, file.replicas),
+            slo=_record(streams.Slo, file.slo),
+            rate=_first(file.rate, None if file.requests is None else file.requests.rate),
+            arrival_scv=_arrival_scv(file.requests),
             scheduler=_scheduler(file, kernels.engine, device),
             memory=_engine_memory(file.memory, kernels),
             blocks=file.memory.blocks,
@@ -391,6 +398,40 @@ def _serving(
     )
 
 
+def _arrival_scv(file: requests_files.RequestsFile | None) -> Quantity:
+    """Return the squared coefficient of variation of the times between arrivals: 1 of a Poisson process."""
+    if file is None or file.arrivals not in ("gamma", "even"):
+        return 1.0
+    return file.cv**2 if file.arrivals == "gamma" else 0.0
+
+
+def _requests(file: requests_files.RequestsFile | None) -> streams.RequestStream | None:
+    """Return the requests over time of a scenario."""
+    if file is None:
+        return None
+    return _record(
+        streams.RequestStream,
+        file,
+        input=_lengths(file.input),
+        output=_lengths(file.output),
+        prefix=_optional(streams.SharedPrefix, file.prefix),
+        sessions=_optional(streams.Sessions, file.sessions),
+    )
+
+
+def _lengths(file: requests_files.LengthsFile | None) -> streams.Lengths | None:
+    if file is None:
+        return None
+    return _record(
+        streams.Lengths,
+        file,
+        mean=1.0 if file.mean is None else file.mean,
+        deviation=0.0 if file.deviation is None else file.deviation,
+        values=tuple(float(value) for value in file.values),
+        weights=tuple(float(weight) for weight in file.weights),
+    )
+
+
 def _scheduler(file: workload.ServingFile, defaults: engine.Engine | None, device: hardware.Device) -> engine.Scheduler:
     """Return the scheduler that a scenario states, completed by the engine's defaults on its device."""
     stated = file.scheduler
@@ -404,6 +445,7 @@ def _scheduler(file: workload.ServingFile, defaults: engine.Engine | None, devic
         policy=stated.policy or known.policy,
         overlapped=known.overlapped if stated.overlapped is None else stated.overlapped,
         preemption=stated.preemption or known.preemption,
+        mixed=known.mixed,
     )
 
 

@@ -67,6 +67,9 @@ class EngineSchedulerFile(Strict):
     preemption: Literal["recompute", "swap"] = Field(
         default="recompute", description="what becomes of the cache of a preempted request"
     )
+    mixed: bool = Field(
+        default=True, description="chunks of prompts run beside decoding requests; else in steps of their own, first"
+    )
 
 
 class ReserveFile(Strict):

@@ -20,9 +20,9 @@ _DIMENSIONS = {
         "tokens_per_second", "tokens_per_day", "tokens_per_second_per_device", "tokens_per_second_per_user",
         "requests_per_second", "input_tokens_per_second", "prefill_tokens_per_second_per_device",
         "decode_tokens_per_second_per_device", "prefill_nodes_per_decode_node", "concurrency", "max_concurrency",
-        "kv_blocks", "device_hours_per_trillion_tokens", "max_batch_per_device", "max_batch", "parameters",
-        "active_parameters", "active_parameters_with_embedding", "mtp_parameters", "devices", "endpoints", "switches",
-        "links",
+        "kv_blocks", "highest_stable_rate", "device_hours_per_trillion_tokens", "max_batch_per_device", "max_batch",
+        "parameters", "active_parameters", "active_parameters_with_embedding", "mtp_parameters", "devices", "endpoints",
+        "switches", "links",
     ),
 }  # fmt: skip
 _TOKEN_RATES = (
@@ -33,6 +33,7 @@ _RATES = {
     **dict.fromkeys(_TOKEN_RATES, "token/s"),
     "tokens_per_day": "token/day",
     "requests_per_second": "request/s",
+    "highest_stable_rate": "request/s",
     "device_hours_per_trillion_tokens": "h",
 }
 _BY_METRIC = {metric: dimension for dimension, metrics in _DIMENSIONS.items() for metric in metrics}

@@ -25,9 +25,10 @@ from costmodel.schema.model import ModelFile
 from costmodel.schema.number_formats import choose_formats, expand_set_name
 from costmodel.schema.overrides import DocumentName, apply_overrides, locate, read_overrides
 from costmodel.schema.references import Library, as_reference, available, suggest
+from costmodel.schema.serving import locate_files
 from costmodel.schema.strict import Strict, validate_tree
 from costmodel.schema.tree import Tree, merge
-from costmodel.schema.workload import PHASES, PlanFile, WorkloadFile, phases_with
+from costmodel.schema.workload import PHASES, PlanFile, ServingFile, WorkloadFile, phases_with
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.scenario import MeasuredStep, Parallelism, Scenario
 from costmodel.workload.validity import rules
@@ -278,7 +279,7 @@ def _scenario(
     fallbacks = (f"{device.name} has no {dtype.upper()} unit; using the fallback precision" for dtype in replaced)
     scenario = Scenario(
         name=name,
-        plan=build.plan(plan, kernels, device),
+        plan=build.plan(_located(plan, tree, field), kernels, device),
         architecture=architecture,
         cluster=hardware.cluster,
         parallel=layout,
@@ -296,6 +297,13 @@ def _scenario(
     }  # fmt: skip
     _check_layout(assembly, scenario, tree)
     return _Resolved(scenario, scenario_document(plan, scenario, hardware, formats.file, framework.file), trees)
+
+
+def _located(plan: PlanFile, tree: Tree, field: str) -> PlanFile:
+    """Return the plan with the paths of its files of requests."""
+    if not isinstance(plan, ServingFile) or plan.requests is None:
+        return plan
+    return plan.model_copy(update={"requests": locate_files(plan.requests, tree, field)})
 
 
 def _uneven(architecture: Architecture, layout: Parallelism) -> Iterator[str]:

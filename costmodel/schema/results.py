@@ -94,6 +94,8 @@ class ScenarioResult(OutputModel):
     reasons: dict[str, str] = {}
     basis: dict[str, float] = {}
     notes: list[str] = []
+    verdict: str | None = None
+    percentiles: dict[str, dict[str, float]] | None = None
 
 
 class ModelFacts(OutputModel):

@@ -35,7 +35,7 @@ class Scheduler:
     """The scheduler of one engine. Null: no limit, and without a budget prompts run in steps of their own.
 
     policy: order of waiting requests; overlapped: the host prepares the next step while one runs; preemption: what
-    becomes of the cache of a request that loses its place.
+    becomes of the cache of a request that loses its place; mixed: prompts run in steps that decode as well.
     """
 
     max_num_seqs: Count | None = None
@@ -44,6 +44,12 @@ class Scheduler:
     overlapped: bool = False
     preemption: str = "recompute"
     graph_limit: Count | None = None
+    mixed: bool = True
+
+    @property
+    def mixes(self) -> bool:
+        """Tell whether a step carries chunks of prompts beside decoding requests."""
+        return self.mixed and self.token_budget is not None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

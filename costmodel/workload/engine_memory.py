@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from costmodel.quantities import Bytes, Count, ceil, floor, maximum, minimum, where
+from costmodel.quantities import Bytes, Count, ceil, floor, maximum, minimum, uniform_int, where
 from costmodel.workload.engine import FREE, EngineMemory
 from costmodel.workload.memory import CachedSequences, Ledger, inference_ledger, stage_cache_bytes
 from costmodel.workload.passes import Pass, PassWork, pass_work, prompt_context
@@ -56,7 +56,7 @@ def kv_pool(scenario: Scenario, plan: Serving) -> KvPool:
     vLLM, Worker.determine_available_memory and GPUModelRunner.profile_run; SGLang, ServerArgs (mem_fraction_static) and
     ModelRunner.profile_max_num_token; TensorRT-LLM, KvCacheConfig.free_gpu_memory_fraction.
     """
-    memory, layout = memory_of(scenario, plan), stage_layout(scenario.architecture, int(scenario.parallel.pp))
+    memory, layout = memory_of(scenario, plan), stage_layout(scenario.architecture, uniform_int(scenario.parallel.pp))
     batch = _profiled_pass(scenario, plan)
     profiled = (batch, pass_work(batch))
     base = _profiled_ledger(scenario, plan, profiled, layout)
@@ -102,7 +102,7 @@ def _profiled_pass(scenario: Scenario, plan: Serving) -> Pass:
     """Return the largest step of an engine, as prompts: `token_budget` tokens, of one micro-batch."""
     tokens = profiled_tokens(plan)
     context = prompt_context(scenario, 1.0, tokens / plan.micro_batches, tokens / plan.micro_batches)
-    return Pass((context,), plan.micro_batches, int(drafted_tokens(plan.speculative)))
+    return Pass((context,), plan.micro_batches, uniform_int(drafted_tokens(plan.speculative)))
 
 
 def profiled_tokens(plan: Serving) -> Count:

@@ -96,6 +96,8 @@ def _generate_rules(scenario: Scenario, plan: Generate) -> Iterator[Rule]:
 def _serving_rules(scenario: Scenario, plan: Serving) -> Iterator[Rule]:
     """Yield that every micro-batch of every pipeline stage has whole requests."""
     yield divides_rule("parallel.cp", scenario.parallel.cp, plan.input_tokens, "the prompt")
+    if plan.concurrency is None:
+        return
     unit: Count = plan.micro_batches * scenario.parallel.pp
     yield Rule(
         "concurrency",

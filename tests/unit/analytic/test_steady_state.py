@@ -150,3 +150,23 @@ def test_a_grid_is_its_points() -> None:
         for name in (field.name for field in fields(SteadyState)):
             found = np.broadcast_to(np.asarray(getattr(grid, name)), (4, 2))[row, column]
             assert found == pytest.approx(getattr(single, name), rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("budget", [250.0, 1000.0, 4000.0, 1e9])
+@pytest.mark.parametrize("waits", [0.0, 2.0])
+def test_prompts_in_steps_of_their_own_conserve_tokens_and_requests(budget: float, waits: float) -> None:
+    demand = Demand(1000.0, 99.0)
+    for number in (20.0, 300.0):
+        state = separate(number, demand, budget, waits)
+        prompts, decodes = 5.0, 1.0
+        assert state.prompts * state.prompt_tokens <= budget * (1 + 1e-12)
+        assert state.prompt_steps * state.prompts * state.prompt_tokens == pytest.approx(state.rate * 1000.0)
+        life = state.until_first(prompts, decodes) + state.after_first(prompts, decodes)
+        assert state.throughput(prompts, decodes) * life == pytest.approx(number, rel=1e-9)
+        assert state.arrival_steps == pytest.approx(waits, rel=1e-3)
+
+
+def test_a_budget_that_holds_all_prompts_is_none() -> None:
+    demand = Demand(1000.0, 99.0)
+    free, wide = separate(500.0, demand), separate(500.0, demand, 1e9)
+    assert (free.prompts, free.prompt_steps) == (wide.prompts, wide.prompt_steps)

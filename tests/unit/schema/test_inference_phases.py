@@ -85,7 +85,7 @@ def test_every_number_of_a_pool_can_be_an_axis(world: Path) -> None:
     ("scenario", "problem"),
     [
         (SERVING.replace("output_tokens: 4", "output_tokens: 1"), "output_tokens: 1 is too small; write at least 2"),
-        (SERVING.replace(", concurrency: 8", ""), "needs `concurrency`, or the pools `prefill` and `decode`"),
+        (SERVING.replace(", concurrency: 8", ""), "needs `rate`, `concurrency`, or the pools `prefill` and `decode`"),
         (
             SERVING.replace("concurrency: 8", "prefill: {tokens_per_device: 16}"),
             "`prefill` and `decode` must be set together; set both pools",

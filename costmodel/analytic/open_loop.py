@@ -1,0 +1,359 @@
+"""Serving at a rate of requests: the number in flight follows from it, and so do times of steps and of waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from costmodel.analytic.blocks import dimensions
+from costmodel.analytic.breakdown import BreakdownLines, add_pass
+from costmodel.analytic.inference import PassModel, PassTimes, operators_of, pass_model_of, pass_times
+from costmodel.analytic.metrics import invested, spent
+from costmodel.analytic.operator_timing import TimedOperator, operator_timer
+from costmodel.analytic.phase_evaluation import PhaseEvaluation
+from costmodel.analytic.queueing import (
+    Spread,
+    batch_deviation,
+    busy_share,
+    prompt_wait,
+    residual_step,
+    seat_wait,
+    waiting_share,
+)
+from costmodel.analytic.serving import demand, engine_passes, mean_keys, most_running, request_constant, steady_state
+from costmodel.analytic.steady_state import SteadyState
+from costmodel.analytic.stream_times import Perturbation, Perturbations
+from costmodel.cost.calibration import Calibration
+from costmodel.quantities import Array, Count, Quantity, Seconds, maximum, minimum, where
+from costmodel.result import Entry, Metrics
+from costmodel.workload.engine_memory import kv_pool
+from costmodel.workload.memory import Ledger
+from costmodel.workload.passes import pass_work
+from costmodel.workload.plans import Serving
+from costmodel.workload.scenario import Scenario
+
+NODES = 16  # batches at which steps are priced; between them times are interpolated
+VERDICTS = ("stable", "backlogged", "overloaded")
+QUANTILES = {"p50": (0.5, 0.0), "p90": (0.9, 1.2815515655446004), "p99": (0.99, 2.3263478740408408)}
+"""Name -> the quantile, and that of the standard normal distribution."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepTable:
+    """Seconds of both kinds of steps at every node, the nodes along one axis before those of the grid."""
+
+    with_prompts: Quantity
+    decode_only: Quantity
+    prompt_kernels: Quantity
+    decode_kernels: Quantity
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Solution:
+    """An engine at a rate.
+
+    running: requests in a step as one of them meets it, itself included; in_system: mean number that steps work on
+    state: the steps of such a request; with_prompts, decode_only: seconds of its steps; kernels: of the mean step
+    capacity: highest rate [1/s]; load: rate over that; waits: seconds of a request by cause, before its own steps
+    """
+
+    running: Count
+    in_system: Count
+    state: SteadyState
+    with_prompts: Seconds
+    decode_only: Seconds
+    kernels: Seconds
+    capacity: Quantity
+    load: Quantity
+    waits: Mapping[str, Seconds]
+    spread: Spread
+
+    @property
+    def first(self) -> Seconds:
+        """Return the time to first token."""
+        total: Quantity = self.state.first_token_steps * self.with_prompts
+        for wait in self.waits.values():
+            total = total + wait
+        return total
+
+    @property
+    def later(self) -> Seconds:
+        """Return the time from the first token to the last."""
+        return self.state.after_first(self.with_prompts, self.decode_only)
+
+
+class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
+    """Continuous batching where requests arrive at a rate.
+
+    In every pipeline set of every replica the number L of requests that steps work on follows from its rate and their
+    time R [Little, Operations Research 9(3), 1961], which a request spends among L others where arrivals are random:
+
+        L = rate * R(M),    M = max(L + c_a^2, 1)
+
+    c_a^2: 1 of Poisson arrivals, which see time averages [PASTA, Wolff, 1982], 0 of even ones.
+    """
+
+    headline = "latency"
+
+    def __init__(self, scenario: Scenario, plan: Serving, calibration: Calibration) -> None:
+        self._scenario, self._plan, self._dimensions = scenario, plan, dimensions(scenario)
+        self._timer = operator_timer(scenario, calibration)
+        self._pool = kv_pool(scenario, plan)
+        self.ledger: Ledger | None = self._pool.ledger
+        sets = scenario.parallel.pp
+        self._most = maximum(most_running(scenario, plan, self._pool) / sets, 1.0)
+        self._nodes = _nodes(self._most, self._dimensions)
+        self._states = steady_state(scenario, plan, self._nodes * sets)
+        self._models = self._priced(self._states)
+
+    def _priced(self, state: SteadyState) -> list[PassModel]:
+        passes = engine_passes(self._scenario, self._plan, state)
+        return [pass_model_of(self._scenario, step, pass_work(step), self._timer) for step in passes]
+
+    def _evaluate(self, perturbations: Perturbations) -> StepTable:
+        wider = None if perturbations is None else _with_nodes(perturbations, self._dimensions)
+        sets = self._scenario.parallel.pp
+        prompts, decodes = (pass_times(model, wider) for model in self._models)
+        return StepTable(prompts.round(sets), decodes.round(sets), prompts.kernels, decodes.kernels)
+
+    def solution(self, perturbations: Perturbations = None) -> Solution:
+        """Return the engine at the rate, or with all seats taken where it cannot keep up."""
+        plan, parallel, states = self._plan, self._scenario.parallel, self._states
+        assert plan.rate is not None
+        table, axis = self.times(perturbations), -1 - self._dimensions
+        rate = plan.rate / (parallel.pp * parallel.dp * plan.replicas.count)
+        first = states.first_token_steps * table.with_prompts
+        served = first + states.after_first(table.with_prompts, table.decode_only)
+        alone = minimum(plan.arrival_scv, 1.0)
+        reached = (self._nodes - alone) / served
+        place = _Place.at(reached, rate, axis)
+        running = place.read(self._nodes)
+        with_prompts, decode_only = place.read(table.with_prompts), place.read(table.decode_only)
+        state = steady_state(self._scenario, plan, running * parallel.pp)
+        full = _last(served, axis)
+        capacity = self._most / full
+        load = rate / capacity
+        resident = state.first_token_steps * with_prompts + state.after_first(with_prompts, decode_only)
+        in_system = minimum(rate * resident, self._most)
+        share = state.prompt_steps / (state.prompt_steps + state.decode_only_steps)
+        kernels = share * place.read(table.prompt_kernels) + (1.0 - share) * place.read(table.decode_kernels)
+        waits, spread = self._waits(state, (with_prompts, decode_only), load, in_system, full)
+        slope = place.slope(served, self._nodes)
+        spread = replace(spread, life=slope * batch_deviation(in_system, plan.arrival_scv))
+        return Solution(
+            running=running,
+            in_system=in_system,
+            state=state,
+            with_prompts=with_prompts,
+            decode_only=decode_only,
+            kernels=kernels,
+            capacity=capacity * parallel.pp * parallel.dp * plan.replicas.count,
+            load=load,
+            waits=waits,
+            spread=spread,
+        )
+
+    def _waits(
+        self, state: SteadyState, steps: tuple[Seconds, Seconds], load: Quantity, in_system: Count, service: Seconds
+    ) -> tuple[dict[str, Seconds], Spread]:
+        """Return what a request waits for before its own steps, by cause, and what differs from request to request.
+
+        busy * (E[T^2]/(2*E[T]) + [async] E[T])      rest of the running step, and the one that is scheduled already
+        seats, other prompts                         `seat_wait`, `prompt_wait`
+        request                                      client and front end
+        """
+        plan, (with_prompts, decode_only) = self._plan, steps
+        scv = plan.arrival_scv
+        share = state.prompt_steps / (state.prompt_steps + state.decode_only_steps)
+        mean = state.step(with_prompts, decode_only)
+        seats = waiting_share(minimum(load, 1.0), self._most)
+        busy = busy_share(in_system, scv)
+        rest = maximum(busy - seats, 0.0) * residual_step(with_prompts, decode_only, share)
+        queued = maximum(busy, seats) * mean if plan.scheduler.overlapped else 0.0 * mean
+        wait = seat_wait(load, self._most, service, scv, 0.0)
+        behind: Quantity = 0.0 * mean
+        if plan.scheduler.token_budget is not None:
+            computed = demand(plan).computed
+            room = maximum(
+                plan.scheduler.token_budget - state.co_batched, 1.0
+            )  # none are beside prompts where steps do not mix
+            others = maximum(1.0 - 1.0 / state.active, 0.0)
+            behind = prompt_wait(others * state.rate * computed / room, computed / room * with_prompts, scv)
+        request = request_constant(self._scenario)
+        waits = {
+            "client and front end": request,
+            "rest of the running step": rest,
+            "step scheduled already": queued,
+            "waiting for a seat": wait,
+            "behind other prompts": behind,
+        }
+        fixed = request + queued + behind + state.first_token_steps * with_prompts
+        running = where(busy > seats, 2.0 * rest, 0.0)
+        return waits, Spread(fixed, running, where(load < 1.0, wait, 0.0), where(load < 1.0, seats, 0.0), 0.0)
+
+    def metrics(self, perturbations: Perturbations) -> Metrics:
+        """Return the metrics at the rate; where it is more than the engine can serve, of an engine that is full."""
+        plan, parallel, found = self._plan, self._scenario.parallel, self.solution(perturbations)
+        assert plan.rate is not None
+        rate = minimum(plan.rate, found.capacity)
+        tokens, devices = rate * plan.output_tokens, parallel.devices * plan.replicas.count
+        busy = busy_share(found.in_system, plan.arrival_scv)
+        computing = busy * found.kernels / found.state.step(found.with_prompts, found.decode_only)
+        held = found.in_system * parallel.pp * self._pool.mean_blocks_of(mean_keys(plan))
+        return {
+            "ttft": found.first,
+            "tpot": found.later / (plan.output_tokens - 1),
+            "latency": found.first + found.later,
+            "requests_per_second": rate,
+            "highest_stable_rate": found.capacity,
+            "input_tokens_per_second": rate * plan.input_tokens,
+            "tokens_per_second": tokens,
+            "tokens_per_second_per_device": tokens / devices,
+            "tokens_per_second_per_user": (plan.output_tokens - 1) / found.later,
+            "concurrency": found.in_system * parallel.pp,
+            "max_concurrency": self._most * parallel.pp,
+            "kv_blocks": self._pool.blocks,
+            "kv_use": held / maximum(self._pool.blocks, 1.0),
+            "prefix_hit_rate": plan.prefix_hit_rate,
+            **spent(self._scenario.cluster.device, devices, tokens, computing),
+            **invested(self._scenario, devices),
+        }
+
+    def verdict(self) -> str:
+        """Return `overloaded` where the rate is more than the engine serves, `backlogged` where most requests wait."""
+        found = self.solution()
+        if found.load >= 1.0:
+            return VERDICTS[2]
+        return VERDICTS[1] if waiting_share(found.load, self._most) > 0.5 else VERDICTS[0]
+
+    def percentiles(self) -> dict[str, dict[str, float]]:
+        """Return quantiles of the times of alike requests; none of an overloaded engine, whose queue only grows."""
+        found, tokens = self.solution(), self._plan.output_tokens - 1
+        if found.load >= 1.0:
+            return {}
+        life, deviation = float(found.later), float(found.spread.life)
+        first = {name: float(found.spread.first_token(share)) for name, (share, _) in QUANTILES.items()}
+        later = {name: life + normal * deviation for name, (_, normal) in QUANTILES.items()}
+        return {
+            "ttft": first,
+            "tpot": {name: value / float(tokens) for name, value in later.items()},
+            "e2e": {name: value + float(found.first) for name, value in later.items()},
+        }
+
+    def families(self) -> frozenset[str]:
+        """Return the families of the operators."""
+        return frozenset(timed.operator.family for timed in operators_of(self._models))
+
+    @cached_property
+    def _exact(self) -> tuple[Solution, list[PassModel]]:
+        """Return the solution of a single point, and both kinds of steps priced at its batch."""
+        found = self.solution()
+        return found, self._priced(found.state)
+
+    def operators(self) -> list[TimedOperator]:
+        """Return the operators of steps with prompts, then of those that only decode, at a single point's batch."""
+        return operators_of(self._exact[1])
+
+    def breakdown(self) -> list[Entry]:
+        """Return what a request's latency consists of: operators of the steps of its life, and waiting.
+
+        Operators are priced at the batch itself; their sum is scaled to the table's, which the metrics rest on.
+        """
+        found, models = self._exact
+        lines, sets, state = BreakdownLines(), float(self._scenario.parallel.pp), found.state
+        counts = float(state.first_token_steps + state.later_prompt_steps), float(state.later_decode_only_steps)
+        seconds = float(found.with_prompts), float(found.decode_only)
+        labels = [step.label for step in engine_passes(self._scenario, self._plan, state)]
+        for name, model, count, step in zip(labels, models, counts, seconds, strict=True):
+            times: PassTimes = pass_times(model, None)
+            scaled = count * step / float(times.round(sets))
+            add_pass(lines, model, times, scaled)
+            lines.add_wait(
+                f"{name}: pipeline wait", scaled * (float(times.round(sets)) - float(times.latency)), "latency"
+            )
+        bounds = {"waiting for a seat": "capacity", "behind other prompts": "compute"}
+        for cause, wait in found.waits.items():
+            if np.isfinite(wait):
+                lines.add_wait(cause, float(wait), bounds.get(cause, "latency"))
+        return lines.sorted()
+
+    def notes(self) -> tuple[str, ...]:
+        """Return that the engine cannot keep up, or nearly so."""
+        found, verdict = self.solution(), self.verdict()
+        if verdict == VERDICTS[2]:
+            arriving, served = float(self._plan.rate or 0.0), float(found.capacity)
+            return (f"overloaded: {arriving:g} requests/s arrive, {served:.3g} can be served; the queue only grows",)
+        if verdict == VERDICTS[1]:
+            return (f"backlogged: at {float(found.load):.0%} of the highest stable rate most requests wait for a seat",)
+        return ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Place:
+    """Where between two nodes a value lies. index: of the upper node; weight: its share, 0 to 1; axis: of the nodes."""
+
+    index: np.ndarray
+    weight: Array
+    axis: int
+
+    @classmethod
+    def at(cls, values: Quantity, target: Quantity, axis: int) -> _Place:
+        """Return the place of a target among values that grow along an axis; at an end where it lies outside."""
+        target = np.expand_dims(np.asarray(target), axis=0) if np.ndim(target) == -1 - axis else np.asarray(target)
+        known, aim = np.broadcast_arrays(np.asarray(values), target)
+        aim = aim.take([0], axis=axis)
+        index = np.clip((known < aim).sum(axis=axis, keepdims=True), 1, known.shape[axis] - 1)
+        low, high = (np.take_along_axis(known, place, axis=axis) for place in (index - 1, index))
+        width = np.where(high > low, high - low, 1.0)
+        return cls(index, np.clip((aim - low) / width, 0.0, 1.0), axis)
+
+    def read(self, values: Quantity) -> Quantity:
+        """Return the values of the place, interpolated between its nodes."""
+        low, high = self._ends(values)
+        return _reduced(low + self.weight * (high - low), self.axis)
+
+    def slope(self, values: Quantity, nodes: Quantity) -> Quantity:
+        """Return the change of the values per node unit."""
+        (low, high), (left, right) = self._ends(values), self._ends(nodes)
+        return _reduced((high - low) / np.where(right > left, right - left, 1.0), self.axis)
+
+    def _ends(self, values: Quantity) -> tuple[Array, Array]:
+        dimensions = self.index.ndim
+        found = np.asarray(values, dtype=np.float64)
+        shape = list(np.broadcast_shapes(found.shape, self.index.shape))
+        shape[self.axis] = found.shape[self.axis]
+        found = np.broadcast_to(found.reshape((1,) * (dimensions - found.ndim) + found.shape), shape)
+        index = np.broadcast_to(
+            self.index, [*shape[: self.axis], 1, *(shape[self.axis + 1 :] if self.axis < -1 else [])]
+        )
+        return np.take_along_axis(found, index - 1, axis=self.axis), np.take_along_axis(found, index, axis=self.axis)
+
+
+def _reduced(values: Array, axis: int) -> Quantity:
+    """Return values without the axis of the nodes, a float where nothing else varies."""
+    found = values.squeeze(axis=axis)
+    return float(found) if found.ndim == 0 else found
+
+
+def _last(values: Quantity, axis: int) -> Quantity:
+    """Return the values at the last node."""
+    return _reduced(np.asarray(values).take([-1], axis=axis), axis)
+
+
+def _nodes(most: Count, dimensions: int) -> Array:
+    """Return batches from one to the most, each the same factor above the one before, along a leading axis."""
+    steps = np.linspace(0.0, 1.0, NODES).reshape(-1, *(1,) * dimensions)
+    return np.asarray(np.asarray(most, dtype=np.float64) ** steps)
+
+
+def _with_nodes(perturbations: Mapping[str, Perturbation], dimensions: int) -> dict[str, Perturbation]:
+    """Return perturbations with an axis of nodes between their own and those of the grid."""
+
+    def widened(value: Quantity) -> Quantity:
+        array = np.asarray(value)
+        return array.reshape(array.shape[0], 1, *array.shape[1:]) if array.ndim > dimensions else value
+
+    return {name: Perturbation(widened(each.low), widened(each.high)) for name, each in perturbations.items()}

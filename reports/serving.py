@@ -1,0 +1,154 @@
+"""Predictions of measured serving runs from their configuration alone, one JSON line a run.
+
+python -m reports.serving RUNS.csv --output PREDICTIONS.jsonl
+
+RUNS.csv has the columns of a table of runs: device, model, parallelism, framework and its limits, lengths, rate or
+number in flight. No measured time is read. What a row leaves open is the framework's default.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+import costmodel
+from costmodel.errors import InputError
+
+NODES = {
+    "H100-SXM5-80GB": "dgx-h100", "H200-SXM-141GB": "hgx-h200", "A100-SXM4-80GB": "dgx-a100", "L40S-48GB": "l40s-x8",
+    "RTX PRO 6000 Blackwell 96GB": "rtx-pro-6000-x2", "RTX 4090": "rtx-4090-x8", "H20": "hgx-h20", "B200": "hgx-b200",
+}  # fmt: skip
+"""Device of a row -> the node that has it."""
+MODELS = {
+    "meta-llama/Llama-3.1-8B-Instruct": "llama-3-8b", "meta-llama/Llama-3.1-8B": "llama-3-8b",
+    "meta-llama/Llama-3.1-70B-Instruct": "llama-3-70b", "meta-llama/Llama-2-7b-hf": "llama-2-7b",
+    "meta-llama/Llama-2-70b-hf": "llama-2-70b", "mistralai/Mixtral-8x7B-v0.1": "mixtral-8x7b",
+    "codellama/CodeLlama-34b-Instruct-hf": "codellama-34b", "Qwen/Qwen2.5-7B-Instruct": "qwen2.5-7b",
+    "Qwen/Qwen3-32B": "qwen3-32b", "Qwen/Qwen3-32B-FP8": "qwen3-32b", "deepseek-ai/DeepSeek-R1-0528": "deepseek-v3",
+    "Qwen/Qwen3-235B-A22B-Instruct-2507-FP8": "qwen3-235b-a22b",
+    "Qwen/Qwen3-235B-A22B-Instruct-2507": "qwen3-235b-a22b", "Qwen/Qwen3-30B-A3B": "qwen3-30b-a3b",
+    "openai/gpt-oss-120b": "gpt-oss-120b", "openai/gpt-oss-20b": "gpt-oss-20b",
+}  # fmt: skip
+"""Model of a row -> the model file of the same network."""
+MILLISECONDS = 1e3
+Row = Mapping[str, str]
+
+
+def number(row: Row, key: str) -> float | None:
+    """Return a number of a row, null where the row does not state it."""
+    text = row.get(key) or "null"
+    return None if text == "null" else float(text)
+
+
+def framework(row: Row) -> str:
+    """Return the framework file of a row's framework and version."""
+    name, version = row["framework"].lower(), row.get("framework_version") or ""
+    if name.startswith("sglang"):
+        return "sglang"
+    if name.startswith("tensorrt"):
+        return "trt-llm"
+    minor = version.split(".")[1] if version.startswith("0.") else "15"
+    return "vllm-0.11" if int(minor) < 14 else "vllm-0.15" if int(minor) < 17 else "vllm"
+
+
+def scenario(row: Row) -> dict[str, Any]:
+    """Return the scenario of a row."""
+    dtype = row.get("dtype", "")
+    precision = {"FP8": {"compute": "fp8-tensor", "kv_cache": "bf16"}, "MXFP4": "mxfp4"}.get(dtype, "bf16")
+    if "DeepSeek" in row["model"]:
+        precision = {"compute": "fp8-inference", "fallback": "bf16"}
+    degrees = {key: number(row, key) for key in ("tp", "pp", "dp", "ep")}
+    stated = {key: number(row, f"max_{key}") for key in ("num_seqs", "num_batched_tokens")}
+    scheduler = {"max_num_seqs": stated["num_seqs"], "token_budget": stated["num_batched_tokens"]}
+    utilization = number(row, "gpu_memory_utilization")
+    count, rate = number(row, "max_concurrency"), number(row, "rate_per_s")
+    load: dict[str, Any] = {"concurrency": count} if count else {"rate": f"{rate:g} /s"}
+    return {
+        "phase": "serving",
+        "cluster": f"nodes/{NODES[row['gpu']]}",
+        "framework": framework(row),
+        "precision": precision,
+        "parallel": {key: int(value) for key, value in degrees.items() if value},
+        "input_tokens": round(number(row, "input_mean") or 0),
+        "output_tokens": max(round(number(row, "output_mean") or 0), 2),
+        "prefix_hit_rate": number(row, "prefix_hit") or 0.0,
+        "scheduler": {key: int(value) for key, value in scheduler.items() if value},
+        "memory": {} if utilization is None else {"utilization": utilization},
+        **load,
+    }
+
+
+def prediction(row: Row) -> dict[str, Any]:
+    """Return the prediction of a row, milliseconds; why there is none under `error`."""
+    if row["model"] not in MODELS or row["gpu"] not in NODES:
+        return {"id": row["id"], "error": "model or device without a file"}
+    if number(row, "rate_per_s") is None and number(row, "max_concurrency") is None:
+        return {"id": row["id"], "error": "neither a rate nor a number in flight"}
+    document = {
+        "schema": "costmodel/workload@1",
+        "model": f"models/{MODELS[row['model']]}",
+        "scenarios": {"run": scenario(row)},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "run.yaml"
+        file.write_text(yaml.safe_dump(document), encoding="utf-8")
+        try:
+            found = costmodel.load(file).simulate()["scenarios"]["run"]
+        except InputError as error:
+            return {"id": row["id"], "error": str(error)}
+    return {"id": row["id"], **_figures(found)}
+
+
+def _figures(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the figures of a result under the names of the table of runs."""
+    metrics, spans = found["metrics"], found["intervals"]
+    if not found["memory"]["fits"]:
+        return {"error": found["reason"]}
+    figures: dict[str, Any] = {"verdict": found.get("verdict")}
+    for name, metric in (("tpot", "tpot"), ("ttft", "ttft"), ("e2e", "latency")):
+        if metrics[metric] is None:
+            continue
+        figures[name] = metrics[metric] * MILLISECONDS
+        if spans.get(metric):
+            figures[f"{name}_low"], figures[f"{name}_high"] = (bound * MILLISECONDS for bound in spans[metric])
+    for name in ("ttft", "e2e", "tpot"):
+        tails = (found.get("percentiles") or {}).get(name, {})
+        figures |= {f"{name}_{quantile}": value * MILLISECONDS for quantile, value in tails.items()}
+    figures["request_per_s"] = metrics["requests_per_second"]
+    figures["output_tok_per_s"] = metrics["tokens_per_second"]
+    figures["total_tok_per_s"] = metrics["tokens_per_second"] + metrics["input_tokens_per_second"]
+    return {**figures, "concurrency": metrics["concurrency"], "highest_stable_rate": metrics["highest_stable_rate"]}
+
+
+def rows(files: tuple[str, ...]) -> Iterator[Row]:
+    """Yield the rows of the tables."""
+    for file in files:
+        with Path(file).open(encoding="utf-8", newline="") as stream:
+            yield from csv.DictReader(stream)
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
+@click.option("--output", required=True, type=click.Path(dir_okay=False), help="JSON lines")
+@click.option("--only", default="", help="rows whose id begins so")
+def main(runs: tuple[str, ...], output: str, only: str) -> None:
+    """Predict every run of RUNS that the models cover."""
+    chosen = [row for row in rows(runs) if row["id"].startswith(only)]
+    found = [prediction(row) for row in chosen]
+    text = "".join(json.dumps(each) + "\n" for each in found)
+    Path(output).write_text(text, encoding="utf-8")
+    missing = [each for each in found if "error" in each]
+    click.echo(f"{len(found) - len(missing)} of {len(found)} runs predicted")
+    for each in missing:
+        click.echo(f"{each['id']}: {each['error'].splitlines()[0]}", err=True)
+
+
+if __name__ == "__main__":
+    main()
