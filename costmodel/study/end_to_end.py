@@ -251,4 +251,4 @@ def left_out(cases: Sequence[Case], search_path: Sequence[str] = ()) -> Unseen:
     if plan.run_refits is None or not (folder / plan.run_refits).is_file():
         return found
     refitted = Refitted(found.refitted.fields | {COMPOSITION}, read_scatter(folder / plan.run_refits))
-    return replace(found, refitted=refitted)
+    return replace(found, widening={}, refitted=refitted)  # the scatter holds what refitted terms miss as well

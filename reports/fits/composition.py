@@ -46,10 +46,9 @@ def rows_of(cases: Sequence[Case], library: Library) -> Iterator[RunError]:
     used = chosen(cases)
     without = left_out(used, [str(root) for root in library.roots[:-1]])
     for case in used:
-        widening = without.widening.get(case.id, {})
         changed = replace(case, overrides={**case.overrides, **without.changes.get(case.id, {})})
         try:
-            yield from _rows(changed, library, widening, without.refitted.fields)
+            yield from _rows(changed, library, without.refitted.fields)
         except CostModelError:  # `reproduce` says so
             continue
 
@@ -67,9 +66,7 @@ def chosen(cases: Sequence[Case]) -> list[Case]:
     ]
 
 
-def _rows(
-    case: Case, library: Library, widening: Mapping[str, tuple[float, float]], refitted: frozenset[str]
-) -> Iterator[RunError]:  # fmt: skip
+def _rows(case: Case, library: Library, refitted: frozenset[str]) -> Iterator[RunError]:
     prediction = predict(case, library.roots, library)
     if prediction.workload is None or prediction.infeasible or not case.expect:
         return
@@ -88,8 +85,6 @@ def _rows(
             continue
         centre, down, up = kernels[metric]
         late = math.log(expected.value / value) - centre
-        wider = widening.get(metric, (0.0, 0.0))
-        down, up = math.hypot(down, wider[0]), math.hypot(up, wider[1])
         if metric not in TIMES:
             late, down, up = -late, up, down
         first = {"first_token": float(metric == "ttft" and scenario.plan.phase == "serving")}
