@@ -16,6 +16,7 @@ from costmodel.analytic.evaluation import Evaluation, evaluate, ledger_of
 from costmodel.analytic.expert_load import routing_facts, routing_grid
 from costmodel.analytic.intervals import intervals, run_scatter
 from costmodel.analytic.out_of_memory import largest_layout, too_much_for_a_device, too_much_for_the_host
+from costmodel.analytic.remedies import described, priced
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError, InputError, Problem
 from costmodel.hardware import Device
@@ -65,10 +66,24 @@ def _attempt(scenario: Scenario, calibration: Calibration, engine: Engine) -> _A
     except InfeasibleError as error:
         unreachable, ledger = str(error), ledger_of(scenario)
     if ledger is not None and not ledger.total <= scenario.cluster.device.device_memory.capacity:
-        return _Attempt(ledger, None, NO_MEMORY, too_much_for_a_device(scenario, ledger))
+        return _Attempt(ledger, None, NO_MEMORY, _too_much(scenario, ledger, calibration))
     if ledger is not None and not fits_in_host(ledger, scenario.cluster.node, largest_layout(scenario)):
         return _Attempt(ledger, None, NO_HOST_MEMORY, too_much_for_the_host(scenario, ledger))
     return _Attempt(ledger, evaluation, FITS if unreachable is None else NO_PATH, unreachable)
+
+
+def _too_much(scenario: Scenario, ledger: Ledger, calibration: Calibration) -> str:
+    """Return why a scenario does not fit into a device's memory, and what would make a training step fit."""
+    text = too_much_for_a_device(scenario, ledger)
+
+    def step_time(changed: Scenario) -> Quantity:
+        return evaluate(changed, calibration).metrics(None)["step_time"] or 0.0
+
+    try:
+        found = priced(scenario, ledger_of, step_time)
+        return f"{text}. Fits with {described(scenario, found, step_time(scenario))}" if found else text
+    except InfeasibleError:  # its devices cannot reach each other
+        return text
 
 
 def evaluate_single(scenario: Scenario, calibration: Calibration, engine: Engine = evaluate) -> Result:
