@@ -15,6 +15,7 @@ from costmodel.schema.quantity import (
     Number,
     Peak,
     Size,
+    SizeOrZero,
     Watts,
     wrong,
 )
@@ -74,9 +75,7 @@ class MemoryLevelFile(Strict):
     capacity: Size = Field(description="capacity")
     bandwidth: Bandwidth | None = Field(description="read bandwidth; null: unknown")
     per: Literal["processor", "device"] = Field(default="device", description="unit of all values")
-    visible: Size | None = Field(
-        default=None, description="capacity that the driver reports to programs; null: `capacity`"
-    )
+    driver: SizeOrZero = Field(default=0.0, description="part of the capacity that the driver keeps from programs")
 
 
 class LinkFile(Strict):
