@@ -15,7 +15,6 @@ from costmodel.schema.quantity import (
     Number,
     Peak,
     Size,
-    SizeOrZero,
     Watts,
     wrong,
 )
@@ -75,7 +74,9 @@ class MemoryLevelFile(Strict):
     capacity: Size = Field(description="capacity")
     bandwidth: Bandwidth | None = Field(description="read bandwidth; null: unknown")
     per: Literal["processor", "device"] = Field(default="device", description="unit of all values")
-    driver: SizeOrZero = Field(default=0.0, description="part of the capacity that the driver keeps from programs")
+    driver: Size | None = Field(
+        default=None, description="part of the capacity that the driver keeps from programs; null: unknown, as if none"
+    )
 
 
 class LinkFile(Strict):
