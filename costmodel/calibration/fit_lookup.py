@@ -163,7 +163,8 @@ class FitLookup(Mapping[str, FamilyFit]):
         """
         family = key.partition("/")[0]
         known = any(each.partition("/")[0] == family for _, defaults in self._chain for each in defaults)
-        prior = self._store.prior().get(key)
+        shared = self._store.prior()
+        prior = shared.get(key, shared.get(key.replace(family, EXPANDING.get(family, family), 1)))
         if prior is not None and not known:
             fit = replace(family_fit(prior, ROOFLINE), source=f"{CALIBRATIONS}/{PRIOR}")
             yield Candidate(f"{CALIBRATIONS}/{PRIOR}", key, "kernels of other devices", fit)
