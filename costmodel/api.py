@@ -19,10 +19,11 @@ from costmodel.result import SCHEMA, Point, Result
 from costmodel.schema import SI, ResolvedWorkload, resolve
 from costmodel.schema.fields import read_number
 from costmodel.schema.references import Library
+from costmodel.schema.tree import Tree
 from costmodel.version import __version__
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.counting import kv_bytes_per_token, parameter_count, training_flop_per_token
-from costmodel.workload.plans import Training
+from costmodel.workload.plans import Serving, Training
 from costmodel.workload.scenario import Scenario
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Workload:
     """A workload with everything that its files and changes say. `scenarios` are its names in order."""
 
     resolved: ResolvedWorkload = field(repr=False)
-    _source: str | Path = field(repr=False)
+    _source: str | Path | Tree = field(repr=False)
     _changes: Mapping[str, object] = field(repr=False)
     _cluster: str | None = field(repr=False)
     _search_path: tuple[str | Path, ...] = field(repr=False)
@@ -82,7 +83,7 @@ class Workload:
         if engine == "event":
             from costmodel.event.grid import simulate_grid  # SimPy loads when it is used
 
-            return simulate_grid(varied, self.calibration(varied), shape)
+            return simulate_grid(varied, self.calibration(varied), shape, event_engine())
         return evaluate_grid(varied, self.calibration(varied), shape)
 
     def varied(self, scenario: str, vary: Vary) -> tuple[Scenario, tuple[int, ...]]:
@@ -122,8 +123,8 @@ class Workload:
 
     def _seed(self, scenarios: Iterable[str] | None) -> int | None:
         """Return the seed of what is random in some scenarios, null where nothing is."""
-        asked = [self.scenario(name).simulation for name in (self.scenarios if scenarios is None else scenarios)]
-        return next((each.seed for each in asked if each.jitter or each.checkpoints), None)
+        asked = [self.scenario(name) for name in (self.scenarios if scenarios is None else scenarios)]
+        return next((each.simulation.seed for each in asked if _is_random(each)), None)
 
     def points(
         self, scenarios: Iterable[str] | None = None, engine: str = "analytic", simulation: EventEngine | None = None
@@ -196,6 +197,12 @@ class Workload:
         )
 
 
+def _is_random(scenario: Scenario) -> bool:
+    """Tell whether the event engine draws anything of a scenario at random."""
+    simulation = scenario.simulation
+    return bool(simulation.jitter or simulation.checkpoints) or isinstance(scenario.plan, Serving)
+
+
 def _calibration_key(scenario: Scenario) -> str:
     return f"{scenario.cluster.device.name} {scenario.framework.name}"
 
@@ -203,8 +210,9 @@ def _calibration_key(scenario: Scenario) -> str:
 def event_engine(*, full: bool = False) -> EventEngine:
     """Return an event engine. full: it simulates ranks and stages that are alike one by one."""
     from costmodel.event.evaluation import EventEngine  # SimPy loads when it is used
+    from costmodel.serving.evaluation import RequestEvaluation
 
-    return EventEngine(full=full)
+    return EventEngine(full=full, requests=RequestEvaluation)
 
 
 def _as_numbers(path: str, values: list[Any]) -> Array:
@@ -224,14 +232,14 @@ def _no_axis(path: str) -> InputError:
 
 
 def load(
-    path: str | Path,
+    path: str | Path | Tree,
     set: Mapping[str, object] | None = None,  # noqa: A002  the name that the command line uses
     *,
     cluster: str | None = None,
     search_path: Sequence[str | Path] = (),
     scenarios: Iterable[str] | None = None,
 ) -> Workload:
-    """Return the workload of a file or of a name under `workloads/`.
+    """Return the workload of a file, of a name under `workloads/`, or of a document.
 
     set: path of the resolved document -> value, a string with its unit or an SI number; cluster: stands for every
     scenario's own; search_path: folders that are searched before $COSTMODEL_PATH and the package's data; scenarios:

@@ -185,7 +185,7 @@ class Point:
     null; verdict: whether an engine keeps up with its load, percentiles: of a request's times in seconds, both null but
     for serving; routing: what is known of expert layers, null where there are none; goodput: shares of a run that
     failures interrupt, null where no checkpoints are stated; anchor: what measured steps of the site say, null without
-    any.
+    any; details: more of a phase's own, by the keys of the document.
     """
 
     phase: str
@@ -207,6 +207,7 @@ class Point:
     goodput: Mapping[str, float] | None = None
     verdict: str | None = None
     percentiles: Mapping[str, Mapping[str, float]] | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
     anchor: Mapping[str, Any] | None = None
 
     @property
@@ -278,6 +279,7 @@ class Point:
             "memory": {**memory, "capacity": self.capacity, "fits": self.fits},
             "basis": self.basis(),
         }  # fmt: skip
+        document.update(self.details)
         if self.host_memory is not None:
             document["host_memory"] = dict(self.host_memory)
         if self.offer is not None:

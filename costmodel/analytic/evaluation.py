@@ -51,6 +51,9 @@ class Evaluation(Protocol):
     def schedule(self, perturbations: Perturbations = None) -> Mapping[str, Quantity] | None:
         """Return the parts of a training step with families perturbed within their spread, null for other phases."""
 
+    def details(self) -> Mapping[str, object]:
+        """Return what the document of a single point holds in addition, by its keys."""
+
     def verdict(self) -> str | None:
         """Return whether serving keeps up with its load, null for other phases."""
 

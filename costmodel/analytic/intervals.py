@@ -20,7 +20,7 @@ from costmodel.result import Interval, Metrics
 from costmodel.workload.scenario import Scenario
 
 # These can be zero, so their deviations are added as they are; those of all other metrics as ratios.
-LINEAR = frozenset({"bubble_time", "exposed_communication_time"})
+LINEAR = frozenset({"bubble_time", "exposed_communication_time", "goodput", "preemptions", "prefix_hit_rate"})
 TIMES = frozenset({
     "step_time", "ttft", "tpot", "latency", "device_hours_per_trillion_tokens", "cost_per_trillion_tokens",
     "cost_per_million_tokens",

@@ -120,11 +120,18 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         return StepTable(prompts.round(sets), decodes.round(sets), prompts.kernels, decodes.kernels)
 
     def solution(self, perturbations: Perturbations = None) -> Solution:
-        """Return the engine at the rate, or with all seats taken where it cannot keep up."""
+        """Return the engine at the rate, or with all seats taken where it cannot keep up; unperturbed it is kept."""
+        return self._kept if perturbations is None else self._solve(perturbations)
+
+    @cached_property
+    def _kept(self) -> Solution:
+        return self._solve(None)
+
+    def _solve(self, perturbations: Perturbations) -> Solution:
         plan, parallel, states = self._plan, self._scenario.parallel, self._states
         assert plan.rate is not None
         table, axis = self.times(perturbations), -1 - self._dimensions
-        rate = plan.rate / (parallel.pp * parallel.dp)
+        rate = plan.rate / (parallel.pp * parallel.dp * plan.replicas.count)
         first = states.first_token_steps * table.with_prompts
         served = first + states.after_first(table.with_prompts, table.decode_only)
         alone = minimum(plan.arrival_scv, 1.0)
@@ -150,7 +157,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
             with_prompts=with_prompts,
             decode_only=decode_only,
             kernels=kernels,
-            capacity=capacity * parallel.pp * parallel.dp,
+            capacity=capacity * parallel.pp * parallel.dp * plan.replicas.count,
             load=load,
             waits=waits,
             spread=spread,
@@ -199,7 +206,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         plan, parallel, found = self._plan, self._scenario.parallel, self.solution(perturbations)
         assert plan.rate is not None
         rate = minimum(plan.rate, found.capacity)
-        tokens = rate * plan.output_tokens
+        tokens, devices = rate * plan.output_tokens, parallel.devices * plan.replicas.count
         busy = busy_share(found.in_system, plan.arrival_scv)
         computing = busy * found.kernels / found.state.step(found.with_prompts, found.decode_only)
         held = found.in_system * parallel.pp * self._pool.mean_blocks_of(mean_keys(plan))
@@ -211,15 +218,15 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
             "highest_stable_rate": found.capacity,
             "input_tokens_per_second": rate * plan.input_tokens,
             "tokens_per_second": tokens,
-            "tokens_per_second_per_device": tokens / parallel.devices,
+            "tokens_per_second_per_device": tokens / devices,
             "tokens_per_second_per_user": (plan.output_tokens - 1) / found.later,
             "concurrency": found.in_system * parallel.pp,
             "max_concurrency": self._most * parallel.pp,
             "kv_blocks": self._pool.blocks,
             "kv_use": held / maximum(self._pool.blocks, 1.0),
             "prefix_hit_rate": plan.prefix_hit_rate,
-            **spent(self._scenario.cluster.device, parallel.devices, tokens, computing),
-            **invested(self._scenario, parallel.devices),
+            **spent(self._scenario.cluster.device, devices, tokens, computing),
+            **invested(self._scenario, devices),
         }
 
     def verdict(self) -> str:

@@ -44,6 +44,10 @@ class PhaseEvaluation(ABC, Generic[T]):
         """Return nothing: only a training step has a schedule."""
         return None
 
+    def details(self) -> Mapping[str, object]:
+        """Return nothing: what results hold beside metrics, by the keys of the document."""
+        return {}
+
     def verdict(self) -> str | None:
         """Return nothing: only serving keeps up with a load, or does not."""
         return None

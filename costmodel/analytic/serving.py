@@ -23,6 +23,7 @@ from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.steady_state import Demand, SteadyState, budgeted, separate
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
+from costmodel.errors import InputError
 from costmodel.quantities import Count, Quantity, Seconds, floor, maximum, minimum, where
 from costmodel.result import Entry, Metrics
 from costmodel.workload.engine_memory import KvPool, kv_pool
@@ -84,8 +85,8 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         first = state.until_first(with_prompts, decode_only) + self._not_admitted / throughput + idle
         throughput = throughput / (1.0 + idle * throughput / (plan.concurrency / parallel.pp))
         later = state.after_first(with_prompts, decode_only)
-        rate = throughput * parallel.pp * parallel.dp
-        tokens = rate * plan.output_tokens
+        rate = throughput * parallel.pp * parallel.dp * plan.replicas.count
+        tokens, devices = rate * plan.output_tokens, parallel.devices * plan.replicas.count
         return {
             "ttft": first,
             "tpot": later / (plan.output_tokens - 1),
@@ -94,15 +95,15 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
             "highest_stable_rate": None,
             "input_tokens_per_second": rate * plan.input_tokens,
             "tokens_per_second": tokens,
-            "tokens_per_second_per_device": tokens / parallel.devices,
+            "tokens_per_second_per_device": tokens / devices,
             "tokens_per_second_per_user": (plan.output_tokens - 1) / later,
             "concurrency": self._admission.running,
             "max_concurrency": self._admission.most,
             "kv_blocks": self._admission.blocks,
             "kv_use": self._admission.used,
             "prefix_hit_rate": plan.prefix_hit_rate,
-            **spent(self._scenario.cluster.device, parallel.devices, tokens, computing),
-            **invested(self._scenario, parallel.devices),
+            **spent(self._scenario.cluster.device, devices, tokens, computing),
+            **invested(self._scenario, devices),
         }
 
     @property
@@ -215,7 +216,11 @@ def admission(scenario: Scenario, plan: Serving) -> Admission:
     that are admitted do fit. An engine whose memory is known admits by blocks instead, and none more than its scheduler
     has seats.
     """
-    assert plan.concurrency is not None, "an open loop has no number of its own"
+    if plan.concurrency is None:
+        raise InputError.single(
+            "the closed form needs `rate` or `concurrency`", field=f"scenarios.{scenario.name}",
+            hint="write `rate: 8 /s`, or simulate the requests with `--engine event`",
+        )  # fmt: skip
     if plan.memory is not None:
         return _engine_admission(scenario, plan)
     sets, unit = scenario.parallel.pp, plan.micro_batches * scenario.parallel.pp

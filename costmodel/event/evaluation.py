@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -28,14 +28,15 @@ from costmodel.event.training import step_graph, step_times_of
 from costmodel.network.nominal import nominal_cluster
 from costmodel.quantities import Quantity
 from costmodel.result import Entry, Metrics, Point
-from costmodel.workload.plans import Decode, Prefill, Training
+from costmodel.workload.plans import Decode, Prefill, Serving, Training
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.schedules import order
 
 FEW_TASKS = 100_000  # in all simulations for intervals together: a second
 STREAM_STALLS = "waits between streams"  # line of results: idle time of the compute stream
-NOT_SIMULATED = "the event engine simulates training, prefill and decode; this is the closed form"
+NOT_SIMULATED = "the event engine simulates training, prefill, decode and serving; this is the closed form"
 
+Requests: TypeAlias = "Callable[[Scenario, Serving, Calibration], Evaluation]"
 Model = TypeVar("Model", StepModel, PassModel)
 Times = TypeVar("Times", StepTimes, PassTimes)
 
@@ -48,12 +49,14 @@ class EventEngine:
     full: symmetric ranks, stages and replicas are simulated one by one, as ranks are where something tells them apart
     perturbed: intervals come from a simulation per operator family and side, not from the closed form's (null: where
         that is `FEW_TASKS`)
+    requests: evaluates serving scenarios over time (null: in closed form)
     """
 
     conditions: Conditions | None = None
     full: bool = False
     perturbed: bool | None = None
     timelines: dict[str, Timeline] = field(default_factory=dict)
+    requests: Requests | None = None
 
     def run(self, scenario: Scenario, graph: Graph) -> Timeline:
         """Return the timeline of a scenario's graph."""
@@ -90,12 +93,16 @@ class EventEngine:
             return _SimulatedStep(scenario, plan, calibration, self)
         if isinstance(plan, Prefill | Decode):
             return _SimulatedPass(scenario, plan, calibration, self)
+        if isinstance(plan, Serving) and self.requests is not None:
+            return self.requests(scenario, plan, calibration)
         return evaluate(scenario, calibration)
 
     def point(self, scenario: Scenario, calibration: Calibration) -> Point:
         """Return a single scenario in full: of training with its goodput, with a note where it is the closed form's."""
         point = evaluate_point(scenario, calibration, self.evaluate)
         simulation, plan, step = scenario.simulation, scenario.plan, point.metrics[point.headline]
+        if isinstance(plan, Serving) and self.requests is not None:
+            return point
         if not isinstance(plan, Training | Prefill | Decode):
             return replace(point, notes=(*point.notes, NOT_SIMULATED))
         if not isinstance(plan, Training) or simulation.checkpoints is None or step is None:
@@ -140,6 +147,10 @@ class _Simulated(ABC, Generic[Model, Times]):
     def operators(self) -> list[TimedOperator]:
         """Return every distinct operator, in the order of a pass."""
         return self._closed.operators()
+
+    def details(self) -> Mapping[str, object]:
+        """Return nothing."""
+        return {}
 
     def verdict(self) -> str | None:
         """Return nothing: no requests arrive."""

@@ -17,9 +17,8 @@ from costmodel.workload.scenario import Scenario
 from costmodel.workload.validity import feasible_layout
 
 
-def simulate_grid(scenario: Scenario, calibration: Calibration, shape: tuple[int, ...]) -> Result:
+def simulate_grid(scenario: Scenario, calibration: Calibration, shape: tuple[int, ...], engine: EventEngine) -> Result:
     """Return a scenario whose values vary over a grid of that shape; each feasible point is simulated by itself."""
-    engine = EventEngine()
     _, names = PHASES[scenario.result_kind]
     layout = np.broadcast_to(feasible_layout(scenario), shape)
     reason = np.full(shape, BAD_LAYOUT, dtype=np.int8)
@@ -28,14 +27,14 @@ def simulate_grid(scenario: Scenario, calibration: Calibration, shape: tuple[int
         point = evaluate_single(single(scenario, index), calibration, engine.evaluate)
         reason[index] = point.reason
         for name, value in point.metrics.items():
-            metrics[name][index] = np.nan if value is None else value
+            metrics.setdefault(name, empty_grid(shape))[index] = np.nan if value is None else value
     fits = reason == FITS
     return Result(
         scenario.name,
         {name: None if fits.any() and np.isnan(grid[fits]).all() else grid for name, grid in metrics.items()},
         fits,
         reason,
-        lambda names: _intervals(scenario, calibration, fits, names),
+        lambda names: _intervals(scenario, calibration, fits, names, engine),
         lambda index: engine.point(single(scenario, index), calibration),
         lambda: routing_grid(scenario, shape, layout),
     )
@@ -47,12 +46,16 @@ def _points(mask: npt.NDArray[np.bool_]) -> list[tuple[int, ...]]:
 
 
 def _intervals(
-    scenario: Scenario, calibration: Calibration, fits: npt.NDArray[np.bool_], names: Collection[str]
+    scenario: Scenario,
+    calibration: Calibration,
+    fits: npt.NDArray[np.bool_],
+    names: Collection[str],
+    engine: EventEngine,
 ) -> dict[str, Interval]:
     """Return the intervals of some metrics over the grid."""
     lows, highs = ({name: empty_grid(fits.shape) for name in names} for _ in range(2))
     for index in _points(fits):
-        spans = evaluate_single(single(scenario, index), calibration, EventEngine().evaluate).intervals
+        spans = evaluate_single(single(scenario, index), calibration, engine.evaluate).intervals
         for name in names:
             pair = spans[name]
             if pair is not None:

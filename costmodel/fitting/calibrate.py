@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from costmodel.calibration.fit_files import read
-from costmodel.cost.calibration import Calibration
+from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.errors import InputError
 from costmodel.fitting.run_plan import FEWEST, PLAN, ImplementationFits, MappedRows, fit_families, rooflines_of
 from costmodel.fitting.writing import Origin, write_calibration
+from costmodel.hardware import Device
 from costmodel.measurements.exclusions import Exclusion, Screened, screen
 from costmodel.measurements.row_group import Catalogue, OperatorRows
 from costmodel.measurements.tables import Table, join, read_tables
-from costmodel.schema.files import load_device
+from costmodel.quantities import Indices
+from costmodel.schema.files import list_names, load_device, load_document
 from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
 from costmodel.schema.references import Library, is_name
 
@@ -33,6 +35,8 @@ class CalibrationRun:
     recipe for; left_out: rows that measure no kernel, with the reason; other_devices: rows that were not asked for;
     kernels: how many different ones, by framework and name, share these fits; inherits: the device whose fits stand in
     for families without.
+    backends: runs of the same rows' other backends, by the file that each has written.
+    frameworks: those that would use these fits once they are the device's defaults, with the families.
     """
 
     outcome: ImplementationFits
@@ -42,6 +46,8 @@ class CalibrationRun:
     other_devices: int
     kernels: int
     inherits: str | None
+    backends: Mapping[Path, CalibrationRun] = field(default_factory=dict)
+    frameworks: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         """Return the report as JSON holds it."""
@@ -62,6 +68,7 @@ class CalibrationRun:
             "without_recipe": dict(self.without_recipe),
             "left_out": [one.document() for one in self.left_out],
             "other_devices": self.other_devices,
+            "backends": {path.name: run.document() for path, run in self.backends.items()},
         }  # fmt: skip
 
 
@@ -70,35 +77,102 @@ def calibrate(
 ) -> CalibrationRun:
     """Fit every `family/variant` that a device's rows measure, by the default recipes, and write the calibration file.
 
-    Raises InputError where the device is unknown, no row is of it, or no family has enough rows.
+    Where the rows of one `family/variant` are of several backends of a library, the file has the one with the most
+    rows, and every other one a file of its own beside it, named `OUTPUT-BACKEND.yaml`: their times differ at equal
+    sizes. Raises InputError where the device is unknown, no row is of it, or no family has enough rows.
     """
     if output.suffix != ".yaml":
         raise InputError.single(f"{output} is no .yaml file", hint="name one, such as torch.yaml", field="--output")
     if not is_name(output.stem):
         hint = "use letters, digits, `.`, `_` and `-`, as files are named by what refers to them"
         raise InputError.single(f"`{output.stem}` cannot be the name of a file here", hint=hint, field="--output")
-    plan = read(Library(search_path), "fit_plans", PLAN, FitPlanFile)
     catalogue = Catalogue(search_path)
     chosen = load_device(device, search_path)
-    known = chosen.name
-    table = join([read_tables(path, otherwise=known) for path in measurements])
-    rows = _rows_of(table, known, catalogue)
-    found = screen(rows, catalogue)
-    defaults = plan.defaults | plan.architectures.get(chosen.architecture, {})
-    families, without = default_families(defaults, found.mapped)
-    file = _file(known, output, found.rows, families)
-    outcome = fit_families(
-        file, plan, MappedRows(found.rows, found.mapped), Calibration(file.name, rooflines_of(search_path))
-    )
-    if not outcome.evidence.fitted:
-        raise _nothing_fitted(outcome, without, found)
-    made = f"costmodel calibrate {' '.join(path.name for path in measurements)} --device {known} --output {output.name}"
-    write_calibration(output, outcome.evidence, Origin(f"measurement tables of {known}", made))
-    pairs = set(zip(found.rows.text("framework"), found.rows.text("kernel"), strict=True))
-    return CalibrationRun(
-        outcome, outcome.skipped, without, found.omissions, len(table) - len(rows), len(pairs),
-        catalogue.inherits(known),
+    plan = read(Library(search_path), "fit_plans", PLAN, FitPlanFile)
+    table = join([read_tables(path, otherwise=chosen.name) for path in measurements])
+    rows = _rows_of(table, chosen.name, catalogue)
+    screened = screen(rows, catalogue)
+    parts = by_backend(screened)
+    fitter = _Fitter(chosen, plan, [path.name for path in measurements], catalogue, rooflines_of(search_path))
+    run = fitter.fit(screen(parts.pop(""), catalogue), output)
+    if not run.outcome.evidence.fitted:
+        raise _nothing_fitted(run.outcome, run.without_recipe, screened)
+    runs = {output: run} | {
+        path: fitter.fit(screen(some, catalogue), path)
+        for backend, some in parts.items()
+        for path in [output.with_name(f"{output.stem}-{backend}.yaml")]
+    }
+    fitted = {path: one for path, one in runs.items() if one.outcome.evidence.fitted}
+    for path, one in fitted.items():
+        write_calibration(path, one.outcome.evidence, fitter.origin(path))
+    others = {path: one for path, one in fitted.items() if path != output}
+    return replace(
+        run, left_out=screened.omissions, other_devices=len(table) - len(rows), backends=others,
+        frameworks=frameworks_without(list(run.outcome.evidence.fitted), search_path),
     )  # fmt: skip
+
+
+def frameworks_without(families: Sequence[str], search_path: Sequence[str | Path] = ()) -> dict[str, list[str]]:
+    """Return the frameworks that name no kernel of their own for some `family/variant`, with those families.
+
+    They take the device's defaults; one that names a kernel takes that, where the device has it.
+    """
+    users: dict[str, list[str]] = {}
+    for name in list_names("frameworks", search_path):
+        named = load_document("frameworks", name, search_path)["implementations"]
+        free = [key for key in families if key not in named and key.partition("/")[0] not in named]
+        if free:
+            users[name] = free
+    return users
+
+
+def by_backend(screened: Screened) -> dict[str, Table]:
+    """Return the rows that share fits.
+
+    Under "" those of each `family/variant`'s most measured backend; under a backend's name those that it has besides.
+    """
+    backends = screened.rows.text("backend")
+    members: dict[str, list[Indices]] = {}
+    for part in screened.mapped:
+        variant = next((one.variant for one in part.operators if one.family == part.family), "")
+        members.setdefault(f"{part.family}/{variant}", []).append(part.rows)
+    label = np.full(len(screened.rows), "", dtype=np.object_)
+    for parts in members.values():
+        indices = np.concatenate(parts)
+        names, counts = np.unique(backends[indices].astype(str), return_counts=True)
+        main = names[np.argmax(counts)]
+        label[indices] = np.where(backends[indices] == main, "", backends[indices])
+    return {name: screened.rows.take(label == name) for name in sorted({"", *label.tolist()})}
+
+
+@dataclass(frozen=True, slots=True)
+class _Fitter:
+    """Fits tables of one device by the default recipes. tables: names of the measurement files."""
+
+    device: Device
+    plan: FitPlanFile
+    tables: Sequence[str]
+    catalogue: Catalogue
+    rooflines: Mapping[str, FamilyFit]
+
+    def fit(self, screened: Screened, output: Path) -> CalibrationRun:
+        """Return the fits of a table for a file that is not written yet."""
+        name = self.device.name
+        defaults = self.plan.defaults | self.plan.architectures.get(self.device.architecture, {})
+        families, without = default_families(defaults, screened.mapped)
+        file = _file(name, output, screened.rows, families)
+        rows = MappedRows(screened.rows, screened.mapped)
+        outcome = fit_families(file, self.plan, rows, Calibration(file.name, self.rooflines))
+        pairs = set(zip(screened.rows.text("framework"), screened.rows.text("kernel"), strict=True))
+        return CalibrationRun(
+            outcome=outcome, too_few=outcome.skipped, without_recipe=without, left_out=screened.omissions,
+            other_devices=0, kernels=len(pairs), inherits=self.catalogue.inherits(name),
+        )  # fmt: skip
+
+    def origin(self, output: Path) -> Origin:
+        """Return what a file of fits says that it was made from."""
+        command = f"costmodel calibrate {' '.join(self.tables)} --device {self.device.name} --output {output.name}"
+        return Origin(f"measurement tables of {self.device.name}", command)
 
 
 def default_families(

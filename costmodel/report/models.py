@@ -10,17 +10,23 @@ from costmodel.report.hardware import DIGITS, WIDTH, show_sources
 from costmodel.report.page import show, table
 from costmodel.report.text import quantity, readable
 from costmodel.schema.files import ModelDocument
-from costmodel.workload.architecture import (
-    Architecture,
+from costmodel.workload.architecture import Architecture
+from costmodel.workload.counting import kv_bytes_per_token, parameter_count
+from costmodel.workload.mixers import (
     Attention,
+    CompressedAttention,
     Convolution,
     Gate,
     MilPool,
+    Mixer,
+    Mla,
     NeuralMemory,
+    NoMixer,
+    PlainProjection,
     Recurrence,
+    SelectiveScan,
     Spectral,
 )
-from costmodel.workload.counting import kv_bytes_per_token, parameter_count
 
 _SIZES = ((1e9, "B"), (1e6, "M"))
 
@@ -46,23 +52,48 @@ def show_models(models: Mapping[str, ModelDocument]) -> None:
         show(textwrap.fill(f"also: {listed}", WIDTH, subsequent_indent="      ", break_on_hyphens=False))
 
 
+def show_support(document: Mapping[str, Any]) -> None:
+    """Print the families of config.json that are read, the towers for images, and what is refused and why."""
+    rows = table("family", "also read as it")
+    for name, aliases in document["families"].items():
+        rows.add(name, ", ".join(aliases))
+    show(rows)
+    refused = table("not read", "because a model file cannot express")
+    for name, lacks in document["refused"].items():
+        refused.add(name, lacks)
+    show(refused)
+    counts = document["counts"]
+    show(textwrap.fill(", ".join(document["encoders"]), WIDTH, initial_indent="towers for images: "))
+    show(f"{counts['families']} families and {counts['encoders']} towers are read, {counts['refused']} are not")
+
+
 def attention(architecture: Architecture) -> str:
     """Return the kinds of attention of a model: MLA heads, or MHA, GQA, MQA with query and key-value heads.
 
     A kind ends with `~` if any of its layers has a window or another sparse pattern.
     """
-    kinds = dict.fromkeys(_kind(layer.mixer) for layer in architecture.kinds)
+    kinds = dict.fromkeys(_kind(layer.mixer) for layer in architecture.kinds if not isinstance(layer.mixer, NoMixer))
     names = dict.fromkeys(kind.rstrip("~") for kind in kinds)
     return ", ".join(f"{name}~" if f"{name}~" in kinds else name for name in names)
 
 
-def _kind(mixer: Any) -> str:
-    if isinstance(mixer, Recurrence | NeuralMemory):
-        return f"{'recurrent' if isinstance(mixer, Recurrence) else 'memory'} {mixer.heads:g}"
-    if isinstance(mixer, Convolution | Spectral | Gate | MilPool):
-        return {Convolution: "convolution", Spectral: "spectral", Gate: "gate", MilPool: "pooling"}[type(mixer)]
+_NAMES: dict[type[Mixer], str] = {
+    Convolution: "convolution", Spectral: "spectral", Gate: "gate", MilPool: "pooling", SelectiveScan: "selective scan",
+    PlainProjection: "projection", NoMixer: "none",
+}  # fmt: skip
+_HEADS: dict[type[Mixer], str] = {
+    Recurrence: "recurrent",
+    NeuralMemory: "memory",
+    Mla: "MLA",
+    CompressedAttention: "compressed",
+}
+
+
+def _kind(mixer: Mixer) -> str:
+    if isinstance(mixer, Recurrence | NeuralMemory | Mla | CompressedAttention):
+        return f"{_HEADS[type(mixer)]} {mixer.heads:g}"
     if not isinstance(mixer, Attention):
-        return f"MLA {mixer.heads:g}"
+        return _NAMES[type(mixer)]
     window = "~" if any(group.pattern.kind != "full" for group in mixer.head_groups) else ""
     if mixer.kv_heads == mixer.q_heads:
         return f"MHA {mixer.q_heads:g}{window}"

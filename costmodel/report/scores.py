@@ -82,10 +82,18 @@ def show_use(run: CalibrationRun, output: Path) -> None:
     families = sorted({key.partition("/")[0] for key in run.outcome.evidence.fitted})
     default = ", ".join(f"{family}: {file.library}" for family in families)
     show(f"Wrote {output} and {output.with_suffix('.json').name}.")
+    for path, other in run.backends.items():
+        fitted = ", ".join(other.outcome.evidence.fitted)
+        show(f"Wrote {path} and {path.with_suffix('.json').name}: another backend of {fitted}.")
     show(
         f"Put both into hardware/calibrations/{file.name.partition('/')[0]} on your search path "
         f"and add `calibration: {{default: {{{default}}}}}` to the device file to use them."
     )
+    everywhere = [name for name, keys in run.frameworks.items() if len(keys) == len(run.outcome.evidence.fitted)]
+    partly = [f"{name} ({', '.join(run.frameworks[name])})" for name in run.frameworks if name not in everywhere]
+    show(f"Frameworks that use all of them: {', '.join(everywhere) or 'none'}.", "dim")
+    if partly:
+        show(f"Frameworks that name other kernels for the rest: {'; '.join(partly)}.", "dim")
 
 
 def _show_sibling(run: CalibrationRun) -> None:

@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, TypeVar
 from costmodel import hardware
 from costmodel.quantities import Count, Quantity, ceil, minimum
 from costmodel.schema import mixers, workload
+from costmodel.schema import serving as requests_files
 from costmodel.schema.cluster import ClusterFile, NetworkFile, NodeFile
 from costmodel.schema.device import DeviceFile, MathUnitFile, MemoryLevelFile
 from costmodel.schema.earlier_names import name_of_today
-from costmodel.schema.framework import EngineFile, FrameworkFile, PrecisionFile, TileFile
+from costmodel.schema.framework import EngineFile, FrameworkFile, PartFormatsFile, PrecisionFile, TileFile
 from costmodel.schema.model import DenseFile, EncoderFile, LayerFile, LayerGroupFile, ModelFile, MoeFile, NoFfnFile
 from costmodel.schema.patterns import AnyPattern, MixedFile, NeighbourhoodFile
 from costmodel.schema.strict import Strict
 from costmodel.workload import architecture as arch
 from costmodel.workload import engine, patterns, plans, scenario
+from costmodel.workload import requests as streams
 from costmodel.workload.dtypes import GroupScaling
 from costmodel.workload.schedules import implied_virtual
 from costmodel.workload.simulation import Checkpoints, Simulation, Slowdown
@@ -254,9 +256,15 @@ def _ffn(file: DenseFile | MoeFile | NoFfnFile, hidden: Count) -> arch.Ffn:
 # ---- scenario -------------------------------------------------------------------------------------------------------
 
 
-def framework(file: FrameworkFile) -> scenario.Framework:
-    """Return what belongs to kernels and hosts; each family has one or several kernel libraries."""
+def framework(file: FrameworkFile, device: DeviceFile | None = None) -> scenario.Framework:
+    """Return what belongs to kernels and hosts; each family has one or several kernel libraries.
+
+    One kernel for prompts and decoding requests together is taken only where the device has a fit of it: elsewhere the
+    two that are fitted apart say more than a mixed kernel that nobody measured.
+    """
     named = {key: [names] if isinstance(names, str) else names for key, names in file.implementations.items()}
+    if device is not None and (device.calibration is None or "attention_mixed" not in device.calibration.default):
+        named.pop("attention_mixed", None)
     return _record(
         scenario.Framework,
         file,
@@ -266,6 +274,7 @@ def framework(file: FrameworkFile) -> scenario.Framework:
         implementations={name_of_today(key): tuple(map(name_of_today, names)) for key, names in named.items()},
         host=_record(scenario.HostTimes, file.host),
         engine=None if file.engine is None else _engine(file.engine),
+        options=dict(file.training.options),
     )
 
 
@@ -295,6 +304,15 @@ def precision(file: PrecisionFile) -> scenario.Precision:
         file,
         weight_scaling=GroupScaling(file.weight_group, file.weight_scale, file.weight_zero),
         kv_scaling=GroupScaling(file.kv_group, file.kv_scale, file.kv_zero),
+        parts={name: _part(part) for name, part in file.parts.items()},
+        of_part=False,
+    )
+
+
+def _part(file: PartFormatsFile) -> scenario.PartFormats:
+    scaling = GroupScaling(file.weight_group, file.weight_scale, file.weight_zero)
+    return scenario.PartFormats(
+        linear=file.linear, weights=file.weights, scale_block=file.scale_block, weight_scaling=scaling
     )
 
 
@@ -373,7 +391,11 @@ def _serving(
             plans.Serving,
             file,
             speculative=drafts,
-            arrival_scv=1.0,
+            requests=_requests(file.requests),
+            replicas=_record(streams.Replicas, file.replicas),
+            slo=_record(streams.Slo, file.slo),
+            rate=_first(file.rate, None if file.requests is None else file.requests.rate),
+            arrival_scv=_arrival_scv(file.requests),
             scheduler=_scheduler(file, kernels.engine, device),
             memory=_engine_memory(file.memory, kernels),
             blocks=file.memory.blocks,
@@ -389,6 +411,40 @@ def _serving(
         file.output_tokens,
         scenario.Pool(parallelism(file.prefill.parallel), communication(file.prefill.communication), prompts),
         scenario.Pool(parallelism(file.decode.parallel), communication(file.decode.communication), requests),
+    )
+
+
+def _arrival_scv(file: requests_files.RequestsFile | None) -> Quantity:
+    """Return the squared coefficient of variation of the times between arrivals: 1 of a Poisson process."""
+    if file is None or file.arrivals not in ("gamma", "even"):
+        return 1.0
+    return file.cv**2 if file.arrivals == "gamma" else 0.0
+
+
+def _requests(file: requests_files.RequestsFile | None) -> streams.RequestStream | None:
+    """Return the requests over time of a scenario."""
+    if file is None:
+        return None
+    return _record(
+        streams.RequestStream,
+        file,
+        input=_lengths(file.input),
+        output=_lengths(file.output),
+        prefix=_optional(streams.SharedPrefix, file.prefix),
+        sessions=_optional(streams.Sessions, file.sessions),
+    )
+
+
+def _lengths(file: requests_files.LengthsFile | None) -> streams.Lengths | None:
+    if file is None:
+        return None
+    return _record(
+        streams.Lengths,
+        file,
+        mean=1.0 if file.mean is None else file.mean,
+        deviation=0.0 if file.deviation is None else file.deviation,
+        values=tuple(float(value) for value in file.values),
+        weights=tuple(float(weight) for weight in file.weights),
     )
 
 

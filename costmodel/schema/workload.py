@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import Field, model_validator
 
 from costmodel.schema.device import DType, LinearType, Source, StoredType
+from costmodel.schema.framework import Part, PartFormatsFile
 from costmodel.schema.quantity import (
     Bits,
     Duration,
@@ -28,6 +29,7 @@ from costmodel.schema.quantity import (
     Whole,
     wrong,
 )
+from costmodel.schema.serving import ReplicasFile, RequestsFile, SloFile
 from costmodel.schema.strict import Strict
 from costmodel.workload.recompute import OPERATORS, SETS
 from costmodel.workload.schedules import SCHEDULES
@@ -169,6 +171,7 @@ class PrecisionChoiceFile(Strict):
     kv_scale: DType | None = Field(default=None, description="replaces the set's")
     kv_zero: DType | None = Field(default=None, description="replaces the set's; null: symmetric")
     branches: DType | None = Field(default=None, description="replaces the set's; null: as `residual`")
+    parts: dict[Part, PartFormatsFile] = Field(default={}, description="replaces the set's")
 
 
 class SlowdownFile(Strict):
@@ -371,6 +374,11 @@ class ServingFile(ScenarioFile):
     concurrency: Number | None = Field(
         default=None, description="requests in flight per replica (closed loop); not with `rate` or pools"
     )
+    requests: RequestsFile | None = Field(
+        default=None, description="requests over time; null: Poisson at `rate`, or as many as `concurrency` in flight"
+    )
+    replicas: ReplicasFile = Field(default_factory=ReplicasFile, description="equal engines and their router")
+    slo: SloFile = Field(default_factory=SloFile, description="service-level objective")
     chunk_tokens: Number | None = Field(
         default=None,
         description="prompt tokens per step, along with decoding requests; null: separate steps for prompts",
@@ -388,14 +396,17 @@ class ServingFile(ScenarioFile):
         pools = self.prefill is not None or self.decode is not None
         if pools and (self.prefill is None or self.decode is None):
             raise wrong("`prefill` and `decode` must be set together", "set both pools, or neither and `concurrency`")
-        if not pools and self.concurrency is None and self.rate is None:
+        if not pools and self.concurrency is None and self.rate is None and self.requests is None:
             message = "needs `rate`, `concurrency`, or the pools `prefill` and `decode`"
             raise wrong(message, "write `rate: 8 /s` or `concurrency: 64`")
         if self.rate is not None and self.concurrency is not None:
             raise wrong("`rate` and `concurrency` exclude one another", "keep the one that is given, the other follows")
         if self.chunk_tokens is not None and self.scheduler.token_budget is not None:
             raise wrong("`chunk_tokens` is the older name of `scheduler.token_budget`", "keep `scheduler.token_budget`")
-        one_engine = ("rate", "concurrency", "chunk_tokens", "micro_batches", "parallel", "communication", "devices")
+        one_engine = (
+            "rate", "concurrency", "requests", "replicas", "slo", "chunk_tokens", "micro_batches", "parallel",
+            "communication", "devices",
+        )  # fmt: skip
         stray = [key for key in one_engine if key in self.model_fields_set and getattr(self, key) is not None]
         if pools and stray:
             raise wrong(f"`{stray[0]}` is not allowed with pools", f"remove `{stray[0]}`, or `prefill` and `decode`")

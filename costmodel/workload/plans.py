@@ -9,6 +9,7 @@ import numpy as np
 
 from costmodel.quantities import Count, Quantity, where
 from costmodel.workload.engine import EngineMemory, Scheduler
+from costmodel.workload.requests import Replicas, RequestStream, Slo
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,10 +205,12 @@ class Serving:
     """Continuous batching in steady state.
 
     Closed loop: `concurrency` requests in flight in one data-parallel replica (a tp*cp*pp group), one that ends is
-    replaced at once. Open loop: requests arrive at a `rate` [1/s] of all replicas; exactly one of both is stated.
+    replaced at once. Open loop: requests arrive at a `rate` [1/s] of all replicas; at most one of both is stated, none
+    where a trace says when requests arrive.
     arrival_scv: squared coefficient of variation of the times between arrivals, 1 of a Poisson process;
     prefix_hit_rate: share of a prompt that a cache holds; memory: of the engine, null: requests are admitted until a
     device is full; blocks: of its KV cache, null: what fits.
+    requests: over time, null: Poisson at `rate`, or a closed loop; replicas: engines of the deployment; slo: objective.
     """
 
     phase: ClassVar[str] = "serving"
@@ -222,6 +225,9 @@ class Serving:
     scheduler: Scheduler = field(default_factory=Scheduler)
     memory: EngineMemory | None = None
     blocks: Count | None = None
+    requests: RequestStream | None = None
+    replicas: Replicas = field(default_factory=Replicas)
+    slo: Slo = field(default_factory=Slo)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 from small_world import FILES, edit, write
@@ -42,6 +44,41 @@ def test_a_wrong_suite_and_a_wrong_output_are_told_before_anything_is_imported(r
     assert "no suite `gem`; known: copies, gemm" in run("profile", "--suite", "gem", "--output", "m.csv").err
     assert "m.yaml is no .csv file" in run("profile", "--output", "m.yaml").err
     assert "costmodel.profiling.kernels" not in sys.modules
+
+
+@pytest.mark.usefixtures("world")
+@pytest.mark.skipif(find_spec("torch") is None, reason="ranks are torch's: pip install 'costmodel[profile]'")
+def test_messages_of_one_rank_are_refused_with_the_command_that_starts_several(run):
+    ran = run("profile", "--device", "cpu", "--suite", "collectives", "--output", "links.csv")
+    assert ran.code == 2
+    assert "messages need two ranks, this is one" in ran.err
+    assert "torchrun --nproc_per_node" in ran.err
+
+
+LONE_FAILURE = """
+import datetime, os, sys
+import torch.distributed as dist
+from costmodel.errors import InputError
+from costmodel.profiling import collectives
+collectives._PATIENCE = datetime.timedelta(seconds=3)
+ranks = collectives.Ranks("cpu")
+if ranks.rank == 0:
+    dist.barrier()  # waits inside the message that the other rank never reaches
+try:
+    ranks.first_reason("RuntimeError: out of memory")
+except InputError as error:
+    print(error)
+    sys.exit(2)
+"""
+
+
+@pytest.mark.skipif(find_spec("torch") is None, reason="ranks are torch's: pip install 'costmodel[profile]'")
+def test_the_failure_of_one_rank_ends_all(tmp_path):
+    script = write(tmp_path, "lone.py", LONE_FAILURE)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    group = subprocess.run(launch, capture_output=True, text=True, timeout=100, check=False)
+    assert group.returncode != 0
+    assert "rank 1 failed where the others wait: RuntimeError: out of memory" in group.stdout
 
 
 @pytest.mark.usefixtures("world")

@@ -28,7 +28,7 @@ HISTORY = ("CHANGELOG.md", "decisions")  # they name what was there then
 FILE = re.compile(r"(?<![\w/.-])(?:costmodel|reports|benchmarks|tests)(?:/\w+)+\.(?:py|yaml|md)\b")
 MODULE = re.compile(r"`((?:\w+/)*\w+\.py)`")
 REFERENCE = re.compile(r"docs/method\.md, sections? (\d+(?:\.\d+)?)")
-OWN_REFERENCE = re.compile(r"\((?:sections? )?(\d+\.\d+|1\d|2\d)\)")
+OWN_REFERENCE = re.compile(r"\((?:sections? )?([1-9]\d?\.\d+|1\d|2\d)\)")
 
 EQUATIONS = {
     **{name: (form.SECTION, form.EQUATION) for name, form in FORMS.items()},

@@ -1,0 +1,146 @@
+"""Keys of a serving scenario for requests over time: the requests, the engines, the objective."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self, TypeAlias
+
+from pydantic import Field, model_validator
+
+from costmodel.errors import InputError
+from costmodel.schema.quantity import (
+    EventRate,
+    Exponent,
+    Integer,
+    Moment,
+    Number,
+    PositiveNumber,
+    RatioOrZero,
+    wrong,
+)
+from costmodel.schema.references import display_path, relative_path
+from costmodel.schema.strict import Strict
+from costmodel.schema.tree import Tree
+
+TraceFormat: TypeAlias = Literal["requests", "azure", "mooncake", "burstgpt", "servegen", "bench"]
+
+
+class LengthsFile(Strict):
+    """Lengths in tokens. A number alone is short for `{mean: NUMBER}`."""
+
+    distribution: Literal["constant", "uniform", "exponential", "normal", "lognormal", "values"] = Field(
+        default="constant", description="of lengths; `uniform` from `low` to `high`, `values` from a list"
+    )
+    mean: PositiveNumber | None = Field(default=None, description="mean; not for `uniform` and `values`")
+    deviation: RatioOrZero | None = Field(default=None, description="standard deviation in tokens")
+    low: Number = Field(default=1.0, description="least length")
+    high: Number | None = Field(default=None, description="largest length; null: any")
+    values: list[Integer] = Field(default=[], description="lengths that are drawn")
+    weights: list[RatioOrZero] = Field(default=[], description="how often each is drawn; empty: all as often")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_number(cls, given: Any) -> Any:
+        return given if isinstance(given, dict) else {"mean": given}
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> Self:
+        kind = self.distribution
+        if kind == "values":
+            if not self.values or (self.weights and len(self.weights) != len(self.values)):
+                raise wrong("needs `values`, and a weight for each or none", "write values: [128, 512]")
+        elif kind == "uniform":
+            if self.high is None:
+                raise wrong("needs `high`", "write {distribution: uniform, low: 1, high: 1024}")
+        elif self.mean is None:
+            raise wrong("needs `mean`", f"write {{distribution: {kind}, mean: 512}}")
+        if kind in ("normal", "lognormal") and self.deviation is None:
+            raise wrong("needs `deviation`", f"write {{distribution: {kind}, mean: 512, deviation: 256}}")
+        return self
+
+
+class SharedPrefixFile(Strict):
+    """Beginnings that prompts share."""
+
+    groups: Number = Field(default=1.0, description="different beginnings")
+    tokens: Number = Field(description="tokens of each")
+    exponent: Exponent = Field(default=0.0, description="of Zipf's law of how often each is used; 0: all as often")
+
+
+class SessionsFile(Strict):
+    """Conversations: a prompt holds all earlier prompts and answers."""
+
+    turns: Number = Field(description="requests of a conversation")
+    think_time: Moment = Field(default=0.0, description="mean pause after an answer, exponentially distributed")
+
+
+class RequestsFile(Strict):
+    """The requests: a trace, or drawn at random."""
+
+    trace: str | None = Field(default=None, description="file of requests, relative to this file; null: drawn")
+    format: TraceFormat | None = Field(default=None, description="of the trace; null: by its columns")
+    speed: PositiveNumber = Field(default=1.0, description="factor on the trace's rate")
+    arrivals: Literal["poisson", "gamma", "even", "closed_loop", "burst"] = Field(
+        default="poisson", description="how drawn requests arrive"
+    )
+    rate: EventRate | None = Field(default=None, description="of the whole deployment; null: the scenario's `rate`")
+    cv: PositiveNumber = Field(default=1.0, description="coefficient of variation of gaps; gamma only")
+    count: Number | None = Field(default=None, description="requests; null: 10,000, or all of the trace")
+    input: LengthsFile | None = Field(default=None, description="prompts; null: all of `input_tokens`")
+    output: LengthsFile | None = Field(default=None, description="outputs; null: all of `output_tokens`")
+    pairs: str | None = Field(
+        default=None, description="file whose `input_tokens` and `output_tokens` are drawn together"
+    )
+    prefix: SharedPrefixFile | None = Field(default=None, description="beginnings that prompts share; null: none")
+    sessions: SessionsFile | None = Field(default=None, description="conversations; null: every request by itself")
+
+    @model_validator(mode="after")
+    def _check_source(self) -> Self:
+        drawn = ("arrivals", "rate", "cv", "input", "output", "pairs", "prefix", "sessions")
+        stray = [key for key in drawn if key in self.model_fields_set]
+        if self.trace is not None and stray:
+            raise wrong(f"`{stray[0]}` is not allowed with a trace", f"remove `{stray[0]}` or `trace`")
+        if self.pairs is not None and (self.input is not None or self.output is not None):
+            raise wrong("`pairs` gives both lengths", "remove `input` and `output`, or `pairs`")
+        return self
+
+
+class ReplicasFile(Strict):
+    """Equal engines behind a router."""
+
+    count: Number = Field(default=1.0, description="engines, each of the scenario's layout")
+    routing: Literal["round_robin", "random", "least_loaded", "power_of_two", "prefix"] = Field(
+        default="round_robin", description="how the router chooses the engine of a request"
+    )
+    signal_delay: Moment = Field(default=0.0, description="interval at which the router learns loads; 0: always")
+
+
+class SloFile(Strict):
+    """What a good request takes at most."""
+
+    ttft: Moment | None = Field(default=None, description="time to first token")
+    tpot: Moment | None = Field(default=None, description="mean time per token after the first")
+    e2e: Moment | None = Field(default=None, description="time to last token")
+
+
+def locate_files(file: RequestsFile | None, scenario: Tree, field: str) -> RequestsFile | None:
+    """Return the requests with the paths of their files, which are relative to the file that names them.
+
+    Raises InputError where a file is missing.
+    """
+    if file is None:
+        return None
+    found: dict[str, str] = {}
+    for key in ("trace", "pairs"):
+        reference = getattr(file, key)
+        if reference is None:
+            continue
+        tree = scenario.at(("requests", key))
+        origin = None if tree is None else tree.location
+        path = relative_path(reference, origin)
+        if not path.is_file():
+            raise InputError.single(
+                f"{display_path(path)} not found", hint="check the path", field=f"{field}.requests.{key}",
+                location=origin,
+            )  # fmt: skip
+        found[key] = str(path)
+    return file.model_copy(update=found)

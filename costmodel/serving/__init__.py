@@ -1,0 +1,1 @@
+"""Requests over time on serving engines: arrivals, scheduler, KV blocks, prefix cache, routing."""

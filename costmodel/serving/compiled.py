@@ -1,0 +1,39 @@
+"""Functions on arrays that numba compiles where it is installed; without it Python runs the same lines.
+
+Functions marked `inner` stay plain Python; a compiled caller compiles them with it. Compiled code is kept beside the
+caller's file and renewed when that file changes, not when another one does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+from typing import Any, TypeVar, cast
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+_inner: list[Callable[..., Any]] = []
+
+
+def inner(function: Function) -> Function:
+    """Mark a function that compiled callers call."""
+    _inner.append(function)
+    return function
+
+
+def has_numba() -> bool:
+    """Tell whether functions can be compiled."""
+    return find_spec("numba") is not None
+
+
+@cache
+def compiled(function: Function) -> Function:
+    """Return a function compiled by numba at its first call; the function itself without numba."""
+    if not has_numba():
+        return function
+    import numba
+    from numba.extending import register_jitable
+
+    while _inner:
+        register_jitable(_inner.pop())
+    return cast(Function, numba.njit(function, cache=True, nogil=True))

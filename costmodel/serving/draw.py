@@ -1,0 +1,164 @@
+"""Requests drawn at random: arrivals, lengths, shared beginnings, conversations."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from costmodel.quantities import Array
+from costmodel.serving.state import NEXT, NOBODY, Requests
+from costmodel.serving.traces import read_rows
+from costmodel.workload.plans import Serving
+from costmodel.workload.requests import Lengths, RequestStream, Sessions, SharedPrefix
+
+COUNT = 10_000  # requests where none are stated
+
+Ints = npt.NDArray[np.int64]
+
+
+def draw_requests(plan: Serving, stream: RequestStream, block: int, seed: int) -> Requests:
+    """Return requests drawn with a seed. The same seed gives the same requests, whatever the engines.
+
+    block: tokens of a block of the prefix cache.
+    """
+    # One generator each, so that a change of one leaves the draws of the others.
+    times, prompts, outputs, prefixes = (np.random.default_rng([seed, part]) for part in range(4))
+    count = int(COUNT if stream.count is None else stream.count)
+    prompt = draw_lengths(stream.input or Lengths(mean=plan.input_tokens), count, prompts)
+    output = draw_lengths(stream.output or Lengths(mean=plan.output_tokens), count, outputs)
+    if stream.pairs is not None:
+        rows = read_rows(Path(stream.pairs))
+        chosen = prompts.integers(0, len(rows), count)
+        prompt, output = np.array([(rows[i].prompt, rows[i].output) for i in chosen], dtype=np.int64).T
+    arrival = draw_arrivals(plan, stream, count, times)
+    calls, pause = np.full(count, NEXT if stream.arrivals == "closed_loop" else NOBODY), np.zeros(count)
+    first_id, ids = np.zeros(count + 1, np.int64), np.zeros(0, np.int32)
+    if stream.prefix is not None:
+        prompt, first_id, ids = share_beginnings(prompt, stream.prefix, block, prefixes)
+    elif stream.sessions is None and float(plan.prefix_hit_rate) > 0:
+        first_id, ids = repeated_share(prompt, float(plan.prefix_hit_rate), block)
+    requests = Requests(arrival, np.stack([prompt, output], axis=1), calls, pause, first_id, ids)
+    return requests if stream.sessions is None else chain_turns(requests, stream.sessions, block, times)
+
+
+def draw_lengths(lengths: Lengths, count: int, draw: np.random.Generator) -> Ints:
+    """Return whole lengths, at least one token; those outside `low` to `high` are moved to the nearer end.
+
+    A lognormal length of mean m, deviation s: exp(N(mu, sigma)), sigma^2 = ln(1 + s^2/m^2), mu = ln(m) - sigma^2/2.
+    """
+    mean, deviation = float(lengths.mean), float(lengths.deviation)
+    high = math.inf if lengths.high is None else float(lengths.high)
+    if lengths.distribution == "values":
+        weights = np.array(lengths.weights or np.ones(len(lengths.values)))
+        return draw.choice(np.array(lengths.values), count, p=weights / weights.sum()).astype(np.int64)
+    if lengths.distribution == "uniform":
+        drawn: Any = draw.integers(int(lengths.low), int(high), count, endpoint=True).astype(np.float64)
+    elif lengths.distribution == "exponential":
+        drawn = draw.exponential(mean, count)
+    elif lengths.distribution == "normal":
+        drawn = draw.normal(mean, deviation, count)
+    elif lengths.distribution == "lognormal":
+        variance = math.log1p((deviation / mean) ** 2)
+        drawn = draw.lognormal(math.log(mean) - variance / 2.0, math.sqrt(variance), count)
+    else:
+        drawn = np.full(count, mean)
+    whole: Ints = np.clip(np.rint(drawn), max(float(lengths.low), 1.0), high).astype(np.int64)
+    return whole
+
+
+def draw_arrivals(plan: Serving, stream: RequestStream, count: int, draw: np.random.Generator) -> Array:
+    """Return ascending arrivals [s]. Gaps: exponential, gamma with shape 1/cv^2, equal, or none.
+
+    In a closed loop as many as its users arrive at the start; the others are called.
+    """
+    if stream.arrivals == "burst":
+        return np.zeros(count)
+    if stream.arrivals == "closed_loop":
+        assert plan.concurrency is not None, "the caller has checked it"
+        users = min(int(plan.concurrency), count)
+        return np.concatenate([np.zeros(users), np.full(count - users, np.inf)])
+    rate = stream.rate if stream.rate is not None else plan.rate
+    assert rate is not None, "the caller has checked the rate"
+    gap = 1.0 / float(rate)
+    if stream.arrivals == "even":
+        return gap * np.arange(count, dtype=np.float64)
+    if stream.arrivals == "gamma":
+        shape = 1.0 / float(stream.cv) ** 2
+        return np.cumsum(draw.gamma(shape, gap / shape, count))
+    return np.cumsum(draw.exponential(gap, count))
+
+
+def share_beginnings(
+    prompt: Ints, prefix: SharedPrefix, block: int, draw: np.random.Generator
+) -> tuple[Ints, Ints, npt.NDArray[np.int32]]:
+    """Return prompts with their shared beginning in front, and their blocks: those of the whole beginning."""
+    groups, shared = int(prefix.groups), int(prefix.tokens) // block
+    popularity = np.arange(1.0, groups + 1) ** -float(prefix.exponent)
+    group = draw.choice(groups, len(prompt), p=popularity / popularity.sum())
+    ids = (group[:, None] * shared + np.arange(shared)).reshape(-1)
+    first_id = np.arange(len(prompt) + 1, dtype=np.int64) * shared
+    return prompt + int(prefix.tokens), first_id, ids.astype(np.int32)
+
+
+def repeated_share(prompt: Ints, share: float, block: int) -> tuple[Ints, npt.NDArray[np.int32]]:
+    """Return blocks of which a `share` of every prompt is one text that all prompts begin with."""
+    shared = np.floor(share * prompt / block).astype(np.int64)
+    first_id = np.concatenate([[0], np.cumsum(shared)])
+    ids = np.arange(first_id[-1]) - np.repeat(first_id[:-1], shared)
+    return first_id, ids.astype(np.int32)
+
+
+def chain_turns(requests: Requests, sessions: Sessions, block: int, draw: np.random.Generator) -> Requests:
+    """Return the requests as conversations: request i*turns + j is turn j of conversation i.
+
+    A drawn prompt is what the user adds: before it stand the earlier prompts and answers. Conversations begin as the
+    requests would have arrived, `turns` times farther apart, so that the rate of requests stays.
+    """
+    turns, count = int(sessions.turns), len(requests.arrival)
+    turn = np.arange(count) % turns
+    first = np.arange(count) - turn
+    added = requests.length.sum(axis=1)
+    before = np.cumsum(added) - added
+    history = before - before[first]
+    length = requests.length.copy()
+    length[:, 0] += history
+    arrival = np.where(turn == 0, requests.arrival[np.minimum(first, count - 1)], np.inf)
+    calls = np.where((turn < turns - 1) & (np.arange(count) < count - 1), np.arange(count) + 1, NOBODY)
+    pause = draw.exponential(float(sessions.think_time), count) if float(sessions.think_time) > 0 else np.zeros(count)
+    first_id, ids = _session_blocks(length.sum(axis=1) // block, first // turns)
+    return Requests(arrival, length, calls, pause, first_id, ids)
+
+
+def _session_blocks(blocks: Ints, session: Ints) -> tuple[Ints, npt.NDArray[np.int32]]:
+    """Return the blocks of each turn, answer included: those of its conversation from the first on."""
+    most = np.zeros(int(session[-1]) + 1, np.int64)
+    np.maximum.at(most, session, blocks)
+    base = np.concatenate([[0], np.cumsum(most)])[session]
+    first_id = np.concatenate([[0], np.cumsum(blocks)])
+    ids: Any = np.arange(first_id[-1]) - np.repeat(first_id[:-1], blocks) + np.repeat(base, blocks)
+    return first_id, ids.astype(np.int32)
+
+
+def in_order_of_arrival(requests: Requests) -> Requests:
+    """Return the requests sorted by arrival, called ones last in their order, each with its own blocks."""
+    order = np.argsort(requests.arrival, kind="stable")
+    if np.array_equal(order, np.arange(len(order))):
+        return requests
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    calls = requests.calls[order]
+    number = np.diff(requests.first_id)[order]
+    first_id = np.concatenate([[0], np.cumsum(number)])
+    source = np.repeat(requests.first_id[:-1][order] - first_id[:-1], number) + np.arange(first_id[-1])
+    return Requests(
+        requests.arrival[order],
+        requests.length[order],
+        np.where(calls >= 0, place[np.maximum(calls, 0)], calls),
+        requests.pause[order],
+        first_id,
+        requests.ids[source],
+    )

@@ -1,0 +1,439 @@
+"""One engine's loop: what each step runs, when it ends, and who leaves with it.
+
+Continuous batching [Orca, Yu et al., OSDI 2022] with chunks of prompts beside decoding requests [Sarathi-Serve, Agrawal
+et al., arXiv 2403.02310] and paged blocks [vLLM, Kwon et al., arXiv 2309.06180]: every decoding request gets its tokens
+first, then the prompt that is computed in part, then waiting requests in their order, while tokens, places and blocks
+last. A request that finds no block for its next token sends the last one admitted back to the head of the queue.
+
+Decoding requests are counted, not walked: a step adds to all of them the same tokens, so that the ticks at which they
+end and need blocks are known when they begin.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from costmodel.serving.blocks import (
+    cached_blocks,
+    drop_entry,
+    free_request,
+    hold_prefix,
+    idle_cached,
+    remove_free,
+    share_prefix,
+    take_blocks,
+)
+from costmodel.serving.compiled import inner
+from costmodel.serving.prices import ROWS, Tables, attention_time, rows_time
+from costmodel.serving.state import (
+    BLOCKED,
+    BUSY_UNTIL,
+    COMPUTED,
+    DECODE_STEPS,
+    DECODERS,
+    DECODING,
+    END,
+    ENDERS,
+    ENDING,
+    FINISH,
+    FIRST,
+    FOLLOWING,
+    FREE,
+    GAP_BINS,
+    GAPS_PER_FACTOR_E,
+    GENERATED,
+    HEAD,
+    HELD,
+    HIT,
+    KEYS,
+    LAST,
+    MOMENT,
+    NEVER,
+    NEXT_FINISH,
+    OUTPUT,
+    OUTSIDE,
+    OWN,
+    OWNER,
+    PARTIAL,
+    PREEMPTED,
+    PREEMPTIONS,
+    PROMPT,
+    PROMPT_TOKENS,
+    QUEUED,
+    RECOMPUTED,
+    SCHEDULED,
+    SEGMENT,
+    SETTLED,
+    SHORTEST_GAP,
+    SIZE,
+    START,
+    STARTERS,
+    STARTING,
+    TAIL,
+    TARGET,
+    TICK,
+    TOKEN_END,
+    UNSEEN,
+    WAITING,
+    Engine,
+    Policy,
+    Progress,
+    Requests,
+)  # fmt: skip
+
+
+@inner
+def enqueue(requests: Requests, progress: Progress, engine: Engine, request: int) -> None:
+    """Put a request at the end of the engine's queue."""
+    count = engine.count
+    progress.count[request, FOLLOWING] = -1
+    if count[TAIL] < 0:
+        count[HEAD] = request
+    else:
+        progress.count[count[TAIL], FOLLOWING] = request
+    count[TAIL] = request
+    if count[UNSEEN] < 0:
+        count[UNSEEN] = request
+    count[WAITING] += 1
+    if engine.clock[MOMENT] == np.inf:
+        engine.clock[MOMENT] = max(requests.arrival[request], engine.clock[BUSY_UNTIL])
+
+
+@inner
+def see_arrivals(requests: Requests, progress: Progress, engine: Engine, now: float) -> None:
+    """Note when the engine takes in requests that have arrived."""
+    request = engine.count[UNSEEN]
+    while request >= 0 and requests.arrival[request] <= now:
+        progress.time[request, QUEUED] = now
+        request = progress.count[request, FOLLOWING]
+    engine.count[UNSEEN] = request
+
+
+@inner
+def growth(engine: Engine, policy: Policy) -> int:
+    """Return the tokens that the next decoding step gives each request: floor((s+1) a) - floor(s a) for a per step."""
+    if policy.tokens_per_step == 1.0:
+        return 1
+    steps = engine.count[DECODE_STEPS]
+    return int(math.floor((steps + 1) * policy.tokens_per_step) - math.floor(steps * policy.tokens_per_step))
+
+
+@inner
+def blocks_needed(engine: Engine, policy: Policy, tokens: int) -> int:
+    """Return the blocks that decoding requests need for their next `tokens` tokens."""
+    needed = 0
+    for i in range(tokens):
+        needed += engine.phase[(-engine.count[TICK] - i) % policy.block]
+    return needed
+
+
+@inner
+def leave_decoding(progress: Progress, engine: Engine, policy: Policy, request: int) -> None:
+    """Note the cached tokens and blocks of a request that stops decoding; it stays in the list."""
+    count = engine.count
+    cached = progress.count[request, TARGET] + count[TICK] - progress.count[request, START]
+    progress.count[request, COMPUTED] = cached
+    count[KEYS] -= cached
+    if not policy.reserve:
+        progress.count[request, OWN] = -(-cached // policy.block) - progress.count[request, HELD]
+        engine.phase[(cached - count[TICK]) % policy.block] -= 1
+
+
+@inner
+def preempt(requests: Requests, progress: Progress, engine: Engine, policy: Policy) -> bool:
+    """Send the request that was admitted last back to the head of the queue; return whether there was one."""
+    count = engine.count
+    if count[PARTIAL] >= 0:
+        request = count[PARTIAL]
+        count[PARTIAL] = -1
+    elif count[DECODING] > 0:
+        count[DECODING] -= 1
+        request = engine.list[DECODERS, count[DECODING]]
+        leave_decoding(progress, engine, policy, request)
+        progress.count[request, GENERATED] += count[TICK] - progress.count[request, START]
+        progress.count[request, TARGET] = requests.length[request, PROMPT] + progress.count[request, GENERATED]
+        if count[SETTLED] > count[DECODING]:
+            count[SETTLED] = count[DECODING]
+            progress.time[request, LAST] = engine.clock[TOKEN_END]
+        if policy.caching:
+            share_prefix(requests, progress, engine, request, progress.count[request, COMPUTED], policy.block)
+        find_next_finish(progress, engine)
+    else:
+        return False
+    free_request(requests, progress, engine, policy, request)
+    progress.count[request, FOLLOWING] = count[HEAD]
+    if count[HEAD] < 0:
+        count[TAIL] = request
+    count[HEAD] = request
+    count[WAITING] += 1
+    progress.count[request, PREEMPTED] += 1
+    count[PREEMPTIONS] += 1
+    count[BLOCKED] = 0
+    return True
+
+
+@inner
+def find_next_finish(progress: Progress, engine: Engine) -> None:
+    """Note the tick at which the next decoding request ends."""
+    least = NEVER
+    for i in range(engine.count[DECODING]):
+        end = progress.count[engine.list[DECODERS, i], END]
+        if end < least:
+            least = end
+    engine.count[NEXT_FINISH] = least
+
+
+@inner
+def schedule_decoding(requests: Requests, progress: Progress, engine: Engine, policy: Policy) -> bool:
+    """Give every decoding request its blocks; return whether any request was preempted."""
+    count = engine.count
+    tokens, preempted = growth(engine, policy), False
+    needed = blocks_needed(engine, policy, tokens)
+    while needed > count[FREE]:
+        if not preempt(requests, progress, engine, policy):
+            break
+        preempted = True
+        needed = blocks_needed(engine, policy, tokens)
+    take_blocks(engine, progress, needed)
+    engine.step[0] = count[DECODING]
+    engine.step[1] = count[KEYS] + count[DECODING]
+    return preempted
+
+
+@inner
+def add_chunk(requests: Requests, progress: Progress, engine: Engine, policy: Policy, request: int, rows: int) -> None:
+    """Let the next step compute `rows` tokens of a prompt, whose blocks the request holds."""
+    count, step = engine.count, engine.step
+    progress.count[request, COMPUTED] += rows
+    computed = progress.count[request, COMPUTED]
+    step[2] += 1
+    step[3] += rows
+    step[4] += rows * computed
+    count[PROMPT_TOKENS] += rows
+    if policy.caching:
+        share_prefix(requests, progress, engine, request, computed, policy.block)
+    if computed == progress.count[request, TARGET]:
+        engine.list[STARTERS, count[STARTING]] = request
+        count[STARTING] += 1
+    else:
+        count[PARTIAL] = request
+
+
+@inner
+def continue_partial(requests: Requests, progress: Progress, engine: Engine, policy: Policy, budget: int) -> int:
+    """Continue the prompt that is computed in part; return the tokens that are left, -1 where blocks are lacking."""
+    request = engine.count[PARTIAL]
+    if request < 0 or budget <= 0:
+        return budget
+    computed = progress.count[request, COMPUTED]
+    rows = min(budget, progress.count[request, TARGET] - computed)
+    needed = max(
+        -(-(computed + rows) // policy.block) - progress.count[request, HELD] - progress.count[request, OWN], 0
+    )
+    if needed > engine.count[FREE]:
+        # The one admitted last is this one.
+        preempt(requests, progress, engine, policy)
+        return -1
+    take_blocks(engine, progress, needed)
+    progress.count[request, OWN] += needed
+    engine.count[PARTIAL] = -1
+    add_chunk(requests, progress, engine, policy, request, rows)
+    return int(budget - rows)
+
+
+@inner
+def admit(requests: Requests, progress: Progress, engine: Engine, policy: Policy, now: float, budget: int) -> None:
+    """Start waiting requests while tokens, places and blocks last."""
+    count = engine.count
+    while budget > 0:
+        request = count[HEAD]
+        if request < 0 or requests.arrival[request] > now:
+            return
+        if count[DECODING] + count[ENDING] + count[STARTING] + (count[PARTIAL] >= 0) >= policy.max_seqs:
+            count[BLOCKED] = 1
+            return
+        rows = start_request(requests, progress, engine, policy, request, budget)
+        if rows == 0:
+            count[BLOCKED] = 1
+            return
+        budget -= rows
+        if np.isnan(progress.time[request, SCHEDULED]):
+            progress.time[request, SCHEDULED] = max(now, engine.clock[BUSY_UNTIL])
+        count[HEAD] = progress.count[request, FOLLOWING]
+        if count[HEAD] < 0:
+            count[TAIL] = -1
+        count[WAITING] -= 1
+
+
+@inner
+def start_request(
+    requests: Requests, progress: Progress, engine: Engine, policy: Policy, request: int, budget: int
+) -> int:
+    """Start a request with its first chunk; return the chunk's tokens, 0 where blocks are lacking.
+
+    What the prefix cache holds is not computed, but the last token is: it gives the next one.
+    """
+    block, target = policy.block, progress.count[request, TARGET]
+    cached, kept, idle = 0, 0, 0
+    segment = progress.count[request, SEGMENT]
+    if policy.caching:
+        most = (target - 1) // block
+        cached = cached_blocks(requests, engine, request, most)
+        idle = idle_cached(requests, engine, request, cached)
+        whole = cached == min(most, requests.first_id[request + 1] - requests.first_id[request])
+        if segment >= 0 and whole:
+            kept = min(engine.entry[segment, SIZE], most - cached)
+    hit = (cached + kept) * block
+    rows = min(budget, target - hit)
+    last = requests.length[request, PROMPT] + requests.length[request, OUTPUT] - 1 if policy.reserve else hit + rows
+    needed = -(-last // block) - cached - kept
+    if needed > engine.count[FREE] - idle - kept:
+        return 0
+    if policy.caching:
+        hold_prefix(requests, progress, engine, request, cached)
+    if segment >= 0:
+        reclaim(progress, engine, request, kept)
+    take_blocks(engine, progress, needed)
+    progress.count[request, OWN] = needed + kept
+    progress.count[request, COMPUTED] = hit
+    if progress.count[request, PREEMPTED] == 0:
+        progress.count[request, HIT] = hit
+    else:
+        engine.count[RECOMPUTED] += target - hit
+    add_chunk(requests, progress, engine, policy, request, rows)
+    return int(rows)
+
+
+@inner
+def reclaim(progress: Progress, engine: Engine, request: int, kept: int) -> None:
+    """Take `kept` blocks of a preempted request back from the list of free ones, and forget the others."""
+    segment = progress.count[request, SEGMENT]
+    progress.count[request, SEGMENT] = -1
+    engine.entry[segment, SIZE] -= kept
+    engine.count[FREE] -= kept
+    engine.entry[segment, OWNER] = -1
+    if engine.entry[segment, SIZE] == 0:
+        remove_free(engine, segment)
+        drop_entry(engine, segment)
+
+
+@inner
+def schedule(requests: Requests, progress: Progress, engine: Engine, policy: Policy, now: float) -> bool:
+    """Decide what the next step runs; return whether it runs anything."""
+    engine.step[:] = 0.0
+    count = engine.count
+    count[BLOCKED] = 0
+    if policy.mixed:
+        preempted = schedule_decoding(requests, progress, engine, policy)
+        budget = policy.budget - count[DECODING] * (1 + policy.drafts)
+        budget = continue_partial(requests, progress, engine, policy, budget)
+        if not preempted and budget > 0:
+            admit(requests, progress, engine, policy, now, budget)
+    else:  # prompts first, alone
+        budget = continue_partial(requests, progress, engine, policy, policy.budget)
+        if budget > 0:
+            admit(requests, progress, engine, policy, now, budget)
+        if engine.step[2] == 0.0:
+            schedule_decoding(requests, progress, engine, policy)
+    return bool(engine.step[0] + engine.step[2] > 0)
+
+
+@inner
+def price(tables: Tables, engine: Engine, policy: Policy) -> float:
+    """Return the time of the step that was decided on [s]."""
+    step = engine.step
+    rows = step[0] * (1 + policy.drafts) + step[3]
+    if rows > tables.axes[tables.ends[ROWS + 1] - 1]:
+        engine.count[OUTSIDE] = 1
+    return rows_time(tables, rows, int(step[0] + step[2])) + attention_time(tables, step)
+
+
+@inner
+def note_gap(engine: Engine, gap: float, tokens: int) -> None:
+    """Count tokens by the time since the one before."""
+    place = int(math.log(max(gap, SHORTEST_GAP) / SHORTEST_GAP) * GAPS_PER_FACTOR_E)
+    engine.gaps[min(place, GAP_BINS - 1)] += tokens
+
+
+@inner
+def give_tokens(requests: Requests, progress: Progress, engine: Engine, policy: Policy, end: float) -> None:
+    """Give the tokens of a step that ends at `end` to the requests that decoded in it."""
+    count = engine.count
+    decoding = count[DECODING]
+    if count[SETTLED] > 0:
+        note_gap(engine, end - engine.clock[TOKEN_END], count[SETTLED])
+    for i in range(count[SETTLED], decoding):
+        note_gap(engine, end - progress.time[engine.list[DECODERS, i], LAST], 1)
+    tokens = growth(engine, policy)
+    count[TICK] += tokens
+    count[DECODE_STEPS] += 1
+    count[KEYS] += decoding * tokens
+    engine.clock[TOKEN_END] = end
+    if count[TICK] >= count[NEXT_FINISH]:
+        kept = 0
+        for i in range(decoding):
+            request = engine.list[DECODERS, i]
+            if progress.count[request, END] > count[TICK]:
+                engine.list[DECODERS, kept] = request
+                kept += 1
+                continue
+            leave_decoding(progress, engine, policy, request)
+            finish(requests, progress, engine, request, end)
+        count[DECODING] = kept
+        find_next_finish(progress, engine)
+    count[SETTLED] = count[DECODING]
+
+
+@inner
+def finish(requests: Requests, progress: Progress, engine: Engine, request: int, end: float) -> None:
+    """Note the last token of a request; it keeps its place until the engine knows."""
+    progress.time[request, FINISH] = end
+    progress.count[request, GENERATED] = requests.length[request, OUTPUT]
+    engine.list[ENDERS, engine.count[ENDING]] = request
+    engine.count[ENDING] += 1
+
+
+@inner
+def give_first_tokens(requests: Requests, progress: Progress, engine: Engine, policy: Policy, end: float) -> None:
+    """Let requests whose prompt is computed begin to decode."""
+    count = engine.count
+    for i in range(count[STARTING]):
+        request = engine.list[STARTERS, i]
+        progress.count[request, GENERATED] += 1
+        if np.isnan(progress.time[request, FIRST]):
+            progress.time[request, FIRST] = end
+        else:
+            note_gap(engine, end - progress.time[request, LAST], 1)
+        progress.time[request, LAST] = end
+        left = requests.length[request, OUTPUT] - progress.count[request, GENERATED]
+        if left == 0:
+            finish(requests, progress, engine, request, end)
+            continue
+        cached = progress.count[request, TARGET]
+        progress.count[request, START], progress.count[request, END] = count[TICK], count[TICK] + left
+        engine.list[DECODERS, count[DECODING]] = request
+        count[DECODING] += 1
+        count[KEYS] += cached
+        if not policy.reserve:
+            engine.phase[(cached - count[TICK]) % policy.block] += 1
+        if progress.count[request, END] < count[NEXT_FINISH]:
+            count[NEXT_FINISH] = progress.count[request, END]
+    count[STARTING] = 0
+
+
+@inner
+def release(requests: Requests, progress: Progress, engine: Engine, policy: Policy, now: float) -> None:
+    """Free places and blocks of requests whose last token has been returned."""
+    kept = 0
+    for i in range(engine.count[ENDING]):
+        request = engine.list[ENDERS, i]
+        if progress.time[request, FINISH] > now:
+            engine.list[ENDERS, kept] = request
+            kept += 1
+            continue
+        if policy.caching:
+            share_prefix(requests, progress, engine, request, progress.count[request, COMPUTED], policy.block)
+        free_request(requests, progress, engine, policy, request)
+    engine.count[ENDING] = kept

@@ -1,0 +1,145 @@
+"""The request engine's answer for a serving scenario: metrics, percentiles, intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+
+from costmodel.analytic.metrics import invested, spent
+from costmodel.analytic.operator_timing import TimedOperator
+from costmodel.analytic.phase_evaluation import PhaseEvaluation
+from costmodel.analytic.serving import ServingEvaluation
+from costmodel.analytic.stream_times import Perturbations
+from costmodel.cost.calibration import Calibration
+from costmodel.quantities import Quantity
+from costmodel.result import Entry, Metrics
+from costmodel.serving.simulation import Served, Simulation
+from costmodel.serving.summary import duration, percentiles, request_times, totals, verdict, within
+from costmodel.workload.engine_memory import kv_pool
+from costmodel.workload.memory import Ledger
+from costmodel.workload.plans import Serving
+from costmodel.workload.scenario import Scenario
+
+SLOWDOWNS = (0.8, 0.9, 1.0, 1.1, 1.25)  # of step times; replays at these give the metrics between them
+
+
+class RequestEvaluation(PhaseEvaluation[Metrics]):
+    """A serving scenario with its requests simulated."""
+
+    headline = "latency"
+
+    def __init__(self, scenario: Scenario, plan: Serving, calibration: Calibration) -> None:
+        self._scenario, self._plan, self._calibration = scenario, plan, calibration
+        self.ledger: Ledger | None = kv_pool(scenario, plan).ledger
+
+    @cached_property
+    def simulation(self) -> Simulation:
+        """Return the simulation, its step times priced."""
+        return Simulation(self._scenario, self._plan, self._calibration)
+
+    @cached_property
+    def served(self) -> Served:
+        """Return what became of the requests."""
+        return self.simulation.run()
+
+    @cached_property
+    def closed(self) -> ServingEvaluation:
+        """Return the closed form with as many requests running as the simulation had on average.
+
+        It tells how the operators share the time of a step, and how uncertain they are.
+        """
+        running = max(round(totals(self.served)["running"]), 1)
+        length = self.served.requests.length
+        plan = replace(
+            self._plan,
+            concurrency=float(running),
+            rate=None,
+            input_tokens=max(float(np.rint(length[:, 0].mean())), 1.0),
+            output_tokens=max(float(np.rint(length[:, 1].mean())), 2.0),
+        )
+        return ServingEvaluation(replace(self._scenario, plan=plan), plan, self._calibration)
+
+    def metrics(self, perturbations: Perturbations) -> Metrics:
+        """Return the metrics; with families perturbed those at the closed form's change of a step's time."""
+        if perturbations is None:
+            return self.times()
+        ratio = self._slowdown(perturbations)
+        replays = [self._metrics(self.served if factor == 1.0 else self.simulation.run(factor)) for factor in SLOWDOWNS]
+        perturbed: Metrics = {}
+        for name, value in self.times().items():
+            values = [replay[name] for replay in replays]
+            same = all(each == value for each in values)
+            perturbed[name] = value if same else np.interp(ratio, SLOWDOWNS, np.array(values, dtype=np.float64))
+        return perturbed
+
+    def _slowdown(self, perturbations: Perturbations) -> Quantity:
+        perturbed, unperturbed = (self.closed.metrics(each)["tpot"] for each in (perturbations, None))
+        assert perturbed is not None
+        assert unperturbed is not None
+        return perturbed / unperturbed
+
+    def _evaluate(self, perturbations: Perturbations) -> Metrics:  # noqa: ARG002  metrics handle perturbations
+        return self._metrics(self.served)
+
+    def _metrics(self, served: Served) -> Metrics:
+        times, total = request_times(served), totals(served)
+        devices = self._scenario.parallel.devices * self._plan.replicas.count
+        elapsed = duration(served)
+        rate = total["requests"] / elapsed
+        tokens = total["output_tokens"] / elapsed
+        tpot = float(np.nanmean(times.tpot))
+        return {
+            "ttft": float(times.ttft.mean()),
+            "tpot": tpot,
+            "latency": float(times.e2e.mean()),
+            "requests_per_second": rate,
+            "input_tokens_per_second": total["input_tokens"] / elapsed,
+            "tokens_per_second": tokens,
+            "tokens_per_second_per_device": tokens / devices,
+            "tokens_per_second_per_user": 1.0 / tpot,
+            "concurrency": total["running"],
+            "max_concurrency": float(served.policy.max_seqs),
+            "kv_blocks": float(served.policy.blocks),
+            "kv_use": total["kv_use"],
+            "prefix_hit_rate": total["cached_tokens"] / total["input_tokens"],
+            "goodput": float(within(times, self._plan.slo).sum()) / elapsed,
+            "preemptions": total["preemptions"],
+            **spent(self._scenario.cluster.device, devices, tokens, total["busy_share"]),
+            **invested(self._scenario, devices),
+        }
+
+    def verdict(self) -> str | None:
+        """Return whether the engines keep up with the requests."""
+        return verdict(self.served, request_times(self.served))
+
+    def percentiles(self) -> Mapping[str, Mapping[str, float]] | None:
+        """Return quantiles of the requests' times, and of gaps between tokens [s]."""
+        return percentiles(self.served, request_times(self.served))
+
+    def details(self) -> Mapping[str, object]:
+        """Return what results hold beside metrics: sums over the run, and the error of the step times' tables."""
+        error = self.simulation.times.error(self.simulation.pricer)
+        return {"requests": {**totals(self.served), "step_time_error": error}}
+
+    def operators(self) -> list[TimedOperator]:
+        """Return the operators of the closed form's steps."""
+        return self.closed.operators()
+
+    def breakdown(self) -> list[Entry]:
+        """Return what a request's latency consists of: waiting, and steps as the closed form divides them."""
+        wait = Entry("waiting for the engine", totals(self.served)["wait_time"])
+        wait.by_bound["capacity"] = wait.by_basis["fitted"] = wait.time
+        entries = [entry for entry in self.closed.breakdown() if not entry.name.startswith("waiting for")]
+        latency = self.times()["latency"]
+        assert latency is not None
+        factor = (float(latency) - wait.time) / sum(entry.time for entry in entries)
+        for entry in entries:
+            entry.time, entry.hidden, entry.count = entry.time * factor, entry.hidden * factor, entry.count * factor
+        return sorted([wait, *entries], key=lambda entry: -entry.time)
+
+    def notes(self) -> tuple[str, ...]:
+        """Return nothing."""
+        return ()

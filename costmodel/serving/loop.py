@@ -1,0 +1,167 @@
+"""Engines from step to step: one by itself until a moment, and several behind a router."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from costmodel.serving.blocks import take_blocks
+from costmodel.serving.compiled import inner
+from costmodel.serving.engine import (
+    blocks_needed,
+    give_first_tokens,
+    give_tokens,
+    growth,
+    note_gap,
+    price,
+    release,
+    schedule,
+    see_arrivals,
+)
+from costmodel.serving.prices import Tables
+from costmodel.serving.state import (
+    BIN_WIDTH,
+    BLOCKED,
+    BUSY,
+    BUSY_UNTIL,
+    DECODE_STEPS,
+    DECODING,
+    ENDING,
+    FREE,
+    HEAD,
+    KEYS,
+    MOMENT,
+    NEXT_FINISH,
+    PARTIAL,
+    SETTLED,
+    STEPS,
+    TICK,
+    TOKEN_END,
+    Engine,
+    Policy,
+    Progress,
+    Requests,
+)  # fmt: skip
+
+
+@inner
+def account(engine: Engine, policy: Policy, start: float, seconds: float) -> None:
+    """Add a step to the engine's occupancy over time."""
+    count, occupancy = engine.count, engine.occupancy
+    bins = len(occupancy)
+    place = int(start / engine.clock[BIN_WIDTH])
+    while place >= bins:
+        half = bins // 2
+        for i in range(half):
+            for j in range(occupancy.shape[1]):
+                occupancy[i, j] = occupancy[2 * i, j] + occupancy[2 * i + 1, j]
+        occupancy[half:] = 0.0
+        engine.clock[BIN_WIDTH] *= 2.0
+        place = int(start / engine.clock[BIN_WIDTH])
+    running = engine.step[0] + engine.step[2]
+    occupancy[place, 0] += seconds
+    occupancy[place, 1] += running * seconds
+    occupancy[place, 2] += (policy.blocks - count[FREE]) * seconds
+    occupancy[place, 3] += count[KEYS] * seconds
+    occupancy[place, 4] += engine.step[3]
+    occupancy[place, 5] += engine.step[0]
+
+
+@inner
+def run_step(
+    requests: Requests, progress: Progress, engine: Engine, policy: Policy, now: float, seconds: float
+) -> None:
+    """Run the step that was decided on at `now`: it takes `seconds` from the end of the one before it."""
+    clock, count = engine.clock, engine.count
+    start = max(now, clock[BUSY_UNTIL])
+    end = start + seconds
+    account(engine, policy, start, seconds)
+    clock[BUSY_UNTIL] = end
+    clock[BUSY] += seconds
+    count[STEPS] += 1
+    if engine.step[0] > 0:
+        give_tokens(requests, progress, engine, policy, end)
+    give_first_tokens(requests, progress, engine, policy, end)
+    clock[MOMENT] = start if policy.overlapped else end
+
+
+@inner
+def idle(requests: Requests, engine: Engine, now: float) -> bool:
+    """Move an engine that has nothing to run to the next moment at which that may change; return whether it is stuck.
+
+    It is stuck where a request waits that can never start.
+    """
+    clock, head = engine.clock, engine.count[HEAD]
+    if clock[BUSY_UNTIL] > now:
+        clock[MOMENT] = clock[BUSY_UNTIL]
+        return False
+    if head < 0:
+        clock[MOMENT] = np.inf
+        return False
+    clock[MOMENT] = requests.arrival[head]
+    return bool(clock[MOMENT] <= now)
+
+
+@inner
+def run_quiet_steps(
+    requests: Requests, progress: Progress, engine: Engine, policy: Policy, tables: Tables, until: float
+) -> None:
+    """Run the steps in which only counts grow: nobody starts, ends, or lacks a block.
+
+    They are those that `advance` would run one by one, with the same numbers.
+    """
+    count, clock, step = engine.count, engine.clock, engine.step
+    if count[PARTIAL] >= 0 or count[ENDING] > 0 or count[DECODING] == 0 or count[SETTLED] < count[DECODING]:
+        return
+    decoding = count[DECODING]
+    step[:] = 0.0
+    step[0] = decoding
+    while True:
+        now, tokens = clock[MOMENT], growth(engine, policy)
+        if now >= until or count[TICK] + tokens >= count[NEXT_FINISH]:
+            return
+        head = count[HEAD]
+        if head >= 0 and requests.arrival[head] <= now and count[BLOCKED] == 0:
+            return
+        needed = blocks_needed(engine, policy, tokens)
+        if needed > count[FREE]:
+            return
+        see_arrivals(requests, progress, engine, now)
+        take_blocks(engine, progress, needed)
+        step[1] = count[KEYS] + decoding
+        seconds = price(tables, engine, policy)
+        start = max(now, clock[BUSY_UNTIL])
+        account(engine, policy, start, seconds)
+        clock[BUSY_UNTIL] = start + seconds
+        clock[BUSY] += seconds
+        count[STEPS] += 1
+        note_gap(engine, clock[BUSY_UNTIL] - clock[TOKEN_END], decoding)
+        count[TICK] += tokens
+        count[DECODE_STEPS] += 1
+        count[KEYS] += decoding * tokens
+        clock[TOKEN_END] = clock[BUSY_UNTIL]
+        clock[MOMENT] = start if policy.overlapped else clock[BUSY_UNTIL]
+
+
+@inner
+def decide(requests: Requests, progress: Progress, engine: Engine, policy: Policy, tables: Tables) -> bool:
+    """Let an engine decide on its next step, or wait; return whether it is stuck."""
+    now = engine.clock[MOMENT]
+    release(requests, progress, engine, policy, now)
+    see_arrivals(requests, progress, engine, now)
+    if not schedule(requests, progress, engine, policy, now):
+        return idle(requests, engine, now)
+    run_step(requests, progress, engine, policy, now, price(tables, engine, policy))
+    return False
+
+
+@inner
+def advance(
+    requests: Requests, progress: Progress, engine: Engine, policy: Policy, tables: Tables, until: float
+) -> bool:
+    """Run an engine up to a moment; return whether it is stuck."""
+    while engine.clock[MOMENT] < until:
+        if decide(requests, progress, engine, policy, tables):
+            return True
+        if policy.jump:
+            run_quiet_steps(requests, progress, engine, policy, tables, until)
+    return False

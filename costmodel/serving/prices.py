@@ -1,0 +1,117 @@
+"""The time of one step, looked up in tables."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from costmodel.serving.compiled import inner
+
+# Axes of the tables.
+ROWS, DECODE_KEYS, CHUNKS, CHUNK_ROWS, CHUNK_KEYS = 0, 1, 2, 3, 4
+MIXED_DECODES, MIXED_KEYS, MIXED_CHUNKS, MIXED_ROWS, MIXED_CHUNK_KEYS = 5, 6, 7, 8, 9
+AXES = 10
+
+
+class Tables(NamedTuple):
+    """Step times [s].
+
+    axes: points of all axes, one axis after the other; ends: where each begins, and the end of the last one.
+    by_rows: everything that depends on the tokens of a step; by_sequences: on its sequences, from 0 on.
+    decode: what decoding requests alone need, over their number (from 0 on) and mean keys.
+    prompt: what prompt chunks alone need, over their number, all their tokens, and mean keys.
+    mixed: both in one kernel; fused: that it is so.
+    """
+
+    axes: Any
+    ends: Any
+    by_rows: Any
+    by_sequences: Any
+    decode: Any
+    prompt: Any
+    mixed: Any
+    fused: bool
+
+
+@inner
+def locate(tables: Tables, axis: int, value: float) -> tuple[int, float]:
+    """Return the place before `value` on an axis, and the share of the way to the next; at the ends values hold."""
+    axes, first, last = tables.axes, tables.ends[axis], tables.ends[axis + 1] - 1
+    if last == first or value <= axes[first]:
+        return 0, 0.0
+    if value >= axes[last]:
+        return last - 1 - first, 1.0
+    low, high = first, last
+    while high - low > 1:
+        middle = (low + high) >> 1
+        if axes[middle] <= value:
+            low = middle
+        else:
+            high = middle
+    return low - first, (value - axes[low]) / (axes[low + 1] - axes[low])
+
+
+@inner
+def between(values: Any, place: int, share: float) -> float:
+    """Return the value on the way from one place to the next."""
+    if share == 0.0:
+        return float(values[place])
+    return float(values[place] + share * (values[place + 1] - values[place]))
+
+
+@inner
+def rows_time(tables: Tables, rows: float, sequences: int) -> float:
+    """Return the time of everything but attention."""
+    place, share = locate(tables, ROWS, rows)
+    sequences = min(sequences, len(tables.by_sequences) - 1)
+    return between(tables.by_rows, place, share) + float(tables.by_sequences[sequences])
+
+
+@inner
+def attention_time(tables: Tables, step: Any) -> float:
+    """Return the time of attention. step: as of `Engine`."""
+    decodes, chunks = step[0], step[2]
+    keys = step[1] / decodes if decodes > 0 else 0.0
+    if chunks == 0.0:
+        place, share = locate(tables, DECODE_KEYS, keys)
+        return between(tables.decode[int(decodes)], place, share)
+    chunk_keys = step[4] / step[3]
+    if decodes > 0 and tables.fused:
+        return mixed_time(tables, (decodes, keys, chunks, step[3], chunk_keys))
+    seconds = prompt_time(tables, chunks, step[3], chunk_keys)
+    if decodes > 0:
+        place, share = locate(tables, DECODE_KEYS, keys)
+        seconds += between(tables.decode[int(decodes)], place, share)
+    return seconds
+
+
+@inner
+def prompt_time(tables: Tables, chunks: float, rows: float, keys: float) -> float:
+    """Return the time of attention of prompt chunks, linear between the table's points."""
+    i, a = locate(tables, CHUNKS, chunks)
+    j, b = locate(tables, CHUNK_ROWS, rows)
+    k, c = locate(tables, CHUNK_KEYS, keys)
+    total = 0.0
+    for corner in range(8):
+        di, dj, dk = corner & 1, (corner >> 1) & 1, corner >> 2
+        weight = (a if di else 1.0 - a) * (b if dj else 1.0 - b) * (c if dk else 1.0 - c)
+        if weight > 0.0:
+            total += weight * tables.prompt[i + di, j + dj, k + dk]
+    return total
+
+
+@inner
+def mixed_time(tables: Tables, point: tuple[float, float, float, float, float]) -> float:
+    """Return the time of attention of decoding requests and prompt chunks in one kernel, linear between points."""
+    g, u = locate(tables, MIXED_DECODES, point[0])
+    h, v = locate(tables, MIXED_KEYS, point[1])
+    i, a = locate(tables, MIXED_CHUNKS, point[2])
+    j, b = locate(tables, MIXED_ROWS, point[3])
+    k, c = locate(tables, MIXED_CHUNK_KEYS, point[4])
+    total = 0.0
+    for corner in range(32):
+        dg, dh, di, dj, dk = corner & 1, (corner >> 1) & 1, (corner >> 2) & 1, (corner >> 3) & 1, corner >> 4
+        weight = (u if dg else 1.0 - u) * (v if dh else 1.0 - v) * (a if di else 1.0 - a)
+        weight *= (b if dj else 1.0 - b) * (c if dk else 1.0 - c)
+        if weight > 0.0:
+            total += weight * tables.mixed[g + dg, h + dh, i + di, j + dj, k + dk]
+    return total

@@ -1,0 +1,202 @@
+"""A serving scenario as a simulation: its requests, engines and step times, and what became of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from costmodel.cost.calibration import Calibration
+from costmodel.errors import InfeasibleError, InputError
+from costmodel.serving.compiled import Function, compiled
+from costmodel.serving.draw import draw_requests, in_order_of_arrival
+from costmodel.serving.fleet import (
+    LEAST_LOADED,
+    POWER_OF_TWO,
+    PREFIX,
+    RANDOM,
+    ROUND_ROBIN,
+    deal_out,
+    new_router,
+    run_apart,
+    run_together,
+)
+from costmodel.serving.prices import Tables
+from costmodel.serving.state import (
+    OUTPUT,
+    OUTSIDE,
+    REPLICA,
+    Engine,
+    Policy,
+    Progress,
+    Requests,
+    new_fleet,
+    new_progress,
+)
+from costmodel.serving.step_times import Sizes, StepPricer, StepTimes, make_tables
+from costmodel.serving.traces import read_trace
+from costmodel.workload.engine_memory import kv_pool, memory_of
+from costmodel.workload.plans import Serving, drafted_tokens, tokens_per_step
+from costmodel.workload.requests import RequestStream
+from costmodel.workload.scenario import Scenario
+
+KINDS = {
+    "round_robin": ROUND_ROBIN, "random": RANDOM, "least_loaded": LEAST_LOADED, "power_of_two": POWER_OF_TWO,
+    "prefix": PREFIX,
+}  # fmt: skip
+BINS = 256  # of an engine's occupancy over time
+FEW_TOKENS = 250_000  # of all outputs: Python alone serves them in less time than compilation takes
+UNLIMITED_SEQUENCES = 1024  # where neither scenario nor framework limits a step: the largest of their defaults
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Served:
+    """What became of the requests. engines: one row for each; seconds: that the simulation's loop itself took."""
+
+    requests: Requests
+    progress: Progress
+    engines: Engine
+    policy: Policy
+    times: StepTimes
+
+
+class Simulation:
+    """One serving scenario, ready to run.
+
+    Raises InputError where the scenario cannot be simulated, and where a request is longer than an engine's cache.
+    """
+
+    def __init__(self, scenario: Scenario, plan: Serving, calibration: Calibration) -> None:
+        _check(scenario, plan)
+        self.scenario, self.plan = scenario, plan
+        self.stream = stream_of(scenario, plan)
+        block = int(memory_of(scenario, plan).block)
+        self.requests = in_order_of_arrival(self._requests(block))
+        self.policy = policy_of(scenario, plan, self.requests)
+        _check_lengths(scenario, self.policy, self.requests)
+        longest = int(self.requests.length.sum(axis=1).max())
+        sizes = Sizes(self.policy.max_seqs, min(self.policy.budget, int(self.requests.length[:, 0].max())), longest)
+        self.pricer = StepPricer(scenario, plan, calibration)
+        self.times = StepTimes(make_tables(self.pricer, sizes), sizes, self.pricer.drafts)
+
+    def _requests(self, block: int) -> Requests:
+        if self.stream.trace is not None:
+            return read_trace(self.stream, block)
+        return draw_requests(self.plan, self.stream, block, self.scenario.simulation.seed)
+
+    @property
+    def replicas(self) -> int:
+        """Return the number of engines: replicas, each with its data-parallel groups."""
+        return int(self.plan.replicas.count) * int(self.scenario.parallel.dp)
+
+    def _fast(self, function: Function) -> Function:
+        """Return a function, compiled where that saves more time than it takes; its results are the same."""
+        tokens = int(self.requests.length[:, OUTPUT].sum())
+        return compiled(function) if tokens > FEW_TOKENS else function
+
+    def run(self, slowdown: float = 1.0, policy: Policy | None = None) -> Served:
+        """Return what becomes of the requests. slowdown: factor on all step times; policy: instead of the scenario's.
+
+        Raises InfeasibleError where a request can never start.
+        """
+        policy = self.policy if policy is None else policy
+        requests = self.requests._replace(arrival=self.requests.arrival.copy())
+        progress, engines = new_progress(requests), new_fleet(self.replicas, policy, requests, BINS)
+        tables = slower(self.times.tables, slowdown)
+        kind, count = KINDS[self.plan.replicas.routing], len(requests.arrival)
+        if kind in (ROUND_ROBIN, RANDOM) and np.isfinite(requests.arrival).all():
+            router = new_router(kind, 0.0, self.replicas, count, self.scenario.simulation.seed)
+            turns = np.arange(count) % self.replicas
+            progress.count[:, REPLICA] = turns if kind == ROUND_ROBIN else router.dice[:, 0]
+            deal, serve = self._fast(deal_out), self._fast(run_apart)
+            deal(requests, progress, engines)
+            stuck = serve(requests, progress, engines, policy, tables, np.inf)
+        else:
+            delay = float(self.plan.replicas.signal_delay)
+            router = new_router(kind, delay, self.replicas, count, self.scenario.simulation.seed)
+            stuck = self._fast(run_together)(requests, progress, engines, policy, tables, router)
+        if stuck >= 0:
+            raise InfeasibleError(f"engine {stuck} has a request that never starts")
+        assert not engines.count[:, OUTSIDE].any(), "no step is larger than the policy allows"
+        return Served(
+            requests=requests, progress=progress, engines=engines, policy=policy,
+            times=replace(self.times, tables=tables),
+        )  # fmt: skip
+
+
+def slower(tables: Tables, factor: float) -> Tables:
+    """Return tables with every time multiplied by `factor`."""
+    if factor == 1.0:
+        return tables
+    return tables._replace(
+        by_rows=tables.by_rows * factor, by_sequences=tables.by_sequences * factor, decode=tables.decode * factor,
+        prompt=tables.prompt * factor, mixed=tables.mixed * factor,
+    )  # fmt: skip
+
+
+def stream_of(scenario: Scenario, plan: Serving) -> RequestStream:
+    """Return the requests of a scenario: as stated, else Poisson at its rate, else a closed loop of its concurrency."""
+    stream, field = plan.requests, f"scenarios.{scenario.name}.requests"
+    loops = plan.concurrency is not None
+    if stream is None:
+        stream = RequestStream(arrivals="poisson" if plan.rate is not None else "closed_loop")
+    if stream.trace is None and stream.arrivals == "closed_loop" and not loops:
+        raise InputError.single("a closed loop needs `concurrency`", field=field, hint="write `concurrency: 64`")
+    open_loop = stream.trace is None and stream.arrivals not in ("closed_loop", "burst")
+    if open_loop and stream.rate is None and plan.rate is None:
+        hint = "write `rate: 8 /s`" + (", or `arrivals: closed_loop`" if loops else "")
+        raise InputError.single(f"{stream.arrivals} arrivals need a rate", field=field, hint=hint)
+    return stream
+
+
+def policy_of(scenario: Scenario, plan: Serving, requests: Requests) -> Policy:
+    """Return how the engines schedule."""
+    scheduler, drafts = plan.scheduler, int(drafted_tokens(plan.speculative))
+    most = len(requests.arrival)
+    places = UNLIMITED_SEQUENCES if scheduler.max_num_seqs is None else int(scheduler.max_num_seqs)
+    mixed = scheduler.mixes
+    longest = int(requests.length.sum(axis=1).max())
+    budget = longest if scheduler.token_budget is None else int(scheduler.token_budget)
+    if mixed and budget < places * (1 + drafts):
+        raise InputError.single(
+            f"{places} requests need {places * (1 + drafts)} tokens of a step, which has {budget}",
+            field=f"scenarios.{scenario.name}.scheduler.token_budget",
+            hint=f"write at least {places * (1 + drafts)}, or fewer `max_num_seqs`",
+        )
+    return Policy(
+        max_seqs=min(places, most), budget=budget, block=int(memory_of(scenario, plan).block),
+        blocks=int(kv_pool(scenario, plan).blocks), overlapped=scheduler.overlapped, mixed=mixed, caching=True,
+        reserve=False, drafts=drafts, tokens_per_step=float(tokens_per_step(plan.speculative)), jump=True,
+    )  # fmt: skip
+
+
+def _check(scenario: Scenario, plan: Serving) -> None:
+    """Raise InputError where a scenario is of a kind that requests are not simulated for."""
+    parallel, field = scenario.parallel, f"scenarios.{scenario.name}"
+    problems = (
+        (parallel.pp > 1, "parallel.pp", "pipeline stages", "write `pp: 1` and a larger `tp`"),
+        (parallel.dp > 1 and parallel.ep > parallel.tp * parallel.cp, "parallel.ep", "experts shared by data-parallel "
+         "engines", "write `replicas`, each with its experts"),
+        (scenario.offload.is_used, "offload", "offloaded tensors", "remove `offload`"),
+        (plan.scheduler.policy != "fcfs", "scheduler.policy", f"the policy {plan.scheduler.policy}", "write `fcfs`"),
+        (plan.scheduler.preemption != "recompute", "scheduler.preemption", "swapped caches", "write `recompute`"),
+    )  # fmt: skip
+    for holds, key, what, hint in problems:
+        if holds:
+            message = f"the request engine does not simulate {what}"
+            raise InputError.single(message, field=f"{field}.{key}", hint=f"{hint}, or use the closed form")
+
+
+def _check_lengths(scenario: Scenario, policy: Policy, requests: Requests) -> None:
+    """Raise InputError where a request alone needs more blocks than an engine has."""
+    tokens = requests.length.sum(axis=1)
+    blocks = -(-tokens // policy.block)
+    worst = int(np.argmax(blocks))
+    if blocks[worst] > policy.blocks:
+        capacity = policy.blocks * policy.block
+        raise InputError.single(
+            f"request {worst + 1} of {tokens[worst]:,} tokens does not fit in the KV cache of {capacity:,} tokens",
+            field=f"scenarios.{scenario.name}.requests",
+            hint=f"at least {math.ceil(blocks[worst])} blocks of {policy.block} tokens are needed",
+        )

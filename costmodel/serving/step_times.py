@@ -1,0 +1,225 @@
+"""Step times of an engine, as tables of the project's own prices.
+
+    t(step) = t_rows(tokens) + t_sequences(sequences) + t_attention(decoding requests, their keys, chunks, their keys)
+
+The first two are priced at each number of tokens and sequences up to a few hundred, and at ever wider distances beyond;
+attention over a grid of its sizes; between points tables are linear. `StepTimes.error` compares tables with direct
+prices at steps drawn at random.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from costmodel.analytic.inference import draft_passes, pass_model_of, pass_times
+from costmodel.analytic.operator_timing import operator_timer
+from costmodel.analytic.stream_times import Perturbations
+from costmodel.cost.calibration import Calibration
+from costmodel.quantities import Array, Count
+from costmodel.serving.prices import Tables, attention_time, rows_time
+from costmodel.workload.context import Context
+from costmodel.workload.mixed import fuses_mixed_attention
+from costmodel.workload.operators import AttentionKernel, HostTime, MixedAttention, Operator
+from costmodel.workload.passes import Pass, PassWork, pass_work, prompt_context, request_context
+from costmodel.workload.plans import Serving, drafted_tokens
+from costmodel.workload.scenario import Scenario
+from costmodel.workload.work import LayerWork
+
+EVERY = 256  # tokens of a step up to which each number has a price of its own
+ROWS_RATIO, KEYS_RATIO, PROMPT_RATIO, MIXED_RATIO = 1.02, 1.1, 1.25, 1.6  # between neighbours on an axis
+PROBES = 64
+
+Keep = Callable[[LayerWork, Operator], bool]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sizes:
+    """The largest step of an engine: its sequences, tokens, and keys of one sequence."""
+
+    sequences: int
+    tokens: int
+    keys: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Steps:
+    """Some steps. decodes: requests that decode; keys: of each with the new one, on average; chunks: of prompts; rows:
+    tokens of all chunks; chunk_keys: keys of a chunk's last token, on average.
+    """
+
+    decodes: Count
+    keys: Count
+    chunks: Count
+    rows: Count
+    chunk_keys: Count
+
+
+class StepPricer:
+    """Prices steps of one engine directly, any number at once, whole or in part."""
+
+    def __init__(self, scenario: Scenario, plan: Serving, calibration: Calibration) -> None:
+        self._scenario, self._plan = scenario, plan
+        self._timer = operator_timer(scenario, calibration)
+        self.drafts = float(drafted_tokens(plan.speculative))
+        decode, prompt = (self._work((part,)) for part in (self.decoding(1.0, 64.0), self.prompt(1.0, 64.0, 64.0)))
+        names = [{operator.name for operator in work.operators()} for work in (decode, prompt)]
+        self._shared = names[0] & names[1]
+        self.fused = fuses_mixed_attention(self.decoding(1.0, 64.0))
+
+    def decoding(self, decodes: Count, keys: Count) -> Context:
+        """Return requests that decode."""
+        return request_context(self._scenario, decodes / self._plan.micro_batches, keys, self.drafts)
+
+    def prompt(self, chunks: Count, rows: Count, keys: Count) -> Context:
+        """Return chunks of prompts with `rows` tokens together."""
+        tokens = rows / chunks
+        return prompt_context(self._scenario, chunks / self._plan.micro_batches, tokens, np.maximum(keys, tokens))
+
+    def _work(self, parts: Sequence[Context]) -> PassWork:
+        return pass_work(self._pass(parts))
+
+    def _pass(self, parts: Sequence[Context]) -> Pass:
+        return Pass(tuple(parts), self._plan.micro_batches, draft_passes(self._plan.speculative))
+
+    def time(self, *parts: Context, keep: Keep | None = None, perturbations: Perturbations = None) -> Any:
+        """Return the time of a step, or of the operators of it that `keep` chooses [s]."""
+        work = self._work(parts)
+        if keep is not None:
+            body = work.body
+            work = replace(
+                work,
+                body=replace(
+                    body,
+                    embedding=_kept(body.embedding, keep),
+                    layers=tuple(_kept(layer, keep) for layer in body.layers),
+                    head=_kept(body.head, keep),
+                ),
+                drafts=tuple((count, _kept(layer, keep)) for count, layer in work.drafts),
+            )
+        model = pass_model_of(self._scenario, self._pass(parts), work, self._timer)
+        return pass_times(model, perturbations).round(self._scenario.parallel.pp)
+
+    def by_contexts(self, _: LayerWork, operator: Operator) -> bool:
+        """Tell whether an operator's time depends on the keys of the requests."""
+        return isinstance(operator, AttentionKernel | MixedAttention) or operator.name not in self._shared
+
+    def by_sequences(self, layer: LayerWork, operator: Operator) -> bool:
+        """Tell whether an operator's time depends on the number of sequences."""
+        counted = layer.name.endswith("head") or isinstance(operator, HostTime)
+        return counted and not self.by_contexts(layer, operator)
+
+    def by_rows(self, layer: LayerWork, operator: Operator) -> bool:
+        """Tell whether an operator's time depends on the tokens of a step."""
+        return not self.by_contexts(layer, operator) and not self.by_sequences(layer, operator)
+
+    def seconds(self, steps: Steps) -> Any:
+        """Return the times of steps that all have decoding requests and chunks [s]."""
+        return self.time(
+            self.decoding(steps.decodes, steps.keys), self.prompt(steps.chunks, steps.rows, steps.chunk_keys)
+        )
+
+
+def _kept(layer: LayerWork, keep: Keep) -> LayerWork:
+    return replace(layer, forward=tuple(operator for operator in layer.forward if keep(layer, operator)))
+
+
+def axis(first: float, last: float, ratio: float, every: float = 0.0) -> Array:
+    """Return whole numbers from `first` to `last`, each up to `every`, neighbours at most `ratio` apart beyond."""
+    points = [float(first)]
+    while points[-1] < last:
+        points.append(min(max(points[-1] + 1.0, 0.0 if points[-1] < every else np.floor(points[-1] * ratio)), last))
+    return np.array(points)
+
+
+def make_tables(pricer: StepPricer, sizes: Sizes, perturbations: Perturbations = None) -> Tables:
+    """Return the tables of an engine's steps up to the largest one."""
+    drafts = 1.0 + pricer.drafts
+    rows = axis(1, sizes.tokens + sizes.sequences * drafts, ROWS_RATIO, EVERY)
+    sequences = np.arange(1.0, 2.0 * sizes.sequences + 1)
+    keys = axis(1, sizes.keys + 1, KEYS_RATIO)
+    decodes = np.arange(1.0, sizes.sequences + 1)
+
+    def time(*parts: Context, keep: Keep) -> Array:
+        return np.asarray(pricer.time(*parts, keep=keep, perturbations=perturbations))
+
+    by_rows = time(pricer.decoding(rows / drafts, 1.0), keep=pricer.by_rows)
+    by_sequences = time(pricer.decoding(sequences, 1.0), keep=pricer.by_sequences)
+    decode = time(pricer.decoding(decodes[:, None], keys), keep=pricer.by_contexts)
+    chunks, chunk_rows = axis(1, sizes.sequences, 2.0), axis(1, sizes.tokens, PROMPT_RATIO)
+    chunk_keys = axis(1, sizes.keys, PROMPT_RATIO)
+    prompt = time(pricer.prompt(chunks[:, None, None], chunk_rows[:, None], chunk_keys), keep=pricer.by_contexts)
+    mixed_axes = (
+        axis(1, sizes.sequences, MIXED_RATIO), axis(1, sizes.keys + 1, MIXED_RATIO), axis(1, sizes.sequences, 4.0),
+        axis(1, sizes.tokens, MIXED_RATIO), axis(1, sizes.keys, MIXED_RATIO),
+    )  # fmt: skip
+    mixed = np.zeros((1, 1, 1, 1, 1))
+    if pricer.fused:
+        n, k, c, r, ck = np.ix_(*mixed_axes)
+        mixed = time(pricer.decoding(n, k), pricer.prompt(c, r, ck), keep=pricer.by_contexts)
+    axes = (rows, keys, chunks, chunk_rows, chunk_keys, *mixed_axes)
+    return Tables(
+        axes=np.concatenate(axes),
+        ends=np.cumsum([0, *(len(points) for points in axes)]),
+        by_rows=np.broadcast_to(by_rows, rows.shape).copy(),
+        by_sequences=np.concatenate([[0.0], np.broadcast_to(by_sequences, sequences.shape)]),
+        decode=np.concatenate([np.zeros((1, len(keys))), np.broadcast_to(decode, (len(decodes), len(keys)))]),
+        prompt=np.broadcast_to(prompt, (len(chunks), len(chunk_rows), len(chunk_keys))).copy(),
+        mixed=np.ascontiguousarray(mixed),
+        fused=pricer.fused,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepTimes:
+    """Step times of an engine: call it with the sizes of a step. error: mean and largest relative error of `PROBES`
+    decoding steps, and of as many with chunks, against direct prices.
+    """
+
+    tables: Tables
+    sizes: Sizes
+    drafts: float
+
+    def __call__(
+        self, decodes: float, keys: float, chunks: float = 0.0, rows: float = 0.0, chunk_keys: float = 0.0
+    ) -> float:
+        """Return the time of a step [s]. keys, chunk_keys: of one decoding request, and of one chunk, on average."""
+        step = np.array([decodes, decodes * keys, chunks, rows, rows * chunk_keys])
+        tokens = decodes * (1.0 + self.drafts) + rows
+        return float(rows_time(self.tables, tokens, int(decodes + chunks)) + attention_time(self.tables, step))
+
+    def error(self, pricer: StepPricer, seed: int = 0) -> dict[str, float]:
+        """Return the error of interpolation at random steps, log-uniform in every size."""
+        draw, sizes = np.random.default_rng(seed), self.sizes
+
+        def numbers(last: float) -> Array:
+            return np.floor(np.exp(draw.uniform(0.0, np.log(last + 1.0), PROBES)))
+
+        decodes, keys = numbers(sizes.sequences), numbers(sizes.keys)
+        rows = numbers(sizes.tokens)
+        chunks = np.minimum(np.minimum(numbers(8), rows), sizes.sequences)
+        chunk_keys = np.minimum(np.ceil(rows / chunks) + numbers(sizes.keys), sizes.keys)
+        chunk_keys = np.maximum(chunk_keys, np.ceil(rows / chunks))
+        direct = {
+            "decode": pricer.time(pricer.decoding(decodes, keys)),
+            "mixed": pricer.seconds(Steps(decodes, keys, chunks, rows, chunk_keys)),
+        }
+        found = {
+            "decode": [self(*point) for point in zip(decodes, keys, strict=True)],
+            "mixed": [self(*point) for point in zip(decodes, keys, chunks, rows, chunk_keys, strict=True)],
+        }
+        errors = {name: np.abs(np.array(found[name]) / direct[name] - 1.0) for name in direct}
+        return {
+            f"{name}_{kind}": float(take(error))
+            for name, error in errors.items()
+            for kind, take in (("mean", np.mean), ("largest", np.max))
+        }
+
+
+def step_times(scenario: Scenario, plan: Serving, calibration: Calibration, sizes: Sizes) -> StepTimes:
+    """Return the step times of a scenario's engine."""
+    pricer = StepPricer(scenario, plan, calibration)
+    return StepTimes(make_tables(pricer, sizes), sizes, pricer.drafts)

@@ -1,0 +1,126 @@
+"""Metrics of requests that were served."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from costmodel.quantities import Array
+from costmodel.serving.simulation import Served
+from costmodel.serving.state import (
+    FINISH,
+    FIRST,
+    GAPS_PER_FACTOR_E,
+    HIT,
+    OUTPUT,
+    PREEMPTIONS,
+    PROMPT,
+    QUEUED,
+    RECOMPUTED,
+    SCHEDULED,
+    SHORTEST_GAP,
+    STEPS,
+)  # fmt: skip
+from costmodel.workload.requests import Slo
+
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+GROWING = 0.05  # of waiting time per time of arrival: requests exceed what is served by 5 %
+PATIENT = 0.05  # share of requests that wait, from which on a run is backlogged
+
+Percentiles = Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RequestTimes:
+    """Times of each request [s]. tpot: mean per token after the first, NaN for a request of one token."""
+
+    ttft: Array
+    tpot: Array
+    e2e: Array
+    wait: Array
+
+
+def request_times(served: Served) -> RequestTimes:
+    """Return the times of each request since its arrival."""
+    arrival, time = served.requests.arrival, served.progress.time
+    later = served.requests.length[:, OUTPUT] - 1
+    tpot = np.divide(time[:, FINISH] - time[:, FIRST], later, out=np.full(len(later), np.nan), where=later > 0)
+    return RequestTimes(time[:, FIRST] - arrival, tpot, time[:, FINISH] - arrival, time[:, SCHEDULED] - arrival)
+
+
+def percentiles(served: Served, times: RequestTimes) -> Percentiles:
+    """Return the percentiles of requests' times, and of gaps between tokens: those from bins 1 % wide."""
+    values = {"ttft": times.ttft, "tpot": times.tpot[np.isfinite(times.tpot)], "e2e": times.e2e}
+    exact = {
+        name: {key: float(np.quantile(each, share)) for key, share in QUANTILES.items()}
+        for name, each in values.items()
+        if len(each)
+    }
+    return exact | {"itl": gap_percentiles(served.engines.gaps.sum(axis=0))}
+
+
+def gap_percentiles(gaps: Array) -> dict[str, float]:
+    """Return the percentiles of gaps between tokens; each is the middle of its bin."""
+    total = np.cumsum(gaps)
+    if total[-1] == 0:
+        return {}
+    places = {key: int(np.searchsorted(total, share * total[-1])) for key, share in QUANTILES.items()}
+    return {key: float(SHORTEST_GAP * np.exp((place + 0.5) / GAPS_PER_FACTOR_E)) for key, place in places.items()}
+
+
+def within(times: RequestTimes, slo: Slo) -> Array:
+    """Return 1 for each request within the objective, else 0."""
+    good = np.ones(len(times.ttft), dtype=bool)
+    for limit, values in ((slo.ttft, times.ttft), (slo.tpot, times.tpot), (slo.e2e, times.e2e)):
+        if limit is not None:
+            good &= ~(values > float(limit))
+    return good.astype(np.float64)
+
+
+def duration(served: Served) -> float:
+    """Return the time from the first arrival to the last token [s]."""
+    return float(served.progress.time[:, FINISH].max() - served.requests.arrival.min())
+
+
+def verdict(served: Served, times: RequestTimes) -> str:
+    """Return `overloaded` where waiting grows with arrival, `backlogged` where many requests wait, else `stable`.
+
+    At load rho > 1 a queue's waiting time grows by 1 - 1/rho per time of arrival.
+    """
+    arrival = served.requests.arrival
+    spread = arrival - arrival.mean()
+    across = float(spread @ spread)
+    slope = float(spread @ times.wait) / across if across > 0 else 0.0
+    if slope > GROWING:
+        return "overloaded"
+    step = float(served.engines.clock[:, 2].sum()) / max(int(served.engines.count[:, STEPS].sum()), 1)
+    # Two steps pass before a request starts even on a free engine: the running one, and one already decided on.
+    return "backlogged" if float(np.mean(times.wait > 3.0 * step)) > PATIENT else "stable"
+
+
+def totals(served: Served) -> dict[str, float]:
+    """Return sums and means over the run.
+
+    busy: share of all engines' time; running: requests of an engine while it is busy; kv_use: share of blocks.
+    """
+    length, engines = served.requests.length, served.engines
+    elapsed, occupancy = duration(served), engines.occupancy.sum(axis=(0, 1))
+    busy = max(float(occupancy[0]), 1e-300)
+    first = served.progress.time[:, FIRST]
+    return {
+        "requests": float(len(first)),
+        "duration": elapsed,
+        "input_tokens": float(length[:, PROMPT].sum()),
+        "output_tokens": float(length[:, OUTPUT].sum()),
+        "cached_tokens": float(served.progress.count[:, HIT].sum()),
+        "preemptions": float(engines.count[:, PREEMPTIONS].sum()),
+        "recomputed_tokens": float(engines.count[:, RECOMPUTED].sum()),
+        "steps": float(engines.count[:, STEPS].sum()),
+        "busy_share": float(occupancy[0]) / (elapsed * len(engines.clock)) if elapsed > 0 else 0.0,
+        "running": float(occupancy[1]) / busy,
+        "kv_use": float(occupancy[2]) / busy / served.policy.blocks,
+        "queue_time": float(np.mean(served.progress.time[:, QUEUED] - served.requests.arrival)),
+        "wait_time": float(np.mean(served.progress.time[:, SCHEDULED] - served.requests.arrival)),
+    }

@@ -1,0 +1,274 @@
+"""Files of requests: traces of other projects and of serving benchmarks, each row checked.
+
+| format | columns or keys |
+|---|---|
+| requests | arrival_s, input_tokens, output_tokens, and block_ids where known |
+| azure | TIMESTAMP, ContextTokens, GeneratedTokens; in Vidur arrived_at, num_prefill_tokens, num_decode_tokens |
+| burstgpt | Timestamp, Request tokens, Response tokens; requests without a response failed and are left out |
+| servegen | timestamp, input_tokens, output_tokens |
+| mooncake | JSON lines: timestamp [ms], input_length, output_length, hash_ids |
+| bench | JSON of `vllm bench serve --save-detailed` and its like: start_times, input_lens, output_lens |
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from costmodel.errors import InputError, Location
+from costmodel.schema.references import display_path
+from costmodel.serving.state import NOBODY, Requests
+from costmodel.serving.trace_blocks import block_arrays
+from costmodel.workload.requests import RequestStream
+
+MAX_TOKENS = 100_000_000  # of one request: more is a mistake
+MAX_BYTES = 8 * 2**30
+MAX_LINE = 64 * 2**20  # a line that is longer is no text
+MILLI = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """Columns of a table of requests. failed: rows without output are failures, which are left out."""
+
+    arrival: str
+    prompt: str
+    output: str
+    blocks: str = ""
+    scale: float = 1.0
+    failed: bool = False
+
+
+TABLES: dict[str, tuple[Format, ...]] = {
+    "requests": (Format("arrival_s", "input_tokens", "output_tokens", "block_ids"),),
+    "azure": (
+        Format("TIMESTAMP", "ContextTokens", "GeneratedTokens"),
+        Format("arrived_at", "num_prefill_tokens", "num_decode_tokens"),
+    ),
+    "burstgpt": (Format("Timestamp", "Request tokens", "Response tokens", failed=True),),
+    "servegen": (Format("timestamp", "input_tokens", "output_tokens"),),
+}
+MOONCAKE = Format("timestamp", "input_length", "output_length", "hash_ids", MILLI)
+# Replays of this project's own data name the blocks of prompts so.
+OTHER_BLOCKS = ("block_ids", "prompt_block_ids")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One request of a file: where it stands, when it arrives [s], its tokens, its blocks."""
+
+    line: int
+    arrival: float
+    prompt: int
+    output: int
+    blocks: tuple[int, ...] = ()
+
+
+def read_trace(stream: RequestStream, block: int) -> Requests:
+    """Return the requests of a trace, the first arriving at 0. block: tokens of a block of the engine's cache.
+
+    Raises InputError at the row that is wrong.
+    """
+    assert stream.trace is not None
+    path = Path(stream.trace)
+    rows = read_rows(path, stream.format, None if stream.count is None else int(stream.count))
+    arrival = np.array([row.arrival for row in rows])
+    arrival = (arrival - arrival[0]) / float(stream.speed)
+    length = np.array([(row.prompt, row.output) for row in rows], dtype=np.int64)
+    first_id, ids = block_arrays([row.blocks for row in rows], length[:, 0], block, display_path(path))
+    return Requests(arrival, length, np.full(len(rows), NOBODY), np.zeros(len(rows)), first_id, ids)
+
+
+def read_rows(path: Path, kind: str | None = None, count: int | None = None) -> list[Row]:
+    """Return the first `count` requests of a file, all where null; raise InputError at the row that is wrong."""
+    shown = display_path(path)
+    if not path.is_file():
+        raise _problem(shown, None, "not found", "check the path")
+    if count is None and path.stat().st_size > MAX_BYTES:
+        raise _problem(shown, None, f"is larger than {MAX_BYTES // 2**30} GiB", "write `count`, or cut the file")
+    rows: list[Row] = []
+    for row in _rows(path, shown, kind):
+        if rows and row.arrival < rows[-1].arrival:
+            raise _problem(shown, row.line, "arrives before the request above it", "sort the file by arrival")
+        rows.append(row)
+        if count is not None and len(rows) == count:
+            break
+    if not rows:
+        raise _problem(shown, None, "has no requests", "write one request a row")
+    return rows
+
+
+def _rows(path: Path, shown: str, kind: str | None) -> Iterator[Row]:
+    if path.suffix == ".json":
+        yield from _bench_rows(path, shown)
+        return
+    with _opened(path) as file:
+        lines = _lines(file, shown)
+        number, head = next(lines, (1, ""))
+        if kind == "mooncake" or head.lstrip().startswith("{"):
+            yield from _json_rows([(number, head)], lines, shown)
+            return
+        yield from _table_rows(head, lines, shown, kind)
+
+
+def _opened(path: Path) -> IO[bytes]:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
+def _lines(file: IO[bytes], shown: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a text file that are not empty, with their numbers."""
+    number = 0
+    while True:
+        try:
+            data = file.readline(MAX_LINE)
+        except (OSError, EOFError, gzip.BadGzipFile) as error:
+            raise _problem(shown, number + 1, f"cannot be read: {error}", "write the file again") from None
+        if not data:
+            return
+        number += 1
+        if len(data) == MAX_LINE or b"\0" in data:
+            raise _problem(shown, number, "is no text", "convert the trace to CSV")
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            raise _problem(shown, number, "is not UTF-8 text", "save the file as UTF-8") from None
+        if text.strip():
+            yield number, text
+
+
+def _table_rows(head: str, lines: Iterator[tuple[int, str]], shown: str, kind: str | None) -> Iterator[Row]:
+    columns = [name.strip() for name in next(csv.reader([head]), [])]
+    known = _format_of(columns, shown, kind)
+    place = {name: columns.index(name) for name in (known.arrival, known.prompt, known.output)}
+    blocks = next((columns.index(name) for name in OTHER_BLOCKS if name in columns), None)
+    for number, line in lines:
+        cells = next(csv.reader([line]))
+        if len(cells) != len(columns):
+            raise _problem(shown, number, f"has {len(cells)} values for {len(columns)} columns", "complete the row")
+        output = _tokens(cells[place[known.output]], shown, number, known.output, least=0 if known.failed else 1)
+        if output == 0:
+            continue
+        yield Row(
+            number,
+            _moment(cells[place[known.arrival]], shown, number, known),
+            _tokens(cells[place[known.prompt]], shown, number, known.prompt),
+            output,
+            () if blocks is None else _blocks(cells[blocks].split(), shown, number),
+        )
+
+
+def _format_of(columns: list[str], shown: str, kind: str | None) -> Format:
+    kinds = TABLES if kind is None else {kind: TABLES.get(kind, ())}
+    for candidates in kinds.values():
+        for known in candidates:
+            if {known.arrival, known.prompt, known.output} <= set(columns):
+                return known
+    expected = "; ".join(
+        ", ".join((known.arrival, known.prompt, known.output)) for group in kinds.values() for known in group
+    )
+    raise _problem(shown, 1, f"has no known columns: {', '.join(columns)[:200]}", f"write one of: {expected}")
+
+
+def _json_rows(first: Iterable[tuple[int, str]], rest: Iterator[tuple[int, str]], shown: str) -> Iterator[Row]:
+    known = MOONCAKE
+    for lines in (first, rest):
+        for number, line in lines:
+            try:
+                entry = json.loads(line)
+            except ValueError as error:
+                raise _problem(shown, number, f"is no JSON: {error}", "write one object a line") from None
+            if not isinstance(entry, dict) or not {known.arrival, known.prompt, known.output} <= entry.keys():
+                hint = f"write {known.arrival}, {known.prompt} and {known.output}"
+                raise _problem(shown, number, "lacks a key", hint)
+            yield Row(
+                number,
+                _moment(entry[known.arrival], shown, number, known),
+                _tokens(entry[known.prompt], shown, number, known.prompt),
+                _tokens(entry[known.output], shown, number, known.output),
+                _blocks(entry.get(known.blocks, ()), shown, number),
+            )
+
+
+def _bench_rows(path: Path, shown: str) -> Iterator[Row]:
+    """Yield the requests of a benchmark's detailed result; numbers of rows are places in its lists."""
+    try:
+        document = json.loads(path.read_bytes())
+    except (ValueError, UnicodeDecodeError) as error:
+        raise _problem(shown, None, f"is no JSON: {error}", "save the benchmark with its details") from None
+    keys = ("start_times", "input_lens", "output_lens")
+    lists = [document.get(key) if isinstance(document, dict) else None for key in keys]
+    if any(not isinstance(each, list) for each in lists) or len({len(each) for each in lists if each}) != 1:
+        hint = "save it with `--save-detailed`, of a version that writes them"
+        raise _problem(shown, None, f"lacks {', '.join(keys)} of one length", hint)
+    known = Format(*keys)
+    starts, prompts, outputs = (each or [] for each in lists)
+    order = sorted(range(len(starts)), key=lambda i: (isinstance(starts[i], int | float), starts[i]))
+    for i in order:
+        output = _tokens(outputs[i], shown, i + 1, keys[2], least=0)
+        if output:  # none: the request failed
+            yield Row(
+                i + 1, _moment(starts[i], shown, i + 1, known), _tokens(prompts[i], shown, i + 1, keys[1]), output
+            )
+
+
+def _moment(value: Any, shown: str, line: int, known: Format) -> float:
+    """Return a moment in seconds: a number, or a date and time."""
+    moment = _number(value)
+    if moment is None and isinstance(value, str):
+        moment = _date(value)
+        if moment is not None:
+            return moment
+    if moment is None or not math.isfinite(moment) or moment < 0:
+        raise _problem(shown, line, f"{known.arrival} {str(value)[:40]!r} is no time", "write seconds from 0 on")
+    return moment * known.scale
+
+
+def _date(text: str) -> float | None:
+    """Return a date and time in seconds; digits beyond microseconds count too."""
+    whole, _, fraction = text.strip().partition(".")
+    try:
+        digits = "".join(character for character in fraction if character.isdigit())
+        return datetime.fromisoformat(whole).timestamp() + (float(f"0.{digits}") if digits else 0.0)
+    except ValueError:
+        return None
+
+
+def _tokens(value: Any, shown: str, line: int, name: str, least: int = 1) -> int:
+    number = _number(value)
+    if number is None or not math.isfinite(number) or number != math.floor(number):
+        raise _problem(shown, line, f"{name} {str(value)[:40]!r} is no whole number", "write tokens")
+    if not least <= number <= MAX_TOKENS:
+        raise _problem(shown, line, f"{name} {number:g} is out of range", f"write {least} to {MAX_TOKENS:,}")
+    return int(number)
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _blocks(values: Any, shown: str, line: int) -> tuple[int, ...]:
+    try:
+        blocks = tuple(int(value) for value in values)
+    except (TypeError, ValueError):
+        raise _problem(shown, line, "has a block that is no whole number", "write numbers of blocks") from None
+    if any(block < 0 for block in blocks):
+        raise _problem(shown, line, "has a negative block", "number blocks from 0 on")
+    return blocks
+
+
+def _problem(shown: str, line: int | None, message: str, hint: str) -> InputError:
+    return InputError.single(message, field="requests.trace", hint=hint, location=Location(shown, line))

@@ -1,0 +1,220 @@
+"""The engine's loop: as a scheduler that walks every request, with jumps and without, with everything conserved."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from serving_reference import Job, Reference
+
+from costmodel.serving.fleet import (
+    LEAST_LOADED,
+    POWER_OF_TWO,
+    PREFIX,
+    ROUND_ROBIN,
+    deal_out,
+    new_router,
+    run_apart,
+    run_together,
+)
+from costmodel.serving.prices import Tables, attention_time, rows_time
+from costmodel.serving.state import (
+    FINISH,
+    FIRST,
+    FREE,
+    NEXT,
+    NOBODY,
+    PREEMPTED,
+    PREEMPTIONS,
+    PROMPT_TOKENS,
+    RECOMPUTED,
+    REPLICA,
+    STEPS,
+    Policy,
+    Requests,
+    new_fleet,
+    new_progress,
+)
+
+POLICY = Policy(
+    max_seqs=8, budget=64, block=4, blocks=60, overlapped=True, mixed=True, caching=False, reserve=False, drafts=0,
+    tokens_per_step=1.0, jump=True,
+)  # fmt: skip
+
+
+def tables():
+    """Return step times that depend on everything: 1 s, 10 ms a token and sequence, 1 ms a key."""
+    axis = np.array([1.0, 1001.0])
+    axes = [axis, axis, np.array([1.0, 9.0]), axis, axis, *[np.array([1.0])] * 5]
+    rows, keys = np.meshgrid(axis, axis, indexing="ij")
+    decodes = np.arange(20.0)[:, None]
+    return Tables(
+        axes=np.concatenate(axes), ends=np.cumsum([0, *map(len, axes)]), by_rows=1.0 + 0.01 * axis,
+        by_sequences=0.01 * np.arange(40.0), decode=0.001 * decodes * axis,
+        prompt=np.stack([1e-6 * rows * keys] * 2), mixed=np.zeros((1,) * 5), fused=False,
+    )  # fmt: skip
+
+
+def direct(decodes, chunks):
+    """Return the time of the same tables for a step of the reference."""
+    rows = sum(rows for _, rows in chunks)
+    keys = sum(job.computed for job in decodes)
+    weighted = sum(rows * job.computed for job, rows in chunks)
+    step = np.array([len(decodes), keys, len(chunks), rows, weighted], dtype=float)
+    return rows_time(tables(), len(decodes) + rows, len(decodes) + len(chunks)) + attention_time(tables(), step)
+
+
+def stream(arrival, lengths, calls=NOBODY):
+    count = len(arrival)
+    return Requests(
+        np.array(arrival, dtype=float), np.array(lengths, dtype=np.int64).reshape(count, 2), np.full(count, calls),
+        np.zeros(count), np.zeros(count + 1, np.int64), np.zeros(0, np.int32),
+    )  # fmt: skip
+
+
+def shared(requests, ids):
+    """Return the requests with the prefix blocks of each."""
+    first = np.concatenate([[0], np.cumsum([len(each) for each in ids])]).astype(np.int64)
+    return requests._replace(first_id=first, ids=np.array([i for each in ids for i in each], dtype=np.int32))
+
+
+def serve(requests, policy=POLICY, replicas=1, kind=None):
+    """Return progress and engines after all requests."""
+    requests = requests._replace(arrival=requests.arrival.copy())
+    progress, engines = new_progress(requests), new_fleet(replicas, policy, requests, 16)
+    if kind is None:
+        progress.count[:, REPLICA] = np.arange(len(requests.arrival)) % replicas
+        deal_out(requests, progress, engines)
+        assert run_apart(requests, progress, engines, policy, tables(), np.inf) == -1
+    else:
+        router = new_router(kind, 0.0, replicas, len(requests.arrival), 0)
+        assert run_together(requests, progress, engines, policy, tables(), router) == -1
+    return requests, progress, engines
+
+
+LENGTHS = st.tuples(st.integers(1, 120), st.integers(1, 40))
+STREAMS = st.lists(st.tuples(st.floats(0, 200), LENGTHS), min_size=1, max_size=9).map(
+    lambda rows: stream(sorted(row[0] for row in rows), [row[1] for row in rows])
+)
+POLICIES = st.builds(
+    lambda seats, budget, blocks, overlapped: POLICY._replace(
+        max_seqs=seats, budget=budget, blocks=blocks, overlapped=overlapped
+    ),
+    st.integers(1, 8), st.integers(8, 90), st.integers(45, 200), st.booleans(),
+)  # fmt: skip
+
+
+@given(STREAMS, POLICIES)
+@settings(max_examples=25, deadline=None)
+def test_counting_equals_walking_every_request(requests, policy):
+    _, progress, _ = serve(requests, policy)
+    jobs = [
+        Job(i, a, int(p), int(o)) for i, (a, (p, o)) in enumerate(zip(requests.arrival, requests.length, strict=True))
+    ]
+    Reference(tables(), policy, direct).serve(jobs)
+    assert [job.preempted for job in jobs] == progress.count[:, PREEMPTED].tolist()
+    np.testing.assert_allclose(progress.time[:, FIRST], [job.first for job in jobs], rtol=1e-12)
+    np.testing.assert_allclose(progress.time[:, FINISH], [job.finish for job in jobs], rtol=1e-12)
+
+
+@given(STREAMS, POLICIES, st.booleans(), st.booleans(), st.sampled_from([1.0, 1.7, 2.5]))
+@settings(max_examples=25, deadline=None)
+def test_a_jump_changes_nothing(requests, policy, mixed, caching, per_step):
+    policy = policy._replace(mixed=mixed, caching=caching, tokens_per_step=per_step)
+    results = [serve(requests, policy._replace(jump=jump)) for jump in (True, False)]
+    for (_, progress, engines), (_, other, others) in [results]:
+        np.testing.assert_array_equal(progress.time[:, :4], other.time[:, :4])
+        for mine, theirs in zip(engines, others, strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+
+
+@given(STREAMS, POLICIES, st.data())
+@settings(max_examples=25, deadline=None)
+def test_tokens_blocks_and_requests_are_conserved(requests, policy, data):
+    prefixes = data.draw(st.lists(st.integers(0, 12), min_size=len(requests.arrival), max_size=len(requests.arrival)))
+    ids = [list(range(min(n, int(p) // 4))) for n, p in zip(prefixes, requests.length[:, 0], strict=True)]
+    requests = shared(requests, ids)
+    _, progress, engines = serve(requests, policy._replace(caching=True))
+    count, prompt = engines.count[0], int(requests.length[:, 0].sum())
+    assert np.isfinite(progress.time[:, FINISH]).all()
+    assert count[FREE] == policy.blocks
+    hits = int(progress.count[:, 7].sum())
+    computed_again = count[PROMPT_TOKENS] - (prompt - hits)
+    preempted_prompts = computed_again - count[RECOMPUTED]
+    assert -prompt * (1 + count[PREEMPTIONS]) <= preempted_prompts <= 0
+    if count[PREEMPTIONS] == 0:
+        assert computed_again == 0
+    gaps = engines.gaps.sum()
+    assert gaps == requests.length[:, 1].sum() - len(requests.arrival)
+
+
+def test_a_request_alone_takes_its_steps():
+    _, progress, engines = serve(stream([5.0], [(100, 3)]), POLICY._replace(overlapped=False))
+    chunks = 1.0 + 0.01 * 64 + 0.01 + 1e-6 * 64 * 64, 1.0 + 0.01 * 36 + 0.01 + 1e-6 * 36 * 100
+    decodes = sum(1.0 + 0.01 + 0.01 + 0.001 * keys for keys in (101, 102))
+    assert progress.time[0, FIRST] == pytest.approx(5.0 + sum(chunks), rel=1e-12)
+    assert progress.time[0, FINISH] == pytest.approx(5.0 + sum(chunks) + decodes, rel=1e-12)
+    assert engines.count[0, STEPS] == 4
+
+
+def test_an_arrival_waits_for_the_running_and_the_decided_step():
+    alone = stream([0.0], [(4, 50)])
+    both = stream([0.0, 10.2], [(4, 50), (4, 1)])
+    ends = {}
+    for overlapped in (False, True):
+        _, progress, _ = serve(both, POLICY._replace(overlapped=overlapped))
+        ends[overlapped] = progress.time[1, FIRST] - 10.2
+        assert serve(alone, POLICY._replace(overlapped=overlapped))[1].time[0, FINISH] > 10.2
+    assert 0.9 < ends[True] - ends[False] < 1.2  # a step
+
+
+def test_a_prefix_is_computed_once():
+    requests = shared(stream([0.0, 100.0], [(40, 2), (42, 2)]), [range(10), range(10)])
+    _, progress, _ = serve(requests, POLICY._replace(caching=True))
+    assert progress.count[:, 7].tolist() == [0, 40]
+
+
+def test_of_a_prompt_that_is_cached_whole_the_last_block_is_computed():
+    requests = shared(stream([0.0, 100.0], [(40, 2), (40, 2)]), [range(10), range(10)])
+    _, progress, _ = serve(requests, POLICY._replace(caching=True))
+    assert progress.count[:, 7].tolist() == [0, 36]
+
+
+def test_the_end_of_an_old_prefix_is_evicted_first():
+    old, new = list(range(10)), list(range(10, 21))
+    requests = shared(stream([0.0, 100.0, 200.0], [(40, 2), (44, 2), (41, 2)]), [old, new, old])
+    _, progress, _ = serve(requests, POLICY._replace(caching=True, blocks=18))
+    assert 0 < progress.count[2, 7] < 40
+
+
+def test_a_closed_loop_keeps_its_requests_in_flight():
+    requests = stream([0.0] * 3 + [np.inf] * 9, [(8, 5)] * 12, NEXT)
+    served, progress, _ = serve(requests, kind=ROUND_ROBIN)
+    finish = np.sort(progress.time[:, FINISH])
+    np.testing.assert_array_equal(np.sort(served.arrival[3:]), finish[:9])
+
+
+@pytest.mark.parametrize("kind", [ROUND_ROBIN, LEAST_LOADED, POWER_OF_TWO, PREFIX])
+def test_every_router_serves_all_and_jumps_change_nothing(kind):
+    draw = np.random.default_rng(1)
+    requests = stream(np.cumsum(draw.exponential(2.0, 60)), draw.integers(1, 50, (60, 2)))
+    requests = shared(requests, [list(range(i % 3, i % 3 + int(p) // 4)) for i, p in enumerate(requests.length[:, 0])])
+    results = [serve(requests, POLICY._replace(caching=True, jump=jump), 3, kind)[1] for jump in (True, False)]
+    assert np.isfinite(results[0].time[:, FINISH]).all()
+    np.testing.assert_array_equal(results[0].time[:, :4], results[1].time[:, :4])
+
+
+def test_round_robin_is_the_same_apart_and_together():
+    draw = np.random.default_rng(2)
+    requests = stream(np.cumsum(draw.exponential(2.0, 60)), draw.integers(1, 50, (60, 2)))
+    apart, together = serve(requests, replicas=3)[1], serve(requests, replicas=3, kind=ROUND_ROBIN)[1]
+    np.testing.assert_array_equal(apart.time[:, :4], together.time[:, :4])
+
+
+def test_least_loaded_waits_less_than_round_robin():
+    draw = np.random.default_rng(3)
+    requests = stream(
+        np.cumsum(draw.exponential(6.0, 100)), np.stack([draw.integers(1, 20, 100), draw.geometric(0.05, 100)], 1)
+    )
+    waits = [np.mean(serve(requests, replicas=4, kind=kind)[1].time[:, FIRST] - requests.arrival)
+             for kind in (ROUND_ROBIN, LEAST_LOADED)]  # fmt: skip
+    assert waits[1] < waits[0]
