@@ -394,7 +394,8 @@ def _transferred(candidate: Candidate, key: str, *, has_form: bool) -> Candidate
     assert candidate.fit is not None
     if has_form and candidate.fit.form is None:
         return Candidate(candidate.source, key, role, passed_over="states shares of the peaks, of its own kernels only")
-    return Candidate(candidate.source, key, role, replace(candidate.fit, basis="transferred"))
+    basis = ROOFLINE if candidate.fit.basis == ROOFLINE else "transferred"
+    return Candidate(candidate.source, key, role, replace(candidate.fit, basis=basis))
 
 
 def _rooflines(store: FitStore) -> dict[str, FamilyFit]:
