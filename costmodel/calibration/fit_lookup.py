@@ -163,7 +163,8 @@ class FitLookup(Mapping[str, FamilyFit]):
         """
         family = key.partition("/")[0]
         known = any(each.partition("/")[0] == family for _, defaults in self._chain for each in defaults)
-        prior = self._store.prior().get(key)
+        shared = self._store.prior()
+        prior = shared.get(key, shared.get(key.replace(family, EXPANDING.get(family, family), 1)))
         if prior is not None and not known:
             fit = replace(family_fit(prior, ROOFLINE), source=f"{CALIBRATIONS}/{PRIOR}")
             yield Candidate(f"{CALIBRATIONS}/{PRIOR}", key, "kernels of other devices", fit)
@@ -393,7 +394,8 @@ def _transferred(candidate: Candidate, key: str, *, has_form: bool) -> Candidate
     assert candidate.fit is not None
     if has_form and candidate.fit.form is None:
         return Candidate(candidate.source, key, role, passed_over="states shares of the peaks, of its own kernels only")
-    return Candidate(candidate.source, key, role, replace(candidate.fit, basis="transferred"))
+    basis = ROOFLINE if candidate.fit.basis == ROOFLINE else "transferred"
+    return Candidate(candidate.source, key, role, replace(candidate.fit, basis=basis))
 
 
 def _rooflines(store: FitStore) -> dict[str, FamilyFit]:

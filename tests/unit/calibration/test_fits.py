@@ -134,8 +134,14 @@ def test_the_nearest_variant_stands_in_as_transferred(defaults):
 def test_variants_that_are_nearest_to_each_other_end_at_the_roofline(world, first):
     found = fits(world)
     for variant in (first, "bf16", "fp16", "fp8_block", "fp8"):
-        assert f"gemm/{variant}" not in found
+        assert f"gemm/{variant}" not in found or found[f"gemm/{variant}"].basis == "roofline"
     assert Calibration("x", found).fit(PRODUCT).basis == "roofline"
+
+
+def test_a_device_without_any_fit_of_a_family_takes_what_devices_share_and_no_lower_bound(world):
+    found = Calibration("x", fits(world)).fit(PRODUCT)
+    assert (found.source, found.basis) == ("calibrations/prior", "roofline")
+    assert found.spread.low[0] < 1.0 < found.spread.high[0]
 
 
 @pytest.mark.parametrize("first", ["softmax", "norm", "add"])

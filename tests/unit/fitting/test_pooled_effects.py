@@ -1,0 +1,36 @@
+"""What kernels of a family share over devices."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from costmodel.fitting.pooled_effects import GroupRows, group_effect, pooled_effect
+
+RNG = np.random.default_rng(0)
+
+
+def group(device: str, theta: np.ndarray, count: int = 60) -> GroupRows:
+    """Return rows that follow the parameters, within two per cent."""
+    chip, hbm = (10.0 ** RNG.uniform(-6, -3, (1, count)) for _ in range(2))
+    blank = GroupRows(device, "test", device, chip, hbm, np.zeros(count), np.ones(count))
+    seconds = blank.predict(theta) * np.exp(RNG.normal(0.0, 0.02, count))
+    return GroupRows(device, "test", device, chip, hbm, np.zeros(count), seconds)
+
+
+def test_a_group_s_own_rows_give_its_parameters():
+    theta = np.log([5e-6, 0.7, 0.8])
+    assert group_effect(group("a", theta)).theta == pytest.approx(theta, abs=0.05)
+
+
+def test_what_groups_share_is_their_mean_however_many_rows_each_has():
+    low, high = np.log([4e-6, 0.6, 0.7]), np.log([8e-6, 0.9, 0.9])
+    shared = pooled_effect([group_effect(group("a", low, 200)), group_effect(group("b", high, 60))])
+    assert shared == pytest.approx((low + high) / 2.0, abs=0.08)
+
+
+def test_rows_of_other_kernels_are_not_counted_as_the_family_s():
+    theta = np.log([5e-6, 0.7, 0.8])
+    rows = group("a", theta)
+    other = GroupRows("a", "test", "a", rows.chip, rows.hbm, np.full(60, 1e-4), rows.seconds + 1e-4)
+    assert other.predict(theta) - rows.predict(theta) == pytest.approx(np.full(60, 1e-4))
