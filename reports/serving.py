@@ -1,6 +1,6 @@
 """Predictions of measured serving runs from their configuration alone, one JSON line a run.
 
-python -m reports.serving RUNS.csv --output PREDICTIONS.jsonl
+python -m reports.serving RUNS.csv --output PREDICTIONS.jsonl [--score]
 
 RUNS.csv has the columns of a table of runs: device, model, parallelism, framework and its limits, lengths, rate or
 number in flight. No measured time is read. What a row leaves open is the framework's default.
@@ -11,8 +11,10 @@ from __future__ import annotations
 import csv
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import click
@@ -37,13 +39,29 @@ MODELS = {
     "openai/gpt-oss-120b": "gpt-oss-120b", "openai/gpt-oss-20b": "gpt-oss-20b",
 }  # fmt: skip
 """Model of a row -> the model file of the same network."""
+CLOSED_LOOPS = {
+    "h100": "dgx-h100", "h200": "hgx-h200", "b200": "hgx-b200", "b300": "hgx-b300", "mi300x": "mi300x-x8",
+    "mi325x": "mi325x-x8",
+}  # fmt: skip
+NETWORKS = {"dsr1": "deepseek-v3", "gptoss": "gpt-oss-120b"}
+FORMATS = {
+    ("dsr1", "fp8"): {"compute": "fp8-inference", "fallback": "bf16"},
+    ("dsr1", "fp4"): "nvfp4",
+    ("gptoss", "fp4"): {"compute": "nvfp4", "linear": "bf16"},
+}
+"""Model and format of a row -> its precision; weights in FP4 are expanded where a device has no unit for them."""
+MEASURED = {
+    "tpot": ("tpot_mean_ms", "tpot_median_ms"), "ttft": ("ttft_median_ms", "ttft_mean_ms"), "e2e": ("e2e_mean_ms",),
+    "total_tok_per_s": ("total_tok_per_s",), "total_tok_s_gpu": ("total_tok_s_gpu",),
+}  # fmt: skip
+"""Figure -> columns that may hold its measured value, of which the first that a row states counts."""
 MILLISECONDS = 1e3
 Row = Mapping[str, str]
 
 
 def number(row: Row, key: str) -> float | None:
     """Return a number of a row, null where the row does not state it."""
-    text = row.get(key) or "null"
+    text = row.get(key) or "null"  # an empty cell, or one that says so
     return None if text == "null" else float(text)
 
 
@@ -61,7 +79,7 @@ def framework(row: Row) -> str:
 def scenario(row: Row) -> dict[str, Any]:
     """Return the scenario of a row."""
     dtype = row.get("dtype", "")
-    precision = {"FP8": {"compute": "fp8-tensor", "kv_cache": "bf16"}, "MXFP4": "mxfp4"}.get(dtype, "bf16")
+    precision = {"FP8": {"compute": "fp8-tensor", "fallback": "bf16", "kv_cache": "bf16"}}.get(dtype, "bf16")
     if "DeepSeek" in row["model"]:
         precision = {"compute": "fp8-inference", "fallback": "bf16"}
     degrees = {key: number(row, key) for key in ("tp", "pp", "dp", "ep")}
@@ -69,7 +87,8 @@ def scenario(row: Row) -> dict[str, Any]:
     scheduler = {"max_num_seqs": stated["num_seqs"], "token_budget": stated["num_batched_tokens"]}
     utilization = number(row, "gpu_memory_utilization")
     count, rate = number(row, "max_concurrency"), number(row, "rate_per_s")
-    load: dict[str, Any] = {"concurrency": count} if count else {"rate": f"{rate:g} /s"}
+    together = count or number(row, "n_requests")  # all at once where there is no rate
+    load: dict[str, Any] = {"rate": f"{rate:g} /s"} if rate and not count else {"concurrency": int(together or 1)}
     return {
         "phase": "serving",
         "cluster": f"nodes/{NODES[row['gpu']]}",
@@ -85,25 +104,53 @@ def scenario(row: Row) -> dict[str, Any]:
     }
 
 
+def closed_loop(row: Row) -> dict[str, Any]:
+    """Return the scenario of a row of the table of closed loops, on one engine."""
+    devices, replicated = number(row, "n_gpus") or 1, number(row, "decode_dpa") or 0
+    degrees = {"dp": int(devices), "ep": int(devices)} if replicated else {"tp": int(devices)}
+    if not replicated and (number(row, "decode_ep") or 1) > 1:
+        degrees["ep"] = int(devices)
+    name = {"sglang": "sglang", "vllm": "vllm-0.15", "trt": "trt-llm"}[row["framework"]]
+    return {
+        "phase": "serving",
+        "cluster": f"nodes/{CLOSED_LOOPS[row['gpu']]}",
+        "framework": name,
+        "precision": FORMATS[row["model"], row["precision"]],
+        "parallel": degrees,
+        "input_tokens": round(number(row, "isl_mean") or 0),
+        "output_tokens": round(number(row, "osl_mean") or 0),
+        "concurrency": max(int((number(row, "concurrency") or 1) / degrees.get("dp", 1)), 1),
+    }
+
+
+def document(row: Row) -> dict[str, Any] | str:
+    """Return the workload of a row, or why there is none."""
+    head = {"schema": "costmodel/workload@1"}
+    if "isl_mean" in row:
+        covered = row["gpu"] in CLOSED_LOOPS and row["disagg"] == "0" and row["mtp"] == "none"
+        if not covered or row["framework"] not in ("sglang", "vllm", "trt"):
+            return "two pools, accepted drafts that are not stated, or a device without a file"
+        return {**head, "model": f"models/{NETWORKS[row['model']]}", "scenarios": {"run": closed_loop(row)}}
+    if row["model"] not in MODELS or row["gpu"] not in NODES:
+        return "model or device without a file"
+    if not any(number(row, key) for key in ("rate_per_s", "max_concurrency", "n_requests")):
+        return "neither a rate nor a number in flight"
+    return {**head, "model": f"models/{MODELS[row['model']]}", "scenarios": {"run": scenario(row)}}
+
+
 def prediction(row: Row) -> dict[str, Any]:
     """Return the prediction of a row, milliseconds; why there is none under `error`."""
-    if row["model"] not in MODELS or row["gpu"] not in NODES:
-        return {"id": row["id"], "error": "model or device without a file"}
-    if number(row, "rate_per_s") is None and number(row, "max_concurrency") is None:
-        return {"id": row["id"], "error": "neither a rate nor a number in flight"}
-    document = {
-        "schema": "costmodel/workload@1",
-        "model": f"models/{MODELS[row['model']]}",
-        "scenarios": {"run": scenario(row)},
-    }
+    identifier, content = row.get("id") or row["row_id"], document(row)
+    if isinstance(content, str):
+        return {"id": identifier, "error": content}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "run.yaml"
-        file.write_text(yaml.safe_dump(document), encoding="utf-8")
+        file.write_text(yaml.safe_dump(content), encoding="utf-8")
         try:
             found = costmodel.load(file).simulate()["scenarios"]["run"]
         except InputError as error:
-            return {"id": row["id"], "error": str(error)}
-    return {"id": row["id"], **_figures(found)}
+            return {"id": identifier, "error": str(error)}
+    return {"id": identifier, **_figures(found)}
 
 
 def _figures(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,14 +163,16 @@ def _figures(found: Mapping[str, Any]) -> dict[str, Any]:
         if metrics[metric] is None:
             continue
         figures[name] = metrics[metric] * MILLISECONDS
-        if spans.get(metric):
-            figures[f"{name}_low"], figures[f"{name}_high"] = (bound * MILLISECONDS for bound in spans[metric])
+        low, high = spans.get(metric) or (None, None)
+        if low is not None and high is not None:
+            figures[f"{name}_low"], figures[f"{name}_high"] = low * MILLISECONDS, high * MILLISECONDS
     for name in ("ttft", "e2e", "tpot"):
         tails = (found.get("percentiles") or {}).get(name, {})
         figures |= {f"{name}_{quantile}": value * MILLISECONDS for quantile, value in tails.items()}
     figures["request_per_s"] = metrics["requests_per_second"]
     figures["output_tok_per_s"] = metrics["tokens_per_second"]
     figures["total_tok_per_s"] = metrics["tokens_per_second"] + metrics["input_tokens_per_second"]
+    figures["total_tok_s_gpu"] = figures["total_tok_per_s"] / found["devices"]
     return {**figures, "concurrency": metrics["concurrency"], "highest_stable_rate": metrics["highest_stable_rate"]}
 
 
@@ -134,13 +183,31 @@ def rows(files: tuple[str, ...]) -> Iterator[Row]:
             yield from csv.DictReader(stream)
 
 
+def scores(chosen: Sequence[Row], found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield a line for each device, model, framework and figure: rows, mean error, and the mean of signed ones."""
+    errors: dict[tuple[str, ...], list[float]] = defaultdict(list)
+    for row, predicted in zip(chosen, found, strict=True):
+        latencies = row.get("score_latency", "yes") == "yes" and row.get("verdict") not in ("saturated", "overloaded")
+        for figure, columns in MEASURED.items():
+            measured = next((value for value in (number(row, column) for column in columns) if value), None)
+            follows = row.get("verdict") == "stable" and figure == "total_tok_per_s"
+            if measured and figure in predicted and (latencies or "tok" in figure) and not follows:
+                error = predicted[figure] / measured - 1
+                for group in (("all", "", ""), (row["gpu"], row["model"], row["framework"])):
+                    errors[*group, figure].append(error)
+    for key, values in sorted(errors.items()):
+        mean, signed = fmean(map(abs, values)), fmean(values)
+        yield f"{' '.join(key):<75} {len(values):4d} {mean:8.1%} {signed:+8.1%}"
+
+
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
 @click.option("--output", required=True, type=click.Path(dir_okay=False), help="JSON lines")
 @click.option("--only", default="", help="rows whose id begins so")
-def main(runs: tuple[str, ...], output: str, only: str) -> None:
+@click.option("--score", is_flag=True, help="also print errors against the measured columns")
+def main(runs: tuple[str, ...], output: str, only: str, *, score: bool) -> None:
     """Predict every run of RUNS that the models cover."""
-    chosen = [row for row in rows(runs) if row["id"].startswith(only)]
+    chosen = [row for row in rows(runs) if (row.get("id") or row["row_id"]).startswith(only)]
     found = [prediction(row) for row in chosen]
     text = "".join(json.dumps(each) + "\n" for each in found)
     Path(output).write_text(text, encoding="utf-8")
@@ -148,6 +215,8 @@ def main(runs: tuple[str, ...], output: str, only: str) -> None:
     click.echo(f"{len(found) - len(missing)} of {len(found)} runs predicted")
     for each in missing:
         click.echo(f"{each['id']}: {each['error'].splitlines()[0]}", err=True)
+    for line in scores(chosen, found) if score else ():
+        click.echo(line)
 
 
 if __name__ == "__main__":

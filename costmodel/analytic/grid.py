@@ -16,6 +16,7 @@ from costmodel.analytic.evaluation import Evaluation, evaluate, ledger_of
 from costmodel.analytic.expert_load import routing_facts, routing_grid
 from costmodel.analytic.intervals import intervals, run_scatter
 from costmodel.analytic.out_of_memory import largest_layout, too_much_for_a_device, too_much_for_the_host
+from costmodel.analytic.remedies import described, priced
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError, InputError, Problem
 from costmodel.hardware import Device
@@ -65,10 +66,24 @@ def _attempt(scenario: Scenario, calibration: Calibration, engine: Engine) -> _A
     except InfeasibleError as error:
         unreachable, ledger = str(error), ledger_of(scenario)
     if ledger is not None and not ledger.total <= scenario.cluster.device.device_memory.capacity:
-        return _Attempt(ledger, None, NO_MEMORY, too_much_for_a_device(scenario, ledger))
+        return _Attempt(ledger, None, NO_MEMORY, _too_much(scenario, ledger, calibration))
     if ledger is not None and not fits_in_host(ledger, scenario.cluster.node, largest_layout(scenario)):
         return _Attempt(ledger, None, NO_HOST_MEMORY, too_much_for_the_host(scenario, ledger))
     return _Attempt(ledger, evaluation, FITS if unreachable is None else NO_PATH, unreachable)
+
+
+def _too_much(scenario: Scenario, ledger: Ledger, calibration: Calibration) -> str:
+    """Return why a scenario does not fit into a device's memory, and what would make a training step fit."""
+    text = too_much_for_a_device(scenario, ledger)
+
+    def step_time(changed: Scenario) -> Quantity:
+        return evaluate(changed, calibration).metrics(None)["step_time"] or 0.0
+
+    try:
+        found = priced(scenario, ledger_of, step_time)
+        return f"{text}. Fits with {described(scenario, found, step_time(scenario))}" if found else text
+    except InfeasibleError:  # its devices cannot reach each other
+        return text
 
 
 def evaluate_single(scenario: Scenario, calibration: Calibration, engine: Engine = evaluate) -> Result:
@@ -96,11 +111,18 @@ def evaluate_point(scenario: Scenario, calibration: Calibration, engine: Engine 
 
 
 def _point_metrics(scenario: Scenario, attempt: _Attempt) -> dict[str, float | None]:
-    """Return the metrics as floats, null where the scenario cannot run."""
+    """Return the metrics as floats, null where the scenario cannot run, or where a queue has no end."""
     if attempt.evaluation is None:
         return dict.fromkeys(PHASES[scenario.result_kind][1])
     metrics = attempt.evaluation.metrics(None)
-    return {name: None if value is None else float(value) for name, value in metrics.items()}
+    return {name: None if value is None or np.isinf(value) else float(value) for name, value in metrics.items()}
+
+
+def _ends(pair: Interval) -> tuple[float, float] | None:
+    """Return an interval of a single point; null where it has no end, as where slower kernels overload a queue."""
+    if pair is None or not np.isfinite(pair[1]):
+        return None
+    return float(pair[0]), float(pair[1])
 
 
 def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> Point:
@@ -110,7 +132,7 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
     parts = None
     if evaluation is not None:
         bounds = _spans(evaluation, calibration, scenario, dict(metrics), 0)
-        spans = {name: None if pair is None else (float(pair[0]), float(pair[1])) for name, pair in bounds.items()}
+        spans = {name: _ends(pair) for name, pair in bounds.items()}
         parts = evaluation.schedule()
     facts = routing_facts(scenario)
     return Point(
@@ -153,6 +175,7 @@ def _spans(
 
 _UNKNOWN_ENGINE = {
     **dict.fromkeys(("kv_blocks", "kv_use"), "framework has no `engine`, and `memory` states nothing"),
+    **dict.fromkeys(("ttft", "latency"), "overloaded: the queue only grows"),
     "highest_stable_rate": "a closed loop has none; write `rate` instead of `concurrency`",
 }
 

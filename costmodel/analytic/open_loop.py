@@ -120,7 +120,14 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         return StepTable(prompts.round(sets), decodes.round(sets), prompts.kernels, decodes.kernels)
 
     def solution(self, perturbations: Perturbations = None) -> Solution:
-        """Return the engine at the rate, or with all seats taken where it cannot keep up."""
+        """Return the engine at the rate, or with all seats taken where it cannot keep up; unperturbed it is kept."""
+        return self._kept if perturbations is None else self._solve(perturbations)
+
+    @cached_property
+    def _kept(self) -> Solution:
+        return self._solve(None)
+
+    def _solve(self, perturbations: Perturbations) -> Solution:
         plan, parallel, states = self._plan, self._scenario.parallel, self._states
         assert plan.rate is not None
         table, axis = self.times(perturbations), -1 - self._dimensions

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import operator_time
+from costmodel.cost.physical_bound import least_time
 from costmodel.cost.time import Time
 from costmodel.hardware import Cluster
-from costmodel.quantities import Count, Quantity
+from costmodel.quantities import Count, Quantity, Seconds
 from costmodel.workload.operator_key import operator_key
 from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, Gemm, MixedAttention, Operator
 from costmodel.workload.plans import Training
@@ -22,12 +23,16 @@ KERNELS = (Gemm, AttentionKernel, MixedAttention, Elementwise)  # computed by th
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TimedOperator:
-    """An operator, its time and the fit behind it. overlapped_gemm: the one that a tensor-parallel message overlaps."""
+    """An operator, its time and the fit behind it.
+
+    overlapped_gemm: the one that a tensor-parallel message overlaps; least: what no interval goes below [s].
+    """
 
     operator: Operator
     time: Time
     fit: FamilyFit
     overlapped_gemm: TimedOperator | None = None
+    least: Seconds = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,20 +58,20 @@ class OperatorTimer:
     processors: Count
     sustained_slowdown: Quantity = 1.0
     _by_identity: dict[int, TimedOperator] = field(default_factory=dict)
-    _by_size: dict[Hashable, tuple[Time, FamilyFit]] = field(default_factory=dict)
+    _by_size: dict[Hashable, tuple[Time, FamilyFit, Seconds]] = field(default_factory=dict)
 
     def time_operator(self, operator: Operator) -> TimedOperator:
         """Return the operator with its time."""
         known = self._by_identity.get(id(operator))
         if known is None:
-            time, fit = self._time(operator)
+            time, fit, least = self._time(operator)
             gemm = operator.overlapped_gemm if isinstance(operator, Collective) else None
             overlapped = None if gemm is None else self.time_operator(gemm)
-            known = self._by_identity[id(operator)] = TimedOperator(operator, time, fit, overlapped)
+            known = self._by_identity[id(operator)] = TimedOperator(operator, time, fit, overlapped, least)
         return known
 
-    def _time(self, operator: Operator) -> tuple[Time, FamilyFit]:
-        """Return an operator's time and the fit that it comes from."""
+    def _time(self, operator: Operator) -> tuple[Time, FamilyFit, Seconds]:
+        """Return an operator's time, the fit that it comes from, and the least time that the device allows."""
         sizes = operator_key(operator)
         known = self._by_size.get(sizes)
         if known is None:
@@ -75,7 +80,8 @@ class OperatorTimer:
             time = operator_time(operator, machine, self.cluster, fit)
             if isinstance(operator, KERNELS):
                 time = time.scaled(self.sustained_slowdown)
-            known = self._by_size[sizes] = time, fit
+            least = least_time(operator, machine) if fit.form is not None else 0.0
+            known = self._by_size[sizes] = time, fit, least
         return known
 
     def time_all(self, operators: Iterable[Operator]) -> tuple[TimedOperator, ...]:

@@ -36,6 +36,7 @@ COMPOSITION = "composition"  # calibrations/composition: whole runs
 SOURCES = "sources"  # calibrations/sources: one source's times over another's
 BACKWARD = "backward"  # calibrations/backward: backward attention against the forward fit of its device
 TRANSFER = "transfer"  # calibrations/transfer: what another device, library or version costs
+PRIOR = "prior"  # calibrations/prior: expected times of kernels on devices without rows
 ROOFLINE = "roofline"  # calibrations/roofline: the spread of every family about the bare cost functions
 
 
@@ -64,6 +65,7 @@ class FitStore:
         self._library = library
         self._files: dict[str, DeviceFits | None] = {}
         self._errors: StepErrors | None = None
+        self._prior: Mapping[str, FamilyFitFile] | None = None
 
     def __reduce__(self) -> tuple[type[FitStore], tuple[Library]]:
         """Return how another process makes it: from the search path, files read anew."""
@@ -130,6 +132,13 @@ class FitStore:
         files = ((name, self._device_file(name)) for name in sorted(names - {device}))
         siblings = [(_distance(own, file), name) for name, file in files if file and file.die == own.die]
         return [name for _, name in sorted(siblings)]
+
+    def prior(self) -> Mapping[str, FamilyFitFile]:
+        """Return what kernels of all devices share, by `family/variant` and by family; nothing without a file."""
+        if self._prior is None:
+            has = _exists(self._library, CALIBRATIONS, PRIOR)
+            self._prior = read(self._library, CALIBRATIONS, PRIOR, FitsFile).families if has else {}
+        return self._prior
 
     def step_errors(self) -> StepErrors:
         """Return what steps away from a fit's own rows cost; nothing without a file."""

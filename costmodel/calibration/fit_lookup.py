@@ -12,6 +12,7 @@ from pathlib import Path
 from costmodel.calibration.expected_error import OWN, RELATIONS, expected, held_out_error
 from costmodel.calibration.fit_files import (
     CALIBRATIONS,
+    PRIOR,
     ROOFLINE,
     DeviceFits,
     FitStore,
@@ -149,8 +150,23 @@ class FitLookup(Mapping[str, FamilyFit]):
         yield from self._in_family(key, set())
         if variant:
             yield from self._of_other_family(family, variant)
-        elif family in self._base:
+            yield from self._expected(key)
+            return
+        yield from self._expected(family)
+        if family in self._base:
             yield Candidate(f"{CALIBRATIONS}/{ROOFLINE}", family, "no fit of the device", self._base[family])
+
+    def _expected(self, key: str) -> Iterator[Candidate]:
+        """Yield the expected time of kernels of which no device that this one inherits from has any default.
+
+        Where it has one for other kernels of the family, their closed form stays the bare one.
+        """
+        family = key.partition("/")[0]
+        known = any(each.partition("/")[0] == family for _, defaults in self._chain for each in defaults)
+        prior = self._store.prior().get(key)
+        if prior is not None and not known:
+            fit = replace(family_fit(prior, ROOFLINE), source=f"{CALIBRATIONS}/{PRIOR}")
+            yield Candidate(f"{CALIBRATIONS}/{PRIOR}", key, "kernels of other devices", fit)
 
     def _in_family(self, key: str, seen: set[str]) -> Iterator[Candidate]:
         """Yield the fits that files state of a key, then those of the variants whose kernels are most alike.

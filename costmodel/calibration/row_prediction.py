@@ -14,6 +14,7 @@ from costmodel.calibration.fit_files import default_framework
 from costmodel.calibration.fit_selection import Choice, Chooser, Kernel
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.operator_time import likely_time, operator_time
+from costmodel.cost.physical_bound import least_time
 from costmodel.errors import InputError, Problem
 from costmodel.measurements.row_group import Catalogue, ExcludedRows, OperatorRows
 from costmodel.measurements.row_mapping import map_all
@@ -151,7 +152,7 @@ def times_of(part: OperatorRows, choice: Choice, framework: Framework) -> tuple[
     row's source may differ from that of the fit.
     """
     machine = part.machine(framework)
-    total, downs, ups = (np.zeros(part.rows.shape) for _ in range(3))
+    total, downs, ups, least = (np.zeros(part.rows.shape) for _ in range(4))
     by_family: dict[str, list[Array]] = {}
     for operator in part.operators:
         fit = choice.calibration.fit(operator)
@@ -162,13 +163,14 @@ def times_of(part: OperatorRows, choice: Choice, framework: Framework) -> tuple[
         spans[0] += width * np.maximum(middle - time * _ratio(fit, time, 1.0, 0.0), 0.0)
         spans[1] += width * np.maximum(time * _ratio(fit, time, 0.0, 1.0) - middle, 0.0)
         total += middle
+        least += least_time(operator, machine) if fit.form is not None else 0.0
     total = np.maximum(total - part.fused * framework.launch, framework.launch)
     for down, up in by_family.values():
         downs, ups = np.hypot(downs, down), np.hypot(ups, up)
     if choice.across is not None:  # the row's source is not the one of the fit
         downs = np.hypot(downs, total * (1.0 - np.asarray(choice.across.ratio(total, 1.0, 0.0))))
         ups = np.hypot(ups, total * (np.asarray(choice.across.ratio(total, 0.0, 1.0)) - 1.0))
-    return total, np.maximum(total - downs, 0.0), total + ups
+    return total, np.maximum(total - downs, np.minimum(least, total)), total + ups
 
 
 def _ratio(fit: FamilyFit, seconds: Array, low: float, high: float) -> Array:

@@ -6,6 +6,7 @@ from costmodel.cost.attention import DecodeForm, LatentForm, PrefillForm
 from costmodel.cost.calibration import Form
 from costmodel.cost.collective import CollectiveForm
 from costmodel.cost.elementwise import ElementwiseForm
+from costmodel.cost.expected_roofline import ExpectedForm
 from costmodel.cost.expert_all_to_all import LowLatencyForm, NormalForm
 from costmodel.cost.gemm import GemmForm
 from costmodel.cost.mixed_attention import VarlenForm
@@ -17,6 +18,7 @@ FORMS: dict[str, type[Form]] = {
     "gemm": GemmForm,
     "two_tile_gemm": TwoTileForm,
     "scaled_roofline": ScaledRooflineForm,
+    "expected": ExpectedForm,
     "prefill": PrefillForm,
     "decode": DecodeForm,
     "latent": LatentForm,

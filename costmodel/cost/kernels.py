@@ -56,7 +56,7 @@ def gemm_time(gemm: Gemm, machine: Machine, fit: FamilyFit) -> Time:
     """
     busy: Seconds = math.inf
     memory_bound: Seconds = math.inf
-    for terms in _tile_terms(gemm, machine, fit):
+    for terms in tile_terms(gemm, machine, fit):
         chip, hbm = terms["chip_time"], terms["hbm_time"]
         busy = minimum(busy, maximum(chip, hbm))
         memory_bound = minimum(memory_bound, where(hbm >= chip, hbm, math.inf))
@@ -68,11 +68,11 @@ def gemm_time(gemm: Gemm, machine: Machine, fit: FamilyFit) -> Time:
 
 def gemm_terms(gemm: Gemm, machine: Machine, fit: FamilyFit) -> Terms:
     """Return the terms of a GEMM of one size, of the fastest tile."""
-    fastest = min(_tile_terms(gemm, machine, fit), key=lambda terms: max(terms["chip_time"], terms["hbm_time"]))
+    fastest = min(tile_terms(gemm, machine, fit), key=lambda terms: max(terms["chip_time"], terms["hbm_time"]))
     return {"launch": machine.framework.launch * fit.launch_factor} | fastest
 
 
-def _tile_terms(gemm: Gemm, machine: Machine, fit: FamilyFit) -> Iterator[dict[str, Any]]:
+def tile_terms(gemm: Gemm, machine: Machine, fit: FamilyFit) -> Iterator[dict[str, Any]]:
     """Yield the terms of every candidate tile."""
     device, framework = machine.device, machine.framework
     rate = machine.processor_peak(gemm.dtype)

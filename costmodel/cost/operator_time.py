@@ -11,6 +11,7 @@ import numpy as np
 from costmodel.cost import kernels, transfers
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.machine import Machine
+from costmodel.cost.physical_bound import floor_factor, least_time
 from costmodel.cost.terms import Terms
 from costmodel.cost.time import Time, kernel, message
 from costmodel.errors import InfeasibleError
@@ -61,11 +62,14 @@ def operator_time(operator: Operator, machine: Machine, cluster: Cluster | None,
     """Return an operator's time.
 
     A message takes a launch, as a kernel does, and its time on the wire; nothing in a group of one, and no kernel
-    without rows. An all-to-all whose kernels encode and decode its payload takes `codec` longer. Raises InfeasibleError
+    without rows. None is faster than its work and its bytes allow, whatever a fit says. An all-to-all whose kernels
+    encode and decode its payload takes `codec` longer. Raises InfeasibleError
     for a message where no cluster says how its ranks are joined.
     """
     present = has_work(operator)
     time = _time(clamp_sizes(operator), machine, cluster, fit)
+    if fit.form is not None:
+        time = time.scaled(floor_factor(time.seconds, least_time(clamp_sizes(operator), machine)))
     if isinstance(operator, ExpertAllToAll) and not (is_single(operator.codec) and operator.codec == 0):
         time = time.scaled(1.0 + operator.codec)
     return time if present is True or np.all(present) else time.scaled(where(present, 1.0, 0.0))
@@ -101,6 +105,9 @@ def derivation(operator: Operator, machine: Machine, cluster: Cluster | None, fi
     form = fit.form
     if form is not None:
         terms, composition = fit.fitted_terms(form, operator, machine)
+        least = least_time(operator, machine)
+        if np.any(least > fit.fitted_time(form, operator, machine).seconds):
+            terms["least_time"], composition = least, f"max({composition}, least_time)"
         equation, section, module = form.EQUATION, form.SECTION, type(form).__module__
     else:
         closed, composition = CLOSED_FORMS[type(operator)], "t"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -35,8 +34,10 @@ def show_hardware(documents: Documents, bases: Mapping[str, str]) -> None:
     show("\nclusters", "bold")
     _show_clusters(documents["clusters"])
     show("\nframeworks", "bold")
-    for line in textwrap.wrap(", ".join(str(document["name"]) for document in documents["frameworks"]), WIDTH):
-        show(line)
+    rows = table("framework", "what it is")
+    for document in documents["frameworks"]:
+        rows.add(document["name"], document["description"] or NONE)
+    show(rows)
     show("next: costmodel hardware show NAME", "dim")
 
 

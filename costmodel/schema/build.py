@@ -256,9 +256,15 @@ def _ffn(file: DenseFile | MoeFile | NoFfnFile, hidden: Count) -> arch.Ffn:
 # ---- scenario -------------------------------------------------------------------------------------------------------
 
 
-def framework(file: FrameworkFile) -> scenario.Framework:
-    """Return what belongs to kernels and hosts; each family has one or several kernel libraries."""
+def framework(file: FrameworkFile, device: DeviceFile | None = None) -> scenario.Framework:
+    """Return what belongs to kernels and hosts; each family has one or several kernel libraries.
+
+    One kernel for prompts and decoding requests together is taken only where the device has a fit of it: elsewhere the
+    two that are fitted apart say more than a mixed kernel that nobody measured.
+    """
     named = {key: [names] if isinstance(names, str) else names for key, names in file.implementations.items()}
+    if device is not None and (device.calibration is None or "attention_mixed" not in device.calibration.default):
+        named.pop("attention_mixed", None)
     return _record(
         scenario.Framework,
         file,
@@ -268,6 +274,7 @@ def framework(file: FrameworkFile) -> scenario.Framework:
         implementations={name_of_today(key): tuple(map(name_of_today, names)) for key, names in named.items()},
         host=_record(scenario.HostTimes, file.host),
         engine=None if file.engine is None else _engine(file.engine),
+        options=dict(file.training.options),
     )
 
 

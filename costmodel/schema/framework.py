@@ -122,10 +122,25 @@ class EngineFile(Strict):
     )
 
 
+class TrainingDefaultsFile(Strict):
+    """What a framework does in training unless it is told otherwise; a scenario that states it replaces it."""
+
+    gradients: DType | None = Field(default=None, description="format of gradients of BF16 runs; null: the precision's")
+    zero: Annotated[int, Whole(0, high=3, single=True)] | None = Field(default=None, description="ZeRO stage; null: 0")
+    overlap: bool | None = Field(default=None, description="`optimizer.overlap`; null: stage 3 only")
+    options: dict[str, str] = Field(
+        default={},
+        description="what sets it there: gradients (in BF16), zero, overlap, selective and full (recomputation), "
+        "sequence_parallel -> option",
+    )
+
+
 class FrameworkFile(Strict):
     """Kernel libraries and host software, as opposed to the device."""
 
     name: str = Field(description="name in references")
+    description: str | None = Field(default=None, description="what it is, in one line")
+    training: TrainingDefaultsFile = Field(default_factory=TrainingDefaultsFile, description="defaults in training")
     gemm_tiles: list[TileFile] = Field(min_length=1, description="candidate tiles; the fastest is used")
     weight_only_tiles: list[TileFile] = Field(
         default=[], description="candidate tiles of weight-only quantised GEMMs; empty: as `gemm_tiles`"

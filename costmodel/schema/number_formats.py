@@ -32,14 +32,18 @@ def expand_set_name(scenario: Tree) -> Tree:
 
 
 def choose_formats(
-    assembly: Assembly, chosen: Tree, device: Device, field: str
+    assembly: Assembly, chosen: Tree, device: Device, field: str, gradients: str | None = None
 ) -> tuple[DocumentPart[PrecisionFile], list[str]]:
     """Return the formats of a scenario on a device, and those that the fallback set replaces.
 
     If the device has no math unit for a format, every field of that format takes the fallback set's. Payloads of
     dispatch and combine need no math unit and stay.
+    gradients: the framework's format of gradients of BF16 runs, which a scenario may replace; null: the set's.
     """
-    merged = merge(_named_set(assembly, chosen, "compute", field), chosen.without("compute", "fallback"))
+    named = _named_set(assembly, chosen, "compute", field)
+    if gradients is not None and named.text("residual") == "bf16":
+        named = named.with_entries(gradients=Tree(gradients))
+    merged = merge(named, chosen.without("compute", "fallback"))
     part = assembly.part(PrecisionFile, merged, field=field)
     missing = replaced = _missing_units(part, device)
     if missing and chosen.child("fallback") is not None:

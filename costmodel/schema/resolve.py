@@ -20,6 +20,7 @@ from costmodel.schema.document import find, model_document, scenario_document
 from costmodel.schema.expert_load import expert_counts
 from costmodel.schema.fields import NumberType, number_at
 from costmodel.schema.framework import FrameworkFile
+from costmodel.schema.framework_defaults import gradients_of, with_defaults
 from costmodel.schema.installation import install
 from costmodel.schema.model import ModelFile
 from costmodel.schema.number_formats import choose_formats, expand_set_name
@@ -252,10 +253,13 @@ def _scenario(
     framework = assembly.part(FrameworkFile, framework_tree, overrides, framework_field)
     chosen = tree.child("precision") or Tree({}, tree.location)
     device = hardware.cluster.device
-    formats, replaced = choose_formats(assembly, chosen, device, f"{field}.precision")
+    plan = with_defaults(plan, framework.file.training)
+    formats, replaced = choose_formats(
+        assembly, chosen, device, f"{field}.precision", gradients_of(plan, framework.file)
+    )
     if architecture is None:
         raise Stop
-    kernels = build.framework(framework.file)
+    kernels = build.framework(framework.file, hardware.device_part.file)
     fallbacks = (f"{device.name} has no {dtype.upper()} unit; using the fallback precision" for dtype in replaced)
     scenario = Scenario(
         name=name,

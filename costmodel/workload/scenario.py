@@ -225,6 +225,7 @@ class Framework:
         `buffer` always, by `autograd` for all but the first.
     reduction: ZeRO stages 1 and 2 `scatter` gradients or `all_reduce` them.
     host: what the host's program adds to a step.
+    options: what a change of a training scenario is called there: `gradients`, `zero`, `full`, ... -> option.
     kv_layout: `static` and `paged` caches reserve room for new tokens; a `concat` cache is copied whole in every step.
     engine: its defaults as a serving engine, null where it is none.
     """
@@ -247,6 +248,7 @@ class Framework:
     reduction: str = "scatter"
     host: HostTimes = HostTimes()
     kv_layout: str = "static"
+    options: Mapping[str, str] = field(default_factory=dict)
     engine: Engine | None = None
 
     def comm_slowdown(self, processors: Count) -> Quantity:

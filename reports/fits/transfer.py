@@ -83,7 +83,7 @@ def errors(table: Table, plan: FitPlanFile, catalogue: Catalogue, store: FitStor
             samples = samples_of(key, rows, mapped, plan.recipes[recipe], known)
             if samples is None or len(samples) < FEWEST:
                 continue
-            some = _some(samples)
+            some = some_rows(samples)
             for other in plan.implementations:
                 step = _step(file, other, key, store)
                 if step is not None:
@@ -110,7 +110,7 @@ def _has(file: ImplementationFile, key: str, store: FitStore) -> bool:
     return fits is not None and not {key, key.partition("/")[0]}.isdisjoint(fits.file.families)
 
 
-def _some(samples: Samples) -> Samples:
+def some_rows(samples: Samples) -> Samples:
     """Return at most `MOST` of some rows, the same at every call."""
     order = np.random.default_rng(SEED).permutation(len(samples))
     mask = np.zeros(len(samples), dtype=bool)

@@ -186,3 +186,16 @@ def test_blocks_of_llama_on_a_4090(tmp_path: Path, more: str) -> None:
     )
     found = costmodel.load(file).simulate()["scenarios"]["online"]["metrics"]["kv_blocks"]
     assert found == pytest.approx(2588, rel=0.06)
+
+
+@pytest.mark.parametrize(("cluster", "fused"), [("nodes/rtx-4090-x1", True), ("nodes/h100-x1", False)])
+def test_one_kernel_for_prompts_and_requests_is_taken_where_it_was_measured(
+    tmp_path: Path, cluster: str, fused: bool
+) -> None:
+    file = tmp_path / "w.yaml"
+    text = WORKLOAD.format(
+        model="models/llama-3-8b", cluster=cluster, framework="vllm", tp=1, precision="bf16", more="memory: {block: 16}"
+    )
+    file.write_text(text)
+    framework = resolve(file).scenarios["online"].framework
+    assert ("attention_mixed" in framework.implementations) is fused

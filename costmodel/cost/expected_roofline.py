@@ -1,0 +1,83 @@
+"""A kernel's time where nobody measured it: its roofline at the shares of the peaks that kernels elsewhere reach."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from costmodel.cost.calibration import FamilyFit
+from costmodel.cost.gemm import GemmForm
+from costmodel.cost.kernels import attention_terms, elementwise_terms, mixed_terms, tile_terms
+from costmodel.cost.machine import Machine
+from costmodel.cost.parameter import like
+from costmodel.cost.residual import Features
+from costmodel.cost.terms import Terms, p_norm
+from costmodel.cost.time import Time, busy_kernel
+from costmodel.quantities import Quantity, Seconds, log2, maximum, where
+from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, MixedAttention
+
+OVERLAP_P = 4.0  # chosen: work and bytes overlap, and the longer one counts
+_BARE = FamilyFit()
+
+Kernel = Gemm | AttentionKernel | MixedAttention | Elementwise
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class ExpectedForm:
+    """Kernels of a family on a device without rows: their expected time, of effects that all fitted devices share."""
+
+    SECTION: ClassVar[str] = "15.4"
+    EQUATION: ClassVar[str] = """
+        t         = launch + busy_time
+        busy_time = ((chip_time / compute_efficiency)^4 + (hbm_time / hbm_efficiency)^4)^(1/4)
+        chip_time = of the bare closed form, in whole tiles and waves; hbm_time = traffic / hbm_bandwidth
+    """
+    AXES: ClassVar[dict[str, float]] = {"flop": 3.0, "bytes": 3.0}
+
+    launch: float = like(GemmForm, "launch")
+    compute_efficiency: float = like(GemmForm, "compute_efficiency")
+    hbm_efficiency: float = like(GemmForm, "hbm_efficiency")
+
+    def time(self, operator: Kernel, machine: Machine) -> Time:
+        """Return the kernel's time."""
+        terms = self.terms(operator, machine)
+        return busy_kernel(self.launch, terms["busy_time"], terms["hbm_time"] / self.hbm_efficiency, OVERLAP_P)
+
+    def terms(self, operator: Kernel, machine: Machine) -> Terms:
+        """Return the terms of the equation."""
+        chip, hbm = bare_times(operator, machine, self.compute_efficiency / self.hbm_efficiency)
+        busy = p_norm(OVERLAP_P, chip / self.compute_efficiency, hbm / self.hbm_efficiency)
+        return {"busy_time": busy, "chip_time": chip, "hbm_time": hbm}
+
+    def features(self, operator: Kernel) -> Features:
+        """Return log2 of FLOP and bytes."""
+        parts = operator.parts if isinstance(operator, MixedAttention) else (operator,)
+        flop: Quantity = sum(getattr(each, "flop", 0.0) for each in parts)
+        traffic: Quantity = sum(each.traffic for each in parts)
+        return log2(maximum(flop, 1.0)), log2(maximum(traffic, 1.0))
+
+
+def bare_times(operator: Kernel, machine: Machine, balance: Quantity) -> tuple[Seconds, Seconds]:
+    """Return what arithmetic and memory take at their peaks [s].
+
+    Of a GEMM those of the tile that is fastest at the shares' ratio. balance: share of the peak over that of the
+    bandwidth.
+    """
+    if isinstance(operator, Gemm):
+        fastest: Any = math.inf
+        chip: Any = 0.0
+        hbm: Any = 0.0
+        for terms in tile_terms(operator, machine, _BARE):
+            busy = p_norm(OVERLAP_P, terms["chip_time"] / balance, terms["hbm_time"])
+            better = busy < fastest
+            chip, hbm = where(better, terms["chip_time"], chip), where(better, terms["hbm_time"], hbm)
+            fastest = where(better, busy, fastest)
+        return chip, hbm
+    if isinstance(operator, Elementwise):
+        return 0.0, elementwise_terms(operator, machine, _BARE)["hbm_time"]
+    if isinstance(operator, MixedAttention):
+        found = mixed_terms(operator, machine, _BARE)
+    else:
+        found = attention_terms(operator, machine, _BARE)
+    return found["compute_time"], found["hbm_time"]

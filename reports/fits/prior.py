@@ -1,0 +1,219 @@
+"""Expected times where nothing was measured: what all fitted devices share, and backcasts that leave devices out.
+
+python -m reports.fits.prior MEASUREMENTS --output hardware/calibrations/prior.yaml --table reports/transfer.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from costmodel import units
+from costmodel.calibration.fit_files import FitStore, default_framework, read
+from costmodel.calibration.fit_lookup import FitLookup
+from costmodel.cost.attention import l2_miss_bytes
+from costmodel.cost.calibration import Calibration
+from costmodel.cost.expected_roofline import bare_times
+from costmodel.fitting.pooled_effects import GroupEffect, GroupRows, group_effect, pooled_effect
+from costmodel.fitting.run_plan import KIND, PLAN, rows_of, samples_of
+from costmodel.fitting.samples import Samples
+from costmodel.measurements.row_group import Catalogue
+from costmodel.measurements.row_mapping import map_rows
+from costmodel.measurements.tables import Table, join, read_tables
+from costmodel.quantities import Array
+from costmodel.schema.fit_plan import FitPlanFile
+from costmodel.schema.references import Library
+from costmodel.schema.whole_files import write_whole
+from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm
+from reports.fits.transfer import some_rows
+
+FAMILIES = (
+    "gemm", "bmm", "grouped_gemm", "grouped_gemm_weight_only", "attention_prefill", "attention_decode", "mla_prefill",
+    "mla_decode", "elementwise",
+)  # fmt: skip
+BALANCE = 0.8  # compute share over memory share, by which the tile of a bare GEMM is taken
+WARM_SHARE = 0.5  # of L2 that a warm benchmark finds again
+FEWEST = 8  # rows of a group
+LEAST = 0.05  # half width of an interval that backcasts do not narrow further
+COMMAND = (
+    "python -m reports.fits.prior MEASUREMENTS --output hardware/calibrations/prior.yaml --table reports/transfer.md"
+)
+
+
+def groups(table: Table, plan: FitPlanFile, catalogue: Catalogue, store: FitStore) -> dict[str, list[GroupEffect]]:
+    """Return the effects of every implementation by `family/variant`."""
+    found: dict[str, list[GroupEffect]] = {}
+    devices = {name: catalogue.name(name) for name in np.unique(table.text("device").astype(str))}
+    of_row = np.array([devices[name] for name in table.text("device")], dtype=np.object_)
+    for file in plan.implementations:
+        device = file.device[len(KIND) :]
+        rows = table.take((of_row == device) & rows_of(file, table))
+        mapped, _ = map_rows(rows, catalogue)
+        known = Calibration(file.name, FitLookup(store, device, {}))
+        for key, recipe in file.families.items():
+            if key.partition("/")[0] in FAMILIES:
+                samples = samples_of(key, rows, mapped, plan.recipes[recipe], known)
+                if samples is None:
+                    continue
+                group = _rows(some_rows(samples), file.name)
+                if len(group.seconds) >= FEWEST:
+                    found.setdefault(key, []).append(group_effect(group))
+    return found
+
+
+def _rows(samples: Samples, implementation: str) -> GroupRows:
+    """Return the bare times of a family's kernels in every row whose other kernels leave them any time."""
+    count, framework = samples.repeats, default_framework()
+    chip, hbm = [], []
+    for part, own, _ in samples.targets():
+        machine = part.machine(framework)
+        work, memory = np.zeros((count, len(part.rows))), np.zeros((count, len(part.rows)))
+        for i, operator in enumerate(own):
+            assert isinstance(operator, Gemm | AttentionKernel | Elementwise)
+            share = l2_miss_bytes(1.0, machine, WARM_SHARE) if not machine.warm_l2 else (
+                l2_miss_bytes(operator.traffic, machine, WARM_SHARE) / np.maximum(operator.traffic, 1.0)
+            )  # fmt: skip
+            times = bare_times(operator, machine, BALANCE)
+            work[i], memory[i] = times[0], times[1] * share
+        chip.append(work)
+        hbm.append(memory)
+    device, other = samples.parts[0].device, samples.other_times()
+    works, memories = np.concatenate(chip, axis=1), np.concatenate(hbm, axis=1)
+    good = np.isfinite(works + memories).all(axis=0) & np.isfinite(other) & (samples.seconds > other)
+    return GroupRows(
+        device.name, device.architecture, implementation, works[:, good], memories[:, good], other[good],
+        samples.seconds[good],
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Backcast:
+    """How a family's rows of a device are predicted without it, or without its architecture: medians of |log|."""
+
+    key: str
+    device: str
+    rows: int
+    without_device: float | None
+    without_architecture: float | None
+    errors: Array
+    seconds: Array
+
+
+def backcasts(found: Mapping[str, Sequence[GroupEffect]]) -> Iterator[Backcast]:
+    """Yield the errors of every family and device."""
+    for key, effects in sorted(found.items()):
+        for device in sorted({each.rows.device for each in effects}):
+            own = [each for each in effects if each.rows.device == device]
+            others = [each for each in effects if each.rows.device != device]
+            far = [each for each in others if each.rows.architecture != own[0].rows.architecture]
+            near_errors, far_errors = (
+                None if not rest else np.concatenate([each.rows.errors(pooled_effect(rest)) for each in own])
+                for rest in (others, far)
+            )
+            last = far_errors if far_errors is not None else near_errors
+            if last is not None:
+                predicted = np.concatenate([each.rows.seconds for each in own]) / np.exp(last)
+                yield Backcast(key, device, len(last), _median(near_errors), _median(far_errors), last, predicted)
+
+
+def _median(errors: Array | None) -> float | None:
+    return None if errors is None else float(np.median(np.abs(errors)))
+
+
+def render(found: Mapping[str, Sequence[GroupEffect]], cases: Sequence[Backcast]) -> str:
+    """Return the calibration file: of every `family/variant`, and of every family, what all groups share."""
+    families: dict[str, list[GroupEffect]] = {}
+    for key, effects in found.items():
+        families.setdefault(key.partition("/")[0], []).extend(effects)
+    lines = ["schema: costmodel/calibration@1", "name: prior", "device: null", "basis: roofline", "families:"]
+    for key, effects in sorted({**families, **found}.items()):
+        launch, compute, memory = np.exp(pooled_effect(effects))
+        rows = sum(len(each.rows.seconds) for each in effects)
+        devices = ", ".join(sorted({each.rows.device for each in effects}))
+        shown = f"launch: {units.render(launch, 'time')}, compute_efficiency: {min(compute, 1.3):.4g}"
+        lines += [
+            f"  {key}:",
+            f"    form: {{kind: expected, {shown}, hbm_efficiency: {min(memory, 1.3):.4g}}}",
+            f"    spread: [{{time: {units.render(1e-3, 'time')}, {_points(key, cases)}, rows: {rows}}}]",
+            f"    rows: {rows}",
+            f'    note: "{len(effects)} groups, {devices}."',
+        ]
+    return "\n".join([
+        *lines, "sources:", "  - fields: [families]",
+        '    cite: "measured kernel times of public repositories, as listed in sources.csv beside the tables"',
+        "    kind: measurement", "    note: >-",
+        "      Effects that groups of rows share; spreads are backcasts that leave the device's architecture out,",
+        "      every device with the same weight.", f"      Made by `{COMMAND}`.",
+    ]) + "\n"  # fmt: skip
+
+
+def _points(key: str, cases: Sequence[Backcast]) -> str:
+    """Return 10 % and 90 % points of backcasts of a key, else its family, else all; devices weigh the same."""
+    family = key.partition("/")[0]
+    chosen = [one for one in cases if one.key == key and one.without_architecture is not None]
+    chosen = chosen or [one for one in cases if one.key.partition("/")[0] == family] or list(cases)
+    errors = np.concatenate([one.errors for one in chosen])
+    weights = np.concatenate([np.full(len(one.errors), 1.0 / len(one.errors)) for one in chosen])
+    order = np.argsort(errors)
+    reached = (np.cumsum(weights[order]) - weights[order] / 2.0) / weights.sum()
+    low, high = np.interp((0.1, 0.9), reached, errors[order])
+    low, high = np.exp(min(low, -LEAST)), np.exp(max(high, LEAST))
+    return f"low: {low:.3g}, median: 1, high: {high:.3g}"
+
+
+def table_of(cases: Sequence[Backcast]) -> str:
+    """Return the page of backcasts."""
+    lines = [
+        "# Predicting kernels of devices without rows", "",
+        f"Made by `{COMMAND}`.", "",
+        "Medians of |log(measured / predicted)| with what the other devices share: without the device itself, and",
+        "without all devices of its architecture. No row of a device is in the prediction of its own.", "",
+        "| kernels | device | rows | without the device | without its architecture |", "|---|---|---|---|---|",
+    ]  # fmt: skip
+    for one in cases:
+        near, far = map(_percent, (one.without_device, one.without_architecture))
+        lines.append(f"| {one.key} | {one.device} | {one.rows} | {near} | {far} |")
+    lines += [
+        "",
+        "| kernels | devices | without the device | without its architecture |",
+        "|---|---|---|---|",
+    ]
+    for key in dict.fromkeys(one.key for one in cases):
+        own = [one for one in cases if one.key == key]
+        sides = ([one.without_device for one in own], [one.without_architecture for one in own])
+        known = ([each for each in side if each is not None] for side in sides)
+        shown = (_percent(float(np.median(side)) if side else None) for side in known)
+        lines.append(f"| {key} | {len(own)} | {' | '.join(shown)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _percent(error: float | None) -> str:
+    return "" if error is None else f"{100 * error:.0f} %"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Pool what kernels share over devices; write the calibration file and the page of backcasts."""
+    parser = argparse.ArgumentParser(prog="python -m reports.fits.prior", description=main.__doc__)
+    parser.add_argument("measurements", type=Path, nargs="+", help="measurement tables, or folders of them")
+    parser.add_argument("--output", type=Path, required=True, help="calibration file to write")
+    parser.add_argument("--table", type=Path, required=True, help="page of backcasts to write")
+    parser.add_argument("--every", type=int, default=8, help="take every so many-th row of the tables")
+    chosen = parser.parse_args(arguments)
+    library = Library(())
+    plan = read(library, "fit_plans", PLAN, FitPlanFile)
+    table = join([read_tables(path) for path in chosen.measurements])
+    table = table.take(np.arange(len(table)) % chosen.every == 0)
+    found = groups(table, plan, Catalogue(), FitStore(library))
+    cases = list(backcasts(found))
+    write_whole(chosen.output, [render(found, cases).encode("utf-8")])
+    write_whole(chosen.table, [table_of(cases).encode("utf-8")])
+    sys.stdout.write(table_of(cases))
+
+
+if __name__ == "__main__":
+    main()

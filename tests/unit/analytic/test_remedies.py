@@ -1,0 +1,52 @@
+"""What would make a training step fit: only what does, what it costs, and what the framework calls it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from builders import BF16, FRAMEWORK, STEP, scenario
+
+from costmodel.analytic.evaluation import ledger_of
+from costmodel.analytic.grid import evaluate_point
+from costmodel.analytic.remedies import priced
+from costmodel.cost.calibration import Calibration
+from costmodel.workload.scenario import Parallelism, Scenario
+
+NAMED = replace(FRAMEWORK, options={"gradients": "--narrow"})
+RUN = scenario(replace(STEP, zero=0), parallel=Parallelism(dp=8.0, tp=2.0), framework=NAMED)
+
+
+def with_memory(one: Scenario, share: float) -> Scenario:
+    """Return a scenario whose device holds a share of what it needs."""
+    ledger = ledger_of(one)
+    assert ledger is not None
+    device = one.cluster.device
+    memory = (*device.memory[:-1], replace(device.memory[-1], capacity=share * float(ledger.total)))
+    node = replace(one.cluster.node, device=replace(device, memory=memory))
+    return replace(one, cluster=replace(one.cluster, node=node))
+
+
+def test_only_changes_that_fit_are_named_with_option_memory_and_price() -> None:
+    short = with_memory(RUN, 0.98)
+    reason = evaluate_point(short, Calibration()).reason or ""
+    assert "does not fit in memory" in reason
+    found = priced(short, ledger_of, lambda _: 1.0)
+    assert found
+    capacity = short.cluster.device.device_memory.capacity
+    assert all(float(one.memory) <= float(capacity) for one in found)
+    for one in found:
+        assert one.remedy.setting in reason
+    assert f"({NAMED.name}: --narrow)" in reason
+
+
+def test_nothing_is_named_where_nothing_helps() -> None:
+    reason = evaluate_point(with_memory(RUN, 0.001), Calibration()).reason or ""
+    assert "Fits with" not in reason
+
+
+@pytest.mark.parametrize("gradients", ["fp32", "bf16"])
+def test_gradients_are_narrowed_once(gradients: str) -> None:
+    short = with_memory(replace(RUN, precision=replace(BF16, gradients=gradients)), 0.9)
+    keys = {one.remedy.key for one in priced(short, ledger_of, lambda _: 1.0)}
+    assert gradients == "fp32" or "gradients" not in keys
