@@ -38,18 +38,18 @@ def step_columns(scenario: Scenario, calibration: Calibration) -> dict[str, Arra
     alone = np.meshgrid(decodes, keys, indexing="ij")
     mixed = np.meshgrid(decodes, keys, rows, keys, indexing="ij")
     possible = (mixed[3] >= mixed[2]) & (mixed[0] + mixed[2] <= sizes.tokens + sizes.sequences)
-    mixed = [size[possible] for size in mixed]
+    with_chunk = [size[possible] for size in mixed]
     seconds = [
         pricer.time(pricer.decoding(alone[0].reshape(-1), alone[1].reshape(-1))),
-        pricer.seconds(Steps(mixed[0], mixed[1], np.ones(len(mixed[0])), mixed[2], mixed[3])),
+        pricer.seconds(Steps(with_chunk[0], with_chunk[1], np.ones(len(with_chunk[0])), with_chunk[2], with_chunk[3])),
     ]
     none = np.zeros(alone[0].size)
     return {
-        "decodes": np.concatenate([alone[0].reshape(-1), mixed[0]]),
-        "keys": np.concatenate([alone[1].reshape(-1), mixed[1]]),
-        "chunks": np.concatenate([none, np.ones(len(mixed[0]))]),
-        "rows": np.concatenate([none, mixed[2]]),
-        "chunk_keys": np.concatenate([none, mixed[3]]),
+        "decodes": np.concatenate([alone[0].reshape(-1), with_chunk[0]]),
+        "keys": np.concatenate([alone[1].reshape(-1), with_chunk[1]]),
+        "chunks": np.concatenate([none, np.ones(len(with_chunk[0]))]),
+        "rows": np.concatenate([none, with_chunk[2]]),
+        "chunk_keys": np.concatenate([none, with_chunk[3]]),
         "seconds": np.concatenate(seconds),
     }
 
