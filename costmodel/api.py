@@ -19,6 +19,7 @@ from costmodel.result import SCHEMA, Point, Result
 from costmodel.schema import SI, ResolvedWorkload, resolve
 from costmodel.schema.fields import read_number
 from costmodel.schema.references import Library
+from costmodel.schema.tree import Tree
 from costmodel.version import __version__
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.counting import kv_bytes_per_token, parameter_count, training_flop_per_token
@@ -39,7 +40,7 @@ class Workload:
     """A workload with everything that its files and changes say. `scenarios` are its names in order."""
 
     resolved: ResolvedWorkload = field(repr=False)
-    _source: str | Path = field(repr=False)
+    _source: str | Path | Tree = field(repr=False)
     _changes: Mapping[str, object] = field(repr=False)
     _cluster: str | None = field(repr=False)
     _search_path: tuple[str | Path, ...] = field(repr=False)
@@ -231,14 +232,14 @@ def _no_axis(path: str) -> InputError:
 
 
 def load(
-    path: str | Path,
+    path: str | Path | Tree,
     set: Mapping[str, object] | None = None,  # noqa: A002  the name that the command line uses
     *,
     cluster: str | None = None,
     search_path: Sequence[str | Path] = (),
     scenarios: Iterable[str] | None = None,
 ) -> Workload:
-    """Return the workload of a file or of a name under `workloads/`.
+    """Return the workload of a file, of a name under `workloads/`, or of a document.
 
     set: path of the resolved document -> value, a string with its unit or an SI number; cluster: stands for every
     scenario's own; search_path: folders that are searched before $COSTMODEL_PATH and the package's data; scenarios:

@@ -75,11 +75,11 @@ def _residual(step: MeasuredStep, metrics: Metrics) -> float:
 def apart(one: Scenario, other: Scenario) -> Apart:
     """Return how far apart two runs of a site are. Their sizes are those of `_sizes`."""
     sizes = sum_of(np.log(a / b) ** 2 for a, b in zip(_sizes(one), _sizes(other), strict=True))
-    formats = float(one.precision.linear != other.precision.linear)
-    alike = not formats and _structure(one) == _structure(other)
+    kinds = float(_kinds(one) != _kinds(other))
+    alike = not kinds and _structure(one) == _structure(other)
     degrees = (np.equal(a, b) for a, b in zip(_degrees(one), _degrees(other), strict=True))
     same = np.all(np.broadcast_arrays(np.equal(sizes, 0.0), *degrees), axis=0) & alike
-    return Apart(sizes, formats, 1.0 * same)
+    return Apart(sizes, kinds, 1.0 * same)
 
 
 def _plan(scenario: Scenario) -> Training:
@@ -88,25 +88,29 @@ def _plan(scenario: Scenario) -> Training:
 
 
 def _sizes(scenario: Scenario) -> tuple[Quantity, ...]:
-    """Return devices, parameters, tokens of a sequence, and tokens of a step on a device."""
-    plan, devices = _plan(scenario), scenario.devices
+    """Return devices, parameters, tokens of a sequence and of a step on a device, the micro-batch and degrees."""
+    plan, parallel, devices = _plan(scenario), scenario.parallel, scenario.devices
     parameters = parameter_count(scenario.architecture).total
-    return devices, parameters, plan.sequence, plan.global_batch * plan.sequence / devices
+    tokens = plan.global_batch * plan.sequence / devices
+    degrees = parallel.tp, parallel.pp, parallel.cp, parallel.ep
+    return devices, parameters, plan.sequence, tokens, plan.micro_batch, *degrees
 
 
 def _degrees(scenario: Scenario) -> tuple[Quantity, ...]:
     """Return what else is a number in a layout."""
-    parallel, plan = scenario.parallel, _plan(scenario)
-    return (
-        parallel.tp, parallel.pp, parallel.dp, parallel.cp, parallel.ep, parallel.etp, parallel.virtual,
-        plan.micro_batch,
-    )  # fmt: skip
+    parallel = scenario.parallel
+    return parallel.dp, parallel.etp, parallel.virtual
+
+
+def _kinds(scenario: Scenario) -> tuple[object, ...]:
+    """Return the number format of most GEMMs, and what is recomputed."""
+    return scenario.precision.linear, _plan(scenario).recompute
 
 
 def _structure(scenario: Scenario) -> tuple[object, ...]:
     """Return what makes runs of equal sizes different ones."""
     plan, parallel = _plan(scenario), scenario.parallel
     return (
-        plan.schedule, plan.recompute, plan.zero, plan.overlaps_communication, plan.stages,
+        plan.schedule, plan.zero, plan.overlaps_communication, plan.stages,
         parallel.sequence_parallel, parallel.context, scenario.architecture.name,
     )  # fmt: skip

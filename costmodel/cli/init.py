@@ -37,12 +37,21 @@ def unknown_kind(kind: str, kinds: Iterable[str]) -> InputError:
     "--from", "source", type=click.Path(), metavar="PATH",
     help="For a model: a Hugging Face config.json, or its folder.",
 )  # fmt: skip
-def command(kind: str, source: str | None) -> int:
+@click.option("--as", "chosen", metavar="FAMILY", help="With --from: the family whose keys the config.json has.")
+@click.option("--model", metavar="NAME", help="For a workload: the model that it runs.")
+@click.option("--cluster", metavar="NAME", help="With --model: clusters/NAME or nodes/NAME.")
+@click.option("--phase", "phases", multiple=True, metavar="PHASE", help="With --model: a phase to run. Repeatable.")
+def command(
+    *, kind: str, source: str | None, chosen: str | None, model: str | None, cluster: str | None,
+    phases: tuple[str, ...],
+) -> int:  # fmt: skip
     """Print a complete, valid example of KIND to start from. `costmodel schema KIND` lists all keys."""
     from costmodel.schema.references import Library
 
     if kind not in EXAMPLES:
         raise unknown_kind(kind, EXAMPLES)
+    if model is not None or cluster is not None or phases:
+        return _init_workload(kind, model, cluster, phases)
     if source is None:
         folder, name = EXAMPLES[kind]
         click.echo(f"# To start from: the shipped {folder}/{name}. All keys: `costmodel schema {kind}`.")
@@ -54,8 +63,23 @@ def command(kind: str, source: str | None) -> int:
         )
     from costmodel.schema.files import imported_yaml
 
-    text, notes = imported_yaml(source)
+    text, notes = imported_yaml(source, chosen)
     for note in notes:
         click.echo(f"note: {note}", err=True)
     click.echo(text, nl=False)
+    return 0
+
+
+def _init_workload(kind: str, model: str | None, cluster: str | None, phases: tuple[str, ...]) -> int:
+    """Print the smallest workload of a model on a cluster."""
+    if kind != "workload" or model is None or cluster is None:
+        raise InputError.single(
+            "--model, --cluster and --phase make a workload",
+            hint="write `costmodel init workload --model NAME --cluster nodes/dgx-h100`",
+        )
+    from costmodel.study.model_start import start_workload
+
+    start = start_workload(model, cluster, phases)
+    click.echo(f"note: {start.line}", err=True)
+    click.echo(start.text, nl=False)
     return 0

@@ -15,12 +15,15 @@ def command() -> None:
 
 
 @command.command("list")
+@click.option("--support", is_flag=True, help="List instead the families of config.json that are read, with the count.")
 @json_option
 @path_option
-def list_command(*, as_json: bool, search_path: tuple[str, ...]) -> int:
+def list_command(*, support: bool, as_json: bool, search_path: tuple[str, ...]) -> int:
     """List the models on the search path with their sizes (with --json, names only)."""
     from costmodel.schema.files import list_names, read_models
 
+    if support:
+        return _list_support(as_json=as_json)
     if as_json:
         print_json(list_names("models", search_path))
         return 0
@@ -33,11 +36,26 @@ def list_command(*, as_json: bool, search_path: tuple[str, ...]) -> int:
     return InputError.exit_code if problems else 0
 
 
+def _list_support(*, as_json: bool) -> int:
+    """List the families of config.json that are read, and those that are not."""
+    from costmodel.schema.hugging_face.support import support
+
+    document = support()
+    if as_json:
+        print_json(document)
+        return 0
+    from costmodel.report.models import show_support
+
+    show_support(document)
+    return 0
+
+
 @command.command("show")
 @click.argument("name", shell_complete=names("models", files=True))
+@click.option("--as", "chosen", metavar="FAMILY", help="Read a config.json as one of this family.")
 @json_option
 @path_option
-def show_command(*, name: str, as_json: bool, search_path: tuple[str, ...]) -> int:
+def show_command(*, name: str, chosen: str | None, as_json: bool, search_path: tuple[str, ...]) -> int:
     """Show a model: parameters, KV cache, FLOPs per token, layers, sources.
 
     NAME is a model on the search path, a model file, a Hugging Face config.json, or the folder that contains one.
@@ -45,7 +63,7 @@ def show_command(*, name: str, as_json: bool, search_path: tuple[str, ...]) -> i
     from costmodel.api import architecture_facts
     from costmodel.schema.files import read_model
 
-    model = read_model(name, search_path)
+    model = read_model(name, search_path, chosen)
     facts = architecture_facts(model.architecture)
     if as_json:
         print_json({**facts, "file": model.document, **({"notes": list(model.notes)} if model.notes else {})})

@@ -14,6 +14,9 @@ from costmodel.errors import InfeasibleError, InputError
 
 if TYPE_CHECKING:
     from costmodel.event.evaluation import EventEngine
+    from costmodel.study.model_start import ModelStart
+
+_FILE = "workload.yaml"  # to which a user may write the workload of a model
 
 
 @click.command("simulate")
@@ -28,20 +31,31 @@ if TYPE_CHECKING:
     help="Write the timeline for Perfetto to FILE, compressed if it ends in .gz; of serving, a table of requests if "
     "it ends in .csv (event engine only).",
 )  # fmt: skip
+@click.option(
+    "--phase", "phases", multiple=True, metavar="PHASE",
+    help="Of a model: prefill, decode, generate, serving or training. Repeatable; default: prefill and decode.",
+)  # fmt: skip
 @workload_options
 def command(
-    *, workload: str, scenarios: tuple[str, ...], cluster: str | None, engine: str, full: bool, trace: Path | None,
+    *, workload: str, phases: tuple[str, ...], scenarios: tuple[str, ...], cluster: str | None, engine: str,
+    full: bool, trace: Path | None,
     changes: tuple[str, ...], as_json: bool, search_path: tuple[str, ...],
 ) -> int:  # fmt: skip
-    """Predict time, memory, cost and the limiting resource for each scenario of WORKLOAD (a file or a name)."""
+    """Predict time, memory, cost and the limiting resource for each scenario of WORKLOAD (a file or a name).
+
+    WORKLOAD may be a model too: a name of the catalogue, a model file, a config.json or its folder, or an id in the
+    cache of Hugging Face. It then runs on --cluster in the smallest workload, as `costmodel init workload` writes it.
+    """
     from costmodel.api import event_engine, load
 
     if engine != "event" and (full or trace is not None):
         name = "--full" if full else "--trace"
         raise InputError.single("needs the event engine", field=name, hint="add --engine event")
+    start = _start(workload, cluster, phases, search_path)
     loaded = load(
-        workload, set=read_changes(changes), cluster=cluster, search_path=search_path, scenarios=scenarios or None
-    )
+        workload if start is None else start.tree, set=read_changes(changes),
+        cluster=cluster if start is None else None, search_path=search_path, scenarios=scenarios or None,
+    )  # fmt: skip
     for note in loaded.resolved.notes:
         click.echo(f"note: {note}", err=True)
     simulation = event_engine(full=full) if engine == "event" else None
@@ -55,9 +69,34 @@ def command(
 
     points = loaded.points(engine=engine, simulation=simulation)
     _write_trace(trace, simulation, {name: point.reason for name, point in points.items()})
-    arguments = workload_arguments(workload, cluster, changes, search_path)
+    arguments = workload_arguments(_FILE if start else workload, None if start else cluster, changes, search_path)
     show_simulation(arguments, loaded, points, detailed=bool(scenarios) or len(points) == 1, engine=engine)
     return 0 if all(point.fits for point in points.values()) else InfeasibleError.exit_code
+
+
+def _start(
+    workload: str, cluster: str | None, phases: tuple[str, ...], search_path: tuple[str, ...]
+) -> ModelStart | None:
+    """Return the smallest workload where a model is asked for, and say what it assumes; null for a workload."""
+    from costmodel.study.model_start import is_model, start_workload
+
+    if not is_model(workload, search_path):
+        if phases:
+            raise InputError.single(
+                f"{workload} is a workload, whose scenarios have phases of their own", field="--phase",
+                hint="name scenarios with --scenario, or a model",
+            )  # fmt: skip
+        return None
+    if cluster is None:
+        raise InputError.single(
+            f"{workload} is a model, which runs on a cluster", field="--cluster",
+            hint="add --cluster nodes/dgx-h100, or another one (`costmodel hardware list`)",
+        )  # fmt: skip
+    start = start_workload(workload, cluster, phases, search_path)
+    click.echo(f"note: {start.line}", err=True)
+    again = " ".join(["costmodel init workload", f"--model {workload}", f"--cluster {cluster}"])
+    click.echo(f"note: `{again} > {_FILE}` writes this workload to change it", err=True)
+    return start
 
 
 def _write_trace(path: Path | None, simulation: EventEngine | None, reasons: Mapping[str, str | None]) -> None:

@@ -52,12 +52,27 @@ def show_models(models: Mapping[str, ModelDocument]) -> None:
         show(textwrap.fill(f"also: {listed}", WIDTH, subsequent_indent="      ", break_on_hyphens=False))
 
 
+def show_support(document: Mapping[str, Any]) -> None:
+    """Print the families of config.json that are read, the towers for images, and what is refused and why."""
+    rows = table("family", "also read as it")
+    for name, aliases in document["families"].items():
+        rows.add(name, ", ".join(aliases))
+    show(rows)
+    refused = table("not read", "because a model file cannot express")
+    for name, lacks in document["refused"].items():
+        refused.add(name, lacks)
+    show(refused)
+    counts = document["counts"]
+    show(textwrap.fill(", ".join(document["encoders"]), WIDTH, initial_indent="towers for images: "))
+    show(f"{counts['families']} families and {counts['encoders']} towers are read, {counts['refused']} are not")
+
+
 def attention(architecture: Architecture) -> str:
     """Return the kinds of attention of a model: MLA heads, or MHA, GQA, MQA with query and key-value heads.
 
     A kind ends with `~` if any of its layers has a window or another sparse pattern.
     """
-    kinds = dict.fromkeys(_kind(layer.mixer) for layer in architecture.kinds)
+    kinds = dict.fromkeys(_kind(layer.mixer) for layer in architecture.kinds if not isinstance(layer.mixer, NoMixer))
     names = dict.fromkeys(kind.rstrip("~") for kind in kinds)
     return ", ".join(f"{name}~" if f"{name}~" in kinds else name for name in names)
 

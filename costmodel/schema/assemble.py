@@ -95,22 +95,22 @@ class Assembly:
         """Return the model that a reference names or holds, and the field of that document.
 
         Besides a name and a mapping it may be a config.json or its folder: a path to it, or `{hf: PATH}`, whose other
-        keys replace imported ones.
+        keys replace imported ones; `as` names the family to read it by.
         """
         path = reference.child("hf") if reference.is_mapping else None
         if path is not None:
             _check_import(reference, path, field)
-            return merge(self._imported(path), reference.without("hf")), field
+            return merge(self._imported(path, reference.text("as")), reference.without("hf", "as")), field
         text = reference.value
         if isinstance(text, str) and text.startswith("./") and _is_config(relative_path(text, reference.location)):
             return self._imported(reference), ""
         return self.inline_or_named(reference, "model", field)
 
-    def _imported(self, path: Tree) -> Tree:
+    def _imported(self, path: Tree, chosen: str | None = None) -> Tree:
         """Return the model of a config.json, and note its ignored keys."""
         from costmodel.schema.hugging_face import import_config  # few models are imported
 
-        imported = import_config(relative_path(path.value, path.location), path.location)
+        imported = import_config(relative_path(path.value, path.location), path.location, chosen)
         self.notes.extend(imported.notes)
         return imported.tree
 

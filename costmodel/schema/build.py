@@ -16,7 +16,7 @@ from costmodel.schema import serving as requests_files
 from costmodel.schema.cluster import ClusterFile, NetworkFile, NodeFile
 from costmodel.schema.device import DeviceFile, MathUnitFile, MemoryLevelFile
 from costmodel.schema.earlier_names import name_of_today
-from costmodel.schema.framework import EngineFile, FrameworkFile, PrecisionFile, TileFile
+from costmodel.schema.framework import EngineFile, FrameworkFile, PartFormatsFile, PrecisionFile, TileFile
 from costmodel.schema.model import DenseFile, EncoderFile, LayerFile, LayerGroupFile, ModelFile, MoeFile, NoFfnFile
 from costmodel.schema.patterns import AnyPattern, MixedFile, NeighbourhoodFile
 from costmodel.schema.strict import Strict
@@ -304,6 +304,15 @@ def precision(file: PrecisionFile) -> scenario.Precision:
         file,
         weight_scaling=GroupScaling(file.weight_group, file.weight_scale, file.weight_zero),
         kv_scaling=GroupScaling(file.kv_group, file.kv_scale, file.kv_zero),
+        parts={name: _part(part) for name, part in file.parts.items()},
+        of_part=False,
+    )
+
+
+def _part(file: PartFormatsFile) -> scenario.PartFormats:
+    scaling = GroupScaling(file.weight_group, file.weight_scale, file.weight_zero)
+    return scenario.PartFormats(
+        linear=file.linear, weights=file.weights, scale_block=file.scale_block, weight_scaling=scaling
     )
 
 

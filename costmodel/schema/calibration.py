@@ -130,7 +130,7 @@ class ScatterFile(Strict):
     own: RatioOrZero = Field(description="what a run shares with none but itself")
     repeat: Ratio = Field(description="between repetitions of one run")
     length: Ratio = Field(description="distance in size at which runs are hardly alike, in factors of e")
-    formats: RatioOrZero = Field(description="distance between runs with different number formats, in lengths")
+    kinds: RatioOrZero = Field(description="distance between runs of other number formats or recomputation, in lengths")
     rows: NumberOrZero = Field(description="published figures behind it")
     publications: NumberOrZero = Field(description="publications behind it")
 

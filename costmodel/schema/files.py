@@ -23,6 +23,7 @@ from costmodel.schema.document import model_document
 from costmodel.schema.fit_plan import FitPlanFile
 from costmodel.schema.framework import FrameworkFile, PrecisionFile
 from costmodel.schema.hugging_face import import_config, is_config
+from costmodel.schema.hugging_face.local import cached_config
 from costmodel.schema.installation import install, install_device, install_node
 from costmodel.schema.loader import parse_tree
 from costmodel.schema.model import ModelFile
@@ -148,11 +149,16 @@ class ModelDocument:
     notes: tuple[str, ...]
 
 
-def read_model(name: str, search_path: Sequence[str | Path] = ()) -> ModelDocument:
-    """Return the model of a name, a file, a config.json or the folder that holds one, with its document and notes."""
+def read_model(name: str, search_path: Sequence[str | Path] = (), chosen: str | None = None) -> ModelDocument:
+    """Return the model of a name, a file, a config.json or the folder that holds one, with its document and notes.
+
+    chosen: the family to read a config.json by (null: as it says).
+    """
     assembly = Assembly(Library(search_path))
     with assembly.collecting_problems():
-        tree, _ = assembly.model(Tree(_model_reference(name)), "")
+        reference = model_reference(name)
+        asked = Tree(reference) if chosen is None else Tree({"hf": Tree(reference), "as": Tree(chosen)})
+        tree, _ = assembly.model(asked, "")
         file = assembly.part(ModelFile, tree).file
         document = model_document(file) | file.model_dump(include={"aliases", "sources"})
         return ModelDocument(build.architecture(file), document, tuple(assembly.notes))
@@ -171,11 +177,14 @@ def read_models(search_path: Sequence[str | Path] = ()) -> tuple[dict[str, Model
     return models, problems
 
 
-def imported_yaml(path: str | Path) -> tuple[str, tuple[str, ...]]:
-    """Return a config.json, or that of a folder, as the text of a model file, and notes on its ignored keys."""
+def imported_yaml(path: str | Path, chosen: str | None = None) -> tuple[str, tuple[str, ...]]:
+    """Return a config.json, or that of a folder, as the text of a model file, and notes on its ignored keys.
+
+    chosen: the family to read it by (null: as the file says).
+    """
     assembly = Assembly(Library())
     with assembly.collecting_problems():
-        imported = import_config(Path(path))
+        imported = import_config(Path(path), chosen=chosen)
         assembly.part(ModelFile, imported.tree).require()
         source = {"fields": ["hidden", "vocabulary", "layers"], "cite": f"imported from {path}", "kind": "derived"}
         sources = parse_tree(json.dumps([source]), str(path))
@@ -183,10 +192,19 @@ def imported_yaml(path: str | Path) -> tuple[str, tuple[str, ...]]:
     raise InputError(in_order(assembly.problems))
 
 
-def _model_reference(argument: str) -> str:
-    """Return the reference that an argument means: an existing file, a folder with a config.json, else a name."""
+def model_reference(argument: str) -> str:
+    """Return the reference that an argument means: a file, a folder with a config.json, an id in the cache, or a name.
+
+    The catalogue comes before the cache of Hugging Face.
+    """
     path = Path(argument)
-    return f"./{os.path.relpath(path)}" if path.is_file() or is_config(path) else argument
+    if path.is_file() or is_config(path):
+        return f"./{os.path.relpath(path)}"
+    library = Library()
+    if argument in library.aliases("models") or argument in library.names("models"):
+        return argument
+    cached = cached_config(argument)
+    return argument if cached is None else f"./{os.path.relpath(cached)}"
 
 
 def load_document(kind: str, name: str, search_path: Sequence[str | Path] = ()) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The framework file (kernels and hosts) and the precision file (number formats)."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -194,6 +194,34 @@ class FrameworkFile(Strict):
     sources: list[Source] = Field(default=[], description="sources of the values")
 
 
+class PartFormatsFile(Strict):
+    """The formats of one part's linear layers."""
+
+    linear: LinearType = Field(description="its GEMMs")
+    weights: StoredType = Field(description="its stored weights; if narrower than `linear`, GEMMs expand them")
+    scale_block: Number | None = Field(default=None, description="elements per FP32 scale; null: one scale per tensor")
+    weight_group: Number | None = Field(default=None, description="weights along K per scale; null: as of the set")
+    weight_scale: DType = Field(default="fp16", description="format of weight scales")
+    weight_zero: DType | None = Field(default=None, description="format of weight zero points; null: symmetric")
+
+
+Part: TypeAlias = Literal["attention", "ffn", "experts", "shared_experts"]
+
+
+class QuantizationFile(Strict):
+    """The number formats in which a model's weights are published; what is null is as in `bf16`."""
+
+    linear: LinearType | None = Field(default=None, description="GEMMs of linear layers")
+    weights: StoredType | None = Field(default=None, description="stored linear weights")
+    scale_block: Number | None = Field(default=None, description="elements per FP32 scale; null: one scale per tensor")
+    weight_group: Number | None = Field(default=None, description="weights along K per scale; null: none")
+    weight_scale: DType | None = Field(default=None, description="format of weight scales")
+    weight_zero: DType | None = Field(default=None, description="format of weight zero points; null: symmetric")
+    head_weights: StoredType | None = Field(default=None, description="weights of the LM head")
+    kv_cache: StoredType | None = Field(default=None, description="cached keys and values")
+    parts: dict[Part, PartFormatsFile] = Field(default={}, description="parts with formats of their own")
+
+
 class PrecisionFile(Strict):
     """The number format of each operator family and stored tensor."""
 
@@ -227,5 +255,8 @@ class PrecisionFile(Strict):
     kv_zero: DType | None = Field(default=None, description="format of KV-cache zero points; null: symmetric")
     branches: DType | None = Field(
         default=None, description="activations between norm and residual add, as under autocast; null: as `residual`"
+    )
+    parts: dict[Part, PartFormatsFile] = Field(
+        default={}, description="formats of the linear layers of one part of the model, where they differ"
     )
     sources: list[Source] = Field(default=[], description="sources of the values")

@@ -7,6 +7,7 @@ import numpy as np
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from costmodel.schema.device import Source
+from costmodel.schema.framework import QuantizationFile
 from costmodel.schema.mixers import AnyMixer, AttentionFile, NoMixerFile
 from costmodel.schema.quantity import (
     Integer,
@@ -212,6 +213,9 @@ class ModelFile(Strict):
             Annotated[LayerFile, Tag("layer")] | Annotated[LayerGroupFile, Tag("group")], Discriminator(_layer_or_group)
         ]
     ] = Field(min_length=1, description="the layers in order, each a layer or {repeat, layers}")
+    quantization: QuantizationFile | None = Field(
+        default=None, description="number formats of the published weights: inference that states no precision has them"
+    )
     aliases: list[str] = Field(default=[], description="other names of the model")
     sources: list[Source] = Field(default=[], description="sources of the values")
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from costmodel.errors import InputError
 from costmodel.hardware import Device
 from costmodel.schema.assemble import Assembly, DocumentPart
-from costmodel.schema.framework import PrecisionFile
+from costmodel.schema.framework import PrecisionFile, QuantizationFile
+from costmodel.schema.loader import parse_tree
 from costmodel.schema.tree import Tree, merge
 from costmodel.workload.dtypes import ELEMENT_BYTES, math_unit
 
@@ -29,6 +33,33 @@ def expand_set_name(scenario: Tree) -> Tree:
         return scenario
     chosen = Tree({"compute": Tree(precision.value, precision.location)}, precision.location, precision.key)
     return scenario.with_entries(precision=chosen)
+
+
+def shipped_formats(file: QuantizationFile, device: Device) -> tuple[Tree, str]:
+    """Return the formats of a published checkpoint on a device, as a scenario's `precision`, and a note that says them.
+
+    GEMMs whose format the device has no math unit for expand the weights to 16 bits.
+    """
+    wide = _DEFAULT_SET if _DEFAULT_SET in device.math else "fp16"
+    dumped = file.model_dump()
+    expanded: set[str] = set()
+
+    def on_device(formats: dict[str, Any]) -> dict[str, Any]:
+        if formats.get("linear") is None or math_unit(formats["linear"]) in device.math:
+            return formats
+        expanded.add(math_unit(formats["linear"]))
+        return formats | {"linear": wide}
+
+    own = on_device({key: value for key, value in dumped.items() if value is not None and key != "parts"})
+    parts = {name: on_device(part) for name, part in dumped["parts"].items()}
+    chosen = {"compute": wide} | own | ({"parts": parts} if parts else {})
+    stored = [("weights", own), *parts.items()]
+    told = ", ".join(f"{name} {formats['weights']}" for name, formats in stored if "weights" in formats)
+    note = f"number formats as published ({told}); write `precision` for others"
+    if expanded:
+        units = " and ".join(unit.upper() for unit in sorted(expanded))
+        note += f"; {device.name} has no unit for {units}: GEMMs expand these weights to {wide}"
+    return parse_tree(json.dumps(chosen), "the model's quantization"), note
 
 
 def choose_formats(
@@ -93,4 +124,5 @@ def _named_set(assembly: Assembly, chosen: Tree, key: str, field: str) -> Tree:
 
 def _missing_units(part: DocumentPart[PrecisionFile], device: Device) -> list[str]:
     """Return the formats of operators for which the device has no math unit."""
-    return sorted({math_unit(getattr(part.file, name)) for name in _COMPUTED} - set(device.math))
+    used = {getattr(part.file, name) for name in _COMPUTED} | {own.linear for own in part.file.parts.values()}
+    return sorted({math_unit(dtype) for dtype in used} - set(device.math))

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from costmodel.errors import InputError, LayoutError, Location, Problem
+from costmodel.hardware import Device
 from costmodel.quantities import is_single
 from costmodel.schema import build
+from costmodel.schema.aliases import without_aliases
 from costmodel.schema.anchor import Anchors, read_steps
 from costmodel.schema.assemble import Assembly, DocumentPart, Stop
 from costmodel.schema.cluster import ClusterFile, NodeFile
@@ -23,17 +25,18 @@ from costmodel.schema.framework import FrameworkFile
 from costmodel.schema.framework_defaults import gradients_of, with_defaults
 from costmodel.schema.installation import install
 from costmodel.schema.model import ModelFile
-from costmodel.schema.number_formats import choose_formats, expand_set_name
+from costmodel.schema.number_formats import choose_formats, expand_set_name, shipped_formats
 from costmodel.schema.overrides import DocumentName, apply_overrides, locate, read_overrides
 from costmodel.schema.references import Library, as_reference, available, suggest
 from costmodel.schema.serving import locate_files
 from costmodel.schema.strict import Strict, validate_tree
 from costmodel.schema.tree import Tree, merge
-from costmodel.schema.workload import PHASES, PlanFile, ServingFile, WorkloadFile, phases_with
+from costmodel.schema.workload import PHASES, PlanFile, ServingFile, TrainingFile, WorkloadFile, phases_with
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.scenario import MeasuredStep, Parallelism, Scenario
 from costmodel.workload.validity import rules
 
+_Model: TypeAlias = "tuple[Architecture | None, DocumentPart[ModelFile] | None]"
 _DEFAULT = Location("default")
 _FILES: dict[DocumentName, type[Strict]] = {
     "workload": WorkloadFile, "model": ModelFile, "cluster": ClusterFile, "node": NodeFile, "device": DeviceFile,
@@ -100,20 +103,24 @@ class _Resolved:
 
 
 def resolve(
-    workload: str | Path,
+    workload: str | Path | Tree,
     *,
     overrides: Mapping[str, object] | None = None,
     cluster: str | None = None,
     search_path: Sequence[str | Path] = (),
     scenarios: Iterable[str] | None = None,
 ) -> ResolvedWorkload:
-    """Return the workload of a file or of a name under `workloads/`; raise InputError with every problem.
+    """Return the workload of a file, of a name under `workloads/` or of a document; raise InputError with all problems.
 
     overrides: path of the resolved document -> YAML text, number or `SI`.
     cluster: replaces the cluster of every scenario.
     scenarios: those to resolve, null: all.
     """
     library = Library(search_path)
+    if isinstance(workload, Tree):
+        name = workload.location.source if workload.location else "workload"
+        document = library.extend(without_aliases(workload.without("schema"), "workload"), "workload")
+        return resolve_tree(document, name, library, overrides=overrides, cluster=cluster, scenarios=scenarios)
     path = library.find_workload(workload)
     tree = library.read(path, "workload")
     return resolve_tree(tree, path.stem, library, overrides=overrides, cluster=cluster, scenarios=scenarios)
@@ -141,7 +148,7 @@ def resolve_tree(
     anchors = Anchors.of(tree, library, _without_anchors)
     for scenario in _selected(list(scenario_trees), scenarios):
         with assembly.collecting_problems():
-            part = _scenario(assembly, scenario, scenario_trees[scenario], architecture, cluster)
+            part = _scenario(assembly, scenario, scenario_trees[scenario], (architecture, model), cluster)
             resolved[scenario] = replace(part, scenario=anchors.apply(part.scenario, part.trees["scenario"]))
     if not assembly.problems:
         assembly.report_unused()
@@ -240,9 +247,20 @@ def _model(assembly: Assembly, tree: Tree) -> DocumentPart[ModelFile]:
     return part
 
 
-def _scenario(
-    assembly: Assembly, name: str, original: Tree, architecture: Architecture | None, cluster: str | None
-) -> _Resolved:
+def _formats(
+    tree: Tree, plan: PlanFile, model: DocumentPart[ModelFile] | None, device: Device
+) -> tuple[Tree, list[str]]:
+    """Return the `precision` of a scenario and notes: what it states, or in inference that of the model's weights."""
+    stated = tree.child("precision")
+    quantization = None if model is None else model.file.quantization
+    if stated is not None or quantization is None or isinstance(plan, TrainingFile):
+        return stated or Tree({}, tree.location), []
+    shipped, note = shipped_formats(quantization, device)
+    return shipped, [note]
+
+
+def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster: str | None) -> _Resolved:
+    architecture, model = of
     field = f"scenarios.{name}"
     tree, plan = _plan(assembly, name, original, cluster)
     layout = build.layout(plan)
@@ -251,8 +269,8 @@ def _scenario(
     framework_tree, framework_field = assembly.inline_or_named(reference, "framework", f"{field}.framework")
     overrides = assembly.overrides_of("framework", name)
     framework = assembly.part(FrameworkFile, framework_tree, overrides, framework_field)
-    chosen = tree.child("precision") or Tree({}, tree.location)
     device = hardware.cluster.device
+    chosen, told = _formats(tree, plan, model, device)
     plan = with_defaults(plan, framework.file.training)
     formats, replaced = choose_formats(
         assembly, chosen, device, f"{field}.precision", gradients_of(plan, framework.file)
@@ -271,7 +289,7 @@ def _scenario(
         communication=build.communication(plan.communication),
         framework=kernels,
         offload=build.offload(plan.offload),
-        notes=(*fallbacks, *_uneven(architecture, layout), *_unused(plan)),
+        notes=(*told, *fallbacks, *_uneven(architecture, layout), *_unused(plan)),
         routing=build.routing(plan.routing, expert_counts(plan.routing, tree, architecture, field)),
         simulation=build.simulation(plan.simulation),
     )

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import Field, model_validator
 
 from costmodel.schema.device import DType, LinearType, Source, StoredType
+from costmodel.schema.framework import Part, PartFormatsFile
 from costmodel.schema.quantity import (
     Bits,
     Duration,
@@ -170,6 +171,7 @@ class PrecisionChoiceFile(Strict):
     kv_scale: DType | None = Field(default=None, description="replaces the set's")
     kv_zero: DType | None = Field(default=None, description="replaces the set's; null: symmetric")
     branches: DType | None = Field(default=None, description="replaces the set's; null: as `residual`")
+    parts: dict[Part, PartFormatsFile] = Field(default={}, description="replaces the set's")
 
 
 class SlowdownFile(Strict):

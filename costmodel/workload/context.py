@@ -80,6 +80,10 @@ class Context:
         dtype = self.precision.branches
         return self if dtype is None else replace(self, precision=replace(self.precision, residual=dtype))
 
+    def part(self, name: str) -> Context:
+        """Return the context of one part of the model, whose linear layers may have formats of their own."""
+        return replace(self, precision=self.precision.part(name)) if self.precision.parts else self
+
     @property
     def gemm_element(self) -> Bytes:
         """Return the bytes of one activation as a linear layer's GEMM reads it, block scale included."""

@@ -104,9 +104,10 @@ def add_moe(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, owns_input: 
     _add_router(builder, context, "router", choices, bias=choices if ffn.router_bias else 0.0)
     if ffn.router_extra is not None:
         _add_score_smoothing(builder, context, ffn)
-    if context.casts_inputs and owns_input:
+    routed = context.part("experts")
+    if routed.casts_inputs and owns_input:
         # One cast serves the dispatched tokens and the shared expert.
-        size = tokens * hidden * (context.residual + context.gemm_element)
+        size = tokens * hidden * (routed.residual + routed.gemm_element)
         builder.step("norm", [Elementwise("expert input cast", size, kind="cast", rows=tokens)])
     _add_experts(builder, context, ffn, owns_input=owns_input)
     size = 4 * tokens * hidden * context.residual
@@ -143,14 +144,14 @@ def _add_experts(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, owns_in
     has_shared = not (is_single(ffn.shared) and ffn.shared == 0)
     on_host = context.offload.hosts_experts
     if on_host:
-        _add_latent(builder, context, ffn, _add_host_experts)
+        _add_latent(builder, context.part("experts"), ffn, _add_host_experts)
     first = builder.position
     if has_shared:
-        _add_shared_experts(builder, context, ffn, owns_input=owns_input)
+        _add_shared_experts(builder, context.part("shared_experts"), ffn, owns_input=owns_input)
     if on_host:
         builder.overlap_host_work(first)
     else:
-        _add_latent(builder, context, ffn, _add_routed_experts)
+        _add_latent(builder, context.part("experts"), ffn, _add_routed_experts)
 
 
 def _add_latent(

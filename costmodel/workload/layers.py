@@ -234,7 +234,7 @@ def _add_parallel_block(builder: WorkBuilder, context: Context, layer: Layer) ->
 
 def _add_mixer(builder: WorkBuilder, context: Context, layer: Layer) -> None:
     """Add a layer's mixer between norm and residual add."""
-    mixer = layer.mixer
+    mixer, context = layer.mixer, context.part("attention")
     if isinstance(mixer, Attention):
         add_attention(builder, context, mixer, norm=layer.norm, dropout=layer.dropout)
     elif isinstance(mixer, Mla):
@@ -266,7 +266,7 @@ def _add_plain_projection(builder: WorkBuilder, context: Context) -> None:
 def _add_ffn(builder: WorkBuilder, context: Context, layer: Layer, *, owns_input: bool = True) -> None:
     """Add a layer's feed-forward part between norm and residual add."""
     if isinstance(layer.ffn, DenseFfn):
-        add_dense_ffn(builder, context, layer.ffn, owns_input=owns_input)
+        add_dense_ffn(builder, context.part("ffn"), layer.ffn, owns_input=owns_input)
     elif isinstance(layer.ffn, MoeFfn):
         add_moe(builder, context, layer.ffn, owns_input=owns_input)
 

@@ -320,6 +320,12 @@ class _LocalLinear:
             return self.context.precision.weight_only
         return self.linear.weight_bytes is not None and self.linear.weight_bytes < ELEMENT_BYTES[self.linear.dtype]
 
+    def _own_element(self) -> Bytes | None:
+        """Return the bytes of a stored weight where it has a format of its own, null where it is the model's."""
+        if self.linear.weight_bytes is None and self.context.precision.of_part and self.linear.dtype is None:
+            return self.context.stored_weight
+        return self.linear.weight_bytes
+
     def add_parameters(self, builder: WorkBuilder) -> None:
         """Add the matrix, unless it is tied, and the bias."""
         linear = self.linear
@@ -339,7 +345,7 @@ class _LocalLinear:
                 total if linear.active is None else linear.active,
                 expert=linear.experts is not None,
                 linear=linear.dtype is None,
-                element_bytes=linear.weight_bytes,
+                element_bytes=self._own_element(),
                 host_computed=linear.host_computed,
             )
         )

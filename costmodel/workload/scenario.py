@@ -54,6 +54,16 @@ class Parallelism:
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class PartFormats:
+    """The formats of one part's linear layers, where a checkpoint has others there; fields as of `Precision`."""
+
+    linear: str
+    weights: str
+    scale_block: Count | None = None
+    weight_scaling: GroupScaling = field(default_factory=GroupScaling)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Precision:
     """The number format of each operator family and of each kind of stored tensor.
 
@@ -66,6 +76,8 @@ class Precision:
     kv_scaling: scales of cached elements of one token and head.
     activations: saved inputs of GEMMs; attention_output: saved output of attention (null: as `activations`).
     scale_block: elements per FP32 scale of an FP8 activation (null: one scale per tensor).
+    parts: formats of the linear layers of `attention`, the dense `ffn`, `experts` and `shared_experts`, where they
+        differ; of_part: these are those of one part, whose weights are stored in formats of their own.
     """
 
     linear: str
@@ -86,6 +98,18 @@ class Precision:
     weight_bits: Quantity | None = None
     kv_scaling: GroupScaling = field(default_factory=GroupScaling)
     branches: str | None = None
+    parts: Mapping[str, PartFormats] = field(default_factory=dict)
+    of_part: bool = False
+
+    def part(self, name: str) -> Precision:
+        """Return the formats of one part of the model."""
+        own = self.parts.get(name)
+        if own is None:
+            return self
+        return replace(
+            self, linear=own.linear, weights=own.weights, scale_block=own.scale_block,
+            weight_scaling=own.weight_scaling, weight_bits=None, parts={}, of_part=True,
+        )  # fmt: skip
 
     @property
     def weight_only(self) -> bool:

@@ -14,12 +14,12 @@ from costmodel.quantities import Array, Quantity
 class Apart:
     """How far apart runs are.
 
-    sizes: sum of squared logs of the ratios of their sizes; formats: 1 where their GEMMs have different number formats,
-    else 0; same: 1 for one and the same run, else 0.
+    sizes: sum of squared logs of the ratios of their sizes; kinds: 1 where number formats of GEMMs or recomputation
+    differ, else 0; same: 1 for one and the same run, else 0.
     """
 
     sizes: Quantity
-    formats: Quantity
+    kinds: Quantity
     same: Quantity
 
 
@@ -32,7 +32,7 @@ class SiteScatter:
     own: what a run shares with none but itself.
     repeat: between repetitions of one run.
     length: distance in size at which runs are hardly alike, in factors of e.
-    formats: distance between runs whose GEMMs have different number formats.
+    kinds: distance between runs of other number formats or recomputation, in lengths.
     """
 
     site: float
@@ -40,14 +40,14 @@ class SiteScatter:
     own: float
     repeat: float
     length: float
-    formats: float
+    kinds: float
 
     def covariance(self, apart: Apart) -> Array:
         """Return the covariance of r between runs.
 
-        cov = site^2 + alike^2 * exp(-(sizes / length^2 + formats^2 [other formats]) / 2) + own^2 [the same run]
+        cov = site^2 + alike^2 * exp(-(sizes / length^2 + kinds^2 [other kinds]) / 2) + own^2 [the same run]
         """
-        distance = apart.sizes / self.length**2 + self.formats**2 * apart.formats
+        distance = apart.sizes / self.length**2 + self.kinds**2 * apart.kinds
         alike: Array = np.exp(-0.5 * np.asarray(distance))
         return self.site**2 + self.alike**2 * alike + self.own**2 * np.asarray(apart.same)
 

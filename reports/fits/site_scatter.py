@@ -36,8 +36,9 @@ MOST = 40.0  # figures that a site counts as at most
 FARTHEST = 3.0  # robust standard deviations from a site's median, beyond which a figure counts as that far
 COMPOSED = "vtrain_single"  # begins the ids of steps that their source composed of measured parts
 REPEAT = 0.0021  # see the file's sources
-FITTED = ("site", "alike", "own", "length", "formats")
-_START = (0.05, 0.05, 0.04, 1.0, 1.0)
+FITTED = ("site", "alike", "own")
+LENGTH = KINDS = 1.0  # chosen: decision 0083
+_START = (0.05, 0.05, 0.04)
 _WIDTH = 1.0  # of the prior about `_START`, in factors of e: what figures do not determine stays there
 _DECIMALS = 4
 
@@ -120,12 +121,12 @@ def fit(sites: Sequence[Site]) -> SiteScatter:
 
 def _scatter(logs: Array) -> SiteScatter:
     values = dict(zip(FITTED, np.exp(logs).tolist(), strict=True))
-    return SiteScatter(repeat=REPEAT, **values)
+    return SiteScatter(repeat=REPEAT, length=LENGTH, kinds=KINDS, **values)
 
 
 def _matrix(site: Site, scatter: SiteScatter) -> Array:
     """Return the covariance of a site's figures. Two figures of alike runs are different runs, whatever they share."""
-    separate = Apart(site.apart.sizes, site.apart.formats, np.eye(len(site.logs)))
+    separate = Apart(site.apart.sizes, site.apart.kinds, np.eye(len(site.logs)))
     return scatter.covariance(separate) + scatter.repeat**2 * np.eye(len(site.logs))
 
 
@@ -168,7 +169,7 @@ def render(sites: Sequence[Site]) -> str:
     """Return the text of the file."""
     scatter = fit(sites)
     values = ", ".join(
-        f"{name}: {float(f'{getattr(scatter, name):.3g}'):g}" for name in (*FITTED[:3], "repeat", *FITTED[3:])
+        f"{name}: {float(f'{getattr(scatter, name):.3g}'):g}" for name in (*FITTED, "repeat", "length", "kinds")
     )
     figures, publications = sum(len(site.logs) for site in sites), len({site.publication for site in sites})
     return f"""\

@@ -84,7 +84,7 @@ PRINTED = {  # in billions, as papers and cards print them
     "megatron-1.7b": 1.7, "megatron-3.6b": 3.6, "megatron-7.5b": 7.5, "megatron-18.4b": 18.4, "megatron-22b": 22,
     "megatron-39.1b": 39.1, "megatron-76.1b": 76.1, "megatron-145.6b": 145.6, "megatron-310.1b": 310.1,
     "megatron-530b": 529.6, "megatron-1t": 1008.0, "gpt3-175b": 174.6, "bloom-176b": 176.2,
-    "codellama-34b": 33.7,
+    "codellama-34b": 33.7, "nemotron-4-15b": 15.7,
 }  # fmt: skip
 ACTIVE = {  # billions of active parameters, as printed; with the embedding or without, as the authors count
     "deepseek-v2": (21, True), "deepseek-v2-lite": (2.4, False), "deepseek-v3": (37, False),

@@ -6,12 +6,14 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from costmodel.errors import InputError, Location
 from costmodel.schema.hugging_face.config import Config
 from costmodel.schema.hugging_face.inert import INERT
 from costmodel.schema.hugging_face.keys import Family, keys_of
 from costmodel.schema.hugging_face.model import model_tree
+from costmodel.schema.hugging_face.quantization import quantization_of
 from costmodel.schema.hugging_face.wrappers import Source, audio_of, encoder_of, find_source
 from costmodel.schema.json_tree import parse_json
 from costmodel.schema.loader import MAX_BYTES, kind_of, read_text
@@ -20,6 +22,7 @@ from costmodel.schema.tree import Tree, to_python
 
 FILE = "config.json"
 _QUANTISED = "quantization_config"
+_QUANTISED_BESIDE = "hf_quant_config.json"
 _SHOWN = 60  # characters of a value in a note
 
 
@@ -64,7 +67,20 @@ def import_config(path: Path, origin: Location | None = None, chosen: str | None
     document = model_tree(config, name)
     encoder = encoder_of(source, config.size("hidden"))
     document = document if encoder is None else document.with_entries(encoder=encoder)
-    return Imported(document, tuple(_notes(source, display_path(file))))
+    formats = _formats(source, file, config.size("depth"))
+    if isinstance(formats, dict):
+        shown = display_path(file)
+        document = document.with_entries(quantization=parse_json(json.dumps(formats), shown))
+    return Imported(document, tuple(_notes(source, display_path(file), formats)))
+
+
+def _formats(source: Source, file: Path, depth: int) -> dict[str, Any] | str | None:
+    """Return the number formats of the checkpoint: of config.json, or of the file that ModelOpt writes beside it."""
+    beside = file.parent / _QUANTISED_BESIDE
+    more = None
+    if beside.is_file() and file.name == FILE:
+        more = to_python(parse_json(read_text(beside, display_path(beside), MAX_BYTES), display_path(beside)))
+    return quantization_of(to_python(source.tree), more, depth, source.family.get("modules", {}))
 
 
 def _name(tree: Tree, file: Path) -> Tree:
@@ -74,15 +90,15 @@ def _name(tree: Tree, file: Path) -> Tree:
     return Tree(own or fallback or "model", tree.location)
 
 
-def _notes(source: Source, file: str) -> Iterator[str]:
+def _notes(source: Source, file: str, formats: object) -> Iterator[str]:
     """Yield a note on the ignored keys of a config.json, and on how its family was found."""
     if source.alias is not None:
         yield f"{file}: read {source.alias}"
     ignored = list(_ignored(source.tree, source.family, ""))
     if ignored:
         yield f"{file}: ignored keys: {', '.join(ignored)}"
-    if source.tree.child(_QUANTISED) is not None:
-        yield f"{file}: {_QUANTISED} is ignored; set the scenario's `precision` instead"
+    if isinstance(formats, str):
+        yield f"{file}: {_QUANTISED}: {formats} is not known; state the scenario's `precision`"
 
 
 def _ignored(tree: Tree, family: Family, prefix: str) -> Iterator[str]:

@@ -1,7 +1,8 @@
 """Towers for images in front of a language model: what the keys of a `vision_config` mean, and the encoder they make.
 
 Source: huggingface/transformers 4.57 and 5, src/transformers/models/FAMILY/modeling_*.py (vision models, projectors);
-for kimi_k25 the modeling file beside the weights (moonshotai/Kimi-K2.5), for internvl_chat OpenGVLab/InternVL3-8B.
+for kimi_k25 the modeling file beside the weights (moonshotai/Kimi-K2.5), for internvl_chat OpenGVLab/InternVL3-8B, for
+kimi_k3 NVIDIA-NeMo/Automodel, components/models/kimi_k3 (KimiK3VisionConfig, KimiK3PatchMergerProjector).
 """
 
 from __future__ import annotations
@@ -127,11 +128,21 @@ ENCODERS: dict[str, Family] = {
     },
     "kimi_k25": _MOON,
     "moonvit": _MOON,
+    "kimi_k3": _MOON | {
+        "hidden": Key("vt_hidden_size", default=1024, older_name="hidden_size"),
+        "heads": Key("vt_num_attention_heads", default=12, older_name="num_attention_heads"),
+        "attended": Key("qkv_hidden_size", default=1536),
+        "intermediate": Key("vt_intermediate_size", default=4096, older_name="intermediate_size"),
+        "bias": Key("linear_bias", default=False),
+        "patch_bias": Key("patch_embed_proj_bias", default=False),
+        "norm": "rms", "final_norm": "rms", "projector": "moon_v2",
+    },
 }
 # fmt: on
 """`model_type` of a `vision_config` -> the meaning of its keys."""
 for _name in ("qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen3_5_vision", "qwen3_5_moe_vision", "qwen3_vl_vision"):
     ENCODERS[_name] = _QWEN_3
+ENCODERS["kimi_k3_vision"] = ENCODERS["kimi_k3"]
 ENCODERS["internvl_vision"] = ENCODERS["intern_vit_6b"]
 
 
@@ -183,7 +194,7 @@ def _layer(config: Config, hidden: int) -> dict[str, Tree]:
             "type": ("attention", "heads"),
             "q_heads": (config.size("heads"), "heads"),
             "kv_heads": (config.count("kv_heads"), "kv_heads"),
-            "head_dim": (config.count("head_dim"), "head_dim"),
+            "head_dim": (_head_dim(config), "heads"),
             "causal": (False, "heads"),
             "rotary": (None if config.flag("rotary") else False, "heads"),
             "bias": (bias or None, "bias"),
@@ -211,6 +222,13 @@ def _layer(config: Config, hidden: int) -> dict[str, Tree]:
     )
 
 
+def _head_dim(config: Config) -> int | None:
+    """Return the width of a head where it is not the stream's over the heads."""
+    if config.has("attended"):
+        return config.size("attended") // config.size("heads")
+    return config.count("head_dim")
+
+
 def _projectors(config: Config, merged: int, text: int) -> tuple[_Matrices, bool, int]:
     """Return the matrices to the language model, whether they have biases, and the elements of their norms."""
     name = config.value("projector") or "linear"
@@ -227,6 +245,10 @@ def _merger(config: Config, merged: int, text: int) -> tuple[_Matrices, bool, in
     deep = len(config.items("deep_layers") or ()) if config.has("deep_layers") else 0
     pair = [(merged, merged), (merged, outputs)]
     return pair * (1 + deep), True, vectors * (config.size("hidden") + deep * merged)
+
+
+def _moon_v2(_: Config, merged: int, text: int) -> tuple[_Matrices, bool, int]:
+    return [(merged, merged), (merged, text)], False, text  # an RMS norm behind them
 
 
 def _linear(config: Config, _: int, text: int) -> tuple[_Matrices, bool, int]:
@@ -255,4 +277,5 @@ def _internvl(config: Config, merged: int, text: int) -> tuple[_Matrices, bool, 
 
 _PROJECTORS: Mapping[str, Callable[[Config, int, int], tuple[_Matrices, bool, int]]] = {
     "merger": _merger, "linear": _linear, "mlp": _mlp, "pixtral": _pixtral, "llama4": _llama_4, "internvl": _internvl,
+    "moon_v2": _moon_v2,
 }  # fmt: skip

@@ -42,6 +42,7 @@ _GEMMA_4: Family = _GEMMA | {
     "layer_embedding": Key("hidden_size_per_layer_input", default=256),
     "layer_embedding_rows": Key("vocab_size_per_layer_input", default=262_144),
     "with_experts": Key("enable_moe_block", default=False),
+    "modules": {"experts": ("experts.0.up_proj",), "shared_experts": ("mlp.up_proj",)},
     "experts": Key("num_experts", default=None),
     "top_k": Key("top_k_experts", default=None),
     "expert_intermediate": Key("moe_intermediate_size", default=None),

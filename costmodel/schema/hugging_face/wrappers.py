@@ -9,6 +9,7 @@ from costmodel.schema.hugging_face.config import BY_HAND, Config
 from costmodel.schema.hugging_face.encoders import ENCODERS, encoder_tree
 from costmodel.schema.hugging_face.families import FAMILIES
 from costmodel.schema.hugging_face.keys import Family
+from costmodel.schema.hugging_face.refused import REFUSED
 from costmodel.schema.references import available, did_you_mean
 from costmodel.schema.tree import Tree
 
@@ -119,8 +120,10 @@ def _architectures(tree: Tree) -> list[str]:
 
 
 def _unknown(kind: str, place: Tree | None, file: Tree) -> InputError:
-    """Return the error of an architecture that no table reads."""
+    """Return the error of an architecture that no table reads, with what its grammar lacks where that is known."""
+    lacks = REFUSED.get(kind) or REFUSED.get(file.text("model_type") or "")
     hints = [
+        None if lacks is None else f"a model file cannot express {lacks}",
         did_you_mean(kind, list(FAMILIES)), available(list(FAMILIES)),
         "if its keys mean what those of one of them do, name that with `as`", f"or {BY_HAND}",
     ]  # fmt: skip

@@ -15,8 +15,8 @@ from costmodel.cost.calibration import Calibration
 from costmodel.workload.scenario import Anchor, MeasuredStep, Parallelism, Scenario
 from costmodel.workload.site_scatter import Apart, SiteScatter
 
-SCATTER = SiteScatter(site=0.1, alike=0.05, own=0.04, repeat=0.003, length=1.0, formats=1.0)
-NOTHING_SHARED = SiteScatter(site=0.0, alike=0.0, own=0.1, repeat=0.003, length=1.0, formats=1.0)
+SCATTER = SiteScatter(site=0.1, alike=0.05, own=0.04, repeat=0.003, length=1.0, kinds=1.0)
+NOTHING_SHARED = SiteScatter(site=0.0, alike=0.0, own=0.1, repeat=0.003, length=1.0, kinds=1.0)
 RUN = scenario(parallel=Parallelism(dp=8.0))
 OTHER = scenario(replace(STEP, sequence=8192.0), parallel=Parallelism(dp=8.0, tp=2.0))
 
@@ -34,7 +34,7 @@ def measured(ratio: float, *runs: Scenario, scatter: SiteScatter = SCATTER) -> A
 
 def test_one_run_moves_others_by_the_share_of_the_variance_that_they_have_in_common() -> None:
     residual, distance = math.log(1.2), apart(RUN, OTHER)
-    common = 0.1**2 + 0.05**2 * math.exp(-0.5 * math.log(4.0) ** 2 - 0.5 * 2 * math.log(2.0) ** 2)
+    common = 0.1**2 + 0.05**2 * math.exp(-0.5 * (math.log(4.0) ** 2 + 3 * math.log(2.0) ** 2))
     assert distance.same == 0.0
     expected = residual * common / (0.1**2 + 0.05**2 + 0.04**2 + 0.003**2)
     anchored = replace(OTHER, anchor=measured(1.2, RUN))

@@ -170,6 +170,23 @@ def test_a_wrapper_holds_a_language_model(tmp_path: Path, name: str) -> None:
     assert parameter_count(model).total == WEIGHTS["phi-4"] - 100_352 * 5120
 
 
+def test_the_tower_of_kimi_k3_has_the_parameters_of_its_matrices(tmp_path: Path) -> None:
+    vision = {
+        "vt_hidden_size": 1024,
+        "vt_num_attention_heads": 12,
+        "qkv_hidden_size": 1536,
+        "vt_intermediate_size": 4096,
+    }
+    text = json.loads((DATA / "kimi-linear-48b.json").read_text())
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"model_type": "kimi_k3", "text_config": text, "vision_config": vision}))
+    layer = 4 * 1024 * 1536 + 2 * 1024 * 4096 + 2 * 1024
+    merger = 4096 * 4096 + 4096 * text["hidden_size"] + text["hidden_size"]
+    tower = 27 * layer + 1024 * (3 * 14 * 14) + 64 * 64 * 1024 + 1024 + merger
+    alone = parameter_count(family("kimi-linear-48b")).total
+    assert parameter_count(load_model(str(file))).total - alone == tower
+
+
 def test_a_tower_without_a_table_is_refused_with_the_way_out(tmp_path: Path) -> None:
     file = written(tmp_path, "qwen2-vl-7b", model_type="qwen2", vision_config={"model_type": "eye"})
     (problem,) = problems_of(lambda: load_model(str(file)))

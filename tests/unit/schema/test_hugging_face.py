@@ -110,7 +110,7 @@ def test_every_fixture_is_counted_and_has_a_source() -> None:
 @pytest.mark.parametrize(("file", "name"), SAME_AS.items())
 def test_an_imported_model_is_that_of_the_catalogue(file: str, name: str) -> None:
     imported, shipped = read_model(str(DATA / f"{file}.json")).document, read_model(name).document
-    provenance = {"name", "aliases", "sources"}
+    provenance = {"name", "aliases", "sources", "quantization"}
     assert {key: value for key, value in imported.items() if key not in provenance} == {
         key: value for key, value in shipped.items() if key not in provenance
     }
@@ -299,10 +299,20 @@ def test_ignored_keys_are_listed_and_inert_ones_are_not() -> None:
     assert read_model(str(DATA / "llama-3.1-405b.json")).notes == ()
 
 
-def test_a_quantisation_config_is_ignored_with_a_note() -> None:
-    (note,) = read_model(str(DATA / "deepseek-v3.json")).notes
-    assert "quantization_config is ignored" in note
-    assert "`precision`" in note
+def test_the_formats_of_a_checkpoint_are_those_of_its_quantisation() -> None:
+    model = read_model(str(DATA / "deepseek-v3.json"))
+    assert model.notes == ()
+    formats = model.document["quantization"]
+    assert (formats["linear"], formats["weights"], formats["scale_block"]) == ("fp8", "fp8", 128)
+
+
+def test_an_unknown_method_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    text = json.dumps(config("llama-2-7b", quantization_config={"quant_method": "quip"}))
+    file.write_text(text, encoding="utf-8")
+    model = read_model(str(file))
+    assert model.document["quantization"] is None
+    assert model.notes[0].endswith("quantization_config: quip is not known; state the scenario's `precision`")
 
 
 def test_keys_inside_a_mapping_are_listed_by_their_path(tmp_path: Path) -> None:

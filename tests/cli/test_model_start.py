@@ -1,0 +1,61 @@
+"""A model in place of a workload: `simulate MODEL`, `init workload`, and the list of what is read."""
+
+from __future__ import annotations
+
+import json
+
+
+def test_a_model_runs_on_a_cluster_and_what_is_assumed_is_said(run):
+    done = run("simulate", "qwen3-8b", "--cluster", "nodes/h100-x1", "--json")
+    assert done.code == 0
+    document = json.loads(done.out)
+    assert list(document["scenarios"]) == ["prefill", "decode"]
+    assert "note: qwen3-8b on 1 device of nodes/h100-x1 (tp 1, pp 1): prefill of one prompt of 1,024 tokens" in done.err
+    assert "costmodel init workload --model qwen3-8b --cluster nodes/h100-x1 > workload.yaml" in done.err
+
+
+def test_the_workload_of_a_model_is_what_init_writes(run, tmp_path):
+    written = run("init", "workload", "--model", "qwen3-8b", "--cluster", "nodes/h100-x1", "--phase", "decode")
+    assert written.code == 0
+    file = tmp_path / "workload.yaml"
+    file.write_text(written.out, encoding="utf-8")
+    assert run("validate", str(file)).code == 0
+    again = run("simulate", str(file), "--json")
+    direct = run("simulate", "qwen3-8b", "--cluster", "nodes/h100-x1", "--phase", "decode", "--json")
+    first, second = (json.loads(each.out)["scenarios"]["decode"]["metrics"] for each in (again, direct))
+    assert first == second
+
+
+def test_an_id_of_the_cache_is_a_model(run, tmp_path, monkeypatch):
+    snapshot = tmp_path / "hub/models--some--model/snapshots/abc"
+    snapshot.mkdir(parents=True)
+    config = {
+        "model_type": "llama", "hidden_size": 512, "vocab_size": 1000, "num_hidden_layers": 2,
+        "num_attention_heads": 8, "intermediate_size": 1024,
+    }  # fmt: skip
+    (snapshot / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    done = run("simulate", "some/model", "--cluster", "nodes/h100-x1", "--phase", "decode", "--json")
+    assert done.code == 0
+    assert json.loads(done.out)["scenarios"]["decode"]["metrics"]["tpot"] > 0
+
+
+def test_what_a_model_asks_for_is_told(run):
+    alone = run("simulate", "qwen3-8b")
+    assert alone.code == 2
+    assert "--cluster: qwen3-8b is a model, which runs on a cluster" in alone.err
+    phase = run("simulate", "llama3_8b_rtx4090", "--phase", "decode")
+    assert phase.code == 2
+    assert "is a workload, whose scenarios have phases of their own" in phase.err
+    unknown = run("simulate", "qwen3-8b", "--cluster", "nodes/h100-x1", "--phase", "dream")
+    assert unknown.code == 2
+    assert "unknown phase 'dream'" in unknown.err
+
+
+def test_the_list_of_support_is_generated_with_its_counts(run):
+    document = json.loads(run("model", "list", "--support", "--json").out)
+    assert document["counts"]["families"] == len(document["families"]) > 60
+    assert {"deepseek_v32", "qwen3_5_moe_text", "nemotron_h", "kimi_linear"} <= set(document["families"])
+    told = run("model", "list", "--support").out
+    assert f"{document['counts']['families']} families and" in told
+    assert "gemma3n" in told
