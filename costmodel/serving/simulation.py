@@ -79,7 +79,7 @@ class Simulation:
         self.policy = policy_of(scenario, plan, self.requests)
         _check_lengths(scenario, self.policy, self.requests)
         longest = int(self.requests.length.sum(axis=1).max())
-        sizes = Sizes(self.policy.max_seqs, min(self.policy.budget, int(self.requests.length[:, 0].max())), longest)
+        sizes = Sizes(self.policy.max_seqs, min(self.policy.budget, int(self.requests.length.sum())), longest)
         self.pricer = StepPricer(scenario, plan, calibration)
         self.times = StepTimes(make_tables(self.pricer, sizes), sizes, self.pricer.drafts)
 
