@@ -32,8 +32,9 @@ RATES = frozenset({
     "decode_tokens_per_second_per_device", "mfu", "mfu_noncausal", "hfu", "flop_rate_per_device",
 })  # fmt: skip
 NORMAL_90 = 1.2815515655446004  # standard deviations beyond which a tenth of a normal distribution lies
-CONDITIONS = ("transferred", "extrapolated", "roofline", "unknown")
-"""What whole runs rest on that widens their scatter: bases of their kernels, and a framework that names none."""
+CONDITIONS = ("transferred", "extrapolated", "roofline", "unknown", "first_token")
+"""What widens the scatter of whole runs: bases of their kernels, a framework that names none, and first tokens of
+served requests, which wait for others."""
 _CLASSES = {"prefill": "inference", "decode": "inference", "generate": "inference"}
 
 
@@ -119,12 +120,14 @@ def ratio_interval(before: Array, after: Array) -> tuple[float, float, float]:
 class RunScatter:
     """How far a run that nobody here has seen lies from its prediction, beside what its kernels say.
 
-    centre: log of measured over predicted time; down, up: to the ends of the 80 % interval from there.
+    centre: log of measured over predicted time; down, up: to the ends of the 80 % interval from there; first_token:
+    what the time to the first token adds to both, in quadrature.
     """
 
     centre: Quantity
     down: Quantity
     up: Quantity
+    first_token: float = 0.0
 
 
 def run_scatter(
@@ -151,7 +154,8 @@ def run_scatter(
         more = _logs(calibration, f"composition_{name}")
         if more is not None:
             below, above = below + (share * more[1]) ** 2, above + (share * more[2]) ** 2
-    return RunScatter(centre, np.sqrt(below), np.sqrt(above))
+    waiting = _logs(calibration, "composition_first_token") if phase == "serving" else None
+    return RunScatter(centre, np.sqrt(below), np.sqrt(above), 0.0 if waiting is None else waiting[2])
 
 
 def rests_on(operators: Sequence[TimedOperator]) -> dict[str, Quantity]:
@@ -180,6 +184,8 @@ def _run_deviations(name: str, runs: RunScatter | None) -> tuple[Quantity, Quant
     """Return the deviation of the log of a metric under whole runs: its centre, down from there, and up."""
     if runs is None or name not in TIMES | RATES:
         return 0.0, 0.0, 0.0
+    if name == "ttft":
+        return runs.centre, np.hypot(runs.down, runs.first_token), np.hypot(runs.up, runs.first_token)
     return (runs.centre, runs.down, runs.up) if name in TIMES else (-runs.centre, runs.up, runs.down)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from costmodel.calibration.expected_error import StepErrors, relation
 from costmodel.calibration.residual_files import read_residuals
-from costmodel.cost.calibration import FamilyFit, Form, Spread
+from costmodel.cost.calibration import FamilyFit, Form, Spread, UnseenGroups
 from costmodel.cost.form_registry import FORMS
 from costmodel.cost.parameter import build, freeze
 from costmodel.cost.residual import Domain, Nearness, Residual
@@ -35,6 +35,8 @@ DEFAULT_FRAMEWORK = "default"  # names no library
 COMPOSITION = "composition"  # calibrations/composition: whole runs
 SOURCES = "sources"  # calibrations/sources: one source's times over another's
 BACKWARD = "backward"  # calibrations/backward: backward attention against the forward fit of its device
+UNSEEN_GROUPS = "unseen_groups"  # calibrations/unseen_groups: kernels of heads, widths or models that no fit saw
+SINGLE_SHAPES = "shape"  # what `accuracy.held_out` says where cross-validation held out single shapes
 TRANSFER = "transfer"  # calibrations/transfer: what another device, library or version costs
 PRIOR = "prior"  # calibrations/prior: expected times of kernels on devices without rows
 ROOFLINE = "roofline"  # calibrations/roofline: the spread of every family about the bare cost functions
@@ -47,6 +49,7 @@ class DeviceFits:
     file: FitsFile
     residuals: Mapping[str, Residual]
     device: str
+    unseen: Mapping[str, FamilyFitFile] = field(default_factory=dict)
 
     def fit(self, key: str, device: str) -> FamilyFit | None:
         """Return the fit of a `family/variant` or family for a device; None where the file has none."""
@@ -55,7 +58,8 @@ class DeviceFits:
             return None
         basis = self.file.basis if self.device == device else "transferred"
         source = f"{CALIBRATIONS}/{self.file.name}"
-        return replace(family_fit(family, basis, self.residuals.get(key)), source=source)
+        found = family_fit(family, basis, self.residuals.get(key))
+        return replace(found, source=source, unseen=_unseen(self.unseen, key, family))
 
 
 class FitStore:
@@ -64,6 +68,7 @@ class FitStore:
     def __init__(self, library: Library) -> None:
         self._library = library
         self._files: dict[str, DeviceFits | None] = {}
+        self._unseen_groups: Mapping[str, FamilyFitFile] | None = None
         self._errors: StepErrors | None = None
         self._prior: Mapping[str, FamilyFitFile] | None = None
 
@@ -107,6 +112,14 @@ class FitStore:
         families = read(self._library, CALIBRATIONS, SOURCES, FitsFile).families
         names = (f"{kin}/{family}/{variant}", f"{kin}/{family}", kin)
         return next((family_fit(families[name], "fitted").spread for name in names if name in families), None)
+
+    def _unseen(self) -> Mapping[str, FamilyFitFile]:
+        """Return how kernels of groups that no fit saw scatter about predictions; nothing without a file."""
+        if not _exists(self._library, CALIBRATIONS, UNSEEN_GROUPS):
+            return {}
+        if self._unseen_groups is None:
+            self._unseen_groups = read(self._library, CALIBRATIONS, UNSEEN_GROUPS, FitsFile).families
+        return self._unseen_groups
 
     def backward(self, family: str, device: str) -> FamilyFit:
         """Return the rate that backward attention reaches over the forward kernels', and its spread.
@@ -182,9 +195,28 @@ class FitStore:
         file = read(self._library, CALIBRATIONS, name, FitsFile)
         path = self._library.find(name, CALIBRATIONS)
         residuals = {} if file.residuals is None else read_residuals(path.parent / file.residuals)
-        fits = DeviceFits(file, residuals, device)
+        fits = DeviceFits(file, residuals, device, self._unseen())
         _check_axes(path, fits)
         return fits
+
+
+def _unseen(scatter: Mapping[str, FamilyFitFile], key: str, family: FamilyFitFile) -> UnseenGroups | None:
+    """Return what unmeasured groups of shapes add to a family's interval; None where no file says.
+
+    Groups inside the measured sizes add where the family's own evidence held out single shapes.
+    """
+
+    def half(kind: str) -> float | None:
+        names = (f"{kind}/{operators}", f"{kind}/{operators.partition('_')[0]}", f"{kind}/any")
+        found = next((scatter[name] for name in names if name in scatter), None)
+        return None if found is None else float(np.log(float(found.spread[0].high)))
+
+    operators = key.partition("/")[0]
+    inside, beyond = half("unseen"), half("beyond")
+    if inside is None or beyond is None:
+        return None
+    is_shape_wise = family.accuracy is None or family.accuracy.held_out == SINGLE_SHAPES
+    return UnseenGroups(inside if is_shape_wise else 0.0, beyond)
 
 
 def basis_of(device: str, search_path: Sequence[str | Path] = ()) -> str:

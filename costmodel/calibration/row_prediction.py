@@ -159,9 +159,11 @@ def times_of(part: OperatorRows, choice: Choice, framework: Framework) -> tuple[
         time = np.broadcast_to(operator_time(operator, machine, part.cluster, fit).seconds, part.rows.shape)
         middle = np.broadcast_to(likely_time(operator, machine, part.cluster, fit), part.rows.shape)
         spans = by_family.setdefault(operator.family, [np.zeros(part.rows.shape) for _ in range(2)])
-        width = fit.width(operator)
-        spans[0] += width * np.maximum(middle - time * _ratio(fit, time, 1.0, 0.0), 0.0)
-        spans[1] += width * np.maximum(time * _ratio(fit, time, 0.0, 1.0) - middle, 0.0)
+        width, more = fit.width(operator), fit.unseen_half_width(operator)
+        below = width * np.maximum(middle - time * _ratio(fit, time, 1.0, 0.0), 0.0)
+        above = width * np.maximum(time * _ratio(fit, time, 0.0, 1.0) - middle, 0.0)
+        spans[0] += np.hypot(below, -middle * np.expm1(-more))
+        spans[1] += np.hypot(above, middle * np.expm1(more))
         total += middle
         least += least_time(operator, machine) if fit.form is not None else 0.0
     total = np.maximum(total - part.fused * framework.launch, framework.launch)

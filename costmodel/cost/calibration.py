@@ -97,6 +97,21 @@ class Form(Protocol):
         """Return where a kernel lies in the family's log-shape space [octaves]."""
 
 
+NEW_GROUP = 0.25  # octaves: a group this near to a measured one along every axis that names it is as good as measured
+
+
+@dataclass(frozen=True, slots=True)
+class UnseenGroups:
+    """Half-widths of the 80 % interval of kernels whose group of shapes no fit saw [log].
+
+    inside: of a family of few groups, whose own cross-validation held out single shapes; zero where it held out groups.
+    beyond: for each octave outside the measured sizes.
+    """
+
+    inside: float
+    beyond: float
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class FamilyFit:
     """One operator family on one device.
@@ -113,6 +128,7 @@ class FamilyFit:
         backward_rate: multiply-adds per second, over the forward kernel's.
         extra_keys_per_query: keys that each query costs beside those that it sees.
     spread: measured over predicted time.
+    unseen: what groups of shapes that were not measured add to it.
     basis: where the numbers come from.
     source: the file that states them.
     """
@@ -128,6 +144,7 @@ class FamilyFit:
     backward_rate: Quantity = 1.0
     extra_keys_per_query: Count = 0.0
     spread: Spread = Spread()
+    unseen: UnseenGroups | None = None
     basis: str = "roofline"
     source: str = ""
 
@@ -155,6 +172,18 @@ class FamilyFit:
         features = self.form.features(_one_call(operator))
         width = 1.0 if self.nearness is None else self.nearness.width(self.residual.distance(features))
         return width if self.residual.dispersion is None else width * self.residual.dispersion.width(features)
+
+    def unseen_half_width(self, operator: Operator) -> Quantity:
+        """Return what an unmeasured group of shapes adds to half of the interval at the shape of an operator [log].
+
+        sqrt(inside^2 [no measured group is near] + (beyond * octaves outside the measured sizes)^2)
+        """
+        if self.form is None or self.domain is None or self.residual is None or self.unseen is None:
+            return 0.0
+        features = self.form.features(_one_call(operator))
+        outside = self.unseen.beyond * self.domain.beyond(features)
+        is_new = self.residual.group_distance(features) > NEW_GROUP
+        return np.hypot(np.where(is_new, self.unseen.inside, 0.0), outside)
 
     def correction(self, operator: Operator) -> Quantity:
         """Return exp(residual(shape)), by which the form's time is multiplied; one without a residual."""

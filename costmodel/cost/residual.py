@@ -17,6 +17,8 @@ Features: TypeAlias = "Sequence[Quantity]"  # binary logarithms of a kernel's si
 
 
 TEMPORARY = 32_768  # numbers of a temporary array that stays in the cache
+GROUP_AXES = frozenset({"heads", "q_per_kv", "head_dims", "n", "k", "groups", "row_bytes", "top_k", "experts"})
+"""Axes of shape spaces along which models differ: other axes are swept for each of them."""
 ROUNDING = 1e-4  # octaves: a stored limit has six digits
 
 
@@ -87,6 +89,17 @@ class Residual:
         distance: Array = np.sqrt(nearest)
         return distance
 
+    def group_distance(self, features: Features) -> Quantity:
+        """Return how far the nearest support is along the axes that name a group of shapes, `GROUP_AXES` [octaves]."""
+        axes = [axis for axis, name in enumerate(self.axes) if name in GROUP_AXES]
+        nearest: Quantity = np.inf if len(self.centres) else 0.0
+        for centre in np.unique(self.centres[:, axes], axis=0):
+            squares: Quantity = 0.0
+            for axis, place in zip(axes, centre, strict=True):
+                squares = squares + np.square(features[axis] - place)
+            nearest = minimum(nearest, squares)
+        return np.sqrt(nearest)
+
     @property
     def _bump_lengths(self) -> Array:
         """Return the lengths of every bump, shape (supports, axes)."""
@@ -142,6 +155,14 @@ class Domain:
     low: Array
     high: Array
     radius: float
+
+    def beyond(self, features: Features) -> Quantity:
+        """Return how far a shape lies outside the measured sizes, the root of its squares over all axes [octaves]."""
+        squares: Quantity = 0.0
+        for low, value, high in zip(self.low, features, self.high, strict=True):
+            outside = maximum(maximum(low - value, value - high) - ROUNDING, 0.0)
+            squares = squares + outside * outside
+        return np.sqrt(squares)
 
     def holds(self, features: Features) -> Mask:
         """Tell where a shape lies between the smallest and the largest measured sizes."""

@@ -172,7 +172,7 @@ class _Fitter:
     def origin(self, output: Path) -> Origin:
         """Return what a file of fits says that it was made from."""
         command = f"costmodel calibrate {' '.join(self.tables)} --device {self.device.name} --output {output.name}"
-        return Origin(f"measurement tables of {self.device.name}", command)
+        return Origin(f"measurement tables of {self.device.name}", command, tuple(map(str, self.tables)))
 
 
 def default_families(

@@ -161,6 +161,29 @@ def fit_family(samples: Samples, recipe: Recipe) -> FamilyFitResult:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class GroupErrors:
+    """Of rows of groups that a fit did not see.
+
+    log_errors: logs of measured over predicted time; beyond: how far outside the seen shapes they lie [octaves].
+    """
+
+    log_errors: Array
+    beyond: Array
+
+
+def predict_groups(seen: Samples, others: Samples, recipe: Recipe) -> GroupErrors:
+    """Return the errors of rows of other groups than those that a form and its residual are fitted to.
+
+    The residual has the recipe's lengths: what few groups say of better ones is little.
+    """
+    fit = _FormFit.on(seen, recipe)
+    rows, unseen = fit.rows(seen), fit.rows(others)
+    predicted = unseen.predict(rows.residual(_Bumps(recipe.lengths)))
+    domain = Domain(rows.features[0].min(axis=0), rows.features[0].max(axis=0), NEAR)
+    return GroupErrors(np.log(others.seconds / predicted), np.asarray(domain.beyond(list(unseen.features[0].T))))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Bumps:
     """How a residual is made.
 

@@ -40,10 +40,14 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a file's values come from: what is cited, and the command that made it."""
+    """Where a file's values come from.
+
+    cite: what is cited; command: that made the file; rests_on: repositories or tables of the rows.
+    """
 
     cite: str
     command: str
+    rests_on: tuple[str, ...] = ()
 
 
 PUBLIC = Origin(
@@ -79,8 +83,10 @@ def _lines(evidence: Evidence, origin: Origin, residuals: str) -> Iterator[str]:
     yield "  - fields: [families]"
     yield f"    cite: {_quoted(origin.cite)}"
     yield "    kind: measurement"
+    if origin.rests_on:
+        yield f"    rests_on: [{', '.join(_word(each) if '/' not in each else each for each in origin.rests_on)}]"
     made = f"Made by `{origin.command}`."
-    yield f"    note: {made if origin is PUBLIC else _quoted(made)}"
+    yield f"    note: {made if origin.command == PUBLIC.command else _quoted(made)}"
 
 
 def _family(name: str, fit: FamilyFitResult, evidence: Evidence) -> Iterator[str]:

@@ -15,7 +15,6 @@ from costmodel.quantities import (
     Hertz,
     Seconds,
     Watts,
-    minimum,
 )
 
 
@@ -38,19 +37,19 @@ class MathUnit:
 class MemoryLevel:
     """One level of the hierarchy. Both figures are totals of the device, also where the level is per processor.
 
-    bandwidth is null where no source states it: such a level never bounds a kernel. visible: the part that the driver
-    leaves to programs, null where no source states it.
+    bandwidth is null where no source states it: such a level never bounds a kernel. driver: the part that the driver
+    keeps from programs.
     """
 
     name: str
     capacity: Bytes
     bandwidth: BytesPerSecond | None
-    visible: Bytes | None = None
+    driver: Bytes = 0.0
 
     @property
     def visible_capacity(self) -> Bytes:
-        """Return what programs see of it: all but the driver's part, all where that is unknown [B]."""
-        return self.capacity if self.visible is None else minimum(self.visible, self.capacity)
+        """Return what programs see of it: capacity - driver [B]."""
+        return self.capacity - self.driver
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from costmodel.cost.machine import Machine
-from costmodel.errors import MeasurementError, Problem
 from costmodel.hardware import Cluster, Device, Node
 from costmodel.measurements.tables import Table
-from costmodel.quantities import Array, Bytes, Count, Indices
+from costmodel.quantities import Array, Bytes, Count, Indices, Mask
 from costmodel.schema.files import list_names, load_device, load_document, load_node
 from costmodel.workload.dtypes import ELEMENT_BYTES, element_bytes
 from costmodel.workload.operators import Operator
@@ -60,6 +59,14 @@ FORMATS = {
 """Number formats as tables spell them."""
 
 
+class BlankCells(Exception):
+    """Rows lack a value that their operation cannot do without. rows: mask of these, of a group."""
+
+    def __init__(self, column: str, rows: Mask) -> None:
+        super().__init__(f"`{column}` is empty, which the operation needs")
+        self.rows = rows
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class RowGroup:
     """Rows of one device, operation, kernel and set of number formats; their sizes are arrays.
@@ -76,12 +83,10 @@ class RowGroup:
         return str(self.rows.text(column)[0])
 
     def number(self, column: str) -> Array:
-        """Return a column that the operation cannot do without; raise MeasurementError where a row lacks it."""
+        """Return a column that the operation cannot do without; raise BlankCells where rows lack it."""
         values = self.rows.number(column)
-        blank = np.flatnonzero(np.isnan(values))
-        if len(blank):
-            message = f"{self.text('op')} of {self.text('device')} needs a value"
-            raise MeasurementError([Problem(self.rows.place(blank[0]), column, message, "fill the column")])
+        if np.isnan(values).any():
+            raise BlankCells(column, np.isnan(values))
         return values
 
     def format(self, column: str, *, default: str = "bf16") -> Format:

@@ -12,7 +12,7 @@ from costmodel.measurements import attention_rows as cores
 from costmodel.measurements import collective_rows as messages
 from costmodel.measurements import elementwise_rows as streams
 from costmodel.measurements import gemm_rows as products
-from costmodel.measurements.row_group import Catalogue, ExcludedRows, OperatorRows, RowGroup, Unmapped
+from costmodel.measurements.row_group import BlankCells, Catalogue, ExcludedRows, OperatorRows, RowGroup, Unmapped
 from costmodel.measurements.screening import context, contradictory, impossible, repeated
 from costmodel.measurements.tables import Table
 from costmodel.quantities import Indices
@@ -94,7 +94,7 @@ def map_all(
 ) -> tuple[list[OperatorRows], list[ExcludedRows]]:
     """Return rows (default: all) with their operators, measured or not, and those that are left out.
 
-    Left out: rows whose sizes exclude each other; those for which a rule raises Unmapped.
+    Left out: rows whose sizes exclude each other; those that lack a size; those for which a rule raises Unmapped.
     """
     mapped: list[OperatorRows] = []
     left_out: list[ExcludedRows] = []
@@ -103,11 +103,19 @@ def map_all(
         left_out += by_operation(table, reason, kept[mask[kept]])
         kept = kept[~mask[kept]]
     for _, places in table.take(kept).groups(*_GROUPED_BY):
-        for rows in _same_layout(table, kept[places]):
-            try:
-                mapped.append(_map(table, rows, catalogue))
-            except Unmapped as why:
-                left_out.append(ExcludedRows(str(table.text("op")[rows[0]]), str(why), rows))
+        for part in _same_layout(table, kept[places]):
+            rows = part
+            while len(rows):
+                operation = str(table.text("op")[rows[0]])
+                try:
+                    mapped.append(_map(table, rows, catalogue))
+                    break
+                except BlankCells as blank:
+                    left_out.append(ExcludedRows(operation, str(blank), rows[blank.rows]))
+                    rows = rows[~blank.rows]
+                except Unmapped as why:
+                    left_out.append(ExcludedRows(operation, str(why), rows))
+                    break
     return mapped, left_out
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -32,6 +32,10 @@ TEXTS = (
 """Columns of text; blank where an operation has none."""
 REQUIRED = ("device", "op", "dtype_in", "time_us")
 
+_TOLD = (
+    "achieved_tflops", "achieved_gbps", "spread", "source_id", "predicted_us", "low_us", "high_us", "basis", "why",
+)  # fmt: skip
+"""Columns of results, which are kept and say nothing of the work."""
 _JOINED = ("framework", "kernel", "timing", "notes")  # what meta.csv says about a meta_id
 _BLANK = {"device": "every row needs it, or --device stands in"}
 _SECONDS = 1e-6  # tables state microseconds
@@ -118,6 +122,12 @@ def read_tables(
     return join(
         [table_of(_requested(_named(_sheet(path), otherwise), timed=timed, device=device), meta) for path in files]
     )
+
+
+def ignored_columns(headers: Iterable[str]) -> list[str]:
+    """Return the columns of a table that no operation reads, in order."""
+    known = {*TEXTS, *NUMBERS, *REQUIRED, *_TOLD, ""}
+    return [name for name in dict.fromkeys(each.strip() for each in headers) if name not in known]
 
 
 def _sheet(path: Path) -> RawTable:

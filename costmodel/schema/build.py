@@ -82,8 +82,8 @@ def _memory_level(level: MemoryLevelFile, processors: Count) -> hardware.MemoryL
     """Return a level with the totals of the device."""
     number = processors if level.per == "processor" else 1.0
     bandwidth = None if level.bandwidth is None else level.bandwidth * number
-    visible = None if level.visible is None else level.visible * number
-    return hardware.MemoryLevel(level.name, level.capacity * number, bandwidth, visible)
+    driver = 0.0 if level.driver is None else level.driver * number
+    return hardware.MemoryLevel(level.name, level.capacity * number, bandwidth, driver)
 
 
 def node(file: NodeFile, node_device: hardware.Device) -> hardware.Node:

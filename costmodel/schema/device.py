@@ -74,8 +74,8 @@ class MemoryLevelFile(Strict):
     capacity: Size = Field(description="capacity")
     bandwidth: Bandwidth | None = Field(description="read bandwidth; null: unknown")
     per: Literal["processor", "device"] = Field(default="device", description="unit of all values")
-    visible: Size | None = Field(
-        default=None, description="capacity that the driver reports to programs; null: `capacity`"
+    driver: Size | None = Field(
+        default=None, description="part of the capacity that the driver keeps from programs; null: unknown, as if none"
     )
 
 

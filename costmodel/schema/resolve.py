@@ -17,7 +17,7 @@ from costmodel.schema.aliases import without_aliases
 from costmodel.schema.anchor import Anchors, read_steps
 from costmodel.schema.assemble import Assembly, DocumentPart, Stop
 from costmodel.schema.cluster import ClusterFile, NodeFile
-from costmodel.schema.device import DeviceFile
+from costmodel.schema.device import DeviceFile, Source
 from costmodel.schema.document import find, model_document, scenario_document
 from costmodel.schema.expert_load import expert_counts
 from costmodel.schema.fields import NumberType, number_at
@@ -160,11 +160,31 @@ def resolve_tree(
         name=name,
         title=head.file.title,
         document={"model": model_document(model.file), "scenarios": {key: part.document for key, part in parts}},
-        scenarios={key: part.scenario for key, part in parts},
+        scenarios={
+            key: replace(
+                part.scenario, notes=(*part.scenario.notes, *_in_sight(head.file.sources, key, overrides or {}))
+            )
+            for key, part in parts
+        },
         architecture=architecture,
         _trees={key: part.trees | {"model": model.tree, "workload": head.tree} for key, part in parts},
         notes=tuple(assembly.notes),
     )
+
+
+def _in_sight(sources: Iterable[Source], scenario: str, overrides: Mapping[str, object]) -> Iterator[str]:
+    """Yield notes on values of a scenario that were chosen with published ones in sight; not on those set anew."""
+    for source in sources:
+        fields = [
+            field.removeprefix(f"scenarios.{scenario}.")
+            for field in source.fields
+            if field.startswith(f"scenarios.{scenario}.") and field not in overrides
+        ]
+        if source.seen and fields:
+            yield (
+                f"{', '.join(fields)}: chosen with published values in sight ({', '.join(source.seen)}); "
+                "that the result is close to these is no evidence"
+            )
 
 
 def _without_anchors(

@@ -64,6 +64,24 @@ class AlternativeFile(Strict):
         return self
 
 
+class AssumptionFile(Strict):
+    """A value that nobody outside knows: how far it may well lie off."""
+
+    term: str = Field(description="what it is, in a few words")
+    low: dict[str, Annotated[Any, Verbatim()]] = Field(
+        min_length=1, description="changes at the one end: path -> value"
+    )
+    high: dict[str, Annotated[Any, Verbatim()]] = Field(min_length=1, description="changes at the other end")
+    cite: str = Field(description="where the range comes from")
+
+
+class StoryFile(Strict):
+    """The workload with some of its values replaced."""
+
+    name: str = Field(description="what is known in it, in a few words")
+    set: dict[str, Annotated[Any, Verbatim()]] = Field(default={}, description="changes, path -> value")
+
+
 class WhatIfFile(Strict):
     """Changes to scenarios: a chain of steps of one `--set` each, and alternatives made alone."""
 
@@ -75,6 +93,8 @@ class WhatIfFile(Strict):
     begin: str = Field(default="the workload as it stands", description="where the chain starts, in a few words")
     start: dict[str, Annotated[Any, Verbatim()]] = Field(default={}, description="changes at the start of the chain")
     steps: list[StepFile] = Field(default=[], description="the changes of the chain, in order")
+    stories: list[StoryFile] = Field(default=[], description="what the metric is with less known, in order")
+    assumptions: list[AssumptionFile] = Field(default=[], description="values that nobody outside knows")
     alternatives: list[AlternativeFile] = Field(default=[], description="changes made one at a time")
 
 

@@ -24,7 +24,7 @@ from costmodel.study.predictions import going_with, predict
 from costmodel.study.refits import FittedTerms, Refits, read_refits, read_scatter, without_data
 from costmodel.study.reproduce import NOTHING_REFITTED, Refitted, Widening, load_cases
 from costmodel.study.term_intervals import SOFT, ends_of
-from costmodel.study.term_sensitivity import PublishedValue, Terms, Values, logs, moved, moves, path_of, weigh
+from costmodel.study.term_sensitivity import PublishedValue, Responses, Terms, Values, moves, path_of, weigh
 
 PLAN = "end_to_end"
 MOST = 40  # figures of a publication that a fit looks at, evenly chosen: one table shall not outweigh all others
@@ -93,16 +93,19 @@ def _figures(case: Case, of: tuple[int, ...], library: Library) -> list[Publishe
 
 
 def fit_terms(
-    figures: Sequence[PublishedValue], terms: Terms, library: Library, start: Values | None = None
-) -> FittedTerms:
+    figures: Sequence[PublishedValue], terms: Terms, library: Library, start: Values | None = None,
+    responses: Responses | None = None,
+) -> FittedTerms:  # fmt: skip
     """Return the values of the terms with the least robust squares of log(predicted / published).
 
     minimise over x in [0, 1]^k   sum of w * soft_l1(gap + log(m(low + x (high - low)) / m(files))) + soft_l1(held(x))
 
     w: those of `weigh`, by which a publication of many figures counts a little more. A term of fewer than two
     publications among the figures stays as it is. held: what a term's prior says, or else a slight pull to its lower
-    bound, which is no effect. start: values to begin with; null: those of the files.
+    bound, which is no effect. start: values to begin with; null: those of the files. responses: of the figures, of fits
+    before.
     """
+    known = Responses(terms, library) if responses is None else responses
     publications = {at: {one.case.publication for one in figures if at in one.of} for at in range(len(terms))}
     free = [at for at in range(len(terms)) if len(publications[at]) > 1]
     used = [replace(one, of=tuple(at for at in one.of if at in free)) for one in figures]
@@ -117,7 +120,7 @@ def fit_terms(
 
     @lru_cache(maxsize=4)
     def at_point(point: bytes) -> tuple[Array, Array]:
-        return _errors(used, terms, free, spans, np.frombuffer(point), library)
+        return _errors(used, free, spans, np.frombuffer(point), known)
 
     def soft(squares: Array) -> Array:
         """Return soft_l1 with its two derivatives, weighed: 2 (sqrt(1 + z) - 1)."""
@@ -131,7 +134,7 @@ def fit_terms(
         jac=lambda units: np.vstack([at_point(units.tobytes())[1], np.diag(_held(terms, free, units)[1])]),
         bounds=(0.0, 1.0), loss=soft, f_scale=SOFT, xtol=1e-3, ftol=1e-4, max_nfev=12,
     )  # fmt: skip
-    ends = ends_of(used, terms, free, found.x, lambda units: _held(terms, free, units)[0], library)
+    ends = ends_of(used, terms, free, found.x, lambda units: _held(terms, free, units)[0], known)
     after = float(np.mean(np.abs(at_point(np.asarray(found.x).tobytes())[0])))
     by_term = dict(zip(free, zip((lows + found.x * (highs - lows)).tolist(), ends, strict=True), strict=True))
     values, reached = zip(*(by_term.get(at, (None, None)) for at in range(len(terms))), strict=True)
@@ -168,12 +171,11 @@ def _begin(figures: Sequence[PublishedValue], terms: Terms, at: int, library: Li
 
 
 def _errors(
-    figures: Sequence[PublishedValue], terms: Terms, free: Sequence[int], spans: npt.NDArray[np.float64], units: Array,
-    library: Library,
+    figures: Sequence[PublishedValue], free: Sequence[int], spans: npt.NDArray[np.float64], units: Array,
+    responses: Responses,
 ) -> tuple[Array, Array]:  # fmt: skip
     """Return log(predicted / published) of all figures at a point, and its derivatives by the free terms."""
     errors, slopes = np.empty(len(figures)), np.zeros((len(figures), len(free)))
-    known: dict[str, dict[str, Array]] = {}
     place = {at: column for column, at in enumerate(free)}
     for row, one in enumerate(figures):
         columns = [place[at] for at in one.of]
@@ -181,11 +183,9 @@ def _errors(
         shifted = np.repeat(units[columns][:, None], len(columns) + 1, axis=1)
         shifted[np.arange(len(columns)), np.arange(len(columns)) + 1] += steps
         lows, highs = spans[list(one.of)].T[..., None]
-        if one.case.id not in known:
-            known[one.case.id] = moved(one.case, one.of, terms, lows + shifted * (highs - lows), library)
-        found = logs(known[one.case.id][one.metric])
-        errors[row] = one.gap + found[1] - found[0]
-        slopes[row, columns] = (found[2:] - found[1]) / steps
+        found = responses.of(one, one.of).at(lows + shifted * (highs - lows))
+        errors[row] = one.gap + found[0]
+        slopes[row, columns] = (found[1:] - found[0]) / steps
     return errors, slopes
 
 
@@ -209,12 +209,15 @@ class Unseen:
 def refit(fitted_to: Iterable[Case], terms: Terms, library: Library) -> Refits:
     """Return the fit of the terms to all cases, and one without each publication that has a part in it."""
     figures = figures_of(fitted_to, terms, library)
-    everything = fit_terms(figures, terms, library)
+    responses = Responses(terms, library)
+    everything = fit_terms(figures, terms, library, responses=responses)
     names = {one.case.publication for one in figures} | {name for term in terms for name in term.publications}
     without = {}
     for name in sorted(names):
         rest = [one for one in figures if one.case.publication != name]
-        fitted = fit_terms(rest, terms, library, everything.values) if len(rest) < len(figures) else everything
+        fitted = (
+            fit_terms(rest, terms, library, everything.values, responses) if len(rest) < len(figures) else everything
+        )
         without[name] = without_data(fitted, terms, name)
     return Refits(everything, without)
 
@@ -248,4 +251,4 @@ def left_out(cases: Sequence[Case], search_path: Sequence[str] = ()) -> Unseen:
     if plan.run_refits is None or not (folder / plan.run_refits).is_file():
         return found
     refitted = Refitted(found.refitted.fields | {COMPOSITION}, read_scatter(folder / plan.run_refits))
-    return replace(found, refitted=refitted)
+    return replace(found, widening={}, refitted=refitted)  # the scatter holds what refitted terms miss as well

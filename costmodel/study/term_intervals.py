@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from costmodel.quantities import Array
-from costmodel.schema.references import Library
-from costmodel.study.term_sensitivity import PublishedValue, Terms, logs, moved, weigh
+from costmodel.study.term_sensitivity import PublishedValue, Responses, Terms, weigh
 
 SOFT = 0.1  # log error of a publication that counts as one standard deviation; beyond it errors count less than squared
 RISE = 1.642  # the 80 % point of chi-squared with one degree of freedom
@@ -23,7 +22,7 @@ def soft(errors: Array) -> Array:
 
 def ends_of(
     figures: Sequence[PublishedValue], terms: Terms, free: Sequence[int], units: Array, held: Callable[[Array], Array],
-    library: Library,
+    responses: Responses,
 ) -> list[tuple[float, float]]:  # fmt: skip
     """Return the ends of each free term's 80 % interval, in its own unit.
 
@@ -36,7 +35,7 @@ def ends_of(
     scans = [np.clip(unit + np.concatenate([-DISTANCES, DISTANCES]), 0.0, 1.0) for unit in units]
     rises = _of_what_is_known(scans, units, held)
     for one, weight in zip(figures, weigh(figures), strict=True):
-        for row, costs in _of_a_figure(one, terms, free, units, scans, library):
+        for row, costs in _of_a_figure(one, terms, free, units, scans, responses):
             rises[row] += costs * weight
     result, half = [], len(DISTANCES)
     for row, at in enumerate(free):
@@ -59,7 +58,7 @@ def _of_what_is_known(scans: Sequence[Array], units: Array, held: Callable[[Arra
 
 
 def _of_a_figure(
-    one: PublishedValue, terms: Terms, free: Sequence[int], units: Array, scans: Sequence[Array], library: Library
+    one: PublishedValue, terms: Terms, free: Sequence[int], units: Array, scans: Sequence[Array], responses: Responses
 ) -> Iterator[tuple[int, Array]]:
     """Yield the rows of a figure's terms, with by how much its own cost grows along each one's scan."""
     rows = [free.index(at) for at in one.of]
@@ -69,8 +68,7 @@ def _of_a_figure(
     for place, row in enumerate(rows):
         columns[place, begins[place] : begins[place + 1]] = scans[row]
     lows, highs = np.array([terms[at].span for at in one.of]).T[..., None]
-    found = logs(moved(one.case, one.of, terms, lows + columns * (highs - lows), library)[one.metric])
-    costs = soft(one.gap + found[1:] - found[0])  # the first column of `moved` is that of the files
+    costs = soft(one.gap + responses.of(one, one.of).at(lows + columns * (highs - lows)))
     for place, row in enumerate(rows):
         yield row, costs[begins[place] : begins[place + 1]] - costs[0]
 

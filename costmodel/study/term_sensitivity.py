@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
+from scipy.interpolate import RegularGridInterpolator
 
 from costmodel.analytic.grid import evaluate_grid
-from costmodel.analytic.intervals import RATES
+from costmodel.analytic.intervals import RATES, TIMES
 from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.errors import CostModelError
 from costmodel.quantities import Array
@@ -18,6 +19,8 @@ from costmodel.schema.case import Case, resolve_case
 from costmodel.schema.fit_plan import TermFile
 from costmodel.schema.references import Library
 from costmodel.study.weights import weights_of
+
+NODES = 17  # of each term's range
 
 Terms: TypeAlias = Sequence[TermFile]
 Values: TypeAlias = "tuple[float | None, ...]"  # of the terms in order; null: as the framework's file says
@@ -64,6 +67,49 @@ def moved(case: Case, of: Sequence[int], terms: Terms, points: Array, library: L
     calibration = load_calibration(scenario.cluster.device, scenario.framework, library.roots)
     metrics = evaluate_grid(scenario, calibration, (values.shape[1],)).metrics
     return {name: grid for name, grid in metrics.items() if isinstance(grid, np.ndarray)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Response:
+    """By how much the terms of a case move one of its metrics from where the files have it.
+
+    nodes: values of each term in turn, ascending; times: over those of the files, at every combination of them, between
+    which they are multilinear, as sums of parts are of which each term slows some; is_rate: the metric falls with them.
+    """
+
+    nodes: tuple[Array, ...]
+    times: Array
+    is_rate: bool
+
+    def at(self, points: Array) -> Array:
+        """Return the moves of the metric's log at the columns of `points`, whose rows are the terms' values."""
+        ratio: Array = RegularGridInterpolator(self.nodes, self.times, bounds_error=False, fill_value=None)(points.T)
+        return -np.log(ratio) if self.is_rate else np.log(ratio)
+
+
+@dataclass(slots=True, eq=False)
+class Responses:
+    """The responses of cases to the terms of a plan: each case is evaluated once, over a grid of all its terms."""
+
+    terms: Terms
+    library: Library
+    _known: dict[tuple[str, tuple[int, ...]], dict[str, Response]] = field(default_factory=dict)
+
+    def of(self, one: PublishedValue, of: tuple[int, ...]) -> Response:
+        """Return the response of a figure to some of its terms; the others stay as the files have them."""
+        key = one.case.id, of
+        if key not in self._known:
+            nodes = tuple(np.linspace(*self.terms[at].span, NODES) for at in of)
+            points = np.array([each.ravel() for each in np.meshgrid(*nodes, indexing="ij")])
+            grids = moved(one.case, of, self.terms, points, self.library)
+            shape = tuple(map(len, nodes))
+            self._known[key] = {
+                name: Response(nodes, np.exp(sign * (found[1:] - found[0])).reshape(shape), sign < 0.0)
+                for name, grid in grids.items()
+                if name in TIMES | RATES
+                for found, sign in ((logs(grid), -1.0 if name in RATES else 1.0),)
+            }
+        return self._known[key][one.metric]
 
 
 def logs(metric: Array) -> Array:

@@ -68,6 +68,9 @@ def kv_pool(scenario: Scenario, plan: Serving) -> KvPool:
     least = pool.blocks_of(plan.input_tokens + plan.output_tokens + drafted_tokens(plan.speculative))
     cache = maximum(blocks, least) * block_bytes
     device = scenario.cluster.device.device_memory
+    if memory.utilization is None:  # activations come out of what the engine left free
+        left = maximum(device.capacity - base.weights - base.communication - room, 0.0)
+        base = replace(base, activations=minimum(base.activations, left))
     used = base.weights + base.activations + base.communication + (room if plan.blocks is None else cache)
     ledger = replace(base, kv_cache=cache, reserve=maximum(device.capacity - used, 0.0))
     return replace(pool, ledger=ledger)

@@ -16,40 +16,57 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from costmodel import units
 from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.intervals import TIMES, deviations, rests_on
+from costmodel.calibration.fit_files import CALIBRATIONS
 from costmodel.errors import CostModelError
 from costmodel.schema.case import Case
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
 from costmodel.study.end_to_end import left_out
 from costmodel.study.predictions import going_with, predict
-from costmodel.study.provenance import IN_SAMPLE, dependences, state_of
+from costmodel.study.provenance import IN_SAMPLE, Dependence, dependences, state_of
 from costmodel.study.reproduce import group_of, load_cases
 from costmodel.study.run_scatter import RunError, Scales, conformal_scales, coverage, with_classes
 
 CLASSES = ("training", "inference", "serving")
 FILE, REFITS = "calibrations/composition.yaml", "fit_plans/composition.json"
 FAMILY = "composition_"
+MOST = 60  # cases of a publication
 
 
 def rows_of(cases: Sequence[Case], library: Library) -> Iterator[RunError]:
-    """Yield a row for each value of a whole run that is no in-sample one; nothing for what cannot be computed."""
-    without = left_out(cases, [str(root) for root in library.roots[:-1]])
+    """Yield a row for each value of a whole run that is no in-sample one; nothing for what cannot be computed.
+
+    Of a publication's cases `MOST` are taken, evenly: publications weigh the same, however many figures they have.
+    """
+    used = chosen(cases)
+    without = left_out(used, [str(root) for root in library.roots[:-1]])
+    for case in used:
+        changed = replace(case, overrides={**case.overrides, **without.changes.get(case.id, {})})
+        try:
+            yield from _rows(changed, library, without.refitted.fields)
+        except CostModelError:  # `reproduce` says so
+            continue
+
+
+def chosen(cases: Sequence[Case]) -> list[Case]:
+    """Return the whole runs that were read at their source, at most `MOST` of each class and publication, evenly."""
+    by_publication: dict[tuple[str | None, str], list[Case]] = {}
     for case in cases:
         if case.skip is None and case.scenario is not None and case.case_class in CLASSES and case.source.verified:
-            widening = without.widening.get(case.id, {})
-            changed = replace(case, overrides={**case.overrides, **without.changes.get(case.id, {})})
-            try:
-                yield from _rows(changed, library, widening, without.refitted.fields)
-            except CostModelError:  # `reproduce` says so
-                continue
+            by_publication.setdefault((case.case_class, case.publication), []).append(case)
+    return [
+        of[at]
+        for of in by_publication.values()
+        for at in sorted({round(each) for each in np.linspace(0, len(of) - 1, min(MOST, len(of))).tolist()})
+    ]
 
 
-def _rows(
-    case: Case, library: Library, widening: Mapping[str, tuple[float, float]], refitted: frozenset[str]
-) -> Iterator[RunError]:  # fmt: skip
+def _rows(case: Case, library: Library, refitted: frozenset[str]) -> Iterator[RunError]:
     prediction = predict(case, library.roots, library)
     if prediction.workload is None or prediction.infeasible or not case.expect:
         return
@@ -64,17 +81,26 @@ def _rows(
         value = prediction.value(expected.metric, case.conventions).value
         if expected.check != "value" or not isinstance(expected.value, float) or not value or metric not in kernels:
             continue
-        if state_of(case, expected.metric, found, refitted).name == IN_SAMPLE:
+        if not _is_evidence(case, expected.metric, found, refitted):
             continue
         centre, down, up = kernels[metric]
         late = math.log(expected.value / value) - centre
-        wider = widening.get(metric, (0.0, 0.0))
-        down, up = math.hypot(down, wider[0]), math.hypot(up, wider[1])
         if metric not in TIMES:
             late, down, up = -late, up, down
+        first = {"first_token": float(metric == "ttft" and scenario.plan.phase == "serving")}
         yield RunError(
-            str(case.case_class), case.publication, group_of(case, expected.metric), late, down, up, shares
+            str(case.case_class), case.publication, group_of(case, expected.metric), late, down, up, shares | first
         )  # fmt: skip
+
+
+def _is_evidence(case: Case, metric: str, found: Sequence[Dependence], refitted: frozenset[str]) -> bool:
+    """Tell whether a figure says how whole runs scatter beside their kernels.
+
+    One whose kernels were fitted to rows of its own repository does, if less than others; one that a whole-run term or
+    a choice rests on does not.
+    """
+    state = state_of(case, metric, found, refitted)
+    return state.name != IN_SAMPLE or all(place.startswith(CALIBRATIONS) for place in state.because)
 
 
 def without_each(rows: Sequence[RunError]) -> dict[str, Scales]:

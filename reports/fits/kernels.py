@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from costmodel.fitting.run_plan import (
     samples_of,
 )
 from costmodel.fitting.writing import PUBLIC, write_calibration
+from costmodel.measurements.origins import origins, repositories
 from costmodel.measurements.row_group import Catalogue
 from costmodel.measurements.row_mapping import map_rows
 from costmodel.measurements.tables import Table, join, read_tables
@@ -46,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     plan = read(Library(()), "fit_plans", chosen.plan, FitPlanFile)
     catalogue, table = Catalogue(), join([read_tables(path) for path in chosen.measurements])
+    repository = {meta: name for path in chosen.measurements for meta, name in repositories(path).items()}
     rooflines = rooflines_of()
     known: dict[str, dict[str, FamilyFit]] = {}
     devices = {name: catalogue.name(name) for name in np.unique(table.text("device").astype(str))}
@@ -65,7 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
             for key, fit in outcome.evidence.fitted.items():
                 own.setdefault(key, fit.fit())
-            write_calibration(chosen.output / f"{file.name}.yaml", outcome.evidence, PUBLIC)
+            measured = [rows, *(table.take(of_row == files[name].device[len(KIND) :]) for name in file.siblings)]
+            used = [
+                part.take(rows_of(files[name], part))
+                for name, part in zip((file.name, *file.siblings), measured, strict=True)
+            ]
+            rests_on = tuple(sorted({each for part in used for each in origins(part, repository)}))
+            write_calibration(chosen.output / f"{file.name}.yaml", outcome.evidence, replace(PUBLIC, rests_on=rests_on))
             report(outcome, lambda line: sys.stdout.write(f"{line}\n"))
 
 

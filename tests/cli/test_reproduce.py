@@ -285,3 +285,13 @@ def test_a_single_case_brings_the_baseline_of_its_ratio(run):
     assert (done.code, done.err) == (0, "")
     assert {row["id"] for row in json.loads(done.out)} == {"DU-01"}
     assert " 2.18x " in run("reproduce", "DU-01").out  # a ratio of two times is no time
+
+
+def test_a_summary_says_how_accurate_unseen_figures_are(run):
+    done = run("reproduce", "ins_t1_v3", "ins_t4_mpft_time_step", "--summary", "--json")
+    assert (done.code, done.err) == (0, "")
+    (counting,) = json.loads(done.out)
+    assert (counting["class"], counting["figures"], counting["mean"]) == ("counting", 1, 0.0)
+    shown = run("reproduce", "ins_t1_v3", "--summary")
+    assert "counting" in shown.out
+    assert "independent" in shown.out

@@ -145,3 +145,17 @@ def test_the_correction_multiplies_every_part_of_a_time():
     factor = 1.5
     for part in ("seconds", "compute", "memory", "fixed"):
         assert getattr(corrected, part) == pytest.approx(factor * getattr(plain, part), rel=1e-12)
+
+
+def test_a_shape_is_as_far_beyond_a_domain_as_its_axes_together():
+    domain = Domain(np.array([0.0, 4.0]), np.array([2.0, 4.0]), 1.0)
+    assert domain.beyond([1.0, 4.0]) == 0.0
+    assert domain.beyond([5.0, 0.0]) == pytest.approx(5.0, rel=1e-3)  # 3 above, 4 below
+    assert np.asarray(domain.beyond([np.array([1.0, 3.0]), 4.0])).tolist() == pytest.approx([0.0, 1.0], abs=1e-3)
+
+
+def test_a_group_is_told_by_the_axes_that_name_one():
+    residual = Residual(("kv_len", "heads"), np.ones(2), np.array([[10.0, 3.0], [12.0, 3.0], [10.0, 5.0]]), np.zeros(3))
+    assert residual.group_distance([30.0, 3.0]) == 0.0  # keys are swept for every model
+    assert residual.group_distance([10.0, 4.0]) == pytest.approx(1.0)
+    assert np.asarray(residual.group_distance([10.0, np.array([5.0, 6.5])])).tolist() == pytest.approx([0.0, 1.5])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from costmodel.errors import MeasurementError
 from costmodel.measurements.row_group import Catalogue
 from costmodel.measurements.row_mapping import map_rows
 from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, ExpertAllToAll, Gemm, MixedAttention
@@ -303,9 +302,10 @@ def test_a_long_time_with_host_overhead_is_kept(table, catalogue):
     assert (len(mapped), left_out) == (1, [])
 
 
-def test_a_row_without_its_shape_is_an_error_of_the_table(table, catalogue):
-    with pytest.raises(MeasurementError, match=r"table.csv:2: k: gemm of CHIP needs a value"):
-        map_rows(table(GEMM | {"k": ""}), catalogue)
+def test_a_row_without_its_shape_is_left_out_and_the_others_stay(table, catalogue):
+    mapped, left_out = map_rows(table(GEMM, GEMM | {"k": "", "m": 3}, GEMM | {"m": 5}), catalogue)
+    assert [one.rows.tolist() for one in mapped] == [[0, 2]]
+    assert [(one.reason, one.rows.tolist()) for one in left_out] == [("`k` is empty, which the operation needs", [1])]
 
 
 def test_every_row_is_either_mapped_or_left_out(table, catalogue):

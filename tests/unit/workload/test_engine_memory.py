@@ -91,6 +91,15 @@ def test_without_a_share_the_reserve_is_left_free() -> None:
     assert room(found) == pytest.approx(80e9 - weights - 1e8 - 1e9 - 2048e5, abs=2 * found.block_bytes)
 
 
+def test_activations_come_out_of_the_reserve() -> None:
+    """An engine that leaves a reserve free and no more runs, however large its largest step might be."""
+    reserve = Reserve(fixed=1e8)
+    plan = replace(PLAN, memory=EngineMemory(utilization=None, reserve=reserve), scheduler=Scheduler(token_budget=1e5))
+    found = pool(plan)
+    assert found.ledger.total <= 80e9
+    assert found.ledger.activations <= 1e8
+
+
 def test_stated_blocks_count_whatever_fits() -> None:
     found = pool(replace(PLAN, blocks=1234.0))
     assert found.blocks == 1234
@@ -115,7 +124,7 @@ def test_requests_are_admitted_by_blocks_and_by_seats() -> None:
 
 
 def test_what_the_driver_keeps_is_no_room() -> None:
-    level = replace(DEVICE.device_memory, capacity=80e9, visible=79e9)
+    level = replace(DEVICE.device_memory, capacity=80e9, driver=1e9)
     device = replace(DEVICE, memory=(*DEVICE.memory[:-1], level))
     chosen = scenario(PLAN, DENSE_MODEL, cluster=with_device(CLUSTER, device))
     lost = room(pool(PLAN)) - room(kv_pool(chosen, PLAN))

@@ -1,0 +1,170 @@
+"""How far kernels of heads, widths or models that were not measured lie off: `calibrations/unseen_groups.yaml`.
+
+python -m reports.fits.unseen_groups MEASUREMENTS --output hardware/calibrations/unseen_groups.yaml
+
+A family of few groups of shapes (heads of one model, widths of another) is cross-validated over single shapes, which
+says nothing of a further group. So families of many groups are fitted to one, two and three of theirs, and predict the
+rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.optimize import minimize
+
+from costmodel.calibration.fit_files import read
+from costmodel.cost.calibration import Calibration
+from costmodel.errors import CostModelError
+from costmodel.fitting.family_fit import FOLDS, predict_groups
+from costmodel.fitting.run_plan import KIND, PLAN, recipe_of, rooflines_of, rows_of, samples_of
+from costmodel.fitting.samples import RowMask, Samples
+from costmodel.measurements.origins import origins, repositories
+from costmodel.measurements.row_group import Catalogue
+from costmodel.measurements.row_mapping import map_rows
+from costmodel.measurements.tables import Table, read_tables
+from costmodel.quantities import Array
+from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
+from costmodel.schema.references import Library
+from costmodel.schema.whole_files import write_whole
+
+SEEN = (1, 2, 3)  # groups that a fit sees, one draw each
+FEWEST = 20  # rows of such groups below which nothing is fitted
+MOST = 300  # rows of other groups that are predicted
+SEED = 0
+COVERAGE = 0.8
+DECODED = {"mla_prefill": "mla", "mla_decode": "mla"}  # families that share a scatter
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Errors:
+    """Of one fit to few groups: log errors of other groups' rows. beyond: octaves that each lies outside them."""
+
+    family: str
+    beyond: Array
+    log_errors: Array
+
+
+def errors_of(file: ImplementationFile, plan: FitPlanFile, table: Table, catalogue: Catalogue) -> Iterator[Errors]:
+    """Yield the errors of each family of an implementation that has many groups, from fits to few of them."""
+    rows = table.take(rows_of(file, table))
+    mapped, _ = map_rows(rows, catalogue)
+    known = Calibration(file.name, rooflines_of())
+    for key, rule in file.families.items():
+        recipe = recipe_of(plan.recipes[rule])
+        samples = samples_of(key, rows, mapped, plan.recipes[rule], known)
+        if samples is None or recipe.companion or len(np.unique(samples.groups)) <= FOLDS:
+            continue
+        for number in SEEN:
+            seen, others = _drawn(samples, number)
+            if seen.sum() >= FEWEST:
+                found = predict_groups(samples.take(seen), samples.take(others), recipe)
+                yield Errors(key.partition("/")[0], found.beyond, found.log_errors)
+
+
+def _drawn(samples: Samples, number: int) -> tuple[RowMask, RowMask]:
+    """Return masks of the rows of some groups, and of a sample of all others."""
+    draws = np.random.default_rng([SEED, number])
+    names = np.unique(samples.groups)
+    seen = np.isin(samples.groups, draws.choice(names, size=number, replace=False))
+    others = np.zeros(len(seen), dtype=bool)
+    others[draws.permutation(np.flatnonzero(~seen))[:MOST]] = True
+    return seen, others
+
+
+def scatter(errors: Sequence[Errors]) -> tuple[float, float]:
+    """Return u and g of the half-width sqrt(u^2 + (g b)^2) of log errors, b octaves beyond what was measured.
+
+    Those under which exponential absolute errors are likeliest, each fit with the same weight, scaled so that 80 % of
+    the weight lies within.
+    """
+    size = np.abs(np.concatenate([one.log_errors for one in errors]))
+    beyond = np.concatenate([one.beyond for one in errors])
+    weight = np.concatenate([np.full(len(one.beyond), 1.0 / len(one.beyond)) for one in errors])
+
+    def width(x: Array) -> Array:
+        half: Array = np.hypot(np.exp(x[0]), np.exp(x[1]) * beyond)
+        return half
+
+    def cost(x: Array) -> float:
+        mean = width(x)
+        return float((weight * (np.log(mean) + np.minimum(size / mean, 5.0))).sum())
+
+    found = minimize(cost, np.log([0.1, 0.1]), method="Nelder-Mead").x
+    scores = size / width(found)
+    order = np.argsort(scores)
+    reached = np.cumsum(weight[order]) / weight.sum()
+    factor = float(scores[order][np.searchsorted(reached, COVERAGE)])
+    return factor * float(np.exp(found[0])), factor * float(np.exp(found[1]))
+
+
+def render(by_family: Mapping[str, Sequence[Errors]], rests_on: Sequence[str], command: str) -> str:
+    """Return the text of the calibration file. command: that made it."""
+    lines = [
+        "schema: costmodel/calibration@1",
+        "name: unseen_groups",
+        "device: null",
+        "basis: fitted",
+        "families:                                        # measured over predicted, fits that saw one to three groups",
+    ]
+    for family, errors in by_family.items():
+        rows = sum(len(one.beyond) for one in errors)
+        note = f"{len(errors)} fits to one, two or three groups of shapes"
+        for kind, half in zip(("unseen", "beyond"), scatter(errors), strict=True):
+            low, high = (float(f"{math.exp(side * half):.4g}") for side in (-1.0, 1.0))
+            more = "" if kind == "unseen" else "; for each octave outside what was measured"
+            lines += [
+                f"  {kind}/{family}:",
+                f"    spread: [{{time: 1 s, low: {low:g}, median: 1, high: {high:g}, rows: {rows}}}]",
+                f"    rows: {rows}",
+                f'    note: "{note}{more}"',
+            ]
+    lines += [
+        "sources:",
+        "  - fields: [families]",
+        '    cite: "measured kernel times of public repositories, as listed in sources.csv beside the tables"',
+        "    kind: derived",
+        f"    rests_on: [{', '.join(rests_on)}]",
+        "    note: >-",
+        f"      Made by `{command}`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Fit few groups of every family that has many; write how far the others lie off."""
+    parser = argparse.ArgumentParser(prog="python -m reports.fits.unseen_groups", description=main.__doc__)
+    parser.add_argument("measurements", type=Path, help="folder of measurement tables")
+    parser.add_argument("--output", type=Path, required=True, help="calibration file to write")
+    parser.add_argument("--plan", default=PLAN, help="fit plan, by name")
+    parser.add_argument("--only", default="", help="implementations whose name contains one of these, by comma")
+    chosen = parser.parse_args(arguments)
+    plan = read(Library(()), "fit_plans", chosen.plan, FitPlanFile)
+    table, catalogue = read_tables(chosen.measurements), Catalogue()
+    devices = {name: catalogue.name(name) for name in np.unique(table.text("device").astype(str))}
+    of_row = np.array([devices[name] for name in table.text("device")], dtype=np.object_)
+    found: dict[str, list[Errors]] = {}
+    for file in plan.implementations:
+        if not any(part in file.name for part in chosen.only.split(",")):
+            continue
+        try:
+            for one in errors_of(file, plan, table.take(of_row == file.device[len(KIND) :]), catalogue):
+                for name in {DECODED.get(one.family, one.family), "any"}:
+                    found.setdefault(name, []).append(one)
+        except CostModelError as error:
+            sys.stderr.write(f"{file.name}: {error}\n")
+    only = f" --only {chosen.only}" if chosen.only else ""
+    command = f"python -m reports.fits.unseen_groups MEASUREMENTS{only} --output {chosen.output.as_posix()}"
+    text = render(dict(sorted(found.items())), origins(table, repositories(chosen.measurements)), command)
+    write_whole(chosen.output, [text.encode()])
+    sys.stdout.write(text)
+
+
+if __name__ == "__main__":
+    main()

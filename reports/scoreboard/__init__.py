@@ -1,0 +1,1 @@
+"""Frozen predictions and scores of releases."""
