@@ -13,7 +13,7 @@ import click
 from costmodel.errors import CostModelError, InputError
 from costmodel.version import __version__
 
-# Command -> its line in `costmodel --help`; each is in the module of its name.
+# Command -> its line in `costmodel --help`; each is in the module of its name, with `_` for `-`.
 COMMANDS = {
     "simulate": "Predict the time, memory and cost of each scenario in a workload.",
     "explain": "Show how the time of one operator is computed.",
@@ -23,6 +23,7 @@ COMMANDS = {
     "sweep": "Evaluate a workload over a range of settings and write a table.",
     "search": "Find the best parallel layout and batch size for an objective.",
     "sensitivity": "Rank the hardware parameters by their effect on a metric.",
+    "step-times": "Write the step times of a serving engine as a table for other simulators.",
     "predict": "Predict the time of each kernel in a measurement table.",
     "evaluate": "Compare predictions with the times in a measurement table.",
     "profile": "Time kernels on this machine, as input for `calibrate`.",
@@ -50,7 +51,7 @@ class Commands(click.Group):
         """Return the command of that name."""
         if cmd_name not in COMMANDS:
             return None
-        command = importlib.import_module(f"costmodel.cli.{cmd_name}").command
+        command = importlib.import_module(f"costmodel.cli.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
         return command
 

@@ -28,7 +28,8 @@ _FILE = "workload.yaml"  # to which a user may write the workload of a model
 @click.option("--full", is_flag=True, help="Simulate every rank, even identical ones (event engine only).")
 @click.option(
     "--trace", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the timeline for Perfetto to FILE; compressed if FILE ends in .gz (event engine only).",
+    help="Write the timeline for Perfetto to FILE, compressed if it ends in .gz; of serving, a table of requests if "
+    "it ends in .csv (event engine only).",
 )  # fmt: skip
 @click.option(
     "--phase", "phases", multiple=True, metavar="PHASE",
@@ -104,6 +105,9 @@ def _write_trace(path: Path | None, simulation: EventEngine | None, reasons: Map
         return
     from costmodel.report.trace import write_trace
 
+    if simulation.served:
+        _write_served(path, simulation, reasons)
+        return
     for name, reason in reasons.items():
         if reason is not None:
             click.echo(f"{path}: no timeline of {name}, which cannot run: {reason}", err=True)
@@ -115,3 +119,22 @@ def _write_trace(path: Path | None, simulation: EventEngine | None, reasons: Map
         write_trace(path, timelines)
     else:
         click.echo(f"{path}: not written", err=True)
+
+
+def _write_served(path: Path, simulation: EventEngine, reasons: Mapping[str, str | None]) -> None:
+    """Write the requests of the only serving scenario, as a table or as tracks."""
+    from costmodel.report.trace import write_events
+    from costmodel.serving.evaluation import RequestEvaluation
+    from costmodel.serving.output import track_events, write_requests
+
+    name, evaluation = next(iter(simulation.served.items()))
+    if len(reasons) > 1:
+        raise InputError.single("several scenarios have requests", field="--trace", hint="choose one with --scenario")
+    if reasons[name] is not None:
+        click.echo(f"{path}: no requests of {name}, which cannot run: {reasons[name]}", err=True)
+        return
+    assert isinstance(evaluation, RequestEvaluation), "the engine that the command uses"
+    if path.suffix == ".csv":
+        write_requests(path, evaluation.served)
+    else:
+        write_events(path, track_events(evaluation.served))

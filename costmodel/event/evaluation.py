@@ -49,7 +49,7 @@ class EventEngine:
     full: symmetric ranks, stages and replicas are simulated one by one, as ranks are where something tells them apart
     perturbed: intervals come from a simulation per operator family and side, not from the closed form's (null: where
         that is `FEW_TASKS`)
-    requests: evaluates serving scenarios over time (null: in closed form)
+    requests: evaluates serving scenarios over time (null: in closed form); served: such evaluations by scenario
     """
 
     conditions: Conditions | None = None
@@ -57,6 +57,7 @@ class EventEngine:
     perturbed: bool | None = None
     timelines: dict[str, Timeline] = field(default_factory=dict)
     requests: Requests | None = None
+    served: dict[str, Evaluation] = field(default_factory=dict)
 
     def run(self, scenario: Scenario, graph: Graph) -> Timeline:
         """Return the timeline of a scenario's graph."""
@@ -94,7 +95,8 @@ class EventEngine:
         if isinstance(plan, Prefill | Decode):
             return _SimulatedPass(scenario, plan, calibration, self)
         if isinstance(plan, Serving) and self.requests is not None:
-            return self.requests(scenario, plan, calibration)
+            served = self.served[scenario.name] = self.requests(scenario, plan, calibration)
+            return served
         return evaluate(scenario, calibration)
 
     def point(self, scenario: Scenario, calibration: Calibration) -> Point:

@@ -35,6 +35,11 @@ def write_trace(path: Path, timelines: Mapping[str, Timeline]) -> None:
     _write(path, _all_events(timelines))
 
 
+def write_events(path: Path, events: Iterable[Event]) -> None:
+    """Write events as one file, gzip-compressed if its name ends in `.gz`."""
+    _write(path, events)
+
+
 def write_merged(path: Path, predicted: Sequence[Slice], measured: Sequence[Slice]) -> None:
     """Write two timelines as one file, each starting at zero."""
     sides = (("predicted", predicted), ("measured", measured))

@@ -132,13 +132,15 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         """Return what a request's latency consists of: waiting, and steps as the closed form divides them."""
         wait = Entry("waiting for the engine", totals(self.served)["wait_time"])
         wait.by_bound["capacity"] = wait.by_basis["fitted"] = wait.time
+        front = Entry("client and front end", self.served.front_end)
+        front.by_bound["latency"] = front.by_basis["fitted"] = front.time
         entries = [entry for entry in self.closed.breakdown() if not entry.name.startswith("waiting for")]
         latency = self.times()["latency"]
         assert latency is not None
-        factor = (float(latency) - wait.time) / sum(entry.time for entry in entries)
+        factor = (float(latency) - wait.time - front.time) / sum(entry.time for entry in entries)
         for entry in entries:
             entry.time, entry.hidden, entry.count = entry.time * factor, entry.hidden * factor, entry.count * factor
-        return sorted([wait, *entries], key=lambda entry: -entry.time)
+        return sorted([wait, front, *entries], key=lambda entry: -entry.time)
 
     def notes(self) -> tuple[str, ...]:
         """Return nothing."""

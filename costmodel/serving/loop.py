@@ -17,7 +17,7 @@ from costmodel.serving.engine import (
     schedule,
     see_arrivals,
 )
-from costmodel.serving.prices import Tables
+from costmodel.serving.prices import DECODE_KEYS, Tables, between, locate, locate_from, rows_time
 from costmodel.serving.state import (
     BIN_WIDTH,
     BLOCKED,
@@ -115,6 +115,8 @@ def run_quiet_steps(
     decoding = count[DECODING]
     step[:] = 0.0
     step[0] = decoding
+    linear = rows_time(tables, decoding * (1 + policy.drafts), decoding)
+    place, _ = locate(tables, DECODE_KEYS, (count[KEYS] + decoding) / decoding)
     while True:
         now, tokens = clock[MOMENT], growth(engine, policy)
         if now >= until or count[TICK] + tokens >= count[NEXT_FINISH]:
@@ -128,7 +130,8 @@ def run_quiet_steps(
         see_arrivals(requests, progress, engine, now)
         take_blocks(engine, progress, needed)
         step[1] = count[KEYS] + decoding
-        seconds = price(tables, engine, policy)
+        place, share = locate_from(tables, DECODE_KEYS, step[1] / decoding, place)
+        seconds = linear + between(tables.decode[decoding], place, share)
         start = max(now, clock[BUSY_UNTIL])
         account(engine, policy, start, seconds)
         clock[BUSY_UNTIL] = start + seconds

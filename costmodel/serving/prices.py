@@ -51,6 +51,18 @@ def locate(tables: Tables, axis: int, value: float) -> tuple[int, float]:
 
 
 @inner
+def locate_from(tables: Tables, axis: int, value: float, place: int) -> tuple[int, float]:
+    """Return as `locate` for a value that is not before `place`, which is close to it."""
+    axes, first, last = tables.axes, tables.ends[axis], tables.ends[axis + 1] - 1
+    if last == first or value <= axes[first] or value >= axes[last]:
+        return locate(tables, axis, value)
+    place += first
+    while axes[place + 1] <= value:
+        place += 1
+    return place - first, (value - axes[place]) / (axes[place + 1] - axes[place])
+
+
+@inner
 def between(values: Any, place: int, share: float) -> float:
     """Return the value on the way from one place to the next."""
     if share == 0.0:

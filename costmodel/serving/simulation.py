@@ -52,13 +52,16 @@ UNLIMITED_SEQUENCES = 1024  # where neither scenario nor framework limits a step
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Served:
-    """What became of the requests. engines: one row for each; seconds: that the simulation's loop itself took."""
+    """What became of the requests. engines: one row for each; front_end: what client and front end add to the first
+    token of each [s].
+    """
 
     requests: Requests
     progress: Progress
     engines: Engine
     policy: Policy
     times: StepTimes
+    front_end: float
 
 
 class Simulation:
@@ -76,7 +79,7 @@ class Simulation:
         self.policy = policy_of(scenario, plan, self.requests)
         _check_lengths(scenario, self.policy, self.requests)
         longest = int(self.requests.length.sum(axis=1).max())
-        sizes = Sizes(self.policy.max_seqs, min(self.policy.budget, int(self.requests.length[:, 0].max())), longest)
+        sizes = Sizes(self.policy.max_seqs, min(self.policy.budget, int(self.requests.length.sum())), longest)
         self.pricer = StepPricer(scenario, plan, calibration)
         self.times = StepTimes(make_tables(self.pricer, sizes), sizes, self.pricer.drafts)
 
@@ -121,8 +124,14 @@ class Simulation:
         assert not engines.count[:, OUTSIDE].any(), "no step is larger than the policy allows"
         return Served(
             requests=requests, progress=progress, engines=engines, policy=policy,
-            times=replace(self.times, tables=tables),
+            times=replace(self.times, tables=tables), front_end=front_end(self.scenario),
         )  # fmt: skip
+
+
+def front_end(scenario: Scenario) -> float:
+    """Return what client and front end add to the first token of a request [s]."""
+    engine = scenario.framework.engine
+    return 0.0 if engine is None else float(engine.request)
 
 
 def slower(tables: Tables, factor: float) -> Tables:

@@ -43,11 +43,12 @@ class RequestTimes:
 
 
 def request_times(served: Served) -> RequestTimes:
-    """Return the times of each request since its arrival."""
+    """Return the times of each request since its client sent it; waiting is the engine's alone."""
     arrival, time = served.requests.arrival, served.progress.time
     later = served.requests.length[:, OUTPUT] - 1
     tpot = np.divide(time[:, FINISH] - time[:, FIRST], later, out=np.full(len(later), np.nan), where=later > 0)
-    return RequestTimes(time[:, FIRST] - arrival, tpot, time[:, FINISH] - arrival, time[:, SCHEDULED] - arrival)
+    first, last = (time[:, place] - arrival + served.front_end for place in (FIRST, FINISH))
+    return RequestTimes(first, tpot, last, time[:, SCHEDULED] - arrival)
 
 
 def percentiles(served: Served, times: RequestTimes) -> Percentiles:

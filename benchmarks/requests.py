@@ -1,0 +1,58 @@
+"""Speed of the request engine: python -m benchmarks.requests [small] [million] [prefix]
+
+small: 10,000 requests on one engine; million: 10^6 on 64 engines dealt out in turn; prefix: the same routed by prefix.
+Prints seconds of one processor (the loop, without pricing) at the second call, which has no compilation, and the
+largest memory of the process.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import costmodel
+from costmodel.serving.simulation import Simulation
+from costmodel.workload.plans import Serving
+
+WORKLOAD = """schema: costmodel/workload@1
+model: models/llama-3-8b
+scenarios:
+  online: {{phase: serving, cluster: nodes/rtx-4090-x1, framework: vllm, input_tokens: 512, output_tokens: 200,
+           rate: {rate} /s, requests: {{count: {count}, input: {{distribution: lognormal, mean: 512, deviation: 400,
+           high: 4096}}, output: {{distribution: lognormal, mean: 200, deviation: 150, high: 2048}}{more}}},
+           replicas: {{count: {replicas}, routing: {routing}}}}}
+"""
+CASES = {
+    "small": {"rate": 4, "count": 10_000, "replicas": 1, "routing": "round_robin", "more": ""},
+    "million": {"rate": 256, "count": 1_000_000, "replicas": 64, "routing": "round_robin", "more": ""},
+    "prefix": {
+        "rate": 256, "count": 1_000_000, "replicas": 64, "routing": "prefix",
+        "more": ", prefix: {groups: 200, tokens: 256}",
+    },
+}  # fmt: skip
+
+
+def run(name: str) -> None:
+    """Print the speed of one case."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "requests.yaml"
+        path.write_text(WORKLOAD.format(**CASES[name]), encoding="utf-8")
+        loaded = costmodel.load(path)
+    scenario = loaded.scenario("online")
+    assert isinstance(scenario.plan, Serving)
+    begin = time.process_time()
+    simulation = Simulation(scenario, scenario.plan, loaded.calibration(scenario))
+    print(f"{name}: requests and step times {time.process_time() - begin:.2f} s")
+    for call in ("first", "second"):
+        begin = time.process_time()
+        served = simulation.run()
+        print(f"{name}: {call} run {time.process_time() - begin:.3f} s, {served.engines.count[:, 12].sum():,} steps")
+    print(f"{name}: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:.0f} MB")
+
+
+if __name__ == "__main__":
+    for case in sys.argv[1:] or CASES:
+        run(case)

@@ -1,0 +1,65 @@
+"""Step times of an engine as a table for other simulators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from costmodel.cost.calibration import Calibration
+from costmodel.errors import InputError
+from costmodel.quantities import Array
+from costmodel.serving.simulation import UNLIMITED_SEQUENCES
+from costmodel.serving.step_times import Sizes, StepPricer, Steps, axis
+from costmodel.workload.plans import Serving
+from costmodel.workload.scenario import Scenario
+
+RATIO = 2.0  # between neighbouring sizes
+
+
+def serving_scenario(scenarios: Sequence[Scenario]) -> Scenario:
+    """Return the only scenario of one serving engine; raise InputError where there is none, or several."""
+    serving = [scenario for scenario in scenarios if isinstance(scenario.plan, Serving)]
+    if len(serving) != 1:
+        listed = ", ".join(scenario.name for scenario in serving)
+        message = f"has several serving scenarios: {listed}" if serving else "has no scenario of one serving engine"
+        raise InputError.single(message, field="scenarios", hint="choose one with --scenario")
+    return serving[0]
+
+
+def step_columns(scenario: Scenario, calibration: Calibration) -> dict[str, Array]:
+    """Return steps of an engine, each priced directly: sizes and seconds, decoding alone and with one prompt chunk."""
+    plan = scenario.plan
+    assert isinstance(plan, Serving)
+    pricer = StepPricer(scenario, plan, calibration)
+    sizes = _sizes(plan)
+    decodes, keys = axis(1, sizes.sequences, RATIO), axis(16, max(sizes.keys, 17), RATIO)
+    rows = axis(16, max(sizes.tokens, 17), RATIO)
+    alone = np.meshgrid(decodes, keys, indexing="ij")
+    mixed = np.meshgrid(decodes, keys, rows, keys, indexing="ij")
+    possible = (mixed[3] >= mixed[2]) & (mixed[0] + mixed[2] <= sizes.tokens + sizes.sequences)
+    with_chunk = [size[possible] for size in mixed]
+    seconds = [
+        pricer.time(pricer.decoding(alone[0].reshape(-1), alone[1].reshape(-1))),
+        pricer.seconds(Steps(with_chunk[0], with_chunk[1], np.ones(len(with_chunk[0])), with_chunk[2], with_chunk[3])),
+    ]
+    none = np.zeros(alone[0].size)
+    return {
+        "decodes": np.concatenate([alone[0].reshape(-1), with_chunk[0]]),
+        "keys": np.concatenate([alone[1].reshape(-1), with_chunk[1]]),
+        "chunks": np.concatenate([none, np.ones(len(with_chunk[0]))]),
+        "rows": np.concatenate([none, with_chunk[2]]),
+        "chunk_keys": np.concatenate([none, with_chunk[3]]),
+        "seconds": np.concatenate(seconds),
+    }
+
+
+def _sizes(plan: Serving) -> Sizes:
+    """Return the largest step of a plan."""
+    longest = int(plan.input_tokens + plan.output_tokens)
+    scheduler = plan.scheduler
+    return Sizes(
+        UNLIMITED_SEQUENCES if scheduler.max_num_seqs is None else int(scheduler.max_num_seqs),
+        int(plan.input_tokens) if scheduler.token_budget is None else int(scheduler.token_budget),
+        longest,
+    )

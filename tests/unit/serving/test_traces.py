@@ -1,0 +1,88 @@
+"""Files of requests: every format, and every mistake at its row."""
+
+import json
+
+import numpy as np
+import pytest
+
+from costmodel.errors import InputError
+from costmodel.serving.trace_blocks import block_arrays, infinite_hit_rate
+from costmodel.serving.traces import read_rows, read_trace
+from costmodel.workload.requests import RequestStream
+
+HEAD = "arrival_s,input_tokens,output_tokens\n"
+
+
+def written(tmp_path, text, name="trace.csv"):
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+FILES = {
+    "requests.csv": HEAD + "1.5,100,20\n2.5,50,10\n",
+    "azure.csv": "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+    "2023-11-16 18:15:46.5000000,100,20\n2023-11-16 18:15:47.5000000,50,10\n",
+    "vidur.csv": "arrived_at,num_prefill_tokens,num_decode_tokens\n0,100,20\n1,50,10\n",
+    "burst.csv": "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+    "5,GPT-4,100,20,120,API log\n5.5,GPT-4,7,0,7,API log\n6,GPT-4,50,10,60,API log\n",
+    "mooncake.jsonl": '{"timestamp": 2000, "input_length": 100, "output_length": 20, "hash_ids": [3]}\n'
+    '{"timestamp": 3000, "input_length": 50, "output_length": 10, "hash_ids": [4]}\n',
+    "bench.json": json.dumps({"start_times": [9.0, 8.0, 8.5], "input_lens": [50, 100, 3], "output_lens": [10, 20, 0]}),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_format_gives_the_same_requests(tmp_path, name):
+    rows = read_rows(written(tmp_path, FILES[name], name))
+    assert [(row.prompt, row.output) for row in rows] == [(100, 20), (50, 10)]
+    assert rows[1].arrival - rows[0].arrival == pytest.approx(1.0)
+
+
+BAD = {
+    "negative time": (HEAD + "0,1,1\n-1,1,1\n", 3, "no time"),
+    "unsorted": (HEAD + "2,1,1\n1,1,1\n", 3, "before the request above"),
+    "NaN": (HEAD + "0,1,1\nnan,1,1\n", 3, "no time"),
+    "NaN tokens": (HEAD + "0,nan,1\n", 2, "whole number"),
+    "no output": (HEAD + "0,5,0\n", 2, "out of range"),
+    "half a token": (HEAD + "0,5.5,1\n", 2, "whole number"),
+    "a huge request": (HEAD + "0,1e12,1\n", 2, "out of range"),
+    "a short row": (HEAD + "0,5\n", 2, "2 values for 3 columns"),
+    "other columns": ("a,b\n1,2\n", 1, "no known columns"),
+    "binary": (b"\x7fELF\0\0\0\1", 1, "no text"),
+    "other text": (HEAD.encode() + b"0,\xff,1\n", 2, "UTF-8"),
+    "cut JSON": ('{"timestamp": 1, "input_len\n', 1, "no JSON"),
+    "nothing": (HEAD, None, "no requests"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_trace_is_an_error_at_its_row(tmp_path, name):
+    text, line, message = BAD[name]
+    with pytest.raises(InputError, match=message) as caught:
+        read_rows(written(tmp_path, text))
+    assert caught.value.problems[0].location.line == line
+
+
+def test_a_cut_archive_is_an_error(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        read_rows(written(tmp_path, b"\x1f\x8b\x08\0broken", "trace.csv.gz"))
+
+
+def test_a_trace_begins_at_zero_and_takes_its_speed(tmp_path):
+    stream = RequestStream(trace=str(written(tmp_path, HEAD + "5,8,1\n9,8,1\n")), speed=2.0)
+    assert read_trace(stream, 16).arrival.tolist() == [0.0, 2.0]
+
+
+def test_blocks_of_a_trace_become_those_of_the_engine():
+    prompt = np.array([1024, 1300])
+    first, ids = block_arrays([(7, 8), (7, 9, 5)], prompt, 256, "trace")
+    assert np.diff(first).tolist() == [4, 5]
+    one, other = ids[:4], ids[4:]
+    assert (one[:2] == other[:2]).all()
+    assert not set(one[2:]) & set(other[2:])
+
+
+def test_hits_of_an_infinite_cache_are_leading_blocks_seen_before():
+    first, ids = np.array([0, 3, 6, 8]), np.array([0, 1, 2, 0, 1, 3, 4, 1], dtype=np.int32)
+    assert infinite_hit_rate(first, ids) == pytest.approx(2 / 8)
