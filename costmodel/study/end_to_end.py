@@ -21,7 +21,7 @@ from costmodel.schema.case import Case, resolve_case
 from costmodel.schema.fit_plan import FRAMEWORK, FitPlanFile, TermFile
 from costmodel.schema.references import Library
 from costmodel.study.predictions import going_with, predict
-from costmodel.study.refits import FittedTerms, Refits, read_refits, read_scatter, without_data
+from costmodel.study.refits import FittedTerms, Refits, is_current, read_refits, read_scatter, without_data
 from costmodel.study.reproduce import NOTHING_REFITTED, Refitted, Widening, load_cases
 from costmodel.study.term_intervals import SOFT, ends_of
 from costmodel.study.term_sensitivity import PublishedValue, Responses, Terms, Values, moves, path_of, weigh
@@ -238,15 +238,15 @@ def leave_out(cases: Sequence[Case], refits: Refits, terms: Terms, library: Libr
 def left_out(cases: Sequence[Case], search_path: Sequence[str] = ()) -> Unseen:
     """Return what `leave_out` returns with the plan on the search path, fitted to all cases there.
 
-    Fits that the plan keeps beside it are taken; without such, the terms are fitted now.
+    Fits of the plan's terms that are kept beside it are taken; without such, the terms are fitted now.
     """
     library = Library(search_path)
     plan = read(library, "fit_plans", PLAN, FitPlanFile)
     if not plan.terms:
         return Unseen({}, {})
-    if plan.refits is None:
-        return leave_out(cases, refit(load_cases([], search_path)[0], plan.terms, library), plan.terms, library)
     folder = library.find(PLAN, "fit_plans").parent
+    if plan.refits is None or not is_current(folder / plan.refits, plan.terms):
+        return leave_out(cases, refit(load_cases([], search_path)[0], plan.terms, library), plan.terms, library)
     found = leave_out(cases, read_refits(folder / plan.refits, plan.terms), plan.terms, library)
     if plan.run_refits is None or not (folder / plan.run_refits).is_file():
         return found

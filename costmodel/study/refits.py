@@ -76,6 +76,11 @@ def write_refits(path: Path, terms: Terms, refits: Refits) -> None:
     write_whole(path, [(json.dumps(document, indent=1) + "\n").encode()])
 
 
+def is_current(path: Path, terms: Terms) -> bool:
+    """Tell whether a file keeps fits of the very terms of a plan."""
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("terms") == _named(terms)
+
+
 def read_refits(path: Path, terms: Terms) -> Refits:
     """Return the fits of a file; raise InputError where they are of other terms than the plan's."""
     try:
