@@ -180,6 +180,7 @@ sources:
   - fields: [training]
     cite: "the published training cases of the catalogue: workloads/published"
     kind: derived
+    rests_on: [{", ".join(sorted({site.publication for site in sites}))}]
     note: >-
       Likeliest values for the figures of {len(sites)} pairs of publication and framework on a device. Made by
       `python -m reports.fits.site_scatter --output hardware/calibrations/site_scatter.yaml`.
