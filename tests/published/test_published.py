@@ -137,8 +137,7 @@ def test_every_published_row_is_a_case():
     assert wanted <= {case.id for case in load_cases([])[0]}
 
 
-# These ran, and are refused: 86.5 GiB for Qwen3's long sequences, 108 GiB for gpt-oss, most of it activations, of 79.6 GiB
-# (docs/limits.md).
+# These ran and are refused: 86 and 108 GiB, most of it activations, of 79.6 (docs/limits.md).
 REFUSED = {"mbridge_gptoss_2511", "zoo_qwen3_7", "zoo_qwen3_8", "zoo_qwen3_9", "zoo_qwen3_10"}
 
 
